@@ -106,28 +106,22 @@ impl Client {
         Fut: Future<Output = Result<T, etcd_client::Error>>,
     {
         let (turn, connection) = self.connection().await?;
-        let endpoint = self.config().endpoint(turn).to_string();
-        let context = self.context(&endpoint, act);
-        let answer = match timeout(limit, run(connection)).await {
-            Ok(answer) => answer.map_err(|error| context.failure(&error)),
-            Err(_) => Err(context.silent(limit)),
-        };
-        answer.inspect_err(|failure| {
-            if failure.abandon {
-                self.abandon(turn);
-            }
-        })
+        match timeout(limit, run(connection)).await {
+            Ok(answer) => answer.map_err(|error| self.fail(turn, act, |context| context.failure(&error))),
+            Err(_) => Err(self.fail(turn, act, |context| context.silent(limit))),
+        }
     }
 
     /// The connection in use, made if there is none.
     pub(crate) async fn connection(&self) -> Result<(usize, Connection), Failure> {
         let turn = self.turn();
-        let endpoint = self.config().endpoint(turn).to_string();
-        let made = match timeout(CONNECT, self.connection_in_turn()).await {
-            Ok(made) => made,
-            Err(_) => Err(Failure { unsent: true, ..self.context(&endpoint, &Act::Connect).silent(CONNECT) }),
+        let failure = match timeout(CONNECT, self.connection_in_turn()).await {
+            Ok(Ok(made)) => return Ok(made),
+            Ok(Err(failure)) => failure,
+            Err(_) => self.fail(turn, &Act::Connect, |context| context.silent(CONNECT)),
         };
-        made.inspect_err(|_| self.abandon(turn)).map_err(|failure| Failure { unsent: true, ..failure })
+        self.abandon(turn);
+        Err(Failure { unsent: true, ..failure })
     }
 
     async fn connection_in_turn(&self) -> Result<(usize, Connection), Failure> {
@@ -144,15 +138,21 @@ impl Client {
         }
     }
 
-    /// Gives the connection of this turn up, unless that has happened already: many notice the same loss.
-    pub(crate) fn abandon(&self, turn: usize) {
-        let next = turn.wrapping_add(1);
-        let _ = self.shared.turn.compare_exchange(turn, next, Ordering::Relaxed, Ordering::Relaxed);
+    /// What a failure on the connection of this turn means; one that is broken is given up.
+    pub(crate) fn fail(&self, turn: usize, act: &Act, what: impl FnOnce(Context<'_>) -> Failure) -> Failure {
+        let endpoint = self.config().endpoint(turn).to_string();
+        let user = self.config().login.as_ref().map(|login| login.name.as_str());
+        let failure = what(Context { endpoint: &endpoint, act, user });
+        if failure.abandon {
+            self.abandon(turn);
+        }
+        failure
     }
 
-    /// What errors of this endpoint are to say.
-    pub(crate) fn context<'a>(&'a self, endpoint: &'a str, act: &'a Act) -> Context<'a> {
-        Context { endpoint, act, user: self.config().login.as_ref().map(|login| login.name.as_str()) }
+    /// Turns to the next endpoint, unless that has happened already: many notice the same loss.
+    fn abandon(&self, turn: usize) {
+        let next = turn.wrapping_add(1);
+        let _ = self.shared.turn.compare_exchange(turn, next, Ordering::Relaxed, Ordering::Relaxed);
     }
 
     fn turn(&self) -> usize {

@@ -216,6 +216,24 @@ impl Context<'_> {
         }
     }
 
+    /// The stream came to its end without an error.
+    pub(crate) fn ended(&self) -> Failure {
+        self.broken("the stream has ended".to_owned())
+    }
+
+    /// etcd ended the watch. Only the words tell why (`CancelReason`, etcd 3.4's `api/v3rpc/watch.go`).
+    pub(crate) fn canceled(&self, reason: &str) -> Failure {
+        if reason.contains("permission denied") {
+            self.answered(code::PERMISSION_DENIED, reason)
+        } else if reason.contains("auth token") {
+            self.answered(code::UNAUTHENTICATED, reason)
+        } else if reason.contains("no leader") {
+            self.answered(code::UNAVAILABLE, reason)
+        } else {
+            self.answered(code::FAILED_PRECONDITION, reason)
+        }
+    }
+
     fn broken(&self, reason: String) -> Failure {
         let error = Error::Unreachable { endpoint: self.endpoint.to_owned(), act: self.act.clone(), reason };
         Failure { error, unsent: false, abandon: true }

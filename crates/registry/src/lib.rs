@@ -14,11 +14,14 @@ mod entry;
 mod error;
 mod lease;
 mod retry;
+mod revisions;
 mod snapshot;
 mod txn;
+mod watch;
 
 pub use args::{Args, Config, ConfigError, Endpoint, User};
 pub use client::Client;
 pub use error::{Act, Error};
 pub use lease::LeaseId;
 pub use txn::{Committed, Condition, Txn};
+pub use watch::{Event, Follow};

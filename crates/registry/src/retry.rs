@@ -37,6 +37,13 @@ impl Retry {
         }
     }
 
+    /// None after a first failure that a fresh start mends.
+    pub(crate) fn next_delay_but_first(&mut self) -> Duration {
+        let is_first = self.failures == 0;
+        let delay = self.next_delay();
+        if is_first { Duration::ZERO } else { delay }
+    }
+
     /// Something worked: the next failure is a first one again.
     pub(crate) fn reset(&mut self) {
         *self = Self::new(self.endpoints);
