@@ -80,6 +80,11 @@ impl Setup {
         loopback(self.ports[0])
     }
 
+    /// Where HTTPS is served.
+    pub fn https(&self) -> SocketAddr {
+        loopback(self.ports[1])
+    }
+
     /// The file that HAProxy reads last.
     pub fn haproxy_cfg(&self) -> PathBuf {
         self.folder.join("haproxy.cfg")
