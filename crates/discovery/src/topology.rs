@@ -57,6 +57,11 @@ impl Service {
         Self { kind, settings: BTreeMap::new(), upstreams: BTreeMap::new(), overrides: BTreeMap::new() }
     }
 
+    /// HTTP or TCP.
+    pub fn kind(&self) -> Kind {
+        self.kind
+    }
+
     /// The key of one setting.
     pub fn setting(&self, name: SettingName) -> Option<&Arc<Field<Setting>>> {
         self.settings.get(&name).and_then(Layered::get)

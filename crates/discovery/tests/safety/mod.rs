@@ -38,7 +38,6 @@ fn assert_setting(setting: &Setting) {
 }
 
 /// Builds a topology of the keys and checks all that it took; refusals must print on one line.
-#[allow(unreachable_pub)] // a module of a test and of the fuzz target alike
 pub fn check(entries: &[(String, Vec<u8>)]) {
     let entry = |(key, value): &(String, Vec<u8>)| Entry {
         key: key.clone(),
