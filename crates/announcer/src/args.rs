@@ -37,7 +37,8 @@ Exit codes:
 /// before the app is stopped. Without a command it announces an app that something else runs.
 #[derive(Debug, Parser)]
 #[command(name = "announcer", version, after_long_help = EXAMPLES, args_conflicts_with_subcommands = true)]
-pub(crate) struct Args {
+#[command(subcommand_value_name = "register|deregister", disable_help_subcommand = true)]
+pub(crate) struct Cli {
     #[command(subcommand)]
     pub(crate) one_shot: Option<OneShot>,
     #[command(flatten)]
@@ -45,13 +46,15 @@ pub(crate) struct Args {
     #[command(flatten)]
     pub(crate) life: Life,
     /// The app and its arguments
-    #[arg(last = true, value_name = "COMMAND")]
+    #[arg(last = true, value_name = "COMMAND", help_heading = "Arguments")]
     pub(crate) command: Vec<OsString>,
 }
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum OneShot {
-    /// Write the record and exit. It stands until it is deregistered, or for --ttl if that is given
+    /// Write the record and exit
+    ///
+    /// It stands until it is deregistered, or for --ttl if that is given.
     #[command(after_long_help = EXAMPLES)]
     Register {
         #[command(flatten)]
@@ -78,7 +81,7 @@ pub(crate) struct Common {
     #[command(flatten)]
     pub(crate) etcd: registry::Args,
     /// How much is logged: error, warn, info, debug, trace, or a filter like `info,registry=debug`
-    #[arg(long, env = "ANNOUNCER_LOG_LEVEL", value_name = "LEVEL", default_value = "info")]
+    #[arg(long, env = "ANNOUNCER_LOG_LEVEL", value_name = "LEVEL", default_value = "info", help_heading = "Log")]
     pub(crate) log_level: String,
 }
 

@@ -11,7 +11,7 @@ use nix::sys::signal::Signal;
 
 use crate::{
     address::{Finder, Whereabouts},
-    args::{self, Args, OneShot},
+    args::{self, Cli, OneShot},
     host::Host,
 };
 
@@ -108,7 +108,7 @@ pub(crate) enum ConfigError {
     Ttl(Duration),
 }
 
-impl Args {
+impl Cli {
     /// Checks the options against each other, with the defaults that this host gives.
     pub(crate) fn resolve(self, host: &Host) -> Result<Config, ConfigError> {
         let Self { one_shot, common, life, command } = self;
@@ -235,5 +235,134 @@ fn listens(upstream: &args::Upstream) -> Vec<SocketAddr> {
             [IpAddr::V4(Ipv4Addr::LOCALHOST), IpAddr::V6(Ipv6Addr::LOCALHOST)].map(|ip| (ip, port).into()).to_vec()
         }
         _ => Vec::new(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::{CommandFactory, Parser};
+
+    use super::*;
+
+    fn resolve(line: &str) -> Result<Config, String> {
+        resolve_on(line, &Host { hostname: "web1.example.com".to_owned(), private_ipv4: None })
+    }
+
+    fn resolve_on(line: &str, host: &Host) -> Result<Config, String> {
+        let words = std::iter::once("announcer").chain(line.split_whitespace());
+        let cli = Cli::try_parse_from(words).map_err(|error| error.to_string())?;
+        cli.resolve(host).map_err(|error| error.to_string())
+    }
+
+    #[track_caller]
+    fn refused(line: &str, word: &str) {
+        let error = resolve(line).expect_err(line);
+        assert!(error.contains(word), "{line}: {error}");
+    }
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn a_wrapped_app() {
+        let config =
+            resolve("--domain Shop.a.com,b.com --port 8000 --drain 3s --stop-signal int -- node --port 1 x").unwrap();
+        let Announcement { service, id, weight, color, settings } = config.announcement;
+        assert_eq!(service.to_string(), "http-shop.a.com");
+        assert_eq!((id.as_str(), weight, color), ("web1.example.com-8000", Weight::DEFAULT, None));
+        assert_eq!(settings.iter().map(ToString::to_string).collect::<Vec<_>>(), ["shop.a.com b.com"]);
+        assert_eq!(config.whereabouts, Whereabouts::Find { port: 8000, by: Finder::TowardsEtcd });
+        let Form::Run(life) = config.form else { panic!() };
+        let app = life.app.unwrap();
+        assert_eq!((app.program.to_str(), app.arguments.len()), (Some("node"), 3));
+        assert_eq!((life.ttl.as_secs(), life.drain.as_secs(), app.stop_timeout.as_secs()), (10, 3, 10));
+        assert_eq!(app.stop_signal, Signal::SIGINT);
+        assert!(app.listens.is_empty());
+    }
+
+    #[test]
+    fn beside_an_app_and_one_shot() {
+        let config = resolve("--domain a.com --upstream 10.0.0.1:80 --id x --weight 7 --color blue").unwrap();
+        assert!(matches!(config.form, Form::Run(life) if life.app.is_none()));
+        assert_eq!(config.announcement.color.unwrap().as_str(), "blue");
+        let config = resolve("register --domain a.com --upstream 10.0.0.1:80 --ttl 1m").unwrap();
+        assert!(matches!(config.form, Form::Register(Some(ttl)) if ttl.as_secs() == 60));
+        let config = resolve("deregister --domain a.com --upstream 10.0.0.1:80").unwrap();
+        assert!(matches!(config.form, Form::Deregister));
+        refused("deregister --domain a.com --upstream 10.0.0.1:80 -- node", "unexpected argument");
+    }
+
+    #[test]
+    fn the_service_has_a_name() {
+        let name =
+            |line: &str| resolve(&format!("{line} --upstream 10.0.0.1:80")).map(|c| c.announcement.service.to_string());
+        assert_eq!(name("--domain *.a.com --service shop"), Ok("http-shop".to_owned()));
+        assert_eq!(name("--service default"), Ok("http-default".to_owned()));
+        assert_eq!(name("--type tcp --service db --ports 3306"), Ok("tcp-db".to_owned()));
+        refused("--upstream 10.0.0.1:80", "--domain");
+        refused("--domain *.a.com --upstream 10.0.0.1:80", "--service");
+        refused("--type tcp --ports 3306 --upstream 10.0.0.1:80", "--service");
+        refused("--service a/b --upstream 10.0.0.1:80", "a/b");
+    }
+
+    #[test]
+    fn settings_are_checked_here_not_by_balancers() {
+        let line = "--service a --upstream 10.0.0.1:80";
+        let config =
+            resolve(&format!("{line} --tls terminate --set balance=leastconn --set maxconn=9;sticky=cookie")).unwrap();
+        let text: Vec<_> = config.announcement.settings.iter().map(|s| format!("{}={s}", s.name())).collect();
+        assert_eq!(text, ["tls=terminate", "balance=leastconn", "maxconn=9", "sticky=cookie"]);
+        for (options, word) in [
+            ("--tls maybe", "--tls \"maybe\""),
+            ("--set balance", "KEY=VALUE"),
+            ("--set colour=blue", "colour"),
+            ("--set balance=fastest", "--set balance"),
+            ("--tls off --set tls=both", "twice"),
+            ("--ports 80", "http services"),
+            ("--type tcp --domain a.com", "tcp services"),
+            ("--weight 257", "257"),
+            ("--ttl 1s", "2s"),
+            ("--stop-signal NOPE", "SIGTERM"),
+            ("--endpoints ftp://x", "ftp"),
+        ] {
+            refused(&format!("{line} {options}"), word);
+        }
+    }
+
+    #[test]
+    fn an_address_that_is_given_beats_one_that_is_found() {
+        let host = |private: &str| Host { hostname: "h".to_owned(), private_ipv4: Some(private.to_owned()) };
+        let on = |line: &str, private: &str| {
+            resolve_on(&format!("--service a {line}"), &host(private)).map(|config| config.whereabouts)
+        };
+        let found = |by| Ok(Whereabouts::Find { port: 80, by });
+        assert_eq!(on("--upstream 10.0.0.1:80", "10.9.9.9"), Ok(Whereabouts::Given("10.0.0.1:80".parse().unwrap())));
+        assert_eq!(on("--port 80 --interface eth0", "10.9.9.9"), found(Finder::Interface("eth0".to_owned())));
+        assert_eq!(on("--port 80", "10.9.9.9"), found(Finder::Private("10.9.9.9".parse().unwrap())));
+        assert_eq!(on("--port 80", ""), found(Finder::TowardsEtcd));
+        assert!(on("--port 80", "eth0").unwrap_err().contains("COREOS_PRIVATE_IPV4"));
+        refused("--service a", "--upstream");
+        refused("--service a --port 0", "0");
+        refused("--service a --upstream 10.0.0.1:80 --interface eth0", "--interface");
+        refused("--service a --upstream example.com:80", "example.com");
+    }
+
+    #[test]
+    fn a_published_port_is_not_where_the_app_listens() {
+        let config = resolve("--service a --upstream 10.0.0.1:8000 --port 3000 -- node").unwrap();
+        assert_eq!(config.announcement.id.as_str(), "web1.example.com-8000");
+        let Form::Run(life) = config.form else { panic!() };
+        let listens: Vec<_> = life.app.unwrap().listens.iter().map(ToString::to_string).collect();
+        assert_eq!(listens, ["127.0.0.1:3000", "[::1]:3000"]);
+        refused("--service a --upstream 10.0.0.1:8000 --port 3000", "--port");
+    }
+
+    #[test]
+    fn an_odd_hostname_asks_for_an_id() {
+        let host = Host { hostname: "_x".to_owned(), private_ipv4: None };
+        let error = resolve_on("--service a --port 80", &host).unwrap_err();
+        assert!(error.contains("--id") && error.contains("_x-80"), "{error}");
     }
 }

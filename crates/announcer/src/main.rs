@@ -28,7 +28,7 @@ use clap::Parser;
 
 use crate::{
     address::AddressError,
-    args::{Args, OneShot},
+    args::{Cli, OneShot},
     child::ChildError,
     config::{Config, ConfigError, Form},
     host::Host,
@@ -36,7 +36,7 @@ use crate::{
 };
 
 fn main() -> ExitCode {
-    let args = Args::parse();
+    let args = Cli::parse();
     match start(args) {
         Ok(status) => ExitCode::from(status),
         Err(error) => {
@@ -50,7 +50,7 @@ fn main() -> ExitCode {
     }
 }
 
-fn start(args: Args) -> anyhow::Result<u8> {
+fn start(args: Cli) -> anyhow::Result<u8> {
     let log_level = match &args.one_shot {
         None => &args.common.log_level,
         Some(OneShot::Register { common, .. } | OneShot::Deregister { common }) => &common.log_level,

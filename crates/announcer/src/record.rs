@@ -190,3 +190,116 @@ impl fmt::Display for Owner {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use discovery::{Kind, ServiceId, SettingName, Weight};
+
+    use super::*;
+
+    const UPSTREAM: &str = "http-services/shop/upstreams/a";
+    const DOMAIN: &str = "http-services/shop/domain";
+
+    fn record(policy: Policy) -> Record {
+        let settings = vec![Setting::parse(Kind::Http, SettingName::Domain, b"a.com b.com").unwrap()];
+        let service = ServiceId { kind: Kind::Http, name: "shop".parse().unwrap() };
+        let announcement =
+            Announcement { service, id: "a".parse().unwrap(), weight: Weight::DEFAULT, color: None, settings };
+        Record::new(announcement, "10.0.0.1:80".parse().unwrap(), policy)
+    }
+
+    fn entry(key: &str, value: &str, lease: i64) -> Entry {
+        Entry { key: key.to_owned(), value: value.into(), create_revision: 3, mod_revision: 5, lease }
+    }
+
+    fn ours() -> Option<LeaseId> {
+        Some(LeaseId::from(7))
+    }
+
+    fn written(txn: Txn) -> Plan {
+        Plan::Write { txn, differing: Vec::new() }
+    }
+
+    #[test]
+    fn a_new_service_is_one_round_trip() {
+        let txn = Txn::new()
+            .when(Condition::Absent(UPSTREAM.into()))
+            .put(UPSTREAM, "10.0.0.1:80", ours())
+            .or_get(UPSTREAM)
+            .or_get(DOMAIN)
+            .when(Condition::Absent(DOMAIN.into()))
+            .put(DOMAIN, "a.com b.com", None);
+        assert_eq!(record(Policy::default()).plan(ours(), &[]), written(txn));
+    }
+
+    #[test]
+    fn settings_that_mean_the_same_are_left_alone() {
+        let found = [entry(UPSTREAM, "10.0.0.1:80", 3), entry(DOMAIN, "A.com,  b.com\n", 0)];
+        let txn = Txn::new()
+            .when(Condition::ModRevisionIs(UPSTREAM.into(), 5))
+            .put(UPSTREAM, "10.0.0.1:80", ours())
+            .or_get(UPSTREAM)
+            .or_get(DOMAIN);
+        for update in [false, true] {
+            let plan = record(Policy { update, takeover: false }).plan(ours(), &found);
+            assert_eq!(plan, written(txn.clone()));
+        }
+    }
+
+    #[test]
+    fn settings_that_say_otherwise_are_overwritten_only_if_asked_for() {
+        let found = [entry(DOMAIN, "c.com", 0)];
+        let Plan::Write { txn, differing } = record(Policy::default()).plan(ours(), &found) else { panic!() };
+        let stands = Some("c.com".to_owned());
+        assert_eq!(differing, [Difference { key: DOMAIN.into(), stands, given: "a.com b.com".into() }]);
+        assert!(!format!("{txn:?}").contains("a.com"));
+        let Plan::Write { txn, differing } = record(Policy { update: true, takeover: false }).plan(ours(), &found)
+        else {
+            panic!()
+        };
+        assert!(differing.is_empty());
+        assert_eq!(
+            txn,
+            Txn::new()
+                .when(Condition::Absent(UPSTREAM.into()))
+                .put(UPSTREAM, "10.0.0.1:80", ours())
+                .or_get(UPSTREAM)
+                .or_get(DOMAIN)
+                .when(Condition::ModRevisionIs(DOMAIN.into(), 5))
+                .put(DOMAIN, "a.com b.com", None)
+        );
+    }
+
+    #[test]
+    fn an_id_is_taken_over_from_oneself_at_once_and_from_others_if_asked_for() {
+        let plan = |takeover, value: &str, lease| {
+            record(Policy { update: false, takeover }).plan(ours(), &[entry(UPSTREAM, value, lease)])
+        };
+        let is_written = |plan| matches!(plan, Plan::Write { .. });
+        assert!(is_written(plan(false, "10.0.0.1:80", 9)), "the same address");
+        assert!(is_written(plan(false, r#"{"address":"10.0.0.1:80","state":"down"}"#, 9)), "the same address");
+        assert!(is_written(plan(false, "10.0.0.2:80", 7)), "our own lease");
+        assert!(is_written(plan(true, "10.0.0.2:80", 9)), "takeover");
+        let owner = |address: &str, lease| Plan::Wait(Owner { address: address.to_owned(), lease });
+        assert_eq!(plan(false, "10.0.0.2:80", 9), owner("10.0.0.2:80", Some(LeaseId::from(9))));
+        assert_eq!(plan(false, "10.0.0.2:80", 0), owner("10.0.0.2:80", None));
+        assert_eq!(plan(false, "garbage", 0), owner("garbage", None));
+        assert_eq!(plan(false, &"x".repeat(999), 0), owner(&format!("{}…", "x".repeat(200)), None));
+    }
+
+    #[test]
+    fn a_record_says_no_more_than_it_must() {
+        let record = record(Policy::default());
+        assert_eq!(record.value(UpstreamState::Ready, ours()), "10.0.0.1:80");
+        assert_eq!(record.value(UpstreamState::Drain, ours()), r#"{"address":"10.0.0.1:80","state":"drain"}"#);
+        assert_eq!(record.value(UpstreamState::Ready, None), r#"{"address":"10.0.0.1:80","permanent":true}"#);
+    }
+
+    #[test]
+    fn only_ones_own_address_is_deregistered() {
+        let record = record(Policy { update: false, takeover: true });
+        assert!(record.deregistration(&entry(UPSTREAM, "10.0.0.1:80", 0)).is_some());
+        assert!(record.deregistration(&entry(UPSTREAM, "10.0.0.2:80", 0)).is_none());
+        assert!(record.deregistration(&entry(UPSTREAM, "garbage", 0)).is_none());
+    }
+}
