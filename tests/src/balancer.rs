@@ -18,6 +18,9 @@ use crate::{Etcd, Scratch, bin, free_port, until};
 /// A first start goes through confgen's first render, supervisord's `startsecs` and HAProxy's own start.
 const STARTS: Duration = Duration::from_secs(20);
 
+/// supervisord's own settings give a program up after three quick deaths, which some tests are about.
+const ALWAYS: &str = "autorestart=true\nstartsecs=0\n";
+
 /// What a balancer will be made of; the folder and the ports are there already, so that files can be laid out.
 pub struct Setup {
     folder: Scratch,
@@ -105,7 +108,7 @@ impl Setup {
     /// Starts supervisord, and doesn't wait for HAProxy.
     pub fn launch(self) -> Balancer {
         let mut programs = vec![self.haproxy_program()];
-        programs.extend(self.confgen.clone().map(|command| Program { name: "confgen", command, settings: "" }));
+        programs.extend(self.confgen.clone().map(|command| Program { name: "confgen", command, settings: ALWAYS }));
         let supervisor = Supervisor::start(&self.folder, &programs);
         Balancer { supervisor, folder: self.folder, ports: self.ports }
     }
@@ -217,10 +220,19 @@ impl Balancer {
         self.supervisor.pid(program)
     }
 
-    /// SIGKILL to supervisord's own child for a program; supervisord starts it again.
-    pub fn kill(&self, program: &str) {
+    /// Sends a signal to supervisord's own child for a program, and returns its pid.
+    pub fn signal(&self, program: &str, signal: Signal) -> Pid {
         let pid = self.pid(program).unwrap_or_else(|| panic!("{program} has no process"));
-        kill(pid, Signal::SIGKILL).unwrap_or_else(|error| panic!("killing {program}: {error}"));
+        kill(pid, signal).unwrap_or_else(|error| panic!("{signal} to {program}: {error}"));
+        pid
+    }
+
+    /// SIGKILL to supervisord's own child for a program, once it has one; supervisord starts it again.
+    pub fn kill(&self, program: &str) {
+        // supervisord may be about to start it, or a kill may meet its own end.
+        until(STARTS, &format!("{program} to be killed"), || {
+            self.pid(program).is_some_and(|pid| kill(pid, Signal::SIGKILL).is_ok())
+        });
     }
 
     /// supervisord and all below it, HAProxys in sessions of their own included.
