@@ -50,8 +50,11 @@ fn own_password(path: &Path) -> Result<String, Error> {
         Err(error) => return Err(failed("read", path)(error)),
     }
     let mut random = [0; LENGTH];
-    io::Read::read_exact(&mut fs::File::open("/dev/urandom").map_err(failed("read", Path::new("/dev/urandom")))?, &mut random)
-        .map_err(failed("read", Path::new("/dev/urandom")))?;
+    io::Read::read_exact(
+        &mut fs::File::open("/dev/urandom").map_err(failed("read", Path::new("/dev/urandom")))?,
+        &mut random,
+    )
+    .map_err(failed("read", Path::new("/dev/urandom")))?;
     // 64 signs for 256 values: none is likelier than another.
     const SIGNS: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_";
     let password: String =
