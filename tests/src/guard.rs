@@ -19,11 +19,11 @@ static NEXT: AtomicU32 = AtomicU32::new(0);
 
 /// Waits for the end of its standard input, which is the end of this process, then kills what bears one of its marks
 /// and removes its folders. Ctrl-C and SIGKILL give a test no chance to clean up by itself, and what a `static` holds is
-/// never dropped.
+/// never dropped. With `LAB_KEEP` set the folders are left for a look.
 static GUARD: LazyLock<Mutex<Child>> = LazyLock::new(|| {
     let script = r#"cat >/dev/null
         grep -lzs "^$1\." /proc/[0-9]*/environ | while IFS=/ read -r _ _ pid _; do kill -KILL "$pid"; done
-        rm -rf -- "$2"*"#;
+        [ -n "$LAB_KEEP" ] || rm -rf -- "$2"*"#;
     let guard = Command::new("sh")
         .args(["-c", script, "lab-guard"])
         .arg(format!("{MARK}={}", id()))

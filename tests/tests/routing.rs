@@ -57,7 +57,7 @@ static SCENE: LazyLock<Scene> = LazyLock::new(|| {
     shop.write(setup.folder().join("certs/shop.pem"));
     wild.write(setup.folder().join("certs/wild.pem"));
     let syslog = Syslog::start();
-    let balancer = setup.confgen(&etcd).flags(&["--log", &syslog.address().to_string()]).start();
+    let balancer = setup.confgen(&etcd).log(&syslog).start();
     balancer.wait_status(SERVED, "shop.test", "/", 200);
     balancer.wait_in_sync(SERVED);
     Scene { balancer, shop, wild, syslog, tcp, _apps: apps, _etcd: etcd }
