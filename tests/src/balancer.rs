@@ -13,24 +13,31 @@ use nix::unistd::Pid;
 
 use crate::http::{Request, Response};
 use crate::supervisor::{Program, Supervisor, said};
-use crate::{Etcd, Scratch, bin, free_port, until};
+use crate::{Etcd, Scratch, Syslog, bin, free_port, until};
 
 /// A first start goes through confgen's first render, supervisord's `startsecs` and HAProxy's own start.
 const STARTS: Duration = Duration::from_secs(20);
 
+/// supervisord's own settings give a program up after three quick deaths, which some tests are about.
+const ALWAYS: &str = "autorestart=true\nstartsecs=0\n";
+
+/// The port of the discard service, where nobody listens: a log that nobody reads.
+const NOWHERE: &str = "127.0.0.1:9";
+
 /// What a balancer will be made of; the folder and the ports are there already, so that files can be laid out.
 pub struct Setup {
     folder: Scratch,
-    ports: [u16; 4],
+    ports: [u16; 3],
     handover: bool,
     confgen: Option<Vec<String>>,
+    log: String,
 }
 
 /// A running balancer. Dropping it kills supervisord and everything below it.
 pub struct Balancer {
     supervisor: Supervisor,
     folder: Scratch,
-    ports: [u16; 4],
+    ports: [u16; 3],
 }
 
 impl Default for Setup {
@@ -46,7 +53,13 @@ impl Setup {
         for name in ["conf.d", "certs", "state"] {
             create_dir(folder.join(name)).expect("a folder of the balancer");
         }
-        Self { folder, ports: std::array::from_fn(|_| free_port()), handover: true, confgen: None }
+        Self {
+            folder,
+            ports: std::array::from_fn(|_| free_port()),
+            handover: std::env::var_os("LAB_PLAIN").is_none(),
+            confgen: None,
+            log: NOWHERE.to_owned(),
+        }
     }
 
     /// Runs `haproxy -db` itself instead of handover: what a restart does then is what the tests must be able to see.
@@ -67,6 +80,13 @@ impl Setup {
     #[must_use]
     pub fn flags(mut self, flags: &[&str]) -> Self {
         self.confgen.as_mut().expect("confgen first").extend(flags.iter().map(ToString::to_string));
+        self
+    }
+
+    /// Sends HAProxy's log there.
+    #[must_use]
+    pub fn log(mut self, syslog: &Syslog) -> Self {
+        self.log = syslog.address().to_string();
         self
     }
 
@@ -105,7 +125,9 @@ impl Setup {
     /// Starts supervisord, and doesn't wait for HAProxy.
     pub fn launch(self) -> Balancer {
         let mut programs = vec![self.haproxy_program()];
-        programs.extend(self.confgen.clone().map(|command| Program { name: "confgen", command, settings: "" }));
+        let logged = |command: &Vec<String>| [&command[..], &["--log".to_owned(), self.log.clone()]].concat();
+        let confgen = self.confgen.as_ref().map(logged);
+        programs.extend(confgen.map(|command| Program { name: "confgen", command, settings: ALWAYS }));
         let supervisor = Supervisor::start(&self.folder, &programs);
         Balancer { supervisor, folder: self.folder, ports: self.ports }
     }
@@ -123,7 +145,7 @@ impl Setup {
     }
 
     fn confgen_command(&self, etcd: &Etcd) -> Vec<String> {
-        let [http, https, stats, admin] = self.ports.map(|port| loopback(port).to_string());
+        let [http, https, stats] = self.ports.map(|port| loopback(port).to_string());
         let restart = format!("supervisorctl -c {} restart haproxy", Supervisor::config(&self.folder).display());
         let flags = [
             ("--endpoints", etcd.endpoints()),
@@ -133,11 +155,10 @@ impl Setup {
             ("--http-bind", http),
             ("--https-bind", https),
             ("--stats-bind", stats),
-            ("--admin", admin),
             ("--certs", self.path("certs")),
             ("--runtime-socket", self.path("admin.sock")),
+            ("--server-state-file", self.path("servers.state")),
             ("--restart-command", restart),
-            ("--node", "lab".to_owned()),
             // The lab's web apps listen on loopback, which confgen refuses by default.
             ("--upstream-networks", "127.0.0.0/8".to_owned()),
         ];
@@ -170,11 +191,6 @@ impl Balancer {
     /// Where the stats page is.
     pub fn stats(&self) -> SocketAddr {
         loopback(self.ports[2])
-    }
-
-    /// confgen's admin port.
-    pub fn admin(&self) -> SocketAddr {
-        loopback(self.ports[3])
     }
 
     /// The folder that holds all of the balancer's files: `haproxy.cfg`, `conf.d/`, `certs/`, `state/`, `*.log`.
@@ -217,10 +233,19 @@ impl Balancer {
         self.supervisor.pid(program)
     }
 
-    /// SIGKILL to supervisord's own child for a program; supervisord starts it again.
-    pub fn kill(&self, program: &str) {
+    /// Sends a signal to supervisord's own child for a program, and returns its pid.
+    pub fn signal(&self, program: &str, signal: Signal) -> Pid {
         let pid = self.pid(program).unwrap_or_else(|| panic!("{program} has no process"));
-        kill(pid, Signal::SIGKILL).unwrap_or_else(|error| panic!("killing {program}: {error}"));
+        kill(pid, signal).unwrap_or_else(|error| panic!("{signal} to {program}: {error}"));
+        pid
+    }
+
+    /// SIGKILL to supervisord's own child for a program, once it has one; supervisord starts it again.
+    pub fn kill(&self, program: &str) {
+        // supervisord may be about to start it, or a kill may meet its own end.
+        until(STARTS, &format!("{program} to be killed"), || {
+            self.pid(program).is_some_and(|pid| kill(pid, Signal::SIGKILL).is_ok())
+        });
     }
 
     /// supervisord and all below it, HAProxys in sessions of their own included.

@@ -1,5 +1,6 @@
 //! Real etcd, one node or three.
 
+use std::collections::BTreeMap;
 use std::fs::remove_dir_all;
 use std::future::Future;
 use std::process::Command;
@@ -10,7 +11,7 @@ use etcd_client::{
 };
 use nix::sys::signal::Signal;
 
-use crate::{Process, Scratch, free_port, runtime, until};
+use crate::{App, Process, Scratch, free_port, runtime, until};
 
 /// The project's default prefix, which relative keys are put below.
 pub const PREFIX: &str = "/haproxy-discover/";
@@ -114,8 +115,10 @@ impl Etcd {
         put.header().expect("a header").revision()
     }
 
-    /// Writes many keys, as many as fit into each transaction.
+    /// Writes many keys, as many as fit into each transaction; of one given twice, the last value.
     pub fn put_all(&self, entries: impl IntoIterator<Item = (String, Vec<u8>)>) {
+        // A transaction with the same key twice is refused.
+        let entries: BTreeMap<String, Vec<u8>> = entries.into_iter().collect();
         let puts: Vec<TxnOp> =
             entries.into_iter().map(|(key, value)| TxnOp::put(absolute(&key), value, None)).collect();
         self.ask(async move |mut client| {
@@ -124,6 +127,14 @@ impl Etcd {
             }
             Ok(())
         });
+    }
+
+    /// Writes a service of HTTP by hand: its domains, and these apps as its upstreams, without a lease.
+    pub fn http_service(&self, service: &str, domain: &str, apps: &[&App]) {
+        let below = format!("http-services/{service}");
+        let upstream = |app: &&App| (format!("{below}/upstreams/{}", app.name), app.address.to_string().into_bytes());
+        let domain = (format!("{below}/domain"), domain.as_bytes().to_vec());
+        self.put_all(apps.iter().map(upstream).chain([domain]));
     }
 
     /// The value of a key.

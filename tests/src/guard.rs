@@ -3,6 +3,7 @@
 //! Every process bears a mark in its environment, which its descendants inherit even where they leave its process
 //! group (HAProxy in a session of its own, the programs of supervisord).
 
+use std::env::temp_dir;
 use std::fs;
 use std::os::unix::process::CommandExt as _;
 use std::process::{Child, Command, Stdio, id};
@@ -16,14 +17,17 @@ const MARK: &str = "HAPROXY_DISCOVER_LAB";
 
 static NEXT: AtomicU32 = AtomicU32::new(0);
 
-/// Waits for the end of its standard input, which is the end of this process, then kills what bears one of its marks.
-/// Ctrl-C and SIGKILL give a test no chance to clean up by itself.
+/// Waits for the end of its standard input, which is the end of this process, then kills what bears one of its marks
+/// and removes its folders. Ctrl-C and SIGKILL give a test no chance to clean up by itself, and what a `static` holds is
+/// never dropped. With `LAB_KEEP` set the folders are left for a look.
 static GUARD: LazyLock<Mutex<Child>> = LazyLock::new(|| {
     let script = r#"cat >/dev/null
-        grep -lzs "^$1\." /proc/[0-9]*/environ | while IFS=/ read -r _ _ pid _; do kill -KILL "$pid"; done"#;
+        grep -lzs "^$1\." /proc/[0-9]*/environ | while IFS=/ read -r _ _ pid _; do kill -KILL "$pid"; done
+        [ -n "$LAB_KEEP" ] || rm -rf -- "$2"*"#;
     let guard = Command::new("sh")
         .args(["-c", script, "lab-guard"])
         .arg(format!("{MARK}={}", id()))
+        .arg(temp_dir().join(format!("lab-{}-", id())))
         .process_group(0)
         .stdin(Stdio::piped())
         .stdout(Stdio::null())
@@ -31,6 +35,12 @@ static GUARD: LazyLock<Mutex<Child>> = LazyLock::new(|| {
         .spawn();
     Mutex::new(guard.expect("sh"))
 });
+
+/// What the names of this process's temporary folders start with.
+pub(crate) fn folder_prefix() -> String {
+    LazyLock::force(&GUARD);
+    format!("lab-{}-", id())
+}
 
 /// A mark for one more process and all that descend from it.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -1,6 +1,7 @@
 //! A test's own folder.
 
-use std::fs::{Permissions, set_permissions};
+use std::env::temp_dir;
+use std::fs::{Permissions, rename, set_permissions};
 use std::io::Write as _;
 use std::ops::Deref;
 use std::os::unix::fs::PermissionsExt as _;
@@ -8,13 +9,16 @@ use std::path::Path;
 
 use tempfile::{NamedTempFile, TempDir};
 
-/// A temporary folder, removed with its value unless the test fails: then it is left, and its path printed.
+use crate::guard::folder_prefix;
+
+/// A temporary folder, removed with its value unless the test fails: then it is left, and its path printed. One that a
+/// `static` holds goes with the process.
 pub struct Scratch(Option<TempDir>);
 
 impl Scratch {
     /// A new empty folder. Its path is short: a Unix socket's has 107 bytes at most.
     pub fn new() -> Self {
-        Self(Some(tempfile::Builder::new().prefix("lab-").tempdir().expect("a temporary folder")))
+        Self(Some(tempfile::Builder::new().prefix(&folder_prefix()).tempdir().expect("a temporary folder")))
     }
 
     /// The folder's path.
@@ -42,7 +46,11 @@ impl Drop for Scratch {
         if let Some(folder) = self.0.take()
             && std::thread::panicking()
         {
-            eprintln!("left for a look: {}", folder.keep().display());
+            // Under another name: the guard removes this process's own.
+            let left = temp_dir().join(format!("failed-{}", folder.path().file_name().unwrap_or_default().display()));
+            if rename(folder.keep(), &left).is_ok() {
+                eprintln!("left for a look: {}", left.display());
+            }
         }
     }
 }

@@ -53,7 +53,8 @@ impl Disk {
             && !geteuid().is_root()
             && owned.uid() != geteuid().as_raw()
         {
-            let why = "it belongs to another user, whom a replaced file would be taken from: chown it to confgen's user";
+            let why =
+                "it belongs to another user, whom a replaced file would be taken from: chown it to confgen's user";
             return Err(failed("replace", cfg)(io::Error::other(why)));
         }
         Ok(disk)
@@ -72,7 +73,8 @@ impl Disk {
     pub fn stage(&self, rendered: &Rendered) -> Result<Staged, Error> {
         let maps = self.state_dir.join(&rendered.stamp);
         fs::create_dir_all(&maps).map_err(failed("create", &maps))?;
-        let contents = [("hosts", &rendered.maps.hosts), ("paths", &rendered.maps.paths), ("urls", &rendered.maps.urls)];
+        let contents =
+            [("hosts", &rendered.maps.hosts), ("paths", &rendered.maps.paths), ("urls", &rendered.maps.urls)];
         for (name, content) in contents {
             replace(&maps.join(format!("{name}.map")), content.as_bytes(), NEW_MODE)?;
         }

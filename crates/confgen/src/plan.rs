@@ -41,7 +41,9 @@ pub fn plan(present: &Present, goal: Goal) -> Plan {
     let step = match present.running {
         Some(running) if running == goal.stamp => Step::Nothing,
         Some(running) => Step::Restart(format!("HAProxy runs generation {running}, wanted is {}", goal.stamp)),
-        None => Step::Restart(format!("HAProxy doesn't answer or runs no generation of ours, wanted is {}", goal.stamp)),
+        None => {
+            Step::Restart(format!("HAProxy doesn't answer or runs no generation of ours, wanted is {}", goal.stamp))
+        }
     };
     Plan { write: present.on_disk != Some(goal.cfg), step }
 }

@@ -36,9 +36,9 @@ impl HaproxyCfg<'_> {
     }
 }
 
-/// Renders. `certificates` is a fingerprint of the certificates' contents, which a restart alone takes in; `state_dir`
-/// is where the maps' folders are.
-pub fn render(view: &View, state_dir: &Path, certificates: &str) -> Result<Rendered, askama::Error> {
+/// Renders. `outside` is what the file names and a restart alone takes in: the operator's files, the certificates.
+/// `state_dir` is where the maps' folders are.
+pub fn render(view: &View, state_dir: &Path, outside: &[Vec<u8>]) -> Result<Rendered, askama::Error> {
     let cfg = |stamp: &str| {
         let template = HaproxyCfg {
             view,
@@ -54,12 +54,13 @@ pub fn render(view: &View, state_dir: &Path, certificates: &str) -> Result<Rende
     // The stamp is no part of what it is the stamp of.
     let unstamped = cfg("-")?;
     let maps = &view.maps;
-    let stamp = digest(&[&unstamped, &maps.hosts, &maps.paths, &maps.urls, certificates]);
+    let inside = [&unstamped, &maps.hosts, &maps.paths, &maps.urls].into_iter().map(String::as_bytes);
+    let stamp = digest(inside.chain(outside.iter().map(Vec::as_slice)));
     Ok(Rendered { cfg: cfg(&stamp)?, maps: maps.clone(), stamp })
 }
 
 /// Sixteen hexadecimal digits: enough to tell the generations of one balancer apart, short enough to read out.
-fn digest(parts: &[&str]) -> String {
+fn digest<'a>(parts: impl IntoIterator<Item = &'a [u8]>) -> String {
     let mut hash = Sha256::new();
     for part in parts {
         hash.update(part.len().to_le_bytes());

@@ -9,8 +9,9 @@ mod reading;
 mod servers;
 
 use std::collections::BTreeMap;
+use std::ops::RangeInclusive;
 
-use discovery::{Bind, Domain, PathPrefix, Profile, ServiceId, Topology, UrlRegex};
+use discovery::{Bind, Domain, Networks, PathPrefix, Profile, ServiceId, Topology, UrlRegex};
 
 pub use memory::Memory;
 pub use reading::Settings;
@@ -28,6 +29,10 @@ pub struct Limits {
     pub reserved_sections: Vec<String>,
     /// The operator's named `defaults` sections: what `profile` may name.
     pub profiles: Vec<Profile>,
+    /// Where upstreams may be; none is anywhere but loopback, link-local, multicast and unspecified addresses.
+    pub upstream_networks: Option<Networks>,
+    /// The ports that TCP services may bind; none is any.
+    pub tcp_ports: Option<RangeInclusive<u16>>,
 }
 
 /// One service as HAProxy is to serve it.

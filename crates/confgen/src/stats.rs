@@ -1,7 +1,7 @@
 //! The stats page's password: given in a file, or made; haproxy.cfg gets its crypt(3) hash alone.
 
 use std::fs;
-use std::io;
+use std::io::{self, Read};
 use std::path::Path;
 
 use sha_crypt::{PasswordHasher, PasswordVerifier, ShaCrypt};
@@ -10,6 +10,8 @@ use crate::disk::{Error, failed, replace};
 
 /// 24 letters and digits: 142 bits, and nobody has to quote them.
 const LENGTH: usize = 24;
+/// Twelve bytes are sixteen letters of salt, the most that crypt(3) reads; a longer one would never verify.
+const SALT: usize = 12;
 
 /// The hash for haproxy.cfg. The password stands in `given`, or in `state_dir/stats-password`, which is made if need
 /// be, readable for its owner alone. A password keeps its hash, so that the same state gives the same file.
@@ -30,7 +32,7 @@ pub fn password_hash(given: Option<&Path>, state_dir: &Path) -> Result<String, E
         return Ok(hash.trim().to_owned());
     }
     let hash = ShaCrypt::default()
-        .hash_password(password.as_bytes())
+        .hash_password_with_salt(password.as_bytes(), &random::<SALT>()?)
         .map_err(|error| failed("hash the password for", &path)(io::Error::other(error.to_string())))?
         .to_string();
     replace(&path, hash.as_bytes(), 0o600)?;
@@ -49,15 +51,20 @@ fn own_password(path: &Path) -> Result<String, Error> {
         Err(error) if error.kind() == io::ErrorKind::NotFound => {}
         Err(error) => return Err(failed("read", path)(error)),
     }
-    let mut random = [0; LENGTH];
-    io::Read::read_exact(&mut fs::File::open("/dev/urandom").map_err(failed("read", Path::new("/dev/urandom")))?, &mut random)
-        .map_err(failed("read", Path::new("/dev/urandom")))?;
     // 64 signs for 256 values: none is likelier than another.
     const SIGNS: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_";
+    let bytes = random::<LENGTH>()?;
     let password: String =
-        random.iter().filter_map(|byte| SIGNS.get(usize::from(byte % 64))).map(|sign| char::from(*sign)).collect();
+        bytes.iter().filter_map(|byte| SIGNS.get(usize::from(byte % 64))).map(|sign| char::from(*sign)).collect();
     replace(path, format!("{password}\n").as_bytes(), 0o600)?;
     Ok(password)
+}
+
+fn random<const N: usize>() -> Result<[u8; N], Error> {
+    let path = Path::new("/dev/urandom");
+    let mut bytes = [0; N];
+    fs::File::open(path).and_then(|mut file| file.read_exact(&mut bytes)).map_err(failed("read", path))?;
+    Ok(bytes)
 }
 
 #[cfg(test)]
@@ -71,6 +78,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let hash = password_hash(None, dir.path()).unwrap();
         assert!(hash.starts_with("$6$"), "{hash}");
+        assert!(hash.split('$').rev().nth(1).is_some_and(|salt| salt.len() <= 16), "{hash}");
         assert_eq!(password_hash(None, dir.path()).unwrap(), hash);
         let password = dir.path().join("stats-password");
         assert_eq!(fs::metadata(&password).unwrap().mode() & 0o777, 0o600);

@@ -40,7 +40,7 @@ fn site(state_dir: &Path) -> Site {
 }
 
 fn rendered(settled: &Settled, site: &Site, operator: &Operator, state_dir: &Path) -> Rendered {
-    render(&View::of(settled, site, operator), state_dir, "").unwrap()
+    render(&View::of(settled, site, operator), state_dir, &[]).unwrap()
 }
 
 /// Puts the files where the rendered one names them and asks HAProxy.
@@ -87,5 +87,70 @@ fn haproxy_takes_every_scenario_without_a_warning() {
         let dir = tempfile::tempdir().unwrap();
         let rendered = rendered(&settled(scenario), &site(dir.path()), &Operator::default(), dir.path());
         assert_eq!(check(&rendered, dir.path()), Verdict::Valid { warnings: Vec::new() }, "{scenario}");
+    }
+}
+
+/// The blocks between blank lines, each a list of its lines without comments.
+fn blocks(cfg: &str) -> Vec<Vec<&str>> {
+    cfg.split("\n\n").map(|block| block.lines().filter(|line| !line.trim().starts_with('#')).collect()).collect()
+}
+
+#[test]
+fn the_file_reads_as_if_written_by_hand() {
+    for scenario in SCENARIOS {
+        let cfg = std::fs::read_to_string(golden(scenario, "haproxy.cfg")).unwrap();
+        assert!(cfg.ends_with('\n') && !cfg.ends_with("\n\n") && !cfg.contains("\n\n\n"), "{scenario}");
+        for line in cfg.lines() {
+            assert_eq!(line.trim_end(), line, "{scenario}: blanks at the end of a line");
+            let indent = line.len() - line.trim_start().len();
+            assert!(indent == 0 || indent == 4, "{scenario}: {line:?}");
+            assert!(!line.trim().contains("  "), "{scenario}: {line:?}");
+            assert!(line.split_whitespace().count() <= 64, "{scenario}: HAProxy reads no line of more words: {line:?}");
+        }
+        for block in blocks(&cfg) {
+            assert_sorted(scenario, &block);
+        }
+        for kind in ["backend ", "listen tcp-"] {
+            let names: Vec<_> = cfg.lines().filter(|line| line.starts_with(kind)).collect();
+            assert!(names.is_sorted(), "{scenario}: {names:?}");
+        }
+    }
+}
+
+/// Keywords are sorted but for the ones whose order means something: `bind` and `mode` come first, rules (`acl`,
+/// `http-request`, …) in the order they act, servers last and sorted by name.
+fn assert_sorted(scenario: &str, block: &[&str]) {
+    let lines: Vec<&str> = block.iter().filter_map(|line| line.strip_prefix("    ")).collect();
+    let servers: Vec<&str> = lines.iter().copied().filter(|line| line.starts_with("server ")).collect();
+    assert!(servers.is_sorted(), "{scenario}: {servers:?}");
+    let first_server = lines.iter().position(|line| line.starts_with("server ")).unwrap_or(lines.len());
+    assert_eq!(lines.len() - first_server, servers.len(), "{scenario}: servers come last");
+    let acts = |line: &str| ["bind", "mode", "server", "acl"].contains(&line.split(' ').next().unwrap_or_default());
+    let keyword = |line: &&str| line.split(' ').next().unwrap_or_default().to_owned();
+    let keywords: Vec<String> = lines.iter().filter(|line| !acts(line)).map(keyword).collect();
+    let rules = keywords.first().is_some_and(|first| first == "http-request");
+    assert!(rules || keywords.is_sorted(), "{scenario}: {keywords:?}");
+}
+
+/// HAProxy's own defaults (configuration manual): a line that says one again only makes people wonder.
+#[test]
+fn no_default_is_restated() {
+    const DEFAULTS: [&str; 9] = [
+        "balance roundrobin",
+        "retries 3",
+        "inter 2s",
+        "inter 2000",
+        "fall 3",
+        "rise 2",
+        "option http-keep-alive",
+        "http-reuse safe",
+        "cookie off",
+    ];
+    for scenario in SCENARIOS {
+        let cfg = std::fs::read_to_string(golden(scenario, "haproxy.cfg")).unwrap();
+        for default in DEFAULTS {
+            assert!(!cfg.contains(default), "{scenario}: {default}");
+        }
+        assert!(!cfg.lines().any(|line| line.trim_start().starts_with("server ") && line.contains("weight 100")));
     }
 }

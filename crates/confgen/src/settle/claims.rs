@@ -26,11 +26,8 @@ impl Claims {
                 wanted.entry(route_claim(&route)).or_default().push((&reading.domains_by, *id));
             }
             for bind in &reading.ports {
-                match limits.reserved_ports.get(&bind.port) {
-                    Some(by) => {
-                        let reason = format!("port {} is reserved: {by} binds it", bind.port);
-                        refused.entry(reading.ports_by.key.clone()).or_default().push(reason);
-                    }
+                match not_to_be_had(bind.port, limits) {
+                    Some(reason) => refused.entry(reading.ports_by.key.clone()).or_default().push(reason),
                     None => wanted.entry(port_claim(*bind)).or_default().push((&reading.ports_by, *id)),
                 }
             }
@@ -77,6 +74,16 @@ impl Claims {
     /// Every claim with its holder.
     pub(super) fn into_holders(self) -> BTreeMap<String, ServiceId> {
         self.holders
+    }
+}
+
+/// Why no service can have the port.
+fn not_to_be_had(port: u16, limits: &Limits) -> Option<String> {
+    let outside = limits.tcp_ports.as_ref().filter(|ports| !ports.contains(&port));
+    match (limits.reserved_ports.get(&port), outside) {
+        (Some(by), _) => Some(format!("port {port} is reserved: {by} binds it")),
+        (None, Some(ports)) => Some(format!("port {port} is outside of --tcp-ports {}-{}", ports.start(), ports.end())),
+        (None, None) => None,
     }
 }
 

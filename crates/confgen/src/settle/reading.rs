@@ -1,6 +1,7 @@
 //! One service's keys, each with the value that counts: its own if it is good, else its last good one.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
 use std::num::NonZeroU32;
 use std::sync::Arc;
 
@@ -120,7 +121,7 @@ pub(super) fn read(service: &Service, remembered: Option<&BTreeMap<String, Strin
         }
     }
     let pick_upstream = |(id, field): (&UpstreamId, &Arc<Field<Upstream>>)| {
-        Some((id.clone(), picker.pick(field, Upstream::parse, |_| Ok(()))?))
+        Some((id.clone(), picker.pick(field, Upstream::parse, |upstream| reachable(upstream, limits))?))
     };
     let upstreams = service.upstreams().filter_map(pick_upstream).collect();
     let pick_override = |(id, field): (&UpstreamId, &Arc<Field<Override>>)| {
@@ -186,6 +187,20 @@ fn vet(setting: &Setting, limits: &Limits) -> Result<(), String> {
         }
         _ => Ok(()),
     }
+}
+
+/// Whether upstreams may be where this one says it is.
+fn reachable(upstream: &Upstream, limits: &Limits) -> Result<(), String> {
+    let ip = upstream.address.socket().ip().to_canonical();
+    let link_local = match ip {
+        IpAddr::V4(v4) => v4.is_link_local() || v4.is_broadcast(),
+        IpAddr::V6(v6) => v6.is_unicast_link_local(),
+    };
+    let allowed = match &limits.upstream_networks {
+        Some(networks) => networks.contains(&ip),
+        None => !(ip.is_loopback() || ip.is_multicast() || ip.is_unspecified() || link_local),
+    };
+    if allowed { Ok(()) } else { Err(format!("{}: --upstream-networks doesn't allow it", upstream.address)) }
 }
 
 /// Picks each key's value, and keeps the books.

@@ -104,10 +104,11 @@ fn reserved_ports_and_sections() {
     let limits = Limits {
         reserved_ports: [(80, "--http-bind".to_owned())].into(),
         reserved_sections: vec!["http-mine".into()],
-        profiles: Vec::new(),
+        tcp_ports: Some(1024..=65535),
+        ..Limits::default()
     };
     let lines =
-        "tcp-services/db/ports 80 3306\n http-services/mine/domain a.com\n tcp-services/two/ports 10.0.0.1:3306";
+        "tcp-services/db/ports 80 81 3306\n http-services/mine/domain a.com\n tcp-services/two/ports 10.0.0.1:3306";
     let settled = settle(&topology(lines), &Memory::default(), &limits);
     let db = ServiceId { kind: Kind::Tcp, name: "db".parse().unwrap() };
     assert_eq!(settled.services[&db].binds, ["3306".parse().unwrap()]);
@@ -115,9 +116,25 @@ fn reserved_ports_and_sections() {
     let reasons: Vec<_> = settled.quarantined.iter().map(|(key, reason)| format!("{key}: {reason}")).collect();
     expect_test::expect![[r#"
         http-services/mine/: an operator's own section is called http-mine
-        tcp-services/db/ports: port 80 is reserved: --http-bind binds it
+        tcp-services/db/ports: port 80 is reserved: --http-bind binds it; port 81 is outside of --tcp-ports 1024-65535
         tcp-services/two/ports: :3306 belongs to tcp-db, which had it first"#]]
     .assert_eq(&reasons.join("\n"));
+}
+
+#[test]
+fn an_upstream_is_where_upstreams_may_be() {
+    let store = topology(
+        "http-services/a/upstreams/1 127.0.0.1:80\n http-services/a/upstreams/2 [::ffff:127.0.0.1]:80
+         http-services/a/upstreams/3 0.0.0.0:80\n http-services/a/upstreams/4 169.254.169.254:80
+         http-services/a/upstreams/5 10.0.0.1:80\n http-services/a/upstreams/6 [fe80::1]:80",
+    );
+    let ids = |upstream_networks| {
+        let limits = Limits { upstream_networks, ..Limits::default() };
+        let settled = settle(&store, &Memory::default(), &limits);
+        settled.services[&http("a")].servers.iter().map(|s| s.id.to_string()).collect::<Vec<_>>()
+    };
+    assert_eq!(ids(None), ["5"]);
+    assert_eq!(ids(Some("127.0.0.0/8".parse().unwrap())), ["1", "2"]);
 }
 
 #[test]
