@@ -6,9 +6,10 @@ use etcd_client::proto::PbWatchResponse;
 use etcd_client::{WatchOptions, WatchStream};
 use tokio::time::timeout;
 
+use crate::answer::{Context, Failure};
 use crate::client::Client;
 use crate::entry::range_end;
-use crate::error::{Act, Context, Failure};
+use crate::error::Act;
 
 /// A watch may be quiet for long. After this the member is asked for a sign of life on the very stream of the watch,
 /// and has [`GRACE`] to answer: a frozen or unplugged member is noticed within the sum of both.

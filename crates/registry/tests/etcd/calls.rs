@@ -145,3 +145,26 @@ async fn an_error_names_the_endpoint_the_act_and_the_cause() {
         "etcd at http://127.0.0.1:1 can't be reached (connecting): Connection refused (os error 111)"
     );
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_write_after_an_idle_restart_of_etcd_just_works() {
+    let mut etcd = Etcd::start().await;
+    let client = client(&[etcd.endpoint()]);
+    client.get(KEY).await.expect("read");
+    etcd.restart().await;
+    client.commit(Txn::new().put(KEY, "v", None)).await.expect("committed");
+    assert!(client.get(KEY).await.expect("read").is_some());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_etcd_refuses_is_told_in_its_words() {
+    let etcd = Etcd::start().await;
+    let client = client(&[etcd.endpoint()]);
+    let many = (0..129).fold(Txn::new(), |txn, n| txn.put(format!("k{n}"), "", None));
+    let error = client.commit(many).await.expect_err("129 operations").to_string();
+    assert!(error.ends_with("and 126 more: too many operations in txn request"), "{error}");
+    let large = Txn::new().put(KEY, vec![b'x'; 1_700_000], None);
+    let error = client.commit(large).await.expect_err("1.7 MB").to_string();
+    assert!(error.ends_with("request is too large"), "{error}");
+    assert!(client.get(KEY).await.expect("still connected").is_none());
+}
