@@ -1,1 +1,12 @@
-//! Skeleton.
+//! The HAProxy side of haproxy-discover: the Runtime API, `haproxy -c`, the version, supervisord.
+//!
+//! Architecture invariant: nothing else in the project speaks to HAProxy or supervisord. Everything
+//! here blocks, and every call is bounded by a deadline; asynchronous callers use `spawn_blocking`.
+
+pub mod check;
+pub mod command;
+pub mod runtime;
+pub mod supervisor;
+pub mod version;
+
+mod exchange;

@@ -27,16 +27,21 @@ impl Client {
         let range = self.config().prefix.below(below);
         let mut attempt = 1;
         loop {
-            match self.list(&range).await {
+            match self.list(&range, 0).await {
                 Err(Error::Compacted { .. }) if attempt < ATTEMPTS => attempt += 1,
                 other => return other,
             }
         }
     }
 
-    async fn list(&self, range: &str) -> Result<Snapshot, Error> {
+    /// The same as it was at a revision; an error if that is compacted away or still to come.
+    pub async fn snapshot_at(&self, below: &str, revision: i64) -> Result<Snapshot, Error> {
+        self.list(&self.config().prefix.below(below), revision).await
+    }
+
+    async fn list(&self, range: &str, at: i64) -> Result<Snapshot, Error> {
         let act = Act::List(range.to_owned());
-        let mut pages = Pages::new(range);
+        let mut pages = Pages::new(range, at);
         let mut entries: Vec<Entry> = Vec::new();
         let first = loop {
             let page = match self.page(&act, &pages).await {
@@ -75,17 +80,19 @@ struct Pages {
     start: Vec<u8>,
     end: Vec<u8>,
     limit: i64,
+    /// The revision that was asked for; 0 is the newest.
+    at: i64,
     first: Option<PbResponseHeader>,
 }
 
 impl Pages {
-    fn new(range: &str) -> Self {
-        Self { start: range.as_bytes().to_vec(), end: range_end(range), limit: PAGE, first: None }
+    fn new(range: &str, at: i64) -> Self {
+        Self { start: range.as_bytes().to_vec(), end: range_end(range), limit: PAGE, at, first: None }
     }
 
-    /// The revision to read at; 0 is the newest.
+    /// The revision to read at: the one asked for, else the first page's.
     fn revision(&self) -> i64 {
-        self.first.as_ref().map_or(0, |header| header.revision)
+        if self.at > 0 { self.at } else { self.first.as_ref().map_or(0, |header| header.revision) }
     }
 
     /// Goes on behind the page's last key, and answers the first page's header.
@@ -125,7 +132,7 @@ mod tests {
 
     #[test]
     fn later_pages_are_read_at_the_first_ones_revision() {
-        let mut pages = Pages::new("/p/");
+        let mut pages = Pages::new("/p/", 0);
         assert_eq!((pages.start.as_slice(), pages.revision()), (b"/p/".as_slice(), 0));
         assert_eq!(pages.turn(&page(&["/p/a", "/p/b"], 7)).revision, 7);
         assert_eq!((pages.start.as_slice(), pages.revision()), (b"/p/b\0".as_slice(), 7));
@@ -135,7 +142,7 @@ mod tests {
 
     #[test]
     fn pages_shrink_to_one_key_and_no_further() {
-        let mut pages = Pages::new("/p/");
+        let mut pages = Pages::new("/p/", 0);
         let sizes: Vec<_> = std::iter::from_fn(|| pages.shrink().then_some(pages.limit)).collect();
         assert_eq!(sizes, [100, 10, 1]);
     }

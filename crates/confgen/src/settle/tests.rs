@@ -1,0 +1,183 @@
+use discovery::{Entry, Kind, Topology};
+
+use super::*;
+
+/// A store written down as lines of `key value`, each with its line's number as create revision.
+pub(crate) fn topology(lines: &str) -> Topology {
+    let entries: Vec<Entry> = lines
+        .lines()
+        .map(str::trim)
+        .filter(|line| !line.is_empty())
+        .zip(1..)
+        .map(|(line, revision)| {
+            let (key, value) = line.split_once(' ').unwrap_or((line, ""));
+            Entry { key: key.into(), value: value.into(), create_revision: revision, mod_revision: revision, lease: 0 }
+        })
+        .collect();
+    Topology::of(&entries)
+}
+
+fn http(name: &str) -> ServiceId {
+    ServiceId { kind: Kind::Http, name: name.parse().unwrap() }
+}
+
+fn routes(settled: &Settled, name: &str) -> Vec<String> {
+    settled.services[&http(name)].routes.iter().map(|r| format!("{}{}", r.domain, r.path)).collect()
+}
+
+fn settled(lines: &str) -> Settled {
+    settle(&topology(lines), &Memory::default(), &Limits::default())
+}
+
+#[test]
+fn a_claim_belongs_to_the_first_and_the_loser_keeps_the_rest() {
+    let first = settled("http-services/b/domain a.com b.com\n http-services/a/domain a.com c.com");
+    assert_eq!(routes(&first, "b"), ["a.com/", "b.com/"]);
+    assert_eq!(routes(&first, "a"), ["c.com/"]);
+    assert_eq!(
+        first.quarantined,
+        [("http-services/a/domain".to_owned(), "a.com/ belongs to http-b, which had it first".to_owned())].into()
+    );
+}
+
+#[test]
+fn who_holds_a_claim_keeps_it() {
+    let memory = settled("http-services/b/domain a.com").memory;
+    let later =
+        settle(&topology("http-services/a/domain a.com\n http-services/b/domain a.com"), &memory, &Limits::default());
+    assert_eq!(routes(&later, "b"), ["a.com/"]);
+    let gone = settle(&topology("http-services/a/domain a.com"), &later.memory, &Limits::default());
+    assert_eq!(routes(&gone, "a"), ["a.com/"]);
+}
+
+#[test]
+fn hosts_meet_only_where_their_paths_do() {
+    let both =
+        settled("http-services/a/domain a.com\n http-services/b/domain a.com\n http-services/b/path /api /admin");
+    assert_eq!(routes(&both, "a"), ["a.com/"]);
+    assert_eq!(routes(&both, "b"), ["a.com/admin", "a.com/api"]);
+    assert!(both.quarantined.is_empty());
+}
+
+#[test]
+fn a_bad_value_leaves_the_last_good_one_serving_while_the_key_exists() {
+    let limits = Limits::default();
+    let good = settled("http-services/a/domain a.com\n http-services/a/upstreams/1 10.0.0.1:80");
+    let bad = topology("http-services/a/domain a\"b\n http-services/a/upstreams/1 unix@/x");
+    let kept = settle(&bad, &good.memory, &limits);
+    assert_eq!(kept.services, good.services);
+    assert_eq!(kept.quarantined.len(), 2);
+    assert!(kept.quarantined["http-services/a/domain"].ends_with("the last good value serves"));
+    // Once more, from what was remembered beside the bad values; then the key goes, and so does its value.
+    let again = settle(&bad, &kept.memory, &limits);
+    assert_eq!(again, kept);
+    let gone = settle(&topology("http-services/a/domain a.com"), &again.memory, &limits);
+    assert_eq!(gone.services[&http("a")].servers, []);
+    let back = settle(&bad, &gone.memory, &limits);
+    assert_eq!(back.services[&http("a")].servers, []);
+}
+
+#[test]
+fn what_decides_who_may_come_in_is_never_guessed() {
+    for gate in ["allow nonsense", "tls passthrough", "tls nonsense", "sslpass 1", "proto h3", "active ="] {
+        let lines =
+            format!("http-services/a/domain a.com\n http-services/a/upstreams/1 10.0.0.1:80\n http-services/a/{gate}");
+        let held = settled(&lines);
+        assert_eq!(routes(&held, "a"), ["a.com/"], "{gate}: the host stays its own, and answers 503");
+        assert_eq!(held.services[&http("a")].servers, [], "{gate}");
+        assert_eq!(held.quarantined.len(), 1, "{gate}");
+    }
+    let beaten =
+        settled("http-services/a/sslpass 1\n http-services/a/tls both\n http-services/a/upstreams/1 10.0.0.1:80");
+    assert_eq!(beaten.services[&http("a")].servers.len(), 1);
+    assert!(beaten.quarantined.is_empty());
+}
+
+#[test]
+fn an_unreadable_path_claims_nothing() {
+    let settled = settled("http-services/a/domain a.com\n http-services/a/path api");
+    assert_eq!(routes(&settled, "a"), [""; 0]);
+}
+
+#[test]
+fn reserved_ports_and_sections() {
+    let limits = Limits {
+        reserved_ports: [(80, "--http-bind".to_owned())].into(),
+        reserved_sections: vec!["http-mine".into()],
+        tcp_ports: Some(1024..=65535),
+        ..Limits::default()
+    };
+    let lines =
+        "tcp-services/db/ports 80 81 3306\n http-services/mine/domain a.com\n tcp-services/two/ports 10.0.0.1:3306";
+    let settled = settle(&topology(lines), &Memory::default(), &limits);
+    let db = ServiceId { kind: Kind::Tcp, name: "db".parse().unwrap() };
+    assert_eq!(settled.services[&db].binds, ["3306".parse().unwrap()]);
+    assert!(!settled.services.contains_key(&http("mine")));
+    let reasons: Vec<_> = settled.quarantined.iter().map(|(key, reason)| format!("{key}: {reason}")).collect();
+    expect_test::expect![[r#"
+        http-services/mine/: an operator's own section is called http-mine
+        tcp-services/db/ports: port 80 is reserved: --http-bind binds it; port 81 is outside of --tcp-ports 1024-65535
+        tcp-services/two/ports: :3306 belongs to tcp-db, which had it first"#]]
+    .assert_eq(&reasons.join("\n"));
+}
+
+#[test]
+fn an_upstream_is_where_upstreams_may_be() {
+    let store = topology(
+        "http-services/a/upstreams/1 127.0.0.1:80\n http-services/a/upstreams/2 [::ffff:127.0.0.1]:80
+         http-services/a/upstreams/3 0.0.0.0:80\n http-services/a/upstreams/4 169.254.169.254:80
+         http-services/a/upstreams/5 10.0.0.1:80\n http-services/a/upstreams/6 [fe80::1]:80",
+    );
+    let ids = |upstream_networks| {
+        let limits = Limits { upstream_networks, ..Limits::default() };
+        let settled = settle(&store, &Memory::default(), &limits);
+        settled.services[&http("a")].servers.iter().map(|s| s.id.to_string()).collect::<Vec<_>>()
+    };
+    assert_eq!(ids(None), ["5"]);
+    assert_eq!(ids(Some("127.0.0.0/8".parse().unwrap())), ["1", "2"]);
+}
+
+#[test]
+fn the_strictest_state_counts() {
+    let settled = settled(
+        r#"http-services/a/upstreams/1 {"address":"10.0.0.1:80","state":"drain"}
+           http-services/a/upstreams/2 10.0.0.2:80
+           http-services/a/overrides/2 {"state":"drain","weight":7}
+           http-services/a/upstreams/3 {"address":"10.0.0.3:80","state":"down"}
+           http-services/a/overrides/3 {"state":"drain"}
+           http-services/a/upstreams/4 10.0.0.4:80
+           http-services/a/overrides/gone {"state":"maint"}"#,
+    );
+    let servers: Vec<_> =
+        settled.services[&http("a")].servers.iter().map(|s| format!("{} {:?} {}", s.id, s.state, s.weight)).collect();
+    assert_eq!(servers, ["1 Maint 100", "2 Drain 7", "3 Maint 100", "4 Ready 100"]);
+}
+
+#[test]
+fn a_share_is_the_colors_however_many_upstreams_it_has() {
+    let upstream = |id: u8, color: &str| {
+        format!("http-services/a/upstreams/{id} {{\"address\":\"10.0.0.{id}:80\",\"color\":\"{color}\"}}\n")
+    };
+    let colored = |active: &str| {
+        let records: String = (1..=4).map(|id| upstream(id, "blue")).chain([upstream(5, "green")]).collect();
+        let settled =
+            settled(&format!("{records}http-services/a/upstreams/6 10.0.0.6:80\nhttp-services/a/active {active}"));
+        let servers = &settled.services[&http("a")].servers;
+        servers.iter().map(|s| format!("{:?} {}", s.state, s.weight)).collect::<Vec<_>>()
+    };
+    let drained = "Drain 100";
+    assert_eq!(colored("blue"), ["Ready 100", "Ready 100", "Ready 100", "Ready 100", drained, drained]);
+    assert_eq!(colored("blue=80 green=20"), ["Ready 256", "Ready 256", "Ready 256", "Ready 256", "Ready 256", drained]);
+    assert_eq!(colored("blue=1 green=99"), ["Ready 1", "Ready 1", "Ready 1", "Ready 1", "Ready 256", drained]);
+    assert_eq!(colored("red"), [drained; 6]);
+}
+
+#[test]
+fn hsts_is_refused_beside_plain_http() {
+    let settled = settled(
+        "http-services/a/domain a.com\n http-services/a/hsts 180d\n \
+         http-services/b/domain a.com\n http-services/b/path /plain\n http-services/b/tls off",
+    );
+    assert_eq!(settled.services[&http("a")].settings.hsts, None);
+    assert!(settled.quarantined.contains_key("http-services/a/hsts"));
+}

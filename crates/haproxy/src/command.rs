@@ -1,0 +1,280 @@
+//! A command line run to its end, or to its deadline.
+
+use std::ffi::{OsStr, OsString};
+use std::fmt;
+use std::io::{self, Read};
+use std::os::fd::AsFd;
+use std::os::unix::process::CommandExt;
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::str::FromStr;
+use std::time::{Duration, Instant};
+
+use nix::fcntl::OFlag;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::sys::signal::{Signal, killpg};
+use nix::unistd::{Pid, pipe2};
+
+/// How much of a command's output is kept; the rest is read and dropped. HAProxy names at most a
+/// few hundred errors, and each is about a line.
+const OUTPUT_LIMIT: usize = 64 * 1024;
+
+/// How often a command that keeps its output open, or is silent, is asked whether it has ended.
+const TICK: Duration = Duration::from_millis(20);
+
+/// A program and its arguments, as a person would write them: `haproxy -c`. Never empty.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct CommandLine {
+    program: OsString,
+    args: Vec<OsString>,
+}
+
+/// What a command left behind.
+#[derive(Debug)]
+pub struct Outcome {
+    /// How it ended.
+    pub status: ExitStatus,
+    /// Standard output and standard error in the order of writing, at most 64 KiB.
+    pub output: String,
+}
+
+/// Why a command has no outcome.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The text names no program, or a quote is left open.
+    #[error("`{0}` is no command line: name a program, close each quote")]
+    Syntax(String),
+    /// The program is missing or can't be executed.
+    #[error("can't run `{command}`: {source}")]
+    Spawn {
+        /// The whole command line.
+        command: String,
+        /// What the system said.
+        source: io::Error,
+    },
+    /// The system refused to go on reading from it or waiting for it.
+    #[error("lost sight of `{command}`: {source}")]
+    Wait {
+        /// The whole command line.
+        command: String,
+        /// What the system said.
+        source: io::Error,
+    },
+    /// It ran longer than it may, and was killed with its whole process group.
+    #[error("`{command}` was killed after {timeout:?}; it had said: {output}")]
+    Timeout {
+        /// The whole command line.
+        command: String,
+        /// How long it was allowed to run.
+        timeout: Duration,
+        /// What it said until then.
+        output: String,
+    },
+}
+
+impl CommandLine {
+    /// The command `program` without an argument.
+    pub fn new(program: impl Into<OsString>) -> Self {
+        Self { program: program.into(), args: Vec::new() }
+    }
+
+    /// A command from its words, the first of which is the program; `None` without a word.
+    pub fn from_words<W: Into<OsString>>(words: impl IntoIterator<Item = W>) -> Option<Self> {
+        let mut words = words.into_iter().map(Into::into);
+        let program = words.next().filter(|program: &OsString| !program.is_empty())?;
+        Some(Self { program, args: words.collect() })
+    }
+
+    /// The same command with one more argument.
+    #[must_use]
+    pub fn arg(mut self, arg: impl Into<OsString>) -> Self {
+        self.args.push(arg.into());
+        self
+    }
+
+    /// The program's name or path.
+    pub fn program(&self) -> &OsStr {
+        &self.program
+    }
+
+    /// The arguments after the program.
+    pub fn args(&self) -> &[OsString] {
+        &self.args
+    }
+
+    /// Every word, the program first.
+    pub fn words(&self) -> impl Iterator<Item = &OsStr> {
+        std::iter::once(self.program.as_os_str()).chain(self.args.iter().map(OsString::as_os_str))
+    }
+
+    /// Runs the command without input in a process group of its own, until it ends or `timeout`
+    /// is over; then the whole group is killed.
+    ///
+    /// What a background process of it writes after it ended is not waited for.
+    ///
+    /// # Errors
+    /// When it can't be started, runs too long, or the system loses it. A bad exit status is none.
+    pub fn run(&self, timeout: Duration) -> Result<Outcome, Error> {
+        let deadline = Instant::now() + timeout;
+        let (mut child, reader) = self.spawn().map_err(|source| Error::Spawn { command: self.to_string(), source })?;
+        let mut output = Vec::new();
+        let waited = follow(&mut child, reader, deadline, &mut output);
+        if !matches!(waited, Ok(Some(_))) {
+            kill_group(&mut child);
+        }
+        let output = String::from_utf8_lossy(&output).into_owned();
+        match waited {
+            Ok(Some(status)) => Ok(Outcome { status, output }),
+            Ok(None) => Err(Error::Timeout { command: self.to_string(), timeout, output }),
+            Err(source) => Err(Error::Wait { command: self.to_string(), source }),
+        }
+    }
+
+    fn spawn(&self) -> io::Result<(Child, std::fs::File)> {
+        let (reader, writer) = pipe2(OFlag::O_CLOEXEC)?;
+        // The command and its two copies of the pipe go at the end of this function, or the pipe would never close.
+        let child = Command::new(&self.program)
+            .args(&self.args)
+            .stdin(Stdio::null())
+            .stdout(writer.try_clone()?)
+            .stderr(writer)
+            .process_group(0)
+            .spawn()?;
+        Ok((child, reader.into()))
+    }
+}
+
+/// Reads what the child says until it has ended; `None` when the deadline came first.
+fn follow(
+    child: &mut Child,
+    mut reader: std::fs::File,
+    deadline: Instant,
+    output: &mut Vec<u8>,
+) -> io::Result<Option<ExitStatus>> {
+    let mut open = true;
+    loop {
+        let ended = child.try_wait()?;
+        // A child that has ended is read until nothing more lies in the pipe.
+        let wait = if ended.is_some() { Duration::ZERO } else { TICK };
+        let said = if open { readable(&reader, wait)? } else { false };
+        if said {
+            open = read_some(&mut reader, output)?;
+        } else if ended.is_some() {
+            return Ok(ended);
+        } else if !open {
+            std::thread::sleep(TICK.min(deadline.saturating_duration_since(Instant::now())));
+        }
+        if Instant::now() >= deadline {
+            return child.try_wait();
+        }
+    }
+}
+
+fn readable(reader: &std::fs::File, wait: Duration) -> io::Result<bool> {
+    let mut fds = [PollFd::new(reader.as_fd(), PollFlags::POLLIN)];
+    let wait = PollTimeout::try_from(wait).unwrap_or(PollTimeout::ZERO);
+    match poll(&mut fds, wait) {
+        Ok(ready) => Ok(ready > 0),
+        Err(nix::errno::Errno::EINTR) => Ok(false),
+        Err(errno) => Err(errno.into()),
+    }
+}
+
+/// One read; false at the end of the output.
+fn read_some(reader: &mut std::fs::File, output: &mut Vec<u8>) -> io::Result<bool> {
+    let mut chunk = [0; 8192];
+    let read = reader.read(&mut chunk)?;
+    let room = OUTPUT_LIMIT.saturating_sub(output.len());
+    output.extend(chunk.iter().take(read.min(room)));
+    Ok(read > 0)
+}
+
+fn kill_group(child: &mut Child) {
+    if let Ok(id) = i32::try_from(child.id()) {
+        // Not reaped yet, so the group still exists and is the child's.
+        let _ = killpg(Pid::from_raw(id), Signal::SIGKILL);
+    }
+    let _ = child.wait();
+}
+
+impl FromStr for CommandLine {
+    type Err = Error;
+
+    /// Splits the text as a shell does (quotes, backslashes), without expanding anything.
+    fn from_str(text: &str) -> Result<Self, Error> {
+        shlex::split(text).and_then(Self::from_words).ok_or_else(|| Error::Syntax(text.to_owned()))
+    }
+}
+
+impl fmt::Display for CommandLine {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let words: Vec<_> = self.words().map(OsStr::to_string_lossy).collect();
+        match shlex::try_join(words.iter().map(AsRef::as_ref)) {
+            Ok(line) => f.write_str(&line),
+            Err(_) => f.write_str(&words.join(" ")),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const LONG: Duration = Duration::from_secs(10);
+
+    fn sh(script: &str) -> CommandLine {
+        CommandLine::new("sh").arg("-c").arg(script)
+    }
+
+    #[test]
+    fn reads_as_a_shell_would() {
+        let line: CommandLine = "supervisorctl -c '/etc/my conf' restart haproxy".parse().unwrap();
+        assert_eq!(line.args().len(), 4);
+        assert_eq!(line.to_string(), "supervisorctl -c '/etc/my conf' restart haproxy");
+        assert!("".parse::<CommandLine>().is_err());
+        assert!("a 'b".parse::<CommandLine>().is_err());
+    }
+
+    #[test]
+    fn keeps_both_outputs_in_order_and_the_status() {
+        let outcome = sh("echo one; echo two >&2; echo three; exit 7").run(LONG).unwrap();
+        assert_eq!(outcome.output, "one\ntwo\nthree\n");
+        assert_eq!(outcome.status.code(), Some(7));
+    }
+
+    #[test]
+    fn a_runaway_output_is_bounded() {
+        let outcome = sh("yes | head -c 1000000").run(LONG).unwrap();
+        assert_eq!(outcome.output.len(), OUTPUT_LIMIT);
+    }
+
+    #[test]
+    fn a_background_process_is_not_waited_for() {
+        let begun = Instant::now();
+        let outcome = sh("sleep 3 & echo started").run(LONG).unwrap();
+        assert_eq!(outcome.output, "started\n");
+        assert!(begun.elapsed() < Duration::from_secs(2));
+    }
+
+    #[test]
+    fn the_whole_group_dies_at_the_deadline() {
+        let dir = tempfile::tempdir().unwrap();
+        let mark = dir.path().join("mark");
+        let script = format!("(sleep 0.6; touch {}) & echo waiting; wait", mark.display());
+        let error = sh(&script).run(Duration::from_millis(300)).unwrap_err();
+        assert!(matches!(&error, Error::Timeout { output, .. } if output == "waiting\n"), "{error}");
+        std::thread::sleep(Duration::from_millis(600));
+        assert!(!mark.exists());
+    }
+
+    #[test]
+    fn a_command_that_closed_its_output_is_still_waited_for() {
+        let outcome = sh("exec >&- 2>&-; sleep 0.2; exit 3").run(LONG).unwrap();
+        assert_eq!(outcome.status.code(), Some(3));
+    }
+
+    #[test]
+    fn a_missing_program_is_named() {
+        let error = CommandLine::new("/no/such/haproxy").arg("-c").run(LONG).unwrap_err();
+        assert!(error.to_string().starts_with("can't run `/no/such/haproxy -c`"), "{error}");
+    }
+}

@@ -1,0 +1,68 @@
+//! One request and its whole answer over a stream socket, bounded by one deadline.
+
+use std::io::{self, ErrorKind, Read, Write};
+use std::net::TcpStream;
+use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::unix::net::UnixStream;
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use nix::sys::socket::{
+    AddressFamily, SockFlag, SockType, UnixAddr, connect, setsockopt, socket, sockopt::SendTimeout,
+};
+use nix::sys::time::{TimeVal, TimeValLike};
+
+/// A stream whose reads and writes can be bounded.
+pub(crate) trait Stream: Read + Write {
+    /// Bounds the next read and the next write.
+    fn bound(&self, left: Duration) -> io::Result<()>;
+}
+
+impl Stream for UnixStream {
+    fn bound(&self, left: Duration) -> io::Result<()> {
+        self.set_read_timeout(Some(left))?;
+        self.set_write_timeout(Some(left))
+    }
+}
+
+impl Stream for TcpStream {
+    fn bound(&self, left: Duration) -> io::Result<()> {
+        self.set_read_timeout(Some(left))?;
+        self.set_write_timeout(Some(left))
+    }
+}
+
+/// Connects to a unix socket; the standard library would wait for ever where the listener's queue is full.
+pub(crate) fn connect_unix(path: &Path, timeout: Duration) -> io::Result<UnixStream> {
+    let socket: OwnedFd = socket(AddressFamily::Unix, SockType::Stream, SockFlag::SOCK_CLOEXEC, None)?;
+    let millis = i64::try_from(timeout.as_millis()).unwrap_or(i64::MAX).max(1);
+    setsockopt(&socket, SendTimeout, &TimeVal::milliseconds(millis))?;
+    connect(socket.as_raw_fd(), &UnixAddr::new(path)?)?;
+    Ok(socket.into())
+}
+
+/// Sends the request, then reads until the other side closes, `deadline` or `limit` bytes.
+pub(crate) fn ask(stream: &mut dyn Stream, request: &[u8], deadline: Instant, limit: usize) -> io::Result<Vec<u8>> {
+    stream.bound(left(deadline)?)?;
+    stream.write_all(request)?;
+    let mut answer = Vec::new();
+    let mut chunk = [0; 16 * 1024];
+    loop {
+        stream.bound(left(deadline)?)?;
+        match stream.read(&mut chunk) {
+            Ok(0) => return Ok(answer),
+            Ok(read) => answer.extend(chunk.iter().take(read)),
+            Err(error) if error.kind() == ErrorKind::Interrupted => {}
+            Err(error) => return Err(error),
+        }
+        if answer.len() > limit {
+            return Err(io::Error::new(ErrorKind::InvalidData, format!("an answer of more than {limit} bytes")));
+        }
+    }
+}
+
+fn left(deadline: Instant) -> io::Result<Duration> {
+    let left = deadline.saturating_duration_since(Instant::now());
+    // A timeout of zero would mean none at all.
+    if left.is_zero() { Err(ErrorKind::TimedOut.into()) } else { Ok(left) }
+}

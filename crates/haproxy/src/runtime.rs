@@ -1,0 +1,158 @@
+//! HAProxy's Runtime API over its stats socket (manual: "Management Guide", section 9.3).
+
+mod command;
+mod info;
+mod servers;
+
+use std::io::{self, ErrorKind};
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+pub use command::{Command, NotAWord, Word};
+pub use info::Info;
+pub use servers::{Admin, Operation, ServerState, ServersState};
+
+use crate::exchange;
+
+/// How long an exchange may take; HAProxy answers within a millisecond, unless it is stopped or starved.
+const TIMEOUT: Duration = Duration::from_secs(5);
+
+/// The longest answer taken: `show servers state` of 100,000 servers has about 12 MB.
+const ANSWER_LIMIT: usize = 64 * 1024 * 1024;
+
+/// A stats socket, or a master's, by its path. Each question is a connection of its own.
+#[derive(Debug, Clone)]
+pub struct Socket {
+    path: PathBuf,
+    timeout: Duration,
+}
+
+/// Why a question has no answer.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// Nobody listens there: no such file, or a file that a dead process left behind.
+    #[error("no HAProxy answers on {path}: {source}")]
+    Absent {
+        /// The socket.
+        path: PathBuf,
+        /// What the system said.
+        source: io::Error,
+    },
+    /// Somebody listens, but the exchange failed.
+    #[error("`{command}` on {path}: {source}")]
+    Exchange {
+        /// The socket.
+        path: PathBuf,
+        /// The command.
+        command: Command,
+        /// What the system said.
+        source: io::Error,
+    },
+    /// The answer ends before its closing empty line.
+    #[error("`{command}` on {path}: the answer is cut short after {length} bytes")]
+    CutShort {
+        /// The socket.
+        path: PathBuf,
+        /// The command.
+        command: Command,
+        /// How much came.
+        length: usize,
+    },
+    /// HAProxy answers something that isn't an answer to this: a refusal, most of the time.
+    #[error("`{command}` on {path} was answered: {answer}")]
+    Refused {
+        /// The socket.
+        path: PathBuf,
+        /// The command.
+        command: Command,
+        /// The beginning of what HAProxy said.
+        answer: String,
+    },
+}
+
+impl Socket {
+    /// The socket at that path, with 5 s for each question.
+    pub fn new(path: impl Into<PathBuf>) -> Self {
+        Self { path: path.into(), timeout: TIMEOUT }
+    }
+
+    /// The same socket with another bound for each question.
+    #[must_use]
+    pub fn with_timeout(self, timeout: Duration) -> Self {
+        Self { timeout, ..self }
+    }
+
+    /// Where it is.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Asks, and returns what HAProxy says without the empty line that closes it. May be a refusal in words.
+    ///
+    /// # Errors
+    /// When nobody answers, or not to the end within the bound.
+    pub fn ask(&self, command: &Command) -> Result<String, Error> {
+        let deadline = Instant::now() + self.timeout;
+        let mut stream = exchange::connect_unix(&self.path, self.timeout)
+            .map_err(|source| Error::Absent { path: self.path.clone(), source })?;
+        let failed = |source| Error::Exchange { path: self.path.clone(), command: command.clone(), source };
+        let line = format!("{command}\n");
+        let answer = exchange::ask(&mut stream, line.as_bytes(), deadline, ANSWER_LIMIT).map_err(failed)?;
+        let answer =
+            String::from_utf8(answer).map_err(|error| failed(io::Error::new(ErrorKind::InvalidData, error)))?;
+        // Every answer, refusals included, is closed by an empty line: one that isn't lacks its end.
+        if answer == "\n" {
+            return Ok(String::new());
+        }
+        match answer.strip_suffix("\n\n") {
+            Some(whole) => Ok(format!("{whole}\n")),
+            None => Err(Error::CutShort { path: self.path.clone(), command: command.clone(), length: answer.len() }),
+        }
+    }
+
+    /// Who answers, and how it is: `show info`.
+    ///
+    /// # Errors
+    /// As [`ask`](Self::ask), or when it isn't the answer to that.
+    pub fn info(&self) -> Result<Info, Error> {
+        let command = Command::show_info();
+        let answer = self.ask(&command)?;
+        Info::parse(&answer).ok_or_else(|| self.refused(command, &answer))
+    }
+
+    /// A variable of HAProxy's environment, which `setenv` in `global` adds to: `show env NAME`.
+    /// `None` when it has none of that name.
+    ///
+    /// # Errors
+    /// As [`ask`](Self::ask), or when it isn't the answer to that.
+    pub fn env(&self, name: &Word) -> Result<Option<String>, Error> {
+        let command = Command::show_env(name);
+        let answer = self.ask(&command)?;
+        if answer == "Variable not found\n" {
+            return Ok(None);
+        }
+        let value = answer.strip_prefix(name.as_str()).and_then(|rest| rest.strip_prefix('='));
+        match value.map(|value| value.strip_suffix('\n').unwrap_or(value)) {
+            Some(value) => Ok(Some(value.to_owned())),
+            None => Err(self.refused(command, &answer)),
+        }
+    }
+
+    /// Every server with its state: `show servers state`.
+    ///
+    /// # Errors
+    /// As [`ask`](Self::ask), or when it isn't the answer to that.
+    pub fn servers_state(&self) -> Result<ServersState, Error> {
+        let command = Command::show_servers_state();
+        let answer = self.ask(&command)?;
+        ServersState::parse(&answer).ok_or_else(|| self.refused(command, &answer))
+    }
+
+    fn refused(&self, command: Command, answer: &str) -> Error {
+        let answer = answer.trim().chars().take(300).collect();
+        Error::Refused { path: self.path.clone(), command, answer }
+    }
+}
+
+#[cfg(test)]
+mod tests;

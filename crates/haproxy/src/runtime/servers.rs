@@ -1,0 +1,158 @@
+//! The answer to `show servers state`, which is also the format of a server state file.
+
+use std::fmt;
+
+/// Every server of a running HAProxy, in its order (Management Guide, "show servers state", version 1).
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ServersState {
+    header: String,
+    /// One for each server.
+    pub servers: Vec<ServerState>,
+}
+
+/// One server as HAProxy runs it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ServerState {
+    /// Its backend's, or listen section's, name.
+    pub backend: String,
+    /// Its name.
+    pub server: String,
+    /// Its address as HAProxy writes it: an IP address without brackets, a unix socket's path, or `-`.
+    pub address: String,
+    /// Its port; 0 for none.
+    pub port: u16,
+    /// Whether it takes requests, by its checks.
+    pub operation: Operation,
+    /// What people and the configuration impose on it.
+    pub admin: Admin,
+    /// The weight in use.
+    pub weight: u16,
+    /// The weight in the configuration.
+    pub initial_weight: u16,
+    line: String,
+}
+
+/// `srv_op_state`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Operation {
+    /// Down, or in maintenance.
+    Stopped,
+    /// Warming up (slowstart).
+    Starting,
+    /// Up.
+    Running,
+    /// Up, but on its way down (soft stop).
+    Stopping,
+}
+
+/// `srv_admin_state`, a set of flags.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Admin(u32);
+
+impl Admin {
+    /// In maintenance, for whatever reason: by command, by the configuration, inherited, unresolved.
+    pub fn maintenance(self) -> bool {
+        const FORCED: u32 = 0x01;
+        const INHERITED: u32 = 0x02;
+        const RESOLUTION: u32 = 0x20;
+        // 0x04 and 0x40 only tell where one of these came from: the configuration, the resolver's host name.
+        self.0 & (FORCED | INHERITED | RESOLUTION) != 0
+    }
+
+    /// Drained: requests in flight and sticky clients only.
+    pub fn drain(self) -> bool {
+        const FORCED: u32 = 0x08;
+        const INHERITED: u32 = 0x10;
+        self.0 & (FORCED | INHERITED) != 0
+    }
+}
+
+impl ServersState {
+    /// The version of the format, alone on the first line.
+    pub(crate) const FORMAT: &str = "1";
+
+    pub(crate) fn parse(answer: &str) -> Option<Self> {
+        let mut lines = answer.lines();
+        if lines.next()? != Self::FORMAT {
+            return None;
+        }
+        let header = lines.next().filter(|line| line.starts_with("# "))?.to_owned();
+        let servers = lines.filter(|line| !line.is_empty()).map(ServerState::parse).collect::<Option<_>>()?;
+        Some(Self { header, servers })
+    }
+}
+
+impl fmt::Display for ServersState {
+    /// Writes it as HAProxy does, so that HAProxy can read it back.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        writeln!(f, "{}\n{}", Self::FORMAT, self.header)?;
+        self.servers.iter().try_for_each(|server| writeln!(f, "{}", server.line))
+    }
+}
+
+impl ServerState {
+    fn parse(line: &str) -> Option<Self> {
+        let fields: Vec<&str> = line.split(' ').collect();
+        // Positions in version 1 of the format. HAProxy pads the dump of 2.6 to 25 fields; later ones may add some.
+        let field = |position: usize| fields.get(position).copied();
+        Some(Self {
+            backend: field(1)?.to_owned(),
+            server: field(3)?.to_owned(),
+            address: field(4)?.to_owned(),
+            operation: match field(5)? {
+                "0" => Operation::Stopped,
+                "1" => Operation::Starting,
+                "2" => Operation::Running,
+                "3" => Operation::Stopping,
+                _ => return None,
+            },
+            admin: Admin(field(6)?.parse().ok()?),
+            weight: field(7)?.parse().ok()?,
+            initial_weight: field(8)?.parse().ok()?,
+            port: field(18)?.parse().ok()?,
+            line: line.to_owned(),
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const HEADER: &str = "# be_id be_name srv_id srv_name srv_addr srv_op_state srv_admin_state srv_uweight …";
+
+    fn one(line: &str) -> ServerState {
+        let state = ServersState::parse(&format!("1\n{HEADER}\n{line}\n")).unwrap();
+        state.servers.into_iter().next().unwrap()
+    }
+
+    #[test]
+    fn reads_a_server() {
+        let server = one("2 http-app 1 app-1 127.0.0.1 2 8 100 50 8 2 0 6 0 0 0 0 - 8001 - 0 0 - - 0");
+        assert_eq!((server.backend.as_str(), server.server.as_str()), ("http-app", "app-1"));
+        assert_eq!((server.address.as_str(), server.port), ("127.0.0.1", 8001));
+        assert_eq!((server.weight, server.initial_weight), (100, 50));
+        assert_eq!(server.operation, Operation::Running);
+        assert!(server.admin.drain() && !server.admin.maintenance());
+    }
+
+    #[test]
+    fn tells_maintenance_from_its_origin() {
+        assert!(one("2 b 1 s ::1 0 5 1 1 2 1 0 0 8 0 0 0 - 80 - 0 0 - - 0").admin.maintenance());
+        assert!(one("2 b 1 s - 0 32 1 1 2 1 0 0 8 0 0 0 - 80 - 0 0 - - 0").admin.maintenance());
+        assert!(!one("2 b 1 s ::1 0 64 1 1 2 1 0 0 8 0 0 0 - 80 - 0 0 - - 0").admin.maintenance());
+    }
+
+    #[test]
+    fn writes_what_it_read() {
+        let text = format!("1\n{HEADER}\n2 b 1 s ::1 0 5 1 1 2 1 0 0 8 0 0 0 - 80 - 0 0 - - 0\n");
+        assert_eq!(ServersState::parse(&text).unwrap().to_string(), text);
+    }
+
+    #[test]
+    fn refuses_what_it_does_not_know() {
+        for text in ["", "2\n# x\n", "1\n2 b 1 s\n", "1\n# x\n2 b 1 s ::1 0 5\n", "Permission denied\n"] {
+            assert_eq!(ServersState::parse(text), None, "{text:?}");
+        }
+    }
+}

@@ -1,0 +1,206 @@
+//! supervisord's XML-RPC interface: `POST /RPC2` on its unix socket or TCP port.
+
+use std::fmt;
+use std::io;
+use std::net::{TcpStream, ToSocketAddrs};
+use std::path::PathBuf;
+use std::str::FromStr;
+use std::time::{Duration, Instant};
+
+use super::xml::{self, Reply};
+use super::{Error, Fault, State};
+use crate::exchange::{self, Stream};
+
+/// For calls that supervisord answers at once. It is single-threaded, and may be starting programs just then.
+const QUICK: Duration = Duration::from_secs(5);
+
+/// For a stop that is waited for: as long as `supervisorctl` would be given.
+const STOP: Duration = super::COMMAND_TIMEOUT;
+
+/// Longer than any answer asked for here; the longest is a process' description.
+const ANSWER_LIMIT: usize = 1024 * 1024;
+
+/// A supervisord by its address.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Supervisord {
+    address: Address,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum Address {
+    Unix(PathBuf),
+    Http(String),
+}
+
+/// What supervisord says of a program.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ProcessInfo {
+    /// Its state.
+    pub state: State,
+    /// Its process, while it has one.
+    pub pid: Option<u32>,
+    /// For people: `pid 7, uptime 0:00:03`, or why it doesn't run.
+    pub description: String,
+}
+
+enum Param<'a> {
+    Text(&'a str),
+    Bool(bool),
+}
+
+impl Supervisord {
+    /// The state and process of a program.
+    ///
+    /// # Errors
+    /// When supervisord can't be asked or has no such program.
+    pub fn process(&self, program: &str) -> Result<ProcessInfo, Error> {
+        let method = "supervisor.getProcessInfo";
+        let reply = self.call(method, &[Param::Text(program)], QUICK)?;
+        let number = |name| reply.field(name).and_then(|text| text.parse::<i64>().ok());
+        let (Some(state), Some(pid)) = (number("state"), number("pid")) else {
+            return Err(self.answer(method, "neither state nor pid"));
+        };
+        Ok(ProcessInfo {
+            state: State::from_code(state),
+            pid: u32::try_from(pid).ok().filter(|pid| *pid != 0),
+            description: reply.field("description").unwrap_or_default().to_owned(),
+        })
+    }
+
+    /// Whether supervisord itself is on its way out; it then refuses every call. The same while it restarts itself.
+    ///
+    /// # Errors
+    /// When it can't be asked.
+    pub fn shutting_down(&self, timeout: Duration) -> Result<bool, Error> {
+        match self.call("supervisor.getState", &[], timeout) {
+            Ok(_) => Ok(false),
+            Err(Error::Fault { fault: Fault::ShutdownState, .. }) => Ok(true),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Stops a program and waits until it has ended.
+    ///
+    /// # Errors
+    /// When supervisord can't be asked or refuses, [`Fault::NotRunning`] included.
+    pub fn stop(&self, program: &str) -> Result<(), Error> {
+        self.call("supervisor.stopProcess", &[Param::Text(program), Param::Bool(true)], STOP).map(drop)
+    }
+
+    /// Starts a program, without waiting for its `startsecs`.
+    ///
+    /// # Errors
+    /// When supervisord can't be asked or refuses, [`Fault::AlreadyStarted`] included.
+    pub fn start(&self, program: &str) -> Result<(), Error> {
+        self.call("supervisor.startProcess", &[Param::Text(program), Param::Bool(false)], QUICK).map(drop)
+    }
+
+    /// Stops a program if it runs, then starts it unless somebody else has.
+    ///
+    /// # Errors
+    /// When supervisord can't be asked or refuses.
+    pub fn restart(&self, program: &str) -> Result<(), Error> {
+        tolerate(self.stop(program), Fault::NotRunning)?;
+        tolerate(self.start(program), Fault::AlreadyStarted)
+    }
+
+    fn call(&self, method: &'static str, params: &[Param<'_>], timeout: Duration) -> Result<Reply, Error> {
+        let deadline = Instant::now() + timeout;
+        let mut stream =
+            self.connect(timeout).map_err(|source| Error::Unreachable { address: self.to_string(), source })?;
+        let body = xml::call(method, params.iter().map(Param::to_xml));
+        // HTTP/1.0: the answer comes in one piece, and the connection closes behind it.
+        let request = format!(
+            "POST /RPC2 HTTP/1.0\r\nHost: localhost\r\nContent-Type: text/xml\r\nContent-Length: {}\r\n\r\n{body}",
+            body.len()
+        );
+        let failed = |source| Error::Exchange { address: self.to_string(), method, source };
+        let answer = exchange::ask(&mut *stream, request.as_bytes(), deadline, ANSWER_LIMIT).map_err(failed)?;
+        let answer = String::from_utf8_lossy(&answer);
+        let body = http_body(&answer).map_err(|answer| self.answer(method, answer))?;
+        let reply = Reply::parse(body).ok_or_else(|| self.answer(method, body))?;
+        if !reply.is_fault() {
+            return Ok(reply);
+        }
+        let code = reply.field("faultCode").and_then(|code| code.parse().ok()).unwrap_or_default();
+        let text = reply.field("faultString").unwrap_or_default().to_owned();
+        Err(Error::Fault { method, fault: Fault::from_code(code), text })
+    }
+
+    fn connect(&self, timeout: Duration) -> io::Result<Box<dyn Stream>> {
+        match &self.address {
+            Address::Unix(path) => Ok(Box::new(exchange::connect_unix(path, timeout)?)),
+            Address::Http(authority) => {
+                let address = authority.to_socket_addrs()?.next().ok_or(io::ErrorKind::AddrNotAvailable)?;
+                Ok(Box::new(TcpStream::connect_timeout(&address, timeout)?))
+            }
+        }
+    }
+
+    fn answer(&self, method: &'static str, answer: &str) -> Error {
+        let answer = answer.lines().next().unwrap_or("nothing").chars().take(200).collect();
+        Error::Answer { address: self.to_string(), method, answer }
+    }
+}
+
+fn tolerate(done: Result<(), Error>, tolerated: Fault) -> Result<(), Error> {
+    match done {
+        Err(Error::Fault { fault, .. }) if fault == tolerated => Ok(()),
+        done => done,
+    }
+}
+
+/// The body of a whole answer with status 200; else its status line, or what stands for it.
+fn http_body(answer: &str) -> Result<&str, &str> {
+    let Some((head, body)) = answer.split_once("\r\n\r\n") else { return Err(answer) };
+    let status = head.lines().next().unwrap_or_default();
+    let length = head.lines().find_map(|line| {
+        let (name, value) = line.split_once(':')?;
+        name.eq_ignore_ascii_case("content-length").then(|| value.trim().parse::<usize>().ok())?
+    });
+    if status.split(' ').nth(1) != Some("200") {
+        Err(status)
+    } else if length.is_some_and(|length| length != body.len()) {
+        Err("an answer cut short")
+    } else {
+        Ok(body)
+    }
+}
+
+impl Param<'_> {
+    fn to_xml(&self) -> String {
+        match self {
+            Self::Text(text) => format!("<string>{}</string>", quick_xml::escape::escape(*text)),
+            Self::Bool(value) => format!("<boolean>{}</boolean>", u8::from(*value)),
+        }
+    }
+}
+
+impl FromStr for Supervisord {
+    type Err = Error;
+
+    /// Reads what supervisord's `serverurl` holds: `unix:///run/supervisor.sock`, `http://127.0.0.1:9001`.
+    /// One with a password is left to supervisorctl, which has it in its configuration.
+    fn from_str(url: &str) -> Result<Self, Error> {
+        let wrong = || Error::Address(url.to_owned());
+        if let Some(path) = url.strip_prefix("unix://") {
+            let path = PathBuf::from(path);
+            return if path.is_absolute() { Ok(Self { address: Address::Unix(path) }) } else { Err(wrong()) };
+        }
+        let authority = url.strip_prefix("http://").map(|rest| rest.trim_end_matches('/')).ok_or_else(wrong)?;
+        let port = authority.rsplit_once(':').and_then(|(_, port)| port.parse::<u16>().ok());
+        if port.is_none() || authority.contains(['@', '/', ' ']) {
+            return Err(wrong());
+        }
+        Ok(Self { address: Address::Http(authority.to_owned()) })
+    }
+}
+
+impl fmt::Display for Supervisord {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.address {
+            Address::Unix(path) => write!(f, "unix://{}", path.display()),
+            Address::Http(authority) => write!(f, "http://{authority}"),
+        }
+    }
+}

@@ -1,0 +1,86 @@
+//! Which HAProxy it is.
+
+use std::fmt;
+use std::str::FromStr;
+
+/// A release of HAProxy. Ordered; a development version counts as its release.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Version {
+    /// 2 in `2.6.12`.
+    pub major: u16,
+    /// 6 in `2.6.12`.
+    pub minor: u16,
+    /// 12 in `2.6.12`.
+    pub patch: u16,
+}
+
+/// The text holds no version.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("`{0}` is no version of HAProxy, such as 2.6.12")]
+pub struct NoVersion(String);
+
+impl Version {
+    /// The version of that number.
+    pub const fn new(major: u16, minor: u16, patch: u16) -> Self {
+        Self { major, minor, patch }
+    }
+
+    /// Finds the version in what `haproxy -v` prints: `HAProxy version 2.6.12-1+deb12u2 2025/…`.
+    ///
+    /// # Errors
+    /// When no line of it names one.
+    pub fn from_banner(banner: &str) -> Result<Self, NoVersion> {
+        // Until 2.3 the banner began with `HA-Proxy version`.
+        banner
+            .lines()
+            .find_map(|line| line.strip_prefix("HAProxy version ").or_else(|| line.strip_prefix("HA-Proxy version ")))
+            .and_then(|rest| rest.split_whitespace().next())
+            .ok_or_else(|| NoVersion(banner.chars().take(200).collect()))?
+            .parse()
+    }
+}
+
+impl FromStr for Version {
+    type Err = NoVersion;
+
+    /// Reads `2.6.12`, `2.6.12-1+deb12u2`, `3.4-dev5-1234`.
+    fn from_str(text: &str) -> Result<Self, NoVersion> {
+        let number = text.split(|c: char| c != '.' && !c.is_ascii_digit()).next().unwrap_or_default();
+        let mut parts = number.split('.').map(str::parse);
+        match (parts.next(), parts.next(), parts.next()) {
+            (Some(Ok(major)), Some(Ok(minor)), Some(Ok(patch))) => Ok(Self { major, minor, patch }),
+            (Some(Ok(major)), Some(Ok(minor)), None) => Ok(Self { major, minor, patch: 0 }),
+            _ => Err(NoVersion(text.to_owned())),
+        }
+    }
+}
+
+impl fmt::Display for Version {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}.{}.{}", self.major, self.minor, self.patch)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn reads_what_haproxy_prints() {
+        let debian = "HAProxy version 2.6.12-1+deb12u2 2025/04/29 - https://haproxy.org/\nStatus: long-term";
+        assert_eq!(Version::from_banner(debian), Ok(Version::new(2, 6, 12)));
+        assert_eq!(
+            Version::from_banner("[WARNING] x\nHAProxy version 3.4-dev5-1f2a 2026/01/01"),
+            Ok(Version::new(3, 4, 0))
+        );
+        assert!(Version::from_banner("nginx version: 1.2.3").is_err());
+        assert!("2".parse::<Version>().is_err());
+        assert!("2.6.999999".parse::<Version>().is_err());
+    }
+
+    #[test]
+    fn orders_by_number() {
+        assert!(Version::new(2, 6, 12) < Version::new(3, 0, 0));
+        assert!(Version::new(2, 10, 0) > Version::new(2, 6, 12));
+    }
+}
