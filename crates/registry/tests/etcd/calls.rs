@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use registry::{Act, Condition, Error, LeaseId, Txn};
 
-use crate::support::{Etcd, PREFIX, client, report};
+use crate::support::{Etcd, Link, PREFIX, client, eventually, report};
 
 const KEY: &str = "http-services/shop/domain";
 
@@ -167,4 +167,22 @@ async fn what_etcd_refuses_is_told_in_its_words() {
     let error = client.commit(large).await.expect_err("1.7 MB").to_string();
     assert!(error.ends_with("request is too large"), "{error}");
     assert!(client.get(KEY).await.expect("still connected").is_none());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_connection_that_is_given_up_leaves_nothing_behind() {
+    let etcd = Etcd::start().await;
+    let link = Link::to(etcd.port()).await;
+    let client = client(&[link.endpoint()]);
+    let tasks = || tokio::runtime::Handle::current().metrics().num_alive_tasks();
+    client.get(KEY).await.expect("read");
+    let before = tasks();
+    for _ in 0..30 {
+        link.cut();
+        client.get(KEY).await.expect_err("cut");
+        link.mend();
+        client.get(KEY).await.expect("mended");
+    }
+    eventually("the tasks of old connections end", Duration::from_secs(10), async || (tasks() <= before).then_some(()))
+        .await;
 }
