@@ -32,7 +32,7 @@ impl Watch {
     pub(crate) async fn open(client: Client, range: &str, revision: i64) -> Result<Self, Failure> {
         let act = Act::Watch(range.to_owned());
         let (turn, mut connection) = client.connection().await?;
-        // Without fragments an answer larger than etcd's request limit ends the stream.
+        // Fragments keep each message near etcd's request limit, however much there is to catch up with.
         let options = WatchOptions::new()
             .with_range(range_end(range))
             .with_start_revision(revision)

@@ -3,6 +3,7 @@
 use std::time::{Duration, Instant};
 
 use registry::{Act, Condition, Error, LeaseId, Txn};
+use tokio::time::sleep;
 
 use crate::support::{Etcd, Link, PREFIX, client, eventually, report};
 
@@ -135,6 +136,18 @@ async fn the_next_endpoint_answers_where_one_refuses_or_is_silent() {
     assert!(began.elapsed() < Duration::from_secs(4));
     assert_eq!(client.endpoint(), etcd.endpoint());
     frozen.thaw();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_write_that_cannot_have_left_goes_to_the_next_endpoint() {
+    let (mut first, second) = (Etcd::start().await, Etcd::start().await);
+    let client = client(&[first.endpoint(), second.endpoint()]);
+    client.get(KEY).await.expect("read");
+    first.kill();
+    // The loss is known by then, so that the write begins with a connect; before, it may have been sent.
+    sleep(Duration::from_millis(500)).await;
+    client.commit(Txn::new().put(KEY, "v", None)).await.expect("committed");
+    assert_eq!(client.endpoint(), second.endpoint());
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
