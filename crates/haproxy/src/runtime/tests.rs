@@ -34,7 +34,14 @@ impl Proxy {
             socket.display()
         );
         std::fs::File::create(&config).unwrap().write_all(text.as_bytes()).unwrap();
-        let child = Process::new("haproxy").arg("-db").arg("-f").arg(&config).stderr(Stdio::null()).spawn().unwrap();
+        let child = Process::new("haproxy")
+            .args(["-W", "-db", "-S"])
+            .arg(dir.path().join("master.sock"))
+            .arg("-f")
+            .arg(&config)
+            .stderr(Stdio::null())
+            .spawn()
+            .unwrap();
         let proxy = Self { child, dir };
         let deadline = Instant::now() + Duration::from_secs(10);
         // The master binds its own socket when it executes itself anew, which may be after its worker answers.
@@ -84,7 +91,7 @@ fn asks_a_worker_through_its_master() {
     let master = proxy.master();
     assert!(master.ask(&Command::show_proc()).unwrap().contains(&format!("\n{worker} ")));
     let connections = master.ask(&Command::show_servers_conn().to_worker(worker)).unwrap();
-    assert!(connections.contains(" http-app/one "), "{connections}");
+    assert!(connections.contains("\nhttp-app/one "), "{connections}");
     let refused = master.ask(&Command::show_info().to_worker(1)).unwrap_err();
     assert!(matches!(refused, Error::Refused { .. }), "{refused}");
 }
