@@ -5,6 +5,8 @@ mod info;
 mod servers;
 
 use std::io::{self, ErrorKind};
+use std::net::Shutdown;
+use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
@@ -92,22 +94,33 @@ impl Socket {
     /// # Errors
     /// When nobody answers, or not to the end within the bound.
     pub fn ask(&self, command: &Command) -> Result<String, Error> {
-        let deadline = Instant::now() + self.timeout;
-        let mut stream = exchange::connect_unix(&self.path, self.timeout)
+        let stream = exchange::connect_unix(&self.path, self.timeout)
             .map_err(|source| Error::Absent { path: self.path.clone(), source })?;
-        let failed = |source| Error::Exchange { path: self.path.clone(), command: command.clone(), source };
-        let line = format!("{command}\n");
-        let answer = exchange::ask(&mut stream, line.as_bytes(), deadline, ANSWER_LIMIT).map_err(failed)?;
-        let answer =
-            String::from_utf8(answer).map_err(|error| failed(io::Error::new(ErrorKind::InvalidData, error)))?;
+        let answer = self.exchange(stream, command).map_err(|source| Error::Exchange {
+            path: self.path.clone(),
+            command: command.clone(),
+            source,
+        })?;
         // Every answer, refusals included, is closed by an empty line: one that isn't lacks its end.
-        if answer == "\n" {
-            return Ok(String::new());
+        if let Some(whole) = answer.strip_suffix("\n\n") {
+            Ok(format!("{whole}\n"))
+        } else if answer == "\n" {
+            Ok(String::new())
+        } else if answer.starts_with("Can't find the target") {
+            // Except a master's, when it has no such worker.
+            Err(self.refused(command.clone(), &answer))
+        } else {
+            Err(Error::CutShort { path: self.path.clone(), command: command.clone(), length: answer.len() })
         }
-        match answer.strip_suffix("\n\n") {
-            Some(whole) => Ok(format!("{whole}\n")),
-            None => Err(Error::CutShort { path: self.path.clone(), command: command.clone(), length: answer.len() }),
-        }
+    }
+
+    fn exchange(&self, mut stream: UnixStream, command: &Command) -> io::Result<String> {
+        let deadline = Instant::now() + self.timeout;
+        exchange::send(&mut stream, format!("{command}\n").as_bytes(), deadline)?;
+        // A master keeps the connection open for more commands until it is told that none will come.
+        stream.shutdown(Shutdown::Write)?;
+        let answer = exchange::receive(&mut stream, deadline, ANSWER_LIMIT)?;
+        String::from_utf8(answer).map_err(|error| io::Error::new(ErrorKind::InvalidData, error))
     }
 
     /// Who answers, and how it is: `show info`.

@@ -59,6 +59,13 @@ impl Admin {
         self.0 & (FORCED | INHERITED | RESOLUTION) != 0
     }
 
+    /// In maintenance by somebody's command, not by the configuration.
+    pub fn imposed(self) -> bool {
+        const FORCED: u32 = 0x01;
+        const CONFIGURED: u32 = 0x04;
+        self.0 & (FORCED | CONFIGURED) == FORCED
+    }
+
     /// Drained: requests in flight and sticky clients only.
     pub fn drain(self) -> bool {
         const FORCED: u32 = 0x08;
