@@ -47,7 +47,7 @@ pub async fn once(common: Common) -> anyhow::Result<ExitCode> {
 pub async fn render(common: Common, at_revision: Option<i64>) -> anyhow::Result<ExitCode> {
     let (rounds, topology) = prepare(common, at_revision).await?;
     let (rendered, settled) = rounds.render(&topology)?;
-    for (key, reason) in settled.quarantined {
+    for (key, reason) in settled.quarantined() {
         tracing::warn!("quarantine: {key}: {reason}");
     }
     print(&rendered.cfg)?;

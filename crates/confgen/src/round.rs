@@ -136,7 +136,7 @@ impl Rounds {
     /// Does whatever is needed for HAProxy to run what the topology asks for.
     pub fn apply(&mut self, topology: &Topology) -> anyhow::Result<Outcome> {
         let (rendered, settled) = self.render(topology)?;
-        self.tell_quarantine(settled.quarantined);
+        self.tell_quarantine(settled.quarantined());
         self.stamp = Some(rendered.stamp.clone());
         let running = running(&self.socket);
         let on_disk = self.disk.cfg()?;
@@ -145,9 +145,10 @@ impl Rounds {
         if write && let Some(refused) = self.write(&rendered)? {
             return Ok(refused);
         }
-        if self.memory != settled.memory {
-            self.disk.remember(&settled.memory)?;
-            self.memory = settled.memory;
+        let memory = settled.memory();
+        if self.memory != memory {
+            self.disk.remember(&memory)?;
+            self.memory = memory;
         }
         let outcome = match step {
             Step::Nothing if write => Outcome::Written,

@@ -63,7 +63,7 @@ impl<'a> View<'a> {
     /// Arranges what is wanted.
     pub fn of(settled: &'a Settled, site: &'a Site, operator: &'a Operator) -> Self {
         let of_kind = |kind| {
-            let services = settled.services.iter().filter(move |(id, _)| id.kind == kind);
+            let services = settled.services().filter(move |(id, _)| id.kind == kind);
             services.map(|(id, wanted)| Section { id, wanted })
         };
         let default = of_kind(Kind::Http).any(|section| section.is_default());
@@ -88,7 +88,7 @@ fn maps(settled: &Settled) -> Maps {
     let mut hosts: BTreeMap<String, ()> = BTreeMap::new();
     let mut paths: BTreeMap<String, String> = BTreeMap::new();
     let mut urls: Vec<(i64, String, String)> = Vec::new();
-    for (id, wanted) in &settled.services {
+    for (id, wanted) in settled.services() {
         for route in &wanted.routes {
             hosts.insert(route.domain.to_string(), ());
             paths.insert(format!("{}{}", route.domain, route.path.with_boundary()), id.to_string());

@@ -76,7 +76,7 @@ fn scenarios_render_as_before() {
         expect_file![golden(scenario, "hosts.map")].assert_eq(&rendered.maps.hosts);
         expect_file![golden(scenario, "paths.map")].assert_eq(&rendered.maps.paths);
         expect_file![golden(scenario, "urls.map")].assert_eq(&rendered.maps.urls);
-        let quarantined: String = settled.quarantined.iter().map(|(key, why)| format!("{key}: {why}\n")).collect();
+        let quarantined: String = settled.quarantined().iter().map(|(key, why)| format!("{key}: {why}\n")).collect();
         expect_file![golden(scenario, "quarantined")].assert_eq(&quarantined);
     }
 }
