@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 pub use change::{AdminState, Change, NotAToken, Removal, ServerName, ServerOptions, Token};
 pub use command::{Command, NotAWord, Word};
 pub use info::Info;
-pub use servers::{Admin, Operation, ServerState, ServersState};
+pub use servers::{Admin, NotServersState, Operation, ServerState, ServersState};
 
 use crate::exchange;
 

@@ -40,7 +40,8 @@ fn site(state_dir: &Path) -> Site {
 }
 
 fn rendered(settled: &Settled, site: &Site, operator: &Operator, state_dir: &Path) -> Rendered {
-    render(&View::of(settled, site, operator), state_dir, &[]).unwrap()
+    let view = View::of(settled, site, operator);
+    render(&view, &Structure::of(&view, &[]).unwrap(), state_dir).unwrap()
 }
 
 /// Puts the files where the rendered one names them and asks HAProxy.

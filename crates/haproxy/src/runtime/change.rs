@@ -50,8 +50,8 @@ pub enum AdminState {
 /// One change.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Change {
-    /// A new server, ready and, if so wished, checked at once.
-    AddServer(ServerName, SocketAddr, ServerOptions),
+    /// A new server in this state, checked at once if so wished.
+    AddServer(ServerName, SocketAddr, ServerOptions, AdminState),
     /// Another state.
     SetState(ServerName, AdminState),
     /// Another weight.
@@ -116,13 +116,18 @@ impl fmt::Display for ServerOptions {
 impl fmt::Display for Change {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::AddServer(name, address, options) => {
-                write!(f, "add server {name} {address}{options};")?;
+            Self::AddServer(name, address, options, state) => {
+                write!(f, "add server {name} {address}{options}")?;
                 if options.check {
                     // Without it the server is never checked, whatever `check` says.
-                    write!(f, "enable health {name};")?;
+                    write!(f, ";enable health {name}")?;
                 }
-                write!(f, "enable server {name}")
+                // It comes in maintenance.
+                match state {
+                    AdminState::Ready => write!(f, ";enable server {name}"),
+                    AdminState::Drain => write!(f, ";set server {name} state drain"),
+                    AdminState::Maint => Ok(()),
+                }
             }
             Self::SetState(name, AdminState::Ready) => write!(f, "set server {name} state ready"),
             Self::SetState(name, AdminState::Drain) => write!(f, "set server {name} state drain"),
@@ -236,7 +241,7 @@ mod tests {
         let address = "[fd00::1]:80".parse().unwrap();
         let options = ServerOptions { weight: 100, check: true, send_proxy: Some(2), ..ServerOptions::default() };
         assert_eq!(
-            Change::AddServer(name(), address, options).to_string(),
+            Change::AddServer(name(), address, options, AdminState::Ready).to_string(),
             "add server http-shop/n1 [fd00::1]:80 weight 100 check send-proxy-v2;enable health http-shop/n1;\
              enable server http-shop/n1"
         );
