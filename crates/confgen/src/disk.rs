@@ -94,7 +94,8 @@ impl Disk {
             replace(&maps.join(format!("{name}.map")), content.as_bytes(), NEW_MODE)?;
         }
         let structure = maps.join(STRUCTURE);
-        let json = serde_json::to_vec(&rendered.structure).map_err(|error| failed("write", &structure)(error.into()))?;
+        let json =
+            serde_json::to_vec(&rendered.structure).map_err(|error| failed("write", &structure)(error.into()))?;
         replace(&structure, &json, NEW_MODE)
     }
 

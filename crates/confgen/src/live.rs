@@ -65,13 +65,6 @@ pub struct Steps {
     pub removals: Vec<ServerName>,
 }
 
-impl Steps {
-    /// Whether there is nothing to do.
-    pub fn is_empty(&self) -> bool {
-        self.changes.is_empty() && self.removals.is_empty()
-    }
-}
-
 impl Live {
     /// What an answer to `show servers state` and the maps' contents say. Of a host that stands in a map twice, the first
     /// entry counts, as in HAProxy.

@@ -42,7 +42,8 @@ pub struct Pace {
 
 /// A try that fails is repeated soon, then ever more seldom: what it waits for is mostly a person.
 fn retries() -> ExponentialBackoff {
-    let delays = ExponentialBuilder::new().with_min_delay(Duration::from_secs(1)).with_max_delay(Duration::from_secs(30));
+    let delays =
+        ExponentialBuilder::new().with_min_delay(Duration::from_secs(1)).with_max_delay(Duration::from_secs(30));
     delays.without_max_times().build()
 }
 

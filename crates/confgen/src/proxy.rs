@@ -183,6 +183,8 @@ impl Proxy {
             std::thread::sleep(ASK_EVERY);
         }
         let state = self.control.state().map_or_else(|error| error.to_string(), |state| format!("{state:?}"));
-        Ok(Restart::NotLive(format!("HAProxy doesn't run generation {stamp} after {LIVE_WITHIN:?}; supervisord: {state}")))
+        Ok(Restart::NotLive(format!(
+            "HAProxy doesn't run generation {stamp} after {LIVE_WITHIN:?}; supervisord: {state}"
+        )))
     }
 }

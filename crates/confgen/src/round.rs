@@ -92,7 +92,9 @@ impl fmt::Display for Filed {
         match self {
             Self::Same => f.write_str("haproxy.cfg is as it should be"),
             Self::Written => f.write_str("haproxy.cfg written"),
-            Self::Refused(output) => write!(f, "HAProxy refuses the generated file, the old one stays: {}", output.trim()),
+            Self::Refused(output) => {
+                write!(f, "HAProxy refuses the generated file, the old one stays: {}", output.trim())
+            }
             Self::OperatorRefused(output) => {
                 write!(f, "HAProxy refuses the operator's own files, mend them first: {}", output.trim())
             }
@@ -138,11 +140,6 @@ impl Rounds {
     /// HAProxy may have been restarted, or changed by somebody's hand.
     pub fn doubt(&mut self) {
         self.proxy.doubt();
-    }
-
-    /// The generation that HAProxy was found to run.
-    pub fn stamp(&self) -> Option<&str> {
-        self.proxy.stamp()
     }
 
     /// Decides what is wanted.

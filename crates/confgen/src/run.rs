@@ -298,7 +298,7 @@ impl Daemon {
     /// Waits for what is under way.
     async fn finish(&mut self) {
         if self.acting.is_some() {
-            finished(&mut self.acting).await;
+            let _ = finished(&mut self.acting).await;
         }
         if self.filing.is_some() {
             let _ = finished(&mut self.filing).await;

@@ -103,14 +103,6 @@ struct Settlement {
     wanted: Arc<Wanted>,
 }
 
-/// Everything at once, from what was remembered.
-pub fn settle(topology: &Topology, memory: &Memory, limits: &Limits) -> Settled {
-    let mut settled = Settled::remembering(memory.clone());
-    settled.limit(limits.clone());
-    settled.update(topology, &Changed::All);
-    settled
-}
-
 impl Settled {
     /// Nothing settled yet, but what was remembered.
     pub fn remembering(memory: Memory) -> Self {

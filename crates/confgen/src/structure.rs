@@ -43,7 +43,8 @@ impl Structure {
         let parts = [frame.as_str(), &view.maps.urls].into_iter().chain(TEMPLATES).map(str::as_bytes);
         let common = digest(parts.chain(outside.iter().map(Vec::as_slice)));
         let sections = view.http.iter().chain(&view.tcp);
-        let sections = sections.map(|section| Ok((section.id.to_string(), Self::section(section.id, section.wanted, view.site)?)));
+        let sections =
+            sections.map(|section| Ok((section.id.to_string(), Self::section(section.id, section.wanted, view.site)?)));
         Ok(Self { common, sections: sections.collect::<Result<_, askama::Error>>()? })
     }
 

@@ -3,7 +3,9 @@
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 
-use discovery::{Balance, Bind, Check, HttpCheck, Kind, Networks, Proto, ProxyProtocol, ServiceId, Sticky, Tls, UrlRegex};
+use discovery::{
+    Balance, Bind, Check, HttpCheck, Kind, Networks, Proto, ProxyProtocol, ServiceId, Sticky, Tls, UrlRegex,
+};
 
 use crate::operator::Operator;
 use crate::settle::{Server, ServerState, Settled, Wanted};

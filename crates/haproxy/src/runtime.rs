@@ -94,14 +94,7 @@ impl Socket {
     /// # Errors
     /// When nobody answers, or not to the end within the bound.
     pub fn ask(&self, command: &Command) -> Result<String, Error> {
-        let deadline = Instant::now() + self.timeout;
-        let mut stream = exchange::connect_unix(&self.path, self.timeout)
-            .map_err(|source| Error::Absent { path: self.path.clone(), source })?;
-        let failed = |source| Error::Exchange { path: self.path.clone(), command: command.clone(), source };
-        let line = format!("{command}\n");
-        let answer = exchange::ask(&mut stream, line.as_bytes(), deadline, ANSWER_LIMIT).map_err(failed)?;
-        let answer =
-            String::from_utf8(answer).map_err(|error| failed(io::Error::new(ErrorKind::InvalidData, error)))?;
+        let answer = self.exchange(command)?;
         // Every answer, refusals included, is closed by an empty line: one that isn't lacks its end.
         if answer == "\n" {
             return Ok(String::new());
@@ -110,6 +103,17 @@ impl Socket {
             Some(whole) => Ok(format!("{whole}\n")),
             None => Err(Error::CutShort { path: self.path.clone(), command: command.clone(), length: answer.len() }),
         }
+    }
+
+    /// Asks, and returns all that comes until HAProxy closes.
+    fn exchange(&self, command: &Command) -> Result<String, Error> {
+        let deadline = Instant::now() + self.timeout;
+        let mut stream = exchange::connect_unix(&self.path, self.timeout)
+            .map_err(|source| Error::Absent { path: self.path.clone(), source })?;
+        let failed = |source| Error::Exchange { path: self.path.clone(), command: command.clone(), source };
+        let line = format!("{command}\n");
+        let answer = exchange::ask(&mut stream, line.as_bytes(), deadline, ANSWER_LIMIT).map_err(failed)?;
+        String::from_utf8(answer).map_err(|error| failed(io::Error::new(ErrorKind::InvalidData, error)))
     }
 
     /// Who answers, and how it is: `show info`.

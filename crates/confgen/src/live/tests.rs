@@ -2,8 +2,8 @@ use discovery::Kind;
 use proptest::prelude::*;
 
 use super::*;
-use crate::settle::tests::topology;
-use crate::settle::{Limits, Memory, Settled, settle};
+use crate::settle::tests::{settle, topology};
+use crate::settle::{Limits, Memory, Settled};
 
 fn settled(lines: &str) -> Settled {
     settle(&topology(lines), &Memory::default(), &Limits::default())
@@ -30,7 +30,7 @@ fn steps(before: &str, after: &str, name: &str) -> Vec<String> {
     for name in live.leaving() {
         live.removed(&name);
     }
-    assert!(live.steps(Scope::These, &one, &maps()).is_empty(), "made is made");
+    assert_eq!(live.steps(Scope::These, &one, &maps()), Steps::default(), "made is made");
     changes.iter().map(ToString::to_string).chain(removals.iter().map(|name| format!("remove {name}"))).collect()
 }
 
@@ -80,7 +80,7 @@ fn a_drain_that_the_file_has_is_undone_by_its_weight() {
     let drained =
         settled("http-services/a/upstreams/1 10.0.0.1:80\n http-services/a/overrides/1 {\"state\":\"drain\"}");
     let services = [(&id, drained.service(&id).map(|wanted| &**wanted))];
-    assert!(live.steps(Scope::All, &services, &maps()).is_empty(), "weight 0 is HAProxy's drain");
+    assert_eq!(live.steps(Scope::All, &services, &maps()), Steps::default(), "weight 0 is HAProxy's drain");
     live.made(Scope::All, &services);
     let ready = settled("http-services/a/upstreams/1 10.0.0.1:80");
     let services = [(&id, ready.service(&id).map(|wanted| &**wanted))];

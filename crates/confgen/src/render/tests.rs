@@ -9,8 +9,8 @@ use haproxy::command::CommandLine;
 
 use super::*;
 use crate::operator::Operator;
-use crate::settle::tests::topology;
-use crate::settle::{Limits, Memory, Settled, settle};
+use crate::settle::tests::{settle, topology};
+use crate::settle::{Limits, Memory, Settled};
 
 const SCENARIOS: [&str; 7] =
     ["empty", "hosts-and-paths", "settings", "tcp", "colors-and-states", "old-layout", "garbage"];

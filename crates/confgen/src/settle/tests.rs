@@ -22,6 +22,14 @@ fn http(name: &str) -> ServiceId {
     ServiceId { kind: Kind::Http, name: name.parse().unwrap() }
 }
 
+/// Everything at once, from what was remembered.
+pub(crate) fn settle(topology: &Topology, memory: &Memory, limits: &Limits) -> Settled {
+    let mut settled = Settled::remembering(memory.clone());
+    settled.limit(limits.clone());
+    settled.update(topology, &Changed::All);
+    settled
+}
+
 fn service<'a>(settled: &'a Settled, name: &str) -> &'a Wanted {
     settled.service(&http(name)).unwrap()
 }

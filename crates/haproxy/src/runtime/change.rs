@@ -190,7 +190,7 @@ impl Socket {
         while !rest.is_empty() {
             let (some, more) = rest.split_at(fitting(rest));
             let line = some.iter().map(ToString::to_string).collect::<Vec<_>>().join(";");
-            complaints.extend(complaints_in(&self.ask(&Command::changes(line))?).map(str::to_owned));
+            complaints.extend(complaints_in(&self.tell(line)?).map(str::to_owned));
             rest = more;
         }
         Ok(complaints)
@@ -201,12 +201,26 @@ impl Socket {
     /// # Errors
     /// When nobody answers, or not to the end within the bound.
     pub fn remove(&self, server: &ServerName) -> Result<Removal, Error> {
-        let answer = self.ask(&Command::changes(format!("set server {server} state maint;del server {server}")))?;
+        let answer = self.tell(format!("set server {server} state maint;del server {server}"))?;
         Ok(match complaints_in(&answer).next() {
             None | Some("No such server." | "No such backend.") => Removal::Done,
             Some(words) if words.contains("still has connections") => Removal::StillUsed,
             Some(words) => Removal::Refused(words.to_owned()),
         })
+    }
+}
+
+impl Socket {
+    /// Sends changes and returns what is said to them. `del server` closes its answer without the empty line that all
+    /// others have (2.6), so that only an answer without any end can be told to be cut short.
+    fn tell(&self, line: String) -> Result<String, Error> {
+        let command = Command::changes(line);
+        let answer = self.exchange(&command)?;
+        if answer.ends_with('\n') {
+            Ok(answer)
+        } else {
+            Err(Error::CutShort { path: self.path().to_owned(), command, length: answer.len() })
+        }
     }
 }
 
