@@ -12,9 +12,9 @@ use crate::args::Config;
 use crate::connect::{CONNECT, Connection, connect};
 use crate::error::{Act, Context, Error, Failure};
 
-/// One request and its whole answer. etcd itself gives up after 5 s plus two elections; by then another member has
-/// long answered.
-pub(crate) const REQUEST: Duration = Duration::from_secs(5);
+/// One request and its whole answer. An election takes one to two seconds; a proposal lost with its leader is answered
+/// by etcd after 7 s, when another member has long been able to.
+pub(crate) const REQUEST: Duration = Duration::from_secs(3);
 
 /// A client of etcd. Clones share one connection. Every call ends within a bounded time; when an endpoint fails,
 /// the next call goes to the next one.
@@ -64,14 +64,15 @@ impl Client {
             let key = key.clone();
             async move { connection.kv.get(key, None).await }
         };
-        let mut answer = self.call(&Act::Get(key.clone()), Repeat::Harmless, run).await?;
+        let mut answer = self.call(&Act::Get(key.clone()), REQUEST, Repeat::Harmless, run).await?;
         Ok(answer.take_kvs().into_iter().next().map(|kv| prefix.entry(kv.0)))
     }
 
-    /// Runs one request, on the next endpoint if need be and if `repeat` allows it.
+    /// Runs one request, each attempt within `limit`, on the next endpoint if need be and if `repeat` allows it.
     pub(crate) async fn call<T, Fut>(
         &self,
         act: &Act,
+        limit: Duration,
         repeat: Repeat,
         run: impl Fn(Connection) -> Fut,
     ) -> Result<T, Error>
@@ -82,7 +83,7 @@ impl Client {
         let attempts = self.config().endpoints().len().max(2);
         let mut attempt = 1;
         loop {
-            let failure = match self.once(act, REQUEST, &run).await {
+            let failure = match self.once(act, limit, &run).await {
                 Ok(answer) => return Ok(answer),
                 Err(failure) => failure,
             };

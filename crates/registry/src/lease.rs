@@ -6,7 +6,7 @@ use std::time::Duration;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
-use crate::client::{Client, Repeat};
+use crate::client::{Client, REQUEST, Repeat};
 use crate::connect::Connection;
 use crate::error::{Act, Error, Failure};
 use crate::retry::Retry;
@@ -46,14 +46,14 @@ impl Client {
         let seconds = seconds(ttl);
         let run = |mut connection: Connection| async move { connection.lease.grant(seconds, None).await };
         // Doing it twice leaves a lease behind that nobody uses and that ends by itself.
-        let granted = self.call(&Act::Grant, Repeat::Harmless, run).await?;
+        let granted = self.call(&Act::Grant, REQUEST, Repeat::Harmless, run).await?;
         Ok(LeaseId(granted.id()))
     }
 
     /// Ends a lease, and every key with it. One that has ended already is fine.
     pub async fn revoke(&self, lease: LeaseId) -> Result<(), Error> {
         let run = |mut connection: Connection| async move { connection.lease.revoke(lease.0).await };
-        match self.call(&Act::Revoke(lease), Repeat::Harmless, run).await {
+        match self.call(&Act::Revoke(lease), REQUEST, Repeat::Harmless, run).await {
             Ok(_) | Err(Error::LeaseNotFound { .. }) => Ok(()),
             Err(error) => Err(error),
         }
@@ -62,7 +62,7 @@ impl Client {
     /// How long a lease will live if nobody renews it, None if it has ended.
     pub async fn time_to_live(&self, lease: LeaseId) -> Result<Option<Duration>, Error> {
         let run = |mut connection: Connection| async move { connection.lease.time_to_live(lease.0, None).await };
-        let answer = self.call(&Act::TimeToLive(lease), Repeat::Harmless, run).await?;
+        let answer = self.call(&Act::TimeToLive(lease), REQUEST, Repeat::Harmless, run).await?;
         Ok(u64::try_from(answer.ttl()).ok().map(Duration::from_secs))
     }
 

@@ -46,15 +46,19 @@ impl Position {
         Self { cluster: snapshot.cluster, revision: snapshot.revision, raft_term: snapshot.raft_term }
     }
 
-    /// Whether the store that a linearizable read was answered by is still the one known, and further.
-    /// A member's own revision may lag behind; such a read's doesn't.
-    pub(crate) fn check(self, header: &PbResponseHeader) -> Result<Self, Anew> {
-        if header.cluster_id != self.cluster {
+    pub(crate) fn at(header: &PbResponseHeader) -> Self {
+        Self { cluster: header.cluster_id, revision: header.revision, raft_term: header.raft_term }
+    }
+
+    /// Whether `now`, as a linearizable read told it, is the store that is known, and no older. (A member's own
+    /// revision may lag behind; such a read's doesn't.) What is known stays the same, but for the term.
+    pub(crate) fn check(self, now: &Self) -> Result<Self, Anew> {
+        if now.cluster != self.cluster {
             Err(Anew::OtherCluster)
-        } else if header.revision < self.revision || header.raft_term < self.raft_term {
+        } else if now.revision < self.revision || now.raft_term < self.raft_term {
             Err(Anew::WentBack)
         } else {
-            Ok(Self { raft_term: header.raft_term, ..self })
+            Ok(Self { raft_term: now.raft_term, ..self })
         }
     }
 }
@@ -120,6 +124,12 @@ impl Revisions {
         self.take_whole(message.fragment)
     }
 
+    /// Everything up to this revision is known from elsewhere.
+    pub(crate) fn skip_to(&mut self, known: i64) {
+        self.last = self.last.max(known);
+        self.pending.retain(|change| revision(change) > self.last);
+    }
+
     /// Takes what is whole: everything, or while fragments are coming all but the last revision.
     fn take_whole(&mut self, fragment: bool) -> Verdict {
         let newest = self.pending.last().map_or(self.last, revision);
@@ -151,7 +161,8 @@ impl Revisions {
     }
 }
 
-fn revision(change: &Change) -> i64 {
+/// The revision that a change happened at.
+pub(crate) fn revision(change: &Change) -> i64 {
     match change {
         Change::Put(entry) => entry.mod_revision,
         Change::Delete { revision, .. } => *revision,
@@ -220,10 +231,11 @@ mod tests {
 
     #[test]
     fn a_linearizable_read_shows_a_wiped_store_even_if_its_revision_is_ahead() {
-        assert_eq!(AT_10.check(&header(1, 20, 4)), Ok(Position { raft_term: 4, ..AT_10 }));
-        assert_eq!(AT_10.check(&header(1, 20, 2)), Err(Anew::WentBack));
-        assert_eq!(AT_10.check(&header(1, 9, 3)), Err(Anew::WentBack));
-        assert_eq!(AT_10.check(&header(2, 10, 3)), Err(Anew::OtherCluster));
+        let now = |cluster, revision, raft_term| Position { cluster, revision, raft_term };
+        assert_eq!(AT_10.check(&now(1, 20, 4)), Ok(Position { raft_term: 4, ..AT_10 }));
+        assert_eq!(AT_10.check(&now(1, 20, 2)), Err(Anew::WentBack));
+        assert_eq!(AT_10.check(&now(1, 9, 3)), Err(Anew::WentBack));
+        assert_eq!(AT_10.check(&now(2, 10, 3)), Err(Anew::OtherCluster));
     }
 
     #[test]
@@ -252,6 +264,16 @@ mod tests {
         assert_eq!(revisions.accept(puts(false, &[("old", 10)])), Verdict::Alive);
         assert_eq!(delivered(revisions.accept(puts(false, &[("old", 9), ("a", 11)]))), (11, vec!["a".into()]));
         assert_eq!(revisions.accept(puts(false, &[("a", 11)])), Verdict::Alive);
+    }
+
+    #[test]
+    fn what_a_listing_told_is_not_told_again() {
+        let mut revisions = revisions();
+        revisions.accept(puts(true, &[("a", 11), ("b", 11)]));
+        revisions.skip_to(11);
+        assert_eq!(delivered(revisions.accept(puts(false, &[("c", 11), ("d", 12)]))), (12, vec!["d".into()]));
+        revisions.skip_to(5);
+        assert_eq!(revisions.accept(puts(false, &[("d", 12)])), Verdict::Alive);
     }
 
     #[test]

@@ -1,5 +1,7 @@
 //! Everything below a prefix at one revision.
 
+use std::time::Duration;
+
 use discovery::{Entry, Snapshot};
 use etcd_client::GetOptions;
 use etcd_client::proto::{PbRangeResponse, PbResponseHeader};
@@ -11,6 +13,10 @@ use crate::error::{Act, Error};
 
 /// Keys asked for at once: etcd holds up its other requests while it puts one answer together.
 const PAGE: i64 = 1000;
+
+/// One page and its whole answer, which may be [`LARGEST_MESSAGE`](crate::connect::LARGEST_MESSAGE). A member that is
+/// silent is noticed by the connection's pings before.
+const PAGE_LIMIT: Duration = Duration::from_secs(15);
 
 /// How often a listing is begun anew when the revision it reads at is compacted away below it.
 const ATTEMPTS: usize = 3;
@@ -61,7 +67,7 @@ impl Client {
             let (start, options) = (pages.start.clone(), options.clone());
             async move { connection.kv.get(start, Some(options)).await }
         };
-        Ok(self.call(act, Repeat::Harmless, run).await?.0)
+        Ok(self.call(act, PAGE_LIMIT, Repeat::Harmless, run).await?.0)
     }
 }
 

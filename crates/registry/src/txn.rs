@@ -4,7 +4,7 @@ use discovery::Entry;
 use etcd_client::proto::PbTxnOpResponse;
 use etcd_client::{Compare, CompareOp, PutOptions, TxnOp, TxnResponse};
 
-use crate::client::{Client, Repeat};
+use crate::client::{Client, REQUEST, Repeat};
 use crate::connect::Connection;
 use crate::entry::Prefix;
 use crate::error::{Act, Error};
@@ -167,7 +167,7 @@ impl Client {
             let request = request.clone();
             async move { connection.kv.txn(request).await }
         };
-        let answer = self.call(&act, Repeat::IfUnsent, run).await?;
+        let answer = self.call(&act, REQUEST, Repeat::IfUnsent, run).await?;
         Ok(Committed::read(answer, prefix))
     }
 }
