@@ -31,6 +31,11 @@ pub fn extend_timeout(time: Duration) {
     notify(&NotifyState::ExtendTimeoutUsec(u32::try_from(time.as_micros()).unwrap_or(u32::MAX)));
 }
 
+/// Whether systemd wants to hear from this service.
+pub fn listens() -> bool {
+    std::env::var_os("NOTIFY_SOCKET").is_some()
+}
+
 /// How often [`watchdog`] is to be said: half of the unit's `WatchdogSec`, as sd_watchdog_enabled(3) advises. None when
 /// the unit has none.
 pub fn watchdog_interval() -> Option<Duration> {
