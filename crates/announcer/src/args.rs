@@ -128,7 +128,7 @@ pub(crate) struct Upstream {
     /// The network interface whose address is announced
     #[arg(long, env = "ANNOUNCER_INTERFACE", value_name = "NAME", conflicts_with = "upstream")]
     pub(crate) interface: Option<String>,
-    /// The upstream's name within the service [default: <hostname>-<port>]
+    /// The upstream's name within the service [default: HOSTNAME-PORT]
     #[arg(long, env = "ANNOUNCER_ID", value_name = "NAME")]
     pub(crate) id: Option<UpstreamId>,
     /// Its share among the upstreams of its color, 0 to 256

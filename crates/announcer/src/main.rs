@@ -1,4 +1,7 @@
 //! announcer: says where an app listens, only while it works, and not while it stops.
+//!
+//! Architecture invariant: `config`, `record` and `state` are pure; `run` holds the only loop and the only `select!`;
+//! what takes time runs in tasks that report back to it; `child` alone waits for processes.
 
 mod args;
 mod config;

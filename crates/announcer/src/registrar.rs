@@ -1,6 +1,10 @@
 //! The record in the store: put it there, keep it there, change it while it is ours, take it out.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    mem::{Discriminant, discriminant},
+    sync::Arc,
+    time::Duration,
+};
 
 use discovery::UpstreamState;
 use registry::{Client, Condition, LeaseId, Txn};
@@ -171,11 +175,24 @@ impl Registrar {
     }
 }
 
+/// What kind of failure it is: in one outage, etcd is unreachable in many words.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Failure {
+    Unreachable,
+    Other(Discriminant<registry::Error>),
+}
+
+impl Failure {
+    fn of(error: &registry::Error) -> Self {
+        if error.is_unreachable() { Self::Unreachable } else { Self::Other(discriminant(error)) }
+    }
+}
+
 /// What the log has heard already: each thing is said once, not at each attempt.
 #[derive(Default)]
 struct Said {
     owner: Option<Owner>,
-    failing: bool,
+    failure: Option<Failure>,
     differing: Vec<Difference>,
 }
 
@@ -195,13 +212,17 @@ impl Said {
                     log_owner(&key, owner);
                 }
                 self.owner = Some(owner.clone());
-                self.failing = false;
+                self.failure = None;
             }
             Ok(Outcome::Contended) => tracing::debug!(key, "somebody else keeps writing the same keys; trying on"),
-            Err(error) if self.failing => tracing::debug!(key, %error, "still trying to register"),
             Err(error) => {
-                tracing::warn!(key, %error, "can't register for now; the app goes on, and so do the attempts");
-                self.failing = true;
+                let failure = Failure::of(error);
+                if self.failure == Some(failure) {
+                    tracing::debug!(key, %error, "still trying to register");
+                } else {
+                    tracing::warn!(key, %error, "can't register for now; the app goes on, and so do the attempts");
+                }
+                self.failure = Some(failure);
             }
         }
     }

@@ -83,3 +83,23 @@ fn a_start_that_waits_for_etcd_is_no_failed_start() {
     std::thread::sleep(Duration::from_millis(100));
     assert!(announcer.running());
 }
+
+#[test]
+fn systemd_understands_the_units() {
+    let site = Site::new();
+    let units = concat!(env!("CARGO_MANIFEST_DIR"), "/../../units");
+    let mut verify = std::process::Command::new("systemd-analyze");
+    verify
+        .args(["verify", "--man=no", "--generators=no"])
+        .env("SYSTEMD_UNIT_PATH", format!("{}:", site.folder.display()));
+    for template in ["app@", "announcer@", "announced@", "registered@", "etcd@"] {
+        let text = std::fs::read_to_string(format!("{units}/{template}.service")).unwrap();
+        // systemd wants every program to be there.
+        let text = text.replace("/usr/bin/announcer", env!("CARGO_BIN_EXE_announcer"));
+        lab::write(site.folder.join(format!("{template}.service")), text);
+        verify.arg(site.folder.join(format!("{template}1.service")));
+    }
+    let (code, said) = site.run(&mut verify);
+    let about_us: Vec<_> = said.lines().filter(|line| line.contains('@')).collect();
+    assert_eq!((code, about_us), (0, Vec::new()), "{said}");
+}
