@@ -5,6 +5,7 @@ use std::process::{Command, ExitStatus};
 use std::time::Duration;
 
 use nix::sys::signal::Signal;
+use nix::unistd::Pid;
 
 use crate::http::Request;
 use crate::{Etcd, Process, Scratch, bin, free_port, until};
@@ -86,6 +87,11 @@ impl App {
     /// Kills announcer and app at once with SIGKILL.
     pub fn kill(&mut self) {
         self.process.kill();
+    }
+
+    /// The living processes of announcer and app.
+    pub fn family(&self) -> Vec<Pid> {
+        self.process.family()
     }
 
     /// The process that was started: the announcer where there is one, else the app.

@@ -56,7 +56,7 @@ impl Setup {
         Self {
             folder,
             ports: std::array::from_fn(|_| free_port()),
-            handover: std::env::var_os("LAB_PLAIN").is_none(),
+            handover: true,
             confgen: None,
             log: NOWHERE.to_owned(),
         }

@@ -70,7 +70,7 @@ fn ten_thousand_random_keys() {
     etcd.http_service("shop", "shop.test", &[&app]);
     let mut random = fastrand::Rng::with_seed(SEED);
     let ports = std::array::from_fn(|_| free_port());
-    etcd.put_all(std::iter::repeat_with(|| (random_key(&mut random), random_value(&mut random, ports))).take(10_000));
+    etcd.put_all(std::iter::repeat_with(|| random_entry(&mut random, ports)).take(10_000));
     assert!(etcd.keys("").len() > 9_000, "few of the keys are alike");
     let balancer = Balancer::start(&etcd);
     balancer.wait_status(SERVED, "shop.test", "/", 200);
@@ -87,39 +87,27 @@ fn ten_thousand_random_keys() {
     assert_valid(&balancer);
 }
 
+/// The addresses to bind are this host's own and free: others are no matter of the file, but of HAProxy's start.
+fn random_entry(random: &mut fastrand::Rng, ports: [u16; 3]) -> (String, Vec<u8>) {
+    let [plain, all, own] = ports;
+    let key = random_key(random);
+    let value = match random_value(random) {
+        address if key.ends_with("/ports") && address.starts_with(b"172.") => format!("*:{all}").into_bytes(),
+        _ if key.ends_with("/ports") && random.bool() => format!("127.0.0.1:{own}, {plain}").into_bytes(),
+        value => value,
+    };
+    (key, value)
+}
+
 /// Keys as they come, from almost right to noise; never one of the good service's own.
 fn random_key(random: &mut fastrand::Rng) -> String {
     let kinds = ["http-services", "tcp-services", "services", "balancers", "control", "", "HTTP-services"];
+    #[rustfmt::skip]
     let leaves = [
-        "domain",
-        "path",
-        "url_reg",
-        "sslpass",
-        "tls",
-        "ports",
-        "balance",
-        "check",
-        "sticky",
-        "allow",
-        "maxconn",
-        "slowstart",
-        "hsts",
-        "proxy-protocol",
-        "proto",
-        "verify",
-        "sni",
-        "profile",
-        "active",
-        "preview",
-        "color",
-        "upstreams/a",
-        "upstreams/b",
-        "upstreams/",
-        "upstreams/a/b",
-        "overrides/a",
-        "overrides/zz",
-        "nonsense",
-        "",
+        "domain", "path", "url_reg", "sslpass", "tls", "ports", "balance", "check", "sticky", "allow",
+        "maxconn", "slowstart", "hsts", "proxy-protocol", "proto", "verify", "sni", "profile", "active",
+        "preview", "color", "upstreams/a", "upstreams/b", "upstreams/", "upstreams/a/b", "overrides/a",
+        "overrides/zz", "nonsense", "",
     ];
     let kind = random.choice(kinds).unwrap();
     let leaf = random.choice(leaves).unwrap();
@@ -136,66 +124,21 @@ fn random_key(random: &mut fastrand::Rng) -> String {
 }
 
 /// Values as they come: right, almost right, hostile, noise.
-///
-/// The addresses to bind are this host's own and free: those are no matter of the file.
-fn random_value(random: &mut fastrand::Rng, ports: [u16; 3]) -> Vec<u8> {
-    let [plain, all, own] = ports;
-    let [plain, all, own] = [&plain.to_string(), &format!("*:{all}"), &format!("127.0.0.1:{own}, {plain}")];
+fn random_value(random: &mut fastrand::Rng) -> Vec<u8> {
+    #[rustfmt::skip]
     let right = [
-        "a.test",
-        "*.b.test",
-        "c.test, d.test",
-        "/",
-        "/api",
-        "^/old",
-        "both",
-        "terminate",
-        "off",
-        "passthrough",
-        "reencrypt",
-        "blue",
-        "blue=90 green=10",
-        "leastconn",
-        "tcp",
-        "http GET /health 200",
-        "cookie",
-        "10.0.0.0/8",
-        "100",
-        "30s",
-        "v2",
-        "h2",
-        "on",
-        plain,
-        all,
-        own,
-        "172.17.8.101:8000",
-        "[::1]:80",
+        "a.test", "*.b.test", "c.test, d.test", "/", "/api", "^/old", "both", "terminate", "off", "passthrough",
+        "reencrypt", "blue", "blue=90 green=10", "leastconn", "tcp", "http GET /health 200", "cookie",
+        "10.0.0.0/8", "100", "30s", "v2", "h2", "on", "172.17.8.101:8000", "[::1]:80",
         r#"{"address":"172.17.8.101:8000","weight":100,"color":"blue","state":"ready"}"#,
         r#"{"state":"drain"}"#,
     ];
+    #[rustfmt::skip]
     let hostile = [
-        "a.test\n  bind :1",
-        "127.0.0.1:80 check",
-        "unix@/tmp/x",
-        "abns@x",
-        "/run/haproxy/admin.sock",
-        "host:80",
-        "1.2.3.4:0",
-        "1.2.3.4:99999",
-        "1.2.3.4",
-        "(((((",
-        "a{1000000}",
-        "'; quit #",
-        "\"$HOME\"",
-        "%[env(HOME)]",
-        "\\",
-        "{",
-        r#"{"address":"1.2.3.4:5","weight":-1}"#,
-        r#"{"address":7}"#,
-        "..",
-        "*",
-        "*.*",
-        "blue=999999999999",
+        "a.test\n  bind :1", "127.0.0.1:80 check", "unix@/tmp/x", "abns@x", "/run/haproxy/admin.sock",
+        "host:80", "1.2.3.4:0", "1.2.3.4:99999", "1.2.3.4", "(((((", "a{1000000}", "'; quit #", "\"$HOME\"",
+        "%[env(HOME)]", "\\", "{", r#"{"address":"1.2.3.4:5","weight":-1}"#, r#"{"address":7}"#, "..", "*",
+        "*.*", "blue=999999999999",
     ];
     match random.u8(..10) {
         0..5 => random.choice(right).unwrap().as_bytes().to_vec(),

@@ -1,14 +1,14 @@
 //! A correct client of HTTP/1.1, down to what each byte of the socket meant.
 
 use std::os::fd::AsRawFd as _;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 
 use nix::errno::Errno;
 use nix::sys::socket::{MsgFlags, recv};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 
-use super::{Failure, Fault, Kind, Plan, Reply};
+use super::{Failure, Fault, Kind, Plan, Reply, Tally};
 
 /// No answer of HAProxy's or the web app's has more header lines.
 const HEADERS: usize = 32;
@@ -40,11 +40,14 @@ impl Client {
     }
 
     /// Sends the request of this number and reads the whole answer.
-    pub(super) async fn exchange(&mut self, number: u64) -> Result<Reply, Failure> {
+    pub(super) async fn exchange(&mut self, number: u64, tally: &Mutex<Tally>) -> Result<Reply, Failure> {
         let kept = self.connection.take().map(Connection::still_open).transpose()?.flatten();
         let mut connection = match kept {
             Some(connection) => connection,
-            None => Connection::open(&self.plan).await?,
+            None => {
+                tally.lock().expect("the tally").connected();
+                Connection::open(&self.plan).await?
+            }
         };
         let keep = self.plan.kind == Kind::KeepAlive;
         let request = format!(

@@ -218,7 +218,7 @@ impl Worker {
     async fn send(&mut self) {
         let start = Instant::now();
         let answered = match &mut self.client {
-            Client::Http1(client) => timeout(self.plan.timeout, client.exchange(self.next)).await,
+            Client::Http1(client) => timeout(self.plan.timeout, client.exchange(self.next, &self.tally)).await,
             Client::Http2(client) => timeout(self.plan.timeout, client.exchange(self.next, &self.tally)).await,
         };
         let nothing = |_| Err(Failure::new(Fault::Timeout, format!("no whole answer within {:?}", self.plan.timeout)));

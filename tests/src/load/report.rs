@@ -81,6 +81,8 @@ pub struct Report {
     pub sent: u64,
     /// Good answers.
     pub good: u64,
+    /// Connections tried.
+    pub connections: u64,
     /// Requests sent late: the generator or the machine was held up.
     pub late: u64,
     /// The latest one's delay.
@@ -127,9 +129,11 @@ impl fmt::Display for Report {
         let [p50, p99, max] = [0.5, 0.99, 1.0].map(|share| self.latency(share));
         writeln!(
             f,
-            "{} failed of {} requests in {:.1?} ({:.0} good ones a second); p50 {p50:.1?}, p99 {p99:.1?}, max {max:.1?}",
+            "{} failed of {} requests over {} connections in {:.1?} ({:.0} good ones a second); \
+             p50 {p50:.1?}, p99 {p99:.1?}, max {max:.1?}",
             self.failures.len(),
             self.sent,
+            self.connections,
             self.elapsed,
             self.rate()
         )?;
@@ -166,6 +170,7 @@ impl Tally {
             elapsed: Duration::ZERO,
             sent: 0,
             good: 0,
+            connections: 0,
             late: 0,
             latest: Duration::ZERO,
             unsent: 0,
@@ -182,6 +187,10 @@ impl Tally {
             self.0.late += 1;
             self.0.latest = self.0.latest.max(late);
         }
+    }
+
+    pub(super) fn connected(&mut self) {
+        self.0.connections += 1;
     }
 
     pub(super) fn unsent(&mut self, count: u64) {
