@@ -8,7 +8,8 @@ use registry::Client;
 use similar::{ChangeTag, TextDiff};
 
 use crate::args::Common;
-use crate::round::{Outcome, Rounds};
+use crate::round::{Filing, Outcome, Rounds};
+use crate::settle::Changed;
 
 /// Wrong usage, as clap has it.
 pub const USAGE: u8 = 2;
@@ -30,13 +31,13 @@ pub fn exit_code(error: &anyhow::Error) -> ExitCode {
 /// One round.
 pub async fn once(common: Common) -> anyhow::Result<ExitCode> {
     let (mut rounds, topology) = prepare(common, None).await?;
-    let outcome = tokio::task::spawn_blocking(move || rounds.apply(&topology)).await??;
+    let outcome = tokio::task::spawn_blocking(move || rounds.once(&topology)).await??;
     let code = match outcome {
-        Outcome::InSync | Outcome::Written | Outcome::Restarted => {
+        Outcome::InSync | Outcome::Restarted => {
             tracing::info!("{outcome}");
             return Ok(ExitCode::SUCCESS);
         }
-        Outcome::Refused(_) | Outcome::OperatorRefused(_) => REFUSED,
+        Outcome::Refused(_) => REFUSED,
         Outcome::Stopped | Outcome::NotLive(_) => NOT_LIVE,
     };
     tracing::error!("{outcome}");
@@ -45,9 +46,9 @@ pub async fn once(common: Common) -> anyhow::Result<ExitCode> {
 
 /// Prints the file.
 pub async fn render(common: Common, at_revision: Option<i64>) -> anyhow::Result<ExitCode> {
-    let (rounds, topology) = prepare(common, at_revision).await?;
-    let (rendered, settled) = rounds.render(&topology)?;
-    for (key, reason) in settled.quarantined {
+    let filing = filing(common, at_revision).await?;
+    let rendered = filing.render()?;
+    for (key, reason) in filing.quarantined() {
         tracing::warn!("quarantine: {key}: {reason}");
     }
     print(&rendered.cfg)?;
@@ -57,14 +58,21 @@ pub async fn render(common: Common, at_revision: Option<i64>) -> anyhow::Result<
 /// Prints what a round would change.
 pub async fn diff(common: Common) -> anyhow::Result<ExitCode> {
     let path = common.options.haproxy_cfg.display().to_string();
-    let (rounds, topology) = prepare(common, None).await?;
-    let (rendered, _) = rounds.render(&topology)?;
-    let old = rounds.on_disk()?.unwrap_or_default();
+    let filing = filing(common, None).await?;
+    let rendered = filing.render()?;
+    let old = filing.on_disk()?.unwrap_or_default();
     if old == rendered.cfg {
         return Ok(ExitCode::SUCCESS);
     }
     print(&unified(&old, &rendered.cfg, &path, io::stdout().is_terminal()))?;
     Ok(ExitCode::FAILURE)
+}
+
+/// What the store asks for, without doing anything about it.
+async fn filing(common: Common, at_revision: Option<i64>) -> anyhow::Result<Filing> {
+    let (mut rounds, topology) = prepare(common, at_revision).await?;
+    rounds.settle(&topology, &Changed::All)?;
+    Ok(rounds.filing())
 }
 
 async fn prepare(common: Common, at_revision: Option<i64>) -> anyhow::Result<(Rounds, Topology)> {

@@ -10,6 +10,7 @@ use tempfile::NamedTempFile;
 
 use crate::render::Rendered;
 use crate::settle::Memory;
+use crate::structure::Structure;
 
 /// A file that could not be read, written or put in place.
 #[derive(Debug, thiserror::Error)]
@@ -37,6 +38,13 @@ pub struct Disk {
 /// A generation that is written but not yet what HAProxy will read.
 pub struct Staged {
     file: NamedTempFile,
+}
+
+/// Beside a generation's maps: what of it a restart alone can change.
+const STRUCTURE: &str = "structure.json";
+
+fn is_stamp(name: &str) -> bool {
+    name.len() == 16 && name.bytes().all(|byte| byte.is_ascii_hexdigit())
 }
 
 /// A new haproxy.cfg: its group may read it, others need not know who is behind which host.
@@ -71,6 +79,13 @@ impl Disk {
 
     /// Writes the maps under the generation's name, and the file beside its place.
     pub fn stage(&self, rendered: &Rendered) -> Result<Staged, Error> {
+        self.maps(rendered)?;
+        let file = staged(&self.cfg, rendered.cfg.as_bytes(), NEW_MODE)?;
+        Ok(Staged { file })
+    }
+
+    /// Writes the maps of a generation, and beside them its structure.
+    pub fn maps(&self, rendered: &Rendered) -> Result<(), Error> {
         let maps = self.state_dir.join(&rendered.stamp);
         fs::create_dir_all(&maps).map_err(failed("create", &maps))?;
         let contents =
@@ -78,8 +93,18 @@ impl Disk {
         for (name, content) in contents {
             replace(&maps.join(format!("{name}.map")), content.as_bytes(), NEW_MODE)?;
         }
-        let file = staged(&self.cfg, rendered.cfg.as_bytes(), NEW_MODE)?;
-        Ok(Staged { file })
+        let structure = maps.join(STRUCTURE);
+        let json =
+            serde_json::to_vec(&rendered.structure).map_err(|error| failed("write", &structure)(error.into()))?;
+        replace(&structure, &json, NEW_MODE)
+    }
+
+    /// The structure of a generation; none if it isn't one of ours, or its folder is gone.
+    pub fn structure(&self, stamp: &str) -> Option<Structure> {
+        if !is_stamp(stamp) {
+            return None;
+        }
+        serde_json::from_slice(&fs::read(self.state_dir.join(stamp).join(STRUCTURE)).ok()?).ok()
     }
 
     /// Makes the staged file haproxy.cfg. This rename is the only commit.
@@ -89,7 +114,6 @@ impl Disk {
 
     /// Removes the maps of every generation but the given ones.
     pub fn sweep(&self, keep: &[&str]) -> Result<(), Error> {
-        let is_stamp = |name: &str| name.len() == 16 && name.bytes().all(|b| b.is_ascii_hexdigit());
         for entry in fs::read_dir(&self.state_dir).map_err(failed("list", &self.state_dir))? {
             let entry = entry.map_err(failed("list", &self.state_dir))?;
             let name = entry.file_name().to_string_lossy().into_owned();
@@ -205,7 +229,7 @@ mod tests {
     use super::*;
 
     fn rendered(stamp: &str, cfg: &str) -> Rendered {
-        Rendered { stamp: stamp.into(), cfg: cfg.into(), maps: crate::view::Maps::default() }
+        Rendered { stamp: stamp.into(), cfg: cfg.into(), ..Rendered::default() }
     }
 
     #[test]

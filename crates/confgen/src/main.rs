@@ -12,9 +12,10 @@ mod operator;
 mod view;
 
 mod render;
+mod structure;
 
+mod live;
 mod pace;
-mod plan;
 
 mod certs;
 mod disk;
@@ -22,6 +23,7 @@ mod outside;
 mod stats;
 
 mod commands;
+mod proxy;
 mod round;
 mod run;
 

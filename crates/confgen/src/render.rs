@@ -6,10 +6,11 @@ use std::path::Path;
 use askama::Template;
 use sha2::{Digest, Sha256};
 
+use crate::structure::Structure;
 use crate::view::{self, Maps, Section, Site, View};
 
 /// What is to stand on disk.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Rendered {
     /// Names this generation: `setenv CONFGEN_GEN` in the file, the maps' folder in the state directory.
     pub stamp: String,
@@ -17,6 +18,8 @@ pub struct Rendered {
     pub cfg: String,
     /// The maps that it names.
     pub maps: Maps,
+    /// What of it a restart alone can change.
+    pub structure: Structure,
 }
 
 #[derive(Template)]
@@ -36,31 +39,28 @@ impl HaproxyCfg<'_> {
     }
 }
 
-/// Renders. `outside` is what the file names and a restart alone takes in: the operator's files, the certificates.
-/// `state_dir` is where the maps' folders are.
-pub fn render(view: &View, state_dir: &Path, outside: &[Vec<u8>]) -> Result<Rendered, askama::Error> {
-    let cfg = |stamp: &str| {
-        let template = HaproxyCfg {
-            view,
-            site: view.site,
-            http: &view.http,
-            tcp: &view.tcp,
-            maps: state_dir.join(stamp).display().to_string(),
-            stamp,
-        };
-        // Askama drops the template's last line feed, without which HAProxy refuses the file.
-        template.render().map(|text| format!("{}\n", text.trim_end()))
-    };
-    // The stamp is no part of what it is the stamp of.
-    let unstamped = cfg("-")?;
-    let maps = &view.maps;
-    let inside = [&unstamped, &maps.hosts, &maps.paths, &maps.urls].into_iter().map(String::as_bytes);
-    let stamp = digest(inside.chain(outside.iter().map(Vec::as_slice)));
-    Ok(Rendered { cfg: cfg(&stamp)?, maps: maps.clone(), stamp })
+/// Renders. `state_dir` is where the maps' folders are.
+pub fn render(view: &View, structure: &Structure, state_dir: &Path) -> Result<Rendered, askama::Error> {
+    let stamp = structure.stamp();
+    let maps = state_dir.join(&stamp).display().to_string();
+    let cfg = file(view, &view.http, &view.tcp, maps, &stamp)?;
+    Ok(Rendered { stamp, cfg, maps: view.maps.clone(), structure: structure.clone() })
+}
+
+/// The file without any service, nor anything that tells one generation from another.
+pub fn frame(view: &View) -> Result<String, askama::Error> {
+    let tcp = if view.tcp.is_empty() { "" } else { "tcp" };
+    file(view, &[], &[], "-".into(), tcp)
+}
+
+fn file(view: &View, http: &[Section], tcp: &[Section], maps: String, stamp: &str) -> Result<String, askama::Error> {
+    let text = HaproxyCfg { view, site: view.site, http, tcp, maps, stamp }.render()?;
+    // Askama drops the template's last line feed, without which HAProxy refuses the file.
+    Ok(format!("{}\n", text.trim_end()))
 }
 
 /// Sixteen hexadecimal digits: enough to tell the generations of one balancer apart, short enough to read out.
-fn digest<'a>(parts: impl IntoIterator<Item = &'a [u8]>) -> String {
+pub(crate) fn digest<'a>(parts: impl IntoIterator<Item = &'a [u8]>) -> String {
     let mut hash = Sha256::new();
     for part in parts {
         hash.update(part.len().to_le_bytes());

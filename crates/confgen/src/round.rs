@@ -1,46 +1,74 @@
-//! One round: settle, view, render, plan, then the file and HAProxy. Everything here blocks; `run` keeps it off the
-//! runtime, one round at a time.
+//! Rounds: what the store says is settled, HAProxy follows at once as far as it can, the file follows it, and a restart
+//! does the rest. Everything here blocks; `run` keeps it off the runtime, one round at a time.
 
 use std::collections::BTreeMap;
 use std::fmt;
 use std::fs;
 use std::path::PathBuf;
-use std::time::{Duration, Instant};
 
 use anyhow::Context;
 use discovery::Topology;
 use haproxy::check::{Checker, Verdict};
-use haproxy::runtime::{Socket, Word};
-use haproxy::supervisor::{Control, State};
+use haproxy::runtime::Socket;
 
 use crate::args::Options;
 use crate::disk::Disk;
 use crate::outside::{Outside, Places};
-use crate::plan::{Goal, Plan, Present, Step, plan};
+use crate::proxy::{Proxy, Restart};
 use crate::render::{Rendered, render};
-use crate::settle::{Limits, Memory, Settled, settle};
+use crate::settle::{Changed, Limits, Settled};
 use crate::stats;
-use crate::view::{Site, View};
+use crate::structure::Structure;
+use crate::view::{self, Site, View, has_section};
 
-/// A restart checks the file, starts HAProxy and waits for its answer: under a second for thousands of servers. A
-/// process that isn't live after this is looked at again by the next try.
-const LIVE_WITHIN: Duration = Duration::from_secs(15);
-/// How often HAProxy is asked whether it has got there.
-const ASK_EVERY: Duration = Duration::from_millis(20);
+/// What rounds are made with, and what they know.
+pub struct Rounds {
+    options: Options,
+    site: Site,
+    places: Places,
+    disk: Disk,
+    checker: Checker,
+    proxy: Proxy,
+    outside: Outside,
+    settled: Settled,
+    /// What the file is to be like, but for what HAProxy takes while it runs.
+    structure: Structure,
+    quarantined: BTreeMap<String, String>,
+}
 
-/// What a round came to.
+/// What a quick round leaves to be done.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Left {
+    /// The file on disk is no longer what is wanted.
+    pub file: bool,
+    /// HAProxy has to be restarted, for this reason.
+    pub restart: Option<String>,
+    /// Servers wait for their last connection.
+    pub leaving: bool,
+}
+
+/// How writing the file went.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Outcome {
-    /// HAProxy runs what is wanted, and nothing had to be done.
-    InSync,
-    /// The file was put right; HAProxy ran it already.
+pub enum Filed {
+    /// It was what it should be.
+    Same,
+    /// It was replaced.
     Written,
-    /// HAProxy was restarted, and runs what is wanted.
-    Restarted,
     /// HAProxy refuses the generated file, in its own words. The old one stays.
     Refused(String),
     /// HAProxy refuses the operator's own files, in its own words. Nothing of the store is to blame.
     OperatorRefused(String),
+}
+
+/// How a whole round went.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Outcome {
+    /// HAProxy runs what is wanted, and needed no restart for it.
+    InSync,
+    /// HAProxy was restarted, and runs what is wanted.
+    Restarted,
+    /// The file could not be put right.
+    Refused(Filed),
     /// An operator has stopped HAProxy: the file is ready for its start.
     Stopped,
     /// The restart did not take.
@@ -50,39 +78,28 @@ pub enum Outcome {
 impl fmt::Display for Outcome {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::InSync => f.write_str("in sync"),
-            Self::Written => f.write_str("haproxy.cfg was put right; HAProxy ran it already"),
+            Self::InSync => f.write_str("HAProxy runs what the store asks for"),
             Self::Restarted => f.write_str("HAProxy was restarted and runs what the store asks for"),
-            Self::Refused(output) => {
-                write!(f, "HAProxy refuses the generated file, the old one stays: {}", output.trim())
-            }
-            Self::OperatorRefused(output) => {
-                write!(f, "HAProxy refuses the operator's own files, mend them first: {}", output.trim())
-            }
+            Self::Refused(filed) => filed.fmt(f),
             Self::Stopped => f.write_str("HAProxy was stopped by an operator; the file is ready for its start"),
             Self::NotLive(reason) => write!(f, "the restart did not take: {reason}"),
         }
     }
 }
 
-/// The generation that HAProxy runs; none when it doesn't answer, or runs a file of somebody else.
-pub fn running(socket: &Socket) -> Option<String> {
-    socket.env(&"CONFGEN_GEN".parse::<Word>().ok()?).ok().flatten()
-}
-
-/// What rounds are made with, and what they remember.
-pub struct Rounds {
-    options: Options,
-    site: Site,
-    places: Places,
-    disk: Disk,
-    checker: Checker,
-    socket: Socket,
-    control: Control,
-    memory: Memory,
-    outside: Outside,
-    quarantined: BTreeMap<String, String>,
-    stamp: Option<String>,
+impl fmt::Display for Filed {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Same => f.write_str("haproxy.cfg is as it should be"),
+            Self::Written => f.write_str("haproxy.cfg written"),
+            Self::Refused(output) => {
+                write!(f, "HAProxy refuses the generated file, the old one stays: {}", output.trim())
+            }
+            Self::OperatorRefused(output) => {
+                write!(f, "HAProxy refuses the operator's own files, mend them first: {}", output.trim())
+            }
+        }
+    }
 }
 
 impl Rounds {
@@ -93,14 +110,14 @@ impl Rounds {
         places.prepare()?;
         let hash = stats::password_hash(options.stats_password_file.as_deref(), &options.state_dir)?;
         let checker = options.checker();
+        let marker = options.state_dir.join("restarting");
         Ok(Self {
             site: options.site(hash),
-            socket: Socket::new(options.runtime_socket.clone()),
-            control: options.control()?,
-            memory: disk.memory()?,
+            proxy: Proxy::new(Socket::new(options.runtime_socket.clone()), options.control()?, marker),
+            settled: Settled::remembering(disk.memory()?),
             outside: places.read(&checker)?,
+            structure: Structure::default(),
             quarantined: BTreeMap::new(),
-            stamp: None,
             options,
             places,
             disk,
@@ -108,7 +125,7 @@ impl Rounds {
         })
     }
 
-    /// Looks anew at the operator's files and the certificates.
+    /// Looks anew at the operator's files and the certificates. The next round has to be of everything.
     pub fn look_outside(&mut self) -> anyhow::Result<()> {
         let outside = self.places.read(&self.checker)?;
         for (file, reason) in &outside.certificates.refused {
@@ -120,110 +137,107 @@ impl Rounds {
         Ok(())
     }
 
-    /// The bytes for a topology, and what was decided on the way. Touches nothing.
-    pub fn render(&self, topology: &Topology) -> anyhow::Result<(Rendered, Settled)> {
-        let settled = settle(topology, &self.memory, &self.limits());
-        let view = View::of(&settled, &self.site, &self.outside.operator);
-        let rendered = render(&view, &self.options.state_dir, &self.outside.contents).context("render haproxy.cfg")?;
-        Ok((rendered, settled))
+    /// HAProxy may have been restarted, or changed by somebody's hand.
+    pub fn doubt(&mut self) {
+        self.proxy.doubt();
     }
 
-    /// haproxy.cfg as it stands.
-    pub fn on_disk(&self) -> anyhow::Result<Option<String>> {
-        Ok(self.disk.cfg()?)
+    /// Decides what is wanted.
+    pub fn settle(&mut self, topology: &Topology, changed: &Changed) -> anyhow::Result<Vec<discovery::ServiceId>> {
+        if *changed == Changed::All {
+            self.settled.limit(self.limits());
+        }
+        let shared = view::shared(&self.settled);
+        let touched: Vec<_> = self.settled.update(topology, changed).into_iter().collect();
+        if *changed == Changed::All || shared != view::shared(&self.settled) {
+            let view = View::of(&self.settled, &self.site, &self.outside.operator);
+            self.structure = Structure::of(&view, &self.outside.contents).context("render haproxy.cfg")?;
+            return Ok(touched);
+        }
+        for id in &touched {
+            let wanted = self.settled.service(id).filter(|wanted| has_section(id, wanted));
+            let section = wanted.map(|wanted| Structure::section(id, wanted, &self.site)).transpose();
+            self.structure.set(id, section.context("render haproxy.cfg")?);
+        }
+        Ok(touched)
     }
 
-    /// Does whatever is needed for HAProxy to run what the topology asks for.
-    pub fn apply(&mut self, topology: &Topology) -> anyhow::Result<Outcome> {
-        let (rendered, settled) = self.render(topology)?;
-        self.tell_quarantine(settled.quarantined);
-        self.stamp = Some(rendered.stamp.clone());
-        let running = running(&self.socket);
-        let on_disk = self.disk.cfg()?;
-        let present = Present { running: running.as_deref(), on_disk: on_disk.as_deref() };
-        let Plan { write, step } = plan(&present, Goal { stamp: &rendered.stamp, cfg: &rendered.cfg });
-        if write && let Some(refused) = self.write(&rendered)? {
-            return Ok(refused);
+    /// HAProxy follows what it can without a restart; says what is left.
+    pub fn quick(&mut self, topology: &Topology, changed: &Changed) -> anyhow::Result<Left> {
+        let touched = self.settle(topology, changed)?;
+        let doubted = self.proxy.stamp().is_none();
+        let made = self.proxy.follow(&self.settled, touched.iter(), &self.disk)?;
+        if made > 0 {
+            tracing::debug!("{made} changes over the Runtime API");
         }
-        if self.memory != settled.memory {
-            self.disk.remember(&settled.memory)?;
-            self.memory = settled.memory;
-        }
-        let outcome = match step {
-            Step::Nothing if write => Outcome::Written,
-            Step::Nothing => Outcome::InSync,
-            Step::Restart(reason) => self.restart(&reason, &rendered.stamp)?,
-        };
-        if matches!(outcome, Outcome::Restarted | Outcome::Written) {
-            self.disk.sweep(&[&rendered.stamp])?;
-        }
-        Ok(outcome)
+        Ok(Left {
+            file: doubted || *changed == Changed::All || !touched.is_empty(),
+            restart: self.proxy.lacks(&self.structure),
+            leaving: self.proxy.sweep()?,
+        })
     }
 
-    /// Has HAProxy check the staged file, and commits it. What it says if it refuses.
-    fn write(&self, rendered: &Rendered) -> anyhow::Result<Option<Outcome>> {
-        let staged = self.disk.stage(rendered)?;
-        let include = self.options.include.clone();
-        match self.checker.check(&[include.clone(), staged.path().to_owned()])? {
-            Verdict::Valid { warnings } => {
-                warnings.iter().for_each(|line| tracing::warn!("haproxy -c: {line}"));
-                self.disk.commit(staged)?;
-                Ok(None)
+    /// Removes servers that were waiting for their last connection. True while some still do.
+    pub fn sweep(&mut self) -> anyhow::Result<bool> {
+        self.proxy.sweep()
+    }
+
+    /// What has to be written, apart from everything that goes on meanwhile.
+    pub fn filing(&self) -> Filing {
+        Filing {
+            site: self.site.clone(),
+            outside: self.outside.clone(),
+            settled: self.settled.clone(),
+            structure: self.structure.clone(),
+            options: self.options.clone(),
+            disk: self.disk.clone(),
+            checker: self.checker.clone(),
+        }
+    }
+
+    /// Says once what is refused, and once that it no longer is.
+    pub fn tell_quarantine(&mut self) {
+        let quarantined = self.settled.quarantined();
+        for (key, reason) in &quarantined {
+            if self.quarantined.get(key) != Some(reason) {
+                tracing::warn!("quarantine: {key}: {reason}");
             }
-            Verdict::Refused { output } if self.operator_is_refused(include)? => {
-                Ok(Some(Outcome::OperatorRefused(output)))
-            }
-            Verdict::Refused { output } => Ok(Some(Outcome::Refused(output))),
         }
+        for key in self.quarantined.keys().filter(|key| !quarantined.contains_key(*key)) {
+            tracing::info!("quarantine: {key}: followed again, or gone");
+        }
+        self.quarantined = quarantined;
     }
 
-    /// Whether the operator's files fail on their own. A directory without any is fine, but HAProxy refuses to check
-    /// nothing at all.
-    fn operator_is_refused(&self, include: PathBuf) -> anyhow::Result<bool> {
-        let empty = fs::read_dir(&include).is_ok_and(|mut entries| entries.next().is_none());
-        if empty {
-            return Ok(false);
-        }
-        let plain = tempfile::Builder::new().prefix(".plain.").tempfile_in(&self.options.state_dir)?;
-        fs::OpenOptions::new().append(true).open(plain.path()).and_then(|mut file| {
-            std::io::Write::write_all(
-                &mut file,
-                b"defaults\n    mode http\n    timeout client 1s\nfrontend confgen-check\n    bind 127.0.0.1:1\n",
-            )
-        })?;
-        let verdict = self.checker.check(&[include, plain.path().to_owned()])?;
-        Ok(matches!(verdict, Verdict::Refused { .. }))
-    }
-
-    fn restart(&self, reason: &str, stamp: &str) -> anyhow::Result<Outcome> {
-        // A stop of ours that a crash cut short is mended; one of an operator's is respected.
-        let marker = self.options.state_dir.join("restarting");
-        if matches!(self.control.state(), Ok(State::Stopped)) && !marker.exists() {
-            return Ok(Outcome::Stopped);
+    /// Writes the file, restarts HAProxy into it, and puts right what the file could not say.
+    pub fn restart(&mut self, reason: &str) -> anyhow::Result<Outcome> {
+        let filed = self.filing().write()?;
+        if matches!(filed, Filed::Refused(_) | Filed::OperatorRefused(_)) {
+            return Ok(Outcome::Refused(filed));
         }
         tracing::info!("restart: {reason}");
-        fs::File::create(&marker).with_context(|| format!("create {}", marker.display()))?;
-        let restarted = self.control.restart();
-        fs::remove_file(&marker).with_context(|| format!("remove {}", marker.display()))?;
-        if let Err(error) = restarted {
-            return Ok(Outcome::NotLive(error.to_string()));
+        let stamp = self.structure.stamp();
+        match self.proxy.restart(&stamp)? {
+            Restart::Taken => {}
+            Restart::Stopped => return Ok(Outcome::Stopped),
+            Restart::NotLive(reason) => return Ok(Outcome::NotLive(reason)),
         }
-        let deadline = Instant::now() + LIVE_WITHIN;
-        while Instant::now() < deadline {
-            if running(&self.socket).as_deref() == Some(stamp) {
-                return Ok(Outcome::Restarted);
-            }
-            std::thread::sleep(ASK_EVERY);
-        }
-        let state = self.control.state().map_or_else(|error| error.to_string(), |state| format!("{state:?}"));
-        Ok(Outcome::NotLive(format!(
-            "HAProxy doesn't run generation {stamp} {LIVE_WITHIN:?} after its restart; supervisord: {state}"
-        )))
+        self.disk.sweep(&[&stamp])?;
+        self.proxy.follow(&self.settled, std::iter::empty(), &self.disk)?;
+        Ok(Outcome::Restarted)
     }
 
-    /// The generation that was last wanted.
-    pub fn stamp(&self) -> Option<&str> {
-        self.stamp.as_deref()
+    /// One whole round, from nothing: HAProxy, file, restart if need be.
+    pub fn once(&mut self, topology: &Topology) -> anyhow::Result<Outcome> {
+        let left = self.quick(topology, &Changed::All)?;
+        self.tell_quarantine();
+        if let Some(reason) = left.restart {
+            return self.restart(&reason);
+        }
+        match self.filing().write()? {
+            Filed::Same | Filed::Written => Ok(Outcome::InSync),
+            refused => Ok(Outcome::Refused(refused)),
+        }
     }
 
     fn limits(&self) -> Limits {
@@ -238,17 +252,75 @@ impl Rounds {
             tcp_ports: Some(self.options.tcp_ports.clone()),
         }
     }
+}
 
-    /// Says once what is refused, and once that it no longer is.
-    fn tell_quarantine(&mut self, quarantined: BTreeMap<String, String>) {
-        for (key, reason) in &quarantined {
-            if self.quarantined.get(key) != Some(reason) {
-                tracing::warn!("quarantine: {key}: {reason}");
+/// A file to be written, with all that it is written from: later changes don't touch it.
+pub struct Filing {
+    site: Site,
+    outside: Outside,
+    settled: Settled,
+    structure: Structure,
+    options: Options,
+    disk: Disk,
+    checker: Checker,
+}
+
+impl Filing {
+    /// The bytes.
+    pub fn render(&self) -> anyhow::Result<Rendered> {
+        let view = View::of(&self.settled, &self.site, &self.outside.operator);
+        render(&view, &self.structure, &self.options.state_dir).context("render haproxy.cfg")
+    }
+
+    /// haproxy.cfg as it stands.
+    pub fn on_disk(&self) -> anyhow::Result<Option<String>> {
+        Ok(self.disk.cfg()?)
+    }
+
+    /// What is refused, and why.
+    pub fn quarantined(&self) -> BTreeMap<String, String> {
+        self.settled.quarantined()
+    }
+
+    /// Has HAProxy check the staged file, and commits it; then remembers.
+    pub fn write(&self) -> anyhow::Result<Filed> {
+        let rendered = self.render()?;
+        let filed = if self.disk.cfg()?.as_deref() == Some(&rendered.cfg) {
+            self.disk.maps(&rendered)?;
+            Filed::Same
+        } else {
+            self.check_and_commit(&rendered)?
+        };
+        if matches!(filed, Filed::Same | Filed::Written) {
+            self.disk.remember(&self.settled.memory())?;
+        }
+        Ok(filed)
+    }
+
+    fn check_and_commit(&self, rendered: &Rendered) -> anyhow::Result<Filed> {
+        let staged = self.disk.stage(rendered)?;
+        let include = self.options.include.clone();
+        match self.checker.check(&[include.clone(), staged.path().to_owned()])? {
+            Verdict::Valid { warnings } => {
+                warnings.iter().for_each(|line| tracing::warn!("haproxy -c: {line}"));
+                self.disk.commit(staged)?;
+                Ok(Filed::Written)
             }
+            Verdict::Refused { output } if self.operator_is_refused(include)? => Ok(Filed::OperatorRefused(output)),
+            Verdict::Refused { output } => Ok(Filed::Refused(output)),
         }
-        for key in self.quarantined.keys().filter(|key| !quarantined.contains_key(*key)) {
-            tracing::info!("quarantine: {key}: followed again, or gone");
+    }
+
+    /// Whether the operator's files fail on their own. A directory without any is fine, but HAProxy refuses to check
+    /// nothing at all: they are given the least that is something.
+    fn operator_is_refused(&self, include: PathBuf) -> anyhow::Result<bool> {
+        if fs::read_dir(&include).is_ok_and(|mut entries| entries.next().is_none()) {
+            return Ok(false);
         }
-        self.quarantined = quarantined;
+        let mut least = tempfile::Builder::new().prefix(".least.").tempfile_in(&self.options.state_dir)?;
+        let text = "defaults\n    mode http\n    timeout client 1s\nfrontend confgen-check\n    bind 127.0.0.1:1\n";
+        std::io::Write::write_all(&mut least, text.as_bytes())?;
+        let verdict = self.checker.check(&[include, least.path().to_owned()])?;
+        Ok(matches!(verdict, Verdict::Refused { .. }))
     }
 }

@@ -15,12 +15,14 @@ use tokio_util::sync::CancellationToken;
 
 use crate::args::{Options, Pacing};
 use crate::outside::{Glance, Places};
-use crate::pace::{Ending, Pace};
-use crate::round::{self, Outcome, Rounds};
+use crate::pace::{Act, Pace};
+use crate::proxy;
+use crate::round::{Filed, Left, Outcome, Rounds};
+use crate::settle::Changed;
 
-/// How often the files and the running generation are looked at. A person who edits a file, or restarts HAProxy, is
-/// answered about as soon as they look.
-const LOOK_EVERY: Duration = Duration::from_secs(2);
+/// How often the files and the running generation are looked at. A restart or a crash of HAProxy is mended as soon as it
+/// is seen; four questions a second are nothing to it.
+const LOOK_EVERY: Duration = Duration::from_millis(250);
 
 /// Follows the store until told to stop.
 pub async fn run(store: registry::Config, options: Options, pacing: Pacing, shutdown: Shutdown) -> anyhow::Result<()> {
@@ -38,19 +40,21 @@ pub async fn run(store: registry::Config, options: Options, pacing: Pacing, shut
                 Some(event) => daemon.take(event),
                 None => break,
             },
-            () = sleep_until(due.unwrap_or_else(Instant::now).into()), if due.is_some() => daemon.begin(),
-            (rounds, outcome) = finished(&mut daemon.running) => daemon.end(rounds, outcome),
+            () = sleep_until(due.map_or_else(Instant::now, |(at, _)| at).into()), if due.is_some() => {
+                daemon.begin(due.map(|(_, act)| act));
+            }
+            (rounds, done) = finished(&mut daemon.acting) => daemon.end(rounds, done),
+            filed = finished(&mut daemon.filing) => daemon.filed(filed),
             Ok(()) = looks.changed() => daemon.looked(looks.borrow_and_update().clone()),
             _ = watchdog.tick() => systemd::watchdog(),
             () = shutdown.drain.cancelled() => break,
         }
     }
     systemd::stopping();
-    // A round under way finishes: one that is cut short is mended by the next start, but why leave it to that.
+    // What is under way finishes: what is cut short is mended by the next start, but why leave it to that.
     tokio::select! {
-        _ = finished(&mut daemon.running), if daemon.running.is_some() => {}
+        () = daemon.finish() => {}
         () = shutdown.abort.cancelled() => {}
-        else => {}
     }
     Ok(())
 }
@@ -59,8 +63,8 @@ pub async fn run(store: registry::Config, options: Options, pacing: Pacing, shut
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 struct Look {
     files: Glance,
-    /// The generation that HAProxy runs.
-    running: Option<String>,
+    /// HAProxy's process, and the generation that it runs.
+    running: Option<(u32, String)>,
 }
 
 /// Looks every so often; the receiver is told when something is different.
@@ -72,7 +76,10 @@ fn look(places: Places, socket: Socket, shutdown: CancellationToken) -> watch::R
         loop {
             ticks.tick().await;
             let (places, socket) = (places.clone(), socket.clone());
-            let glance = move || Look { files: places.glance(), running: round::running(&socket) };
+            let glance = move || {
+                let running = socket.info().ok().map(|info| info.pid).zip(proxy::running(&socket));
+                Look { files: places.glance(), running }
+            };
             if let Ok(seen) = tokio::task::spawn_blocking(glance).await {
                 sender.send_if_modified(|last| std::mem::replace(last, seen.clone()) != seen);
             }
@@ -81,29 +88,41 @@ fn look(places: Places, socket: Socket, shutdown: CancellationToken) -> watch::R
     receiver
 }
 
-/// A round that is under way; it gives back what rounds are made with.
-type Running = JoinHandle<(Rounds, anyhow::Result<Outcome>)>;
-
-/// Waits for the round under way, for ever if there is none. A panic in a round is one of confgen's.
-async fn finished(running: &mut Option<Running>) -> (Rounds, anyhow::Result<Outcome>) {
-    let Some(round) = running else { return std::future::pending().await };
-    let ended = round.await;
-    *running = None;
+/// Waits for what is under way, for ever if there is nothing. A panic in it is one of confgen's.
+async fn finished<T>(task: &mut Option<JoinHandle<T>>) -> T {
+    let Some(running) = task else { return std::future::pending().await };
+    let ended = running.await;
+    *task = None;
     ended.unwrap_or_else(|error| std::panic::resume_unwind(error.into_panic()))
 }
+
+/// What an act came to.
+enum Done {
+    Followed(Left),
+    Restarted(Outcome),
+    Swept(bool),
+}
+
+/// An act that is under way; it gives back what rounds are made with.
+type Acting = JoinHandle<(Rounds, (Act, anyhow::Result<Done>))>;
 
 /// What the daemon knows between two events.
 struct Daemon {
     /// None until the store has been listed.
     topology: Option<Arc<Topology>>,
     revision: i64,
+    changed: Changed,
     pace: Pace,
-    /// None while a round has them.
+    /// None while an act has them.
     rounds: Option<Rounds>,
-    running: Option<Running>,
-    began: Instant,
-    /// The files changed since they were last read.
+    acting: Option<Acting>,
+    filing: Option<JoinHandle<anyhow::Result<Filed>>>,
+    /// Why HAProxy has to be restarted.
+    restart: Option<String>,
+    /// Files changed since they were last read.
     outside_changed: bool,
+    /// HAProxy may run something else than it was found to.
+    doubt: bool,
     seen: Look,
     disconnected: bool,
     ready: bool,
@@ -114,20 +133,23 @@ impl Daemon {
         Self {
             topology: None,
             revision: 0,
+            changed: Changed::All,
             pace: Pace::new(pacing.min_wait, pacing.restart_interval),
             rounds: Some(rounds),
-            running: None,
-            began: Instant::now(),
+            acting: None,
+            filing: None,
+            restart: None,
             outside_changed: false,
+            doubt: false,
             seen: Look::default(),
             disconnected: false,
             ready: false,
         }
     }
 
-    /// When the next round may begin; never while one is under way, or before the store is known.
-    fn due(&self) -> Option<Instant> {
-        if self.rounds.is_some() && self.topology.is_some() { self.pace.due() } else { None }
+    /// What may begin next, and when; nothing while an act is under way, or before the store is known.
+    fn due(&self) -> Option<(Instant, Act)> {
+        if self.rounds.is_some() && self.topology.is_some() { self.pace.due(self.filing.is_some()) } else { None }
     }
 
     /// Takes in what the store says.
@@ -137,75 +159,157 @@ impl Daemon {
                 tracing::info!("store listed: {} keys at revision {}", snapshot.entries.len(), snapshot.revision);
                 self.topology = Some(Arc::new(Topology::of(&snapshot.entries)));
                 self.revision = snapshot.revision;
+                (self.changed, self.doubt) = (Changed::All, true);
                 self.pace.changed(Instant::now());
             }
             Event::Changes { revision, changes } => {
                 let Some(topology) = &mut self.topology else { return };
                 let topology = Arc::make_mut(topology);
-                // Every change has to be taken in, so no short cut at the first that matters.
-                let matter = changes.iter().filter(|change| topology.apply(change)).count();
+                let mut matter = false;
+                for change in &changes {
+                    if let Some(id) = topology.apply(change) {
+                        self.changed.join(id);
+                        matter = true;
+                    }
+                }
                 self.revision = revision;
-                if matter > 0 {
+                if matter {
                     self.pace.changed(Instant::now());
                 }
             }
             Event::Disconnected { error, .. } => {
-                if !self.disconnected {
+                if !std::mem::replace(&mut self.disconnected, true) {
                     tracing::warn!("store: {error}; HAProxy keeps what it has");
                     systemd::status("the store is away; HAProxy keeps what it has");
                 }
-                self.disconnected = true;
                 return;
             }
         }
         if std::mem::take(&mut self.disconnected) {
             tracing::info!("store: followed again, at revision {}", self.revision);
+            systemd::status("following the store");
         }
     }
 
-    /// Takes in what a look saw: files that changed are read anew, a HAProxy that runs something else is mended.
+    /// Takes in what a look saw: files that changed are read anew, a HAProxy that isn't the one we know is mended.
     fn looked(&mut self, seen: Look) {
-        let stamp = self.rounds.as_ref().and_then(Rounds::stamp);
-        let astray = stamp.is_some() && seen.running.as_deref() != stamp;
-        let changed = seen.files != self.seen.files;
-        self.outside_changed |= changed;
+        let files = seen.files != self.seen.files;
+        let proxy = seen.running != self.seen.running;
+        self.outside_changed |= files;
+        self.doubt |= proxy;
         self.seen = seen;
-        if changed || astray {
+        if files || proxy {
             self.pace.changed(Instant::now());
         }
     }
 
-    fn begin(&mut self) {
-        let (Some(mut rounds), Some(topology)) = (self.rounds.take(), self.topology.clone()) else { return };
-        self.pace.began();
-        self.began = Instant::now();
-        let look = std::mem::take(&mut self.outside_changed);
-        self.running = Some(tokio::task::spawn_blocking(move || {
-            let looked = if look { rounds.look_outside() } else { Ok(()) };
-            let outcome = looked.and_then(|()| rounds.apply(&topology));
-            (rounds, outcome)
+    fn begin(&mut self, act: Option<Act>) {
+        let (Some(act), Some(topology)) = (act, self.topology.clone()) else { return };
+        if act == Act::File {
+            self.pace.began(act);
+            let filing = self.rounds.as_ref().map(Rounds::filing);
+            self.filing = filing.map(|filing| tokio::task::spawn_blocking(move || filing.write()));
+            if let Some(rounds) = &mut self.rounds {
+                rounds.tell_quarantine();
+            }
+            return;
+        }
+        let Some(mut rounds) = self.rounds.take() else { return };
+        self.pace.began(act);
+        let mut changed = Changed::nothing();
+        let (mut outside, mut reason) = (false, String::new());
+        match act {
+            Act::Follow => {
+                std::mem::swap(&mut changed, &mut self.changed);
+                if std::mem::take(&mut self.doubt) {
+                    rounds.doubt();
+                }
+                outside = std::mem::take(&mut self.outside_changed);
+            }
+            Act::Restart => reason = self.restart.take().unwrap_or_default(),
+            Act::File | Act::Sweep => {}
+        }
+        self.acting = Some(tokio::task::spawn_blocking(move || {
+            let done = match act {
+                Act::Restart => rounds.restart(&reason).map(Done::Restarted),
+                Act::Sweep => rounds.sweep().map(Done::Swept),
+                Act::Follow | Act::File => follow(&mut rounds, &topology, &changed, outside),
+            };
+            (rounds, (act, done))
         }));
     }
 
-    fn end(&mut self, rounds: Rounds, outcome: anyhow::Result<Outcome>) {
-        let took = self.began.elapsed();
-        let ending = match &outcome {
-            Ok(Outcome::InSync | Outcome::Written | Outcome::Stopped) => Ending::Quiet,
-            Ok(Outcome::Restarted) => Ending::Restarted,
-            Ok(Outcome::Refused(_) | Outcome::OperatorRefused(_) | Outcome::NotLive(_)) | Err(_) => Ending::Failed,
-        };
-        match outcome {
-            Ok(outcome @ Outcome::InSync) => tracing::debug!("{outcome} ({took:.0?})"),
-            Ok(outcome) if ending != Ending::Failed => tracing::info!("{outcome} ({took:.0?})"),
-            Ok(outcome) => tracing::error!("out of sync: {outcome}"),
-            Err(error) => tracing::error!("out of sync: {error:#}"),
-        }
+    fn end(&mut self, rounds: Rounds, (act, done): (Act, anyhow::Result<Done>)) {
+        let now = Instant::now();
         self.rounds = Some(rounds);
-        self.pace.ended(Instant::now(), ending);
-        let in_sync = ending != Ending::Failed;
-        systemd::status(if in_sync { "in sync with the store" } else { "out of sync: see the log" });
-        if in_sync && !std::mem::replace(&mut self.ready, true) {
+        match done {
+            Ok(Done::Followed(left)) => {
+                self.pace.restart(now, left.restart.is_some());
+                if left.file {
+                    self.pace.file(now);
+                }
+                if left.leaving {
+                    self.pace.sweep(now);
+                }
+                if left.restart.is_none() {
+                    self.in_sync();
+                }
+                self.restart = left.restart;
+            }
+            Ok(Done::Swept(leaving)) => {
+                if leaving {
+                    self.pace.sweep(now);
+                }
+            }
+            Ok(Done::Restarted(outcome @ (Outcome::Restarted | Outcome::InSync))) => {
+                tracing::info!("{outcome}");
+                self.pace.restarted(now);
+                self.in_sync();
+            }
+            // Its start by whoever stopped it is seen, and it finds the file ready.
+            Ok(Done::Restarted(Outcome::Stopped)) => tracing::warn!("{}", Outcome::Stopped),
+            Ok(Done::Restarted(outcome)) => self.failed(act, &outcome.to_string()),
+            Err(error) => self.failed(act, &format!("{error:#}")),
+        }
+    }
+
+    fn filed(&mut self, filed: anyhow::Result<Filed>) {
+        match filed {
+            Ok(filed @ (Filed::Same | Filed::Written)) => tracing::debug!("{filed}"),
+            Ok(refused) => self.failed(Act::File, &refused.to_string()),
+            Err(error) => self.failed(Act::File, &format!("{error:#}")),
+        }
+    }
+
+    fn failed(&mut self, act: Act, reason: &str) {
+        tracing::error!("out of sync: {reason}");
+        systemd::status("out of sync: see the log");
+        (self.changed, self.doubt) = (Changed::All, true);
+        self.pace.failed(Instant::now(), act);
+    }
+
+    fn in_sync(&mut self) {
+        systemd::status("HAProxy runs what the store asks for");
+        if !std::mem::replace(&mut self.ready, true) {
             systemd::ready();
         }
     }
+
+    /// Waits for what is under way.
+    async fn finish(&mut self) {
+        if self.acting.is_some() {
+            let _ = finished(&mut self.acting).await;
+        }
+        if self.filing.is_some() {
+            let _ = finished(&mut self.filing).await;
+        }
+    }
+}
+
+fn follow(rounds: &mut Rounds, topology: &Topology, changed: &Changed, outside: bool) -> anyhow::Result<Done> {
+    if outside {
+        rounds.look_outside()?;
+        return rounds.quick(topology, &Changed::All).map(Done::Followed);
+    }
+    rounds.quick(topology, changed).map(Done::Followed)
 }

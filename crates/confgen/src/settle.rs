@@ -1,17 +1,18 @@
 //! What is wanted of HAProxy: the topology, less what is refused, with claims, colors and overrides decided.
 //!
-//! Pure. What HAProxy or this confgen know besides the store comes in as `memory` and `limits`; what is to be known the
-//! next time goes out in [`Settled::memory`].
+//! Pure. What this confgen knows besides the store comes in as [`Memory`] and [`Limits`]; what is to be known the next time
+//! goes out in [`Settled::memory`].
 
 mod claims;
 mod memory;
 mod reading;
 mod servers;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::ops::RangeInclusive;
+use std::sync::Arc;
 
-use discovery::{Bind, Domain, Networks, PathPrefix, Profile, ServiceId, Topology, UrlRegex};
+use discovery::{Bind, Domain, Networks, PathPrefix, Profile, Service, ServiceId, Topology, UrlRegex};
 
 pub use memory::Memory;
 pub use reading::Settings;
@@ -36,7 +37,7 @@ pub struct Limits {
 }
 
 /// One service as HAProxy is to serve it.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Wanted {
     /// The hosts and paths it holds, each with each, sorted.
     pub routes: Vec<Route>,
@@ -59,70 +60,167 @@ pub struct Route {
     pub path: PathPrefix,
 }
 
-/// The outcome of a round.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+/// Which services may have changed since the last time.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Changed {
+    /// Any of them.
+    All,
+    /// These alone.
+    Services(BTreeSet<ServiceId>),
+}
+
+impl Changed {
+    /// Joins a service to what has changed.
+    pub fn join(&mut self, id: ServiceId) {
+        if let Self::Services(services) = self {
+            services.insert(id);
+        }
+    }
+
+    /// Nothing has changed.
+    pub fn nothing() -> Self {
+        Self::Services(BTreeSet::new())
+    }
+}
+
+/// What was decided, kept so that a change costs what its own service costs. Every decision is a function of the
+/// topology, the limits and what was remembered; being kept changes none of them.
+#[derive(Clone, Debug, Default)]
 pub struct Settled {
-    /// The services to serve, by kind and name.
-    pub services: BTreeMap<ServiceId, Wanted>,
+    limits: Limits,
+    services: BTreeMap<ServiceId, Settlement>,
+    claims: Claims,
+    /// Good values from before this process, for services that it has not read yet.
+    remembered: Memory,
+    /// Keys that no reading knows of, with the reason.
+    beside: BTreeMap<String, String>,
+}
+
+#[derive(Clone, Debug)]
+struct Settlement {
+    source: Arc<Service>,
+    reading: Reading,
+    wanted: Arc<Wanted>,
+}
+
+impl Settled {
+    /// Nothing settled yet, but what was remembered.
+    pub fn remembering(memory: Memory) -> Self {
+        Self { claims: Claims::held(memory.claims().clone()), remembered: memory, ..Self::default() }
+    }
+
+    /// Takes new limits. The next update has to be of everything.
+    pub fn limit(&mut self, limits: Limits) {
+        self.limits = limits;
+    }
+
+    /// Decides anew what has changed. Says for which services the outcome is another one; those that are gone, or that
+    /// the limits forbid, are among them and no longer in [`Settled::services`].
+    pub fn update(&mut self, topology: &Topology, changed: &Changed) -> BTreeSet<ServiceId> {
+        let mut touched = BTreeSet::new();
+        let mut renamed = *changed == Changed::All;
+        match changed {
+            Changed::All => {
+                let known: Vec<ServiceId> = self.services.keys().cloned().collect();
+                for id in topology.services().keys().cloned().chain(known).collect::<BTreeSet<_>>() {
+                    renamed |= self.read(topology, &id, true);
+                    touched.insert(id);
+                }
+            }
+            Changed::Services(services) => {
+                for id in services {
+                    renamed |= self.read(topology, id, false);
+                    touched.insert(id.clone());
+                }
+            }
+        }
+        if renamed {
+            self.claims =
+                Claims::decide(self.services.iter().map(|(id, it)| (id, &it.reading)), &self.claims, &self.limits);
+            touched.extend(self.services.keys().cloned());
+        }
+        touched.retain(|id| self.decide(id));
+        touched
+    }
+
+    /// The services to serve, by kind and name. One that didn't change is the very same `Arc`.
+    pub fn services(&self) -> impl Iterator<Item = (&ServiceId, &Arc<Wanted>)> {
+        self.services.iter().map(|(id, it)| (id, &it.wanted))
+    }
+
+    /// One service; none if it is gone or forbidden.
+    pub fn service(&self, id: &ServiceId) -> Option<&Arc<Wanted>> {
+        self.services.get(id).map(|it| &it.wanted)
+    }
+
     /// Keys that are not followed, with the reason in words.
-    pub quarantined: BTreeMap<String, String>,
-    /// What the next round has to know.
-    pub memory: Memory,
-}
-
-/// Decides what is wanted.
-pub fn settle(topology: &Topology, memory: &Memory, limits: &Limits) -> Settled {
-    let mut settled = Settled::default();
-    let mut readings: BTreeMap<&ServiceId, Reading> = BTreeMap::new();
-    for (id, service) in topology.services() {
-        let mut reading = reading::read(service, memory.good(id), limits);
-        settled.quarantined.append(&mut reading.refused);
-        if limits.reserved_sections.contains(&id.to_string()) {
-            settled.quarantined.insert(id.folder(), format!("an operator's own section is called {id}"));
-        } else {
-            readings.insert(id, reading);
+    pub fn quarantined(&self) -> BTreeMap<String, String> {
+        let mut all = self.beside.clone();
+        let mut add = |key: &str, reason: &str| {
+            let reasons = all.entry(key.to_owned()).or_default();
+            *reasons = if reasons.is_empty() { reason.to_owned() } else { format!("{reasons}; {reason}") };
+        };
+        for it in self.services.values() {
+            it.reading.refused.iter().for_each(|(key, reason)| add(key, reason));
+            if it.reading.settings.hsts.is_some() && it.wanted.settings.hsts.is_none() {
+                add(
+                    &it.reading.hsts_by.key,
+                    "a host of it has a service with tls off too, which HSTS would make unreachable",
+                );
+            }
         }
+        self.claims.refused().for_each(|(key, reasons)| add(key, &reasons.join("; ")));
+        all
     }
-    let claims = Claims::decide(&readings, memory, limits);
-    for (id, reading) in &readings {
-        settled.services.insert((*id).clone(), wanted(id, reading, &claims));
-        settled.memory.remember(id, reading.good.clone());
-    }
-    for (key, reason) in claims.refused() {
-        let reasons = settled.quarantined.entry(key).or_default();
-        *reasons = if reasons.is_empty() { reason } else { format!("{reasons}; {reason}") };
-    }
-    settled.memory.hold(claims.into_holders());
-    without_hsts_beside_plain_http(&mut settled);
-    settled
-}
 
-fn wanted(id: &ServiceId, reading: &Reading, claims: &Claims) -> Wanted {
-    Wanted {
-        routes: claims.routes(id, reading),
-        url_reg: reading.url_reg.clone(),
-        binds: claims.binds(id, reading),
-        settings: reading.settings.clone(),
-        servers: if reading.held_back { Vec::new() } else { servers::servers(reading) },
+    /// What has to be remembered over a restart of confgen.
+    pub fn memory(&self) -> Memory {
+        let good = self.services.iter().map(|(id, it)| (id.to_string(), it.reading.good.clone()));
+        Memory::new(good.collect(), self.claims.holders().clone())
     }
-}
 
-/// A browser that has seen HSTS for a host never asks it over HTTP again, so no service may say it for a host on which
-/// another one speaks plain HTTP only.
-fn without_hsts_beside_plain_http(settled: &mut Settled) {
-    let plain: Vec<Domain> = settled
-        .services
-        .values()
-        .filter(|service| service.settings.tls == discovery::Tls::Off)
-        .flat_map(|service| service.routes.iter().map(|route| route.domain.clone()))
-        .collect();
-    for (id, service) in &mut settled.services {
-        let clash = service.routes.iter().find(|route| plain.contains(&route.domain));
-        if let (Some(_), Some(route)) = (service.settings.hsts, clash) {
-            let reason = format!("{} also has a service with tls off, which HSTS would make unreachable", route.domain);
-            settled.quarantined.insert(format!("{}hsts", id.folder()), reason);
-            service.settings.hsts = None;
+    /// Reads one service. True if it claims something else than before.
+    fn read(&mut self, topology: &Topology, id: &ServiceId, anew: bool) -> bool {
+        let reserved = self.limits.reserved_sections.contains(&id.to_string());
+        self.beside.remove(&id.folder());
+        if reserved && topology.services().contains_key(id) {
+            self.beside.insert(id.folder(), format!("an operator's own section is called {id}"));
         }
+        let Some(service) = topology.services().get(id).filter(|_| !reserved) else {
+            return self.services.remove(id).is_some();
+        };
+        let old = self.services.get(id);
+        if !anew && old.is_some_and(|old| Arc::ptr_eq(&old.source, service)) {
+            return false;
+        }
+        let good = old.map(|old| &old.reading.good).or_else(|| self.remembered.good(id));
+        let reading = reading::read(service, good, &self.limits);
+        let renamed = old.is_none_or(|old| !old.reading.claims_like(&reading));
+        let wanted = old.map(|old| Arc::clone(&old.wanted)).unwrap_or_default();
+        self.services.insert(id.clone(), Settlement { source: Arc::clone(service), reading, wanted });
+        renamed
+    }
+
+    /// Decides what is wanted of one service. True if that is another thing than before.
+    fn decide(&mut self, id: &ServiceId) -> bool {
+        let Some(settlement) = self.services.get_mut(id) else { return true };
+        let reading = &settlement.reading;
+        let routes = self.claims.routes(id, reading);
+        let mut settings = reading.settings.clone();
+        // A browser that has seen HSTS for a host never asks it over HTTP again.
+        settings.hsts = settings.hsts.filter(|_| !routes.iter().any(|route| self.claims.is_plain(&route.domain)));
+        let wanted = Wanted {
+            routes,
+            url_reg: reading.url_reg.clone(),
+            binds: self.claims.binds(id, reading),
+            settings,
+            servers: if reading.held_back { Vec::new() } else { servers::servers(reading) },
+        };
+        let another = *settlement.wanted != wanted;
+        if another {
+            settlement.wanted = Arc::new(wanted);
+        }
+        another
     }
 }
 

@@ -3,7 +3,9 @@
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 
-use discovery::{Balance, Bind, Check, HttpCheck, Kind, Networks, Proto, ProxyProtocol, ServiceId, Sticky, Tls};
+use discovery::{
+    Balance, Bind, Check, HttpCheck, Kind, Networks, Proto, ProxyProtocol, ServiceId, Sticky, Tls, UrlRegex,
+};
 
 use crate::operator::Operator;
 use crate::settle::{Server, ServerState, Settled, Wanted};
@@ -57,22 +59,23 @@ pub struct Maps {
 pub(crate) struct Section<'a> {
     pub(crate) id: &'a ServiceId,
     pub(crate) wanted: &'a Wanted,
+    /// Its servers; a section's structure is what is left without those that can come and go at run time.
+    pub(crate) servers: &'a [Server],
 }
 
 impl<'a> View<'a> {
     /// Arranges what is wanted.
     pub fn of(settled: &'a Settled, site: &'a Site, operator: &'a Operator) -> Self {
         let of_kind = |kind| {
-            let services = settled.services.iter().filter(move |(id, _)| id.kind == kind);
-            services.map(|(id, wanted)| Section { id, wanted })
+            let services = settled.services().filter(move |(id, _)| id.kind == kind);
+            services.map(|(id, wanted)| Section { id, wanted, servers: &wanted.servers })
         };
         let default = of_kind(Kind::Http).any(|section| section.is_default());
         Self {
             site,
             operator,
             http: of_kind(Kind::Http).collect(),
-            // A TCP service without a port has nothing to listen on.
-            tcp: of_kind(Kind::Tcp).filter(|section| !section.wanted.binds.is_empty()).collect(),
+            tcp: of_kind(Kind::Tcp).filter(|section| has_section(section.id, section.wanted)).collect(),
             maps: maps(settled),
             default,
         }
@@ -84,11 +87,39 @@ impl<'a> View<'a> {
     }
 }
 
+/// Whether the file has a section for the service: a TCP service without a port has nothing to listen on.
+pub fn has_section(id: &ServiceId, wanted: &Wanted) -> bool {
+    id.kind == Kind::Http || !wanted.binds.is_empty()
+}
+
+/// What single services have a say in of the part of the file that all share.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Shared {
+    default: bool,
+    tcp: bool,
+    urls: Vec<(i64, UrlRegex)>,
+}
+
+/// What the services of now say of the shared part: another answer means another part.
+pub fn shared(settled: &Settled) -> Shared {
+    let mut shared = Shared { default: false, tcp: false, urls: Vec::new() };
+    for (id, wanted) in settled.services() {
+        shared.default |= is_default(id);
+        shared.tcp |= id.kind == Kind::Tcp && has_section(id, wanted);
+        shared.urls.extend(wanted.url_reg.clone());
+    }
+    shared
+}
+
+fn is_default(id: &ServiceId) -> bool {
+    id.kind == Kind::Http && id.name.as_str() == "default"
+}
+
 fn maps(settled: &Settled) -> Maps {
     let mut hosts: BTreeMap<String, ()> = BTreeMap::new();
     let mut paths: BTreeMap<String, String> = BTreeMap::new();
     let mut urls: Vec<(i64, String, String)> = Vec::new();
-    for (id, wanted) in &settled.services {
+    for (id, wanted) in settled.services() {
         for route in &wanted.routes {
             hosts.insert(route.domain.to_string(), ());
             paths.insert(format!("{}{}", route.domain, route.path.with_boundary()), id.to_string());
@@ -122,7 +153,7 @@ impl Site {
 
 impl Section<'_> {
     fn is_default(&self) -> bool {
-        self.id.name.as_str() == "default"
+        is_default(self.id)
     }
 
     /// What a person would write above the section: which hosts and paths lead here.

@@ -148,39 +148,38 @@ impl Topology {
         topology
     }
 
-    /// Takes one event of the watch in. True if it concerns what HAProxy should do; a balancer's heartbeat doesn't.
-    pub fn apply(&mut self, change: &Change) -> bool {
+    /// Takes one event of the watch in, and says which service it is about; a balancer's heartbeat is about none.
+    pub fn apply(&mut self, change: &Change) -> Option<ServiceId> {
         match change {
             Change::Put(entry) => self.set(&entry.key, Some(entry)),
             Change::Delete { key, .. } => self.set(key, None),
         }
     }
 
-    fn set(&mut self, key: &str, entry: Option<&Entry>) -> bool {
+    fn set(&mut self, key: &str, entry: Option<&Entry>) -> Option<ServiceId> {
         match key.parse::<Key>() {
             Ok(Key::Balancer(node)) => {
                 match entry {
                     Some(entry) => self.balancers.insert(node, entry.clone()),
                     None => self.balancers.remove(&node),
                 };
-                false
+                None
             }
             Ok(Key::AcceptStore) => {
                 self.accept_store = entry.cloned();
-                true
+                None
             }
             Ok(key) => {
-                if let Some(id) = key.service() {
-                    self.set_in_service(id, &key, entry);
-                }
-                true
+                let id = key.service()?;
+                self.set_in_service(id, &key, entry);
+                Some(id.clone())
             }
             Err(oddity) => {
                 match entry {
                     Some(entry) => self.odd.insert(entry.key.clone(), oddity),
                     None => self.odd.remove(key),
                 };
-                false
+                None
             }
         }
     }
@@ -263,7 +262,7 @@ mod tests {
         let mut topology =
             Topology::of(&[entry("http-services/a/domain", "a.com"), entry("http-services/b/domain", "b.com")]);
         let before = topology.clone();
-        assert!(topology.apply(&Change::Put(entry("http-services/a/upstreams/1", "10.0.0.1:80"))));
+        assert_eq!(topology.apply(&Change::Put(entry("http-services/a/upstreams/1", "10.0.0.1:80"))), Some(http("a")));
         assert!(!Arc::ptr_eq(&before.services()[&http("a")], &topology.services()[&http("a")]));
         assert!(Arc::ptr_eq(&before.services()[&http("b")], &topology.services()[&http("b")]));
     }
@@ -271,8 +270,8 @@ mod tests {
     #[test]
     fn a_heartbeat_concerns_nobody() {
         let mut topology = Topology::default();
-        assert!(!topology.apply(&Change::Put(entry("balancers/lb1", "{}"))));
-        assert!(!topology.apply(&Change::Put(entry("whatever", "x"))));
+        assert_eq!(topology.apply(&Change::Put(entry("balancers/lb1", "{}"))), None);
+        assert_eq!(topology.apply(&Change::Put(entry("whatever", "x"))), None);
         assert_eq!(topology.balancers().len(), 1);
     }
 

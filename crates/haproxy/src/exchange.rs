@@ -41,10 +41,14 @@ pub(crate) fn connect_unix(path: &Path, timeout: Duration) -> io::Result<UnixStr
     Ok(socket.into())
 }
 
-/// Sends the request, then reads until the other side closes, `deadline` or `limit` bytes.
-pub(crate) fn ask(stream: &mut dyn Stream, request: &[u8], deadline: Instant, limit: usize) -> io::Result<Vec<u8>> {
+/// Sends the whole request.
+pub(crate) fn send(stream: &mut dyn Stream, request: &[u8], deadline: Instant) -> io::Result<()> {
     stream.bound(left(deadline)?)?;
-    stream.write_all(request)?;
+    stream.write_all(request)
+}
+
+/// Reads until the other side closes, `deadline`, or more than `limit` bytes.
+pub(crate) fn receive(stream: &mut dyn Stream, deadline: Instant, limit: usize) -> io::Result<Vec<u8>> {
     let mut answer = Vec::new();
     let mut chunk = [0; 16 * 1024];
     loop {

@@ -5,7 +5,9 @@
 
 pub mod check;
 pub mod command;
+pub mod config;
 pub mod runtime;
+pub mod state_file;
 pub mod supervisor;
 pub mod version;
 

@@ -8,9 +8,10 @@ use discovery::Entry;
 use tokio::sync::Mutex;
 use tokio::time::timeout;
 
+use crate::answer::{Context, Failure};
 use crate::args::Config;
 use crate::connect::{CONNECT, Connection, connect};
-use crate::error::{Act, Context, Error, Failure};
+use crate::error::{Act, Error};
 
 /// One request and its whole answer. An election takes one to two seconds; a proposal lost with its leader is answered
 /// by etcd after 7 s, when another member has long been able to.

@@ -6,8 +6,10 @@ use std::time::Duration;
 
 use etcd_client::{Certificate, ConnectOptions, Identity, KvClient, LeaseClient, TlsOptions, WatchClient};
 
-use crate::args::{Config, Endpoint, Login, Password};
-use crate::error::{Act, Context, Error, Failure, code};
+use crate::answer::{Context, Failure, code};
+use crate::args::{Config, Login, Password};
+use crate::endpoint::Endpoint;
+use crate::error::{Act, Error};
 
 /// TCP, TLS, login and the first answer. A black-holed connect would hang for 20 s and more.
 pub(crate) const CONNECT: Duration = Duration::from_secs(2);

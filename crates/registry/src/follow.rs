@@ -9,9 +9,10 @@ use tokio::sync::mpsc;
 use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
 
+use crate::answer::Failure;
 use crate::client::Client;
 use crate::connect::Connection;
-use crate::error::{Act, Error, Failure};
+use crate::error::{Act, Error};
 use crate::resync::Resync;
 use crate::retry::Retry;
 use crate::revisions::{Anew, Position, Revisions, Verdict};

@@ -6,9 +6,10 @@ use std::time::Duration;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
+use crate::answer::Failure;
 use crate::client::{Client, REQUEST, Repeat};
 use crate::connect::Connection;
-use crate::error::{Act, Error, Failure};
+use crate::error::{Act, Error};
 use crate::retry::Retry;
 
 /// etcd grants whole seconds, and never fewer than 2.

@@ -29,7 +29,7 @@ impl Retry {
     /// The wait after one more failed attempt.
     pub(crate) fn next_delay(&mut self) -> Duration {
         self.failures += 1;
-        if self.failures % self.endpoints == 0 {
+        if self.failures.is_multiple_of(self.endpoints) {
             // backon adds up to the whole delay as jitter, after the cap.
             self.delays.next().unwrap_or(LONGEST)
         } else {

@@ -49,6 +49,10 @@ impl Client {
                 other => other?,
             };
             let header = pages.turn(&page);
+            if page.header.is_some_and(|now| now.cluster_id != header.cluster_id) {
+                let reason = "another cluster answered in the middle of it".to_owned();
+                return Err(Error::Refused { endpoint: self.endpoint(), act, reason });
+            }
             let more = page.more;
             entries.extend(page.kvs.into_iter().map(|kv| self.config().prefix.entry(kv)));
             if !more {

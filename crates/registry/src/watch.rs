@@ -6,9 +6,10 @@ use etcd_client::proto::PbWatchResponse;
 use etcd_client::{WatchOptions, WatchStream};
 use tokio::time::timeout;
 
+use crate::answer::{Context, Failure};
 use crate::client::Client;
 use crate::entry::range_end;
-use crate::error::{Act, Context, Failure};
+use crate::error::Act;
 
 /// A watch may be quiet for long. After this the member is asked for a sign of life on the very stream of the watch,
 /// and has [`GRACE`] to answer: a frozen or unplugged member is noticed within the sum of both.
@@ -31,7 +32,7 @@ impl Watch {
     pub(crate) async fn open(client: Client, range: &str, revision: i64) -> Result<Self, Failure> {
         let act = Act::Watch(range.to_owned());
         let (turn, mut connection) = client.connection().await?;
-        // Without fragments an answer larger than etcd's request limit ends the stream.
+        // Fragments keep each message near etcd's request limit, however much there is to catch up with.
         let options = WatchOptions::new()
             .with_range(range_end(range))
             .with_start_revision(revision)

@@ -9,8 +9,8 @@ use haproxy::command::CommandLine;
 
 use super::*;
 use crate::operator::Operator;
-use crate::settle::tests::topology;
-use crate::settle::{Limits, Memory, Settled, settle};
+use crate::settle::tests::{settle, topology};
+use crate::settle::{Limits, Memory, Settled};
 
 const SCENARIOS: [&str; 7] =
     ["empty", "hosts-and-paths", "settings", "tcp", "colors-and-states", "old-layout", "garbage"];
@@ -40,7 +40,8 @@ fn site(state_dir: &Path) -> Site {
 }
 
 fn rendered(settled: &Settled, site: &Site, operator: &Operator, state_dir: &Path) -> Rendered {
-    render(&View::of(settled, site, operator), state_dir, &[]).unwrap()
+    let view = View::of(settled, site, operator);
+    render(&view, &Structure::of(&view, &[]).unwrap(), state_dir).unwrap()
 }
 
 /// Puts the files where the rendered one names them and asks HAProxy.
@@ -76,7 +77,7 @@ fn scenarios_render_as_before() {
         expect_file![golden(scenario, "hosts.map")].assert_eq(&rendered.maps.hosts);
         expect_file![golden(scenario, "paths.map")].assert_eq(&rendered.maps.paths);
         expect_file![golden(scenario, "urls.map")].assert_eq(&rendered.maps.urls);
-        let quarantined: String = settled.quarantined.iter().map(|(key, why)| format!("{key}: {why}\n")).collect();
+        let quarantined: String = settled.quarantined().iter().map(|(key, why)| format!("{key}: {why}\n")).collect();
         expect_file![golden(scenario, "quarantined")].assert_eq(&quarantined);
     }
 }

@@ -3,47 +3,69 @@
 //! Who holds a claim keeps it. Where nobody does, the key that was there first has it (the lower create revision; the
 //! name where one transaction wrote both).
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
-use discovery::{Bind, ServiceId};
+use discovery::{Bind, Domain, ServiceId, Tls};
 
 use super::reading::{Naming, Reading};
-use super::{Limits, Memory, Route};
+use super::{Limits, Route};
 
 /// Every claim with its holder, and those who wanted it too.
+#[derive(Clone, Debug, Default)]
 pub(super) struct Claims {
     holders: BTreeMap<String, ServiceId>,
     refused: BTreeMap<String, Vec<String>>,
+    /// Domains that a service without TLS holds.
+    plain: BTreeSet<Domain>,
 }
 
 impl Claims {
+    /// Claims that were held before.
+    pub(super) fn held(holders: BTreeMap<String, ServiceId>) -> Self {
+        Self { holders, ..Self::default() }
+    }
+
     /// Gives every claim that a reading makes to one service.
-    pub(super) fn decide(readings: &BTreeMap<&ServiceId, Reading>, memory: &Memory, limits: &Limits) -> Self {
+    pub(super) fn decide<'a>(
+        readings: impl Iterator<Item = (&'a ServiceId, &'a Reading)>,
+        before: &Self,
+        limits: &Limits,
+    ) -> Self {
+        let mut claims = Self::default();
         let mut wanted: BTreeMap<String, Vec<(&Naming, &ServiceId)>> = BTreeMap::new();
-        let mut refused: BTreeMap<String, Vec<String>> = BTreeMap::new();
         for (id, reading) in readings {
             for route in named_routes(reading) {
-                wanted.entry(route_claim(&route)).or_default().push((&reading.domains_by, *id));
+                wanted.entry(route_claim(&route)).or_default().push((&reading.domains_by, id));
+            }
+            if reading.settings.tls == Tls::Off {
+                claims.plain.extend(reading.domains.iter().cloned());
             }
             for bind in &reading.ports {
                 match not_to_be_had(bind.port, limits) {
-                    Some(reason) => refused.entry(reading.ports_by.key.clone()).or_default().push(reason),
-                    None => wanted.entry(port_claim(*bind)).or_default().push((&reading.ports_by, *id)),
+                    Some(reason) => claims.refuse(&reading.ports_by, reason),
+                    None => wanted.entry(port_claim(*bind)).or_default().push((&reading.ports_by, id)),
                 }
             }
         }
-        let mut holders = BTreeMap::new();
         for (claim, mut claimants) in wanted {
             claimants.sort_by_key(|(by, id)| (by.since, *id));
-            let holder = memory.holder(&claim).filter(|holder| claimants.iter().any(|(_, id)| id == holder));
+            let holder = before.holders.get(&claim).filter(|holder| claimants.iter().any(|(_, id)| id == holder));
             let Some(holder) = holder.or(claimants.first().map(|(_, id)| *id)).cloned() else { continue };
             for (by, _) in claimants.iter().filter(|(_, id)| **id != holder) {
-                let reason = format!("{claim} belongs to {holder}, which had it first");
-                refused.entry(by.key.clone()).or_default().push(reason);
+                claims.refuse(by, format!("{claim} belongs to {holder}, which had it first"));
             }
-            holders.insert(claim, holder);
+            claims.holders.insert(claim, holder);
         }
-        Self { holders, refused }
+        claims
+    }
+
+    fn refuse(&mut self, by: &Naming, reason: String) {
+        self.refused.entry(by.key.clone()).or_default().push(reason);
+    }
+
+    /// Whether a service without TLS answers for the domain.
+    pub(super) fn is_plain(&self, domain: &Domain) -> bool {
+        self.plain.contains(domain)
     }
 
     /// The routes that the service holds, sorted.
@@ -67,13 +89,13 @@ impl Claims {
     }
 
     /// The naming keys of the losers, with the reasons.
-    pub(super) fn refused(&self) -> impl Iterator<Item = (String, String)> {
-        self.refused.iter().map(|(key, reasons)| (key.clone(), reasons.join("; ")))
+    pub(super) fn refused(&self) -> impl Iterator<Item = (&String, &Vec<String>)> {
+        self.refused.iter()
     }
 
     /// Every claim with its holder.
-    pub(super) fn into_holders(self) -> BTreeMap<String, ServiceId> {
-        self.holders
+    pub(super) fn holders(&self) -> &BTreeMap<String, ServiceId> {
+        &self.holders
     }
 }
 

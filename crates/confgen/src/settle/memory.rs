@@ -15,21 +15,17 @@ pub struct Memory {
 }
 
 impl Memory {
+    pub(super) fn new(good: BTreeMap<String, BTreeMap<String, String>>, claims: BTreeMap<String, ServiceId>) -> Self {
+        Self { good, claims }
+    }
+
     /// The last good values of a service, by key.
     pub(super) fn good(&self, id: &ServiceId) -> Option<&BTreeMap<String, String>> {
         self.good.get(&id.to_string())
     }
 
-    pub(super) fn remember(&mut self, id: &ServiceId, good: BTreeMap<String, String>) {
-        self.good.insert(id.to_string(), good);
-    }
-
-    /// Who holds a claim.
-    pub(super) fn holder(&self, claim: &str) -> Option<&ServiceId> {
-        self.claims.get(claim)
-    }
-
-    pub(super) fn hold(&mut self, claims: BTreeMap<String, ServiceId>) {
-        self.claims = claims;
+    /// Who holds which claim.
+    pub(super) fn claims(&self) -> &BTreeMap<String, ServiceId> {
+        &self.claims
     }
 }

@@ -41,6 +41,12 @@ pub struct Settings {
     pub active: Option<Active>,
 }
 
+impl Default for Settings {
+    fn default() -> Self {
+        Self::of(Kind::Http)
+    }
+}
+
 impl Settings {
     fn of(kind: Kind) -> Self {
         Self {
@@ -61,7 +67,7 @@ impl Settings {
 }
 
 /// A key that names what a service claims.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct Naming {
     pub(super) key: String,
     /// Its create revision.
@@ -69,6 +75,7 @@ pub(super) struct Naming {
 }
 
 /// One service, read.
+#[derive(Clone, Debug)]
 pub(super) struct Reading {
     /// The settings that don't claim anything.
     pub(super) settings: Settings,
@@ -82,6 +89,8 @@ pub(super) struct Reading {
     pub(super) ports_by: Naming,
     /// The old layout's expression, with the create revision of its key.
     pub(super) url_reg: Option<(i64, UrlRegex)>,
+    /// Which key asks for HSTS.
+    pub(super) hsts_by: Naming,
     /// The upstreams and what is imposed on them, by id.
     pub(super) upstreams: BTreeMap<UpstreamId, Upstream>,
     pub(super) overrides: BTreeMap<UpstreamId, Override>,
@@ -136,6 +145,7 @@ pub(super) fn read(service: &Service, remembered: Option<&BTreeMap<String, Strin
         ports: Vec::new(),
         ports_by: Naming::default(),
         url_reg: None,
+        hsts_by: Naming::default(),
         upstreams,
         overrides,
         held_back: GATES.iter().any(|gate| without.contains(gate)),
@@ -147,6 +157,13 @@ pub(super) fn read(service: &Service, remembered: Option<&BTreeMap<String, Strin
 }
 
 impl Reading {
+    /// Whether all that other services could be touched by is the same.
+    pub(super) fn claims_like(&self, other: &Self) -> bool {
+        let plain = |reading: &Self| reading.settings.tls == Tls::Off;
+        (&self.domains, &self.domains_by, &self.paths) == (&other.domains, &other.domains_by, &other.paths)
+            && (&self.ports, &self.ports_by, plain(self)) == (&other.ports, &other.ports_by, plain(other))
+    }
+
     fn take(&mut self, by: Naming, setting: Setting) {
         let settings = &mut self.settings;
         match setting {
@@ -161,7 +178,7 @@ impl Reading {
             Setting::Allow(networks) => settings.allow = Some(networks),
             Setting::Maxconn(most) => settings.maxconn = Some(most),
             Setting::Slowstart(span) => settings.slowstart = Some(span),
-            Setting::Hsts(hsts) => settings.hsts = Some(hsts),
+            Setting::Hsts(hsts) => (settings.hsts, self.hsts_by) = (Some(hsts), by),
             Setting::ProxyProtocol(version) => settings.proxy_protocol = version,
             Setting::Proto(version) => settings.proto = Some(version),
             Setting::Profile(profile) => settings.profile = Some(profile),

@@ -1,6 +1,7 @@
 //! The answer to `show servers state`, which is also the format of a server state file.
 
 use std::fmt;
+use std::str::FromStr;
 
 /// Every server of a running HAProxy, in its order (Management Guide, "show servers state", version 1).
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -59,6 +60,13 @@ impl Admin {
         self.0 & (FORCED | INHERITED | RESOLUTION) != 0
     }
 
+    /// In maintenance by somebody's command, not by the configuration.
+    pub fn imposed(self) -> bool {
+        const FORCED: u32 = 0x01;
+        const CONFIGURED: u32 = 0x04;
+        self.0 & (FORCED | CONFIGURED) == FORCED
+    }
+
     /// Drained: requests in flight and sticky clients only.
     pub fn drain(self) -> bool {
         const FORCED: u32 = 0x08;
@@ -66,6 +74,11 @@ impl Admin {
         self.0 & (FORCED | INHERITED) != 0
     }
 }
+
+/// The text is no answer to `show servers state` in its version 1.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("no list of servers' states in version 1")]
+pub struct NotServersState;
 
 impl ServersState {
     /// The version of the format, alone on the first line.
@@ -79,6 +92,14 @@ impl ServersState {
         let header = lines.next().filter(|line| line.starts_with("# "))?.to_owned();
         let servers = lines.filter(|line| !line.is_empty()).map(ServerState::parse).collect::<Option<_>>()?;
         Some(Self { header, servers })
+    }
+}
+
+impl FromStr for ServersState {
+    type Err = NotServersState;
+
+    fn from_str(text: &str) -> Result<Self, NotServersState> {
+        Self::parse(text).ok_or(NotServersState)
     }
 }
 

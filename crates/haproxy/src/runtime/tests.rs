@@ -16,6 +16,7 @@ struct Proxy {
 
 impl Drop for Proxy {
     fn drop(&mut self) {
+        // A worker ends with its master.
         let _ = self.child.kill();
         let _ = self.child.wait();
     }
@@ -33,10 +34,18 @@ impl Proxy {
             socket.display()
         );
         std::fs::File::create(&config).unwrap().write_all(text.as_bytes()).unwrap();
-        let child = Process::new("haproxy").arg("-db").arg("-f").arg(&config).stderr(Stdio::null()).spawn().unwrap();
+        let child = Process::new("haproxy")
+            .args(["-W", "-db", "-S"])
+            .arg(dir.path().join("master.sock"))
+            .arg("-f")
+            .arg(&config)
+            .stderr(Stdio::null())
+            .spawn()
+            .unwrap();
         let proxy = Self { child, dir };
         let deadline = Instant::now() + Duration::from_secs(10);
-        while proxy.socket().info().is_err() {
+        // The master binds its own socket when it executes itself anew, which may be after its worker answers.
+        while proxy.socket().info().is_err() || proxy.master().ask(&Command::show_proc()).is_err() {
             assert!(Instant::now() < deadline, "HAProxy doesn't answer");
             std::thread::sleep(Duration::from_millis(10));
         }
@@ -46,6 +55,10 @@ impl Proxy {
     fn socket(&self) -> Socket {
         Socket::new(self.dir.path().join("admin.sock"))
     }
+
+    fn master(&self) -> Socket {
+        Socket::new(self.dir.path().join("master.sock"))
+    }
 }
 
 #[test]
@@ -54,7 +67,6 @@ fn asks_a_real_haproxy() {
     let socket = proxy.socket();
 
     let info = socket.info().unwrap();
-    assert_eq!(info.pid, proxy.child.id());
     assert!(!info.stopping);
 
     assert_eq!(socket.env(&"CONFGEN_GEN".parse().unwrap()).unwrap().as_deref(), Some("1a=2b"));
@@ -70,6 +82,18 @@ fn asks_a_real_haproxy() {
 
     let error = ServersState::parse(&socket.ask(&Command::show_proc()).unwrap());
     assert_eq!(error, None, "a worker knows no `show proc`");
+}
+
+#[test]
+fn asks_a_worker_through_its_master() {
+    let proxy = Proxy::start();
+    let worker = proxy.socket().info().unwrap().pid;
+    let master = proxy.master();
+    assert!(master.ask(&Command::show_proc()).unwrap().contains(&format!("\n{worker} ")));
+    let connections = master.ask(&Command::show_servers_conn().to_worker(worker)).unwrap();
+    assert!(connections.contains("\nhttp-app/one "), "{connections}");
+    let refused = master.ask(&Command::show_info().to_worker(1)).unwrap_err();
+    assert!(matches!(refused, Error::Refused { .. }), "{refused}");
 }
 
 #[test]

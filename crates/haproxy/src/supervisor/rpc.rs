@@ -115,7 +115,9 @@ impl Supervisord {
             body.len()
         );
         let failed = |source| Error::Exchange { address: self.to_string(), method, source };
-        let answer = exchange::ask(&mut *stream, request.as_bytes(), deadline, ANSWER_LIMIT).map_err(failed)?;
+        let answer = exchange::send(&mut *stream, request.as_bytes(), deadline)
+            .and_then(|()| exchange::receive(&mut *stream, deadline, ANSWER_LIMIT))
+            .map_err(failed)?;
         let answer = String::from_utf8_lossy(&answer);
         let body = http_body(&answer).map_err(|answer| self.answer(method, answer))?;
         let reply = Reply::parse(body).ok_or_else(|| self.answer(method, body))?;

@@ -35,7 +35,7 @@ impl Daemon {
              [program:good]\ncommand=sleep 1000\nstartsecs=0\nautostart=false\n\
              [program:bad]\ncommand=sh -c 'exit 2'\nstartretries=0\nautostart=false\n\
              [program:missing]\ncommand=/no/such/program\nautostart=false\n\
-             [program:slow]\ncommand=sh -c 'trap \"sleep 1; exit 0\" TERM; while :; do sleep 0.1; done'\nstartsecs=0\n"
+             [program:slow]\ncommand=sh -c 'trap \"sleep 1; exit 0\" TERM; touch {path}/trap; while :; do sleep 0.1; done'\nstartsecs=0\n"
         );
         let file = dir.path().join("s.conf");
         fs::File::create(&file).unwrap().write_all(config.as_bytes()).unwrap();
@@ -100,9 +100,7 @@ fn restarts_over_rpc_and_over_the_command() {
 fn a_stop_is_waited_for() {
     let daemon = Daemon::start();
     let supervisord: Supervisord = daemon.url().parse().unwrap();
-    daemon.until("slow runs", || supervisord.process("slow").is_ok_and(|p| p.state == State::Running));
-    // Not before its shell has set the trap.
-    std::thread::sleep(Duration::from_millis(200));
+    daemon.until("slow has set its trap", || daemon.dir.path().join("trap").exists());
     let begun = Instant::now();
     supervisord.restart("slow").unwrap();
     assert!(begun.elapsed() >= Duration::from_millis(900), "{:?}", begun.elapsed());
@@ -152,8 +150,7 @@ fn without_supervisord_the_command_runs() {
 fn its_own_shutdown_is_told_from_running() {
     let daemon = Daemon::start();
     let supervisord: Supervisord = daemon.url().parse().unwrap();
-    daemon.until("slow runs", || supervisord.process("slow").is_ok_and(|p| p.state == State::Running));
-    std::thread::sleep(Duration::from_millis(200));
+    daemon.until("slow has set its trap", || daemon.dir.path().join("trap").exists());
     assert!(!supervisord.shutting_down(QUICK).unwrap());
     kill(Pid::from_raw(daemon.child.id().cast_signed()), Signal::SIGTERM).unwrap();
     daemon.until("it says so", || matches!(supervisord.shutting_down(QUICK), Ok(true)));

@@ -3,8 +3,9 @@
 use std::time::{Duration, Instant};
 
 use registry::{Act, Condition, Error, LeaseId, Txn};
+use tokio::time::sleep;
 
-use crate::support::{Etcd, PREFIX, client, report};
+use crate::support::{Etcd, Link, PREFIX, client, eventually, report};
 
 const KEY: &str = "http-services/shop/domain";
 
@@ -138,10 +139,63 @@ async fn the_next_endpoint_answers_where_one_refuses_or_is_silent() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_write_that_cannot_have_left_goes_to_the_next_endpoint() {
+    let (mut first, second) = (Etcd::start().await, Etcd::start().await);
+    let client = client(&[first.endpoint(), second.endpoint()]);
+    client.get(KEY).await.expect("read");
+    first.kill();
+    // The loss is known by then, so that the write begins with a connect; before, it may have been sent.
+    sleep(Duration::from_millis(500)).await;
+    client.commit(Txn::new().put(KEY, "v", None)).await.expect("committed");
+    assert_eq!(client.endpoint(), second.endpoint());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_error_names_the_endpoint_the_act_and_the_cause() {
     let error = client(&["http://127.0.0.1:1".to_owned()]).get(KEY).await.expect_err("nobody listens");
     assert_eq!(
         error.to_string(),
         "etcd at http://127.0.0.1:1 can't be reached (connecting): Connection refused (os error 111)"
     );
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_write_after_an_idle_restart_of_etcd_just_works() {
+    let mut etcd = Etcd::start().await;
+    let client = client(&[etcd.endpoint()]);
+    client.get(KEY).await.expect("read");
+    etcd.restart().await;
+    client.commit(Txn::new().put(KEY, "v", None)).await.expect("committed");
+    assert!(client.get(KEY).await.expect("read").is_some());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_etcd_refuses_is_told_in_its_words() {
+    let etcd = Etcd::start().await;
+    let client = client(&[etcd.endpoint()]);
+    let many = (0..129).fold(Txn::new(), |txn, n| txn.put(format!("k{n}"), "", None));
+    let error = client.commit(many).await.expect_err("129 operations").to_string();
+    assert!(error.ends_with("and 126 more: too many operations in txn request"), "{error}");
+    let large = Txn::new().put(KEY, vec![b'x'; 1_700_000], None);
+    let error = client.commit(large).await.expect_err("1.7 MB").to_string();
+    assert!(error.ends_with("request is too large"), "{error}");
+    assert!(client.get(KEY).await.expect("still connected").is_none());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_connection_that_is_given_up_leaves_nothing_behind() {
+    let etcd = Etcd::start().await;
+    let link = Link::to(etcd.port()).await;
+    let client = client(&[link.endpoint()]);
+    let tasks = || tokio::runtime::Handle::current().metrics().num_alive_tasks();
+    client.get(KEY).await.expect("read");
+    let before = tasks();
+    for _ in 0..30 {
+        link.cut();
+        client.get(KEY).await.expect_err("cut");
+        link.mend();
+        client.get(KEY).await.expect("mended");
+    }
+    eventually("the tasks of old connections end", Duration::from_secs(10), async || (tasks() <= before).then_some(()))
+        .await;
 }

@@ -13,6 +13,15 @@ use crate::support::{Etcd, Link, Mirror, PREFIX, client, report};
 /// Longer than any recovery should take, on a busy machine too.
 const LIMIT: Duration = Duration::from_secs(20);
 
+/// A follower whose watch stands.
+async fn standing(client: &Client) -> Mirror {
+    let mut mirror = Mirror::of(client);
+    mirror.until("the snapshot", LIMIT, |mirror| mirror.snapshots == 1).await;
+    put(client, "warm").await;
+    mirror.until_key("warm", LIMIT).await;
+    mirror
+}
+
 async fn put(client: &Client, key: &str) {
     client.commit(Txn::new().put(key, key, None)).await.expect("committed");
 }
@@ -42,8 +51,7 @@ async fn a_change_is_told_at_once_and_only_below_the_prefix() {
 async fn a_watch_that_is_merely_quiet_is_left_alone() {
     let etcd = Etcd::start().await;
     let client = client(&[etcd.endpoint()]);
-    let mut mirror = Mirror::of(&client);
-    mirror.until("the snapshot", LIMIT, |mirror| mirror.snapshots == 1).await;
+    let mut mirror = standing(&client).await;
     // Longer than a frozen etcd would go unnoticed.
     sleep(Duration::from_secs(8)).await;
     put(&client, "after").await;
@@ -55,8 +63,7 @@ async fn a_watch_that_is_merely_quiet_is_left_alone() {
 async fn etcd_killed_and_restarted() {
     let mut etcd = Etcd::start().await;
     let client = client(&[etcd.endpoint()]);
-    let mut mirror = Mirror::of(&client);
-    mirror.until("the snapshot", LIMIT, |mirror| mirror.snapshots == 1).await;
+    let mut mirror = standing(&client).await;
     let began = Instant::now();
     etcd.kill();
     mirror.until("the loss", LIMIT, |mirror| !mirror.connected).await;
@@ -75,8 +82,7 @@ async fn etcd_killed_and_restarted() {
 async fn etcd_frozen_for_10_s() {
     let etcd = Etcd::start().await;
     let client = client(&[etcd.endpoint()]);
-    let mut mirror = Mirror::of(&client);
-    mirror.until("the snapshot", LIMIT, |mirror| mirror.snapshots == 1).await;
+    let mut mirror = standing(&client).await;
     let frozen = Instant::now();
     etcd.freeze().await;
     mirror.until("the loss", LIMIT, |mirror| !mirror.connected).await;

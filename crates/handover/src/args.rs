@@ -1,0 +1,196 @@
+//! The command line.
+
+use std::ffi::OsString;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use anyhow::Context;
+use clap::{Args, Parser, Subcommand};
+use haproxy::command::CommandLine;
+
+const AFTER_HELP: &str = "\
+Examples:
+  As supervisord's program, in place of haproxy itself:
+    handover --socket /run/haproxy/admin.sock -- haproxy -f /etc/haproxy/conf.d -f /etc/haproxy/haproxy.cfg
+  End what a stopped or given-up program left running:
+    handover stop --socket /run/haproxy/admin.sock
+
+The configuration needs `stats socket PATH level admin expose-fd listeners` with the same PATH, and
+`server-state-file` if servers shall keep their state.
+
+Signals:
+  TERM, INT, QUIT  under supervisord: exit at once and leave HAProxy to a successor, or, after --linger, to its
+                   end; when supervisord itself shuts down, or without one: finish the requests, then exit
+  USR1             finish the requests, then exit
+  HUP, USR2        check the files and hand over to a new HAProxy, as a restart does
+
+Exit status:
+  0   HAProxy ended as it was told to, or is left to a successor
+  2   HAProxy refuses the configuration; an old one serves on
+  3   the new HAProxy ended or didn't answer in time; an old one serves on
+  4   something around HAProxy failed
+  64  wrong usage
+  Any other is HAProxy's own: its status, or 128 and the number of the signal that ended it.";
+
+/// Runs HAProxy under supervisord so that a restart loses no request.
+#[derive(Debug, Parser)]
+#[command(version, about, after_help = AFTER_HELP, args_conflicts_with_subcommands = true, subcommand_negates_reqs = true)]
+pub(crate) struct Cli {
+    #[command(subcommand)]
+    pub(crate) verb: Option<Verb>,
+    #[command(flatten)]
+    pub(crate) start: Start,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Verb {
+    /// Stop every HAProxy that handover started for this socket: finish the requests, then end
+    Stop(Stop),
+    /// The watchdog that a stopped handover leaves behind
+    #[command(hide = true)]
+    Linger(Linger),
+    /// Runs a command in a session of its own
+    #[command(hide = true)]
+    Session {
+        #[arg(last = true, required = true)]
+        command: Vec<OsString>,
+    },
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Socket {
+    /// HAProxy's stats socket: where the new one asks the old one for its listening sockets
+    #[arg(long, env = "HANDOVER_SOCKET", default_value = "/run/haproxy/admin.sock", value_name = "PATH")]
+    socket: PathBuf,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Start {
+    #[command(flatten)]
+    socket: Socket,
+
+    /// Where the servers' state goes for the new HAProxy [default: servers.state beside the socket]
+    #[arg(long, env = "HANDOVER_STATE_FILE", value_name = "PATH")]
+    state_file: Option<PathBuf>,
+
+    /// How long HAProxy serves on without a successor after a stop (a restart is a stop and a start)
+    #[arg(long, env = "HANDOVER_LINGER", default_value = "3s", value_name = "TIME", value_parser = humantime::parse_duration)]
+    linger: Duration,
+
+    /// How long the configuration's check, and then the new HAProxy's first answer, may each take
+    #[arg(long, env = "HANDOVER_WAIT", default_value = "20s", value_name = "TIME", value_parser = humantime::parse_duration)]
+    wait: Duration,
+
+    /// How long requests may go on when supervisord itself shuts down; keep it below stopwaitsecs
+    #[arg(long, env = "HANDOVER_DRAIN", default_value = "8s", value_name = "TIME", value_parser = humantime::parse_duration)]
+    drain: Duration,
+
+    /// HAProxy and its arguments, after `--`
+    #[arg(last = true, required = true, value_name = "HAPROXY")]
+    command: Vec<OsString>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Stop {
+    #[command(flatten)]
+    socket: Socket,
+
+    /// How long requests may go on before the rest is cut off
+    #[arg(long, env = "HANDOVER_DRAIN", default_value = "8s", value_name = "TIME", value_parser = humantime::parse_duration)]
+    pub(crate) drain: Duration,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Linger {
+    #[command(flatten)]
+    socket: Socket,
+
+    /// The start that was left
+    #[arg(long)]
+    pub(crate) start: String,
+
+    #[arg(long, value_parser = humantime::parse_duration)]
+    pub(crate) linger: Duration,
+}
+
+/// A start as it will be made.
+#[derive(Debug)]
+pub(crate) struct Settings {
+    /// Absolute, and without symbolic links on the way to its directory.
+    pub(crate) socket: PathBuf,
+    pub(crate) state_file: PathBuf,
+    pub(crate) linger: Duration,
+    pub(crate) wait: Duration,
+    pub(crate) drain: Duration,
+    pub(crate) command: CommandLine,
+}
+
+impl Start {
+    /// Resolves the socket and what depends on it, making its directory if need be.
+    pub(crate) fn settings(self) -> anyhow::Result<Settings> {
+        let socket = self.socket.resolve()?;
+        let beside = || socket.with_file_name("servers.state");
+        Ok(Settings {
+            state_file: self.state_file.unwrap_or_else(beside),
+            socket,
+            linger: self.linger,
+            wait: self.wait,
+            drain: self.drain,
+            command: CommandLine::from_words(self.command).context("the command after -- is empty")?,
+        })
+    }
+}
+
+impl Stop {
+    pub(crate) fn socket(&self) -> anyhow::Result<PathBuf> {
+        self.socket.resolve()
+    }
+}
+
+impl Linger {
+    pub(crate) fn socket(&self) -> anyhow::Result<PathBuf> {
+        self.socket.resolve()
+    }
+}
+
+impl Socket {
+    /// The one path of this socket, which marks its HAProxys: `/var/run` and `/run` must read the same.
+    fn resolve(&self) -> anyhow::Result<PathBuf> {
+        let name = self.socket.file_name().with_context(|| format!("{} names no socket", self.socket.display()))?;
+        let parent = match self.socket.parent() {
+            Some(parent) if parent != Path::new("") => parent,
+            _ => Path::new("."),
+        };
+        std::fs::create_dir_all(parent).with_context(|| format!("can't make the directory {}", parent.display()))?;
+        let parent = parent.canonicalize().with_context(|| format!("can't resolve {}", parent.display()))?;
+        Ok(parent.join(name))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory;
+
+    #[test]
+    fn the_command_line_is_sound() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn reads_the_program_line_of_supervisord() {
+        let words = ["handover", "--socket", "admin.sock", "--linger", "500ms", "--", "haproxy", "-f", "a b.cfg"];
+        let settings = Cli::try_parse_from(words).unwrap().start.settings().unwrap();
+        assert!(settings.socket.is_absolute());
+        assert_eq!(settings.state_file, settings.socket.with_file_name("servers.state"));
+        assert_eq!(settings.linger, Duration::from_millis(500));
+        assert_eq!(settings.command.to_string(), "haproxy -f 'a b.cfg'");
+    }
+
+    #[test]
+    fn refuses_half_a_command_line() {
+        for words in [&["handover"][..], &["handover", "haproxy"], &["handover", "--linger", "x", "--", "haproxy"]] {
+            assert!(Cli::try_parse_from(words).is_err(), "{words:?}");
+        }
+    }
+}

@@ -1,0 +1,177 @@
+//! The HAProxys that handover started, known by a mark in their environment.
+//!
+//! Never by a pid file: its number may be another process' by now. A process of another pid namespace
+//! isn't ours either, though a container's may bear the same mark and show in the host's `/proc`.
+
+use std::collections::BTreeMap;
+use std::ffi::{OsStr, OsString};
+use std::fs;
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
+use std::path::{Path, PathBuf};
+
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+
+/// The variable that holds the socket of the HAProxy.
+pub(crate) const SOCKET_MARK: &str = "HANDOVER";
+
+/// The variable that holds the name of the start that it comes from.
+pub(crate) const START_MARK: &str = "HANDOVER_START";
+
+/// One start of HAProxy: its master, workers, and what those have started.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) struct Haproxy {
+    /// The name of its start.
+    pub(crate) start: String,
+    processes: Vec<Process>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Process {
+    pid: i32,
+    parent: i32,
+}
+
+/// Every HAProxy of that socket that lives.
+pub(crate) fn all(socket: &Path) -> Vec<Haproxy> {
+    let namespace = pid_namespace(Path::new("/proc/self"));
+    let pids =
+        fs::read_dir("/proc").into_iter().flatten().filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok());
+    let marked = pids.filter_map(|pid| {
+        let start = start_of(pid, socket)?;
+        let here = pid_namespace(&PathBuf::from(format!("/proc/{pid}"))) == namespace;
+        Some((start, process(pid)?)).filter(|_| here)
+    });
+    group(marked)
+}
+
+/// The start that a living process of that socket comes from, by its mark.
+pub(crate) fn start_of(pid: i32, socket: &Path) -> Option<String> {
+    let environ = fs::read(format!("/proc/{pid}/environ")).ok()?;
+    let variable = |name: &str| {
+        environ.split(|byte| *byte == 0).find_map(|pair| pair.strip_prefix(name.as_bytes())?.strip_prefix(b"="))
+    };
+    if variable(SOCKET_MARK)? != socket.as_os_str().as_bytes() {
+        return None;
+    }
+    OsString::from_vec(variable(START_MARK)?.to_vec()).into_string().ok()
+}
+
+fn group(marked: impl Iterator<Item = (String, Process)>) -> Vec<Haproxy> {
+    let mut starts: BTreeMap<String, Vec<Process>> = BTreeMap::new();
+    for (start, process) in marked {
+        starts.entry(start).or_default().push(process);
+    }
+    starts.into_iter().map(|(start, processes)| Haproxy { start, processes }).collect()
+}
+
+fn pid_namespace(process: &Path) -> Option<PathBuf> {
+    fs::read_link(process.join("ns/pid")).ok()
+}
+
+fn process(pid: i32) -> Option<Process> {
+    parse_stat(pid, &fs::read(format!("/proc/{pid}/stat")).ok()?)
+}
+
+/// Reads `/proc/PID/stat` (proc(5)): the fields begin behind the name's last parenthesis. A zombie is none.
+fn parse_stat(pid: i32, stat: &[u8]) -> Option<Process> {
+    let end = stat.iter().rposition(|byte| *byte == b')')?;
+    let rest = std::str::from_utf8(stat.get(end + 1..)?).ok()?;
+    let mut fields = rest.split_whitespace();
+    let state = fields.next()?;
+    let parent = fields.next()?.parse().ok()?;
+    (!matches!(state, "Z" | "X")).then_some(Process { pid, parent })
+}
+
+impl Haproxy {
+    /// The processes that no other of it started: the master, or what it left behind.
+    fn roots(&self) -> impl Iterator<Item = i32> {
+        let inner = |process: &&Process| self.processes.iter().any(|other| other.pid == process.parent);
+        self.processes.iter().filter(move |process| !inner(process)).map(|process| process.pid)
+    }
+
+    /// The process that stands for it in the log.
+    pub(crate) fn pid(&self) -> i32 {
+        self.roots().next().unwrap_or_default()
+    }
+
+    /// Has it take no more connections, finish its requests and end (SIGUSR1, Management Guide, section 4).
+    pub(crate) fn finish(&self) {
+        signal(self.roots(), Signal::SIGUSR1);
+    }
+
+    /// Has it end now.
+    pub(crate) fn terminate(&self) {
+        signal(self.roots(), Signal::SIGTERM);
+    }
+
+    /// Kills every process of it.
+    pub(crate) fn kill(&self) {
+        signal(self.processes.iter().map(|process| process.pid), Signal::SIGKILL);
+    }
+}
+
+fn signal(pids: impl Iterator<Item = i32>, signal: Signal) {
+    for pid in pids {
+        // It may have ended in between.
+        if let Err(errno) = kill(Pid::from_raw(pid), signal) {
+            tracing::debug!(pid, %signal, %errno, "not signalled");
+        }
+    }
+}
+
+/// The environment that marks a HAProxy.
+pub(crate) fn marks<'a>(socket: &'a Path, start: &'a str) -> [(&'static str, &'a OsStr); 2] {
+    [(SOCKET_MARK, socket.as_os_str()), (START_MARK, OsStr::new(start))]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::process::{Command, Stdio};
+
+    fn of(processes: &[(i32, i32)]) -> Haproxy {
+        let processes = processes.iter().map(|&(pid, parent)| Process { pid, parent }).collect();
+        Haproxy { start: "a".to_owned(), processes }
+    }
+
+    #[test]
+    fn the_master_is_the_root() {
+        assert_eq!(of(&[(30, 1), (31, 30), (40, 31)]).roots().collect::<Vec<_>>(), [30]);
+        assert_eq!(of(&[(31, 1), (40, 31), (50, 1)]).roots().collect::<Vec<_>>(), [31, 50], "its master died");
+    }
+
+    #[test]
+    fn starts_are_kept_apart() {
+        let marked = [("b", 3), ("a", 1), ("b", 4)]
+            .map(|(start, pid)| (start.to_owned(), Process { pid, parent: 0 }))
+            .into_iter();
+        let sizes: Vec<_> = group(marked).iter().map(|h| (h.start.clone(), h.processes.len())).collect();
+        assert_eq!(sizes, [("a".to_owned(), 1), ("b".to_owned(), 2)]);
+    }
+
+    #[test]
+    fn reads_stat_whatever_the_name() {
+        assert_eq!(parse_stat(7, b"7 (ha) S (x) R 3 7 7 0"), Some(Process { pid: 7, parent: 3 }));
+        assert_eq!(parse_stat(7, b"7 (haproxy) Z 3 7 7 0"), None);
+        for broken in [&b""[..], b"7 haproxy S 3", b"7 (h)", b"7 (h) S x"] {
+            assert_eq!(parse_stat(7, broken), None);
+        }
+    }
+
+    #[test]
+    fn finds_by_the_mark_alone() {
+        let socket = Path::new("/no/such/dir/admin.sock");
+        assert_eq!(all(socket), []);
+        let mut child =
+            Command::new("sleep").arg("60").envs(marks(socket, "one")).stdout(Stdio::null()).spawn().unwrap();
+        let found = all(socket);
+        let elsewhere = all(Path::new("/no/such/dir/admin.sock2"));
+        child.kill().unwrap();
+        child.wait().unwrap();
+        assert_eq!(found.len(), 1);
+        assert_eq!((found[0].start.as_str(), found[0].pid()), ("one", i32::try_from(child.id()).unwrap()));
+        assert_eq!(elsewhere, []);
+        assert_eq!(all(socket), [], "ended");
+    }
+}

@@ -1,0 +1,113 @@
+//! HAProxy's command lines, and how its processes come to be.
+
+use std::ffi::{OsStr, OsString};
+use std::os::unix::process::CommandExt;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+
+use anyhow::Context;
+use haproxy::command::CommandLine;
+
+use crate::haproxys;
+
+/// The program that runs, even where its file has been replaced since.
+const MYSELF: &str = "/proc/self/exe";
+
+/// The `-f` arguments of a HAProxy command line, in its order; what follows `--` are files too.
+pub(crate) fn files(command: &CommandLine) -> Vec<PathBuf> {
+    let mut files = Vec::new();
+    let mut args = command.args().iter();
+    while let Some(arg) = args.next() {
+        if arg == "-f" {
+            files.extend(args.next().map(PathBuf::from));
+        } else if arg == "--" {
+            files.extend(args.by_ref().map(PathBuf::from));
+        }
+    }
+    files
+}
+
+/// The command that checks the files.
+pub(crate) fn check(command: &CommandLine) -> CommandLine {
+    with_options(command, ["-c".into()])
+}
+
+/// The command that starts a master with a socket of its own, and takes the listening sockets over from
+/// whoever answers on `from` (Management Guide, section 3: `-W`, `-db`, `-S`, `-x`).
+pub(crate) fn start(command: &CommandLine, master: &Path, from: Option<&Path>) -> CommandLine {
+    let options: [OsString; 4] = ["-W".into(), "-db".into(), "-S".into(), master.into()];
+    let takeover = from.into_iter().flat_map(|socket| [OsString::from("-x"), socket.into()]);
+    with_options(command, options.into_iter().chain(takeover))
+}
+
+/// The same command with options at its end, or before a `--`, behind which only files are read.
+/// At the end, since the program itself may stand behind another: `nice haproxy -f …`.
+fn with_options(command: &CommandLine, options: impl IntoIterator<Item = OsString>) -> CommandLine {
+    let dashes = |arg: &OsString| arg == "--";
+    let (before, after) =
+        command.args().split_at(command.args().iter().position(dashes).unwrap_or(command.args().len()));
+    let words = before.iter().cloned().chain(options).chain(after.iter().cloned());
+    words.fold(CommandLine::new(command.program()), CommandLine::arg)
+}
+
+/// Starts a marked HAProxy in a session of its own, out of reach of what is meant for handover's process group.
+pub(crate) fn spawn_haproxy(line: &CommandLine, socket: &Path, start: &str) -> anyhow::Result<Child> {
+    session(line.words()).envs(haproxys::marks(socket, start)).spawn().with_context(|| format!("can't start `{line}`"))
+}
+
+/// Leaves the watchdog that ends HAProxy unless a successor appears.
+pub(crate) fn spawn_watchdog(socket: &Path, start: &str, linger: std::time::Duration) -> anyhow::Result<()> {
+    let linger = humantime::format_duration(linger).to_string();
+    let words = [MYSELF, "linger", "--start", start, "--linger", &linger, "--socket"].map(OsStr::new);
+    session(words.into_iter().chain([socket.as_os_str()])).spawn().context("can't leave a watchdog")?;
+    Ok(())
+}
+
+/// This program again, as the given command in a session of its own.
+fn session<'a>(words: impl Iterator<Item = &'a OsStr>) -> Command {
+    let mut command = Command::new(MYSELF);
+    command.arg0("handover").arg("session").arg("--").args(words).stdin(Stdio::null());
+    command
+}
+
+/// Becomes the leader of a new session, and then the command. Returns only what went wrong.
+pub(crate) fn become_session(words: &[OsString]) -> anyhow::Error {
+    let Some((program, args)) = words.split_first() else { return anyhow::anyhow!("no command") };
+    if let Err(errno) = nix::unistd::setsid() {
+        return anyhow::anyhow!("can't open a session: {errno}");
+    }
+    let error = Command::new(program).args(args).exec();
+    anyhow::Error::new(error).context(format!("can't run {}", program.to_string_lossy()))
+}
+
+/// Begins this program anew, with the same arguments, in the same process. Returns only what went wrong.
+pub(crate) fn renew() -> anyhow::Error {
+    let error = Command::new(MYSELF).arg0("handover").args(std::env::args_os().skip(1)).exec();
+    anyhow::Error::new(error).context("can't begin anew")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn line(text: &str) -> CommandLine {
+        text.parse().unwrap()
+    }
+
+    #[test]
+    fn finds_the_files() {
+        let files = |text| files(&line(text)).iter().map(|f| f.display().to_string()).collect::<Vec<_>>();
+        assert_eq!(files("haproxy -f a -n 100 -f b"), ["a", "b"]);
+        assert_eq!(files("taskset -c 1 haproxy -f a -- b -f"), ["a", "b", "-f"]);
+        assert_eq!(files("haproxy -f"), Vec::<String>::new());
+    }
+
+    #[test]
+    fn options_come_last_but_before_the_files() {
+        assert_eq!(check(&line("haproxy -f a")).to_string(), "haproxy -f a -c");
+        assert_eq!(check(&line("nice haproxy -f a -- b")).to_string(), "nice haproxy -f a -c -- b");
+        let start = |from| start(&line("haproxy -f a"), Path::new("/m.sock"), from).to_string();
+        assert_eq!(start(None), "haproxy -f a -W -db -S /m.sock");
+        assert_eq!(start(Some(Path::new("/a.sock"))), "haproxy -f a -W -db -S /m.sock -x /a.sock");
+    }
+}

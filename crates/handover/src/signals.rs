@@ -1,0 +1,137 @@
+//! Signals as events, and the children that ended.
+
+use std::os::fd::AsFd;
+use std::time::Duration;
+
+use anyhow::Context;
+use haproxy::supervisor::Supervisord;
+use nix::errno::Errno;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::sys::signal::{SigSet, Signal};
+use nix::sys::signalfd::{SfdFlags, SignalFd};
+use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
+use nix::unistd::Pid;
+
+use crate::step::Event;
+
+/// How long supervisord may take to say whether it shuts down: it answers in 2 ms, and `stop` waits for us.
+const SUPERVISORD_TIMEOUT: Duration = Duration::from_millis(500);
+
+const WANTED: [Signal; 7] = [
+    Signal::SIGTERM,
+    Signal::SIGINT,
+    Signal::SIGQUIT,
+    Signal::SIGUSR1,
+    Signal::SIGHUP,
+    Signal::SIGUSR2,
+    Signal::SIGCHLD,
+];
+
+/// The signals to this process, held back until they are asked for. Commands it starts get none of that.
+pub(crate) struct Signals(SignalFd);
+
+impl Signals {
+    pub(crate) fn hold() -> anyhow::Result<Self> {
+        let set: SigSet = WANTED.into_iter().collect();
+        set.thread_block().context("can't hold signals back")?;
+        let fd = SignalFd::with_flags(&set, SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK);
+        Ok(Self(fd.context("can't receive signals")?))
+    }
+
+    /// The next signal within that time.
+    pub(crate) fn next(&self, wait: Duration) -> anyhow::Result<Option<Signal>> {
+        let mut fds = [PollFd::new(self.0.as_fd(), PollFlags::POLLIN)];
+        match poll(&mut fds, PollTimeout::try_from(wait).unwrap_or(PollTimeout::MAX)) {
+            Ok(_) | Err(Errno::EINTR) => {}
+            Err(errno) => return Err(errno).context("can't wait for signals"),
+        }
+        let signal = self.0.read_signal().context("can't receive signals")?;
+        Ok(signal.and_then(|info| Signal::try_from(i32::try_from(info.ssi_signo).ok()?).ok()))
+    }
+}
+
+/// Who is asked what a SIGTERM means.
+pub(crate) struct Supervision {
+    /// Set in every program of supervisord.
+    enabled: bool,
+    /// Absent where supervisord listens nowhere.
+    url: Option<String>,
+}
+
+impl Supervision {
+    /// As supervisord tells its programs (manual: "Subprocess Environment").
+    pub(crate) fn of_this_process() -> Self {
+        let enabled = std::env::var_os("SUPERVISOR_ENABLED").is_some();
+        Self { enabled, url: std::env::var("SUPERVISOR_SERVER_URL").ok() }
+    }
+
+    /// A restart is a stop and a start, so a stop under supervisord may have a successor; its own shutdown has none.
+    fn expects_a_successor(&self) -> bool {
+        let asked = self.url.as_ref().and_then(|url| url.parse::<Supervisord>().ok());
+        match asked.map(|supervisord| supervisord.shutting_down(SUPERVISORD_TIMEOUT)) {
+            Some(Ok(shutting_down)) => !shutting_down,
+            Some(Err(error)) => {
+                tracing::warn!("can't tell a restart from supervisord's end: {error}");
+                self.enabled
+            }
+            None => self.enabled,
+        }
+    }
+
+    /// What a signal means.
+    pub(crate) fn event(&self, signal: Signal) -> Option<Event> {
+        match signal {
+            Signal::SIGTERM | Signal::SIGINT | Signal::SIGQUIT if self.expects_a_successor() => Some(Event::Leave),
+            Signal::SIGTERM | Signal::SIGINT | Signal::SIGQUIT | Signal::SIGUSR1 => Some(Event::Finish),
+            Signal::SIGHUP | Signal::SIGUSR2 => Some(Event::Renew),
+            _ => None,
+        }
+    }
+}
+
+/// Collects every child that has ended, adopted ones too, and returns how that one did.
+pub(crate) fn reap(wanted: Option<u32>) -> Option<u8> {
+    let mut found = None;
+    loop {
+        let (pid, code) = match waitpid(None, Some(WaitPidFlag::WNOHANG)) {
+            Ok(WaitStatus::Exited(pid, code)) => (pid, u8::try_from(code).unwrap_or(u8::MAX)),
+            Ok(WaitStatus::Signaled(pid, signal, _)) => (pid, signal_code(signal)),
+            Ok(WaitStatus::StillAlive) | Err(_) => return found,
+            Ok(_) => continue,
+        };
+        if wanted.and_then(|wanted| i32::try_from(wanted).ok()).map(Pid::from_raw) == Some(pid) {
+            found = Some(code);
+        }
+    }
+}
+
+/// As shells put it: 128 and the signal's number.
+fn signal_code(signal: Signal) -> u8 {
+    u8::try_from(128 + signal as i32).unwrap_or(u8::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_stop_means_leave_only_under_supervisord() {
+        let event = |enabled, signal| Supervision { enabled, url: None }.event(signal);
+        assert_eq!(event(true, Signal::SIGTERM), Some(Event::Leave));
+        assert_eq!(event(false, Signal::SIGTERM), Some(Event::Finish));
+        assert_eq!(event(true, Signal::SIGUSR1), Some(Event::Finish));
+        assert_eq!(event(true, Signal::SIGHUP), Some(Event::Renew));
+        assert_eq!(event(true, Signal::SIGCHLD), None);
+    }
+
+    #[test]
+    fn a_silent_supervisord_is_taken_for_a_running_one() {
+        let url = Some("unix:///no/such/supervisor.sock".to_owned());
+        assert_eq!(Supervision { enabled: true, url }.event(Signal::SIGTERM), Some(Event::Leave));
+    }
+
+    #[test]
+    fn signals_are_told_as_shells_do() {
+        assert_eq!(signal_code(Signal::SIGKILL), 137);
+    }
+}

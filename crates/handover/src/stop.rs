@@ -1,0 +1,37 @@
+//! `handover stop`: ends every HAProxy of a socket, whatever state supervisord's program is in.
+
+use std::time::{Duration, Instant};
+
+use anyhow::bail;
+
+use crate::args::Stop;
+use crate::haproxys::Haproxy;
+use crate::place::Place;
+use crate::serve::ENDING_LIMIT;
+
+/// How often the last one is looked for.
+const TICK: Duration = Duration::from_millis(50);
+
+/// Has every HAProxy finish its requests; the rest is cut off, and then killed.
+pub(crate) fn run(args: &Stop) -> anyhow::Result<()> {
+    let place = Place::open(&args.socket()?)?;
+    each(&place, "finishes its requests", Haproxy::finish, args.drain);
+    each(&place, "is cut off", Haproxy::terminate, ENDING_LIMIT);
+    each(&place, "is killed", Haproxy::kill, ENDING_LIMIT);
+    match place.haproxys().first() {
+        Some(left) => bail!("HAProxy {} is still there, though it was killed", left.pid()),
+        None => Ok(()),
+    }
+}
+
+/// Does it to every HAProxy, and waits until none is left, or the time is over.
+fn each(place: &Place, what: &str, act: fn(&Haproxy), limit: Duration) {
+    for haproxy in place.haproxys() {
+        tracing::info!("HAProxy {} {what}", haproxy.pid());
+        act(&haproxy);
+    }
+    let deadline = Instant::now() + limit;
+    while Instant::now() < deadline && !place.haproxys().is_empty() {
+        std::thread::sleep(TICK);
+    }
+}

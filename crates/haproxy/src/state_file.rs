@@ -1,0 +1,97 @@
+//! The server state file: what a new HAProxy takes over from the old one's servers.
+
+use std::collections::HashMap;
+use std::net::IpAddr;
+
+use crate::config::ServerLine;
+use crate::runtime::{Operation, ServerState, ServersState};
+
+/// A state file without a server. HAProxy warns of a missing or an empty one, not of this.
+pub const EMPTY: &str = "1\n";
+
+/// The state file for a configuration with these `server` lines.
+///
+/// HAProxy takes address and port from the state file, whatever the configuration says, and an old
+/// maintenance or drain too: the state of a server is kept only where backend, name, address and port
+/// are a line of the new files.
+///
+/// HAProxy (2.6) also believes the file that a server is down where nothing checks it any more, and
+/// never takes it up again: a stopped server that is no longer checked is left out too, unless somebody
+/// put it into maintenance.
+pub fn filter(state: &ServersState, lines: &[ServerLine]) -> String {
+    let known: HashMap<_, _> = lines
+        .iter()
+        .map(|line| ((line.backend.as_str(), line.server.as_str(), line.address, line.port), line.checked))
+        .collect();
+    let stays = |server: &ServerState| {
+        let address: Option<IpAddr> = server.address.parse().ok();
+        let checked = address.and_then(|address| {
+            known.get(&(server.backend.as_str(), server.server.as_str(), address, server.port)).copied()
+        });
+        let may_rise = server.operation != Operation::Stopped || server.admin.imposed();
+        checked.is_some_and(|checked| checked || may_rise)
+    };
+    let mut kept = state.clone();
+    kept.servers.retain(stays);
+    if kept.servers.is_empty() { EMPTY.to_owned() } else { kept.to_string() }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config;
+
+    const STATE: &str = "1\n# be_id be_name srv_id srv_name srv_addr …\n\
+        2 http-app 1 one 10.0.0.1 2 8 5 5 2 1 0 2 0 0 0 0 - 8001 - 0 0 - - 0\n\
+        2 http-app 2 two fd00::2 0 1 1 1 2 1 0 2 0 0 0 0 - 8002 - 0 0 - - 0\n\
+        3 tcp-db 1 one 10.0.0.1 2 0 1 1 2 1 0 2 0 0 0 0 - 8001 - 0 0 - - 0\n\
+        3 tcp-db 2 named 10.0.0.4 2 0 1 1 2 1 0 2 0 0 0 0 db.example 3306 - 0 0 - - 0\n\
+        3 tcp-db 3 local /run/db.sock 2 0 1 1 2 1 0 2 0 0 0 0 - 0 - 0 0 - - 0\n";
+
+    fn kept(config: &str) -> Vec<String> {
+        let filtered = filter(&ServersState::parse(STATE).unwrap(), &config::servers(config));
+        let mut lines = filtered.lines();
+        assert_eq!(lines.next(), Some("1"));
+        lines
+            .filter(|line| !line.starts_with('#'))
+            .map(|line| line.split(' ').skip(1).step_by(2).take(2).collect::<Vec<_>>().join("/"))
+            .collect()
+    }
+
+    #[test]
+    fn keeps_the_lines_of_servers_that_stay() {
+        let config = "backend http-app\n server one 10.0.0.1:8001 check\n server two [fd00:0::2]:8002 check\n\
+            listen tcp-db\n server one 10.0.0.1:8001\n";
+        assert_eq!(kept(config), ["http-app/one", "http-app/two", "tcp-db/one"]);
+    }
+
+    #[test]
+    fn drops_each_that_moved() {
+        assert_eq!(kept("backend http-app\n server one 10.0.0.1:8009"), Vec::<String>::new(), "another port");
+        assert_eq!(kept("backend http-app\n server one 10.0.0.9:8001"), Vec::<String>::new(), "another address");
+        assert_eq!(kept("backend http-web\n server one 10.0.0.1:8001"), Vec::<String>::new(), "another backend");
+        assert_eq!(kept("backend tcp-db\n server named db.example:3306"), Vec::<String>::new(), "a host name");
+    }
+
+    #[test]
+    fn drops_the_stopped_that_nothing_would_start() {
+        let state = |operation: u8, admin: u8| {
+            let line = format!("2 b 1 s 10.0.0.1 {operation} {admin} 1 1 2 1 0 2 0 0 0 0 - 80 - 0 0 - - 0");
+            ServersState::parse(&format!("1\n# header\n{line}\n")).unwrap()
+        };
+        let kept = |state, options| {
+            let lines = config::servers(&format!("backend b\n server s 10.0.0.1:80 {options}"));
+            filter(&state, &lines) != EMPTY
+        };
+        assert!(kept(state(0, 0), "check"), "down");
+        assert!(!kept(state(0, 0), ""), "down, but no longer checked");
+        assert!(kept(state(0, 1), ""), "maintenance by command");
+        assert!(!kept(state(0, 5), ""), "disabled in the old file");
+        assert!(kept(state(2, 8), ""), "drained");
+    }
+
+    #[test]
+    fn without_a_server_only_the_version_is_left() {
+        assert_eq!(filter(&ServersState::parse(STATE).unwrap(), &[]), EMPTY);
+    }
+}
