@@ -5,7 +5,7 @@ use std::thread::sleep;
 use std::time::{Duration, Instant};
 
 use lab::load::{Kind, Plan};
-use lab::{App, Etcd, Ground, Setup, heavy, until, write};
+use lab::{App, Etcd, Ground, Setup, heavy, write};
 
 /// Requests a second of each kind.
 const RATE: u32 = 2_000;
@@ -94,8 +94,10 @@ fn with_bad_files_pushed_in_the_middle() {
 fn with_handover_killed() {
     nothing_lost(|ground, lasts| {
         spread(lasts, 4, |_| {
+            // supervisord gives a program up that dies again and again before its `startsecs`.
+            ground.balancer.wait_running("haproxy");
             ground.balancer.kill("haproxy");
-            until(Duration::from_secs(10), "supervisord to start handover again", || ground.balancer.pid("haproxy"));
+            ground.balancer.wait_running("haproxy");
         });
     });
 }
