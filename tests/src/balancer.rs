@@ -105,6 +105,11 @@ impl Setup {
         loopback(self.ports[1])
     }
 
+    /// Where the stats page is.
+    pub fn stats(&self) -> SocketAddr {
+        loopback(self.ports[2])
+    }
+
     /// The file that HAProxy reads last.
     pub fn haproxy_cfg(&self) -> PathBuf {
         self.folder.join("haproxy.cfg")

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::fs;
 use std::path::PathBuf;
+use std::sync::Arc;
 
 use anyhow::Context;
 use discovery::Topology;
@@ -29,7 +30,7 @@ pub struct Rounds {
     disk: Disk,
     checker: Checker,
     proxy: Proxy,
-    outside: Outside,
+    outside: Arc<Outside>,
     settled: Settled,
     /// What the file is to be like, but for what HAProxy takes while it runs.
     structure: Structure,
@@ -115,7 +116,7 @@ impl Rounds {
             site: options.site(hash),
             proxy: Proxy::new(Socket::new(options.runtime_socket.clone()), options.control()?, marker),
             settled: Settled::remembering(disk.memory()?),
-            outside: places.read(&checker)?,
+            outside: Arc::new(places.read(&checker)?),
             structure: Structure::default(),
             quarantined: BTreeMap::new(),
             options,
@@ -133,7 +134,7 @@ impl Rounds {
                 tracing::warn!("certificate {}: {reason}; not taken over", file.display());
             }
         }
-        self.outside = outside;
+        self.outside = Arc::new(outside);
         Ok(())
     }
 
@@ -186,7 +187,7 @@ impl Rounds {
     pub fn filing(&self) -> Filing {
         Filing {
             site: self.site.clone(),
-            outside: self.outside.clone(),
+            outside: Arc::clone(&self.outside),
             settled: self.settled.clone(),
             structure: self.structure.clone(),
             options: self.options.clone(),
@@ -257,7 +258,7 @@ impl Rounds {
 /// A file to be written, with all that it is written from: later changes don't touch it.
 pub struct Filing {
     site: Site,
-    outside: Outside,
+    outside: Arc<Outside>,
     settled: Settled,
     structure: Structure,
     options: Options,

@@ -84,14 +84,14 @@ impl Changed {
 }
 
 /// What was decided, kept so that a change costs what its own service costs. Every decision is a function of the
-/// topology, the limits and what was remembered; being kept changes none of them.
+/// topology, the limits and what was remembered; being kept changes none of them. A clone costs little: it shares.
 #[derive(Clone, Debug, Default)]
 pub struct Settled {
     limits: Limits,
     services: BTreeMap<ServiceId, Settlement>,
-    claims: Claims,
+    claims: Arc<Claims>,
     /// Good values from before this process, for services that it has not read yet.
-    remembered: Memory,
+    remembered: Arc<Memory>,
     /// Keys that no reading knows of, with the reason.
     beside: BTreeMap<String, String>,
 }
@@ -99,14 +99,15 @@ pub struct Settled {
 #[derive(Clone, Debug)]
 struct Settlement {
     source: Arc<Service>,
-    reading: Reading,
+    reading: Arc<Reading>,
     wanted: Arc<Wanted>,
 }
 
 impl Settled {
     /// Nothing settled yet, but what was remembered.
     pub fn remembering(memory: Memory) -> Self {
-        Self { claims: Claims::held(memory.claims().clone()), remembered: memory, ..Self::default() }
+        let claims = Arc::new(Claims::held(memory.claims().clone()));
+        Self { claims, remembered: Arc::new(memory), ..Self::default() }
     }
 
     /// Takes new limits. The next update has to be of everything.
@@ -135,8 +136,8 @@ impl Settled {
             }
         }
         if renamed {
-            self.claims =
-                Claims::decide(self.services.iter().map(|(id, it)| (id, &it.reading)), &self.claims, &self.limits);
+            let readings = self.services.iter().map(|(id, it)| (id, &*it.reading));
+            self.claims = Arc::new(Claims::decide(readings, &self.claims, &self.limits));
             touched.extend(self.services.keys().cloned());
         }
         touched.retain(|id| self.decide(id));
@@ -194,7 +195,7 @@ impl Settled {
             return false;
         }
         let good = old.map(|old| &old.reading.good).or_else(|| self.remembered.good(id));
-        let reading = reading::read(service, good, &self.limits);
+        let reading = Arc::new(reading::read(service, good, &self.limits));
         let renamed = old.is_none_or(|old| !old.reading.claims_like(&reading));
         let wanted = old.map(|old| Arc::clone(&old.wanted)).unwrap_or_default();
         self.services.insert(id.clone(), Settlement { source: Arc::clone(service), reading, wanted });
