@@ -76,6 +76,12 @@ impl App {
     #[track_caller]
     pub fn stop(mut self) -> ExitStatus {
         self.terminate();
+        self.wait()
+    }
+
+    /// Waits for the end of one that was asked to stop: a second signal would cut its drain short.
+    #[track_caller]
+    pub fn wait(mut self) -> ExitStatus {
         self.process.wait(STOPS)
     }
 

@@ -151,7 +151,8 @@ impl Setup {
 
     fn confgen_command(&self, etcd: &Etcd) -> Vec<String> {
         let [http, https, stats] = self.ports.map(|port| loopback(port).to_string());
-        let restart = format!("supervisorctl -c {} restart haproxy", Supervisor::config(&self.folder).display());
+        // Named by its URL, so that confgen may call supervisord itself, as it does where it is installed.
+        let restart = format!("supervisorctl -s {} restart haproxy", Supervisor::url(&self.folder));
         let flags = [
             ("--endpoints", etcd.endpoints()),
             ("--haproxy-cfg", self.path("haproxy.cfg")),
@@ -250,6 +251,15 @@ impl Balancer {
         // supervisord may be about to start it, or a kill may meet its own end.
         until(STARTS, &format!("{program} to be killed"), || {
             self.pid(program).is_some_and(|pid| kill(pid, Signal::SIGKILL).is_ok())
+        });
+    }
+
+    /// Waits until supervisord calls a program running: it has lived for its `startsecs`.
+    #[track_caller]
+    pub fn wait_running(&self, program: &str) {
+        until(STARTS, &format!("{program} to be RUNNING"), || {
+            let output = self.ctl(&["status", program]);
+            if output.stdout.windows(7).any(|word| word == b"RUNNING") { Ok(()) } else { Err(said(&output)) }
         });
     }
 

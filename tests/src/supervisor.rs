@@ -28,21 +28,22 @@ pub(crate) struct Supervisor {
 }
 
 impl Supervisor {
-    /// The configuration file that [`Supervisor::start`] writes in a folder.
-    pub(crate) fn config(folder: &Path) -> PathBuf {
-        folder.join("supervisord.conf")
+    /// Where supervisord is asked, given its folder.
+    pub(crate) fn url(folder: &Path) -> String {
+        format!("unix://{}/supervisor.sock", folder.display())
     }
 
     /// Starts it with these programs, and waits until it can be asked.
     pub(crate) fn start(folder: &Path, programs: &[Program]) -> Self {
-        let config = Self::config(folder);
+        let config = folder.join("supervisord.conf");
         let at = folder.display();
         let mut text = format!(
             "[supervisord]\nnodaemon=true\nlogfile=/dev/null\nlogfile_maxbytes=0\npidfile={at}/supervisord.pid\n\
              childlogdir={at}\n\n[unix_http_server]\nfile={at}/supervisor.sock\n\n\
              [rpcinterface:supervisor]\n\
              supervisor.rpcinterface_factory = supervisor.rpcinterface:make_main_rpcinterface\n\n\
-             [supervisorctl]\nserverurl=unix://{at}/supervisor.sock\n"
+             [supervisorctl]\nserverurl={}\n",
+            Self::url(folder)
         );
         for Program { name, command, settings } in programs {
             text += &format!(
