@@ -15,6 +15,7 @@ mod view;
 mod render;
 mod structure;
 
+mod bisect;
 mod live;
 mod pace;
 
