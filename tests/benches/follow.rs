@@ -21,7 +21,10 @@ fn main() {
         return;
     }
     let titles = ["upstreams", "confgen ms", "floor ms", "ratio", "confgen CPU ms a change", "RSS MiB"];
-    println!("{:>9} {:>22} {:>22} {:>6} {:>24} {:>8}", titles[0], titles[1], titles[2], titles[3], titles[4], titles[5]);
+    println!(
+        "{:>9} {:>22} {:>22} {:>6} {:>24} {:>8}",
+        titles[0], titles[1], titles[2], titles[3], titles[4], titles[5]
+    );
     println!("{:>9} {:>22} {:>22}", "", "median (least–most)", "median (least–most)");
     SIZES.into_iter().for_each(measure);
 }
@@ -105,7 +108,9 @@ impl Floor {
         command.arg("--socket").arg(balancer.folder().join("admin.sock"));
         let process = Process::start(&folder, "floor", &mut command);
         let log = folder.join("floor.log");
-        until(DEADLINE, "the floor to watch", || std::fs::read_to_string(&log).is_ok_and(|log| log.contains("watching")));
+        until(DEADLINE, "the floor to watch", || {
+            std::fs::read_to_string(&log).is_ok_and(|log| log.contains("watching"))
+        });
         Self { balancer, _process: process, _folder: folder }
     }
 }

@@ -35,7 +35,9 @@ async fn main() -> anyhow::Result<()> {
             let line = match event.event_type() {
                 EventType::Put => {
                     let address = entry.value_str()?;
-                    format!("add server {server} {address} weight 100 check;enable health {server};enable server {server}")
+                    format!(
+                        "add server {server} {address} weight 100 check;enable health {server};enable server {server}"
+                    )
                 }
                 EventType::Delete => format!("set server {server} state maint;del server {server}"),
             };
