@@ -1,8 +1,9 @@
 //! confgen: follows the store, renders haproxy.cfg, has HAProxy validate it, and applies it.
 //!
-//! Data goes one way: topology → settle → view → render → plan → disk and HAProxy. The modules up to `plan` and
-//! `pace` are pure; `disk`, `certs`, `stats` and `outside` touch files; `round` puts a round together; `run` is the
-//! daemon and has the only `select!`; `commands` are the one-shot forms.
+//! Data goes one way: topology → settle → { live, structure, view → render } → HAProxy and disk. `settle`, `view`,
+//! `render`, `structure`, `live` and `pace` are pure; `disk`, `certs`, `stats` and `outside` touch files; `proxy` is the
+//! running HAProxy; `round` puts a round together; `run` is the daemon and has the only `select!`; `commands` are the
+//! one-shot forms.
 
 mod args;
 
@@ -14,6 +15,7 @@ mod view;
 mod render;
 mod structure;
 
+mod bisect;
 mod live;
 mod pace;
 

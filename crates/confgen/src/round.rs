@@ -8,11 +8,13 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use anyhow::Context;
-use discovery::Topology;
+use discovery::{ServiceId, Topology};
 use haproxy::check::{Checker, Verdict};
 use haproxy::runtime::Socket;
 
 use crate::args::Options;
+use crate::bisect::culprits;
+use crate::certs::first_alert;
 use crate::disk::Disk;
 use crate::outside::{Outside, Places};
 use crate::proxy::{Proxy, Restart};
@@ -57,6 +59,8 @@ pub enum Filed {
     Written,
     /// HAProxy refuses the generated file, in its own words. The old one stays.
     Refused(String),
+    /// HAProxy refuses these services, for these reasons; the file would be fine without them.
+    Culprits(BTreeMap<ServiceId, String>),
     /// HAProxy refuses the operator's own files, in its own words. Nothing of the store is to blame.
     OperatorRefused(String),
 }
@@ -95,6 +99,10 @@ impl fmt::Display for Filed {
             Self::Written => f.write_str("haproxy.cfg written"),
             Self::Refused(output) => {
                 write!(f, "HAProxy refuses the generated file, the old one stays: {}", output.trim())
+            }
+            Self::Culprits(culprits) => {
+                let names: Vec<String> = culprits.keys().map(ToString::to_string).collect();
+                write!(f, "HAProxy refuses {}; going on without", names.join(", "))
             }
             Self::OperatorRefused(output) => {
                 write!(f, "HAProxy refuses the operator's own files, mend them first: {}", output.trim())
@@ -135,6 +143,7 @@ impl Rounds {
             }
         }
         self.outside = Arc::new(outside);
+        self.settled.forgive();
         Ok(())
     }
 
@@ -144,7 +153,7 @@ impl Rounds {
     }
 
     /// Decides what is wanted.
-    pub fn settle(&mut self, topology: &Topology, changed: &Changed) -> anyhow::Result<Vec<discovery::ServiceId>> {
+    pub fn settle(&mut self, topology: &Topology, changed: &Changed) -> anyhow::Result<Vec<ServiceId>> {
         if *changed == Changed::All {
             self.settled.limit(self.limits());
         }
@@ -183,6 +192,19 @@ impl Rounds {
         self.proxy.sweep()
     }
 
+    /// Takes in how writing a file went.
+    pub fn filed(&mut self, filing: &Filing, filed: &Filed) {
+        match filed {
+            Filed::Same | Filed::Written => self.settled.taken(&filing.settled),
+            Filed::Culprits(culprits) => {
+                self.settled.refuse(culprits, &filing.settled);
+                // Which of them are left out is seen by a look at everything.
+                self.proxy.doubt();
+            }
+            Filed::Refused(_) | Filed::OperatorRefused(_) => {}
+        }
+    }
+
     /// What has to be written, apart from everything that goes on meanwhile.
     pub fn filing(&self) -> Filing {
         Filing {
@@ -212,8 +234,10 @@ impl Rounds {
 
     /// Writes the file, restarts HAProxy into it, and puts right what the file could not say.
     pub fn restart(&mut self, reason: &str) -> anyhow::Result<Outcome> {
-        let filed = self.filing().write()?;
-        if matches!(filed, Filed::Refused(_) | Filed::OperatorRefused(_)) {
+        let filing = self.filing();
+        let filed = filing.write()?;
+        self.filed(&filing, &filed);
+        if !matches!(filed, Filed::Same | Filed::Written) {
             return Ok(Outcome::Refused(filed));
         }
         tracing::info!("restart: {reason}");
@@ -232,13 +256,28 @@ impl Rounds {
     pub fn once(&mut self, topology: &Topology) -> anyhow::Result<Outcome> {
         let left = self.quick(topology, &Changed::All)?;
         self.tell_quarantine();
+        let outcome = self.complete(left)?;
+        if let Outcome::Refused(Filed::Culprits(_)) = outcome {
+            // Once more, without them.
+            let left = self.quick(topology, &Changed::All)?;
+            self.tell_quarantine();
+            return self.complete(left);
+        }
+        Ok(outcome)
+    }
+
+    /// Does what a quick round has left.
+    fn complete(&mut self, left: Left) -> anyhow::Result<Outcome> {
         if let Some(reason) = left.restart {
             return self.restart(&reason);
         }
-        match self.filing().write()? {
-            Filed::Same | Filed::Written => Ok(Outcome::InSync),
-            refused => Ok(Outcome::Refused(refused)),
-        }
+        let filing = self.filing();
+        let filed = filing.write()?;
+        self.filed(&filing, &filed);
+        Ok(match filed {
+            Filed::Same | Filed::Written => Outcome::InSync,
+            refused => Outcome::Refused(refused),
+        })
     }
 
     fn limits(&self) -> Limits {
@@ -255,7 +294,11 @@ impl Rounds {
     }
 }
 
+/// Enough to single out half a dozen services of a thousand; a check takes some 50 ms.
+const JUDGEMENTS: usize = 120;
+
 /// A file to be written, with all that it is written from: later changes don't touch it.
+#[derive(Clone)]
 pub struct Filing {
     site: Site,
     outside: Arc<Outside>,
@@ -308,8 +351,31 @@ impl Filing {
                 Ok(Filed::Written)
             }
             Verdict::Refused { output } if self.operator_is_refused(include)? => Ok(Filed::OperatorRefused(output)),
-            Verdict::Refused { output } => Ok(Filed::Refused(output)),
+            Verdict::Refused { output } => {
+                drop(staged);
+                let culprits = self.culprits()?;
+                Ok(if culprits.is_empty() { Filed::Refused(output) } else { Filed::Culprits(culprits) })
+            }
         }
+    }
+
+    /// The services without which HAProxy would take the file; none where it refuses even the empty one.
+    fn culprits(&self) -> anyhow::Result<BTreeMap<ServiceId, String>> {
+        let mut judge = |services: &[ServiceId]| -> anyhow::Result<Option<String>> {
+            let some = Self { settled: self.settled.only(services), ..self.clone() };
+            let view = View::of(&some.settled, &some.site, &some.outside.operator);
+            let structure = Structure::of(&view, &some.outside.contents)?;
+            let staged = self.disk.stage(&render(&view, &structure, &self.options.state_dir)?)?;
+            Ok(match self.checker.check(&[self.options.include.clone(), staged.path().to_owned()])? {
+                Verdict::Valid { .. } => None,
+                Verdict::Refused { output } => Some(first_alert(&output)),
+            })
+        };
+        if judge(&[])?.is_some() {
+            return Ok(BTreeMap::new());
+        }
+        let services: Vec<ServiceId> = self.settled.services().map(|(id, _)| id.clone()).collect();
+        Ok(culprits(&services, JUDGEMENTS, &mut judge)?.into_iter().collect())
     }
 
     /// Whether the operator's files fail on their own. A directory without any is fine, but HAProxy refuses to check

@@ -1,0 +1,9 @@
+//! handover with a real supervisord and a real HAProxy.
+
+#![allow(clippy::unwrap_used, clippy::indexing_slicing, reason = "tests may panic: that is how they fail")]
+
+mod lab;
+mod restart;
+mod state;
+mod stop;
+mod trouble;

@@ -1,0 +1,80 @@
+//! Restarts that should go well.
+
+use std::time::{Duration, Instant};
+
+use crate::lab::{Host, Lab, Load, SLOW_LINES, children, get, stat};
+
+#[test]
+fn restarts_lose_nothing_and_leave_one_haproxy() {
+    let mut lab = Lab::start();
+    let load = Load::on(lab.web);
+    for generation in ["second", "third", "fourth"] {
+        lab.configure(generation, "");
+        lab.ctl_ok(&["restart", "haproxy"]);
+        lab.assert_serves(generation);
+    }
+    load.stop_without_a_loss(&lab);
+    // The keep-alive clients are gone: the old ones have nothing left to do.
+    lab.until("one HAProxy is left", || lab.haproxys().len() == 2);
+    lab.until("with one master's socket", || lab.master_sockets() == 1);
+    let (code, status) = lab.ctl(&["status", "haproxy"]);
+    assert!(code == 0 && status.contains("RUNNING"), "{status}");
+    lab.shut_down();
+    assert_eq!(lab.everyone(), []);
+}
+
+#[test]
+fn a_long_download_outlives_a_restart() {
+    let lab = Lab::start();
+    let web = lab.web;
+    let download = std::thread::spawn(move || get(web, "/slow"));
+    lab.until("the app sends", || lab.socket().info().is_ok_and(|info| info.connections > 0));
+    let begun = Instant::now();
+    lab.configure("second", "");
+    lab.ctl_ok(&["restart", "haproxy"]);
+    assert!(begun.elapsed() < Duration::from_secs(4), "the restart waited for the download");
+    assert_eq!(lab.haproxys().len(), 4, "both serve");
+    // The old one can still be asked through its own master.
+    assert_eq!(lab.master_sockets(), 2);
+    assert_eq!(download.join().unwrap(), Ok("slow\n".repeat(SLOW_LINES)));
+    lab.until("the old one ends", || lab.haproxys().len() == 2);
+}
+
+#[test]
+fn a_signal_hands_over_in_place() {
+    let lab = Lab::start();
+    let handover = lab.handover().unwrap();
+    let load = Load::on(lab.web);
+    lab.configure("second", "");
+    lab.ctl_ok(&["signal", "HUP", "haproxy"]);
+    lab.until("the second serves", || lab.generation().as_deref() == Some("second"));
+    lab.configure("third", "listen broken\n    nonsense");
+    lab.ctl_ok(&["signal", "HUP", "haproxy"]);
+    lab.until("the refusal is told", || lab.log().contains("unknown keyword 'nonsense'"));
+    load.stop_without_a_loss(&lab);
+    lab.assert_serves("second");
+    assert_eq!(lab.handover(), Some(handover), "the same process all along");
+    lab.until("the old one ends, and is reaped", || {
+        lab.haproxys().len() == 2
+            && children(handover).iter().all(|pid| stat(*pid).is_some_and(|(state, _)| state != 'Z'))
+    });
+}
+
+#[test]
+fn in_a_container_nothing_is_left_behind() {
+    let mut lab = Lab::start_in(Host::Container, 1);
+    let supervisord = children(lab.supervisord())[0];
+    for generation in ["second", "third"] {
+        lab.configure(generation, "");
+        lab.ctl_ok(&["restart", "haproxy"]);
+    }
+    lab.assert_serves("third");
+    // Orphans are the namespace's first process' to reap.
+    lab.until("no zombie is left", || {
+        lab.haproxys().len() == 2
+            && children(supervisord).iter().all(|pid| stat(*pid).is_none_or(|(state, _)| state != 'Z'))
+    });
+    lab.shut_down();
+    lab.until("everything has ended", || lab.everyone().is_empty());
+    assert_eq!(lab.master_sockets(), 0);
+}

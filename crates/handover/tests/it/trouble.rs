@@ -1,0 +1,113 @@
+//! Bad files, clashes, kills.
+
+use std::net::TcpListener;
+
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+
+use crate::lab::{LINGER, Lab, Load, stat};
+
+fn kill_hard(pid: i32) {
+    kill(Pid::from_raw(pid), Signal::SIGKILL).unwrap();
+}
+
+#[test]
+fn a_refused_file_fails_the_restart_and_the_next_heals() {
+    let lab = Lab::start_strict();
+    let load = Load::on(lab.web);
+    lab.configure("second", "listen broken\n    nonsense");
+    let (code, output) = lab.ctl(&["restart", "haproxy"]);
+    assert_eq!(code, 7, "{output}");
+    assert!(output.contains("ERROR (spawn error)"), "{output}");
+    assert!(lab.log().contains("unknown keyword 'nonsense'"), "{}", lab.log());
+    assert!(lab.log().contains("refuses the configuration; the old one,"), "{}", lab.log());
+    // A successor that refused its file has called off the watchdog all the same.
+    std::thread::sleep(LINGER * 2);
+    lab.assert_serves("first");
+    lab.configure("third", "");
+    lab.ctl_ok(&["restart", "haproxy"]);
+    lab.assert_serves("third");
+    load.stop_without_a_loss(&lab);
+    lab.until("one HAProxy is left", || lab.haproxys().len() == 2);
+
+    // Given up for good, with one still serving: `handover stop` is what ends that.
+    lab.configure("fourth", "listen broken\n    nonsense");
+    lab.ctl(&["restart", "haproxy"]);
+    assert!(lab.ctl(&["status", "haproxy"]).1.contains("FATAL"));
+    lab.handover_stop();
+    assert_eq!((lab.generation(), lab.haproxys()), (None, vec![]));
+}
+
+#[test]
+fn a_bind_clash_leaves_the_old_one_serving() {
+    let lab = Lab::start_strict();
+    let load = Load::on(lab.web);
+    let taken = TcpListener::bind("127.0.0.1:0").unwrap();
+    lab.configure("second", &format!("listen clash\n    bind {}", taken.local_addr().unwrap()));
+    let (code, output) = lab.ctl(&["restart", "haproxy"]);
+    assert_eq!(code, 7, "{output}");
+    assert!(lab.log().contains("cannot bind socket"), "{}", lab.log());
+    assert!(lab.log().contains("the new HAProxy ended with status 1"), "{}", lab.log());
+    lab.assert_serves("first");
+    lab.until("one HAProxy is left", || lab.haproxys().len() == 2 && lab.master_sockets() == 1);
+    drop(taken);
+    lab.ctl_ok(&["start", "haproxy"]);
+    lab.assert_serves("second");
+    load.stop_without_a_loss(&lab);
+}
+
+#[test]
+fn a_new_one_that_never_answers_is_killed() {
+    let lab = Lab::prepare();
+    lab.configure("first", "");
+    let text = std::fs::read_to_string(lab.path("haproxy.cfg")).unwrap();
+    lab.write("haproxy.cfg", &text.replace("/admin.sock", "/other.sock"));
+    let output = std::process::Command::new(env!("CARGO_BIN_EXE_handover"))
+        .args(["--wait", "1s", "--socket"])
+        .arg(lab.path("admin.sock"))
+        .args(["--", "haproxy", "-f"])
+        .arg(lab.path("haproxy.cfg"))
+        .output()
+        .unwrap();
+    let words = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(3), "{words}");
+    assert!(words.contains("does the configuration have `stats socket`"), "{words}");
+    lab.until("nothing is left", || lab.haproxys().is_empty());
+}
+
+#[test]
+fn a_killed_handover_is_followed_by_one_that_takes_over() {
+    let lab = Lab::start();
+    let load = Load::on(lab.web);
+    let first = lab.handover().unwrap();
+    let served_by = lab.socket().info().unwrap().pid;
+    lab.configure("second", "");
+    kill_hard(first);
+    lab.until("another takes over", || lab.generation().as_deref() == Some("second"));
+    lab.until("the old one ends", || lab.haproxys().len() == 2);
+    lab.ctl_ok(&["restart", "haproxy"]);
+    load.stop_without_a_loss(&lab);
+    assert_ne!(lab.socket().info().unwrap().pid, served_by);
+    lab.until("one HAProxy is left", || lab.haproxys().len() == 2 && lab.master_sockets() == 1);
+}
+
+#[test]
+fn a_killed_haproxy_is_started_afresh() {
+    let lab = Lab::start();
+    let state = |name: &str| std::fs::read_to_string(lab.path(name)).unwrap();
+    lab.ctl_ok(&["restart", "haproxy"]);
+    assert!(state("servers.state").contains(" app "), "saved by the restart");
+    for whom in ["worker", "master"] {
+        // An end within startsecs counts as a failed start, and supervisord gives up after startretries of them.
+        lab.until("the program runs", || lab.ctl(&["status", "haproxy"]).1.contains("RUNNING"));
+        let worker = i32::try_from(lab.socket().info().unwrap().pid).unwrap();
+        let (_, master) = stat(worker).unwrap();
+        let handover = lab.handover().unwrap();
+        kill_hard(if whom == "worker" { worker } else { master });
+        lab.until("another serves", || {
+            lab.handover().is_some_and(|pid| pid != handover) && lab.generation().as_deref() == Some("first")
+        });
+        assert_eq!(state("servers.state"), "1\n", "nobody was left to ask");
+        lab.until("one HAProxy is left", || lab.haproxys().len() == 2 && lab.master_sockets() == 1);
+    }
+}
