@@ -56,6 +56,17 @@ pub struct MapPaths {
     pub paths: Token,
 }
 
+impl MapPaths {
+    /// The maps of a generation among all that HAProxy has: an operator's may be called `hosts.map` too.
+    pub fn among(paths: &[Token], stamp: &str) -> Option<Self> {
+        let map = |name: &str| {
+            let end = format!("/{stamp}/{name}.map");
+            paths.iter().find(|path| path.to_string().ends_with(&end)).cloned()
+        };
+        Some(Self { hosts: map("hosts")?, paths: map("paths")? })
+    }
+}
+
 /// What to do, in this order: changes, then removals.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Steps {

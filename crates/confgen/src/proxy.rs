@@ -155,8 +155,7 @@ impl Proxy {
         let stamp = running(&self.socket)?;
         let structure = disk.structure(&stamp)?;
         let paths = self.socket.maps().ok()?;
-        let map = |name: &str| paths.iter().find(|path| path.to_string().rsplit('/').next() == Some(name)).cloned();
-        let maps = MapPaths { hosts: map("hosts.map")?, paths: map("paths.map")? };
+        let maps = MapPaths::among(&paths, &stamp)?;
         let content = |map: &Token| self.socket.map(map).ok();
         let live = Live::observed(&self.socket.servers_state().ok()?, content(&maps.hosts)?, content(&maps.paths)?);
         Some(Known { stamp, structure, maps, live })

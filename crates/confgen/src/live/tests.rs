@@ -126,6 +126,15 @@ fn what_nobody_wants_goes_when_everything_is_looked_at() {
     );
 }
 
+#[test]
+fn an_operators_maps_are_none_of_ours() {
+    let paths = ["/etc/haproxy/hosts.map", "/s/0123456789abcdef/hosts.map", "/s/0123456789abcdef/paths.map"];
+    let paths: Vec<Token> = paths.iter().map(|path| path.parse().unwrap()).collect();
+    let maps = MapPaths::among(&paths, "0123456789abcdef").unwrap();
+    assert_eq!(maps.hosts.to_string(), "/s/0123456789abcdef/hosts.map");
+    assert_eq!(MapPaths::among(&paths, "fedcba9876543210"), None);
+}
+
 proptest! {
     /// Service by service or all at once: the maps come to the same.
     #[test]
