@@ -129,6 +129,7 @@ impl Proxy {
         let leaving = self.known.as_ref().map(|known| known.live.leaving()).unwrap_or_default();
         self.remove(&leaving)?;
         Ok(self.known.as_ref().is_some_and(|known| !known.live.leaving().is_empty()))
+            self.started()?;
     }
 
     fn remove(&mut self, servers: &[ServerName]) -> anyhow::Result<()> {
@@ -165,13 +166,13 @@ impl Proxy {
     pub fn restart(&mut self, stamp: &str) -> anyhow::Result<Restart> {
         self.doubt();
         // A stop of ours that a crash cut short is mended; one of an operator's is respected.
-        if matches!(self.control.state(), Ok(State::Stopped)) && !self.marker.exists() {
+        if matches!(self.control.state(), Ok(State::Stopped | State::Stopping)) && !self.marker.exists() {
             return Ok(Restart::Stopped);
         }
         fs::File::create(&self.marker).with_context(|| format!("create {}", self.marker.display()))?;
-        let restarted = self.control.restart();
-        fs::remove_file(&self.marker).with_context(|| format!("remove {}", self.marker.display()))?;
-        if let Err(error) = restarted {
+        if let Err(error) = self.control.restart() {
+            // It may have failed between the stop and the start, and is then ours to finish.
+            self.started()?;
             return Ok(Restart::NotLive(error.to_string()));
         }
         let deadline = Instant::now() + LIVE_WITHIN;
@@ -185,5 +186,69 @@ impl Proxy {
         Ok(Restart::NotLive(format!(
             "HAProxy doesn't run generation {stamp} after {LIVE_WITHIN:?}; supervisord: {state}"
         )))
+    }
+}
+    /// Takes the marker away where it no longer stands for a stop without its start: a confgen that was killed may have
+    /// left it, and an operator's stop would be taken for ours.
+    fn started(&self) -> anyhow::Result<()> {
+        let under_way = |state| !matches!(state, State::Stopped | State::Stopping | State::Unknown);
+        if self.marker.exists() && self.control.state().is_ok_and(under_way) { self.unmark() } else { Ok(()) }
+    }
+
+    fn unmark(&self) -> anyhow::Result<()> {
+        fs::remove_file(&self.marker).with_context(|| format!("remove {}", self.marker.display()))
+    }
+
+        self.unmark()?;
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use super::*;
+    use crate::disk::replace;
+
+    /// A supervisorctl that knows one state, and does what `restart` says to it.
+    fn proxy(dir: &Path, state: &str, restart: &str) -> Proxy {
+        let (script, file) = (dir.join("script"), dir.join("state"));
+        let text = format!(
+            "case $2 in\nstatus) echo \"haproxy $(cat {file})\" ;;\nrestart) {restart} ;;\nesac\n",
+            file = file.display(),
+            restart = restart.replace("STATE", &file.display().to_string())
+        );
+        replace(&script, text.as_bytes(), 0o600).unwrap();
+        replace(&file, state.as_bytes(), 0o600).unwrap();
+        let command = format!("sh {} supervisorctl restart haproxy", script.display());
+        let control = Control::new(command.parse().unwrap(), None);
+        Proxy::new(Socket::new(dir.join("none.sock")), control, dir.join("restarting"))
+    }
+
+    #[test]
+    fn an_operators_stop_is_respected() {
+        for state in ["STOPPED", "STOPPING"] {
+            let dir = tempfile::tempdir().unwrap();
+            let mut proxy = proxy(dir.path(), state, "exit 9");
+            assert_eq!(proxy.restart("0123456789abcdef").unwrap(), Restart::Stopped, "{state}");
+        }
+    }
+
+    #[test]
+    fn a_start_that_fails_after_our_stop_is_tried_again() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut proxy = proxy(dir.path(), "RUNNING", "echo STOPPED >STATE; exit 1");
+        for _ in 0..2 {
+            assert!(matches!(proxy.restart("0123456789abcdef").unwrap(), Restart::NotLive(_)));
+        }
+    }
+
+    #[test]
+    fn a_marker_that_a_killed_confgen_left_ends_with_the_start() {
+        let dir = tempfile::tempdir().unwrap();
+        let disk = Disk::open(&dir.path().join("haproxy.cfg"), dir.path()).unwrap();
+        let mut proxy = proxy(dir.path(), "RUNNING", "exit 9");
+        replace(&dir.path().join("restarting"), b" ", 0o600).unwrap();
+        proxy.follow(&Settled::default(), std::iter::empty(), &disk).unwrap();
+        replace(&dir.path().join("state"), b"STOPPED", 0o600).unwrap();
+        assert_eq!(proxy.restart("0123456789abcdef").unwrap(), Restart::Stopped);
     }
 }
