@@ -37,6 +37,8 @@ pub struct Proxy {
     marker: PathBuf,
     /// None until it has been looked at, and after anything that leaves it in doubt.
     known: Option<Known>,
+    /// What HAProxy said to a change that it doesn't make while it runs.
+    refused: Option<String>,
 }
 
 /// How a restart went.
@@ -61,7 +63,7 @@ type Target<'a> = (&'a ServiceId, Option<&'a Wanted>);
 impl Proxy {
     /// A proxy that has not been looked at yet.
     pub fn new(socket: Socket, control: Control, marker: PathBuf) -> Self {
-        Self { socket, control, marker, known: None }
+        Self { socket, control, marker, known: None, refused: None }
     }
 
     /// Forgets what it runs: it will be looked at before the next change.
@@ -76,28 +78,64 @@ impl Proxy {
 
     /// Why it needs a restart to serve this; none where it doesn't.
     pub fn lacks(&self, wanted: &Structure) -> Option<String> {
+        if let Some(words) = self.refused() {
+            return Some(format!("HAProxy refuses a change while it runs: {words}"));
+        }
         match &self.known {
             None => Some("HAProxy doesn't answer, or runs no generation of ours".into()),
             Some(known) => known.structure.lacks(wanted),
         }
     }
 
+    /// What HAProxy said to the last changes, if it didn't make them all: a restart alone brings them about.
+    pub fn refused(&self) -> Option<&str> {
+        self.refused.as_deref()
+    }
+
     /// Makes HAProxy serve what is wanted of these services, as far as it can without a restart, and says how many
-    /// changes that took. One that was in doubt is looked at, and put right as a whole.
+    /// changes that took. One that was in doubt is looked at, and put right as a whole; so is one that complains, once:
+    /// somebody else may have changed it. What it still complains of is left to a restart.
     pub fn follow<'a>(
         &mut self,
         settled: &Settled,
         touched: impl Iterator<Item = &'a ServiceId>,
         disk: &Disk,
     ) -> anyhow::Result<usize> {
+        self.refused = None;
+        let touched: Vec<&ServiceId> = touched.collect();
+        let mut made = 0;
+        loop {
+            let looked = self.known.is_none();
+            let (some, complaints) = self.change(settled, &touched, disk)?;
+            made += some;
+            if complaints.is_empty() {
+                return Ok(made);
+            }
+            // What it is about can't be told.
+            self.doubt();
+            if looked {
+                self.refused = Some(complaints.join("; "));
+                return Ok(made);
+            }
+        }
+    }
+
+    /// Makes the changes, and returns how many, with HAProxy's complaints.
+    fn change(
+        &mut self,
+        settled: &Settled,
+        touched: &[&ServiceId],
+        disk: &Disk,
+    ) -> anyhow::Result<(usize, Vec<String>)> {
         let scope = if self.known.is_some() { Scope::These } else { Scope::All };
         if scope == Scope::All {
+            self.started()?;
             self.known = self.look(disk);
         }
-        let Some(known) = &mut self.known else { return Ok(0) };
+        let Some(known) = &mut self.known else { return Ok((0, Vec::new())) };
         let gone: Vec<ServiceId>;
         let targets: Vec<Target> = if scope == Scope::These {
-            touched.map(|id| (id, settled.service(id).map(|wanted| &**wanted))).collect()
+            touched.iter().map(|id| (*id, settled.service(id).map(|wanted| &**wanted))).collect()
         } else {
             gone = known.structure.services().filter(|id| settled.service(id).is_none()).collect();
             let all = settled.services().map(|(id, wanted)| (id, Some(&**wanted)));
@@ -116,12 +154,7 @@ impl Proxy {
         };
         known.live.made(scope, &targets);
         self.remove(&steps.removals)?;
-        if !complaints.is_empty() {
-            // What it is about can't be told: the next round looks at everything.
-            self.doubt();
-            anyhow::bail!("HAProxy refuses a change: {}", complaints.join("; "));
-        }
-        Ok(made)
+        Ok((made, complaints))
     }
 
     /// Removes the servers that have been waiting for their last connection. True while some still do.
@@ -129,7 +162,6 @@ impl Proxy {
         let leaving = self.known.as_ref().map(|known| known.live.leaving()).unwrap_or_default();
         self.remove(&leaving)?;
         Ok(self.known.as_ref().is_some_and(|known| !known.live.leaving().is_empty()))
-            self.started()?;
     }
 
     fn remove(&mut self, servers: &[ServerName]) -> anyhow::Result<()> {
@@ -162,6 +194,17 @@ impl Proxy {
         Some(Known { stamp, structure, maps, live })
     }
 
+    /// Takes the marker away where it no longer stands for a stop without its start: a confgen that was killed may have
+    /// left it, and an operator's stop would be taken for ours.
+    fn started(&self) -> anyhow::Result<()> {
+        let under_way = |state| !matches!(state, State::Stopped | State::Stopping | State::Unknown);
+        if self.marker.exists() && self.control.state().is_ok_and(under_way) { self.unmark() } else { Ok(()) }
+    }
+
+    fn unmark(&self) -> anyhow::Result<()> {
+        fs::remove_file(&self.marker).with_context(|| format!("remove {}", self.marker.display()))
+    }
+
     /// Has HAProxy restarted into the generation that lies on disk, and waits until it runs it.
     pub fn restart(&mut self, stamp: &str) -> anyhow::Result<Restart> {
         self.doubt();
@@ -175,6 +218,7 @@ impl Proxy {
             self.started()?;
             return Ok(Restart::NotLive(error.to_string()));
         }
+        self.unmark()?;
         let deadline = Instant::now() + LIVE_WITHIN;
         while Instant::now() < deadline {
             if running(&self.socket).as_deref() == Some(stamp) {
@@ -188,18 +232,6 @@ impl Proxy {
         )))
     }
 }
-    /// Takes the marker away where it no longer stands for a stop without its start: a confgen that was killed may have
-    /// left it, and an operator's stop would be taken for ours.
-    fn started(&self) -> anyhow::Result<()> {
-        let under_way = |state| !matches!(state, State::Stopped | State::Stopping | State::Unknown);
-        if self.marker.exists() && self.control.state().is_ok_and(under_way) { self.unmark() } else { Ok(()) }
-    }
-
-    fn unmark(&self) -> anyhow::Result<()> {
-        fs::remove_file(&self.marker).with_context(|| format!("remove {}", self.marker.display()))
-    }
-
-        self.unmark()?;
 
 #[cfg(test)]
 mod tests {
