@@ -155,3 +155,13 @@ fn no_default_is_restated() {
         assert!(!cfg.lines().any(|line| line.trim_start().starts_with("server ") && line.contains("weight 100")));
     }
 }
+
+#[test]
+fn a_trusted_proxys_chain_is_kept() {
+    let dir = tempfile::tempdir().unwrap();
+    let site = Site { trusted_proxies: Some("10.0.0.0/8".parse().unwrap()), ..site(dir.path()) };
+    let rendered = rendered(&Settled::default(), &site, &Operator::default(), dir.path());
+    // `req.hdr` would be the last word of the list alone.
+    assert!(rendered.cfg.contains("\n    http-request add-header X-Forwarded-For %[src] if trusted_proxy\n"));
+    assert_eq!(check(&rendered, dir.path()), Verdict::Valid { warnings: Vec::new() });
+}
