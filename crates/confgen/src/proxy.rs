@@ -1,5 +1,6 @@
 //! HAProxy as confgen drives it: what it runs is looked at, changed over the Runtime API, and else restarted. Blocks.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
@@ -13,6 +14,7 @@ use crate::disk::Disk;
 use crate::live::{Live, MapPaths, Scope};
 use crate::settle::{Settled, Wanted};
 use crate::structure::Structure;
+use crate::view::has_section;
 
 /// A restart checks the file, starts HAProxy and waits for its answer: under a second for thousands of servers. A
 /// process that isn't live after this is looked at again by the next try.
@@ -27,6 +29,8 @@ struct Known {
     structure: Structure,
     maps: MapPaths,
     live: Live,
+    /// Services whose section it lacks.
+    waiting: BTreeSet<ServiceId>,
 }
 
 /// The running HAProxy.
@@ -59,6 +63,25 @@ pub fn running(socket: &Socket) -> Option<String> {
 
 /// The service, unless the section that it needs isn't there to be filled.
 type Target<'a> = (&'a ServiceId, Option<&'a Wanted>);
+
+/// The service as the file has it: one without a section of its own gets no request.
+fn served<'a>(settled: &'a Settled, id: &ServiceId) -> Option<&'a Wanted> {
+    settled.service(id).map(|wanted| &**wanted).filter(|wanted| has_section(id, wanted))
+}
+
+impl Known {
+    /// Takes note of which of these services wait for a restart.
+    fn wait(&mut self, settled: &Settled, touched: &[ServiceId]) {
+        for id in touched {
+            if settled.service(id).is_some() && !self.structure.sections.contains_key(&id.to_string()) {
+                self.waiting.insert(id.clone());
+            } else {
+                self.waiting.remove(id);
+            }
+        }
+        self.live.awaiting(self.waiting.iter().filter_map(|id| served(settled, id)));
+    }
+}
 
 impl Proxy {
     /// A proxy that has not been looked at yet.
@@ -127,22 +150,27 @@ impl Proxy {
         touched: &[&ServiceId],
         disk: &Disk,
     ) -> anyhow::Result<(usize, Vec<String>)> {
+        if self.known.as_ref().is_some_and(|known| known.live.holds_back()) {
+            self.doubt();
+        }
         let scope = if self.known.is_some() { Scope::These } else { Scope::All };
         if scope == Scope::All {
             self.started()?;
             self.known = self.look(disk);
         }
         let Some(known) = &mut self.known else { return Ok((0, Vec::new())) };
-        let gone: Vec<ServiceId>;
-        let targets: Vec<Target> = if scope == Scope::These {
-            touched.iter().map(|id| (*id, settled.service(id).map(|wanted| &**wanted))).collect()
-        } else {
-            gone = known.structure.services().filter(|id| settled.service(id).is_none()).collect();
-            let all = settled.services().map(|(id, wanted)| (id, Some(&**wanted)));
-            all.chain(gone.iter().map(|id| (id, None))).collect()
+        let touched: Vec<ServiceId> = match scope {
+            Scope::These => touched.iter().map(|id| (*id).clone()).collect(),
+            Scope::All => settled.services().map(|(id, _)| id.clone()).chain(known.structure.services()).collect(),
         };
-        let targets: Vec<Target> =
-            targets.into_iter().filter(|(id, _)| known.structure.sections.contains_key(&id.to_string())).collect();
+        known.wait(settled, &touched);
+        let targets: BTreeMap<&ServiceId, Option<&Wanted>> = touched
+            .iter()
+            .filter(|id| known.structure.sections.contains_key(&id.to_string()))
+            .map(|id| (id, served(settled, id)))
+            .filter(|(id, wanted)| wanted.is_some() || !known.live.needs(id))
+            .collect();
+        let targets: Vec<Target> = targets.into_iter().collect();
         let steps = known.live.steps(scope, &targets, &known.maps);
         let made = steps.changes.len() + steps.removals.len();
         let complaints = match self.socket.change(&steps.changes) {
@@ -191,7 +219,7 @@ impl Proxy {
         let maps = MapPaths::among(&paths, &stamp)?;
         let content = |map: &Token| self.socket.map(map).ok();
         let live = Live::observed(&self.socket.servers_state().ok()?, content(&maps.hosts)?, content(&maps.paths)?);
-        Some(Known { stamp, structure, maps, live })
+        Some(Known { stamp, structure, maps, live, waiting: BTreeSet::new() })
     }
 
     /// Takes the marker away where it no longer stands for a stop without its start: a confgen that was killed may have
@@ -253,6 +281,19 @@ mod tests {
         let command = format!("sh {} supervisorctl restart haproxy", script.display());
         let control = Control::new(command.parse().unwrap(), None);
         Proxy::new(Socket::new(dir.join("none.sock")), control, dir.join("restarting"))
+    }
+
+    #[test]
+    fn a_port_that_is_withdrawn_is_served_no_longer() {
+        use crate::settle::tests::{settle, topology};
+        let is_served = |store: &str| {
+            let settled = settle(&topology(store), &Default::default(), &Default::default());
+            let id = settled.services().next().unwrap().0.clone();
+            served(&settled, &id).is_some()
+        };
+        let upstream = "tcp-services/db/upstreams/1 10.0.0.1:3306\n";
+        assert!(is_served(&format!("{upstream} tcp-services/db/ports 3306")));
+        assert!(!is_served(upstream));
     }
 
     #[test]
