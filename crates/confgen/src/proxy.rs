@@ -22,6 +22,10 @@ const LIVE_WITHIN: Duration = Duration::from_secs(15);
 /// How often HAProxy is asked whether it has got there.
 const ASK_EVERY: Duration = Duration::from_millis(10);
 
+/// While both processes hold the socket, for some tens of milliseconds, either may answer: the new one has it alone when
+/// it has answered so often in a row.
+const SURE: u32 = 5;
+
 /// What is known of the running HAProxy.
 struct Known {
     stamp: String,
@@ -240,6 +244,9 @@ impl Proxy {
         if matches!(self.control.state(), Ok(State::Stopped | State::Stopping)) && !self.marker.exists() {
             return Ok(Restart::Stopped);
         }
+        // The old process may run the same generation: servers alone are no part of its stamp.
+        let process = || self.socket.info().ok().map(|info| info.pid);
+        let old = process();
         fs::File::create(&self.marker).with_context(|| format!("create {}", self.marker.display()))?;
         if let Err(error) = self.control.restart() {
             // It may have failed between the stop and the start, and is then ours to finish.
@@ -248,8 +255,11 @@ impl Proxy {
         }
         self.unmark()?;
         let deadline = Instant::now() + LIVE_WITHIN;
+        let mut answers = 0;
         while Instant::now() < deadline {
-            if running(&self.socket).as_deref() == Some(stamp) {
+            let new = process() != old && running(&self.socket).as_deref() == Some(stamp);
+            answers = if new { answers + 1 } else { 0 };
+            if answers == SURE {
                 return Ok(Restart::Taken);
             }
             std::thread::sleep(ASK_EVERY);
