@@ -89,7 +89,8 @@ fn take_over(file: &Path, copies: &Path, checker: &Checker) -> Result<Taken, Err
     // The key may stand in a file beside it, as certbot and HAProxy itself have it.
     let beside = fs::read(file.with_extension("pem.key")).or_else(|_| fs::read(file.with_extension("key")));
     let content = match fs::read(file) {
-        Ok(content) => [content, beside.unwrap_or_default()].concat(),
+        // A file may lack its last line feed.
+        Ok(content) => [content, beside.map(|key| [b"\n", key.as_slice()].concat()).unwrap_or_default()].concat(),
         Err(error) => return Ok(kept(error.to_string())),
     };
     if fs::read(&copy).is_ok_and(|old| old == content) {
@@ -152,6 +153,18 @@ mod tests {
     fn pem(host: &str) -> String {
         let made = rcgen::generate_simple_self_signed([host.to_owned()]).unwrap();
         made.cert.pem() + &made.signing_key.serialize_pem()
+    }
+
+    #[test]
+    fn a_key_may_stand_beside_a_certificate_without_its_last_line_feed() {
+        let dir = tempfile::tempdir().unwrap();
+        let (source, state) = (dir.path().join("certs"), dir.path().join("state"));
+        fs::create_dir(&source).unwrap();
+        let checker = Checker::new(CommandLine::from_words(["haproxy", "-c"]).unwrap(), Duration::from_secs(10));
+        let made = rcgen::generate_simple_self_signed(["a.com".to_owned()]).unwrap();
+        replace(&source.join("a.com.pem"), made.cert.pem().trim_end().as_bytes(), 0o600).unwrap();
+        replace(&source.join("a.com.key"), made.signing_key.serialize_pem().as_bytes(), 0o600).unwrap();
+        assert_eq!(collect(&source, &state, &checker).unwrap().refused, BTreeMap::new());
     }
 
     #[test]

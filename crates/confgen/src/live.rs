@@ -33,6 +33,8 @@ pub struct Live {
     routes: BTreeMap<ServiceId, BTreeSet<(String, String)>>,
     /// How many of those routes each host has: it stays in its map while there is one.
     uses: BTreeMap<String, i64>,
+    /// Routes, as host and path key, of services whose section comes with the next restart.
+    awaited: BTreeSet<(String, String)>,
 }
 
 /// What a map is to hold for some of its keys.
@@ -54,6 +56,17 @@ pub struct MapPaths {
     pub hosts: Token,
     /// Host or wildcard + path prefix → section.
     pub paths: Token,
+}
+
+impl MapPaths {
+    /// The maps of a generation among all that HAProxy has: an operator's may be called `hosts.map` too.
+    pub fn among(paths: &[Token], stamp: &str) -> Option<Self> {
+        let map = |name: &str| {
+            let end = format!("/{stamp}/{name}.map");
+            paths.iter().find(|path| path.to_string().ends_with(&end)).cloned()
+        };
+        Some(Self { hosts: map("hosts")?, paths: map("paths")? })
+    }
 }
 
 /// What to do, in this order: changes, then removals.
@@ -81,6 +94,23 @@ impl Live {
         let first = |entries: Vec<(String, String)>| entries.into_iter().rev().collect();
         (live.hosts, live.paths) = (first(hosts), first(paths));
         live
+    }
+
+    /// Takes note of the services that wait for a restart. Whoever has had their routes until now keeps them until then:
+    /// nobody else could answer.
+    pub fn awaiting<'a>(&mut self, services: impl Iterator<Item = &'a Wanted>) {
+        self.awaited = services.flat_map(routes_of).collect();
+    }
+
+    /// Whether something stays as it is until a restart, though nobody wants it so.
+    pub fn holds_back(&self) -> bool {
+        self.awaited.iter().any(|(_, path)| self.paths.contains_key(path))
+    }
+
+    /// Whether an awaited route leads to the service now: its servers are needed until the restart.
+    pub fn needs(&self, id: &ServiceId) -> bool {
+        let section = id.to_string();
+        self.awaited.iter().any(|(_, path)| self.paths.get(path) == Some(&section))
     }
 
     /// The steps to what is wanted of some services, or of all there are; none of it where one is gone. Whatever has no
@@ -166,6 +196,13 @@ impl Live {
         for (host, change) in uses {
             let before = if scope == Scope::All { 0 } else { self.uses.get(&host).copied().unwrap_or_default() };
             hosts.insert(host.clone(), (before + change > 0).then_some(host));
+        }
+        for (host, path) in &self.awaited {
+            for (entries, key) in [(&mut hosts, host), (&mut paths, path)] {
+                if entries.get(key).is_some_and(Option::is_none) {
+                    entries.remove(key);
+                }
+            }
         }
         (hosts, paths)
     }

@@ -81,8 +81,8 @@ impl Pace {
         let acts = [
             (self.follow_at, Act::Follow),
             (self.restart_at.filter(|_| !filing), Act::Restart),
-            // A restart writes the file.
-            (self.file_at.filter(|_| !filing && self.restart_at.is_none()), Act::File),
+            // A restart writes the file, but one that has to wait is no reason for a file that lags behind.
+            (self.file_at.filter(|at| !filing && self.restart_at.is_none_or(|restart| restart > *at)), Act::File),
             (self.sweep_at, Act::Sweep),
         ];
         acts.into_iter().filter_map(|(at, act)| Some((at?, act))).min_by_key(|(at, _)| *at)
@@ -101,6 +101,11 @@ impl Pace {
     /// HAProxy was restarted.
     pub fn restarted(&mut self, now: Instant) {
         self.no_restart_before = Some(now + self.restart_interval);
+        self.recovered();
+    }
+
+    /// Everything is as it should be: what fails next is tried again soon.
+    pub fn recovered(&mut self) {
         self.retries = retries();
     }
 
@@ -154,9 +159,12 @@ mod tests {
         pace.restarted(t + SECOND);
         pace.restart(t + SECOND, true);
         pace.file(t + SECOND);
+        assert_eq!(pace.due(false), Some((t + SECOND + FILE_DELAY, Act::File)), "the file doesn't wait so long");
+        pace.began(Act::File);
+        pace.file(t + 3 * SECOND);
         assert_eq!(pace.due(false), Some((t + 3 * SECOND, Act::Restart)), "which writes the file too");
         pace.restart(t + SECOND, false);
-        assert_eq!(pace.due(false), Some((t + SECOND + FILE_DELAY, Act::File)));
+        assert_eq!(pace.due(false), Some((t + 3 * SECOND + FILE_DELAY, Act::File)));
     }
 
     #[test]
@@ -175,5 +183,8 @@ mod tests {
         pace.began(Act::Follow);
         pace.restart(t, true);
         assert_eq!(pace.due(false), Some((t + 30 * SECOND, Act::Restart)), "but a restart is not tried more often");
+        pace.recovered();
+        pace.failed(t, Act::File);
+        assert_eq!(pace.due(false), Some((t + SECOND, Act::Follow)), "what is long over counts no more");
     }
 }

@@ -1,6 +1,6 @@
 //! HAProxy as confgen drives it: what it runs is looked at, changed over the Runtime API, and else restarted. Blocks.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
@@ -14,12 +14,17 @@ use crate::disk::Disk;
 use crate::live::{Live, MapPaths, Scope};
 use crate::settle::{Settled, Wanted};
 use crate::structure::Structure;
+use crate::view::has_section;
 
 /// A restart checks the file, starts HAProxy and waits for its answer: under a second for thousands of servers. A
 /// process that isn't live after this is looked at again by the next try.
 const LIVE_WITHIN: Duration = Duration::from_secs(15);
 /// How often HAProxy is asked whether it has got there.
 const ASK_EVERY: Duration = Duration::from_millis(10);
+
+/// While both processes hold the socket, for some tens of milliseconds, either may answer: the new one has it alone when
+/// it has answered so often in a row.
+const SURE: u32 = 5;
 
 /// What is known of the running HAProxy.
 struct Known {
@@ -28,6 +33,8 @@ struct Known {
     structure: Structure,
     maps: MapPaths,
     live: Live,
+    /// Services whose section it lacks.
+    waiting: BTreeSet<ServiceId>,
 }
 
 /// The running HAProxy.
@@ -38,6 +45,8 @@ pub struct Proxy {
     marker: PathBuf,
     /// None until it has been looked at, and after anything that leaves it in doubt.
     known: Option<Known>,
+    /// What HAProxy said to a change that it doesn't make while it runs.
+    refused: Option<String>,
 }
 
 /// How a restart went.
@@ -59,10 +68,29 @@ pub fn running(socket: &Socket) -> Option<String> {
 /// The service, unless the section that it needs isn't there to be filled.
 type Target<'a> = (&'a ServiceId, Option<&'a Wanted>);
 
+/// The service as the file has it: one without a section of its own gets no request.
+fn served<'a>(settled: &'a Settled, id: &ServiceId) -> Option<&'a Wanted> {
+    settled.service(id).map(|wanted| &**wanted).filter(|wanted| has_section(id, wanted))
+}
+
+impl Known {
+    /// Takes note of which of these services wait for a restart.
+    fn wait(&mut self, settled: &Settled, touched: &[ServiceId]) {
+        for id in touched {
+            if settled.service(id).is_some() && !self.structure.sections.contains_key(&id.to_string()) {
+                self.waiting.insert(id.clone());
+            } else {
+                self.waiting.remove(id);
+            }
+        }
+        self.live.awaiting(self.waiting.iter().filter_map(|id| served(settled, id)));
+    }
+}
+
 impl Proxy {
     /// A proxy that has not been looked at yet.
     pub fn new(socket: Socket, control: Control, marker: PathBuf) -> Self {
-        Self { socket, control, marker, known: None }
+        Self { socket, control, marker, known: None, refused: None }
     }
 
     /// Forgets what it runs: it will be looked at before the next change.
@@ -77,35 +105,76 @@ impl Proxy {
 
     /// Why it needs a restart to serve this; none where it doesn't.
     pub fn lacks(&self, wanted: &Structure) -> Option<String> {
+        if let Some(words) = self.refused() {
+            return Some(format!("HAProxy refuses a change while it runs: {words}"));
+        }
         match &self.known {
             None => Some("HAProxy doesn't answer, or runs no generation of ours".into()),
             Some(known) => known.structure.lacks(wanted),
         }
     }
 
+    /// What HAProxy said to the last changes, if it didn't make them all: a restart alone brings them about.
+    pub fn refused(&self) -> Option<&str> {
+        self.refused.as_deref()
+    }
+
     /// Makes HAProxy serve what is wanted of these services, as far as it can without a restart, and says how many
-    /// changes that took. One that was in doubt is looked at, and put right as a whole.
+    /// changes that took. One that was in doubt is looked at, and put right as a whole; so is one that complains, once:
+    /// somebody else may have changed it. What it still complains of is left to a restart.
     pub fn follow<'a>(
         &mut self,
         settled: &Settled,
         touched: impl Iterator<Item = &'a ServiceId>,
         disk: &Disk,
     ) -> anyhow::Result<usize> {
+        self.refused = None;
+        let touched: Vec<&ServiceId> = touched.collect();
+        let mut made = 0;
+        loop {
+            let looked = self.known.is_none();
+            let (some, complaints) = self.change(settled, &touched, disk)?;
+            made += some;
+            if complaints.is_empty() {
+                return Ok(made);
+            }
+            // What it is about can't be told.
+            self.doubt();
+            if looked {
+                self.refused = Some(complaints.join("; "));
+                return Ok(made);
+            }
+        }
+    }
+
+    /// Makes the changes, and returns how many, with HAProxy's complaints.
+    fn change(
+        &mut self,
+        settled: &Settled,
+        touched: &[&ServiceId],
+        disk: &Disk,
+    ) -> anyhow::Result<(usize, Vec<String>)> {
+        if self.known.as_ref().is_some_and(|known| known.live.holds_back()) {
+            self.doubt();
+        }
         let scope = if self.known.is_some() { Scope::These } else { Scope::All };
         if scope == Scope::All {
+            self.started()?;
             self.known = self.look(disk);
         }
-        let Some(known) = &mut self.known else { return Ok(0) };
-        let gone: Vec<ServiceId>;
-        let targets: Vec<Target> = if scope == Scope::These {
-            touched.map(|id| (id, settled.service(id).map(|wanted| &**wanted))).collect()
-        } else {
-            gone = known.structure.services().filter(|id| settled.service(id).is_none()).collect();
-            let all = settled.services().map(|(id, wanted)| (id, Some(&**wanted)));
-            all.chain(gone.iter().map(|id| (id, None))).collect()
+        let Some(known) = &mut self.known else { return Ok((0, Vec::new())) };
+        let touched: Vec<ServiceId> = match scope {
+            Scope::These => touched.iter().map(|id| (*id).clone()).collect(),
+            Scope::All => settled.services().map(|(id, _)| id.clone()).chain(known.structure.services()).collect(),
         };
-        let targets: Vec<Target> =
-            targets.into_iter().filter(|(id, _)| known.structure.sections.contains_key(&id.to_string())).collect();
+        known.wait(settled, &touched);
+        let targets: BTreeMap<&ServiceId, Option<&Wanted>> = touched
+            .iter()
+            .filter(|id| known.structure.sections.contains_key(&id.to_string()))
+            .map(|id| (id, served(settled, id)))
+            .filter(|(id, wanted)| wanted.is_some() || !known.live.needs(id))
+            .collect();
+        let targets: Vec<Target> = targets.into_iter().collect();
         let steps = known.live.steps(scope, &targets, &known.maps);
         let made = steps.changes.len() + steps.removals.len();
         let complaints = match self.socket.change(&steps.changes) {
@@ -117,12 +186,7 @@ impl Proxy {
         };
         known.live.made(scope, &targets);
         self.remove(&steps.removals)?;
-        if !complaints.is_empty() {
-            // What it is about can't be told: the next round looks at everything.
-            self.doubt();
-            anyhow::bail!("HAProxy refuses a change: {}", complaints.join("; "));
-        }
-        Ok(made)
+        Ok((made, complaints))
     }
 
     /// Which of a service's servers HAProxy's own checks find up; one that isn't there, or in maintenance, is not said.
@@ -165,29 +229,46 @@ impl Proxy {
         let stamp = running(&self.socket)?;
         let structure = disk.structure(&stamp)?;
         let paths = self.socket.maps().ok()?;
-        let map = |name: &str| paths.iter().find(|path| path.to_string().rsplit('/').next() == Some(name)).cloned();
-        let maps = MapPaths { hosts: map("hosts.map")?, paths: map("paths.map")? };
+        let maps = MapPaths::among(&paths, &stamp)?;
         let content = |map: &Token| self.socket.map(map).ok();
         let live = Live::observed(&self.socket.servers_state().ok()?, content(&maps.hosts)?, content(&maps.paths)?);
-        Some(Known { stamp, structure, maps, live })
+        Some(Known { stamp, structure, maps, live, waiting: BTreeSet::new() })
+    }
+
+    /// Takes the marker away where it no longer stands for a stop without its start: a confgen that was killed may have
+    /// left it, and an operator's stop would be taken for ours.
+    fn started(&self) -> anyhow::Result<()> {
+        let under_way = |state| !matches!(state, State::Stopped | State::Stopping | State::Unknown);
+        if self.marker.exists() && self.control.state().is_ok_and(under_way) { self.unmark() } else { Ok(()) }
+    }
+
+    fn unmark(&self) -> anyhow::Result<()> {
+        fs::remove_file(&self.marker).with_context(|| format!("remove {}", self.marker.display()))
     }
 
     /// Has HAProxy restarted into the generation that lies on disk, and waits until it runs it.
     pub fn restart(&mut self, stamp: &str) -> anyhow::Result<Restart> {
         self.doubt();
         // A stop of ours that a crash cut short is mended; one of an operator's is respected.
-        if matches!(self.control.state(), Ok(State::Stopped)) && !self.marker.exists() {
+        if matches!(self.control.state(), Ok(State::Stopped | State::Stopping)) && !self.marker.exists() {
             return Ok(Restart::Stopped);
         }
+        // The old process may run the same generation: servers alone are no part of its stamp.
+        let process = || self.socket.info().ok().map(|info| info.pid);
+        let old = process();
         fs::File::create(&self.marker).with_context(|| format!("create {}", self.marker.display()))?;
-        let restarted = self.control.restart();
-        fs::remove_file(&self.marker).with_context(|| format!("remove {}", self.marker.display()))?;
-        if let Err(error) = restarted {
+        if let Err(error) = self.control.restart() {
+            // It may have failed between the stop and the start, and is then ours to finish.
+            self.started()?;
             return Ok(Restart::NotLive(error.to_string()));
         }
+        self.unmark()?;
         let deadline = Instant::now() + LIVE_WITHIN;
+        let mut answers = 0;
         while Instant::now() < deadline {
-            if running(&self.socket).as_deref() == Some(stamp) {
+            let new = process() != old && running(&self.socket).as_deref() == Some(stamp);
+            answers = if new { answers + 1 } else { 0 };
+            if answers == SURE {
                 return Ok(Restart::Taken);
             }
             std::thread::sleep(ASK_EVERY);
@@ -196,5 +277,70 @@ impl Proxy {
         Ok(Restart::NotLive(format!(
             "HAProxy doesn't run generation {stamp} after {LIVE_WITHIN:?}; supervisord: {state}"
         )))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use super::*;
+    use crate::disk::replace;
+
+    /// A supervisorctl that knows one state, and does what `restart` says to it.
+    fn proxy(dir: &Path, state: &str, restart: &str) -> Proxy {
+        let (script, file) = (dir.join("script"), dir.join("state"));
+        let text = format!(
+            "case $2 in\nstatus) echo \"haproxy $(cat {file})\" ;;\nrestart) {restart} ;;\nesac\n",
+            file = file.display(),
+            restart = restart.replace("STATE", &file.display().to_string())
+        );
+        replace(&script, text.as_bytes(), 0o600).unwrap();
+        replace(&file, state.as_bytes(), 0o600).unwrap();
+        let command = format!("sh {} supervisorctl restart haproxy", script.display());
+        let control = Control::new(command.parse().unwrap(), None);
+        Proxy::new(Socket::new(dir.join("none.sock")), control, dir.join("restarting"))
+    }
+
+    #[test]
+    fn a_port_that_is_withdrawn_is_served_no_longer() {
+        use crate::settle::tests::{settle, topology};
+        let is_served = |store: &str| {
+            let settled = settle(&topology(store), &Default::default(), &Default::default());
+            let id = settled.services().next().unwrap().0.clone();
+            served(&settled, &id).is_some()
+        };
+        let upstream = "tcp-services/db/upstreams/1 10.0.0.1:3306\n";
+        assert!(is_served(&format!("{upstream} tcp-services/db/ports 3306")));
+        assert!(!is_served(upstream));
+    }
+
+    #[test]
+    fn an_operators_stop_is_respected() {
+        for state in ["STOPPED", "STOPPING"] {
+            let dir = tempfile::tempdir().unwrap();
+            let mut proxy = proxy(dir.path(), state, "exit 9");
+            assert_eq!(proxy.restart("0123456789abcdef").unwrap(), Restart::Stopped, "{state}");
+        }
+    }
+
+    #[test]
+    fn a_start_that_fails_after_our_stop_is_tried_again() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut proxy = proxy(dir.path(), "RUNNING", "echo STOPPED >STATE; exit 1");
+        for _ in 0..2 {
+            assert!(matches!(proxy.restart("0123456789abcdef").unwrap(), Restart::NotLive(_)));
+        }
+    }
+
+    #[test]
+    fn a_marker_that_a_killed_confgen_left_ends_with_the_start() {
+        let dir = tempfile::tempdir().unwrap();
+        let disk = Disk::open(&dir.path().join("haproxy.cfg"), dir.path()).unwrap();
+        let mut proxy = proxy(dir.path(), "RUNNING", "exit 9");
+        replace(&dir.path().join("restarting"), b" ", 0o600).unwrap();
+        proxy.follow(&Settled::default(), std::iter::empty(), &disk).unwrap();
+        replace(&dir.path().join("state"), b"STOPPED", 0o600).unwrap();
+        assert_eq!(proxy.restart("0123456789abcdef").unwrap(), Restart::Stopped);
     }
 }

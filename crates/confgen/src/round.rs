@@ -328,7 +328,10 @@ impl Rounds {
         }
         self.disk.sweep(&[&stamp])?;
         self.proxy.follow(&self.settled, std::iter::empty(), &self.disk)?;
-        Ok(Outcome::Restarted)
+        Ok(match self.proxy.refused() {
+            None => Outcome::Restarted,
+            Some(words) => Outcome::NotLive(format!("HAProxy refuses a change: {words}")),
+        })
     }
 
     /// One whole round, from nothing: HAProxy, file, restart if need be.

@@ -101,7 +101,8 @@ async fn finished<T>(task: &mut Option<JoinHandle<T>>) -> T {
 
 /// What an act came to.
 enum Done {
-    Followed(Left),
+    /// With why the operator's files or the certificates couldn't be read, if so: the last ones count.
+    Followed(Left, anyhow::Result<()>),
     Restarted(Outcome),
     Swept(Left),
 }
@@ -256,7 +257,7 @@ impl Daemon {
         let now = Instant::now();
         self.rounds = Some(rounds);
         match done {
-            Ok(Done::Followed(left)) => {
+            Ok(Done::Followed(left, looked)) => {
                 self.pace.restart(now, left.restart.is_some());
                 if left.file {
                     self.pace.file(now);
@@ -268,6 +269,9 @@ impl Daemon {
                     self.in_sync();
                 }
                 self.restart = left.restart;
+                if let Err(error) = looked {
+                    self.failed(act, &format!("{error:#}"));
+                }
             }
             Ok(Done::Swept(left)) => {
                 if left.file {
@@ -295,7 +299,13 @@ impl Daemon {
             self.written = Some((filing, filed.clone()));
         }
         match filed {
-            Ok(filed @ (Filed::Same | Filed::Written)) => tracing::debug!("{filed}"),
+            Ok(filed @ (Filed::Same | Filed::Written)) => {
+                tracing::debug!("{filed}");
+                let due = self.restart.is_some() || self.acting.is_some() || self.doubt || self.outside_changed;
+                if !due {
+                    self.pace.recovered();
+                }
+            }
             Ok(Filed::Culprits(_)) => self.everything_anew(),
             Ok(refused) => self.failed(Act::File, &refused.to_string()),
             Err(error) => self.failed(Act::File, &format!("{error:#}")),
@@ -311,7 +321,8 @@ impl Daemon {
     fn failed(&mut self, act: Act, reason: &str) {
         tracing::error!("out of sync: {reason}");
         systemd::status("out of sync: see the log");
-        (self.changed, self.doubt) = (Changed::All, true);
+        // What a look had seen may not have been taken in.
+        (self.changed, self.doubt, self.outside_changed) = (Changed::All, true, true);
         self.pace.failed(Instant::now(), act);
     }
 
@@ -334,9 +345,41 @@ impl Daemon {
 }
 
 fn follow(rounds: &mut Rounds, topology: &Topology, changed: &Changed, outside: bool) -> anyhow::Result<Done> {
-    if outside {
-        rounds.look_outside()?;
-        return rounds.quick(topology, &Changed::All).map(Done::Followed);
+    let looked = if outside { rounds.look_outside() } else { Ok(()) };
+    let left = rounds.quick(topology, if outside { &Changed::All } else { changed })?;
+    Ok(Done::Followed(left, looked))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Without its rounds: nothing begins.
+    fn daemon() -> Daemon {
+        let second = Duration::from_secs(1);
+        Daemon {
+            topology: None,
+            revision: 0,
+            changed: Changed::nothing(),
+            pace: Pace::new(Duration::ZERO, second),
+            rounds: None,
+            acting: None,
+            filing: None,
+            written: None,
+            restart: None,
+            outside_changed: false,
+            doubt: false,
+            seen: Look::default(),
+            disconnected: false,
+            ready: false,
+        }
     }
-    rounds.quick(topology, changed).map(Done::Followed)
+
+    #[test]
+    fn a_failed_act_is_tried_again_with_everything_it_was_to_take_in() {
+        let mut daemon = daemon();
+        daemon.failed(Act::Follow, "the operator's directory can't be listed");
+        assert_eq!((&daemon.changed, daemon.doubt, daemon.outside_changed), (&Changed::All, true, true));
+        assert!(daemon.pace.due(false).is_some());
+    }
 }

@@ -141,6 +141,8 @@ impl Settled {
                     renamed |= self.read(topology, &id, true);
                     touched.insert(id);
                 }
+                // All that there is has been read: a value lives on with its key alone.
+                self.remembered = Arc::default();
             }
             Changed::Services(services) => {
                 for id in services {

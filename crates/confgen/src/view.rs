@@ -231,12 +231,22 @@ impl Section<'_> {
         self.wanted.settings.sticky == Sticky::Source
     }
 
+    /// Whether the section takes an operator's `defaults` in place of the file's own, of which it then has nothing.
+    pub(crate) fn has_profile(&self) -> bool {
+        self.wanted.settings.profile.is_some()
+    }
+
     /// What all servers of the section have in common and differs from the `defaults`.
     pub(crate) fn default_server(&self) -> Option<String> {
         let settings = &self.wanted.settings;
         let mut words = Vec::new();
-        if settings.check == Check::Off {
-            words.push("no-check".to_owned());
+        match (settings.check == Check::Off, self.has_profile()) {
+            (true, _) => words.push("no-check".to_owned()),
+            (false, true) => words.push("check".to_owned()),
+            (false, false) => {}
+        }
+        if self.has_profile() {
+            words.push(format!("weight {}", discovery::Weight::DEFAULT));
         }
         words.extend(settings.maxconn.map(|most| format!("maxconn {most}")));
         match settings.proto {

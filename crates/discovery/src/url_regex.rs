@@ -9,11 +9,13 @@ use crate::Refusal;
 
 /// PRODUCT's limit; also keeps the time that one match may take within reason.
 const LONGEST: usize = 256;
-/// More repetitions than this make PCRE's compiled form large; its own limit is 65,535.
-const MOST_REPETITIONS: u32 = 1_000;
+/// PCRE refuses an expression whose compiled form is longer than 65,535 bytes, and with it HAProxy its whole file.
+const LARGEST: u64 = 60_000;
+/// What one literal, class or group takes at most in the compiled form: a class is a table of 32 bytes.
+const NODE: u64 = 40;
 
 /// A regular expression in the part of the language that both PCRE (HAProxy) and this type read in the same way: no
-/// look-around, no back references, no Unicode classes, no set operations, no inline flags but `i`.
+/// look-around, no back references, no names, no Unicode classes, no set operations, no inline flags but `i`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct UrlRegex(Box<str>);
 
@@ -36,7 +38,7 @@ impl FromStr for UrlRegex {
             return Err(refused("no blank, quote, `#`, `;` or byte outside ASCII (write \\x20, \\x23, …)"));
         }
         let tree = ast::parse::Parser::new().parse(text).map_err(|_| refused("not a regular expression"))?;
-        visit(&tree, Portable).map_err(refused)?;
+        visit(&tree, Portable { copies: vec![1], size: 0 }).map_err(refused)?;
         Ok(Self(text.into()))
     }
 }
@@ -48,7 +50,12 @@ impl fmt::Display for UrlRegex {
 }
 
 /// Walks the tree and stops at the first thing that PCRE reads otherwise.
-struct Portable;
+struct Portable {
+    /// How often PCRE copies what stands here, one level for each repetition around it.
+    copies: Vec<u64>,
+    /// Of the compiled form, so far.
+    size: u64,
+}
 
 impl ast::Visitor for Portable {
     type Output = ();
@@ -59,14 +66,21 @@ impl ast::Visitor for Portable {
     }
 
     fn visit_pre(&mut self, node: &Ast) -> Result<(), Self::Err> {
+        let copies = self.copies.last().copied().unwrap_or(1);
+        self.size = self.size.saturating_add(copies.saturating_mul(NODE));
+        if self.size > LARGEST {
+            return Err("too large: fewer repetitions");
+        }
         match node {
             Ast::Flags(flags) => only_case(&flags.flags),
             Ast::Group(group) => match &group.kind {
                 ast::GroupKind::NonCapturing(flags) => only_case(flags),
-                _ => Ok(()),
+                // PCRE has another rule for them.
+                ast::GroupKind::CaptureName { .. } => Err("no named group"),
+                ast::GroupKind::CaptureIndex(_) => Ok(()),
             },
             Ast::ClassUnicode(_) => Err("no \\p classes"),
-            Ast::Literal(literal) => ascii(literal.c),
+            Ast::Literal(literal) => portable(literal),
             Ast::Assertion(assertion) => match assertion.kind {
                 ast::AssertionKind::StartLine
                 | ast::AssertionKind::EndLine
@@ -74,20 +88,40 @@ impl ast::Visitor for Portable {
                 | ast::AssertionKind::NotWordBoundary => Ok(()),
                 _ => Err("only the assertions ^ $ \\b \\B"),
             },
-            Ast::Repetition(repetition) => match &repetition.op.kind {
-                ast::RepetitionKind::Range(range) if most(range) > MOST_REPETITIONS => Err("at most 1000 repetitions"),
-                _ => Ok(()),
-            },
+            // PCRE repeats none of these, or reads a second sign after a repetition in a way of its own (`a*+`).
+            Ast::Repetition(repetition)
+                if matches!(
+                    *repetition.ast,
+                    Ast::Repetition(_) | Ast::Assertion(_) | Ast::Flags(_) | Ast::Empty(_)
+                ) =>
+            {
+                Err("a repetition repeats a character, a class or a group")
+            }
+            Ast::Repetition(repetition) => {
+                let times = match &repetition.op.kind {
+                    ast::RepetitionKind::Range(range) => u64::from(most(range)).max(1),
+                    _ => 1,
+                };
+                self.copies.push(copies.saturating_mul(times));
+                Ok(())
+            }
             _ => Ok(()),
         }
+    }
+
+    fn visit_post(&mut self, node: &Ast) -> Result<(), Self::Err> {
+        if matches!(node, Ast::Repetition(_)) {
+            self.copies.pop();
+        }
+        Ok(())
     }
 
     fn visit_class_set_item_pre(&mut self, item: &ast::ClassSetItem) -> Result<(), Self::Err> {
         match item {
             ast::ClassSetItem::Unicode(_) => Err("no \\p classes"),
             ast::ClassSetItem::Bracketed(_) => Err("no class within a class"),
-            ast::ClassSetItem::Literal(literal) => ascii(literal.c),
-            ast::ClassSetItem::Range(range) => ascii(range.start.c).and(ascii(range.end.c)),
+            ast::ClassSetItem::Literal(literal) => portable(literal),
+            ast::ClassSetItem::Range(range) => portable(&range.start).and(portable(&range.end)),
             _ => Ok(()),
         }
     }
@@ -104,8 +138,15 @@ fn most(range: &ast::RepetitionRange) -> u32 {
     }
 }
 
-fn ascii(c: char) -> Result<(), &'static str> {
-    if c.is_ascii() { Ok(()) } else { Err("no character outside ASCII") }
+fn portable(literal: &ast::Literal) -> Result<(), &'static str> {
+    use ast::{HexLiteralKind, LiteralKind};
+    match &literal.kind {
+        LiteralKind::HexFixed(kind) | LiteralKind::HexBrace(kind) if *kind != HexLiteralKind::X => {
+            Err("no \\u or \\U (write \\x20)")
+        }
+        _ if literal.c.is_ascii() => Ok(()),
+        _ => Err("no character outside ASCII"),
+    }
 }
 
 fn only_case(flags: &ast::Flags) -> Result<(), &'static str> {
@@ -122,8 +163,17 @@ mod tests {
 
     #[test]
     fn what_both_dialects_read_alike_is_taken() {
-        for good in ["^/api/", "^/(a|b)/[0-9]{1,3}$", "(?i)/x", "(?:/a)+?", "\\.php$", "[^/]+", "[[:alpha:]]", "\\x20"]
-        {
+        for good in [
+            "^/api/",
+            "^/(a|b)/[0-9]{1,3}$",
+            "(?i)/x",
+            "(?:/a)+?",
+            "\\.php$",
+            "[^/]+",
+            "[[:alpha:]]",
+            "\\x20",
+            "a{1000}",
+        ] {
             assert!(good.parse::<UrlRegex>().is_ok(), "{good:?}");
         }
     }
@@ -135,6 +185,29 @@ mod tests {
             ["", "(", "a b", "a#b", "a;b", "a\"", "a'", "a\n", "(?=x)", "(a)\\1", "\\p{L}", "(?R)", "(?x)a", "[a&&b]"];
         for bad in bad.into_iter().chain(["a{9999}", "\\x{1F600}", "\\z", "ä", "[a[b]]", "**", &long]) {
             assert!(bad.parse::<UrlRegex>().is_err(), "{bad:?}");
+        }
+    }
+
+    #[test]
+    fn what_pcre_refuses_is_refused() {
+        let wide = format!("(?:{}){{1000}}", "ab".repeat(100));
+        for bad in [
+            "\\u0041",
+            "\\U00000041",
+            "\\u{41}",
+            "[\\u0041]",
+            "[a-\\d]",
+            "(?P<a.b>x)",
+            "(?<n>x)",
+            "/$*",
+            "\\b+",
+            "a*+",
+            "a{2}{3}",
+        ] {
+            assert!(bad.parse::<UrlRegex>().is_err(), "{bad:?}");
+        }
+        for large in ["(?:(?:a{900}){900}){900}", "(?:ab){1000}{1000}", "(?:[ab]{100}){100}", wide.as_str()] {
+            assert!(large.parse::<UrlRegex>().is_err(), "{large:?}");
         }
     }
 }

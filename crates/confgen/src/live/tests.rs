@@ -107,6 +107,26 @@ fn hosts_stay_while_a_service_has_them() {
 }
 
 #[test]
+fn a_route_stays_where_it_is_until_its_new_service_can_answer() {
+    let (before, after) = (settled("http-services/a/domain x.com y.com"), settled("http-services/b/domain x.com"));
+    let a = id("a");
+    let mut live = Live::default();
+    live.made(Scope::All, &[(&a, before.service(&a).map(|wanted| &**wanted))]);
+    live.awaiting(after.services().map(|(_, wanted)| &**wanted));
+    assert!(live.holds_back() && live.needs(&a));
+    for scope in [Scope::These, Scope::All] {
+        let changes = live.steps(scope, &[(&a, None)], &maps()).changes;
+        let changes: Vec<_> = changes.iter().map(ToString::to_string).collect();
+        assert_eq!(changes, ["del map /m/hosts.map y.com", "del map /m/paths.map y.com/"]);
+    }
+    // One whose section is there takes it over at once.
+    let c = settled("http-services/c/domain x.com");
+    let c = [(&id("c"), c.service(&id("c")).map(|wanted| &**wanted))];
+    let changes: Vec<_> = live.steps(Scope::These, &c, &maps()).changes.iter().map(ToString::to_string).collect();
+    assert_eq!(changes, ["set map /m/paths.map x.com/ http-c"]);
+}
+
+#[test]
 fn what_nobody_wants_goes_when_everything_is_looked_at() {
     let entries = |entries: &[(&str, &str)]| entries.iter().map(|(k, v)| ((*k).into(), (*v).into())).collect();
     let state = "1\n# \n".parse().unwrap();
@@ -124,6 +144,15 @@ fn what_nobody_wants_goes_when_everything_is_looked_at() {
             "del map /m/paths.map old.com/"
         ]
     );
+}
+
+#[test]
+fn an_operators_maps_are_none_of_ours() {
+    let paths = ["/etc/haproxy/hosts.map", "/s/0123456789abcdef/hosts.map", "/s/0123456789abcdef/paths.map"];
+    let paths: Vec<Token> = paths.iter().map(|path| path.parse().unwrap()).collect();
+    let maps = MapPaths::among(&paths, "0123456789abcdef").unwrap();
+    assert_eq!(maps.hosts.to_string(), "/s/0123456789abcdef/hosts.map");
+    assert_eq!(MapPaths::among(&paths, "fedcba9876543210"), None);
 }
 
 proptest! {

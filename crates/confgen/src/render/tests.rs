@@ -155,3 +155,34 @@ fn no_default_is_restated() {
         assert!(!cfg.lines().any(|line| line.trim_start().starts_with("server ") && line.contains("weight 100")));
     }
 }
+
+/// An operator's `defaults` stands in for the file's own, but servers are checked, weigh and keep their state as anywhere.
+#[test]
+fn a_profile_takes_nothing_from_the_servers() {
+    let operator =
+        "defaults slow\n    mode http\n    timeout client 1h\n    timeout connect 2s\n    timeout server 1h\n";
+    let limits = Limits { profiles: Operator::of([operator]).profiles, ..Limits::default() };
+    let store = "http-services/a/domain a.com\n http-services/a/profile slow\n \
+        http-services/a/upstreams/1 10.0.0.1:80\n tcp-services/b/ports 3306\n tcp-services/b/profile slow\n \
+        tcp-services/b/check off\n tcp-services/b/upstreams/1 10.0.0.1:3306\n";
+    let settled = settle(&topology(store), &Memory::default(), &limits);
+    let dir = tempfile::tempdir().unwrap();
+    let mut rendered = rendered(&settled, &site(dir.path()), &Operator::of([operator]), dir.path());
+    for (section, line) in [("backend http-a", "check weight 100"), ("listen tcp-b", "no-check weight 100")] {
+        let text = rendered.cfg.split("\n\n").find(|block| block.contains(section)).unwrap();
+        assert!(text.contains(&format!("\n    default-server {line}\n")), "{text}");
+        assert!(text.contains("\n    load-server-state-from-file global\n"), "{text}");
+    }
+    rendered.cfg.insert_str(0, operator);
+    assert_eq!(check(&rendered, dir.path()), Verdict::Valid { warnings: Vec::new() });
+}
+
+#[test]
+fn a_trusted_proxys_chain_is_kept() {
+    let dir = tempfile::tempdir().unwrap();
+    let site = Site { trusted_proxies: Some("10.0.0.0/8".parse().unwrap()), ..site(dir.path()) };
+    let rendered = rendered(&Settled::default(), &site, &Operator::default(), dir.path());
+    // `req.hdr` would be the last word of the list alone.
+    assert!(rendered.cfg.contains("\n    http-request add-header X-Forwarded-For %[src] if trusted_proxy\n"));
+    assert_eq!(check(&rendered, dir.path()), Verdict::Valid { warnings: Vec::new() });
+}

@@ -76,12 +76,14 @@ impl Claims {
         routes
     }
 
-    /// The binds that the service holds, sorted. `*:p` beside `addr:p` would bind twice: the wider one is kept.
+    /// The binds that the service holds, sorted. `*:p` beside `addr:p` would bind twice: the wider one is kept. It is
+    /// wider than IPv4 addresses alone.
     pub(super) fn binds(&self, id: &ServiceId, reading: &Reading) -> Vec<Bind> {
         let everywhere = |bind: &Bind| bind.address.is_none();
         let held = |bind: &&Bind| self.holders.get(&port_claim(**bind)) == Some(id);
         let covered = |bind: &&Bind| {
-            !everywhere(bind) && reading.ports.iter().any(|other| everywhere(other) && other.port == bind.port)
+            bind.address.is_some_and(|address| address.is_ipv4())
+                && reading.ports.iter().any(|other| everywhere(other) && other.port == bind.port)
         };
         let mut binds: Vec<Bind> = reading.ports.iter().filter(held).filter(|bind| !covered(bind)).copied().collect();
         binds.sort();

@@ -91,6 +91,23 @@ fn a_bad_value_leaves_the_last_good_one_serving_while_the_key_exists() {
 }
 
 #[test]
+fn a_value_that_went_with_its_service_does_not_come_back() {
+    let good = settled("http-services/a/upstreams/1 10.0.0.1:80");
+    let mut settled = settle(&topology("http-services/b/domain b.com"), &good.memory(), &Limits::default());
+    let bad = topology("http-services/b/domain b.com\n http-services/a/upstreams/1 unix@/x");
+    settled.update(&bad, &Changed::Services([http("a")].into()));
+    assert_eq!(service(&settled, "a").servers, []);
+}
+
+#[test]
+fn a_port_on_every_ipv4_address_takes_in_ipv4_alone() {
+    let settled = settled("tcp-services/db/ports 10.0.0.1:3306 *:3306 [fd00::1]:3306");
+    let id = ServiceId { kind: Kind::Tcp, name: "db".parse().unwrap() };
+    let binds = settled.service(&id).unwrap().binds.iter().map(ToString::to_string);
+    assert_eq!(binds.collect::<Vec<_>>(), ["*:3306", "[fd00::1]:3306"]);
+}
+
+#[test]
 fn what_decides_who_may_come_in_is_never_guessed() {
     for gate in ["allow nonsense", "tls passthrough", "tls nonsense", "sslpass 1", "proto h3", "active ="] {
         let lines =
