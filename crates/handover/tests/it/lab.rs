@@ -54,7 +54,7 @@ impl Lab {
     pub(crate) fn start_in(host: Host, startsecs: u8) -> Self {
         let mut lab = Self::prepare();
         lab.configure("first", "");
-        lab.supervise(host, startsecs);
+        lab.supervise(host, &lab.program(startsecs));
         lab.until("the first configuration serves", || lab.generation().as_deref() == Some("first"));
         lab
     }
@@ -113,11 +113,26 @@ backend app
         fs::File::create(self.path(name)).unwrap().write_all(text.as_bytes()).unwrap();
     }
 
-    /// Starts supervisord.
-    pub(crate) fn supervise(&mut self, host: Host, startsecs: u8) {
+    /// handover as a program of supervisord.
+    fn program(&self, startsecs: u8) -> String {
+        let (dir, handover, linger) = (self.dir.path().display(), env!("CARGO_BIN_EXE_handover"), LINGER.as_millis());
+        format!(
+            "[program:haproxy]
+command={handover} --socket {dir}/admin.sock --linger {linger}ms --wait 10s --drain 6s -- haproxy -f {dir}/haproxy.cfg
+autorestart=unexpected
+exitcodes=0
+startsecs={startsecs}
+startretries=0
+stopwaitsecs=10
+stdout_logfile={dir}/haproxy.log
+redirect_stderr=true
+"
+        )
+    }
+
+    /// Starts supervisord with that program.
+    pub(crate) fn supervise(&mut self, host: Host, program: &str) {
         let dir = self.dir.path().display();
-        let handover = env!("CARGO_BIN_EXE_handover");
-        let linger = LINGER.as_millis();
         let text = format!(
             "[unix_http_server]
 file={dir}/supervisor.sock
@@ -130,16 +145,7 @@ childlogdir={dir}
 supervisor.rpcinterface_factory=supervisor.rpcinterface:make_main_rpcinterface
 [supervisorctl]
 serverurl=unix://{dir}/supervisor.sock
-[program:haproxy]
-command={handover} --socket {dir}/admin.sock --linger {linger}ms --wait 10s --drain 4s -- haproxy -f {dir}/haproxy.cfg
-autorestart=unexpected
-exitcodes=0
-startsecs={startsecs}
-startretries=0
-stopwaitsecs=8
-stdout_logfile={dir}/haproxy.log
-redirect_stderr=true
-"
+{program}"
         );
         self.write("supervisord.conf", &text);
         let config = self.path("supervisord.conf");

@@ -4,6 +4,7 @@
 
 mod lab;
 mod restart;
+mod shipped;
 mod state;
 mod stop;
 mod trouble;
