@@ -1,7 +1,38 @@
 //! The language of haproxy-discover: names, keys, settings, records, and the topology built from them.
 //!
 //! Architecture invariant: pure. Nothing here awaits, reads a clock or touches the world, and no input panics.
+//! Every type that may reach `haproxy.cfg` or the Runtime API holds no line break, quote, blank, `#` or `;`, whatever
+//! it was parsed from.
+
+mod refusal;
+
+mod address;
+mod domain;
+mod name;
+mod path;
+mod span;
+mod url_regex;
+mod words;
+
+mod key;
+mod record;
+mod setting;
 
 mod store;
+mod topology;
 
+pub use address::{Bind, Networks, UpstreamAddress};
+pub use domain::{Domain, Host};
+pub use key::{Key, Kind, Layout, Oddity, ServiceId};
+pub use name::{Color, Node, Profile, ServiceName, UpstreamId};
+pub use path::PathPrefix;
+pub use record::{Override, OverrideState, Unknown, Upstream, UpstreamState, Weight};
+pub use refusal::{Excerpt, Refusal};
+pub use setting::{
+    Active, Balance, Check, Hsts, HttpCheck, Method, Proto, ProxyProtocol, Setting, SettingName, Sni, StatusRange,
+    Sticky, Tls, Verify,
+};
+pub use span::Span;
 pub use store::{Change, Entry, Snapshot};
+pub use topology::{Field, Service, Topology};
+pub use url_regex::UrlRegex;

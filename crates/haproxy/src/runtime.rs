@@ -1,5 +1,6 @@
 //! HAProxy's Runtime API over its stats socket (manual: "Management Guide", section 9.3).
 
+mod change;
 mod command;
 mod info;
 mod servers;
@@ -10,9 +11,10 @@ use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
+pub use change::{AdminState, Change, NotAToken, Removal, ServerName, ServerOptions, Token};
 pub use command::{Command, NotAWord, Word};
 pub use info::Info;
-pub use servers::{Admin, Operation, ServerState, ServersState};
+pub use servers::{Admin, NotServersState, Operation, ServerState, ServersState};
 
 use crate::exchange;
 
@@ -94,13 +96,7 @@ impl Socket {
     /// # Errors
     /// When nobody answers, or not to the end within the bound.
     pub fn ask(&self, command: &Command) -> Result<String, Error> {
-        let stream = exchange::connect_unix(&self.path, self.timeout)
-            .map_err(|source| Error::Absent { path: self.path.clone(), source })?;
-        let answer = self.exchange(stream, command).map_err(|source| Error::Exchange {
-            path: self.path.clone(),
-            command: command.clone(),
-            source,
-        })?;
+        let answer = self.exchange(command)?;
         // Every answer, refusals included, is closed by an empty line: one that isn't lacks its end.
         if let Some(whole) = answer.strip_suffix("\n\n") {
             Ok(format!("{whole}\n"))
@@ -114,7 +110,18 @@ impl Socket {
         }
     }
 
-    fn exchange(&self, mut stream: UnixStream, command: &Command) -> io::Result<String> {
+    /// Asks, and returns all that comes until HAProxy closes.
+    fn exchange(&self, command: &Command) -> Result<String, Error> {
+        let stream = exchange::connect_unix(&self.path, self.timeout)
+            .map_err(|source| Error::Absent { path: self.path.clone(), source })?;
+        self.exchange_over(stream, command).map_err(|source| Error::Exchange {
+            path: self.path.clone(),
+            command: command.clone(),
+            source,
+        })
+    }
+
+    fn exchange_over(&self, mut stream: UnixStream, command: &Command) -> io::Result<String> {
         let deadline = Instant::now() + self.timeout;
         exchange::send(&mut stream, format!("{command}\n").as_bytes(), deadline)?;
         // A master keeps the connection open for more commands until it is told that none will come.
@@ -159,6 +166,32 @@ impl Socket {
         let command = Command::show_servers_state();
         let answer = self.ask(&command)?;
         ServersState::parse(&answer).ok_or_else(|| self.refused(command, &answer))
+    }
+
+    /// The paths of all maps that HAProxy has loaded from files: `show map`.
+    ///
+    /// # Errors
+    /// As [`ask`](Self::ask).
+    pub fn maps(&self) -> Result<Vec<Token>, Error> {
+        // "2 (/var/lib/confgen/…/hosts.map) pattern loaded from file …"
+        let path = |line: &str| line.split_once(" (")?.1.split_once(") ")?.0.parse().ok();
+        Ok(self.ask(&Command::show_maps())?.lines().filter(|line| !line.starts_with('#')).filter_map(path).collect())
+    }
+
+    /// What a map holds: `show map PATH`.
+    ///
+    /// # Errors
+    /// As [`ask`](Self::ask), or when HAProxy has no such map.
+    pub fn map(&self, path: &Token) -> Result<Vec<(String, String)>, Error> {
+        let command = Command::show_map(path);
+        let answer = self.ask(&command)?;
+        // "0x55ba7cfcdf50 a.com http-shop"
+        let entry = |line: &str| {
+            let (_, rest) = line.split_once(' ').filter(|(pointer, _)| pointer.starts_with("0x"))?;
+            rest.split_once(' ').map(|(key, value)| (key.to_owned(), value.to_owned()))
+        };
+        let entries: Option<Vec<_>> = answer.lines().filter(|line| !line.is_empty()).map(entry).collect();
+        entries.ok_or_else(|| self.refused(command, &answer))
     }
 
     fn refused(&self, command: Command, answer: &str) -> Error {

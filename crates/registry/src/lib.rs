@@ -1,1 +1,59 @@
-//! Skeleton.
+//! The etcd side of haproxy-discover: connect, snapshot and watch, transactions, leases.
+//!
+//! Keys in this API are relative to the prefix (`http-services/shop/domain`); the prefix lives in [`Config`].
+//! It speaks to etcd 3.4 and later.
+//!
+//! Architecture invariant: nothing else in the workspace names `etcd_client`, and no type of it shows in this API.
+//!
+//! ```no_run
+//! # async fn example(args: registry::Args) -> Result<(), Box<dyn std::error::Error>> {
+//! use registry::{Client, Event, Follow};
+//! use tokio_util::sync::CancellationToken;
+//!
+//! let client = Client::new(args.resolve()?);
+//! let mut events = client.follow(Follow::default(), CancellationToken::new());
+//! while let Some(event) = events.recv().await {
+//!     match event {
+//!         Event::Snapshot(all) => println!("{} keys at revision {}", all.entries.len(), all.revision),
+//!         Event::Changes { revision, changes } => println!("{} changes up to {revision}", changes.len()),
+//!         Event::Disconnected { error, since } => println!("{error}; away for {:?}", since.elapsed()),
+//!     }
+//! }
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! What to make of a message (`revisions`), an error (`answer`) or a failed attempt (`retry`) is decided by pure code;
+//! `client`, `follow` and `lease` only carry it out.
+
+// From options to a connection.
+mod args;
+mod endpoint;
+
+mod client;
+mod connect;
+
+// What is asked of etcd.
+mod entry;
+mod snapshot;
+mod txn;
+
+// What goes on for ever.
+mod follow;
+mod lease;
+mod resync;
+mod watch;
+
+// What is decided without I/O.
+mod answer;
+mod error;
+mod retry;
+mod revisions;
+
+pub use args::{Args, Config, ConfigError, User};
+pub use client::Client;
+pub use endpoint::Endpoint;
+pub use error::{Act, Error};
+pub use follow::{Event, Follow};
+pub use lease::LeaseId;
+pub use txn::{Committed, Condition, Txn};

@@ -36,6 +36,21 @@ impl Command {
         Self("show proc".to_owned())
     }
 
+    /// `show map`: the maps.
+    pub fn show_maps() -> Self {
+        Self("show map".to_owned())
+    }
+
+    /// `show map PATH`: one map's entries.
+    pub fn show_map(path: &super::Token) -> Self {
+        Self(format!("show map {path}"))
+    }
+
+    /// Changes, made of words and tokens alone.
+    pub(super) fn changes(line: String) -> Self {
+        Self(line)
+    }
+
     /// The same command for one worker, asked through its master's socket. It is answered after a soft stop too.
     #[must_use]
     pub fn to_worker(&self, pid: u32) -> Self {
@@ -52,7 +67,7 @@ impl fmt::Display for Command {
 /// One word of a command: at least one of `[A-Za-z0-9_.:/-]`, at most 260.
 ///
 /// Nothing in it means anything to HAProxy's command line.
-#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Word(String);
 
 /// The text can't be a word of a command.

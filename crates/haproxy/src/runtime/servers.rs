@@ -1,6 +1,7 @@
 //! The answer to `show servers state`, which is also the format of a server state file.
 
 use std::fmt;
+use std::str::FromStr;
 
 /// Every server of a running HAProxy, in its order (Management Guide, "show servers state", version 1).
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -74,6 +75,11 @@ impl Admin {
     }
 }
 
+/// The text is no answer to `show servers state` in its version 1.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("no list of servers' states in version 1")]
+pub struct NotServersState;
+
 impl ServersState {
     /// The version of the format, alone on the first line.
     pub(crate) const FORMAT: &str = "1";
@@ -86,6 +92,14 @@ impl ServersState {
         let header = lines.next().filter(|line| line.starts_with("# "))?.to_owned();
         let servers = lines.filter(|line| !line.is_empty()).map(ServerState::parse).collect::<Option<_>>()?;
         Some(Self { header, servers })
+    }
+}
+
+impl FromStr for ServersState {
+    type Err = NotServersState;
+
+    fn from_str(text: &str) -> Result<Self, NotServersState> {
+        Self::parse(text).ok_or(NotServersState)
     }
 }
 

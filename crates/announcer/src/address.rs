@@ -1,0 +1,217 @@
+//! Where balancers reach the app.
+
+use std::{
+    io,
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
+};
+
+use discovery::{Refusal, UpstreamAddress};
+use nix::{
+    errno::Errno,
+    ifaddrs::getifaddrs,
+    net::if_::{InterfaceFlags, if_nametoindex},
+};
+use registry::Endpoint;
+use tokio::net::{UdpSocket, lookup_host};
+
+/// The address, or how to find it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Whereabouts {
+    /// As it was given.
+    Given(UpstreamAddress),
+    /// The port is known.
+    Find {
+        /// The app's port.
+        port: u16,
+        /// What gives the IP address.
+        by: Finder,
+    },
+}
+
+/// What gives an IP address.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Finder {
+    /// This network interface.
+    Interface(String),
+    /// `COREOS_PRIVATE_IPV4`.
+    Private(IpAddr),
+    /// The kernel's choice of a source address towards etcd: where etcd is, balancers are.
+    TowardsEtcd,
+}
+
+impl Whereabouts {
+    /// The port that is announced.
+    pub(crate) fn port(&self) -> u16 {
+        match self {
+            Self::Given(address) => address.socket().port(),
+            Self::Find { port, .. } => *port,
+        }
+    }
+}
+
+/// Why there is no address.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum AddressError {
+    #[error("there is no network interface {0}: correct --interface, or give --upstream IP:PORT")]
+    NoInterface(String),
+    #[error("the network interface {0} has no address yet")]
+    NoAddress(String),
+    #[error("the network interfaces can't be listed: {0}")]
+    Interfaces(Errno),
+    #[error("no endpoint of etcd is known")]
+    NoEndpoint,
+    #[error("the host of {endpoint} can't be resolved: {source}")]
+    Resolve { endpoint: String, source: io::Error },
+    #[error("there is no way to {endpoint} yet: {source}")]
+    NoRoute { endpoint: String, source: io::Error },
+    #[error("{source} says {ip}, which is no address that balancers on other hosts reach; \
+             give --interface NAME or --upstream IP:PORT (--upstream {ip}:PORT if balancers are on this host alone)",
+             source = .0, ip = .1)]
+    Useless(&'static str, IpAddr),
+    #[error(transparent)]
+    Refused(#[from] Refusal),
+}
+
+impl AddressError {
+    /// Whether the same question may be answered later: networks and name servers come up in their own time.
+    pub(crate) fn is_temporary(&self) -> bool {
+        match self {
+            Self::NoAddress(_) | Self::Interfaces(_) | Self::Resolve { .. } | Self::NoRoute { .. } => true,
+            Self::NoEndpoint | Self::NoInterface(_) | Self::Useless(..) | Self::Refused(_) => false,
+        }
+    }
+}
+
+/// Finds the address. No packet is sent, but to a name server where an endpoint is a name.
+pub(crate) async fn find(whereabouts: &Whereabouts, endpoints: &[Endpoint]) -> Result<UpstreamAddress, AddressError> {
+    let (ip, port) = match whereabouts {
+        Whereabouts::Given(address) => return Ok(*address),
+        Whereabouts::Find { port, by: Finder::Interface(name) } => (of_interface(name)?, *port),
+        Whereabouts::Find { port, by: Finder::Private(ip) } => (useful(*ip, "COREOS_PRIVATE_IPV4")?, *port),
+        Whereabouts::Find { port, by: Finder::TowardsEtcd } => {
+            (useful(towards(endpoints).await?, "the way to etcd")?, *port)
+        }
+    };
+    Ok(SocketAddr::new(ip, port).try_into()?)
+}
+
+/// A loopback address that nobody asked for is a mistake that balancers would only find out by their checks.
+fn useful(ip: IpAddr, source: &'static str) -> Result<IpAddr, AddressError> {
+    if ip.is_loopback() || ip.is_unspecified() || ip.is_multicast() {
+        Err(AddressError::Useless(source, ip))
+    } else {
+        Ok(ip)
+    }
+}
+
+fn of_interface(name: &str) -> Result<IpAddr, AddressError> {
+    let listed = getifaddrs().map_err(AddressError::Interfaces)?;
+    let addresses = listed.filter(|entry| entry.interface_name == name && entry.flags.contains(InterfaceFlags::IFF_UP));
+    let ips = addresses.filter_map(|entry| {
+        let address = entry.address?;
+        let v4 = address.as_sockaddr_in().map(|v4| IpAddr::V4(v4.ip()));
+        v4.or_else(|| address.as_sockaddr_in6().map(|v6| IpAddr::V6(v6.ip())))
+    });
+    match best(ips) {
+        Some(ip) => Ok(ip),
+        None if if_nametoindex(name).is_ok() => Err(AddressError::NoAddress(name.to_owned())),
+        None => Err(AddressError::NoInterface(name.to_owned())),
+    }
+}
+
+/// The first IPv4 address, else the first IPv6 address that means the same on another host.
+fn best(ips: impl Iterator<Item = IpAddr>) -> Option<IpAddr> {
+    let mut ips: Vec<_> = ips.filter(|ip| !matches!(ip, IpAddr::V6(v6) if v6.is_unicast_link_local())).collect();
+    ips.sort_by_key(IpAddr::is_ipv6);
+    ips.first().copied()
+}
+
+/// Our address towards the first endpoint that there is a way to.
+async fn towards(endpoints: &[Endpoint]) -> Result<IpAddr, AddressError> {
+    let mut failure = AddressError::NoEndpoint;
+    for endpoint in endpoints {
+        match towards_one(endpoint).await {
+            Ok(ip) => return Ok(ip),
+            Err(error) => failure = error,
+        }
+    }
+    Err(failure)
+}
+
+/// Connecting a UDP socket sends nothing; the kernel only picks the route, and with it our address.
+async fn towards_one(endpoint: &Endpoint) -> Result<IpAddr, AddressError> {
+    let resolve = |source| AddressError::Resolve { endpoint: endpoint.to_string(), source };
+    let mut addresses = lookup_host((endpoint.host(), endpoint.port())).await.map_err(resolve)?;
+    let first = addresses.next().ok_or_else(|| resolve(io::Error::other("the name has no address")))?;
+    let unspecified = if first.is_ipv4() { IpAddr::V4(Ipv4Addr::UNSPECIFIED) } else { Ipv6Addr::UNSPECIFIED.into() };
+    let no_route = |source| AddressError::NoRoute { endpoint: endpoint.to_string(), source };
+    let socket = UdpSocket::bind((unspecified, 0)).await.map_err(no_route)?;
+    socket.connect(first).await.map_err(no_route)?;
+    Ok(socket.local_addr().map_err(no_route)?.ip())
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser;
+
+    use super::*;
+
+    #[derive(Parser)]
+    struct Cli {
+        #[command(flatten)]
+        etcd: registry::Args,
+    }
+
+    async fn found(by: Finder, endpoints: &str) -> Result<String, AddressError> {
+        let config = Cli::parse_from(["test", "--endpoints", endpoints]).etcd.resolve().unwrap();
+        find(&Whereabouts::Find { port: 8000, by }, config.endpoints()).await.map(|address| address.to_string())
+    }
+
+    #[tokio::test]
+    async fn a_given_address_is_taken_as_it_is() {
+        let given = "127.0.0.1:8000".parse().unwrap();
+        assert_eq!(find(&Whereabouts::Given(given), &[]).await.unwrap(), given);
+    }
+
+    #[tokio::test]
+    async fn an_interface_that_is_named_may_be_loopback() {
+        assert_eq!(found(Finder::Interface("lo".into()), "http://e:1").await.unwrap(), "127.0.0.1:8000");
+        let error = found(Finder::Interface("nope0".into()), "http://e:1").await.unwrap_err();
+        assert!(matches!(&error, AddressError::NoInterface(name) if name == "nope0") && !error.is_temporary());
+    }
+
+    #[tokio::test]
+    async fn a_found_loopback_address_is_an_error_that_says_what_to_do() {
+        for by in [Finder::TowardsEtcd, Finder::Private(Ipv4Addr::LOCALHOST.into())] {
+            let error = found(by, "http://127.0.0.1:2379").await.unwrap_err();
+            assert!(!error.is_temporary());
+            let text = error.to_string();
+            assert!(
+                text.contains("127.0.0.1") && text.contains("--interface") && text.contains("--upstream"),
+                "{text}"
+            );
+        }
+    }
+
+    #[tokio::test]
+    async fn a_private_address_is_announced() {
+        let private = Finder::Private("10.1.2.3".parse().unwrap());
+        assert_eq!(found(private, "http://127.0.0.1:2379").await.unwrap(), "10.1.2.3:8000");
+    }
+
+    #[tokio::test]
+    async fn a_name_that_does_not_resolve_is_a_matter_of_time_and_the_next_endpoint_is_asked() {
+        let error = found(Finder::TowardsEtcd, "http://nowhere.invalid:2379").await.unwrap_err();
+        assert!(error.is_temporary() && error.to_string().contains("nowhere.invalid"), "{error}");
+        let error = found(Finder::TowardsEtcd, "http://nowhere.invalid:2379,http://127.0.0.1:2379").await.unwrap_err();
+        assert!(matches!(error, AddressError::Useless(..)), "{error}");
+    }
+
+    #[test]
+    fn ipv4_is_preferred_and_link_local_never_taken() {
+        let best = |ips: &[&str]| best(ips.iter().map(|ip| ip.parse().unwrap())).map(|ip| ip.to_string());
+        assert_eq!(best(&["fe80::1", "fd00::1", "10.0.0.1"]).as_deref(), Some("10.0.0.1"));
+        assert_eq!(best(&["fe80::1", "fd00::1"]).as_deref(), Some("fd00::1"));
+        assert_eq!(best(&["fe80::1"]), None);
+    }
+}

@@ -1,0 +1,23 @@
+//! What this host says about itself before anything is done.
+
+use std::env;
+
+use nix::unistd::gethostname;
+
+/// What defaults are made from.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Host {
+    pub(crate) hostname: String,
+    /// `COREOS_PRIVATE_IPV4`, which coreos-metadata and fleet's environment files set.
+    pub private_ipv4: Option<String>,
+}
+
+impl Host {
+    /// Asks the host.
+    pub(crate) fn look() -> Self {
+        Self {
+            hostname: gethostname().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default(),
+            private_ipv4: env::var("COREOS_PRIVATE_IPV4").ok(),
+        }
+    }
+}

@@ -1,0 +1,305 @@
+//! What is written into the store, and whether it may be: pure.
+
+use std::fmt;
+
+use discovery::{Entry, Key, Setting, Upstream, UpstreamAddress, UpstreamState};
+use registry::{Condition, LeaseId, Txn};
+
+use crate::config::{Announcement, Policy};
+
+/// An announcement whose address is known.
+#[derive(Clone, Debug)]
+pub(crate) struct Record {
+    announcement: Announcement,
+    address: UpstreamAddress,
+    policy: Policy,
+}
+
+/// What to do, going by what the store was last seen to hold.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum Plan {
+    /// Run this transaction. It fails if the store is no longer as it was seen, and then reads it anew.
+    Write {
+        /// The record, and the settings that may be written.
+        txn: Txn,
+        /// The settings that stay as they are, though they say otherwise.
+        differing: Vec<Difference>,
+    },
+    /// The id belongs to somebody else.
+    Wait(Owner),
+}
+
+/// A setting that says otherwise.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Difference {
+    /// Its key, relative to the prefix.
+    pub(crate) key: String,
+    /// What the store has, shortened; None where the key isn't there.
+    pub(crate) stands: Option<String>,
+    /// What we were given.
+    pub(crate) given: String,
+}
+
+/// Who has the id.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Owner {
+    /// The record's address, or its value where it is no record.
+    pub(crate) address: String,
+    /// The lease it hangs on; None is one that never ends by itself.
+    pub(crate) lease: Option<LeaseId>,
+}
+
+impl Record {
+    /// The announcement at this address.
+    pub(crate) fn new(announcement: Announcement, address: UpstreamAddress, policy: Policy) -> Self {
+        Self { announcement, address, policy }
+    }
+
+    /// The record's key, relative to the prefix.
+    pub(crate) fn key(&self) -> String {
+        Key::upstream(&self.announcement.service, &self.announcement.id).to_string()
+    }
+
+    /// Where it says that the app listens.
+    pub(crate) fn address(&self) -> UpstreamAddress {
+        self.address
+    }
+
+    /// The same without its settings: all that may be written where etcd's roles keep the settings.
+    pub(crate) fn without_settings(&self) -> Self {
+        let announcement = Announcement { settings: Vec::new(), ..self.announcement.clone() };
+        Self { announcement, ..self.clone() }
+    }
+
+    /// The keys of the settings, relative to the prefix.
+    pub(crate) fn setting_keys(&self) -> impl Iterator<Item = String> {
+        self.settings().map(|(key, _)| key)
+    }
+
+    /// The record's value. One without a lease says that it is meant to stand for ever.
+    pub(crate) fn value(&self, state: UpstreamState, lease: Option<LeaseId>) -> String {
+        let Announcement { weight, color, .. } = &self.announcement;
+        let permanent = lease.is_none();
+        Upstream { weight: *weight, color: color.clone(), state, permanent, ..Upstream::at(self.address) }.to_string()
+    }
+
+    /// The next transaction of a registration. `found` is what the last one read; nothing at first, which is right for
+    /// a new service and one round trip too much for the others.
+    pub(crate) fn plan(&self, lease: Option<LeaseId>, found: &[Entry]) -> Plan {
+        let find = |key: &str| found.iter().find(|entry| entry.key == key);
+        let key = self.key();
+        let stands = find(&key);
+        if let Some(owner) = stands.and_then(|entry| self.other_owner(entry, lease)) {
+            return Plan::Wait(owner);
+        }
+        let mut differing = Vec::new();
+        let mut txn = Txn::new()
+            .when(unchanged(&key, stands))
+            .put(&key, self.value(UpstreamState::Ready, lease), lease)
+            .or_get(&key);
+        for (key, setting) in self.settings() {
+            let stands = find(&key);
+            txn = txn.or_get(&key);
+            match stands.map(|entry| difference(entry, setting)) {
+                Some(None) => {}
+                Some(Some(difference)) if !self.policy.update => differing.push(difference),
+                None | Some(Some(_)) => txn = txn.when(unchanged(&key, stands)).put(key, setting.to_string(), None),
+            }
+        }
+        Plan::Write { txn, differing }
+    }
+
+    /// The settings that say otherwise than ours, going by all that was found of them.
+    pub(crate) fn differences(&self, found: &[Entry]) -> Vec<Difference> {
+        let difference = |(key, setting): (String, &Setting)| match found.iter().find(|entry| entry.key == key) {
+            Some(entry) => difference(entry, setting),
+            None => Some(Difference { key, stands: None, given: setting.to_string() }),
+        };
+        self.settings().filter_map(difference).collect()
+    }
+
+    /// Deletes the record where it bears our address; None where it doesn't.
+    pub(crate) fn deregistration(&self, entry: &Entry) -> Option<Txn> {
+        let ours = address(entry) == Some(self.address);
+        ours.then(|| {
+            let key = self.key();
+            Txn::new().when(Condition::ModRevisionIs(key.clone(), entry.mod_revision)).delete(&key).or_get(key)
+        })
+    }
+
+    fn settings(&self) -> impl Iterator<Item = (String, &Setting)> {
+        let service = &self.announcement.service;
+        self.announcement
+            .settings
+            .iter()
+            .map(move |setting| (Key::setting(service, setting.name()).to_string(), setting))
+    }
+
+    /// None where the id is free for us: the same address is us as we were before, and so is a record under our lease.
+    fn other_owner(&self, entry: &Entry, lease: Option<LeaseId>) -> Option<Owner> {
+        let stands_under = (entry.lease != 0).then(|| LeaseId::from(entry.lease));
+        let ours = address(entry) == Some(self.address) || (stands_under.is_some() && stands_under == lease);
+        (!ours && !self.policy.takeover).then(|| Owner {
+            address: address(entry).map_or_else(|| printable(&entry.value), |address| address.to_string()),
+            lease: stands_under,
+        })
+    }
+}
+
+fn address(entry: &Entry) -> Option<UpstreamAddress> {
+    Upstream::parse(&entry.value).ok().map(|upstream| upstream.address)
+}
+
+fn unchanged(key: &str, stands: Option<&Entry>) -> Condition {
+    match stands {
+        None => Condition::Absent(key.to_owned()),
+        Some(entry) => Condition::ModRevisionIs(key.to_owned(), entry.mod_revision),
+    }
+}
+
+/// Values that mean the same are no difference, however they are written.
+fn difference(entry: &Entry, setting: &Setting) -> Option<Difference> {
+    let kind = match entry.key.parse() {
+        Ok(Key::Setting { service, .. }) => Some(service.kind),
+        _ => None,
+    };
+    let stands = kind.and_then(|kind| Setting::parse(kind, setting.name(), &entry.value).ok());
+    (stands.as_ref() != Some(setting)).then(|| Difference {
+        key: entry.key.clone(),
+        stands: Some(printable(&entry.value)),
+        given: setting.to_string(),
+    })
+}
+
+/// A value for a message: anybody may have written it, at any length.
+fn printable(value: &[u8]) -> String {
+    const MOST: usize = 200;
+    let text = String::from_utf8_lossy(value);
+    let mut start: String = text.chars().take(MOST).collect();
+    if start.len() < text.len() {
+        start.push('…');
+    }
+    start
+}
+
+impl fmt::Display for Owner {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.lease {
+            Some(lease) => write!(f, "{} under lease {lease}", self.address),
+            None => write!(f, "{}, which is permanent", self.address),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use discovery::{Kind, ServiceId, SettingName, Weight};
+
+    use super::*;
+
+    const UPSTREAM: &str = "http-services/shop/upstreams/a";
+    const DOMAIN: &str = "http-services/shop/domain";
+
+    fn record(policy: Policy) -> Record {
+        let settings = vec![Setting::parse(Kind::Http, SettingName::Domain, b"a.com b.com").unwrap()];
+        let service = ServiceId { kind: Kind::Http, name: "shop".parse().unwrap() };
+        let announcement =
+            Announcement { service, id: "a".parse().unwrap(), weight: Weight::DEFAULT, color: None, settings };
+        Record::new(announcement, "10.0.0.1:80".parse().unwrap(), policy)
+    }
+
+    fn entry(key: &str, value: &str, lease: i64) -> Entry {
+        Entry { key: key.to_owned(), value: value.into(), create_revision: 3, mod_revision: 5, lease }
+    }
+
+    fn ours() -> Option<LeaseId> {
+        Some(LeaseId::from(7))
+    }
+
+    fn written(txn: Txn) -> Plan {
+        Plan::Write { txn, differing: Vec::new() }
+    }
+
+    #[test]
+    fn a_new_service_is_one_round_trip() {
+        let txn = Txn::new()
+            .when(Condition::Absent(UPSTREAM.into()))
+            .put(UPSTREAM, "10.0.0.1:80", ours())
+            .or_get(UPSTREAM)
+            .or_get(DOMAIN)
+            .when(Condition::Absent(DOMAIN.into()))
+            .put(DOMAIN, "a.com b.com", None);
+        assert_eq!(record(Policy::default()).plan(ours(), &[]), written(txn));
+    }
+
+    #[test]
+    fn settings_that_mean_the_same_are_left_alone() {
+        let found = [entry(UPSTREAM, "10.0.0.1:80", 3), entry(DOMAIN, "A.com,  b.com\n", 0)];
+        let txn = Txn::new()
+            .when(Condition::ModRevisionIs(UPSTREAM.into(), 5))
+            .put(UPSTREAM, "10.0.0.1:80", ours())
+            .or_get(UPSTREAM)
+            .or_get(DOMAIN);
+        for update in [false, true] {
+            let plan = record(Policy { update, takeover: false }).plan(ours(), &found);
+            assert_eq!(plan, written(txn.clone()));
+        }
+    }
+
+    #[test]
+    fn settings_that_say_otherwise_are_overwritten_only_if_asked_for() {
+        let found = [entry(DOMAIN, "c.com", 0)];
+        let Plan::Write { txn, differing } = record(Policy::default()).plan(ours(), &found) else { panic!() };
+        let stands = Some("c.com".to_owned());
+        assert_eq!(differing, [Difference { key: DOMAIN.into(), stands, given: "a.com b.com".into() }]);
+        assert!(!format!("{txn:?}").contains("a.com"));
+        let Plan::Write { txn, differing } = record(Policy { update: true, takeover: false }).plan(ours(), &found)
+        else {
+            panic!()
+        };
+        assert!(differing.is_empty());
+        assert_eq!(
+            txn,
+            Txn::new()
+                .when(Condition::Absent(UPSTREAM.into()))
+                .put(UPSTREAM, "10.0.0.1:80", ours())
+                .or_get(UPSTREAM)
+                .or_get(DOMAIN)
+                .when(Condition::ModRevisionIs(DOMAIN.into(), 5))
+                .put(DOMAIN, "a.com b.com", None)
+        );
+    }
+
+    #[test]
+    fn an_id_is_taken_over_from_oneself_at_once_and_from_others_if_asked_for() {
+        let plan = |takeover, value: &str, lease| {
+            record(Policy { update: false, takeover }).plan(ours(), &[entry(UPSTREAM, value, lease)])
+        };
+        let is_written = |plan| matches!(plan, Plan::Write { .. });
+        assert!(is_written(plan(false, "10.0.0.1:80", 9)), "the same address");
+        assert!(is_written(plan(false, r#"{"address":"10.0.0.1:80","state":"down"}"#, 9)), "the same address");
+        assert!(is_written(plan(false, "10.0.0.2:80", 7)), "our own lease");
+        assert!(is_written(plan(true, "10.0.0.2:80", 9)), "takeover");
+        let owner = |address: &str, lease| Plan::Wait(Owner { address: address.to_owned(), lease });
+        assert_eq!(plan(false, "10.0.0.2:80", 9), owner("10.0.0.2:80", Some(LeaseId::from(9))));
+        assert_eq!(plan(false, "10.0.0.2:80", 0), owner("10.0.0.2:80", None));
+        assert_eq!(plan(false, "garbage", 0), owner("garbage", None));
+        assert_eq!(plan(false, &"x".repeat(999), 0), owner(&format!("{}…", "x".repeat(200)), None));
+    }
+
+    #[test]
+    fn a_record_says_no_more_than_it_must() {
+        let record = record(Policy::default());
+        assert_eq!(record.value(UpstreamState::Ready, ours()), "10.0.0.1:80");
+        assert_eq!(record.value(UpstreamState::Drain, ours()), r#"{"address":"10.0.0.1:80","state":"drain"}"#);
+        assert_eq!(record.value(UpstreamState::Ready, None), r#"{"address":"10.0.0.1:80","permanent":true}"#);
+    }
+
+    #[test]
+    fn only_ones_own_address_is_deregistered() {
+        let record = record(Policy { update: false, takeover: true });
+        assert!(record.deregistration(&entry(UPSTREAM, "10.0.0.1:80", 0)).is_some());
+        assert!(record.deregistration(&entry(UPSTREAM, "10.0.0.2:80", 0)).is_none());
+        assert!(record.deregistration(&entry(UPSTREAM, "garbage", 0)).is_none());
+    }
+}

@@ -1,0 +1,77 @@
+//! Trying again: how often, and for how long.
+
+use std::time::Duration;
+
+use backon::{BackoffBuilder, ExponentialBuilder};
+use tokio::time::{Instant, sleep_until, timeout_at};
+
+/// Why something in the store could not be done in the time there was.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum StoreError {
+    /// What the last attempt ended in.
+    #[error(transparent)]
+    Store(#[from] registry::Error),
+    /// Not even one attempt ended.
+    #[error("etcd didn't answer in time")]
+    OutOfTime,
+}
+
+/// The delays between attempts that etcd is behind, for ever: with jitter, so that those who lost it together don't
+/// come back in one instant.
+pub(crate) fn store_delays() -> impl Iterator<Item = Duration> {
+    let (first, longest) = (Duration::from_millis(100), Duration::from_secs(2));
+    let delays = ExponentialBuilder::new().with_min_delay(first).with_max_delay(longest).without_max_times();
+    delays.with_jitter().build()
+}
+
+/// The delays between looks at this host, for ever: a look costs microseconds, and what is waited for is the app's
+/// start.
+pub(crate) fn local_delays() -> impl Iterator<Item = Duration> {
+    let (first, longest) = (Duration::from_millis(10), Duration::from_millis(200));
+    ExponentialBuilder::new().with_min_delay(first).with_max_delay(longest).without_max_times().build()
+}
+
+/// Does something until etcd answers, whatever the answer is, or the time is over.
+pub(crate) async fn until<T, F>(deadline: Instant, mut act: impl FnMut() -> F) -> Result<T, StoreError>
+where
+    F: Future<Output = Result<T, registry::Error>>,
+{
+    let mut delays = store_delays();
+    let mut last = StoreError::OutOfTime;
+    loop {
+        match timeout_at(deadline, act()).await {
+            Ok(Ok(value)) => return Ok(value),
+            Ok(Err(error)) if !error.is_unreachable() => return Err(error.into()),
+            Ok(Err(error)) => last = error.into(),
+            Err(_) => return Err(last),
+        }
+        let next = Instant::now() + delays.next().unwrap_or_default();
+        if next >= deadline {
+            return Err(last);
+        }
+        sleep_until(next).await;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn delays_grow_to_a_bound_and_never_end() {
+        let store: Vec<_> = store_delays().take(1000).collect();
+        assert!(store[0] >= Duration::from_millis(100));
+        assert!(store.iter().all(|delay| *delay <= Duration::from_secs(4)));
+        let local: Vec<_> = local_delays().take(1000).collect();
+        assert_eq!((local[0], local[999]), (Duration::from_millis(10), Duration::from_millis(200)));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_attempt_that_hangs_ends_with_the_time() {
+        let start = Instant::now();
+        let never = std::future::pending::<Result<(), registry::Error>>;
+        let error = until(start + Duration::from_secs(5), never).await.unwrap_err();
+        assert!(matches!(error, StoreError::OutOfTime));
+        assert_eq!(start.elapsed(), Duration::from_secs(5));
+    }
+}

@@ -1,0 +1,174 @@
+//! The life of one announcement, as a pure function. `STATES.md` is printed from it by a test.
+
+/// Where the announcement stands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum State {
+    /// The app runs, or will soon, and is not known to work. Nothing is announced.
+    Starting,
+    /// The app works; its record is on its way into the store, for as long as that takes.
+    Announcing,
+    /// The record stands in the store, under our lease.
+    Announced,
+    /// The end was asked for: balancers are told, and the requests in flight finish.
+    Draining,
+    /// The app was told to end.
+    Stopping,
+    /// The app was killed.
+    Killing,
+    /// The app is gone; its record follows.
+    Withdrawing,
+    /// All is done.
+    Done,
+}
+
+/// What can happen. Without an app of its own, the announcer is its own app: it works at once, and ends when told.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Event {
+    /// The app works.
+    Healthy,
+    /// The record was written.
+    Registered,
+    /// The lease ended, and the record with it.
+    Lost,
+    /// The first signal.
+    Stop,
+    /// The second signal.
+    Abort,
+    /// No balancer sends requests any more, or the wait for that is over.
+    Drained,
+    /// The app didn't end in time.
+    StopTimeout,
+    /// The app ended, whoever wanted it.
+    AppExited,
+    /// The record and the lease are gone, or the time for it is over.
+    Withdrawn,
+}
+
+/// What to do about it, in this order.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Action {
+    /// Write the record, and again whenever the lease was lost.
+    Announce,
+    /// Tell systemd that the service is up.
+    SayReady,
+    /// Write `drain`, then wait for the balancers.
+    Drain,
+    /// Send the stop signal to the app, and start its time.
+    StopApp,
+    /// Send SIGKILL to the app.
+    KillApp,
+    /// Write `down`, so that balancers see no loss in what follows.
+    WriteDown,
+    /// Delete the record.
+    Delete,
+    /// End the lease.
+    Revoke,
+}
+
+/// The next state, and what to do on the way there. An event that means nothing in a state changes nothing.
+pub(crate) fn step(state: State, event: Event) -> (State, &'static [Action]) {
+    use {Action as A, Event as E, State as S};
+    match (state, event) {
+        (S::Starting, E::Healthy) => (S::Announcing, &[A::Announce]),
+        (S::Announcing, E::Registered) => (S::Announced, &[A::SayReady]),
+        (S::Announced, E::Lost) => (S::Announcing, &[]),
+
+        // Nothing was announced, so nobody has to be told.
+        (S::Starting, E::Stop) => (S::Stopping, &[A::StopApp]),
+        // Balancers may still have the record of before the loss.
+        (S::Announcing | S::Announced, E::Stop) => (S::Draining, &[A::Drain]),
+        (S::Draining, E::Drained) => (S::Stopping, &[A::StopApp]),
+        (S::Stopping, E::StopTimeout) => (S::Killing, &[A::KillApp]),
+        (S::Starting | S::Announcing | S::Announced | S::Draining | S::Stopping | S::Killing, E::Abort) => {
+            (S::Killing, &[A::KillApp])
+        }
+
+        (S::Starting, E::AppExited) => (S::Withdrawing, &[A::Revoke]),
+        (S::Announcing | S::Announced | S::Killing, E::AppExited) => {
+            (S::Withdrawing, &[A::WriteDown, A::Delete, A::Revoke])
+        }
+        // The record says `drain` already.
+        (S::Draining | S::Stopping, E::AppExited) => (S::Withdrawing, &[A::Delete, A::Revoke]),
+        (S::Withdrawing, E::Withdrawn) => (S::Done, &[]),
+
+        (state, _) => (state, &[]),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fmt::Write as _;
+
+    use expect_test::expect_file;
+
+    use super::*;
+
+    const STATES: [State; 8] = [
+        State::Starting,
+        State::Announcing,
+        State::Announced,
+        State::Draining,
+        State::Stopping,
+        State::Killing,
+        State::Withdrawing,
+        State::Done,
+    ];
+
+    const EVENTS: [Event; 9] = [
+        Event::Healthy,
+        Event::Registered,
+        Event::Lost,
+        Event::Stop,
+        Event::Abort,
+        Event::Drained,
+        Event::StopTimeout,
+        Event::AppExited,
+        Event::Withdrawn,
+    ];
+
+    fn changes() -> impl Iterator<Item = (State, Event, State, &'static [Action])> {
+        let pairs = STATES.into_iter().flat_map(|state| EVENTS.into_iter().map(move |event| (state, event)));
+        pairs.filter_map(|(state, event)| {
+            let (next, actions) = step(state, event);
+            (next != state || !actions.is_empty()).then_some((state, event, next, actions))
+        })
+    }
+
+    #[test]
+    fn the_drawing_is_the_code() {
+        let mut drawing = String::from(
+            "<!-- Printed by the test `the_drawing_is_the_code`; UPDATE_EXPECT=1 writes it anew. -->\n\
+             # The life of an announcement\n\n```mermaid\nstateDiagram-v2\n    [*] --> Starting\n",
+        );
+        for (state, event, next, _) in changes() {
+            writeln!(drawing, "    {state:?} --> {next:?}: {event:?}").unwrap();
+        }
+        drawing.push_str("    Done --> [*]\n```\n\nEvents that are not listed change nothing.\n\n");
+        drawing.push_str("| state | event | next state | actions, in this order |\n|---|---|---|---|\n");
+        for (state, event, next, actions) in changes() {
+            let actions: Vec<_> = actions.iter().map(|action| format!("{action:?}")).collect();
+            writeln!(drawing, "| {state:?} | {event:?} | {next:?} | {} |", actions.join(", ")).unwrap();
+        }
+        expect_file!["../STATES.md"].assert_eq(&drawing);
+    }
+
+    #[test]
+    fn every_state_leads_to_the_end() {
+        // What the world answers to each state, if nobody sends a second signal.
+        let answers = [Event::Stop, Event::Drained, Event::StopTimeout, Event::AppExited, Event::Withdrawn];
+        for start in STATES {
+            let end = answers.iter().fold(start, |state, event| step(state, *event).0);
+            assert_eq!(end, State::Done, "from {start:?}");
+        }
+    }
+
+    #[test]
+    fn nothing_is_announced_after_the_end_was_asked_for() {
+        let late = [State::Draining, State::Stopping, State::Killing, State::Withdrawing, State::Done];
+        for (state, event) in late.into_iter().flat_map(|state| EVENTS.map(|event| (state, event))) {
+            let (next, actions) = step(state, event);
+            assert!(late.contains(&next), "{state:?} {event:?}");
+            assert!(!actions.contains(&Action::Announce) && !actions.contains(&Action::SayReady));
+        }
+    }
+}

@@ -1,0 +1,130 @@
+//! etcd in every state, while the app goes on.
+
+use std::time::{Duration, Instant};
+
+use lab::{Process, Signal, until};
+
+use crate::site::{KEY, SOON, Site, leases};
+
+/// A short lease, so that the tests are; its renewal comes within a third of it.
+const TTL: [&str; 2] = ["--ttl", "2s"];
+
+/// Whether it has logged this as often.
+#[track_caller]
+fn logged(process: &Process, what: &str, times: usize) {
+    let log = process.log();
+    assert_eq!(log.matches(what).count(), times, "{what:?} in\n{log}");
+}
+
+#[test]
+fn a_revoked_lease_is_replaced_and_the_record_with_it() {
+    let site = Site::new();
+    let mut announcer = site.wrap(&TTL, "exec sleep 60");
+    site.until_registered();
+    let family = announcer.family();
+    let lease = site.etcd.lease_of(KEY).unwrap();
+    site.etcd.revoke(lease);
+    let start = Instant::now();
+    site.until_registered();
+    assert!(start.elapsed() < Duration::from_secs(3), "{:?}", start.elapsed());
+    assert_ne!(site.etcd.lease_of(KEY), Some(lease));
+    assert_eq!(announcer.family(), family, "the app never noticed");
+    announcer.signal(Signal::SIGTERM);
+    site.until_value(&site.value("drain"));
+}
+
+#[test]
+fn etcd_killed_and_back() {
+    let mut site = Site::new();
+    let mut announcer = site.wrap(&TTL, "exec sleep 60");
+    site.until_registered();
+    site.etcd.kill(0);
+    std::thread::sleep(Duration::from_secs(3));
+    assert!(announcer.running());
+    site.etcd.restart(0);
+    site.until_registered();
+    // The record may be that of before, whose lease etcd renews as it starts; it must not go with that.
+    std::thread::sleep(Duration::from_secs(3));
+    site.until_registered();
+    logged(&announcer, " WARN ", 1);
+}
+
+#[test]
+fn a_wiped_store_gets_everything_anew() {
+    let mut site = Site::new();
+    let _announcer = site.wrap(&["--ttl", "2s", "--domain", "a.com"], "exec sleep 60");
+    site.until_registered();
+    site.etcd.wipe();
+    site.until_registered();
+    assert_eq!(site.etcd.get("http-services/shop/domain").as_deref(), Some("a.com"));
+}
+
+#[test]
+fn a_store_frozen_past_the_ttl() {
+    let mut site = Site::new();
+    let mut announcer = site.wrap(&TTL, "exec sleep 60");
+    site.until_registered();
+    let before = site.etcd.lease_of(KEY);
+    site.etcd.freeze(0);
+    std::thread::sleep(Duration::from_secs(4));
+    assert!(announcer.running());
+    site.etcd.thaw(0);
+    until(SOON, "the record under a lease that lives", || {
+        let now = site.etcd.lease_of(KEY);
+        now.is_some() && now != before
+    });
+    site.until_registered();
+}
+
+#[test]
+fn etcd_away_at_the_start_delays_the_record_not_the_app() {
+    let mut site = Site::new();
+    let endpoints = site.etcd.endpoints();
+    site.etcd.kill(0);
+    let mut command = site.command_at(&site.address().to_string(), &["--service", "shop", "--id", "a"]);
+    command.args(["--endpoints", &endpoints, "--", "sh", "-c", "echo > running; exec sleep 60"]);
+    let announcer = Process::start(&site.folder, "announcer", &mut command);
+    site.until_file("running");
+    until(SOON, "a word about it", || announcer.log().contains("can't be reached"));
+    std::thread::sleep(Duration::from_secs(2));
+    logged(&announcer, " WARN ", 1);
+    site.etcd.restart(0);
+    site.until_registered();
+}
+
+#[test]
+fn etcd_away_at_the_end_bounds_the_wait_and_says_so() {
+    let mut site = Site::new();
+    let mut announcer = site.wrap(&[], "trap 'exit 3' TERM; while :; do sleep 0.05; done");
+    site.until_registered();
+    site.etcd.kill(0);
+    let start = Instant::now();
+    announcer.signal(Signal::SIGTERM);
+    assert_eq!(announcer.wait(Duration::from_secs(20)).code(), Some(3), "still the app's status");
+    // 5 s each for the drain and for the withdrawal.
+    assert!(start.elapsed() < Duration::from_secs(13), "{:?}", start.elapsed());
+    let log = announcer.log();
+    assert!(log.contains("can't be told to drain") && log.contains("its lease ends by itself"), "{log}");
+}
+
+#[test]
+fn an_app_that_crashes_without_etcd_is_not_held_up() {
+    let mut site = Site::new();
+    let mut announcer = site.wrap(&[], "until [ -e go ]; do sleep 0.02; done; exit 9");
+    site.until_registered();
+    site.etcd.kill(0);
+    lab::write(site.folder.join("go"), "");
+    assert_eq!(announcer.wait(Duration::from_secs(8)).code(), Some(9));
+}
+
+#[test]
+fn a_killed_announcer_leaves_its_record_to_the_lease() {
+    let site = Site::new();
+    let mut announcer = site.wrap(&TTL, "exec sleep 60");
+    site.until_registered();
+    let start = Instant::now();
+    announcer.kill();
+    until(SOON, "the end of the record", || site.etcd.get(KEY).is_none());
+    assert!(start.elapsed() < Duration::from_secs(2 + 2), "TTL + 2 s: {:?}", start.elapsed());
+    assert_eq!(leases(&site.etcd), 0);
+}

@@ -1,0 +1,15 @@
+//! The announcer as a process: real etcd, real apps, real signals.
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::indexing_slicing,
+    reason = "the helpers of tests fail as tests do: with the place and the cause"
+)]
+
+mod faults;
+mod life;
+mod one_shot;
+mod ownership;
+mod pid_one;
+mod site;
+mod systemd;

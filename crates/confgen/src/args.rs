@@ -1,0 +1,280 @@
+//! The command line: parsed, then turned into what the rest works with. Parsing reads nothing of the host.
+
+use std::collections::BTreeMap;
+use std::ops::RangeInclusive;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use anyhow::Context;
+use clap::{Args, Parser, Subcommand};
+use discovery::{Bind, Networks};
+use haproxy::check::Checker;
+use haproxy::command::CommandLine;
+use haproxy::supervisor::Control;
+
+use crate::certs;
+use crate::outside::Places;
+use crate::view::Site;
+
+const EXAMPLES: &str = "\
+Examples:
+  confgen                                       follow the store and keep HAProxy at it
+  confgen once                                  one round, then say by the exit code what happened
+  confgen render > /tmp/haproxy.cfg             look at the file
+  confgen render --at-revision 1234             what it would have been, as far as etcd keeps history
+  confgen diff                                  what the next round would change
+
+Exit codes:
+  0  in sync (once), nothing would change (diff), told to stop
+  1  something would change (diff); an error that is none of the below
+  2  wrong usage
+  3  the store is unreachable or refuses
+  4  HAProxy refuses the file, the generated or the operator's part of it
+  5  HAProxy doesn't run what it should: the restart did not take, or an operator has stopped it
+
+Every option is also a variable: --http-bind is CONFGEN_HTTP_BIND.";
+
+/// Follows the store, renders haproxy.cfg, has HAProxy validate it, and applies it without losing a request
+#[derive(Debug, Parser)]
+#[command(version, after_help = EXAMPLES, args_conflicts_with_subcommands = true)]
+pub struct Cli {
+    /// What to do; nothing is to follow the store
+    #[command(subcommand)]
+    pub command: Option<Command>,
+    /// The options of following
+    #[command(flatten)]
+    pub common: Common,
+}
+
+/// The options of every form.
+#[derive(Clone, Debug, Args)]
+pub struct Common {
+    /// Where the store is
+    #[command(flatten)]
+    pub store: registry::Args,
+    /// What is written where
+    #[command(flatten)]
+    pub options: Options,
+    /// How often
+    #[command(flatten)]
+    pub pacing: Pacing,
+    /// What is logged, by level and module: info, debug, confgen=debug,registry=info
+    #[arg(long, env = "CONFGEN_LOG_LEVEL", default_value = "info", value_name = "FILTER")]
+    pub log_level: String,
+}
+
+/// The other forms.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Render and apply once; the exit code says what happened
+    Once(Common),
+    /// Print the file that the store asks for; touch neither it nor HAProxy
+    Render {
+        /// The store's revision to render; as old as etcd has not compacted away
+        #[arg(long, value_name = "N")]
+        at_revision: Option<i64>,
+        /// The options of every form
+        #[command(flatten)]
+        common: Common,
+    },
+    /// Print what a round would change in the file; exit 1 if anything
+    Diff(Common),
+}
+
+impl Command {
+    /// The options that every form has.
+    pub fn common(&self) -> &Common {
+        match self {
+            Self::Once(common) | Self::Diff(common) | Self::Render { common, .. } => common,
+        }
+    }
+}
+
+/// How often things happen.
+#[derive(Clone, Debug, Args)]
+#[command(next_help_heading = "Pace")]
+pub struct Pacing {
+    /// How long a change waits for others to join it
+    #[arg(long, env = "CONFGEN_MIN_WAIT", default_value = "0s", value_parser = humantime::parse_duration)]
+    pub min_wait: Duration,
+    /// Restarts of HAProxy are at least this far apart
+    #[arg(long, env = "CONFGEN_RESTART_INTERVAL", default_value = "2s", value_parser = humantime::parse_duration)]
+    pub restart_interval: Duration,
+    /// The store is listed anew this often, in case that an event was lost
+    #[arg(long, env = "CONFGEN_RESYNC", default_value = "5m", value_parser = humantime::parse_duration)]
+    pub resync: Duration,
+}
+
+/// What is written where, and how HAProxy is reached.
+#[derive(Clone, Debug, Args)]
+#[command(next_help_heading = "HAProxy")]
+pub struct Options {
+    /// The generated file
+    #[arg(long, env = "CONFGEN_HAPROXY_CFG", default_value = "/etc/haproxy/haproxy.cfg", value_name = "FILE", value_parser = line_path)]
+    pub haproxy_cfg: PathBuf,
+    /// The operator's own *.cfg files, which HAProxy reads first
+    #[arg(long, env = "CONFGEN_INCLUDE", default_value = "/etc/haproxy/conf.d", value_name = "DIR", value_parser = line_path)]
+    pub include: PathBuf,
+    /// Maps, certificates and what has to be remembered
+    #[arg(long, env = "CONFGEN_STATE_DIR", default_value = "/var/lib/confgen", value_name = "DIR", value_parser = line_path)]
+    pub state_dir: PathBuf,
+    /// Where HTTP is served; several by commas
+    #[arg(long, env = "CONFGEN_HTTP_BIND", default_value = "*:80", value_delimiter = ',', value_name = "ADDR:PORT")]
+    pub http_bind: Vec<Bind>,
+    /// Where HTTPS is served; several by commas
+    #[arg(long, env = "CONFGEN_HTTPS_BIND", default_value = "*:443", value_delimiter = ',', value_name = "ADDR:PORT")]
+    pub https_bind: Vec<Bind>,
+    /// Where the stats page is served; several by commas
+    #[arg(long, env = "CONFGEN_STATS_BIND", default_value = "*:1936", value_delimiter = ',', value_name = "ADDR:PORT")]
+    pub stats_bind: Vec<Bind>,
+    /// The stats page's password, for the user admin; without it one is made in the state directory
+    #[arg(long, env = "CONFGEN_STATS_PASSWORD_FILE", value_name = "FILE")]
+    pub stats_password_file: Option<PathBuf>,
+    /// Certificates: *.pem with the chain and the key, or the key beside it as *.key
+    #[arg(long, env = "CONFGEN_CERTS", default_value = "/etc/haproxy/certs", value_name = "DIR", value_parser = line_path)]
+    pub certs: PathBuf,
+    /// HAProxy's Runtime API
+    #[arg(long, env = "CONFGEN_RUNTIME_SOCKET", default_value = "/run/haproxy/admin.sock", value_name = "SOCKET", value_parser = line_path)]
+    pub runtime_socket: PathBuf,
+    /// Where handover keeps the servers' states over a restart; its --state-file
+    #[arg(long, env = "CONFGEN_SERVER_STATE_FILE", default_value = "/run/haproxy/servers.state", value_name = "FILE", value_parser = line_path)]
+    pub server_state_file: PathBuf,
+    /// Where the access log goes: a socket's path, or host:port for UDP
+    #[arg(long, env = "CONFGEN_LOG", default_value = "/dev/log", value_name = "TARGET", value_parser = log_target)]
+    pub log: String,
+    /// Peers whose X-Forwarded-* headers and request id are believed; networks by commas
+    #[arg(long, env = "CONFGEN_TRUSTED_PROXIES", value_name = "CIDR,…")]
+    pub trusted_proxies: Option<Networks>,
+    /// Where upstreams may be; all but loopback, link-local, multicast and unspecified addresses if not given
+    #[arg(long, env = "CONFGEN_UPSTREAM_NETWORKS", value_name = "CIDR,…")]
+    pub upstream_networks: Option<Networks>,
+    /// Ports that TCP services may bind
+    #[arg(long, env = "CONFGEN_TCP_PORTS", default_value = "1024-65535", value_name = "FIRST-LAST", value_parser = port_range)]
+    pub tcp_ports: RangeInclusive<u16>,
+    /// How HAProxy is restarted; made by a direct call where supervisord can be reached
+    #[arg(
+        long,
+        env = "CONFGEN_RESTART_COMMAND",
+        default_value = "supervisorctl restart haproxy",
+        value_name = "COMMAND"
+    )]
+    pub restart_command: CommandLine,
+    /// How HAProxy checks files; -f FILE is appended for each
+    #[arg(long, env = "CONFGEN_CHECK_COMMAND", default_value = "haproxy -c", value_name = "COMMAND")]
+    pub check_command: CommandLine,
+}
+
+/// HAProxy's own check of ten thousand servers takes 90 ms; an address that has to be resolved may hang for longer.
+const CHECK_WITHIN: Duration = Duration::from_secs(30);
+
+impl Options {
+    /// What the template is told.
+    pub fn site(&self, stats_hash: String) -> Site {
+        Site {
+            http_binds: self.http_bind.clone(),
+            https_binds: self.https_bind.clone(),
+            stats_binds: self.stats_bind.clone(),
+            runtime_socket: self.runtime_socket.clone(),
+            server_state_file: self.server_state_file.clone(),
+            crt_list: certs::crt_list(&self.state_dir),
+            log: self.log.clone(),
+            trusted_proxies: self.trusted_proxies.clone(),
+            stats_hash,
+        }
+    }
+
+    /// The files to keep an eye on.
+    pub fn places(&self) -> Places {
+        Places {
+            include: self.include.clone(),
+            certs: self.certs.clone(),
+            cfg: self.haproxy_cfg.clone(),
+            state_dir: self.state_dir.clone(),
+        }
+    }
+
+    /// Who checks files.
+    pub fn checker(&self) -> Checker {
+        Checker::new(self.check_command.clone(), CHECK_WITHIN)
+    }
+
+    /// Who restarts HAProxy. supervisord tells its children where it is.
+    pub fn control(&self) -> anyhow::Result<Control> {
+        let server = std::env::var("SUPERVISOR_SERVER_URL");
+        match server {
+            Ok(url) => Ok(Control::new(self.restart_command.clone(), Some(&url))),
+            Err(std::env::VarError::NotPresent) => Ok(Control::new(self.restart_command.clone(), None)),
+            Err(error) => Err(error).context("read SUPERVISOR_SERVER_URL"),
+        }
+    }
+
+    /// The ports that are ours, by the option that says so.
+    pub fn bound_ports(&self) -> BTreeMap<u16, String> {
+        let binds =
+            [("--http-bind", &self.http_bind), ("--https-bind", &self.https_bind), ("--stats-bind", &self.stats_bind)];
+        let each =
+            binds.into_iter().flat_map(|(option, binds)| binds.iter().map(move |bind| (bind.port, option.to_owned())));
+        each.collect()
+    }
+}
+
+/// A path that may stand in a line of haproxy.cfg.
+fn line_path(text: &str) -> Result<PathBuf, String> {
+    let path = PathBuf::from(text);
+    let breaks = |c: char| c.is_whitespace() || c.is_control() || "\"'\\#$,".contains(c);
+    if path.is_absolute() && !text.contains(breaks) {
+        Ok(path)
+    } else {
+        Err("an absolute path without blanks, quotes, backslashes, `#`, `$` and `,`".into())
+    }
+}
+
+fn log_target(text: &str) -> Result<String, String> {
+    if text.starts_with('/') {
+        return line_path(text).map(|_| text.to_owned());
+    }
+    let host = text.rsplit_once(':').filter(|(host, port)| {
+        let host = host.trim_start_matches('[').trim_end_matches(']');
+        port.parse::<u16>().is_ok_and(|port| port > 0)
+            && (host.parse::<std::net::IpAddr>().is_ok() || host.parse::<discovery::Host>().is_ok())
+    });
+    host.map(|_| text.to_owned()).ok_or_else(|| "a socket's absolute path, or host:port: /dev/log, 10.0.0.9:514".into())
+}
+
+fn port_range(text: &str) -> Result<RangeInclusive<u16>, String> {
+    let bounds = text.split_once('-').and_then(|(first, last)| Some((first.parse().ok()?, last.parse().ok()?)));
+    match bounds {
+        Some((first, last)) if first <= last && first > 0 => Ok(first..=last),
+        _ => Err("a range of ports: 1024-65535".into()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_sound() {
+        Cli::command().debug_assert();
+        let cli = Cli::try_parse_from(["confgen", "--http-bind", "*:80,[::]:80", "--log", "127.0.0.1:514"]).unwrap();
+        assert_eq!(cli.common.options.bound_ports().len(), 3);
+    }
+
+    #[test]
+    fn nothing_that_breaks_a_line_is_taken() {
+        for (option, value) in [
+            ("--haproxy-cfg", "/etc/a b.cfg"),
+            ("--haproxy-cfg", "haproxy.cfg"),
+            ("--state-dir", "/x\n/y"),
+            ("--log", "host"),
+            ("--log", "/dev/log local1"),
+            ("--http-bind", "*:80 ssl"),
+            ("--tcp-ports", "0-9"),
+            ("--restart-command", "supervisorctl 'restart"),
+        ] {
+            assert!(Cli::try_parse_from(["confgen", option, value]).is_err(), "{option} {value:?}");
+        }
+    }
+}

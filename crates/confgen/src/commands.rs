@@ -1,0 +1,139 @@
+//! The one-shot forms: `once`, `render`, `diff`.
+
+use std::io::{self, IsTerminal, Write};
+use std::process::ExitCode;
+
+use discovery::Topology;
+use registry::Client;
+use similar::{ChangeTag, TextDiff};
+
+use crate::args::Common;
+use crate::round::{Filing, Outcome, Rounds};
+use crate::settle::Changed;
+
+/// Wrong usage, as clap has it.
+pub const USAGE: u8 = 2;
+const STORE: u8 = 3;
+const REFUSED: u8 = 4;
+const NOT_LIVE: u8 = 5;
+
+/// The exit code that an error stands for.
+pub fn exit_code(error: &anyhow::Error) -> ExitCode {
+    if error.is::<registry::Error>() {
+        ExitCode::from(STORE)
+    } else if error.is::<registry::ConfigError>() {
+        ExitCode::from(USAGE)
+    } else {
+        ExitCode::FAILURE
+    }
+}
+
+/// One round.
+pub async fn once(common: Common) -> anyhow::Result<ExitCode> {
+    let (mut rounds, topology) = prepare(common, None).await?;
+    let outcome = tokio::task::spawn_blocking(move || rounds.once(&topology)).await??;
+    let code = match outcome {
+        Outcome::InSync | Outcome::Restarted => {
+            tracing::info!("{outcome}");
+            return Ok(ExitCode::SUCCESS);
+        }
+        Outcome::Refused(_) => REFUSED,
+        Outcome::Stopped | Outcome::NotLive(_) => NOT_LIVE,
+    };
+    tracing::error!("{outcome}");
+    Ok(ExitCode::from(code))
+}
+
+/// Prints the file.
+pub async fn render(common: Common, at_revision: Option<i64>) -> anyhow::Result<ExitCode> {
+    let filing = filing(common, at_revision).await?;
+    let rendered = filing.render()?;
+    for (key, reason) in filing.quarantined() {
+        tracing::warn!("quarantine: {key}: {reason}");
+    }
+    print(&rendered.cfg)?;
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Prints what a round would change.
+pub async fn diff(common: Common) -> anyhow::Result<ExitCode> {
+    let path = common.options.haproxy_cfg.display().to_string();
+    let filing = filing(common, None).await?;
+    let rendered = filing.render()?;
+    let old = filing.on_disk()?.unwrap_or_default();
+    if old == rendered.cfg {
+        return Ok(ExitCode::SUCCESS);
+    }
+    print(&unified(&old, &rendered.cfg, &path, io::stdout().is_terminal()))?;
+    Ok(ExitCode::FAILURE)
+}
+
+/// What the store asks for, without doing anything about it.
+async fn filing(common: Common, at_revision: Option<i64>) -> anyhow::Result<Filing> {
+    let (mut rounds, topology) = prepare(common, at_revision).await?;
+    rounds.settle(&topology, &Changed::All)?;
+    Ok(rounds.filing())
+}
+
+async fn prepare(common: Common, at_revision: Option<i64>) -> anyhow::Result<(Rounds, Topology)> {
+    let client = Client::new(common.store.resolve()?);
+    let snapshot = match at_revision {
+        None => client.snapshot("").await?,
+        Some(revision) => client.snapshot_at("", revision).await?,
+    };
+    let rounds = tokio::task::spawn_blocking(move || Rounds::open(common.options)).await??;
+    Ok((rounds, Topology::of(&snapshot.entries)))
+}
+
+/// A reader that has seen enough, like `head`, is no error.
+fn print(text: &str) -> io::Result<()> {
+    match io::stdout().write_all(text.as_bytes()) {
+        Err(error) if error.kind() != io::ErrorKind::BrokenPipe => Err(error),
+        _ => Ok(()),
+    }
+}
+
+fn unified(old: &str, new: &str, path: &str, colors: bool) -> String {
+    let mut text = format!("--- {path}\n+++ {path} (wanted)\n");
+    let diff = TextDiff::from_lines(old, new);
+    for hunk in diff.unified_diff().context_radius(3).iter_hunks() {
+        text.push_str(&format!("{}\n", hunk.header()));
+        for change in hunk.iter_changes() {
+            let color = match change.tag() {
+                ChangeTag::Delete => "\x1b[31m",
+                ChangeTag::Insert => "\x1b[32m",
+                ChangeTag::Equal => "",
+            };
+            let line = format!("{}{}", change.tag(), change.value().trim_end_matches('\n'));
+            if colors && !color.is_empty() {
+                text.push_str(&format!("{color}{line}\x1b[0m\n"));
+            } else {
+                text.push_str(&format!("{line}\n"));
+            }
+        }
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_diff_reads_as_people_know_it() {
+        let (old, new) = ("a\nb\nc\nd\ne\nf\n", "a\nb\nc\nd\nE\nf\n");
+        expect_test::expect![[r"
+            --- x
+            +++ x (wanted)
+            @@ -2,5 +2,5 @@
+             b
+             c
+             d
+            -e
+            +E
+             f
+        "]]
+        .assert_eq(&unified(old, new, "x", false));
+        assert!(unified(old, new, "x", true).contains("\x1b[32m+E\x1b[0m"));
+    }
+}

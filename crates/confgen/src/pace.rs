@@ -1,0 +1,179 @@
+//! When what may begin: HAProxy follows a change at once, the file follows HAProxy, a restart waits for the last one. Pure:
+//! it is told the time.
+
+use std::time::{Duration, Instant};
+
+use backon::{BackoffBuilder, ExponentialBackoff, ExponentialBuilder};
+
+/// The file follows HAProxy after this, so that a burst of changes is written once; a check of 10,000 servers takes some
+/// 100 ms more, and 500 ms is promised.
+const FILE_DELAY: Duration = Duration::from_millis(200);
+/// How often servers are asked after that wait for their last connection.
+const SWEEP_EVERY: Duration = Duration::from_millis(200);
+
+/// What may be done.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Act {
+    /// Follow the store as far as HAProxy takes it while it runs.
+    Follow,
+    /// Write the file and restart HAProxy into it.
+    Restart,
+    /// Write the file.
+    File,
+    /// Remove servers that had connections left.
+    Sweep,
+}
+
+/// What is due when. One act at a time, but for the file, which is written beside the others.
+#[derive(Debug)]
+pub struct Pace {
+    /// How long a change waits for others to join it.
+    min_wait: Duration,
+    /// Restarts are at least this far apart.
+    restart_interval: Duration,
+    follow_at: Option<Instant>,
+    restart_at: Option<Instant>,
+    file_at: Option<Instant>,
+    sweep_at: Option<Instant>,
+    /// No restart before this.
+    no_restart_before: Option<Instant>,
+    retries: ExponentialBackoff,
+}
+
+/// A try that fails is repeated soon, then ever more seldom: what it waits for is mostly a person.
+fn retries() -> ExponentialBackoff {
+    let delays =
+        ExponentialBuilder::new().with_min_delay(Duration::from_secs(1)).with_max_delay(Duration::from_secs(30));
+    delays.without_max_times().build()
+}
+
+impl Pace {
+    /// A pace that has nothing to do yet.
+    pub fn new(min_wait: Duration, restart_interval: Duration) -> Self {
+        let (follow_at, restart_at, file_at, sweep_at) = (None, None, None, None);
+        let retries = retries();
+        Self { min_wait, restart_interval, follow_at, restart_at, file_at, sweep_at, no_restart_before: None, retries }
+    }
+
+    /// Something changed. After failed tries it is a reason to try before the delay is over: it may be the remedy.
+    pub fn changed(&mut self, now: Instant) {
+        self.follow_at = Some(self.follow_at.map_or(now + self.min_wait, |at| at.min(now + self.min_wait)));
+    }
+
+    /// HAProxy has to be restarted, or no longer has to be.
+    pub fn restart(&mut self, now: Instant, wanted: bool) {
+        let earliest = self.no_restart_before.map_or(now, |earliest| earliest.max(now));
+        self.restart_at = wanted.then(|| self.restart_at.map_or(earliest, |at| at.min(earliest)));
+    }
+
+    /// The file is no longer what it should be.
+    pub fn file(&mut self, now: Instant) {
+        self.file_at.get_or_insert(now + FILE_DELAY);
+    }
+
+    /// Servers wait for their last connection.
+    pub fn sweep(&mut self, now: Instant) {
+        self.sweep_at = Some(now + SWEEP_EVERY);
+    }
+
+    /// What is due next, and when. While a file is being written neither a second one nor a restart begins.
+    pub fn due(&self, filing: bool) -> Option<(Instant, Act)> {
+        let acts = [
+            (self.follow_at, Act::Follow),
+            (self.restart_at.filter(|_| !filing), Act::Restart),
+            // A restart writes the file.
+            (self.file_at.filter(|_| !filing && self.restart_at.is_none()), Act::File),
+            (self.sweep_at, Act::Sweep),
+        ];
+        acts.into_iter().filter_map(|(at, act)| Some((at?, act))).min_by_key(|(at, _)| *at)
+    }
+
+    /// The act begins: it sees all that has come in so far.
+    pub fn began(&mut self, act: Act) {
+        match act {
+            Act::Follow => self.follow_at = None,
+            Act::Restart => (self.restart_at, self.file_at) = (None, None),
+            Act::File => self.file_at = None,
+            Act::Sweep => self.sweep_at = None,
+        }
+    }
+
+    /// HAProxy was restarted.
+    pub fn restarted(&mut self, now: Instant) {
+        self.no_restart_before = Some(now + self.restart_interval);
+        self.retries = retries();
+    }
+
+    /// The act failed, and is tried again as if everything had changed. A restart is not tried more often than one
+    /// that succeeds.
+    pub fn failed(&mut self, now: Instant, act: Act) {
+        let delay = self.retries.next().unwrap_or(self.restart_interval);
+        if act == Act::Restart {
+            self.no_restart_before = Some(now + delay.max(self.restart_interval));
+        }
+        self.follow_at = Some(self.follow_at.map_or(now + delay, |at| at.min(now + delay)));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SECOND: Duration = Duration::from_secs(1);
+
+    #[test]
+    fn a_change_is_followed_at_once_and_the_file_later() {
+        let t = Instant::now();
+        let mut pace = Pace::new(Duration::ZERO, 2 * SECOND);
+        assert_eq!(pace.due(false), None);
+        pace.changed(t);
+        assert_eq!(pace.due(true), Some((t, Act::Follow)), "also while the file is being written");
+        pace.began(Act::Follow);
+        pace.file(t);
+        pace.file(t + SECOND / 10);
+        assert_eq!(pace.due(false), Some((t + FILE_DELAY, Act::File)), "a burst is written once, and not put off");
+        assert_eq!(pace.due(true), None);
+    }
+
+    #[test]
+    fn changes_wait_for_each_other_if_so_wished() {
+        let t = Instant::now();
+        let mut pace = Pace::new(SECOND, 2 * SECOND);
+        pace.changed(t);
+        pace.changed(t + SECOND / 2);
+        assert_eq!(pace.due(false), Some((t + SECOND, Act::Follow)));
+    }
+
+    #[test]
+    fn restarts_keep_their_distance() {
+        let t = Instant::now();
+        let mut pace = Pace::new(Duration::ZERO, 2 * SECOND);
+        pace.restart(t, true);
+        assert_eq!(pace.due(false), Some((t, Act::Restart)), "after a quiet interval it is at once");
+        pace.began(Act::Restart);
+        pace.restarted(t + SECOND);
+        pace.restart(t + SECOND, true);
+        pace.file(t + SECOND);
+        assert_eq!(pace.due(false), Some((t + 3 * SECOND, Act::Restart)), "which writes the file too");
+        pace.restart(t + SECOND, false);
+        assert_eq!(pace.due(false), Some((t + SECOND + FILE_DELAY, Act::File)));
+    }
+
+    #[test]
+    fn failures_are_repeated_ever_more_seldom_and_a_change_comes_sooner() {
+        let t = Instant::now();
+        let mut pace = Pace::new(Duration::ZERO, 2 * SECOND);
+        let mut delays = Vec::new();
+        for _ in 0..7 {
+            pace.failed(t, Act::Restart);
+            delays.push((pace.due(false).unwrap().0 - t).as_secs());
+            pace.began(Act::Follow);
+        }
+        assert_eq!(delays, [1, 2, 4, 8, 16, 30, 30]);
+        pace.changed(t);
+        assert_eq!(pace.due(false), Some((t, Act::Follow)), "it may be the remedy");
+        pace.began(Act::Follow);
+        pace.restart(t, true);
+        assert_eq!(pace.due(false), Some((t + 30 * SECOND, Act::Restart)), "but a restart is not tried more often");
+    }
+}

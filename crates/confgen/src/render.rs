@@ -1,0 +1,77 @@
+//! From the view to bytes: the file, its maps, and the stamp that names them. Pure: the same view, the same bytes.
+
+use std::fmt::Write;
+use std::path::Path;
+
+use askama::Template;
+use sha2::{Digest, Sha256};
+
+use crate::structure::Structure;
+use crate::view::{self, Maps, Section, Site, View};
+
+/// What is to stand on disk.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Rendered {
+    /// Names this generation: `setenv CONFGEN_GEN` in the file, the maps' folder in the state directory.
+    pub stamp: String,
+    /// haproxy.cfg, ending in a line feed.
+    pub cfg: String,
+    /// The maps that it names.
+    pub maps: Maps,
+    /// What of it a restart alone can change.
+    pub structure: Structure,
+}
+
+#[derive(Template)]
+#[template(path = "haproxy.cfg")]
+struct HaproxyCfg<'a> {
+    view: &'a View<'a>,
+    site: &'a Site,
+    http: &'a [Section<'a>],
+    tcp: &'a [Section<'a>],
+    maps: String,
+    stamp: &'a str,
+}
+
+impl HaproxyCfg<'_> {
+    fn ours(&self, keyword: &str) -> bool {
+        self.view.ours(keyword)
+    }
+}
+
+/// Renders. `state_dir` is where the maps' folders are.
+pub fn render(view: &View, structure: &Structure, state_dir: &Path) -> Result<Rendered, askama::Error> {
+    let stamp = structure.stamp();
+    let maps = state_dir.join(&stamp).display().to_string();
+    let cfg = file(view, &view.http, &view.tcp, maps, &stamp)?;
+    Ok(Rendered { stamp, cfg, maps: view.maps.clone(), structure: structure.clone() })
+}
+
+/// The file without any service, nor anything that tells one generation from another.
+pub fn frame(view: &View) -> Result<String, askama::Error> {
+    let tcp = if view.tcp.is_empty() { "" } else { "tcp" };
+    file(view, &[], &[], "-".into(), tcp)
+}
+
+fn file(view: &View, http: &[Section], tcp: &[Section], maps: String, stamp: &str) -> Result<String, askama::Error> {
+    let text = HaproxyCfg { view, site: view.site, http, tcp, maps, stamp }.render()?;
+    // Askama drops the template's last line feed, without which HAProxy refuses the file.
+    Ok(format!("{}\n", text.trim_end()))
+}
+
+/// Sixteen hexadecimal digits: enough to tell the generations of one balancer apart, short enough to read out.
+pub(crate) fn digest<'a>(parts: impl IntoIterator<Item = &'a [u8]>) -> String {
+    let mut hash = Sha256::new();
+    for part in parts {
+        hash.update(part.len().to_le_bytes());
+        hash.update(part);
+    }
+    hash.finalize().iter().take(8).fold(String::new(), |mut text, byte| {
+        // Writing to a string can't fail.
+        let _ = write!(text, "{byte:02x}");
+        text
+    })
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,393 @@
+//! Rounds: what the store says is settled, HAProxy follows at once as far as it can, the file follows it, and a restart
+//! does the rest. Everything here blocks; `run` keeps it off the runtime, one round at a time.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::fs;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use anyhow::Context;
+use discovery::{ServiceId, Topology};
+use haproxy::check::{Checker, Verdict};
+use haproxy::runtime::Socket;
+
+use crate::args::Options;
+use crate::bisect::culprits;
+use crate::certs::first_alert;
+use crate::disk::Disk;
+use crate::outside::{Outside, Places};
+use crate::proxy::{Proxy, Restart};
+use crate::render::{Rendered, render};
+use crate::settle::{Changed, Limits, Settled};
+use crate::stats;
+use crate::structure::Structure;
+use crate::view::{self, Site, View, has_section};
+
+/// What rounds are made with, and what they know.
+pub struct Rounds {
+    options: Options,
+    site: Site,
+    places: Places,
+    disk: Disk,
+    checker: Checker,
+    proxy: Proxy,
+    outside: Arc<Outside>,
+    settled: Settled,
+    /// What the file is to be like, but for what HAProxy takes while it runs.
+    structure: Structure,
+    quarantined: BTreeMap<String, String>,
+}
+
+/// What a quick round leaves to be done.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Left {
+    /// The file on disk is no longer what is wanted.
+    pub file: bool,
+    /// HAProxy has to be restarted, for this reason.
+    pub restart: Option<String>,
+    /// Servers wait for their last connection.
+    pub leaving: bool,
+}
+
+/// How writing the file went.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Filed {
+    /// It was what it should be.
+    Same,
+    /// It was replaced.
+    Written,
+    /// HAProxy refuses the generated file, in its own words. The old one stays.
+    Refused(String),
+    /// HAProxy refuses these services, for these reasons; the file would be fine without them.
+    Culprits(BTreeMap<ServiceId, String>),
+    /// HAProxy refuses the operator's own files, in its own words. Nothing of the store is to blame.
+    OperatorRefused(String),
+}
+
+/// How a whole round went.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Outcome {
+    /// HAProxy runs what is wanted, and needed no restart for it.
+    InSync,
+    /// HAProxy was restarted, and runs what is wanted.
+    Restarted,
+    /// The file could not be put right.
+    Refused(Filed),
+    /// An operator has stopped HAProxy: the file is ready for its start.
+    Stopped,
+    /// The restart did not take.
+    NotLive(String),
+}
+
+impl fmt::Display for Outcome {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::InSync => f.write_str("HAProxy runs what the store asks for"),
+            Self::Restarted => f.write_str("HAProxy was restarted and runs what the store asks for"),
+            Self::Refused(filed) => filed.fmt(f),
+            Self::Stopped => f.write_str("HAProxy was stopped by an operator; the file is ready for its start"),
+            Self::NotLive(reason) => write!(f, "the restart did not take: {reason}"),
+        }
+    }
+}
+
+impl fmt::Display for Filed {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Same => f.write_str("haproxy.cfg is as it should be"),
+            Self::Written => f.write_str("haproxy.cfg written"),
+            Self::Refused(output) => {
+                write!(f, "HAProxy refuses the generated file, the old one stays: {}", output.trim())
+            }
+            Self::Culprits(culprits) => {
+                let names: Vec<String> = culprits.keys().map(ToString::to_string).collect();
+                write!(f, "HAProxy refuses {}; going on without", names.join(", "))
+            }
+            Self::OperatorRefused(output) => {
+                write!(f, "HAProxy refuses the operator's own files, mend them first: {}", output.trim())
+            }
+        }
+    }
+}
+
+impl Rounds {
+    /// Opens the state directory and looks at what is outside of the store.
+    pub fn open(options: Options) -> anyhow::Result<Self> {
+        let disk = Disk::open(&options.haproxy_cfg, &options.state_dir)?;
+        let places = options.places();
+        places.prepare()?;
+        let hash = stats::password_hash(options.stats_password_file.as_deref(), &options.state_dir)?;
+        let checker = options.checker();
+        let marker = options.state_dir.join("restarting");
+        Ok(Self {
+            site: options.site(hash),
+            proxy: Proxy::new(Socket::new(options.runtime_socket.clone()), options.control()?, marker),
+            settled: Settled::remembering(disk.memory()?),
+            outside: Arc::new(places.read(&checker)?),
+            structure: Structure::default(),
+            quarantined: BTreeMap::new(),
+            options,
+            places,
+            disk,
+            checker,
+        })
+    }
+
+    /// Looks anew at the operator's files and the certificates. The next round has to be of everything.
+    pub fn look_outside(&mut self) -> anyhow::Result<()> {
+        let outside = self.places.read(&self.checker)?;
+        for (file, reason) in &outside.certificates.refused {
+            if self.outside.certificates.refused.get(file) != Some(reason) {
+                tracing::warn!("certificate {}: {reason}; not taken over", file.display());
+            }
+        }
+        self.outside = Arc::new(outside);
+        self.settled.forgive();
+        Ok(())
+    }
+
+    /// HAProxy may have been restarted, or changed by somebody's hand.
+    pub fn doubt(&mut self) {
+        self.proxy.doubt();
+    }
+
+    /// Decides what is wanted.
+    pub fn settle(&mut self, topology: &Topology, changed: &Changed) -> anyhow::Result<Vec<ServiceId>> {
+        if *changed == Changed::All {
+            self.settled.limit(self.limits());
+        }
+        let shared = view::shared(&self.settled);
+        let touched: Vec<_> = self.settled.update(topology, changed).into_iter().collect();
+        if *changed == Changed::All || shared != view::shared(&self.settled) {
+            let view = View::of(&self.settled, &self.site, &self.outside.operator);
+            self.structure = Structure::of(&view, &self.outside.contents).context("render haproxy.cfg")?;
+            return Ok(touched);
+        }
+        for id in &touched {
+            let wanted = self.settled.service(id).filter(|wanted| has_section(id, wanted));
+            let section = wanted.map(|wanted| Structure::section(id, wanted, &self.site)).transpose();
+            self.structure.set(id, section.context("render haproxy.cfg")?);
+        }
+        Ok(touched)
+    }
+
+    /// HAProxy follows what it can without a restart; says what is left.
+    pub fn quick(&mut self, topology: &Topology, changed: &Changed) -> anyhow::Result<Left> {
+        let touched = self.settle(topology, changed)?;
+        let doubted = self.proxy.stamp().is_none();
+        let made = self.proxy.follow(&self.settled, touched.iter(), &self.disk)?;
+        if made > 0 {
+            tracing::debug!("{made} changes over the Runtime API");
+        }
+        Ok(Left {
+            file: doubted || *changed == Changed::All || !touched.is_empty(),
+            restart: self.proxy.lacks(&self.structure),
+            leaving: self.proxy.sweep()?,
+        })
+    }
+
+    /// Removes servers that were waiting for their last connection. True while some still do.
+    pub fn sweep(&mut self) -> anyhow::Result<bool> {
+        self.proxy.sweep()
+    }
+
+    /// Takes in how writing a file went.
+    pub fn filed(&mut self, filing: &Filing, filed: &Filed) {
+        match filed {
+            Filed::Same | Filed::Written => self.settled.taken(&filing.settled),
+            Filed::Culprits(culprits) => {
+                self.settled.refuse(culprits, &filing.settled);
+                // Which of them are left out is seen by a look at everything.
+                self.proxy.doubt();
+            }
+            Filed::Refused(_) | Filed::OperatorRefused(_) => {}
+        }
+    }
+
+    /// What has to be written, apart from everything that goes on meanwhile.
+    pub fn filing(&self) -> Filing {
+        Filing {
+            site: self.site.clone(),
+            outside: Arc::clone(&self.outside),
+            settled: self.settled.clone(),
+            structure: self.structure.clone(),
+            options: self.options.clone(),
+            disk: self.disk.clone(),
+            checker: self.checker.clone(),
+        }
+    }
+
+    /// Says once what is refused, and once that it no longer is.
+    pub fn tell_quarantine(&mut self) {
+        let quarantined = self.settled.quarantined();
+        for (key, reason) in &quarantined {
+            if self.quarantined.get(key) != Some(reason) {
+                tracing::warn!("quarantine: {key}: {reason}");
+            }
+        }
+        for key in self.quarantined.keys().filter(|key| !quarantined.contains_key(*key)) {
+            tracing::info!("quarantine: {key}: followed again, or gone");
+        }
+        self.quarantined = quarantined;
+    }
+
+    /// Writes the file, restarts HAProxy into it, and puts right what the file could not say.
+    pub fn restart(&mut self, reason: &str) -> anyhow::Result<Outcome> {
+        let filing = self.filing();
+        let filed = filing.write()?;
+        self.filed(&filing, &filed);
+        if !matches!(filed, Filed::Same | Filed::Written) {
+            return Ok(Outcome::Refused(filed));
+        }
+        tracing::info!("restart: {reason}");
+        let stamp = self.structure.stamp();
+        match self.proxy.restart(&stamp)? {
+            Restart::Taken => {}
+            Restart::Stopped => return Ok(Outcome::Stopped),
+            Restart::NotLive(reason) => return Ok(Outcome::NotLive(reason)),
+        }
+        self.disk.sweep(&[&stamp])?;
+        self.proxy.follow(&self.settled, std::iter::empty(), &self.disk)?;
+        Ok(Outcome::Restarted)
+    }
+
+    /// One whole round, from nothing: HAProxy, file, restart if need be.
+    pub fn once(&mut self, topology: &Topology) -> anyhow::Result<Outcome> {
+        let left = self.quick(topology, &Changed::All)?;
+        self.tell_quarantine();
+        let outcome = self.complete(left)?;
+        if let Outcome::Refused(Filed::Culprits(_)) = outcome {
+            // Once more, without them.
+            let left = self.quick(topology, &Changed::All)?;
+            self.tell_quarantine();
+            return self.complete(left);
+        }
+        Ok(outcome)
+    }
+
+    /// Does what a quick round has left.
+    fn complete(&mut self, left: Left) -> anyhow::Result<Outcome> {
+        if let Some(reason) = left.restart {
+            return self.restart(&reason);
+        }
+        let filing = self.filing();
+        let filed = filing.write()?;
+        self.filed(&filing, &filed);
+        Ok(match filed {
+            Filed::Same | Filed::Written => Outcome::InSync,
+            refused => Outcome::Refused(refused),
+        })
+    }
+
+    fn limits(&self) -> Limits {
+        let operator = &self.outside.operator;
+        let mut reserved_ports = operator.ports.clone();
+        reserved_ports.extend(self.options.bound_ports());
+        Limits {
+            reserved_ports,
+            reserved_sections: operator.sections.clone(),
+            profiles: operator.profiles.clone(),
+            upstream_networks: self.options.upstream_networks.clone(),
+            tcp_ports: Some(self.options.tcp_ports.clone()),
+        }
+    }
+}
+
+/// Enough to single out half a dozen services of a thousand; a check takes some 50 ms.
+const JUDGEMENTS: usize = 120;
+
+/// A file to be written, with all that it is written from: later changes don't touch it.
+#[derive(Clone)]
+pub struct Filing {
+    site: Site,
+    outside: Arc<Outside>,
+    settled: Settled,
+    structure: Structure,
+    options: Options,
+    disk: Disk,
+    checker: Checker,
+}
+
+impl Filing {
+    /// The bytes.
+    pub fn render(&self) -> anyhow::Result<Rendered> {
+        let view = View::of(&self.settled, &self.site, &self.outside.operator);
+        render(&view, &self.structure, &self.options.state_dir).context("render haproxy.cfg")
+    }
+
+    /// haproxy.cfg as it stands.
+    pub fn on_disk(&self) -> anyhow::Result<Option<String>> {
+        Ok(self.disk.cfg()?)
+    }
+
+    /// What is refused, and why.
+    pub fn quarantined(&self) -> BTreeMap<String, String> {
+        self.settled.quarantined()
+    }
+
+    /// Has HAProxy check the staged file, and commits it; then remembers.
+    pub fn write(&self) -> anyhow::Result<Filed> {
+        let rendered = self.render()?;
+        let filed = if self.disk.cfg()?.as_deref() == Some(&rendered.cfg) {
+            self.disk.maps(&rendered)?;
+            Filed::Same
+        } else {
+            self.check_and_commit(&rendered)?
+        };
+        if matches!(filed, Filed::Same | Filed::Written) {
+            self.disk.remember(&self.settled.memory())?;
+        }
+        Ok(filed)
+    }
+
+    fn check_and_commit(&self, rendered: &Rendered) -> anyhow::Result<Filed> {
+        let staged = self.disk.stage(rendered)?;
+        let include = self.options.include.clone();
+        match self.checker.check(&[include.clone(), staged.path().to_owned()])? {
+            Verdict::Valid { warnings } => {
+                warnings.iter().for_each(|line| tracing::warn!("haproxy -c: {line}"));
+                self.disk.commit(staged)?;
+                Ok(Filed::Written)
+            }
+            Verdict::Refused { output } if self.operator_is_refused(include)? => Ok(Filed::OperatorRefused(output)),
+            Verdict::Refused { output } => {
+                drop(staged);
+                let culprits = self.culprits()?;
+                Ok(if culprits.is_empty() { Filed::Refused(output) } else { Filed::Culprits(culprits) })
+            }
+        }
+    }
+
+    /// The services without which HAProxy would take the file; none where it refuses even the empty one.
+    fn culprits(&self) -> anyhow::Result<BTreeMap<ServiceId, String>> {
+        let mut judge = |services: &[ServiceId]| -> anyhow::Result<Option<String>> {
+            let some = Self { settled: self.settled.only(services), ..self.clone() };
+            let view = View::of(&some.settled, &some.site, &some.outside.operator);
+            let structure = Structure::of(&view, &some.outside.contents)?;
+            let staged = self.disk.stage(&render(&view, &structure, &self.options.state_dir)?)?;
+            Ok(match self.checker.check(&[self.options.include.clone(), staged.path().to_owned()])? {
+                Verdict::Valid { .. } => None,
+                Verdict::Refused { output } => Some(first_alert(&output)),
+            })
+        };
+        if judge(&[])?.is_some() {
+            return Ok(BTreeMap::new());
+        }
+        let services: Vec<ServiceId> = self.settled.services().map(|(id, _)| id.clone()).collect();
+        Ok(culprits(&services, JUDGEMENTS, &mut judge)?.into_iter().collect())
+    }
+
+    /// Whether the operator's files fail on their own. A directory without any is fine, but HAProxy refuses to check
+    /// nothing at all: they are given the least that is something.
+    fn operator_is_refused(&self, include: PathBuf) -> anyhow::Result<bool> {
+        if fs::read_dir(&include).is_ok_and(|mut entries| entries.next().is_none()) {
+            return Ok(false);
+        }
+        let mut least = tempfile::Builder::new().prefix(".least.").tempfile_in(&self.options.state_dir)?;
+        let text = "defaults\n    mode http\n    timeout client 1s\nfrontend confgen-check\n    bind 127.0.0.1:1\n";
+        std::io::Write::write_all(&mut least, text.as_bytes())?;
+        let verdict = self.checker.check(&[include, least.path().to_owned()])?;
+        Ok(matches!(verdict, Verdict::Refused { .. }))
+    }
+}

@@ -1,0 +1,31 @@
+//! What a confgen remembers from round to round, and over its own restarts.
+
+use std::collections::BTreeMap;
+
+use discovery::ServiceId;
+use serde::{Deserialize, Serialize};
+
+/// Good values and held claims. Only what concerns keys that exist is kept.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Memory {
+    /// By service, then by key: the last value that was followed.
+    good: BTreeMap<String, BTreeMap<String, String>>,
+    /// By claim (`a.com/api/`, `:3306`): the service that holds it.
+    claims: BTreeMap<String, ServiceId>,
+}
+
+impl Memory {
+    pub(super) fn new(good: BTreeMap<String, BTreeMap<String, String>>, claims: BTreeMap<String, ServiceId>) -> Self {
+        Self { good, claims }
+    }
+
+    /// The last good values of a service, by key.
+    pub(super) fn good(&self, id: &ServiceId) -> Option<&BTreeMap<String, String>> {
+        self.good.get(&id.to_string())
+    }
+
+    /// Who holds which claim.
+    pub(super) fn claims(&self) -> &BTreeMap<String, ServiceId> {
+        &self.claims
+    }
+}

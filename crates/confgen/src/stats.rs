@@ -1,0 +1,95 @@
+//! The stats page's password: given in a file, or made; haproxy.cfg gets its crypt(3) hash alone.
+
+use std::fs;
+use std::io::{self, Read};
+use std::path::Path;
+
+use sha_crypt::{PasswordHasher, PasswordVerifier, ShaCrypt};
+
+use crate::disk::{Error, failed, replace};
+
+/// 24 letters and digits: 142 bits, and nobody has to quote them.
+const LENGTH: usize = 24;
+/// Twelve bytes are sixteen letters of salt, the most that crypt(3) reads; a longer one would never verify.
+const SALT: usize = 12;
+
+/// The hash for haproxy.cfg. The password stands in `given`, or in `state_dir/stats-password`, which is made if need
+/// be, readable for its owner alone. A password keeps its hash, so that the same state gives the same file.
+pub fn password_hash(given: Option<&Path>, state_dir: &Path) -> Result<String, Error> {
+    let password = match given {
+        Some(path) => fs::read_to_string(path).map_err(failed("read", path))?,
+        None => own_password(&state_dir.join("stats-password"))?,
+    };
+    let password = password.trim_end_matches(['\r', '\n']);
+    let path = state_dir.join("stats-password.hash");
+    if password.is_empty() {
+        let path = given.unwrap_or(&path);
+        return Err(failed("use", path)(io::Error::other("the stats page's password is empty")));
+    }
+    if let Ok(hash) = fs::read_to_string(&path)
+        && verifies(password, hash.trim())
+    {
+        return Ok(hash.trim().to_owned());
+    }
+    let hash = ShaCrypt::default()
+        .hash_password_with_salt(password.as_bytes(), &random::<SALT>()?)
+        .map_err(|error| failed("hash the password for", &path)(io::Error::other(error.to_string())))?
+        .to_string();
+    replace(&path, hash.as_bytes(), 0o600)?;
+    Ok(hash)
+}
+
+fn verifies(password: &str, hash: &str) -> bool {
+    // Whatever was put into the file, only what crypt(3) makes may come near haproxy.cfg.
+    hash.bytes().all(|b| b.is_ascii_alphanumeric() || b"$./=".contains(&b))
+        && ShaCrypt::default().verify_password(password.as_bytes(), hash).is_ok()
+}
+
+fn own_password(path: &Path) -> Result<String, Error> {
+    match fs::read_to_string(path) {
+        Ok(password) => return Ok(password),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+        Err(error) => return Err(failed("read", path)(error)),
+    }
+    // 64 signs for 256 values: none is likelier than another.
+    const SIGNS: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_";
+    let bytes = random::<LENGTH>()?;
+    let password: String =
+        bytes.iter().filter_map(|byte| SIGNS.get(usize::from(byte % 64))).map(|sign| char::from(*sign)).collect();
+    replace(path, format!("{password}\n").as_bytes(), 0o600)?;
+    Ok(password)
+}
+
+fn random<const N: usize>() -> Result<[u8; N], Error> {
+    let path = Path::new("/dev/urandom");
+    let mut bytes = [0; N];
+    fs::File::open(path).and_then(|mut file| file.read_exact(&mut bytes)).map_err(failed("read", path))?;
+    Ok(bytes)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::MetadataExt;
+
+    use super::*;
+
+    #[test]
+    fn a_password_is_made_once_and_keeps_its_hash() {
+        let dir = tempfile::tempdir().unwrap();
+        let hash = password_hash(None, dir.path()).unwrap();
+        assert!(hash.starts_with("$6$"), "{hash}");
+        assert!(hash.split('$').rev().nth(1).is_some_and(|salt| salt.len() <= 16), "{hash}");
+        assert_eq!(password_hash(None, dir.path()).unwrap(), hash);
+        let password = dir.path().join("stats-password");
+        assert_eq!(fs::metadata(&password).unwrap().mode() & 0o777, 0o600);
+        assert_eq!(fs::read_to_string(&password).unwrap().trim().len(), LENGTH);
+
+        let given = dir.path().join("given");
+        replace(&given, b"secret\n", 0o600).unwrap();
+        let other = password_hash(Some(&given), dir.path()).unwrap();
+        assert_ne!(other, hash);
+        assert_eq!(password_hash(Some(&given), dir.path()).unwrap(), other);
+        replace(&given, b"\n", 0o600).unwrap();
+        assert!(password_hash(Some(&given), dir.path()).is_err());
+    }
+}

@@ -1,0 +1,234 @@
+//! The log: to stderr, one event a line whatever a value holds.
+
+use std::{
+    env, fmt,
+    io::{self, IsTerminal},
+};
+
+use nix::sys::stat::fstat;
+use tracing::{Event, Level, Subscriber};
+use tracing_subscriber::{
+    EnvFilter,
+    filter::ParseError,
+    fmt::{
+        FmtContext, FormatEvent, FormatFields, FormattedFields,
+        format::Writer,
+        time::{FormatTime, SystemTime},
+    },
+    registry::{LookupSpan, Scope},
+};
+
+/// Why the log could not be set up.
+#[derive(Debug, thiserror::Error)]
+pub enum LogError {
+    /// The filter is none that `tracing-subscriber` reads.
+    #[error(
+        "--log-level {filter:?} is neither a level (error, warn, info, debug, trace) nor a filter like `info,registry=debug`"
+    )]
+    Filter {
+        /// The filter as it was given.
+        filter: String,
+        /// What the parser said.
+        source: ParseError,
+    },
+    /// A log was set up before.
+    #[error("the log is set up already")]
+    Twice,
+}
+
+/// Sets the process's log up: events that pass `filter` (`info`, or `info,registry=debug`) go to stderr.
+///
+/// Where stderr is the journal, each line starts with its priority (sd-daemon(3)) and has no time stamp, since the
+/// journal has a better one; elsewhere it has one, in UTC. Colors only on a terminal.
+pub fn init(filter: &str) -> Result<(), LogError> {
+    let filter = EnvFilter::try_new(filter).map_err(|source| LogError::Filter { filter: filter.to_owned(), source })?;
+    let place = Place::of_stderr();
+    tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(io::stderr)
+        .with_ansi(place == Place::Terminal)
+        .event_format(Line { place })
+        .try_init()
+        .map_err(|_| LogError::Twice)
+}
+
+/// Where the lines go.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Place {
+    Journal,
+    Terminal,
+    Elsewhere,
+}
+
+impl Place {
+    fn of_stderr() -> Self {
+        let stream = env::var("JOURNAL_STREAM").ok();
+        let stderr = fstat(io::stderr()).ok().map(|stat| (stat.st_dev, stat.st_ino));
+        if is_journal(stream.as_deref(), stderr) {
+            Self::Journal
+        } else if io::stderr().is_terminal() {
+            Self::Terminal
+        } else {
+            Self::Elsewhere
+        }
+    }
+}
+
+/// Whether stderr is still what systemd named in `JOURNAL_STREAM`, `device:inode` (systemd.exec(5)): a child may have
+/// inherited the variable, yet write elsewhere.
+fn is_journal(stream: Option<&str>, stderr: Option<(u64, u64)>) -> bool {
+    let named = stream.and_then(|stream| stream.split_once(':'));
+    let named = named.and_then(|(device, inode)| Some((device.parse().ok()?, inode.parse().ok()?)));
+    named.is_some() && named == stderr
+}
+
+/// The form of one line: `TIME LEVEL target: message field=value`.
+struct Line {
+    place: Place,
+}
+
+impl<S, N> FormatEvent<S, N> for Line
+where
+    S: Subscriber + for<'a> LookupSpan<'a>,
+    N: for<'a> FormatFields<'a> + 'static,
+{
+    fn format_event(&self, ctx: &FmtContext<'_, S, N>, mut out: Writer<'_>, event: &Event<'_>) -> fmt::Result {
+        let level = *event.metadata().level();
+        match self.place {
+            Place::Journal => write!(out, "<{}>", priority(level))?,
+            Place::Terminal => write!(out, "{}{level:>5}\x1b[0m ", color(level))?,
+            Place::Elsewhere => {
+                SystemTime.format_time(&mut out)?;
+                write!(out, " {level:>5} ")?;
+            }
+        }
+        write!(out, "{}: ", event.metadata().target())?;
+        for span in ctx.event_scope().into_iter().flat_map(Scope::from_root) {
+            write!(out, "{}", span.name())?;
+            if let Some(fields) = span.extensions().get::<FormattedFields<N>>().filter(|fields| !fields.is_empty()) {
+                write!(out, "{{{}}}", OneLine(&fields.fields))?;
+            }
+            out.write_str(": ")?;
+        }
+        let mut fields = String::new();
+        ctx.format_fields(Writer::new(&mut fields), event)?;
+        writeln!(out, "{}", OneLine(&fields))
+    }
+}
+
+/// Text whose control characters are written as escapes: no value can start a line of its own, nor move a terminal's
+/// cursor.
+struct OneLine<'a>(&'a str);
+
+impl fmt::Display for OneLine<'_> {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.chars().try_for_each(|char| match char {
+            // These end a line for some readers though they are no control characters.
+            '\u{2028}' | '\u{2029}' => write!(out, "{}", char.escape_unicode()),
+            char if char.is_control() => write!(out, "{}", char.escape_default()),
+            char => write!(out, "{char}"),
+        })
+    }
+}
+
+/// syslog's priority (sd-daemon(3)).
+fn priority(level: Level) -> u8 {
+    match level {
+        Level::ERROR => 3,
+        Level::WARN => 4,
+        Level::INFO => 6,
+        Level::DEBUG | Level::TRACE => 7,
+    }
+}
+
+fn color(level: Level) -> &'static str {
+    match level {
+        Level::ERROR => "\x1b[31m",
+        Level::WARN => "\x1b[33m",
+        Level::INFO => "\x1b[32m",
+        Level::DEBUG => "\x1b[34m",
+        Level::TRACE => "\x1b[35m",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::{Arc, Mutex};
+
+    use tracing_subscriber::fmt::MakeWriter;
+
+    use super::*;
+
+    #[derive(Clone, Default)]
+    struct Kept(Arc<Mutex<Vec<u8>>>);
+
+    impl io::Write for Kept {
+        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+            self.0.lock().unwrap().extend_from_slice(bytes);
+            Ok(bytes.len())
+        }
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    impl MakeWriter<'_> for Kept {
+        type Writer = Self;
+        fn make_writer(&self) -> Self {
+            self.clone()
+        }
+    }
+
+    fn logged(place: Place, act: impl FnOnce()) -> String {
+        let kept = Kept::default();
+        let subscriber = tracing_subscriber::fmt()
+            .with_writer(kept.clone())
+            .with_ansi(place == Place::Terminal)
+            .event_format(Line { place })
+            .finish();
+        tracing::subscriber::with_default(subscriber, act);
+        let bytes = kept.0.lock().unwrap().clone();
+        String::from_utf8(bytes).unwrap()
+    }
+
+    #[test]
+    fn an_event_is_one_line_whatever_a_value_holds() {
+        let hostile = "a\nERROR forged\r\x1b[2J\u{9b}\u{2028}ü";
+        let text = logged(Place::Journal, || {
+            let span = tracing::info_span!("apply", key = %hostile);
+            let _entered = span.enter();
+            tracing::warn!(value = %hostile, quoted = ?hostile, "refused {hostile}");
+        });
+        assert_eq!(text.matches('\n').count(), 1, "{text:?}");
+        assert!(text.ends_with('\n'));
+        assert!(text.trim_end().chars().all(|char| !char.is_control() && char != '\u{2028}'), "{text:?}");
+        assert!(text.starts_with("<4>daemon::log::tests: apply{key=a\\nERROR forged"), "{text:?}");
+        assert!(text.contains('ü'));
+    }
+
+    #[test]
+    fn the_journal_gets_priorities_others_get_times() {
+        let line = |place| logged(place, || tracing::error!("it burns"));
+        assert_eq!(line(Place::Journal), "<3>daemon::log::tests: it burns\n");
+        assert_eq!(line(Place::Terminal), "\x1b[31mERROR\x1b[0m daemon::log::tests: it burns\n");
+        let elsewhere = line(Place::Elsewhere);
+        let (time, rest) = elsewhere.split_once(' ').unwrap();
+        assert!(time.starts_with("20") && time.ends_with('Z'), "{time}");
+        assert_eq!(rest, "ERROR daemon::log::tests: it burns\n");
+    }
+
+    #[test]
+    fn the_journal_is_known_by_device_and_inode() {
+        assert!(is_journal(Some("8:1234"), Some((8, 1234))));
+        assert!(!is_journal(Some("8:1234"), Some((8, 99))));
+        assert!(!is_journal(Some("nonsense"), Some((8, 1234))));
+        assert!(!is_journal(None, None));
+        assert!(!is_journal(None, Some((8, 1234))));
+    }
+
+    #[test]
+    fn a_bad_filter_is_named() {
+        let error = init("info,registry=loud").unwrap_err().to_string();
+        assert!(error.contains("info,registry=loud") && error.contains("--log-level"), "{error}");
+    }
+}

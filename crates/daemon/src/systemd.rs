@@ -1,0 +1,50 @@
+//! The word to systemd (sd_notify(3)). Without `NOTIFY_SOCKET` nothing here does anything.
+
+use std::time::Duration;
+
+use sd_notify::NotifyState;
+
+/// The service is up: dependents may start.
+pub fn ready() {
+    notify(&NotifyState::Ready);
+}
+
+/// One line for `systemctl status`.
+pub fn status(line: &str) {
+    // A line break would start another assignment.
+    let line: String = line.chars().map(|char| if char.is_control() { ' ' } else { char }).collect();
+    notify(&NotifyState::Status(&line));
+}
+
+/// The service is going down.
+pub fn stopping() {
+    notify(&NotifyState::Stopping);
+}
+
+/// The service lives. To be said at least every [`watchdog_interval`].
+pub fn watchdog() {
+    notify(&NotifyState::Watchdog);
+}
+
+/// Moves the end of the start or stop time to `time` from now, where that is later than it was.
+pub fn extend_timeout(time: Duration) {
+    notify(&NotifyState::ExtendTimeoutUsec(u32::try_from(time.as_micros()).unwrap_or(u32::MAX)));
+}
+
+/// Whether systemd wants to hear from this service.
+pub fn listens() -> bool {
+    std::env::var_os("NOTIFY_SOCKET").is_some()
+}
+
+/// How often [`watchdog`] is to be said: half of the unit's `WatchdogSec`, as sd_watchdog_enabled(3) advises. None when
+/// the unit has none.
+pub fn watchdog_interval() -> Option<Duration> {
+    sd_notify::watchdog_enabled().map(|time| time / 2).filter(|time| !time.is_zero())
+}
+
+/// A service manager that can't be reached is no reason to fail: the service works without it.
+fn notify(state: &NotifyState<'_>) {
+    if let Err(error) = sd_notify::notify(std::slice::from_ref(state)) {
+        tracing::debug!(%error, "systemd can't be told {state}");
+    }
+}

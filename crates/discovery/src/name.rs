@@ -1,0 +1,98 @@
+//! Names: `[A-Za-z0-9][A-Za-z0-9_.-]{0,252}`, which HAProxy takes as they are in section, server and map names.
+
+use std::fmt;
+use std::str::FromStr;
+
+use serde::{Deserialize, Serialize};
+
+use crate::Refusal;
+
+const LONGEST: usize = 253;
+const RULE: &str = "a name is a letter or digit, then letters, digits, `_`, `.`, `-`, at most 253 in all";
+
+fn check(text: &str) -> Result<(), Refusal> {
+    let first = text.chars().next().is_some_and(|c| c.is_ascii_alphanumeric());
+    let rest = text.chars().all(|c| c.is_ascii_alphanumeric() || matches!(c, '_' | '.' | '-'));
+    if first && rest && text.len() <= LONGEST { Ok(()) } else { Err(Refusal::malformed(text, RULE)) }
+}
+
+macro_rules! name {
+    ($(#[$doc:meta])* $type:ident) => {
+        $(#[$doc])*
+        #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+        #[serde(try_from = "String", into = "String")]
+        pub struct $type(Box<str>);
+
+        impl $type {
+            /// The name as text.
+            pub fn as_str(&self) -> &str {
+                &self.0
+            }
+        }
+
+        impl FromStr for $type {
+            type Err = Refusal;
+
+            fn from_str(text: &str) -> Result<Self, Refusal> {
+                check(text).map(|()| Self(text.into()))
+            }
+        }
+
+        impl TryFrom<String> for $type {
+            type Error = Refusal;
+
+            fn try_from(text: String) -> Result<Self, Refusal> {
+                check(&text).map(|()| Self(text.into()))
+            }
+        }
+
+        impl From<$type> for String {
+            fn from(name: $type) -> Self {
+                name.0.into()
+            }
+        }
+
+        impl fmt::Display for $type {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.pad(&self.0)
+            }
+        }
+    };
+}
+
+name! {
+    /// A service's name, the `<svc>` of its keys.
+    ServiceName
+}
+name! {
+    /// An upstream's name within its service; it is the server's name in HAProxy.
+    UpstreamId
+}
+name! {
+    /// A color: which deployment of a service an upstream belongs to.
+    Color
+}
+name! {
+    /// The name of a `defaults` section that an operator keeps.
+    Profile
+}
+name! {
+    /// A balancer's name.
+    Node
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_keep_to_the_alphabet() {
+        for good in ["a", "0", "shop", "foo.a.com", "node-1_x", &"a".repeat(253)] {
+            assert_eq!(good.parse::<ServiceName>().unwrap().as_str(), good);
+        }
+        for bad in ["", "-a", ".a", "_a", "a b", "a\nb", "a;b", "a#b", "a\"", "a'", "a/b", "a:b", "ä", &"a".repeat(254)]
+        {
+            assert!(bad.parse::<ServiceName>().is_err(), "{bad:?}");
+        }
+    }
+}

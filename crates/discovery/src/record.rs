@@ -1,0 +1,231 @@
+//! An upstream's record and an operator's override, as text that people read and write.
+
+use std::fmt;
+use std::str::FromStr;
+
+use serde::{Deserialize, Serialize};
+
+use crate::refusal::escaped;
+use crate::{Color, Refusal, UpstreamAddress};
+
+/// The longest record; JSON with every field and the longest names is under 1 kB.
+const LONGEST: usize = 4 * 1024;
+
+/// A server's weight, 0 to 256 as in HAProxy (configuration manual, section 5.2, `weight`).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(try_from = "u32", into = "u32")]
+pub struct Weight(u16);
+
+impl Weight {
+    /// HAProxy's largest.
+    pub const MOST: u16 = 256;
+    /// What an upstream weighs unless it says otherwise; leaves room for shares on both sides.
+    pub const DEFAULT: Self = Self(100);
+
+    /// The weight as a number.
+    pub fn get(self) -> u16 {
+        self.0
+    }
+}
+
+impl Default for Weight {
+    fn default() -> Self {
+        Self::DEFAULT
+    }
+}
+
+impl TryFrom<u32> for Weight {
+    type Error = Refusal;
+
+    fn try_from(number: u32) -> Result<Self, Refusal> {
+        let weight = u16::try_from(number).ok().filter(|weight| *weight <= Self::MOST);
+        weight.map(Self).ok_or_else(|| Refusal::unexpected(&number.to_string(), "a weight from 0 to 256"))
+    }
+}
+
+impl From<Weight> for u32 {
+    fn from(weight: Weight) -> Self {
+        weight.0.into()
+    }
+}
+
+impl FromStr for Weight {
+    type Err = Refusal;
+
+    fn from_str(text: &str) -> Result<Self, Refusal> {
+        let refused = || Refusal::unexpected(text, "a weight from 0 to 256");
+        text.parse::<u32>().map_err(|_| refused())?.try_into()
+    }
+}
+
+impl fmt::Display for Weight {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+/// What an announcer says of its upstream.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum UpstreamState {
+    /// Takes requests.
+    #[default]
+    Ready,
+    /// Is about to go: no new request, those in flight finish.
+    Drain,
+    /// Is known not to work.
+    Down,
+}
+
+/// An upstream's record: `172.17.8.101:8000`, or JSON with the same and more.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Upstream {
+    /// Where it listens.
+    pub address: UpstreamAddress,
+    /// Its share among the upstreams of its color.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub weight: Weight,
+    /// Its color, if it has one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub color: Option<Color>,
+    /// What its announcer says of it.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub state: UpstreamState,
+    /// Used only when no other upstream is up.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub backup: bool,
+    /// Meant to stand without a lease.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub permanent: bool,
+    /// Fields that mean nothing here, and are worth a hint.
+    #[serde(flatten, skip_serializing)]
+    pub unknown: Unknown,
+}
+
+/// What an operator imposes on an upstream; what is not said is not imposed.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Override {
+    /// Takes it out: `drain` lets sticky clients stay, `maint` does not.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub state: Option<OverrideState>,
+    /// Beats the announcer's weight.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub weight: Option<Weight>,
+    /// Fields that mean nothing here, and are worth a hint.
+    #[serde(flatten, skip_serializing)]
+    pub unknown: Unknown,
+}
+
+/// The state that an operator imposes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum OverrideState {
+    /// No new client; sticky ones stay.
+    Drain,
+    /// No new request at all.
+    Maint,
+}
+
+/// JSON fields that nothing here knows; read, ignored, never written.
+pub type Unknown = std::collections::BTreeMap<String, serde_json::Value>;
+
+fn is_default<T: Default + PartialEq>(value: &T) -> bool {
+    *value == T::default()
+}
+
+impl Upstream {
+    /// An upstream that says nothing but its address.
+    pub fn at(address: UpstreamAddress) -> Self {
+        Self {
+            address,
+            weight: Weight::DEFAULT,
+            color: None,
+            state: UpstreamState::Ready,
+            backup: false,
+            permanent: false,
+            unknown: Unknown::new(),
+        }
+    }
+
+    /// Reads a record, plain or JSON.
+    pub fn parse(value: &[u8]) -> Result<Self, Refusal> {
+        let text = text(value)?;
+        if text.starts_with('{') { json(text) } else { text.parse().map(Self::at) }
+    }
+}
+
+/// As short as it can be said: the address alone where nothing else differs from the default, else JSON.
+impl fmt::Display for Upstream {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if *self == Self::at(self.address) {
+            return self.address.fmt(f);
+        }
+        f.write_str(&serde_json::to_string(self).map_err(|_| fmt::Error)?)
+    }
+}
+
+impl Override {
+    /// Reads an override.
+    pub fn parse(value: &[u8]) -> Result<Self, Refusal> {
+        json(text(value)?)
+    }
+}
+
+impl fmt::Display for Override {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&serde_json::to_string(self).map_err(|_| fmt::Error)?)
+    }
+}
+
+fn text(value: &[u8]) -> Result<&str, Refusal> {
+    if value.len() > LONGEST {
+        return Err(Refusal::TooLong { length: value.len(), most: LONGEST });
+    }
+    let text = std::str::from_utf8(value).map_err(|_| Refusal::NotText)?.trim();
+    if text.is_empty() { Err(Refusal::Empty) } else { Ok(text) }
+}
+
+fn json<'a, T: Deserialize<'a>>(text: &'a str) -> Result<T, Refusal> {
+    serde_json::from_str(text).map_err(|error| Refusal::Json(escaped(&error.to_string(), 200).into()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn plain_and_json_say_the_same() {
+        let plain = Upstream::parse(b"172.17.8.101:8000\n").unwrap();
+        let json = Upstream::parse(br#"{"address":"172.17.8.101:8000"}"#).unwrap();
+        assert_eq!(plain, json);
+        assert_eq!(json.to_string(), "172.17.8.101:8000");
+    }
+
+    #[test]
+    fn json_says_more() {
+        let text = r#"{"address":"10.0.0.1:80","weight":7,"color":"blue","state":"drain","backup":true}"#;
+        let read = Upstream::parse(text.as_bytes()).unwrap();
+        assert_eq!(read.to_string(), text);
+        let odd = Upstream::parse(br#"{"address":"10.0.0.1:80","wieght":7}"#).unwrap();
+        assert_eq!(odd.unknown.keys().collect::<Vec<_>>(), ["wieght"]);
+    }
+
+    #[test]
+    fn refused_records_say_why() {
+        let why = |value: &str| Upstream::parse(value.as_bytes()).unwrap_err().to_string();
+        expect_test::expect!["`node:80`: an upstream is an IP address and a port: 172.17.8.101:8000, [fd00::1]:8000"]
+            .assert_eq(&why("node:80"));
+        expect_test::expect!["JSON: missing field `address` at line 1 column 2"].assert_eq(&why("{}"));
+        expect_test::expect!["JSON: `257`: expected a weight from 0 to 256 at line 1 column 38"]
+            .assert_eq(&why(r#"{"address":"10.0.0.1:80","weight":257}"#));
+        expect_test::expect!["empty: delete the key to unset it"].assert_eq(&why(" "));
+    }
+
+    #[test]
+    fn overrides() {
+        assert_eq!(Override::parse(br#"{"state":"maint"}"#).unwrap().state, Some(OverrideState::Maint));
+        assert_eq!(Override::parse(br#"{"weight":10}"#).unwrap().weight.map(Weight::get), Some(10));
+        assert!(Override::parse(br#"{"state":"ready"}"#).is_err());
+        assert!(Override::parse(b"drain").is_err());
+    }
+}

@@ -1,0 +1,320 @@
+//! The topology: what the keys say, service by service, each value parsed or refused with the reason.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use crate::{
+    Change, Entry, Key, Kind, Layout, Node, Oddity, Override, Refusal, ServiceId, Setting, SettingName, Upstream,
+    UpstreamId,
+};
+
+/// A key of a service with what was read from it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Field<T> {
+    /// The key, the value as written, the revisions and the lease.
+    pub entry: Entry,
+    /// What it says, or why it says nothing.
+    pub value: Result<T, Refusal>,
+}
+
+/// A key in the current layout, in the ancestor's, or in both: then the current one counts.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Layered<T> {
+    current: Option<Arc<Field<T>>>,
+    ancestor: Option<Arc<Field<T>>>,
+}
+
+impl<T> Default for Layered<T> {
+    fn default() -> Self {
+        Self { current: None, ancestor: None }
+    }
+}
+
+impl<T> Layered<T> {
+    fn get(&self) -> Option<&Arc<Field<T>>> {
+        self.current.as_ref().or(self.ancestor.as_ref())
+    }
+
+    fn slot(&mut self, layout: Layout) -> &mut Option<Arc<Field<T>>> {
+        match layout {
+            Layout::Current => &mut self.current,
+            Layout::Ancestor => &mut self.ancestor,
+        }
+    }
+}
+
+/// Everything the store says of one service. It exists while any of its keys does.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Service {
+    kind: Kind,
+    settings: BTreeMap<SettingName, Layered<Setting>>,
+    upstreams: BTreeMap<UpstreamId, Layered<Upstream>>,
+    overrides: BTreeMap<UpstreamId, Layered<Override>>,
+}
+
+impl Service {
+    fn new(kind: Kind) -> Self {
+        Self { kind, settings: BTreeMap::new(), upstreams: BTreeMap::new(), overrides: BTreeMap::new() }
+    }
+
+    /// HTTP or TCP.
+    pub fn kind(&self) -> Kind {
+        self.kind
+    }
+
+    /// The key of one setting.
+    pub fn setting(&self, name: SettingName) -> Option<&Arc<Field<Setting>>> {
+        self.settings.get(&name).and_then(Layered::get)
+    }
+
+    /// The keys of all settings that are set, by name.
+    pub fn settings(&self) -> impl Iterator<Item = (SettingName, &Arc<Field<Setting>>)> {
+        self.settings.iter().filter_map(|(name, field)| Some((*name, field.get()?)))
+    }
+
+    /// The upstreams' records, by id.
+    pub fn upstreams(&self) -> impl Iterator<Item = (&UpstreamId, &Arc<Field<Upstream>>)> {
+        self.upstreams.iter().filter_map(|(id, field)| Some((id, field.get()?)))
+    }
+
+    /// The key that imposes something on one upstream.
+    pub fn imposed(&self, id: &UpstreamId) -> Option<&Arc<Field<Override>>> {
+        self.overrides.get(id).and_then(Layered::get)
+    }
+
+    /// Everything that is imposed, by the upstream's id, whether or not that upstream is there.
+    pub fn overrides(&self) -> impl Iterator<Item = (&UpstreamId, &Arc<Field<Override>>)> {
+        self.overrides.iter().filter_map(|(id, field)| Some((id, field.get()?)))
+    }
+
+    fn is_empty(&self) -> bool {
+        self.settings.is_empty() && self.upstreams.is_empty() && self.overrides.is_empty()
+    }
+
+    /// Writes one key of the service, or removes it.
+    fn set(&mut self, key: &Key, entry: Option<&Entry>) {
+        match key {
+            Key::Setting { layout, name, .. } => {
+                let field = entry.map(|e| field(e, Setting::parse(self.kind, *name, &e.value)));
+                place(&mut self.settings, name, *layout, field);
+            }
+            Key::Upstream { layout, id, .. } => {
+                let field = entry.map(|e| field(e, Upstream::parse(&e.value)));
+                place(&mut self.upstreams, id, *layout, field);
+            }
+            Key::Override { id, .. } => {
+                let field = entry.map(|e| field(e, Override::parse(&e.value)));
+                place(&mut self.overrides, id, Layout::Current, field);
+            }
+            Key::Balancer(_) | Key::AcceptStore => {}
+        }
+    }
+}
+
+fn field<T>(entry: &Entry, value: Result<T, Refusal>) -> Arc<Field<T>> {
+    Arc::new(Field { entry: entry.clone(), value })
+}
+
+fn place<K: Ord + Clone, T>(
+    fields: &mut BTreeMap<K, Layered<T>>,
+    at: &K,
+    layout: Layout,
+    field: Option<Arc<Field<T>>>,
+) {
+    let layered = fields.entry(at.clone()).or_default();
+    *layered.slot(layout) = field;
+    if layered.get().is_none() {
+        fields.remove(at);
+    }
+}
+
+/// What all keys say, whatever order they came in. A change touches its own service alone; the others stay the very
+/// same `Arc`s, so that whoever derives something from a service can tell by the pointer that nothing changed.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Topology {
+    services: BTreeMap<ServiceId, Arc<Service>>,
+    balancers: BTreeMap<Node, Entry>,
+    accept_store: Option<Entry>,
+    odd: BTreeMap<String, Oddity>,
+}
+
+impl Topology {
+    /// The topology of a set of keys.
+    pub fn of<'a>(entries: impl IntoIterator<Item = &'a Entry>) -> Self {
+        let mut topology = Self::default();
+        for entry in entries {
+            topology.set(&entry.key, Some(entry));
+        }
+        topology
+    }
+
+    /// Takes one event of the watch in, and says which service it is about; a balancer's heartbeat is about none.
+    pub fn apply(&mut self, change: &Change) -> Option<ServiceId> {
+        match change {
+            Change::Put(entry) => self.set(&entry.key, Some(entry)),
+            Change::Delete { key, .. } => self.set(key, None),
+        }
+    }
+
+    fn set(&mut self, key: &str, entry: Option<&Entry>) -> Option<ServiceId> {
+        match key.parse::<Key>() {
+            Ok(Key::Balancer(node)) => {
+                match entry {
+                    Some(entry) => self.balancers.insert(node, entry.clone()),
+                    None => self.balancers.remove(&node),
+                };
+                None
+            }
+            Ok(Key::AcceptStore) => {
+                self.accept_store = entry.cloned();
+                None
+            }
+            Ok(key) => {
+                let id = key.service()?;
+                self.set_in_service(id, &key, entry);
+                Some(id.clone())
+            }
+            Err(oddity) => {
+                match entry {
+                    Some(entry) => self.odd.insert(entry.key.clone(), oddity),
+                    None => self.odd.remove(key),
+                };
+                None
+            }
+        }
+    }
+
+    fn set_in_service(&mut self, id: &ServiceId, key: &Key, entry: Option<&Entry>) {
+        let service = self.services.entry(id.clone()).or_insert_with(|| Arc::new(Service::new(id.kind)));
+        let service = Arc::make_mut(service);
+        service.set(key, entry);
+        if service.is_empty() {
+            self.services.remove(id);
+        }
+    }
+
+    /// The services by kind and name.
+    pub fn services(&self) -> &BTreeMap<ServiceId, Arc<Service>> {
+        &self.services
+    }
+
+    /// What the balancers say of themselves.
+    pub fn balancers(&self) -> &BTreeMap<Node, Entry> {
+        &self.balancers
+    }
+
+    /// An operator's word that a wiped store is meant.
+    pub fn accept_store(&self) -> Option<&Entry> {
+        self.accept_store.as_ref()
+    }
+
+    /// Keys that mean nothing here: ignored, worth a hint.
+    pub fn odd(&self) -> &BTreeMap<String, Oddity> {
+        &self.odd
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn entry(key: &str, value: &str) -> Entry {
+        Entry { key: key.into(), value: value.into(), create_revision: 1, mod_revision: 1, lease: 0 }
+    }
+
+    fn http(name: &str) -> ServiceId {
+        ServiceId { kind: Kind::Http, name: name.parse().unwrap() }
+    }
+
+    #[test]
+    fn the_current_layout_beats_the_ancestors_key_by_key() {
+        let mut topology = Topology::of(&[
+            entry("services/shop/domain", "old.com"),
+            entry("services/shop/upstreams/a", "10.0.0.1:80"),
+            entry("http-services/shop/domain", "new.com"),
+        ]);
+        let domain =
+            |t: &Topology| t.services()[&http("shop")].setting(SettingName::Domain).unwrap().entry.value.clone();
+        assert_eq!(domain(&topology), b"new.com");
+        assert_eq!(topology.services()[&http("shop")].upstreams().count(), 1);
+        topology.apply(&Change::Delete { key: "http-services/shop/domain".into(), revision: 2, previous: None });
+        assert_eq!(domain(&topology), b"old.com");
+    }
+
+    #[test]
+    fn a_bad_value_stands_beside_the_good_ones() {
+        let topology = Topology::of(&[
+            entry("http-services/shop/domain", "a b\"c"),
+            entry("http-services/shop/upstreams/a", "unix@/run/x"),
+            entry("http-services/shop/upstreams/b", "10.0.0.1:80"),
+            entry("http-services/shop/colour", "x"),
+        ]);
+        let shop = &topology.services()[&http("shop")];
+        assert!(shop.setting(SettingName::Domain).unwrap().value.is_err());
+        assert_eq!(shop.upstreams().filter(|(_, field)| field.value.is_ok()).count(), 1);
+        assert_eq!(topology.odd().keys().collect::<Vec<_>>(), ["http-services/shop/colour"]);
+    }
+
+    #[test]
+    fn a_change_touches_its_own_service() {
+        let mut topology =
+            Topology::of(&[entry("http-services/a/domain", "a.com"), entry("http-services/b/domain", "b.com")]);
+        let before = topology.clone();
+        assert_eq!(topology.apply(&Change::Put(entry("http-services/a/upstreams/1", "10.0.0.1:80"))), Some(http("a")));
+        assert!(!Arc::ptr_eq(&before.services()[&http("a")], &topology.services()[&http("a")]));
+        assert!(Arc::ptr_eq(&before.services()[&http("b")], &topology.services()[&http("b")]));
+    }
+
+    #[test]
+    fn a_heartbeat_concerns_nobody() {
+        let mut topology = Topology::default();
+        assert_eq!(topology.apply(&Change::Put(entry("balancers/lb1", "{}"))), None);
+        assert_eq!(topology.apply(&Change::Put(entry("whatever", "x"))), None);
+        assert_eq!(topology.balancers().len(), 1);
+    }
+
+    fn keys() -> impl Strategy<Value = String> {
+        let parts = prop_oneof![
+            Just("http-services".to_owned()),
+            Just("tcp-services".into()),
+            Just("services".into()),
+            Just("a".into()),
+            Just("b".into()),
+            Just("domain".into()),
+            Just("ports".into()),
+            Just("upstreams".into()),
+            Just("overrides".into()),
+            Just("color".into()),
+            Just("balancers".into()),
+            "\\PC{0,6}",
+            "[a-z;# \n\"']{0,4}",
+        ];
+        prop::collection::vec(parts, 1..5).prop_map(|parts| parts.join("/"))
+    }
+
+    proptest! {
+        #[test]
+        fn the_order_of_keys_does_not_matter(
+            mut entries in prop::collection::btree_map(keys(), prop::collection::vec(any::<u8>(), 0..40), 0..20),
+            seed in any::<u64>(),
+        ) {
+            let entries: Vec<Entry> = std::mem::take(&mut entries).into_iter()
+                .map(|(key, value)| Entry { key, value, create_revision: 1, mod_revision: 1, lease: 0 }).collect();
+            let mut shuffled = entries.clone();
+            shuffled.sort_by_key(|e| e.key.bytes().fold(seed, |h, b| h.rotate_left(5).wrapping_mul(31) ^ u64::from(b)));
+            prop_assert_eq!(Topology::of(&entries), Topology::of(&shuffled));
+        }
+
+        #[test]
+        fn deleting_every_key_leaves_nothing(keys in prop::collection::btree_set(keys(), 0..20)) {
+            let entries: Vec<Entry> = keys.iter().map(|key| entry(key, "10.0.0.1:80")).collect();
+            let mut topology = Topology::of(&entries);
+            for key in keys {
+                topology.apply(&Change::Delete { key, revision: 2, previous: None });
+            }
+            prop_assert_eq!(topology, Topology::default());
+        }
+    }
+}

@@ -1,0 +1,28 @@
+//! Values that are lists: words separated by blanks or commas.
+
+use std::str::FromStr;
+
+use crate::{Excerpt, Refusal};
+
+/// Splits at blanks and commas.
+pub(crate) fn split(text: &str) -> impl Iterator<Item = &str> {
+    text.split(|c: char| c == ',' || c.is_whitespace()).filter(|word| !word.is_empty())
+}
+
+/// Prints the items as a list.
+pub(crate) fn join<T: ToString>(items: &[T]) -> String {
+    items.iter().map(T::to_string).collect::<Vec<_>>().join(" ")
+}
+
+/// Parses every word; a list has at least one, and none twice. The order is kept.
+pub(crate) fn list<T: FromStr<Err = Refusal> + PartialEq>(text: &str) -> Result<Vec<T>, Refusal> {
+    let mut items = Vec::new();
+    for word in split(text) {
+        let item = word.parse()?;
+        if items.contains(&item) {
+            return Err(Refusal::Twice(Excerpt::new(word)));
+        }
+        items.push(item);
+    }
+    if items.is_empty() { Err(Refusal::Empty) } else { Ok(items) }
+}

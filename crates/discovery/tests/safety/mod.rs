@@ -1,0 +1,59 @@
+//! What every accepted value promises, checked over all that a topology holds. The fuzz target uses it too.
+
+use discovery::{Entry, ServiceId, Setting, Topology};
+
+/// No character that ends or splits a line, a word or a command, begins a comment, quotes, or expands.
+fn assert_word(word: &str) {
+    let breaks = |c: char| c.is_whitespace() || c.is_control() || "\"'#;".contains(c);
+    assert!(!word.contains(breaks), "{word:?}");
+}
+
+/// Every value printed from the topology is words that can stand in a line of haproxy.cfg or in a command.
+fn assert_service(id: &ServiceId, service: &discovery::Service) {
+    assert_word(&id.to_string());
+    for setting in service.settings().filter_map(|(_, field)| field.value.as_ref().ok()) {
+        assert_setting(setting);
+    }
+    for (id, field) in service.upstreams() {
+        assert_word(id.as_str());
+        if let Ok(upstream) = &field.value {
+            assert_word(&upstream.address.to_string());
+            assert!(upstream.address.socket().port() > 0);
+            assert!(upstream.weight.get() <= 256);
+            upstream.color.iter().for_each(|color| assert_word(color.as_str()));
+        }
+    }
+    service.overrides().for_each(|(id, _)| assert_word(id.as_str()));
+}
+
+fn assert_setting(setting: &Setting) {
+    let printed = setting.to_string();
+    assert!(!printed.contains(['\n', '\r']), "{printed:?}");
+    printed.split(' ').filter(|word| !word.is_empty()).for_each(assert_word);
+    if !matches!(setting, Setting::Sslpass(())) {
+        // What is printed reads back as the same value: nothing hides in a second meaning.
+        let kind = if matches!(setting, Setting::Ports(_)) { discovery::Kind::Tcp } else { discovery::Kind::Http };
+        assert_eq!(Setting::parse(kind, setting.name(), printed.as_bytes()).as_ref(), Ok(setting), "{printed:?}");
+    }
+}
+
+/// Builds a topology of the keys and checks all that it took; refusals must print on one line.
+pub fn check(entries: &[(String, Vec<u8>)]) {
+    let entry = |(key, value): &(String, Vec<u8>)| Entry {
+        key: key.clone(),
+        value: value.clone(),
+        create_revision: 1,
+        mod_revision: 1,
+        lease: 0,
+    };
+    let entries: Vec<Entry> = entries.iter().map(entry).collect();
+    let topology = Topology::of(&entries);
+    for (id, service) in topology.services() {
+        assert_service(id, service);
+        let settings = service.settings().filter_map(|(_, field)| field.value.as_ref().err());
+        let upstreams = service.upstreams().filter_map(|(_, field)| field.value.as_ref().err());
+        for refusal in settings.chain(upstreams) {
+            assert!(!refusal.to_string().contains(char::is_control), "{refusal}");
+        }
+    }
+}

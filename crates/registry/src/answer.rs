@@ -1,0 +1,205 @@
+//! What an error of the client library or an answer of etcd means. Pure.
+
+use std::error::Error as StdError;
+use std::io;
+use std::time::Duration;
+
+use crate::error::{Act, Error};
+
+/// One failed attempt: the error, and whether the request can have reached etcd.
+#[derive(Debug)]
+pub(crate) struct Failure {
+    pub(crate) error: Error,
+    /// The request never left: trying again elsewhere can't do it twice.
+    pub(crate) unsent: bool,
+    /// The connection is to be given up: it is broken, silent, or its login no longer holds.
+    pub(crate) abandon: bool,
+}
+
+impl Failure {
+    /// A failure before anything was sent.
+    pub(crate) fn unsent(error: Error) -> Self {
+        Self { error, unsent: true, abandon: true }
+    }
+}
+
+/// Who was asked for what, as whom.
+pub(crate) struct Context<'a> {
+    pub(crate) endpoint: &'a str,
+    pub(crate) act: &'a Act,
+    pub(crate) user: Option<&'a str>,
+}
+
+impl Context<'_> {
+    /// Nothing came back in time.
+    pub(crate) fn silent(&self, limit: Duration) -> Failure {
+        let error = Error::Silent { endpoint: self.endpoint.to_owned(), act: self.act.clone(), limit };
+        Failure { error, unsent: false, abandon: true }
+    }
+
+    /// What an error of the client library means.
+    pub(crate) fn failure(&self, error: &etcd_client::Error) -> Failure {
+        match error {
+            etcd_client::Error::GRpcStatus(status) => {
+                let cause = status.source();
+                // A status that comes with a cause was made on this side, of a broken connection.
+                let mut failure = match cause {
+                    Some(cause) => self.broken(innermost(cause)),
+                    None => self.answered(i32::from(status.code()), status.message()),
+                };
+                failure.unsent = cause.is_some_and(was_refused);
+                failure
+            }
+            etcd_client::Error::TransportError(cause) => {
+                let mut failure = self.broken(innermost(cause));
+                failure.unsent = was_refused(cause);
+                failure
+            }
+            // The library's word for the ttl of 0 that etcd answers for a lease that has ended.
+            etcd_client::Error::LeaseKeepAliveError(_) => self.answered(code::NOT_FOUND, ""),
+            other => self.broken(other.to_string()),
+        }
+    }
+
+    /// The stream came to its end without an error.
+    pub(crate) fn ended(&self) -> Failure {
+        self.broken("the stream has ended".to_owned())
+    }
+
+    /// etcd ended the watch. Only the words tell why (`CancelReason`, etcd 3.4's `api/v3rpc/watch.go`).
+    pub(crate) fn canceled(&self, reason: &str) -> Failure {
+        if reason.contains("permission denied") {
+            self.answered(code::PERMISSION_DENIED, reason)
+        } else if reason.contains("auth token") {
+            self.answered(code::UNAUTHENTICATED, reason)
+        } else if reason.contains("no leader") {
+            self.answered(code::UNAVAILABLE, reason)
+        } else {
+            self.answered(code::FAILED_PRECONDITION, reason)
+        }
+    }
+
+    fn broken(&self, reason: String) -> Failure {
+        let error = Error::Unreachable { endpoint: self.endpoint.to_owned(), act: self.act.clone(), reason };
+        Failure { error, unsent: false, abandon: true }
+    }
+
+    /// What a gRPC status means that etcd sent (its `api/v3rpc/rpctypes/error.go`).
+    pub(crate) fn answered(&self, code: i32, message: &str) -> Failure {
+        let act = self.act.clone();
+        let endpoint = self.endpoint.to_owned();
+        let user = self.user.map(str::to_owned);
+        let reason = message.strip_prefix("etcdserver: ").unwrap_or(message).to_owned();
+        let error = match code {
+            code::PERMISSION_DENIED => Error::PermissionDenied { act, user },
+            code::NOT_FOUND => Error::LeaseNotFound { act },
+            code::OUT_OF_RANGE if reason.contains("compacted") => Error::Compacted { act },
+            code::UNAUTHENTICATED => Error::Login { endpoint, act, user, reason },
+            code::INVALID_ARGUMENT if LOGIN_REASONS.contains(&reason.as_str()) => {
+                Error::Login { endpoint, act, user, reason }
+            }
+            code::CANCELLED | code::UNKNOWN | code::DEADLINE_EXCEEDED | code::INTERNAL | code::UNAVAILABLE => {
+                Error::Unreachable { endpoint, act, reason }
+            }
+            _ => Error::Refused { endpoint, act, reason },
+        };
+        let abandon = matches!(error, Error::Unreachable { .. } | Error::Login { .. });
+        Failure { error, unsent: false, abandon }
+    }
+}
+
+/// The gRPC status codes that etcd uses (<https://grpc.io/docs/guides/status-codes/>).
+pub(crate) mod code {
+    pub(crate) const CANCELLED: i32 = 1;
+    pub(crate) const UNKNOWN: i32 = 2;
+    pub(crate) const INVALID_ARGUMENT: i32 = 3;
+    pub(crate) const DEADLINE_EXCEEDED: i32 = 4;
+    pub(crate) const NOT_FOUND: i32 = 5;
+    pub(crate) const PERMISSION_DENIED: i32 = 7;
+    pub(crate) const FAILED_PRECONDITION: i32 = 9;
+    pub(crate) const OUT_OF_RANGE: i32 = 11;
+    pub(crate) const INTERNAL: i32 = 13;
+    pub(crate) const UNAVAILABLE: i32 = 14;
+    pub(crate) const UNAUTHENTICATED: i32 = 16;
+}
+
+/// What etcd says with "invalid argument" when it means the login.
+const LOGIN_REASONS: [&str; 3] = [
+    "authentication failed, invalid user ID or password",
+    "user name is empty",
+    // Users or roles were changed since the token was given out.
+    "revision of auth store is old",
+];
+
+/// The cause at the end of the chain: "Connection refused (os error 111)" says more than "transport error".
+fn innermost(error: &(dyn StdError + 'static)) -> String {
+    chain(error).last().map(ToString::to_string).unwrap_or_default()
+}
+
+/// Only the connect itself ends in "refused", so nothing was sent.
+fn was_refused(error: &(dyn StdError + 'static)) -> bool {
+    chain(error)
+        .filter_map(|cause| cause.downcast_ref::<io::Error>())
+        .any(|cause| cause.kind() == io::ErrorKind::ConnectionRefused)
+}
+
+fn chain<'a>(error: &'a (dyn StdError + 'static)) -> impl Iterator<Item = &'a (dyn StdError + 'static)> {
+    std::iter::successors(Some(error), |&error| error.source())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn answered(code: i32, message: &str) -> Failure {
+        let act = Act::Commit(vec!["/p/a".into(), "/p/b".into(), "/p/c".into(), "/p/d".into()]);
+        Context { endpoint: "http://e:2379", act: &act, user: Some("eve") }.answered(code, message)
+    }
+
+    #[test]
+    fn the_answers_of_etcd_are_told_apart() {
+        let denied = answered(7, "etcdserver: permission denied");
+        assert!(denied.error.is_permission_denied() && !denied.abandon);
+        assert_eq!(
+            denied.error.to_string(),
+            "etcd's roles forbid user eve the transaction on /p/a, /p/b, /p/c and 1 more; \
+             one operation outside the roles denies a whole transaction"
+        );
+        assert!(answered(5, "etcdserver: requested lease not found").error.is_lease_not_found());
+        assert!(matches!(
+            answered(11, "etcdserver: mvcc: required revision has been compacted").error,
+            Error::Compacted { .. }
+        ));
+        assert!(matches!(answered(8, "etcdserver: mvcc: database space exceeded").error, Error::Refused { .. }));
+    }
+
+    #[test]
+    fn a_login_that_no_longer_holds_gives_the_connection_up() {
+        for (code, message) in [
+            (16, "etcdserver: invalid auth token"),
+            (3, "etcdserver: authentication failed, invalid user ID or password"),
+            (3, "etcdserver: user name is empty"),
+            (3, "etcdserver: revision of auth store is old"),
+        ] {
+            let failure = answered(code, message);
+            assert!(matches!(failure.error, Error::Login { .. }) && failure.abandon, "{message}");
+        }
+        assert!(matches!(answered(3, "etcdserver: duplicate key given in txn request").error, Error::Refused { .. }));
+    }
+
+    #[test]
+    fn a_member_that_cannot_serve_is_as_good_as_unreachable() {
+        for message in ["etcdserver: no leader", "etcdserver: leader changed", "etcdserver: request timed out"] {
+            let failure = answered(14, message);
+            assert!(failure.error.is_unreachable() && failure.abandon && !failure.unsent, "{message}");
+        }
+    }
+
+    #[test]
+    fn only_a_refused_connect_counts_as_unsent() {
+        let refused = io::Error::from(io::ErrorKind::ConnectionRefused);
+        let reset = io::Error::from(io::ErrorKind::ConnectionReset);
+        assert!(was_refused(&refused));
+        assert!(!was_refused(&reset));
+    }
+}

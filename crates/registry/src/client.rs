@@ -1,0 +1,163 @@
+//! The client: one connection at a time, shared by all its clones, and the turn to the next endpoint.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
+use discovery::Entry;
+use tokio::sync::Mutex;
+use tokio::time::timeout;
+
+use crate::answer::{Context, Failure};
+use crate::args::Config;
+use crate::connect::{CONNECT, Connection, connect};
+use crate::error::{Act, Error};
+
+/// One request and its whole answer. An election takes one to two seconds; a proposal lost with its leader is answered
+/// by etcd after 7 s, when another member has long been able to.
+pub(crate) const REQUEST: Duration = Duration::from_secs(3);
+
+/// A client of etcd. Clones share one connection. Every call ends within a bounded time; when an endpoint fails,
+/// the next call goes to the next one.
+#[derive(Clone)]
+pub struct Client {
+    shared: Arc<Shared>,
+}
+
+struct Shared {
+    config: Config,
+    /// Which connection this is, counted up each time one is given up; modulo the endpoints it is the endpoint.
+    turn: AtomicUsize,
+    /// The connection and its turn.
+    connection: Mutex<Option<(usize, Connection)>>,
+}
+
+/// Whether doing it twice does harm.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Repeat {
+    /// Reads are asked again on the next endpoint.
+    Harmless,
+    /// Writes are, too, but only where the first request can't have left.
+    IfUnsent,
+}
+
+impl Client {
+    /// A client that isn't connected yet; the first call connects.
+    pub fn new(config: Config) -> Self {
+        Self { shared: Arc::new(Shared { config, turn: AtomicUsize::new(0), connection: Mutex::new(None) }) }
+    }
+
+    /// The configuration it was made from.
+    pub fn config(&self) -> &Config {
+        &self.shared.config
+    }
+
+    /// The endpoint in use now, for messages and for finding the local address towards etcd.
+    pub fn endpoint(&self) -> String {
+        self.config().endpoint(self.turn()).to_string()
+    }
+
+    /// One key as it is now (linearizable), None if it isn't there.
+    pub async fn get(&self, key: &str) -> Result<Option<Entry>, Error> {
+        let prefix = &self.config().prefix;
+        let key = prefix.absolute(key);
+        let run = |mut connection: Connection| {
+            let key = key.clone();
+            async move { connection.kv.get(key, None).await }
+        };
+        let mut answer = self.call(&Act::Get(key.clone()), REQUEST, Repeat::Harmless, run).await?;
+        Ok(answer.take_kvs().into_iter().next().map(|kv| prefix.entry(kv.0)))
+    }
+
+    /// Runs one request, each attempt within `limit`, on the next endpoint if need be and if `repeat` allows it.
+    pub(crate) async fn call<T, Fut>(
+        &self,
+        act: &Act,
+        limit: Duration,
+        repeat: Repeat,
+        run: impl Fn(Connection) -> Fut,
+    ) -> Result<T, Error>
+    where
+        Fut: Future<Output = Result<T, etcd_client::Error>>,
+    {
+        // Twice with a single endpoint: the connection at hand may have broken long ago, unnoticed.
+        let attempts = self.config().endpoints().len().max(2);
+        let mut attempt = 1;
+        loop {
+            let failure = match self.once(act, limit, &run).await {
+                Ok(answer) => return Ok(answer),
+                Err(failure) => failure,
+            };
+            let again = failure.unsent || (repeat == Repeat::Harmless && failure.abandon);
+            if attempt >= attempts || !again {
+                return Err(failure.error);
+            }
+            tracing::debug!(error = %failure.error, "trying again");
+            attempt += 1;
+        }
+    }
+
+    /// One attempt on the endpoint in use, connecting first if need be: at most [`CONNECT`] plus `limit`.
+    pub(crate) async fn once<T, Fut>(
+        &self,
+        act: &Act,
+        limit: Duration,
+        run: impl Fn(Connection) -> Fut,
+    ) -> Result<T, Failure>
+    where
+        Fut: Future<Output = Result<T, etcd_client::Error>>,
+    {
+        let (turn, connection) = self.connection().await?;
+        match timeout(limit, run(connection)).await {
+            Ok(answer) => answer.map_err(|error| self.fail(turn, act, |context| context.failure(&error))),
+            Err(_) => Err(self.fail(turn, act, |context| context.silent(limit))),
+        }
+    }
+
+    /// The connection in use, made if there is none.
+    pub(crate) async fn connection(&self) -> Result<(usize, Connection), Failure> {
+        let turn = self.turn();
+        let failure = match timeout(CONNECT, self.connection_in_turn()).await {
+            Ok(Ok(made)) => return Ok(made),
+            Ok(Err(failure)) => failure,
+            Err(_) => self.fail(turn, &Act::Connect, |context| context.silent(CONNECT)),
+        };
+        self.abandon(turn);
+        Err(Failure { unsent: true, ..failure })
+    }
+
+    async fn connection_in_turn(&self) -> Result<(usize, Connection), Failure> {
+        let mut slot = self.shared.connection.lock().await;
+        let turn = self.turn();
+        match slot.as_ref() {
+            Some((made, connection)) if *made == turn => Ok((turn, connection.clone())),
+            _ => {
+                *slot = None;
+                let connection = connect(self.config(), self.config().endpoint(turn)).await?;
+                *slot = Some((turn, connection.clone()));
+                Ok((turn, connection))
+            }
+        }
+    }
+
+    /// What a failure on the connection of this turn means; one that is broken is given up.
+    pub(crate) fn fail(&self, turn: usize, act: &Act, what: impl FnOnce(Context<'_>) -> Failure) -> Failure {
+        let endpoint = self.config().endpoint(turn).to_string();
+        let user = self.config().login.as_ref().map(|login| login.name.as_str());
+        let failure = what(Context { endpoint: &endpoint, act, user });
+        if failure.abandon {
+            self.abandon(turn);
+        }
+        failure
+    }
+
+    /// Turns to the next endpoint, unless that has happened already: many notice the same loss.
+    fn abandon(&self, turn: usize) {
+        let next = turn.wrapping_add(1);
+        let _ = self.shared.turn.compare_exchange(turn, next, Ordering::Relaxed, Ordering::Relaxed);
+    }
+
+    fn turn(&self) -> usize {
+        self.shared.turn.load(Ordering::Relaxed)
+    }
+}

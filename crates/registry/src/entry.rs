@@ -1,0 +1,86 @@
+//! Keys and values on their way between etcd and the rest: below the prefix there, relative to it here.
+
+use discovery::Entry;
+use etcd_client::proto::PbKeyValue;
+
+/// The prefix that all keys live below, with one slash at its end.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Prefix(String);
+
+impl Prefix {
+    /// None if it would be the whole store.
+    pub(crate) fn new(text: &str) -> Option<Self> {
+        let name = text.trim_end_matches('/');
+        (!name.is_empty()).then(|| Self(format!("{name}/")))
+    }
+
+    /// Without the slash at its end.
+    pub(crate) fn as_str(&self) -> &str {
+        self.0.strip_suffix('/').unwrap_or(&self.0)
+    }
+
+    /// The key as the store has it.
+    pub(crate) fn absolute(&self, key: &str) -> String {
+        format!("{}{key}", self.0)
+    }
+
+    /// The range of all keys below a key, always read with a slash at its end, so that `shop` isn't `shop2` too.
+    pub(crate) fn below(&self, key: &str) -> String {
+        let range = self.absolute(key);
+        if range.ends_with('/') { range } else { format!("{range}/") }
+    }
+
+    /// The key below the prefix. Bytes that are no UTF-8 become U+FFFD, which no valid key has.
+    pub(crate) fn relative(&self, key: &[u8]) -> String {
+        String::from_utf8_lossy(key.strip_prefix(self.0.as_bytes()).unwrap_or(key)).into_owned()
+    }
+
+    pub(crate) fn entry(&self, kv: PbKeyValue) -> Entry {
+        Entry {
+            key: self.relative(&kv.key),
+            value: kv.value,
+            create_revision: kv.create_revision,
+            mod_revision: kv.mod_revision,
+            lease: kv.lease,
+        }
+    }
+}
+
+/// The first key after all those that begin with `range`: etcd's `range_end`. The range ends in a slash, so that its
+/// last byte can be counted up.
+pub(crate) fn range_end(range: &str) -> Vec<u8> {
+    let mut end = range.as_bytes().to_vec();
+    if let Some(last) = end.last_mut() {
+        *last += 1;
+    }
+    end
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn keys_go_there_and_back() {
+        let prefix = Prefix::new("/haproxy-discover/").expect("valid");
+        assert_eq!(prefix.as_str(), "/haproxy-discover");
+        assert_eq!(prefix.absolute("http-services/a/domain"), "/haproxy-discover/http-services/a/domain");
+        assert_eq!(prefix.relative(b"/haproxy-discover/http-services/a/domain"), "http-services/a/domain");
+        assert_eq!(prefix.relative(b"/haproxy-discover/\xff\n"), "\u{fffd}\n");
+    }
+
+    #[test]
+    fn a_range_ends_in_a_slash() {
+        let prefix = Prefix::new("/p").expect("valid");
+        assert_eq!(prefix.below(""), "/p/");
+        assert_eq!(prefix.below("balancers"), "/p/balancers/");
+        assert_eq!(prefix.below("balancers/"), "/p/balancers/");
+        assert_eq!(range_end("/p/"), b"/p0");
+    }
+
+    #[test]
+    fn the_whole_store_is_no_prefix() {
+        assert_eq!(Prefix::new(""), None);
+        assert_eq!(Prefix::new("///"), None);
+    }
+}

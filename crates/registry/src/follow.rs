@@ -1,0 +1,224 @@
+//! Following the store: list, watch from there, resume or list anew, for ever. `revisions` decides what a message
+//! means, `retry` how long to wait; this carries it out.
+
+use std::convert::Infallible;
+use std::time::{Duration, Instant};
+
+use discovery::{Change, Snapshot};
+use tokio::sync::mpsc;
+use tokio::time::sleep;
+use tokio_util::sync::CancellationToken;
+
+use crate::answer::Failure;
+use crate::client::Client;
+use crate::connect::Connection;
+use crate::error::{Act, Error};
+use crate::resync::Resync;
+use crate::retry::Retry;
+use crate::revisions::{Anew, Position, Revisions, Verdict};
+use crate::watch::Watch;
+
+/// Events kept for a consumer that is busy; beyond that etcd keeps them.
+const BUFFER: usize = 16;
+
+/// The read before a watch is resumed. An election takes one to two seconds.
+const CHECK: Duration = Duration::from_secs(3);
+
+/// How to follow the store.
+#[derive(Clone, Copy, Debug)]
+pub struct Follow {
+    /// All keys are listed anew every so often, in case that something was missed nevertheless.
+    pub resync: Duration,
+}
+
+impl Default for Follow {
+    fn default() -> Self {
+        Self { resync: Duration::from_secs(300) }
+    }
+}
+
+/// What a follower is told. Applied in order, the events give the store's state at each event's revision.
+#[derive(Debug)]
+pub enum Event {
+    /// Everything anew: at first, every [`Follow::resync`], after a compaction, and when the store is another one or
+    /// an older one (compare cluster, revision and raft term).
+    Snapshot(Snapshot),
+    /// What has changed, in order, whole revisions only: the keys of one transaction come together. Without changes
+    /// it says that the connection is back and nothing was missed.
+    Changes {
+        /// The newest revision among the changes.
+        revision: i64,
+        /// The changes of one or several revisions.
+        changes: Vec<Change>,
+    },
+    /// The store can't be followed for now; comes again with each failed attempt. A snapshot or changes follow when
+    /// it is back.
+    Disconnected {
+        /// Why the last attempt failed.
+        error: Error,
+        /// When the store was last heard of.
+        since: Instant,
+    },
+}
+
+impl Client {
+    /// Follows all keys below the prefix until `shutdown`, or until the receiver is dropped. No change is missed and
+    /// none comes twice, whatever happens to etcd. A slow consumer slows it down.
+    pub fn follow(&self, options: Follow, shutdown: CancellationToken) -> mpsc::Receiver<Event> {
+        let (events, received) = mpsc::channel(BUFFER);
+        let follower = Follower::new(self.clone(), options, events.clone());
+        tokio::spawn(async move {
+            tokio::select! {
+                () = shutdown.cancelled() => {}
+                () = events.closed() => {}
+                () = follower.run() => {}
+            }
+        });
+        received
+    }
+}
+
+/// Why a watch came to its end.
+enum End {
+    /// What is known can't be continued.
+    Anew(Anew),
+    /// etcd ended it, or can't be reached.
+    Failed(Error),
+    /// Nobody listens any more.
+    Closed,
+}
+
+impl From<Failure> for End {
+    fn from(failure: Failure) -> Self {
+        Self::Failed(failure.error)
+    }
+}
+
+struct Follower {
+    client: Client,
+    range: String,
+    options: Follow,
+    events: mpsc::Sender<Event>,
+    /// None when everything must be listed.
+    position: Option<Position>,
+    listed: Instant,
+    heard: Instant,
+    connected: bool,
+    retry: Retry,
+}
+
+impl Follower {
+    fn new(client: Client, options: Follow, events: mpsc::Sender<Event>) -> Self {
+        let now = Instant::now();
+        let range = client.config().prefix.below("");
+        let retry = Retry::new(client.config().endpoints().len());
+        Self { client, range, options, events, position: None, listed: now, heard: now, connected: true, retry }
+    }
+
+    async fn run(mut self) {
+        loop {
+            let delay = match self.session().await {
+                End::Closed => return,
+                End::Anew(why) => {
+                    tracing::warn!(%why, "listing all keys anew");
+                    self.position = None;
+                    self.retry.next_delay_but_first()
+                }
+                End::Failed(error) => {
+                    self.connected = false;
+                    if self.events.send(Event::Disconnected { error, since: self.heard }).await.is_err() {
+                        return;
+                    }
+                    self.retry.next_delay()
+                }
+            };
+            sleep(delay).await;
+        }
+    }
+
+    /// From the listing, or from where the last session stood, to the end of one watch.
+    async fn session(&mut self) -> End {
+        let Err(end) = self.try_session().await;
+        end
+    }
+
+    async fn try_session(&mut self) -> Result<Infallible, End> {
+        let mut position = match self.position {
+            Some(position) => self.check(position).await?,
+            None => self.list().await?,
+        };
+        self.position = Some(position);
+        let mut watch = Watch::open(self.client.clone(), &self.range, position.revision + 1).await?;
+        let mut revisions = Revisions::new(self.client.config().prefix.clone(), position);
+        let mut resync = self.resync(position);
+        loop {
+            let message = tokio::select! {
+                message = watch.message() => message?,
+                snapshot = resync.snapshot() => {
+                    let snapshot = resync.bring_forward(snapshot.map_err(End::Failed)?).map_err(End::Anew)?;
+                    position = Position::of(&snapshot);
+                    self.position = Some(position);
+                    revisions.skip_to(position.revision);
+                    self.listed = Instant::now();
+                    resync = self.resync(position);
+                    self.send(Event::Snapshot(snapshot)).await?;
+                    continue;
+                }
+            };
+            self.heard = Instant::now();
+            match revisions.accept(message) {
+                Verdict::Created => self.created(position.revision).await?,
+                Verdict::Alive => self.retry.reset(),
+                Verdict::Deliver { revision, changes } => {
+                    self.retry.reset();
+                    resync.note(&changes);
+                    self.send(Event::Changes { revision, changes }).await?;
+                    position.revision = revision;
+                    self.position = Some(position);
+                }
+                Verdict::Anew(why) => return Err(End::Anew(why)),
+                Verdict::Canceled(reason) => {
+                    // A token that has expired is told as a missing permission; the listing finds out which it is.
+                    self.position = None;
+                    return Err(watch.canceled(&reason).into());
+                }
+            }
+        }
+    }
+
+    async fn list(&mut self) -> Result<Position, End> {
+        let snapshot = self.client.snapshot("").await.map_err(End::Failed)?;
+        let position = Position::of(&snapshot);
+        self.listed = Instant::now();
+        self.heard = self.listed;
+        self.connected = true;
+        self.send(Event::Snapshot(snapshot)).await?;
+        Ok(position)
+    }
+
+    /// Asks whether the store is still the one known, before a watch is resumed there.
+    async fn check(&self, position: Position) -> Result<Position, End> {
+        let run = |mut connection: Connection| {
+            let key = self.range.clone();
+            async move { connection.kv.get(key, None).await }
+        };
+        let answer = self.client.once(&Act::Get(self.range.clone()), CHECK, run).await?;
+        position.check(&Position::at(&answer.0.header.unwrap_or_default())).map_err(End::Anew)
+    }
+
+    /// The watch stands: says so if it was lost before.
+    async fn created(&mut self, revision: i64) -> Result<(), End> {
+        match std::mem::replace(&mut self.connected, true) {
+            true => Ok(()),
+            false => self.send(Event::Changes { revision, changes: Vec::new() }).await,
+        }
+    }
+
+    fn resync(&self, position: Position) -> Resync {
+        Resync::after(self.client.clone(), self.options.resync.saturating_sub(self.listed.elapsed()), position)
+    }
+
+    async fn send(&self, event: Event) -> Result<(), End> {
+        self.events.send(event).await.map_err(|_| End::Closed)
+    }
+}

@@ -1,0 +1,295 @@
+//! What a message of the watch means: joins fragments into whole revisions, and says when the watch can't be trusted
+//! any more. Pure.
+
+use std::fmt;
+
+use discovery::{Change, Snapshot};
+use etcd_client::proto::{PbEvent, PbResponseHeader, PbWatchResponse};
+
+use crate::entry::Prefix;
+
+/// `mvccpb.Event.EventType` of etcd's API.
+const PUT: i32 = 0;
+const DELETE: i32 = 1;
+
+/// Up to where the store is known, and which store that was.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Position {
+    pub(crate) cluster: u64,
+    pub(crate) revision: i64,
+    pub(crate) raft_term: u64,
+}
+
+/// Why what is known can't be continued and all keys must be listed anew.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Anew {
+    /// The revisions in between are compacted away.
+    Compacted,
+    /// Another store answers.
+    OtherCluster,
+    /// The store is an older one: wiped, recreated or restored. etcd would say nothing until it caught up.
+    WentBack,
+}
+
+impl fmt::Display for Anew {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Compacted => "the changes since are compacted away",
+            Self::OtherCluster => "another etcd cluster answers",
+            Self::WentBack => "the store's revision or raft term went back",
+        })
+    }
+}
+
+impl Position {
+    pub(crate) fn of(snapshot: &Snapshot) -> Self {
+        Self { cluster: snapshot.cluster, revision: snapshot.revision, raft_term: snapshot.raft_term }
+    }
+
+    pub(crate) fn at(header: &PbResponseHeader) -> Self {
+        Self { cluster: header.cluster_id, revision: header.revision, raft_term: header.raft_term }
+    }
+
+    /// Whether `now`, as a linearizable read told it, is the store that is known, and no older. (A member's own
+    /// revision may lag behind; such a read's doesn't.) What is known stays the same, but for the term.
+    pub(crate) fn check(self, now: &Self) -> Result<Self, Anew> {
+        if now.cluster != self.cluster {
+            Err(Anew::OtherCluster)
+        } else if now.revision < self.revision || now.raft_term < self.raft_term {
+            Err(Anew::WentBack)
+        } else {
+            Ok(Self { raft_term: now.raft_term, ..self })
+        }
+    }
+}
+
+/// What to do after a message.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum Verdict {
+    /// The watch stands.
+    Created,
+    /// Nothing to pass on, or not yet. The watch lives.
+    Alive,
+    /// These revisions are whole.
+    Deliver { revision: i64, changes: Vec<Change> },
+    /// List anew.
+    Anew(Anew),
+    /// etcd ended the watch, with its words; the stream stays open and silent.
+    Canceled(String),
+}
+
+/// The revisions of one watch, in order.
+#[derive(Debug)]
+pub(crate) struct Revisions {
+    prefix: Prefix,
+    cluster: u64,
+    /// The newest revision passed on.
+    last: i64,
+    /// What came in fragments, and whose last revision may not be whole yet.
+    pending: Vec<Change>,
+}
+
+impl Revisions {
+    pub(crate) fn new(prefix: Prefix, position: Position) -> Self {
+        Self { prefix, cluster: position.cluster, last: position.revision, pending: Vec::new() }
+    }
+
+    /// Takes the next message. `canceled` is looked at first: a watch that is refused is `created` as well.
+    pub(crate) fn accept(&mut self, message: PbWatchResponse) -> Verdict {
+        if message.canceled || message.compact_revision > 0 {
+            return if message.compact_revision > 0 {
+                Verdict::Anew(Anew::Compacted)
+            } else {
+                Verdict::Canceled(message.cancel_reason)
+            };
+        }
+        if let Some(header) = message.header {
+            if header.cluster_id != self.cluster {
+                return Verdict::Anew(Anew::OtherCluster);
+            }
+            if header.revision < self.last {
+                return Verdict::Anew(Anew::WentBack);
+            }
+        }
+        if message.created {
+            return Verdict::Created;
+        }
+        for event in message.events {
+            if let Some((revision, change)) = self.change(event)
+                && revision > self.last
+            {
+                self.pending.push(change);
+            }
+        }
+        self.take_whole(message.fragment)
+    }
+
+    /// Everything up to this revision is known from elsewhere.
+    pub(crate) fn skip_to(&mut self, known: i64) {
+        self.last = self.last.max(known);
+        self.pending.retain(|change| revision(change) > self.last);
+    }
+
+    /// Takes what is whole: everything, or while fragments are coming all but the last revision.
+    fn take_whole(&mut self, fragment: bool) -> Verdict {
+        let newest = self.pending.last().map_or(self.last, revision);
+        let whole = match fragment {
+            true => self.pending.iter().take_while(|change| revision(change) < newest).count(),
+            false => self.pending.len(),
+        };
+        let changes: Vec<_> = self.pending.drain(..whole).collect();
+        match changes.last().map(revision) {
+            None => Verdict::Alive,
+            Some(revision) => {
+                self.last = revision;
+                Verdict::Deliver { revision, changes }
+            }
+        }
+    }
+
+    fn change(&self, event: PbEvent) -> Option<(i64, Change)> {
+        let kv = event.kv?;
+        let revision = kv.mod_revision;
+        match event.r#type {
+            PUT => Some((revision, Change::Put(self.prefix.entry(kv)))),
+            DELETE => {
+                let previous = event.prev_kv.map(|kv| self.prefix.entry(kv));
+                Some((revision, Change::Delete { key: self.prefix.relative(&kv.key), revision, previous }))
+            }
+            _ => None,
+        }
+    }
+}
+
+/// The revision that a change happened at.
+pub(crate) fn revision(change: &Change) -> i64 {
+    match change {
+        Change::Put(entry) => entry.mod_revision,
+        Change::Delete { revision, .. } => *revision,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use etcd_client::proto::PbKeyValue;
+
+    use super::*;
+
+    const AT_10: Position = Position { cluster: 1, revision: 10, raft_term: 3 };
+
+    fn revisions() -> Revisions {
+        Revisions::new(Prefix::new("/p").expect("valid"), AT_10)
+    }
+
+    fn header(cluster_id: u64, revision: i64, raft_term: u64) -> PbResponseHeader {
+        PbResponseHeader { cluster_id, revision, raft_term, member_id: 0 }
+    }
+
+    fn message(revision: i64) -> PbWatchResponse {
+        PbWatchResponse { header: Some(header(1, revision, 3)), ..Default::default() }
+    }
+
+    fn kv(key: &str, mod_revision: i64) -> PbKeyValue {
+        PbKeyValue { key: format!("/p/{key}").into_bytes(), mod_revision, ..Default::default() }
+    }
+
+    fn puts(fragment: bool, events: &[(&str, i64)]) -> PbWatchResponse {
+        let put = |(key, revision): &(&str, i64)| PbEvent { r#type: PUT, kv: Some(kv(key, *revision)), prev_kv: None };
+        PbWatchResponse { fragment, events: events.iter().map(put).collect(), ..message(99) }
+    }
+
+    fn delivered(verdict: Verdict) -> (i64, Vec<String>) {
+        match verdict {
+            Verdict::Deliver { revision, changes } => {
+                (revision, changes.iter().map(|change| change.key().to_owned()).collect())
+            }
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[test]
+    fn a_cancel_is_seen_before_a_creation() {
+        let refused = PbWatchResponse {
+            created: true,
+            canceled: true,
+            watch_id: -1,
+            cancel_reason: "permission denied".into(),
+            ..message(10)
+        };
+        assert_eq!(revisions().accept(refused), Verdict::Canceled("permission denied".into()));
+        let compacted = PbWatchResponse { canceled: true, compact_revision: 50, ..message(0) };
+        assert_eq!(revisions().accept(compacted), Verdict::Anew(Anew::Compacted));
+    }
+
+    #[test]
+    fn a_store_that_went_back_or_is_another_one_is_seen_at_the_creation() {
+        let created = |header| PbWatchResponse { created: true, header: Some(header), ..Default::default() };
+        assert_eq!(revisions().accept(created(header(1, 10, 3))), Verdict::Created);
+        assert_eq!(revisions().accept(created(header(1, 9, 3))), Verdict::Anew(Anew::WentBack));
+        assert_eq!(revisions().accept(created(header(2, 10, 3))), Verdict::Anew(Anew::OtherCluster));
+    }
+
+    #[test]
+    fn a_linearizable_read_shows_a_wiped_store_even_if_its_revision_is_ahead() {
+        let now = |cluster, revision, raft_term| Position { cluster, revision, raft_term };
+        assert_eq!(AT_10.check(&now(1, 20, 4)), Ok(Position { raft_term: 4, ..AT_10 }));
+        assert_eq!(AT_10.check(&now(1, 20, 2)), Err(Anew::WentBack));
+        assert_eq!(AT_10.check(&now(1, 9, 3)), Err(Anew::WentBack));
+        assert_eq!(AT_10.check(&now(2, 10, 3)), Err(Anew::OtherCluster));
+    }
+
+    #[test]
+    fn a_message_without_events_is_a_sign_of_life() {
+        assert_eq!(revisions().accept(message(50)), Verdict::Alive);
+    }
+
+    #[test]
+    fn only_whole_revisions_leave_while_fragments_come() {
+        let mut revisions = revisions();
+        assert_eq!(revisions.accept(puts(true, &[("a", 11), ("b", 11)])), Verdict::Alive);
+        assert_eq!(
+            delivered(revisions.accept(puts(true, &[("c", 11), ("d", 12)]))),
+            (11, vec!["a".into(), "b".into(), "c".into()])
+        );
+        assert_eq!(delivered(revisions.accept(puts(false, &[("e", 12)]))), (12, vec!["d".into(), "e".into()]));
+        assert_eq!(
+            delivered(revisions.accept(puts(false, &[("f", 13), ("g", 14)]))),
+            (14, vec!["f".into(), "g".into()])
+        );
+    }
+
+    #[test]
+    fn what_was_passed_on_is_not_passed_on_again() {
+        let mut revisions = revisions();
+        assert_eq!(revisions.accept(puts(false, &[("old", 10)])), Verdict::Alive);
+        assert_eq!(delivered(revisions.accept(puts(false, &[("old", 9), ("a", 11)]))), (11, vec!["a".into()]));
+        assert_eq!(revisions.accept(puts(false, &[("a", 11)])), Verdict::Alive);
+    }
+
+    #[test]
+    fn what_a_listing_told_is_not_told_again() {
+        let mut revisions = revisions();
+        revisions.accept(puts(true, &[("a", 11), ("b", 11)]));
+        revisions.skip_to(11);
+        assert_eq!(delivered(revisions.accept(puts(false, &[("c", 11), ("d", 12)]))), (12, vec!["d".into()]));
+        revisions.skip_to(5);
+        assert_eq!(revisions.accept(puts(false, &[("d", 12)])), Verdict::Alive);
+    }
+
+    #[test]
+    fn a_deletion_tells_what_was_there() {
+        let event = PbEvent { r#type: DELETE, kv: Some(kv("a", 11)), prev_kv: Some(kv("a", 7)) };
+        let verdict = revisions().accept(PbWatchResponse { events: vec![event], ..message(11) });
+        let Verdict::Deliver { changes, .. } = verdict else { panic!("{verdict:?}") };
+        let [Change::Delete { key, revision: 11, previous: Some(previous) }] = changes.as_slice() else {
+            panic!("{changes:?}")
+        };
+        assert_eq!((key.as_str(), previous.mod_revision), ("a", 7));
+    }
+
+    #[test]
+    fn an_event_of_an_unknown_kind_or_without_a_key_is_left_out() {
+        let odd = [PbEvent { r#type: 7, kv: Some(kv("a", 11)), prev_kv: None }, PbEvent::default()];
+        assert_eq!(revisions().accept(PbWatchResponse { events: odd.into(), ..message(11) }), Verdict::Alive);
+    }
+}

@@ -1,0 +1,149 @@
+//! Everything below a prefix at one revision.
+
+use std::time::Duration;
+
+use discovery::{Entry, Snapshot};
+use etcd_client::GetOptions;
+use etcd_client::proto::{PbRangeResponse, PbResponseHeader};
+
+use crate::client::{Client, Repeat};
+use crate::connect::Connection;
+use crate::entry::range_end;
+use crate::error::{Act, Error};
+
+/// Keys asked for at once: etcd holds up its other requests while it puts one answer together.
+const PAGE: i64 = 1000;
+
+/// One page and its whole answer, which may be [`LARGEST_MESSAGE`](crate::connect::LARGEST_MESSAGE). A member that is
+/// silent is noticed by the connection's pings before.
+const PAGE_LIMIT: Duration = Duration::from_secs(15);
+
+/// How often a listing is begun anew when the revision it reads at is compacted away below it.
+const ATTEMPTS: usize = 3;
+
+impl Client {
+    /// All keys below `below` ("" is everything), in pages that are pinned to the first one's revision (linearizable).
+    pub async fn snapshot(&self, below: &str) -> Result<Snapshot, Error> {
+        let range = self.config().prefix.below(below);
+        let mut attempt = 1;
+        loop {
+            match self.list(&range, 0).await {
+                Err(Error::Compacted { .. }) if attempt < ATTEMPTS => attempt += 1,
+                other => return other,
+            }
+        }
+    }
+
+    /// The same as it was at a revision; an error if that is compacted away or still to come.
+    pub async fn snapshot_at(&self, below: &str, revision: i64) -> Result<Snapshot, Error> {
+        self.list(&self.config().prefix.below(below), revision).await
+    }
+
+    async fn list(&self, range: &str, at: i64) -> Result<Snapshot, Error> {
+        let act = Act::List(range.to_owned());
+        let mut pages = Pages::new(range, at);
+        let mut entries: Vec<Entry> = Vec::new();
+        let first = loop {
+            let page = match self.page(&act, &pages).await {
+                Err(Error::Refused { reason, .. }) if is_too_large(&reason) && pages.shrink() => continue,
+                other => other?,
+            };
+            let header = pages.turn(&page);
+            if page.header.is_some_and(|now| now.cluster_id != header.cluster_id) {
+                let reason = "another cluster answered in the middle of it".to_owned();
+                return Err(Error::Refused { endpoint: self.endpoint(), act, reason });
+            }
+            let more = page.more;
+            entries.extend(page.kvs.into_iter().map(|kv| self.config().prefix.entry(kv)));
+            if !more {
+                break header;
+            }
+        };
+        // etcd sorts by bytes, and so is ours, but for keys that are no UTF-8.
+        entries.sort_by(|one, other| one.key.cmp(&other.key));
+        Ok(Snapshot { cluster: first.cluster_id, revision: first.revision, raft_term: first.raft_term, entries })
+    }
+
+    async fn page(&self, act: &Act, pages: &Pages) -> Result<PbRangeResponse, Error> {
+        let options =
+            GetOptions::new().with_range(pages.end.clone()).with_limit(pages.limit).with_revision(pages.revision());
+        let run = |mut connection: Connection| {
+            let (start, options) = (pages.start.clone(), options.clone());
+            async move { connection.kv.get(start, Some(options)).await }
+        };
+        Ok(self.call(act, PAGE_LIMIT, Repeat::Harmless, run).await?.0)
+    }
+}
+
+/// Where a listing stands.
+struct Pages {
+    start: Vec<u8>,
+    end: Vec<u8>,
+    limit: i64,
+    /// The revision that was asked for; 0 is the newest.
+    at: i64,
+    first: Option<PbResponseHeader>,
+}
+
+impl Pages {
+    fn new(range: &str, at: i64) -> Self {
+        Self { start: range.as_bytes().to_vec(), end: range_end(range), limit: PAGE, at, first: None }
+    }
+
+    /// The revision to read at: the one asked for, else the first page's.
+    fn revision(&self) -> i64 {
+        if self.at > 0 { self.at } else { self.first.as_ref().map_or(0, |header| header.revision) }
+    }
+
+    /// Goes on behind the page's last key, and answers the first page's header.
+    fn turn(&mut self, page: &PbRangeResponse) -> PbResponseHeader {
+        if let Some(last) = page.kvs.last() {
+            self.start = [last.key.as_slice(), b"\0"].concat();
+        }
+        *self.first.get_or_insert_with(|| page.header.unwrap_or_default())
+    }
+
+    /// Asks for fewer keys from here on; false if there is no fewer.
+    fn shrink(&mut self) -> bool {
+        let smaller = (self.limit / 10).max(1);
+        std::mem::replace(&mut self.limit, smaller) > smaller
+    }
+}
+
+/// What the gRPC library says of a message beyond `LARGEST_MESSAGE`, and etcd of one beyond its own limit.
+fn is_too_large(reason: &str) -> bool {
+    reason.contains("message length too large") || reason.contains("larger than max")
+}
+
+#[cfg(test)]
+mod tests {
+    use etcd_client::proto::PbKeyValue;
+
+    use super::*;
+
+    fn page(keys: &[&str], revision: i64) -> PbRangeResponse {
+        PbRangeResponse {
+            header: Some(PbResponseHeader { revision, ..Default::default() }),
+            kvs: keys.iter().map(|key| PbKeyValue { key: key.as_bytes().to_vec(), ..Default::default() }).collect(),
+            more: true,
+            count: 0,
+        }
+    }
+
+    #[test]
+    fn later_pages_are_read_at_the_first_ones_revision() {
+        let mut pages = Pages::new("/p/", 0);
+        assert_eq!((pages.start.as_slice(), pages.revision()), (b"/p/".as_slice(), 0));
+        assert_eq!(pages.turn(&page(&["/p/a", "/p/b"], 7)).revision, 7);
+        assert_eq!((pages.start.as_slice(), pages.revision()), (b"/p/b\0".as_slice(), 7));
+        assert_eq!(pages.turn(&page(&["/p/c"], 9)).revision, 7);
+        assert_eq!(pages.revision(), 7);
+    }
+
+    #[test]
+    fn pages_shrink_to_one_key_and_no_further() {
+        let mut pages = Pages::new("/p/", 0);
+        let sizes: Vec<_> = std::iter::from_fn(|| pages.shrink().then_some(pages.limit)).collect();
+        assert_eq!(sizes, [100, 10, 1]);
+    }
+}

@@ -1,0 +1,190 @@
+//! Transactions: conditions, what to write if all of them hold, what to read if not.
+
+use discovery::Entry;
+use etcd_client::proto::PbTxnOpResponse;
+use etcd_client::{Compare, CompareOp, PutOptions, TxnOp, TxnResponse};
+
+use crate::client::{Client, REQUEST, Repeat};
+use crate::connect::Connection;
+use crate::entry::Prefix;
+use crate::error::{Act, Error};
+use crate::lease::LeaseId;
+
+/// What must hold for a transaction to write. Keys are relative to the prefix.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Condition {
+    /// The key isn't there.
+    Absent(String),
+    /// The key is there.
+    Present(String),
+    /// The key hangs on this lease.
+    LeaseIs(String, LeaseId),
+    /// The key was last written at this revision.
+    ModRevisionIs(String, i64),
+    /// The key has this value.
+    ValueIs(String, Vec<u8>),
+}
+
+/// A transaction: at most 128 operations, no key written twice, 1.5 MiB in all (etcd's defaults).
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Txn {
+    conditions: Vec<Condition>,
+    writes: Vec<Write>,
+    reads: Vec<String>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum Write {
+    Put { key: String, value: Vec<u8>, lease: Option<LeaseId> },
+    Delete { key: String },
+}
+
+/// What became of a transaction.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Committed {
+    /// All conditions held and everything was written; else nothing was.
+    pub succeeded: bool,
+    /// The store's revision: that of the writes, if there were any.
+    pub revision: i64,
+    /// The keys of [`Txn::or_get`] that are there, if the conditions did not hold.
+    pub found: Vec<Entry>,
+}
+
+impl Txn {
+    /// A transaction that does nothing yet.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Writes only if this holds too.
+    #[must_use]
+    pub fn when(mut self, condition: Condition) -> Self {
+        self.conditions.push(condition);
+        self
+    }
+
+    /// Writes a key, without a lease if None.
+    #[must_use]
+    pub fn put(mut self, key: impl Into<String>, value: impl Into<Vec<u8>>, lease: Option<LeaseId>) -> Self {
+        self.writes.push(Write::Put { key: key.into(), value: value.into(), lease });
+        self
+    }
+
+    /// Deletes a key; one that isn't there is fine.
+    #[must_use]
+    pub fn delete(mut self, key: impl Into<String>) -> Self {
+        self.writes.push(Write::Delete { key: key.into() });
+        self
+    }
+
+    /// Reads a key if the conditions don't hold.
+    #[must_use]
+    pub fn or_get(mut self, key: impl Into<String>) -> Self {
+        self.reads.push(key.into());
+        self
+    }
+
+    fn act(&self, prefix: &Prefix) -> Act {
+        let mut keys: Vec<String> = self.writes.iter().map(|write| prefix.absolute(write.key())).collect();
+        for key in self.conditions.iter().map(Condition::key).chain(self.reads.iter().map(String::as_str)) {
+            let key = prefix.absolute(key);
+            if !keys.contains(&key) {
+                keys.push(key);
+            }
+        }
+        Act::Commit(keys)
+    }
+
+    fn request(self, prefix: &Prefix) -> etcd_client::Txn {
+        let conditions: Vec<_> = self.conditions.into_iter().map(|condition| condition.compare(prefix)).collect();
+        let writes: Vec<_> = self.writes.into_iter().map(|write| write.operation(prefix)).collect();
+        let reads: Vec<_> = self.reads.iter().map(|key| TxnOp::get(prefix.absolute(key), None)).collect();
+        etcd_client::Txn::new().when(conditions).and_then(writes).or_else(reads)
+    }
+}
+
+impl Condition {
+    fn key(&self) -> &str {
+        match self {
+            Self::Absent(key) | Self::Present(key) => key,
+            Self::LeaseIs(key, _) | Self::ModRevisionIs(key, _) | Self::ValueIs(key, _) => key,
+        }
+    }
+
+    fn compare(self, prefix: &Prefix) -> Compare {
+        let key = prefix.absolute(self.key());
+        match self {
+            Self::Absent(_) => Compare::create_revision(key, CompareOp::Equal, 0),
+            Self::Present(_) => Compare::create_revision(key, CompareOp::Greater, 0),
+            Self::LeaseIs(_, lease) => Compare::lease(key, CompareOp::Equal, lease.get()),
+            Self::ModRevisionIs(_, revision) => Compare::mod_revision(key, CompareOp::Equal, revision),
+            Self::ValueIs(_, value) => Compare::value(key, CompareOp::Equal, value),
+        }
+    }
+}
+
+impl Write {
+    fn key(&self) -> &str {
+        match self {
+            Self::Put { key, .. } | Self::Delete { key } => key,
+        }
+    }
+
+    fn operation(self, prefix: &Prefix) -> TxnOp {
+        let key = prefix.absolute(self.key());
+        match self {
+            Self::Put { value, lease, .. } => {
+                TxnOp::put(key, value, lease.map(|lease| PutOptions::new().with_lease(lease.get())))
+            }
+            Self::Delete { .. } => TxnOp::delete(key, None),
+        }
+    }
+}
+
+impl Committed {
+    fn read(answer: TxnResponse, prefix: &Prefix) -> Self {
+        let answer = answer.0;
+        let found = answer.responses.into_iter().filter_map(|response| match response.response {
+            Some(PbTxnOpResponse::ResponseRange(range)) => Some(range.kvs),
+            _ => None,
+        });
+        Self {
+            succeeded: answer.succeeded,
+            revision: answer.header.map_or(0, |header| header.revision),
+            found: found.flatten().map(|kv| prefix.entry(kv)).collect(),
+        }
+    }
+}
+
+impl Client {
+    /// Runs a transaction. After an error for which [`Error::is_unreachable`] holds it may have been applied or not:
+    /// it isn't sent twice, the caller knows how to find out.
+    pub async fn commit(&self, txn: Txn) -> Result<Committed, Error> {
+        let prefix = &self.config().prefix;
+        let act = txn.act(prefix);
+        let request = txn.request(prefix);
+        let run = |mut connection: Connection| {
+            let request = request.clone();
+            async move { connection.kv.txn(request).await }
+        };
+        let answer = self.call(&act, REQUEST, Repeat::IfUnsent, run).await?;
+        Ok(Committed::read(answer, prefix))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_error_names_every_key_once_and_what_is_written_first() {
+        let prefix = Prefix::new("/p").expect("valid");
+        let txn = Txn::new()
+            .when(Condition::Absent("a".into()))
+            .when(Condition::LeaseIs("b".into(), LeaseId::from(7)))
+            .put("b", "1", None)
+            .delete("c")
+            .or_get("a");
+        assert_eq!(txn.act(&prefix), Act::Commit(vec!["/p/b".into(), "/p/c".into(), "/p/a".into()]));
+    }
+}

@@ -1,0 +1,80 @@
+//! One watch on one connection.
+
+use std::time::Duration;
+
+use etcd_client::proto::PbWatchResponse;
+use etcd_client::{WatchOptions, WatchStream};
+use tokio::time::timeout;
+
+use crate::answer::{Context, Failure};
+use crate::client::Client;
+use crate::entry::range_end;
+use crate::error::Act;
+
+/// A watch may be quiet for long. After this the member is asked for a sign of life on the very stream of the watch,
+/// and has [`GRACE`] to answer: a frozen or unplugged member is noticed within the sum of both.
+const QUIET: Duration = Duration::from_secs(2);
+const GRACE: Duration = Duration::from_secs(3);
+
+/// The creation of a watch; a member that lives does that alone and at once.
+const CREATE: Duration = Duration::from_secs(3);
+
+/// One watch on one connection, which is given up with it.
+pub(crate) struct Watch {
+    client: Client,
+    act: Act,
+    turn: usize,
+    stream: WatchStream,
+}
+
+impl Watch {
+    /// Watches all keys of the range from this revision on.
+    pub(crate) async fn open(client: Client, range: &str, revision: i64) -> Result<Self, Failure> {
+        let act = Act::Watch(range.to_owned());
+        let (turn, mut connection) = client.connection().await?;
+        // Fragments keep each message near etcd's request limit, however much there is to catch up with.
+        let options = WatchOptions::new()
+            .with_range(range_end(range))
+            .with_start_revision(revision)
+            .with_fragment()
+            .with_progress_notify()
+            .with_prev_key();
+        let opened = timeout(CREATE, connection.watch.watch(range, Some(options))).await;
+        let failure = match opened {
+            Ok(Ok(stream)) => return Ok(Self { client, act, turn, stream }),
+            Ok(Err(error)) => client.fail(turn, &act, |context| context.failure(&error)),
+            Err(_) => client.fail(turn, &act, |context| context.silent(CREATE)),
+        };
+        Err(failure)
+    }
+
+    /// The next message, with a question for a sign of life when there is none. Nothing is lost when it is dropped.
+    pub(crate) async fn message(&mut self) -> Result<PbWatchResponse, Failure> {
+        let answer = match timeout(QUIET, self.stream.message()).await {
+            Ok(answer) => Ok(answer),
+            Err(_) => timeout(GRACE, self.ask()).await,
+        };
+        match answer {
+            Ok(Ok(Some(message))) => Ok(message.0),
+            Ok(Ok(None)) => Err(self.fail(|context| context.ended())),
+            Ok(Err(error)) => Err(self.fail(|context| context.failure(&error))),
+            Err(_) => Err(self.fail(|context| context.silent(QUIET + GRACE))),
+        }
+    }
+
+    /// A progress request is answered on this stream at once. On etcd 3.4 the revision in the answer may be ahead of
+    /// events still to come, so it is only a sign of life.
+    async fn ask(&mut self) -> Result<Option<etcd_client::WatchResponse>, etcd_client::Error> {
+        self.stream.request_progress().await?;
+        self.stream.message().await
+    }
+
+    /// etcd ended the watch, with these words.
+    pub(crate) fn canceled(&self, reason: &str) -> Failure {
+        self.fail(|context| context.canceled(reason))
+    }
+
+    fn fail(&self, what: impl FnOnce(Context<'_>) -> Failure) -> Failure {
+        self.client.fail(self.turn, &self.act, what)
+    }
+}

@@ -1,0 +1,201 @@
+//! Single calls: reads, transactions, leases, and what they say when they fail.
+
+use std::time::{Duration, Instant};
+
+use registry::{Act, Condition, Error, LeaseId, Txn};
+use tokio::time::sleep;
+
+use crate::support::{Etcd, Link, PREFIX, client, eventually, report};
+
+const KEY: &str = "http-services/shop/domain";
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_transaction_writes_all_or_reads_instead() {
+    let etcd = Etcd::start().await;
+    let client = client(&[etcd.endpoint()]);
+    let put = |condition| Txn::new().when(condition).put(KEY, "shop.test", None).or_get(KEY);
+
+    let first = client.commit(put(Condition::Absent(KEY.into()))).await.expect("committed");
+    assert!(first.succeeded && first.found.is_empty());
+    let entry = client.get(KEY).await.expect("read").expect("there");
+    assert_eq!((entry.key.as_str(), entry.value.as_slice()), (KEY, b"shop.test".as_slice()));
+    assert_eq!((entry.create_revision, entry.lease), (first.revision, 0));
+    let raw = etcd.raw().await.get(format!("{PREFIX}/{KEY}"), None).await.expect("read");
+    assert_eq!(raw.kvs().len(), 1, "the key is below the prefix");
+
+    let second = client.commit(put(Condition::Absent(KEY.into()))).await.expect("committed");
+    assert_eq!((second.succeeded, second.found), (false, vec![entry.clone()]));
+
+    for holds in [
+        Condition::Present(KEY.into()),
+        Condition::LeaseIs(KEY.into(), LeaseId::from(0)),
+        Condition::ModRevisionIs(KEY.into(), entry.mod_revision),
+        Condition::ValueIs(KEY.into(), b"shop.test".to_vec()),
+    ] {
+        let txn = Txn::new().when(holds.clone()).put("probe", "", None);
+        assert!(client.commit(txn).await.expect("committed").succeeded, "{holds:?}");
+    }
+    for fails in [
+        Condition::Present("none".into()),
+        Condition::LeaseIs(KEY.into(), LeaseId::from(7)),
+        Condition::ModRevisionIs(KEY.into(), entry.mod_revision + 1),
+        Condition::ValueIs(KEY.into(), b"shop".to_vec()),
+    ] {
+        let txn = Txn::new().when(fails.clone()).delete(KEY);
+        assert!(!client.commit(txn).await.expect("committed").succeeded, "{fails:?}");
+    }
+    assert!(client.commit(Txn::new().delete(KEY)).await.expect("committed").succeeded);
+    assert_eq!(client.get(KEY).await.expect("read"), None);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_lease_lives_until_it_is_revoked_and_takes_its_keys_along() {
+    let etcd = Etcd::start().await;
+    let client = client(&[etcd.endpoint()]);
+    let lease = client.grant(Duration::from_secs(60)).await.expect("granted");
+    assert!(client.time_to_live(lease).await.expect("asked").expect("alive") > Duration::from_secs(50));
+    client.commit(Txn::new().put(KEY, "v", Some(lease))).await.expect("committed");
+    assert_eq!(client.get(KEY).await.expect("read").expect("there").lease, lease.get());
+
+    client.revoke(lease).await.expect("revoked");
+    assert_eq!(client.get(KEY).await.expect("read"), None);
+    assert_eq!(client.time_to_live(lease).await.expect("asked"), None);
+    client.revoke(lease).await.expect("revoking what has ended is fine");
+    let error = client.commit(Txn::new().put(KEY, "v", Some(lease))).await.expect_err("refused");
+    assert!(error.is_lease_not_found(), "{error}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn twelve_thousand_keys_are_listed_at_one_revision() {
+    let etcd = Etcd::start().await;
+    let client = client(&[etcd.endpoint()]);
+    for batch in 0..120 {
+        let txn = (0..100).fold(Txn::new(), |txn, n| txn.put(format!("services/s{batch}/upstreams/{n}"), "v", None));
+        client.commit(txn).await.expect("committed");
+    }
+    client.commit(Txn::new().put("services2/x", "v", None)).await.expect("committed");
+    let began = Instant::now();
+    let everything = client.snapshot("").await.expect("listed");
+    report("12,001 keys listed", began.elapsed());
+    assert_eq!(everything.entries.len(), 12_001);
+    assert!(everything.entries.is_sorted_by(|one, other| one.key < other.key));
+    assert_eq!(everything.revision, 122);
+    assert!(everything.cluster != 0 && everything.raft_term != 0);
+    assert_eq!(client.snapshot("services").await.expect("listed").entries.len(), 12_000);
+    assert_eq!(client.snapshot("services/s7/upstreams/").await.expect("listed").entries.len(), 100);
+    assert_eq!(client.snapshot("balancers/").await.expect("listed").entries.len(), 0);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_page_larger_than_a_message_may_be_is_asked_for_in_smaller_ones() {
+    let etcd = Etcd::start().await;
+    let client = client(&[etcd.endpoint()]);
+    for n in 0..80 {
+        client.commit(Txn::new().put(format!("big/{n}"), vec![b'x'; 1 << 20], None)).await.expect("committed");
+    }
+    let began = Instant::now();
+    let snapshot = client.snapshot("").await.expect("listed");
+    report("80 MiB listed", began.elapsed());
+    assert_eq!(snapshot.entries.len(), 80);
+    assert!(snapshot.entries.iter().all(|entry| entry.value.len() == 1 << 20));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_request_to_a_frozen_etcd_ends_in_time() {
+    let etcd = Etcd::start().await;
+    let connected = client(&[etcd.endpoint()]);
+    connected.get(KEY).await.expect("read");
+    let fresh = client(&[etcd.endpoint()]);
+    etcd.freeze().await;
+    let began = Instant::now();
+    let error = connected.commit(Txn::new().put(KEY, "v", None)).await.expect_err("frozen");
+    report("a commit on a frozen etcd gave up", began.elapsed());
+    assert!(matches!(error, Error::Silent { act: Act::Commit(_), .. }), "{error:?}");
+    assert!(began.elapsed() < Duration::from_secs(6));
+    let began = Instant::now();
+    let error = fresh.get(KEY).await.expect_err("frozen");
+    report("a connect to a frozen etcd gave up", began.elapsed());
+    assert!(error.is_unreachable(), "{error:?}");
+    assert!(began.elapsed() < Duration::from_secs(6));
+    etcd.thaw();
+    connected.get(KEY).await.expect("thawed");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_next_endpoint_answers_where_one_refuses_or_is_silent() {
+    let etcd = Etcd::start().await;
+    let frozen = Etcd::start().await;
+    frozen.freeze().await;
+    let nobody = "http://127.0.0.1:1".to_owned();
+    let client = client(&[nobody.clone(), frozen.endpoint(), etcd.endpoint()]);
+    assert_eq!(client.endpoint(), nobody);
+    let began = Instant::now();
+    // A write, too: nothing was sent to the others.
+    client.commit(Txn::new().put(KEY, "v", None)).await.expect("committed");
+    report("a refusing and a silent endpoint passed by", began.elapsed());
+    assert!(began.elapsed() < Duration::from_secs(4));
+    assert_eq!(client.endpoint(), etcd.endpoint());
+    frozen.thaw();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_write_that_cannot_have_left_goes_to_the_next_endpoint() {
+    let (mut first, second) = (Etcd::start().await, Etcd::start().await);
+    let client = client(&[first.endpoint(), second.endpoint()]);
+    client.get(KEY).await.expect("read");
+    first.kill();
+    // The loss is known by then, so that the write begins with a connect; before, it may have been sent.
+    sleep(Duration::from_millis(500)).await;
+    client.commit(Txn::new().put(KEY, "v", None)).await.expect("committed");
+    assert_eq!(client.endpoint(), second.endpoint());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_error_names_the_endpoint_the_act_and_the_cause() {
+    let error = client(&["http://127.0.0.1:1".to_owned()]).get(KEY).await.expect_err("nobody listens");
+    assert_eq!(
+        error.to_string(),
+        "etcd at http://127.0.0.1:1 can't be reached (connecting): Connection refused (os error 111)"
+    );
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_write_after_an_idle_restart_of_etcd_just_works() {
+    let mut etcd = Etcd::start().await;
+    let client = client(&[etcd.endpoint()]);
+    client.get(KEY).await.expect("read");
+    etcd.restart().await;
+    client.commit(Txn::new().put(KEY, "v", None)).await.expect("committed");
+    assert!(client.get(KEY).await.expect("read").is_some());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_etcd_refuses_is_told_in_its_words() {
+    let etcd = Etcd::start().await;
+    let client = client(&[etcd.endpoint()]);
+    let many = (0..129).fold(Txn::new(), |txn, n| txn.put(format!("k{n}"), "", None));
+    let error = client.commit(many).await.expect_err("129 operations").to_string();
+    assert!(error.ends_with("and 126 more: too many operations in txn request"), "{error}");
+    let large = Txn::new().put(KEY, vec![b'x'; 1_700_000], None);
+    let error = client.commit(large).await.expect_err("1.7 MB").to_string();
+    assert!(error.ends_with("request is too large"), "{error}");
+    assert!(client.get(KEY).await.expect("still connected").is_none());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_connection_that_is_given_up_leaves_nothing_behind() {
+    let etcd = Etcd::start().await;
+    let link = Link::to(etcd.port()).await;
+    let client = client(&[link.endpoint()]);
+    let tasks = || tokio::runtime::Handle::current().metrics().num_alive_tasks();
+    client.get(KEY).await.expect("read");
+    let before = tasks();
+    for _ in 0..30 {
+        link.cut();
+        client.get(KEY).await.expect_err("cut");
+        link.mend();
+        client.get(KEY).await.expect("mended");
+    }
+    eventually("the tasks of old connections end", Duration::from_secs(10), async || (tasks() <= before).then_some(()))
+        .await;
+}

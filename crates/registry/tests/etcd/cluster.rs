@@ -1,0 +1,85 @@
+//! Three members.
+
+use std::time::{Duration, Instant};
+
+use registry::{Client, Txn};
+use tokio::time::sleep;
+use tokio_util::sync::CancellationToken;
+
+use crate::support::{Cluster, Mirror, client, eventually, report};
+
+const LIMIT: Duration = Duration::from_secs(20);
+
+/// The leader is killed; one follower hangs on it, the other on a member that lives on. Writes go on all the time.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_leader_is_killed() {
+    let mut cluster = Cluster::start().await;
+    let leader_first = cluster.leader_first().await;
+    let mut leader_last = leader_first.clone();
+    leader_last.rotate_left(1);
+    let (on_leader, on_member) = (client(&leader_first), client(&leader_last));
+    let (mut first, mut second) = (Mirror::of(&on_leader), Mirror::of(&on_member));
+    for mirror in [&mut first, &mut second] {
+        mirror.until("the snapshot", LIMIT, |mirror| mirror.snapshots == 1).await;
+    }
+    let ttl = Duration::from_secs(6);
+    let mut lease = on_leader.hold(ttl, CancellationToken::new());
+    lease.wait_for(Option::is_some).await.expect("held");
+    let id = *lease.borrow();
+    on_leader.commit(Txn::new().put("leased", "", id)).await.expect("committed");
+
+    let writer = client(&leader_last);
+    write(&writer, "before", 20).await;
+    cluster.members[0].kill();
+    let began = Instant::now();
+    write(&writer, "after", 1).await;
+    report("leader killed → next write", began.elapsed());
+    let (told_first, told_second) = tokio::join!(first.until_key("after/0", LIMIT), second.until_key("after/0", LIMIT));
+    report("… → told to who hung on the leader", began.elapsed().max(told_first));
+    report("… → told to who hung on another", began.elapsed().max(told_second));
+    write(&writer, "later", 20).await;
+    for mirror in [&mut first, &mut second] {
+        mirror.until_key("later/19", LIMIT).await;
+        assert_eq!(mirror.snapshots, 1, "resumed, not listed anew");
+        assert_eq!(mirror.map.len(), 42);
+    }
+    sleep(ttl + Duration::from_secs(1)).await;
+    assert_eq!(*lease.borrow(), id, "the lease lives on");
+    assert!(on_leader.get("leased").await.expect("read").is_some());
+}
+
+/// Without a quorum a member answers nothing about the present; it must not be taken for alive.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_quorum_is_lost_for_a_while() {
+    let mut cluster = Cluster::start().await;
+    let endpoints = cluster.leader_first().await;
+    // Hangs on the one member that stays.
+    let client = client(&[endpoints[2].clone(), endpoints[0].clone(), endpoints[1].clone()]);
+    let mut mirror = Mirror::of(&client);
+    write(&client, "before", 5).await;
+    mirror.until_key("before/4", LIMIT).await;
+    let began = Instant::now();
+    cluster.members[0].kill();
+    cluster.members[1].kill();
+    mirror.until("the loss", LIMIT, |mirror| !mirror.connected).await;
+    report("quorum lost → noticed", began.elapsed());
+    assert!(client.get("before/0").await.expect_err("no quorum").is_unreachable());
+    cluster.members[0].launch();
+    cluster.members[0].wait_ready().await;
+    let began = Instant::now();
+    mirror.until("the way back", LIMIT, |mirror| mirror.connected).await;
+    report("quorum back → back", began.elapsed());
+    write(&client, "after", 5).await;
+    mirror.until_key("after/4", LIMIT).await;
+    assert_eq!((mirror.snapshots, mirror.map.len()), (1, 10));
+}
+
+/// Each key once, tried again until it is there; a write that failed may have been done.
+async fn write(client: &Client, name: &str, count: usize) {
+    for n in 0..count {
+        eventually("a write", LIMIT, async || {
+            client.commit(Txn::new().put(format!("{name}/{n}"), "", None)).await.ok()
+        })
+        .await;
+    }
+}

@@ -1,0 +1,188 @@
+//! Users, roles, tokens and TLS.
+
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use etcd_client::{Permission, PermissionType};
+use rcgen::{BasicConstraints, CertificateParams, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair};
+use registry::{Act, Args, Client, Error, Txn};
+use tokio::time::sleep;
+use tokio_util::sync::CancellationToken;
+
+use crate::support::{Etcd, Link, Mirror, PREFIX, args, report};
+
+const LIMIT: Duration = Duration::from_secs(20);
+
+/// An etcd with a root user, and `eve` who may read and write below `<prefix>/own/`.
+async fn guarded(flags: &[&str]) -> Etcd {
+    let etcd = Etcd::with(flags).await;
+    let mut raw = etcd.raw().await;
+    raw.user_add("root", "root", None).await.expect("added");
+    raw.user_grant_role("root", "root").await.expect("granted");
+    raw.role_add("own").await.expect("added");
+    let own = Permission::new(PermissionType::Readwrite, format!("{PREFIX}/own/")).with_prefix();
+    raw.role_grant_permission("own", own).await.expect("granted");
+    raw.user_add("eve", "secret", None).await.expect("added");
+    raw.user_grant_role("eve", "own").await.expect("granted");
+    raw.auth_enable().await.expect("enabled");
+    etcd
+}
+
+async fn root(etcd: &Etcd) -> etcd_client::Client {
+    let options = etcd_client::ConnectOptions::new().with_user("root", "root");
+    etcd_client::Client::connect([etcd.endpoint()], Some(options)).await.expect("root may")
+}
+
+fn as_user(endpoint: String, user: &str) -> Args {
+    Args { user: Some(user.parse().expect("a user")), ..args(&[endpoint]) }
+}
+
+fn connect(args: Args) -> Client {
+    Client::new(args.resolve().expect("valid options"))
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_the_roles_forbid_is_named() {
+    let etcd = guarded(&[]).await;
+    let eve = connect(as_user(etcd.endpoint(), "eve:secret"));
+    eve.commit(Txn::new().put("own/a", "", None)).await.expect("hers");
+    let error = eve.get("other").await.expect_err("not hers");
+    assert_eq!(
+        error.to_string(),
+        "etcd's roles forbid user eve reading /haproxy-discover/other; \
+         one operation outside the roles denies a whole transaction"
+    );
+    let error = eve.commit(Txn::new().put("own/b", "", None).put("other", "", None)).await.expect_err("not hers");
+    let keys = ["own/b", "other"].map(|key| format!("{PREFIX}/{key}")).to_vec();
+    assert!(matches!(&error, Error::PermissionDenied { act: Act::Commit(named), .. } if *named == keys), "{error:?}");
+    assert_eq!(eve.get("own/b").await.expect("hers"), None, "the whole transaction is denied");
+    assert!(matches!(
+        connect(as_user(etcd.endpoint(), "eve:wrong")).get("own/a").await.expect_err("wrong"),
+        Error::Login { .. }
+    ));
+    assert!(matches!(connect(args(&[etcd.endpoint()])).get("own/a").await.expect_err("nobody"), Error::Login { .. }));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn permission_denied_until_it_is_granted() {
+    let etcd = guarded(&[]).await;
+    let eve = connect(as_user(etcd.endpoint(), "eve:secret"));
+    let mut mirror = Mirror::of(&eve);
+    mirror.until("the refusal", LIMIT, |mirror| mirror.losses.len() > 1).await;
+    assert!(mirror.losses[0].1.contains("forbid user eve listing /haproxy-discover/"), "{:?}", mirror.losses);
+    let all = Permission::new(PermissionType::Read, format!("{PREFIX}/")).with_prefix();
+    root(&etcd).await.role_grant_permission("own", all).await.expect("granted");
+    let took = mirror.until("the snapshot", LIMIT, |mirror| mirror.snapshots == 1).await;
+    report("permission granted → followed", took);
+    eve.commit(Txn::new().put("own/after", "", None)).await.expect("hers");
+    mirror.until_key("own/after", LIMIT).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_user_where_nobody_has_to_be_one_is_no_error() {
+    let etcd = Etcd::start().await;
+    let eve = connect(as_user(etcd.endpoint(), "eve:secret"));
+    eve.commit(Txn::new().put("a", "", None)).await.expect("committed");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_token_that_has_expired_is_replaced() {
+    let etcd = guarded(&["--auth-token-ttl=2"]).await;
+    let all = Permission::new(PermissionType::Readwrite, format!("{PREFIX}/")).with_prefix();
+    root(&etcd).await.role_grant_permission("own", all).await.expect("granted");
+    let link = Link::to(etcd.port()).await;
+    let directory = tempfile::tempdir().expect("a directory");
+    let password_file = Some(write(directory.path(), "password", "secret\n"));
+    let eve = connect(Args { password_file, ..as_user(link.endpoint(), "eve") });
+    let mut lease = eve.hold(Duration::from_secs(3), CancellationToken::new());
+    let mut mirror = Mirror::of(&eve);
+    mirror.until("the snapshot", LIMIT, |mirror| mirror.snapshots == 1).await;
+    let id = *lease.wait_for(Option::is_some).await.expect("held");
+    sleep(Duration::from_secs(5)).await;
+
+    let began = Instant::now();
+    eve.commit(Txn::new().put("after", "", None)).await.expect("committed");
+    report("token expired → committed", began.elapsed());
+    mirror.until_key("after", LIMIT).await;
+    link.cut();
+    mirror.until("the loss", LIMIT, |mirror| !mirror.connected).await;
+    link.mend();
+    let took = mirror.until("the way back", LIMIT, |mirror| mirror.connected).await;
+    report("cut for a moment with a token that has expired → back", took);
+    assert_eq!(*lease.borrow(), id, "the lease lives on");
+
+    // The password changes, and the file with it.
+    root(&etcd).await.user_change_password("eve", "other").await.expect("changed");
+    write(directory.path(), "password", "other");
+    sleep(Duration::from_secs(4)).await;
+    let put = Txn::new().put("last", "", None);
+    let done = crate::support::eventually("the new password", LIMIT, async || eve.commit(put.clone()).await.ok());
+    done.await;
+    mirror.until_key("last", LIMIT).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn certificates_are_checked_both_ways_and_read_at_each_connect() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let path = directory.path();
+    authority(path, "ca").sign(path, "server").sign(path, "client");
+    authority(path, "other-ca").sign(path, "other-client");
+    let flag = |flag: &str, file: &str| format!("--{flag}={}", path.join(file).display());
+    let flags = [
+        flag("cert-file", "server.pem"),
+        flag("key-file", "server.key"),
+        flag("trusted-ca-file", "ca.pem"),
+        "--client-cert-auth".to_owned(),
+    ];
+    let etcd = Etcd::with(&flags.each_ref().map(String::as_str)).await;
+    let endpoint = etcd.endpoint().replace("127.0.0.1", "localhost");
+    let with = |ca: &str, client: &str| {
+        let file = |name: String| Some(path.join(name));
+        let (cacert, cert, key) =
+            (file(format!("{ca}.pem")), file(format!("{client}.pem")), file(format!("{client}.key")));
+        connect(Args { cacert, cert, key, ..args(std::slice::from_ref(&endpoint)) })
+    };
+    with("ca", "client").commit(Txn::new().put("a", "", None)).await.expect("committed");
+    let error = with("other-ca", "client").get("a").await.expect_err("another CA").to_string();
+    assert!(error.contains("certificate"), "{error}");
+    let stranger = with("ca", "other-client");
+    assert!(stranger.get("a").await.expect_err("a stranger's certificate").is_unreachable());
+    for suffix in ["pem", "key"] {
+        let copy = |name: &str| path.join(format!("{name}.{suffix}"));
+        std::fs::copy(copy("client"), copy("other-client")).expect("copied");
+    }
+    stranger.get("a").await.expect("the replaced certificate is taken");
+    let error = with("ca", "missing").get("a").await.expect_err("no such file").to_string();
+    assert!(error.contains("missing.pem (--cert) can't be read"), "{error}");
+}
+
+struct Authority(Issuer<'static, KeyPair>);
+
+fn authority(directory: &Path, name: &str) -> Authority {
+    let key = KeyPair::generate().expect("a key");
+    let mut params = CertificateParams::new(Vec::new()).expect("parameters");
+    params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+    let certificate = params.self_signed(&key).expect("signed");
+    write(directory, &format!("{name}.pem"), &certificate.pem());
+    Authority(Issuer::new(params, key))
+}
+
+impl Authority {
+    fn sign(self, directory: &Path, name: &str) -> Self {
+        let key = KeyPair::generate().expect("a key");
+        let hosts = vec!["localhost".to_owned(), "127.0.0.1".to_owned()];
+        let mut params = CertificateParams::new(hosts).expect("parameters");
+        params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth, ExtendedKeyUsagePurpose::ClientAuth];
+        let certificate = params.signed_by(&key, &self.0).expect("signed");
+        write(directory, &format!("{name}.pem"), &certificate.pem());
+        write(directory, &format!("{name}.key"), &key.serialize_pem());
+        self
+    }
+}
+
+#[expect(clippy::disallowed_methods, reason = "nobody reads these files meanwhile")]
+fn write(directory: &Path, name: &str, text: &str) -> std::path::PathBuf {
+    let path = directory.join(name);
+    std::fs::write(&path, text).expect("written");
+    path
+}

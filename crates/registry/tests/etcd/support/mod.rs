@@ -1,0 +1,48 @@
+//! Real etcd for the tests, links that can be cut, and a follower's mirror of the store.
+
+pub(crate) mod etcd;
+pub(crate) mod link;
+pub(crate) mod mirror;
+
+use std::time::{Duration, Instant};
+
+pub(crate) use etcd::{Cluster, Etcd};
+pub(crate) use link::Link;
+pub(crate) use mirror::Mirror;
+use registry::{Args, Client};
+
+pub(crate) const PREFIX: &str = "/haproxy-discover";
+
+/// The options for these endpoints and nothing else.
+pub(crate) fn args(endpoints: &[String]) -> Args {
+    Args {
+        endpoints: endpoints.to_vec(),
+        cacert: None,
+        cert: None,
+        key: None,
+        user: None,
+        password_file: None,
+        prefix: PREFIX.to_owned(),
+    }
+}
+
+pub(crate) fn client(endpoints: &[String]) -> Client {
+    Client::new(args(endpoints).resolve().expect("valid options"))
+}
+
+/// Asks until the answer is there; a deadline, no sleep that hopes.
+pub(crate) async fn eventually<T>(what: &str, limit: Duration, mut ask: impl AsyncFnMut() -> Option<T>) -> T {
+    let began = Instant::now();
+    loop {
+        if let Some(answer) = ask().await {
+            return answer;
+        }
+        assert!(began.elapsed() < limit, "{what}: not within {limit:?}");
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+}
+
+/// One figure of the test's report.
+pub(crate) fn report(what: &str, figure: Duration) {
+    println!("{what}: {:.3} s", figure.as_secs_f64());
+}

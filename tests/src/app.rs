@@ -1,0 +1,107 @@
+//! The sample web app, alone or under the announcer.
+
+use std::net::SocketAddr;
+use std::process::{Command, ExitStatus};
+use std::time::Duration;
+
+use nix::sys::signal::Signal;
+use nix::unistd::Pid;
+
+use crate::http::Request;
+use crate::{Etcd, Process, Scratch, bin, free_port, until};
+
+/// A stop waits for the drain's acknowledgement (15 s at most) and for the app's own end.
+const STOPS: Duration = Duration::from_secs(30);
+
+/// A running web app. Dropping it kills it.
+pub struct App {
+    /// What its answers say.
+    pub name: String,
+    /// Where it listens.
+    pub address: SocketAddr,
+    process: Process,
+    _folder: Scratch,
+}
+
+/// How an app makes itself known.
+#[derive(Clone, Copy)]
+pub struct Announce<'a> {
+    /// Where to.
+    pub etcd: &'a Etcd,
+    /// The announcer's flags, but for the endpoints, the id and the address.
+    pub flags: &'a [&'a str],
+}
+
+impl App {
+    /// Starts the app by itself and waits until it answers.
+    pub fn alone(name: &str) -> Self {
+        Self::start(name, None, &[])
+    }
+
+    /// Starts `announcer flags… -- webapp`, with the app's name as the upstream's id, and waits until the app answers.
+    pub fn announced(name: &str, etcd: &Etcd, flags: &[&str]) -> Self {
+        Self::start(name, Some(Announce { etcd, flags }), &[])
+    }
+
+    /// Starts the app, announced or not, with more flags of its own, and waits until it answers.
+    pub fn start(name: &str, announce: Option<Announce<'_>>, flags: &[&str]) -> Self {
+        let app = Self::launch(name, announce, flags);
+        until(Duration::from_secs(10), &format!("{name} at {}", app.address), || {
+            Request::get(name, "/health").send(app.address).is_ok_and(|response| response.status == 200)
+        });
+        app
+    }
+
+    /// Starts the app and doesn't wait for it.
+    pub fn launch(name: &str, announce: Option<Announce<'_>>, flags: &[&str]) -> Self {
+        let address = SocketAddr::from(([127, 0, 0, 1], free_port()));
+        let listen = address.to_string();
+        let webapp = bin("webapp");
+        let mut command = match announce {
+            None => Command::new(webapp),
+            Some(Announce { etcd, flags }) => {
+                let mut command = Command::new(bin("announcer"));
+                command.args(["--endpoints", &etcd.endpoints(), "--id", name, "--upstream", &listen]);
+                command.args(flags).arg("--").arg(webapp);
+                command
+            }
+        };
+        command.args(["--listen", &listen, "--name", name]).args(flags);
+        let folder = Scratch::new();
+        let process = Process::start(&folder, name, &mut command);
+        Self { name: name.to_owned(), address, process, _folder: folder }
+    }
+
+    /// Asks it to stop, the announcer first where there is one, and waits for the end.
+    #[track_caller]
+    pub fn stop(mut self) -> ExitStatus {
+        self.terminate();
+        self.wait()
+    }
+
+    /// Waits for the end of one that was asked to stop: a second signal would cut its drain short.
+    #[track_caller]
+    pub fn wait(mut self) -> ExitStatus {
+        self.process.wait(STOPS)
+    }
+
+    /// Asks it to stop and doesn't wait.
+    pub fn terminate(&mut self) {
+        self.process.signal(Signal::SIGTERM);
+    }
+
+    /// Kills announcer and app at once with SIGKILL.
+    pub fn kill(&mut self) {
+        self.process.kill();
+    }
+
+    /// The living processes of announcer and app.
+    pub fn family(&self) -> Vec<Pid> {
+        self.process.family()
+    }
+
+    /// The process that was started: the announcer where there is one, else the app.
+    pub fn process(&mut self) -> &mut Process {
+        &mut self.process
+    }
+}

@@ -1,0 +1,351 @@
+//! A balancer host: supervisord with HAProxy and confgen.
+
+use std::fs::{create_dir, read_to_string};
+use std::io::{Read as _, Write as _};
+use std::net::SocketAddr;
+use std::os::unix::net::UnixStream;
+use std::path::{Path, PathBuf};
+use std::process::Output;
+use std::time::Duration;
+
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+
+use crate::http::{Request, Response};
+use crate::supervisor::{Program, Supervisor, said};
+use crate::{Etcd, Scratch, Syslog, bin, free_port, until};
+
+/// A first start goes through confgen's first render, supervisord's `startsecs` and HAProxy's own start.
+const STARTS: Duration = Duration::from_secs(20);
+
+/// supervisord's own settings give a program up after three quick deaths, which some tests are about.
+const ALWAYS: &str = "autorestart=true\nstartsecs=0\n";
+
+/// The port of the discard service, where nobody listens: a log that nobody reads.
+const NOWHERE: &str = "127.0.0.1:9";
+
+/// What a balancer will be made of; the folder and the ports are there already, so that files can be laid out.
+pub struct Setup {
+    folder: Scratch,
+    ports: [u16; 3],
+    handover: bool,
+    confgen: Option<Vec<String>>,
+    log: String,
+}
+
+/// A running balancer. Dropping it kills supervisord and everything below it.
+pub struct Balancer {
+    supervisor: Supervisor,
+    folder: Scratch,
+    ports: [u16; 3],
+}
+
+impl Default for Setup {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl Setup {
+    /// HAProxy under handover, without confgen: [`Setup::haproxy_cfg`] is for the test to write.
+    pub fn new() -> Self {
+        let folder = Scratch::new();
+        for name in ["conf.d", "certs", "state"] {
+            create_dir(folder.join(name)).expect("a folder of the balancer");
+        }
+        Self {
+            folder,
+            ports: std::array::from_fn(|_| free_port()),
+            handover: true,
+            confgen: None,
+            log: NOWHERE.to_owned(),
+        }
+    }
+
+    /// Runs `haproxy -db` itself instead of handover: what a restart does then is what the tests must be able to see.
+    #[must_use]
+    pub fn plain(mut self) -> Self {
+        self.handover = false;
+        self
+    }
+
+    /// Runs confgen too, following this store.
+    #[must_use]
+    pub fn confgen(mut self, etcd: &Etcd) -> Self {
+        self.confgen = Some(self.confgen_command(etcd));
+        self
+    }
+
+    /// More flags for confgen.
+    #[must_use]
+    pub fn flags(mut self, flags: &[&str]) -> Self {
+        self.confgen.as_mut().expect("confgen first").extend(flags.iter().map(ToString::to_string));
+        self
+    }
+
+    /// Sends HAProxy's log there.
+    #[must_use]
+    pub fn log(mut self, syslog: &Syslog) -> Self {
+        self.log = syslog.address().to_string();
+        self
+    }
+
+    /// The folder that holds all of the balancer's files.
+    pub fn folder(&self) -> &Path {
+        &self.folder
+    }
+
+    /// Where HTTP is served.
+    pub fn http(&self) -> SocketAddr {
+        loopback(self.ports[0])
+    }
+
+    /// Where HTTPS is served.
+    pub fn https(&self) -> SocketAddr {
+        loopback(self.ports[1])
+    }
+
+    /// Where the stats page is.
+    pub fn stats(&self) -> SocketAddr {
+        loopback(self.ports[2])
+    }
+
+    /// The file that HAProxy reads last.
+    pub fn haproxy_cfg(&self) -> PathBuf {
+        self.folder.join("haproxy.cfg")
+    }
+
+    /// The Runtime API's socket.
+    pub fn socket(&self) -> PathBuf {
+        self.folder.join("admin.sock")
+    }
+
+    /// Starts supervisord with all of it, and waits until HAProxy answers on its Runtime API.
+    pub fn start(self) -> Balancer {
+        let balancer = self.launch();
+        until(STARTS, "HAProxy's Runtime API", || balancer.try_ask("show info"));
+        balancer
+    }
+
+    /// Starts supervisord, and doesn't wait for HAProxy.
+    pub fn launch(self) -> Balancer {
+        let mut programs = vec![self.haproxy_program()];
+        let logged = |command: &Vec<String>| [&command[..], &["--log".to_owned(), self.log.clone()]].concat();
+        let confgen = self.confgen.as_ref().map(logged);
+        programs.extend(confgen.map(|command| Program { name: "confgen", command, settings: ALWAYS }));
+        let supervisor = Supervisor::start(&self.folder, &programs);
+        Balancer { supervisor, folder: self.folder, ports: self.ports }
+    }
+
+    fn haproxy_program(&self) -> Program {
+        let haproxy = ["haproxy", "-f", &self.path("conf.d"), "-f", &self.path("haproxy.cfg")].map(str::to_owned);
+        let command = if self.handover {
+            let handover = bin("handover").display().to_string();
+            let socket = ["--socket", &self.path("admin.sock"), "--state-file", &self.path("servers.state"), "--"];
+            [vec![handover], socket.map(str::to_owned).to_vec(), haproxy.to_vec()].concat()
+        } else {
+            [&haproxy[..], &["-db".to_owned()]].concat()
+        };
+        Program { name: "haproxy", command, settings: "startsecs=1\n" }
+    }
+
+    fn confgen_command(&self, etcd: &Etcd) -> Vec<String> {
+        let [http, https, stats] = self.ports.map(|port| loopback(port).to_string());
+        // Named by its URL, so that confgen may call supervisord itself, as it does where it is installed.
+        let restart = format!("supervisorctl -s {} restart haproxy", Supervisor::url(&self.folder));
+        let flags = [
+            ("--endpoints", etcd.endpoints()),
+            ("--haproxy-cfg", self.path("haproxy.cfg")),
+            ("--include", self.path("conf.d")),
+            ("--state-dir", self.path("state")),
+            ("--http-bind", http),
+            ("--https-bind", https),
+            ("--stats-bind", stats),
+            ("--certs", self.path("certs")),
+            ("--runtime-socket", self.path("admin.sock")),
+            ("--server-state-file", self.path("servers.state")),
+            ("--restart-command", restart),
+            // The lab's web apps listen on loopback, which confgen refuses by default.
+            ("--upstream-networks", "127.0.0.0/8".to_owned()),
+        ];
+        let mut command = vec![bin("confgen").display().to_string()];
+        command.extend(flags.into_iter().flat_map(|(flag, value)| [flag.to_owned(), value]));
+        command
+    }
+
+    fn path(&self, name: &str) -> String {
+        self.folder.join(name).display().to_string()
+    }
+}
+
+impl Balancer {
+    /// HAProxy under handover and confgen, with its default flags.
+    pub fn start(etcd: &Etcd) -> Self {
+        Setup::new().confgen(etcd).start()
+    }
+
+    /// Where HTTP is served.
+    pub fn http(&self) -> SocketAddr {
+        loopback(self.ports[0])
+    }
+
+    /// Where HTTPS is served.
+    pub fn https(&self) -> SocketAddr {
+        loopback(self.ports[1])
+    }
+
+    /// Where the stats page is.
+    pub fn stats(&self) -> SocketAddr {
+        loopback(self.ports[2])
+    }
+
+    /// The folder that holds all of the balancer's files: `haproxy.cfg`, `conf.d/`, `certs/`, `state/`, `*.log`.
+    pub fn folder(&self) -> &Path {
+        &self.folder
+    }
+
+    /// The file that HAProxy reads last.
+    pub fn haproxy_cfg(&self) -> PathBuf {
+        self.folder.join("haproxy.cfg")
+    }
+
+    /// The generated file's text, empty where there is none.
+    pub fn file(&self) -> String {
+        read_to_string(self.haproxy_cfg()).unwrap_or_default()
+    }
+
+    /// What a program has printed: `haproxy`, `confgen` or `supervisord`.
+    pub fn log(&self, program: &str) -> String {
+        read_to_string(self.folder.join(format!("{program}.log"))).unwrap_or_default()
+    }
+
+    /// Runs supervisorctl.
+    pub fn ctl(&self, arguments: &[&str]) -> Output {
+        self.supervisor.ctl(arguments)
+    }
+
+    /// `supervisorctl restart haproxy`.
+    ///
+    /// # Panics
+    /// When supervisorctl fails.
+    #[track_caller]
+    pub fn restart(&self) {
+        let output = self.ctl(&["restart", "haproxy"]);
+        assert!(output.status.success(), "supervisorctl restart haproxy: {}", said(&output));
+    }
+
+    /// The pid of supervisord's own child for a program: handover or HAProxy, or confgen.
+    pub fn pid(&self, program: &str) -> Option<Pid> {
+        self.supervisor.pid(program)
+    }
+
+    /// Sends a signal to supervisord's own child for a program, and returns its pid.
+    pub fn signal(&self, program: &str, signal: Signal) -> Pid {
+        let pid = self.pid(program).unwrap_or_else(|| panic!("{program} has no process"));
+        kill(pid, signal).unwrap_or_else(|error| panic!("{signal} to {program}: {error}"));
+        pid
+    }
+
+    /// SIGKILL to supervisord's own child for a program, once it has one; supervisord starts it again.
+    pub fn kill(&self, program: &str) {
+        // supervisord may be about to start it, or a kill may meet its own end.
+        until(STARTS, &format!("{program} to be killed"), || {
+            self.pid(program).is_some_and(|pid| kill(pid, Signal::SIGKILL).is_ok())
+        });
+    }
+
+    /// Waits until supervisord calls a program running: it has lived for its `startsecs`.
+    #[track_caller]
+    pub fn wait_running(&self, program: &str) {
+        until(STARTS, &format!("{program} to be RUNNING"), || {
+            let output = self.ctl(&["status", program]);
+            if output.stdout.windows(7).any(|word| word == b"RUNNING") { Ok(()) } else { Err(said(&output)) }
+        });
+    }
+
+    /// supervisord and all below it, HAProxys in sessions of their own included.
+    pub fn family(&self) -> Vec<Pid> {
+        self.supervisor.family()
+    }
+
+    /// What the Runtime API answers.
+    ///
+    /// # Panics
+    /// When HAProxy can't be reached.
+    #[track_caller]
+    pub fn ask(&self, command: &str) -> String {
+        self.try_ask(command).unwrap_or_else(|error| panic!("asking HAProxy {command:?}: {error}"))
+    }
+
+    /// What the Runtime API answers, while HAProxy can be reached.
+    ///
+    /// # Errors
+    /// What the socket said.
+    pub fn try_ask(&self, command: &str) -> std::io::Result<String> {
+        let mut stream = UnixStream::connect(self.folder.join("admin.sock"))?;
+        // HAProxy answers within milliseconds; five seconds are a hang.
+        stream.set_read_timeout(Some(Duration::from_secs(5)))?;
+        stream.write_all(format!("{command}\n").as_bytes())?;
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer)?;
+        Ok(answer.trim_end().to_owned())
+    }
+
+    /// The generation stamp that the file bears.
+    pub fn stamp_on_disk(&self) -> Option<String> {
+        let file = self.file();
+        let mut words = file.lines().find(|line| line.contains("setenv CONFGEN_GEN"))?.split_whitespace();
+        words.nth(2).map(|stamp| stamp.trim_matches('"').to_owned())
+    }
+
+    /// The generation stamp that HAProxy runs with.
+    pub fn stamp_running(&self) -> Option<String> {
+        let answer = self.try_ask("show env CONFGEN_GEN").ok()?;
+        answer.strip_prefix("CONFGEN_GEN=").map(str::to_owned)
+    }
+
+    /// Waits until HAProxy runs the file that lies there.
+    #[track_caller]
+    pub fn wait_in_sync(&self, deadline: Duration) {
+        until(deadline, "HAProxy to run what the file says", || {
+            let (disk, running) = (self.stamp_on_disk(), self.stamp_running());
+            if disk.is_some() && disk == running { Ok(()) } else { Err(format!("file {disk:?}, running {running:?}")) }
+        });
+    }
+
+    /// Asks over HTTP until an answer has this status, and returns it.
+    #[track_caller]
+    pub fn wait_status(&self, deadline: Duration, host: &str, target: &str, status: u16) -> Response {
+        until(deadline, &format!("{status} for {host}{target}"), || {
+            let response = Request::get(host, target).send(self.http()).map_err(|error| error.to_string())?;
+            if response.status == status {
+                Ok(response)
+            } else {
+                Err(format!("{}: {}", response.status, response.body))
+            }
+        })
+    }
+
+    /// Waits until HAProxy's own checks find as many servers of a backend up.
+    #[track_caller]
+    pub fn wait_servers(&self, deadline: Duration, backend: &str, count: usize) {
+        until(deadline, &format!("{count} servers of {backend}"), || {
+            let up = self.servers_up(backend);
+            if up.len() == count { Ok(()) } else { Err(format!("{up:?}")) }
+        });
+    }
+
+    /// The names of a backend's servers that take requests, as `show stat` lists them.
+    pub fn servers_up(&self, backend: &str) -> Vec<String> {
+        let table = self.try_ask("show stat").unwrap_or_default();
+        let rows = table.lines().map(|line| line.split(',').collect::<Vec<_>>());
+        // Columns 0, 1 and 17 are pxname, svname and status (HAProxy's management guide, 9.1).
+        let up = rows.filter(|row| row.len() > 17 && row[0] == backend && row[1] != "BACKEND" && row[1] != "FRONTEND");
+        let up = up.filter(|row| row[17].starts_with("UP") || row[17] == "no check");
+        up.map(|row| row[1].to_owned()).collect()
+    }
+}
+
+fn loopback(port: u16) -> SocketAddr {
+    SocketAddr::from(([127, 0, 0, 1], port))
+}

@@ -1,0 +1,298 @@
+//! Real etcd, one node or three.
+
+use std::collections::BTreeMap;
+use std::fs::remove_dir_all;
+use std::future::Future;
+use std::process::Command;
+use std::time::Duration;
+
+use etcd_client::{
+    Client, CompactionOptions, ConnectOptions, DeleteOptions, Error, GetOptions, PutOptions, Txn, TxnOp,
+};
+use nix::sys::signal::Signal;
+
+use crate::{App, Process, Scratch, free_port, runtime, until};
+
+/// The project's default prefix, which relative keys are put below.
+pub const PREFIX: &str = "/haproxy-discover/";
+
+/// Long enough for three nodes to elect a leader on a busy machine.
+const STARTS: Duration = Duration::from_secs(20);
+
+/// etcd's `--max-txn-ops` is 128 unless told.
+const TXN_OPS: usize = 128;
+
+struct Node {
+    name: String,
+    client: u16,
+    peer: u16,
+    process: Option<Process>,
+}
+
+/// One etcd or a cluster of three, with its data in a folder of its own.
+///
+/// Keys are relative to [`PREFIX`] unless they start with `/`. Each call uses a connection of its own to the first node
+/// that isn't killed.
+pub struct Etcd {
+    nodes: Vec<Node>,
+    folder: Scratch,
+}
+
+impl Etcd {
+    /// Starts a single node and waits until it answers.
+    pub fn start() -> Self {
+        Self::with_nodes(1)
+    }
+
+    /// Starts three nodes and waits until they answer.
+    pub fn cluster() -> Self {
+        Self::with_nodes(3)
+    }
+
+    fn with_nodes(count: usize) -> Self {
+        let node = |index| Node { name: format!("etcd{index}"), client: free_port(), peer: free_port(), process: None };
+        let mut etcd = Self { nodes: (0..count).map(node).collect(), folder: Scratch::new() };
+        for index in 0..count {
+            etcd.launch(index);
+        }
+        etcd.wait_ready();
+        etcd
+    }
+
+    /// The endpoints of all nodes as `--endpoints` takes them.
+    pub fn endpoints(&self) -> String {
+        self.nodes.iter().map(Node::endpoint).collect::<Vec<_>>().join(",")
+    }
+
+    /// Waits until a linearizable read is answered.
+    #[track_caller]
+    pub fn wait_ready(&self) {
+        let endpoint = self.endpoint();
+        until(STARTS, "etcd", || {
+            let endpoint = endpoint.clone();
+            runtime::run(async move { connect(&endpoint).await?.get("health", None).await })
+        });
+    }
+
+    /// Kills a node with SIGKILL; its data stays.
+    pub fn kill(&mut self, node: usize) {
+        self.nodes[node].process = None;
+    }
+
+    /// Stops a node's clock: it neither answers nor closes a connection.
+    pub fn freeze(&mut self, node: usize) {
+        self.process(node).signal(Signal::SIGSTOP);
+    }
+
+    /// Lets a frozen node go on.
+    pub fn thaw(&mut self, node: usize) {
+        self.process(node).signal(Signal::SIGCONT);
+    }
+
+    /// Starts a killed node again with the data it had, and waits until the store answers.
+    pub fn restart(&mut self, node: usize) {
+        self.kill(node);
+        self.launch(node);
+        self.wait_ready();
+    }
+
+    /// Kills all nodes, removes their data and starts them with the same flags: a new store that bears the old cluster
+    /// id.
+    pub fn wipe(&mut self) {
+        let count = self.nodes.len();
+        (0..count).for_each(|node| self.kill(node));
+        for node in 0..count {
+            remove_dir_all(self.folder.join(&self.nodes[node].name)).expect("removing etcd's data");
+            self.launch(node);
+        }
+        self.wait_ready();
+    }
+
+    /// Writes a key without a lease and returns the store's revision after it.
+    pub fn put(&self, key: &str, value: impl Into<Vec<u8>>) -> i64 {
+        let (key, value) = (absolute(key), value.into());
+        let put = self.ask(async move |mut client| client.put(key, value, None).await);
+        put.header().expect("a header").revision()
+    }
+
+    /// Writes many keys, as many as fit into each transaction; of one given twice, the last value.
+    pub fn put_all(&self, entries: impl IntoIterator<Item = (String, Vec<u8>)>) {
+        // A transaction with the same key twice is refused.
+        let entries: BTreeMap<String, Vec<u8>> = entries.into_iter().collect();
+        let puts: Vec<TxnOp> =
+            entries.into_iter().map(|(key, value)| TxnOp::put(absolute(&key), value, None)).collect();
+        self.ask(async move |mut client| {
+            for some in puts.chunks(TXN_OPS) {
+                client.txn(Txn::new().and_then(some)).await?;
+            }
+            Ok(())
+        });
+    }
+
+    /// Writes a service of HTTP by hand: its domains, and these apps as its upstreams, without a lease.
+    pub fn http_service(&self, service: &str, domain: &str, apps: &[&App]) {
+        let below = format!("http-services/{service}");
+        let upstream = |app: &&App| (format!("{below}/upstreams/{}", app.name), app.address.to_string().into_bytes());
+        let domain = (format!("{below}/domain"), domain.as_bytes().to_vec());
+        self.put_all(apps.iter().map(upstream).chain([domain]));
+    }
+
+    /// The value of a key.
+    pub fn get(&self, key: &str) -> Option<String> {
+        let key = absolute(key);
+        let found = self.ask(async move |mut client| client.get(key, None).await);
+        found.kvs().first().map(|entry| String::from_utf8_lossy(entry.value()).into_owned())
+    }
+
+    /// The lease that a key hangs on; 0 is none.
+    pub fn lease_of(&self, key: &str) -> Option<i64> {
+        let key = absolute(key);
+        let found = self.ask(async move |mut client| client.get(key, None).await);
+        found.kvs().first().map(etcd_client::KeyValue::lease)
+    }
+
+    /// All keys that start with `below`, absolute, in order.
+    pub fn keys(&self, below: &str) -> Vec<String> {
+        let options = GetOptions::new().with_prefix().with_keys_only();
+        let below = absolute(below);
+        let found = self.ask(async move |mut client| client.get(below, Some(options)).await);
+        found.kvs().iter().map(|entry| String::from_utf8_lossy(entry.key()).into_owned()).collect()
+    }
+
+    /// Deletes a key.
+    pub fn delete(&self, key: &str) {
+        let key = absolute(key);
+        self.ask(async move |mut client| client.delete(key, None).await);
+    }
+
+    /// Deletes all keys that start with `below`.
+    pub fn delete_all(&self, below: &str) {
+        let options = DeleteOptions::new().with_prefix();
+        let below = absolute(below);
+        self.ask(async move |mut client| client.delete(below, Some(options)).await);
+    }
+
+    /// Grants a lease of `seconds`, at least 2 on etcd 3.4, and returns its id.
+    pub fn grant(&self, seconds: i64) -> i64 {
+        self.ask(async move |mut client| client.lease_grant(seconds, None).await).id()
+    }
+
+    /// Writes a key under a lease.
+    pub fn put_leased(&self, key: &str, value: impl Into<Vec<u8>>, lease: i64) {
+        let (key, value) = (absolute(key), value.into());
+        let options = PutOptions::new().with_lease(lease);
+        self.ask(async move |mut client| client.put(key, value, Some(options)).await);
+    }
+
+    /// Ends a lease, and the keys that hang on it.
+    pub fn revoke(&self, lease: i64) {
+        self.ask(async move |mut client| client.lease_revoke(lease).await);
+    }
+
+    /// The store's revision.
+    pub fn revision(&self) -> i64 {
+        self.ask(async move |mut client| client.get("health", None).await).header().expect("a header").revision()
+    }
+
+    /// Throws away the history before the present revision.
+    pub fn compact(&self) {
+        let revision = self.revision();
+        let options = CompactionOptions::new().with_physical();
+        self.ask(async move |mut client| client.compact(revision, Some(options)).await);
+    }
+
+    /// Does something with a client of the first living node.
+    ///
+    /// # Panics
+    /// When etcd refuses it.
+    pub fn ask<T, F, A>(&self, act: A) -> T
+    where
+        T: Send + 'static,
+        F: Future<Output = Result<T, Error>> + Send,
+        A: FnOnce(Client) -> F + Send + 'static,
+    {
+        let endpoint = self.endpoint();
+        let answer = runtime::run(async move { act(connect(&endpoint).await?).await });
+        answer.unwrap_or_else(|error| panic!("etcd at {}: {error}", self.endpoint()))
+    }
+
+    fn endpoint(&self) -> String {
+        self.nodes.iter().find(|node| node.process.is_some()).expect("a node that isn't killed").endpoint()
+    }
+
+    fn process(&mut self, node: usize) -> &mut Process {
+        self.nodes[node].process.as_mut().expect("a node that isn't killed")
+    }
+
+    fn launch(&mut self, index: usize) {
+        let cluster: Vec<String> = self.nodes.iter().map(|node| format!("{}={}", node.name, node.peer_url())).collect();
+        let node = &self.nodes[index];
+        let mut command = Command::new("etcd");
+        command
+            .args(["--name", &node.name, "--initial-cluster", &cluster.join(",")])
+            .args(["--listen-client-urls", &node.endpoint(), "--advertise-client-urls", &node.endpoint()])
+            .args(["--listen-peer-urls", &node.peer_url(), "--initial-advertise-peer-urls", &node.peer_url()])
+            .args(["--logger", "zap", "--log-level", "warn", "--data-dir"])
+            .arg(self.folder.join(&node.name));
+        let process = Process::start(&self.folder, &node.name, &mut command);
+        self.nodes[index].process = Some(process);
+    }
+}
+
+impl Node {
+    fn endpoint(&self) -> String {
+        format!("http://127.0.0.1:{}", self.client)
+    }
+
+    fn peer_url(&self) -> String {
+        format!("http://127.0.0.1:{}", self.peer)
+    }
+}
+
+async fn connect(endpoint: &str) -> Result<Client, Error> {
+    let options =
+        ConnectOptions::new().with_connect_timeout(Duration::from_secs(2)).with_timeout(Duration::from_secs(5));
+    Client::connect([endpoint], Some(options)).await
+}
+
+fn absolute(key: &str) -> String {
+    if key.starts_with('/') { key.to_owned() } else { format!("{PREFIX}{key}") }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn keeps_its_data_over_a_kill_and_loses_it_in_a_wipe() {
+        let mut etcd = Etcd::start();
+        let first = etcd.put("http-services/shop/domain", "shop.test");
+        assert_eq!(etcd.get("/haproxy-discover/http-services/shop/domain").as_deref(), Some("shop.test"));
+        etcd.restart(0);
+        assert_eq!(etcd.keys(""), ["/haproxy-discover/http-services/shop/domain"]);
+        etcd.wipe();
+        assert_eq!(etcd.keys(""), Vec::<String>::new());
+        assert!(etcd.revision() < first);
+    }
+
+    #[test]
+    fn a_lease_takes_its_keys_along() {
+        let etcd = Etcd::start();
+        let lease = etcd.grant(60);
+        etcd.put_leased("balancers/lab", "{}", lease);
+        assert_eq!(etcd.lease_of("balancers/lab"), Some(lease));
+        etcd.revoke(lease);
+        assert_eq!(etcd.get("balancers/lab"), None);
+        etcd.compact();
+    }
+
+    #[test]
+    fn three_nodes_live_on_without_one() {
+        let mut etcd = Etcd::cluster();
+        etcd.kill(0);
+        etcd.wait_ready();
+        etcd.put("/a", "1");
+        etcd.restart(0);
+        assert_eq!(etcd.get("/a").as_deref(), Some("1"));
+    }
+}

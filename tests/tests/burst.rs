@@ -1,0 +1,39 @@
+//! Changes that pour in faster than HAProxy restarts: none is lost, the last one wins.
+
+use std::thread::sleep;
+use std::time::Duration;
+
+use lab::{App, Balancer, Etcd, heavy, until};
+
+const BURSTS: usize = 10;
+const CHANGES: usize = 20;
+const APART: Duration = Duration::from_millis(10);
+
+#[test]
+fn haproxy_runs_what_the_file_says_after_every_burst() {
+    let _turn = heavy();
+    let etcd = Etcd::start();
+    let apps = ["shop-1", "shop-2"].map(App::alone);
+    etcd.http_service("shop", "shop.test", &[&apps[0]]);
+    let balancer = Balancer::start(&etcd);
+    balancer.wait_status(Duration::from_secs(20), "shop.test", "/", 200);
+
+    for burst in 0..BURSTS {
+        for change in 0..CHANGES {
+            // Changes that a restart alone can bring: a new domain each, and at the end the other app.
+            etcd.put("http-services/shop/domain", format!("shop.test b{burst}-{change}.test"));
+            etcd.put("http-services/shop/upstreams/shop-1", apps[(burst + change) % 2].address.to_string());
+            sleep(APART);
+        }
+        let wanted = &apps[(burst + CHANGES - 1) % 2];
+        until(Duration::from_secs(20), &format!("burst {burst} to be in the file"), || {
+            balancer.file().contains(&format!("server shop-1 {}", wanted.address))
+        });
+        balancer.wait_in_sync(Duration::from_secs(20));
+        let last = format!("b{burst}-{}.test", CHANGES - 1);
+        let answer = balancer.wait_status(Duration::from_secs(10), &last, "/", 200);
+        assert_eq!(answer.app(), wanted.name, "burst {burst}: HAProxy sends to an upstream of before");
+        let gone = format!("b{burst}-{}.test", CHANGES - 2);
+        balancer.wait_status(Duration::from_secs(10), &gone, "/", 404);
+    }
+}

@@ -1,0 +1,270 @@
+//! What a request gets: by its host and path, over HTTP, HTTPS and TCP.
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+use std::fs::read_to_string;
+use std::net::SocketAddr;
+use std::process::Command;
+use std::sync::LazyLock;
+use std::time::Duration;
+
+use lab::http::{Request, Response, raw};
+use lab::{App, Balancer, Certificate, Etcd, Setup, Syslog, free_port, until};
+
+const SERVED: Duration = Duration::from_secs(30);
+
+/// One balancer for all tests of this file, which only look at it.
+struct Scene {
+    balancer: Balancer,
+    shop: Certificate,
+    wild: Certificate,
+    syslog: Syslog,
+    tcp: SocketAddr,
+    _apps: Vec<App>,
+    _etcd: Etcd,
+}
+
+static SCENE: LazyLock<Scene> = LazyLock::new(|| {
+    let etcd = Etcd::start();
+    let names = ["shop", "any", "api", "site", "site-api", "site-v2", "only", "legacy", "secure", "plain", "db"];
+    let apps: Vec<App> = names.iter().map(|name| App::alone(name)).collect();
+    let app = |name: &str| apps.iter().find(|app| app.name == name).unwrap();
+    for (name, domain, settings) in [
+        ("shop", "shop.test, www.shop.test", &[][..]),
+        ("any", "*.wild.test", &[]),
+        ("api", "api.wild.test", &[]),
+        ("site", "site.test", &[]),
+        ("site-api", "site.test", &[("path", "/api")]),
+        ("site-v2", "site.test", &[("path", "/api/v2")]),
+        ("only", "only.test", &[("path", "/here")]),
+        ("secure", "secure.test", &[("tls", "terminate")]),
+        ("plain", "plain.test", &[("tls", "off")]),
+    ] {
+        etcd.http_service(name, domain, &[app(name)]);
+        for (setting, value) in settings {
+            etcd.put(&format!("http-services/{name}/{setting}"), *value);
+        }
+    }
+    etcd.put("http-services/legacy/url_reg", "^/legacy[0-9]+");
+    etcd.put("http-services/legacy/upstreams/legacy", app("legacy").address.to_string());
+    etcd.put("http-services/dead/domain", "dead.test");
+    let tcp = SocketAddr::from(([127, 0, 0, 1], free_port()));
+    etcd.put("tcp-services/db/ports", tcp.to_string());
+    etcd.put("tcp-services/db/upstreams/db", app("db").address.to_string());
+
+    let setup = Setup::new();
+    let shop = Certificate::of(&["shop.test", "www.shop.test"]);
+    let wild = Certificate::of(&["*.wild.test"]);
+    shop.write(setup.folder().join("certs/shop.pem"));
+    wild.write(setup.folder().join("certs/wild.pem"));
+    let syslog = Syslog::start();
+    let balancer = setup.confgen(&etcd).log(&syslog).start();
+    balancer.wait_status(SERVED, "shop.test", "/", 200);
+    balancer.wait_in_sync(SERVED);
+    Scene { balancer, shop, wild, syslog, tcp, _apps: apps, _etcd: etcd }
+});
+
+fn http(host: &str, target: &str) -> Response {
+    Request::get(host, target).send(SCENE.balancer.http()).unwrap()
+}
+
+fn https(host: &str, target: &str) -> Response {
+    Request::get(host, target).tls(host).send(SCENE.balancer.https()).unwrap()
+}
+
+#[track_caller]
+fn assert_app(response: &Response, app: &str) {
+    assert_eq!((response.status, response.app()), (200, app), "{response:?}");
+}
+
+#[test]
+fn a_host_is_exact_before_wild_whatever_its_case_port_and_dot() {
+    assert_app(&http("shop.test", "/"), "shop");
+    assert_app(&http("www.shop.test", "/a/b?c"), "shop");
+    assert_app(&http("SHOP.Test:8080", "/"), "shop");
+    assert_app(&http("shop.test.", "/"), "shop");
+    assert_app(&http("one.wild.test", "/"), "any");
+    assert_app(&http("api.wild.test", "/"), "api");
+    assert_app(&https("shop.test", "/"), "shop");
+}
+
+#[test]
+fn a_wildcard_is_one_label_and_a_host_is_matched_whole() {
+    for unknown in ["two.one.wild.test", "wild.test", "shop.test.evil.test", "xshop.test", "evil.test", "127.0.0.1"] {
+        let response = http(unknown, "/");
+        assert_eq!(response.status, 404, "{unknown}: {response:?}");
+    }
+}
+
+#[test]
+fn the_longest_path_wins_at_slashes() {
+    for (path, app) in [
+        ("/", "site"),
+        ("/api", "site-api"),
+        ("/api/", "site-api"),
+        ("/api/x?y=/z", "site-api"),
+        ("/api?x", "site-api"),
+        ("/apix", "site"),
+        ("/api/v2", "site-v2"),
+        ("/api/v2/x", "site-v2"),
+        ("/api/v2x", "site-api"),
+        ("/other/api", "site"),
+    ] {
+        let response = http("site.test", path);
+        assert_eq!((response.status, response.app()), (200, app), "{path}");
+    }
+}
+
+#[test]
+fn a_known_host_without_a_matching_path_is_404() {
+    assert_app(&http("only.test", "/here"), "only");
+    assert_eq!(http("only.test", "/there").status, 404);
+    assert_eq!(http("only.test", "/hereafter").status, 404);
+}
+
+#[test]
+fn url_reg_is_asked_after_the_host() {
+    assert_app(&http("whatever.test", "/legacy12/x"), "legacy");
+    assert_eq!(http("whatever.test", "/legacy").status, 404);
+    assert_app(&http("shop.test", "/legacy12"), "shop");
+}
+
+#[test]
+fn a_service_without_upstreams_says_when_to_come_back() {
+    let response = http("dead.test", "/");
+    assert_eq!(response.status, 503, "{response:?}");
+    assert!(response.header("retry-after").unwrap().parse::<u32>().unwrap() > 0);
+}
+
+#[test]
+fn http_is_redirected_with_path_and_query_but_without_a_port() {
+    for host in ["secure.test", "secure.test:8080"] {
+        let response = http(host, "/a/b?c=d&e=%20");
+        assert!(matches!(response.status, 301 | 302 | 307 | 308), "{response:?}");
+        assert_eq!(response.header("location"), Some("https://secure.test/a/b?c=d&e=%20"));
+    }
+    assert_app(&https("secure.test", "/a"), "secure");
+}
+
+#[test]
+fn a_plain_service_is_not_on_https() {
+    assert_app(&http("plain.test", "/"), "plain");
+    assert_eq!(https("plain.test", "/").status, 404);
+}
+
+#[test]
+fn the_certificate_is_chosen_by_sni() {
+    let shown = |name: &str| {
+        let response = Request::get("shop.test", "/").tls(name).send(SCENE.balancer.https()).unwrap();
+        response.certificate.unwrap()
+    };
+    assert_eq!(shown("shop.test"), SCENE.shop.der);
+    assert_eq!(shown("www.shop.test"), SCENE.shop.der);
+    assert_eq!(shown("one.wild.test"), SCENE.wild.der);
+    // The default one is a copy of the first by name.
+    assert_eq!(shown("unknown.test"), SCENE.shop.der);
+    assert_eq!(shown("127.0.0.1"), SCENE.shop.der, "a client without SNI");
+}
+
+#[test]
+fn tcp_goes_through() {
+    let response = Request::get("anything.test", "/x").send(SCENE.tcp).unwrap();
+    assert_app(&response, "db");
+    assert_eq!(response.line("x-forwarded-for"), None, "nothing is added on the way");
+}
+
+#[test]
+fn the_stats_page_wants_its_password() {
+    let url = format!("http://{}/admin?stats", SCENE.balancer.stats());
+    let page = |user: &[&str]| {
+        let output = Command::new("curl").args(["--silent", "--write-out", "\n%{http_code}", &url]).args(user).output();
+        let text = String::from_utf8_lossy(&output.unwrap().stdout).into_owned();
+        let (body, status) = text.rsplit_once('\n').unwrap();
+        (status.to_owned(), body.to_owned())
+    };
+    for refused in [&[][..], &["--user", "admin:admin"], &["--user", "admin:"]] {
+        assert_eq!(page(refused).0, "401", "{refused:?}");
+    }
+    let password = read_to_string(SCENE.balancer.folder().join("state/stats-password")).unwrap();
+    let (status, body) = page(&["--user", &format!("admin:{}", password.trim())]);
+    assert_eq!(status, "200");
+    assert!(body.contains("http-shop"), "the page shows the services");
+    assert!(!body.contains("name=\"action\"") && !body.contains("name=action"), "the page changes nothing");
+}
+
+#[test]
+fn what_a_client_says_of_itself_is_replaced() {
+    let forged = |request: Request| {
+        request
+            .header("X-Forwarded-For", "6.6.6.6")
+            .header("X-Forwarded-For", "7.7.7.7")
+            .header("X-Forwarded-Proto", "gopher")
+            .header("X-Forwarded-Port", "1")
+            .header("X-Request-Id", "forged")
+    };
+    let plain = forged(Request::get("shop.test", "/")).send(SCENE.balancer.http()).unwrap();
+    let secure = forged(Request::get("shop.test", "/")).tls("shop.test").send(SCENE.balancer.https()).unwrap();
+    for (response, proto, port) in
+        [(plain, "http", SCENE.balancer.http().port()), (secure, "https", SCENE.balancer.https().port())]
+    {
+        let lines = |name: &str| {
+            let start = format!("{name}: ");
+            response.body.lines().filter_map(|line| line.strip_prefix(&start)).collect::<Vec<_>>()
+        };
+        assert_eq!(lines("x-forwarded-for"), ["127.0.0.1"]);
+        assert_eq!(lines("x-forwarded-proto"), [proto]);
+        assert_eq!(lines("x-forwarded-port"), [port.to_string()]);
+        assert_eq!(lines("x-request-id").len(), 1);
+        assert_ne!(lines("x-request-id"), ["forged"]);
+    }
+}
+
+#[test]
+fn the_access_log_is_json_whatever_is_asked() {
+    let long = format!("GET /long{} HTTP/1.1\r\nHost: shop.test\r\n\r\n", "%22\"x".repeat(800));
+    let requests: [&[u8]; 9] = [
+        b"GET /quote\"in'path\\back HTTP/1.1\r\nHost: shop.test\r\n\r\n",
+        b"GET /q?\"},\"status\":200,{\" HTTP/1.1\r\nHost: \"evil\\\".test\r\n\r\n",
+        b"GET /utf8-\xff\xfe\xc3\x28 HTTP/1.1\r\nHost: shop.test\r\n\r\n",
+        b"GET /host HTTP/1.1\r\nHost: \xff\xfe\r\n\r\n",
+        b"GET /tab\there HTTP/1.1\r\nHost: shop.test\r\n\r\n",
+        b"G\"E\\T /method HTTP/1.1\r\nHost: shop.test\r\n\r\n",
+        b"GET /no-host HTTP/1.0\r\n\r\n",
+        b"nonsense\r\n\r\n",
+        long.as_bytes(),
+    ];
+    let before = SCENE.syslog.access().len();
+    for request in requests {
+        let _ = raw(SCENE.balancer.http(), request);
+    }
+    assert_app(&http("shop.test", "/the-last-one"), "shop");
+    let lines = until(Duration::from_secs(5), "the log of the last request", || {
+        let lines = SCENE.syslog.access();
+        lines.iter().any(|line| line.contains("/the-last-one")).then_some(lines)
+    });
+    assert!(lines.len() - before > requests.len(), "a line for each request");
+    for line in &lines {
+        let parsed: Result<serde_json::Value, _> = serde_json::from_str(line);
+        assert!(parsed.is_ok_and(|value| value.is_object()), "no JSON: {line}");
+    }
+}
+
+/// `default` takes what nobody else claims, so it has a balancer of its own.
+#[test]
+fn default_takes_the_rest() {
+    let etcd = Etcd::start();
+    let apps = ["shop", "rest"].map(App::alone);
+    etcd.http_service("shop", "shop.test", &[&apps[0]]);
+    etcd.put("http-services/shop/path", "/shop");
+    etcd.put("http-services/default/upstreams/rest", apps[1].address.to_string());
+    let balancer = Balancer::start(&etcd);
+    let ask = |host: &str, target: &str| Request::get(host, target).send(balancer.http()).unwrap();
+    balancer.wait_status(SERVED, "shop.test", "/shop", 200);
+    assert_app(&ask("shop.test", "/shop"), "shop");
+    assert_app(&ask("unknown.test", "/"), "rest");
+    assert_app(&ask("127.0.0.1", "/x"), "rest");
+    assert_eq!(ask("shop.test", "/elsewhere").status, 404, "the host is known, so its paths decide");
+
+    // A service that has lost its upstreams answers for itself, never through `default`.
+    etcd.delete("http-services/shop/upstreams/shop");
+    balancer.wait_status(SERVED, "shop.test", "/shop", 503);
+}

@@ -1,0 +1,125 @@
+//! Not one request is lost: over restarts, comings and goings, bad files, and the death of handover.
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+use std::thread::sleep;
+use std::time::{Duration, Instant};
+
+use lab::load::{Kind, Plan};
+use lab::{App, Etcd, Ground, Setup, heavy, write};
+
+/// Requests a second of each kind.
+const RATE: u32 = 2_000;
+
+/// How long the loads of HTTP/1.1 last.
+const LASTS: Duration = Duration::from_secs(20);
+
+/// How long those of HTTP/2 do: the same acts, in half the time.
+const LASTS_HTTP2: Duration = Duration::from_secs(10);
+
+/// An old HAProxy ends when its idle clients have timed out (`timeout http-keep-alive`, 4 s) or have spoken again.
+const OLD_ENDS: Duration = Duration::from_secs(15);
+
+/// Does something `times` times, evenly over the load's time.
+fn spread(lasts: Duration, times: u32, mut act: impl FnMut(u32)) {
+    let start = Instant::now();
+    for number in 0..times {
+        act(number);
+        sleep((lasts * (number + 1) / times).saturating_sub(start.elapsed()));
+    }
+}
+
+fn nothing_lost(act: impl Fn(&mut Ground, Duration)) {
+    let _turn = heavy();
+    for (kinds, lasts) in [(&[Kind::PerRequest, Kind::KeepAlive][..], LASTS), (&[Kind::Http2], LASTS_HTTP2)] {
+        let mut ground = Ground::new();
+        for (_, report) in ground.under_load(kinds, RATE, |ground| act(ground, lasts)) {
+            report.assert_nothing_lost(RATE);
+        }
+        ground.balancer.wait_in_sync(Duration::from_secs(20));
+        ground.wait_one_haproxy(OLD_ENDS);
+    }
+}
+
+#[test]
+fn over_five_restarts() {
+    nothing_lost(|ground, lasts| spread(lasts, 5, |_| ground.balancer.restart()));
+}
+
+#[test]
+fn while_an_upstream_a_second_comes_and_goes() {
+    nothing_lost(|ground, lasts| {
+        let mut leaving = Vec::new();
+        spread(lasts, lasts.as_secs() as u32, |second| {
+            ground.arrive(4 + second as usize);
+            let mut oldest = ground.apps.remove(0);
+            oldest.terminate();
+            leaving.push(oldest);
+        });
+        for app in leaving {
+            assert!(app.wait().success(), "a polite stop is a success");
+        }
+    });
+}
+
+#[test]
+fn with_bad_files_pushed_in_the_middle() {
+    nothing_lost(|ground, lasts| {
+        let balancer = &ground.balancer;
+        let refused = |file: &std::path::Path| {
+            let output = balancer.ctl(&["restart", "haproxy"]);
+            assert!(!output.status.success(), "a restart with {} in place must fail", file.display());
+        };
+        spread(lasts, 4, |quarter| match quarter {
+            0 => {
+                write(balancer.haproxy_cfg(), "this is no configuration\n");
+                refused(&balancer.haproxy_cfg());
+            }
+            1 => {
+                // The next change writes the file anew, and the program, FATAL by now, is started again.
+                ground.etcd.put("http-services/blog/domain", "blog.test");
+                balancer.wait_in_sync(Duration::from_secs(20));
+            }
+            2 => {
+                let bad = balancer.folder().join("conf.d/bad.cfg");
+                write(&bad, "backend half\n    balance sideways\n");
+                refused(&bad);
+                std::fs::remove_file(bad).unwrap();
+            }
+            _ => balancer.restart(),
+        });
+    });
+}
+
+#[test]
+fn with_handover_killed() {
+    nothing_lost(|ground, lasts| {
+        spread(lasts, 4, |_| {
+            // supervisord gives a program up that dies again and again before its `startsecs`.
+            ground.balancer.wait_running("haproxy");
+            ground.balancer.kill("haproxy");
+            ground.balancer.wait_running("haproxy");
+        });
+    });
+}
+
+/// The same apps and file, restarted as supervisord restarts any program: so it is known that the zeros above are
+/// handover's doing.
+#[test]
+fn but_a_plain_restart_loses_some() {
+    let _turn = heavy();
+    let etcd = Etcd::start();
+    let app = App::alone("shop-1");
+    etcd.http_service("shop", Ground::HOST, &[&app]);
+    let balancer = Setup::new().confgen(&etcd).plain().start();
+    balancer.wait_status(Duration::from_secs(20), Ground::HOST, "/", 200);
+    balancer.wait_in_sync(Duration::from_secs(20));
+    for kind in [Kind::PerRequest, Kind::KeepAlive] {
+        let load = Plan::new(kind, balancer.http(), Ground::HOST).rate(RATE).start();
+        sleep(Duration::from_secs(1));
+        balancer.restart();
+        sleep(Duration::from_secs(1));
+        let report = load.stop();
+        println!("{kind:?}: {report}");
+        assert!(!report.failures.is_empty(), "a plain restart closes the ports for a while:\n{report}");
+    }
+}
