@@ -7,6 +7,7 @@ use std::time::Duration;
 use anyhow::Context;
 use clap::{Args, Parser, Subcommand};
 use haproxy::command::CommandLine;
+use nix::unistd::Group;
 
 const AFTER_HELP: &str = "\
 Examples:
@@ -85,6 +86,10 @@ pub(crate) struct Start {
     #[arg(long, env = "HANDOVER_DRAIN", default_value = "8s", value_name = "TIME", value_parser = humantime::parse_duration)]
     drain: Duration,
 
+    /// Who may ask old HAProxys through their masters' sockets: confgen's group [default: nobody]
+    #[arg(long, env = "HANDOVER_GROUP", value_name = "GROUP")]
+    group: Option<String>,
+
     /// HAProxy and its arguments, after `--`
     #[arg(last = true, required = true, value_name = "HAPROXY")]
     command: Vec<OsString>,
@@ -122,6 +127,7 @@ pub(crate) struct Settings {
     pub(crate) linger: Duration,
     pub(crate) wait: Duration,
     pub(crate) drain: Duration,
+    pub(crate) group: Option<Group>,
     pub(crate) command: CommandLine,
 }
 
@@ -136,9 +142,14 @@ impl Start {
             linger: self.linger,
             wait: self.wait,
             drain: self.drain,
+            group: self.group.as_deref().map(find_group).transpose()?,
             command: CommandLine::from_words(self.command).context("the command after -- is empty")?,
         })
     }
+}
+
+fn find_group(name: &str) -> anyhow::Result<Group> {
+    Group::from_name(name).ok().flatten().with_context(|| format!("there is no group {name}"))
 }
 
 impl Stop {

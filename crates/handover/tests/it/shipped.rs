@@ -14,13 +14,16 @@ fn the_shipped_program_starts_restarts_and_drains() {
         .replace("/etc/haproxy", &dir)
         .replace("/var/log/supervisor", &dir);
     std::fs::create_dir(lab.path("conf.d")).unwrap();
-    lab.configure("first", "");
+    // As in a distribution's configuration: the worker is another user's, its mark is still read.
+    let rights = "global\n    user haproxy\n    group haproxy";
+    lab.configure("first", rights);
     lab.supervise(Host::Plain, &program);
     lab.until("the first configuration serves", || lab.generation().as_deref() == Some("first"));
     lab.until("the program runs", || lab.ctl(&["status", "haproxy"]).1.contains("RUNNING"));
-    lab.configure("second", "");
+    lab.configure("second", rights);
     lab.ctl_ok(&["restart", "haproxy"]);
     lab.assert_serves("second");
+    lab.until("one HAProxy is left", || lab.haproxys().len() == 2);
     lab.shut_down();
     assert_eq!(lab.everyone(), []);
     assert_eq!(lab.generation(), None);

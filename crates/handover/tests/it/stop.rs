@@ -2,7 +2,8 @@
 
 use std::time::{Duration, Instant};
 
-use crate::lab::{LINGER, Lab, Load, SLOW_LINES, get};
+use crate::http::{Load, SLOW_LINES, get};
+use crate::lab::{LINGER, Lab};
 
 #[test]
 fn a_stop_ends_serving_after_the_linger() {

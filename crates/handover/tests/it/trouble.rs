@@ -5,7 +5,8 @@ use std::net::TcpListener;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
-use crate::lab::{LINGER, Lab, Load, stat};
+use crate::http::Load;
+use crate::lab::{LINGER, Lab, stat};
 
 fn kill_hard(pid: i32) {
     kill(Pid::from_raw(pid), Signal::SIGKILL).unwrap();
@@ -110,4 +111,18 @@ fn a_killed_haproxy_is_started_afresh() {
         assert_eq!(state("servers.state"), "1\n", "nobody was left to ask");
         lab.until("one HAProxy is left", || lab.haproxys().len() == 2 && lab.master_sockets() == 1);
     }
+}
+
+#[test]
+fn after_a_killed_supervisord_the_next_one_takes_over() {
+    let mut lab = Lab::start();
+    let load = Load::on(lab.web);
+    let first = lab.handover().unwrap();
+    lab.configure("second", "");
+    kill_hard(lab.supervisord());
+    lab.supervise_again();
+    lab.until("the second serves", || lab.generation().as_deref() == Some("second"));
+    load.stop_without_a_loss(&lab);
+    lab.until("the first handover ends with its HAProxy", || stat(first).is_none_or(|(state, _)| state == 'Z'));
+    lab.until("one HAProxy is left", || lab.haproxys().len() == 2);
 }
