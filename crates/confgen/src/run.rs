@@ -7,7 +7,8 @@ use daemon::shutdown::Shutdown;
 use daemon::systemd;
 use discovery::Topology;
 use haproxy::runtime::Socket;
-use registry::{Client, Event, Follow};
+use registry::{Client, Event, Follow, LeaseId};
+use tokio::runtime::Handle;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 use tokio::time::{MissedTickBehavior, interval, sleep_until};
@@ -29,7 +30,9 @@ pub async fn run(store: registry::Config, options: Options, pacing: Pacing, shut
     let client = Client::new(store);
     let mut events = client.follow(Follow { resync: pacing.resync }, shutdown.drain.clone());
     let mut looks = look(options.places(), Socket::new(options.runtime_socket.clone()), shutdown.drain.clone());
-    let rounds = tokio::task::spawn_blocking(move || Rounds::open(options)).await??;
+    let (asked, runtime) = (client.clone(), Handle::current());
+    let lives = move |lease| matches!(runtime.block_on(asked.time_to_live(LeaseId::from(lease))), Ok(Some(_)));
+    let rounds = tokio::task::spawn_blocking(move || Rounds::open(options, Box::new(lives))).await??;
     let mut daemon = Daemon::new(rounds, &pacing);
     let mut watchdog = interval(systemd::watchdog_interval().unwrap_or(Duration::from_secs(3600)));
     systemd::status("waiting for the store");
@@ -100,7 +103,7 @@ async fn finished<T>(task: &mut Option<JoinHandle<T>>) -> T {
 enum Done {
     Followed(Left),
     Restarted(Outcome),
-    Swept(bool),
+    Swept(Left),
 }
 
 /// An act that is under way; it gives back what rounds are made with.
@@ -258,7 +261,7 @@ impl Daemon {
                 if left.file {
                     self.pace.file(now);
                 }
-                if left.leaving {
+                if left.sweep {
                     self.pace.sweep(now);
                 }
                 if left.restart.is_none() {
@@ -266,8 +269,11 @@ impl Daemon {
                 }
                 self.restart = left.restart;
             }
-            Ok(Done::Swept(leaving)) => {
-                if leaving {
+            Ok(Done::Swept(left)) => {
+                if left.file {
+                    self.pace.file(now);
+                }
+                if left.sweep {
                     self.pace.sweep(now);
                 }
             }

@@ -12,7 +12,12 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::ops::RangeInclusive;
 use std::sync::Arc;
 
-use discovery::{Bind, Domain, Networks, PathPrefix, Profile, Service, ServiceId, Topology, UrlRegex};
+use discovery::{
+    Bind, Check, Domain, Field, Networks, PathPrefix, Profile, Service, ServiceId, Topology, Upstream, UpstreamId,
+    UrlRegex,
+};
+
+use crate::guard::{Departure, Present};
 
 pub use memory::Memory;
 pub use reading::Settings;
@@ -94,6 +99,10 @@ pub struct Settled {
     remembered: Arc<Memory>,
     /// Keys that no reading knows of, with the reason.
     beside: BTreeMap<String, String>,
+    /// Upstreams whose keys have gone since they were last asked for.
+    departures: Vec<Departure>,
+    /// Upstreams without a key that are served all the same.
+    kept: BTreeMap<ServiceId, BTreeMap<UpstreamId, Upstream>>,
 }
 
 #[derive(Clone, Debug)]
@@ -147,6 +156,36 @@ impl Settled {
         }
         touched.retain(|id| self.decide(id));
         touched
+    }
+
+    /// The upstreams whose keys have gone since this was last asked; not those of services that are gone as a whole.
+    pub fn take_departures(&mut self) -> Vec<Departure> {
+        std::mem::take(&mut self.departures)
+    }
+
+    /// How many upstreams there are, in all and of these services.
+    pub fn present(&self, services: &BTreeSet<ServiceId>) -> Present {
+        let count = |it: &Settlement| it.reading.upstreams.len();
+        let of = services.iter().filter_map(|id| Some((id.clone(), count(self.services.get(id)?))));
+        Present { services: of.collect(), all: self.services.values().map(count).sum() }
+    }
+
+    /// Whether an upstream of the service has a record, or one with the same address.
+    pub fn is_back(&self, service: &ServiceId, id: &UpstreamId, upstream: &Upstream) -> bool {
+        self.services.get(service).is_none_or(|it| {
+            let mut records = it.reading.upstreams.iter();
+            records.any(|(other, record)| other == id || record.address == upstream.address)
+        })
+    }
+
+    /// These upstreams of the service are served although they have no key. True if that changes anything.
+    pub fn keep(&mut self, id: &ServiceId, upstreams: BTreeMap<UpstreamId, Upstream>) -> bool {
+        if upstreams.is_empty() {
+            self.kept.remove(id);
+        } else {
+            self.kept.insert(id.clone(), upstreams);
+        }
+        self.decide(id)
     }
 
     /// HAProxy refuses these services, for these reasons: each goes back to the form that HAProxy took last, or out,
@@ -241,6 +280,7 @@ impl Settled {
         let good = old.map(|old| &old.reading.good).or_else(|| self.remembered.good(id));
         let reading = Arc::new(reading::read(service, good, &self.limits));
         let renamed = old.is_none_or(|old| !old.reading.claims_like(&reading));
+        self.departures.extend(old.iter().flat_map(|old| departures(id, old, &reading)));
         let (wanted, taken) = old.map(|old| (old.wanted.clone(), old.taken.clone())).unwrap_or_default();
         // What HAProxy has against it, it has against this very form of it.
         let refused = old.filter(|old| old.source == *service).and_then(|old| old.refused.clone());
@@ -265,7 +305,7 @@ impl Settled {
             url_reg: reading.url_reg.clone(),
             binds: self.claims.binds(id, reading),
             settings,
-            servers: if reading.held_back { Vec::new() } else { servers::servers(reading) },
+            servers: if reading.held_back { Vec::new() } else { servers::servers(reading, self.kept.get(id)) },
         };
         let another = settlement.wanted.as_deref() != Some(&wanted);
         if another {
@@ -273,6 +313,19 @@ impl Settled {
         }
         another
     }
+}
+
+/// The upstreams that a service had and has no more.
+fn departures(id: &ServiceId, old: &Settlement, new: &Reading) -> Vec<Departure> {
+    // A check that is off finds everything up: such an upstream is never kept.
+    if new.settings.check == Check::Off {
+        return Vec::new();
+    }
+    let departure = |(gone, field): (&UpstreamId, &Arc<Field<Upstream>>)| {
+        let upstream = old.reading.upstreams.get(gone).filter(|_| !new.upstreams.contains_key(gone))?;
+        Some(Departure { service: id.clone(), id: gone.clone(), upstream: upstream.clone(), lease: field.entry.lease })
+    };
+    old.source.upstreams().filter_map(departure).collect()
 }
 
 #[cfg(test)]
