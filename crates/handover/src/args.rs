@@ -9,21 +9,24 @@ use clap::{Args, Parser, Subcommand};
 use haproxy::command::CommandLine;
 use nix::unistd::Group;
 
+// Lines of at most 80 columns: clap would break longer ones without regard to the tables.
 const AFTER_HELP: &str = "\
 Examples:
   As supervisord's program, in place of haproxy itself:
-    handover --socket /run/haproxy/admin.sock -- haproxy -f /etc/haproxy/conf.d -f /etc/haproxy/haproxy.cfg
+    handover --socket /run/haproxy/admin.sock -- haproxy -f /etc/haproxy/haproxy.cfg
   End what a stopped or given-up program left running:
     handover stop --socket /run/haproxy/admin.sock
 
-The configuration needs `stats socket PATH level admin expose-fd listeners` with the same PATH, and
-`server-state-file` if servers shall keep their state.
+The configuration needs `stats socket PATH level admin expose-fd listeners` with
+the same PATH, and `server-state-file` if servers shall keep their state.
 
 Signals:
-  TERM, INT, QUIT  under supervisord: exit at once and leave HAProxy to a successor, or, after --linger, to its
-                   end; when supervisord itself shuts down, or without one: finish the requests, then exit
+  TERM, INT, QUIT  under supervisord: exit at once, and leave HAProxy to a
+                   successor or, after --linger, to its end;
+                   when supervisord itself shuts down, or without one:
+                   finish the requests, then exit
   USR1             finish the requests, then exit
-  HUP, USR2        check the files and hand over to a new HAProxy, as a restart does
+  HUP, USR2        check the files and hand over to a new HAProxy in place
 
 Exit status:
   0   HAProxy ended as it was told to, or is left to a successor
@@ -31,7 +34,8 @@ Exit status:
   3   the new HAProxy ended or didn't answer in time; an old one serves on
   4   something around HAProxy failed
   64  wrong usage
-  Any other is HAProxy's own: its status, or 128 and the number of the signal that ended it.";
+  Any other is HAProxy's own: its status, or 128 and the number of the signal
+  that ended it.";
 
 /// Runs HAProxy under supervisord so that a restart loses no request.
 #[derive(Debug, Parser)]

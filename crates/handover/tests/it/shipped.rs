@@ -1,5 +1,7 @@
 //! The program file that comes with this project, with nothing changed but where things lie.
 
+use haproxy::supervisor::State;
+
 use crate::lab::{Host, Lab};
 
 const SHIPPED: &str = include_str!("../../../../units/supervisor/haproxy.conf");
@@ -19,7 +21,7 @@ fn the_shipped_program_starts_restarts_and_drains() {
     lab.configure("first", rights);
     lab.supervise(Host::Plain, &program);
     lab.until("the first configuration serves", || lab.generation().as_deref() == Some("first"));
-    lab.until("the program runs", || lab.ctl(&["status", "haproxy"]).1.contains("RUNNING"));
+    lab.until("the program runs", || lab.state() == Some(State::Running));
     lab.configure("second", rights);
     lab.ctl_ok(&["restart", "haproxy"]);
     lab.assert_serves("second");

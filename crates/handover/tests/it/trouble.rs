@@ -2,6 +2,7 @@
 
 use std::net::TcpListener;
 
+use haproxy::supervisor::State;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
@@ -34,7 +35,7 @@ fn a_refused_file_fails_the_restart_and_the_next_heals() {
     // Given up for good, with one still serving: `handover stop` is what ends that.
     lab.configure("fourth", "listen broken\n    nonsense");
     lab.ctl(&["restart", "haproxy"]);
-    assert!(lab.ctl(&["status", "haproxy"]).1.contains("FATAL"));
+    assert!(lab.state() == Some(State::Fatal));
     lab.handover_stop();
     assert_eq!((lab.generation(), lab.haproxys()), (None, vec![]));
 }
@@ -100,7 +101,7 @@ fn a_killed_haproxy_is_started_afresh() {
     assert!(state("servers.state").contains(" app "), "saved by the restart");
     for whom in ["worker", "master"] {
         // An end within startsecs counts as a failed start, and supervisord gives up after startretries of them.
-        lab.until("the program runs", || lab.ctl(&["status", "haproxy"]).1.contains("RUNNING"));
+        lab.until("the program runs", || lab.state() == Some(State::Running));
         let worker = i32::try_from(lab.socket().info().unwrap().pid).unwrap();
         let (_, master) = stat(worker).unwrap();
         let handover = lab.handover().unwrap();
