@@ -7,22 +7,26 @@ use std::time::Duration;
 use anyhow::Context;
 use clap::{Args, Parser, Subcommand};
 use haproxy::command::CommandLine;
+use nix::unistd::Group;
 
+// Lines of at most 80 columns: clap would break longer ones without regard to the tables.
 const AFTER_HELP: &str = "\
 Examples:
   As supervisord's program, in place of haproxy itself:
-    handover --socket /run/haproxy/admin.sock -- haproxy -f /etc/haproxy/conf.d -f /etc/haproxy/haproxy.cfg
+    handover --socket /run/haproxy/admin.sock -- haproxy -f /etc/haproxy/haproxy.cfg
   End what a stopped or given-up program left running:
     handover stop --socket /run/haproxy/admin.sock
 
-The configuration needs `stats socket PATH level admin expose-fd listeners` with the same PATH, and
-`server-state-file` if servers shall keep their state.
+The configuration needs `stats socket PATH level admin expose-fd listeners` with
+the same PATH, and `server-state-file` if servers shall keep their state.
 
 Signals:
-  TERM, INT, QUIT  under supervisord: exit at once and leave HAProxy to a successor, or, after --linger, to its
-                   end; when supervisord itself shuts down, or without one: finish the requests, then exit
+  TERM, INT, QUIT  under supervisord: exit at once, and leave HAProxy to a
+                   successor or, after --linger, to its end;
+                   when supervisord itself shuts down, or without one:
+                   finish the requests, then exit
   USR1             finish the requests, then exit
-  HUP, USR2        check the files and hand over to a new HAProxy, as a restart does
+  HUP, USR2        check the files and hand over to a new HAProxy in place
 
 Exit status:
   0   HAProxy ended as it was told to, or is left to a successor
@@ -30,7 +34,8 @@ Exit status:
   3   the new HAProxy ended or didn't answer in time; an old one serves on
   4   something around HAProxy failed
   64  wrong usage
-  Any other is HAProxy's own: its status, or 128 and the number of the signal that ended it.";
+  Any other is HAProxy's own: its status, or 128 and the number of the signal
+  that ended it.";
 
 /// Runs HAProxy under supervisord so that a restart loses no request.
 #[derive(Debug, Parser)]
@@ -85,6 +90,10 @@ pub(crate) struct Start {
     #[arg(long, env = "HANDOVER_DRAIN", default_value = "8s", value_name = "TIME", value_parser = humantime::parse_duration)]
     drain: Duration,
 
+    /// Who may ask old HAProxys through their masters' sockets: confgen's group [default: nobody]
+    #[arg(long, env = "HANDOVER_GROUP", value_name = "GROUP")]
+    group: Option<String>,
+
     /// HAProxy and its arguments, after `--`
     #[arg(last = true, required = true, value_name = "HAPROXY")]
     command: Vec<OsString>,
@@ -122,6 +131,7 @@ pub(crate) struct Settings {
     pub(crate) linger: Duration,
     pub(crate) wait: Duration,
     pub(crate) drain: Duration,
+    pub(crate) group: Option<Group>,
     pub(crate) command: CommandLine,
 }
 
@@ -136,9 +146,14 @@ impl Start {
             linger: self.linger,
             wait: self.wait,
             drain: self.drain,
+            group: self.group.as_deref().map(find_group).transpose()?,
             command: CommandLine::from_words(self.command).context("the command after -- is empty")?,
         })
     }
+}
+
+fn find_group(name: &str) -> anyhow::Result<Group> {
+    Group::from_name(name).ok().flatten().with_context(|| format!("there is no group {name}"))
 }
 
 impl Stop {

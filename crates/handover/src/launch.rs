@@ -7,6 +7,7 @@ use std::process::{Child, Command, Stdio};
 
 use anyhow::Context;
 use haproxy::command::CommandLine;
+use nix::unistd::Group;
 
 use crate::haproxys;
 
@@ -34,8 +35,10 @@ pub(crate) fn check(command: &CommandLine) -> CommandLine {
 
 /// The command that starts a master with a socket of its own, and takes the listening sockets over from
 /// whoever answers on `from` (Management Guide, section 3: `-W`, `-db`, `-S`, `-x`).
-pub(crate) fn start(command: &CommandLine, master: &Path, from: Option<&Path>) -> CommandLine {
-    let options: [OsString; 4] = ["-W".into(), "-db".into(), "-S".into(), master.into()];
+pub(crate) fn start(command: &CommandLine, master: &Path, group: Option<&Group>, from: Option<&Path>) -> CommandLine {
+    let mut bind = master.as_os_str().to_owned();
+    bind.push(group.map_or(",mode,600".to_owned(), |group| format!(",mode,660,gid,{}", group.gid)));
+    let options: [OsString; 4] = ["-W".into(), "-db".into(), "-S".into(), bind];
     let takeover = from.into_iter().flat_map(|socket| [OsString::from("-x"), socket.into()]);
     with_options(command, options.into_iter().chain(takeover))
 }
@@ -106,8 +109,12 @@ mod tests {
     fn options_come_last_but_before_the_files() {
         assert_eq!(check(&line("haproxy -f a")).to_string(), "haproxy -f a -c");
         assert_eq!(check(&line("nice haproxy -f a -- b")).to_string(), "nice haproxy -f a -c -- b");
-        let start = |from| start(&line("haproxy -f a"), Path::new("/m.sock"), from).to_string();
-        assert_eq!(start(None), "haproxy -f a -W -db -S /m.sock");
-        assert_eq!(start(Some(Path::new("/a.sock"))), "haproxy -f a -W -db -S /m.sock -x /a.sock");
+        let start = |group, from| start(&line("haproxy -f a"), Path::new("/m.sock"), group, from).to_string();
+        assert_eq!(start(None, None), "haproxy -f a -W -db -S '/m.sock,mode,600'");
+        let root = Group::from_gid(0.into()).unwrap();
+        assert_eq!(
+            start(root.as_ref(), Some(Path::new("/a.sock"))),
+            "haproxy -f a -W -db -S '/m.sock,mode,660,gid,0' -x /a.sock"
+        );
     }
 }

@@ -14,7 +14,7 @@ const LOCK_PATIENCE: Duration = Duration::from_secs(5);
 
 /// Waits for a successor of that start, ends HAProxy if none appears, and stays until it has ended.
 pub(crate) fn run(args: &Linger) -> anyhow::Result<()> {
-    let place = Place::open(&args.socket()?)?;
+    let place = Place::open(&args.socket()?, None)?;
     let deadline = Instant::now() + args.linger;
     while Instant::now() < deadline {
         if !place.is_latest(&args.start) {

@@ -2,17 +2,23 @@
 
 use std::fs::{self, DirBuilder, File, Permissions};
 use std::io::{self, Write};
-use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
+use std::os::unix::fs::{DirBuilderExt, PermissionsExt, chown};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant, SystemTime};
 
 use anyhow::{Context, bail};
+use haproxy::masters::{self, SUFFIX};
+use haproxy::runtime::{self, Socket};
 use nix::fcntl::{Flock, FlockArg};
+use nix::unistd::Group;
 
 use crate::haproxys::{self, Haproxy};
 
 /// How often a held lock is asked for again.
 const LOCK_TICK: Duration = Duration::from_millis(20);
+
+/// How long a master may take to show that it lives.
+const ANSWER_TIMEOUT: Duration = Duration::from_millis(500);
 
 /// The file that holds the name of the latest start.
 const LATEST: &str = "latest";
@@ -30,21 +36,25 @@ pub(crate) struct Lock(
 );
 
 impl Place {
-    /// Opens, or makes, the directory of that socket. A master's socket commands its HAProxy, so it is its owner's alone.
-    pub(crate) fn open(socket: &Path) -> anyhow::Result<Self> {
-        let dir = socket.with_file_name("handover");
-        DirBuilder::new()
-            .recursive(true)
-            .mode(0o700)
-            .create(&dir)
-            .and_then(|()| fs::set_permissions(&dir, Permissions::from_mode(0o700)))
-            .with_context(|| format!("can't make the directory {}", dir.display()))?;
+    /// Opens, or makes, the directory of that socket. Who reaches a master's socket commands its HAProxy: that is
+    /// the owner, and the group if one is named.
+    pub(crate) fn open(socket: &Path, group: Option<&Group>) -> anyhow::Result<Self> {
+        let dir = masters::directory(socket);
+        let make = || {
+            DirBuilder::new().recursive(true).mode(0o700).create(&dir)?;
+            if let Some(group) = group {
+                chown(&dir, None, Some(group.gid.as_raw()))?;
+                fs::set_permissions(&dir, Permissions::from_mode(0o750))?;
+            }
+            Ok::<_, io::Error>(())
+        };
+        make().with_context(|| format!("can't make the directory {}", dir.display()))?;
         Ok(Self { socket: socket.to_owned(), dir })
     }
 
     /// The socket of a start's master.
     pub(crate) fn master_socket(&self, start: &str) -> PathBuf {
-        self.dir.join(format!("{start}.sock"))
+        self.dir.join(format!("{start}{SUFFIX}"))
     }
 
     /// Makes this process the latest start, which calls off every watchdog, and names it.
@@ -87,13 +97,19 @@ impl Place {
         for file in files {
             let name = file.file_name();
             // HAProxy binds under a temporary name that begins with the final one.
-            let owner = name.to_str().and_then(|name| name.split_once(".sock")).map(|(start, _)| start);
-            if owner.is_some_and(|owner| alive.iter().all(|haproxy| haproxy.start != owner)) {
+            let owner = name.to_str().and_then(|name| name.split_once(SUFFIX)).map(|(start, _)| start);
+            let dead = owner.is_some_and(|owner| alive.iter().all(|haproxy| haproxy.start != owner));
+            if dead && nobody_listens(&file.path()) {
                 let _ = fs::remove_file(file.path());
             }
         }
         alive
     }
+}
+
+/// Whether a socket is left over. One of another pid namespace bears no mark that is seen here, but answers.
+fn nobody_listens(socket: &Path) -> bool {
+    matches!(Socket::new(socket).with_timeout(ANSWER_TIMEOUT).info(), Err(runtime::Error::Absent { .. }))
 }
 
 /// A name that no other start has: the time in milliseconds, and the process.
@@ -121,7 +137,7 @@ mod tests {
 
     fn place() -> (tempfile::TempDir, Place) {
         let dir = tempfile::tempdir().unwrap();
-        let place = Place::open(&dir.path().join("admin.sock")).unwrap();
+        let place = Place::open(&dir.path().join("admin.sock"), None).unwrap();
         (dir, place)
     }
 

@@ -1,5 +1,6 @@
 //! A start: the one loop that turns what happens into events, and decisions into acts.
 
+use std::io::Write;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
@@ -33,7 +34,7 @@ const ANSWER_TIMEOUT: Duration = Duration::from_secs(2);
 /// Runs HAProxy as the settings say, until it ends or this process is told to go.
 pub(crate) fn run(settings: Settings) -> anyhow::Result<Outcome> {
     let signals = Signals::hold()?;
-    let place = Place::open(&settings.socket)?;
+    let place = Place::open(&settings.socket, settings.group.as_ref())?;
     // Before anything can go wrong: a successor has appeared, so no watchdog ends the one that serves.
     let start = place.announce()?;
     let lock = place.lock(settings.wait)?;
@@ -153,7 +154,8 @@ impl Serve {
         match check::run(&launch::check(&self.settings.command), self.settings.wait)? {
             Verdict::Valid { .. } => Ok(Event::Valid),
             Verdict::Refused { output } => {
-                eprint!("{output}");
+                // As HAProxy wrote it, with its line breaks; not with `eprint!`, which panics where supervisord is gone.
+                let _ = std::io::stderr().write_all(output.as_bytes());
                 Ok(Event::Invalid)
             }
         }
@@ -164,7 +166,8 @@ impl Serve {
         let old = socket.info().ok();
         self.save_state(&socket)?;
         let from = old.as_ref().map(|_| self.settings.socket.as_path());
-        let line = launch::start(&self.settings.command, &self.place.master_socket(&self.start), from);
+        let (settings, master) = (&self.settings, self.place.master_socket(&self.start));
+        let line = launch::start(&settings.command, &master, settings.group.as_ref(), from);
         let child = launch::spawn_haproxy(&line, &self.settings.socket, &self.start)?;
         self.master = Some(child.id());
         let Some(old) = old else {

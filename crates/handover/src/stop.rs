@@ -14,7 +14,7 @@ const TICK: Duration = Duration::from_millis(50);
 
 /// Has every HAProxy finish its requests; the rest is cut off, and then killed.
 pub(crate) fn run(args: &Stop) -> anyhow::Result<()> {
-    let place = Place::open(&args.socket()?)?;
+    let place = Place::open(&args.socket()?, None)?;
     each(&place, "finishes its requests", Haproxy::finish, args.drain);
     each(&place, "is cut off", Haproxy::terminate, ENDING_LIMIT);
     each(&place, "is killed", Haproxy::kill, ENDING_LIMIT);

@@ -6,6 +6,7 @@
 pub mod check;
 pub mod command;
 pub mod config;
+pub mod masters;
 pub mod runtime;
 pub mod state_file;
 pub mod supervisor;

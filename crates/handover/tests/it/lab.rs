@@ -1,21 +1,22 @@
 //! A supervisord with handover and HAProxy in a directory of its own, an app behind it, and clients.
 
-use std::fmt::Write as _;
 use std::fs;
-use std::io::{BufRead, BufReader, Read, Write};
-use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::io::Write;
+use std::net::{SocketAddr, TcpListener};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
+use haproxy::masters;
+use haproxy::runtime::Socket;
+use haproxy::supervisor::{ProcessInfo, State, Supervisord};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
+use crate::http::{get, serve_app};
+
 /// Long enough for a machine that builds something else meanwhile.
-const PATIENCE: Duration = Duration::from_secs(20);
+pub(crate) const PATIENCE: Duration = Duration::from_secs(20);
 
 /// How long a handover of these tests waits for a successor.
 pub(crate) const LINGER: Duration = Duration::from_millis(1500);
@@ -54,7 +55,8 @@ impl Lab {
     pub(crate) fn start_in(host: Host, startsecs: u8) -> Self {
         let mut lab = Self::prepare();
         lab.configure("first", "");
-        lab.supervise(host, startsecs);
+        lab.supervise(host, &lab.program(startsecs));
+        lab.start_program();
         lab.until("the first configuration serves", || lab.generation().as_deref() == Some("first"));
         lab
     }
@@ -70,8 +72,8 @@ impl Lab {
     }
 
     /// The runtime socket.
-    pub(crate) fn socket(&self) -> haproxy::runtime::Socket {
-        haproxy::runtime::Socket::new(self.path("admin.sock"))
+    pub(crate) fn socket(&self) -> Socket {
+        Socket::new(self.path("admin.sock"))
     }
 
     /// Writes a configuration that answers `/generation` with that name; `more` comes at its end.
@@ -113,11 +115,27 @@ backend app
         fs::File::create(self.path(name)).unwrap().write_all(text.as_bytes()).unwrap();
     }
 
-    /// Starts supervisord.
-    pub(crate) fn supervise(&mut self, host: Host, startsecs: u8) {
+    /// handover as a program of supervisord.
+    fn program(&self, startsecs: u8) -> String {
+        let (dir, handover, linger) = (self.dir.path().display(), env!("CARGO_BIN_EXE_handover"), LINGER.as_millis());
+        format!(
+            "[program:haproxy]
+command={handover} --socket {dir}/admin.sock --linger {linger}ms --wait 10s --drain 6s -- haproxy -f {dir}/haproxy.cfg
+autostart=false
+autorestart=unexpected
+exitcodes=0
+startsecs={startsecs}
+startretries=0
+stopwaitsecs=10
+stdout_logfile={dir}/haproxy.log
+redirect_stderr=true
+"
+        )
+    }
+
+    /// Starts supervisord with that program.
+    pub(crate) fn supervise(&mut self, host: Host, program: &str) {
         let dir = self.dir.path().display();
-        let handover = env!("CARGO_BIN_EXE_handover");
-        let linger = LINGER.as_millis();
         let text = format!(
             "[unix_http_server]
 file={dir}/supervisor.sock
@@ -130,16 +148,7 @@ childlogdir={dir}
 supervisor.rpcinterface_factory=supervisor.rpcinterface:make_main_rpcinterface
 [supervisorctl]
 serverurl=unix://{dir}/supervisor.sock
-[program:haproxy]
-command={handover} --socket {dir}/admin.sock --linger {linger}ms --wait 10s --drain 4s -- haproxy -f {dir}/haproxy.cfg
-autorestart=unexpected
-exitcodes=0
-startsecs={startsecs}
-startretries=0
-stopwaitsecs=8
-stdout_logfile={dir}/haproxy.log
-redirect_stderr=true
-"
+{program}"
         );
         self.write("supervisord.conf", &text);
         let config = self.path("supervisord.conf");
@@ -156,6 +165,23 @@ redirect_stderr=true
         self.until("supervisord answers", || self.path("supervisor.sock").exists());
     }
 
+    /// Starts supervisord anew, after the first one was killed.
+    pub(crate) fn supervise_again(&mut self) {
+        let _ = self.supervisord.take().unwrap().wait();
+        let program = self.program(1);
+        self.supervise(Host::Plain, &program);
+        self.start_program();
+    }
+
+    /// Has supervisord start the program, which by itself it does a second later.
+    fn start_program(&self) {
+        self.until("supervisord takes commands", || self.rpc().start("haproxy").is_ok());
+    }
+
+    fn rpc(&self) -> Supervisord {
+        format!("unix://{}/supervisor.sock", self.dir.path().display()).parse().unwrap()
+    }
+
     /// Runs supervisorctl; its exit status and what it says.
     pub(crate) fn ctl(&self, words: &[&str]) -> (i32, String) {
         let output =
@@ -169,10 +195,19 @@ redirect_stderr=true
         assert_eq!(code, 0, "{words:?}: {output}\n{}", self.log());
     }
 
+    /// What supervisord says of the program; asked directly, since supervisorctl takes a third of a second.
+    fn process(&self) -> Option<ProcessInfo> {
+        self.rpc().process("haproxy").ok()
+    }
+
     /// The process that supervisord runs as `haproxy`.
     pub(crate) fn handover(&self) -> Option<i32> {
-        let (_, pid) = self.ctl(&["pid", "haproxy"]);
-        pid.trim().parse().ok().filter(|pid| *pid > 0)
+        i32::try_from(self.process()?.pid?).ok()
+    }
+
+    /// The program's state.
+    pub(crate) fn state(&self) -> Option<State> {
+        Some(self.process()?.state)
     }
 
     /// `handover stop`.
@@ -203,10 +238,16 @@ redirect_stderr=true
         })
     }
 
-    /// The sockets of masters that lie about.
+    /// The sockets of masters, dead ones' too.
+    pub(crate) fn masters(&self) -> Vec<Socket> {
+        let files = fs::read_dir(masters::directory(&self.path("admin.sock"))).into_iter().flatten().flatten();
+        let sockets = files.filter(|file| file.file_name().to_string_lossy().contains(masters::SUFFIX));
+        sockets.map(|file| Socket::new(file.path())).collect()
+    }
+
+    /// How many sockets of masters there are.
     pub(crate) fn master_sockets(&self) -> usize {
-        let files = fs::read_dir(self.path("handover")).into_iter().flatten().flatten();
-        files.filter(|file| file.file_name().to_string_lossy().contains(".sock")).count()
+        self.masters().len()
     }
 
     /// Everything that handover and HAProxy said.
@@ -285,129 +326,4 @@ pub(crate) fn children(parent: i32) -> Vec<i32> {
 /// A port of the loopback that nobody has. It isn't held: HAProxy must be able to bind it.
 pub(crate) fn free_port() -> SocketAddr {
     TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap()
-}
-
-/// An app that answers `/slow` over 4 s, and everything else at once.
-fn serve_app() -> SocketAddr {
-    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-    let address = listener.local_addr().unwrap();
-    std::thread::spawn(move || {
-        for stream in listener.incoming().flatten() {
-            std::thread::spawn(move || serve(stream));
-        }
-    });
-    address
-}
-
-/// `/slow` is this many lines, 100 ms apart.
-pub(crate) const SLOW_LINES: usize = 40;
-
-fn serve(stream: TcpStream) -> std::io::Result<()> {
-    let mut reader = BufReader::new(stream.try_clone()?);
-    let mut stream = stream;
-    while let Some(path) = read_request(&mut reader)? {
-        if path == "/slow" {
-            write!(stream, "HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n", SLOW_LINES * 5)?;
-            for _ in 0..SLOW_LINES {
-                stream.write_all(b"slow\n")?;
-                std::thread::sleep(Duration::from_millis(100));
-            }
-        } else {
-            stream.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 3\r\n\r\nok\n")?;
-        }
-    }
-    Ok(())
-}
-
-fn read_request(reader: &mut impl BufRead) -> std::io::Result<Option<String>> {
-    let mut path = None;
-    for line in reader.lines() {
-        let line = line?;
-        if line.is_empty() {
-            return Ok(path);
-        }
-        path.get_or_insert_with(|| line.split(' ').nth(1).unwrap_or_default().to_owned());
-    }
-    Ok(None)
-}
-
-/// One request on a connection of its own; the body of a 200.
-pub(crate) fn get(address: SocketAddr, path: &str) -> Result<String, String> {
-    let mut stream = TcpStream::connect(address).map_err(|error| format!("connect: {error}"))?;
-    request(&mut stream, path, "close").map(|(body, _)| body)
-}
-
-/// The body of a 200, and whether HAProxy closes the connection behind it.
-fn request(stream: &mut TcpStream, path: &str, connection: &str) -> Result<(String, bool), String> {
-    stream.set_read_timeout(Some(PATIENCE)).map_err(|error| error.to_string())?;
-    // In one piece: several small ones would wait for each other's acknowledgement.
-    let text = format!("GET {path} HTTP/1.1\r\nHost: lab\r\nConnection: {connection}\r\n\r\n");
-    stream.write_all(text.as_bytes()).map_err(|error| format!("send: {error}"))?;
-    let mut reader = BufReader::new(stream);
-    let mut head = String::new();
-    while !head.ends_with("\r\n\r\n") {
-        if reader.read_line(&mut head).map_err(|error| format!("head: {error}"))? == 0 {
-            return Err(format!("closed after {} bytes", head.len()));
-        }
-    }
-    let head = head.to_lowercase();
-    let length = head.lines().find_map(|line| line.strip_prefix("content-length: ")?.parse().ok());
-    let closes = head.lines().any(|line| line == "connection: close");
-    let mut body = vec![0; length.unwrap_or(0)];
-    reader.read_exact(&mut body).map_err(|error| format!("body: {error}"))?;
-    let body = String::from_utf8(body).map_err(|error| error.to_string())?;
-    if head.starts_with("http/1.1 200 ") {
-        Ok((body, closes))
-    } else {
-        Err(head.lines().next().unwrap_or("?").to_owned())
-    }
-}
-
-/// Clients that ask again and again until they are stopped.
-pub(crate) struct Load {
-    stop: Arc<AtomicBool>,
-    clients: Vec<JoinHandle<(usize, Vec<String>)>>,
-}
-
-impl Load {
-    /// Four clients with a connection a request, two that keep theirs as long as HAProxy does.
-    pub(crate) fn on(address: SocketAddr) -> Self {
-        let stop = Arc::new(AtomicBool::new(false));
-        let clients = (0..6).map(|client| {
-            let stop = Arc::clone(&stop);
-            std::thread::spawn(move || ask_until(&stop, address, client >= 4))
-        });
-        Self { clients: clients.collect(), stop }
-    }
-
-    /// Stops them; every request must have been answered, and there must have been some.
-    pub(crate) fn stop_without_a_loss(self, lab: &Lab) {
-        self.stop.store(true, Ordering::Relaxed);
-        let mut report = String::new();
-        let mut asked = 0;
-        for client in self.clients {
-            let (requests, failures) = client.join().unwrap();
-            asked += requests;
-            failures.iter().for_each(|failure| writeln!(report, "{failure}").unwrap());
-        }
-        assert!(asked > 100, "only {asked} requests");
-        assert!(report.is_empty(), "of {asked} requests:\n{report}{}", lab.log());
-    }
-}
-
-fn ask_until(stop: &AtomicBool, address: SocketAddr, keep: bool) -> (usize, Vec<String>) {
-    let (mut requests, mut failures) = (0, Vec::new());
-    let mut kept: Option<TcpStream> = None;
-    while !stop.load(Ordering::Relaxed) {
-        requests += 1;
-        let stream = kept.take().map_or_else(|| TcpStream::connect(address), Ok);
-        let answer = stream.map_err(|error| format!("connect: {error}")).and_then(|mut stream| {
-            let (_, closes) = request(&mut stream, "/", if keep { "keep-alive" } else { "close" })?;
-            kept = Some(stream).filter(|_| keep && !closes);
-            Ok(())
-        });
-        failures.extend(answer.err().map(|error| format!("request {requests}, kept {keep}: {error}")));
-        std::thread::sleep(Duration::from_millis(5));
-    }
-    (requests, failures)
 }

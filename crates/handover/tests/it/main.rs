@@ -2,8 +2,10 @@
 
 #![allow(clippy::unwrap_used, clippy::indexing_slicing, reason = "tests may panic: that is how they fail")]
 
+mod http;
 mod lab;
 mod restart;
+mod shipped;
 mod state;
 mod stop;
 mod trouble;

@@ -2,7 +2,10 @@
 
 use std::time::{Duration, Instant};
 
-use crate::lab::{Host, Lab, Load, SLOW_LINES, children, get, stat};
+use haproxy::runtime::Command;
+
+use crate::http::{Load, SLOW_LINES, get};
+use crate::lab::{Host, Lab, children, stat};
 
 #[test]
 fn restarts_lose_nothing_and_leave_one_haproxy() {
@@ -29,13 +32,18 @@ fn a_long_download_outlives_a_restart() {
     let web = lab.web;
     let download = std::thread::spawn(move || get(web, "/slow"));
     lab.until("the app sends", || lab.socket().info().is_ok_and(|info| info.connections > 0));
+    let old = lab.socket().info().unwrap().pid;
     let begun = Instant::now();
     lab.configure("second", "");
     lab.ctl_ok(&["restart", "haproxy"]);
     assert!(begun.elapsed() < Duration::from_secs(4), "the restart waited for the download");
     assert_eq!(lab.haproxys().len(), 4, "both serve");
-    // The old one can still be asked through its own master.
     assert_eq!(lab.master_sockets(), 2);
+    // The old one can still be asked through its own master: the app's server has one connection in use.
+    let question = Command::show_servers_conn().to_worker(old);
+    let answers = lab.masters().into_iter().filter_map(|master| master.ask(&question).ok()).collect::<Vec<_>>();
+    let used = answers.iter().flat_map(|answer| answer.lines()).find(|line| line.starts_with("app/one "));
+    assert_eq!(used.and_then(|line| line.split(' ').nth(6)), Some("1"), "{answers:?}");
     assert_eq!(download.join().unwrap(), Ok("slow\n".repeat(SLOW_LINES)));
     lab.until("the old one ends", || lab.haproxys().len() == 2);
 }
@@ -74,6 +82,10 @@ fn in_a_container_nothing_is_left_behind() {
         lab.haproxys().len() == 2
             && children(supervisord).iter().all(|pid| stat(*pid).is_none_or(|(state, _)| state != 'Z'))
     });
+    // What runs outside of the namespace isn't concerned, though it sees the marks, and the directory.
+    lab.handover_stop();
+    lab.assert_serves("third");
+    assert_eq!(lab.master_sockets(), 1);
     lab.shut_down();
     lab.until("everything has ended", || lab.everyone().is_empty());
     assert_eq!(lab.master_sockets(), 0);

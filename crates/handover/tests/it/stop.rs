@@ -2,7 +2,10 @@
 
 use std::time::{Duration, Instant};
 
-use crate::lab::{LINGER, Lab, Load, SLOW_LINES, get};
+use haproxy::supervisor::State;
+
+use crate::http::{Load, SLOW_LINES, get};
+use crate::lab::{LINGER, Lab};
 
 #[test]
 fn a_stop_ends_serving_after_the_linger() {
@@ -45,7 +48,7 @@ fn handover_stop_ends_it_at_once() {
     // Also while the program runs: its exit is expected, so supervisord doesn't start it again.
     lab.ctl_ok(&["start", "haproxy"]);
     lab.handover_stop();
-    lab.until("the program has ended", || lab.ctl(&["status", "haproxy"]).1.contains("EXITED"));
+    lab.until("the program has ended", || lab.state() == Some(State::Exited));
     assert_eq!((lab.generation(), lab.haproxys()), (None, vec![]));
 }
 

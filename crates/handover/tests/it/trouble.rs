@@ -2,10 +2,12 @@
 
 use std::net::TcpListener;
 
+use haproxy::supervisor::State;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
-use crate::lab::{LINGER, Lab, Load, stat};
+use crate::http::Load;
+use crate::lab::{LINGER, Lab, stat};
 
 fn kill_hard(pid: i32) {
     kill(Pid::from_raw(pid), Signal::SIGKILL).unwrap();
@@ -33,7 +35,7 @@ fn a_refused_file_fails_the_restart_and_the_next_heals() {
     // Given up for good, with one still serving: `handover stop` is what ends that.
     lab.configure("fourth", "listen broken\n    nonsense");
     lab.ctl(&["restart", "haproxy"]);
-    assert!(lab.ctl(&["status", "haproxy"]).1.contains("FATAL"));
+    assert!(lab.state() == Some(State::Fatal));
     lab.handover_stop();
     assert_eq!((lab.generation(), lab.haproxys()), (None, vec![]));
 }
@@ -99,7 +101,7 @@ fn a_killed_haproxy_is_started_afresh() {
     assert!(state("servers.state").contains(" app "), "saved by the restart");
     for whom in ["worker", "master"] {
         // An end within startsecs counts as a failed start, and supervisord gives up after startretries of them.
-        lab.until("the program runs", || lab.ctl(&["status", "haproxy"]).1.contains("RUNNING"));
+        lab.until("the program runs", || lab.state() == Some(State::Running));
         let worker = i32::try_from(lab.socket().info().unwrap().pid).unwrap();
         let (_, master) = stat(worker).unwrap();
         let handover = lab.handover().unwrap();
@@ -110,4 +112,18 @@ fn a_killed_haproxy_is_started_afresh() {
         assert_eq!(state("servers.state"), "1\n", "nobody was left to ask");
         lab.until("one HAProxy is left", || lab.haproxys().len() == 2 && lab.master_sockets() == 1);
     }
+}
+
+#[test]
+fn after_a_killed_supervisord_the_next_one_takes_over() {
+    let mut lab = Lab::start();
+    let load = Load::on(lab.web);
+    let first = lab.handover().unwrap();
+    lab.configure("second", "");
+    kill_hard(lab.supervisord());
+    lab.supervise_again();
+    lab.until("the second serves", || lab.generation().as_deref() == Some("second"));
+    load.stop_without_a_loss(&lab);
+    lab.until("the first handover ends with its HAProxy", || stat(first).is_none_or(|(state, _)| state == 'Z'));
+    lab.until("one HAProxy is left", || lab.haproxys().len() == 2);
 }
