@@ -29,7 +29,8 @@ fn nothing_lost(ground: &mut Ground, act: impl FnOnce(&mut Ground)) {
         assert_converges(ground, "later");
     };
     for (_, report) in ground.under_load(&[Kind::PerRequest, Kind::KeepAlive], RATE, act) {
-        report.assert_nothing_lost(RATE);
+        report.assert_nothing_lost();
+        report.assert_pace(RATE);
     }
 }
 

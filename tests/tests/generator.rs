@@ -46,7 +46,8 @@ fn loses_nothing_while_nothing_happens() {
     let _turn = heavy();
     for kind in [Kind::PerRequest, Kind::KeepAlive, Kind::Http2] {
         let report = under_load(kind, |_| ());
-        report.assert_nothing_lost(RATE);
+        report.assert_nothing_lost();
+        report.assert_pace(RATE);
         assert_eq!(report.sent, report.good);
         assert_eq!(report.upstreams.len(), 3, "all three apps answer:\n{report}");
     }

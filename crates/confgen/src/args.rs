@@ -151,6 +151,15 @@ pub struct Options {
     /// Ports that TCP services may bind
     #[arg(long, env = "CONFGEN_TCP_PORTS", default_value = "1024-65535", value_name = "FIRST-LAST", value_parser = port_range)]
     pub tcp_ports: RangeInclusive<u16>,
+    /// More of a service's upstreams, or of all, than this vanishing at once are kept while HAProxy finds them up; 100% is never
+    #[arg(long, env = "CONFGEN_GUARD", default_value = "50%", value_name = "PERCENT", value_parser = percent)]
+    pub guard: u8,
+    /// What vanishes within this vanishes at once
+    #[arg(long, env = "CONFGEN_GUARD_WINDOW", default_value = "10s", value_name = "TIME", value_parser = humantime::parse_duration)]
+    pub guard_window: Duration,
+    /// What is kept is let go after this
+    #[arg(long, env = "CONFGEN_GUARD_HOLD", default_value = "5m", value_name = "TIME", value_parser = humantime::parse_duration)]
+    pub guard_hold: Duration,
     /// How HAProxy is restarted; made by a direct call where supervisord can be reached
     #[arg(
         long,
@@ -239,6 +248,11 @@ fn log_target(text: &str) -> Result<String, String> {
             && (host.parse::<std::net::IpAddr>().is_ok() || host.parse::<discovery::Host>().is_ok())
     });
     host.map(|_| text.to_owned()).ok_or_else(|| "a socket's absolute path, or host:port: /dev/log, 10.0.0.9:514".into())
+}
+
+fn percent(text: &str) -> Result<u8, String> {
+    let number = text.strip_suffix('%').unwrap_or(text).parse().ok().filter(|percent| *percent <= 100);
+    number.ok_or_else(|| "a share from 0% to 100%".into())
 }
 
 fn port_range(text: &str) -> Result<RangeInclusive<u16>, String> {

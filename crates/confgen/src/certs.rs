@@ -123,7 +123,7 @@ fn verdict(content: &[u8], copies: &Path, checker: &Checker) -> Result<Option<St
 }
 
 /// The line that says what is wrong, without HAProxy's prefix.
-fn first_alert(output: &str) -> String {
+pub(crate) fn first_alert(output: &str) -> String {
     let line = output.lines().find(|line| line.contains("unable to") || line.contains("[ALERT]")).unwrap_or(output);
     line.rsplit("] : ").next().unwrap_or(line).trim().chars().take(200).collect()
 }

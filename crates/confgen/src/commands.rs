@@ -81,7 +81,7 @@ async fn prepare(common: Common, at_revision: Option<i64>) -> anyhow::Result<(Ro
         None => client.snapshot("").await?,
         Some(revision) => client.snapshot_at("", revision).await?,
     };
-    let rounds = tokio::task::spawn_blocking(move || Rounds::open(common.options)).await??;
+    let rounds = tokio::task::spawn_blocking(move || Rounds::open(common.options, Box::new(|_| false))).await??;
     Ok((rounds, Topology::of(&snapshot.entries)))
 }
 

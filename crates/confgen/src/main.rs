@@ -1,7 +1,7 @@
 //! confgen: follows the store, renders haproxy.cfg, has HAProxy validate it, and applies it.
 //!
 //! Data goes one way: topology → settle → { live, structure, view → render } → HAProxy and disk. `settle`, `view`,
-//! `render`, `structure`, `live` and `pace` are pure; `disk`, `certs`, `stats` and `outside` touch files; `proxy` is the
+//! `render`, `structure`, `live`, `guard` and `pace` are pure; `disk`, `certs`, `stats` and `outside` touch files; `proxy` is the
 //! running HAProxy; `round` puts a round together; `run` is the daemon and has the only `select!`; `commands` are the
 //! one-shot forms.
 
@@ -15,6 +15,8 @@ mod view;
 mod render;
 mod structure;
 
+mod bisect;
+mod guard;
 mod live;
 mod pace;
 

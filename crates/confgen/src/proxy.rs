@@ -1,12 +1,13 @@
 //! HAProxy as confgen drives it: what it runs is looked at, changed over the Runtime API, and else restarted. Blocks.
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use anyhow::Context;
 use discovery::ServiceId;
-use haproxy::runtime::{Removal, ServerName, Socket, Token, Word};
+use haproxy::runtime::{Operation, Removal, ServerName, Socket, Token, Word};
 use haproxy::supervisor::{Control, State};
 
 use crate::disk::Disk;
@@ -122,6 +123,15 @@ impl Proxy {
             anyhow::bail!("HAProxy refuses a change: {}", complaints.join("; "));
         }
         Ok(made)
+    }
+
+    /// Which of a service's servers HAProxy's own checks find up; one that isn't there, or in maintenance, is not said.
+    pub fn health(&self, id: &ServiceId) -> BTreeMap<String, bool> {
+        let Ok(backend) = id.to_string().parse::<Word>() else { return BTreeMap::new() };
+        let state = self.socket.servers_state_of(&backend).map(|state| state.servers).unwrap_or_default();
+        let up = |operation| matches!(operation, Operation::Running | Operation::Starting);
+        let seen = state.into_iter().filter(|server| !server.admin.maintenance());
+        seen.map(|server| (server.server, up(server.operation))).collect()
     }
 
     /// Removes the servers that have been waiting for their last connection. True while some still do.

@@ -1,19 +1,23 @@
 //! Rounds: what the store says is settled, HAProxy follows at once as far as it can, the file follows it, and a restart
 //! does the rest. Everything here blocks; `run` keeps it off the runtime, one round at a time.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::fs;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use anyhow::Context;
-use discovery::Topology;
+use discovery::{ServiceId, Topology};
 use haproxy::check::{Checker, Verdict};
 use haproxy::runtime::Socket;
 
 use crate::args::Options;
+use crate::bisect::culprits;
+use crate::certs::first_alert;
 use crate::disk::Disk;
+use crate::guard::{Departure, Guard, Policy};
 use crate::outside::{Outside, Places};
 use crate::proxy::{Proxy, Restart};
 use crate::render::{Rendered, render};
@@ -35,7 +39,19 @@ pub struct Rounds {
     /// What the file is to be like, but for what HAProxy takes while it runs.
     structure: Structure,
     quarantined: BTreeMap<String, String>,
+    guard: Guard,
+    /// Whether a lease lives; etcd is asked.
+    lives: Lives,
+    guarded_at: Instant,
 }
+
+/// Asks etcd whether a lease lives. What can't be asked doesn't.
+pub type Lives = Box<dyn Fn(i64) -> bool + Send>;
+
+/// How often HAProxy is asked whether what is kept is still up.
+const GUARD_EVERY: Duration = Duration::from_secs(1);
+/// A server that was put back may be missing from HAProxy's answer for as long as that takes.
+const PUT_BACK: Duration = Duration::from_secs(2);
 
 /// What a quick round leaves to be done.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -44,8 +60,8 @@ pub struct Left {
     pub file: bool,
     /// HAProxy has to be restarted, for this reason.
     pub restart: Option<String>,
-    /// Servers wait for their last connection.
-    pub leaving: bool,
+    /// Servers wait for their last connection, or are kept.
+    pub sweep: bool,
 }
 
 /// How writing the file went.
@@ -57,6 +73,8 @@ pub enum Filed {
     Written,
     /// HAProxy refuses the generated file, in its own words. The old one stays.
     Refused(String),
+    /// HAProxy refuses these services, for these reasons; the file would be fine without them.
+    Culprits(BTreeMap<ServiceId, String>),
     /// HAProxy refuses the operator's own files, in its own words. Nothing of the store is to blame.
     OperatorRefused(String),
 }
@@ -96,6 +114,10 @@ impl fmt::Display for Filed {
             Self::Refused(output) => {
                 write!(f, "HAProxy refuses the generated file, the old one stays: {}", output.trim())
             }
+            Self::Culprits(culprits) => {
+                let names: Vec<String> = culprits.keys().map(ToString::to_string).collect();
+                write!(f, "HAProxy refuses {}; going on without", names.join(", "))
+            }
             Self::OperatorRefused(output) => {
                 write!(f, "HAProxy refuses the operator's own files, mend them first: {}", output.trim())
             }
@@ -105,7 +127,7 @@ impl fmt::Display for Filed {
 
 impl Rounds {
     /// Opens the state directory and looks at what is outside of the store.
-    pub fn open(options: Options) -> anyhow::Result<Self> {
+    pub fn open(options: Options, lives: Lives) -> anyhow::Result<Self> {
         let disk = Disk::open(&options.haproxy_cfg, &options.state_dir)?;
         let places = options.places();
         places.prepare()?;
@@ -119,6 +141,9 @@ impl Rounds {
             outside: Arc::new(places.read(&checker)?),
             structure: Structure::default(),
             quarantined: BTreeMap::new(),
+            guard: Guard::new(Policy { share: options.guard, window: options.guard_window, hold: options.guard_hold }),
+            lives,
+            guarded_at: Instant::now(),
             options,
             places,
             disk,
@@ -135,6 +160,7 @@ impl Rounds {
             }
         }
         self.outside = Arc::new(outside);
+        self.settled.forgive();
         Ok(())
     }
 
@@ -144,7 +170,7 @@ impl Rounds {
     }
 
     /// Decides what is wanted.
-    pub fn settle(&mut self, topology: &Topology, changed: &Changed) -> anyhow::Result<Vec<discovery::ServiceId>> {
+    pub fn settle(&mut self, topology: &Topology, changed: &Changed) -> anyhow::Result<Vec<ServiceId>> {
         if *changed == Changed::All {
             self.settled.limit(self.limits());
         }
@@ -165,7 +191,8 @@ impl Rounds {
 
     /// HAProxy follows what it can without a restart; says what is left.
     pub fn quick(&mut self, topology: &Topology, changed: &Changed) -> anyhow::Result<Left> {
-        let touched = self.settle(topology, changed)?;
+        let mut touched: BTreeSet<ServiceId> = self.settle(topology, changed)?.into_iter().collect();
+        touched.extend(self.guard_losses());
         let doubted = self.proxy.stamp().is_none();
         let made = self.proxy.follow(&self.settled, touched.iter(), &self.disk)?;
         if made > 0 {
@@ -174,13 +201,87 @@ impl Rounds {
         Ok(Left {
             file: doubted || *changed == Changed::All || !touched.is_empty(),
             restart: self.proxy.lacks(&self.structure),
-            leaving: self.proxy.sweep()?,
+            sweep: self.proxy.sweep()? || !self.guard.holding().is_empty(),
         })
     }
 
-    /// Removes servers that were waiting for their last connection. True while some still do.
-    pub fn sweep(&mut self) -> anyhow::Result<bool> {
-        self.proxy.sweep()
+    /// Removes servers that were waiting for their last connection, and lets go what was kept and is no longer up. Says
+    /// what is left, as a quick round does.
+    pub fn sweep(&mut self) -> anyhow::Result<Left> {
+        let mut left = Left::default();
+        if self.guarded_at.elapsed() >= GUARD_EVERY {
+            let released = self.guard_release();
+            self.proxy.follow(&self.settled, released.iter(), &self.disk)?;
+            left.file = !released.is_empty();
+        }
+        left.sweep = self.proxy.sweep()? || !self.guard.holding().is_empty();
+        left.restart = self.proxy.lacks(&self.structure);
+        Ok(left)
+    }
+
+    /// Keeps what vanished in a crowd. Says for which services the outcome is another one.
+    fn guard_losses(&mut self) -> BTreeSet<ServiceId> {
+        let departures: Vec<Departure> =
+            self.settled.take_departures().into_iter().filter(Departure::is_loss).collect();
+        let mut concerned = BTreeSet::new();
+        if !departures.is_empty() {
+            let services: BTreeSet<ServiceId> =
+                departures.iter().map(|it| &it.service).chain(self.guard.losers()).cloned().collect();
+            let health = self.health(&services);
+            let is_up = |it: &Departure| health.get(&it.service).and_then(|of| of.get(it.id.as_str())) == Some(&true);
+            let present = self.settled.present(&services);
+            let crowd = self.guard.lost(Instant::now(), departures.into_iter().filter(is_up).collect(), &present);
+            concerned = self.keep(crowd);
+        }
+        if !self.guard.holding().is_empty() {
+            concerned.extend(self.guard_release());
+        }
+        concerned
+    }
+
+    /// Keeps a crowd, but for those whose lease lives: somebody deleted their keys.
+    fn keep(&mut self, mut crowd: Vec<Departure>) -> BTreeSet<ServiceId> {
+        let leases: BTreeSet<i64> = crowd.iter().map(|it| it.lease).collect();
+        let alive: BTreeSet<i64> = leases.into_iter().filter(|lease| (self.lives)(*lease)).collect();
+        crowd.retain(|it| !alive.contains(&it.lease));
+        let services: BTreeSet<ServiceId> = crowd.iter().map(|it| it.service.clone()).collect();
+        for service in &services {
+            let count = crowd.iter().filter(|it| it.service == *service).count();
+            tracing::warn!("{service}: {count} upstreams vanished at once and are up; kept until their checks fail");
+        }
+        self.guard.hold(Instant::now(), crowd);
+        services.into_iter().filter(|service| self.settled.keep(service, self.guard.held(service))).collect()
+    }
+
+    fn guard_release(&mut self) -> BTreeSet<ServiceId> {
+        self.guarded_at = Instant::now();
+        let health = self.health(&self.guard.holding().into_iter().collect());
+        let settled = &self.settled;
+        let released = self.guard.release(self.guarded_at, |service, id, upstream, kept| {
+            let up = health.get(service).and_then(|of| of.get(id.as_str())).copied();
+            !settled.is_back(service, id, upstream) && up.unwrap_or(kept < PUT_BACK)
+        });
+        for service in &released {
+            tracing::info!("{service}: upstreams that were kept are back, or let go");
+        }
+        released.into_iter().filter(|service| self.settled.keep(service, self.guard.held(service))).collect()
+    }
+
+    fn health(&self, services: &BTreeSet<ServiceId>) -> BTreeMap<ServiceId, BTreeMap<String, bool>> {
+        services.iter().map(|service| (service.clone(), self.proxy.health(service))).collect()
+    }
+
+    /// Takes in how writing a file went.
+    pub fn filed(&mut self, filing: &Filing, filed: &Filed) {
+        match filed {
+            Filed::Same | Filed::Written => self.settled.taken(&filing.settled),
+            Filed::Culprits(culprits) => {
+                self.settled.refuse(culprits, &filing.settled);
+                // Which of them are left out is seen by a look at everything.
+                self.proxy.doubt();
+            }
+            Filed::Refused(_) | Filed::OperatorRefused(_) => {}
+        }
     }
 
     /// What has to be written, apart from everything that goes on meanwhile.
@@ -212,8 +313,10 @@ impl Rounds {
 
     /// Writes the file, restarts HAProxy into it, and puts right what the file could not say.
     pub fn restart(&mut self, reason: &str) -> anyhow::Result<Outcome> {
-        let filed = self.filing().write()?;
-        if matches!(filed, Filed::Refused(_) | Filed::OperatorRefused(_)) {
+        let filing = self.filing();
+        let filed = filing.write()?;
+        self.filed(&filing, &filed);
+        if !matches!(filed, Filed::Same | Filed::Written) {
             return Ok(Outcome::Refused(filed));
         }
         tracing::info!("restart: {reason}");
@@ -232,13 +335,28 @@ impl Rounds {
     pub fn once(&mut self, topology: &Topology) -> anyhow::Result<Outcome> {
         let left = self.quick(topology, &Changed::All)?;
         self.tell_quarantine();
+        let outcome = self.complete(left)?;
+        if let Outcome::Refused(Filed::Culprits(_)) = outcome {
+            // Once more, without them.
+            let left = self.quick(topology, &Changed::All)?;
+            self.tell_quarantine();
+            return self.complete(left);
+        }
+        Ok(outcome)
+    }
+
+    /// Does what a quick round has left.
+    fn complete(&mut self, left: Left) -> anyhow::Result<Outcome> {
         if let Some(reason) = left.restart {
             return self.restart(&reason);
         }
-        match self.filing().write()? {
-            Filed::Same | Filed::Written => Ok(Outcome::InSync),
-            refused => Ok(Outcome::Refused(refused)),
-        }
+        let filing = self.filing();
+        let filed = filing.write()?;
+        self.filed(&filing, &filed);
+        Ok(match filed {
+            Filed::Same | Filed::Written => Outcome::InSync,
+            refused => Outcome::Refused(refused),
+        })
     }
 
     fn limits(&self) -> Limits {
@@ -255,7 +373,11 @@ impl Rounds {
     }
 }
 
+/// Enough to single out half a dozen services of a thousand; a check takes some 50 ms.
+const JUDGEMENTS: usize = 120;
+
 /// A file to be written, with all that it is written from: later changes don't touch it.
+#[derive(Clone)]
 pub struct Filing {
     site: Site,
     outside: Arc<Outside>,
@@ -308,8 +430,31 @@ impl Filing {
                 Ok(Filed::Written)
             }
             Verdict::Refused { output } if self.operator_is_refused(include)? => Ok(Filed::OperatorRefused(output)),
-            Verdict::Refused { output } => Ok(Filed::Refused(output)),
+            Verdict::Refused { output } => {
+                drop(staged);
+                let culprits = self.culprits()?;
+                Ok(if culprits.is_empty() { Filed::Refused(output) } else { Filed::Culprits(culprits) })
+            }
         }
+    }
+
+    /// The services without which HAProxy would take the file; none where it refuses even the empty one.
+    fn culprits(&self) -> anyhow::Result<BTreeMap<ServiceId, String>> {
+        let mut judge = |services: &[ServiceId]| -> anyhow::Result<Option<String>> {
+            let some = Self { settled: self.settled.only(services), ..self.clone() };
+            let view = View::of(&some.settled, &some.site, &some.outside.operator);
+            let structure = Structure::of(&view, &some.outside.contents)?;
+            let staged = self.disk.stage(&render(&view, &structure, &self.options.state_dir)?)?;
+            Ok(match self.checker.check(&[self.options.include.clone(), staged.path().to_owned()])? {
+                Verdict::Valid { .. } => None,
+                Verdict::Refused { output } => Some(first_alert(&output)),
+            })
+        };
+        if judge(&[])?.is_some() {
+            return Ok(BTreeMap::new());
+        }
+        let services: Vec<ServiceId> = self.settled.services().map(|(id, _)| id.clone()).collect();
+        Ok(culprits(&services, JUDGEMENTS, &mut judge)?.into_iter().collect())
     }
 
     /// Whether the operator's files fail on their own. A directory without any is fine, but HAProxy refuses to check

@@ -7,7 +7,8 @@ use daemon::shutdown::Shutdown;
 use daemon::systemd;
 use discovery::Topology;
 use haproxy::runtime::Socket;
-use registry::{Client, Event, Follow};
+use registry::{Client, Event, Follow, LeaseId};
+use tokio::runtime::Handle;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 use tokio::time::{MissedTickBehavior, interval, sleep_until};
@@ -17,7 +18,7 @@ use crate::args::{Options, Pacing};
 use crate::outside::{Glance, Places};
 use crate::pace::{Act, Pace};
 use crate::proxy;
-use crate::round::{Filed, Left, Outcome, Rounds};
+use crate::round::{Filed, Filing, Left, Outcome, Rounds};
 use crate::settle::Changed;
 
 /// How often the files and the running generation are looked at. A restart or a crash of HAProxy is mended as soon as it
@@ -29,7 +30,9 @@ pub async fn run(store: registry::Config, options: Options, pacing: Pacing, shut
     let client = Client::new(store);
     let mut events = client.follow(Follow { resync: pacing.resync }, shutdown.drain.clone());
     let mut looks = look(options.places(), Socket::new(options.runtime_socket.clone()), shutdown.drain.clone());
-    let rounds = tokio::task::spawn_blocking(move || Rounds::open(options)).await??;
+    let (asked, runtime) = (client.clone(), Handle::current());
+    let lives = move |lease| matches!(runtime.block_on(asked.time_to_live(LeaseId::from(lease))), Ok(Some(_)));
+    let rounds = tokio::task::spawn_blocking(move || Rounds::open(options, Box::new(lives))).await??;
     let mut daemon = Daemon::new(rounds, &pacing);
     let mut watchdog = interval(systemd::watchdog_interval().unwrap_or(Duration::from_secs(3600)));
     systemd::status("waiting for the store");
@@ -100,7 +103,7 @@ async fn finished<T>(task: &mut Option<JoinHandle<T>>) -> T {
 enum Done {
     Followed(Left),
     Restarted(Outcome),
-    Swept(bool),
+    Swept(Left),
 }
 
 /// An act that is under way; it gives back what rounds are made with.
@@ -116,7 +119,9 @@ struct Daemon {
     /// None while an act has them.
     rounds: Option<Rounds>,
     acting: Option<Acting>,
-    filing: Option<JoinHandle<anyhow::Result<Filed>>>,
+    filing: Option<JoinHandle<(Filing, anyhow::Result<Filed>)>>,
+    /// What was written last, to be told to the next act.
+    written: Option<(Filing, Filed)>,
     /// Why HAProxy has to be restarted.
     restart: Option<String>,
     /// Files changed since they were last read.
@@ -138,6 +143,7 @@ impl Daemon {
             rounds: Some(rounds),
             acting: None,
             filing: None,
+            written: None,
             restart: None,
             outside_changed: false,
             doubt: false,
@@ -208,14 +214,17 @@ impl Daemon {
         if act == Act::File {
             self.pace.began(act);
             let filing = self.rounds.as_ref().map(Rounds::filing);
-            self.filing = filing.map(|filing| tokio::task::spawn_blocking(move || filing.write()));
-            if let Some(rounds) = &mut self.rounds {
-                rounds.tell_quarantine();
-            }
+            self.filing = filing.map(|filing| {
+                tokio::task::spawn_blocking(move || {
+                    let filed = filing.write();
+                    (filing, filed)
+                })
+            });
             return;
         }
         let Some(mut rounds) = self.rounds.take() else { return };
         self.pace.began(act);
+        let written = self.written.take();
         let mut changed = Changed::nothing();
         let (mut outside, mut reason) = (false, String::new());
         match act {
@@ -230,11 +239,15 @@ impl Daemon {
             Act::File | Act::Sweep => {}
         }
         self.acting = Some(tokio::task::spawn_blocking(move || {
+            if let Some((filing, filed)) = written {
+                rounds.filed(&filing, &filed);
+            }
             let done = match act {
                 Act::Restart => rounds.restart(&reason).map(Done::Restarted),
                 Act::Sweep => rounds.sweep().map(Done::Swept),
                 Act::Follow | Act::File => follow(&mut rounds, &topology, &changed, outside),
             };
+            rounds.tell_quarantine();
             (rounds, (act, done))
         }));
     }
@@ -248,7 +261,7 @@ impl Daemon {
                 if left.file {
                     self.pace.file(now);
                 }
-                if left.leaving {
+                if left.sweep {
                     self.pace.sweep(now);
                 }
                 if left.restart.is_none() {
@@ -256,8 +269,11 @@ impl Daemon {
                 }
                 self.restart = left.restart;
             }
-            Ok(Done::Swept(leaving)) => {
-                if leaving {
+            Ok(Done::Swept(left)) => {
+                if left.file {
+                    self.pace.file(now);
+                }
+                if left.sweep {
                     self.pace.sweep(now);
                 }
             }
@@ -268,17 +284,28 @@ impl Daemon {
             }
             // Its start by whoever stopped it is seen, and it finds the file ready.
             Ok(Done::Restarted(Outcome::Stopped)) => tracing::warn!("{}", Outcome::Stopped),
+            Ok(Done::Restarted(Outcome::Refused(Filed::Culprits(_)))) => self.everything_anew(),
             Ok(Done::Restarted(outcome)) => self.failed(act, &outcome.to_string()),
             Err(error) => self.failed(act, &format!("{error:#}")),
         }
     }
 
-    fn filed(&mut self, filed: anyhow::Result<Filed>) {
+    fn filed(&mut self, (filing, filed): (Filing, anyhow::Result<Filed>)) {
+        if let Ok(filed) = &filed {
+            self.written = Some((filing, filed.clone()));
+        }
         match filed {
             Ok(filed @ (Filed::Same | Filed::Written)) => tracing::debug!("{filed}"),
+            Ok(Filed::Culprits(_)) => self.everything_anew(),
             Ok(refused) => self.failed(Act::File, &refused.to_string()),
             Err(error) => self.failed(Act::File, &format!("{error:#}")),
         }
+    }
+
+    /// Services are left out, or were found to be another: what is wanted is decided anew.
+    fn everything_anew(&mut self) {
+        (self.changed, self.doubt) = (Changed::All, true);
+        self.pace.changed(Instant::now());
     }
 
     fn failed(&mut self, act: Act, reason: &str) {

@@ -12,7 +12,12 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::ops::RangeInclusive;
 use std::sync::Arc;
 
-use discovery::{Bind, Domain, Networks, PathPrefix, Profile, Service, ServiceId, Topology, UrlRegex};
+use discovery::{
+    Bind, Check, Domain, Field, Networks, PathPrefix, Profile, Service, ServiceId, Topology, Upstream, UpstreamId,
+    UrlRegex,
+};
+
+use crate::guard::{Departure, Present};
 
 pub use memory::Memory;
 pub use reading::Settings;
@@ -94,13 +99,22 @@ pub struct Settled {
     remembered: Arc<Memory>,
     /// Keys that no reading knows of, with the reason.
     beside: BTreeMap<String, String>,
+    /// Upstreams whose keys have gone since they were last asked for.
+    departures: Vec<Departure>,
+    /// Upstreams without a key that are served all the same.
+    kept: BTreeMap<ServiceId, BTreeMap<UpstreamId, Upstream>>,
 }
 
 #[derive(Clone, Debug)]
 struct Settlement {
     source: Arc<Service>,
     reading: Arc<Reading>,
-    wanted: Arc<Wanted>,
+    /// None where HAProxy refuses the service, and never took it in another form.
+    wanted: Option<Arc<Wanted>>,
+    /// What HAProxy says against it as it stands in the store.
+    refused: Option<String>,
+    /// Its form in the last file that HAProxy took.
+    taken: Option<Arc<Wanted>>,
 }
 
 impl Settled {
@@ -144,14 +158,78 @@ impl Settled {
         touched
     }
 
+    /// The upstreams whose keys have gone since this was last asked; not those of services that are gone as a whole.
+    pub fn take_departures(&mut self) -> Vec<Departure> {
+        std::mem::take(&mut self.departures)
+    }
+
+    /// How many upstreams there are, in all and of these services.
+    pub fn present(&self, services: &BTreeSet<ServiceId>) -> Present {
+        let count = |it: &Settlement| it.reading.upstreams.len();
+        let of = services.iter().filter_map(|id| Some((id.clone(), count(self.services.get(id)?))));
+        Present { services: of.collect(), all: self.services.values().map(count).sum() }
+    }
+
+    /// Whether an upstream of the service has a record, or one with the same address.
+    pub fn is_back(&self, service: &ServiceId, id: &UpstreamId, upstream: &Upstream) -> bool {
+        self.services.get(service).is_none_or(|it| {
+            let mut records = it.reading.upstreams.iter();
+            records.any(|(other, record)| other == id || record.address == upstream.address)
+        })
+    }
+
+    /// These upstreams of the service are served although they have no key. True if that changes anything.
+    pub fn keep(&mut self, id: &ServiceId, upstreams: BTreeMap<UpstreamId, Upstream>) -> bool {
+        if upstreams.is_empty() {
+            self.kept.remove(id);
+        } else {
+            self.kept.insert(id.clone(), upstreams);
+        }
+        self.decide(id)
+    }
+
+    /// HAProxy refuses these services, for these reasons: each goes back to the form that HAProxy took last, or out,
+    /// until it is written anew. Services that `judged` knew in another form than now have been written since. Says for
+    /// which services the outcome is another one.
+    pub fn refuse(&mut self, culprits: &BTreeMap<ServiceId, String>, judged: &Self) -> BTreeSet<ServiceId> {
+        for (id, words) in culprits {
+            let (Some(now), Some(then)) = (self.services.get_mut(id), judged.services.get(id)) else { continue };
+            if Arc::ptr_eq(&now.source, &then.source) {
+                now.refused = Some(words.clone());
+            }
+        }
+        culprits.keys().filter(|id| self.decide(id)).cloned().collect()
+    }
+
+    /// What HAProxy refused may be fine now: something beside the store is another.
+    pub fn forgive(&mut self) {
+        self.services.values_mut().for_each(|it| it.refused = None);
+    }
+
+    /// HAProxy took a file with these services in this form.
+    pub fn taken(&mut self, file: &Self) {
+        for (id, then) in &file.services {
+            if let Some(now) = self.services.get_mut(id) {
+                now.taken.clone_from(&then.wanted);
+            }
+        }
+    }
+
+    /// The same with these services alone.
+    pub fn only(&self, services: &[ServiceId]) -> Self {
+        let mut some = self.clone();
+        some.services.retain(|id, _| services.contains(id));
+        some
+    }
+
     /// The services to serve, by kind and name. One that didn't change is the very same `Arc`.
     pub fn services(&self) -> impl Iterator<Item = (&ServiceId, &Arc<Wanted>)> {
-        self.services.iter().map(|(id, it)| (id, &it.wanted))
+        self.services.iter().filter_map(|(id, it)| Some((id, it.wanted.as_ref()?)))
     }
 
     /// One service; none if it is gone or forbidden.
     pub fn service(&self, id: &ServiceId) -> Option<&Arc<Wanted>> {
-        self.services.get(id).map(|it| &it.wanted)
+        self.services.get(id)?.wanted.as_ref()
     }
 
     /// Keys that are not followed, with the reason in words.
@@ -161,9 +239,14 @@ impl Settled {
             let reasons = all.entry(key.to_owned()).or_default();
             *reasons = if reasons.is_empty() { reason.to_owned() } else { format!("{reasons}; {reason}") };
         };
-        for it in self.services.values() {
+        for (id, it) in &self.services {
             it.reading.refused.iter().for_each(|(key, reason)| add(key, reason));
-            if it.reading.settings.hsts.is_some() && it.wanted.settings.hsts.is_none() {
+            if let Some(words) = &it.refused {
+                let outcome = if it.taken.is_some() { "its last good form serves" } else { "it has no good form yet" };
+                add(&id.folder(), &format!("HAProxy refuses the service: {words}; {outcome}"));
+            }
+            let hsts = |wanted: &Arc<Wanted>| wanted.settings.hsts.is_some();
+            if it.reading.settings.hsts.is_some() && !it.wanted.as_ref().is_some_and(hsts) {
                 add(
                     &it.reading.hsts_by.key,
                     "a host of it has a service with tls off too, which HSTS would make unreachable",
@@ -197,14 +280,21 @@ impl Settled {
         let good = old.map(|old| &old.reading.good).or_else(|| self.remembered.good(id));
         let reading = Arc::new(reading::read(service, good, &self.limits));
         let renamed = old.is_none_or(|old| !old.reading.claims_like(&reading));
-        let wanted = old.map(|old| Arc::clone(&old.wanted)).unwrap_or_default();
-        self.services.insert(id.clone(), Settlement { source: Arc::clone(service), reading, wanted });
+        self.departures.extend(old.iter().flat_map(|old| departures(id, old, &reading)));
+        let (wanted, taken) = old.map(|old| (old.wanted.clone(), old.taken.clone())).unwrap_or_default();
+        // What HAProxy has against it, it has against this very form of it.
+        let refused = old.filter(|old| old.source == *service).and_then(|old| old.refused.clone());
+        let settlement = Settlement { source: Arc::clone(service), reading, wanted, refused, taken };
+        self.services.insert(id.clone(), settlement);
         renamed
     }
 
     /// Decides what is wanted of one service. True if that is another thing than before.
     fn decide(&mut self, id: &ServiceId) -> bool {
         let Some(settlement) = self.services.get_mut(id) else { return true };
+        if settlement.refused.is_some() {
+            return std::mem::replace(&mut settlement.wanted, settlement.taken.clone()) != settlement.taken;
+        }
         let reading = &settlement.reading;
         let routes = self.claims.routes(id, reading);
         let mut settings = reading.settings.clone();
@@ -215,14 +305,27 @@ impl Settled {
             url_reg: reading.url_reg.clone(),
             binds: self.claims.binds(id, reading),
             settings,
-            servers: if reading.held_back { Vec::new() } else { servers::servers(reading) },
+            servers: if reading.held_back { Vec::new() } else { servers::servers(reading, self.kept.get(id)) },
         };
-        let another = *settlement.wanted != wanted;
+        let another = settlement.wanted.as_deref() != Some(&wanted);
         if another {
-            settlement.wanted = Arc::new(wanted);
+            settlement.wanted = Some(Arc::new(wanted));
         }
         another
     }
+}
+
+/// The upstreams that a service had and has no more.
+fn departures(id: &ServiceId, old: &Settlement, new: &Reading) -> Vec<Departure> {
+    // A check that is off finds everything up: such an upstream is never kept.
+    if new.settings.check == Check::Off {
+        return Vec::new();
+    }
+    let departure = |(gone, field): (&UpstreamId, &Arc<Field<Upstream>>)| {
+        let upstream = old.reading.upstreams.get(gone).filter(|_| !new.upstreams.contains_key(gone))?;
+        Some(Departure { service: id.clone(), id: gone.clone(), upstream: upstream.clone(), lease: field.entry.lease })
+    };
+    old.source.upstreams().filter_map(departure).collect()
 }
 
 #[cfg(test)]

@@ -168,6 +168,16 @@ impl Socket {
         ServersState::parse(&answer).ok_or_else(|| self.refused(command, &answer))
     }
 
+    /// The servers of one backend, or listen section: `show servers state BACKEND`.
+    ///
+    /// # Errors
+    /// As [`ask`](Self::ask), or when HAProxy has no such backend.
+    pub fn servers_state_of(&self, backend: &Word) -> Result<ServersState, Error> {
+        let command = Command::show_servers_state_of(backend);
+        let answer = self.ask(&command)?;
+        ServersState::parse(&answer).ok_or_else(|| self.refused(command, &answer))
+    }
+
     /// The paths of all maps that HAProxy has loaded from files: `show map`.
     ///
     /// # Errors

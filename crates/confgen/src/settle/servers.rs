@@ -33,11 +33,13 @@ pub enum ServerState {
     Maint,
 }
 
-/// The servers of a service, by id.
-pub(super) fn servers(reading: &Reading) -> Vec<Server> {
+/// The servers of a service, by id; `kept` ones are served although they have no record.
+pub(super) fn servers(reading: &Reading, kept: Option<&BTreeMap<UpstreamId, Upstream>>) -> Vec<Server> {
     let active = reading.settings.active.as_ref();
     let mut servers: Vec<(Option<&Color>, Server)> = Vec::new();
-    for (id, upstream) in &reading.upstreams {
+    let kept = kept.into_iter().flatten().filter(|(id, _)| !reading.upstreams.contains_key(*id));
+    let upstreams: BTreeMap<&UpstreamId, &Upstream> = reading.upstreams.iter().chain(kept).collect();
+    for (id, upstream) in upstreams {
         let imposed = reading.overrides.get(id);
         let weight = imposed.and_then(|o| o.weight).unwrap_or(upstream.weight);
         let server = Server {

@@ -245,3 +245,30 @@ proptest! {
         }
     }
 }
+
+#[test]
+fn a_service_that_haproxy_refuses_goes_back_to_its_last_good_form() {
+    let lines = "http-services/a/domain a.com\n http-services/b/domain b.com";
+    let mut settled = settle(&topology(lines), &Memory::default(), &Limits::default());
+    settled.taken(&settled.clone());
+    let worse = topology(&format!("{lines}\n http-services/a/url_reg ^/x\n http-services/c/url_reg ^/y"));
+    settled.update(&worse, &Changed::All);
+    let judged = settled.clone();
+    let culprits = [(http("a"), "bad".to_owned()), (http("c"), "bad too".to_owned())].into();
+    assert_eq!(settled.refuse(&culprits, &judged), [http("a"), http("c")].into());
+    assert_eq!(service(&settled, "a").url_reg, None);
+    assert!(settled.service(&http("c")).is_none());
+    let reasons = settled.quarantined();
+    assert_eq!(reasons["http-services/a/"], "HAProxy refuses the service: bad; its last good form serves");
+    assert_eq!(reasons["http-services/c/"], "HAProxy refuses the service: bad too; it has no good form yet");
+    settled.update(
+        &topology(&format!("{lines}\n http-services/a/url_reg ^/x\n http-services/c/url_reg ^/y")),
+        &Changed::All,
+    );
+    assert_eq!(settled.quarantined(), reasons, "a listing of the same store changes no verdict");
+    // Written anew, it is tried anew; a verdict on what it was before says nothing.
+    let better = topology(&format!("{lines}\n http-services/c/url_reg ^/z"));
+    settled.update(&better, &Changed::All);
+    assert_eq!(settled.refuse(&culprits, &judged), BTreeSet::new());
+    assert!(settled.quarantined().is_empty() && settled.service(&http("c")).is_some());
+}

@@ -26,6 +26,11 @@ impl Command {
         Self("show servers state".to_owned())
     }
 
+    /// `show servers state BACKEND`: one backend's servers.
+    pub fn show_servers_state_of(backend: &Word) -> Self {
+        Self(format!("show servers state {backend}"))
+    }
+
     /// `show servers conn`: connections in use for each server.
     pub fn show_servers_conn() -> Self {
         Self("show servers conn".to_owned())

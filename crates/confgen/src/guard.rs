@@ -1,0 +1,205 @@
+//! The removal guard: when more upstreams vanish than die, it is the store that is ill. Pure: it is told the time.
+//!
+//! etcd can't tell a lease that expired from one that was revoked, and after a freeze it deletes every leased key before
+//! the announcers have written theirs again. So what vanishes in a crowd, while HAProxy's own checks find it up, is kept.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::{Duration, Instant};
+
+use discovery::{ServiceId, Upstream, UpstreamId, UpstreamState};
+
+/// What counts as a crowd, and for how long it is kept.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Policy {
+    /// Percent of a service's upstreams, or of all; more than that is a crowd. 100 is never.
+    pub share: u8,
+    /// Losses within this belong together.
+    pub window: Duration,
+    /// What is kept is let go after this, whatever its checks say.
+    pub hold: Duration,
+}
+
+/// An upstream whose key went.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Departure {
+    /// Its service.
+    pub service: ServiceId,
+    /// Its id.
+    pub id: UpstreamId,
+    /// Its last record.
+    pub upstream: Upstream,
+    /// The lease that its key hung on; 0 is none.
+    pub lease: i64,
+}
+
+impl Departure {
+    /// Nobody asked for it: the key hung on a lease, and its last word was not that it is going.
+    pub fn is_loss(&self) -> bool {
+        self.lease != 0 && self.upstream.state == UpstreamState::Ready
+    }
+}
+
+/// What was lost of late, and what is kept.
+#[derive(Clone, Debug)]
+pub struct Guard {
+    policy: Policy,
+    /// Losses of upstreams that HAProxy found up.
+    losses: Vec<(Instant, Departure)>,
+    held: BTreeMap<ServiceId, BTreeMap<UpstreamId, (Instant, Upstream)>>,
+}
+
+/// How many upstreams the store has.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Present {
+    /// Of each service that has lost some.
+    pub services: BTreeMap<ServiceId, usize>,
+    /// Of all services.
+    pub all: usize,
+}
+
+impl Guard {
+    /// A guard that has seen nothing yet.
+    pub fn new(policy: Policy) -> Self {
+        Self { policy, losses: Vec::new(), held: BTreeMap::new() }
+    }
+
+    /// Takes in losses of upstreams that HAProxy finds up, and says which of those within the window are a crowd: of
+    /// one service, or of all.
+    pub fn lost(&mut self, now: Instant, losses: Vec<Departure>, present: &Present) -> Vec<Departure> {
+        self.losses.retain(|(at, _)| now.saturating_duration_since(*at) < self.policy.window);
+        self.losses.extend(losses.into_iter().map(|loss| (now, loss)));
+        let crowd = |lost: usize, present: usize| lost * 100 > usize::from(self.policy.share) * (lost + present);
+        let all = crowd(self.losses.len(), present.all);
+        let of = |service: &ServiceId| self.losses.iter().filter(|(_, loss)| loss.service == *service).count();
+        let in_crowd = |loss: &&Departure| {
+            let present = present.services.get(&loss.service).copied().unwrap_or_default();
+            all || crowd(of(&loss.service), present)
+        };
+        self.losses.iter().map(|(_, loss)| loss).filter(in_crowd).cloned().collect()
+    }
+
+    /// The services that have lost some of late: [`Present`] has to count them.
+    pub fn losers(&self) -> impl Iterator<Item = &ServiceId> {
+        self.losses.iter().map(|(_, loss)| &loss.service)
+    }
+
+    /// Keeps these. They are no longer losses.
+    pub fn hold(&mut self, now: Instant, crowd: Vec<Departure>) {
+        for Departure { service, id, upstream, .. } in crowd {
+            self.losses.retain(|(_, loss)| (&loss.service, &loss.id) != (&service, &id));
+            self.held.entry(service).or_default().insert(id, (now, upstream));
+        }
+    }
+
+    /// Lets go what has been kept for long enough, and what `stays` is not true of; it is told for how long that has
+    /// been kept. Says which services that concerns.
+    pub fn release(
+        &mut self,
+        now: Instant,
+        stays: impl Fn(&ServiceId, &UpstreamId, &Upstream, Duration) -> bool,
+    ) -> BTreeSet<ServiceId> {
+        let mut concerned = BTreeSet::new();
+        for (service, held) in &mut self.held {
+            let before = held.len();
+            held.retain(|id, (since, upstream)| {
+                let kept = now.saturating_duration_since(*since);
+                kept < self.policy.hold && stays(service, id, upstream, kept)
+            });
+            if held.len() < before {
+                concerned.insert(service.clone());
+            }
+        }
+        self.held.retain(|_, held| !held.is_empty());
+        concerned
+    }
+
+    /// What is kept of a service.
+    pub fn held(&self, service: &ServiceId) -> BTreeMap<UpstreamId, Upstream> {
+        let held = self.held.get(service).into_iter().flatten();
+        held.map(|(id, (_, upstream))| (id.clone(), upstream.clone())).collect()
+    }
+
+    /// The services of which something is kept.
+    pub fn holding(&self) -> Vec<ServiceId> {
+        self.held.keys().cloned().collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use discovery::Kind;
+
+    use super::*;
+
+    const SECOND: Duration = Duration::from_secs(1);
+
+    fn guard() -> Guard {
+        Guard::new(Policy { share: 50, window: 10 * SECOND, hold: 300 * SECOND })
+    }
+
+    fn service(name: &str) -> ServiceId {
+        ServiceId { kind: Kind::Http, name: name.parse().unwrap() }
+    }
+
+    fn losses(name: &str, ids: std::ops::Range<u8>) -> Vec<Departure> {
+        let loss = |n| Departure {
+            service: service(name),
+            id: format!("u{n}").parse().unwrap(),
+            upstream: Upstream::parse(format!("10.0.0.{n}:80").as_bytes()).unwrap(),
+            lease: 7,
+        };
+        ids.map(loss).collect()
+    }
+
+    fn present(of_a: usize, all: usize) -> Present {
+        Present { services: [(service("a"), of_a)].into(), all }
+    }
+
+    #[test]
+    fn more_than_half_of_a_service_is_a_crowd() {
+        let t = Instant::now();
+        let mut guard = guard();
+        assert_eq!(guard.lost(t, losses("a", 1..4), &present(3, 100)), [], "half is not more than half");
+        let crowd = guard.lost(t + SECOND, losses("a", 4..5), &present(2, 99));
+        assert_eq!(crowd.len(), 4, "the earlier ones of the window too");
+        guard.hold(t + SECOND, crowd);
+        assert_eq!(guard.held(&service("a")).len(), 4);
+        assert_eq!(guard.lost(t + 2 * SECOND, Vec::new(), &present(2, 99)), [], "what is kept is no loss");
+    }
+
+    #[test]
+    fn more_than_half_of_all_is_a_crowd_and_old_losses_are_forgotten() {
+        let t = Instant::now();
+        let mut guard = guard();
+        let both = [losses("a", 1..3), losses("b", 3..6)].concat();
+        let present = Present { services: [(service("a"), 9), (service("b"), 9)].into(), all: 4 };
+        assert_eq!(guard.lost(t, both, &present).len(), 5);
+        assert_eq!(guard.lost(t + 11 * SECOND, losses("a", 9..10), &present), []);
+        let mut never = Guard::new(Policy { share: 100, ..guard.policy });
+        assert_eq!(never.lost(t, losses("a", 1..9), &self::present(0, 0)), []);
+    }
+
+    #[test]
+    fn what_is_kept_is_let_go() {
+        let t = Instant::now();
+        let mut guard = guard();
+        guard.hold(t, losses("a", 1..4));
+        let down = |_: &ServiceId, id: &UpstreamId, _: &Upstream, _| id.as_str() != "u2";
+        assert_eq!(guard.release(t + SECOND, down), [service("a")].into());
+        assert_eq!(guard.held(&service("a")).len(), 2);
+        assert_eq!(guard.release(t + 2 * SECOND, down), BTreeSet::new());
+        assert_eq!(guard.release(t + 300 * SECOND, |_, _, _, _| true), [service("a")].into());
+        assert_eq!(guard.holding(), []);
+    }
+
+    #[test]
+    fn whoever_is_asked_to_go_is_no_loss() {
+        let [mut departure] = <[Departure; 1]>::try_from(losses("a", 1..2)).unwrap();
+        assert!(departure.is_loss());
+        departure.upstream.state = UpstreamState::Drain;
+        assert!(!departure.is_loss());
+        departure.upstream.state = UpstreamState::Ready;
+        departure.lease = 0;
+        assert!(!departure.is_loss(), "written by hand, deleted by hand");
+    }
+}
