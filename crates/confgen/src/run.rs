@@ -267,6 +267,12 @@ impl Daemon {
                 if left.restart.is_none() {
                     self.in_sync();
                 }
+                // Otherwise it is told with the file, off the quick path.
+                if let Some(rounds) = &mut self.rounds
+                    && (!left.file || left.restart.is_some())
+                {
+                    rounds.tell_quarantine();
+                }
                 self.restart = left.restart;
             }
             Ok(Done::Swept(left)) => {
