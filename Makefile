@@ -3,9 +3,14 @@
 CARGO ?= cargo
 FUZZ_SECONDS ?= 60
 
-# A program that has to be there, and the Debian package it comes from.
-NEEDS = cc:build-essential protoc:protobuf-compiler haproxy:haproxy etcd:etcd-server etcdctl:etcd-client \
-        supervisord:supervisor curl:curl unshare:util-linux
+# A program or file that has to be there, and the Debian package it comes from. protoc's own .proto files are in a
+# package that protobuf-compiler only recommends.
+NEEDS = cc:build-essential protoc:protobuf-compiler /usr/include/google/protobuf/descriptor.proto:libprotobuf-dev \
+        haproxy:haproxy etcd:etcd-server etcdctl:etcd-client supervisord:supervisor curl:curl unshare:util-linux \
+        pgrep:procps systemd-analyze:systemd
+
+# Where Debian has haproxy; not on an ordinary user's PATH.
+export PATH := $(PATH):/usr/sbin:/sbin
 
 .PHONY: help
 help: ## What there is
@@ -14,14 +19,14 @@ help: ## What there is
 .PHONY: deps
 deps: ## Install what is missing (Debian; asks for sudo when not root)
 	@missing=; for need in $(NEEDS); do \
-	    PATH="$$PATH:/usr/sbin:/sbin" command -v $${need%%:*} >/dev/null || missing="$$missing $${need#*:}"; \
+	    command -v $${need%%:*} >/dev/null || test -f $${need%%:*} || missing="$$missing $${need#*:}"; \
 	done; \
 	test -z "$$missing" && exit; \
 	command -v apt-get >/dev/null || { echo "install these first:$$missing" >&2; exit 1; }; \
 	echo "installing:$$missing"; \
 	sudo=; test "$$(id -u)" = 0 || sudo=sudo; \
 	$$sudo apt-get update -qq && \
-	    $$sudo env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends $$missing
+	    $$sudo env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends $$missing >/dev/null
 
 .PHONY: build
 build: deps ## Build everything, for development

@@ -63,6 +63,26 @@ fn one_key_of_garbage() {
 }
 
 #[test]
+fn the_log_names_a_bad_value_that_changes_nothing() {
+    let _turn = heavy();
+    let etcd = Etcd::start();
+    let app = App::alone("shop-1");
+    etcd.http_service("shop", "shop.test", &[&app]);
+    etcd.put("http-services/shop/balance", "at the start");
+    let balancer = Balancer::start(&etcd);
+    balancer.wait_status(SERVED, "shop.test", "/", 200);
+    let logged = |line: &str| until(SERVED, line, || balancer.log("confgen").contains(line));
+    logged("quarantine: http-services/shop/balance: ");
+
+    let before = balancer.file();
+    etcd.put("http-services/shop/domain", "what is \"this\"");
+    logged("quarantine: http-services/shop/domain: ");
+    etcd.put("http-services/shop/domain", "shop.test");
+    logged("quarantine: http-services/shop/domain: followed again");
+    assert_eq!(balancer.file(), before);
+}
+
+#[test]
 fn ten_thousand_random_keys() {
     let _turn = heavy();
     let etcd = Etcd::start();

@@ -268,6 +268,12 @@ impl Daemon {
                 if left.restart.is_none() {
                     self.in_sync();
                 }
+                // Otherwise it is told with the file, off the quick path.
+                if let Some(rounds) = &mut self.rounds
+                    && (!left.file || left.restart.is_some())
+                {
+                    rounds.tell_quarantine();
+                }
                 self.restart = left.restart;
                 if let Err(error) = looked {
                     self.failed(act, &format!("{error:#}"));

@@ -40,8 +40,8 @@ fn words(etcd: &Etcd, balancer: &Balancer, apps: &mut [App]) -> String {
     format!(
         "
 {bold}Open{plain}
-  http://shop.localhost:{port}/     two copies, in turns
-  http://blog.localhost:{port}/     one copy
+  http://shop.localhost:{port}/           two copies, in turns
+  http://blog.localhost:{port}/           one copy
   http://{stats}/admin?stats     user admin, password {password}
 
 {bold}Try{plain}
@@ -50,15 +50,16 @@ fn words(etcd: &Etcd, balancer: &Balancer, apps: &mut [App]) -> String {
   etcdctl --endpoints {endpoints} get --prefix /haproxy-discover
   cat {folder}/haproxy.cfg
 
-  # one more upstream, by hand; then take it out again
+  # one more upstream of blog by hand, its own app under a second name; then take it out again
   etcdctl --endpoints {endpoints} put /haproxy-discover/http-services/blog/upstreams/by-hand {another}
   etcdctl --endpoints {endpoints} del /haproxy-discover/http-services/blog/upstreams/by-hand
 
   # a value that means nothing: the service keeps its last good one
   etcdctl --endpoints {endpoints} put /haproxy-discover/http-services/shop/domain 'what \"is\" this'
   tail -n 3 {folder}/confgen.log
+  etcdctl --endpoints {endpoints} put /haproxy-discover/http-services/shop/domain shop.localhost
 
-  # a polite stop of one copy, and a restart of HAProxy: neither loses a request
+  # a polite stop of shop-1, by its announcer, and a restart of HAProxy: neither loses a request
   kill {shop_1}
   supervisorctl -c {folder}/supervisord.conf restart haproxy
 
