@@ -1,6 +1,6 @@
 //! A balancer host: supervisord with HAProxy and confgen.
 
-use std::fs::{create_dir, read_to_string};
+use std::fs::read_to_string;
 use std::io::{Read as _, Write as _};
 use std::net::SocketAddr;
 use std::os::unix::net::UnixStream;
@@ -12,170 +12,17 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
 use crate::http::{Request, Response};
-use crate::supervisor::{Program, Supervisor, said};
-use crate::{Etcd, Scratch, Syslog, bin, free_port, until};
+use crate::supervisor::{Supervisor, said};
+use crate::{Etcd, Scratch, Setup, until};
 
 /// A first start goes through confgen's first render, supervisord's `startsecs` and HAProxy's own start.
-const STARTS: Duration = Duration::from_secs(20);
-
-/// supervisord's own settings give a program up after three quick deaths, which some tests are about.
-const ALWAYS: &str = "autorestart=true\nstartsecs=0\n";
-
-/// The port of the discard service, where nobody listens: a log that nobody reads.
-const NOWHERE: &str = "127.0.0.1:9";
-
-/// What a balancer will be made of; the folder and the ports are there already, so that files can be laid out.
-pub struct Setup {
-    folder: Scratch,
-    ports: [u16; 3],
-    handover: bool,
-    confgen: Option<Vec<String>>,
-    log: String,
-}
+pub(crate) const STARTS: Duration = Duration::from_secs(20);
 
 /// A running balancer. Dropping it kills supervisord and everything below it.
 pub struct Balancer {
-    supervisor: Supervisor,
-    folder: Scratch,
-    ports: [u16; 3],
-}
-
-impl Default for Setup {
-    fn default() -> Self {
-        Self::new()
-    }
-}
-
-impl Setup {
-    /// HAProxy under handover, without confgen: [`Setup::haproxy_cfg`] is for the test to write.
-    pub fn new() -> Self {
-        let folder = Scratch::new();
-        for name in ["conf.d", "certs", "state"] {
-            create_dir(folder.join(name)).expect("a folder of the balancer");
-        }
-        Self {
-            folder,
-            ports: std::array::from_fn(|_| free_port()),
-            handover: true,
-            confgen: None,
-            log: NOWHERE.to_owned(),
-        }
-    }
-
-    /// Runs `haproxy -db` itself instead of handover: what a restart does then is what the tests must be able to see.
-    #[must_use]
-    pub fn plain(mut self) -> Self {
-        self.handover = false;
-        self
-    }
-
-    /// Runs confgen too, following this store.
-    #[must_use]
-    pub fn confgen(mut self, etcd: &Etcd) -> Self {
-        self.confgen = Some(self.confgen_command(etcd));
-        self
-    }
-
-    /// More flags for confgen.
-    #[must_use]
-    pub fn flags(mut self, flags: &[&str]) -> Self {
-        self.confgen.as_mut().expect("confgen first").extend(flags.iter().map(ToString::to_string));
-        self
-    }
-
-    /// Sends HAProxy's log there.
-    #[must_use]
-    pub fn log(mut self, syslog: &Syslog) -> Self {
-        self.log = syslog.address().to_string();
-        self
-    }
-
-    /// The folder that holds all of the balancer's files.
-    pub fn folder(&self) -> &Path {
-        &self.folder
-    }
-
-    /// Where HTTP is served.
-    pub fn http(&self) -> SocketAddr {
-        loopback(self.ports[0])
-    }
-
-    /// Where HTTPS is served.
-    pub fn https(&self) -> SocketAddr {
-        loopback(self.ports[1])
-    }
-
-    /// Where the stats page is.
-    pub fn stats(&self) -> SocketAddr {
-        loopback(self.ports[2])
-    }
-
-    /// The file that HAProxy reads last.
-    pub fn haproxy_cfg(&self) -> PathBuf {
-        self.folder.join("haproxy.cfg")
-    }
-
-    /// The Runtime API's socket.
-    pub fn socket(&self) -> PathBuf {
-        self.folder.join("admin.sock")
-    }
-
-    /// Starts supervisord with all of it, and waits until HAProxy answers on its Runtime API.
-    pub fn start(self) -> Balancer {
-        let balancer = self.launch();
-        until(STARTS, "HAProxy's Runtime API", || balancer.try_ask("show info"));
-        balancer
-    }
-
-    /// Starts supervisord, and doesn't wait for HAProxy.
-    pub fn launch(self) -> Balancer {
-        let mut programs = vec![self.haproxy_program()];
-        let logged = |command: &Vec<String>| [&command[..], &["--log".to_owned(), self.log.clone()]].concat();
-        let confgen = self.confgen.as_ref().map(logged);
-        programs.extend(confgen.map(|command| Program { name: "confgen", command, settings: ALWAYS }));
-        let supervisor = Supervisor::start(&self.folder, &programs);
-        Balancer { supervisor, folder: self.folder, ports: self.ports }
-    }
-
-    fn haproxy_program(&self) -> Program {
-        let haproxy = ["haproxy", "-f", &self.path("conf.d"), "-f", &self.path("haproxy.cfg")].map(str::to_owned);
-        let command = if self.handover {
-            let handover = bin("handover").display().to_string();
-            let socket = ["--socket", &self.path("admin.sock"), "--state-file", &self.path("servers.state"), "--"];
-            [vec![handover], socket.map(str::to_owned).to_vec(), haproxy.to_vec()].concat()
-        } else {
-            [&haproxy[..], &["-db".to_owned()]].concat()
-        };
-        Program { name: "haproxy", command, settings: "startsecs=1\n" }
-    }
-
-    fn confgen_command(&self, etcd: &Etcd) -> Vec<String> {
-        let [http, https, stats] = self.ports.map(|port| loopback(port).to_string());
-        // Named by its URL, so that confgen may call supervisord itself, as it does where it is installed.
-        let restart = format!("supervisorctl -s {} restart haproxy", Supervisor::url(&self.folder));
-        let flags = [
-            ("--endpoints", etcd.endpoints()),
-            ("--haproxy-cfg", self.path("haproxy.cfg")),
-            ("--include", self.path("conf.d")),
-            ("--state-dir", self.path("state")),
-            ("--http-bind", http),
-            ("--https-bind", https),
-            ("--stats-bind", stats),
-            ("--certs", self.path("certs")),
-            ("--runtime-socket", self.path("admin.sock")),
-            ("--server-state-file", self.path("servers.state")),
-            ("--restart-command", restart),
-            // The lab's web apps listen on loopback, which confgen refuses by default.
-            ("--upstream-networks", "127.0.0.0/8".to_owned()),
-        ];
-        let mut command = vec![bin("confgen").display().to_string()];
-        command.extend(flags.into_iter().flat_map(|(flag, value)| [flag.to_owned(), value]));
-        command
-    }
-
-    fn path(&self, name: &str) -> String {
-        self.folder.join(name).display().to_string()
-    }
+    pub(crate) supervisor: Supervisor,
+    pub(crate) folder: Scratch,
+    pub(crate) ports: [u16; 3],
 }
 
 impl Balancer {
@@ -346,6 +193,6 @@ impl Balancer {
     }
 }
 
-fn loopback(port: u16) -> SocketAddr {
+pub(crate) fn loopback(port: u16) -> SocketAddr {
     SocketAddr::from(([127, 0, 0, 1], port))
 }

@@ -28,13 +28,14 @@ mod port;
 mod process;
 pub mod runtime;
 mod scratch;
+mod setup;
 mod supervisor;
 mod syslog;
 mod tls;
 mod until;
 
 pub use app::{Announce, App};
-pub use balancer::{Balancer, Setup};
+pub use balancer::Balancer;
 pub use bins::bin;
 pub use certificate::Certificate;
 pub use etcd::{Etcd, PREFIX};
@@ -43,6 +44,7 @@ pub use heavy::{Heavy, heavy};
 pub use port::free_port;
 pub use process::Process;
 pub use scratch::{Scratch, write};
+pub use setup::Setup;
 pub use syslog::Syslog;
 pub use until::{Answer, until};
 
