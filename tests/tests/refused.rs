@@ -7,8 +7,14 @@ use lab::{App, Balancer, Etcd, Setup, heavy, until, write};
 
 const DEADLINE: Duration = Duration::from_secs(30);
 
-/// A regular expression for Rust, and none for PCRE: nothing to repeat.
-const REFUSED: &str = "^*";
+/// Fine by itself; a service that takes it has servers with TLS and without an authority, which HAProxy refuses.
+const PROFILE: &str = "defaults mine
+    mode http
+    default-server ssl
+    timeout client 1s
+    timeout connect 1s
+    timeout server 1s
+";
 
 #[test]
 fn a_service_that_haproxy_refuses_hurts_nobody_else() {
@@ -17,12 +23,14 @@ fn a_service_that_haproxy_refuses_hurts_nobody_else() {
     let (shop, blog) = (App::alone("shop-1"), App::alone("blog-1"));
     etcd.http_service("shop", "shop.test", &[&shop]);
     etcd.http_service("old", "old.test", &[&blog]);
-    let balancer = Balancer::start(&etcd);
+    let setup = Setup::new().confgen(&etcd);
+    write(setup.folder().join("conf.d/mine.cfg"), PROFILE);
+    let balancer = setup.start();
     balancer.wait_status(DEADLINE, "old.test", "/", 200);
 
     // A service with a good form keeps it; one without is left out.
-    etcd.put_all([("http-services/old/url_reg", REFUSED), ("http-services/new/url_reg", REFUSED)].map(owned));
-    etcd.put("http-services/new/domain", "new.test");
+    etcd.put_all(["old", "new"].map(|service| (format!("http-services/{service}/profile"), b"mine".to_vec())));
+    etcd.http_service("new", "new.test", &[&blog]);
     etcd.http_service("blog", "blog.test", &[&blog]);
     balancer.wait_status(DEADLINE, "blog.test", "/", 200);
     balancer.wait_status(DEADLINE, "old.test", "/", 200);
@@ -35,14 +43,11 @@ fn a_service_that_haproxy_refuses_hurts_nobody_else() {
     }
 
     // Mended, it is served, and the file is what HAProxy runs.
-    etcd.put("http-services/new/url_reg", "^/new/");
-    balancer.wait_status(DEADLINE, "new.test", "/", 503);
-    etcd.delete("http-services/old/url_reg");
+    etcd.delete("http-services/new/profile");
+    balancer.wait_status(DEADLINE, "new.test", "/", 200);
+    etcd.delete("http-services/old/profile");
+    balancer.wait_status(DEADLINE, "old.test", "/", 200);
     balancer.wait_in_sync(DEADLINE);
-}
-
-fn owned((key, value): (&str, &str)) -> (String, Vec<u8>) {
-    (key.to_owned(), value.as_bytes().to_vec())
 }
 
 #[test]
@@ -68,5 +73,30 @@ fn an_operators_broken_file_is_named_and_stops_no_server() {
 
     write(&broken, "# mended\n");
     until(DEADLINE, "shop-2 in the file", || balancer.file().contains("server shop-2 "));
+    balancer.wait_in_sync(DEADLINE);
+}
+
+#[test]
+fn a_port_that_can_not_be_bound_hurts_nobody_else() {
+    let _alone = heavy();
+    let etcd = Etcd::start();
+    let app = App::alone("shop-1");
+    etcd.http_service("shop", "shop.test", &[&app]);
+    let balancer = Balancer::start(&etcd);
+    balancer.wait_status(DEADLINE, "shop.test", "/", 200);
+
+    let holder = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let taken = holder.local_addr().unwrap();
+    // RFC 5737: an address for documentation, which no host has.
+    etcd.put("tcp-services/foreign/ports", "203.0.113.9:3306");
+    etcd.put("tcp-services/taken/ports", taken.to_string());
+    until(DEADLINE, "both to be named", || {
+        let log = balancer.log("confgen");
+        log.contains("203.0.113.9:3306: this host has no such address")
+            && log.contains(&format!("{taken}: another program holds the port"))
+    });
+    etcd.http_service("blog", "blog.test", &[&app]);
+    balancer.wait_status(DEADLINE, "blog.test", "/", 200);
+    balancer.wait_status(DEADLINE, "shop.test", "/", 200);
     balancer.wait_in_sync(DEADLINE);
 }

@@ -23,6 +23,7 @@ mod pace;
 mod certs;
 mod disk;
 mod outside;
+mod ports;
 mod stats;
 
 mod commands;

@@ -19,6 +19,8 @@ use crate::view::has_section;
 /// A restart checks the file, starts HAProxy and waits for its answer: under a second for thousands of servers. A
 /// process that isn't live after this is looked at again by the next try.
 const LIVE_WITHIN: Duration = Duration::from_secs(15);
+/// How soon, and how often, supervisord is asked whether HAProxy's start has failed.
+const GIVEN_UP_AFTER: Duration = Duration::from_millis(500);
 /// How often HAProxy is asked whether it has got there.
 const ASK_EVERY: Duration = Duration::from_millis(10);
 
@@ -265,7 +267,14 @@ impl Proxy {
         self.unmark()?;
         let deadline = Instant::now() + LIVE_WITHIN;
         let mut answers = 0;
+        let mut ask_supervisord = Instant::now() + GIVEN_UP_AFTER;
         while Instant::now() < deadline {
+            if answers == 0 && Instant::now() >= ask_supervisord {
+                ask_supervisord += GIVEN_UP_AFTER;
+                if let Ok(state @ (State::Backoff | State::Fatal | State::Exited)) = self.control.state() {
+                    return Ok(Restart::NotLive(format!("HAProxy doesn't start; supervisord: {state:?}")));
+                }
+            }
             let new = process() != old && running(&self.socket).as_deref() == Some(stamp);
             answers = if new { answers + 1 } else { 0 };
             if answers == SURE {

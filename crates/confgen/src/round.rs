@@ -19,9 +19,10 @@ use crate::certs::first_alert;
 use crate::disk::Disk;
 use crate::guard::{Departure, Guard, Policy};
 use crate::outside::{Outside, Places};
+use crate::ports::unbindable;
 use crate::proxy::{Proxy, Restart};
 use crate::render::{Rendered, render};
-use crate::settle::{Changed, Limits, Settled};
+use crate::settle::{Changed, Limits, Settled, Wanted};
 use crate::stats;
 use crate::structure::Structure;
 use crate::view::{self, Site, View, has_section};
@@ -159,8 +160,10 @@ impl Rounds {
                 tracing::warn!("certificate {}: {reason}; not taken over", file.display());
             }
         }
+        if *self.outside != outside {
+            self.settled.forgive();
+        }
         self.outside = Arc::new(outside);
-        self.settled.forgive();
         Ok(())
     }
 
@@ -274,6 +277,8 @@ impl Rounds {
     /// Takes in how writing a file went.
     pub fn filed(&mut self, filing: &Filing, filed: &Filed) {
         match filed {
+            // A file that waits for its restart may still keep HAProxy from starting.
+            Filed::Same | Filed::Written if self.proxy.lacks(&filing.structure).is_some() => {}
             Filed::Same | Filed::Written => self.settled.taken(&filing.settled),
             Filed::Culprits(culprits) => {
                 self.settled.refuse(culprits, &filing.settled);
@@ -324,14 +329,29 @@ impl Rounds {
         match self.proxy.restart(&stamp)? {
             Restart::Taken => {}
             Restart::Stopped => return Ok(Outcome::Stopped),
-            Restart::NotLive(reason) => return Ok(Outcome::NotLive(reason)),
+            Restart::NotLive(reason) => {
+                let culprits = self.unbindable();
+                if culprits.is_empty() {
+                    return Ok(Outcome::NotLive(reason));
+                }
+                let filed = Filed::Culprits(culprits);
+                self.filed(&filing, &filed);
+                return Ok(Outcome::Refused(filed));
+            }
         }
+        self.settled.taken(&filing.settled);
         self.disk.sweep(&[&stamp])?;
         self.proxy.follow(&self.settled, std::iter::empty(), &self.disk)?;
         Ok(match self.proxy.refused() {
             None => Outcome::Restarted,
             Some(words) => Outcome::NotLive(format!("HAProxy refuses a change: {words}")),
         })
+    }
+
+    /// The services that bind what can't be bound: HAProxy will not start with them.
+    fn unbindable(&self) -> BTreeMap<ServiceId, String> {
+        let reasons = |wanted: &Wanted| wanted.binds.iter().find_map(|bind| unbindable(*bind));
+        self.settled.services().filter_map(|(id, wanted)| Some((id.clone(), reasons(wanted)?))).collect()
     }
 
     /// One whole round, from nothing: HAProxy, file, restart if need be.

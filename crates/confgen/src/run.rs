@@ -294,7 +294,12 @@ impl Daemon {
             }
             // Its start by whoever stopped it is seen, and it finds the file ready.
             Ok(Done::Restarted(Outcome::Stopped)) => tracing::warn!("{}", Outcome::Stopped),
-            Ok(Done::Restarted(Outcome::Refused(Filed::Culprits(_)))) => self.everything_anew(),
+            Ok(Done::Restarted(Outcome::Refused(filed @ Filed::Culprits(_)))) => {
+                tracing::warn!("{filed}");
+                // It may have been found out by a restart that failed.
+                self.pace.restarted(now);
+                self.everything_anew();
+            }
             Ok(Done::Restarted(outcome)) => self.failed(act, &outcome.to_string()),
             Err(error) => self.failed(act, &format!("{error:#}")),
         }
@@ -312,7 +317,10 @@ impl Daemon {
                     self.pace.recovered();
                 }
             }
-            Ok(Filed::Culprits(_)) => self.everything_anew(),
+            Ok(filed @ Filed::Culprits(_)) => {
+                tracing::warn!("{filed}");
+                self.everything_anew();
+            }
             Ok(refused) => self.failed(Act::File, &refused.to_string()),
             Err(error) => self.failed(Act::File, &format!("{error:#}")),
         }
