@@ -58,6 +58,12 @@ pub fn collect(source: &Path, state_dir: &Path, checker: &Checker) -> Result<Cer
     Ok(certificates)
 }
 
+/// The certificates that are listed already, as they are: nothing is taken over.
+pub fn listed(state_dir: &Path) -> Certificates {
+    let list = fs::read_to_string(crt_list(state_dir)).unwrap_or_default();
+    Certificates { contents: list.lines().filter_map(|copy| fs::read(copy).ok()).collect(), ..Certificates::default() }
+}
+
 /// A directory that isn't there holds no certificates.
 fn pem_files(source: &Path) -> Result<Vec<PathBuf>, Error> {
     let mut files: Vec<PathBuf> = match fs::read_dir(source) {

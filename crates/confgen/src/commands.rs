@@ -30,8 +30,9 @@ pub fn exit_code(error: &anyhow::Error) -> ExitCode {
 
 /// One round.
 pub async fn once(common: Common) -> anyhow::Result<ExitCode> {
-    let (mut rounds, topology) = prepare(common, None).await?;
-    let outcome = tokio::task::spawn_blocking(move || rounds.once(&topology)).await??;
+    let topology = topology(common.store, None).await?;
+    let round = move || Rounds::open(common.options, Box::new(|_| false))?.once(&topology);
+    let outcome = tokio::task::spawn_blocking(round).await??;
     let code = match outcome {
         Outcome::InSync | Outcome::Restarted => {
             tracing::info!("{outcome}");
@@ -68,21 +69,24 @@ pub async fn diff(common: Common) -> anyhow::Result<ExitCode> {
     Ok(ExitCode::FAILURE)
 }
 
-/// What the store asks for, without doing anything about it.
+/// What the store asks for, without touching anything.
 async fn filing(common: Common, at_revision: Option<i64>) -> anyhow::Result<Filing> {
-    let (mut rounds, topology) = prepare(common, at_revision).await?;
-    rounds.settle(&topology, &Changed::All)?;
-    Ok(rounds.filing())
+    let topology = topology(common.store, at_revision).await?;
+    tokio::task::spawn_blocking(move || {
+        let mut rounds = Rounds::glimpse(common.options)?;
+        rounds.settle(&topology, &Changed::All)?;
+        Ok(rounds.filing())
+    })
+    .await?
 }
 
-async fn prepare(common: Common, at_revision: Option<i64>) -> anyhow::Result<(Rounds, Topology)> {
-    let client = Client::new(common.store.resolve()?);
+async fn topology(store: registry::Args, at_revision: Option<i64>) -> anyhow::Result<Topology> {
+    let client = Client::new(store.resolve()?);
     let snapshot = match at_revision {
         None => client.snapshot("").await?,
         Some(revision) => client.snapshot_at("", revision).await?,
     };
-    let rounds = tokio::task::spawn_blocking(move || Rounds::open(common.options, Box::new(|_| false))).await??;
-    Ok((rounds, Topology::of(&snapshot.entries)))
+    Ok(Topology::of(&snapshot.entries))
 }
 
 /// A reader that has seen enough, like `head`, is no error.

@@ -55,7 +55,7 @@ impl Disk {
     /// file will not take it from its owner.
     pub fn open(cfg: &Path, state_dir: &Path) -> Result<Self, Error> {
         fs::create_dir_all(state_dir).map_err(failed("create", state_dir))?;
-        let disk = Self { cfg: cfg.to_owned(), state_dir: state_dir.to_owned() };
+        let disk = Self::at(cfg, state_dir);
         disk.sweep_temporaries()?;
         if let Some(owned) = metadata(cfg)?
             && !geteuid().is_root()
@@ -66,6 +66,11 @@ impl Disk {
             return Err(failed("replace", cfg)(io::Error::other(why)));
         }
         Ok(disk)
+    }
+
+    /// The same for somebody who only looks: nothing is made or cleared.
+    pub fn at(cfg: &Path, state_dir: &Path) -> Self {
+        Self { cfg: cfg.to_owned(), state_dir: state_dir.to_owned() }
     }
 
     /// haproxy.cfg as it stands; none if there is no file.
@@ -143,6 +148,11 @@ impl Disk {
         })
     }
 
+    /// What was remembered, for somebody who only looks: nothing where it can't be read.
+    pub fn glimpse_memory(&self) -> Memory {
+        fs::read(self.memory_file()).ok().and_then(|bytes| serde_json::from_slice(&bytes).ok()).unwrap_or_default()
+    }
+
     /// Remembers.
     pub fn remember(&self, memory: &Memory) -> Result<(), Error> {
         let path = self.memory_file();
@@ -168,6 +178,18 @@ impl Staged {
     /// Where the staged file is, for `haproxy -c`.
     pub fn path(&self) -> &Path {
         self.file.path()
+    }
+}
+
+/// Makes the file that HAProxy reads its servers' states from, with nothing but its version in it: a missing or an empty
+/// one is a warning at every check. handover makes and fills it too; where confgen may not, that is handover's.
+pub fn make_state_file(path: &Path) {
+    if path.exists() {
+        return;
+    }
+    let made = fs::create_dir_all(parent(path)).map_err(failed("create", parent(path)));
+    if let Err(error) = made.and_then(|()| replace(path, b"1\n", 0o644)) {
+        tracing::warn!("{error}; left to handover");
     }
 }
 

@@ -34,6 +34,16 @@ pub struct Outside {
     pub contents: Vec<Vec<u8>>,
 }
 
+impl Outside {
+    /// From the operator's files in their order, and the certificates.
+    fn of(mut contents: Vec<Vec<u8>>, certificates: Certificates) -> Self {
+        let texts: Vec<String> = contents.iter().map(|bytes| String::from_utf8_lossy(bytes).into_owned()).collect();
+        let operator = Operator::of(texts.iter().map(String::as_str));
+        contents.extend(certificates.contents.iter().cloned());
+        Self { operator, certificates, contents }
+    }
+}
+
 impl Places {
     /// Makes the operator's directory: HAProxy refuses to start when a `-f` directory is missing.
     pub fn prepare(&self) -> Result<(), Error> {
@@ -46,11 +56,14 @@ impl Places {
         for file in self.operator_files()? {
             contents.push(fs::read(&file).map_err(failed("read", &file))?);
         }
-        let texts: Vec<String> = contents.iter().map(|bytes| String::from_utf8_lossy(bytes).into_owned()).collect();
-        let operator = Operator::of(texts.iter().map(String::as_str));
-        let certificates = certs::collect(&self.certs, &self.state_dir, checker)?;
-        contents.extend(certificates.contents.iter().cloned());
-        Ok(Outside { operator, certificates, contents })
+        Ok(Outside::of(contents, certs::collect(&self.certs, &self.state_dir, checker)?))
+    }
+
+    /// Reads everything as it is, and takes over nothing.
+    pub fn glimpse(&self) -> Outside {
+        let files = self.operator_files().unwrap_or_default();
+        let contents: Vec<Vec<u8>> = files.iter().filter_map(|file| fs::read(file).ok()).collect();
+        Outside::of(contents, certs::listed(&self.state_dir))
     }
 
     /// The operator's files as HAProxy reads a directory: `*.cfg`, sorted, without hidden ones (management manual,

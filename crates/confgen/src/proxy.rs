@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::Context;
 use discovery::ServiceId;
-use haproxy::runtime::{Operation, Removal, ServerName, Socket, Token, Word};
+use haproxy::runtime::{self, Operation, Removal, ServerName, Socket, Word};
 use haproxy::supervisor::{Control, State};
 
 use crate::disk::Disk;
@@ -64,7 +64,15 @@ pub enum Restart {
 
 /// The generation that HAProxy runs; none when it doesn't answer, or runs a file of somebody else.
 pub fn running(socket: &Socket) -> Option<String> {
-    socket.env(&"CONFGEN_GEN".parse::<Word>().ok()?).ok().flatten()
+    generation(socket).ok().flatten()
+}
+
+/// The same, where an answer that goes wrong is no answer.
+fn generation(socket: &Socket) -> anyhow::Result<Option<String>> {
+    match socket.env(&"CONFGEN_GEN".parse::<Word>()?) {
+        Err(runtime::Error::Absent { .. }) => Ok(None),
+        answer => Ok(answer?),
+    }
 }
 
 /// The service, unless the section that it needs isn't there to be filled.
@@ -162,7 +170,7 @@ impl Proxy {
         let scope = if self.known.is_some() { Scope::These } else { Scope::All };
         if scope == Scope::All {
             self.started()?;
-            self.known = self.look(disk);
+            self.known = self.look(disk).context("look at HAProxy")?;
         }
         let Some(known) = &mut self.known else { return Ok((0, Vec::new())) };
         let touched: Vec<ServiceId> = match scope {
@@ -210,13 +218,15 @@ impl Proxy {
     fn remove(&mut self, servers: &[ServerName]) -> anyhow::Result<()> {
         for name in servers {
             match self.socket.remove(name) {
-                Ok(Removal::Done) => {
+                Ok(Removal::StillUsed) => {}
+                Ok(removal) => {
+                    if let Removal::Refused(words) = removal {
+                        tracing::warn!("{name} stays in maintenance until the next restart: {words}");
+                    }
                     if let Some(known) = &mut self.known {
                         known.live.removed(name);
                     }
                 }
-                Ok(Removal::StillUsed) => {}
-                Ok(Removal::Refused(words)) => tracing::warn!("{name} stays in maintenance: {words}"),
                 Err(error) => {
                     self.doubt();
                     return Err(error).with_context(|| format!("remove {name}"));
@@ -226,15 +236,15 @@ impl Proxy {
         Ok(())
     }
 
-    /// What HAProxy runs, in its own words; none when it doesn't answer or runs no file of ours.
-    fn look(&self, disk: &Disk) -> Option<Known> {
-        let stamp = running(&self.socket)?;
-        let structure = disk.structure(&stamp)?;
-        let paths = self.socket.maps().ok()?;
-        let maps = MapPaths::among(&paths, &stamp)?;
-        let content = |map: &Token| self.socket.map(map).ok();
-        let live = Live::observed(&self.socket.servers_state().ok()?, content(&maps.hosts)?, content(&maps.paths)?);
-        Some(Known { stamp, structure, maps, live, waiting: BTreeSet::new() })
+    /// What HAProxy runs, in its own words; none when nobody answers or it runs no file of ours. A question that goes
+    /// wrong says neither, and is no reason for a restart.
+    fn look(&self, disk: &Disk) -> anyhow::Result<Option<Known>> {
+        let Some(stamp) = generation(&self.socket)? else { return Ok(None) };
+        let Some(structure) = disk.structure(&stamp) else { return Ok(None) };
+        let Some(maps) = MapPaths::among(&self.socket.maps()?, &stamp) else { return Ok(None) };
+        let (hosts, paths) = (self.socket.map(&maps.hosts)?, self.socket.map(&maps.paths)?);
+        let live = Live::observed(&self.socket.servers_state()?, hosts, paths);
+        Ok(Some(Known { stamp, structure, maps, live, waiting: BTreeSet::new() }))
     }
 
     /// Takes the marker away where it no longer stands for a stop without its start: a confgen that was killed may have

@@ -16,13 +16,13 @@ use haproxy::runtime::Socket;
 use crate::args::Options;
 use crate::bisect::culprits;
 use crate::certs::first_alert;
-use crate::disk::Disk;
+use crate::disk::{self, Disk};
 use crate::guard::{Departure, Guard, Policy};
 use crate::outside::{Outside, Places};
 use crate::ports::unbindable;
 use crate::proxy::{Proxy, Restart};
 use crate::render::{Rendered, render};
-use crate::settle::{Changed, Limits, Settled, Wanted};
+use crate::settle::{Changed, Limits, Memory, Settled, Wanted};
 use crate::stats;
 use crate::structure::Structure;
 use crate::view::{self, Site, View, has_section};
@@ -132,23 +132,44 @@ impl Rounds {
         let disk = Disk::open(&options.haproxy_cfg, &options.state_dir)?;
         let places = options.places();
         places.prepare()?;
+        disk::make_state_file(&options.server_state_file);
         let hash = stats::password_hash(options.stats_password_file.as_deref(), &options.state_dir)?;
-        let checker = options.checker();
+        let outside = places.read(&options.checker())?;
+        let memory = disk.memory()?;
+        Self::of(options, lives, disk, hash, outside, memory)
+    }
+
+    /// Looks at the same, and touches nothing: enough to tell what the file would be.
+    pub fn glimpse(options: Options) -> anyhow::Result<Self> {
+        let disk = Disk::at(&options.haproxy_cfg, &options.state_dir);
+        let (hash, outside) = (stats::last_hash(&options.state_dir), options.places().glimpse());
+        let memory = disk.glimpse_memory();
+        Self::of(options, Box::new(|_| false), disk, hash, outside, memory)
+    }
+
+    fn of(
+        options: Options,
+        lives: Lives,
+        disk: Disk,
+        stats_hash: String,
+        outside: Outside,
+        memory: Memory,
+    ) -> anyhow::Result<Self> {
         let marker = options.state_dir.join("restarting");
         Ok(Self {
-            site: options.site(hash),
+            site: options.site(stats_hash),
             proxy: Proxy::new(Socket::new(options.runtime_socket.clone()), options.control()?, marker),
-            settled: Settled::remembering(disk.memory()?),
-            outside: Arc::new(places.read(&checker)?),
+            settled: Settled::remembering(memory),
+            outside: Arc::new(outside),
             structure: Structure::default(),
             quarantined: BTreeMap::new(),
             guard: Guard::new(Policy { share: options.guard, window: options.guard_window, hold: options.guard_hold }),
             lives,
             guarded_at: Instant::now(),
+            places: options.places(),
+            checker: options.checker(),
             options,
-            places,
             disk,
-            checker,
         })
     }
 
@@ -428,19 +449,16 @@ impl Filing {
         self.settled.quarantined()
     }
 
-    /// Has HAProxy check the staged file, and commits it; then remembers.
+    /// Remembers, has HAProxy check the staged file, and commits it.
     pub fn write(&self) -> anyhow::Result<Filed> {
         let rendered = self.render()?;
-        let filed = if self.disk.cfg()?.as_deref() == Some(&rendered.cfg) {
+        // First, so that no claim in a file is forgotten whenever this is cut short.
+        self.disk.remember(&self.settled.memory())?;
+        if self.disk.cfg()?.as_deref() == Some(&rendered.cfg) {
             self.disk.maps(&rendered)?;
-            Filed::Same
-        } else {
-            self.check_and_commit(&rendered)?
-        };
-        if matches!(filed, Filed::Same | Filed::Written) {
-            self.disk.remember(&self.settled.memory())?;
+            return Ok(Filed::Same);
         }
-        Ok(filed)
+        self.check_and_commit(&rendered)
     }
 
     fn check_and_commit(&self, rendered: &Rendered) -> anyhow::Result<Filed> {

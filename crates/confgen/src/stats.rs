@@ -39,10 +39,19 @@ pub fn password_hash(given: Option<&Path>, state_dir: &Path) -> Result<String, E
     Ok(hash)
 }
 
+/// The hash that was made last, for somebody who only looks; one that no password has where there is none.
+pub fn last_hash(state_dir: &Path) -> String {
+    let hash = fs::read_to_string(state_dir.join("stats-password.hash")).unwrap_or_default();
+    if is_hash(hash.trim()) { hash.trim().to_owned() } else { "*".to_owned() }
+}
+
+/// Whatever was put into the file, only what crypt(3) makes may come near haproxy.cfg.
+fn is_hash(text: &str) -> bool {
+    !text.is_empty() && text.bytes().all(|b| b.is_ascii_alphanumeric() || b"$./=".contains(&b))
+}
+
 fn verifies(password: &str, hash: &str) -> bool {
-    // Whatever was put into the file, only what crypt(3) makes may come near haproxy.cfg.
-    hash.bytes().all(|b| b.is_ascii_alphanumeric() || b"$./=".contains(&b))
-        && ShaCrypt::default().verify_password(password.as_bytes(), hash).is_ok()
+    is_hash(hash) && ShaCrypt::default().verify_password(password.as_bytes(), hash).is_ok()
 }
 
 fn own_password(path: &Path) -> Result<String, Error> {
