@@ -8,7 +8,8 @@ use registry::Client;
 use similar::{ChangeTag, TextDiff};
 
 use crate::args::Common;
-use crate::round::{Filing, Outcome, Rounds};
+use crate::filing::Filing;
+use crate::round::{Outcome, Rounds};
 use crate::settle::Changed;
 
 /// Wrong usage, as clap has it.

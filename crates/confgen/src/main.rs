@@ -2,7 +2,7 @@
 //!
 //! Data goes one way: topology → settle → { live, structure, view → render } → HAProxy and disk. `settle`, `view`,
 //! `render`, `structure`, `live`, `guard` and `pace` are pure; `disk`, `certs`, `stats` and `outside` touch files; `proxy` is the
-//! running HAProxy; `round` puts a round together; `run` is the daemon and has the only `select!`; `commands` are the
+//! running HAProxy; `filing` writes the file, `round` puts a round together; `run` is the daemon and has the only `select!`; `commands` are the
 //! one-shot forms.
 
 mod args;
@@ -27,6 +27,7 @@ mod ports;
 mod stats;
 
 mod commands;
+mod filing;
 mod proxy;
 mod round;
 mod run;

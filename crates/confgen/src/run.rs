@@ -15,10 +15,11 @@ use tokio::time::{MissedTickBehavior, interval, sleep_until};
 use tokio_util::sync::CancellationToken;
 
 use crate::args::{Options, Pacing};
+use crate::filing::{Filed, Filing};
 use crate::outside::{Glance, Places};
 use crate::pace::{Act, Pace};
 use crate::proxy;
-use crate::round::{Filed, Filing, Left, Outcome, Rounds};
+use crate::round::{Left, Outcome, Rounds};
 use crate::settle::Changed;
 
 /// How often the files and the running generation are looked at. A restart or a crash of HAProxy is mended as soon as it
