@@ -1,9 +1,9 @@
 //! confgen: follows the store, renders haproxy.cfg, has HAProxy validate it, and applies it.
 //!
 //! Data goes one way: topology → settle → { live, structure, view → render } → HAProxy and disk. `settle`, `view`,
-//! `render`, `structure`, `live`, `guard` and `pace` are pure; `disk`, `certs`, `stats` and `outside` touch files; `proxy` is the
-//! running HAProxy; `filing` writes the file, `round` puts a round together; `run` is the daemon and has the only `select!`; `commands` are the
-//! one-shot forms.
+//! `render`, `structure`, `live`, `guard`, `bisect` and `pace` are pure; `disk`, `certs`, `stats`, `ports` and `outside`
+//! touch the host; `proxy` is the running HAProxy; `filing` writes the file; `round` puts a round together; `run` is the
+//! daemon and has the only `select!`; `commands` are the one-shot forms.
 
 mod args;
 

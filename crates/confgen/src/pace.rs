@@ -11,6 +11,9 @@ const FILE_DELAY: Duration = Duration::from_millis(200);
 /// How often servers are asked after that wait for their last connection.
 const SWEEP_EVERY: Duration = Duration::from_millis(200);
 
+/// A start takes supervisord a second where one has just failed, HAProxy itself some 100 ms.
+const PATIENCE: Duration = Duration::from_millis(1_500);
+
 /// What may be done.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Act {
@@ -60,9 +63,11 @@ impl Pace {
         self.follow_at = Some(self.follow_at.map_or(now + self.min_wait, |at| at.min(now + self.min_wait)));
     }
 
-    /// HAProxy has to be restarted, or no longer has to be.
-    pub fn restart(&mut self, now: Instant, wanted: bool) {
-        let earliest = self.no_restart_before.map_or(now, |earliest| earliest.max(now));
+    /// HAProxy has to be restarted, or no longer has to be. One that doesn't answer may be about to: supervisord, or a
+    /// person, is given the time to start it.
+    pub fn restart(&mut self, now: Instant, wanted: bool, silent: bool) {
+        let soon = if silent { now + PATIENCE } else { now };
+        let earliest = self.no_restart_before.map_or(soon, |earliest| earliest.max(soon));
         self.restart_at = wanted.then(|| self.restart_at.map_or(earliest, |at| at.min(earliest)));
     }
 
@@ -153,18 +158,27 @@ mod tests {
     fn restarts_keep_their_distance() {
         let t = Instant::now();
         let mut pace = Pace::new(Duration::ZERO, 2 * SECOND);
-        pace.restart(t, true);
+        pace.restart(t, true, false);
         assert_eq!(pace.due(false), Some((t, Act::Restart)), "after a quiet interval it is at once");
         pace.began(Act::Restart);
         pace.restarted(t + SECOND);
-        pace.restart(t + SECOND, true);
+        pace.restart(t + SECOND, true, false);
         pace.file(t + SECOND);
         assert_eq!(pace.due(false), Some((t + SECOND + FILE_DELAY, Act::File)), "the file doesn't wait so long");
         pace.began(Act::File);
         pace.file(t + 3 * SECOND);
         assert_eq!(pace.due(false), Some((t + 3 * SECOND, Act::Restart)), "which writes the file too");
-        pace.restart(t + SECOND, false);
+        pace.restart(t + SECOND, false, false);
         assert_eq!(pace.due(false), Some((t + 3 * SECOND + FILE_DELAY, Act::File)));
+    }
+
+    #[test]
+    fn a_silent_haproxy_is_given_time() {
+        let t = Instant::now();
+        let mut pace = Pace::new(Duration::ZERO, 2 * SECOND);
+        pace.restart(t, true, true);
+        pace.restart(t + SECOND, true, true);
+        assert_eq!(pace.due(false), Some((t + PATIENCE, Act::Restart)), "but not for ever");
     }
 
     #[test]
@@ -181,7 +195,7 @@ mod tests {
         pace.changed(t);
         assert_eq!(pace.due(false), Some((t, Act::Follow)), "it may be the remedy");
         pace.began(Act::Follow);
-        pace.restart(t, true);
+        pace.restart(t, true, false);
         assert_eq!(pace.due(false), Some((t + 30 * SECOND, Act::Restart)), "but a restart is not tried more often");
         pace.recovered();
         pace.failed(t, Act::File);

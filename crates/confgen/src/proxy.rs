@@ -124,6 +124,11 @@ impl Proxy {
         }
     }
 
+    /// Whether nobody answers.
+    pub fn is_silent(&self) -> bool {
+        self.known.is_none() && running(&self.socket).is_none()
+    }
+
     /// What HAProxy said to the last changes, if it didn't make them all: a restart alone brings them about.
     pub fn refused(&self) -> Option<&str> {
         self.refused.as_deref()

@@ -36,6 +36,8 @@ pub struct Rounds {
     /// What the file is to be like, but for what HAProxy takes while it runs.
     structure: Structure,
     quarantined: BTreeMap<String, String>,
+    /// The last file that HAProxy found fine, by its generation, until it runs it.
+    committed: Option<(String, Settled)>,
     guard: Guard,
     /// Whether a lease lives; etcd is asked.
     lives: Lives,
@@ -57,6 +59,8 @@ pub struct Left {
     pub file: bool,
     /// HAProxy has to be restarted, for this reason.
     pub restart: Option<String>,
+    /// It doesn't answer at all.
+    pub silent: bool,
     /// Servers wait for their last connection, or are kept.
     pub sweep: bool,
 }
@@ -125,6 +129,7 @@ impl Rounds {
             outside: Arc::new(outside),
             structure: Structure::default(),
             quarantined: BTreeMap::new(),
+            committed: None,
             guard: Guard::new(Policy { share: options.guard, window: options.guard_window, hold: options.guard_hold }),
             lives,
             guarded_at: Instant::now(),
@@ -184,9 +189,21 @@ impl Rounds {
         if made > 0 {
             tracing::debug!("{made} changes over the Runtime API");
         }
+        if let Some((stamp, file)) = self.committed.take_if(|(stamp, _)| self.proxy.stamp() == Some(stamp)) {
+            tracing::trace!("HAProxy runs the file of generation {stamp}");
+            self.settled.taken(&file);
+        }
+        let restart = self.proxy.lacks(&self.structure);
+        if restart.is_none() {
+            if doubted {
+                touched.extend(self.settled.services().map(|(id, _)| id.clone()));
+            }
+            self.settled.runs(touched.iter());
+        }
         Ok(Left {
             file: doubted || *changed == Changed::All || !touched.is_empty(),
-            restart: self.proxy.lacks(&self.structure),
+            restart,
+            silent: self.proxy.is_silent(),
             sweep: self.proxy.sweep()? || !self.guard.holding().is_empty(),
         })
     }
@@ -260,9 +277,8 @@ impl Rounds {
     /// Takes in how writing a file went.
     pub fn filed(&mut self, filing: &Filing, filed: &Filed) {
         match filed {
-            // A file that waits for its restart may still keep HAProxy from starting.
-            Filed::Same | Filed::Written if self.proxy.lacks(&filing.structure).is_some() => {}
-            Filed::Same | Filed::Written => self.settled.taken(&filing.settled),
+            // Until HAProxy runs it, the file may still keep it from starting.
+            Filed::Same | Filed::Written => self.committed = Some((filing.structure.stamp(), filing.settled.clone())),
             Filed::Culprits(culprits) => {
                 self.settled.refuse(culprits, &filing.settled);
                 // Which of them are left out is seen by a look at everything.
@@ -306,6 +322,12 @@ impl Rounds {
         self.filed(&filing, &filed);
         if !matches!(filed, Filed::Same | Filed::Written) {
             return Ok(Outcome::Refused(filed));
+        }
+        // Whoever else has started it meanwhile may have done what is needed.
+        self.proxy.follow(&self.settled, std::iter::empty(), &self.disk)?;
+        if self.proxy.lacks(&self.structure).is_none() {
+            self.settled.taken(&filing.settled);
+            return Ok(Outcome::InSync);
         }
         tracing::info!("restart: {reason}");
         let stamp = self.structure.stamp();

@@ -259,7 +259,7 @@ impl Daemon {
         self.rounds = Some(rounds);
         match done {
             Ok(Done::Followed(left, looked)) => {
-                self.pace.restart(now, left.restart.is_some());
+                self.pace.restart(now, left.restart.is_some(), left.silent);
                 if left.file {
                     self.pace.file(now);
                 }

@@ -208,6 +208,15 @@ impl Settled {
         self.services.values_mut().for_each(|it| it.refused = None);
     }
 
+    /// HAProxy runs these services as they are wanted now: whatever started it, it took a file with them.
+    pub fn runs<'a>(&mut self, services: impl Iterator<Item = &'a ServiceId>) {
+        for id in services {
+            if let Some(it) = self.services.get_mut(id) {
+                it.taken.clone_from(&it.wanted);
+            }
+        }
+    }
+
     /// HAProxy took a file with these services in this form.
     pub fn taken(&mut self, file: &Self) {
         for (id, then) in &file.services {
