@@ -38,7 +38,7 @@ demo: build ## The whole thing on this machine, on loopback ports of its own; Ct
 
 .PHONY: test
 test: build ## Every test, against real etcd, HAProxy and supervisord
-	$(CARGO) test --workspace
+	$(CARGO) test --workspace --no-fail-fast
 
 .PHONY: bench
 bench: deps ## How long an announcement, a withdrawal and a crash take to be seen

@@ -6,7 +6,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
 
-use discovery::{ServiceId, Upstream, UpstreamId, UpstreamState};
+use discovery::{Change, Key, ServiceId, Upstream, UpstreamId, UpstreamState};
 
 /// What counts as a crowd, and for how long it is kept.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -39,6 +39,15 @@ impl Departure {
     }
 }
 
+/// The upstream that an event takes away after its last word was that it is going, or whose last record hung on no lease.
+/// Both events may come in one breath: then nobody has seen the record that said so.
+pub fn goodbye(change: &Change) -> Option<(ServiceId, UpstreamId)> {
+    let Change::Delete { key, previous: Some(last), .. } = change else { return None };
+    let Ok(Key::Upstream { service, id, .. }) = key.parse::<Key>() else { return None };
+    let going = Upstream::parse(&last.value).is_ok_and(|upstream| upstream.state != UpstreamState::Ready);
+    (going || last.lease == 0).then_some((service, id))
+}
+
 /// What was lost of late, and what is kept.
 #[derive(Clone, Debug)]
 pub struct Guard {
@@ -69,8 +78,11 @@ impl Guard {
         self.losses.retain(|(at, _)| now.saturating_duration_since(*at) < self.policy.window);
         self.losses.extend(losses.into_iter().map(|loss| (now, loss)));
         let crowd = |lost: usize, present: usize| lost * 100 > usize::from(self.policy.share) * (lost + present);
-        let all = crowd(self.losses.len(), present.all);
-        let of = |service: &ServiceId| self.losses.iter().filter(|(_, loss)| loss.service == *service).count();
+        // What is kept already was lost too: whoever follows belongs to the same crowd.
+        let kept = |service: &ServiceId| self.held.get(service).map_or(0, BTreeMap::len);
+        let lost = |service: &ServiceId| self.losses.iter().filter(|(_, loss)| loss.service == *service).count();
+        let of = |service: &ServiceId| lost(service) + kept(service);
+        let all = crowd(self.losses.len() + self.held.keys().map(kept).sum::<usize>(), present.all);
         let in_crowd = |loss: &&Departure| {
             let present = present.services.get(&loss.service).copied().unwrap_or_default();
             all || crowd(of(&loss.service), present)
@@ -164,7 +176,9 @@ mod tests {
         assert_eq!(crowd.len(), 4, "the earlier ones of the window too");
         guard.hold(t + SECOND, crowd);
         assert_eq!(guard.held(&service("a")).len(), 4);
-        assert_eq!(guard.lost(t + 2 * SECOND, Vec::new(), &present(2, 99)), [], "what is kept is no loss");
+        assert_eq!(guard.lost(t + 2 * SECOND, Vec::new(), &present(2, 99)), [], "what is kept is not kept twice");
+        let next = guard.lost(t + 20 * SECOND, losses("a", 5..6), &present(1, 98));
+        assert_eq!(next.len(), 1, "whoever follows belongs to the same crowd");
     }
 
     #[test]
@@ -190,6 +204,24 @@ mod tests {
         assert_eq!(guard.release(t + 2 * SECOND, down), BTreeSet::new());
         assert_eq!(guard.release(t + 300 * SECOND, |_, _, _, _| true), [service("a")].into());
         assert_eq!(guard.holding(), []);
+    }
+
+    #[test]
+    fn the_last_word_is_heard_in_the_event_too() {
+        let gone = |value: &str| {
+            let key = "http-services/a/upstreams/u1".to_owned();
+            let last = discovery::Entry {
+                key: key.clone(),
+                value: value.into(),
+                create_revision: 1,
+                mod_revision: 2,
+                lease: 7,
+            };
+            goodbye(&Change::Delete { key, revision: 3, previous: Some(last) })
+        };
+        assert_eq!(gone("10.0.0.1:80"), None);
+        let going = gone(r#"{"address":"10.0.0.1:80","state":"drain"}"#);
+        assert_eq!(going, Some((service("a"), "u1".parse().unwrap())));
     }
 
     #[test]

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::Context;
-use discovery::{ServiceId, Topology};
+use discovery::{ServiceId, Topology, UpstreamId};
 use haproxy::check::Checker;
 use haproxy::runtime::Socket;
 
@@ -180,10 +180,15 @@ impl Rounds {
         Ok(touched)
     }
 
-    /// HAProxy follows what it can without a restart; says what is left.
-    pub fn quick(&mut self, topology: &Topology, changed: &Changed) -> anyhow::Result<Left> {
+    /// HAProxy follows what it can without a restart; says what is left. `goodbyes` are upstreams that said they would go.
+    pub fn quick(
+        &mut self,
+        topology: &Topology,
+        changed: &Changed,
+        goodbyes: &BTreeSet<(ServiceId, UpstreamId)>,
+    ) -> anyhow::Result<Left> {
         let mut touched: BTreeSet<ServiceId> = self.settle(topology, changed)?.into_iter().collect();
-        touched.extend(self.guard_losses());
+        touched.extend(self.guard_losses(goodbyes));
         let doubted = self.proxy.stamp().is_none();
         let made = self.proxy.follow(&self.settled, touched.iter(), &self.disk)?;
         if made > 0 {
@@ -213,7 +218,7 @@ impl Rounds {
     pub fn sweep(&mut self) -> anyhow::Result<Left> {
         let mut left = Left::default();
         if self.guarded_at.elapsed() >= GUARD_EVERY {
-            let released = self.guard_release();
+            let released = self.guard_release(&BTreeSet::new());
             self.proxy.follow(&self.settled, released.iter(), &self.disk)?;
             left.file = !released.is_empty();
         }
@@ -223,9 +228,9 @@ impl Rounds {
     }
 
     /// Keeps what vanished in a crowd. Says for which services the outcome is another one.
-    fn guard_losses(&mut self) -> BTreeSet<ServiceId> {
-        let departures: Vec<Departure> =
-            self.settled.take_departures().into_iter().filter(Departure::is_loss).collect();
+    fn guard_losses(&mut self, goodbyes: &BTreeSet<(ServiceId, UpstreamId)>) -> BTreeSet<ServiceId> {
+        let unasked = |it: &Departure| it.is_loss() && !goodbyes.contains(&(it.service.clone(), it.id.clone()));
+        let departures: Vec<Departure> = self.settled.take_departures().into_iter().filter(unasked).collect();
         let mut concerned = BTreeSet::new();
         if !departures.is_empty() {
             let services: BTreeSet<ServiceId> =
@@ -237,7 +242,7 @@ impl Rounds {
             concerned = self.keep(crowd);
         }
         if !self.guard.holding().is_empty() {
-            concerned.extend(self.guard_release());
+            concerned.extend(self.guard_release(goodbyes));
         }
         concerned
     }
@@ -256,13 +261,14 @@ impl Rounds {
         services.into_iter().filter(|service| self.settled.keep(service, self.guard.held(service))).collect()
     }
 
-    fn guard_release(&mut self) -> BTreeSet<ServiceId> {
+    fn guard_release(&mut self, goodbyes: &BTreeSet<(ServiceId, UpstreamId)>) -> BTreeSet<ServiceId> {
         self.guarded_at = Instant::now();
         let health = self.health(&self.guard.holding().into_iter().collect());
         let settled = &self.settled;
         let released = self.guard.release(self.guarded_at, |service, id, upstream, kept| {
             let up = health.get(service).and_then(|of| of.get(id.as_str())).copied();
-            !settled.is_back(service, id, upstream) && up.unwrap_or(kept < PUT_BACK)
+            let gone = goodbyes.contains(&(service.clone(), id.clone()));
+            !gone && !settled.is_back(service, id, upstream) && up.unwrap_or(kept < PUT_BACK)
         });
         for service in &released {
             tracing::info!("{service}: upstreams that were kept are back, or let go");
@@ -361,12 +367,12 @@ impl Rounds {
 
     /// One whole round, from nothing: HAProxy, file, restart if need be.
     pub fn once(&mut self, topology: &Topology) -> anyhow::Result<Outcome> {
-        let left = self.quick(topology, &Changed::All)?;
+        let left = self.quick(topology, &Changed::All, &BTreeSet::new())?;
         self.tell_quarantine();
         let outcome = self.complete(left)?;
         if let Outcome::Refused(Filed::Culprits(_)) = outcome {
             // Once more, without them.
-            let left = self.quick(topology, &Changed::All)?;
+            let left = self.quick(topology, &Changed::All, &BTreeSet::new())?;
             self.tell_quarantine();
             return self.complete(left);
         }

@@ -1,11 +1,12 @@
 //! The daemon: the only `select!`. Store events and the clock come in; rounds go out, one at a time.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use daemon::shutdown::Shutdown;
 use daemon::systemd;
-use discovery::Topology;
+use discovery::{ServiceId, Topology, UpstreamId};
 use haproxy::runtime::Socket;
 use registry::{Client, Event, Follow, LeaseId};
 use tokio::runtime::Handle;
@@ -16,6 +17,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::args::{Options, Pacing};
 use crate::filing::{Filed, Filing};
+use crate::guard::goodbye;
 use crate::outside::{Glance, Places};
 use crate::pace::{Act, Pace};
 use crate::proxy;
@@ -117,6 +119,8 @@ struct Daemon {
     topology: Option<Arc<Topology>>,
     revision: i64,
     changed: Changed,
+    /// Upstreams that said they would go, and went.
+    goodbyes: BTreeSet<(ServiceId, UpstreamId)>,
     pace: Pace,
     /// None while an act has them.
     rounds: Option<Rounds>,
@@ -141,6 +145,7 @@ impl Daemon {
             topology: None,
             revision: 0,
             changed: Changed::All,
+            goodbyes: BTreeSet::new(),
             pace: Pace::new(pacing.min_wait, pacing.restart_interval),
             rounds: Some(rounds),
             acting: None,
@@ -174,6 +179,7 @@ impl Daemon {
                 let Some(topology) = &mut self.topology else { return };
                 let topology = Arc::make_mut(topology);
                 let mut matter = false;
+                self.goodbyes.extend(changes.iter().filter_map(goodbye));
                 for change in &changes {
                     if let Some(id) = topology.apply(change) {
                         self.changed.join(id);
@@ -227,11 +233,12 @@ impl Daemon {
         let Some(mut rounds) = self.rounds.take() else { return };
         self.pace.began(act);
         let written = self.written.take();
-        let mut changed = Changed::nothing();
+        let (mut changed, mut goodbyes) = (Changed::nothing(), BTreeSet::new());
         let (mut outside, mut reason) = (false, String::new());
         match act {
             Act::Follow => {
                 std::mem::swap(&mut changed, &mut self.changed);
+                std::mem::swap(&mut goodbyes, &mut self.goodbyes);
                 if std::mem::take(&mut self.doubt) {
                     rounds.doubt();
                 }
@@ -247,7 +254,7 @@ impl Daemon {
             let done = match act {
                 Act::Restart => rounds.restart(&reason).map(Done::Restarted),
                 Act::Sweep => rounds.sweep().map(Done::Swept),
-                Act::Follow | Act::File => follow(&mut rounds, &topology, &changed, outside),
+                Act::Follow | Act::File => follow(&mut rounds, &topology, &changed, &goodbyes, outside),
             };
             rounds.tell_quarantine();
             (rounds, (act, done))
@@ -359,9 +366,15 @@ impl Daemon {
     }
 }
 
-fn follow(rounds: &mut Rounds, topology: &Topology, changed: &Changed, outside: bool) -> anyhow::Result<Done> {
+fn follow(
+    rounds: &mut Rounds,
+    topology: &Topology,
+    changed: &Changed,
+    goodbyes: &BTreeSet<(ServiceId, UpstreamId)>,
+    outside: bool,
+) -> anyhow::Result<Done> {
     let looked = if outside { rounds.look_outside() } else { Ok(()) };
-    let left = rounds.quick(topology, if outside { &Changed::All } else { changed })?;
+    let left = rounds.quick(topology, if outside { &Changed::All } else { changed }, goodbyes)?;
     Ok(Done::Followed(left, looked))
 }
 
@@ -376,6 +389,7 @@ mod tests {
             topology: None,
             revision: 0,
             changed: Changed::nothing(),
+            goodbyes: BTreeSet::new(),
             pace: Pace::new(Duration::ZERO, second),
             rounds: None,
             acting: None,
