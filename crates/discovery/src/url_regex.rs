@@ -7,7 +7,7 @@ use regex_syntax::ast::{self, Ast, visit};
 
 use crate::Refusal;
 
-/// PRODUCT's limit; also keeps the time that one match may take within reason.
+/// As README says; it also keeps the time that one match may take within reason.
 const LONGEST: usize = 256;
 /// PCRE refuses an expression whose compiled form is longer than 65,535 bytes, and with it HAProxy its whole file.
 const LARGEST: u64 = 60_000;
