@@ -56,6 +56,11 @@ impl ServiceId {
     pub fn folder(&self) -> String {
         format!("{}/{}/", self.kind.folder(), self.name)
     }
+
+    /// Whether it answers for every host that no service names: `http-services/default`.
+    pub fn is_default(&self) -> bool {
+        self.kind == Kind::Http && self.name.as_str() == "default"
+    }
 }
 
 /// Which layout a key belongs to; where both have the same thing, the current one beats the ancestor's.

@@ -18,13 +18,21 @@ mod key;
 mod record;
 mod setting;
 
+mod acceptance;
+mod balancer;
+mod balancers;
+mod claim;
 mod store;
 mod topology;
 
+pub use acceptance::Acceptance;
 pub use address::{Bind, Networks, UpstreamAddress};
+pub use balancer::Balancer;
+pub use balancers::{Balancers, RefusedKey};
+pub use claim::{Claim, Rival, claims, rivals};
 pub use domain::{Domain, Host};
 pub use key::{Key, Kind, Layout, Oddity, ServiceId};
-pub use name::{Color, Node, Profile, ServiceName, UpstreamId};
+pub use name::{Color, FileName, Node, Profile, ServiceName, UpstreamId};
 pub use path::PathPrefix;
 pub use record::{Override, OverrideState, Unknown, Upstream, UpstreamState, Weight};
 pub use refusal::{Excerpt, Refusal};

@@ -77,6 +77,10 @@ name! {
     Profile
 }
 name! {
+    /// The name of a file in a directory that an operator keeps: no path leads out of it.
+    FileName
+}
+name! {
     /// A balancer's name.
     Node
 }

@@ -36,7 +36,8 @@ macro_rules! settings {
                 }
             }
 
-            fn kinds(self) -> &'static [Kind] {
+            /// The kinds of services that have it.
+            pub fn kinds(self) -> &'static [Kind] {
                 match self {
                     $(Self::$variant => $kinds,)*
                 }

@@ -35,6 +35,11 @@ impl<T> Layered<T> {
         self.current.as_ref().or(self.ancestor.as_ref())
     }
 
+    /// The keys of both layouts.
+    fn entries(&self) -> impl Iterator<Item = &Entry> {
+        self.current.iter().chain(&self.ancestor).map(|field| &field.entry)
+    }
+
     fn slot(&mut self, layout: Layout) -> &mut Option<Arc<Field<T>>> {
         match layout {
             Layout::Current => &mut self.current,
@@ -53,7 +58,8 @@ pub struct Service {
 }
 
 impl Service {
-    fn new(kind: Kind) -> Self {
+    /// A service of which the store has nothing.
+    pub fn new(kind: Kind) -> Self {
         Self { kind, settings: BTreeMap::new(), upstreams: BTreeMap::new(), overrides: BTreeMap::new() }
     }
 
@@ -77,6 +83,11 @@ impl Service {
         self.upstreams.iter().filter_map(|(id, field)| Some((id, field.get()?)))
     }
 
+    /// The record of one upstream.
+    pub fn upstream(&self, id: &UpstreamId) -> Option<&Arc<Field<Upstream>>> {
+        self.upstreams.get(id).and_then(Layered::get)
+    }
+
     /// The key that imposes something on one upstream.
     pub fn imposed(&self, id: &UpstreamId) -> Option<&Arc<Field<Override>>> {
         self.overrides.get(id).and_then(Layered::get)
@@ -87,7 +98,15 @@ impl Service {
         self.overrides.iter().filter_map(|(id, field)| Some((id, field.get()?)))
     }
 
-    fn is_empty(&self) -> bool {
+    /// All its keys, those of the ancestor's layout that count for nothing included.
+    pub fn entries(&self) -> impl Iterator<Item = &Entry> {
+        let settings = self.settings.values().flat_map(Layered::entries);
+        let upstreams = self.upstreams.values().flat_map(Layered::entries);
+        settings.chain(upstreams).chain(self.overrides.values().flat_map(Layered::entries))
+    }
+
+    /// Whether it has no key.
+    pub fn is_empty(&self) -> bool {
         self.settings.is_empty() && self.upstreams.is_empty() && self.overrides.is_empty()
     }
 
@@ -198,6 +217,11 @@ impl Topology {
         &self.services
     }
 
+    /// The keys of all services.
+    pub fn entries(&self) -> impl Iterator<Item = &Entry> {
+        self.services.values().flat_map(|service| service.entries())
+    }
+
     /// What the balancers say of themselves.
     pub fn balancers(&self) -> &BTreeMap<Node, Entry> {
         &self.balancers
@@ -273,6 +297,22 @@ mod tests {
         assert_eq!(topology.apply(&Change::Put(entry("balancers/lb1", "{}"))), None);
         assert_eq!(topology.apply(&Change::Put(entry("whatever", "x"))), None);
         assert_eq!(topology.balancers().len(), 1);
+    }
+
+    #[test]
+    fn the_keys_of_its_services_make_it_again() {
+        let entries = [
+            entry("http-services/shop/domain", "a b\"c"),
+            entry("http-services/shop/upstreams/a", "10.0.0.1:80"),
+            entry("services/shop/upstreams/a", "10.0.0.2:80"),
+            entry("http-services/shop/overrides/a", "{}"),
+            entry("tcp-services/db/ports", "3306"),
+        ];
+        let topology = Topology::of(&entries);
+        assert_eq!(topology.entries().count(), entries.len());
+        assert_eq!(Topology::of(topology.entries()), topology);
+        let id = "a".parse().unwrap();
+        assert_eq!(topology.services()[&http("shop")].upstream(&id).unwrap().entry, entries[1]);
     }
 
     fn keys() -> impl Strategy<Value = String> {

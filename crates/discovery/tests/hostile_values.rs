@@ -55,6 +55,7 @@ const PIECES: &[&str] = &[
     "[a-z]+",
     "^/x$",
     "include-subdomains",
+    "internal-ca.pem",
 ];
 
 fn value() -> impl Strategy<Value = Vec<u8>> {

@@ -4,7 +4,7 @@ use std::fmt;
 use std::num::NonZeroU32;
 use std::str::FromStr;
 
-use crate::{Color, Host, Profile, Refusal, words};
+use crate::{Color, FileName, Host, Refusal, words};
 
 /// An enum whose variants are words: parsed from them, printed as them.
 macro_rules! choice {
@@ -152,7 +152,7 @@ impl FromStr for Check {
                     None => Method::Get,
                 };
                 let target = words.next().ok_or_else(|| Refusal::unexpected(text, expected))?;
-                let status = words.next().map_or(Ok(StatusRange { first: 200, last: 399 }), str::parse)?;
+                let status = words.next().map_or(Ok(StatusRange::default()), str::parse)?;
                 Self::Http(HttpCheck { method, target: check_target(target)?, status })
             }
             _ => return Err(Refusal::unexpected(text, expected)),
@@ -177,6 +177,20 @@ impl fmt::Display for Check {
             Self::Off => f.write_str("off"),
             Self::Http(HttpCheck { method, target, status }) => write!(f, "http {method} {target} {status}"),
         }
+    }
+}
+
+impl StatusRange {
+    /// Whether a status is one of them.
+    pub fn contains(self, status: u16) -> bool {
+        (self.first..=self.last).contains(&status)
+    }
+}
+
+/// What passes unless said otherwise, as in HAProxy: success and redirections.
+impl Default for StatusRange {
+    fn default() -> Self {
+        Self { first: 200, last: 399 }
     }
 }
 
@@ -254,7 +268,7 @@ pub enum Verify {
     /// Not at all.
     Off,
     /// Against the authorities in this file of `--ca-dir`.
-    CaFile(Profile),
+    CaFile(FileName),
 }
 
 impl FromStr for Verify {

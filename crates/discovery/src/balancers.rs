@@ -1,0 +1,113 @@
+//! What all live balancers say of themselves: who is waited for.
+
+use std::collections::BTreeMap;
+
+use crate::{Balancer, Change, Entry, Key, Node, Snapshot};
+
+/// The balancers that have a key, which hangs on their lease: a balancer without one isn't waited for.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Balancers {
+    cluster: u64,
+    /// None: it says nothing that makes sense, and agrees to nothing.
+    nodes: BTreeMap<Node, Option<Balancer>>,
+}
+
+/// A key that a balancer doesn't follow.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct RefusedKey {
+    /// The balancer.
+    pub node: Node,
+    /// The key, relative to the prefix.
+    pub key: String,
+    /// The balancer's word for it.
+    pub reason: String,
+}
+
+impl Balancers {
+    /// Those of a listing; its other keys say nothing here.
+    pub fn of(snapshot: &Snapshot) -> Self {
+        let mut balancers = Self { cluster: snapshot.cluster, nodes: BTreeMap::new() };
+        snapshot.entries.iter().for_each(|entry| balancers.take(entry));
+        balancers
+    }
+
+    /// Takes one event of the watch in.
+    pub fn apply(&mut self, change: &Change) {
+        match change {
+            Change::Put(entry) => self.take(entry),
+            Change::Delete { key, .. } => {
+                if let Ok(Key::Balancer(node)) = key.parse() {
+                    self.nodes.remove(&node);
+                }
+            }
+        }
+    }
+
+    fn take(&mut self, entry: &Entry) {
+        if let Ok(Key::Balancer(node)) = entry.key.parse() {
+            self.nodes.insert(node, Balancer::parse(&entry.value).ok());
+        }
+    }
+
+    /// The store that they are asked about.
+    pub fn cluster(&self) -> u64 {
+        self.cluster
+    }
+
+    /// Whether there is none.
+    pub fn is_empty(&self) -> bool {
+        self.nodes.is_empty()
+    }
+
+    /// All of them; None says nothing that makes sense.
+    pub fn nodes(&self) -> impl Iterator<Item = (&Node, Option<&Balancer>)> {
+        self.nodes.iter().map(|(node, balancer)| (node, balancer.as_ref()))
+    }
+
+    /// Those that don't agree.
+    pub fn missing(&self, agrees: impl Fn(&Balancer) -> bool) -> Vec<&Node> {
+        let missing = self.nodes().filter(|(_, balancer)| !balancer.is_some_and(&agrees));
+        missing.map(|(node, _)| node).collect()
+    }
+
+    /// Which of these keys are refused, by whom and why.
+    pub fn refused<'a>(&'a self, keys: &'a [String]) -> impl Iterator<Item = RefusedKey> + 'a {
+        let balancers = self.nodes().filter_map(|(node, balancer)| Some((node, balancer?)));
+        balancers.flat_map(move |(node, balancer)| {
+            let of = move |key: &'a String| Some((key, balancer.refuses(key)?));
+            keys.iter().filter_map(of).map(move |(key, reason)| RefusedKey {
+                node: node.clone(),
+                key: key.clone(),
+                reason: reason.to_owned(),
+            })
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn entry(key: &str, value: &str) -> Entry {
+        Entry { key: key.into(), value: value.into(), create_revision: 1, mod_revision: 1, lease: 7 }
+    }
+
+    const FOLLOWS: &str = r#"{"cluster":"7","applied":10,"pending":[],"held":[],"draining":{}}"#;
+
+    #[test]
+    fn garbage_agrees_to_nothing_and_a_key_that_goes_is_not_waited_for() {
+        let entries = vec![entry("balancers/fine", FOLLOWS), entry("balancers/mad", "?"), entry("balancers/x/y", "?")];
+        let mut balancers = Balancers::of(&Snapshot { cluster: 7, revision: 9, raft_term: 1, entries });
+        let service = "http-services/shop/domain".parse::<Key>().unwrap().service().unwrap().clone();
+        let missing = |balancers: &Balancers, revision| -> Vec<String> {
+            let missing = balancers.missing(|it| it.follows(balancers.cluster(), revision, &service));
+            missing.into_iter().map(ToString::to_string).collect()
+        };
+        assert_eq!(missing(&balancers, 10), ["mad"]);
+        assert_eq!(missing(&balancers, 11), ["fine", "mad"]);
+        balancers.apply(&Change::Put(entry("balancers/mad", &FOLLOWS.replace("[]", "[\"http-shop\"]"))));
+        assert_eq!(missing(&balancers, 10), ["mad"]);
+        balancers.apply(&Change::Delete { key: "balancers/mad".into(), revision: 11, previous: None });
+        assert!(missing(&balancers, 10).is_empty() && !balancers.is_empty());
+    }
+}
