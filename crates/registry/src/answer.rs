@@ -152,7 +152,8 @@ mod tests {
     use super::*;
 
     fn answered(code: i32, message: &str) -> Failure {
-        let act = Act::Commit(vec!["/p/a".into(), "/p/b".into(), "/p/c".into(), "/p/d".into()]);
+        let act =
+            Act::Commit { writes: ["/p/a", "/p/b", "/p/c", "/p/d"].map(str::to_owned).to_vec(), reads: Vec::new() };
         Context { endpoint: "http://e:2379", act: &act, user: Some("eve") }.answered(code, message)
     }
 
@@ -162,8 +163,8 @@ mod tests {
         assert!(denied.error.is_permission_denied() && !denied.abandon);
         assert_eq!(
             denied.error.to_string(),
-            "etcd's roles forbid user eve the transaction on /p/a, /p/b, /p/c and 1 more; \
-             one operation outside the roles denies a whole transaction"
+            "etcd's roles forbid user eve writing /p/a, /p/b, /p/c and 1 more: it needs the permission readwrite on what \
+             it writes, read on what it reads; one operation outside the roles denies a whole transaction"
         );
         assert!(answered(5, "etcdserver: requested lease not found").error.is_lease_not_found());
         assert!(matches!(

@@ -11,7 +11,8 @@ use crate::entry::Prefix;
 #[derive(Clone, Debug, clap::Args)]
 #[command(next_help_heading = "etcd")]
 pub struct Args {
-    /// Where etcd listens, several by commas; without a scheme it is https when a certificate option is given
+    /// Where etcd listens, several by commas: any of them is asked first, the next where one fails. Without a scheme it is
+    /// https when a certificate option is given
     #[arg(long, env = "ETCDCTL_ENDPOINTS", value_delimiter = ',', default_value = "http://127.0.0.1:2379")]
     #[arg(value_name = "URL")]
     pub endpoints: Vec<String>,
@@ -93,7 +94,7 @@ pub struct Config {
 }
 
 impl Config {
-    /// The endpoints, in the order they are tried.
+    /// The endpoints, in the order they are tried; a client begins with any of them.
     pub fn endpoints(&self) -> &[Endpoint] {
         &self.endpoints
     }
@@ -206,7 +207,7 @@ pub enum ConfigError {
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use clap::Parser;
 
     use super::*;
@@ -217,7 +218,7 @@ mod tests {
         etcd: Args,
     }
 
-    fn resolve(args: &[&str]) -> Result<Config, ConfigError> {
+    pub(crate) fn resolve(args: &[&str]) -> Result<Config, ConfigError> {
         Cli::try_parse_from(["test"].iter().chain(args)).expect("known options").etcd.resolve()
     }
 

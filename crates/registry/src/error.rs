@@ -19,8 +19,13 @@ pub enum Act {
     List(String),
     /// Watching all keys below this one.
     Watch(String),
-    /// A transaction on these keys.
-    Commit(Vec<String>),
+    /// A transaction.
+    Commit {
+        /// The keys that it writes or deletes.
+        writes: Vec<String>,
+        /// The keys that it only reads or compares.
+        reads: Vec<String>,
+    },
     /// Granting a lease.
     Grant,
     /// Keeping a lease alive.
@@ -38,16 +43,37 @@ impl fmt::Display for Act {
             Self::Get(key) => write!(f, "reading {key}"),
             Self::List(range) => write!(f, "listing {range}"),
             Self::Watch(range) => write!(f, "watching {range}"),
-            Self::Commit(keys) => match keys.split_at_checked(3) {
-                Some((first, rest)) if !rest.is_empty() => {
-                    write!(f, "the transaction on {} and {} more", first.join(", "), rest.len())
-                }
-                _ => write!(f, "the transaction on {}", keys.join(", ")),
+            Self::Commit { writes, reads } => match (&**writes, &**reads) {
+                (writes, []) => write!(f, "writing {}", Keys(writes)),
+                ([], reads) => write!(f, "reading {}", Keys(reads)),
+                (writes, reads) => write!(f, "writing {}, reading {}", Keys(writes), Keys(reads)),
             },
             Self::Grant => f.write_str("granting a lease"),
             Self::KeepAlive(lease) => write!(f, "keeping lease {lease} alive"),
             Self::Revoke(lease) => write!(f, "revoking lease {lease}"),
             Self::TimeToLive(lease) => write!(f, "asking for lease {lease}"),
+        }
+    }
+}
+
+impl Act {
+    /// What etcd's roles must grant for it.
+    fn permission(&self) -> &'static str {
+        match self {
+            Self::Commit { .. } => "readwrite on what it writes, read on what it reads",
+            _ => "read",
+        }
+    }
+}
+
+/// The first keys of a list.
+struct Keys<'a>(&'a [String]);
+
+impl fmt::Display for Keys<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.0.split_at_checked(3) {
+            Some((first, rest)) if !rest.is_empty() => write!(f, "{} and {} more", first.join(", "), rest.len()),
+            _ => f.write_str(&self.0.join(", ")),
         }
     }
 }
@@ -99,7 +125,11 @@ pub enum Error {
         reason: String,
     },
     /// The user's roles forbid it.
-    #[error("etcd's roles forbid {} {act}; one operation outside the roles denies a whole transaction", Who(user))]
+    #[error(
+        "etcd's roles forbid {} {act}: it needs the permission {}; one operation outside the roles denies a whole transaction",
+        Who(user),
+        act.permission()
+    )]
     PermissionDenied {
         /// What was being done, with its keys.
         act: Act,

@@ -27,13 +27,15 @@ const CHECK: Duration = Duration::from_secs(3);
 /// How to follow the store.
 #[derive(Clone, Copy, Debug)]
 pub struct Follow {
+    /// The folder that is followed, relative to the prefix: `balancers`. "" is every key.
+    pub below: &'static str,
     /// All keys are listed anew every so often, in case that something was missed nevertheless.
     pub resync: Duration,
 }
 
 impl Default for Follow {
     fn default() -> Self {
-        Self { resync: Duration::from_secs(300) }
+        Self { below: "", resync: Duration::from_secs(300) }
     }
 }
 
@@ -62,7 +64,7 @@ pub enum Event {
 }
 
 impl Client {
-    /// Follows all keys below the prefix until `shutdown`, or until the receiver is dropped. No change is missed and
+    /// Follows all keys below [`Follow::below`] until `shutdown`, or until the receiver is dropped. No change is missed and
     /// none comes twice, whatever happens to etcd. A slow consumer slows it down.
     pub fn follow(&self, options: Follow, shutdown: CancellationToken) -> mpsc::Receiver<Event> {
         let (events, received) = mpsc::channel(BUFFER);
@@ -101,6 +103,8 @@ struct Follower {
     events: mpsc::Sender<Event>,
     /// None when everything must be listed.
     position: Option<Position>,
+    /// The revision that a watch was last resumed at while the store was ahead of it.
+    behind_at: Option<i64>,
     listed: Instant,
     heard: Instant,
     connected: bool,
@@ -110,9 +114,20 @@ struct Follower {
 impl Follower {
     fn new(client: Client, options: Follow, events: mpsc::Sender<Event>) -> Self {
         let now = Instant::now();
-        let range = client.config().prefix.below("");
+        let range = client.config().prefix.below(options.below);
         let retry = Retry::new(client.config().endpoints().len());
-        Self { client, range, options, events, position: None, listed: now, heard: now, connected: true, retry }
+        Self {
+            client,
+            range,
+            options,
+            events,
+            position: None,
+            behind_at: None,
+            listed: now,
+            heard: now,
+            connected: true,
+            retry,
+        }
     }
 
     async fn run(mut self) {
@@ -187,7 +202,7 @@ impl Follower {
     }
 
     async fn list(&mut self) -> Result<Position, End> {
-        let snapshot = self.client.snapshot("").await.map_err(End::Failed)?;
+        let snapshot = self.client.snapshot(self.options.below).await.map_err(End::Failed)?;
         let position = Position::of(&snapshot);
         self.listed = Instant::now();
         self.heard = self.listed;
@@ -196,14 +211,21 @@ impl Follower {
         Ok(position)
     }
 
-    /// Asks whether the store is still the one known, before a watch is resumed there.
-    async fn check(&self, position: Position) -> Result<Position, End> {
+    /// Asks whether the store is still the one known, before a watch is resumed there; and whether it can be: it is
+    /// resumed once at the same revision, if there is more to come.
+    async fn check(&mut self, position: Position) -> Result<Position, End> {
         let run = |mut connection: Connection| {
             let key = self.range.clone();
             async move { connection.kv.get(key, None).await }
         };
         let answer = self.client.once(&Act::Get(self.range.clone()), CHECK, run).await?;
-        position.check(&Position::at(&answer.0.header.unwrap_or_default())).map_err(End::Anew)
+        let now = Position::at(&answer.0.header.unwrap_or_default());
+        let position = position.check(&now).map_err(End::Anew)?;
+        // etcd says nothing, not even that it lives, while it puts the events of one revision together: tens of
+        // thousands of deletions with their previous values take longer than a silence may last. A listing has pages.
+        let stuck =
+            now.revision > position.revision && self.behind_at.replace(position.revision) == Some(position.revision);
+        if stuck { Err(End::Anew(Anew::Stuck)) } else { Ok(position) }
     }
 
     /// The watch stands: says so if it was lost before.
@@ -215,7 +237,8 @@ impl Follower {
     }
 
     fn resync(&self, position: Position) -> Resync {
-        Resync::after(self.client.clone(), self.options.resync.saturating_sub(self.listed.elapsed()), position)
+        let delay = self.options.resync.saturating_sub(self.listed.elapsed());
+        Resync::after(self.client.clone(), self.options.below, delay, position)
     }
 
     async fn send(&self, event: Event) -> Result<(), End> {

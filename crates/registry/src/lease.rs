@@ -1,7 +1,7 @@
 //! Leases, and the loop that holds one.
 
 use std::fmt;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
@@ -41,6 +41,19 @@ impl fmt::Display for LeaseId {
     }
 }
 
+/// How the renewal of a lease goes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Beats {
+    /// How often a lease was granted or renewed.
+    pub done: u64,
+    /// How often that failed, since etcd could not be reached or refused it.
+    pub failed: u64,
+    /// When the last one that was done was asked for: the lease lives for its TTL from then on, at least.
+    pub last: Option<Instant>,
+    /// The last one failed.
+    pub is_failing: bool,
+}
+
 impl Client {
     /// A new lease. etcd counts in whole seconds and grants at least 2.
     pub async fn grant(&self, ttl: Duration) -> Result<LeaseId, Error> {
@@ -71,9 +84,19 @@ impl Client {
     /// the old one is gone, put it again), None before the first grant and between loss and grant. An unreachable etcd
     /// is no loss. Nothing is revoked at the end: that is for the user, in the order it needs.
     pub fn hold(&self, ttl: Duration, shutdown: CancellationToken) -> watch::Receiver<Option<LeaseId>> {
+        self.hold_counted(ttl, shutdown, watch::Sender::default())
+    }
+
+    /// The same, and leaves behind how it goes. At every beat: for looking at, not for waiting on.
+    pub fn hold_counted(
+        &self,
+        ttl: Duration,
+        shutdown: CancellationToken,
+        beats: watch::Sender<Beats>,
+    ) -> watch::Receiver<Option<LeaseId>> {
         let (publish, held) = watch::channel(None);
         let client = self.clone();
-        tokio::spawn(async move { shutdown.run_until_cancelled(hold(client, ttl, publish)).await });
+        tokio::spawn(async move { shutdown.run_until_cancelled(hold(client, ttl, publish, beats)).await });
         held
     }
 
@@ -111,6 +134,19 @@ enum Next {
     Retry,
 }
 
+impl Beats {
+    /// What is known after one more step, asked for at this moment.
+    fn after(self, beat: &Beat, asked: Instant) -> Self {
+        match beat {
+            Beat::Granted(_) | Beat::Alive => {
+                Self { done: self.done + 1, last: Some(asked), is_failing: false, ..self }
+            }
+            Beat::Ended => Self { last: None, is_failing: false, ..self },
+            Beat::Failed(_) => Self { failed: self.failed + 1, is_failing: true, ..self },
+        }
+    }
+}
+
 /// The lease is kept over every failure but etcd's own word that it has ended.
 fn step(held: Option<LeaseId>, beat: &Beat) -> (Option<LeaseId>, Next) {
     match beat {
@@ -121,11 +157,11 @@ fn step(held: Option<LeaseId>, beat: &Beat) -> (Option<LeaseId>, Next) {
     }
 }
 
-async fn hold(client: Client, ttl: Duration, publish: watch::Sender<Option<LeaseId>>) {
+async fn hold(client: Client, ttl: Duration, publish: watch::Sender<Option<LeaseId>>, beats: watch::Sender<Beats>) {
     let mut retry = Retry::new(client.config().endpoints().len());
     let mut held = None;
-    let mut failing = false;
     loop {
+        let asked = Instant::now();
         let beat = match held {
             None => client.grant_once(ttl).await.map(Beat::Granted),
             Some(lease) => client.beat(lease).await.map(|()| Beat::Alive),
@@ -134,7 +170,8 @@ async fn hold(client: Client, ttl: Duration, publish: watch::Sender<Option<Lease
             Error::LeaseNotFound { .. } => Beat::Ended,
             error => Beat::Failed(error),
         });
-        report(&beat, &mut failing);
+        report(&beat, beats.borrow().is_failing);
+        beats.send_modify(|beats| *beats = beats.after(&beat, asked));
         let (now, next) = step(held, &beat);
         held = now;
         publish.send_if_modified(|published| std::mem::replace(published, now) != now);
@@ -151,16 +188,15 @@ async fn hold(client: Client, ttl: Duration, publish: watch::Sender<Option<Lease
 }
 
 /// Says what happens once, not at each beat.
-fn report(beat: &Beat, failing: &mut bool) {
+fn report(beat: &Beat, was_failing: bool) {
     match beat {
         Beat::Granted(lease) => tracing::info!(%lease, "lease granted"),
-        Beat::Alive if *failing => tracing::info!("etcd answers again, the lease is alive"),
+        Beat::Alive if was_failing => tracing::info!("etcd answers again, the lease is alive"),
         Beat::Alive => {}
         Beat::Ended => tracing::warn!("the lease has ended, granting another one"),
-        Beat::Failed(error) if *failing => tracing::debug!(%error, "still trying"),
+        Beat::Failed(error) if was_failing => tracing::debug!(%error, "still trying"),
         Beat::Failed(error) => tracing::warn!(%error, "the lease can't be renewed for now, trying on"),
     }
-    *failing = matches!(beat, Beat::Failed(_));
 }
 
 /// A third of the TTL leaves two more tries; up to a fifth less, so that those who began together drift apart.
@@ -187,6 +223,18 @@ mod tests {
         assert_eq!(step(HELD, &unreachable()), (HELD, Next::Retry));
         assert_eq!(step(None, &unreachable()), (None, Next::Retry));
         assert_eq!(step(HELD, &Beat::Ended), (None, Next::Grant));
+    }
+
+    #[test]
+    fn beats_are_counted() {
+        let (first, later) = (Instant::now(), Instant::now() + STEP);
+        let failed = Beat::Failed(Error::Silent { endpoint: "http://e".into(), act: Act::Grant, limit: STEP });
+        let granted = Beats::default().after(&Beat::Granted(LeaseId(7)), first);
+        let now = granted.after(&failed, later);
+        assert_eq!(now, Beats { done: 1, failed: 1, last: Some(first), is_failing: true });
+        let alive = now.after(&Beat::Alive, later);
+        assert_eq!(alive, Beats { done: 2, failed: 1, last: Some(later), is_failing: false });
+        assert_eq!(alive.after(&Beat::Ended, later).last, None, "what has ended was not renewed");
     }
 
     #[test]

@@ -34,6 +34,7 @@ mod client;
 mod connect;
 
 // What is asked of etcd.
+mod changes;
 mod entry;
 mod snapshot;
 mod txn;
@@ -51,9 +52,10 @@ mod retry;
 mod revisions;
 
 pub use args::{Args, Config, ConfigError, User};
+pub use changes::Changes;
 pub use client::Client;
 pub use endpoint::Endpoint;
 pub use error::{Act, Error};
 pub use follow::{Event, Follow};
-pub use lease::LeaseId;
+pub use lease::{Beats, LeaseId};
 pub use txn::{Committed, Condition, Txn};

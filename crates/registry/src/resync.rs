@@ -15,6 +15,7 @@ type Listing = Pin<Box<dyn Future<Output = Result<Snapshot, Error>> + Send>>;
 /// The next listing: waited for, then under way.
 pub(crate) struct Resync {
     client: Client,
+    below: &'static str,
     due: Pin<Box<Sleep>>,
     listing: Option<Listing>,
     /// What was known before; the listing can't be older.
@@ -24,8 +25,8 @@ pub(crate) struct Resync {
 }
 
 impl Resync {
-    pub(crate) fn after(client: Client, delay: Duration, known: Position) -> Self {
-        Self { client, due: Box::pin(sleep(delay)), listing: None, known, meanwhile: Vec::new() }
+    pub(crate) fn after(client: Client, below: &'static str, delay: Duration, known: Position) -> Self {
+        Self { client, below, due: Box::pin(sleep(delay)), listing: None, known, meanwhile: Vec::new() }
     }
 
     /// The listing, when it is due and done. Nothing is lost when this is dropped.
@@ -34,8 +35,8 @@ impl Resync {
             Some(listing) => listing,
             None => {
                 self.due.as_mut().await;
-                let client = self.client.clone();
-                self.listing.insert(Box::pin(async move { client.snapshot("").await }))
+                let (client, below) = (self.client.clone(), self.below);
+                self.listing.insert(Box::pin(async move { client.snapshot(below).await }))
             }
         };
         listing.as_mut().await

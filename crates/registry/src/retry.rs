@@ -7,8 +7,8 @@ use backon::{BackoffBuilder, ExponentialBackoff, ExponentialBuilder};
 /// The first wait after every endpoint was tried once.
 const FIRST: Duration = Duration::from_millis(200);
 
-/// The longest wait before its jitter, so that etcd coming back is noticed within twice that.
-const LONGEST: Duration = Duration::from_secs(2);
+/// The longest wait before its jitter: a host that was cut off is served again within two seconds of its reconnection.
+const LONGEST: Duration = Duration::from_millis(750);
 
 /// The most that the step to another endpoint is put off: those who lost the same member must not all arrive at the
 /// next one in one instant.
@@ -84,6 +84,7 @@ mod tests {
         let mut second: Vec<_> = (0..1000).map(|_| next(&mut Retry::new(1), 5).iter().sum::<Duration>()).collect();
         second.sort();
         let busiest = second.windows(100).map(|some| some[99] - some[0]).min().expect("windows");
-        assert!(busiest > Duration::from_millis(100), "100 of 1000 within {busiest:?}");
+        // Two thousand logins a second are no burden for etcd.
+        assert!(busiest > Duration::from_millis(50), "100 of 1000 within {busiest:?}");
     }
 }

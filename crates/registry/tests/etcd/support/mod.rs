@@ -26,8 +26,15 @@ pub(crate) fn args(endpoints: &[String]) -> Args {
     }
 }
 
+/// A client that begins with the first of these; by itself it begins with any.
 pub(crate) fn client(endpoints: &[String]) -> Client {
-    Client::new(args(endpoints).resolve().expect("valid options"))
+    let config = args(endpoints).resolve().expect("valid options");
+    loop {
+        let client = Client::new(config.clone());
+        if client.endpoint() == endpoints[0] {
+            return client;
+        }
+    }
 }
 
 /// Asks until the answer is there; a deadline, no sleep that hopes.
