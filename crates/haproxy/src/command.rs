@@ -5,6 +5,7 @@ use std::fmt;
 use std::io::{self, Read};
 use std::os::fd::AsFd;
 use std::os::unix::process::CommandExt;
+use std::path::PathBuf;
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::str::FromStr;
 use std::time::{Duration, Instant};
@@ -99,6 +100,21 @@ impl CommandLine {
     /// The arguments after the program.
     pub fn args(&self) -> &[OsString] {
         &self.args
+    }
+
+    /// The files and directories that HAProxy reads when this line starts it, in its order: each `-f`, and what follows
+    /// `--` (Management Guide, section 3).
+    pub fn config_files(&self) -> Vec<PathBuf> {
+        let mut files = Vec::new();
+        let mut args = self.args.iter();
+        while let Some(arg) = args.next() {
+            if arg == "-f" {
+                files.extend(args.next().map(PathBuf::from));
+            } else if arg == "--" {
+                files.extend(args.by_ref().map(PathBuf::from));
+            }
+        }
+        files
     }
 
     /// Every word, the program first.
@@ -232,6 +248,17 @@ mod tests {
         assert_eq!(line.to_string(), "supervisorctl -c '/etc/my conf' restart haproxy");
         assert!("".parse::<CommandLine>().is_err());
         assert!("a 'b".parse::<CommandLine>().is_err());
+    }
+
+    #[test]
+    fn finds_the_configuration_files() {
+        let files = |text: &str| -> Vec<String> {
+            let line: CommandLine = text.parse().unwrap();
+            line.config_files().iter().map(|file| file.display().to_string()).collect()
+        };
+        assert_eq!(files("haproxy -f a -n 100 -f b"), ["a", "b"]);
+        assert_eq!(files("taskset -c 1 haproxy -f a -- b -f"), ["a", "b", "-f"]);
+        assert_eq!(files("haproxy -f"), Vec::<String>::new());
     }
 
     #[test]

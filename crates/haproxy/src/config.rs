@@ -1,4 +1,4 @@
-//! Configuration files as HAProxy reads them: which ones, and the `server` lines in them.
+//! Configuration files as HAProxy reads them: which ones, their words, and the `server` lines in them.
 
 mod servers;
 mod words;
@@ -8,6 +8,31 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 pub use servers::{ServerLine, servers};
+pub use words::{Word, words};
+
+/// The keywords that open a section (configuration manuals, 2.6 to 3.2). A `server` line in `peers` is no backend's.
+pub const SECTIONS: [&str; 20] = [
+    "global",
+    "defaults",
+    "frontend",
+    "backend",
+    "listen",
+    "peers",
+    "mailers",
+    "resolvers",
+    "userlist",
+    "program",
+    "cache",
+    "ring",
+    "http-errors",
+    "fcgi-app",
+    "log-forward",
+    "log-profile",
+    "crt-store",
+    "traces",
+    "acme",
+    "namespace_list",
+];
 
 /// A configuration file, or directory of them, that can't be read.
 #[derive(Debug, thiserror::Error)]
@@ -37,7 +62,12 @@ pub fn read(paths: &[PathBuf]) -> Result<String, Unreadable> {
     Ok(text)
 }
 
-fn files(path: &Path) -> io::Result<Vec<PathBuf>> {
+/// The files that HAProxy reads for a `-f` argument, in its order: a directory stands for its `*.cfg`, by name, without
+/// hidden ones and what is no file. A link that leads nowhere is among them: HAProxy doesn't start with one.
+///
+/// # Errors
+/// When the directory can't be listed.
+pub fn files(path: &Path) -> io::Result<Vec<PathBuf>> {
     if !path.is_dir() {
         return Ok(vec![path.to_owned()]);
     }
@@ -45,7 +75,8 @@ fn files(path: &Path) -> io::Result<Vec<PathBuf>> {
     for entry in fs::read_dir(path)? {
         let file = entry?.path();
         let name = file.file_name().unwrap_or_default().to_string_lossy();
-        if name.ends_with(".cfg") && !name.starts_with('.') && file.is_file() {
+        let leads_nowhere = || file.symlink_metadata().is_ok_and(|link| link.is_symlink()) && !file.exists();
+        if name.ends_with(".cfg") && !name.starts_with('.') && (file.is_file() || leads_nowhere()) {
             files.push(file);
         }
     }
@@ -65,6 +96,11 @@ mod tests {
         }
         let last = dir.path().join("notes.txt");
         assert_eq!(read(&[dir.path().to_owned(), last]).unwrap(), "first\nsecond\nno\n");
+        fs::create_dir(dir.path().join("30.cfg")).unwrap();
+        std::os::unix::fs::symlink("/no/such/file", dir.path().join("40.cfg")).unwrap();
+        let names = files(dir.path()).unwrap();
+        let names: Vec<_> = names.iter().map(|file| file.file_name().unwrap().to_str().unwrap()).collect();
+        assert_eq!(names, ["10.cfg", "20.cfg", "40.cfg"]);
         let error = read(&[dir.path().join("none")]).unwrap_err();
         assert!(error.to_string().contains("/none: "), "{error}");
     }

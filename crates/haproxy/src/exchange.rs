@@ -49,6 +49,16 @@ pub(crate) fn send(stream: &mut dyn Stream, request: &[u8], deadline: Instant) -
 
 /// Reads until the other side closes, `deadline`, or more than `limit` bytes.
 pub(crate) fn receive(stream: &mut dyn Stream, deadline: Instant, limit: usize) -> io::Result<Vec<u8>> {
+    receive_until(stream, deadline, limit, |_| false)
+}
+
+/// The same, or until what has come is `whole`, where the other side may not close.
+pub(crate) fn receive_until(
+    stream: &mut dyn Stream,
+    deadline: Instant,
+    limit: usize,
+    whole: fn(&[u8]) -> bool,
+) -> io::Result<Vec<u8>> {
     let mut answer = Vec::new();
     let mut chunk = [0; 16 * 1024];
     loop {
@@ -58,6 +68,9 @@ pub(crate) fn receive(stream: &mut dyn Stream, deadline: Instant, limit: usize) 
             Ok(read) => answer.extend(chunk.iter().take(read)),
             Err(error) if error.kind() == ErrorKind::Interrupted => {}
             Err(error) => return Err(error),
+        }
+        if whole(&answer) {
+            return Ok(answer);
         }
         if answer.len() > limit {
             return Err(io::Error::new(ErrorKind::InvalidData, format!("an answer of more than {limit} bytes")));

@@ -7,6 +7,7 @@ pub mod check;
 pub mod command;
 pub mod config;
 pub mod masters;
+pub mod process;
 pub mod runtime;
 pub mod state_file;
 pub mod supervisor;

@@ -1,9 +1,13 @@
 //! HAProxy's Runtime API over its stats socket (manual: "Management Guide", section 9.3).
 
+mod certificate;
 mod change;
 mod command;
 mod info;
+mod options;
 mod servers;
+mod sessions;
+mod stats;
 
 use std::io::{self, ErrorKind};
 use std::net::Shutdown;
@@ -11,10 +15,14 @@ use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-pub use change::{AdminState, Change, NotAToken, Removal, ServerName, ServerOptions, Token};
+pub use certificate::{CertificateChange, CrtEntry, NotPem, Pem, ShownCertificate};
+pub use change::{AdminState, Change, NotAToken, Removal, ServerName, Token};
 pub use command::{Command, NotAWord, Word};
 pub use info::Info;
+pub use options::{CheckTls, ServerOptions, ServerTls, Sni};
 pub use servers::{Admin, NotServersState, Operation, ServerState, ServersState};
+pub use sessions::Sessions;
+pub use stats::{Average, Count, Stat};
 
 use crate::exchange;
 
@@ -102,8 +110,7 @@ impl Socket {
             Ok(format!("{whole}\n"))
         } else if answer == "\n" {
             Ok(String::new())
-        } else if answer.starts_with("Can't find the target") {
-            // Except a master's, when it has no such worker.
+        } else if is_no_target(answer.as_bytes()) {
             Err(self.refused(command.clone(), &answer))
         } else {
             Err(Error::CutShort { path: self.path.clone(), command: command.clone(), length: answer.len() })
@@ -112,22 +119,38 @@ impl Socket {
 
     /// Asks, and returns all that comes until HAProxy closes.
     fn exchange(&self, command: &Command) -> Result<String, Error> {
-        let stream = exchange::connect_unix(&self.path, self.timeout)
-            .map_err(|source| Error::Absent { path: self.path.clone(), source })?;
-        self.exchange_over(stream, command).map_err(|source| Error::Exchange {
-            path: self.path.clone(),
-            command: command.clone(),
-            source,
-        })
+        let answer = self.exchange_bytes(command, "")?;
+        String::from_utf8(answer).map_err(|error| self.failed(command)(io::Error::new(ErrorKind::InvalidData, error)))
     }
 
-    fn exchange_over(&self, mut stream: UnixStream, command: &Command) -> io::Result<String> {
+    /// Asks, with what follows the command's line; no error ever shows the payload.
+    fn exchange_bytes(&self, command: &Command, payload: &str) -> Result<Vec<u8>, Error> {
+        let stream = exchange::connect_unix(&self.path, self.timeout)
+            .map_err(|source| Error::Absent { path: self.path.clone(), source })?;
+        self.exchange_over(stream, command, payload).map_err(self.failed(command))
+    }
+
+    fn failed(&self, command: &Command) -> impl FnOnce(io::Error) -> Error {
+        let (path, command) = (self.path.clone(), command.clone());
+        move |source| Error::Exchange { path, command, source }
+    }
+
+    fn exchange_over(&self, mut stream: UnixStream, command: &Command, payload: &str) -> io::Result<Vec<u8>> {
         let deadline = Instant::now() + self.timeout;
-        exchange::send(&mut stream, format!("{command}\n").as_bytes(), deadline)?;
+        exchange::send(&mut stream, format!("{command}\n{payload}").as_bytes(), deadline)?;
+        let mut answer = Vec::new();
+        if command.is_to_worker() {
+            // Told so sooner, a master that has no such worker keeps some connections for ever (3.0), until it has no more
+            // of them.
+            answer = exchange::receive_until(&mut stream, deadline, ANSWER_LIMIT, |some| !some.is_empty())?;
+            if is_no_target(&answer) {
+                return Ok(answer);
+            }
+        }
         // A master keeps the connection open for more commands until it is told that none will come.
         stream.shutdown(Shutdown::Write)?;
-        let answer = exchange::receive(&mut stream, deadline, ANSWER_LIMIT)?;
-        String::from_utf8(answer).map_err(|error| io::Error::new(ErrorKind::InvalidData, error))
+        answer.extend(exchange::receive(&mut stream, deadline, ANSWER_LIMIT)?);
+        Ok(answer)
     }
 
     /// Who answers, and how it is: `show info`.
@@ -135,7 +158,15 @@ impl Socket {
     /// # Errors
     /// As [`ask`](Self::ask), or when it isn't the answer to that.
     pub fn info(&self) -> Result<Info, Error> {
-        let command = Command::show_info();
+        self.info_by(Command::show_info())
+    }
+
+    /// The same of one worker, over its master's socket.
+    pub(crate) fn info_of(&self, worker: u32) -> Result<Info, Error> {
+        self.info_by(Command::show_info().to_worker(worker))
+    }
+
+    fn info_by(&self, command: Command) -> Result<Info, Error> {
         let answer = self.ask(&command)?;
         Info::parse(&answer).ok_or_else(|| self.refused(command, &answer))
     }
@@ -178,6 +209,16 @@ impl Socket {
         ServersState::parse(&answer).ok_or_else(|| self.refused(command, &answer))
     }
 
+    /// What every backend and server has seen so far: `show stat`.
+    ///
+    /// # Errors
+    /// As [`ask`](Self::ask), or when it isn't the answer to that.
+    pub fn stats(&self) -> Result<Vec<Stat>, Error> {
+        let command = Command::show_stat();
+        let answer = self.ask(&command)?;
+        stats::parse(&answer).ok_or_else(|| self.refused(command, &answer))
+    }
+
     /// The paths of all maps that HAProxy has loaded from files: `show map`.
     ///
     /// # Errors
@@ -210,5 +251,12 @@ impl Socket {
     }
 }
 
+/// A master's answer when it has no such worker: no empty line closes it, and the connection is left open.
+fn is_no_target(answer: &[u8]) -> bool {
+    answer.starts_with(b"Can't find the target") && answer.ends_with(b"\n")
+}
+
+#[cfg(test)]
+mod proxy;
 #[cfg(test)]
 mod tests;

@@ -14,6 +14,17 @@ pub struct Version {
     pub patch: u16,
 }
 
+/// Whether the generated file and the Runtime API's answers are known to suit a release.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Support {
+    /// Older than 2.6, the oldest that the tests run on.
+    TooOld,
+    /// From 2.6 to 3.2; the tests run on 2.6, 3.0 and 3.2, the ones with long-term support that Debian has.
+    Known,
+    /// It came after the tests. It is given what the newest known one gets.
+    Newer,
+}
+
 /// The text holds no version.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("`{0}` is no version of HAProxy, such as 2.6.12")]
@@ -23,6 +34,18 @@ impl Version {
     /// The version of that number.
     pub const fn new(major: u16, minor: u16, patch: u16) -> Self {
         Self { major, minor, patch }
+    }
+
+    /// What is known of this release.
+    pub fn support(self) -> Support {
+        let release = (self.major, self.minor);
+        if release < (2, 6) {
+            Support::TooOld
+        } else if release <= (3, 2) {
+            Support::Known
+        } else {
+            Support::Newer
+        }
     }
 
     /// Finds the version in what `haproxy -v` prints: `HAProxy version 2.6.12-1+deb12u2 2025/…`.
@@ -76,6 +99,22 @@ mod tests {
         assert!(Version::from_banner("nginx version: 1.2.3").is_err());
         assert!("2".parse::<Version>().is_err());
         assert!("2.6.999999".parse::<Version>().is_err());
+    }
+
+    #[test]
+    fn knows_what_it_was_tested_with() {
+        let support = |text: &str| text.parse::<Version>().map(Version::support);
+        for (text, wanted) in [
+            ("2.4.22", Support::TooOld),
+            ("2.6.0", Support::Known),
+            ("2.10.0", Support::Known),
+            ("3.0.11-1+deb13u3", Support::Known),
+            ("3.2.26", Support::Known),
+            ("3.3-dev1", Support::Newer),
+            ("4.0.0", Support::Newer),
+        ] {
+            assert_eq!(support(text), Ok(wanted), "{text}");
+        }
     }
 
     #[test]

@@ -3,7 +3,8 @@
 use std::collections::HashMap;
 use std::net::IpAddr;
 
-use super::words::words;
+use super::SECTIONS;
+use super::words::{Word, words};
 
 /// A `server` line with an IP address.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
@@ -20,26 +21,6 @@ pub struct ServerLine {
     pub checked: bool,
 }
 
-/// The keywords that open a section without backend servers (manual, 2.6 to 3.2): a `server` line in `peers` isn't one.
-const OTHERS: [&str; 16] = [
-    "global",
-    "frontend",
-    "peers",
-    "mailers",
-    "resolvers",
-    "userlist",
-    "program",
-    "cache",
-    "ring",
-    "http-errors",
-    "fcgi-app",
-    "log-forward",
-    "log-profile",
-    "crt-store",
-    "traces",
-    "acme",
-];
-
 /// The `server` lines of a configuration text that name an IP address, in the file's order.
 ///
 /// Host names, unix sockets, relative ports, templates and words from the environment are passed over.
@@ -48,7 +29,7 @@ pub fn servers(text: &str) -> Vec<ServerLine> {
     let mut reader = Reader::default();
     for line in text.lines() {
         let words = words(line);
-        reader.line(&words.iter().map(Option::as_deref).collect::<Vec<_>>());
+        reader.line(&words.iter().map(Word::known).collect::<Vec<_>>());
     }
     reader.found
 }
@@ -84,7 +65,7 @@ impl Reader {
             ([Some("backend" | "listen"), Some(name), rest @ ..], _) => {
                 self.open(Section::Backend((*name).to_owned()), rest);
             }
-            ([Some(keyword), ..], _) if OTHERS.contains(keyword) => self.open(Section::Other, &[]),
+            ([Some(keyword), ..], _) if SECTIONS.contains(keyword) => self.open(Section::Other, &[]),
             ([Some("default-server"), options @ ..], section) => {
                 self.checked = checked(options, self.checked);
                 if let Section::Defaults(name) = section {

@@ -2,11 +2,9 @@
 
 use std::fmt;
 use std::net::SocketAddr;
-use std::num::NonZeroU32;
 use std::str::FromStr;
-use std::time::Duration;
 
-use super::{Command, Error, Socket, Word};
+use super::{Command, Error, ServerOptions, Socket, Word};
 
 /// A server within its backend.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -15,25 +13,6 @@ pub struct ServerName {
     pub backend: Word,
     /// The server.
     pub server: Word,
-}
-
-/// What a server is added with. `add server` takes nothing over from `default-server` (Management Guide, section 9.3).
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct ServerOptions {
-    /// 0 to 256. HAProxy's own default is 1, which is next to nothing beside the file's 100.
-    pub weight: u16,
-    /// Whether HAProxy checks it, as its backend says how.
-    pub check: bool,
-    /// Used only when no other server is up.
-    pub backup: bool,
-    /// Connections to it; what is beyond waits.
-    pub maxconn: Option<NonZeroU32>,
-    /// HTTP/2 in the clear.
-    pub h2: bool,
-    /// The PROXY protocol's version, 1 or 2.
-    pub send_proxy: Option<u8>,
-    /// How long it takes to its whole weight after having been down.
-    pub slowstart: Option<Duration>,
 }
 
 /// A state that may be imposed on a server.
@@ -58,7 +37,7 @@ pub enum Change {
     SetWeight(ServerName, u16),
     /// Another address.
     SetAddress(ServerName, SocketAddr),
-    /// Gives servers that were added the sticky cookie that they lack until then.
+    /// Gives servers that were added the sticky cookie that they lack until then (2.6). Nobody else loses theirs.
     RefreshCookies(Word),
     /// A map's new key.
     AddToMap(Token, Token, Token),
@@ -82,33 +61,6 @@ pub enum Removal {
 impl fmt::Display for ServerName {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}/{}", self.backend, self.server)
-    }
-}
-
-impl fmt::Display for ServerOptions {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, " weight {}", self.weight)?;
-        if self.check {
-            f.write_str(" check")?;
-        }
-        if self.backup {
-            f.write_str(" backup")?;
-        }
-        if let Some(most) = self.maxconn {
-            write!(f, " maxconn {most}")?;
-        }
-        if self.h2 {
-            f.write_str(" proto h2")?;
-        }
-        match self.send_proxy {
-            Some(1) => f.write_str(" send-proxy")?,
-            Some(_) => f.write_str(" send-proxy-v2")?,
-            None => {}
-        }
-        if let Some(time) = self.slowstart {
-            write!(f, " slowstart {}ms", time.as_millis())?;
-        }
-        Ok(())
     }
 }
 
@@ -137,7 +89,7 @@ impl fmt::Display for Change {
                 write!(f, "set server {name} addr {} port {}", address.ip(), address.port())
             }
             Self::RefreshCookies(backend) => {
-                write!(f, "disable dynamic-cookie backend {backend};enable dynamic-cookie backend {backend}")
+                write!(f, "enable dynamic-cookie backend {backend}")
             }
             Self::AddToMap(map, key, value) => write!(f, "add map {map} {key} {value}"),
             Self::SetInMap(map, key, value) => write!(f, "set map {map} {key} {value}"),
@@ -176,7 +128,7 @@ impl fmt::Display for Token {
 }
 
 /// HAProxy reads a line into a buffer of 16 kB (`tune.bufsize`), and hangs on a longer one.
-const LINE: usize = 12 * 1024;
+pub(super) const LINE: usize = 12 * 1024;
 
 impl Socket {
     /// Makes the changes in their order, and returns HAProxy's complaints. They don't say what they are about: whoever
@@ -214,7 +166,7 @@ impl Socket {
     /// Sends changes and returns what is said to them. `del server` closes its answer without the empty line that all
     /// others have (2.6), so that only an answer without any end can be told to be cut short.
     fn tell(&self, line: String) -> Result<String, Error> {
-        let command = Command::changes(line);
+        let command = Command::line(line);
         let answer = self.exchange(&command)?;
         if answer.ends_with('\n') {
             Ok(answer)
@@ -236,7 +188,8 @@ fn fitting(changes: &[Change]) -> usize {
 
 /// The lines of an answer that say that something was not done.
 fn complaints_in(answer: &str) -> impl Iterator<Item = &str> {
-    const DONE: [&str; 2] = ["New server registered.", "Server deleted."];
+    // The last is what 3.0 says to `set server addr` with the address that the server has.
+    const DONE: [&str; 3] = ["New server registered.", "Server deleted.", "nothing changed"];
     // `set server addr` answers in any case: "IP changed from …", "no need to change the addr, port changed from …".
     let done = |line: &str| DONE.contains(&line) || line.ends_with("by 'stats socket command'");
     answer.lines().filter(move |line| !line.is_empty() && !done(line))
@@ -256,8 +209,8 @@ mod tests {
         let options = ServerOptions { weight: 100, check: true, send_proxy: Some(2), ..ServerOptions::default() };
         assert_eq!(
             Change::AddServer(name(), address, options, AdminState::Ready).to_string(),
-            "add server http-shop/n1 [fd00::1]:80 weight 100 check send-proxy-v2;enable health http-shop/n1;\
-             enable server http-shop/n1"
+            "add server http-shop/n1 [fd00::1]:80 weight 100 check check-send-proxy send-proxy-v2;\
+             enable health http-shop/n1;enable server http-shop/n1"
         );
         assert_eq!(Change::SetAddress(name(), address).to_string(), "set server http-shop/n1 addr fd00::1 port 80");
     }

@@ -36,6 +36,11 @@ impl Command {
         Self("show servers conn".to_owned())
     }
 
+    /// `show stat -1 6 -1`: backends (2) and servers (4) of all proxies, with all that is counted.
+    pub fn show_stat() -> Self {
+        Self("show stat -1 6 -1".to_owned())
+    }
+
     /// `show proc`: on a master's socket, the processes it looks after.
     pub fn show_proc() -> Self {
         Self("show proc".to_owned())
@@ -51,8 +56,24 @@ impl Command {
         Self(format!("show map {path}"))
     }
 
-    /// Changes, made of words and tokens alone.
-    pub(super) fn changes(line: String) -> Self {
+    /// `show ssl cert`: the certificates' files.
+    pub fn show_certificate_files() -> Self {
+        Self("show ssl cert".to_owned())
+    }
+
+    /// `show ssl cert PATH` of each.
+    pub fn show_certificates(paths: &[super::Token]) -> Self {
+        let commands: Vec<String> = paths.iter().map(|path| format!("show ssl cert {path}")).collect();
+        Self(commands.join(";"))
+    }
+
+    /// `show ssl crt-list -n PATH`: a list of certificates, with its lines' numbers.
+    pub fn show_crt_list(path: &super::Token) -> Self {
+        Self(format!("show ssl crt-list -n {path}"))
+    }
+
+    /// A line of commands, made of words and tokens alone.
+    pub(super) fn line(line: String) -> Self {
         Self(line)
     }
 
@@ -60,6 +81,11 @@ impl Command {
     #[must_use]
     pub fn to_worker(&self, pid: u32) -> Self {
         Self(format!("@!{pid} {}", self.0))
+    }
+
+    /// Whether it is for one worker.
+    pub(crate) fn is_to_worker(&self) -> bool {
+        self.0.starts_with("@!")
     }
 }
 
@@ -69,7 +95,7 @@ impl fmt::Display for Command {
     }
 }
 
-/// One word of a command: at least one of `[A-Za-z0-9_.:/-]`, at most 260.
+/// One word of a command: at least one of `[A-Za-z0-9_.:/-]`, at most 530.
 ///
 /// Nothing in it means anything to HAProxy's command line.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -81,8 +107,9 @@ pub struct Word(String);
 pub struct NotAWord(String);
 
 impl Word {
-    /// Longer than any name HAProxy takes from us: a backend's has at most 258 bytes with its prefix.
-    const LONGEST: usize = 260;
+    /// Longer than any name HAProxy takes from us: that of a preview's backend is of a service's and a color's, 253 bytes
+    /// each at most, and what is put before and between.
+    const LONGEST: usize = 530;
 
     /// The word itself.
     pub fn as_str(&self) -> &str {
@@ -118,12 +145,14 @@ mod tests {
         for hostile in ["", "a b", "a;b", "a\nb", "a\rb", "a\\", "<<", "a\t", "é", "\"a\"", "@1", "\0"] {
             assert!(hostile.parse::<Word>().is_err(), "{hostile:?}");
         }
-        assert!("x".repeat(300).parse::<Word>().is_err());
+        assert!("x".repeat(600).parse::<Word>().is_err());
         assert_eq!(Command::show_env(&"CONFGEN_GEN".parse().unwrap()).to_string(), "show env CONFGEN_GEN");
     }
 
     #[test]
     fn a_worker_is_addressed_by_its_pid() {
-        assert_eq!(Command::show_info().to_worker(42).to_string(), "@!42 show info");
+        let command = Command::show_info().to_worker(42);
+        assert_eq!(command.to_string(), "@!42 show info");
+        assert!(command.is_to_worker() && !Command::show_info().is_to_worker());
     }
 }

@@ -1,69 +1,39 @@
 //! Against a real HAProxy, and against sockets that misbehave.
 
 use std::io::{Read, Write};
+use std::num::NonZeroU32;
 use std::os::fd::AsRawFd;
 use std::os::unix::net::UnixListener;
-use std::process::{Child, Command as Process, Stdio};
+use std::slice;
 
 use nix::sys::socket::{AddressFamily, Backlog, SockFlag, SockType, UnixAddr, bind, listen, socket};
 
+use super::proxy::Proxy;
 use super::*;
 
-struct Proxy {
-    child: Child,
-    dir: tempfile::TempDir,
-}
-
-impl Drop for Proxy {
-    fn drop(&mut self) {
-        // A worker ends with its master.
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-    }
-}
-
 impl Proxy {
-    fn start() -> Self {
-        let dir = tempfile::tempdir().unwrap();
-        let socket = dir.path().join("admin.sock");
-        let config = dir.path().join("haproxy.cfg");
-        let text = format!(
-            "global\n stats socket {} level admin\n setenv CONFGEN_GEN 1a=2b\n\
+    /// Two servers, in a worker below a master.
+    fn with_servers() -> Self {
+        let proxy = Self::start(&["-W", "-S", "unix@master.sock"], |_| {
+            " setenv CONFGEN_GEN 1a=2b\n\
              defaults\n mode http\n timeout client 1s\n timeout server 1s\n timeout connect 1s\n\
-             backend http-app\n server one 127.0.0.1:8001 weight 7\n server two [::1]:8002 disabled\n",
-            socket.display()
-        );
-        std::fs::File::create(&config).unwrap().write_all(text.as_bytes()).unwrap();
-        let child = Process::new("haproxy")
-            .args(["-W", "-db", "-S"])
-            .arg(dir.path().join("master.sock"))
-            .arg("-f")
-            .arg(&config)
-            .stderr(Stdio::null())
-            .spawn()
-            .unwrap();
-        let proxy = Self { child, dir };
-        let deadline = Instant::now() + Duration::from_secs(10);
+             backend http-app\n server one 127.0.0.1:8001 weight 7\n server two [::1]:8002 disabled\n\
+             backend http-secure\n default-server ssl verify required ca-file @system-ca\n"
+                .to_owned()
+        });
         // The master binds its own socket when it executes itself anew, which may be after its worker answers.
-        while proxy.socket().info().is_err() || proxy.master().ask(&Command::show_proc()).is_err() {
-            assert!(Instant::now() < deadline, "HAProxy doesn't answer");
-            std::thread::sleep(Duration::from_millis(10));
-        }
+        proxy.wait_until(|| proxy.master().ask(&Command::show_proc()).is_ok());
         proxy
     }
 
-    fn socket(&self) -> Socket {
-        Socket::new(self.dir.path().join("admin.sock"))
-    }
-
     fn master(&self) -> Socket {
-        Socket::new(self.dir.path().join("master.sock"))
+        Socket::new(self.path("master.sock"))
     }
 }
 
 #[test]
 fn asks_a_real_haproxy() {
-    let proxy = Proxy::start();
+    let proxy = Proxy::with_servers();
     let socket = proxy.socket();
 
     let info = socket.info().unwrap();
@@ -86,14 +56,83 @@ fn asks_a_real_haproxy() {
 
 #[test]
 fn asks_a_worker_through_its_master() {
-    let proxy = Proxy::start();
+    let proxy = Proxy::with_servers();
     let worker = proxy.socket().info().unwrap().pid;
     let master = proxy.master();
     assert!(master.ask(&Command::show_proc()).unwrap().contains(&format!("\n{worker} ")));
     let connections = master.ask(&Command::show_servers_conn().to_worker(worker)).unwrap();
     assert!(connections.contains("\nhttp-app/one "), "{connections}");
-    let refused = master.ask(&Command::show_info().to_worker(1)).unwrap_err();
-    assert!(matches!(refused, Error::Refused { .. }), "{refused}");
+    let backends = ["http-app", "http-none"].map(|backend| backend.parse().unwrap());
+    let of_worker = master.sessions(&backends, Some(worker)).unwrap();
+    assert_eq!(of_worker, proxy.socket().sessions(&backends, None).unwrap());
+    let servers: Vec<_> = of_worker.iter().map(|it| (it.server.as_str(), it.count)).collect();
+    assert_eq!(servers, [("one", 0), ("two", 0)]);
+    let many: Vec<Word> = (0..1000).map(|n| format!("b{n}").parse().unwrap()).collect();
+    assert_eq!(master.sessions(&many, Some(worker)).unwrap(), of_worker, "all there are");
+    // A master of 3.0 that forgets some of the connections has none left by then.
+    for _ in 0..300 {
+        let refused = master.ask(&Command::show_info().to_worker(1)).unwrap_err();
+        assert!(matches!(refused, Error::Refused { .. }), "{refused}");
+    }
+}
+
+#[test]
+fn changes_are_made_without_a_complaint() {
+    let proxy = Proxy::with_servers();
+    let socket = proxy.socket();
+    let name = |server: &str| ServerName { backend: "http-app".parse().unwrap(), server: server.parse().unwrap() };
+    let options = ServerOptions {
+        weight: 100,
+        check: true,
+        check_tls: Some(CheckTls { sni: Some("a.test".parse().unwrap()) }),
+        backup: true,
+        maxconn: NonZeroU32::new(9),
+        h2: true,
+        send_proxy: Some(2),
+        slowstart: Some(Duration::from_secs(1)),
+        tls: None,
+    };
+    let tls = ServerTls {
+        authorities: Some("@system-ca".parse().unwrap()),
+        sni: Some(Sni::Variable("txn.host".parse().unwrap())),
+        check_sni: Some("a.test".parse().unwrap()),
+        verify_host: Some("a.test".parse().unwrap()),
+    };
+    let secure = ServerOptions { tls: Some(tls), check_tls: None, ..options.clone() };
+    let named = ServerTls { sni: Some(Sni::Fixed("a.test".parse().unwrap())), ..ServerTls::default() };
+    let unverified = ServerOptions { tls: Some(named), ..ServerOptions::default() };
+    let at = |address: &str| Change::SetAddress(name("new"), address.parse().unwrap());
+    let changes = [
+        Change::AddServer(name("new"), "127.0.0.1:8003".parse().unwrap(), options, AdminState::Drain),
+        Change::AddServer(name("secure"), "127.0.0.1:8003".parse().unwrap(), secure, AdminState::Maint),
+        Change::AddServer(name("unverified"), "127.0.0.1:8003".parse().unwrap(), unverified, AdminState::Maint),
+        Change::RefreshCookies("http-app".parse().unwrap()),
+        Change::SetState(name("new"), AdminState::Ready),
+        Change::SetWeight(name("new"), 7),
+        at("127.0.0.1:8003"),
+        at("127.0.0.1:8004"),
+        at("127.0.0.2:8004"),
+        at("[::1]:8005"),
+        Change::SetState(name("one"), AdminState::Maint),
+    ];
+    for change in &changes {
+        assert_eq!(socket.change(slice::from_ref(change)).unwrap(), Vec::<String>::new(), "{change}");
+    }
+    // From 3.0 on an address is taken over a moment after it was set.
+    let seen = || {
+        let servers = socket.servers_state().unwrap().servers;
+        let new = servers.iter().find(|server| server.server == "new").unwrap();
+        (new.address.clone(), new.port, new.weight)
+    };
+    proxy.wait_until(|| seen() == ("::1".to_owned(), 8005, 7));
+    let servers = socket.servers_state().unwrap().servers;
+    assert!(servers.iter().any(|server| server.server == "one" && server.admin.maintenance()));
+
+    assert_eq!(socket.change(&[Change::SetWeight(name("nobody"), 7)]).unwrap(), ["No such server."]);
+    for server in ["new", "secure", "unverified", "one", "one"] {
+        assert_eq!(socket.remove(&name(server)).unwrap(), Removal::Done, "{server}");
+    }
+    assert_eq!(socket.servers_state_of(&"http-app".parse().unwrap()).unwrap().servers.len(), 1);
 }
 
 #[test]

@@ -1,0 +1,93 @@
+//! A running HAProxy as the system shows it: proc(5), for what its Runtime API doesn't say.
+
+use std::ffi::OsString;
+use std::fs;
+use std::os::unix::ffi::OsStringExt;
+use std::path::{Path, PathBuf};
+
+use crate::command::CommandLine;
+
+/// The files and directories that a process was started with, as absolute paths; none where that can't be told: it has
+/// ended, runs in another pid namespace, or names relative paths and belongs to somebody else.
+pub fn config_files(pid: u32) -> Option<Vec<PathBuf>> {
+    let process = PathBuf::from(format!("/proc/{pid}"));
+    // Another pid namespace's number may be anybody's here.
+    let name = fs::read_to_string(process.join("comm")).ok()?;
+    let words = fs::read(process.join("cmdline")).ok()?;
+    let words = words.strip_suffix(b"\0")?.split(|byte| *byte == 0).map(|word| OsString::from_vec(word.to_vec()));
+    let line = CommandLine::from_words(words).filter(|_| name.starts_with("haproxy"))?;
+    let files = line.config_files();
+    if files.is_empty() {
+        return None;
+    }
+    let place = directory(&line).map_or_else(|| fs::read_link(process.join("cwd")), Ok);
+    files
+        .into_iter()
+        .map(|file| if file.is_absolute() { Some(file) } else { Some(place.as_ref().ok()?.join(file)) })
+        .collect()
+}
+
+/// Where it goes before it reads them (`-C`).
+fn directory(line: &CommandLine) -> Option<PathBuf> {
+    let mut args = line.args().iter().skip_while(|arg| *arg != "-C");
+    args.nth(1).map(PathBuf::from).filter(|directory| directory.is_absolute())
+}
+
+/// Whether both name the same files in the same order, whichever links lead there.
+pub fn are_same(one: &[PathBuf], other: &[PathBuf]) -> bool {
+    let real = |path: &Path| path.canonicalize().unwrap_or_else(|_| path.to_owned());
+    one.len() == other.len() && one.iter().zip(other).all(|(one, other)| real(one) == real(other))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::process::{Command, Stdio};
+    use std::time::{Duration, Instant};
+
+    use super::*;
+
+    /// What a real HAProxy in that directory is seen to read.
+    fn seen(dir: &Path, args: &[&str]) -> Option<Vec<PathBuf>> {
+        let mut child = Command::new("haproxy").args(args).current_dir(dir).stderr(Stdio::null()).spawn().unwrap();
+        let deadline = Instant::now() + Duration::from_secs(20);
+        // The child is this very program until it has become HAProxy.
+        let files = loop {
+            let files = config_files(child.id());
+            if files.is_some() || Instant::now() >= deadline || child.try_wait().unwrap().is_some() {
+                break files;
+            }
+            std::thread::sleep(Duration::from_millis(5));
+        };
+        child.kill().unwrap();
+        child.wait().unwrap();
+        files
+    }
+
+    #[test]
+    fn knows_what_a_running_haproxy_was_started_with() {
+        let dir = tempfile::tempdir().unwrap();
+        let dir = dir.path().canonicalize().unwrap();
+        let text = format!("defaults\n timeout client 1s\nfrontend f\n bind unix@{}/f.sock\n", dir.display());
+        fs::create_dir(dir.join("conf.d")).unwrap();
+        for (name, text) in [("conf.d/10.cfg", ""), ("h.cfg", text.as_str())] {
+            let mut file = fs::File::create(dir.join(name)).unwrap();
+            std::io::Write::write_all(&mut file, text.as_bytes()).unwrap();
+        }
+        let (conf, cfg) = (dir.join("conf.d"), dir.join("h.cfg"));
+        let named = [conf.to_str().unwrap(), cfg.to_str().unwrap()];
+        let both = [conf.clone(), cfg.clone()];
+        assert_eq!(seen(&dir, &["-db", "-f", named[0], "-f", named[1]]).unwrap(), both);
+        assert_eq!(seen(&dir, &["-db", "-f", "conf.d", "--", "h.cfg"]).unwrap(), both, "relative ones");
+        let elsewhere = std::env::temp_dir();
+        assert_eq!(
+            seen(&elsewhere, &["-db", "-C", dir.to_str().unwrap(), "-f", "h.cfg"]).unwrap(),
+            std::slice::from_ref(&cfg)
+        );
+        assert_eq!(config_files(std::process::id()), None, "no HAProxy");
+        assert_eq!(config_files(0), None, "nobody");
+
+        std::os::unix::fs::symlink(&conf, dir.join("link")).unwrap();
+        assert!(are_same(&both, &[dir.join("link"), dir.join("conf.d/../h.cfg")]));
+        assert!(!are_same(&both, &[cfg.clone(), conf]) && !are_same(&both, &[cfg]));
+    }
+}
