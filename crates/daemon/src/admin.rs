@@ -1,0 +1,19 @@
+//! The admin port: a small HTTP server that shows how a daemon is, and changes nothing.
+//!
+//! It is bounded in connections and in time, and has no way back into the daemon: what it shows is read from a value that
+//! the daemon leaves behind. It may fail; what the daemon is for goes on.
+
+mod args;
+mod process;
+mod routes;
+mod watched;
+
+mod gate;
+mod tls;
+
+mod serve;
+
+pub use args::{AdminArgs, ArgsError, Config, Daemon, Listen};
+pub use gate::{Gate, Token};
+pub use routes::{Probes, Pulse, routes};
+pub use serve::{Error, Server};

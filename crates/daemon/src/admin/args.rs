@@ -1,0 +1,238 @@
+//! The admin port's options, and the validated configuration made from them.
+
+use std::fmt::Debug;
+use std::marker::PhantomData;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::str::FromStr;
+
+/// A daemon, as far as its options go.
+pub trait Daemon: Clone + Debug + Send + Sync + 'static {
+    /// What its variables begin with: `CONFGEN`.
+    const PREFIX: &'static str;
+    /// Where its admin port is unless `--admin` says something else; `off` is nowhere.
+    const ADMIN: &'static str;
+    /// What is there, for `--help`.
+    const SHOWN: &'static str;
+}
+
+fn variable<D: Daemon>(name: &str) -> String {
+    format!("{}_{name}", D::PREFIX)
+}
+
+/// The admin port's options. To be flattened into a daemon's own; variables bear the daemon's prefix.
+#[derive(Clone, Debug, clap::Args)]
+#[command(next_help_heading = "Admin port")]
+pub struct AdminArgs<D: Daemon> {
+    /// Where it is.
+    #[arg(long, env = variable::<D>("ADMIN"), default_value = D::ADMIN, value_delimiter = ',', value_name = "IP:PORT")]
+    #[arg(help = format!("Where {} are; several by commas, off is nowhere", D::SHOWN))]
+    pub admin: Vec<Listen>,
+    /// A file with the token that requests must bear ("Authorization: Bearer …"); wider than loopback needs this or
+    /// --admin-client-ca; read anew when it changes
+    #[arg(long, env = variable::<D>("ADMIN_TOKEN_FILE"), value_name = "FILE")]
+    pub admin_token_file: Option<PathBuf>,
+    /// The admin port's certificate, a PEM file with its chain: makes it HTTPS; read anew when it changes
+    #[arg(long, env = variable::<D>("ADMIN_CERT"), value_name = "FILE")]
+    pub admin_cert: Option<PathBuf>,
+    /// The key of --admin-cert, a PEM file
+    #[arg(long, env = variable::<D>("ADMIN_KEY"), value_name = "FILE")]
+    pub admin_key: Option<PathBuf>,
+    /// Clients of the admin port must show a certificate signed by this CA, a PEM file
+    #[arg(long, env = variable::<D>("ADMIN_CLIENT_CA"), value_name = "FILE")]
+    pub admin_client_ca: Option<PathBuf>,
+    /// A name that the admin port is asked by, beside localhost and its own addresses; several by commas
+    #[arg(long, env = variable::<D>("ADMIN_HOST"), value_delimiter = ',', value_name = "NAME", value_parser = host)]
+    pub admin_host: Vec<String>,
+    #[arg(skip)]
+    daemon: PhantomData<D>,
+}
+
+/// One value of `--admin`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Listen {
+    /// No admin port.
+    Off,
+    /// An address to listen on.
+    At(SocketAddr),
+}
+
+impl FromStr for Listen {
+    type Err = &'static str;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        if text == "off" {
+            return Ok(Self::Off);
+        }
+        text.parse().map(Self::At).map_err(|_| "an IP address and a port, or off: 127.0.0.1:9101, [::1]:9101")
+    }
+}
+
+fn host(text: &str) -> Result<String, String> {
+    let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"-_.".contains(&byte);
+    if !text.is_empty() && text.bytes().all(plain) {
+        Ok(text.trim_end_matches('.').to_ascii_lowercase())
+    } else {
+        Err("a host's name without a port: lb1.example.com".into())
+    }
+}
+
+/// Where to listen, and whom to answer. Made by [`AdminArgs::resolve`].
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// At least one.
+    pub(super) addresses: Vec<SocketAddr>,
+    pub(super) token: Option<PathBuf>,
+    pub(super) tls: Option<TlsFiles>,
+    /// Names in lower case.
+    pub(super) hosts: Vec<String>,
+}
+
+/// The files that TLS is made of.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct TlsFiles {
+    pub(super) cert: PathBuf,
+    pub(super) key: PathBuf,
+    pub(super) client_ca: Option<PathBuf>,
+}
+
+/// Options that can't work together.
+#[derive(Debug, thiserror::Error, PartialEq, Eq)]
+pub enum ArgsError {
+    /// Anybody who reaches the host would be answered.
+    #[error(
+        "--admin {address} is reached from outside of this host: it needs --admin-token-file, or --admin-client-ca"
+    )]
+    Open {
+        /// The address.
+        address: SocketAddr,
+    },
+    /// Both `off` and an address.
+    #[error("--admin off goes with no address")]
+    OffAndOn,
+    /// An option that lacks another.
+    #[error("{given} needs {missing} beside it")]
+    Lacks {
+        /// The option that is given.
+        given: &'static str,
+        /// The option that isn't.
+        missing: &'static str,
+    },
+}
+
+impl<D: Daemon> AdminArgs<D> {
+    /// Checks the options against each other; none is no admin port. Reads no file.
+    pub fn resolve(self) -> Result<Option<Config>, ArgsError> {
+        let at = |listen: &Listen| if let Listen::At(address) = listen { Some(*address) } else { None };
+        let addresses: Vec<SocketAddr> = self.admin.iter().filter_map(at).collect();
+        if addresses.is_empty() {
+            return Ok(None);
+        }
+        if addresses.len() < self.admin.len() {
+            return Err(ArgsError::OffAndOn);
+        }
+        let lacks = |given, missing| Err(ArgsError::Lacks { given, missing });
+        let tls = match (self.admin_cert, self.admin_key, self.admin_client_ca) {
+            (Some(cert), Some(key), client_ca) => Some(TlsFiles { cert, key, client_ca }),
+            (Some(_), None, _) => return lacks("--admin-cert", "--admin-key"),
+            (None, Some(_), _) => return lacks("--admin-key", "--admin-cert"),
+            (None, None, Some(_)) => return lacks("--admin-client-ca", "--admin-cert"),
+            (None, None, None) => None,
+        };
+        let closed = self.admin_token_file.is_some() || tls.as_ref().is_some_and(|tls| tls.client_ca.is_some());
+        if let Some(address) = addresses.iter().find(|address| !closed && !address.ip().to_canonical().is_loopback()) {
+            return Err(ArgsError::Open { address: *address });
+        }
+        Ok(Some(Config { addresses, token: self.admin_token_file, tls, hosts: self.admin_host }))
+    }
+}
+
+impl Config {
+    /// Where others find it: the first address, or the first name where that address is none to call. None where there is
+    /// neither.
+    pub fn url(&self) -> Option<String> {
+        let scheme = if self.tls.is_some() { "https" } else { "http" };
+        let first = self.addresses.first()?;
+        if !first.ip().is_unspecified() {
+            return Some(format!("{scheme}://{first}"));
+        }
+        self.hosts.first().map(|host| format!("{scheme}://{host}:{}", first.port()))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser;
+
+    use super::*;
+
+    #[derive(Clone, Debug)]
+    struct Test;
+
+    impl Daemon for Test {
+        const PREFIX: &'static str = "ADMIN_ARGS_TEST";
+        const ADMIN: &'static str = "127.0.0.1:9101";
+        const SHOWN: &'static str = "/live and /ready";
+    }
+
+    #[derive(Parser)]
+    struct Cli {
+        #[command(flatten)]
+        admin: AdminArgs<Test>,
+    }
+
+    fn resolve(flags: &[&str]) -> Result<Option<Config>, String> {
+        let cli = Cli::try_parse_from([&["test"], flags].concat()).map_err(|error| error.to_string())?;
+        cli.admin.resolve().map_err(|error| error.to_string())
+    }
+
+    #[test]
+    fn loopback_is_open_and_anything_wider_is_not() {
+        assert_eq!(resolve(&[]).unwrap().unwrap().addresses, ["127.0.0.1:9101".parse().unwrap()]);
+        assert!(resolve(&["--admin", "off"]).unwrap().is_none());
+        assert!(resolve(&["--admin", "127.8.8.8:1,[::1]:1,[::ffff:127.0.0.1]:1"]).is_ok());
+        for wide in ["0.0.0.0:1", "[::]:1", "10.0.0.1:1", "127.0.0.1:1,[fd00::1]:1"] {
+            assert!(resolve(&["--admin", wide]).unwrap_err().contains("--admin-token-file"), "{wide}");
+            assert!(resolve(&["--admin", wide, "--admin-token-file", "/t"]).is_ok());
+            let tls = ["--admin", wide, "--admin-cert", "/c", "--admin-key", "/k"];
+            assert!(resolve(&tls).is_err(), "a certificate alone shuts nobody out");
+            assert!(resolve(&[&tls[..], &["--admin-client-ca", "/ca"]].concat()).is_ok());
+        }
+    }
+
+    #[test]
+    fn what_can_not_work_is_refused() {
+        for (flags, word) in [
+            (&["--admin", "off,127.0.0.1:1"][..], "off"),
+            (&["--admin", "localhost:1"], "IP address"),
+            (&["--admin", "127.0.0.1"], "IP address"),
+            (&["--admin-cert", "/c"], "--admin-key"),
+            (&["--admin-key", "/k"], "--admin-cert"),
+            (&["--admin-client-ca", "/k"], "--admin-cert"),
+            (&["--admin-host", "lb1:9101"], "without a port"),
+            (&["--admin-host", ""], "without a port"),
+        ] {
+            let error = resolve(flags).unwrap_err();
+            assert!(error.contains(word), "{flags:?}: {error}");
+        }
+    }
+
+    #[test]
+    fn others_are_told_where_it_is() {
+        let url = |flags: &[&str]| resolve(&[flags, &["--admin-token-file", "/t"]].concat()).unwrap().unwrap().url();
+        assert_eq!(url(&["--admin", "10.0.0.5:9101,127.0.0.1:9101"]).unwrap(), "http://10.0.0.5:9101");
+        assert_eq!(
+            url(&["--admin", "[::1]:9101", "--admin-cert", "/c", "--admin-key", "/k"]).unwrap(),
+            "https://[::1]:9101"
+        );
+        assert_eq!(url(&["--admin", "0.0.0.0:9101"]), None);
+        assert_eq!(url(&["--admin", "[::]:9101", "--admin-host", "LB1."]).unwrap(), "http://lb1:9101");
+    }
+
+    #[test]
+    fn variables_bear_the_daemons_prefix() {
+        let command = <Cli as clap::CommandFactory>::command();
+        let variables: Vec<_> = command.get_arguments().filter_map(|arg| arg.get_env()?.to_str()).collect();
+        assert!(variables.contains(&"ADMIN_ARGS_TEST_ADMIN_TOKEN_FILE"), "{variables:?}");
+    }
+}

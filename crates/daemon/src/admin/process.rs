@@ -1,0 +1,43 @@
+//! What every process tells of itself, under the names that Prometheus's own clients give it. Blocks: it reads /proc.
+
+use std::sync::atomic::AtomicU64;
+
+use procfs::process::{LimitValue, Process};
+use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::gauge::Gauge;
+use prometheus_client::registry::{Registry, Unit};
+
+/// Adds `process_…`. What can't be read is left out.
+pub(super) fn register(registry: &mut Registry) {
+    let myself = Process::myself().and_then(|process| Ok((process.stat()?, process)));
+    let Ok((stat, process)) = myself else { return };
+    let ticks = procfs::ticks_per_second().max(1) as f64;
+    let registry = registry.sub_registry_with_prefix("process");
+
+    let cpu = Counter::<f64, AtomicU64>::default();
+    cpu.inc_by((stat.utime + stat.stime) as f64 / ticks);
+    registry.register_with_unit("cpu", "CPU time spent, by the program and by the kernel for it", Unit::Seconds, cpu);
+
+    let mut gauge = |name: &str, help: &str, unit: Option<Unit>, value: f64| {
+        let gauge = Gauge::<f64, AtomicU64>::default();
+        gauge.set(value);
+        match unit {
+            Some(unit) => registry.register_with_unit(name, help, unit, gauge),
+            None => registry.register(name, help, gauge),
+        }
+    };
+    gauge("virtual_memory", "Virtual memory", Some(Unit::Bytes), stat.vsize as f64);
+    gauge("resident_memory", "Resident memory", Some(Unit::Bytes), (stat.rss * procfs::page_size()) as f64);
+    if let Ok(boot) = procfs::boot_time_secs() {
+        let start = boot as f64 + stat.starttime as f64 / ticks;
+        gauge("start_time", "When the process started, in seconds since 1970", Some(Unit::Seconds), start);
+    }
+    if let Ok(count) = process.fd_count() {
+        gauge("open_fds", "Open file descriptors", None, count as f64);
+    }
+    if let Ok(limits) = process.limits()
+        && let LimitValue::Value(most) = limits.max_open_files.soft_limit
+    {
+        gauge("max_fds", "How many file descriptors may be open", None, most as f64);
+    }
+}
