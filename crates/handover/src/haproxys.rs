@@ -129,6 +129,7 @@ pub(crate) fn marks<'a>(socket: &'a Path, start: &'a str) -> [(&'static str, &'a
 mod tests {
     use super::*;
     use std::process::{Command, Stdio};
+    use std::time::{Duration, Instant};
 
     fn of(processes: &[(i32, i32)]) -> Haproxy {
         let processes = processes.iter().map(|&(pid, parent)| Process { pid, parent }).collect();
@@ -165,7 +166,12 @@ mod tests {
         assert_eq!(all(socket), []);
         let mut child =
             Command::new("sleep").arg("60").envs(marks(socket, "one")).stdout(Stdio::null()).spawn().unwrap();
-        let found = all(socket);
+        // Its environment shows an instant after its start.
+        let deadline = Instant::now() + Duration::from_secs(10);
+        let mut found = all(socket);
+        while found.is_empty() && Instant::now() < deadline {
+            found = all(socket);
+        }
         let elsewhere = all(Path::new("/no/such/dir/admin.sock2"));
         child.kill().unwrap();
         child.wait().unwrap();

@@ -2,7 +2,7 @@
 
 use std::ffi::{OsStr, OsString};
 use std::os::unix::process::CommandExt;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::{Child, Command, Stdio};
 
 use anyhow::Context;
@@ -13,20 +13,6 @@ use crate::haproxys;
 
 /// The program that runs, even where its file has been replaced since.
 const MYSELF: &str = "/proc/self/exe";
-
-/// The `-f` arguments of a HAProxy command line, in its order; what follows `--` are files too.
-pub(crate) fn files(command: &CommandLine) -> Vec<PathBuf> {
-    let mut files = Vec::new();
-    let mut args = command.args().iter();
-    while let Some(arg) = args.next() {
-        if arg == "-f" {
-            files.extend(args.next().map(PathBuf::from));
-        } else if arg == "--" {
-            files.extend(args.by_ref().map(PathBuf::from));
-        }
-    }
-    files
-}
 
 /// The command that checks the files.
 pub(crate) fn check(command: &CommandLine) -> CommandLine {
@@ -95,14 +81,6 @@ mod tests {
 
     fn line(text: &str) -> CommandLine {
         text.parse().unwrap()
-    }
-
-    #[test]
-    fn finds_the_files() {
-        let files = |text| files(&line(text)).iter().map(|f| f.display().to_string()).collect::<Vec<_>>();
-        assert_eq!(files("haproxy -f a -n 100 -f b"), ["a", "b"]);
-        assert_eq!(files("taskset -c 1 haproxy -f a -- b -f"), ["a", "b", "-f"]);
-        assert_eq!(files("haproxy -f"), Vec::<String>::new());
     }
 
     #[test]

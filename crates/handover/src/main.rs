@@ -13,7 +13,7 @@ mod stop;
 use std::io::IsTerminal;
 use std::process::ExitCode;
 
-use clap::Parser;
+use clap::{CommandFactory, Parser};
 
 use args::{Cli, Verb};
 use step::Outcome;
@@ -25,6 +25,9 @@ const FAILED: u8 = 4;
 const USAGE: u8 = 64;
 
 fn main() -> ExitCode {
+    if let Some(code) = manual::print_if_asked(Cli::command()) {
+        return code;
+    }
     let cli = match Cli::try_parse() {
         Ok(cli) => cli,
         Err(error) => {

@@ -185,7 +185,7 @@ impl Serve {
     fn save_state(&self, socket: &Socket) -> anyhow::Result<()> {
         let text = match socket.servers_state() {
             Ok(state) => {
-                let files = config::read(&launch::files(&self.settings.command)).context("the servers' state")?;
+                let files = config::read(&self.settings.command.config_files()).context("the servers' state")?;
                 state_file::filter(&state, &config::servers(&files))
             }
             Err(_) => state_file::EMPTY.to_owned(),

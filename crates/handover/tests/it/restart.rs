@@ -1,7 +1,5 @@
 //! Restarts that should go well.
 
-use std::time::{Duration, Instant};
-
 use haproxy::runtime::Command;
 
 use crate::http::{Load, SLOW_LINES, get};
@@ -33,10 +31,9 @@ fn a_long_download_outlives_a_restart() {
     let download = std::thread::spawn(move || get(web, "/slow"));
     lab.until("the app sends", || lab.socket().info().is_ok_and(|info| info.connections > 0));
     let old = lab.socket().info().unwrap().pid;
-    let begun = Instant::now();
     lab.configure("second", "");
     lab.ctl_ok(&["restart", "haproxy"]);
-    assert!(begun.elapsed() < Duration::from_secs(4), "the restart waited for the download");
+    assert!(!download.is_finished(), "the restart waited for the download");
     assert_eq!(lab.haproxys().len(), 4, "both serve");
     assert_eq!(lab.master_sockets(), 2);
     // The old one can still be asked through its own master: the app's server has one connection in use.

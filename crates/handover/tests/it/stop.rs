@@ -41,7 +41,7 @@ fn handover_stop_ends_it_at_once() {
     assert_eq!(lab.generation().as_deref(), Some("first"), "it lingers");
     let begun = Instant::now();
     lab.handover_stop();
-    assert!(begun.elapsed() < Duration::from_secs(3));
+    assert!(begun.elapsed() < Duration::from_secs(10));
     assert_eq!((lab.generation(), lab.haproxys()), (None, vec![]));
     lab.handover_stop();
 
