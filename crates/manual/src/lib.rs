@@ -1,0 +1,83 @@
+//! `NAME man` and `NAME completions SHELL`, for every command of the project: from the same definitions as `--help`.
+
+use std::ffi::OsString;
+use std::io::{self, Write};
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::{Arg, ArgMatches, Command, value_parser};
+use clap_complete::Shell;
+
+/// Prints what was asked for if the command line begins with `man` or `completions`; None where it doesn't. Neither word
+/// means anything else to any of the commands.
+pub fn print_if_asked(command: Command) -> Option<ExitCode> {
+    let args: Vec<OsString> = std::env::args_os().collect();
+    let name = command.get_name().to_owned();
+    match asked(command, args)? {
+        Ok(()) => Some(ExitCode::SUCCESS),
+        // A reader that has gone, as `head` goes, wants no more.
+        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Some(ExitCode::SUCCESS),
+        Err(error) => {
+            eprintln!("{name}: {error}");
+            Some(ExitCode::FAILURE)
+        }
+    }
+}
+
+fn asked(command: Command, args: Vec<OsString>) -> Option<io::Result<()>> {
+    let word = args.get(1).and_then(|arg| arg.to_str())?;
+    if !matches!(word, "man" | "completions") {
+        return None;
+    }
+    let shell = Arg::new("SHELL").required(true).value_parser(value_parser!(Shell));
+    let dir = Arg::new("DIR").value_parser(value_parser!(PathBuf));
+    let dir =
+        dir.help("Writes a page for the command and one for each subcommand there, instead of printing the first");
+    let asking = Command::new(command.get_name().to_owned())
+        .subcommand(Command::new("completions").about("Prints the completions for a shell").arg(shell))
+        .subcommand(Command::new("man").about("Prints the man page, in roff").arg(dir));
+    let matches = asking.get_matches_from(args);
+    Some(print(command, &matches))
+}
+
+fn print(mut command: Command, matches: &ArgMatches) -> io::Result<()> {
+    let name = command.get_name().to_owned();
+    let mut text = Vec::new();
+    match matches.subcommand() {
+        Some(("completions", matches)) => {
+            if let Some(shell) = matches.get_one::<Shell>("SHELL") {
+                clap_complete::generate(*shell, &mut command, name, &mut text);
+            }
+        }
+        Some((_, matches)) => match matches.get_one::<PathBuf>("DIR") {
+            Some(dir) => clap_mangen::generate_to(command, dir)?,
+            None => clap_mangen::Man::new(command).render(&mut text)?,
+        },
+        None => {}
+    }
+    io::stdout().write_all(&text)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn command() -> Command {
+        Command::new("tool").about("Does things").subcommand(Command::new("drain").about("Takes out"))
+    }
+
+    #[test]
+    fn a_page_for_each_subcommand() {
+        let dir = tempfile::tempdir().unwrap();
+        let args = ["tool", "man", dir.path().to_str().unwrap()].map(OsString::from).to_vec();
+        asked(command(), args).unwrap().unwrap();
+        let page = |name: &str| std::fs::read_to_string(dir.path().join(name)).unwrap();
+        assert!(page("tool.1").contains("Does things") && page("tool-drain.1").contains("Takes out"));
+    }
+
+    #[test]
+    fn other_words_are_the_commands_own() {
+        assert!(asked(command(), ["tool", "drain"].map(OsString::from).to_vec()).is_none());
+        assert!(asked(command(), vec!["tool".into()]).is_none());
+    }
+}
