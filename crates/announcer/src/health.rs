@@ -1,97 +1,84 @@
-//! Whether the app works, and where. Health checks will live here; until then, an app that accepts a connection works.
+//! Whether an app works, going by its checks: pure. `STATES.md` is printed from it by a test.
 
-use std::{net::SocketAddr, time::Duration};
+use std::num::NonZeroU32;
 
-use discovery::UpstreamAddress;
-use registry::Endpoint;
-use tokio::{
-    net::TcpStream,
-    sync::mpsc,
-    time::{sleep, timeout},
-};
+/// What is known of an app.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Health {
+    /// It has not worked yet; this many checks in a row passed.
+    New(u32),
+    /// It works; this many checks in a row failed.
+    Up(u32),
+    /// It worked once and does no longer; this many checks in a row passed.
+    Down(u32),
+}
 
-use crate::{
-    address::{self, AddressError, Whereabouts},
-    report::Report,
-    retry,
-};
+/// How many checks in a row decide.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Thresholds {
+    /// Passed ones, until it works.
+    pub(crate) rise: NonZeroU32,
+    /// Failed ones, until it doesn't.
+    pub(crate) fall: NonZeroU32,
+}
 
-/// How long the first look for the address may put the app's start off; only a slow name server takes any time.
-const FIRST_LOOK: Duration = Duration::from_secs(1);
-
-/// A full accept queue or a firewall answers nothing at all.
-const CONNECT: Duration = Duration::from_secs(1);
-
-/// The address, if it can be known before the app is started; an error if it never will be.
-pub(crate) async fn first_look(
-    whereabouts: &Whereabouts,
-    endpoints: &[Endpoint],
-) -> Result<Option<UpstreamAddress>, AddressError> {
-    match timeout(FIRST_LOOK, address::find(whereabouts, endpoints)).await {
-        Ok(Ok(address)) => Ok(Some(address)),
-        Ok(Err(error)) if !error.is_temporary() => Err(error),
-        Ok(Err(error)) => {
-            tracing::warn!(%error, "the app's address can't be found for now; trying on");
-            Ok(None)
-        }
-        Err(_) => {
-            tracing::warn!("the app's address can't be found for now: the name server doesn't answer; trying on");
-            Ok(None)
-        }
+impl Health {
+    /// Whether requests may be sent there.
+    pub(crate) fn is_up(self) -> bool {
+        matches!(self, Self::Up(_))
     }
 }
 
-/// The address, however long it takes.
-pub(crate) async fn find_patiently(whereabouts: &Whereabouts, endpoints: &[Endpoint]) -> UpstreamAddress {
-    let mut delays = retry::store_delays();
-    loop {
-        match address::find(whereabouts, endpoints).await {
-            Ok(address) => return address,
-            Err(error) => tracing::debug!(%error, "no address yet"),
-        }
-        sleep(delays.next().unwrap_or_default()).await;
-    }
-}
-
-/// Reports the app as healthy once it is. An app of our own has to answer first, at one of the addresses that it
-/// `listens` at, or where it is announced if there are none; with an app that something else runs there is no wait.
-pub(crate) async fn watch(address: UpstreamAddress, listens: Option<Vec<SocketAddr>>, reports: mpsc::Sender<Report>) {
-    if let Some(mut listens) = listens {
-        if listens.is_empty() {
-            listens.push(address.socket());
-        }
-        until_listening(&listens).await;
-        tracing::info!(%address, "the app accepts connections");
-    }
-    let _ = reports.send(Report::Healthy(address)).await;
-}
-
-/// Waits until one of the addresses accepts a connection, for as long as that takes.
-async fn until_listening(addresses: &[SocketAddr]) {
-    for delay in retry::local_delays() {
-        for address in addresses {
-            if matches!(timeout(CONNECT, TcpStream::connect(address)).await, Ok(Ok(_))) {
-                return;
-            }
-        }
-        sleep(delay).await;
+/// What is known after one more check. An app that is only starting can't fail: there is nothing to take back.
+pub(crate) fn step(health: Health, passed: bool, thresholds: Thresholds) -> Health {
+    let (rise, fall) = (thresholds.rise.get(), thresholds.fall.get());
+    match (health, passed) {
+        (Health::New(before) | Health::Down(before), true) if before.saturating_add(1) >= rise => Health::Up(0),
+        (Health::New(before), true) => Health::New(before.saturating_add(1)),
+        (Health::New(_), false) => Health::New(0),
+        (Health::Up(_), true) => Health::Up(0),
+        (Health::Up(before), false) if before.saturating_add(1) >= fall => Health::Down(0),
+        (Health::Up(before), false) => Health::Up(before.saturating_add(1)),
+        (Health::Down(before), true) => Health::Down(before.saturating_add(1)),
+        (Health::Down(_), false) => Health::Down(0),
     }
 }
 
 #[cfg(test)]
-mod tests {
-    use std::net::TcpListener;
+pub(crate) mod tests {
+    use std::fmt::Write as _;
 
     use super::*;
 
-    #[tokio::test]
-    async fn waits_for_the_first_that_listens() {
-        let taken = TcpListener::bind("127.0.0.1:0").unwrap();
-        let closed = taken.local_addr().unwrap();
-        drop(taken);
-        let waits = timeout(Duration::from_millis(100), until_listening(&[closed])).await;
-        assert!(waits.is_err());
-        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-        until_listening(&[closed, listener.local_addr().unwrap()]).await;
+    fn thresholds(rise: u32, fall: u32) -> Thresholds {
+        Thresholds { rise: rise.try_into().unwrap(), fall: fall.try_into().unwrap() }
+    }
+
+    /// The table for `--check-rise 2 --check-fall 3`.
+    pub(crate) fn table() -> String {
+        let mut table = String::from("| health | check passes | check fails |\n|---|---|---|\n");
+        let all = [0, 1].map(Health::New).into_iter().chain([0, 1, 2].map(Health::Up)).chain([0, 1].map(Health::Down));
+        for health in all {
+            let after = |passed| step(health, passed, thresholds(2, 3));
+            writeln!(table, "| {health:?} | {:?} | {:?} |", after(true), after(false)).unwrap();
+        }
+        table
+    }
+
+    #[test]
+    fn one_check_can_be_enough() {
+        let once = thresholds(1, 1);
+        assert_eq!(step(Health::New(0), true, once), Health::Up(0));
+        assert_eq!(step(Health::Up(0), false, once), Health::Down(0));
+        assert_eq!(step(Health::Down(0), true, once), Health::Up(0));
+    }
+
+    #[test]
+    fn what_alternates_changes_nothing() {
+        let mut health = Health::Up(0);
+        for passed in [false, false, true].into_iter().cycle().take(300) {
+            health = step(health, passed, thresholds(2, 3));
+            assert!(health.is_up());
+        }
     }
 }

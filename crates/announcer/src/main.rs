@@ -1,44 +1,74 @@
 //! announcer: says where an app listens, only while it works, and not while it stops.
 //!
-//! Architecture invariant: `config`, `record` and `state` are pure; `run` holds the only loop and the only `select!`;
-//! what takes time runs in tasks that report back to it; `child` alone waits for processes.
+//! Architecture invariant: `config`, `upstream`, `check`, `record`, `group`, `health`, `state`, `standing` and `metrics` are pure; `run` holds the
+//! only loop that decides and the only `select!`; what takes time runs in tasks that report back to it; `reaper` alone
+//! waits for processes, `registrar` alone writes.
 
+// From what was written to what it means.
+mod announce;
 mod args;
+mod check;
 mod config;
+mod file;
 mod host;
+mod upstream;
 
+// What is decided without I/O.
+mod group;
+mod health;
 mod record;
 mod state;
 
 mod report;
 mod retry;
+mod said;
 
-mod address;
+// Processes.
 mod child;
-mod health;
-mod registrar;
+mod reaper;
 mod terminal;
+
+// Whether an app works, and where.
+mod address;
+mod probe;
+mod watch;
+
+// The store.
+mod arrival;
+mod balancers;
+mod claims;
+mod registrar;
+mod writer;
 
 mod parting;
 mod pulse;
+
+// What is shown of it.
+mod admin;
+mod metrics;
+mod standing;
 
 mod one_shot;
 mod run;
 
 use std::process::ExitCode;
 
-use clap::Parser;
+use clap::{CommandFactory, Parser};
 
 use crate::{
     address::AddressError,
     args::{Cli, OneShot},
     child::ChildError,
     config::{Config, ConfigError, Form},
+    file::{File, FileError},
     host::Host,
     one_shot::OneShotError,
 };
 
 fn main() -> ExitCode {
+    if let Some(code) = manual::print_if_asked(Cli::command()) {
+        return code;
+    }
     let args = Cli::parse();
     match start(args) {
         Ok(status) => ExitCode::from(status),
@@ -54,12 +84,13 @@ fn main() -> ExitCode {
 }
 
 fn start(args: Cli) -> anyhow::Result<u8> {
-    let log_level = match &args.one_shot {
-        None => &args.common.log_level,
-        Some(OneShot::Register { common, .. } | OneShot::Deregister { common }) => &common.log_level,
-    };
-    daemon::log::init(log_level)?;
-    let config = args.resolve(&Host::look())?;
+    daemon::log::init(&args.common().log_level)?;
+    let (host, file) = (Host::look(), args.config_file().map(File::read).transpose()?);
+    if let (Some(OneShot::CheckConfig { .. }), Some(file)) = (&args.one_shot, &file) {
+        config::upstreams(file.clone(), &host, true)?.iter().for_each(|upstream| println!("{upstream}"));
+        return Ok(0);
+    }
+    let config = args.resolve(&host, file)?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     runtime.block_on(carry_out(config))
 }
@@ -81,7 +112,8 @@ fn exit_code(error: &anyhow::Error) -> u8 {
         Some(OneShotError::Address(_)) => 2,
         Some(OneShotError::Store(_) | OneShotError::Contended { .. }) => 3,
         Some(OneShotError::Taken { .. } | OneShotError::OtherAddress { .. }) => 4,
-        None if error.is::<ConfigError>() || error.is::<AddressError>() || error.is::<daemon::log::LogError>() => 2,
+        None if error.is::<ConfigError>() || error.is::<FileError>() || error.is::<AddressError>() => 2,
+        None if error.is::<daemon::log::LogError>() || error.is::<daemon::admin::Error>() => 2,
         None => 1,
     }
 }

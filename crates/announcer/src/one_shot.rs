@@ -1,16 +1,20 @@
 //! `register` and `deregister`: one write, and its answer as an exit code.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
-use registry::Client;
+use discovery::UpstreamState;
+use registry::{Client, LeaseId};
 use tokio::time::Instant;
 
 use crate::{
     address::{self, AddressError},
+    claims,
     config::Config,
+    group::{Group, Want},
     record::{Owner, Record},
-    registrar::{self, Outcome},
     retry::{self, StoreError},
+    said::Said,
+    writer,
 };
 
 /// How long etcd is given to answer: an election (2 s seen) and a frozen member (noticed after 2 to 5 s) fit in.
@@ -31,35 +35,60 @@ pub(crate) enum OneShotError {
     Contended { key: String },
 }
 
-/// Writes the record: for ever, or until `ttl` is over.
+/// Writes the records: for ever, or until `ttl` is over.
 pub(crate) async fn register(config: &Config, ttl: Option<Duration>) -> Result<(), OneShotError> {
-    let (client, record) = prepare(config).await?;
+    let (client, records) = prepare(config).await?;
     let deadline = Instant::now() + PATIENCE;
     let lease = match ttl {
         Some(ttl) => Some(retry::until(deadline, || client.grant(ttl)).await?),
         None => None,
     };
-    let outcome = retry::until(deadline, || registrar::register(&client, &record, lease)).await;
-    if let (Some(lease), false) = (lease, matches!(outcome, Ok(Outcome::Registered { .. }))) {
-        // Nothing hangs on it; if this fails it ends by itself.
+    let outcome = register_under(&client, &records, lease, deadline).await;
+    if let (Some(lease), Err(_)) = (lease, &outcome) {
+        // What hangs on it is withdrawn with it; if this fails it ends by itself.
         let _ = retry::until(deadline, || client.revoke(lease)).await;
     }
-    let key = record.key();
-    match outcome? {
-        Outcome::Registered { differing, settings_denied } => {
-            registrar::log_differences(&differing, settings_denied);
-            tracing::info!(key, address = %record.address(), "registered");
-            Ok(())
-        }
-        Outcome::Taken(owner) => Err(OneShotError::Taken { key, owner }),
-        Outcome::Contended => Err(OneShotError::Contended { key }),
+    outcome
+}
+
+async fn register_under(
+    client: &Client,
+    records: &[Arc<Record>],
+    lease: Option<LeaseId>,
+    deadline: Instant,
+) -> Result<(), OneShotError> {
+    let withheld = claims::withheld(client, records).await.unwrap_or_default();
+    let wants: Vec<_> = records.iter().map(|record| (record.clone(), Want::Stand(UpstreamState::Ready))).collect();
+    // What an attempt wrote, the next one finds standing: it needn't be remembered.
+    let round = retry::until(deadline, || async {
+        let mut group = if lease.is_some() { Group::default() } else { Group::permanent() };
+        group.withhold(withheld.clone());
+        group.set(lease, &wants);
+        let mut round = writer::round(client, &mut group).await;
+        round.failure.take().map_or(Ok(round), Err)
+    });
+    let mut round = round.await?;
+    Said::default().say(&round);
+    match (round.taken.pop(), round.contended, records) {
+        (Some((record, owner)), ..) => Err(OneShotError::Taken { key: record.key(), owner }),
+        (None, true, [record, ..]) => Err(OneShotError::Contended { key: record.key() }),
+        _ => Ok(()),
     }
 }
 
-/// Deletes the record if it bears our address. One that isn't there is fine.
+/// Deletes the records that bear our addresses. One that isn't there is fine.
 pub(crate) async fn deregister(config: &Config) -> Result<(), OneShotError> {
-    let (client, record) = prepare(config).await?;
+    let (client, records) = prepare(config).await?;
     let deadline = Instant::now() + PATIENCE;
+    let mut outcome = Ok(());
+    for record in records {
+        let deregistered = deregister_one(&client, &record, deadline).await;
+        outcome = outcome.and(deregistered);
+    }
+    outcome
+}
+
+async fn deregister_one(client: &Client, record: &Record, deadline: Instant) -> Result<(), OneShotError> {
     let key = record.key();
     let mut entry = retry::until(deadline, || client.get(&key)).await?;
     while let Some(found) = entry {
@@ -78,8 +107,11 @@ pub(crate) async fn deregister(config: &Config) -> Result<(), OneShotError> {
     Ok(())
 }
 
-async fn prepare(config: &Config) -> Result<(Client, Record), OneShotError> {
-    let address = address::find(&config.whereabouts, config.etcd.endpoints()).await?;
-    let record = Record::new(config.announcement.clone(), address, config.policy);
-    Ok((Client::new(config.etcd.clone()), record))
+async fn prepare(config: &Config) -> Result<(Client, Vec<Arc<Record>>), OneShotError> {
+    let mut records = Vec::new();
+    for upstream in &config.upstreams {
+        let address = address::find(&upstream.whereabouts, config.etcd.endpoints()).await?;
+        records.push(Arc::new(Record::new(upstream.announcement.clone(), address, upstream.policy)));
+    }
+    Ok((Client::new(config.etcd.clone()), records))
 }

@@ -1,8 +1,8 @@
-//! What systemd hears from us, besides READY and STOPPING.
+//! The signs of life: what systemd hears from us besides READY and STOPPING, and what `/live` goes by.
 
 use std::time::Duration;
 
-use daemon::systemd;
+use daemon::{admin, systemd};
 use tokio::time::{Interval, MissedTickBehavior, interval};
 
 use crate::state::State;
@@ -10,43 +10,57 @@ use crate::state::State;
 /// How often systemd hears from us without a watchdog.
 const PERIOD: Duration = Duration::from_secs(20);
 
-/// When systemd is to hear from us; never where it doesn't listen.
-pub(crate) struct Pulse(Option<Interval>);
+/// How often the admin port does, where there is one.
+const SHOWN: Duration = Duration::from_secs(2);
+
+/// When we say that we live; never where nobody listens.
+pub(crate) struct Pulse {
+    interval: Option<Interval>,
+    admin: Option<admin::Pulse>,
+}
 
 impl Pulse {
-    pub(crate) fn new() -> Self {
-        let watchdog = systemd::watchdog_interval().map(|watchdog| watchdog.min(PERIOD));
-        let period = watchdog.or_else(|| systemd::listens().then_some(PERIOD));
-        Self(period.map(|period| {
+    pub(crate) fn new(admin: Option<admin::Pulse>) -> Self {
+        let systemd = systemd::watchdog_interval().or_else(|| systemd::listens().then_some(PERIOD));
+        let shown = admin.as_ref().map(|_| SHOWN);
+        let period = systemd.into_iter().chain(shown).min().map(|period| period.min(PERIOD));
+        let interval = period.map(|period| {
             let mut interval = interval(period);
             interval.set_missed_tick_behavior(MissedTickBehavior::Delay);
             interval
-        }))
+        });
+        Self { interval, admin }
     }
 
-    /// The next moment to call [`beat`].
+    /// The next moment to call [`Self::beat`].
     pub(crate) async fn tick(&mut self) {
-        match &mut self.0 {
+        match &mut self.interval {
             Some(interval) => _ = interval.tick().await,
             None => std::future::pending().await,
         }
     }
-}
 
-/// Says that we live, and that a start which waits for etcd is no failed start: the app works, and systemd would stop
-/// it at the end of the unit's start time.
-pub(crate) fn beat(state: State) {
-    systemd::watchdog();
-    if state == State::Announcing {
-        systemd::extend_timeout(3 * PERIOD);
+    /// Says that we live, and that a start which waits for etcd or for balancers is no failed start: the app works, and
+    /// systemd would stop it at the end of the unit's start time.
+    pub(crate) fn beat(&self, state: State, all_work: bool) {
+        if let Some(admin) = &self.admin {
+            admin.beat();
+        }
+        systemd::watchdog();
+        if matches!(state, State::Announcing | State::Spreading) && all_work {
+            systemd::extend_timeout(3 * PERIOD);
+        }
     }
 }
 
-/// The line of `systemctl status`.
-pub(crate) fn describe(state: State, key: Option<&str>) -> String {
+/// The line of `systemctl status`. `missing` are the upstreams that have not worked yet; `obstacle` is what keeps
+/// balancers from following.
+pub(crate) fn describe(state: State, keys: &[String], missing: usize, obstacle: Option<&str>) -> String {
     let what = match state {
         State::Starting => "waiting for the app",
+        State::Announcing if missing > 0 => "waiting for more of the app, announcing",
         State::Announcing => "the app works, waiting for etcd to take",
+        State::Spreading => "waiting for balancers to follow",
         State::Announced => "announced as",
         State::Draining => "draining",
         State::Stopping => "stopping the app",
@@ -54,10 +68,12 @@ pub(crate) fn describe(state: State, key: Option<&str>) -> String {
         State::Withdrawing => "withdrawing",
         State::Done => "withdrawn",
     };
-    match (state, key) {
-        (State::Announcing | State::Announced | State::Draining | State::Withdrawing, Some(key)) => {
-            format!("{what} {key}")
-        }
-        _ => what.to_owned(),
+    if let (State::Spreading, Some(obstacle)) = (state, obstacle) {
+        return format!("{what}: {obstacle}");
+    }
+    match (state, keys) {
+        (State::Starting | State::Stopping | State::Killing | State::Done, _) | (_, []) => what.to_owned(),
+        (_, [key]) => format!("{what} {key}"),
+        (_, [key, others @ ..]) => format!("{what} {key} and {} more", others.len()),
     }
 }

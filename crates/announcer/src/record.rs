@@ -1,11 +1,11 @@
 //! What is written into the store, and whether it may be: pure.
 
-use std::fmt;
+use std::{collections::BTreeSet, fmt};
 
-use discovery::{Entry, Key, Setting, Upstream, UpstreamAddress, UpstreamState};
+use discovery::{Entry, Key, ServiceId, Setting, Upstream, UpstreamAddress, UpstreamId, UpstreamState};
 use registry::{Condition, LeaseId, Txn};
 
-use crate::config::{Announcement, Policy};
+use crate::upstream::{Announcement, Policy};
 
 /// An announcement whose address is known.
 #[derive(Clone, Debug)]
@@ -15,18 +15,14 @@ pub(crate) struct Record {
     policy: Policy,
 }
 
-/// What to do, going by what the store was last seen to hold.
-#[derive(Debug, PartialEq, Eq)]
-pub(crate) enum Plan {
-    /// Run this transaction. It fails if the store is no longer as it was seen, and then reads it anew.
-    Write {
-        /// The record, and the settings that may be written.
-        txn: Txn,
-        /// The settings that stay as they are, though they say otherwise.
-        differing: Vec<Difference>,
-    },
-    /// The id belongs to somebody else.
-    Wait(Owner),
+/// A transaction on several records. It fails if the store is no longer as it was seen, and then reads it anew.
+#[derive(Debug, Default)]
+pub(crate) struct Draft {
+    pub(crate) txn: Txn,
+    /// The settings that stay as they are, though they say otherwise.
+    pub(crate) differing: Vec<Difference>,
+    /// The settings that are in it, records of one service share them; and those that are left alone.
+    settings: BTreeSet<String>,
 }
 
 /// A setting that says otherwise.
@@ -49,6 +45,13 @@ pub(crate) struct Owner {
     pub(crate) lease: Option<LeaseId>,
 }
 
+impl Draft {
+    /// A transaction that leaves these settings alone, by their keys.
+    pub(crate) fn without(settings: BTreeSet<String>) -> Self {
+        Self { settings, ..Self::default() }
+    }
+}
+
 impl Record {
     /// The announcement at this address.
     pub(crate) fn new(announcement: Announcement, address: UpstreamAddress, policy: Policy) -> Self {
@@ -65,10 +68,14 @@ impl Record {
         self.address
     }
 
-    /// The same without its settings: all that may be written where etcd's roles keep the settings.
-    pub(crate) fn without_settings(&self) -> Self {
-        let announcement = Announcement { settings: Vec::new(), ..self.announcement.clone() };
-        Self { announcement, ..self.clone() }
+    /// Whose upstream it is, and its name.
+    pub(crate) fn name(&self) -> (&ServiceId, &UpstreamId) {
+        (&self.announcement.service, &self.announcement.id)
+    }
+
+    /// The settings that it was given.
+    pub(crate) fn given(&self) -> impl Iterator<Item = &Setting> {
+        self.announcement.settings.iter()
     }
 
     /// The keys of the settings, relative to the prefix.
@@ -83,30 +90,60 @@ impl Record {
         Upstream { weight: *weight, color: color.clone(), state, permanent, ..Upstream::at(self.address) }.to_string()
     }
 
-    /// The next transaction of a registration. `found` is what the last one read; nothing at first, which is right for
-    /// a new service and one round trip too much for the others.
-    pub(crate) fn plan(&self, lease: Option<LeaseId>, found: &[Entry]) -> Plan {
+    /// Adds the registration. `found` is what the last attempt read; nothing at first, which is right for a new service
+    /// and one round trip too much for the others. An error if the id belongs to somebody else.
+    pub(crate) fn register(
+        &self,
+        draft: &mut Draft,
+        state: UpstreamState,
+        lease: Option<LeaseId>,
+        with_settings: bool,
+        found: &[Entry],
+    ) -> Result<(), Owner> {
         let find = |key: &str| found.iter().find(|entry| entry.key == key);
         let key = self.key();
         let stands = find(&key);
         if let Some(owner) = stands.and_then(|entry| self.other_owner(entry, lease)) {
-            return Plan::Wait(owner);
+            return Err(owner);
         }
-        let mut differing = Vec::new();
-        let mut txn = Txn::new()
+        let mut txn = std::mem::take(&mut draft.txn)
             .when(unchanged(&key, stands))
-            .put(&key, self.value(UpstreamState::Ready, lease), lease)
+            .put(&key, self.value(state, lease), lease)
             .or_get(&key);
-        for (key, setting) in self.settings() {
+        for (key, setting) in self.settings().filter(|_| with_settings) {
+            if !draft.settings.insert(key.clone()) {
+                continue;
+            }
             let stands = find(&key);
             txn = txn.or_get(&key);
             match stands.map(|entry| difference(entry, setting)) {
                 Some(None) => {}
-                Some(Some(difference)) if !self.policy.update => differing.push(difference),
+                Some(Some(difference)) if !self.policy.update => draft.differing.push(difference),
                 None | Some(Some(_)) => txn = txn.when(unchanged(&key, stands)).put(key, setting.to_string(), None),
             }
         }
-        Plan::Write { txn, differing }
+        draft.txn = txn;
+        Ok(())
+    }
+
+    /// Adds a new state of a record that is ours.
+    pub(crate) fn change(&self, draft: &mut Draft, state: UpstreamState, lease: LeaseId) {
+        let (key, value) = (self.key(), self.value(state, Some(lease)));
+        let txn = std::mem::take(&mut draft.txn);
+        draft.txn = txn.when(Condition::LeaseIs(key.clone(), lease)).put(&key, value, Some(lease)).or_get(key);
+    }
+
+    /// Adds the end of a record that is ours.
+    pub(crate) fn delete(&self, draft: &mut Draft, lease: LeaseId) {
+        let key = self.key();
+        let txn = std::mem::take(&mut draft.txn);
+        draft.txn = txn.when(Condition::LeaseIs(key.clone(), lease)).delete(&key).or_get(key);
+    }
+
+    /// Whether it is among what was found, under this lease.
+    pub(crate) fn is_under(&self, lease: LeaseId, found: &[Entry]) -> bool {
+        let key = self.key();
+        found.iter().any(|entry| entry.key == key && entry.lease == lease.get())
     }
 
     /// The settings that say otherwise than ours, going by all that was found of them.
@@ -192,7 +229,7 @@ impl fmt::Display for Owner {
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use discovery::{Kind, ServiceId, SettingName, Weight};
 
     use super::*;
@@ -201,14 +238,18 @@ mod tests {
     const DOMAIN: &str = "http-services/shop/domain";
 
     fn record(policy: Policy) -> Record {
+        Record { policy, ..record_of("a", "10.0.0.1:80") }
+    }
+
+    pub(crate) fn record_of(id: &str, address: &str) -> Record {
         let settings = vec![Setting::parse(Kind::Http, SettingName::Domain, b"a.com b.com").unwrap()];
         let service = ServiceId { kind: Kind::Http, name: "shop".parse().unwrap() };
         let announcement =
-            Announcement { service, id: "a".parse().unwrap(), weight: Weight::DEFAULT, color: None, settings };
-        Record::new(announcement, "10.0.0.1:80".parse().unwrap(), policy)
+            Announcement { service, id: id.parse().unwrap(), weight: Weight::DEFAULT, color: None, settings };
+        Record::new(announcement, address.parse().unwrap(), Policy::default())
     }
 
-    fn entry(key: &str, value: &str, lease: i64) -> Entry {
+    pub(crate) fn entry(key: &str, value: &str, lease: i64) -> Entry {
         Entry { key: key.to_owned(), value: value.into(), create_revision: 3, mod_revision: 5, lease }
     }
 
@@ -216,8 +257,14 @@ mod tests {
         Some(LeaseId::from(7))
     }
 
-    fn written(txn: Txn) -> Plan {
-        Plan::Write { txn, differing: Vec::new() }
+    fn plan(record: &Record, found: &[Entry]) -> Result<(Txn, Vec<Difference>), Owner> {
+        let mut draft = Draft::default();
+        record.register(&mut draft, UpstreamState::Ready, ours(), true, found)?;
+        Ok((draft.txn, draft.differing))
+    }
+
+    fn written(txn: Txn) -> Result<(Txn, Vec<Difference>), Owner> {
+        Ok((txn, Vec::new()))
     }
 
     #[test]
@@ -229,7 +276,7 @@ mod tests {
             .or_get(DOMAIN)
             .when(Condition::Absent(DOMAIN.into()))
             .put(DOMAIN, "a.com b.com", None);
-        assert_eq!(record(Policy::default()).plan(ours(), &[]), written(txn));
+        assert_eq!(plan(&record(Policy::default()), &[]), written(txn));
     }
 
     #[test]
@@ -241,22 +288,19 @@ mod tests {
             .or_get(UPSTREAM)
             .or_get(DOMAIN);
         for update in [false, true] {
-            let plan = record(Policy { update, takeover: false }).plan(ours(), &found);
-            assert_eq!(plan, written(txn.clone()));
+            let planned = plan(&record(Policy { update, takeover: false }), &found);
+            assert_eq!(planned, written(txn.clone()));
         }
     }
 
     #[test]
     fn settings_that_say_otherwise_are_overwritten_only_if_asked_for() {
         let found = [entry(DOMAIN, "c.com", 0)];
-        let Plan::Write { txn, differing } = record(Policy::default()).plan(ours(), &found) else { panic!() };
+        let (txn, differing) = plan(&record(Policy::default()), &found).unwrap();
         let stands = Some("c.com".to_owned());
         assert_eq!(differing, [Difference { key: DOMAIN.into(), stands, given: "a.com b.com".into() }]);
         assert!(!format!("{txn:?}").contains("a.com"));
-        let Plan::Write { txn, differing } = record(Policy { update: true, takeover: false }).plan(ours(), &found)
-        else {
-            panic!()
-        };
+        let (txn, differing) = plan(&record(Policy { update: true, takeover: false }), &found).unwrap();
         assert!(differing.is_empty());
         assert_eq!(
             txn,
@@ -273,14 +317,14 @@ mod tests {
     #[test]
     fn an_id_is_taken_over_from_oneself_at_once_and_from_others_if_asked_for() {
         let plan = |takeover, value: &str, lease| {
-            record(Policy { update: false, takeover }).plan(ours(), &[entry(UPSTREAM, value, lease)])
+            plan(&record(Policy { update: false, takeover }), &[entry(UPSTREAM, value, lease)])
         };
-        let is_written = |plan| matches!(plan, Plan::Write { .. });
+        let is_written = |plan: Result<_, Owner>| plan.is_ok();
         assert!(is_written(plan(false, "10.0.0.1:80", 9)), "the same address");
         assert!(is_written(plan(false, r#"{"address":"10.0.0.1:80","state":"down"}"#, 9)), "the same address");
         assert!(is_written(plan(false, "10.0.0.2:80", 7)), "our own lease");
         assert!(is_written(plan(true, "10.0.0.2:80", 9)), "takeover");
-        let owner = |address: &str, lease| Plan::Wait(Owner { address: address.to_owned(), lease });
+        let owner = |address: &str, lease| Err(Owner { address: address.to_owned(), lease });
         assert_eq!(plan(false, "10.0.0.2:80", 9), owner("10.0.0.2:80", Some(LeaseId::from(9))));
         assert_eq!(plan(false, "10.0.0.2:80", 0), owner("10.0.0.2:80", None));
         assert_eq!(plan(false, "garbage", 0), owner("garbage", None));

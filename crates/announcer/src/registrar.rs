@@ -1,243 +1,234 @@
-//! The record in the store: put it there, keep it there, change it while it is ours, take it out.
+//! The records in the store: put them there, keep them there, change them while they are ours, take them out. One task
+//! writes; what is wanted is an order that it is given, and how far it came is what it publishes.
 
-use std::{
-    mem::{Discriminant, discriminant},
-    sync::Arc,
-    time::Duration,
-};
+use std::sync::Arc;
 
-use discovery::UpstreamState;
-use registry::{Client, Condition, LeaseId, Txn};
+use discovery::{ServiceId, UpstreamId};
+use registry::{Client, LeaseId};
 use tokio::{
     sync::{mpsc, watch},
-    time::{Instant, sleep},
+    time::{Duration, Instant, timeout, timeout_at},
 };
-use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{
-    record::{Difference, Owner, Plan, Record},
+    claims,
+    group::{Group, Want},
+    record::Record,
     report::Report,
     retry::{self, StoreError},
+    said::Said,
+    standing::Stand,
     state::Event,
+    writer::{self, Round},
 };
 
 /// How often a taken id is looked at: a replacement takes over within about a second after the old lease's end.
 const OWNER_CHECK: Duration = Duration::from_secs(1);
 
-/// Each attempt that fails means that somebody else has just written one of the keys. More than a few in a row are no
-/// accident, and worth a pause.
-const ATTEMPTS: usize = 8;
-
-/// What became of a registration.
-#[derive(Debug, PartialEq, Eq)]
-pub(crate) enum Outcome {
-    /// The record stands.
-    Registered {
-        /// The settings that say otherwise than ours.
-        differing: Vec<Difference>,
-        /// etcd's roles let us write no settings at all.
-        settings_denied: bool,
-    },
-    /// The id belongs to somebody else.
-    Taken(Owner),
-    /// Others wrote the same keys at every attempt.
-    Contended,
-}
-
-/// Writes the record, and the settings that may be written, in one transaction.
-pub(crate) async fn register(
-    client: &Client,
-    record: &Record,
+/// What is wanted of each record, and under which lease.
+#[derive(Clone, Debug, Default)]
+struct Order {
+    turn: u64,
     lease: Option<LeaseId>,
-) -> Result<Outcome, registry::Error> {
-    match attempt(client, record, lease).await {
-        Err(error) if error.is_permission_denied() && record.setting_keys().next().is_some() => {
-            let outcome = attempt(client, &record.without_settings(), lease).await?;
-            if !matches!(outcome, Outcome::Registered { .. }) {
-                return Ok(outcome);
-            }
-            let mut found = Vec::new();
-            for key in record.setting_keys() {
-                found.extend(client.get(&key).await?);
-            }
-            Ok(Outcome::Registered { differing: record.differences(&found), settings_denied: true })
-        }
-        other => other,
+    wants: Vec<(Arc<Record>, Want)>,
+}
+
+/// How far an order was carried out.
+#[derive(Clone, Debug, Default)]
+struct Progress {
+    turn: u64,
+    /// All that could be written was.
+    is_done: bool,
+    reached: Reached,
+    stands: Vec<(Arc<Record>, Stand)>,
+    failure: Option<Arc<registry::Error>>,
+}
+
+/// An order that was carried out.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Reached {
+    /// The revision of the last write: balancers that run it run all of ours.
+    pub(crate) revision: i64,
+    /// The records that stand under our lease and say what was ordered.
+    pub(crate) ours: Vec<Arc<Record>>,
+}
+
+impl Reached {
+    /// Whose records they are, and their names.
+    pub(crate) fn names(&self) -> impl Iterator<Item = (&ServiceId, &UpstreamId)> {
+        self.ours.iter().map(|record| record.name())
     }
 }
 
-async fn attempt(client: &Client, record: &Record, lease: Option<LeaseId>) -> Result<Outcome, registry::Error> {
-    let mut found = Vec::new();
-    for _ in 0..ATTEMPTS {
-        match record.plan(lease, &found) {
-            Plan::Wait(owner) => return Ok(Outcome::Taken(owner)),
-            Plan::Write { txn, differing } => {
-                let committed = client.commit(txn).await?;
-                if committed.succeeded {
-                    return Ok(Outcome::Registered { differing, settings_denied: false });
-                }
-                found = committed.found;
-            }
-        }
+/// What is known of the records, for looking at.
+pub(crate) struct Stands(watch::Receiver<Progress>);
+
+impl Stands {
+    /// What is known of one; nothing before it was ordered.
+    pub(crate) fn of(&self, service: &ServiceId, id: &UpstreamId) -> Stand {
+        let progress = self.0.borrow();
+        let found = progress.stands.iter().find(|(record, _)| record.name() == (service, id));
+        found.map(|(_, stand)| *stand).unwrap_or_default()
     }
-    Ok(Outcome::Contended)
 }
 
-/// One record under a lease that somebody else holds. Clones are about the same record.
+/// What gives the orders. Clones give them to the same task.
 #[derive(Clone)]
 pub(crate) struct Registrar {
-    client: Client,
-    record: Arc<Record>,
-    lease: watch::Receiver<Option<LeaseId>>,
-    stop: CancellationToken,
-    keeping: TaskTracker,
+    orders: Arc<watch::Sender<Order>>,
+    progress: watch::Receiver<Progress>,
 }
 
 impl Registrar {
-    /// For this record. Nothing is written yet.
-    pub(crate) fn new(client: Client, record: Record, lease: watch::Receiver<Option<LeaseId>>) -> Self {
-        Self { client, record: Arc::new(record), lease, stop: CancellationToken::new(), keeping: TaskTracker::new() }
+    /// Starts the task. It reports when all of the `count` records stand for the first time, and when they are lost and
+    /// stand again.
+    pub(crate) fn start(
+        client: Client,
+        lease: watch::Receiver<Option<LeaseId>>,
+        count: usize,
+        reports: mpsc::Sender<Report>,
+    ) -> Self {
+        let (orders, received) = watch::channel(Order::default());
+        let (publish, progress) = watch::channel(Progress::default());
+        let (group, said) = (Group::default(), Said::default());
+        let keeper = Keeper {
+            client,
+            orders: received,
+            publish,
+            reports,
+            count,
+            group,
+            said,
+            revision: 0,
+            is_looked: false,
+            stands: false,
+        };
+        tokio::spawn(keeper.keep());
+        let orders = Arc::new(orders);
+        tokio::spawn(pass_on(lease, orders.clone()));
+        Self { orders, progress }
     }
 
-    /// The record's key, relative to the prefix.
-    pub(crate) fn key(&self) -> String {
-        self.record.key()
+    /// Wants this from now on, instead of what was wanted before. Returns its turn.
+    pub(crate) fn order(&self, wants: Vec<(Arc<Record>, Want)>) -> u64 {
+        let mut turn = 0;
+        self.orders.send_modify(|order| {
+            turn = order.turn + 1;
+            *order = Order { turn, wants, lease: order.lease };
+        });
+        turn
     }
 
-    /// Keeps the record in the store from now on, in the background, and reports when it stands and when it is lost.
-    pub(crate) fn announce(&self, reports: mpsc::Sender<Report>) {
-        self.keeping.spawn(self.clone().keep(reports));
-    }
-
-    /// Writes the state, unless the record is no longer ours: then false.
-    pub(crate) async fn write(&self, state: UpstreamState, deadline: Instant) -> Result<bool, StoreError> {
-        self.change(deadline, |txn, lease| {
-            txn.put(self.record.key(), self.record.value(state, Some(lease)), Some(lease))
-        })
-        .await
-    }
-
-    /// Deletes the record, unless it is no longer ours: then false.
-    pub(crate) async fn delete(&self, deadline: Instant) -> Result<bool, StoreError> {
-        self.change(deadline, |txn, _| txn.delete(self.record.key())).await
-    }
-
-    /// One transaction on the record still having our lease. A registration under way ends first, so that it can't
-    /// come after.
-    async fn change(&self, deadline: Instant, change: impl Fn(Txn, LeaseId) -> Txn) -> Result<bool, StoreError> {
-        self.stop.cancel();
-        self.keeping.close();
-        tokio::time::timeout_at(deadline, self.keeping.wait()).await.map_err(|_| StoreError::OutOfTime)?;
-        let Some(lease) = *self.lease.borrow() else { return Ok(false) };
-        let txn = Txn::new().when(Condition::LeaseIs(self.record.key(), lease));
-        let txn = change(txn, lease);
-        let committed = retry::until(deadline, || self.client.commit(txn.clone())).await?;
-        Ok(committed.succeeded)
-    }
-
-    async fn keep(mut self, reports: mpsc::Sender<Report>) {
-        let mut said = Said::default();
-        while let Some(lease) = self.next_lease(Option::is_some).await {
-            if !self.put(lease, &mut said).await {
-                continue;
+    /// The same of every record that is known, until it is so, or the time is over. Where etcd refuses some of it, the
+    /// rest counts; an error if it refuses all.
+    pub(crate) async fn reach(&self, want: Want, deadline: Instant) -> Result<Reached, StoreError> {
+        let records: Vec<_> = self.orders.borrow().wants.iter().map(|(record, _)| (record.clone(), want)).collect();
+        let turn = self.order(records);
+        let mut progress = self.progress.clone();
+        let mut last = StoreError::OutOfTime;
+        loop {
+            let told = timeout_at(deadline, progress.wait_for(|progress| progress.turn >= turn)).await;
+            let Ok(Ok(now)) = told.map(|told| told.map(|progress| progress.clone())) else { return Err(last) };
+            match now.failure {
+                None if now.is_done => return Ok(now.reached),
+                None => {}
+                Some(error) if error.is_unreachable() => last = StoreError::Store(error),
+                Some(_) if !now.reached.ours.is_empty() => return Ok(now.reached),
+                Some(error) => return Err(StoreError::Store(error)),
             }
-            let _ = reports.send(Report::Event(Event::Registered)).await;
-            if self.next_lease(|held| *held != Some(lease)).await.is_none() && self.stop.is_cancelled() {
+            if !matches!(timeout_at(deadline, progress.changed()).await, Ok(Ok(()))) {
+                return Err(last);
+            }
+        }
+    }
+
+    /// What is known of the records, kept fresh.
+    pub(crate) fn stands(&self) -> Stands {
+        Stands(self.progress.clone())
+    }
+
+    /// What stands now.
+    pub(crate) fn reached(&self) -> Reached {
+        self.progress.borrow().reached.clone()
+    }
+}
+
+/// A change of the lease is one more order.
+async fn pass_on(mut lease: watch::Receiver<Option<LeaseId>>, orders: Arc<watch::Sender<Order>>) {
+    loop {
+        let now = *lease.borrow_and_update();
+        orders.send_modify(|order| order.lease = now);
+        if lease.changed().await.is_err() {
+            return;
+        }
+    }
+}
+
+struct Keeper {
+    client: Client,
+    orders: watch::Receiver<Order>,
+    publish: watch::Sender<Progress>,
+    reports: mpsc::Sender<Report>,
+    /// How many records there are to be.
+    count: usize,
+    group: Group,
+    said: Said,
+    revision: i64,
+    /// It was looked who else names what our settings claim.
+    is_looked: bool,
+    /// It was reported that all stand.
+    stands: bool,
+}
+
+impl Keeper {
+    /// Ends with its last [`Registrar`]; until then, every round is followed by a bounded wait or by news.
+    async fn keep(mut self) {
+        let mut delays = retry::store_delays();
+        loop {
+            let order = self.orders.borrow_and_update().clone();
+            if self.group.set(order.lease, &order.wants) {
+                self.lost().await;
+            }
+            if order.lease.is_some() && !self.is_looked {
+                let records: Vec<_> = order.wants.iter().map(|(record, _)| record.clone()).collect();
+                let withheld = claims::withheld(&self.client, &records).await;
+                self.is_looked = withheld.is_some() && !records.is_empty();
+                self.group.withhold(withheld.unwrap_or_default());
+            }
+            let round = writer::round(&self.client, &mut self.group).await;
+            self.said.say(&round);
+            let delay = if round.failure.is_some() || round.contended {
+                delays.next()
+            } else {
+                delays = retry::store_delays();
+                (!round.taken.is_empty()).then_some(OWNER_CHECK)
+            };
+            self.tell(order.turn, round).await;
+            let news = match delay {
+                None => self.orders.changed().await,
+                Some(delay) => timeout(delay, self.orders.changed()).await.unwrap_or(Ok(())),
+            };
+            if news.is_err() {
                 return;
             }
-            tracing::warn!(key = self.record.key(), "the lease has ended, and the record with it; registering again");
-            let _ = reports.send(Report::Event(Event::Lost)).await;
         }
     }
 
-    /// Waits until the lease is as wanted, and returns it. None at the end too.
-    async fn next_lease(&mut self, wanted: impl FnMut(&Option<LeaseId>) -> bool) -> Option<LeaseId> {
-        let waited = self.stop.run_until_cancelled(self.lease.wait_for(wanted)).await;
-        waited.and_then(|held| held.ok().and_then(|held| *held))
+    async fn lost(&mut self) {
+        tracing::warn!("the lease has ended, and the records with it; registering again");
+        (self.stands, self.is_looked) = (false, false);
+        let _ = self.reports.send(Report::Event(Event::Lost)).await;
     }
 
-    /// Tries until the record stands. False when the lease has changed, or nothing is wanted any more.
-    async fn put(&self, lease: LeaseId, said: &mut Said) -> bool {
-        let mut delays = retry::store_delays();
-        while *self.lease.borrow() == Some(lease) && !self.stop.is_cancelled() {
-            let outcome = register(&self.client, &self.record, Some(lease)).await;
-            said.say(&self.record, &outcome);
-            let delay = match outcome {
-                Ok(Outcome::Registered { .. }) => return true,
-                Ok(Outcome::Taken(_)) => OWNER_CHECK,
-                Ok(Outcome::Contended) | Err(_) => delays.next().unwrap_or_default(),
-            };
-            if self.stop.run_until_cancelled(sleep(delay)).await.is_none() {
-                return false;
-            }
-        }
-        false
-    }
-}
-
-/// What kind of failure it is: in one outage, etcd is unreachable in many words.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Failure {
-    Unreachable,
-    Other(Discriminant<registry::Error>),
-}
-
-impl Failure {
-    fn of(error: &registry::Error) -> Self {
-        if error.is_unreachable() { Self::Unreachable } else { Self::Other(discriminant(error)) }
-    }
-}
-
-/// What the log has heard already: each thing is said once, not at each attempt.
-#[derive(Default)]
-struct Said {
-    owner: Option<Owner>,
-    failure: Option<Failure>,
-    differing: Vec<Difference>,
-}
-
-impl Said {
-    fn say(&mut self, record: &Record, outcome: &Result<Outcome, registry::Error>) {
-        let key = record.key();
-        match outcome {
-            Ok(Outcome::Registered { differing, settings_denied }) => {
-                tracing::info!(key, address = %record.address(), "registered");
-                if self.differing != *differing {
-                    log_differences(differing, *settings_denied);
-                }
-                *self = Self { differing: differing.clone(), ..Self::default() };
-            }
-            Ok(Outcome::Taken(owner)) => {
-                if self.owner.as_ref() != Some(owner) {
-                    log_owner(&key, owner);
-                }
-                self.owner = Some(owner.clone());
-                self.failure = None;
-            }
-            Ok(Outcome::Contended) => tracing::debug!(key, "somebody else keeps writing the same keys; trying on"),
-            Err(error) => {
-                let failure = Failure::of(error);
-                if self.failure == Some(failure) {
-                    tracing::debug!(key, %error, "still trying to register");
-                } else {
-                    tracing::warn!(key, %error, "can't register for now; the app goes on, and so do the attempts");
-                }
-                self.failure = Some(failure);
-            }
+    async fn tell(&mut self, turn: u64, round: Round) {
+        self.revision = self.revision.max(round.revision);
+        let reached = Reached { revision: self.revision, ours: self.group.ours() };
+        let (is_done, failure) = (!round.contended, round.failure.map(Arc::new));
+        let stands = self.group.standing();
+        self.publish.send_replace(Progress { turn, is_done, reached, stands, failure });
+        let is_whole = self.orders.borrow().wants.len() == self.count && self.group.stands();
+        if is_whole && !std::mem::replace(&mut self.stands, true) {
+            let _ = self.reports.send(Report::Event(Event::Registered)).await;
         }
     }
-}
-
-/// Says which settings stay as they are.
-pub(crate) fn log_differences(differing: &[Difference], settings_denied: bool) {
-    let hint = if settings_denied { "etcd's roles forbid writing it" } else { "--update would overwrite it" };
-    for Difference { key, stands, given } in differing {
-        let stands = stands.as_deref().unwrap_or("nothing");
-        tracing::warn!(key, stands, given, "the store says otherwise than this announcer: left as it is; {hint}");
-    }
-}
-
-fn log_owner(key: &str, owner: &Owner) {
-    let end = if owner.lease.is_some() { "that lease ends" } else { "it is deleted" };
-    tracing::warn!(key, %owner, "the id is taken: waiting until {end} (--takeover doesn't wait)");
 }

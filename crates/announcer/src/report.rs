@@ -2,15 +2,24 @@
 
 use discovery::UpstreamAddress;
 
-use crate::state::Event;
+use crate::{health::Health, state::Event};
 
 /// One piece of news.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub(crate) enum Report {
-    /// The app works, and this is where.
-    Healthy(UpstreamAddress),
+    /// An upstream began to work, or no longer does.
+    Health {
+        /// Which one, as they are configured.
+        upstream: usize,
+        /// Where it is announced.
+        address: UpstreamAddress,
+        /// What is known of it.
+        health: Health,
+    },
     /// The app ended with this exit status, as a shell would put it.
     AppExited(u8),
+    /// What keeps balancers from sending requests, in one line; None: nothing that is known.
+    Obstacle(Option<String>),
     /// Anything that needs no more words.
     Event(Event),
 }

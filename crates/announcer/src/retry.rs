@@ -1,6 +1,6 @@
 //! Trying again: how often, and for how long.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use backon::{BackoffBuilder, ExponentialBuilder};
 use tokio::time::{Instant, sleep_until, timeout_at};
@@ -10,16 +10,22 @@ use tokio::time::{Instant, sleep_until, timeout_at};
 pub(crate) enum StoreError {
     /// What the last attempt ended in.
     #[error(transparent)]
-    Store(#[from] registry::Error),
+    Store(Arc<registry::Error>),
     /// Not even one attempt ended.
     #[error("etcd didn't answer in time")]
     OutOfTime,
 }
 
+impl From<registry::Error> for StoreError {
+    fn from(error: registry::Error) -> Self {
+        Self::Store(Arc::new(error))
+    }
+}
+
 /// The delays between attempts that etcd is behind, for ever: with jitter, so that those who lost it together don't
 /// come back in one instant.
 pub(crate) fn store_delays() -> impl Iterator<Item = Duration> {
-    let (first, longest) = (Duration::from_millis(100), Duration::from_secs(2));
+    let (first, longest) = (Duration::from_millis(100), Duration::from_millis(750));
     let delays = ExponentialBuilder::new().with_min_delay(first).with_max_delay(longest).without_max_times();
     delays.with_jitter().build()
 }
@@ -64,6 +70,14 @@ mod tests {
         assert!(store.iter().all(|delay| *delay <= Duration::from_secs(4)));
         let local: Vec<_> = local_delays().take(1000).collect();
         assert_eq!((local[0], local[999]), (Duration::from_millis(10), Duration::from_millis(200)));
+    }
+
+    #[test]
+    fn a_thousand_that_lost_etcd_together_come_back_spread_out() {
+        let mut fourth: Vec<Duration> = (0..1000).map(|_| store_delays().take(4).sum()).collect();
+        fourth.sort();
+        let busiest = fourth.windows(100).map(|some| some[99] - some[0]).min().unwrap();
+        assert!(busiest > Duration::from_millis(30), "100 of 1000 within {busiest:?}");
     }
 
     #[tokio::test(start_paused = true)]

@@ -1,78 +1,122 @@
-//! An announcement that lives as long as its announcer: the only loop, and the only `select!`.
+//! An announcement that lives as long as its announcer: the only loop that decides, and the only `select!`.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use anyhow::Context;
 use daemon::{shutdown::Shutdown, systemd};
 use nix::sys::signal::Signal;
 use registry::Client;
-use tokio::{sync::mpsc, task::JoinHandle, time::sleep};
+use tokio::{
+    sync::{mpsc, watch},
+    task::JoinSet,
+    time::sleep,
+};
 
 use crate::{
-    child::Child,
+    admin::{Port, Shown},
+    arrival, child,
     config::{Config, Life},
-    health,
-    parting::{self, DRAIN_WAIT, DRAIN_WRITE, Lease, WITHDRAW, WITHDRAW_IN_HASTE},
+    health::Health,
+    metrics::Checked,
+    parting::{self, DRAIN_WRITE, Lease, WITHDRAW, WITHDRAW_IN_HASTE},
     pulse::{self, Pulse},
+    reaper::{Leader, Reaper},
     record::Record,
     registrar::Registrar,
     report::Report,
+    standing::Now,
     state::{self, Action, Event, State},
+    upstream::Upstream,
+    watch::{Watch, first_look},
 };
 
 /// Runs the app, if there is one, and announces it until told to stop. Returns the exit status.
-pub(crate) async fn run(config: Config, life: Life) -> anyhow::Result<u8> {
+pub(crate) async fn run(config: Config, mut life: Life) -> anyhow::Result<u8> {
     let shutdown = Shutdown::on_signals().context("signals can't be handled")?;
-    let address = health::first_look(&config.whereabouts, config.etcd.endpoints()).await?;
+    let reaper = Reaper::start().context("signals can't be handled")?;
+    let mut addresses = Vec::new();
+    for upstream in &config.upstreams {
+        addresses.push(first_look(&upstream.whereabouts, config.etcd.endpoints()).await?);
+    }
+    let admin = Port::bind(life.admin.take()).await?;
     let (reports, inbox) = mpsc::channel(16);
-    let child = life.app.as_ref().map(|app| Child::start(app, reports.clone())).transpose()?;
+    let child = life.app.as_ref().map(|app| child::start(app, &reaper, reports.clone())).transpose()?;
     let lease = Lease::hold(Client::new(config.etcd.clone()), life.ttl);
-    let listens = life.app.as_ref().map(|app| app.listens.clone());
-    let (whereabouts, etcd, to_loop) = (config.whereabouts.clone(), config.etcd.clone(), reports.clone());
-    tokio::spawn(async move {
-        let address = match address {
-            Some(address) => address,
-            None => health::find_patiently(&whereabouts, etcd.endpoints()).await,
-        };
-        health::watch(address, listens, to_loop).await;
-    });
-    let announcer = Announcer { config, life, child, lease, registrar: None, drain: None, reports, status: 0 };
-    Ok(announcer.follow(inbox, &shutdown).await)
+    let (checked, mut watches) = (Checked::default(), JoinSet::new());
+    for (index, (upstream, address)) in config.upstreams.iter().zip(addresses).enumerate() {
+        let (upstream, reports) = (upstream.clone(), reports.clone());
+        let checked = checked.of(&upstream);
+        let watch = Watch { index, upstream, address, wraps: child.is_some(), checked, reports };
+        watches.spawn(watch.run(config.etcd.endpoints().to_vec(), reaper.clone()));
+    }
+    let registrar = Registrar::start(lease.client.clone(), lease.held.clone(), config.upstreams.len(), reports.clone());
+    let (shown, now) = watch::channel(Now::default());
+    let pulse = Pulse::new(admin.map(|port| {
+        let names = config.upstreams.iter().map(Upstream::name).collect();
+        port.open(Shown { names, now, stands: registrar.stands(), ttl: life.ttl, beats: lease.beats.clone(), checked })
+    }));
+    let upstreams = config.upstreams.into_iter().map(|upstream| (upstream, None)).collect();
+    let tasks = JoinSet::new();
+    let announcer = Announcer {
+        life,
+        child,
+        lease,
+        registrar,
+        upstreams,
+        watches,
+        tasks,
+        reports,
+        obstacle: None,
+        shown,
+        status: 0,
+    };
+    Ok(announcer.follow(inbox, pulse, &shutdown).await)
 }
 
 /// Everything that actions act on.
 struct Announcer {
-    config: Config,
     life: Life,
-    child: Option<Child>,
+    child: Option<Leader>,
     lease: Lease,
-    /// From the first healthy moment on.
-    registrar: Option<Registrar>,
-    drain: Option<JoinHandle<()>>,
+    registrar: Registrar,
+    /// Each with its record, from the first healthy moment on.
+    upstreams: Vec<(Upstream, Option<Known>)>,
+    watches: JoinSet<()>,
+    /// Waits for balancers; the next state has no use for those of the last.
+    tasks: JoinSet<()>,
     reports: mpsc::Sender<Report>,
+    /// What keeps balancers from following, as long as they are waited for.
+    obstacle: Option<String>,
+    /// How things stand, for whoever looks.
+    shown: watch::Sender<Now>,
     status: u8,
 }
 
+/// What is known of an upstream.
+struct Known {
+    record: Arc<Record>,
+    health: Health,
+}
+
 impl Announcer {
-    async fn follow(mut self, mut inbox: mpsc::Receiver<Report>, shutdown: &Shutdown) -> u8 {
+    async fn follow(mut self, mut inbox: mpsc::Receiver<Report>, mut pulse: Pulse, shutdown: &Shutdown) -> u8 {
         let mut state = State::Starting;
         let (mut stopping, mut aborting) = (false, false);
-        let mut pulse = Pulse::new();
         self.say(state);
         while state != State::Done {
             let event = tokio::select! {
-                Some(report) = inbox.recv() => self.take(report),
+                Some(report) = inbox.recv() => self.take(state, report),
                 () = shutdown.drain.cancelled(), if !stopping => {
                     stopping = true;
-                    Event::Stop
+                    Some(Event::Stop)
                 }
                 () = shutdown.abort.cancelled(), if !aborting => {
                     aborting = true;
-                    Event::Abort
+                    Some(Event::Abort)
                 }
                 () = pulse.tick() => {
-                    pulse::beat(state);
-                    continue;
+                    pulse.beat(state, self.missing() == 0);
+                    None
                 }
             };
             state = self.follow_one(state, event);
@@ -81,11 +125,14 @@ impl Announcer {
     }
 
     /// One event, and what follows from it at once.
-    fn follow_one(&mut self, mut state: State, event: Event) -> State {
-        let mut next = Some(event);
+    fn follow_one(&mut self, mut state: State, mut next: Option<Event>) -> State {
         while let Some(event) = next {
             let (after, actions) = state::step(state, event);
             tracing::debug!(?state, ?event, ?after, ?actions, "step");
+            if after != state {
+                self.tasks.abort_all();
+                self.obstacle = None;
+            }
             next = self.act(state, after, actions);
             if after != state {
                 self.say(after);
@@ -95,20 +142,42 @@ impl Announcer {
         state
     }
 
-    fn take(&mut self, report: Report) -> Event {
+    fn take(&mut self, state: State, report: Report) -> Option<Event> {
         match report {
-            Report::Healthy(address) => {
-                let record = Record::new(self.config.announcement.clone(), address, self.config.policy);
-                self.registrar = Some(Registrar::new(self.lease.client.clone(), record, self.lease.held.clone()));
-                Event::Healthy
+            Report::Health { upstream, address, health } => {
+                let (upstream, known) = self.upstreams.get_mut(upstream)?;
+                let record = || Record::new(upstream.announcement.clone(), address, upstream.policy);
+                known.get_or_insert_with(|| Known { record: Arc::new(record()), health }).health = health;
+                self.order(state);
+                self.say(state);
+                Some(Event::Healthy)
             }
             Report::AppExited(status) => {
                 tracing::info!(status, "the app has ended");
                 self.status = status;
-                Event::AppExited
+                Some(Event::AppExited)
             }
-            Report::Event(event) => event,
+            Report::Obstacle(obstacle) => {
+                self.obstacle = obstacle;
+                self.say(state);
+                None
+            }
+            Report::Event(event) => Some(event),
         }
+    }
+
+    /// What the records are to say now, all of them in one order.
+    fn order(&self, state: State) {
+        let known = self.upstreams.iter().filter_map(|(_, known)| known.as_ref());
+        let wants: Vec<_> = known.filter_map(|known| Some((known.record.clone(), state.want(known.health)?))).collect();
+        if !wants.is_empty() {
+            self.registrar.order(wants);
+        }
+    }
+
+    /// How many upstreams have not worked yet.
+    fn missing(&self) -> usize {
+        self.upstreams.iter().filter(|(_, known)| known.is_none()).count()
     }
 
     /// Starts what is to be done; nothing here takes time. Returns what happened at once.
@@ -116,11 +185,8 @@ impl Announcer {
         let mut happened = None;
         for action in actions {
             match action {
-                Action::Announce => {
-                    if let Some(registrar) = &self.registrar {
-                        registrar.announce(self.reports.clone());
-                    }
-                }
+                Action::Announce => self.order(after),
+                Action::AwaitBalancers => happened = self.await_balancers(),
                 Action::SayReady => systemd::ready(),
                 Action::Drain => self.start_drain(),
                 Action::StopApp => happened = self.stop_app(),
@@ -135,21 +201,34 @@ impl Announcer {
         happened
     }
 
+    /// Whoever doesn't wait for balancers has them at once.
+    fn await_balancers(&mut self) -> Option<Event> {
+        if !self.life.wait_balancers {
+            return Some(Event::Balanced);
+        }
+        let (registrar, client, reports) = (self.registrar.clone(), self.lease.client.clone(), self.reports.clone());
+        self.tasks.spawn(async move {
+            arrival::until_balanced(&registrar, &client, &reports).await;
+            let _ = reports.send(Report::Event(Event::Balanced)).await;
+        });
+        None
+    }
+
     fn start_drain(&mut self) {
-        let wait = self.life.drain.min(DRAIN_WAIT);
+        self.watches.abort_all();
         systemd::stopping();
-        systemd::extend_timeout(DRAIN_WRITE + wait + self.stop_time());
-        let (registrar, reports) = (self.registrar.clone(), self.reports.clone());
-        self.drain = Some(tokio::spawn(async move {
-            if let Some(registrar) = registrar {
-                parting::drain(&registrar, wait).await;
-            }
+        systemd::extend_timeout(DRAIN_WRITE + self.life.drain + self.stop_time());
+        let (registrar, client, reports) = (self.registrar.clone(), self.lease.client.clone(), self.reports.clone());
+        let limit = self.life.drain;
+        self.tasks.spawn(async move {
+            parting::drain(&registrar, &client, limit).await;
             let _ = reports.send(Report::Event(Event::Drained)).await;
-        }));
+        });
     }
 
     /// An app that something else runs is none of ours to stop: as far as we go, it has ended.
-    fn stop_app(&self) -> Option<Event> {
+    fn stop_app(&mut self) -> Option<Event> {
+        self.watches.abort_all();
         let Some((child, app)) = self.child.as_ref().zip(self.life.app.as_ref()) else {
             return Some(Event::AppExited);
         };
@@ -158,14 +237,15 @@ impl Announcer {
         tracing::info!(signal = %app.stop_signal, "stopping the app");
         child.signal(app.stop_signal);
         let (time, reports) = (app.stop_timeout, self.reports.clone());
-        tokio::spawn(async move {
+        self.tasks.spawn(async move {
             sleep(time).await;
             let _ = reports.send(Report::Event(Event::StopTimeout)).await;
         });
         None
     }
 
-    fn kill_app(&self) -> Option<Event> {
+    fn kill_app(&mut self) -> Option<Event> {
+        self.watches.abort_all();
         let Some(child) = &self.child else { return Some(Event::AppExited) };
         tracing::warn!("killing the app");
         child.signal(Signal::SIGKILL);
@@ -179,18 +259,23 @@ impl Announcer {
     }
 
     fn start_withdrawal(&mut self, actions: &'static [Action], limit: Duration) {
-        if let Some(drain) = self.drain.take() {
-            drain.abort();
-        }
+        self.watches.abort_all();
         let (registrar, lease, reports) = (self.registrar.clone(), self.lease.clone(), self.reports.clone());
-        tokio::spawn(async move {
-            parting::withdraw(registrar.as_ref(), &lease, actions, limit).await;
+        self.tasks.spawn(async move {
+            parting::withdraw(&registrar, &lease, actions, limit).await;
             let _ = reports.send(Report::Event(Event::Withdrawn)).await;
         });
     }
 
     fn say(&self, state: State) {
-        let key = self.registrar.as_ref().map(Registrar::key);
-        systemd::status(&pulse::describe(state, key.as_deref()));
+        let known = self.upstreams.iter().filter_map(|(_, known)| known.as_ref());
+        let keys: Vec<_> = known.map(|known| known.record.key()).collect();
+        let words = pulse::describe(state, &keys, self.missing(), self.obstacle.as_deref());
+        let works = |(_, known): &(Upstream, Option<Known>)| known.as_ref().is_some_and(|known| known.health.is_up());
+        let works = self.upstreams.iter().map(works).collect();
+        let before = self.shown.send_replace(Now { state, words: words.clone(), works });
+        if before.words != words {
+            systemd::status(&words);
+        }
     }
 }

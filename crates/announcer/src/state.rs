@@ -1,13 +1,19 @@
-//! The life of one announcement, as a pure function. `STATES.md` is printed from it by a test.
+//! The life of an announcer, as a pure function. `STATES.md` is printed from it by a test.
 
-/// Where the announcement stands.
+use discovery::UpstreamState;
+
+use crate::{group::Want, health::Health};
+
+/// Where it stands.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum State {
     /// The app runs, or will soon, and is not known to work. Nothing is announced.
     Starting,
-    /// The app works; its record is on its way into the store, for as long as that takes.
+    /// An upstream works; the records are on their way into the store, for as long as that takes.
     Announcing,
-    /// The record stands in the store, under our lease.
+    /// All records stand in the store, under our lease. Balancers may be waited for.
+    Spreading,
+    /// All there was to wait for has happened.
     Announced,
     /// The end was asked for: balancers are told, and the requests in flight finish.
     Draining,
@@ -15,7 +21,7 @@ pub(crate) enum State {
     Stopping,
     /// The app was killed.
     Killing,
-    /// The app is gone; its record follows.
+    /// The app is gone; its records follow.
     Withdrawing,
     /// All is done.
     Done,
@@ -24,11 +30,13 @@ pub(crate) enum State {
 /// What can happen. Without an app of its own, the announcer is its own app: it works at once, and ends when told.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Event {
-    /// The app works.
+    /// The first upstream works.
     Healthy,
-    /// The record was written.
+    /// The records of all upstreams were written.
     Registered,
-    /// The lease ended, and the record with it.
+    /// The balancers that were to be waited for send requests, or none was.
+    Balanced,
+    /// The lease ended, and the records with it.
     Lost,
     /// The first signal.
     Stop,
@@ -40,15 +48,18 @@ pub(crate) enum Event {
     StopTimeout,
     /// The app ended, whoever wanted it.
     AppExited,
-    /// The record and the lease are gone, or the time for it is over.
+    /// The records and the lease are gone, or the time for it is over.
     Withdrawn,
 }
 
 /// What to do about it, in this order.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Action {
-    /// Write the record, and again whenever the lease was lost.
+    /// Write the records of all upstreams that work, follow their checks, and write them again whenever the lease was
+    /// lost.
     Announce,
+    /// Wait for balancers, if that was asked for.
+    AwaitBalancers,
     /// Tell systemd that the service is up.
     SayReady,
     /// Write `drain`, then wait for the balancers.
@@ -59,7 +70,7 @@ pub(crate) enum Action {
     KillApp,
     /// Write `down`, so that balancers see no loss in what follows.
     WriteDown,
-    /// Delete the record.
+    /// Delete the records.
     Delete,
     /// End the lease.
     Revoke,
@@ -70,28 +81,43 @@ pub(crate) fn step(state: State, event: Event) -> (State, &'static [Action]) {
     use {Action as A, Event as E, State as S};
     match (state, event) {
         (S::Starting, E::Healthy) => (S::Announcing, &[A::Announce]),
-        (S::Announcing, E::Registered) => (S::Announced, &[A::SayReady]),
-        (S::Announced, E::Lost) => (S::Announcing, &[]),
+        (S::Announcing, E::Registered) => (S::Spreading, &[A::AwaitBalancers]),
+        (S::Spreading, E::Balanced) => (S::Announced, &[A::SayReady]),
+        (S::Spreading | S::Announced, E::Lost) => (S::Announcing, &[]),
 
         // Nothing was announced, so nobody has to be told.
         (S::Starting, E::Stop) => (S::Stopping, &[A::StopApp]),
-        // Balancers may still have the record of before the loss.
-        (S::Announcing | S::Announced, E::Stop) => (S::Draining, &[A::Drain]),
+        // Balancers may still have the records of before the loss.
+        (S::Announcing | S::Spreading | S::Announced, E::Stop) => (S::Draining, &[A::Drain]),
         (S::Draining, E::Drained) => (S::Stopping, &[A::StopApp]),
         (S::Stopping, E::StopTimeout) => (S::Killing, &[A::KillApp]),
-        (S::Starting | S::Announcing | S::Announced | S::Draining | S::Stopping | S::Killing, E::Abort) => {
-            (S::Killing, &[A::KillApp])
-        }
+        (S::Withdrawing | S::Done, E::Abort) => (state, &[]),
+        (_, E::Abort) => (S::Killing, &[A::KillApp]),
 
         (S::Starting, E::AppExited) => (S::Withdrawing, &[A::Revoke]),
-        (S::Announcing | S::Announced | S::Killing, E::AppExited) => {
+        (S::Announcing | S::Spreading | S::Announced | S::Killing, E::AppExited) => {
             (S::Withdrawing, &[A::WriteDown, A::Delete, A::Revoke])
         }
-        // The record says `drain` already.
+        // The records say `drain` already.
         (S::Draining | S::Stopping, E::AppExited) => (S::Withdrawing, &[A::Delete, A::Revoke]),
         (S::Withdrawing, E::Withdrawn) => (S::Done, &[]),
 
         (state, _) => (state, &[]),
+    }
+}
+
+impl State {
+    /// What an upstream's record is to say, going by its checks; None: nothing yet, or nothing else than before.
+    pub(crate) fn want(self, health: Health) -> Option<Want> {
+        match (self, health) {
+            (Self::Announcing | Self::Spreading | Self::Announced, Health::Up(_)) => {
+                Some(Want::Stand(UpstreamState::Ready))
+            }
+            (Self::Announcing | Self::Spreading | Self::Announced, Health::Down(_)) => {
+                Some(Want::Stand(UpstreamState::Down))
+            }
+            _ => None,
+        }
     }
 }
 
@@ -102,10 +128,12 @@ mod tests {
     use expect_test::expect_file;
 
     use super::*;
+    use crate::health;
 
-    const STATES: [State; 8] = [
+    const STATES: [State; 9] = [
         State::Starting,
         State::Announcing,
+        State::Spreading,
         State::Announced,
         State::Draining,
         State::Stopping,
@@ -114,9 +142,10 @@ mod tests {
         State::Done,
     ];
 
-    const EVENTS: [Event; 9] = [
+    const EVENTS: [Event; 10] = [
         Event::Healthy,
         Event::Registered,
+        Event::Balanced,
         Event::Lost,
         Event::Stop,
         Event::Abort,
@@ -138,7 +167,7 @@ mod tests {
     fn the_drawing_is_the_code() {
         let mut drawing = String::from(
             "<!-- Printed by the test `the_drawing_is_the_code`; UPDATE_EXPECT=1 writes it anew. -->\n\
-             # The life of an announcement\n\n```mermaid\nstateDiagram-v2\n    [*] --> Starting\n",
+             # The life of an announcer\n\n```mermaid\nstateDiagram-v2\n    [*] --> Starting\n",
         );
         for (state, event, next, _) in changes() {
             writeln!(drawing, "    {state:?} --> {next:?}: {event:?}").unwrap();
@@ -149,6 +178,13 @@ mod tests {
             let actions: Vec<_> = actions.iter().map(|action| format!("{action:?}")).collect();
             writeln!(drawing, "| {state:?} | {event:?} | {next:?} | {} |", actions.join(", ")).unwrap();
         }
+        drawing.push_str(
+            "\n# The health of an upstream\n\nEach upstream has its own, with `--check-rise 2` and `--check-fall 3` here; \
+             the numbers count checks in a row.\nWhat its record says, while the announcer is Announcing, Spreading or \
+             Announced:\nnothing while New, `ready` while Up, `down` while Down. In any other state nothing is written \
+             because of a check.\n\n",
+        );
+        drawing.push_str(&health::tests::table());
         expect_file!["../STATES.md"].assert_eq(&drawing);
     }
 
@@ -169,6 +205,16 @@ mod tests {
             let (next, actions) = step(state, event);
             assert!(late.contains(&next), "{state:?} {event:?}");
             assert!(!actions.contains(&Action::Announce) && !actions.contains(&Action::SayReady));
+            assert_eq!([Health::New(0), Health::Up(0), Health::Down(0)].map(|health| state.want(health)), [None; 3]);
+        }
+    }
+
+    #[test]
+    fn a_check_is_written_only_between_the_first_success_and_the_end() {
+        for state in [State::Announcing, State::Spreading, State::Announced] {
+            assert_eq!(state.want(Health::New(9)), None, "nothing before the first success");
+            assert_eq!(state.want(Health::Up(2)), Some(Want::Stand(UpstreamState::Ready)));
+            assert_eq!(state.want(Health::Down(1)), Some(Want::Stand(UpstreamState::Down)));
         }
     }
 }

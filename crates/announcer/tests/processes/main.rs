@@ -1,11 +1,16 @@
 //! The announcer as a process: real etcd, real apps, real signals.
 #![allow(
     clippy::unwrap_used,
+    clippy::panic,
     clippy::expect_used,
     clippy::indexing_slicing,
     reason = "the helpers of tests fail as tests do: with the place and the cause"
 )]
 
+mod admin;
+mod checks;
+mod config;
+mod drain;
 mod faults;
 mod life;
 mod one_shot;

@@ -1,6 +1,6 @@
 //! Whose id it is, and whose settings.
 
-use std::{process::Command, time::Duration};
+use std::time::Duration;
 
 use lab::{Process, Signal, until};
 
@@ -36,6 +36,7 @@ fn takeover_does_not_wait_and_the_other_leaves_it_alone() {
     first.signal(Signal::SIGTERM);
     assert_eq!(first.wait(SOON).code(), Some(0));
     assert_eq!(site.history(KEY), [OTHER.to_owned(), site.address().to_string()], "neither drained nor deleted");
+    assert!(first.log().contains("no longer ours"), "{}", first.log());
 }
 
 #[test]
@@ -69,28 +70,7 @@ fn a_difference_is_said_once_even_if_the_lease_is_lost() {
 fn roles_that_forbid_settings_leave_the_upstream() {
     let site = Site::new();
     site.etcd.put("http-services/shop/domain", "old.com");
-    let endpoints = site.etcd.endpoints();
-    let etcdctl = |line: &str| {
-        let output = Command::new("etcdctl")
-            .env("ETCDCTL_API", "3")
-            .args(["--endpoints", &endpoints])
-            .args(line.split_whitespace())
-            .output()
-            .expect("etcdctl");
-        assert!(output.status.success(), "{line}: {}", String::from_utf8_lossy(&output.stderr));
-    };
-    for line in [
-        "user add root:secret",
-        "user grant-role root root",
-        "role add shop",
-        "role grant-permission shop read --prefix=true /haproxy-discover/",
-        "role grant-permission shop readwrite --prefix=true /haproxy-discover/http-services/shop/upstreams/",
-        "user add shop:word",
-        "user grant-role shop shop",
-        "auth enable",
-    ] {
-        etcdctl(line);
-    }
+    site.guard();
     let flags = ["--domain", "new.com", "--tls", "off", "--user", "shop:word", "--drain", "0s"];
     let mut announcer = site.beside("announcer", &flags);
     until(SOON, "both differences", || {
@@ -100,7 +80,23 @@ fn roles_that_forbid_settings_leave_the_upstream() {
     });
     announcer.signal(Signal::SIGTERM);
     assert_eq!(announcer.wait(SOON).code(), Some(0), "a lease of one's own may be revoked");
-    etcdctl("--user root:secret auth disable");
+    site.etcdctl("--user root:secret auth disable");
     assert_eq!(site.etcd.get("http-services/shop/domain").as_deref(), Some("old.com"));
     assert_eq!(site.etcd.get(KEY), None);
+}
+
+#[test]
+fn a_host_that_another_service_names_is_not_claimed() {
+    let site = Site::new();
+    site.etcd.put("http-services/old/domain", "shop.com www.shop.com");
+    let flags = ["--domain", "www.shop.com", "--tls", "off", "--ttl", "2s"];
+    let announcer = site.beside("announcer", &flags);
+    site.until_registered();
+    let (domain, tls) = ("http-services/shop/domain", "http-services/shop/tls");
+    assert_eq!((site.etcd.get(domain), site.etcd.get(tls).as_deref()), (None, Some("off")), "{}", announcer.log());
+    assert!(announcer.log().contains("www.shop.com/ is named by http-old already"), "{}", announcer.log());
+    // It is looked again with each lease.
+    site.etcd.put("http-services/old/domain", "shop.com");
+    site.etcd.revoke(site.etcd.lease_of(KEY).unwrap());
+    until(SOON, "the domain", || site.etcd.get(domain).is_some_and(|domain| domain == "www.shop.com"));
 }

@@ -7,7 +7,7 @@ use lab::Process;
 use crate::site::{SOON, Site};
 
 /// An announcer that is PID 1, with `/proc` of its own. unshare passes its status on.
-fn as_pid_one(site: &Site, flags: &[&str], script: &str) -> Process {
+pub(crate) fn as_pid_one(site: &Site, flags: &[&str], script: &str) -> Process {
     let announcer = site.command(flags);
     let mut command = Command::new("unshare");
     command.args(["--pid", "--fork", "--mount-proc", "--kill-child"]).arg(announcer.get_program());

@@ -12,7 +12,7 @@ use lab::{Etcd, Process, Scratch, until};
 pub(crate) const KEY: &str = "http-services/shop/upstreams/a";
 
 /// Long enough for anything that takes no time on a busy machine.
-pub(crate) const SOON: Duration = Duration::from_secs(10);
+pub(crate) const SOON: Duration = Duration::from_secs(30);
 
 /// Where a test takes place. The address answers because the test itself listens there, so that any shell script can
 /// be the app.
@@ -90,7 +90,7 @@ impl Site {
         })
     }
 
-    /// All values that a key had, in order; an empty one is its absence.
+    /// All values that a key had, in order; an empty one is its absence after that.
     pub(crate) fn history(&self, key: &str) -> Vec<String> {
         let mut values: Vec<String> = Vec::new();
         for revision in 2..=self.etcd.revision() {
@@ -102,11 +102,65 @@ impl Site {
                 .expect("etcdctl");
             assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
             let value = String::from_utf8_lossy(&output.stdout).trim_end().to_owned();
-            if values.last() != Some(&value) {
+            if *values.last().unwrap_or(&String::new()) != value {
                 values.push(value);
             }
         }
         values
+    }
+
+    /// A balancer that says this, under a lease of its own, which is returned.
+    pub(crate) fn balancer(&self, node: &str, value: &str) -> i64 {
+        let lease = self.etcd.grant(600);
+        self.etcd.put_leased(&format!("balancers/{node}"), value, lease);
+        lease
+    }
+
+    /// What a balancer says that runs everything up to this revision, with `,"field":…` instead of empty lists.
+    pub(crate) fn applied(&self, revision: i64, fields: &str) -> String {
+        let answer = self.etcd.ask(|mut client| async move { client.get("x", None).await });
+        let cluster = answer.header().expect("a header").cluster_id();
+        let empty = [("pending", "[]"), ("held", "[]"), ("draining", "{}")];
+        let empty = empty.iter().filter(|(name, _)| !fields.contains(&format!("\"{name}\"")));
+        let lists: String = empty.map(|(name, list)| format!(r#","{name}":{list}"#)).collect();
+        format!(r#"{{"cluster":"{cluster}","seen":{revision},"applied":{revision}{lists}{fields}}}"#)
+    }
+
+    /// The revision at which a key was last written.
+    pub(crate) fn written_at(&self, key: &str) -> i64 {
+        let key = format!("{}{key}", lab_prefix());
+        let answer = self.etcd.ask(|mut client| async move { client.get(key, None).await });
+        answer.kvs().first().expect("the key").mod_revision()
+    }
+
+    /// Has etcd ask for a user: `shop:word` may write upstreams and read services, but not `balancers/`. `root:secret`
+    /// may everything.
+    pub(crate) fn guard(&self) {
+        for line in [
+            "user add root:secret",
+            "user grant-role root root",
+            "role add shop",
+            "role grant-permission shop read --prefix=true /haproxy-discover/http-services/",
+            "role grant-permission shop readwrite --prefix=true /haproxy-discover/http-services/shop/upstreams/",
+            "user add shop:word",
+            "user grant-role shop shop",
+            "auth enable",
+        ] {
+            self.etcdctl(line);
+        }
+    }
+
+    /// etcdctl's answer.
+    #[track_caller]
+    pub(crate) fn etcdctl(&self, line: &str) -> String {
+        let output = Command::new("etcdctl")
+            .env("ETCDCTL_API", "3")
+            .args(["--endpoints", &self.etcd.endpoints()])
+            .args(line.split_whitespace())
+            .output()
+            .expect("etcdctl");
+        assert!(output.status.success(), "{line}: {}", String::from_utf8_lossy(&output.stderr));
+        String::from_utf8_lossy(&output.stdout).into_owned()
     }
 
     /// The record's value in a state.

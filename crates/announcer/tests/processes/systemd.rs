@@ -4,7 +4,7 @@ use std::{os::unix::net::UnixDatagram, time::Duration};
 
 use lab::{Process, Signal, until};
 
-use crate::site::{SOON, Site};
+use crate::site::{KEY, SOON, Site};
 
 /// What has been heard so far, in order.
 struct Heard {
@@ -34,6 +34,10 @@ impl Heard {
             words if words.iter().any(|word| word.starts_with(start)) => Ok(()),
             words => Err(format!("{words:?}")),
         });
+    }
+
+    fn count(&mut self, start: &str) -> usize {
+        self.all().iter().filter(|word| word.starts_with(start)).count()
     }
 
     fn position(&self, start: &str) -> usize {
@@ -69,6 +73,62 @@ fn ready_is_when_the_record_stands() {
 }
 
 #[test]
+fn ready_can_wait_for_the_balancers() {
+    let site = Site::new();
+    let mut heard = Heard::at(&site);
+    let mut command = site.command(&["--wait-balancers"]);
+    command.env("NOTIFY_SOCKET", site.folder.join("notify")).env("WATCHDOG_USEC", "200000");
+    let mut announcer = Process::start(&site.folder, "announcer", &mut command);
+    site.until_registered();
+    heard.until("STATUS=waiting for balancers to follow");
+    // Without any balancer nobody sends requests, and systemd is asked for patience.
+    heard.until("EXTEND_TIMEOUT_USEC=60000000");
+    let slow = site.balancer("slow", &site.applied(site.written_at(KEY), r#","pending":["http-shop"]"#));
+    let late = site.applied(site.written_at(KEY) - 1, "");
+    site.balancer("late", &late);
+    site.balancer("fine", &site.applied(site.written_at(KEY), ""));
+    let watchdogs = heard.count("WATCHDOG=1");
+    until(SOON, "three beats", || heard.count("WATCHDOG=1") > watchdogs + 3);
+    assert_eq!(heard.count("READY=1"), 0);
+    site.etcd.revoke(slow);
+    site.etcd.put("balancers/late", site.applied(site.written_at(KEY), ""));
+    heard.until("READY=1");
+    assert!(announcer.running());
+}
+
+#[test]
+fn a_balancer_that_refuses_the_record_is_waited_for_and_named() {
+    let site = Site::new();
+    let mut heard = Heard::at(&site);
+    let mut command = site.command(&["--wait-balancers", "--domain", "a.com"]);
+    command.env("NOTIFY_SOCKET", site.folder.join("notify"));
+    let mut announcer = Process::start(&site.folder, "announcer", &mut command);
+    site.until_registered();
+    let revision = site.written_at(KEY);
+    let refuses = |key: &str, at: i64| site.applied(at, &format!(r#","quarantined":{{"{key}":"not one of ours"}}"#));
+    // One that runs everything, first, would be every balancer there is.
+    let strict = site.balancer("strict", &refuses(KEY, revision));
+    site.balancer("fine", &site.applied(revision, ""));
+    heard.until(
+        "STATUS=waiting for balancers to follow: strict refuses http-services/shop/upstreams/a: not one of ours",
+    );
+    // What it says besides is no news. A refused setting is, and no obstacle: its last good value may serve.
+    for at in 1..=3 {
+        site.etcd.put_leased("balancers/strict", refuses(KEY, revision + at), strict);
+    }
+    site.etcd.put_leased("balancers/strict", refuses("http-services/shop/domain", revision + 3), strict);
+    heard.until("READY=1");
+    assert_eq!(heard.count("STATUS=waiting for balancers to follow: "), 1);
+    let log = announcer.log();
+    for (words, key) in [("refuses the record", KEY), ("doesn't follow this key", "http-services/shop/domain")] {
+        let lines: Vec<_> = log.lines().filter(|line| line.contains(words)).collect();
+        let said = |line: &str| ["strict", key, "not one of ours"].iter().all(|word| line.contains(word));
+        assert!(lines.len() == 1 && said(lines[0]), "{words}: {log}");
+    }
+    assert!(announcer.running());
+}
+
+#[test]
 fn a_start_that_waits_for_etcd_is_no_failed_start() {
     let mut site = Site::new();
     let mut heard = Heard::at(&site);
@@ -82,24 +142,4 @@ fn a_start_that_waits_for_etcd_is_no_failed_start() {
     heard.until("READY=1");
     std::thread::sleep(Duration::from_millis(100));
     assert!(announcer.running());
-}
-
-#[test]
-fn systemd_understands_the_units() {
-    let site = Site::new();
-    let units = concat!(env!("CARGO_MANIFEST_DIR"), "/../../units");
-    let mut verify = std::process::Command::new("systemd-analyze");
-    verify
-        .args(["verify", "--man=no", "--generators=no"])
-        .env("SYSTEMD_UNIT_PATH", format!("{}:", site.folder.display()));
-    for template in ["app@", "announcer@", "announced@", "registered@", "etcd@"] {
-        let text = std::fs::read_to_string(format!("{units}/{template}.service")).unwrap();
-        // systemd wants every program to be there.
-        let text = text.replace("/usr/bin/announcer", env!("CARGO_BIN_EXE_announcer"));
-        lab::write(site.folder.join(format!("{template}.service")), text);
-        verify.arg(site.folder.join(format!("{template}1.service")));
-    }
-    let (code, said) = site.run(&mut verify);
-    let about_us: Vec<_> = said.lines().filter(|line| line.contains('@')).collect();
-    assert_eq!((code, about_us), (0, Vec::new()), "{said}");
 }

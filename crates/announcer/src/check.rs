@@ -1,0 +1,311 @@
+//! What is asked of an app, and how often: pure.
+
+use std::{fmt, num::NonZeroU32, path::PathBuf, time::Duration};
+
+use discovery::StatusRange;
+use http::{HeaderName, HeaderValue, Method, Uri, header::HOST, uri::Scheme};
+
+use crate::health::Thresholds;
+
+/// All checks of one upstream, and their pace.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Checks {
+    /// All of them have to pass. Empty: an app that accepted a connection works, and so does one that something else
+    /// runs.
+    pub(crate) all: Vec<Check>,
+    pub(crate) interval: Duration,
+    /// For each check.
+    pub(crate) timeout: Duration,
+    pub(crate) thresholds: Thresholds,
+    /// How long an app may take to work before the log says so.
+    pub(crate) grace: Duration,
+}
+
+/// One check.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Check {
+    /// It accepts a connection.
+    Tcp,
+    /// It answers.
+    Http(Box<HttpCheck>),
+    /// A command ends with status 0: the program and its arguments.
+    Exec(Vec<String>),
+}
+
+/// What an HTTP check asks, and which answers pass.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct HttpCheck {
+    pub(crate) uri: Uri,
+    /// Of the host in the URL, or what `--check-host` says.
+    pub(crate) host_header: HeaderValue,
+    /// The name in the certificate.
+    pub(crate) server_name: String,
+    pub(crate) method: Method,
+    pub(crate) headers: Vec<(HeaderName, HeaderValue)>,
+    pub(crate) status: StatusRange,
+    /// None: plain HTTP.
+    pub(crate) trust: Option<Trust>,
+}
+
+/// Which certificates pass.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Trust {
+    /// Those that a CA in this file signed.
+    Ca(PathBuf),
+    /// Any.
+    Anybody,
+}
+
+/// What HTTP checks have in common, as it was given.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct HttpOptions {
+    pub(crate) method: Option<String>,
+    pub(crate) status: StatusRange,
+    pub(crate) headers: Vec<String>,
+    pub(crate) host: Option<String>,
+    pub(crate) insecure: bool,
+    pub(crate) ca: Option<PathBuf>,
+}
+
+/// Why a check makes no sense.
+#[derive(Debug, PartialEq, Eq, thiserror::Error)]
+pub(crate) enum CheckError {
+    #[error("--check {0:?}: a check is written http://HOST:PORT/PATH, https://…, tcp or exec:COMMAND")]
+    Unknown(String),
+    #[error("--check {0:?}: {1}")]
+    Url(String, String),
+    #[error(
+        "--check {0:?}: https needs --check-ca FILE, or --check-insecure to take any certificate; \
+             the system's own CAs are /etc/ssl/certs/ca-certificates.crt on Debian"
+    )]
+    NoTrust(String),
+    #[error("--check {0:?}: the command's quotes don't match, or there is none; no shell reads it: exec:sh -c '…'")]
+    Command(String),
+    #[error("{option} {given:?}: {reason}")]
+    Option { option: &'static str, given: String, reason: &'static str },
+}
+
+impl CheckError {
+    /// The option that it is about, without its dashes.
+    pub(crate) fn option(&self) -> &'static str {
+        match self {
+            Self::Option { option, .. } => option.trim_start_matches('-'),
+            _ => "check",
+        }
+    }
+}
+
+/// Several checks in one text: each begins behind a semicolon, as in `ANNOUNCER_CHECK='tcp;exec:/bin/check'`. Any other
+/// semicolon is the command's own.
+pub(crate) fn split(text: &str) -> Vec<String> {
+    let begins = |text: &str| {
+        let text = text.trim_start();
+        text.trim_end() == "tcp"
+            || text.starts_with("tcp;")
+            || ["http://", "https://", "exec:"].iter().any(|scheme| text.starts_with(scheme))
+    };
+    let mut checks: Vec<String> = Vec::new();
+    let mut rest = text;
+    loop {
+        let end = rest.match_indices(';').map(|(at, _)| at).find(|at| rest.get(at + 1..).is_some_and(begins));
+        let (first, others) = end.and_then(|at| rest.split_at_checked(at)).unwrap_or((rest, ""));
+        checks.push(first.trim().to_owned());
+        match others.strip_prefix(';') {
+            Some(others) => rest = others,
+            None => return checks.into_iter().filter(|check| !check.is_empty()).collect(),
+        }
+    }
+}
+
+impl Check {
+    /// Reads one check.
+    pub(crate) fn parse(text: &str, options: &HttpOptions) -> Result<Self, CheckError> {
+        if text == "tcp" {
+            Ok(Self::Tcp)
+        } else if let Some(command) = text.strip_prefix("exec:") {
+            let words = shlex::split(command).filter(|words| !words.is_empty());
+            words.map(Self::Exec).ok_or_else(|| CheckError::Command(text.to_owned()))
+        } else if text.starts_with("http://") || text.starts_with("https://") {
+            HttpCheck::parse(text, options).map(|check| Self::Http(Box::new(check)))
+        } else {
+            Err(CheckError::Unknown(text.to_owned()))
+        }
+    }
+}
+
+impl HttpCheck {
+    fn parse(text: &str, options: &HttpOptions) -> Result<Self, CheckError> {
+        let url = |reason: &str| CheckError::Url(text.to_owned(), reason.to_owned());
+        let uri: Uri = text.parse().map_err(|error: http::uri::InvalidUri| url(&error.to_string()))?;
+        let authority = uri.authority().ok_or_else(|| url("there is no host in it"))?;
+        let port = authority.as_str().strip_prefix(authority.host());
+        let has_port = authority.port_u16().is_some_and(|port| port > 0);
+        if authority.host().is_empty() || !(port == Some("") || port.is_some() && has_port) {
+            return Err(url("it needs a host and, if need be, a port: http://127.0.0.1:8000/health"));
+        }
+        let trust = match (uri.scheme() == Some(&Scheme::HTTPS), &options.ca) {
+            (false, _) => None,
+            (true, _) if options.insecure => Some(Trust::Anybody),
+            (true, Some(file)) => Some(Trust::Ca(file.clone())),
+            (true, None) => return Err(CheckError::NoTrust(text.to_owned())),
+        };
+        let host = options.host.as_deref().unwrap_or(authority.as_str());
+        Ok(Self {
+            host_header: HeaderValue::from_str(host).map_err(|_| bad("--check-host", host, "it is no host name"))?,
+            server_name: options.host.as_deref().map_or(authority.host(), without_port).to_owned(),
+            method: method(options.method.as_deref())?,
+            headers: options.headers.iter().map(|text| header(text)).collect::<Result<_, _>>()?,
+            status: options.status,
+            trust,
+            uri,
+        })
+    }
+
+    /// The host to connect to, an IPv6 address without its brackets.
+    pub(crate) fn host(&self) -> &str {
+        self.uri.host().unwrap_or_default().trim_start_matches('[').trim_end_matches(']')
+    }
+
+    /// The port to connect to.
+    pub(crate) fn port(&self) -> u16 {
+        self.uri.port_u16().unwrap_or(if self.trust.is_some() { 443 } else { 80 })
+    }
+}
+
+fn bad(option: &'static str, given: &str, reason: &'static str) -> CheckError {
+    CheckError::Option { option, given: given.to_owned(), reason }
+}
+
+fn method(given: Option<&str>) -> Result<Method, CheckError> {
+    let Some(given) = given else { return Ok(Method::GET) };
+    let is_word = given.bytes().all(|byte| byte.is_ascii_uppercase());
+    let parsed = Method::from_bytes(given.as_bytes()).ok().filter(|_| is_word);
+    parsed.ok_or_else(|| bad("--check-method", given, "a method is written GET, HEAD, OPTIONS"))
+}
+
+fn header(text: &str) -> Result<(HeaderName, HeaderValue), CheckError> {
+    let read = || {
+        let (name, value) = text.split_once(':')?;
+        Some((name.trim().parse::<HeaderName>().ok()?, value.trim().parse::<HeaderValue>().ok()?))
+    };
+    match read() {
+        Some((name, _)) if name == HOST => Err(bad("--check-header", text, "--check-host says it")),
+        Some(header) => Ok(header),
+        None => Err(bad("--check-header", text, "a header is written 'Name: value'")),
+    }
+}
+
+/// The host in `host`, `host:port` or `[v6]:port`, an IPv6 address with its brackets.
+fn without_port(host: &str) -> &str {
+    match host.rsplit_once(':') {
+        Some((name, port)) if port.bytes().all(|byte| byte.is_ascii_digit()) => name,
+        _ => host,
+    }
+}
+
+impl Checks {
+    /// As HAProxy's own checks in the generated file: `inter 2s`, `timeout check 1s`.
+    pub(crate) const INTERVAL: Duration = Duration::from_secs(2);
+    pub(crate) const TIMEOUT: Duration = Duration::from_secs(1);
+    /// Apps that take longer to start are few, and nothing but a line in the log hangs on it.
+    pub(crate) const GRACE: Duration = Duration::from_secs(30);
+    /// The first check that passes announces; HAProxy's `fall 3` takes back.
+    pub(crate) const THRESHOLDS: Thresholds =
+        Thresholds { rise: NonZeroU32::MIN, fall: NonZeroU32::MIN.saturating_add(2) };
+}
+
+/// As it is written on the command line.
+impl fmt::Display for Check {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Tcp => f.write_str("tcp"),
+            Self::Http(check) => write!(f, "{} {}", check.method, check.uri),
+            Self::Exec(words) => write!(f, "exec:{}", words.join(" ")),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn http(text: &str, options: &HttpOptions) -> HttpCheck {
+        match Check::parse(text, options) {
+            Ok(Check::Http(check)) => *check,
+            other => panic!("{text}: {other:?}"),
+        }
+    }
+
+    fn refused(text: &str, options: &HttpOptions) -> String {
+        Check::parse(text, options).expect_err(text).to_string()
+    }
+
+    #[test]
+    fn checks_are_read() {
+        let none = HttpOptions::default();
+        assert_eq!(Check::parse("tcp", &none), Ok(Check::Tcp));
+        let words = ["pg_isready", "-h", "my host"].map(str::to_owned).to_vec();
+        assert_eq!(Check::parse("exec:pg_isready -h 'my host'", &none), Ok(Check::Exec(words)));
+        let check = http("http://[::1]:8000/health?deep=1", &none);
+        assert_eq!((check.host(), check.port(), check.host_header.to_str().unwrap()), ("::1", 8000, "[::1]:8000"));
+        assert_eq!((check.method.as_str(), check.trust, check.uri.query()), ("GET", None, Some("deep=1")));
+        assert!(check.status.contains(200) && check.status.contains(399) && !check.status.contains(404));
+    }
+
+    #[test]
+    fn http_checks_say_more() {
+        let options = HttpOptions {
+            method: Some("HEAD".to_owned()),
+            status: "204".parse().unwrap(),
+            headers: vec!["X-Probe: yes: it is".to_owned()],
+            host: Some("shop.example.com:8443".to_owned()),
+            insecure: false,
+            ca: Some("/ca".into()),
+        };
+        let check = http("https://127.0.0.1/", &options);
+        assert_eq!((check.host(), check.port(), check.server_name.as_str()), ("127.0.0.1", 443, "shop.example.com"));
+        assert_eq!(check.headers[0].1, "yes: it is");
+        assert_eq!(check.trust, Some(Trust::Ca("/ca".into())));
+        let insecure = HttpOptions { insecure: true, ..options };
+        assert_eq!(http("https://127.0.0.1/", &insecure).trust, Some(Trust::Anybody));
+        assert_eq!(http("http://127.0.0.1/", &insecure).trust, None);
+    }
+
+    #[test]
+    fn what_makes_no_sense_is_refused_with_a_hint() {
+        let none = HttpOptions::default();
+        for (text, word) in [
+            ("ping", "exec:COMMAND"),
+            ("ftp://x/", "exec:COMMAND"),
+            ("http://", "http://"),
+            ("http:///health", "http://"),
+            ("http://user@host/", "host"),
+            ("http://a:0/", "port"),
+            ("http://a:99999/", "http://a:99999/"),
+            ("https://a/", "--check-ca"),
+            ("exec:", "sh -c"),
+            ("exec:a 'b", "quotes"),
+        ] {
+            let error = refused(text, &none);
+            assert!(error.contains(word), "{text}: {error}");
+        }
+        let with = |change: fn(&mut HttpOptions)| {
+            let mut options = HttpOptions::default();
+            change(&mut options);
+            refused("http://a/", &options)
+        };
+        assert!(with(|options| options.method = Some("GE T".to_owned())).contains("--check-method"));
+        assert!(with(|options| options.headers = vec!["nonsense".to_owned()]).contains("'Name: value'"));
+        assert!(with(|options| options.headers = vec!["X: a\nb: c".to_owned()]).contains("'Name: value'"));
+        assert!(with(|options| options.headers = vec!["host: x".to_owned()]).contains("--check-host"));
+        assert!(with(|options| options.host = Some("a\nb".to_owned())).contains("--check-host"));
+    }
+
+    #[test]
+    fn a_variable_holds_several() {
+        assert_eq!(split("tcp"), ["tcp"]);
+        assert_eq!(split("tcp; exec:sh -c 'a; b';http://h/;x;"), ["tcp", "exec:sh -c 'a; b'", "http://h/;x;"]);
+        assert_eq!(split("exec:a;tcp;exec:tcp;"), ["exec:a", "tcp", "exec:tcp;"]);
+        assert_eq!(split(" ; "), [";"]);
+    }
+}

@@ -1,0 +1,135 @@
+//! How things stand, for whoever asks: plain data, and what follows from it. Pure.
+
+use std::time::{Duration, Instant};
+
+use discovery::{Key, ServiceId, UpstreamId, UpstreamState};
+use registry::Beats;
+
+use crate::state::State;
+
+/// What the loop leaves behind whenever it changes.
+#[derive(Clone, Debug)]
+pub(crate) struct Now {
+    pub(crate) state: State,
+    /// The line of `systemctl status`.
+    pub(crate) words: String,
+    /// Whether each upstream works, as they are configured.
+    pub(crate) works: Vec<bool>,
+}
+
+impl Default for Now {
+    fn default() -> Self {
+        Self { state: State::Starting, words: String::new(), works: Vec::new() }
+    }
+}
+
+/// A record, as far as is known.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Stand {
+    /// What it says in the store, under our lease; None where it isn't there, or is somebody else's.
+    pub(crate) says: Option<UpstreamState>,
+    /// How often it was put there.
+    pub(crate) registrations: u64,
+}
+
+/// One upstream.
+#[derive(Clone, Debug)]
+pub(crate) struct Upstream {
+    pub(crate) service: ServiceId,
+    pub(crate) id: UpstreamId,
+    pub(crate) works: bool,
+    pub(crate) stand: Stand,
+}
+
+/// All of it.
+#[derive(Clone, Debug)]
+pub(crate) struct Standing {
+    pub(crate) state: State,
+    pub(crate) words: String,
+    pub(crate) upstreams: Vec<Upstream>,
+    pub(crate) ttl: Duration,
+    pub(crate) beats: Beats,
+}
+
+impl Standing {
+    /// Whether every record stands in the store and says `ready`, in words either way.
+    pub(crate) fn ready(&self, now: Instant) -> Result<String, String> {
+        if self.state != State::Announced {
+            return Err(self.words.clone());
+        }
+        for upstream in &self.upstreams {
+            let key = Key::upstream(&upstream.service, &upstream.id);
+            if !upstream.works {
+                return Err(format!("{key} no longer works"));
+            }
+            if upstream.stand.says != Some(UpstreamState::Ready) {
+                return Err(format!("{key} doesn't say ready in the store"));
+            }
+        }
+        let silence = self.beats.last.map_or(Duration::MAX, |last| now.saturating_duration_since(last));
+        if silence > self.ttl {
+            return Err("the lease could not be renewed for longer than its time: etcd may have ended it".to_owned());
+        }
+        let away = if self.is_connected() { "" } else { "; the lease can't be renewed for now" };
+        Ok(format!("{}{away}", self.words))
+    }
+
+    /// Whether etcd answered last.
+    pub(crate) fn is_connected(&self) -> bool {
+        self.beats.done > 0 && !self.beats.is_failing
+    }
+}
+
+#[cfg(test)]
+pub(crate) mod tests {
+    use discovery::Kind;
+
+    use super::*;
+
+    /// Two upstreams that are announced.
+    pub(crate) fn announced(now: Instant) -> Standing {
+        let service = ServiceId { kind: Kind::Http, name: "shop".parse().unwrap() };
+        let stand = Stand { says: Some(UpstreamState::Ready), registrations: 1 };
+        let upstream = |id: &str| Upstream { service: service.clone(), id: id.parse().unwrap(), works: true, stand };
+        Standing {
+            state: State::Announced,
+            words: "announced as a and 1 more".to_owned(),
+            upstreams: vec![upstream("a"), upstream("b")],
+            ttl: Duration::from_secs(10),
+            beats: Beats { done: 4, last: Some(now), ..Beats::default() },
+        }
+    }
+
+    #[test]
+    fn ready_is_when_every_record_says_so() {
+        let now = Instant::now();
+        let is_ready = |change: fn(&mut Standing)| {
+            let mut standing = announced(now);
+            change(&mut standing);
+            standing.ready(now)
+        };
+        assert_eq!(is_ready(|_| {}), Ok("announced as a and 1 more".to_owned()));
+        let draining =
+            |standing: &mut Standing| (standing.state, standing.words) = (State::Draining, "draining".into());
+        assert_eq!(is_ready(draining), Err("draining".to_owned()));
+        let down = is_ready(|standing| standing.upstreams[1].works = false);
+        assert_eq!(down, Err("http-services/shop/upstreams/b no longer works".to_owned()));
+        for says in [None, Some(UpstreamState::Down), Some(UpstreamState::Drain)] {
+            let mut standing = announced(now);
+            standing.upstreams[0].stand.says = says;
+            assert!(standing.ready(now).unwrap_err().starts_with("http-services/shop/upstreams/a doesn't say"));
+        }
+    }
+
+    #[test]
+    fn a_lease_that_may_have_ended_is_not_ready() {
+        let (now, ttl) = (Instant::now(), Duration::from_secs(10));
+        let mut standing = announced(now);
+        standing.beats.is_failing = true;
+        assert!(!standing.is_connected());
+        assert!(standing.ready(now + ttl).unwrap().ends_with("can't be renewed for now"), "it still lives");
+        assert!(standing.ready(now + ttl + ttl).is_err());
+        standing.beats.last = None;
+        assert!(standing.ready(now).is_err());
+    }
+}
