@@ -1,13 +1,17 @@
 //! The command line: parsed, then turned into what the rest works with. Parsing reads nothing of the host.
 
+mod rights;
+
 use std::collections::BTreeMap;
 use std::ops::RangeInclusive;
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context;
 use clap::{Args, Parser, Subcommand};
-use discovery::{Bind, Networks};
+use daemon::admin::AdminArgs;
+use discovery::{Bind, Host, Kind, Networks, Node, ServiceId, ServiceName};
 use haproxy::check::Checker;
 use haproxy::command::CommandLine;
 use haproxy::supervisor::Control;
@@ -15,6 +19,7 @@ use haproxy::supervisor::Control;
 use crate::certs;
 use crate::outside::Places;
 use crate::view::Site;
+pub use rights::Rights;
 
 const EXAMPLES: &str = "\
 Examples:
@@ -44,6 +49,19 @@ pub struct Cli {
     /// The options of following
     #[command(flatten)]
     pub common: Common,
+    /// The admin port's
+    #[command(flatten)]
+    pub admin: AdminArgs<Confgen>,
+}
+
+/// Whose variables begin with `CONFGEN_`.
+#[derive(Clone, Debug)]
+pub struct Confgen;
+
+impl daemon::admin::Daemon for Confgen {
+    const PREFIX: &'static str = "CONFGEN";
+    const ADMIN: &'static str = "127.0.0.1:9101";
+    const SHOWN: &'static str = "/metrics, /live, /ready, the API and the status page";
 }
 
 /// The options of every form.
@@ -115,13 +133,17 @@ pub struct Options {
     /// The operator's own *.cfg files, which HAProxy reads first
     #[arg(long, env = "CONFGEN_INCLUDE", default_value = "/etc/haproxy/conf.d", value_name = "DIR", value_parser = line_path)]
     pub include: PathBuf,
-    /// Maps, certificates and what has to be remembered
+    /// Files of --include in which the servers of a section are kept up to date: those right below the comment
+    /// `# discover SERVICE: server <id> <address> check`; several by commas or by repeating it
+    #[arg(long, env = "CONFGEN_FILL", value_delimiter = ',', value_name = "FILE", value_parser = line_path)]
+    pub fill: Vec<PathBuf>,
+    /// Maps, certificates and what has to be remembered; it serves one confgen at a time
     #[arg(long, env = "CONFGEN_STATE_DIR", default_value = "/var/lib/confgen", value_name = "DIR", value_parser = line_path)]
     pub state_dir: PathBuf,
     /// Where HTTP is served; several by commas
     #[arg(long, env = "CONFGEN_HTTP_BIND", default_value = "*:80", value_delimiter = ',', value_name = "ADDR:PORT")]
     pub http_bind: Vec<Bind>,
-    /// Where HTTPS is served; several by commas
+    /// Where HTTPS is served; several by commas. Redirects name no port: clients are expected to reach it at 443
     #[arg(long, env = "CONFGEN_HTTPS_BIND", default_value = "*:443", value_delimiter = ',', value_name = "ADDR:PORT")]
     pub https_bind: Vec<Bind>,
     /// Where the stats page is served; several by commas
@@ -130,9 +152,23 @@ pub struct Options {
     /// The stats page's password, for the user admin; without it one is made in the state directory
     #[arg(long, env = "CONFGEN_STATS_PASSWORD_FILE", value_name = "FILE")]
     pub stats_password_file: Option<PathBuf>,
-    /// Certificates: *.pem with the chain and the key, or the key beside it as *.key
+    /// A host by which the stats page is reached too, over HTTPS; no service may claim it
+    #[arg(long, env = "CONFGEN_STATS_DOMAIN", value_name = "HOST")]
+    pub stats_domain: Option<Host>,
+    /// What clients are shown in place of the built-in errors: 404.html, 503.json, 500.txt
+    #[arg(long, env = "CONFGEN_ERROR_PAGES", value_name = "DIR", value_parser = line_path)]
+    pub error_pages: Option<PathBuf>,
+    /// The HTTP service that gets ACME's HTTP-01 challenges of every host. Who can write its keys can get certificates for
+    /// all of them
+    #[arg(long, env = "CONFGEN_ACME_SERVICE", value_name = "SERVICE")]
+    pub acme_service: Option<ServiceName>,
+    /// Certificates: *.pem with the chain and the key, or the key beside it as *.key; followed without a restart, and
+    /// named in the log from 14 days before they expire
     #[arg(long, env = "CONFGEN_CERTS", default_value = "/etc/haproxy/certs", value_name = "DIR", value_parser = line_path)]
     pub certs: PathBuf,
+    /// Authorities that upstreams' certificates may be checked against: PEM files, named by `verify`
+    #[arg(long, env = "CONFGEN_CA_DIR", default_value = "/etc/haproxy/ca", value_name = "DIR", value_parser = line_path)]
+    pub ca_dir: PathBuf,
     /// HAProxy's Runtime API
     #[arg(long, env = "CONFGEN_RUNTIME_SOCKET", default_value = "/run/haproxy/admin.sock", value_name = "SOCKET", value_parser = line_path)]
     pub runtime_socket: PathBuf,
@@ -151,6 +187,10 @@ pub struct Options {
     /// Ports that TCP services may bind
     #[arg(long, env = "CONFGEN_TCP_PORTS", default_value = "1024-65535", value_name = "FIRST-LAST", value_parser = port_range)]
     pub tcp_ports: RangeInclusive<u16>,
+    /// Which HTTP service may claim which hosts, a line each: SERVICE HOST…; `*` is every service, or every host. Whoever
+    /// isn't named may claim nothing
+    #[arg(long, env = "CONFGEN_DOMAINS_FILE", value_name = "FILE")]
+    pub domains_file: Option<PathBuf>,
     /// More of a service's upstreams, or of all, than this vanishing at once are kept while HAProxy finds them up; 100% is never
     #[arg(long, env = "CONFGEN_GUARD", default_value = "50%", value_name = "PERCENT", value_parser = percent)]
     pub guard: u8,
@@ -160,6 +200,13 @@ pub struct Options {
     /// What is kept is let go after this
     #[arg(long, env = "CONFGEN_GUARD_HOLD", default_value = "5m", value_name = "TIME", value_parser = humantime::parse_duration)]
     pub guard_hold: Duration,
+    /// This balancer's name, which no other may bear: what HAProxy runs is told to the announcers in balancers/NODE, so
+    /// that they wait for it; the host's name if not given
+    #[arg(long, env = "CONFGEN_NODE", value_name = "NODE")]
+    pub node: Option<Node>,
+    /// HAProxy's own rights
+    #[command(flatten)]
+    pub rights: Rights,
     /// How HAProxy is restarted; made by a direct call where supervisord can be reached
     #[arg(
         long,
@@ -168,7 +215,7 @@ pub struct Options {
         value_name = "COMMAND"
     )]
     pub restart_command: CommandLine,
-    /// How HAProxy checks files; -f FILE is appended for each
+    /// How HAProxy, 2.6 or newer, checks files; -f FILE is appended for each
     #[arg(long, env = "CONFGEN_CHECK_COMMAND", default_value = "haproxy -c", value_name = "COMMAND")]
     pub check_command: CommandLine,
 }
@@ -189,6 +236,10 @@ impl Options {
             log: self.log.clone(),
             trusted_proxies: self.trusted_proxies.clone(),
             stats_hash,
+            stats_domain: self.stats_domain.clone(),
+            acme: self.acme_service.clone().map(|name| ServiceId { kind: Kind::Http, name }),
+            rights: self.rights.clone(),
+            pages: Arc::default(),
         }
     }
 
@@ -196,10 +247,31 @@ impl Options {
     pub fn places(&self) -> Places {
         Places {
             include: self.include.clone(),
+            fill: self.fill.clone(),
             certs: self.certs.clone(),
+            authorities: self.ca_dir.clone(),
+            domains: self.domains_file.clone(),
+            pages: self.error_pages.clone(),
             cfg: self.haproxy_cfg.clone(),
             state_dir: self.state_dir.clone(),
+            chroot: self.rights.chroot.clone(),
         }
+    }
+
+    /// The files that are checked, as HAProxy is to be started with them.
+    pub fn checked(&self) -> Vec<PathBuf> {
+        let mut files = self.check_command.config_files();
+        files.extend([self.include.clone(), self.haproxy_cfg.clone()]);
+        files
+    }
+
+    /// This balancer's name.
+    pub fn node(&self) -> anyhow::Result<Node> {
+        if let Some(node) = &self.node {
+            return Ok(node.clone());
+        }
+        let host = nix::unistd::gethostname().context("ask for the host's name; or name this balancer with --node")?;
+        host.to_string_lossy().parse().context("the host's name can't be this balancer's: name it with --node")
     }
 
     /// Who checks files.
@@ -245,7 +317,7 @@ fn log_target(text: &str) -> Result<String, String> {
     let host = text.rsplit_once(':').filter(|(host, port)| {
         let host = host.trim_start_matches('[').trim_end_matches(']');
         port.parse::<u16>().is_ok_and(|port| port > 0)
-            && (host.parse::<std::net::IpAddr>().is_ok() || host.parse::<discovery::Host>().is_ok())
+            && (host.parse::<std::net::IpAddr>().is_ok() || host.parse::<Host>().is_ok())
     });
     host.map(|_| text.to_owned()).ok_or_else(|| "a socket's absolute path, or host:port: /dev/log, 10.0.0.9:514".into())
 }
@@ -287,6 +359,11 @@ mod tests {
             ("--http-bind", "*:80 ssl"),
             ("--tcp-ports", "0-9"),
             ("--restart-command", "supervisorctl 'restart"),
+            ("--node", "a/b"),
+            ("--stats-domain", "*.example.com"),
+            ("--acme-service", "a b"),
+            ("--haproxy-user", "root\n"),
+            ("--chroot", "empty"),
         ] {
             assert!(Cli::try_parse_from(["confgen", option, value]).is_err(), "{option} {value:?}");
         }

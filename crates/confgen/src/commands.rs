@@ -1,16 +1,17 @@
 //! The one-shot forms: `once`, `render`, `diff`.
 
+use std::collections::BTreeSet;
 use std::io::{self, IsTerminal, Write};
 use std::process::ExitCode;
 
-use discovery::Topology;
+use discovery::Snapshot;
 use registry::Client;
 use similar::{ChangeTag, TextDiff};
 
 use crate::args::Common;
 use crate::filing::Filing;
+use crate::mirror::News;
 use crate::round::{Outcome, Rounds};
-use crate::settle::Changed;
 
 /// Wrong usage, as clap has it.
 pub const USAGE: u8 = 2;
@@ -22,7 +23,7 @@ const NOT_LIVE: u8 = 5;
 pub fn exit_code(error: &anyhow::Error) -> ExitCode {
     if error.is::<registry::Error>() {
         ExitCode::from(STORE)
-    } else if error.is::<registry::ConfigError>() {
+    } else if error.is::<registry::ConfigError>() || error.is::<daemon::admin::ArgsError>() {
         ExitCode::from(USAGE)
     } else {
         ExitCode::FAILURE
@@ -31,8 +32,12 @@ pub fn exit_code(error: &anyhow::Error) -> ExitCode {
 
 /// One round.
 pub async fn once(common: Common) -> anyhow::Result<ExitCode> {
-    let topology = topology(common.store, None).await?;
-    let round = move || Rounds::open(common.options, Box::new(|_| false))?.once(&topology);
+    let snapshot = snapshot(common.store, None).await?;
+    let round = move || {
+        let mut rounds = Rounds::open(common.options, Box::new(|_| BTreeSet::new()))?;
+        let news = rounds.first(&snapshot);
+        rounds.once(&news)
+    };
     let outcome = tokio::task::spawn_blocking(round).await??;
     let code = match outcome {
         Outcome::InSync | Outcome::Restarted => {
@@ -63,31 +68,35 @@ pub async fn diff(common: Common) -> anyhow::Result<ExitCode> {
     let filing = filing(common, None).await?;
     let rendered = filing.render()?;
     let old = filing.on_disk()?.unwrap_or_default();
-    if old == rendered.cfg {
-        return Ok(ExitCode::SUCCESS);
+    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+    let fills = filing.fills();
+    let fills = fills.iter().map(|due| (text(&due.was), text(&due.will), due.path.display().to_string()));
+    let changed: Vec<_> = fills.chain([(old, rendered.cfg, path)]).filter(|(old, new, _)| old != new).collect();
+    for (old, new, path) in &changed {
+        print(&unified(old, new, path, io::stdout().is_terminal()))?;
     }
-    print(&unified(&old, &rendered.cfg, &path, io::stdout().is_terminal()))?;
-    Ok(ExitCode::FAILURE)
+    Ok(if changed.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
 /// What the store asks for, without touching anything.
 async fn filing(common: Common, at_revision: Option<i64>) -> anyhow::Result<Filing> {
-    let topology = topology(common.store, at_revision).await?;
+    let snapshot = snapshot(common.store, at_revision).await?;
     tokio::task::spawn_blocking(move || {
         let mut rounds = Rounds::glimpse(common.options)?;
-        rounds.settle(&topology, &Changed::All)?;
+        // The past is what it was; the present may lack what is held.
+        let news = if at_revision.is_some() { News::first(&snapshot) } else { rounds.first(&snapshot) };
+        rounds.settle(&news)?;
         Ok(rounds.filing())
     })
     .await?
 }
 
-async fn topology(store: registry::Args, at_revision: Option<i64>) -> anyhow::Result<Topology> {
+async fn snapshot(store: registry::Args, at_revision: Option<i64>) -> anyhow::Result<Snapshot> {
     let client = Client::new(store.resolve()?);
-    let snapshot = match at_revision {
+    Ok(match at_revision {
         None => client.snapshot("").await?,
         Some(revision) => client.snapshot_at("", revision).await?,
-    };
-    Ok(Topology::of(&snapshot.entries))
+    })
 }
 
 /// A reader that has seen enough, like `head`, is no error.

@@ -1,16 +1,27 @@
 //! The files: staged beside their places, renamed into them, never truncated, never half written.
 
-use std::fs::{self, File, Metadata, Permissions};
-use std::io::{self, Write};
-use std::os::unix::fs::{MetadataExt, PermissionsExt, fchown};
-use std::path::{Path, PathBuf};
+mod file;
+mod lock;
 
-use nix::unistd::geteuid;
+use std::fs::{self, File};
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use nix::fcntl::Flock;
+use serde::Serialize;
+use serde::de::DeserializeOwned;
 use tempfile::NamedTempFile;
 
+use crate::include::Source;
+use crate::mirror::Stored;
 use crate::render::Rendered;
 use crate::settle::Memory;
 use crate::structure::Structure;
+use crate::view::Maps;
+pub(crate) use file::{exchange, may_replace, replace, staged, sweep_beside};
+use file::{parent, persist};
 
 /// A file that could not be read, written or put in place.
 #[derive(Debug, thiserror::Error)]
@@ -33,6 +44,9 @@ pub(crate) fn failed(act: &'static str, path: &Path) -> impl FnOnce(io::Error) -
 pub struct Disk {
     cfg: PathBuf,
     state_dir: PathBuf,
+    /// Held by all that may write; none for somebody who only looks.
+    #[expect(dead_code, reason = "held, never looked at")]
+    lock: Option<Arc<Flock<File>>>,
 }
 
 /// A generation that is written but not yet what HAProxy will read.
@@ -43,34 +57,44 @@ pub struct Staged {
 /// Beside a generation's maps: what of it a restart alone can change.
 const STRUCTURE: &str = "structure.json";
 
+/// Good values and claims.
+const MEMORY: &str = "memory.json";
+/// The services' keys, and what is served without one.
+const STORE: &str = "store.json";
+
+/// The operator's files as HAProxy took them last.
+const OPERATOR: &str = "operator.json";
+
+/// Files and folders of what is only tried.
+pub const TRIAL: &str = ".trial-";
+
 fn is_stamp(name: &str) -> bool {
     name.len() == 16 && name.bytes().all(|byte| byte.is_ascii_hexdigit())
 }
+
+/// Another confgen that ends, or a `once`, is waited for.
+const FREE_WITHIN: Duration = Duration::from_secs(2);
 
 /// A new haproxy.cfg: its group may read it, others need not know who is behind which host.
 const NEW_MODE: u32 = 0o640;
 
 impl Disk {
-    /// Makes the state directory, clears what a killed confgen left half written, and makes sure that replacing the
-    /// file will not take it from its owner.
+    /// Makes the state directory and takes it for this process, clears what a killed confgen left half written, and makes
+    /// sure that replacing the file will not take it from its owner.
     pub fn open(cfg: &Path, state_dir: &Path) -> Result<Self, Error> {
         fs::create_dir_all(state_dir).map_err(failed("create", state_dir))?;
-        let disk = Self::at(cfg, state_dir);
+        let lock = Some(Arc::new(lock::take(state_dir, FREE_WITHIN)?));
+        let disk = Self { lock, ..Self::at(cfg, state_dir) };
         disk.sweep_temporaries()?;
-        if let Some(owned) = metadata(cfg)?
-            && !geteuid().is_root()
-            && owned.uid() != geteuid().as_raw()
-        {
-            let why =
-                "it belongs to another user, whom a replaced file would be taken from: chown it to confgen's user";
-            return Err(failed("replace", cfg)(io::Error::other(why)));
-        }
+        may_replace(&disk.cfg)?;
         Ok(disk)
     }
 
     /// The same for somebody who only looks: nothing is made or cleared.
     pub fn at(cfg: &Path, state_dir: &Path) -> Self {
-        Self { cfg: cfg.to_owned(), state_dir: state_dir.to_owned() }
+        // A link stays one: what it leads to is replaced.
+        let cfg = cfg.canonicalize().unwrap_or_else(|_| cfg.to_owned());
+        Self { cfg, state_dir: state_dir.to_owned(), lock: None }
     }
 
     /// haproxy.cfg as it stands; none if there is no file.
@@ -89,14 +113,16 @@ impl Disk {
         Ok(Staged { file })
     }
 
-    /// Writes the maps of a generation, and beside them its structure.
+    /// Writes the maps and error pages of a generation, and beside them its structure.
     pub fn maps(&self, rendered: &Rendered) -> Result<(), Error> {
         let maps = self.state_dir.join(&rendered.stamp);
         fs::create_dir_all(&maps).map_err(failed("create", &maps))?;
-        let contents =
-            [("hosts", &rendered.maps.hosts), ("paths", &rendered.maps.paths), ("urls", &rendered.maps.urls)];
-        for (name, content) in contents {
+        let Maps { hosts, paths, urls, passthrough } = &rendered.maps;
+        for (name, content) in [("hosts", hosts), ("paths", paths), ("urls", urls), ("passthrough", passthrough)] {
             replace(&maps.join(format!("{name}.map")), content.as_bytes(), NEW_MODE)?;
+        }
+        for (name, content) in rendered.pages.files() {
+            replace(&maps.join(name), content, NEW_MODE)?;
         }
         let structure = maps.join(STRUCTURE);
         let json =
@@ -129,46 +155,49 @@ impl Disk {
         Ok(())
     }
 
-    fn memory_file(&self) -> PathBuf {
-        self.state_dir.join("memory.json")
-    }
-
-    /// What was remembered; nothing at first, and nothing when the file can't be read as such (it is then kept aside).
+    /// What was remembered of values and claims; nothing at first, and nothing when the file can't be read as such (it
+    /// is then kept aside).
     pub fn memory(&self) -> Result<Memory, Error> {
-        let path = self.memory_file();
-        let bytes = match fs::read(&path) {
-            Ok(bytes) => bytes,
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Memory::default()),
-            Err(error) => return Err(failed("read", &path)(error)),
-        };
-        serde_json::from_slice(&bytes).or_else(|error| {
-            let aside = path.with_extension("json.broken");
-            tracing::warn!("{}: {error}; kept as {}, starting without it", path.display(), aside.display());
-            fs::rename(&path, &aside).map_err(failed("rename", &path)).map(|()| Memory::default())
-        })
+        recall(&self.state_dir.join(MEMORY))
     }
 
-    /// What was remembered, for somebody who only looks: nothing where it can't be read.
-    pub fn glimpse_memory(&self) -> Memory {
-        fs::read(self.memory_file()).ok().and_then(|bytes| serde_json::from_slice(&bytes).ok()).unwrap_or_default()
+    /// What was remembered of the store, in the same way.
+    pub fn stored(&self) -> Result<Stored, Error> {
+        recall(&self.state_dir.join(STORE))
+    }
+
+    /// Both, for somebody who only looks: nothing where it can't be read.
+    pub fn glimpse(&self) -> (Memory, Stored) {
+        (glimpse(&self.state_dir.join(MEMORY)), glimpse(&self.state_dir.join(STORE)))
     }
 
     /// Remembers.
-    pub fn remember(&self, memory: &Memory) -> Result<(), Error> {
-        let path = self.memory_file();
-        let json = serde_json::to_vec(memory).map_err(|error| failed("write", &path)(error.into()))?;
-        replace(&path, &json, 0o600)
+    pub fn remember(&self, memory: &Memory, stored: &Stored) -> Result<(), Error> {
+        remember(&self.state_dir.join(MEMORY), memory)?;
+        remember(&self.state_dir.join(STORE), stored)
+    }
+
+    /// The operator's files as HAProxy took them last; none where that isn't known.
+    pub fn operators(&self) -> Result<Option<Vec<Source>>, Error> {
+        recall(&self.state_dir.join(OPERATOR))
+    }
+
+    /// Remembers them.
+    pub fn remember_operators(&self, sources: &[Source]) -> Result<(), Error> {
+        remember(&self.state_dir.join(OPERATOR), &sources)
     }
 
     /// Temporary files of ours that a killed process left.
     fn sweep_temporaries(&self) -> Result<(), Error> {
-        for place in [&self.cfg, &self.memory_file()] {
-            let dir = parent(place);
-            let Ok(entries) = fs::read_dir(dir) else { continue };
-            let ours = temporary_prefix(place);
-            for entry in entries.flatten().filter(|entry| entry.file_name().to_string_lossy().starts_with(&ours)) {
-                fs::remove_file(entry.path()).map_err(failed("remove", &entry.path()))?;
-            }
+        let kept = [MEMORY, STORE, OPERATOR].map(|name| self.state_dir.join(name));
+        for place in kept.iter().chain([&self.cfg]) {
+            sweep_beside(place)?;
+        }
+        let trials = fs::read_dir(&self.state_dir).map_err(failed("list", &self.state_dir))?.flatten();
+        for trial in trials.filter(|entry| entry.file_name().to_string_lossy().starts_with(TRIAL)) {
+            let path = trial.path();
+            let removed = if path.is_dir() { fs::remove_dir_all(&path) } else { fs::remove_file(&path) };
+            removed.map_err(failed("remove", &path))?;
         }
         Ok(())
     }
@@ -179,6 +208,28 @@ impl Staged {
     pub fn path(&self) -> &Path {
         self.file.path()
     }
+}
+
+fn recall<T: DeserializeOwned + Default>(path: &Path) -> Result<T, Error> {
+    let bytes = match fs::read(path) {
+        Ok(bytes) => bytes,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(T::default()),
+        Err(error) => return Err(failed("read", path)(error)),
+    };
+    serde_json::from_slice(&bytes).or_else(|error| {
+        let aside = path.with_extension("json.broken");
+        tracing::warn!("{}: {error}; kept as {}, starting without it", path.display(), aside.display());
+        fs::rename(path, &aside).map_err(failed("rename", path)).map(|()| T::default())
+    })
+}
+
+fn glimpse<T: DeserializeOwned + Default>(path: &Path) -> T {
+    fs::read(path).ok().and_then(|bytes| serde_json::from_slice(&bytes).ok()).unwrap_or_default()
+}
+
+fn remember(path: &Path, what: &impl Serialize) -> Result<(), Error> {
+    let json = serde_json::to_vec(what).map_err(|error| failed("write", path)(error.into()))?;
+    replace(path, &json, 0o600)
 }
 
 /// Makes the file that HAProxy reads its servers' states from, with nothing but its version in it: a missing or an empty
@@ -193,61 +244,10 @@ pub fn make_state_file(path: &Path) {
     }
 }
 
-/// Replaces a file's content in one step, unless it has it already. The mode is for a new file; an old one keeps its
-/// own.
-pub(crate) fn replace(path: &Path, content: &[u8], mode: u32) -> Result<(), Error> {
-    if fs::read(path).is_ok_and(|old| old == content) {
-        return Ok(());
-    }
-    persist(staged(path, content, mode)?, path)
-}
-
-/// Writes a file beside `path` that will take its place, with the mode and, where we may, the owner of what is there.
-fn staged(path: &Path, content: &[u8], mode: u32) -> Result<NamedTempFile, Error> {
-    let dir = parent(path);
-    let mut file = tempfile::Builder::new()
-        .prefix(&temporary_prefix(path))
-        .tempfile_in(dir)
-        .map_err(failed("create a temporary file in", dir))?;
-    let written = |file: &mut NamedTempFile| -> io::Result<()> {
-        file.write_all(content)?;
-        let old = fs::metadata(path).ok();
-        let mode = old.as_ref().map_or(mode, |old| old.mode() & 0o7777);
-        if let Some(old) = old.filter(|_| geteuid().is_root()) {
-            fchown(file.as_file(), Some(old.uid()), Some(old.gid()))?;
-        }
-        file.as_file().set_permissions(Permissions::from_mode(mode))?;
-        file.as_file().sync_all()
-    };
-    written(&mut file).map_err(failed("write", file.path()))?;
-    Ok(file)
-}
-
-fn persist(file: NamedTempFile, path: &Path) -> Result<(), Error> {
-    file.persist(path).map_err(|error| failed("replace", path)(error.error))?;
-    // The rename itself lives in the directory.
-    let dir = parent(path);
-    File::open(dir).and_then(|dir| dir.sync_all()).map_err(failed("sync", dir))
-}
-
-fn parent(path: &Path) -> &Path {
-    path.parent().filter(|dir| !dir.as_os_str().is_empty()).unwrap_or(Path::new("."))
-}
-
-fn temporary_prefix(path: &Path) -> String {
-    format!(".{}.", path.file_name().unwrap_or_default().to_string_lossy())
-}
-
-fn metadata(path: &Path) -> Result<Option<Metadata>, Error> {
-    match fs::metadata(path) {
-        Ok(metadata) => Ok(Some(metadata)),
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
-        Err(error) => Err(failed("read", path)(error)),
-    }
-}
-
 #[cfg(test)]
 mod tests {
+    use std::os::unix::fs::MetadataExt;
+
     use super::*;
 
     fn rendered(stamp: &str, cfg: &str) -> Rendered {
@@ -276,10 +276,11 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let cfg = dir.path().join("haproxy.cfg");
         replace(&cfg, b"old", 0o604).unwrap();
-        let leftover = dir.path().join(".haproxy.cfg.abc");
+        let [leftover, editors] = [".haproxy.cfg.abc.confgen", ".haproxy.cfg.swp"].map(|name| dir.path().join(name));
         replace(&leftover, b"half", 0o600).unwrap();
+        replace(&editors, b"mine", 0o600).unwrap();
         let disk = Disk::open(&cfg, &dir.path().join("state")).unwrap();
-        assert!(!leftover.exists());
+        assert!(!leftover.exists() && editors.exists());
         disk.commit(disk.stage(&rendered("0123456789abcdef", "new")).unwrap()).unwrap();
         assert_eq!(fs::metadata(&cfg).unwrap().mode() & 0o7777, 0o604);
     }
@@ -289,9 +290,11 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let disk = Disk::open(&dir.path().join("haproxy.cfg"), dir.path()).unwrap();
         replace(&dir.path().join("memory.json"), b"{\"good\":", 0o600).unwrap();
-        assert_eq!(disk.memory().unwrap(), Memory::default());
-        assert!(dir.path().join("memory.json.broken").exists());
-        disk.remember(&Memory::default()).unwrap();
-        assert_eq!(disk.memory().unwrap(), Memory::default());
+        replace(&dir.path().join("store.json"), b"[7]", 0o600).unwrap();
+        assert_eq!((disk.memory().unwrap(), disk.stored().unwrap()), Default::default());
+        assert!(dir.path().join("memory.json.broken").exists() && dir.path().join("store.json.broken").exists());
+        disk.remember(&Memory::default(), &Stored::default()).unwrap();
+        assert!(dir.path().join("store.json").exists());
+        assert_eq!((disk.memory().unwrap(), disk.stored().unwrap()), Default::default());
     }
 }

@@ -1,24 +1,31 @@
-//! The file that follows HAProxy: rendered, checked by HAProxy itself, and put in place by a rename. Blocks.
+//! The files that follow HAProxy: rendered, checked by HAProxy itself, and put in place by a rename. Blocks.
 
-use std::collections::BTreeMap;
+mod trial;
+
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::fs;
 use std::path::PathBuf;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, SystemTime};
 
 use anyhow::Context;
 use discovery::ServiceId;
 use haproxy::check::{Checker, Verdict};
+use tempfile::NamedTempFile;
 
 use crate::args::Options;
-use crate::bisect::culprits;
-use crate::certs::first_alert;
-use crate::disk::Disk;
+use crate::disk::{Disk, exchange, staged};
+use crate::fills::Due;
+use crate::guard::Kept;
+use crate::mirror::{Held, Position, Stored};
 use crate::outside::Outside;
 use crate::render::{Rendered, render};
 use crate::settle::Settled;
+use crate::stood::Stood;
 use crate::structure::Structure;
 use crate::view::{Site, View};
+use trial::Trial;
 
 /// How writing the file went.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -33,6 +40,22 @@ pub enum Filed {
     Culprits(BTreeMap<ServiceId, String>),
     /// HAProxy refuses the operator's own files, in its own words. Nothing of the store is to blame.
     OperatorRefused(String),
+    /// Nothing was written, since HAProxy could not be started with it: the operator's own files are to be mended first.
+    Waits,
+    /// HAProxy refuses these files of the operator's as they would be filled, in its own words. They stay as they are.
+    Unfilled(BTreeMap<PathBuf, String>),
+    /// Somebody has edited this file meanwhile: it is read anew.
+    Outdated(PathBuf),
+}
+
+impl Filed {
+    /// The same, told apart by whether it is as it should be.
+    pub fn result(&self) -> Result<String, String> {
+        match self {
+            Self::Same | Self::Written => Ok(self.to_string()),
+            _ => Err(self.to_string()),
+        }
+    }
 }
 
 impl fmt::Display for Filed {
@@ -47,15 +70,22 @@ impl fmt::Display for Filed {
                 let names: Vec<String> = culprits.keys().map(ToString::to_string).collect();
                 write!(f, "HAProxy refuses {}; going on without", names.join(", "))
             }
-            Self::OperatorRefused(output) => {
-                write!(f, "HAProxy refuses the operator's own files, mend them first: {}", output.trim())
+            Self::OperatorRefused(words) => {
+                write!(f, "HAProxy refuses the operator's own files, mend them first: {}", words.trim())
             }
+            Self::Waits => f.write_str("haproxy.cfg waits for the operator's own files to be mended"),
+            Self::Unfilled(refused) => {
+                let each: Vec<String> =
+                    refused.iter().map(|(path, words)| format!("{}: {words}", path.display())).collect();
+                write!(f, "HAProxy refuses what would be filled in, the old lines stay: {}", each.join("; "))
+            }
+            Self::Outdated(path) => write!(f, "{} was edited meanwhile; starting over", path.display()),
         }
     }
 }
 
-/// Enough to single out half a dozen services of a thousand; a check takes some 50 ms.
-const JUDGEMENTS: usize = 120;
+/// Nobody who has just saved a file is likely to be done with it: editors write in several steps.
+const QUIET: Duration = Duration::from_millis(500);
 
 /// A file to be written, with all that it is written from: later changes don't touch it.
 #[derive(Clone)]
@@ -64,6 +94,20 @@ pub struct Filing {
     pub(crate) outside: Arc<Outside>,
     pub(crate) settled: Settled,
     pub(crate) structure: Structure,
+    /// Whether the HAProxy that runs passes TLS through.
+    pub(crate) passed_through: bool,
+    pub(crate) position: Position,
+    /// The newest revision that was heard of.
+    pub(crate) newest: i64,
+    /// What the store lacks, and what the guard keeps.
+    pub(crate) held: Arc<Held>,
+    pub(crate) kept: Vec<Kept>,
+    /// What HAProxy warned of last.
+    pub(crate) told: Arc<Mutex<BTreeSet<String>>>,
+    /// When lines of somebody else's stood in files that are filled.
+    pub(crate) stood: Arc<Mutex<Vec<Stood>>>,
+    /// The operator's files aren't taken as they stand: nothing is written.
+    pub(crate) is_waiting: bool,
     pub(crate) options: Options,
     pub(crate) disk: Disk,
     pub(crate) checker: Checker,
@@ -72,7 +116,7 @@ pub struct Filing {
 impl Filing {
     /// The bytes.
     pub fn render(&self) -> anyhow::Result<Rendered> {
-        let view = View::of(&self.settled, &self.site, &self.outside.operator);
+        let view = View::of(&self.settled, &self.site, &self.outside.include.operator).after(self.passed_through);
         render(&view, &self.structure, &self.options.state_dir).context("render haproxy.cfg")
     }
 
@@ -81,70 +125,103 @@ impl Filing {
         Ok(self.disk.cfg()?)
     }
 
+    /// The files that are to be filled anew.
+    pub fn fills(&self) -> Vec<Due> {
+        self.outside.include.fills.due(&self.settled)
+    }
+
     /// What is refused, and why.
     pub fn quarantined(&self) -> BTreeMap<String, String> {
         self.settled.quarantined()
     }
 
-    /// Remembers, has HAProxy check the staged file, and commits it.
+    /// Remembers, has HAProxy check what is staged, and commits it: the files that are filled, then haproxy.cfg. Whoever
+    /// starts HAProxy in between starts it with the generation of before, which is then known to lack something.
     pub fn write(&self) -> anyhow::Result<Filed> {
-        let rendered = self.render()?;
-        // First, so that no claim in a file is forgotten whenever this is cut short.
-        self.disk.remember(&self.settled.memory())?;
-        if self.disk.cfg()?.as_deref() == Some(&rendered.cfg) {
-            self.disk.maps(&rendered)?;
+        let (rendered, fills) = self.remembered()?;
+        if fills.is_empty() && self.is_on_disk(&rendered)? {
             return Ok(Filed::Same);
         }
-        self.check_and_commit(&rendered)
+        self.check_and_commit(&rendered, &fills)
     }
 
-    fn check_and_commit(&self, rendered: &Rendered) -> anyhow::Result<Filed> {
-        let staged = self.disk.stage(rendered)?;
-        let include = self.options.include.clone();
-        match self.checker.check(&[include.clone(), staged.path().to_owned()])? {
-            Verdict::Valid { warnings } => {
-                warnings.iter().for_each(|line| tracing::warn!("haproxy -c: {line}"));
-                self.disk.commit(staged)?;
-                Ok(Filed::Written)
+    /// The same before a restart: what lies there already may meet a file that the operator has broken since.
+    pub fn write_surely(&self) -> anyhow::Result<Filed> {
+        let (rendered, fills) = self.remembered()?;
+        self.check_and_commit(&rendered, &fills)
+    }
+
+    /// First, so that no claim in a file is forgotten whenever this is cut short.
+    fn remembered(&self) -> anyhow::Result<(Rendered, Vec<Due>)> {
+        let rendered = self.render()?;
+        let heard = Position { revision: self.newest.max(self.position.revision), ..self.position };
+        let stored = Stored::new(self.settled.entries(), heard, Held::clone(&self.held), self.kept.clone());
+        self.disk.remember(&self.settled.memory(), &stored)?;
+        Ok((rendered, self.fills()))
+    }
+
+    fn is_on_disk(&self, rendered: &Rendered) -> anyhow::Result<bool> {
+        let same = self.disk.cfg()?.as_deref() == Some(&rendered.cfg);
+        if same {
+            self.disk.maps(rendered)?;
+        }
+        Ok(same)
+    }
+
+    fn check_and_commit(&self, rendered: &Rendered, fills: &[Due]) -> anyhow::Result<Filed> {
+        if self.is_waiting {
+            return Ok(Filed::Waits);
+        }
+        fills.iter().for_each(wait_for_quiet);
+        let stage = |due: &Due| staged(&due.real, &due.will, FILLED_MODE);
+        let filled: Vec<NamedTempFile> = fills.iter().map(stage).collect::<Result<_, _>>()?;
+        let cfg = self.disk.stage(rendered)?;
+        let trial = Trial::new(self, fills.iter().zip(&filled), &cfg);
+        match self.checker.check(&trial.files(cfg.path()))? {
+            Verdict::Valid { warnings } => trial.tell(&warnings),
+            Verdict::Refused { output } => return trial.blame(&trial.named(&output)),
+        }
+        for (due, filled) in fills.iter().zip(filled) {
+            let saved = saved(due);
+            if !exchange(filled, &due.real, &due.was)? {
+                return Ok(Filed::Outdated(due.path.clone()));
             }
-            Verdict::Refused { output } if self.operator_is_refused(include)? => Ok(Filed::OperatorRefused(output)),
-            Verdict::Refused { output } => {
-                drop(staged);
-                let culprits = self.culprits()?;
-                Ok(if culprits.is_empty() { Filed::Refused(output) } else { Filed::Culprits(culprits) })
+            tell_filled(due);
+            if let Some(from) = saved.filter(|_| !due.is_ours) {
+                let stood = Stood { path: due.path.clone(), from, until: SystemTime::now() };
+                self.stood.lock().unwrap_or_else(PoisonError::into_inner).push(stood);
             }
         }
-    }
-
-    /// The services without which HAProxy would take the file; none where it refuses even the empty one.
-    fn culprits(&self) -> anyhow::Result<BTreeMap<ServiceId, String>> {
-        let mut judge = |services: &[ServiceId]| -> anyhow::Result<Option<String>> {
-            let some = Self { settled: self.settled.only(services), ..self.clone() };
-            let view = View::of(&some.settled, &some.site, &some.outside.operator);
-            let structure = Structure::of(&view, &some.outside.contents)?;
-            let staged = self.disk.stage(&render(&view, &structure, &self.options.state_dir)?)?;
-            Ok(match self.checker.check(&[self.options.include.clone(), staged.path().to_owned()])? {
-                Verdict::Valid { .. } => None,
-                Verdict::Refused { output } => Some(first_alert(&output)),
-            })
-        };
-        if judge(&[])?.is_some() {
-            return Ok(BTreeMap::new());
+        let is_there = self.is_on_disk(rendered)?;
+        if !is_there {
+            self.disk.commit(cfg)?;
         }
-        let services: Vec<ServiceId> = self.settled.services().map(|(id, _)| id.clone()).collect();
-        Ok(culprits(&services, JUDGEMENTS, &mut judge)?.into_iter().collect())
+        Ok(if is_there && fills.is_empty() { Filed::Same } else { Filed::Written })
     }
+}
 
-    /// Whether the operator's files fail on their own. A directory without any is fine, but HAProxy refuses to check
-    /// nothing at all: they are given the least that is something.
-    fn operator_is_refused(&self, include: PathBuf) -> anyhow::Result<bool> {
-        if fs::read_dir(&include).is_ok_and(|mut entries| entries.next().is_none()) {
-            return Ok(false);
-        }
-        let mut least = tempfile::Builder::new().prefix(".least.").tempfile_in(&self.options.state_dir)?;
-        let text = "defaults\n    mode http\n    timeout client 1s\nfrontend confgen-check\n    bind 127.0.0.1:1\n";
-        std::io::Write::write_all(&mut least, text.as_bytes())?;
-        let verdict = self.checker.check(&[include, least.path().to_owned()])?;
-        Ok(matches!(verdict, Verdict::Refused { .. }))
+/// Never used: a file that is filled is there.
+const FILLED_MODE: u32 = 0o640;
+
+/// Somebody who has just saved the file is given the time to finish.
+fn wait_for_quiet(due: &Due) {
+    let age = saved(due).and_then(|saved| SystemTime::now().duration_since(saved).ok());
+    if let Some(age) = age.filter(|age| !due.is_ours && *age < QUIET) {
+        std::thread::sleep(QUIET - age);
     }
+}
+
+/// When what stands there was saved.
+pub fn saved(due: &Due) -> Option<SystemTime> {
+    fs::metadata(&due.real).and_then(|metadata| metadata.modified()).ok()
+}
+
+fn tell_filled(due: &Due) {
+    for line in &due.by_hand {
+        tracing::warn!(
+            "{}:{line}: the lines below are confgen's; what somebody wrote there is overwritten",
+            due.path.display()
+        );
+    }
+    tracing::info!("{} is filled anew", due.path.display());
 }

@@ -7,6 +7,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
 
 use discovery::{Change, Key, ServiceId, Upstream, UpstreamId, UpstreamState};
+use serde::{Deserialize, Serialize};
+
+use crate::bearers::Bearer;
 
 /// What counts as a crowd, and for how long it is kept.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -30,6 +33,21 @@ pub struct Departure {
     pub upstream: Upstream,
     /// The lease that its key hung on; 0 is none.
     pub lease: i64,
+    /// Whose records bore its address when it went.
+    pub bore: BTreeSet<Bearer>,
+}
+
+/// An upstream that is kept.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Kept {
+    service: ServiceId,
+    id: UpstreamId,
+    upstream: Upstream,
+    #[serde(default)]
+    bore: BTreeSet<Bearer>,
+    /// For how many seconds it has been.
+    #[serde(default)]
+    seconds: u64,
 }
 
 impl Departure {
@@ -54,7 +72,21 @@ pub struct Guard {
     policy: Policy,
     /// Losses of upstreams that HAProxy found up.
     losses: Vec<(Instant, Departure)>,
-    held: BTreeMap<ServiceId, BTreeMap<UpstreamId, (Instant, Upstream)>>,
+    held: BTreeMap<ServiceId, BTreeMap<UpstreamId, Hold>>,
+}
+
+#[derive(Clone, Debug)]
+struct Hold {
+    /// None for longer than this machine runs.
+    since: Option<Instant>,
+    upstream: Upstream,
+    bore: BTreeSet<Bearer>,
+}
+
+impl Hold {
+    fn lasts(&self, now: Instant) -> Duration {
+        self.since.map_or(Duration::MAX, |since| now.saturating_duration_since(since))
+    }
 }
 
 /// How many upstreams the store has.
@@ -70,6 +102,11 @@ impl Guard {
     /// A guard that has seen nothing yet.
     pub fn new(policy: Policy) -> Self {
         Self { policy, losses: Vec::new(), held: BTreeMap::new() }
+    }
+
+    /// These losses are none: whoever is back, or has said goodbye since, belongs to no crowd.
+    pub fn forget(&mut self, is_none: impl Fn(&ServiceId, &UpstreamId) -> bool) {
+        self.losses.retain(|(_, loss)| !is_none(&loss.service, &loss.id));
     }
 
     /// Takes in losses of upstreams that HAProxy finds up, and says which of those within the window are a crowd: of
@@ -97,25 +134,52 @@ impl Guard {
 
     /// Keeps these. They are no longer losses.
     pub fn hold(&mut self, now: Instant, crowd: Vec<Departure>) {
-        for Departure { service, id, upstream, .. } in crowd {
+        for Departure { service, id, upstream, bore, .. } in crowd {
             self.losses.retain(|(_, loss)| (&loss.service, &loss.id) != (&service, &id));
-            self.held.entry(service).or_default().insert(id, (now, upstream));
+            self.held.entry(service).or_default().insert(id, Hold { since: Some(now), upstream, bore });
         }
     }
 
-    /// Lets go what has been kept for long enough, and what `stays` is not true of; it is told for how long that has
-    /// been kept. Says which services that concerns.
+    /// What is kept, to be remembered over a restart.
+    pub fn kept(&self, now: Instant) -> Vec<Kept> {
+        let all = self.held.iter().flat_map(|(service, held)| held.iter().map(move |(id, hold)| (service, id, hold)));
+        let kept = |(service, id, hold): (&ServiceId, &UpstreamId, &Hold)| Kept {
+            service: service.clone(),
+            id: id.clone(),
+            upstream: hold.upstream.clone(),
+            bore: hold.bore.clone(),
+            seconds: hold.lasts(now).as_secs(),
+        };
+        all.map(kept).collect()
+    }
+
+    /// Goes on keeping what was kept before a restart.
+    pub fn recall(&mut self, now: Instant, kept: Vec<Kept>) {
+        for Kept { service, id, upstream, bore, seconds } in kept {
+            let since = now.checked_sub(Duration::from_secs(seconds));
+            self.held.entry(service).or_default().insert(id, Hold { since, upstream, bore });
+        }
+    }
+
+    /// The upstreams that are kept.
+    pub fn upstreams(&self) -> impl Iterator<Item = &Upstream> {
+        self.held.values().flat_map(BTreeMap::values).map(|hold| &hold.upstream)
+    }
+
+    /// Lets go what has been kept for long enough, and what `stays` is not true of; it is told who bore the address, and
+    /// for how long that has been kept. Says which services that concerns.
     pub fn release(
         &mut self,
         now: Instant,
-        stays: impl Fn(&ServiceId, &UpstreamId, &Upstream, Duration) -> bool,
+        stays: impl Fn(&Bearer, &Upstream, &BTreeSet<Bearer>, Duration) -> bool,
     ) -> BTreeSet<ServiceId> {
         let mut concerned = BTreeSet::new();
         for (service, held) in &mut self.held {
             let before = held.len();
-            held.retain(|id, (since, upstream)| {
-                let kept = now.saturating_duration_since(*since);
-                kept < self.policy.hold && stays(service, id, upstream, kept)
+            held.retain(|id, hold| {
+                let kept = hold.lasts(now);
+                let bearer = (service.clone(), id.clone());
+                kept < self.policy.hold && stays(&bearer, &hold.upstream, &hold.bore, kept)
             });
             if held.len() < before {
                 concerned.insert(service.clone());
@@ -128,7 +192,7 @@ impl Guard {
     /// What is kept of a service.
     pub fn held(&self, service: &ServiceId) -> BTreeMap<UpstreamId, Upstream> {
         let held = self.held.get(service).into_iter().flatten();
-        held.map(|(id, (_, upstream))| (id.clone(), upstream.clone())).collect()
+        held.map(|(id, hold)| (id.clone(), hold.upstream.clone())).collect()
     }
 
     /// The services of which something is kept.
@@ -159,6 +223,7 @@ mod tests {
             id: format!("u{n}").parse().unwrap(),
             upstream: Upstream::parse(format!("10.0.0.{n}:80").as_bytes()).unwrap(),
             lease: 7,
+            bore: BTreeSet::new(),
         };
         ids.map(loss).collect()
     }
@@ -198,12 +263,36 @@ mod tests {
         let t = Instant::now();
         let mut guard = guard();
         guard.hold(t, losses("a", 1..4));
-        let down = |_: &ServiceId, id: &UpstreamId, _: &Upstream, _| id.as_str() != "u2";
+        let down = |(_, id): &Bearer, _: &Upstream, _: &BTreeSet<Bearer>, _| id.as_str() != "u2";
         assert_eq!(guard.release(t + SECOND, down), [service("a")].into());
         assert_eq!(guard.held(&service("a")).len(), 2);
         assert_eq!(guard.release(t + 2 * SECOND, down), BTreeSet::new());
         assert_eq!(guard.release(t + 300 * SECOND, |_, _, _, _| true), [service("a")].into());
         assert_eq!(guard.holding(), []);
+    }
+
+    #[test]
+    fn whoever_came_back_is_of_no_later_crowd() {
+        let t = Instant::now();
+        let mut guard = guard();
+        assert_eq!(guard.lost(t, losses("a", 1..3), &present(8, 100)), []);
+        guard.forget(|_, id| id.as_str() == "u1");
+        let crowd = guard.lost(t + SECOND, losses("a", 3..9), &present(2, 94));
+        let ids: Vec<&str> = crowd.iter().map(|it| it.id.as_str()).collect();
+        assert_eq!(ids, ["u2", "u3", "u4", "u5", "u6", "u7", "u8"]);
+    }
+
+    #[test]
+    fn what_is_kept_is_kept_over_a_restart() {
+        let t = Instant::now();
+        let mut guard = guard();
+        guard.hold(t, losses("a", 1..3));
+        let json = serde_json::to_vec(&guard.kept(t + 299 * SECOND)).unwrap();
+        let mut again = self::guard();
+        again.recall(t, serde_json::from_slice(&json).unwrap());
+        assert_eq!(again.held(&service("a")), guard.held(&service("a")));
+        assert_eq!(again.release(t, |_, _, _, _| true), BTreeSet::new());
+        assert_eq!(again.release(t + SECOND, |_, _, _, _| true), [service("a")].into(), "not for longer than before");
     }
 
     #[test]

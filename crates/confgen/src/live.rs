@@ -2,43 +2,41 @@
 //!
 //! Desired minus current, both ways: per server, and per entry of the maps.
 
+mod maps;
+mod server;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 
-use discovery::{Check, Proto, ProxyProtocol, ServiceId, Sticky};
-use haproxy::runtime::{AdminState, Change, ServerName, ServerOptions, ServersState, Token};
+use discovery::ServiceId;
+use haproxy::runtime::{Change, ServerName, ServersState};
 
-use crate::settle::{Route, Server, ServerState, Settings, Wanted};
-
-/// One server as HAProxy runs it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct LiveServer {
-    address: SocketAddr,
-    /// The weight in use; 0 is a drain.
-    weight: u16,
-    maint: bool,
-    drain: bool,
-    /// On its way out: in maintenance until its last connection is closed.
-    leaving: bool,
-}
+use crate::settle::{Server, Wanted};
+use crate::spoken;
+use crate::view::{backend, preview_section, previews_of};
+use maps::{Entries, Maps, Routes, map_steps, route, settle_entries};
+pub use maps::{Listed, MapPaths};
+use server::{LiveServer, arrivals, server_name, takes_out};
 
 /// Servers and map entries. A server that isn't in here doesn't run.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Live {
     /// By section, then by name.
     servers: BTreeMap<String, BTreeMap<String, LiveServer>>,
-    hosts: BTreeMap<String, String>,
-    paths: BTreeMap<String, String>,
+    maps: Maps<String>,
     /// By service: the routes that were made, as host and path key. What to take away when they change.
     routes: BTreeMap<ServiceId, BTreeSet<(String, String)>>,
     /// How many of those routes each host has: it stays in its map while there is one.
     uses: BTreeMap<String, i64>,
     /// Routes, as host and path key, of services whose section comes with the next restart.
     awaited: BTreeSet<(String, String)>,
+    /// What HAProxy has loaded to check upstreams' certificates against.
+    authorities: BTreeSet<String>,
+    /// The sections for previews that HAProxy has: the others come with a restart.
+    previews: BTreeSet<String>,
+    /// Services with a server that can't be added while HAProxy runs.
+    short: BTreeSet<ServiceId>,
 }
-
-/// What a map is to hold for some of its keys.
-type Entries = BTreeMap<String, Option<String>>;
 
 /// Whether some services are looked at, or all that the running HAProxy has: then what nobody wants goes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -47,26 +45,6 @@ pub enum Scope {
     These,
     /// Everything.
     All,
-}
-
-/// The running maps' paths.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct MapPaths {
-    /// Host or wildcard → itself.
-    pub hosts: Token,
-    /// Host or wildcard + path prefix → section.
-    pub paths: Token,
-}
-
-impl MapPaths {
-    /// The maps of a generation among all that HAProxy has: an operator's may be called `hosts.map` too.
-    pub fn among(paths: &[Token], stamp: &str) -> Option<Self> {
-        let map = |name: &str| {
-            let end = format!("/{stamp}/{name}.map");
-            paths.iter().find(|path| path.to_string().ends_with(&end)).cloned()
-        };
-        Some(Self { hosts: map("hosts")?, paths: map("paths")? })
-    }
 }
 
 /// What to do, in this order: changes, then removals.
@@ -81,7 +59,7 @@ pub struct Steps {
 impl Live {
     /// What an answer to `show servers state` and the maps' contents say. Of a host that stands in a map twice, the first
     /// entry counts, as in HAProxy.
-    pub fn observed(state: &ServersState, hosts: Vec<(String, String)>, paths: Vec<(String, String)>) -> Self {
+    pub fn observed(state: &ServersState, maps: Listed) -> Self {
         let mut live = Self::default();
         for server in &state.servers {
             // One without an IP address and a port is none of ours.
@@ -92,25 +70,55 @@ impl Live {
             live.servers.entry(server.backend.clone()).or_default().insert(server.server.clone(), seen);
         }
         let first = |entries: Vec<(String, String)>| entries.into_iter().rev().collect();
-        (live.hosts, live.paths) = (first(hosts), first(paths));
+        let Listed { hosts, paths, passthrough } = maps;
+        live.maps = Maps { hosts: first(hosts), paths: first(paths), passthrough: first(passthrough) };
         live
+    }
+
+    /// Takes note of what HAProxy has loaded to check upstreams' certificates against.
+    #[must_use]
+    pub fn trusting(mut self, authorities: impl Iterator<Item = String>) -> Self {
+        self.authorities = authorities.collect();
+        self
+    }
+
+    /// Takes note of the sections for previews that HAProxy has.
+    #[must_use]
+    pub fn previewing<'a>(mut self, sections: impl Iterator<Item = &'a String>) -> Self {
+        self.previews = sections.cloned().collect();
+        self
+    }
+
+    /// The services with a server that only a restart brings.
+    pub fn short(&self) -> &BTreeSet<ServiceId> {
+        &self.short
+    }
+
+    /// Whether a server that is added would be spoken to as one of the file.
+    fn takes_servers(&self, wanted: &Wanted) -> bool {
+        let authorities = spoken::options(wanted).tls.and_then(|tls| tls.authorities);
+        let loaded = authorities.is_none_or(|it| self.authorities.contains(&it.to_string()));
+        loaded && !wanted.settings.fixed_servers
     }
 
     /// Takes note of the services that wait for a restart. Whoever has had their routes until now keeps them until then:
     /// nobody else could answer.
     pub fn awaiting<'a>(&mut self, services: impl Iterator<Item = &'a Wanted>) {
-        self.awaited = services.flat_map(routes_of).collect();
+        self.awaited = services.flat_map(|wanted| wanted.routes.iter().map(route)).collect();
     }
 
     /// Whether something stays as it is until a restart, though nobody wants it so.
     pub fn holds_back(&self) -> bool {
-        self.awaited.iter().any(|(_, path)| self.paths.contains_key(path))
+        self.awaited.iter().any(|(_, path)| self.maps.paths.contains_key(path))
     }
 
     /// Whether an awaited route leads to the service now: its servers are needed until the restart.
     pub fn needs(&self, id: &ServiceId) -> bool {
-        let section = id.to_string();
-        self.awaited.iter().any(|(_, path)| self.paths.get(path) == Some(&section))
+        let (section, Maps { paths, passthrough, .. }) = (id.to_string(), &self.maps);
+        let leads = |section: &String, (host, path): &(String, String)| {
+            paths.get(path) == Some(section) || passthrough.get(host) == Some(section)
+        };
+        self.awaited.iter().any(|route| leads(&section, route))
     }
 
     /// The steps to what is wanted of some services, or of all there are; none of it where one is gone. Whatever has no
@@ -118,93 +126,154 @@ impl Live {
     pub fn steps(&self, scope: Scope, services: &[(&ServiceId, Option<&Wanted>)], maps: &MapPaths) -> Steps {
         let (mut added, mut changed, mut removals) = (Vec::new(), Vec::new(), Vec::new());
         for (id, wanted) in services {
-            let none = BTreeMap::new();
-            let section = id.to_string();
-            let live = self.servers.get(&section).unwrap_or(&none);
-            let before = added.len();
-            for server in wanted.iter().flat_map(|wanted| &wanted.servers) {
-                let Some(name) = server_name(&section, server.id.as_str()) else { continue };
-                match (live.get(server.id.as_str()), wanted) {
-                    (Some(live), _) => live.steps(&name, server, &mut changed),
-                    (None, Some(wanted)) => added.push(add(name, server, &wanted.settings)),
-                    (None, None) => {}
+            for (section, servers) in self.sections(id, *wanted) {
+                let none = BTreeMap::new();
+                let live = self.servers.get(&section).unwrap_or(&none);
+                let mut new = Vec::new();
+                for server in servers {
+                    let Some(name) = server_name(&section, server.id.as_str()) else { continue };
+                    match live.get(server.id.as_str()) {
+                        Some(live) => live.steps(&name, server, &mut changed),
+                        None => new.push((name, server)),
+                    }
                 }
+                if let Some(wanted) = wanted.filter(|wanted| self.takes_servers(wanted)) {
+                    added.extend(arrivals(&section, wanted, new));
+                }
+                let gone = live.iter().filter(|(name, server)| !server.leaving && !has(servers, name));
+                removals.extend(gone.filter_map(|(name, _)| server_name(&section, name)));
             }
-            if added.len() > before && wanted.is_some_and(|wanted| wanted.settings.sticky == Sticky::Cookie) {
-                added.extend(section.parse().ok().map(Change::RefreshCookies));
-            }
-            let gone = live.iter().filter(|(name, server)| !server.leaving && !has(*wanted, name));
-            removals.extend(gone.filter_map(|(name, _)| server_name(&section, name)));
         }
-        let (hosts, paths) = self.entries(scope, services);
-        let mut entries = map_steps(&self.hosts, hosts, &maps.hosts);
-        entries.extend(map_steps(&self.paths, paths, &maps.paths));
-        // New servers before the hosts that lead to them, and both before anything is taken away.
+        let Entries { hosts, paths, passthrough } = self.entries(scope, services);
+        let through = maps.passthrough.iter().flat_map(|map| map_steps(&self.maps.passthrough, &passthrough, map));
+        let mut entries: Vec<Change> = through.collect();
+        entries.extend(map_steps(&self.maps.hosts, &hosts, &maps.hosts));
+        entries.extend(map_steps(&self.maps.paths, &paths, &maps.paths));
+        // New servers before the hosts that lead to them, and both before anything is taken away; who takes over before
+        // those who let go, or requests find nobody in between.
         let (more, less): (Vec<_>, Vec<_>) = entries.into_iter().partition(|c| !matches!(c, Change::RemoveFromMap(..)));
-        Steps { changes: [added, more, changed, less].concat(), removals }
+        let (ready, out): (Vec<_>, Vec<_>) = changed.into_iter().partition(|change| !takes_out(change));
+        Steps { changes: [added, more, ready, out, less].concat(), removals }
     }
 
     /// Believes that the steps to this were made.
     pub fn made(&mut self, scope: Scope, services: &[(&ServiceId, Option<&Wanted>)]) {
-        let (hosts, paths) = self.entries(scope, services);
-        settle_entries(&mut self.hosts, hosts);
-        settle_entries(&mut self.paths, paths);
+        let Entries { hosts, paths, passthrough } = self.entries(scope, services);
+        settle_entries(&mut self.maps.hosts, hosts);
+        settle_entries(&mut self.maps.paths, paths);
+        settle_entries(&mut self.maps.passthrough, passthrough);
         for (id, wanted) in services {
-            let servers = self.servers.entry(id.to_string()).or_default();
-            for (_, server) in servers.iter_mut().filter(|(name, _)| !has(*wanted, name)) {
-                (server.maint, server.leaving) = (true, true);
-            }
-            for server in wanted.iter().flat_map(|wanted| &wanted.servers) {
-                let before = servers.get(server.id.as_str());
-                servers.insert(server.id.to_string(), LiveServer::after(before, server));
-            }
-            let after = wanted.map(routes_of).unwrap_or_default();
+            self.servers_made(id, *wanted);
+            let after: BTreeSet<_> = self.routes_of(id, *wanted).into_keys().collect();
             let before = std::mem::take(self.routes.entry((*id).clone()).or_default());
             let before = if scope == Scope::All { BTreeSet::new() } else { before };
-            for (host, _) in &before {
-                *self.uses.entry(host.clone()).or_default() -= 1;
-            }
             for (host, _) in &after {
                 *self.uses.entry(host.clone()).or_default() += 1;
             }
-            self.routes.insert((*id).clone(), after);
+            for (host, _) in &before {
+                let uses = self.uses.entry(host.clone()).or_default();
+                *uses -= 1;
+                if *uses <= 0 {
+                    self.uses.remove(host);
+                }
+            }
+            if after.is_empty() {
+                self.routes.remove(*id);
+            } else {
+                self.routes.insert((*id).clone(), after);
+            }
         }
-        self.routes.retain(|_, routes| !routes.is_empty());
-        self.uses.retain(|_, uses| *uses > 0);
     }
 
-    /// What the two maps are to hold for these services: a value, or nothing, for each key that they touch.
-    fn entries(&self, scope: Scope, services: &[(&ServiceId, Option<&Wanted>)]) -> (Entries, Entries) {
+    fn servers_made(&mut self, id: &ServiceId, wanted: Option<&Wanted>) {
+        let takes_servers = wanted.is_some_and(|wanted| self.takes_servers(wanted));
+        self.short.remove(id);
+        for (section, wanted) in self.sections(id, wanted) {
+            let servers = self.servers.entry(section).or_default();
+            for (_, server) in servers.iter_mut().filter(|(name, _)| !has(wanted, name)) {
+                (server.maint, server.leaving) = (true, true);
+            }
+            for server in wanted {
+                let before = servers.get(server.id.as_str());
+                if before.is_some() || takes_servers {
+                    servers.insert(server.id.to_string(), LiveServer::after(before, server));
+                } else {
+                    self.short.insert(id.clone());
+                }
+            }
+        }
+    }
+
+    /// The service's sections with the servers that each is to have: its own, those for previews that HAProxy has, and
+    /// those that still have servers though nobody wants them.
+    fn sections<'a>(&self, id: &ServiceId, wanted: Option<&'a Wanted>) -> BTreeMap<String, &'a [Server]> {
+        let prefix = previews_of(id);
+        let left = self.servers.range(prefix.clone()..).take_while(|(section, _)| section.starts_with(&prefix));
+        let mut sections: BTreeMap<String, &[Server]> = left.map(|(section, _)| (section.clone(), &[][..])).collect();
+        sections.insert(id.to_string(), wanted.map(|wanted| &wanted.servers[..]).unwrap_or_default());
+        for preview in wanted.iter().flat_map(|wanted| &wanted.previews) {
+            let section = preview_section(id, &preview.color);
+            if self.previews.contains(&section) {
+                sections.insert(section, &preview.servers);
+            }
+        }
+        sections
+    }
+
+    /// The service's routes. One that leads to a section that HAProxy lacks would lead nowhere.
+    fn routes_of(&self, id: &ServiceId, wanted: Option<&Wanted>) -> Routes {
+        let Some(wanted) = wanted else { return Routes::new() };
+        let section = backend(id, wanted);
+        let mut routes: Routes = wanted.routes.iter().map(|it| (route(it), section.clone())).collect();
+        for preview in &wanted.previews {
+            let section = preview_section(id, &preview.color);
+            if self.previews.contains(&section) {
+                routes.extend(preview.routes.iter().map(|it| (route(it), section.clone())));
+            }
+        }
+        routes
+    }
+
+    /// What the maps are to hold for these services: a value, or nothing, for each key that they touch.
+    fn entries(&self, scope: Scope, services: &[(&ServiceId, Option<&Wanted>)]) -> Entries {
         let gone = |map: &BTreeMap<String, String>| match scope {
             Scope::All => map.keys().map(|key| (key.clone(), None)).collect(),
-            Scope::These => Entries::new(),
+            Scope::These => BTreeMap::new(),
         };
-        let (mut hosts, mut paths) = (gone(&self.hosts), gone(&self.paths));
+        let Maps { hosts, paths, passthrough } = &self.maps;
+        let mut entries = Entries { hosts: gone(hosts), paths: gone(paths), passthrough: gone(passthrough) };
         let mut uses: BTreeMap<String, i64> = BTreeMap::new();
         if scope == Scope::These {
             for (host, path) in services.iter().filter_map(|(id, _)| self.routes.get(id)).flatten() {
                 *uses.entry(host.clone()).or_default() -= 1;
-                paths.insert(path.clone(), None);
+                entries.paths.insert(path.clone(), None);
+                if passthrough.contains_key(host) {
+                    entries.passthrough.insert(host.clone(), None);
+                }
             }
         }
-        for (id, wanted) in services {
-            for (host, path) in wanted.map(routes_of).unwrap_or_default() {
+        for (id, wanted) in services.iter().filter_map(|(id, wanted)| Some((id, (*wanted)?))) {
+            for ((host, path), section) in self.routes_of(id, Some(wanted)) {
+                entries.paths.insert(path, Some(section));
+                if wanted.settings.passes_through() {
+                    entries.passthrough.insert(host.clone(), Some(id.to_string()));
+                }
                 *uses.entry(host).or_default() += 1;
-                paths.insert(path, Some(id.to_string()));
             }
         }
         for (host, change) in uses {
             let before = if scope == Scope::All { 0 } else { self.uses.get(&host).copied().unwrap_or_default() };
-            hosts.insert(host.clone(), (before + change > 0).then_some(host));
+            entries.hosts.insert(host.clone(), (before + change > 0).then_some(host));
         }
         for (host, path) in &self.awaited {
-            for (entries, key) in [(&mut hosts, host), (&mut paths, path)] {
+            let Entries { hosts, paths, passthrough } = &mut entries;
+            for (entries, key) in [(hosts, host), (paths, path), (passthrough, host)] {
                 if entries.get(key).is_some_and(Option::is_none) {
                     entries.remove(key);
                 }
             }
         }
-        (hosts, paths)
+        entries
     }
 
     /// A server is gone for good.
@@ -228,91 +297,8 @@ impl Live {
     }
 }
 
-impl LiveServer {
-    /// The server after the steps to what is wanted. A drain leaves the weight as it is: it may be the file's 0.
-    fn after(before: Option<&Self>, wanted: &Server) -> Self {
-        let drain = wanted.state == ServerState::Drain;
-        let weight = before.filter(|_| drain).map_or(wanted.weight, |before| before.weight);
-        let maint = wanted.state == ServerState::Maint;
-        Self { address: wanted.address.socket(), weight, maint, drain, leaving: false }
-    }
-
-    fn steps(&self, name: &ServerName, wanted: &Server, changes: &mut Vec<Change>) {
-        let address = wanted.address.socket();
-        if self.address != address {
-            changes.push(Change::SetAddress(name.clone(), address));
-        }
-        let drained = self.drain || self.weight == 0;
-        let state = match wanted.state {
-            ServerState::Ready => (self.maint || self.drain).then_some(AdminState::Ready),
-            ServerState::Drain => (self.maint || !drained).then_some(AdminState::Drain),
-            ServerState::Maint => (!self.maint).then_some(AdminState::Maint),
-        };
-        if wanted.state != ServerState::Drain && self.weight != wanted.weight {
-            changes.push(Change::SetWeight(name.clone(), wanted.weight));
-        }
-        changes.extend(state.map(|state| Change::SetState(name.clone(), state)));
-    }
-}
-
-fn has(wanted: Option<&Wanted>, name: &str) -> bool {
-    wanted.is_some_and(|wanted| wanted.servers.iter().any(|server| server.id.as_str() == name))
-}
-
-/// Names that HAProxy runs have come from us, or from somebody else's hand: those that are no words are left alone.
-fn server_name(section: &str, server: &str) -> Option<ServerName> {
-    Some(ServerName { backend: section.parse().ok()?, server: server.parse().ok()? })
-}
-
-fn add(name: ServerName, server: &Server, settings: &Settings) -> Change {
-    let options = ServerOptions {
-        weight: server.weight,
-        check: settings.check != Check::Off,
-        backup: server.backup,
-        maxconn: settings.maxconn,
-        h2: settings.proto == Some(Proto::H2),
-        send_proxy: match settings.proxy_protocol {
-            ProxyProtocol::Off => None,
-            ProxyProtocol::V1 => Some(1),
-            ProxyProtocol::V2 => Some(2),
-        },
-        slowstart: settings.slowstart.map(Into::into),
-    };
-    let state = match server.state {
-        ServerState::Ready => AdminState::Ready,
-        ServerState::Drain => AdminState::Drain,
-        ServerState::Maint => AdminState::Maint,
-    };
-    Change::AddServer(name, server.address.socket(), options, state)
-}
-
-/// A service's routes as host and path key.
-fn routes_of(wanted: &Wanted) -> BTreeSet<(String, String)> {
-    let route = |route: &Route| (route.domain.to_string(), format!("{}{}", route.domain, route.path.with_boundary()));
-    wanted.routes.iter().map(route).collect()
-}
-
-fn map_steps(live: &BTreeMap<String, String>, wanted: Entries, map: &Token) -> Vec<Change> {
-    let step = |(key, value): (String, Option<String>)| {
-        let token: Token = key.parse().ok()?;
-        match (live.get(&key), value) {
-            (Some(live), Some(value)) if *live == value => None,
-            (Some(_), Some(value)) => Some(Change::SetInMap(map.clone(), token, value.parse().ok()?)),
-            (None, Some(value)) => Some(Change::AddToMap(map.clone(), token, value.parse().ok()?)),
-            (Some(_), None) => Some(Change::RemoveFromMap(map.clone(), token)),
-            (None, None) => None,
-        }
-    };
-    wanted.into_iter().filter_map(step).collect()
-}
-
-fn settle_entries(live: &mut BTreeMap<String, String>, wanted: Entries) {
-    for (key, value) in wanted {
-        match value {
-            Some(value) => live.insert(key, value),
-            None => live.remove(&key),
-        };
-    }
+fn has(servers: &[Server], name: &str) -> bool {
+    servers.binary_search_by(|server| server.id.as_str().cmp(name)).is_ok()
 }
 
 #[cfg(test)]

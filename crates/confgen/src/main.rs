@@ -1,45 +1,91 @@
 //! confgen: follows the store, renders haproxy.cfg, has HAProxy validate it, and applies it.
 //!
-//! Data goes one way: topology → settle → { live, structure, view → render } → HAProxy and disk. `settle`, `view`,
-//! `render`, `structure`, `live`, `guard`, `bisect` and `pace` are pure; `disk`, `certs`, `stats`, `ports` and `outside`
-//! touch the host; `proxy` is the running HAProxy; `filing` writes the file; `round` puts a round together; `run` is the
-//! daemon and has the only `select!`; `commands` are the one-shot forms.
+//! Data goes one way: mirror → settle → { live, structure, view → render } → HAProxy and disk. `mirror`, `bearers`,
+//! `settle`, `domains`, `spoken`, `view`, `render`, `structure`, `operator`, `fill`, `fills`, `stood`, `include`, `live`,
+//! `live_certs`, `certificate`, `expiry`, `guard`, `draining`, `bisect`, `pace`, `metrics`, `api` and `page` are pure;
+//! `disk`, `certs`, `authorities`, `error_pages`, `stats`, `ports`, `release`, `heap`, `outside` and `look` touch the host;
+//! `judge` has HAProxy judge the operator's files; `proxy` is the running HAProxy; `census` counts what is open in it;
+//! `filing` writes the files; `leases` asks etcd which leases live; `round` puts a round together; `run` is the daemon and
+//! has the rounds' only `select!`; `drains` has it counted; `commands` are the one-shot forms; `report` is what all of them
+//! tell, `acknowledge` tells it to the store, and `admin` shows it.
 
 mod args;
 
+mod domains;
+
+mod bearers;
+mod mirror;
 mod settle;
 
+mod fill;
+mod fills;
+mod hop;
 mod operator;
+mod spoken;
+mod stood;
 mod view;
 
+mod include;
 mod render;
 mod structure;
 
 mod bisect;
+mod certificate;
+mod draining;
+mod expiry;
 mod guard;
 mod live;
+mod live_certs;
 mod pace;
 
+mod authorities;
 mod certs;
 mod disk;
+mod error_pages;
+mod heap;
+mod judge;
+mod look;
 mod outside;
 mod ports;
+mod release;
 mod stats;
 
+mod acknowledge;
+mod census;
 mod commands;
+mod drains;
 mod filing;
+mod job;
+mod leases;
 mod proxy;
+mod report;
 mod round;
 mod run;
 
+mod metrics;
+
+mod api;
+mod page;
+
+mod admin;
+
+#[cfg(test)]
+mod place;
+#[cfg(test)]
+mod reference;
+
 use std::process::ExitCode;
 
-use clap::Parser;
+use clap::{CommandFactory, Parser};
 use daemon::shutdown::Shutdown;
 
 use args::{Cli, Command, Common};
 
 fn main() -> ExitCode {
+    if let Some(code) = manual::print_if_asked(Cli::command()) {
+        return code;
+    }
+    heap::share();
     let cli = Cli::parse();
     let common = cli.command.as_ref().map_or(&cli.common, Command::common);
     if let Err(error) = daemon::log::init(&common.log_level) {
@@ -66,7 +112,9 @@ async fn start(cli: Cli) -> anyhow::Result<ExitCode> {
     match cli.command {
         None => {
             let Common { store, options, pacing, .. } = cli.common;
-            run::run(store.resolve()?, options, pacing, Shutdown::on_signals()?).await?;
+            let store = store.resolve()?;
+            let admin = admin::Port::bind(cli.admin.resolve()?).await?;
+            run::run(store, options, pacing, admin, Shutdown::on_signals()?).await?;
             Ok(ExitCode::SUCCESS)
         }
         Some(Command::Once(common)) => commands::once(common).await,

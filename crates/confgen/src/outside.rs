@@ -1,89 +1,160 @@
-//! What concerns the generated file and isn't in the store: the operator's files and the certificates.
+//! What concerns the generated file and isn't in the store: the operator's files, certificates, authorities, error pages.
 
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::io;
+use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::SystemTime;
 
 use haproxy::check::Checker;
+use haproxy::config;
 
+use crate::authorities;
 use crate::certs::{self, Certificates};
-use crate::disk::{Error, failed};
-use crate::operator::Operator;
+use crate::disk::{Error, failed, may_replace, sweep_beside};
+use crate::domains::Allowed;
+use crate::error_pages::{self, ErrorPages};
+use crate::fills::Fills;
+use crate::include::{Include, Source};
+use crate::settle::Authorities;
 
 /// The files that confgen looks at, and may find changed.
 #[derive(Clone, Debug)]
 pub struct Places {
     /// The operator's own `*.cfg` files.
     pub include: PathBuf,
+    /// Those of them that are filled.
+    pub fill: Vec<PathBuf>,
     /// The certificates.
     pub certs: PathBuf,
+    /// The authorities that upstreams' certificates may be checked against.
+    pub authorities: PathBuf,
+    /// Which service may claim which hosts.
+    pub domains: Option<PathBuf>,
+    /// The error pages.
+    pub pages: Option<PathBuf>,
     /// haproxy.cfg itself, which somebody may have edited.
     pub cfg: PathBuf,
     /// What confgen keeps.
     pub state_dir: PathBuf,
+    /// What HAProxy shuts itself into.
+    pub chroot: Option<PathBuf>,
 }
 
-/// The operator's files and the certificates, read.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+/// The operator's files, the certificates, the authorities and the error pages, read.
+#[derive(Clone, Debug, Default)]
 pub struct Outside {
-    /// What the operator's files say.
-    pub operator: Operator,
+    /// The operator's files.
+    pub include: Include,
     /// The certificates in use.
-    pub certificates: Certificates,
-    /// Everything above that only a restart takes in.
-    pub contents: Vec<Vec<u8>>,
+    pub certificates: Arc<Certificates>,
+    /// The authorities that `verify` may name.
+    pub authorities: Authorities,
+    /// Who may claim which hosts; none is anybody any.
+    pub allowed: Option<Allowed>,
+    /// What clients are shown in place of the built-in errors.
+    pub pages: Arc<ErrorPages>,
 }
 
 impl Outside {
-    /// From the operator's files in their order, and the certificates.
-    fn of(mut contents: Vec<Vec<u8>>, certificates: Certificates) -> Self {
-        let texts: Vec<String> = contents.iter().map(|bytes| String::from_utf8_lossy(bytes).into_owned()).collect();
-        let operator = Operator::of(texts.iter().map(String::as_str));
-        contents.extend(certificates.contents.iter().cloned());
-        Self { operator, certificates, contents }
+    /// Whether people have changed nothing: what confgen itself fills in doesn't count.
+    pub fn is_as(&self, other: &Self) -> bool {
+        let parts = |it: &Self| {
+            let (pages, authorities) = (Arc::clone(&it.pages), it.authorities.clone());
+            (it.include.prints.clone(), Arc::clone(&it.certificates), authorities, it.allowed.clone(), pages)
+        };
+        parts(self) == parts(other)
     }
 }
 
 impl Places {
-    /// Makes the operator's directory: HAProxy refuses to start when a `-f` directory is missing.
+    /// Makes the directories without which HAProxy refuses to start: the operator's, and the one it shuts itself into.
     pub fn prepare(&self) -> Result<(), Error> {
-        fs::create_dir_all(&self.include).map_err(failed("create", &self.include))
+        let needed = std::iter::once(&self.include).chain(&self.chroot);
+        needed.into_iter().try_for_each(|dir| fs::create_dir_all(dir).map_err(failed("create", dir)))
     }
 
-    /// Reads everything, and takes over new certificates.
-    pub fn read(&self, checker: &Checker) -> Result<Outside, Error> {
-        let mut contents = Vec::new();
-        for file in self.operator_files()? {
-            contents.push(fs::read(&file).map_err(failed("read", &file))?);
-        }
-        Ok(Outside::of(contents, certs::collect(&self.certs, &self.state_dir, checker)?))
+    /// Reads the operator's files. What confgen did with those that it fills is kept of `before`.
+    pub fn include(&self, before: &Fills) -> Result<Include, Error> {
+        Ok(self.include_of(self.sources()?, before))
     }
 
-    /// Reads everything as it is, and takes over nothing.
+    /// The same of files that were read earlier.
+    pub fn include_of(&self, sources: Vec<Source>, before: &Fills) -> Include {
+        // Where links lead now.
+        let filled: Vec<PathBuf> = self.fill.iter().filter_map(|file| file.canonicalize().ok()).collect();
+        let mut include = Include::of(sources, &filled, before);
+        let is_read = |file: &&PathBuf| {
+            file.canonicalize().is_ok_and(|real| include.sources.iter().any(|source| source.real == real))
+        };
+        let unread = self.fill.iter().filter(|file| !is_read(file));
+        let words =
+            |file: &PathBuf| format!("--fill {}: HAProxy reads no such file, nothing is filled", file.display());
+        let remarks: Vec<String> = unread.map(words).collect();
+        include.operator.remarks.extend(remarks);
+        include
+    }
+
+    /// Takes over new certificates, authorities and error pages.
+    pub fn take_over(&self, checker: &Checker) -> Result<Outside, Error> {
+        let certificates = certs::collect(&self.certs, &self.state_dir, &self.include, checker)?;
+        let authorities = authorities::collect(&self.authorities, &self.state_dir, &self.cfg, checker)?;
+        let pages = error_pages::collect(self.pages.as_deref(), &self.state_dir, &self.include, checker)?;
+        let (certificates, pages) = (Arc::new(certificates), Arc::new(pages));
+        Ok(Outside { certificates, authorities, pages, ..Outside::default() })
+    }
+
+    /// All of it as it is, but for who may claim which hosts; nothing is taken over.
     pub fn glimpse(&self) -> Outside {
-        let files = self.operator_files().unwrap_or_default();
-        let contents: Vec<Vec<u8>> = files.iter().filter_map(|file| fs::read(file).ok()).collect();
-        Outside::of(contents, certs::listed(&self.state_dir))
+        let authorities = authorities::glimpse(&self.authorities, &self.state_dir);
+        let pages = Arc::new(error_pages::glimpse(self.pages.as_deref(), &self.state_dir));
+        let include = self.include(&Fills::default()).unwrap_or_default();
+        Outside { include, authorities, pages, ..Outside::default() }
     }
 
-    /// The operator's files as HAProxy reads a directory: `*.cfg`, sorted, without hidden ones (management manual,
-    /// section 3, `-f`).
-    fn operator_files(&self) -> Result<Vec<PathBuf>, Error> {
-        let entries = fs::read_dir(&self.include).map_err(failed("list", &self.include))?;
-        let hidden = |file: &Path| file.file_name().is_some_and(|name| name.to_string_lossy().starts_with('.'));
-        let mut files: Vec<PathBuf> = entries
-            .flatten()
-            .map(|entry| entry.path())
-            .filter(|file| file.extension().is_some_and(|extension| extension == "cfg") && !hidden(file))
-            .collect();
-        files.sort();
-        Ok(files)
+    /// Whether the files that are to be filled are among those that HAProxy reads, and may be replaced. What a killed
+    /// confgen left beside them goes.
+    pub fn vet_fill(&self) -> Result<(), Error> {
+        for file in &self.fill {
+            let real = file.canonicalize().map_err(failed("fill", file))?;
+            if !self.sources()?.iter().any(|source| source.real == real) {
+                let dir = self.include.display();
+                let why =
+                    format!("HAProxy doesn't read it: it has to be a *.cfg in --include {dir}, or linked from there");
+                return Err(failed("fill", file)(io::Error::other(why)));
+            }
+            may_replace(&real)?;
+            sweep_beside(&real)?;
+        }
+        Ok(())
+    }
+
+    /// Who may claim which hosts, as the file says; an error names its line.
+    pub fn allowed(&self) -> Result<Option<Allowed>, Error> {
+        let Some(file) = &self.domains else { return Ok(None) };
+        let text = fs::read_to_string(file).map_err(failed("read", file))?;
+        Allowed::parse(&text).map(Some).map_err(|wrong| failed("read", file)(io::Error::other(wrong)))
+    }
+
+    /// The operator's files, as HAProxy reads their directory.
+    fn sources(&self) -> Result<Vec<Source>, Error> {
+        let files = config::files(&self.include).map_err(failed("list", &self.include))?;
+        let read = |path: PathBuf| {
+            let bytes = fs::read(&path).map_err(failed("read", &path))?;
+            let real = path.canonicalize().map_err(failed("read", &path))?;
+            Ok(Source { path, real, bytes })
+        };
+        files.into_iter().map(read).collect()
     }
 
     /// A cheap look: two glances that are equal saw the same files, unchanged.
     pub fn glance(&self) -> Glance {
-        let listed = [&self.include, &self.certs].into_iter().filter_map(|dir| fs::read_dir(dir).ok());
+        let listed = [&self.include, &self.certs, &self.authorities]
+            .into_iter()
+            .chain(&self.pages)
+            .filter_map(|dir| fs::read_dir(dir).ok());
         let mut seen: Vec<_> = listed.flatten().flatten().map(|entry| entry.path()).chain([self.cfg.clone()]).collect();
+        seen.extend(self.domains.clone());
         seen.sort();
         let look = |path: PathBuf| {
             let metadata = fs::metadata(&path).ok()?;

@@ -2,10 +2,12 @@
 
 use std::fmt::Write;
 use std::path::Path;
+use std::sync::Arc;
 
 use askama::Template;
 use sha2::{Digest, Sha256};
 
+use crate::error_pages::{ErrorPages, Line};
 use crate::structure::Structure;
 use crate::view::{self, Maps, Section, Site, View};
 
@@ -18,6 +20,8 @@ pub struct Rendered {
     pub cfg: String,
     /// The maps that it names.
     pub maps: Maps,
+    /// The error pages that it names.
+    pub pages: Arc<ErrorPages>,
     /// What of it a restart alone can change.
     pub structure: Structure,
 }
@@ -27,15 +31,40 @@ pub struct Rendered {
 struct HaproxyCfg<'a> {
     view: &'a View<'a>,
     site: &'a Site,
-    http: &'a [Section<'a>],
-    tcp: &'a [Section<'a>],
+    sections: Sections<'a>,
     maps: String,
     stamp: &'a str,
+}
+
+/// The services' sections, in the order of the file.
+#[derive(Clone, Copy, Default)]
+struct Sections<'a> {
+    http: &'a [Section<'a>],
+    passthrough: &'a [Section<'a>],
+    tcp: &'a [Section<'a>],
+    /// Whether the inner hop is kept for the process before: a service's matter no more.
+    lingers: bool,
 }
 
 impl HaproxyCfg<'_> {
     fn ours(&self, keyword: &str) -> bool {
         self.view.ours(keyword)
+    }
+
+    fn chroot(&self) -> Option<&Path> {
+        self.site.rights.chroot.as_deref().filter(|_| self.ours("chroot"))
+    }
+
+    fn group(&self) -> Option<&str> {
+        self.site.rights.haproxy_group.name().filter(|_| self.ours("group") && self.ours("gid"))
+    }
+
+    fn user(&self) -> Option<&str> {
+        self.site.rights.haproxy_user.name().filter(|_| self.ours("user") && self.ours("uid"))
+    }
+
+    fn error_pages(&self) -> Vec<Line> {
+        self.site.pages.lines(&self.maps)
     }
 }
 
@@ -43,18 +72,25 @@ impl HaproxyCfg<'_> {
 pub fn render(view: &View, structure: &Structure, state_dir: &Path) -> Result<Rendered, askama::Error> {
     let stamp = structure.stamp();
     let maps = state_dir.join(&stamp).display().to_string();
-    let cfg = file(view, &view.http, &view.tcp, maps, &stamp)?;
-    Ok(Rendered { stamp, cfg, maps: view.maps.clone(), structure: structure.clone() })
+    let View { http, passthrough, tcp, lingers, .. } = view;
+    let cfg = file(view, Sections { http, passthrough, tcp, lingers: *lingers }, maps, &stamp)?;
+    Ok(Rendered {
+        stamp,
+        cfg,
+        maps: view.maps.clone(),
+        pages: Arc::clone(&view.site.pages),
+        structure: structure.clone(),
+    })
 }
 
 /// The file without any service, nor anything that tells one generation from another.
 pub fn frame(view: &View) -> Result<String, askama::Error> {
     let tcp = if view.tcp.is_empty() { "" } else { "tcp" };
-    file(view, &[], &[], "-".into(), tcp)
+    file(view, Sections::default(), "-".into(), tcp)
 }
 
-fn file(view: &View, http: &[Section], tcp: &[Section], maps: String, stamp: &str) -> Result<String, askama::Error> {
-    let text = HaproxyCfg { view, site: view.site, http, tcp, maps, stamp }.render()?;
+fn file(view: &View, sections: Sections, maps: String, stamp: &str) -> Result<String, askama::Error> {
+    let text = HaproxyCfg { view, site: view.site, sections, maps, stamp }.render()?;
     // Askama drops the template's last line feed, without which HAProxy refuses the file.
     Ok(format!("{}\n", text.trim_end()))
 }
@@ -74,4 +110,4 @@ pub(crate) fn digest<'a>(parts: impl IntoIterator<Item = &'a [u8]>) -> String {
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

@@ -4,24 +4,35 @@
 //! goes out in [`Settled::memory`].
 
 mod claims;
+mod deciding;
+mod explained;
+mod judged;
 mod memory;
+mod passthrough;
+mod previews;
+mod quarantine;
 mod reading;
+mod records;
 mod servers;
+mod settings;
+mod trust;
+mod wanted;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::RangeInclusive;
 use std::sync::Arc;
 
-use discovery::{
-    Bind, Check, Domain, Field, Networks, PathPrefix, Profile, Service, ServiceId, Topology, Upstream, UpstreamId,
-    UrlRegex,
-};
+use discovery::{Host, Networks, Profile, Service, ServiceId, Topology, Upstream, UpstreamId};
 
+use crate::domains::Allowed;
 use crate::guard::{Departure, Present};
 
+pub use explained::Explained;
 pub use memory::Memory;
-pub use reading::Settings;
 pub use servers::{Server, ServerState};
+pub use settings::Settings;
+pub use trust::{Authorities, Authority, Trust};
+pub use wanted::{Preview, Route, Wanted};
 
 use claims::Claims;
 use reading::Reading;
@@ -30,39 +41,21 @@ use reading::Reading;
 #[derive(Clone, Debug, Default)]
 pub struct Limits {
     /// Ports that are bound already, by whom: a TCP service can't have them.
-    pub reserved_ports: BTreeMap<u16, String>,
-    /// Names of the operator's own sections: a service whose section would bear one is refused.
-    pub reserved_sections: Vec<String>,
+    pub reserved_ports: Vec<(RangeInclusive<u16>, String)>,
+    /// Hosts that are taken already, by what: no service can have them.
+    pub reserved_hosts: BTreeMap<Host, String>,
     /// The operator's named `defaults` sections: what `profile` may name.
     pub profiles: Vec<Profile>,
+    /// Those of them that say something of servers.
+    pub server_profiles: BTreeSet<Profile>,
+    /// The files of authorities: what `verify` may name.
+    pub authorities: Authorities,
     /// Where upstreams may be; none is anywhere but loopback, link-local, multicast and unspecified addresses.
     pub upstream_networks: Option<Networks>,
     /// The ports that TCP services may bind; none is any.
     pub tcp_ports: Option<RangeInclusive<u16>>,
-}
-
-/// One service as HAProxy is to serve it.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Wanted {
-    /// The hosts and paths it holds, each with each, sorted.
-    pub routes: Vec<Route>,
-    /// The old layout's expression, with the revision that ranks it among its like: older ones first.
-    pub url_reg: Option<(i64, UrlRegex)>,
-    /// The ports it holds, sorted.
-    pub binds: Vec<Bind>,
-    /// Its settings.
-    pub settings: Settings,
-    /// Its servers by id. Empty means 503.
-    pub servers: Vec<Server>,
-}
-
-/// One host and one path prefix.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub struct Route {
-    /// The host, or all hosts one label below one.
-    pub domain: Domain,
-    /// The prefix; the root is all paths.
-    pub path: PathPrefix,
+    /// The hosts that services may claim; none is any.
+    pub allowed: Option<Allowed>,
 }
 
 /// Which services may have changed since the last time.
@@ -101,6 +94,8 @@ pub struct Settled {
     beside: BTreeMap<String, String>,
     /// Upstreams whose keys have gone since they were last asked for.
     departures: Vec<Departure>,
+    /// Services without a key, until they are buried.
+    ghosts: BTreeSet<ServiceId>,
     /// Upstreams without a key that are served all the same.
     kept: BTreeMap<ServiceId, BTreeMap<UpstreamId, Upstream>>,
 }
@@ -113,6 +108,8 @@ struct Settlement {
     wanted: Option<Arc<Wanted>>,
     /// What HAProxy says against it as it stands in the store.
     refused: Option<String>,
+    /// HAProxy refuses its last good form with the servers of now, too.
+    frozen: bool,
     /// Its form in the last file that HAProxy took.
     taken: Option<Arc<Wanted>>,
 }
@@ -134,12 +131,18 @@ impl Settled {
     pub fn update(&mut self, topology: &Topology, changed: &Changed) -> BTreeSet<ServiceId> {
         let mut touched = BTreeSet::new();
         let mut renamed = *changed == Changed::All;
+        let departed = self.departures.len();
+        let before = match changed {
+            Changed::All => {
+                self.sources(topology.services().keys().chain(self.services.keys()).chain(self.kept.keys()))
+            }
+            Changed::Services(services) => self.sources(services.iter()),
+        };
         match changed {
             Changed::All => {
-                let known: Vec<ServiceId> = self.services.keys().cloned().collect();
-                for id in topology.services().keys().cloned().chain(known).collect::<BTreeSet<_>>() {
-                    renamed |= self.read(topology, &id, true);
-                    touched.insert(id);
+                for id in before.keys() {
+                    renamed |= self.read(topology, id, true);
+                    touched.insert(id.clone());
                 }
                 // All that there is has been read: a value lives on with its key alone.
                 self.remembered = Arc::default();
@@ -151,6 +154,7 @@ impl Settled {
                 }
             }
         }
+        self.note_bearers(departed, &before);
         if renamed {
             let readings = self.services.iter().map(|(id, it)| (id, &*it.reading));
             self.claims = Arc::new(Claims::decide(readings, &self.claims, &self.limits));
@@ -160,7 +164,7 @@ impl Settled {
         touched
     }
 
-    /// The upstreams whose keys have gone since this was last asked; not those of services that are gone as a whole.
+    /// The upstreams whose keys have gone since this was last asked.
     pub fn take_departures(&mut self) -> Vec<Departure> {
         std::mem::take(&mut self.departures)
     }
@@ -170,14 +174,6 @@ impl Settled {
         let count = |it: &Settlement| it.reading.upstreams.len();
         let of = services.iter().filter_map(|id| Some((id.clone(), count(self.services.get(id)?))));
         Present { services: of.collect(), all: self.services.values().map(count).sum() }
-    }
-
-    /// Whether an upstream of the service has a record, or one with the same address.
-    pub fn is_back(&self, service: &ServiceId, id: &UpstreamId, upstream: &Upstream) -> bool {
-        self.services.get(service).is_none_or(|it| {
-            let mut records = it.reading.upstreams.iter();
-            records.any(|(other, record)| other == id || record.address == upstream.address)
-        })
     }
 
     /// These upstreams of the service are served although they have no key. True if that changes anything.
@@ -190,40 +186,14 @@ impl Settled {
         self.decide(id)
     }
 
-    /// HAProxy refuses these services, for these reasons: each goes back to the form that HAProxy took last, or out,
-    /// until it is written anew. Services that `judged` knew in another form than now have been written since. Says for
-    /// which services the outcome is another one.
-    pub fn refuse(&mut self, culprits: &BTreeMap<ServiceId, String>, judged: &Self) -> BTreeSet<ServiceId> {
-        for (id, words) in culprits {
-            let (Some(now), Some(then)) = (self.services.get_mut(id), judged.services.get(id)) else { continue };
-            if Arc::ptr_eq(&now.source, &then.source) {
-                now.refused = Some(words.clone());
-            }
+    /// Forgets the services of which nothing is left, neither a key nor an upstream that is kept. Says which.
+    pub fn bury(&mut self) -> Vec<ServiceId> {
+        let buried: Vec<ServiceId> = self.ghosts.iter().filter(|id| !self.kept.contains_key(*id)).cloned().collect();
+        for id in &buried {
+            self.ghosts.remove(id);
+            self.services.remove(id);
         }
-        culprits.keys().filter(|id| self.decide(id)).cloned().collect()
-    }
-
-    /// What HAProxy refused may be fine now: something beside the store is another.
-    pub fn forgive(&mut self) {
-        self.services.values_mut().for_each(|it| it.refused = None);
-    }
-
-    /// HAProxy runs these services as they are wanted now: whatever started it, it took a file with them.
-    pub fn runs<'a>(&mut self, services: impl Iterator<Item = &'a ServiceId>) {
-        for id in services {
-            if let Some(it) = self.services.get_mut(id) {
-                it.taken.clone_from(&it.wanted);
-            }
-        }
-    }
-
-    /// HAProxy took a file with these services in this form.
-    pub fn taken(&mut self, file: &Self) {
-        for (id, then) in &file.services {
-            if let Some(now) = self.services.get_mut(id) {
-                now.taken.clone_from(&then.wanted);
-            }
-        }
+        buried
     }
 
     /// The same with these services alone.
@@ -243,100 +213,11 @@ impl Settled {
         self.services.get(id)?.wanted.as_ref()
     }
 
-    /// Keys that are not followed, with the reason in words.
-    pub fn quarantined(&self) -> BTreeMap<String, String> {
-        let mut all = self.beside.clone();
-        let mut add = |key: &str, reason: &str| {
-            let reasons = all.entry(key.to_owned()).or_default();
-            *reasons = if reasons.is_empty() { reason.to_owned() } else { format!("{reasons}; {reason}") };
-        };
-        for (id, it) in &self.services {
-            it.reading.refused.iter().for_each(|(key, reason)| add(key, reason));
-            if let Some(words) = &it.refused {
-                let outcome = if it.taken.is_some() { "its last good form serves" } else { "it has no good form yet" };
-                add(&id.folder(), &format!("HAProxy refuses the service: {words}; {outcome}"));
-            }
-            let hsts = |wanted: &Arc<Wanted>| wanted.settings.hsts.is_some();
-            if it.reading.settings.hsts.is_some() && !it.wanted.as_ref().is_some_and(hsts) {
-                add(
-                    &it.reading.hsts_by.key,
-                    "a host of it has a service with tls off too, which HSTS would make unreachable",
-                );
-            }
-        }
-        self.claims.refused().for_each(|(key, reasons)| add(key, &reasons.join("; ")));
-        all
-    }
-
     /// What has to be remembered over a restart of confgen.
     pub fn memory(&self) -> Memory {
         let good = self.services.iter().map(|(id, it)| (id.to_string(), it.reading.good.clone()));
         Memory::new(good.collect(), self.claims.holders().clone())
     }
-
-    /// Reads one service. True if it claims something else than before.
-    fn read(&mut self, topology: &Topology, id: &ServiceId, anew: bool) -> bool {
-        let reserved = self.limits.reserved_sections.contains(&id.to_string());
-        self.beside.remove(&id.folder());
-        if reserved && topology.services().contains_key(id) {
-            self.beside.insert(id.folder(), format!("an operator's own section is called {id}"));
-        }
-        let Some(service) = topology.services().get(id).filter(|_| !reserved) else {
-            return self.services.remove(id).is_some();
-        };
-        let old = self.services.get(id);
-        if !anew && old.is_some_and(|old| Arc::ptr_eq(&old.source, service)) {
-            return false;
-        }
-        let good = old.map(|old| &old.reading.good).or_else(|| self.remembered.good(id));
-        let reading = Arc::new(reading::read(service, good, &self.limits));
-        let renamed = old.is_none_or(|old| !old.reading.claims_like(&reading));
-        self.departures.extend(old.iter().flat_map(|old| departures(id, old, &reading)));
-        let (wanted, taken) = old.map(|old| (old.wanted.clone(), old.taken.clone())).unwrap_or_default();
-        // What HAProxy has against it, it has against this very form of it.
-        let refused = old.filter(|old| old.source == *service).and_then(|old| old.refused.clone());
-        let settlement = Settlement { source: Arc::clone(service), reading, wanted, refused, taken };
-        self.services.insert(id.clone(), settlement);
-        renamed
-    }
-
-    /// Decides what is wanted of one service. True if that is another thing than before.
-    fn decide(&mut self, id: &ServiceId) -> bool {
-        let Some(settlement) = self.services.get_mut(id) else { return true };
-        if settlement.refused.is_some() {
-            return std::mem::replace(&mut settlement.wanted, settlement.taken.clone()) != settlement.taken;
-        }
-        let reading = &settlement.reading;
-        let routes = self.claims.routes(id, reading);
-        let mut settings = reading.settings.clone();
-        // A browser that has seen HSTS for a host never asks it over HTTP again.
-        settings.hsts = settings.hsts.filter(|_| !routes.iter().any(|route| self.claims.is_plain(&route.domain)));
-        let wanted = Wanted {
-            routes,
-            url_reg: reading.url_reg.clone(),
-            binds: self.claims.binds(id, reading),
-            settings,
-            servers: if reading.held_back { Vec::new() } else { servers::servers(reading, self.kept.get(id)) },
-        };
-        let another = settlement.wanted.as_deref() != Some(&wanted);
-        if another {
-            settlement.wanted = Some(Arc::new(wanted));
-        }
-        another
-    }
-}
-
-/// The upstreams that a service had and has no more.
-fn departures(id: &ServiceId, old: &Settlement, new: &Reading) -> Vec<Departure> {
-    // A check that is off finds everything up: such an upstream is never kept.
-    if new.settings.check == Check::Off {
-        return Vec::new();
-    }
-    let departure = |(gone, field): (&UpstreamId, &Arc<Field<Upstream>>)| {
-        let upstream = old.reading.upstreams.get(gone).filter(|_| !new.upstreams.contains_key(gone))?;
-        Some(Departure { service: id.clone(), id: gone.clone(), upstream: upstream.clone(), lease: field.entry.lease })
-    };
-    old.source.upstreams().filter_map(departure).collect()
 }
 
 #[cfg(test)]

@@ -1,16 +1,24 @@
 //! What the template is given: the settled services as sections, and the maps that route to them. Pure.
 
+mod section;
+
 use std::collections::BTreeMap;
 use std::path::PathBuf;
+use std::sync::Arc;
 
-use discovery::{
-    Balance, Bind, Check, HttpCheck, Kind, Networks, Proto, ProxyProtocol, ServiceId, Sticky, Tls, UrlRegex,
-};
+use discovery::{Bind, Color, Host, Kind, Networks, ServiceId, Sticky};
 
+use crate::args::Rights;
+use crate::error_pages::ErrorPages;
+use crate::hop::Hop;
 use crate::operator::Operator;
-use crate::settle::{Server, ServerState, Settled, Wanted};
+use crate::settle::{Route, Settled, Wanted};
 
-/// What the flags say about the generated file. All text in it has been checked to stand in a line.
+pub(crate) use section::Section;
+
+use section::{rows, sections};
+
+/// What the flags, and the files they name, say about the generated file. All text in it has been checked to stand in a line.
 #[derive(Clone, Debug)]
 pub struct Site {
     /// Where HTTP is bound.
@@ -31,6 +39,14 @@ pub struct Site {
     pub trusted_proxies: Option<Networks>,
     /// The stats page's user with the crypt(3) hash of the password.
     pub stats_hash: String,
+    /// A host that the stats page has to itself.
+    pub stats_domain: Option<Host>,
+    /// The service that gets the ACME challenges of every host.
+    pub acme: Option<ServiceId>,
+    /// HAProxy's own rights.
+    pub rights: Rights,
+    /// What clients are shown in place of the built-in errors.
+    pub pages: Arc<ErrorPages>,
 }
 
 /// Everything that the file and the maps are written from.
@@ -38,10 +54,24 @@ pub struct View<'a> {
     pub(crate) site: &'a Site,
     pub(crate) operator: &'a Operator,
     pub(crate) http: Vec<Section<'a>>,
+    /// The services of HTTP whose TLS is passed through.
+    pub(crate) passthrough: Vec<Section<'a>>,
     pub(crate) tcp: Vec<Section<'a>>,
     pub(crate) maps: Maps,
+    /// Where terminated connections come from while TLS is passed through.
+    pub(crate) hop: Hop,
     /// Whether there is a `default` service.
     pub(crate) default: bool,
+    /// The service that gets the ACME challenges, if it is there.
+    pub(crate) acme: Option<&'a ServiceId>,
+    /// Whether a service remembers its clients by their addresses.
+    pub(crate) sticks_by_source: bool,
+    /// Where a process listens for what its predecessor remembers.
+    pub(crate) peers: Hop,
+    /// Whether HAProxy locks itself into a directory.
+    pub(crate) is_shut_in: bool,
+    /// Whether the process before may still send connections over the inner hop, which this file has no use for.
+    pub(crate) lingers: bool,
 }
 
 /// The maps' contents, a line an entry.
@@ -53,32 +83,59 @@ pub struct Maps {
     pub paths: String,
     /// Regular expression → backend; the first match counts.
     pub urls: String,
+    /// Host or wildcard whose TLS is passed through → backend.
+    pub passthrough: String,
 }
 
-/// A service's section.
-pub(crate) struct Section<'a> {
-    pub(crate) id: &'a ServiceId,
-    pub(crate) wanted: &'a Wanted,
-    /// Its servers; a section's structure is what is left without those that can come and go at run time.
-    pub(crate) servers: &'a [Server],
-}
+/// Where requests for hosts whose TLS is passed through end: over HTTP they are sent to HTTPS, and on a connection that is
+/// terminated here they are misdirected.
+pub const PASSTHROUGH: &str = "discover-passthrough";
 
 impl<'a> View<'a> {
     /// Arranges what is wanted.
     pub fn of(settled: &'a Settled, site: &'a Site, operator: &'a Operator) -> Self {
         let of_kind = |kind| {
             let services = settled.services().filter(move |(id, _)| id.kind == kind);
-            services.map(|(id, wanted)| Section { id, wanted, servers: &wanted.servers })
+            services.flat_map(|(id, wanted)| sections(id, wanted))
         };
+        let (owner, chroot) = rights(site, operator);
         let default = of_kind(Kind::Http).any(|section| section.is_default());
+        let sticks_by_source = settled.services().any(|(id, wanted)| remembers_clients(id, wanted));
+        let (passthrough, http) = of_kind(Kind::Http).partition(|section| section.wanted.settings.passes_through());
         Self {
+            sticks_by_source,
             site,
             operator,
-            http: of_kind(Kind::Http).collect(),
+            http,
+            passthrough,
+            hop: Hop::of(&site.runtime_socket, "discover-tls", owner.clone(), chroot.as_deref()),
+            peers: Hop::of(&site.runtime_socket, "discover-peers", owner, None),
+            is_shut_in: chroot.is_some(),
             tcp: of_kind(Kind::Tcp).filter(|section| has_section(section.id, section.wanted)).collect(),
             maps: maps(settled),
             default,
+            acme: site
+                .acme
+                .as_ref()
+                .filter(|id| settled.service(id).is_some_and(|wanted| gets_challenges(id, wanted, site))),
+            lingers: false,
         }
+    }
+
+    /// The same for a HAProxy that has been passing TLS through until now, or hasn't.
+    #[must_use]
+    pub fn after(self, passed_through: bool) -> Self {
+        Self { lingers: passed_through && !self.passes_through(), ..self }
+    }
+
+    /// Whether there is a service whose TLS is passed through.
+    pub(crate) fn passes_through(&self) -> bool {
+        !self.passthrough.is_empty()
+    }
+
+    /// The services of which a color may be asked for by header.
+    pub(crate) fn previewed(&self) -> impl Iterator<Item = &Section<'a>> {
+        self.http.iter().filter(|section| section.preview.is_none() && section.wanted.settings.preview.is_some())
     }
 
     /// Whether a `global` line is ours to write: the operator's own beats it.
@@ -92,37 +149,51 @@ pub fn has_section(id: &ServiceId, wanted: &Wanted) -> bool {
     id.kind == Kind::Http || !wanted.binds.is_empty()
 }
 
-/// What single services have a say in of the part of the file that all share.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Shared {
-    default: bool,
-    tcp: bool,
-    urls: Vec<(i64, UrlRegex)>,
+/// What a service has a say in of the part of the file that all share, besides being there: another answer means
+/// another part.
+pub fn share(id: &ServiceId, wanted: &Wanted, site: &Site) -> Option<String> {
+    let regex = wanted.url_reg.as_ref().map(|(since, regex)| format!("{since} {regex}"));
+    let remembers = remembers_clients(id, wanted).then(|| "remembers its clients".to_owned());
+    let previewed = wanted.settings.preview.as_ref().map(|networks| format!("is previewed from {networks}"));
+    let named = (id.is_default() || gets_challenges(id, wanted, site)).then(String::new);
+    let share: Vec<String> = named.into_iter().chain(remembers).chain(previewed).chain(regex).collect();
+    (!share.is_empty()).then(|| share.join(" "))
 }
 
-/// What the services of now say of the shared part: another answer means another part.
-pub fn shared(settled: &Settled) -> Shared {
-    let mut shared = Shared { default: false, tcp: false, urls: Vec::new() };
-    for (id, wanted) in settled.services() {
-        shared.default |= is_default(id);
-        shared.tcp |= id.kind == Kind::Tcp && has_section(id, wanted);
-        shared.urls.extend(wanted.url_reg.clone());
-    }
-    shared
+/// Whether ACME's challenges go to the service. One whose TLS is passed through gets no requests.
+fn gets_challenges(id: &ServiceId, wanted: &Wanted, site: &Site) -> bool {
+    site.acme.as_ref() == Some(id) && !wanted.settings.passes_through()
 }
 
-fn is_default(id: &ServiceId) -> bool {
-    id.kind == Kind::Http && id.name.as_str() == "default"
+/// Who HAProxy becomes, and what it locks itself into, as the flags or the operator's own lines say.
+fn rights(site: &Site, operator: &Operator) -> (Option<String>, Option<String>) {
+    let user = || site.rights.haproxy_user.name().map(|name| format!("user {name}"));
+    let chroot = || site.rights.chroot.as_ref().map(|dir| dir.display().to_string());
+    (operator.user.clone().or_else(user), operator.chroot.clone().or_else(chroot))
+}
+
+fn remembers_clients(id: &ServiceId, wanted: &Wanted) -> bool {
+    wanted.settings.sticky == Sticky::Source && has_section(id, wanted)
 }
 
 fn maps(settled: &Settled) -> Maps {
     let mut hosts: BTreeMap<String, ()> = BTreeMap::new();
     let mut paths: BTreeMap<String, String> = BTreeMap::new();
     let mut urls: Vec<(i64, String, String)> = Vec::new();
+    let mut passthrough: BTreeMap<String, String> = BTreeMap::new();
     for (id, wanted) in settled.services() {
         for route in &wanted.routes {
             hosts.insert(route.domain.to_string(), ());
-            paths.insert(format!("{}{}", route.domain, route.path.with_boundary()), id.to_string());
+            paths.insert(path_key(route), backend(id, wanted));
+            if wanted.settings.passes_through() {
+                passthrough.insert(route.domain.to_string(), id.to_string());
+            }
+        }
+        for preview in &wanted.previews {
+            for route in &preview.routes {
+                hosts.insert(route.domain.to_string(), ());
+                paths.insert(path_key(route), preview_section(id, &preview.color));
+            }
         }
         if let Some((since, regex)) = &wanted.url_reg {
             urls.push((*since, id.to_string(), regex.to_string()));
@@ -134,14 +205,31 @@ fn maps(settled: &Settled) -> Maps {
         hosts: hosts.keys().map(|host| line(host, host)).collect(),
         paths: paths.iter().map(|(path, backend)| line(path, backend)).collect(),
         urls: urls.iter().map(|(_, backend, regex)| line(regex, backend)).collect(),
+        passthrough: passthrough.iter().map(|(host, backend)| line(host, backend)).collect(),
     }
 }
 
-/// Networks in rows: HAProxy refuses a line of more than 64 words.
-fn rows(networks: Option<&Networks>) -> Vec<String> {
-    const PER_LINE: usize = 16;
-    let all: Vec<String> = networks.iter().flat_map(|n| n.iter()).map(ToString::to_string).collect();
-    all.chunks(PER_LINE).map(|row| row.join(" ")).collect()
+/// What leads to a route's section in the map of paths.
+pub fn path_key(route: &Route) -> String {
+    format!("{}{}", route.domain, route.path.with_boundary())
+}
+
+/// The section that a color is previewed in. No service is called so: names hold no colon.
+pub fn preview_section(id: &ServiceId, color: &Color) -> String {
+    format!("{}{color}", previews_of(id))
+}
+
+/// What the names of all such sections of a service begin with.
+pub fn previews_of(id: &ServiceId) -> String {
+    format!("{id}{PREVIEW}")
+}
+
+/// Follows the service in the name of a section for previews.
+pub const PREVIEW: &str = ":preview-";
+
+/// Where the requests go that are read here.
+pub fn backend(id: &ServiceId, wanted: &Wanted) -> String {
+    if wanted.settings.passes_through() { PASSTHROUGH.to_owned() } else { id.to_string() }
 }
 
 impl Site {
@@ -149,130 +237,10 @@ impl Site {
     pub(crate) fn trusted_rows(&self) -> Vec<String> {
         rows(self.trusted_proxies.as_ref())
     }
-}
 
-impl Section<'_> {
-    fn is_default(&self) -> bool {
-        is_default(self.id)
-    }
-
-    /// What a person would write above the section: which hosts and paths lead here.
-    pub(crate) fn comment(&self) -> String {
-        const SHOWN: usize = 4;
-        let routes = &self.wanted.routes;
-        let mut words: Vec<String> =
-            routes.iter().take(SHOWN).map(|route| format!("{}{}", route.domain, route.path)).collect();
-        if routes.len() > SHOWN {
-            words.push(format!("{} more", routes.len() - SHOWN));
-        }
-        if let Some((_, regex)) = &self.wanted.url_reg {
-            words.push(format!("URLs like {regex}"));
-        }
-        if self.is_default() {
-            words.push("whatever no other service answers for".into());
-        }
-        if words.is_empty() { "reached by no host or path".into() } else { words.join(", ") }
-    }
-
-    pub(crate) fn redirects_to_https(&self) -> bool {
-        self.wanted.settings.tls == Tls::Terminate
-    }
-
-    pub(crate) fn plain_http_only(&self) -> bool {
-        self.wanted.settings.tls == Tls::Off
-    }
-
-    pub(crate) fn terminates(&self) -> bool {
-        self.wanted.settings.tls == Tls::Terminate
-    }
-
-    /// The line's value where it isn't HAProxy's default.
-    pub(crate) fn balance(&self) -> Option<Balance> {
-        Some(self.wanted.settings.balance).filter(|balance| *balance != Balance::RoundRobin)
-    }
-
-    /// Servers can come and go at run time under a hash only if it is consistent.
-    pub(crate) fn hashes(&self) -> bool {
-        matches!(self.wanted.settings.balance, Balance::Source | Balance::Uri)
-    }
-
-    pub(crate) fn allow_rows(&self) -> Vec<String> {
-        rows(self.wanted.settings.allow.as_ref())
-    }
-
-    pub(crate) fn http_check(&self) -> Option<&HttpCheck> {
-        match &self.wanted.settings.check {
-            Check::Http(check) => Some(check),
-            Check::Tcp | Check::Off => None,
-        }
-    }
-
-    /// The host that a check asks for: one that the service answers for.
-    pub(crate) fn check_host(&self) -> Option<String> {
-        self.wanted.routes.iter().find_map(|route| match &route.domain {
-            discovery::Domain::Exact(host) => Some(host.to_string()),
-            discovery::Domain::Wildcard(_) => None,
-        })
-    }
-
-    pub(crate) fn hsts(&self) -> Option<String> {
-        self.wanted.settings.hsts.map(|hsts| {
-            let subdomains = if hsts.include_subdomains { "; includeSubDomains" } else { "" };
-            let preload = if hsts.preload { "; preload" } else { "" };
-            format!("max-age={}{subdomains}{preload}", hsts.max_age)
-        })
-    }
-
-    pub(crate) fn sticks_by_cookie(&self) -> bool {
-        self.wanted.settings.sticky == Sticky::Cookie
-    }
-
-    pub(crate) fn sticks_by_source(&self) -> bool {
-        self.wanted.settings.sticky == Sticky::Source
-    }
-
-    /// Whether the section takes an operator's `defaults` in place of the file's own, of which it then has nothing.
-    pub(crate) fn has_profile(&self) -> bool {
-        self.wanted.settings.profile.is_some()
-    }
-
-    /// What all servers of the section have in common and differs from the `defaults`.
-    pub(crate) fn default_server(&self) -> Option<String> {
-        let settings = &self.wanted.settings;
-        let mut words = Vec::new();
-        match (settings.check == Check::Off, self.has_profile()) {
-            (true, _) => words.push("no-check".to_owned()),
-            (false, true) => words.push("check".to_owned()),
-            (false, false) => {}
-        }
-        if self.has_profile() {
-            words.push(format!("weight {}", discovery::Weight::DEFAULT));
-        }
-        words.extend(settings.maxconn.map(|most| format!("maxconn {most}")));
-        match settings.proto {
-            None | Some(Proto::H1) => {}
-            Some(Proto::H2) => words.push("proto h2".into()),
-        }
-        match settings.proxy_protocol {
-            ProxyProtocol::Off => {}
-            ProxyProtocol::V1 => words.push("send-proxy".into()),
-            ProxyProtocol::V2 => words.push("send-proxy-v2".into()),
-        }
-        words.extend(settings.slowstart.map(|span| format!("slowstart {span}")));
-        (!words.is_empty()).then(|| words.join(" "))
-    }
-}
-
-impl Server {
-    /// What follows the address on the server's line. Drained is written as weight 0: HAProxy reads it as its own
-    /// `drain` (management manual, `set server state`), and no keyword says it.
-    pub(crate) fn options(&self) -> String {
-        let weight = if self.state == ServerState::Drain { 0 } else { self.weight };
-        let weight =
-            if weight == discovery::Weight::DEFAULT.get() { String::new() } else { format!(" weight {weight}") };
-        let backup = if self.backup { " backup" } else { "" };
-        let disabled = if self.state == ServerState::Maint { " disabled" } else { "" };
-        format!("{weight}{backup}{disabled}")
+    /// The condition on which the client speaks TLS: to us, or to a trusted proxy that says so.
+    pub(crate) fn over_tls(&self) -> &'static str {
+        if self.trusted_proxies.is_some() { "var(txn.scheme) -m str https wss" } else { "ssl_fc" }
     }
 }
 

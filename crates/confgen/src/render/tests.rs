@@ -3,28 +3,45 @@
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use clap::Parser;
 use expect_test::expect_file;
 use haproxy::check::{Checker, Verdict};
 use haproxy::command::CommandLine;
 
 use super::*;
+use crate::args::Cli;
+use crate::error_pages;
 use crate::operator::Operator;
 use crate::settle::tests::{settle, topology};
-use crate::settle::{Limits, Memory, Settled};
+use crate::settle::{Authorities, Authority, Limits, Memory, Settled};
 
-const SCENARIOS: [&str; 7] =
-    ["empty", "hosts-and-paths", "settings", "tcp", "colors-and-states", "old-layout", "garbage"];
+const SCENARIOS: [&str; 10] = [
+    "empty",
+    "hosts-and-paths",
+    "settings",
+    "reencrypt",
+    "tcp",
+    "passthrough",
+    "colors-and-states",
+    "preview",
+    "old-layout",
+    "garbage",
+];
 
 fn golden(scenario: &str, file: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("golden").join(scenario).join(file)
 }
 
-fn settled(scenario: &str) -> Settled {
+/// With one file of authorities.
+fn settled(scenario: &str, state_dir: &Path) -> Settled {
     let store = std::fs::read_to_string(golden(scenario, "store")).unwrap();
-    settle(&topology(&store), &Memory::default(), &Limits::default())
+    let copy = state_dir.join("ca/internal.pem").display().to_string().parse().unwrap();
+    let usable = [("internal.pem".parse().unwrap(), Authority { copy, print: "0".to_owned() })].into();
+    let authorities = Authorities { usable, ..Authorities::default() };
+    settle(&topology(&store), &Memory::default(), &Limits { authorities, ..Limits::default() })
 }
 
-fn site(state_dir: &Path) -> Site {
+pub(crate) fn site(state_dir: &Path) -> Site {
     Site {
         http_binds: vec!["*:80".parse().unwrap(), "[::]:80".parse().unwrap()],
         https_binds: vec!["*:443".parse().unwrap()],
@@ -36,6 +53,10 @@ fn site(state_dir: &Path) -> Site {
         trusted_proxies: None,
         // `crypt("secret")`
         stats_hash: "$5$saltsalt$Yl8FPpuNxpJj1lZwZ8yZ3y1T1oKkJYQ8W5pZJgM1kL/".into(),
+        stats_domain: None,
+        acme: None,
+        rights: Cli::parse_from(["confgen"]).common.options.rights,
+        pages: Arc::default(),
     }
 }
 
@@ -49,6 +70,7 @@ fn check(rendered: &Rendered, state_dir: &Path) -> Verdict {
     let maps = state_dir.join(&rendered.stamp);
     std::fs::create_dir_all(&maps).unwrap();
     std::fs::create_dir_all(state_dir.join("certs")).unwrap();
+    std::fs::create_dir_all(state_dir.join("ca")).unwrap();
     let key = rcgen::generate_simple_self_signed(["localhost".to_owned()]).unwrap();
     let put = |path: PathBuf, text: &str| {
         tempfile::NamedTempFile::new_in(state_dir)
@@ -59,7 +81,10 @@ fn check(rendered: &Rendered, state_dir: &Path) -> Verdict {
     put(maps.join("hosts.map"), &rendered.maps.hosts);
     put(maps.join("paths.map"), &rendered.maps.paths);
     put(maps.join("urls.map"), &rendered.maps.urls);
+    rendered.pages.files().for_each(|(name, content)| put(maps.join(name), std::str::from_utf8(content).unwrap()));
+    put(maps.join("passthrough.map"), &rendered.maps.passthrough);
     put(state_dir.join("certs/default.pem"), &(key.cert.pem() + &key.signing_key.serialize_pem()));
+    put(state_dir.join("ca/internal.pem"), &key.cert.pem());
     put(state_dir.join("certs/crt-list.txt"), &format!("{}\n", state_dir.join("certs/default.pem").display()));
     put(state_dir.join("server-state"), "1\n");
     put(state_dir.join("haproxy.cfg"), &rendered.cfg);
@@ -71,12 +96,13 @@ fn check(rendered: &Rendered, state_dir: &Path) -> Verdict {
 fn scenarios_render_as_before() {
     for scenario in SCENARIOS {
         let state_dir = Path::new("/var/lib/confgen");
-        let settled = settled(scenario);
+        let settled = settled(scenario, state_dir);
         let rendered = rendered(&settled, &site(state_dir), &Operator::default(), state_dir);
         expect_file![golden(scenario, "haproxy.cfg")].assert_eq(&rendered.cfg);
         expect_file![golden(scenario, "hosts.map")].assert_eq(&rendered.maps.hosts);
         expect_file![golden(scenario, "paths.map")].assert_eq(&rendered.maps.paths);
         expect_file![golden(scenario, "urls.map")].assert_eq(&rendered.maps.urls);
+        expect_file![golden(scenario, "passthrough.map")].assert_eq(&rendered.maps.passthrough);
         let quarantined: String = settled.quarantined().iter().map(|(key, why)| format!("{key}: {why}\n")).collect();
         expect_file![golden(scenario, "quarantined")].assert_eq(&quarantined);
     }
@@ -86,7 +112,7 @@ fn scenarios_render_as_before() {
 fn haproxy_takes_every_scenario_without_a_warning() {
     for scenario in SCENARIOS {
         let dir = tempfile::tempdir().unwrap();
-        let rendered = rendered(&settled(scenario), &site(dir.path()), &Operator::default(), dir.path());
+        let rendered = rendered(&settled(scenario, dir.path()), &site(dir.path()), &Operator::default(), dir.path());
         assert_eq!(check(&rendered, dir.path()), Verdict::Valid { warnings: Vec::new() }, "{scenario}");
     }
 }
@@ -111,8 +137,9 @@ fn the_file_reads_as_if_written_by_hand() {
         for block in blocks(&cfg) {
             assert_sorted(scenario, &block);
         }
-        for kind in ["backend ", "listen tcp-"] {
-            let names: Vec<_> = cfg.lines().filter(|line| line.starts_with(kind)).collect();
+        for (part, kind) in cfg.split("\ndefaults\n").flat_map(|part| ["backend ", "listen tcp-"].map(|it| (part, it)))
+        {
+            let names: Vec<_> = part.lines().filter(|line| line.starts_with(kind)).collect();
             assert!(names.is_sorted(), "{scenario}: {names:?}");
         }
     }
@@ -129,7 +156,7 @@ fn assert_sorted(scenario: &str, block: &[&str]) {
     let acts = |line: &str| ["bind", "mode", "server", "acl"].contains(&line.split(' ').next().unwrap_or_default());
     let keyword = |line: &&str| line.split(' ').next().unwrap_or_default().to_owned();
     let keywords: Vec<String> = lines.iter().filter(|line| !acts(line)).map(keyword).collect();
-    let rules = keywords.first().is_some_and(|first| first == "http-request");
+    let rules = keywords.first().is_some_and(|first| first == "http-request" || first == "tcp-request");
     assert!(rules || keywords.is_sorted(), "{scenario}: {keywords:?}");
 }
 
@@ -161,13 +188,13 @@ fn no_default_is_restated() {
 fn a_profile_takes_nothing_from_the_servers() {
     let operator =
         "defaults slow\n    mode http\n    timeout client 1h\n    timeout connect 2s\n    timeout server 1h\n";
-    let limits = Limits { profiles: Operator::of([operator]).profiles, ..Limits::default() };
+    let limits = Limits { profiles: Operator::of([("mine.cfg", operator)]).profiles, ..Limits::default() };
     let store = "http-services/a/domain a.com\n http-services/a/profile slow\n \
         http-services/a/upstreams/1 10.0.0.1:80\n tcp-services/b/ports 3306\n tcp-services/b/profile slow\n \
         tcp-services/b/check off\n tcp-services/b/upstreams/1 10.0.0.1:3306\n";
     let settled = settle(&topology(store), &Memory::default(), &limits);
     let dir = tempfile::tempdir().unwrap();
-    let mut rendered = rendered(&settled, &site(dir.path()), &Operator::of([operator]), dir.path());
+    let mut rendered = rendered(&settled, &site(dir.path()), &Operator::of([("mine.cfg", operator)]), dir.path());
     for (section, line) in [("backend http-a", "check weight 100"), ("listen tcp-b", "no-check weight 100")] {
         let text = rendered.cfg.split("\n\n").find(|block| block.contains(section)).unwrap();
         assert!(text.contains(&format!("\n    default-server {line}\n")), "{text}");
@@ -177,12 +204,69 @@ fn a_profile_takes_nothing_from_the_servers() {
     assert_eq!(check(&rendered, dir.path()), Verdict::Valid { warnings: Vec::new() });
 }
 
+/// The same file, where every flag that adds to it is given.
+fn full_site(state_dir: &Path) -> Site {
+    let pages = tempfile::tempdir().unwrap();
+    let page = std::fs::File::create_new(pages.path().join("404.html")).unwrap();
+    std::io::Write::write_all(&mut { page }, b"<p>nothing here").unwrap();
+    let flags = "confgen --chroot /var/lib/haproxy --runtime-socket-group adm --stats-domain stats.example.com \
+         --trusted-proxies 10.0.0.0/8,fd00::/8 --acme-service acme";
+    let options = Cli::parse_from(flags.split_whitespace()).common.options;
+    let given = options.site(String::new());
+    let Site { trusted_proxies, stats_domain, acme, rights, .. } = given;
+    let pages = Arc::new(error_pages::glimpse(Some(pages.path()), pages.path()));
+    Site { trusted_proxies, stats_domain, acme, rights, pages, ..site(state_dir) }
+}
+
 #[test]
-fn a_trusted_proxys_chain_is_kept() {
+fn every_flag_has_its_lines() {
+    let state_dir = Path::new("/var/lib/confgen");
+    let full = rendered(&settled("flags", state_dir), &full_site(state_dir), &Operator::default(), state_dir);
+    expect_file![golden("flags", "haproxy.cfg")].assert_eq(&full.cfg);
+    for block in blocks(&full.cfg) {
+        assert_sorted("flags", &block);
+    }
     let dir = tempfile::tempdir().unwrap();
-    let site = Site { trusted_proxies: Some("10.0.0.0/8".parse().unwrap()), ..site(dir.path()) };
-    let rendered = rendered(&Settled::default(), &site, &Operator::default(), dir.path());
-    // `req.hdr` would be the last word of the list alone.
-    assert!(rendered.cfg.contains("\n    http-request add-header X-Forwarded-For %[src] if trusted_proxy\n"));
+    let rendered = rendered(&settled("flags", dir.path()), &full_site(dir.path()), &Operator::default(), dir.path());
     assert_eq!(check(&rendered, dir.path()), Verdict::Valid { warnings: Vec::new() });
+}
+
+#[test]
+fn what_the_operator_sets_is_left_out() {
+    let operator =
+        Operator::of([("mine.cfg", "global\n    uid 0\n    group www-data\n    chroot /\n    log /dev/log local1\n")]);
+    let dir = tempfile::tempdir().unwrap();
+    let cfg = rendered(&Settled::default(), &full_site(dir.path()), &operator, dir.path()).cfg;
+    let global = blocks(&cfg)[1].join("\n");
+    for left_out in ["    user ", "    group ", "    chroot ", "    log "] {
+        assert!(!global.contains(left_out), "{left_out}: {global}");
+    }
+    assert!(global.contains("    stats socket "), "{global}");
+}
+
+#[test]
+fn a_challenge_is_led_to_a_service_that_is_there() {
+    let dir = tempfile::tempdir().unwrap();
+    let (site, operator) = (full_site(dir.path()), Operator::default());
+    let of = |store: &str| {
+        let settled = settle(&topology(store), &Memory::default(), &Limits::default());
+        let rendered = rendered(&settled, &site, &operator, dir.path());
+        (rendered.cfg, rendered.structure)
+    };
+    let (with, without) = (of("http-services/acme/upstreams/1 10.0.0.1:80"), of("http-services/shop/domain a.com"));
+    assert!(with.0.contains("set-var(txn.backend) str(http-acme) if { path_beg /.well-known/acme-challenge/ }"));
+    assert!(!without.0.contains("acme-challenge"));
+    // It comes with the service, so its coming is a matter of what all share.
+    let lack = without.1.lacks(&with.1).unwrap();
+    assert!(lack.services.iter().any(|id| id.to_string() == "http-acme"), "{lack:?}");
+}
+
+#[test]
+fn another_error_page_takes_a_restart() {
+    let dir = tempfile::tempdir().unwrap();
+    let of = |site: &Site| rendered(&Settled::default(), site, &Operator::default(), dir.path()).structure;
+    let (with, mut without) = (full_site(dir.path()), full_site(dir.path()));
+    assert_eq!(of(&with), of(&without));
+    without.pages = Arc::default();
+    assert_ne!(of(&with), of(&without));
 }

@@ -1,7 +1,8 @@
 //! Claims: one host + path, or one port, belongs to one service.
 //!
 //! Who holds a claim keeps it. Where nobody does, the key that was there first has it (the lower create revision; the
-//! name where one transaction wrote both).
+//! name where one transaction wrote both). A service that passes TLS through claims whole hosts: it has each alone, or
+//! leaves it to those who have parts of it.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -33,12 +34,31 @@ impl Claims {
     ) -> Self {
         let mut claims = Self::default();
         let mut wanted: BTreeMap<String, Vec<(&Naming, &ServiceId)>> = BTreeMap::new();
+        let readings: Vec<(&ServiceId, &Reading)> = readings.collect();
+        let contested = whole_hosts(&readings, before);
         for (id, reading) in readings {
-            for route in named_routes(reading) {
-                wanted.entry(route_claim(&route)).or_default().push((&reading.domains_by, id));
+            for (by, domain) in reading.named() {
+                if let Some(reason) = taken(domain, limits) {
+                    claims.refuse(by, reason);
+                }
+            }
+            let is_whole = reading.settings.passes_through();
+            for (by, route) in named_routes(reading).filter(|(_, route)| taken(&route.domain, limits).is_none()) {
+                match contested.get(&route.domain) {
+                    Some(Owner::Whole(owner)) if *owner != id => {
+                        let reason = format!("{} belongs to {owner}, which passes all of it through", route.domain);
+                        claims.refuse(by, reason);
+                    }
+                    Some(Owner::Parts) if is_whole => {
+                        let reason =
+                            format!("{} has another service, and passthrough takes a host whole", route.domain);
+                        claims.refuse(by, reason);
+                    }
+                    _ => wanted.entry(route_claim(&route)).or_default().push((by, id)),
+                }
             }
             if reading.settings.tls == Tls::Off {
-                claims.plain.extend(reading.domains.iter().cloned());
+                claims.plain.extend(reading.named().map(|(_, domain)| domain.clone()));
             }
             for bind in &reading.ports {
                 match not_to_be_had(bind.port, limits) {
@@ -68,10 +88,10 @@ impl Claims {
         self.plain.contains(domain)
     }
 
-    /// The routes that the service holds, sorted.
-    pub(super) fn routes(&self, id: &ServiceId, reading: &Reading) -> Vec<Route> {
-        let mut routes: Vec<Route> =
-            named_routes(reading).filter(|route| self.holders.get(&route_claim(route)) == Some(id)).collect();
+    /// The routes of these domains that the service holds, sorted.
+    pub(super) fn routes(&self, id: &ServiceId, reading: &Reading, domains: &[Domain]) -> Vec<Route> {
+        let named = domains.iter().flat_map(|domain| with_paths(reading, domain));
+        let mut routes: Vec<Route> = named.filter(|route| self.holders.get(&route_claim(route)) == Some(id)).collect();
         routes.sort();
         routes
     }
@@ -101,20 +121,62 @@ impl Claims {
     }
 }
 
+/// Why no service can have the host. A wildcard above it may be had: it never gets a host that is named.
+fn taken(domain: &Domain, limits: &Limits) -> Option<String> {
+    let Domain::Exact(host) = domain else { return None };
+    limits.reserved_hosts.get(host).map(|by| format!("{host} is reserved: {by} has it"))
+}
+
+/// Who has a host that a pass-through service claims.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Owner<'a> {
+    /// One that passes TLS through.
+    Whole(&'a ServiceId),
+    /// Those who claim paths of it.
+    Parts,
+}
+
+/// Who has each host that somebody claims as a whole. Whoever holds a path of it keeps that; else whoever holds the whole
+/// keeps it; else the first to come has it.
+fn whole_hosts<'a>(readings: &[(&'a ServiceId, &'a Reading)], before: &Claims) -> BTreeMap<&'a Domain, Owner<'a>> {
+    let whole = readings.iter().filter(|(_, reading)| reading.settings.passes_through());
+    let hosts: BTreeSet<&Domain> = whole.flat_map(|(_, reading)| &reading.domains).collect();
+    if hosts.is_empty() {
+        return BTreeMap::new();
+    }
+    // By host: the best claimant so far, and its rank.
+    let mut best: BTreeMap<&Domain, ((u8, i64, &ServiceId), Owner)> = BTreeMap::new();
+    for (id, reading) in readings.iter().filter(|(_, reading)| !reading.paths.is_empty()) {
+        let is_whole = reading.settings.passes_through();
+        let owner = if is_whole { Owner::Whole(id) } else { Owner::Parts };
+        for (by, domain) in reading.named().filter(|(_, domain)| hosts.contains(domain)) {
+            let holds = with_paths(reading, domain).any(|route| before.holders.get(&route_claim(&route)) == Some(id));
+            let rank = (if !holds { 2 } else { u8::from(is_whole) }, by.since, *id);
+            if best.get(domain).is_none_or(|(other, _)| rank < *other) {
+                best.insert(domain, (rank, owner));
+            }
+        }
+    }
+    best.into_iter().map(|(domain, (_, owner))| (domain, owner)).collect()
+}
+
 /// Why no service can have the port.
 fn not_to_be_had(port: u16, limits: &Limits) -> Option<String> {
     let outside = limits.tcp_ports.as_ref().filter(|ports| !ports.contains(&port));
-    match (limits.reserved_ports.get(&port), outside) {
-        (Some(by), _) => Some(format!("port {port} is reserved: {by} binds it")),
+    let reserved = limits.reserved_ports.iter().find(|(ports, _)| ports.contains(&port));
+    match (reserved, outside) {
+        (Some((_, by)), _) => Some(format!("port {port} is reserved: {by} binds it")),
         (None, Some(ports)) => Some(format!("port {port} is outside of --tcp-ports {}-{}", ports.start(), ports.end())),
         (None, None) => None,
     }
 }
 
-fn named_routes(reading: &Reading) -> impl Iterator<Item = Route> {
-    let with_paths =
-        |domain| reading.paths.iter().map(move |path| Route { domain: Clone::clone(domain), path: path.clone() });
-    reading.domains.iter().flat_map(with_paths)
+fn named_routes(reading: &Reading) -> impl Iterator<Item = (&Naming, Route)> {
+    reading.named().flat_map(|(by, domain)| with_paths(reading, domain).map(move |route| (by, route)))
+}
+
+fn with_paths<'a>(reading: &'a Reading, domain: &'a Domain) -> impl Iterator<Item = Route> + 'a {
+    reading.paths.iter().map(|path| Route { domain: domain.clone(), path: path.clone() })
 }
 
 fn route_claim(route: &Route) -> String {

@@ -2,69 +2,14 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
-use std::num::NonZeroU32;
 use std::sync::Arc;
 
 use discovery::{
-    Active, Balance, Bind, Check, Domain, Field, Hsts, Kind, Networks, Override, PathPrefix, Profile, Proto,
-    ProxyProtocol, Refusal, Service, Setting, SettingName, Span, Sticky, Tls, Upstream, UpstreamId, UrlRegex,
+    Bind, Color, Domain, Field, Override, PathPrefix, Refusal, Service, ServiceId, Setting, SettingName, Tls, Upstream,
+    UpstreamId, UrlRegex,
 };
 
-use super::Limits;
-
-/// What a service is set to; what is unset has the default.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Settings {
-    /// How TLS is treated: `both` unless set; a TCP service's is `off`.
-    pub tls: Tls,
-    /// How requests are spread: in turns unless set.
-    pub balance: Balance,
-    /// How HAProxy checks: by connecting unless set.
-    pub check: Check,
-    /// How a client stays: not unless set.
-    pub sticky: Sticky,
-    /// Who may come in; none is everybody.
-    pub allow: Option<Networks>,
-    /// Connections to one upstream.
-    pub maxconn: Option<NonZeroU32>,
-    /// How long a recovering upstream takes to its whole weight.
-    pub slowstart: Option<Span>,
-    /// `Strict-Transport-Security`.
-    pub hsts: Option<Hsts>,
-    /// The PROXY protocol towards upstreams.
-    pub proxy_protocol: ProxyProtocol,
-    /// The HTTP version towards upstreams.
-    pub proto: Option<Proto>,
-    /// The operator's `defaults` section.
-    pub profile: Option<Profile>,
-    /// The active colors.
-    pub active: Option<Active>,
-}
-
-impl Default for Settings {
-    fn default() -> Self {
-        Self::of(Kind::Http)
-    }
-}
-
-impl Settings {
-    fn of(kind: Kind) -> Self {
-        Self {
-            tls: if kind == Kind::Http { Tls::Both } else { Tls::Off },
-            balance: Balance::RoundRobin,
-            check: Check::Tcp,
-            sticky: Sticky::Off,
-            allow: None,
-            maxconn: None,
-            slowstart: None,
-            hsts: None,
-            proxy_protocol: ProxyProtocol::Off,
-            proto: None,
-            profile: None,
-            active: None,
-        }
-    }
-}
+use super::{Limits, Settings, passthrough};
 
 /// A key that names what a service claims.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -91,6 +36,9 @@ pub(super) struct Reading {
     pub(super) url_reg: Option<(i64, UrlRegex)>,
     /// Which key asks for HSTS.
     pub(super) hsts_by: Naming,
+    /// The colors that can be previewed, with the hosts that lead to them, and by which key.
+    pub(super) previews: BTreeMap<Color, Vec<Domain>>,
+    pub(super) previews_by: Naming,
     /// The upstreams and what is imposed on them, by id.
     pub(super) upstreams: BTreeMap<UpstreamId, Upstream>,
     pub(super) overrides: BTreeMap<UpstreamId, Override>,
@@ -102,30 +50,46 @@ pub(super) struct Reading {
     pub(super) refused: BTreeMap<String, String>,
 }
 
+/// More than a service needs that lists a thousand hosts, and a few megabytes in HAProxy.
+pub(super) const MOST_ROUTES: usize = 10_000;
+
 /// Settings without which a request might go where it must not, or be spoken in a way the upstream doesn't read.
-const GATES: [SettingName; 7] = [
+const GATES: [SettingName; 6] = [
     SettingName::Tls,
     SettingName::Sslpass,
     SettingName::Allow,
     SettingName::ProxyProtocol,
     SettingName::Proto,
     SettingName::Active,
-    SettingName::Verify,
 ];
 
 /// Reads a service. `remembered` are its last good values by key.
-pub(super) fn read(service: &Service, remembered: Option<&BTreeMap<String, String>>, limits: &Limits) -> Reading {
+pub(super) fn read(
+    id: &ServiceId,
+    service: &Service,
+    remembered: Option<&BTreeMap<String, String>>,
+    limits: &Limits,
+) -> Reading {
     let mut picker = Picker { remembered, good: BTreeMap::new(), refused: BTreeMap::new() };
     let kind = service.kind();
     let mut without = BTreeSet::new();
     let mut settings = Vec::new();
+    let mut case = Case { id, limits, hindrance: passthrough::hindrance(id, service), passes_through: false };
+    // In the order of the table: `tls` comes before what has to go with it.
     for (name, field) in service.settings() {
         if name == SettingName::Sslpass && service.setting(SettingName::Tls).is_some() {
             continue;
         }
+        if let Some(reason) = passthrough::pointless(name).filter(|_| case.passes_through) {
+            picker.refused.insert(field.entry.key.clone(), reason.into());
+            continue;
+        }
         let reread = |value: &[u8]| Setting::parse(kind, name, value);
-        match picker.pick(field, reread, |setting| vet(setting, limits)) {
-            Some(setting) => settings.push((naming(field), setting)),
+        match picker.pick(field, reread, |setting| vet(&case, setting)) {
+            Some(setting) => {
+                case.passes_through |= passthrough::is_asked_by(&setting);
+                settings.push((naming(field), setting));
+            }
             None => _ = without.insert(name),
         }
     }
@@ -146,25 +110,47 @@ pub(super) fn read(service: &Service, remembered: Option<&BTreeMap<String, Strin
         ports_by: Naming::default(),
         url_reg: None,
         hsts_by: Naming::default(),
+        previews: BTreeMap::new(),
+        previews_by: Naming::default(),
         upstreams,
         overrides,
         held_back: GATES.iter().any(|gate| without.contains(gate)),
         good: picker.good,
         refused: picker.refused,
     };
-    settings.into_iter().for_each(|(by, setting)| reading.take(by, setting));
+    for (by, setting) in settings {
+        if let Setting::Verify(verify) = &setting {
+            reading.refused.extend(limits.authorities.outdated(verify).map(|reason| (by.key.clone(), reason)));
+        }
+        reading.take(by, setting, limits);
+    }
+    reading.vet_tls(service, &without);
+    reading.limit_routes(service);
+    reading.name_previews(id, limits);
     reading
 }
 
 impl Reading {
     /// Whether all that other services could be touched by is the same.
     pub(super) fn claims_like(&self, other: &Self) -> bool {
-        let plain = |reading: &Self| reading.settings.tls == Tls::Off;
+        let tls = |reading: &Self| (reading.settings.tls == Tls::Off, reading.settings.passes_through());
         (&self.domains, &self.domains_by, &self.paths) == (&other.domains, &other.domains_by, &other.paths)
-            && (&self.ports, &self.ports_by, plain(self)) == (&other.ports, &other.ports_by, plain(other))
+            && (&self.ports, &self.ports_by, tls(self)) == (&other.ports, &other.ports_by, tls(other))
+            && (&self.previews, &self.previews_by) == (&other.previews, &other.previews_by)
     }
 
-    fn take(&mut self, by: Naming, setting: Setting) {
+    /// Each host goes with each path: two values of a few kilobytes can ask for millions of routes.
+    fn limit_routes(&mut self, service: &Service) {
+        let (hosts, paths) = (self.domains.len(), self.paths.len());
+        if let Some(field) = service.setting(SettingName::Path).filter(|_| hosts.saturating_mul(paths) > MOST_ROUTES) {
+            let reason =
+                format!("{hosts} hosts with {paths} paths each; {MOST_ROUTES} routes are the most; none is served");
+            self.refused.insert(field.entry.key.clone(), reason);
+            self.paths.clear();
+        }
+    }
+
+    fn take(&mut self, by: Naming, setting: Setting, limits: &Limits) {
         let settings = &mut self.settings;
         match setting {
             Setting::Domain(domains) => (self.domains, self.domains_by) = (domains, by),
@@ -180,11 +166,16 @@ impl Reading {
             Setting::Slowstart(span) => settings.slowstart = Some(span),
             Setting::Hsts(hsts) => (settings.hsts, self.hsts_by) = (Some(hsts), by),
             Setting::ProxyProtocol(version) => settings.proxy_protocol = version,
-            Setting::Proto(version) => settings.proto = Some(version),
-            Setting::Profile(profile) => settings.profile = Some(profile),
+            Setting::Proto(version) => settings.proto = version,
+            Setting::Verify(verify) => settings.trust = limits.authorities.trust(&verify).unwrap_or_default(),
+            Setting::Sni(sni) => settings.sni = sni,
+            Setting::Profile(profile) => {
+                settings.fixed_servers = limits.server_profiles.contains(&profile);
+                settings.profile = Some(profile);
+            }
             Setting::Active(active) => settings.active = Some(active),
-            // Vetted away, or without a meaning of their own while what they belong to is.
-            Setting::Sslpass(()) | Setting::Verify(_) | Setting::Sni(_) | Setting::Preview(_) => {}
+            Setting::Preview(networks) => (settings.preview, self.previews_by) = (Some(networks), by),
+            Setting::Sslpass(()) => settings.tls = Tls::Passthrough,
         }
     }
 }
@@ -193,15 +184,30 @@ fn naming<T>(field: &Field<T>) -> Naming {
     Naming { key: field.entry.key.clone(), since: field.entry.create_revision }
 }
 
+/// What a setting's value has to go with.
+struct Case<'a> {
+    id: &'a ServiceId,
+    limits: &'a Limits,
+    /// Why TLS can't be passed through.
+    hindrance: Option<String>,
+    /// Whether it is.
+    passes_through: bool,
+}
+
 /// Good in itself, but not to be had here.
-fn vet(setting: &Setting, limits: &Limits) -> Result<(), String> {
+fn vet(case: &Case, setting: &Setting) -> Result<(), String> {
+    let Case { id, limits, hindrance, .. } = case;
+    if let Some(reason) = hindrance.as_ref().filter(|_| passthrough::is_asked_by(setting)) {
+        return Err(reason.clone());
+    }
     match setting {
-        Setting::Tls(tls @ (Tls::Passthrough | Tls::Reencrypt)) => Err(format!("{tls}: not served by this version")),
-        Setting::Sslpass(()) => Err("passthrough: not served by this version; `tls` beats this key".into()),
-        Setting::Preview(_) => Err("not served by this version".into()),
+        Setting::Domain(domains) => limits.allowed.as_ref().map_or(Ok(()), |it| it.check(&id.name, domains)),
+        Setting::UrlReg(_) => limits.allowed.as_ref().map_or(Ok(()), |it| it.check_any(&id.name)),
+        Setting::Verify(verify) => limits.authorities.check(verify),
         Setting::Profile(profile) if !limits.profiles.contains(profile) => {
             Err(format!("no `defaults {profile}` in the operator's files"))
         }
+        setting if case.passes_through => passthrough::vet(setting),
         _ => Ok(()),
     }
 }

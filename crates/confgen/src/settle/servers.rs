@@ -35,26 +35,51 @@ pub enum ServerState {
 
 /// The servers of a service, by id; `kept` ones are served although they have no record.
 pub(super) fn servers(reading: &Reading, kept: Option<&BTreeMap<UpstreamId, Upstream>>) -> Vec<Server> {
-    let active = reading.settings.active.as_ref();
-    let mut servers: Vec<(Option<&Color>, Server)> = Vec::new();
-    let kept = kept.into_iter().flatten().filter(|(id, _)| !reading.upstreams.contains_key(*id));
-    let upstreams: BTreeMap<&UpstreamId, &Upstream> = reading.upstreams.iter().chain(kept).collect();
-    for (id, upstream) in upstreams {
-        let imposed = reading.overrides.get(id);
-        let weight = imposed.and_then(|o| o.weight).unwrap_or(upstream.weight);
-        let server = Server {
-            id: id.clone(),
-            address: upstream.address,
-            weight: weight.get(),
-            state: state(upstream, imposed, active),
-            backup: upstream.backup,
-        };
-        servers.push((upstream.color.as_ref(), server));
+    if reading.held_back {
+        return Vec::new();
     }
+    let active = reading.settings.active.as_ref();
+    let all = upstreams(reading, kept).into_iter();
+    let mut servers: Vec<(Option<&Color>, Server)> =
+        all.map(|(id, upstream)| (upstream.color.as_ref(), server(reading, id, upstream, active))).collect();
     if let Some(active) = active.filter(|active| active.iter().nth(1).is_some()) {
         share(&mut servers, active);
     }
     servers.into_iter().map(|(_, server)| server).collect()
+}
+
+/// The same of a color for those who may preview it: its upstreams while it is inactive, with their own weights.
+pub(super) fn previewed(
+    reading: &Reading,
+    kept: Option<&BTreeMap<UpstreamId, Upstream>>,
+    color: &Color,
+) -> Vec<Server> {
+    let is_inactive = reading.settings.active.as_ref().is_some_and(|active| active.share(color).is_none());
+    if reading.held_back || !is_inactive {
+        return Vec::new();
+    }
+    let of_color = upstreams(reading, kept).into_iter().filter(|(_, upstream)| upstream.color.as_ref() == Some(color));
+    of_color.map(|(id, upstream)| server(reading, id, upstream, None)).collect()
+}
+
+fn upstreams<'a>(
+    reading: &'a Reading,
+    kept: Option<&'a BTreeMap<UpstreamId, Upstream>>,
+) -> BTreeMap<&'a UpstreamId, &'a Upstream> {
+    let kept = kept.into_iter().flatten().filter(|(id, _)| !reading.upstreams.contains_key(*id));
+    reading.upstreams.iter().chain(kept).collect()
+}
+
+fn server(reading: &Reading, id: &UpstreamId, upstream: &Upstream, active: Option<&Active>) -> Server {
+    let imposed = reading.overrides.get(id);
+    let weight = imposed.and_then(|o| o.weight).unwrap_or(upstream.weight);
+    Server {
+        id: id.clone(),
+        address: upstream.address,
+        weight: weight.get(),
+        state: state(upstream, imposed, active),
+        backup: upstream.backup,
+    }
 }
 
 fn state(upstream: &Upstream, imposed: Option<&Override>, active: Option<&Active>) -> ServerState {

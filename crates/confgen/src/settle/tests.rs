@@ -27,6 +27,7 @@ pub(crate) fn settle(topology: &Topology, memory: &Memory, limits: &Limits) -> S
     let mut settled = Settled::remembering(memory.clone());
     settled.limit(limits.clone());
     settled.update(topology, &Changed::All);
+    settled.bury();
     settled
 }
 
@@ -100,6 +101,30 @@ fn a_value_that_went_with_its_service_does_not_come_back() {
 }
 
 #[test]
+fn a_service_without_any_key_is_kept_with_its_upstreams_or_buried() {
+    let all = topology("http-services/default/upstreams/1 10.0.0.1:80\n http-services/a/domain a.com");
+    let none = topology("http-services/a/domain a.com");
+    let mut settled = settle(&all, &Memory::default(), &Limits::default());
+    let one = Changed::Services([http("default")].into());
+    assert!(settled.update(&none, &one).contains(&http("default")));
+    let [lost] = <[Departure; 1]>::try_from(settled.take_departures()).unwrap();
+    settled.keep(&http("default"), [(lost.id, lost.upstream)].into());
+    assert_eq!(settled.bury(), []);
+    assert_eq!(service(&settled, "default").servers.len(), 1);
+    settled.update(&none, &Changed::All);
+    assert_eq!(service(&settled, "default").servers.len(), 1, "nor by a listing");
+    settled.keep(&http("default"), BTreeMap::new());
+    assert_eq!(settled.bury(), [http("default")]);
+    assert_eq!(settled.service(&http("default")), None);
+    // After a restart of confgen it is known from nothing but that it is kept.
+    let mut anew = settle(&none, &Memory::default(), &Limits::default());
+    let upstream = Upstream::parse(b"10.0.0.1:80").unwrap();
+    anew.keep(&http("default"), [("1".parse().unwrap(), upstream)].into());
+    anew.update(&none, &Changed::All);
+    assert_eq!((service(&anew, "default").servers.len(), anew.bury()), (1, vec![]));
+}
+
+#[test]
 fn a_port_on_every_ipv4_address_takes_in_ipv4_alone() {
     let settled = settled("tcp-services/db/ports 10.0.0.1:3306 *:3306 [fd00::1]:3306");
     let id = ServiceId { kind: Kind::Tcp, name: "db".parse().unwrap() };
@@ -109,7 +134,7 @@ fn a_port_on_every_ipv4_address_takes_in_ipv4_alone() {
 
 #[test]
 fn what_decides_who_may_come_in_is_never_guessed() {
-    for gate in ["allow nonsense", "tls passthrough", "tls nonsense", "sslpass 1", "proto h3", "active ="] {
+    for gate in ["allow nonsense", "tls nonsense", "proto h3", "active ="] {
         let lines =
             format!("http-services/a/domain a.com\n http-services/a/upstreams/1 10.0.0.1:80\n http-services/a/{gate}");
         let held = settled(&lines);
@@ -123,6 +148,133 @@ fn what_decides_who_may_come_in_is_never_guessed() {
     assert!(beaten.quarantined().is_empty());
 }
 
+/// What concerns TLS to upstreams holds nobody back who doesn't speak it.
+#[test]
+fn whom_a_request_is_sent_to_over_tls_is_never_guessed() {
+    for (lines, servers, quarantined) in [
+        ("tls reencrypt", 1, 0),
+        ("tls reencrypt\n http-services/a/verify no-such.pem", 0, 1),
+        ("tls reencrypt\n http-services/a/sni a b", 0, 1),
+        ("tls reencrypt\n http-services/a/sni off", 1, 0),
+        ("tls terminate\n http-services/a/verify no-such.pem", 1, 1),
+        ("tls terminate\n http-services/a/sni a b", 1, 1),
+    ] {
+        let store = "http-services/a/domain a.com\n http-services/a/upstreams/1 10.0.0.1:80\n http-services/a/";
+        let settled = settled(&format!("{store}{lines}"));
+        let seen = (service(&settled, "a").servers.len(), settled.quarantined().len());
+        assert_eq!(seen, (servers, quarantined), "{lines}");
+    }
+    let nameless = |verify: &str| {
+        let lines = "http-services/a/domain *.a.com\n http-services/a/upstreams/1 10.0.0.1:80\n \
+                     http-services/a/tls reencrypt\n http-services/a/sni off\n http-services/a/verify ";
+        service(&settled(&format!("{lines}{verify}")), "a").servers.len()
+    };
+    assert_eq!((nameless("on"), nameless("off")), (0, 1));
+}
+
+#[test]
+fn an_older_content_of_a_file_of_authorities_serves_and_is_told_of() {
+    let name: discovery::FileName = "ca.pem".parse().unwrap();
+    let authority = Authority { copy: "/state/ca/ca.pem".parse().unwrap(), print: "1".to_owned() };
+    let limits = |usable: bool, refused: Option<&str>| {
+        let usable = usable.then(|| (name.clone(), authority.clone())).into_iter().collect();
+        let refused = refused.map(|reason| (name.clone(), reason.to_owned())).into_iter().collect();
+        Limits { authorities: Authorities { usable, refused }, ..Limits::default() }
+    };
+    let store = topology(
+        "http-services/a/domain a.com\n http-services/a/upstreams/1 10.0.0.1:80\n http-services/a/tls reencrypt\n \
+         http-services/a/verify ca.pem",
+    );
+    for (usable, refused, servers, said) in [
+        (true, None, 1, None),
+        (true, Some("broken"), 1, Some("ca.pem in --ca-dir: broken; its last good content serves")),
+        (false, Some("broken"), 0, Some("ca.pem in --ca-dir: broken; no good value yet")),
+        (false, None, 0, Some("no file ca.pem in --ca-dir; no good value yet")),
+    ] {
+        let settled = settle(&store, &Memory::default(), &limits(usable, refused));
+        assert_eq!(service(&settled, "a").servers.len(), servers, "{said:?}");
+        assert_eq!(settled.quarantined().values().next().map(String::as_str), said);
+    }
+}
+
+#[test]
+fn passthrough_has_its_whole_host_and_nothing_inside_beside_it() {
+    for by in ["tls passthrough", "sslpass"] {
+        let store = |more: &str| {
+            settled(&format!(
+                "http-services/a/domain a.com\n http-services/a/upstreams/1 10.0.0.1:443\n http-services/a/{by}\n {more}"
+            ))
+        };
+        let alone = store("");
+        assert!(service(&alone, "a").settings.passes_through() && alone.quarantined().is_empty());
+        for beside in ["path /x", "url_reg ^/x", "sticky cookie", "hsts 180d"] {
+            let settled = store(&format!("http-services/a/{beside}"));
+            let (a, key) = (service(&settled, "a"), format!("http-services/a/{}", by.split(' ').next().unwrap()));
+            assert!(!a.settings.passes_through() && a.servers.is_empty(), "{beside}: {a:?}");
+            assert!(settled.quarantined()[&key].contains("not beside"), "{beside}");
+        }
+        for pointless in ["balance uri", "proto h2"] {
+            let settled = store(&format!("http-services/a/{pointless}"));
+            let a = service(&settled, "a");
+            assert!(a.settings.passes_through() && a.servers.len() == 1, "{pointless}: {a:?}");
+            assert_eq!(settled.quarantined().len(), 1, "{pointless}");
+        }
+        assert!(store("http-services/a/sticky source").quarantined().is_empty());
+    }
+    let beaten = settled("http-services/a/sslpass\n http-services/a/tls terminate");
+    assert!(!service(&beaten, "a").settings.passes_through());
+    let default = settled("http-services/default/tls passthrough\n http-services/default/upstreams/1 10.0.0.1:443");
+    assert!(service(&default, "default").servers.is_empty());
+}
+
+#[test]
+fn what_was_before_a_bad_passthrough_serves_on() {
+    let store = |tls: &str| {
+        topology(&format!(
+            "http-services/a/domain a.com\n http-services/a/path /x\n http-services/a/tls {tls}\n \
+             http-services/a/upstreams/1 10.0.0.1:443"
+        ))
+    };
+    let mut settled = settle(&store("terminate"), &Memory::default(), &Limits::default());
+    settled.update(&store("passthrough"), &Changed::All);
+    let a = service(&settled, "a");
+    assert_eq!((a.settings.tls, a.servers.len()), (discovery::Tls::Terminate, 1));
+}
+
+#[test]
+fn a_host_is_passed_through_whole_or_not_at_all() {
+    let through = "http-services/pt/tls passthrough\n http-services/pt/domain a.com *.b.com\n";
+    let part = "http-services/part/domain a.com\n http-services/part/path /x\n";
+    let routes_of = |settled: &Settled| (routes(settled, "pt"), routes(settled, "part"));
+    let whole = || (vec!["a.com/".to_owned(), "*.b.com/".to_owned()], Vec::<String>::new());
+    let parts = || (vec!["*.b.com/".to_owned()], vec!["a.com/x".to_owned()]);
+    // Whoever was there first, where nobody holds it; a line is a revision.
+    let first = settled(&format!("{through}{part}"));
+    assert_eq!(routes_of(&first), whole());
+    let second = settled(&format!("{part}{through}"));
+    assert_eq!(routes_of(&second), parts());
+    let reason = "a.com has another service, and passthrough takes a host whole";
+    assert_eq!(second.quarantined(), [("http-services/pt/domain".to_owned(), reason.to_owned())].into());
+    // Whoever holds it keeps it.
+    let limits = Limits::default();
+    let both = [topology(&format!("{through}{part}")), topology(&format!("{part}{through}"))];
+    for store in both {
+        assert_eq!(routes_of(&settle(&store, &first.memory(), &limits)), whole());
+        assert_eq!(routes_of(&settle(&store, &second.memory(), &limits)), parts());
+    }
+    // Somebody else's part of a host that was shared until now.
+    let shared =
+        settled("http-services/pt/domain a.com *.b.com\n http-services/part/domain a.com\n http-services/part/path /x");
+    let now = settle(&topology(&format!("{through}{part}")), &shared.memory(), &limits);
+    assert_eq!(routes_of(&now), parts());
+    // Wildcards and hosts are different things.
+    let beside = settled(&format!("{through} http-services/part/domain x.b.com"));
+    assert_eq!(routes_of(&beside), (whole().0, vec!["x.b.com/".to_owned()]));
+    // Of two that pass through, the first.
+    let two = settled(&format!("{through} http-services/part/tls passthrough\n http-services/part/domain a.com"));
+    assert_eq!(routes_of(&two), whole());
+}
+
 #[test]
 fn an_unreadable_path_claims_nothing() {
     let settled = settled("http-services/a/domain a.com\n http-services/a/path api");
@@ -130,25 +282,37 @@ fn an_unreadable_path_claims_nothing() {
 }
 
 #[test]
-fn reserved_ports_and_sections() {
+fn reserved_ports() {
     let limits = Limits {
-        reserved_ports: [(80, "--http-bind".to_owned())].into(),
-        reserved_sections: vec!["http-mine".into()],
+        reserved_ports: vec![(80..=80, "--http-bind".to_owned()), (4000..=4010, "frontend a".to_owned())],
         tcp_ports: Some(1024..=65535),
         ..Limits::default()
     };
     let lines =
-        "tcp-services/db/ports 80 81 3306\n http-services/mine/domain a.com\n tcp-services/two/ports 10.0.0.1:3306";
+        "tcp-services/db/ports 80 81 3306\n tcp-services/three/ports 4010\n tcp-services/two/ports 10.0.0.1:3306";
     let settled = settle(&topology(lines), &Memory::default(), &limits);
     let db = ServiceId { kind: Kind::Tcp, name: "db".parse().unwrap() };
     assert_eq!(settled.service(&db).unwrap().binds, ["3306".parse().unwrap()]);
-    assert!(settled.service(&http("mine")).is_none());
     let reasons: Vec<_> = settled.quarantined().iter().map(|(key, reason)| format!("{key}: {reason}")).collect();
     expect_test::expect![[r#"
-        http-services/mine/: an operator's own section is called http-mine
         tcp-services/db/ports: port 80 is reserved: --http-bind binds it; port 81 is outside of --tcp-ports 1024-65535
+        tcp-services/three/ports: port 4010 is reserved: frontend a binds it
         tcp-services/two/ports: :3306 belongs to tcp-db, which had it first"#]]
     .assert_eq(&reasons.join("\n"));
+}
+
+#[test]
+fn a_reserved_host_is_nobodys() {
+    let reserved_hosts = [("stats.a.com".parse().unwrap(), "--stats-domain".to_owned())].into();
+    let limits = Limits { reserved_hosts, ..Limits::default() };
+    let lines =
+        "http-services/a/domain stats.a.com www.a.com\n http-services/a/path /x /y\n http-services/b/domain *.a.com";
+    let settled = settle(&topology(lines), &Memory::default(), &limits);
+    let routes = |name| service(&settled, name).routes.iter().map(|it| it.domain.to_string()).collect::<Vec<_>>();
+    assert_eq!((routes("a"), routes("b")), (vec!["www.a.com".into(); 2], vec!["*.a.com".into()]));
+    let reasons: Vec<_> = settled.quarantined().into_iter().collect();
+    let reason = "stats.a.com is reserved: --stats-domain has it";
+    assert_eq!(reasons, [("http-services/a/domain".to_owned(), reason.to_owned())]);
 }
 
 #[test]
@@ -225,6 +389,7 @@ fn a_change_costs_its_own_service_alone() {
     assert!(Arc::ptr_eq(&b, settled.service(&http("b")).unwrap()));
     let less = topology("http-services/b/domain b.com");
     assert_eq!(settled.update(&less, &changed), [http("a")].into());
+    assert_eq!(settled.bury(), [http("a")]);
     assert!(settled.service(&http("a")).is_none());
 }
 
@@ -232,10 +397,10 @@ proptest! {
     /// Whatever comes in whatever order: keeping what was decided changes no decision.
     #[test]
     fn step_by_step_comes_to_the_same_as_at_once(
-        steps in prop::collection::vec((0..4_usize, 0..6_usize, 0..5_usize), 1..30),
+        steps in prop::collection::vec((0..4_usize, 0..6_usize, 0..6_usize), 1..30),
     ) {
         let keys = ["domain", "path", "tls", "hsts", "upstreams/1", "ports"];
-        let values = ["a.com b.com", "b.com", "/x", "off", "10.0.0.1:80"];
+        let values = ["a.com b.com", "b.com", "/x", "off", "10.0.0.1:80", "passthrough"];
         let mut store = Topology::default();
         let mut settled = Settled::remembering(Memory::default());
         for (step, (service, key, value)) in steps.into_iter().enumerate() {
@@ -255,6 +420,7 @@ proptest! {
             let mut changed = Changed::nothing();
             changed.join(id);
             let touched = settled.update(&store, &changed);
+            settled.bury();
             let at_once = settle(&store, &before, &Limits::default());
             prop_assert!(settled.services().eq(at_once.services()), "{touched:?}");
             prop_assert_eq!(settled.quarantined(), at_once.quarantined());
@@ -288,4 +454,62 @@ fn a_service_that_haproxy_refuses_goes_back_to_its_last_good_form() {
     settled.update(&better, &Changed::All);
     assert_eq!(settled.refuse(&culprits, &judged), BTreeSet::new());
     assert!(settled.quarantined().is_empty() && settled.service(&http("c")).is_some());
+}
+
+#[test]
+fn hosts_with_paths_are_bounded() {
+    let words = |word: &dyn Fn(usize) -> String| (0..101).map(word).collect::<Vec<_>>().join(" ");
+    let (hosts, paths) = (words(&|n| format!("{n}.a.com")), words(&|n| format!("/{n}")));
+    let store = |paths: &str| settled(&format!("http-services/a/domain {hosts}\n http-services/a/path {paths}"));
+    assert_eq!(routes(&store("/x /y"), "a").len(), 202);
+    let bomb = store(&paths);
+    assert_eq!(routes(&bomb, "a"), Vec::<String>::new());
+    let reason = "101 hosts with 101 paths each; 10000 routes are the most; none is served";
+    assert_eq!(bomb.quarantined(), [("http-services/a/path".to_owned(), reason.to_owned())].into());
+}
+
+#[test]
+fn the_servers_of_a_service_that_haproxy_refuses_come_and_go() {
+    let store = |more: &str| {
+        topology(&format!("http-services/a/domain a.com\n http-services/a/upstreams/1 10.0.0.1:80\n{more}"))
+    };
+    let mut settled = settle(&store(""), &Memory::default(), &Limits::default());
+    settled.taken(&settled.clone());
+    let drained = r#"http-services/a/upstreams/1 {"address":"10.0.0.1:80","state":"drain"}"#;
+    settled.update(&store(&format!("http-services/a/url_reg ^/x\n{drained}")), &Changed::All);
+    let culprits = [(http("a"), "bad".to_owned())].into();
+    settled.refuse(&culprits, &settled.clone());
+    let states = |settled: &Settled| service(settled, "a").servers.iter().map(|it| it.state).collect::<Vec<_>>();
+    assert_eq!((states(&settled), service(&settled, "a").url_reg.is_none()), (vec![ServerState::Maint], true));
+    assert_eq!(settled.frozen().count(), 0);
+    settled.refuse(&culprits, &settled.clone());
+    assert_eq!(states(&settled), [ServerState::Ready], "HAProxy refuses that too");
+    assert_eq!(settled.frozen().collect::<Vec<_>>(), [&http("a")]);
+    settled.forgive();
+    assert_eq!(settled.frozen().count(), 0);
+}
+
+#[test]
+fn whoever_bore_a_lost_address_is_noted() {
+    let leased = |service: &str, id: &str, lease| Entry {
+        key: format!("http-services/{service}/upstreams/{id}"),
+        value: b"10.0.0.1:80".to_vec(),
+        create_revision: 1,
+        mod_revision: 1,
+        lease,
+    };
+    let stays = Entry { value: b"10.0.0.2:80".to_vec(), ..leased("a", "2", 7) };
+    let before = [leased("a", "1", 7), leased("b", "1", 7), stays.clone()];
+    // In one breath `a` loses it, `0` and `c` come to it, and `b`, which had it, is written again.
+    let now = Topology::of(&[leased("0", "1", 7), leased("b", "1", 8), leased("c", "1", 9), stays]);
+    let changed = ["0", "a", "b", "c"].map(http).into();
+    for changed in [Changed::Services(changed), Changed::All] {
+        let mut settled = settle(&Topology::of(&before), &Memory::default(), &Limits::default());
+        settled.update(&now, &changed);
+        let [lost] = <[Departure; 1]>::try_from(settled.take_departures()).unwrap();
+        let bore: Vec<String> = lost.bore.iter().map(|(service, _)| service.to_string()).collect();
+        assert_eq!(bore, ["http-a", "http-b"], "{changed:?}");
+        let live = settled.bearers([&lost.upstream].into_iter());
+        assert_eq!(live[&lost.upstream.address].len(), 3);
+    }
 }

@@ -1,0 +1,154 @@
+//! The admin port: the report and HAProxy's own figures, shown. Nothing here can change anything, or keep a round waiting.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use axum::Router;
+use axum::extract::{Path, Query, State};
+use axum::http::StatusCode;
+use axum::http::header::CONTENT_TYPE;
+use axum::response::{Html, IntoResponse, Response};
+use axum::routing::get;
+use daemon::admin::{Config, Error, Probes, Pulse, Server};
+use haproxy::runtime::Socket;
+use prometheus_client::registry::Registry;
+use serde::{Deserialize, Serialize};
+use tokio::sync::{Mutex, watch};
+use tokio_util::sync::CancellationToken;
+
+use crate::acknowledge::said;
+use crate::api::{self, Counted};
+use crate::page::page;
+use crate::report::Report;
+
+/// HAProxy's figures serve everybody who asks within this: its answer for 10,000 servers has some 3 MB.
+const FIGURES_LAST: Duration = Duration::from_millis(500);
+/// A HAProxy that is slower than this has other worries.
+const FIGURES_WITHIN: Duration = Duration::from_secs(2);
+
+/// An admin port that listens, and its address to call.
+pub struct Port {
+    server: Server,
+    url: Option<String>,
+}
+
+impl Port {
+    /// Binds it, where there is to be one.
+    pub async fn bind(config: Option<Config>) -> Result<Option<Self>, Error> {
+        let Some(config) = config else { return Ok(None) };
+        let url = config.url();
+        Ok(Some(Self { server: Server::bind(config).await?, url }))
+    }
+
+    /// Answers from now on, beside the daemon.
+    pub fn open(self, report: &watch::Sender<Report>, pulse: Pulse, socket: Socket, ended: CancellationToken) {
+        report.send_modify(|report| report.url = self.url);
+        let figures = Mutex::new(None);
+        let shown =
+            Arc::new(Shown { report: report.subscribe(), socket: socket.with_timeout(FIGURES_WITHIN), figures });
+        let probes = Arc::clone(&shown);
+        let routes = daemon::admin::routes(pulse, probes).merge(routes(shown));
+        tokio::spawn(self.server.serve(routes, ended));
+    }
+}
+
+/// What is shown.
+struct Shown {
+    report: watch::Receiver<Report>,
+    socket: Socket,
+    /// What HAProxy counted, and when it was asked.
+    figures: Mutex<Option<(Instant, Arc<Counted>)>>,
+}
+
+impl Shown {
+    fn report(&self) -> Report {
+        self.report.borrow().clone()
+    }
+
+    /// HAProxy's figures, asked for once however many want them.
+    async fn figures(&self) -> Arc<Counted> {
+        let mut last = self.figures.lock().await;
+        if let Some((at, figures)) = &*last
+            && at.elapsed() < FIGURES_LAST
+        {
+            return Arc::clone(figures);
+        }
+        let socket = self.socket.clone();
+        let asked = tokio::task::spawn_blocking(move || socket.stats().map_err(|error| error.to_string())).await;
+        let figures = Arc::new(asked.unwrap_or_else(|error| Err(error.to_string())));
+        *last = Some((Instant::now(), Arc::clone(&figures)));
+        figures
+    }
+
+    /// Makes an answer of report and figures, off the runtime: there may be ten thousand upstreams in it.
+    async fn made<T: Send + 'static>(
+        &self,
+        make: impl FnOnce(&Report, &Counted) -> T + Send + 'static,
+    ) -> Result<T, StatusCode> {
+        let (report, figures) = (self.report(), self.figures().await);
+        let made = tokio::task::spawn_blocking(move || make(&report, &figures)).await;
+        made.map_err(|_| StatusCode::INTERNAL_SERVER_ERROR)
+    }
+}
+
+impl Probes for Shown {
+    fn ready(&self) -> Result<String, String> {
+        self.report.borrow().in_sync()
+    }
+
+    fn metrics(&self, registry: &mut Registry) {
+        crate::metrics::register(&self.report(), registry);
+    }
+}
+
+/// Which upstreams are asked for.
+#[derive(Deserialize)]
+struct Which {
+    service: Option<String>,
+}
+
+fn routes(shown: Arc<Shown>) -> Router {
+    let api = Router::new()
+        .route("/status", get(async |State(shown): Shared| json(&api::status(&shown.report()))))
+        .route("/quarantine", get(async |State(shown): Shared| json(&api::quarantine(&shown.report()))))
+        .route("/history", get(async |State(shown): Shared| json(&api::history(&shown.report()))))
+        .route("/balancer", get(async |State(shown): Shared| json(&said(&shown.report(), usize::MAX))))
+        .route("/certificates", get(async |State(shown): Shared| json(&api::certificates(&shown.report()))))
+        .route("/services", get(services))
+        .route("/services/{id}", get(service))
+        .route("/upstreams", get(upstreams));
+    Router::new().route("/", get(status_page)).nest("/api/v1", api).with_state(shown)
+}
+
+type Shared = State<Arc<Shown>>;
+
+async fn services(State(shown): Shared) -> Result<Response, StatusCode> {
+    shown.made(|report, figures| json(&api::services(report, figures))).await
+}
+
+async fn upstreams(State(shown): Shared, Query(which): Query<Which>) -> Result<Response, StatusCode> {
+    shown.made(move |report, figures| json(&api::upstreams(report, figures, which.service.as_deref()))).await
+}
+
+async fn service(State(shown): Shared, Path(id): Path<String>) -> Result<Response, StatusCode> {
+    let answer = move |report: &Report, figures: &Counted| match api::service(report, figures, &id) {
+        Some(service) => json(&service),
+        None => {
+            let error = serde_json::json!({ "error": format!("no service is called {id}; http-shop is the HTTP service shop") });
+            (StatusCode::NOT_FOUND, json(&error)).into_response()
+        }
+    };
+    shown.made(answer).await
+}
+
+async fn status_page(State(shown): Shared) -> Result<Response, StatusCode> {
+    let page = shown.made(page).await?;
+    Ok(Html(page.map_err(|_| StatusCode::INTERNAL_SERVER_ERROR)?).into_response())
+}
+
+fn json(value: &impl Serialize) -> Response {
+    match serde_json::to_vec(value) {
+        Ok(text) => ([(CONTENT_TYPE, "application/json")], text).into_response(),
+        Err(_) => StatusCode::INTERNAL_SERVER_ERROR.into_response(),
+    }
+}

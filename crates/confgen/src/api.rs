@@ -1,0 +1,250 @@
+//! What `/api/v1/` answers, as data. Pure: a report and what HAProxy counts come in, values that serde writes go out.
+//!
+//! Others read it: a name that was given stays, a new one may come. Times are RFC 3339 in UTC, durations are seconds.
+
+mod service;
+mod upstream;
+
+use std::collections::{BTreeMap, HashMap};
+use std::time::{Duration, SystemTime};
+
+use discovery::{Balancer, ServiceId};
+use haproxy::runtime::Stat;
+use serde::Serialize;
+
+use crate::certificate::Certificate;
+use crate::report::{Done, Operators, Report};
+
+pub use service::{ServiceInFull, first_services, service, services};
+pub use upstream::{UpstreamShown, upstreams};
+
+/// What HAProxy counts, by backend and server; or why it can't be asked.
+pub type Counted = Result<Vec<Stat>, String>;
+
+/// The same, found by name.
+pub(crate) struct Rows<'a>(HashMap<(&'a str, &'a str), &'a Stat>);
+
+impl<'a> Rows<'a> {
+    /// No rows where HAProxy couldn't be asked.
+    pub(crate) fn of(counted: &'a Counted) -> Self {
+        let rows = counted.iter().flatten();
+        Self(rows.map(|row| ((row.proxy.as_str(), row.name.as_str()), row)).collect())
+    }
+
+    pub(crate) fn get(&self, section: &str, name: &str) -> Option<&'a Stat> {
+        self.0.get(&(section, name)).copied()
+    }
+}
+
+/// `/api/v1/status`: how things stand in all.
+#[derive(Debug, Serialize)]
+pub struct Status {
+    /// confgen's own version.
+    pub version: &'static str,
+    /// Whether HAProxy runs what the store asks for, as `/ready` has it.
+    pub in_sync: bool,
+    /// The same in words.
+    pub words: String,
+    /// The store.
+    pub store: Store,
+    /// The HAProxy that answers, if one does.
+    pub haproxy: Option<Haproxy>,
+    /// The revision that HAProxy follows, but for what is pending.
+    pub applied: Option<i64>,
+    /// The revision that haproxy.cfg has; 0 is none yet.
+    pub filed: i64,
+    /// Services of which a change waits for a restart.
+    pub pending: Vec<String>,
+    /// Upstreams that are served although their keys have gone.
+    pub held: Vec<String>,
+    /// The operator's own files.
+    pub operator_files: OperatorFiles,
+    /// How many keys are not followed.
+    pub quarantined: usize,
+    /// How many services are served.
+    pub services: usize,
+    /// How many upstreams are served.
+    pub upstreams: usize,
+}
+
+/// How the operator's own files stand.
+#[derive(Debug, Serialize)]
+pub struct OperatorFiles {
+    /// Why HAProxy could not be started with them, in its words; then those that were taken last count.
+    pub refused: Option<String>,
+    /// Files that HAProxy would refuse filled, and why.
+    pub not_filled: Vec<String>,
+    /// What could not be understood in them, or not be done.
+    pub remarks: Vec<String>,
+}
+
+impl From<&Operators> for OperatorFiles {
+    fn from(it: &Operators) -> Self {
+        Self { refused: it.refused.clone(), not_filled: it.left.clone(), remarks: it.remarks.clone() }
+    }
+}
+
+/// The store, as it is known.
+#[derive(Debug, Serialize)]
+pub struct Store {
+    /// Whether it is followed.
+    pub connected: bool,
+    /// Why not.
+    pub error: Option<String>,
+    /// Its cluster id, as text: JSON's numbers end at 2^53 for many readers.
+    pub cluster: String,
+    /// The newest revision that is known.
+    pub seen: i64,
+}
+
+/// The running HAProxy.
+#[derive(Debug, Serialize)]
+pub struct Haproxy {
+    /// Its worker.
+    pub pid: u32,
+    /// Its release.
+    pub version: String,
+    /// The generation of its file.
+    pub generation: Option<String>,
+    /// When it was last seen to be another process.
+    pub started: Option<String>,
+}
+
+/// The status of now.
+pub fn status(report: &Report) -> Status {
+    let standing = &report.standing;
+    let in_sync = report.in_sync();
+    Status {
+        version: env!("CARGO_PKG_VERSION"),
+        in_sync: in_sync.is_ok(),
+        words: in_sync.unwrap_or_else(|reason| reason),
+        store: Store {
+            connected: report.away.is_none(),
+            error: report.away.clone(),
+            cluster: report.seen.cluster.to_string(),
+            seen: report.seen.revision,
+        },
+        haproxy: report.running.as_ref().map(|running| Haproxy {
+            pid: running.pid,
+            version: running.version.to_string(),
+            generation: running.generation.clone(),
+            started: report.started.map(time),
+        }),
+        applied: standing.applied.map(|position| position.revision),
+        filed: standing.filed,
+        pending: standing.pending.iter().map(ServiceId::to_string).collect(),
+        held: standing.held.iter().map(|(service, id)| Balancer::server(service, id)).collect(),
+        operator_files: OperatorFiles::from(&standing.operators),
+        quarantined: standing.quarantined.len(),
+        services: standing.settled.services().count(),
+        upstreams: standing.settled.services().map(|(_, wanted)| wanted.servers.len()).sum(),
+    }
+}
+
+/// `/api/v1/quarantine`: the keys that are not followed.
+#[derive(Debug, Serialize)]
+pub struct Quarantine {
+    /// By key, relative to the prefix: why.
+    pub quarantine: BTreeMap<String, String>,
+}
+
+/// What is quarantined now.
+pub fn quarantine(report: &Report) -> Quarantine {
+    Quarantine { quarantine: report.standing.quarantined.clone() }
+}
+
+/// `/api/v1/certificates`.
+#[derive(Debug, Serialize)]
+pub struct CertificatesShown {
+    /// Those that are served.
+    pub certificates: Vec<CertificateShown>,
+    /// By file: why it is not taken over.
+    pub refused: BTreeMap<String, String>,
+}
+
+/// One certificate.
+#[derive(Debug, Serialize)]
+pub struct CertificateShown {
+    /// Its file.
+    pub file: String,
+    /// The hosts and addresses that it is for.
+    pub names: Vec<String>,
+    /// The end of its validity; null where it can't be read.
+    pub not_after: Option<String>,
+    /// SHA-1 in hexadecimal capitals, as `openssl x509 -fingerprint` has it.
+    pub fingerprint: String,
+}
+
+/// The certificates of now.
+pub fn certificates(report: &Report) -> CertificatesShown {
+    let all = &*report.standing.certificates;
+    // The first is a copy of another, unless it is the only one.
+    let served = all.served.iter().skip(usize::from(all.served.len() > 1));
+    let certificate = |it: &Certificate| CertificateShown {
+        file: it.file.display().to_string(),
+        names: it.names.clone(),
+        not_after: it.not_after.and_then(unix_time),
+        fingerprint: it.fingerprint.clone(),
+    };
+    let refused = all.refused.iter().map(|(file, reason)| (file.display().to_string(), reason.clone()));
+    CertificatesShown { certificates: served.map(certificate).collect(), refused: refused.collect() }
+}
+
+/// `/api/v1/history`: the last acts, newest first.
+#[derive(Debug, Serialize)]
+pub struct History {
+    /// At most 200.
+    pub history: Vec<Act>,
+}
+
+/// An act that is over.
+#[derive(Debug, Serialize)]
+pub struct Act {
+    /// When it began.
+    pub at: String,
+    /// `runtime`, `file`, `restart`.
+    pub kind: &'static str,
+    /// Why.
+    pub reason: String,
+    /// The newest revision that it knew.
+    pub revision: i64,
+    /// How long it took.
+    pub seconds: f64,
+    /// Whether it succeeded.
+    pub ok: bool,
+    /// What came of it, in words.
+    pub outcome: String,
+}
+
+impl From<&Done> for Act {
+    fn from(done: &Done) -> Self {
+        Self {
+            at: time(done.at),
+            kind: done.kind.name(),
+            reason: done.reason.clone(),
+            revision: done.revision,
+            seconds: done.took.as_secs_f64(),
+            ok: done.outcome.is_ok(),
+            outcome: done.outcome.clone().unwrap_or_else(|reason| reason),
+        }
+    }
+}
+
+/// The last acts.
+pub fn history(report: &Report) -> History {
+    History { history: report.history.iter().map(|done| Act::from(&**done)).collect() }
+}
+
+fn time(time: SystemTime) -> String {
+    humantime::format_rfc3339_millis(time).to_string()
+}
+
+/// None before 1970, and after the year 9999, which RFC 3339 can't write.
+fn unix_time(seconds: i64) -> Option<String> {
+    const YEAR_10000: u64 = 253_402_300_800;
+    let seconds = u64::try_from(seconds).ok().filter(|seconds| *seconds < YEAR_10000)?;
+    Some(humantime::format_rfc3339_seconds(SystemTime::UNIX_EPOCH + Duration::from_secs(seconds)).to_string())
+}
+
+#[cfg(test)]
+mod tests;

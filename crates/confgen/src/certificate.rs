@@ -1,0 +1,159 @@
+//! One certificate, as far as somebody has to know it: for whom, until when, and how HAProxy shows it. Pure.
+
+use std::path::PathBuf;
+
+use haproxy::runtime::{NotPem, Pem, ShownCertificate, Token};
+use sha1::{Digest, Sha1};
+use x509_parser::certificate::X509Certificate;
+use x509_parser::extensions::GeneralName;
+use x509_parser::x509::X509Name;
+
+/// A certificate that is served. `Debug` shows nothing of its key.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Certificate {
+    /// The operator's file, or the self-signed one in the state directory.
+    pub file: PathBuf,
+    /// The copy that HAProxy reads, which is its name for it too.
+    pub copy: Token,
+    /// What HAProxy is given.
+    pub pem: Pem,
+    /// The hosts and addresses it is for, its common name where it says no other.
+    pub names: Vec<String>,
+    /// The end of its validity in Unix seconds; none where it can't be read (HAProxy may still take it).
+    pub not_after: Option<i64>,
+    /// SHA-1 of it in hexadecimal capitals, as `show ssl cert` and `openssl x509 -fingerprint` have it.
+    pub fingerprint: String,
+    /// The subjects of the chain behind it; none for one that can't be read.
+    chain: Vec<Option<Subject>>,
+}
+
+/// A name's values in their order, without what they are the values of.
+type Subject = Vec<String>;
+
+impl Certificate {
+    /// Reads a file's content.
+    pub fn read(file: PathBuf, copy: Token, content: &[u8]) -> Result<Self, NotPem> {
+        let pem = Pem::parse(content)?;
+        let own = pem.certificates().next().unwrap_or_default();
+        let fingerprint = Sha1::digest(own).iter().map(|byte| format!("{byte:02X}")).collect();
+        let read = x509_parser::parse_x509_certificate(own).ok().map(|(_, certificate)| certificate);
+        let names = read.as_ref().map(names).unwrap_or_default();
+        let not_after = read.map(|certificate| certificate.validity().not_after.timestamp());
+        let chain = pem.certificates().skip(1).map(subject).collect();
+        Ok(Self { file, copy, names, not_after, fingerprint, chain, pem })
+    }
+
+    /// Whether this is what HAProxy shows: the same certificate, and the same names in the chain behind it. HAProxy shows
+    /// no more of a chain.
+    pub fn is_shown_as(&self, shown: &ShownCertificate) -> bool {
+        let same = |(own, shown): (&Option<Subject>, &String)| own.as_ref().is_none_or(|own| reads_as(own, shown));
+        self.fingerprint.eq_ignore_ascii_case(&shown.fingerprint)
+            // Without a chain of its own, HAProxy may find one (`issuers-chain-path`).
+            && (self.chain.is_empty()
+                || self.chain.len() == shown.chain.len() && self.chain.iter().zip(&shown.chain).all(same))
+    }
+}
+
+fn names(certificate: &X509Certificate) -> Vec<String> {
+    let alternatives = certificate.subject_alternative_name().ok().flatten();
+    let alternatives = alternatives.map(|found| found.value.general_names.as_slice()).unwrap_or_default();
+    let named: Vec<String> = alternatives
+        .iter()
+        .filter_map(|name| match name {
+            GeneralName::DNSName(host) => Some((*host).to_owned()),
+            GeneralName::IPAddress(bytes) => address(bytes),
+            _ => None,
+        })
+        .collect();
+    if named.is_empty() {
+        return certificate
+            .subject()
+            .iter_common_name()
+            .filter_map(|name| Some(name.as_str().ok()?.to_owned()))
+            .collect();
+    }
+    named
+}
+
+fn address(bytes: &[u8]) -> Option<String> {
+    let v4 = || <[u8; 4]>::try_from(bytes).ok().map(|octets| std::net::Ipv4Addr::from(octets).to_string());
+    let v6 = || <[u8; 16]>::try_from(bytes).ok().map(|octets| std::net::Ipv6Addr::from(octets).to_string());
+    v4().or_else(v6)
+}
+
+fn subject(der: &[u8]) -> Option<Subject> {
+    let (_, certificate) = x509_parser::parse_x509_certificate(der).ok()?;
+    let values = |name: &X509Name| -> Subject {
+        name.iter_attributes().map(|it| String::from_utf8_lossy(it.attr_value().data).into_owned()).collect()
+    };
+    Some(values(certificate.subject()))
+}
+
+/// Whether HAProxy's `/C=DE/O=a/b/CN=c` has these values. The short names before `=` are left to OpenSSL.
+fn reads_as(values: &[String], shown: &str) -> bool {
+    let mut rest = shown;
+    for value in values {
+        let after = rest.strip_prefix('/').and_then(|rest| rest.split_once('=')).map(|(_, rest)| rest);
+        let Some(after) = after.and_then(|rest| rest.strip_prefix(value.as_str())) else { return false };
+        rest = after;
+    }
+    rest.is_empty()
+}
+
+#[cfg(test)]
+pub(crate) mod tests {
+    use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, DnType, IsCa, KeyPair};
+
+    use super::*;
+
+    /// A certificate with its key, in PEM.
+    pub(crate) fn pem(host: &str) -> String {
+        let made = rcgen::generate_simple_self_signed([host.to_owned()]).unwrap();
+        made.cert.pem() + &made.signing_key.serialize_pem()
+    }
+
+    pub(crate) fn certificate(host: &str, copy: &str) -> Certificate {
+        Certificate::read(format!("/certs/{host}.pem").into(), copy.parse().unwrap(), pem(host).as_bytes()).unwrap()
+    }
+
+    fn chained(issuer: &str) -> Certificate {
+        let mut ca = CertificateParams::new([]).unwrap();
+        ca.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        ca.distinguished_name.push(DnType::OrganizationName, "A/B=C");
+        ca.distinguished_name.push(DnType::CommonName, issuer);
+        let ca = CertifiedIssuer::self_signed(ca, KeyPair::generate().unwrap()).unwrap();
+        let key = KeyPair::generate().unwrap();
+        let mut params = CertificateParams::new(["a.com".to_owned(), "10.0.0.5".to_owned()]).unwrap();
+        params.not_after = rcgen::date_time_ymd(2030, 1, 1);
+        let own = params.signed_by(&key, &ca).unwrap();
+        let text = own.pem() + &ca.pem() + &key.serialize_pem();
+        Certificate::read("/certs/a.pem".into(), "/state/a.pem".parse().unwrap(), text.as_bytes()).unwrap()
+    }
+
+    #[test]
+    fn says_for_whom_and_until_when() {
+        let certificate = chained("Root");
+        assert_eq!(certificate.names, ["a.com", "10.0.0.5"]);
+        assert_eq!(certificate.not_after, Some(1_893_456_000));
+        assert_eq!(certificate.fingerprint.len(), 40);
+    }
+
+    #[test]
+    fn is_what_haproxy_shows_by_fingerprint_and_chain() {
+        let certificate = chained("Root");
+        let shown = |fingerprint: &str, chain: &[&str]| {
+            let chain = chain.iter().map(|name| (*name).to_owned()).collect();
+            ShownCertificate { fingerprint: fingerprint.to_owned(), chain }
+        };
+        let own = certificate.fingerprint.clone();
+        let order = |chain: &[&str]| certificate.is_shown_as(&shown(&own, chain));
+        let (o, cn) = ("/O=A/B=C", "/CN=Root");
+        let name = if order(&[&format!("{o}{cn}")]) { format!("{o}{cn}") } else { format!("{cn}{o}") };
+        assert!(order(&[&name]));
+        for chain in [&[][..], &["/CN=Root"], &[&name, &name], &[&format!("{name}x")]] {
+            assert!(!order(chain), "{chain:?}");
+        }
+        assert!(!certificate.is_shown_as(&shown(&"0".repeat(40), &[&name])));
+        assert!(chained("Root") != certificate);
+    }
+}

@@ -1,0 +1,116 @@
+//! `--domains-file`: which service may claim which hosts. Pure: it reads text, not files.
+//!
+//! A line names a service and its hosts, `shop  shop.example.com *.shop.example.com`; `#` begins a comment. `*` in place
+//! of the service is every service, in place of a host every host. `*.example.com` takes in the wildcard itself and each
+//! host one label below. What a service is given in several lines adds up.
+
+use std::collections::BTreeMap;
+
+use discovery::{Domain, ServiceName};
+
+/// Who may claim what; a service that isn't named may claim what all may.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Allowed {
+    all: Vec<Pattern>,
+    services: BTreeMap<ServiceName, Vec<Pattern>>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum Pattern {
+    Any,
+    Of(Domain),
+}
+
+impl Allowed {
+    /// Reads the file's text; an error names the line.
+    pub fn parse(text: &str) -> Result<Self, String> {
+        let mut allowed = Self::default();
+        for (number, line) in text.lines().enumerate() {
+            let mut words =
+                line.split('#').next().unwrap_or_default().split([' ', '\t', ',']).filter(|w| !w.is_empty());
+            let Some(service) = words.next() else { continue };
+            let wrong = |what: String| format!("line {}: {what}", number + 1);
+            let patterns = if service == "*" {
+                &mut allowed.all
+            } else {
+                let name = service.parse().map_err(|error| wrong(format!("{service}: {error}")))?;
+                allowed.services.entry(name).or_default()
+            };
+            for word in words {
+                patterns.push(match word {
+                    "*" => Pattern::Any,
+                    _ => Pattern::Of(word.parse().map_err(|error| wrong(format!("{word}: {error}")))?),
+                });
+            }
+        }
+        Ok(allowed)
+    }
+
+    /// Whether the service may claim these hosts; the first that it may not, if not.
+    pub fn check(&self, service: &ServiceName, domains: &[Domain]) -> Result<(), String> {
+        let refused = domains.iter().find(|domain| !self.patterns(service).any(|pattern| pattern.takes_in(domain)));
+        refused.map_or(Ok(()), |domain| Err(format!("{domain}: --domains-file doesn't give it to {service}")))
+    }
+
+    /// Whether the service may answer for hosts that nobody names.
+    pub fn check_any(&self, service: &ServiceName) -> Result<(), String> {
+        let any = self.patterns(service).any(|pattern| *pattern == Pattern::Any);
+        if any {
+            Ok(())
+        } else {
+            Err(format!("it could match any host, and --domains-file doesn't give `*` to {service}"))
+        }
+    }
+
+    fn patterns(&self, service: &ServiceName) -> impl Iterator<Item = &Pattern> {
+        self.all.iter().chain(self.services.get(service).into_iter().flatten())
+    }
+}
+
+impl Pattern {
+    fn takes_in(&self, domain: &Domain) -> bool {
+        match (self, domain) {
+            (Self::Any, _) => true,
+            (Self::Of(Domain::Wildcard(parent)), Domain::Exact(host)) => {
+                host.as_str().split_once('.').is_some_and(|(_, rest)| rest == parent.as_str())
+            }
+            (Self::Of(pattern), domain) => pattern == domain,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn allows(file: &str, service: &str, hosts: &[&str]) -> bool {
+        let domains: Vec<Domain> = hosts.iter().map(|host| host.parse().unwrap()).collect();
+        Allowed::parse(file).unwrap().check(&service.parse().unwrap(), &domains).is_ok()
+    }
+
+    #[test]
+    fn a_service_has_its_own_hosts_and_those_of_all() {
+        let file =
+            "# who may be what\nshop  Shop.example.com, *.shop.example.com # two\n*  *.apps.example.com\nall *\nnone\n";
+        assert!(allows(file, "shop", &["shop.example.com", "*.shop.example.com", "a.shop.example.com"]));
+        assert!(!allows(file, "shop", &["shop.example.com", "a.b.shop.example.com"]));
+        assert!(!allows(file, "shop", &["example.com"]));
+        assert!(!allows(file, "blog", &["shop.example.com"]));
+        assert!(allows(file, "blog", &["blog.apps.example.com"]));
+        assert!(!allows(file, "none", &["x.com"]) && allows(file, "all", &["x.com", "*.y.com"]));
+        assert!(!allows("shop a.example.com", "shop", &["*.example.com"]), "a wildcard is more than one of its hosts");
+    }
+
+    #[test]
+    fn what_could_match_any_host_needs_every_host() {
+        let allowed = Allowed::parse("old *\nshop *.example.com").unwrap();
+        assert!(allowed.check_any(&"old".parse().unwrap()).is_ok());
+        assert!(allowed.check_any(&"shop".parse().unwrap()).is_err());
+    }
+
+    #[test]
+    fn a_bad_line_is_named() {
+        assert!(Allowed::parse("shop a.com\n\nblog b_.com/x").unwrap_err().starts_with("line 3: b_.com/x: "));
+        assert!(Allowed::parse("sh/op a.com").unwrap_err().starts_with("line 1: sh/op: "));
+    }
+}

@@ -1,0 +1,233 @@
+use discovery::Acceptance;
+
+use super::*;
+
+fn entry(key: &str, value: &str, revision: i64) -> Entry {
+    Entry { key: key.into(), value: value.into(), create_revision: revision, mod_revision: revision, lease: 0 }
+}
+
+fn upstream(service: &str, id: &str, address: &str, revision: i64) -> Entry {
+    entry(&format!("http-services/{service}/upstreams/{id}"), address, revision)
+}
+
+fn listing(position: Position, entries: &[Entry]) -> Snapshot {
+    let Position { cluster, raft_term, revision } = position;
+    Snapshot { cluster, raft_term, revision, entries: entries.to_vec() }
+}
+
+const FIRST: Position = Position { cluster: 7, raft_term: 2, revision: 100 };
+const WIPED: Position = Position { cluster: 7, raft_term: 2, revision: 5 };
+
+/// A mirror of a store with a shop at two addresses, one of them a blog's too.
+fn mirror() -> Mirror {
+    let mut mirror = Mirror::default();
+    mirror.list(&listing(
+        FIRST,
+        &[
+            entry("http-services/shop/domain", "shop.com", 1),
+            upstream("shop", "a", "10.0.0.1:80", 2),
+            upstream("shop", "b", "10.0.0.2:80", 3),
+            upstream("blog", "b", "10.0.0.2:80", 4),
+            entry("balancers/lb1", "{}", 5),
+        ],
+    ));
+    assert_eq!(mirror.news().unwrap().changed, Changed::All);
+    assert!(mirror.told().is_empty());
+    mirror
+}
+
+fn wiped(entries: &[Entry]) -> Mirror {
+    let mut mirror = mirror();
+    mirror.list(&listing(WIPED, entries));
+    mirror
+}
+
+fn keys(mirror: &Mirror) -> Vec<&str> {
+    mirror.topology.entries().map(|entry| entry.key.trim_start_matches("http-services/")).collect()
+}
+
+fn held(mirror: &Mirror) -> Vec<&str> {
+    mirror.held.keys().map(|key| key.trim_start_matches("http-services/")).collect()
+}
+
+fn put(mirror: &mut Mirror, entry: Entry) -> bool {
+    mirror.apply(entry.mod_revision, &[Change::Put(entry)])
+}
+
+const ALL: [&str; 4] = ["blog/upstreams/b", "shop/domain", "shop/upstreams/a", "shop/upstreams/b"];
+
+#[test]
+fn each_change_is_news_once() {
+    let mut mirror = Mirror::default();
+    let first = upstream("a", "1", "10.0.0.1:80", 3);
+    assert!(!mirror.apply(3, &[Change::Put(first)]) && mirror.news().is_none());
+    mirror.list(&listing(WIPED, &[]));
+    assert_eq!(mirror.news().unwrap().changed, Changed::All);
+    assert!(put(&mut mirror, upstream("a", "1", "10.0.0.1:80", 6)));
+    assert!(!put(&mut mirror, entry("control/accept-store", "", 7)) && mirror.has_news());
+    assert!(!put(&mut mirror, entry("balancers/n", "", 8)));
+    let news = mirror.news().unwrap();
+    assert!(!mirror.has_news());
+    assert_eq!(news.newest, 8);
+    assert_eq!((news.position.revision, news.topology.services().len()), (7, 1));
+    assert_eq!(news.changed, Changed::Services(news.topology.services().keys().cloned().collect()));
+    assert_eq!(mirror.news().unwrap().changed, Changed::nothing());
+    mirror.everything_anew();
+    assert_eq!(mirror.news().unwrap().changed, Changed::All);
+}
+
+#[test]
+fn a_living_store_is_followed_whatever_it_lacks() {
+    let later = [FIRST, Position { raft_term: 9, ..FIRST }, Position { revision: 101, ..FIRST }];
+    for position in later {
+        let mut mirror = mirror();
+        mirror.list(&listing(position, &[]));
+        assert!(keys(&mirror).is_empty() && mirror.told().is_empty());
+    }
+    let mut mirror = mirror();
+    let gone = |entry: &Entry| Change::Delete { key: entry.key.clone(), revision: 101, previous: None };
+    let all: Vec<Change> = mirror.topology.entries().map(gone).collect();
+    assert!(mirror.apply(101, &all));
+    assert!(keys(&mirror).is_empty());
+}
+
+#[test]
+fn what_a_wiped_store_lacks_is_held() {
+    let wiped = [
+        (Position { cluster: 8, raft_term: 9, revision: 999 }, "its cluster id is 8, and was 7"),
+        (Position { revision: 99, ..FIRST }, "its revision went back from 100 to 99"),
+        (Position { raft_term: 1, revision: 999, ..FIRST }, "its raft term went back from 2 to 1"),
+    ];
+    for (position, why) in wiped {
+        let mut mirror = mirror();
+        mirror.list(&listing(position, &[entry("http-services/shop/domain", "new.com", 1)]));
+        assert_eq!(keys(&mirror).len(), 4);
+        assert_eq!(held(&mirror), ["blog/upstreams/b", "shop/upstreams/a", "shop/upstreams/b"]);
+        let shop = &mirror.topology.services()
+            [&"http-services/shop/domain".parse::<Key>().unwrap().service().cloned().unwrap()];
+        assert!(shop.entries().any(|entry| entry.value == b"new.com"), "what it has is followed as it stands");
+        assert!(mirror.topology.balancers().is_empty(), "only services are held");
+        let [told] = <[Told; 1]>::try_from(mirror.told()).unwrap();
+        let text = format!(
+            "the store was wiped ({why}): 3 keys of 2 services that it lacks are held, each until it is written again"
+        );
+        assert_eq!(told.to_string(), text);
+    }
+}
+
+#[test]
+fn what_balancers_write_counts_for_how_far_a_store_was() {
+    let mut mirror = mirror();
+    put(&mut mirror, entry("balancers/lb1", "{}", 150));
+    assert_eq!(mirror.position().revision, 100);
+    mirror.list(&listing(Position { revision: 149, ..FIRST }, &[]));
+    assert_eq!(held(&mirror), ALL);
+}
+
+#[test]
+fn a_held_key_goes_when_it_is_written_again() {
+    let mut mirror = wiped(&[]);
+    assert_eq!(held(&mirror), ALL);
+    drop((mirror.news(), mirror.told()));
+    assert!(put(&mut mirror, entry("http-services/shop/domain", "shop.com", 6)));
+    assert_eq!(held(&mirror).len(), 3);
+    assert_eq!(mirror.told(), [Told::LetGo { keys: 1, left: 3 }]);
+    assert!(mirror.news().unwrap().goodbyes.is_empty());
+    let gone = Change::Delete { key: "http-services/shop/domain".into(), revision: 7, previous: None };
+    mirror.apply(7, &[gone]);
+    assert_eq!(keys(&mirror).len(), 3, "what was written again may go as any key");
+    // A listing of the same store: what it has is held no longer, what it lacks still is.
+    mirror.list(&listing(Position { revision: 9, ..WIPED }, &[upstream("shop", "a", "10.0.0.1:80", 8)]));
+    assert_eq!(held(&mirror), ["blog/upstreams/b", "shop/upstreams/b"]);
+    assert_eq!(keys(&mirror).len(), 3);
+}
+
+#[test]
+fn a_held_upstream_goes_when_its_address_is_anothers() {
+    let mut mirror = wiped(&[]);
+    drop(mirror.news());
+    put(&mut mirror, upstream("blog", "b", "10.0.0.2:80", 6));
+    assert!(held(&mirror).contains(&"shop/upstreams/b"), "an app under two services has not moved");
+    put(&mut mirror, upstream("wiki", "z", "10.0.0.2:80", 7));
+    assert_eq!(held(&mirror), ["shop/domain", "shop/upstreams/a"], "whoever comes to that address later has it");
+    put(&mut mirror, upstream("shop", "c", "10.0.0.1:80", 8));
+    assert_eq!(held(&mirror), ["shop/domain"]);
+    let goodbyes = mirror.news().unwrap().goodbyes;
+    assert_eq!(goodbyes.iter().map(|(_, id)| id.as_str()).collect::<Vec<_>>(), ["a", "b"], "and the guard keeps none");
+    // The same where the listing tells.
+    let mirror = wiped(&[upstream("wiki", "z", "10.0.0.1:80", 2), upstream("blog", "b", "10.0.0.2:80", 3)]);
+    assert_eq!(held(&mirror), ["shop/domain", "shop/upstreams/b"]);
+}
+
+#[test]
+fn an_operator_lets_all_of_it_go() {
+    let word =
+        |cluster: u64, revision| entry("control/accept-store", &Acceptance { cluster, revision }.to_string(), revision);
+    let mut mirror = wiped(&[word(7, 4)]);
+    assert_eq!(held(&mirror), ALL, "one from a backup says nothing of this store");
+    assert!(matches!(mirror.told().as_slice(), [Told::Wiped { .. }, Told::NotAccepted(_)]));
+    put(&mut mirror, word(8, 6));
+    assert_eq!(mirror.told(), [Told::NotAccepted("it is about cluster 8, this one is 7".into())]);
+    put(&mut mirror, entry("control/accept-store", "yes", 7));
+    assert!(matches!(mirror.told().as_slice(), [Told::NotAccepted(_)]));
+    drop(mirror.news());
+    assert!(put(&mut mirror, word(7, 8)), "a round has to see it");
+    assert_eq!(mirror.told(), [Told::Accepted { keys: 4 }]);
+    assert!(keys(&mirror).is_empty() && held(&mirror).is_empty());
+    let news = mirror.news().unwrap();
+    assert_eq!((news.goodbyes.len(), news.held.is_empty()), (3, true));
+    assert_ne!(news.changed, Changed::nothing());
+    // Where it was written while nobody looked.
+    let mut mirror = wiped(&[]);
+    mirror.list(&listing(Position { revision: 6, ..WIPED }, &[word(7, 6)]));
+    assert!(keys(&mirror).is_empty());
+}
+
+#[test]
+fn a_second_wipe_holds_what_the_first_did() {
+    let mut mirror = wiped(&[upstream("shop", "c", "10.0.0.3:80", 2)]);
+    mirror.list(&listing(Position { revision: 2, ..WIPED }, &[]));
+    assert_eq!(held(&mirror), [&ALL[..], &["shop/upstreams/c"]].concat());
+}
+
+#[test]
+fn what_is_remembered_is_compared_with_the_store_and_served_without_it() {
+    let mut before = wiped(&[upstream("blog", "b", "10.0.0.2:80", 2)]);
+    let news = before.news().unwrap();
+    let stored = || Stored::new(news.topology.entries(), news.position, Held::clone(&news.held), Vec::new());
+
+    let mut mirror = Mirror::remembering(stored());
+    assert!(!mirror.is_known() && mirror.news().is_none());
+    assert!(mirror.fall_back() && !mirror.fall_back(), "etcd is away");
+    let again = mirror.news().unwrap();
+    assert_eq!((again.topology, again.held, again.changed), (news.topology.clone(), news.held.clone(), Changed::All));
+    put(&mut mirror, upstream("blog", "b", "10.0.0.2:80", 6));
+    assert!(held(&mirror).contains(&"shop/upstreams/b"), "who bore which address is remembered");
+
+    let mut mirror = Mirror::remembering(stored());
+    mirror.list(&listing(Position { revision: 6, ..WIPED }, &[]));
+    assert_eq!(held(&mirror), ["shop/domain", "shop/upstreams/a", "shop/upstreams/b"], "still held");
+    assert_eq!(keys(&mirror).len(), 3, "what was followed, and went while nobody looked, is gone");
+
+    let mut mirror = Mirror::remembering(stored());
+    mirror.list(&listing(Position { revision: 4, ..WIPED }, &[]));
+    assert_eq!(held(&mirror), ALL, "wiped while nobody looked");
+
+    assert!(!Mirror::default().fall_back(), "nothing is remembered, nothing is done");
+}
+
+#[test]
+fn held_upstreams_are_those_that_serve() {
+    let mut mirror = Mirror::default();
+    let current = upstream("shop", "a", "10.0.0.1:80", 2);
+    let ancestor = entry("services/shop/upstreams/a", "10.0.0.9:80", 2);
+    mirror.list(&listing(FIRST, &[current.clone(), ancestor]));
+    mirror.list(&listing(WIPED, &[]));
+    let served = |mirror: &Mirror| {
+        let services = mirror.topology.services();
+        mirror.held.upstreams(|service, id| Some(&services.get(service)?.upstream(id)?.entry.key)).len()
+    };
+    assert_eq!((mirror.held.len(), served(&mirror)), (2, 1), "one upstream, in two layouts");
+    put(&mut mirror, current);
+    assert_eq!((mirror.held.len(), served(&mirror)), (1, 0), "the live record beats the held one");
+}

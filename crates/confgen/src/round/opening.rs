@@ -1,0 +1,110 @@
+//! How rounds begin: from what is remembered, and a first look at what is outside of the store.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use std::time::Instant;
+
+use discovery::Snapshot;
+use haproxy::runtime::Socket;
+
+use super::{Lives, Rounds};
+use crate::args::Options;
+use crate::certs::Certificates;
+use crate::disk::{self, Disk};
+use crate::error_pages::ErrorPages;
+use crate::expiry::Expiry;
+use crate::guard::{Guard, Policy};
+use crate::mirror::{Mirror, News, Position, Stored};
+use crate::outside::Outside;
+use crate::proxy::Proxy;
+use crate::release;
+use crate::report::Standing;
+use crate::settle::{Memory, Settled};
+use crate::stats;
+use crate::structure::Structure;
+use crate::view::Site;
+
+impl Rounds {
+    /// Opens the state directory and looks at what is outside of the store.
+    pub fn open(options: Options, lives: Lives) -> anyhow::Result<Self> {
+        release::vet(&options.checker())?;
+        let disk = Disk::open(&options.haproxy_cfg, &options.state_dir)?;
+        let places = options.places();
+        places.prepare()?;
+        places.vet_fill()?;
+        disk::make_state_file(&options.server_state_file);
+        let hash = stats::password_hash(options.stats_password_file.as_deref(), &options.state_dir)?;
+        let outside = Outside { allowed: places.allowed()?, ..places.take_over(&options.checker())? };
+        let remembered = (disk.memory()?, disk.stored()?);
+        let mut rounds = Self::of(options, lives, disk, hash, outside, remembered)?;
+        rounds.recall_operators()?;
+        Ok(rounds)
+    }
+
+    /// Looks at the same, and touches nothing: enough to tell what the file would be.
+    pub fn glimpse(options: Options) -> anyhow::Result<Self> {
+        let disk = Disk::at(&options.haproxy_cfg, &options.state_dir);
+        let (hash, places) = (stats::last_hash(&options.state_dir), options.places());
+        let outside = Outside { allowed: places.allowed()?, ..places.glimpse() };
+        let remembered = disk.glimpse();
+        Self::of(options, Box::new(|_| BTreeSet::new()), disk, hash, outside, remembered)
+    }
+
+    fn of(
+        options: Options,
+        lives: Lives,
+        disk: Disk,
+        stats_hash: String,
+        outside: Outside,
+        (memory, stored): (Memory, Stored),
+    ) -> anyhow::Result<Self> {
+        let marker = options.state_dir.join("restarting");
+        let mut proxy = Proxy::new(Socket::new(options.runtime_socket.clone()), options.control()?, marker);
+        proxy.certify(&outside.certificates);
+        outside.certificates.tell(&Certificates::default());
+        outside.pages.tell(&ErrorPages::default());
+        let mut rounds = Self {
+            site: Site { pages: Arc::clone(&outside.pages), ..options.site(stats_hash) },
+            proxy,
+            settled: Settled::remembering(memory),
+            outside: Arc::new(outside),
+            structure: Structure::default(),
+            quarantined: BTreeMap::new(),
+            refused: None,
+            remarks: Vec::new(),
+            told: Arc::default(),
+            stood: Arc::default(),
+            suspect: None,
+            committed: None,
+            guard: Guard::new(Policy { share: options.guard, window: options.guard_window, hold: options.guard_hold }),
+            lives,
+            guarded_at: Instant::now(),
+            position: Position::default(),
+            newest: 0,
+            held: Arc::default(),
+            stored,
+            standing: Standing::default(),
+            expiry: Expiry::default(),
+            shared: false,
+            places: options.places(),
+            checker: options.checker(),
+            options,
+            disk,
+        };
+        rounds.keep_on();
+        Ok(rounds)
+    }
+
+    /// The store as it was known before this process; whoever mirrors it takes it.
+    pub fn take_stored(&mut self) -> Stored {
+        std::mem::take(&mut self.stored)
+    }
+
+    /// What the store says, to one who sees it for the first time: what was known before is compared with it.
+    pub fn first(&mut self, snapshot: &Snapshot) -> News {
+        let mut mirror = Mirror::remembering(self.take_stored());
+        mirror.list(snapshot);
+        mirror.told().iter().for_each(|told| tracing::warn!("{told}"));
+        mirror.news().unwrap_or_else(|| News::first(snapshot))
+    }
+}

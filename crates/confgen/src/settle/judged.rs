@@ -1,0 +1,57 @@
+//! What HAProxy makes of the services: those it refuses, and the forms it took last.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use discovery::ServiceId;
+
+use super::Settled;
+
+impl Settled {
+    /// HAProxy refuses these services, for these reasons: each goes back to the form that HAProxy took last, or out,
+    /// until it is written anew. Its servers go on to come and go, unless HAProxy refuses that too. Services that `judged`
+    /// knew in another form than now have been written since. Says for which services the outcome is another one.
+    pub fn refuse(&mut self, culprits: &BTreeMap<ServiceId, String>, judged: &Self) -> BTreeSet<ServiceId> {
+        for (id, words) in culprits {
+            let (Some(now), Some(then)) = (self.services.get_mut(id), judged.services.get(id)) else { continue };
+            if Arc::ptr_eq(&now.source, &then.source) {
+                now.frozen |= then.refused.is_some();
+                now.refused = Some(words.clone());
+            }
+        }
+        culprits.keys().filter(|id| self.decide(id)).cloned().collect()
+    }
+
+    /// What HAProxy refused may be fine now: something beside the store is another.
+    pub fn forgive(&mut self) {
+        self.services.values_mut().for_each(|it| (it.refused, it.frozen) = (None, false));
+    }
+
+    /// HAProxy runs these services as they are wanted now: whatever started it, it took a file with them.
+    pub fn runs<'a>(&mut self, services: impl Iterator<Item = &'a ServiceId>) {
+        for id in services {
+            if let Some(it) = self.services.get_mut(id) {
+                it.taken.clone_from(&it.wanted);
+            }
+        }
+    }
+
+    /// HAProxy took a file with these services in this form.
+    pub fn taken(&mut self, file: &Self) {
+        for (id, then) in &file.services {
+            if let Some(now) = self.services.get_mut(id) {
+                now.taken.clone_from(&then.wanted);
+            }
+        }
+    }
+
+    /// The services whose servers are those of before: HAProxy takes no others.
+    pub fn frozen(&self) -> impl Iterator<Item = &ServiceId> {
+        self.services.iter().filter(|(_, it)| it.frozen && it.wanted.is_some()).map(|(id, _)| id)
+    }
+
+    /// What HAProxy says against a service, if it refuses it.
+    pub fn refused(&self, id: &ServiceId) -> Option<&str> {
+        self.services.get(id)?.refused.as_deref()
+    }
+}

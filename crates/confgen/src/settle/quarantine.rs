@@ -1,0 +1,33 @@
+//! Keys that are not followed: what each stage has against them, put together.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use super::{Settled, Wanted};
+
+impl Settled {
+    /// Keys that are not followed, with the reason in words.
+    pub fn quarantined(&self) -> BTreeMap<String, String> {
+        let mut all = self.beside.clone();
+        let mut add = |key: &str, reason: &str| {
+            let reasons = all.entry(key.to_owned()).or_default();
+            *reasons = if reasons.is_empty() { reason.to_owned() } else { format!("{reasons}; {reason}") };
+        };
+        for (id, it) in &self.services {
+            it.reading.refused.iter().for_each(|(key, reason)| add(key, reason));
+            if let Some(words) = &it.refused {
+                let outcome = if it.taken.is_some() { "its last good form serves" } else { "it has no good form yet" };
+                add(&id.folder(), &format!("HAProxy refuses the service: {words}; {outcome}"));
+            }
+            let hsts = |wanted: &Arc<Wanted>| wanted.settings.hsts.is_some();
+            if it.reading.settings.hsts.is_some() && !it.wanted.as_ref().is_some_and(hsts) {
+                add(
+                    &it.reading.hsts_by.key,
+                    "a host of it has a service with tls off too, which HSTS would make unreachable",
+                );
+            }
+        }
+        self.claims.refused().for_each(|(key, reasons)| add(key, &reasons.join("; ")));
+        all
+    }
+}
