@@ -1,0 +1,146 @@
+//! The commands. Each has a module with its options, what it decides, and what it shows.
+
+mod check;
+mod delete;
+mod explain;
+mod impose;
+mod lint;
+mod list;
+mod register;
+mod set;
+mod show;
+mod watch;
+
+mod color;
+mod switch;
+
+mod accept_store;
+mod diff;
+mod export;
+mod history;
+mod rollback;
+
+use clap::Subcommand;
+use discovery::OverrideState;
+
+use crate::ctl::Ctl;
+use crate::error::Error;
+
+/// The answer of a command that asks; one that acts says yes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Outcome {
+    /// Yes, or done.
+    Yes,
+    /// No.
+    No,
+}
+
+/// A command.
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// All services, and what every balancer makes of them
+    #[command(after_long_help = list::EXAMPLES)]
+    List(list::List),
+    /// One service: settings, claims, upstreams, and what every balancer makes of them
+    #[command(after_long_help = show::EXAMPLES)]
+    Show(show::Show),
+    /// Why an upstream gets requests, or none
+    #[command(after_long_help = explain::EXAMPLES)]
+    Explain(explain::Explain),
+    /// Upstreams as they come, go and change
+    #[command(after_long_help = watch::EXAMPLES)]
+    Watch(watch::Watch),
+    /// Whether every balancer sends requests there: balanced or not_balanced
+    #[command(after_long_help = check::EXAMPLES)]
+    Check(check::Check),
+    /// Whether something answers there: found or not_found
+    #[command(after_long_help = check::VERIFY_EXAMPLES)]
+    Verify(check::Verify),
+    /// Registers an upstream that no announcer speaks for
+    #[command(after_long_help = register::EXAMPLES)]
+    Register(register::Register),
+    /// Deletes an upstream's record, and what is imposed on it
+    #[command(after_long_help = register::DEREGISTER_EXAMPLES)]
+    Deregister(register::Deregister),
+    /// Writes a setting of a service
+    #[command(after_long_help = set::EXAMPLES)]
+    Set(set::Set),
+    /// Takes settings of a service back
+    #[command(after_long_help = set::UNSET_EXAMPLES)]
+    Unset(set::Unset),
+    /// Deletes a service, all keys of it
+    #[command(after_long_help = delete::EXAMPLES)]
+    Delete(delete::Delete),
+    /// Takes upstreams out: no new clients, sticky ones stay; ends when no request is open
+    #[command(after_long_help = impose::DRAIN_EXAMPLES)]
+    Drain(impose::Impose),
+    /// Takes `drain` and `maint` back
+    #[command(after_long_help = impose::READY_EXAMPLES)]
+    Ready(impose::Impose),
+    /// Takes upstreams out: no new request at all; ends when no request is open
+    #[command(after_long_help = impose::MAINT_EXAMPLES)]
+    Maint(impose::Impose),
+    /// Imposes a weight on an upstream
+    #[command(after_long_help = impose::WEIGHT_EXAMPLES)]
+    Weight(impose::Weigh),
+    /// The active colors of a service, or other ones at once
+    #[command(after_long_help = color::EXAMPLES)]
+    Color(color::Color),
+    /// Makes another color active, in steps that are watched
+    #[command(after_long_help = switch::EXAMPLES)]
+    Switch(switch::Switch),
+    /// What has changed in a service's settings and overrides
+    #[command(after_long_help = history::EXAMPLES)]
+    History(history::History),
+    /// What differs between two revisions
+    #[command(after_long_help = diff::EXAMPLES)]
+    Diff(diff::Diff),
+    /// A service's settings and overrides as they were at a revision
+    #[command(after_long_help = rollback::EXAMPLES)]
+    Rollback(rollback::Rollback),
+    /// Everything that is quarantined or odd, and what to do about it
+    #[command(after_long_help = lint::EXAMPLES)]
+    Lint(lint::Lint),
+    /// The durable keys as a YAML document
+    #[command(after_long_help = export::EXAMPLES)]
+    Export(export::Export),
+    /// Writes the keys of a document
+    #[command(after_long_help = export::IMPORT_EXAMPLES)]
+    Import(export::Import),
+    /// Says that a wiped store is meant as it is
+    #[command(after_long_help = accept_store::EXAMPLES)]
+    AcceptStore(accept_store::AcceptStore),
+}
+
+impl Command {
+    /// Does it.
+    #[allow(clippy::cognitive_complexity, reason = "one match, which only passes on")]
+    pub(crate) async fn run(self, ctl: &Ctl) -> Result<Outcome, Error> {
+        match self {
+            Self::List(it) => it.run(ctl).await,
+            Self::Show(it) => it.run(ctl).await,
+            Self::Explain(it) => it.run(ctl).await,
+            Self::Watch(it) => it.run(ctl).await,
+            Self::Check(it) => it.run(ctl).await,
+            Self::Verify(it) => it.run(ctl).await,
+            Self::Register(it) => it.run(ctl).await,
+            Self::Deregister(it) => it.run(ctl).await,
+            Self::Set(it) => it.run(ctl).await,
+            Self::Unset(it) => it.run(ctl).await,
+            Self::Delete(it) => it.run(ctl).await,
+            Self::Drain(it) => it.run(ctl, Some(OverrideState::Drain)).await,
+            Self::Ready(it) => it.run(ctl, None).await,
+            Self::Maint(it) => it.run(ctl, Some(OverrideState::Maint)).await,
+            Self::Weight(it) => it.run(ctl).await,
+            Self::Color(it) => it.run(ctl).await,
+            Self::Switch(it) => it.run(ctl).await,
+            Self::History(it) => it.run(ctl).await,
+            Self::Diff(it) => it.run(ctl).await,
+            Self::Rollback(it) => it.run(ctl).await,
+            Self::Lint(it) => it.run(ctl).await,
+            Self::Export(it) => it.run(ctl).await,
+            Self::Import(it) => it.run(ctl).await,
+            Self::AcceptStore(it) => it.run(ctl).await,
+        }
+    }
+}

@@ -1,0 +1,286 @@
+//! `check` and `verify`: does every balancer send requests there, and does something answer. Words and meaning are those of
+//! haproxy-docker-config.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use clap::Args;
+use discovery::{ServiceId, Topology, UpstreamId};
+use serde::Serialize;
+
+use super::Outcome;
+use crate::ctl::Ctl;
+use crate::error::Error;
+use crate::fleet::{Answers, Upstreams};
+use crate::print::{Block, Cell, Shown, Table};
+use crate::target::{Named, NamedAny};
+use crate::upstreams::{Row, There, rows, unreachable};
+
+pub(crate) const EXAMPLES: &str = "Examples:
+  discoverctl check
+  discoverctl check shop db/node-1
+  until discoverctl check shop/node-1; do sleep 1; done
+
+balanced: every live balancer sends new requests there. not_balanced: one of them doesn't; `discoverctl explain SVC/ID` says
+why. –: nobody says no, but a balancer can't be asked. Exit code 0 only if all are balanced, 6 where no balancer's API can be
+reached.";
+
+pub(crate) const VERIFY_EXAMPLES: &str = "Examples:
+  discoverctl verify
+  discoverctl verify shop
+
+found: HAProxy's own checks find something that answers. not_found: on one balancer they don't. –: nobody says, because the
+check is off, hasn't run yet or is paused by maintenance, or because a balancer can't be asked. Exit code 1 if any upstream is
+not_found, 6 where no balancer's API can be reached.";
+
+/// Options of `check`.
+#[derive(Debug, Args)]
+pub(crate) struct Check {
+    /// Services or upstreams; all of them unless said
+    #[arg(value_name = "SVC[/ID]")]
+    targets: Vec<NamedAny>,
+}
+
+/// Options of `verify`.
+#[derive(Debug, Args)]
+pub(crate) struct Verify {
+    /// The service; all of them unless said
+    #[arg(value_name = "SVC")]
+    service: Option<Named>,
+}
+
+/// What `check` and `verify` answer.
+#[derive(Debug, Default, PartialEq, Serialize)]
+struct Report {
+    /// By service, then by id.
+    upstreams: Vec<Checked>,
+    /// The balancers that couldn't be asked, and why.
+    unreachable: BTreeMap<String, String>,
+}
+
+/// One upstream.
+#[derive(Debug, PartialEq, Serialize)]
+struct Checked {
+    /// Its service: `http-shop`.
+    service: String,
+    /// Its id.
+    id: String,
+    /// `balanced` or `not_balanced`, `found` or `not_found`; null where nobody can say.
+    status: Option<&'static str>,
+    /// The same by balancer.
+    balancers: BTreeMap<String, Said>,
+}
+
+/// What one balancer says of an upstream.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+struct Said {
+    /// As above.
+    status: Option<&'static str>,
+    /// Why not, or why it can't say.
+    why: Option<String>,
+}
+
+/// Yes and no.
+type Words = [&'static str; 2];
+const BALANCED: Words = ["balanced", "not_balanced"];
+const FOUND: Words = ["found", "not_found"];
+
+/// What is asked about.
+struct Scope(Option<BTreeSet<(ServiceId, Option<UpstreamId>)>>);
+
+impl Check {
+    /// Does it.
+    pub(crate) async fn run(self, ctl: &Ctl) -> Result<Outcome, Error> {
+        let store = ctl.store().await?;
+        let scope = Scope::of(&self.targets, &store.topology)?;
+        let answers = ctl.fleet(&store)?.ask("upstreams").await;
+        let report = Report::of(&store.topology, &answers, &scope, BALANCED, balanced);
+        ctl.screen.show(&report)?;
+        somebody_answered(&answers)?;
+        let all = report.upstreams.iter().all(|it| it.status == Some(BALANCED[0]));
+        // A service that was named and has no upstream is not balanced.
+        let is_empty = report.upstreams.is_empty() && !self.targets.is_empty();
+        Ok(if all && !is_empty { Outcome::Yes } else { Outcome::No })
+    }
+}
+
+impl Verify {
+    /// Does it.
+    pub(crate) async fn run(self, ctl: &Ctl) -> Result<Outcome, Error> {
+        let store = ctl.store().await?;
+        let targets: Vec<NamedAny> = self.service.into_iter().map(NamedAny::Service).collect();
+        let scope = Scope::of(&targets, &store.topology)?;
+        let answers = ctl.fleet(&store)?.ask("upstreams").await;
+        let report = Report::of(&store.topology, &answers, &scope, FOUND, found);
+        ctl.screen.show(&report)?;
+        somebody_answered(&answers)?;
+        let any = report.upstreams.iter().any(|it| it.status == Some(FOUND[1]));
+        Ok(if any { Outcome::No } else { Outcome::Yes })
+    }
+}
+
+/// No answer at all is another exit code than no.
+fn somebody_answered<T>(answers: &Answers<T>) -> Result<(), Error> {
+    if answers.is_empty() {
+        return Err(Error::NoBalancer("no balancer lives: nothing stands below balancers/".into()));
+    }
+    let mut reasons = unreachable(answers).into_iter().map(|(node, reason)| format!("{node}: {reason}"));
+    match answers.values().any(Result::is_ok) {
+        true => Ok(()),
+        false => {
+            Err(Error::NoBalancer(format!("no balancer's API can be reached: {}", reasons.next().unwrap_or_default())))
+        }
+    }
+}
+
+impl Scope {
+    fn of(targets: &[NamedAny], topology: &Topology) -> Result<Self, Error> {
+        let find = |target: &NamedAny| match target {
+            NamedAny::Service(named) => Ok((named.find(topology)?, None)),
+            NamedAny::Upstream(named) => named.find(topology).map(|(service, id)| (service, Some(id))),
+        };
+        let found = targets.iter().map(find).collect::<Result<BTreeSet<_>, Error>>()?;
+        Ok(Self((!targets.is_empty()).then_some(found)))
+    }
+
+    fn has(&self, service: &ServiceId, id: &UpstreamId) -> bool {
+        let named = |all: &BTreeSet<(ServiceId, Option<UpstreamId>)>| {
+            all.contains(&(service.clone(), None)) || all.contains(&(service.clone(), Some(id.clone())))
+        };
+        self.0.as_ref().is_none_or(named)
+    }
+}
+
+impl Report {
+    fn of(
+        topology: &Topology,
+        answers: &Answers<Upstreams>,
+        scope: &Scope,
+        [yes, no]: Words,
+        said: impl Fn(&There) -> Said,
+    ) -> Self {
+        let checked = |row: &Row| {
+            let by = row.balancers.iter().map(|(node, there)| (node.clone(), said(there)));
+            let by: BTreeMap<String, Said> = by.collect();
+            let says = |word| by.values().any(|said| said.status == Some(word));
+            let silent = by.is_empty() || by.values().any(|said| said.status.is_none());
+            let status = if says(no) { Some(no) } else { (!silent).then_some(yes) };
+            Checked { service: row.service.clone(), id: row.id.clone(), status, balancers: by }
+        };
+        let rows = rows(topology, answers, None);
+        let asked = rows.iter().filter(|((service, id), _)| scope.has(service, id));
+        Self { upstreams: asked.map(|(_, row)| checked(row)).collect(), unreachable: unreachable(answers) }
+    }
+}
+
+/// Does it get new requests?
+fn balanced(there: &There) -> Said {
+    let [yes, no] = BALANCED;
+    Said { status: there.balanced.map(|is| if is { yes } else { no }), why: there.why.clone() }
+}
+
+/// Does something answer there? HAProxy's last check says so.
+fn found(there: &There) -> Said {
+    let silent = |why: &str| Said { status: None, why: Some(why.to_owned()) };
+    let Some(traffic) = &there.traffic else {
+        return Said { status: None, why: there.why.clone() };
+    };
+    let words = [&traffic.check, &traffic.check_words].into_iter().flatten().map(String::as_str);
+    let words = words.collect::<Vec<_>>().join(": ");
+    match traffic.check.as_deref() {
+        _ if traffic.status.starts_with("MAINT") => silent("in maintenance, which HAProxy doesn't check"),
+        None if traffic.status == "no check" => silent("its check is off"),
+        None | Some("INI" | "UNK" | "SOCKERR" | "") => silent("not checked yet"),
+        // HAProxy believes it down or up after some checks in a row; a drained one is checked all the same.
+        _ if traffic.status.starts_with("DOWN") => Said { status: Some(FOUND[1]), why: Some(words) },
+        _ if traffic.status.starts_with("UP") => Said { status: Some(FOUND[0]), why: None },
+        Some(check) if check.ends_with("OK") || check == "L7OKC" => Said { status: Some(FOUND[0]), why: None },
+        Some(_) => Said { status: Some(FOUND[1]), why: Some(words) },
+    }
+}
+
+fn toned(status: Option<&'static str>) -> Cell {
+    match status {
+        None => "–".into(),
+        Some(word) if word.starts_with("not_") => Cell::bad(word),
+        Some(word) => Cell::good(word),
+    }
+}
+
+impl Shown for Report {
+    fn blocks(&self) -> Vec<Block> {
+        let mut table = Table::new(["UPSTREAM", "STATUS", "BALANCER", "THERE", "WHY"]);
+        for it in &self.upstreams {
+            let name = format!("{}/{}", it.service, it.id);
+            if it.balancers.is_empty() {
+                table.row([name.as_str().into(), toned(it.status), "–".into(), "–".into(), "no balancer lives".into()]);
+            }
+            for (node, said) in &it.balancers {
+                let why = Cell::of(said.why.as_ref());
+                table.row([name.as_str().into(), toned(it.status), node.as_str().into(), toned(said.status), why]);
+            }
+        }
+        if self.upstreams.is_empty() { vec![Block::Text("no upstream".into())] } else { vec![Block::Table(table)] }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::store::tests::store;
+
+    fn answers(lb2: Result<&str, &str>) -> Answers<Upstreams> {
+        let lb1 = r#"{"upstreams":[
+            {"service":"http-shop","id":"a","balanced":true,"haproxy":{"status":"UP 1/3","up":true,"check":"L4OK"}},
+            {"service":"http-shop","id":"b","balanced":false,"not_balanced":"HAProxy has it DOWN",
+             "haproxy":{"status":"DOWN","check":"L4CON","check_words":"refused"}}]}"#;
+        let parse = |text: &str| serde_json::from_str(text).unwrap();
+        [("lb1".parse().unwrap(), Ok(parse(lb1))), ("lb2".parse().unwrap(), lb2.map(parse).map_err(str::to_owned))]
+            .into()
+    }
+
+    fn lines(report: &Report) -> Vec<String> {
+        let line = |it: &Checked| {
+            let by: Vec<_> = it.balancers.values().map(|said| said.status.unwrap_or("–")).collect();
+            format!("{} {}: {}", it.id, it.status.unwrap_or("–"), by.join(" "))
+        };
+        report.upstreams.iter().map(line).collect()
+    }
+
+    fn report(answers: &Answers<Upstreams>, words: Words, said: impl Fn(&There) -> Said) -> Report {
+        let store = store(&[
+            ("http-services/shop/upstreams/a", "10.0.0.1:80"),
+            ("http-services/shop/upstreams/b", "10.0.0.2:80"),
+            ("http-services/shop/upstreams/c", "10.0.0.3:80"),
+        ]);
+        Report::of(&store.topology, answers, &Scope(None), words, said)
+    }
+
+    #[test]
+    fn balanced_is_everywhere_and_found_is_what_the_checks_say() {
+        assert_eq!(
+            lines(&report(&answers(Err("no")), BALANCED, balanced)),
+            ["a –: balanced –", "b not_balanced: not_balanced –", "c not_balanced: not_balanced –"]
+        );
+        let unchecked = r#"{"upstreams":[
+            {"service":"http-shop","id":"a","balanced":true,"haproxy":{"status":"no check","up":true}},
+            {"service":"http-shop","id":"b","haproxy":{"status":"DRAIN","check":"L7OK"}},
+            {"service":"http-shop","id":"c","haproxy":{"status":"MAINT","check":"L4CON"}}]}"#;
+        assert_eq!(
+            lines(&report(&answers(Ok(unchecked)), FOUND, found)),
+            ["a –: found –", "b not_found: not_found found", "c –: – –"]
+        );
+        let both = report(&answers(Ok(&unchecked.replace("no check", "UP\",\"check\":\"L4OK"))), FOUND, found);
+        assert_eq!(lines(&both)[0], "a found: found found");
+    }
+
+    #[test]
+    fn nobody_to_ask_is_no_no() {
+        let nobody: Answers<Upstreams> = Answers::new();
+        assert_eq!(somebody_answered(&nobody).unwrap_err().exit_code(), 6);
+        let silent: Answers<Upstreams> = [("lb1".parse().unwrap(), Err("refused".to_owned()))].into();
+        assert!(somebody_answered(&silent).unwrap_err().to_string().ends_with("lb1: refused"));
+        assert!(somebody_answered(&answers(Err("no"))).is_ok());
+        let alone = report(&nobody, BALANCED, |_| Said::default());
+        assert_eq!(lines(&alone)[0], "a –: ");
+    }
+}

@@ -1,0 +1,69 @@
+//! `delete`: a whole service.
+
+use std::collections::BTreeSet;
+use std::io::{self, BufRead, IsTerminal, Write};
+
+use clap::Args;
+
+use super::Outcome;
+use crate::args::Changing;
+use crate::ctl::Ctl;
+use crate::edit::Edit;
+use crate::error::Error;
+use crate::target::Named;
+
+pub(crate) const EXAMPLES: &str = "Examples:
+  discoverctl export shop > shop.yaml && discoverctl delete shop --yes
+  discoverctl delete shop --dry-run
+
+Every key of the service goes: settings, overrides, records. While announcers speak for it it is refused: they would leave
+upstreams behind that no host leads to; stop them first, or --force.";
+
+/// Options of `delete`.
+#[derive(Debug, Args)]
+pub(crate) struct Delete {
+    /// The service
+    #[arg(value_name = "SVC")]
+    service: Named,
+    /// Don't ask
+    #[arg(long, short)]
+    yes: bool,
+    /// Though announcers speak for it
+    #[arg(long)]
+    force: bool,
+    #[command(flatten)]
+    changing: Changing,
+}
+
+impl Delete {
+    /// Does it.
+    pub(crate) async fn run(self, ctl: &Ctl) -> Result<Outcome, Error> {
+        let store = ctl.store().await?;
+        let id = self.service.find(&store.topology)?;
+        let entries: Vec<_> = store.topology.services().get(&id).iter().flat_map(|service| service.entries()).collect();
+        let leased = entries.iter().filter(|entry| entry.lease != 0).count();
+        if leased > 0 && !self.force {
+            let words = format!("announcers speak for {leased} of the upstreams of {id}");
+            return Err(Error::Refused(format!("{words}: stop them first, or --force")));
+        }
+        if !self.yes && !self.changing.dry_run && !is_meant(&format!("delete {id}, {} keys?", entries.len()))? {
+            return Err(Error::Refused("nothing was deleted".into()));
+        }
+        let mut edit = Edit::default();
+        entries.iter().for_each(|entry| edit.delete(&store, &entry.key));
+        ctl.carry_out(&store, &edit, &self.changing, BTreeSet::new()).await
+    }
+}
+
+/// Asks at the terminal; without one nobody can be asked.
+fn is_meant(question: &str) -> Result<bool, Error> {
+    if !io::stdin().is_terminal() || !io::stderr().is_terminal() {
+        return Err(Error::Usage(format!("{question} There is no terminal to ask at: --yes")));
+    }
+    let mut answer = String::new();
+    let mut err = io::stderr().lock();
+    let asked = write!(err, "{question} [y/N] ").and_then(|()| err.flush());
+    let read = asked.and_then(|()| io::stdin().lock().read_line(&mut answer));
+    read.map_err(|error| Error::Failed(format!("the terminal: {error}")))?;
+    Ok(matches!(answer.trim(), "y" | "yes" | "Y"))
+}

@@ -1,0 +1,145 @@
+//! `diff`: what differs between two revisions.
+
+use std::collections::BTreeSet;
+
+use clap::Args;
+use discovery::Entry;
+use serde::Serialize;
+
+use super::Outcome;
+use crate::ctl::Ctl;
+use crate::durable::{self, Kept};
+use crate::error::Error;
+use crate::past;
+use crate::print::{Block, Cell, Shown, Table};
+use crate::store::Store;
+use crate::target::Named;
+
+pub(crate) const EXAMPLES: &str = "Examples:
+  What has changed since revision 1200?
+      discoverctl diff 1200
+  Of one service, between two revisions:
+      discoverctl diff 1200 1250 --service shop
+
+Exits 1 where anything differs.";
+
+/// Options of `diff`.
+#[derive(Debug, Args)]
+pub(crate) struct Diff {
+    /// The revision to begin with
+    #[arg(value_name = "REV")]
+    from: i64,
+    /// The one to end with; now, if not given
+    #[arg(value_name = "REV")]
+    to: Option<i64>,
+    /// Only this service
+    #[arg(long, value_name = "SVC")]
+    service: Option<Named>,
+    /// Upstreams' records too, which come and go
+    #[arg(long)]
+    all: bool,
+}
+
+/// What `diff` answers.
+#[derive(Debug, Serialize)]
+struct Differences {
+    /// The revision it begins with.
+    from: i64,
+    /// The one it ends with.
+    to: i64,
+    /// By key.
+    differences: Vec<Difference>,
+}
+
+/// A key that differs.
+#[derive(Debug, Serialize)]
+struct Difference {
+    /// Relative to the prefix.
+    key: String,
+    /// Its value at `from`; null is no key.
+    before: Option<String>,
+    /// Its value at `to`; null is no key.
+    after: Option<String>,
+}
+
+impl Diff {
+    /// Does it.
+    pub(crate) async fn run(self, ctl: &Ctl) -> Result<Outcome, Error> {
+        let now = ctl.store().await?;
+        let before = past::at(ctl, self.from, &now).await?;
+        let after = match self.to {
+            Some(to) => past::at(ctl, to, &now).await?,
+            None => now,
+        };
+        let only = self.service.as_ref().map(|named| durable::find(named, &after.topology, &before.topology));
+        let kept = if self.all { Kept::AndUpstreams } else { Kept::Settings };
+        let differences = Differences::between(&before, &after, kept, only.transpose()?.as_ref());
+        ctl.screen.show(&differences)?;
+        Ok(if differences.differences.is_empty() { Outcome::Yes } else { Outcome::No })
+    }
+}
+
+impl Differences {
+    fn between(before: &Store, after: &Store, kept: Kept, only: Option<&discovery::ServiceId>) -> Self {
+        let (old, new) = (kept.of(&before.entries, only), kept.of(&after.entries, only));
+        let keys: BTreeSet<&str> = old.keys().chain(new.keys()).copied().collect();
+        let value = |entry: &&Entry| String::from_utf8_lossy(&entry.value).into_owned();
+        let differences = keys.into_iter().filter_map(|key| {
+            let (before, after) = (old.get(key), new.get(key));
+            let differs = before.map(|entry| &entry.value) != after.map(|entry| &entry.value);
+            let difference = || Difference { key: key.to_owned(), before: before.map(value), after: after.map(value) };
+            differs.then(difference)
+        });
+        Self { differences: differences.collect(), from: before.revision, to: after.revision }
+    }
+}
+
+impl Shown for Differences {
+    fn blocks(&self) -> Vec<Block> {
+        let Self { from, to, differences } = self;
+        if differences.is_empty() {
+            return vec![Block::Text(format!("nothing differs between revisions {from} and {to}"))];
+        }
+        let (old, new) = (format!("revision {from}"), format!("revision {to}"));
+        let mut table = Table::new(["KEY", "BEFORE", "AFTER"]);
+        for it in differences {
+            table.row([it.key.as_str().into(), Cell::of(it.before.as_ref()), Cell::of(it.after.as_ref())]);
+        }
+        vec![Block::Text(format!("{old} and {new}")), Block::Table(table)]
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use discovery::Snapshot;
+
+    use super::*;
+
+    #[test]
+    fn keys_that_came_went_or_say_something_else() {
+        let store = |revision, keys: &[(&str, &str, i64)]| {
+            let entry = |(key, value, lease): &(&str, &str, i64)| Entry {
+                key: format!("http-services/{key}"),
+                value: (*value).into(),
+                create_revision: 1,
+                mod_revision: revision,
+                lease: *lease,
+            };
+            let entries = keys.iter().map(entry).collect();
+            Store::of(Snapshot { cluster: 1, revision, raft_term: 1, entries })
+        };
+        let before =
+            store(5, &[("a/balance", "random", 0), ("a/domain", "a.com", 0), ("a/upstreams/x", "10.0.0.1:80", 3)]);
+        let after = store(9, &[("a/domain", "a.com b.com", 0), ("b/domain", "c.com", 0)]);
+        let all = |kept, only| {
+            let found = Differences::between(&before, &after, kept, only).differences;
+            found.into_iter().map(|it| (it.key, it.before, it.after)).collect::<Vec<_>>()
+        };
+        let settings = all(Kept::Settings, None);
+        assert_eq!(settings.len(), 3);
+        assert_eq!(settings[0], ("http-services/a/balance".into(), Some("random".into()), None));
+        assert_eq!(settings[2].1, None);
+        let id = after.topology.services().keys().next().unwrap();
+        assert_eq!(all(Kept::AndUpstreams, Some(id)).len(), 3);
+    }
+}

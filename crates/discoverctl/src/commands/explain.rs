@@ -1,0 +1,137 @@
+//! `explain`: from the key to the request, and where on the way an upstream gets none.
+
+mod cause;
+mod shown;
+mod verdict;
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use clap::Args;
+use discovery::{Node, ServiceId, UpstreamId};
+use registry::{Client, LeaseId};
+
+use super::Outcome;
+use crate::ctl::Ctl;
+use crate::error::Error;
+use crate::fleet::{Answers, Fleet, ServiceInFull, Services, Status};
+use crate::store::Store;
+use crate::target::{Named, NamedAny};
+
+use cause::Last;
+use shown::Explanation;
+use verdict::{Said, record_key};
+
+pub(crate) const EXAMPLES: &str = "Examples:
+  discoverctl explain shop
+  discoverctl explain shop/node-1
+  discoverctl explain shop --output json | jq '.upstreams[].balancers[] | select(.gets_requests != true).because'
+
+For each upstream and each live balancer: the key, its value, what was read from it, the line in haproxy.cfg, what HAProxy
+makes of it, and the verdict. Where several causes apply, the one that a request meets first is the verdict; the others are
+listed as well. An upstream that is gone is explained from etcd's retained revisions.";
+
+/// Options of `explain`.
+#[derive(Debug, Args)]
+pub(crate) struct Explain {
+    /// A service, or one of its upstreams
+    #[arg(value_name = "SVC[/ID]")]
+    target: NamedAny,
+}
+
+impl Explain {
+    /// Does it.
+    pub(crate) async fn run(self, ctl: &Ctl) -> Result<Outcome, Error> {
+        let store = ctl.store().await?;
+        let fleet = ctl.fleet(&store)?;
+        let (named, asked) = match &self.target {
+            NamedAny::Service(named) => (named, None),
+            NamedAny::Upstream(named) => (&named.service, Some(named.id.clone())),
+        };
+        let service = locate(named, &store, &fleet).await?;
+        let said = ask(&store, &fleet, &service).await;
+        let known = known(&store, &service, &said);
+        let mut last = BTreeMap::new();
+        if let Some(id) = asked.as_ref().filter(|id| !has_record(&store, &service, id)) {
+            last.extend(look_back(&ctl.client, &store, &service, id).await.map(|last| (id.clone(), last)));
+            if !known.contains(id)
+                && !last.contains_key(id)
+                && let NamedAny::Upstream(named) = &self.target
+            {
+                // Says which are alike. One with an override alone is found, and explained.
+                named.find(&store.topology)?;
+            }
+        }
+        let is_one = asked.is_some();
+        let ids: BTreeSet<UpstreamId> = asked.map_or(known, |id| [id].into());
+        ctl.screen.show(&Explanation::of(&store, &service, &ids, &last, &said, is_one))?;
+        Ok(Outcome::Yes)
+    }
+}
+
+/// The service; one that the store has lost may be served all the same.
+async fn locate(named: &Named, store: &Store, fleet: &Fleet) -> Result<ServiceId, Error> {
+    let error = match named.find(&store.topology) {
+        Err(error @ Error::Refused(_)) => error,
+        other => return other,
+    };
+    let answers: Answers<Services> = fleet.ask("services").await;
+    let served = answers.values().flatten().flat_map(|answer| &answer.services);
+    let mut ids = served.filter_map(|it| it.id.split_once('-').map(|(kind, name)| (it.id.as_str(), kind, name)));
+    let wanted = named.to_string();
+    let found = ids.find(|(id, _, name)| *name == wanted || *id == wanted).map(|(_, kind, name)| (kind, name));
+    let id = found.and_then(|(kind, name)| {
+        let kind = if kind == "http" { discovery::Kind::Http } else { discovery::Kind::Tcp };
+        Some(ServiceId { kind, name: name.parse().ok()? })
+    });
+    id.ok_or(error)
+}
+
+/// What every live balancer says of itself and of the service.
+async fn ask(store: &Store, fleet: &Fleet, service: &ServiceId) -> BTreeMap<Node, Said> {
+    let path = format!("services/{service}");
+    let (mut status, mut services) = tokio::join!(fleet.ask::<Status>("status"), fleet.ask::<ServiceInFull>(&path));
+    let said = store.balancers.nodes().map(|(node, key)| {
+        let silent = || "nobody asked it".to_owned();
+        let status = status.remove(node).unwrap_or_else(|| Err(silent()));
+        let service = services.remove(node).unwrap_or_else(|| Err(silent()));
+        (node.clone(), Said { key: key.cloned(), status, service })
+    });
+    said.collect()
+}
+
+fn has_record(store: &Store, service: &ServiceId, id: &UpstreamId) -> bool {
+    store.topology.services().get(service).is_some_and(|keys| keys.upstream(id).is_some())
+}
+
+/// The upstreams that have a record, or are served without one.
+fn known(store: &Store, service: &ServiceId, said: &BTreeMap<Node, Said>) -> BTreeSet<UpstreamId> {
+    let records = store.topology.services().get(service).into_iter().flat_map(|keys| keys.upstreams());
+    let answers = said.values().filter_map(|said| said.service.as_ref().ok());
+    let served = answers.flat_map(|answer| &answer.upstreams).filter_map(|it| it.id.parse().ok());
+    records.map(|(id, _)| id.clone()).chain(served).collect()
+}
+
+/// What the store last had of a record, at revisions ever further back: a few reads, however many revisions there are. A
+/// record that lived between two of them isn't found.
+async fn look_back(client: &Client, store: &Store, service: &ServiceId, id: &UpstreamId) -> Option<Last> {
+    let folder = service.folder();
+    let below = format!("{folder}upstreams");
+    let key = record_key(service, id);
+    let mut back = 1;
+    let entry = loop {
+        let revision = store.revision.checked_sub(back).filter(|revision| *revision > 0)?;
+        let then = client.snapshot_at(&below, revision).await.ok()?;
+        if let Some(entry) = then.entries.into_iter().find(|entry| entry.key == key) {
+            break Some((revision, entry));
+        }
+        back = back.checked_mul(2)?;
+    };
+    let (revision, entry) = entry?;
+    let lease = (entry.lease != 0).then(|| LeaseId::from(entry.lease));
+    let lease_lives = match lease {
+        Some(lease) => client.time_to_live(lease).await.ok().map(|left| left.is_some()),
+        None => None,
+    };
+    let value = String::from_utf8_lossy(&entry.value).into_owned();
+    Some(Last { revision, value, lease: lease.map(|lease| lease.to_string()), lease_lives })
+}

@@ -1,0 +1,200 @@
+//! What `explain` answers.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use discovery::{Field, Node, Override, ServiceId, Setting, Upstream as Record, UpstreamId};
+use serde::Serialize;
+
+use super::cause::{Cause, Last};
+use super::verdict::{Facts, Said, Verdict, verdict};
+use crate::fleet::{Traffic, Upstream};
+use crate::print::{Block, Cell, Shown, Table};
+use crate::store::Store;
+use crate::upstreams::Asked;
+
+/// What `explain` answers.
+#[derive(Debug, Serialize)]
+pub(super) struct Explanation {
+    /// `http-shop`.
+    id: String,
+    /// The store's revision.
+    revision: i64,
+    /// The service's settings.
+    settings: Vec<KeyShown>,
+    /// By id.
+    upstreams: Vec<Explained>,
+    /// One upstream was asked about.
+    #[serde(skip)]
+    is_one: bool,
+}
+
+/// A key and what is read from it.
+#[derive(Debug, Serialize)]
+struct KeyShown {
+    /// Relative to the prefix.
+    key: String,
+    /// As it stands there.
+    value: String,
+    /// What it means; null where that can't be read.
+    parsed: Option<String>,
+    /// Why it can't.
+    refused: Option<String>,
+    /// It hangs on a lease.
+    lease: bool,
+}
+
+/// One upstream.
+#[derive(Debug, Serialize)]
+struct Explained {
+    /// Its id.
+    id: String,
+    /// Its record and what is imposed on it.
+    keys: Vec<KeyShown>,
+    /// What they ask for.
+    asked: Asked,
+    /// What the store last had of its record, where it is gone.
+    last: Option<Last>,
+    /// By balancer; one without a name where none lives.
+    balancers: Vec<At>,
+}
+
+/// One balancer's part.
+#[derive(Debug, Serialize)]
+struct At {
+    /// The balancer; null where none lives.
+    balancer: Option<String>,
+    /// The line in its haproxy.cfg.
+    line: Option<String>,
+    /// What HAProxy makes of it.
+    haproxy: Option<String>,
+    #[serde(flatten)]
+    verdict: Verdict,
+}
+
+impl Explanation {
+    pub(super) fn of(
+        store: &Store,
+        service: &ServiceId,
+        ids: &BTreeSet<UpstreamId>,
+        last: &BTreeMap<UpstreamId, Last>,
+        said: &BTreeMap<Node, Said>,
+        is_one: bool,
+    ) -> Self {
+        let keys = store.topology.services().get(service);
+        let settings = keys.into_iter().flat_map(|keys| keys.settings());
+        let settings = settings.map(|(_, field)| KeyShown::of(field, Setting::to_string)).collect();
+        let explain = |id: &UpstreamId| {
+            let record = keys.and_then(|keys| keys.upstream(id)).map(|field| KeyShown::of(field, record_words));
+            let imposed = keys.and_then(|keys| keys.imposed(id)).map(|field| KeyShown::of(field, override_words));
+            let facts = Facts { store, service, id, last: last.get(id) };
+            let mut balancers: Vec<At> = said.iter().map(|(node, said)| At::of(&facts, node, said)).collect();
+            if balancers.is_empty() {
+                balancers.push(At { balancer: None, line: None, haproxy: None, verdict: verdict(&facts, None) });
+            }
+            let asked = keys.map(|keys| Asked::of(keys, id)).unwrap_or_default();
+            let keys = record.into_iter().chain(imposed).collect();
+            Explained { id: id.to_string(), keys, asked, last: last.get(id).cloned(), balancers }
+        };
+        let upstreams = ids.iter().map(explain).collect();
+        Self { id: service.to_string(), revision: store.revision, settings, upstreams, is_one }
+    }
+}
+
+impl KeyShown {
+    fn of<T>(field: &Arc<Field<T>>, words: impl Fn(&T) -> String) -> Self {
+        Self {
+            key: field.entry.key.clone(),
+            value: String::from_utf8_lossy(&field.entry.value).trim().to_owned(),
+            parsed: field.value.as_ref().ok().map(words),
+            refused: field.value.as_ref().err().map(ToString::to_string),
+            lease: field.entry.lease != 0,
+        }
+    }
+
+    fn read(&self) -> Cell {
+        match (&self.parsed, &self.refused) {
+            (Some(parsed), _) => parsed.as_str().into(),
+            (None, Some(refused)) => Cell::bad(refused),
+            (None, None) => "–".into(),
+        }
+    }
+}
+
+fn record_words(record: &Record) -> String {
+    let mut words = vec![record.address.to_string(), format!("weight {}", record.weight)];
+    words.extend(record.color.as_ref().map(|color| format!("color {color}")));
+    words.push(format!("{:?}", record.state).to_lowercase());
+    words.extend(record.backup.then(|| "backup".to_owned()));
+    words.extend(record.permanent.then(|| "permanent".to_owned()));
+    words.join(", ")
+}
+
+fn override_words(it: &Override) -> String {
+    let state = it.state.map(|state| format!("{state:?}").to_lowercase());
+    let weight = it.weight.map(|weight| format!("weight {weight}"));
+    let words: Vec<String> = [state, weight].into_iter().flatten().collect();
+    if words.is_empty() { "nothing".into() } else { words.join(", ") }
+}
+
+fn haproxy_words(traffic: &Traffic) -> String {
+    let check = [&traffic.check, &traffic.check_words].into_iter().flatten().map(String::as_str);
+    let check = check.collect::<Vec<_>>().join(": ");
+    let check = if check.is_empty() { String::new() } else { format!(", check {check}") };
+    let Traffic { status, weight, sessions, since_seconds, .. } = traffic;
+    format!("{status} for {since_seconds} s, weight {weight}, {sessions} sessions{check}")
+}
+
+impl At {
+    fn of(facts: &Facts, node: &Node, said: &Said) -> Self {
+        let answer = said.service.as_ref().ok();
+        let there: Option<&Upstream> =
+            answer.and_then(|answer| answer.upstreams.iter().find(|it| it.id == facts.id.as_str()));
+        Self {
+            balancer: Some(node.to_string()),
+            line: there.and_then(|it| it.line.clone()),
+            haproxy: there.and_then(|it| it.haproxy.as_ref()).map(haproxy_words),
+            verdict: verdict(facts, Some(said)),
+        }
+    }
+
+    fn requests(&self) -> Cell {
+        match self.verdict.gets_requests {
+            Some(true) => Cell::good("yes"),
+            Some(false) => Cell::bad("no"),
+            None => "–".into(),
+        }
+    }
+}
+
+impl Shown for Explanation {
+    fn blocks(&self) -> Vec<Block> {
+        let mut blocks = vec![Block::Text(format!("{} at revision {}", self.id, self.revision))];
+        let upstreams = self.upstreams.iter().filter(|_| self.is_one).flat_map(|it| &it.keys);
+        let mut keys = Table::new(["KEY", "VALUE", "READ AS"]);
+        for it in self.settings.iter().chain(upstreams) {
+            keys.row([it.key.as_str().into(), it.value.as_str().into(), it.read()]);
+        }
+        let mut lines = Table::new(["UPSTREAM", "BALANCER", "LINE", "HAPROXY"]);
+        let mut verdicts = Table::new(["UPSTREAM", "BALANCER", "REQUESTS", "CAUSE", "WHY"]);
+        for (it, at) in self.upstreams.iter().flat_map(|it| it.balancers.iter().map(move |at| (it, at))) {
+            let (id, balancer) = (Cell::from(it.id.as_str()), Cell::of(at.balancer.as_ref()));
+            let (line, haproxy) = (Cell::of(at.line.as_ref()), Cell::of(at.haproxy.as_ref()));
+            lines.row([id.clone(), balancer.clone(), line, haproxy]);
+            let because = at.verdict.because.as_ref();
+            let cause = Cell::of(because.map(Cause::name));
+            let why = Cell::of(because.map(Cause::words));
+            verdicts.row([id.clone(), balancer.clone(), at.requests(), cause, why]);
+            for also in &at.verdict.also {
+                verdicts.row([id.clone(), balancer.clone(), "also".into(), also.name().into(), also.words().into()]);
+            }
+        }
+        if self.upstreams.is_empty() {
+            blocks.extend([keys].map(Block::Table));
+            blocks.push(Block::Text("no upstream: its clients get 503".into()));
+            return blocks;
+        }
+        blocks.extend([keys, lines, verdicts].map(Block::Table));
+        blocks
+    }
+}

@@ -1,0 +1,121 @@
+//! `export` and `import`: the durable keys as a document.
+
+use std::collections::BTreeSet;
+use std::io::Read as _;
+use std::path::PathBuf;
+
+use clap::Args;
+use discovery::{Entry, ServiceId};
+
+use super::Outcome;
+use crate::args::Changing;
+use crate::ctl::Ctl;
+use crate::document::{Document, Tree};
+use crate::durable::{Kept, check_claims};
+use crate::error::Error;
+use crate::print::{Block, Shown};
+use crate::target::Named;
+
+pub(crate) const EXAMPLES: &str = "Examples:
+  discoverctl export > services.yaml
+  discoverctl export shop db
+
+Settings, overrides and upstreams' records that hang on no lease: what announcers put there they put there again. With
+--output json the same as JSON, which import reads too.";
+
+pub(crate) const IMPORT_EXAMPLES: &str = "Examples:
+  What would be written?
+      discoverctl import services.yaml --dry-run
+  discoverctl export | ssh other discoverctl import
+  The services that are in the file, exactly as they are in the file:
+      discoverctl import services.yaml --prune
+
+All of it is one transaction, or one for each hundred keys where there are more. A value that no balancer could follow, and
+a domain or port that another service has, are refused before anything is written.";
+
+/// Options of `export`.
+#[derive(Debug, Args)]
+pub(crate) struct Export {
+    /// The services; all, if none is given
+    #[arg(value_name = "SVC")]
+    services: Vec<Named>,
+}
+
+/// Options of `import`.
+#[derive(Debug, Args)]
+pub(crate) struct Import {
+    /// The document; - is standard input
+    #[arg(value_name = "FILE", default_value = "-")]
+    file: PathBuf,
+    /// Delete what else the file's services have: settings, overrides, records without a lease
+    #[arg(long)]
+    prune: bool,
+    #[command(flatten)]
+    changing: Changing,
+}
+
+impl Export {
+    /// Does it.
+    pub(crate) async fn run(self, ctl: &Ctl) -> Result<Outcome, Error> {
+        let store = ctl.store().await?;
+        let ids = self.services.iter().map(|named| named.find(&store.topology)).collect::<Result<BTreeSet<_>, _>>()?;
+        let (tree, odd) = Tree::of(asked(&store.entries, &ids));
+        for key in odd {
+            eprintln!("discoverctl: {key}: its value is no text, and left out");
+        }
+        if ctl.screen.is_json() {
+            ctl.screen.show(&tree)?;
+        } else {
+            let yaml = serde_saphyr::to_string(&tree).map_err(|error| Error::Failed(error.to_string()))?;
+            let (prefix, revision) = (ctl.client.config().prefix(), store.revision);
+            let head = format!("# Durable keys below {prefix} at revision {revision}; discoverctl import reads them.");
+            ctl.screen.print(&format!("{head}\n{yaml}"))?;
+        }
+        Ok(Outcome::Yes)
+    }
+}
+
+/// The durable keys of these services; of all, if there are none.
+fn asked<'a>(entries: &'a [Entry], ids: &BTreeSet<ServiceId>) -> Vec<&'a Entry> {
+    if ids.is_empty() {
+        return Kept::AndPermanent.of(entries, None).into_values().collect();
+    }
+    let is_one = |entry: &&Entry| {
+        let key = entry.key.parse::<discovery::Key>().ok();
+        key.and_then(|key| key.service().map(|id| ids.contains(id))).unwrap_or_default()
+    };
+    entries.iter().filter(|entry| Kept::AndPermanent.is_one(entry)).filter(is_one).collect()
+}
+
+impl Import {
+    /// Does it.
+    pub(crate) async fn run(self, ctl: &Ctl) -> Result<Outcome, Error> {
+        let (name, text) = self.read()?;
+        let document = Document::parse(&name, &text)?;
+        let store = ctl.store().await?;
+        let edit = document.edit(&store, self.prune)?;
+        check_claims(&store, &edit)?;
+        let parts = edit.txns().len();
+        if parts > 1 {
+            eprintln!("discoverctl: {} keys, in {parts} transactions", edit.changes().count());
+        }
+        ctl.carry_out(&store, &edit, &self.changing, BTreeSet::new()).await
+    }
+
+    fn read(&self) -> Result<(String, String), Error> {
+        let is_standard = self.file.as_os_str() == "-";
+        let name = if is_standard { "standard input".to_owned() } else { self.file.display().to_string() };
+        let mut text = String::new();
+        let read = match is_standard {
+            true => std::io::stdin().read_to_string(&mut text).map(|_| text),
+            false => std::fs::read_to_string(&self.file),
+        };
+        read.map_err(|error| Error::Usage(format!("{name} can't be read: {error}"))).map(|text| (name, text))
+    }
+}
+
+impl Shown for Tree {
+    fn blocks(&self) -> Vec<Block> {
+        Vec::new()
+    }
+}

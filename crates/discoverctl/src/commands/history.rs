@@ -1,0 +1,178 @@
+//! `history`: what has changed in a service's keys, as far back as etcd keeps it.
+
+use std::collections::BTreeMap;
+
+use clap::Args;
+use discovery::{Change, Entry, Kind, ServiceId};
+use registry::Changes;
+use serde::Serialize;
+
+use super::Outcome;
+use crate::ctl::Ctl;
+use crate::durable::{self, Kept};
+use crate::error::Error;
+use crate::print::{Block, Cell, Shown, Table};
+use crate::target::Named;
+
+pub(crate) const EXAMPLES: &str = "Examples:
+  discoverctl history shop
+  discoverctl history shop --since 1200
+  discoverctl history shop --all --output json | jq '.changes[-1]'
+
+How far back it reaches is etcd's to say: --auto-compaction-retention.";
+
+/// Options of `history`.
+#[derive(Debug, Args)]
+pub(crate) struct History {
+    /// The service
+    #[arg(value_name = "SVC")]
+    service: Named,
+    /// Only what came after this revision
+    #[arg(long, value_name = "REV", default_value_t = 1, hide_default_value = true)]
+    since: i64,
+    /// Upstreams' records too, which come and go
+    #[arg(long)]
+    all: bool,
+}
+
+/// What `history` answers.
+#[derive(Debug, Default, Serialize)]
+struct Past {
+    /// The revision that it begins behind: what was before is compacted away, or wasn't asked for.
+    since: i64,
+    /// Whether that is because of a compaction.
+    compacted: bool,
+    /// The store's revision.
+    revision: i64,
+    /// Oldest first.
+    changes: Vec<Row>,
+}
+
+/// A key that was written or deleted.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+struct Row {
+    /// When.
+    revision: i64,
+    /// Relative to the prefix.
+    key: String,
+    /// Its value before; null is no key.
+    before: Option<String>,
+    /// Its value from then on; null is no key.
+    after: Option<String>,
+}
+
+impl History {
+    /// Does it.
+    pub(crate) async fn run(self, ctl: &Ctl) -> Result<Outcome, Error> {
+        let store = ctl.store().await?;
+        if self.since > store.revision {
+            return Err(Error::Usage(format!("--since {}: the store is at {}", self.since, store.revision)));
+        }
+        let found = self.service.find(&store.topology);
+        // A service that is gone has a past.
+        let kinds = [Kind::Http, Kind::Tcp].map(Some);
+        let ids: Vec<ServiceId> = match &found {
+            Ok(id) => vec![id.clone()],
+            Err(Error::Refused(_)) => kinds
+                .into_iter()
+                .map(|kind| self.service.find_or_new(&store.topology, kind))
+                .collect::<Result<_, _>>()?,
+            Err(_) => Vec::new(),
+        };
+        let kept = if self.all { Kept::AndUpstreams } else { Kept::Settings };
+        let mut past = Past::default();
+        for folder in ids.iter().flat_map(durable::folders) {
+            past.take(&ctl.client.changes(&folder, self.since).await?, kept, self.since);
+        }
+        past.changes.sort();
+        match found {
+            Err(error) if past.changes.is_empty() => Err(error),
+            _ => ctl.screen.show(&past).map(|()| Outcome::Yes),
+        }
+    }
+}
+
+impl Past {
+    fn take(&mut self, told: &Changes, kept: Kept, asked: i64) {
+        self.since = self.since.max(told.before.revision);
+        self.compacted |= told.before.revision > asked.max(1);
+        self.revision = self.revision.max(told.revision);
+        let mut values: BTreeMap<&str, &Entry> =
+            told.before.entries.iter().map(|entry| (entry.key.as_str(), entry)).collect();
+        let text = |entry: Option<&Entry>| entry.map(|it| String::from_utf8_lossy(&it.value).into_owned());
+        for change in &told.changes {
+            let (before, after, revision) = match change {
+                Change::Put(entry) => (values.insert(&entry.key, entry), Some(entry), entry.mod_revision),
+                Change::Delete { key, revision, .. } => (values.remove(key.as_str()), None, *revision),
+            };
+            let is_kept = before.or(after).is_some_and(|entry| kept.is_one(entry));
+            if is_kept && before.map(|it| &it.value) != after.map(|it| &it.value) {
+                let (before, after) = (text(before), text(after));
+                self.changes.push(Row { revision, key: change.key().to_owned(), before, after });
+            }
+        }
+    }
+}
+
+impl Shown for Past {
+    fn blocks(&self) -> Vec<Block> {
+        let mut table = Table::new(["REVISION", "KEY", "BEFORE", "AFTER"]);
+        for row in &self.changes {
+            let (before, after) = (Cell::of(row.before.as_ref()), Cell::of(row.after.as_ref()));
+            table.row([row.revision.to_string().into(), row.key.as_str().into(), before, after]);
+        }
+        let reach = match (self.compacted, self.changes.is_empty()) {
+            (true, _) => format!("since revision {}; what was before is compacted away", self.since),
+            (false, true) => format!("nothing has changed between revisions {} and {}", self.since, self.revision),
+            (false, false) => format!("since revision {}", self.since),
+        };
+        vec![Block::Table(table), Block::Text(reach)]
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use discovery::Snapshot;
+
+    use super::*;
+
+    fn entry(key: &str, value: &str, mod_revision: i64) -> Entry {
+        Entry {
+            key: format!("http-services/shop/{key}"),
+            value: value.into(),
+            create_revision: 1,
+            mod_revision,
+            lease: 0,
+        }
+    }
+
+    #[test]
+    fn a_change_has_what_was_before() {
+        let entries = vec![entry("active", "blue", 3)];
+        let before = Snapshot { cluster: 1, revision: 5, raft_term: 1, entries };
+        let gone = Change::Delete { key: "http-services/shop/active".into(), revision: 9, previous: None };
+        let changes = vec![
+            Change::Put(entry("active", "blue=90 green=10", 6)),
+            Change::Put(entry("upstreams/a", "10.0.0.1:80", 7)),
+            Change::Put(entry("active", "blue=90 green=10", 8)),
+            gone,
+        ];
+        let told = Changes { before, changes, revision: 10 };
+        let past = |kept| {
+            let mut past = Past::default();
+            past.take(&told, kept, 1);
+            past
+        };
+        let settings = past(Kept::Settings);
+        assert_eq!((settings.since, settings.compacted, settings.revision), (5, true, 10));
+        let row = |revision, before: Option<&str>, after: Option<&str>| Row {
+            revision,
+            key: "http-services/shop/active".into(),
+            before: before.map(str::to_owned),
+            after: after.map(str::to_owned),
+        };
+        let step = "blue=90 green=10";
+        assert_eq!(settings.changes, [row(6, Some("blue"), Some(step)), row(9, Some(step), None)]);
+        assert_eq!(past(Kept::AndUpstreams).changes.len(), 3);
+    }
+}

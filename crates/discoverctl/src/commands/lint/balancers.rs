@@ -1,0 +1,105 @@
+//! What is odd about the balancers: what they refuse, and where they don't agree.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use discovery::Node;
+
+use super::{Finding, Scene};
+
+/// `known` are the findings in the store itself: a balancer that refuses what can't be read is no news.
+pub(super) fn findings(scene: &Scene, known: &[Finding]) -> Vec<Finding> {
+    let mut findings = own(scene);
+    findings.extend(quarantined(scene, known));
+    findings.extend(holders(scene));
+    findings
+}
+
+/// What a balancer's key says of itself.
+fn own(scene: &Scene) -> Vec<Finding> {
+    let mut findings = Vec::new();
+    for (node, said) in scene.store.balancers.nodes() {
+        let key = format!("balancers/{node}");
+        let Some(said) = said else {
+            let todo = "see which program writes it; nothing that waits for balancers ends while it stands";
+            findings.push(Finding::new(key, "balancer_garbled", "it makes no sense", todo));
+            continue;
+        };
+        if said.cluster != scene.store.cluster {
+            let what = format!("it follows the cluster {}, and this is {}", said.cluster, scene.store.cluster);
+            let todo = "see --endpoints of its confgen; after a wiped store: discoverctl accept-store";
+            findings.push(Finding::new(key.clone(), "other_store", what, todo));
+        }
+        if let Some(Ok(status)) = scene.status.get(node).filter(|status| status.as_ref().is_ok_and(|it| !it.in_sync)) {
+            let todo = "its log and its /api/v1/history say what was tried";
+            findings.push(Finding::new(key.clone(), "out_of_sync", status.words.clone(), todo));
+        }
+        if said.url.is_none() {
+            let what = "it doesn't say where its API is: check, verify and explain can't ask it";
+            findings.push(Finding::new(key, "no_url", what, "--admin and --admin-host of its confgen"));
+        }
+    }
+    findings
+}
+
+/// By key and reason, who refuses it: what stands below `balancers/`, and the API, which has it whole.
+fn quarantined(scene: &Scene, known: &[Finding]) -> Vec<Finding> {
+    let mut by_node: BTreeMap<&Node, BTreeMap<&str, &str>> = BTreeMap::new();
+    for (node, said) in scene.store.balancers.nodes() {
+        // One that says nothing agrees with nobody; a list that is cut doesn't tell what is followed.
+        let Some(said) = said.filter(|said| !said.more.contains("quarantined")) else { continue };
+        let keys = said.quarantined.iter();
+        by_node.insert(node, keys.map(|(key, reason)| (key.as_str(), reason.as_str())).collect());
+    }
+    for (node, answer) in scene.quarantine.iter().filter_map(|(node, it)| Some((node, it.as_ref().ok()?))) {
+        let keys = answer.quarantine.iter().map(|(key, reason)| (key.as_str(), reason.as_str()));
+        by_node.insert(node, keys.collect());
+    }
+    let everybody: BTreeSet<&Node> = by_node.keys().copied().collect();
+    let mut by_key: BTreeMap<&str, BTreeMap<&str, BTreeSet<&Node>>> = BTreeMap::new();
+    for (node, keys) in &by_node {
+        for (key, reason) in keys {
+            by_key.entry(key).or_default().entry(reason).or_default().insert(node);
+        }
+    }
+    let mut findings = Vec::new();
+    for (key, reasons) in by_key {
+        let refusing: BTreeSet<&Node> = reasons.values().flatten().copied().collect();
+        let is_known = known.iter().any(|finding| finding.key == key && finding.kind == "unreadable");
+        for (reason, nodes) in reasons.iter().filter(|_| !is_known) {
+            let what = format!("{} on {}", reason, names(nodes));
+            findings.push(Finding::new(key, "quarantined", what, "mend the value; the last good one serves meanwhile"));
+        }
+        if refusing != everybody {
+            let others: BTreeSet<&Node> = everybody.difference(&refusing).copied().collect();
+            let what = format!("refused on {}, followed on {}", names(&refusing), names(&others));
+            let todo = "their options or versions differ, or one is behind: look again, then compare them";
+            findings.push(Finding::new(key, "disagreement", what, todo));
+        }
+    }
+    findings
+}
+
+/// Claims that different services hold on different balancers: who was there first there, holds it there.
+fn holders(scene: &Scene) -> Vec<Finding> {
+    let mut by_claim: BTreeMap<String, BTreeMap<String, BTreeSet<&Node>>> = BTreeMap::new();
+    for (node, answer) in scene.services.iter().filter_map(|(node, it)| Some((node, it.as_ref().ok()?))) {
+        for service in &answer.services {
+            let routes = service.routes.iter().map(|route| format!("{}{}", route.host, route.path));
+            let ports = service.ports.iter().map(|bind| format!("port {}", bind.rsplit(':').next().unwrap_or(bind)));
+            for claim in routes.chain(ports) {
+                by_claim.entry(claim).or_default().entry(service.id.clone()).or_default().insert(node);
+            }
+        }
+    }
+    let disputed = by_claim.into_iter().filter(|(_, holders)| holders.len() > 1);
+    let finding = |(claim, holders): (String, BTreeMap<String, BTreeSet<&Node>>)| {
+        let each: Vec<String> = holders.iter().map(|(id, nodes)| format!("{id} on {}", names(nodes))).collect();
+        let what = format!("{claim} is served by {}", each.join(", "));
+        Finding::new("balancers/", "disagreement", what, "take the claim out of all but one of them")
+    };
+    disputed.map(finding).collect()
+}
+
+fn names(nodes: &BTreeSet<&Node>) -> String {
+    nodes.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ")
+}

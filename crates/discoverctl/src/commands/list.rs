@@ -1,0 +1,153 @@
+//! `list`: all services at a glance.
+
+use std::collections::BTreeMap;
+
+use clap::Args;
+use discovery::{Service, ServiceId, SettingName, UpstreamState};
+use serde::Serialize;
+
+use super::Outcome;
+use crate::ctl::Ctl;
+use crate::error::Error;
+use crate::fleet::{Answers, Services};
+use crate::print::{Block, Cell, Shown, Table};
+use crate::store::Store;
+
+pub(crate) const EXAMPLES: &str = "Examples:
+  discoverctl list
+  discoverctl list --output json | jq '.services[] | select(.upstreams == 0).name'";
+
+/// Options of `list`.
+#[derive(Debug, Args)]
+pub(crate) struct List {}
+
+/// What `list` answers.
+#[derive(Debug, Serialize)]
+struct Listing {
+    /// The store's revision.
+    revision: i64,
+    /// By kind, then by name.
+    services: Vec<Row>,
+    /// The balancers that couldn't be asked, and why.
+    unreachable: BTreeMap<String, String>,
+}
+
+/// One service.
+#[derive(Debug, Serialize)]
+struct Row {
+    /// As HAProxy's section is called: `http-shop`.
+    id: String,
+    /// Its name.
+    name: String,
+    /// Its domains or ports, as they were written.
+    serves: Option<String>,
+    /// The active colors, as they were written.
+    active: Option<String>,
+    /// Its upstreams' records.
+    upstreams: usize,
+    /// Those that say ready.
+    ready: usize,
+    /// By balancer, how many get new requests there; null where the balancer can't say.
+    balanced: BTreeMap<String, Option<usize>>,
+}
+
+impl List {
+    /// Does it.
+    pub(crate) async fn run(self, ctl: &Ctl) -> Result<Outcome, Error> {
+        let store = ctl.store().await?;
+        let answers = ctl.fleet(&store)?.ask("services").await;
+        ctl.screen.show(&Listing::of(&store, &answers))?;
+        Ok(Outcome::Yes)
+    }
+}
+
+impl Listing {
+    fn of(store: &Store, answers: &Answers<Services>) -> Self {
+        let services = store.topology.services().iter().map(|(id, service)| Row::of(id, service, answers));
+        let unreachable = answers.iter().filter_map(|(node, it)| Some((node.to_string(), it.as_ref().err()?.clone())));
+        Self { revision: store.revision, services: services.collect(), unreachable: unreachable.collect() }
+    }
+}
+
+impl Row {
+    fn of(id: &ServiceId, service: &Service, answers: &Answers<Services>) -> Self {
+        let written = |name| {
+            let field = service.setting(name)?;
+            Some(String::from_utf8_lossy(&field.entry.value).trim().to_owned())
+        };
+        let is_ready = |state: UpstreamState| state == UpstreamState::Ready;
+        let ready = service.upstreams().filter(|(_, field)| field.value.as_ref().is_ok_and(|it| is_ready(it.state)));
+        let name = id.to_string();
+        let known = |services: &Services| {
+            let found = services.services.iter().find(|it| it.id == name);
+            services.haproxy_error.is_none().then(|| found.map_or(0, |it| it.upstreams.balanced))
+        };
+        let balanced = |services: &Result<Services, String>| services.as_ref().ok().and_then(known);
+        Self {
+            id: name.clone(),
+            name: id.name.to_string(),
+            serves: written(SettingName::Domain).or_else(|| written(SettingName::Ports)),
+            active: written(SettingName::Active),
+            upstreams: service.upstreams().count(),
+            ready: ready.count(),
+            balanced: answers.iter().map(|(node, services)| (node.to_string(), balanced(services))).collect(),
+        }
+    }
+}
+
+impl Shown for Listing {
+    fn blocks(&self) -> Vec<Block> {
+        let mut table = Table::new(["SERVICE", "SERVES", "ACTIVE", "READY", "BALANCED"]);
+        for row in &self.services {
+            let ready = format!("{}/{}", row.ready, row.upstreams);
+            let ready = if row.ready == 0 { Cell::bad(ready) } else { ready.into() };
+            let (serves, active) = (Cell::of(row.serves.as_ref()), Cell::of(row.active.as_ref()));
+            table.row([
+                row.id.as_str().into(),
+                serves,
+                active,
+                ready,
+                Cell::counts(&row.balanced, row.upstreams, row.ready),
+            ]);
+        }
+        let mut blocks = vec![Block::Table(table)];
+        if self.services.is_empty() {
+            blocks.push(Block::Text(format!("no service in the store at revision {}", self.revision)));
+        }
+        let unreachable = self.unreachable.iter().map(|(node, reason)| format!("{node} can't be asked: {reason}"));
+        blocks.extend(unreachable.map(Block::Text));
+        blocks
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use discovery::{Entry, Snapshot};
+
+    use super::*;
+
+    #[test]
+    fn a_balancer_that_cannot_say_is_a_dash() {
+        let entry = |key: &str, value: &str| Entry {
+            key: key.into(),
+            value: value.into(),
+            create_revision: 1,
+            mod_revision: 1,
+            lease: 0,
+        };
+        let entries = vec![
+            entry("http-services/shop/domain", "shop.com"),
+            entry("http-services/shop/upstreams/a", "10.0.0.1:80"),
+            entry("http-services/shop/upstreams/b", r#"{"address":"10.0.0.2:80","state":"drain"}"#),
+        ];
+        let store = Store::of(Snapshot { cluster: 1, revision: 9, raft_term: 1, entries });
+        let services = serde_json::from_str(r#"{"services":[{"id":"http-shop","upstreams":{"balanced":1}}]}"#).unwrap();
+        let answers =
+            Answers::from([("lb1".parse().unwrap(), Ok(services)), ("lb2".parse().unwrap(), Err("no".into()))]);
+        let listing = Listing::of(&store, &answers);
+        let Some(Block::Table(table)) = listing.blocks().into_iter().next() else { panic!() };
+        let row: Vec<_> = table.rows[0].iter().map(Cell::text).collect();
+        assert_eq!(row, ["http-shop", "shop.com", "–", "1/2", "lb1 1/2, lb2 –"]);
+        assert_eq!(listing.unreachable["lb2"], "no");
+    }
+}

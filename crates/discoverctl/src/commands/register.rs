@@ -1,0 +1,230 @@
+//! `register` and `deregister`: upstreams that no announcer speaks for.
+
+use std::collections::BTreeSet;
+
+use clap::Args;
+use discovery::{Color, Entry, Key, ServiceId, Upstream, UpstreamAddress, UpstreamId, Weight};
+
+use super::Outcome;
+use crate::args::{Changing, Type};
+use crate::ctl::Ctl;
+use crate::docker::{Container, Docker};
+use crate::edit::Edit;
+use crate::error::Error;
+use crate::store::Store;
+use crate::target::{Named, NamedUpstream, hint};
+
+pub(crate) const EXAMPLES: &str = "Examples:
+  discoverctl register shop node-1 172.17.8.101:8000
+  discoverctl register shop node-1 172.17.8.101:8000 --color green --weight 50
+  discoverctl register shop --container web-1:8000
+  discoverctl register --type tcp db db-1 172.17.8.101:3306
+
+The record hangs on no lease: it stands until it is deregistered, whether or not something answers there; HAProxy's checks
+decide who gets requests. An app with an announcer needs none of this. A new service has no domain yet:
+`discoverctl set shop domain shop.example.com`.
+With --container the address is looked up through Docker's API; the id is the container's name, the port may be left out
+where the image exposes just one.";
+
+pub(crate) const DEREGISTER_EXAMPLES: &str = "Examples:
+  discoverctl drain shop/node-1 && discoverctl deregister shop node-1
+
+What an operator imposed on the upstream goes with it. A record under a lease belongs to an announcer that lives: stop that
+instead, or use `maint`; --force deletes it, and the announcer leaves it alone as long as its lease lives.";
+
+/// Options of `register`.
+#[derive(Debug, Args)]
+pub(crate) struct Register {
+    /// The service; a new one is made
+    #[arg(value_name = "SVC")]
+    service: Named,
+    /// The upstream's name in it
+    #[arg(value_name = "ID", required_unless_present = "container")]
+    id: Option<UpstreamId>,
+    /// Where it listens
+    #[arg(value_name = "ADDR", required_unless_present = "container", conflicts_with = "container")]
+    address: Option<UpstreamAddress>,
+    /// A running container, by name or id, and the port that it listens on
+    #[arg(long, value_name = "ID[:PORT]")]
+    container: Option<Container>,
+    /// The network whose address is taken, where the container is in several
+    #[arg(long, value_name = "NAME", requires = "container")]
+    network: Option<String>,
+    /// Where Docker's API listens
+    #[arg(long, env = "DOCKER_HOST", value_name = "unix://PATH", default_value = "unix:///var/run/docker.sock")]
+    docker: String,
+    /// Its share among the upstreams of its color
+    #[arg(long, value_name = "0-256")]
+    weight: Option<Weight>,
+    /// Its color
+    #[arg(long)]
+    color: Option<Color>,
+    /// Used only when no other upstream is up
+    #[arg(long)]
+    backup: bool,
+    /// What kind of service, where it is made, or where two bear the name
+    #[arg(long = "type", value_enum)]
+    kind: Option<Type>,
+    /// Replace a record that bears another address or hangs on a lease
+    #[arg(long)]
+    takeover: bool,
+    #[command(flatten)]
+    changing: Changing,
+}
+
+/// Options of `deregister`.
+#[derive(Debug, Args)]
+pub(crate) struct Deregister {
+    /// The service
+    #[arg(value_name = "SVC")]
+    service: Named,
+    /// The upstream
+    #[arg(value_name = "ID")]
+    id: UpstreamId,
+    /// Delete a record that hangs on a lease, too
+    #[arg(long)]
+    force: bool,
+    #[command(flatten)]
+    changing: Changing,
+}
+
+impl Register {
+    /// Does it.
+    pub(crate) async fn run(self, ctl: &Ctl) -> Result<Outcome, Error> {
+        let (id, address) = match (&self.container, self.id, self.address) {
+            (Some(container), id, _) => {
+                let found = Docker::at(&self.docker)?.find(container, self.network.as_deref()).await?;
+                (id.unwrap_or(found.id), found.address)
+            }
+            (None, Some(id), Some(address)) => (id, address),
+            (None, ..) => return Err(Error::Usage("an ID and an ADDR, or --container".into())),
+        };
+        let store = ctl.store().await?;
+        let service = self.service.find_or_new(&store.topology, self.kind.map(Into::into))?;
+        if !store.topology.services().contains_key(&service) {
+            let alike = hint(service.name.as_str(), store.topology.services().keys().map(|id| id.name.to_string()));
+            eprintln!("{service} is a new service, without a domain or port yet{alike}");
+        }
+        let upstream = Upstream {
+            weight: self.weight.unwrap_or_default(),
+            color: self.color,
+            backup: self.backup,
+            permanent: true,
+            ..Upstream::at(address)
+        };
+        let edit = register(&store, &service, &id, &upstream, self.takeover)?;
+        ctl.carry_out(&store, &edit, &self.changing, BTreeSet::new()).await
+    }
+}
+
+/// Puts the record, unless it is somebody else's.
+fn register(
+    store: &Store,
+    service: &ServiceId,
+    id: &UpstreamId,
+    upstream: &Upstream,
+    takeover: bool,
+) -> Result<Edit, Error> {
+    let key = Key::upstream(service, id);
+    if let Some(entry) = store.entry(&key.to_string()).filter(|_| !takeover)
+        && let Some(obstacle) = obstacle(entry, upstream)
+    {
+        return Err(Error::Refused(format!("{key} {obstacle}; --takeover replaces it, another ID leaves it alone")));
+    }
+    let mut edit = Edit::default();
+    edit.put(store, &key, upstream.to_string());
+    Ok(edit)
+}
+
+/// Why a record isn't ours to replace.
+fn obstacle(entry: &Entry, upstream: &Upstream) -> Option<String> {
+    let standing = Upstream::parse(&entry.value);
+    match standing {
+        _ if entry.lease != 0 => Some(format!("hangs on lease {:x}: an announcer speaks for it", entry.lease)),
+        Ok(standing) if standing.address != upstream.address => Some(format!("bears {}", standing.address)),
+        _ => None,
+    }
+}
+
+impl Deregister {
+    /// Does it.
+    pub(crate) async fn run(self, ctl: &Ctl) -> Result<Outcome, Error> {
+        let store = ctl.store().await?;
+        let named = NamedUpstream { service: self.service, id: self.id };
+        let (service, id) = named.find(&store.topology)?;
+        let edit = deregister(&store, &service, &id, self.force)?;
+        ctl.carry_out(&store, &edit, &self.changing, BTreeSet::new()).await
+    }
+}
+
+/// Deletes the record, in whichever layout it stands, and what is imposed on it.
+fn deregister(store: &Store, service: &ServiceId, id: &UpstreamId, force: bool) -> Result<Edit, Error> {
+    let mut edit = Edit::default();
+    let Some(known) = store.topology.services().get(service) else { return Ok(edit) };
+    for entry in known.entries() {
+        let is_its_own = match entry.key.parse() {
+            Ok(Key::Upstream { id: it, .. } | Key::Override { id: it, .. }) => it == *id,
+            _ => false,
+        };
+        if is_its_own && entry.lease != 0 && !force {
+            let words = format!("{} hangs on lease {:x}: an announcer speaks for it", entry.key, entry.lease);
+            return Err(Error::Refused(format!("{words}. Stop that, or `discoverctl maint`; --force deletes it")));
+        }
+        if is_its_own {
+            edit.delete(store, &entry.key);
+        }
+    }
+    Ok(edit)
+}
+
+#[cfg(test)]
+mod tests {
+    use discovery::Snapshot;
+
+    use super::*;
+
+    fn store(keys: &[(&str, &str, i64)]) -> Store {
+        let entry = |(key, value, lease): &(&str, &str, i64)| Entry {
+            key: (*key).into(),
+            value: (*value).into(),
+            create_revision: 1,
+            mod_revision: 1,
+            lease: *lease,
+        };
+        let mut entries: Vec<Entry> = keys.iter().map(entry).collect();
+        entries.sort_by(|one, other| one.key.cmp(&other.key));
+        Store::of(Snapshot { entries, ..Snapshot::default() })
+    }
+
+    const KEY: &str = "http-services/shop/upstreams/a";
+
+    fn at(address: &str) -> Upstream {
+        Upstream { permanent: true, ..Upstream::at(address.parse().unwrap()) }
+    }
+
+    #[test]
+    fn somebody_elses_record_is_left_alone() {
+        let service = KEY.parse::<Key>().unwrap().service().unwrap().clone();
+        let id: UpstreamId = "a".parse().unwrap();
+        let ours = |store: &Store, takeover| register(store, &service, &id, &at("10.0.0.1:80"), takeover);
+        assert!(ours(&store(&[]), false).is_ok());
+        assert!(ours(&store(&[(KEY, "10.0.0.1:80", 0)]), false).is_ok(), "the same, without its color");
+        for (value, lease, words) in [("10.0.0.2:80", 0, "bears 10.0.0.2:80"), ("10.0.0.1:80", 7, "hangs on lease 7")] {
+            let store = store(&[(KEY, value, lease)]);
+            let refused = ours(&store, false).unwrap_err();
+            assert!(refused.to_string().contains(words) && refused.exit_code() == 4, "{refused}");
+            assert_eq!(ours(&store, true).unwrap().changes().count(), 1);
+        }
+    }
+
+    #[test]
+    fn what_was_imposed_goes_with_it() {
+        let keys = [(KEY, "10.0.0.1:80", 0), ("http-services/shop/overrides/a", "{}", 0)];
+        let service = KEY.parse::<Key>().unwrap().service().unwrap().clone();
+        let id = "a".parse().unwrap();
+        assert_eq!(deregister(&store(&keys), &service, &id, false).unwrap().changes().count(), 2);
+        let leased = store(&[(KEY, "10.0.0.1:80", 7)]);
+        assert!(deregister(&leased, &service, &id, false).unwrap_err().to_string().contains("lease 7"));
+        assert!(deregister(&leased, &service, &id, true).is_ok());
+    }
+}

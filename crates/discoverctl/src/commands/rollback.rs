@@ -1,0 +1,99 @@
+//! `rollback`: a service's settings and overrides as they were.
+
+use std::collections::BTreeSet;
+
+use clap::Args;
+use discovery::ServiceId;
+
+use super::Outcome;
+use crate::args::Changing;
+use crate::ctl::Ctl;
+use crate::durable::{self, Kept};
+use crate::edit::Edit;
+use crate::error::Error;
+use crate::past;
+use crate::store::Store;
+use crate::target::Named;
+
+pub(crate) const EXAMPLES: &str = "Examples:
+  What would be written?
+      discoverctl rollback shop 1200 --dry-run
+  As it was at revision 1200 (discoverctl history shop lists them):
+      discoverctl rollback shop 1200
+
+Settings and overrides go back, in one transaction; upstreams' records are left alone.";
+
+/// Options of `rollback`.
+#[derive(Debug, Args)]
+pub(crate) struct Rollback {
+    /// The service
+    #[arg(value_name = "SVC")]
+    service: Named,
+    /// The revision
+    #[arg(value_name = "REV")]
+    revision: i64,
+    #[command(flatten)]
+    changing: Changing,
+}
+
+impl Rollback {
+    /// Does it.
+    pub(crate) async fn run(self, ctl: &Ctl) -> Result<Outcome, Error> {
+        let store = ctl.store().await?;
+        let then = past::at(ctl, self.revision, &store).await?;
+        let id = durable::find(&self.service, &store.topology, &then.topology)?;
+        let edit = as_it_was(&store, &then, &id)?;
+        durable::check_claims(&store, &edit)?;
+        ctl.carry_out(&store, &edit, &self.changing, BTreeSet::new()).await
+    }
+}
+
+/// What leads back there.
+fn as_it_was(store: &Store, then: &Store, id: &ServiceId) -> Result<Edit, Error> {
+    let old = Kept::Settings.of(&then.entries, Some(id));
+    if old.is_empty() {
+        let words = format!("{id} had no settings at revision {}; nothing was changed", then.revision);
+        return Err(Error::Refused(format!("{words} (discoverctl delete takes a service away)")));
+    }
+    let mut edit = Edit::default();
+    for (key, entry) in &old {
+        let key = key.parse().map_err(|oddity| Error::Failed(format!("{key}: {oddity}")))?;
+        edit.put(store, &key, durable::text(entry)?);
+    }
+    for key in Kept::Settings.of(&store.entries, Some(id)).keys().filter(|key| !old.contains_key(*key)) {
+        edit.delete(store, key);
+    }
+    Ok(edit)
+}
+
+#[cfg(test)]
+mod tests {
+    use discovery::{Entry, Snapshot};
+
+    use super::*;
+
+    #[test]
+    fn keys_come_back_and_newer_ones_go() {
+        let store = |revision, keys: &[(&str, &str)]| {
+            let entry = |(key, value): &(&str, &str)| Entry {
+                key: format!("http-services/{key}"),
+                value: (*value).into(),
+                create_revision: 1,
+                mod_revision: revision,
+                lease: 0,
+            };
+            let entries = keys.iter().map(entry).collect();
+            Store::of(Snapshot { cluster: 1, revision, raft_term: 1, entries })
+        };
+        let then = store(5, &[("a/balance", "random"), ("a/domain", "a.com"), ("a/upstreams/x", "10.0.0.1:80")]);
+        let now = store(
+            9,
+            &[("a/domain", "a.com"), ("a/hsts", "180d"), ("a/upstreams/y", "10.0.0.2:80"), ("b/domain", "b.com")],
+        );
+        let id = |text: &str| text.parse::<discovery::Key>().unwrap().service().unwrap().clone();
+        let edit = as_it_was(&now, &then, &id("http-services/a/domain")).unwrap();
+        let changes: Vec<_> = edit.changes().map(|(key, change)| (key.as_str(), change.after.as_deref())).collect();
+        assert_eq!(changes, [("http-services/a/balance", Some("random")), ("http-services/a/hsts", None)]);
+        assert!(as_it_was(&now, &then, &id("http-services/b/domain")).is_err());
+    }
+}

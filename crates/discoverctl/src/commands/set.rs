@@ -1,0 +1,117 @@
+//! `set` and `unset`: a service's settings.
+
+use std::collections::BTreeSet;
+
+use clap::Args;
+use discovery::{Key, ServiceId, Setting, SettingName, rivals};
+
+use super::Outcome;
+use crate::args::{Changing, Type};
+use crate::ctl::Ctl;
+use crate::edit::Edit;
+use crate::error::Error;
+use crate::store::Store;
+use crate::target::Named;
+
+pub(crate) const EXAMPLES: &str = "Examples:
+  discoverctl set shop balance leastconn
+  discoverctl set shop domain shop.example.com www.example.com
+  discoverctl set --create --type tcp db ports 3306
+
+The settings and their values: docs/settings.md.";
+
+pub(crate) const UNSET_EXAMPLES: &str = "Examples:
+  discoverctl unset shop hsts
+  discoverctl unset shop allow maxconn";
+
+/// Options of `set`.
+#[derive(Debug, Args)]
+pub(crate) struct Set {
+    /// The service
+    #[arg(value_name = "SVC")]
+    service: Named,
+    /// The setting
+    #[arg(value_name = "KEY")]
+    name: SettingName,
+    /// Its value; several words are a list
+    #[arg(value_name = "VALUE", required = true)]
+    value: Vec<String>,
+    /// Make the service if there is none of that name
+    #[arg(long)]
+    create: bool,
+    /// What kind of service, where it is made, or where two bear the name
+    #[arg(long = "type", value_enum)]
+    kind: Option<Type>,
+    #[command(flatten)]
+    changing: Changing,
+}
+
+/// Options of `unset`.
+#[derive(Debug, Args)]
+pub(crate) struct Unset {
+    /// The service
+    #[arg(value_name = "SVC")]
+    service: Named,
+    /// The settings
+    #[arg(value_name = "KEY", required = true)]
+    names: Vec<SettingName>,
+    #[command(flatten)]
+    changing: Changing,
+}
+
+impl Set {
+    /// Does it.
+    pub(crate) async fn run(self, ctl: &Ctl) -> Result<Outcome, Error> {
+        let store = ctl.store().await?;
+        let id = match self.create {
+            true => self.service.find_or_new(&store.topology, self.kind.map(Into::into))?,
+            false => self.service.find(&store.topology).map_err(|error| match error {
+                Error::Refused(words) => Error::Refused(format!("{words} (--create makes a new one)")),
+                other => other,
+            })?,
+        };
+        let setting = parse(&id, self.name, &self.value.join(" "))?;
+        let edit = settings(&store, &id, &[setting])?;
+        ctl.carry_out(&store, &edit, &self.changing, BTreeSet::new()).await
+    }
+}
+
+impl Unset {
+    /// Does it.
+    pub(crate) async fn run(self, ctl: &Ctl) -> Result<Outcome, Error> {
+        let store = ctl.store().await?;
+        let id = self.service.find(&store.topology)?;
+        let mut edit = Edit::default();
+        for name in self.names {
+            // The ancestor's layout may say so too: what was unset must not come back from there.
+            if let Some(service) = store.topology.services().get(&id) {
+                let keys = service.entries().map(|entry| &entry.key);
+                keys.filter(|key| names(key, name)).for_each(|key| edit.delete(&store, key));
+            }
+        }
+        ctl.carry_out(&store, &edit, &self.changing, BTreeSet::new()).await
+    }
+}
+
+/// Whether the key is that of this setting, in either layout.
+fn names(key: &str, setting: SettingName) -> bool {
+    matches!(key.parse(), Ok(Key::Setting { name, .. }) if name == setting)
+}
+
+/// A setting's value as it was typed.
+pub(crate) fn parse(id: &ServiceId, name: SettingName, value: &str) -> Result<Setting, Error> {
+    let setting = Setting::parse(id.kind, name, value.as_bytes());
+    setting.map_err(|refusal| Error::Usage(format!("{name} of {id}: {refusal}")))
+}
+
+/// Writes settings, unless they claim what another service's keys name.
+pub(crate) fn settings(store: &Store, id: &ServiceId, settings: &[Setting]) -> Result<Edit, Error> {
+    if let Some(rival) = rivals(store.topology.services(), id, settings).first() {
+        return Err(Error::Refused(format!("{rival}: one service has it, and it wouldn't be {id}")));
+    }
+    let mut edit = Edit::default();
+    for setting in settings {
+        edit.put(store, &Key::setting(id, setting.name()), setting.to_string());
+    }
+    Ok(edit)
+}

@@ -1,0 +1,280 @@
+//! `show`: one service in full.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use clap::Args;
+use discovery::{Service, ServiceId, UpstreamId};
+use futures_util::future::join_all;
+use registry::{Client, LeaseId};
+use serde::Serialize;
+
+use super::Outcome;
+use crate::ctl::Ctl;
+use crate::error::Error;
+use crate::fleet::{Answers, ServiceInFull};
+use crate::print::{Block, Cell, Shown, Table};
+use crate::store::Store;
+use crate::target::Named;
+use crate::upstreams::{Row, There, of_service, rows, unreachable};
+
+pub(crate) const EXAMPLES: &str = "Examples:
+  discoverctl show shop
+  discoverctl show shop --output json | jq '.upstreams[] | select(.state == \"ready\").address'
+
+LEASE is what is left of the upstream's lease in seconds; `none` is a record without one, which stays until somebody deletes
+it. SESSIONS and RATE (requests in the last second; connections of a TCP service) are of one balancer.";
+
+/// Options of `show`.
+#[derive(Debug, Args)]
+pub(crate) struct Show {
+    /// The service
+    #[arg(value_name = "SVC")]
+    service: Named,
+}
+
+/// What `show` answers.
+#[derive(Debug, Serialize)]
+struct Shop {
+    /// `http-shop`.
+    id: String,
+    /// Its name.
+    name: String,
+    /// The store's revision.
+    revision: i64,
+    /// By name; those that are set, and those that count without being set.
+    settings: BTreeMap<String, SettingShown>,
+    /// By balancer, the hosts with their paths, or the ports, that it holds there.
+    claims: BTreeMap<String, Vec<String>>,
+    /// By id.
+    upstreams: Vec<UpstreamShown>,
+    /// By key, relative to the prefix, and balancer: why it isn't followed.
+    quarantine: BTreeMap<String, BTreeMap<String, String>>,
+    /// By balancer: why HAProxy doesn't take the service as it stands.
+    refused: BTreeMap<String, String>,
+    /// The balancers that couldn't be asked, and why.
+    unreachable: BTreeMap<String, String>,
+}
+
+/// A setting.
+#[derive(Debug, Default, PartialEq, Serialize)]
+struct SettingShown {
+    /// As it stands in the store; null where it doesn't.
+    written: Option<String>,
+    /// By balancer, what counts.
+    counts: BTreeMap<String, String>,
+}
+
+/// An upstream.
+#[derive(Debug, Serialize)]
+struct UpstreamShown {
+    #[serde(flatten)]
+    row: Row,
+    /// `lives` with its seconds, `none`, `ended`, or `unknown` where etcd didn't say.
+    lease: &'static str,
+    /// What is left of its lease.
+    lease_seconds: Option<u64>,
+}
+
+/// The leases that upstreams hang on: what is left; None has ended.
+type Leases = BTreeMap<i64, Option<u64>>;
+
+impl Show {
+    /// Does it.
+    pub(crate) async fn run(self, ctl: &Ctl) -> Result<Outcome, Error> {
+        let store = ctl.store().await?;
+        let id = self.service.find(&store.topology)?;
+        let Some(service) = store.topology.services().get(&id) else {
+            return Err(Error::Refused(format!("no service {id} in the store")));
+        };
+        let fleet = ctl.fleet(&store)?;
+        let path = format!("services/{id}");
+        let (answers, leases) = tokio::join!(fleet.ask(&path), leases(&ctl.client, service));
+        ctl.screen.show(&Shop::of(&store, &id, service, &answers, &leases))?;
+        Ok(Outcome::Yes)
+    }
+}
+
+/// A lease that etcd can't be asked after is left out: the rest of the answer is none the worse.
+async fn leases(client: &Client, service: &Service) -> Leases {
+    let all: BTreeSet<i64> = service.upstreams().map(|(_, field)| field.entry.lease).filter(|id| *id != 0).collect();
+    let asked = all.into_iter().map(|id| async move {
+        let left = client.time_to_live(LeaseId::from(id)).await.ok()?;
+        Some((id, left.map(|left| left.as_secs())))
+    });
+    join_all(asked).await.into_iter().flatten().collect()
+}
+
+impl Shop {
+    fn of(store: &Store, id: &ServiceId, service: &Service, answers: &Answers<ServiceInFull>, leases: &Leases) -> Self {
+        let mut settings: BTreeMap<String, SettingShown> = BTreeMap::new();
+        for (name, field) in service.settings() {
+            let written = String::from_utf8_lossy(&field.entry.value).trim().to_owned();
+            settings.entry(name.to_string()).or_default().written = Some(written);
+        }
+        let (mut quarantine, mut claims, mut refused) = (BTreeMap::new(), BTreeMap::new(), BTreeMap::new());
+        for (node, answer) in answers.iter().filter_map(|(node, it)| Some((node.to_string(), it.as_ref().ok()?))) {
+            for (name, value) in &answer.service.settings {
+                settings.entry(name.clone()).or_default().counts.insert(node.clone(), value.clone());
+            }
+            for (key, reason) in &answer.quarantine {
+                let by: &mut BTreeMap<String, String> = quarantine.entry(key.clone()).or_default();
+                by.insert(node.clone(), reason.clone());
+            }
+            refused.extend(answer.service.refused.clone().map(|words| (node.clone(), words)));
+            claims.insert(node, answer.service.claims());
+        }
+        let lease = |id: &UpstreamId| service.upstream(id).map(|field| field.entry.lease);
+        let upstreams = rows(&store.topology, &of_service(answers), Some(id)).into_iter();
+        let upstreams = upstreams.map(|((_, id), row)| UpstreamShown::of(row, lease(&id), leases)).collect();
+        let (id, name, unreachable) = (id.to_string(), id.name.to_string(), unreachable(answers));
+        Self { id, name, revision: store.revision, settings, claims, upstreams, quarantine, refused, unreachable }
+    }
+}
+
+impl UpstreamShown {
+    fn of(row: Row, lease: Option<i64>, leases: &Leases) -> Self {
+        let (lease, lease_seconds) = match lease {
+            Some(0) => ("none", None),
+            None => ("ended", None),
+            Some(id) => match leases.get(&id) {
+                Some(Some(left)) => ("lives", Some(*left)),
+                Some(None) => ("ended", None),
+                None => ("unknown", None),
+            },
+        };
+        Self { row, lease, lease_seconds }
+    }
+
+    fn add_to(&self, table: &mut Table) {
+        let Row { id, asked, balancers, .. } = &self.row;
+        let lease = self.lease_seconds.map_or_else(|| self.lease.to_owned(), |left| format!("{left} s"));
+        let state = asked.state_words();
+        let cells = |node: Cell, there: Cell, sessions: Cell, rate: Cell| {
+            let state = if asked.state == Some("ready") { Cell::good(&state) } else { Cell::odd(&state) };
+            let (address, color) = (Cell::of(asked.address.as_ref()), Cell::of(asked.color.as_ref()));
+            let lease = Cell::from(lease.as_str());
+            [id.as_str().into(), address, color, Cell::of(asked.weight), state, lease, node, there, sessions, rate]
+        };
+        if balancers.is_empty() {
+            table.row(cells("–".into(), "–".into(), "–".into(), "–".into()));
+        }
+        for (node, there) in balancers {
+            table.row(cells(node.as_str().into(), there.cell(), Cell::of(there.sessions), Cell::of(there.rate)));
+        }
+    }
+}
+
+impl There {
+    /// One word, or a dash.
+    pub(crate) fn cell(&self) -> Cell {
+        let held = if self.held { " (held)" } else { "" };
+        match self.state {
+            None => "–".into(),
+            Some("up") => Cell::good(format!("up{held}")),
+            Some(state @ ("down" | "absent")) => Cell::bad(format!("{state}{held}")),
+            Some(state) => Cell::odd(format!("{state}{held}")),
+        }
+    }
+}
+
+impl Shown for Shop {
+    fn blocks(&self) -> Vec<Block> {
+        let mut settings = Table::new(["SETTING", "WRITTEN", "COUNTS"]);
+        for (name, it) in &self.settings {
+            let written = it.written.as_ref().map(|value| value.replace('\n', "\\n"));
+            // What counts is a balancer's word only where it isn't what was written, or not everywhere.
+            let counts = if it.counts.values().all(|value| Some(value) == it.written.as_ref()) {
+                Cell::from(if it.counts.is_empty() { "–" } else { "as written" })
+            } else {
+                same_or_each(&it.counts)
+            };
+            settings.row([name.as_str().into(), Cell::of(written), counts]);
+        }
+        let claims: BTreeMap<String, String> =
+            self.claims.iter().map(|(node, it)| (node.clone(), it.join(" "))).collect();
+        let mut head = vec![format!("{} at revision {}", self.id, self.revision)];
+        head.extend((!claims.is_empty()).then(|| format!("serves: {}", same_or_each(&claims).text())));
+        let mut upstreams = Table::new([
+            "UPSTREAM", "ADDRESS", "COLOR", "WEIGHT", "STATE", "LEASE", "BALANCER", "THERE", "SESSIONS", "RATE",
+        ]);
+        self.upstreams.iter().for_each(|it| it.add_to(&mut upstreams));
+        let mut blocks = vec![Block::Text(head.join("\n")), Block::Table(settings)];
+        blocks.push(match self.upstreams.is_empty() {
+            true => Block::Text("no upstream: its clients get 503".into()),
+            false => Block::Table(upstreams),
+        });
+        let refused = self.refused.iter().map(|(node, words)| format!("{node}: HAProxy refuses the service: {words}"));
+        let quarantine = self.quarantine.iter();
+        let quarantine = quarantine.map(|(key, by)| format!("{key} is not followed: {}", same_or_each(by).text()));
+        let silent = self.unreachable.iter().map(|(node, reason)| format!("{node} can't be asked: {reason}"));
+        let notes: Vec<String> = refused.chain(quarantine).chain(silent).collect();
+        blocks.extend((!notes.is_empty()).then(|| Block::Text(notes.join("\n"))));
+        blocks
+    }
+}
+
+/// `value` where all balancers say the same, else `lb1 value, lb2 other`.
+pub(crate) fn same_or_each(by: &BTreeMap<String, String>) -> Cell {
+    let mut values = by.values();
+    match values.next() {
+        None => "–".into(),
+        Some(first) if values.all(|value| value == first) => Cell::of((!first.is_empty()).then_some(first)),
+        Some(_) => {
+            let each = by.iter().map(|(node, value)| format!("{node} {}", if value.is_empty() { "–" } else { value }));
+            Cell::odd(each.collect::<Vec<_>>().join(", "))
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use expect_test::expect;
+
+    use super::*;
+    use crate::print::Screen;
+    use crate::store::tests::store;
+
+    #[test]
+    fn what_is_written_and_what_counts() {
+        let mut store = store(&[
+            ("http-services/shop/balance", "by mood"),
+            ("http-services/shop/domain", "shop.test"),
+            ("http-services/shop/upstreams/a", r#"{"address":"10.0.0.1:80","color":"blue"}"#),
+            ("http-services/shop/upstreams/b", "10.0.0.2:80"),
+        ]);
+        store.entries[2].lease = 5;
+        let store = Store::of(discovery::Snapshot { cluster: 7, revision: 20, raft_term: 1, entries: store.entries });
+        let (id, service) = store.topology.services().iter().next().unwrap();
+        let lb1 = r#"{"service":{"id":"http-shop","routes":[{"host":"shop.test","path":"/"}],
+                      "settings":{"balance":"roundrobin","domain":"shop.test"}},
+            "quarantine":{"http-services/shop/balance":"`by mood`: expected roundrobin"},
+            "upstreams":[{"service":"http-shop","id":"a","balanced":true,
+                          "haproxy":{"status":"UP","up":true,"sessions":3,"rate":12}},
+                         {"service":"http-shop","id":"b","balanced":false,"haproxy":{"status":"DOWN"}}]}"#;
+        let answers: Answers<ServiceInFull> = [
+            ("lb1".parse().unwrap(), serde_json::from_str(lb1).map_err(|e| e.to_string())),
+            ("lb2".parse().unwrap(), Err("no route to host".into())),
+        ]
+        .into();
+        let shop = Shop::of(&store, id, service, &answers, &[(5, Some(9))].into());
+        expect![[r#"
+            http-shop at revision 20
+            serves: shop.test/
+
+            SETTING  WRITTEN    COUNTS
+            balance  by mood    roundrobin
+            domain   shop.test  as written
+
+            UPSTREAM  ADDRESS      COLOR  WEIGHT  STATE  LEASE  BALANCER  THERE  SESSIONS  RATE
+            a         10.0.0.1:80  blue   100     ready  9 s    lb1       up     3         12
+            a         10.0.0.1:80  blue   100     ready  9 s    lb2       –      –         –
+            b         10.0.0.2:80  –      100     ready  none   lb1       down   0         0
+            b         10.0.0.2:80  –      100     ready  none   lb2       –      –         –
+
+            http-services/shop/balance is not followed: `by mood`: expected roundrobin
+            lb2 can't be asked: no route to host"#]]
+        .assert_eq(&Screen::for_test(crate::args::Format::Table).text(&shop).unwrap());
+        let json = Screen::for_test(crate::args::Format::Json).text(&shop).unwrap();
+        assert!(json.contains("\"lease_seconds\": 9") && json.contains("\"lease\": \"none\""), "{json}");
+    }
+}

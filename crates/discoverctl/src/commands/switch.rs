@@ -1,0 +1,184 @@
+//! `switch`: another color becomes active, in steps, each waited for and watched.
+
+mod eyes;
+mod hook;
+mod plan;
+mod run;
+mod said;
+mod signals;
+mod state;
+mod tally;
+mod written;
+
+use std::time::Duration;
+
+use clap::Args;
+use discovery::{Color, Service, ServiceId, Setting, SettingName};
+
+use self::hook::Told;
+use self::plan::{Plan, Steps};
+use self::tally::{Limits, Percent};
+use super::Outcome;
+use crate::ctl::Ctl;
+use crate::error::Error;
+use crate::fleet::ServiceInFull;
+use crate::palette;
+use crate::store::Store;
+use crate::target::Named;
+
+pub(crate) const EXAMPLES: &str = "Examples:
+  All at once:
+      discoverctl switch shop green
+  A canary that grows, and goes back by itself when more than 1 % of its requests fail:
+      discoverctl switch shop green --steps 10,50,100 --every 30s --max-errors 1%
+  Only if the new color passes a test first, and goes back if the service fails one afterwards:
+      discoverctl switch shop green --before 'curl --fail --silent --output /dev/null https://$DISCOVER_PREVIEW/' \\
+          --after 'curl --fail --silent --output /dev/null https://$DISCOVER_DOMAIN/'
+
+Each step is one write of the service's `active` key, waited for on every live balancer, then watched for --every. It goes
+back, to what was active before, when a balancer doesn't follow within --timeout, a limit is exceeded, --after fails, or,
+with a limit, when a balancer vanishes or its API can't be asked for 5 s. Ctrl-C and SIGTERM leave the step as it stands
+and say how to go on or back. Where somebody else writes `active` meanwhile, it stops and touches nothing.
+
+A failed request is one that the color's upstreams answer with 5xx or not at all; of a TCP service, a connection that can't
+be made. Fewer than 20 requests in a step are no ground for a judgement.
+
+The commands know DISCOVER_SERVICE, DISCOVER_COLOR, DISCOVER_UPSTREAMS (the color's addresses, by blanks) and
+DISCOVER_DOMAIN (the service's first host).";
+
+/// Options of `switch`.
+#[derive(Debug, Args)]
+pub(crate) struct Switch {
+    /// The service
+    #[arg(value_name = "SVC")]
+    service: Named,
+    /// The color that becomes active
+    #[arg(value_name = "COLOR")]
+    color: Color,
+    /// The color's share of the traffic in each step, in hundredths
+    #[arg(long, value_name = "LIST", default_value = "100")]
+    steps: Steps,
+    /// How long each step is watched
+    #[arg(long, value_name = "TIME", default_value = "30s", value_parser = humantime::parse_duration)]
+    every: Duration,
+    /// Go back when more of the color's requests fail
+    #[arg(long, value_name = "SHARE")]
+    max_errors: Option<Percent>,
+    /// Go back when the color's average response time exceeds this
+    #[arg(long, value_name = "TIME", value_parser = humantime::parse_duration)]
+    max_latency: Option<Duration>,
+    /// A command that has to succeed before anything is written (sh -c)
+    #[arg(long, value_name = "CMD")]
+    before: Option<String>,
+    /// A command that has to succeed after the last step; else it goes back (sh -c)
+    #[arg(long, value_name = "CMD")]
+    after: Option<String>,
+    /// Go back on Ctrl-C and SIGTERM instead of leaving the step as it stands
+    #[arg(long)]
+    undo_on_interrupt: bool,
+    /// Switch to a color that has no healthy upstream, or nobody knows
+    #[arg(long)]
+    force: bool,
+    /// Say what would be written, and write nothing
+    #[arg(long)]
+    dry_run: bool,
+    /// How long to wait for the balancers, each step
+    #[arg(long, value_name = "TIME", default_value = "60s", value_parser = humantime::parse_duration)]
+    timeout: Duration,
+}
+
+impl Switch {
+    /// Does it.
+    pub(crate) async fn run(self, ctl: &Ctl) -> Result<Outcome, Error> {
+        let store = ctl.store().await?;
+        let id = self.service.find(&store.topology)?;
+        let service = store.topology.services().get(&id).cloned();
+        let service = service.ok_or_else(|| Error::Refused(format!("no service {id} in the store")))?;
+        let plan = Plan::of(&service, &self.color, &self.steps)?;
+        let limits = Limits { errors: self.max_errors, latency: self.max_latency };
+        self.check(ctl, &store, &id, &service, limits).await?;
+        if self.dry_run {
+            ctl.screen.show(&said::Said::planned(&id, &plan))?;
+            return Ok(Outcome::Yes);
+        }
+        let told = told(&id, &service, &self.color);
+        run::Run::new(ctl, &store, &id, plan, self, limits, told)?.run().await
+    }
+
+    /// Whether the color has what it takes, as far as the balancers know.
+    async fn check(
+        &self,
+        ctl: &Ctl,
+        store: &Store,
+        id: &ServiceId,
+        service: &Service,
+        limits: Limits,
+    ) -> Result<(), Error> {
+        let ready = palette::ready(service, Some(&self.color));
+        if ready.is_empty() && !self.force {
+            let known = palette::colors(service).into_iter().flatten().map(|color| color.to_string());
+            let hint = crate::target::hint(self.color.as_str(), known);
+            let words = "no upstream of it is ready; nothing was changed (--force does it anyway)";
+            return Err(Error::Refused(format!("{}{hint}: {words}", self.color)));
+        }
+        let answers = ctl.fleet(store)?.ask::<ServiceInFull>(&format!("services/{id}")).await;
+        let health = palette::health(&answers, &ready);
+        if limits.is_any()
+            && let Some((node, reason)) = answers.iter().find_map(|(node, it)| Some((node, it.as_ref().err()?)))
+        {
+            let words = "without its API --max-errors and --max-latency can't be judged; nothing was changed";
+            return Err(Error::NoBalancer(format!("{node}: {reason}; {words}")));
+        }
+        if limits.is_any() && answers.is_empty() {
+            return Err(Error::NoBalancer(
+                "no balancer lives whose API could judge --max-errors; nothing was changed".into(),
+            ));
+        }
+        health.check(&self.color, self.force)
+    }
+}
+
+/// What the operator's commands are told.
+fn told(id: &ServiceId, service: &Service, color: &Color) -> Told {
+    let addresses = palette::records(service, Some(color)).map(|(_, it)| it.address.to_string());
+    let hosts = match service.setting(SettingName::Domain).and_then(|field| field.value.as_ref().ok()) {
+        Some(Setting::Domain(hosts)) => hosts.iter().map(ToString::to_string).collect(),
+        _ => Vec::new(),
+    };
+    // A wildcard has no preview.
+    let exact = hosts.iter().find(|host| !host.starts_with('*'));
+    let preview = exact.filter(|_| service.setting(SettingName::Preview).is_some());
+    Told {
+        service: id.name.to_string(),
+        color: color.to_string(),
+        upstreams: addresses.collect::<Vec<_>>().join(" "),
+        domain: hosts.first().cloned().unwrap_or_default(),
+        preview: preview.map(|host| format!("{color}.{host}").to_lowercase()).unwrap_or_default(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use discovery::{Entry, Topology};
+
+    #[test]
+    fn a_preview_is_at_the_first_exact_host() {
+        let told = |keys: &[(&str, &str)]| {
+            let entry = |(key, value): &(&str, &str)| Entry {
+                key: format!("http-services/shop/{key}"),
+                value: (*value).into(),
+                create_revision: 1,
+                mod_revision: 1,
+                lease: 0,
+            };
+            let topology = Topology::of(&keys.iter().map(entry).collect::<Vec<_>>());
+            let (id, service) = topology.services().iter().next().unwrap();
+            super::told(id, service, &"Green".parse().unwrap())
+        };
+        let upstream = ("upstreams/a", r#"{"address":"10.0.0.1:80","color":"Green"}"#);
+        let all = told(&[("domain", "*.shop.com shop.com"), ("preview", "10.0.0.0/8"), upstream]);
+        assert_eq!((all.domain.as_str(), all.preview.as_str()), ("*.shop.com", "green.shop.com"));
+        assert_eq!(all.upstreams, "10.0.0.1:80");
+        assert_eq!(told(&[("domain", "shop.com"), upstream]).preview, "");
+    }
+}

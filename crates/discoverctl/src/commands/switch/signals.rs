@@ -1,0 +1,27 @@
+//! Signals, as a switch takes them.
+
+use tokio::signal::unix::{Signal, SignalKind, signal};
+
+use super::state::Event;
+use crate::error::Error;
+
+/// Ctrl-C and SIGTERM.
+pub(super) struct Signals {
+    interrupt: Signal,
+    terminate: Signal,
+    event: Event,
+}
+
+impl Signals {
+    /// Listens from now on; `is_undone` as --undo-on-interrupt has it.
+    pub(super) fn new(is_undone: bool) -> Result<Self, Error> {
+        let listen = |kind| signal(kind).map_err(|error| Error::Failed(format!("signals: {error}")));
+        let event = if is_undone { Event::Undo } else { Event::Interrupted };
+        Ok(Self { interrupt: listen(SignalKind::interrupt())?, terminate: listen(SignalKind::terminate())?, event })
+    }
+
+    /// The next of them, as the switch takes it.
+    pub(super) async fn next(&mut self) -> Event {
+        tokio::select! { _ = self.interrupt.recv() => self.event, _ = self.terminate.recv() => self.event }
+    }
+}

@@ -1,0 +1,300 @@
+//! `watch`: upstreams as they come, go and change.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use clap::Args;
+use discovery::{Balancers, ServiceId, Topology, UpstreamId};
+use registry::{Event, Follow};
+use serde::Serialize;
+use tokio::task::JoinHandle;
+use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until};
+use tokio_util::sync::CancellationToken;
+
+use super::Outcome;
+use crate::args::Format;
+use crate::ctl::Ctl;
+use crate::error::Error;
+use crate::fleet::{Answers, Fleet, Upstreams};
+use crate::print::{Cell, Screen};
+use crate::target::Named;
+use crate::upstreams::{Row, rows};
+
+pub(crate) const EXAMPLES: &str = "Examples:
+  discoverctl watch
+  discoverctl watch shop --for 1m
+  discoverctl watch --output json | jq -r 'select(.change == \"gone\") | .service + \"/\" + .id'
+
+A row for each upstream, then one for each change, until Ctrl-C; with --output json one object a line. The store is followed,
+the balancers are asked every second. While etcd is away it goes on trying.";
+
+/// How often the balancers are asked; their figures are at most half a second old.
+const PACE: Duration = Duration::from_secs(1);
+
+/// Options of `watch`.
+#[derive(Debug, Args)]
+pub(crate) struct Watch {
+    /// The service; all of them unless said
+    #[arg(value_name = "SVC")]
+    service: Option<Named>,
+    /// End after this
+    #[arg(long = "for", value_name = "TIME", value_parser = humantime::parse_duration)]
+    limit: Option<Duration>,
+}
+
+type Rows = BTreeMap<(ServiceId, UpstreamId), Row>;
+
+/// One line.
+#[derive(Debug, PartialEq, Serialize)]
+struct Line {
+    /// When it was seen, RFC 3339 in UTC.
+    time: String,
+    /// `present` at first, then `new`, `changed` and `gone`.
+    change: &'static str,
+    #[serde(flatten)]
+    row: Row,
+}
+
+/// What is known: the store's keys, and what the balancers answered last.
+struct Scene {
+    topology: Topology,
+    balancers: Balancers,
+    answers: Answers<Upstreams>,
+    only: Option<ServiceId>,
+    is_away: bool,
+}
+
+impl Watch {
+    /// Does it.
+    pub(crate) async fn run(self, ctl: &Ctl) -> Result<Outcome, Error> {
+        let store = ctl.store().await?;
+        let only = self.service.as_ref().map(|named| named.find(&store.topology)).transpose()?;
+        let fleet = Arc::new(ctl.fleet(&store)?);
+        let answers = fleet.ask("upstreams").await;
+        let scene = Scene { topology: store.topology, balancers: store.balancers, answers, only, is_away: false };
+        // Without a limit, or with one that no clock reaches, for ever.
+        let deadline = self.limit.and_then(|limit| Instant::now().checked_add(limit));
+        tokio::select! {
+            told = tell(ctl, scene, fleet) => told?,
+            () = async { match deadline { Some(at) => sleep_until(at).await, None => std::future::pending().await } } => {}
+            _ = tokio::signal::ctrl_c() => {}
+        }
+        Ok(Outcome::Yes)
+    }
+}
+
+/// Prints what changes, until nobody reads it any more.
+async fn tell(ctl: &Ctl, mut scene: Scene, mut fleet: Arc<Fleet>) -> Result<(), Error> {
+    let mut teller = Teller::new(ctl.screen);
+    let mut shown = Rows::new();
+    let end = CancellationToken::new();
+    let _ends_with_us = end.clone().drop_guard();
+    let mut events = ctl.client.follow(Follow::default(), end);
+    let mut ticks = interval(PACE);
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let mut asked: Option<JoinHandle<Answers<Upstreams>>> = None;
+    loop {
+        let now = rows(&scene.topology, &scene.answers, scene.only.as_ref());
+        if !teller.tell(&shown, &now)? {
+            return Ok(());
+        }
+        shown = now;
+        tokio::select! {
+            event = events.recv() => match event {
+                Some(event) => scene.take(event),
+                None => return Ok(()),
+            },
+            answers = answer(&mut asked) => {
+                asked = None;
+                scene.answers = answers;
+            }
+            _ = ticks.tick(), if asked.is_none() => {
+                if !fleet.is_of(&scene.balancers) {
+                    fleet = Arc::new(ctl.fleet_of(&scene.balancers)?);
+                }
+                asked = Some(ask(&fleet));
+            }
+        }
+    }
+}
+
+/// On a task of its own: a balancer that is slow holds up no change of the store.
+fn ask(fleet: &Arc<Fleet>) -> JoinHandle<Answers<Upstreams>> {
+    let fleet = Arc::clone(fleet);
+    tokio::spawn(async move { fleet.ask("upstreams").await })
+}
+
+/// The answers that are under way; never, where none are.
+async fn answer(asked: &mut Option<JoinHandle<Answers<Upstreams>>>) -> Answers<Upstreams> {
+    match asked {
+        Some(asked) => asked.await.unwrap_or_default(),
+        None => std::future::pending().await,
+    }
+}
+
+impl Scene {
+    fn take(&mut self, event: Event) {
+        match event {
+            Event::Disconnected { error, .. } => {
+                if !std::mem::replace(&mut self.is_away, true) {
+                    eprintln!("discoverctl: {error}; trying on");
+                }
+                return;
+            }
+            Event::Snapshot(snapshot) => {
+                self.topology = Topology::of(&snapshot.entries);
+                self.balancers = Balancers::of(&snapshot);
+            }
+            Event::Changes { changes, .. } => {
+                for change in &changes {
+                    self.topology.apply(change);
+                    self.balancers.apply(change);
+                }
+            }
+        }
+        if std::mem::replace(&mut self.is_away, false) {
+            eprintln!("discoverctl: etcd is back");
+        }
+    }
+}
+
+/// What two listings differ in. Sessions and rates are no change: they always do.
+fn changes<'a>(before: &'a Rows, now: &'a Rows) -> Vec<(&'static str, &'a Row)> {
+    let mut changes: Vec<(&'static str, &Row)> = Vec::new();
+    for (name, row) in now {
+        match before.get(name) {
+            None => changes.push(("new", row)),
+            Some(old) if !is_same(old, row) => changes.push(("changed", row)),
+            Some(_) => {}
+        }
+    }
+    changes.extend(before.iter().filter(|(name, _)| !now.contains_key(*name)).map(|(_, row)| ("gone", row)));
+    changes
+}
+
+fn is_same(one: &Row, other: &Row) -> bool {
+    let words = |row: &Row| -> Vec<_> {
+        row.balancers.iter().map(|(node, there)| (node.clone(), there.state, there.balanced, there.held)).collect()
+    };
+    one.asked == other.asked && words(one) == words(other)
+}
+
+/// Prints lines; columns are as wide as what was printed first, and wider where they must be.
+struct Teller {
+    screen: Screen,
+    has_begun: bool,
+    widths: Vec<usize>,
+}
+
+const HEAD: [&str; 8] = ["TIME", "CHANGE", "UPSTREAM", "ADDRESS", "COLOR", "WEIGHT", "STATE", "BALANCERS"];
+
+impl Teller {
+    fn new(screen: Screen) -> Self {
+        Self { screen, has_begun: false, widths: HEAD.iter().map(|name| name.len()).collect() }
+    }
+
+    /// False where nobody reads any more.
+    fn tell(&mut self, before: &Rows, now: &Rows) -> Result<bool, Error> {
+        let has_begun = std::mem::replace(&mut self.has_begun, true);
+        let line = |(change, row): (&'static str, &Row)| Line {
+            time: humantime::format_rfc3339_millis(SystemTime::now()).to_string(),
+            change: if has_begun { change } else { "present" },
+            row: row.clone(),
+        };
+        let lines: Vec<Line> = changes(before, now).into_iter().map(line).collect();
+        let mut texts = Vec::new();
+        match self.screen.format() {
+            Format::Json => {
+                let json = |line| serde_json::to_string(line).map_err(|error| Error::Failed(error.to_string()));
+                texts.extend(lines.iter().map(json).collect::<Result<Vec<_>, _>>()?);
+            }
+            Format::Yaml => {
+                let yaml = |line| serde_saphyr::to_string(line).map_err(|error| Error::Failed(error.to_string()));
+                let documents = lines.iter().map(yaml).collect::<Result<Vec<_>, _>>()?;
+                texts.extend(documents.into_iter().map(|text| format!("---\n{text}")));
+            }
+            Format::Plain => texts.extend(lines.iter().map(|line| line.cells().join("\t"))),
+            Format::Table => {
+                let cells: Vec<_> = lines.iter().map(Line::cells).collect();
+                cells.iter().for_each(|cells| self.widen(cells));
+                let head = (!has_begun).then(|| HEAD.map(str::to_owned));
+                texts.extend(head.iter().chain(&cells).map(|cells| self.pad(cells)));
+            }
+        }
+        for text in texts {
+            if !self.screen.line(&text)? {
+                return Ok(false);
+            }
+        }
+        Ok(true)
+    }
+
+    fn widen(&mut self, cells: &[String]) {
+        for (width, cell) in self.widths.iter_mut().zip(cells) {
+            *width = (*width).max(cell.chars().count());
+        }
+    }
+
+    fn pad(&self, cells: &[String]) -> String {
+        let padded = cells.iter().zip(&self.widths).map(|(cell, width)| format!("{cell:width$}"));
+        padded.collect::<Vec<_>>().join("  ").trim_end().to_owned()
+    }
+}
+
+impl Line {
+    fn cells(&self) -> [String; 8] {
+        let Row { service, id, asked, balancers } = &self.row;
+        let there = balancers.iter().map(|(node, there)| match there.state {
+            Some("draining") => format!("{node} draining {}", there.sessions.unwrap_or_default()),
+            _ => format!("{node} {}", there.cell().text()),
+        });
+        let or_dash = |value: Option<String>| Cell::of(value).text().to_owned();
+        let there = there.collect::<Vec<_>>().join(", ");
+        [
+            // The time of day, in UTC as the rest of it.
+            self.time.get(11..19).unwrap_or(&self.time).to_owned(),
+            self.change.to_owned(),
+            format!("{service}/{id}"),
+            or_dash(asked.address.clone()),
+            or_dash(asked.color.clone()),
+            or_dash(asked.weight.map(|weight| weight.to_string())),
+            Cell::from(asked.state_words()).text().to_owned(),
+            or_dash((!there.is_empty()).then_some(there)),
+        ]
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::store::tests::store;
+
+    #[test]
+    fn a_change_is_told_once_and_figures_are_none() {
+        let answers = |status: &str, sessions: u64| -> Answers<Upstreams> {
+            let up = status == "UP";
+            let text = format!(
+                r#"{{"upstreams":[{{"service":"http-shop","id":"a","balanced":{up},
+                    "haproxy":{{"status":"{status}","up":{up},"sessions":{sessions}}}}}]}}"#
+            );
+            [("lb1".parse().unwrap(), Ok(serde_json::from_str(&text).unwrap()))].into()
+        };
+        let all = |keys: &[(&str, &str)], answers: &Answers<Upstreams>| rows(&store(keys).topology, answers, None);
+        let a = ("http-services/shop/upstreams/a", r#"{"address":"10.0.0.1:80","color":"blue"}"#);
+        let one = all(&[a], &answers("UP", 1));
+        assert_eq!(changes(&Rows::new(), &one).len(), 1);
+        assert!(changes(&one, &all(&[a], &answers("UP", 2))).is_empty());
+        let down = all(&[a], &answers("DOWN", 1));
+        let told = changes(&one, &down);
+        let line = Line { time: "2026-11-21T12:00:07.000Z".into(), change: told[0].0, row: told[0].1.clone() };
+        assert_eq!(line.cells().join(" "), "12:00:07 changed http-shop/a 10.0.0.1:80 blue 100 ready lb1 down");
+        let drained = ("http-services/shop/overrides/a", r#"{"state":"drain"}"#);
+        let drained = all(&[a, drained], &answers("UP", 1));
+        assert_eq!(changes(&one, &drained)[0].1.asked.state, Some("drain"));
+        assert_eq!(changes(&one, &Rows::new())[0].0, "gone");
+        let mut teller = Teller::new(Screen::for_test(Format::Table));
+        teller.widen(&line.cells());
+        assert_eq!(teller.pad(&HEAD.map(str::to_owned)).find("BALANCERS"), teller.pad(&line.cells()).find("lb1 down"));
+    }
+}

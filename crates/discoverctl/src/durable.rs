@@ -1,0 +1,134 @@
+//! Keys that stay: what people and announcers have set, and what comes and goes with a lease. Pure.
+
+use std::collections::BTreeMap;
+
+use discovery::{Entry, Key, ServiceId, Setting, Topology, rivals};
+
+use crate::edit::Edit;
+use crate::error::Error;
+use crate::store::Store;
+
+/// Which keys of services are meant.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Kept {
+    /// Settings and overrides.
+    Settings,
+    /// And upstreams' records that hang on no lease.
+    AndPermanent,
+    /// And every upstream's record.
+    AndUpstreams,
+}
+
+impl Kept {
+    /// Whether it is one of them.
+    pub(crate) fn is_one(self, entry: &Entry) -> bool {
+        match entry.key.parse() {
+            Ok(Key::Setting { .. } | Key::Override { .. }) => true,
+            Ok(Key::Upstream { .. }) => self == Self::AndUpstreams || (self == Self::AndPermanent && entry.lease == 0),
+            _ => false,
+        }
+    }
+
+    /// Those among some entries, of one service if only that is asked for.
+    pub(crate) fn of<'a>(self, entries: &'a [Entry], only: Option<&'a ServiceId>) -> BTreeMap<&'a str, &'a Entry> {
+        let is_in = move |entry: &&Entry| match (only, entry.key.parse::<Key>()) {
+            (None, _) => true,
+            (Some(id), Ok(key)) => key.service() == Some(id),
+            _ => false,
+        };
+        let kept = entries.iter().filter(move |entry| self.is_one(entry));
+        kept.filter(is_in).map(|entry| (entry.key.as_str(), entry)).collect()
+    }
+}
+
+/// A value that is to be written again.
+pub(crate) fn text(entry: &Entry) -> Result<&str, Error> {
+    std::str::from_utf8(&entry.value).map_err(|_| Error::Refused(format!("the value of {} is no text", entry.key)))
+}
+
+/// Refuses an edit after which a service claims what another's keys name, unless both do so already.
+pub(crate) fn check_claims(store: &Store, edit: &Edit) -> Result<(), Error> {
+    let after = edit.onto(&store.topology);
+    let touched = edit.changes().filter_map(|(key, _)| key.parse::<Key>().ok()?.service().cloned());
+    for id in touched.collect::<std::collections::BTreeSet<_>>() {
+        let settings = after.services().get(&id).map(|service| readable(service)).unwrap_or_default();
+        let mut services = after.services().clone();
+        match store.topology.services().get(&id) {
+            Some(standing) => services.insert(id.clone(), standing.clone()),
+            None => services.remove(&id),
+        };
+        if let Some(rival) = rivals(&services, &id, &settings).first() {
+            return Err(Error::Refused(format!(
+                "{rival}: one service has it, and it wouldn't be {id}; nothing was changed"
+            )));
+        }
+    }
+    Ok(())
+}
+
+/// The service's keys' folders, in both layouts.
+pub(crate) fn folders(id: &ServiceId) -> Vec<String> {
+    let ancestor = (id.kind == discovery::Kind::Http).then(|| format!("services/{}/", id.name));
+    [id.folder()].into_iter().chain(ancestor).collect()
+}
+
+/// The service that is meant, now or as it was.
+pub(crate) fn find(named: &crate::target::Named, now: &Topology, then: &Topology) -> Result<ServiceId, Error> {
+    named.find(now).or_else(|error| named.find(then).map_err(|_| error))
+}
+
+fn readable(service: &discovery::Service) -> Vec<Setting> {
+    service.settings().filter_map(|(_, field)| field.value.as_ref().ok().cloned()).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use discovery::Snapshot;
+
+    use super::*;
+
+    pub(crate) fn entry(key: &str, value: &str, lease: i64) -> Entry {
+        Entry { key: key.into(), value: value.into(), create_revision: 1, mod_revision: 1, lease }
+    }
+
+    #[test]
+    fn what_stays() {
+        let entries = [
+            entry("http-services/a/domain", "a.com", 0),
+            entry("http-services/a/overrides/x", "{}", 0),
+            entry("http-services/a/upstreams/x", "10.0.0.1:80", 7),
+            entry("http-services/a/upstreams/y", "10.0.0.1:81", 0),
+            entry("http-services/a/whatever", "", 0),
+            entry("services/a/color", "blue", 0),
+            entry("services/b/domain", "b.com", 0),
+            entry("balancers/lb1", "{}", 7),
+            entry("control/accept-store", "{}", 0),
+        ];
+        let id = "services/a/domain".parse::<Key>().unwrap().service().unwrap().clone();
+        let count = |kept: Kept, only| kept.of(&entries, only).len();
+        assert_eq!([Kept::Settings, Kept::AndPermanent, Kept::AndUpstreams].map(|it| count(it, None)), [4, 5, 6]);
+        assert_eq!([Kept::Settings, Kept::AndPermanent, Kept::AndUpstreams].map(|it| count(it, Some(&id))), [3, 4, 5]);
+        assert_eq!(folders(&id), ["http-services/a/", "services/a/"]);
+    }
+
+    #[test]
+    fn claims_may_be_exchanged_and_not_taken() {
+        let entries = vec![
+            entry("http-services/a/domain", "a.com", 0),
+            entry("http-services/b/domain", "b.com", 0),
+            entry("http-services/c/domain", "c.com", 0),
+        ];
+        let store = Store::of(Snapshot { cluster: 1, revision: 9, raft_term: 1, entries });
+        let check = |changes: &[(&str, &str)]| {
+            let mut edit = Edit::default();
+            for (key, value) in changes {
+                edit.put(&store, &key.parse().unwrap(), *value);
+            }
+            check_claims(&store, &edit).map_err(|error| error.to_string())
+        };
+        assert_eq!(check(&[("http-services/a/domain", "b.com"), ("http-services/b/domain", "a.com")]), Ok(()));
+        let taken = check(&[("http-services/a/domain", "c.com")]).unwrap_err();
+        assert!(taken.starts_with("c.com/ is named by http-c already"), "{taken}");
+        assert!(check(&[("http-services/x/domain", "x.com"), ("http-services/y/domain", "x.com")]).is_err());
+    }
+}

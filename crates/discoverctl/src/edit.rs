@@ -1,0 +1,121 @@
+//! What a command would write: keys with what stood there and what shall. Pure.
+
+use std::collections::BTreeMap;
+
+use discovery::{Entry, Key, Topology};
+use registry::{Condition, Txn};
+
+use crate::store::Store;
+
+/// Keys in one transaction; etcd takes 128 operations, and as many conditions.
+const MOST: usize = 100;
+
+/// Changes of keys, decided on what was read: none of them is made where a key is another by then.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Edit {
+    changes: BTreeMap<String, Change>,
+}
+
+/// One key's change.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Change {
+    /// What stood there.
+    pub(crate) before: Option<Entry>,
+    /// What shall; None deletes it.
+    pub(crate) after: Option<String>,
+}
+
+impl Edit {
+    /// Writes a key, without a lease; one that says so already, and has none, is left alone.
+    pub(crate) fn put(&mut self, store: &Store, key: &Key, value: impl Into<String>) {
+        let (key, value) = (key.to_string(), value.into());
+        let before = store.entry(&key).cloned();
+        if before.as_ref().is_none_or(|entry| entry.value != value.as_bytes() || entry.lease != 0) {
+            self.changes.insert(key, Change { before, after: Some(value) });
+        }
+    }
+
+    /// Deletes a key, if it is there.
+    pub(crate) fn delete(&mut self, store: &Store, key: &str) {
+        if let Some(entry) = store.entry(key) {
+            self.changes.insert(key.to_owned(), Change { before: Some(entry.clone()), after: None });
+        }
+    }
+
+    /// What the keys say once it is done.
+    pub(crate) fn onto(&self, topology: &Topology) -> Topology {
+        let mut after = topology.clone();
+        for (key, change) in &self.changes {
+            after.apply(&match &change.after {
+                Some(value) => discovery::Change::Put(Entry {
+                    key: key.clone(),
+                    value: value.clone().into_bytes(),
+                    create_revision: change.before.as_ref().map_or(0, |entry| entry.create_revision),
+                    mod_revision: 0,
+                    lease: 0,
+                }),
+                None => discovery::Change::Delete { key: key.clone(), revision: 0, previous: None },
+            });
+        }
+        after
+    }
+
+    /// The changes by key, relative to the prefix.
+    pub(crate) fn changes(&self) -> impl Iterator<Item = (&String, &Change)> {
+        self.changes.iter()
+    }
+
+    /// The transactions that carry it out: one, but for more than a hundred keys.
+    pub(crate) fn txns(&self) -> Vec<Txn> {
+        let changes: Vec<_> = self.changes.iter().collect();
+        let txn =
+            |changes: &[(&String, &Change)]| changes.iter().fold(Txn::new(), |txn, (key, it)| it.add_to(txn, key));
+        changes.chunks(MOST).map(txn).collect()
+    }
+}
+
+impl Change {
+    fn add_to(&self, txn: Txn, key: &str) -> Txn {
+        let txn = txn.when(match &self.before {
+            Some(entry) => Condition::ModRevisionIs(key.to_owned(), entry.mod_revision),
+            None => Condition::Absent(key.to_owned()),
+        });
+        match &self.after {
+            Some(value) => txn.put(key, value.as_str(), None),
+            None => txn.delete(key),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use discovery::Snapshot;
+
+    use super::*;
+
+    #[test]
+    fn what_says_so_already_is_left_alone() {
+        let entry = |key: &str, lease| Entry {
+            key: key.into(),
+            value: "both".into(),
+            create_revision: 1,
+            mod_revision: 3,
+            lease,
+        };
+        let entries = vec![entry("http-services/a/tls", 0), entry("http-services/b/tls", 7)];
+        let store = Store::of(Snapshot { cluster: 1, revision: 9, raft_term: 1, entries });
+        let mut edit = Edit::default();
+        let key = |text: &str| text.parse::<Key>().unwrap();
+        edit.put(&store, &key("http-services/a/tls"), "both");
+        edit.delete(&store, "http-services/c/tls");
+        assert_eq!(edit.changes().count(), 0);
+        edit.put(&store, &key("http-services/b/tls"), "both");
+        edit.put(&store, &key("http-services/c/tls"), "off");
+        let wanted = Txn::new()
+            .when(Condition::ModRevisionIs("http-services/b/tls".into(), 3))
+            .put("http-services/b/tls", "both", None)
+            .when(Condition::Absent("http-services/c/tls".into()))
+            .put("http-services/c/tls", "off", None);
+        assert_eq!(edit.txns(), [wanted]);
+    }
+}

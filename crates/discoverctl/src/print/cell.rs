@@ -1,0 +1,102 @@
+//! Cells: text that anybody may have written, made harmless for a terminal.
+
+use std::collections::BTreeMap;
+use std::fmt::Display;
+
+/// What a cell says of what it shows.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) enum Tone {
+    /// Nothing.
+    #[default]
+    Plain,
+    /// All is well.
+    Good,
+    /// Worth a look.
+    Odd,
+    /// Something doesn't work.
+    Bad,
+}
+
+/// A cell. It holds no control character.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Cell {
+    text: String,
+    tone: Tone,
+}
+
+impl Cell {
+    /// A cell that says something by its color.
+    pub(crate) fn toned(text: impl Display, tone: Tone) -> Self {
+        Self { text: printable(&text.to_string(), false), tone }
+    }
+
+    /// All is well.
+    pub(crate) fn good(text: impl Display) -> Self {
+        Self::toned(text, Tone::Good)
+    }
+
+    /// Worth a look.
+    pub(crate) fn odd(text: impl Display) -> Self {
+        Self::toned(text, Tone::Odd)
+    }
+
+    /// Something doesn't work.
+    pub(crate) fn bad(text: impl Display) -> Self {
+        Self::toned(text, Tone::Bad)
+    }
+
+    /// What is there, or a dash.
+    pub(crate) fn of(value: Option<impl Display>) -> Self {
+        value.map_or_else(|| "–".into(), |value| Self::toned(value, Tone::Plain))
+    }
+
+    /// What every balancer counts of so many, and whether all of them count enough: `lb1 2/3, lb2 –`.
+    pub(crate) fn counts(by_balancer: &BTreeMap<String, Option<usize>>, of: usize, enough: usize) -> Self {
+        let one = |(node, count): (&String, &Option<usize>)| match count {
+            Some(count) => format!("{node} {count}/{of}"),
+            None => format!("{node} –"),
+        };
+        let text = by_balancer.iter().map(one).collect::<Vec<_>>().join(", ");
+        match by_balancer.values().flatten().min() {
+            None => Self::of((!text.is_empty()).then_some(text)),
+            Some(0) => Self::bad(text),
+            Some(least) if *least < enough => Self::odd(text),
+            Some(_) => Self::good(text),
+        }
+    }
+
+    /// Its text.
+    pub(crate) fn text(&self) -> &str {
+        &self.text
+    }
+
+    /// What it says of that.
+    pub(crate) fn tone(&self) -> Tone {
+        self.tone
+    }
+}
+
+impl From<&str> for Cell {
+    fn from(text: &str) -> Self {
+        Self::toned(text, Tone::Plain)
+    }
+}
+
+impl From<String> for Cell {
+    fn from(text: String) -> Self {
+        Self::toned(text, Tone::Plain)
+    }
+}
+
+/// The text with its control characters escaped: a value in the store moves no cursor and changes no color.
+pub(crate) fn printable(text: &str, with_lines: bool) -> String {
+    let mut printable = String::with_capacity(text.len());
+    for c in text.chars() {
+        if c.is_control() && !(with_lines && c == '\n') {
+            printable.extend(c.escape_default());
+        } else {
+            printable.push(c);
+        }
+    }
+    printable
+}

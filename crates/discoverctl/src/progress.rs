@@ -1,0 +1,58 @@
+//! One line that says what is waited for: on a terminal it is drawn over, elsewhere it is said once and when it changes.
+
+use std::io::{self, IsTerminal};
+use std::time::{Duration, Instant};
+
+use indicatif::{ProgressBar, ProgressStyle};
+
+/// What takes less than this needs no word.
+const QUIET: Duration = Duration::from_secs(2);
+/// In a file or a pipe, a line at most so often.
+const PACE: Duration = Duration::from_secs(5);
+
+/// A line on standard error, gone with this on a terminal.
+pub(crate) struct Progress {
+    bar: Option<ProgressBar>,
+    begun: Instant,
+    said: Option<(Instant, String)>,
+}
+
+impl Progress {
+    /// Nothing is said yet.
+    pub(crate) fn new() -> Self {
+        let bar = io::stderr().is_terminal().then(|| {
+            let bar = ProgressBar::new_spinner();
+            if let Ok(style) = ProgressStyle::with_template("{spinner} {wide_msg} {elapsed}") {
+                bar.set_style(style);
+            }
+            bar.enable_steady_tick(Duration::from_millis(100));
+            bar
+        });
+        Self { bar, begun: Instant::now(), said: None }
+    }
+
+    /// What is waited for now.
+    pub(crate) fn say(&mut self, words: String) {
+        if let Some(bar) = &self.bar {
+            return bar.set_message(words);
+        }
+        let is_news = self.said.as_ref().is_none_or(|(at, said)| *said != words && at.elapsed() >= PACE);
+        if self.begun.elapsed() >= QUIET && is_news {
+            eprintln!("{words}");
+            self.said = Some((Instant::now(), words));
+        }
+    }
+
+    /// How long it has taken so far.
+    pub(crate) fn elapsed(&self) -> Duration {
+        self.begun.elapsed()
+    }
+}
+
+impl Drop for Progress {
+    fn drop(&mut self) {
+        if let Some(bar) = &self.bar {
+            bar.finish_and_clear();
+        }
+    }
+}

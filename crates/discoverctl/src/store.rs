@@ -1,0 +1,58 @@
+//! The store as it was read: every key at one revision.
+
+use discovery::{Balancers, Entry, ServiceId, Snapshot, Topology};
+
+/// Everything below the prefix at one revision.
+#[derive(Clone, Debug)]
+pub(crate) struct Store {
+    /// The cluster's id.
+    pub(crate) cluster: u64,
+    /// The revision that it was read at.
+    pub(crate) revision: i64,
+    /// All keys, sorted.
+    pub(crate) entries: Vec<Entry>,
+    /// What they say.
+    pub(crate) topology: Topology,
+    /// The balancers that live.
+    pub(crate) balancers: Balancers,
+}
+
+impl Store {
+    /// What a listing says.
+    pub(crate) fn of(snapshot: Snapshot) -> Self {
+        let topology = Topology::of(&snapshot.entries);
+        let balancers = Balancers::of(&snapshot);
+        let Snapshot { cluster, revision, entries, .. } = snapshot;
+        Self { cluster, revision, entries, topology, balancers }
+    }
+
+    /// One key.
+    pub(crate) fn entry(&self, key: &str) -> Option<&Entry> {
+        self.entries.binary_search_by(|entry| entry.key.as_str().cmp(key)).ok().and_then(|at| self.entries.get(at))
+    }
+
+    /// When one of these services' keys was last written.
+    pub(crate) fn written<'a>(&self, services: impl IntoIterator<Item = &'a ServiceId>) -> i64 {
+        let known = services.into_iter().filter_map(|id| self.topology.services().get(id));
+        known.flat_map(|service| service.entries()).map(|entry| entry.mod_revision).max().unwrap_or_default()
+    }
+}
+
+#[cfg(test)]
+pub(crate) mod tests {
+    use super::*;
+
+    /// A store with these keys, all of them without a lease, written one after the other.
+    pub(crate) fn store(keys: &[(&str, &str)]) -> Store {
+        let entry = |(at, (key, value)): (usize, &(&str, &str))| Entry {
+            key: (*key).into(),
+            value: (*value).into(),
+            create_revision: at as i64 + 1,
+            mod_revision: at as i64 + 1,
+            lease: 0,
+        };
+        let mut entries: Vec<Entry> = keys.iter().enumerate().map(entry).collect();
+        entries.sort_by(|one, other| one.key.cmp(&other.key));
+        Store::of(Snapshot { cluster: 7, revision: 20, raft_term: 1, entries })
+    }
+}

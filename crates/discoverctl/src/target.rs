@@ -1,0 +1,170 @@
+//! Services and upstreams as people name them: `shop`, `http-shop`, `shop/node-1`. Pure.
+
+use std::fmt;
+use std::str::FromStr;
+
+use discovery::{Kind, ServiceId, ServiceName, Topology, UpstreamId};
+
+use crate::error::Error;
+
+/// Two names as alike as this are worth a hint (Jaro-Winkler: 1 is the same).
+const ALIKE: f64 = 0.75;
+/// Hints at most.
+const HINTS: usize = 3;
+
+/// SVC as it was typed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Named(ServiceName);
+
+/// SVC/ID as it was typed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct NamedUpstream {
+    /// The service.
+    pub(crate) service: Named,
+    /// The upstream.
+    pub(crate) id: UpstreamId,
+}
+
+/// SVC or SVC/ID as it was typed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum NamedAny {
+    /// A whole service.
+    Service(Named),
+    /// One upstream of it.
+    Upstream(NamedUpstream),
+}
+
+impl FromStr for Named {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        text.parse().map(Self).map_err(|refusal: discovery::Refusal| refusal.to_string())
+    }
+}
+
+impl fmt::Display for Named {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+impl FromStr for NamedUpstream {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let (service, id) = text.split_once('/').ok_or_else(|| format!("{text:?} is no SVC/ID, as shop/node-1 is"))?;
+        let id = id.parse().map_err(|refusal: discovery::Refusal| refusal.to_string())?;
+        Ok(Self { service: service.parse()?, id })
+    }
+}
+
+impl FromStr for NamedAny {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        if text.contains('/') { text.parse().map(Self::Upstream) } else { text.parse().map(Self::Service) }
+    }
+}
+
+impl Named {
+    /// The service of that name; an error names those that are alike.
+    pub(crate) fn find(&self, topology: &Topology) -> Result<ServiceId, Error> {
+        let known = |id: &ServiceId| topology.services().contains_key(id);
+        let of = |kind| ServiceId { kind, name: self.0.clone() };
+        match [of(Kind::Http), of(Kind::Tcp)] {
+            [http, tcp] if known(&http) && known(&tcp) => {
+                return Err(Error::Usage(format!("{self} is both {http} and {tcp}; say which")));
+            }
+            [http, _] if known(&http) => return Ok(http),
+            [_, tcp] if known(&tcp) => return Ok(tcp),
+            _ => {}
+        }
+        let whole = self.with_kind().filter(known);
+        whole.ok_or_else(|| {
+            let names = topology.services().keys().flat_map(|id| [id.name.to_string(), id.to_string()]);
+            Error::Refused(format!("no service {self} in the store{}", hint(self.0.as_str(), names)))
+        })
+    }
+
+    /// The service of that name, or the one that will be: of this kind, unless the name says which, as `tcp-db` does where
+    /// no service is called just that.
+    pub(crate) fn find_or_new(&self, topology: &Topology, kind: Option<Kind>) -> Result<ServiceId, Error> {
+        match self.find(topology) {
+            Ok(id) if kind.is_none_or(|kind| kind == id.kind) => Ok(id),
+            Err(error @ Error::Usage(_)) if kind.is_none() => Err(error),
+            _ => Ok(ServiceId { kind: kind.unwrap_or(Kind::Http), name: self.0.clone() }),
+        }
+    }
+
+    /// `http-shop` read as HAProxy's section.
+    fn with_kind(&self) -> Option<ServiceId> {
+        let [http, tcp] = [Kind::Http, Kind::Tcp].map(|kind| (kind, self.0.as_str().strip_prefix(&format!("{kind}-"))));
+        let (kind, name) = [http, tcp].into_iter().find_map(|(kind, name)| Some((kind, name?)))?;
+        Some(ServiceId { kind, name: name.parse().ok()? })
+    }
+}
+
+impl NamedUpstream {
+    /// The service and its upstream: it has a record, or something is imposed on it.
+    pub(crate) fn find(&self, topology: &Topology) -> Result<(ServiceId, UpstreamId), Error> {
+        let service = self.service.find(topology)?;
+        let Some(known) = topology.services().get(&service) else {
+            return Err(Error::Refused(format!("no service {} in the store", self.service)));
+        };
+        if known.upstream(&self.id).is_some() || known.imposed(&self.id).is_some() {
+            return Ok((service, self.id.clone()));
+        }
+        let names = known.upstreams().map(|(id, _)| id.to_string());
+        let hint = hint(self.id.as_str(), names);
+        Err(Error::Refused(format!("no upstream {} in {service}{hint}", self.id)))
+    }
+}
+
+/// `; did you mean shop, shop2?`, or nothing.
+pub(crate) fn hint(unknown: &str, known: impl Iterator<Item = String>) -> String {
+    let mut alike: Vec<(f64, String)> = known.map(|name| (strsim::jaro_winkler(unknown, &name), name)).collect();
+    alike.retain(|(score, _)| *score >= ALIKE);
+    alike.sort_by(|one, other| other.0.total_cmp(&one.0).then_with(|| one.1.cmp(&other.1)));
+    let names: Vec<String> = alike.into_iter().take(HINTS).map(|(_, name)| name).collect();
+    if names.is_empty() { String::new() } else { format!("; did you mean {}?", names.join(", ")) }
+}
+
+#[cfg(test)]
+mod tests {
+    use discovery::Entry;
+
+    use super::*;
+
+    fn topology(keys: &[&str]) -> Topology {
+        let entry = |key: &&str| Entry {
+            key: (*key).into(),
+            value: "10.0.0.1:80".into(),
+            create_revision: 1,
+            mod_revision: 1,
+            lease: 0,
+        };
+        Topology::of(&keys.iter().map(entry).collect::<Vec<_>>())
+    }
+
+    #[test]
+    fn a_name_is_enough_unless_two_services_bear_it() {
+        let all = topology(&[
+            "http-services/shop/upstreams/node-1",
+            "http-services/db/upstreams/a",
+            "tcp-services/db/upstreams/a",
+            "http-services/tcp-db/upstreams/a",
+        ]);
+        let find = |name: &str| name.parse::<Named>().unwrap().find(&all).map(|id| id.to_string());
+        assert_eq!(find("shop").unwrap(), "http-shop");
+        assert_eq!(find("http-shop").unwrap(), "http-shop");
+        assert_eq!(find("http-db").unwrap(), "http-db");
+        assert_eq!(find("tcp-db").unwrap(), "http-tcp-db", "a service that is called just that comes first");
+        assert_eq!(find("db").unwrap_err().to_string(), "db is both http-db and tcp-db; say which");
+        assert_eq!(find("shpo").unwrap_err().to_string(), "no service shpo in the store; did you mean shop?");
+        assert_eq!(find("zzz").unwrap_err().exit_code(), 4);
+        let upstream = |name: &str| name.parse::<NamedUpstream>().unwrap().find(&all).map(|(_, id)| id.to_string());
+        assert_eq!(upstream("shop/node-1").unwrap(), "node-1");
+        assert!(upstream("shop/node-2").unwrap_err().to_string().ends_with("did you mean node-1?"));
+        assert!("shop".parse::<NamedUpstream>().is_err() && "a b".parse::<Named>().is_err());
+    }
+}

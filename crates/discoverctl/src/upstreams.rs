@@ -1,0 +1,273 @@
+//! Upstreams at a glance: what the store asks for, and what each balancer makes of it. Pure.
+
+use std::collections::{BTreeMap, HashMap};
+
+use discovery::{
+    OverrideState, Service, ServiceId, Setting, SettingName, Topology, Upstream as Record, UpstreamId, UpstreamState,
+};
+use serde::Serialize;
+
+use crate::fleet::{Answers, ServiceInFull, Traffic, Upstream, Upstreams};
+
+/// One upstream: what is asked for it, and what is made of that.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub(crate) struct Row {
+    /// Its service: `http-shop`.
+    pub(crate) service: String,
+    /// Its id.
+    pub(crate) id: String,
+    /// What the store says.
+    #[serde(flatten)]
+    pub(crate) asked: Asked,
+    /// By balancer, what it makes of that.
+    pub(crate) balancers: BTreeMap<String, There>,
+}
+
+/// What the keys say of one upstream.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+pub(crate) struct Asked {
+    /// Where it listens.
+    pub(crate) address: Option<String>,
+    /// Its color.
+    pub(crate) color: Option<String>,
+    /// Its own weight, or the one that is imposed. A color's share is not in it.
+    pub(crate) weight: Option<u16>,
+    /// The strictest of all: `ready`, `drain`, `maint`; null where there is no record that makes sense.
+    pub(crate) state: Option<&'static str>,
+    /// What its announcer says: `ready`, `drain`, `down`.
+    pub(crate) announced: Option<&'static str>,
+    /// What an operator imposes: `drain`, `maint`.
+    pub(crate) imposed: Option<&'static str>,
+    /// Whether its color is active; null where no colors are set.
+    pub(crate) active: Option<bool>,
+    /// Used only when no other is up.
+    pub(crate) backup: bool,
+}
+
+/// What one balancer makes of an upstream.
+#[derive(Clone, Debug, Default, PartialEq, Serialize)]
+pub(crate) struct There {
+    /// `up`, `down`, `draining`, `maint`, `absent` (HAProxy has no such server); null where it can't be asked.
+    pub(crate) state: Option<&'static str>,
+    /// Whether it gets new requests.
+    pub(crate) balanced: Option<bool>,
+    /// Why not, or why nobody knows.
+    pub(crate) why: Option<String>,
+    /// Sessions now.
+    pub(crate) sessions: Option<u64>,
+    /// Requests in the last second; connections of a TCP service.
+    pub(crate) rate: Option<u64>,
+    /// Its key has gone, and it is served all the same.
+    pub(crate) held: bool,
+    /// HAProxy's own figures.
+    #[serde(skip)]
+    pub(crate) traffic: Option<Traffic>,
+}
+
+/// The upstreams of all services, or of one: those that have a record, and those that a balancer serves without one.
+pub(crate) fn rows(
+    topology: &Topology,
+    answers: &Answers<Upstreams>,
+    only: Option<&ServiceId>,
+) -> BTreeMap<(ServiceId, UpstreamId), Row> {
+    let services = topology.services().iter().filter(|(id, _)| only.is_none_or(|only| only == *id));
+    let indexed: BTreeMap<String, Result<Index, &String>> =
+        answers.iter().map(|(node, answer)| (node.to_string(), answer.as_ref().map(Index::of))).collect();
+    let mut rows = BTreeMap::new();
+    for (service, keys) in services {
+        let name = service.to_string();
+        let held = indexed.values().flatten().flat_map(|index| index.held.get(name.as_str()).into_iter().flatten());
+        let held = held.filter_map(|id| id.parse().ok());
+        for id in keys.upstreams().map(|(id, _)| id.clone()).chain(held) {
+            let at =
+                |(node, index): (&String, &Result<Index, &String>)| (node.clone(), index.there(&name, id.as_str()));
+            let row = Row {
+                service: name.clone(),
+                id: id.to_string(),
+                asked: Asked::of(keys, &id),
+                balancers: indexed.iter().map(at).collect(),
+            };
+            rows.insert((service.clone(), id), row);
+        }
+    }
+    rows
+}
+
+/// One balancer's answer, found by name.
+struct Index<'a> {
+    error: Option<&'a str>,
+    upstreams: HashMap<(&'a str, &'a str), &'a Upstream>,
+    held: HashMap<&'a str, Vec<&'a str>>,
+}
+
+impl<'a> Index<'a> {
+    fn of(answer: &'a Upstreams) -> Self {
+        let mut held: HashMap<&str, Vec<&str>> = HashMap::new();
+        for it in answer.upstreams.iter().filter(|it| it.held) {
+            held.entry(&it.service).or_default().push(&it.id);
+        }
+        let upstreams = answer.upstreams.iter().map(|it| ((it.service.as_str(), it.id.as_str()), it)).collect();
+        Self { error: answer.haproxy_error.as_deref(), upstreams, held }
+    }
+}
+
+trait Seen {
+    fn there(&self, service: &str, id: &str) -> There;
+}
+
+impl Seen for Result<Index<'_>, &String> {
+    fn there(&self, service: &str, id: &str) -> There {
+        match self {
+            Err(reason) => There { why: Some((*reason).clone()), ..There::default() },
+            Ok(index) => There::of(index.error, index.upstreams.get(&(service, id)).copied()),
+        }
+    }
+}
+
+impl There {
+    /// What an answer says of an upstream, if it knows of it.
+    pub(crate) fn of(haproxy_error: Option<&str>, upstream: Option<&Upstream>) -> Self {
+        if let Some(error) = haproxy_error {
+            let held = upstream.is_some_and(|it| it.held);
+            return Self { why: Some(format!("HAProxy can't be asked: {error}")), held, ..Self::default() };
+        }
+        let Some(upstream) = upstream else {
+            let why = Some("the balancer doesn't know it".to_owned());
+            return Self { state: Some("absent"), balanced: Some(false), why, ..Self::default() };
+        };
+        let traffic = upstream.haproxy.as_ref();
+        Self {
+            state: Some(traffic.map_or("absent", |traffic| state(traffic, upstream.draining))),
+            balanced: upstream.balanced,
+            why: upstream.not_balanced.clone(),
+            sessions: upstream.draining.or_else(|| traffic.map(|it| it.sessions)),
+            rate: traffic.map(|it| it.rate),
+            held: upstream.held,
+            traffic: traffic.cloned(),
+        }
+    }
+}
+
+/// HAProxy's many words in four.
+fn state(traffic: &Traffic, draining: Option<u64>) -> &'static str {
+    let is = |word: &str| traffic.status.starts_with(word);
+    match draining {
+        Some(_) => "draining",
+        None if traffic.up => "up",
+        None if is("DRAIN") => "draining",
+        None if is("MAINT") => "maint",
+        None => "down",
+    }
+}
+
+impl Asked {
+    /// What the service's keys say of this upstream.
+    pub(crate) fn of(service: &Service, id: &UpstreamId) -> Self {
+        let record = service.upstream(id).and_then(|field| field.value.as_ref().ok());
+        let imposed = service.imposed(id).and_then(|field| field.value.as_ref().ok());
+        let active = record.and_then(|record| is_active(service, record));
+        let imposed_weight = imposed.and_then(|it| it.weight);
+        let weight = imposed_weight.or(record.map(|it| it.weight)).map(discovery::Weight::get);
+        let (announced, imposed) = (record.map(|it| it.state), imposed.and_then(|it| it.state));
+        Self {
+            address: record.map(|it| it.address.to_string()),
+            color: record.and_then(|it| it.color.as_ref()).map(ToString::to_string),
+            weight: weight.filter(|_| record.is_some()),
+            state: announced.map(|announced| strictest(announced, imposed, active)),
+            announced: announced.map(|state| match state {
+                UpstreamState::Ready => "ready",
+                UpstreamState::Drain => "drain",
+                UpstreamState::Down => "down",
+            }),
+            imposed: imposed.map(|state| match state {
+                OverrideState::Drain => "drain",
+                OverrideState::Maint => "maint",
+            }),
+            active,
+            backup: record.is_some_and(|it| it.backup),
+        }
+    }
+
+    /// The state and, in brackets, who is stricter than its announcer's `ready`.
+    pub(crate) fn state_words(&self) -> String {
+        let announced = self.announced.filter(|state| *state != "ready").map(|state| format!("announcer: {state}"));
+        let imposed = self.imposed.map(|state| format!("override: {state}"));
+        let inactive = (self.active == Some(false)).then(|| "inactive color".to_owned());
+        let who: Vec<String> = [announced, imposed, inactive].into_iter().flatten().collect();
+        let state = self.state.unwrap_or("–");
+        if who.is_empty() { state.to_owned() } else { format!("{state} ({})", who.join(", ")) }
+    }
+}
+
+/// Whether an upstream's color is active; none where no colors are set, or not well.
+pub(crate) fn is_active(service: &Service, record: &Record) -> Option<bool> {
+    let Ok(Setting::Active(active)) = &service.setting(SettingName::Active)?.value else { return None };
+    Some(record.color.as_ref().is_some_and(|color| active.share(color).is_some()))
+}
+
+/// An announcer's drain is HAProxy's maint: that upstream is about to go. An operator's, and an inactive color, are its
+/// drain.
+fn strictest(announced: UpstreamState, imposed: Option<OverrideState>, active: Option<bool>) -> &'static str {
+    match (announced, imposed, active) {
+        (UpstreamState::Drain | UpstreamState::Down, _, _) | (_, Some(OverrideState::Maint), _) => "maint",
+        (_, Some(OverrideState::Drain), _) | (_, _, Some(false)) => "drain",
+        (UpstreamState::Ready, None, None | Some(true)) => "ready",
+    }
+}
+
+/// What the balancers say of the upstreams of one service.
+pub(crate) fn of_service(answers: &Answers<ServiceInFull>) -> Answers<Upstreams> {
+    let upstreams =
+        |it: &ServiceInFull| Upstreams { haproxy_error: it.haproxy_error.clone(), upstreams: it.upstreams.clone() };
+    answers.iter().map(|(node, answer)| (node.clone(), answer.as_ref().map(upstreams).map_err(Clone::clone))).collect()
+}
+
+/// The balancers that couldn't be asked, and why.
+pub(crate) fn unreachable<T>(answers: &Answers<T>) -> BTreeMap<String, String> {
+    answers.iter().filter_map(|(node, it)| Some((node.to_string(), it.as_ref().err()?.clone()))).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::store::tests::store;
+
+    #[test]
+    fn the_strictest_counts_and_a_balancer_is_told_in_one_word() {
+        let store = store(&[
+            ("http-services/shop/active", "blue"),
+            ("http-services/shop/upstreams/a", r#"{"address":"10.0.0.1:80","color":"blue"}"#),
+            ("http-services/shop/upstreams/b", r#"{"address":"10.0.0.2:80","color":"green","weight":7}"#),
+            ("http-services/shop/upstreams/c", r#"{"address":"10.0.0.3:80","color":"blue","state":"drain"}"#),
+            ("http-services/shop/upstreams/d", "?"),
+            ("http-services/shop/overrides/a", r#"{"state":"maint","weight":3}"#),
+        ]);
+        let lb1 = serde_json::from_str(
+            r#"{"upstreams":[
+                {"service":"http-shop","id":"a","balanced":false,"haproxy":{"status":"MAINT","sessions":2}},
+                {"service":"http-shop","id":"b","balanced":false,"draining":4,"haproxy":{"status":"DRAIN"}},
+                {"service":"http-shop","id":"gone","balanced":true,"held":true,"haproxy":{"status":"UP","up":true,"rate":9}}
+            ]}"#,
+        );
+        let answers: Answers<Upstreams> =
+            [("lb1".parse().unwrap(), Ok(lb1.unwrap())), ("lb2".parse().unwrap(), Err("no".to_owned()))].into();
+        let rows = rows(&store.topology, &answers, None);
+        let line = |row: &Row| {
+            let there = &row.balancers["lb1"];
+            let weight = row.asked.weight.unwrap_or_default();
+            format!("{} {weight} {} | {:?} {:?}", row.id, row.asked.state_words(), there.state.unwrap(), there.sessions)
+        };
+        assert_eq!(
+            rows.values().map(line).collect::<Vec<_>>(),
+            [
+                r#"a 3 maint (override: maint) | "maint" Some(2)"#,
+                r#"b 7 drain (inactive color) | "draining" Some(4)"#,
+                r#"c 100 maint (announcer: drain) | "absent" None"#,
+                r#"d 0 – | "absent" None"#,
+                r#"gone 0 – | "up" Some(0)"#,
+            ]
+        );
+        let lb2 = &rows.values().next().unwrap().balancers["lb2"];
+        assert_eq!((lb2.state, lb2.why.as_deref()), (None, Some("no")));
+    }
+}

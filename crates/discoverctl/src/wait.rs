@@ -1,0 +1,176 @@
+//! Waiting until every live balancer follows what was written.
+
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+use discovery::{Balancer, Balancers, Key, Node, RefusedKey, ServiceId, UpstreamId};
+use registry::{Client, Event, Follow};
+use tokio::time::{Instant, timeout_at};
+use tokio_util::sync::CancellationToken;
+
+use crate::error::Error;
+use crate::progress::Progress;
+
+/// How often is looked whether the wait is worth a word.
+const PACE: Duration = Duration::from_millis(500);
+
+/// What has to be followed.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Awaited {
+    /// The revision of the write.
+    pub(crate) revision: i64,
+    /// The services that it is about.
+    pub(crate) services: BTreeSet<ServiceId>,
+    /// The upstreams that must have no request left.
+    pub(crate) drained: BTreeSet<(ServiceId, UpstreamId)>,
+    /// The keys that nobody may refuse, relative to the prefix.
+    pub(crate) keys: Vec<String>,
+    /// Nothing may be held that the store has no longer.
+    pub(crate) lets_go: bool,
+}
+
+/// Who follows, and how long that took.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Followed {
+    /// The balancers; none where none lives.
+    pub(crate) by: Vec<Node>,
+    /// Since the write.
+    pub(crate) took: Duration,
+}
+
+impl Awaited {
+    /// Whether this balancer does all of it.
+    fn is_followed(&self, cluster: u64, balancer: &Balancer) -> bool {
+        self.services.iter().all(|service| balancer.follows(cluster, self.revision, service))
+            && self.drained.iter().all(|(service, id)| balancer.acknowledges(cluster, self.revision, service, id))
+            && (!self.lets_go || self.has_let_go(cluster, balancer))
+    }
+
+    /// Whether it has heard of the revision, and holds nothing.
+    fn has_let_go(&self, cluster: u64, balancer: &Balancer) -> bool {
+        let holds = !balancer.held.is_empty() || balancer.more.contains("held");
+        balancer.cluster == cluster && balancer.seen >= self.revision && !holds
+    }
+
+    /// The keys that a balancer which has seen them refuses.
+    fn refused(&self, balancers: &Balancers) -> Vec<RefusedKey> {
+        let has_seen = |node: &Node| {
+            let mut nodes = balancers.nodes();
+            nodes.any(|(it, said)| it == node && said.is_some_and(|said| said.applied >= self.revision))
+        };
+        balancers.refused(&self.keys).filter(|refused| has_seen(&refused.node)).collect()
+    }
+
+    /// What is waited for, in one line.
+    fn describe(&self, balancers: &Balancers) -> String {
+        let cluster = balancers.cluster();
+        let missing = balancers.missing(|balancer| self.is_followed(cluster, balancer));
+        let one = |node: &Node| {
+            let said = balancers.nodes().find(|(it, _)| *it == node).and_then(|(_, said)| said);
+            match self.obstacle(cluster, said) {
+                Some(obstacle) => format!("{node} ({obstacle})"),
+                None => node.to_string(),
+            }
+        };
+        missing.into_iter().map(one).collect::<Vec<_>>().join(", ")
+    }
+
+    /// What keeps a balancer from following, as far as it says so.
+    fn obstacle(&self, cluster: u64, said: Option<&Balancer>) -> Option<String> {
+        let Some(said) = said else { return Some("its key says nothing that makes sense".into()) };
+        if said.cluster != cluster {
+            return Some("it follows another store".into());
+        }
+        if let Some(service) = self.services.iter().find(|service| said.pending.contains(&service.to_string())) {
+            return Some(format!("{service} waits for a restart"));
+        }
+        if self.lets_go && !said.held.is_empty() {
+            return Some(format!("it holds {} upstreams", said.held.len()));
+        }
+        let open = self.drained.iter().find_map(|(service, id)| {
+            let server = Balancer::server(service, id);
+            said.draining.get(&server).map(|sessions| format!("{server} has {sessions} open"))
+        });
+        open.or_else(|| (said.applied < self.revision).then(|| format!("at revision {}", said.applied)))
+    }
+}
+
+/// Waits until all live balancers follow. No balancer lives: nobody is waited for, and `by` is empty.
+pub(crate) async fn until_followed(client: &Client, awaited: &Awaited, patience: Duration) -> Result<Followed, Error> {
+    let (mut progress, end) = (Progress::new(), CancellationToken::new());
+    let _ends_with_us = end.clone().drop_guard();
+    let mut events = client.follow(Follow { below: "balancers", ..Follow::default() }, end);
+    let deadline = Instant::now() + patience;
+    let (mut balancers, mut is_heard) = (Balancers::default(), false);
+    loop {
+        let words = if is_heard { awaited.describe(&balancers) } else { "etcd".to_owned() };
+        progress.say(format!("waiting for {words}"));
+        let event = match timeout_at(deadline.min(Instant::now() + PACE), events.recv()).await {
+            Ok(Some(event)) => event,
+            // What is waited for is said again: it may not have been worth a word before.
+            Err(_) if Instant::now() < deadline => continue,
+            _ => return Err(Error::NotInTime { revision: awaited.revision, waited: patience, missing: words }),
+        };
+        match event {
+            Event::Snapshot(snapshot) => balancers = Balancers::of(&snapshot),
+            Event::Changes { changes, .. } => changes.iter().for_each(|change| balancers.apply(change)),
+            // The write is done; etcd may be back in time.
+            Event::Disconnected { .. } => {
+                is_heard = false;
+                continue;
+            }
+        }
+        is_heard = true;
+        if let Some(RefusedKey { node, key, reason }) = awaited.refused(&balancers).into_iter().next() {
+            let refused = format!("{node} refuses {key}: {reason}");
+            return Err(Error::NotFollowed { revision: awaited.revision, refused });
+        }
+        let cluster = balancers.cluster();
+        if balancers.missing(|balancer| awaited.is_followed(cluster, balancer)).is_empty() {
+            let by = balancers.nodes().map(|(node, _)| node.clone()).collect();
+            return Ok(Followed { by, took: progress.elapsed() });
+        }
+    }
+}
+
+/// What a write of these keys has to be followed in.
+pub(crate) fn awaited(revision: i64, keys: impl IntoIterator<Item = String>) -> Awaited {
+    let keys: Vec<String> = keys.into_iter().collect();
+    let services = keys.iter().filter_map(|key| key.parse::<Key>().ok()?.service().cloned()).collect();
+    Awaited { revision, services, keys, ..Awaited::default() }
+}
+
+#[cfg(test)]
+mod tests {
+    use discovery::{Entry, Snapshot};
+
+    use super::*;
+
+    fn balancers(value: &str) -> Balancers {
+        let (key, value) = ("balancers/lb1".into(), value.into());
+        let entries = vec![Entry { key, value, create_revision: 1, mod_revision: 1, lease: 7 }];
+        Balancers::of(&Snapshot { cluster: 7, revision: 9, raft_term: 1, entries })
+    }
+
+    #[test]
+    fn what_is_waited_for_is_said() {
+        let mut awaited = awaited(10, ["http-services/shop/overrides/a".to_owned()]);
+        let service = awaited.services.first().unwrap().clone();
+        awaited.drained.insert((service, "a".parse().unwrap()));
+        let describe = |said: &str| awaited.describe(&balancers(said));
+        let said = |applied: i64, pending: &str, draining: &str| {
+            format!(
+                r#"{{"cluster":"7","applied":{applied},"pending":[{pending}],"held":[],"draining":{{{draining}}}}}"#
+            )
+        };
+        assert_eq!(describe(&said(10, "", "")), "");
+        assert_eq!(describe(&said(9, "", "")), "lb1 (at revision 9)");
+        assert_eq!(describe(&said(10, r#""http-shop""#, "")), "lb1 (http-shop waits for a restart)");
+        assert_eq!(describe(&said(10, "", r#""http-shop/a":3"#)), "lb1 (http-shop/a has 3 open)");
+        assert_eq!(describe(&said(10, "", "").replace('7', "8")), "lb1 (it follows another store)");
+        assert_eq!(describe("?"), "lb1 (its key says nothing that makes sense)");
+        let refuses = said(10, "", "").replacen('}', r#"},"quarantined":{"http-services/shop/overrides/a":"bad"}"#, 1);
+        assert_eq!(awaited.refused(&balancers(&refuses)).len(), 1);
+        assert!(awaited.refused(&balancers(&refuses.replace("10", "9"))).is_empty(), "it hasn't seen the new value");
+    }
+}
