@@ -8,7 +8,7 @@ use nix::sys::signal::Signal;
 use nix::unistd::Pid;
 
 use crate::http::Request;
-use crate::{Etcd, Process, Scratch, bin, free_port, until};
+use crate::{Etcd, Host, Process, Scratch, bin, free_port, until};
 
 /// A stop waits for the drain's acknowledgement (15 s at most) and for the app's own end.
 const STOPS: Duration = Duration::from_secs(30);
@@ -46,7 +46,7 @@ impl App {
     /// Starts the app, announced or not, with more flags of its own, and waits until it answers.
     pub fn start(name: &str, announce: Option<Announce<'_>>, flags: &[&str]) -> Self {
         let app = Self::launch(name, announce, flags);
-        until(Duration::from_secs(10), &format!("{name} at {}", app.address), || {
+        until(Duration::from_secs(30), &format!("{name} at {}", app.address), || {
             Request::get(name, "/health").send(app.address).is_ok_and(|response| response.status == 200)
         });
         app
@@ -55,18 +55,31 @@ impl App {
     /// Starts the app and doesn't wait for it.
     pub fn launch(name: &str, announce: Option<Announce<'_>>, flags: &[&str]) -> Self {
         let address = SocketAddr::from(([127, 0, 0, 1], free_port()));
-        let listen = address.to_string();
-        let webapp = bin("webapp");
         let mut command = match announce {
-            None => Command::new(webapp),
+            None => Command::new(bin("webapp")),
             Some(Announce { etcd, flags }) => {
                 let mut command = Command::new(bin("announcer"));
-                command.args(["--endpoints", &etcd.endpoints(), "--id", name, "--upstream", &listen]);
-                command.args(flags).arg("--").arg(webapp);
+                announcing(&mut command, name, address, &etcd.endpoints(), flags);
                 command
             }
         };
-        command.args(["--listen", &listen, "--name", name]).args(flags);
+        command.args(flags);
+        Self::run(name, address, command)
+    }
+
+    /// Starts `announcer flags… -- webapp` on another host, and doesn't wait for it.
+    ///
+    /// # Panics
+    /// When the store can't be reached from there: see [`Etcd::at`].
+    pub fn announced_on(host: &Host, name: &str, etcd: &Etcd, flags: &[&str]) -> Self {
+        let address = SocketAddr::from((host.address(), free_port()));
+        let mut command = host.command(bin("announcer"));
+        announcing(&mut command, name, address, &etcd.endpoint_outside().expect("an address of etcd"), flags);
+        Self::run(name, address, command)
+    }
+
+    fn run(name: &str, address: SocketAddr, mut command: Command) -> Self {
+        command.args(["--listen", &address.to_string(), "--name", name]);
         let folder = Scratch::new();
         let process = Process::start(&folder, name, &mut command);
         Self { name: name.to_owned(), address, process, _folder: folder }
@@ -104,4 +117,10 @@ impl App {
     pub fn process(&mut self) -> &mut Process {
         &mut self.process
     }
+}
+
+/// What follows the announcer's name on its command line, up to the app's own.
+fn announcing(command: &mut Command, name: &str, address: SocketAddr, endpoints: &str, flags: &[&str]) {
+    command.args(["--endpoints", endpoints, "--id", name, "--upstream", &address.to_string()]);
+    command.args(flags).arg("--").arg(bin("webapp"));
 }

@@ -1,12 +1,12 @@
 //! A balancer host: supervisord with HAProxy and confgen.
 
 use std::fs::read_to_string;
-use std::io::{Read as _, Write as _};
+use std::io::{self, Read as _, Write as _};
 use std::net::SocketAddr;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::Output;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
@@ -15,14 +15,17 @@ use crate::http::{Request, Response};
 use crate::supervisor::{Supervisor, said};
 use crate::{Etcd, Scratch, Setup, until};
 
+/// handover's own: after this without a successor it stops HAProxy.
+const LINGER: Duration = Duration::from_secs(3);
+
 /// A first start goes through confgen's first render, supervisord's `startsecs` and HAProxy's own start.
-pub(crate) const STARTS: Duration = Duration::from_secs(20);
+pub(crate) const STARTS: Duration = Duration::from_secs(30);
 
 /// A running balancer. Dropping it kills supervisord and everything below it.
 pub struct Balancer {
     pub(crate) supervisor: Supervisor,
     pub(crate) folder: Scratch,
-    pub(crate) ports: [u16; 3],
+    pub(crate) ports: [u16; 4],
 }
 
 impl Balancer {
@@ -44,6 +47,19 @@ impl Balancer {
     /// Where the stats page is.
     pub fn stats(&self) -> SocketAddr {
         loopback(self.ports[2])
+    }
+
+    /// Where confgen's admin port is.
+    pub fn admin(&self) -> SocketAddr {
+        loopback(self.ports[3])
+    }
+
+    /// What confgen's admin port answers.
+    ///
+    /// # Errors
+    /// When it can't be reached.
+    pub fn asked(&self, target: &str) -> io::Result<Response> {
+        Request::get("localhost", target).send(self.admin())
     }
 
     /// The folder that holds all of the balancer's files: `haproxy.cfg`, `conf.d/`, `certs/`, `state/`, `*.log`.
@@ -110,6 +126,19 @@ impl Balancer {
         });
     }
 
+    /// The pid of the HAProxy worker that answers.
+    #[track_caller]
+    pub fn worker(&self) -> Pid {
+        let info = self.ask("show info");
+        let pid = info.lines().find_map(|line| line.strip_prefix("Pid: ")).and_then(|pid| pid.parse().ok());
+        Pid::from_raw(pid.unwrap_or_else(|| panic!("no pid in {info}")))
+    }
+
+    /// How often confgen has restarted HAProxy.
+    pub fn restarts(&self) -> usize {
+        self.log("confgen").lines().filter(|line| line.contains(" restart: ")).count()
+    }
+
     /// supervisord and all below it, HAProxys in sessions of their own included.
     pub fn family(&self) -> Vec<Pid> {
         self.supervisor.family()
@@ -128,7 +157,7 @@ impl Balancer {
     ///
     /// # Errors
     /// What the socket said.
-    pub fn try_ask(&self, command: &str) -> std::io::Result<String> {
+    pub fn try_ask(&self, command: &str) -> io::Result<String> {
         let mut stream = UnixStream::connect(self.folder.join("admin.sock"))?;
         // HAProxy answers within milliseconds; five seconds are a hang.
         stream.set_read_timeout(Some(Duration::from_secs(5)))?;
@@ -158,6 +187,28 @@ impl Balancer {
             let (disk, running) = (self.stamp_on_disk(), self.stamp_running());
             if disk.is_some() && disk == running { Ok(()) } else { Err(format!("file {disk:?}, running {running:?}")) }
         });
+    }
+
+    /// Waits until confgen has brought HAProxy to what the store asks for, and no process of before is left: at the start it
+    /// may restart the one that it finds not there yet.
+    #[track_caller]
+    pub fn wait_settled(&self, deadline: Duration) {
+        until(deadline, "confgen to be in sync", || match self.asked("/ready") {
+            Ok(answer) if answer.status == 200 => Ok(()),
+            Ok(answer) => Err(answer.body),
+            Err(error) => Err(error.to_string()),
+        });
+        // A process that answered only after confgen had asked for another may have been taken for that one: the last one
+        // that handover has started must serve. It may also have ended by itself, and then nobody takes over from it.
+        let asked = Instant::now();
+        until(deadline, "the process that handover waits for", || {
+            let log = self.log("haproxy");
+            let left = log.rfind("leaving HAProxy to a successor");
+            let begun = log.rfind(" takes over from ").max(log.rfind(" starts\n"));
+            (left <= begun || asked.elapsed() > LINGER) && begun <= log.rfind("HAProxy serves")
+        });
+        self.wait_in_sync(deadline);
+        self.wait_one_haproxy(deadline);
     }
 
     /// Asks over HTTP until an answer has this status, and returns it.
@@ -190,6 +241,18 @@ impl Balancer {
         let up = rows.filter(|row| row.len() > 17 && row[0] == backend && row[1] != "BACKEND" && row[1] != "FRONTEND");
         let up = up.filter(|row| row[17].starts_with("UP") || row[17] == "no check");
         up.map(|row| row[1].to_owned()).collect()
+    }
+
+    /// Waits until one HAProxy is left, a master and its worker: old ones end after their last request.
+    #[track_caller]
+    pub fn wait_one_haproxy(&self, deadline: Duration) {
+        until(deadline, "one HAProxy, a master and a worker, to be left", || {
+            let family = self.family().into_iter();
+            let is_haproxy =
+                |pid: &_| read_to_string(format!("/proc/{pid}/comm")).is_ok_and(|name| name == "haproxy\n");
+            let left: Vec<_> = family.filter(is_haproxy).collect();
+            if left.len() == 2 { Ok(()) } else { Err(format!("{left:?}")) }
+        });
     }
 }
 

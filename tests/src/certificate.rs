@@ -1,12 +1,45 @@
 //! Certificates for a test's own domains.
 
 use std::path::Path;
+use std::process::Command;
+use std::time::{Duration, SystemTime};
 
-use rcgen::{CertifiedKey, generate_simple_self_signed};
+use rcgen::{
+    BasicConstraints, CertificateParams, CertifiedIssuer, CertifiedKey, DnType, IsCa, KeyPair, date_time_ymd,
+    generate_simple_self_signed,
+};
+use rustls::pki_types::CertificateDer;
+use rustls::pki_types::pem::PemObject as _;
 
-use crate::write;
+use crate::{Scratch, write};
 
-/// A self-signed certificate with its key.
+/// Who issues certificates.
+pub struct Authority(CertifiedIssuer<'static, KeyPair>);
+
+impl Authority {
+    /// One of this name.
+    pub fn new(name: &str) -> Self {
+        let mut params = CertificateParams::new([]).expect("no names");
+        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        params.distinguished_name.push(DnType::CommonName, name);
+        Self(CertifiedIssuer::self_signed(params, KeyPair::generate().expect("a key")).expect("an authority"))
+    }
+
+    /// A certificate for these names.
+    pub fn issue(&self, names: &[&str]) -> Certificate {
+        let names: Vec<String> = names.iter().map(ToString::to_string).collect();
+        let key = KeyPair::generate().expect("a key");
+        let cert = CertificateParams::new(names).expect("names").signed_by(&key, &self.0).expect("a certificate");
+        Certificate { der: cert.der().to_vec(), pem: cert.pem() + &key.serialize_pem() }
+    }
+
+    /// Its own certificate, as those have it who believe it.
+    pub fn pem(&self) -> String {
+        self.0.pem()
+    }
+}
+
+/// A certificate with its key.
 pub struct Certificate {
     /// What a TLS client is shown.
     pub der: Vec<u8>,
@@ -20,6 +53,44 @@ impl Certificate {
         let names: Vec<String> = names.iter().map(ToString::to_string).collect();
         let CertifiedKey { cert, signing_key } = generate_simple_self_signed(names).expect("a certificate");
         Self { der: cert.der().to_vec(), pem: cert.pem() + &signing_key.serialize_pem() }
+    }
+
+    /// One that expires after so long.
+    pub fn until(name: &str, left: Duration) -> Self {
+        let key = KeyPair::generate().expect("a key");
+        let mut params = CertificateParams::new([name.to_owned()]).expect("a name");
+        let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).expect("a clock");
+        params.not_after = date_time_ymd(1970, 1, 1) + now + left;
+        let cert = params.self_signed(&key).expect("a certificate");
+        Self { der: cert.der().to_vec(), pem: cert.pem() + &key.serialize_pem() }
+    }
+
+    /// A certificate with an RSA key, which OpenSSL makes: ring can't.
+    pub fn rsa(name: &str) -> Self {
+        let folder = Scratch::new();
+        let (key, certificate) = (folder.join("key.pem"), folder.join("certificate.pem"));
+        let made = Command::new("openssl")
+            .args(["req", "-x509", "-newkey", "rsa:2048", "-nodes", "-subj", &format!("/CN={name}")])
+            .args(["-addext", &format!("subjectAltName=DNS:{name}")])
+            .args([Path::new("-keyout"), &key, Path::new("-out"), &certificate])
+            .output()
+            .expect("openssl");
+        assert!(made.status.success(), "openssl: {}", String::from_utf8_lossy(&made.stderr));
+        let read = |path| std::fs::read_to_string(path).expect("what openssl has written");
+        let text = read(certificate);
+        let der = CertificateDer::from_pem_slice(text.as_bytes()).expect("a certificate").to_vec();
+        Self { der, pem: text + &read(key) }
+    }
+
+    /// The same certificate with others behind it, so that the file has at least so many bytes.
+    #[must_use]
+    pub fn with_chain(mut self, bytes: usize) -> Self {
+        let other = Self::of(&["chain.test"]).pem;
+        let (certificate, _) = other.split_at(other.find("-----BEGIN PRIVATE").expect("a key"));
+        while self.pem.len() < bytes {
+            self.pem += certificate;
+        }
+        self
     }
 
     /// Puts the PEM file in place by a rename.

@@ -3,6 +3,8 @@
 use std::collections::BTreeMap;
 use std::fs::remove_dir_all;
 use std::future::Future;
+use std::net::Ipv4Addr;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 
@@ -10,6 +12,7 @@ use etcd_client::{
     Client, CompactionOptions, ConnectOptions, DeleteOptions, Error, GetOptions, PutOptions, Txn, TxnOp,
 };
 use nix::sys::signal::Signal;
+use nix::unistd::Pid;
 
 use crate::{App, Process, Scratch, free_port, runtime, until};
 
@@ -17,17 +20,22 @@ use crate::{App, Process, Scratch, free_port, runtime, until};
 pub const PREFIX: &str = "/haproxy-discover/";
 
 /// Long enough for three nodes to elect a leader on a busy machine.
-const STARTS: Duration = Duration::from_secs(20);
+const STARTS: Duration = Duration::from_secs(30);
 
 /// etcd's `--max-txn-ops` is 128 unless told.
 const TXN_OPS: usize = 128;
 
 struct Node {
     name: String,
+    /// Where other hosts reach it, besides on loopback.
+    outside: Option<Ipv4Addr>,
     client: u16,
     peer: u16,
     process: Option<Process>,
 }
+
+/// etcd's own default.
+const TOKEN: &str = "etcd-cluster";
 
 /// One etcd or a cluster of three, with its data in a folder of its own.
 ///
@@ -36,22 +44,36 @@ struct Node {
 pub struct Etcd {
     nodes: Vec<Node>,
     folder: Scratch,
+    /// `--initial-cluster-token`: with the nodes' names and addresses it makes the cluster id.
+    token: String,
 }
 
 impl Etcd {
     /// Starts a single node and waits until it answers.
     pub fn start() -> Self {
-        Self::with_nodes(1)
+        Self::with_nodes(1, None)
+    }
+
+    /// Starts a single node that is reached at this address too, and waits until it answers.
+    pub fn at(outside: Ipv4Addr) -> Self {
+        Self::with_nodes(1, Some(outside))
     }
 
     /// Starts three nodes and waits until they answer.
     pub fn cluster() -> Self {
-        Self::with_nodes(3)
+        Self::with_nodes(3, None)
     }
 
-    fn with_nodes(count: usize) -> Self {
-        let node = |index| Node { name: format!("etcd{index}"), client: free_port(), peer: free_port(), process: None };
-        let mut etcd = Self { nodes: (0..count).map(node).collect(), folder: Scratch::new() };
+    fn with_nodes(count: usize, outside: Option<Ipv4Addr>) -> Self {
+        let node = |index| Node {
+            name: format!("etcd{index}"),
+            outside,
+            client: free_port(),
+            peer: free_port(),
+            process: None,
+        };
+        let nodes = (0..count).map(node).collect();
+        let mut etcd = Self { nodes, folder: Scratch::new(), token: TOKEN.to_owned() };
         for index in 0..count {
             etcd.launch(index);
         }
@@ -64,6 +86,11 @@ impl Etcd {
         self.nodes.iter().map(Node::endpoint).collect::<Vec<_>>().join(",")
     }
 
+    /// The endpoint that other hosts use, where there is one.
+    pub fn endpoint_outside(&self) -> Option<String> {
+        self.nodes.first().and_then(Node::endpoint_outside)
+    }
+
     /// Waits until a linearizable read is answered.
     #[track_caller]
     pub fn wait_ready(&self) {
@@ -72,6 +99,22 @@ impl Etcd {
             let endpoint = endpoint.clone();
             runtime::run(async move { connect(&endpoint).await?.get("health", None).await })
         });
+    }
+
+    /// The process of a node.
+    pub fn pid(&self, node: usize) -> Pid {
+        self.nodes[node].process.as_ref().expect("a node that isn't killed").pid()
+    }
+
+    /// The node that leads the cluster.
+    pub fn leader(&self) -> usize {
+        let leader = self.ask(|mut client| async move { client.status().await }).leader();
+        let leads = |node: &Node| {
+            let endpoint = node.endpoint();
+            let status = runtime::run(async move { connect(&endpoint).await?.status().await });
+            status.is_ok_and(|status| status.header().is_some_and(|header| header.member_id() == leader))
+        };
+        self.nodes.iter().position(leads).expect("a leader")
     }
 
     /// Kills a node with SIGKILL; its data stays.
@@ -99,10 +142,41 @@ impl Etcd {
     /// Kills all nodes, removes their data and starts them with the same flags: a new store that bears the old cluster
     /// id.
     pub fn wipe(&mut self) {
+        self.renew(|_, _| {});
+    }
+
+    /// The same as another cluster: a new store with a cluster id of its own.
+    pub fn wipe_as(&mut self, token: &str) {
+        token.clone_into(&mut self.token);
+        self.wipe();
+    }
+
+    /// Saves the store into a file, as `etcdctl snapshot save` does.
+    pub fn back_up(&self) -> PathBuf {
+        let file = self.folder.join("backup");
+        let file_name = file.display().to_string();
+        etcdctl(&["--endpoints", &self.endpoint(), "snapshot", "save", &file_name]);
+        file
+    }
+
+    /// Kills the node and starts it with what a backup has. For a single node.
+    pub fn restore(&mut self, backup: &Path) {
+        self.renew(|node, data| {
+            let [backup, data] = [backup, data].map(|path| path.display().to_string());
+            let cluster = format!("{}={}", node.name, node.peer_url());
+            let flags = ["--initial-cluster", &cluster, "--initial-advertise-peer-urls", &node.peer_url()];
+            let restore = ["snapshot", "restore", &backup, "--data-dir", &data, "--name", &node.name];
+            etcdctl(&[&restore[..], &flags].concat());
+        });
+    }
+
+    fn renew(&mut self, fill: impl Fn(&Node, &Path)) {
         let count = self.nodes.len();
         (0..count).for_each(|node| self.kill(node));
         for node in 0..count {
-            remove_dir_all(self.folder.join(&self.nodes[node].name)).expect("removing etcd's data");
+            let data = self.folder.join(&self.nodes[node].name);
+            remove_dir_all(&data).expect("removing etcd's data");
+            fill(&self.nodes[node], &data);
             self.launch(node);
         }
         self.wait_ready();
@@ -159,6 +233,16 @@ impl Etcd {
         found.kvs().iter().map(|entry| String::from_utf8_lossy(entry.key()).into_owned()).collect()
     }
 
+    /// All keys that start with `below`, absolute, with their values: 4 MiB at most.
+    pub fn entries(&self, below: &str) -> BTreeMap<String, Vec<u8>> {
+        let options = GetOptions::new().with_prefix();
+        let below = absolute(below);
+        let found = self.ask(async move |mut client| client.get(below, Some(options)).await);
+        let entry =
+            |entry: &etcd_client::KeyValue| (String::from_utf8_lossy(entry.key()).into_owned(), entry.value().to_vec());
+        found.kvs().iter().map(entry).collect()
+    }
+
     /// Deletes a key.
     pub fn delete(&self, key: &str) {
         let key = absolute(key);
@@ -194,6 +278,11 @@ impl Etcd {
         self.ask(async move |mut client| client.get("health", None).await).header().expect("a header").revision()
     }
 
+    /// The store's cluster id.
+    pub fn cluster_id(&self) -> u64 {
+        self.ask(async move |mut client| client.get("health", None).await).header().expect("a header").cluster_id()
+    }
+
     /// Throws away the history before the present revision.
     pub fn compact(&self) {
         let revision = self.revision();
@@ -211,9 +300,21 @@ impl Etcd {
         F: Future<Output = Result<T, Error>> + Send,
         A: FnOnce(Client) -> F + Send + 'static,
     {
+        self.try_ask(act).unwrap_or_else(|error| panic!("etcd at {}: {error}", self.endpoint()))
+    }
+
+    /// The same where etcd may be in no state to answer.
+    ///
+    /// # Errors
+    /// What etcd said.
+    pub fn try_ask<T, F, A>(&self, act: A) -> Result<T, Error>
+    where
+        T: Send + 'static,
+        F: Future<Output = Result<T, Error>> + Send,
+        A: FnOnce(Client) -> F + Send + 'static,
+    {
         let endpoint = self.endpoint();
-        let answer = runtime::run(async move { act(connect(&endpoint).await?).await });
-        answer.unwrap_or_else(|error| panic!("etcd at {}: {error}", self.endpoint()))
+        runtime::run(async move { act(connect(&endpoint).await?).await })
     }
 
     fn endpoint(&self) -> String {
@@ -227,10 +328,19 @@ impl Etcd {
     fn launch(&mut self, index: usize) {
         let cluster: Vec<String> = self.nodes.iter().map(|node| format!("{}={}", node.name, node.peer_url())).collect();
         let node = &self.nodes[index];
+        let listen =
+            [Some(node.endpoint()), node.endpoint_outside()].into_iter().flatten().collect::<Vec<_>>().join(",");
         let mut command = Command::new("etcd");
         command
-            .args(["--name", &node.name, "--initial-cluster", &cluster.join(",")])
-            .args(["--listen-client-urls", &node.endpoint(), "--advertise-client-urls", &node.endpoint()])
+            .args([
+                "--name",
+                &node.name,
+                "--initial-cluster",
+                &cluster.join(","),
+                "--initial-cluster-token",
+                &self.token,
+            ])
+            .args(["--listen-client-urls", &listen, "--advertise-client-urls", &node.endpoint()])
             .args(["--listen-peer-urls", &node.peer_url(), "--initial-advertise-peer-urls", &node.peer_url()])
             .args(["--logger", "zap", "--log-level", "warn", "--data-dir"])
             .arg(self.folder.join(&node.name));
@@ -244,9 +354,18 @@ impl Node {
         format!("http://127.0.0.1:{}", self.client)
     }
 
+    fn endpoint_outside(&self) -> Option<String> {
+        self.outside.map(|address| format!("http://{address}:{}", self.client))
+    }
+
     fn peer_url(&self) -> String {
         format!("http://127.0.0.1:{}", self.peer)
     }
+}
+
+fn etcdctl(arguments: &[&str]) {
+    let output = Command::new("etcdctl").env("ETCDCTL_API", "3").args(arguments).output().expect("etcdctl");
+    assert!(output.status.success(), "etcdctl {arguments:?}: {}", String::from_utf8_lossy(&output.stderr));
 }
 
 async fn connect(endpoint: &str) -> Result<Client, Error> {
@@ -255,7 +374,7 @@ async fn connect(endpoint: &str) -> Result<Client, Error> {
     Client::connect([endpoint], Some(options)).await
 }
 
-fn absolute(key: &str) -> String {
+pub(crate) fn absolute(key: &str) -> String {
     if key.starts_with('/') { key.to_owned() } else { format!("{PREFIX}{key}") }
 }
 
@@ -270,9 +389,16 @@ mod tests {
         assert_eq!(etcd.get("/haproxy-discover/http-services/shop/domain").as_deref(), Some("shop.test"));
         etcd.restart(0);
         assert_eq!(etcd.keys(""), ["/haproxy-discover/http-services/shop/domain"]);
+        let (id, backup) = (etcd.cluster_id(), etcd.back_up());
+        etcd.put("http-services/shop/path", "/");
         etcd.wipe();
         assert_eq!(etcd.keys(""), Vec::<String>::new());
         assert!(etcd.revision() < first);
+        assert_eq!(etcd.cluster_id(), id);
+        etcd.restore(&backup);
+        assert_eq!((etcd.keys(""), etcd.revision()), (vec![format!("{PREFIX}http-services/shop/domain")], first));
+        etcd.wipe_as("another");
+        assert_ne!(etcd.cluster_id(), id);
     }
 
     #[test]
@@ -289,10 +415,12 @@ mod tests {
     #[test]
     fn three_nodes_live_on_without_one() {
         let mut etcd = Etcd::cluster();
-        etcd.kill(0);
+        let leader = etcd.leader();
+        etcd.kill(leader);
         etcd.wait_ready();
+        assert_ne!(etcd.leader(), leader);
         etcd.put("/a", "1");
-        etcd.restart(0);
+        etcd.restart(leader);
         assert_eq!(etcd.get("/a").as_deref(), Some("1"));
     }
 }

@@ -3,10 +3,10 @@
 use std::time::Duration;
 
 use crate::load::{Kind, Plan, Report, Running};
-use crate::{App, Balancer, Certificate, Etcd, Setup, until};
+use crate::{App, Balancer, Certificate, Etcd, Setup};
 
 /// Longer than any change may take to be served: a restart waits for the one before, and checks must rise.
-pub(crate) const SERVED: Duration = Duration::from_secs(20);
+pub(crate) const SERVED: Duration = Duration::from_secs(30);
 
 /// etcd, supervisord with HAProxy under handover and confgen, and `shop.test` served by three announced apps.
 pub struct Ground {
@@ -53,7 +53,8 @@ impl Ground {
 
     /// Starts a load on the service.
     pub fn load(&self, kind: Kind, rate: u32) -> Running {
-        let target = if kind == Kind::Http2 { self.balancer.https() } else { self.balancer.http() };
+        let secure = matches!(kind, Kind::Http2 | Kind::PerHandshake);
+        let target = if secure { self.balancer.https() } else { self.balancer.http() };
         Plan::new(kind, target, Self::HOST).rate(rate).from("shop-").start()
     }
 
@@ -68,16 +69,10 @@ impl Ground {
         reports
     }
 
-    /// Waits until one HAProxy is left, a master and its worker: old ones end after their last request.
+    /// Waits until one HAProxy is left: old ones end after their last request.
     #[track_caller]
     pub fn wait_one_haproxy(&self, deadline: Duration) {
-        until(deadline, "one HAProxy, a master and a worker, to be left", || {
-            let family = self.balancer.family().into_iter();
-            let is_haproxy =
-                |pid: &_| std::fs::read_to_string(format!("/proc/{pid}/comm")).is_ok_and(|name| name == "haproxy\n");
-            let left: Vec<_> = family.filter(is_haproxy).collect();
-            if left.len() == 2 { Ok(()) } else { Err(format!("{left:?}")) }
-        });
+        self.balancer.wait_one_haproxy(deadline);
     }
 }
 

@@ -1,11 +1,14 @@
 //! One request at a time, for assertions on its answer.
 
 use std::io::{self, ErrorKind, Read, Write};
-use std::net::{SocketAddr, TcpStream};
+use std::net::{IpAddr, SocketAddr, TcpStream};
+use std::os::fd::AsRawFd as _;
+use std::sync::Arc;
 use std::time::Duration;
 
+use nix::sys::socket::{AddressFamily, SockFlag, SockType, SockaddrStorage, bind, socket};
 use rustls::pki_types::ServerName;
-use rustls::{ClientConnection, StreamOwned};
+use rustls::{ClientConfig, ClientConnection, StreamOwned};
 
 use crate::tls;
 
@@ -22,6 +25,9 @@ pub struct Request {
     target: String,
     headers: Vec<(String, String)>,
     tls: Option<String>,
+    key: Option<&'static str>,
+    from: Option<IpAddr>,
+    body: String,
 }
 
 /// What came back.
@@ -41,7 +47,15 @@ impl Request {
     /// `GET target` for a host. `target` is sent as it is.
     pub fn get(host: &str, target: &str) -> Self {
         let headers = vec![("Host".to_owned(), host.to_owned())];
-        Self { method: "GET".to_owned(), target: target.to_owned(), headers, tls: None }
+        Self {
+            method: "GET".to_owned(),
+            target: target.to_owned(),
+            headers,
+            tls: None,
+            key: None,
+            from: None,
+            body: String::new(),
+        }
     }
 
     /// Another method.
@@ -65,19 +79,52 @@ impl Request {
         self
     }
 
+    /// Over TLS 1.2, as a client that takes certificates with one kind of key only: `RSA` or `ECDSA`.
+    #[must_use]
+    pub fn key(mut self, kind: &'static str) -> Self {
+        self.key = Some(kind);
+        self
+    }
+
+    /// With this body; its length is for the caller to tell.
+    #[must_use]
+    pub fn body(mut self, body: &str) -> Self {
+        body.clone_into(&mut self.body);
+        self
+    }
+
+    /// From this address of this machine.
+    #[must_use]
+    pub fn from(mut self, address: &str) -> Self {
+        self.from = Some(address.parse().expect("an IP address"));
+        self
+    }
+
     /// Sends it and reads the answer until the connection is closed.
     ///
     /// # Errors
     /// What the socket or TLS said, or that the answer is no HTTP.
     pub fn send(&self, address: SocketAddr) -> io::Result<Response> {
+        self.send_over(connect(address, self.from)?)
+    }
+
+    /// The same over a connection that has been open for a while.
+    ///
+    /// # Errors
+    /// As [`Request::send`].
+    pub fn send_over(&self, stream: TcpStream) -> io::Result<Response> {
         let mut text = format!("{} {} HTTP/1.1\r\n", self.method, self.target);
         for (name, value) in &self.headers {
             text += &format!("{name}: {value}\r\n");
         }
         text += "Connection: close\r\n\r\n";
+        text += &self.body;
         match &self.tls {
-            None => parse(&raw(address, text.as_bytes())?),
-            Some(name) => over_tls(address, name, text.as_bytes()),
+            None => parse(&exchange(stream, text.as_bytes())?),
+            Some(name) => {
+                let config = self.key.map_or_else(|| tls::client(&["http/1.1"]), tls::client_of);
+                over_tls(stream, config, name, text.as_bytes())
+            }
         }
     }
 }
@@ -105,15 +152,18 @@ impl Response {
 /// # Errors
 /// What the socket said. Bytes that came before an error are returned.
 pub fn raw(address: SocketAddr, request: &[u8]) -> io::Result<Vec<u8>> {
-    let mut stream = connect(address)?;
+    exchange(connect(address, None)?, request)
+}
+
+fn exchange(mut stream: TcpStream, request: &[u8]) -> io::Result<Vec<u8>> {
     stream.write_all(request)?;
     read_all(&mut stream)
 }
 
-fn over_tls(address: SocketAddr, name: &str, request: &[u8]) -> io::Result<Response> {
+fn over_tls(stream: TcpStream, config: Arc<ClientConfig>, name: &str, request: &[u8]) -> io::Result<Response> {
     let name = ServerName::try_from(name.to_owned()).map_err(io::Error::other)?;
-    let connection = ClientConnection::new(tls::client(&["http/1.1"]), name).map_err(io::Error::other)?;
-    let mut stream = StreamOwned::new(connection, connect(address)?);
+    let connection = ClientConnection::new(config, name).map_err(io::Error::other)?;
+    let mut stream = StreamOwned::new(connection, stream);
     stream.write_all(request)?;
     let mut response = parse(&read_all(&mut stream)?)?;
     response.certificate =
@@ -121,11 +171,26 @@ fn over_tls(address: SocketAddr, name: &str, request: &[u8]) -> io::Result<Respo
     Ok(response)
 }
 
-fn connect(address: SocketAddr) -> io::Result<TcpStream> {
-    let stream = TcpStream::connect_timeout(&address, PATIENCE)?;
+/// A connection over which nobody waits for ever.
+///
+/// # Errors
+/// What the socket said.
+pub fn connect(address: SocketAddr, from: Option<IpAddr>) -> io::Result<TcpStream> {
+    let stream = match from {
+        None => TcpStream::connect_timeout(&address, PATIENCE)?,
+        Some(from) => connect_from(from, address)?,
+    };
     stream.set_read_timeout(Some(PATIENCE))?;
     stream.set_write_timeout(Some(PATIENCE))?;
     Ok(stream)
+}
+
+fn connect_from(from: IpAddr, address: SocketAddr) -> io::Result<TcpStream> {
+    let family = if from.is_ipv4() { AddressFamily::Inet } else { AddressFamily::Inet6 };
+    let socket = socket(family, SockType::Stream, SockFlag::SOCK_CLOEXEC, None)?;
+    bind(socket.as_raw_fd(), &SockaddrStorage::from(SocketAddr::new(from, 0)))?;
+    nix::sys::socket::connect(socket.as_raw_fd(), &SockaddrStorage::from(address))?;
+    Ok(socket.into())
 }
 
 fn read_all(stream: &mut impl Read) -> io::Result<Vec<u8>> {

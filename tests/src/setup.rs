@@ -1,8 +1,11 @@
 //! What a balancer is made of, before it runs.
 
+use std::collections::BTreeMap;
 use std::fs::create_dir;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
+
+use nix::unistd::geteuid;
 
 use crate::balancer::{Balancer, STARTS, loopback};
 use crate::supervisor::{Program, Supervisor};
@@ -17,7 +20,8 @@ const NOWHERE: &str = "127.0.0.1:9";
 /// What a balancer will be made of; the folder and the ports are there already, so that files can be laid out.
 pub struct Setup {
     folder: Scratch,
-    ports: [u16; 3],
+    ports: [u16; 4],
+    haproxy: String,
     handover: bool,
     confgen: Option<Vec<String>>,
     log: String,
@@ -33,16 +37,24 @@ impl Setup {
     /// HAProxy under handover, without confgen: [`Setup::haproxy_cfg`] is for the test to write.
     pub fn new() -> Self {
         let folder = Scratch::new();
-        for name in ["conf.d", "certs", "state"] {
+        for name in ["conf.d", "certs", "ca", "state"] {
             create_dir(folder.join(name)).expect("a folder of the balancer");
         }
         Self {
             folder,
             ports: std::array::from_fn(|_| free_port()),
+            haproxy: "haproxy".to_owned(),
             handover: true,
             confgen: None,
             log: NOWHERE.to_owned(),
         }
+    }
+
+    /// Runs this program as HAProxy, and has it check the files, instead of the one on the PATH.
+    #[must_use]
+    pub fn haproxy(mut self, program: &Path) -> Self {
+        self.haproxy = program.display().to_string();
+        self
     }
 
     /// Runs `haproxy -db` itself instead of handover: what a restart does then is what the tests must be able to see.
@@ -55,7 +67,16 @@ impl Setup {
     /// Runs confgen too, following this store.
     #[must_use]
     pub fn confgen(mut self, etcd: &Etcd) -> Self {
-        self.confgen = Some(self.confgen_command(etcd));
+        let endpoints = ["--endpoints".to_owned(), etcd.endpoints()];
+        self.confgen = Some([self.confgen_command(), endpoints.to_vec()].concat());
+        self
+    }
+
+    /// Runs confgen too, with these variables, which say where its store is.
+    #[must_use]
+    pub fn confgen_with(mut self, variables: &BTreeMap<String, String>) -> Self {
+        let variables = variables.iter().map(|(name, value)| format!("{name}={value}"));
+        self.confgen = Some(["env".to_owned()].into_iter().chain(variables).chain(self.confgen_command()).collect());
         self
     }
 
@@ -93,6 +114,11 @@ impl Setup {
         loopback(self.ports[2])
     }
 
+    /// Where confgen's admin port is.
+    pub fn admin(&self) -> SocketAddr {
+        loopback(self.ports[3])
+    }
+
     /// The file that HAProxy reads last.
     pub fn haproxy_cfg(&self) -> PathBuf {
         self.folder.join("haproxy.cfg")
@@ -113,15 +139,16 @@ impl Setup {
     /// Starts supervisord, and doesn't wait for HAProxy.
     pub fn launch(self) -> Balancer {
         let mut programs = vec![self.haproxy_program()];
-        let logged = |command: &Vec<String>| [&command[..], &["--log".to_owned(), self.log.clone()]].concat();
-        let confgen = self.confgen.as_ref().map(logged);
+        let last = [("--log", self.log.clone()), ("--check-command", format!("{} -c", self.haproxy))];
+        let last = last.into_iter().flat_map(|(flag, value)| [flag.to_owned(), value]);
+        let confgen = self.confgen.clone().map(|command| command.into_iter().chain(last).collect());
         programs.extend(confgen.map(|command| Program { name: "confgen", command, settings: ALWAYS }));
         let supervisor = Supervisor::start(&self.folder, &programs);
         Balancer { supervisor, folder: self.folder, ports: self.ports }
     }
 
     fn haproxy_program(&self) -> Program {
-        let haproxy = ["haproxy", "-f", &self.path("conf.d"), "-f", &self.path("haproxy.cfg")].map(str::to_owned);
+        let haproxy = [&self.haproxy, "-f", &self.path("conf.d"), "-f", &self.path("haproxy.cfg")].map(str::to_owned);
         let command = if self.handover {
             let handover = bin("handover").display().to_string();
             let socket = ["--socket", &self.path("admin.sock"), "--state-file", &self.path("servers.state"), "--"];
@@ -132,12 +159,11 @@ impl Setup {
         Program { name: "haproxy", command, settings: "startsecs=1\n" }
     }
 
-    fn confgen_command(&self, etcd: &Etcd) -> Vec<String> {
-        let [http, https, stats] = self.ports.map(|port| loopback(port).to_string());
+    fn confgen_command(&self) -> Vec<String> {
+        let [http, https, stats, admin] = self.ports.map(|port| loopback(port).to_string());
         // Named by its URL, so that confgen may call supervisord itself, as it does where it is installed.
         let restart = format!("supervisorctl -s {} restart haproxy", Supervisor::url(&self.folder));
         let flags = [
-            ("--endpoints", etcd.endpoints()),
             ("--haproxy-cfg", self.path("haproxy.cfg")),
             ("--include", self.path("conf.d")),
             ("--state-dir", self.path("state")),
@@ -145,14 +171,20 @@ impl Setup {
             ("--https-bind", https),
             ("--stats-bind", stats),
             ("--certs", self.path("certs")),
+            ("--ca-dir", self.path("ca")),
+            ("--admin", admin),
             ("--runtime-socket", self.path("admin.sock")),
             ("--server-state-file", self.path("servers.state")),
             ("--restart-command", restart),
-            // The lab's web apps listen on loopback, which confgen refuses by default.
-            ("--upstream-networks", "127.0.0.0/8".to_owned()),
+            // The lab's web apps listen on loopback, which confgen refuses by default, or in hosts and containers.
+            ("--upstream-networks", "127.0.0.0/8,10.0.0.0/8,172.16.0.0/12".to_owned()),
         ];
         let mut command = vec![bin("confgen").display().to_string()];
         command.extend(flags.into_iter().flat_map(|(flag, value)| [flag.to_owned(), value]));
+        // HAProxy gives up root's rights; an ordinary user's it can't.
+        if !geteuid().is_root() {
+            command.extend(["--haproxy-user", "off", "--haproxy-group", "off"].map(str::to_owned));
+        }
         command
     }
 

@@ -10,7 +10,7 @@ use crate::process::print_tail;
 use crate::{Process, until, write};
 
 /// supervisord is Python: it takes its time.
-const STARTS: Duration = Duration::from_secs(10);
+const STARTS: Duration = Duration::from_secs(30);
 
 /// A program that supervisord keeps running.
 pub(crate) struct Program {

@@ -33,6 +33,7 @@ fn words(etcd: &Etcd, balancer: &Balancer, apps: &mut [App]) -> String {
     let (bold, plain) = if stdout().is_terminal() { ("\x1b[1m", "\x1b[0m") } else { ("", "") };
     let folder = balancer.folder().display();
     let (http, https, stats) = (balancer.http(), balancer.https(), balancer.stats());
+    let admin = balancer.admin();
     let endpoints = etcd.endpoints();
     let password = std::fs::read_to_string(balancer.folder().join("state/stats-password")).unwrap_or_default();
     let password = password.trim();
@@ -42,6 +43,7 @@ fn words(etcd: &Etcd, balancer: &Balancer, apps: &mut [App]) -> String {
 {bold}Open{plain}
   http://shop.localhost:{port}/           two copies, in turns
   http://blog.localhost:{port}/           one copy
+  http://{admin}/                how confgen is doing; /metrics, /api/v1/status and more beside it
   http://{stats}/admin?stats     user admin, password {password}
 
 {bold}Try{plain}

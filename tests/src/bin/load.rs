@@ -39,6 +39,7 @@ struct Args {
 enum KindArg {
     PerRequest,
     KeepAlive,
+    PerHandshake,
     Http2,
 }
 
@@ -47,6 +48,7 @@ fn main() -> ExitCode {
     let kind = match args.kind {
         KindArg::PerRequest => Kind::PerRequest,
         KindArg::KeepAlive => Kind::KeepAlive,
+        KindArg::PerHandshake => Kind::PerHandshake,
         KindArg::Http2 => Kind::Http2,
     };
     let mut plan = Plan::new(kind, args.target, &args.host).path(&args.path).rate(args.rate).workers(args.workers);

@@ -2,19 +2,24 @@
 #![allow(clippy::expect_used, reason = "test code: it may die with the place and the cause")]
 
 use std::collections::{BTreeMap, HashMap};
+use std::convert::Infallible;
 use std::net::SocketAddr;
 use std::process::id;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use anyhow::{Context as _, bail};
+use axum::body::Body;
+use axum::extract::ws::{Message, WebSocket, WebSocketUpgrade};
 use axum::extract::{Query, State};
 use axum::http::header::{ACCEPT, CONTENT_TYPE};
-use axum::http::{HeaderMap, Uri};
+use axum::http::{HeaderMap, StatusCode, Uri};
 use axum::response::{Html, IntoResponse, Response};
 use axum::routing::get;
 use axum::{Router, serve};
 use clap::Parser;
+use futures_util::stream::unfold;
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::time::sleep;
@@ -52,6 +57,19 @@ struct Args {
     /// Milliseconds that requests in flight get after SIGTERM
     #[arg(long, default_value_t = 10_000)]
     grace: u64,
+    /// Of so many requests one is answered 500; 0 is none
+    #[arg(long, default_value_t = 0)]
+    failing: u64,
+    #[arg(skip)]
+    asked: AtomicU64,
+}
+
+impl Args {
+    /// Whether this request is one of those that fail.
+    fn fails(&self) -> bool {
+        let number = self.asked.fetch_add(1, Ordering::Relaxed);
+        self.failing > 0 && number.is_multiple_of(self.failing)
+    }
 }
 
 // One thread: it shares two cores with HAProxy, etcd and the load.
@@ -68,6 +86,8 @@ async fn main() -> anyhow::Result<()> {
         .route("/slow", get(slow))
         .route("/health", get(|| async { "ok\n" }))
         .route("/echo", get(echo))
+        .route("/drip", get(drip))
+        .route("/ws", get(async |upgrade: WebSocketUpgrade| upgrade.on_upgrade(chat)))
         .fallback(hello)
         .with_state(Arc::new(args));
     let served = serve(listener, app).with_graceful_shutdown(stop.clone().cancelled_owned());
@@ -96,6 +116,9 @@ fn on_signal() -> std::io::Result<CancellationToken> {
 
 async fn hello(State(args): State<Arc<Args>>, uri: Uri, headers: HeaderMap) -> Response {
     let facts = facts(&args, &uri, &headers);
+    if args.fails() {
+        return (StatusCode::INTERNAL_SERVER_ERROR, text(&args.name, &facts)).into_response();
+    }
     let wants_page = headers.get(ACCEPT).is_some_and(|accept| accept.as_bytes().starts_with(b"text/html"));
     if wants_page { Html(page(&args, &facts)).into_response() } else { text(&args.name, &facts).into_response() }
 }
@@ -112,6 +135,28 @@ async fn echo(headers: HeaderMap) -> Response {
     }
     let json = serde_json::to_string_pretty(&all).expect("strings are JSON");
     ([(CONTENT_TYPE, "application/json")], json + "\n").into_response()
+}
+
+/// A long download: so many numbered lines, with so many milliseconds before each.
+async fn drip(Query(query): Query<HashMap<String, u64>>) -> Body {
+    let of = |name, default| query.get(name).copied().unwrap_or(default);
+    let (lines, pause) = (of("lines", 10), Duration::from_millis(of("ms", 1000)));
+    Body::from_stream(unfold(0, move |number| async move {
+        if number == lines {
+            return None;
+        }
+        sleep(pause).await;
+        Some((Ok::<_, Infallible>(format!("line {number}\n")), number + 1))
+    }))
+}
+
+/// Says back what it is told, until it is told nothing more.
+async fn chat(mut socket: WebSocket) {
+    while let Some(Ok(message)) = socket.recv().await {
+        if matches!(message, Message::Text(_)) && socket.send(message).await.is_err() {
+            return;
+        }
+    }
 }
 
 /// What the app says of itself and of the request, in the order it is shown.

@@ -1,14 +1,18 @@
 //! A correct client of HTTP/1.1, down to what each byte of the socket meant.
 
-use std::os::fd::AsRawFd as _;
+use std::os::fd::{AsRawFd as _, RawFd};
 use std::sync::{Arc, Mutex};
 
 use nix::errno::Errno;
 use nix::sys::socket::{MsgFlags, recv};
-use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use rustls::ClientConfig;
+use rustls::pki_types::ServerName;
+use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
 use tokio::net::TcpStream;
+use tokio_rustls::TlsConnector;
 
 use super::{Failure, Fault, Kind, Plan, Reply, Tally};
+use crate::tls;
 
 /// No answer of HAProxy's or the web app's has more header lines.
 const HEADERS: usize = 32;
@@ -16,11 +20,19 @@ const HEADERS: usize = 32;
 /// One worker's client, with one connection at most.
 pub(super) struct Client {
     plan: Arc<Plan>,
+    tls: Option<Arc<ClientConfig>>,
     connection: Option<Connection>,
 }
 
+/// Bytes both ways, encrypted or not.
+trait Stream: AsyncRead + AsyncWrite + Unpin + Send {}
+
+impl<T: AsyncRead + AsyncWrite + Unpin + Send> Stream for T {}
+
 struct Connection {
-    stream: TcpStream,
+    stream: Box<dyn Stream>,
+    /// The socket below it.
+    socket: RawFd,
     /// Requests sent over it: the one that fails tells whether a fresh or a kept connection broke.
     used: u32,
     buffer: Vec<u8>,
@@ -36,7 +48,8 @@ struct Head {
 
 impl Client {
     pub(super) fn new(plan: &Arc<Plan>) -> Self {
-        Self { plan: Arc::clone(plan), connection: None }
+        let tls = (plan.kind == Kind::PerHandshake).then(tls::whole_handshakes);
+        Self { plan: Arc::clone(plan), tls, connection: None }
     }
 
     /// Sends the request of this number and reads the whole answer.
@@ -46,7 +59,7 @@ impl Client {
             Some(connection) => connection,
             None => {
                 tally.lock().expect("the tally").connected();
-                Connection::open(&self.plan).await?
+                Connection::open(&self.plan, self.tls.as_ref()).await?
             }
         };
         let keep = self.plan.kind == Kind::KeepAlive;
@@ -67,16 +80,25 @@ impl Client {
 }
 
 impl Connection {
-    async fn open(plan: &Plan) -> Result<Self, Failure> {
+    async fn open(plan: &Plan, tls: Option<&Arc<ClientConfig>>) -> Result<Self, Failure> {
         let opened = TcpStream::connect(plan.target).await;
         let stream = opened.map_err(|error| Failure::of_socket(&error, "connecting"))?;
-        Ok(Self { stream, used: 0, buffer: Vec::with_capacity(2_048) })
+        let socket = stream.as_raw_fd();
+        let stream: Box<dyn Stream> = match tls {
+            None => Box::new(stream),
+            Some(config) => {
+                let name = ServerName::try_from(plan.host.clone()).expect("a host name");
+                let secured = TlsConnector::from(Arc::clone(config)).connect(name, stream).await;
+                Box::new(secured.map_err(|error| Failure::of_socket(&error, "shaking hands"))?)
+            }
+        };
+        Ok(Self { stream, socket, used: 0, buffer: Vec::with_capacity(2_048) })
     }
 
     /// The connection, unless the server has closed it while it was idle. The kernel is asked: the runtime may not have
     /// seen the FIN yet.
     fn still_open(self) -> Result<Option<Self>, Failure> {
-        match recv(self.stream.as_raw_fd(), &mut [0], MsgFlags::MSG_PEEK | MsgFlags::MSG_DONTWAIT) {
+        match recv(self.socket, &mut [0], MsgFlags::MSG_PEEK | MsgFlags::MSG_DONTWAIT) {
             Err(Errno::EAGAIN) => Ok(Some(self)),
             Ok(0) | Err(Errno::ECONNRESET) => Ok(None),
             Ok(_) => Err(Failure::new(Fault::Protocol, format!("{}: bytes nobody asked for", self.place("idle")))),

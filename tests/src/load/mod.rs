@@ -30,6 +30,8 @@ pub enum Kind {
     PerRequest,
     /// HTTP/1.1 over connections that are kept.
     KeepAlive,
+    /// HTTP/1.1 over TLS, a connection with a whole handshake each: no session is resumed.
+    PerHandshake,
     /// HTTP/2 over TLS, several requests at once over each connection.
     Http2,
 }
@@ -43,7 +45,7 @@ pub struct Plan {
     pub target: SocketAddr,
     /// The host asked for, in TLS too.
     pub host: String,
-    /// The path asked for; each request gets a number of its own as its query.
+    /// The path asked for; each request gets a number of its own in its query.
     pub path: String,
     /// Requests a second, over all workers.
     pub rate: u32,
@@ -146,7 +148,8 @@ impl Plan {
     }
 
     fn target_of(&self, number: u64) -> String {
-        format!("{}?n={number}", self.path)
+        let separator = if self.path.contains('?') { '&' } else { '?' };
+        format!("{}{separator}n={number}", self.path)
     }
 }
 
@@ -180,7 +183,7 @@ enum Client {
 impl Client {
     fn new(plan: &Arc<Plan>, pools: &[Arc<http2::Pool>], index: u32) -> Self {
         match plan.kind {
-            Kind::PerRequest | Kind::KeepAlive => Self::Http1(http1::Client::new(plan)),
+            Kind::PerRequest | Kind::KeepAlive | Kind::PerHandshake => Self::Http1(http1::Client::new(plan)),
             Kind::Http2 => {
                 let pool = &pools[index as usize % pools.len()];
                 Self::Http2(http2::Client::new(pool))

@@ -30,7 +30,7 @@ fn by_hand(setup: Setup, apps: &[App]) -> Balancer {
 fn under_load(kind: Kind, act: impl FnOnce(&Balancer)) -> Report {
     let apps = ["shop-1", "shop-2", "shop-3"].map(App::alone);
     let balancer = by_hand(Setup::new(), &apps);
-    balancer.wait_servers(Duration::from_secs(10), "apps", 3);
+    balancer.wait_servers(Duration::from_secs(30), "apps", 3);
     let target = if kind == Kind::Http2 { balancer.https() } else { balancer.http() };
     let load = Plan::new(kind, target, "shop.test").rate(RATE).from("shop-").start();
     std::thread::sleep(Duration::from_secs(1));

@@ -5,19 +5,22 @@ use std::thread::sleep;
 use std::time::{Duration, Instant};
 
 use lab::load::{Kind, Plan, Report};
-use lab::{App, Etcd, Ground, Setup, heavy, write};
+use lab::{App, Etcd, Ground, Setup, heavy, until, write};
 
 /// Requests a second of each kind.
 const RATE: u32 = 2_000;
 
 /// How long the loads of HTTP/1.1 last.
-const LASTS: Duration = Duration::from_secs(20);
+const LASTS: Duration = Duration::from_secs(12);
 
-/// How long those of HTTP/2 do: the same acts, in half the time.
-const LASTS_HTTP2: Duration = Duration::from_secs(10);
+/// How long those of HTTP/2 do: the same acts, in less time.
+const LASTS_HTTP2: Duration = Duration::from_secs(8);
+
+/// How often a load may be too light to show anything.
+const TRIES: u32 = 3;
 
 /// An old HAProxy ends when its idle clients have timed out (`timeout http-keep-alive`, 4 s) or have spoken again.
-const OLD_ENDS: Duration = Duration::from_secs(15);
+const OLD_ENDS: Duration = Duration::from_secs(30);
 
 /// Does something `times` times, evenly over the load's time.
 fn spread(lasts: Duration, times: u32, mut act: impl FnMut(u32)) {
@@ -40,7 +43,11 @@ fn nothing_lost(act: impl Fn(&mut Ground, Duration)) {
         ground.wait_one_haproxy(OLD_ENDS);
         reports.into_iter().map(|(_, report)| report).collect()
     };
-    let alone = |kind, lasts| under(&[kind], lasts).iter().for_each(|report| report.assert_pace(RATE));
+    // A machine that is busy with something else gets another chance to keep the pace; nothing may be lost meanwhile.
+    let alone = |kind, lasts| {
+        let keeps_pace = || under(&[kind], lasts).iter().all(|report| report.kept_pace(RATE));
+        assert!((0..TRIES).any(|_| keeps_pace()), "{kind:?}: the load was too light {TRIES} times, see above");
+    };
     let both = [Kind::PerRequest, Kind::KeepAlive];
     if !under(&both, LASTS).iter().all(|report| report.kept_pace(RATE)) {
         both.into_iter().for_each(|kind| alone(kind, LASTS));
@@ -97,7 +104,13 @@ fn with_bad_files_pushed_in_the_middle() {
                 refused(&bad);
                 std::fs::remove_file(bad).unwrap();
             }
-            _ => balancer.restart(),
+            _ => {
+                // confgen may be at a restart of its own, now that it can.
+                until(Duration::from_secs(30), "confgen to be in sync", || {
+                    balancer.asked("/ready").is_ok_and(|answer| answer.status == 200)
+                });
+                balancer.restart();
+            }
         });
     });
 }

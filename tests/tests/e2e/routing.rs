@@ -1,14 +1,12 @@
 //! What a request gets: by its host and path, over HTTP, HTTPS and TCP.
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
-use std::fs::read_to_string;
 use std::net::SocketAddr;
-use std::process::Command;
 use std::sync::LazyLock;
 use std::time::Duration;
 
 use lab::http::{Request, Response, raw};
-use lab::{App, Balancer, Certificate, Etcd, Setup, Syslog, free_port, until};
+use lab::{App, Balancer, Certificate, Etcd, Setup, free_port};
 
 const SERVED: Duration = Duration::from_secs(30);
 
@@ -17,7 +15,6 @@ struct Scene {
     balancer: Balancer,
     shop: Certificate,
     wild: Certificate,
-    syslog: Syslog,
     tcp: SocketAddr,
     _apps: Vec<App>,
     _etcd: Etcd,
@@ -25,7 +22,9 @@ struct Scene {
 
 static SCENE: LazyLock<Scene> = LazyLock::new(|| {
     let etcd = Etcd::start();
-    let names = ["shop", "any", "api", "site", "site-api", "site-v2", "only", "legacy", "secure", "plain", "db"];
+    let names = [
+        "shop", "any", "api", "site", "site-api", "site-v2", "only", "legacy", "newer", "secure", "gate", "plain", "db",
+    ];
     let apps: Vec<App> = names.iter().map(|name| App::alone(name)).collect();
     let app = |name: &str| apps.iter().find(|app| app.name == name).unwrap();
     for (name, domain, settings) in [
@@ -35,8 +34,9 @@ static SCENE: LazyLock<Scene> = LazyLock::new(|| {
         ("site", "site.test", &[]),
         ("site-api", "site.test", &[("path", "/api")]),
         ("site-v2", "site.test", &[("path", "/api/v2")]),
-        ("only", "only.test", &[("path", "/here")]),
+        ("only", "only.test only.wild.test", &[("path", "/here")]),
         ("secure", "secure.test", &[("tls", "terminate")]),
+        ("gate", "gate.test", &[("tls", "terminate"), ("path", "/in")]),
         ("plain", "plain.test", &[("tls", "off")]),
     ] {
         etcd.http_service(name, domain, &[app(name)]);
@@ -44,8 +44,10 @@ static SCENE: LazyLock<Scene> = LazyLock::new(|| {
             etcd.put(&format!("http-services/{name}/{setting}"), *value);
         }
     }
-    etcd.put("http-services/legacy/url_reg", "^/legacy[0-9]+");
-    etcd.put("http-services/legacy/upstreams/legacy", app("legacy").address.to_string());
+    for (name, expression) in [("legacy", "^/legacy[0-9]+"), ("newer", "^/(legacy1|new)")] {
+        etcd.put(&format!("http-services/{name}/url_reg"), expression);
+        etcd.put(&format!("http-services/{name}/upstreams/{name}"), app(name).address.to_string());
+    }
     etcd.put("http-services/dead/domain", "dead.test");
     let tcp = SocketAddr::from(([127, 0, 0, 1], free_port()));
     etcd.put("tcp-services/db/ports", tcp.to_string());
@@ -56,11 +58,10 @@ static SCENE: LazyLock<Scene> = LazyLock::new(|| {
     let wild = Certificate::of(&["*.wild.test"]);
     shop.write(setup.folder().join("certs/shop.pem"));
     wild.write(setup.folder().join("certs/wild.pem"));
-    let syslog = Syslog::start();
-    let balancer = setup.confgen(&etcd).log(&syslog).start();
+    let balancer = setup.confgen(&etcd).start();
     balancer.wait_status(SERVED, "shop.test", "/", 200);
     balancer.wait_in_sync(SERVED);
-    Scene { balancer, shop, wild, syslog, tcp, _apps: apps, _etcd: etcd }
+    Scene { balancer, shop, wild, tcp, _apps: apps, _etcd: etcd }
 });
 
 fn http(host: &str, target: &str) -> Response {
@@ -68,7 +69,11 @@ fn http(host: &str, target: &str) -> Response {
 }
 
 fn https(host: &str, target: &str) -> Response {
-    Request::get(host, target).tls(host).send(SCENE.balancer.https()).unwrap()
+    https_as(host, host, target)
+}
+
+fn https_as(name: &str, host: &str, target: &str) -> Response {
+    Request::get(host, target).tls(name).send(SCENE.balancer.https()).unwrap()
 }
 
 #[track_caller]
@@ -119,6 +124,40 @@ fn a_known_host_without_a_matching_path_is_404() {
     assert_app(&http("only.test", "/here"), "only");
     assert_eq!(http("only.test", "/there").status, 404);
     assert_eq!(http("only.test", "/hereafter").status, 404);
+    // Neither a wildcard nor an expression answers for a host that somebody names.
+    assert_app(&http("only.wild.test", "/here"), "only");
+    assert_eq!(http("only.wild.test", "/there").status, 404);
+    assert_eq!(http("only.test", "/legacy12").status, 404);
+}
+
+#[test]
+fn a_host_is_one_name_and_the_whole_of_it() {
+    for odd in [
+        "shop.test, only.test",
+        "only.test,shop.test",
+        ".wild.test",
+        "..wild.test",
+        "shop.test:80:80",
+        "shop.test/x",
+        "x@shop.test",
+        "shop.test#",
+        "[::1]",
+        "",
+    ] {
+        for response in [http(odd, "/"), https_as("shop.test", odd, "/")] {
+            assert!([400, 404].contains(&response.status), "{odd:?}: {response:?}");
+        }
+    }
+    for (lines, first) in [
+        ("Host: shop.test\r\nHost: secure.test", "/"),
+        ("Host: secure.test\r\nHost: shop.test", "/"),
+        ("Host: shop.test", "http://secure.test/"),
+    ] {
+        let request = format!("GET {first} HTTP/1.1\r\n{lines}\r\nConnection: close\r\n\r\n");
+        let answer = raw(SCENE.balancer.http(), request.as_bytes()).unwrap();
+        assert!(answer.starts_with(b"HTTP/1.1 400 "), "{lines}: {}", answer.escape_ascii());
+    }
+    assert_app(&http("shop.test", "http://shop.test/x"), "shop");
 }
 
 #[test]
@@ -126,6 +165,10 @@ fn url_reg_is_asked_after_the_host() {
     assert_app(&http("whatever.test", "/legacy12/x"), "legacy");
     assert_eq!(http("whatever.test", "/legacy").status, 404);
     assert_app(&http("shop.test", "/legacy12"), "shop");
+    assert_app(&http("x.wild.test", "/legacy12"), "any");
+    // Both match: the older one is asked first.
+    assert_app(&http("whatever.test", "/legacy1"), "legacy");
+    assert_app(&http("whatever.test", "/new?legacy1"), "newer");
 }
 
 #[test]
@@ -143,6 +186,9 @@ fn http_is_redirected_with_path_and_query_but_without_a_port() {
         assert_eq!(response.header("location"), Some("https://secure.test/a/b?c=d&e=%20"));
     }
     assert_app(&https("secure.test", "/a"), "secure");
+    // Only where the service answers.
+    assert_eq!(http("gate.test", "/in/x").header("location"), Some("https://gate.test/in/x"));
+    assert_eq!(http("gate.test", "/out").status, 404);
 }
 
 #[test]
@@ -173,25 +219,6 @@ fn tcp_goes_through() {
 }
 
 #[test]
-fn the_stats_page_wants_its_password() {
-    let url = format!("http://{}/admin?stats", SCENE.balancer.stats());
-    let page = |user: &[&str]| {
-        let output = Command::new("curl").args(["--silent", "--write-out", "\n%{http_code}", &url]).args(user).output();
-        let text = String::from_utf8_lossy(&output.unwrap().stdout).into_owned();
-        let (body, status) = text.rsplit_once('\n').unwrap();
-        (status.to_owned(), body.to_owned())
-    };
-    for refused in [&[][..], &["--user", "admin:admin"], &["--user", "admin:"]] {
-        assert_eq!(page(refused).0, "401", "{refused:?}");
-    }
-    let password = read_to_string(SCENE.balancer.folder().join("state/stats-password")).unwrap();
-    let (status, body) = page(&["--user", &format!("admin:{}", password.trim())]);
-    assert_eq!(status, "200");
-    assert!(body.contains("http-shop"), "the page shows the services");
-    assert!(!body.contains("name=\"action\"") && !body.contains("name=action"), "the page changes nothing");
-}
-
-#[test]
 fn what_a_client_says_of_itself_is_replaced() {
     let forged = |request: Request| {
         request
@@ -199,6 +226,7 @@ fn what_a_client_says_of_itself_is_replaced() {
             .header("X-Forwarded-For", "7.7.7.7")
             .header("X-Forwarded-Proto", "gopher")
             .header("X-Forwarded-Port", "1")
+            .header("X-Forwarded-Host", "evil.test")
             .header("X-Request-Id", "forged")
     };
     let plain = forged(Request::get("shop.test", "/")).send(SCENE.balancer.http()).unwrap();
@@ -213,38 +241,9 @@ fn what_a_client_says_of_itself_is_replaced() {
         assert_eq!(lines("x-forwarded-for"), ["127.0.0.1"]);
         assert_eq!(lines("x-forwarded-proto"), [proto]);
         assert_eq!(lines("x-forwarded-port"), [port.to_string()]);
+        assert_eq!(lines("x-forwarded-host"), [""; 0]);
         assert_eq!(lines("x-request-id").len(), 1);
         assert_ne!(lines("x-request-id"), ["forged"]);
-    }
-}
-
-#[test]
-fn the_access_log_is_json_whatever_is_asked() {
-    let long = format!("GET /long{} HTTP/1.1\r\nHost: shop.test\r\n\r\n", "%22\"x".repeat(800));
-    let requests: [&[u8]; 9] = [
-        b"GET /quote\"in'path\\back HTTP/1.1\r\nHost: shop.test\r\n\r\n",
-        b"GET /q?\"},\"status\":200,{\" HTTP/1.1\r\nHost: \"evil\\\".test\r\n\r\n",
-        b"GET /utf8-\xff\xfe\xc3\x28 HTTP/1.1\r\nHost: shop.test\r\n\r\n",
-        b"GET /host HTTP/1.1\r\nHost: \xff\xfe\r\n\r\n",
-        b"GET /tab\there HTTP/1.1\r\nHost: shop.test\r\n\r\n",
-        b"G\"E\\T /method HTTP/1.1\r\nHost: shop.test\r\n\r\n",
-        b"GET /no-host HTTP/1.0\r\n\r\n",
-        b"nonsense\r\n\r\n",
-        long.as_bytes(),
-    ];
-    let before = SCENE.syslog.access().len();
-    for request in requests {
-        let _ = raw(SCENE.balancer.http(), request);
-    }
-    assert_app(&http("shop.test", "/the-last-one"), "shop");
-    let lines = until(Duration::from_secs(5), "the log of the last request", || {
-        let lines = SCENE.syslog.access();
-        lines.iter().any(|line| line.contains("/the-last-one")).then_some(lines)
-    });
-    assert!(lines.len() - before > requests.len(), "a line for each request");
-    for line in &lines {
-        let parsed: Result<serde_json::Value, _> = serde_json::from_str(line);
-        assert!(parsed.is_ok_and(|value| value.is_object()), "no JSON: {line}");
     }
 }
 
@@ -252,16 +251,21 @@ fn the_access_log_is_json_whatever_is_asked() {
 #[test]
 fn default_takes_the_rest() {
     let etcd = Etcd::start();
-    let apps = ["shop", "rest"].map(App::alone);
+    let apps = ["shop", "rest", "legacy"].map(App::alone);
     etcd.http_service("shop", "shop.test", &[&apps[0]]);
     etcd.put("http-services/shop/path", "/shop");
-    etcd.put("http-services/default/upstreams/rest", apps[1].address.to_string());
+    // Its `domain` is a claim like any other's.
+    etcd.http_service("default", "home.test", &[&apps[1]]);
+    etcd.put("http-services/legacy/url_reg", "^/legacy");
+    etcd.put("http-services/legacy/upstreams/legacy", apps[2].address.to_string());
     let balancer = Balancer::start(&etcd);
     let ask = |host: &str, target: &str| Request::get(host, target).send(balancer.http()).unwrap();
     balancer.wait_status(SERVED, "shop.test", "/shop", 200);
     assert_app(&ask("shop.test", "/shop"), "shop");
     assert_app(&ask("unknown.test", "/"), "rest");
     assert_app(&ask("127.0.0.1", "/x"), "rest");
+    assert_app(&ask("unknown.test", "/legacy"), "legacy");
+    assert_app(&ask("home.test", "/legacy"), "rest");
     assert_eq!(ask("shop.test", "/elsewhere").status, 404, "the host is known, so its paths decide");
 
     // A service that has lost its upstreams answers for itself, never through `default`.

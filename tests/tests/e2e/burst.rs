@@ -31,9 +31,9 @@ fn haproxy_runs_what_the_file_says_after_every_burst() {
         });
         balancer.wait_in_sync(Duration::from_secs(20));
         let last = format!("b{burst}-{}.test", CHANGES - 1);
-        let answer = balancer.wait_status(Duration::from_secs(10), &last, "/", 200);
+        let answer = balancer.wait_status(Duration::from_secs(30), &last, "/", 200);
         assert_eq!(answer.app(), wanted.name, "burst {burst}: HAProxy sends to an upstream of before");
         let gone = format!("b{burst}-{}.test", CHANGES - 2);
-        balancer.wait_status(Duration::from_secs(10), &gone, "/", 404);
+        balancer.wait_status(Duration::from_secs(30), &gone, "/", 404);
     }
 }

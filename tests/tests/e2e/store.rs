@@ -5,7 +5,7 @@
 use std::process::Command;
 use std::time::Duration;
 
-use lab::{App, Balancer, Etcd, PREFIX, free_port, heavy, until};
+use lab::{App, Balancer, Etcd, PREFIX, free_port, light, until};
 
 /// So that a failure can be had again.
 const SEED: u64 = 20_260_214;
@@ -25,14 +25,16 @@ fn assert_valid(balancer: &Balancer) {
         .unwrap();
     let said = String::from_utf8_lossy(&[output.stdout, output.stderr].concat()).into_owned();
     assert!(output.status.success(), "haproxy -c refuses the file: {said}");
-    for word in ["WARNING", "ALERT"] {
-        assert!(!said.contains(word), "haproxy -c isn't content: {said}");
+    // It reads the servers' states too, and warns of each that was down: on a busy machine a restart came after a check.
+    let of_the_file = said.lines().filter(|line| !line.contains("changed from server-state after a reload"));
+    for word in ["[WARNING]", "[ALERT]"] {
+        assert!(!of_the_file.clone().any(|line| line.contains(word)), "haproxy -c isn't content: {said}");
     }
 }
 
 #[test]
 fn empty() {
-    let _turn = heavy();
+    let _turn = light();
     let etcd = Etcd::start();
     let balancer = Balancer::start(&etcd);
     balancer.wait_in_sync(SERVED);
@@ -42,7 +44,7 @@ fn empty() {
 
 #[test]
 fn one_key_of_garbage() {
-    let _turn = heavy();
+    let _turn = light();
     let etcd = Etcd::start();
     let app = App::alone("shop-1");
     etcd.http_service("shop", "shop.test", &[&app]);
@@ -64,7 +66,7 @@ fn one_key_of_garbage() {
 
 #[test]
 fn the_log_names_a_bad_value_that_changes_nothing() {
-    let _turn = heavy();
+    let _turn = light();
     let etcd = Etcd::start();
     let app = App::alone("shop-1");
     etcd.http_service("shop", "shop.test", &[&app]);
@@ -84,7 +86,7 @@ fn the_log_names_a_bad_value_that_changes_nothing() {
 
 #[test]
 fn ten_thousand_random_keys() {
-    let _turn = heavy();
+    let _turn = light();
     let etcd = Etcd::start();
     let app = App::alone("shop-1");
     etcd.http_service("shop", "shop.test", &[&app]);

@@ -3,12 +3,12 @@
 
 use std::time::Duration;
 
-use lab::{App, Balancer, Etcd, Setup, heavy, until, write};
+use lab::{App, Balancer, Etcd, Setup, light, until, write};
 
 const DEADLINE: Duration = Duration::from_secs(30);
 
 /// Fine by itself; a service that takes it has servers with TLS and without an authority, which HAProxy refuses.
-const PROFILE: &str = "defaults mine
+pub(crate) const PROFILE: &str = "defaults mine
     mode http
     default-server ssl
     timeout client 1s
@@ -18,7 +18,7 @@ const PROFILE: &str = "defaults mine
 
 #[test]
 fn a_service_that_haproxy_refuses_hurts_nobody_else() {
-    let _alone = heavy();
+    let _alone = light();
     let etcd = Etcd::start();
     let (shop, blog) = (App::alone("shop-1"), App::alone("blog-1"));
     etcd.http_service("shop", "shop.test", &[&shop]);
@@ -52,7 +52,7 @@ fn a_service_that_haproxy_refuses_hurts_nobody_else() {
 
 #[test]
 fn an_operators_broken_file_is_named_and_stops_no_server() {
-    let _alone = heavy();
+    let _alone = light();
     let etcd = Etcd::start();
     let (one, two) = (App::alone("shop-1"), App::alone("shop-2"));
     etcd.http_service("shop", "shop.test", &[&one]);
@@ -78,7 +78,7 @@ fn an_operators_broken_file_is_named_and_stops_no_server() {
 
 #[test]
 fn a_port_that_can_not_be_bound_hurts_nobody_else() {
-    let _alone = heavy();
+    let _alone = light();
     let etcd = Etcd::start();
     let app = App::alone("shop-1");
     etcd.http_service("shop", "shop.test", &[&app]);

@@ -12,8 +12,8 @@ use lab::{App, Etcd, Ground, Signal, heavy, until};
 /// Requests a second: enough to see any outage, few enough to leave the cores to what is tested.
 const RATE: u32 = 500;
 
-/// How long etcd is away.
-const AWAY: Duration = Duration::from_secs(10);
+/// How long etcd is away: longer than the announcers' leases, whose TTL is 10 s.
+const AWAY: Duration = Duration::from_secs(12);
 
 /// What a fault still has to bring, it brings within this: a lease that ends late, a round that waited.
 const AFTERMATH: Duration = Duration::from_secs(4);
@@ -64,10 +64,20 @@ fn etcd_frozen() {
     let _turn = heavy();
     let mut ground = Ground::new();
     nothing_lost(&mut ground, |ground| {
+        let before = leases(ground);
         ground.etcd.freeze(0);
         sleep(AWAY);
         ground.etcd.thaw(0);
         ground.etcd.wait_ready();
+        // etcd has deleted every leased key before anybody could renew it.
+        until(CONVERGES, "all to register again", || {
+            let now = leases(ground);
+            if now.iter().zip(&before).all(|(now, before)| now.is_some() && now != before) {
+                Ok(())
+            } else {
+                Err(format!("{before:?}, now {now:?}"))
+            }
+        });
     });
 }
 
@@ -133,6 +143,11 @@ fn confgen_killed_while_it_writes() {
     });
     let last = Request::get(&format!("poured-{}.test", POURED - 1), "/").send(ground.balancer.http());
     assert_eq!(last.expect("an answer").status, 503, "the last change that poured in: a service without upstreams");
+}
+
+/// The leases that the three apps hang on.
+fn leases(ground: &Ground) -> Vec<Option<i64>> {
+    (1..=3).map(|number| ground.etcd.lease_of(&format!("http-services/shop/upstreams/shop-{number}"))).collect()
 }
 
 fn many_changes(ground: &Ground) {

@@ -1,0 +1,187 @@
+//! Docker containers of the project's own programs. No image is fetched: what a program needs is copied from this host.
+
+use std::fs::{copy, create_dir_all};
+use std::net::Ipv4Addr;
+use std::path::Path;
+use std::process::{Command, Output, Stdio, id};
+use std::sync::atomic::{AtomicU32, Ordering};
+
+use crate::Scratch;
+
+static NEXT: AtomicU32 = AtomicU32::new(0);
+
+/// A name that nothing else has.
+pub(crate) fn name() -> String {
+    format!("haproxy-discover-lab-{}-{}", id(), NEXT.fetch_add(1, Ordering::Relaxed))
+}
+
+/// An image with some of this host's programs, each at the path `/<name>`. Dropping it removes it.
+pub struct Image(String);
+
+impl Image {
+    /// Makes the image.
+    ///
+    /// # Panics
+    /// Without a Docker that answers.
+    pub fn of<'a>(programs: impl IntoIterator<Item = &'a Path>) -> Self {
+        let root = Scratch::new();
+        for program in programs {
+            copy(program, root.join(program.file_name().expect("a program's name"))).expect("a program");
+            for library in libraries(program) {
+                let target = root.join(library.trim_start_matches('/'));
+                create_dir_all(target.parent().expect("a folder")).expect("a folder of libraries");
+                copy(&library, target).expect("a library");
+            }
+        }
+        let mut tar =
+            Command::new("tar").arg("-C").arg(&*root).args(["-c", "."]).stdout(Stdio::piped()).spawn().expect("tar");
+        let image = Self(name());
+        let archive = tar.stdout.take().expect("tar's output");
+        let import = Command::new("docker").args(["import", "-", &image.0]).stdin(archive).output();
+        assert!(tar.wait().is_ok_and(|status| status.success()), "tar");
+        checked(&import.expect("docker"), "docker import");
+        image
+    }
+
+    /// Starts `command` as PID 1 of a container.
+    #[must_use]
+    pub fn run(&self, network: &Network, command: &[&str]) -> Container {
+        Container::start(&["--network", &network.name, &self.0], command)
+    }
+}
+
+impl Drop for Image {
+    fn drop(&mut self) {
+        let _ = Command::new("docker").args(["rmi", "--force", &self.0]).output();
+    }
+}
+
+/// A container. Dropping it kills and removes it.
+pub struct Container(String);
+
+impl Container {
+    /// `docker run` with these flags and the image, and what follows that.
+    pub(crate) fn start(flags: &[&str], command: &[&str]) -> Self {
+        let container = Self(name());
+        docker(&[&["run", "--detach", "--name", &container.0], flags, command].concat());
+        container
+    }
+
+    /// One that something else has started.
+    pub(crate) fn of(id: &str) -> Self {
+        Self(id.to_owned())
+    }
+
+    /// What Docker calls it.
+    pub fn name(&self) -> &str {
+        &self.0
+    }
+
+    /// Its address in its network.
+    pub fn address(&self) -> String {
+        self.inspect("{{range .NetworkSettings.Networks}}{{.IPAddress}}{{end}}")
+    }
+
+    /// Its PID 1, as this host numbers it.
+    pub fn pid(&self) -> String {
+        self.inspect("{{.State.Pid}}")
+    }
+
+    /// What its image's HEALTHCHECK says of it: `starting`, `healthy`, `unhealthy`.
+    pub fn health(&self) -> String {
+        self.inspect("{{.State.Health.Status}}")
+    }
+
+    /// `docker stop`.
+    pub fn stop(&self) {
+        docker(&["stop", &self.0]);
+    }
+
+    /// What its PID 1 ended with.
+    pub fn exit_code(&self) -> String {
+        self.inspect("{{.State.ExitCode}}")
+    }
+
+    /// Its processes, a line each: this host's number for the parent, the state, the name.
+    pub fn processes(&self) -> Vec<String> {
+        let table = docker(&["top", &self.0, "-eo", "ppid,pid,stat,comm"]);
+        let line = |line: &str| {
+            let words: Vec<&str> = line.split_whitespace().collect();
+            [&words[..1], &words[2..]].concat().join(" ")
+        };
+        table.lines().skip(1).map(line).collect()
+    }
+
+    /// What it has printed.
+    pub fn log(&self) -> String {
+        let output = Command::new("docker").args(["logs", &self.0]).output().expect("docker");
+        String::from_utf8_lossy(&[output.stdout, output.stderr].concat()).into_owned()
+    }
+
+    fn inspect(&self, format: &str) -> String {
+        docker(&["inspect", "--format", format, &self.0])
+    }
+}
+
+impl Drop for Container {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            println!("--- {}\n{}", self.0, self.log());
+        }
+        let _ = Command::new("docker").args(["rm", "--force", &self.0]).output();
+    }
+}
+
+/// A network of containers that reach this host at its gateway. Dropping it removes it.
+pub struct Network {
+    name: String,
+    gateway: Ipv4Addr,
+}
+
+impl Network {
+    /// Makes the network.
+    ///
+    /// # Panics
+    /// Without a Docker that answers.
+    pub fn new() -> Self {
+        let (name, gateway) = (name(), Ipv4Addr::new(10, 214, fastrand::u8(..), 1));
+        let subnet = format!("{}/24", Ipv4Addr::from_bits(gateway.to_bits() - 1));
+        docker(&["network", "create", "--subnet", &subnet, "--gateway", &gateway.to_string(), &name]);
+        Self { name, gateway }
+    }
+
+    /// Where its containers reach this host.
+    pub fn gateway(&self) -> Ipv4Addr {
+        self.gateway
+    }
+}
+
+impl Default for Network {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl Drop for Network {
+    fn drop(&mut self) {
+        let _ = Command::new("docker").args(["network", "rm", &self.name]).output();
+    }
+}
+
+#[track_caller]
+pub(crate) fn docker(arguments: &[&str]) -> String {
+    checked(&Command::new("docker").args(arguments).output().expect("docker"), &format!("docker {arguments:?}"))
+}
+
+#[track_caller]
+pub(crate) fn checked(output: &Output, what: &str) -> String {
+    assert!(output.status.success(), "{what}: {}", String::from_utf8_lossy(&output.stderr));
+    String::from_utf8_lossy(&output.stdout).trim().to_owned()
+}
+
+/// What ldd(1) says that a program needs.
+fn libraries(program: &Path) -> Vec<String> {
+    let output = Command::new("ldd").arg(program).output().expect("ldd");
+    let list = String::from_utf8_lossy(&output.stdout).into_owned();
+    list.split_whitespace().filter(|word| word.starts_with('/')).map(str::to_owned).collect()
+}

@@ -1,0 +1,78 @@
+//! The project's own images, built from their Dockerfiles.
+
+use std::path::Path;
+use std::process::Command;
+
+use crate::bins::folder;
+use crate::container::{checked, docker, name};
+
+const SOURCE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/..");
+
+/// What the Dockerfiles start from.
+const BASE: &str = "debian:12-slim";
+
+/// In the order in which they can be removed.
+const NAMES: [&str; 4] = ["etcd", "app", "announcer", "balancer"];
+
+/// The images, of the binaries that the tests run, under a tag of their own. Dropping it removes them.
+pub struct Images {
+    tag: String,
+    _base: Option<Made>,
+}
+
+impl Images {
+    /// Builds them.
+    ///
+    /// # Panics
+    /// Without a Docker that answers, or a Debian mirror.
+    pub fn build() -> Self {
+        let images = Self { _base: base(), tag: name() };
+        let mut make = Command::new("make");
+        make.args(["--silent", "-C", SOURCE, "images", &format!("TAG={}", images.tag)]);
+        make.arg(format!("BUILT={}", folder().display())).env_remove("MAKEFLAGS");
+        checked(&make.output().expect("make"), "make images");
+        images
+    }
+
+    /// The tag that they all have.
+    pub fn tag(&self) -> &str {
+        &self.tag
+    }
+
+    /// One of them, as Docker calls it.
+    pub fn name(&self, image: &str) -> String {
+        format!("haproxy-discover-{image}:{}", self.tag)
+    }
+}
+
+impl Drop for Images {
+    fn drop(&mut self) {
+        for image in NAMES {
+            let _ = Command::new("docker").args(["rmi", "--force", &self.name(image)]).output();
+        }
+    }
+}
+
+/// A base image that this test has made. Dropping it removes it.
+struct Made;
+
+impl Drop for Made {
+    fn drop(&mut self) {
+        let _ = Command::new("docker").args(["rmi", "--force", BASE]).output();
+    }
+}
+
+/// Makes the base, where Docker doesn't have it, from Debian's packages: nothing is asked of an image registry.
+fn base() -> Option<Made> {
+    let known = Command::new("docker").args(["image", "inspect", BASE]).output().expect("docker");
+    if known.status.success() {
+        return None;
+    }
+    let root = folder().join("debian-12-slim.tar");
+    if !root.is_file() {
+        let make = Command::new(Path::new(SOURCE).join("tests/debian-base")).arg(&root).output();
+        checked(&make.expect("tests/debian-base"), "debootstrap");
+    }
+    docker(&["import", &root.display().to_string(), BASE]);
+    Some(Made)
+}

@@ -1,0 +1,7 @@
+//! discoverctl, run as an operator runs it.
+
+mod change;
+mod look;
+mod past;
+mod scene;
+mod switch;

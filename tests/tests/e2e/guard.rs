@@ -1,0 +1,151 @@
+//! The removal guard: a store that loses its keys takes nobody down; whoever is asked to go, goes.
+#![allow(clippy::unwrap_used, clippy::indexing_slicing, reason = "a test fails by panicking")]
+
+use std::process::Command;
+use std::thread::sleep;
+use std::time::{Duration, Instant};
+
+use lab::load::{Kind, Plan};
+use lab::{App, Balancer, Etcd, Process, Scratch, Signal, bin, light, until};
+
+/// What is kept wrongly is kept for five minutes: whatever goes within this was let go.
+const DEADLINE: Duration = Duration::from_secs(30);
+/// The smallest that etcd grants is 2 s.
+const TTL: Duration = Duration::from_secs(2);
+/// HAProxy finds a dead server down by then: three checks, 2 s apart, each with 1 s.
+const CHECKED: Duration = Duration::from_secs(30);
+
+/// Apps, each with an announcer beside it, and a balancer that serves them.
+struct Crowd {
+    etcd: Etcd,
+    balancer: Balancer,
+    apps: Vec<App>,
+    announcers: Vec<Process>,
+    _folder: Scratch,
+}
+
+fn crowd(count: usize) -> Crowd {
+    let (etcd, folder) = (Etcd::start(), Scratch::new());
+    let apps: Vec<App> = (1..=count).map(|number| App::alone(&format!("shop-{number}"))).collect();
+    let announce = |app: &App| {
+        let mut command = Command::new(bin("announcer"));
+        command.args(["--endpoints", &etcd.endpoints(), "--service", "shop", "--domain", "shop.test", "--ttl", "2s"]);
+        command.args(["--drain", "0s", "--id", &app.name, "--upstream", &app.address.to_string()]);
+        Process::start(&folder, &format!("announcer-{}", app.name), &mut command)
+    };
+    let announcers = apps.iter().map(announce).collect();
+    let balancer = Balancer::start(&etcd);
+    balancer.wait_servers(DEADLINE, "http-shop", count);
+    Crowd { etcd, balancer, apps, announcers, _folder: folder }
+}
+
+impl Crowd {
+    fn keys(&self) -> usize {
+        self.etcd.keys("http-services/shop/upstreams/").len()
+    }
+
+    /// All but these have lost their keys, and all are served for long after. Their leases end moments apart: the first
+    /// may go, and come back when the others show that it is a crowd.
+    fn assert_kept(&self, keys: usize) {
+        until(DEADLINE, "the keys to go", || self.keys() == keys);
+        let kept = || self.balancer.log("confgen").contains("kept until their checks fail");
+        until(TTL, "the crowd to be seen", kept);
+        self.balancer.wait_servers(TTL, "http-shop", self.apps.len());
+        let until = Instant::now() + 2 * TTL;
+        while Instant::now() < until {
+            assert_eq!(self.balancer.servers_up("http-shop").len(), self.apps.len());
+            sleep(Duration::from_millis(50));
+        }
+    }
+}
+
+#[test]
+fn announcers_that_die_together_take_no_app_with_them() {
+    let _turn = light();
+    let mut crowd = crowd(3);
+    crowd.announcers.iter_mut().for_each(Process::kill);
+    crowd.assert_kept(0);
+    // One that really dies goes; one that is announced again is no longer kept, and may go politely.
+    crowd.apps[0].kill();
+    crowd.balancer.wait_servers(CHECKED, "http-shop", 2);
+    until(CHECKED, "the dead one to leave the file", || !crowd.balancer.file().contains("server shop-1 "));
+    let key = "http-services/shop/upstreams/shop-2";
+    crowd.etcd.put(key, crowd.apps[1].address.to_string());
+    crowd.etcd.delete(key);
+    crowd.balancer.wait_servers(DEADLINE, "http-shop", 1);
+}
+
+#[test]
+fn announcers_that_are_cut_off_take_no_app_with_them() {
+    let _turn = light();
+    let mut crowd = crowd(5);
+    let load = Plan::new(Kind::PerRequest, crowd.balancer.http(), "shop.test").rate(100).from("shop-").start();
+    let cut_off = |crowd: &mut Crowd, signal| crowd.announcers[..3].iter_mut().for_each(|it| it.signal(signal));
+    cut_off(&mut crowd, Signal::SIGSTOP);
+    crowd.assert_kept(2);
+    // What is kept is kept over a restart of confgen.
+    assert!(crowd.balancer.ctl(&["restart", "confgen"]).status.success());
+    let listed = || crowd.balancer.log("confgen").matches("store listed").count() == 2;
+    until(DEADLINE, "confgen to follow again", listed);
+    crowd.assert_kept(2);
+    cut_off(&mut crowd, Signal::SIGCONT);
+    until(DEADLINE, "all to register again", || crowd.keys() == 5);
+    crowd.assert_kept(5);
+    load.stop().assert_nothing_lost();
+    // Back again, they may go politely.
+    crowd.announcers.iter_mut().for_each(|announcer| announcer.signal(Signal::SIGTERM));
+    crowd.balancer.wait_servers(DEADLINE, "http-shop", 0);
+}
+
+#[test]
+fn whoever_is_asked_to_go_goes_at_once() {
+    let _turn = light();
+    // All of them politely.
+    let mut crowd = crowd(3);
+    for announcer in &mut crowd.announcers {
+        announcer.signal(Signal::SIGTERM);
+    }
+    crowd.balancer.wait_servers(DEADLINE, "http-shop", 0);
+    drop(crowd);
+    // All of them by somebody's hand, while their leases live.
+    let crowd = self::crowd(3);
+    for app in &crowd.apps {
+        crowd.etcd.delete(&format!("http-services/shop/upstreams/{}", app.name));
+    }
+    crowd.balancer.wait_servers(DEADLINE, "http-shop", 0);
+    assert!(!crowd.balancer.log("confgen").contains("kept until"), "{}", crowd.balancer.log("confgen"));
+}
+
+#[test]
+fn a_service_that_is_nothing_but_upstreams_is_kept_too() {
+    let _turn = light();
+    let etcd = Etcd::start();
+    let apps = [App::alone("one"), App::alone("two")];
+    let announce = |lease| {
+        for app in &apps {
+            let key = format!("http-services/default/upstreams/{}", app.name);
+            etcd.put_leased(&key, app.address.to_string(), lease);
+        }
+    };
+    let lease = etcd.grant(60);
+    announce(lease);
+    let balancer = Balancer::start(&etcd);
+    balancer.wait_status(DEADLINE, "any.test", "/", 200);
+    until(DEADLINE, "both to be found up", || balancer.servers_up("http-default").len() == 2);
+    balancer.wait_in_sync(DEADLINE);
+    etcd.revoke(lease);
+    until(DEADLINE, "the crowd to be seen", || {
+        balancer.log("confgen").contains("http-default: 2 upstreams vanished at once")
+    });
+    let end = Instant::now() + 2 * TTL;
+    while Instant::now() < end {
+        assert_eq!(balancer.wait_status(TTL, "any.test", "/", 200).status, 200);
+        assert_eq!(balancer.servers_up("http-default").len(), 2);
+        sleep(Duration::from_millis(50));
+    }
+    // They come back, and are deleted: nobody is kept whose lease lives, and nothing is left of the service.
+    announce(etcd.grant(60));
+    until(DEADLINE, "them to be back", || balancer.log("confgen").contains("that were kept are back"));
+    etcd.delete_all("http-services/default/");
+    balancer.wait_status(DEADLINE, "any.test", "/", 404);
+}
