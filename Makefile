@@ -6,15 +6,30 @@ FUZZ_SECONDS ?= 60
 # A program or file that has to be there, and the Debian package it comes from. protoc's own .proto files are in a
 # package that protobuf-compiler only recommends.
 NEEDS = cc:build-essential protoc:protobuf-compiler /usr/include/google/protobuf/descriptor.proto:libprotobuf-dev \
-        haproxy:haproxy etcd:etcd-server etcdctl:etcd-client supervisord:supervisor curl:curl unshare:util-linux \
-        pgrep:procps systemd-analyze:systemd
+        haproxy:haproxy etcd:etcd-server etcdctl:etcd-client supervisord:supervisor curl:curl unshare:util-linux ip:iproute2 \
+        pgrep:procps systemd-analyze:systemd openssl:openssl
+
+# The Debian suites of HAProxy's other releases with long-term support, beside the one of this machine.
+SUITE_3.0 ?= trixie
+SUITE_3.2 ?= forky
+# Most tests wait for something: more of them at once than there are cores. Those that must not run beside others see to
+# that themselves (lab::heavy).
+export RUST_TEST_THREADS ?= $(shell cores=$$(nproc); echo $$((cores > 4 ? cores : 4)))
+
+# Where `make install` puts things, and where cargo has left them: its own variables count. BUILT=target/debug takes others.
+PREFIX ?= /usr
+SYSCONFDIR ?= /etc
+BUILT ?= $(or $(CARGO_TARGET_DIR),target)/$(if $(CARGO_BUILD_TARGET),$(CARGO_BUILD_TARGET)/)release
+
+# The images' tag.
+TAG ?= latest
 
 # Where Debian has haproxy; not on an ordinary user's PATH.
 export PATH := $(PATH):/usr/sbin:/sbin
 
 .PHONY: help
 help: ## What there is
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 .PHONY: deps
 deps: ## Install what is missing (Debian; asks for sudo when not root)
@@ -37,11 +52,31 @@ demo: build ## The whole thing on this machine, on loopback ports of its own; Ct
 	@$(CARGO) run --quiet --package lab --bin demo
 
 .PHONY: test
-test: build ## Every test, against real etcd, HAProxy and supervisord
+test: build ## Every test, against real etcd, HAProxy and supervisord; in containers too where Docker runs
 	$(CARGO) test --workspace --no-fail-fast
+	@if docker info >/dev/null 2>&1; then $(CARGO) test --workspace --test e2e -- --ignored container::; \
+	else echo "no Docker here: tests/tests/e2e/container.rs was not run"; fi
+
+.PHONY: test-images
+test-images: NEEDS += debootstrap:debootstrap docker-compose:docker-compose
+test-images: build ## The container images, built and run; needs Docker
+	$(CARGO) test --workspace --test e2e -- --ignored images::
+
+.PHONY: test-haproxy
+test-haproxy: test-haproxy-3.0 test-haproxy-3.2 ## What concerns HAProxy, with 3.0 and 3.2 from Debian (test-haproxy-3.0: with that alone)
+
+.PHONY: test-haproxy-3.0 test-haproxy-3.2
+test-haproxy-3.0 test-haproxy-3.2: NEEDS += patchelf:patchelf \
+        /usr/share/keyrings/debian-archive-keyring.gpg:debian-archive-keyring
+test-haproxy-3.0 test-haproxy-3.2: test-haproxy-%: build
+	tests/fetch-haproxy $(SUITE_$*) $* target/haproxy-$*
+	OTHER_HAPROXY="$$(command -v haproxy)" PATH="$(CURDIR)/target/haproxy-$*:$$PATH" \
+	    $(CARGO) test --workspace --no-fail-fast --lib --bins --test it --test e2e -- --include-ignored \
+	    --skip container:: --skip images::
 
 .PHONY: bench
-bench: deps ## How long an announcement, a withdrawal and a crash take to be seen
+bench: NEEDS += h2load:nghttp2-client
+bench: deps ## How long changes take to be seen, how many requests a second pass, what 5,000 leases cost
 	$(CARGO) build --release --workspace --bins
 	$(CARGO) bench --package lab
 
@@ -57,6 +92,21 @@ check: deps ## Format, lints, documentation; licences and advisories where cargo
 	else \
 	    echo "cargo-deny is not installed: licences and advisories were not looked at (cargo install cargo-deny)"; \
 	fi
+
+.PHONY: release
+release: NEEDS = cc:build-essential protoc:protobuf-compiler /usr/include/google/protobuf/descriptor.proto:libprotobuf-dev
+release: deps ## Build what is installed
+	$(CARGO) build --release --workspace --bins
+
+.PHONY: images
+images: ## Container images of what `make release` has built; TAG=latest
+	@BUILT="$(BUILT)" TAG="$(TAG)" units/images/build
+
+.PHONY: install uninstall
+install: ## Copy what `make release` has built, with units and pages, below DESTDIR; PREFIX=/usr. Starts nothing
+	@BUILT="$(BUILT)" DESTDIR="$(DESTDIR)" PREFIX="$(PREFIX)" SYSCONFDIR="$(SYSCONFDIR)" units/install
+uninstall: ## Remove it again, but for settings and state
+	@BUILT="$(BUILT)" DESTDIR="$(DESTDIR)" PREFIX="$(PREFIX)" SYSCONFDIR="$(SYSCONFDIR)" units/install --remove
 
 .PHONY: fuzz
 fuzz: ## FUZZ_SECONDS of hostile keys and values (needs cargo-fuzz)
