@@ -150,6 +150,11 @@ impl Network {
         Self { name, gateway }
     }
 
+    /// What Docker calls it.
+    pub(crate) fn name(&self) -> &str {
+        &self.name
+    }
+
     /// Where its containers reach this host.
     pub fn gateway(&self) -> Ipv4Addr {
         self.gateway

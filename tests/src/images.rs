@@ -6,7 +6,7 @@ use std::process::Command;
 use crate::bins::folder;
 use crate::container::{checked, docker, name};
 
-const SOURCE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/..");
+pub(crate) const SOURCE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/..");
 
 /// What the Dockerfiles start from.
 const BASE: &str = "debian:12-slim";
@@ -54,7 +54,7 @@ impl Drop for Images {
 }
 
 /// A base image that this test has made. Dropping it removes it.
-struct Made;
+pub(crate) struct Made;
 
 impl Drop for Made {
     fn drop(&mut self) {
@@ -63,7 +63,7 @@ impl Drop for Made {
 }
 
 /// Makes the base, where Docker doesn't have it, from Debian's packages: nothing is asked of an image registry.
-fn base() -> Option<Made> {
+pub(crate) fn base() -> Option<Made> {
     let known = Command::new("docker").args(["image", "inspect", BASE]).output().expect("docker");
     if known.status.success() {
         return None;
