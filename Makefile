@@ -53,7 +53,7 @@ demo: build ## The whole thing on this machine, on loopback ports of its own; Ct
 
 .PHONY: test
 test: build ## Every test, against real etcd, HAProxy and supervisord; in containers too where Docker runs
-	$(CARGO) test --workspace --no-fail-fast
+	CARGO="$(CARGO)" tests/run
 	@if docker info >/dev/null 2>&1; then $(CARGO) test --workspace --test e2e -- --ignored container::; \
 	else echo "no Docker here: tests/tests/e2e/container.rs was not run"; fi
 
