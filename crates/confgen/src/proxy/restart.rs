@@ -48,8 +48,9 @@ impl Proxy {
         fs::remove_file(&self.marker).with_context(|| format!("remove {}", self.marker.display()))
     }
 
-    /// Has HAProxy restarted into the generation that lies on disk, and waits until it runs it.
-    pub fn restart(&mut self, stamp: &str) -> anyhow::Result<Restart> {
+    /// Has HAProxy restarted into the generation that lies on disk, and waits until it runs it. Afresh: one that is just
+    /// starting may have read what lay there before, and isn't enough.
+    pub fn restart(&mut self, stamp: &str, afresh: bool) -> anyhow::Result<Restart> {
         self.doubt();
         // A stop of ours that a crash cut short is mended; one of an operator's is respected.
         if matches!(self.control.state(), Ok(State::Stopped | State::Stopping)) && !self.marker.exists() {
@@ -57,9 +58,10 @@ impl Proxy {
         }
         // The old process may run the same generation: servers alone are no part of its stamp.
         let process = || self.socket.info().ok().map(|info| info.pid);
-        let old = process();
-        let is_new = || process() != old && running(&self.socket).as_deref() == Some(stamp);
-        if !self.is_started(is_new) {
+        let mut old = process();
+        let is_new = |old| process() != old && running(&self.socket).as_deref() == Some(stamp);
+        if !self.is_started(|| !afresh && is_new(old)) {
+            old = process();
             fs::File::create(&self.marker).with_context(|| format!("create {}", self.marker.display()))?;
             if let Err(error) = self.control.restart() {
                 // It may have failed between the stop and the start, and is then ours to finish.
@@ -78,7 +80,7 @@ impl Proxy {
                     return Ok(Restart::NotLive(format!("HAProxy doesn't start; supervisord: {state:?}")));
                 }
             }
-            answers = if is_new() { answers + 1 } else { 0 };
+            answers = if is_new(old) { answers + 1 } else { 0 };
             if answers == SURE {
                 return Ok(Restart::Taken);
             }
@@ -136,7 +138,7 @@ mod tests {
         for state in ["STOPPED", "STOPPING"] {
             let dir = tempfile::tempdir().unwrap();
             let mut proxy = proxy(dir.path(), state, "exit 9");
-            assert_eq!(proxy.restart("0123456789abcdef").unwrap(), Restart::Stopped, "{state}");
+            assert_eq!(proxy.restart("0123456789abcdef", false).unwrap(), Restart::Stopped, "{state}");
         }
     }
 
@@ -145,7 +147,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let mut proxy = proxy(dir.path(), "RUNNING", "echo STOPPED >STATE; exit 1");
         for _ in 0..2 {
-            assert!(matches!(proxy.restart("0123456789abcdef").unwrap(), Restart::NotLive(_)));
+            assert!(matches!(proxy.restart("0123456789abcdef", false).unwrap(), Restart::NotLive(_)));
         }
     }
 
@@ -159,7 +161,7 @@ mod tests {
                 std::thread::sleep(Duration::from_millis(300));
                 replace(&state, b"RUNNING", 0o600).unwrap();
             });
-            assert!(matches!(proxy.restart("0123456789abcdef").unwrap(), Restart::NotLive(_)));
+            assert!(matches!(proxy.restart("0123456789abcdef", false).unwrap(), Restart::NotLive(_)));
             assert_eq!(fs::read_to_string(dir.path().join("state.then")).unwrap(), "RUNNING", "{under_way}");
             supervisord.join().unwrap();
         }
@@ -173,6 +175,6 @@ mod tests {
         replace(&dir.path().join("restarting"), b" ", 0o600).unwrap();
         proxy.follow(&Settled::default(), std::iter::empty(), &disk).unwrap();
         replace(&dir.path().join("state"), b"STOPPED", 0o600).unwrap();
-        assert_eq!(proxy.restart("0123456789abcdef").unwrap(), Restart::Stopped);
+        assert_eq!(proxy.restart("0123456789abcdef", false).unwrap(), Restart::Stopped);
     }
 }

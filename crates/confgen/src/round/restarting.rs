@@ -28,7 +28,7 @@ impl Rounds {
         }
         tracing::info!("restart: {reason}");
         let stamp = self.structure.stamp();
-        match self.proxy.restart(&stamp)? {
+        match self.proxy.restart(&stamp, self.suspect.is_some())? {
             Restart::Taken => self.acquit(),
             Restart::Stopped => return Ok(Outcome::Stopped),
             Restart::NotLive(reason) => {
