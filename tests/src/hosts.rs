@@ -1,5 +1,6 @@
 //! Three hosts with systemd: a member of etcd and an app on each, a balancer on the first two. All by the units.
 
+use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::thread::scope;
 use std::time::Duration;
@@ -102,23 +103,28 @@ ANNOUNCER_WAIT_BALANCERS=1
         self.machines.iter().map(text).collect::<Vec<_>>().join(",")
     }
 
-    /// The host with the store's leader, and its place among all, as the members that answer `of` tell.
+    /// etcdctl on a host, asking these members; what it prints, if it succeeds.
+    pub fn etcdctl(&self, on: &Machine, arguments: &str) -> Option<String> {
+        let endpoints = self.endpoints();
+        let command = format!("ETCDCTL_API=3 etcdctl --endpoints {endpoints} --command-timeout 2s {arguments}");
+        let said = on.run(&command);
+        said.status.success().then(|| text(&said.stdout))
+    }
+
+    /// The host with the store's leader.
+    ///
+    /// # Panics
+    /// When there is none.
     #[track_caller]
-    pub fn leader(&self, of: &Machine) -> Option<usize> {
-        let said = of.run(&format!(
-            "ETCDCTL_API=3 etcdctl --endpoints {} --command-timeout 2s endpoint status -w json",
-            self.endpoints()
-        ));
-        let members: Value = serde_json::from_slice(&said.stdout).ok()?;
-        let leads = |member: &&Value| {
-            let status = &member["Status"];
-            status["leader"] == status["header"]["member_id"] && status["leader"] != 0
-        };
-        let mut leaders: Vec<&Value> = members.as_array()?.iter().filter(leads).collect();
-        // One that was cut off may think for a moment that it still leads.
-        leaders.sort_by_key(|member| member["Status"]["raftTerm"].as_u64());
-        let endpoint = leaders.last()?["Endpoint"].as_str()?;
-        self.machines.iter().position(|it| endpoint.contains(&format!("/{}:", it.address())))
+    pub fn leader(&self) -> &Machine {
+        until(UP, "a leader of the store", || {
+            let members: Value =
+                serde_json::from_str(&self.etcdctl(&self.machines[0], "endpoint status -w json")?).ok()?;
+            let leader = members[0]["Status"]["leader"].as_u64()?;
+            let has_it = |member: &&Value| member["Status"]["header"]["member_id"] == leader;
+            let endpoint = members.as_array()?.iter().find(has_it)?["Endpoint"].as_str()?;
+            self.machines.iter().find(|it| endpoint.contains(&format!("/{}:", it.address())))
+        })
     }
 
     /// Waits until everything is as after the start: all units run, each balancer follows the store and finds every app up.
@@ -156,8 +162,8 @@ fn follows(machine: &Machine, apps: usize) -> Result<(), String> {
     if up.len() == apps { Ok(()) } else { Err(format!("{} has {up:?} up", machine.name())) }
 }
 
-/// The app's servers that take requests, as a balancer's HAProxy says.
-pub fn servers_up(machine: &Machine) -> Vec<String> {
+/// The app's servers that take requests with their weights, as a balancer's HAProxy says.
+pub fn servers_up(machine: &Machine) -> BTreeMap<String, u32> {
     let stat = machine.run(
         r#"python3 -c 'import socket
 s = socket.socket(socket.AF_UNIX)
@@ -165,14 +171,14 @@ s.connect("/run/haproxy/admin.sock")
 s.sendall(b"show stat\n")
 while data := s.recv(65536): print(data.decode(), end="")'"#,
     );
-    let stat = text(&stat.stdout);
-    let lines = stat.lines().map(|line| line.split(',').collect::<Vec<_>>());
-    let up = lines.filter(|cells| {
-        cells.first() == Some(&"http-shop")
-            && !["FRONTEND", "BACKEND"].contains(cells.get(1).unwrap_or(&""))
-            && cells.get(17).is_some_and(|status| status.starts_with("UP"))
+    let stat = String::from_utf8_lossy(&stat.stdout).into_owned();
+    let up = stat.lines().filter_map(|line| {
+        let cells: Vec<&str> = line.split(',').collect();
+        let [name, status, weight] = [1, 17, 18].map(|cell| cells.get(cell).copied().unwrap_or_default());
+        let is_server = cells[0] == "http-shop" && name != "BACKEND";
+        (is_server && status.starts_with("UP")).then(|| Some((name.to_owned(), weight.parse().ok()?)))?
     });
-    up.map(|cells| cells[1].to_owned()).collect()
+    up.collect()
 }
 
 fn text(bytes: &[u8]) -> String {
