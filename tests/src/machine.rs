@@ -198,7 +198,8 @@ impl Machine {
 impl Drop for Machine {
     fn drop(&mut self) {
         if std::thread::panicking() {
-            let said = self.run("journalctl --no-pager --lines 60; systemctl --no-pager --failed");
+            let said =
+                self.run("journalctl --no-pager | grep -v '\"time\":' | tail -n 60; systemctl --no-pager --failed");
             println!("--- {}\n{}", self.name, String::from_utf8_lossy(&said.stdout));
         }
     }

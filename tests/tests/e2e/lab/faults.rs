@@ -232,6 +232,9 @@ fn clock_jumps(hosts: &Hosts) -> Row {
     }
     host.sh("systemctl daemon-reload && systemctl restart haproxy-supervisord confgen announcer@shop");
     hosts.wait_whole(MENDS);
+    for unit in ["confgen", "announcer@shop"] {
+        host.sh(&format!("grep -q libfaketime /proc/$(systemctl show --value --property MainPID {unit})/maps"));
+    }
     let loads = Loads::start(hosts);
     let mut slowest = Duration::ZERO;
     for (weight, clock) in [(95, "+60"), (96, "+0"), (97, "-60"), (98, "+0")] {

@@ -28,7 +28,7 @@ fn an_announcer_is_given_its_key_by_group_or_by_credential() {
     script += &secure.remove("The authority and its certificates").unwrap()[0];
     script += &secure.remove("etcd").unwrap()[0];
     script += "systemctl restart etcd@node1\nexport ETCDCTL_ENDPOINTS\n";
-    script += &secure.remove("Users and roles").unwrap()[0];
+    script += &secure.remove("Users and roles").unwrap().concat();
     script += &secure.remove("confgen").unwrap()[0];
     script += &format!("cat >\"$ETC/app-shop.env\" <<'END'\n{SETTINGS}END\n");
     script += &secure.remove("announcer").unwrap()[0];
