@@ -22,10 +22,10 @@ const FALL: Duration = Duration::from_secs(9);
 const SHARE: u32 = 3;
 
 /// libfaketime in front of what has a clock of its own; etcd is Go, which asks the kernel without libc. The clock jumps
-/// when the file is written anew. What counts seconds is no clock, and doesn't jump.
+/// within a second of the file's change. What counts seconds is no clock, and doesn't jump.
 const CLOCK: &str = "[Service]
 Environment=LD_PRELOAD=/usr/lib/x86_64-linux-gnu/faketime/libfaketimeMT.so.1
-Environment=FAKETIME_TIMESTAMP_FILE=/etc/clock FAKETIME_NO_CACHE=1 FAKETIME_DISABLE_SHM=1
+Environment=FAKETIME_TIMESTAMP_FILE=/run/clock FAKETIME_CACHE_DURATION=1 FAKETIME_DISABLE_SHM=1
 Environment=FAKETIME_DONT_FAKE_MONOTONIC=1
 ";
 
@@ -226,7 +226,7 @@ fn balancer_cut_off_from_etcd(hosts: &Hosts) -> Row {
 
 fn clock_jumps(hosts: &Hosts) -> Row {
     let host = &hosts.balancers()[0];
-    host.put("/etc/clock", "+0\n");
+    host.put("/run/clock", "+0\n");
     for unit in ["confgen", "haproxy-supervisord", "announcer@"] {
         host.put(&format!("/etc/systemd/system/{unit}.service.d/clock.conf"), CLOCK);
     }
@@ -238,7 +238,7 @@ fn clock_jumps(hosts: &Hosts) -> Row {
     let loads = Loads::start(hosts);
     let mut slowest = Duration::ZERO;
     for (weight, clock) in [(95, "+60"), (96, "+0"), (97, "-60"), (98, "+0")] {
-        host.put("/etc/clock", &format!("{clock}\n"));
+        host.put("/run/clock", &format!("{clock}\n"));
         slowest = slowest.max(follows(hosts, host, hosts.balancers(), weight));
         let off: i64 = clock.parse().unwrap();
         until(MENDS, "HAProxy to have that clock", || {
