@@ -15,8 +15,8 @@ const WORKERS: u32 = 600;
 /// For whatever has to be so again by itself.
 const MENDS: Duration = Duration::from_secs(120);
 
-/// Until HAProxy's checks find a host dead: `inter` 2 s and `timeout check` 1 s, `fall` 3 times.
-const FALL: Duration = Duration::from_secs(9);
+/// Until HAProxy's checks find a host dead: `inter` 2 s, and as long for a connection that never comes, `fall` 3 times.
+const FALL: Duration = Duration::from_secs(12);
 
 /// The app's share of requests that one of three hosts has.
 const SHARE: u32 = 3;
@@ -250,9 +250,11 @@ fn clock_jumps(hosts: &Hosts) -> Row {
         let gone = hosts.whole();
         assert_eq!(gone, Ok(()), "{clock}");
     }
+    // HAProxy 2.6 counts its timeouts by the clock: `timeout server`, a minute, is over for what is under way.
+    let most = WORKERS as usize;
     loads.row(
         "one host's clock jumps a minute, either way",
-        [0; 2],
+        [most, 0],
         format!("a change is followed within {slowest:.1?}"),
     )
 }
