@@ -25,6 +25,7 @@ mod hardening;
 mod host_cut_off;
 mod hostile;
 mod images;
+mod lab;
 mod limits;
 mod log;
 mod long_lived;

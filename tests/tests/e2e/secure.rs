@@ -1,6 +1,6 @@
 //! `docs/secure.md`, followed to the letter: every block of the page is run, against an etcd made by it.
 
-mod page;
+pub(crate) mod page;
 mod renew;
 mod roles;
 mod site;

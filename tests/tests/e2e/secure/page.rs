@@ -1,18 +1,23 @@
-//! The page's blocks, as a person would paste them.
+//! A page's blocks, as a person would paste them.
 
 use std::collections::BTreeMap;
 use std::fs::read_to_string;
 
-const PAGE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../docs/secure.md");
+const DOCS: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../docs/");
 
 /// The heading above the block that all others need before them.
 pub(super) const FIRST: &str = "Secure the store";
 
-/// The blocks below each heading, in their order.
+/// The blocks of `docs/secure.md`.
 pub(super) fn blocks() -> BTreeMap<String, Vec<String>> {
+    blocks_of("secure.md")
+}
+
+/// The blocks of a page below each heading, in their order.
+pub(crate) fn blocks_of(page: &str) -> BTreeMap<String, Vec<String>> {
     let mut found: BTreeMap<String, Vec<String>> = BTreeMap::new();
     let (mut heading, mut open) = (String::new(), false);
-    for line in read_to_string(PAGE).unwrap().lines() {
+    for line in read_to_string(format!("{DOCS}{page}")).unwrap().lines() {
         if let Some(code) = line.strip_prefix("    ") {
             let blocks = found.entry(heading.clone()).or_default();
             if !open {
