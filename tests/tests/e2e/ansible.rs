@@ -194,11 +194,13 @@ fn hosts_come_up_and_apps_are_deployed_without_a_loss() {
         }
     }
 
-    // Another setting for every program: each balancer and each announcer starts anew, one host after the other.
-    let endpoints = format!("http://{0}:2379,http://{0}:2379", site.hosts[0].address());
-    let setting = format!("{{\"haproxy_discover_etcd\": {{\"ETCDCTL_ENDPOINTS\": \"{endpoints}\"}}}}");
-    let said = site.assert_played("site.yml", &["-e", &setting]);
-    assert!(said.contains("Restart announcers") && said.contains("Restart confgen"), "{said}");
+    // New programs: each balancer and each announcer starts anew, one host after the other.
+    site.lay_out();
+    let said = site.assert_played("site.yml", &[]);
+    for handler in ["Restart confgen", "Restart HAProxy", "Restart announcers"] {
+        let handled = said.split(&format!("[haproxy_discover : {handler}]")).nth(1).expect(&said);
+        assert!(handled.lines().nth(1).is_some_and(|line| line.starts_with("changed: ")), "{handler}: {said}");
+    }
 
     for load in load {
         let report = load.stop();
