@@ -140,7 +140,11 @@ fn run(command: &mut Command) -> (bool, String) {
 #[track_caller]
 fn assert_done(command: &mut Command) -> String {
     let output = command.output().unwrap_or_else(|error| panic!("{command:?}: {error}"));
-    assert!(output.status.success(), "{command:?}: {}", String::from_utf8_lossy(&[output.stdout, output.stderr].concat()));
+    assert!(
+        output.status.success(),
+        "{command:?}: {}",
+        String::from_utf8_lossy(&[output.stdout, output.stderr].concat())
+    );
     String::from_utf8_lossy(&output.stdout).into_owned()
 }
 
@@ -183,7 +187,10 @@ fn hosts_come_up_and_apps_are_deployed_without_a_loss() {
     // It answers, but not what it should; then it doesn't start at all.
     for (arguments, why) in [
         (["-e", "version=3 tested=4"], "Test each copy by itself"),
-        (["-e", "version=3 haproxy_discover_command=/bin/false haproxy_discover_start=5"], "Wait until it is announced"),
+        (
+            ["-e", "version=3 haproxy_discover_command=/bin/false haproxy_discover_start=5"],
+            "Wait until it is announced",
+        ),
     ] {
         let (ok, said) = site.play("deploy.yml", &arguments);
         assert!(!ok, "{said}");
