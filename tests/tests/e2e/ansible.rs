@@ -96,7 +96,7 @@ impl Site {
         let said = assert_done(setup.args([host.name(), "-m", "setup", "-a", "filter=ansible_local"]));
         let said: Value = serde_json::from_str(&said).expect(&said);
         let facts = &said["plays"][0]["tasks"][0]["hosts"][host.name()]["ansible_facts"];
-        facts["ansible_local"]["balancing_containers"].as_array().expect(&said.to_string()).clone()
+        facts["ansible_local"]["balancing_containers"].as_array().unwrap_or_else(|| panic!("{said}")).clone()
     }
 
     fn web(&self) -> [SocketAddr; 2] {
