@@ -64,6 +64,7 @@ test-images: build ## The container images, built and run; needs Docker
 
 .PHONY: lab lab-test
 lab lab-test: NEEDS += debootstrap:debootstrap
+lab-test: NEEDS += ansible:ansible ansible-lint:ansible-lint vagrant:vagrant
 lab: build ## Three hosts with systemd, etcd, two balancers and three apps, in containers, until Ctrl-C; needs Docker
 	@$(CARGO) run --quiet --package lab --bin lab
 lab-test: build ## What needs hosts: the units, faults, packages, Ansible, Vagrant, the tutorial; needs Docker

@@ -11,6 +11,7 @@
 
 mod acknowledgement;
 mod admin;
+mod ansible;
 mod burst;
 mod by_hand;
 mod certificates;
@@ -47,4 +48,5 @@ mod steady;
 mod store;
 mod units;
 mod upgrade;
+mod vagrant;
 mod zero_loss;

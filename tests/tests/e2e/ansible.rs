@@ -1,0 +1,257 @@
+//! The role and the playbooks in `ansible/`, run by Ansible itself: hosts come up by them, an app is deployed under load, and
+//! a deploy that fails leaves things as they were.
+
+use std::collections::BTreeSet;
+use std::net::SocketAddr;
+use std::path::Path;
+use std::process::Command;
+use std::time::Duration;
+
+use lab::http::Request;
+use lab::load::{Kind, Plan, Running};
+use lab::{Container, Etcd, Image, Machine, Network, Scratch, bin, heavy, light, until, write};
+use serde_json::Value;
+
+const SOURCE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/..");
+const DEADLINE: Duration = Duration::from_secs(60);
+
+/// Two hosts, each a balancer with an app, and a store on the first.
+struct Site {
+    hosts: [Machine; 2],
+    folder: Scratch,
+    _network: Network,
+}
+
+impl Site {
+    fn new() -> Self {
+        let network = Network::new();
+        let site = Self {
+            hosts: ["node1", "node2"].map(|name| Machine::start(&network, name)),
+            folder: Scratch::new(),
+            _network: network,
+        };
+        site.lay_out();
+        let line = |host: &Machine| {
+            let (name, container, address) = (host.name(), host.container().name(), host.address());
+            format!("    {name}: {{ansible_host: {container}, haproxy_discover_address: {address}}}\n")
+        };
+        let inventory = format!(
+            "all:
+  vars:
+    ansible_connection: community.docker.docker
+    ansible_become: false
+    ansible_python_interpreter: /usr/bin/python3
+    haproxy_discover_root: {}
+    haproxy_discover_token: 0123456789abcdef0123456789abcdef
+    haproxy_discover_service: shop
+    haproxy_discover_domain: shop.test
+    haproxy_discover_command: >-
+      /built/webapp --name shop-{{{{ version }}}}-%H --app-version {{{{ version }}}} --listen 0.0.0.0:${{PORT}}
+    haproxy_discover_test_expects: \"version: {{{{ tested | default(version) }}}}\"
+    haproxy_discover_steps: 50,100
+    haproxy_discover_every: 3s
+    haproxy_discover_start: 60
+  hosts:
+{}  children:
+    store: {{hosts: {{node1: {{}}}}}}
+    balancers: {{hosts: {{node1: {{}}, node2: {{}}}}}}
+    apps: {{hosts: {{node1: {{}}, node2: {{}}}}}}
+",
+            site.folder.join("root").display(),
+            site.hosts.iter().map(line).collect::<String>(),
+        );
+        write(site.folder.join("hosts.yml"), inventory);
+        site
+    }
+
+    /// `make install DESTDIR=…`, without what only a debugger reads: it is copied to every host.
+    fn lay_out(&self) {
+        let root = self.folder.join("root");
+        let mut make = Command::new("make");
+        make.args(["--silent", "-C", SOURCE, "install", &format!("DESTDIR={}", root.display())]);
+        make.arg(format!("BUILT={}", bin("confgen").parent().unwrap().display())).env_remove("MAKEFLAGS");
+        assert_done(&mut make);
+        let programs = ["announcer", "confgen", "handover", "discoverctl"];
+        assert_done(Command::new("strip").args(programs.map(|name| root.join("usr/bin").join(name))));
+    }
+
+    /// Whether a playbook succeeds, and what it says.
+    fn play(&self, book: &str, arguments: &[&str]) -> (bool, String) {
+        let mut play = ansible("ansible-playbook");
+        run(play.arg("-i").arg(self.folder.join("hosts.yml")).arg(book).args(arguments))
+    }
+
+    #[track_caller]
+    fn assert_played(&self, book: &str, arguments: &[&str]) -> String {
+        let (ok, said) = self.play(book, arguments);
+        assert!(ok, "{book} {arguments:?}\n{said}");
+        said
+    }
+
+    /// The local fact of a host.
+    fn fact(&self, host: &Machine) -> Vec<Value> {
+        let mut setup = ansible("ansible");
+        setup.env("ANSIBLE_LOAD_CALLBACK_PLUGINS", "1").env("ANSIBLE_STDOUT_CALLBACK", "ansible.posix.json");
+        setup.arg("-i").arg(self.folder.join("hosts.yml"));
+        let said = assert_done(setup.args([host.name(), "-m", "setup", "-a", "filter=ansible_local"]));
+        let said: Value = serde_json::from_str(&said).expect(&said);
+        let facts = &said["plays"][0]["tasks"][0]["hosts"][host.name()]["ansible_facts"];
+        facts["ansible_local"]["balancing_containers"].as_array().unwrap_or_else(|| panic!("{said}")).clone()
+    }
+
+    fn web(&self) -> [SocketAddr; 2] {
+        [0, 1].map(|index| SocketAddr::new(self.hosts[index].address().parse().unwrap(), 80))
+    }
+
+    /// A load on each balancer, of every connection anew and of kept ones.
+    fn load(&self) -> Vec<Running> {
+        let kinds = [Kind::PerRequest, Kind::KeepAlive];
+        let each = self.web().into_iter().flat_map(|web| kinds.map(|kind| Plan::new(kind, web, "shop.test")));
+        each.map(|plan| plan.from("shop-").rate(100).workers(10).start()).collect()
+    }
+
+    /// Which copies answer, at either balancer.
+    fn answering(&self) -> BTreeSet<String> {
+        let ask = || self.web().map(|web| Request::get("shop.test", "/").send(web).unwrap().app().to_owned());
+        (0..8).flat_map(|_| ask()).collect()
+    }
+
+    /// The colors that have a unit or a file left.
+    fn colors(&self, host: &Machine) -> String {
+        host.sh("cd /etc && ls -d haproxy-discover/app-shop-* systemd/system/announced@shop-* | grep -oE 'blue|green' | sort -u
+                 systemctl list-units --plain --no-legend 'announced@*' | grep -oE 'blue|green'")
+    }
+}
+
+fn ansible(program: &str) -> Command {
+    let mut command = Command::new(program);
+    command.current_dir(Path::new(SOURCE).join("ansible")).env("ANSIBLE_NOCOLOR", "1").env("NO_COLOR", "1");
+    command
+}
+
+/// Whether it succeeded, and all it said.
+fn run(command: &mut Command) -> (bool, String) {
+    let output = command.output().unwrap_or_else(|error| panic!("{command:?}: {error}"));
+    let said = [output.stdout, output.stderr].map(|text| String::from_utf8_lossy(&text).into_owned()).concat();
+    (output.status.success(), said)
+}
+
+/// Runs what has to succeed; returns its output alone.
+#[track_caller]
+fn assert_done(command: &mut Command) -> String {
+    let output = command.output().unwrap_or_else(|error| panic!("{command:?}: {error}"));
+    assert!(
+        output.status.success(),
+        "{command:?}: {}",
+        String::from_utf8_lossy(&[output.stdout, output.stderr].concat())
+    );
+    String::from_utf8_lossy(&output.stdout).into_owned()
+}
+
+/// How many tasks have changed something, by host.
+fn changed(said: &str) -> Vec<u32> {
+    let counts = said.lines().filter_map(|line| line.split_once("changed=")?.1.split(' ').next()?.parse().ok());
+    counts.collect()
+}
+
+fn names(version: u32) -> BTreeSet<String> {
+    [1, 2].map(|node| format!("shop-{version}-node{node}")).into()
+}
+
+#[test]
+#[ignore = "needs Docker: make lab-test"]
+fn hosts_come_up_and_apps_are_deployed_without_a_loss() {
+    let _turn = heavy();
+    let site = Site::new();
+    site.assert_played("site.yml", &["--check"]);
+    site.hosts[0].sh("! test -e /usr/bin/confgen && ! test -e /etc/haproxy-discover");
+    site.assert_played("site.yml", &[]);
+    let again = site.assert_played("site.yml", &[]);
+    assert_eq!(changed(&again), [0, 0], "{again}");
+
+    site.assert_played("deploy.yml", &["-e", "version=1"]);
+    until(DEADLINE, "the first version", || site.answering() == names(1));
+
+    let load = site.load();
+    site.assert_played("deploy.yml", &["-e", "version=2"]);
+    assert_eq!(site.answering(), names(2));
+    for host in &site.hosts {
+        assert_eq!(site.colors(host), "green\ngreen", "the old color is removed");
+        let [copy] = &site.fact(host)[..] else { panic!("{:?}", site.fact(host)) };
+        let value = |name: &str| copy[name].as_str().unwrap_or_default();
+        assert_eq!(value("id"), format!("{}-8002", host.name()), "{copy}");
+        assert_eq!(value("ip"), host.address(), "{copy}");
+        assert_eq!([value("name"), value("state"), value("status")], ["shop", "ready", "balanced"], "{copy}");
+    }
+
+    // It answers, but not what it should; then it doesn't start at all.
+    for (arguments, why) in [
+        (["-e", "version=3 tested=4"], "Test each copy by itself"),
+        (
+            ["-e", "version=3 haproxy_discover_command=/bin/false haproxy_discover_start=5"],
+            "Wait until it is announced",
+        ),
+    ] {
+        let (ok, said) = site.play("deploy.yml", &arguments);
+        assert!(!ok, "{said}");
+        assert!(said.contains("blue is undone; green serves as before.") && said.contains(why), "{said}");
+        assert_eq!(site.answering(), names(2));
+        for host in &site.hosts {
+            assert_eq!(site.colors(host), "green\ngreen", "the new color is removed");
+        }
+    }
+
+    // New programs: each balancer and each announcer starts anew, one host after the other.
+    site.lay_out();
+    let said = site.assert_played("site.yml", &[]);
+    for handler in ["Restart confgen", "Restart HAProxy", "Restart announcers"] {
+        let handled = said.split(&format!("[haproxy_discover : {handler}]")).nth(1).expect(&said);
+        assert!(handled.lines().nth(1).is_some_and(|line| line.starts_with("changed: ")), "{handler}: {said}");
+    }
+
+    for load in load {
+        let report = load.stop();
+        println!("{report}");
+        report.assert_nothing_lost();
+        assert!(report.upstreams.keys().any(|name| name.starts_with("shop-1")), "{report}");
+        assert!(!report.upstreams.keys().any(|name| name.starts_with("shop-3")), "nobody saw it: {report}");
+    }
+}
+
+#[test]
+#[ignore = "needs Docker: make lab-test"]
+fn the_fact_names_containers() {
+    let _turn = light();
+    let (network, etcd) = (Network::new(), Etcd::start());
+    let container: Container = Image::of([&*bin("webapp")]).run(&network, &["/webapp", "--listen", "0.0.0.0:8000"]);
+    let etc = Scratch::new();
+    write(etc.join("etcd.env"), format!("# Where etcd is\nETCDCTL_ENDPOINTS={}\n", etcd.endpoints()));
+    let programs = bin("discoverctl").parent().unwrap().display().to_string();
+    let with = |command: &mut Command| {
+        command.env("PATH", format!("{programs}:{}", std::env::var("PATH").unwrap()));
+        command.env("HAPROXY_DISCOVER_SETTINGS", &*etc).env("ETCDCTL_ENDPOINTS", etcd.endpoints());
+        assert_done(command)
+    };
+    let fact = || -> Value {
+        let script = Path::new(SOURCE).join("ansible/roles/haproxy_discover/files/balancing_containers.fact");
+        serde_json::from_str(&with(&mut Command::new(script))).unwrap()
+    };
+    assert_eq!(fact(), serde_json::json!([]));
+    let id = container.name();
+    with(Command::new("discoverctl").args(["set", "--create", "--no-wait", "shop", "domain", "shop.test"]));
+    with(Command::new("discoverctl").args(["register", "--no-wait", "shop", "--container", &format!("{id}:8000")]));
+    with(Command::new("discoverctl").args(["register", "--no-wait", "shop", "elsewhere", "10.99.99.99:8000"]));
+    let found = fact();
+    assert_eq!(found.as_array().unwrap().len(), 1, "what runs elsewhere isn't here: {found}");
+    assert_eq!([&found[0]["name"], &found[0]["ip"]], [id, &container.address()].map(|it| it), "{found}");
+    assert_eq!([&found[0]["state"], &found[0]["status"]], [&Value::from("ready"), &Value::Null], "{found}");
+    assert_eq!(found[0]["id"].as_str().unwrap().len(), 64, "{found}");
+}
+
+#[test]
+#[ignore = "needs Ansible: make lab-test"]
+fn ansible_lint_has_nothing_to_say() {
+    let _turn = light();
+    let (ok, said) = run(ansible("ansible-lint").args(["--offline", "--profile", "production", "--strict", "-p"]));
+    assert!(ok, "{said}");
+}
