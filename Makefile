@@ -70,6 +70,11 @@ test-images: NEEDS += debootstrap:debootstrap docker-compose:docker-compose
 test-images: build ## The container images, built and run; needs Docker
 	$(CARGO) test --workspace --test e2e -- --ignored images::
 
+.PHONY: test-packages
+test-packages: NEEDS += debootstrap:debootstrap dpkg-shlibdeps:dpkg-dev lintian:lintian
+test-packages: build $(CARGO_DEB) ## The package, on a host with systemd, and the static announcer in images; needs Docker
+	$(CARGO) test --workspace --test e2e -- --ignored packages::
+
 .PHONY: test-haproxy
 test-haproxy: test-haproxy-3.0 test-haproxy-3.2 ## What concerns HAProxy, with 3.0 and 3.2 from Debian (test-haproxy-3.0: with that alone)
 
@@ -111,7 +116,7 @@ images: ## Container images of what `make release` has built; TAG=latest
 	@BUILT="$(BUILT)" TAG="$(TAG)" units/images/build
 
 .PHONY: deb
-deb: NEEDS += dpkg-shlibdeps:dpkg-dev strip:binutils
+deb: NEEDS = cc:build-essential dpkg-shlibdeps:dpkg-dev
 deb: deps $(CARGO_DEB) ## A Debian package of what `make release` has built, in target/dist (DIST)
 	@BUILT="$(BUILT)" CARGO_DEB="$(CARGO_DEB)" DIST="$(DIST)" MAINTAINER="$(MAINTAINER)" VERSION="$(VERSION)" units/deb/build
 
@@ -126,9 +131,16 @@ static: deps ## An announcer that needs nothing of the image it runs in, in targ
 	    $(CARGO) build --release --locked --package announcer --target $(MUSL)
 	install -D -m 0755 --strip $(or $(CARGO_TARGET_DIR),target)/$(MUSL)/release/announcer $(DIST)/announcer-$(VERSION)-$(MUSL)
 
+.PHONY: sums
+sums: ## Checksums of the two, beside them
+	cd $(DIST) && sha256sum *[-_]$(VERSION)[-_]* >SHA256SUMS
+
 .PHONY: dist
-dist: release deb static ## What a release publishes: package, static announcer, and their checksums
-	cd $(DIST) && sha256sum *$(VERSION)* >SHA256SUMS
+dist: ## What a release publishes: package, static announcer, and their checksums
+	$(MAKE) release
+	$(MAKE) deb
+	$(MAKE) static
+	$(MAKE) sums
 
 .PHONY: install uninstall
 install: ## Copy what `make release` has built, with units and pages, below DESTDIR; PREFIX=/usr. Starts nothing
