@@ -70,10 +70,14 @@ test-images: NEEDS += debootstrap:debootstrap docker-compose:docker-compose
 test-images: build ## The container images, built and run; needs Docker
 	$(CARGO) test --workspace --test e2e -- --ignored images::
 
-.PHONY: test-packages
-test-packages: NEEDS += debootstrap:debootstrap dpkg-shlibdeps:dpkg-dev lintian:lintian
-test-packages: build $(CARGO_DEB) ## The package, on a host with systemd, and the static announcer in images; needs Docker
-	$(CARGO) test --workspace --test e2e -- --ignored packages::
+.PHONY: lab lab-test
+lab lab-test: NEEDS += debootstrap:debootstrap
+lab-test: NEEDS += lintian:lintian
+lab: build ## Three hosts with systemd, etcd, two balancers and three apps, in containers, until Ctrl-C; needs Docker
+	@$(CARGO) run --quiet --package lab --bin lab
+lab-test: build ## What needs hosts: the units, faults, packages, Ansible, Vagrant, the tutorial; needs Docker
+	$(CARGO) test --workspace --test e2e -- --ignored --nocapture --test-threads 1 \
+	    lab:: packages:: ansible:: tutorial:: vagrant::
 
 .PHONY: test-haproxy
 test-haproxy: test-haproxy-3.0 test-haproxy-3.2 ## What concerns HAProxy, with 3.0 and 3.2 from Debian (test-haproxy-3.0: with that alone)

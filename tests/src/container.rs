@@ -3,17 +3,18 @@
 use std::fs::{copy, create_dir_all};
 use std::net::Ipv4Addr;
 use std::path::Path;
-use std::process::{Command, Output, Stdio, id};
+use std::process::{Command, Output, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
 
 use crate::Scratch;
+use crate::guard::container_prefix;
 use crate::images::debian;
 
 static NEXT: AtomicU32 = AtomicU32::new(0);
 
 /// A name that nothing else has.
 pub(crate) fn name() -> String {
-    format!("haproxy-discover-lab-{}-{}", id(), NEXT.fetch_add(1, Ordering::Relaxed))
+    format!("{}{}", container_prefix(), NEXT.fetch_add(1, Ordering::Relaxed))
 }
 
 /// An image with some of this host's programs, each at the path `/<name>`. Dropping it removes it.

@@ -18,16 +18,20 @@ const MARK: &str = "HAPROXY_DISCOVER_LAB";
 static NEXT: AtomicU32 = AtomicU32::new(0);
 
 /// Waits for the end of its standard input, which is the end of this process, then kills what bears one of its marks
-/// and removes its folders. Ctrl-C and SIGKILL give a test no chance to clean up by itself, and what a `static` holds is
+/// and removes its folders, containers and networks. Ctrl-C and SIGKILL give a test no chance to clean up by itself, and what a `static` holds is
 /// never dropped. With `LAB_KEEP` set the folders are left for a look.
 static GUARD: LazyLock<Mutex<Child>> = LazyLock::new(|| {
     let script = r#"cat >/dev/null
         grep -lzs "^$1\." /proc/[0-9]*/environ | while IFS=/ read -r _ _ pid _; do kill -KILL "$pid"; done
-        [ -n "$LAB_KEEP" ] || rm -rf -- "$2"*"#;
+        [ -n "$LAB_KEEP" ] || rm -rf -- "$2"*
+        command -v docker >/dev/null || exit
+        docker ps --all --quiet --filter "name=^$3" | xargs -r docker rm --force
+        docker network ls --quiet --filter "name=^$3" | xargs -r docker network rm"#;
     let guard = Command::new("sh")
         .args(["-c", script, "lab-guard"])
         .arg(format!("{MARK}={}", id()))
         .arg(temp_dir().join(format!("lab-{}-", id())))
+        .arg(format!("haproxy-discover-lab-{}-", id()))
         .process_group(0)
         .stdin(Stdio::piped())
         .stdout(Stdio::null())
@@ -35,6 +39,12 @@ static GUARD: LazyLock<Mutex<Child>> = LazyLock::new(|| {
         .spawn();
     Mutex::new(guard.expect("sh"))
 });
+
+/// What the names of this process's containers and networks start with.
+pub(crate) fn container_prefix() -> String {
+    LazyLock::force(&GUARD);
+    format!("haproxy-discover-lab-{}-", id())
+}
 
 /// What the names of this process's temporary folders start with.
 pub(crate) fn folder_prefix() -> String {

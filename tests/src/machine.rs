@@ -1,27 +1,31 @@
 //! Hosts with systemd as PID 1: a container each, of a Debian with what the units need.
 
+use std::fs::{Permissions, read, set_permissions};
+use std::hash::{DefaultHasher, Hash as _, Hasher as _};
 use std::io::Write as _;
+use std::os::unix::fs::PermissionsExt as _;
 use std::process::{Command, Output, Stdio};
+use std::sync::LazyLock;
 use std::time::Duration;
 
-use crate::bins::folder;
+use crate::bins::bin;
 use crate::container::{Container, Network, checked, docker};
 use crate::images::{SOURCE, base};
 use crate::{Scratch, until};
-
-const IMAGE: &str = "haproxy-discover-machine";
 
 /// systemd's own start, on two busy cores.
 const UP: Duration = Duration::from_secs(60);
 
 /// What systemd needs of its container, and no more: this host's cgroups, to make its own in.
-const FLAGS: [&str; 20] = [
+const FLAGS: [&str; 24] = [
     "--cgroupns",
     "host",
     "--volume",
     "/sys/fs/cgroup:/sys/fs/cgroup:rw",
     "--tmpfs",
     "/run:exec",
+    "--tmpfs",
+    "/run/lock",
     "--tmpfs",
     "/tmp:exec",
     "--security-opt",
@@ -36,29 +40,66 @@ const FLAGS: [&str; 20] = [
     "SYS_NICE",
     "--cap-add",
     "SYS_PTRACE",
+    // Where `make install` finds this source.
+    "--workdir",
+    "/src",
 ];
 
-/// A host with systemd. Dropping it removes it.
+/// The image. Its tag changes with what it is made from; made where Docker doesn't have it.
+static IMAGE: LazyLock<String> = LazyLock::new(|| {
+    let folder = format!("{SOURCE}/tests/machine");
+    let mut hash = DefaultHasher::new();
+    read(format!("{folder}/Dockerfile")).expect("the Dockerfile").hash(&mut hash);
+    let image = format!("haproxy-discover-machine:{:x}", hash.finish());
+    let known = Command::new("docker").args(["image", "inspect", &image]).output().expect("docker");
+    if !known.status.success() {
+        let _base = base();
+        docker(&["build", "--quiet", "--network", "host", "--tag", &image, &folder]);
+    }
+    image
+});
+
+/// What `make install` takes, and the sample app: the binaries that the tests run, without what only a debugger reads.
+static BUILT: LazyLock<Scratch> = LazyLock::new(|| {
+    let folder = Scratch::new();
+    set_permissions(&*folder, Permissions::from_mode(0o755)).expect("a folder that every user reads");
+    let mut install = Command::new("install");
+    install.arg("--strip").args(["announcer", "confgen", "handover", "discoverctl", "webapp"].map(bin)).arg(&*folder);
+    checked(&install.output().expect("install"), "install --strip");
+    folder
+});
+
+/// A host with systemd, with this source in `/src` and the programs in `/built`. Dropping it removes it.
 pub struct Machine {
     name: String,
     container: Container,
+    network: String,
+    address: String,
 }
 
 impl Machine {
-    /// Starts it, and waits until systemd is done with its start. The image is made first where Docker doesn't have it.
+    /// Starts it, and waits until systemd is done with its start.
     ///
     /// # Panics
     /// Without a Docker that answers, or a Debian mirror.
     pub fn start(network: &Network, name: &str) -> Self {
-        image();
-        let flags = [&FLAGS[..], &["--network", network.name(), "--hostname", name, IMAGE]].concat();
-        let machine = Self { name: name.to_owned(), container: Container::start(&flags, &[]) };
-        until(UP, &format!("systemd on {name}"), || {
-            let state = machine.run("systemctl is-system-running");
+        let source = format!("{SOURCE}:/src:ro");
+        let built = format!("{}:/built:ro", BUILT.display());
+        let flags = ["--volume", &source, "--volume", &built, "--network", network.name(), "--hostname", name, &IMAGE];
+        let container = Container::start(&[&FLAGS[..], &flags].concat(), &[]);
+        let address = container.address();
+        let machine = Self { name: name.to_owned(), container, network: network.name().to_owned(), address };
+        machine.wait_up();
+        machine
+    }
+
+    #[track_caller]
+    fn wait_up(&self) {
+        until(UP, &format!("systemd on {}", self.name), || {
+            let state = self.run("systemctl is-system-running");
             let state = String::from_utf8_lossy(&state.stdout).trim().to_owned();
             if state == "running" { Ok(()) } else { Err(state) }
         });
-        machine
     }
 
     /// Its host name.
@@ -66,9 +107,48 @@ impl Machine {
         &self.name
     }
 
+    /// Its address, which stays when it comes back.
+    pub fn address(&self) -> &str {
+        &self.address
+    }
+
     /// The container that it is.
     pub fn container(&self) -> &Container {
         &self.container
+    }
+
+    /// Pulls its network cable: what is on its way is lost, and nobody is told.
+    pub fn cut(&self) {
+        docker(&["network", "disconnect", "--force", &self.network, self.container.name()]);
+    }
+
+    /// Plugs it in again.
+    pub fn join(&self) {
+        docker(&["network", "connect", "--ip", &self.address, &self.network, self.container.name()]);
+    }
+
+    /// Stops all its processes where they are. Its kernel still answers.
+    pub fn freeze(&self) {
+        docker(&["pause", self.container.name()]);
+    }
+
+    /// Lets them go on.
+    pub fn thaw(&self) {
+        docker(&["unpause", self.container.name()]);
+    }
+
+    /// Cuts its power: the cable first, since no kernel is left that would close a connection.
+    pub fn power_off(&self) {
+        self.cut();
+        docker(&["kill", self.container.name()]);
+    }
+
+    /// Boots it, and waits until systemd is done with that: its disk is as it was, `/run` and `/tmp` are empty.
+    #[track_caller]
+    pub fn power_on(&self) {
+        self.join();
+        docker(&["start", self.container.name()]);
+        self.wait_up();
     }
 
     /// Runs a shell script in it as root, whatever comes of it.
@@ -102,15 +182,10 @@ impl Machine {
         docker(&["cp", "--quiet", from, &format!("{}:{to}", self.container.name())]);
     }
 
-    /// `make install` of the binaries that the tests run, and what docs/deploy.md has people do next.
+    /// `make install`, and what docs/deploy.md has people do next.
     #[track_caller]
     pub fn install(&self) {
-        let root = Scratch::new();
-        let mut make = Command::new("make");
-        make.args(["--silent", "-C", SOURCE, "install", &format!("DESTDIR={}", root.display())]);
-        make.arg(format!("BUILT={}", folder().display())).env_remove("MAKEFLAGS");
-        checked(&make.output().expect("make"), "make install");
-        self.copy(&format!("{}/.", root.display()), "/");
+        self.sh("BUILT=/built make --silent install");
         self.sh("systemd-sysusers && systemd-tmpfiles --create && systemctl daemon-reload");
     }
 
@@ -127,14 +202,4 @@ impl Drop for Machine {
             println!("--- {}\n{}", self.name, String::from_utf8_lossy(&said.stdout));
         }
     }
-}
-
-/// Makes the image, where Docker doesn't have it.
-fn image() {
-    let known = Command::new("docker").args(["image", "inspect", IMAGE]).output().expect("docker");
-    if known.status.success() {
-        return;
-    }
-    let _base = base();
-    docker(&["build", "--quiet", "--network", "host", "--tag", IMAGE, &format!("{SOURCE}/tests/machine")]);
 }

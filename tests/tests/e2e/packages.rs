@@ -59,7 +59,7 @@ fn only(folder: &Path) -> PathBuf {
 }
 
 #[test]
-#[ignore = "needs lintian and cargo-deb: make test-packages"]
+#[ignore = "needs Docker: make lab-test"]
 fn the_package_is_what_make_install_lays_out() {
     let _turn = light();
     let [deb, _] = &*DEBS;
@@ -109,7 +109,7 @@ impl OneHost {
 
     /// As docs/deploy.md says. What people have put into the package's own files, and beside them.
     fn set_up(&self) {
-        let address = self.0.container().address();
+        let address = self.0.address();
         self.0.put("/etc/environment", &format!("COREOS_PRIVATE_IPV4={address}\n"));
         self.0.put("/etc/haproxy-discover/etcd.env", "ETCDCTL_ENDPOINTS=http://127.0.0.1:2379\n");
         let app = "[Service]\nExecStart=\nExecStart=/built/webapp --listen 0.0.0.0:${PORT} --name %i\n";
@@ -145,7 +145,7 @@ impl OneHost {
 }
 
 #[test]
-#[ignore = "needs Docker and cargo-deb: make test-packages"]
+#[ignore = "needs Docker: make lab-test"]
 fn the_package_comes_is_replaced_under_load_and_goes() {
     let _turn = heavy();
     let network = Network::new();
@@ -162,7 +162,7 @@ fn the_package_comes_is_replaced_under_load_and_goes() {
     assert_eq!(host.0.sh("dpkg --verify haproxy-discover"), "");
     host.set_up();
 
-    let web = SocketAddr::new(host.0.container().address().parse().unwrap(), 80);
+    let web = SocketAddr::new(host.0.address().parse().unwrap(), 80);
     let load = |kind| Plan::new(kind, web, "shop.test").rate(200).start();
     let loads = [Kind::PerRequest, Kind::KeepAlive].map(load);
     let answered = |apps: &[&str]| {
@@ -231,7 +231,7 @@ fn busybox() -> Scratch {
 }
 
 #[test]
-#[ignore = "needs Docker and a static build: make test-packages"]
+#[ignore = "needs Docker: make lab-test"]
 fn the_static_announcer_runs_in_any_image() {
     let _turn = light();
     let dist = Scratch::new();

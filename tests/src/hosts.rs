@@ -1,0 +1,180 @@
+//! Three hosts with systemd: a member of etcd and an app on each, a balancer on the first two. All by the units.
+
+use std::net::SocketAddr;
+use std::thread::scope;
+use std::time::Duration;
+
+use serde_json::Value;
+
+use crate::{Machine, Network, until};
+
+/// All that comes up after systemd, on two busy cores: etcd's election, a restart of HAProxy, three announcements.
+const UP: Duration = Duration::from_secs(120);
+
+/// What the app's unit runs in the place of its sample.
+const APP: &str = "[Service]
+ExecStart=
+ExecStart=/built/webapp --listen 0.0.0.0:${PORT} --name %H
+";
+
+/// The three hosts. Dropping it removes them.
+pub struct Hosts {
+    machines: Vec<Machine>,
+    _network: Network,
+}
+
+impl Hosts {
+    /// The service that all of them serve.
+    pub const DOMAIN: &str = "shop.localhost";
+
+    /// Brings them up, and waits until both balancers send requests to all apps.
+    pub fn up() -> Self {
+        let network = Network::new();
+        // One after another: the first makes the image.
+        let machines = ["host1", "host2", "host3"].map(|name| Machine::start(&network, name)).into();
+        let hosts = Self { machines, _network: network };
+        scope(|scope| {
+            for machine in &hosts.machines {
+                scope.spawn(|| hosts.furnish(machine));
+            }
+        });
+        hosts.wait_whole(UP);
+        hosts
+    }
+
+    /// All that runs on one host.
+    fn furnish(&self, machine: &Machine) {
+        machine.install();
+        let (name, address) = (machine.name(), machine.address());
+        let members = self.each(|it| format!("{}=http://{}:2380", it.name(), it.address()));
+        machine.put(
+            &format!("/etc/haproxy-discover/etcd-{name}.env"),
+            &format!(
+                "ETCD_INITIAL_CLUSTER={members}
+ETCD_LISTEN_PEER_URLS=http://{address}:2380
+ETCD_INITIAL_ADVERTISE_PEER_URLS=http://{address}:2380
+ETCD_LISTEN_CLIENT_URLS=http://{address}:2379,http://127.0.0.1:2379
+ETCD_ADVERTISE_CLIENT_URLS=http://{address}:2379
+"
+            ),
+        );
+        machine.sh(&format!("systemctl enable --now etcd@{name} etcd-defrag@{name}.timer"));
+        let endpoints = self.endpoints();
+        machine.put("/etc/haproxy-discover/etcd.env", &format!("ETCDCTL_ENDPOINTS={endpoints}\n"));
+        if self.balancers().iter().any(|it| it.name() == name) {
+            machine.sh("systemctl enable --now haproxy-supervisord confgen");
+        }
+        machine.put("/etc/systemd/system/app@.service.d/command.conf", APP);
+        machine.put(
+            "/etc/haproxy-discover/app-shop.env",
+            "PORT=8000
+ANNOUNCER_DOMAIN=shop.localhost
+ANNOUNCER_SERVICE=shop
+ANNOUNCER_PORT=8000
+ANNOUNCER_CHECK=http://127.0.0.1:8000/health
+ANNOUNCER_WAIT_BALANCERS=1
+",
+        );
+        machine.sh("systemctl daemon-reload && systemctl enable --now app@shop announcer@shop");
+    }
+
+    /// All of them.
+    pub fn all(&self) -> &[Machine] {
+        &self.machines
+    }
+
+    /// Those with HAProxy and confgen.
+    pub fn balancers(&self) -> &[Machine] {
+        &self.machines[..2]
+    }
+
+    /// Where a balancer serves HTTP.
+    pub fn web(&self, balancer: &Machine) -> SocketAddr {
+        SocketAddr::new(balancer.address().parse().expect("an address"), 80)
+    }
+
+    /// All members of the store.
+    pub fn endpoints(&self) -> String {
+        self.each(|it| format!("http://{}:2379", it.address()))
+    }
+
+    fn each(&self, text: impl Fn(&Machine) -> String) -> String {
+        self.machines.iter().map(text).collect::<Vec<_>>().join(",")
+    }
+
+    /// The host with the store's leader, and its place among all, as the members that answer `of` tell.
+    #[track_caller]
+    pub fn leader(&self, of: &Machine) -> Option<usize> {
+        let said = of.run(&format!(
+            "ETCDCTL_API=3 etcdctl --endpoints {} --command-timeout 2s endpoint status -w json",
+            self.endpoints()
+        ));
+        let members: Value = serde_json::from_slice(&said.stdout).ok()?;
+        let leads = |member: &&Value| {
+            let status = &member["Status"];
+            status["leader"] == status["header"]["member_id"] && status["leader"] != 0
+        };
+        let mut leaders: Vec<&Value> = members.as_array()?.iter().filter(leads).collect();
+        // One that was cut off may think for a moment that it still leads.
+        leaders.sort_by_key(|member| member["Status"]["raftTerm"].as_u64());
+        let endpoint = leaders.last()?["Endpoint"].as_str()?;
+        self.machines.iter().position(|it| endpoint.contains(&format!("/{}:", it.address())))
+    }
+
+    /// Waits until everything is as after the start: all units run, each balancer follows the store and finds every app up.
+    #[track_caller]
+    pub fn wait_whole(&self, deadline: Duration) {
+        until(deadline, "both balancers to send requests to all apps", || self.whole());
+    }
+
+    /// Whether it is so, or what isn't yet.
+    ///
+    /// # Errors
+    /// What isn't yet.
+    pub fn whole(&self) -> Result<(), String> {
+        self.machines.iter().try_for_each(|it| runs(it, &format!("etcd@{} app@shop announcer@shop", it.name())))?;
+        self.balancers().iter().try_for_each(|it| {
+            runs(it, "haproxy-supervisord confgen")?;
+            follows(it, self.machines.len())
+        })
+    }
+}
+
+/// Whether all these units run.
+fn runs(machine: &Machine, units: &str) -> Result<(), String> {
+    let said = machine.run(&format!("systemctl is-active {units}"));
+    if said.status.success() { Ok(()) } else { Err(format!("{}: {units}: {}", machine.name(), text(&said.stdout))) }
+}
+
+/// Whether a balancer is in sync, and HAProxy finds so many of the app up.
+fn follows(machine: &Machine, apps: usize) -> Result<(), String> {
+    let ready = machine.run("curl --silent --fail-with-body --max-time 2 http://127.0.0.1:9101/ready");
+    if !ready.status.success() {
+        return Err(format!("{}: not ready: {}", machine.name(), text(&ready.stdout)));
+    }
+    let up = servers_up(machine);
+    if up.len() == apps { Ok(()) } else { Err(format!("{} has {up:?} up", machine.name())) }
+}
+
+/// The app's servers that take requests, as a balancer's HAProxy says.
+pub fn servers_up(machine: &Machine) -> Vec<String> {
+    let stat = machine.run(
+        r#"python3 -c 'import socket
+s = socket.socket(socket.AF_UNIX)
+s.connect("/run/haproxy/admin.sock")
+s.sendall(b"show stat\n")
+while data := s.recv(65536): print(data.decode(), end="")'"#,
+    );
+    let stat = text(&stat.stdout);
+    let lines = stat.lines().map(|line| line.split(',').collect::<Vec<_>>());
+    let up = lines.filter(|cells| {
+        cells.first() == Some(&"http-shop")
+            && !["FRONTEND", "BACKEND"].contains(cells.get(1).unwrap_or(&""))
+            && cells.get(17).is_some_and(|status| status.starts_with("UP"))
+    });
+    up.map(|cells| cells[1].to_owned()).collect()
+}
+
+fn text(bytes: &[u8]) -> String {
+    String::from_utf8_lossy(bytes).trim().replace('\n', " ")
+}
