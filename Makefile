@@ -24,6 +24,14 @@ BUILT ?= $(or $(CARGO_TARGET_DIR),target)/$(if $(CARGO_BUILD_TARGET),$(CARGO_BUI
 # The images' tag.
 TAG ?= latest
 
+# What `make deb`, `make static` and `make dist` make, and where. The same source gives the same bytes.
+DIST ?= target/dist
+VERSION ?= $(shell sed -n 's/^version = "\(.*\)"/\1/p' Cargo.toml)
+MAINTAINER ?= The authors of haproxy-discover <maintainers@haproxy-discover.invalid>
+export SOURCE_DATE_EPOCH ?= $(shell git log -1 --format=%ct 2>/dev/null || stat -c %Y CHANGELOG.md)
+CARGO_DEB = target/tools/bin/cargo-deb
+MUSL = $(shell uname -m)-unknown-linux-musl
+
 # Where Debian has haproxy; not on an ordinary user's PATH.
 export PATH := $(PATH):/usr/sbin:/sbin
 
@@ -64,7 +72,7 @@ test-images: build ## The container images, built and run; needs Docker
 
 .PHONY: lab lab-test
 lab lab-test: NEEDS += debootstrap:debootstrap
-lab-test: NEEDS += ansible:ansible ansible-lint:ansible-lint vagrant:vagrant
+lab-test: NEEDS += ansible:ansible ansible-lint:ansible-lint lintian:lintian vagrant:vagrant
 lab: build ## Three hosts with systemd, etcd, two balancers and three apps, in containers, until Ctrl-C; needs Docker
 	@$(CARGO) run --quiet --package lab --bin lab
 lab-test: build ## What needs hosts: the units, faults, packages, Ansible, Vagrant, the tutorial; needs Docker
@@ -110,6 +118,33 @@ release: deps ## Build what is installed
 .PHONY: images
 images: ## Container images of what `make release` has built; TAG=latest
 	@BUILT="$(BUILT)" TAG="$(TAG)" units/images/build
+
+.PHONY: deb
+deb: NEEDS = cc:build-essential dpkg-shlibdeps:dpkg-dev
+deb: deps $(CARGO_DEB) ## A Debian package of what `make release` has built, in target/dist (DIST)
+	@BUILT="$(BUILT)" CARGO_DEB="$(CARGO_DEB)" DIST="$(DIST)" MAINTAINER="$(MAINTAINER)" VERSION="$(VERSION)" units/deb/build
+
+$(CARGO_DEB):
+	$(CARGO) install --quiet --locked --root target/tools --version 3.8.0 cargo-deb
+
+.PHONY: static
+static: NEEDS = protoc:protobuf-compiler /usr/include/google/protobuf/descriptor.proto:libprotobuf-dev musl-gcc:musl-tools
+static: deps ## An announcer that needs nothing of the image it runs in, in target/dist (DIST)
+	test -d "$$(rustc --print sysroot)/lib/rustlib/$(MUSL)" || rustup target add $(MUSL)
+	RUSTFLAGS="$$RUSTFLAGS --remap-path-prefix=$${CARGO_HOME:-$$HOME/.cargo}=/cargo --remap-path-prefix=$(CURDIR)=/haproxy-discover" \
+	    $(CARGO) build --release --locked --package announcer --target $(MUSL)
+	install -D -m 0755 --strip $(or $(CARGO_TARGET_DIR),target)/$(MUSL)/release/announcer $(DIST)/announcer-$(VERSION)-$(MUSL)
+
+.PHONY: sums
+sums: ## Checksums of the two, beside them
+	cd $(DIST) && sha256sum *[-_]$(VERSION)[-_]* >SHA256SUMS
+
+.PHONY: dist
+dist: ## What a release publishes: package, static announcer, and their checksums
+	$(MAKE) release
+	$(MAKE) deb
+	$(MAKE) static
+	$(MAKE) sums
 
 .PHONY: install uninstall
 install: ## Copy what `make release` has built, with units and pages, below DESTDIR; PREFIX=/usr. Starts nothing

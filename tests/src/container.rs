@@ -8,6 +8,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 
 use crate::Scratch;
 use crate::guard::container_prefix;
+use crate::images::debian;
 
 static NEXT: AtomicU32 = AtomicU32::new(0);
 
@@ -44,10 +45,26 @@ impl Image {
         image
     }
 
+    /// A small Debian. The first one of a suite is made from Debian's packages, which takes a minute.
+    ///
+    /// # Panics
+    /// Without a Docker that answers, or a Debian mirror.
+    pub fn debian(suite: &str) -> Self {
+        let image = Self(name());
+        docker(&["import", &debian(suite), &image.0]);
+        image
+    }
+
     /// Starts `command` as PID 1 of a container.
     #[must_use]
     pub fn run(&self, network: &Network, command: &[&str]) -> Container {
-        Container::start(&["--network", &network.name, &self.0], command)
+        self.run_with(network, &[], command)
+    }
+
+    /// The same, with more options of `docker run`.
+    #[must_use]
+    pub fn run_with(&self, network: &Network, flags: &[&str], command: &[&str]) -> Container {
+        Container::start(&[&["--network", &network.name], flags, &[&*self.0]].concat(), command)
     }
 }
 

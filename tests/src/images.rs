@@ -68,11 +68,16 @@ pub(crate) fn base() -> Option<Made> {
     if known.status.success() {
         return None;
     }
-    let root = folder().join("debian-12-slim.tar");
+    docker(&["import", &debian("bookworm"), BASE]);
+    Some(Made)
+}
+
+/// The root of a small Debian, as a tar that is made once.
+pub(crate) fn debian(suite: &str) -> String {
+    let root = folder().join(format!("debian-{suite}.tar"));
     if !root.is_file() {
-        let make = Command::new(Path::new(SOURCE).join("tests/debian-base")).arg(&root).output();
+        let make = Command::new(Path::new(SOURCE).join("tests/debian-base")).arg(&root).arg(suite).output();
         checked(&make.expect("tests/debian-base"), "debootstrap");
     }
-    docker(&["import", &root.display().to_string(), BASE]);
-    Some(Made)
+    root.display().to_string()
 }

@@ -32,6 +32,7 @@ mod log;
 mod long_lived;
 mod mend;
 mod operator;
+mod packages;
 mod passthrough;
 mod passthrough_changes;
 mod preview;
