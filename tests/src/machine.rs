@@ -6,8 +6,8 @@ use std::time::Duration;
 
 use crate::bins::folder;
 use crate::container::{Container, Network, checked, docker};
-use crate::images::{SOURCE, base};
-use crate::{Scratch, until};
+use crate::images::{BASE, Made, SOURCE, base};
+use crate::{Scratch, Step, is_shown, until};
 
 const IMAGE: &str = "haproxy-discover-machine";
 
@@ -42,6 +42,7 @@ const FLAGS: [&str; 20] = [
 pub struct Machine {
     name: String,
     container: Container,
+    _base: Option<Made>,
 }
 
 impl Machine {
@@ -52,13 +53,23 @@ impl Machine {
     pub fn start(network: &Network, name: &str) -> Self {
         image();
         let flags = [&FLAGS[..], &["--network", network.name(), "--hostname", name, IMAGE]].concat();
-        let machine = Self { name: name.to_owned(), container: Container::start(&flags, &[]) };
+        let machine = Self { name: name.to_owned(), container: Container::start(&flags, &[]), _base: None };
         until(UP, &format!("systemd on {name}"), || {
             let state = machine.run("systemctl is-system-running");
             let state = String::from_utf8_lossy(&state.stdout).trim().to_owned();
             if state == "running" { Ok(()) } else { Err(state) }
         });
         machine
+    }
+
+    /// A Debian with nothing but what its base has, and no systemd.
+    ///
+    /// # Panics
+    /// As [`Machine::start`].
+    pub fn bare(network: &Network, name: &str) -> Self {
+        let base = base();
+        let flags = ["--init", "--network", network.name(), "--hostname", name, BASE];
+        Self { name: name.to_owned(), container: Container::start(&flags, &["sleep", "infinity"]), _base: base }
     }
 
     /// Its host name.
@@ -102,16 +113,55 @@ impl Machine {
         docker(&["cp", "--quiet", from, &format!("{}:{to}", self.container.name())]);
     }
 
-    /// `make install` of the binaries that the tests run, and what docs/deploy.md has people do next.
+    /// `make install` of the binaries that the tests run.
     #[track_caller]
-    pub fn install(&self) {
+    pub fn make_install(&self) {
         let root = Scratch::new();
         let mut make = Command::new("make");
         make.args(["--silent", "-C", SOURCE, "install", &format!("DESTDIR={}", root.display())]);
         make.arg(format!("BUILT={}", folder().display())).env_remove("MAKEFLAGS");
         checked(&make.output().expect("make"), "make install");
         self.copy(&format!("{}/.", root.display()), "/");
+    }
+
+    /// The same, and what docs/deploy.md has people do next.
+    #[track_caller]
+    pub fn install(&self) {
+        self.make_install();
         self.sh("systemd-sysusers && systemd-tmpfiles --create && systemctl daemon-reload");
+    }
+
+    /// Types a page's steps into one shell, as root, and compares what is shown. What shows nothing has to succeed.
+    ///
+    /// # Panics
+    /// When it doesn't, or when something else is shown.
+    #[track_caller]
+    pub fn follow(&self, steps: &[Step]) {
+        let said = |step: usize| format!("/tmp/said-{step}");
+        let script = steps.iter().enumerate().map(|(number, step)| {
+            let whatever = if step.shown.is_some() { " || true" } else { "" };
+            format!("{{\n{}}} >{} 2>&1{whatever}\n", step.command, said(number))
+        });
+        let script: String = script.collect();
+        // None of the pages takes as long by itself; a loop of theirs may never end.
+        let mut exec = Command::new("docker");
+        exec.args(["exec", "--workdir", "/root", self.container.name(), "timeout", "600", "bash", "-ec", &script]);
+        let ended = exec.stdin(Stdio::null()).output().expect("docker exec");
+        let read = |number| String::from_utf8_lossy(&self.run(&format!("cat {}", said(number))).stdout).into_owned();
+        let said: Vec<String> = (0..steps.len()).map(read).collect();
+        for (step, said) in steps.iter().zip(&said) {
+            println!("$ {}{said}", step.command);
+        }
+        checked(&ended, &format!("{}: the last command that said something", self.name));
+        for (Step { command, shown }, said) in steps.iter().zip(&said) {
+            let is_as_shown = shown.as_ref().is_none_or(|shown| is_shown(shown, said));
+            assert!(
+                is_as_shown,
+                "{}: {command}shows\n{said}and the page has\n{}",
+                self.name,
+                shown.as_deref().unwrap()
+            );
+        }
     }
 
     /// What a unit has said.
