@@ -9,7 +9,7 @@ use crate::container::{checked, docker, name};
 pub(crate) const SOURCE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/..");
 
 /// What the Dockerfiles start from.
-const BASE: &str = "debian:12-slim";
+pub(crate) const BASE: &str = "debian:12-slim";
 
 /// In the order in which they can be removed.
 const NAMES: [&str; 4] = ["etcd", "app", "announcer", "balancer"];

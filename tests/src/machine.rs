@@ -10,8 +10,8 @@ use std::time::Duration;
 
 use crate::bins::bin;
 use crate::container::{Container, Network, checked, docker};
-use crate::images::{SOURCE, base};
-use crate::{Scratch, until};
+use crate::images::{BASE, Made, SOURCE, base};
+use crate::{Scratch, Step, is_shown, until};
 
 /// systemd's own start, on two busy cores.
 const UP: Duration = Duration::from_secs(60);
@@ -75,6 +75,7 @@ pub struct Machine {
     container: Container,
     network: String,
     address: String,
+    _base: Option<Made>,
 }
 
 impl Machine {
@@ -83,14 +84,19 @@ impl Machine {
     /// # Panics
     /// Without a Docker that answers, or a Debian mirror.
     pub fn start(network: &Network, name: &str) -> Self {
-        let source = format!("{SOURCE}:/src:ro");
-        let built = format!("{}:/built:ro", BUILT.display());
-        let flags = ["--volume", &source, "--volume", &built, "--network", network.name(), "--hostname", name, &IMAGE];
-        let container = Container::start(&[&FLAGS[..], &flags].concat(), &[]);
-        let address = container.address();
-        let machine = Self { name: name.to_owned(), container, network: network.name().to_owned(), address };
+        let network = network.name().to_owned();
+        let flags = [&FLAGS[..], &["--network", &network, "--hostname", name, &IMAGE]].concat();
+        let machine = Self::of(name, &network, &flags, &[], None);
         machine.wait_up();
         machine
+    }
+
+    fn of(name: &str, network: &str, flags: &[&str], command: &[&str], base: Option<Made>) -> Self {
+        let volumes = [format!("{SOURCE}:/src:ro"), format!("{}:/built:ro", BUILT.display())];
+        let volumes: Vec<&str> = volumes.iter().flat_map(|volume| ["--volume", volume]).collect();
+        let container = Container::start(&[&volumes, flags].concat(), command);
+        let address = container.address();
+        Self { name: name.to_owned(), container, network: network.to_owned(), address, _base: base }
     }
 
     #[track_caller]
@@ -100,6 +106,16 @@ impl Machine {
             let state = String::from_utf8_lossy(&state.stdout).trim().to_owned();
             if state == "running" { Ok(()) } else { Err(state) }
         });
+    }
+
+    /// A Debian with nothing but what its base has, and no systemd.
+    ///
+    /// # Panics
+    /// As [`Machine::start`].
+    pub fn bare(network: &Network, name: &str) -> Self {
+        let (base, network) = (base(), network.name());
+        let flags = ["--init", "--network", network, "--hostname", name, BASE];
+        Self::of(name, network, &flags, &["sleep", "infinity"], base)
     }
 
     /// Its host name.
@@ -182,11 +198,50 @@ impl Machine {
         docker(&["cp", "--quiet", from, &format!("{}:{to}", self.container.name())]);
     }
 
-    /// `make install`, and what docs/deploy.md has people do next.
+    /// What `make install` does, where there is no make.
+    #[track_caller]
+    pub fn make_install(&self) {
+        self.sh("BUILT=/built PREFIX=/usr SYSCONFDIR=/etc /src/units/install");
+    }
+
+    /// The same, and what docs/deploy.md has people do next.
     #[track_caller]
     pub fn install(&self) {
-        self.sh("BUILT=/built make --silent install");
+        self.make_install();
         self.sh("systemd-sysusers && systemd-tmpfiles --create && systemctl daemon-reload");
+    }
+
+    /// Types a page's steps into one shell, as root, and compares what is shown. What shows nothing has to succeed.
+    ///
+    /// # Panics
+    /// When it doesn't, or when something else is shown.
+    #[track_caller]
+    pub fn follow(&self, steps: &[Step]) {
+        let said = |step: usize| format!("/tmp/said-{step}");
+        let script = steps.iter().enumerate().map(|(number, step)| {
+            let whatever = if step.shown.is_some() { " || true" } else { "" };
+            format!("{{\n{}}} >{} 2>&1{whatever}\n", step.command, said(number))
+        });
+        let script: String = script.collect();
+        // None of the pages takes as long by itself; a loop of theirs may never end.
+        let mut exec = Command::new("docker");
+        exec.args(["exec", "--workdir", "/root", self.container.name(), "timeout", "600", "bash", "-ec", &script]);
+        let ended = exec.stdin(Stdio::null()).output().expect("docker exec");
+        let read = |number| String::from_utf8_lossy(&self.run(&format!("cat {}", said(number))).stdout).into_owned();
+        let said: Vec<String> = (0..steps.len()).map(read).collect();
+        for (step, said) in steps.iter().zip(&said) {
+            println!("$ {}{said}", step.command);
+        }
+        checked(&ended, &format!("{}: the last command that said something", self.name));
+        for (Step { command, shown }, said) in steps.iter().zip(&said) {
+            let is_as_shown = shown.as_ref().is_none_or(|shown| is_shown(shown, said));
+            assert!(
+                is_as_shown,
+                "{}: {command}shows\n{said}and the page has\n{}",
+                self.name,
+                shown.as_deref().unwrap()
+            );
+        }
     }
 
     /// What a unit has said.

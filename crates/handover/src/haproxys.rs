@@ -5,7 +5,9 @@
 
 use std::collections::BTreeMap;
 use std::ffi::{OsStr, OsString};
+use std::fmt::Display;
 use std::fs;
+use std::io::ErrorKind;
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::{Path, PathBuf};
 
@@ -34,12 +36,13 @@ struct Process {
 
 /// Every HAProxy of that socket that lives.
 pub(crate) fn all(socket: &Path) -> Vec<Haproxy> {
-    let namespace = pid_namespace(Path::new("/proc/self"));
+    let namespace = pid_namespace("self");
     let pids =
         fs::read_dir("/proc").into_iter().flatten().filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok());
     let marked = pids.filter_map(|pid| {
-        let start = start_of(pid, socket)?;
-        let here = pid_namespace(&PathBuf::from(format!("/proc/{pid}"))) == namespace;
+        let (shown, environ) = shown(pid)?;
+        let start = mark(&environ, socket)?;
+        let here = pid_namespace(shown) == namespace;
         Some((start, process(pid)?)).filter(|_| here)
     });
     group(marked)
@@ -47,7 +50,20 @@ pub(crate) fn all(socket: &Path) -> Vec<Haproxy> {
 
 /// The start that a living process of that socket comes from, by its mark.
 pub(crate) fn start_of(pid: i32, socket: &Path) -> Option<String> {
-    let environ = fs::read(format!("/proc/{pid}/environ")).ok()?;
+    mark(&shown(pid)?.1, socket)
+}
+
+/// The environment of a process, and whose it really is: its nearest ancestor's that shows one. A worker that has given up
+/// root's rights shows it to nobody without CAP_SYS_PTRACE (ptrace(2)), which root in a container lacks; its master does.
+fn shown(pid: i32) -> Option<(i32, Vec<u8>)> {
+    match fs::read(format!("/proc/{pid}/environ")) {
+        Err(error) if error.kind() == ErrorKind::PermissionDenied => shown(process(pid)?.parent),
+        environ => Some((pid, environ.ok()?)),
+    }
+}
+
+/// The start that an environment is marked with.
+fn mark(environ: &[u8], socket: &Path) -> Option<String> {
     let variable = |name: &str| {
         environ.split(|byte| *byte == 0).find_map(|pair| pair.strip_prefix(name.as_bytes())?.strip_prefix(b"="))
     };
@@ -65,8 +81,8 @@ fn group(marked: impl Iterator<Item = (String, Process)>) -> Vec<Haproxy> {
     starts.into_iter().map(|(start, processes)| Haproxy { start, processes }).collect()
 }
 
-fn pid_namespace(process: &Path) -> Option<PathBuf> {
-    fs::read_link(process.join("ns/pid")).ok()
+fn pid_namespace(pid: impl Display) -> Option<PathBuf> {
+    fs::read_link(format!("/proc/{pid}/ns/pid")).ok()
 }
 
 fn process(pid: i32) -> Option<Process> {

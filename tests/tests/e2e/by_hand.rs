@@ -5,16 +5,9 @@
 use std::process::Command;
 use std::time::Duration;
 
-use lab::{App, Balancer, Etcd, Process, Scratch, light, until};
+use lab::{App, Balancer, Etcd, Page, Process, Scratch, light, until};
 
 const SERVED: Duration = Duration::from_secs(30);
-
-/// README's indented block that holds this word.
-fn block(word: &str) -> String {
-    let readme = std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/../README.md")).unwrap();
-    let blocks = readme.split("\n\n").filter(|block| block.lines().all(|line| line.starts_with("    ")));
-    blocks.into_iter().find(|block| block.contains(word)).expect(word).to_owned()
-}
 
 #[test]
 fn a_shell_script_announces_with_etcdctl() {
@@ -22,7 +15,8 @@ fn a_shell_script_announces_with_etcdctl() {
     let etcd = Etcd::start();
     let mut app = App::alone("node-1");
     let balancer = Balancer::start(&etcd);
-    let script = block("etcdctl lease grant").replace("172.17.8.101:8000", &app.address.to_string());
+    let script =
+        Page::read("README.md").block("etcdctl lease grant").replace("172.17.8.101:8000", &app.address.to_string());
     assert!(script.contains(&app.address.to_string()), "{script}");
     let folder = Scratch::new();
     let mut command = Command::new("sh");

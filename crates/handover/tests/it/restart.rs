@@ -66,6 +66,17 @@ fn a_signal_hands_over_in_place() {
 }
 
 #[test]
+fn a_worker_that_hides_its_mark_is_known_by_its_master() {
+    let lab = Lab::start_in(Host::Confined, 1);
+    for generation in ["second", "third"] {
+        lab.configure(generation, "global\n    user nobody");
+        lab.ctl_ok(&["restart", "haproxy"]);
+        lab.assert_serves(generation);
+    }
+    lab.until("one HAProxy is left", || lab.haproxys().len() == 2);
+}
+
+#[test]
 fn in_a_container_nothing_is_left_behind() {
     let mut lab = Lab::start_in(Host::Container, 1);
     let supervisord = children(lab.supervisord())[0];

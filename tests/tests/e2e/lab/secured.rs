@@ -2,9 +2,7 @@
 
 use std::time::Duration;
 
-use lab::{Machine, Network, heavy, until};
-
-use crate::secure::page::blocks_of;
+use lab::{Machine, Network, Page, heavy, until};
 
 const MENDS: Duration = Duration::from_secs(60);
 
@@ -22,16 +20,16 @@ fn an_announcer_is_given_its_key_by_group_or_by_credential() {
     let host = Machine::start(&network, "node1");
     host.put("/etc/environment", &format!("COREOS_PRIVATE_IPV4={}\n", host.address()));
     host.install();
-    let mut secure = blocks_of("secure.md");
+    let secure = Page::read("docs/secure.md");
     let mut script = format!("ADDRESS={}\ngroupadd --system etcd-clients\n", host.address());
-    script += &secure.remove("Secure the store").unwrap()[0];
-    script += &secure.remove("The authority and its certificates").unwrap()[0];
-    script += &secure.remove("etcd").unwrap()[0];
+    script += &secure.below("Secure the store")[0];
+    script += &secure.below("The authority and its certificates")[0];
+    script += &secure.below("etcd")[0];
     script += "systemctl restart etcd@node1\nexport ETCDCTL_ENDPOINTS\n";
-    script += &secure.remove("Users and roles").unwrap().concat();
-    script += &secure.remove("confgen").unwrap()[0];
+    script += &secure.below("Users and roles").concat();
+    script += &secure.below("confgen")[0];
     script += &format!("cat >\"$ETC/app-shop.env\" <<'END'\n{SETTINGS}END\n");
-    script += &secure.remove("announcer").unwrap()[0];
+    script += &secure.below("announcer")[0];
     host.put("/root/secure", &script);
     host.sh("sh -e /root/secure");
     host.sh("systemctl daemon-reload && systemctl enable --now haproxy-supervisord confgen app@shop announcer@shop");
@@ -41,7 +39,7 @@ fn an_announcer_is_given_its_key_by_group_or_by_credential() {
     assert!(groups.contains(&host.sh("getent group etcd-clients | cut -d: -f3")), "{groups}");
 
     // Now by credentials: the files are root's alone.
-    let drop_in = blocks_of("deploy.md").remove("An app").unwrap()[1].clone();
+    let drop_in = Page::read("docs/deploy.md").below("An app")[1].clone();
     host.put("/etc/systemd/system/announcer@.service.d/override.conf", &drop_in);
     host.sh("rm -r /etc/systemd/system/announcer@shop.service.d
 cd /etc/haproxy-discover

@@ -6,9 +6,7 @@ use std::time::{Duration, Instant};
 
 use lab::http::Request;
 use lab::load::{Kind, Plan, Running};
-use lab::{Machine, Network, heavy, servers_up, until};
-
-use crate::secure::page::blocks_of;
+use lab::{Machine, Network, Page, heavy, servers_up, until};
 
 const HOST: &str = "shop.test";
 
@@ -26,8 +24,7 @@ const WATCHDOG: Duration = Duration::from_secs(120);
 
 /// A block of the page, the `number`th below a heading.
 fn block(heading: &str, number: usize) -> String {
-    let blocks = blocks_of("deploy.md").remove(heading);
-    blocks.unwrap_or_else(|| panic!("docs/deploy.md has nothing below {heading:?}"))[number].clone()
+    Page::read("docs/deploy.md").below(heading)[number].clone()
 }
 
 /// A command that the page has in its text.

@@ -26,7 +26,7 @@ fn nothing_goes_while_all_is_renewed() {
     let before = created(&site);
     let [due, program, server, password, authority] = HEADINGS;
 
-    assert_eq!(site.assert_done(&page::below(due).concat()).matches("renew it").count(), 0);
+    assert_eq!(site.assert_done(&page().below(due).concat()).matches("renew it").count(), 0);
     site.follow(program);
     come_back(&mut site, "leastconn");
 
@@ -43,7 +43,7 @@ fn nothing_goes_while_all_is_renewed() {
     for end in ["pem", "key"] {
         fs::copy(site.authority().join(format!("host.{end}")), kept.with_extension(end)).unwrap();
     }
-    let steps = page::below(authority);
+    let steps = page().below(authority);
     site.assert_done(&steps[0]);
     come_back(&mut site, "leastconn");
     site.follow(program);
@@ -83,7 +83,7 @@ fn created(site: &Site) -> [i64; 2] {
 
 /// The serial number of the certificate that etcd shows.
 fn shown(site: &Site) -> String {
-    let check = page::below("etcd's certificate").pop().unwrap();
+    let check = page().below("etcd's certificate").pop().unwrap();
     let said = site.assert_done(&check);
     said.lines().next().map(|line| format!("{line}\n")).unwrap()
 }

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use lab::{App, Balancer, Process, Scratch, Setup, Signal, bin, free_port, until};
 
-use super::page;
+use super::{FIRST, page};
 
 pub(super) const DEADLINE: Duration = Duration::from_secs(30);
 
@@ -130,7 +130,7 @@ impl Site {
     /// Runs all blocks below a heading.
     #[track_caller]
     pub(super) fn follow(&self, heading: &str) {
-        self.assert_done(&page::below(heading).concat());
+        self.assert_done(&page().below(heading).concat());
     }
 
     /// Runs a script after the page's first block, and returns what it says. It has to succeed.
@@ -148,7 +148,7 @@ impl Site {
         let me = ["-un", "-gn"].map(|flag| Command::new("id").arg(flag).output().unwrap().stdout);
         let me = me.map(|name| String::from_utf8(name).unwrap().trim().to_owned()).join(":");
         Command::new("sh")
-            .args(["-euc", &(page::below(page::FIRST).concat() + script)])
+            .args(["-euc", &(page().below(FIRST).concat() + script)])
             .env("PATH", format!("{}:{path}", bin("discoverctl").parent().unwrap().display()))
             .env("CA", self.authority())
             .env("ETCD", self.folder.join("etcd"))

@@ -1,0 +1,329 @@
+//! What the reference pages say is what the programs do: metrics, exit codes; and no page has a command that nobody runs.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs::{create_dir, read_dir, read_to_string};
+use std::path::Path;
+use std::process::Command;
+use std::time::Duration;
+
+use lab::http::Request;
+use lab::{App, Balancer, Etcd, Page, Scratch, bin, free_port, light, until, write};
+
+const SOURCE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/..");
+const DEADLINE: Duration = Duration::from_secs(60);
+
+fn read(page: &str) -> String {
+    read_to_string(Path::new(SOURCE).join(page)).unwrap()
+}
+
+/// A metric with its labels, and its type.
+type Metrics = BTreeSet<(String, String)>;
+
+/// As the page has them: those below these headings.
+fn documented(headings: &[&str]) -> Metrics {
+    let page = read("docs/metrics.md");
+    let sections = page.split("\n## ").filter(|section| headings.iter().any(|heading| section.starts_with(heading)));
+    let rows = sections.flat_map(str::lines).filter(|line| line.starts_with("| `"));
+    let metrics = rows.flat_map(|row| {
+        let cells: Vec<&str> = row.split(" | ").collect();
+        let kind = cells[1].to_owned();
+        let names = cells[0].trim_start_matches("| ").split(", ").map(|name| name.trim_matches('`').to_owned());
+        names.map(move |name| (name, kind.clone()))
+    });
+    metrics.collect()
+}
+
+/// As a scrape has them.
+fn scraped(text: &str) -> Metrics {
+    let typed = text.lines().filter_map(|line| line.strip_prefix("# TYPE ")?.split_once(' '));
+    let types: BTreeMap<&str, &str> = typed.collect();
+    let samples = text.lines().filter(|line| !line.starts_with('#')).map(|line| line.rsplit_once(' ').unwrap().0);
+    let metrics = samples.map(|sample| {
+        let (name, labels) =
+            sample.split_once('{').map_or((sample, ""), |(name, rest)| (name, rest.trim_end_matches('}')));
+        let family = ["", "_total", "_bucket", "_count", "_sum"]
+            .iter()
+            .find_map(|end| name.strip_suffix(end).filter(|family| types.contains_key(family)))
+            .unwrap_or_else(|| panic!("no type of {name}"));
+        let name = if types[family] == "histogram" { family } else { name };
+        let labels = labels.split("\",").filter_map(|label| Some(label.split_once("=\"")?.0));
+        let labels = labels.filter(|label| *label != "le").collect::<Vec<_>>().join(",");
+        let labels = if labels.is_empty() { labels } else { format!("{{{labels}}}") };
+        (format!("{name}{labels}"), types[family].to_owned())
+    });
+    metrics.collect()
+}
+
+#[test]
+fn every_metric_is_documented() {
+    let _turn = light();
+    let etcd = Etcd::start();
+    let balancer = Balancer::start(&etcd);
+    let (port, listens) = (free_port(), "127.0.0.1");
+    let admin = format!("{listens}:{port}");
+    let flags = ["--service", "shop", "--domain", "shop.test", "--check", "tcp", "--admin", &admin];
+    let _app = App::announced("shop-1", &etcd, &flags);
+    balancer.wait_status(DEADLINE, "shop.test", "/", 200);
+    let differs = |scraped: Metrics, headings: &[&str]| {
+        let documented = documented(headings);
+        let only = |one: &Metrics, other: &Metrics| one.difference(other).cloned().collect::<Vec<_>>();
+        let (missing, gone) = (only(&scraped, &documented), only(&documented, &scraped));
+        if missing.is_empty() && gone.is_empty() {
+            Ok(())
+        } else {
+            Err(format!("no row: {missing:?}; no metric: {gone:?}"))
+        }
+    };
+    until(DEADLINE, "confgen's metrics to be those of the page", || {
+        differs(scraped(&balancer.asked("/metrics").unwrap().body), &["confgen", "Both"])
+    });
+    until(DEADLINE, "announcer's metrics to be those of the page", || {
+        let answer = Request::get("localhost", "/metrics").send(admin.parse().unwrap()).unwrap();
+        differs(scraped(&answer.body), &["announcer", "Both"])
+    });
+}
+
+/// The codes of each program, as the page has them.
+fn codes() -> BTreeMap<String, BTreeSet<i32>> {
+    let page = read("docs/exit-codes.md");
+    let mut rows = page.lines().filter_map(|line| line.strip_prefix("| "));
+    let programs: Vec<&str> = rows.next().unwrap().trim_matches(|c| c == ' ' || c == '|').split(" | ").collect();
+    let mut codes: BTreeMap<String, BTreeSet<i32>> = BTreeMap::new();
+    for row in rows {
+        let cells: Vec<&str> = row.split('|').map(str::trim).collect();
+        for (program, cell) in programs.iter().zip(&cells[1..]).filter(|(_, cell)| !cell.is_empty()) {
+            assert!(
+                codes.entry((*program).to_owned()).or_default().insert(cells[0].parse().unwrap()),
+                "{program}: {cell}"
+            );
+        }
+    }
+    codes
+}
+
+/// The codes that a program's `--help` lists: lines of numbers and words below `Exit codes:` or `Exit status:`.
+fn listed(program: &str) -> BTreeSet<i32> {
+    let help = Command::new(bin(program)).arg("--help").output().unwrap().stdout;
+    let help = String::from_utf8(help).unwrap();
+    let (_, below) = help.split_once("\nExit ").unwrap_or_else(|| panic!("{program} --help lists no codes"));
+    let lines = below.lines().skip(1).take_while(|line| line.starts_with(' '));
+    let numbers = lines.map(|line| {
+        let words = line.split_whitespace().map_while(|word| word.trim_end_matches(',').parse().ok());
+        words.collect::<Vec<i32>>()
+    });
+    numbers.flatten().collect()
+}
+
+#[test]
+fn exit_codes_are_what_the_page_and_help_say() {
+    let _turn = light();
+    let codes = codes();
+    for (program, codes) in &codes {
+        assert_eq!(&listed(program), codes, "{program}");
+    }
+    let etcd = Etcd::start();
+    let folder = Scratch::new();
+    let file = folder.join("haproxy.cfg").display().to_string();
+    let nowhere = format!("http://127.0.0.1:{}", free_port());
+    let seen = |program: &str, line: &str| {
+        let state = folder.join("state").display().to_string();
+        let line = line.replace("ETCD", &etcd.endpoints()).replace("NOWHERE", &nowhere).replace("FILE", &file);
+        let line = line.replace("STATE", &state).replace("FOLDER", &folder.display().to_string());
+        let output = Command::new(bin(program)).args(line.split_whitespace()).output().unwrap();
+        let code = output.status.code().unwrap_or_else(|| panic!("{program} {line}: {output:?}"));
+        (code, format!("{program} {line}: {output:?}"))
+    };
+    write(&file, "a file that HAProxy refuses\n");
+    etcd.put("http-services/shop/path", "no path");
+    etcd.put("http-services/shop/upstreams/other", "10.0.0.9:80");
+    create_dir(folder.join("mine")).unwrap();
+    create_dir(folder.join("none")).unwrap();
+    write(folder.join("mine/mine.cfg"), "nor this one\n");
+    let renders = "--endpoints ETCD --haproxy-cfg FILE --state-dir STATE --haproxy-user off --haproxy-group off";
+    let once = format!(
+        "once {renders} --certs STATE --ca-dir STATE --runtime-socket STATE/none --server-state-file STATE/servers"
+    );
+    for (program, line, code) in [
+        ("announcer", "check-config /dev/null", 2),
+        ("announcer", "register --endpoints NOWHERE --service shop --upstream 10.0.0.1:80 --id a", 3),
+        ("announcer", "register --endpoints ETCD --service shop --upstream 10.0.0.1:80 --id a", 0),
+        ("announcer", "register --endpoints ETCD --service shop --upstream 10.0.0.1:80 --id other", 4),
+        ("announcer", "--endpoints ETCD --service shop --upstream 10.0.0.1:80 -- /", 126),
+        ("announcer", "--endpoints ETCD --service shop --upstream 10.0.0.1:80 -- /no/such/program", 127),
+        ("confgen", &format!("render {renders}"), 0),
+        ("confgen", &format!("diff {renders}"), 1),
+        ("confgen", "--no-such-option", 2),
+        ("confgen", "render --endpoints NOWHERE --state-dir STATE", 3),
+        ("confgen", &format!("{once} --include FOLDER/mine --restart-command true"), 4),
+        ("confgen", &format!("{once} --include FOLDER/none --restart-command false"), 5),
+        ("discoverctl", "list --endpoints ETCD", 0),
+        ("discoverctl", "lint --endpoints ETCD", 1),
+        ("discoverctl", "set", 2),
+        ("discoverctl", "list --endpoints NOWHERE", 3),
+        ("discoverctl", "show nobody --endpoints ETCD", 4),
+        ("discoverctl", "check shop/other --endpoints ETCD", 6),
+        ("handover", "stop --socket STATE/none", 0),
+        ("handover", "--socket STATE/none -- haproxy -f FOLDER/mine", 2),
+        ("handover", "--socket STATE/none", 64),
+    ] {
+        let (seen, said) = seen(program, line);
+        assert_eq!(seen, code, "{said}");
+        assert!(codes[program].contains(&code), "{program} {code}");
+    }
+}
+
+/// Who runs the blocks below a heading: a test's file in this folder or in a crate, or else why there is no command.
+const BLOCKS: [(&str, &[(&str, &str)]); 21] = [
+    (
+        "README.md",
+        &[
+            ("haproxy-discover", "a drawing"),
+            ("Try it", "make's targets; see CONTRIBUTING.md"),
+            ("Announce an app", "tutorial/howto.rs"),
+            ("Balance", "lines of units/supervisor, which tutorial.rs starts"),
+            ("Operate", "tutorial/howto.rs"),
+            ("What a balancer says of itself", "an answer; acknowledgement.rs reads it"),
+        ],
+    ),
+    ("CONTRIBUTING.md", &[("Build and test", "make's targets")]),
+    (
+        "docs/ansible.md",
+        &[
+            ("Ansible", "ansible.rs runs site.yml, with files of its own"),
+            ("Deploy", "ansible.rs runs deploy.yml, with files of its own"),
+            ("What is balanced here", "ansible.rs runs the fact"),
+        ],
+    ),
+    ("docs/api.md", &[("An upstream", "an answer; crates/confgen/src/api/golden.json")]),
+    (
+        "docs/app-to-app.md",
+        &[
+            ("From one app to another", "tutorial/howto.rs"),
+            ("By host", "tutorial/howto.rs"),
+            ("By port", "tutorial/howto.rs"),
+            ("Only for apps", "tutorial/howto.rs"),
+        ],
+    ),
+    (
+        "docs/debug.md",
+        &[
+            ("One after the other", "tutorial/howto.rs"),
+            ("It is served and should not be", "tutorial/howto.rs"),
+            ("What has happened?", "tutorial/howto.rs"),
+        ],
+    ),
+    (
+        "docs/deploy.md",
+        &[
+            ("Deploy with systemd", "tutorial/howto.rs"),
+            ("The store", "tutorial/howto.rs"),
+            ("A balancer", "tutorial/howto.rs"),
+            ("An app", "lab/units.rs"),
+            ("Upgrade in place", "lab/units.rs"),
+            ("fleet", "fleet is no more; its options are ignored by systemd, see units.rs"),
+        ],
+    ),
+    ("docs/discoverctl.md", &[("switch", "discoverctl/switch.rs, with shorter steps")]),
+    (
+        "docs/dns.md",
+        &[
+            ("Names for balancers", "tutorial/howto.rs"),
+            ("Who lives", "tutorial/howto.rs"),
+            ("Who asks", "tutorial/howto.rs"),
+        ],
+    ),
+    ("docs/exit-codes.md", &[]),
+    (
+        "docs/images.md",
+        &[
+            ("Container images", "images.rs"),
+            ("A balancer", "needs ports 80 and 443 of the host"),
+            ("An app", "images.rs"),
+        ],
+    ),
+    (
+        "docs/lab.md",
+        &[
+            ("The lab: three hosts to hurt", "make's target"),
+            ("What each fault costs", "lab/faults.rs"),
+            ("What each program's end costs", "lab/units.rs"),
+        ],
+    ),
+    ("docs/metrics.md", &[]),
+    (
+        "docs/migrate.md",
+        &[("From confd and the old layout", "tutorial/howto.rs"), ("From a file of your own", "tutorial/howto.rs")],
+    ),
+    (
+        "docs/operator-files.md",
+        &[
+            ("Files of your own", "a command line of supervisord's"),
+            ("An edit", "an answer; tutorial/howto.rs has the like of it from docs/debug.md"),
+            ("A section with a service's upstreams", "files; crates/confgen/src/fill/tests.rs"),
+        ],
+    ),
+    (
+        "docs/packages.md",
+        &[
+            ("Install", "packages.rs, with a file of its own"),
+            ("Upgrade", "packages.rs; needrestart's own line, in its own file"),
+            ("Remove", "packages.rs"),
+            ("An announcer for any image", "a Dockerfile; packages.rs runs the like of it"),
+        ],
+    ),
+    (
+        "docs/secure.md",
+        &[
+            ("Secure the store", "secure.rs"),
+            ("The authority and its certificates", "secure.rs"),
+            ("etcd", "secure.rs"),
+            ("Users and roles", "secure.rs"),
+            ("confgen", "secure.rs"),
+            ("announcer", "secure.rs"),
+            ("With a password instead", "secure.rs"),
+            ("People", "secure.rs"),
+            ("What is refused", "secure.rs"),
+            ("Renew", "secure.rs"),
+            ("A program's certificate", "secure.rs"),
+            ("etcd's certificate", "secure.rs"),
+            ("A password", "secure.rs"),
+            ("The authority", "secure.rs"),
+            ("A key that got out", "secure.rs"),
+        ],
+    ),
+    ("docs/serving.md", &[("The stats page and HAProxy's metrics", "lines for Prometheus")]),
+    ("docs/settings.md", &[]),
+    (
+        "docs/tutorial.md",
+        &[
+            ("Programs", "tutorial.rs"),
+            ("A store", "tutorial.rs"),
+            ("A balancer", "tutorial.rs"),
+            ("Blue", "tutorial.rs"),
+            ("Green beside it", "tutorial.rs"),
+            ("Switch, and back", "tutorial.rs"),
+            ("What is wrong?", "tutorial.rs"),
+            ("The end", "tutorial.rs"),
+        ],
+    ),
+    ("docs/vagrant.md", &[("A cluster with Vagrant", "vagrant.rs, but for `vagrant provision`")]),
+];
+
+#[test]
+fn no_page_has_a_block_that_nobody_runs() {
+    let pages = read_dir(Path::new(SOURCE).join("docs")).unwrap();
+    let pages = pages.map(|page| format!("docs/{}", page.unwrap().file_name().display()));
+    let pages: BTreeSet<String> = pages.chain(["README.md", "CONTRIBUTING.md"].map(str::to_owned)).collect();
+    assert_eq!(pages, BLOCKS.iter().map(|(page, _)| (*page).to_owned()).collect());
+    for (page, blocks) in BLOCKS {
+        assert_eq!(
+            Page::read(page).headings(),
+            blocks.iter().map(|(heading, _)| *heading).collect::<Vec<_>>(),
+            "{page}"
+        );
+        for (heading, by) in blocks {
+            let is_there = Path::new(SOURCE).join("tests/tests/e2e").join(by).is_file();
+            assert!(is_there || by.contains(' '), "{page}, {heading}: there is no {by}");
+        }
+    }
+}
