@@ -119,7 +119,7 @@ impl Site {
     /// The colors that have a unit or a file left.
     fn colors(&self, host: &Machine) -> String {
         host.sh("cd /etc && ls -d haproxy-discover/app-shop-* systemd/system/announced@shop-* | grep -oE 'blue|green' | sort -u
-                 systemctl list-units --plain --no-legend 'announced@*' | grep -oE 'blue|green'")
+                 systemctl list-units --plain --no-legend 'announced@*' | grep -oE 'blue|green' | sort -u")
     }
 }
 
@@ -181,7 +181,7 @@ fn hosts_come_up_and_apps_are_deployed_without_a_loss() {
         let value = |name: &str| copy[name].as_str().unwrap_or_default();
         assert_eq!(value("id"), format!("{}-8002", host.name()), "{copy}");
         assert_eq!(value("ip"), host.address(), "{copy}");
-        assert_eq!([value("name"), value("state"), value("status")], ["shop", "ready", "balanced"], "{copy}");
+        assert_eq!([value("name"), value("state"), value("status")], ["http-shop", "ready", "balanced"], "{copy}");
     }
 
     // It answers, but not what it should; then it doesn't start at all.
