@@ -5,8 +5,8 @@ use std::path::PathBuf;
 
 /// The path of one of the workspace's binaries, built with the profile of the running test.
 ///
-/// Cargo builds a package's binaries for that package's own integration tests only, so `cargo test -p lab` finds those
-/// of the other packages as they were last built.
+/// Cargo builds a package's binaries for that package's own integration tests only: those of other packages are as they
+/// were last built.
 ///
 /// # Panics
 /// When it was never built.

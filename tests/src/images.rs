@@ -6,7 +6,8 @@ use std::process::Command;
 use crate::bins::folder;
 use crate::container::{checked, docker, name};
 
-pub(crate) const SOURCE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/..");
+/// Where this source is.
+pub const SOURCE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/..");
 
 /// What the Dockerfiles start from.
 pub(crate) const BASE: &str = "debian:12-slim";

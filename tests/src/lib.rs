@@ -59,7 +59,7 @@ pub use front::Front;
 pub use ground::Ground;
 pub use host::Host;
 pub use hosts::{Hosts, servers_up};
-pub use images::Images;
+pub use images::{Images, SOURCE};
 pub use machine::Machine;
 pub use mirror::{Duty, Mirror};
 pub use page::{Page, Step, is_shown};

@@ -80,12 +80,12 @@ mod tests {
         assert!(busiest > Duration::from_millis(30), "100 of 1000 within {busiest:?}");
     }
 
-    #[tokio::test(start_paused = true)]
+    #[tokio::test]
     async fn an_attempt_that_hangs_ends_with_the_time() {
-        let start = Instant::now();
+        let deadline = Instant::now() + Duration::from_millis(20);
         let never = std::future::pending::<Result<(), registry::Error>>;
-        let error = until(start + Duration::from_secs(5), never).await.unwrap_err();
+        let error = until(deadline, never).await.unwrap_err();
         assert!(matches!(error, StoreError::OutOfTime));
-        assert_eq!(start.elapsed(), Duration::from_secs(5));
+        assert!(Instant::now() >= deadline);
     }
 }

@@ -9,10 +9,9 @@ use std::time::Duration;
 
 use lab::http::Request;
 use lab::load::{Kind, Plan, Running};
-use lab::{Container, Etcd, Image, Machine, Network, Scratch, bin, heavy, light, until, write};
+use lab::{Container, Etcd, Image, Machine, Network, SOURCE, Scratch, bin, heavy, light, until, write};
 use serde_json::Value;
 
-const SOURCE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/..");
 const DEADLINE: Duration = Duration::from_secs(60);
 
 /// Two hosts, each a balancer with an app, and a store on the first.

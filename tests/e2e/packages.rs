@@ -9,9 +9,7 @@ use std::sync::LazyLock;
 use std::time::Duration;
 
 use lab::load::{Kind, Plan};
-use lab::{Container, Image, Machine, Network, Scratch, bin, heavy, light, until};
-
-const SOURCE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/..");
+use lab::{Container, Image, Machine, Network, SOURCE, Scratch, bin, heavy, light, until};
 
 /// For two busy cores.
 const DEADLINE: Duration = Duration::from_secs(60);

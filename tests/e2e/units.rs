@@ -7,9 +7,7 @@ use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use lab::{Scratch, bin, light, write};
-
-const SOURCE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/..");
+use lab::{SOURCE, Scratch, bin, light, write};
 
 /// Of other packages: for systemd it is enough that they are there.
 const OTHERS: &[&str] = &["chown", "etcd", "etcdctl", "python3", "sleep", "supervisord", "systemd-tmpfiles"];

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use lab::http::Request;
 use lab::load::{Kind, Plan, Running};
-use lab::{Machine, Network, Page, heavy, servers_up, until};
+use lab::{Machine, Network, Page, SOURCE, heavy, servers_up, until};
 
 const HOST: &str = "shop.test";
 
@@ -30,7 +30,7 @@ fn block(heading: &str, number: usize) -> String {
 /// A command that the page has in its text.
 #[track_caller]
 fn says(command: &str) -> &str {
-    let page = std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/../docs/deploy.md")).unwrap();
+    let page = std::fs::read_to_string(format!("{SOURCE}/docs/deploy.md")).unwrap();
     assert!(page.contains(&format!("`{command}`")), "docs/deploy.md has no {command}");
     command
 }

@@ -7,9 +7,8 @@ use std::process::Command;
 use std::time::Duration;
 
 use lab::http::Request;
-use lab::{App, Balancer, Etcd, Page, Scratch, bin, free_port, light, until, write};
+use lab::{App, Balancer, Etcd, Page, SOURCE, Scratch, bin, free_port, light, until, write};
 
-const SOURCE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/..");
 const DEADLINE: Duration = Duration::from_secs(60);
 
 fn read(page: &str) -> String {
@@ -322,7 +321,7 @@ fn no_page_has_a_block_that_nobody_runs() {
             "{page}"
         );
         for (heading, by) in blocks {
-            let is_there = Path::new(SOURCE).join("tests/tests/e2e").join(by).is_file();
+            let is_there = Path::new(SOURCE).join("tests/e2e").join(by).is_file();
             assert!(is_there || by.contains(' '), "{page}, {heading}: there is no {by}");
         }
     }

@@ -6,9 +6,8 @@ use std::process::{Command, Output};
 use std::time::Duration;
 
 use lab::http::Request;
-use lab::{Scratch, bin, heavy, light, until};
+use lab::{SOURCE, Scratch, bin, heavy, light, until};
 
-const SOURCE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/..");
 const DEADLINE: Duration = Duration::from_secs(60);
 
 /// What Vagrant keeps, apart from anybody's own. Dropping it removes its machines.
