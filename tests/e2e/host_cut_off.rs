@@ -14,6 +14,7 @@ const DEADLINE: Duration = Duration::from_secs(30);
 const PATIENCE: Duration = Duration::from_secs(3);
 
 #[test]
+#[ignore = "needs namespaces of its own: make test runs it where it may make them"]
 fn a_host_that_is_cut_off_is_left_out_and_comes_back() {
     let _turn = light();
     let host = Host::new();

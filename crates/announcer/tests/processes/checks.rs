@@ -8,18 +8,14 @@ use std::{
         Arc, Mutex,
         atomic::{AtomicU16, AtomicUsize, Ordering},
     },
-    time::Duration,
 };
 
 use lab::{Process, Signal, until};
 
-use crate::{
-    pid_one::as_pid_one,
-    site::{KEY, SOON, Site},
-};
+use crate::site::{KEY, SOON, Site};
 
 /// Checks often, so that the tests are short.
-const OFTEN: [&str; 4] = ["--check-interval", "50ms", "--check-timeout", "500ms"];
+pub(crate) const OFTEN: [&str; 4] = ["--check-interval", "50ms", "--check-timeout", "500ms"];
 
 /// A web server that answers one status to everything, or nothing at all with 0.
 struct Web {
@@ -191,31 +187,4 @@ fn https_checks_the_certificate_unless_told_otherwise() {
     // The file is replaced by the right one.
     lab::write(&other, std::fs::read(&pem).unwrap());
     site.until_registered();
-}
-
-#[test]
-fn commands_as_pid_1_keep_their_status_and_leave_nothing_behind() {
-    let site = Site::new();
-    // The check leaves an orphan each time, and hangs while `hang` is there.
-    let check = "exec:sh -c '(sleep 0.2 &); test ! -e hang || sleep 60; test -e works'";
-    let script = r#"for i in 1 2 3 4 5 6 7 8 9; do (sleep 0.1 &); done
-        until [ -e go ]; do sleep 0.02; done; sleep 0.5
-        # A check that has just ended is a zombie for a moment; one that was forgotten still is later.
-        look() { grep -l '^State:.Z' /proc/[0-9]*/status 2>/dev/null | sort; }
-        look > first; sleep 0.5; look > second; comm -12 first second | wc -l > zombies
-        pgrep -fx 'sleep 60' > left; exit 4"#;
-    let flags: Vec<_> = OFTEN.into_iter().chain(["--check", check, "--check-fall", "1"]).collect();
-    let mut unshare = as_pid_one(&site, &flags, script);
-    std::thread::sleep(Duration::from_millis(300));
-    assert_eq!(site.etcd.get(KEY), None);
-    lab::write(site.folder.join("works"), "");
-    site.until_registered();
-    lab::write(site.folder.join("hang"), "");
-    site.until_value(&site.value("down"));
-    std::fs::remove_file(site.folder.join("hang")).unwrap();
-    site.until_registered();
-    lab::write(site.folder.join("go"), "");
-    assert_eq!(unshare.wait(SOON).code(), Some(4), "the app's status, not a check's");
-    assert_eq!(site.until_file("zombies"), "0");
-    assert_eq!(std::fs::read_to_string(site.folder.join("left")).unwrap(), "", "what hung was killed");
 }

@@ -15,6 +15,7 @@ mod faults;
 mod life;
 mod one_shot;
 mod ownership;
+mod parent;
 mod pid_one;
 mod site;
 mod systemd;

@@ -77,6 +77,7 @@ fn a_worker_that_hides_its_mark_is_known_by_its_master() {
 }
 
 #[test]
+#[ignore = "needs namespaces of its own: make test runs it where it may make them"]
 fn in_a_container_nothing_is_left_behind() {
     let mut lab = Lab::start_in(Host::Container, 1);
     let supervisord = children(lab.supervisord())[0];
