@@ -113,6 +113,29 @@ fn what_is_done_is_shown() {
 }
 
 #[test]
+fn what_is_shown_once_a_change_is_followed_is_from_after_it() {
+    let _turn = light();
+    let etcd = Etcd::start();
+    let app = App::alone("shop-1");
+    etcd.http_service("shop", "shop.test", &[&app]);
+    let balancer = Balancer::start(&etcd);
+    balancer.wait_status(DEADLINE, "shop.test", "/", 200);
+    let balanced = || json(&balancer, "services/http-shop")["upstreams"][0]["balanced"].clone();
+    for state in ["maint", "ready"].repeat(5) {
+        let key = "http-services/shop/overrides/shop-1";
+        // Asked for just before the change, and then just after it.
+        let before = balanced();
+        let value = if state == "maint" { r#"{"state":"maint"}"# } else { "{}" };
+        let revision = etcd.put(key, value);
+        until(DEADLINE, "the change to be followed", || {
+            let said = json(&balancer, "balancer");
+            if said["applied"].as_i64() >= Some(revision) { Ok(()) } else { Err(said.to_string()) }
+        });
+        assert_eq!(balanced(), Value::from(state == "ready"), "{state}; before it was {before}");
+    }
+}
+
+#[test]
 fn ready_says_what_is_wrong() {
     let _turn = light();
     let mut etcd = Etcd::start();

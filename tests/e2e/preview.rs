@@ -1,9 +1,9 @@
-//! `preview`: an inactive color for some, and as if it weren't there for everybody else.
+//! `preview`: a color by its name for some, and as if it weren't there for everybody else.
 
 use std::time::Duration;
 
 use lab::http::{Request, Response};
-use lab::load::{Kind, Plan};
+use lab::load::{Kind, Plan, Running};
 use lab::{App, Balancer, Etcd, Setup, light, until};
 use serde_json::{Value, json};
 
@@ -11,7 +11,6 @@ use super::acknowledgement::{acknowledges, said, wait_acknowledged, wait_said};
 
 const DEADLINE: Duration = Duration::from_secs(30);
 const GREEN: &str = "http-shop:preview-green";
-const BLUE: &str = "http-shop:preview-blue";
 /// May preview.
 const TESTER: &str = "127.0.0.9";
 /// May not.
@@ -79,7 +78,7 @@ fn color_of(response: &Response) -> Option<String> {
 }
 
 #[test]
-fn an_inactive_color_is_there_for_those_who_may_preview_it_alone() {
+fn a_color_is_there_by_its_name_for_those_who_may_preview_it_alone() {
     let _turn = light();
     let shop = Shop::open();
     let green = || Some("green".to_owned());
@@ -108,12 +107,16 @@ fn an_inactive_color_is_there_for_those_who_may_preview_it_alone() {
     }
     assert_eq!(shop.told(TESTER, "plain.test", Some("green")), None, "nobody previews it");
 
+    // The active one is asked for as any other.
+    let blue = || Some("blue".to_owned());
+    assert_eq!(shop.told(TESTER, "shop.test", Some("blue")), blue());
+    assert_eq!(shop.told(TESTER, "blue.shop.test", None), blue());
+    assert_eq!(by_name(TESTER, "shop.test", "blue").app(), "blue-1");
+    assert_eq!(shop.told(VISITOR, "shop.test", Some("blue")), None);
+
     // A color answers, or nobody does.
     assert_eq!(shop.ask(TESTER, "shop.test", Some("red")).status, 404);
     assert_eq!(shop.ask(TESTER, "red.shop.test", None).status, 404);
-    for response in [shop.ask(TESTER, "shop.test", Some("blue")), shop.ask(TESTER, "blue.shop.test", None)] {
-        assert_eq!((response.status, response.header("retry-after")), (503, Some("5")), "it is active");
-    }
 }
 
 #[test]
@@ -128,6 +131,8 @@ fn its_upstreams_come_and_go_without_a_restart() {
     shop.balancer.wait_servers(DEADLINE, GREEN, 1);
     shop.etcd.delete("http-services/shop/upstreams/green-1");
     until(DEADLINE, "nobody to be left", || shop.ask(TESTER, "green.shop.test", None).status == 503);
+    let response = shop.ask(TESTER, "shop.test", Some("green"));
+    assert_eq!((response.status, response.header("retry-after")), (503, Some("5")), "blue isn't what was asked for");
     shop.etcd.delete("http-services/shop/overrides/green-2");
     until(DEADLINE, "the second to be back", || shop.ask(TESTER, "green.shop.test", None).status == 200);
     // HAProxy follows a moment before it is said.
@@ -141,7 +146,11 @@ fn its_upstreams_come_and_go_without_a_restart() {
     assert_eq!(shown["service"]["settings"]["preview"], json!("127.0.0.9/32 127.0.2.0/24"), "{shown}");
     assert_eq!(shown["service"]["previews"][1]["routes"], json!([{"host": "green.shop.test", "path": "/"}]));
     shop.etcd.delete("http-services/shop/active");
-    until(DEADLINE, "nothing to be inactive", || shop.ask(TESTER, "green.shop.test", None).status == 503);
+    until(DEADLINE, "every color to be active", || {
+        Request::get("shop.test", "/").send(shop.balancer.http()).is_ok_and(|it| it.app() == "green-2")
+    });
+    assert_eq!(shop.told(TESTER, "green.shop.test", None).as_deref(), Some("green"));
+    assert_eq!(shop.told(TESTER, "shop.test", Some("blue")).as_deref(), Some("blue"));
     assert_eq!(shop.balancer.restarts(), restarts, "none of it takes a restart");
     // What lies on disk says the same: a HAProxy that starts with it has the same previews.
     shop.etcd.put("http-services/shop/active", "blue");
@@ -184,25 +193,27 @@ fn colors_switch_under_load_without_a_restart() {
     let restarts = shop.balancer.restarts();
     let load = [Kind::PerRequest, Kind::KeepAlive]
         .map(|kind| Plan::new(kind, shop.balancer.http(), "shop.test").rate(100).workers(8).start());
+    let met = |running: &Running, app: &str| running.report().upstreams.get(app).map_or(0, |it| it.answers);
     for turn in 0..6 {
-        let (active, inactive, full, empty) =
-            if turn % 2 == 0 { ("green", "blue", BLUE, GREEN) } else { ("blue", "green", GREEN, BLUE) };
+        let active = if turn % 2 == 0 { "green" } else { "blue" };
+        let app = format!("{active}-1");
+        let before: Vec<u64> = load.iter().map(|running| met(running, &app)).collect();
         shop.etcd.put("http-services/shop/active", active);
-        shop.balancer.wait_servers(DEADLINE, full, 1);
-        until(DEADLINE, "the color that is active now to have left its preview", || {
-            let left = shop.balancer.ask(&format!("show servers state {empty}"));
-            if left.lines().any(|line| line.contains("-1 127.0.0.1")) { Err(left) } else { Ok(()) }
+        until(DEADLINE, &format!("{active} to be active"), || {
+            let plain = Request::get("shop.test", "/").send(shop.balancer.http()).map_err(|error| error.to_string())?;
+            if plain.app() == app { Ok(()) } else { Err(plain.body) }
         });
-        assert_eq!(shop.told(TESTER, &format!("{inactive}.shop.test"), None).as_deref(), Some(inactive));
-        assert_eq!(shop.told(TESTER, "shop.test", Some(inactive)).as_deref(), Some(inactive));
-        assert_eq!(shop.ask(TESTER, &format!("{active}.shop.test"), None).status, 503);
-        let plain = Request::get("shop.test", "/").send(shop.balancer.http()).unwrap();
-        assert_eq!(plain.app(), format!("{active}-1"));
+        until(DEADLINE, "both loads to meet it", || {
+            load.iter().zip(&before).all(|(running, before)| met(running, &app) > *before)
+        });
+        for color in ["blue", "green"] {
+            assert_eq!(shop.told(TESTER, &format!("{color}.shop.test"), None).as_deref(), Some(color));
+            assert_eq!(shop.told(TESTER, "shop.test", Some(color)).as_deref(), Some(color));
+        }
     }
     for running in load {
         let report = running.stop();
         report.assert_nothing_lost();
-        assert!(report.upstreams.len() > 1, "both colors answered: {:?}", report.upstreams);
     }
     assert_eq!(shop.balancer.restarts(), restarts);
 }

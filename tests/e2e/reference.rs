@@ -1,13 +1,16 @@
-//! What the reference pages say is what the programs do: metrics, exit codes; and no page has a command that nobody runs.
+//! What the reference pages say is what the programs do: keys, metrics, exit codes; and no page has a command that nobody
+//! runs.
+
+mod exit_codes;
+mod keys;
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::fs::{create_dir, read_dir, read_to_string};
+use std::fs::{read_dir, read_to_string};
 use std::path::Path;
-use std::process::Command;
 use std::time::Duration;
 
 use lab::http::Request;
-use lab::{App, Balancer, Etcd, Page, SOURCE, Scratch, bin, free_port, light, until, write};
+use lab::{App, Balancer, Etcd, Page, SOURCE, free_port, light, until};
 
 const DEADLINE: Duration = Duration::from_secs(60);
 
@@ -82,97 +85,8 @@ fn every_metric_is_documented() {
     });
 }
 
-/// The codes of each program, as the page has them.
-fn codes() -> BTreeMap<String, BTreeSet<i32>> {
-    let page = read("docs/exit-codes.md");
-    let mut rows = page.lines().filter_map(|line| line.strip_prefix("| "));
-    let programs: Vec<&str> = rows.next().unwrap().trim_matches(|c| c == ' ' || c == '|').split(" | ").collect();
-    let mut codes: BTreeMap<String, BTreeSet<i32>> = BTreeMap::new();
-    for row in rows {
-        let cells: Vec<&str> = row.split('|').map(str::trim).collect();
-        for (program, cell) in programs.iter().zip(&cells[1..]).filter(|(_, cell)| !cell.is_empty()) {
-            assert!(
-                codes.entry((*program).to_owned()).or_default().insert(cells[0].parse().unwrap()),
-                "{program}: {cell}"
-            );
-        }
-    }
-    codes
-}
-
-/// The codes that a program's `--help` lists: lines of numbers and words below `Exit codes:` or `Exit status:`.
-fn listed(program: &str) -> BTreeSet<i32> {
-    let help = Command::new(bin(program)).arg("--help").output().unwrap().stdout;
-    let help = String::from_utf8(help).unwrap();
-    let (_, below) = help.split_once("\nExit ").unwrap_or_else(|| panic!("{program} --help lists no codes"));
-    let lines = below.lines().skip(1).take_while(|line| line.starts_with(' '));
-    let numbers = lines.map(|line| {
-        let words = line.split_whitespace().map_while(|word| word.trim_end_matches(',').parse().ok());
-        words.collect::<Vec<i32>>()
-    });
-    numbers.flatten().collect()
-}
-
-#[test]
-fn exit_codes_are_what_the_page_and_help_say() {
-    let _turn = light();
-    let codes = codes();
-    for (program, codes) in &codes {
-        assert_eq!(&listed(program), codes, "{program}");
-    }
-    let etcd = Etcd::start();
-    let folder = Scratch::new();
-    let file = folder.join("haproxy.cfg").display().to_string();
-    let nowhere = format!("http://127.0.0.1:{}", free_port());
-    let seen = |program: &str, line: &str| {
-        let state = folder.join("state").display().to_string();
-        let line = line.replace("ETCD", &etcd.endpoints()).replace("NOWHERE", &nowhere).replace("FILE", &file);
-        let line = line.replace("STATE", &state).replace("FOLDER", &folder.display().to_string());
-        let output = Command::new(bin(program)).args(line.split_whitespace()).output().unwrap();
-        let code = output.status.code().unwrap_or_else(|| panic!("{program} {line}: {output:?}"));
-        (code, format!("{program} {line}: {output:?}"))
-    };
-    write(&file, "a file that HAProxy refuses\n");
-    etcd.put("http-services/shop/path", "no path");
-    etcd.put("http-services/shop/upstreams/other", "10.0.0.9:80");
-    create_dir(folder.join("mine")).unwrap();
-    create_dir(folder.join("none")).unwrap();
-    write(folder.join("mine/mine.cfg"), "nor this one\n");
-    let renders = "--endpoints ETCD --haproxy-cfg FILE --state-dir STATE --haproxy-user off --haproxy-group off";
-    let once = format!(
-        "once {renders} --certs STATE --ca-dir STATE --runtime-socket STATE/none --server-state-file STATE/servers"
-    );
-    for (program, line, code) in [
-        ("announcer", "check-config /dev/null", 2),
-        ("announcer", "register --endpoints NOWHERE --service shop --upstream 10.0.0.1:80 --id a", 3),
-        ("announcer", "register --endpoints ETCD --service shop --upstream 10.0.0.1:80 --id a", 0),
-        ("announcer", "register --endpoints ETCD --service shop --upstream 10.0.0.1:80 --id other", 4),
-        ("announcer", "--endpoints ETCD --service shop --upstream 10.0.0.1:80 -- /", 126),
-        ("announcer", "--endpoints ETCD --service shop --upstream 10.0.0.1:80 -- /no/such/program", 127),
-        ("confgen", &format!("render {renders}"), 0),
-        ("confgen", &format!("diff {renders}"), 1),
-        ("confgen", "--no-such-option", 2),
-        ("confgen", "render --endpoints NOWHERE --state-dir STATE", 3),
-        ("confgen", &format!("{once} --include FOLDER/mine --restart-command true"), 4),
-        ("confgen", &format!("{once} --include FOLDER/none --restart-command false"), 5),
-        ("discoverctl", "list --endpoints ETCD", 0),
-        ("discoverctl", "lint --endpoints ETCD", 1),
-        ("discoverctl", "set", 2),
-        ("discoverctl", "list --endpoints NOWHERE", 3),
-        ("discoverctl", "show nobody --endpoints ETCD", 4),
-        ("discoverctl", "check shop/other --endpoints ETCD", 6),
-        ("handover", "stop --socket STATE/none", 0),
-        ("handover", "--socket STATE/none -- haproxy -f FOLDER/mine", 2),
-        ("handover", "--socket STATE/none", 64),
-    ] {
-        let (seen, said) = seen(program, line);
-        assert_eq!(seen, code, "{said}");
-        assert!(codes[program].contains(&code), "{program} {code}");
-    }
-}
-
 /// Who runs the blocks below a heading: a test's file in this folder or in a crate, or else why there is no command.
-const BLOCKS: [(&str, &[(&str, &str)]); 21] = [
+const BLOCKS: [(&str, &[(&str, &str)]); 26] = [
     (
         "README.md",
         &[
@@ -181,7 +95,6 @@ const BLOCKS: [(&str, &[(&str, &str)]); 21] = [
             ("Announce an app", "tutorial/howto.rs"),
             ("Balance", "lines of units/supervisor, which tutorial.rs starts"),
             ("Operate", "tutorial/howto.rs"),
-            ("What a balancer says of itself", "an answer; acknowledgement.rs reads it"),
         ],
     ),
     ("CONTRIBUTING.md", &[("Build and test", "make's targets")]),
@@ -232,12 +145,26 @@ const BLOCKS: [(&str, &[(&str, &str)]); 21] = [
         ],
     ),
     ("docs/exit-codes.md", &[]),
+    ("docs/flags-announcer.md", &[]),
+    ("docs/flags-confgen.md", &[]),
+    ("docs/flags-discoverctl.md", &[]),
+    ("docs/flags-handover.md", &[]),
     (
         "docs/images.md",
         &[
             ("Container images", "images.rs"),
             ("A balancer", "needs ports 80 and 443 of the host"),
             ("An app", "images.rs"),
+        ],
+    ),
+    (
+        "docs/keys.md",
+        &[
+            ("Settings", "reference/keys.rs"),
+            ("Upstreams", "reference/keys.rs"),
+            ("Balancers", "reference/keys.rs"),
+            ("The store itself", "reference/keys.rs"),
+            ("Older layouts", "reference/keys.rs"),
         ],
     ),
     (

@@ -2,9 +2,8 @@
 
 use std::fs::read_to_string;
 use std::io::{self, Read as _, Write as _};
-use std::net::SocketAddr;
+use std::ops::Deref;
 use std::os::unix::net::UnixStream;
-use std::path::{Path, PathBuf};
 use std::process::Output;
 use std::time::{Duration, Instant};
 
@@ -13,7 +12,7 @@ use nix::unistd::Pid;
 
 use crate::http::{Request, Response};
 use crate::supervisor::{Supervisor, said};
-use crate::{Etcd, Scratch, Setup, until};
+use crate::{Etcd, Place, Setup, until};
 
 /// handover's own: after this without a successor it stops HAProxy.
 const LINGER: Duration = Duration::from_secs(3);
@@ -24,34 +23,21 @@ pub(crate) const STARTS: Duration = Duration::from_secs(30);
 /// A running balancer. Dropping it kills supervisord and everything below it.
 pub struct Balancer {
     pub(crate) supervisor: Supervisor,
-    pub(crate) folder: Scratch,
-    pub(crate) ports: [u16; 4],
+    pub(crate) place: Place,
+}
+
+impl Deref for Balancer {
+    type Target = Place;
+
+    fn deref(&self) -> &Place {
+        &self.place
+    }
 }
 
 impl Balancer {
     /// HAProxy under handover and confgen, with its default flags.
     pub fn start(etcd: &Etcd) -> Self {
         Setup::new().confgen(etcd).start()
-    }
-
-    /// Where HTTP is served.
-    pub fn http(&self) -> SocketAddr {
-        loopback(self.ports[0])
-    }
-
-    /// Where HTTPS is served.
-    pub fn https(&self) -> SocketAddr {
-        loopback(self.ports[1])
-    }
-
-    /// Where the stats page is.
-    pub fn stats(&self) -> SocketAddr {
-        loopback(self.ports[2])
-    }
-
-    /// Where confgen's admin port is.
-    pub fn admin(&self) -> SocketAddr {
-        loopback(self.ports[3])
     }
 
     /// What confgen's admin port answers.
@@ -62,16 +48,6 @@ impl Balancer {
         Request::get("localhost", target).send(self.admin())
     }
 
-    /// The folder that holds all of the balancer's files: `haproxy.cfg`, `conf.d/`, `certs/`, `state/`, `*.log`.
-    pub fn folder(&self) -> &Path {
-        &self.folder
-    }
-
-    /// The file that HAProxy reads last.
-    pub fn haproxy_cfg(&self) -> PathBuf {
-        self.folder.join("haproxy.cfg")
-    }
-
     /// The generated file's text, empty where there is none.
     pub fn file(&self) -> String {
         read_to_string(self.haproxy_cfg()).unwrap_or_default()
@@ -79,7 +55,7 @@ impl Balancer {
 
     /// What a program has printed: `haproxy`, `confgen` or `supervisord`.
     pub fn log(&self, program: &str) -> String {
-        read_to_string(self.folder.join(format!("{program}.log"))).unwrap_or_default()
+        read_to_string(self.folder().join(format!("{program}.log"))).unwrap_or_default()
     }
 
     /// Runs supervisorctl.
@@ -158,7 +134,7 @@ impl Balancer {
     /// # Errors
     /// What the socket said.
     pub fn try_ask(&self, command: &str) -> io::Result<String> {
-        let mut stream = UnixStream::connect(self.folder.join("admin.sock"))?;
+        let mut stream = UnixStream::connect(self.socket())?;
         // HAProxy answers within milliseconds; five seconds are a hang.
         stream.set_read_timeout(Some(Duration::from_secs(5)))?;
         stream.write_all(format!("{command}\n").as_bytes())?;
@@ -254,8 +230,4 @@ impl Balancer {
             if left.len() == 2 { Ok(()) } else { Err(format!("{left:?}")) }
         });
     }
-}
-
-pub(crate) fn loopback(port: u16) -> SocketAddr {
-    SocketAddr::from(([127, 0, 0, 1], port))
 }

@@ -1,15 +1,14 @@
 //! What a balancer is made of, before it runs.
 
 use std::collections::BTreeMap;
-use std::fs::create_dir;
-use std::net::SocketAddr;
-use std::path::{Path, PathBuf};
+use std::ops::Deref;
+use std::path::Path;
 
 use nix::unistd::geteuid;
 
-use crate::balancer::{Balancer, STARTS, loopback};
+use crate::balancer::{Balancer, STARTS};
 use crate::supervisor::{Program, Supervisor};
-use crate::{Etcd, Scratch, Syslog, bin, free_port, until};
+use crate::{Etcd, Place, Syslog, bin, until};
 
 /// supervisord's own settings give a program up after three quick deaths, which some tests are about.
 const ALWAYS: &str = "autorestart=true\nstartsecs=0\n";
@@ -19,12 +18,19 @@ const NOWHERE: &str = "127.0.0.1:9";
 
 /// What a balancer will be made of; the folder and the ports are there already, so that files can be laid out.
 pub struct Setup {
-    folder: Scratch,
-    ports: [u16; 4],
+    place: Place,
     haproxy: String,
     handover: bool,
     confgen: Option<Vec<String>>,
     log: String,
+}
+
+impl Deref for Setup {
+    type Target = Place;
+
+    fn deref(&self) -> &Place {
+        &self.place
+    }
 }
 
 impl Default for Setup {
@@ -36,13 +42,8 @@ impl Default for Setup {
 impl Setup {
     /// HAProxy under handover, without confgen: [`Setup::haproxy_cfg`] is for the test to write.
     pub fn new() -> Self {
-        let folder = Scratch::new();
-        for name in ["conf.d", "certs", "ca", "state"] {
-            create_dir(folder.join(name)).expect("a folder of the balancer");
-        }
         Self {
-            folder,
-            ports: std::array::from_fn(|_| free_port()),
+            place: Place::new(),
             haproxy: "haproxy".to_owned(),
             handover: true,
             confgen: None,
@@ -94,41 +95,6 @@ impl Setup {
         self
     }
 
-    /// The folder that holds all of the balancer's files.
-    pub fn folder(&self) -> &Path {
-        &self.folder
-    }
-
-    /// Where HTTP is served.
-    pub fn http(&self) -> SocketAddr {
-        loopback(self.ports[0])
-    }
-
-    /// Where HTTPS is served.
-    pub fn https(&self) -> SocketAddr {
-        loopback(self.ports[1])
-    }
-
-    /// Where the stats page is.
-    pub fn stats(&self) -> SocketAddr {
-        loopback(self.ports[2])
-    }
-
-    /// Where confgen's admin port is.
-    pub fn admin(&self) -> SocketAddr {
-        loopback(self.ports[3])
-    }
-
-    /// The file that HAProxy reads last.
-    pub fn haproxy_cfg(&self) -> PathBuf {
-        self.folder.join("haproxy.cfg")
-    }
-
-    /// The Runtime API's socket.
-    pub fn socket(&self) -> PathBuf {
-        self.folder.join("admin.sock")
-    }
-
     /// Starts supervisord with all of it, and waits until HAProxy answers on its Runtime API.
     pub fn start(self) -> Balancer {
         let balancer = self.launch();
@@ -143,8 +109,8 @@ impl Setup {
         let last = last.into_iter().flat_map(|(flag, value)| [flag.to_owned(), value]);
         let confgen = self.confgen.clone().map(|command| command.into_iter().chain(last).collect());
         programs.extend(confgen.map(|command| Program { name: "confgen", command, settings: ALWAYS }));
-        let supervisor = Supervisor::start(&self.folder, &programs);
-        Balancer { supervisor, folder: self.folder, ports: self.ports }
+        let supervisor = Supervisor::start(self.folder(), &programs);
+        Balancer { supervisor, place: self.place }
     }
 
     fn haproxy_program(&self) -> Program {
@@ -160,9 +126,10 @@ impl Setup {
     }
 
     fn confgen_command(&self) -> Vec<String> {
-        let [http, https, stats, admin] = self.ports.map(|port| loopback(port).to_string());
+        let [http, https, stats, admin] =
+            [self.http(), self.https(), self.stats(), self.admin()].map(|address| address.to_string());
         // Named by its URL, so that confgen may call supervisord itself, as it does where it is installed.
-        let restart = format!("supervisorctl -s {} restart haproxy", Supervisor::url(&self.folder));
+        let restart = format!("supervisorctl -s {} restart haproxy", Supervisor::url(self.folder()));
         let flags = [
             ("--haproxy-cfg", self.path("haproxy.cfg")),
             ("--include", self.path("conf.d")),
@@ -189,6 +156,6 @@ impl Setup {
     }
 
     fn path(&self, name: &str) -> String {
-        self.folder.join(name).display().to_string()
+        self.folder().join(name).display().to_string()
     }
 }

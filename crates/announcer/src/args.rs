@@ -127,7 +127,7 @@ impl Cli {
 pub(crate) struct Common {
     #[command(flatten)]
     pub(crate) announce: Announce,
-    /// A file of upstreams, each with its own service and checks, instead of the options for one; see below
+    /// A file of upstreams, each with its own service and checks, instead of the options for one; `--help` shows its form
     #[arg(long, env = "ANNOUNCER_CONFIG", value_name = "FILE", conflicts_with = "Announce")]
     #[arg(help_heading = "Config file")]
     pub(crate) config: Option<PathBuf>,

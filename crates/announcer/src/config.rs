@@ -192,6 +192,11 @@ mod tests {
     }
 
     #[test]
+    fn the_page_of_options_is_the_code() {
+        expect_test::expect_file!["../../../docs/flags-announcer.md"].assert_eq(&manual::options(&Cli::command()));
+    }
+
+    #[test]
     fn a_wrapped_app() {
         let config =
             resolve("--domain Shop.a.com,b.com --port 8000 --drain 3s --stop-signal int -- node --port 1 x").unwrap();

@@ -19,9 +19,10 @@ use tokio_util::sync::CancellationToken;
 use crate::acknowledge::said;
 use crate::api::{self, Counted};
 use crate::page::page;
-use crate::report::Report;
+use crate::report::{Done, Report};
 
-/// HAProxy's figures serve everybody who asks within this: its answer for 10,000 servers has some 3 MB.
+/// HAProxy's figures serve everybody who asks within this, until the next act's end: its answer for 10,000 servers has some
+/// 3 MB.
 const FIGURES_LAST: Duration = Duration::from_millis(500);
 /// A HAProxy that is slower than this has other worries.
 const FIGURES_WITHIN: Duration = Duration::from_secs(2);
@@ -56,8 +57,14 @@ impl Port {
 struct Shown {
     report: watch::Receiver<Report>,
     socket: Socket,
-    /// What HAProxy counted, and when it was asked.
-    figures: Mutex<Option<(Instant, Arc<Counted>)>>,
+    figures: Mutex<Option<Figures>>,
+}
+
+/// What HAProxy counted, when it was asked, and after which act.
+struct Figures {
+    at: Instant,
+    after: Option<Arc<Done>>,
+    counted: Arc<Counted>,
 }
 
 impl Shown {
@@ -65,19 +72,21 @@ impl Shown {
         self.report.borrow().clone()
     }
 
-    /// HAProxy's figures, asked for once however many want them.
-    async fn figures(&self) -> Arc<Counted> {
+    /// HAProxy's figures, asked for once however many want them. They are never from before the last act: who has heard that
+    /// HAProxy follows a change isn't shown what it was until then.
+    async fn figures(&self, acted: Option<&Arc<Done>>) -> Arc<Counted> {
         let mut last = self.figures.lock().await;
-        if let Some((at, figures)) = &*last
-            && at.elapsed() < FIGURES_LAST
+        if let Some(figures) = &*last
+            && figures.at.elapsed() < FIGURES_LAST
+            && figures.after.as_ref() == acted
         {
-            return Arc::clone(figures);
+            return Arc::clone(&figures.counted);
         }
         let socket = self.socket.clone();
         let asked = tokio::task::spawn_blocking(move || socket.stats().map_err(|error| error.to_string())).await;
-        let figures = Arc::new(asked.unwrap_or_else(|error| Err(error.to_string())));
-        *last = Some((Instant::now(), Arc::clone(&figures)));
-        figures
+        let counted = Arc::new(asked.unwrap_or_else(|error| Err(error.to_string())));
+        *last = Some(Figures { at: Instant::now(), after: acted.cloned(), counted: Arc::clone(&counted) });
+        counted
     }
 
     /// Makes an answer of report and figures, off the runtime: there may be ten thousand upstreams in it.
@@ -85,7 +94,8 @@ impl Shown {
         &self,
         make: impl FnOnce(&Report, &Counted) -> T + Send + 'static,
     ) -> Result<T, StatusCode> {
-        let (report, figures) = (self.report(), self.figures().await);
+        let report = self.report();
+        let figures = self.figures(report.history.front()).await;
         let made = tokio::task::spawn_blocking(move || make(&report, &figures)).await;
         made.map_err(|_| StatusCode::INTERNAL_SERVER_ERROR)
     }

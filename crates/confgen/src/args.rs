@@ -113,13 +113,13 @@ impl Command {
 #[command(next_help_heading = "Pace")]
 pub struct Pacing {
     /// How long a change waits for others to join it
-    #[arg(long, env = "CONFGEN_MIN_WAIT", default_value = "0s", value_parser = humantime::parse_duration)]
+    #[arg(long, env = "CONFGEN_MIN_WAIT", default_value = "0s", value_name = "TIME", value_parser = humantime::parse_duration)]
     pub min_wait: Duration,
     /// Restarts of HAProxy are at least this far apart
-    #[arg(long, env = "CONFGEN_RESTART_INTERVAL", default_value = "2s", value_parser = humantime::parse_duration)]
+    #[arg(long, env = "CONFGEN_RESTART_INTERVAL", default_value = "2s", value_name = "TIME", value_parser = humantime::parse_duration)]
     pub restart_interval: Duration,
     /// The store is listed anew this often, in case that an event was lost
-    #[arg(long, env = "CONFGEN_RESYNC", default_value = "5m", value_parser = humantime::parse_duration)]
+    #[arg(long, env = "CONFGEN_RESYNC", default_value = "5m", value_name = "TIME", value_parser = humantime::parse_duration)]
     pub resync: Duration,
 }
 
@@ -346,6 +346,11 @@ mod tests {
         Cli::command().debug_assert();
         let cli = Cli::try_parse_from(["confgen", "--http-bind", "*:80,[::]:80", "--log", "127.0.0.1:514"]).unwrap();
         assert_eq!(cli.common.options.bound_ports().len(), 3);
+    }
+
+    #[test]
+    fn the_page_of_options_is_the_code() {
+        expect_test::expect_file!["../../../docs/flags-confgen.md"].assert_eq(&manual::options(&Cli::command()));
     }
 
     #[test]

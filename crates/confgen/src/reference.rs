@@ -1,4 +1,4 @@
-//! `docs/settings.md` says of each setting what the code does.
+//! `docs/settings.md` and `docs/keys.md` say of each setting what the code does.
 
 use std::path::Path;
 
@@ -12,6 +12,7 @@ use crate::structure::Structure;
 use crate::view::View;
 
 const TEXT: &str = include_str!("../../../docs/settings.md");
+const KEYS: &str = include_str!("../../../docs/keys.md");
 
 /// A row of the table.
 struct Row {
@@ -45,9 +46,12 @@ fn values(cell: &str, all: &[Kind]) -> Vec<(String, Vec<Kind>)> {
         .collect()
 }
 
+/// The rows of the first table of keys.
+fn table(page: &'static str) -> impl Iterator<Item = &'static str> {
+    page.lines().skip_while(|line| !line.starts_with("| key |")).skip(2).take_while(|line| !line.is_empty())
+}
+
 fn rows() -> Vec<Row> {
-    let lines =
-        TEXT.lines().skip_while(|line| !line.starts_with("| key |")).skip(2).take_while(|line| !line.is_empty());
     let row = |line: &str| {
         let cells: Vec<&str> = line.split('|').map(str::trim).collect();
         let kinds = kinds(cells[2]);
@@ -59,7 +63,7 @@ fn rows() -> Vec<Row> {
             kinds,
         }
     };
-    lines.map(row).collect()
+    table(TEXT).map(row).collect()
 }
 
 fn limits() -> Limits {
@@ -130,4 +134,32 @@ fn every_value_can_be_written_as_it_stands_and_does_what_is_said() {
             assert_eq!(differ, !values.is_empty(), "{name}: some value makes a difference");
         }
     }
+}
+
+#[test]
+fn a_value_that_is_refused_does_what_is_said_where_there_is_no_good_one() {
+    let mut names = Vec::new();
+    for line in table(KEYS) {
+        let cells: Vec<&str> = line.split('|').map(str::trim).collect();
+        let (folder, name) = cells[1].trim_matches('`').split_once("-services/<svc>/").unwrap();
+        let name: SettingName = name.parse().unwrap();
+        names.push(name);
+        assert_eq!(kinds(folder), name.kinds(), "{name}");
+        let Some(refused) = cells[4].split('`').nth(1) else { continue };
+        for &kind in name.kinds() {
+            let (unset, settled) = (with(kind, name, None), with(kind, name, Some(refused)));
+            assert!(settled.quarantined().contains_key(&format!("{kind}-services/a/{name}")), "{kind} {name}");
+            let (_, service) = settled.services().next().unwrap();
+            let is_so = match cells[5] {
+                "as if unset" => settled.services().eq(unset.services()),
+                "nobody is served" => {
+                    service.servers.is_empty() && !service.routes.is_empty() | !service.binds.is_empty()
+                }
+                "no path is served" => service.routes.is_empty() && !service.servers.is_empty(),
+                other => panic!("{name}: {other}"),
+            };
+            assert!(is_so, "{kind} {name} {refused}: not {}", cells[5]);
+        }
+    }
+    assert_eq!(names.len(), SettingName::ALL.len());
 }

@@ -147,6 +147,12 @@ mod tests {
     }
 
     #[test]
+    fn the_page_of_options_is_the_code() {
+        expect_test::expect_file!["../../../docs/flags-discoverctl.md"]
+            .assert_eq(&manual::options(&Cli::command().mut_args(|arg| arg.global(true))));
+    }
+
+    #[test]
     fn the_options_fit_together() {
         Cli::command().mut_args(|arg| arg.global(true)).debug_assert();
     }

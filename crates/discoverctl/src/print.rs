@@ -27,6 +27,14 @@ pub(crate) enum Block {
     Table(Table),
 }
 
+impl Block {
+    /// Lines; None where there is none.
+    pub(crate) fn lines(lines: impl Iterator<Item = String>) -> Option<Self> {
+        let lines: Vec<String> = lines.collect();
+        (!lines.is_empty()).then(|| Self::Text(lines.join("\n")))
+    }
+}
+
 /// A table; its rows are as long as its head.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub(crate) struct Table {

@@ -227,6 +227,11 @@ pub(crate) fn unreachable<T>(answers: &Answers<T>) -> BTreeMap<String, String> {
     answers.iter().filter_map(|(node, it)| Some((node.to_string(), it.as_ref().err()?.clone()))).collect()
 }
 
+/// The same for people, a line for each.
+pub(crate) fn silent(unreachable: &BTreeMap<String, String>) -> impl Iterator<Item = String> {
+    unreachable.iter().map(|(node, reason)| format!("{node} can't be asked: {reason}"))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -126,7 +126,7 @@ settings! {
     Profile(Profile) = "profile", BOTH, str::parse, ToString::to_string;
     /// The active colors.
     Active(Active) = "active", BOTH, str::parse, ToString::to_string;
-    /// The networks that may reach the inactive color.
+    /// The networks that may reach a color by its name.
     Preview(Networks) = "preview", HTTP, str::parse, ToString::to_string;
 }
 

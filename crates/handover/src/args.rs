@@ -193,6 +193,11 @@ mod tests {
     }
 
     #[test]
+    fn the_page_of_options_is_the_code() {
+        expect_test::expect_file!["../../../docs/flags-handover.md"].assert_eq(&manual::options(&Cli::command()));
+    }
+
+    #[test]
     fn reads_the_program_line_of_supervisord() {
         let words = ["handover", "--socket", "admin.sock", "--linger", "500ms", "--", "haproxy", "-f", "a b.cfg"];
         let settings = Cli::try_parse_from(words).unwrap().start.settings().unwrap();

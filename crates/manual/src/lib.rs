@@ -1,4 +1,7 @@
-//! `NAME man` and `NAME completions SHELL`, for every command of the project: from the same definitions as `--help`.
+//! `NAME man` and `NAME completions SHELL`, for every command of the project, and its page in `docs/`: from the same
+//! definitions as `--help`.
+
+mod markdown;
 
 use std::ffi::OsString;
 use std::io::{self, Write};
@@ -7,6 +10,8 @@ use std::process::ExitCode;
 
 use clap::{Arg, ArgMatches, Command, value_parser};
 use clap_complete::Shell;
+
+pub use markdown::options;
 
 /// Prints what was asked for if the command line begins with `man` or `completions`; None where it doesn't. Neither word
 /// means anything else to any of the commands.

@@ -168,6 +168,8 @@ fn is_confined(host: &Machine) {
         assert!(runs_as == user || runs_as.starts_with("UNKNOWN"), "{unit} runs as {runs_as}");
         assert_ne!(runs_as, "root");
     }
+    // Though /proc shows confgen nothing but processes.
+    host.sh("curl --silent --fail http://127.0.0.1:9101/metrics | grep '^process_start_time_seconds '");
 }
 
 /// An announcer drains before its app is told to stop, in all three forms.
@@ -279,11 +281,18 @@ fn is_upgraded(host: &Machine) {
 
 /// All of it, the store last: nothing fails, nothing is left over.
 fn ends(host: &Machine) {
-    let units = "announced@around registered@plain announcer@shop app@shop confgen haproxy-supervisord";
+    let units = "announced@around announcer@shop app@shop confgen haproxy-supervisord";
     host.sh(&format!("systemctl stop {units}"));
-    host.sh("systemctl stop etcd@node1");
-    for unit in units.split(' ').chain(["etcd@node1"]) {
+    // As a shutdown does; what is registered has to be withdrawn while there is a store.
+    let together = "etcd@node1 registered@plain";
+    host.sh(&format!("systemctl stop {together}"));
+    for unit in units.split(' ').chain(together.split(' ')) {
         assert_eq!(show(host, unit, "Result"), "success", "{unit}");
     }
+    let withdrawn = time(host, "registered@plain", "InactiveEnterTimestampMonotonic");
+    assert!(withdrawn <= time(host, "etcd@node1", "ActiveExitTimestampMonotonic"));
+    host.sh("systemctl start etcd@node1");
+    assert_eq!(host.sh("etcdctl get --prefix --keys-only /haproxy-discover/http-services/shop/upstreams/"), "");
+    host.sh("systemctl stop etcd@node1");
     until(MENDS, "HAProxy's end", || !host.run("pgrep --exact haproxy").status.success());
 }

@@ -61,6 +61,22 @@ impl Shown {
 const OF_A: &str = r#"{service="http-shop",upstream="a"}"#;
 
 #[test]
+fn it_says_when_it_started_where_proc_has_processes_alone() {
+    let now = || std::time::UNIX_EPOCH.elapsed().unwrap().as_secs_f64();
+    let (site, begun) = (Site::new(), now());
+    let announcer = site.command(&[]);
+    let mut hidden = Command::new("unshare");
+    // As systemd does for ProcSubset=pid.
+    hidden.args(["--mount", "sh", "-ec", "mount -t proc -o subset=pid proc /proc; exec \"$0\" \"$@\""]);
+    hidden.arg(announcer.get_program()).args(announcer.get_args());
+    let shown = Shown::run(&site, hidden);
+    let started = shown.metric("process_start_time_seconds");
+    // The kernel counts in hundredths.
+    assert!((begun - 0.1..now() + 0.1).contains(&started), "{started}, begun at {begun}");
+    assert_eq!(shown.metric("process_start_time_seconds"), started);
+}
+
+#[test]
 fn it_says_how_the_announcer_is() {
     let site = Site::new();
     let check =

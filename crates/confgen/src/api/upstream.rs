@@ -56,7 +56,7 @@ pub struct UpstreamShown {
     pub not_balanced: Option<String>,
     /// What HAProxy has seen of it since it started.
     pub haproxy: Option<Traffic>,
-    /// Where those who may preview its color reach it, while that is inactive.
+    /// Where those who may preview its color reach it.
     pub preview: Option<PreviewShown>,
 }
 

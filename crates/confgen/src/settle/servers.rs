@@ -48,14 +48,13 @@ pub(super) fn servers(reading: &Reading, kept: Option<&BTreeMap<UpstreamId, Upst
     servers.into_iter().map(|(_, server)| server).collect()
 }
 
-/// The same of a color for those who may preview it: its upstreams while it is inactive, with their own weights.
+/// The same of a color for those who may preview it: its upstreams, active or not, with their own weights.
 pub(super) fn previewed(
     reading: &Reading,
     kept: Option<&BTreeMap<UpstreamId, Upstream>>,
     color: &Color,
 ) -> Vec<Server> {
-    let is_inactive = reading.settings.active.as_ref().is_some_and(|active| active.share(color).is_none());
-    if reading.held_back || !is_inactive {
+    if reading.held_back {
         return Vec::new();
     }
     let of_color = upstreams(reading, kept).into_iter().filter(|(_, upstream)| upstream.color.as_ref() == Some(color));

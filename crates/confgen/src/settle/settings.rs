@@ -39,7 +39,7 @@ pub struct Settings {
     pub fixed_servers: bool,
     /// The active colors.
     pub active: Option<Active>,
-    /// Who may reach inactive colors; none is nobody.
+    /// Who may reach a color by its name; none is nobody.
     pub preview: Option<Networks>,
 }
 

@@ -30,7 +30,7 @@ pub struct Preview {
     pub color: Color,
     /// Hosts and paths that lead to this color alone, sorted; it has none where it is only asked for by header.
     pub routes: Vec<Route>,
-    /// Its upstreams by id, while it is inactive; else there is none, and it answers 503.
+    /// Its upstreams by id, while it is active too: who asks for it gets it, whatever its share.
     pub servers: Vec<Server>,
 }
 

@@ -41,7 +41,7 @@ impl Section<'_> {
     }
 
     /// The cookie of those who stay with their upstream. A preview has another than its service on the same host: a
-    /// client would keep its way into the inactive color. `~` is in no service's name.
+    /// client would keep its way into that color. `~` is in no service's name.
     pub(crate) fn cookie(&self) -> String {
         let color = self.preview.map(|preview| format!("~{}", preview.color)).unwrap_or_default();
         format!("discover-{}{color}", self.id.name)
@@ -72,7 +72,7 @@ impl Section<'_> {
         }
         if let Some(preview) = self.preview {
             let asked = if words.is_empty() { "by header alone".into() } else { words.join(", ") };
-            return format!("{} of {}, while it is inactive: {asked}", preview.color, self.id);
+            return format!("{} of {}, for those who may preview it: {asked}", preview.color, self.id);
         }
         if let Some((_, regex)) = &self.wanted.url_reg {
             words.push(format!("URLs like {regex}"));

@@ -1,7 +1,10 @@
 //! What every process tells of itself, under the names that Prometheus's own clients give it. Blocks: it reads /proc.
 
+use std::sync::OnceLock;
 use std::sync::atomic::AtomicU64;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
+use nix::time::{ClockId, clock_gettime};
 use procfs::process::{LimitValue, Process};
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::gauge::Gauge;
@@ -28,8 +31,7 @@ pub(super) fn register(registry: &mut Registry) {
     };
     gauge("virtual_memory", "Virtual memory", Some(Unit::Bytes), stat.vsize as f64);
     gauge("resident_memory", "Resident memory", Some(Unit::Bytes), (stat.rss * procfs::page_size()) as f64);
-    if let Ok(boot) = procfs::boot_time_secs() {
-        let start = boot as f64 + stat.starttime as f64 / ticks;
+    if let Some(start) = started(stat.starttime as f64 / ticks) {
         gauge("start_time", "When the process started, in seconds since 1970", Some(Unit::Seconds), start);
     }
     if let Ok(count) = process.fd_count() {
@@ -40,4 +42,15 @@ pub(super) fn register(registry: &mut Registry) {
     {
         gauge("max_fds", "How many file descriptors may be open", None, most as f64);
     }
+}
+
+/// When the process started, in seconds since 1970, by how long after the machine's boot that was. /proc/stat has the boot's
+/// time, and systemd's `ProcSubset=pid` hides it: the clock that counts from there is asked. Once, so that what is told
+/// stays the same when the time of day is set.
+fn started(after_boot: f64) -> Option<f64> {
+    static START: OnceLock<Option<f64>> = OnceLock::new();
+    *START.get_or_init(|| {
+        let age = Duration::from(clock_gettime(ClockId::CLOCK_BOOTTIME).ok()?).as_secs_f64() - after_boot;
+        Some(SystemTime::now().duration_since(UNIX_EPOCH).ok()?.as_secs_f64() - age)
+    })
 }

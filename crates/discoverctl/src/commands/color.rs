@@ -15,6 +15,7 @@ use crate::fleet::{Answers, ServiceInFull};
 use crate::palette;
 use crate::print::{Block, Cell, Shown, Table};
 use crate::target::Named;
+use crate::upstreams::{silent, unreachable};
 
 pub(crate) const EXAMPLES: &str = "Examples:
   Which colors are there, and how many of each would work?
@@ -125,12 +126,11 @@ impl Palette {
         };
         // None sorts first; people look for names first.
         let (named, bare): (Vec<_>, Vec<_>) = palette::colors(service).into_iter().partition(Option::is_some);
-        let unreachable = answers.iter().filter_map(|(node, it)| Some((node.to_string(), it.as_ref().err()?.clone())));
         Self {
             service: id.to_string(),
             active: written.map(|field| String::from_utf8_lossy(&field.entry.value).trim().to_owned()),
             colors: named.iter().chain(&bare).map(row).collect(),
-            unreachable: unreachable.collect(),
+            unreachable: unreachable(answers),
         }
     }
 }
@@ -157,35 +157,24 @@ impl Shown for Palette {
             None => format!("{}: active is not set: every upstream serves", self.service),
         };
         let mut blocks = vec![Block::Text(active), Block::Table(table)];
-        let unreachable = self.unreachable.iter().map(|(node, reason)| format!("{node} can't be asked: {reason}"));
-        blocks.extend(unreachable.map(Block::Text));
+        blocks.extend(Block::lines(silent(&self.unreachable)));
         blocks
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use discovery::Entry;
-
     use super::*;
-    use crate::store::Store;
+    use crate::store::tests::store;
 
     #[test]
     fn colors_are_counted_for_each_balancer() {
-        let entry = |key: &str, value: &str| Entry {
-            key: format!("http-services/shop/{key}"),
-            value: value.into(),
-            create_revision: 1,
-            mod_revision: 1,
-            lease: 0,
-        };
-        let entries = vec![
-            entry("active", "blue"),
-            entry("upstreams/a", r#"{"address":"10.0.0.1:80","color":"blue"}"#),
-            entry("upstreams/b", r#"{"address":"10.0.0.2:80","color":"green"}"#),
-            entry("upstreams/c", "10.0.0.3:80"),
-        ];
-        let store = Store::of(discovery::Snapshot { cluster: 1, revision: 9, raft_term: 1, entries });
+        let store = store(&[
+            ("http-services/shop/active", "blue"),
+            ("http-services/shop/upstreams/a", r#"{"address":"10.0.0.1:80","color":"blue"}"#),
+            ("http-services/shop/upstreams/b", r#"{"address":"10.0.0.2:80","color":"green"}"#),
+            ("http-services/shop/upstreams/c", "10.0.0.3:80"),
+        ]);
         let (id, service) = store.topology.services().iter().next().unwrap();
         let full = r#"{"upstreams":[{"id":"a","haproxy":{"status":"UP"}},{"id":"b","haproxy":{"status":"DOWN"}}]}"#;
         let answers = Answers::from([

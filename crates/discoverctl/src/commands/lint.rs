@@ -16,7 +16,7 @@ use crate::error::Error;
 use crate::fleet::{Answers, Quarantine, Services, Status};
 use crate::print::{Block, Cell, Shown, Table};
 use crate::store::Store;
-use crate::upstreams::unreachable;
+use crate::upstreams::{silent, unreachable};
 
 pub(crate) const EXAMPLES: &str = "Examples:
   discoverctl lint
@@ -107,9 +107,7 @@ impl Shown for Linted {
         if self.findings.is_empty() {
             blocks.push(Block::Text(format!("nothing odd at revision {}", self.revision)));
         }
-        let silent = self.unreachable.iter().map(|(node, reason)| format!("{node} can't be asked: {reason}"));
-        let silent: Vec<String> = silent.collect();
-        blocks.extend((!silent.is_empty()).then(|| Block::Text(silent.join("\n"))));
+        blocks.extend(Block::lines(silent(&self.unreachable)));
         blocks
     }
 }

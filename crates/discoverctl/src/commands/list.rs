@@ -12,6 +12,7 @@ use crate::error::Error;
 use crate::fleet::{Answers, Services};
 use crate::print::{Block, Cell, Shown, Table};
 use crate::store::Store;
+use crate::upstreams::{silent, unreachable};
 
 pub(crate) const EXAMPLES: &str = "Examples:
   discoverctl list
@@ -64,8 +65,7 @@ impl List {
 impl Listing {
     fn of(store: &Store, answers: &Answers<Services>) -> Self {
         let services = store.topology.services().iter().map(|(id, service)| Row::of(id, service, answers));
-        let unreachable = answers.iter().filter_map(|(node, it)| Some((node.to_string(), it.as_ref().err()?.clone())));
-        Self { revision: store.revision, services: services.collect(), unreachable: unreachable.collect() }
+        Self { revision: store.revision, services: services.collect(), unreachable: unreachable(answers) }
     }
 }
 
@@ -114,33 +114,23 @@ impl Shown for Listing {
         if self.services.is_empty() {
             blocks.push(Block::Text(format!("no service in the store at revision {}", self.revision)));
         }
-        let unreachable = self.unreachable.iter().map(|(node, reason)| format!("{node} can't be asked: {reason}"));
-        blocks.extend(unreachable.map(Block::Text));
+        blocks.extend(Block::lines(silent(&self.unreachable)));
         blocks
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use discovery::{Entry, Snapshot};
-
     use super::*;
+    use crate::store::tests::store;
 
     #[test]
     fn a_balancer_that_cannot_say_is_a_dash() {
-        let entry = |key: &str, value: &str| Entry {
-            key: key.into(),
-            value: value.into(),
-            create_revision: 1,
-            mod_revision: 1,
-            lease: 0,
-        };
-        let entries = vec![
-            entry("http-services/shop/domain", "shop.com"),
-            entry("http-services/shop/upstreams/a", "10.0.0.1:80"),
-            entry("http-services/shop/upstreams/b", r#"{"address":"10.0.0.2:80","state":"drain"}"#),
-        ];
-        let store = Store::of(Snapshot { cluster: 1, revision: 9, raft_term: 1, entries });
+        let store = store(&[
+            ("http-services/shop/domain", "shop.com"),
+            ("http-services/shop/upstreams/a", "10.0.0.1:80"),
+            ("http-services/shop/upstreams/b", r#"{"address":"10.0.0.2:80","state":"drain"}"#),
+        ]);
         let services = serde_json::from_str(r#"{"services":[{"id":"http-shop","upstreams":{"balanced":1}}]}"#).unwrap();
         let answers =
             Answers::from([("lb1".parse().unwrap(), Ok(services)), ("lb2".parse().unwrap(), Err("no".into()))]);

@@ -15,7 +15,7 @@ use crate::fleet::{Answers, ServiceInFull};
 use crate::print::{Block, Cell, Shown, Table};
 use crate::store::Store;
 use crate::target::Named;
-use crate::upstreams::{Row, There, of_service, rows, unreachable};
+use crate::upstreams::{Row, There, of_service, rows, silent, unreachable};
 
 pub(crate) const EXAMPLES: &str = "Examples:
   discoverctl show shop
@@ -206,9 +206,7 @@ impl Shown for Shop {
         let refused = self.refused.iter().map(|(node, words)| format!("{node}: HAProxy refuses the service: {words}"));
         let quarantine = self.quarantine.iter();
         let quarantine = quarantine.map(|(key, by)| format!("{key} is not followed: {}", same_or_each(by).text()));
-        let silent = self.unreachable.iter().map(|(node, reason)| format!("{node} can't be asked: {reason}"));
-        let notes: Vec<String> = refused.chain(quarantine).chain(silent).collect();
-        blocks.extend((!notes.is_empty()).then(|| Block::Text(notes.join("\n"))));
+        blocks.extend(Block::lines(refused.chain(quarantine).chain(silent(&self.unreachable))));
         blocks
     }
 }

@@ -8,7 +8,7 @@ use crate::store::Store;
 pub(super) fn findings(store: &Store) -> Vec<Finding> {
     let mut findings = Vec::new();
     for (key, oddity) in store.topology.odd() {
-        let todo = "delete it, or put it where it was meant: README lists the keys";
+        let todo = "delete it, or put it where it was meant: docs/keys.md lists the keys";
         findings.push(Finding::new(key, "unknown_key", oddity.to_string(), todo));
     }
     for service in store.topology.services().values() {
@@ -69,7 +69,7 @@ fn of_values(service: &Service, findings: &mut Vec<Finding>) {
 }
 
 fn unread(entry: &Entry, refusal: &Refusal) -> Finding {
-    let todo = "write it again, or delete it: docs/settings.md says what may stand there";
+    let todo = "write it again, or delete it: docs/keys.md says what may stand there";
     Finding::at(entry, "unreadable", refusal.to_string(), todo)
 }
 

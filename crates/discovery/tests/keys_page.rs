@@ -1,0 +1,174 @@
+//! `docs/keys.md` has every key that there is, and each row and example of it is what the code reads.
+#![allow(clippy::unwrap_used, clippy::indexing_slicing, reason = "a test fails by panicking")]
+
+use std::collections::BTreeSet;
+
+use discovery::{
+    Acceptance, Balancer, Entry, Key, Kind, Layout, Override, ServiceId, Setting, SettingName, Topology, Upstream,
+};
+
+const PAGE: &str = include_str!("../../../docs/keys.md");
+
+/// What every key in the page's commands begins with.
+const PREFIX: &str = "/haproxy-discover/";
+
+/// A row of the tables of keys.
+struct Row {
+    /// `http-services/<svc>/domain`, the braces of the page taken apart.
+    patterns: Vec<String>,
+    /// A value that is refused.
+    refused: Option<String>,
+}
+
+fn rows() -> Vec<Row> {
+    let mut rows = Vec::new();
+    for table in PAGE.split("\n\n").filter(|part| part.starts_with("| key |")) {
+        for line in table.lines().skip(2) {
+            let cells: Vec<&str> = line.split('|').map(str::trim).collect();
+            assert_eq!(cells.len(), 7, "{line}");
+            let refused = cells[4].split('`').nth(1).map(str::to_owned);
+            rows.push(Row { patterns: patterns(cells[1].trim_matches('`')), refused });
+        }
+    }
+    rows
+}
+
+fn patterns(cell: &str) -> Vec<String> {
+    match cell.strip_prefix("{http,tcp}") {
+        Some(rest) => ["http", "tcp"].map(|kind| format!("{kind}{rest}")).into(),
+        None => vec![cell.to_owned()],
+    }
+}
+
+fn matches(pattern: &str, key: &str) -> bool {
+    let (pattern, key): (Vec<&str>, Vec<&str>) = (pattern.split('/').collect(), key.split('/').collect());
+    pattern.len() == key.len() && pattern.iter().zip(&key).all(|(p, k)| p.starts_with('<') || p == k)
+}
+
+/// The key and the value of each line that writes one.
+fn examples() -> Vec<Entry> {
+    let lines = PAGE.lines().filter_map(|line| line.strip_prefix("    etcdctl put "));
+    let words = lines.map(|line| shlex::split(line).unwrap());
+    let entry = |(words, revision): (Vec<String>, i64)| {
+        let [key, value] = words.last_chunk().unwrap();
+        let (key, value) = (key.strip_prefix(PREFIX).unwrap().to_owned(), value.clone().into_bytes());
+        let lease = i64::from(words.len() > 2);
+        Entry { key, value, create_revision: revision, mod_revision: revision, lease }
+    };
+    words.zip(1..).map(entry).collect()
+}
+
+/// A name for what kind of key it is: a new one has to get its name here, and its keys below.
+fn sort(key: &Key) -> &'static str {
+    match key {
+        Key::Setting { .. } => "setting",
+        Key::Upstream { .. } => "upstream",
+        Key::Override { .. } => "override",
+        Key::Balancer(_) => "balancer",
+        Key::AcceptStore => "accept-store",
+    }
+}
+
+const SORTS: [&str; 5] = ["setting", "upstream", "override", "balancer", "accept-store"];
+
+/// One key of every form that there is.
+fn every_key() -> Vec<Key> {
+    let id = || "a".parse().unwrap();
+    let mut keys = vec![Key::Balancer("lb".parse().unwrap()), Key::AcceptStore];
+    for kind in [Kind::Http, Kind::Tcp] {
+        let service = ServiceId { kind, name: "x".parse().unwrap() };
+        let layouts = if kind == Kind::Http { &[Layout::Current, Layout::Ancestor][..] } else { &[Layout::Current] };
+        for &layout in layouts {
+            let of_kind = SettingName::ALL.iter().filter(|name| name.kinds().contains(&kind));
+            keys.extend(of_kind.map(|name| Key::Setting { service: service.clone(), layout, name: *name }));
+            keys.push(Key::Upstream { service: service.clone(), layout, id: id() });
+        }
+        keys.push(Key::Override { service, id: id() });
+    }
+    let sorts: BTreeSet<&str> = keys.iter().map(sort).collect();
+    assert_eq!(sorts, SORTS.into());
+    keys
+}
+
+/// Whether the code takes the value, or why not.
+fn read(key: &Key, value: &[u8]) -> Result<(), String> {
+    let read = match key {
+        Key::Setting { service, name, .. } => Setting::parse(service.kind, *name, value).map(drop),
+        Key::Upstream { .. } => Upstream::parse(value).map(drop),
+        Key::Override { .. } => Override::parse(value).map(drop),
+        Key::Balancer(_) => Balancer::parse(value).map(drop),
+        Key::AcceptStore => Acceptance::parse(value).map(drop),
+    };
+    read.map_err(|refusal| refusal.to_string())
+}
+
+#[test]
+fn every_key_has_a_row_and_every_row_is_a_key() {
+    let rows = rows();
+    let patterns: Vec<&String> = rows.iter().flat_map(|row| &row.patterns).collect();
+    let keys: Vec<String> = every_key().iter().map(ToString::to_string).collect();
+    for key in &keys {
+        assert!(patterns.iter().any(|pattern| matches(pattern, key)), "docs/keys.md has no row of {key}");
+    }
+    for pattern in patterns {
+        assert!(keys.iter().any(|key| matches(pattern, key)), "docs/keys.md has {pattern}, which is no key");
+    }
+}
+
+#[test]
+fn every_row_has_an_example_and_what_is_refused() {
+    let examples = examples();
+    let read_only = |pattern: &str| PAGE.contains(&format!("{PREFIX}{}", pattern.replace("<node>", "lb-1")));
+    for Row { patterns, refused } in rows() {
+        for pattern in patterns {
+            let shown = examples.iter().any(|entry| matches(&pattern, &entry.key));
+            assert!(shown || read_only(&pattern), "docs/keys.md has no example of {pattern}");
+            let key = every_key().into_iter().find(|key| matches(&pattern, &key.to_string())).unwrap();
+            if let Some(value) = &refused {
+                assert!(read(&key, value.as_bytes()).is_err(), "{pattern}: {value} is read");
+            }
+        }
+    }
+}
+
+#[test]
+fn every_example_reads() {
+    let examples = examples();
+    for Entry { key, value, .. } in &examples {
+        read(&key.parse().unwrap(), value).unwrap_or_else(|refusal| panic!("{key}: {refusal}"));
+    }
+    let topology = Topology::of(&examples);
+    assert!(topology.odd().is_empty(), "{:?}", topology.odd());
+    for (id, service) in topology.services() {
+        let records = service.upstreams().map(|(_, field)| (field, field.value.as_ref().unwrap()));
+        for (field, record) in records {
+            assert!(record.unknown.is_empty() && (record.permanent || field.entry.lease != 0), "{id}: {record:?}");
+        }
+        assert!(service.overrides().all(|(_, field)| field.value.as_ref().unwrap().unknown.is_empty()), "{id}");
+    }
+}
+
+#[test]
+fn every_field_of_a_record_has_its_row() {
+    let full = r#"{"address":"10.0.0.1:80","weight":7,"color":"blue","state":"drain","backup":true,"permanent":true}"#;
+    let record: serde_json::Value =
+        serde_json::from_str(&Upstream::parse(full.as_bytes()).unwrap().to_string()).unwrap();
+    let fields: BTreeSet<&str> = record.as_object().unwrap().keys().map(String::as_str).collect();
+    assert_eq!(table("| field of a record |"), fields);
+    let full = Balancer {
+        url: Some(String::new()),
+        haproxy: Some(String::new()),
+        more: [String::new()].into(),
+        ..Balancer::default()
+    };
+    let said: serde_json::Value = serde_json::from_str(&full.to_string()).unwrap();
+    let fields: BTreeSet<&str> = said.as_object().unwrap().keys().map(String::as_str).collect();
+    assert_eq!(table("| field |"), fields);
+}
+
+/// The words in the first column.
+fn table(head: &str) -> BTreeSet<&'static str> {
+    let table = PAGE.split("\n\n").find(|part| part.starts_with(head)).unwrap();
+    let cells = table.lines().skip(2).map(|line| line.split(" | ").next().unwrap());
+    cells.flat_map(|cell| cell.split('`').skip(1).step_by(2)).collect()
+}

@@ -1,0 +1,165 @@
+//! A program's options as a page of the documentation: a table for each heading of `--help`, and a section for each
+//! subcommand that has only what is its own.
+
+use clap::{Arg, Command};
+
+/// The page. What `clap` adds by itself (`--help`, `--version`) isn't on it.
+pub fn options(command: &Command) -> String {
+    let name = command.get_name();
+    let mut page = format!(
+        "<!-- Printed by the test `the_page_of_options_is_the_code`; UPDATE_EXPECT=1 writes it anew. -->\n\
+         # Options of {name}\n\n\
+         From the same definitions as `{name} --help`, which has examples too. An option beats its variable. How it ends:\n\
+         [exit codes](exit-codes.md).\n"
+    );
+    page += &about(name, command);
+    page += &tables(&arguments(command));
+    for sub in command.get_subcommands().filter(|sub| !sub.is_hide_set()) {
+        let full = format!("{name} {}", sub.get_name());
+        page += &format!("\n## {full}\n");
+        page += &about(&full, sub);
+        page += &differences(command, sub);
+    }
+    page
+}
+
+fn about(name: &str, command: &Command) -> String {
+    let about =
+        command.get_long_about().or(command.get_about()).map(|about| format!("\n{about}\n")).unwrap_or_default();
+    let usage = command.clone().bin_name(name).render_usage().to_string();
+    let usage: Vec<String> = usage.trim_start_matches("Usage:").lines().map(|line| code(line.trim())).collect();
+    format!("{about}\n{}\n", usage.join(", "))
+}
+
+/// What is the subcommand's own, and in a sentence what it shares.
+fn differences(parent: &Command, sub: &Command) -> String {
+    let (above, all) = (arguments(parent), arguments(sub));
+    let is_among = |arg: &Arg, others: &[&Arg]| others.iter().any(|other| row(other) == row(arg));
+    let own: Vec<&Arg> = all.iter().copied().filter(|arg| !is_among(arg, &above)).collect();
+    let (shared, missing): (Vec<&Arg>, Vec<&Arg>) = above
+        .iter()
+        .copied()
+        .filter(|arg| !arg.is_positional())
+        .partition(|arg| arg.is_global_set() || is_among(arg, &all));
+    let names = |args: &[&Arg]| args.iter().map(|arg| spelling(arg, &[])).collect::<Vec<_>>().join(", ");
+    let (name, too) = (parent.get_name(), if own.is_empty() { "" } else { " too" });
+    let rest = match (shared.len(), missing.len()) {
+        (0, _) => String::new(),
+        (_, 0) => format!("\nIt has the options of `{name}`{too}.\n"),
+        (few, many) if few < many => format!("\nIt has {} of `{name}`{too}.\n", names(&shared)),
+        _ => format!("\nIt has the options of `{name}`{too}, but for {}.\n", names(&missing)),
+    };
+    tables(&own) + &rest
+}
+
+fn arguments(command: &Command) -> Vec<&Arg> {
+    command.get_arguments().filter(|arg| !arg.is_hide_set()).collect()
+}
+
+/// One table for each heading, in the order in which they first come.
+fn tables(args: &[&Arg]) -> String {
+    let mut headings: Vec<&str> = Vec::new();
+    for heading in args.iter().map(|arg| heading(arg)) {
+        if !headings.contains(&heading) {
+            headings.push(heading);
+        }
+    }
+    let table = |name: &&str| {
+        let title = if headings.len() > 1 { format!("\n**{name}**\n") } else { String::new() };
+        let rows: String = args.iter().filter(|arg| heading(arg) == *name).map(|arg| row(arg)).collect();
+        format!("{title}\n| option | variable | default | |\n|---|---|---|---|\n{rows}")
+    };
+    headings.iter().map(table).collect()
+}
+
+fn heading(arg: &Arg) -> &str {
+    arg.get_help_heading().unwrap_or(if arg.is_positional() { "Arguments" } else { "Options" })
+}
+
+fn row(arg: &Arg) -> String {
+    let help = arg.get_long_help().or(arg.get_help()).map(ToString::to_string).unwrap_or_default();
+    let help = help.split("\n\n").map(str::trim).collect::<Vec<_>>().join(". ").replace('\n', " ");
+    let (help, computed) = match help.strip_suffix(']').and_then(|help| help.rsplit_once(" [default: ")) {
+        Some((help, default)) => (help.to_owned(), Some(default.to_owned())),
+        None => (help, None),
+    };
+    let fixed = arg.get_default_values().iter().map(|value| value.to_string_lossy()).collect::<Vec<_>>().join(",");
+    let default = computed.unwrap_or_else(|| code(&fixed));
+    let variable = arg.get_env().map(|name| code(&name.to_string_lossy())).unwrap_or_default();
+    let cells = [spelling(arg, &values(arg)), variable, default, help + &possible(arg)];
+    let cells =
+        cells.map(|cell| if cell.is_empty() { " ".to_owned() } else { format!(" {} ", cell.replace('|', "\\|")) });
+    format!("|{}|\n", cells.join("|"))
+}
+
+fn code(text: &str) -> String {
+    if text.is_empty() { String::new() } else { format!("`{text}`") }
+}
+
+/// `--output FORMAT`, `-o`; an argument by its name alone.
+fn spelling(arg: &Arg, values: &[&str]) -> String {
+    let long = arg.get_long().map(|long| format!("--{long}"));
+    let words: Vec<&str> = long.iter().map(String::as_str).chain(values.iter().copied()).collect();
+    let short = arg.get_short().map(|short| format!(", `-{short}`")).unwrap_or_default();
+    code(&words.join(" ")) + &short
+}
+
+/// What stands behind it.
+fn values(arg: &Arg) -> Vec<&str> {
+    let names = arg.get_value_names().filter(|_| arg.get_action().takes_values()).unwrap_or_default();
+    names.iter().map(clap::builder::Str::as_str).collect()
+}
+
+/// The words that it takes, where there are few.
+fn possible(arg: &Arg) -> String {
+    if !arg.get_action().takes_values() {
+        return String::new();
+    }
+    let values = arg.get_possible_values();
+    let values = values.iter().filter(|value| !value.is_hide_set());
+    let word = |value: &clap::builder::PossibleValue| match value.get_help() {
+        Some(help) => format!("`{}` ({help})", value.get_name()),
+        None => code(value.get_name()),
+    };
+    let words: Vec<String> = values.map(word).collect();
+    if words.is_empty() { String::new() } else { format!(": {}", words.join(", ")) }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::ArgAction;
+
+    use super::*;
+
+    fn command() -> Command {
+        let every = Arg::new("every").long("every").env("TOOL_EVERY").value_name("TIME").default_value("10s");
+        let every = every.help("How often; a|b");
+        let quiet = Arg::new("quiet")
+            .long("quiet")
+            .short('q')
+            .action(ArgAction::SetTrue)
+            .help("Say nothing [default: it depends]");
+        let hidden = Arg::new("hidden").long("hidden").hide(true);
+        let own = Arg::new("file").value_name("FILE").help("The file");
+        let sub = Command::new("drain").about("Takes out").args([every.clone(), own]);
+        let secret = Command::new("secret").hide(true);
+        Command::new("tool").about("Does things").args([every, quiet, hidden]).subcommands([sub, secret])
+    }
+
+    #[test]
+    fn options_with_variable_and_default_and_what_subcommands_share() {
+        let page = options(&command());
+        for part in [
+            "\nDoes things\n",
+            "| `--every TIME` | `TOOL_EVERY` | `10s` | How often; a\\|b |\n",
+            "| `--quiet`, `-q` | | it depends | Say nothing |\n",
+            "## tool drain\n\nTakes out\n",
+            "| `FILE` | | | The file |\n",
+            "It has the options of `tool` too, but for `--quiet`.\n",
+        ] {
+            assert!(page.contains(part), "{part:?} is missing: {page}");
+        }
+        assert!(!page.contains("hidden") && !page.contains("secret"), "{page}");
+        assert_eq!(page.matches("TOOL_EVERY").count(), 1, "{page}");
+    }
+}
