@@ -190,6 +190,7 @@ const BLOCKS: [(&str, &[(&str, &str)]); 21] = [
         "docs/ansible.md",
         &[
             ("Ansible", "ansible.rs runs site.yml, with files of its own"),
+            ("TLS, certificates and users", "ansible.rs sets them, and runs site.yml so"),
             ("Deploy", "ansible.rs runs deploy.yml, with files of its own"),
             ("What is balanced here", "ansible.rs runs the fact"),
         ],
