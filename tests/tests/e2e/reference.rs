@@ -221,6 +221,7 @@ const BLOCKS: [(&str, &[(&str, &str)]); 21] = [
             ("A balancer", "tutorial/howto.rs"),
             ("An app", "lab/units.rs"),
             ("Upgrade in place", "lab/units.rs"),
+            ("CoreOS", "ignition.rs"),
             ("fleet", "fleet is no more; its options are ignored by systemd, see units.rs"),
         ],
     ),
