@@ -44,6 +44,7 @@ EXAMPLES = """
       - {name: viewer, password: "{{ viewer }}", roles: [reader]}
 """
 
+TIMES = {"ETCDCTL_DIAL_TIMEOUT": "20s", "ETCDCTL_COMMAND_TIMEOUT": "30s"}
 # etcd's own numbers.
 KINDS = {"read": 0, "readwrite": 2}
 # What etcd says to one who comes without a user, with a certificate or without.
@@ -75,7 +76,8 @@ class Etcd:
     def __init__(self, module):
         self.module = module
         self.changed = False
-        self.variables = dict(module.params["etcdctl"], ETCDCTL_API="3")
+        # A login is slow by design, and etcdctl's 2 s are too few for it on a busy host.
+        self.variables = dict(TIMES, ETCDCTL_API="3", **module.params["etcdctl"])
         self.root = {"ETCDCTL_USER": "root:" + module.params["password"]}
 
     def run(self, arguments, user, data=None):
@@ -109,10 +111,10 @@ class Etcd:
         if not known:
             self.change("role", "add", name)
         has = current(self.ask("role", "get", name)) if known else set()
-        for key, end, kind in has - permissions:
-            # Another kind of the same keys takes its place below.
-            if not any((key, end) == (it[0], it[1]) for it in permissions):
-                self.change("role", "revoke-permission", name, key, *([end] if end else []))
+        # Another kind for the same keys takes the place of the one there is.
+        kept = {(key, end) for key, end, _ in permissions}
+        for key, end in sorted({(key, end) for key, end, _ in has} - kept):
+            self.change("role", "revoke-permission", name, key, *([end] if end else []))
         for key, end, kind in sorted(permissions - has):
             word = [word for word, number in KINDS.items() if number == kind][0]
             self.change("role", "grant-permission", name, word, key, *([end] if end else []))
