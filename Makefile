@@ -83,12 +83,12 @@ test-images: build ## The container images, built and run; needs Docker
 
 .PHONY: lab lab-test
 lab lab-test: NEEDS += debootstrap:debootstrap
-lab-test: NEEDS += ansible:ansible ansible-lint:ansible-lint lintian:lintian vagrant:vagrant
+lab-test: NEEDS += ansible:ansible ansible-lint:ansible-lint ignition-validate:ignition lintian:lintian vagrant:vagrant
 lab: build ## Three hosts with systemd, etcd, two balancers and three apps, in containers, until Ctrl-C; needs Docker
 	@exec $(DEBUG)/lab
-lab-test: build ## What needs hosts: the units, faults, packages, Ansible, Vagrant, the tutorial; needs Docker
+lab-test: build ## What needs hosts: the units, faults, packages, Ansible, Vagrant, Ignition, the tutorial; needs Docker
 	$(CARGO) test --workspace --test e2e -- --ignored --nocapture --test-threads 1 \
-	    lab:: packages:: ansible:: tutorial:: vagrant::
+	    lab:: packages:: ansible:: tutorial:: vagrant:: ignition::
 
 .PHONY: test-haproxy
 test-haproxy: test-haproxy-3.0 test-haproxy-3.2 ## What concerns HAProxy, with 3.0 and 3.2 from Debian (test-haproxy-3.0: with that alone)
@@ -100,7 +100,7 @@ test-haproxy-3.0 test-haproxy-3.2: test-haproxy-%: build
 	tests/fetch-haproxy $(SUITE_$*) $* target/haproxy-$*
 	OTHER_HAPROXY="$$(command -v haproxy)" PATH="$(CURDIR)/target/haproxy-$*:$$PATH" \
 	    $(CARGO) test --workspace --no-fail-fast --lib --bins --test it --test e2e -- --include-ignored \
-	    --skip container:: --skip images:: --skip lab:: --skip packages:: --skip ansible:: --skip tutorial:: --skip vagrant::
+	    --skip container:: --skip images:: --skip lab:: --skip packages:: --skip ansible:: --skip tutorial:: --skip vagrant:: --skip ignition::
 
 .PHONY: bench
 bench: NEEDS += h2load:nghttp2-client
@@ -162,6 +162,10 @@ install: ## Copy what `make release` has built, with units and pages, below DEST
 	@BUILT="$(BUILT)" DESTDIR="$(DESTDIR)" PREFIX="$(PREFIX)" SYSCONFDIR="$(SYSCONFDIR)" units/install
 uninstall: ## Remove it again, but for settings and state
 	@BUILT="$(BUILT)" DESTDIR="$(DESTDIR)" PREFIX="$(PREFIX)" SYSCONFDIR="$(SYSCONFDIR)" units/install --remove
+
+.PHONY: ignition
+ignition: ## An Ignition file of a CoreOS-style host: ROLE=store|balancer|app NAME=… ETC=folder URL=…; see docs/deploy.md
+	@BUILT="$(BUILT)" ROLE="$(ROLE)" NAME="$(NAME)" ETC="$(ETC)" URL="$(URL)" units/ignition
 
 .PHONY: fuzz
 fuzz: ## FUZZ_SECONDS of hostile keys and values (needs cargo-fuzz)

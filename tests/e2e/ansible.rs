@@ -1,7 +1,8 @@
 //! The role and the playbooks in `ansible/`, run by Ansible itself: hosts come up by them, an app is deployed under load, and
-//! a deploy that fails leaves things as they were.
+//! a deploy that fails leaves things as they were; once with a store without TLS, once with certificates and users.
 
 use std::collections::BTreeSet;
+use std::fs::{read_dir, read_to_string};
 use std::net::SocketAddr;
 use std::path::Path;
 use std::process::Command;
@@ -23,6 +24,19 @@ struct Site {
 
 impl Site {
     fn new() -> Self {
+        Self::with(|_| String::new())
+    }
+
+    /// With a store that asks for certificates.
+    fn secured() -> Self {
+        Self::with(|folder| {
+            let authority = folder.join("authority");
+            format!("    haproxy_discover_tls: true\n    haproxy_discover_authority: {}\n", authority.display())
+        })
+    }
+
+    /// With more variables.
+    fn with(variables: impl Fn(&Path) -> String) -> Self {
         let network = Network::new();
         let site = Self {
             hosts: ["node1", "node2"].map(|name| Machine::start(&network, name)),
@@ -50,13 +64,14 @@ impl Site {
     haproxy_discover_steps: 50,100
     haproxy_discover_every: 3s
     haproxy_discover_start: 60
-  hosts:
+{}  hosts:
 {}  children:
     store: {{hosts: {{node1: {{}}}}}}
     balancers: {{hosts: {{node1: {{}}, node2: {{}}}}}}
     apps: {{hosts: {{node1: {{}}, node2: {{}}}}}}
 ",
             site.folder.join("root").display(),
+            variables(&site.folder),
             site.hosts.iter().map(line).collect::<String>(),
         );
         write(site.folder.join("hosts.yml"), inventory);
@@ -85,6 +100,35 @@ impl Site {
         let (ok, said) = self.play(book, arguments);
         assert!(ok, "{book} {arguments:?}\n{said}");
         said
+    }
+
+    /// What a playbook says that has to fail.
+    #[track_caller]
+    fn assert_refused(&self, book: &str, arguments: &[&str], why: &str) {
+        let (ok, said) = self.play(book, arguments);
+        let words: Vec<&str> = said.split_whitespace().collect();
+        assert!(!ok && words.join(" ").contains(why), "{book} {arguments:?}\n{said}");
+        assert!(changed(&said).iter().all(|count| *count == 0), "{said}");
+    }
+
+    /// A command of etcdctl's on the first host, by a certificate that is there; whether it succeeds, and what it says.
+    fn etcdctl(&self, certificate: &str, command: &str) -> (bool, String) {
+        let node1 = &self.hosts[0];
+        let output = node1.run(&format!(
+            "cd /etc/haproxy-discover/tls
+             ETCDCTL_API=3 etcdctl --endpoints https://{}:2379 --cacert ca.pem --cert {certificate}.pem --key {certificate}.key \
+                 {command} 2>&1",
+            node1.address()
+        ));
+        (output.status.success(), String::from_utf8_lossy(&output.stdout).into_owned())
+    }
+
+    /// The serial numbers of all certificates that a host was given, by their files.
+    fn serials(&self, host: &Machine) -> Vec<String> {
+        let said = host.sh("for file in /etc/etcd/*.pem /etc/haproxy-discover/tls/*.pem; do
+                 case $file in */ca.pem | *'*'*) ;; *) echo \"$file $(openssl x509 -in $file -noout -serial)\" ;; esac
+             done");
+        said.lines().map(str::to_owned).collect()
     }
 
     /// The local fact of a host.
@@ -208,12 +252,115 @@ fn hosts_come_up_and_apps_are_deployed_without_a_loss() {
         assert!(handled.lines().nth(1).is_some_and(|line| line.starts_with("changed: ")), "{handler}: {said}");
     }
 
+    let authority = site.folder.join("authority").display().to_string();
+    let tls = ["-e", "haproxy_discover_tls=true", "-e", &format!("haproxy_discover_authority={authority}")];
+    site.assert_refused("site.yml", &tls, "listens with http, and haproxy_discover_tls is True");
+    assert!(!Path::new(&authority).exists());
+
     for load in load {
         let report = load.stop();
         println!("{report}");
         report.assert_nothing_lost();
         assert!(report.upstreams.keys().any(|name| name.starts_with("shop-1")), "{report}");
         assert!(!report.upstreams.keys().any(|name| name.starts_with("shop-3")), "nobody saw it: {report}");
+    }
+}
+
+#[test]
+#[ignore = "needs Docker: make lab-test"]
+fn a_store_with_certificates_and_users_is_set_up_deployed_to_and_renewed() {
+    let _turn = heavy();
+    let site = Site::secured();
+    site.assert_played("site.yml", &["--check"]);
+    site.hosts[0].sh("! test -e /usr/bin/confgen && ! test -e /etc/haproxy-discover && ! test -e /etc/etcd");
+    assert!(!site.folder.join("authority").exists(), "a check makes nothing");
+    let mut said = site.assert_played("site.yml", &["--diff", "-vvv"]);
+    said += &site.assert_played("deploy.yml", &["-e", "version=1", "--diff", "-vvv"]);
+    until(DEADLINE, "the first version", || site.answering() == names(1));
+    let again = site.assert_played("site.yml", &["--diff"]);
+    assert_eq!(changed(&again), [0, 0], "{again}");
+    everybody_is_asked_who_comes(&site);
+
+    let load = site.load();
+    said += &site.assert_played("deploy.yml", &["-e", "version=2", "--diff", "-vvv"]);
+    assert_eq!(site.answering(), names(2));
+    for host in &site.hosts {
+        let [copy] = &site.fact(host)[..] else { panic!("{:?}", site.fact(host)) };
+        assert_eq!([&copy["color"], &copy["status"]], ["green", "balanced"], "{copy}");
+    }
+
+    // Every certificate anew, nothing restarted; then all connect anew.
+    let serials = || site.hosts.each_ref().map(|host| site.serials(host));
+    let before = serials();
+    assert_eq!(before.each_ref().map(Vec::len), [4, 3], "{before:?}");
+    said += &site.assert_played("site.yml", &["-e", "haproxy_discover_renew=400", "--diff", "-vvv"]);
+    let after = serials();
+    assert!(before.concat().iter().all(|serial| !after.concat().contains(serial)), "{before:?} {after:?}");
+    let again = site.assert_played("site.yml", &["--check"]);
+    assert_eq!(changed(&again), [0, 0], "{again}");
+    site.hosts[0].sh("systemctl restart etcd@node1 && systemctl start etcd-defrag@node1");
+    let set = "set -a && . /etc/haproxy-discover/etcd.env && . /etc/haproxy-discover/discoverctl.env
+               discoverctl set shop balance leastconn";
+    let followed = site.hosts[0].sh(set);
+    assert!(followed.contains("followed by"), "{followed}");
+    assert_eq!(site.answering(), names(2));
+
+    for load in load {
+        let report = load.stop();
+        println!("{report}");
+        report.assert_nothing_lost();
+    }
+    assert_no_secret(&site, &said);
+    site.assert_refused(
+        "site.yml",
+        &["-e", "haproxy_discover_tls=false"],
+        "listens with https, and haproxy_discover_tls is False",
+    );
+    let other = format!("haproxy_discover_authority={}", site.folder.join("other").display());
+    site.assert_refused("site.yml", &["-e", &other], "believes an authority that isn't in");
+    assert!(!site.folder.join("other").exists());
+}
+
+/// Nobody without a certificate, and with one, each its own.
+fn everybody_is_asked_who_comes(site: &Site) {
+    let node1 = &site.hosts[0];
+    let curl = |url: &str, flags: &str| {
+        let tls = "--cacert /etc/haproxy-discover/tls/ca.pem";
+        node1.run(&format!("curl -sS --http1.1 --max-time 20 {tls} {flags} {url}://{}:2379/version", node1.address()))
+    };
+    let host = "--cert /etc/haproxy-discover/tls/host.pem --key /etc/haproxy-discover/tls/host.key";
+    assert!(curl("https", host).status.success());
+    for (url, flags) in [("https", ""), ("http", host)] {
+        let output = curl(url, flags);
+        assert!(!output.status.success(), "{url} {flags}: {output:?}");
+    }
+    let below = "/haproxy-discover/http-services";
+    for (certificate, command) in [
+        ("announcer-shop", format!("put {below}/blog/upstreams/node1 10.0.0.9:80")),
+        ("announcer-shop", format!("put {below}/blog/domain blog.test")),
+        ("announcer-shop", format!("put {below}/shop/active green")),
+        ("confgen-node1", format!("put {below}/shop/active green")),
+        ("confgen-node1", "put /haproxy-discover/balancers/node2 {}".to_owned()),
+        ("host", format!("get --prefix {below}/")),
+    ] {
+        let (ok, said) = site.etcdctl(certificate, &command);
+        assert!(!ok && said.contains("etcdserver: permission denied"), "{certificate}: {command}: {said}");
+    }
+    let (ok, said) = site.etcdctl("announcer-shop", &format!("get --keys-only --prefix {below}/shop/upstreams/"));
+    assert!(ok && said.contains("node1-8001") && said.contains("node2-8001"), "{said}");
+}
+
+/// No password and no key in what Ansible says.
+#[track_caller]
+fn assert_no_secret(site: &Site, said: &str) {
+    let files = read_dir(site.folder.join("authority")).unwrap().map(|file| file.unwrap().path());
+    let secret: Vec<_> = files.filter(|file| file.extension().is_some_and(|end| end != "pem")).collect();
+    // The authority's, the host's, the service's, two members' at most; three people's.
+    assert!(secret.len() >= 8, "{secret:?}");
+    for file in secret {
+        let text = read_to_string(&file).unwrap();
+        let line = text.lines().find(|line| !line.starts_with("-----")).unwrap();
+        assert!(line.len() >= 48 && !said.contains(line), "{}", file.display());
     }
 }
 

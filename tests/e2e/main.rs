@@ -25,6 +25,7 @@ mod guard;
 mod hardening;
 mod host_cut_off;
 mod hostile;
+mod ignition;
 mod images;
 mod lab;
 mod limits;

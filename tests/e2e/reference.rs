@@ -102,6 +102,7 @@ const BLOCKS: [(&str, &[(&str, &str)]); 26] = [
         "docs/ansible.md",
         &[
             ("Ansible", "ansible.rs runs site.yml, with files of its own"),
+            ("TLS, certificates and users", "ansible.rs sets them, and runs site.yml so"),
             ("Deploy", "ansible.rs runs deploy.yml, with files of its own"),
             ("What is balanced here", "ansible.rs runs the fact"),
         ],
@@ -132,6 +133,7 @@ const BLOCKS: [(&str, &[(&str, &str)]); 26] = [
             ("A balancer", "tutorial/howto.rs"),
             ("An app", "lab/units.rs"),
             ("Upgrade in place", "lab/units.rs"),
+            ("CoreOS", "ignition.rs"),
             ("fleet", "fleet is no more; its options are ignored by systemd, see units.rs"),
         ],
     ),

@@ -40,7 +40,7 @@ impl Default for Setup {
 }
 
 impl Setup {
-    /// HAProxy under handover, without confgen: [`Setup::haproxy_cfg`] is for the test to write.
+    /// HAProxy under handover, without confgen: `haproxy.cfg` is for the test to write.
     pub fn new() -> Self {
         Self {
             place: Place::new(),
