@@ -66,12 +66,15 @@ build: deps ## Build everything, for development
 demo: build ## The whole thing on this machine, on loopback ports of its own; Ctrl-C ends it
 	@exec $(DEBUG)/demo
 
+# The tests that make namespaces of their own.
+IN_NAMESPACES = pid_one:: in_a_container where_proc_has host_cut_off::
+
 .PHONY: test
 test: NEEDS += $(if $(DOCKER),debootstrap:debootstrap)
 test: build ## Every test, against real etcd, HAProxy and supervisord; in containers too where Docker runs
 	CARGO="$(CARGO)" tests/run
 	@if unshare --net --pid --fork --mount-proc true 2>/dev/null; then \
-	    $(CARGO) test --workspace --test e2e --test it --test processes -- --ignored pid_one:: in_a_container host_cut_off::; \
+	    $(CARGO) test --workspace --test e2e --test it --test processes -- --ignored $(IN_NAMESPACES); \
 	else echo "no right to make namespaces: nothing was run as PID 1, nor cut off the network"; fi
 	@if [ -n "$(DOCKER)" ]; then $(CARGO) test --workspace --test e2e -- --ignored container:: lab::faults::always; \
 	else echo "no Docker here: nothing was run in containers, nor in the lab's three hosts"; fi

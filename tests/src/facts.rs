@@ -1,6 +1,7 @@
 //! What a process holds, as `/proc` tells it.
 
 use std::fs;
+use std::io::ErrorKind;
 
 use nix::unistd::Pid;
 
@@ -23,6 +24,21 @@ pub fn cpu_seconds(pid: Pid) -> f64 {
     let of = |thread: fs::DirEntry| fs::read_to_string(thread.path().join("schedstat")).unwrap_or_default();
     let nanoseconds: u64 = threads.filter_map(|thread| of(thread).split_whitespace().next()?.parse::<u64>().ok()).sum();
     std::time::Duration::from_nanos(nanoseconds).as_secs_f64()
+}
+
+/// What it was started with in its environment (proc(5)). A worker of HAProxy's that has given up root's rights shows it to
+/// nobody without CAP_SYS_PTRACE, which root in a container lacks: then its parent's.
+pub(crate) fn environment(pid: Pid) -> Vec<u8> {
+    match fs::read(format!("/proc/{pid}/environ")) {
+        Err(error) if error.kind() == ErrorKind::PermissionDenied => parent(pid).map(environment).unwrap_or_default(),
+        environment => environment.unwrap_or_default(),
+    }
+}
+
+fn parent(pid: Pid) -> Option<Pid> {
+    let status = fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
+    let line = status.lines().find_map(|line| line.strip_prefix("PPid:"))?;
+    line.trim().parse().ok().map(Pid::from_raw)
 }
 
 /// How many files, sockets and pipes it has open.

@@ -13,6 +13,8 @@ use std::sync::{LazyLock, Mutex};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
+use crate::facts::environment;
+
 const MARK: &str = "HAPROXY_DISCOVER_LAB";
 
 static NEXT: AtomicU32 = AtomicU32::new(0);
@@ -71,10 +73,7 @@ impl Mark {
     /// The processes that bear it now.
     pub(crate) fn pids(&self) -> Vec<Pid> {
         let entry = format!("{MARK}={}", self.0);
-        let bears = |pid: &Pid| {
-            let environment = fs::read(format!("/proc/{pid}/environ")).unwrap_or_default();
-            environment.split(|byte| *byte == 0).any(|variable| variable == entry.as_bytes())
-        };
+        let bears = |pid: &Pid| environment(*pid).split(|byte| *byte == 0).any(|variable| variable == entry.as_bytes());
         let processes = fs::read_dir("/proc").expect("/proc").flatten();
         let numbers = processes.filter_map(|process| process.file_name().to_str()?.parse().ok());
         numbers.map(Pid::from_raw).filter(bears).collect()

@@ -61,6 +61,7 @@ impl Shown {
 const OF_A: &str = r#"{service="http-shop",upstream="a"}"#;
 
 #[test]
+#[ignore = "needs namespaces of its own: make test runs it where it may make them"]
 fn it_says_when_it_started_where_proc_has_processes_alone() {
     let now = || std::time::UNIX_EPOCH.elapsed().unwrap().as_secs_f64();
     let (site, begun) = (Site::new(), now());

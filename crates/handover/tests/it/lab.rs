@@ -1,9 +1,9 @@
 //! A supervisord with handover and HAProxy in a directory of its own, an app behind it, and clients.
 
 use std::fs;
-use std::io::Write;
+use std::io::{ErrorKind, Write};
 use std::net::{SocketAddr, TcpListener};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
@@ -232,17 +232,15 @@ serverurl=unix://{dir}/supervisor.sock
     /// Every living process that bears the mark of this lab's socket, outside or inside of a pid namespace.
     pub(crate) fn haproxys(&self) -> Vec<i32> {
         let mark = format!("HANDOVER={}\0", self.path("admin.sock").display());
-        processes(|process| {
-            let environ = fs::read(process.join("environ")).unwrap_or_default();
-            environ.windows(mark.len()).any(|window| window == mark.as_bytes())
-        })
+        let bears = |pid| environ(pid).windows(mark.len()).any(|window| window == mark.as_bytes());
+        processes(bears)
     }
 
     /// Every process that names this lab's directory on its command line: handovers and watchdogs too.
     pub(crate) fn everyone(&self) -> Vec<i32> {
         let dir = self.dir.path().display().to_string();
-        processes(|process| {
-            let line = fs::read(process.join("cmdline")).unwrap_or_default();
+        processes(|pid| {
+            let line = fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
             String::from_utf8_lossy(&line).contains(&dir)
         })
     }
@@ -310,12 +308,22 @@ impl Drop for Lab {
 }
 
 /// The living processes for which that holds, given their directory in `/proc`.
-fn processes(holds: impl Fn(&Path) -> bool) -> Vec<i32> {
+fn processes(holds: impl Fn(i32) -> bool) -> Vec<i32> {
     let entries = fs::read_dir("/proc").unwrap().flatten();
     entries
-        .filter_map(|entry| entry.file_name().to_str()?.parse().ok().filter(|_| holds(&entry.path())))
+        .filter_map(|entry| entry.file_name().to_str()?.parse().ok().filter(|pid| holds(*pid)))
         .filter(|pid| stat(*pid).is_some_and(|(state, _)| state != 'Z'))
         .collect()
+}
+
+/// A process' environment; its parent's where it shows none, as a worker without root's rights in a container.
+fn environ(pid: i32) -> Vec<u8> {
+    match fs::read(format!("/proc/{pid}/environ")) {
+        Err(error) if error.kind() == ErrorKind::PermissionDenied => {
+            stat(pid).map(|(_, parent)| environ(parent)).unwrap_or_default()
+        }
+        environ => environ.unwrap_or_default(),
+    }
 }
 
 /// A process' state and parent.
