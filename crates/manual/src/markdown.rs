@@ -155,7 +155,7 @@ mod tests {
             "| `--quiet`, `-q` | | it depends | Say nothing |\n",
             "## tool drain\n\nTakes out\n",
             "| `FILE` | | | The file |\n",
-            "It has the options of `tool` too, but for `--quiet`.\n",
+            "It has the options of `tool` too, but for `--quiet`, `-q`.\n",
         ] {
             assert!(page.contains(part), "{part:?} is missing: {page}");
         }
