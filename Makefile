@@ -66,6 +66,9 @@ build: deps ## Build everything, for development
 demo: build ## The whole thing on this machine, on loopback ports of its own; Ctrl-C ends it
 	@exec $(DEBUG)/demo
 
+# Those that are ignored otherwise. Without all three, cargo builds the libraries with fewer features, and so once more.
+IGNORED = $(CARGO) test --workspace --test e2e --test it --test processes -- --ignored
+
 # The tests that make namespaces of their own.
 IN_NAMESPACES = pid_one:: in_a_container where_proc_has host_cut_off::
 
@@ -74,15 +77,15 @@ test: NEEDS += $(if $(DOCKER),debootstrap:debootstrap)
 test: build ## Every test, against real etcd, HAProxy and supervisord; in containers too where Docker runs
 	CARGO="$(CARGO)" tests/run
 	@if unshare --net --pid --fork --mount-proc true 2>/dev/null; then \
-	    $(CARGO) test --workspace --test e2e --test it --test processes -- --ignored $(IN_NAMESPACES); \
+	    $(IGNORED) $(IN_NAMESPACES); \
 	else echo "no right to make namespaces: nothing was run as PID 1, nor cut off the network"; fi
-	@if [ -n "$(DOCKER)" ]; then $(CARGO) test --workspace --test e2e -- --ignored container:: lab::faults::always; \
+	@if [ -n "$(DOCKER)" ]; then $(IGNORED) container:: lab::faults::always; \
 	else echo "no Docker here: nothing was run in containers, nor in the lab's three hosts"; fi
 
 .PHONY: test-images
 test-images: NEEDS += debootstrap:debootstrap docker-compose:docker-compose
 test-images: build ## The container images, built and run; needs Docker
-	$(CARGO) test --workspace --test e2e -- --ignored images::
+	$(IGNORED) images::
 
 .PHONY: lab lab-test
 lab lab-test: NEEDS += debootstrap:debootstrap
@@ -90,7 +93,7 @@ lab-test: NEEDS += ansible:ansible ansible-lint:ansible-lint ignition-validate:i
 lab: build ## Three hosts with systemd, etcd, two balancers and three apps, in containers, until Ctrl-C; needs Docker
 	@exec $(DEBUG)/lab
 lab-test: build ## What needs hosts: the units, faults, packages, Ansible, Vagrant, Ignition, the tutorial; needs Docker
-	$(CARGO) test --workspace --test e2e -- --ignored --nocapture --test-threads 1 \
+	$(IGNORED) --nocapture --test-threads 1 \
 	    lab:: packages:: ansible:: tutorial:: vagrant:: ignition::
 
 .PHONY: test-haproxy
