@@ -1,6 +1,8 @@
 //! What passes confgen's own checks and not HAProxy's: the culprit is left out, everybody else is served.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing, reason = "test code")]
 
+use std::fs::{Permissions, set_permissions};
+use std::os::unix::fs::PermissionsExt as _;
 use std::time::Duration;
 
 use lab::{App, Balancer, Etcd, Setup, light, until, write};
@@ -48,6 +50,40 @@ fn a_service_that_haproxy_refuses_hurts_nobody_else() {
     etcd.delete("http-services/old/profile");
     balancer.wait_status(DEADLINE, "old.test", "/", 200);
     balancer.wait_in_sync(DEADLINE);
+}
+
+/// What a restart was wanted for is refused while that restart waits for the one before: it has no part in it then.
+#[test]
+fn a_service_that_is_refused_when_its_restart_is_due_waits_for_none() {
+    let _alone = light();
+    let etcd = Etcd::start();
+    let app = App::alone("shop-1");
+    etcd.http_service("shop", "shop.test", &[&app]);
+    let setup = Setup::new();
+    // A check of thousands of services takes as long, and to find the culprit takes half a dozen of them.
+    let slow = setup.folder().join("slow");
+    write(&slow, "#!/bin/sh\ncase \" $* \" in *' -c '*) sleep 0.5 ;; esac\nexec haproxy \"$@\"\n");
+    set_permissions(&slow, Permissions::from_mode(0o755)).unwrap();
+    let setup = setup.haproxy(&slow).confgen(&etcd).flags(&["--restart-interval", "2s"]);
+    write(setup.folder().join("conf.d/mine.cfg"), PROFILE);
+    let balancer = setup.start();
+    balancer.wait_status(DEADLINE, "shop.test", "/", 200);
+
+    etcd.http_service("blog", "blog.test", &[&app]);
+    balancer.wait_status(DEADLINE, "blog.test", "/", 200);
+    etcd.put("http-services/shop/profile", "mine");
+    until(DEADLINE, "the culprit to be named", || balancer.log("confgen").contains("HAProxy refuses http-shop"));
+    balancer.wait_settled(DEADLINE);
+
+    // Written anew, it is judged anew, and its upstreams come and go in either case.
+    let upstream = "http-services/shop/upstreams/shop-1";
+    etcd.put(upstream, format!(r#"{{"address":"{}","state":"drain"}}"#, app.address));
+    until(DEADLINE, "it to be out", || balancer.servers_up("http-shop").is_empty());
+    etcd.put(upstream, app.address.to_string());
+    balancer.wait_status(DEADLINE, "shop.test", "/", 200);
+    balancer.wait_settled(DEADLINE);
+    let log = balancer.log("confgen");
+    assert!(!log.contains("restart: http-shop"), "{log}");
 }
 
 #[test]

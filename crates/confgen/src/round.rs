@@ -194,23 +194,27 @@ impl Rounds {
         Ok(left)
     }
 
-    /// Takes in how writing a file went.
-    pub fn filed(&mut self, filing: &Filing, filed: &Filed) {
-        match filed {
+    /// Takes in how writing a file went. What a file would be like follows at once: a restart for what is still wanted would
+    /// else run under the name of a generation that was refused, and be taken for it.
+    pub fn filed(&mut self, filing: &Filing, filed: &Filed) -> anyhow::Result<()> {
+        let (touched, whole) = match filed {
             // Until HAProxy runs it, the file may still keep it from starting.
             Filed::Same | Filed::Written => {
                 self.committed = Some((filing.structure.stamp(), filing.settled.clone()));
                 self.standing.filed = filing.position.revision;
                 Arc::make_mut(&mut self.outside).include.fills.wrote(&filing.fills());
+                return Ok(());
             }
-            Filed::Unfilled(refused) => Arc::make_mut(&mut self.outside).include.fills.leave(refused),
-            Filed::Culprits(culprits) => {
-                self.settled.refuse(culprits, &filing.settled);
-                // Which of them are left out is seen by a look at everything.
-                self.proxy.doubt();
+            Filed::Unfilled(refused) => {
+                Arc::make_mut(&mut self.outside).include.fills.leave(refused);
+                (BTreeSet::new(), true)
             }
-            Filed::Refused(_) | Filed::OperatorRefused(_) | Filed::Outdated(_) | Filed::Waits => {}
-        }
+            Filed::Culprits(culprits) => (self.settled.refuse(culprits, &filing.settled), false),
+            Filed::Refused(_) | Filed::OperatorRefused(_) | Filed::Outdated(_) | Filed::Waits => return Ok(()),
+        };
+        // Which of them are left out is seen by a look at everything.
+        self.proxy.doubt();
+        self.shape(touched, whole).map(drop)
     }
 
     /// What has to be written, apart from everything that goes on meanwhile.

@@ -16,7 +16,7 @@ impl Rounds {
     pub fn restart(&mut self, reason: &str) -> anyhow::Result<Outcome> {
         let filing = self.filing();
         let filed = filing.write_surely()?;
-        self.filed(&filing, &filed);
+        self.filed(&filing, &filed)?;
         if !matches!(filed, Filed::Same | Filed::Written) {
             return Ok(Outcome::Refused(filed));
         }
@@ -37,7 +37,7 @@ impl Rounds {
                     return Ok(Outcome::NotLive(reason));
                 }
                 let filed = Filed::Culprits(culprits);
-                self.filed(&filing, &filed);
+                self.filed(&filing, &filed)?;
                 return Ok(Outcome::Refused(filed));
             }
         }
@@ -81,7 +81,7 @@ impl Rounds {
         }
         let filing = self.filing();
         let filed = filing.write()?;
-        self.filed(&filing, &filed);
+        self.filed(&filing, &filed)?;
         Ok(match filed {
             Filed::Same | Filed::Written => Outcome::InSync,
             refused => Outcome::Refused(refused),

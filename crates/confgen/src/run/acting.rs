@@ -46,11 +46,9 @@ impl Daemon {
         let (reason, revision) = (job.reason(), self.mirror.position().revision);
         self.acting = Some(tokio::task::spawn_blocking(move || {
             let at = (SystemTime::now(), Instant::now());
-            if let Some((filing, filed)) = written {
-                rounds.filed(&filing, &filed);
-                rounds.tell_quarantine();
-            }
-            let done = job.run(&mut rounds);
+            let taken_in = written.map_or(Ok(()), |(filing, filed)| rounds.filed(&filing, &filed));
+            rounds.tell_quarantine();
+            let done = taken_in.and_then(|()| job.run(&mut rounds));
             Acted { rounds, act, done, at, reason, revision }
         }));
     }
