@@ -60,9 +60,9 @@ fn a_service_that_is_refused_when_its_restart_is_due_waits_for_none() {
     let app = App::alone("shop-1");
     etcd.http_service("shop", "shop.test", &[&app]);
     let setup = Setup::new();
-    // A check of thousands of services takes as long, and to find the culprit takes half a dozen of them.
+    // A check of thousands of services takes as long, and to find the culprit takes five of them.
     let slow = setup.folder().join("slow");
-    write(&slow, "#!/bin/sh\ncase \" $* \" in *' -c '*) sleep 0.5 ;; esac\nexec haproxy \"$@\"\n");
+    write(&slow, "#!/bin/sh\ncase \" $* \" in *' -c '*) sleep 0.7 ;; esac\nexec haproxy \"$@\"\n");
     set_permissions(&slow, Permissions::from_mode(0o755)).unwrap();
     let setup = setup.haproxy(&slow).confgen(&etcd).flags(&["--restart-interval", "2s"]);
     write(setup.folder().join("conf.d/mine.cfg"), PROFILE);

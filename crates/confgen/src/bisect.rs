@@ -3,39 +3,32 @@
 /// Finds the items without which the rest passes, each with the judge's words about it. `judge` says why a subset is
 /// refused, or nothing where it passes.
 ///
-/// Each culprit costs about two judgements for each halving. Where `tries` are used up, all that has not been cleared
-/// counts as guilty: leaving out too much is safe, leaving in too much is not.
+/// Each culprit costs two judgements for each halving. Where `tries` are used up, all that has not been cleared counts as
+/// guilty, and so do all of a part that passes by halves alone: leaving out too much is safe, leaving in too much is not.
 pub fn culprits<T: Clone, E>(
     items: &[T],
-    mut tries: usize,
+    tries: usize,
     judge: &mut impl FnMut(&[T]) -> Result<Option<String>, E>,
 ) -> Result<Vec<(T, String)>, E> {
     let mut guilty = Vec::new();
     // Known to be refused, with the words.
-    let mut suspects: Vec<(&[T], String)> = Vec::new();
-    let mut unseen: Vec<&[T]> = vec![items];
-    loop {
-        while let Some(part) = unseen.pop() {
-            if part.is_empty() {
-                continue;
-            }
-            if tries == 0 {
-                suspects.push((part, "refused together with others".to_owned()));
-                continue;
-            }
-            tries -= 1;
-            suspects.extend(judge(part)?.map(|words| (part, words)));
-        }
-        let Some((part, words)) = suspects.pop() else { return Ok(guilty) };
-        match part {
-            [one] => guilty.push((one.clone(), words)),
-            _ if tries == 0 => guilty.extend(part.iter().map(|item| (item.clone(), words.clone()))),
-            _ => {
-                let (left, right) = part.split_at(part.len() / 2);
-                unseen.extend([left, right]);
+    let mut suspects: Vec<_> = judge(items)?.map(|words| (items, words)).into_iter().collect();
+    let mut tries = tries.saturating_sub(1);
+    while let Some((part, words)) = suspects.pop() {
+        let mut refused = Vec::new();
+        if part.len() > 1 && tries > 1 {
+            tries -= 2;
+            let (left, right) = part.split_at(part.len() / 2);
+            for half in [left, right] {
+                refused.extend(judge(half)?.map(|words| (half, words)));
             }
         }
+        if refused.is_empty() {
+            guilty.extend(part.iter().map(|item| (item.clone(), words.clone())));
+        }
+        suspects.extend(refused);
     }
+    Ok(guilty)
 }
 
 #[cfg(test)]
@@ -70,6 +63,16 @@ mod tests {
         let (found, judged) = find(8, &[1, 6].into(), 3);
         assert!(found.is_superset(&[1, 6].into()), "{found:?}");
         assert_eq!(judged, 3);
+    }
+
+    #[test]
+    fn what_is_refused_together_alone_is_guilty_together() {
+        let mut judge = |part: &[u8]| {
+            Ok::<_, Infallible>((part.contains(&3) && part.contains(&6)).then(|| "they bind one port".to_owned()))
+        };
+        let Ok(found) = culprits(&[1, 2, 3, 4, 5, 6, 7, 8], 100, &mut judge);
+        let found: Vec<u8> = found.into_iter().map(|(item, _)| item).collect();
+        assert!(found.contains(&3) && found.contains(&6), "{found:?}");
     }
 
     proptest! {

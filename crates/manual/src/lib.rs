@@ -55,7 +55,8 @@ fn print(mut command: Command, matches: &ArgMatches) -> io::Result<()> {
             }
         }
         Some((_, matches)) => match matches.get_one::<PathBuf>("DIR") {
-            Some(dir) => clap_mangen::generate_to(command, dir)?,
+            Some(dir) => clap_mangen::generate_to(command, dir)
+                .map_err(|error| io::Error::new(error.kind(), format!("{}: {error}", dir.display())))?,
             None => clap_mangen::Man::new(command).render(&mut text)?,
         },
         None => {}
@@ -78,6 +79,13 @@ mod tests {
         asked(command(), args).unwrap().unwrap();
         let page = |name: &str| std::fs::read_to_string(dir.path().join(name)).unwrap();
         assert!(page("tool.1").contains("Does things") && page("tool-drain.1").contains("Takes out"));
+    }
+
+    #[test]
+    fn a_directory_that_is_not_there_is_named() {
+        let args = ["tool", "man", "/no/such/directory"].map(OsString::from).to_vec();
+        let error = asked(command(), args).unwrap().unwrap_err();
+        assert!(error.to_string().starts_with("/no/such/directory: "), "{error}");
     }
 
     #[test]

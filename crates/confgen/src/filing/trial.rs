@@ -90,16 +90,25 @@ impl<'a> Trial<'a> {
             let all = || self.fills.keys().map(|path| (path.clone(), self.named(&words))).collect();
             return Ok(Filed::Unfilled(if some.is_empty() { all() } else { some }));
         }
-        let services: Vec<ServiceId> = self.filing.settled.services().map(|(id, _)| id.clone()).collect();
-        if self.verdict(&services)?.is_none() {
-            // With an empty section for each service that they name it would be fine: one isn't there.
-            return Ok(Filed::OperatorRefused(alerts(output)));
-        }
         if self.verdict(&[])?.is_some() {
             return Ok(Filed::Refused(output.to_owned()));
         }
-        let culprits = culprits(&services, JUDGEMENTS, &mut |some| self.verdict(some))?;
+        let culprits = self.culprits()?;
+        if culprits.is_empty() {
+            // With an empty section for each service that they name it is fine: one isn't there.
+            return Ok(Filed::OperatorRefused(alerts(output)));
+        }
         Ok(Filed::Culprits(culprits.into_iter().collect()))
+    }
+
+    /// Those of the services that HAProxy refuses: of what it hasn't taken yet, if all that it has taken still passes.
+    fn culprits(&self) -> anyhow::Result<Vec<(ServiceId, String)>> {
+        let settled = &self.filing.settled;
+        let services = settled.services().map(|(id, _)| id.clone());
+        let (taken, new): (Vec<_>, Vec<_>) = services.partition(|id| settled.is_taken(id));
+        let (beside, suspects) =
+            if self.verdict(&taken)?.is_none() { (taken, new) } else { (Vec::new(), [taken, new].concat()) };
+        culprits(&suspects, JUDGEMENTS, &mut |some| self.verdict(&[&beside, some].concat()))
     }
 
     /// What HAProxy has against a file with these services alone.

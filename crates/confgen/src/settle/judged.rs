@@ -45,6 +45,11 @@ impl Settled {
         }
     }
 
+    /// Whether HAProxy took a file with this service in the form in which it is wanted now.
+    pub fn is_taken(&self, id: &ServiceId) -> bool {
+        self.services.get(id).is_some_and(|it| it.wanted.is_some() && it.wanted == it.taken)
+    }
+
     /// The services whose servers are those of before: HAProxy takes no others.
     pub fn frozen(&self) -> impl Iterator<Item = &ServiceId> {
         self.services.iter().filter(|(_, it)| it.frozen && it.wanted.is_some()).map(|(id, _)| id)

@@ -475,8 +475,10 @@ fn the_servers_of_a_service_that_haproxy_refuses_come_and_go() {
     };
     let mut settled = settle(&store(""), &Memory::default(), &Limits::default());
     settled.taken(&settled.clone());
+    assert!(settled.is_taken(&http("a")));
     let drained = r#"http-services/a/upstreams/1 {"address":"10.0.0.1:80","state":"drain"}"#;
     settled.update(&store(&format!("http-services/a/url_reg ^/x\n{drained}")), &Changed::All);
+    assert!(!settled.is_taken(&http("a")));
     let culprits = [(http("a"), "bad".to_owned())].into();
     settled.refuse(&culprits, &settled.clone());
     let states = |settled: &Settled| service(settled, "a").servers.iter().map(|it| it.state).collect::<Vec<_>>();
@@ -484,6 +486,7 @@ fn the_servers_of_a_service_that_haproxy_refuses_come_and_go() {
     assert_eq!(settled.frozen().count(), 0);
     settled.refuse(&culprits, &settled.clone());
     assert_eq!(states(&settled), [ServerState::Ready], "HAProxy refuses that too");
+    assert!(settled.is_taken(&http("a")));
     assert_eq!(settled.frozen().collect::<Vec<_>>(), [&http("a")]);
     settled.forgive();
     assert_eq!(settled.frozen().count(), 0);

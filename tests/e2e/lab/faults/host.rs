@@ -18,22 +18,29 @@ Environment=FAKETIME_DONT_FAKE_MONOTONIC=1
 /// Nothing tells the balancers that the host is gone. What is lost is what was sent to it, or over connections that were
 /// kept to it, before the checks found out; a request that needed a new connection went to another host.
 pub(super) fn power_cut(hosts: &Hosts) -> Row {
+    away(hosts, "a host's power cut, and back", Machine::power_off, Machine::power_on)
+}
+
+/// Its kernel goes on: it takes connections, so that HAProxy's checks find nothing, and nobody answers on them. The
+/// announcer is frozen too, and its lease ends.
+pub(super) fn frozen(hosts: &Hosts) -> Row {
+    away(hosts, "a host frozen, and thawed", Machine::freeze, Machine::thaw)
+}
+
+/// A host that is no balancer goes, and comes back.
+fn away(hosts: &Hosts, name: &'static str, goes: fn(&Machine), comes: fn(&Machine)) -> Row {
     let loads = Loads::start(hosts);
-    let (dead, begun) = (&hosts.all()[2], Instant::now());
-    dead.power_off();
+    let (host, begun) = (&hosts.all()[2], Instant::now());
+    goes(host);
     for balancer in hosts.balancers() {
-        until(MENDS, &format!("{} to leave the dead host out", balancer.name()), || servers_up(balancer).len() == 2);
+        until(MENDS, &format!("{} to leave that host out", balancer.name()), || servers_up(balancer).len() == 2);
     }
     let out = begun.elapsed();
     let begun = Instant::now();
-    dead.power_on();
+    comes(host);
     hosts.wait_whole(MENDS);
     let back = begun.elapsed();
-    loads.row(
-        "a host's power cut, and back",
-        [Some(most_of_one_host()); 2],
-        format!("out after {out:.1?}, whole {back:.1?} after power"),
-    )
+    loads.row(name, [Some(most_of_one_host()); 2], format!("out after {out:.1?}, whole {back:.1?} after it is back"))
 }
 
 /// The same to a balancer: whoever asks it gets nothing until it is back, and the other one loses what was under way to the
@@ -53,24 +60,6 @@ pub(super) fn balancer_power_cut(hosts: &Hosts) -> Row {
     let whole = begun.elapsed();
     let words = format!("serves {serves:.1?} after power, whole after {whole:.1?}");
     loads.row("a balancer's power cut, and back", [Some(most_of_one_host()), None], words)
-}
-
-/// Its kernel goes on: it takes connections, so that HAProxy's checks find nothing, and nobody answers on them. The
-/// announcer is frozen too, and its lease ends.
-pub(super) fn frozen(hosts: &Hosts) -> Row {
-    let loads = Loads::start(hosts);
-    let (frozen, begun) = (&hosts.all()[2], Instant::now());
-    frozen.freeze();
-    for balancer in hosts.balancers() {
-        until(MENDS, &format!("{} to leave the frozen host out", balancer.name()), || servers_up(balancer).len() == 2);
-    }
-    let out = begun.elapsed();
-    let begun = Instant::now();
-    frozen.thaw();
-    hosts.wait_whole(MENDS);
-    let back = begun.elapsed();
-    let words = format!("out after {out:.1?}, whole {back:.1?} after it goes on");
-    loads.row("a host frozen, and thawed", [Some(most_of_one_host()); 2], words)
 }
 
 pub(super) fn clock_jumps(hosts: &Hosts) -> Row {
