@@ -54,6 +54,11 @@ impl Lab {
         Self::start_in(Host::Plain, 2)
     }
 
+    /// An end within `startsecs` counts as a failed start, and supervisord gives up after `startretries` of them.
+    pub(crate) fn until_running(&self) {
+        self.until("the program runs", || self.state() == Some(State::Running));
+    }
+
     pub(crate) fn start_in(host: Host, startsecs: u8) -> Self {
         let mut lab = Self::prepare();
         lab.configure("first", "");

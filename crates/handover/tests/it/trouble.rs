@@ -80,6 +80,7 @@ fn a_new_one_that_never_answers_is_killed() {
 #[test]
 fn a_killed_handover_is_followed_by_one_that_takes_over() {
     let lab = Lab::start();
+    lab.until_running();
     let load = Load::on(lab.web);
     let first = lab.handover().unwrap();
     let served_by = lab.socket().info().unwrap().pid;
@@ -100,8 +101,7 @@ fn a_killed_haproxy_is_started_afresh() {
     lab.ctl_ok(&["restart", "haproxy"]);
     assert!(state("servers.state").contains(" app "), "saved by the restart");
     for whom in ["worker", "master"] {
-        // An end within startsecs counts as a failed start, and supervisord gives up after startretries of them.
-        lab.until("the program runs", || lab.state() == Some(State::Running));
+        lab.until_running();
         let worker = i32::try_from(lab.socket().info().unwrap().pid).unwrap();
         let (_, master) = stat(worker).unwrap();
         let handover = lab.handover().unwrap();
