@@ -25,7 +25,7 @@ fn hsts_is_said_over_https_alone() {
     let strict = SCENE.https("strict");
     assert_eq!(hsts(&strict).as_deref(), Some("max-age=15552000; includeSubDomains; preload"), "{strict:?}");
     assert_eq!(hsts(&SCENE.https("forgetful")).as_deref(), Some("max-age=0"));
-    for plain in [SCENE.http("strict"), SCENE.http("forgetful"), SCENE.https("turns")] {
+    for plain in [SCENE.http("strict"), SCENE.http("forgetful"), SCENE.https("alive")] {
         assert_eq!((plain.status, hsts(&plain)), (200, None));
     }
 }

@@ -38,6 +38,7 @@ fn both(one: usize, two: usize) -> BTreeMap<String, usize> {
     [("one".to_owned(), one), ("two".to_owned(), two)].into()
 }
 
+/// No other test asks these services: whose turn it is is counted exactly.
 #[test]
 fn in_turns_by_weight() {
     let _turn = light();

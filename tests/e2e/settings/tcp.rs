@@ -8,7 +8,7 @@ use super::scene::SCENE;
 #[test]
 fn a_service_has_several_ports() {
     let _turn = light();
-    for address in SCENE.ports["turns"] {
+    for address in SCENE.ports["alive"] {
         let response = Request::get("x", "/").send(address).unwrap();
         assert_eq!((response.status, response.line("x-forwarded-for")), (200, None), "{address}: {response:?}");
     }
