@@ -1,6 +1,7 @@
 //! The whole, end to end: real processes, and every request counted.
 //!
 //! One binary, so that what waits for minutes in all waits together: see `lab::light` and `lab::heavy`.
+#![allow(clippy::print_stdout, clippy::print_stderr, reason = "a tool of the tests, which ships nowhere")]
 #![allow(
     clippy::unwrap_used,
     clippy::expect_used,
@@ -17,6 +18,7 @@ mod by_hand;
 mod certificates;
 mod container;
 mod discoverctl;
+mod empty_variables;
 mod fail_static;
 mod faults;
 mod generator;
@@ -33,6 +35,7 @@ mod log;
 mod long_lived;
 mod mend;
 mod operator;
+mod outputs;
 mod packages;
 mod passthrough;
 mod passthrough_changes;

@@ -108,6 +108,7 @@ pub(crate) fn register(standing: &Standing, checked: &Checked, registry: &mut Re
     let info = Family::<[(&'static str, &'static str); 1], Gauge>::default();
     info.get_or_create(&[("version", env!("CARGO_PKG_VERSION"))]).set(1);
     registry.register("build_info", "announcer's version", info);
+    daemon::admin::register_log(registry);
 }
 
 fn flag(value: bool) -> Gauge {

@@ -31,8 +31,7 @@ use crate::{
 };
 
 /// Runs the app, if there is one, and announces it until told to stop. Returns the exit status.
-pub(crate) async fn run(config: Config, mut life: Life) -> anyhow::Result<u8> {
-    let shutdown = Shutdown::on_signals().context("signals can't be handled")?;
+pub(crate) async fn run(config: Config, mut life: Life, shutdown: &Shutdown) -> anyhow::Result<u8> {
     let reaper = Reaper::start().context("signals can't be handled")?;
     let mut addresses = Vec::new();
     for upstream in &config.upstreams {
@@ -70,7 +69,7 @@ pub(crate) async fn run(config: Config, mut life: Life) -> anyhow::Result<u8> {
         shown,
         status: 0,
     };
-    Ok(announcer.follow(inbox, pulse, &shutdown).await)
+    Ok(announcer.follow(inbox, pulse, shutdown).await)
 }
 
 /// Everything that actions act on.

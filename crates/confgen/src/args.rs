@@ -281,12 +281,9 @@ impl Options {
 
     /// Who restarts HAProxy. supervisord tells its children where it is.
     pub fn control(&self) -> anyhow::Result<Control> {
-        let server = std::env::var("SUPERVISOR_SERVER_URL");
-        match server {
-            Ok(url) => Ok(Control::new(self.restart_command.clone(), Some(&url))),
-            Err(std::env::VarError::NotPresent) => Ok(Control::new(self.restart_command.clone(), None)),
-            Err(error) => Err(error).context("read SUPERVISOR_SERVER_URL"),
-        }
+        let server = program::variable::read("SUPERVISOR_SERVER_URL");
+        let server = server.as_deref().map(|url| url.to_str().context("read SUPERVISOR_SERVER_URL: not UTF-8"));
+        Ok(Control::new(self.restart_command.clone(), server.transpose()?))
     }
 
     /// The ports that are ours, by the option that says so.

@@ -100,6 +100,7 @@ pub fn register(report: &Report, registry: &mut Registry) {
         registry.register(name, help, gauge(value));
     }
     infos(report, registry);
+    daemon::admin::register_log(registry);
     census(report, registry);
     times(report, registry);
     certificates(report, registry);

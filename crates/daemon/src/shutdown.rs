@@ -27,11 +27,12 @@ impl Shutdown {
 
     async fn listen(self, mut terminate: Signal, mut interrupt: Signal) {
         for token in [self.drain, self.abort] {
-            tokio::select! {
-                _ = terminate.recv() => tracing::info!("SIGTERM"),
-                _ = interrupt.recv() => tracing::info!("SIGINT"),
-            }
+            let name = tokio::select! {
+                _ = terminate.recv() => "SIGTERM",
+                _ = interrupt.recv() => "SIGINT",
+            };
             token.cancel();
+            tracing::info!("{name}");
         }
     }
 }

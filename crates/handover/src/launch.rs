@@ -65,12 +65,14 @@ pub(crate) fn become_session(words: &[OsString]) -> anyhow::Error {
     if let Err(errno) = nix::unistd::setsid() {
         return anyhow::anyhow!("can't open a session: {errno}");
     }
+    program::output::flush();
     let error = Command::new(program).args(args).exec();
     anyhow::Error::new(error).context(format!("can't run {}", program.to_string_lossy()))
 }
 
 /// Begins this program anew, with the same arguments, in the same process. Returns only what went wrong.
 pub(crate) fn renew() -> anyhow::Error {
+    program::output::flush();
     let error = Command::new(MYSELF).arg0("handover").args(std::env::args_os().skip(1)).exec();
     anyhow::Error::new(error).context("can't begin anew")
 }

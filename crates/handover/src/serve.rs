@@ -1,6 +1,5 @@
 //! A start: the one loop that turns what happens into events, and decisions into acts.
 
-use std::io::Write;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
@@ -32,8 +31,7 @@ pub(crate) const ENDING_LIMIT: Duration = Duration::from_secs(2);
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// Runs HAProxy as the settings say, until it ends or this process is told to go.
-pub(crate) fn run(settings: Settings) -> anyhow::Result<Outcome> {
-    let signals = Signals::hold()?;
+pub(crate) fn run(settings: Settings, signals: Signals) -> anyhow::Result<Outcome> {
     let place = Place::open(&settings.socket, settings.group.as_ref())?;
     // Before anything can go wrong: a successor has appeared, so no watchdog ends the one that serves.
     let start = place.announce()?;
@@ -154,8 +152,8 @@ impl Serve {
         match check::run(&launch::check(&self.settings.command), self.settings.wait)? {
             Verdict::Valid { .. } => Ok(Event::Valid),
             Verdict::Refused { output } => {
-                // As HAProxy wrote it, with its line breaks; not with `eprint!`, which panics where supervisord is gone.
-                let _ = std::io::stderr().write_all(output.as_bytes());
+                // As HAProxy wrote it, with its line breaks.
+                program::output::say(&output);
                 Ok(Event::Invalid)
             }
         }

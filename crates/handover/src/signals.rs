@@ -11,6 +11,7 @@ use nix::sys::signal::{SigSet, Signal};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
 use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 use nix::unistd::Pid;
+use program::variable;
 
 use crate::step::Event;
 
@@ -61,8 +62,8 @@ pub(crate) struct Supervision {
 impl Supervision {
     /// As supervisord tells its programs (manual: "Subprocess Environment").
     pub(crate) fn of_this_process() -> Self {
-        let enabled = std::env::var_os("SUPERVISOR_ENABLED").is_some();
-        Self { enabled, url: std::env::var("SUPERVISOR_SERVER_URL").ok() }
+        let enabled = variable::read("SUPERVISOR_ENABLED").is_some();
+        Self { enabled, url: variable::read_text("SUPERVISOR_SERVER_URL") }
     }
 
     /// A restart is a stop and a start, so a stop under supervisord may have a successor; its own shutdown has none.

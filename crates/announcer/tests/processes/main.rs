@@ -14,6 +14,7 @@ mod drain;
 mod faults;
 mod life;
 mod one_shot;
+mod outputs;
 mod ownership;
 mod parent;
 mod pid_one;

@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 
 use clap::Args;
 use discovery::{Color, Entry, Key, ServiceId, Upstream, UpstreamAddress, UpstreamId, Weight};
+use program::output;
 
 use super::Outcome;
 use crate::args::{Changing, Type};
@@ -103,7 +104,7 @@ impl Register {
         let service = self.service.find_or_new(&store.topology, self.kind.map(Into::into))?;
         if !store.topology.services().contains_key(&service) {
             let alike = hint(service.name.as_str(), store.topology.services().keys().map(|id| id.name.to_string()));
-            eprintln!("{service} is a new service, without a domain or port yet{alike}");
+            output::say(&format!("{service} is a new service, without a domain or port yet{alike}"));
         }
         let upstream = Upstream {
             weight: self.weight.unwrap_or_default(),
