@@ -25,6 +25,7 @@ mod generator;
 mod generator_faults;
 mod guard;
 mod hardening;
+mod hidden_characters;
 mod host_cut_off;
 mod hostile;
 mod ignition;

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use comfy_table::{Attribute, Color, ContentArrangement, presets};
 use program::output;
-use program::text::{escape_json, escape_lines};
+use program::text::{escape_json, escape_line, escape_lines};
 use serde::Serialize;
 
 pub(crate) use cell::{Cell, Tone};
@@ -33,9 +33,9 @@ pub(crate) enum Block {
 }
 
 impl Block {
-    /// Lines; None where there is none.
+    /// Lines, each of them in one line whatever it holds. None without any line.
     pub(crate) fn lines(lines: impl Iterator<Item = String>) -> Option<Self> {
-        let lines: Vec<String> = lines.collect();
+        let lines: Vec<String> = lines.map(|line| escape_line(&line).into_owned()).collect();
         (!lines.is_empty()).then(|| Self::Text(lines.join("\n")))
     }
 }
@@ -250,7 +250,7 @@ mod tests {
         let name = "a\u{202e}b\u{200b}\u{2028}\u{9b}\u{e0041}";
         for format in [Format::Table, Format::Plain, Format::Json, Format::Yaml] {
             let text = Screen { format, is_terminal: false, colors: false }.text(&Answer { name }).unwrap();
-            assert!(!text.chars().any(|c| c != '\n' && program::text::is_hidden(c)), "{format:?}: {text}");
+            assert!(!text.chars().any(|c| !matches!(c, '\n' | '\t') && program::text::is_hidden(c)), "{format:?}: {text}");
             assert!(text.contains("202e") && text.contains("200b"), "{format:?}: {text}");
         }
         let text = |format| Screen { format, is_terminal: false, colors: false }.text(&Answer { name }).unwrap();

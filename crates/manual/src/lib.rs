@@ -34,6 +34,7 @@ fn asked(command: Command, args: Vec<OsString>) -> Option<io::Result<ExitCode>> 
     if !matches!(word, "man" | "completions") {
         return None;
     }
+    let name = command.get_name().to_owned();
     let shell = Arg::new("SHELL").required(true).value_parser(value_parser!(Shell));
     let dir = Arg::new("DIR").value_parser(value_parser!(PathBuf));
     let dir =
@@ -43,7 +44,7 @@ fn asked(command: Command, args: Vec<OsString>) -> Option<io::Result<ExitCode>> 
         .subcommand(Command::new("man").about("Prints the man page, in roff").arg(dir));
     match options::parse(asking, args, |_| false) {
         Ok(matches) => Some(print(command, &matches).map(|()| ExitCode::SUCCESS)),
-        Err(error) => Some(Ok(options::show(&error, USAGE))),
+        Err(error) => Some(Ok(options::show(&error, &name, USAGE))),
     }
 }
 

@@ -3,7 +3,7 @@
 use std::{
     backtrace::{Backtrace, BacktraceStatus},
     fmt,
-    io::{self, IsTerminal},
+    io,
     panic,
 };
 
@@ -117,6 +117,7 @@ impl io::Write for Stderr {
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 enum Place {
     Journal,
+    /// One that takes colors.
     Terminal,
     Elsewhere,
 }
@@ -127,7 +128,7 @@ impl Place {
         let stderr = fstat(io::stderr()).ok().map(|stat| (stat.st_dev, stat.st_ino));
         if is_journal(stream.as_deref(), stderr) {
             Self::Journal
-        } else if io::stderr().is_terminal() {
+        } else if output::takes_colors(&io::stderr()) {
             Self::Terminal
         } else {
             Self::Elsewhere

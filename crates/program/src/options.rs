@@ -16,10 +16,10 @@ use crate::{output, variable};
 /// Reads this process's command line and variables. An error is the exit code of what was printed instead: help or
 /// version, or what is wrong with the command line, which is `usage`.
 pub fn read<T: FromArgMatches>(command: Command, usage: u8) -> Result<T, ExitCode> {
-    let args: Vec<OsString> = std::env::args_os().collect();
+    let (name, args) = (command.get_name().to_owned(), std::env::args_os().collect());
     let is_set_and_empty = |name: &OsStr| std::env::var_os(name).is_some_and(|value| variable::is_empty(&value));
     let read = parse(command, args, is_set_and_empty).and_then(|matches| T::from_arg_matches(&matches));
-    read.map_err(|error| output::finish(show(&error, usage)))
+    read.map_err(|error| output::finish(show(&error, &name, usage)))
 }
 
 /// What the command line says. `is_empty` tells which variables are set and empty.
@@ -94,8 +94,8 @@ fn drop_empty_values(args: Vec<OsString>, options: &BTreeSet<String>) -> Vec<OsS
 }
 
 /// Prints help and version to standard output, complaints to standard error. Returns the exit code: `usage` for a
-/// complaint, 1 if standard output can't be written.
-pub fn show(error: &clap::Error, usage: u8) -> ExitCode {
+/// complaint, 1 if standard output can't be written, which the program of that name says.
+pub fn show(error: &clap::Error, name: &str, usage: u8) -> ExitCode {
     let text = error.render();
     let (is_complaint, stderr, stdout) = (error.use_stderr(), io::stderr(), io::stdout());
     let colors = if is_complaint { output::takes_colors(&stderr) } else { output::takes_colors(&stdout) };
@@ -107,7 +107,7 @@ pub fn show(error: &clap::Error, usage: u8) -> ExitCode {
     match output::print(&text) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            output::say(&error.to_string());
+            output::say(&format!("{name}: {error}"));
             ExitCode::FAILURE
         }
     }

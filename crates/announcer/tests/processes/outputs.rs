@@ -29,9 +29,13 @@ fn an_app_is_run_and_stopped_whatever_becomes_of_the_outputs() {
     let site = Site::new();
     for outlet in Outlet::ALL {
         let mut command = site.command(&["--drain", "0s"]);
-        command.args(["--", "sh", "-c", "trap 'exit 3' TERM; while :; do sleep 0.02; done"]);
+        let running = format!("running-{outlet:?}");
+        // Its shell has words of its own at the end, which would kill it where no reader is.
+        let script = format!("exec >/dev/null 2>&1; trap 'exit 3' TERM; echo > {running}; while :; do sleep 0.02; done");
+        command.args(["--", "sh", "-c", &script]);
         let mut announcer = Process::start_on(outlet, "announcer", &command);
         site.until_registered();
+        site.until_file(&running);
         announcer.signal(Signal::SIGTERM);
         assert_eq!(announcer.wait(SOON).code(), Some(3), "{outlet:?}: the app's own status");
         until(SOON, "the end of the app", || announcer.family().is_empty());
@@ -56,9 +60,12 @@ fn a_second_signal_does_not_wait_whatever_becomes_of_the_outputs() {
     site.balancer("lb", "it says nothing that makes sense");
     for outlet in Outlet::ALL {
         let mut command = site.command(&["--drain", "10m", "--stop-timeout", "10m"]);
-        command.args(["--", "sh", "-c", "trap '' TERM; while :; do sleep 0.02; done"]);
+        let running = format!("running-{outlet:?}");
+        let script = format!("trap '' TERM; echo > {running}; while :; do sleep 0.02; done");
+        command.args(["--", "sh", "-c", &script]);
         let mut announcer = Process::start_on(outlet, "announcer", &command);
         site.until_registered();
+        site.until_file(&running);
         announcer.signal(Signal::SIGTERM);
         site.until_value(&site.value("drain"));
         announcer.signal(Signal::SIGTERM);
@@ -86,7 +93,7 @@ fn a_reader_that_goes_after_the_first_lines_ends_nothing() {
 fn one_shots_do_what_they_are_asked_whatever_becomes_of_their_outputs() {
     let site = Site::new();
     for outlet in Outlet::ALL {
-        for (verb, stands) in [("register", Some(site.address().to_string())), ("deregister", None)] {
+        for (verb, stands) in [("register", Some(format!(r#"{{"address":"{}","permanent":true}}"#, site.address()))), ("deregister", None)] {
             let command = site.command(&[verb]);
             let mut announcer = Process::start_on(outlet, verb, &command);
             assert_eq!(announcer.wait(SOON).code(), Some(0), "{outlet:?} {verb}");
