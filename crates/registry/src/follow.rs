@@ -177,7 +177,8 @@ impl Follower {
             None => self.list().await?,
         };
         self.position = Some(position);
-        let mut watch = Watch::open(self.client.clone(), &self.range, position.revision + 1, self.options.quiet).await?;
+        let mut watch =
+            Watch::open(self.client.clone(), &self.range, position.revision + 1, self.options.quiet).await?;
         let mut revisions = Revisions::new(self.client.config().prefix.clone(), position);
         let mut resync = self.resync(position);
         loop {

@@ -31,20 +31,12 @@ pub(crate) struct Watch {
 
 impl Watch {
     /// Watches all keys of the range from this revision on.
-    pub(crate) async fn open(
-        client: Client,
-        range: &Range,
-        revision: i64,
-        quiet: Duration,
-    ) -> Result<Self, Failure> {
+    pub(crate) async fn open(client: Client, range: &Range, revision: i64, quiet: Duration) -> Result<Self, Failure> {
         let act = Act::Watch(range.start().to_owned());
         let (turn, mut connection) = client.connection().await?;
         // Fragments keep each message near etcd's request limit, however much there is to catch up with.
-        let mut options = WatchOptions::new()
-            .with_start_revision(revision)
-            .with_fragment()
-            .with_progress_notify()
-            .with_prev_key();
+        let mut options =
+            WatchOptions::new().with_start_revision(revision).with_fragment().with_progress_notify().with_prev_key();
         if let Some(end) = range.end() {
             options = options.with_range(end);
         }
