@@ -33,6 +33,7 @@ mod log;
 mod long_lived;
 mod mend;
 mod operator;
+mod own_record;
 mod packages;
 mod passthrough;
 mod passthrough_changes;

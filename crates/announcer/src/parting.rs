@@ -91,12 +91,12 @@ pub(crate) async fn drain(registrar: &Registrar, lease: &Lease, limit: Duration)
 /// host from writing may keep them from it too.
 async fn delete_instead(registrar: &Registrar, lease: &Lease, limit: Duration, end: Instant) {
     let (unheard, soon) = (limit.min(UNHEARD), limit.min(REMOVE));
-    let deleted = registrar.reach(Want::Gone, Instant::now() + soon).await;
+    let deleted = registrar.reach(Want::Gone, end.min(Instant::now() + soon)).await;
     let mut last = deleted.as_ref().err().map(ToString::to_string);
     let mut is_out = deleted.is_ok_and(|reached| reached.unwritten == 0);
     if !is_out {
         // etcd may refuse a transaction and still end a lease.
-        let revoked = lease.revoke(Instant::now() + soon).await;
+        let revoked = lease.revoke(end.min(Instant::now() + soon)).await;
         last = revoked.as_ref().err().map(ToString::to_string).or(last);
         is_out = revoked.is_ok();
     }

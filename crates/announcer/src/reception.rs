@@ -80,6 +80,12 @@ pub(crate) struct Look {
     pub(crate) publish: watch::Sender<Reception>,
 }
 
+/// What one look brought.
+struct Looked {
+    reception: Reception,
+    differing: Vec<Difference>,
+}
+
 impl Look {
     /// Looks for ever, ever more seldom while nothing changes.
     pub(crate) async fn run(self) {
@@ -90,23 +96,25 @@ impl Look {
             let reached = self.registrar.reached();
             if reached.ours.is_empty() {
                 self.publish.send_replace(Reception::default());
-                rest = FIRST;
+                rest = next(rest, false, true);
                 continue;
             }
             let is_new = std::mem::replace(&mut revision, reached.revision) != reached.revision;
             match self.look(&reached).await {
-                Ok((refused, differing)) => {
-                    let keys: BTreeSet<_> = differing.iter().map(|difference| difference.key.clone()).collect();
+                Ok(Looked { reception, differing }) => {
                     if let Some(before) = before.replace(differing.clone()).filter(|_| !is_new) {
                         log_changes(&before, &differing);
                     }
-                    rest = next(rest, is_new, !refused.is_empty());
-                    self.publish.send_replace(Reception { refused, differing: keys });
+                    rest = next(rest, is_new, !reception.refused.is_empty());
+                    self.publish.send_replace(reception);
+                }
+                // What was known last is the best that is known.
+                Err(error) if error.is_unreachable() => {
+                    tracing::debug!(%error, "whether balancers refuse the record isn't known for now");
+                    rest = next(rest, is_new, false);
                 }
                 Err(error) => {
-                    if error.is_unreachable() || std::mem::replace(&mut is_said, true) {
-                        tracing::debug!(%error, "whether balancers refuse the record isn't known for now");
-                    } else {
+                    if !std::mem::replace(&mut is_said, true) {
                         tracing::info!(%error, "whether balancers refuse the record can't be known");
                     }
                     self.publish.send_replace(Reception::default());
@@ -116,19 +124,21 @@ impl Look {
         }
     }
 
-    /// The records that are refused, which the log hears of, and the settings that say otherwise.
-    async fn look(&self, reached: &Reached) -> Result<(BTreeSet<RefusedKey>, Vec<Difference>), Error> {
+    /// The keys that balancers refuse, which the log hears of, and the settings that say otherwise.
+    async fn look(&self, reached: &Reached) -> Result<Looked, Error> {
         let balancers = Balancers::of(&self.client.snapshot("balancers").await?);
         let keys = Keys::of(reached);
         let refused: BTreeSet<_> = balancers.refused(&keys.records).collect();
-        self.log.note(refused.iter().cloned().chain(balancers.refused(&keys.services)).collect(), &keys);
+        let not_followed: BTreeSet<_> = balancers.refused(&keys.services).collect();
+        self.log.note(refused.union(&not_followed).cloned().collect(), &keys);
         let mut differing = Vec::new();
         for record in &reached.ours {
             differing.extend(self.differences(record).await);
         }
         differing.sort_by(|one, other| one.key.cmp(&other.key));
         differing.dedup();
-        Ok((refused, differing))
+        let differing_keys = differing.iter().map(|difference| difference.key.clone()).collect();
+        Ok(Looked { reception: Reception { refused, not_followed, differing: differing_keys }, differing })
     }
 
     /// Nothing where the settings can't be read.

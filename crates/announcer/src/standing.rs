@@ -44,6 +44,8 @@ pub(crate) struct Stand {
 pub(crate) struct Reception {
     /// The records that balancers refuse, by whom and why.
     pub(crate) refused: BTreeSet<RefusedKey>,
+    /// The other keys of the service that they refuse: a last good value may serve instead.
+    pub(crate) not_followed: BTreeSet<RefusedKey>,
     /// The settings that say otherwise than this announcer was given.
     pub(crate) differing: BTreeSet<String>,
 }
@@ -108,7 +110,11 @@ impl Standing {
             Some(key) => format!("; {key} says otherwise than this announcer"),
             None => String::new(),
         };
-        Ok(format!("{}{away}{differs}", self.words))
+        let not_followed = match self.reception.not_followed.first() {
+            Some(RefusedKey { node, key, reason }) => format!("; {node} refuses {key}: {reason}"),
+            None => String::new(),
+        };
+        Ok(format!("{}{away}{differs}{not_followed}", self.words))
     }
 
     /// Whether etcd answered last.
@@ -183,6 +189,10 @@ pub(crate) mod tests {
         let mut standing = announced(now);
         standing.reception.differing.insert("http-services/shop/domain".to_owned());
         assert!(standing.ready(now).unwrap().contains("domain says otherwise"), "a setting is the service's");
+        let key = "http-services/shop/domain".to_owned();
+        let refused = RefusedKey { node: "lb".parse().unwrap(), key, reason: "taken".to_owned() };
+        standing.reception.not_followed.insert(refused);
+        assert!(standing.ready(now).unwrap().ends_with("; lb refuses http-services/shop/domain: taken"));
         (standing.state, standing.failure) = (State::Announcing, Some("no space".to_owned()));
         assert!(standing.ready(now).unwrap_err().ends_with(": no space"));
     }
