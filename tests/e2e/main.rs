@@ -37,6 +37,7 @@ mod long_lived;
 mod mend;
 mod operator;
 mod outputs;
+mod own_record;
 mod packages;
 mod passthrough;
 mod passthrough_changes;

@@ -1,6 +1,6 @@
 //! announcer: says where an app listens, only while it works, and not while it stops.
 //!
-//! Architecture invariant: `config`, `upstream`, `check`, `record`, `group`, `health`, `state`, `standing` and `metrics` are pure; `run` holds the
+//! Architecture invariant: `config`, `upstream`, `check`, `record`, `group`, `restores`, `health`, `state`, `standing` and `metrics` are pure; `run` holds the
 //! only loop that decides and the only `select!`; what takes time runs in tasks that report back to it; `reaper` alone
 //! waits for processes, `registrar` alone writes.
 
@@ -11,12 +11,14 @@ mod check;
 mod config;
 mod file;
 mod host;
+mod stop_signal;
 mod upstream;
 
 // What is decided without I/O.
 mod group;
 mod health;
 mod record;
+mod restores;
 mod state;
 
 mod report;
@@ -25,6 +27,8 @@ mod said;
 
 // Processes.
 mod child;
+mod child_environment;
+mod process_table;
 mod reaper;
 mod terminal;
 
@@ -37,6 +41,8 @@ mod watch;
 mod arrival;
 mod balancers;
 mod claims;
+mod own_keys;
+mod reception;
 mod registrar;
 mod writer;
 
@@ -95,7 +101,7 @@ fn start(args: Cli) -> anyhow::Result<u8> {
     // First of all: the kernel discards a SIGTERM to PID 1 that has no handler.
     let shutdown = args.one_shot.is_none().then(|| {
         let _entered = runtime.enter();
-        Shutdown::on_signals()
+        Shutdown::on(&args.stop_signals())
     });
     let shutdown = shutdown.transpose().context("signals can't be handled")?;
     daemon::log::init(&args.common().log_level)?;

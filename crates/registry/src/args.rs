@@ -121,6 +121,11 @@ fn find_login(
     }
 }
 
+/// The variables of [`Args`] that hold a secret or lead to one. A program that starts another one takes them out of its
+/// environment. A certificate goes with its key: etcdctl refuses one without the other.
+pub const SECRET_VARIABLES: [&str; 5] =
+    ["ETCDCTL_USER", "ETCDCTL_PASSWORD", "ETCDCTL_PASSWORD_FILE", "ETCDCTL_CERT", "ETCDCTL_KEY"];
+
 /// How to reach etcd, and the prefix that keys are relative to. Made by [`Args::resolve`].
 #[derive(Clone, Debug)]
 pub struct Config {

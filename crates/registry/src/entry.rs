@@ -69,6 +69,37 @@ fn is_visible(c: char) -> bool {
     matches!(c, '\'' | '"' | '\\') || c.escape_debug().len() == 1
 }
 
+/// The keys that a listing or a watch covers, as the store has them.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Range {
+    start: String,
+    /// The first key behind the range. None: the range is the one key.
+    end: Option<Vec<u8>>,
+}
+
+impl Range {
+    /// All keys below a folder, relative to the prefix.
+    pub(crate) fn below(prefix: &Prefix, folder: &str) -> Self {
+        let start = prefix.below(folder);
+        Self { end: Some(range_end(&start)), start }
+    }
+
+    /// One key, relative to the prefix.
+    pub(crate) fn of_key(prefix: &Prefix, key: &str) -> Self {
+        Self { start: prefix.absolute(key), end: None }
+    }
+
+    /// The first key, which names the range in errors.
+    pub(crate) fn start(&self) -> &str {
+        &self.start
+    }
+
+    /// The first key behind the range, None for one key.
+    pub(crate) fn end(&self) -> Option<&[u8]> {
+        self.end.as_deref()
+    }
+}
+
 /// The first key after all those that begin with `range`: etcd's `range_end`. The range ends in a slash, so that its
 /// last byte can be counted up.
 pub(crate) fn range_end(range: &str) -> Vec<u8> {
@@ -99,6 +130,14 @@ mod tests {
         assert_eq!(prefix.below("balancers"), "/p/balancers/");
         assert_eq!(prefix.below("balancers/"), "/p/balancers/");
         assert_eq!(range_end("/p/"), b"/p0");
+    }
+
+    #[test]
+    fn a_key_is_a_range_without_an_end() {
+        let prefix = Prefix::new("/p").expect("valid");
+        let (folder, key) = (Range::below(&prefix, "a"), Range::of_key(&prefix, "a"));
+        assert_eq!((folder.start(), folder.end()), ("/p/a/", Some(b"/p/a0".as_slice())));
+        assert_eq!((key.start(), key.end()), ("/p/a", None));
     }
 
     #[test]
