@@ -55,6 +55,11 @@ pub(crate) fn start_of(pid: i32, socket: &Path) -> Option<String> {
     mark(&shown(pid)?.1, socket)
 }
 
+/// Whether a process of that number lives. A zombie doesn't.
+pub(crate) fn is_alive(pid: i32) -> bool {
+    process(pid).is_some()
+}
+
 /// The environment of a process, and whose it really is: its nearest ancestor's that shows one. A worker that has given up
 /// root's rights shows it to nobody without CAP_SYS_PTRACE (ptrace(2)), which root in a container lacks; its master does.
 fn shown(pid: i32) -> Option<(i32, Vec<u8>)> {

@@ -9,11 +9,11 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use haproxy::supervisor::{Error, Fault, State, Supervisord};
-use nix::sys::signal::kill;
-use nix::unistd::{AccessFlags, Pid, access};
+use nix::unistd::{AccessFlags, access};
 
 use crate::args::Linger;
 use crate::guard::Word;
+use crate::haproxys::is_alive;
 use crate::place::{Place, RuntimeSocket};
 use crate::release::{Releases, TICK};
 
@@ -252,10 +252,6 @@ impl<'a> Asked<'a> {
 /// Whether supervisord could run handover. A start that fails for that reason leaves the program STOPPED.
 fn is_executable(program: &Path) -> bool {
     access(program, AccessFlags::X_OK).is_ok()
-}
-
-fn is_alive(pid: i32) -> bool {
-    kill(Pid::from_raw(pid), None).is_ok()
 }
 
 /// The path that this program was started from, even if its file has been replaced since.

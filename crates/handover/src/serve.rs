@@ -194,8 +194,7 @@ impl Serve {
             return Ok(Some(Event::Late));
         }
         Ok(match state {
-            State::Starting if self.supervision.is_orphaned() => Some(Event::Orphaned),
-            State::Starting => self.answer(),
+            State::Starting => self.answer().or_else(|| self.supervision.is_orphaned().then_some(Event::Orphaned)),
             State::Draining | State::Ending => {
                 let left = self.place.haproxys();
                 if state == State::Draining && self.told.elapsed() >= TELL_EVERY {
@@ -291,19 +290,24 @@ impl Serve {
         write_state(&self.settings.state_file, &text)
     }
 
-    /// Whether the new HAProxy serves: it says so itself, over its own master, and it is the one that answers on the runtime
-    /// socket's path.
+    /// Whether it is the new HAProxy that answers on the runtime socket's path. While both hold the listener, either may. If
+    /// only another one answers there for long, the new one is asked over its own master: it may serve, and the path lead past it.
     fn answer(&mut self) -> Option<Event> {
-        let workers = masters::workers_of(&self.place.master_socket(&self.start)).ok()?;
-        let infos = workers.iter().filter_map(|worker| worker.info().ok());
-        let worker = infos.into_iter().find(|info| !info.stopping)?.pid;
-        let ready_since = *self.ready_since.get_or_insert_with(Instant::now);
         let on_path = Socket::new(&self.settings.socket.path).with_timeout(ANSWER_TIMEOUT).info().ok()?;
-        if on_path.pid == worker {
+        if self.start_of(on_path.pid).as_ref() == Some(&self.start) {
             return Some(Event::Answered);
         }
-        let is_astray = !self.settings.afresh && ready_since.elapsed() >= ASTRAY_AFTER;
-        is_astray.then_some(Event::Astray)
+        if self.settings.afresh || !self.is_ready() {
+            return None;
+        }
+        let ready_since = *self.ready_since.get_or_insert_with(Instant::now);
+        (ready_since.elapsed() >= ASTRAY_AFTER).then_some(Event::Astray)
+    }
+
+    /// Whether the new HAProxy serves, by its own master.
+    fn is_ready(&self) -> bool {
+        let workers = masters::workers_of(&self.place.master_socket(&self.start)).unwrap_or_default();
+        workers.iter().any(|worker| worker.info().is_ok_and(|info| !info.stopping))
     }
 
     fn start_of(&self, pid: u32) -> Option<String> {

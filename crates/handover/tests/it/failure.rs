@@ -113,7 +113,7 @@ fn refusals(taken: &str) -> [(&'static str, String); 4] {
         ("cannot bind socket", format!("listen clash\n    bind {taken}")),
         ("Cannot assign requested address", "listen elsewhere\n    bind 203.0.113.9:8080".to_owned()),
         ("Cannot chroot", "global\n    chroot /no/such/directory".to_owned()),
-        ("FD limit", "global\n    maxconn 600000000".to_owned()),
+        ("FD limit", "global\n    maxconn 600000".to_owned()),
     ]
 }
 
