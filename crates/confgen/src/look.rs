@@ -69,31 +69,35 @@ impl Asked {
         let process = control.process();
         let is_stopped = process.as_ref().is_some_and(|process| process.state == State::Stopped);
         let stopped = is_stopped.then(|| self.stopped.unwrap_or(now));
-        let problem =
-            process.and_then(|process| problem(process.state, stopped.map(|since| now.duration_since(since))));
-        let unsupervised = problem.map(|problem| match control.words_of_failure(socket.path(), SystemTime::now()) {
-            Some(words) => format!("{problem}: {words}"),
-            None => problem.to_owned(),
+        let unsupervised = process.and_then(|process| {
+            let words = control.words_of_failure(socket.path(), SystemTime::now());
+            tell_problem(process.state, stopped.map(|since| now.duration_since(since)), words)
         });
         Self { at: Some(now), stopped, unsupervised, old: masters::old(socket.path()) }
     }
 }
 
-/// What is wrong with a HAProxy that serves while supervisord has its program in that state.
-fn problem(state: State, stopped_for: Option<Duration>) -> Option<&'static str> {
-    match state {
-        State::Backoff => Some("supervisord can't start HAProxy anew and tries again; the one that runs serves on"),
-        State::Fatal => Some(
-            "supervisord has given up starting HAProxy (FATAL); the one that runs serves on without it; when the cause is \
-             mended: supervisorctl start haproxy",
-        ),
-        State::Stopped if stopped_for.is_some_and(|time| time >= STOPPED_FOR) => Some(
-            "supervisord has HAProxy stopped; the one that runs serves on without it; supervisorctl start haproxy has it \
-             taken over, handover stop ends it",
-        ),
-        _ => None,
-    }
+/// What is wrong with a HAProxy that serves while supervisord has its program in that state, and the words of a start that
+/// failed. `None` if nothing is.
+fn tell_problem(state: State, stopped_for: Option<Duration>, words: Option<String>) -> Option<String> {
+    let problem = match state {
+        State::Fatal => {
+            "supervisord has given up starting HAProxy anew (FATAL), and the one that runs serves on without it; when the \
+             cause is mended: supervisorctl start haproxy"
+        }
+        State::Stopped if stopped_for.is_some_and(|time| time >= STOPPED_FOR) => {
+            "supervisord has HAProxy stopped, and the one that runs serves on without it; supervisorctl start haproxy has \
+             it taken over, handover stop ends it"
+        }
+        State::Backoff => TRIES_AGAIN,
+        // A start that fails late counts as one that succeeded, and supervisord starts it again for ever.
+        _ if words.is_some() => TRIES_AGAIN,
+        _ => return None,
+    };
+    Some(words.map_or_else(|| problem.to_owned(), |words| format!("{problem}: {words}")))
 }
+
+const TRIES_AGAIN: &str = "HAProxy can't be started anew, supervisord tries again, and the one that runs serves on";
 
 /// A start takes handover less than this from HAProxy's first breath to the last of the old process: what was running
 /// before confgen may be a restart under way.
@@ -168,9 +172,11 @@ mod tests {
 
     #[test]
     fn a_program_that_fails_to_start_is_told_from_one_that_is_restarted() {
-        let told = |state, seconds| problem(state, Some(Duration::from_secs(seconds))).is_some();
+        let told = |state, seconds| tell_problem(state, Some(Duration::from_secs(seconds)), None).is_some();
         assert!(told(State::Backoff, 0) && told(State::Fatal, 0));
         assert!(!told(State::Stopped, 1) && told(State::Stopped, 60));
         assert!(![State::Running, State::Starting, State::Stopping].into_iter().any(|state| told(state, 60)));
+        let words = tell_problem(State::Running, None, Some("[ALERT] no".into())).unwrap();
+        assert!(words.ends_with("serves on: [ALERT] no"), "{words}");
     }
 }

@@ -150,7 +150,7 @@ impl Watch<'_> {
 }
 
 /// What the state of the program is found to be.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Heard {
     State(State),
     /// supervisord is on its way out, or has ended as it was told to.
@@ -280,10 +280,10 @@ mod tests {
     }
 
     /// The verdict after that many seconds of the same answer, asked every quarter of a second.
-    fn after(seconds: u64, is_told: bool, heard: &Heard) -> Verdict {
+    fn after(seconds: u64, is_told: bool, heard: Heard) -> Verdict {
         let begin = Instant::now();
         let mut stop = Stop::new(begin, LINGER, is_told);
-        let verdicts = (0..=seconds * 4).map(|tick| stop.judge(begin + ASK_EVERY * tick as u32, heard.clone()));
+        let verdicts = (0..=seconds * 4).map(|tick| stop.judge(begin + ASK_EVERY * tick as u32, heard));
         verdicts.last().unwrap()
     }
 
@@ -291,21 +291,21 @@ mod tests {
     fn only_a_stop_that_lasts_ends_haproxy() {
         use Verdict::{End, Ignore, Wait};
         let stopped = Heard::State(State::Stopped);
-        assert_eq!(after(2, true, &stopped), Wait, "it may be a restart");
-        assert_eq!(after(3, true, &stopped), End("supervisord has stopped the program"));
-        assert_eq!(after(3, false, &stopped), End("supervisord has stopped the program"), "stopped from BACKOFF");
+        assert_eq!(after(2, true, stopped), Wait, "it may be a restart");
+        assert_eq!(after(3, true, stopped), End("supervisord has stopped the program"));
+        assert_eq!(after(3, false, stopped), End("supervisord has stopped the program"), "stopped from BACKOFF");
         for state in [State::Starting, State::Running, State::Backoff, State::Fatal, State::Exited, State::Stopping] {
-            assert_eq!(after(3600, true, &Heard::State(state)), Wait, "{state}");
+            assert_eq!(after(3600, true, Heard::State(state)), Wait, "{state}");
         }
         for heard in [Heard::Silent, Heard::Unstartable] {
-            assert_eq!(after(3600, true, &heard), Wait, "{heard:?}");
+            assert_eq!(after(3600, true, heard), Wait, "{heard:?}");
         }
-        assert_eq!(after(3, false, &Heard::Ending), End("supervisord ends"));
-        assert_eq!(after(12, true, &Heard::Killed), Wait, "systemd may start it again");
-        assert_eq!(after(13, true, &Heard::Killed), End("supervisord is gone"));
-        assert_eq!(after(3600, false, &Heard::Killed), Wait, "the next supervisord takes HAProxy over");
-        assert_eq!(after(3, true, &Heard::Unaskable), End("supervisord can't be asked"));
-        assert_eq!(after(0, false, &Heard::Unaskable), Ignore);
+        assert_eq!(after(3, false, Heard::Ending), End("supervisord ends"));
+        assert_eq!(after(12, true, Heard::Killed), Wait, "systemd may start it again");
+        assert_eq!(after(13, true, Heard::Killed), End("supervisord is gone"));
+        assert_eq!(after(3600, false, Heard::Killed), Wait, "the next supervisord takes HAProxy over");
+        assert_eq!(after(3, true, Heard::Unaskable), End("supervisord can't be asked"));
+        assert_eq!(after(0, false, Heard::Unaskable), Ignore);
     }
 
     #[test]
