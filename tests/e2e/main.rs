@@ -54,6 +54,7 @@ mod state_dir;
 mod stats;
 mod steady;
 mod store;
+mod takeover;
 mod tutorial;
 mod units;
 mod upgrade;

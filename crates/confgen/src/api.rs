@@ -49,6 +49,8 @@ pub struct Status {
     pub store: Store,
     /// The HAProxy that answers, if one does.
     pub haproxy: Option<Haproxy>,
+    /// HAProxy processes that take no new requests and finish their last ones.
+    pub old_haproxys: OldHaproxys,
     /// The revision that HAProxy follows, but for what is pending.
     pub applied: Option<i64>,
     /// The revision that haproxy.cfg has; 0 is none yet.
@@ -110,6 +112,15 @@ pub struct Haproxy {
     pub started: Option<String>,
 }
 
+/// HAProxy processes that a restart has left to finish their requests.
+#[derive(Debug, Serialize)]
+pub struct OldHaproxys {
+    /// How many there are.
+    pub processes: usize,
+    /// The time since the oldest of them was started; 0 if there is none.
+    pub oldest_seconds: u64,
+}
+
 /// The status of now.
 pub fn status(report: &Report) -> Status {
     let standing = &report.standing;
@@ -130,6 +141,7 @@ pub fn status(report: &Report) -> Status {
             generation: running.generation.clone(),
             started: report.started.map(time),
         }),
+        old_haproxys: OldHaproxys { processes: report.old.processes, oldest_seconds: report.old.oldest.as_secs() },
         applied: standing.applied.map(|position| position.revision),
         filed: standing.filed,
         pending: standing.pending.iter().map(ServiceId::to_string).collect(),

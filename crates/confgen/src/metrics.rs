@@ -94,6 +94,16 @@ pub fn register(report: &Report, registry: &mut Registry) {
         ("draining_sessions", "What is open on them, in old HAProxy processes too", sessions),
         ("pending_services", "Services of which a change waits for a restart", count(standing.pending.len())),
         ("refused_error_pages", "Error pages' files that are not taken over", count(standing.refused_error_pages)),
+        (
+            "old_haproxy_processes",
+            "HAProxy processes that take no new requests and finish their last ones",
+            count(report.old.processes),
+        ),
+        (
+            "oldest_old_haproxy_seconds",
+            "The time since the oldest of them was started; 0 if there is none",
+            i64::try_from(report.old.oldest.as_secs()).unwrap_or(i64::MAX),
+        ),
         ("haproxy_up", "1 while HAProxy answers on its Runtime API", flag(report.running.is_some())),
     ];
     for (name, help, value) in gauges {

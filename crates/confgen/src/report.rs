@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use discovery::{ServiceId, UpstreamId};
+use haproxy::masters::Old;
 use haproxy::version::Version;
 
 use crate::certs::Certificates;
@@ -44,6 +45,10 @@ pub struct Report {
     pub running: Option<Running>,
     /// Which files it was started with, in words, where they are not those that confgen checks.
     pub strange: Option<String>,
+    /// Why HAProxy serves on without supervisord, if it does.
+    pub unsupervised: Option<String>,
+    /// The processes that finish their last requests.
+    pub old: Old,
     /// The last acts, newest first.
     pub history: VecDeque<Arc<Done>>,
     /// All acts of this process, counted. Clones share it.
@@ -163,7 +168,7 @@ impl Report {
     pub fn in_sync(&self) -> Result<String, String> {
         let away = self.away.as_ref().map(|reason| format!("the store is away, HAProxy keeps what it has: {reason}"));
         let operators = self.standing.operators.out_of_sync();
-        let reasons = [&operators, &self.out_of_sync, &self.unfiled, &self.strange];
+        let reasons = [&operators, &self.out_of_sync, &self.unfiled, &self.strange, &self.unsupervised];
         if let Some(reason) = reasons.into_iter().flatten().next() {
             return Err(format!("out of sync: {reason}"));
         }
@@ -209,6 +214,9 @@ mod tests {
         assert_eq!(words(&report), Err("out of sync: no disk".into()));
         report.unfiled = None;
         assert_eq!(words(&report), Err("out of sync: other files".into()));
+        report.strange = None;
+        report.unsupervised = Some("given up".into());
+        assert_eq!(words(&report), Err("out of sync: given up".into()));
         report.out_of_sync = Some("no start".into());
         assert_eq!(words(&report), Err("out of sync: no start".into()));
         let operators = Operators { left: vec!["mine.cfg can't be filled".into()], ..Operators::default() };

@@ -43,7 +43,8 @@ pub async fn run(
     let client = Client::new(store);
     let mut events = client.follow(Follow { resync: pacing.resync, ..Follow::default() }, shutdown.drain.clone());
     let socket = Socket::new(options.runtime_socket.clone());
-    let mut looks = look(options.places(), options.checked(), socket.clone(), shutdown.drain.clone());
+    let control = options.control()?;
+    let mut looks = look(options.places(), options.checked(), socket.clone(), control, shutdown.drain.clone());
     let leases = options.state_dir.join("leases");
     let acknowledging = Acknowledging { client: client.clone(), node: options.node()?, leases };
     let (lives, prefix) = (leases::lives(client.clone()), client.config().prefix().to_owned());

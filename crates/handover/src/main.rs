@@ -1,10 +1,14 @@
 //! What supervisord runs as `haproxy`: hands the sockets over at a restart, so that no request is lost.
 
 mod args;
+mod capture;
+mod directory;
+mod guard;
 mod haproxys;
 mod launch;
 mod linger;
 mod place;
+mod release;
 mod serve;
 mod signals;
 mod step;

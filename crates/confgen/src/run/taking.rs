@@ -79,6 +79,18 @@ impl Daemon {
             seen.strange.iter().for_each(|words| tracing::error!("out of sync: {words}"));
             self.report.send_modify(|report| report.strange.clone_from(&seen.strange));
         }
+        if seen.unsupervised != self.seen.unsupervised {
+            match &seen.unsupervised {
+                Some(words) => tracing::error!("out of sync: {words}"),
+                None => tracing::info!("supervisord runs HAProxy again"),
+            }
+        }
+        if (&seen.unsupervised, seen.old) != (&self.seen.unsupervised, self.seen.old) {
+            self.report.send_modify(|report| {
+                report.unsupervised.clone_from(&seen.unsupervised);
+                report.old = seen.old;
+            });
+        }
         self.seen = seen;
         if started {
             let at = self.seen.process.and_then(|(_, since)| SystemTime::now().checked_sub(since.elapsed()));
