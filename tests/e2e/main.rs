@@ -33,6 +33,7 @@ mod log;
 mod long_lived;
 mod mend;
 mod operator;
+mod operator_files;
 mod packages;
 mod passthrough;
 mod passthrough_changes;

@@ -1,6 +1,7 @@
 //! HAProxy's own word on the operator's files by themselves: whose fault it is, where a whole is refused. Blocks.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
 use std::io::Write;
 use std::path::{Path, PathBuf};
 
@@ -19,8 +20,35 @@ pub struct Judge<'a> {
     pub cfg: &'a Path,
 }
 
-/// What HAProxy warns of in the operator's files, or why it would not start with them, whatever the generated one says.
-pub type OnTheirOwn = Result<BTreeSet<String>, String>;
+/// What HAProxy warns of in the operator's files, or why they are not taken, whatever the generated one says.
+pub type OnTheirOwn = Result<BTreeSet<String>, Rejection>;
+
+/// Why the operator's files are not taken.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Rejection {
+    /// HAProxy would not start with them, in its words.
+    Haproxy(String),
+    /// They take something of confgen's, by file and line, or can't be read.
+    Confgen(String),
+}
+
+impl Rejection {
+    /// The reason alone.
+    pub fn words(&self) -> &str {
+        let (Self::Haproxy(words) | Self::Confgen(words)) = self;
+        words.trim()
+    }
+}
+
+impl fmt::Display for Rejection {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let program = match self {
+            Self::Haproxy(_) => "HAProxy",
+            Self::Confgen(_) => "confgen",
+        };
+        write!(f, "{program} refuses the operator's own files, mend them first: {}", self.words())
+    }
+}
 
 impl Judge<'_> {
     /// Judges the operator's files. `files` are what HAProxy is given of them: their directory, or one by one.
@@ -30,7 +58,7 @@ impl Judge<'_> {
     /// there is tried.
     pub fn operators(&self, include: &Include, files: &[PathBuf]) -> anyhow::Result<OnTheirOwn> {
         if !include.operator.refused.is_empty() {
-            return Ok(Err(include.operator.refused.join("; ")));
+            return Ok(Err(Rejection::Confgen(include.operator.refused.join("; "))));
         }
         let least = self.least(include.operator.mentions.iter())?;
         let with = |last: &Path| self.checker.check(&[files, &[last.to_owned()]].concat());
@@ -43,7 +71,7 @@ impl Judge<'_> {
         {
             return Ok(Ok(own_warnings(&warnings)));
         }
-        Ok(Err(alerts(&output)))
+        Ok(Err(Rejection::Haproxy(alerts(&output))))
     }
 
     /// Which of these files HAProxy refuses as they would be filled, each staged in another place.
@@ -55,8 +83,8 @@ impl Judge<'_> {
         let mut refused = BTreeMap::new();
         for (path, place) in staged {
             let files = each(include, &[(path.clone(), place.clone())].into());
-            if let Err(words) = self.operators(include, &files)? {
-                refused.insert(path.clone(), named(&words, place, path));
+            if let Err(rejection) = self.operators(include, &files)? {
+                refused.insert(path.clone(), named(rejection.words(), place, path));
             }
         }
         Ok(refused)
@@ -140,6 +168,7 @@ mod tests {
     use crate::disk::replace;
     use crate::fills::Fills;
     use crate::include::Source;
+    use crate::operator::Environment;
 
     #[test]
     fn what_haproxy_says_of_old_states_is_no_warning() {
@@ -170,7 +199,7 @@ mod tests {
     }
 
     /// What HAProxy says of one file of the operator's, with a generated one beside it or not.
-    fn verdict(text: &str, cfg: Option<&str>) -> OnTheirOwn {
+    fn verdict(text: &str, cfg: Option<&str>) -> Result<BTreeSet<String>, String> {
         let dir = tempfile::tempdir().unwrap();
         let (conf, path) = (dir.path().join("conf.d"), dir.path().join("conf.d/mine.cfg"));
         fs::create_dir(&conf).unwrap();
@@ -180,10 +209,11 @@ mod tests {
             replace(&generated, cfg.as_bytes(), 0o600).unwrap();
         }
         let source = Source { path: path.clone(), real: path, bytes: text.into() };
-        let include = Include::of(vec![source], &[], &Fills::default());
+        let include = Include::of(vec![source], &[], &Fills::default(), &Environment::new());
         let checker = Checker::new("haproxy -c".parse().unwrap(), Duration::from_secs(20));
         let judge = Judge { checker: &checker, state_dir: dir.path(), cfg: &generated };
-        judge.operators(&include, &[conf]).unwrap().map_err(|words| words.replace(dir.path().to_str().unwrap(), ""))
+        let verdict = judge.operators(&include, &[conf]).unwrap();
+        verdict.map_err(|rejection| rejection.words().replace(dir.path().to_str().unwrap(), ""))
     }
 
     const HTTP: &str = "defaults\n mode http\n timeout client 1s\n timeout connect 1s\n timeout server 1s\n";
@@ -195,8 +225,8 @@ mod tests {
         assert_eq!(verdict(&to_a_service, None), Ok(BTreeSet::new()), "a service's section will be there");
         let wrong = verdict("frontend f\n bnid :8000\n", None).unwrap_err();
         assert!(wrong.starts_with("parsing [/conf.d/mine.cfg:2] : unknown keyword 'bnid'"), "{wrong}");
-        let ours = verdict("backend http-a\n", None).unwrap_err();
-        assert!(ours.contains("mine.cfg:1: `backend http-a`: names that begin with"), "{ours}");
+        let own = format!("{HTTP}frontend http-in\n bind :8000\n default_backend http-a\nbackend http-a\n");
+        assert_eq!(verdict(&own, None), Ok(BTreeSet::new()), "sections may be called as a service's are");
         let warned = verdict("listen l\n bind :8000\n", None).unwrap();
         assert!(warned.iter().any(|line| line.contains("missing timeouts for proxy 'l'")), "{warned:?}");
     }
