@@ -9,6 +9,8 @@ use discovery::{Kind, ServiceId};
 use haproxy::check::{Checker, Verdict};
 
 use crate::include::Include;
+use crate::operator::Operator;
+use crate::structure::service;
 
 /// Who judges.
 pub struct Judge<'a> {
@@ -60,7 +62,7 @@ impl Judge<'_> {
         if !include.operator.refused.is_empty() {
             return Ok(Err(Rejection::Confgen(include.operator.refused.join("; "))));
         }
-        let least = self.least(include.operator.mentions.iter())?;
+        let least = self.least(&include.operator)?;
         let with = |last: &Path| self.checker.check(&[files, &[last.to_owned()]].concat());
         let output = match with(least.path())? {
             Verdict::Valid { warnings } => return Ok(Ok(own_warnings(&warnings))),
@@ -90,13 +92,12 @@ impl Judge<'_> {
         Ok(refused)
     }
 
-    fn least<'a>(&self, sections: impl Iterator<Item = &'a ServiceId>) -> anyhow::Result<tempfile::NamedTempFile> {
+    fn least(&self, operator: &Operator) -> anyhow::Result<tempfile::NamedTempFile> {
         let mut file = tempfile::Builder::new().prefix(LEAST).tempfile_in(self.state_dir)?;
         let timeouts = "timeout client 1s\n    timeout connect 1s\n    timeout server 1s";
         writeln!(file, "defaults\n    mode http\n    {timeouts}\nfrontend confgen-check\n    bind 127.0.0.1:1")?;
-        // What a service is like isn't known here, but for its kind.
-        let sections = sections.map(|id| (id, id.kind == Kind::Tcp));
-        file.write_all(stubs(sections).as_bytes())?;
+        // Only the kind of a service is known here.
+        file.write_all(stubs(operator, &|id| id.kind == Kind::Tcp, &|_| false).as_bytes())?;
         Ok(file)
     }
 }
@@ -104,11 +105,22 @@ impl Judge<'_> {
 /// Files that are only tried; one that a killed confgen left is swept away as they are.
 const LEAST: &str = ".trial-least.";
 
-/// Empty sections of these services; true: it carries TCP.
-pub fn stubs<'a>(sections: impl Iterator<Item = (&'a ServiceId, bool)>) -> String {
-    let mode = |tcp| if tcp { "tcp" } else { "http" };
-    sections.map(|(id, tcp)| format!("backend {id}\n    mode {}\n", mode(tcp))).collect()
+/// Empty sections for all that the files may name. `is_tcp` says which services carry TCP, `is_there` which sections have no
+/// need of one.
+pub fn stubs(operator: &Operator, is_tcp: &dyn Fn(&ServiceId) -> bool, is_there: &dyn Fn(&str) -> bool) -> String {
+    let mut sections: BTreeMap<String, bool> = operator.mentions.iter().map(|id| (id.to_string(), false)).collect();
+    sections.extend(operator.named().into_iter().map(|(name, named)| (name, named.has_table)));
+    let mut text = String::new();
+    for (name, has_table) in sections.into_iter().filter(|(name, _)| !is_there(name)) {
+        let mode = if service(&name).is_some_and(|id| is_tcp(&id)) { "tcp" } else { "http" };
+        let table = if has_table { STUB_TABLE } else { "" };
+        text += &format!("backend {name}\n    mode {mode}\n{table}");
+    }
+    text
 }
+
+/// As a service's section has it with `sticky source`.
+const STUB_TABLE: &str = "    stick-table type ipv6 size 100k expire 30m\n";
 
 /// The operator's files one by one, some of them in other places.
 pub fn each(include: &Include, staged: &BTreeMap<PathBuf, PathBuf>) -> Vec<PathBuf> {
@@ -225,6 +237,10 @@ mod tests {
         assert_eq!(verdict(&to_a_service, None), Ok(BTreeSet::new()), "a service's section will be there");
         let wrong = verdict("frontend f\n bnid :8000\n", None).unwrap_err();
         assert!(wrong.starts_with("parsing [/conf.d/mine.cfg:2] : unknown keyword 'bnid'"), "{wrong}");
+        let table = format!(
+            "{HTTP}frontend f\n bind :8000\n http-request track-sc0 src table http-a\n use_backend http-b:preview-c\n"
+        );
+        assert_eq!(verdict(&table, None), Ok(BTreeSet::new()), "its table will be there too");
         let own = format!("{HTTP}frontend http-in\n bind :8000\n default_backend http-a\nbackend http-a\n");
         assert_eq!(verdict(&own, None), Ok(BTreeSet::new()), "sections may be called as a service's are");
         let warned = verdict("listen l\n bind :8000\n", None).unwrap();

@@ -164,7 +164,8 @@ impl Places {
         seen.extend(self.domains.clone());
         seen.sort();
         let look = |path: PathBuf| {
-            let metadata = fs::metadata(&path).ok()?;
+            // HAProxy doesn't start with a link that leads nowhere.
+            let metadata = fs::metadata(&path).or_else(|_| fs::symlink_metadata(&path)).ok()?;
             Some((path, metadata.len(), metadata.modified().ok()?))
         };
         Glance(seen.into_iter().filter_map(look).collect())

@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
-use std::sync::PoisonError;
+use std::sync::{Arc, PoisonError};
 
 use discovery::{Kind, ServiceId, Tls};
 use haproxy::check::Verdict;
@@ -16,6 +16,7 @@ use crate::disk::{Disk, Staged, TRIAL};
 use crate::fills::Due;
 use crate::judge::{Judge, Rejection, alerts, each, named, own_warnings, stubs};
 use crate::render::render;
+use crate::settle::Wanted;
 use crate::structure::Structure;
 use crate::view::View;
 
@@ -122,13 +123,13 @@ impl<'a> Trial<'a> {
         let view = View::of(&settled, &filing.site, &include.operator);
         let structure = Structure::of(&view, &include.prints)?;
         let mut rendered = render(&view, &structure, folder.path())?;
-        let is_there = |id: &&ServiceId| {
-            structure.sections.contains_key(&id.to_string())
-                || view.stubs.iter().any(|stub| stub.name == id.to_string())
+        let is_there =
+            |name: &str| structure.sections.contains_key(name) || view.stubs.iter().any(|stub| stub.name == name);
+        let is_tcp = |id: &ServiceId| {
+            let passes_through = |it: &Arc<Wanted>| it.settings.tls == Tls::Passthrough;
+            id.kind == Kind::Tcp || filing.settled.service(id).is_some_and(passes_through)
         };
-        let passes = |id| filing.settled.service(id).is_some_and(|it| it.settings.tls == Tls::Passthrough);
-        let missing = include.operator.mentions.iter().filter(|id| !is_there(id));
-        rendered.cfg += &stubs(missing.map(|id| (id, id.kind == Kind::Tcp || passes(id))));
+        rendered.cfg += &stubs(&include.operator, &is_tcp, &is_there);
         let staged = disk.stage(&rendered)?;
         Ok(match filing.checker.check(&self.files(staged.path()))? {
             Verdict::Valid { .. } => None,
