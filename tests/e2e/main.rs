@@ -36,6 +36,7 @@ mod log;
 mod long_lived;
 mod mend;
 mod operator;
+mod operator_files;
 mod outputs;
 mod own_record;
 mod packages;

@@ -72,7 +72,7 @@ pub struct Status {
 /// How the operator's own files stand.
 #[derive(Debug, Serialize)]
 pub struct OperatorFiles {
-    /// Why HAProxy could not be started with them, in its words; then those that were taken last count.
+    /// Why HAProxy or confgen refuses them; then those that were taken last count.
     pub refused: Option<String>,
     /// Files that HAProxy would refuse filled, and why.
     pub not_filled: Vec<String>,
@@ -82,7 +82,11 @@ pub struct OperatorFiles {
 
 impl From<&Operators> for OperatorFiles {
     fn from(it: &Operators) -> Self {
-        Self { refused: it.refused.clone(), not_filled: it.left.clone(), remarks: it.remarks.clone() }
+        Self {
+            refused: it.refused.as_ref().map(|it| it.words().to_owned()),
+            not_filled: it.left.clone(),
+            remarks: it.remarks.clone(),
+        }
     }
 }
 

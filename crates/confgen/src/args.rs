@@ -14,9 +14,11 @@ use daemon::admin::AdminArgs;
 use discovery::{Bind, Host, Kind, Networks, Node, ServiceId, ServiceName};
 use haproxy::check::Checker;
 use haproxy::command::CommandLine;
+use haproxy::masters;
 use haproxy::supervisor::Control;
 
 use crate::certs;
+use crate::operator::Taken;
 use crate::outside::Places;
 use crate::view::Site;
 pub use rights::Rights;
@@ -34,7 +36,7 @@ Exit codes:
   1  something would change (diff); an error that is none of the below
   2  wrong usage
   3  the store is unreachable or refuses
-  4  HAProxy refuses the file, the generated or the operator's part of it
+  4  the file is refused, the generated or the operator's part of it
   5  HAProxy doesn't run what it should: the restart did not take, or an operator has stopped it
 
 Every option is also a variable: --http-bind is CONFGEN_HTTP_BIND.";
@@ -255,6 +257,20 @@ impl Options {
             cfg: self.haproxy_cfg.clone(),
             state_dir: self.state_dir.clone(),
             chroot: self.rights.chroot.clone(),
+            taken: self.taken(),
+            environment: std::env::vars_os()
+                .filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)))
+                .collect(),
+        }
+    }
+
+    /// What the generated file and handover take of the host.
+    fn taken(&self) -> Taken {
+        Taken {
+            binds: self.binds().collect(),
+            runtime_socket: self.runtime_socket.clone(),
+            masters: masters::directory(&self.runtime_socket),
+            state_file: self.server_state_file.clone(),
         }
     }
 
@@ -288,11 +304,14 @@ impl Options {
 
     /// The ports that are ours, by the option that says so.
     pub fn bound_ports(&self) -> BTreeMap<u16, String> {
-        let binds =
+        self.binds().map(|(bind, option)| (bind.port, option.to_owned())).collect()
+    }
+
+    /// The addresses of the generated file's own frontends, each with the option that sets it.
+    fn binds(&self) -> impl Iterator<Item = (Bind, &'static str)> {
+        let options =
             [("--http-bind", &self.http_bind), ("--https-bind", &self.https_bind), ("--stats-bind", &self.stats_bind)];
-        let each =
-            binds.into_iter().flat_map(|(option, binds)| binds.iter().map(move |bind| (bind.port, option.to_owned())));
-        each.collect()
+        options.into_iter().flat_map(|(option, binds)| binds.iter().map(move |bind| (*bind, option)))
     }
 }
 

@@ -1,8 +1,9 @@
 //! What concerns the generated file and isn't in the store: the operator's files, certificates, authorities, error pages.
 
-use std::fs;
-use std::io;
-use std::path::PathBuf;
+use std::fs::{self, File};
+use std::io::{self, Read as _};
+use std::os::unix::fs::OpenOptionsExt as _;
+use std::path::{Component, Path, PathBuf};
 use std::sync::Arc;
 use std::time::SystemTime;
 
@@ -16,6 +17,7 @@ use crate::domains::Allowed;
 use crate::error_pages::{self, ErrorPages};
 use crate::fills::Fills;
 use crate::include::{Include, Source};
+use crate::operator::{Environment, Taken};
 use crate::settle::Authorities;
 
 /// The files that confgen looks at, and may find changed.
@@ -39,6 +41,10 @@ pub struct Places {
     pub state_dir: PathBuf,
     /// What HAProxy shuts itself into.
     pub chroot: Option<PathBuf>,
+    /// What confgen and handover take of the host: an operator's file may not.
+    pub taken: Taken,
+    /// The environment that HAProxy's check has.
+    pub environment: Environment,
 }
 
 /// The operator's files, the certificates, the authorities and the error pages, read.
@@ -83,7 +89,8 @@ impl Places {
     pub fn include_of(&self, sources: Vec<Source>, before: &Fills) -> Include {
         // Where links lead now.
         let filled: Vec<PathBuf> = self.fill.iter().filter_map(|file| file.canonicalize().ok()).collect();
-        let mut include = Include::of(sources, &filled, before);
+        let mut include = Include::of(sources, &filled, before, &self.environment);
+        include.operator.refuse_conflicts(&self.taken, &real_place);
         let is_read = |file: &&PathBuf| {
             file.canonicalize().is_ok_and(|real| include.sources.iter().any(|source| source.real == real))
         };
@@ -140,7 +147,7 @@ impl Places {
     fn sources(&self) -> Result<Vec<Source>, Error> {
         let files = config::files(&self.include).map_err(failed("list", &self.include))?;
         let read = |path: PathBuf| {
-            let bytes = fs::read(&path).map_err(failed("read", &path))?;
+            let bytes = read_regular(&path).map_err(failed("read", &path))?;
             let real = path.canonicalize().map_err(failed("read", &path))?;
             Ok(Source { path, real, bytes })
         };
@@ -157,11 +164,54 @@ impl Places {
         seen.extend(self.domains.clone());
         seen.sort();
         let look = |path: PathBuf| {
-            let metadata = fs::metadata(&path).ok()?;
+            // HAProxy doesn't start with a link that leads nowhere.
+            let metadata = fs::metadata(&path).or_else(|_| fs::symlink_metadata(&path)).ok()?;
             Some((path, metadata.len(), metadata.modified().ok()?))
         };
         Glance(seen.into_iter().filter_map(look).collect())
     }
+}
+
+/// Far more than anybody writes; each file is kept in memory and in the state directory.
+const LARGEST: u64 = 8 << 20;
+
+/// Reads a file that may have been replaced by a FIFO or a device since the directory was listed: neither is waited for.
+fn read_regular(path: &Path) -> io::Result<Vec<u8>> {
+    let file = File::options().read(true).custom_flags(libc_nonblock()).open(path)?;
+    let metadata = file.metadata()?;
+    if !metadata.is_file() {
+        return Err(io::Error::other("it is no regular file"));
+    }
+    let mut bytes = Vec::new();
+    file.take(LARGEST + 1).read_to_end(&mut bytes)?;
+    if bytes.len() as u64 > LARGEST {
+        return Err(io::Error::other(format!("it has more than {} MiB", LARGEST >> 20)));
+    }
+    Ok(bytes)
+}
+
+fn libc_nonblock() -> i32 {
+    nix::fcntl::OFlag::O_NONBLOCK.bits()
+}
+
+/// The place to which a path leads: links in its directories are followed, `.` and `..` are resolved. The last part may not be
+/// there yet; HAProxy replaces what lies there.
+fn real_place(path: &Path) -> PathBuf {
+    let (Some(directory), Some(name)) = (path.parent(), path.file_name()) else { return path.to_owned() };
+    directory.canonicalize().unwrap_or_else(|_| normalized(directory)).join(name)
+}
+
+/// The path without `.` and `..`, of a directory that is not there.
+fn normalized(path: &Path) -> PathBuf {
+    let mut parts = PathBuf::new();
+    for part in path.components() {
+        match part {
+            Component::CurDir => {}
+            Component::ParentDir => _ = parts.pop(),
+            part => parts.push(part),
+        }
+    }
+    parts
 }
 
 /// Which files there are, how long, and when they were written.

@@ -11,9 +11,10 @@ use haproxy::version::Version;
 
 use crate::certs::Certificates;
 use crate::draining::Upstream;
-use crate::filing::Filed;
+use crate::judge::Rejection;
 use crate::metrics::Acts;
 use crate::mirror::Position;
+use crate::operator::Named;
 use crate::settle::Settled;
 
 /// How many of the last acts are remembered.
@@ -94,18 +95,20 @@ pub struct Standing {
 /// How the operator's own files stand.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Operators {
-    /// Why they aren't taken as they stand: HAProxy would not start with them. Those that were taken last count.
-    pub refused: Option<String>,
+    /// Why they aren't taken as they stand. Those that were taken last count.
+    pub refused: Option<Rejection>,
     /// Files that HAProxy would refuse filled, in its words; they are left as they stand.
     pub left: Vec<String>,
     /// What else an operator should know of them.
     pub remarks: Vec<String>,
+    /// The sections of services that they name, with the lines that do.
+    pub named: BTreeMap<String, Named>,
 }
 
 impl Operators {
     /// Why HAProxy doesn't run what they ask for.
     fn out_of_sync(&self) -> Option<String> {
-        let refused = self.refused.as_ref().map(|words| Filed::OperatorRefused(words.clone()).to_string());
+        let refused = self.refused.as_ref().map(Rejection::to_string);
         refused.or_else(|| self.left.first().cloned())
     }
 }
@@ -222,7 +225,7 @@ mod tests {
         let operators = Operators { left: vec!["mine.cfg can't be filled".into()], ..Operators::default() };
         report.standing = Arc::new(Standing { operators, ..Standing::default() });
         assert_eq!(words(&report), Err("out of sync: mine.cfg can't be filled".into()));
-        Arc::make_mut(&mut report.standing).operators.refused = Some("bnid".into());
+        Arc::make_mut(&mut report.standing).operators.refused = Some(Rejection::Haproxy("bnid".into()));
         assert!(words(&report).unwrap_err().starts_with("out of sync: HAProxy refuses the operator's own files"));
     }
 }

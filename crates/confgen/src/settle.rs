@@ -22,7 +22,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::ops::RangeInclusive;
 use std::sync::Arc;
 
-use discovery::{Host, Networks, Profile, Service, ServiceId, Topology, Upstream, UpstreamId};
+use discovery::{Host, Kind, Networks, Profile, Service, ServiceId, Topology, Upstream, UpstreamId};
 
 use crate::domains::Allowed;
 use crate::guard::{Departure, Present};
@@ -42,6 +42,8 @@ use reading::Reading;
 pub struct Limits {
     /// Ports that are bound already, by whom: a TCP service can't have them.
     pub reserved_ports: Vec<(RangeInclusive<u16>, String)>,
+    /// Names that sections of the operator's files have, by whom: a service whose section would be called so has none.
+    pub reserved_sections: BTreeMap<String, String>,
     /// Hosts that are taken already, by what: no service can have them.
     pub reserved_hosts: BTreeMap<Host, String>,
     /// The operator's named `defaults` sections: what `profile` may name.
@@ -56,6 +58,15 @@ pub struct Limits {
     pub tcp_ports: Option<RangeInclusive<u16>>,
     /// The hosts that services may claim; none is any.
     pub allowed: Option<Allowed>,
+}
+
+/// The sections and ports that services have.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Holdings {
+    /// The sections' names: `http-shop`.
+    pub sections: BTreeSet<String>,
+    /// The ports of TCP services, with the section of each.
+    pub ports: BTreeMap<u16, String>,
 }
 
 /// Which services may have changed since the last time.
@@ -211,6 +222,15 @@ impl Settled {
     /// One service; none if it is gone or forbidden.
     pub fn service(&self, id: &ServiceId) -> Option<&Arc<Wanted>> {
         self.services.get(id)?.wanted.as_ref()
+    }
+
+    /// The sections and ports that services have now, and those that they had before this process.
+    pub fn holdings(&self) -> Holdings {
+        let has_section = |(id, wanted): &(&ServiceId, &Arc<Wanted>)| id.kind == Kind::Http || !wanted.binds.is_empty();
+        let sections = self.services().filter(has_section).map(|(id, _)| id.to_string());
+        let ports = self.claims.holders().iter();
+        let ports = ports.filter_map(|(claim, id)| Some((claims::port(claim)?, id.to_string())));
+        Holdings { sections: sections.chain(self.remembered.services().cloned()).collect(), ports: ports.collect() }
     }
 
     /// What has to be remembered over a restart of confgen.

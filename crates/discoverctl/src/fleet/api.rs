@@ -39,6 +39,8 @@ pub(crate) struct Service {
     pub(crate) upstreams: Census,
     /// Its backend.
     pub(crate) haproxy: Option<Traffic>,
+    /// Lines of the operator's files there that name its section.
+    pub(crate) named_by: Vec<String>,
 }
 
 impl Service {
