@@ -37,6 +37,7 @@ mod packages;
 mod passthrough;
 mod passthrough_changes;
 mod preview;
+mod proxy_protocol;
 mod reference;
 mod refused;
 mod replay;

@@ -51,6 +51,7 @@ pub(crate) fn site(state_dir: &Path) -> Site {
         crt_list: state_dir.join("certs/crt-list.txt"),
         log: "/dev/log".into(),
         trusted_proxies: None,
+        proxy_protocol_from: None,
         // `crypt("secret")`
         stats_hash: "$5$saltsalt$Yl8FPpuNxpJj1lZwZ8yZ3y1T1oKkJYQ8W5pZJgM1kL/".into(),
         stats_domain: None,
@@ -228,6 +229,31 @@ fn every_flag_has_its_lines() {
     }
     let dir = tempfile::tempdir().unwrap();
     let rendered = rendered(&settled("flags", dir.path()), &full_site(dir.path()), &Operator::default(), dir.path());
+    assert_eq!(check(&rendered, dir.path()), Verdict::Valid { warnings: Vec::new() });
+}
+
+/// A site behind two TCP load balancers.
+fn site_behind_balancers(state_dir: &Path) -> Site {
+    let flags = ["confgen", "--proxy-protocol-from", "10.0.0.9,fd00::9"];
+    let given = Cli::parse_from(flags).common.options.site(String::new());
+    Site { proxy_protocol_from: given.proxy_protocol_from, ..site(state_dir) }
+}
+
+#[test]
+fn every_public_frontend_reads_the_proxy_protocol_of_those_named() {
+    let state_dir = Path::new("/var/lib/confgen");
+    let settled_as = |state_dir| settled("proxy-protocol", state_dir);
+    let behind =
+        rendered(&settled_as(state_dir), &site_behind_balancers(state_dir), &Operator::default(), state_dir);
+    expect_file![golden("proxy-protocol", "haproxy.cfg")].assert_eq(&behind.cfg);
+    for block in blocks(&behind.cfg) {
+        assert_sorted("proxy-protocol", &block);
+    }
+    let sections: Vec<&str> = behind.cfg.split("\n\n").filter(|block| block.contains("expect-proxy")).collect();
+    assert_eq!(sections.len(), 4, "discover-web, discover-tls and two TCP services: {sections:?}");
+    let dir = tempfile::tempdir().unwrap();
+    let rendered =
+        rendered(&settled_as(dir.path()), &site_behind_balancers(dir.path()), &Operator::default(), dir.path());
     assert_eq!(check(&rendered, dir.path()), Verdict::Valid { warnings: Vec::new() });
 }
 
