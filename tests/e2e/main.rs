@@ -27,6 +27,7 @@ mod host_cut_off;
 mod hostile;
 mod ignition;
 mod images;
+mod key_by_key;
 mod lab;
 mod limits;
 mod log;

@@ -112,10 +112,11 @@ impl Command {
 #[derive(Clone, Debug, Args)]
 #[command(next_help_heading = "Pace")]
 pub struct Pacing {
-    /// How long a change waits for others to join it
+    /// Wait so long for more changes before a change is followed. With 500ms, a service that is written key by key comes
+    /// with one restart
     #[arg(long, env = "CONFGEN_MIN_WAIT", default_value = "0s", value_name = "TIME", value_parser = humantime::parse_duration)]
     pub min_wait: Duration,
-    /// Restarts of HAProxy are at least this far apart
+    /// Restart HAProxy at most once in this time. After a time without restarts, two more may follow at once
     #[arg(long, env = "CONFGEN_RESTART_INTERVAL", default_value = "2s", value_name = "TIME", value_parser = humantime::parse_duration)]
     pub restart_interval: Duration,
     /// The store is listed anew this often, in case that an event was lost
