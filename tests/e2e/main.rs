@@ -12,6 +12,7 @@
 mod acknowledgement;
 mod admin;
 mod ansible;
+mod as_written;
 mod burst;
 mod by_hand;
 mod certificates;
