@@ -184,7 +184,8 @@ fn a_stranger_is_not_believed(scene: &Scene) {
             let answer = ask(STRANGER, &header(version, CLIENTS[0]), address, &request);
             assert!(answer.as_ref().map_or(true, |answer| answer.status == 400), "{way} {version:?}: {answer:?}");
         }
-        let answer = ask(STRANGER, &header(version, CLIENTS[0]), scene.balancer.http(), &Request::get("open.test", "/"));
+        let answer =
+            ask(STRANGER, &header(version, CLIENTS[0]), scene.balancer.http(), &Request::get("open.test", "/"));
         assert!(answer.map_or(true, |answer| answer.status == 400), "{version:?}");
     }
 }
@@ -227,7 +228,12 @@ fn http2_knows_the_client(scene: &Scene) {
         let port = in_front_of(scene.balancer.https(), header(version, client)).port();
         let output = Command::new("curl")
             .args(["--silent", "--show-error", "--insecure", "--http2", "--max-time", "10"])
-            .args(["--write-out", "\n%{http_code} %{http_version}", "--resolve", &format!("shop.test:{port}:127.0.0.1")])
+            .args([
+                "--write-out",
+                "\n%{http_code} %{http_version}",
+                "--resolve",
+                &format!("shop.test:{port}:127.0.0.1"),
+            ])
             .arg(format!("https://shop.test:{port}/"))
             .output()
             .unwrap();
