@@ -114,10 +114,11 @@ impl Command {
 #[derive(Clone, Debug, Args)]
 #[command(next_help_heading = "Pace")]
 pub struct Pacing {
-    /// How long a change waits for others to join it
+    /// Wait so long for more changes before a change is followed. With 500ms, a service that is written key by key comes
+    /// with one restart
     #[arg(long, env = "CONFGEN_MIN_WAIT", default_value = "0s", value_name = "TIME", value_parser = humantime::parse_duration)]
     pub min_wait: Duration,
-    /// Restarts of HAProxy are at least this far apart
+    /// Restart HAProxy at most once in this time. After a time without restarts, two more may follow at once
     #[arg(long, env = "CONFGEN_RESTART_INTERVAL", default_value = "2s", value_name = "TIME", value_parser = humantime::parse_duration)]
     pub restart_interval: Duration,
     /// The store is listed anew this often, in case that an event was lost
@@ -183,6 +184,10 @@ pub struct Options {
     /// Peers whose X-Forwarded-* headers and request id are believed; networks by commas
     #[arg(long, env = "CONFGEN_TRUSTED_PROXIES", value_name = "CIDR,…")]
     pub trusted_proxies: Option<Networks>,
+    /// TCP load balancers in front. Read the client's address from their PROXY protocol header, version 1 or 2, on every
+    /// port but the stats page's. Close their connections without such a header. Networks by commas
+    #[arg(long, env = "CONFGEN_PROXY_PROTOCOL_FROM", value_name = "CIDR,…")]
+    pub proxy_protocol_from: Option<Networks>,
     /// Where upstreams may be; all but loopback, link-local, multicast and unspecified addresses if not given
     #[arg(long, env = "CONFGEN_UPSTREAM_NETWORKS", value_name = "CIDR,…")]
     pub upstream_networks: Option<Networks>,
@@ -237,6 +242,7 @@ impl Options {
             crt_list: certs::crt_list(&self.state_dir),
             log: self.log.clone(),
             trusted_proxies: self.trusted_proxies.clone(),
+            proxy_protocol_from: self.proxy_protocol_from.clone(),
             stats_hash,
             stats_domain: self.stats_domain.clone(),
             acme: self.acme_service.clone().map(|name| ServiceId { kind: Kind::Http, name }),

@@ -29,6 +29,8 @@ use crate::guard::{Departure, Present};
 
 pub use explained::Explained;
 pub use memory::Memory;
+#[cfg(test)]
+pub(crate) use reading::MOST_ROUTES;
 pub use servers::{Server, ServerState};
 pub use settings::Settings;
 pub use trust::{Authorities, Authority, Trust};
@@ -103,6 +105,8 @@ pub struct Settled {
     remembered: Arc<Memory>,
     /// Keys that no reading knows of, with the reason.
     beside: BTreeMap<String, String>,
+    /// Keys that were meant for a service or an upstream and are none, with the reason.
+    unfollowed: Arc<BTreeMap<String, Box<str>>>,
     /// Upstreams whose keys have gone since they were last asked for.
     departures: Vec<Departure>,
     /// Services without a key, until they are buried.
@@ -140,6 +144,7 @@ impl Settled {
     /// Decides anew what has changed. Says for which services the outcome is another one; those that are gone, or that
     /// the limits forbid, are among them and no longer in [`Settled::services`].
     pub fn update(&mut self, topology: &Topology, changed: &Changed) -> BTreeSet<ServiceId> {
+        self.unfollowed = Arc::clone(topology.unfollowed());
         let mut touched = BTreeSet::new();
         let mut renamed = *changed == Changed::All;
         let departed = self.departures.len();

@@ -38,6 +38,8 @@ pub struct Site {
     pub log: String,
     /// Peers whose `X-Forwarded-*` headers are believed.
     pub trusted_proxies: Option<Networks>,
+    /// Peers that begin each connection with the PROXY protocol.
+    pub proxy_protocol_from: Option<Networks>,
     /// The stats page's user with the crypt(3) hash of the password.
     pub stats_hash: String,
     /// A host that the stats page has to itself.
@@ -268,6 +270,11 @@ impl Site {
     /// The trusted proxies in rows of words.
     pub(crate) fn trusted_rows(&self) -> Vec<String> {
         rows(self.trusted_proxies.as_ref())
+    }
+
+    /// The peers that speak the PROXY protocol, in rows of words.
+    pub(crate) fn proxied_rows(&self) -> Vec<String> {
+        rows(self.proxy_protocol_from.as_ref())
     }
 
     /// The condition on which the client speaks TLS: to us, or to a trusted proxy that says so.
