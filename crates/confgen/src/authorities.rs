@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 
 use discovery::FileName;
 use haproxy::check::{Checker, Verdict};
+use regular_file::LARGE;
 
 use crate::bisect::culprits;
 use crate::certs::first_alert;
@@ -34,7 +35,8 @@ pub fn collect(source: &Path, state_dir: &Path, cfg: &Path, checker: &Checker) -
     for name in new.iter().filter(|name| !refused.contains_key(*name)) {
         replace(&copies.join(name.as_str()), files.get(name).map_or(&[], Vec::as_slice), MODE)?;
     }
-    let named = fs::read_to_string(cfg).unwrap_or_default();
+    let named = regular_file::read(cfg, LARGE).unwrap_or_default();
+    let named = String::from_utf8_lossy(&named);
     for name in kept.keys().filter(|name| !files.contains_key(*name)) {
         let copy = copies.join(name.as_str());
         if named.contains(&copy.display().to_string()) {

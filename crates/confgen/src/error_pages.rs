@@ -114,7 +114,7 @@ pub fn collect(
     let copies = state_dir.join(COPIES);
     fs::create_dir_all(&copies).map_err(failed("create", &copies))?;
     let trial = |name: &Name, content: &[u8]| {
-        let known = fs::read(copies.join(name.file)).is_ok_and(|copy| copy == content);
+        let known = regular_file::read(&copies.join(name.file), LONGEST).is_ok_and(|copy| copy == content);
         if known { Ok(()) } else { verdict(name, content, state_dir, include, checker) }
     };
     let pages = gather(source, &copies, &trial)?;
@@ -163,7 +163,9 @@ fn gather(source: Option<&Path>, copies: &Path, judge: Judge) -> Result<ErrorPag
         let (page, refused) = match outcome {
             Ok(name) => match read(&file).and_then(|content| judge(&name, &content).map(|()| content)) {
                 Ok(content) => (Some((name, content)), None),
-                Err(reason) => (fs::read(copies.join(name.file)).ok().map(|copy| (name, copy)), Some(reason)),
+                Err(reason) => {
+                    (regular_file::read(&copies.join(name.file), LONGEST).ok().map(|copy| (name, copy)), Some(reason))
+                }
             },
             Err(reason) => (None, Some(reason)),
         };

@@ -9,6 +9,7 @@
 //! has the rounds' only `select!`; `drains` has it counted; `commands` are the one-shot forms; `report` is what all of them
 //! tell, `acknowledge` tells it to the store, and `admin` shows it.
 
+mod activity;
 mod args;
 
 mod domains;
@@ -54,6 +55,7 @@ mod acknowledge;
 mod census;
 mod commands;
 mod drains;
+mod file_stamps;
 mod filing;
 mod job;
 mod leases;

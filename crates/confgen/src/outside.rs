@@ -1,8 +1,7 @@
 //! What concerns the generated file and isn't in the store: the operator's files, certificates, authorities, error pages.
 
-use std::fs::{self, File};
-use std::io::{self, Read as _};
-use std::os::unix::fs::OpenOptionsExt as _;
+use std::fs;
+use std::io;
 use std::path::{Component, Path, PathBuf};
 use std::sync::Arc;
 use std::time::SystemTime;
@@ -15,6 +14,8 @@ use crate::certs::{self, Certificates};
 use crate::disk::{Error, failed, may_replace, sweep_beside};
 use crate::domains::Allowed;
 use crate::error_pages::{self, ErrorPages};
+use crate::expiry;
+use crate::file_stamps::FileStamps;
 use crate::fills::Fills;
 use crate::include::{Include, Source};
 use crate::operator::{Environment, Taken};
@@ -104,7 +105,7 @@ impl Places {
 
     /// Takes over new certificates, authorities and error pages.
     pub fn take_over(&self, checker: &Checker) -> Result<Outside, Error> {
-        let certificates = certs::collect(&self.certs, &self.state_dir, &self.include, checker)?;
+        let certificates = certs::collect(&self.certs, &self.state_dir, &self.include, checker, expiry::now())?;
         let authorities = authorities::collect(&self.authorities, &self.state_dir, &self.cfg, checker)?;
         let pages = error_pages::collect(self.pages.as_deref(), &self.state_dir, &self.include, checker)?;
         let (certificates, pages) = (Arc::new(certificates), Arc::new(pages));
@@ -139,7 +140,7 @@ impl Places {
     /// Who may claim which hosts, as the file says; an error names its line.
     pub fn allowed(&self) -> Result<Option<Allowed>, Error> {
         let Some(file) = &self.domains else { return Ok(None) };
-        let text = fs::read_to_string(file).map_err(failed("read", file))?;
+        let text = regular_file::read_text(file, regular_file::LARGE).map_err(failed("read", file))?;
         Allowed::parse(&text).map(Some).map_err(|wrong| failed("read", file)(io::Error::other(wrong)))
     }
 
@@ -147,51 +148,30 @@ impl Places {
     fn sources(&self) -> Result<Vec<Source>, Error> {
         let files = config::files(&self.include).map_err(failed("list", &self.include))?;
         let read = |path: PathBuf| {
-            let bytes = read_regular(&path).map_err(failed("read", &path))?;
+            let bytes = regular_file::read(&path, regular_file::LARGE).map_err(failed("read", &path))?;
             let real = path.canonicalize().map_err(failed("read", &path))?;
             Ok(Source { path, real, bytes })
         };
         files.into_iter().map(read).collect()
     }
 
-    /// A cheap look: two glances that are equal saw the same files, unchanged.
-    pub fn glance(&self) -> Glance {
-        let listed = [&self.include, &self.certs, &self.authorities]
-            .into_iter()
-            .chain(&self.pages)
-            .filter_map(|dir| fs::read_dir(dir).ok());
-        let mut seen: Vec<_> = listed.flatten().flatten().map(|entry| entry.path()).chain([self.cfg.clone()]).collect();
-        seen.extend(self.domains.clone());
-        seen.sort();
-        let look = |path: PathBuf| {
-            // HAProxy doesn't start with a link that leads nowhere.
-            let metadata = fs::metadata(&path).or_else(|_| fs::symlink_metadata(&path)).ok()?;
-            Some((path, metadata.len(), metadata.modified().ok()?))
-        };
-        Glance(seen.into_iter().filter_map(look).collect())
+    /// Takes a look at the files. Two looks that are equal saw the same files, unchanged. `last` is the look before.
+    pub fn glance(&self, last: &FileStamps, now: SystemTime) -> FileStamps {
+        let listed = [&self.include, &self.authorities].into_iter().chain(&self.pages).flat_map(|dir| entries(dir));
+        // Certificates may lie one directory deeper.
+        let certificates = entries(&self.certs).into_iter().flat_map(|path| {
+            let deeper = if path.is_dir() { entries(&path) } else { Vec::new() };
+            std::iter::once(path).chain(deeper)
+        });
+        let directories = [&self.include, &self.certs, &self.authorities].into_iter().chain(&self.pages).cloned();
+        let single = std::iter::once(self.cfg.clone()).chain(self.domains.clone());
+        FileStamps::of(listed.chain(certificates).chain(directories).chain(single), last, now)
     }
 }
 
-/// Far more than anybody writes; each file is kept in memory and in the state directory.
-const LARGEST: u64 = 8 << 20;
-
-/// Reads a file that may have been replaced by a FIFO or a device since the directory was listed: neither is waited for.
-fn read_regular(path: &Path) -> io::Result<Vec<u8>> {
-    let file = File::options().read(true).custom_flags(libc_nonblock()).open(path)?;
-    let metadata = file.metadata()?;
-    if !metadata.is_file() {
-        return Err(io::Error::other("it is no regular file"));
-    }
-    let mut bytes = Vec::new();
-    file.take(LARGEST + 1).read_to_end(&mut bytes)?;
-    if bytes.len() as u64 > LARGEST {
-        return Err(io::Error::other(format!("it has more than {} MiB", LARGEST >> 20)));
-    }
-    Ok(bytes)
-}
-
-fn libc_nonblock() -> i32 {
-    nix::fcntl::OFlag::O_NONBLOCK.bits()
+/// A directory that can't be listed shows by its own stamp.
+fn entries(dir: &Path) -> Vec<PathBuf> {
+    fs::read_dir(dir).into_iter().flatten().flatten().map(|entry| entry.path()).collect()
 }
 
 /// The place to which a path leads: links in its directories are followed, `.` and `..` are resolved. The last part may not be
@@ -213,7 +193,3 @@ fn normalized(path: &Path) -> PathBuf {
     }
     parts
 }
-
-/// Which files there are, how long, and when they were written.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Glance(Vec<(PathBuf, u64, SystemTime)>);

@@ -109,7 +109,7 @@ impl Import {
         let mut text = String::new();
         let read = match is_standard {
             true => std::io::stdin().read_to_string(&mut text).map(|_| text),
-            false => std::fs::read_to_string(&self.file),
+            false => regular_file::read_text(&self.file, regular_file::LARGE),
         };
         read.map_err(|error| Error::Usage(format!("{name} can't be read: {error}"))).map(|text| (name, text))
     }
