@@ -12,7 +12,11 @@ fn variables(program: &str) -> BTreeSet<String> {
     let page = std::fs::read_to_string(page).unwrap();
     let cells = page.lines().filter_map(|line| line.strip_prefix("| ")?.split(" | ").nth(1));
     let names = cells.map(|cell| cell.trim_matches(|c| c == ' ' || c == '|' || c == '`').to_owned());
-    names.filter(|name| !name.is_empty() && name.chars().all(|c| c.is_ascii_uppercase() || c == '_' || c.is_ascii_digit())).collect()
+    names
+        .filter(|name| {
+            !name.is_empty() && name.chars().all(|c| c.is_ascii_uppercase() || c == '_' || c.is_ascii_digit())
+        })
+        .collect()
 }
 
 /// How a program ends at once, because of what is wrong with its command line or, if that is right, with this host.
@@ -105,7 +109,12 @@ fn a_prefix_below_which_nobody_looks_is_refused_alike_by_all_programs() {
     for (given, right) in
         [("haproxy-discover", "/haproxy-discover"), ("/a//b", "/a/b"), ("/", "/haproxy-discover"), ("/a\tb", "/ab")]
     {
-        for words in [&["announcer", "--service", "a", "--upstream", "10.0.0.1:80"][..], &["confgen"], &["confgen", "render"], &["discoverctl", "list"]] {
+        for words in [
+            &["announcer", "--service", "a", "--upstream", "10.0.0.1:80"][..],
+            &["confgen"],
+            &["confgen", "render"],
+            &["discoverctl", "list"],
+        ] {
             let output = Command::new(bin(words[0])).args(&words[1..]).args(["--prefix", given]).output().unwrap();
             let said = String::from_utf8(output.stderr).unwrap();
             assert_eq!(output.status.code(), Some(2), "{words:?}: {said}");

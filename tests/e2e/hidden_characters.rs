@@ -33,7 +33,17 @@ fn discoverctl_shows_all_that_a_value_holds() {
     etcd.put(&format!("http-services/shop/{HOSTILE}"), HOSTILE);
     etcd.put(&format!("http-services/{HOSTILE}/domain"), "x.test");
     let mut values = 0;
-    for words in ["list", "show shop", "explain shop", "lint", "export", "history shop --all", "diff 2", "color shop", "check shop"] {
+    for words in [
+        "list",
+        "show shop",
+        "explain shop",
+        "lint",
+        "export",
+        "history shop --all",
+        "diff 2",
+        "color shop",
+        "check shop",
+    ] {
         for format in ["table", "plain", "json", "yaml"] {
             let mut command = Command::new(bin("discoverctl"));
             command.args(words.split(' ')).args(["--output", format, "--endpoints", &etcd.endpoints()]);
@@ -43,7 +53,8 @@ fn discoverctl_shows_all_that_a_value_holds() {
             assert!(!answer.chars().chain(said.chars()).any(is_hidden), "{words} {format}: {answer:?} {said:?}");
             assert!(output.status.code().is_some_and(|code| code != 2), "{words} {format}: {said}");
             if format == "json" && !answer.is_empty() {
-                let json: Value = serde_json::from_str(&answer).unwrap_or_else(|error| panic!("{words}: {error}: {answer}"));
+                let json: Value =
+                    serde_json::from_str(&answer).unwrap_or_else(|error| panic!("{words}: {error}: {answer}"));
                 values += usize::from(json.to_string().contains(HOSTILE));
             }
         }
@@ -56,10 +67,10 @@ fn what_is_exported_can_be_imported() {
     let _turn = light();
     let (from, to) = (Etcd::start(), Etcd::start());
     from.put("http-services/shop/domain", "shop.test");
-    from.put("http-services/shop/check_host", "shop.test");
     from.put("http-services/shop/upstreams/a", r#"{"address":"127.0.0.1:9","permanent":true}"#);
     let run = |etcd: &Etcd, words: &[&str]| {
-        let output = Command::new(bin("discoverctl")).args(words).args(["--endpoints", &etcd.endpoints()]).output().unwrap();
+        let output =
+            Command::new(bin("discoverctl")).args(words).args(["--endpoints", &etcd.endpoints()]).output().unwrap();
         assert!(output.status.success(), "{words:?}: {output:?}");
         output.stdout
     };

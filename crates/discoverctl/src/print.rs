@@ -250,7 +250,10 @@ mod tests {
         let name = "a\u{202e}b\u{200b}\u{2028}\u{9b}\u{e0041}";
         for format in [Format::Table, Format::Plain, Format::Json, Format::Yaml] {
             let text = Screen { format, is_terminal: false, colors: false }.text(&Answer { name }).unwrap();
-            assert!(!text.chars().any(|c| !matches!(c, '\n' | '\t') && program::text::is_hidden(c)), "{format:?}: {text}");
+            assert!(
+                !text.chars().any(|c| !matches!(c, '\n' | '\t') && program::text::is_hidden(c)),
+                "{format:?}: {text}"
+            );
             assert!(text.contains("202e") && text.contains("200b"), "{format:?}: {text}");
         }
         let text = |format| Screen { format, is_terminal: false, colors: false }.text(&Answer { name }).unwrap();

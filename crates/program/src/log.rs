@@ -2,9 +2,7 @@
 
 use std::{
     backtrace::{Backtrace, BacktraceStatus},
-    fmt,
-    io,
-    panic,
+    fmt, io, panic,
 };
 
 use nix::sys::stat::fstat;

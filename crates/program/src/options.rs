@@ -133,7 +133,8 @@ mod tests {
 
     #[test]
     fn an_empty_value_on_the_command_line_is_none() {
-        for words in [&["--color="][..], &["--color", ""], &["-c", ""], &["--port", "", "--force"], &["sub", "--port="]] {
+        for words in [&["--color="][..], &["--color", ""], &["-c", ""], &["--port", "", "--force"], &["sub", "--port="]]
+        {
             let matches = parsed(words).unwrap();
             assert_eq!(matches.get_one::<String>("color"), None, "{words:?}");
             assert_eq!(matches.get_one::<u16>("port"), None, "{words:?}");

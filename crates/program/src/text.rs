@@ -94,9 +94,30 @@ mod tests {
 
     /// One of each kind.
     const HIDDEN: [char; 24] = [
-        '\0', '\t', '\n', '\r', '\x1b', '\x7f', '\u{80}', '\u{85}', '\u{9b}', '\u{a0}', '\u{ad}', '\u{34f}', '\u{61c}',
-        '\u{200b}', '\u{200d}', '\u{200f}', '\u{202e}', '\u{2028}', '\u{2029}', '\u{2066}', '\u{feff}', '\u{3164}',
-        '\u{e0001}', '\u{fff9}',
+        '\0',
+        '\t',
+        '\n',
+        '\r',
+        '\x1b',
+        '\x7f',
+        '\u{80}',
+        '\u{85}',
+        '\u{9b}',
+        '\u{a0}',
+        '\u{ad}',
+        '\u{34f}',
+        '\u{61c}',
+        '\u{200b}',
+        '\u{200d}',
+        '\u{200f}',
+        '\u{202e}',
+        '\u{2028}',
+        '\u{2029}',
+        '\u{2066}',
+        '\u{feff}',
+        '\u{3164}',
+        '\u{e0001}',
+        '\u{fff9}',
     ];
 
     #[test]
@@ -113,7 +134,17 @@ mod tests {
 
     #[test]
     fn what_people_write_stays() {
-        for text in ["shop-1.example.com:80", "größer", "e\u{301}té", "ไทย ภาษา", "हिन्दी", "日本語", "«\"it's\" \\»", "→ – …", "😀"] {
+        for text in [
+            "shop-1.example.com:80",
+            "größer",
+            "e\u{301}té",
+            "ไทย ภาษา",
+            "हिन्दी",
+            "日本語",
+            "«\"it's\" \\»",
+            "→ – …",
+            "😀",
+        ] {
             assert_eq!(escape_line(text), text);
             assert_eq!(escape_json(text), text);
         }

@@ -96,8 +96,11 @@ impl Args {
             (None, Some(_)) => return Err(ConfigError::HalfIdentity { given: "--key", missing: "--cert" }),
         };
         let login = find_login(self.user, self.password, self.password_file)?;
-        let prefix = Prefix::parse(&self.prefix)
-            .map_err(|(reason, right)| ConfigError::Prefix { given: self.prefix, reason, right })?;
+        let prefix = Prefix::parse(&self.prefix).map_err(|(reason, right)| ConfigError::Prefix {
+            given: self.prefix,
+            reason,
+            right,
+        })?;
         Ok(Config { first, endpoints, cacert: self.cacert, identity, login, prefix })
     }
 }

@@ -31,7 +31,8 @@ fn an_app_is_run_and_stopped_whatever_becomes_of_the_outputs() {
         let mut command = site.command(&["--drain", "0s"]);
         let running = format!("running-{outlet:?}");
         // Its shell has words of its own at the end, which would kill it where no reader is.
-        let script = format!("exec >/dev/null 2>&1; trap 'exit 3' TERM; echo > {running}; while :; do sleep 0.02; done");
+        let script =
+            format!("exec >/dev/null 2>&1; trap 'exit 3' TERM; echo > {running}; while :; do sleep 0.02; done");
         command.args(["--", "sh", "-c", &script]);
         let mut announcer = Process::start_on(outlet, "announcer", &command);
         site.until_registered();
@@ -93,7 +94,10 @@ fn a_reader_that_goes_after_the_first_lines_ends_nothing() {
 fn one_shots_do_what_they_are_asked_whatever_becomes_of_their_outputs() {
     let site = Site::new();
     for outlet in Outlet::ALL {
-        for (verb, stands) in [("register", Some(format!(r#"{{"address":"{}","permanent":true}}"#, site.address()))), ("deregister", None)] {
+        for (verb, stands) in [
+            ("register", Some(format!(r#"{{"address":"{}","permanent":true}}"#, site.address()))),
+            ("deregister", None),
+        ] {
             let command = site.command(&[verb]);
             let mut announcer = Process::start_on(outlet, verb, &command);
             assert_eq!(announcer.wait(SOON).code(), Some(0), "{outlet:?} {verb}");
