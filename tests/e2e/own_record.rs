@@ -4,7 +4,8 @@ use std::process::Command;
 use std::time::Duration;
 
 use lab::http::Request;
-use lab::{App, Balancer, Etcd, Process, Scratch, bin, free_port, light, until};
+use lab::load::{Kind, Plan};
+use lab::{App, Balancer, Etcd, Process, Scratch, bin, free_port, heavy, light, until};
 
 const DEADLINE: Duration = Duration::from_secs(30);
 
@@ -22,6 +23,28 @@ fn a_service_whose_keys_were_deleted_serves_again() {
         until(DEADLINE, "the record", || etcd.get("http-services/shop/upstreams/shop-1"));
         balancer.wait_in_sync(DEADLINE);
         balancer.wait_status(DEADLINE, "shop.test", "/", 200);
+    }
+}
+
+/// etcd takes no `drain`, and no acknowledgement either: the record is deleted, and the app stopped when balancers have had
+/// their time.
+#[test]
+fn a_stop_with_a_full_store_loses_no_request() {
+    let _turn = heavy();
+    let etcd = Etcd::with_quota(1_000_000);
+    let balancer = Balancer::start(&etcd);
+    let [_stays, leaves] = ["shop-1", "shop-2"].map(|name| App::announced(name, &etcd, &FLAGS));
+    balancer.wait_servers(DEADLINE, "http-shop", 2);
+    balancer.wait_in_sync(DEADLINE);
+    let loads =
+        [Kind::PerRequest, Kind::KeepAlive].map(|kind| Plan::new(kind, balancer.http(), "shop.test").rate(100).start());
+    until(DEADLINE, "answers", || loads.iter().all(|load| load.report().upstreams.contains_key("shop-2")));
+    etcd.fill();
+    assert!(leaves.stop().success());
+    assert_eq!(etcd.get("http-services/shop/upstreams/shop-2"), None);
+    for load in loads {
+        let report = load.stop();
+        assert!(report.failures.is_empty(), "{report}");
     }
 }
 

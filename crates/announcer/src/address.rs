@@ -67,7 +67,7 @@ pub(crate) enum AddressError {
     #[error("{from} says {ip}, which balancers refuse; give {}; {ip} itself is taken only by balancers on this host whose \
              --upstream-networks has it", offered(offers, *port))]
     Useless {
-        /// What gave the address.
+        /// The setting or route that gave the address.
         from: &'static str,
         /// The address.
         ip: IpAddr,
@@ -128,7 +128,7 @@ fn offers() -> Vec<(String, IpAddr)> {
 
 /// The options that would help, in one phrase.
 fn offered(offers: &[(String, IpAddr)], port: u16) -> String {
-    /// More than these help nobody to choose.
+    /// The message names no more than these.
     const MOST: usize = 3;
     if offers.is_empty() {
         return "--interface NAME, or --upstream IP:PORT with an address of this host that balancers reach".to_owned();

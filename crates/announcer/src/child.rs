@@ -36,7 +36,7 @@ use crate::{
 /// actions, even if we were started with some of them ignored.
 const PASSED_ON: [Signal; 5] = [Signal::SIGHUP, Signal::SIGQUIT, Signal::SIGUSR1, Signal::SIGUSR2, Signal::SIGWINCH];
 
-/// How long what was killed may take to be gone. A process that the kernel holds up in a system call takes longer, and
+/// The time that killed processes may take to be gone. A process that the kernel holds up in a system call takes longer, and
 /// nothing here can end it.
 const UNKILLABLE: Duration = Duration::from_secs(2);
 
@@ -126,7 +126,7 @@ impl Running {
         self.is_gone.store(true, Ordering::Relaxed);
     }
 
-    /// Whether anything is left. Each of the orphans is told once.
+    /// True while any process of the app is left. Each orphan is told once.
     fn is_left(&self, orphans: &mut HashMap<Pid, Signal>) -> bool {
         if process_table::has_running_member(self.leader.pid) {
             return true;

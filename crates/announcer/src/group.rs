@@ -37,7 +37,7 @@ enum Stands {
     LeftAlone,
 }
 
-/// What another hand did to a record that stood.
+/// A change by another hand to a record that stood.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Loss {
     /// The key was deleted.
@@ -48,7 +48,7 @@ pub(crate) enum Loss {
     Displaced(Owner),
 }
 
-/// What the store tells of a record's key.
+/// The state of a record's key, as the store tells it.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Seen<'a> {
     /// The entry, None where the key isn't there.
@@ -59,7 +59,7 @@ pub(crate) struct Seen<'a> {
     pub(crate) is_other_store: bool,
 }
 
-/// What follows from it.
+/// The conclusion from a key's state.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Sight {
     /// Nothing: the record stands as it was written, or the news is older than the last write.
@@ -79,13 +79,13 @@ struct Member {
     /// The revision of the last write, or of the deletion by another hand; 0 where neither is known under this lease.
     revision: i64,
     tenure: Tenure,
-    /// What another hand did to it since it stood, until it stands again.
+    /// The change by another hand since it stood, until it stands again.
     loss: Option<Loss>,
-    /// Who has the id instead.
+    /// The owner that has the id instead.
     owner: Option<Owner>,
     /// How often it was put there, under whatever lease.
     registrations: u64,
-    /// How often that was because another hand had deleted it or written over it.
+    /// The share of them that came after another hand had deleted it or written over it.
     restorations: u64,
 }
 
@@ -110,7 +110,7 @@ impl Member {
         self.tenure.has_held = false;
     }
 
-    /// Whether it stands and says what is wanted.
+    /// True if it stands and says what is wanted.
     fn is_as_wanted(&self) -> bool {
         match (self.want, self.stands) {
             (Want::Stand(want) | Want::Leave(want), Stands::As(stands)) => want == stands,
@@ -185,7 +185,7 @@ impl Member {
     }
 }
 
-/// What is new of a record that was written.
+/// The news of a record that was written.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Change {
     /// It was put there.
@@ -278,7 +278,7 @@ impl Group {
         member.map_or(Sight::Nothing, |member| member.see(seen, lease))
     }
 
-    /// Whether every record stands as wanted.
+    /// True if every record stands as wanted.
     pub(crate) fn stands(&self) -> bool {
         self.members.iter().all(|member| matches!(member.want, Want::Stand(_)) && member.is_as_wanted())
     }
@@ -294,7 +294,7 @@ impl Group {
         members.filter(|member| !member.is_as_wanted()).map(|member| member.record.clone()).collect()
     }
 
-    /// Whether it isn't known at which revision one of those went.
+    /// True if the revision at which one of those went isn't known.
     pub(crate) fn has_gone_unseen(&self) -> bool {
         let mut members = self.members.iter().filter(|member| member.registrations > 0 && !member.is_as_wanted());
         members.any(|member| member.revision == 0 || (member.stands == Stands::LeftAlone && member.loss.is_none()))

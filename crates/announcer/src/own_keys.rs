@@ -13,7 +13,7 @@ use crate::group::Seen;
 /// over too, notice a dead one within 9 s; a thousand announcers would ask for little else.
 const QUIET: Duration = Duration::from_secs(30);
 
-/// What was told of one key.
+/// One event of one key.
 #[derive(Debug)]
 pub(crate) struct News {
     key: String,
@@ -44,7 +44,7 @@ fn of_change(change: &Change) -> Seen<'_> {
     }
 }
 
-/// Where the following of a key stands.
+/// The progress of following a key.
 #[derive(Clone, Copy, Debug, Default)]
 struct Place {
     cluster: u64,
@@ -93,7 +93,7 @@ impl OwnKeys {
         }
     }
 
-    /// Whether a change of this key would be noticed now.
+    /// True if a change of this key would be noticed now.
     pub(crate) fn sees(&self, key: &str) -> bool {
         self.places.get(key).is_some_and(|place| place.is_followed)
     }

@@ -26,7 +26,7 @@ pub(crate) const DRAIN_WRITE: Duration = Duration::from_secs(5);
 /// any upstream it knew.
 const UNHEARD: Duration = Duration::from_secs(7);
 
-/// How long each of the ways out may take where `drain` can't be written.
+/// The time for each of the ways out if `drain` can't be written.
 const REMOVE: Duration = Duration::from_secs(2);
 
 /// How long the last writes may take together, and how long after a second signal.
@@ -67,7 +67,7 @@ impl Lease {
 }
 
 /// Tells the balancers, and waits until none of them sends requests any more, at most this long after they were told.
-/// Where they can't be told that the records drain, the records are deleted; where that fails too, the lease ends. Either
+/// If etcd refuses `drain`, the records are deleted. If it refuses that too, the lease ends. Either
 /// way balancers get the time that they usually need: an app that stops earlier loses requests.
 pub(crate) async fn drain(registrar: &Registrar, lease: &Lease, limit: Duration) {
     let end = Instant::now() + DRAIN_WRITE + limit;
@@ -117,7 +117,7 @@ async fn await_acknowledgement(client: &Client, reached: &Reached, limit: Durati
     let written = Instant::now();
     let (records, gone) = (reached.ours.len(), reached.gone.len());
     tracing::info!(records, gone, limit = %humantime::format_duration(limit), "draining");
-    // Balancers may not know yet that a record is gone which nobody saw go.
+    // A record went at an unknown revision: an acknowledgement may be older than its end.
     let earliest = written + if reached.has_gone_unseen { limit.min(UNHEARD) } else { Duration::ZERO };
     let mut listening = Listening::to(client);
     loop {

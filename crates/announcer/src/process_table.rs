@@ -12,7 +12,7 @@ use nix::{
     unistd::{Pid, getpid},
 };
 
-/// Whether a process group has a member that runs: a zombie does nothing, and its parent may never reap it.
+/// True if a process group has a member that runs. A zombie does nothing, and its parent may never reap it.
 pub(crate) fn has_running_member(group: Pid) -> bool {
     if killpg(group, None) == Err(Errno::ESRCH) {
         return false;
@@ -23,12 +23,12 @@ pub(crate) fn has_running_member(group: Pid) -> bool {
     states.is_empty() || states.iter().any(|state| !matches!(state, 'Z' | 'X'))
 }
 
-/// Whether orphans become children of this process: as PID 1, or as a subreaper.
+/// True if orphans become children of this process: as PID 1, or as a subreaper.
 pub(crate) fn adopts_orphans() -> bool {
     getpid().as_raw() == 1 || prctl::get_child_subreaper().unwrap_or(false)
 }
 
-/// Whether this process has any child, zombies included.
+/// True if this process has any child, zombies included.
 pub(crate) fn has_child() -> bool {
     let flags = WaitPidFlag::WEXITED | WaitPidFlag::WNOHANG | WaitPidFlag::WNOWAIT;
     waitid(Id::All, flags) != Err(Errno::ECHILD)

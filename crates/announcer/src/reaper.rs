@@ -57,7 +57,7 @@ pub(crate) enum Change {
 }
 
 impl Leader {
-    /// Whether it was reaped. Others of its group may still run.
+    /// True once it was reaped. Others of its group may still run.
     pub(crate) fn has_ended(&self) -> bool {
         self.gone.load(Ordering::Relaxed)
     }

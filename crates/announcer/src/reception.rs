@@ -1,5 +1,5 @@
-//! What becomes of the records behind the store, as long as they stand: whether balancers take them, and whether another
-//! hand has changed the settings that this announcer was given. It only looks and says.
+//! Reads how balancers take the records, and if another hand has changed the settings that this announcer was given. It
+//! writes nothing.
 
 use std::{
     collections::BTreeSet,
@@ -23,7 +23,7 @@ const FIRST: Duration = Duration::from_millis(500);
 /// The longest time between two looks. What makes a balancer refuse a record that it took is a change by an operator.
 /// Each look is one read for the balancers and one for each setting: a watch would bring each announcer all that each
 /// balancer writes with every change in the store.
-const LONGEST: Duration = Duration::from_secs(60);
+const LONGEST: Duration = Duration::from_secs(30);
 
 /// The same while a balancer refuses a record: the operator waits for the end of that.
 const LONGEST_REFUSED: Duration = Duration::from_secs(5);
@@ -47,7 +47,7 @@ impl Keys {
     }
 }
 
-/// What the log has heard of refusals: each is said once. Clones share it.
+/// The refusals that stand in the log: each is said once. Clones share it.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct RefusalLog(Arc<Mutex<BTreeSet<RefusedKey>>>);
 
@@ -72,7 +72,7 @@ impl RefusalLog {
     }
 }
 
-/// What looks.
+/// The task that looks.
 pub(crate) struct Look {
     pub(crate) registrar: Registrar,
     pub(crate) client: Client,
@@ -80,7 +80,7 @@ pub(crate) struct Look {
     pub(crate) publish: watch::Sender<Reception>,
 }
 
-/// What one look brought.
+/// The result of one look.
 struct Looked {
     reception: Reception,
     differing: Vec<Difference>,

@@ -29,7 +29,7 @@ use crate::{
 /// after the old lease's end.
 const OWNER_CHECK: Duration = Duration::from_secs(1);
 
-/// How long a refusal is tried against. A login that no longer holds is mended by the next attempt, and a member that is
+/// The time that a refused write is tried again. A login that no longer holds is mended by the next attempt, and a member that is
 /// asked too much recovers.
 const REFUSED: Duration = Duration::from_secs(1);
 
@@ -63,7 +63,7 @@ pub(crate) struct Reached {
     pub(crate) gone: Vec<Arc<Record>>,
     /// It isn't known at which revision one of those went.
     pub(crate) has_gone_unseen: bool,
-    /// How many records could not be written as ordered.
+    /// The number of records that could not be written as ordered.
     pub(crate) unwritten: usize,
 }
 

@@ -98,7 +98,7 @@ struct Announcer {
     /// What keeps balancers from following, as long as they are waited for.
     obstacle: Option<String>,
     refusals: RefusalLog,
-    /// Where balancers' reception of the records is shown; None once something looks at it.
+    /// The way in which the reception of the records is shown. None once the task that looks has it.
     reception: Option<watch::Sender<Reception>>,
     /// How things stand, for whoever looks.
     shown: watch::Sender<Now>,
@@ -269,7 +269,7 @@ impl Announcer {
         None
     }
 
-    /// What the app's main process has left behind gets the time that the app would have had.
+    /// Gives the processes that the app's main process has left behind the time that the app would have had.
     fn stop_rest(&mut self) {
         let Some((child, app)) = self.child.as_ref().zip(self.life.app.as_ref()) else { return };
         systemd::extend_timeout(self.stop_time());

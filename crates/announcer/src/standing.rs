@@ -33,16 +33,16 @@ pub(crate) struct Stand {
     pub(crate) says: Option<UpstreamState>,
     /// How often it was put there.
     pub(crate) registrations: u64,
-    /// How often that was because another hand had deleted it or written over it.
+    /// The share of them that came after another hand had deleted it or written over it.
     pub(crate) restorations: u64,
-    /// Who has the id instead, with its address and lease.
+    /// The owner that has the id instead, with its address and lease.
     pub(crate) owner: Option<String>,
 }
 
-/// What balancers and other hands make of the keys, as of the last look at them.
+/// The state of the keys at balancers and in the store, as of the last look at them.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Reception {
-    /// The records that balancers refuse, by whom and why.
+    /// The records that balancers refuse, with the balancer and its reason.
     pub(crate) refused: BTreeSet<RefusedKey>,
     /// The other keys of the service that they refuse: a last good value may serve instead.
     pub(crate) not_followed: BTreeSet<RefusedKey>,
@@ -79,7 +79,7 @@ impl Upstream {
 }
 
 impl Standing {
-    /// Whether every record stands in the store and says `ready`, and no balancer refuses it, in words either way.
+    /// Ok if every record stands in the store, says `ready`, and no balancer refuses it. Words either way.
     pub(crate) fn ready(&self, now: Instant) -> Result<String, String> {
         let owned = self.upstreams.iter().find_map(|upstream| Some((upstream.key(), upstream.stand.owner.as_ref()?)));
         if let (State::Announcing | State::Spreading | State::Announced, Some((key, owner))) = (self.state, owned) {

@@ -81,7 +81,7 @@ fn a_record_that_is_deleted_while_the_announcer_does_not_look_is_written_again()
     until_restored(&site, &shown, lease, 1.0);
 }
 
-/// What both say, and that neither goes on writing.
+/// Waits until one of them has the id and the other says so. Neither may go on writing.
 fn until_one_owner(site: &Site, first: &Shown, second: &Shown) {
     first.until_ready(503, &format!("{KEY} belongs to "));
     second.until_ready(200, "announced");
