@@ -182,6 +182,15 @@ pub(super) fn late_claims(operator: &Operator, before: &Operator, held: &Holding
             ));
         }
     }
+    // Without this, HAProxy would refuse the whole, and the service would be blamed.
+    let tables = operator.references.iter().filter(|it| it.part == Part::Table);
+    for it in tables.filter(|it| held.without_table.contains(&it.section) && !operator.has_own(&it.section)) {
+        found.push(format!(
+            "{}: {} has no stick table. Use one of your own, or set the service's `sticky` to source",
+            it.spot,
+            key_of(&it.section)
+        ));
+    }
     for listener in &operator.listeners {
         let (Bound::Tcp(_, ports), None) = (&listener.bound, &listener.namespace) else { continue };
         let had = |port: u16| before.ports().any(|(ports, _)| ports.contains(&port));
@@ -356,8 +365,12 @@ mod tests {
         let of = |text: &str| Operator::of([("mine.cfg", text)]);
         let held = Holdings {
             sections: ["http-in", "tcp-db"].map(str::to_owned).into(),
+            without_table: ["http-in".to_owned()].into(),
             ports: [(5432, "tcp-db".to_owned())].into(),
         };
+        let named = of("backend x\n stick match src table http-in\n stick store-request src table http-out\n");
+        let late = late_claims(&named, &named, &held);
+        assert!(late.len() == 1 && late[0].contains("http-services/in has no stick table"), "{late:?}");
         let file = of("frontend http-in\n bind :5000-6000\nbackend http-out\nbackend http-in:preview-blue\n");
         let late = late_claims(&file, &Operator::default(), &held);
         assert_eq!(late.len(), 3, "{late:?}");
