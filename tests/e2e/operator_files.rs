@@ -327,7 +327,7 @@ fn a_section_keeps_the_name_that_it_had_before_a_service() {
         503,
         "10-in.cfg:6: `frontend http-in`: the section of http-services/in, which is served, has this name",
     );
-    // A new confgen knows who was first.
+    // A new confgen knows that the service was first.
     balancer.kill("confgen");
     scene.wait_ready(503, "the section of http-services/in, which is served, has this name");
     balancer.wait_status(DEADLINE, "in.test", "/", 200);

@@ -41,7 +41,7 @@ pub struct Places {
     pub state_dir: PathBuf,
     /// What HAProxy shuts itself into.
     pub chroot: Option<PathBuf>,
-    /// What confgen and handover take of the host: an operator's file may not.
+    /// The addresses, sockets and files that an operator's file may not take.
     pub taken: Taken,
     /// The environment that HAProxy's check has.
     pub environment: Environment,
@@ -172,7 +172,7 @@ impl Places {
     }
 }
 
-/// Far more than anybody writes; each file is kept in memory and in the state directory.
+/// The largest file that is read, in bytes. Each is kept in memory and in the state directory.
 const LARGEST: u64 = 8 << 20;
 
 /// Reads a file that may have been replaced by a FIFO or a device since the directory was listed: neither is waited for.

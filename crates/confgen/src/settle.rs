@@ -42,7 +42,8 @@ use reading::Reading;
 pub struct Limits {
     /// Ports that are bound already, by whom: a TCP service can't have them.
     pub reserved_ports: Vec<(RangeInclusive<u16>, String)>,
-    /// Names that sections of the operator's files have, by whom: a service whose section would be called so has none.
+    /// The names of the operator's sections, each with its file and line. A service whose section would have such a name is
+    /// quarantined.
     pub reserved_sections: BTreeMap<String, String>,
     /// Hosts that are taken already, by what: no service can have them.
     pub reserved_hosts: BTreeMap<Host, String>,

@@ -12,7 +12,7 @@ use super::{Listener, Operator, is_proxy};
 use crate::settle::Holdings;
 use crate::structure::service;
 
-/// What confgen and handover take of the host.
+/// The addresses, sockets and files that belong to confgen and handover.
 #[derive(Clone, Debug, Default)]
 pub struct Taken {
     /// The addresses of the generated file's own frontends, each with the option that sets it.
@@ -79,7 +79,7 @@ fn bind_conflict(listener: &Listener, taken: &Taken) -> Option<String> {
     ))
 }
 
-/// Whether some client's connection fits both. HAProxy shares the connections of an equal address between the two. A narrower
+/// True if some client's connection fits both. HAProxy shares the connections of an equal address between the two. A narrower
 /// address takes all of its connections from the wider one, which gets the rest.
 fn overlaps(listener: &Listener, bind: &Bind) -> bool {
     let Bound::Tcp(address, ports) = &listener.bound else { return false };
@@ -170,7 +170,7 @@ fn are_one(one: &Listener, other: &Listener) -> bool {
     }
 }
 
-/// What a file takes of services that had it first. `before` are the files as they were taken last: what they have is theirs.
+/// Refusals of what a service had before the file. `before` are the files as they were taken last: what they have is theirs.
 pub(super) fn late_claims(operator: &Operator, before: &Operator, held: &Holdings) -> Vec<String> {
     let mut found = Vec::new();
     for section in operator.sections.iter().filter(|section| !before.has_own(&section.name)) {
