@@ -270,7 +270,7 @@ impl Options {
         }
     }
 
-    /// What the generated file and handover take of the host.
+    /// The addresses, sockets and files that belong to the generated file and to handover.
     fn taken(&self) -> Taken {
         Taken {
             binds: self.binds().collect(),

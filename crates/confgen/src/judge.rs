@@ -22,10 +22,10 @@ pub struct Judge<'a> {
     pub cfg: &'a Path,
 }
 
-/// What HAProxy warns of in the operator's files, or why they are not taken, whatever the generated one says.
+/// HAProxy's warnings of the operator's files, or the reason why they are not taken. It does not depend on the generated file.
 pub type OnTheirOwn = Result<BTreeSet<String>, Rejection>;
 
-/// Why the operator's files are not taken.
+/// The reason why the operator's files are not taken.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Rejection {
     /// HAProxy would not start with them, in its words.

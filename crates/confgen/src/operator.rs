@@ -25,7 +25,7 @@ use crate::settle::Holdings;
 /// Environment variables by name.
 pub type Environment = BTreeMap<String, String>;
 
-/// What stands in the operator's files. A line in a conditional counts, whether it holds or not.
+/// The operator's files, read. A line in a conditional counts, whether it holds or not.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Operator {
     /// First words of their `global` lines.
@@ -34,7 +34,7 @@ pub struct Operator {
     pub user: Option<String>,
     /// The directory that HAProxy locks itself into.
     pub chroot: Option<String>,
-    /// Why confgen does not take the files, by file and line; empty if it takes them.
+    /// The reasons why confgen does not take the files, by file and line. Empty if it takes them.
     pub refused: Vec<String>,
     /// Their named `defaults`.
     pub profiles: Vec<Profile>,
@@ -46,7 +46,7 @@ pub struct Operator {
     pub remarks: Vec<String>,
     /// Their sections, but for `global` and `defaults`.
     sections: Vec<Section>,
-    /// Where they listen.
+    /// The addresses and sockets that they listen on.
     listeners: Vec<Listener>,
     /// Their `global` lines.
     directives: Vec<(Spot, Vec<String>)>,
@@ -63,7 +63,7 @@ pub(crate) struct Spot {
     line: String,
     /// The section that it stands in, `frontend web`; empty for the line that opens one.
     section: String,
-    /// Whether it stands between `.if` and `.endif`.
+    /// It stands between `.if` and `.endif`.
     is_conditional: bool,
 }
 
@@ -130,7 +130,7 @@ pub(crate) struct Reference {
 pub struct Named {
     /// The lines: `mine.cfg:3`.
     pub at: Vec<String>,
-    /// Whether one of them names its stick table.
+    /// One of them names its stick table.
     pub has_table: bool,
 }
 
@@ -220,7 +220,7 @@ impl Operator {
         named
     }
 
-    /// Whether one of the sections has this name.
+    /// True if one of the sections has this name.
     fn has_own(&self, name: &str) -> bool {
         self.sections.iter().any(|section| section.name == name)
     }

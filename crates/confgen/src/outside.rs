@@ -42,7 +42,7 @@ pub struct Places {
     pub state_dir: PathBuf,
     /// What HAProxy shuts itself into.
     pub chroot: Option<PathBuf>,
-    /// What confgen and handover take of the host: an operator's file may not.
+    /// The addresses, sockets and files that an operator's file may not take.
     pub taken: Taken,
     /// The environment that HAProxy's check has.
     pub environment: Environment,

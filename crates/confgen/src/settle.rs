@@ -22,7 +22,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::ops::RangeInclusive;
 use std::sync::Arc;
 
-use discovery::{Host, Kind, Networks, Profile, Service, ServiceId, Topology, Upstream, UpstreamId};
+use discovery::{Host, Kind, Networks, Profile, Service, ServiceId, Sticky, Topology, Upstream, UpstreamId};
 
 use crate::domains::Allowed;
 use crate::guard::{Departure, Present};
@@ -44,7 +44,8 @@ use reading::Reading;
 pub struct Limits {
     /// Ports that are bound already, by whom: a TCP service can't have them.
     pub reserved_ports: Vec<(RangeInclusive<u16>, String)>,
-    /// Names that sections of the operator's files have, by whom: a service whose section would be called so has none.
+    /// The names of the operator's sections, each with its file and line. A service whose section would have such a name is
+    /// quarantined.
     pub reserved_sections: BTreeMap<String, String>,
     /// Hosts that are taken already, by what: no service can have them.
     pub reserved_hosts: BTreeMap<Host, String>,
@@ -67,6 +68,8 @@ pub struct Limits {
 pub struct Holdings {
     /// The sections' names: `http-shop`.
     pub sections: BTreeSet<String>,
+    /// Those of them that are served now and have no stick table.
+    pub without_table: BTreeSet<String>,
     /// The ports of TCP services, with the section of each.
     pub ports: BTreeMap<u16, String>,
 }
@@ -233,9 +236,14 @@ impl Settled {
     pub fn holdings(&self) -> Holdings {
         let has_section = |(id, wanted): &(&ServiceId, &Arc<Wanted>)| id.kind == Kind::Http || !wanted.binds.is_empty();
         let sections = self.services().filter(has_section).map(|(id, _)| id.to_string());
+        let without_table = self.services().filter(has_section).filter(|(_, it)| it.settings.sticky != Sticky::Source);
         let ports = self.claims.holders().iter();
         let ports = ports.filter_map(|(claim, id)| Some((claims::port(claim)?, id.to_string())));
-        Holdings { sections: sections.chain(self.remembered.services().cloned()).collect(), ports: ports.collect() }
+        Holdings {
+            sections: sections.chain(self.remembered.services().cloned()).collect(),
+            without_table: without_table.map(|(id, _)| id.to_string()).collect(),
+            ports: ports.collect(),
+        }
     }
 
     /// What has to be remembered over a restart of confgen.

@@ -88,7 +88,7 @@ pub(crate) struct Stub {
     pub(crate) mode: &'static str,
     /// The first line that names it: `/etc/haproxy/conf.d/mine.cfg:3`.
     pub(crate) named_by: String,
-    /// Whether a line names its stick table.
+    /// A line names its stick table.
     pub(crate) has_table: bool,
 }
 

@@ -4,7 +4,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::ops::RangeInclusive;
 use std::path::Path;
 
-/// What one address of a `bind` line takes.
+/// One address of a `bind` line.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Bound {
     /// TCP ports of an address.
@@ -84,8 +84,8 @@ fn parse_range(text: &str) -> Option<RangeInclusive<u16>> {
     (first > 0 && first <= last).then_some(first..=last)
 }
 
-/// Whether a path as an operator wrote it may be this one. A variable whose value is not known may be anything; a relative
-/// path may begin anywhere, since nobody but HAProxy knows its directory.
+/// True if a path as an operator wrote it may be this one. A variable whose value is not known may be anything. A relative
+/// path may begin anywhere, since only HAProxy knows its directory.
 pub(super) fn may_be_path(written: &str, path: &Path) -> bool {
     let path = path.to_string_lossy();
     let Some((before, rest)) = written.split_once('$') else {

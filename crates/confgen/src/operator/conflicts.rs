@@ -12,7 +12,7 @@ use super::{Listener, Operator, is_proxy};
 use crate::settle::Holdings;
 use crate::structure::service;
 
-/// What confgen and handover take of the host.
+/// The addresses, sockets and files that belong to confgen and handover.
 #[derive(Clone, Debug, Default)]
 pub struct Taken {
     /// The addresses of the generated file's own frontends, each with the option that sets it.
@@ -79,7 +79,7 @@ fn bind_conflict(listener: &Listener, taken: &Taken) -> Option<String> {
     ))
 }
 
-/// Whether some client's connection fits both. HAProxy shares the connections of an equal address between the two. A narrower
+/// True if some client's connection fits both. HAProxy shares the connections of an equal address between the two. A narrower
 /// address takes all of its connections from the wider one, which gets the rest.
 fn overlaps(listener: &Listener, bind: &Bind) -> bool {
     let Bound::Tcp(address, ports) = &listener.bound else { return false };
@@ -170,7 +170,7 @@ fn are_one(one: &Listener, other: &Listener) -> bool {
     }
 }
 
-/// What a file takes of services that had it first. `before` are the files as they were taken last: what they have is theirs.
+/// Refusals of what a service had before the file. `before` are the files as they were taken last: what they have is theirs.
 pub(super) fn late_claims(operator: &Operator, before: &Operator, held: &Holdings) -> Vec<String> {
     let mut found = Vec::new();
     for section in operator.sections.iter().filter(|section| !before.has_own(&section.name)) {
@@ -181,6 +181,15 @@ pub(super) fn late_claims(operator: &Operator, before: &Operator, held: &Holding
                 key_of(section.claimed())
             ));
         }
+    }
+    // Without this, HAProxy would refuse the whole, and the service would be blamed.
+    let tables = operator.references.iter().filter(|it| it.part == Part::Table);
+    for it in tables.filter(|it| held.without_table.contains(&it.section) && !operator.has_own(&it.section)) {
+        found.push(format!(
+            "{}: {} has no stick table. Use one of your own, or set the service's `sticky` to source",
+            it.spot,
+            key_of(&it.section)
+        ));
     }
     for listener in &operator.listeners {
         let (Bound::Tcp(_, ports), None) = (&listener.bound, &listener.namespace) else { continue };
@@ -356,8 +365,12 @@ mod tests {
         let of = |text: &str| Operator::of([("mine.cfg", text)]);
         let held = Holdings {
             sections: ["http-in", "tcp-db"].map(str::to_owned).into(),
+            without_table: ["http-in".to_owned()].into(),
             ports: [(5432, "tcp-db".to_owned())].into(),
         };
+        let named = of("backend x\n stick match src table http-in\n stick store-request src table http-out\n");
+        let late = late_claims(&named, &named, &held);
+        assert!(late.len() == 1 && late[0].contains("http-services/in has no stick table"), "{late:?}");
         let file = of("frontend http-in\n bind :5000-6000\nbackend http-out\nbackend http-in:preview-blue\n");
         let late = late_claims(&file, &Operator::default(), &held);
         assert_eq!(late.len(), 3, "{late:?}");

@@ -5,7 +5,7 @@ use haproxy::config::Word;
 
 use crate::structure::service;
 
-/// What of a section is named.
+/// The part of a section that a line names.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Part {
     /// The section itself.

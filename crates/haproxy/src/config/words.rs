@@ -8,7 +8,7 @@ use std::str::Chars;
 pub struct Word {
     /// Without its quotes and backslashes. A variable whose value is not known stands in it as it is written: `${PORT}`.
     pub text: String,
-    /// Whether such a variable is in it.
+    /// Such a variable is in it.
     pub is_open: bool,
 }
 
