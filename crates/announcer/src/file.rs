@@ -184,7 +184,7 @@ mod tests {
             ("[[announce]]\n\nweight = 257", ["line 3", "a weight from 0 to 256"]),
             ("[[announce]]\ncheck-interval = 'soon'", ["line 2", "check-interval"]),
             ("[[announce]]\ncheck-fall = 0", ["line 2", "check-fall = 0"]),
-            ("[[announce]]\nservice = 'a/b'", ["line 2", "a name is"]),
+            ("[[announce]]\nservice = 'a/b'", ["line 2", "a name has no"]),
             ("[[announce]]\nset = ['a=b']", ["line 2", "a table of settings"]),
             ("[[announce]]\nport = 1\nport = 2", ["line 3", "duplicate key"]),
             ("[[announce]\n", ["line 1", "announce"]),
