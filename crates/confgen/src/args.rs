@@ -165,8 +165,9 @@ pub struct Options {
     /// all of them
     #[arg(long, env = "CONFGEN_ACME_SERVICE", value_name = "SERVICE")]
     pub acme_service: Option<ServiceName>,
-    /// Certificates: *.pem with the chain and the key, or the key beside it as *.key; followed without a restart, and
-    /// named in the log from 14 days before they expire
+    /// Serve the certificates in this directory and its direct subdirectories. They are PEM files (*.pem, *.crt, *.cer), with
+    /// the private key in the file or in another one beside it. Changes need no restart. The log names certificates from
+    /// 14 days before they expire
     #[arg(long, env = "CONFGEN_CERTS", default_value = "/etc/haproxy/certs", value_name = "DIR", value_parser = line_path)]
     pub certs: PathBuf,
     /// Authorities that upstreams' certificates may be checked against: PEM files, named by `verify`

@@ -65,8 +65,8 @@ impl Certificates {
 
     /// The operator's files that serve a name, or clients without one.
     pub fn serving(&self) -> impl Iterator<Item = &Certificate> {
-        let is_listed = |it: &Certificate| self.lines.iter().any(|line| line.certificate.file == it.file);
-        self.files.iter().filter(move |it| is_listed(it))
+        let listed: BTreeSet<&Path> = self.lines.iter().map(|line| line.certificate.file.as_path()).collect();
+        self.files.iter().filter(move |it| listed.contains(it.file.as_path()))
     }
 
     /// A file's path within the operator's directory.
@@ -76,7 +76,9 @@ impl Certificates {
 
     /// The names that each file serves.
     fn served(&self) -> BTreeMap<&Path, Vec<&str>> {
-        self.files.iter().enumerate().map(|(at, it)| (it.file.as_path(), self.choice.served_by(at).collect())).collect()
+        let mut served = self.choice.served();
+        let files = self.files.iter().enumerate();
+        files.map(|(index, it)| (it.file.as_path(), served.remove(&index).unwrap_or_default())).collect()
     }
 
     /// Logs what is another than before: what is refused, what was taken over, and what serves other names from now on. At

@@ -83,8 +83,9 @@ pub fn certificates(report: &Report, now: i64) -> CertificatesShown {
     let words = |files: &BTreeMap<std::path::PathBuf, String>| {
         files.iter().map(|(file, reason)| (file.display().to_string(), reason.clone())).collect()
     };
+    let mut served = all.choice.served();
     let files = all.files.iter().enumerate().map(|(index, it)| {
-        let serves = all.choice.served_by(index).map(str::to_owned).collect();
+        let serves = served.remove(&index).unwrap_or_default().into_iter().map(str::to_owned).collect();
         certificate(it, serves, all.choice.default == Some(index), now)
     });
     // The self-signed one serves where there is no other.

@@ -160,10 +160,15 @@ impl Choice {
         found.map_or(&[], Vec::as_slice)
     }
 
-    /// The names that a certificate serves.
-    pub fn served_by(&self, index: usize) -> impl Iterator<Item = &str> {
-        let serves = move |claimants: &[Claimant]| claimants.iter().any(|it| it.is_chosen && it.index == index);
-        self.names.iter().filter(move |(_, claimants)| serves(claimants)).map(|(name, _)| name.as_str())
+    /// The names that each certificate serves, by its place. A certificate that serves none is left out.
+    pub fn served(&self) -> BTreeMap<usize, Vec<&str>> {
+        let mut served: BTreeMap<usize, Vec<&str>> = BTreeMap::new();
+        for (name, claimants) in &self.names {
+            for claimant in claimants.iter().filter(|it| it.is_chosen) {
+                served.entry(claimant.index).or_default().push(name);
+            }
+        }
+        served
     }
 
     /// The lines of the crt-list behind its first one: places of certificates, with filters. Without filters, HAProxy serves

@@ -4,6 +4,7 @@
 //! A file's role follows from its content, so that no tool's naming has to be known. acme.sh, lego, certbot, dehydrated,
 //! Caddy, mkcert, step and Kubernetes each have their own.
 
+use std::cell::OnceCell;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::io;
@@ -61,8 +62,8 @@ struct Content {
 
 struct Key {
     block: pem::Pem,
-    /// None for an encrypted key, or one of a kind that can't be read here. HAProxy then says whether it fits.
-    public_key: Option<Vec<u8>>,
+    /// Derived only if it is asked for: it takes up to a millisecond.
+    public_key: OnceCell<Option<Vec<u8>>>,
 }
 
 /// Reads the directory. One that does not exist is empty.
@@ -172,7 +173,9 @@ impl Folder<'_> {
             return (!is_only_key).then(|| Err(entry.without_certificate(content)));
         }
         if !content.keys.is_empty() {
-            let fitting = content.keys.iter().find(|key| fits(key, content)).map(std::slice::from_ref);
+            // With one key there is nothing to choose.
+            let choices = if content.keys.len() > 1 { &content.keys[..] } else { &[] };
+            let fitting = choices.iter().find(|key| fits(key, content)).map(std::slice::from_ref);
             return Some(Ok(self.assemble(content, fitting.unwrap_or(&content.keys), used)));
         }
         if let Some((from, key)) = self.key_for(entry, content) {
@@ -193,8 +196,10 @@ impl Folder<'_> {
             let readable = self.entries.iter().filter_map(|it| Some((it, it.content.as_ref().ok()?)));
             readable.flat_map(|(it, content)| content.keys.iter().map(move |key| (it, key)))
         };
-        let by_content = keys().find(|(_, key)| fits(key, content));
-        by_content.or_else(|| keys().find(|(it, key)| key.public_key.is_none() && it.is_key_of(entry)))
+        let by_name = keys().find(|(it, key)| it.is_key_of(entry) && fits(key, content));
+        let by_content = || keys().find(|(_, key)| fits(key, content));
+        let unknown = || keys().find(|(it, key)| it.is_key_of(entry) && key.public_key().is_none());
+        by_name.or_else(by_content).or_else(unknown)
     }
 
     /// Keys' files that no certificate's file needs, because that has the key in it, or in yet another file.
@@ -202,7 +207,10 @@ impl Folder<'_> {
         let certificates = || self.entries.iter().filter_map(|it| Some((it, it.content.as_ref().ok()?)));
         let is_spare = move |entry: &&Entry| {
             let Ok(content) = &entry.content else { return false };
-            let belongs = |key: &Key| match &key.public_key {
+            if !content.certificates.is_empty() {
+                return false;
+            }
+            let belongs = |key: &Key| match key.public_key() {
                 Some(_) => certificates().any(|(_, it)| fits(key, it)),
                 None => certificates().any(|(it, content)| !content.certificates.is_empty() && entry.is_key_of(it)),
             };
@@ -228,9 +236,11 @@ impl Folder<'_> {
     fn assemble(&self, content: &Content, keys: &[Key], used: &mut BTreeSet<PathBuf>) -> Vec<u8> {
         let mut blocks = content.public.clone();
         // HAProxy takes the first certificate of a file for the server's own.
-        let own = blocks.iter().position(|block| keys.iter().any(|key| key.is_of(block)));
-        if let Some(own) = own.and_then(|own| (own > 0).then(|| blocks.remove(own))) {
-            blocks.insert(0, own);
+        if content.certificates.first().is_some_and(|der| is_authority(der)) {
+            let own = blocks.iter().position(|block| keys.iter().any(|key| key.is_of(block)));
+            if let Some(own) = own.and_then(|own| (own > 0).then(|| blocks.remove(own))) {
+                blocks.insert(0, own);
+            }
         }
         if let [only] = &content.certificates[..] {
             blocks.extend(self.chain_of(only, used));
@@ -342,14 +352,21 @@ fn fits(key: &Key, content: &Content) -> bool {
 impl Key {
     /// Whether a PEM block is the certificate that the key is for. False for a key that can't be read here.
     fn is_of(&self, block: &pem::Pem) -> bool {
-        self.public_key.is_some() && block.tag() == "CERTIFICATE" && public_key_of(block.contents()) == self.public_key
+        block.tag() == "CERTIFICATE"
+            && self.public_key().is_some_and(|own| public_key_of(block.contents()).is_some_and(|key| key == own))
     }
 
     fn of(block: pem::Pem) -> Self {
-        let der = PrivateKeyDer::from_pem_slice(pem::encode(&block).as_bytes()).ok();
-        let signing = der.and_then(|der| any_supported_type(&der).ok());
-        let public = signing.and_then(|signing| signing.public_key().map(|public| public.to_vec()));
-        Self { public_key: public.and_then(|public| bits_of(&public)), block }
+        Self { block, public_key: OnceCell::new() }
+    }
+
+    /// None for an encrypted key, or one of a kind that can't be read here. HAProxy then says whether it fits.
+    fn public_key(&self) -> Option<&[u8]> {
+        let derive = || {
+            let der = PrivateKeyDer::from_pem_slice(pem::encode(&self.block).as_bytes()).ok()?;
+            bits_of(&any_supported_type(&der).ok()?.public_key()?)
+        };
+        self.public_key.get_or_init(derive).as_deref()
     }
 }
 
