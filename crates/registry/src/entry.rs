@@ -134,7 +134,7 @@ mod tests {
 
     #[test]
     fn a_key_is_a_range_without_an_end() {
-        let prefix = Prefix::new("/p").expect("valid");
+        let prefix = Prefix::parse("/p").expect("valid");
         let (folder, key) = (Range::below(&prefix, "a"), Range::of_key(&prefix, "a"));
         assert_eq!((folder.start(), folder.end()), ("/p/a/", Some(b"/p/a0".as_slice())));
         assert_eq!((key.start(), key.end()), ("/p/a", None));

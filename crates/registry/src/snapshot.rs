@@ -133,7 +133,7 @@ mod tests {
     use crate::entry::Prefix;
 
     fn all() -> Range {
-        Range::below(&Prefix::new("/p").expect("valid"), "")
+        Range::below(&Prefix::parse("/p").expect("valid"), "")
     }
 
     fn page(keys: &[&str], revision: i64) -> PbRangeResponse {
