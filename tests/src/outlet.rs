@@ -32,7 +32,7 @@ impl Outlet {
     pub fn open(self) -> (OwnedFd, Option<OwnedFd>) {
         match self {
             Self::Full => (File::options().write(true).open("/dev/full").expect("/dev/full").into(), None),
-            Self::ReaderGone => (pipe().expect("a pipe").1.into(), None),
+            Self::ReaderGone => (pipe().expect("a pipe").1, None),
             Self::Unread => {
                 let (reader, writer) = pipe().expect("a pipe");
                 fcntl(&writer, FcntlArg::F_SETFL(OFlag::O_NONBLOCK)).expect("a pipe that doesn't wait");
