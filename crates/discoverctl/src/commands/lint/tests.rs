@@ -22,7 +22,7 @@ fn linted(
         services: &services,
         quarantine: &quarantine,
         certificates: &Answers::new(),
-        now: std::time::SystemTime::UNIX_EPOCH,
+        now: SystemTime::UNIX_EPOCH,
     };
     let line = |Finding { key, kind, what, .. }: &Finding| format!("{key} [{kind}] {what}\n");
     scene.findings().iter().map(line).collect()
