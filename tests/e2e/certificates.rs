@@ -1,5 +1,6 @@
 //! Certificates come, change and go while HAProxy runs, and it serves what lies there whatever happens to it.
 #![allow(clippy::unwrap_used, clippy::indexing_slicing, reason = "a test fails by panicking")]
+#![allow(clippy::disallowed_methods, reason = "a file that is written in place is part of what is tested")]
 
 use std::fs::{create_dir, metadata, read_to_string, remove_file, rename};
 use std::os::unix::fs::{MetadataExt as _, symlink};

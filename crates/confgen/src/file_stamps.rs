@@ -97,12 +97,15 @@ fn digest(path: &Path, found: &Metadata) -> Option<[u8; 20]> {
 }
 
 #[cfg(test)]
+#[allow(clippy::disallowed_methods, reason = "a test writes files as other tools do, in place too")]
 mod tests {
     use std::fs::{File, Permissions};
     use std::io::Write;
     use std::os::unix::fs::{PermissionsExt, symlink};
 
     use super::*;
+
+    type Step = Box<dyn Fn(&Seen)>;
 
     /// A file that is looked at, at a time of the test's.
     struct Seen {
@@ -136,7 +139,7 @@ mod tests {
     fn every_kind_of_change_is_seen_and_nothing_else() {
         let mut seen = Seen::new();
         assert!(!seen.is_other(), "there is none");
-        let mut steps: Vec<(&str, Box<dyn Fn(&Seen)>)> = Vec::new();
+        let mut steps: Vec<(&str, Step)> = Vec::new();
         let write =
             |name: &'static str, text: &'static str| move |seen: &Seen| fs::write(seen.path(name), text).unwrap();
         steps.push(("it comes", Box::new(write("file", "one"))));

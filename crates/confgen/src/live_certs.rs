@@ -4,7 +4,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use haproxy::runtime::{CertificateChange, CrtEntry, ShownCertificate, SniFilter, Token};
+use haproxy::runtime::{CertificateChange, CrtEntry, Pem, ShownCertificate, SniFilter, Token};
 
 use crate::certificate::Certificate;
 use crate::certs::Line;
@@ -56,7 +56,7 @@ enum Content {
     /// What HAProxy shows of it.
     Shown(ShownCertificate),
     /// What it was given.
-    Given(Certificate),
+    Given(Pem),
 }
 
 impl LiveCertificates {
@@ -110,7 +110,7 @@ impl LiveCertificates {
         let new: Vec<&Line> = wanted.iter().filter(|line| !self.entries.iter().any(|entry| entry.is(line))).collect();
         self.entries.extend(new.into_iter().map(Entry::from));
         let files = wanted.iter().map(|line| &line.certificate);
-        self.files = files.map(|it| (it.copy.clone(), Content::Given(it.clone()))).collect();
+        self.files = files.map(|it| (it.copy.clone(), Content::Given(it.pem.clone()))).collect();
     }
 
     /// Takes in the lines' numbers, as HAProxy tells them. Without its number, one of several lines for a file can't be
@@ -130,7 +130,7 @@ impl Content {
         match self {
             Self::Empty => false,
             Self::Shown(shown) => wanted.is_shown_as(shown),
-            Self::Given(given) => given.pem == wanted.pem,
+            Self::Given(given) => *given == wanted.pem,
         }
     }
 }

@@ -72,6 +72,7 @@ fn invalid(reason: &str) -> io::Error {
 }
 
 #[cfg(test)]
+#[allow(clippy::disallowed_methods, reason = "a test writes files as other tools do, in place too")]
 mod tests {
     use std::os::unix::fs::symlink;
     use std::os::unix::net::UnixListener;

@@ -392,4 +392,5 @@ fn is_authority(der: &[u8]) -> bool {
 }
 
 #[cfg(test)]
+#[allow(clippy::disallowed_methods, reason = "a test writes files as other tools do, in place too")]
 mod tests;
