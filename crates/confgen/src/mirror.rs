@@ -178,14 +178,15 @@ impl Mirror {
         }
         self.goodbyes.extend(changes.iter().filter_map(goodbye));
         let mut matter = false;
-        let unfollowed = Arc::clone(self.topology.unfollowed());
         for change in changes {
-            if let Some(id) = Arc::make_mut(&mut self.topology).apply(change) {
+            let topology = Arc::make_mut(&mut self.topology);
+            let was = topology.unfollowed().get(change.key()).cloned();
+            if let Some(id) = topology.apply(change) {
                 self.changed.join(id);
                 matter = true;
             }
+            matter |= was.as_ref() != topology.unfollowed().get(change.key());
         }
-        matter |= !Arc::ptr_eq(&unfollowed, self.topology.unfollowed());
         if !self.held.is_empty() {
             matter |= self.release(changes);
         }
