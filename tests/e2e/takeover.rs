@@ -62,8 +62,10 @@ fn haproxys_own_words_reach_whoever_asks() {
         let ready = wait_ready(&balancer, 503, words);
         assert!(!ready.contains("[NOTICE]") && ready.lines().count() == 1, "{ready}");
         for target in ["/", "/api/v1/status", "/api/v1/history"] {
-            let body = balancer.asked(target).unwrap().body;
-            assert!(body.contains(words), "{target}: {body}");
+            until(DEADLINE, &format!("{target} to say {words:?}"), || {
+                let body = balancer.asked(target).map_err(|error| error.to_string())?.body;
+                if body.contains(words) { Ok(()) } else { Err(body) }
+            });
         }
         let log = balancer.log("confgen");
         assert!(log.lines().any(|line| line.contains("out of sync: ") && line.contains(words)), "{log}");

@@ -1,7 +1,9 @@
 //! HAProxy's command lines, and how its processes come to be.
 
-use std::ffi::{OsStr, OsString};
+use std::convert::Infallible;
+use std::ffi::{CString, OsStr, OsString};
 use std::os::fd::OwnedFd;
+use std::os::unix::ffi::OsStrExt;
 use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
@@ -9,7 +11,7 @@ use std::time::Duration;
 
 use anyhow::Context;
 use haproxy::command::CommandLine;
-use nix::unistd::Group;
+use nix::unistd::{Group, execvp};
 
 use crate::haproxys;
 use crate::linger::own_path;
@@ -84,13 +86,21 @@ fn session<'a>(words: impl Iterator<Item = &'a OsStr>) -> Command {
 
 /// Becomes the leader of a new session, and then the command. Returns only what went wrong.
 pub(crate) fn become_session(words: &[OsString]) -> anyhow::Error {
-    let Some((program, args)) = words.split_first() else { return anyhow::anyhow!("no command") };
+    let Some(program) = words.first() else { return anyhow::anyhow!("no command") };
     if let Err(errno) = nix::unistd::setsid() {
         return anyhow::anyhow!("can't open a session: {errno}");
     }
     program::output::flush();
-    let error = Command::new(program).args(args).exec();
+    let Err(error) = exec(words);
     anyhow::Error::new(error).context(format!("can't run {}", program.to_string_lossy()))
+}
+
+/// Becomes the command. Not by `Command`, which has SIGPIPE end the program again: a HAProxy that is still starting goes on
+/// when handover ends, and with it the pipe that HAProxy writes to.
+fn exec(words: &[OsString]) -> std::io::Result<Infallible> {
+    let words: Vec<CString> = words.iter().map(|word| CString::new(word.as_bytes())).collect::<Result<_, _>>()?;
+    let program = words.first().ok_or(std::io::ErrorKind::InvalidInput)?;
+    Ok(execvp(program, &words)?)
 }
 
 /// The option that has the new HAProxy bind its sockets itself.

@@ -199,12 +199,27 @@ fn a_killed_handover_takes_its_unfinished_haproxy_with_it() {
 const SLOW_START: &str = "case \"$*\" in *-c) ;; *) sleep 3;; esac; exec haproxy \"$@\"";
 
 #[test]
-fn a_haproxy_that_was_starting_ends_with_a_killed_supervisord() {
-    let lab = Lab::prepare();
+fn a_first_haproxy_outlives_the_handover_that_started_it() {
+    let mut lab = Lab::prepare();
     lab.configure("first", "");
     lab.install();
     lab.script("haproxy", SLOW_START);
-    let mut lab = lab;
+    lab.supervise_program();
+    lab.until("HAProxy starts", || !lab.haproxys().is_empty());
+    lab.script("handover", "exit 4");
+    let _ = lab.rpc().restart("haproxy");
+    // What it writes while it starts goes nowhere by then.
+    lab.until("it serves", || lab.generation().as_deref() == Some("first"));
+    std::thread::sleep(LINGER * 2);
+    lab.assert_serves("first");
+}
+
+#[test]
+fn a_haproxy_that_was_starting_ends_with_a_killed_supervisord() {
+    let mut lab = Lab::prepare();
+    lab.configure("first", "");
+    lab.install();
+    lab.script("haproxy", SLOW_START);
     lab.supervise_program();
     lab.until("HAProxy starts", || !lab.haproxys().is_empty());
     kill(Pid::from_raw(lab.supervisord()), Signal::SIGKILL).unwrap();
