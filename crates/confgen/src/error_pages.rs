@@ -311,7 +311,7 @@ mod tests {
         let pages = collected(&place);
         // By name, `504.html` comes before `504.txt`.
         assert_eq!(files(&pages).last(), Some(&("504.html", "x")));
-        assert_eq!(refused(&pages).len(), 5, "{:?}", pages.refused);
+        assert_eq!(refused(&pages).len(), 4, "{:?}", pages.refused);
     }
 
     #[test]
