@@ -18,6 +18,7 @@ mod certificates;
 mod container;
 mod discoverctl;
 mod fail_static;
+mod fair_share;
 mod faults;
 mod generator;
 mod generator_faults;
