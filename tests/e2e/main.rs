@@ -21,6 +21,7 @@ mod container;
 mod discoverctl;
 mod empty_variables;
 mod fail_static;
+mod fair_share;
 mod faults;
 mod generator;
 mod generator_faults;
