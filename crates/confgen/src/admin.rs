@@ -18,6 +18,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::acknowledge::said;
 use crate::api::{self, Counted};
+use crate::expiry;
 use crate::page::page;
 use crate::report::{Done, Report};
 
@@ -123,7 +124,10 @@ fn routes(shown: Arc<Shown>) -> Router {
         .route("/quarantine", get(async |State(shown): Shared| json(&api::quarantine(&shown.report()))))
         .route("/history", get(async |State(shown): Shared| json(&api::history(&shown.report()))))
         .route("/balancer", get(async |State(shown): Shared| json(&said(&shown.report(), usize::MAX))))
-        .route("/certificates", get(async |State(shown): Shared| json(&api::certificates(&shown.report()))))
+        .route(
+            "/certificates",
+            get(async |State(shown): Shared| json(&api::certificates(&shown.report(), expiry::now()))),
+        )
         .route("/services", get(services))
         .route("/services/{id}", get(service))
         .route("/upstreams", get(upstreams));

@@ -12,8 +12,10 @@ use tokio::sync::watch;
 use tokio::time::{MissedTickBehavior, interval};
 use tokio_util::sync::CancellationToken;
 
+use crate::activity::Activities;
 use crate::expiry;
-use crate::outside::{Glance, Places};
+use crate::file_stamps::FileStamps;
+use crate::outside::Places;
 use crate::proxy;
 use crate::report::Running;
 
@@ -25,7 +27,7 @@ const LOOK_EVERY: Duration = Duration::from_millis(250);
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Look {
     /// The files.
-    pub files: Glance,
+    pub files: Arc<FileStamps>,
     /// What HAProxy runs.
     pub running: Option<Running>,
     /// A new day: certificates that expire are named once a day.
@@ -110,6 +112,7 @@ pub fn look(
     checked: Vec<PathBuf>,
     socket: Socket,
     control: Control,
+    activities: Activities,
     shutdown: CancellationToken,
 ) -> watch::Receiver<Look> {
     let checked: Arc<[PathBuf]> = checked.into();
@@ -118,12 +121,15 @@ pub fn look(
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     tokio::spawn(shutdown.run_until_cancelled_owned(async move {
         let (mut process, mut shared): (Option<(u32, Instant)>, bool) = (None, false);
+        let mut files: Arc<FileStamps> = Arc::default();
         let mut asked = Asked::default();
         loop {
             ticks.tick().await;
             let (places, checked, socket, last) = (places.clone(), Arc::clone(&checked), socket.clone(), process);
+            let (stamps, activities) = (Arc::clone(&files), activities.clone());
             let (control, before) = (control.clone(), asked.clone());
             let glance = move || {
+                let _activity = activities.begin("look", "files and the running HAProxy");
                 let info = socket.info().ok();
                 let process = info.as_ref().map_or(last, |info| Some(since(last, info.pid, info.uptime)));
                 // A process that was found alone stays so until it is another one.
@@ -131,14 +137,15 @@ pub fn look(
                 let strange = info.as_ref().and_then(|info| strange(info.pid, &checked));
                 let generation = || proxy::running(&socket);
                 let running = |info: Info| Running { pid: info.pid, version: info.version, generation: generation() };
-                let (files, day) = (places.glance(), expiry::day(expiry::now()));
+                let files = Arc::new(places.glance(&stamps, SystemTime::now()));
+                let day = expiry::day(expiry::now());
                 let asked = before.renew(&socket, &control);
                 let (unsupervised, old) = (asked.unsupervised.clone().filter(|_| info.is_some()), asked.old);
                 let running = info.map(running);
                 (Look { files, running, process, shared, day, strange, unsupervised, old }, asked)
             };
             if let Ok((seen, answers)) = tokio::task::spawn_blocking(glance).await {
-                (process, shared, asked) = (seen.process, seen.shared, answers);
+                (process, shared, asked, files) = (seen.process, seen.shared, answers, Arc::clone(&seen.files));
                 sender.send_if_modified(|last| std::mem::replace(last, seen.clone()) != seen);
             }
         }

@@ -11,7 +11,9 @@ use futures_util::future::join_all;
 use reqwest::{Certificate, Identity};
 use serde::de::DeserializeOwned;
 
-pub(crate) use api::{Quarantine, ServiceInFull, Services, Status, Traffic, Upstream, Upstreams};
+pub(crate) use api::{
+    Certificates, Quarantine, ServedBy, ServiceInFull, Services, Status, Traffic, Upstream, Upstreams,
+};
 
 use crate::args::Api;
 use crate::error::Error;
@@ -114,5 +116,6 @@ fn identity(cert: &PathBuf, key: &PathBuf) -> Result<Identity, Error> {
 
 fn read(path: impl AsRef<Path>) -> Result<Vec<u8>, Error> {
     let path = path.as_ref();
-    std::fs::read(path).map_err(|error| Error::Usage(format!("{} can't be read: {error}", path.display())))
+    regular_file::read(path, regular_file::SMALL)
+        .map_err(|error| Error::Usage(format!("{} can't be read: {error}", path.display())))
 }

@@ -30,9 +30,14 @@ mod print;
 
 use std::process::ExitCode;
 
-use clap::{CommandFactory, FromArgMatches};
+use clap::CommandFactory;
+use program::{options, output};
+use tokio::signal::unix::{SignalKind, signal};
 
-use crate::{args::Cli, commands::Outcome, ctl::Ctl, error::Error};
+use crate::{args::Cli, commands::Outcome, ctl::Ctl, error::Error, print::until_written};
+
+/// The exit code for wrong usage, as `--help` lists it.
+const USAGE: u8 = 2;
 
 fn main() -> ExitCode {
     // Every option may stand behind the command too: people write it there.
@@ -40,23 +45,44 @@ fn main() -> ExitCode {
     if let Some(code) = manual::print_if_asked(command.clone()) {
         return code;
     }
-    let cli = match Cli::from_arg_matches(&command.get_matches()) {
+    let cli: Cli = match options::read(command, USAGE) {
         Ok(cli) => cli,
-        Err(error) => error.exit(),
+        Err(code) => return code,
     };
-    match start(cli) {
+    let code = match start(cli) {
         Ok(Outcome::Yes) => ExitCode::SUCCESS,
         Ok(Outcome::No) => ExitCode::from(1),
         Err(error) => {
-            eprintln!("discoverctl: {error}");
+            output::say(&format!("discoverctl: {error}"));
             ExitCode::from(error.exit_code())
         }
-    }
+    };
+    output::finish(code)
 }
 
 fn start(cli: Cli) -> Result<Outcome, Error> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     let runtime = runtime.map_err(|error| Error::Failed(format!("no runtime: {error}")))?;
     let ctl = Ctl::new(cli.common)?;
-    runtime.block_on(cli.command.run(&ctl))
+    let outcome = runtime.block_on(async {
+        let outcome = cli.command.run(&ctl).await;
+        let written = tokio::select! {
+            written = until_written() => written.map(|_| ()),
+            () = interrupted() => Err(Error::Interrupted("the answer isn't read".into())),
+        };
+        // The command's own error says more.
+        outcome.and_then(|outcome| written.map(|()| outcome))
+    });
+    // A thread may still wait for a reader.
+    runtime.shutdown_background();
+    outcome
+}
+
+/// Waits for Ctrl-C or SIGTERM: a command may have taken both from their default.
+async fn interrupted() {
+    let (Ok(mut interrupt), Ok(mut terminate)) = (signal(SignalKind::interrupt()), signal(SignalKind::terminate()))
+    else {
+        return std::future::pending().await;
+    };
+    tokio::select! { _ = interrupt.recv() => {}, _ = terminate.recv() => {} }
 }

@@ -90,6 +90,7 @@ pub(crate) fn become_session(words: &[OsString]) -> anyhow::Error {
     if let Err(errno) = nix::unistd::setsid() {
         return anyhow::anyhow!("can't open a session: {errno}");
     }
+    program::output::flush();
     let Err(error) = exec(words);
     anyhow::Error::new(error).context(format!("can't run {}", program.to_string_lossy()))
 }
@@ -108,6 +109,7 @@ pub(crate) const AFRESH: &str = "--afresh";
 /// Begins this program anew, with the same arguments, in the same process; afresh, the new HAProxy binds its sockets itself.
 /// Returns only what went wrong.
 pub(crate) fn renew(afresh: bool) -> anyhow::Error {
+    program::output::flush();
     let same = std::env::args_os().skip(1).filter(|arg| arg != AFRESH);
     let words = afresh.then(|| OsString::from(AFRESH)).into_iter().chain(same);
     let error = Command::new(MYSELF).arg0("handover").args(words).exec();

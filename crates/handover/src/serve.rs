@@ -1,7 +1,6 @@
 //! A start: the one loop that turns what happens into events, and decisions into acts.
 
 use std::ffi::OsStr;
-use std::io::Write;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
@@ -45,8 +44,7 @@ const ASTRAY_AFTER: Duration = Duration::from_secs(3);
 const TELL_EVERY: Duration = Duration::from_secs(1);
 
 /// Runs HAProxy as the settings say, until it ends or this process is told to go.
-pub(crate) fn run(settings: Settings) -> anyhow::Result<Outcome> {
-    let signals = Signals::hold()?;
+pub(crate) fn run(settings: Settings, signals: Signals) -> anyhow::Result<Outcome> {
     let supervision = Supervision::of_this_process();
     let place = Place::open(&settings.socket, settings.group.as_ref())?;
     let start = new_start();
@@ -240,8 +238,8 @@ impl Serve {
         match check::run(&launch::check(&self.settings.command), self.settings.wait)? {
             Verdict::Valid { .. } => Ok(Event::Valid),
             Verdict::Refused { output } => {
-                // As HAProxy wrote it, with its line breaks; not with `eprint!`, which panics where supervisord is gone.
-                let _ = std::io::stderr().write_all(output.as_bytes());
+                // As HAProxy wrote it, with its line breaks.
+                program::output::say(&output);
                 self.failure = format!("HAProxy refuses the configuration: {}", failure::in_short(&output));
                 Ok(Event::Invalid)
             }

@@ -11,6 +11,7 @@ use nix::sys::signal::{SigSet, Signal};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
 use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 use nix::unistd::{Pid, getppid};
+use program::variable;
 
 use crate::step::Event;
 
@@ -63,8 +64,8 @@ pub(crate) struct Supervision {
 impl Supervision {
     /// As supervisord tells its programs (manual: "Subprocess Environment").
     pub(crate) fn of_this_process() -> Self {
-        let enabled = std::env::var_os("SUPERVISOR_ENABLED").is_some();
-        Self { enabled, url: std::env::var("SUPERVISOR_SERVER_URL").ok(), parent: getppid() }
+        let enabled = variable::read("SUPERVISOR_ENABLED").is_some();
+        Self { enabled, url: variable::read_text("SUPERVISOR_SERVER_URL"), parent: getppid() }
     }
 
     /// supervisord's process, if that runs this one.

@@ -43,8 +43,6 @@ pub struct ProcessInfo {
     pub description: String,
     /// The time of its last start, in whole seconds. `None` if it was never started.
     pub started: Option<SystemTime>,
-    /// The status that it ended with last; 0 also stands for a program that has not ended yet.
-    pub exit_status: i64,
 }
 
 /// How much of a program's log is read, in bytes from its end: a failed start writes some ten lines.
@@ -84,7 +82,6 @@ impl Supervisord {
                 .and_then(|seconds| u64::try_from(seconds).ok())
                 .filter(|seconds| *seconds > 0)
                 .map(|seconds| SystemTime::UNIX_EPOCH + Duration::from_secs(seconds)),
-            exit_status: number("exitstatus").unwrap_or_default(),
         })
     }
 
