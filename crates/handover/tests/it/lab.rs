@@ -17,7 +17,7 @@ use nix::unistd::Pid;
 use crate::http::{get, serve_app};
 
 /// Long enough for a machine that builds something else meanwhile.
-pub(crate) const PATIENCE: Duration = Duration::from_secs(20);
+pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
 
 /// How long a handover of these tests waits for a successor.
 pub(crate) const LINGER: Duration = Duration::from_millis(1500);
