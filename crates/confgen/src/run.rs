@@ -25,7 +25,7 @@ use crate::leases;
 use crate::look::{Look, look};
 use crate::mirror::Mirror;
 use crate::pace::{Act, Pace};
-use crate::report::Report;
+use crate::report::{Identity, Report};
 use crate::round::Rounds;
 use acting::Wrote;
 
@@ -45,12 +45,15 @@ pub async fn run(
     let socket = Socket::new(options.runtime_socket.clone());
     let mut looks = look(options.places(), options.checked(), socket.clone(), shutdown.drain.clone());
     let leases = options.state_dir.join("leases");
-    let acknowledging = Acknowledging { client: client.clone(), node: options.node()?, leases };
+    let node = options.node()?;
     let (lives, prefix) = (leases::lives(client.clone()), client.config().prefix().to_owned());
+    let identity = Identity::new(&node, &prefix);
+    let acknowledging = Acknowledging { client: client.clone(), node, leases };
     let mut rounds = tokio::task::spawn_blocking(move || Rounds::open(options, lives)).await??;
     let mirror = Mirror::remembering(rounds.take_stored());
     let pulse = Pulse::default();
     let mut daemon = Daemon { mirror, prefix, ..Daemon::new(Some(rounds), Drains::of(socket.clone()), &pacing) };
+    daemon.report.send_modify(|report| report.identity = identity.into());
     if let Some(admin) = admin {
         admin.open(&daemon.report, pulse.clone(), socket, shutdown.drain.clone());
     }

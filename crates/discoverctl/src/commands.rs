@@ -1,6 +1,7 @@
 //! The commands. Each has a module with its options, what it decides, and what it shows.
 
 mod check;
+mod config;
 mod delete;
 mod explain;
 mod impose;
@@ -110,6 +111,9 @@ pub(crate) enum Command {
     /// Says that a wiped store is meant as it is
     #[command(after_long_help = accept_store::EXAMPLES)]
     AcceptStore(accept_store::AcceptStore),
+    /// The options that count, and whether a flag, a variable or a file gives each
+    #[command(after_long_help = config::EXAMPLES)]
+    Config(config::Config),
 }
 
 impl Command {
@@ -141,6 +145,8 @@ impl Command {
             Self::Export(it) => it.run(ctl).await,
             Self::Import(it) => it.run(ctl).await,
             Self::AcceptStore(it) => it.run(ctl).await,
+            // Asks nobody, so that it works without a store too: `main` runs it.
+            Self::Config(_) => Ok(Outcome::Yes),
         }
     }
 }
