@@ -3,7 +3,7 @@
 //! An option of the command line beats its variable, a variable beats the user's file, and the user's file beats the host's.
 //! clap applies that order: what the files say is handed to it as the options' defaults.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::OsString;
 use std::fmt;
 use std::io;
@@ -112,26 +112,31 @@ impl Config {
 
     fn read_at(places: &Places) -> Result<Self, Error> {
         let mut config = Self::default();
-        let mut has_user_file = false;
-        for (path, must_exist) in
-            places.instead.iter().map(|path| (path, true)).chain(places.files.iter().map(|path| (path, false)))
-        {
+        if let Some(path) = &places.instead {
+            let bytes = read_small(path).map_err(|error| unreadable(path, &error))?;
+            config.take(path, parse(path, &bytes, places.home.as_deref())?);
+            return Ok(config);
+        }
+        let mut is_any_read = false;
+        for path in &places.files {
             let bytes = match read_small(path) {
                 Ok(bytes) => bytes,
-                Err(error) if is_absent(&error) && !must_exist => continue,
-                // The host's file may be root's alone. A user with a file of their own does without it.
-                Err(error) if error.kind() == io::ErrorKind::PermissionDenied && has_user_file => continue,
+                Err(error) if is_absent(&error) => continue,
+                // The host's file may be root's alone. A user with an own file does without it.
+                Err(error) if error.kind() == io::ErrorKind::PermissionDenied && is_any_read => continue,
                 Err(error) => return Err(unreadable(path, &error)),
             };
-            has_user_file = true;
-            for (key, words) in parse(path, &bytes, places.home.as_deref())? {
-                let is_taken = config.0.keys().any(|taken| group(taken) == group(key) && config.0[taken].file != *path);
-                if !is_taken {
-                    config.0.insert(key, Value { words, file: path.clone() });
-                }
-            }
+            is_any_read = true;
+            config.take(path, parse(path, &bytes, places.home.as_deref())?);
         }
         Ok(config)
+    }
+
+    /// Takes in what a file says of options of which no file before it says a part.
+    fn take(&mut self, path: &Path, keys: Words) {
+        let taken: BTreeSet<Option<u8>> = self.0.keys().map(|key| group(key)).collect();
+        let fresh = keys.into_iter().filter(|(key, _)| !taken.contains(&group(key)));
+        self.0.extend(fresh.map(|(key, words)| (key, Value { words, file: path.to_owned() })));
     }
 
     /// Gives the options their values as defaults, except those of which the command line or the environment says a part.
