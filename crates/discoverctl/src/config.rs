@@ -262,9 +262,11 @@ fn words(kind: Kind, value: &toml::Value) -> Result<Vec<String>, String> {
             return Err("control characters can't be in it".to_owned());
         }
         match kind {
-            Kind::User => registry::User::from_str(word).map(drop).map_err(ToString::to_string)?,
+            Kind::User => {
+                registry::User::from_str(word).map_err(ToString::to_string)?;
+            }
             Kind::Output => {
-                Format::from_str(word, false).map(drop).map_err(|_| "table, plain, json or yaml".to_owned())?
+                Format::from_str(word, false).map_err(|_| "table, plain, json or yaml".to_owned())?;
             }
             Kind::Word | Kind::List | Kind::Path => {}
         }
@@ -283,6 +285,10 @@ fn placed(word: &str, file: &Path, home: Option<&Path>) -> String {
 
 #[cfg(test)]
 mod tests {
+    use std::fs::File;
+    use std::io::Write as _;
+    use std::slice::from_ref;
+
     use clap::CommandFactory as _;
 
     use super::*;
@@ -298,8 +304,9 @@ mod tests {
         }
 
         fn put(&self, name: &str, text: impl AsRef<[u8]>) -> PathBuf {
-            std::fs::write(self.0.join(name), text).unwrap();
-            self.0.join(name)
+            let path = self.0.join(name);
+            File::create(&path).unwrap().write_all(text.as_ref()).unwrap();
+            path
         }
     }
 
@@ -392,10 +399,10 @@ mod tests {
         }
         assert!(read(&[folder.put("a.toml", b"prefix = '\xff'")]).unwrap_err().contains("no UTF-8"));
         let missing = folder.0.join("none/discoverctl.toml");
-        assert_eq!(read(&[missing.clone()]), Ok(Config::default()));
+        assert_eq!(read(from_ref(&missing)), Ok(Config::default()));
         let instead = Places { instead: Some(missing), ..Places::default() };
         assert!(Config::read_at(&instead).unwrap_err().to_string().contains("can't be read: No such file"));
-        assert!(read(&[folder.0.clone()]).unwrap_err().contains("it is a directory"));
+        assert!(read(from_ref(&folder.0)).unwrap_err().contains("it is a directory"));
         assert_eq!(read(&[folder.put("a.toml", "")]), Ok(Config::default()));
     }
 

@@ -59,6 +59,8 @@ fn content(file: File) -> io::Result<Vec<u8>> {
 
 #[cfg(test)]
 mod tests {
+    use std::io::Write as _;
+
     use super::*;
 
     #[test]
@@ -66,8 +68,9 @@ mod tests {
         let folder = std::env::temp_dir().join(format!("discoverctl-file-{}", std::process::id()));
         std::fs::create_dir_all(&folder).unwrap();
         let path = |name: &str| folder.join(name);
-        std::fs::write(path("token"), "secret\n").unwrap();
-        std::fs::write(path("large"), vec![b'x'; LARGEST as usize + 1]).unwrap();
+        let put = |name: &str, bytes: &[u8]| File::create(path(name)).unwrap().write_all(bytes).unwrap();
+        put("token", b"secret\n");
+        put("large", &vec![b'x'; LARGEST as usize + 1]);
         nix::unistd::mkfifo(&path("pipe"), nix::sys::stat::Mode::from_bits_truncate(0o600)).unwrap();
         assert_eq!(read_small(&path("token")).unwrap(), b"secret\n");
         for (name, why) in [("pipe", "pipe"), ("large", "larger"), (".", "directory"), ("none", "No such file")] {

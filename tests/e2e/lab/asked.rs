@@ -81,7 +81,7 @@ fn a_balancer_that_can_not_be_asked_is_never_answered_for() {
         host.sh("mv /root/confgen.env /etc/haproxy-discover/confgen.env && systemctl restart confgen");
     }
     for host in hosts.all() {
-        wait_ends(host, "check", 0);
+        wait_ends(host, "check shop", 0);
     }
     goes_back_for_what_the_second_answers(&hosts);
 }
