@@ -55,7 +55,6 @@ impl Site {
     ansible_become: false
     ansible_python_interpreter: /usr/bin/python3
     haproxy_discover_root: {}
-    haproxy_discover_token: 0123456789abcdef0123456789abcdef
     haproxy_discover_service: shop
     haproxy_discover_domain: shop.test
     haproxy_discover_command: >-
@@ -214,6 +213,7 @@ fn hosts_come_up_and_apps_are_deployed_without_a_loss() {
 
     site.assert_played("deploy.yml", &["-e", "version=1"]);
     until(DEADLINE, "the first version", || site.answering() == names(1));
+    all_are_asked_from_each(&site);
 
     let load = site.load();
     site.assert_played("deploy.yml", &["-e", "version=2"]);
@@ -299,9 +299,7 @@ fn a_store_with_certificates_and_users_is_set_up_deployed_to_and_renewed() {
     let again = site.assert_played("site.yml", &["--check"]);
     assert_eq!(changed(&again), [0, 0], "{again}");
     site.hosts[0].sh("systemctl restart etcd@node1 && systemctl start etcd-defrag@node1");
-    let set = "set -a && . /etc/haproxy-discover/etcd.env && . /etc/haproxy-discover/discoverctl.env
-               discoverctl set shop balance leastconn";
-    let followed = site.hosts[0].sh(set);
+    let followed = site.hosts[0].sh("discoverctl set shop balance leastconn");
     assert!(followed.contains("followed by"), "{followed}");
     assert_eq!(site.answering(), names(2));
 
@@ -319,6 +317,19 @@ fn a_store_with_certificates_and_users_is_set_up_deployed_to_and_renewed() {
     let other = format!("haproxy_discover_authority={}", site.folder.join("other").display());
     site.assert_refused("site.yml", &["-e", &other], "believes an authority that isn't in");
     assert!(!site.folder.join("other").exists());
+}
+
+/// One token for all, for root and confgen to read; with it, each host's discoverctl asks both balancers without an option.
+fn all_are_asked_from_each(site: &Site) {
+    let token =
+        |host: &Machine| host.sh("cd /etc/haproxy-discover && stat -c '%a %U %G' admin.token && cat admin.token");
+    let [one, other] = site.hosts.each_ref().map(token);
+    assert_eq!(one, other);
+    assert!(one.starts_with("640 root haproxy-discover\n") && one.len() > 64, "{one}");
+    for host in &site.hosts {
+        let checked = host.sh("discoverctl check shop --output plain");
+        assert!(checked.contains("\tnode1\tbalanced") && checked.contains("\tnode2\tbalanced"), "{checked}");
+    }
 }
 
 /// Nobody without a certificate, and with one, each its own.

@@ -1,5 +1,6 @@
 //! discoverctl, run as an operator runs it.
 
+mod asked;
 mod change;
 mod look;
 mod past;

@@ -26,6 +26,7 @@ fn one_command_brings_up_a_cluster_whose_parts_stop_without_a_loss() {
         assert_ne!(owner(container), "root", "{name}");
     }
     both_answer(&cluster);
+    both_are_asked(&cluster);
 
     let balancers = ["balancer-1", "balancer-2"].map(|name| web(part(name)));
     let load = |kind, balancer| Plan::new(kind, balancer, HOST).from("app-").rate(200).start();
@@ -74,6 +75,20 @@ fn both_answer(cluster: &Cluster) {
         let answer = request.send(cluster.published(port)).unwrap();
         assert_eq!(answer.status, 200, "{port}: {answer:?}");
         assert!(answer.app().starts_with("app-"), "{port}: {answer:?}");
+    }
+}
+
+/// discoverctl in each balancer asks both, without an option.
+fn both_are_asked(cluster: &Cluster) {
+    for name in ["balancer-1", "balancer-2"] {
+        let container = cluster.containers()[name].name();
+        let check = ["exec", container, "discoverctl", "check", "--output", "plain"];
+        until(DEADLINE, &format!("{name} to ask both"), || {
+            let output = Command::new("docker").args(check).output().unwrap();
+            let said = String::from_utf8_lossy(&[output.stdout, output.stderr].concat()).into_owned();
+            let both = ["balancer-1", "balancer-2"].iter().all(|it| said.contains(&format!("\t{it}\tbalanced")));
+            if output.status.success() && both { Ok(()) } else { Err(said) }
+        });
     }
 }
 

@@ -107,7 +107,13 @@ const BLOCKS: [(&str, &[(&str, &str)]); 27] = [
             ("What is balanced here", "ansible.rs runs the fact"),
         ],
     ),
-    ("docs/api.md", &[("An upstream", "an answer; crates/confgen/src/api/golden.json")]),
+    (
+        "docs/api.md",
+        &[
+            ("The admin port", "what every answer begins with: discoverctl/asked.rs"),
+            ("An upstream", "an answer; crates/confgen/src/api/golden.json"),
+        ],
+    ),
     (
         "docs/app-to-app.md",
         &[
@@ -130,6 +136,7 @@ const BLOCKS: [(&str, &[(&str, &str)]); 27] = [
         &[
             ("Deploy with systemd", "tutorial/howto.rs"),
             ("The store", "tutorial/howto.rs"),
+            ("The balancers' API", "lab/asked.rs"),
             ("A balancer", "tutorial/howto.rs"),
             ("An app", "lab/units.rs"),
             ("Upgrade in place", "lab/units.rs"),
@@ -137,7 +144,13 @@ const BLOCKS: [(&str, &[(&str, &str)]); 27] = [
             ("fleet", "fleet is no more; its options are ignored by systemd, see units.rs"),
         ],
     ),
-    ("docs/discoverctl.md", &[("switch", "discoverctl/switch.rs, with shorter steps")]),
+    (
+        "docs/discoverctl.md",
+        &[
+            ("The operator's files", "a file; discoverctl/asked.rs has its like"),
+            ("switch", "discoverctl/switch.rs, with shorter steps"),
+        ],
+    ),
     (
         "docs/dns.md",
         &[

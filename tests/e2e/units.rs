@@ -154,6 +154,23 @@ fn every_setting_stands_in_its_file_with_its_default() {
         assert_eq!(there, settings(&bin(program)), "{name}");
     }
 
+    let sample = source("env/discoverctl.toml");
+    assert!(sample.lines().all(|line| line.is_empty() || line.starts_with('#')), "discoverctl.toml sets something");
+    let keys: BTreeSet<String> = sample
+        .lines()
+        .filter_map(|line| line.strip_prefix('#')?.split_once(" = "))
+        .map(|(key, _)| key.to_owned())
+        .collect();
+    let folder = Scratch::new();
+    let lines = sample.lines().filter_map(|line| line.strip_prefix('#')).filter(|line| line.contains(" = "));
+    write(folder.join("discoverctl.toml"), lines.map(|line| format!("{line}\n")).collect::<String>());
+    let mut config = Command::new(bin("discoverctl"));
+    config.args(["config", "--output", "json"]).env_clear().env("DISCOVERCTL_CONFIG", folder.join("discoverctl.toml"));
+    let (ok, said) = run(&mut config);
+    assert!(ok, "{said}");
+    let shown: serde_json::Value = serde_json::from_str(&said).unwrap();
+    assert_eq!(shown["options"].as_object().unwrap().keys().cloned().collect::<BTreeSet<_>>(), keys);
+
     let (_, help) = run(Command::new("etcd").arg("--help"));
     for name in file("etcd-member.env").into_keys() {
         if let Some(name) = name.strip_prefix("ETCD_") {

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use serde_json::Value;
 
-use crate::{Machine, Network, until};
+use crate::{Machine, Network, Page, until};
 
 /// All that comes up after systemd, on two busy cores: etcd's election, a restart of HAProxy, three announcements.
 const UP: Duration = Duration::from_secs(120);
@@ -34,36 +34,62 @@ impl Hosts {
         // One after another: the first makes the image.
         let machines = ["host1", "host2", "host3"].map(|name| Machine::start(&network, name)).into();
         let hosts = Self { machines, _network: network };
-        scope(|scope| {
-            for machine in &hosts.machines {
-                scope.spawn(|| hosts.furnish(machine));
-            }
-        });
+        hosts.each_at_once(Self::store);
+        hosts.give_token();
+        hosts.each_at_once(Self::furnish);
         hosts.wait_whole(UP);
         hosts
     }
 
-    /// All that runs on one host.
-    fn furnish(&self, machine: &Machine) {
+    fn each_at_once(&self, act: fn(&Self, &Machine)) {
+        scope(|scope| {
+            for machine in &self.machines {
+                scope.spawn(|| act(self, machine));
+            }
+        });
+    }
+
+    /// Types the one block of docs/deploy.md that has these words, as this host's operator does: with its own name and
+    /// address, and with everybody's where the page has everybody's.
+    #[track_caller]
+    pub fn type_block(&self, machine: &Machine, words: &str) -> String {
+        let page = Page::read("docs/deploy.md");
+        let script = format!("{}{}", page.block("STORE=http://"), page.block(words));
+        let mut script = script.replace("ADDRESS=10.0.0.1", &format!("ADDRESS={}", machine.address()));
+        for (number, it) in (1..).zip(&self.machines) {
+            script = script.replace(&format!("node{number}="), &format!("{}=", it.name()));
+            for end in [":", ","] {
+                script = script.replace(&format!("//10.0.0.{number}{end}"), &format!("//{}{end}", it.address()));
+            }
+        }
+        machine.sh(&script.replace("node1", machine.name()))
+    }
+
+    /// Installs, and starts the host's member of the store.
+    fn store(&self, machine: &Machine) {
         machine.install();
-        let (name, address) = (machine.name(), machine.address());
-        let members = self.each(|it| format!("{}=http://{}:2380", it.name(), it.address()));
-        machine.put(
-            &format!("/etc/haproxy-discover/etcd-{name}.env"),
-            &format!(
-                "ETCD_INITIAL_CLUSTER={members}
-ETCD_LISTEN_PEER_URLS=http://{address}:2380
-ETCD_INITIAL_ADVERTISE_PEER_URLS=http://{address}:2380
-ETCD_LISTEN_CLIENT_URLS=http://{address}:2379,http://127.0.0.1:2379
-ETCD_ADVERTISE_CLIENT_URLS=http://{address}:2379
-"
-            ),
-        );
-        machine.sh(&format!("systemctl enable --now etcd@{name} etcd-defrag@{name}.timer"));
-        let endpoints = self.endpoints();
-        machine.put("/etc/haproxy-discover/etcd.env", &format!("ETCDCTL_ENDPOINTS={endpoints}\n"));
-        if self.balancers().iter().any(|it| it.name() == name) {
-            machine.sh("systemctl enable --now haproxy-supervisord confgen");
+        for words in
+            ["ETCDCTL_ENDPOINTS=$STORE", "env/etcd-member.env", "ETCD_INITIAL_CLUSTER=", "systemctl disable --now etcd"]
+        {
+            self.type_block(machine, words);
+        }
+    }
+
+    /// Makes the token of the balancers' API on the first host, and copies it to the others.
+    fn give_token(&self) {
+        const TOKEN: &str = "/etc/haproxy-discover/admin.token";
+        let [first, others @ ..] = &self.machines[..] else { return };
+        self.type_block(first, "openssl rand");
+        let token = first.sh(&format!("cat {TOKEN}"));
+        others.iter().for_each(|it| it.put(TOKEN, &format!("{token}\n")));
+    }
+
+    /// All else that runs on one host.
+    fn furnish(&self, machine: &Machine) {
+        self.type_block(machine, "chown root:haproxy-discover");
+        if self.balancers().iter().any(|it| it.name() == machine.name()) {
+            self.type_block(machine, "CONFGEN_ADMIN=$ADDRESS");
+            self.type_block(machine, "systemctl disable --now haproxy ");
         }
         machine.put("/etc/systemd/system/app@.service.d/command.conf", APP);
         machine.put(
@@ -146,6 +172,12 @@ ANNOUNCER_WAIT_BALANCERS=1
     }
 }
 
+/// The shell's command that asks a balancer's own admin port, as its operator does.
+pub fn ask_admin(path: &str) -> String {
+    let token = "Authorization: Bearer $(cat /etc/haproxy-discover/admin.token)";
+    format!("curl --silent --fail-with-body --max-time 2 --header \"{token}\" http://127.0.0.1:9101{path}")
+}
+
 /// Whether all these units run.
 fn runs(machine: &Machine, units: &str) -> Result<(), String> {
     let said = machine.run(&format!("systemctl is-active {units}"));
@@ -154,7 +186,7 @@ fn runs(machine: &Machine, units: &str) -> Result<(), String> {
 
 /// Whether a balancer is in sync, and HAProxy finds so many of the app up.
 fn follows(machine: &Machine, apps: usize) -> Result<(), String> {
-    let ready = machine.run("curl --silent --fail-with-body --max-time 2 http://127.0.0.1:9101/ready");
+    let ready = machine.run(&ask_admin("/ready"));
     if !ready.status.success() {
         return Err(format!("{}: not ready: {}", machine.name(), text(&ready.stdout)));
     }

@@ -61,7 +61,7 @@ pub use facts::{children, cpu_seconds, open_files, resident};
 pub use front::Front;
 pub use ground::Ground;
 pub use host::Host;
-pub use hosts::{Hosts, servers_up};
+pub use hosts::{Hosts, ask_admin, servers_up};
 pub use images::{Images, SOURCE};
 pub use machine::Machine;
 pub use mirror::{Duty, Mirror};

@@ -60,6 +60,7 @@ pub fn said(report: &Report, most: usize) -> Balancer {
         seen: seen.revision,
         applied: standing.applied.filter(is_of_this_store).map_or(0, |applied| applied.revision),
         url: report.url.clone(),
+        instance: Some(report.identity.instance.clone()).filter(|instance| !instance.is_empty()),
         haproxy: report.haproxy.map(|version| version.to_string()),
         pending: standing.pending.iter().take(most).map(ToString::to_string).collect(),
         held: standing.held.iter().take(most).map(server).collect(),

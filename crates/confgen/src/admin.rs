@@ -73,6 +73,12 @@ impl Shown {
         self.report.borrow().clone()
     }
 
+    /// Makes an answer of the report alone.
+    fn answer<T: Serialize>(&self, make: impl FnOnce(&Report) -> T) -> Response {
+        let report = self.report();
+        json(&report, &make(&report))
+    }
+
     /// HAProxy's figures, asked for once however many want them. They are never from before the last act: who has heard that
     /// HAProxy follows a change isn't shown what it was until then.
     async fn figures(&self, acted: Option<&Arc<Done>>) -> Arc<Counted> {
@@ -120,36 +126,40 @@ struct Which {
 
 fn routes(shown: Arc<Shown>) -> Router {
     let api = Router::new()
-        .route("/status", get(async |State(shown): Shared| json(&api::status(&shown.report()))))
-        .route("/quarantine", get(async |State(shown): Shared| json(&api::quarantine(&shown.report()))))
-        .route("/history", get(async |State(shown): Shared| json(&api::history(&shown.report()))))
-        .route("/balancer", get(async |State(shown): Shared| json(&said(&shown.report(), usize::MAX))))
+        .route("/status", get(async |State(shown): Shared| shown.answer(api::status)))
+        .route("/quarantine", get(async |State(shown): Shared| shown.answer(api::quarantine)))
+        .route("/history", get(async |State(shown): Shared| shown.answer(api::history)))
+        .route("/balancer", get(async |State(shown): Shared| shown.answer(|report| said(report, usize::MAX))))
         .route(
             "/certificates",
-            get(async |State(shown): Shared| json(&api::certificates(&shown.report(), expiry::now()))),
+            get(async |State(shown): Shared| shown.answer(|report| api::certificates(report, expiry::now()))),
         )
         .route("/services", get(services))
         .route("/services/{id}", get(service))
-        .route("/upstreams", get(upstreams));
+        .route("/upstreams", get(upstreams))
+        .fallback(async |State(shown): Shared| (StatusCode::NOT_FOUND, shown.answer(|_| error("no such path"))));
     Router::new().route("/", get(status_page)).nest("/api/v1", api).with_state(shown)
 }
 
 type Shared = State<Arc<Shown>>;
 
 async fn services(State(shown): Shared) -> Result<Response, StatusCode> {
-    shown.made(|report, figures| json(&api::services(report, figures))).await
+    shown.made(|report, figures| json(report, &api::services(report, figures))).await
 }
 
 async fn upstreams(State(shown): Shared, Query(which): Query<Which>) -> Result<Response, StatusCode> {
-    shown.made(move |report, figures| json(&api::upstreams(report, figures, which.service.as_deref()))).await
+    let answer = move |report: &Report, figures: &Counted| {
+        json(report, &api::upstreams(report, figures, which.service.as_deref()))
+    };
+    shown.made(answer).await
 }
 
 async fn service(State(shown): Shared, Path(id): Path<String>) -> Result<Response, StatusCode> {
     let answer = move |report: &Report, figures: &Counted| match api::service(report, figures, &id) {
-        Some(service) => json(&service),
+        Some(service) => json(report, &service),
         None => {
-            let error = serde_json::json!({ "error": format!("no service is called {id}; http-shop is the HTTP service shop") });
-            (StatusCode::NOT_FOUND, json(&error)).into_response()
+            let words = format!("no service is called {id}; http-shop is the HTTP service shop");
+            (StatusCode::NOT_FOUND, json(report, &error(&words))).into_response()
         }
     };
     shown.made(answer).await
@@ -160,8 +170,21 @@ async fn status_page(State(shown): Shared) -> Result<Response, StatusCode> {
     Ok(Html(page.map_err(|_| StatusCode::INTERNAL_SERVER_ERROR)?).into_response())
 }
 
-fn json(value: &impl Serialize) -> Response {
-    match serde_json::to_vec(value) {
+/// An answer with the balancer and the store that it is about.
+#[derive(Serialize)]
+struct Identified<'a, T> {
+    identity: api::IdentityShown,
+    #[serde(flatten)]
+    answer: &'a T,
+}
+
+fn error(words: &str) -> serde_json::Value {
+    serde_json::json!({ "error": words })
+}
+
+/// Writes an answer. Every answer of the API comes through here, so that each says whose it is.
+fn json(report: &Report, answer: &impl Serialize) -> Response {
+    match serde_json::to_vec(&Identified { identity: api::identity(report), answer }) {
         Ok(text) => ([(CONTENT_TYPE, "application/json")], text).into_response(),
         Err(_) => StatusCode::INTERNAL_SERVER_ERROR.into_response(),
     }

@@ -38,6 +38,28 @@ impl<'a> Rows<'a> {
     }
 }
 
+/// The balancer and the store that an answer is about. Every answer has it as `identity`: one URL may lead to different
+/// balancers, as 127.0.0.1 does on every host.
+#[derive(Debug, Serialize)]
+pub struct IdentityShown {
+    /// The balancer's name: `--node`.
+    pub node: String,
+    /// The store's cluster id, as text. None before the store is listed and the first round is over: until then the answer
+    /// lacks what HAProxy may serve.
+    pub cluster: Option<String>,
+    /// What all keys are below of: `--prefix`.
+    pub prefix: String,
+    /// This process of confgen, as `balancers/<node>` says too.
+    pub instance: String,
+}
+
+/// The identity of now.
+pub fn identity(report: &Report) -> IdentityShown {
+    let crate::report::Identity { node, prefix, instance } = (*report.identity).clone();
+    let is_known = report.begun && report.seen.cluster != 0;
+    IdentityShown { node, cluster: is_known.then(|| report.seen.cluster.to_string()), prefix, instance }
+}
+
 /// `/api/v1/status`: how things stand in all.
 #[derive(Debug, Serialize)]
 pub struct Status {

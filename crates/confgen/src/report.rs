@@ -2,10 +2,11 @@
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::fmt;
+use std::hash::{BuildHasher as _, Hasher as _, RandomState};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
-use discovery::{ServiceId, UpstreamId};
+use discovery::{Node, ServiceId, UpstreamId};
 use haproxy::masters::Old;
 use haproxy::version::Version;
 
@@ -59,6 +60,30 @@ pub struct Report {
     pub acts: Acts,
     /// Where others find the admin port, if it has an address to call.
     pub url: Option<String>,
+    /// This process and the store that it is configured for.
+    pub identity: Arc<Identity>,
+    /// At least one round is over. Before that `standing` is empty, and HAProxy may serve everything.
+    pub begun: bool,
+}
+
+/// What tells this confgen from every other. It stays the same for as long as the process lives.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Identity {
+    /// The balancer's name: `--node`.
+    pub node: String,
+    /// What all keys are below of: `--prefix`.
+    pub prefix: String,
+    /// 16 hexadecimal digits that no other process has. Two balancers may bear one name by mistake.
+    pub instance: String,
+}
+
+impl Identity {
+    /// The identity of this process.
+    pub fn new(node: &Node, prefix: &str) -> Self {
+        // The standard library takes the keys of its hash maps from the system's random numbers.
+        let random = RandomState::new().build_hasher().finish();
+        Self { node: node.to_string(), prefix: prefix.to_owned(), instance: format!("{random:016x}") }
+    }
 }
 
 /// A HAProxy that answers.

@@ -26,7 +26,7 @@ use crate::leases;
 use crate::look::{Look, look};
 use crate::mirror::Mirror;
 use crate::pace::{Act, Pace};
-use crate::report::Report;
+use crate::report::{Identity, Report};
 use crate::round::Rounds;
 use acting::Wrote;
 
@@ -46,14 +46,17 @@ pub async fn run(
     let socket = Socket::new(options.runtime_socket.clone());
     let report: watch::Sender<Report> = watch::Sender::default();
     let (activities, pulse) = (report.borrow().activities.clone(), Pulse::default());
-    if let Some(admin) = admin {
-        admin.open(&report, pulse.clone(), socket.clone(), shutdown.drain.clone());
-    }
     let (control, drain) = (options.control()?, shutdown.drain.clone());
     let mut looks = look(options.places(), options.checked(), socket.clone(), control, activities.clone(), drain);
     let leases = options.state_dir.join("leases");
-    let acknowledging = Acknowledging { client: client.clone(), node: options.node()?, leases };
+    let node = options.node()?;
     let (lives, prefix) = (leases::lives(client.clone()), client.config().prefix().to_owned());
+    let identity = Identity::new(&node, &prefix);
+    report.send_modify(|report| report.identity = identity.into());
+    if let Some(admin) = admin {
+        admin.open(&report, pulse.clone(), socket.clone(), shutdown.drain.clone());
+    }
+    let acknowledging = Acknowledging { client: client.clone(), node, leases };
     let mut beats = interval(systemd::watchdog_interval().unwrap_or(BEAT_EVERY).min(BEAT_EVERY));
     let opening = tokio::task::spawn_blocking(move || {
         let _activity = activities.begin("start", "files are read and checked");

@@ -25,6 +25,9 @@ const EXAMPLES: &str = "Examples:
       discoverctl man /usr/local/share/man/man1
       discoverctl completions bash > /etc/bash_completion.d/discoverctl
 
+Options that stand for a host or a user: /etc/haproxy-discover/discoverctl.toml and ~/.config/haproxy-discover/discoverctl.toml
+(`discoverctl config` shows what counts).
+
 A service is named as its keys are, `shop`; where an HTTP and a TCP service bear one name, as HAProxy's sections are:
 `http-shop`, `tcp-shop`. An upstream is SVC/ID.
 
@@ -35,7 +38,7 @@ Exit codes:
   3    etcd can't be reached, or refuses the login; nothing was changed
   4    refused, nothing was changed: no such service or upstream, forbidden by etcd's roles, somebody else's key or claim
   5    changed, but a balancer doesn't follow: refused there, or not in time
-  6    no balancer's API can be reached, and the answer needs one
+  6    a balancer can't be asked, and the answer needs it
   7    a switch went back, or was stopped on its way; the last line says what is active
   130  interrupted";
 
@@ -87,10 +90,10 @@ pub(crate) struct Api {
     #[arg(long, env = "DISCOVERCTL_API_CACERT", value_name = "FILE")]
     pub(crate) api_cacert: Option<PathBuf>,
     /// The certificate shown to balancers that ask for one
-    #[arg(long, env = "DISCOVERCTL_API_CERT", value_name = "FILE", requires = "api_key")]
+    #[arg(long, env = "DISCOVERCTL_API_CERT", value_name = "FILE")]
     pub(crate) api_cert: Option<PathBuf>,
     /// The key of --api-cert
-    #[arg(long, env = "DISCOVERCTL_API_KEY", value_name = "FILE", requires = "api_cert")]
+    #[arg(long, env = "DISCOVERCTL_API_KEY", value_name = "FILE")]
     pub(crate) api_key: Option<PathBuf>,
 }
 

@@ -2,6 +2,7 @@
 
 mod certs;
 mod check;
+mod config;
 mod delete;
 mod explain;
 mod impose;
@@ -114,6 +115,9 @@ pub(crate) enum Command {
     /// Says that a wiped store is meant as it is
     #[command(after_long_help = accept_store::EXAMPLES)]
     AcceptStore(accept_store::AcceptStore),
+    /// The options that count, and whether a flag, a variable or a file gives each
+    #[command(after_long_help = config::EXAMPLES)]
+    Config(config::Config),
 }
 
 impl Command {
@@ -146,6 +150,8 @@ impl Command {
             Self::Export(it) => it.run(ctl).await,
             Self::Import(it) => it.run(ctl).await,
             Self::AcceptStore(it) => it.run(ctl).await,
+            // Asks nobody, so that it works without a store too: `main` runs it.
+            Self::Config(_) => Ok(Outcome::Yes),
         }
     }
 }

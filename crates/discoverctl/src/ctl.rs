@@ -43,7 +43,12 @@ impl Ctl {
 
     /// The API of these balancers.
     pub(crate) fn fleet_of(&self, balancers: &Balancers) -> Result<Fleet, Error> {
-        Fleet::new(&self.api, balancers)
+        Fleet::new(&self.api, balancers, self.client.config().prefix())
+    }
+
+    /// Whether a fleet asks these balancers, as their keys describe them now.
+    pub(crate) fn is_fleet_of(&self, fleet: &Fleet, balancers: &Balancers) -> bool {
+        fleet.is_of(balancers, self.client.config().prefix())
     }
 
     /// Writes it and answers the revision; None where there is nothing to write.

@@ -1,9 +1,10 @@
 //! The balancers' API: what each HAProxy makes of the store.
 
 mod api;
+mod identity;
 
 use std::collections::BTreeMap;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::time::Duration;
 
 use discovery::{Balancers, Node};
@@ -17,9 +18,15 @@ pub(crate) use api::{
 
 use crate::args::Api;
 use crate::error::Error;
+use crate::file;
+use identity::{Asked, is_loopback};
 
 /// One request and its whole answer; the API answers from memory.
 const REQUEST: Duration = Duration::from_secs(3);
+
+/// The way out where a balancer's URL is on loopback.
+const LOOPBACK: &str = "a loopback address is every host's own: ask on its host, or give its confgen an --admin address that \
+                        other hosts reach, with --admin-token-file; docs/deploy.md says how";
 
 /// What each balancer answered, or why it didn't.
 pub(crate) type Answers<T> = BTreeMap<Node, Result<T, String>>;
@@ -36,66 +43,82 @@ pub(crate) trait Answer: DeserializeOwned {
 pub(crate) struct Fleet {
     http: reqwest::Client,
     token: Option<String>,
-    /// By node, where its API is; none where it doesn't say.
-    urls: BTreeMap<Node, Option<String>>,
+    /// In the order of their names.
+    asked: Vec<Asked>,
 }
 
 impl Fleet {
-    /// Nothing is asked yet.
-    pub(crate) fn new(api: &Api, balancers: &Balancers) -> Result<Self, Error> {
+    /// Reads the token and the certificates. Asks nothing yet. `prefix` is the one that the balancers' keys were read below.
+    pub(crate) fn new(api: &Api, balancers: &Balancers, prefix: &str) -> Result<Self, Error> {
         // A second call finds it installed, which is as good.
         let _ = rustls::crypto::ring::default_provider().install_default();
-        let token = api.api_token_file.as_deref().map(read).transpose()?;
-        let token = token.map(|token| String::from_utf8_lossy(&token).trim().to_owned());
+        let token = api.api_token_file.as_deref().map(read_token).transpose()?;
         let mut client = reqwest::Client::builder().timeout(REQUEST).no_proxy();
         client = client.redirect(reqwest::redirect::Policy::none());
         // With no CA of one's own nobody is trusted: the balancers' certificates are the operator's.
         let mut authorities = Vec::new();
         if let Some(path) = &api.api_cacert {
-            let bundle = Certificate::from_pem_bundle(&read(path)?);
+            let bundle = Certificate::from_pem_bundle(&file::read("--api-cacert", path)?);
             authorities = bundle.map_err(|error| Error::Usage(format!("--api-cacert {}: {error}", path.display())))?;
         }
         client = client.tls_certs_only(authorities);
-        if let (Some(cert), Some(key)) = (&api.api_cert, &api.api_key) {
-            client = client.identity(identity(cert, key)?);
+        match (&api.api_cert, &api.api_key) {
+            (Some(cert), Some(key)) => client = client.identity(identity(cert, key)?),
+            (None, None) => {}
+            (Some(_), None) => return Err(Error::Usage("--api-cert needs --api-key beside it".into())),
+            (None, Some(_)) => return Err(Error::Usage("--api-key needs --api-cert beside it".into())),
         }
         let http = client.build().map_err(|error| Error::Usage(format!("the API's options: {}", chain(&error))))?;
-        let urls = balancers.nodes().map(|(node, said)| (node.clone(), said.and_then(|it| it.url.clone())));
-        Ok(Self { http, token, urls: urls.collect() })
+        Ok(Self { http, token, asked: asked(balancers, prefix) })
     }
 
     /// Asks all of them at once: `services/http-shop`.
     pub(crate) async fn ask<T: Answer>(&self, path: &str) -> Answers<T> {
-        let asked = self.urls.iter().map(|(node, url)| async move {
-            let answer = match url {
-                Some(url) => self.ask_one(url, path).await,
-                None => Err("it doesn't say where its API is: --admin and --admin-host of its confgen".to_owned()),
-            };
-            (node.clone(), answer)
-        });
-        join_all(asked).await.into_iter().collect()
+        let answers =
+            self.asked.iter().map(|asked| async move { (asked.node.clone(), self.ask_one(asked, path).await) });
+        join_all(answers).await.into_iter().collect()
     }
 
-    /// Whether these are the balancers that it asks, and where they are.
-    pub(crate) fn is_of(&self, balancers: &Balancers) -> bool {
-        let urls = balancers.nodes().map(|(node, said)| (node, said.and_then(|it| it.url.as_ref())));
-        urls.eq(self.urls.iter().map(|(node, url)| (node, url.as_ref())))
+    /// Whether it asks these balancers, as their keys describe them now.
+    pub(crate) fn is_of(&self, balancers: &Balancers, prefix: &str) -> bool {
+        self.asked == asked(balancers, prefix)
     }
 
-    async fn ask_one<T: Answer>(&self, url: &str, path: &str) -> Result<T, String> {
+    async fn ask_one<T: Answer>(&self, asked: &Asked, path: &str) -> Result<T, String> {
+        let url = asked.url.as_deref().map_err(ToString::to_string)?;
+        let answer = self.get(asked, url, path).await;
+        answer.map_err(|why| match is_loopback(url) {
+            true => format!("{url}: {why} ({LOOPBACK})"),
+            false => format!("{url}: {why}"),
+        })
+    }
+
+    /// The only place where an answer comes in: nothing is believed that isn't recognized.
+    async fn get<T: Answer>(&self, asked: &Asked, url: &str, path: &str) -> Result<T, String> {
         let mut request = self.http.get(format!("{url}/api/v1/{path}"));
         if let Some(token) = &self.token {
             request = request.bearer_auth(token);
         }
         let response = request.send().await.map_err(|error| chain(&error))?;
-        let status = response.status();
-        match status.as_u16() {
-            200 => response.json().await.map_err(|error| chain(&error)),
-            404 => T::unknown().ok_or_else(|| format!("{url} doesn't know {path}")),
-            401 => Err(format!("{url} asks for a token: --api-token-file")),
-            code => Err(format!("{url} answers {code} to {path}")),
+        let status = response.status().as_u16();
+        match status {
+            200 | 404 => {}
+            401 if self.token.is_some() => return Err("it has another token than --api-token-file".into()),
+            401 => return Err("it asks for a token: --api-token-file".into()),
+            code => return Err(format!("it answers {code} to {path}")),
+        }
+        let body = response.bytes().await.map_err(|error| chain(&error))?;
+        asked.recognize(&body)?;
+        match status {
+            200 => serde_json::from_slice(&body).map_err(|error| format!("its answer to {path}: {error}")),
+            _ => T::unknown().ok_or_else(|| format!("it doesn't know {path}")),
         }
     }
+}
+
+/// What the keys say of the balancers that live.
+fn asked(balancers: &Balancers, prefix: &str) -> Vec<Asked> {
+    balancers.nodes().map(|(node, said)| Asked::of(node, said, balancers.cluster(), prefix)).collect()
 }
 
 /// An error with its causes: the outermost alone says little.
@@ -109,13 +132,16 @@ fn chain(error: &dyn std::error::Error) -> String {
     words
 }
 
-fn identity(cert: &PathBuf, key: &PathBuf) -> Result<Identity, Error> {
-    let both = [read(cert)?, read(key)?].join(&b'\n');
+fn identity(cert: &Path, key: &Path) -> Result<Identity, Error> {
+    let both = [file::read("--api-cert", cert)?, file::read("--api-key", key)?].join(&b'\n');
     Identity::from_pem(&both).map_err(|error| Error::Usage(format!("--api-cert {}: {error}", cert.display())))
 }
 
-fn read(path: impl AsRef<Path>) -> Result<Vec<u8>, Error> {
-    let path = path.as_ref();
-    regular_file::read(path, regular_file::SMALL)
-        .map_err(|error| Error::Usage(format!("{} can't be read: {error}", path.display())))
+fn read_token(path: &Path) -> Result<String, Error> {
+    let text = String::from_utf8_lossy(&file::read("--api-token-file", path)?).trim().to_owned();
+    if text.is_empty() || !text.bytes().all(|byte| byte.is_ascii_graphic()) {
+        let words = "a token is one line of letters, digits and signs, that of confgen's --admin-token-file";
+        return Err(Error::Usage(format!("--api-token-file {}: {words}", path.display())));
+    }
+    Ok(text)
 }

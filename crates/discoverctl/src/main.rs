@@ -1,11 +1,13 @@
 //! discoverctl: the operator's command line.
 //!
 //! Architecture invariant: `target`, `edit`, `print` and each command's decisions are pure; `ctl`, `fleet`, `docker` and
-//! `wait` alone ask others. An error is never followed by an action: what is written is one transaction on what was read.
+//! `wait` alone ask others; `config` and `file` alone read files. An error is never followed by an action: what is written is one transaction on what was read.
 
 // From what was typed to what it means.
 mod args;
 mod commands;
+mod config;
+mod file;
 mod target;
 
 // What is decided without I/O.
@@ -30,11 +32,12 @@ mod print;
 
 use std::process::ExitCode;
 
-use clap::CommandFactory;
+use clap::{CommandFactory, FromArgMatches};
 use program::{options, output};
 use tokio::signal::unix::{SignalKind, signal};
 
-use crate::{args::Cli, commands::Outcome, ctl::Ctl, error::Error, print::until_written};
+use crate::commands::{Command, Outcome};
+use crate::{args::Cli, config::Config, ctl::Ctl, error::Error, print::Screen, print::until_written};
 
 /// The exit code for wrong usage, as `--help` lists it.
 const USAGE: u8 = 2;
@@ -45,22 +48,38 @@ fn main() -> ExitCode {
     if let Some(code) = manual::print_if_asked(command.clone()) {
         return code;
     }
-    let cli: Cli = match options::read(command, USAGE) {
-        Ok(cli) => cli,
-        Err(code) => return code,
-    };
-    let code = match start(cli) {
-        Ok(Outcome::Yes) => ExitCode::SUCCESS,
-        Ok(Outcome::No) => ExitCode::from(1),
-        Err(error) => {
-            output::say(&format!("discoverctl: {error}"));
-            ExitCode::from(error.exit_code())
-        }
-    };
+    let code = start(command).unwrap_or_else(|error| {
+        output::say(&format!("discoverctl: {error}"));
+        ExitCode::from(error.exit_code())
+    });
     output::finish(code)
 }
 
-fn start(cli: Cli) -> Result<Outcome, Error> {
+/// Reads the options, and carries the command out. Returns the exit code.
+fn start(command: clap::Command) -> Result<ExitCode, Error> {
+    // Without the operator's files first: a broken one is no reason to refuse `--help`.
+    let given = match options::read_matches(command.clone(), USAGE) {
+        Ok(given) => given,
+        Err(code) => return Ok(code),
+    };
+    let config = Config::read()?;
+    let command = config.apply(command, &given);
+    let matches = match options::read_matches(command.clone(), USAGE) {
+        Ok(matches) => matches,
+        Err(code) => return Ok(code),
+    };
+    let cli = Cli::from_arg_matches(&matches).map_err(|error| Error::Usage(error.to_string()))?;
+    let outcome = match &cli.command {
+        Command::Config(it) => it.run(&Screen::new(cli.common.output), config.counts(&matches, &command))?,
+        _ => run(cli)?,
+    };
+    Ok(match outcome {
+        Outcome::Yes => ExitCode::SUCCESS,
+        Outcome::No => ExitCode::from(1),
+    })
+}
+
+fn run(cli: Cli) -> Result<Outcome, Error> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     let runtime = runtime.map_err(|error| Error::Failed(format!("no runtime: {error}")))?;
     let ctl = Ctl::new(cli.common)?;

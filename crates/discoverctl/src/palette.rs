@@ -15,6 +15,8 @@ const LARGEST: u64 = 10_000;
 pub(crate) struct Health {
     /// By balancer, how many would take requests if the color were active; None where HAProxy or the API can't be asked.
     pub(crate) healthy: BTreeMap<String, Option<usize>>,
+    /// By balancer, why it can't say.
+    pub(crate) silent: BTreeMap<String, String>,
 }
 
 /// The upstreams of a color that nothing but an inactive color keeps from taking requests: their records say ready, and
@@ -66,7 +68,26 @@ pub(crate) fn health(answers: &Answers<ServiceInFull>, ids: &BTreeSet<UpstreamId
         service.haproxy_error.is_none().then(|| service.upstreams.iter().filter(up).count())
     };
     let healthy = answers.iter().map(|(node, it)| (node.to_string(), it.as_ref().ok().and_then(count)));
-    Health { healthy: healthy.collect() }
+    let silent = answers.iter().filter_map(|(node, answer)| Some((node.to_string(), unasked(answer)?)));
+    Health { healthy: healthy.collect(), silent: silent.collect() }
+}
+
+/// Why a balancer can't say how its HAProxy finds a service's upstreams; None where it can.
+fn unasked(answer: &Result<ServiceInFull, String>) -> Option<String> {
+    match answer {
+        Err(reason) => Some(reason.clone()),
+        Ok(service) => service.haproxy_error.as_ref().map(|error| format!("its HAProxy can't be asked: {error}")),
+    }
+}
+
+/// The first balancer whose counters of this service can't be judged, and why; None where all can. A balancer that doesn't
+/// know the service counts nothing, though its HAProxy may serve it.
+pub(crate) fn unjudged(answers: &Answers<ServiceInFull>) -> Option<String> {
+    answers.iter().find_map(|(node, answer)| {
+        let is_unknown = answer.as_ref().is_ok_and(|service| service.service.id.is_empty());
+        let why = unasked(answer).or_else(|| is_unknown.then(|| "it doesn't know the service".to_owned()))?;
+        Some(format!("{node}: {why}"))
+    })
 }
 
 /// Whether HAProxy's checks find it up, or there are none: one that is drained, as those of an inactive color are, too.
@@ -75,30 +96,34 @@ fn works(traffic: &Traffic) -> bool {
 }
 
 impl Health {
-    /// Whether any balancer can say.
-    pub(crate) fn is_known(&self) -> bool {
-        self.healthy.values().any(Option::is_some)
-    }
-
-    /// Refuses a color that some balancer has no healthy upstream of; where none can say, unless that is enough.
+    /// Refuses a color that some balancer has no healthy upstream of, or of which some balancer can't say: requests go through
+    /// all of them. `is_forced` takes it unseen.
     pub(crate) fn check(&self, color: &Color, is_forced: bool) -> Result<(), Error> {
         if is_forced {
             return Ok(());
         }
-        if !self.is_known() {
-            let words = "no balancer's API can be reached, so nobody knows whether";
+        if self.healthy.is_empty() {
+            let words = "no balancer lives, so nobody knows whether";
             return Err(Error::NoBalancer(format!(
-                "{words} {color} works; nothing was changed (--force switches blindly)"
+                "{words} {color} works; nothing was changed (--force does it anyway)"
             )));
         }
         let without = self.healthy.iter().filter(|(_, count)| **count == Some(0)).map(|(node, _)| node.as_str());
         let without: Vec<&str> = without.collect();
-        if without.is_empty() {
+        if !without.is_empty() {
+            let nodes = without.join(", ");
+            return Err(Error::Refused(format!(
+                "{color} has no healthy upstream on {nodes}; nothing was changed (--force does it anyway)"
+            )));
+        }
+        let silent = self.silent.iter().map(|(node, why)| format!("{node} can't be asked ({why})"));
+        let silent: Vec<String> = silent.collect();
+        if silent.is_empty() {
             return Ok(());
         }
-        let nodes = without.join(", ");
-        Err(Error::Refused(format!(
-            "{color} has no healthy upstream on {nodes}; nothing was changed (--force does it anyway)"
+        Err(Error::NoBalancer(format!(
+            "{}, so it isn't known whether {color} works there; nothing was changed (--force does it anyway)",
+            silent.join(", ")
         )))
     }
 }
@@ -183,11 +208,31 @@ mod tests {
                 .map(|(at, it)| (format!("lb{at}").parse().unwrap(), (*it).map(full).map_err(str::to_owned)));
             health(&nodes.collect(), &ids).check(&color("green"), is_forced).map_err(|error| error.exit_code())
         };
-        assert_eq!(check(&[Ok(drained), Err("away")], false), Ok(()));
+        assert_eq!(check(&[Ok(drained), Ok(drained)], false), Ok(()));
+        assert_eq!(check(&[Ok(drained), Err("away")], false), Err(6), "what lb1 has says nothing of lb2");
+        assert_eq!(check(&[Ok(drained), Ok(r#"{"haproxy_error":"away"}"#)], false), Err(6));
+        assert_eq!(check(&[Ok(drained), Err("away")], true), Ok(()));
         assert_eq!(check(&[Ok(drained), Ok(down)], false), Err(4));
         assert_eq!(check(&[Err("away"), Ok(r#"{"haproxy_error":"away"}"#)], false), Err(6));
         assert_eq!(check(&[], false), Err(6));
         assert_eq!(check(&[Ok(down)], true), Ok(()));
+    }
+
+    #[test]
+    fn a_balancer_that_does_not_count_is_not_judged() {
+        let full = |json: &str| serde_json::from_str::<ServiceInFull>(json).unwrap();
+        let known = r#"{"service":{"id":"http-shop"}}"#;
+        let unjudged = |lb2: Result<&str, &str>| {
+            let answers = [("lb1", Ok(known)), ("lb2", lb2)];
+            let answer =
+                |(node, it): (&str, Result<&str, &str>)| (node.parse().unwrap(), it.map(full).map_err(str::to_owned));
+            unjudged(&answers.into_iter().map(answer).collect())
+        };
+        assert_eq!(unjudged(Ok(known)), None);
+        assert_eq!(unjudged(Err("away")).unwrap(), "lb2: away");
+        let silent = r#"{"service":{"id":"http-shop"},"haproxy_error":"gone"}"#;
+        assert_eq!(unjudged(Ok(silent)).unwrap(), "lb2: its HAProxy can't be asked: gone");
+        assert_eq!(unjudged(Ok("{}")).unwrap(), "lb2: it doesn't know the service");
     }
 
     #[test]

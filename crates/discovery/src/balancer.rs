@@ -32,6 +32,9 @@ pub struct Balancer {
     /// Where its API is.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub url: Option<String>,
+    /// The confgen process that wrote the value, as its API says too. Made anew at each start. None from an older confgen.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub instance: Option<String>,
     /// HAProxy's version.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub haproxy: Option<String>,

@@ -16,10 +16,16 @@ use crate::{output, variable};
 /// Reads this process's command line and variables. An error is the exit code of what was printed instead: help or
 /// version, or what is wrong with the command line, which is `usage`.
 pub fn read<T: FromArgMatches>(command: Command, usage: u8) -> Result<T, ExitCode> {
+    let name = command.get_name().to_owned();
+    let read = T::from_arg_matches(&read_matches(command, usage)?);
+    read.map_err(|error| output::finish(show(&error, &name, usage)))
+}
+
+/// The same, before it is put into a type: for a program that gives its options other defaults first.
+pub fn read_matches(command: Command, usage: u8) -> Result<ArgMatches, ExitCode> {
     let (name, args) = (command.get_name().to_owned(), std::env::args_os().collect());
     let is_set_and_empty = |name: &OsStr| std::env::var_os(name).is_some_and(|value| variable::is_empty(&value));
-    let read = parse(command, args, is_set_and_empty).and_then(|matches| T::from_arg_matches(&matches));
-    read.map_err(|error| output::finish(show(&error, &name, usage)))
+    parse(command, args, is_set_and_empty).map_err(|error| output::finish(show(&error, &name, usage)))
 }
 
 /// What the command line says. `is_empty` tells which variables are set and empty.

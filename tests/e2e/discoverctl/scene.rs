@@ -42,7 +42,8 @@ fn command(etcd: &Etcd, arguments: &[&str]) -> Command {
     command
 }
 
-fn said(output: &Output) -> Said {
+/// What a finished process has said.
+pub(super) fn said(output: &Output) -> Said {
     let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
     Said { status: output.status.code().unwrap_or(-1), stdout: text(&output.stdout), stderr: text(&output.stderr) }
 }

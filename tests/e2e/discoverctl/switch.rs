@@ -241,13 +241,13 @@ fn without_an_api_nothing_is_known() {
     }
     etcd.put(ACTIVE, "blue");
     let switch = |more: &[&str]| ctl(&etcd, &[&["switch", "shop", "green"], more].concat());
-    switch(&[]).assert_error(6, "no balancer's API can be reached");
+    switch(&[]).assert_error(6, "no balancer lives");
     switch(&["--force", "--max-errors", "1%"]).assert_error(6, "no balancer lives");
     // One that follows, and that nobody can ask.
     let follows = r#""seen":1000000,"applied":1000000,"url":"http://127.0.0.1:1","pending":[],"held":[],"draining":{}"#;
     etcd.put("balancers/lb1", format!(r#"{{"cluster":"{}",{follows}}}"#, etcd.cluster_id()));
-    switch(&[]).assert_error(6, "no balancer's API can be reached");
-    ctl(&etcd, &["color", "shop", "green"]).assert_error(6, "no balancer's API can be reached");
+    switch(&[]).assert_error(6, "lb1 can't be asked (http://127.0.0.1:1: ");
+    ctl(&etcd, &["color", "shop", "green"]).assert_error(6, "so it isn't known whether green works there");
     switch(&["--force", "--max-errors", "1%"]).assert_error(6, "can't be judged");
     assert_eq!(etcd.get(ACTIVE).as_deref(), Some("blue"));
     switch(&["--force", "--every", "0s"]).assert(0);

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use lab::http::Request;
 use lab::load::{Kind, Plan, Running};
-use lab::{Machine, Network, Page, SOURCE, heavy, servers_up, until};
+use lab::{Machine, Network, Page, SOURCE, ask_admin, heavy, servers_up, until};
 
 const HOST: &str = "shop.test";
 
@@ -77,7 +77,7 @@ fn web(host: &Machine) -> SocketAddr {
 fn whole(host: &Machine) -> Result<(), String> {
     let units = "etcd@node1 haproxy-supervisord confgen app@shop announcer@shop announced@around registered@plain";
     let active = host.run(&format!("systemctl is-active {units}"));
-    let ready = host.run("curl --silent --fail --max-time 2 http://127.0.0.1:9101/ready");
+    let ready = host.run(&ask_admin("/ready"));
     let up = servers_up(host);
     if active.status.success() && ready.status.success() && up.len() == 3 {
         return Ok(());
@@ -121,15 +121,23 @@ fn they_start_stop_and_mend_as_the_page_says() {
 fn starts_in_order(host: &Machine) {
     host.sh(&format!("export BUILT=/built\n{}", block("Upgrade in place", 0)));
     host.sh(&block("Deploy with systemd", 0));
-    host.sh(&block("The store", 0));
+    // One member alone, on loopback.
+    let store = format!("ADDRESS={}\nSTORE=http://127.0.0.1:2379\n", host.address());
+    for number in [1, 2, 4] {
+        host.sh(&format!("{store}{}", block("The store", number)));
+    }
     host.sh(says("systemctl start etcd-defrag@node1"));
     assert_eq!(show(host, "etcd-defrag@node1", "Result"), "success");
     assert_ne!(show(host, "etcd-defrag@node1.timer", "NextElapseUSecRealtime"), "");
 
+    for number in 0..3 {
+        host.sh(&format!("{store}{}", block("The balancers' API", number)));
+    }
     host.sh(&block("A balancer", 0));
-    host.sh("curl --silent --fail http://127.0.0.1:9101/ready");
+    host.sh(&ask_admin("/ready"));
     let status = block("A balancer", 1);
     until(MENDS, "supervisord to count HAProxy as started", || host.sh(&status).contains("RUNNING"));
+    host.sh(&block("A balancer", 2));
 
     let app = "[Service]\nExecStart=\nExecStart=/built/webapp --listen 0.0.0.0:${PORT} --name shop\n";
     let script = block("An app", 0);
@@ -169,7 +177,7 @@ fn is_confined(host: &Machine) {
         assert_ne!(runs_as, "root");
     }
     // Though /proc shows confgen nothing but processes.
-    host.sh("curl --silent --fail http://127.0.0.1:9101/metrics | grep '^process_start_time_seconds '");
+    host.sh(&format!("{} | grep '^process_start_time_seconds '", ask_admin("/metrics")));
 }
 
 /// An announcer drains before its app is told to stop, in all three forms.

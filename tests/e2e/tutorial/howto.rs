@@ -6,8 +6,19 @@ use lab::{Machine, Network, Page, Step, light};
 fn balancer(network: &Network) -> Machine {
     let machine = Machine::start(network, "lb-1");
     machine.install();
-    machine.follow(&Page::read("docs/deploy.md").steps(&["The store", "A balancer"]));
+    machine.follow(&alone(Page::read("docs/deploy.md").steps(&["The store", "A balancer"])));
     machine
+}
+
+/// The page's steps for a store of one member, which the page describes beside the one of three.
+fn alone(steps: Vec<Step>) -> Vec<Step> {
+    const THREE: &str = "STORE=http://10.0.0.1:2379,http://10.0.0.2:2379,http://10.0.0.3:2379\n";
+    let steps = steps.into_iter().filter(|step| !step.command.contains("ETCD_INITIAL_CLUSTER="));
+    let steps = steps.map(|Step { command, shown }| Step {
+        command: command.replace(THREE, "STORE=http://127.0.0.1:2379\n"),
+        shown,
+    });
+    steps.collect()
 }
 
 fn follow(machine: &Machine, page: &str) {

@@ -9,7 +9,7 @@ use crate::certificate::Certificate;
 use crate::certificate::tests::certificate as make_certificate;
 use crate::certs::{Certificates, Choice};
 use crate::mirror::Position;
-use crate::report::{Kind, Running, Standing};
+use crate::report::{Identity, Kind, Running, Standing};
 use crate::settle::tests::{settle, topology};
 
 /// Unix seconds.
@@ -52,7 +52,16 @@ fn report() -> Report {
         ..Standing::default()
     };
     let running = Running { pid: 7, version: Version::new(2, 6, 12), generation: Some("0123456789abcdef".into()) };
-    Report { seen: position, running: Some(running), standing: Arc::new(standing), ..Report::default() }
+    let identity =
+        Identity { node: "lb1".into(), prefix: "/haproxy-discover".into(), instance: "0123456789abcdef".into() };
+    Report {
+        seen: position,
+        running: Some(running),
+        standing: Arc::new(standing),
+        identity: identity.into(),
+        begun: true,
+        ..Report::default()
+    }
 }
 
 fn row(proxy: &str, name: &str, status: &str) -> Stat {
@@ -127,6 +136,18 @@ fn a_service_is_shown_with_what_is_refused_of_it() {
     assert_eq!(all.iter().map(|it| it.id.as_str()).collect::<Vec<_>>(), ["http-gated", "http-shop", "tcp-db"]);
 }
 
+#[test]
+fn a_cluster_is_named_only_by_a_confgen_that_knows_what_it_serves() {
+    let of = |change: fn(&mut Report)| {
+        let mut report = report();
+        change(&mut report);
+        identity(&report).cluster
+    };
+    assert_eq!(of(|_| {}).as_deref(), Some("14841639068965178418"));
+    assert_eq!(of(|report| report.begun = false), None, "no round is over");
+    assert_eq!(of(|report| report.seen = Position::default()), None, "the store is not listed");
+}
+
 /// The names that others read: a change here is a change of the contract (docs/api.md).
 #[test]
 fn names_stay() {
@@ -142,6 +163,7 @@ fn names_stay() {
     let one = service(&report, &counted(), "tcp-db").unwrap();
     let text = |value: serde_json::Value| serde_json::to_string_pretty(&value).unwrap();
     let all = serde_json::json!({
+        "identity": identity(&report),
         "status": status(&report),
         "service": one,
         "history": history(&report),

@@ -143,6 +143,7 @@ impl Daemon {
         let (open, over) = (Arc::new(self.drains.draining().open()), self.drains.draining().over());
         self.report.send_modify(|report| {
             (report.standing, report.draining, report.drained) = (Arc::new(standing), open, over);
+            report.begun = true;
         });
         self.keep_up();
     }

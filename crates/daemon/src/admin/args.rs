@@ -148,15 +148,22 @@ impl<D: Daemon> AdminArgs<D> {
 }
 
 impl Config {
-    /// Where others find it: the first address, or the first name where that address is none to call. None where there is
-    /// neither.
+    /// Where others find it. An address that other hosts reach comes before loopback, in whatever order they are given. An
+    /// unspecified address (`0.0.0.0`) is called by the first `--admin-host`. None if only such an address is given, and no
+    /// name.
     pub fn url(&self) -> Option<String> {
         let scheme = if self.tls.is_some() { "https" } else { "http" };
-        let first = self.addresses.first()?;
-        if !first.ip().is_unspecified() {
-            return Some(format!("{scheme}://{first}"));
-        }
-        self.hosts.first().map(|host| format!("{scheme}://{host}:{}", first.port()))
+        let is_wide = |address: &&SocketAddr| !address.ip().to_canonical().is_loopback();
+        let (wide, narrow): (Vec<_>, Vec<_>) = self.addresses.iter().partition(is_wide);
+        let call = |address: &SocketAddr| {
+            if !address.ip().is_unspecified() {
+                return Some(format!("{scheme}://{address}"));
+            }
+            self.hosts.first().map(|host| format!("{scheme}://{host}:{}", address.port()))
+        };
+        // Loopback beside 0.0.0.0 would be taken for every host's own.
+        let candidates = if wide.is_empty() { narrow } else { wide };
+        candidates.into_iter().find_map(call)
     }
 }
 
@@ -225,6 +232,10 @@ mod tests {
             url(&["--admin", "[::1]:9101", "--admin-cert", "/c", "--admin-key", "/k"]).unwrap(),
             "https://[::1]:9101"
         );
+        assert_eq!(url(&["--admin", "127.0.0.1:9101,10.0.0.5:9101"]).unwrap(), "http://10.0.0.5:9101");
+        assert_eq!(url(&["--admin", "127.0.0.1:9101"]).unwrap(), "http://127.0.0.1:9101");
+        assert_eq!(url(&["--admin", "127.0.0.1:9101,0.0.0.0:9102"]), None, "loopback is every host's own");
+        assert_eq!(url(&["--admin", "0.0.0.0:9101,10.0.0.5:9102"]).unwrap(), "http://10.0.0.5:9102");
         assert_eq!(url(&["--admin", "0.0.0.0:9101"]), None);
         assert_eq!(url(&["--admin", "[::]:9101", "--admin-host", "LB1."]).unwrap(), "http://lb1:9101");
     }

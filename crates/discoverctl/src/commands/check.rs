@@ -4,7 +4,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use clap::Args;
-use discovery::{ServiceId, Topology, UpstreamId};
+use discovery::{Node, ServiceId, Topology, UpstreamId};
 use serde::Serialize;
 
 use super::Outcome;
@@ -21,8 +21,8 @@ pub(crate) const EXAMPLES: &str = "Examples:
   until discoverctl check shop/node-1; do sleep 1; done
 
 balanced: every live balancer sends new requests there. not_balanced: one of them doesn't; `discoverctl explain SVC/ID` says
-why. –: nobody says no, but a balancer can't be asked. Exit code 0 only if all are balanced, 6 where no balancer's API can be
-reached.";
+why. –: a balancer can't be asked, and no other says no. Exit code 0 only if all are balanced. 6 if any balancer can't be asked:
+an answer of the others alone would be a guess.";
 
 pub(crate) const VERIFY_EXAMPLES: &str = "Examples:
   discoverctl verify
@@ -30,7 +30,7 @@ pub(crate) const VERIFY_EXAMPLES: &str = "Examples:
 
 found: HAProxy's own checks find something that answers. not_found: on one balancer they don't. –: nobody says, because the
 check is off, hasn't run yet or is paused by maintenance, or because a balancer can't be asked. Exit code 1 if any upstream is
-not_found, 6 where no balancer's API can be reached.";
+not_found, 6 if any balancer can't be asked.";
 
 /// Options of `check`.
 #[derive(Debug, Args)]
@@ -95,7 +95,7 @@ impl Check {
         let answers = ctl.fleet(&store)?.ask("upstreams").await;
         let report = Report::of(&store.topology, &answers, &scope, BALANCED, balanced);
         ctl.screen.show(&report)?;
-        somebody_answered(&answers)?;
+        everybody_answered(&answers)?;
         let all = report.upstreams.iter().all(|it| it.status == Some(BALANCED[0]));
         // A service that was named and has no upstream is not balanced.
         let is_empty = report.upstreams.is_empty() && !self.targets.is_empty();
@@ -112,23 +112,26 @@ impl Verify {
         let answers = ctl.fleet(&store)?.ask("upstreams").await;
         let report = Report::of(&store.topology, &answers, &scope, FOUND, found);
         ctl.screen.show(&report)?;
-        somebody_answered(&answers)?;
+        everybody_answered(&answers)?;
         let any = report.upstreams.iter().any(|it| it.status == Some(FOUND[1]));
         Ok(if any { Outcome::No } else { Outcome::Yes })
     }
 }
 
-/// No answer at all is another exit code than no.
-fn somebody_answered<T>(answers: &Answers<T>) -> Result<(), Error> {
+/// Refuses to decide while a balancer can't be asked, or can't ask its HAProxy: the others' answers say nothing about it.
+fn everybody_answered(answers: &Answers<Upstreams>) -> Result<(), Error> {
     if answers.is_empty() {
         return Err(Error::NoBalancer("no balancer lives: nothing stands below balancers/".into()));
     }
-    let mut reasons = unreachable(answers).into_iter().map(|(node, reason)| format!("{node}: {reason}"));
-    match answers.values().any(Result::is_ok) {
-        true => Ok(()),
-        false => {
-            Err(Error::NoBalancer(format!("no balancer's API can be reached: {}", reasons.next().unwrap_or_default())))
-        }
+    let silent: Vec<String> = answers.iter().filter_map(|(node, answer)| unasked(node, answer)).collect();
+    if silent.is_empty() { Ok(()) } else { Err(Error::NoBalancer(silent.join("; "))) }
+}
+
+/// Why a balancer's answer decides nothing; None where it does.
+fn unasked(node: &Node, answer: &Result<Upstreams, String>) -> Option<String> {
+    match answer {
+        Err(reason) => Some(format!("{node} can't be asked: {reason}")),
+        Ok(upstreams) => upstreams.haproxy_error.as_ref().map(|error| format!("{node} can't ask its HAProxy: {error}")),
     }
 }
 
@@ -274,13 +277,18 @@ mod tests {
     }
 
     #[test]
-    fn nobody_to_ask_is_no_no() {
+    fn a_balancer_that_can_not_be_asked_leaves_the_answer_open() {
         let nobody: Answers<Upstreams> = Answers::new();
-        assert_eq!(somebody_answered(&nobody).unwrap_err().exit_code(), 6);
-        let silent: Answers<Upstreams> = [("lb1".parse().unwrap(), Err("refused".to_owned()))].into();
-        assert!(somebody_answered(&silent).unwrap_err().to_string().ends_with("lb1: refused"));
-        assert!(somebody_answered(&answers(Err("no"))).is_ok());
+        assert_eq!(everybody_answered(&nobody).unwrap_err().exit_code(), 6);
         let alone = report(&nobody, BALANCED, |_| Said::default());
         assert_eq!(lines(&alone)[0], "a –: ");
+
+        let refused = |lb2: Result<&str, &str>| {
+            everybody_answered(&answers(lb2)).err().map(|error| (error.exit_code(), error.to_string()))
+        };
+        assert_eq!(refused(Ok(r#"{"upstreams":[]}"#)), None);
+        assert_eq!(refused(Err("no")), Some((6, "lb2 can't be asked: no".into())));
+        let silent = r#"{"haproxy_error":"gone","upstreams":[]}"#;
+        assert_eq!(refused(Ok(silent)), Some((6, "lb2 can't ask its HAProxy: gone".into())));
     }
 }

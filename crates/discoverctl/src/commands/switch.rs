@@ -122,19 +122,16 @@ impl Switch {
             return Err(Error::Refused(format!("{}{hint}: {words}", self.color)));
         }
         let answers = ctl.fleet(store)?.ask::<ServiceInFull>(&format!("services/{id}")).await;
-        let health = palette::health(&answers, &ready);
-        if limits.is_any()
-            && let Some((node, reason)) = answers.iter().find_map(|(node, it)| Some((node, it.as_ref().err()?)))
-        {
-            let words = "without its API --max-errors and --max-latency can't be judged; nothing was changed";
-            return Err(Error::NoBalancer(format!("{node}: {reason}; {words}")));
-        }
         if limits.is_any() && answers.is_empty() {
             return Err(Error::NoBalancer(
                 "no balancer lives whose API could judge --max-errors; nothing was changed".into(),
             ));
         }
-        health.check(&self.color, self.force)
+        if let Some(why) = palette::unjudged(&answers).filter(|_| limits.is_any()) {
+            let words = "without its API --max-errors and --max-latency can't be judged; nothing was changed";
+            return Err(Error::NoBalancer(format!("{why}; {words}")));
+        }
+        palette::health(&answers, &ready).check(&self.color, self.force)
     }
 }
 

@@ -114,7 +114,7 @@ async fn tell(ctl: &Ctl, mut scene: Scene, mut fleet: Arc<Fleet>) -> Result<(), 
                 scene.answers = answers;
             }
             _ = ticks.tick(), if asked.is_none() => {
-                if !fleet.is_of(&scene.balancers) {
+                if !ctl.is_fleet_of(&fleet, &scene.balancers) {
                     fleet = Arc::new(ctl.fleet_of(&scene.balancers)?);
                 }
                 asked = Some(ask(&fleet));

@@ -2,7 +2,7 @@
 
 use std::time::Instant;
 
-use lab::{Hosts, Machine, servers_up, until};
+use lab::{Hosts, Machine, ask_admin, servers_up, until};
 
 use super::{Loads, MENDS, Row, follows};
 
@@ -76,8 +76,8 @@ done
     follows(hosts, &hosts.all()[2], &hosts.balancers()[..1], 99);
     let put = "put /haproxy-discover/http-services/shop/balance leastconn";
     until(MENDS, "a change that takes a restart", || hosts.etcdctl(host, put));
-    let ready = "curl --silent --fail --max-time 2 http://127.0.0.1:9101/ready";
-    until(MENDS, "confgen to say that it isn't in sync", || !host.run(ready).status.success());
+    let ready = ask_admin("/ready");
+    until(MENDS, "confgen to say that it isn't in sync", || !host.run(&ready).status.success());
     let begun = Instant::now();
     host.sh("rm -f /etc/haproxy/full /var/lib/confgen/full /var/lib/confgen/more");
     until(MENDS, "the file to follow", || {

@@ -1,6 +1,6 @@
 //! Watching the new color through the balancers' API.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use discovery::{Balancers, Color, Node, ServiceId};
@@ -11,6 +11,7 @@ use super::tally::{Limits, Sum, Tally};
 use crate::ctl::Ctl;
 use crate::error::Error;
 use crate::fleet::{Answers, Fleet, ServiceInFull};
+use crate::palette;
 use crate::progress::Progress;
 use crate::store::Store;
 
@@ -23,7 +24,6 @@ const GRACE: Duration = Duration::from_secs(5);
 pub(super) struct Eyes<'a> {
     ctl: &'a Ctl,
     fleet: Fleet,
-    urls: BTreeMap<Node, Option<String>>,
     /// Those that lived when the switch began.
     nodes: BTreeSet<Node>,
     path: String,
@@ -40,17 +40,28 @@ impl<'a> Eyes<'a> {
         color: &Color,
         limits: Limits,
     ) -> Result<Self, Error> {
-        let urls = urls(&store.balancers);
-        let nodes = urls.keys().cloned().collect();
+        let nodes = store.balancers.nodes().map(|(node, _)| node.clone()).collect();
         let (fleet, path) = (ctl.fleet(store)?, format!("services/{id}"));
-        Ok(Self { ctl, fleet, urls, nodes, path, color: color.clone(), limits, tally: Tally::default() })
+        Ok(Self { ctl, fleet, nodes, path, color: color.clone(), limits, tally: Tally::default() })
     }
 
-    /// A step begins: what is counted from here on is its own.
-    pub(super) async fn begin(&mut self) {
-        // Whoever can't be asked now is found out while the step is watched.
-        let _ = self.look().await;
+    /// Begins to count for a step.
+    ///
+    /// # Errors
+    /// With a limit, why a balancer can't be judged: requests before its first answer would not be counted.
+    pub(super) async fn begin(&mut self) -> Result<(), String> {
+        let begun = Instant::now();
+        while let Err(gone) = self.look().await {
+            if !self.limits.is_any() {
+                break;
+            }
+            if gone.is_final || begun.elapsed() >= GRACE {
+                return Err(gone.say());
+            }
+            sleep_until(Instant::now() + PACE).await;
+        }
         self.tally.begin();
+        Ok(())
     }
 
     /// Watches for so long, unless there is something against it; the words say what.
@@ -58,10 +69,12 @@ impl<'a> Eyes<'a> {
         let (mut progress, end) = (Progress::new(), Instant::now() + every);
         let mut seen = Instant::now();
         loop {
-            match self.look().await {
+            let looked = self.look().await;
+            let is_blind = self.limits.is_any() && looked.is_err();
+            match looked {
                 Ok(()) => seen = Instant::now(),
-                Err(gone) if self.limits.is_any() && (gone.is_final || seen.elapsed() >= GRACE) => {
-                    return (Event::Blind, format!("it can't be judged any more: {}", gone.words));
+                Err(gone) if is_blind && (gone.is_final || seen.elapsed() >= GRACE) => {
+                    return (Event::Blind, gone.say());
                 }
                 Err(_) => {}
             }
@@ -70,8 +83,7 @@ impl<'a> Eyes<'a> {
             if let Err(words) = sum.judge(self.limits) {
                 return (Event::Bad, words);
             }
-            // Blind at the end is no pass: the grace is waited for.
-            let is_blind = self.limits.is_any() && seen.elapsed() >= 2 * PACE;
+            // A step passes only with every balancer's counters of its end: what was not seen may have failed.
             if Instant::now() >= end && !is_blind {
                 return (Event::Over, String::new());
             }
@@ -85,38 +97,33 @@ impl<'a> Eyes<'a> {
         self.tally.sum()
     }
 
-    /// What is still open on the upstreams of other colors; None where nobody can say.
+    /// What is still open on the upstreams of other colors; None where a balancer can't say.
     pub(super) async fn sessions_left(&mut self) -> Option<u64> {
         let answers: Answers<ServiceInFull> = self.fleet.ask(&self.path).await;
-        let known: Vec<_> = answers.values().filter_map(|it| it.as_ref().ok()).collect();
-        let others =
-            known.iter().flat_map(|it| &it.upstreams).filter(|it| it.color.as_deref() != Some(self.color.as_str()));
+        if answers.is_empty() || palette::unjudged(&answers).is_some() {
+            return None;
+        }
+        let upstreams = answers.values().flatten().flat_map(|it| &it.upstreams);
+        let others = upstreams.filter(|it| it.color.as_deref() != Some(self.color.as_str()));
         let open = others.map(|it| it.draining.or(it.haproxy.as_ref().map(|it| it.sessions)).unwrap_or_default());
-        let open = open.sum();
-        (!known.is_empty()).then_some(open)
+        Some(open.sum())
     }
 
     async fn look(&mut self) -> Result<(), Gone> {
         // etcd away takes nobody's sight: the balancers are where they were.
         if let Ok(snapshot) = self.ctl.client.snapshot("balancers").await {
             let balancers = Balancers::of(&snapshot);
-            let urls = urls(&balancers);
-            if let Some(node) = self.nodes.iter().find(|node| !urls.contains_key(*node)) {
+            if let Some(node) = self.nodes.iter().find(|node| balancers.nodes().all(|(it, _)| it != *node)) {
                 return Err(Gone { words: format!("balancer {node} has gone"), is_final: true });
             }
-            if urls != self.urls {
+            if !self.ctl.is_fleet_of(&self.fleet, &balancers) {
                 let fleet = self.ctl.fleet_of(&balancers);
                 self.fleet = fleet.map_err(|error| Gone { words: error.to_string(), is_final: false })?;
-                self.urls = urls;
             }
         }
         let answers: Answers<ServiceInFull> = self.fleet.ask(&self.path).await;
         self.tally.take(&answers, |upstream| upstream.color.as_deref() == Some(self.color.as_str()));
-        let silent = answers.iter().find_map(|(node, it)| match it {
-            Ok(service) => service.haproxy_error.as_ref().map(|error| format!("{node}: {error}")),
-            Err(error) => Some(format!("{node}: {error}")),
-        });
-        silent.map_or(Ok(()), |words| Err(Gone { words, is_final: false }))
+        palette::unjudged(&answers).map_or(Ok(()), |words| Err(Gone { words, is_final: false }))
     }
 }
 
@@ -127,6 +134,8 @@ struct Gone {
     is_final: bool,
 }
 
-fn urls(balancers: &Balancers) -> BTreeMap<Node, Option<String>> {
-    balancers.nodes().map(|(node, said)| (node.clone(), said.and_then(|it| it.url.clone()))).collect()
+impl Gone {
+    fn say(&self) -> String {
+        format!("it can't be judged any more: {}", self.words)
+    }
 }

@@ -96,7 +96,10 @@ impl<'a> Run<'a> {
         let State::Writing { left } = state else { return Ok(Event::Unknown) };
         let at = self.plan.steps.len().saturating_sub(left + 1);
         let Some((percent, active)) = self.plan.steps.get(at).cloned() else { return Ok(Event::Unknown) };
-        self.eyes.begin().await;
+        if let Err(why) = self.eyes.begin().await {
+            self.because(why);
+            return Ok(Event::Blind);
+        }
         self.said.steps.push(Step::new(percent, &active));
         let stands = self.active.value.as_ref().and_then(|value| value.parse::<Active>().ok());
         let event =

@@ -82,6 +82,8 @@ pub(crate) fn step(state: State, event: Event) -> (State, Option<Action>) {
         (S::Testing { left }, E::Passed) => (S::Writing { left: left.saturating_sub(1) }, Some(A::WriteStep)),
         (S::Testing { .. }, E::Failed | E::Interrupted | E::Undo) => (S::Unchanged, None),
 
+        // Before the write: counting can't begin.
+        (S::Writing { .. }, E::Blind) => (S::GoingBack, Some(A::WriteBack)),
         (S::Writing { left }, E::Written) => (S::Following { left }, Some(A::Await)),
         (S::Following { left }, E::Followed) => (S::Watching { left }, Some(A::Watch)),
         (S::Watching { left: 0 }, E::Over) => (S::Proving, Some(A::RunAfter)),

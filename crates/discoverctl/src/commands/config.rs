@@ -1,0 +1,56 @@
+//! `config`: the options that count, and where each comes from.
+
+use clap::Args;
+use serde::Serialize;
+
+use super::Outcome;
+use crate::config::Counts;
+use crate::error::Error;
+use crate::print::{Block, Cell, Screen, Shown, Table};
+
+pub(crate) const EXAMPLES: &str = "Examples:
+  discoverctl config
+  discoverctl config --output json | jq -r '.options.endpoints.value'
+
+An option of the command line beats its variable, which beats ~/.config/haproxy-discover/discoverctl.toml, which beats
+/etc/haproxy-discover/discoverctl.toml. Nothing is asked for this: neither etcd nor a balancer.";
+
+/// Options of `config`.
+#[derive(Debug, Args)]
+pub(crate) struct Config {}
+
+/// The answer of `config`.
+#[derive(Debug, Serialize)]
+struct Options {
+    /// By name.
+    options: std::collections::BTreeMap<&'static str, OptionShown>,
+}
+
+/// One option.
+#[derive(Debug, Serialize)]
+struct OptionShown {
+    /// Its value; null where it has none.
+    value: Option<String>,
+    /// The flag, the variable, the file, or `default`; null where it has no value.
+    source: Option<String>,
+}
+
+impl Config {
+    /// Prints them.
+    pub(crate) fn run(&self, screen: &Screen, options: Vec<Counts>) -> Result<Outcome, Error> {
+        let shown =
+            |Counts { key, value, source }| (key, OptionShown { source: value.as_ref().map(|_| source), value });
+        screen.show(&Options { options: options.into_iter().map(shown).collect() })?;
+        Ok(Outcome::Yes)
+    }
+}
+
+impl Shown for Options {
+    fn blocks(&self) -> Vec<Block> {
+        let mut table = Table::new(["OPTION", "VALUE", "FROM"]);
+        for (name, option) in &self.options {
+            table.row([(*name).into(), Cell::of(option.value.as_ref()), Cell::of(option.source.as_ref())]);
+        }
+        vec![Block::Table(table)]
+    }
+}

@@ -1,0 +1,424 @@
+//! The operator's files: options that stand for a whole host, or for one user, so that no command line has to name them.
+//!
+//! An option of the command line beats its variable, a variable beats the user's file, and the user's file beats the host's.
+//! clap applies that order: what the files say is handed to it as the options' defaults.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::ffi::OsString;
+use std::fmt;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::str::FromStr as _;
+
+use clap::parser::ValueSource;
+use clap::{Arg, ArgMatches, ValueEnum as _};
+use toml::Spanned;
+
+use crate::args::Format;
+use crate::error::Error;
+use crate::file::read_small;
+
+/// The host's file.
+const HOST: &str = "/etc/haproxy-discover/discoverctl.toml";
+/// The user's file, below `$XDG_CONFIG_HOME` or `~/.config`.
+const USER: &str = "haproxy-discover/discoverctl.toml";
+/// The variable that names a file to be read instead of both.
+const INSTEAD: &str = "DISCOVERCTL_CONFIG";
+
+/// The keys, which are the options' names. Options in one group are taken together, from the first source that says any of
+/// them: a user of the command line doesn't get the file's password.
+const KEYS: [(&str, Kind, u8); 12] = [
+    ("endpoints", Kind::List, 0),
+    ("cacert", Kind::Path, 1),
+    ("cert", Kind::Path, 2),
+    ("key", Kind::Path, 2),
+    ("user", Kind::User, 3),
+    ("password-file", Kind::Path, 3),
+    ("prefix", Kind::Word, 4),
+    ("api-token-file", Kind::Path, 5),
+    ("api-cacert", Kind::Path, 6),
+    ("api-cert", Kind::Path, 7),
+    ("api-key", Kind::Path, 7),
+    ("output", Kind::Output, 8),
+];
+
+/// The form of a key's value.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Kind {
+    Word,
+    /// Several words, as an array or separated by commas.
+    List,
+    /// A path. A relative one is relative to the file's folder; `~/` is the user's home.
+    Path,
+    User,
+    Output,
+}
+
+/// The options that the files give, by their keys.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Config(BTreeMap<&'static str, Value>);
+
+/// An option's value, and the file that gives it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Value {
+    words: Vec<String>,
+    file: PathBuf,
+}
+
+/// An option as it counts, and its source.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Counts {
+    /// The option's name without the dashes.
+    pub(crate) key: &'static str,
+    /// Its value; None where it has none.
+    pub(crate) value: Option<String>,
+    /// The flag, the variable, the file, or `default`.
+    pub(crate) source: String,
+}
+
+/// The places of the files, by the environment.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+struct Places {
+    /// The user's home; None for a process without one.
+    home: Option<PathBuf>,
+    /// The files that may exist, the one that counts more first.
+    files: Vec<PathBuf>,
+    /// A file that must exist.
+    instead: Option<PathBuf>,
+}
+
+impl Places {
+    fn of(variable: impl Fn(&str) -> Option<OsString>) -> Self {
+        let path = |name: &str| variable(name).filter(|value| !value.is_empty()).map(PathBuf::from);
+        let home = path("HOME");
+        if let Some(instead) = path(INSTEAD) {
+            return Self { home, files: Vec::new(), instead: Some(instead) };
+        }
+        // A relative path is to be ignored there (XDG Base Directory Specification 0.8).
+        let folder = path("XDG_CONFIG_HOME").filter(|path| path.is_absolute());
+        let user = folder.or_else(|| Some(home.as_ref()?.join(".config"))).map(|folder| folder.join(USER));
+        Self { home, files: user.into_iter().chain([HOST.into()]).collect(), instead: None }
+    }
+}
+
+impl Config {
+    /// Reads the files.
+    ///
+    /// # Errors
+    /// [`Error::Usage`] where a file can't be read, or isn't understood.
+    pub(crate) fn read() -> Result<Self, Error> {
+        Self::read_at(&Places::of(|name| std::env::var_os(name)))
+    }
+
+    fn read_at(places: &Places) -> Result<Self, Error> {
+        let mut config = Self::default();
+        if let Some(path) = &places.instead {
+            let bytes = read_small(path).map_err(|error| unreadable(path, &error))?;
+            config.take(path, parse(path, &bytes, places.home.as_deref())?);
+            return Ok(config);
+        }
+        let mut is_any_read = false;
+        for path in &places.files {
+            let bytes = match read_small(path) {
+                Ok(bytes) => bytes,
+                Err(error) if is_absent(&error) => continue,
+                // The host's file may be root's alone. A user with an own file does without it.
+                Err(error) if error.kind() == io::ErrorKind::PermissionDenied && is_any_read => continue,
+                Err(error) => return Err(unreadable(path, &error)),
+            };
+            is_any_read = true;
+            config.take(path, parse(path, &bytes, places.home.as_deref())?);
+        }
+        Ok(config)
+    }
+
+    /// Takes in what a file says of options of which no file before it says a part.
+    fn take(&mut self, path: &Path, keys: Words) {
+        let taken: BTreeSet<Option<u8>> = self.0.keys().map(|key| group(key)).collect();
+        let fresh = keys.into_iter().filter(|(key, _)| !taken.contains(&group(key)));
+        self.0.extend(fresh.map(|(key, words)| (key, Value { words, file: path.to_owned() })));
+    }
+
+    /// Gives the options their values as defaults, except those of which the command line or the environment says a part.
+    /// `given` is what was parsed without the files.
+    pub(crate) fn apply(&self, mut command: clap::Command, given: &ArgMatches) -> clap::Command {
+        for (key, Value { words, .. }) in self.0.iter().filter(|(key, _)| !is_given(given, key)) {
+            // `--help` shows defaults, and a password may stand in `user`.
+            command = command.mut_arg(id(key), |arg: Arg| arg.default_values(words.clone()).hide_default_value(true));
+        }
+        command
+    }
+
+    /// Every option of the files' as it counts, and its source.
+    pub(crate) fn counts(&self, matches: &ArgMatches, command: &clap::Command) -> Vec<Counts> {
+        KEYS.iter().map(|(key, kind, _)| self.counts_of(key, *kind, matches, command)).collect()
+    }
+
+    fn counts_of(&self, key: &'static str, kind: Kind, matches: &ArgMatches, command: &clap::Command) -> Counts {
+        let id = id(key);
+        let words =
+            matches.get_raw(&id).map(|words| words.map(|it| it.to_string_lossy().into_owned()).collect::<Vec<_>>());
+        let value = words.map(|words| words.join(","));
+        let hidden = |value: String| match value.split_once(':') {
+            Some((name, _)) if kind == Kind::User => format!("{name}:…"),
+            _ => value,
+        };
+        let variable = command.get_arguments().find(|arg| arg.get_id() == id.as_str()).and_then(Arg::get_env);
+        let source = match matches.value_source(&id) {
+            Some(ValueSource::CommandLine) => format!("--{key}"),
+            Some(ValueSource::EnvVariable) => variable.unwrap_or_default().to_string_lossy().into_owned(),
+            Some(_) => match self.0.get(key) {
+                Some(value) => value.file.display().to_string(),
+                None => "default".to_owned(),
+            },
+            None => "–".to_owned(),
+        };
+        Counts { key, value: value.map(hidden), source }
+    }
+}
+
+/// clap's name of an option.
+fn id(key: &str) -> String {
+    key.replace('-', "_")
+}
+
+fn group(key: &str) -> Option<u8> {
+    KEYS.iter().find(|(name, ..)| *name == key).map(|(.., group)| *group)
+}
+
+/// Whether the command line or the environment gives an option of the key's group.
+fn is_given(given: &ArgMatches, key: &str) -> bool {
+    let together = KEYS.iter().filter(|(.., other)| Some(*other) == group(key));
+    let mut sources = together.filter_map(|(name, ..)| given.value_source(&id(name)));
+    sources.any(|source| matches!(source, ValueSource::CommandLine | ValueSource::EnvVariable))
+}
+
+fn is_absent(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory)
+}
+
+fn unreadable(path: &Path, error: &io::Error) -> Error {
+    let hint = match error.kind() {
+        io::ErrorKind::PermissionDenied => {
+            "; run discoverctl as root, or write a file of your own: ~/.config/haproxy-discover/discoverctl.toml"
+        }
+        _ => "",
+    };
+    Error::Usage(format!("{} can't be read: {error}{hint}", path.display()))
+}
+
+type Words = Vec<(&'static str, Vec<String>)>;
+
+/// The keys of a file with their values. An empty value is none.
+fn parse(path: &Path, bytes: &[u8], home: Option<&Path>) -> Result<Words, Error> {
+    let at = |place: usize, what: &dyn fmt::Display| {
+        let line = 1 + bytes.iter().take(place).filter(|byte| **byte == b'\n').count();
+        Error::Usage(format!("{} line {line}: {what}", path.display()))
+    };
+    let text = std::str::from_utf8(bytes).map_err(|error| at(error.valid_up_to(), &"it is no UTF-8"))?;
+    let table: BTreeMap<Spanned<String>, Spanned<toml::Value>> =
+        toml::from_str(text).map_err(|error| at(error.span().map_or(0, |span| span.start), &error.message()))?;
+    let mut found = Words::new();
+    for (key, value) in table {
+        let place = key.span().start;
+        let Some((name, kind, _)) = KEYS.iter().find(|(name, ..)| name == key.get_ref()) else {
+            return Err(at(place, &unknown(key.get_ref())));
+        };
+        let words = words(*kind, value.get_ref()).map_err(|why| at(place, &format!("{name}: {why}")))?;
+        let words: Vec<String> =
+            words.into_iter().map(|word| if *kind == Kind::Path { placed(&word, path, home) } else { word }).collect();
+        if !words.is_empty() {
+            found.push((name, words));
+        }
+    }
+    Ok(found)
+}
+
+fn unknown(key: &str) -> String {
+    let known = KEYS.iter().map(|(name, ..)| (*name).to_owned());
+    let hint = crate::target::hint(key, known);
+    if hint.is_empty() {
+        let all: Vec<&str> = KEYS.iter().map(|(name, ..)| *name).collect();
+        return format!("there is no key {key}; the keys are {}", all.join(", "));
+    }
+    format!("there is no key {key}{hint}")
+}
+
+/// The words of a value, checked as far as clap would name no file.
+fn words(kind: Kind, value: &toml::Value) -> Result<Vec<String>, String> {
+    let words: Vec<String> = match value {
+        toml::Value::String(text) if kind == Kind::List => text.split(',').map(|word| word.trim().to_owned()).collect(),
+        toml::Value::String(text) => vec![text.clone()],
+        toml::Value::Array(all) if kind == Kind::List => {
+            let texts: Option<Vec<_>> = all.iter().map(|it| it.as_str().map(str::to_owned)).collect();
+            texts.ok_or("an array of texts: [\"http://10.0.0.1:2379\"]")?
+        }
+        _ if kind == Kind::List => return Err("a text in quotes, or an array of them".to_owned()),
+        _ => return Err("a text in quotes".to_owned()),
+    };
+    let words: Vec<String> = words.into_iter().filter(|word| !word.is_empty()).collect();
+    for word in &words {
+        if word.chars().any(char::is_control) {
+            return Err("control characters can't be in it".to_owned());
+        }
+        match kind {
+            Kind::User => {
+                registry::User::from_str(word).map_err(ToString::to_string)?;
+            }
+            Kind::Output => {
+                Format::from_str(word, false).map_err(|_| "table, plain, json or yaml".to_owned())?;
+            }
+            Kind::Word | Kind::List | Kind::Path => {}
+        }
+    }
+    Ok(words)
+}
+
+/// A path as the file means it.
+fn placed(word: &str, file: &Path, home: Option<&Path>) -> String {
+    let path = match (word.strip_prefix("~/"), home) {
+        (Some(rest), Some(home)) => home.join(rest),
+        _ => file.parent().unwrap_or(Path::new("")).join(word),
+    };
+    path.display().to_string()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs::File;
+    use std::io::Write as _;
+    use std::slice::from_ref;
+
+    use clap::CommandFactory as _;
+
+    use super::*;
+    use crate::args::Cli;
+
+    struct Folder(PathBuf);
+
+    impl Folder {
+        fn new(name: &str) -> Self {
+            let path = std::env::temp_dir().join(format!("discoverctl-config-{}-{name}", std::process::id()));
+            std::fs::create_dir_all(&path).unwrap();
+            Self(path)
+        }
+
+        fn put(&self, name: &str, text: impl AsRef<[u8]>) -> PathBuf {
+            let path = self.0.join(name);
+            File::create(&path).unwrap().write_all(text.as_ref()).unwrap();
+            path
+        }
+    }
+
+    impl Drop for Folder {
+        fn drop(&mut self) {
+            let _ = std::fs::remove_dir_all(&self.0);
+        }
+    }
+
+    fn read(files: &[PathBuf]) -> Result<Config, String> {
+        let places = Places { home: Some("/home/eve".into()), files: files.to_vec(), instead: None };
+        Config::read_at(&places).map_err(|error| error.to_string())
+    }
+
+    fn command() -> clap::Command {
+        Cli::command().mut_args(|arg| arg.global(true))
+    }
+
+    /// `endpoints=… (source)` of each option that has a value, with these words on the command line.
+    fn counts(config: &Config, line: &[&str]) -> Vec<String> {
+        let line = [&["discoverctl"], line, &["list"]].concat();
+        let given = command().try_get_matches_from(&line).unwrap();
+        let mut command = config.apply(command(), &given);
+        let matches = command.try_get_matches_from_mut(&line).unwrap();
+        let all = config.counts(&matches, &command);
+        let shown = all.into_iter().filter_map(|it| Some(format!("{}={} ({})", it.key, it.value?, it.source)));
+        shown.collect()
+    }
+
+    #[test]
+    fn the_keys_are_options() {
+        let command = command();
+        for (key, ..) in KEYS {
+            assert!(command.get_arguments().any(|arg| arg.get_long() == Some(key)), "{key}");
+        }
+    }
+
+    #[test]
+    fn the_command_line_beats_the_users_file_which_beats_the_hosts() {
+        let folder = Folder::new("order");
+        let user = folder.put("user.toml", "output = \"json\"\nuser = \"eve:secret\"\napi-token-file = \"~/token\"\n");
+        let host = folder.put(
+            "host.toml",
+            "# the whole host's\nendpoints = [\"http://a:1\", \"http://b:2\"]\noutput = 'yaml'\nuser = 'host'\n\
+             password-file = 'host.password'\napi-token-file = \"/etc/token\"\napi-cert = ''\n",
+        );
+        let config = read(&[user.clone(), host.clone()]).unwrap();
+        let (user, host) = (user.display(), host.display());
+        assert_eq!(
+            counts(&config, &[]),
+            [
+                format!("endpoints=http://a:1,http://b:2 ({host})"),
+                // Not the host's password: it is another user's.
+                format!("user=eve:… ({user})"),
+                "prefix=/haproxy-discover (default)".into(),
+                format!("api-token-file=/home/eve/token ({user})"),
+                format!("output=json ({user})"),
+            ]
+        );
+        let line = ["--endpoints", "http://c:3", "--user", "adam:x", "--output", "plain"];
+        assert_eq!(
+            counts(&config, &line),
+            [
+                "endpoints=http://c:3 (--endpoints)".into(),
+                "user=adam:… (--user)".into(),
+                "prefix=/haproxy-discover (default)".into(),
+                format!("api-token-file=/home/eve/token ({user})"),
+                "output=plain (--output)".into(),
+            ]
+        );
+    }
+
+    #[test]
+    fn a_wrong_file_is_named_with_its_line_and_key() {
+        let folder = Folder::new("wrong");
+        for (text, why) in [
+            ("\nendpoint = 'x'\n", "line 2: there is no key endpoint; did you mean endpoints?"),
+            ("wrong = 1", "line 1: there is no key wrong; the keys are endpoints, cacert"),
+            ("[api]\ntoken = 'x'\n", "there is no key api"),
+            ("prefix = 7", "line 1: prefix: a text in quotes"),
+            ("endpoints = [1]", "endpoints: an array of texts"),
+            ("\n\noutput = 'xml'", "line 3: output: table, plain, json or yaml"),
+            ("user = ':x'", "user: the user's name is empty"),
+            ("prefix = \"a\\u001bb\"", "prefix: control characters"),
+            ("prefix", "line 1: "),
+            ("prefix = 'a'\nprefix = 'b'", "line 2: "),
+        ] {
+            let error = read(&[folder.put("a.toml", text)]).unwrap_err();
+            assert!(error.contains("/a.toml line ") && error.contains(why), "{text}: {error}");
+        }
+        assert!(read(&[folder.put("a.toml", b"prefix = '\xff'")]).unwrap_err().contains("no UTF-8"));
+        let missing = folder.0.join("none/discoverctl.toml");
+        assert_eq!(read(from_ref(&missing)), Ok(Config::default()));
+        let instead = Places { instead: Some(missing), ..Places::default() };
+        assert!(Config::read_at(&instead).unwrap_err().to_string().contains("can't be read: No such file"));
+        assert!(read(from_ref(&folder.0)).unwrap_err().contains("it is a directory"));
+        assert_eq!(read(&[folder.put("a.toml", "")]), Ok(Config::default()));
+    }
+
+    #[test]
+    fn the_environment_says_where_the_files_are() {
+        let of = |variables: &[(&str, &str)]| {
+            Places::of(|name| variables.iter().find(|(it, _)| *it == name).map(|(_, value)| (*value).into()))
+        };
+        let files = |places: &Places| places.files.iter().map(|it| it.display().to_string()).collect::<Vec<_>>();
+        assert_eq!(files(&of(&[])), [HOST]);
+        let own = |folder: &str| vec![format!("{folder}/haproxy-discover/discoverctl.toml"), HOST.to_owned()];
+        assert_eq!(files(&of(&[("HOME", "/home/eve")])), own("/home/eve/.config"));
+        assert_eq!(files(&of(&[("HOME", "/home/eve"), ("XDG_CONFIG_HOME", "/x")])), own("/x"));
+        assert_eq!(files(&of(&[("HOME", "/home/eve"), ("XDG_CONFIG_HOME", "")])), own("/home/eve/.config"));
+        assert_eq!(files(&of(&[("HOME", "/home/eve"), ("XDG_CONFIG_HOME", "x")])), own("/home/eve/.config"));
+        assert_eq!(of(&[("HOME", "/h"), (INSTEAD, "/f")]).instead.unwrap(), Path::new("/f"));
+        assert_eq!(of(&[("HOME", "/h"), (INSTEAD, "")]).instead, None);
+    }
+}

@@ -1,0 +1,63 @@
+//! Reading the small files that an operator names. Nothing here waits: a pipe that nobody writes to is refused, not read.
+
+use std::fs::File;
+use std::io::{self, Read as _};
+use std::os::unix::fs::FileTypeExt as _;
+use std::path::Path;
+
+use crate::error::Error;
+
+/// Reads a file that an option names, for example `--api-token-file`.
+///
+/// # Errors
+/// [`Error::Usage`] with the option, the path and the way out.
+pub(crate) fn read(option: &str, path: &Path) -> Result<Vec<u8>, Error> {
+    read_small(path).map_err(|error| {
+        let hint = match error.kind() {
+            io::ErrorKind::PermissionDenied => {
+                "; run discoverctl as root, or name a copy of your own in ~/.config/haproxy-discover/discoverctl.toml"
+            }
+            _ => "",
+        };
+        Error::Usage(format!("{option} {} can't be read: {error}{hint}", path.display()))
+    })
+}
+
+/// Reads a regular file, or a pipe that a shell hands over (`<(…)`).
+///
+/// # Errors
+/// The system's, or in words why the file is none to read.
+pub(crate) fn read_small(path: &Path) -> io::Result<Vec<u8>> {
+    let is_pipe = std::fs::metadata(path).is_ok_and(|found| found.file_type().is_fifo());
+    if is_pipe && ["/dev/fd", "/proc/self/fd"].iter().any(|folder| path.starts_with(folder)) {
+        let mut bytes = Vec::new();
+        File::open(path)?.take(regular_file::SMALL).read_to_end(&mut bytes)?;
+        return Ok(bytes);
+    }
+    regular_file::read(path, regular_file::SMALL)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Write as _;
+
+    use super::*;
+
+    #[test]
+    fn only_regular_files_are_read_and_nothing_is_waited_for() {
+        let folder = std::env::temp_dir().join(format!("discoverctl-file-{}", std::process::id()));
+        std::fs::create_dir_all(&folder).unwrap();
+        let path = |name: &str| folder.join(name);
+        let put = |name: &str, bytes: &[u8]| File::create(path(name)).unwrap().write_all(bytes).unwrap();
+        put("token", b"secret\n");
+        put("large", &vec![b'x'; regular_file::SMALL as usize + 1]);
+        nix::unistd::mkfifo(&path("pipe"), nix::sys::stat::Mode::from_bits_truncate(0o600)).unwrap();
+        assert_eq!(read_small(&path("token")).unwrap(), b"secret\n");
+        for (name, why) in [("pipe", "FIFO"), ("large", "longer"), (".", "directory"), ("none", "No such file")] {
+            let error = read("--api-token-file", &path(name)).unwrap_err().to_string();
+            assert!(error.starts_with("--api-token-file /") && error.contains(why), "{name}: {error}");
+        }
+        assert!(read_small(Path::new("/dev/zero")).unwrap_err().to_string().contains("device"));
+        std::fs::remove_dir_all(folder).unwrap();
+    }
+}

@@ -1,0 +1,167 @@
+//! Whether an answer is the asked balancer's own. Pure.
+//!
+//! A URL may lead to another confgen than the one that wrote it: 127.0.0.1 is every host's own address, an address may be
+//! given to another host, and two clusters may share hosts. So the answer itself has to say whose it is.
+
+use std::net::IpAddr;
+
+use discovery::{Balancer, Node};
+use reqwest::Url;
+use serde::Deserialize;
+
+/// A balancer as its key below `balancers/` describes it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Asked {
+    /// Its name.
+    pub(super) node: Node,
+    /// The cluster id of the store that the key was read from.
+    pub(super) cluster: u64,
+    /// The prefix that the key was read below.
+    pub(super) prefix: String,
+    /// Where its API is, or why that isn't known.
+    pub(super) url: Result<String, &'static str>,
+    /// The process that wrote the key. None from a confgen that doesn't say.
+    pub(super) instance: Option<String>,
+}
+
+/// Who answered, as the answer says.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default)]
+struct Identity {
+    node: String,
+    cluster: Option<String>,
+    prefix: String,
+    instance: String,
+}
+
+/// The part of every answer that says whose it is.
+#[derive(Deserialize)]
+struct Identified {
+    identity: Option<Identity>,
+}
+
+impl Asked {
+    /// The balancer of this key. `said` is None where its value makes no sense.
+    pub(super) fn of(node: &Node, said: Option<&Balancer>, cluster: u64, prefix: &str) -> Self {
+        let url = match said {
+            None => Err("its key says nothing that makes sense"),
+            Some(said) => {
+                said.url.clone().ok_or("it doesn't say where its API is: --admin and --admin-host of its confgen")
+            }
+        };
+        let instance = said.and_then(|said| said.instance.clone());
+        Self { node: node.clone(), cluster, prefix: prefix.to_owned(), url, instance }
+    }
+
+    /// Believes an answer only if this balancer gave it, and gave it about this store.
+    ///
+    /// # Errors
+    /// Who answered instead, and what to do.
+    pub(super) fn recognize(&self, answer: &[u8]) -> Result<(), String> {
+        let Self { node, cluster, prefix, instance, .. } = self;
+        let identified = serde_json::from_slice::<Identified>(answer).ok();
+        let Some(by) = identified.and_then(|it| it.identity) else {
+            return Err(
+                "the answer doesn't say which balancer gave it; is that a confgen older than this discoverctl?".into(),
+            );
+        };
+        if by.node != node.as_str() {
+            return Err(format!("{} answers there, not {node}", named(&by.node)));
+        }
+        if by.prefix != *prefix {
+            return Err(format!("a confgen answers there that follows {}, not {prefix}", named(&by.prefix)));
+        }
+        let Some(followed) = by.cluster else {
+            return Err("its confgen has just started and doesn't know the store yet; try again".into());
+        };
+        if followed != cluster.to_string() {
+            return Err(format!(
+                "a confgen answers there that follows the cluster {}, and this is {cluster}",
+                named(&followed)
+            ));
+        }
+        match instance {
+            Some(instance) if *instance != by.instance => Err(format!(
+                "another confgen called {node} answers there than the one that writes balancers/{node}: was it restarted just \
+                 now? Else give each balancer a --node of its own"
+            )),
+            _ => Ok(()),
+        }
+    }
+}
+
+/// What an answer calls itself, without what a terminal would obey.
+fn named(word: &str) -> String {
+    word.escape_debug().take(300).collect()
+}
+
+/// Whether a URL is of the asking host itself, whichever host asks.
+pub(super) fn is_loopback(url: &str) -> bool {
+    let Some(host) = Url::parse(url).ok().and_then(|url| url.host_str().map(str::to_owned)) else { return false };
+    let address = host.trim_start_matches('[').trim_end_matches(']').parse::<IpAddr>();
+    address.map_or(host == "localhost" || host.ends_with(".localhost"), |ip| ip.to_canonical().is_loopback())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn asked() -> Asked {
+        let said =
+            Balancer { url: Some("http://127.0.0.1:9101".into()), instance: Some("a1".into()), ..Balancer::default() };
+        Asked::of(&"lb1".parse().unwrap(), Some(&said), 7, "/haproxy-discover")
+    }
+
+    fn answer(node: &str, cluster: &str, prefix: &str, instance: &str) -> String {
+        format!(
+            r#"{{"identity":{{"node":"{node}","cluster":{cluster},"prefix":"{prefix}","instance":"{instance}"}},"upstreams":[]}}"#
+        )
+    }
+
+    #[test]
+    fn an_answer_of_another_balancer_store_prefix_or_process_is_not_believed() {
+        let ours = "/haproxy-discover";
+        let refused = |answer: &str| asked().recognize(answer.as_bytes()).err().unwrap_or_default();
+        assert_eq!(refused(&answer("lb1", "\"7\"", ours, "a1")), "");
+        for (answer, why) in [
+            (answer("lb2", "\"7\"", ours, "a1"), "lb2 answers there, not lb1"),
+            (answer("lb1", "\"8\"", ours, "a1"), "follows the cluster 8, and this is 7"),
+            (answer("lb1", "\"7\"", "/other", "a1"), "follows /other, not /haproxy-discover"),
+            (answer("lb1", "\"7\"", ours, "b2"), "another confgen called lb1"),
+            (answer("lb1", "null", ours, "a1"), "doesn't know the store yet"),
+            (answer("lb1\\u001b[2J", "\"7\"", ours, "a1"), "lb1\\u{1b}[2J answers there"),
+            (r#"{"upstreams":[]}"#.into(), "doesn't say which balancer gave it"),
+            (r#"{"identity":{}}"#.into(), " answers there, not lb1"),
+            (r#"{"identity":[1]}"#.into(), "doesn't say which balancer gave it"),
+            ("404 page not found".into(), "doesn't say which balancer gave it"),
+            (String::new(), "doesn't say which balancer gave it"),
+        ] {
+            assert!(refused(&answer).contains(why), "{answer}: {}", refused(&answer));
+        }
+        let by_hand = Asked { instance: None, ..asked() };
+        assert_eq!(by_hand.recognize(answer("lb1", "\"7\"", ours, "b2").as_bytes()), Ok(()));
+    }
+
+    #[test]
+    fn a_key_without_a_url_says_why_it_can_not_be_asked() {
+        let url = |said: Option<&Balancer>| Asked::of(&"lb1".parse().unwrap(), said, 7, "/p").url.unwrap_err();
+        assert!(url(None).contains("makes sense"));
+        assert!(url(Some(&Balancer::default())).contains("--admin"));
+    }
+
+    #[test]
+    fn loopback_is_every_hosts_own() {
+        for url in [
+            "http://127.0.0.1:9101",
+            "https://[::1]:9101",
+            "http://localhost:1",
+            "http://127.9.9.9:1",
+            "http://[::ffff:127.0.0.1]:1",
+        ] {
+            assert!(is_loopback(url), "{url}");
+        }
+        for url in ["http://10.0.0.1:9101", "http://lb1:9101", "https://[fd00::1]:9101", "nonsense", ""] {
+            assert!(!is_loopback(url), "{url}");
+        }
+    }
+}
