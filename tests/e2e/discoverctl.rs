@@ -5,3 +5,4 @@ mod look;
 mod past;
 mod scene;
 mod switch;
+mod verdict;

@@ -5,11 +5,10 @@
 mod service;
 mod upstream;
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 use std::time::{Duration, SystemTime};
 
 use discovery::{Balancer, ServiceId};
-use haproxy::runtime::Stat;
 use serde::Serialize;
 
 use crate::certificate::Certificate;
@@ -18,23 +17,7 @@ use crate::report::{Done, Operators, Report};
 pub use service::{ServiceInFull, first_services, service, services};
 pub use upstream::{UpstreamShown, upstreams};
 
-/// What HAProxy counts, by backend and server; or why it can't be asked.
-pub type Counted = Result<Vec<Stat>, String>;
-
-/// The same, found by name.
-pub(crate) struct Rows<'a>(HashMap<(&'a str, &'a str), &'a Stat>);
-
-impl<'a> Rows<'a> {
-    /// No rows where HAProxy couldn't be asked.
-    pub(crate) fn of(counted: &'a Counted) -> Self {
-        let rows = counted.iter().flatten();
-        Self(rows.map(|row| ((row.proxy.as_str(), row.name.as_str()), row)).collect())
-    }
-
-    pub(crate) fn get(&self, section: &str, name: &str) -> Option<&'a Stat> {
-        self.0.get(&(section, name)).copied()
-    }
-}
+pub use crate::figures::Counted;
 
 /// `/api/v1/status`: how things stand in all.
 #[derive(Debug, Serialize)]
@@ -130,10 +113,10 @@ pub fn status(report: &Report) -> Status {
             generation: running.generation.clone(),
             started: report.started.map(time),
         }),
-        applied: standing.applied.map(|position| position.revision),
+        applied: applied(report),
         filed: standing.filed,
         pending: standing.pending.iter().map(ServiceId::to_string).collect(),
-        held: standing.held.iter().map(|(service, id)| Balancer::server(service, id)).collect(),
+        held: standing.held.keys().map(|(service, id)| Balancer::server(service, id)).collect(),
         operator_files: OperatorFiles::from(&standing.operators),
         quarantined: standing.quarantined.len(),
         services: standing.settled.services().count(),
@@ -233,6 +216,11 @@ impl From<&Done> for Act {
 /// The last acts.
 pub fn history(report: &Report) -> History {
     History { history: report.history.iter().map(|done| Act::from(&**done)).collect() }
+}
+
+/// The revision that HAProxy follows, but for what is pending.
+fn applied(report: &Report) -> Option<i64> {
+    report.standing.applied.map(|position| position.revision)
 }
 
 fn time(time: SystemTime) -> String {

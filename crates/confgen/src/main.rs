@@ -62,7 +62,9 @@ mod report;
 mod round;
 mod run;
 
+mod figures;
 mod metrics;
+mod verdict;
 
 mod api;
 mod page;

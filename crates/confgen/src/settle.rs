@@ -27,7 +27,7 @@ use discovery::{Host, Networks, Profile, Service, ServiceId, Topology, Upstream,
 use crate::domains::Allowed;
 use crate::guard::{Departure, Present};
 
-pub use explained::Explained;
+pub use explained::{Explained, Facts};
 pub use memory::Memory;
 pub use servers::{Server, ServerState};
 pub use settings::Settings;
@@ -90,14 +90,20 @@ pub struct Settled {
     claims: Arc<Claims>,
     /// Good values from before this process, for services that it has not read yet.
     remembered: Arc<Memory>,
-    /// Keys that no reading knows of, with the reason.
-    beside: BTreeMap<String, String>,
+    /// Services that may not be here, with the reason.
+    forbidden: BTreeMap<ServiceId, Forbidden>,
     /// Upstreams whose keys have gone since they were last asked for.
     departures: Vec<Departure>,
     /// Services without a key, until they are buried.
     ghosts: BTreeSet<ServiceId>,
     /// Upstreams without a key that are served all the same.
     kept: BTreeMap<ServiceId, BTreeMap<UpstreamId, Upstream>>,
+}
+
+#[derive(Clone, Debug)]
+struct Forbidden {
+    source: Arc<Service>,
+    reason: String,
 }
 
 #[derive(Clone, Debug)]

@@ -11,7 +11,7 @@ use futures_util::future::join_all;
 use reqwest::{Certificate, Identity};
 use serde::de::DeserializeOwned;
 
-pub(crate) use api::{Quarantine, ServiceInFull, Services, Status, Traffic, Upstream, Upstreams};
+pub(crate) use api::{Quarantine, Service, ServiceInFull, Services, Status, Traffic, Upstream, Upstreams};
 
 use crate::args::Api;
 use crate::error::Error;
