@@ -215,7 +215,7 @@ fn a_service_that_no_request_finds_gets_none() {
     // One of two hosts is lost, the other leads there.
     let partly = format!("http-services/api/domain x.test\nhttp-services/shop/domain shop.test x.test\n{A}");
     scene(&partly).assert("a", Some(true), "ok quarantined");
-    for key in ["domain a b\"c", "url_reg [", "domain shop.test\nhttp-services/shop/path x"] {
+    for key in ["domain b\"c", "url_reg [", "domain shop.test\nhttp-services/shop/path x"] {
         scene(&format!("http-services/shop/{key}\n{A}")).assert("a", Some(false), "domain_quarantined");
     }
     let limits = || Limits { allowed: Some(Allowed::parse("other other.test").unwrap()), ..Limits::default() };
