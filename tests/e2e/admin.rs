@@ -76,7 +76,7 @@ fn what_is_done_is_shown() {
     until(DEADLINE, "the line in the file", || balancer.file().contains(up["line"].as_str().unwrap()));
     two.kill();
     let down = wait_upstream(&balancer, "shop-2", |it| it["balanced"] == false);
-    assert!(down["not_balanced"].as_str().unwrap().starts_with("HAProxy has it DOWN L4CON"), "{down}");
+    assert!(down["not_balanced"].as_str().unwrap().starts_with("HAProxy's check fails: L4CON"), "{down}");
     assert_eq!(down["state"], "ready", "it is still wanted");
 
     etcd.put("http-services/shop/overrides/shop-1", r#"{"state":"drain"}"#);

@@ -6,3 +6,4 @@ mod look;
 mod past;
 mod scene;
 mod switch;
+mod verdict;

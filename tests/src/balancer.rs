@@ -213,8 +213,8 @@ impl Balancer {
     pub fn servers_up(&self, backend: &str) -> Vec<String> {
         let table = self.try_ask("show stat").unwrap_or_default();
         let rows = table.lines().map(|line| line.split(',').collect::<Vec<_>>());
-        // Columns 0, 1 and 17 are pxname, svname and status (HAProxy's management guide, 9.1).
-        let up = rows.filter(|row| row.len() > 17 && row[0] == backend && row[1] != "BACKEND" && row[1] != "FRONTEND");
+        // Columns 0, 1, 17 and 32 are pxname, svname, status and type, 2 for a server (HAProxy's management guide, 9.1).
+        let up = rows.filter(|row| row.len() > 32 && row[0] == backend && row[32] == "2");
         let up = up.filter(|row| row[17].starts_with("UP") || row[17] == "no check");
         up.map(|row| row[1].to_owned()).collect()
     }

@@ -206,8 +206,8 @@ while data := s.recv(65536): print(data.decode(), end="")'"#,
     let stat = String::from_utf8_lossy(&stat.stdout).into_owned();
     let up = stat.lines().filter_map(|line| {
         let cells: Vec<&str> = line.split(',').collect();
-        let [name, status, weight] = [1, 17, 18].map(|cell| cells.get(cell).copied().unwrap_or_default());
-        let is_server = cells[0] == "http-shop" && name != "BACKEND";
+        let [name, status, weight, kind] = [1, 17, 18, 32].map(|cell| cells.get(cell).copied().unwrap_or_default());
+        let is_server = cells[0] == "http-shop" && kind == "2";
         (is_server && status.starts_with("UP")).then(|| Some((name.to_owned(), weight.parse().ok()?)))?
     });
     up.collect()

@@ -63,7 +63,8 @@ pub fn said(report: &Report, most: usize) -> Balancer {
         instance: Some(report.identity.instance.clone()).filter(|instance| !instance.is_empty()),
         haproxy: report.haproxy.map(|version| version.to_string()),
         pending: standing.pending.iter().take(most).map(ToString::to_string).collect(),
-        held: standing.held.iter().take(most).map(server).collect(),
+        lost: Some(standing.lost),
+        held: standing.held.keys().take(most).map(server).collect(),
         quarantined: standing.quarantined.iter().take(most).map(|(key, why)| (key.clone(), why.clone())).collect(),
         draining: report.draining.iter().take(most).map(|(name, sessions)| (server(name), *sessions)).collect(),
         ..Balancer::default()

@@ -13,6 +13,7 @@ use daemon::admin::{Config, Error, Probes, Pulse, Server};
 use haproxy::runtime::Socket;
 use prometheus_client::registry::Registry;
 use serde::{Deserialize, Serialize};
+use tokio::runtime::Handle;
 use tokio::sync::{Mutex, watch};
 use tokio_util::sync::CancellationToken;
 
@@ -114,7 +115,10 @@ impl Probes for Shown {
     }
 
     fn metrics(&self, registry: &mut Registry) {
-        crate::metrics::register(&self.report(), registry);
+        let report = self.report();
+        // This is called off the runtime, where waiting is allowed.
+        let figures = Handle::current().block_on(self.figures(report.history.front()));
+        crate::metrics::register(&report, &figures, registry);
     }
 }
 

@@ -6,11 +6,10 @@ mod certificates;
 mod service;
 mod upstream;
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 use std::time::{Duration, SystemTime};
 
 use discovery::{Balancer, ServiceId};
-use haproxy::runtime::Stat;
 use serde::Serialize;
 
 use crate::activity::UnderWay;
@@ -20,23 +19,7 @@ pub use certificates::certificates;
 pub use service::{ServiceInFull, first_services, service, services};
 pub use upstream::{UpstreamShown, upstreams};
 
-/// What HAProxy counts, by backend and server; or why it can't be asked.
-pub type Counted = Result<Vec<Stat>, String>;
-
-/// The same, found by name.
-pub(crate) struct Rows<'a>(HashMap<(&'a str, &'a str), &'a Stat>);
-
-impl<'a> Rows<'a> {
-    /// No rows where HAProxy couldn't be asked.
-    pub(crate) fn of(counted: &'a Counted) -> Self {
-        let rows = counted.iter().flatten();
-        Self(rows.map(|row| ((row.proxy.as_str(), row.name.as_str()), row)).collect())
-    }
-
-    pub(crate) fn get(&self, section: &str, name: &str) -> Option<&'a Stat> {
-        self.0.get(&(section, name)).copied()
-    }
-}
+pub use crate::figures::Counted;
 
 /// The balancer and the store that an answer is about. Every answer has it as `identity`: one URL may lead to different
 /// balancers, as 127.0.0.1 does on every host.
@@ -189,10 +172,10 @@ pub fn status(report: &Report) -> Status {
             started: report.started.map(time),
         }),
         old_haproxys: OldHaproxys { processes: report.old.processes, oldest_seconds: report.old.oldest.as_secs() },
-        applied: standing.applied.map(|position| position.revision),
+        applied: applied(report),
         filed: standing.filed,
         pending: standing.pending.iter().map(ServiceId::to_string).collect(),
-        held: standing.held.iter().map(|(service, id)| Balancer::server(service, id)).collect(),
+        held: standing.held.keys().map(|(service, id)| Balancer::server(service, id)).collect(),
         operator_files: OperatorFiles::from(&standing.operators),
         under_way: report.activities.under_way().into_iter().map(UnderWayShown::from).collect(),
         quarantined: standing.quarantined.len(),
@@ -256,6 +239,11 @@ impl From<&Done> for Act {
 /// The last acts.
 pub fn history(report: &Report) -> History {
     History { history: report.history.iter().map(|done| Act::from(&**done)).collect() }
+}
+
+/// The revision that HAProxy follows, but for what is pending.
+fn applied(report: &Report) -> Option<i64> {
+    report.standing.applied.map(|position| position.revision)
 }
 
 fn time(time: SystemTime) -> String {

@@ -195,6 +195,12 @@ impl Guard {
         held.map(|(id, hold)| (id.clone(), hold.upstream.clone())).collect()
     }
 
+    /// The upstreams that are kept, and for how long they have been; [`Duration::MAX`] is longer than this machine runs.
+    pub fn lasts(&self, now: Instant) -> impl Iterator<Item = ((ServiceId, UpstreamId), Duration)> {
+        let all = self.held.iter().flat_map(|(service, held)| held.iter().map(move |(id, hold)| (service, id, hold)));
+        all.map(move |(service, id, hold)| ((service.clone(), id.clone()), hold.lasts(now)))
+    }
+
     /// The services of which something is kept.
     pub fn holding(&self) -> Vec<ServiceId> {
         self.held.keys().cloned().collect()

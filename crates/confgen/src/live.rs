@@ -119,6 +119,13 @@ impl Live {
         self.awaited.iter().any(|(_, path)| self.maps.paths.contains_key(path))
     }
 
+    /// The sections that awaited routes lead to until the restart.
+    pub fn leads_meanwhile(&self) -> BTreeSet<&str> {
+        let Maps { paths, passthrough, .. } = &self.maps;
+        let sections = self.awaited.iter().flat_map(|(host, path)| [paths.get(path), passthrough.get(host)]);
+        sections.flatten().map(String::as_str).collect()
+    }
+
     /// Whether an awaited route leads to the service now: its servers are needed until the restart.
     pub fn needs(&self, id: &ServiceId) -> bool {
         let (section, Maps { paths, passthrough, .. }) = (id.to_string(), &self.maps);

@@ -64,7 +64,9 @@ mod report;
 mod round;
 mod run;
 
+mod figures;
 mod metrics;
+mod verdict;
 
 mod api;
 mod page;

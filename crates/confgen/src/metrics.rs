@@ -13,9 +13,13 @@ use prometheus_client::registry::Registry;
 use std::sync::atomic::AtomicU64;
 use std::time::SystemTime;
 
+use discovery::Cause;
+
 use crate::activity;
+use crate::figures::{Counted, Figures};
 use crate::report::{Done, Kind, Report};
 use crate::settle::ServerState;
+use crate::verdict::Judge;
 
 /// In seconds: a Runtime change takes under a millisecond, a file some 50 ms, a restart some 200 ms, one that fails 15 s.
 const BUCKETS: [f64; 14] = [0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 15.0];
@@ -63,7 +67,7 @@ impl Acts {
 }
 
 /// Adds all of it, as `confgen_…`.
-pub fn register(report: &Report, registry: &mut Registry) {
+pub fn register(report: &Report, counted: &Counted, registry: &mut Registry) {
     let registry = registry.sub_registry_with_prefix("confgen");
     let standing = &report.standing;
     let applied = standing.applied.map_or(0, |position| position.revision);
@@ -113,6 +117,7 @@ pub fn register(report: &Report, registry: &mut Registry) {
     infos(report, registry);
     daemon::admin::register_log(registry);
     census(report, registry);
+    verdicts(report, counted, registry);
     times(report, registry);
     certificates(report, registry);
     under_way(report, registry);
@@ -165,6 +170,33 @@ fn census(report: &Report, registry: &mut Registry) {
     }
     registry.register("services", "Services that are served", services);
     registry.register("upstreams", "Upstreams that are served, by the state that is wanted of them", upstreams);
+}
+
+/// The verdicts on all upstreams, counted.
+fn verdicts(report: &Report, counted: &Counted, registry: &mut Registry) {
+    // The others are about a balancer that can't be asked, or about the store as it is now.
+    let is_ours = |cause: &Cause| {
+        use Cause::{BalancerGarbled, Behind, NoBalancer, NoRecord, OtherStore, Unasked};
+        !matches!(cause, NoBalancer | BalancerGarbled | OtherStore | NoRecord | Behind | Unasked)
+    };
+    let unbalanced = Family::<[(&'static str, String); 1], Gauge>::default();
+    for cause in Cause::ALL.iter().filter(|cause| is_ours(cause)) {
+        drop(unbalanced.get_or_create(&[("cause", cause.name().to_owned())]));
+    }
+    let (figures, mut balanced) = (Figures::of(counted), 0);
+    let settled = &report.standing.settled;
+    for id in settled.known() {
+        let judge = Judge::of(report, &figures, id);
+        for upstream in settled.explained(id) {
+            match judge.judge(&upstream).cause() {
+                None => balanced += 1,
+                Some(cause) => _ = unbalanced.get_or_create(&[("cause", cause.name().to_owned())]).inc(),
+            }
+        }
+    }
+    registry.register("balanced_upstreams", "Upstreams that get new requests", gauge(balanced));
+    let help = "Upstreams that get no new requests, by the cause that /api/v1/upstreams and discoverctl explain name";
+    registry.register("unbalanced_upstreams", help, unbalanced);
 }
 
 fn times(report: &Report, registry: &mut Registry) {
@@ -224,7 +256,7 @@ mod tests {
 
     fn text(report: &Report) -> String {
         let mut registry = Registry::default();
-        register(report, &mut registry);
+        register(report, &Err("gone".into()), &mut registry);
         let mut text = String::new();
         prometheus_client::encoding::text::encode(&mut text, &registry).unwrap();
         text
@@ -258,6 +290,9 @@ mod tests {
             "confgen_services{kind=\"http\"} 1",
             "confgen_upstreams{state=\"ready\"} 1",
             "confgen_upstreams{state=\"drain\"} 1",
+            "confgen_balanced_upstreams 0",
+            "confgen_unbalanced_upstreams{cause=\"no_domain\"} 2",
+            "confgen_unbalanced_upstreams{cause=\"check\"} 0",
             "confgen_applies_total{kind=\"runtime\",result=\"ok\"} 1",
             "confgen_apply_duration_seconds_bucket{le=\"0.025\",kind=\"runtime\"} 1",
             "confgen_apply_duration_seconds_count{kind=\"runtime\"} 1",

@@ -6,6 +6,7 @@ mod told;
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
+use std::time::SystemTime;
 
 use discovery::{Change, Entry, Key, ServiceId, Snapshot, Topology, Upstream, UpstreamId};
 use serde::{Deserialize, Serialize};
@@ -85,6 +86,8 @@ pub struct Mirror {
     changed: Changed,
     goodbyes: BTreeSet<(ServiceId, UpstreamId)>,
     told: Vec<Told>,
+    /// When the store was listed last, by this host's clock.
+    listed_at: SystemTime,
 }
 
 impl Default for Mirror {
@@ -109,7 +112,13 @@ impl Mirror {
             changed: Changed::All,
             goodbyes: BTreeSet::new(),
             told: Vec::new(),
+            listed_at: SystemTime::UNIX_EPOCH,
         }
+    }
+
+    /// The listing that comes next is of this time.
+    pub fn stamp(&mut self, now: SystemTime) {
+        self.listed_at = now;
     }
 
     /// Takes what is remembered for what the store says, for want of anything newer. True if there is such a thing, and
@@ -139,7 +148,7 @@ impl Mirror {
         let before = self.held.len();
         let held = Arc::make_mut(&mut self.held);
         match wiped {
-            Some((_, now)) => *held = Held::of(last, listed, now),
+            Some((_, now)) => *held = Held::of(last, listed, now, self.listed_at),
             None => held.retain(|key| !listed.contains(key)),
         }
         let topology = Arc::make_mut(&mut self.topology);

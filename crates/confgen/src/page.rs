@@ -1,6 +1,7 @@
 //! The status page: what the API answers, for people. Pure.
 
 use askama::Template;
+use discovery::Cause;
 
 use crate::api::{Act, Counted, ServiceInFull, Status, UpstreamShown, first_services, history, status};
 use crate::report::Report;
@@ -49,6 +50,21 @@ impl ServiceInFull {
 
     fn more(&self) -> usize {
         self.upstreams.len().saturating_sub(UPSTREAMS)
+    }
+}
+
+impl UpstreamShown {
+    /// It gets requests, or the cause why it gets none.
+    fn requests(&self) -> &str {
+        self.verdict.cause().map_or("yes", Cause::name)
+    }
+
+    fn tone(&self) -> &'static str {
+        match self.verdict.gets_requests {
+            Some(true) => "good",
+            Some(false) => "bad",
+            None => "soft",
+        }
     }
 }
 

@@ -19,7 +19,7 @@ use crate::certs::Certificates;
 use crate::disk::Disk;
 use crate::live::Scope;
 use crate::settle::{Settled, Wanted};
-use crate::structure::{Lack, Structure};
+use crate::structure::{self, Lack, Structure};
 use known::{Known, served};
 pub use restart::Restart;
 
@@ -97,6 +97,33 @@ impl Proxy {
     /// Whether it is known to serve all that it can without a restart.
     pub fn follows(&self) -> bool {
         self.known.is_some() && self.refused.is_none()
+    }
+
+    /// The services that requests for awaited routes go to until the restart.
+    pub fn reached_meanwhile(&self) -> BTreeSet<ServiceId> {
+        let sections = self.known.iter().flat_map(|known| known.live.leads_meanwhile());
+        sections.filter_map(structure::service).collect()
+    }
+
+    /// Which of these services, which wait for a restart, no request can reach until then: HAProxy has no route to them.
+    pub fn unrouted(&self, settled: &Settled, pending: &BTreeSet<ServiceId>) -> BTreeSet<ServiceId> {
+        let Some(known) = &self.known else { return BTreeSet::new() };
+        let meanwhile = known.live.leads_meanwhile();
+        let has_expression = |id: &ServiceId, wanted: &Wanted| {
+            // HAProxy reads the map of expressions at its start only.
+            let words = wanted.url_reg.as_ref().map(|(since, regex)| format!("{since} {regex}"));
+            let running = known.structure.shares.get(&id.to_string());
+            words.is_some_and(|words| running.is_some_and(|running| running.contains(&words)))
+        };
+        let is_unrouted = |id: &&ServiceId| {
+            let Some(wanted) = settled.service(id) else { return false };
+            match wanted.routes.is_empty() {
+                _ if id.kind == discovery::Kind::Tcp || id.is_default() => false,
+                true => !has_expression(id, wanted),
+                false => known.waiting.contains(*id) && !meanwhile.contains(id.to_string().as_str()),
+            }
+        };
+        pending.iter().filter(is_unrouted).cloned().collect()
     }
 
     /// Whether nobody answers.

@@ -6,7 +6,7 @@ use std::hash::{BuildHasher as _, Hasher as _, RandomState};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
-use discovery::{Node, ServiceId, UpstreamId};
+use discovery::{Lost, Node, ServiceId, UpstreamId};
 use haproxy::masters::Old;
 use haproxy::version::Version;
 
@@ -108,8 +108,16 @@ pub struct Standing {
     pub settled: Arc<Settled>,
     /// Services of which some change waits for a restart.
     pub pending: BTreeSet<ServiceId>,
+    /// Those of them that no request reaches until then.
+    pub unrouted: BTreeSet<ServiceId>,
+    /// Services whose routes another service has by now, and that requests go to until the restart.
+    pub reached_meanwhile: BTreeSet<ServiceId>,
+    /// The service that gets the ACME challenges of every host.
+    pub acme: Option<ServiceId>,
     /// Upstreams that are served although their keys have gone.
-    pub held: BTreeSet<(ServiceId, UpstreamId)>,
+    pub held: BTreeMap<(ServiceId, UpstreamId), Retained>,
+    /// The keys that are retained since the store was reset.
+    pub lost: Lost,
     /// Keys that are not followed, and why.
     pub quarantined: BTreeMap<String, String>,
     /// The certificates that are served, and those that are refused.
@@ -118,6 +126,34 @@ pub struct Standing {
     pub refused_error_pages: usize,
     /// The operator's own files.
     pub operators: Operators,
+}
+
+/// An upstream that is served although its key is gone.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Retained {
+    /// Who retains it.
+    pub by: Retainer,
+    /// Since when; None if it isn't known.
+    pub since: Option<SystemTime>,
+}
+
+/// Who retains upstreams.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Retainer {
+    /// The removal guard (`--guard`): the upstream disappeared together with others.
+    Guard,
+    /// The store was reset and lacks the key.
+    Reset,
+}
+
+impl Retainer {
+    /// In one word.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Guard => "guard",
+            Self::Reset => "reset",
+        }
+    }
 }
 
 /// How the operator's own files stand.
@@ -192,6 +228,17 @@ impl Report {
         self.acts.count(&done);
         self.history.push_front(Arc::new(done));
         self.history.truncate(REMEMBERED);
+    }
+
+    /// The keys of a service that are not followed, and why.
+    pub fn quarantined(&self, id: &ServiceId) -> impl Iterator<Item = (&String, &String)> {
+        // The ancestor's layout has HTTP services only.
+        let ancestors = (id.kind == discovery::Kind::Http).then(|| format!("services/{}/", id.name));
+        let folders = [id.folder()].into_iter().chain(ancestors);
+        folders.flat_map(|folder| {
+            let below = self.standing.quarantined.range(folder.clone()..);
+            below.take_while(move |(key, _)| key.starts_with(&folder))
+        })
     }
 
     /// Whether HAProxy runs what the store asks for, in words either way. A service that waits for a restart, or a store

@@ -176,6 +176,8 @@ impl Rounds {
             if self.shared {
                 self.standing.pending.append(&mut before);
             }
+            self.standing.unrouted = self.proxy.unrouted(&self.settled, &self.standing.pending);
+            self.standing.reached_meanwhile = self.proxy.reached_meanwhile();
         }
         lack.map(|lack| lack.reason)
     }

@@ -27,7 +27,7 @@ use discovery::{Host, Kind, Networks, Profile, Service, ServiceId, Sticky, Topol
 use crate::domains::Allowed;
 use crate::guard::{Departure, Present};
 
-pub use explained::Explained;
+pub use explained::{Explained, Facts};
 pub use memory::Memory;
 #[cfg(test)]
 pub(crate) use reading::MOST_ROUTES;
@@ -106,8 +106,8 @@ pub struct Settled {
     claims: Arc<Claims>,
     /// Good values from before this process, for services that it has not read yet.
     remembered: Arc<Memory>,
-    /// Keys that no reading knows of, with the reason.
-    beside: BTreeMap<String, String>,
+    /// Services that may not be here, with the reason.
+    forbidden: BTreeMap<ServiceId, Forbidden>,
     /// Keys that were meant for a service or an upstream and are none, with the reason.
     unfollowed: Arc<BTreeMap<String, Box<str>>>,
     /// Upstreams whose keys have gone since they were last asked for.
@@ -116,6 +116,12 @@ pub struct Settled {
     ghosts: BTreeSet<ServiceId>,
     /// Upstreams without a key that are served all the same.
     kept: BTreeMap<ServiceId, BTreeMap<UpstreamId, Upstream>>,
+}
+
+#[derive(Clone, Debug)]
+struct Forbidden {
+    source: Arc<Service>,
+    reason: String,
 }
 
 #[derive(Clone, Debug)]

@@ -118,6 +118,12 @@ pub struct Maps {
     pub passthrough: String,
 }
 
+/// The frontend that reads requests.
+pub const WEB: &str = "discover-web";
+
+/// The frontend that TLS comes to while some of it is passed through.
+pub const TLS: &str = "discover-tls";
+
 /// Where requests for hosts whose TLS is passed through end: over HTTP they are sent to HTTPS, and on a connection that is
 /// terminated here they are misdirected.
 pub const PASSTHROUGH: &str = "discover-passthrough";

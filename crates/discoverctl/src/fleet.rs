@@ -13,7 +13,7 @@ use reqwest::{Certificate, Identity};
 use serde::de::DeserializeOwned;
 
 pub(crate) use api::{
-    Certificates, Quarantine, ServedBy, ServiceInFull, Services, Status, Traffic, Upstream, Upstreams,
+    Certificates, Quarantine, ServedBy, Service, ServiceInFull, Services, Status, Traffic, Upstream, Upstreams,
 };
 
 use crate::args::Api;

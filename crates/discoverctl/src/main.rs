@@ -16,6 +16,7 @@ mod durable;
 mod edit;
 mod palette;
 mod upstreams;
+mod verdict;
 
 // Whom is asked: the store, the balancers' API, and both until they agree.
 mod ctl;

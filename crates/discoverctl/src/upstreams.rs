@@ -3,11 +3,13 @@
 use std::collections::{BTreeMap, HashMap};
 
 use discovery::{
-    OverrideState, Service, ServiceId, Setting, SettingName, Topology, Upstream as Record, UpstreamId, UpstreamState,
+    Cause, Node, OverrideState, Service, ServiceId, Setting, SettingName, Upstream as Record, UpstreamId,
+    UpstreamState, Verdict,
 };
 use serde::Serialize;
 
 use crate::fleet::{Answers, ServiceInFull, Traffic, Upstream, Upstreams};
+use crate::verdict::{Answered, Case, Keys};
 
 /// One upstream: what is asked for it, and what is made of that.
 #[derive(Clone, Debug, PartialEq, Serialize)]
@@ -51,7 +53,9 @@ pub(crate) struct There {
     pub(crate) state: Option<&'static str>,
     /// Whether it gets new requests.
     pub(crate) balanced: Option<bool>,
-    /// Why not, or why nobody knows.
+    /// The cause why not, or why nobody knows, as `explain` names it.
+    pub(crate) cause: Option<Cause>,
+    /// The same in words.
     pub(crate) why: Option<String>,
     /// Sessions now.
     pub(crate) sessions: Option<u64>,
@@ -59,28 +63,41 @@ pub(crate) struct There {
     pub(crate) rate: Option<u64>,
     /// Its key has gone, and it is served all the same.
     pub(crate) held: bool,
+    /// Since when, RFC 3339; null where that isn't known.
+    pub(crate) held_since: Option<String>,
+    /// What retains it then: `guard` or `reset`.
+    pub(crate) held_by: Option<String>,
     /// HAProxy's own figures.
     #[serde(skip)]
     pub(crate) traffic: Option<Traffic>,
+    /// The whole verdict.
+    #[serde(skip)]
+    pub(crate) verdict: Verdict,
 }
 
 /// The upstreams of all services, or of one: those that have a record, and those that a balancer serves without one.
 pub(crate) fn rows(
-    topology: &Topology,
+    store: Keys,
     answers: &Answers<Upstreams>,
     only: Option<&ServiceId>,
 ) -> BTreeMap<(ServiceId, UpstreamId), Row> {
-    let services = topology.services().iter().filter(|(id, _)| only.is_none_or(|only| only == *id));
-    let indexed: BTreeMap<String, Result<Index, &String>> =
-        answers.iter().map(|(node, answer)| (node.to_string(), answer.as_ref().map(Index::of))).collect();
+    let services = store.topology.services().iter().filter(|(id, _)| only.is_none_or(|only| only == *id));
+    let indexed: BTreeMap<&Node, Result<Index, &String>> =
+        answers.iter().map(|(node, answer)| (node, answer.as_ref().map(Index::of))).collect();
     let mut rows = BTreeMap::new();
     for (service, keys) in services {
         let name = service.to_string();
         let held = indexed.values().flatten().flat_map(|index| index.held.get(name.as_str()).into_iter().flatten());
         let held = held.filter_map(|id| id.parse().ok());
         for id in keys.upstreams().map(|(id, _)| id.clone()).chain(held) {
-            let at =
-                |(node, index): (&String, &Result<Index, &String>)| (node.clone(), index.there(&name, id.as_str()));
+            let case = Case::of(store, service, &id);
+            let at = |(node, index): (&&Node, &Result<Index, &String>)| {
+                let answered = match index {
+                    Ok(index) => Ok(index.answered(&name, id.as_str())),
+                    Err(reason) => Err(reason.as_str()),
+                };
+                (node.to_string(), There::of(answered.ok(), case.at(node, answered)))
+            };
             let row = Row {
                 service: name.clone(),
                 id: id.to_string(),
@@ -96,6 +113,7 @@ pub(crate) fn rows(
 /// One balancer's answer, found by name.
 struct Index<'a> {
     error: Option<&'a str>,
+    applied: Option<i64>,
     upstreams: HashMap<(&'a str, &'a str), &'a Upstream>,
     held: HashMap<&'a str, Vec<&'a str>>,
 }
@@ -107,43 +125,35 @@ impl<'a> Index<'a> {
             held.entry(&it.service).or_default().push(&it.id);
         }
         let upstreams = answer.upstreams.iter().map(|it| ((it.service.as_str(), it.id.as_str()), it)).collect();
-        Self { error: answer.haproxy_error.as_deref(), upstreams, held }
+        Self { error: answer.haproxy_error.as_deref(), applied: answer.applied, upstreams, held }
     }
-}
 
-trait Seen {
-    fn there(&self, service: &str, id: &str) -> There;
-}
-
-impl Seen for Result<Index<'_>, &String> {
-    fn there(&self, service: &str, id: &str) -> There {
-        match self {
-            Err(reason) => There { why: Some((*reason).clone()), ..There::default() },
-            Ok(index) => There::of(index.error, index.upstreams.get(&(service, id)).copied()),
-        }
+    fn answered(&self, service: &str, id: &str) -> Answered<'a> {
+        let upstream = self.upstreams.get(&(service, id)).copied();
+        Answered { haproxy_error: self.error, applied: self.applied, upstream }
     }
 }
 
 impl There {
-    /// What an answer says of an upstream, if it knows of it.
-    pub(crate) fn of(haproxy_error: Option<&str>, upstream: Option<&Upstream>) -> Self {
-        if let Some(error) = haproxy_error {
-            let held = upstream.is_some_and(|it| it.held);
-            return Self { why: Some(format!("HAProxy can't be asked: {error}")), held, ..Self::default() };
-        }
-        let Some(upstream) = upstream else {
-            let why = Some("the balancer doesn't know it".to_owned());
-            return Self { state: Some("absent"), balanced: Some(false), why, ..Self::default() };
-        };
-        let traffic = upstream.haproxy.as_ref();
+    /// What a balancer answers about an upstream, None if it can't be asked, and the verdict there.
+    fn of(answered: Option<Answered>, verdict: Verdict) -> Self {
+        let upstream = answered.and_then(|it| it.upstream);
+        // HAProxy that can't be asked has no figures: what it makes of the upstream isn't known.
+        let is_known = answered.is_some_and(|it| it.haproxy_error.is_none() || it.upstream.is_none());
+        let traffic = upstream.and_then(|it| it.haproxy.as_ref());
+        let draining = upstream.and_then(|it| it.draining);
         Self {
-            state: Some(traffic.map_or("absent", |traffic| state(traffic, upstream.draining))),
-            balanced: upstream.balanced,
-            why: upstream.not_balanced.clone(),
-            sessions: upstream.draining.or_else(|| traffic.map(|it| it.sessions)),
+            state: is_known.then(|| traffic.map_or("absent", |traffic| state(traffic, draining))),
+            balanced: verdict.gets_requests,
+            cause: verdict.cause().cloned(),
+            why: verdict.words().map(str::to_owned),
+            sessions: draining.or_else(|| traffic.map(|it| it.sessions)),
             rate: traffic.map(|it| it.rate),
-            held: upstream.held,
+            held: upstream.is_some_and(|it| it.held),
+            held_since: upstream.and_then(|it| it.held_since.clone()),
+            held_by: upstream.and_then(|it| it.held_by.clone()),
             traffic: traffic.cloned(),
+            verdict,
         }
     }
 }
@@ -217,8 +227,11 @@ fn strictest(announced: UpstreamState, imposed: Option<OverrideState>, active: O
 
 /// What the balancers say of the upstreams of one service.
 pub(crate) fn of_service(answers: &Answers<ServiceInFull>) -> Answers<Upstreams> {
-    let upstreams =
-        |it: &ServiceInFull| Upstreams { haproxy_error: it.haproxy_error.clone(), upstreams: it.upstreams.clone() };
+    let upstreams = |it: &ServiceInFull| Upstreams {
+        haproxy_error: it.haproxy_error.clone(),
+        applied: it.applied,
+        upstreams: it.upstreams.clone(),
+    };
     answers.iter().map(|(node, answer)| (node.clone(), answer.as_ref().map(upstreams).map_err(Clone::clone))).collect()
 }
 
@@ -256,7 +269,7 @@ mod tests {
         );
         let answers: Answers<Upstreams> =
             [("lb1".parse().unwrap(), Ok(lb1.unwrap())), ("lb2".parse().unwrap(), Err("no".to_owned()))].into();
-        let rows = rows(&store.topology, &answers, None);
+        let rows = rows(Keys::from(&store), &answers, None);
         let line = |row: &Row| {
             let there = &row.balancers["lb1"];
             let weight = row.asked.weight.unwrap_or_default();
@@ -273,6 +286,7 @@ mod tests {
             ]
         );
         let lb2 = &rows.values().next().unwrap().balancers["lb2"];
-        assert_eq!((lb2.state, lb2.why.as_deref()), (None, Some("no")));
+        assert_eq!((lb2.state, lb2.cause.as_ref()), (None, Some(&Cause::NoDomain)));
+        assert!(lb2.verdict.names(&Cause::Unasked), "{lb2:?}");
     }
 }

@@ -25,7 +25,7 @@ pub(crate) struct Awaited {
     pub(crate) drained: BTreeSet<(ServiceId, UpstreamId)>,
     /// The keys that nobody may refuse, relative to the prefix.
     pub(crate) keys: Vec<String>,
-    /// Nothing may be held that the store has no longer.
+    /// Nothing may be retained that a reset store lacks.
     pub(crate) lets_go: bool,
 }
 
@@ -46,10 +46,11 @@ impl Awaited {
             && (!self.lets_go || self.has_let_go(cluster, balancer))
     }
 
-    /// Whether it has heard of the revision, and holds nothing.
+    /// The balancer has seen the revision, and retains nothing of the store before.
     fn has_let_go(&self, cluster: u64, balancer: &Balancer) -> bool {
-        let holds = !balancer.held.is_empty() || balancer.more.contains("held");
-        balancer.cluster == cluster && balancer.seen >= self.revision && !holds
+        // An older confgen says only that it has seen the revision. `applied` says that HAProxy follows.
+        let reached = if balancer.lost.is_some() { balancer.applied } else { balancer.seen };
+        balancer.cluster == cluster && reached >= self.revision && !balancer.retains_lost_keys()
     }
 
     /// The keys that a balancer which has seen them refuses.
@@ -84,8 +85,9 @@ impl Awaited {
         if let Some(service) = self.services.iter().find(|service| said.pending.contains(&service.to_string())) {
             return Some(format!("{service} waits for a restart"));
         }
-        if self.lets_go && !said.held.is_empty() {
-            return Some(format!("it holds {} upstreams", said.held.len()));
+        if self.lets_go && said.retains_lost_keys() {
+            let keys = said.lost.map(|lost| format!("it retains {} keys", lost.keys));
+            return Some(keys.unwrap_or_else(|| format!("it retains {} upstreams", said.held.len())));
         }
         let open = self.drained.iter().find_map(|(service, id)| {
             let server = Balancer::server(service, id);

@@ -42,6 +42,9 @@ pub struct Balancer {
     pub pending: BTreeSet<String>,
     /// The upstreams that it keeps though the store has them no longer.
     pub held: BTreeSet<String>,
+    /// What it retains since the store was reset; None if an older confgen doesn't say.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub lost: Option<Lost>,
     /// The keys that it refuses, relative to the prefix, and why.
     #[serde(default)]
     pub quarantined: BTreeMap<String, String>,
@@ -51,6 +54,15 @@ pub struct Balancer {
     /// The lists that are cut: what is missing from them counts as in them.
     #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
     pub more: BTreeSet<String>,
+}
+
+/// What a balancer retains of a store that was reset.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Lost {
+    /// The revision at which the balancer found the store reset; 0 if it retains nothing.
+    pub revision: i64,
+    /// How many keys of the store before it retains.
+    pub keys: usize,
 }
 
 impl Balancer {
@@ -97,6 +109,12 @@ impl Balancer {
         self.runs(cluster, revision, service, upstream)
             && !self.draining.contains_key(&server)
             && !self.more.contains("draining")
+    }
+
+    /// It retains keys that a reset store lacks, or may do so.
+    pub fn retains_lost_keys(&self) -> bool {
+        // An older confgen names only upstreams, and those of its removal guard among them.
+        self.lost.map_or(!self.held.is_empty() || self.more.contains("held"), |lost| lost.keys > 0)
     }
 
     /// Why it refuses a key, relative to the prefix; None where it doesn't, or the list is cut before it.

@@ -24,10 +24,11 @@ mod balancers;
 mod claim;
 mod store;
 mod topology;
+mod verdict;
 
 pub use acceptance::Acceptance;
 pub use address::{Bind, Networks, UpstreamAddress};
-pub use balancer::Balancer;
+pub use balancer::{Balancer, Lost};
 pub use balancers::{Balancers, RefusedKey};
 pub use claim::{Claim, Rival, claims, rivals};
 pub use domain::{Domain, Host};
@@ -44,3 +45,4 @@ pub use span::Span;
 pub use store::{Change, Entry, Snapshot};
 pub use topology::{Field, Service, Topology};
 pub use url_regex::UrlRegex;
+pub use verdict::{Cause, Reason, Verdict, refrains};

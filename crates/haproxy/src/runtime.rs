@@ -22,7 +22,7 @@ pub use info::Info;
 pub use options::{CheckTls, ServerOptions, ServerTls, Sni};
 pub use servers::{Admin, NotServersState, Operation, ServerState, ServersState};
 pub use sessions::Sessions;
-pub use stats::{Average, Count, Stat};
+pub use stats::{Average, Count, RowKind, Stat};
 
 use crate::exchange;
 
@@ -209,7 +209,7 @@ impl Socket {
         ServersState::parse(&answer).ok_or_else(|| self.refused(command, &answer))
     }
 
-    /// What every backend and server has seen so far: `show stat`.
+    /// What every frontend, backend and server has seen so far: `show stat`.
     ///
     /// # Errors
     /// As [`ask`](Self::ask), or when it isn't the answer to that.

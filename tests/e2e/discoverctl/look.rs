@@ -207,7 +207,10 @@ fn looked_at(etcd: &Etcd, app: &App) {
     wait_status(etcd, &["check", "shop/ready"], 0);
     let said = ctl(etcd, &["check", "shop", "--output", "plain"]);
     said.assert(1);
-    assert!(said.stdout.contains("http-shop/dead\tnot_balanced\tlb1\tnot_balanced\tHAProxy has it DOWN"), "{said:#?}");
+    assert!(
+        said.stdout.contains("http-shop/dead\tnot_balanced\tlb1\tnot_balanced\tHAProxy's check fails: L4CON"),
+        "{said:#?}"
+    );
     ctl(etcd, &["verify", "crowd"]).assert(0);
     // A drained one is checked all the same; one that is in maintenance isn't.
     let verified = ["dead\tnot_found\tlb1\tnot_found\tL4CON", "drained\tfound\t", "leaving\t–\t", "ready\tfound\t"];

@@ -129,7 +129,7 @@ fn a_document_is_written_and_read() {
 }
 
 #[test]
-fn a_wiped_store_is_accepted() {
+fn a_wiped_store_is_accepted_once_and_nothing_is_left_of_that() {
     let _turn = light();
     let mut etcd = Etcd::start();
     let app = App::alone("shop-1");
@@ -140,15 +140,25 @@ fn a_wiped_store_is_accepted() {
     let balancer = Balancer::start(&etcd);
     balancer.wait_status(DEADLINE, "shop.test", "/", 200);
     balancer.wait_settled(DEADLINE);
+    // A healthy store has nothing to accept, and no word is left for the next reset.
+    until(DEADLINE, "the balancer to say how it stands", || !etcd.keys("balancers/").is_empty());
+    ctl(&etcd, &["accept-store"]).assert_error(4, "nothing to accept");
+    assert!(etcd.keys("control/").is_empty());
     etcd.wipe();
     until(DEADLINE, "the wipe to be noticed", || balancer.log("confgen").contains("the store was wiped"));
     until(DEADLINE, "what is held to be said", || {
         let said = ctl(&etcd, &["accept-store", "--dry-run"]);
-        if said.stdout.contains(" holds 1 upstreams") { Ok(()) } else { Err(format!("{said:?}")) }
+        if said.stdout.contains("keys, 1 upstreams") { Ok(()) } else { Err(format!("{said:?}")) }
     });
     balancer.wait_status(DEADLINE, "shop.test", "/", 200);
     let said = ctl(&etcd, &["accept-store"]);
     said.assert(0);
     assert!(said.stdout.contains("followed by "), "{said:#?}");
     assert!(balancer.servers_up("http-shop").is_empty(), "it was said too early");
+    assert!(etcd.keys("control/").is_empty(), "the key has done its work");
+    // One that was left by somebody is deleted, and is told.
+    etcd.put("control/accept-store", "{}");
+    ctl(&etcd, &["lint"]).assert(1);
+    ctl(&etcd, &["accept-store"]).assert(0);
+    assert!(etcd.keys("control/").is_empty());
 }

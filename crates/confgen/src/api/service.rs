@@ -3,11 +3,11 @@
 use std::collections::BTreeMap;
 
 use discovery::{Kind, ServiceId, Tls};
-use haproxy::runtime::Stat;
 use serde::Serialize;
 
 use super::upstream::{Traffic, UpstreamShown, of_service};
-use super::{Counted, Rows};
+use super::{Counted, applied};
+use crate::figures::Figures;
 use crate::report::Report;
 use crate::settle::{Preview, Settings};
 use crate::structure;
@@ -18,6 +18,8 @@ use crate::view::preview_section;
 pub struct Services {
     /// Why HAProxy couldn't be asked, if so.
     pub haproxy_error: Option<String>,
+    /// The revision that HAProxy follows, but for what is pending.
+    pub applied: Option<i64>,
     /// By kind, then by name.
     pub services: Vec<ServiceShown>,
 }
@@ -93,6 +95,8 @@ pub struct Census {
 pub struct ServiceInFull {
     /// Why HAProxy couldn't be asked, if so.
     pub haproxy_error: Option<String>,
+    /// The revision that HAProxy follows, but for what is pending.
+    pub applied: Option<i64>,
     /// The service.
     pub service: ServiceShown,
     /// Its upstreams.
@@ -103,40 +107,34 @@ pub struct ServiceInFull {
 
 /// All services of now.
 pub fn services(report: &Report, counted: &Counted) -> Services {
-    let rows = Rows::of(counted);
+    let figures = Figures::of(counted);
     let known = report.standing.settled.known();
-    let services = known.map(|id| show(report, id, counted, &rows).0).collect();
-    Services { haproxy_error: counted.as_ref().err().cloned(), services }
+    let services = known.map(|id| show(report, id, &figures).0).collect();
+    Services { haproxy_error: counted.as_ref().err().cloned(), applied: applied(report), services }
 }
 
 /// One service of now; none if there is none of that id.
 pub fn service(report: &Report, counted: &Counted, id: &str) -> Option<ServiceInFull> {
     let id = report.standing.settled.known().find(|known| known.to_string() == id)?;
-    Some(in_full(report, id, counted, &Rows::of(counted)))
+    Some(in_full(report, id, &Figures::of(counted)))
 }
 
 /// The first so many services of now.
 pub fn first_services(report: &Report, counted: &Counted, most: usize) -> Vec<ServiceInFull> {
-    let rows = Rows::of(counted);
-    report.standing.settled.known().take(most).map(|id| in_full(report, id, counted, &rows)).collect()
+    let figures = Figures::of(counted);
+    report.standing.settled.known().take(most).map(|id| in_full(report, id, &figures)).collect()
 }
 
-fn in_full(report: &Report, id: &ServiceId, counted: &Counted, rows: &Rows) -> ServiceInFull {
-    let (service, upstreams) = show(report, id, counted, rows);
-    let mine = |key: &str| key.starts_with(&id.folder()) || is_ancestors(id, key);
-    let quarantine = report.standing.quarantined.iter().filter(|(key, _)| mine(key));
-    let quarantine = quarantine.map(|(key, reason)| (key.clone(), reason.clone())).collect();
-    ServiceInFull { haproxy_error: counted.as_ref().err().cloned(), service, upstreams, quarantine }
+fn in_full(report: &Report, id: &ServiceId, figures: &Figures) -> ServiceInFull {
+    let (service, upstreams) = show(report, id, figures);
+    let quarantine = report.quarantined(id).map(|(key, reason)| (key.clone(), reason.clone())).collect();
+    let haproxy_error = figures.error().map(str::to_owned);
+    ServiceInFull { haproxy_error, applied: applied(report), service, upstreams, quarantine }
 }
 
-/// The ancestor's layout has HTTP services alone.
-fn is_ancestors(id: &ServiceId, key: &str) -> bool {
-    id.kind == Kind::Http && key.starts_with(&format!("services/{}/", id.name))
-}
-
-fn show(report: &Report, id: &ServiceId, counted: &Counted, rows: &Rows) -> (ServiceShown, Vec<UpstreamShown>) {
+fn show(report: &Report, id: &ServiceId, figures: &Figures) -> (ServiceShown, Vec<UpstreamShown>) {
     let settled = &report.standing.settled;
-    let upstreams = of_service(report, counted.is_ok().then_some(rows), id);
+    let upstreams = of_service(report, figures, id);
     let wanted = settled.service(id);
     let routes = wanted.iter().flat_map(|wanted| &wanted.routes);
     let binds = wanted.iter().flat_map(|wanted| &wanted.binds);
@@ -148,7 +146,7 @@ fn show(report: &Report, id: &ServiceId, counted: &Counted, rows: &Rows) -> (Ser
             color: preview.color.to_string(),
             routes: preview.routes.iter().map(route).collect(),
             upstreams: preview.servers.len(),
-            haproxy: rows.get(&section, Stat::BACKEND).map(Traffic::from),
+            haproxy: figures.backend(&section).map(Traffic::from),
             section,
         }
     };
@@ -167,7 +165,7 @@ fn show(report: &Report, id: &ServiceId, counted: &Counted, rows: &Rows) -> (Ser
             ready: upstreams.iter().filter(|it| it.state == Some("ready")).count(),
             balanced: upstreams.iter().filter(|it| it.balanced == Some(true)).count(),
         },
-        haproxy: rows.get(&id.to_string(), Stat::BACKEND).map(Traffic::from),
+        haproxy: figures.backend(&id.to_string()).map(Traffic::from),
         previews: wanted.iter().flat_map(|wanted| &wanted.previews).map(preview).collect(),
         named_by: named_by(report, id),
     };

@@ -1,7 +1,7 @@
 use std::sync::Arc;
 
 use expect_test::expect;
-use haproxy::runtime::Count;
+use haproxy::runtime::{Count, RowKind, Stat};
 use haproxy::version::Version;
 
 use super::*;
@@ -9,7 +9,7 @@ use crate::certificate::Certificate;
 use crate::certificate::tests::certificate as make_certificate;
 use crate::certs::{Certificates, Choice};
 use crate::mirror::Position;
-use crate::report::{Identity, Kind, Running, Standing};
+use crate::report::{Identity, Kind, Retained, Retainer, Running, Standing};
 use crate::settle::tests::{settle, topology};
 
 /// Unix seconds.
@@ -76,6 +76,10 @@ fn row(proxy: &str, name: &str, status: &str) -> Stat {
     }
 }
 
+fn backend(proxy: &str) -> Stat {
+    Stat { kind: RowKind::Backend, ..row(proxy, "BACKEND", "UP") }
+}
+
 fn counted() -> Counted {
     let spare = Stat { active: 0, backup: 1, ..row("tcp-db", "spare", "UP") };
     let down = Stat { check: Some("L4CON".into()), ..row("http-shop", "b", "DOWN") };
@@ -83,10 +87,10 @@ fn counted() -> Counted {
         row("http-shop", "a", "UP"),
         down,
         row("http-shop", "c", "MAINT"),
-        row("http-shop", Stat::BACKEND, "UP"),
+        backend("http-shop"),
         row("tcp-db", "a", "no check"),
         spare,
-        row("tcp-db", Stat::BACKEND, "UP"),
+        backend("tcp-db"),
     ])
 }
 
@@ -107,28 +111,32 @@ fn table(report: &Report, counted: &Counted) -> String {
 #[test]
 fn each_upstream_is_explained() {
     expect![[r#"
-        http-gated/a - [] its service gets no upstreams as it stands; see the quarantine
+        http-gated/a - [] the service has no domain: discoverctl set gated domain VALUE
         http-shop/a server a 10.0.0.1:80 weight 256 [color blue is active: blue=90 green=10] Some(true)
-        http-shop/b server b 10.0.0.2:80 weight 7 disabled [an override says maint; an override says weight 7; color green is active: blue=90 green=10] HAProxy has it DOWN L4CON
-        http-shop/c server c 10.0.0.3:80 disabled [its announcer says drain; color red is not active: blue=90 green=10] HAProxy has it MAINT
-        http-shop/d server d 10.0.0.4:80 weight 0 [it has no color, and active is blue=90 green=10] HAProxy has no such server yet
+        http-shop/b server b 10.0.0.2:80 weight 7 disabled [an override says maint; an override says weight 7; color green is active: blue=90 green=10] an override says maint: discoverctl ready shop/b takes it back
+        http-shop/bad - [] http-services/shop/upstreams/bad is not followed: `not an address`: an upstream is an IP address and a port: 172.17.8.101:8000, [fd00::1]:8000; no good value yet
+        http-shop/c server c 10.0.0.3:80 disabled [its announcer says drain; color red is not active: blue=90 green=10] its announcer says drain
+        http-shop/d server d 10.0.0.4:80 weight 0 [it has no color, and active is blue=90 green=10] it has no color, and active is blue=90 green=10
         tcp-db/a server a 10.0.0.5:3306 [] Some(true)
         tcp-db/spare server spare 10.0.0.6:3306 backup [] a backup, and others are up
     "#]]
     .assert_eq(&table(&report(), &counted()));
     let mut held = report();
-    Arc::make_mut(&mut held.standing).held.insert((db(), "a".parse().unwrap()));
+    let retained = Retained { by: Retainer::Reset, since: Some(SystemTime::UNIX_EPOCH) };
+    Arc::make_mut(&mut held.standing).held.insert((db(), "a".parse().unwrap()), retained);
     let held = upstreams(&held, &counted(), Some("tcp-db")).upstreams.remove(0);
-    assert!(held.held && held.why == ["the store has lost its key; it is kept until that key is written again"]);
+    assert_eq!((held.held, held.held_by), (true, Some("reset")));
+    assert_eq!(held.held_since.as_deref(), Some("1970-01-01T00:00:00.000Z"));
+    assert!(held.why[0].starts_with("the store was reset and lacks its key, since 1970"), "{:?}", held.why);
     let silent = upstreams(&report(), &Err("gone".into()), Some("http-shop"));
-    assert_eq!((silent.upstreams.len(), silent.haproxy_error.as_deref()), (4, Some("gone")));
+    assert_eq!((silent.upstreams.len(), silent.haproxy_error.as_deref()), (5, Some("gone")));
     assert!(silent.upstreams.iter().all(|it| it.balanced.is_none() && it.haproxy.is_none()));
 }
 
 #[test]
 fn a_service_is_shown_with_what_is_refused_of_it() {
     let shop = service(&report(), &counted(), "http-shop").unwrap();
-    assert_eq!((shop.service.upstreams.total, shop.service.upstreams.balanced), (4, 1));
+    assert_eq!((shop.service.upstreams.total, shop.service.upstreams.balanced), (5, 1));
     assert_eq!(shop.quarantine.keys().collect::<Vec<_>>(), ["http-services/shop/upstreams/bad"]);
     assert_eq!(shop.service.settings.get("active").map(String::as_str), Some("blue=90 green=10"));
     assert!(service(&report(), &counted(), "shop").is_none());

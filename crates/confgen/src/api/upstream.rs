@@ -1,12 +1,14 @@
 //! Upstreams: what is wanted of each and why, and what HAProxy makes of it.
 
-use discovery::{OverrideState, ServiceId, UpstreamState};
+use discovery::{OverrideState, ServiceId, UpstreamState, Verdict};
 use haproxy::runtime::Stat;
 use serde::Serialize;
 
-use super::{Counted, Rows};
+use super::{Counted, applied};
+use crate::figures::Figures;
 use crate::report::Report;
 use crate::settle::{Explained, Server, ServerState, Settings};
+use crate::verdict::Judge;
 use crate::view::preview_section;
 
 /// `/api/v1/upstreams`: all of them, or those of `?service=http-shop`.
@@ -14,6 +16,8 @@ use crate::view::preview_section;
 pub struct Upstreams {
     /// Why HAProxy couldn't be asked, if so; then no upstream has `haproxy`, and `balanced` is null.
     pub haproxy_error: Option<String>,
+    /// The revision that HAProxy follows, but for what is pending.
+    pub applied: Option<i64>,
     /// By service, then by id.
     pub upstreams: Vec<UpstreamShown>,
 }
@@ -43,6 +47,10 @@ pub struct UpstreamShown {
     pub imposed: Option<Imposed>,
     /// Its key has gone, and it is served all the same.
     pub held: bool,
+    /// What retains it then: `guard` or `reset`.
+    pub held_by: Option<&'static str>,
+    /// Since when; null where that isn't known.
+    pub held_since: Option<String>,
     /// A change of its service waits for a restart.
     pub pending: bool,
     /// It takes no new request, and so much is still open on it, in old HAProxy processes too; null where nothing is waited
@@ -50,9 +58,11 @@ pub struct UpstreamShown {
     pub draining: Option<u64>,
     /// Its line in haproxy.cfg.
     pub line: Option<String>,
-    /// Whether HAProxy sends new requests there; null where HAProxy can't be asked.
+    /// It gets new requests, or why it doesn't.
+    pub verdict: Verdict,
+    /// The verdict's `gets_requests`.
     pub balanced: Option<bool>,
-    /// Why not.
+    /// The words of the verdict's `because`, where it gets none.
     pub not_balanced: Option<String>,
     /// What HAProxy has seen of it since it started.
     pub haproxy: Option<Traffic>,
@@ -186,24 +196,28 @@ impl From<&Stat> for Traffic {
 
 /// The upstreams of now, of one service or of all.
 pub fn upstreams(report: &Report, counted: &Counted, of: Option<&str>) -> Upstreams {
-    let rows = Rows::of(counted);
+    let figures = Figures::of(counted);
     let known = report.standing.settled.known().filter(|id| of.is_none_or(|of| id.to_string() == of));
-    let upstreams = known.flat_map(|id| of_service(report, counted.is_ok().then_some(&rows), id)).collect();
-    Upstreams { haproxy_error: counted.as_ref().err().cloned(), upstreams }
+    let upstreams = known.flat_map(|id| of_service(report, &figures, id)).collect();
+    Upstreams { haproxy_error: counted.as_ref().err().cloned(), applied: applied(report), upstreams }
 }
 
-/// The upstreams of one service; no rows is that HAProxy couldn't be asked.
-pub(super) fn of_service(report: &Report, rows: Option<&Rows>, id: &ServiceId) -> Vec<UpstreamShown> {
+/// The upstreams of one service.
+pub(super) fn of_service(report: &Report, figures: &Figures, id: &ServiceId) -> Vec<UpstreamShown> {
     let standing = &report.standing;
     let settings = standing.settled.service(id).map(|wanted| &wanted.settings);
     let pending = standing.pending.contains(id);
     let explained = standing.settled.explained(id);
+    let judge = Judge::of(report, figures, id);
     let show = |upstream: &Explained| {
         let name = (id.clone(), upstream.id.clone());
-        let (draining, held) = (report.draining.get(&name).copied(), standing.held.contains(&name));
-        let mut shown = UpstreamShown { draining, held, ..show(upstream, id, settings, pending, rows) };
-        if held && !upstream.kept {
-            shown.why.push("the store has lost its key; it is kept until that key is written again".into());
+        let (draining, held) = (report.draining.get(&name).copied(), standing.held.get(&name));
+        let mut shown =
+            UpstreamShown { draining, pending, ..show(upstream, id, settings, judge.judge(upstream), figures) };
+        if let Some(retained) = held {
+            (shown.held, shown.held_by) = (true, Some(retained.by.name()));
+            shown.held_since = retained.since.map(super::time);
+            shown.why.push(retained.words());
         }
         shown
     };
@@ -214,13 +228,12 @@ fn show(
     upstream: &Explained,
     service: &ServiceId,
     settings: Option<&Settings>,
-    pending: bool,
-    rows: Option<&Rows>,
+    verdict: Verdict,
+    figures: &Figures,
 ) -> UpstreamShown {
     let Explained { id, server, previewed, announced, imposed, .. } = *upstream;
     let section = service.to_string();
-    let row = rows.and_then(|rows| rows.get(&section, id.as_str()));
-    let balanced = rows.map(|rows| balanced(upstream, rows.get(&section, Stat::BACKEND), row, pending));
+    let says_no = verdict.gets_requests == Some(false);
     UpstreamShown {
         id: id.to_string(),
         address: server.map(|server| server.address).or(announced.map(|it| it.address)).map(|it| it.to_string()),
@@ -245,19 +258,22 @@ fn show(
             weight: it.weight.map(discovery::Weight::get),
         }),
         held: false,
-        pending,
+        held_by: None,
+        held_since: None,
+        pending: false,
         draining: None,
         line: server.map(Server::line),
-        balanced: balanced.as_ref().map(Result::is_ok),
-        not_balanced: balanced.and_then(Result::err),
-        haproxy: row.map(Traffic::from),
+        balanced: verdict.gets_requests,
+        not_balanced: verdict.words().filter(|_| says_no).map(str::to_owned),
+        verdict,
+        haproxy: figures.server(&section, id.as_str()).map(Traffic::from),
         preview: previewed.map(|(color, server)| {
             let section = preview_section(service, color);
             PreviewShown {
                 state: state(server),
                 weight: server.weight,
                 line: server.line(),
-                haproxy: rows.and_then(|rows| rows.get(&section, id.as_str())).map(Traffic::from),
+                haproxy: figures.server(&section, id.as_str()).map(Traffic::from),
                 section,
             }
         }),
@@ -273,31 +289,9 @@ fn state(server: &Server) -> &'static str {
     }
 }
 
-/// Whether HAProxy sends new requests there, or why not.
-fn balanced(upstream: &Explained, backend: Option<&Stat>, row: Option<&Stat>, pending: bool) -> Result<(), String> {
-    if upstream.server.is_none() {
-        return Err("its service gets no upstreams as it stands; see the quarantine".into());
-    }
-    let Some(row) = row else {
-        let reason = if pending { "waits for a restart" } else { "HAProxy has no such server yet" };
-        return Err(reason.into());
-    };
-    if !row.is_up() {
-        let words: Vec<&str> = [&row.check, &row.check_words].into_iter().flatten().map(String::as_str).collect();
-        return Err(format!("HAProxy has it {} {}", row.status, words.join(": ")).trim_end().to_owned());
-    }
-    if row.weight == 0 {
-        return Err("its weight is 0".into());
-    }
-    if row.backup > 0 && backend.is_some_and(|backend| backend.active > 0) {
-        return Err("a backup, and others are up".into());
-    }
-    Ok(())
-}
-
 /// Who has a say in it besides its announcer's plain record, in words.
 fn why(upstream: &Explained, settings: Option<&Settings>) -> Vec<String> {
-    let Explained { announced, imposed, kept, .. } = *upstream;
+    let Explained { announced, imposed, .. } = *upstream;
     let mut words = Vec::new();
     match announced.map(|it| it.state) {
         None | Some(UpstreamState::Ready) => {}
@@ -316,9 +310,6 @@ fn why(upstream: &Explained, settings: Option<&Settings>) -> Vec<String> {
             Some(color) if active.share(color).is_none() => format!("color {color} is not active: {active}"),
             Some(color) => format!("color {color} is active: {active}"),
         });
-    }
-    if kept {
-        words.push("its key has gone in a crowd; it is kept while HAProxy finds it up".into());
     }
     words
 }

@@ -229,6 +229,7 @@ fn a_route_stays_where_it_is_until_its_new_service_can_answer() {
     live.made(Scope::All, &[(&a, before.service(&a).map(|wanted| &**wanted))]);
     live.awaiting(after.services().map(|(_, wanted)| &**wanted));
     assert!(live.holds_back() && live.needs(&a));
+    assert_eq!(live.leads_meanwhile(), ["http-a"].into());
     for scope in [Scope::These, Scope::All] {
         let changes = live.steps(scope, &[(&a, None)], &maps()).changes;
         let changes: Vec<_> = changes.iter().map(ToString::to_string).collect();

@@ -4,8 +4,9 @@
 //! stands until that very key is written again, or an operator says that the new store is meant.
 
 use std::collections::BTreeSet;
+use std::time::SystemTime;
 
-use discovery::{Acceptance, Entry, Key, Layout, ServiceId, Topology, UpstreamAddress, UpstreamId};
+use discovery::{Acceptance, Entry, Key, Layout, Lost, ServiceId, Topology, UpstreamAddress, UpstreamId};
 use serde::{Deserialize, Serialize};
 
 use super::Position;
@@ -20,16 +21,28 @@ pub struct Held {
     bore: Bearers,
     /// The store that was found wiped, and as of when.
     noticed: Position,
+    /// When it was, by this host's clock; None if an older confgen noticed it.
+    since: Option<SystemTime>,
 }
 
 impl Held {
     /// Holds what the last topology has and the listing of a wiped store lacks. What was held already is part of the
     /// last topology.
-    pub fn of(last: &Topology, listed: &BTreeSet<&str>, noticed: Position) -> Self {
+    pub fn of(last: &Topology, listed: &BTreeSet<&str>, noticed: Position, at: SystemTime) -> Self {
         let lacks = last.entries().map(|entry| &entry.key).filter(|key| !listed.contains(key.as_str()));
         let keys: BTreeSet<String> = lacks.cloned().collect();
         let held_ones: BTreeSet<UpstreamAddress> = addresses(last, &keys).collect();
-        Self { bore: bearers(last.services(), |address| held_ones.contains(address)), keys, noticed }
+        Self { bore: bearers(last.services(), |address| held_ones.contains(address)), keys, noticed, since: Some(at) }
+    }
+
+    /// Since when keys are held.
+    pub fn since(&self) -> Option<SystemTime> {
+        self.since
+    }
+
+    /// How much of which store is held.
+    pub fn lost(&self) -> Lost {
+        if self.is_empty() { Lost::default() } else { Lost { revision: self.noticed.revision, keys: self.len() } }
     }
 
     /// Nothing is held.
@@ -97,10 +110,21 @@ impl Held {
         if acceptance.cluster != self.noticed.cluster {
             return Err(format!("it is about cluster {}, this one is {}", acceptance.cluster, self.noticed.cluster));
         }
-        if word.mod_revision <= self.noticed.revision {
+        let noticed = self.noticed.revision;
+        if word.mod_revision <= noticed {
             return Err("it was written before the store was found wiped".into());
         }
-        Ok(())
+        // One that a backup or a script wrote again is about a store of before, whatever its key's own revision is.
+        match acceptance.revision {
+            0 => Err(format!("it doesn't say which revision it is about; {noticed} or later is")),
+            about if about < noticed => {
+                Err(format!("it is about revision {about}, and the store was found wiped at {noticed}"))
+            }
+            about if about > word.mod_revision => {
+                Err(format!("it is about revision {about}, and was written at {}", word.mod_revision))
+            }
+            _ => Ok(()),
+        }
     }
 }
 

@@ -170,6 +170,13 @@ fn an_operator_lets_all_of_it_go() {
     assert_eq!(mirror.told(), [Told::NotAccepted("it is about cluster 8, this one is 7".into())]);
     put(&mut mirror, entry("control/accept-store", "yes", 7));
     assert!(matches!(mirror.told().as_slice(), [Told::NotAccepted(_)]));
+    // What a backup or a script writes again is about a store of before, whichever revision its key has by now.
+    for (about, reason) in [(4, "about revision 4, and"), (100, "about revision 100, and"), (0, "doesn't say which")] {
+        let again = Acceptance { cluster: 7, revision: about }.to_string();
+        put(&mut mirror, entry("control/accept-store", &again, 7));
+        let told = mirror.told();
+        assert!(matches!(told.as_slice(), [Told::NotAccepted(words)] if words.contains(reason)), "{told:?}");
+    }
     drop(mirror.news());
     assert!(put(&mut mirror, word(7, 8)), "a round has to see it");
     assert_eq!(mirror.told(), [Told::Accepted { keys: 4 }]);

@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Instant, SystemTime};
 
 use discovery::Snapshot;
 use haproxy::runtime::Socket;
@@ -103,6 +103,7 @@ impl Rounds {
     /// What the store says, to one who sees it for the first time: what was known before is compared with it.
     pub fn first(&mut self, snapshot: &Snapshot) -> News {
         let mut mirror = Mirror::remembering(self.take_stored());
+        mirror.stamp(SystemTime::now());
         mirror.list(snapshot);
         mirror.told().iter().for_each(|told| tracing::warn!("{told}"));
         mirror.news().unwrap_or_else(|| News::first(snapshot))

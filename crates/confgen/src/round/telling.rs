@@ -1,15 +1,16 @@
 //! How things stand, for whoever asks, and what is said once to the log.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::time::{Instant, SystemTime};
 
-use discovery::ServiceId;
 use haproxy::runtime::ServerName;
 
 use super::Rounds;
 use crate::draining::Upstream;
 use crate::expiry;
 use crate::mirror::Position;
-use crate::report::Standing;
+use crate::report::{Retained, Retainer, Standing};
 use crate::structure;
 
 impl Rounds {
@@ -32,17 +33,29 @@ impl Rounds {
 
     /// How things stand.
     pub fn standing(&self) -> Standing {
-        let held = |service: &ServiceId| self.guard.held(service).into_keys();
-        let held = self.guard.holding().into_iter().flat_map(|of| held(&of).map(move |id| (of.clone(), id)));
         Standing {
             settled: Arc::new(self.settled.clone()),
-            held: held.chain(self.held.upstreams(|service, id| self.settled.record(service, id))).collect(),
+            held: self.retained(),
+            lost: self.held.lost(),
+            acme: self.site.acme.clone(),
             quarantined: self.quarantined.clone(),
             certificates: Arc::clone(&self.outside.certificates),
             refused_error_pages: self.outside.pages.refused.len(),
             operators: self.operators(),
             ..self.standing.clone()
         }
+    }
+
+    /// The upstreams that are served although their keys are gone.
+    fn retained(&self) -> BTreeMap<Upstream, Retained> {
+        let reset = Retained { by: Retainer::Reset, since: self.held.since() };
+        let lost = self.held.upstreams(|service, id| self.settled.record(service, id));
+        let mut retained: BTreeMap<Upstream, Retained> = lost.into_iter().map(|name| (name, reset)).collect();
+        let now = SystemTime::now();
+        for (name, lasts) in self.guard.lasts(Instant::now()) {
+            retained.insert(name, Retained { by: Retainer::Guard, since: now.checked_sub(lasts) });
+        }
+        retained
     }
 
     /// Says once what is refused, and once that it no longer is.

@@ -15,6 +15,7 @@ impl Daemon {
         match event {
             Event::Snapshot(snapshot) => {
                 tracing::info!("store listed: {} keys at revision {}", snapshot.entries.len(), snapshot.revision);
+                self.mirror.stamp(SystemTime::now());
                 self.mirror.list(&snapshot);
                 self.doubt = true;
                 self.pace.changed(Instant::now());

@@ -16,6 +16,8 @@ use super::{Limits, Route};
 pub(super) struct Claims {
     holders: BTreeMap<String, ServiceId>,
     refused: BTreeMap<String, Vec<String>>,
+    /// By service, the services that own something that it claims too.
+    rivals: BTreeMap<ServiceId, BTreeSet<ServiceId>>,
     /// Domains that a service without TLS holds.
     plain: BTreeSet<Domain>,
 }
@@ -48,11 +50,13 @@ impl Claims {
                     Some(Owner::Whole(owner)) if *owner != id => {
                         let reason = format!("{} belongs to {owner}, which passes all of it through", route.domain);
                         claims.refuse(by, reason);
+                        claims.loses(id, owner);
                     }
-                    Some(Owner::Parts) if is_whole => {
+                    Some(Owner::Parts(owner)) if is_whole => {
                         let reason =
                             format!("{} has another service, and passthrough takes a host whole", route.domain);
                         claims.refuse(by, reason);
+                        claims.loses(id, owner);
                     }
                     _ => wanted.entry(route_claim(&route)).or_default().push((by, id)),
                 }
@@ -71,8 +75,9 @@ impl Claims {
             claimants.sort_by_key(|(by, id)| (by.since, *id));
             let holder = before.holders.get(&claim).filter(|holder| claimants.iter().any(|(_, id)| id == holder));
             let Some(holder) = holder.or(claimants.first().map(|(_, id)| *id)).cloned() else { continue };
-            for (by, _) in claimants.iter().filter(|(_, id)| **id != holder) {
+            for (by, id) in claimants.iter().filter(|(_, id)| **id != holder) {
                 claims.refuse(by, format!("{claim} belongs to {holder}, which had it first"));
+                claims.loses(id, &holder);
             }
             claims.holders.insert(claim, holder);
         }
@@ -81,6 +86,20 @@ impl Claims {
 
     fn refuse(&mut self, by: &Naming, reason: String) {
         self.refused.entry(by.key.clone()).or_default().push(reason);
+    }
+
+    fn loses(&mut self, id: &ServiceId, owner: &ServiceId) {
+        self.rivals.entry(id.clone()).or_default().insert(owner.clone());
+    }
+
+    /// The services that own something that this one claims too.
+    pub(super) fn rivals(&self, id: &ServiceId) -> Option<&BTreeSet<ServiceId>> {
+        self.rivals.get(id)
+    }
+
+    /// Why the key doesn't name all that it claims.
+    pub(super) fn refusal(&self, key: &str) -> Option<&Vec<String>> {
+        self.refused.get(key)
     }
 
     /// Whether a service without TLS answers for the domain.
@@ -132,8 +151,8 @@ fn taken(domain: &Domain, limits: &Limits) -> Option<String> {
 enum Owner<'a> {
     /// One that passes TLS through.
     Whole(&'a ServiceId),
-    /// Those who claim paths of it.
-    Parts,
+    /// Those who claim paths of it: the first of them.
+    Parts(&'a ServiceId),
 }
 
 /// Who has each host that somebody claims as a whole. Whoever holds a path of it keeps that; else whoever holds the whole
@@ -148,7 +167,7 @@ fn whole_hosts<'a>(readings: &[(&'a ServiceId, &'a Reading)], before: &Claims) -
     let mut best: BTreeMap<&Domain, ((u8, i64, &ServiceId), Owner)> = BTreeMap::new();
     for (id, reading) in readings.iter().filter(|(_, reading)| !reading.paths.is_empty()) {
         let is_whole = reading.settings.passes_through();
-        let owner = if is_whole { Owner::Whole(id) } else { Owner::Parts };
+        let owner = if is_whole { Owner::Whole(id) } else { Owner::Parts(id) };
         for (by, domain) in reading.named().filter(|(_, domain)| hosts.contains(domain)) {
             let holds = with_paths(reading, domain).any(|route| before.holders.get(&route_claim(&route)) == Some(id));
             let rank = (if !holds { 2 } else { u8::from(is_whole) }, by.since, *id);

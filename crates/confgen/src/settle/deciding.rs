@@ -6,17 +6,18 @@ use std::sync::Arc;
 use discovery::{Check, Color, Domain, Field, Service, ServiceId, Topology, Upstream, UpstreamId};
 
 use super::reading::{self, Reading};
-use super::{Preview, Settled, Settlement, Wanted, servers};
+use super::{Forbidden, Preview, Settled, Settlement, Wanted, servers};
 use crate::guard::Departure;
 
 impl Settled {
     /// Reads one service. True if it claims something else than before.
     pub(super) fn read(&mut self, topology: &Topology, id: &ServiceId, anew: bool) -> bool {
         let forbidden = self.forbidden(id);
-        self.beside.remove(&id.folder());
+        self.forbidden.remove(id);
         let service = topology.services().get(id);
-        if let (Some(reason), Some(_)) = (&forbidden, service) {
-            self.beside.insert(id.folder(), reason.clone());
+        if let (Some(reason), Some(source)) = (&forbidden, service) {
+            let forbidden = Forbidden { source: Arc::clone(source), reason: reason.clone() };
+            self.forbidden.insert(id.clone(), forbidden);
         }
         self.ghosts.remove(id);
         let gone = Arc::new(Service::new(id.kind));

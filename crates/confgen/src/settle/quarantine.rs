@@ -8,7 +8,8 @@ use super::{Settled, Wanted};
 impl Settled {
     /// Keys that are not followed, with the reason in words.
     pub fn quarantined(&self) -> BTreeMap<String, String> {
-        let mut all = self.beside.clone();
+        let forbidden = self.forbidden.iter().map(|(id, it)| (id.folder(), it.reason.clone()));
+        let mut all: BTreeMap<String, String> = forbidden.collect();
         let mut add = |key: &str, reason: &str| {
             let reasons = all.entry(key.to_owned()).or_default();
             *reasons = if reasons.is_empty() { reason.to_owned() } else { format!("{reasons}; {reason}") };

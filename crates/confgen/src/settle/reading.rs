@@ -54,7 +54,7 @@ pub(super) struct Reading {
 pub(crate) const MOST_ROUTES: usize = 10_000;
 
 /// Settings without which a request might go where it must not, or be spoken in a way the upstream doesn't read.
-const GATES: [SettingName; 6] = [
+pub(super) const GATES: [SettingName; 6] = [
     SettingName::Tls,
     SettingName::Sslpass,
     SettingName::Allow,

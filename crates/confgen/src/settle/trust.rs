@@ -93,7 +93,7 @@ impl fmt::Display for Trust {
 const SYSTEM: &str = "@system-ca";
 
 /// Settings without which it can't be told whom a request is sent to, where TLS is spoken to upstreams.
-const GATES: [SettingName; 2] = [SettingName::Verify, SettingName::Sni];
+pub(super) const GATES: [SettingName; 2] = [SettingName::Verify, SettingName::Sni];
 
 impl Reading {
     /// The host that the service goes by: the first that it names, wildcards aside.

@@ -28,7 +28,7 @@ pub trait Probes: Send + Sync + 'static {
     /// Why it doesn't.
     fn ready(&self) -> Result<String, String>;
 
-    /// Adds its own metrics.
+    /// Adds its own metrics. Called off the runtime: it may block.
     fn metrics(&self, registry: &mut Registry);
 }
 

@@ -1,24 +1,26 @@
-//! `accept-store`: a wiped store is meant as it is.
+//! `accept-store`: a reset store is meant as it is.
 
 use clap::Args;
-use discovery::{Acceptance, Balancers, Key};
+use discovery::{Acceptance, Balancer, Balancers, Key, Node};
 
 use super::Outcome;
 use crate::args::Changing;
 use crate::ctl::Ctl;
 use crate::edit::Edit;
 use crate::error::Error;
+use crate::store::Store;
 use crate::wait::Awaited;
 
 pub(crate) const EXAMPLES: &str = "Examples:
-  What is held, and what would be written?
+  What is retained, and what would be written?
       discoverctl accept-store --dry-run
   The store is meant as it is:
       discoverctl accept-store
 
-After a wiped or restored store, balancers go on serving every key of before, until that very key is written again. This
-says that what is missing is meant to be missing: they let go of all of it, at once, on every balancer. Nothing else lets
-them. It counts for the wipe that was noticed before it, and for no later one.";
+After a store was wiped or restored, balancers serve every key of before until that very key is written again. This command
+says that the missing keys are meant to be missing. Each balancer stops serving them at once. The command writes
+control/accept-store, waits for all live balancers, and deletes it. It counts for the reset that was noticed before it, and for
+no later one. If no balancer retains anything, it is refused (exit code 4).";
 
 /// Options of `accept-store`.
 #[derive(Debug, Args)]
@@ -31,28 +33,66 @@ impl AcceptStore {
     /// Does it.
     pub(crate) async fn run(self, ctl: &Ctl) -> Result<Outcome, Error> {
         let store = ctl.store().await?;
+        let retaining = retaining(&store.balancers);
+        if retaining.is_empty() {
+            return self.tidy(ctl, &store).await;
+        }
         let word = Acceptance { cluster: store.cluster, revision: store.revision };
         let mut edit = Edit::default();
         edit.put(&store, &Key::AcceptStore, word.to_string());
         if !ctl.screen.is_for_programs() {
-            ctl.screen.print(&says(&store.balancers));
+            ctl.screen.print(&describe(&retaining));
         }
         let awaited = Awaited { lets_go: true, ..Awaited::default() };
-        ctl.carry_out_awaiting(&store, &edit, &self.changing, awaited).await
+        let outcome = ctl.carry_out_awaiting(&store, &edit, &self.changing, awaited).await?;
+        if !self.changing.dry_run && !self.changing.no_wait {
+            delete(ctl, &word).await?;
+        }
+        Ok(outcome)
+    }
+
+    /// Nothing is retained. A key that an earlier acceptance left is deleted; else there is nothing to accept.
+    async fn tidy(&self, ctl: &Ctl, store: &Store) -> Result<Outcome, Error> {
+        let mut edit = Edit::default();
+        edit.delete(store, &Key::AcceptStore.to_string());
+        if edit.changes().next().is_some() {
+            return ctl.carry_out_awaiting(store, &edit, &self.changing, Awaited::default()).await;
+        }
+        Err(Error::Refused(match store.balancers.is_empty() {
+            true => "no balancer lives that could retain anything: run it again once one does".into(),
+            false => "no balancer retains anything that the store lacks: there is nothing to accept".into(),
+        }))
     }
 }
 
-/// Who holds how much, in words.
-fn says(balancers: &Balancers) -> String {
-    let holds = balancers.nodes().filter_map(|(node, said)| {
-        let (held, cut) = (said?.held.len(), said?.more.contains("held"));
-        (held > 0).then(|| format!("{node} holds {held}{} upstreams", if cut { " or more" } else { "" }))
-    });
-    let holds: Vec<String> = holds.collect();
-    if holds.is_empty() {
-        return "no balancer says that it holds upstreams; keys of services may be held all the same".into();
+/// Deletes the acceptance once every balancer has heard it, unless another one stands there by now.
+async fn delete(ctl: &Ctl, word: &Acceptance) -> Result<(), Error> {
+    let store = ctl.store().await?;
+    let key = Key::AcceptStore.to_string();
+    let is_ours = |value: &[u8]| Acceptance::parse(value).is_ok_and(|it| it == *word);
+    if store.entry(&key).is_some_and(|entry| is_ours(&entry.value)) {
+        let mut edit = Edit::default();
+        edit.delete(&store, &key);
+        ctl.write(&edit).await?;
     }
-    format!("{}: what the store lacks of it goes now", holds.join(", "))
+    Ok(())
+}
+
+/// The balancers that retain what a reset store lacks.
+fn retaining(balancers: &Balancers) -> Vec<(&Node, &Balancer)> {
+    let said = balancers.nodes().filter_map(|(node, said)| Some((node, said?)));
+    said.filter(|(_, said)| said.retains_lost_keys()).collect()
+}
+
+/// Which balancer retains how much.
+fn describe(retaining: &[(&Node, &Balancer)]) -> String {
+    let one = |(node, said): &(&Node, &Balancer)| {
+        let cut = if said.more.contains("held") { " or more" } else { "" };
+        let keys = said.lost.map(|lost| format!("{} keys, ", lost.keys)).unwrap_or_default();
+        format!("{node} retains {keys}{}{cut} upstreams", said.held.len())
+    };
+    let each: Vec<String> = retaining.iter().map(one).collect();
+    format!("{}: what the store lacks of it goes now", each.join(", "))
 }
 
 #[cfg(test)]
@@ -61,20 +101,27 @@ mod tests {
 
     use super::*;
 
+    fn describe_one(held: &str, lost: &str) -> Option<String> {
+        let value = format!(r#"{{"cluster":"7","applied":1,"pending":[],"held":[{held}],"draining":{{}}{lost}}}"#);
+        let entry =
+            Entry { key: "balancers/lb1".into(), value: value.into(), create_revision: 1, mod_revision: 1, lease: 7 };
+        let balancers = Balancers::of(&Snapshot { cluster: 7, revision: 9, raft_term: 1, entries: vec![entry] });
+        let retaining = retaining(&balancers);
+        (!retaining.is_empty()).then(|| describe(&retaining))
+    }
+
     #[test]
-    fn who_holds_what_is_said() {
-        let said = |held: &str| {
-            let value = format!(r#"{{"cluster":"7","applied":1,"pending":[],"held":[{held}],"draining":{{}}}}"#);
-            let entry = Entry {
-                key: "balancers/lb1".into(),
-                value: value.into(),
-                create_revision: 1,
-                mod_revision: 1,
-                lease: 7,
-            };
-            says(&Balancers::of(&Snapshot { cluster: 7, revision: 9, raft_term: 1, entries: vec![entry] }))
-        };
-        assert!(said("").starts_with("no balancer says"));
-        assert_eq!(said(r#""http-a/x","http-a/y""#), "lb1 holds 2 upstreams: what the store lacks of it goes now");
+    fn each_balancer_that_retains_something_is_named() {
+        let lost = |keys: usize| format!(r#","lost":{{"revision":3,"keys":{keys}}}"#);
+        assert_eq!(describe_one("", &lost(0)), None);
+        assert_eq!(describe_one(r#""http-a/x""#, &lost(0)), None, "the removal guard's own is not let go");
+        assert_eq!(
+            describe_one(r#""http-a/x""#, &lost(4)).unwrap(),
+            "lb1 retains 4 keys, 1 upstreams: what the store lacks of it goes now"
+        );
+        assert!(describe_one("", &lost(4)).is_some(), "settings are retained too");
+        // An older confgen names upstreams only.
+        assert_eq!(describe_one("", ""), None);
+        assert!(describe_one(r#""http-a/x""#, "").unwrap().starts_with("lb1 retains 1 upstreams"));
     }
 }

@@ -4,7 +4,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use clap::Args;
-use discovery::{Node, ServiceId, Topology, UpstreamId};
+use discovery::{Cause, Node, ServiceId, Topology, UpstreamId};
 use serde::Serialize;
 
 use super::Outcome;
@@ -14,6 +14,7 @@ use crate::fleet::{Answers, Upstreams};
 use crate::print::{Block, Cell, Shown, Table};
 use crate::target::{Named, NamedAny};
 use crate::upstreams::{Row, There, rows, unreachable};
+use crate::verdict::Keys;
 
 pub(crate) const EXAMPLES: &str = "Examples:
   discoverctl check
@@ -75,7 +76,9 @@ struct Checked {
 struct Said {
     /// As above.
     status: Option<&'static str>,
-    /// Why not, or why it can't say.
+    /// The cause why the upstream gets no requests there, as `explain` names it; null where it gets some.
+    cause: Option<Cause>,
+    /// Why the status is so, or why the balancer can't say.
     why: Option<String>,
 }
 
@@ -93,7 +96,7 @@ impl Check {
         let store = ctl.store().await?;
         let scope = Scope::of(&self.targets, &store.topology)?;
         let answers = ctl.fleet(&store)?.ask("upstreams").await;
-        let report = Report::of(&store.topology, &answers, &scope, BALANCED, balanced);
+        let report = Report::of(Keys::from(&store), &answers, &scope, BALANCED, balanced);
         ctl.screen.show(&report)?;
         everybody_answered(&answers)?;
         let all = report.upstreams.iter().all(|it| it.status == Some(BALANCED[0]));
@@ -110,7 +113,7 @@ impl Verify {
         let targets: Vec<NamedAny> = self.service.into_iter().map(NamedAny::Service).collect();
         let scope = Scope::of(&targets, &store.topology)?;
         let answers = ctl.fleet(&store)?.ask("upstreams").await;
-        let report = Report::of(&store.topology, &answers, &scope, FOUND, found);
+        let report = Report::of(Keys::from(&store), &answers, &scope, FOUND, found);
         ctl.screen.show(&report)?;
         everybody_answered(&answers)?;
         let any = report.upstreams.iter().any(|it| it.status == Some(FOUND[1]));
@@ -155,7 +158,7 @@ impl Scope {
 
 impl Report {
     fn of(
-        topology: &Topology,
+        keys: Keys,
         answers: &Answers<Upstreams>,
         scope: &Scope,
         [yes, no]: Words,
@@ -169,7 +172,7 @@ impl Report {
             let status = if says(no) { Some(no) } else { (!silent).then_some(yes) };
             Checked { service: row.service.clone(), id: row.id.clone(), status, balancers: by }
         };
-        let rows = rows(topology, answers, None);
+        let rows = rows(keys, answers, None);
         let asked = rows.iter().filter(|((service, id), _)| scope.has(service, id));
         Self { upstreams: asked.map(|(_, row)| checked(row)).collect(), unreachable: unreachable(answers) }
     }
@@ -178,26 +181,27 @@ impl Report {
 /// Does it get new requests?
 fn balanced(there: &There) -> Said {
     let [yes, no] = BALANCED;
-    Said { status: there.balanced.map(|is| if is { yes } else { no }), why: there.why.clone() }
+    let status = there.balanced.map(|is| if is { yes } else { no });
+    Said { status, cause: there.cause.clone(), why: there.why.clone() }
 }
 
-/// Does something answer there? HAProxy's last check says so.
+/// Does something answer there? HAProxy's last check says so, whether or not requests go there.
 fn found(there: &There) -> Said {
-    let silent = |why: &str| Said { status: None, why: Some(why.to_owned()) };
-    let Some(traffic) = &there.traffic else {
-        return Said { status: None, why: there.why.clone() };
-    };
+    let said = |status, why: Option<String>| Said { status, cause: there.cause.clone(), why };
+    let silent = |why: &str| said(None, Some(why.to_owned()));
+    let Some(traffic) = &there.traffic else { return said(None, there.why.clone()) };
     let words = [&traffic.check, &traffic.check_words].into_iter().flatten().map(String::as_str);
     let words = words.collect::<Vec<_>>().join(": ");
     match traffic.check.as_deref() {
+        _ if there.verdict.names(&Cause::Check) => said(Some(FOUND[1]), Some(words)),
         _ if traffic.status.starts_with("MAINT") => silent("in maintenance, which HAProxy doesn't check"),
         None if traffic.status == "no check" => silent("its check is off"),
         None | Some("INI" | "UNK" | "SOCKERR" | "") => silent("not checked yet"),
         // HAProxy believes it down or up after some checks in a row; a drained one is checked all the same.
-        _ if traffic.status.starts_with("DOWN") => Said { status: Some(FOUND[1]), why: Some(words) },
-        _ if traffic.status.starts_with("UP") => Said { status: Some(FOUND[0]), why: None },
-        Some(check) if check.ends_with("OK") || check == "L7OKC" => Said { status: Some(FOUND[0]), why: None },
-        Some(_) => Said { status: Some(FOUND[1]), why: Some(words) },
+        _ if traffic.status.starts_with("DOWN") => said(Some(FOUND[1]), Some(words)),
+        _ if traffic.status.starts_with("UP") => said(Some(FOUND[0]), None),
+        Some(check) if check.ends_with("OK") || check == "L7OKC" => said(Some(FOUND[0]), None),
+        Some(_) => said(Some(FOUND[1]), Some(words)),
     }
 }
 
@@ -255,7 +259,7 @@ mod tests {
             ("http-services/shop/upstreams/b", "10.0.0.2:80"),
             ("http-services/shop/upstreams/c", "10.0.0.3:80"),
         ]);
-        Report::of(&store.topology, answers, &Scope(None), words, said)
+        Report::of(Keys::from(&store), answers, &Scope(None), words, said)
     }
 
     #[test]

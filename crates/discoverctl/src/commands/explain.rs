@@ -1,28 +1,28 @@
 //! `explain`: from the key to the request, and where on the way an upstream gets none.
 
-mod cause;
+mod last;
 mod shown;
 mod unfollowed;
-mod verdict;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::str::FromStr;
 
 use clap::Args;
-use discovery::{Node, ServiceId, UpstreamId};
+use discovery::{ServiceId, UpstreamId};
 use registry::{Client, LeaseId};
 
 use super::Outcome;
 use crate::ctl::Ctl;
 use crate::error::Error;
-use crate::fleet::{Answers, Fleet, ServiceInFull, Services, Status};
+use crate::fleet::{Answers, Fleet, ServiceInFull, Services};
 use crate::store::Store;
 use crate::target::{Named, NamedAny};
 
-use cause::Last;
+use crate::verdict::record_key;
+
+use last::Last;
 use shown::Explanation;
 use unfollowed::Unfollowed;
-use verdict::{Said, record_key};
 
 pub(crate) const EXAMPLES: &str = "Examples:
   discoverctl explain shop
@@ -85,8 +85,8 @@ impl Explain {
                 return Ok(Outcome::Yes);
             }
         };
-        let said = ask(&store, &fleet, &service).await;
-        let known = known(&store, &service, &said);
+        let answers: Answers<ServiceInFull> = fleet.ask(&format!("services/{service}")).await;
+        let known = known(&store, &service, &answers);
         let mut last = BTreeMap::new();
         if let Some(id) = asked.as_ref().filter(|id| !has_record(&store, &service, id)) {
             last.extend(look_back(&ctl.client, &store, &service, id).await.map(|last| (id.clone(), last)));
@@ -100,7 +100,7 @@ impl Explain {
         }
         let is_one = asked.is_some();
         let ids: BTreeSet<UpstreamId> = asked.map_or(known, |id| [id].into());
-        ctl.screen.show(&Explanation::of(&store, &service, &ids, &last, &said, is_one))?;
+        ctl.screen.show(&Explanation::of(&store, &service, &ids, &last, &answers, is_one))?;
         Ok(Outcome::Yes)
     }
 }
@@ -123,27 +123,14 @@ async fn locate(named: &Named, store: &Store, fleet: &Fleet) -> Result<ServiceId
     id.ok_or(error)
 }
 
-/// What every live balancer says of itself and of the service.
-async fn ask(store: &Store, fleet: &Fleet, service: &ServiceId) -> BTreeMap<Node, Said> {
-    let path = format!("services/{service}");
-    let (mut status, mut services) = tokio::join!(fleet.ask::<Status>("status"), fleet.ask::<ServiceInFull>(&path));
-    let said = store.balancers.nodes().map(|(node, key)| {
-        let silent = || "nobody asked it".to_owned();
-        let status = status.remove(node).unwrap_or_else(|| Err(silent()));
-        let service = services.remove(node).unwrap_or_else(|| Err(silent()));
-        (node.clone(), Said { key: key.cloned(), status, service })
-    });
-    said.collect()
-}
-
 fn has_record(store: &Store, service: &ServiceId, id: &UpstreamId) -> bool {
     store.topology.services().get(service).is_some_and(|keys| keys.upstream(id).is_some())
 }
 
 /// The upstreams that have a record, or are served without one.
-fn known(store: &Store, service: &ServiceId, said: &BTreeMap<Node, Said>) -> BTreeSet<UpstreamId> {
+fn known(store: &Store, service: &ServiceId, answers: &Answers<ServiceInFull>) -> BTreeSet<UpstreamId> {
     let records = store.topology.services().get(service).into_iter().flat_map(|keys| keys.upstreams());
-    let answers = said.values().filter_map(|said| said.service.as_ref().ok());
+    let answers = answers.values().filter_map(|answer| answer.as_ref().ok());
     let served = answers.flat_map(|answer| &answer.upstreams).filter_map(|it| it.id.parse().ok());
     records.map(|(id, _)| id.clone()).chain(served).collect()
 }

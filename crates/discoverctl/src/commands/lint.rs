@@ -1,5 +1,6 @@
 //! `lint`: everything that is quarantined or odd, and what to do about it.
 
+mod asked;
 mod balancers;
 mod certificates;
 mod keys;
@@ -9,23 +10,24 @@ use std::collections::BTreeMap;
 use std::time::SystemTime;
 
 use clap::Args;
-use discovery::Entry;
+use discovery::{Cause, Entry, Node, ServiceId};
 use serde::Serialize;
 
 use super::Outcome;
 use crate::ctl::Ctl;
 use crate::error::Error;
-use crate::fleet::{Answers, Certificates, Quarantine, Services, Status};
+use crate::fleet::{Answers, Certificates, Quarantine, Service, Services, Status, Upstream, Upstreams};
 use crate::print::{Block, Cell, Shown, Table};
 use crate::store::Store;
-use crate::upstreams::{silent, unreachable};
+use crate::upstreams::{Row, rows, silent, unreachable};
+use crate::verdict::Keys;
 
 pub(crate) const EXAMPLES: &str = "Examples:
   discoverctl lint
   discoverctl lint --output json | jq -r '.findings[].key'
 
-Exit code 1 if anything is found. A balancer whose API can't be reached is said, and is no finding: what it quarantines it
-also says below balancers/.";
+What clients get is said only where a balancer says it. Exit code 1 if anything is found. A balancer whose API can't be
+reached is named, and is no finding. What it quarantines it also writes below balancers/.";
 
 /// Options of `lint`.
 #[derive(Debug, Args)]
@@ -53,6 +55,8 @@ struct Finding {
     what: String,
     /// What to do.
     todo: String,
+    /// The cause that `explain` names, where the finding is about requests.
+    cause: Option<Cause>,
 }
 
 /// Everything that is looked at.
@@ -63,6 +67,24 @@ struct Scene<'a> {
     quarantine: &'a Answers<Quarantine>,
     certificates: &'a Answers<Certificates>,
     now: SystemTime,
+    upstreams: &'a Answers<Upstreams>,
+    /// By service, its upstreams as the balancers judge them.
+    rows: BTreeMap<ServiceId, Vec<Row>>,
+    /// By service, what it is at each balancer that answers.
+    served: BTreeMap<&'a str, BTreeMap<&'a Node, &'a Service>>,
+    /// By service and upstream, the balancers that retain it without a key.
+    retained: BTreeMap<(&'a str, &'a str), BTreeMap<&'a Node, &'a Upstream>>,
+}
+
+/// What the balancers answered, and when.
+#[derive(Debug)]
+struct Asked {
+    status: Answers<Status>,
+    services: Answers<Services>,
+    quarantine: Answers<Quarantine>,
+    upstreams: Answers<Upstreams>,
+    certificates: Answers<Certificates>,
+    now: SystemTime,
 }
 
 impl Lint {
@@ -70,31 +92,48 @@ impl Lint {
     pub(crate) async fn run(self, ctl: &Ctl) -> Result<Outcome, Error> {
         let store = ctl.store().await?;
         let fleet = ctl.fleet(&store)?;
-        let (status, services, quarantine, certificates) = tokio::join!(
+        let (status, services, quarantine, upstreams, certificates) = tokio::join!(
             fleet.ask("status"),
             fleet.ask("services"),
             fleet.ask("quarantine"),
+            fleet.ask("upstreams"),
             fleet.ask("certificates")
         );
-        let scene = Scene {
-            store: &store,
-            status: &status,
-            services: &services,
-            quarantine: &quarantine,
-            certificates: &certificates,
-            now: SystemTime::now(),
-        };
-        let linted = Linted { revision: store.revision, findings: scene.findings(), unreachable: unreachable(&status) };
+        let asked = Asked { status, services, quarantine, upstreams, certificates, now: SystemTime::now() };
+        let findings = Scene::of(&store, &asked).findings();
+        let linted = Linted { revision: store.revision, findings, unreachable: unreachable(&asked.status) };
         ctl.screen.show(&linted)?;
         Ok(if linted.findings.is_empty() { Outcome::Yes } else { Outcome::No })
     }
 }
 
-impl Scene<'_> {
+impl<'a> Scene<'a> {
+    fn of(store: &'a Store, asked: &'a Asked) -> Self {
+        let Asked { status, services, quarantine, upstreams, certificates, now } = asked;
+        let mut by_service: BTreeMap<ServiceId, Vec<Row>> = BTreeMap::new();
+        for ((id, _), row) in rows(Keys::from(store), upstreams, None) {
+            by_service.entry(id).or_default().push(row);
+        }
+        let mut served: BTreeMap<&str, BTreeMap<&Node, &Service>> = BTreeMap::new();
+        for (node, answer) in answered(services) {
+            for service in &answer.services {
+                served.entry(&service.id).or_default().insert(node, service);
+            }
+        }
+        let mut retained: BTreeMap<(&str, &str), BTreeMap<&Node, &Upstream>> = BTreeMap::new();
+        for (node, answer) in answered(upstreams) {
+            for it in answer.upstreams.iter().filter(|it| it.held) {
+                retained.entry((&it.service, &it.id)).or_default().insert(node, it);
+            }
+        }
+        Self { store, status, services, quarantine, certificates, now: *now, upstreams, rows: by_service, served, retained }
+    }
+
     /// All of it, sorted by key.
     fn findings(&self) -> Vec<Finding> {
-        let mut findings = keys::findings(self.store);
-        findings.extend(services::findings(self.store));
+        let mut findings = keys::findings(self);
+        findings.extend(services::findings(self));
+        findings.extend(asked::findings(self));
         findings.extend(balancers::findings(self, &findings));
         findings.extend(certificates::findings(self.certificates, self.now));
         findings.sort();
@@ -103,9 +142,18 @@ impl Scene<'_> {
     }
 }
 
+/// The answers that came.
+fn answered<T>(answers: &Answers<T>) -> impl Iterator<Item = (&Node, &T)> {
+    answers.iter().filter_map(|(node, it)| Some((node, it.as_ref().ok()?)))
+}
+
 impl Finding {
     fn new(key: impl Into<String>, kind: &'static str, what: impl Into<String>, todo: impl Into<String>) -> Self {
-        Self { key: key.into(), kind, what: what.into(), todo: todo.into() }
+        Self { key: key.into(), kind, what: what.into(), todo: todo.into(), cause: None }
+    }
+
+    fn because(self, cause: Cause) -> Self {
+        Self { cause: Some(cause), ..self }
     }
 
     fn at(entry: &Entry, kind: &'static str, what: impl Into<String>, todo: impl Into<String>) -> Self {
@@ -116,7 +164,7 @@ impl Finding {
 impl Shown for Linted {
     fn blocks(&self) -> Vec<Block> {
         let mut table = Table::new(["KEY", "KIND", "WHAT", "TO DO"]);
-        for Finding { key, kind, what, todo } in &self.findings {
+        for Finding { key, kind, what, todo, .. } in &self.findings {
             table.row([key.as_str().into(), (*kind).into(), Cell::odd(what), todo.as_str().into()]);
         }
         let mut blocks = vec![Block::Table(table)];

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use clap::Args;
-use discovery::{Service, ServiceId, UpstreamId};
+use discovery::{Cause, Service, ServiceId, UpstreamId};
 use futures_util::future::join_all;
 use registry::{Client, LeaseId};
 use serde::Serialize;
@@ -16,6 +16,7 @@ use crate::print::{Block, Cell, Shown, Table};
 use crate::store::Store;
 use crate::target::Named;
 use crate::upstreams::{Row, There, of_service, rows, silent, unreachable};
+use crate::verdict::Keys;
 
 pub(crate) const EXAMPLES: &str = "Examples:
   discoverctl show shop
@@ -124,7 +125,7 @@ impl Shop {
             claims.insert(node, answer.service.claims());
         }
         let lease = |id: &UpstreamId| service.upstream(id).map(|field| field.entry.lease);
-        let upstreams = rows(&store.topology, &of_service(answers), Some(id)).into_iter();
+        let upstreams = rows(Keys::from(store), &of_service(answers), Some(id)).into_iter();
         let upstreams = upstreams.map(|((_, id), row)| UpstreamShown::of(row, lease(&id), leases)).collect();
         let (id, name, unreachable) = (id.to_string(), id.name.to_string(), unreachable(answers));
         Self { id, name, revision: store.revision, settings, claims, upstreams, quarantine, refused, unreachable }
@@ -167,12 +168,16 @@ impl UpstreamShown {
 impl There {
     /// One word, or a dash.
     pub(crate) fn cell(&self) -> Cell {
-        let held = if self.held { " (held)" } else { "" };
+        // A server that is up says nothing of why it gets no requests.
+        let cause = self.cause.as_ref().filter(|_| matches!(self.state, Some("up" | "absent"))).map(Cause::name);
+        let notes: Vec<&str> = self.held.then_some("held").into_iter().chain(cause).collect();
+        let notes = if notes.is_empty() { String::new() } else { format!(" ({})", notes.join(", ")) };
         match self.state {
             None => "–".into(),
-            Some("up") => Cell::good(format!("up{held}")),
-            Some(state @ ("down" | "absent")) => Cell::bad(format!("{state}{held}")),
-            Some(state) => Cell::odd(format!("{state}{held}")),
+            Some("up") if self.balanced == Some(false) => Cell::bad(format!("up{notes}")),
+            Some("up") => Cell::good(format!("up{notes}")),
+            Some(state @ ("down" | "absent")) => Cell::bad(format!("{state}{notes}")),
+            Some(state) => Cell::odd(format!("{state}{notes}")),
         }
     }
 }

@@ -20,7 +20,8 @@ use crate::error::Error;
 use crate::fleet::{Answers, Fleet, Upstreams};
 use crate::print::{Cell, Screen, json_line, until_written, yaml};
 use crate::target::Named;
-use crate::upstreams::{Row, rows};
+use crate::upstreams::{Row, There, rows};
+use crate::verdict::Keys;
 
 pub(crate) const EXAMPLES: &str = "Examples:
   discoverctl watch
@@ -97,7 +98,7 @@ async fn tell(ctl: &Ctl, mut scene: Scene, mut fleet: Arc<Fleet>) -> Result<(), 
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut asked: Option<JoinHandle<Answers<Upstreams>>> = None;
     loop {
-        let now = rows(&scene.topology, &scene.answers, scene.only.as_ref());
+        let now = rows(scene.keys(), &scene.answers, scene.only.as_ref());
         teller.tell(&shown, &now)?;
         // What comes meanwhile is compared with what was printed last, and no queue grows.
         if !until_written().await? {
@@ -138,6 +139,10 @@ async fn answer(asked: &mut Option<JoinHandle<Answers<Upstreams>>>) -> Answers<U
 }
 
 impl Scene {
+    fn keys(&self) -> Keys<'_> {
+        Keys { topology: &self.topology, balancers: &self.balancers }
+    }
+
     fn take(&mut self, event: Event) {
         match event {
             Event::Disconnected { error, .. } => {
@@ -179,7 +184,8 @@ fn changes<'a>(before: &'a Rows, now: &'a Rows) -> Vec<(&'static str, &'a Row)> 
 
 fn is_same(one: &Row, other: &Row) -> bool {
     let words = |row: &Row| -> Vec<_> {
-        row.balancers.iter().map(|(node, there)| (node.clone(), there.state, there.balanced, there.held)).collect()
+        let there = |it: &There| (it.state, it.balanced, it.cause.clone(), it.held);
+        row.balancers.iter().map(|(node, it)| (node.clone(), there(it))).collect()
     };
     one.asked == other.asked && words(one) == words(other)
 }
@@ -278,7 +284,7 @@ mod tests {
             );
             [("lb1".parse().unwrap(), Ok(serde_json::from_str(&text).unwrap()))].into()
         };
-        let all = |keys: &[(&str, &str)], answers: &Answers<Upstreams>| rows(&store(keys).topology, answers, None);
+        let all = |keys: &[(&str, &str)], answers: &Answers<Upstreams>| rows(Keys::from(&store(keys)), answers, None);
         let a = ("http-services/shop/upstreams/a", r#"{"address":"10.0.0.1:80","color":"blue"}"#);
         let one = all(&[a], &answers("UP", 1));
         assert_eq!(changes(&Rows::new(), &one).len(), 1);

@@ -3,6 +3,7 @@
 
 use std::collections::BTreeMap;
 
+use discovery::{Claim, Verdict};
 use serde::{Deserialize, Serialize};
 
 use super::Answer;
@@ -50,6 +51,19 @@ impl Service {
         let regex = self.url_reg.iter().map(|regex| format!("url_reg {regex}"));
         routes.chain(regex).chain(self.ports.iter().cloned()).collect()
     }
+
+    /// The service holds this claim there.
+    pub(crate) fn has(&self, claim: &Claim) -> bool {
+        match claim {
+            Claim::Route(host, path) => {
+                let (host, path) = (host.to_string(), path.to_string());
+                self.routes.iter().any(|route| route.host == host && route.path == path)
+            }
+            Claim::Port(port) => {
+                self.ports.iter().filter_map(|bind| bind.rsplit(':').next()?.parse().ok()).any(|it: u16| it == *port)
+            }
+        }
+    }
 }
 
 /// A host and a path prefix.
@@ -82,6 +96,8 @@ pub(crate) struct ServiceInFull {
     pub(crate) haproxy_error: Option<String>,
     /// The service.
     pub(crate) service: Service,
+    /// The revision that HAProxy follows.
+    pub(crate) applied: Option<i64>,
     /// Its upstreams.
     pub(crate) upstreams: Vec<Upstream>,
     /// Its keys that are not followed, and why.
@@ -191,6 +207,8 @@ impl Answer for ServiceInFull {
 pub(crate) struct Upstreams {
     /// Why HAProxy couldn't be asked.
     pub(crate) haproxy_error: Option<String>,
+    /// The revision that HAProxy follows.
+    pub(crate) applied: Option<i64>,
     /// All of them.
     pub(crate) upstreams: Vec<Upstream>,
 }
@@ -215,12 +233,18 @@ pub(crate) struct Upstream {
     pub(crate) color: Option<String>,
     /// Its key has gone, and it is served all the same.
     pub(crate) held: bool,
+    /// Since when, RFC 3339; none where that isn't known.
+    pub(crate) held_since: Option<String>,
+    /// What retains it: `guard`, `reset`.
+    pub(crate) held_by: Option<String>,
     /// A change of its service waits for a restart.
     pub(crate) pending: bool,
     /// Open on it, in old processes too; none where nothing is waited for.
     pub(crate) draining: Option<u64>,
     /// Its line in haproxy.cfg.
     pub(crate) line: Option<String>,
+    /// It gets new requests, or why it doesn't; none from an older confgen.
+    pub(crate) verdict: Option<Verdict>,
     /// Whether it gets new requests; none where HAProxy can't be asked.
     pub(crate) balanced: Option<bool>,
     /// Why not.

@@ -36,9 +36,9 @@ impl Command {
         Self("show servers conn".to_owned())
     }
 
-    /// `show stat -1 6 -1`: backends (2) and servers (4) of all proxies, with all that is counted.
+    /// `show stat -1 7 -1`: frontends (1), backends (2) and servers (4) of all proxies, with all that is counted.
     pub fn show_stat() -> Self {
-        Self("show stat -1 6 -1".to_owned())
+        Self("show stat -1 7 -1".to_owned())
     }
 
     /// `show proc`: on a master's socket, the processes it looks after.

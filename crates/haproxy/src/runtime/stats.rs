@@ -2,20 +2,35 @@
 
 use std::collections::HashMap;
 
-/// One backend, or one server of it. Numbers that HAProxy leaves out are 0: it has none to tell.
+/// What a row is about: column `type`. A row's name doesn't tell, because a server may be called `BACKEND` or `FRONTEND`.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash)]
+pub enum RowKind {
+    /// A frontend, or the listening half of a listen section.
+    Frontend,
+    /// All servers of a backend, or of a listen section, together.
+    Backend,
+    /// One server.
+    #[default]
+    Server,
+}
+
+/// A frontend, a backend, or one server of it. Numbers that HAProxy leaves out are 0.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Stat {
-    /// The backend's, or listen section's, name: `pxname`.
+    /// What the row is about.
+    pub kind: RowKind,
+    /// The name of the frontend, backend or listen section: `pxname`.
     pub proxy: String,
-    /// The server's name; a backend's own row is called `BACKEND`: `svname`.
+    /// The server's name: `svname`. HAProxy writes `FRONTEND` and `BACKEND` into the rows that are not a server's.
     pub name: String,
-    /// In HAProxy's words: `UP`, `UP 1/3`, `DOWN`, `DRAIN`, `MAINT`, `NOLB`, `no check` and more.
+    /// In HAProxy's words: `UP`, `UP 1/3`, `DOWN`, `DRAIN`, `MAINT`, `NOLB`, `no check` and more; of a frontend `OPEN`, `FULL`,
+    /// `PAUSED`, `STOP`.
     pub status: String,
     /// The weight in use; a backend's is the sum.
     pub weight: u64,
-    /// Servers that are up and no backups; 1 or 0 for a server.
+    /// Of a backend, servers that take requests and are not backups. Of a server, 1 if it is not a backup, up or not.
     pub active: u64,
-    /// Backup servers that are up; 1 or 0 for a server.
+    /// Of a backend, backup servers that take requests. Of a server, 1 if it is a backup, up or not.
     pub backup: u64,
     /// Since the last change of `status`, in seconds.
     pub last_change: u64,
@@ -74,9 +89,6 @@ pub struct Count {
 }
 
 impl Stat {
-    /// The name of a backend's own row.
-    pub const BACKEND: &str = "BACKEND";
-
     /// Whether HAProxy may send new requests there: its checks find it up, or there are none, and nothing holds it back.
     pub fn is_up(&self) -> bool {
         self.status.starts_with("UP") || self.status == "no check"
@@ -84,17 +96,24 @@ impl Stat {
 }
 
 /// Reads all rows. Columns are found by their names, since each release adds some; a row that is cut short lacks what
-/// it lacks. None where the text has no header: it is no answer to `show stat`.
+/// it lacks. Rows of listening sockets and of kinds that later releases may add are left out. None if the text has no header: it
+/// is no answer to `show stat`.
 pub(super) fn parse(answer: &str) -> Option<Vec<Stat>> {
     let text = answer.strip_prefix("# ")?;
     let mut reader = csv::ReaderBuilder::new().flexible(true).from_reader(text.as_bytes());
     let header = reader.headers().ok().filter(|header| header.get(0) == Some("pxname"))?.clone();
     let columns: HashMap<&str, usize> = header.iter().enumerate().map(|(position, name)| (name, position)).collect();
     let rows = reader.records().filter_map(Result::ok);
-    Some(rows.map(|row| stat(&|name| row.get(*columns.get(name)?).filter(|value| !value.is_empty()))).collect())
+    Some(rows.filter_map(|row| stat(&|name| row.get(*columns.get(name)?).filter(|value| !value.is_empty()))).collect())
 }
 
-fn stat<'a>(field: &impl Fn(&str) -> Option<&'a str>) -> Stat {
+fn stat<'a>(field: &impl Fn(&str) -> Option<&'a str>) -> Option<Stat> {
+    let kind = match field("type")? {
+        "0" => RowKind::Frontend,
+        "1" => RowKind::Backend,
+        "2" => RowKind::Server,
+        _ => return None,
+    };
     let word = |name: &str| field(name).unwrap_or_default().to_owned();
     let maybe = |name: &str| field(name).and_then(|value| value.parse::<u64>().ok());
     let number = |name: &str| maybe(name).unwrap_or_default();
@@ -102,7 +121,8 @@ fn stat<'a>(field: &impl Fn(&str) -> Option<&'a str>) -> Stat {
         |now: &str, most: &str, total: &str| Count { now: number(now), most: number(most), total: number(total) };
     let responses = maybe("hrsp_2xx");
     let of_class = ["hrsp_1xx", "hrsp_2xx", "hrsp_3xx", "hrsp_4xx", "hrsp_5xx"];
-    Stat {
+    Some(Stat {
+        kind,
         proxy: word("pxname"),
         name: word("svname"),
         status: word("status"),
@@ -131,7 +151,7 @@ fn stat<'a>(field: &impl Fn(&str) -> Option<&'a str>) -> Stat {
             response_ms: responses.and(maybe("rtime")),
             total_ms: maybe("ttime"),
         },
-    }
+    })
 }
 
 #[cfg(test)]
@@ -140,25 +160,32 @@ mod tests {
 
     /// From HAProxy 2.6.12, its columns in another order and most of them left out.
     const ANSWER: &str = "\
-# pxname,svname,status,scur,smax,stot,bin,bout,econ,eresp,wretr,wredis,weight,act,bck,lastchg,downtime,qcur,qmax,rate,\
+# pxname,svname,type,status,scur,smax,stot,bin,bout,econ,eresp,wretr,wredis,weight,act,bck,lastchg,downtime,qcur,qmax,rate,\
 rate_max,check_status,check_code,check_duration,hrsp_1xx,hrsp_2xx,hrsp_3xx,hrsp_4xx,hrsp_5xx,req_tot,last_chk,\
 qtime,ctime,rtime,ttime,\n\
-http-shop,node-1,UP,3,7,120,1000,2000,1,2,3,4,100,1,0,60,5,0,2,12,40,* L7OK,200,8,0,119,0,1,0,120,\"OK, \"\"really\"\"\",0,1,24,30,\n\
-http-shop,BACKEND,UP,3,7,120,1000,2000,1,2,3,4,100,1,0,60,5,0,2,12,40,,,,0,119,0,1,0,120,,\n\
-tcp-db,a,no check,0,0,0,0,0,0,0,0,0,256,1,0,9,,,,0,0,,,,,,,,,,,0,3,0,9,\n\
-short,row\n";
+http-shop,node-1,2,UP,3,7,120,1000,2000,1,2,3,4,100,1,0,60,5,0,2,12,40,* L7OK,200,8,0,119,0,1,0,120,\"OK, \"\"really\"\"\",0,1,24,30,\n\
+http-shop,BACKEND,1,UP,3,7,120,1000,2000,1,2,3,4,100,1,0,60,5,0,2,12,40,,,,0,119,0,1,0,120,,\n\
+http-shop,BACKEND,2,DOWN,0,0,0\n\
+discover-web,FRONTEND,0,PAUSED\n\
+discover-web,sock-1,3,OPEN\n\
+tcp-db,a,2,no check,0,0,0,0,0,0,0,0,0,256,1,0,9,,,,0,0,,,,,,,,,,,0,3,0,9,\n\
+short,row,2\n\
+no,kind\n";
 
     #[test]
     fn reads_rows_by_the_names_of_their_columns() {
         let rows = parse(ANSWER).unwrap();
-        let [server, backend, tcp, short] = &rows[..] else { panic!("{rows:?}") };
+        let [server, backend, namesake, frontend, tcp, short] = &rows[..] else { panic!("{rows:?}") };
         assert_eq!((server.proxy.as_str(), server.name.as_str()), ("http-shop", "node-1"));
         assert_eq!(server.sessions, Count { now: 3, most: 7, total: 120 });
         assert_eq!((server.rate.now, server.rate.most, server.queue.most), (12, 40, 2));
         assert_eq!((server.check.as_deref(), server.check_code, server.check_ms), (Some("L7OK"), Some(200), Some(8)));
         assert_eq!(server.check_words.as_deref(), Some("OK, \"really\""), "quoted as CSV quotes");
         assert_eq!((server.responses, server.requests), (Some([0, 119, 0, 1, 0]), Some(120)));
-        assert!(server.is_up() && backend.name == Stat::BACKEND && tcp.is_up());
+        assert!(server.is_up() && tcp.is_up());
+        assert_eq!((backend.kind, backend.name.as_str(), backend.is_up()), (RowKind::Backend, "BACKEND", true));
+        assert_eq!((namesake.kind, namesake.name.as_str(), namesake.is_up()), (RowKind::Server, "BACKEND", false));
+        assert_eq!((frontend.kind, frontend.status.as_str()), (RowKind::Frontend, "PAUSED"));
         assert_eq!((tcp.check.clone(), tcp.responses, tcp.weight), (None, None, 256));
         let average =
             |connect, response, total| Average { connect_ms: connect, response_ms: response, total_ms: total };

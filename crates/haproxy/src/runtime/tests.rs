@@ -82,6 +82,7 @@ fn changes_are_made_without_a_complaint() {
     let socket = proxy.socket();
     let name = |server: &str| ServerName { backend: "http-app".parse().unwrap(), server: server.parse().unwrap() };
     let options = ServerOptions {
+        id: None,
         weight: 100,
         check: true,
         check_tls: Some(CheckTls { sni: Some("a.test".parse().unwrap()) }),

@@ -3,16 +3,16 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use discovery::{Field, Node, Override, ServiceId, Setting, Upstream as Record, UpstreamId};
+use discovery::{Cause, Field, Node, Override, ServiceId, Setting, Upstream as Record, UpstreamId, Verdict};
 use serde::Serialize;
 
-use super::cause::{Cause, Last};
+use super::last::{Last, no_record};
 use super::unfollowed::{self, UnfollowedKey};
-use super::verdict::{Facts, Said, Verdict, verdict};
-use crate::fleet::{Traffic, Upstream};
+use crate::fleet::{Answers, ServiceInFull, Traffic};
 use crate::print::{Block, Cell, Shown, Table};
 use crate::store::Store;
 use crate::upstreams::Asked;
+use crate::verdict::{Answered, Case, Keys};
 
 /// What `explain` answers.
 #[derive(Debug, Serialize)]
@@ -81,7 +81,7 @@ impl Explanation {
         service: &ServiceId,
         ids: &BTreeSet<UpstreamId>,
         last: &BTreeMap<UpstreamId, Last>,
-        said: &BTreeMap<Node, Said>,
+        answers: &Answers<ServiceInFull>,
         is_one: bool,
     ) -> Self {
         let keys = store.topology.services().get(service);
@@ -90,10 +90,14 @@ impl Explanation {
         let explain = |id: &UpstreamId| {
             let record = keys.and_then(|keys| keys.upstream(id)).map(|field| KeyShown::of(field, record_words));
             let imposed = keys.and_then(|keys| keys.imposed(id)).map(|field| KeyShown::of(field, override_words));
-            let facts = Facts { store, service, id, last: last.get(id) };
-            let mut balancers: Vec<At> = said.iter().map(|(node, said)| At::of(&facts, node, said)).collect();
+            let case = Case::of(Keys::from(store), service, id);
+            let mut balancers: Vec<At> = answers.iter().map(|(node, answer)| At::of(&case, id, node, answer)).collect();
             if balancers.is_empty() {
-                balancers.push(At { balancer: None, line: None, haproxy: None, verdict: verdict(&facts, None) });
+                balancers.push(At { balancer: None, line: None, haproxy: None, verdict: case.without_balancer() });
+            }
+            if is_one {
+                // Of a whole service's upstreams, none is looked for in the past.
+                balancers.iter_mut().for_each(|at| at.recall(last.get(id)));
             }
             let asked = keys.map(|keys| Asked::of(keys, id)).unwrap_or_default();
             let keys = record.into_iter().chain(imposed).collect();
@@ -151,16 +155,29 @@ fn haproxy_words(traffic: &Traffic) -> String {
 }
 
 impl At {
-    fn of(facts: &Facts, node: &Node, said: &Said) -> Self {
-        let answer = said.service.as_ref().ok();
-        let there: Option<&Upstream> =
-            answer.and_then(|answer| answer.upstreams.iter().find(|it| it.id == facts.id.as_str()));
+    fn of(case: &Case, id: &UpstreamId, node: &Node, answer: &Result<ServiceInFull, String>) -> Self {
+        let answered = match answer {
+            Err(reason) => Err(reason.as_str()),
+            Ok(answer) => Ok(Answered {
+                haproxy_error: answer.haproxy_error.as_deref(),
+                applied: answer.applied,
+                upstream: answer.upstreams.iter().find(|it| it.id == id.as_str()),
+            }),
+        };
+        let there = answered.ok().and_then(|it| it.upstream);
         Self {
             balancer: Some(node.to_string()),
             line: there.and_then(|it| it.line.clone()),
             haproxy: there.and_then(|it| it.haproxy.as_ref()).map(haproxy_words),
-            verdict: verdict(facts, Some(said)),
+            verdict: case.at(node, answered),
         }
+    }
+
+    /// Says what a record that is gone was, as far as etcd's past tells.
+    fn recall(&mut self, last: Option<&Last>) {
+        let reasons = self.verdict.because.iter_mut().chain(&mut self.verdict.also);
+        let gone = reasons.filter(|reason| reason.cause == Cause::NoRecord);
+        gone.for_each(|reason| *reason = no_record(last));
     }
 
     fn requests(&self) -> Cell {
@@ -187,11 +204,17 @@ impl Shown for Explanation {
             let (line, haproxy) = (Cell::of(at.line.as_ref()), Cell::of(at.haproxy.as_ref()));
             lines.row([id.clone(), balancer.clone(), line, haproxy]);
             let because = at.verdict.because.as_ref();
-            let cause = Cell::of(because.map(Cause::name));
-            let why = Cell::of(because.map(Cause::words));
+            let cause = Cell::of(because.map(|reason| reason.cause.name()));
+            let why = Cell::of(because.map(|reason| &reason.words));
             verdicts.row([id.clone(), balancer.clone(), at.requests(), cause, why]);
             for also in &at.verdict.also {
-                verdicts.row([id.clone(), balancer.clone(), "also".into(), also.name().into(), also.words().into()]);
+                verdicts.row([
+                    id.clone(),
+                    balancer.clone(),
+                    "also".into(),
+                    also.cause.name().into(),
+                    also.words.as_str().into(),
+                ]);
             }
         }
         if self.upstreams.is_empty() {

@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use discovery::Node;
 
+use super::asked::names;
 use super::{Finding, Scene};
 
 /// `known` are the findings in the store itself: a balancer that refuses what can't be read is no news.
@@ -68,7 +69,7 @@ fn quarantined(scene: &Scene, known: &[Finding]) -> Vec<Finding> {
             known.iter().any(|finding| finding.key == key && ["unreadable", "unfollowed_key"].contains(&finding.kind));
         for (reason, nodes) in reasons.iter().filter(|_| !is_known) {
             let what = format!("{} on {}", reason, names(nodes));
-            findings.push(Finding::new(key, "quarantined", what, "mend the value; the last good one serves meanwhile"));
+            findings.push(Finding::new(key, "quarantined", what, "mend the value, or delete the key"));
         }
         if refusing != everybody {
             let others: BTreeSet<&Node> = everybody.difference(&refusing).copied().collect();
@@ -99,8 +100,4 @@ fn holders(scene: &Scene) -> Vec<Finding> {
         Finding::new("balancers/", "disagreement", what, "take the claim out of all but one of them")
     };
     disputed.map(finding).collect()
-}
-
-fn names(nodes: &BTreeSet<&Node>) -> String {
-    nodes.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ")
 }

@@ -1,11 +1,14 @@
 //! What is odd about a key by itself.
 
-use discovery::{Entry, Key, Kind, Layout, Oddity, Service, SettingName, Unknown};
+use std::collections::BTreeSet;
 
-use super::Finding;
-use crate::store::Store;
+use discovery::{Balancer, Entry, Key, Kind, Layout, Oddity, Service, ServiceId, SettingName, Unknown, UpstreamId};
 
-pub(super) fn findings(store: &Store) -> Vec<Finding> {
+use super::asked::names;
+use super::{Finding, Scene};
+
+pub(super) fn findings(scene: &Scene) -> Vec<Finding> {
+    let store = scene.store;
     let mut findings = Vec::new();
     for (key, oddity) in store.topology.odd() {
         let (kind, todo) = match oddity {
@@ -18,17 +21,24 @@ pub(super) fn findings(store: &Store) -> Vec<Finding> {
         };
         findings.push(Finding::new(key, kind, oddity.to_string(), todo));
     }
-    for service in store.topology.services().values() {
+    for (id, service) in store.topology.services() {
         of_values(service, &mut findings);
+        findings.extend(stray_overrides(scene, id, service));
         of_layouts(service, &mut findings);
     }
     if let Some(entry) = store.topology.accept_store() {
-        let todo = "delete it once every balancer follows: it lets the next loss of the store through as well";
+        let retaining = store.balancers.nodes().filter(|(_, said)| said.is_some_and(Balancer::retains_lost_keys));
+        let retaining: BTreeSet<_> = retaining.map(|(node, _)| node).collect();
+        let what = if retaining.is_empty() {
+            "left over: no balancer retains what a reset store lacks".to_owned()
+        } else {
+            format!("{} still retains what the store lacks", names(&retaining))
+        };
         findings.push(Finding::at(
             entry,
             "accept_store_left",
-            "a wiped store was accepted, and this is left over",
-            todo,
+            what,
+            "discoverctl accept-store ends it and deletes the key",
         ));
     }
     findings
@@ -57,7 +67,7 @@ fn of_values(service: &Service, findings: &mut Vec<Finding>) {
             }
         }
     }
-    for (id, field) in service.overrides() {
+    for (_, field) in service.overrides() {
         let entry = &field.entry;
         match &field.value {
             Err(refusal) => findings.push(unread(entry, refusal)),
@@ -68,12 +78,23 @@ fn of_values(service: &Service, findings: &mut Vec<Finding>) {
                 }
             }
         }
-        if service.upstream(id).is_none() {
-            let what = format!("there is no upstream {id}");
-            let todo = "delete it, unless that upstream is to come back drained";
-            findings.push(Finding::at(entry, "override_without_upstream", what, todo));
-        }
     }
+}
+
+/// Overrides of upstreams that have no record.
+fn stray_overrides(scene: &Scene, service_id: &ServiceId, service: &Service) -> Vec<Finding> {
+    let stray = service.overrides().filter(|(id, _)| service.upstream(id).is_none());
+    let finding = |(id, entry): (&UpstreamId, &Entry)| {
+        let retaining = scene.retaining_one(service_id, id);
+        let (what, todo) = if retaining.is_empty() {
+            (format!("there is no record of upstream {id}"), "delete it, unless that upstream is to come back so")
+        } else {
+            let what = format!("upstream {id} has no record; {} retains it, and this counts there", names(&retaining));
+            (what, "leave it until the upstream is announced again or gone")
+        };
+        Finding::at(entry, "override_without_upstream", what, todo)
+    };
+    stray.map(|(id, field)| finding((id, &field.entry))).collect()
 }
 
 fn unread(entry: &Entry, refusal: &impl ToString) -> Finding {
@@ -97,7 +118,7 @@ fn of_layouts(service: &Service, findings: &mut Vec<Finding>) {
             _ => continue,
         };
         if counts(&current) {
-            let what = format!("{current} says the same thing, and counts");
+            let what = format!("{current} stands too, and counts");
             findings.push(Finding::at(entry, "old_layout", what, "delete it, once no old tool writes it"));
         }
     }

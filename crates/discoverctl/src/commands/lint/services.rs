@@ -4,47 +4,78 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use discovery::{Claim, Kind, Service, ServiceId, Setting, SettingName, UpstreamAddress, claims};
 
-use super::Finding;
-use crate::store::Store;
+use super::asked::names;
+use super::{Finding, Scene};
+use crate::verdict::is_named;
 
-pub(super) fn findings(store: &Store) -> Vec<Finding> {
+pub(super) fn findings(scene: &Scene) -> Vec<Finding> {
     let mut findings = Vec::new();
     let mut claimants: BTreeMap<(Kind, Claim), Vec<&ServiceId>> = BTreeMap::new();
-    for (id, service) in store.topology.services() {
-        findings.extend(nameless(id, service));
-        if service.upstreams().next().is_none() {
-            let todo = "start an announcer, or discoverctl delete it";
-            findings.push(Finding::new(id.folder(), "no_upstream", "no upstream: its clients get 503", todo));
-        }
-        findings.extend(empty_colors(service));
+    for (id, service) in scene.store.topology.services() {
+        findings.extend(nameless(scene, id, service));
+        findings.extend(without_record(scene, id, service));
+        findings.extend(empty_colors(scene, id, service));
         findings.extend(doubles(service));
         let settings: Vec<&Setting> = service.settings().filter_map(|(_, field)| field.value.as_ref().ok()).collect();
         for claim in claims(settings) {
             claimants.entry((id.kind, claim)).or_default().push(id);
         }
     }
-    findings.extend(claimants.iter().filter(|(_, ids)| ids.len() > 1).flat_map(|((_, claim), ids)| rivals(claim, ids)));
+    let contested = claimants.iter().filter(|(_, ids)| ids.len() > 1);
+    findings.extend(contested.flat_map(|((_, claim), ids)| rivals(scene, claim, ids)));
     findings
 }
 
-fn nameless(id: &ServiceId, service: &Service) -> Option<Finding> {
-    let has = |name| service.setting(name).is_some();
-    let (is_named, key) = match id.kind {
-        Kind::Http => (has(SettingName::Domain) || has(SettingName::UrlReg) || id.is_default(), "domain"),
-        Kind::Tcp => (has(SettingName::Ports), "ports"),
+/// No key says what the service answers for.
+fn nameless(scene: &Scene, id: &ServiceId, service: &Service) -> Option<Finding> {
+    if id.is_default() || is_named(service) {
+        return None;
+    }
+    let key = if id.kind == Kind::Http { "domain" } else { "ports" };
+    let named = scene.served(id).filter(|(_, it)| !it.claims().is_empty());
+    let named: BTreeSet<_> = named.map(|(node, _)| node).collect();
+    let gets_requests =
+        scene.rows_of(id).iter().flat_map(|row| row.balancers.values()).any(|it| it.balanced == Some(true));
+    let what = match (named.is_empty(), gets_requests) {
+        (false, _) => format!("no {key} in the store; {} retains what it was", names(&named)),
+        // ACME's challenges, for one.
+        (true, true) => return None,
+        (true, false) if scene.served(id).next().is_none() => format!("no {key}"),
+        (true, false) => format!("no {key}: no request finds it"),
     };
-    let todo = || format!("discoverctl set {} {key} VALUE", id.name);
-    (!is_named).then(|| Finding::new(id.folder(), "no_domain", format!("no {key}: no request finds it"), todo()))
+    Some(Finding::new(id.folder(), "no_domain", what, format!("discoverctl set {} {key} VALUE", id.name)))
+}
+
+/// The service has no record of an upstream. A balancer may retain some all the same.
+fn without_record(scene: &Scene, id: &ServiceId, service: &Service) -> Option<Finding> {
+    if service.upstreams().next().is_some() {
+        return None;
+    }
+    let retaining = scene.retaining(id);
+    let (what, todo) = if !retaining.is_empty() {
+        let what = format!("no upstream's record; {} retains upstreams and serves them", names(&retaining));
+        (what, "start an announcer")
+    } else if let Some(unknown) = scene.unknown() {
+        let what = format!("no upstream's record; a balancer may retain upstreams, and {unknown}");
+        (what, "start an announcer; delete the service only once every balancer says that it retains none")
+    } else {
+        ("no upstream: its clients get 503".to_owned(), "start an announcer, or discoverctl delete it")
+    };
+    Some(Finding::new(id.folder(), "no_upstream", what, todo))
 }
 
 /// Active colors that no upstream has.
-fn empty_colors(service: &Service) -> Option<Finding> {
+fn empty_colors(scene: &Scene, id: &ServiceId, service: &Service) -> Option<Finding> {
     let field = service.setting(SettingName::Active)?;
     let Ok(Setting::Active(active)) = &field.value else { return None };
     let records = service.upstreams().filter_map(|(_, field)| field.value.as_ref().ok());
-    let colors: BTreeSet<_> = records.filter_map(|record| record.color.as_ref()).collect();
+    let mut colors: BTreeSet<String> =
+        records.filter_map(|record| record.color.as_ref()).map(ToString::to_string).collect();
+    let name = id.to_string();
+    let retained = scene.retained.iter().filter(|((service, _), _)| *service == name);
+    colors.extend(retained.flat_map(|(_, by)| by.values()).filter_map(|it| it.color.clone()));
     let empty: Vec<String> =
-        active.iter().filter(|(color, _)| !colors.contains(color)).map(|(color, _)| color.to_string()).collect();
+        active.iter().map(|(color, _)| color.to_string()).filter(|color| !colors.contains(color)).collect();
     let what = || format!("no upstream has the color {}", empty.join(", "));
     let todo = "start upstreams of that color, or discoverctl color SVC another";
     (!empty.is_empty()).then(|| Finding::at(&field.entry, "color_without_upstream", what(), todo))
@@ -61,7 +92,7 @@ fn doubles(service: &Service) -> Vec<Finding> {
     let mut findings = Vec::new();
     for (address, entries) in by_address.into_iter().filter(|(_, entries)| entries.len() > 1) {
         let Some((first, others)) = entries.split_first() else { continue };
-        let what = format!("{address} is that of {} too: it gets a double share", first.key);
+        let what = format!("{address} is that of {} too", first.key);
         findings.extend(others.iter().map(|entry| {
             Finding::at(entry, "double_address", what.clone(), "deregister one of them; two announcers may be running")
         }));
@@ -69,7 +100,9 @@ fn doubles(service: &Service) -> Vec<Finding> {
     findings
 }
 
-fn rivals(claim: &Claim, ids: &[&ServiceId]) -> Vec<Finding> {
+/// Claims that several services make. Only a balancer knows which of them has it.
+fn rivals(scene: &Scene, claim: &Claim, ids: &[&ServiceId]) -> Vec<Finding> {
+    let owners = owners(scene, claim);
     let finding = |id: &&ServiceId| {
         let others: Vec<String> = ids.iter().filter(|other| *other != id).map(ToString::to_string).collect();
         let key = match claim {
@@ -77,8 +110,24 @@ fn rivals(claim: &Claim, ids: &[&ServiceId]) -> Vec<Finding> {
             Claim::Port(_) => SettingName::Ports,
         };
         let key = format!("{}{key}", id.folder());
-        let what = format!("{claim} is named by {} too; who had it first holds it", others.join(", "));
+        let what = format!("{claim} is named by {} too; {owners}", others.join(", "));
         Finding::new(key, "rival_claim", what, "take it out of one of them")
     };
     ids.iter().map(finding).collect()
+}
+
+/// Which service has a claim at which balancer.
+fn owners(scene: &Scene, claim: &Claim) -> String {
+    let mut by_owner: BTreeMap<&str, BTreeSet<_>> = BTreeMap::new();
+    let answers = scene.services.iter().filter_map(|(node, it)| Some((node, it.as_ref().ok()?)));
+    for (node, service) in answers.flat_map(|(node, it)| it.services.iter().map(move |service| (node, service))) {
+        if service.has(claim) {
+            by_owner.entry(&service.id).or_default().insert(node);
+        }
+    }
+    if by_owner.is_empty() {
+        return "which of them has it, no balancer says".into();
+    }
+    let each = by_owner.iter().map(|(id, nodes)| format!("{id} has it at {}", names(nodes)));
+    each.collect::<Vec<_>>().join(", ")
 }

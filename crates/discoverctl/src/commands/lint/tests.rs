@@ -13,17 +13,14 @@ fn linted(
     status: &[(&str, Result<&str, &str>)],
     services: &[(&str, Result<&str, &str>)],
     quarantine: &[(&str, Result<&str, &str>)],
+    upstreams: &[(&str, Result<&str, &str>)],
 ) -> String {
-    let (status, services, quarantine) = (answers(status), answers(services), answers(quarantine));
+    let (status, services) = (answers(status), answers(services));
+    let (quarantine, upstreams) = (answers(quarantine), answers(upstreams));
     let store = store(keys);
-    let scene = Scene {
-        store: &store,
-        status: &status,
-        services: &services,
-        quarantine: &quarantine,
-        certificates: &Answers::new(),
-        now: SystemTime::UNIX_EPOCH,
-    };
+    let (certificates, now) = (Answers::new(), SystemTime::UNIX_EPOCH);
+    let asked = Asked { status, services, quarantine, upstreams, certificates, now };
+    let scene = Scene::of(&store, &asked);
     let line = |Finding { key, kind, what, .. }: &Finding| format!("{key} [{kind}] {what}\n");
     scene.findings().iter().map(line).collect()
 }
@@ -50,25 +47,25 @@ fn the_store_alone() {
         ("tcp-services/db/balance", "leastconn"),
     ];
     expect![[r#"
-        control/accept-store [accept_store_left] a wiped store was accepted, and this is left over
-        http-services/api/domain [rival_claim] shop.test/ is named by http-shop too; who had it first holds it
+        control/accept-store [accept_store_left] left over: no balancer retains what a reset store lacks
+        http-services/api/domain [rival_claim] shop.test/ is named by http-shop too; which of them has it, no balancer says
         http-services/shop/active [color_without_upstream] no upstream has the color green
         http-services/shop/balance [unreadable] `by mood`: expected roundrobin, leastconn, random, source or uri
         http-services/shop/colour [unknown_key] unknown key
-        http-services/shop/domain [rival_claim] shop.test/ is named by http-api too; who had it first holds it
+        http-services/shop/domain [rival_claim] shop.test/ is named by http-api too; which of them has it, no balancer says
         http-services/shop/overrides/a [unknown_field] fields that mean nothing: `sate`
         http-services/shop/overrides/gone [empty_override] it imposes nothing
-        http-services/shop/overrides/gone [override_without_upstream] there is no upstream gone
+        http-services/shop/overrides/gone [override_without_upstream] there is no record of upstream gone
         http-services/shop/sslpass [old_layout] http-services/shop/tls beats it
         http-services/shop/upstreams/a [unknown_field] fields that mean nothing: `waight`
-        http-services/shop/upstreams/b [double_address] 10.0.0.1:80 is that of http-services/shop/upstreams/a too: it gets a double share
+        http-services/shop/upstreams/b [double_address] 10.0.0.1:80 is that of http-services/shop/upstreams/a too
         http-services/shop/upstreams/b [no_lease] a record without a lease never goes by itself
         http-services/shop/upstreams/c [unreadable] `?`: an upstream is an IP address and a port: 172.17.8.101:8000, [fd00::1]:8000
-        services/shop/domain [old_layout] http-services/shop/domain says the same thing, and counts
-        tcp-services/db/ [no_domain] no ports: no request finds it
-        tcp-services/db/ [no_upstream] no upstream: its clients get 503
+        services/shop/domain [old_layout] http-services/shop/domain stands too, and counts
+        tcp-services/db/ [no_domain] no ports
+        tcp-services/db/ [no_upstream] no upstream's record; a balancer may retain upstreams, and no balancer lives that could be asked
     "#]]
-    .assert_eq(&linted(&keys, &[], &[], &[]));
+    .assert_eq(&linted(&keys, &[], &[], &[], &[]));
 }
 
 #[test]
@@ -106,5 +103,66 @@ fn the_balancers() {
         http-services/shop/verify [disagreement] refused on lb1, followed on lb2
         http-services/shop/verify [quarantined] no file x in --ca-dir on lb1
     "#]]
-    .assert_eq(&linted(&keys, &status, &services, &quarantine));
+    .assert_eq(&linted(&keys, &status, &services, &quarantine, &[]));
+}
+
+/// One balancer that retains an upstream of the service without a key, and one that can't be asked.
+#[test]
+fn what_is_retained_is_told_and_nothing_is_said_of_its_clients() {
+    let retains = r#"{"applied":9,"upstreams":[{"service":"http-mail","id":"a","held":true,"held_by":"guard",
+        "held_since":"2026-11-29T12:00:00.000Z","color":"green","haproxy":{"status":"UP","up":true,"weight":100},
+        "verdict":{"gets_requests":true,"because":null,"also":[{"cause":"held","words":"retained"}]}}]}"#;
+    let keys = [
+        ("http-services/mail/domain", "mail.test"),
+        ("http-services/mail/active", "green"),
+        ("http-services/mail/overrides/a", r#"{"weight":7}"#),
+    ];
+    let served = r#"{"services":[{"id":"http-mail","routes":[{"host":"mail.test","path":"/"}]}]}"#;
+    let of = |lb2| linted(&keys, &[], &[("lb1", Ok(served))], &[], &[("lb1", Ok(retains)), ("lb2", lb2)]);
+    expect![[r#"
+        http-services/mail/ [no_upstream] no upstream's record; lb1 retains upstreams and serves them
+        http-services/mail/overrides/a [override_without_upstream] upstream a has no record; lb1 retains it, and this counts there
+        http-services/mail/upstreams/a [held] its key is gone; retained by lb1 since 2026-11-29T12:00:00.000Z
+    "#]]
+    .assert_eq(&of(Err("refused")));
+    let nobody = linted(&keys[..1], &[], &[], &[], &[("lb2", Err("refused"))]);
+    assert!(nobody.contains("a balancer may retain upstreams, and lb2 can't be asked"), "{nobody}");
+    let none = linted(&keys[..1], &[], &[], &[], &[("lb2", Ok("{}"))]);
+    assert!(none.contains("[no_upstream] no upstream: its clients get 503"), "{none}");
+    // The whole service is gone from the store.
+    let gone = linted(&[], &[], &[], &[], &[("lb1", Ok(retains))]);
+    assert!(gone.starts_with("http-services/mail/upstreams/a [held]"), "{gone}");
+}
+
+#[test]
+fn a_service_without_any_request_is_named_with_its_cause() {
+    let no = |cause: &str| {
+        format!(
+            r#"{{"applied":9,"upstreams":[{{"service":"http-mail","id":"a","balanced":false,"verdict":
+            {{"gets_requests":false,"because":{{"cause":"{cause}","words":"for {cause}"}},"also":[]}}}}]}}"#
+        )
+    };
+    let keys = [("http-services/mail/upstreams/a", r#"{"address":"10.0.0.1:80","permanent":true}"#)];
+    let served = r#"{"services":[{"id":"http-mail"}]}"#;
+    let (nameless, acme) = (no("no_domain"), no("x").replacen("false", "true", 2));
+    let services = [("lb1", Ok(served))];
+    expect![[r#"
+        http-services/mail/ [no_domain] no domain: no request finds it
+        http-services/mail/ [no_requests] no upstream gets requests at lb1: for no_domain
+    "#]]
+    .assert_eq(&linted(&keys, &[], &services, &[], &[("lb1", Ok(&nameless))]));
+    let acme = acme.replace(r#"{"cause":"x","words":"for x"}"#, "null");
+    assert_eq!(linted(&keys, &[], &services, &[], &[("lb1", Ok(&acme))]), "", "ACME's challenges reach it");
+    // A reset store lacks the domain, and the balancer retains it.
+    let named = r#"{"services":[{"id":"http-mail","routes":[{"host":"mail.test","path":"/"}]}]}"#;
+    let retained = linted(&keys, &[], &[("lb1", Ok(named))], &[], &[("lb1", Ok(&acme))]);
+    assert_eq!(retained, "http-services/mail/ [no_domain] no domain in the store; lb1 retains what it was\n");
+}
+
+#[test]
+fn a_claim_belongs_to_whom_a_balancer_says() {
+    let keys = [("http-services/api/domain", "shop.test"), ("http-services/shop/domain", "shop.test")];
+    let services = r#"{"services":[{"id":"http-api"},{"id":"http-shop","routes":[{"host":"shop.test","path":"/"}]}]}"#;
+    let said = linted(&keys, &[], &[("lb1", Ok(services))], &[], &[("lb1", Ok("{}"))]);
+    assert!(said.contains("[rival_claim] shop.test/ is named by http-shop too; http-shop has it at lb1"), "{said}");
 }

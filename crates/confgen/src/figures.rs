@@ -1,0 +1,72 @@
+//! HAProxy's own figures, found by name. Pure.
+
+use std::collections::HashMap;
+
+use haproxy::runtime::{RowKind, Stat};
+
+/// What HAProxy counts, by frontend, backend and server; or why it can't be asked.
+pub type Counted = Result<Vec<Stat>, String>;
+
+/// The rows of `show stat`, found by name. A row's kind keeps a server that is called `BACKEND` apart from its backend.
+pub struct Figures<'a> {
+    error: Option<&'a str>,
+    servers: HashMap<(&'a str, &'a str), &'a Stat>,
+    backends: HashMap<&'a str, &'a Stat>,
+    frontends: HashMap<&'a str, &'a Stat>,
+    /// By backend, the first backup server that is up and has weight, in HAProxy's order.
+    first_backups: HashMap<&'a str, &'a str>,
+}
+
+impl<'a> Figures<'a> {
+    /// There are no rows if HAProxy couldn't be asked.
+    pub fn of(counted: &'a Counted) -> Self {
+        let error = counted.as_ref().err().map(String::as_str);
+        let (mut servers, mut first_backups) = (HashMap::new(), HashMap::new());
+        let (mut backends, mut frontends) = (HashMap::new(), HashMap::new());
+        for row in counted.iter().flatten() {
+            let (proxy, name) = (row.proxy.as_str(), row.name.as_str());
+            match row.kind {
+                RowKind::Frontend => _ = frontends.insert(proxy, row),
+                RowKind::Backend => _ = backends.insert(proxy, row),
+                RowKind::Server => {
+                    servers.insert((proxy, name), row);
+                    if row.backup > 0 && takes_requests(row) {
+                        first_backups.entry(proxy).or_insert(name);
+                    }
+                }
+            }
+        }
+        Self { error, servers, backends, frontends, first_backups }
+    }
+
+    /// Why HAProxy couldn't be asked; None if it could.
+    pub fn error(&self) -> Option<&'a str> {
+        self.error
+    }
+
+    /// One server of a section.
+    pub fn server(&self, section: &str, name: &str) -> Option<&'a Stat> {
+        self.servers.get(&(section, name)).copied()
+    }
+
+    /// All servers of a section together.
+    pub fn backend(&self, section: &str) -> Option<&'a Stat> {
+        self.backends.get(section).copied()
+    }
+
+    /// A frontend, or the listening half of a section.
+    pub fn frontend(&self, name: &str) -> Option<&'a Stat> {
+        self.frontends.get(name).copied()
+    }
+
+    /// The only backup server of a section that HAProxy uses while no other server is up: without `option allbackups` it is
+    /// the first one that is up (configuration manual, `option allbackups`).
+    pub fn first_backup(&self, section: &str) -> Option<&'a str> {
+        self.first_backups.get(section).copied()
+    }
+}
+
+/// HAProxy may choose the server: it is up and has weight.
+pub fn takes_requests(row: &Stat) -> bool {
+    row.is_up() && row.weight > 0
+}

@@ -1,0 +1,53 @@
+//! What the store last had of a record that is gone.
+
+use discovery::{Cause, Reason};
+use serde::Serialize;
+
+/// What the store last had of a record.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub(super) struct Last {
+    /// A revision at which it stood there.
+    pub(super) revision: i64,
+    /// Its value.
+    pub(super) value: String,
+    /// Its lease, as etcdctl prints it; null is none.
+    pub(super) lease: Option<String>,
+    /// Whether that lease lives; null where nobody knows.
+    pub(super) lease_lives: Option<bool>,
+}
+
+/// Why there is no record, as far as etcd's past tells.
+pub(super) fn no_record(last: Option<&Last>) -> Reason {
+    let words =
+        last.map_or_else(|| "it is not in the store, nor in the revisions that etcd keeps".to_owned(), Last::words);
+    Cause::NoRecord.because(words)
+}
+
+impl Last {
+    fn words(&self) -> String {
+        let lease = match (&self.lease, self.lease_lives) {
+            (None, _) => "without a lease: somebody deleted it".to_owned(),
+            (Some(lease), Some(true)) => format!("under lease {lease}, which lives: somebody deleted the key"),
+            (Some(lease), Some(false)) => format!("under lease {lease}, which has ended"),
+            (Some(lease), None) => format!("under lease {lease}"),
+        };
+        format!("it is not in the store; at revision {} it was {}, {lease}", self.revision, self.value)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_record_that_is_gone_is_told_from_its_past() {
+        assert!(no_record(None).words.ends_with("nor in the revisions that etcd keeps"));
+        let mut last =
+            Last { revision: 5, value: "10.0.0.1:80".into(), lease: Some("abc".into()), lease_lives: Some(false) };
+        assert!(no_record(Some(&last)).words.ends_with("under lease abc, which has ended"));
+        last.lease_lives = Some(true);
+        assert!(no_record(Some(&last)).words.ends_with("somebody deleted the key"));
+        last.lease = None;
+        assert!(no_record(Some(&last)).words.ends_with("without a lease: somebody deleted it"));
+    }
+}

@@ -1,0 +1,128 @@
+//! What the balancers say about upstreams and services, as far as they can be asked. Pure.
+//!
+//! The store alone doesn't tell what a client gets: a balancer may retain upstreams without a key, and another service may own
+//! a claim. So nothing is said of clients unless a balancer says it.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use discovery::{Cause, Key, Node, ServiceId, UpstreamId};
+
+use super::{Finding, Scene};
+use crate::fleet::Service;
+use crate::upstreams::Row;
+use crate::verdict::record_key;
+
+/// Some balancers, by name.
+pub(super) fn names(nodes: &BTreeSet<&Node>) -> String {
+    nodes.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ")
+}
+
+impl<'a> Scene<'a> {
+    /// The balancers whose API answers about upstreams.
+    pub(super) fn answering(&self) -> BTreeSet<&'a Node> {
+        self.upstreams.iter().filter(|(_, answer)| answer.is_ok()).map(|(node, _)| node).collect()
+    }
+
+    /// The balancers that can't be asked.
+    pub(super) fn silent(&self) -> BTreeSet<&'a Node> {
+        self.upstreams.iter().filter(|(_, answer)| answer.is_err()).map(|(node, _)| node).collect()
+    }
+
+    /// Why nobody can say what clients get; None if every balancer that lives answers.
+    pub(super) fn unknown(&self) -> Option<String> {
+        let silent = self.silent();
+        if self.upstreams.is_empty() {
+            return Some("no balancer lives that could be asked".into());
+        }
+        (!silent.is_empty()).then(|| format!("{} can't be asked", names(&silent)))
+    }
+
+    /// The balancers that retain some upstream of the service without a key.
+    pub(super) fn retaining(&self, service: &ServiceId) -> BTreeSet<&'a Node> {
+        let name = service.to_string();
+        let of = self.retained.iter().filter(|((service, _), _)| *service == name);
+        of.flat_map(|(_, by)| by.keys().copied()).collect()
+    }
+
+    /// The balancers that retain this upstream without a key.
+    pub(super) fn retaining_one(&self, service: &ServiceId, id: &UpstreamId) -> BTreeSet<&'a Node> {
+        let name = service.to_string();
+        self.retained.get(&(name.as_str(), id.as_str())).into_iter().flat_map(|by| by.keys().copied()).collect()
+    }
+
+    /// The service at each balancer that answers about services.
+    pub(super) fn served(&self, service: &ServiceId) -> impl Iterator<Item = (&'a Node, &'a Service)> {
+        let name = service.to_string();
+        let served = self.served.get(name.as_str());
+        served.into_iter().flatten().map(|(node, service)| (*node, *service)).collect::<Vec<_>>().into_iter()
+    }
+
+    /// The service's upstreams, as the balancers judge them.
+    pub(super) fn rows_of(&self, service: &ServiceId) -> &[Row] {
+        self.rows.get(service).map(Vec::as_slice).unwrap_or_default()
+    }
+}
+
+/// What the balancers' verdicts say.
+pub(super) fn findings(scene: &Scene) -> Vec<Finding> {
+    let mut findings = retained(scene);
+    for id in scene.store.topology.services().keys() {
+        findings.extend(unserved(scene, id));
+    }
+    findings
+}
+
+/// Upstreams that are served although their keys are gone.
+fn retained(scene: &Scene) -> Vec<Finding> {
+    let mut findings = Vec::new();
+    for ((service, id), by) in &scene.retained {
+        let each = by.iter().map(|(node, it)| match &it.held_since {
+            Some(since) => format!("{node} since {since}"),
+            None => node.to_string(),
+        });
+        let what = format!("its key is gone; retained by {}", each.collect::<Vec<_>>().join(", "));
+        let is_reset = by.values().any(|it| it.held_by.as_deref() == Some("reset"));
+        let todo = if is_reset {
+            "have it announced again; if it is meant to be gone: discoverctl accept-store"
+        } else {
+            "see its announcer's log and lease; it goes when HAProxy's check fails, or as --guard-hold says"
+        };
+        let key = key_of(service, id).unwrap_or_else(|| format!("{service}/{id}"));
+        findings.push(Finding::new(key, "held", what, todo).because(Cause::Held));
+    }
+    findings
+}
+
+fn key_of(service: &str, id: &str) -> Option<String> {
+    let (kind, name) = service.split_once('-')?;
+    let kind = if kind == "http" { discovery::Kind::Http } else { discovery::Kind::Tcp };
+    let key: Key = record_key(&ServiceId { kind, name: name.parse().ok()? }, &id.parse().ok()?).parse().ok()?;
+    Some(key.to_string())
+}
+
+/// The cause is a fault of the keys, or one that only a person ends. Checks that fail, and what somebody asked for, are `check`'s
+/// and `verify`'s to tell; a balancer that is behind or out of sync is a finding of its own, or none for long.
+fn is_odd(cause: &Cause) -> bool {
+    use Cause::{Behind, Check, HaproxySilent, OutOfSync, Pending};
+    !cause.is_asked_for() && !matches!(cause, Check | HaproxySilent | OutOfSync | Pending | Behind)
+}
+
+/// Services of which no upstream gets requests at a balancer. A balancer that can't say is none.
+fn unserved(scene: &Scene, id: &ServiceId) -> Vec<Finding> {
+    let mut by_cause: BTreeMap<Cause, (String, BTreeSet<&Node>)> = BTreeMap::new();
+    for node in scene.answering() {
+        let name = node.to_string();
+        let there: Vec<_> = scene.rows_of(id).iter().filter_map(|row| row.balancers.get(&name)).collect();
+        let is_unserved = !there.is_empty() && there.iter().all(|it| it.balanced == Some(false));
+        let first = there.iter().filter(|_| is_unserved).find_map(|it| it.verdict.because.as_ref());
+        if let Some(reason) = first.filter(|reason| is_odd(&reason.cause)) {
+            let words = || (reason.words.clone(), BTreeSet::new());
+            by_cause.entry(reason.cause.clone()).or_insert_with(words).1.insert(node);
+        }
+    }
+    let finding = |(cause, (words, nodes)): (Cause, (String, BTreeSet<&Node>))| {
+        let what = format!("no upstream gets requests at {}: {words}", names(&nodes));
+        Finding::new(id.folder(), "no_requests", what, format!("discoverctl explain {}", id.name)).because(cause)
+    };
+    by_cause.into_iter().map(finding).collect()
+}

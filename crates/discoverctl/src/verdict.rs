@@ -1,0 +1,255 @@
+//! The balancers' verdicts, for every command that shows them. Pure.
+//!
+//! confgen judges. What is added here is what a balancer can't know: that no balancer lives, that it can't be asked, that it
+//! follows another store, that it is behind, and what the store has instead of a record.
+
+use discovery::{
+    Balancers, Cause, Key, Node, Reason, Service, ServiceId, Setting, SettingName, Topology, UpstreamId, Verdict,
+    refrains,
+};
+
+use crate::fleet::Upstream;
+use crate::store::Store;
+
+/// The store's keys.
+#[derive(Clone, Copy)]
+pub(crate) struct Keys<'a> {
+    /// Those of services.
+    pub(crate) topology: &'a Topology,
+    /// What balancers say of themselves.
+    pub(crate) balancers: &'a Balancers,
+}
+
+impl<'a> From<&'a Store> for Keys<'a> {
+    fn from(store: &'a Store) -> Self {
+        Self { topology: &store.topology, balancers: &store.balancers }
+    }
+}
+
+/// What a balancer answers about one upstream.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Answered<'a> {
+    /// Why it can't ask its HAProxy.
+    pub(crate) haproxy_error: Option<&'a str>,
+    /// The revision that it follows; None if it follows none yet, or doesn't say.
+    pub(crate) applied: Option<i64>,
+    /// The upstream; None if the balancer doesn't know it.
+    pub(crate) upstream: Option<&'a Upstream>,
+}
+
+/// One upstream, and what the store has of it.
+#[derive(Clone, Copy)]
+pub(crate) struct Case<'a> {
+    keys: Keys<'a>,
+    id: &'a ServiceId,
+    upstream: &'a UpstreamId,
+    service: Option<&'a Service>,
+}
+
+impl<'a> Case<'a> {
+    /// An upstream that has a record, or had one, or is served without.
+    pub(crate) fn of(keys: Keys<'a>, id: &'a ServiceId, upstream: &'a UpstreamId) -> Self {
+        Self { keys, id, upstream, service: keys.topology.services().get(id).map(|it| &**it) }
+    }
+
+    /// The verdict if no balancer lives.
+    pub(crate) fn without_balancer(&self) -> Verdict {
+        let nobody = Cause::NoBalancer.because("no balancer lives: nothing stands below balancers/");
+        Verdict::new(Some(false), [vec![nobody], self.of_store()].concat(), Vec::new())
+    }
+
+    /// The verdict at one balancer.
+    pub(crate) fn at(&self, node: &Node, answered: Result<Answered, &str>) -> Verdict {
+        let verdict = match answered {
+            Err(reason) => {
+                let unasked = Cause::Unasked.because(format!("the balancer can't be asked: {reason}"));
+                Verdict::new(None, [vec![unasked], self.of_store()].concat(), Vec::new())
+            }
+            Ok(answered) => match answered.upstream {
+                Some(upstream) => self.told(upstream, answered),
+                None => self.unlisted(answered.applied),
+            },
+        };
+        match self.keys.balancers.nodes().find(|(it, _)| *it == node) {
+            Some((_, None)) => verdict.led_by(
+                Cause::BalancerGarbled.because("the balancer's key makes no sense: is another program writing it?"),
+            ),
+            Some((_, Some(said))) if said.cluster != self.keys.balancers.cluster() => verdict.led_by(
+                Cause::OtherStore.because("the balancer follows another etcd cluster: see --endpoints of its confgen"),
+            ),
+            _ => verdict,
+        }
+    }
+
+    /// The balancer's own verdict, with what the store has that the balancer has not applied.
+    fn told(&self, upstream: &Upstream, answered: Answered) -> Verdict {
+        let mut verdict = upstream.verdict.clone().unwrap_or_else(|| by_older(upstream, answered.haproxy_error));
+        if !upstream.held && self.record().is_none() {
+            verdict = verdict.noting(no_record());
+        }
+        match (answered.applied, self.revision()) {
+            (Some(applied), Some(revision)) if applied < revision => verdict.noting(behind(applied, revision)),
+            _ => verdict,
+        }
+    }
+
+    /// The balancer doesn't know the upstream.
+    fn unlisted(&self, applied: Option<i64>) -> Verdict {
+        let mut against = self.of_store();
+        if let Some(record) = self.record().filter(|record| record.value.is_ok()) {
+            against.push(match applied {
+                Some(applied) => behind(applied, record.entry.mod_revision),
+                None => {
+                    Cause::Behind.because("the balancer doesn't know it, and doesn't say that it follows the store")
+                }
+            });
+        }
+        Verdict::new(Some(false), against, Vec::new())
+    }
+
+    /// What the keys themselves say against it.
+    fn of_store(&self) -> Vec<Reason> {
+        let mut reasons = Vec::new();
+        let Some(service) = self.service.filter(|service| !service.is_empty()) else { return vec![no_record()] };
+        if !self.id.is_default() && !is_named(service) {
+            reasons.push(Reason::no_domain(self.id));
+        }
+        match self.record().map(|field| (&field.entry.key, &field.value)) {
+            None => reasons.push(no_record()),
+            Some((key, Err(refusal))) => {
+                reasons.push(Cause::RecordQuarantined.because(format!("{key} is not followed: {refusal}")));
+            }
+            Some((_, Ok(record))) => {
+                let imposed = service.imposed(self.upstream).and_then(|field| field.value.as_ref().ok());
+                let active = match service.setting(SettingName::Active).map(|field| &field.value) {
+                    Some(Ok(Setting::Active(active))) => Some(active),
+                    _ => None,
+                };
+                reasons.extend(refrains(&format!("{}/{}", self.id.name, self.upstream), Some(record), imposed, active));
+            }
+        }
+        reasons
+    }
+
+    fn record(&self) -> Option<&'a discovery::Field<discovery::Upstream>> {
+        self.service?.upstream(self.upstream).map(|field| &**field)
+    }
+
+    /// The newest revision of the keys that have a say in the upstream.
+    fn revision(&self) -> Option<i64> {
+        let service = self.service?;
+        let settings = service.settings().map(|(_, field)| field.entry.mod_revision);
+        let imposed = service.imposed(self.upstream).map(|field| field.entry.mod_revision);
+        let record = self.record().map(|field| field.entry.mod_revision);
+        settings.chain(imposed).chain(record).max()
+    }
+}
+
+/// A key says what the service answers for, whether or not it can be read.
+pub(crate) fn is_named(service: &Service) -> bool {
+    [SettingName::Domain, SettingName::UrlReg, SettingName::Ports]
+        .into_iter()
+        .any(|name| service.setting(name).is_some())
+}
+
+fn no_record() -> Reason {
+    Cause::NoRecord.because("it is not in the store")
+}
+
+fn behind(applied: i64, revision: i64) -> Reason {
+    let words =
+        format!("the balancer doesn't know it yet: it is at revision {applied}, the store's keys at {revision}");
+    Cause::Behind.because(words)
+}
+
+/// An older confgen says yes or no, and why in words only.
+fn by_older(upstream: &Upstream, haproxy_error: Option<&str>) -> Verdict {
+    if let Some(error) = haproxy_error {
+        let silent = Cause::HaproxySilent.because(format!("HAProxy can't be asked: {error}"));
+        return Verdict::new(None, vec![silent], Vec::new());
+    }
+    let why = upstream.not_balanced.as_deref().map(|words| Cause::Otherwise.because(words));
+    let held = upstream.held.then(|| Cause::Held.because(upstream.why.join("; ")));
+    Verdict::new(upstream.balanced, why.into_iter().collect(), held.into_iter().collect())
+}
+
+/// The key of an upstream's record in the current layout.
+pub(crate) fn record_key(service: &ServiceId, id: &UpstreamId) -> String {
+    Key::upstream(service, id).to_string()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::store::tests::store;
+
+    const DOMAIN: (&str, &str) = ("http-services/shop/domain", "shop.test");
+    const A: (&str, &str) = ("http-services/shop/upstreams/a", r#"{"address":"10.0.0.1:80","color":"blue"}"#);
+    const DRAINED: (&str, &str) = ("http-services/shop/overrides/a", r#"{"state":"drain"}"#);
+    const LB1: (&str, &str) = ("balancers/lb1", r#"{"cluster":"7","applied":20,"pending":[],"held":[],"draining":{}}"#);
+    const YES: &str = r#"{"id":"a","balanced":true,"verdict":{"gets_requests":true,"because":null,"also":[]}}"#;
+    const NO: &str = r#"{"id":"a","balanced":false,"verdict":{"gets_requests":false,
+        "because":{"cause":"check","words":"down"},"also":[{"cause":"starved","words":"newer"}]}}"#;
+
+    /// The names of the causes, the verdict's first. `answer` is an upstream, or an error that begins with `!`.
+    #[track_caller]
+    fn assert_causes(keys: &[(&str, &str)], answer: Option<&str>, applied: i64, gets: Option<bool>, names: &[&str]) {
+        let store = store(keys);
+        let key: Key = A.0.parse().unwrap();
+        let Key::Upstream { service, id, .. } = key else { panic!() };
+        let upstream: Option<Upstream> =
+            answer.filter(|it| !it.starts_with('!')).map(|it| serde_json::from_str(it).unwrap());
+        let answered = Answered { applied: Some(applied), upstream: upstream.as_ref(), haproxy_error: None };
+        let answered = if answer.is_some_and(|it| it.starts_with('!')) { Err("refused") } else { Ok(answered) };
+        let verdict = Case::of(Keys::from(&store), &service, &id).at(&"lb1".parse().unwrap(), answered);
+        let causes: Vec<&str> = verdict.reasons().map(|it| it.cause.name()).collect();
+        assert_eq!((verdict.gets_requests, causes.as_slice()), (gets, names), "{verdict:?}");
+        assert_eq!(verdict.because.is_none(), gets == Some(true));
+    }
+
+    #[test]
+    fn a_balancers_verdict_is_taken_as_it_is() {
+        assert_causes(&[DOMAIN, A, LB1], Some(YES), 20, Some(true), &[]);
+        assert_causes(&[DOMAIN, A, LB1], Some(NO), 20, Some(false), &["check", "starved"]);
+        // The store's newest key is at revision 3, which the balancer has not applied.
+        assert_causes(&[DOMAIN, A, DRAINED], Some(YES), 2, Some(true), &["behind"]);
+        assert_causes(&[DOMAIN], Some(YES), 20, Some(true), &["no_record"]);
+        assert_causes(&[DOMAIN], Some(&YES.replacen('{', r#"{"held":true,"#, 1)), 20, Some(true), &[]);
+    }
+
+    #[test]
+    fn an_older_confgen_says_it_in_words() {
+        let plain = |more: &str| format!(r#"{{"id":"a",{more}}}"#);
+        assert_causes(&[DOMAIN, A], Some(&plain(r#""balanced":true"#)), 20, Some(true), &[]);
+        let no = plain(r#""balanced":false,"not_balanced":"HAProxy has it DOWN""#);
+        assert_causes(&[DOMAIN, A], Some(&no), 20, Some(false), &["otherwise"]);
+    }
+
+    #[test]
+    fn a_balancer_that_is_none_of_this_store() {
+        assert_causes(&[DOMAIN, A, (LB1.0, "?")], Some(YES), 20, Some(true), &["balancer_garbled"]);
+        let other = LB1.1.replace('7', "8");
+        assert_causes(&[DOMAIN, A, (LB1.0, &other)], Some(NO), 20, Some(false), &["other_store", "check", "starved"]);
+    }
+
+    #[test]
+    fn no_balancer_and_one_that_can_not_be_asked() {
+        assert_causes(&[DOMAIN, A, LB1], Some("!"), 0, None, &["unasked"]);
+        assert_causes(&[DOMAIN, A, DRAINED, LB1], Some("!"), 0, None, &["override", "unasked"]);
+        assert_causes(&[A, LB1], Some("!"), 0, None, &["no_domain", "unasked"]);
+        let store = store(&[DOMAIN, A, DRAINED]);
+        let (service, _) = store.topology.services().iter().next().unwrap();
+        let id = "a".parse().unwrap();
+        let verdict = Case::of(Keys::from(&store), service, &id).without_balancer();
+        assert_eq!((verdict.gets_requests, verdict.cause()), (Some(false), Some(&Cause::NoBalancer)));
+        assert!(verdict.names(&Cause::Override));
+    }
+
+    #[test]
+    fn one_that_the_balancer_does_not_know() {
+        assert_causes(&[DOMAIN, A, LB1], None, 1, Some(false), &["behind"]);
+        assert_causes(&[DOMAIN, LB1], None, 20, Some(false), &["no_record"]);
+        assert_causes(&[LB1], None, 20, Some(false), &["no_record"]);
+        assert_causes(&[DOMAIN, (A.0, "?"), LB1], None, 20, Some(false), &["record_quarantined"]);
+    }
+}
