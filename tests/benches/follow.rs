@@ -1,4 +1,5 @@
 //! Key written → first answer through HAProxy, by confgen and by the floor (`floor.rs`), in alternating rounds of one run.
+#![allow(clippy::print_stdout, clippy::print_stderr, reason = "a tool of the tests, which ships nowhere")]
 #![allow(clippy::expect_used, clippy::indexing_slicing, reason = "a measurement that can't be made ends the run")]
 
 use std::process::Command;

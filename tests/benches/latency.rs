@@ -1,4 +1,5 @@
 //! How soon HAProxy follows: an announcement, a withdrawal, a crash. Medians over rounds of one run.
+#![allow(clippy::print_stdout, clippy::print_stderr, reason = "a tool of the tests, which ships nowhere")]
 #![allow(clippy::expect_used, clippy::indexing_slicing, reason = "a measurement that can't be made ends the run")]
 
 use std::thread::sleep;

@@ -2,6 +2,7 @@
 //!
 //! One process stands for all announcers. Each has a connection of its own, with announcer's pings, and renews its lease
 //! as announcer does: a stream for each beat, up to a fifth before a third of the TTL.
+#![allow(clippy::print_stdout, clippy::print_stderr, reason = "a tool of the tests, which ships nowhere")]
 #![allow(clippy::expect_used, clippy::indexing_slicing, reason = "a measurement that can't be made ends the run")]
 
 use std::process::{Command, id};

@@ -1,5 +1,6 @@
 //! A new service after a quiet interval: key written → first answer, beside what HAProxy alone takes to check and to start
 //! the very same file. In alternating rounds of one run.
+#![allow(clippy::print_stdout, clippy::print_stderr, reason = "a tool of the tests, which ships nowhere")]
 #![allow(clippy::expect_used, clippy::indexing_slicing, reason = "a measurement that can't be made ends the run")]
 
 use std::process::{Command, Stdio};

@@ -1,6 +1,7 @@
 //! What a request costs through the generated file, beside a hand-written one with the same features for the same
 //! upstreams, in alternating rounds of one run: requests a second, and HAProxy's CPU time for each. Other work on the machine
 //! disturbs the former more.
+#![allow(clippy::print_stdout, clippy::print_stderr, reason = "a tool of the tests, which ships nowhere")]
 #![allow(
     clippy::expect_used,
     clippy::indexing_slicing,

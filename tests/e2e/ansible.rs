@@ -396,7 +396,15 @@ fn the_fact_names_containers() {
     assert_eq!(fact(), serde_json::json!([]));
     let id = container.name();
     with(Command::new("discoverctl").args(["set", "--create", "--no-wait", "shop", "domain", "shop.test"]));
-    with(Command::new("discoverctl").args(["register", "--no-wait", "shop", "--container", &format!("{id}:8000")]));
+    with(Command::new("discoverctl").args([
+        "register",
+        "--no-wait",
+        "shop",
+        "--container",
+        &format!("{id}:8000"),
+        "--container-network",
+        network.name(),
+    ]));
     with(Command::new("discoverctl").args(["register", "--no-wait", "shop", "elsewhere", "10.99.99.99:8000"]));
     let found = fact();
     assert_eq!(found.as_array().unwrap().len(), 1, "what runs elsewhere isn't here: {found}");

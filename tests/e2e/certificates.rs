@@ -1,16 +1,20 @@
 //! Certificates come, change and go while HAProxy runs, and it serves what lies there whatever happens to it.
 #![allow(clippy::unwrap_used, clippy::indexing_slicing, reason = "a test fails by panicking")]
+#![allow(clippy::disallowed_methods, reason = "a file that is written in place is part of what is tested")]
 
-use std::fs::{metadata, read_to_string, remove_file};
-use std::os::unix::fs::MetadataExt as _;
+use std::fs::{create_dir, metadata, read_to_string, remove_file, rename};
+use std::os::unix::fs::{MetadataExt as _, symlink};
 use std::path::PathBuf;
-use std::time::Duration;
+use std::process::Command;
+use std::time::{Duration, SystemTime};
 
 use lab::http::Request;
 use lab::load::Kind;
-use lab::{App, Balancer, Certificate, Etcd, Ground, Setup, heavy, light, until, write};
+use lab::{App, Balancer, Certificate, Etcd, Ground, Scratch, Setup, bin, heavy, light, until, write};
 use nix::sys::signal::{Signal, kill};
-use nix::unistd::Pid;
+use nix::sys::stat::Mode;
+use nix::unistd::{Pid, mkfifo};
+use serde_json::Value;
 
 const SERVED: Duration = Duration::from_secs(30);
 
@@ -23,7 +27,7 @@ const HANDSHAKES: u32 = 200;
 /// A balancer with nothing in its store, and the certificates' directory.
 struct Place {
     balancer: Balancer,
-    _etcd: Etcd,
+    etcd: Etcd,
 }
 
 impl Place {
@@ -36,7 +40,7 @@ impl Place {
         let balancer = setup.confgen(&etcd).flags(flags).start();
         // Until the one that confgen may have replaced is gone, either answers.
         balancer.wait_settled(SERVED);
-        Self { balancer, _etcd: etcd }
+        Self { balancer, etcd }
     }
 
     fn file(&self, name: &str) -> PathBuf {
@@ -301,4 +305,255 @@ fn an_expiring_certificate_is_named_in_the_log() {
     place.wait_logged("certs/soon.pem for soon.test: expires in 4 days");
     assert!(!place.balancer.log("confgen").contains("later.test: expires"));
     assert!(read_to_string(place.copy("crt-list.txt")).unwrap().contains("soon.pem"), "it is served all the same");
+}
+
+const DAY: Duration = Duration::from_secs(24 * 3600);
+
+fn expired(name: &str) -> Certificate {
+    let now = SystemTime::now();
+    Certificate::between(name, now - 30 * DAY, now - DAY)
+}
+
+/// What confgen's API says of certificates.
+fn told(place: &Place) -> Value {
+    let answer = place.balancer.asked("/api/v1/certificates").unwrap();
+    serde_json::from_str(&answer.body).unwrap()
+}
+
+#[test]
+fn the_valid_certificate_serves_whatever_its_file_is_called() {
+    let _turn = light();
+    let (old, new) = (expired("shop.test"), Certificate::until("shop.test", 30 * DAY));
+    let place = Place::new(&[], &[("shop-2025.pem", &old), ("shop-2026.pem", &new)]);
+    let before = place.worker();
+    place.wait_shown("shop.test", &new);
+    place.wait_shown("unknown.test", &new);
+    // A renewal over the Runtime API puts a certificate behind all others.
+    let newer = Certificate::until("shop.test", 60 * DAY);
+    newer.write(place.file("shop-2026.pem"));
+    place.wait_shown("shop.test", &newer);
+    let newest = Certificate::until("shop.test", 90 * DAY);
+    newest.write(place.file("a.pem"));
+    place.wait_shown("shop.test", &newest);
+    remove_file(place.file("a.pem")).unwrap();
+    place.wait_shown("shop.test", &newer);
+    remove_file(place.file("shop-2026.pem")).unwrap();
+    place.wait_shown("shop.test", &old);
+    newest.write(place.file("z.pem"));
+    place.wait_shown("shop.test", &newest);
+    place.wait_shown("unknown.test", &newest);
+    assert_eq!(place.worker(), before, "no restart");
+    // The list that HAProxy starts with says the same.
+    place.balancer.restart();
+    place.wait_shown("shop.test", &newest);
+}
+
+#[test]
+fn a_certificate_serves_from_the_moment_when_it_is_the_best() {
+    let _turn = light();
+    let place = Place::new(&[], &[]);
+    let before = place.worker();
+    let now = SystemTime::now();
+    let seconds = Duration::from_secs;
+    // An exact name is better than a wildcard, for as long as it is valid.
+    let ends = Certificate::between("a.turn.test", now - DAY, now + seconds(30));
+    let wild = Certificate::until("*.turn.test", 30 * DAY);
+    let begins = Certificate::between("a.turn.test", now + seconds(60), now + 30 * DAY);
+    for (name, certificate) in [("wild.pem", &wild), ("begins.pem", &begins), ("ends.pem", &ends)] {
+        certificate.write(place.file(name));
+    }
+    place.wait_shown("b.turn.test", &wild);
+    let request = Request::get("a.turn.test", "/").tls("a.turn.test");
+    let mut seen = Vec::new();
+    until(seconds(150), "the certificate whose validity begins last", || {
+        let shown = place.shown(&request)?;
+        let known = [("ends", &ends), ("wild", &wild), ("begins", &begins)];
+        let name = known.iter().find(|(_, it)| it.der == shown).map_or("self-signed", |(name, _)| name);
+        if seen.last() != Some(&name) {
+            seen.push(name);
+        }
+        if name == "begins" { Ok(()) } else { Err(name.to_owned()) }
+    });
+    seen.retain(|name| *name != "self-signed");
+    assert_eq!(seen[seen.len() - 2..], ["wild", "begins"], "{seen:?}");
+    assert!(seen.len() == 2 || seen == ["ends", "wild", "begins"], "{seen:?}");
+    assert_eq!(place.worker(), before, "no restart");
+}
+
+#[test]
+fn an_exact_name_is_served_before_a_wildcard_with_another_kind_of_key() {
+    let _turn = light();
+    let (exact, wild) = (Certificate::rsa("a.kind.test"), Certificate::of(&["*.kind.test"]));
+    let place = Place::new(&[], &[("exact.pem", &exact)]);
+    let before = place.worker();
+    place.wait_shown("a.kind.test", &exact);
+    wild.write(place.file("wild.pem"));
+    place.wait_shown("b.kind.test", &wild);
+    place.wait_shown("a.kind.test", &exact);
+    remove_file(place.file("exact.pem")).unwrap();
+    place.wait_shown("a.kind.test", &wild);
+    assert_eq!(place.worker(), before, "no restart");
+}
+
+#[test]
+fn a_certificate_for_two_names_gives_one_of_them_up_to_a_better_one() {
+    let _turn = light();
+    let both = Certificate::of(&["one.both.test", "two.both.test"]);
+    let place = Place::new(&[], &[]);
+    let before = place.worker();
+    let better = Certificate::of(&["two.both.test"]);
+    let worse = Certificate::until("one.both.test", 30 * DAY);
+    for (name, certificate) in [("a-worse.pem", &worse), ("both.pem", &both)] {
+        certificate.write(place.file(name));
+    }
+    place.wait_shown("one.both.test", &both);
+    place.wait_shown("two.both.test", &both);
+    // Both end in the year 4096; the first file's name decides.
+    better.write(place.file("a-better.pem"));
+    place.wait_shown("two.both.test", &better);
+    place.wait_shown("one.both.test", &both);
+    assert_eq!(place.worker(), before, "no restart");
+}
+
+#[test]
+fn what_common_tools_write_is_served() {
+    let _turn = light();
+    let place = Place::new(&[], &[]);
+    let before = place.worker();
+    let mut written = Vec::new();
+    let mut write_whole = |name: &str, host: &str| {
+        let certificate = Certificate::of(&[host]);
+        certificate.write(place.file(name));
+        written.push((host.replace('*', "any"), certificate));
+    };
+    write_whole("_.lego.test.pem", "*.lego.test");
+    write_whole("_wildcard.mkcert.test.pem", "*.mkcert.test");
+    write_whole("SHOP.PEM", "upper.test");
+    write_whole("a name (2).pem", "blank.test");
+    write_whole("default.pem", "default.test");
+    create_dir(place.file("certbot.test")).unwrap();
+    for (certificate_file, key_file, host) in [
+        ("shop.crt", "shop.key", "pair.test"),
+        ("_.acme.test.cer", "_.acme.test.key", "*.acme.test"),
+        ("multi.test+1.pem", "multi.test+1-key.pem", "multi.test"),
+        ("certbot.test/fullchain.pem", "certbot.test/privkey.pem", "certbot.test"),
+        ("odd.crt", "no-name-in-common.key", "odd.test"),
+    ] {
+        let certificate = Certificate::of(&[host]);
+        let (own, key) = certificate.parts();
+        write(place.file(certificate_file), own);
+        write(place.file(key_file), key);
+        written.push((host.replace('*', "any"), certificate));
+    }
+    for (host, certificate) in &written {
+        place.wait_shown(host, certificate);
+    }
+    until(TAKEN_OVER, "nothing to be refused", || {
+        let refused = told(&place)["refused"].clone();
+        if refused == serde_json::json!({}) { Ok(()) } else { Err(refused.to_string()) }
+    });
+    assert_eq!(place.worker(), before, "no restart");
+}
+
+#[test]
+fn a_file_that_changes_in_any_way_is_read_again() {
+    let _turn = light();
+    let place = Place::new(&[], &[]);
+    let before = place.worker();
+    // A link to one file, then to another of the same length and time.
+    let [one, two] = ["one", "two"].map(|_| Certificate::of(&["link.test"]));
+    let time = SystemTime::now() - DAY;
+    create_dir(place.balancer.folder().join("archive")).unwrap();
+    for (name, certificate) in [("one", &one), ("two", &two)] {
+        let path = place.balancer.folder().join("archive").join(name);
+        write(&path, format!("{:3000}\n", certificate.pem));
+        std::fs::File::options().write(true).open(path).unwrap().set_modified(time).unwrap();
+    }
+    let link = |name: &str| {
+        symlink(place.balancer.folder().join("archive").join(name), place.file(".new")).unwrap();
+        rename(place.file(".new"), place.file("link.pem")).unwrap();
+    };
+    link("one");
+    place.wait_shown("link.test", &one);
+    link("two");
+    place.wait_shown("link.test", &two);
+    // Written in place, at once, with the same length.
+    for _ in 0..5 {
+        let certificate = Certificate::of(&["place.test"]);
+        std::fs::write(place.file("place.pem"), format!("{:3000}\n", one.pem)).unwrap();
+        std::fs::write(place.file("place.pem"), format!("{:3000}\n", certificate.pem)).unwrap();
+        place.wait_shown("place.test", &certificate);
+    }
+    assert_eq!(place.worker(), before, "no restart");
+}
+
+#[test]
+fn a_fifo_is_refused_and_nothing_hangs() {
+    let _turn = light();
+    let shop = expired("fifo.test");
+    let place = Place::new(&[], &[("shop.pem", &shop)]);
+    for dir in ["certs", "ca"] {
+        let dir = place.balancer.folder().join(dir);
+        std::fs::create_dir_all(&dir).unwrap();
+        mkfifo(&dir.join("x.pem"), Mode::S_IRWXU).unwrap();
+    }
+    symlink("/dev/zero", place.file("zero.pem")).unwrap();
+    place.wait_logged("x.pem: it is a FIFO, not a regular file");
+    place.wait_logged("zero.pem: it is a character device");
+    let later = Certificate::of(&["later.test"]);
+    later.write(place.file("later.pem"));
+    place.wait_shown("later.test", &later);
+    let ready = place.balancer.asked("/ready").unwrap();
+    assert_eq!(ready.status, 200, "{}", ready.body);
+
+    place.etcd.put("http-services/shop/domain", "fifo.test");
+    place.etcd.put("http-services/shop/tls", "terminate");
+    let certs = |arguments: &[&str]| {
+        let mut command = Command::new(bin("discoverctl"));
+        command.args(arguments).args(["--endpoints", &place.etcd.endpoints()]);
+        let output = command.output().unwrap();
+        (output.status.code(), String::from_utf8_lossy(&output.stdout).into_owned())
+    };
+    until(TAKEN_OVER, "the host in discoverctl's answer", || {
+        let (code, said) = certs(&["certs", "fifo.test", "--output", "json"]);
+        let said: Value = serde_json::from_str(&said).map_err(|error| error.to_string())?;
+        let is_there = said["hosts"][0]["certificates"][0]["validity"] == "expired" && code == Some(1);
+        let is_refused = said["refused"].as_array().is_some_and(|files| files.len() == 2);
+        if is_there && is_refused { Ok(()) } else { Err(said.to_string()) }
+    });
+    let (code, linted) = certs(&["lint"]);
+    assert_eq!(code, Some(1));
+    for words in ["certificate_refused", "it is a FIFO", "certificate_expired"] {
+        assert!(linted.contains(words), "{words}: {linted}");
+    }
+    let (_, table) = certs(&["certs"]);
+    assert!(table.contains("REFUSED") && table.contains("later.pem"), "{table}");
+}
+
+#[test]
+fn no_program_waits_for_a_special_file_that_it_is_given() {
+    let folder = Scratch::new();
+    let fifo = folder.join("fifo");
+    mkfifo(&fifo, Mode::S_IRWXU).unwrap();
+    let fifo = fifo.display().to_string();
+    let state = folder.join("state").display().to_string();
+    let cfg = folder.join("haproxy.cfg").display().to_string();
+    let https = ["--endpoints", "https://127.0.0.1:1", "--cacert", &fifo];
+    let confgen = ["once", "--state-dir", &state, "--haproxy-cfg", &cfg];
+    let admin = ["--admin", "127.0.0.1:0", "--admin-token-file", &fifo];
+    let cases: [(&str, Vec<&str>); 6] = [
+        ("announcer", vec!["check-config", &fifo]),
+        ("discoverctl", vec!["import", &fifo, "--dry-run"]),
+        ("discoverctl", [&["list"][..], &https].concat()),
+        ("confgen", [&confgen[..], &https].concat()),
+        ("confgen", [&["--state-dir", &state, "--haproxy-cfg", &cfg][..], &admin].concat()),
+        ("announcer", [&["--domain", "a.test", "--upstream", "127.0.0.1:1"][..], &admin].concat()),
+    ];
+    for (program, arguments) in cases {
+        // `timeout` answers 124 for a program that hangs.
+        let output = Command::new("timeout").arg("60").arg(bin(program)).args(&arguments).output().unwrap();
+        let said = String::from_utf8_lossy(&[output.stdout, output.stderr].concat()).into_owned();
+        assert!(!matches!(output.status.code(), Some(0 | 124) | None), "{program} {arguments:?}: {said}");
+        assert!(said.contains("FIFO"), "{program} {arguments:?}: {said}");
+    }
 }

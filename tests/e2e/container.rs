@@ -6,7 +6,7 @@ use std::process::Command;
 use std::time::Duration;
 
 use lab::load::{Kind, Plan};
-use lab::{Container, Etcd, Ground, Image, Network, Setup, bin, heavy, light, until};
+use lab::{Container, Etcd, Ground, Image, Network, Setup, bin, free_port, heavy, light, until};
 
 const DEADLINE: Duration = Duration::from_secs(30);
 
@@ -70,19 +70,53 @@ fn a_container_is_registered_by_its_name() {
     let (network, etcd) = (Network::new(), Etcd::start());
     let image = Image::of([Path::new("/bin/sleep")]);
     let container = image.run(&network, &["/sleep", "600"]);
-    let register = |container: &str| {
+    let register = |arguments: &[&str]| {
         let mut command = Command::new(bin("discoverctl"));
-        command.args(["register", "shop", "--container", container, "--no-wait", "--endpoints", &etcd.endpoints()]);
+        command
+            .args(["register", "shop", "--no-wait", "--endpoints", &etcd.endpoints(), "--container"])
+            .args(arguments);
         command.output().unwrap()
     };
-    let said = register(&format!("{}:8000", container.name()));
-    assert!(said.status.success(), "{said:?}");
-    let record = etcd.get(&format!("http-services/shop/upstreams/{}", container.name())).unwrap();
-    assert_eq!(record, format!(r#"{{"address":"{}:8000","permanent":true}}"#, container.address()));
-    for (container, words) in [(container.name(), "exposes no port"), ("nobody:80", "Docker knows no container nobody")]
-    {
-        let said = register(container);
-        assert_eq!(said.status.code(), Some(4), "{said:?}");
-        assert!(String::from_utf8_lossy(&said.stderr).contains(words), "{said:?}");
-    }
+    let registered = |arguments: &[&str], address: &str| {
+        let said = register(&[arguments, &["--takeover"]].concat());
+        assert!(said.status.success(), "{arguments:?}: {said:?}");
+        let name = arguments[0].split(':').next().unwrap();
+        let record = etcd.get(&format!("http-services/shop/upstreams/{name}")).unwrap();
+        assert_eq!(record, format!(r#"{{"address":"{address}","permanent":true}}"#), "{arguments:?}");
+    };
+    let refused = |arguments: &[&str], words: &str| {
+        let said = register(arguments);
+        assert_eq!(said.status.code(), Some(4), "{arguments:?}: {said:?}");
+        assert!(String::from_utf8_lossy(&said.stderr).contains(words), "{arguments:?}: {said:?}");
+    };
+    let own = format!("{}:8000", container.address());
+    registered(&[&format!("{}:8000", container.name()), "--container-network", network.name()], &own);
+    refused(&[container.name(), "--container-network", network.name()], "exposes no port; say which with --port");
+    refused(&[&format!("{}:8000", container.name())], "publishes no port");
+    refused(&["nobody:80"], "Docker knows no container nobody");
+
+    // A published port is reached at this host's address; which one that is, Docker's gateway stands for here.
+    let [one, two] = [(); 2].map(|()| free_port());
+    let gateway = network.gateway().to_string();
+    let (first, second) = (format!("{one}:8000"), format!("{two}:9000"));
+    let run = |publish: &[&str]| image.run_with(&network, publish, &["/sleep", "600"]);
+    let published = run(&["--publish", &first]);
+    registered(&[published.name(), "--host-address", &gateway], &format!("{gateway}:{one}"));
+    registered(&[published.name(), "--port", "8000", "--host-address", &gateway], &format!("{gateway}:{one}"));
+    refused(&[published.name(), "--port", "81", "--host-address", &gateway], "doesn't publish port 81, but 8000");
+    drop(published);
+    let several = run(&["--publish", &first, "--publish", &second]);
+    refused(&[several.name(), "--host-address", &gateway], "publishes the ports 8000, 9000; say which with --port");
+    registered(&[several.name(), "--port", "9000", "--host-address", &gateway], &format!("{gateway}:{two}"));
+    drop(several);
+    let shut_in = run(&["--publish", &format!("127.0.0.1:{first}")]);
+    refused(&[shut_in.name()], &format!("publishes port 8000 at 127.0.0.1:{one} only"));
+    drop(shut_in);
+    let bound = run(&["--publish", &format!("{gateway}:{first}")]);
+    registered(&[bound.name()], &format!("{gateway}:{one}"));
+    refused(&[bound.name(), "--host-address", "10.9.9.9"], "not at 10.9.9.9");
+    drop(bound);
+    // In the host's network it is the host that listens.
+    let host = image.run_on_host(&["/sleep", "600"]);
+    registered(&[host.name(), "--port", "8000", "--host-address", &gateway], &format!("{gateway}:8000"));
 }

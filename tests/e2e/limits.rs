@@ -39,9 +39,9 @@ fn what_the_operator_keeps_is_not_to_be_had() {
         balancer.wait_status(DEADLINE, host, "/", 404);
     }
 
-    // A host too many leaves the last good claim.
+    // A host too many costs that host.
     etcd.put("http-services/shop/domain", "shop.test bank.test");
-    refused("http-services/shop/domain", "the last good value serves");
+    refused("http-services/shop/domain", "bank.test: --domains-file doesn't give it to shop");
     balancer.wait_status(DEADLINE, "shop.test", "/", 200);
 
     // Ports and networks.

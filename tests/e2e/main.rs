@@ -1,6 +1,7 @@
 //! The whole, end to end: real processes, and every request counted.
 //!
 //! One binary, so that what waits for minutes in all waits together: see `lab::light` and `lab::heavy`.
+#![allow(clippy::print_stdout, clippy::print_stderr, reason = "a tool of the tests, which ships nowhere")]
 #![allow(
     clippy::unwrap_used,
     clippy::expect_used,
@@ -12,31 +13,40 @@
 mod acknowledgement;
 mod admin;
 mod ansible;
+mod as_written;
 mod burst;
 mod by_hand;
 mod certificates;
 mod container;
 mod discoverctl;
+mod empty_variables;
 mod fail_static;
+mod fair_share;
 mod faults;
 mod generator;
 mod generator_faults;
 mod guard;
 mod hardening;
+mod hidden_characters;
 mod host_cut_off;
 mod hostile;
 mod ignition;
 mod images;
+mod key_by_key;
 mod lab;
 mod limits;
 mod log;
 mod long_lived;
 mod mend;
 mod operator;
+mod operator_files;
+mod outputs;
+mod own_record;
 mod packages;
 mod passthrough;
 mod passthrough_changes;
 mod preview;
+mod proxy_protocol;
 mod reference;
 mod refused;
 mod replay;
@@ -49,6 +59,7 @@ mod state_dir;
 mod stats;
 mod steady;
 mod store;
+mod takeover;
 mod tutorial;
 mod units;
 mod upgrade;

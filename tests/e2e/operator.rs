@@ -303,9 +303,12 @@ fn an_edit_is_applied_or_refused_and_holds_nothing_else_up() {
     });
     scene.wait_ready(503, "balance only supports");
     assert_eq!((balancer.worker(), balancer.restarts()), before);
-    // A name that is confgen's, and a directory that isn't there, are no better.
-    write(&scene.file, format!("{good}backend http-mine\n"));
-    scene.wait_ready(503, "20-mine.cfg:28: `backend http-mine`: names that begin with");
+    // A name that a served service has, and a directory that isn't there, are no better.
+    write(&scene.file, format!("{good}backend http-shop\n"));
+    scene.wait_ready(
+        503,
+        "20-mine.cfg:28: `backend http-shop`: the section of http-services/shop, which is served, has",
+    );
     let (dir, aside) = (link.parent().unwrap(), balancer.folder().join("aside"));
     fs::rename(dir, &aside).unwrap();
     scene.wait_ready(503, "No such file or directory");
@@ -326,7 +329,8 @@ fn an_edit_is_applied_or_refused_and_holds_nothing_else_up() {
     // Ports that they bind are theirs.
     etcd.put("tcp-services/db/ports", scene.port.port().to_string());
     until(DEADLINE, "the port to be refused", || {
-        balancer.log("confgen").contains("is reserved: frontend mine of the operator's files binds it")
+        let line = format!("20-mine.cfg:18 (`bind {}` in `frontend mine`) binds it", scene.port);
+        balancer.log("confgen").contains(&line)
     });
 }
 

@@ -237,6 +237,7 @@ fn directories_are_whose_they_have_to_be() {
         ("etc/haproxy/conf.d", 0o755, (7, 0)),
         ("var/lib/confgen", 0o750, ours),
         ("run/haproxy", 0o2775, (user("haproxy"), group("haproxy"))),
+        ("run/haproxy-handover", 0o750, (0, group("haproxy"))),
         ("run/haproxy-discover", 0o755, (0, 0)),
     ] {
         let it = fs::metadata(root.path(path)).unwrap();

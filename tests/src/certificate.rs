@@ -57,10 +57,17 @@ impl Certificate {
 
     /// One that expires after so long.
     pub fn until(name: &str, left: Duration) -> Self {
+        Self::between(name, SystemTime::UNIX_EPOCH, SystemTime::now() + left)
+    }
+
+    /// One that is valid between these times, which are cut to whole seconds.
+    pub fn between(name: &str, start: SystemTime, end: SystemTime) -> Self {
         let key = KeyPair::generate().expect("a key");
         let mut params = CertificateParams::new([name.to_owned()]).expect("a name");
-        let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).expect("a clock");
-        params.not_after = date_time_ymd(1970, 1, 1) + now + left;
+        let time = |time: SystemTime| {
+            date_time_ymd(1970, 1, 1) + time.duration_since(SystemTime::UNIX_EPOCH).expect("a time after 1970")
+        };
+        (params.not_before, params.not_after) = (time(start), time(end));
         let cert = params.self_signed(&key).expect("a certificate");
         Self { der: cert.der().to_vec(), pem: cert.pem() + &key.serialize_pem() }
     }
@@ -91,6 +98,11 @@ impl Certificate {
             self.pem += certificate;
         }
         self
+    }
+
+    /// The certificate and its key, each in PEM.
+    pub fn parts(&self) -> (&str, &str) {
+        self.pem.split_at(self.pem.find("-----BEGIN PRIVATE").expect("a key"))
     }
 
     /// Puts the PEM file in place by a rename.

@@ -61,7 +61,13 @@ impl Image {
         self.run_with(network, &[], command)
     }
 
-    /// The same, with more options of `docker run`.
+    /// The same in this host's own network.
+    #[must_use]
+    pub fn run_on_host(&self, command: &[&str]) -> Container {
+        Container::start(&["--network", "host", &self.0], command)
+    }
+
+    /// The same as [`Image::run`], with more options of `docker run`.
     #[must_use]
     pub fn run_with(&self, network: &Network, flags: &[&str], command: &[&str]) -> Container {
         Container::start(&[&["--network", &network.name], flags, &[&*self.0]].concat(), command)
@@ -169,7 +175,7 @@ impl Network {
     }
 
     /// What Docker calls it.
-    pub(crate) fn name(&self) -> &str {
+    pub fn name(&self) -> &str {
         &self.name
     }
 

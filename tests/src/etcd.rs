@@ -46,25 +46,44 @@ pub struct Etcd {
     folder: Scratch,
     /// `--initial-cluster-token`: with the nodes' names and addresses it makes the cluster id.
     token: String,
+    /// `--quota-backend-bytes`, where it isn't etcd's own.
+    quota: Option<u64>,
 }
 
 impl Etcd {
     /// Starts a single node and waits until it answers.
     pub fn start() -> Self {
-        Self::with_nodes(1, None)
+        Self::with_nodes(1, None, None)
+    }
+
+    /// Starts a single node that refuses to write once its data takes this many bytes.
+    pub fn with_quota(bytes: u64) -> Self {
+        Self::with_nodes(1, None, Some(bytes))
+    }
+
+    /// Writes until the node is over its quota, and refuses.
+    pub fn fill(&self) {
+        for n in 0..1000 {
+            let put =
+                self.try_ask(async move |mut client| client.put(format!("filler/{n}"), vec![b'x'; 60_000], None).await);
+            if put.is_err() {
+                return;
+            }
+        }
+        panic!("etcd took 60 MB over its quota");
     }
 
     /// Starts a single node that is reached at this address too, and waits until it answers.
     pub fn at(outside: Ipv4Addr) -> Self {
-        Self::with_nodes(1, Some(outside))
+        Self::with_nodes(1, Some(outside), None)
     }
 
     /// Starts three nodes and waits until they answer.
     pub fn cluster() -> Self {
-        Self::with_nodes(3, None)
+        Self::with_nodes(3, None, None)
     }
 
-    fn with_nodes(count: usize, outside: Option<Ipv4Addr>) -> Self {
+    fn with_nodes(count: usize, outside: Option<Ipv4Addr>, quota: Option<u64>) -> Self {
         let node = |index| Node {
             name: format!("etcd{index}"),
             outside,
@@ -73,7 +92,7 @@ impl Etcd {
             process: None,
         };
         let nodes = (0..count).map(node).collect();
-        let mut etcd = Self { nodes, folder: Scratch::new(), token: TOKEN.to_owned() };
+        let mut etcd = Self { nodes, folder: Scratch::new(), token: TOKEN.to_owned(), quota };
         for index in 0..count {
             etcd.launch(index);
         }
@@ -344,6 +363,9 @@ impl Etcd {
             .args(["--listen-peer-urls", &node.peer_url(), "--initial-advertise-peer-urls", &node.peer_url()])
             .args(["--logger", "zap", "--log-level", "warn", "--data-dir"])
             .arg(self.folder.join(&node.name));
+        if let Some(quota) = self.quota {
+            command.args(["--quota-backend-bytes", &quota.to_string()]);
+        }
         let process = Process::start(&self.folder, &node.name, &mut command);
         self.nodes[index].process = Some(process);
     }

@@ -6,6 +6,7 @@
 //!
 //! Architecture invariant: it only talks to processes, sockets and files. It uses none of the project's crates, so a
 //! mistake in them can't hide itself here.
+#![allow(clippy::print_stdout, clippy::print_stderr, reason = "a tool of the tests, which ships nowhere")]
 #![allow(
     clippy::unwrap_used,
     clippy::expect_used,
@@ -32,6 +33,7 @@ mod images;
 pub mod load;
 mod machine;
 mod mirror;
+mod outlet;
 mod page;
 mod place;
 mod port;
@@ -63,6 +65,7 @@ pub use hosts::{Hosts, ask_admin, servers_up};
 pub use images::{Images, SOURCE};
 pub use machine::Machine;
 pub use mirror::{Duty, Mirror};
+pub use outlet::Outlet;
 pub use page::{Page, Step, is_shown};
 pub use place::Place;
 pub use port::free_port;

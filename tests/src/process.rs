@@ -1,6 +1,7 @@
 //! One process of a test.
 
 use std::fs::{File, OpenOptions};
+use std::os::fd::OwnedFd;
 use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
@@ -10,7 +11,7 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
 use crate::guard::Mark;
-use crate::until;
+use crate::{Outlet, until};
 
 /// How many of the last lines of a log are shown when the test fails.
 const TAIL: usize = 40;
@@ -22,6 +23,8 @@ pub struct Process {
     child: Child,
     log: PathBuf,
     mark: Mark,
+    /// The end of a pipe that nobody reads.
+    _reader: Option<OwnedFd>,
 }
 
 impl Process {
@@ -41,7 +44,20 @@ impl Process {
             .stderr(output)
             .spawn()
             .unwrap_or_else(|error| panic!("starting {name} ({command:?}): {error}"));
-        Self { name: name.to_owned(), child, log, mark }
+        Self { name: name.to_owned(), child, log, mark, _reader: None }
+    }
+
+    /// The same with both outputs where nothing can be written.
+    ///
+    /// # Panics
+    /// When it can't be started.
+    pub fn start_on(outlet: Outlet, name: &str, command: &Command) -> Self {
+        let (mut command, reader) = outlet.command(command);
+        let mark = Mark::new();
+        mark.put_on(&mut command);
+        let child = command.process_group(0).spawn();
+        let child = child.unwrap_or_else(|error| panic!("starting {name} ({command:?}): {error}"));
+        Self { name: name.to_owned(), child, log: PathBuf::new(), mark, _reader: reader }
     }
 
     /// Its process id.

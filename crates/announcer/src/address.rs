@@ -64,10 +64,18 @@ pub(crate) enum AddressError {
     Resolve { endpoint: String, source: io::Error },
     #[error("there is no way to {endpoint} yet: {source}")]
     NoRoute { endpoint: String, source: io::Error },
-    #[error("{source} says {ip}, which is no address that balancers on other hosts reach; \
-             give --interface NAME or --upstream IP:PORT (--upstream {ip}:PORT if balancers are on this host alone)",
-             source = .0, ip = .1)]
-    Useless(&'static str, IpAddr),
+    #[error("{from} says {ip}, which balancers refuse; give {}; {ip} itself is taken only by balancers on this host whose \
+             --upstream-networks has it", offered(offers, *port))]
+    Useless {
+        /// The setting or route that gave the address.
+        from: &'static str,
+        /// The address.
+        ip: IpAddr,
+        /// The app's port.
+        port: u16,
+        /// The interfaces of this host that have a better one.
+        offers: Vec<(String, IpAddr)>,
+    },
     #[error(transparent)]
     Refused(#[from] Refusal),
 }
@@ -77,7 +85,7 @@ impl AddressError {
     pub(crate) fn is_temporary(&self) -> bool {
         match self {
             Self::NoAddress(_) | Self::Interfaces(_) | Self::Resolve { .. } | Self::NoRoute { .. } => true,
-            Self::NoEndpoint | Self::NoInterface(_) | Self::Useless(..) | Self::Refused(_) => false,
+            Self::NoEndpoint | Self::NoInterface(_) | Self::Useless { .. } | Self::Refused(_) => false,
         }
     }
 }
@@ -87,21 +95,47 @@ pub(crate) async fn find(whereabouts: &Whereabouts, endpoints: &[Endpoint]) -> R
     let (ip, port) = match whereabouts {
         Whereabouts::Given(address) => return Ok(*address),
         Whereabouts::Find { port, by: Finder::Interface(name) } => (of_interface(name)?, *port),
-        Whereabouts::Find { port, by: Finder::Private(ip) } => (useful(*ip, "COREOS_PRIVATE_IPV4")?, *port),
+        Whereabouts::Find { port, by: Finder::Private(ip) } => (useful(*ip, "COREOS_PRIVATE_IPV4", *port)?, *port),
         Whereabouts::Find { port, by: Finder::TowardsEtcd } => {
-            (useful(towards(endpoints).await?, "the way to etcd")?, *port)
+            (useful(towards(endpoints).await?, "the way to etcd", *port)?, *port)
         }
     };
     Ok(SocketAddr::new(ip, port).try_into()?)
 }
 
-/// A loopback address that nobody asked for is a mistake that balancers would only find out by their checks.
-fn useful(ip: IpAddr, source: &'static str) -> Result<IpAddr, AddressError> {
-    if ip.is_loopback() || ip.is_unspecified() || ip.is_multicast() {
-        Err(AddressError::Useless(source, ip))
-    } else {
-        Ok(ip)
+/// An address that was not given is refused here where balancers would refuse it.
+fn useful(ip: IpAddr, from: &'static str, port: u16) -> Result<IpAddr, AddressError> {
+    if is_useless(ip) { Err(AddressError::Useless { from, ip, port, offers: offers() }) } else { Ok(ip) }
+}
+
+fn is_useless(ip: IpAddr) -> bool {
+    ip.is_loopback() || ip.is_unspecified() || ip.is_multicast()
+}
+
+/// The interfaces that are up and have an address which other hosts may reach, each with its best one.
+fn offers() -> Vec<(String, IpAddr)> {
+    let mut names: Vec<String> = getifaddrs().into_iter().flatten().map(|entry| entry.interface_name).collect();
+    names.dedup();
+    let mut offers: Vec<(String, IpAddr)> = Vec::new();
+    for name in names {
+        let is_new = offers.iter().all(|(other, _)| *other != name);
+        if let Some(ip) = of_interface(&name).ok().filter(|ip| is_new && !is_useless(*ip)) {
+            offers.push((name, ip));
+        }
     }
+    offers
+}
+
+/// The options that would help, in one phrase.
+fn offered(offers: &[(String, IpAddr)], port: u16) -> String {
+    /// The message names no more than these.
+    const MOST: usize = 3;
+    if offers.is_empty() {
+        return "--interface NAME, or --upstream IP:PORT with an address of this host that balancers reach".to_owned();
+    }
+    let offer = |(name, ip): &(String, IpAddr)| format!("--upstream {} ({name})", SocketAddr::new(*ip, port));
+    let offers: Vec<_> = offers.iter().take(MOST).map(offer).collect();
+    format!("{}, or --interface NAME", offers.join(" or "))
 }
 
 fn of_interface(name: &str) -> Result<IpAddr, AddressError> {
@@ -193,6 +227,18 @@ mod tests {
         }
     }
 
+    #[test]
+    fn what_is_offered_instead_can_be_followed() {
+        let offers: Vec<_> = ["10.0.0.5", "fd00::5"].map(|ip| ("eth0".to_owned(), ip.parse().unwrap())).into();
+        let offered_here = "--upstream 10.0.0.5:8000 (eth0) or --upstream [fd00::5]:8000 (eth0), or --interface NAME";
+        assert_eq!(offered(&offers, 8000), offered_here);
+        let error =
+            AddressError::Useless { from: "the way to etcd", ip: Ipv4Addr::LOCALHOST.into(), port: 8000, offers };
+        let text = error.to_string();
+        assert!(!text.contains("--upstream 127.0.0.1") && text.contains("--upstream-networks"), "{text}");
+        assert!(super::offers().iter().all(|(_, ip)| !is_useless(*ip)));
+    }
+
     #[tokio::test]
     async fn a_private_address_is_announced() {
         let private = Finder::Private("10.1.2.3".parse().unwrap());
@@ -204,7 +250,7 @@ mod tests {
         let error = found(Finder::TowardsEtcd, "http://nowhere.invalid:2379").await.unwrap_err();
         assert!(error.is_temporary() && error.to_string().contains("nowhere.invalid"), "{error}");
         let error = found(Finder::TowardsEtcd, "http://nowhere.invalid:2379,http://127.0.0.1:2379").await.unwrap_err();
-        assert!(matches!(error, AddressError::Useless(..)), "{error}");
+        assert!(matches!(error, AddressError::Useless { .. }), "{error}");
     }
 
     #[test]

@@ -15,7 +15,7 @@ use tokio_util::sync::CancellationToken;
 use crate::{
     metrics::{self, Checked},
     registrar::Stands,
-    standing::{Now, Standing, Upstream},
+    standing::{Now, Reception, Standing, Upstream},
 };
 
 /// This daemon, as the admin port's options know it.
@@ -56,6 +56,7 @@ pub(crate) struct Shown {
     pub(crate) ttl: Duration,
     pub(crate) beats: watch::Receiver<Beats>,
     pub(crate) checked: Checked,
+    pub(crate) reception: watch::Receiver<Reception>,
 }
 
 impl Shown {
@@ -67,7 +68,15 @@ impl Shown {
             works: works.get(index).copied().unwrap_or_default(),
             stand: self.stands.of(service, id),
         });
-        Standing { state, words, upstreams: upstreams.collect(), ttl: self.ttl, beats: *self.beats.borrow() }
+        Standing {
+            state,
+            words,
+            upstreams: upstreams.collect(),
+            ttl: self.ttl,
+            beats: *self.beats.borrow(),
+            failure: self.stands.failure(),
+            reception: self.reception.borrow().clone(),
+        }
     }
 }
 

@@ -110,6 +110,7 @@ pub(crate) struct Announce {
     pub(crate) check_status: StatusRange,
     /// A header of HTTP checks; may be repeated
     #[arg(long, env = "ANNOUNCER_CHECK_HEADER", value_name = "'NAME: VALUE'", help_heading = "Checks")]
+    #[arg(hide_env_values = true)]
     #[serde(deserialize_with = "one_or_several")]
     pub(crate) check_header: Vec<String>,
     /// The Host of HTTP checks, and the name in an https certificate [default: the URL's]

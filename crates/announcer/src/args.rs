@@ -10,7 +10,11 @@ use clap::{Parser, Subcommand, builder::FalseyValueParser};
 use daemon::admin::AdminArgs;
 use nix::sys::signal::Signal;
 
-use crate::{admin::Announcer, announce::Announce};
+use crate::{
+    admin::Announcer,
+    announce::Announce,
+    stop_signal::{self, StopOn},
+};
 
 const EXAMPLES: &str = r#"Examples:
   Run an app and announce it, as PID 1 of a container if need be:
@@ -42,11 +46,16 @@ Config file (TOML): an [[announce]] for each upstream; its keys are the options 
 
 Stopping: all records say `drain`; the app is stopped when every live balancer has acknowledged that (it sends no
   request there and has none open, in old HAProxy processes neither), or after --drain. A balancer that is cut off from
-  etcd isn't waited for once its key is gone, and sends requests until its own checks fail.
+  etcd isn't waited for once its key is gone, and sends requests until its own checks fail. Where etcd refuses to write
+  `drain` (it is full, or the role has changed), the records are deleted, and the app is stopped 7s later. All processes
+  of the app's group are waited for and, as PID 1, all others too.
 
 Signals:
-  SIGTERM, SIGINT   drain, stop the app, withdraw the record, exit; the second one doesn't wait
-  HUP, QUIT, USR1, USR2, WINCH are passed on to the app's process group
+  SIGTERM, SIGINT and those of --stop-on: drain, stop the app, withdraw the record, exit; the second one doesn't wait
+  HUP, QUIT, USR1, USR2, WINCH are passed on to the app's process group, unless --stop-on has them
+
+Environment: the app and the commands of checks inherit it, but for what holds a secret of the announcer or leads to one:
+  ETCDCTL_USER, _PASSWORD, _PASSWORD_FILE, _CERT, _KEY; ANNOUNCER_ADMIN_TOKEN_FILE, _CERT, _KEY; ANNOUNCER_CHECK_HEADER.
 
 Exit codes:
   0        done, as asked
@@ -155,19 +164,16 @@ pub(crate) struct Life {
     /// waited for, and the status line says why
     #[arg(long, env = "ANNOUNCER_WAIT_BALANCERS", value_parser = FalseyValueParser::new())]
     pub(crate) wait_balancers: bool,
-    /// What tells the app to stop, sent to its process group
-    #[arg(long, env = "ANNOUNCER_STOP_SIGNAL", value_name = "SIGNAL", default_value = "TERM", value_parser = signal)]
-    pub(crate) stop_signal: Signal,
-    /// How long the app may take to stop before it is killed
+    /// Stop on these signals too, beside TERM and INT: QUIT, WINCH, USR1, HUP, RTMIN+3, several by commas. Give what the
+    /// image's STOPSIGNAL says, if it is none of those two
+    #[arg(long, env = "ANNOUNCER_STOP_ON", value_name = "SIGNAL", value_delimiter = ',')]
+    pub(crate) stop_on: Vec<StopOn>,
+    /// What tells the app to stop, sent to its process group [default: TERM, or the signal of --stop-on that asked for the
+    /// stop]
+    #[arg(long, env = "ANNOUNCER_STOP_SIGNAL", value_name = "SIGNAL", value_parser = stop_signal::parse)]
+    pub(crate) stop_signal: Option<Signal>,
+    /// How long the app, and all that it has started, may take to stop before it is killed
     #[arg(long, env = "ANNOUNCER_STOP_TIMEOUT", value_name = "TIME", default_value = "10s")]
     #[arg(value_parser = humantime::parse_duration)]
     pub(crate) stop_timeout: Duration,
-}
-
-/// `TERM`, `SIGTERM` or `15`.
-fn signal(text: &str) -> Result<Signal, String> {
-    let upper = text.to_ascii_uppercase();
-    let named = if upper.starts_with("SIG") { upper.parse() } else { format!("SIG{upper}").parse() };
-    let numbered = || text.parse::<i32>().ok().and_then(|number| Signal::try_from(number).ok());
-    named.ok().or_else(numbered).ok_or_else(|| "a signal is written TERM, SIGTERM or 15".to_owned())
 }

@@ -53,7 +53,10 @@ impl Known {
             }
             Question::Acknowledges => balancer.acknowledges(cluster, reached.revision, service, id),
         };
-        let missing = self.all.missing(|balancer| reached.names().all(|(service, id)| agrees(balancer, service, id)));
+        let missing = self.all.missing(|balancer| match question {
+            Question::Runs => reached.names().all(|(service, id)| agrees(balancer, service, id)),
+            Question::Acknowledges => reached.all_names().all(|(service, id)| agrees(balancer, service, id)),
+        });
         missing.into_iter().map(Node::as_str).collect()
     }
 
@@ -111,7 +114,7 @@ mod tests {
 
     fn reached(revision: i64) -> Reached {
         let ours = [record_of("a", "10.0.0.1:80"), record_of("b", "10.0.0.2:80")].map(Arc::new).to_vec();
-        Reached { revision, ours }
+        Reached { revision, ours, ..Reached::default() }
     }
 
     fn missing(known: &Known, revision: i64) -> Vec<&str> {

@@ -1,26 +1,44 @@
 //! The app as a child process: what starts it, and what is meant for it.
 
 use std::{
+    collections::HashMap,
     io,
     process::{Command, Stdio},
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
 };
 
-use nix::sys::signal::Signal;
+use nix::{
+    errno::Errno,
+    sys::signal::{Signal, kill, killpg},
+    unistd::Pid,
+};
 use tokio::{
     signal::unix::{Signal as Signals, SignalKind, signal},
     sync::mpsc,
+    time::{Instant, sleep},
 };
 
 use crate::{
     config::App,
+    process_table,
     reaper::{Change, Leader, Reaper},
     report::Report,
+    retry,
+    state::Event,
     terminal::Terminal,
 };
 
 /// What is meant for the app, whoever gets it. Registering them also means that the app starts with their default
 /// actions, even if we were started with some of them ignored.
 const PASSED_ON: [Signal; 5] = [Signal::SIGHUP, Signal::SIGQUIT, Signal::SIGUSR1, Signal::SIGUSR2, Signal::SIGWINCH];
+
+/// The time that killed processes may take to be gone. A process that the kernel holds up in a system call takes longer, and
+/// nothing here can end it.
+const UNKILLABLE: Duration = Duration::from_secs(2);
 
 /// Why the app does not run.
 #[derive(Debug, thiserror::Error)]
@@ -48,9 +66,96 @@ impl ChildError {
     }
 }
 
-/// Starts the app; its exit is reported. Must be called within a tokio runtime.
-pub(crate) fn start(app: &App, reaper: &Reaper, reports: mpsc::Sender<Report>) -> Result<Leader, ChildError> {
-    let passed_on = PASSED_ON.map(|number| (number, signal(SignalKind::from_raw(number as i32))));
+/// The app as it runs: its process group and, where this process adopts orphans, all that descends from it. Clones are the
+/// same one.
+#[derive(Clone)]
+pub(crate) struct Running {
+    leader: Leader,
+    /// Nothing of it is left: its group's number may be another's by now.
+    is_gone: Arc<AtomicBool>,
+    /// The last that the group was told; orphans are told it too, once the group is gone.
+    told: Arc<Mutex<Option<Signal>>>,
+}
+
+impl Running {
+    /// Tells all of it to end.
+    pub(crate) fn stop(&self, signal: Signal) {
+        *self.told.lock().unwrap_or_else(PoisonError::into_inner) = Some(signal);
+        self.signal(signal);
+    }
+
+    /// Kills all of it.
+    pub(crate) fn kill(&self) {
+        self.stop(Signal::SIGKILL);
+    }
+
+    /// Sends a signal to the process group, as long as anything of it is left.
+    fn signal(&self, signal: Signal) {
+        if !self.leader.has_ended() {
+            self.leader.signal(signal);
+        } else if !self.is_gone.load(Ordering::Relaxed)
+            && let Err(error) = killpg(self.leader.pid, signal)
+            && error != Errno::ESRCH
+        {
+            tracing::warn!(%signal, %error, "what is left of the app can't be signalled");
+        }
+    }
+
+    fn told(&self) -> Option<Signal> {
+        *self.told.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Waits until nothing is left, after the main process has ended: a shell that was told to stop ends before the app
+    /// that it has started.
+    async fn until_gone(&self) {
+        let (mut orphans, mut killed) = (HashMap::new(), None);
+        let mut is_said = false;
+        for delay in retry::local_delays() {
+            if !self.is_left(&mut orphans) {
+                break;
+            }
+            if !std::mem::replace(&mut is_said, true) {
+                tracing::info!("the app's main process has ended before others of the app");
+            }
+            if self.told() == Some(Signal::SIGKILL) && killed.get_or_insert_with(Instant::now).elapsed() > UNKILLABLE {
+                tracing::warn!("something of the app can't be killed: not waiting for it");
+                break;
+            }
+            sleep(delay).await;
+        }
+        self.is_gone.store(true, Ordering::Relaxed);
+    }
+
+    /// True while any process of the app is left. Each orphan is told once.
+    fn is_left(&self, orphans: &mut HashMap<Pid, Signal>) -> bool {
+        if process_table::has_running_member(self.leader.pid) {
+            return true;
+        }
+        if !process_table::adopts_orphans() || !process_table::has_child() {
+            return false;
+        }
+        if let Some(told) = self.told() {
+            // No child is reaped between the look and the signal: both are on this thread.
+            for pid in process_table::running_children() {
+                if orphans.insert(pid, told) != Some(told) {
+                    let _ = kill(pid, told);
+                }
+            }
+        }
+        true
+    }
+}
+
+/// Starts the app. The end of its main process is reported, and then that nothing of it is left. The signals that ask for a
+/// stop are not passed on to it. Must be called within a tokio runtime.
+pub(crate) fn start(
+    app: &App,
+    stop_on: &[i32],
+    reaper: &Reaper,
+    reports: mpsc::Sender<Report>,
+) -> Result<Running, ChildError> {
+    let passed_on = PASSED_ON.into_iter().filter(|number| !stop_on.contains(&(*number as i32)));
+    let passed_on: Vec<_> = passed_on.map(|number| (number, signal(SignalKind::from_raw(number as i32)))).collect();
     let mut command = Command::new(&app.program);
     command.args(&app.arguments).stdin(Stdio::inherit());
     let terminal = Terminal::foreground();
@@ -61,21 +166,22 @@ pub(crate) fn start(app: &App, reaper: &Reaper, reports: mpsc::Sender<Report>) -
         terminal.give_to(leader.pid);
     }
     tracing::info!(pid = leader.pid.as_raw(), program = %app.program.display(), "the app runs");
+    let running = Running { leader, is_gone: Arc::default(), told: Arc::default() };
     for (number, signals) in passed_on {
-        tokio::spawn(pass_on(leader.clone(), number, signals.map_err(ChildError::Signals)?));
+        tokio::spawn(pass_on(running.clone(), number, signals.map_err(ChildError::Signals)?));
     }
-    tokio::spawn(follow(leader.clone(), changes, terminal, reports));
-    Ok(leader)
+    tokio::spawn(follow(running.clone(), changes, terminal, reports));
+    Ok(running)
 }
 
-async fn pass_on(leader: Leader, number: Signal, mut signals: Signals) {
+async fn pass_on(running: Running, number: Signal, mut signals: Signals) {
     while signals.recv().await.is_some() {
-        leader.signal(number);
+        running.signal(number);
     }
 }
 
 async fn follow(
-    leader: Leader,
+    running: Running,
     mut changes: mpsc::Receiver<Change>,
     terminal: Option<Terminal>,
     reports: mpsc::Sender<Report>,
@@ -87,8 +193,10 @@ async fn follow(
                     terminal.take_back();
                 }
                 let _ = reports.send(Report::AppExited(status)).await;
+                running.until_gone().await;
+                let _ = reports.send(Report::Event(Event::AppGone)).await;
             }
-            (Change::Stopped, Some(terminal)) => terminal.suspend(leader.pid),
+            (Change::Stopped, Some(terminal)) => terminal.suspend(running.leader.pid),
             (Change::Stopped, None) => {}
         }
     }

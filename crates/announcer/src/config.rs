@@ -9,6 +9,7 @@ use crate::{
     args::{Cli, Common, OneShot},
     file::{File, Place},
     host::Host,
+    stop_signal,
     upstream::{Upstream, UpstreamError},
 };
 
@@ -40,6 +41,8 @@ pub(crate) enum Form {
 pub(crate) struct Life {
     pub(crate) ttl: Duration,
     pub(crate) drain: Duration,
+    /// The numbers of the signals that ask for a stop.
+    pub(crate) stop_on: Vec<i32>,
     /// READY waits for the balancers too.
     pub(crate) wait_balancers: bool,
     /// The admin port, if there is to be one.
@@ -53,8 +56,15 @@ pub(crate) struct Life {
 pub(crate) struct App {
     pub(crate) program: OsString,
     pub(crate) arguments: Vec<OsString>,
-    pub(crate) stop_signal: Signal,
+    stop_signal: Option<Signal>,
     pub(crate) stop_timeout: Duration,
+}
+
+impl App {
+    /// The signal that it is stopped with, where this one asked for the stop.
+    pub(crate) fn stop_signal(&self, asked: Option<i32>) -> Signal {
+        self.stop_signal.unwrap_or_else(|| stop_signal::to_app(asked))
+    }
 }
 
 /// Options that can't work together, or not at all.
@@ -77,8 +87,14 @@ pub(crate) enum ConfigError {
 }
 
 impl Cli {
+    /// The numbers of the signals that ask for a stop.
+    pub(crate) fn stop_signals(&self) -> Vec<i32> {
+        stop_signal::numbers(&self.life.stop_on)
+    }
+
     /// Checks the options against each other, with the defaults that this host gives. `file` is what `--config` names.
     pub(crate) fn resolve(self, host: &Host, file: Option<File>) -> Result<Config, ConfigError> {
+        let stop_on = self.stop_signals();
         let Self { one_shot, common, life, admin, command } = self;
         let mut command = command.into_iter();
         match one_shot {
@@ -96,7 +112,7 @@ impl Cli {
                     stop_timeout: life.stop_timeout,
                 });
                 let (ttl, drain, wait_balancers) = (life.ttl, life.drain, life.wait_balancers);
-                let life = Life { ttl, drain, wait_balancers, admin: admin.resolve()?, app };
+                let life = Life { ttl, drain, stop_on, wait_balancers, admin: admin.resolve()?, app };
                 resolve(common, host, file, Form::Run(Box::new(life)))
             }
         }
@@ -209,7 +225,7 @@ mod tests {
         let app = life.app.unwrap();
         assert_eq!((app.program.to_str(), app.arguments.len()), (Some("node"), 3));
         assert_eq!((life.ttl.as_secs(), life.drain.as_secs(), app.stop_timeout.as_secs()), (10, 3, 10));
-        assert_eq!(app.stop_signal, Signal::SIGINT);
+        assert_eq!(app.stop_signal(Some(3)), Signal::SIGINT, "what is given counts");
         assert!(life.admin.is_none(), "off by default");
         assert!(config.upstreams[0].listens.is_empty());
     }
@@ -260,6 +276,7 @@ mod tests {
             ("--ttl 1s", "2s"),
             ("--admin 10.0.0.1:9102", "--admin-token-file"),
             ("--stop-signal NOPE", "SIGTERM"),
+            ("--stop-on QUIT,KILL", "SIGKILL can't ask for a stop"),
             ("--endpoints ftp://x", "ftp"),
         ] {
             refused(&format!("{line} {options}"), word);

@@ -1,6 +1,6 @@
 //! The config file: several upstreams. Errors name its line and key.
 
-use std::{fmt, io, path::Path};
+use std::{fmt, io, io::ErrorKind, path::Path};
 
 use serde::Deserialize;
 use toml::{Spanned, de::DeTable};
@@ -50,11 +50,11 @@ impl File {
     /// Reads a file.
     pub(crate) fn read(path: &Path) -> Result<Self, FileError> {
         let file = path.display().to_string();
-        let read = |source| FileError::Read { file: file.clone(), source };
-        if std::fs::metadata(path).map_err(read)?.len() > LARGEST {
-            return Err(FileError::Large { file });
-        }
-        Self::parse(&file, &std::fs::read_to_string(path).map_err(read)?)
+        let text = regular_file::read_text(path, LARGEST).map_err(|source| match source.kind() {
+            ErrorKind::FileTooLarge => FileError::Large { file: file.clone() },
+            _ => FileError::Read { file: file.clone(), source },
+        })?;
+        Self::parse(&file, &text)
     }
 
     fn parse(file: &str, text: &str) -> Result<Self, FileError> {
@@ -184,7 +184,7 @@ mod tests {
             ("[[announce]]\n\nweight = 257", ["line 3", "a weight from 0 to 256"]),
             ("[[announce]]\ncheck-interval = 'soon'", ["line 2", "check-interval"]),
             ("[[announce]]\ncheck-fall = 0", ["line 2", "check-fall = 0"]),
-            ("[[announce]]\nservice = 'a/b'", ["line 2", "a name is"]),
+            ("[[announce]]\nservice = 'a/b'", ["line 2", "a name has no"]),
             ("[[announce]]\nset = ['a=b']", ["line 2", "a table of settings"]),
             ("[[announce]]\nport = 1\nport = 2", ["line 3", "duplicate key"]),
             ("[[announce]\n", ["line 1", "announce"]),

@@ -1,7 +1,5 @@
 //! What this host says about itself before anything is done.
 
-use std::env;
-
 use nix::unistd::gethostname;
 
 /// What defaults are made from.
@@ -17,7 +15,7 @@ impl Host {
     pub(crate) fn look() -> Self {
         Self {
             hostname: gethostname().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default(),
-            private_ipv4: env::var("COREOS_PRIVATE_IPV4").ok(),
+            private_ipv4: program::variable::read_text("COREOS_PRIVATE_IPV4"),
         }
     }
 }

@@ -1,6 +1,6 @@
 //! announcer: says where an app listens, only while it works, and not while it stops.
 //!
-//! Architecture invariant: `config`, `upstream`, `check`, `record`, `group`, `health`, `state`, `standing` and `metrics` are pure; `run` holds the
+//! Architecture invariant: `config`, `upstream`, `check`, `record`, `group`, `restores`, `health`, `state`, `standing` and `metrics` are pure; `run` holds the
 //! only loop that decides and the only `select!`; what takes time runs in tasks that report back to it; `reaper` alone
 //! waits for processes, `registrar` alone writes.
 
@@ -11,12 +11,14 @@ mod check;
 mod config;
 mod file;
 mod host;
+mod stop_signal;
 mod upstream;
 
 // What is decided without I/O.
 mod group;
 mod health;
 mod record;
+mod restores;
 mod state;
 
 mod report;
@@ -25,6 +27,8 @@ mod said;
 
 // Processes.
 mod child;
+mod child_environment;
+mod process_table;
 mod reaper;
 mod terminal;
 
@@ -37,6 +41,8 @@ mod watch;
 mod arrival;
 mod balancers;
 mod claims;
+mod own_keys;
+mod reception;
 mod registrar;
 mod writer;
 
@@ -53,7 +59,10 @@ mod run;
 
 use std::process::ExitCode;
 
-use clap::{CommandFactory, Parser};
+use anyhow::Context;
+use clap::CommandFactory;
+use daemon::shutdown::Shutdown;
+use program::{options, output};
 
 use crate::{
     address::AddressError,
@@ -65,39 +74,51 @@ use crate::{
     one_shot::OneShotError,
 };
 
+/// The exit code for wrong usage, as `--help` lists it.
+const USAGE: u8 = 2;
+
 fn main() -> ExitCode {
     if let Some(code) = manual::print_if_asked(Cli::command()) {
         return code;
     }
-    let args = Cli::parse();
-    match start(args) {
-        Ok(status) => ExitCode::from(status),
-        Err(error) => {
-            tracing::error!("{error:#}");
-            // Without a log, which may be what failed, this is all there is.
-            if !tracing::event_enabled!(tracing::Level::ERROR) {
-                eprintln!("announcer: {error:#}");
-            }
-            ExitCode::from(exit_code(&error))
+    let args: Cli = match options::read(Cli::command(), USAGE) {
+        Ok(args) => args,
+        Err(code) => return code,
+    };
+    let code = start(args).unwrap_or_else(|error| {
+        tracing::error!("{error:#}");
+        // Without a log, which may be what failed, this is all there is.
+        if !tracing::event_enabled!(tracing::Level::ERROR) {
+            output::say(&format!("announcer: {error:#}"));
         }
-    }
+        exit_code(&error)
+    });
+    output::finish(ExitCode::from(code))
 }
 
 fn start(args: Cli) -> anyhow::Result<u8> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    // First of all: the kernel discards a SIGTERM to PID 1 that has no handler.
+    let shutdown = args.one_shot.is_none().then(|| {
+        let _entered = runtime.enter();
+        Shutdown::on(&args.stop_signals())
+    });
+    let shutdown = shutdown.transpose().context("signals can't be handled")?;
     daemon::log::init(&args.common().log_level)?;
     let (host, file) = (Host::look(), args.config_file().map(File::read).transpose()?);
     if let (Some(OneShot::CheckConfig { .. }), Some(file)) = (&args.one_shot, &file) {
-        config::upstreams(file.clone(), &host, true)?.iter().for_each(|upstream| println!("{upstream}"));
+        let upstreams = config::upstreams(file.clone(), &host, true)?;
+        let lines: String = upstreams.iter().map(|upstream| format!("{upstream}\n")).collect();
+        output::print(&lines)?;
         return Ok(0);
     }
     let config = args.resolve(&host, file)?;
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    runtime.block_on(carry_out(config))
+    runtime.block_on(carry_out(config, shutdown.unwrap_or_default()))
 }
 
-async fn carry_out(mut config: Config) -> anyhow::Result<u8> {
+async fn carry_out(mut config: Config, shutdown: Shutdown) -> anyhow::Result<u8> {
     match std::mem::replace(&mut config.form, Form::Deregister) {
-        Form::Run(life) => run::run(config, *life).await,
+        Form::Run(life) => run::run(config, *life, &shutdown).await,
         Form::Register(ttl) => Ok(one_shot::register(&config, ttl).await.map(|()| 0)?),
         Form::Deregister => Ok(one_shot::deregister(&config).await.map(|()| 0)?),
     }

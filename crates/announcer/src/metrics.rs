@@ -7,7 +7,7 @@ use std::{
     time::{Instant, SystemTime},
 };
 
-use discovery::{ServiceId, UpstreamId, UpstreamState};
+use discovery::{Key, ServiceId, UpstreamId, UpstreamState};
 use prometheus_client::{
     encoding::EncodeLabelSet,
     metrics::{counter::Counter, family::Family, gauge::Gauge},
@@ -20,7 +20,7 @@ use crate::{
     upstream,
 };
 
-const STATES: [(State, &str); 8] = [
+const STATES: [(State, &str); 10] = [
     (State::Starting, "starting"),
     (State::Announcing, "announcing"),
     (State::Spreading, "spreading"),
@@ -28,7 +28,9 @@ const STATES: [(State, &str); 8] = [
     (State::Draining, "draining"),
     (State::Stopping, "stopping"),
     (State::Killing, "killing"),
+    (State::Leaving, "leaving"),
     (State::Withdrawing, "withdrawing"),
+    (State::Clearing, "clearing"),
 ];
 
 const SAYS: [(UpstreamState, &str); 3] =
@@ -102,12 +104,13 @@ pub(crate) fn register(standing: &Standing, checked: &Checked, registry: &mut Re
         states.get_or_create(&[("state", name)]).set(i64::from(state == standing.state));
     }
     registry.register("state", "1 for where the announcer stands in its life", states);
-    upstreams(&standing.upstreams, registry);
+    upstreams(standing, registry);
     registry.register("checks", "Rounds of an upstream's checks", checked.0.clone());
     lease(standing, registry);
     let info = Family::<[(&'static str, &'static str); 1], Gauge>::default();
     info.get_or_create(&[("version", env!("CARGO_PKG_VERSION"))]).set(1);
     registry.register("build_info", "announcer's version", info);
+    daemon::admin::register_log(registry);
 }
 
 fn flag(value: bool) -> Gauge {
@@ -116,16 +119,22 @@ fn flag(value: bool) -> Gauge {
     gauge
 }
 
-fn upstreams(upstreams: &[Upstream], registry: &mut Registry) {
+fn upstreams(standing: &Standing, registry: &mut Registry) {
     let (healthy, registered) = (Family::<Of, Gauge>::default(), Family::<Of, Gauge>::default());
+    let (taken, refused) = (Family::<Of, Gauge>::default(), Family::<Of, Gauge>::default());
     let says = Family::<Says, Gauge>::default();
-    let registrations = Family::<Of, Counter>::default();
-    for Upstream { service, id, works, stand } in upstreams {
+    let (registrations, restorations) = (Family::<Of, Counter>::default(), Family::<Of, Counter>::default());
+    for Upstream { service, id, works, stand } in &standing.upstreams {
+        let key = Key::upstream(service, id).to_string();
+        let refusals = standing.reception.refused.iter().filter(|refused| refused.key == key).count();
         let (service, upstream) = (service.to_string(), id.to_string());
         let of = Of { service: service.clone(), upstream: upstream.clone() };
         healthy.get_or_create(&of).set((*works).into());
         registered.get_or_create(&of).set(stand.says.is_some().into());
+        taken.get_or_create(&of).set(stand.owner.is_some().into());
+        refused.get_or_create(&of).set(i64::try_from(refusals).unwrap_or(i64::MAX));
         registrations.get_or_create(&of).inc_by(stand.registrations);
+        restorations.get_or_create(&of).inc_by(stand.restorations);
         for (state, name) in SAYS {
             let labels = Says { service: service.clone(), upstream: upstream.clone(), state: name };
             says.get_or_create(&labels).set((stand.says == Some(state)).into());
@@ -135,8 +144,18 @@ fn upstreams(upstreams: &[Upstream], registry: &mut Registry) {
     let help = "1 while the upstream's record stands in the store, under this announcer's lease";
     registry.register("upstream_registered", help, registered);
     registry.register("upstream_state", "1 for what the upstream's record says in the store", says);
-    let help = "Times that the upstream's record was put into the store; each but the first after the lease was lost";
+    let help = "1 while the upstream's id belongs to another owner";
+    registry.register("upstream_taken", help, taken);
+    let help = "How many live balancers refuse the upstream's record, as of the last look at what they say";
+    registry.register("upstream_refused", help, refused);
+    let help = "Times that the upstream's record was put into the store; each but the first after it was lost";
     registry.register("registrations", help, registrations);
+    let help = "Times that the record was put there since another hand had deleted it or written over it";
+    registry.register("restorations", help, restorations);
+    let help = "How many settings say otherwise than this announcer was given, as of the last look at them";
+    let differing = Gauge::<i64>::default();
+    differing.set(i64::try_from(standing.reception.differing.len()).unwrap_or(i64::MAX));
+    registry.register("settings_differing", help, differing);
 }
 
 fn lease(standing: &Standing, registry: &mut Registry) {
@@ -164,6 +183,8 @@ fn lease(standing: &Standing, registry: &mut Registry) {
 
 #[cfg(test)]
 mod tests {
+    use discovery::RefusedKey;
+
     use super::*;
     use crate::standing::tests::announced;
 
@@ -181,6 +202,10 @@ mod tests {
         standing.upstreams[1].works = false;
         standing.upstreams[1].stand.says = Some(UpstreamState::Down);
         standing.beats.failed = 2;
+        standing.upstreams[1].stand.owner = Some("another".to_owned());
+        standing.upstreams[0].stand.restorations = 3;
+        let (node, key) = ("lb".parse().unwrap(), "http-services/shop/upstreams/a".to_owned());
+        standing.reception.refused.insert(RefusedKey { node, key, reason: "why".to_owned() });
         let checked = Checked::default();
         let of_a = checked.named(&standing.upstreams[0].service, &standing.upstreams[0].id);
         [true, true, false].into_iter().for_each(|passed| of_a.count(passed));
@@ -195,6 +220,11 @@ mod tests {
             "announcer_upstream_state{service=\"http-shop\",upstream=\"b\",state=\"down\"} 1",
             "announcer_upstream_state{service=\"http-shop\",upstream=\"b\",state=\"ready\"} 0",
             "announcer_registrations_total{service=\"http-shop\",upstream=\"a\"} 1",
+            "announcer_restorations_total{service=\"http-shop\",upstream=\"a\"} 3",
+            "announcer_upstream_taken{service=\"http-shop\",upstream=\"b\"} 1",
+            "announcer_upstream_taken{service=\"http-shop\",upstream=\"a\"} 0",
+            "announcer_upstream_refused{service=\"http-shop\",upstream=\"a\"} 1",
+            "announcer_settings_differing 0",
             "announcer_checks_total{service=\"http-shop\",upstream=\"a\",result=\"ok\"} 2",
             "announcer_checks_total{service=\"http-shop\",upstream=\"a\",result=\"failed\"} 1",
             "announcer_store_connected 1",

@@ -65,14 +65,18 @@ pub(crate) fn describe(state: State, keys: &[String], missing: usize, obstacle: 
         State::Draining => "draining",
         State::Stopping => "stopping the app",
         State::Killing => "killing the app",
+        State::Leaving => "the app has ended, withdrawing",
         State::Withdrawing => "withdrawing",
+        State::Clearing => "stopping what the app has left behind",
         State::Done => "withdrawn",
     };
     if let (State::Spreading, Some(obstacle)) = (state, obstacle) {
         return format!("{what}: {obstacle}");
     }
     match (state, keys) {
-        (State::Starting | State::Stopping | State::Killing | State::Done, _) | (_, []) => what.to_owned(),
+        (State::Starting | State::Stopping | State::Killing | State::Clearing | State::Done, _) | (_, []) => {
+            what.to_owned()
+        }
         (_, [key]) => format!("{what} {key}"),
         (_, [key, others @ ..]) => format!("{what} {key} and {} more", others.len()),
     }

@@ -26,8 +26,7 @@ use tokio::{
     sync::mpsc,
 };
 
-/// systemd talks to us, not to our children: their own word would be taken for ours.
-const OURS: [&str; 3] = ["NOTIFY_SOCKET", "WATCHDOG_PID", "WATCHDOG_USEC"];
+use crate::child_environment;
 
 /// What reaps. Clones are the same one.
 #[derive(Clone)]
@@ -58,9 +57,14 @@ pub(crate) enum Change {
 }
 
 impl Leader {
+    /// True once it was reaped. Others of its group may still run.
+    pub(crate) fn has_ended(&self) -> bool {
+        self.gone.load(Ordering::Relaxed)
+    }
+
     /// Sends a signal to the child's process group, if the child still runs.
     pub(crate) fn signal(&self, signal: Signal) {
-        if !self.gone.load(Ordering::Relaxed)
+        if !self.has_ended()
             && let Err(error) = killpg(self.pid, signal)
         {
             tracing::warn!(%signal, pid = self.pid.as_raw(), %error, "a child can't be signalled");
@@ -82,7 +86,7 @@ impl Reaper {
         use std::os::unix::process::CommandExt;
         // The standard library gives the child an empty signal mask and the default action of SIGPIPE.
         command.process_group(0);
-        OURS.iter().fold(&mut *command, |command, name| command.env_remove(name));
+        child_environment::strip(command);
         let (changes, told) = mpsc::channel(4);
         // Held from before the start: a child that ends at once is known by then.
         let mut children = self.children();

@@ -36,6 +36,16 @@ pub(crate) struct Difference {
     pub(crate) given: String,
 }
 
+/// The announcer's past with a key, which decides what may be done to an entry that another hand has put there.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Tenure {
+    /// The record has stood under the present lease.
+    pub(crate) has_held: bool,
+    /// The lease of another announcer that took the record over from this one. The record is not taken back from it, or
+    /// two announcers with one id would take turns for ever.
+    pub(crate) yielded: Option<LeaseId>,
+}
+
 /// Who has the id.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Owner {
@@ -91,19 +101,20 @@ impl Record {
     }
 
     /// Adds the registration. `found` is what the last attempt read; nothing at first, which is right for a new service
-    /// and one round trip too much for the others. An error if the id belongs to somebody else.
+    /// and one round trip too much for the others. An error if the id belongs to another owner.
     pub(crate) fn register(
         &self,
         draft: &mut Draft,
         state: UpstreamState,
         lease: Option<LeaseId>,
         with_settings: bool,
+        tenure: Tenure,
         found: &[Entry],
     ) -> Result<(), Owner> {
         let find = |key: &str| found.iter().find(|entry| entry.key == key);
         let key = self.key();
         let stands = find(&key);
-        if let Some(owner) = stands.and_then(|entry| self.other_owner(entry, lease)) {
+        if let Some(owner) = stands.and_then(|entry| self.other_owner(entry, lease, tenure)) {
             return Err(owner);
         }
         let mut txn = std::mem::take(&mut draft.txn)
@@ -140,10 +151,39 @@ impl Record {
         draft.txn = txn.when(Condition::LeaseIs(key.clone(), lease)).delete(&key).or_get(key);
     }
 
-    /// Whether it is among what was found, under this lease.
-    pub(crate) fn is_under(&self, lease: LeaseId, found: &[Entry]) -> bool {
+    /// Adds a new state, or the end, of a record that a person has written over without a lease: otherwise it would stay
+    /// in the store for ever, and lead to an app that is gone. Nothing is added, and false returned, where the entry has
+    /// another address or is meant to be permanent.
+    pub(crate) fn retake(
+        &self,
+        draft: &mut Draft,
+        state: Option<UpstreamState>,
+        lease: LeaseId,
+        entry: &Entry,
+    ) -> bool {
+        if entry.lease != 0 || is_permanent(entry) || address(entry) != Some(self.address) {
+            return false;
+        }
         let key = self.key();
-        found.iter().any(|entry| entry.key == key && entry.lease == lease.get())
+        let txn = std::mem::take(&mut draft.txn).when(unchanged(&key, Some(entry)));
+        let txn = match state {
+            Some(state) => txn.put(&key, self.value(state, Some(lease)), Some(lease)),
+            None => txn.delete(&key),
+        };
+        draft.txn = txn.or_get(key);
+        true
+    }
+
+    /// The record's entry among what was found.
+    pub(crate) fn find<'a>(&self, found: &'a [Entry]) -> Option<&'a Entry> {
+        let key = self.key();
+        found.iter().find(|entry| entry.key == key)
+    }
+
+    /// The state in which this announcer itself would have written this value; None if it would not have.
+    pub(crate) fn state_of(&self, value: &[u8], lease: LeaseId) -> Option<UpstreamState> {
+        let states = [UpstreamState::Ready, UpstreamState::Drain, UpstreamState::Down];
+        states.into_iter().find(|state| self.value(*state, Some(lease)).as_bytes() == value)
     }
 
     /// The settings that say otherwise than ours, going by all that was found of them.
@@ -172,15 +212,29 @@ impl Record {
             .map(move |setting| (Key::setting(service, setting.name()).to_string(), setting))
     }
 
-    /// None where the id is free for us: the same address is us as we were before, and so is a record under our lease.
-    fn other_owner(&self, entry: &Entry, lease: Option<LeaseId>) -> Option<Owner> {
+    /// None where the id is free for this announcer.
+    ///
+    /// To one that comes, the same address is itself as it was before. From one that has stood, another announcer takes
+    /// the record over, and a person can't: what is written by hand has no lease, and is meant to last only where it
+    /// says so.
+    pub(crate) fn other_owner(&self, entry: &Entry, lease: Option<LeaseId>, tenure: Tenure) -> Option<Owner> {
         let stands_under = (entry.lease != 0).then(|| LeaseId::from(entry.lease));
-        let ours = address(entry) == Some(self.address) || (stands_under.is_some() && stands_under == lease);
-        (!ours && !self.policy.takeover).then(|| Owner {
+        let is_same = address(entry) == Some(self.address);
+        let is_free = match stands_under {
+            Some(_) if stands_under == lease => true,
+            Some(_) if tenure.has_held || stands_under == tenure.yielded => false,
+            None if tenure.has_held => is_same || !is_permanent(entry),
+            Some(_) | None => is_same || self.policy.takeover,
+        };
+        (!is_free).then(|| Owner {
             address: address(entry).map_or_else(|| printable(&entry.value), |address| address.to_string()),
             lease: stands_under,
         })
     }
+}
+
+fn is_permanent(entry: &Entry) -> bool {
+    Upstream::parse(&entry.value).is_ok_and(|upstream| upstream.permanent)
 }
 
 fn address(entry: &Entry) -> Option<UpstreamAddress> {
@@ -209,7 +263,7 @@ fn difference(entry: &Entry, setting: &Setting) -> Option<Difference> {
 }
 
 /// A value for a message: anybody may have written it, at any length.
-fn printable(value: &[u8]) -> String {
+pub(crate) fn printable(value: &[u8]) -> String {
     const MOST: usize = 200;
     let text = String::from_utf8_lossy(value);
     let mut start: String = text.chars().take(MOST).collect();
@@ -259,7 +313,7 @@ pub(crate) mod tests {
 
     fn plan(record: &Record, found: &[Entry]) -> Result<(Txn, Vec<Difference>), Owner> {
         let mut draft = Draft::default();
-        record.register(&mut draft, UpstreamState::Ready, ours(), true, found)?;
+        record.register(&mut draft, UpstreamState::Ready, ours(), true, Tenure::default(), found)?;
         Ok((draft.txn, draft.differing))
     }
 
@@ -329,6 +383,49 @@ pub(crate) mod tests {
         assert_eq!(plan(false, "10.0.0.2:80", 0), owner("10.0.0.2:80", None));
         assert_eq!(plan(false, "garbage", 0), owner("garbage", None));
         assert_eq!(plan(false, &"x".repeat(999), 0), owner(&format!("{}…", "x".repeat(200)), None));
+    }
+
+    #[test]
+    fn a_record_that_has_stood_is_lost_to_another_announcer_and_to_no_hand() {
+        let owner = |tenure, takeover, value: &str, lease| {
+            let record = record(Policy { update: false, takeover });
+            record.other_owner(&entry(UPSTREAM, value, lease), ours(), tenure).map(|owner| owner.address)
+        };
+        let held = Tenure { has_held: true, yielded: None };
+        assert_eq!(owner(held, false, "10.0.0.1:80", 9).as_deref(), Some("10.0.0.1:80"), "a twin with our address");
+        assert_eq!(
+            owner(held, true, "10.0.0.2:80", 9).as_deref(),
+            Some("10.0.0.2:80"),
+            "--takeover takes nothing back"
+        );
+        assert_eq!(owner(held, false, "10.0.0.1:80", 7), None, "our own lease");
+        assert_eq!(owner(held, false, "10.0.0.2:80", 0), None, "by hand");
+        assert_eq!(owner(held, false, "garbage", 0), None, "by hand");
+        let permanent = r#"{"address":"10.0.0.2:80","permanent":true}"#;
+        assert_eq!(owner(held, false, permanent, 0).as_deref(), Some("10.0.0.2:80"), "meant to last");
+        assert_eq!(owner(held, false, &permanent.replace("0.2", "0.1"), 0), None, "our address, by hand");
+        let yielded = Tenure { has_held: false, yielded: Some(LeaseId::from(9)) };
+        for takeover in [false, true] {
+            assert!(owner(yielded, takeover, "10.0.0.1:80", 9).is_some(), "it took the record over before");
+            assert!(owner(yielded, takeover, "10.0.0.1:80", 8).is_none(), "another one may be ourselves as of before");
+        }
+    }
+
+    #[test]
+    fn only_a_hand_written_record_of_our_address_is_taken_back_on_the_way_out() {
+        let record = record(Policy::default());
+        let lease = LeaseId::from(7);
+        let retaken = |state, value: &str, lease_of: i64| {
+            let mut draft = Draft::default();
+            record.retake(&mut draft, state, lease, &entry(UPSTREAM, value, lease_of)).then_some(draft.txn)
+        };
+        let unchanged = || Txn::new().when(Condition::ModRevisionIs(UPSTREAM.into(), 5));
+        let drained = unchanged().put(UPSTREAM, r#"{"address":"10.0.0.1:80","state":"drain"}"#, Some(lease));
+        assert_eq!(retaken(Some(UpstreamState::Drain), "10.0.0.1:80", 0), Some(drained.or_get(UPSTREAM)));
+        assert_eq!(retaken(None, "10.0.0.1:80", 0), Some(unchanged().delete(UPSTREAM).or_get(UPSTREAM)));
+        assert_eq!(retaken(None, "10.0.0.1:80", 9), None, "another announcer's");
+        assert_eq!(retaken(None, "10.0.0.2:80", 0), None, "another address");
+        assert_eq!(retaken(None, r#"{"address":"10.0.0.1:80","permanent":true}"#, 0), None, "meant to last");
     }
 
     #[test]

@@ -4,17 +4,20 @@
 use std::sync::Arc;
 
 use discovery::{ServiceId, UpstreamId};
-use registry::{Client, LeaseId};
+use registry::LeaseId;
 use tokio::{
     sync::{mpsc, watch},
-    time::{Duration, Instant, timeout, timeout_at},
+    time::{Duration, Instant, sleep_until, timeout_at},
 };
 
 use crate::{
     claims,
-    group::{Group, Want},
+    group::{Group, Sight, Want},
+    own_keys::{News, OwnKeys},
+    parting::Lease,
     record::Record,
     report::Report,
+    restores::Restores,
     retry::{self, StoreError},
     said::Said,
     standing::Stand,
@@ -22,8 +25,13 @@ use crate::{
     writer::{self, Round},
 };
 
-/// How often a taken id is looked at: a replacement takes over within about a second after the old lease's end.
+/// How often a taken id is looked at while its key can't be followed: a replacement takes over within about a second
+/// after the old lease's end.
 const OWNER_CHECK: Duration = Duration::from_secs(1);
+
+/// The time that a refused write is tried again. A login that no longer holds is mended by the next attempt, and a member that is
+/// asked too much recovers.
+const REFUSED: Duration = Duration::from_secs(1);
 
 /// What is wanted of each record, and under which lease.
 #[derive(Clone, Debug, Default)]
@@ -51,12 +59,23 @@ pub(crate) struct Reached {
     pub(crate) revision: i64,
     /// The records that stand under our lease and say what was ordered.
     pub(crate) ours: Vec<Arc<Record>>,
+    /// The records that stood once and are no longer in the store: balancers may not know that yet.
+    pub(crate) gone: Vec<Arc<Record>>,
+    /// It isn't known at which revision one of those went.
+    pub(crate) has_gone_unseen: bool,
+    /// The number of records that could not be written as ordered.
+    pub(crate) unwritten: usize,
 }
 
 impl Reached {
-    /// Whose records they are, and their names.
+    /// Whose records stand, and their names.
     pub(crate) fn names(&self) -> impl Iterator<Item = (&ServiceId, &UpstreamId)> {
         self.ours.iter().map(|record| record.name())
+    }
+
+    /// The same with those that are gone.
+    pub(crate) fn all_names(&self) -> impl Iterator<Item = (&ServiceId, &UpstreamId)> {
+        self.ours.iter().chain(&self.gone).map(|record| record.name())
     }
 }
 
@@ -68,7 +87,12 @@ impl Stands {
     pub(crate) fn of(&self, service: &ServiceId, id: &UpstreamId) -> Stand {
         let progress = self.0.borrow();
         let found = progress.stands.iter().find(|(record, _)| record.name() == (service, id));
-        found.map(|(_, stand)| *stand).unwrap_or_default()
+        found.map(|(_, stand)| stand.clone()).unwrap_or_default()
+    }
+
+    /// Why the last attempt to write failed, None if it didn't.
+    pub(crate) fn failure(&self) -> Option<String> {
+        self.0.borrow().failure.as_ref().map(ToString::to_string)
     }
 }
 
@@ -82,30 +106,25 @@ pub(crate) struct Registrar {
 impl Registrar {
     /// Starts the task. It reports when all of the `count` records stand for the first time, and when they are lost and
     /// stand again.
-    pub(crate) fn start(
-        client: Client,
-        lease: watch::Receiver<Option<LeaseId>>,
-        count: usize,
-        reports: mpsc::Sender<Report>,
-    ) -> Self {
+    pub(crate) fn start(lease: Lease, count: usize, reports: mpsc::Sender<Report>) -> Self {
         let (orders, received) = watch::channel(Order::default());
         let (publish, progress) = watch::channel(Progress::default());
-        let (group, said) = (Group::default(), Said::default());
+        let orders = Arc::new(orders);
+        tokio::spawn(pass_on(lease.held.clone(), orders.clone()));
         let keeper = Keeper {
-            client,
+            own_keys: OwnKeys::new(lease.client.clone()),
+            lease,
             orders: received,
             publish,
             reports,
             count,
-            group,
-            said,
-            revision: 0,
+            group: Group::default(),
+            said: Said::default(),
+            restores: Restores::default(),
             is_looked: false,
             stands: false,
         };
         tokio::spawn(keeper.keep());
-        let orders = Arc::new(orders);
-        tokio::spawn(pass_on(lease, orders.clone()));
         Self { orders, progress }
     }
 
@@ -119,25 +138,28 @@ impl Registrar {
         turn
     }
 
-    /// The same of every record that is known, until it is so, or the time is over. Where etcd refuses some of it, the
-    /// rest counts; an error if it refuses all.
+    /// The same of every record that is known, until it is so, or the time is over; a refusal is tried against for
+    /// [`REFUSED`]. Where etcd refuses some of it, the rest counts; an error if it refuses all.
     pub(crate) async fn reach(&self, want: Want, deadline: Instant) -> Result<Reached, StoreError> {
         let records: Vec<_> = self.orders.borrow().wants.iter().map(|(record, _)| (record.clone(), want)).collect();
         let turn = self.order(records);
         let mut progress = self.progress.clone();
         let mut last = StoreError::OutOfTime;
+        let mut refused: Option<Instant> = None;
         loop {
             let told = timeout_at(deadline, progress.wait_for(|progress| progress.turn >= turn)).await;
             let Ok(Ok(now)) = told.map(|told| told.map(|progress| progress.clone())) else { return Err(last) };
             match now.failure {
                 None if now.is_done => return Ok(now.reached),
                 None => {}
-                Some(error) if error.is_unreachable() => last = StoreError::Store(error),
-                Some(_) if !now.reached.ours.is_empty() => return Ok(now.reached),
-                Some(error) => return Err(StoreError::Store(error)),
+                Some(error) => {
+                    refused = if error.is_unreachable() { None } else { Some(refused.unwrap_or_else(Instant::now)) };
+                    last = StoreError::Store(error);
+                }
             }
-            if !matches!(timeout_at(deadline, progress.changed()).await, Ok(Ok(()))) {
-                return Err(last);
+            let end = refused.map_or(deadline, |since| deadline.min(since + REFUSED));
+            if !matches!(timeout_at(end, progress.changed()).await, Ok(Ok(()))) {
+                return if now.reached.ours.is_empty() { Err(last) } else { Ok(now.reached) };
             }
         }
     }
@@ -165,15 +187,16 @@ async fn pass_on(mut lease: watch::Receiver<Option<LeaseId>>, orders: Arc<watch:
 }
 
 struct Keeper {
-    client: Client,
+    lease: Lease,
     orders: watch::Receiver<Order>,
     publish: watch::Sender<Progress>,
     reports: mpsc::Sender<Report>,
     /// How many records there are to be.
     count: usize,
     group: Group,
+    own_keys: OwnKeys,
     said: Said,
-    revision: i64,
+    restores: Restores,
     /// It was looked who else names what our settings claim.
     is_looked: bool,
     /// It was reported that all stand.
@@ -187,44 +210,109 @@ impl Keeper {
         loop {
             let order = self.orders.borrow_and_update().clone();
             if self.group.set(order.lease, &order.wants) {
-                self.lost().await;
+                tracing::warn!("the lease has ended, and the records with it; registering again");
+                self.is_looked = false;
+                self.report_loss().await;
             }
-            if order.lease.is_some() && !self.is_looked {
-                let records: Vec<_> = order.wants.iter().map(|(record, _)| record.clone()).collect();
-                let withheld = claims::withheld(&self.client, &records).await;
-                self.is_looked = withheld.is_some() && !records.is_empty();
-                self.group.withhold(withheld.unwrap_or_default());
-            }
-            let round = writer::round(&self.client, &mut self.group).await;
+            self.own_keys.follow(order.wants.iter().map(|(record, _)| record.key()));
+            self.look_for_claims(&order).await;
+            let round = writer::round(&self.lease.client, &mut self.group).await;
             self.said.say(&round);
+            if round.failure.as_ref().is_some_and(registry::Error::is_lease_not_found) {
+                self.lease.doubt.notify_one();
+            }
             let delay = if round.failure.is_some() || round.contended {
                 delays.next()
             } else {
                 delays = retry::store_delays();
-                (!round.taken.is_empty()).then_some(OWNER_CHECK)
+                let is_blind = round.taken.iter().any(|(record, _)| !self.own_keys.sees(&record.key()));
+                is_blind.then_some(OWNER_CHECK)
             };
             self.tell(order.turn, round).await;
-            let news = match delay {
-                None => self.orders.changed().await,
-                Some(delay) => timeout(delay, self.orders.changed()).await.unwrap_or(Ok(())),
-            };
-            if news.is_err() {
+            if self.wait(order.turn, delay).await.is_err() {
                 return;
             }
         }
     }
 
-    async fn lost(&mut self) {
-        tracing::warn!("the lease has ended, and the records with it; registering again");
-        (self.stands, self.is_looked) = (false, false);
+    /// Withholds the settings that would claim what another service's keys name, once for each lease.
+    async fn look_for_claims(&mut self, order: &Order) {
+        if order.lease.is_none() || self.is_looked {
+            return;
+        }
+        let records: Vec<_> = order.wants.iter().map(|(record, _)| record.clone()).collect();
+        let withheld = claims::withheld(&self.lease.client, &records).await;
+        self.is_looked = withheld.is_some() && !records.is_empty();
+        self.group.withhold(withheld.unwrap_or_default());
+    }
+
+    /// Waits until there is something to do: a new order, the end of the delay, or another hand at one of our keys. An
+    /// error if the last registrar is gone.
+    async fn wait(&mut self, turn: u64, delay: Option<Duration>) -> Result<(), watch::error::RecvError> {
+        let mut due = delay.map(|delay| Instant::now() + delay);
+        loop {
+            tokio::select! {
+                changed = self.orders.changed() => return changed,
+                () = sleep_until(due.unwrap_or_else(Instant::now)), if due.is_some() => return Ok(()),
+                news = self.own_keys.next() => if let Some(pause) = self.look_at(turn, &news).await {
+                    let earliest = Instant::now() + pause;
+                    due = Some(due.map_or(earliest, |due| due.min(earliest)));
+                }
+            }
+        }
+    }
+
+    /// Takes news of our keys in. Returns the pause before the next round, where one follows from it.
+    async fn look_at(&mut self, turn: u64, news: &News) -> Option<Duration> {
+        let mut pause: Option<Duration> = None;
+        for (key, seen) in news.seen() {
+            let next = match self.group.see(key, seen) {
+                Sight::Nothing => continue,
+                Sight::MayBeFree => Duration::ZERO,
+                Sight::Lost(loss) => {
+                    tracing::debug!(key, ?loss, "another hand was at the record");
+                    // What was deleted may have gone with its lease: then that is lost, and no hand was there.
+                    self.lease.doubt.notify_one();
+                    self.restores.pause(Instant::now().into_std())
+                }
+            };
+            pause = Some(pause.map_or(next, |pause| pause.max(next)));
+        }
+        pause?;
+        self.publish_now(turn);
+        if self.stands && !self.group.stands() {
+            self.report_loss().await;
+        }
+        pause
+    }
+
+    /// Tells the loop that not all records stand any more.
+    async fn report_loss(&mut self) {
+        self.stands = false;
         let _ = self.reports.send(Report::Event(Event::Lost)).await;
     }
 
+    /// Shows what is known now, where no round has been.
+    fn publish_now(&self, turn: u64) {
+        let (reached, stands) = (self.reached(), self.group.standing());
+        self.publish.send_modify(|progress| {
+            *progress = Progress { turn, is_done: false, reached, stands, failure: progress.failure.clone() };
+        });
+    }
+
+    fn reached(&self) -> Reached {
+        Reached {
+            revision: self.group.revision(),
+            ours: self.group.ours(),
+            gone: self.group.gone(),
+            has_gone_unseen: self.group.has_gone_unseen(),
+            unwritten: self.group.open().iter().map(Vec::len).sum(),
+        }
+    }
+
     async fn tell(&mut self, turn: u64, round: Round) {
-        self.revision = self.revision.max(round.revision);
-        let reached = Reached { revision: self.revision, ours: self.group.ours() };
+        let (reached, stands) = (self.reached(), self.group.standing());
         let (is_done, failure) = (!round.contended, round.failure.map(Arc::new));
-        let stands = self.group.standing();
         self.publish.send_replace(Progress { turn, is_done, reached, stands, failure });
         let is_whole = self.orders.borrow().wants.len() == self.count && self.group.stands();
         if is_whole && !std::mem::replace(&mut self.stands, true) {

@@ -16,7 +16,7 @@ pub(crate) enum Report {
         /// What is known of it.
         health: Health,
     },
-    /// The app ended with this exit status, as a shell would put it.
+    /// The app's main process ended with this exit status, as a shell would put it.
     AppExited(u8),
     /// What keeps balancers from sending requests, in one line; None: nothing that is known.
     Obstacle(Option<String>),

@@ -1,10 +1,12 @@
 //! An announcement that lives as long as its announcer: the only loop that decides, and the only `select!`.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::{Arc, OnceLock},
+    time::Duration,
+};
 
 use anyhow::Context;
 use daemon::{shutdown::Shutdown, systemd};
-use nix::sys::signal::Signal;
 use registry::Client;
 use tokio::{
     sync::{mpsc, watch},
@@ -14,25 +16,26 @@ use tokio::{
 
 use crate::{
     admin::{Port, Shown},
-    arrival, child,
+    arrival,
+    child::{self, Running},
     config::{Config, Life},
     health::Health,
     metrics::Checked,
     parting::{self, DRAIN_WRITE, Lease, WITHDRAW, WITHDRAW_IN_HASTE},
     pulse::{self, Pulse},
-    reaper::{Leader, Reaper},
+    reaper::Reaper,
+    reception::{Look, RefusalLog},
     record::Record,
     registrar::Registrar,
     report::Report,
-    standing::Now,
+    standing::{Now, Reception},
     state::{self, Action, Event, State},
     upstream::Upstream,
     watch::{Watch, first_look},
 };
 
 /// Runs the app, if there is one, and announces it until told to stop. Returns the exit status.
-pub(crate) async fn run(config: Config, mut life: Life) -> anyhow::Result<u8> {
-    let shutdown = Shutdown::on_signals().context("signals can't be handled")?;
+pub(crate) async fn run(config: Config, mut life: Life, shutdown: &Shutdown) -> anyhow::Result<u8> {
     let reaper = Reaper::start().context("signals can't be handled")?;
     let mut addresses = Vec::new();
     for upstream in &config.upstreams {
@@ -40,7 +43,7 @@ pub(crate) async fn run(config: Config, mut life: Life) -> anyhow::Result<u8> {
     }
     let admin = Port::bind(life.admin.take()).await?;
     let (reports, inbox) = mpsc::channel(16);
-    let child = life.app.as_ref().map(|app| child::start(app, &reaper, reports.clone())).transpose()?;
+    let child = life.app.as_ref().map(|app| child::start(app, &life.stop_on, &reaper, reports.clone())).transpose()?;
     let lease = Lease::hold(Client::new(config.etcd.clone()), life.ttl);
     let (checked, mut watches) = (Checked::default(), JoinSet::new());
     for (index, (upstream, address)) in config.upstreams.iter().zip(addresses).enumerate() {
@@ -49,14 +52,15 @@ pub(crate) async fn run(config: Config, mut life: Life) -> anyhow::Result<u8> {
         let watch = Watch { index, upstream, address, wraps: child.is_some(), checked, reports };
         watches.spawn(watch.run(config.etcd.endpoints().to_vec(), reaper.clone()));
     }
-    let registrar = Registrar::start(lease.client.clone(), lease.held.clone(), config.upstreams.len(), reports.clone());
+    let registrar = Registrar::start(lease.clone(), config.upstreams.len(), reports.clone());
     let (shown, now) = watch::channel(Now::default());
+    let reception = watch::Sender::<Reception>::default();
     let pulse = Pulse::new(admin.map(|port| {
         let names = config.upstreams.iter().map(Upstream::name).collect();
-        port.open(Shown { names, now, stands: registrar.stands(), ttl: life.ttl, beats: lease.beats.clone(), checked })
+        let (beats, reception) = (lease.beats.clone(), reception.subscribe());
+        port.open(Shown { names, now, stands: registrar.stands(), ttl: life.ttl, beats, checked, reception })
     }));
     let upstreams = config.upstreams.into_iter().map(|upstream| (upstream, None)).collect();
-    let tasks = JoinSet::new();
     let announcer = Announcer {
         life,
         child,
@@ -64,19 +68,23 @@ pub(crate) async fn run(config: Config, mut life: Life) -> anyhow::Result<u8> {
         registrar,
         upstreams,
         watches,
-        tasks,
+        tasks: JoinSet::new(),
+        last_tasks: JoinSet::new(),
         reports,
         obstacle: None,
+        refusals: RefusalLog::default(),
+        reception: Some(reception),
         shown,
+        asked: shutdown.asked.clone(),
         status: 0,
     };
-    Ok(announcer.follow(inbox, pulse, &shutdown).await)
+    Ok(announcer.follow(inbox, pulse, shutdown).await)
 }
 
 /// Everything that actions act on.
 struct Announcer {
     life: Life,
-    child: Option<Leader>,
+    child: Option<Running>,
     lease: Lease,
     registrar: Registrar,
     /// Each with its record, from the first healthy moment on.
@@ -84,11 +92,18 @@ struct Announcer {
     watches: JoinSet<()>,
     /// Waits for balancers; the next state has no use for those of the last.
     tasks: JoinSet<()>,
+    /// The last writes and the time of what the app has left behind: they go on in the states that follow.
+    last_tasks: JoinSet<()>,
     reports: mpsc::Sender<Report>,
     /// What keeps balancers from following, as long as they are waited for.
     obstacle: Option<String>,
+    refusals: RefusalLog,
+    /// The way in which the reception of the records is shown. None once the task that looks has it.
+    reception: Option<watch::Sender<Reception>>,
     /// How things stand, for whoever looks.
     shown: watch::Sender<Now>,
+    /// The signal that asked for the stop.
+    asked: Arc<OnceLock<i32>>,
     status: u8,
 }
 
@@ -187,15 +202,19 @@ impl Announcer {
             match action {
                 Action::Announce => self.order(after),
                 Action::AwaitBalancers => happened = self.await_balancers(),
-                Action::SayReady => systemd::ready(),
+                Action::SayReady => {
+                    systemd::ready();
+                    self.start_look();
+                }
                 Action::Drain => self.start_drain(),
                 Action::StopApp => happened = self.stop_app(),
+                Action::StopRest => self.stop_rest(),
                 Action::KillApp => happened = self.kill_app(),
                 // The last writes follow each other in one task.
                 Action::WriteDown | Action::Delete | Action::Revoke => {}
             }
         }
-        if after == State::Withdrawing && !actions.is_empty() {
+        if actions.contains(&Action::Revoke) {
             self.start_withdrawal(actions, if before == State::Killing { WITHDRAW_IN_HASTE } else { WITHDRAW });
         }
         happened
@@ -207,21 +226,30 @@ impl Announcer {
             return Some(Event::Balanced);
         }
         let (registrar, client, reports) = (self.registrar.clone(), self.lease.client.clone(), self.reports.clone());
+        let log = self.refusals.clone();
         self.tasks.spawn(async move {
-            arrival::until_balanced(&registrar, &client, &reports).await;
+            arrival::until_balanced(&registrar, &client, &log, &reports).await;
             let _ = reports.send(Report::Event(Event::Balanced)).await;
         });
         None
+    }
+
+    /// From the first time that all stand until the drain.
+    fn start_look(&mut self) {
+        if let Some(publish) = self.reception.take() {
+            let (registrar, client) = (self.registrar.clone(), self.lease.client.clone());
+            self.watches.spawn(Look { registrar, client, log: self.refusals.clone(), publish }.run());
+        }
     }
 
     fn start_drain(&mut self) {
         self.watches.abort_all();
         systemd::stopping();
         systemd::extend_timeout(DRAIN_WRITE + self.life.drain + self.stop_time());
-        let (registrar, client, reports) = (self.registrar.clone(), self.lease.client.clone(), self.reports.clone());
+        let (registrar, lease, reports) = (self.registrar.clone(), self.lease.clone(), self.reports.clone());
         let limit = self.life.drain;
         self.tasks.spawn(async move {
-            parting::drain(&registrar, &client, limit).await;
+            parting::drain(&registrar, &lease, limit).await;
             let _ = reports.send(Report::Event(Event::Drained)).await;
         });
     }
@@ -230,25 +258,30 @@ impl Announcer {
     fn stop_app(&mut self) -> Option<Event> {
         self.watches.abort_all();
         let Some((child, app)) = self.child.as_ref().zip(self.life.app.as_ref()) else {
-            return Some(Event::AppExited);
+            return Some(Event::AppGone);
         };
         systemd::stopping();
         systemd::extend_timeout(self.stop_time());
-        tracing::info!(signal = %app.stop_signal, "stopping the app");
-        child.signal(app.stop_signal);
-        let (time, reports) = (app.stop_timeout, self.reports.clone());
-        self.tasks.spawn(async move {
-            sleep(time).await;
-            let _ = reports.send(Report::Event(Event::StopTimeout)).await;
-        });
+        let signal = app.stop_signal(self.asked.get().copied());
+        tracing::info!(%signal, "stopping the app");
+        child.stop(signal);
+        self.tasks.spawn(stop_timeout(app.stop_timeout, self.reports.clone()));
         None
+    }
+
+    /// Gives the processes that the app's main process has left behind the time that the app would have had.
+    fn stop_rest(&mut self) {
+        let Some((child, app)) = self.child.as_ref().zip(self.life.app.as_ref()) else { return };
+        systemd::extend_timeout(self.stop_time());
+        child.stop(app.stop_signal(self.asked.get().copied()));
+        self.last_tasks.spawn(stop_timeout(app.stop_timeout, self.reports.clone()));
     }
 
     fn kill_app(&mut self) -> Option<Event> {
         self.watches.abort_all();
-        let Some(child) = &self.child else { return Some(Event::AppExited) };
+        let Some(child) = &self.child else { return Some(Event::AppGone) };
         tracing::warn!("killing the app");
-        child.signal(Signal::SIGKILL);
+        child.kill();
         None
     }
 
@@ -261,7 +294,7 @@ impl Announcer {
     fn start_withdrawal(&mut self, actions: &'static [Action], limit: Duration) {
         self.watches.abort_all();
         let (registrar, lease, reports) = (self.registrar.clone(), self.lease.clone(), self.reports.clone());
-        self.tasks.spawn(async move {
+        self.last_tasks.spawn(async move {
             parting::withdraw(&registrar, &lease, actions, limit).await;
             let _ = reports.send(Report::Event(Event::Withdrawn)).await;
         });
@@ -278,4 +311,9 @@ impl Announcer {
             systemd::status(&words);
         }
     }
+}
+
+async fn stop_timeout(time: Duration, reports: mpsc::Sender<Report>) {
+    sleep(time).await;
+    let _ = reports.send(Report::Event(Event::StopTimeout)).await;
 }

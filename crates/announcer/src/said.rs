@@ -8,6 +8,7 @@ use std::{
 use discovery::UpstreamState;
 
 use crate::{
+    group::{Change, Loss, News},
     record::{Difference, Owner},
     writer::Round,
 };
@@ -43,15 +44,9 @@ impl Said {
         if round.contended {
             tracing::debug!("somebody else keeps writing the same keys; trying on");
         }
-        for (record, state) in &round.news {
-            let (key, address) = (record.key(), record.address());
-            match state {
-                None => tracing::info!(key, %address, "registered"),
-                Some(UpstreamState::Ready) => tracing::info!(key, %address, "says ready"),
-                Some(UpstreamState::Down) => tracing::info!(key, %address, "says down"),
-                Some(UpstreamState::Drain) => tracing::info!(key, %address, "says drain"),
-            }
-            self.owners.remove(&key);
+        for news in &round.news {
+            log_news(news);
+            self.owners.remove(&news.record.key());
         }
         for record in &round.lost {
             tracing::warn!(key = record.key(), "the record is no longer ours: left alone as long as this lease lives");
@@ -70,7 +65,8 @@ impl Said {
 
     fn failed(&mut self, error: &registry::Error) {
         let failure = Failure::of(error);
-        if self.failure == Some(failure) {
+        // The loss of the lease is told by what holds it.
+        if self.failure == Some(failure) || error.is_lease_not_found() {
             tracing::debug!(%error, "still trying to write");
         } else {
             tracing::warn!(%error, "can't write for now; the app goes on, and so do the attempts");
@@ -88,7 +84,36 @@ pub(crate) fn log_differences(differing: &[Difference], settings_denied: bool) {
     }
 }
 
+fn log_news(News { record, what }: &News) {
+    let (key, address) = (record.key(), record.address());
+    match what {
+        Change::Registered => tracing::info!(key, %address, "registered"),
+        Change::Restored(Loss::Deleted) => {
+            tracing::warn!(
+                key,
+                %address,
+                "written again: the record was deleted by another hand; stop this announcer to withdraw it, or write \
+                 overrides/ID to take requests from it"
+            );
+        }
+        Change::Restored(Loss::Overwritten(found)) => {
+            tracing::warn!(
+                key,
+                %address,
+                found,
+                "written again: the record was changed by another hand; its weight and state are changed in overrides/ID"
+            );
+        }
+        Change::Restored(Loss::Displaced(owner)) => {
+            tracing::info!(key, %address, %owner, "registered again: the other owner has let go of the id");
+        }
+        Change::Says(UpstreamState::Ready) => tracing::info!(key, %address, "says ready"),
+        Change::Says(UpstreamState::Down) => tracing::info!(key, %address, "says down"),
+        Change::Says(UpstreamState::Drain) => tracing::info!(key, %address, "says drain"),
+    }
+}
+
 fn log_owner(key: &str, owner: &Owner) {
     let end = if owner.lease.is_some() { "that lease ends" } else { "it is deleted" };
-    tracing::warn!(key, %owner, "the id is taken: waiting until {end} (--takeover doesn't wait)");
+    tracing::warn!(key, %owner, "the id is taken: waiting until {end}; give each announcer of a service an --id of its own");
 }

@@ -1,8 +1,11 @@
 //! How things stand, for whoever asks: plain data, and what follows from it. Pure.
 
-use std::time::{Duration, Instant};
+use std::{
+    collections::BTreeSet,
+    time::{Duration, Instant},
+};
 
-use discovery::{Key, ServiceId, UpstreamId, UpstreamState};
+use discovery::{Key, RefusedKey, ServiceId, UpstreamId, UpstreamState};
 use registry::Beats;
 
 use crate::state::State;
@@ -24,12 +27,27 @@ impl Default for Now {
 }
 
 /// A record, as far as is known.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Stand {
     /// What it says in the store, under our lease; None where it isn't there, or is somebody else's.
     pub(crate) says: Option<UpstreamState>,
     /// How often it was put there.
     pub(crate) registrations: u64,
+    /// The share of them that came after another hand had deleted it or written over it.
+    pub(crate) restorations: u64,
+    /// The owner that has the id instead, with its address and lease.
+    pub(crate) owner: Option<String>,
+}
+
+/// The state of the keys at balancers and in the store, as of the last look at them.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Reception {
+    /// The records that balancers refuse, with the balancer and its reason.
+    pub(crate) refused: BTreeSet<RefusedKey>,
+    /// The other keys of the service that they refuse: a last good value may serve instead.
+    pub(crate) not_followed: BTreeSet<RefusedKey>,
+    /// The settings that say otherwise than this announcer was given.
+    pub(crate) differing: BTreeSet<String>,
 }
 
 /// One upstream.
@@ -49,16 +67,30 @@ pub(crate) struct Standing {
     pub(crate) upstreams: Vec<Upstream>,
     pub(crate) ttl: Duration,
     pub(crate) beats: Beats,
+    /// Why the last attempt to write failed.
+    pub(crate) failure: Option<String>,
+    pub(crate) reception: Reception,
+}
+
+impl Upstream {
+    fn key(&self) -> Key {
+        Key::upstream(&self.service, &self.id)
+    }
 }
 
 impl Standing {
-    /// Whether every record stands in the store and says `ready`, in words either way.
+    /// Ok if every record stands in the store, says `ready`, and no balancer refuses it. Words either way.
     pub(crate) fn ready(&self, now: Instant) -> Result<String, String> {
+        let owned = self.upstreams.iter().find_map(|upstream| Some((upstream.key(), upstream.stand.owner.as_ref()?)));
+        if let (State::Announcing | State::Spreading | State::Announced, Some((key, owner))) = (self.state, owned) {
+            return Err(format!("{key} belongs to {owner}"));
+        }
         if self.state != State::Announced {
-            return Err(self.words.clone());
+            let failure = self.failure.as_ref().filter(|_| self.state == State::Announcing);
+            return Err(failure.map_or_else(|| self.words.clone(), |failure| format!("{}: {failure}", self.words)));
         }
         for upstream in &self.upstreams {
-            let key = Key::upstream(&upstream.service, &upstream.id);
+            let key = upstream.key();
             if !upstream.works {
                 return Err(format!("{key} no longer works"));
             }
@@ -70,8 +102,19 @@ impl Standing {
         if silence > self.ttl {
             return Err("the lease could not be renewed for longer than its time: etcd may have ended it".to_owned());
         }
+        if let Some(RefusedKey { node, key, reason }) = self.reception.refused.first() {
+            return Err(format!("{node} refuses {key}: {reason}"));
+        }
         let away = if self.is_connected() { "" } else { "; the lease can't be renewed for now" };
-        Ok(format!("{}{away}", self.words))
+        let differs = match self.reception.differing.first() {
+            Some(key) => format!("; {key} says otherwise than this announcer"),
+            None => String::new(),
+        };
+        let not_followed = match self.reception.not_followed.first() {
+            Some(RefusedKey { node, key, reason }) => format!("; {node} refuses {key}: {reason}"),
+            None => String::new(),
+        };
+        Ok(format!("{}{away}{differs}{not_followed}", self.words))
     }
 
     /// Whether etcd answered last.
@@ -89,14 +132,21 @@ pub(crate) mod tests {
     /// Two upstreams that are announced.
     pub(crate) fn announced(now: Instant) -> Standing {
         let service = ServiceId { kind: Kind::Http, name: "shop".parse().unwrap() };
-        let stand = Stand { says: Some(UpstreamState::Ready), registrations: 1 };
-        let upstream = |id: &str| Upstream { service: service.clone(), id: id.parse().unwrap(), works: true, stand };
+        let stand = Stand { says: Some(UpstreamState::Ready), registrations: 1, ..Stand::default() };
+        let upstream = |id: &str| Upstream {
+            service: service.clone(),
+            id: id.parse().unwrap(),
+            works: true,
+            stand: stand.clone(),
+        };
         Standing {
             state: State::Announced,
             words: "announced as a and 1 more".to_owned(),
             upstreams: vec![upstream("a"), upstream("b")],
             ttl: Duration::from_secs(10),
             beats: Beats { done: 4, last: Some(now), ..Beats::default() },
+            failure: None,
+            reception: Reception::default(),
         }
     }
 
@@ -119,6 +169,32 @@ pub(crate) mod tests {
             standing.upstreams[0].stand.says = says;
             assert!(standing.ready(now).unwrap_err().starts_with("http-services/shop/upstreams/a doesn't say"));
         }
+    }
+
+    #[test]
+    fn another_owner_and_a_balancer_that_refuses_are_said() {
+        let now = Instant::now();
+        let mut standing = announced(now);
+        standing.upstreams[1].stand.owner = Some("10.0.0.9:80 under lease 7".to_owned());
+        for state in [State::Announcing, State::Announced] {
+            standing.state = state;
+            let words = "http-services/shop/upstreams/b belongs to 10.0.0.9:80 under lease 7";
+            assert_eq!(standing.ready(now), Err(words.to_owned()));
+        }
+        let mut standing = announced(now);
+        let key = "http-services/shop/upstreams/a".to_owned();
+        let refused = RefusedKey { node: "lb".parse().unwrap(), key: key.clone(), reason: "loopback".to_owned() };
+        standing.reception.refused.insert(refused);
+        assert_eq!(standing.ready(now), Err(format!("lb refuses {key}: loopback")));
+        let mut standing = announced(now);
+        standing.reception.differing.insert("http-services/shop/domain".to_owned());
+        assert!(standing.ready(now).unwrap().contains("domain says otherwise"), "a setting is the service's");
+        let key = "http-services/shop/domain".to_owned();
+        let refused = RefusedKey { node: "lb".parse().unwrap(), key, reason: "taken".to_owned() };
+        standing.reception.not_followed.insert(refused);
+        assert!(standing.ready(now).unwrap().ends_with("; lb refuses http-services/shop/domain: taken"));
+        (standing.state, standing.failure) = (State::Announcing, Some("no space".to_owned()));
+        assert!(standing.ready(now).unwrap_err().ends_with(": no space"));
     }
 
     #[test]

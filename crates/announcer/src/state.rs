@@ -21,8 +21,12 @@ pub(crate) enum State {
     Stopping,
     /// The app was killed.
     Killing,
+    /// The app's main process has ended by itself. The records follow, and what else is left of the app is told to end.
+    Leaving,
     /// The app is gone; its records follow.
     Withdrawing,
+    /// The records are gone; something of the app is still left.
+    Clearing,
     /// All is done.
     Done,
 }
@@ -36,7 +40,7 @@ pub(crate) enum Event {
     Registered,
     /// The balancers that were to be waited for send requests, or none was.
     Balanced,
-    /// The lease ended, and the records with it.
+    /// The lease ended, and the records with it; or another hand took a record away.
     Lost,
     /// The first signal.
     Stop,
@@ -46,8 +50,10 @@ pub(crate) enum Event {
     Drained,
     /// The app didn't end in time.
     StopTimeout,
-    /// The app ended, whoever wanted it.
+    /// The app's main process ended.
     AppExited,
+    /// Nothing of the app is left.
+    AppGone,
     /// The records and the lease are gone, or the time for it is over.
     Withdrawn,
 }
@@ -66,6 +72,8 @@ pub(crate) enum Action {
     Drain,
     /// Send the stop signal to the app, and start its time.
     StopApp,
+    /// The same for what the app's main process has left behind.
+    StopRest,
     /// Send SIGKILL to the app.
     KillApp,
     /// Write `down`, so that balancers see no loss in what follows.
@@ -91,16 +99,25 @@ pub(crate) fn step(state: State, event: Event) -> (State, &'static [Action]) {
         (S::Announcing | S::Spreading | S::Announced, E::Stop) => (S::Draining, &[A::Drain]),
         (S::Draining, E::Drained) => (S::Stopping, &[A::StopApp]),
         (S::Stopping, E::StopTimeout) => (S::Killing, &[A::KillApp]),
+        (S::Leaving | S::Clearing, E::StopTimeout | E::Abort) => (state, &[A::KillApp]),
         (S::Withdrawing | S::Done, E::Abort) => (state, &[]),
         (_, E::Abort) => (S::Killing, &[A::KillApp]),
 
-        (S::Starting, E::AppExited) => (S::Withdrawing, &[A::Revoke]),
-        (S::Announcing | S::Spreading | S::Announced | S::Killing, E::AppExited) => {
-            (S::Withdrawing, &[A::WriteDown, A::Delete, A::Revoke])
-        }
+        // A shell that ends before what it started is no app that has ended.
+        (S::Killing, E::AppGone) => (S::Withdrawing, &[A::WriteDown, A::Delete, A::Revoke]),
         // The records say `drain` already.
-        (S::Draining | S::Stopping, E::AppExited) => (S::Withdrawing, &[A::Delete, A::Revoke]),
-        (S::Withdrawing, E::Withdrawn) => (S::Done, &[]),
+        (S::Stopping, E::AppGone) => (S::Withdrawing, &[A::Delete, A::Revoke]),
+
+        // Nobody told the app to end: what it leaves behind is no reason to announce it any longer.
+        (S::Starting, E::AppExited) => (S::Leaving, &[A::StopRest, A::Revoke]),
+        (S::Announcing | S::Spreading | S::Announced, E::AppExited) => {
+            (S::Leaving, &[A::StopRest, A::WriteDown, A::Delete, A::Revoke])
+        }
+        (S::Draining, E::AppExited) => (S::Leaving, &[A::StopRest, A::Delete, A::Revoke]),
+        (S::Leaving, E::AppGone) => (S::Withdrawing, &[]),
+        (S::Leaving, E::Withdrawn) => (S::Clearing, &[]),
+
+        (S::Withdrawing, E::Withdrawn) | (S::Clearing, E::AppGone) => (S::Done, &[]),
 
         (state, _) => (state, &[]),
     }
@@ -130,7 +147,7 @@ mod tests {
     use super::*;
     use crate::health;
 
-    const STATES: [State; 9] = [
+    const STATES: [State; 11] = [
         State::Starting,
         State::Announcing,
         State::Spreading,
@@ -138,11 +155,13 @@ mod tests {
         State::Draining,
         State::Stopping,
         State::Killing,
+        State::Leaving,
         State::Withdrawing,
+        State::Clearing,
         State::Done,
     ];
 
-    const EVENTS: [Event; 10] = [
+    const EVENTS: [Event; 11] = [
         Event::Healthy,
         Event::Registered,
         Event::Balanced,
@@ -152,6 +171,7 @@ mod tests {
         Event::Drained,
         Event::StopTimeout,
         Event::AppExited,
+        Event::AppGone,
         Event::Withdrawn,
     ];
 
@@ -191,7 +211,8 @@ mod tests {
     #[test]
     fn every_state_leads_to_the_end() {
         // What the world answers to each state, if nobody sends a second signal.
-        let answers = [Event::Stop, Event::Drained, Event::StopTimeout, Event::AppExited, Event::Withdrawn];
+        let answers =
+            [Event::Stop, Event::Drained, Event::StopTimeout, Event::AppExited, Event::AppGone, Event::Withdrawn];
         for start in STATES {
             let end = answers.iter().fold(start, |state, event| step(state, *event).0);
             assert_eq!(end, State::Done, "from {start:?}");
@@ -200,7 +221,15 @@ mod tests {
 
     #[test]
     fn nothing_is_announced_after_the_end_was_asked_for() {
-        let late = [State::Draining, State::Stopping, State::Killing, State::Withdrawing, State::Done];
+        let late = [
+            State::Draining,
+            State::Stopping,
+            State::Killing,
+            State::Leaving,
+            State::Withdrawing,
+            State::Clearing,
+            State::Done,
+        ];
         for (state, event) in late.into_iter().flat_map(|state| EVENTS.map(|event| (state, event))) {
             let (next, actions) = step(state, event);
             assert!(late.contains(&next), "{state:?} {event:?}");

@@ -2,11 +2,11 @@
 
 use std::sync::Arc;
 
-use discovery::{Entry, UpstreamState};
+use discovery::Entry;
 use registry::{Client, Error};
 
 use crate::{
-    group::{Group, Part},
+    group::{Group, News, Part},
     record::{Difference, Owner, Record},
 };
 
@@ -17,11 +17,9 @@ const ATTEMPTS: usize = 8;
 /// What became of a round.
 #[derive(Debug, Default)]
 pub(crate) struct Round {
-    /// The store's revision after the last write; 0 without one.
-    pub(crate) revision: i64,
-    /// The records that stand as they did not before: registered, or with this state.
-    pub(crate) news: Vec<(Arc<Record>, Option<UpstreamState>)>,
-    /// The ids that belong to somebody else.
+    /// The records that stand as they did not before.
+    pub(crate) news: Vec<News>,
+    /// The ids that belong to another owner.
     pub(crate) taken: Vec<(Arc<Record>, Owner)>,
     /// The records that were deleted, or that somebody else has put there: they are left alone.
     pub(crate) lost: Vec<Arc<Record>>,
@@ -57,7 +55,7 @@ async fn write(client: &Client, group: &mut Group, indices: &[usize], round: &mu
     match attempt(client, group, indices, true, round).await {
         Err(error) if error.is_permission_denied() => {
             attempt(client, group, indices, false, round).await?;
-            let registered: Vec<_> = round.news.iter().map(|(record, _)| record.clone()).collect();
+            let registered: Vec<_> = round.news.iter().map(|news| news.record.clone()).collect();
             for record in registered {
                 let mut found = Vec::new();
                 for key in record.setting_keys() {
@@ -82,24 +80,25 @@ async fn attempt(
     let mut found: Option<Vec<Entry>> = None;
     for _ in 0..ATTEMPTS {
         let mut part = group.part(indices, with_settings, found.as_deref());
+        let mut revision = 0;
         if !part.is_empty() {
             let committed = client.commit(part.draft.txn.clone()).await?;
             if !committed.succeeded {
                 found = Some(committed.found);
                 continue;
             }
-            round.revision = committed.revision;
+            revision = committed.revision;
         }
-        finish(group, &mut part, round);
+        finish(group, &mut part, revision, round);
         return Ok(());
     }
     round.contended = true;
     Ok(())
 }
 
-fn finish(group: &mut Group, part: &mut Part, round: &mut Round) {
+fn finish(group: &mut Group, part: &mut Part, revision: i64, round: &mut Round) {
     round.lost.extend(group.lost(part));
-    round.news.extend(group.written(part));
+    round.news.extend(group.written(part, revision));
     round.taken.append(&mut part.taken);
     round.differing.append(&mut part.draft.differing);
 }

@@ -18,6 +18,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::acknowledge::said;
 use crate::api::{self, Counted};
+use crate::expiry;
 use crate::page::page;
 use crate::report::{Done, Report};
 
@@ -129,7 +130,10 @@ fn routes(shown: Arc<Shown>) -> Router {
         .route("/quarantine", get(async |State(shown): Shared| shown.answer(api::quarantine)))
         .route("/history", get(async |State(shown): Shared| shown.answer(api::history)))
         .route("/balancer", get(async |State(shown): Shared| shown.answer(|report| said(report, usize::MAX))))
-        .route("/certificates", get(async |State(shown): Shared| shown.answer(api::certificates)))
+        .route(
+            "/certificates",
+            get(async |State(shown): Shared| shown.answer(|report| api::certificates(report, expiry::now()))),
+        )
         .route("/services", get(services))
         .route("/services/{id}", get(service))
         .route("/upstreams", get(upstreams))

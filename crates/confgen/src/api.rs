@@ -2,6 +2,7 @@
 //!
 //! Others read it: a name that was given stays, a new one may come. Times are RFC 3339 in UTC, durations are seconds.
 
+mod certificates;
 mod service;
 mod upstream;
 
@@ -12,9 +13,10 @@ use discovery::{Balancer, ServiceId};
 use haproxy::runtime::Stat;
 use serde::Serialize;
 
-use crate::certificate::Certificate;
+use crate::activity::UnderWay;
 use crate::report::{Done, Operators, Report};
 
+pub use certificates::certificates;
 pub use service::{ServiceInFull, first_services, service, services};
 pub use upstream::{UpstreamShown, upstreams};
 
@@ -71,6 +73,8 @@ pub struct Status {
     pub store: Store,
     /// The HAProxy that answers, if one does.
     pub haproxy: Option<Haproxy>,
+    /// HAProxy processes that take no new requests and finish their last ones.
+    pub old_haproxys: OldHaproxys,
     /// The revision that HAProxy follows, but for what is pending.
     pub applied: Option<i64>,
     /// The revision that haproxy.cfg has; 0 is none yet.
@@ -81,6 +85,8 @@ pub struct Status {
     pub held: Vec<String>,
     /// The operator's own files.
     pub operator_files: OperatorFiles,
+    /// What confgen is at, the longest first.
+    pub under_way: Vec<UnderWayShown>,
     /// How many keys are not followed.
     pub quarantined: usize,
     /// How many services are served.
@@ -89,10 +95,27 @@ pub struct Status {
     pub upstreams: usize,
 }
 
+/// An act that has begun and not ended.
+#[derive(Debug, Serialize)]
+pub struct UnderWayShown {
+    /// `start`, `look`, `runtime`, `file`, `restart`.
+    pub kind: &'static str,
+    /// What it is about.
+    pub reason: String,
+    /// How long it has been under way.
+    pub seconds: f64,
+}
+
+impl From<UnderWay> for UnderWayShown {
+    fn from(UnderWay { kind, reason, taken }: UnderWay) -> Self {
+        Self { kind, reason, seconds: taken.as_secs_f64() }
+    }
+}
+
 /// How the operator's own files stand.
 #[derive(Debug, Serialize)]
 pub struct OperatorFiles {
-    /// Why HAProxy could not be started with them, in its words; then those that were taken last count.
+    /// Why HAProxy or confgen refuses them; then those that were taken last count.
     pub refused: Option<String>,
     /// Files that HAProxy would refuse filled, and why.
     pub not_filled: Vec<String>,
@@ -102,7 +125,11 @@ pub struct OperatorFiles {
 
 impl From<&Operators> for OperatorFiles {
     fn from(it: &Operators) -> Self {
-        Self { refused: it.refused.clone(), not_filled: it.left.clone(), remarks: it.remarks.clone() }
+        Self {
+            refused: it.refused.as_ref().map(|it| it.words().to_owned()),
+            not_filled: it.left.clone(),
+            remarks: it.remarks.clone(),
+        }
     }
 }
 
@@ -132,6 +159,15 @@ pub struct Haproxy {
     pub started: Option<String>,
 }
 
+/// HAProxy processes that a restart has left to finish their requests.
+#[derive(Debug, Serialize)]
+pub struct OldHaproxys {
+    /// How many there are.
+    pub processes: usize,
+    /// The time since the oldest of them was started; 0 if there is none.
+    pub oldest_seconds: u64,
+}
+
 /// The status of now.
 pub fn status(report: &Report) -> Status {
     let standing = &report.standing;
@@ -152,11 +188,13 @@ pub fn status(report: &Report) -> Status {
             generation: running.generation.clone(),
             started: report.started.map(time),
         }),
+        old_haproxys: OldHaproxys { processes: report.old.processes, oldest_seconds: report.old.oldest.as_secs() },
         applied: standing.applied.map(|position| position.revision),
         filed: standing.filed,
         pending: standing.pending.iter().map(ServiceId::to_string).collect(),
         held: standing.held.iter().map(|(service, id)| Balancer::server(service, id)).collect(),
         operator_files: OperatorFiles::from(&standing.operators),
+        under_way: report.activities.under_way().into_iter().map(UnderWayShown::from).collect(),
         quarantined: standing.quarantined.len(),
         services: standing.settled.services().count(),
         upstreams: standing.settled.services().map(|(_, wanted)| wanted.servers.len()).sum(),
@@ -173,43 +211,6 @@ pub struct Quarantine {
 /// What is quarantined now.
 pub fn quarantine(report: &Report) -> Quarantine {
     Quarantine { quarantine: report.standing.quarantined.clone() }
-}
-
-/// `/api/v1/certificates`.
-#[derive(Debug, Serialize)]
-pub struct CertificatesShown {
-    /// Those that are served.
-    pub certificates: Vec<CertificateShown>,
-    /// By file: why it is not taken over.
-    pub refused: BTreeMap<String, String>,
-}
-
-/// One certificate.
-#[derive(Debug, Serialize)]
-pub struct CertificateShown {
-    /// Its file.
-    pub file: String,
-    /// The hosts and addresses that it is for.
-    pub names: Vec<String>,
-    /// The end of its validity; null where it can't be read.
-    pub not_after: Option<String>,
-    /// SHA-1 in hexadecimal capitals, as `openssl x509 -fingerprint` has it.
-    pub fingerprint: String,
-}
-
-/// The certificates of now.
-pub fn certificates(report: &Report) -> CertificatesShown {
-    let all = &*report.standing.certificates;
-    // The first is a copy of another, unless it is the only one.
-    let served = all.served.iter().skip(usize::from(all.served.len() > 1));
-    let certificate = |it: &Certificate| CertificateShown {
-        file: it.file.display().to_string(),
-        names: it.names.clone(),
-        not_after: it.not_after.and_then(unix_time),
-        fingerprint: it.fingerprint.clone(),
-    };
-    let refused = all.refused.iter().map(|(file, reason)| (file.display().to_string(), reason.clone()));
-    CertificatesShown { certificates: served.map(certificate).collect(), refused: refused.collect() }
 }
 
 /// `/api/v1/history`: the last acts, newest first.

@@ -14,9 +14,11 @@ use daemon::admin::AdminArgs;
 use discovery::{Bind, Host, Kind, Networks, Node, ServiceId, ServiceName};
 use haproxy::check::Checker;
 use haproxy::command::CommandLine;
+use haproxy::masters;
 use haproxy::supervisor::Control;
 
 use crate::certs;
+use crate::operator::Taken;
 use crate::outside::Places;
 use crate::view::Site;
 pub use rights::Rights;
@@ -34,7 +36,7 @@ Exit codes:
   1  something would change (diff); an error that is none of the below
   2  wrong usage
   3  the store is unreachable or refuses
-  4  HAProxy refuses the file, the generated or the operator's part of it
+  4  the file is refused, the generated or the operator's part of it
   5  HAProxy doesn't run what it should: the restart did not take, or an operator has stopped it
 
 Every option is also a variable: --http-bind is CONFGEN_HTTP_BIND.";
@@ -112,10 +114,11 @@ impl Command {
 #[derive(Clone, Debug, Args)]
 #[command(next_help_heading = "Pace")]
 pub struct Pacing {
-    /// How long a change waits for others to join it
+    /// Wait so long for more changes before a change is followed. With 500ms, a service that is written key by key comes
+    /// with one restart
     #[arg(long, env = "CONFGEN_MIN_WAIT", default_value = "0s", value_name = "TIME", value_parser = humantime::parse_duration)]
     pub min_wait: Duration,
-    /// Restarts of HAProxy are at least this far apart
+    /// Restart HAProxy at most once in this time. After a time without restarts, two more may follow at once
     #[arg(long, env = "CONFGEN_RESTART_INTERVAL", default_value = "2s", value_name = "TIME", value_parser = humantime::parse_duration)]
     pub restart_interval: Duration,
     /// The store is listed anew this often, in case that an event was lost
@@ -162,8 +165,9 @@ pub struct Options {
     /// all of them
     #[arg(long, env = "CONFGEN_ACME_SERVICE", value_name = "SERVICE")]
     pub acme_service: Option<ServiceName>,
-    /// Certificates: *.pem with the chain and the key, or the key beside it as *.key; followed without a restart, and
-    /// named in the log from 14 days before they expire
+    /// Serve the certificates in this directory and its direct subdirectories. They are PEM files (*.pem, *.crt, *.cer), with
+    /// the private key in the file or in another one beside it. Changes need no restart. The log names certificates from
+    /// 14 days before they expire
     #[arg(long, env = "CONFGEN_CERTS", default_value = "/etc/haproxy/certs", value_name = "DIR", value_parser = line_path)]
     pub certs: PathBuf,
     /// Authorities that upstreams' certificates may be checked against: PEM files, named by `verify`
@@ -181,6 +185,10 @@ pub struct Options {
     /// Peers whose X-Forwarded-* headers and request id are believed; networks by commas
     #[arg(long, env = "CONFGEN_TRUSTED_PROXIES", value_name = "CIDR,…")]
     pub trusted_proxies: Option<Networks>,
+    /// TCP load balancers in front. Read the client's address from their PROXY protocol header, version 1 or 2, on every
+    /// port but the stats page's. Close their connections without such a header. Networks by commas
+    #[arg(long, env = "CONFGEN_PROXY_PROTOCOL_FROM", value_name = "CIDR,…")]
+    pub proxy_protocol_from: Option<Networks>,
     /// Where upstreams may be; all but loopback, link-local, multicast and unspecified addresses if not given
     #[arg(long, env = "CONFGEN_UPSTREAM_NETWORKS", value_name = "CIDR,…")]
     pub upstream_networks: Option<Networks>,
@@ -235,6 +243,7 @@ impl Options {
             crt_list: certs::crt_list(&self.state_dir),
             log: self.log.clone(),
             trusted_proxies: self.trusted_proxies.clone(),
+            proxy_protocol_from: self.proxy_protocol_from.clone(),
             stats_hash,
             stats_domain: self.stats_domain.clone(),
             acme: self.acme_service.clone().map(|name| ServiceId { kind: Kind::Http, name }),
@@ -255,6 +264,20 @@ impl Options {
             cfg: self.haproxy_cfg.clone(),
             state_dir: self.state_dir.clone(),
             chroot: self.rights.chroot.clone(),
+            taken: self.taken(),
+            environment: std::env::vars_os()
+                .filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)))
+                .collect(),
+        }
+    }
+
+    /// The addresses, sockets and files that belong to the generated file and to handover.
+    fn taken(&self) -> Taken {
+        Taken {
+            binds: self.binds().collect(),
+            runtime_socket: self.runtime_socket.clone(),
+            masters: masters::directory(&self.runtime_socket),
+            state_file: self.server_state_file.clone(),
         }
     }
 
@@ -281,21 +304,21 @@ impl Options {
 
     /// Who restarts HAProxy. supervisord tells its children where it is.
     pub fn control(&self) -> anyhow::Result<Control> {
-        let server = std::env::var("SUPERVISOR_SERVER_URL");
-        match server {
-            Ok(url) => Ok(Control::new(self.restart_command.clone(), Some(&url))),
-            Err(std::env::VarError::NotPresent) => Ok(Control::new(self.restart_command.clone(), None)),
-            Err(error) => Err(error).context("read SUPERVISOR_SERVER_URL"),
-        }
+        let server = program::variable::read("SUPERVISOR_SERVER_URL");
+        let server = server.as_deref().map(|url| url.to_str().context("read SUPERVISOR_SERVER_URL: not UTF-8"));
+        Ok(Control::new(self.restart_command.clone(), server.transpose()?))
     }
 
     /// The ports that are ours, by the option that says so.
     pub fn bound_ports(&self) -> BTreeMap<u16, String> {
-        let binds =
+        self.binds().map(|(bind, option)| (bind.port, option.to_owned())).collect()
+    }
+
+    /// The addresses of the generated file's own frontends, each with the option that sets it.
+    fn binds(&self) -> impl Iterator<Item = (Bind, &'static str)> {
+        let options =
             [("--http-bind", &self.http_bind), ("--https-bind", &self.https_bind), ("--stats-bind", &self.stats_bind)];
-        let each =
-            binds.into_iter().flat_map(|(option, binds)| binds.iter().map(move |bind| (bind.port, option.to_owned())));
-        each.collect()
+        options.into_iter().flat_map(|(option, binds)| binds.iter().map(move |bind| (*bind, option)))
     }
 }
 

@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 
 use discovery::FileName;
 use haproxy::check::{Checker, Verdict};
+use regular_file::LARGE;
 
 use crate::bisect::culprits;
 use crate::certs::first_alert;
@@ -27,15 +28,18 @@ type Contents = BTreeMap<FileName, Vec<u8>>;
 pub fn collect(source: &Path, state_dir: &Path, cfg: &Path, checker: &Checker) -> Result<Authorities, Error> {
     let copies = copies_in(state_dir);
     fs::create_dir_all(&copies).map_err(failed("create", &copies))?;
-    let (files, kept) = (contents(source)?, contents(&copies)?);
+    let ((files, unreadable), (kept, _)) = (contents(source)?, contents(&copies)?);
     let new: Vec<FileName> = files.keys().filter(|name| kept.get(*name) != files.get(*name)).cloned().collect();
     let mut judge = |some: &[FileName]| verdict(some.iter().filter_map(|name| files.get(name)), state_dir, checker);
     let mut refused: BTreeMap<FileName, String> = culprits(&new, JUDGEMENTS, &mut judge)?.into_iter().collect();
+    let gone: Vec<&FileName> =
+        kept.keys().filter(|name| !files.contains_key(*name) && !unreadable.contains_key(*name)).collect();
     for name in new.iter().filter(|name| !refused.contains_key(*name)) {
         replace(&copies.join(name.as_str()), files.get(name).map_or(&[], Vec::as_slice), MODE)?;
     }
-    let named = fs::read_to_string(cfg).unwrap_or_default();
-    for name in kept.keys().filter(|name| !files.contains_key(*name)) {
+    let named = regular_file::read(cfg, LARGE).unwrap_or_default();
+    let named = String::from_utf8_lossy(&named);
+    for name in gone {
         let copy = copies.join(name.as_str());
         if named.contains(&copy.display().to_string()) {
             refused.insert(name.clone(), "the file is gone".into());
@@ -43,14 +47,15 @@ pub fn collect(source: &Path, state_dir: &Path, cfg: &Path, checker: &Checker) -
             fs::remove_file(&copy).map_err(failed("remove", &copy))?;
         }
     }
-    Ok(Authorities { usable: usable(&contents(&copies)?, &copies), refused })
+    refused.extend(unreadable);
+    Ok(Authorities { usable: usable(&contents(&copies)?.0, &copies), refused })
 }
 
 /// What can be named, as far as a look can tell; nothing is taken over.
 pub fn glimpse(source: &Path, state_dir: &Path) -> Authorities {
     let copies = copies_in(state_dir);
-    let mut files = contents(&copies).unwrap_or_default();
-    files.extend(contents(source).unwrap_or_default());
+    let (mut files, _) = contents(&copies).unwrap_or_default();
+    files.extend(contents(source).unwrap_or_default().0);
     Authorities { usable: usable(&files, &copies), refused: BTreeMap::new() }
 }
 
@@ -58,21 +63,25 @@ fn copies_in(state_dir: &Path) -> PathBuf {
     state_dir.join("ca")
 }
 
-/// The files that a setting can name. A directory that isn't there holds none.
-fn contents(dir: &Path) -> Result<Contents, Error> {
+/// The files that a setting can name, and why some of them can't be read. A directory that isn't there holds none.
+fn contents(dir: &Path) -> Result<(Contents, BTreeMap<FileName, String>), Error> {
     let entries = match fs::read_dir(dir) {
         Ok(entries) => entries,
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Contents::new()),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Default::default()),
         Err(error) => return Err(failed("list", dir)(error)),
     };
-    let mut contents = Contents::new();
-    for path in entries.flatten().map(|entry| entry.path()).filter(|path| path.is_file()) {
+    let (mut contents, mut unreadable) = (Contents::new(), BTreeMap::new());
+    for path in entries.flatten().map(|entry| entry.path()).filter(|path| !path.is_dir()) {
         let name = path.file_name().and_then(|name| name.to_str()?.parse().ok());
-        if let Some(name) = name {
-            contents.insert(name, fs::read(&path).map_err(failed("read", &path))?);
+        let Some(name) = name else { continue };
+        match regular_file::read(&path, LARGE) {
+            Ok(content) => drop(contents.insert(name, content)),
+            // It went since the directory was listed, or is a link that leads nowhere.
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            Err(error) => drop(unreadable.insert(name, error.to_string())),
         }
     }
-    Ok(contents)
+    Ok((contents, unreadable))
 }
 
 fn usable(contents: &Contents, copies: &Path) -> BTreeMap<FileName, Authority> {
@@ -153,6 +162,19 @@ mod tests {
         place.write("ca/internal", &next);
         assert_eq!(collected(&place), (has("internal", &next), vec![]));
         assert_eq!(fs::read_dir(place.path("state")).unwrap().count(), 1, "nothing of the trials is left");
+    }
+
+    #[test]
+    fn a_special_file_is_refused_and_its_last_good_content_stays() {
+        let (place, ca) = (place(), pem("ca.test"));
+        place.write("ca/internal", &ca);
+        place.write("ca/other", &ca);
+        collected(&place);
+        fs::remove_file(place.path("ca/internal")).unwrap();
+        nix::unistd::mkfifo(&place.path("ca/internal"), nix::sys::stat::Mode::S_IRWXU).unwrap();
+        let (usable, refused) = collected(&place);
+        assert_eq!(usable, [has("internal", &ca), has("other", &ca)].concat());
+        assert_eq!(refused, ["internal: it is a FIFO, not a regular file"]);
     }
 
     #[test]

@@ -1,5 +1,6 @@
 //! One certificate, as far as somebody has to know it: for whom, until when, and how HAProxy shows it. Pure.
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 use haproxy::runtime::{NotPem, Pem, ShownCertificate, Token};
@@ -19,16 +20,65 @@ pub struct Certificate {
     pub pem: Pem,
     /// The hosts and addresses it is for, its common name where it says no other.
     pub names: Vec<String>,
-    /// The end of its validity in Unix seconds; none where it can't be read (HAProxy may still take it).
+    /// The names, in lower case, that HAProxy serves it for without a filter: its DNS names and its common names.
+    /// Common names that are not among its DNS names come with `Coverage::CommonName`.
+    pub servable: BTreeMap<String, Coverage>,
+    /// What kind of key it has. HAProxy prefers ECDSA, then RSA, and gives each client what it can use.
+    pub key_type: KeyType,
+    /// The start of its validity in Unix seconds; None if it can't be read.
+    pub not_before: Option<i64>,
+    /// The last second of its validity in Unix seconds; None if it can't be read (HAProxy may still take it).
     pub not_after: Option<i64>,
     /// SHA-1 of it in hexadecimal capitals, as `show ssl cert` and `openssl x509 -fingerprint` have it.
     pub fingerprint: String,
     /// The subjects of the chain behind it; none for one that can't be read.
-    chain: Vec<Option<Subject>>,
+    pub chain: Vec<Option<Subject>>,
+}
+
+/// How a certificate comes by a name. The better one is less.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Coverage {
+    /// The name is one of its DNS names.
+    Exact,
+    /// One of its DNS names is a wildcard that matches.
+    Wildcard,
+    /// Only its common name is this name, and it has other DNS names. Most clients don't accept it.
+    CommonName,
+}
+
+/// The kinds of keys that HAProxy tells apart, in the order in which it prefers them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum KeyType {
+    /// Elliptic curve.
+    Ecdsa,
+    /// RSA.
+    Rsa,
+    /// Any other, such as Ed25519.
+    Other,
+}
+
+impl KeyType {
+    /// As people write it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Ecdsa => "ECDSA",
+            Self::Rsa => "RSA",
+            Self::Other => "other",
+        }
+    }
+
+    /// The type of a certificate's key, by the algorithm's object identifier (RFC 3279).
+    fn of(certificate: &X509Certificate) -> Self {
+        match certificate.public_key().algorithm.algorithm.to_id_string().as_str() {
+            "1.2.840.10045.2.1" => Self::Ecdsa,
+            "1.2.840.113549.1.1.1" => Self::Rsa,
+            _ => Self::Other,
+        }
+    }
 }
 
 /// A name's values in their order, without what they are the values of.
-type Subject = Vec<String>;
+pub type Subject = Vec<String>;
 
 impl Certificate {
     /// Reads a file's content.
@@ -38,9 +88,18 @@ impl Certificate {
         let fingerprint = Sha1::digest(own).iter().map(|byte| format!("{byte:02X}")).collect();
         let read = x509_parser::parse_x509_certificate(own).ok().map(|(_, certificate)| certificate);
         let names = read.as_ref().map(names).unwrap_or_default();
-        let not_after = read.map(|certificate| certificate.validity().not_after.timestamp());
+        let servable = read.as_ref().map(servable).unwrap_or_default();
+        let key_type = read.as_ref().map_or(KeyType::Other, KeyType::of);
+        let validity = read.map(|certificate| certificate.validity().clone());
+        let not_before = validity.as_ref().map(|validity| validity.not_before.timestamp());
+        let not_after = validity.map(|validity| validity.not_after.timestamp());
         let chain = pem.certificates().skip(1).map(subject).collect();
-        Ok(Self { file, copy, names, not_after, fingerprint, chain, pem })
+        Ok(Self { file, copy, names, servable, key_type, not_before, not_after, fingerprint, chain, pem })
+    }
+
+    /// How many certificates stand behind it.
+    pub fn chain_length(&self) -> usize {
+        self.chain.len()
     }
 
     /// Whether this is what HAProxy shows: the same certificate, and the same names in the chain behind it. HAProxy shows
@@ -54,10 +113,31 @@ impl Certificate {
     }
 }
 
+fn servable(certificate: &X509Certificate) -> BTreeMap<String, Coverage> {
+    let hosts = alternatives(certificate).iter().filter_map(|name| match name {
+        GeneralName::DNSName(host) => Some(host.to_ascii_lowercase()),
+        _ => None,
+    });
+    let mut servable: BTreeMap<String, Coverage> = hosts.map(|host| (host, Coverage::Exact)).collect();
+    // Without any alternative name, clients that look at common names are all there is.
+    let coverage = if alternatives(certificate).is_empty() { Coverage::Exact } else { Coverage::CommonName };
+    for name in common_names(certificate) {
+        servable.entry(name.to_ascii_lowercase()).or_insert(coverage);
+    }
+    servable
+}
+
+fn alternatives<'a>(certificate: &'a X509Certificate) -> &'a [GeneralName<'a>] {
+    let found = certificate.subject_alternative_name().ok().flatten();
+    found.map(|found| found.value.general_names.as_slice()).unwrap_or_default()
+}
+
+fn common_names(certificate: &X509Certificate) -> Vec<String> {
+    certificate.subject().iter_common_name().filter_map(|name| Some(name.as_str().ok()?.to_owned())).collect()
+}
+
 fn names(certificate: &X509Certificate) -> Vec<String> {
-    let alternatives = certificate.subject_alternative_name().ok().flatten();
-    let alternatives = alternatives.map(|found| found.value.general_names.as_slice()).unwrap_or_default();
-    let named: Vec<String> = alternatives
+    let named: Vec<String> = alternatives(certificate)
         .iter()
         .filter_map(|name| match name {
             GeneralName::DNSName(host) => Some((*host).to_owned()),
@@ -65,14 +145,7 @@ fn names(certificate: &X509Certificate) -> Vec<String> {
             _ => None,
         })
         .collect();
-    if named.is_empty() {
-        return certificate
-            .subject()
-            .iter_common_name()
-            .filter_map(|name| Some(name.as_str().ok()?.to_owned()))
-            .collect();
-    }
-    named
+    if named.is_empty() { common_names(certificate) } else { named }
 }
 
 fn address(bytes: &[u8]) -> Option<String> {

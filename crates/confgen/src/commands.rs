@@ -1,10 +1,11 @@
 //! The one-shot forms: `once`, `render`, `diff`.
 
 use std::collections::BTreeSet;
-use std::io::{self, IsTerminal, Write};
+use std::io;
 use std::process::ExitCode;
 
 use discovery::Snapshot;
+use program::output::{print, takes_colors};
 use registry::Client;
 use similar::{ChangeTag, TextDiff};
 
@@ -23,7 +24,10 @@ const NOT_LIVE: u8 = 5;
 pub fn exit_code(error: &anyhow::Error) -> ExitCode {
     if error.is::<registry::Error>() {
         ExitCode::from(STORE)
-    } else if error.is::<registry::ConfigError>() || error.is::<daemon::admin::ArgsError>() {
+    } else if error.is::<registry::ConfigError>()
+        || error.is::<daemon::admin::ArgsError>()
+        || error.is::<daemon::log::LogError>()
+    {
         ExitCode::from(USAGE)
     } else {
         ExitCode::FAILURE
@@ -73,7 +77,7 @@ pub async fn diff(common: Common) -> anyhow::Result<ExitCode> {
     let fills = fills.iter().map(|due| (text(&due.was), text(&due.will), due.path.display().to_string()));
     let changed: Vec<_> = fills.chain([(old, rendered.cfg, path)]).filter(|(old, new, _)| old != new).collect();
     for (old, new, path) in &changed {
-        print(&unified(old, new, path, io::stdout().is_terminal()))?;
+        print(&unified(old, new, path, takes_colors(&io::stdout())))?;
     }
     Ok(if changed.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
@@ -97,14 +101,6 @@ async fn snapshot(store: registry::Args, at_revision: Option<i64>) -> anyhow::Re
         None => client.snapshot("").await?,
         Some(revision) => client.snapshot_at("", revision).await?,
     })
-}
-
-/// A reader that has seen enough, like `head`, is no error.
-fn print(text: &str) -> io::Result<()> {
-    match io::stdout().write_all(text.as_bytes()) {
-        Err(error) if error.kind() != io::ErrorKind::BrokenPipe => Err(error),
-        _ => Ok(()),
-    }
 }
 
 fn unified(old: &str, new: &str, path: &str, colors: bool) -> String {

@@ -65,6 +65,9 @@ const STORE: &str = "store.json";
 /// The operator's files as HAProxy took them last.
 const OPERATOR: &str = "operator.json";
 
+/// 1 GiB. The longest of confgen's own files: those of a store with some 100,000 keys have 100 MB.
+const LARGEST: u64 = 1 << 30;
+
 /// Files and folders of what is only tried.
 pub const TRIAL: &str = ".trial-";
 
@@ -99,7 +102,7 @@ impl Disk {
 
     /// haproxy.cfg as it stands; none if there is no file.
     pub fn cfg(&self) -> Result<Option<String>, Error> {
-        match fs::read(&self.cfg) {
+        match regular_file::read(&self.cfg, LARGEST) {
             Ok(bytes) => Ok(Some(String::from_utf8_lossy(&bytes).into_owned())),
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
             Err(error) => Err(failed("read", &self.cfg)(error)),
@@ -135,7 +138,7 @@ impl Disk {
         if !is_stamp(stamp) {
             return None;
         }
-        serde_json::from_slice(&fs::read(self.state_dir.join(stamp).join(STRUCTURE)).ok()?).ok()
+        serde_json::from_slice(&regular_file::read(&self.state_dir.join(stamp).join(STRUCTURE), LARGEST).ok()?).ok()
     }
 
     /// Makes the staged file haproxy.cfg. This rename is the only commit.
@@ -211,7 +214,7 @@ impl Staged {
 }
 
 fn recall<T: DeserializeOwned + Default>(path: &Path) -> Result<T, Error> {
-    let bytes = match fs::read(path) {
+    let bytes = match regular_file::read(path, LARGEST) {
         Ok(bytes) => bytes,
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(T::default()),
         Err(error) => return Err(failed("read", path)(error)),
@@ -224,7 +227,7 @@ fn recall<T: DeserializeOwned + Default>(path: &Path) -> Result<T, Error> {
 }
 
 fn glimpse<T: DeserializeOwned + Default>(path: &Path) -> T {
-    fs::read(path).ok().and_then(|bytes| serde_json::from_slice(&bytes).ok()).unwrap_or_default()
+    regular_file::read(path, LARGEST).ok().and_then(|bytes| serde_json::from_slice(&bytes).ok()).unwrap_or_default()
 }
 
 fn remember(path: &Path, what: &impl Serialize) -> Result<(), Error> {

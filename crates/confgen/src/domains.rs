@@ -46,10 +46,20 @@ impl Allowed {
         Ok(allowed)
     }
 
-    /// Whether the service may claim these hosts; the first that it may not, if not.
-    pub fn check(&self, service: &ServiceName, domains: &[Domain]) -> Result<(), String> {
-        let refused = domains.iter().find(|domain| !self.patterns(service).any(|pattern| pattern.takes_in(domain)));
-        refused.map_or(Ok(()), |domain| Err(format!("{domain}: --domains-file doesn't give it to {service}")))
+    /// Refuses a host that the service may not claim.
+    pub fn check(&self, service: &ServiceName, domain: &Domain) -> Result<(), String> {
+        if self.patterns(service).any(|pattern| pattern.takes_in(domain)) {
+            Ok(())
+        } else {
+            Err(format!("{domain}: --domains-file doesn't give it to {service}"))
+        }
+    }
+
+    /// Refuses hosts of which the service may claim none.
+    pub fn check_some(&self, service: &ServiceName, domains: &[Domain]) -> Result<(), String> {
+        let mut verdicts = domains.iter().map(|domain| self.check(service, domain));
+        let first = verdicts.next().unwrap_or(Ok(()));
+        if verdicts.any(|verdict| verdict.is_ok()) { Ok(()) } else { first }
     }
 
     /// Whether the service may answer for hosts that nobody names.
@@ -84,8 +94,8 @@ mod tests {
     use super::*;
 
     fn allows(file: &str, service: &str, hosts: &[&str]) -> bool {
-        let domains: Vec<Domain> = hosts.iter().map(|host| host.parse().unwrap()).collect();
-        Allowed::parse(file).unwrap().check(&service.parse().unwrap(), &domains).is_ok()
+        let (allowed, service) = (Allowed::parse(file).unwrap(), service.parse().unwrap());
+        hosts.iter().all(|host| allowed.check(&service, &host.parse().unwrap()).is_ok())
     }
 
     #[test]

@@ -3,7 +3,7 @@
 
 use std::collections::BTreeMap;
 use std::fs;
-use std::io::{self, Read};
+use std::io;
 use std::path::{Path, PathBuf};
 
 use haproxy::check::{Checker, Verdict};
@@ -114,7 +114,7 @@ pub fn collect(
     let copies = state_dir.join(COPIES);
     fs::create_dir_all(&copies).map_err(failed("create", &copies))?;
     let trial = |name: &Name, content: &[u8]| {
-        let known = fs::read(copies.join(name.file)).is_ok_and(|copy| copy == content);
+        let known = regular_file::read(&copies.join(name.file), LONGEST).is_ok_and(|copy| copy == content);
         if known { Ok(()) } else { verdict(name, content, state_dir, include, checker) }
     };
     let pages = gather(source, &copies, &trial)?;
@@ -163,7 +163,9 @@ fn gather(source: Option<&Path>, copies: &Path, judge: Judge) -> Result<ErrorPag
         let (page, refused) = match outcome {
             Ok(name) => match read(&file).and_then(|content| judge(&name, &content).map(|()| content)) {
                 Ok(content) => (Some((name, content)), None),
-                Err(reason) => (fs::read(copies.join(name.file)).ok().map(|copy| (name, copy)), Some(reason)),
+                Err(reason) => {
+                    (regular_file::read(&copies.join(name.file), LONGEST).ok().map(|copy| (name, copy)), Some(reason))
+                }
             },
             Err(reason) => (None, Some(reason)),
         };
@@ -186,16 +188,12 @@ fn listed(dir: &Path) -> Result<Vec<PathBuf>, Error> {
     Ok(files)
 }
 
-/// No more than is allowed, however long the file is.
 fn read(file: &Path) -> Result<Vec<u8>, String> {
-    let mut content = Vec::new();
-    let open = fs::File::open(file).map_err(|error| error.to_string())?;
-    let length = open.take(LONGEST + 1).read_to_end(&mut content).map_err(|error| error.to_string())?;
-    match length as u64 {
-        0 => Err("it is empty".into()),
-        1..=LONGEST => Ok(content),
-        _ => Err(format!("it is longer than {LONGEST} bytes, which HAProxy has no room for")),
-    }
+    let content = regular_file::read(file, LONGEST).map_err(|error| match error.kind() {
+        io::ErrorKind::FileTooLarge => format!("it is longer than {LONGEST} bytes, which HAProxy has no room for"),
+        _ => error.to_string(),
+    })?;
+    if content.is_empty() { Err("it is empty".into()) } else { Ok(content) }
 }
 
 /// Why HAProxy would not show this page. What it says of the operator's own files is none of the page's fault.
@@ -300,6 +298,13 @@ mod tests {
             assert_eq!(files(&pages), files(&good));
             assert!(refused(&pages)[0].contains(reason), "{:?}", pages.refused);
         }
+        fs::remove_file(place.path("pages/503.html")).unwrap();
+        nix::unistd::mkfifo(&place.path("pages/503.html"), nix::sys::stat::Mode::S_IRWXU).unwrap();
+        let pages = collected(&place);
+        assert_eq!(
+            (files(&pages), refused(&pages)),
+            (files(&good), vec!["503.html: it is a FIFO, not a regular file".into()])
+        );
         place.write("pages/418.html", "teapot");
         place.write("pages/502.htm", "x");
         place.write("pages/504.html", "x");

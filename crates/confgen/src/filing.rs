@@ -18,6 +18,7 @@ use crate::args::Options;
 use crate::disk::{Disk, exchange, staged};
 use crate::fills::Due;
 use crate::guard::Kept;
+use crate::judge::Rejection;
 use crate::mirror::{Held, Position, Stored};
 use crate::outside::Outside;
 use crate::render::{Rendered, render};
@@ -38,8 +39,8 @@ pub enum Filed {
     Refused(String),
     /// HAProxy refuses these services, for these reasons; the file would be fine without them.
     Culprits(BTreeMap<ServiceId, String>),
-    /// HAProxy refuses the operator's own files, in its own words. Nothing of the store is to blame.
-    OperatorRefused(String),
+    /// The operator's own files are not taken. Nothing of the store is to blame.
+    OperatorRefused(Rejection),
     /// Nothing was written, since HAProxy could not be started with it: the operator's own files are to be mended first.
     Waits,
     /// HAProxy refuses these files of the operator's as they would be filled, in its own words. They stay as they are.
@@ -70,9 +71,7 @@ impl fmt::Display for Filed {
                 let names: Vec<String> = culprits.keys().map(ToString::to_string).collect();
                 write!(f, "HAProxy refuses {}; going on without", names.join(", "))
             }
-            Self::OperatorRefused(words) => {
-                write!(f, "HAProxy refuses the operator's own files, mend them first: {}", words.trim())
-            }
+            Self::OperatorRefused(rejection) => rejection.fmt(f),
             Self::Waits => f.write_str("haproxy.cfg waits for the operator's own files to be mended"),
             Self::Unfilled(refused) => {
                 let each: Vec<String> =

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 
 use crate::fills::{Fill, Fills};
-use crate::operator::Operator;
+use crate::operator::{Environment, Operator};
 use crate::render::digest;
 
 /// One file that HAProxy reads.
@@ -37,9 +37,10 @@ pub struct Include {
 
 impl Include {
     /// Takes in what was read. `filled` are the files of `--fill`; of `before` is kept what confgen did with them.
-    pub fn of(sources: Vec<Source>, filled: &[PathBuf], before: &Fills) -> Self {
+    /// `environment` is the one that HAProxy's check has.
+    pub fn of(sources: Vec<Source>, filled: &[PathBuf], before: &Fills, environment: &Environment) -> Self {
         let texts: Vec<(String, String)> = sources.iter().map(|it| (name(&it.path), text(&it.bytes))).collect();
-        let operator = Operator::of(texts.iter().map(|(name, text)| (name.as_str(), text.as_str())));
+        let operator = Operator::read(texts.iter().map(|(name, text)| (name.as_str(), text.as_str())), environment);
         let fill = |it: &Source| {
             let known = before.get(&it.path);
             filled.contains(&it.real).then(|| Fill::new(it.path.clone(), it.real.clone(), it.bytes.clone(), known))
@@ -79,7 +80,7 @@ mod tests {
         let read = |own: &str, run: &str| {
             let fill = format!("backend b\n# discover a: server <id> <address>\n{run}# end\n");
             let sources = vec![source("/a.cfg", own), source("/b.cfg", &fill)];
-            Include::of(sources, &filled, &Fills::default())
+            Include::of(sources, &filled, &Fills::default(), &Environment::new())
         };
         let before = read("defaults x\n", "");
         assert_eq!(before.prints, read("defaults x\n", "server s 10.0.0.1:80\n").prints);

@@ -22,7 +22,7 @@ impl Job {
     pub fn reason(&self) -> String {
         match self {
             Self::Follow(news, outside) => match &news.changed {
-                Changed::All if *outside => "files changed".into(),
+                Changed::All if *outside => "files changed, or what a certificate is worth".into(),
                 Changed::All => "the store was listed, or HAProxy is another".into(),
                 Changed::Services(services) => {
                     const SHOWN: usize = 4;
@@ -35,6 +35,14 @@ impl Job {
             },
             Self::Restart(reason) => reason.clone(),
             Self::Sweep => "servers that went".into(),
+        }
+    }
+
+    /// What kind of activity it is.
+    pub fn kind(&self) -> &'static str {
+        match self {
+            Self::Restart(_) => "restart",
+            Self::Follow(..) | Self::Sweep => "runtime",
         }
     }
 

@@ -1,6 +1,7 @@
 //! HAProxy's own word on the operator's files by themselves: whose fault it is, where a whole is refused. Blocks.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
 use std::io::Write;
 use std::path::{Path, PathBuf};
 
@@ -8,6 +9,8 @@ use discovery::{Kind, ServiceId};
 use haproxy::check::{Checker, Verdict};
 
 use crate::include::Include;
+use crate::operator::Operator;
+use crate::structure::service;
 
 /// Who judges.
 pub struct Judge<'a> {
@@ -19,8 +22,35 @@ pub struct Judge<'a> {
     pub cfg: &'a Path,
 }
 
-/// What HAProxy warns of in the operator's files, or why it would not start with them, whatever the generated one says.
-pub type OnTheirOwn = Result<BTreeSet<String>, String>;
+/// HAProxy's warnings of the operator's files, or the reason why they are not taken. It does not depend on the generated file.
+pub type OnTheirOwn = Result<BTreeSet<String>, Rejection>;
+
+/// The reason why the operator's files are not taken.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Rejection {
+    /// HAProxy would not start with them, in its words.
+    Haproxy(String),
+    /// They take something of confgen's, by file and line, or can't be read.
+    Confgen(String),
+}
+
+impl Rejection {
+    /// The reason alone.
+    pub fn words(&self) -> &str {
+        let (Self::Haproxy(words) | Self::Confgen(words)) = self;
+        words.trim()
+    }
+}
+
+impl fmt::Display for Rejection {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let program = match self {
+            Self::Haproxy(_) => "HAProxy",
+            Self::Confgen(_) => "confgen",
+        };
+        write!(f, "{program} refuses the operator's own files, mend them first: {}", self.words())
+    }
+}
 
 impl Judge<'_> {
     /// Judges the operator's files. `files` are what HAProxy is given of them: their directory, or one by one.
@@ -30,9 +60,9 @@ impl Judge<'_> {
     /// there is tried.
     pub fn operators(&self, include: &Include, files: &[PathBuf]) -> anyhow::Result<OnTheirOwn> {
         if !include.operator.refused.is_empty() {
-            return Ok(Err(include.operator.refused.join("; ")));
+            return Ok(Err(Rejection::Confgen(include.operator.refused.join("; "))));
         }
-        let least = self.least(include.operator.mentions.iter())?;
+        let least = self.least(&include.operator)?;
         let with = |last: &Path| self.checker.check(&[files, &[last.to_owned()]].concat());
         let output = match with(least.path())? {
             Verdict::Valid { warnings } => return Ok(Ok(own_warnings(&warnings))),
@@ -43,7 +73,7 @@ impl Judge<'_> {
         {
             return Ok(Ok(own_warnings(&warnings)));
         }
-        Ok(Err(alerts(&output)))
+        Ok(Err(Rejection::Haproxy(alerts(&output))))
     }
 
     /// Which of these files HAProxy refuses as they would be filled, each staged in another place.
@@ -55,20 +85,19 @@ impl Judge<'_> {
         let mut refused = BTreeMap::new();
         for (path, place) in staged {
             let files = each(include, &[(path.clone(), place.clone())].into());
-            if let Err(words) = self.operators(include, &files)? {
-                refused.insert(path.clone(), named(&words, place, path));
+            if let Err(rejection) = self.operators(include, &files)? {
+                refused.insert(path.clone(), named(rejection.words(), place, path));
             }
         }
         Ok(refused)
     }
 
-    fn least<'a>(&self, sections: impl Iterator<Item = &'a ServiceId>) -> anyhow::Result<tempfile::NamedTempFile> {
+    fn least(&self, operator: &Operator) -> anyhow::Result<tempfile::NamedTempFile> {
         let mut file = tempfile::Builder::new().prefix(LEAST).tempfile_in(self.state_dir)?;
         let timeouts = "timeout client 1s\n    timeout connect 1s\n    timeout server 1s";
         writeln!(file, "defaults\n    mode http\n    {timeouts}\nfrontend confgen-check\n    bind 127.0.0.1:1")?;
-        // What a service is like isn't known here, but for its kind.
-        let sections = sections.map(|id| (id, id.kind == Kind::Tcp));
-        file.write_all(stubs(sections).as_bytes())?;
+        // Only the kind of a service is known here.
+        file.write_all(stubs(operator, &|id| id.kind == Kind::Tcp, &|_| false).as_bytes())?;
         Ok(file)
     }
 }
@@ -76,11 +105,22 @@ impl Judge<'_> {
 /// Files that are only tried; one that a killed confgen left is swept away as they are.
 const LEAST: &str = ".trial-least.";
 
-/// Empty sections of these services; true: it carries TCP.
-pub fn stubs<'a>(sections: impl Iterator<Item = (&'a ServiceId, bool)>) -> String {
-    let mode = |tcp| if tcp { "tcp" } else { "http" };
-    sections.map(|(id, tcp)| format!("backend {id}\n    mode {}\n", mode(tcp))).collect()
+/// Empty sections for all that the files may name. `is_tcp` says which services carry TCP, `is_there` which sections have no
+/// need of one.
+pub fn stubs(operator: &Operator, is_tcp: &dyn Fn(&ServiceId) -> bool, is_there: &dyn Fn(&str) -> bool) -> String {
+    let mut sections: BTreeMap<String, bool> = operator.mentions.iter().map(|id| (id.to_string(), false)).collect();
+    sections.extend(operator.named().into_iter().map(|(name, named)| (name, named.has_table)));
+    let mut text = String::new();
+    for (name, has_table) in sections.into_iter().filter(|(name, _)| !is_there(name)) {
+        let mode = if service(&name).is_some_and(|id| is_tcp(&id)) { "tcp" } else { "http" };
+        let table = if has_table { STUB_TABLE } else { "" };
+        text += &format!("backend {name}\n    mode {mode}\n{table}");
+    }
+    text
 }
+
+/// As a service's section has it with `sticky source`.
+const STUB_TABLE: &str = "    stick-table type ipv6 size 100k expire 30m\n";
 
 /// The operator's files one by one, some of them in other places.
 pub fn each(include: &Include, staged: &BTreeMap<PathBuf, PathBuf>) -> Vec<PathBuf> {
@@ -140,6 +180,7 @@ mod tests {
     use crate::disk::replace;
     use crate::fills::Fills;
     use crate::include::Source;
+    use crate::operator::Environment;
 
     #[test]
     fn what_haproxy_says_of_old_states_is_no_warning() {
@@ -170,7 +211,7 @@ mod tests {
     }
 
     /// What HAProxy says of one file of the operator's, with a generated one beside it or not.
-    fn verdict(text: &str, cfg: Option<&str>) -> OnTheirOwn {
+    fn verdict(text: &str, cfg: Option<&str>) -> Result<BTreeSet<String>, String> {
         let dir = tempfile::tempdir().unwrap();
         let (conf, path) = (dir.path().join("conf.d"), dir.path().join("conf.d/mine.cfg"));
         fs::create_dir(&conf).unwrap();
@@ -180,10 +221,11 @@ mod tests {
             replace(&generated, cfg.as_bytes(), 0o600).unwrap();
         }
         let source = Source { path: path.clone(), real: path, bytes: text.into() };
-        let include = Include::of(vec![source], &[], &Fills::default());
+        let include = Include::of(vec![source], &[], &Fills::default(), &Environment::new());
         let checker = Checker::new("haproxy -c".parse().unwrap(), Duration::from_secs(20));
         let judge = Judge { checker: &checker, state_dir: dir.path(), cfg: &generated };
-        judge.operators(&include, &[conf]).unwrap().map_err(|words| words.replace(dir.path().to_str().unwrap(), ""))
+        let verdict = judge.operators(&include, &[conf]).unwrap();
+        verdict.map_err(|rejection| rejection.words().replace(dir.path().to_str().unwrap(), ""))
     }
 
     const HTTP: &str = "defaults\n mode http\n timeout client 1s\n timeout connect 1s\n timeout server 1s\n";
@@ -195,8 +237,12 @@ mod tests {
         assert_eq!(verdict(&to_a_service, None), Ok(BTreeSet::new()), "a service's section will be there");
         let wrong = verdict("frontend f\n bnid :8000\n", None).unwrap_err();
         assert!(wrong.starts_with("parsing [/conf.d/mine.cfg:2] : unknown keyword 'bnid'"), "{wrong}");
-        let ours = verdict("backend http-a\n", None).unwrap_err();
-        assert!(ours.contains("mine.cfg:1: `backend http-a`: names that begin with"), "{ours}");
+        let table = format!(
+            "{HTTP}frontend f\n bind :8000\n http-request track-sc0 src table http-a\n use_backend http-b:preview-c\n"
+        );
+        assert_eq!(verdict(&table, None), Ok(BTreeSet::new()), "its table will be there too");
+        let own = format!("{HTTP}frontend http-in\n bind :8000\n default_backend http-a\nbackend http-a\n");
+        assert_eq!(verdict(&own, None), Ok(BTreeSet::new()), "sections may be called as a service's are");
         let warned = verdict("listen l\n bind :8000\n", None).unwrap();
         assert!(warned.iter().any(|line| line.contains("missing timeouts for proxy 'l'")), "{warned:?}");
     }

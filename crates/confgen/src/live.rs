@@ -7,11 +7,12 @@ mod server;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
+use std::num::NonZeroU32;
 
-use discovery::ServiceId;
+use discovery::{Balance, ServiceId};
 use haproxy::runtime::{Change, ServerName, ServersState};
 
-use crate::settle::{Server, Wanted};
+use crate::settle::{Server, ServerState, Wanted};
 use crate::spoken;
 use crate::view::{backend, preview_section, previews_of};
 use maps::{Entries, Maps, Routes, map_steps, route, settle_entries};
@@ -47,11 +48,17 @@ pub enum Scope {
     All,
 }
 
-/// What to do, in this order: changes, then removals.
+/// The most servers of a section that are queued again after a change. HAProxy walks through all servers of a backend for
+/// each (2.6: 1 ms for 100 servers, 41 ms for 1,000).
+const MOST_REQUEUED: usize = 250;
+
+/// What to do, in this order: changes, then turns, then removals.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Steps {
     /// What HAProxy does at once.
     pub changes: Vec<Change>,
+    /// Has servers that the changes may have set aside take their turns again.
+    pub turns: Vec<Change>,
     /// Servers that go when their last connection is closed.
     pub removals: Vec<ServerName>,
 }
@@ -66,7 +73,7 @@ impl Live {
             let Ok(ip) = server.address.parse() else { continue };
             let (maint, drain) = (server.admin.maintenance(), server.admin.drain());
             let address = SocketAddr::new(ip, server.port);
-            let seen = LiveServer { address, weight: server.weight, maint, drain, leaving: false };
+            let seen = LiveServer { address, weight: server.weight, maint, drain, id: server.id, leaving: false };
             live.servers.entry(server.backend.clone()).or_default().insert(server.server.clone(), seen);
         }
         let first = |entries: Vec<(String, String)>| entries.into_iter().rev().collect();
@@ -124,7 +131,7 @@ impl Live {
     /// The steps to what is wanted of some services, or of all there are; none of it where one is gone. Whatever has no
     /// section in the running HAProxy must be left out by the caller.
     pub fn steps(&self, scope: Scope, services: &[(&ServiceId, Option<&Wanted>)], maps: &MapPaths) -> Steps {
-        let (mut added, mut changed, mut removals) = (Vec::new(), Vec::new(), Vec::new());
+        let (mut added, mut changed, mut turns, mut removals) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
         for (id, wanted) in services {
             for (section, servers) in self.sections(id, *wanted) {
                 let none = BTreeMap::new();
@@ -138,7 +145,9 @@ impl Live {
                     }
                 }
                 if let Some(wanted) = wanted.filter(|wanted| self.takes_servers(wanted)) {
+                    new.retain(|(_, server)| !is_id_taken(live, server));
                     added.extend(arrivals(&section, wanted, new));
+                    turns.extend(requeue(&section, wanted, live, servers));
                 }
                 let gone = live.iter().filter(|(name, server)| !server.leaving && !has(servers, name));
                 removals.extend(gone.filter_map(|(name, _)| server_name(&section, name)));
@@ -153,7 +162,7 @@ impl Live {
         // those who let go, or requests find nobody in between.
         let (more, less): (Vec<_>, Vec<_>) = entries.into_iter().partition(|c| !matches!(c, Change::RemoveFromMap(..)));
         let (ready, out): (Vec<_>, Vec<_>) = changed.into_iter().partition(|change| !takes_out(change));
-        Steps { changes: [added, more, ready, out, less].concat(), removals }
+        Steps { changes: [added, more, ready, out, less].concat(), turns, removals }
     }
 
     /// Believes that the steps to this were made.
@@ -195,7 +204,7 @@ impl Live {
             }
             for server in wanted {
                 let before = servers.get(server.id.as_str());
-                if before.is_some() || takes_servers {
+                if before.is_some() || (takes_servers && !is_id_taken(servers, server)) {
                     servers.insert(server.id.to_string(), LiveServer::after(before, server));
                 } else {
                     self.short.insert(id.clone());
@@ -295,6 +304,32 @@ impl Live {
         };
         self.servers.iter().flat_map(of_section).collect()
     }
+}
+
+/// Whether another running server has the id that this one is to have: HAProxy would refuse it until a restart.
+fn is_id_taken(live: &BTreeMap<String, LiveServer>, server: &Server) -> bool {
+    let id = server.hash_id.map(NonZeroU32::get);
+    id.is_some_and(|id| live.iter().any(|(name, live)| live.id == id && name != server.id.as_str()))
+}
+
+/// Queues a section's servers for their turns again, if their weights together may grow by what is wanted.
+fn requeue(section: &str, wanted: &Wanted, live: &BTreeMap<String, LiveServer>, servers: &[Server]) -> Vec<Change> {
+    let weight = |server: &LiveServer| if server.takes_requests() { server.weight } else { 0 };
+    let grows = |server: &Server| {
+        let before = live.get(server.id.as_str());
+        weight(&LiveServer::after(before, server)) > before.map_or(0, weight)
+    };
+    let in_turns = wanted.settings.balance == Balance::RoundRobin;
+    if !in_turns || !servers.iter().any(grows) {
+        return Vec::new();
+    }
+    let takes_requests = |server: &&Server| server.state == ServerState::Ready && server.weight > 0;
+    let queued: Vec<&Server> = servers.iter().filter(takes_requests).collect();
+    if queued.len() < 2 || queued.len() > MOST_REQUEUED {
+        return Vec::new();
+    }
+    let name = |server: &Server| Some(Change::Requeue(server_name(section, server.id.as_str())?, server.weight));
+    queued.into_iter().filter_map(name).collect()
 }
 
 fn has(servers: &[Server], name: &str) -> bool {

@@ -2,13 +2,14 @@
 //!
 //! Data goes one way: mirror → settle → { live, structure, view → render } → HAProxy and disk. `mirror`, `bearers`,
 //! `settle`, `domains`, `spoken`, `view`, `render`, `structure`, `operator`, `fill`, `fills`, `stood`, `include`, `live`,
-//! `live_certs`, `certificate`, `expiry`, `guard`, `draining`, `bisect`, `pace`, `metrics`, `api` and `page` are pure;
-//! `disk`, `certs`, `authorities`, `error_pages`, `stats`, `ports`, `release`, `heap`, `outside` and `look` touch the host;
-//! `judge` has HAProxy judge the operator's files; `proxy` is the running HAProxy; `census` counts what is open in it;
-//! `filing` writes the files; `leases` asks etcd which leases live; `round` puts a round together; `run` is the daemon and
-//! has the rounds' only `select!`; `drains` has it counted; `commands` are the one-shot forms; `report` is what all of them
-//! tell, `acknowledge` tells it to the store, and `admin` shows it.
+//! `live_certs`, `certificate`, `activity`, `expiry`, `guard`, `draining`, `bisect`, `pace`, `metrics`, `api` and `page` are
+//! pure; `disk`, `certs`, `file_stamps`, `authorities`, `error_pages`, `stats`, `ports`, `release`, `heap`, `outside` and
+//! `look` touch the host; `judge` has HAProxy judge the operator's files; `proxy` is the running HAProxy; `census` counts what
+//! is open in it; `filing` writes the files; `leases` asks etcd which leases live; `round` puts a round together; `run` is the
+//! daemon and has the rounds' only `select!`; `drains` has it counted; `commands` are the one-shot forms; `report` is what all
+//! of them tell, `acknowledge` tells it to the store, and `admin` shows it.
 
+mod activity;
 mod args;
 
 mod domains;
@@ -54,6 +55,7 @@ mod acknowledge;
 mod census;
 mod commands;
 mod drains;
+mod file_stamps;
 mod filing;
 mod job;
 mod leases;
@@ -76,8 +78,9 @@ mod reference;
 
 use std::process::ExitCode;
 
-use clap::{CommandFactory, Parser};
+use clap::CommandFactory;
 use daemon::shutdown::Shutdown;
+use program::{options, output};
 
 use args::{Cli, Command, Common};
 
@@ -86,35 +89,39 @@ fn main() -> ExitCode {
         return code;
     }
     heap::share();
-    let cli = Cli::parse();
-    let common = cli.command.as_ref().map_or(&cli.common, Command::common);
-    if let Err(error) = daemon::log::init(&common.log_level) {
-        eprintln!("confgen: {error}");
-        return ExitCode::from(commands::USAGE);
-    }
+    let cli: Cli = match options::read(Cli::command(), commands::USAGE) {
+        Ok(cli) => cli,
+        Err(code) => return code,
+    };
     let runtime = match tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build() {
         Ok(runtime) => runtime,
         Err(error) => {
-            eprintln!("confgen: start: {error}");
-            return ExitCode::FAILURE;
+            output::say(&format!("confgen: start: {error}"));
+            return output::finish(ExitCode::FAILURE);
         }
     };
-    match runtime.block_on(start(cli)) {
-        Ok(code) => code,
-        Err(error) => {
-            tracing::error!("{error:#}");
-            commands::exit_code(&error)
+    let code = runtime.block_on(start(cli)).unwrap_or_else(|error| {
+        tracing::error!("{error:#}");
+        // Without a log, which may be what failed, this is all there is.
+        if !tracing::event_enabled!(tracing::Level::ERROR) {
+            output::say(&format!("confgen: {error:#}"));
         }
-    }
+        commands::exit_code(&error)
+    });
+    output::finish(code)
 }
 
 async fn start(cli: Cli) -> anyhow::Result<ExitCode> {
+    // First of all: the kernel discards a SIGTERM to PID 1 that has no handler. The other forms end by it.
+    let shutdown = cli.command.is_none().then(Shutdown::on_signals).transpose()?;
+    let common = cli.command.as_ref().map_or(&cli.common, Command::common);
+    daemon::log::init(&common.log_level)?;
     match cli.command {
         None => {
             let Common { store, options, pacing, .. } = cli.common;
             let store = store.resolve()?;
             let admin = admin::Port::bind(cli.admin.resolve()?).await?;
-            run::run(store, options, pacing, admin, Shutdown::on_signals()?).await?;
+            run::run(store, options, pacing, admin, shutdown.unwrap_or_default()).await?;
             Ok(ExitCode::SUCCESS)
         }
         Some(Command::Once(common)) => commands::once(common).await,

@@ -13,6 +13,7 @@ use prometheus_client::registry::Registry;
 use std::sync::atomic::AtomicU64;
 use std::time::SystemTime;
 
+use crate::activity;
 use crate::report::{Done, Kind, Report};
 use crate::settle::ServerState;
 
@@ -94,15 +95,27 @@ pub fn register(report: &Report, registry: &mut Registry) {
         ("draining_sessions", "What is open on them, in old HAProxy processes too", sessions),
         ("pending_services", "Services of which a change waits for a restart", count(standing.pending.len())),
         ("refused_error_pages", "Error pages' files that are not taken over", count(standing.refused_error_pages)),
+        (
+            "old_haproxy_processes",
+            "HAProxy processes that take no new requests and finish their last ones",
+            count(report.old.processes),
+        ),
+        (
+            "oldest_old_haproxy_seconds",
+            "The time since the oldest of them was started; 0 if there is none",
+            i64::try_from(report.old.oldest.as_secs()).unwrap_or(i64::MAX),
+        ),
         ("haproxy_up", "1 while HAProxy answers on its Runtime API", flag(report.running.is_some())),
     ];
     for (name, help, value) in gauges {
         registry.register(name, help, gauge(value));
     }
     infos(report, registry);
+    daemon::admin::register_log(registry);
     census(report, registry);
     times(report, registry);
     certificates(report, registry);
+    under_way(report, registry);
     registry.register(
         "applies",
         "Acts: changes over the Runtime API, files written, restarts",
@@ -169,11 +182,27 @@ fn times(report: &Report, registry: &mut Registry) {
     time("haproxy_start_timestamp_seconds", "When HAProxy was last seen to be another process", started);
 }
 
+/// By kind, the longest activity of it; 0 without one.
+fn under_way(report: &Report, registry: &mut Registry) {
+    let seconds = Family::<[(&'static str, &'static str); 1], Gauge<f64, AtomicU64>>::default();
+    let under_way = report.activities.under_way();
+    for kind in activity::KINDS {
+        let longest = under_way.iter().find(|it| it.kind == kind).map_or(0.0, |it| it.taken.as_secs_f64());
+        seconds.get_or_create(&[("kind", kind)]).set(longest);
+    }
+    registry.register("under_way_seconds", "How long an act has been under way; 0 while there is none", seconds);
+}
+
 /// One for each file; those in which no end can be read have none.
 fn certificates(report: &Report, registry: &mut Registry) {
     let expiry = Family::<[(&'static str, String); 1], Gauge>::default();
-    for certificate in &report.standing.certificates.served {
-        let name = certificate.file.file_name().unwrap_or_default().to_string_lossy().into_owned();
+    let all = &report.standing.certificates;
+    // Without a file of the operator's, the self-signed one serves.
+    let own = all.default_certificate().filter(|_| all.files.is_empty());
+    for certificate in all.files.iter().chain(own) {
+        let is_own = own.is_some_and(|own| own.file == certificate.file);
+        let own_name = || certificate.file.file_name().unwrap_or_default().to_string_lossy().into_owned();
+        let name = if is_own { own_name() } else { all.name_of(&certificate.file) };
         if let Some(end) = certificate.not_after {
             expiry.get_or_create(&[("name", name)]).set(end);
         }

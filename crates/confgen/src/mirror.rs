@@ -163,7 +163,7 @@ impl Mirror {
         self.hear_acceptance();
     }
 
-    /// Takes in changes up to a revision. True if any is about a service. What balancers say of themselves is none of a
+    /// Takes in changes up to a revision. True if any is about a service, or was meant to be. What balancers say of themselves is none of a
     /// balancer's business: the revision doesn't move, or each would answer each other's writes for ever.
     pub fn apply(&mut self, revision: i64, changes: &[Change]) -> bool {
         if !self.is_known {
@@ -179,10 +179,13 @@ impl Mirror {
         self.goodbyes.extend(changes.iter().filter_map(goodbye));
         let mut matter = false;
         for change in changes {
-            if let Some(id) = Arc::make_mut(&mut self.topology).apply(change) {
+            let topology = Arc::make_mut(&mut self.topology);
+            let was = topology.unfollowed().get(change.key()).cloned();
+            if let Some(id) = topology.apply(change) {
                 self.changed.join(id);
                 matter = true;
             }
+            matter |= was.as_ref() != topology.unfollowed().get(change.key());
         }
         if !self.held.is_empty() {
             matter |= self.release(changes);

@@ -2,7 +2,7 @@
 
 use std::fs;
 use std::io;
-use std::path::PathBuf;
+use std::path::{Component, Path, PathBuf};
 use std::sync::Arc;
 use std::time::SystemTime;
 
@@ -14,8 +14,11 @@ use crate::certs::{self, Certificates};
 use crate::disk::{Error, failed, may_replace, sweep_beside};
 use crate::domains::Allowed;
 use crate::error_pages::{self, ErrorPages};
+use crate::expiry;
+use crate::file_stamps::FileStamps;
 use crate::fills::Fills;
 use crate::include::{Include, Source};
+use crate::operator::{Environment, Taken};
 use crate::settle::Authorities;
 
 /// The files that confgen looks at, and may find changed.
@@ -39,6 +42,10 @@ pub struct Places {
     pub state_dir: PathBuf,
     /// What HAProxy shuts itself into.
     pub chroot: Option<PathBuf>,
+    /// The addresses, sockets and files that an operator's file may not take.
+    pub taken: Taken,
+    /// The environment that HAProxy's check has.
+    pub environment: Environment,
 }
 
 /// The operator's files, the certificates, the authorities and the error pages, read.
@@ -83,7 +90,8 @@ impl Places {
     pub fn include_of(&self, sources: Vec<Source>, before: &Fills) -> Include {
         // Where links lead now.
         let filled: Vec<PathBuf> = self.fill.iter().filter_map(|file| file.canonicalize().ok()).collect();
-        let mut include = Include::of(sources, &filled, before);
+        let mut include = Include::of(sources, &filled, before, &self.environment);
+        include.operator.refuse_conflicts(&self.taken, &real_place);
         let is_read = |file: &&PathBuf| {
             file.canonicalize().is_ok_and(|real| include.sources.iter().any(|source| source.real == real))
         };
@@ -97,7 +105,7 @@ impl Places {
 
     /// Takes over new certificates, authorities and error pages.
     pub fn take_over(&self, checker: &Checker) -> Result<Outside, Error> {
-        let certificates = certs::collect(&self.certs, &self.state_dir, &self.include, checker)?;
+        let certificates = certs::collect(&self.certs, &self.state_dir, &self.include, checker, expiry::now())?;
         let authorities = authorities::collect(&self.authorities, &self.state_dir, &self.cfg, checker)?;
         let pages = error_pages::collect(self.pages.as_deref(), &self.state_dir, &self.include, checker)?;
         let (certificates, pages) = (Arc::new(certificates), Arc::new(pages));
@@ -132,7 +140,7 @@ impl Places {
     /// Who may claim which hosts, as the file says; an error names its line.
     pub fn allowed(&self) -> Result<Option<Allowed>, Error> {
         let Some(file) = &self.domains else { return Ok(None) };
-        let text = fs::read_to_string(file).map_err(failed("read", file))?;
+        let text = regular_file::read_text(file, regular_file::LARGE).map_err(failed("read", file))?;
         Allowed::parse(&text).map(Some).map_err(|wrong| failed("read", file)(io::Error::other(wrong)))
     }
 
@@ -140,30 +148,48 @@ impl Places {
     fn sources(&self) -> Result<Vec<Source>, Error> {
         let files = config::files(&self.include).map_err(failed("list", &self.include))?;
         let read = |path: PathBuf| {
-            let bytes = fs::read(&path).map_err(failed("read", &path))?;
+            let bytes = regular_file::read(&path, regular_file::LARGE).map_err(failed("read", &path))?;
             let real = path.canonicalize().map_err(failed("read", &path))?;
             Ok(Source { path, real, bytes })
         };
         files.into_iter().map(read).collect()
     }
 
-    /// A cheap look: two glances that are equal saw the same files, unchanged.
-    pub fn glance(&self) -> Glance {
-        let listed = [&self.include, &self.certs, &self.authorities]
-            .into_iter()
-            .chain(&self.pages)
-            .filter_map(|dir| fs::read_dir(dir).ok());
-        let mut seen: Vec<_> = listed.flatten().flatten().map(|entry| entry.path()).chain([self.cfg.clone()]).collect();
-        seen.extend(self.domains.clone());
-        seen.sort();
-        let look = |path: PathBuf| {
-            let metadata = fs::metadata(&path).ok()?;
-            Some((path, metadata.len(), metadata.modified().ok()?))
-        };
-        Glance(seen.into_iter().filter_map(look).collect())
+    /// Takes a look at the files. Two looks that are equal saw the same files, unchanged. `last` is the look before.
+    pub fn glance(&self, last: &FileStamps, now: SystemTime) -> FileStamps {
+        let listed = [&self.include, &self.authorities].into_iter().chain(&self.pages).flat_map(|dir| entries(dir));
+        // Certificates may lie one directory deeper.
+        let certificates = entries(&self.certs).into_iter().flat_map(|path| {
+            let deeper = if path.is_dir() { entries(&path) } else { Vec::new() };
+            std::iter::once(path).chain(deeper)
+        });
+        let directories = [&self.include, &self.certs, &self.authorities].into_iter().chain(&self.pages).cloned();
+        let single = std::iter::once(self.cfg.clone()).chain(self.domains.clone());
+        FileStamps::of(listed.chain(certificates).chain(directories).chain(single), last, now)
     }
 }
 
-/// Which files there are, how long, and when they were written.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Glance(Vec<(PathBuf, u64, SystemTime)>);
+/// A directory that can't be listed shows by its own stamp.
+fn entries(dir: &Path) -> Vec<PathBuf> {
+    fs::read_dir(dir).into_iter().flatten().flatten().map(|entry| entry.path()).collect()
+}
+
+/// The place to which a path leads: links in its directories are followed, `.` and `..` are resolved. The last part may not be
+/// there yet; HAProxy replaces what lies there.
+fn real_place(path: &Path) -> PathBuf {
+    let (Some(directory), Some(name)) = (path.parent(), path.file_name()) else { return path.to_owned() };
+    directory.canonicalize().unwrap_or_else(|_| normalized(directory)).join(name)
+}
+
+/// The path without `.` and `..`, of a directory that is not there.
+fn normalized(path: &Path) -> PathBuf {
+    let mut parts = PathBuf::new();
+    for part in path.components() {
+        match part {
+            Component::CurDir => {}
+            Component::ParentDir => _ = parts.pop(),
+            part => parts.push(part),
+        }
+    }
+    parts
+}

@@ -14,6 +14,17 @@ const SWEEP_EVERY: Duration = Duration::from_millis(200);
 /// A start takes supervisord a second where one has just failed, HAProxy itself some 100 ms.
 const PATIENCE: Duration = Duration::from_millis(1_500);
 
+/// A restart waits until the store is quiet for so long: keys that are written one by one, each by an etcdctl of its own, come
+/// some 50 ms apart. While HAProxy restarts, no change is followed.
+const SETTLES_IN: Duration = Duration::from_millis(150);
+/// Changes that never end put a restart off by this at most.
+const SETTLES_WITHIN: Duration = Duration::from_secs(1);
+
+/// Restarts that may follow another one at once, after a time without any. A service that is deleted and written again key by
+/// key can take three: one without it, one for its first key, one for the keys that came during that restart. Its clients are
+/// refused until the last one.
+const SPARE: u32 = 2;
+
 /// What may be done.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Act {
@@ -32,14 +43,18 @@ pub enum Act {
 pub struct Pace {
     /// How long a change waits for others to join it.
     min_wait: Duration,
-    /// Restarts are at least this far apart.
+    /// In so long there is one restart at most, but for [`SPARE`] after a quiet time.
     restart_interval: Duration,
     follow_at: Option<Instant>,
     restart_at: Option<Instant>,
+    /// When the restart that is due was wanted first.
+    wanted_at: Option<Instant>,
     file_at: Option<Instant>,
     sweep_at: Option<Instant>,
     /// No restart before this.
     no_restart_before: Option<Instant>,
+    /// When the restarts so far would be over if they had kept their distance.
+    paid_until: Option<Instant>,
     retries: ExponentialBackoff,
 }
 
@@ -53,22 +68,38 @@ fn retries() -> ExponentialBackoff {
 impl Pace {
     /// A pace that has nothing to do yet.
     pub fn new(min_wait: Duration, restart_interval: Duration) -> Self {
-        let (follow_at, restart_at, file_at, sweep_at) = (None, None, None, None);
+        let (follow_at, restart_at, wanted_at, file_at, sweep_at) = (None, None, None, None, None);
         let retries = retries();
-        Self { min_wait, restart_interval, follow_at, restart_at, file_at, sweep_at, no_restart_before: None, retries }
+        Self {
+            min_wait,
+            restart_interval,
+            follow_at,
+            restart_at,
+            wanted_at,
+            file_at,
+            sweep_at,
+            no_restart_before: None,
+            paid_until: None,
+            retries,
+        }
     }
 
     /// Something changed. After failed tries it is a reason to try before the delay is over: it may be the remedy.
     pub fn changed(&mut self, now: Instant) {
         self.follow_at = Some(self.follow_at.map_or(now + self.min_wait, |at| at.min(now + self.min_wait)));
+        if let (Some(at), Some(wanted_at)) = (self.restart_at, self.wanted_at) {
+            let settled = (now + self.min_wait + SETTLES_IN).min(wanted_at + SETTLES_WITHIN);
+            self.restart_at = Some(at.max(settled));
+        }
     }
 
-    /// HAProxy has to be restarted, or no longer has to be. One that doesn't answer may be about to: supervisord, or a
-    /// person, is given the time to start it.
+    /// HAProxy has to be restarted, or no longer has to be. The restart waits for changes that are about to follow. A HAProxy
+    /// that doesn't answer may be about to: supervisord, or a person, is given the time to start it.
     pub fn restart(&mut self, now: Instant, wanted: bool, silent: bool) {
-        let soon = if silent { now + PATIENCE } else { now };
+        let soon = now + if silent { PATIENCE } else { SETTLES_IN };
         let earliest = self.no_restart_before.map_or(soon, |earliest| earliest.max(soon));
         self.restart_at = wanted.then(|| self.restart_at.map_or(earliest, |at| at.min(earliest)));
+        self.wanted_at = wanted.then(|| self.wanted_at.unwrap_or(now));
     }
 
     /// The file is no longer what it should be.
@@ -97,7 +128,7 @@ impl Pace {
     pub fn began(&mut self, act: Act) {
         match act {
             Act::Follow => self.follow_at = None,
-            Act::Restart => (self.restart_at, self.file_at) = (None, None),
+            Act::Restart => (self.restart_at, self.wanted_at, self.file_at) = (None, None, None),
             Act::File => self.file_at = None,
             Act::Sweep => self.sweep_at = None,
         }
@@ -105,7 +136,9 @@ impl Pace {
 
     /// HAProxy was restarted.
     pub fn restarted(&mut self, now: Instant) {
-        self.no_restart_before = Some(now + self.restart_interval);
+        let paid_until = self.paid_until.map_or(now, |paid| paid.max(now)) + self.restart_interval;
+        self.paid_until = Some(paid_until);
+        self.no_restart_before = paid_until.checked_sub(self.restart_interval * SPARE);
         self.recovered();
     }
 
@@ -159,10 +192,17 @@ mod tests {
         let t = Instant::now();
         let mut pace = Pace::new(Duration::ZERO, 2 * SECOND);
         pace.restart(t, true, false);
-        assert_eq!(pace.due(false), Some((t, Act::Restart)), "after a quiet interval it is at once");
+        assert_eq!(pace.due(false), Some((t + SETTLES_IN, Act::Restart)), "after a quiet interval it is at once");
         pace.began(Act::Restart);
         pace.restarted(t + SECOND);
         pace.restart(t + SECOND, true, false);
+        for _ in 0..SPARE {
+            let next = Some((t + SECOND + SETTLES_IN, Act::Restart));
+            assert_eq!(pace.due(false), next, "so are some more: a service comes key by key");
+            pace.began(Act::Restart);
+            pace.restarted(t + SECOND);
+            pace.restart(t + SECOND, true, false);
+        }
         pace.file(t + SECOND);
         assert_eq!(pace.due(false), Some((t + SECOND + FILE_DELAY, Act::File)), "the file doesn't wait so long");
         pace.began(Act::File);
@@ -170,6 +210,51 @@ mod tests {
         assert_eq!(pace.due(false), Some((t + 3 * SECOND, Act::Restart)), "which writes the file too");
         pace.restart(t + SECOND, false, false);
         assert_eq!(pace.due(false), Some((t + 3 * SECOND + FILE_DELAY, Act::File)));
+    }
+
+    #[test]
+    fn without_a_quiet_time_there_is_one_restart_an_interval() {
+        let t = Instant::now();
+        let mut pace = Pace::new(Duration::ZERO, 2 * SECOND);
+        let mut begun = Vec::new();
+        let mut now = t;
+        for _ in 0..7 {
+            // The store has been quiet for long enough.
+            pace.restart(now.checked_sub(SETTLES_IN).unwrap(), true, false);
+            now = now.max(pace.due(false).unwrap().0);
+            pace.began(Act::Restart);
+            begun.push((now - t).as_secs());
+            pace.restarted(now);
+        }
+        assert_eq!(begun, [0, 0, 0, 2, 4, 6, 8]);
+        let later = now + 3 * SECOND;
+        pace.restart(later, true, false);
+        assert_eq!(pace.due(false), Some((later + SETTLES_IN, Act::Restart)));
+        pace.began(Act::Restart);
+        pace.restarted(later);
+        pace.restart(later, true, false);
+        assert_eq!(pace.due(false), Some((now + 4 * SECOND, Act::Restart)), "half a quiet time saves half of the wait");
+    }
+
+    #[test]
+    fn a_restart_waits_for_keys_that_come_one_by_one_but_not_for_ever() {
+        let t = Instant::now();
+        let key = |number: u32| t + number * SECOND / 20;
+        let mut pace = Pace::new(Duration::ZERO, 2 * SECOND);
+        for number in 0..5 {
+            pace.changed(key(number));
+            pace.began(Act::Follow);
+            pace.restart(key(number), true, false);
+        }
+        assert_eq!(pace.due(false), Some((key(4) + SETTLES_IN, Act::Restart)));
+        for number in 5..100 {
+            pace.changed(key(number));
+            pace.began(Act::Follow);
+            pace.restart(key(number), true, false);
+        }
+        assert_eq!(pace.due(false), Some((t + SETTLES_WITHIN, Act::Restart)));
+        pace.restart(key(100), false, false);
+        assert_eq!(pace.due(false), None, "the last key may make it needless");
     }
 
     #[test]

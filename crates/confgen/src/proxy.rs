@@ -169,7 +169,11 @@ impl Proxy {
         let targets: Vec<Target> = targets.into_iter().collect();
         let steps = known.live.steps(scope, &targets, &known.maps);
         let made = steps.changes.len() + steps.removals.len();
-        let mut complaints = match self.socket.change(&steps.changes) {
+        let sent = self.socket.change(&steps.changes).and_then(|mut complaints| {
+            complaints.extend(self.socket.change(&steps.turns)?);
+            Ok(complaints)
+        });
+        let mut complaints = match sent {
             Ok(complaints) => complaints,
             Err(error) => {
                 self.doubt();

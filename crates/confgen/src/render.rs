@@ -9,7 +9,7 @@ use sha2::{Digest, Sha256};
 
 use crate::error_pages::{ErrorPages, Line};
 use crate::structure::Structure;
-use crate::view::{self, Maps, Section, Site, View};
+use crate::view::{self, Maps, Section, Site, Stub, View};
 
 /// What is to stand on disk.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -42,6 +42,8 @@ struct Sections<'a> {
     http: &'a [Section<'a>],
     passthrough: &'a [Section<'a>],
     tcp: &'a [Section<'a>],
+    /// No reason for a restart: a HAProxy that lacks one also lacks the operator's line that names it.
+    stubs: &'a [Stub],
     /// Whether the inner hop is kept for the process before: a service's matter no more.
     lingers: bool,
 }
@@ -72,8 +74,8 @@ impl HaproxyCfg<'_> {
 pub fn render(view: &View, structure: &Structure, state_dir: &Path) -> Result<Rendered, askama::Error> {
     let stamp = structure.stamp();
     let maps = state_dir.join(&stamp).display().to_string();
-    let View { http, passthrough, tcp, lingers, .. } = view;
-    let cfg = file(view, Sections { http, passthrough, tcp, lingers: *lingers }, maps, &stamp)?;
+    let View { http, passthrough, tcp, stubs, lingers, .. } = view;
+    let cfg = file(view, Sections { http, passthrough, tcp, stubs, lingers: *lingers }, maps, &stamp)?;
     Ok(Rendered {
         stamp,
         cfg,

@@ -7,13 +7,16 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use discovery::{Node, ServiceId, UpstreamId};
+use haproxy::masters::Old;
 use haproxy::version::Version;
 
+use crate::activity::Activities;
 use crate::certs::Certificates;
 use crate::draining::Upstream;
-use crate::filing::Filed;
+use crate::judge::Rejection;
 use crate::metrics::Acts;
 use crate::mirror::Position;
+use crate::operator::Named;
 use crate::settle::Settled;
 
 /// How many of the last acts are remembered.
@@ -45,8 +48,14 @@ pub struct Report {
     pub running: Option<Running>,
     /// Which files it was started with, in words, where they are not those that confgen checks.
     pub strange: Option<String>,
+    /// Why HAProxy serves on without supervisord, if it does.
+    pub unsupervised: Option<String>,
+    /// The processes that finish their last requests.
+    pub old: Old,
     /// The last acts, newest first.
     pub history: VecDeque<Arc<Done>>,
+    /// What confgen is at. Clones share it.
+    pub activities: Activities,
     /// All acts of this process, counted. Clones share it.
     pub acts: Acts,
     /// Where others find the admin port, if it has an address to call.
@@ -114,18 +123,20 @@ pub struct Standing {
 /// How the operator's own files stand.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Operators {
-    /// Why they aren't taken as they stand: HAProxy would not start with them. Those that were taken last count.
-    pub refused: Option<String>,
+    /// Why they aren't taken as they stand. Those that were taken last count.
+    pub refused: Option<Rejection>,
     /// Files that HAProxy would refuse filled, in its words; they are left as they stand.
     pub left: Vec<String>,
     /// What else an operator should know of them.
     pub remarks: Vec<String>,
+    /// The sections of services that they name, with the lines that do.
+    pub named: BTreeMap<String, Named>,
 }
 
 impl Operators {
     /// Why HAProxy doesn't run what they ask for.
     fn out_of_sync(&self) -> Option<String> {
-        let refused = self.refused.as_ref().map(|words| Filed::OperatorRefused(words.clone()).to_string());
+        let refused = self.refused.as_ref().map(Rejection::to_string);
         refused.or_else(|| self.left.first().cloned())
     }
 }
@@ -186,9 +197,20 @@ impl Report {
     /// Whether HAProxy runs what the store asks for, in words either way. A service that waits for a restart, or a store
     /// that is away, alone is no reason why not.
     pub fn in_sync(&self) -> Result<String, String> {
+        let long = self.activities.long();
+        if let Some(hanging) = long.as_ref().filter(|it| it.hangs()) {
+            return Err(format!("confgen hangs, {}", hanging.words()));
+        }
+        let with_long =
+            |words: String| long.as_ref().map_or(words.clone(), |long| format!("{words}; {}", long.words()));
+        self.follows().map(with_long).map_err(with_long)
+    }
+
+    /// Whether HAProxy runs what the store asks for, as of the last acts that ended.
+    fn follows(&self) -> Result<String, String> {
         let away = self.away.as_ref().map(|reason| format!("the store is away, HAProxy keeps what it has: {reason}"));
         let operators = self.standing.operators.out_of_sync();
-        let reasons = [&operators, &self.out_of_sync, &self.unfiled, &self.strange];
+        let reasons = [&operators, &self.out_of_sync, &self.unfiled, &self.strange, &self.unsupervised];
         if let Some(reason) = reasons.into_iter().flatten().next() {
             return Err(format!("out of sync: {reason}"));
         }
@@ -214,6 +236,23 @@ mod tests {
     use super::*;
 
     #[test]
+    fn an_act_that_takes_long_is_mentioned_and_one_that_hangs_is_not_ready() {
+        use crate::activity::{HANGS, LONG, tests::since};
+        let second = Duration::from_secs(1);
+        let running = Running { pid: 7, version: Version::new(2, 6, 12), generation: None };
+        let standing = Standing { applied: Some(Position::default()), ..Standing::default() };
+        let report = Report { running: Some(running), standing: Arc::new(standing), ..Report::default() };
+        let words = |taken| {
+            let (activities, _activity) = since("restart", taken);
+            Report { activities, ..report.clone() }.in_sync()
+        };
+        assert_eq!(words(second), Ok("in sync at revision 0".into()));
+        let long = Ok("in sync at revision 0; under way for 11 s: restart (a test)".into());
+        assert_eq!(words(LONG + second), long);
+        assert_eq!(words(HANGS + second), Err("confgen hangs, under way for 91 s: restart (a test)".into()));
+    }
+
+    #[test]
     fn what_is_ready_and_what_is_not() {
         let mut report = Report::default();
         let words = |report: &Report| report.in_sync();
@@ -234,12 +273,15 @@ mod tests {
         assert_eq!(words(&report), Err("out of sync: no disk".into()));
         report.unfiled = None;
         assert_eq!(words(&report), Err("out of sync: other files".into()));
+        report.strange = None;
+        report.unsupervised = Some("given up".into());
+        assert_eq!(words(&report), Err("out of sync: given up".into()));
         report.out_of_sync = Some("no start".into());
         assert_eq!(words(&report), Err("out of sync: no start".into()));
         let operators = Operators { left: vec!["mine.cfg can't be filled".into()], ..Operators::default() };
         report.standing = Arc::new(Standing { operators, ..Standing::default() });
         assert_eq!(words(&report), Err("out of sync: mine.cfg can't be filled".into()));
-        Arc::make_mut(&mut report.standing).operators.refused = Some("bnid".into());
+        Arc::make_mut(&mut report.standing).operators.refused = Some(Rejection::Haproxy("bnid".into()));
         assert!(words(&report).unwrap_err().starts_with("out of sync: HAProxy refuses the operator's own files"));
     }
 }

@@ -22,6 +22,7 @@ use crate::disk::Disk;
 use crate::expiry::Expiry;
 use crate::filing::{Filed, Filing};
 use crate::guard::Guard;
+use crate::judge::Rejection;
 use crate::mirror::{Held, News, Position, Stored};
 use crate::outside::{Outside, Places};
 use crate::proxy::Proxy;
@@ -47,7 +48,7 @@ pub struct Rounds {
     structure: Structure,
     quarantined: BTreeMap<String, String>,
     /// Why the operator's files aren't taken as they stand; those that were taken last count.
-    refused: Option<String>,
+    refused: Option<Rejection>,
     /// What was said of them.
     remarks: Vec<String>,
     /// What HAProxy warned of in all files, the last time.

@@ -13,12 +13,13 @@ use haproxy::runtime::Socket;
 use registry::{Client, Follow};
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
-use tokio::time::{interval, sleep_until};
+use tokio::time::{Interval, interval, sleep_until};
 
 use crate::acknowledge::Acknowledging;
 use crate::admin;
 use crate::args::{Options, Pacing};
 use crate::drains::Drains;
+use crate::expiry;
 use crate::filing::{Filed, Filing};
 use crate::job::Acted;
 use crate::leases;
@@ -43,22 +44,28 @@ pub async fn run(
     let client = Client::new(store);
     let mut events = client.follow(Follow { resync: pacing.resync, ..Follow::default() }, shutdown.drain.clone());
     let socket = Socket::new(options.runtime_socket.clone());
-    let mut looks = look(options.places(), options.checked(), socket.clone(), shutdown.drain.clone());
-    let leases = options.state_dir.join("leases");
-    let node = options.node()?;
-    let (lives, prefix) = (leases::lives(client.clone()), client.config().prefix().to_owned());
-    let identity = Identity::new(&node, &prefix);
-    let acknowledging = Acknowledging { client: client.clone(), node, leases };
-    let mut rounds = tokio::task::spawn_blocking(move || Rounds::open(options, lives)).await??;
-    let mirror = Mirror::remembering(rounds.take_stored());
-    let pulse = Pulse::default();
-    let mut daemon = Daemon { mirror, prefix, ..Daemon::new(Some(rounds), Drains::of(socket.clone()), &pacing) };
-    daemon.report.send_modify(|report| report.identity = identity.into());
+    let report: watch::Sender<Report> = watch::Sender::default();
+    let (activities, pulse) = (report.borrow().activities.clone(), Pulse::default());
+    let (node, prefix) = (options.node()?, client.config().prefix().to_owned());
+    report.send_modify(|report| report.identity = Identity::new(&node, &prefix).into());
     if let Some(admin) = admin {
-        admin.open(&daemon.report, pulse.clone(), socket, shutdown.drain.clone());
+        admin.open(&report, pulse.clone(), socket.clone(), shutdown.drain.clone());
     }
-    tokio::spawn(acknowledging.run(daemon.report.subscribe(), shutdown.drain.clone()));
+    let (control, drain) = (options.control()?, shutdown.drain.clone());
+    let mut looks = look(options.places(), options.checked(), socket.clone(), control, activities.clone(), drain);
+    let leases = options.state_dir.join("leases");
+    let acknowledging = Acknowledging { client: client.clone(), node, leases };
+    let lives = leases::lives(client.clone());
     let mut beats = interval(systemd::watchdog_interval().unwrap_or(BEAT_EVERY).min(BEAT_EVERY));
+    let opening = tokio::task::spawn_blocking(move || {
+        let _activity = activities.begin("start", "files are read and checked");
+        Rounds::open(options, lives)
+    });
+    let Some(opened) = opened(opening, &mut beats, &pulse, &shutdown).await else { return Ok(()) };
+    let mut rounds = opened?;
+    let mirror = Mirror::remembering(rounds.take_stored());
+    let mut daemon = Daemon { mirror, prefix, report, ..Daemon::new(Some(rounds), Drains::of(socket), &pacing) };
+    tokio::spawn(acknowledging.run(daemon.report.subscribe(), shutdown.drain.clone()));
     systemd::status("waiting for the store");
     loop {
         let due = daemon.due();
@@ -75,6 +82,7 @@ pub async fn run(
             _ = beats.tick() => {
                 pulse.beat();
                 systemd::watchdog();
+                daemon.follow_clock(expiry::now());
             }
             () = shutdown.drain.cancelled() => break,
         }
@@ -86,6 +94,22 @@ pub async fn run(
         () = shutdown.abort.cancelled() => {}
     }
     Ok(())
+}
+
+/// Waits for the start, and shows meanwhile that the loop turns. None if confgen is told to stop before.
+async fn opened(
+    mut opening: JoinHandle<anyhow::Result<Rounds>>,
+    beats: &mut Interval,
+    pulse: &Pulse,
+    shutdown: &Shutdown,
+) -> Option<anyhow::Result<Rounds>> {
+    loop {
+        tokio::select! {
+            opened = &mut opening => return Some(opened.unwrap_or_else(|error| Err(error.into()))),
+            _ = beats.tick() => pulse.beat(),
+            () = shutdown.drain.cancelled() => return None,
+        }
+    }
 }
 
 /// Waits until the act is due, for ever if there is none. A sleep takes a millisecond even where the time has come.

@@ -22,13 +22,15 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::ops::RangeInclusive;
 use std::sync::Arc;
 
-use discovery::{Host, Networks, Profile, Service, ServiceId, Topology, Upstream, UpstreamId};
+use discovery::{Host, Kind, Networks, Profile, Service, ServiceId, Sticky, Topology, Upstream, UpstreamId};
 
 use crate::domains::Allowed;
 use crate::guard::{Departure, Present};
 
 pub use explained::Explained;
 pub use memory::Memory;
+#[cfg(test)]
+pub(crate) use reading::MOST_ROUTES;
 pub use servers::{Server, ServerState};
 pub use settings::Settings;
 pub use trust::{Authorities, Authority, Trust};
@@ -42,6 +44,9 @@ use reading::Reading;
 pub struct Limits {
     /// Ports that are bound already, by whom: a TCP service can't have them.
     pub reserved_ports: Vec<(RangeInclusive<u16>, String)>,
+    /// The names of the operator's sections, each with its file and line. A service whose section would have such a name is
+    /// quarantined.
+    pub reserved_sections: BTreeMap<String, String>,
     /// Hosts that are taken already, by what: no service can have them.
     pub reserved_hosts: BTreeMap<Host, String>,
     /// The operator's named `defaults` sections: what `profile` may name.
@@ -56,6 +61,17 @@ pub struct Limits {
     pub tcp_ports: Option<RangeInclusive<u16>>,
     /// The hosts that services may claim; none is any.
     pub allowed: Option<Allowed>,
+}
+
+/// The sections and ports that services have.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Holdings {
+    /// The sections' names: `http-shop`.
+    pub sections: BTreeSet<String>,
+    /// Those of them that are served now and have no stick table.
+    pub without_table: BTreeSet<String>,
+    /// The ports of TCP services, with the section of each.
+    pub ports: BTreeMap<u16, String>,
 }
 
 /// Which services may have changed since the last time.
@@ -92,6 +108,8 @@ pub struct Settled {
     remembered: Arc<Memory>,
     /// Keys that no reading knows of, with the reason.
     beside: BTreeMap<String, String>,
+    /// Keys that were meant for a service or an upstream and are none, with the reason.
+    unfollowed: Arc<BTreeMap<String, Box<str>>>,
     /// Upstreams whose keys have gone since they were last asked for.
     departures: Vec<Departure>,
     /// Services without a key, until they are buried.
@@ -129,6 +147,7 @@ impl Settled {
     /// Decides anew what has changed. Says for which services the outcome is another one; those that are gone, or that
     /// the limits forbid, are among them and no longer in [`Settled::services`].
     pub fn update(&mut self, topology: &Topology, changed: &Changed) -> BTreeSet<ServiceId> {
+        self.unfollowed = Arc::clone(topology.unfollowed());
         let mut touched = BTreeSet::new();
         let mut renamed = *changed == Changed::All;
         let departed = self.departures.len();
@@ -211,6 +230,20 @@ impl Settled {
     /// One service; none if it is gone or forbidden.
     pub fn service(&self, id: &ServiceId) -> Option<&Arc<Wanted>> {
         self.services.get(id)?.wanted.as_ref()
+    }
+
+    /// The sections and ports that services have now, and those that they had before this process.
+    pub fn holdings(&self) -> Holdings {
+        let has_section = |(id, wanted): &(&ServiceId, &Arc<Wanted>)| id.kind == Kind::Http || !wanted.binds.is_empty();
+        let sections = self.services().filter(has_section).map(|(id, _)| id.to_string());
+        let without_table = self.services().filter(has_section).filter(|(_, it)| it.settings.sticky != Sticky::Source);
+        let ports = self.claims.holders().iter();
+        let ports = ports.filter_map(|(claim, id)| Some((claims::port(claim)?, id.to_string())));
+        Holdings {
+            sections: sections.chain(self.remembered.services().cloned()).collect(),
+            without_table: without_table.map(|(id, _)| id.to_string()).collect(),
+            ports: ports.collect(),
+        }
     }
 
     /// What has to be remembered over a restart of confgen.

@@ -16,6 +16,7 @@ pub fn options(wanted: &Wanted) -> ServerOptions {
         weight: discovery::Weight::DEFAULT.get(),
         check: settings.check != Check::Off,
         backup: false,
+        id: None,
         maxconn: settings.maxconn,
         h2: settings.proto == Proto::H2,
         send_proxy: match settings.proxy_protocol {

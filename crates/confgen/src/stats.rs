@@ -4,6 +4,7 @@ use std::fs;
 use std::io::{self, Read};
 use std::path::Path;
 
+use regular_file::SMALL;
 use sha_crypt::{PasswordHasher, PasswordVerifier, ShaCrypt};
 
 use crate::disk::{Error, failed, replace};
@@ -17,7 +18,7 @@ const SALT: usize = 12;
 /// be, readable for its owner alone. A password keeps its hash, so that the same state gives the same file.
 pub fn password_hash(given: Option<&Path>, state_dir: &Path) -> Result<String, Error> {
     let password = match given {
-        Some(path) => fs::read_to_string(path).map_err(failed("read", path))?,
+        Some(path) => regular_file::read_text(path, SMALL).map_err(failed("read", path))?,
         None => own_password(&state_dir.join("stats-password"))?,
     };
     let password = password.trim_end_matches(['\r', '\n']);
@@ -26,7 +27,7 @@ pub fn password_hash(given: Option<&Path>, state_dir: &Path) -> Result<String, E
         let path = given.unwrap_or(&path);
         return Err(failed("use", path)(io::Error::other("the stats page's password is empty")));
     }
-    if let Ok(hash) = fs::read_to_string(&path)
+    if let Ok(hash) = regular_file::read_text(&path, SMALL)
         && verifies(password, hash.trim())
     {
         return Ok(hash.trim().to_owned());
@@ -41,7 +42,7 @@ pub fn password_hash(given: Option<&Path>, state_dir: &Path) -> Result<String, E
 
 /// The hash that was made last, for somebody who only looks; one that no password has where there is none.
 pub fn last_hash(state_dir: &Path) -> String {
-    let hash = fs::read_to_string(state_dir.join("stats-password.hash")).unwrap_or_default();
+    let hash = regular_file::read_text(&state_dir.join("stats-password.hash"), SMALL).unwrap_or_default();
     if is_hash(hash.trim()) { hash.trim().to_owned() } else { "*".to_owned() }
 }
 
@@ -55,7 +56,7 @@ fn verifies(password: &str, hash: &str) -> bool {
 }
 
 fn own_password(path: &Path) -> Result<String, Error> {
-    match fs::read_to_string(path) {
+    match regular_file::read_text(path, SMALL) {
         Ok(password) => return Ok(password),
         Err(error) if error.kind() == io::ErrorKind::NotFound => {}
         Err(error) => return Err(failed("read", path)(error)),

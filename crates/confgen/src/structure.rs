@@ -107,7 +107,10 @@ impl Structure {
             Trust::Authority(_, authority) if settings.tls == Tls::Reencrypt => Some(authority.print.as_bytes()),
             _ => None,
         };
-        Ok(digest(std::iter::once(text.as_bytes()).chain(backups).chain(authority)))
+        // With default settings alone, the section reads the same whether it passes TLS through or not: the `defaults` above
+        // it make the difference. No server is called so: names hold no blank.
+        let mode = settings.passes_through().then_some(&b"tls passthrough"[..]);
+        Ok(digest(std::iter::once(text.as_bytes()).chain(backups).chain(authority).chain(mode)))
     }
 
     /// The name of a generation with this structure.
@@ -246,6 +249,21 @@ mod tests {
         assert_eq!(lacks(structure("c", &[("http-a", "2")])), "http-a has another setting or port");
         assert!(lacks(structure("d", &[])).starts_with("what all services share"));
         assert_ne!(running.stamp(), structure("c", &[("http-a", "1")]).stamp());
+    }
+
+    #[test]
+    fn a_service_that_no_longer_passes_tls_through_needs_a_restart() {
+        let site = site(Path::new("/state"));
+        let of = |store: &str| {
+            let settled = settle(&topology(store), &Default::default(), &Default::default());
+            Structure::of(&View::of(&settled, &site, &Operator::default()), &[]).unwrap()
+        };
+        let other = "http-services/b/domain b.com\n http-services/b/tls passthrough\n http-services/a/domain a.com\n ";
+        let (through, ended) = (of(&format!("{other} http-services/a/tls passthrough")), of(other));
+        for (running, wanted) in [(&through, &ended), (&ended, &through)] {
+            let lack = running.lacks(wanted).unwrap();
+            assert_eq!(lack.reason, "http-a has another setting or port", "with no setting beside it, too");
+        }
     }
 
     #[test]

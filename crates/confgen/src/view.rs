@@ -2,7 +2,7 @@
 
 mod section;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -11,8 +11,9 @@ use discovery::{Bind, Color, Host, Kind, Networks, ServiceId, Sticky};
 use crate::args::Rights;
 use crate::error_pages::ErrorPages;
 use crate::hop::Hop;
-use crate::operator::Operator;
+use crate::operator::{Named, Operator};
 use crate::settle::{Route, Settled, Wanted};
+use crate::structure::service;
 
 pub(crate) use section::Section;
 
@@ -37,6 +38,8 @@ pub struct Site {
     pub log: String,
     /// Peers whose `X-Forwarded-*` headers are believed.
     pub trusted_proxies: Option<Networks>,
+    /// Peers that begin each connection with the PROXY protocol.
+    pub proxy_protocol_from: Option<Networks>,
     /// The stats page's user with the crypt(3) hash of the password.
     pub stats_hash: String,
     /// A host that the stats page has to itself.
@@ -57,6 +60,8 @@ pub struct View<'a> {
     /// The services of HTTP whose TLS is passed through.
     pub(crate) passthrough: Vec<Section<'a>>,
     pub(crate) tcp: Vec<Section<'a>>,
+    /// Empty sections in place of services that an operator's file names and that are not there.
+    pub(crate) stubs: Vec<Stub>,
     pub(crate) maps: Maps,
     /// Where terminated connections come from while TLS is passed through.
     pub(crate) hop: Hop,
@@ -72,6 +77,32 @@ pub struct View<'a> {
     pub(crate) is_shut_in: bool,
     /// Whether the process before may still send connections over the inner hop, which this file has no use for.
     pub(crate) lingers: bool,
+}
+
+/// An empty section. Without it HAProxy would not start, since a line of an operator's file names it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Stub {
+    /// The section: `http-shop`.
+    pub(crate) name: String,
+    /// `http` or `tcp`.
+    pub(crate) mode: &'static str,
+    /// The first line that names it: `/etc/haproxy/conf.d/mine.cfg:3`.
+    pub(crate) named_by: String,
+    /// A line names its stick table.
+    pub(crate) has_table: bool,
+}
+
+/// The sections that the operator's files name, less those that are there.
+fn stubs<'a>(operator: &Operator, sections: impl Iterator<Item = &'a Section<'a>>) -> Vec<Stub> {
+    let there: BTreeSet<String> = sections.map(Section::name).collect();
+    let missing = operator.named().into_iter().filter(|(name, _)| !there.contains(name));
+    let stub = |(name, named): (String, Named)| Stub {
+        mode: if service(&name).is_some_and(|id| id.kind == Kind::Tcp) { "tcp" } else { "http" },
+        name,
+        named_by: named.at.into_iter().next().unwrap_or_default(),
+        has_table: named.has_table,
+    };
+    missing.map(stub).collect()
 }
 
 /// The maps' contents, a line an entry.
@@ -101,8 +132,11 @@ impl<'a> View<'a> {
         let (owner, chroot) = rights(site, operator);
         let default = of_kind(Kind::Http).any(|section| section.is_default());
         let sticks_by_source = settled.services().any(|(id, wanted)| remembers_clients(id, wanted));
-        let (passthrough, http) = of_kind(Kind::Http).partition(|section| section.wanted.settings.passes_through());
+        let (passthrough, http): (Vec<Section>, Vec<Section>) =
+            of_kind(Kind::Http).partition(|section| section.wanted.settings.passes_through());
+        let tcp: Vec<Section> = of_kind(Kind::Tcp).filter(|section| has_section(section.id, section.wanted)).collect();
         Self {
+            stubs: stubs(operator, http.iter().chain(&passthrough).chain(&tcp)),
             sticks_by_source,
             site,
             operator,
@@ -111,7 +145,7 @@ impl<'a> View<'a> {
             hop: Hop::of(&site.runtime_socket, "discover-tls", owner.clone(), chroot.as_deref()),
             peers: Hop::of(&site.runtime_socket, "discover-peers", owner, None),
             is_shut_in: chroot.is_some(),
-            tcp: of_kind(Kind::Tcp).filter(|section| has_section(section.id, section.wanted)).collect(),
+            tcp,
             maps: maps(settled),
             default,
             acme: site
@@ -236,6 +270,11 @@ impl Site {
     /// The trusted proxies in rows of words.
     pub(crate) fn trusted_rows(&self) -> Vec<String> {
         rows(self.trusted_proxies.as_ref())
+    }
+
+    /// The peers that speak the PROXY protocol, in rows of words.
+    pub(crate) fn proxied_rows(&self) -> Vec<String> {
+        rows(self.proxy_protocol_from.as_ref())
     }
 
     /// The condition on which the client speaks TLS: to us, or to a trusted proxy that says so.

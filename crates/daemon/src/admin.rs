@@ -15,5 +15,6 @@ mod serve;
 
 pub use args::{AdminArgs, ArgsError, Config, Daemon, Listen};
 pub use gate::{Gate, Token};
+pub use process::register_log;
 pub use routes::{Probes, Pulse, routes};
 pub use serve::{Error, Server};

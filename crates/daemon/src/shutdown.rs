@@ -1,6 +1,9 @@
 //! The two-step shutdown: the first SIGTERM or SIGINT drains, the second aborts.
 
+use std::future::poll_fn;
 use std::io;
+use std::sync::{Arc, OnceLock};
+use std::task::Poll;
 
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio_util::sync::CancellationToken;
@@ -12,6 +15,8 @@ pub struct Shutdown {
     pub drain: CancellationToken,
     /// Finish now: the second signal came. Never set before `drain`.
     pub abort: CancellationToken,
+    /// The number of the first signal, set before `drain`.
+    pub asked: Arc<OnceLock<i32>>,
 }
 
 impl Shutdown {
@@ -19,21 +24,41 @@ impl Shutdown {
     ///
     /// From here on, neither signal ends the process by itself.
     pub fn on_signals() -> io::Result<Self> {
-        let (terminate, interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
+        Self::on(&[SignalKind::terminate().as_raw_value(), SignalKind::interrupt().as_raw_value()])
+    }
+
+    /// The same for these signals, by their numbers: real-time signals have no name that all libraries know. An error if
+    /// one can't be handled, as SIGKILL can't.
+    pub fn on(numbers: &[i32]) -> io::Result<Self> {
+        let signals = numbers.iter().map(|number| Ok((*number, signal(SignalKind::from_raw(*number))?)));
+        let signals = signals.collect::<io::Result<Vec<_>>>()?;
         let shutdown = Self::default();
-        tokio::spawn(shutdown.clone().listen(terminate, interrupt));
+        tokio::spawn(shutdown.clone().listen(signals));
         Ok(shutdown)
     }
 
-    async fn listen(self, mut terminate: Signal, mut interrupt: Signal) {
+    async fn listen(self, mut signals: Vec<(i32, Signal)>) {
         for token in [self.drain, self.abort] {
-            tokio::select! {
-                _ = terminate.recv() => tracing::info!("SIGTERM"),
-                _ = interrupt.recv() => tracing::info!("SIGINT"),
-            }
+            let number = next(&mut signals).await;
+            // Before the log: that may be what is broken.
+            let _ = self.asked.set(number);
             token.cancel();
+            match nix::sys::signal::Signal::try_from(number) {
+                Ok(signal) => tracing::info!("{signal}"),
+                Err(_) => tracing::info!("signal {number}"),
+            }
         }
     }
+}
+
+/// The number of the next signal that comes.
+async fn next(signals: &mut [(i32, Signal)]) -> i32 {
+    poll_fn(|context| {
+        let mut signals = signals.iter_mut();
+        let came = signals.find_map(|(number, signal)| signal.poll_recv(context).is_ready().then_some(*number));
+        came.map_or(Poll::Pending, Poll::Ready)
+    })
+    .await
 }
 
 #[cfg(test)]
@@ -48,7 +73,7 @@ mod tests {
         assert!(!shutdown.drain.is_cancelled());
         raise(Signal::SIGTERM).unwrap();
         shutdown.drain.cancelled().await;
-        assert!(!shutdown.abort.is_cancelled());
+        assert!(!shutdown.abort.is_cancelled() && shutdown.asked.get() == Some(&15));
         raise(Signal::SIGINT).unwrap();
         shutdown.abort.cancelled().await;
     }

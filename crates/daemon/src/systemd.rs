@@ -12,8 +12,7 @@ pub fn ready() {
 /// One line for `systemctl status`.
 pub fn status(line: &str) {
     // A line break would start another assignment.
-    let line: String = line.chars().map(|char| if char.is_control() { ' ' } else { char }).collect();
-    notify(&NotifyState::Status(&line));
+    notify(&NotifyState::Status(&program::text::escape_line(line)));
 }
 
 /// The service is going down.
@@ -33,7 +32,7 @@ pub fn extend_timeout(time: Duration) {
 
 /// Whether systemd wants to hear from this service.
 pub fn listens() -> bool {
-    std::env::var_os("NOTIFY_SOCKET").is_some()
+    program::variable::read("NOTIFY_SOCKET").is_some()
 }
 
 /// How often [`watchdog`] is to be said: half of the unit's `WatchdogSec`, as sd_watchdog_enabled(3) advises. None when
@@ -44,6 +43,9 @@ pub fn watchdog_interval() -> Option<Duration> {
 
 /// A service manager that can't be reached is no reason to fail: the service works without it.
 fn notify(state: &NotifyState<'_>) {
+    if !listens() {
+        return;
+    }
     if let Err(error) = sd_notify::notify(std::slice::from_ref(state)) {
         tracing::debug!(%error, "systemd can't be told {state}");
     }

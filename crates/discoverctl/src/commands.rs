@@ -1,5 +1,6 @@
 //! The commands. Each has a module with its options, what it decides, and what it shows.
 
+mod certs;
 mod check;
 mod config;
 mod delete;
@@ -48,6 +49,9 @@ pub(crate) enum Command {
     /// Why an upstream gets requests, or none
     #[command(after_long_help = explain::EXAMPLES)]
     Explain(explain::Explain),
+    /// The certificate that serves each host, and the files that are refused
+    #[command(after_long_help = certs::EXAMPLES)]
+    Certs(certs::Certs),
     /// Upstreams as they come, go and change
     #[command(after_long_help = watch::EXAMPLES)]
     Watch(watch::Watch),
@@ -124,6 +128,7 @@ impl Command {
             Self::List(it) => it.run(ctl).await,
             Self::Show(it) => it.run(ctl).await,
             Self::Explain(it) => it.run(ctl).await,
+            Self::Certs(it) => it.run(ctl).await,
             Self::Watch(it) => it.run(ctl).await,
             Self::Check(it) => it.run(ctl).await,
             Self::Verify(it) => it.run(ctl).await,

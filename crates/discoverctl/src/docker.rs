@@ -1,7 +1,8 @@
 //! Where a container listens, by Docker's API (Engine API v1.24 and later, `GET /containers/{id}/json`).
 
 use std::collections::BTreeMap;
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::num::NonZeroU16;
 use std::str::FromStr;
 use std::time::Duration;
 
@@ -20,6 +21,39 @@ pub(crate) struct Container {
     name: UpstreamId,
     /// The port that it listens on.
     port: Option<u16>,
+}
+
+/// The address by which balancers are to reach the container.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Reach {
+    /// One of this host's, at the published port.
+    Host(HostAddresses),
+    /// The container's own, in this network.
+    Own(String),
+}
+
+/// This host's addresses, as far as balancers on other hosts reach them.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct HostAddresses {
+    /// As it was typed.
+    pub(crate) given: Option<IpAddr>,
+    /// By IPv4.
+    pub(crate) v4: Option<Ipv4Addr>,
+    /// By IPv6.
+    pub(crate) v6: Option<Ipv6Addr>,
+}
+
+impl Container {
+    /// With the port from an option of its own. An error if both say one.
+    pub(crate) fn at_port(mut self, port: Option<NonZeroU16>) -> Result<Self, Error> {
+        if let Some(port) = port {
+            if self.port.is_some() {
+                return Err(Error::Usage(format!("the port twice: --container {} and --port {port}", self.name)));
+            }
+            self.port = Some(port.get());
+        }
+        Ok(self)
+    }
 }
 
 impl FromStr for Container {
@@ -61,6 +95,7 @@ struct Inspected {
     name: String,
     state: State,
     config: Config,
+    host_config: HostConfig,
     network_settings: NetworkSettings,
 }
 
@@ -79,7 +114,23 @@ struct Config {
 
 #[derive(Debug, Default, Deserialize)]
 #[serde(rename_all = "PascalCase", default)]
+struct HostConfig {
+    network_mode: String,
+}
+
+/// Where a port is published on the host.
+#[derive(Debug, Default, Deserialize)]
+#[serde(rename_all = "PascalCase", default)]
+struct Binding {
+    host_ip: String,
+    host_port: String,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(rename_all = "PascalCase", default)]
 struct NetworkSettings {
+    /// By `8000/tcp`; null for a port that is exposed and not published.
+    ports: Option<BTreeMap<String, Option<Vec<Binding>>>>,
     networks: Option<BTreeMap<String, Network>>,
 }
 
@@ -104,52 +155,199 @@ impl Docker {
         Ok(Self { http, place: place.to_owned() })
     }
 
-    /// Where the container listens.
-    pub(crate) async fn find(&self, container: &Container, network: Option<&str>) -> Result<Found, Error> {
+    /// The address by which balancers reach the container.
+    pub(crate) async fn find(&self, container: &Container, reach: &Reach) -> Result<Found, Error> {
         let place = &self.place;
         let failed = |error: reqwest::Error| Error::Refused(format!("Docker's API at {place}: {}", innermost(&error)));
         let response = self.http.get(format!("http://docker/containers/{}/json", container.name)).send().await;
         let response = response.map_err(failed)?;
         match response.status().as_u16() {
-            200 => found(&response.json().await.map_err(failed)?, container, network),
+            200 => found(&response.json().await.map_err(failed)?, container, reach),
             404 => Err(Error::Refused(format!("Docker knows no container {}", container.name))),
             code => Err(Error::Refused(format!("Docker's API at {place} answers {code} for {}", container.name))),
         }
     }
 }
 
-/// What is meant, of all that the API says.
-fn found(inspected: &Inspected, container: &Container, network: Option<&str>) -> Result<Found, Error> {
+/// Finds the address in all that the API says.
+fn found(inspected: &Inspected, container: &Container, reach: &Reach) -> Result<Found, Error> {
     let name = inspected.name.trim_start_matches('/');
-    let refused = |words: String| Err(Error::Refused(format!("container {name}: {words}")));
+    let refused = |words: String| Error::Refused(format!("container {name}: {words}"));
     if !inspected.state.running {
-        return refused(format!("is {}, not running", inspected.state.status));
+        return Err(refused(format!("is {}, not running", inspected.state.status)));
     }
-    let networks = inspected.network_settings.networks.iter().flatten();
-    let addresses: Vec<(&String, IpAddr)> = networks.filter_map(|(name, it)| Some((name, it.address()?))).collect();
-    let wanted: Vec<_> = addresses.iter().filter(|(name, _)| network.is_none_or(|network| *name == network)).collect();
-    let names = addresses.iter().map(|(name, _)| name.as_str()).collect::<Vec<_>>().join(", ");
-    let address = match (wanted.as_slice(), addresses.is_empty()) {
-        ([(_, address)], _) => *address,
-        (_, true) => {
-            return refused("has no address of its own (host network?): register it with the host's address".into());
-        }
-        ([], false) => return refused(format!("isn't in that network; it is in {names}")),
-        (_, false) => return refused(format!("is in several networks; --network says which: {names}")),
+    let address = match reach {
+        Reach::Own(network) => inspected.own_address(container, network),
+        Reach::Host(host) if inspected.host_config.network_mode == "host" => inspected.address_of_host(container, host),
+        Reach::Host(host) => inspected.published_address(container, host),
     };
-    let exposed = inspected.config.exposed_ports.iter().flatten();
-    let exposed: Vec<u16> = exposed.filter_map(|(port, _)| port.strip_suffix("/tcp")?.parse().ok()).collect();
-    let port = match (container.port, exposed.as_slice()) {
-        (Some(port), _) => port,
-        (None, [port]) => *port,
-        (None, []) => return refused(format!("exposes no port; say which: --container {name}:PORT")),
-        (None, several) => {
-            return refused(format!("exposes the ports {several:?}; say which: --container {name}:PORT"));
+    let id = name.parse().map_err(|refusal: discovery::Refusal| refused(refusal.to_string()))?;
+    let address = address.map_err(refused)?.try_into();
+    Ok(Found { id, address: address.map_err(|refusal: discovery::Refusal| refused(refusal.to_string()))? })
+}
+
+impl Inspected {
+    /// The port that the container listens on: the one that was typed, else the only one that its image exposes.
+    fn exposed_port(&self, container: &Container) -> Result<u16, String> {
+        let exposed = self.config.exposed_ports.iter().flatten();
+        let exposed: Vec<u16> = exposed.filter_map(|(port, _)| tcp_port(port)).collect();
+        match (container.port, exposed.as_slice()) {
+            (Some(port), _) => Ok(port),
+            (None, [port]) => Ok(*port),
+            (None, []) => Err("exposes no port; say which with --port".into()),
+            (None, several) => Err(format!("exposes the ports {}; say which with --port", list(several))),
         }
-    };
-    let id = name.parse().map_err(|refusal| Error::Refused(format!("container {name}: {refusal}")))?;
-    let address = SocketAddr::new(address, port).to_string().parse();
-    Ok(Found { id, address: address.map_err(|refusal| Error::Refused(format!("container {name}: {refusal}")))? })
+    }
+
+    /// With `--network host` the app listens on the host itself.
+    fn address_of_host(&self, container: &Container, host: &HostAddresses) -> Result<SocketAddr, String> {
+        let port = self.exposed_port(container)?;
+        let ip = host.given.or(host.v4.map(IpAddr::V4)).or(host.v6.map(IpAddr::V6));
+        Ok(SocketAddr::new(ip.ok_or_else(no_host_address)?, port))
+    }
+
+    /// The container's own address in a network, which balancers have to be in, too.
+    fn own_address(&self, container: &Container, network: &str) -> Result<SocketAddr, String> {
+        let networks = self.network_settings.networks.iter().flatten();
+        let addresses: Vec<(&String, IpAddr)> = networks.filter_map(|(name, it)| Some((name, it.address()?))).collect();
+        match addresses.iter().find(|(name, _)| *name == network) {
+            Some((_, address)) => Ok(SocketAddr::new(*address, self.exposed_port(container)?)),
+            None if addresses.is_empty() => Err("has no address of its own; leave --container-network out".into()),
+            None => {
+                let names: Vec<&str> = addresses.iter().map(|(name, _)| name.as_str()).collect();
+                Err(format!("isn't in the network {network}; it is in {}", names.join(", ")))
+            }
+        }
+    }
+
+    /// Where `docker run -p` has the container's port on this host.
+    fn published_address(&self, container: &Container, host: &HostAddresses) -> Result<SocketAddr, String> {
+        let ports = self.network_settings.ports.iter().flatten();
+        let published: Vec<(u16, Vec<SocketAddr>)> = ports
+            .filter_map(|(port, bindings)| {
+                Some((tcp_port(port)?, bindings.iter().flatten().filter_map(Binding::socket).collect()))
+            })
+            .filter(|(_, bindings): &(u16, Vec<SocketAddr>)| !bindings.is_empty())
+            .collect();
+        let ports: Vec<u16> = published.iter().map(|(port, _)| *port).collect();
+        // A port of the container's is meant; one of the host's where there is no such.
+        let inside = |port: u16| published.iter().find(|(it, _)| *it == port);
+        let outside = |port: u16| published.iter().find(|(_, bindings)| bindings.iter().any(|it| it.port() == port));
+        let (port, bindings) = match (container.port, published.as_slice()) {
+            (_, []) => {
+                let networks = self.network_settings.networks.iter().flatten().map(|(name, _)| name.as_str());
+                let networks = networks.collect::<Vec<_>>().join(", ");
+                return Err(format!(
+                    "publishes no port, and balancers on other hosts don't reach its own address: start it with \
+                     `docker run --publish`, or give --container-network if they are in a network of its: {networks}"
+                ));
+            }
+            (None, [one]) => one,
+            (None, _) => return Err(format!("publishes the ports {}; say which with --port", list(&ports))),
+            (Some(port), _) => inside(port)
+                .or_else(|| outside(port))
+                .ok_or_else(|| format!("doesn't publish port {port}, but {}", list(&ports)))?,
+        };
+        let reachable: Vec<&SocketAddr> = bindings.iter().filter(|it| !it.ip().is_loopback()).collect();
+        if reachable.is_empty() {
+            let (at, outside) = (list(bindings), bindings.first().map_or(*port, SocketAddr::port));
+            return Err(format!(
+                "publishes port {port} at {at} only, which no balancer on another host reaches: publish it with \
+                 `--publish {outside}:{port}`"
+            ));
+        }
+        host.reach(&reachable).ok_or_else(|| match host.given {
+            Some(given) => format!("publishes port {port} at {}, not at {given}", list(&reachable)),
+            None => no_host_address(),
+        })
+    }
+}
+
+impl HostAddresses {
+    /// The address at which one of these bindings is reached: the one that was typed; the binding's own, if it has one;
+    /// else this host's. IPv4 first.
+    fn reach(&self, bindings: &[&SocketAddr]) -> Option<SocketAddr> {
+        let mut bindings = bindings.to_vec();
+        bindings.sort_by_key(|it| (it.is_ipv6(), it.ip().is_unspecified()));
+        bindings.into_iter().find_map(|binding| {
+            let ip = match self.given {
+                Some(given) => {
+                    let fits = if binding.ip().is_unspecified() {
+                        binding.is_ipv4() == given.is_ipv4()
+                    } else {
+                        binding.ip() == given
+                    };
+                    fits.then_some(given)
+                }
+                None if !binding.ip().is_unspecified() => Some(binding.ip()),
+                None if binding.is_ipv4() => self.v4.map(IpAddr::V4),
+                None => self.v6.map(IpAddr::V6),
+            };
+            Some(SocketAddr::new(ip?, binding.port()))
+        })
+    }
+}
+
+impl Binding {
+    fn socket(&self) -> Option<SocketAddr> {
+        // Docker before 20.10 says nothing for all of IPv4.
+        let ip = if self.host_ip.is_empty() { Ok(Ipv4Addr::UNSPECIFIED.into()) } else { self.host_ip.parse() };
+        Some(SocketAddr::new(ip.ok()?, self.host_port.parse().ok().filter(|port| *port > 0)?))
+    }
+}
+
+fn no_host_address() -> String {
+    "this host's address isn't known: no address leads to etcd or by the default route; say which with --host-address"
+        .into()
+}
+
+/// The number of `8000/tcp`. None for another protocol.
+fn tcp_port(text: &str) -> Option<u16> {
+    text.strip_suffix("/tcp")?.parse().ok()
+}
+
+fn list<T: ToString>(items: &[T]) -> String {
+    items.iter().map(T::to_string).collect::<Vec<_>>().join(", ")
+}
+
+impl HostAddresses {
+    /// The address that was typed, and the kernel's choices towards these places and by the default route. Connecting a
+    /// UDP socket sends nothing.
+    pub(crate) async fn find(given: Option<IpAddr>, places: &[(String, u16)]) -> Self {
+        let mut found = Self { given, ..Self::default() };
+        if given.is_some() {
+            return found;
+        }
+        for (host, port) in places {
+            let Ok(addresses) = tokio::net::lookup_host((host.as_str(), *port)).await else { continue };
+            for address in addresses {
+                found.note(own_address_towards(address));
+            }
+        }
+        // Two addresses of no host (RFC 5737, RFC 3849): what leads there is the default route.
+        for elsewhere in
+            [SocketAddr::from(([192, 0, 2, 1], 9)), (Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, 1), 9).into()]
+        {
+            found.note(own_address_towards(elsewhere));
+        }
+        found
+    }
+
+    /// Keeps the first address of each family that other hosts reach.
+    fn note(&mut self, ip: Option<IpAddr>) {
+        match ip.filter(|ip| !ip.is_loopback() && !ip.is_unspecified()) {
+            Some(IpAddr::V4(v4)) if !v4.is_link_local() => _ = self.v4.get_or_insert(v4),
+            Some(IpAddr::V6(v6)) if !v6.is_unicast_link_local() => _ = self.v6.get_or_insert(v6),
+            _ => {}
+        }
+    }
+}
+
+fn own_address_towards(there: SocketAddr) -> Option<IpAddr> {
+    let any: IpAddr = if there.is_ipv4() { Ipv4Addr::UNSPECIFIED.into() } else { Ipv6Addr::UNSPECIFIED.into() };
+    let socket = std::net::UdpSocket::bind((any, 0)).ok()?;
+    socket.connect(there).ok()?;
+    Some(socket.local_addr().ok()?.ip())
 }
 
 impl Network {
@@ -171,34 +369,110 @@ fn innermost(error: &reqwest::Error) -> String {
 mod tests {
     use super::*;
 
-    fn inspected(networks: &str, ports: &str) -> Inspected {
+    /// A container in these networks, with these exposed and published ports.
+    fn inspected(mode: &str, networks: &str, exposed: &str, published: &str) -> Inspected {
         let text = format!(
-            r#"{{"Name":"/web-1","State":{{"Running":true,"Status":"running"}},
-                "Config":{{"ExposedPorts":{ports}}},"NetworkSettings":{{"Networks":{networks}}}}}"#
+            r#"{{"Name":"/web-1","State":{{"Running":true,"Status":"running"}},"HostConfig":{{"NetworkMode":"{mode}"}},
+                "Config":{{"ExposedPorts":{exposed}}},"NetworkSettings":{{"Networks":{networks},"Ports":{published}}}}}"#
         );
         serde_json::from_str(&text).unwrap()
     }
 
     const BRIDGE: &str = r#"{"bridge":{"IPAddress":"172.17.0.2","GlobalIPv6Address":""}}"#;
+    /// `-p 23151:8000`, as Docker has it where the host has IPv6.
+    const PUBLISHED: &str = r#"{"8000/tcp":[{"HostIp":"0.0.0.0","HostPort":"23151"},{"HostIp":"::","HostPort":"23151"}],"9000/tcp":null,"53/udp":[{"HostIp":"0.0.0.0","HostPort":"53"}]}"#;
+
+    fn host() -> HostAddresses {
+        HostAddresses { given: None, v4: Some(Ipv4Addr::new(10, 0, 0, 5)), v6: "fd00::5".parse().ok() }
+    }
+
+    fn given(address: &str) -> HostAddresses {
+        HostAddresses { given: address.parse().ok(), ..host() }
+    }
+
+    fn find(inspected: &Inspected, typed: &str, reach: &Reach) -> Result<String, String> {
+        let found = found(inspected, &typed.parse().unwrap(), reach);
+        found.map(|it| format!("{} {}", it.id, it.address)).map_err(|error| error.to_string())
+    }
 
     #[test]
-    fn one_network_and_one_port_need_no_word() {
-        let find = |networks: &str, ports: &str, typed: &str, network| {
-            found(&inspected(networks, ports), &typed.parse().unwrap(), network)
-                .map(|it| format!("{} {}", it.id, it.address))
-                .map_err(|error| error.to_string())
+    fn a_published_port_is_at_the_hosts_address() {
+        let one = |published: &str, typed: &str, host: HostAddresses| {
+            find(&inspected("bridge", BRIDGE, "{}", published), typed, &Reach::Host(host))
         };
-        assert_eq!(find(BRIDGE, r#"{"8000/tcp":{},"53/udp":{}}"#, "web-1", None).unwrap(), "web-1 172.17.0.2:8000");
-        assert_eq!(find(BRIDGE, "null", "web-1:81", None).unwrap(), "web-1 172.17.0.2:81");
-        assert!(find(BRIDGE, "null", "web-1", None).unwrap_err().ends_with("--container web-1:PORT"));
-        assert!(find(BRIDGE, r#"{"1/tcp":{},"2/tcp":{}}"#, "web-1", None).unwrap_err().contains("[1, 2]"));
-        let two = r#"{"a":{"IPAddress":"10.0.0.2"},"b":{"IPAddress":"10.1.0.2"}}"#;
-        assert!(find(two, "null", "web-1:81", None).unwrap_err().ends_with("--network says which: a, b"));
-        assert_eq!(find(two, "null", "web-1:81", Some("b")).unwrap(), "web-1 10.1.0.2:81");
-        assert!(find(two, "null", "web-1:81", Some("c")).unwrap_err().ends_with("it is in a, b"));
-        assert!(find(r#"{"host":{"IPAddress":""}}"#, "null", "x:1", None).unwrap_err().contains("host network?"));
+        assert_eq!(one(PUBLISHED, "web-1", host()).unwrap(), "web-1 10.0.0.5:23151");
+        assert_eq!(one(PUBLISHED, "web-1:8000", host()).unwrap(), "web-1 10.0.0.5:23151");
+        assert_eq!(one(PUBLISHED, "web-1:23151", host()).unwrap(), "web-1 10.0.0.5:23151", "the host's port");
+        assert_eq!(one(PUBLISHED, "web-1", given("10.9.9.9")).unwrap(), "web-1 10.9.9.9:23151");
+        assert_eq!(one(PUBLISHED, "web-1", given("fd00::9")).unwrap(), "web-1 [fd00::9]:23151");
+        let six = HostAddresses { v4: None, ..host() };
+        assert_eq!(one(PUBLISHED, "web-1", six).unwrap(), "web-1 [fd00::5]:23151");
+        assert!(one(PUBLISHED, "web-1", HostAddresses::default()).unwrap_err().ends_with("--host-address"));
+        assert!(one(PUBLISHED, "web-1:9000", host()).unwrap_err().contains("doesn't publish port 9000, but 8000"));
+
+        let bound = r#"{"80/tcp":[{"HostIp":"10.1.0.5","HostPort":"8080"}]}"#;
+        assert_eq!(one(bound, "web-1", host()).unwrap(), "web-1 10.1.0.5:8080");
+        assert_eq!(one(bound, "web-1", given("10.1.0.5")).unwrap(), "web-1 10.1.0.5:8080");
+        assert!(one(bound, "web-1", given("10.9.9.9")).unwrap_err().ends_with("at 10.1.0.5:8080, not at 10.9.9.9"));
+        let old = r#"{"80/tcp":[{"HostIp":"","HostPort":"8080"}]}"#;
+        assert_eq!(one(old, "web-1", host()).unwrap(), "web-1 10.0.0.5:8080");
+
+        let loopback =
+            r#"{"8000/tcp":[{"HostIp":"127.0.0.1","HostPort":"23151"},{"HostIp":"::1","HostPort":"23151"}]}"#;
+        let refused = one(loopback, "web-1", host()).unwrap_err();
+        assert!(
+            refused.contains("at 127.0.0.1:23151, [::1]:23151 only") && refused.contains("`--publish 23151:8000`"),
+            "{refused}"
+        );
+        let both = r#"{"80/tcp":[{"HostIp":"127.0.0.1","HostPort":"80"},{"HostIp":"10.1.0.5","HostPort":"8080"}]}"#;
+        assert_eq!(one(both, "web-1", host()).unwrap(), "web-1 10.1.0.5:8080");
+        let two = r#"{"80/tcp":[{"HostIp":"","HostPort":"1"}],"81/tcp":[{"HostIp":"","HostPort":"2"}]}"#;
+        assert!(one(two, "web-1", host()).unwrap_err().ends_with("publishes the ports 80, 81; say which with --port"));
+        assert_eq!(one(two, "web-1:81", host()).unwrap(), "web-1 10.0.0.5:2");
+        for nothing in ["null", "{}", r#"{"80/tcp":null}"#, r#"{"80/tcp":[]}"#] {
+            let refused = one(nothing, "web-1", host()).unwrap_err();
+            assert!(
+                refused.contains("publishes no port")
+                    && refused.ends_with("--container-network if they are in a network of its: bridge"),
+                "{refused}"
+            );
+        }
+    }
+
+    #[test]
+    fn in_the_hosts_network_it_is_at_the_hosts_address() {
+        let one = |exposed: &str, typed: &str| {
+            find(&inspected("host", r#"{"host":{"IPAddress":""}}"#, exposed, "{}"), typed, &Reach::Host(host()))
+        };
+        assert_eq!(one("null", "web-1:81").unwrap(), "web-1 10.0.0.5:81");
+        assert_eq!(one(r#"{"8000/tcp":{},"53/udp":{}}"#, "web-1").unwrap(), "web-1 10.0.0.5:8000");
+        assert!(one("null", "web-1").unwrap_err().ends_with("exposes no port; say which with --port"));
+        assert!(one(r#"{"1/tcp":{},"2/tcp":{}}"#, "web-1").unwrap_err().contains("the ports 1, 2;"));
+    }
+
+    #[test]
+    fn its_own_address_has_to_be_asked_for() {
+        let own = |networks: &str, typed: &str, network: &str| {
+            find(&inspected("bridge", networks, "null", PUBLISHED), typed, &Reach::Own(network.into()))
+        };
+        assert_eq!(own(BRIDGE, "web-1:81", "bridge").unwrap(), "web-1 172.17.0.2:81");
+        let two = r#"{"a":{"IPAddress":"10.0.0.2"},"b":{"IPAddress":"","GlobalIPv6Address":"fd01::2"}}"#;
+        assert_eq!(own(two, "web-1:81", "b").unwrap(), "web-1 [fd01::2]:81");
+        assert!(own(two, "web-1:81", "c").unwrap_err().ends_with("it is in a, b"));
+        assert!(own(BRIDGE, "web-1", "bridge").unwrap_err().ends_with("say which with --port"));
+        assert!(
+            own(r#"{"host":{"IPAddress":""}}"#, "web-1:1", "host").unwrap_err().contains("has no address of its own")
+        );
         let stopped = serde_json::from_str(r#"{"Name":"/w","State":{"Status":"exited"}}"#).unwrap();
-        assert!(found(&stopped, &"w:1".parse().unwrap(), None).unwrap_err().to_string().contains("is exited"));
+        assert!(find(&stopped, "w:1", &Reach::Own("a".into())).unwrap_err().contains("is exited"));
+    }
+
+    #[test]
+    fn a_port_is_said_once() {
+        let (port, container) = (NonZeroU16::new(80), "web-1".parse::<Container>().unwrap());
+        assert_eq!(container.clone().at_port(port).unwrap(), "web-1:80".parse().unwrap());
+        assert_eq!(container.clone().at_port(None).unwrap(), container);
+        assert!("web-1:80".parse::<Container>().unwrap().at_port(port).is_err());
     }
 
     #[test]

@@ -1,16 +1,9 @@
-//! Reading the small files that an operator names. Nothing here waits: a pipe that nobody writes to is refused, not read.
+//! Reading the small files that an operator names.
 
-use std::fs::{File, OpenOptions};
-use std::io::{self, Read as _};
-use std::os::unix::fs::{FileTypeExt as _, OpenOptionsExt as _};
+use std::io;
 use std::path::Path;
 
-use nix::fcntl::OFlag;
-
 use crate::error::Error;
-
-/// The largest file that is read, in bytes. A bundle with all authorities of a system has some 200 kB.
-const LARGEST: u64 = 1 << 20;
 
 /// Reads a file that an option names, for example `--api-token-file`.
 ///
@@ -28,56 +21,10 @@ pub(crate) fn read(option: &str, path: &Path) -> Result<Vec<u8>, Error> {
     })
 }
 
-/// Reads a regular file, or a pipe that a shell hands over (`<(…)`).
+/// Reads a regular file of at most 1 MiB.
 ///
 /// # Errors
 /// The system's, or in words why the file is none to read.
 pub(crate) fn read_small(path: &Path) -> io::Result<Vec<u8>> {
-    // Opening a pipe waits for its writer without this.
-    let file = OpenOptions::new().read(true).custom_flags(OFlag::O_NONBLOCK.bits()).open(path)?;
-    let meta = file.metadata()?;
-    let kind = meta.file_type();
-    if kind.is_fifo() && ["/dev/fd", "/proc/self/fd"].iter().any(|folder| path.starts_with(folder)) {
-        return content(File::open(path)?);
-    }
-    match () {
-        () if kind.is_file() => content(file),
-        () if kind.is_dir() => Err(io::Error::other("it is a directory")),
-        () if kind.is_fifo() => Err(io::Error::other("it is a pipe, not a regular file")),
-        () => Err(io::Error::other("it is a device or a socket, not a regular file")),
-    }
-}
-
-fn content(file: File) -> io::Result<Vec<u8>> {
-    let mut bytes = Vec::new();
-    file.take(LARGEST + 1).read_to_end(&mut bytes)?;
-    if bytes.len() as u64 > LARGEST {
-        return Err(io::Error::other(format!("it is larger than {LARGEST} bytes; is it the right file?")));
-    }
-    Ok(bytes)
-}
-
-#[cfg(test)]
-mod tests {
-    use std::io::Write as _;
-
-    use super::*;
-
-    #[test]
-    fn only_regular_files_are_read_and_nothing_is_waited_for() {
-        let folder = std::env::temp_dir().join(format!("discoverctl-file-{}", std::process::id()));
-        std::fs::create_dir_all(&folder).unwrap();
-        let path = |name: &str| folder.join(name);
-        let put = |name: &str, bytes: &[u8]| File::create(path(name)).unwrap().write_all(bytes).unwrap();
-        put("token", b"secret\n");
-        put("large", &vec![b'x'; LARGEST as usize + 1]);
-        nix::unistd::mkfifo(&path("pipe"), nix::sys::stat::Mode::from_bits_truncate(0o600)).unwrap();
-        assert_eq!(read_small(&path("token")).unwrap(), b"secret\n");
-        for (name, why) in [("pipe", "pipe"), ("large", "larger"), (".", "directory"), ("none", "No such file")] {
-            let error = read("--api-token-file", &path(name)).unwrap_err().to_string();
-            assert!(error.starts_with("--api-token-file /") && error.contains(why), "{name}: {error}");
-        }
-        assert!(read_small(Path::new("/dev/zero")).unwrap_err().to_string().contains("device"));
-        std::fs::remove_dir_all(folder).unwrap();
-    }
+    regular_file::read(path, regular_file::SMALL)
 }

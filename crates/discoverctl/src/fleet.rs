@@ -12,7 +12,9 @@ use futures_util::future::join_all;
 use reqwest::{Certificate, Identity};
 use serde::de::DeserializeOwned;
 
-pub(crate) use api::{Quarantine, ServiceInFull, Services, Status, Traffic, Upstream, Upstreams};
+pub(crate) use api::{
+    Certificates, Quarantine, ServedBy, ServiceInFull, Services, Status, Traffic, Upstream, Upstreams,
+};
 
 use crate::args::Api;
 use crate::error::Error;

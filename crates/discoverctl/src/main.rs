@@ -30,12 +30,19 @@ mod wait;
 mod error;
 mod print;
 
+use std::ffi::OsStr;
 use std::process::ExitCode;
 
 use clap::{ArgMatches, CommandFactory, FromArgMatches};
+use program::{options, output};
+use tokio::signal::unix::{SignalKind, signal};
 
 use crate::commands::{Command, Outcome};
-use crate::{args::Cli, config::Config, ctl::Ctl, error::Error, print::Screen};
+use crate::print::{Screen, until_written};
+use crate::{args::Cli, config::Config, ctl::Ctl, error::Error};
+
+/// The exit code for wrong usage, as `--help` lists it.
+const USAGE: u8 = 2;
 
 fn main() -> ExitCode {
     // Every option may stand behind the command too: people write it there.
@@ -44,27 +51,67 @@ fn main() -> ExitCode {
         return code;
     }
     // Without the operator's files first: a broken one is no reason to refuse `--help`.
-    let given = command.clone().get_matches();
-    match start(command, &given) {
+    let given = match parse(command.clone()) {
+        Ok(given) => given,
+        Err(code) => return code,
+    };
+    let read = Config::read().map(|config| (config.apply(command, &given), config));
+    let (command, config) = match read {
+        Ok(read) => read,
+        Err(error) => {
+            output::say(&format!("discoverctl: {error}"));
+            return output::finish(ExitCode::from(error.exit_code()));
+        }
+    };
+    let matches = match parse(command.clone()) {
+        Ok(matches) => matches,
+        Err(code) => return code,
+    };
+    let code = match start(&command, &config, &matches) {
         Ok(Outcome::Yes) => ExitCode::SUCCESS,
         Ok(Outcome::No) => ExitCode::from(1),
         Err(error) => {
-            eprintln!("discoverctl: {error}");
+            output::say(&format!("discoverctl: {error}"));
             ExitCode::from(error.exit_code())
         }
-    }
+    };
+    output::finish(code)
 }
 
-fn start(command: clap::Command, given: &ArgMatches) -> Result<Outcome, Error> {
-    let config = Config::read()?;
-    let mut command = config.apply(command, given);
-    let matches = command.get_matches_mut();
-    let cli = Cli::from_arg_matches(&matches).unwrap_or_else(|error| error.exit());
+/// Reads the command line and the variables. An error is the exit code of what was printed instead.
+fn parse(command: clap::Command) -> Result<ArgMatches, ExitCode> {
+    let is_set_and_empty = |name: &OsStr| std::env::var_os(name).is_some_and(|value| value.is_empty());
+    let parsed = options::parse(command, std::env::args_os().collect(), is_set_and_empty);
+    parsed.map_err(|error| output::finish(options::show(&error, "discoverctl", USAGE)))
+}
+
+fn start(command: &clap::Command, config: &Config, matches: &ArgMatches) -> Result<Outcome, Error> {
+    let cli = Cli::from_arg_matches(matches).map_err(|error| Error::Usage(error.to_string()))?;
     if let Command::Config(it) = &cli.command {
-        return it.run(&Screen::new(cli.common.output), config.counts(&matches, &command));
+        return it.run(&Screen::new(cli.common.output), config.counts(matches, command));
     }
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     let runtime = runtime.map_err(|error| Error::Failed(format!("no runtime: {error}")))?;
     let ctl = Ctl::new(cli.common)?;
-    runtime.block_on(cli.command.run(&ctl))
+    let outcome = runtime.block_on(async {
+        let outcome = cli.command.run(&ctl).await;
+        let written = tokio::select! {
+            written = until_written() => written.map(|_| ()),
+            () = interrupted() => Err(Error::Interrupted("the answer isn't read".into())),
+        };
+        // The command's own error says more.
+        outcome.and_then(|outcome| written.map(|()| outcome))
+    });
+    // A thread may still wait for a reader.
+    runtime.shutdown_background();
+    outcome
+}
+
+/// Waits for Ctrl-C or SIGTERM: a command may have taken both from their default.
+async fn interrupted() {
+    let (Ok(mut interrupt), Ok(mut terminate)) = (signal(SignalKind::interrupt()), signal(SignalKind::terminate()))
+    else {
+        return std::future::pending().await;
+    };
+    tokio::select! { _ = interrupt.recv() => {}, _ = terminate.recv() => {} }
 }

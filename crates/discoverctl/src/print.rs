@@ -1,13 +1,18 @@
 //! Answers, for people and for programs: each is a value that serde writes, and tables made from it.
 
 mod cell;
+mod yaml;
 
-use std::io::{self, IsTerminal, Write};
+use std::io::{self, IsTerminal};
+use std::time::Duration;
 
 use comfy_table::{Attribute, Color, ContentArrangement, presets};
+use program::output;
+use program::text::{escape_json, escape_line, escape_lines};
 use serde::Serialize;
 
 pub(crate) use cell::{Cell, Tone};
+pub(crate) use yaml::yaml;
 
 use crate::args::Format;
 use crate::error::Error;
@@ -28,9 +33,9 @@ pub(crate) enum Block {
 }
 
 impl Block {
-    /// Lines; None where there is none.
+    /// Lines, each of them in one line whatever it holds. None without any line.
     pub(crate) fn lines(lines: impl Iterator<Item = String>) -> Option<Self> {
-        let lines: Vec<String> = lines.collect();
+        let lines: Vec<String> = lines.map(|line| escape_line(&line).into_owned()).collect();
         (!lines.is_empty()).then(|| Self::Text(lines.join("\n")))
     }
 }
@@ -69,7 +74,7 @@ impl Screen {
     /// The process's standard output.
     pub(crate) fn new(format: Format) -> Self {
         let is_terminal = io::stdout().is_terminal();
-        let colors = is_terminal && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty());
+        let colors = output::takes_colors(&io::stdout());
         Self { format, is_terminal, colors }
     }
 
@@ -94,30 +99,30 @@ impl Screen {
         self.format == Format::Json
     }
 
-    /// Prints an answer. A reader that has gone, as `head` goes, is no error.
+    /// Prints an answer. Nothing waits for the reader before the end of the command: see [`until_written`].
     pub(crate) fn show(&self, answer: &impl Shown) -> Result<(), Error> {
-        self.print(&self.text(answer)?)
+        self.text(answer).map(|text| put(&text))
     }
 
-    /// Prints text as it is, a line feed at its end.
-    pub(crate) fn print(&self, text: &str) -> Result<(), Error> {
-        self.line(text).map(|_| ())
+    /// Prints lines, with their hidden characters escaped and a line feed at the end.
+    pub(crate) fn print(&self, text: &str) {
+        put(&escape_lines(text));
     }
 
-    /// The same; false where the reader has gone.
-    pub(crate) fn line(&self, text: &str) -> Result<bool, Error> {
-        let mut out = io::stdout().lock();
-        match writeln!(out, "{}", text.trim_end_matches('\n')).and_then(|()| out.flush()) {
-            Ok(()) => Ok(true),
-            Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(false),
-            Err(error) => Err(Error::Failed(format!("standard output can't be written: {error}"))),
+    /// Ends the wait for a reader that does not read: what it has not taken by now is dropped.
+    pub(crate) fn abandon(&self) {
+        if !output::stdout().flush(Some(LAST_LINES)) {
+            output::stdout().abandon();
         }
     }
 
     pub(crate) fn text(&self, answer: &impl Shown) -> Result<String, Error> {
         match self.format {
-            Format::Json => serde_json::to_string_pretty(answer).map_err(|error| Error::Failed(error.to_string())),
-            Format::Yaml => serde_saphyr::to_string(answer).map_err(|error| Error::Failed(error.to_string())),
+            Format::Json => {
+                let json = serde_json::to_string_pretty(answer).map_err(|error| Error::Failed(error.to_string()))?;
+                Ok(escape_json(&json).into_owned())
+            }
+            Format::Yaml => yaml(answer),
             Format::Plain => Ok(plain(&answer.blocks())),
             Format::Table => Ok(self.people(&answer.blocks())),
         }
@@ -125,7 +130,7 @@ impl Screen {
 
     fn people(&self, blocks: &[Block]) -> String {
         let block = |block: &Block| match block {
-            Block::Text(text) => cell::printable(text, true),
+            Block::Text(text) => escape_lines(text).into_owned(),
             Block::Table(table) if table.rows.is_empty() => String::new(),
             Block::Table(table) => self.table(table),
         };
@@ -161,6 +166,30 @@ impl Screen {
     }
 }
 
+/// How long the end of a command that prints without end waits for a slow reader.
+const LAST_LINES: Duration = Duration::from_millis(200);
+
+fn put(text: &str) {
+    output::stdout().put(format!("{}\n", text.trim_end_matches('\n')).into_bytes());
+}
+
+/// One value in one line of JSON.
+pub(crate) fn json_line(answer: &impl Serialize) -> Result<String, Error> {
+    let json = serde_json::to_string(answer).map_err(|error| Error::Failed(error.to_string()))?;
+    Ok(escape_json(&json).into_owned())
+}
+
+/// Waits until all that was printed is written. False if the reader has gone, as `head` goes: no error.
+pub(crate) async fn until_written() -> Result<bool, Error> {
+    // On a thread of its own: a reader may take its time, and a signal still ends the command.
+    let _ = tokio::task::spawn_blocking(|| output::stdout().flush(None)).await;
+    match output::stdout().error() {
+        None => Ok(true),
+        Some(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(false),
+        Some(error) => Err(Error::Failed(format!("standard output can't be written: {error}"))),
+    }
+}
+
 /// The rows of all tables, cells separated by tabs; text where there is no table.
 fn plain(blocks: &[Block]) -> String {
     let tables = blocks.iter().filter_map(|block| match block {
@@ -172,7 +201,7 @@ fn plain(blocks: &[Block]) -> String {
         .map(|row| row.iter().map(Cell::text).collect::<Vec<_>>().join("\t"))
         .collect();
     let text = blocks.iter().filter_map(|block| match block {
-        Block::Text(text) => Some(cell::printable(text, true)),
+        Block::Text(text) => Some(escape_lines(text)),
         Block::Table(_) => None,
     });
     let has_table = blocks.iter().any(|block| matches!(block, Block::Table(_)));
@@ -214,5 +243,22 @@ mod tests {
         assert_eq!(text(Format::Plain), "a\\u{1b}[31m\\tx\tup\nb\t–");
         assert!(text(Format::Json).contains(r#""name": "a\u001b[31m\tx""#));
         assert!(text(Format::Yaml).starts_with("name: "));
+    }
+
+    #[test]
+    fn hidden_characters_are_escaped_in_every_form() {
+        let name = "a\u{202e}b\u{200b}\u{2028}\u{9b}\u{e0041}";
+        for format in [Format::Table, Format::Plain, Format::Json, Format::Yaml] {
+            let text = Screen { format, is_terminal: false, colors: false }.text(&Answer { name }).unwrap();
+            assert!(
+                !text.chars().any(|c| !matches!(c, '\n' | '\t') && program::text::is_hidden(c)),
+                "{format:?}: {text}"
+            );
+            assert!(text.contains("202e") && text.contains("200b"), "{format:?}: {text}");
+        }
+        let text = |format| Screen { format, is_terminal: false, colors: false }.text(&Answer { name }).unwrap();
+        let json: serde_json::Value = serde_json::from_str(&text(Format::Json)).unwrap();
+        let yaml: serde_json::Value = serde_saphyr::from_str(&text(Format::Yaml)).unwrap();
+        assert_eq!((json["name"].as_str(), yaml["name"].as_str()), (Some(name), Some(name)));
     }
 }

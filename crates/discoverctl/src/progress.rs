@@ -4,6 +4,8 @@ use std::io::{self, IsTerminal};
 use std::time::{Duration, Instant};
 
 use indicatif::{ProgressBar, ProgressStyle};
+use program::output;
+use program::text::escape_line;
 
 /// What takes less than this needs no word.
 const QUIET: Duration = Duration::from_secs(2);
@@ -34,11 +36,11 @@ impl Progress {
     /// What is waited for now.
     pub(crate) fn say(&mut self, words: String) {
         if let Some(bar) = &self.bar {
-            return bar.set_message(words);
+            return bar.set_message(escape_line(&words).into_owned());
         }
         let is_news = self.said.as_ref().is_none_or(|(at, said)| *said != words && at.elapsed() >= PACE);
         if self.begun.elapsed() >= QUIET && is_news {
-            eprintln!("{words}");
+            output::say(&words);
             self.said = Some((Instant::now(), words));
         }
     }

@@ -5,8 +5,8 @@ use std::str::FromStr;
 
 use crate::Refusal;
 
-const RULE: &str = "a host name is labels of letters, digits, `-` and `_` between dots, each at most 63 long, 253 in all \
-                    (write other letters as punycode)";
+const RULE: &str =
+    "a host name is labels of letters, digits, `-` and `_` between dots, each at most 63 long, 253 in all";
 
 /// One exact host name: `shop.example.com`.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -34,8 +34,41 @@ impl FromStr for Host {
         if name.len() <= 253 && name.split('.').all(is_label) {
             Ok(Self(name.to_ascii_lowercase().into()))
         } else {
-            Err(Refusal::malformed(text, RULE))
+            Err(Refusal::malformed(text, fault(text, "one host is meant here, no wildcard")))
         }
+    }
+}
+
+/// What is wrong with a text that is no host name, and what to write instead. `wildcard` is what to say of a `*`.
+fn fault(text: &str, wildcard: &'static str) -> &'static str {
+    let has = |characters: &[char]| text.contains(characters);
+    let foreign = |c: char| !c.is_ascii();
+    if has(&['"', '\'', '`', '\u{201c}', '\u{201d}']) {
+        "write it without quotes"
+    } else if text.starts_with("https://") {
+        "leave `https://` out: a host is a name alone, and `tls` says how it is served"
+    } else if text.contains("://") {
+        "leave the scheme out: a host is a name alone"
+    } else if text.starts_with('[') || text.matches(':').count() > 1 {
+        "an IPv6 address is no host name"
+    } else if has(&[';', '|']) {
+        "separate hosts by blanks or commas"
+    } else if has(&['/', '\\', '?', '#']) {
+        "leave the path out: a host is a name alone, and paths belong into the key `path`"
+    } else if has(&['@']) {
+        "leave the user out: a host is a name alone"
+    } else if has(&[':']) {
+        "leave the port out: a host is served on every web port"
+    } else if has(&['*']) {
+        wildcard
+    } else if text.contains(foreign) {
+        "a host name has ASCII letters only: write others as punycode, `xn--…`, and look for characters that don't show"
+    } else if text.starts_with('.') || text.ends_with('.') || text.contains("..") {
+        "a dot has a label on each side"
+    } else if text.split('.').any(|label| label.starts_with('-') || label.ends_with('-')) {
+        "no label begins or ends with `-`"
+    } else {
+        RULE
     }
 }
 
@@ -58,10 +91,14 @@ impl FromStr for Domain {
     type Err = Refusal;
 
     fn from_str(text: &str) -> Result<Self, Refusal> {
-        match text.strip_prefix("*.") {
-            Some(parent) => parent.parse().map(Self::Wildcard),
-            None => text.parse().map(Self::Exact),
-        }
+        const RULE: &str = "`*` is the whole first label of a name, `*.example.com`, and stands for one label; what no \
+                            service names goes to the service `default`";
+        let parent = text.strip_prefix("*.");
+        let host = parent.unwrap_or(text).parse();
+        let host = host.map_err(|_| {
+            Refusal::malformed(text, if text == "*." { RULE } else { fault(parent.unwrap_or(text), RULE) })
+        })?;
+        Ok(if parent.is_some() { Self::Wildcard(host) } else { Self::Exact(host) })
     }
 }
 
@@ -83,6 +120,41 @@ mod tests {
         assert_eq!("Shop.Example.COM.".parse::<Domain>().unwrap().to_string(), "shop.example.com");
         assert_eq!("*.Example.com".parse::<Domain>().unwrap().to_string(), "*.example.com");
         assert_eq!("localhost".parse::<Domain>().unwrap().to_string(), "localhost");
+    }
+
+    #[test]
+    fn a_refusal_says_what_to_write_instead() {
+        for (bad, told) in [
+            ("https://shop.test/", "leave `https://` out"),
+            ("ftp://shop.test", "leave the scheme out"),
+            ("shop.test:8080", "leave the port out"),
+            ("*.shop.test:443", "leave the port out"),
+            ("shop.test/api", "paths belong into the key `path`"),
+            ("shop.test?a", "leave the path out"),
+            ("me@shop.test", "leave the user out"),
+            ("\"shop.test\"", "without quotes"),
+            ("'shop.test", "without quotes"),
+            ("shop.test;", "by blanks or commas"),
+            ("[::1]", "an IPv6 address"),
+            ("fd00::1", "an IPv6 address"),
+            ("*", "the service `default`"),
+            ("*.", "`*` is the whole first label"),
+            ("*.*.test", "`*` is the whole first label"),
+            ("shop.*.test", "`*` is the whole first label"),
+            ("*shop.test", "`*` is the whole first label"),
+            ("b\u{fc}cher.test", "punycode"),
+            ("\u{feff}shop.test", "characters that don't show"),
+            ("shop..test", "a dot has a label on each side"),
+            ("shop.test..", "a dot has a label on each side"),
+            ("-shop.test", "begins or ends with `-`"),
+            ("shop%.test", "labels of letters, digits, `-` and `_`"),
+        ] {
+            let refusal = bad.parse::<Domain>().unwrap_err().to_string();
+            assert!(refusal.contains(told), "{refusal}");
+        }
+        assert_eq!("my_shop.test".parse::<Domain>().unwrap().to_string(), "my_shop.test", "underscores are fine");
+        let refusal = "*.shop.test".parse::<Host>().unwrap_err().to_string();
+        assert!(refusal.ends_with("no wildcard"), "{refusal}");
     }
 
     #[test]

@@ -108,15 +108,51 @@ pub enum Key {
     AcceptStore,
 }
 
-/// Why a key is none of ours. It is ignored, and worth a hint.
+/// Why a key is none of ours.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Oddity {
-    /// The key stands in no folder that means anything.
+    /// The key stands in no folder that means anything. It is ignored, and worth a hint.
     #[error("unknown key")]
     Unknown,
-    /// A name in the key breaks the rule of names.
+    /// A name in the key breaks the rule of names. It is ignored, and worth a hint.
     #[error("{0}")]
     Name(#[from] Refusal),
+    /// The key was meant for a service, an upstream or an override, and can't be followed. Its writer has to be told.
+    #[error("{0}")]
+    Unfollowed(Box<str>),
+}
+
+const ANCESTOR_OVERRIDE: &str = "overrides are read in `http-services/<svc>/overrides/<id>`; this layout has none";
+const DEEPER: &str = "nothing stands below an upstream's key: write its address, or its fields as one JSON object, to \
+                      `upstreams/<id>` itself";
+const NO_ID: &str = "an upstream's key ends in its id: `upstreams/<id>`";
+const SLASH: &str = "a key doesn't end in `/`: write the value to the key without it";
+/// Said of a key that no folder explains, if it reads like an upstream's.
+pub(crate) const ELSEWHERE: &str = "it reads like an upstream's, and upstreams are followed in \
+                                    `http-services/<svc>/upstreams/<id>` and `tcp-services/<svc>/upstreams/<id>`";
+
+impl Oddity {
+    fn unfollowed(words: &str) -> Self {
+        Self::Unfollowed(words.into())
+    }
+
+    /// A key below a service's folder that is none of its settings, upstreams and overrides.
+    fn below_service(layout: Layout, rest: &[&str]) -> Self {
+        match rest {
+            [_, "overrides", _] if layout == Layout::Ancestor => Self::unfollowed(ANCESTOR_OVERRIDE),
+            [_, "upstreams" | "overrides"] | [_, "upstreams" | "overrides", ""] => Self::unfollowed(NO_ID),
+            [_, "upstreams" | "overrides", _, ""] => Self::unfollowed(SLASH),
+            [_, "upstreams" | "overrides", ..] => Self::unfollowed(DEEPER),
+            [_, setting, ""] if setting.parse::<SettingName>().is_ok() => Self::unfollowed(SLASH),
+            _ => Self::Unknown,
+        }
+    }
+}
+
+/// A key's text that a person would take for an upstream's: `http-service/shop/upstreams/a`, `http-services/shop/Upstream/a`.
+pub(crate) fn resembles_upstream(key: &str) -> bool {
+    let mut folders = key.split('/').rev().skip(1);
+    folders.any(|folder| folder.eq_ignore_ascii_case("upstreams") || folder.eq_ignore_ascii_case("upstream"))
 }
 
 impl Key {
@@ -158,11 +194,14 @@ impl FromStr for Key {
             ANCESTOR => (Kind::Http, Layout::Ancestor),
             _ => return Err(Oddity::Unknown),
         };
-        let service = |name: &str| Ok::<_, Oddity>(ServiceId { kind, name: name.parse()? });
+        let told = |refusal: Refusal| Oddity::Unfollowed(refusal.to_string().into());
+        let service = |name: &str| Ok::<_, Oddity>(ServiceId { kind, name: name.parse().map_err(told)? });
         match rest {
-            [name, "upstreams", id] => Ok(Self::Upstream { service: service(name)?, layout, id: id.parse()? }),
-            [name, "overrides", id] if layout == Layout::Current => {
-                Ok(Self::Override { service: service(name)?, id: id.parse()? })
+            [name, "upstreams", id] if !id.is_empty() => {
+                Ok(Self::Upstream { service: service(name)?, layout, id: id.parse().map_err(told)? })
+            }
+            [name, "overrides", id] if layout == Layout::Current && !id.is_empty() => {
+                Ok(Self::Override { service: service(name)?, id: id.parse().map_err(told)? })
             }
             [name, setting] => {
                 let service = service(name)?;
@@ -171,9 +210,10 @@ impl FromStr for Key {
                     (Layout::Ancestor, "active") => None,
                     (_, other) => other.parse().ok(),
                 };
-                name.map(|name| Self::Setting { service, layout, name }).ok_or(Oddity::Unknown)
+                name.map(|name| Self::Setting { service, layout, name })
+                    .ok_or_else(|| Oddity::below_service(layout, rest))
             }
-            _ => Err(Oddity::Unknown),
+            _ => Err(Oddity::below_service(layout, rest)),
         }
     }
 }
@@ -215,6 +255,35 @@ mod tests {
         ] {
             assert_eq!(key.parse::<Key>().unwrap().to_string(), key);
         }
+    }
+
+    #[test]
+    fn what_was_meant_for_a_service_is_told_apart_from_what_nobody_knows() {
+        let odd = |key: &str| key.parse::<Key>().unwrap_err();
+        for (key, told) in [
+            ("http-services/web/upstreams/host:web:8000", "`host:web:8000`: a name has no `:`"),
+            ("http-services/web/upstreams/a b", "a name is a letter or digit"),
+            ("http-services/my shop/domain", "`my shop`: a name is a letter or digit"),
+            ("tcp-services//ports", "a letter or digit at least"),
+            ("tcp-services/db/overrides/host:db:1", "a name has no `:`"),
+            ("http-services/web/upstreams", "ends in its id"),
+            ("http-services/web/upstreams/", "ends in its id"),
+            ("http-services/web/upstreams/a/", "doesn't end in `/`"),
+            ("http-services/web/domain/", "doesn't end in `/`"),
+            ("http-services/web/upstreams/a/address", "nothing stands below"),
+            ("http-services/web/upstreams/a/b/c", "nothing stands below"),
+            ("services/web/upstreams/a:1", "a name has no `:`"),
+            ("services/web/overrides/a", "this layout has none"),
+        ] {
+            let oddity = odd(key);
+            assert!(matches!(oddity, Oddity::Unfollowed(_)) && oddity.to_string().contains(told), "{key}: {oddity}");
+        }
+        for key in ["http-services/web/colour", "http-services/web/notes/a", "etc/web", "http-services/", "x/"] {
+            assert_eq!(odd(key), Oddity::Unknown, "{key}");
+        }
+        assert!(matches!(odd("balancers/a b"), Oddity::Name(_)));
+        assert!(resembles_upstream("http-service/a/upstreams/1") && resembles_upstream("http-services/a/Upstream/1/x"));
+        assert!(!resembles_upstream("http-services/a/upstreams") && !resembles_upstream("http-services/a/colour"));
     }
 
     #[test]

@@ -37,8 +37,8 @@ pub use path::PathPrefix;
 pub use record::{Override, OverrideState, Unknown, Upstream, UpstreamState, Weight};
 pub use refusal::{Excerpt, Refusal};
 pub use setting::{
-    Active, Balance, Check, Hsts, HttpCheck, Method, Proto, ProxyProtocol, Setting, SettingName, Sni, StatusRange,
-    Sticky, Tls, Verify,
+    Active, Balance, Check, Hsts, HttpCheck, Method, Proto, ProxyProtocol, ReadSetting, Setting, SettingName, Sni,
+    StatusRange, Sticky, Tls, Verify,
 };
 pub use span::Span;
 pub use store::{Change, Entry, Snapshot};

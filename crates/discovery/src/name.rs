@@ -13,7 +13,22 @@ const RULE: &str = "a name is a letter or digit, then letters, digits, `_`, `.`,
 fn check(text: &str) -> Result<(), Refusal> {
     let first = text.chars().next().is_some_and(|c| c.is_ascii_alphanumeric());
     let rest = text.chars().all(|c| c.is_ascii_alphanumeric() || matches!(c, '_' | '.' | '-'));
-    if first && rest && text.len() <= LONGEST { Ok(()) } else { Err(Refusal::malformed(text, RULE)) }
+    if first && rest && text.len() <= LONGEST { Ok(()) } else { Err(Refusal::malformed(text, fault(text))) }
+}
+
+/// What is wrong with a text that is no name, and what to write instead.
+fn fault(text: &str) -> &'static str {
+    if text.is_empty() {
+        "a name has a letter or digit at least"
+    } else if text.contains(':') {
+        "a name has no `:`: write `-` instead, as in `host-web-8000`"
+    } else if text.contains('/') {
+        "a name has no `/`: write `-` instead"
+    } else if text.len() > LONGEST {
+        "a name has at most 253 letters, digits, `_`, `.` and `-`"
+    } else {
+        RULE
+    }
 }
 
 macro_rules! name {
@@ -88,6 +103,21 @@ name! {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_refusal_says_what_to_write_instead() {
+        for (bad, told) in [
+            ("host:web-1:8000", "`host:web-1:8000`: a name has no `:`: write `-` instead"),
+            ("a/b", "no `/`"),
+            ("", "a letter or digit at least"),
+            (&"a".repeat(254), "at most 253"),
+            ("my shop", RULE),
+            ("_x", RULE),
+        ] {
+            let refusal = bad.parse::<UpstreamId>().unwrap_err().to_string();
+            assert!(refusal.contains(told), "{refusal}");
+        }
+    }
 
     #[test]
     fn names_keep_to_the_alphabet() {

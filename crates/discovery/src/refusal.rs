@@ -39,8 +39,8 @@ pub enum Refusal {
     /// A JSON value that can't be read.
     #[error("JSON: {0}")]
     Json(Box<str>),
-    /// A list names the same thing twice.
-    #[error("{0} stands there twice")]
+    /// A list says two different things of one name.
+    #[error("{0} contradicts a word before it")]
     Twice(Excerpt),
     /// A setting that services of this kind don't have.
     #[error("{0} services have no such setting")]

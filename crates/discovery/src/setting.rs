@@ -130,7 +130,56 @@ settings! {
     Preview(Networks) = "preview", HTTP, str::parse, ToString::to_string;
 }
 
+/// A setting's value as the store has it: readable as a whole, in parts, or not at all.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ReadSetting {
+    /// What the readable words say, or why there is none.
+    pub value: Result<Setting, Refusal>,
+    /// Why some words don't count while the others do. None if all count.
+    pub unread: Option<Box<str>>,
+}
+
+impl SettingName {
+    /// Whether the value's words stand for themselves, so that a bad one costs that word only. Without one of its words
+    /// `domain`, `path` and `ports` ask for less. A list of networks says who may come in, and `active` shares a whole:
+    /// half of either is another order than the one that was given.
+    pub fn may_lose_words(self) -> bool {
+        matches!(self, Self::Domain | Self::Path | Self::Ports)
+    }
+}
+
+/// Refusals that are told one by one; a value of 16 kB has room for thousands.
+const REFUSALS_TOLD: usize = 8;
+
 impl Setting {
+    /// Reads a value of the store. In lists whose words stand for themselves, good words count beside bad ones.
+    /// [`Setting::parse`] is for a value that is about to be written, and takes it as a whole or not at all.
+    pub fn read(kind: Kind, name: SettingName, value: &[u8]) -> ReadSetting {
+        let refusal = match Self::parse(kind, name, value) {
+            Ok(setting) => return ReadSetting { value: Ok(setting), unread: None },
+            Err(refusal) => refusal,
+        };
+        if !name.may_lose_words() || matches!(refusal, Refusal::TooLong { .. } | Refusal::WrongKind(_)) {
+            return ReadSetting { value: Err(refusal), unread: None };
+        }
+        let text = String::from_utf8_lossy(value);
+        let (mut good, mut bad) = (Vec::new(), Vec::new());
+        for word in words::split(&text) {
+            match Self::parse(kind, name, word.as_bytes()) {
+                Ok(_) => good.push(word),
+                Err(refusal) => bad.push(refusal.to_string()),
+            }
+        }
+        if good.is_empty() {
+            return ReadSetting { value: Err(refusal), unread: None };
+        }
+        let more = bad.len().saturating_sub(REFUSALS_TOLD);
+        bad.truncate(REFUSALS_TOLD);
+        let more = if more > 0 { format!("; and {more} more words") } else { String::new() };
+        let unread = format!("{}{more}; the other words count", bad.join("; "));
+        ReadSetting { value: Self::parse(kind, name, good.join(" ").as_bytes()), unread: Some(unread.into()) }
+    }
+
     /// Reads the value of the setting `name` of a service of kind `kind`. Blanks around it, a line feed among them, are
     /// no part of it.
     pub fn parse(kind: Kind, name: SettingName, value: &[u8]) -> Result<Self, Refusal> {
@@ -191,11 +240,53 @@ mod tests {
     }
 
     #[test]
-    fn lists_keep_their_order_and_refuse_doubles() {
+    fn lists_keep_their_order_and_merge_doubles() {
         let Ok(Setting::Domain(domains)) = http("domain", "b.com, A.com\n*.c.com") else { panic!() };
         assert_eq!(domains.iter().map(ToString::to_string).collect::<Vec<_>>(), ["b.com", "a.com", "*.c.com"]);
-        assert!(matches!(http("domain", "a.com A.COM"), Err(Refusal::Twice(_))));
+        for (name, doubles, once) in [
+            ("domain", "a.com A.COM a.com.,*.b.com *.B.com", "a.com *.b.com"),
+            ("path", "/api /api/ /", "/api /"),
+            ("allow", "10.0.0.0/8 10.1.2.3/8 ::1 ::1/128", "10.0.0.0/8 ::1/128"),
+            ("preview", "10.0.0.1,10.0.0.1", "10.0.0.1/32"),
+            ("active", "blue blue", "blue"),
+            ("active", "blue=9 green=1 blue=9", "blue=9 green=1"),
+        ] {
+            assert_eq!(http(name, doubles).unwrap().to_string(), once);
+        }
+        assert_eq!(tcp("ports", "3306 *:3306").unwrap().to_string(), "*:3306");
+        assert!(matches!(http("active", "blue=9 blue=1"), Err(Refusal::Twice(_))), "which of them?");
         assert_eq!(http("domain", " \n"), Err(Refusal::Empty));
+    }
+
+    #[test]
+    fn a_bad_word_costs_that_word_where_less_is_safe() {
+        for (kind, name, written, read, told) in [
+            (Kind::Http, "domain", "shop.test,shop.test:8080", "shop.test", "`shop.test:8080`: leave the port out"),
+            (Kind::Http, "domain", "https://shop.test/ a.test", "a.test", "`https://shop.test/`: leave `https://` out"),
+            (Kind::Http, "domain", "a.test; b.test\r\n", "b.test", "`a.test;`: "),
+            (Kind::Http, "domain", "caf\u{fffd}.test a.test", "a.test", "punycode"),
+            (Kind::Http, "path", "/api admin /a;b", "/api", "`admin`: a path begins with `/`"),
+            (Kind::Tcp, "ports", "mysql 3306, 3307-3309", "*:3306", "`mysql`: a bind is a port"),
+        ] {
+            let it = Setting::read(kind, name.parse().unwrap(), written.as_bytes());
+            assert_eq!(it.value.unwrap().to_string(), read, "{written}");
+            let unread = it.unread.unwrap();
+            assert!(unread.contains(told) && unread.ends_with("; the other words count"), "{unread}");
+            let whole = Setting::parse(kind, name.parse().unwrap(), written.as_bytes());
+            assert!(whole.is_err(), "who writes it now is told: {written}");
+        }
+        let latin1 = Setting::read(Kind::Http, SettingName::Domain, b"caf\xe9.test a.test");
+        assert_eq!(latin1.value.unwrap().to_string(), "a.test");
+        for (name, half) in [("allow", "10.0.0.0/8 everybody"), ("preview", "10.0.0.0/8 x"), ("active", "blue gr/een")]
+        {
+            let it = Setting::read(Kind::Http, name.parse().unwrap(), half.as_bytes());
+            assert!(it.value.is_err() && it.unread.is_none(), "{name} is never half");
+        }
+        let none = Setting::read(Kind::Http, SettingName::Domain, b"shop.test:80 https://shop.test");
+        assert!(none.value.is_err() && none.unread.is_none());
+        let many = format!("a.test {}", "x/ ".repeat(1_000));
+        let told = Setting::read(Kind::Http, SettingName::Domain, many.as_bytes()).unread.unwrap();
+        assert!(told.ends_with("; and 992 more words; the other words count") && told.len() < 1_000, "{told}");
     }
 
     #[test]

@@ -3,9 +3,10 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use crate::key::{ELSEWHERE, resembles_upstream};
 use crate::{
-    Change, Entry, Key, Kind, Layout, Node, Oddity, Override, Refusal, ServiceId, Setting, SettingName, Upstream,
-    UpstreamId,
+    Change, Entry, Key, Kind, Layout, Node, Oddity, Override, ReadSetting, Refusal, ServiceId, Setting, SettingName,
+    Upstream, UpstreamId,
 };
 
 /// A key of a service with what was read from it.
@@ -15,6 +16,16 @@ pub struct Field<T> {
     pub entry: Entry,
     /// What it says, or why it says nothing.
     pub value: Result<T, Refusal>,
+    /// Why some words of a value don't count while the others do. None if all count.
+    pub unread: Option<Box<str>>,
+}
+
+impl<T> Field<T> {
+    /// Why the value, or some of its words, don't count. None if all of it counts.
+    pub fn refused(&self) -> Option<String> {
+        let whole = self.value.as_ref().err().map(ToString::to_string);
+        whole.or_else(|| self.unread.as_ref().map(ToString::to_string))
+    }
 }
 
 /// A key in the current layout, in the ancestor's, or in both: then the current one counts.
@@ -114,7 +125,10 @@ impl Service {
     fn set(&mut self, key: &Key, entry: Option<&Entry>) {
         match key {
             Key::Setting { layout, name, .. } => {
-                let field = entry.map(|e| field(e, Setting::parse(self.kind, *name, &e.value)));
+                let field = entry.map(|entry| {
+                    let ReadSetting { value, unread } = Setting::read(self.kind, *name, &entry.value);
+                    Arc::new(Field { entry: entry.clone(), value, unread })
+                });
                 place(&mut self.settings, name, *layout, field);
             }
             Key::Upstream { layout, id, .. } => {
@@ -130,8 +144,21 @@ impl Service {
     }
 }
 
+/// The longest folder and two names come to some 530 bytes. A longer key is told by `lint` only: a list of such keys would
+/// not fit into a balancer's own key.
+const LONGEST_UNFOLLOWED: usize = 600;
+
+/// The oddity of a key together with its value: a record in an unknown folder was meant for an upstream.
+fn odder(entry: &Entry, oddity: Oddity) -> Oddity {
+    if entry.key.len() > LONGEST_UNFOLLOWED {
+        return Oddity::Unknown;
+    }
+    let is_record = || resembles_upstream(&entry.key) || Upstream::parse(&entry.value).is_ok();
+    if oddity == Oddity::Unknown && is_record() { Oddity::Unfollowed(ELSEWHERE.into()) } else { oddity }
+}
+
 fn field<T>(entry: &Entry, value: Result<T, Refusal>) -> Arc<Field<T>> {
-    Arc::new(Field { entry: entry.clone(), value })
+    Arc::new(Field { entry: entry.clone(), value, unread: None })
 }
 
 fn place<K: Ord + Clone, T>(
@@ -155,6 +182,8 @@ pub struct Topology {
     balancers: BTreeMap<Node, Entry>,
     accept_store: Option<Entry>,
     odd: BTreeMap<String, Oddity>,
+    /// The same `Arc` until one of them comes, goes or changes.
+    unfollowed: Arc<BTreeMap<String, Box<str>>>,
 }
 
 impl Topology {
@@ -194,13 +223,29 @@ impl Topology {
                 Some(id.clone())
             }
             Err(oddity) => {
-                match entry {
-                    Some(entry) => self.odd.insert(entry.key.clone(), oddity),
-                    None => self.odd.remove(key),
-                };
+                self.set_odd(key, entry.map(|entry| odder(entry, oddity)));
                 None
             }
         }
+    }
+
+    /// Notes a key that means nothing, or that there is none any more.
+    fn set_odd(&mut self, key: &str, oddity: Option<Oddity>) {
+        let words = match &oddity {
+            Some(Oddity::Unfollowed(words)) => Some(words.clone()),
+            _ => None,
+        };
+        if words.as_ref() != self.unfollowed.get(key) {
+            let unfollowed = Arc::make_mut(&mut self.unfollowed);
+            match words {
+                Some(words) => unfollowed.insert(key.to_owned(), words),
+                None => unfollowed.remove(key),
+            };
+        }
+        match oddity {
+            Some(oddity) => self.odd.insert(key.to_owned(), oddity),
+            None => self.odd.remove(key),
+        };
     }
 
     fn set_in_service(&mut self, id: &ServiceId, key: &Key, entry: Option<&Entry>) {
@@ -232,7 +277,12 @@ impl Topology {
         self.accept_store.as_ref()
     }
 
-    /// Keys that mean nothing here: ignored, worth a hint.
+    /// Keys that were meant for a service, an upstream or an override and can't be followed, each with the reason.
+    pub fn unfollowed(&self) -> &Arc<BTreeMap<String, Box<str>>> {
+        &self.unfollowed
+    }
+
+    /// Keys that mean nothing here, those of [`Topology::unfollowed`] included: ignored, worth a hint.
     pub fn odd(&self) -> &BTreeMap<String, Oddity> {
         &self.odd
     }
@@ -270,7 +320,7 @@ mod tests {
     #[test]
     fn a_bad_value_stands_beside_the_good_ones() {
         let topology = Topology::of(&[
-            entry("http-services/shop/domain", "a b\"c"),
+            entry("http-services/shop/domain", "b\"c"),
             entry("http-services/shop/upstreams/a", "unix@/run/x"),
             entry("http-services/shop/upstreams/b", "10.0.0.1:80"),
             entry("http-services/shop/colour", "x"),
@@ -289,6 +339,28 @@ mod tests {
         assert_eq!(topology.apply(&Change::Put(entry("http-services/a/upstreams/1", "10.0.0.1:80"))), Some(http("a")));
         assert!(!Arc::ptr_eq(&before.services()[&http("a")], &topology.services()[&http("a")]));
         assert!(Arc::ptr_eq(&before.services()[&http("b")], &topology.services()[&http("b")]));
+    }
+
+    #[test]
+    fn what_was_meant_for_an_upstream_is_not_overlooked() {
+        let colon = "http-services/web/upstreams/host:web:8000";
+        let mut topology = Topology::of(&[
+            entry("http-services/web/domain", "web.test"),
+            entry(colon, "10.0.0.1:8000"),
+            entry("http-service/web/node-1", "10.0.0.1:8000"),
+            entry("http-services/web/Upstreams/node-1", "not even an address"),
+            entry("http-services/web/colour", "blue"),
+            entry("notes", "hello"),
+        ]);
+        let keys = |topology: &Topology| topology.unfollowed().keys().cloned().collect::<Vec<_>>();
+        let all = ["http-service/web/node-1", "http-services/web/Upstreams/node-1", colon];
+        assert_eq!((keys(&topology), topology.odd().len()), (all.map(str::to_owned).to_vec(), 5));
+        let before = Arc::clone(topology.unfollowed());
+        topology.apply(&Change::Put(entry(colon, "10.0.0.2:8000")));
+        topology.apply(&Change::Put(entry("http-services/web/upstreams/a", "10.0.0.2:8000")));
+        assert!(Arc::ptr_eq(&before, topology.unfollowed()), "it is the same news");
+        topology.apply(&Change::Delete { key: colon.into(), revision: 2, previous: None });
+        assert_eq!(keys(&topology), all[..2]);
     }
 
     #[test]

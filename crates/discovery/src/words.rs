@@ -2,7 +2,7 @@
 
 use std::str::FromStr;
 
-use crate::{Excerpt, Refusal};
+use crate::Refusal;
 
 /// Splits at blanks and commas.
 pub(crate) fn split(text: &str) -> impl Iterator<Item = &str> {
@@ -14,15 +14,14 @@ pub(crate) fn join<T: ToString>(items: &[T]) -> String {
     items.iter().map(T::to_string).collect::<Vec<_>>().join(" ")
 }
 
-/// Parses every word; a list has at least one, and none twice. The order is kept.
+/// Parses every word. A list has at least one. An item that is named twice counts once, in its first place.
 pub(crate) fn list<T: FromStr<Err = Refusal> + PartialEq>(text: &str) -> Result<Vec<T>, Refusal> {
     let mut items = Vec::new();
     for word in split(text) {
         let item = word.parse()?;
-        if items.contains(&item) {
-            return Err(Refusal::Twice(Excerpt::new(word)));
+        if !items.contains(&item) {
+            items.push(item);
         }
-        items.push(item);
     }
     if items.is_empty() { Err(Refusal::Empty) } else { Ok(items) }
 }

@@ -1,13 +1,15 @@
 //! The command line.
 
 use std::ffi::OsString;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::time::Duration;
 
 use anyhow::Context;
 use clap::{Args, Parser, Subcommand};
 use haproxy::command::CommandLine;
 use nix::unistd::Group;
+
+use crate::place::RuntimeSocket;
 
 // Lines of at most 80 columns: clap would break longer ones without regard to the tables.
 const AFTER_HELP: &str = "\
@@ -78,7 +80,7 @@ pub(crate) struct Start {
     #[arg(long, env = "HANDOVER_STATE_FILE", value_name = "PATH")]
     state_file: Option<PathBuf>,
 
-    /// How long HAProxy serves on without a successor after a stop (a restart is a stop and a start)
+    /// End HAProxy if supervisord has had the program stopped for so long (a restart is a stop and a start)
     #[arg(long, env = "HANDOVER_LINGER", default_value = "3s", value_name = "TIME", value_parser = humantime::parse_duration)]
     linger: Duration,
 
@@ -93,6 +95,10 @@ pub(crate) struct Start {
     /// Who may ask old HAProxys through their masters' sockets: confgen's group [default: nobody]
     #[arg(long, env = "HANDOVER_GROUP", value_name = "GROUP")]
     group: Option<String>,
+
+    /// Have the new HAProxy bind its sockets itself
+    #[arg(long, hide = true)]
+    afresh: bool,
 
     /// HAProxy and its arguments, after `--`
     #[arg(last = true, required = true, value_name = "HAPROXY")]
@@ -111,26 +117,36 @@ pub(crate) struct Stop {
 
 #[derive(Debug, Args)]
 pub(crate) struct Linger {
-    #[command(flatten)]
-    socket: Socket,
+    /// The runtime socket, by its real path
+    #[arg(long)]
+    pub(crate) socket: PathBuf,
 
-    /// The start that was left
+    /// The start that is watched over
     #[arg(long)]
     pub(crate) start: String,
 
     #[arg(long, value_parser = humantime::parse_duration)]
     pub(crate) linger: Duration,
+
+    /// The process of the supervisord that runs handover
+    #[arg(long)]
+    pub(crate) supervisord: Option<i32>,
+
+    /// Where handover's own file is
+    #[arg(long)]
+    pub(crate) program: PathBuf,
 }
 
 /// A start as it will be made.
 #[derive(Debug)]
 pub(crate) struct Settings {
-    /// Absolute, and without symbolic links on the way to its directory.
-    pub(crate) socket: PathBuf,
+    pub(crate) socket: RuntimeSocket,
     pub(crate) state_file: PathBuf,
     pub(crate) linger: Duration,
     pub(crate) wait: Duration,
     pub(crate) drain: Duration,
+    /// The new HAProxy binds its sockets itself.
+    pub(crate) afresh: bool,
     pub(crate) group: Option<Group>,
     pub(crate) command: CommandLine,
 }
@@ -138,14 +154,15 @@ pub(crate) struct Settings {
 impl Start {
     /// Resolves the socket and what depends on it, making its directory if need be.
     pub(crate) fn settings(self) -> anyhow::Result<Settings> {
-        let socket = self.socket.resolve()?;
-        let beside = || socket.with_file_name("servers.state");
+        let socket = RuntimeSocket::find(&self.socket.socket)?;
+        let beside = || socket.path.with_file_name("servers.state");
         Ok(Settings {
             state_file: self.state_file.unwrap_or_else(beside),
             socket,
             linger: self.linger,
             wait: self.wait,
             drain: self.drain,
+            afresh: self.afresh,
             group: self.group.as_deref().map(find_group).transpose()?,
             command: CommandLine::from_words(self.command).context("the command after -- is empty")?,
         })
@@ -157,28 +174,8 @@ fn find_group(name: &str) -> anyhow::Result<Group> {
 }
 
 impl Stop {
-    pub(crate) fn socket(&self) -> anyhow::Result<PathBuf> {
-        self.socket.resolve()
-    }
-}
-
-impl Linger {
-    pub(crate) fn socket(&self) -> anyhow::Result<PathBuf> {
-        self.socket.resolve()
-    }
-}
-
-impl Socket {
-    /// The one path of this socket, which marks its HAProxys: `/var/run` and `/run` must read the same.
-    fn resolve(&self) -> anyhow::Result<PathBuf> {
-        let name = self.socket.file_name().with_context(|| format!("{} names no socket", self.socket.display()))?;
-        let parent = match self.socket.parent() {
-            Some(parent) if parent != Path::new("") => parent,
-            _ => Path::new("."),
-        };
-        std::fs::create_dir_all(parent).with_context(|| format!("can't make the directory {}", parent.display()))?;
-        let parent = parent.canonicalize().with_context(|| format!("can't resolve {}", parent.display()))?;
-        Ok(parent.join(name))
+    pub(crate) fn socket(&self) -> anyhow::Result<RuntimeSocket> {
+        RuntimeSocket::find(&self.socket.socket)
     }
 }
 
@@ -201,8 +198,8 @@ mod tests {
     fn reads_the_program_line_of_supervisord() {
         let words = ["handover", "--socket", "admin.sock", "--linger", "500ms", "--", "haproxy", "-f", "a b.cfg"];
         let settings = Cli::try_parse_from(words).unwrap().start.settings().unwrap();
-        assert!(settings.socket.is_absolute());
-        assert_eq!(settings.state_file, settings.socket.with_file_name("servers.state"));
+        assert!(settings.socket.path.is_absolute());
+        assert_eq!(settings.state_file, settings.socket.path.with_file_name("servers.state"));
         assert_eq!(settings.linger, Duration::from_millis(500));
         assert_eq!(settings.command.to_string(), "haproxy -f 'a b.cfg'");
     }

@@ -32,6 +32,8 @@ pub(crate) struct Haproxy {
 struct Process {
     pid: i32,
     parent: i32,
+    /// A signal or a debugger has stopped it.
+    is_stopped: bool,
 }
 
 /// Every HAProxy of that socket that lives.
@@ -51,6 +53,11 @@ pub(crate) fn all(socket: &Path) -> Vec<Haproxy> {
 /// The start that a living process of that socket comes from, by its mark.
 pub(crate) fn start_of(pid: i32, socket: &Path) -> Option<String> {
     mark(&shown(pid)?.1, socket)
+}
+
+/// Whether a process of that number lives. A zombie doesn't.
+pub(crate) fn is_alive(pid: i32) -> bool {
+    process(pid).is_some()
 }
 
 /// The environment of a process, and whose it really is: its nearest ancestor's that shows one. A worker that has given up
@@ -96,7 +103,8 @@ fn parse_stat(pid: i32, stat: &[u8]) -> Option<Process> {
     let mut fields = rest.split_whitespace();
     let state = fields.next()?;
     let parent = fields.next()?.parse().ok()?;
-    (!matches!(state, "Z" | "X")).then_some(Process { pid, parent })
+    let is_stopped = matches!(state, "T" | "t");
+    (!matches!(state, "Z" | "X")).then_some(Process { pid, parent, is_stopped })
 }
 
 impl Haproxy {
@@ -114,6 +122,16 @@ impl Haproxy {
     /// Has it take no more connections, finish its requests and end (SIGUSR1, Management Guide, section 4).
     pub(crate) fn finish(&self) {
         signal(self.roots(), Signal::SIGUSR1);
+    }
+
+    /// Whether a signal has stopped a process of it.
+    pub(crate) fn is_stopped(&self) -> bool {
+        self.processes.iter().any(|process| process.is_stopped)
+    }
+
+    /// Has each process of it go on that a signal has stopped.
+    pub(crate) fn wake(&self) {
+        signal(self.processes.iter().map(|process| process.pid), Signal::SIGCONT);
     }
 
     /// Has it end now.
@@ -148,7 +166,7 @@ mod tests {
     use std::time::{Duration, Instant};
 
     fn of(processes: &[(i32, i32)]) -> Haproxy {
-        let processes = processes.iter().map(|&(pid, parent)| Process { pid, parent }).collect();
+        let processes = processes.iter().map(|&(pid, parent)| Process { pid, parent, is_stopped: false }).collect();
         Haproxy { start: "a".to_owned(), processes }
     }
 
@@ -161,7 +179,7 @@ mod tests {
     #[test]
     fn starts_are_kept_apart() {
         let marked = [("b", 3), ("a", 1), ("b", 4)]
-            .map(|(start, pid)| (start.to_owned(), Process { pid, parent: 0 }))
+            .map(|(start, pid)| (start.to_owned(), Process { pid, parent: 0, is_stopped: false }))
             .into_iter();
         let sizes: Vec<_> = group(marked).iter().map(|h| (h.start.clone(), h.processes.len())).collect();
         assert_eq!(sizes, [("a".to_owned(), 1), ("b".to_owned(), 2)]);
@@ -169,7 +187,8 @@ mod tests {
 
     #[test]
     fn reads_stat_whatever_the_name() {
-        assert_eq!(parse_stat(7, b"7 (ha) S (x) R 3 7 7 0"), Some(Process { pid: 7, parent: 3 }));
+        assert_eq!(parse_stat(7, b"7 (ha) S (x) R 3 7 7 0"), Some(Process { pid: 7, parent: 3, is_stopped: false }));
+        assert!(parse_stat(7, b"7 (haproxy) T 3 7 7 0").unwrap().is_stopped);
         assert_eq!(parse_stat(7, b"7 (haproxy) Z 3 7 7 0"), None);
         for broken in [&b""[..], b"7 haproxy S 3", b"7 (h)", b"7 (h) S x"] {
             assert_eq!(parse_stat(7, broken), None);

@@ -1,15 +1,20 @@
 //! HAProxy's command lines, and how its processes come to be.
 
-use std::ffi::{OsStr, OsString};
+use std::convert::Infallible;
+use std::ffi::{CString, OsStr, OsString};
+use std::os::fd::OwnedFd;
+use std::os::unix::ffi::OsStrExt;
 use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
+use std::time::Duration;
 
 use anyhow::Context;
 use haproxy::command::CommandLine;
-use nix::unistd::Group;
+use nix::unistd::{Group, execvp};
 
 use crate::haproxys;
+use crate::linger::own_path;
 
 /// The program that runs, even where its file has been replaced since.
 const MYSELF: &str = "/proc/self/exe";
@@ -39,17 +44,37 @@ fn with_options(command: &CommandLine, options: impl IntoIterator<Item = OsStrin
     words.fold(CommandLine::new(command.program()), CommandLine::arg)
 }
 
-/// Starts a marked HAProxy in a session of its own, out of reach of what is meant for handover's process group.
+/// Starts a marked HAProxy in a session of its own, out of reach of what is meant for handover's process group. Its outputs
+/// are pipes.
 pub(crate) fn spawn_haproxy(line: &CommandLine, socket: &Path, start: &str) -> anyhow::Result<Child> {
-    session(line.words()).envs(haproxys::marks(socket, start)).spawn().with_context(|| format!("can't start `{line}`"))
+    let mut command = session(line.words());
+    command.envs(haproxys::marks(socket, start)).stdout(Stdio::piped()).stderr(Stdio::piped());
+    command.spawn().with_context(|| format!("can't start `{line}`"))
 }
 
-/// Leaves the watchdog that ends HAProxy unless a successor appears.
-pub(crate) fn spawn_watchdog(socket: &Path, start: &str, linger: std::time::Duration) -> anyhow::Result<()> {
-    let linger = humantime::format_duration(linger).to_string();
-    let words = [MYSELF, "linger", "--start", start, "--linger", &linger, "--socket"].map(OsStr::new);
-    session(words.into_iter().chain([socket.as_os_str()])).spawn().context("can't leave a watchdog")?;
-    Ok(())
+/// A watchdog as it is started.
+#[derive(Debug)]
+pub(crate) struct Watchdog<'a> {
+    pub(crate) socket: &'a Path,
+    /// The start that it watches over.
+    pub(crate) start: &'a str,
+    pub(crate) linger: Duration,
+    /// supervisord's process, if that runs handover.
+    pub(crate) supervisord: Option<i32>,
+}
+
+impl Watchdog<'_> {
+    /// Starts it, with what it is told as its input, and returns its process.
+    pub(crate) fn spawn(&self, words: OwnedFd) -> anyhow::Result<i32> {
+        let (linger, program) = (humantime::format_duration(self.linger).to_string(), own_path());
+        let supervisord = self.supervisord.map(|pid| pid.to_string());
+        let fixed = [MYSELF, "linger", "--start", self.start, "--linger", &linger].map(OsStr::new);
+        let supervisord = supervisord.iter().flat_map(|pid| ["--supervisord", pid].map(OsStr::new));
+        let paths = [OsStr::new("--program"), program.as_os_str(), OsStr::new("--socket"), self.socket.as_os_str()];
+        let mut command = session(fixed.into_iter().chain(supervisord).chain(paths));
+        let child = command.stdin(words).spawn().context("can't start a watchdog")?;
+        i32::try_from(child.id()).context("can't start a watchdog")
+    }
 }
 
 /// This program again, as the given command in a session of its own.
@@ -61,17 +86,33 @@ fn session<'a>(words: impl Iterator<Item = &'a OsStr>) -> Command {
 
 /// Becomes the leader of a new session, and then the command. Returns only what went wrong.
 pub(crate) fn become_session(words: &[OsString]) -> anyhow::Error {
-    let Some((program, args)) = words.split_first() else { return anyhow::anyhow!("no command") };
+    let Some(program) = words.first() else { return anyhow::anyhow!("no command") };
     if let Err(errno) = nix::unistd::setsid() {
         return anyhow::anyhow!("can't open a session: {errno}");
     }
-    let error = Command::new(program).args(args).exec();
+    program::output::flush();
+    let Err(error) = exec(words);
     anyhow::Error::new(error).context(format!("can't run {}", program.to_string_lossy()))
 }
 
-/// Begins this program anew, with the same arguments, in the same process. Returns only what went wrong.
-pub(crate) fn renew() -> anyhow::Error {
-    let error = Command::new(MYSELF).arg0("handover").args(std::env::args_os().skip(1)).exec();
+/// Becomes the command. Not by `Command`, which has SIGPIPE end the program again: a HAProxy that is still starting goes on
+/// when handover ends, and with it the pipe that HAProxy writes to.
+fn exec(words: &[OsString]) -> std::io::Result<Infallible> {
+    let words: Vec<CString> = words.iter().map(|word| CString::new(word.as_bytes())).collect::<Result<_, _>>()?;
+    let program = words.first().ok_or(std::io::ErrorKind::InvalidInput)?;
+    Ok(execvp(program, &words)?)
+}
+
+/// The option that has the new HAProxy bind its sockets itself.
+pub(crate) const AFRESH: &str = "--afresh";
+
+/// Begins this program anew, with the same arguments, in the same process; afresh, the new HAProxy binds its sockets itself.
+/// Returns only what went wrong.
+pub(crate) fn renew(afresh: bool) -> anyhow::Error {
+    program::output::flush();
+    let same = std::env::args_os().skip(1).filter(|arg| arg != AFRESH);
+    let words = afresh.then(|| OsString::from(AFRESH)).into_iter().chain(same);
+    let error = Command::new(MYSELF).arg0("handover").args(words).exec();
     anyhow::Error::new(error).context("can't begin anew")
 }
 

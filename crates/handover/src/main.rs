@@ -1,21 +1,27 @@
 //! What supervisord runs as `haproxy`: hands the sockets over at a restart, so that no request is lost.
 
 mod args;
+mod capture;
+mod directory;
+mod guard;
 mod haproxys;
 mod launch;
 mod linger;
 mod place;
+mod release;
 mod serve;
 mod signals;
 mod step;
 mod stop;
 
-use std::io::IsTerminal;
 use std::process::ExitCode;
 
-use clap::{CommandFactory, Parser};
+use anyhow::Context;
+use clap::CommandFactory;
+use program::{options, output};
 
 use args::{Cli, Verb};
+use signals::Signals;
 use step::Outcome;
 
 /// Something around HAProxy failed: a directory, a lock, a program that can't be started.
@@ -28,32 +34,26 @@ fn main() -> ExitCode {
     if let Some(code) = manual::print_if_asked(Cli::command()) {
         return code;
     }
-    let cli = match Cli::try_parse() {
+    let cli: Cli = match options::read(Cli::command(), USAGE) {
         Ok(cli) => cli,
-        Err(error) => {
-            let _ = error.print();
-            return ExitCode::from(if error.use_stderr() { USAGE } else { 0 });
-        }
+        Err(code) => return code,
     };
-    tracing_subscriber::fmt()
-        .with_writer(std::io::stderr)
-        .with_ansi(std::io::stderr().is_terminal())
-        .with_target(false)
-        // supervisord may be gone, and the pipe with it; the complaint about that would go the same way.
-        .log_internal_errors(false)
-        .init();
-    match run(cli) {
-        Ok(outcome) => ExitCode::from(outcome.code()),
-        Err(error) => {
+    let code = run(cli).map_or_else(
+        |error| {
             tracing::error!("{error:#}");
-            ExitCode::from(FAILED)
-        }
-    }
+            FAILED
+        },
+        Outcome::code,
+    );
+    output::finish(ExitCode::from(code))
 }
 
 fn run(cli: Cli) -> anyhow::Result<Outcome> {
+    // First of all, so that a signal means what `--help` says from the beginning.
+    let signals = cli.verb.is_none().then(Signals::hold).transpose()?;
+    program::log::init("info")?;
     match cli.verb {
-        None => serve::run(cli.start.settings()?),
+        None => serve::run(cli.start.settings()?, signals.context("signals are held")?),
         Some(Verb::Stop(stop)) => stop::run(&stop).map(|()| Outcome::Stopped),
         Some(Verb::Linger(linger)) => linger::run(&linger).map(|()| Outcome::Stopped),
         Some(Verb::Session { command }) => Err(launch::become_session(&command)),

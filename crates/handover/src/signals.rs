@@ -10,7 +10,8 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::signal::{SigSet, Signal};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
 use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
-use nix::unistd::Pid;
+use nix::unistd::{Pid, getppid};
+use program::variable;
 
 use crate::step::Event;
 
@@ -56,13 +57,25 @@ pub(crate) struct Supervision {
     enabled: bool,
     /// Absent where supervisord listens nowhere.
     url: Option<String>,
+    /// supervisord, whose child this process is.
+    parent: Pid,
 }
 
 impl Supervision {
     /// As supervisord tells its programs (manual: "Subprocess Environment").
     pub(crate) fn of_this_process() -> Self {
-        let enabled = std::env::var_os("SUPERVISOR_ENABLED").is_some();
-        Self { enabled, url: std::env::var("SUPERVISOR_SERVER_URL").ok() }
+        let enabled = variable::read("SUPERVISOR_ENABLED").is_some();
+        Self { enabled, url: variable::read_text("SUPERVISOR_SERVER_URL"), parent: getppid() }
+    }
+
+    /// supervisord's process, if that runs this one.
+    pub(crate) fn supervisord(&self) -> Option<i32> {
+        self.enabled.then(|| self.parent.as_raw())
+    }
+
+    /// Whether supervisord has been killed: then this process is another one's child.
+    pub(crate) fn is_orphaned(&self) -> bool {
+        self.enabled && getppid() != self.parent
     }
 
     /// A restart is a stop and a start, so a stop under supervisord may have a successor; its own shutdown has none.
@@ -116,7 +129,7 @@ mod tests {
 
     #[test]
     fn a_stop_means_leave_only_under_supervisord() {
-        let event = |enabled, signal| Supervision { enabled, url: None }.event(signal);
+        let event = |enabled, signal| Supervision { enabled, url: None, parent: getppid() }.event(signal);
         assert_eq!(event(true, Signal::SIGTERM), Some(Event::Leave));
         assert_eq!(event(false, Signal::SIGTERM), Some(Event::Finish));
         assert_eq!(event(true, Signal::SIGUSR1), Some(Event::Finish));
@@ -127,7 +140,7 @@ mod tests {
     #[test]
     fn a_silent_supervisord_is_taken_for_a_running_one() {
         let url = Some("unix:///no/such/supervisor.sock".to_owned());
-        assert_eq!(Supervision { enabled: true, url }.event(Signal::SIGTERM), Some(Event::Leave));
+        assert_eq!(Supervision { enabled: true, url, parent: getppid() }.event(Signal::SIGTERM), Some(Event::Leave));
     }
 
     #[test]

@@ -39,6 +39,11 @@ pub(crate) enum Event {
     Invalid,
     /// The new HAProxy answers.
     Answered,
+    /// The new HAProxy answers over its master, and another one on the runtime socket's path: what it inherited is a listener
+    /// that the path no longer leads to.
+    Astray,
+    /// supervisord is gone.
+    Orphaned,
     /// The new HAProxy's master ended with this status.
     Ended(u8),
     /// No HAProxy of this socket is left.
@@ -68,7 +73,11 @@ pub(crate) enum Action {
     KillAll,
     /// Kill the new one, and let the old ones be.
     KillNew,
-    /// Leave a watchdog that ends HAProxy unless a successor appears.
+    /// Have the new one finish if an old one serves, and leave that to the watchdog.
+    Abandon,
+    /// Have the new one finish, and begin anew with one that binds its sockets itself.
+    Afresh,
+    /// Leave HAProxy to the watchdog, which ends it unless a successor appears.
     Linger,
     /// Check the files, and begin anew in their favour.
     Renew,
@@ -97,8 +106,12 @@ pub(crate) fn step(state: State, event: Event) -> (State, Option<Action>) {
         (Starting, Event::Late) => (Done(Outcome::Unready), Some(Action::KillNew)),
         (Serving, Event::Ended(code)) => (Done(Outcome::Ended(code)), None),
         (Serving, Event::Renew) => (Serving, Some(Action::Renew)),
-        // In Starting both HAProxys may have taken requests: both stay.
-        (Checking | Starting | Serving, Event::Leave) => (Done(Outcome::Stopped), Some(Action::Linger)),
+        (Starting, Event::Astray) => (Starting, Some(Action::Afresh)),
+        // The next supervisord starts anew. The watchdog ends a HAProxy that doesn't serve yet.
+        (Checking | Starting, Event::Orphaned) => (Done(Outcome::Unready), None),
+        // One HAProxy stays: takeovers that are given up one after another must not pile up.
+        (Starting, Event::Leave) => (Done(Outcome::Stopped), Some(Action::Abandon)),
+        (Checking | Serving, Event::Leave) => (Done(Outcome::Stopped), Some(Action::Linger)),
         (Checking | Starting | Serving, Event::Finish) => (Draining, Some(Action::FinishAll)),
         (Draining | Ending, Event::Gone) => (Done(Outcome::Stopped), None),
         // They end by themselves, at the latest after their hard-stop-after.
@@ -114,10 +127,12 @@ mod tests {
     use super::*;
 
     const STATES: [State; 5] = [State::Checking, State::Starting, State::Serving, State::Draining, State::Ending];
-    const EVENTS: [Event; 9] = [
+    const EVENTS: [Event; 11] = [
         Event::Valid,
         Event::Invalid,
         Event::Answered,
+        Event::Astray,
+        Event::Orphaned,
         Event::Ended(7),
         Event::Gone,
         Event::Late,

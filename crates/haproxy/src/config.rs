@@ -8,7 +8,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 pub use servers::{ServerLine, servers};
-pub use words::{Word, words};
+pub use words::{Word, words, words_with};
 
 /// The keywords that open a section (configuration manuals, 2.6 to 3.2). A `server` line in `peers` is no backend's.
 pub const SECTIONS: [&str; 20] = [
@@ -34,6 +34,9 @@ pub const SECTIONS: [&str; 20] = [
     "namespace_list",
 ];
 
+/// 256 MiB. A generated file of 20,000 services has some 40 MB.
+const LONGEST: u64 = 256 << 20;
+
 /// A configuration file, or directory of them, that can't be read.
 #[derive(Debug, thiserror::Error)]
 #[error("can't read {path}: {source}")]
@@ -54,7 +57,8 @@ pub fn read(paths: &[PathBuf]) -> Result<String, Unreadable> {
     for path in paths {
         for file in files(path).map_err(|source| Unreadable { path: path.clone(), source })? {
             // Comments may be in any encoding; what matters here is ASCII.
-            let bytes = fs::read(&file).map_err(|source| Unreadable { path: file.clone(), source })?;
+            let read = regular_file::read(&file, LONGEST);
+            let bytes = read.map_err(|source| Unreadable { path: file.clone(), source })?;
             text.push_str(&String::from_utf8_lossy(&bytes));
             text.push('\n');
         }

@@ -6,6 +6,7 @@
 pub mod check;
 pub mod command;
 pub mod config;
+pub mod failure;
 pub mod masters;
 pub mod process;
 pub mod runtime;

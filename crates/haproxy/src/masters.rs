@@ -16,9 +16,24 @@ pub const SUFFIX: &str = ".sock";
 /// A master has nothing else to do than to answer; one that is starved is asked again.
 const TIMEOUT: Duration = Duration::from_millis(500);
 
-/// The directory of the masters' sockets: `handover/` beside the runtime socket.
+/// The directory of the masters' sockets if nobody but handover's user and root can change the runtime socket's directory:
+/// `handover/` in it.
 pub fn directory(runtime_socket: &Path) -> PathBuf {
     runtime_socket.with_file_name("handover")
+}
+
+/// The directory of the masters' sockets if a lesser user can change the runtime socket's directory, as Debian's user
+/// haproxy can change `/run/haproxy`: `/run/haproxy-handover` beside that. `None` for a socket in `/`.
+pub fn protected_directory(runtime_socket: &Path) -> Option<PathBuf> {
+    let dir = runtime_socket.parent()?;
+    let mut name = dir.file_name()?.to_owned();
+    name.push("-handover");
+    Some(dir.with_file_name(name))
+}
+
+/// Both directories, the protected one first. After an upgrade, old masters have their sockets in the other one.
+pub fn directories(runtime_socket: &Path) -> impl Iterator<Item = PathBuf> {
+    protected_directory(runtime_socket).into_iter().chain([directory(runtime_socket)])
 }
 
 /// A HAProxy process that a master looks after.
@@ -41,27 +56,61 @@ pub struct Workers {
 /// Asks every master of the HAProxys on that socket: the running one's, and the old ones'. Without handover there is
 /// none.
 pub fn workers(runtime_socket: &Path) -> Workers {
-    let dir = directory(runtime_socket);
     let mut workers = Workers::default();
-    let entries = match fs::read_dir(&dir) {
-        Ok(entries) => entries,
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return workers,
-        Err(error) => {
-            workers.silent.push((dir, error.to_string()));
-            return workers;
-        }
-    };
-    // HAProxy binds under a temporary name that begins with the final one.
-    let is_master = |path: &PathBuf| path.to_str().is_some_and(|path| path.ends_with(SUFFIX));
-    for path in entries.flatten().map(|entry| entry.path()).filter(is_master) {
-        let master = Socket::new(&path).with_timeout(TIMEOUT);
-        match master.ask(&Command::show_proc()) {
-            Ok(answer) => workers.alive.extend(pids(&answer).map(|pid| Worker { pid, master: master.clone() })),
-            Err(error) if is_dead(&error) => {}
-            Err(error) => workers.silent.push((path, error.to_string())),
-        }
+    for dir in directories(runtime_socket) {
+        workers.add(dir);
     }
     workers
+}
+
+/// The workers of one master, by its socket.
+///
+/// # Errors
+/// When the master doesn't answer.
+pub fn workers_of(master_socket: &Path) -> Result<Vec<Worker>, runtime::Error> {
+    let master = Socket::new(master_socket).with_timeout(TIMEOUT);
+    let answer = master.ask(&Command::show_proc())?;
+    Ok(pids(&answer).map(|pid| Worker { pid, master: master.clone() }).collect())
+}
+
+/// The old HAProxy processes of that socket, which finish their last requests.
+pub fn old(runtime_socket: &Path) -> Old {
+    let finishing = workers(runtime_socket).alive.into_iter().filter_map(|worker| worker.info().ok());
+    finishing
+        .filter(|info| info.stopping)
+        .fold(Old::default(), |old, info| Old { processes: old.processes + 1, oldest: old.oldest.max(info.uptime) })
+}
+
+/// HAProxy processes that take no new requests and have not ended yet.
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
+pub struct Old {
+    /// How many there are.
+    pub processes: usize,
+    /// The time since the oldest of them was started, in whole seconds; zero if there is none.
+    pub oldest: Duration,
+}
+
+impl Workers {
+    /// Asks the masters whose sockets are in that directory.
+    fn add(&mut self, dir: PathBuf) {
+        let entries = match fs::read_dir(&dir) {
+            Ok(entries) => entries,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return,
+            Err(error) => return self.silent.push((dir, error.to_string())),
+        };
+        for path in entries.flatten().map(|entry| entry.path()).filter(|path| is_master_socket(path)) {
+            match workers_of(&path) {
+                Ok(workers) => self.alive.extend(workers),
+                Err(error) if is_dead(&error) => {}
+                Err(error) => self.silent.push((path, error.to_string())),
+            }
+        }
+    }
+}
+
+/// HAProxy binds under a temporary name that begins with the final one.
+fn is_master_socket(path: &Path) -> bool {
+    path.to_str().is_some_and(|path| path.ends_with(SUFFIX))
 }
 
 /// Whether another HAProxy, of before or of somebody else's restart, listens on that socket too. One whose master doesn't
@@ -122,6 +171,14 @@ mod tests {
                       # old workers\n4400            worker          1               0d00h10m02s     2.6.12-1\n\
                       # programs\n\n";
         assert_eq!(pids(answer).collect::<Vec<_>>(), [4425, 4400]);
+    }
+
+    #[test]
+    fn the_protected_directory_is_beside_that_of_the_socket() {
+        let directories = |socket: &str| directories(Path::new(socket)).collect::<Vec<_>>();
+        let expected = ["/run/haproxy-handover", "/run/haproxy/handover"].map(PathBuf::from);
+        assert_eq!(directories("/run/haproxy/admin.sock"), expected);
+        assert_eq!(directories("/admin.sock"), [PathBuf::from("/handover")]);
     }
 
     #[test]

@@ -15,7 +15,7 @@ use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-pub use certificate::{CertificateChange, CrtEntry, NotPem, Pem, ShownCertificate};
+pub use certificate::{CertificateChange, CrtEntry, NotPem, Pem, ShownCertificate, SniFilter, line as crt_line};
 pub use change::{AdminState, Change, NotAToken, Removal, ServerName, Token};
 pub use command::{Command, NotAWord, Word};
 pub use info::Info;

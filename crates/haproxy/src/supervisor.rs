@@ -13,15 +13,19 @@ use std::io;
 use std::path::Path;
 use std::process::ExitStatus;
 use std::str::FromStr;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 pub use rpc::{ProcessInfo, Supervisord};
 
 use crate::command::{self, CommandLine};
+use crate::failure;
 
 /// How long `supervisorctl` may take: it waits for the program's `stopwaitsecs` (10 s unless set)
 /// and `startsecs`, and answers no sooner.
 const COMMAND_TIMEOUT: Duration = Duration::from_secs(60);
+
+/// How many lines at the end of a program's log are taken for those of its last start.
+const LOG_LINES: usize = 8;
 
 /// How to have supervisord restart one program.
 #[derive(Debug, Clone)]
@@ -168,6 +172,37 @@ impl Control {
             }
         }
         self.state_by_command()
+    }
+
+    /// What supervisord says of the program, by a direct call. `None` if only the command can ask, which takes long.
+    pub fn process(&self) -> Option<ProcessInfo> {
+        let (supervisord, program) = self.direct.as_ref()?;
+        supervisord.process(program).ok()
+    }
+
+    /// The program's own words on its last start, for one that failed after `since`: those that handover left beside the
+    /// runtime socket, else the end of its log, else supervisord's. `None` if none of them says anything.
+    pub fn words_of_failure(&self, runtime_socket: &Path, since: SystemTime) -> Option<String> {
+        let Some(process) = self.process() else { return failure::read(runtime_socket, since) };
+        // The start that is told of may be a later one than the caller has seen.
+        let left = failure::read(runtime_socket, process.started.unwrap_or(since));
+        if left.is_some() || !matches!(process.state, State::Backoff | State::Fatal | State::Exited) {
+            return left;
+        }
+        // "can't find command …" says it all; the other words that supervisord has of a failed start point to the log.
+        let is_telling = process.state != State::Exited && !process.description.starts_with("Exited too quickly");
+        let spawn = Some(process.description).filter(|words| !words.is_empty());
+        if is_telling { spawn } else { self.last_lines().or(spawn) }
+    }
+
+    /// The end of the program's log. `None` if there is none.
+    fn last_lines(&self) -> Option<String> {
+        let (supervisord, program) = self.direct.as_ref()?;
+        let tail = supervisord.log_tail(program)?;
+        // Earlier starts failed too, and the first line may be cut.
+        let lines: Vec<&str> = tail.lines().collect();
+        let words = failure::in_short(&lines.get(lines.len().saturating_sub(LOG_LINES)..)?.join("\n"));
+        (!words.is_empty()).then_some(words)
     }
 
     /// Stops the program, waits until it has ended, and starts it; a stopped one is started too.

@@ -4,12 +4,13 @@
 mod markdown;
 
 use std::ffi::OsString;
-use std::io::{self, Write};
+use std::io;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::{Arg, ArgMatches, Command, value_parser};
 use clap_complete::Shell;
+use program::{options, output};
 
 pub use markdown::options;
 
@@ -18,22 +19,22 @@ pub use markdown::options;
 pub fn print_if_asked(command: Command) -> Option<ExitCode> {
     let args: Vec<OsString> = std::env::args_os().collect();
     let name = command.get_name().to_owned();
-    match asked(command, args)? {
-        Ok(()) => Some(ExitCode::SUCCESS),
-        // A reader that has gone, as `head` goes, wants no more.
-        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Some(ExitCode::SUCCESS),
-        Err(error) => {
-            eprintln!("{name}: {error}");
-            Some(ExitCode::FAILURE)
-        }
-    }
+    let code = asked(command, args)?.unwrap_or_else(|error| {
+        output::say(&format!("{name}: {error}"));
+        ExitCode::FAILURE
+    });
+    Some(output::finish(code))
 }
 
-fn asked(command: Command, args: Vec<OsString>) -> Option<io::Result<()>> {
+/// The exit code for wrong usage of `man` and `completions`, in all programs.
+const USAGE: u8 = 2;
+
+fn asked(command: Command, args: Vec<OsString>) -> Option<io::Result<ExitCode>> {
     let word = args.get(1).and_then(|arg| arg.to_str())?;
     if !matches!(word, "man" | "completions") {
         return None;
     }
+    let name = command.get_name().to_owned();
     let shell = Arg::new("SHELL").required(true).value_parser(value_parser!(Shell));
     let dir = Arg::new("DIR").value_parser(value_parser!(PathBuf));
     let dir =
@@ -41,8 +42,10 @@ fn asked(command: Command, args: Vec<OsString>) -> Option<io::Result<()>> {
     let asking = Command::new(command.get_name().to_owned())
         .subcommand(Command::new("completions").about("Prints the completions for a shell").arg(shell))
         .subcommand(Command::new("man").about("Prints the man page, in roff").arg(dir));
-    let matches = asking.get_matches_from(args);
-    Some(print(command, &matches))
+    match options::parse(asking, args, |_| false) {
+        Ok(matches) => Some(print(command, &matches).map(|()| ExitCode::SUCCESS)),
+        Err(error) => Some(Ok(options::show(&error, &name, USAGE))),
+    }
 }
 
 fn print(mut command: Command, matches: &ArgMatches) -> io::Result<()> {
@@ -61,7 +64,7 @@ fn print(mut command: Command, matches: &ArgMatches) -> io::Result<()> {
         },
         None => {}
     }
-    io::stdout().write_all(&text)
+    output::print(&String::from_utf8_lossy(&text))
 }
 
 #[cfg(test)]

@@ -7,13 +7,30 @@ use std::str::FromStr;
 use crate::endpoint::Endpoint;
 use crate::entry::Prefix;
 
+/// The endpoint unless `--endpoints` names others.
+const ENDPOINT: &str = "http://127.0.0.1:2379";
+
+/// The variables that etcdctl and these options read, the secret ones first. An app that is started by one of the programs
+/// needs none of them.
+pub const VARIABLES: [&str; 9] = [
+    "ETCDCTL_PASSWORD",
+    "ETCDCTL_USER",
+    "ETCDCTL_PASSWORD_FILE",
+    "ETCDCTL_ENDPOINTS",
+    "ETCDCTL_CACERT",
+    "ETCDCTL_CERT",
+    "ETCDCTL_KEY",
+    "ETCDCTL_DISCOVERY_SRV",
+    "HAPROXY_DISCOVER_PREFIX",
+];
+
 /// The etcd options of every command line of the project. Names and variables are etcdctl's.
 #[derive(Clone, Debug, clap::Args)]
 #[command(next_help_heading = "etcd")]
 pub struct Args {
     /// Where etcd listens, several by commas: any of them is asked first, the next where one fails. Without a scheme it is
     /// https when a certificate option is given
-    #[arg(long, env = "ETCDCTL_ENDPOINTS", value_delimiter = ',', default_value = "http://127.0.0.1:2379")]
+    #[arg(long, env = "ETCDCTL_ENDPOINTS", value_delimiter = ',', default_value = ENDPOINT)]
     #[arg(value_name = "URL")]
     pub endpoints: Vec<String>,
 
@@ -29,23 +46,34 @@ pub struct Args {
     #[arg(long, env = "ETCDCTL_KEY", value_name = "FILE")]
     pub key: Option<PathBuf>,
 
-    /// The etcd user; a password here is visible to every process of the host, --password-file is not
+    /// The etcd user; a password on the command line is visible to every process of the host, --password-file is not
     #[arg(long, env = "ETCDCTL_USER", hide_env_values = true, value_name = "NAME[:PASSWORD]")]
     pub user: Option<User>,
+
+    /// The user's password, if --user has none. It counts for nothing without --user
+    #[arg(long, env = "ETCDCTL_PASSWORD", hide_env_values = true, value_name = "PASSWORD")]
+    pub password: Option<Secret>,
 
     /// A file with the user's password; read at each connect, line breaks at its end are dropped
     #[arg(long, env = "ETCDCTL_PASSWORD_FILE", value_name = "FILE")]
     pub password_file: Option<PathBuf>,
 
-    /// The prefix that all keys live below
+    /// The prefix that all keys live below. It begins with a slash
     #[arg(long, env = "HAPROXY_DISCOVER_PREFIX", value_name = "KEY", default_value = "/haproxy-discover")]
     pub prefix: String,
+
+    /// etcdctl's. Refused, since it stands for other endpoints than the default
+    #[arg(long, env = "ETCDCTL_DISCOVERY_SRV", hide = true)]
+    pub discovery_srv: Option<String>,
 }
 
 impl Args {
     /// Checks the options against each other. Reads no file: certificates and passwords are read at each connect, so
     /// that replaced ones are picked up.
     pub fn resolve(self) -> Result<Config, ConfigError> {
+        if self.discovery_srv.is_some() && self.endpoints == [ENDPOINT] {
+            return Err(ConfigError::Discovery);
+        }
         let with_tls = self.cacert.is_some() || self.cert.is_some() || self.key.is_some();
         let endpoints = self
             .endpoints
@@ -67,20 +95,39 @@ impl Args {
             (Some(_), None) => return Err(ConfigError::HalfIdentity { given: "--cert", missing: "--key" }),
             (None, Some(_)) => return Err(ConfigError::HalfIdentity { given: "--key", missing: "--cert" }),
         };
-        let login = match (self.user, self.password_file) {
-            (None, None) => None,
-            (None, Some(_)) => return Err(ConfigError::NoUser),
-            (Some(User { password: Some(_), .. }), Some(_)) => return Err(ConfigError::TwoPasswords),
-            (Some(User { name, password: None }), Some(file)) => Some(Login { name, password: Password::File(file) }),
-            (Some(User { name, password: Some(secret) }), None) => {
-                Some(Login { name, password: Password::Plain(secret) })
-            }
-            (Some(User { name, password: None }), None) => return Err(ConfigError::NoPassword { user: name }),
-        };
-        let prefix = Prefix::new(&self.prefix).ok_or(ConfigError::Prefix { given: self.prefix })?;
+        let login = find_login(self.user, self.password, self.password_file)?;
+        let prefix = Prefix::parse(&self.prefix).map_err(|(reason, right)| ConfigError::Prefix {
+            given: self.prefix,
+            reason,
+            right,
+        })?;
         Ok(Config { first, endpoints, cacert: self.cacert, identity, login, prefix })
     }
 }
+
+/// As etcdctl decides it: without a user there is no login, whatever password is set.
+fn find_login(
+    user: Option<User>,
+    password: Option<Secret>,
+    file: Option<PathBuf>,
+) -> Result<Option<Login>, ConfigError> {
+    let Some(User { name, password: inline }) = user else {
+        return if file.is_some() { Err(ConfigError::NoUser) } else { Ok(None) };
+    };
+    let plain = |secret| Password::Plain(secret);
+    let given = [inline.map(plain), password.map(|Secret(secret)| Password::Plain(secret)), file.map(Password::File)];
+    let mut given = given.into_iter().flatten();
+    match (given.next(), given.next()) {
+        (Some(password), None) => Ok(Some(Login { name, password })),
+        (None, _) => Err(ConfigError::NoPassword { user: name }),
+        (Some(_), Some(_)) => Err(ConfigError::TwoPasswords),
+    }
+}
+
+/// The variables of [`Args`] that hold a secret or lead to one. A program that starts another one takes them out of its
+/// environment. A certificate goes with its key: etcdctl refuses one without the other.
+pub const SECRET_VARIABLES: [&str; 5] =
+    ["ETCDCTL_USER", "ETCDCTL_PASSWORD", "ETCDCTL_PASSWORD_FILE", "ETCDCTL_CERT", "ETCDCTL_KEY"];
 
 /// How to reach etcd, and the prefix that keys are relative to. Made by [`Args::resolve`].
 #[derive(Clone, Debug)]
@@ -132,6 +179,24 @@ impl FromStr for User {
 impl fmt::Debug for User {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("User").field("name", &self.name).finish_non_exhaustive()
+    }
+}
+
+/// The value of `--password`. Never printed.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Secret(String);
+
+impl FromStr for Secret {
+    type Err = std::convert::Infallible;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        Ok(Self(text.to_owned()))
+    }
+}
+
+impl fmt::Debug for Secret {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Secret(…)")
     }
 }
 
@@ -190,20 +255,33 @@ pub enum ConfigError {
     #[error("--password-file needs --user NAME beside it")]
     NoUser,
     /// A user without a password.
-    #[error("--user {user} needs --password-file FILE beside it, or --user {user}:PASSWORD")]
+    #[error(
+        "--user {user} needs a password: ETCDCTL_PASSWORD, --password-file FILE, or --user {user}:PASSWORD (etcdctl would \
+         ask for it, no program here does)"
+    )]
     NoPassword {
         /// The user's name.
         user: String,
     },
     /// Two passwords.
-    #[error("--user NAME:PASSWORD and --password-file give two passwords; drop one")]
+    #[error(
+        "two passwords are given, by --user NAME:PASSWORD (ETCDCTL_USER), --password (ETCDCTL_PASSWORD) or \
+         --password-file (ETCDCTL_PASSWORD_FILE); leave one"
+    )]
     TwoPasswords,
-    /// A prefix that would be the whole store.
-    #[error("--prefix {given:?} must name a key, as /haproxy-discover does: the whole store can't be one's own")]
+    /// A prefix below which no other program would look.
+    #[error("--prefix {given:?}: {reason}; write {right}")]
     Prefix {
         /// The prefix as given.
         given: String,
+        /// What is wrong with it.
+        reason: &'static str,
+        /// A prefix that is right, the nearest one if there is any.
+        right: String,
     },
+    /// Endpoints that have to be looked up.
+    #[error("ETCDCTL_DISCOVERY_SRV isn't followed here: name etcd's endpoints, by --endpoints or ETCDCTL_ENDPOINTS")]
+    Discovery,
 }
 
 #[cfg(test)]
@@ -245,15 +323,67 @@ pub(crate) mod tests {
         let refused = |args: &[&str]| resolve(args).expect_err("refused").to_string();
         assert!(refused(&["--endpoints", "https://e"]).contains("--cacert"));
         assert_eq!(refused(&["--cert", "/c", "--cacert", "/ca"]), "--cert needs --key beside it");
-        assert!(refused(&["--user", "eve"]).contains("--password-file"));
+        assert!(refused(&["--user", "eve"]).contains("ETCDCTL_PASSWORD, --password-file"));
         assert!(refused(&["--password-file", "/p"]).contains("--user"));
         assert_eq!(resolve(&["--user", "eve:x", "--password-file", "/p"]).err(), Some(ConfigError::TwoPasswords));
-        assert!(matches!(resolve(&["--prefix", "//"]), Err(ConfigError::Prefix { .. })));
+        let twice = ["--user", "eve:x", "--password", "x"];
+        assert_eq!(resolve(&twice).err(), Some(ConfigError::TwoPasswords));
+        let twice = ["--user", "eve", "--password", "x", "--password-file", "/p"];
+        assert_eq!(resolve(&twice).err(), Some(ConfigError::TwoPasswords));
+        assert_eq!(resolve(&["--discovery-srv", "example.com"]).err(), Some(ConfigError::Discovery));
+        assert!(resolve(&["--discovery-srv", "example.com", "--endpoints", "http://e:1"]).is_ok());
+    }
+
+    #[test]
+    fn a_password_is_taken_as_etcdctl_takes_it() {
+        let login = |args: &[&str]| {
+            let login = resolve(args).expect("valid").login?;
+            let Password::Plain(password) = login.password else { panic!("a file") };
+            Some((login.name, password))
+        };
+        let app = Some(("app".to_owned(), "s3:cret".to_owned()));
+        assert_eq!(login(&["--user", "app", "--password", "s3:cret"]), app);
+        assert_eq!(login(&["--user", "app:s3:cret"]), app);
+        assert_eq!(login(&["--password", "s3:cret"]), None, "etcdctl drops a password without a user");
+    }
+
+    #[test]
+    fn every_option_here_is_listed() {
+        let command = <Cli as clap::CommandFactory>::command();
+        let mut known: Vec<_> = command.get_arguments().filter_map(|arg| arg.get_env()?.to_str()).collect();
+        let mut listed = VARIABLES.to_vec();
+        known.sort_unstable();
+        listed.sort_unstable();
+        assert_eq!(known, listed);
+    }
+
+    #[test]
+    fn a_prefix_below_which_nobody_looks_is_refused_with_the_right_form() {
+        for (given, right) in [
+            ("haproxy-discover", "/haproxy-discover"),
+            ("haproxy-discover/", "/haproxy-discover"),
+            ("//haproxy-discover", "/haproxy-discover"),
+            ("/a//b", "/a/b"),
+            (" /haproxy-discover", "/haproxy-discover"),
+            ("/haproxy-discover\n", "/haproxy-discover"),
+            ("/a b", "/ab"),
+            ("/a\u{202e}b", "/ab"),
+            ("a\\b", "/a\\b"),
+            ("/", "/haproxy-discover"),
+            ("//", "/haproxy-discover"),
+        ] {
+            let refused = resolve(&["--prefix", given]).expect_err(given).to_string();
+            assert!(refused.contains("--prefix") && refused.ends_with(&format!("; write {right}")), "{refused}");
+            assert!(!refused.chars().any(char::is_control), "{refused:?}");
+        }
+        for (given, kept) in [("/haproxy-discover", "/haproxy-discover"), ("/a/b/", "/a/b"), ("/prod///", "/prod")] {
+            assert_eq!(resolve(&["--prefix", given]).expect("valid").prefix(), kept);
+        }
     }
 
     #[test]
     fn a_password_is_never_printed() {
-        let args = ["test", "--user", "eve:s3cret"];
+        let args = ["test", "--user", "eve", "--password", "s3cret"];
         let printed = format!("{:?}", Cli::try_parse_from(args).expect("valid").etcd);
         assert!(printed.contains("eve") && !printed.contains("s3cret"), "{printed}");
         let printed = format!("{:?}", resolve(&args[1..]).expect("valid"));

@@ -11,9 +11,10 @@ use tokio::time::timeout;
 
 use crate::answer::Failure;
 use crate::client::Client;
+use crate::entry::Range;
 use crate::error::{Act, Error};
 use crate::revisions::{Anew, Position, Revisions, Verdict};
-use crate::watch::Watch;
+use crate::watch::{QUIET as SILENCE, Watch};
 
 /// All of it. A hundred thousand revisions take some seconds.
 const DEADLINE: Duration = Duration::from_secs(60);
@@ -79,8 +80,7 @@ impl Client {
 
     /// The revision that the store was compacted at, as a watch that begins before it is told.
     async fn compacted(&self, below: &str) -> Result<i64, Error> {
-        let range = self.config().prefix.below(below);
-        let mut watch = self.watch(&range, FIRST).await?;
+        let mut watch = self.watch(below, FIRST).await?;
         for _ in 0..SAYS_SO {
             let message = watch.message().await.map_err(|failure| failure.error)?;
             if message.compact_revision > 0 {
@@ -96,7 +96,7 @@ impl Client {
     async fn watch_between(&self, below: &str, before: &Snapshot, now: &Snapshot) -> Result<Vec<Change>, Error> {
         let range = self.config().prefix.below(below);
         // At that very revision, not behind it: only so etcd says that what follows is compacted away in part.
-        let mut watch = self.watch(&range, before.revision).await?;
+        let mut watch = self.watch(below, before.revision).await?;
         let mut revisions = Revisions::new(self.config().prefix.clone(), Position::of(before));
         let mut replay = Replay::between(before, now);
         loop {
@@ -118,8 +118,9 @@ impl Client {
         }
     }
 
-    async fn watch(&self, range: &str, revision: i64) -> Result<Watch, Error> {
-        Watch::open(self.clone(), range, revision).await.map_err(|failure: Failure| failure.error)
+    async fn watch(&self, below: &str, revision: i64) -> Result<Watch, Error> {
+        let range = Range::below(&self.config().prefix, below);
+        Watch::open(self.clone(), &range, revision, SILENCE).await.map_err(|failure: Failure| failure.error)
     }
 }
 

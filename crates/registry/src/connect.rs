@@ -99,7 +99,10 @@ async fn password(login: &Login) -> Result<String, Error> {
 }
 
 async fn read(path: &Path, what: &'static str) -> Result<Vec<u8>, Error> {
-    tokio::fs::read(path).await.map_err(|source| Error::File { path: path.to_owned(), what, source })
+    let file = path.to_owned();
+    let read = tokio::task::spawn_blocking(move || regular_file::read(&file, regular_file::SMALL)).await;
+    let read = read.unwrap_or_else(|error| Err(std::io::Error::other(error)));
+    read.map_err(|source| Error::File { path: path.to_owned(), what, source })
 }
 
 fn is_auth_off(error: &etcd_client::Error) -> bool {

@@ -8,10 +8,27 @@ use etcd_client::proto::PbKeyValue;
 pub(crate) struct Prefix(String);
 
 impl Prefix {
-    /// None if it would be the whole store.
-    pub(crate) fn new(text: &str) -> Option<Self> {
+    /// Reads a prefix; slashes at its end don't count. An error says what is wrong, and names a prefix that is right.
+    ///
+    /// All programs and etcdctl must mean the same keys. One prefix has one spelling: with a slash before each part, and
+    /// without characters that a person does not see.
+    pub(crate) fn parse(text: &str) -> Result<Self, (&'static str, String)> {
         let name = text.trim_end_matches('/');
-        (!name.is_empty()).then(|| Self(format!("{name}/")))
+        let is_odd = |c: char| c.is_whitespace() || c.is_control() || !is_visible(c);
+        let reason = if name.is_empty() {
+            "the whole store can't be one's own"
+        } else if name.contains(is_odd) {
+            "it holds blanks or characters that can't be seen"
+        } else if !name.starts_with('/') {
+            "it has to begin with a slash"
+        } else if name.contains("//") {
+            "it holds two slashes in a row"
+        } else {
+            return Ok(Self(format!("{name}/")));
+        };
+        let visible: String = name.chars().filter(|c| !is_odd(*c)).collect();
+        let right: String = visible.split('/').filter(|part| !part.is_empty()).map(|part| format!("/{part}")).collect();
+        Err((reason, if right.is_empty() { "/haproxy-discover".to_owned() } else { right }))
     }
 
     /// Without the slash at its end.
@@ -46,6 +63,43 @@ impl Prefix {
     }
 }
 
+/// True unless the character is one that `Debug` escapes: format characters, such as bidi and zero-width signs, and what
+/// isn't assigned.
+fn is_visible(c: char) -> bool {
+    matches!(c, '\'' | '"' | '\\') || c.escape_debug().len() == 1
+}
+
+/// The keys that a listing or a watch covers, as the store has them.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Range {
+    start: String,
+    /// The first key behind the range. None: the range is the one key.
+    end: Option<Vec<u8>>,
+}
+
+impl Range {
+    /// All keys below a folder, relative to the prefix.
+    pub(crate) fn below(prefix: &Prefix, folder: &str) -> Self {
+        let start = prefix.below(folder);
+        Self { end: Some(range_end(&start)), start }
+    }
+
+    /// One key, relative to the prefix.
+    pub(crate) fn of_key(prefix: &Prefix, key: &str) -> Self {
+        Self { start: prefix.absolute(key), end: None }
+    }
+
+    /// The first key, which names the range in errors.
+    pub(crate) fn start(&self) -> &str {
+        &self.start
+    }
+
+    /// The first key behind the range, None for one key.
+    pub(crate) fn end(&self) -> Option<&[u8]> {
+        self.end.as_deref()
+    }
+}
+
 /// The first key after all those that begin with `range`: etcd's `range_end`. The range ends in a slash, so that its
 /// last byte can be counted up.
 pub(crate) fn range_end(range: &str) -> Vec<u8> {
@@ -62,7 +116,7 @@ mod tests {
 
     #[test]
     fn keys_go_there_and_back() {
-        let prefix = Prefix::new("/haproxy-discover/").expect("valid");
+        let prefix = Prefix::parse("/haproxy-discover/").expect("valid");
         assert_eq!(prefix.as_str(), "/haproxy-discover");
         assert_eq!(prefix.absolute("http-services/a/domain"), "/haproxy-discover/http-services/a/domain");
         assert_eq!(prefix.relative(b"/haproxy-discover/http-services/a/domain"), "http-services/a/domain");
@@ -71,7 +125,7 @@ mod tests {
 
     #[test]
     fn a_range_ends_in_a_slash() {
-        let prefix = Prefix::new("/p").expect("valid");
+        let prefix = Prefix::parse("/p").expect("valid");
         assert_eq!(prefix.below(""), "/p/");
         assert_eq!(prefix.below("balancers"), "/p/balancers/");
         assert_eq!(prefix.below("balancers/"), "/p/balancers/");
@@ -79,8 +133,18 @@ mod tests {
     }
 
     #[test]
+    fn a_key_is_a_range_without_an_end() {
+        let prefix = Prefix::parse("/p").expect("valid");
+        let (folder, key) = (Range::below(&prefix, "a"), Range::of_key(&prefix, "a"));
+        assert_eq!((folder.start(), folder.end()), ("/p/a/", Some(b"/p/a0".as_slice())));
+        assert_eq!((key.start(), key.end()), ("/p/a", None));
+    }
+
+    #[test]
     fn the_whole_store_is_no_prefix() {
-        assert_eq!(Prefix::new(""), None);
-        assert_eq!(Prefix::new("///"), None);
+        for whole in ["", "/", "///"] {
+            let (_, right) = Prefix::parse(whole).expect_err("refused");
+            assert_eq!(right, "/haproxy-discover");
+        }
     }
 }

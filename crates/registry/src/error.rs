@@ -113,7 +113,7 @@ pub enum Error {
         source: io::Error,
     },
     /// etcd doesn't know the user, or not with this password, or wants one.
-    #[error("etcd at {endpoint} refuses {} ({act}): {reason}; check --user and --password-file", Who(user))]
+    #[error("etcd at {endpoint} refuses {} ({act}): {reason}; check --user, --password, --password-file", Who(user))]
     Login {
         /// The endpoint.
         endpoint: String,

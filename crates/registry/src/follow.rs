@@ -12,11 +12,12 @@ use tokio_util::sync::CancellationToken;
 use crate::answer::Failure;
 use crate::client::Client;
 use crate::connect::Connection;
+use crate::entry::Range;
 use crate::error::{Act, Error};
 use crate::resync::Resync;
 use crate::retry::Retry;
 use crate::revisions::{Anew, Position, Revisions, Verdict};
-use crate::watch::Watch;
+use crate::watch::{QUIET, Watch};
 
 /// Events kept for a consumer that is busy; beyond that etcd keeps them.
 const BUFFER: usize = 16;
@@ -31,11 +32,14 @@ pub struct Follow {
     pub below: &'static str,
     /// All keys are listed anew every so often, in case that something was missed nevertheless.
     pub resync: Duration,
+    /// The silence after which etcd is asked for a sign of life, and the watch is given up if none comes. Raise it where
+    /// something else notices a dead connection soon enough: each question costs etcd a message.
+    pub quiet: Duration,
 }
 
 impl Default for Follow {
     fn default() -> Self {
-        Self { below: "", resync: Duration::from_secs(300) }
+        Self { below: "", resync: Duration::from_secs(300), quiet: QUIET }
     }
 }
 
@@ -67,8 +71,19 @@ impl Client {
     /// Follows all keys below [`Follow::below`] until `shutdown`, or until the receiver is dropped. No change is missed and
     /// none comes twice, whatever happens to etcd. A slow consumer slows it down.
     pub fn follow(&self, options: Follow, shutdown: CancellationToken) -> mpsc::Receiver<Event> {
+        let range = Range::below(&self.config().prefix, options.below);
+        self.follow_range(range, options, shutdown)
+    }
+
+    /// Follows one key, relative to the prefix, as [`Client::follow`] follows a folder; [`Follow::below`] is not read. A
+    /// role needs no more than the permission to read that key.
+    pub fn follow_key(&self, key: &str, options: Follow, shutdown: CancellationToken) -> mpsc::Receiver<Event> {
+        self.follow_range(Range::of_key(&self.config().prefix, key), options, shutdown)
+    }
+
+    fn follow_range(&self, range: Range, options: Follow, shutdown: CancellationToken) -> mpsc::Receiver<Event> {
         let (events, received) = mpsc::channel(BUFFER);
-        let follower = Follower::new(self.clone(), options, events.clone());
+        let follower = Follower::new(self.clone(), range, options, events.clone());
         tokio::spawn(async move {
             tokio::select! {
                 () = shutdown.cancelled() => {}
@@ -98,7 +113,7 @@ impl From<Failure> for End {
 
 struct Follower {
     client: Client,
-    range: String,
+    range: Range,
     options: Follow,
     events: mpsc::Sender<Event>,
     /// None when everything must be listed.
@@ -112,9 +127,8 @@ struct Follower {
 }
 
 impl Follower {
-    fn new(client: Client, options: Follow, events: mpsc::Sender<Event>) -> Self {
+    fn new(client: Client, range: Range, options: Follow, events: mpsc::Sender<Event>) -> Self {
         let now = Instant::now();
-        let range = client.config().prefix.below(options.below);
         let retry = Retry::new(client.config().endpoints().len());
         Self {
             client,
@@ -163,7 +177,8 @@ impl Follower {
             None => self.list().await?,
         };
         self.position = Some(position);
-        let mut watch = Watch::open(self.client.clone(), &self.range, position.revision + 1).await?;
+        let mut watch =
+            Watch::open(self.client.clone(), &self.range, position.revision + 1, self.options.quiet).await?;
         let mut revisions = Revisions::new(self.client.config().prefix.clone(), position);
         let mut resync = self.resync(position);
         loop {
@@ -202,7 +217,7 @@ impl Follower {
     }
 
     async fn list(&mut self) -> Result<Position, End> {
-        let snapshot = self.client.snapshot(self.options.below).await.map_err(End::Failed)?;
+        let snapshot = self.client.snapshot_of(&self.range).await.map_err(End::Failed)?;
         let position = Position::of(&snapshot);
         self.listed = Instant::now();
         self.heard = self.listed;
@@ -215,10 +230,10 @@ impl Follower {
     /// resumed once at the same revision, if there is more to come.
     async fn check(&mut self, position: Position) -> Result<Position, End> {
         let run = |mut connection: Connection| {
-            let key = self.range.clone();
+            let key = self.range.start().to_owned();
             async move { connection.kv.get(key, None).await }
         };
-        let answer = self.client.once(&Act::Get(self.range.clone()), CHECK, run).await?;
+        let answer = self.client.once(&Act::Get(self.range.start().to_owned()), CHECK, run).await?;
         let now = Position::at(&answer.0.header.unwrap_or_default());
         let position = position.check(&now).map_err(End::Anew)?;
         // etcd says nothing, not even that it lives, while it puts the events of one revision together: tens of
@@ -238,7 +253,7 @@ impl Follower {
 
     fn resync(&self, position: Position) -> Resync {
         let delay = self.options.resync.saturating_sub(self.listed.elapsed());
-        Resync::after(self.client.clone(), self.options.below, delay, position)
+        Resync::after(self.client.clone(), self.range.clone(), delay, position)
     }
 
     async fn send(&self, event: Event) -> Result<(), End> {

@@ -1,9 +1,10 @@
 //! Leases, and the loop that holds one.
 
 use std::fmt;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use tokio::sync::watch;
+use tokio::sync::{Notify, watch};
 use tokio_util::sync::CancellationToken;
 
 use crate::answer::Failure;
@@ -84,19 +85,21 @@ impl Client {
     /// the old one is gone, put it again), None before the first grant and between loss and grant. An unreachable etcd
     /// is no loss. Nothing is revoked at the end: that is for the user, in the order it needs.
     pub fn hold(&self, ttl: Duration, shutdown: CancellationToken) -> watch::Receiver<Option<LeaseId>> {
-        self.hold_counted(ttl, shutdown, watch::Sender::default())
+        self.hold_counted(ttl, shutdown, watch::Sender::default(), Arc::default())
     }
 
-    /// The same, and leaves behind how it goes. At every beat: for looking at, not for waiting on.
+    /// The same, and leaves behind how it goes. At every beat: for looking at, not for waiting on. `doubt` has the lease
+    /// renewed at once instead of at its next beat: notify it where a key that hung on the lease is gone.
     pub fn hold_counted(
         &self,
         ttl: Duration,
         shutdown: CancellationToken,
         beats: watch::Sender<Beats>,
+        doubt: Arc<Notify>,
     ) -> watch::Receiver<Option<LeaseId>> {
         let (publish, held) = watch::channel(None);
         let client = self.clone();
-        tokio::spawn(async move { shutdown.run_until_cancelled(hold(client, ttl, publish, beats)).await });
+        tokio::spawn(async move { shutdown.run_until_cancelled(hold(client, ttl, publish, beats, doubt)).await });
         held
     }
 
@@ -157,7 +160,13 @@ fn step(held: Option<LeaseId>, beat: &Beat) -> (Option<LeaseId>, Next) {
     }
 }
 
-async fn hold(client: Client, ttl: Duration, publish: watch::Sender<Option<LeaseId>>, beats: watch::Sender<Beats>) {
+async fn hold(
+    client: Client,
+    ttl: Duration,
+    publish: watch::Sender<Option<LeaseId>>,
+    beats: watch::Sender<Beats>,
+    doubt: Arc<Notify>,
+) {
     let mut retry = Retry::new(client.config().endpoints().len());
     let mut held = None;
     loop {
@@ -178,7 +187,10 @@ async fn hold(client: Client, ttl: Duration, publish: watch::Sender<Option<Lease
         let delay = match next {
             Next::Beat => {
                 retry.reset();
-                interval(ttl, fastrand::f64())
+                // Only a lease that is thought to live can be doubted: any other is asked for soon enough.
+                let beat = interval(ttl, fastrand::f64());
+                let _ = tokio::time::timeout(beat, doubt.notified()).await;
+                continue;
             }
             Next::Grant => Duration::ZERO,
             Next::Retry => retry.next_delay(),

@@ -7,6 +7,7 @@ use discovery::{Change, Entry, Snapshot};
 use tokio::time::{Sleep, sleep};
 
 use crate::client::Client;
+use crate::entry::Range;
 use crate::error::Error;
 use crate::revisions::{Anew, Position, revision};
 
@@ -15,7 +16,7 @@ type Listing = Pin<Box<dyn Future<Output = Result<Snapshot, Error>> + Send>>;
 /// The next listing: waited for, then under way.
 pub(crate) struct Resync {
     client: Client,
-    below: &'static str,
+    range: Range,
     due: Pin<Box<Sleep>>,
     listing: Option<Listing>,
     /// What was known before; the listing can't be older.
@@ -25,8 +26,8 @@ pub(crate) struct Resync {
 }
 
 impl Resync {
-    pub(crate) fn after(client: Client, below: &'static str, delay: Duration, known: Position) -> Self {
-        Self { client, below, due: Box::pin(sleep(delay)), listing: None, known, meanwhile: Vec::new() }
+    pub(crate) fn after(client: Client, range: Range, delay: Duration, known: Position) -> Self {
+        Self { client, range, due: Box::pin(sleep(delay)), listing: None, known, meanwhile: Vec::new() }
     }
 
     /// The listing, when it is due and done. Nothing is lost when this is dropped.
@@ -35,8 +36,8 @@ impl Resync {
             Some(listing) => listing,
             None => {
                 self.due.as_mut().await;
-                let (client, below) = (self.client.clone(), self.below);
-                self.listing.insert(Box::pin(async move { client.snapshot(below).await }))
+                let (client, range) = (self.client.clone(), self.range.clone());
+                self.listing.insert(Box::pin(async move { client.snapshot_of(&range).await }))
             }
         };
         listing.as_mut().await

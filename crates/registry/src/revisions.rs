@@ -181,7 +181,7 @@ mod tests {
     const AT_10: Position = Position { cluster: 1, revision: 10, raft_term: 3 };
 
     fn revisions() -> Revisions {
-        Revisions::new(Prefix::new("/p").expect("valid"), AT_10)
+        Revisions::new(Prefix::parse("/p").expect("valid"), AT_10)
     }
 
     fn header(cluster_id: u64, revision: i64, raft_term: u64) -> PbResponseHeader {

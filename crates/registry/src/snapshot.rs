@@ -8,7 +8,7 @@ use etcd_client::proto::{PbRangeResponse, PbResponseHeader};
 
 use crate::client::{Client, Repeat};
 use crate::connect::Connection;
-use crate::entry::range_end;
+use crate::entry::Range;
 use crate::error::{Act, Error};
 
 /// Keys asked for at once: etcd holds up its other requests while it puts one answer together.
@@ -24,10 +24,14 @@ const ATTEMPTS: usize = 3;
 impl Client {
     /// All keys below `below` ("" is everything), in pages that are pinned to the first one's revision (linearizable).
     pub async fn snapshot(&self, below: &str) -> Result<Snapshot, Error> {
-        let range = self.config().prefix.below(below);
+        self.snapshot_of(&Range::below(&self.config().prefix, below)).await
+    }
+
+    /// All keys of a range.
+    pub(crate) async fn snapshot_of(&self, range: &Range) -> Result<Snapshot, Error> {
         let mut attempt = 1;
         loop {
-            match self.list(&range, 0).await {
+            match self.list(range, 0).await {
                 Err(Error::Compacted { .. }) if attempt < ATTEMPTS => attempt += 1,
                 other => return other,
             }
@@ -36,11 +40,11 @@ impl Client {
 
     /// The same as it was at a revision; an error if that is compacted away or still to come.
     pub async fn snapshot_at(&self, below: &str, revision: i64) -> Result<Snapshot, Error> {
-        self.list(&self.config().prefix.below(below), revision).await
+        self.list(&Range::below(&self.config().prefix, below), revision).await
     }
 
-    async fn list(&self, range: &str, at: i64) -> Result<Snapshot, Error> {
-        let act = Act::List(range.to_owned());
+    async fn list(&self, range: &Range, at: i64) -> Result<Snapshot, Error> {
+        let act = Act::List(range.start().to_owned());
         let mut pages = Pages::new(range, at);
         let mut entries: Vec<Entry> = Vec::new();
         let first = loop {
@@ -67,8 +71,10 @@ impl Client {
     }
 
     async fn page(&self, act: &Act, pages: &Pages) -> Result<PbRangeResponse, Error> {
-        let options =
-            GetOptions::new().with_range(pages.end.clone()).with_limit(pages.limit).with_revision(pages.revision());
+        let mut options = GetOptions::new().with_limit(pages.limit).with_revision(pages.revision());
+        if let Some(end) = &pages.end {
+            options = options.with_range(end.clone());
+        }
         let run = |mut connection: Connection| {
             let (start, options) = (pages.start.clone(), options.clone());
             async move { connection.kv.get(start, Some(options)).await }
@@ -80,7 +86,8 @@ impl Client {
 /// Where a listing stands.
 struct Pages {
     start: Vec<u8>,
-    end: Vec<u8>,
+    /// None: one key is asked for.
+    end: Option<Vec<u8>>,
     limit: i64,
     /// The revision that was asked for; 0 is the newest.
     at: i64,
@@ -88,8 +95,9 @@ struct Pages {
 }
 
 impl Pages {
-    fn new(range: &str, at: i64) -> Self {
-        Self { start: range.as_bytes().to_vec(), end: range_end(range), limit: PAGE, at, first: None }
+    fn new(range: &Range, at: i64) -> Self {
+        let (start, end) = (range.start().as_bytes().to_vec(), range.end().map(<[u8]>::to_vec));
+        Self { start, end, limit: PAGE, at, first: None }
     }
 
     /// The revision to read at: the one asked for, else the first page's.
@@ -122,6 +130,11 @@ mod tests {
     use etcd_client::proto::PbKeyValue;
 
     use super::*;
+    use crate::entry::Prefix;
+
+    fn all() -> Range {
+        Range::below(&Prefix::parse("/p").expect("valid"), "")
+    }
 
     fn page(keys: &[&str], revision: i64) -> PbRangeResponse {
         PbRangeResponse {
@@ -134,7 +147,7 @@ mod tests {
 
     #[test]
     fn later_pages_are_read_at_the_first_ones_revision() {
-        let mut pages = Pages::new("/p/", 0);
+        let mut pages = Pages::new(&all(), 0);
         assert_eq!((pages.start.as_slice(), pages.revision()), (b"/p/".as_slice(), 0));
         assert_eq!(pages.turn(&page(&["/p/a", "/p/b"], 7)).revision, 7);
         assert_eq!((pages.start.as_slice(), pages.revision()), (b"/p/b\0".as_slice(), 7));
@@ -144,7 +157,7 @@ mod tests {
 
     #[test]
     fn pages_shrink_to_one_key_and_no_further() {
-        let mut pages = Pages::new("/p/", 0);
+        let mut pages = Pages::new(&all(), 0);
         let sizes: Vec<_> = std::iter::from_fn(|| pages.shrink().then_some(pages.limit)).collect();
         assert_eq!(sizes, [100, 10, 1]);
     }

@@ -179,7 +179,7 @@ mod tests {
 
     #[test]
     fn an_error_names_every_key_once_and_what_is_written_first() {
-        let prefix = Prefix::new("/p").expect("valid");
+        let prefix = Prefix::parse("/p").expect("valid");
         let txn = Txn::new()
             .when(Condition::Absent("a".into()))
             .when(Condition::LeaseIs("b".into(), LeaseId::from(7)))

@@ -8,12 +8,12 @@ use tokio::time::timeout;
 
 use crate::answer::{Context, Failure};
 use crate::client::Client;
-use crate::entry::range_end;
+use crate::entry::Range;
 use crate::error::Act;
 
 /// A watch may be quiet for long. After this the member is asked for a sign of life on the very stream of the watch,
 /// and has [`GRACE`] to answer: a frozen or unplugged member is noticed within the sum of both.
-const QUIET: Duration = Duration::from_secs(2);
+pub(crate) const QUIET: Duration = Duration::from_secs(2);
 const GRACE: Duration = Duration::from_secs(3);
 
 /// The creation of a watch; a member that lives does that alone and at once.
@@ -24,24 +24,25 @@ pub(crate) struct Watch {
     client: Client,
     act: Act,
     turn: usize,
+    /// The silence after which the member is asked for a sign of life.
+    quiet: Duration,
     stream: WatchStream,
 }
 
 impl Watch {
     /// Watches all keys of the range from this revision on.
-    pub(crate) async fn open(client: Client, range: &str, revision: i64) -> Result<Self, Failure> {
-        let act = Act::Watch(range.to_owned());
+    pub(crate) async fn open(client: Client, range: &Range, revision: i64, quiet: Duration) -> Result<Self, Failure> {
+        let act = Act::Watch(range.start().to_owned());
         let (turn, mut connection) = client.connection().await?;
         // Fragments keep each message near etcd's request limit, however much there is to catch up with.
-        let options = WatchOptions::new()
-            .with_range(range_end(range))
-            .with_start_revision(revision)
-            .with_fragment()
-            .with_progress_notify()
-            .with_prev_key();
-        let opened = timeout(CREATE, connection.watch.watch(range, Some(options))).await;
+        let mut options =
+            WatchOptions::new().with_start_revision(revision).with_fragment().with_progress_notify().with_prev_key();
+        if let Some(end) = range.end() {
+            options = options.with_range(end);
+        }
+        let opened = timeout(CREATE, connection.watch.watch(range.start(), Some(options))).await;
         let failure = match opened {
-            Ok(Ok(stream)) => return Ok(Self { client, act, turn, stream }),
+            Ok(Ok(stream)) => return Ok(Self { client, act, turn, quiet, stream }),
             Ok(Err(error)) => client.fail(turn, &act, |context| context.failure(&error)),
             Err(_) => client.fail(turn, &act, |context| context.silent(CREATE)),
         };
@@ -50,7 +51,7 @@ impl Watch {
 
     /// The next message, with a question for a sign of life when there is none. Nothing is lost when it is dropped.
     pub(crate) async fn message(&mut self) -> Result<PbWatchResponse, Failure> {
-        self.message_within(QUIET).await
+        self.message_within(self.quiet).await
     }
 
     /// The next message, which is asked for at once where none is there.
@@ -67,7 +68,7 @@ impl Watch {
             Ok(Ok(Some(message))) => Ok(message.0),
             Ok(Ok(None)) => Err(self.fail(|context| context.ended())),
             Ok(Err(error)) => Err(self.fail(|context| context.failure(&error))),
-            Err(_) => Err(self.fail(|context| context.silent(QUIET + GRACE))),
+            Err(_) => Err(self.fail(|context| context.silent(self.quiet + GRACE))),
         }
     }
 

@@ -67,6 +67,7 @@ const OLD: &str = r#"
     http-services/bank/upstreams/node-1 $address:8003
     http-services/files/url_reg ^/files/
     http-services/files/upstreams/node-1 $address:8003
+    http-services/files/upstreams/node-2:files:8003 $address:8004
     services/blog/domain blog.localhost
     services/blog/upstreams/node-1 $address:8003
     tcp-services/db/ports 3306
@@ -84,6 +85,9 @@ fn the_old_layout_and_a_file_by_hand_are_left_behind() {
     follow(&machine, "docs/migrate.md");
     let left = machine.sh("etcdctl get --prefix --keys-only /haproxy-discover/services/");
     assert_eq!(left, "", "all of the old layout's folder has moved");
+    let renamed =
+        machine.sh("etcdctl get --print-value-only /haproxy-discover/http-services/files/upstreams/node-2-files-8003");
+    assert!(renamed.trim().ends_with(":8004"), "registrator's id has another name: {renamed}");
     let lease = machine.sh("etcdctl get /haproxy-discover/http-services/shop/upstreams/node-1 -w json");
     assert!(lease.contains(r#""lease":"#), "its announcer has it: {lease}");
 }

@@ -1,4 +1,5 @@
 //! The whole thing on one machine: etcd, HAProxy with confgen under supervisord, three announced apps in two services.
+#![allow(clippy::print_stdout, clippy::print_stderr, reason = "a tool of the tests, which ships nowhere")]
 #![allow(clippy::expect_used, reason = "it may die with the place and the cause")]
 
 use std::io::{IsTerminal as _, stdout};

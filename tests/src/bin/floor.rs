@@ -1,6 +1,7 @@
 //! The floor that confgen is measured against: a watch event becomes the Runtime API commands, and nothing else.
 //!
 //! A key `/floor/BACKEND/SERVER` with an address as its value is that server. No state, no checks, no file, no retry.
+#![allow(clippy::print_stdout, clippy::print_stderr, reason = "a tool of the tests, which ships nowhere")]
 #![allow(clippy::expect_used, reason = "a measurement that can't be made ends the run")]
 
 use std::io::{Read as _, Write as _};

@@ -1,4 +1,5 @@
 //! Three hosts with systemd, in containers: etcd and an app on each, a balancer on two. Until Ctrl-C.
+#![allow(clippy::print_stdout, clippy::print_stderr, reason = "a tool of the tests, which ships nowhere")]
 
 use std::time::Instant;
 

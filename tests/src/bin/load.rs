@@ -1,4 +1,5 @@
 //! The load generator, for use by hand.
+#![allow(clippy::print_stdout, clippy::print_stderr, reason = "a tool of the tests, which ships nowhere")]
 
 use std::net::SocketAddr;
 use std::process::ExitCode;

@@ -28,7 +28,9 @@ pub(super) async fn config(trust: &Trust) -> Result<Arc<ClientConfig>, String> {
 
 async fn roots(file: &Path) -> Result<RootCertStore, String> {
     let named = |error: &dyn std::fmt::Display| format!("{} (--check-ca) can't be read: {error}", file.display());
-    let pem = tokio::fs::read(file).await.map_err(|error| named(&error))?;
+    let path = file.to_owned();
+    let read = tokio::task::spawn_blocking(move || regular_file::read(&path, regular_file::SMALL)).await;
+    let pem = read.map_err(|error| named(&error))?.map_err(|error| named(&error))?;
     let mut roots = RootCertStore::empty();
     for certificate in CertificateDer::pem_slice_iter(&pem) {
         roots.add(certificate.map_err(|error| named(&error))?).map_err(|error| named(&error))?;

@@ -7,18 +7,18 @@ use lab::{Process, free_port, http::Request, until};
 use crate::site::{KEY, SOON, Site};
 
 /// An announcer with an admin port.
-struct Shown {
-    announcer: Process,
+pub(crate) struct Shown {
+    pub(crate) announcer: Process,
     port: u16,
 }
 
 impl Shown {
     /// Of the site's own address.
-    fn start(site: &Site, flags: &[&str]) -> Self {
+    pub(crate) fn start(site: &Site, flags: &[&str]) -> Self {
         Self::run(site, site.command(flags))
     }
 
-    fn run(site: &Site, mut command: Command) -> Self {
+    pub(crate) fn run(site: &Site, mut command: Command) -> Self {
         let port = free_port();
         command.env("ANNOUNCER_ADMIN", format!("127.0.0.1:{port}"));
         Self { announcer: Process::start(&site.folder, "announcer", &mut command), port }
@@ -26,14 +26,14 @@ impl Shown {
 
     /// The status and what is said, once it answers.
     #[track_caller]
-    fn ask(&self, target: &str) -> (u16, String) {
+    pub(crate) fn ask(&self, target: &str) -> (u16, String) {
         let address = ([127, 0, 0, 1], self.port).into();
         let response = until(SOON, target, || Request::get("localhost", target).send(address));
         (response.status, response.body)
     }
 
     #[track_caller]
-    fn until_ready(&self, status: u16, words: &str) {
+    pub(crate) fn until_ready(&self, status: u16, words: &str) {
         until(SOON, &format!("/ready {status}, {words}"), || match self.ask("/ready") {
             (it, body) if it == status && body.contains(words) => Ok(()),
             other => Err(format!("{other:?}")),
@@ -42,7 +42,7 @@ impl Shown {
 
     /// The value of a metric, with its labels.
     #[track_caller]
-    fn metric(&self, name: &str) -> f64 {
+    pub(crate) fn metric(&self, name: &str) -> f64 {
         let (status, text) = self.ask("/metrics");
         assert_eq!(status, 200, "{text}");
         let value = text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
@@ -50,7 +50,7 @@ impl Shown {
     }
 
     #[track_caller]
-    fn until_metric(&self, name: &str, value: f64) {
+    pub(crate) fn until_metric(&self, name: &str, value: f64) {
         until(SOON, &format!("{name} {value}"), || match self.metric(name) {
             it if it == value => Ok(()),
             it => Err(it.to_string()),
@@ -58,7 +58,7 @@ impl Shown {
     }
 }
 
-const OF_A: &str = r#"{service="http-shop",upstream="a"}"#;
+pub(crate) const OF_A: &str = r#"{service="http-shop",upstream="a"}"#;
 
 #[test]
 #[ignore = "needs namespaces of its own: make test runs it where it may make them"]
@@ -153,6 +153,25 @@ fn balancers_that_are_waited_for_are_part_of_it() {
 }
 
 #[test]
+fn a_balancer_that_refuses_the_record_is_named_though_nobody_waits_for_it() {
+    let site = Site::new();
+    let shown = Shown::start(&site, &["--drain", "0s"]);
+    shown.until_ready(200, "announced");
+    let refuses = format!(r#","quarantined":{{"{KEY}":"a loopback address"}}"#);
+    site.balancer("fine", &site.applied(site.written_at(KEY), ""));
+    site.balancer("lb", &site.applied(site.written_at(KEY), &refuses));
+    shown.until_ready(503, "lb refuses http-services/shop/upstreams/a: a loopback address");
+    shown.until_metric(&format!("announcer_upstream_refused{OF_A}"), 1.0);
+    assert_eq!(shown.metric("announcer_ready"), 0.0);
+    let log = shown.announcer.log();
+    let said = log.lines().filter(|line| line.contains("refuses the record") && line.contains("a loopback address"));
+    assert_eq!(said.count(), 1, "{log}");
+    site.etcd.put("balancers/lb", site.applied(site.written_at(KEY), ""));
+    shown.until_ready(200, "announced");
+    assert_eq!(shown.metric(&format!("announcer_upstream_refused{OF_A}")), 0.0);
+}
+
+#[test]
 fn an_address_that_is_taken_is_said_before_the_app_is_started() {
     let site = Site::new();
     let taken = TcpListener::bind("127.0.0.1:0").unwrap();
@@ -178,7 +197,7 @@ fn nobody_listens_unless_asked_to() {
     let files: Vec<_> = files.filter_map(|file| std::fs::read_link(file.path()).ok()).collect();
     let theirs = files.iter().filter(|file| listening.iter().any(|socket| file.as_os_str() == socket.as_str()));
     assert_eq!(theirs.count(), 0, "{files:?}");
-    // Nothing has woken a second thread up either.
-    assert_eq!(std::fs::read_dir(format!("/proc/{}/task", announcer.pid())).unwrap().count(), 1);
+    // Nothing has woken a thread up either, but for the one that writes the log.
+    assert_eq!(std::fs::read_dir(format!("/proc/{}/task", announcer.pid())).unwrap().count(), 2);
     assert!(announcer.running());
 }

@@ -101,9 +101,10 @@ fn etcd_away_at_the_end_bounds_the_wait_and_says_so() {
     site.etcd.kill(0);
     let start = Instant::now();
     announcer.signal(Signal::SIGTERM);
-    assert_eq!(announcer.wait(Duration::from_secs(30)).code(), Some(3), "still the app's status");
-    // 5 s each for the drain and for the withdrawal.
-    assert!(start.elapsed() < Duration::from_secs(20), "{:?}", start.elapsed());
+    assert_eq!(announcer.wait(Duration::from_secs(60)).code(), Some(3), "still the app's status");
+    // 5 s for the drain, 15 s for balancers that lose the lease's keys meanwhile, and 5 s for the withdrawal.
+    assert!(start.elapsed() < Duration::from_secs(40), "{:?}", start.elapsed());
+    assert!(start.elapsed() > Duration::from_secs(15), "the lease could end first: {:?}", start.elapsed());
     let log = announcer.log();
     assert!(log.contains("can't be told to drain") && log.contains("their lease ends by itself"), "{log}");
 }

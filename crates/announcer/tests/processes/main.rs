@@ -10,12 +10,17 @@
 mod admin;
 mod checks;
 mod config;
+mod descendants;
 mod drain;
 mod faults;
+mod full_store;
 mod life;
 mod one_shot;
+mod outputs;
+mod own_record;
 mod ownership;
 mod parent;
 mod pid_one;
 mod site;
+mod stop_on;
 mod systemd;

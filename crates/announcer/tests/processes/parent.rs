@@ -28,6 +28,28 @@ fn the_app_starts_with_a_clean_slate() {
 }
 
 #[test]
+fn the_app_and_the_commands_of_checks_see_no_secret_of_ours() {
+    let site = Site::new();
+    let check = "exec:sh -c 'env > check.new; mv check.new check'";
+    let mut command = site.command(&["--check", check, "--check-timeout", "20s"]);
+    for (name, value) in [
+        ("ETCDCTL_USER", "eve:s3cret"),
+        ("ANNOUNCER_CHECK_HEADER", "Authorization: s3cret"),
+        ("ANNOUNCER_COLOR", "blue"),
+    ] {
+        command.env(name, value);
+    }
+    command.args(["--", "sh", "-c", "until [ -e check ]; do sleep 0.02; done; env"]);
+    let (code, said) = site.run(&mut command);
+    assert_eq!(code, 0, "{said}");
+    for environment in [said, std::fs::read_to_string(site.folder.join("check")).unwrap()] {
+        let has = |word: &str| environment.lines().any(|line| line.contains(word));
+        assert!(has("ANNOUNCER_COLOR=blue") && has("PATH="), "{environment}");
+        assert!(!has("s3cret") && !has("ETCDCTL_USER"), "{environment}");
+    }
+}
+
+#[test]
 fn at_a_terminal_the_app_has_the_foreground() {
     let site = Site::new();
     let announcer = site.command(&["--drain", "0s"]);
@@ -70,7 +92,8 @@ fn idle_it_sleeps() {
     let site = Site::new();
     let announcer = site.beside("announcer", &["--ttl", "30s"]);
     site.until_registered();
-    std::thread::sleep(Duration::from_millis(300));
+    // The looks at what balancers make of the record come at 0.5, 1.5, 3.5, 7.5 and 15.5 s, or up to a fifth earlier.
+    std::thread::sleep(Duration::from_secs(8));
     let switches = || {
         let status = std::fs::read_to_string(format!("/proc/{}/status", announcer.pid())).unwrap();
         let line = status.lines().find(|line| line.starts_with("voluntary_ctxt_switches")).unwrap();
@@ -78,7 +101,7 @@ fn idle_it_sleeps() {
     };
     let before = switches();
     std::thread::sleep(Duration::from_secs(3));
-    // No heartbeat is due; a timer that ticks would show.
+    // No heartbeat is due. The connection's ping and tokio's far timers are up to seven; a timer that ticks would show.
     let woken = switches() - before;
-    assert!(woken <= 5, "{woken} times in 3 s");
+    assert!(woken <= 10, "{woken} times in 3 s");
 }

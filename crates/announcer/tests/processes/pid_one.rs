@@ -46,6 +46,29 @@ fn signals_for_the_app_reach_its_whole_group() {
 
 #[test]
 #[ignore = "needs namespaces of its own: make test runs it where it may make them"]
+fn all_that_the_app_has_started_may_end_before_pid_1_does() {
+    let site = Site::new();
+    // A shell that ends at once, an app that takes a second, and a daemon in a session of its own.
+    let slow = |name: &str| {
+        format!(r#"trap "sleep 1; echo > {name}; exit" TERM; echo > {name}-runs; while :; do sleep 0.05; done"#)
+    };
+    let script = format!(
+        "setsid sh -c '{}' & sh -c '{}' & until [ -e go ] && [ -e app-runs ] && [ -e daemon-runs ]; do sleep 0.02; done
+        kill -TERM 1; wait; true",
+        slow("daemon"),
+        slow("app")
+    );
+    let mut unshare = as_pid_one(&site, &["--drain", "0s"], &script);
+    site.until_registered();
+    lab::write(site.folder.join("go"), "");
+    assert_eq!(unshare.wait(SOON).code(), Some(143), "{}", unshare.log());
+    for name in ["app", "daemon"] {
+        assert!(site.folder.join(name).exists(), "{name}: {}", unshare.log());
+    }
+}
+
+#[test]
+#[ignore = "needs namespaces of its own: make test runs it where it may make them"]
 fn a_stop_of_the_container_is_a_drain() {
     let site = Site::new();
     // PID 1 is told by its namespace: unshare itself does not pass signals on.

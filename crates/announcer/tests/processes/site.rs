@@ -24,8 +24,13 @@ pub(crate) struct Site {
 
 impl Site {
     pub(crate) fn new() -> Self {
+        Self::with(Etcd::start())
+    }
+
+    /// The same with another etcd.
+    pub(crate) fn with(etcd: Etcd) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-        Self { etcd: Etcd::start(), folder: Scratch::new(), listener }
+        Self { etcd, folder: Scratch::new(), listener }
     }
 
     pub(crate) fn address(&self) -> SocketAddr {

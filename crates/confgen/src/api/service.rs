@@ -10,6 +10,7 @@ use super::upstream::{Traffic, UpstreamShown, of_service};
 use super::{Counted, Rows};
 use crate::report::Report;
 use crate::settle::{Preview, Settings};
+use crate::structure;
 use crate::view::preview_section;
 
 /// `/api/v1/services`.
@@ -48,6 +49,8 @@ pub struct ServiceShown {
     pub haproxy: Option<Traffic>,
     /// The colors that can be previewed.
     pub previews: Vec<ColorShown>,
+    /// Lines of the operator's files that name its section: `/etc/haproxy/conf.d/mine.cfg:3`.
+    pub named_by: Vec<String>,
 }
 
 /// A color that can be previewed.
@@ -166,8 +169,16 @@ fn show(report: &Report, id: &ServiceId, counted: &Counted, rows: &Rows) -> (Ser
         },
         haproxy: rows.get(&id.to_string(), Stat::BACKEND).map(Traffic::from),
         previews: wanted.iter().flat_map(|wanted| &wanted.previews).map(preview).collect(),
+        named_by: named_by(report, id),
     };
     (shown, upstreams)
+}
+
+/// Lines of the operator's files that name the service's section, or one of its previews'.
+fn named_by(report: &Report, id: &ServiceId) -> Vec<String> {
+    let named = &report.standing.operators.named;
+    let of_it = named.iter().filter(|(section, _)| structure::service(section).as_ref() == Some(id));
+    of_it.flat_map(|(_, named)| named.at.clone()).collect()
 }
 
 /// The settings that count, by their keys' names.

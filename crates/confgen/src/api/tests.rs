@@ -5,11 +5,15 @@ use haproxy::runtime::Count;
 use haproxy::version::Version;
 
 use super::*;
-use crate::certificate::tests::certificate;
-use crate::certs::Certificates;
+use crate::certificate::Certificate;
+use crate::certificate::tests::certificate as make_certificate;
+use crate::certs::{Certificates, Choice};
 use crate::mirror::Position;
 use crate::report::{Identity, Kind, Running, Standing};
 use crate::settle::tests::{settle, topology};
+
+/// Unix seconds.
+const NOW: i64 = 1_790_000_000;
 
 const STORE: &str = "\
 http-services/shop/domain shop.test
@@ -31,11 +35,15 @@ tcp-services/db/upstreams/spare {\"address\":\"10.0.0.6:3306\",\"backup\":true}
 fn report() -> Report {
     let settled = settle(&topology(STORE), &Default::default(), &Default::default());
     let position = Position { cluster: 14_841_639_068_965_178_418, raft_term: 2, revision: 20 };
-    let mut served = vec![certificate("a.com", "/state/default.pem"), certificate("a.com", "/state/a.pem")];
-    served.iter_mut().for_each(|it| (it.not_after, it.fingerprint) = (Some(1_800_000_000), "AB12".into()));
+    let mut own = make_certificate("shop.test", "/state/a.pem");
+    (own.not_before, own.not_after, own.fingerprint) = (Some(1_700_000_000), Some(1_800_000_000), "AB12".into());
+    let mut old = Certificate { file: "/certs/old.pem".into(), not_after: Some(1_750_000_000), ..own.clone() };
+    old.fingerprint = "CD34".into();
+    let files = vec![own, old];
+    let choice = Choice::of(&files, NOW);
     let refused = [("/certs/b.pem".into(), "no key".into())].into();
     let standing = Standing {
-        certificates: Arc::new(Certificates { served, refused, ..Certificates::default() }),
+        certificates: Arc::new(Certificates { files, choice, refused, ..Certificates::default() }),
         quarantined: settled.quarantined(),
         settled: settled.into(),
         applied: Some(position),
@@ -160,7 +168,7 @@ fn names_stay() {
         "service": one,
         "history": history(&report),
         "quarantine": quarantine(&report),
-        "certificates": certificates(&report),
+        "certificates": certificates(&report, NOW),
     });
     expect_test::expect_file!["golden.json"].assert_eq(&(text(all) + "\n"));
 }

@@ -9,7 +9,7 @@ use nix::unistd::{AccessFlags, Uid, access, geteuid};
 use rustix::fs::{CWD, RenameFlags, renameat_with};
 use tempfile::NamedTempFile;
 
-use super::{Error, failed};
+use super::{Error, LARGEST, failed};
 
 /// How a file that is only staged ends: no editor's own is called so.
 const TEMPORARY: &str = ".confgen";
@@ -17,7 +17,8 @@ const TEMPORARY: &str = ".confgen";
 /// Replaces a file's content in one step, unless it has it already. The mode is for a new file; an old one keeps its
 /// own.
 pub fn replace(path: &Path, content: &[u8], mode: u32) -> Result<(), Error> {
-    if fs::read(path).is_ok_and(|old| old == content) {
+    let length = u64::try_from(content.len()).unwrap_or(u64::MAX);
+    if regular_file::read(path, length).is_ok_and(|old| old == content) {
         return Ok(());
     }
     persist(staged(path, content, mode)?, path)
@@ -30,6 +31,9 @@ pub fn may_replace(path: &Path) -> Result<(), Error> {
     let dir = parent(path);
     if let Err(errno) = access(dir, AccessFlags::W_OK | AccessFlags::X_OK) {
         return Err(refused(&format!("its directory can't be written in: {}", errno.desc())));
+    }
+    if metadata(path)?.is_some_and(|found| !found.is_file()) {
+        return Err(refused("it is no regular file"));
     }
     let owner = |path: &Path| Ok(metadata(path)?.map(|it| it.uid()));
     if is_nobody_elses(geteuid(), owner(path)?, owner(dir)?) {
@@ -62,7 +66,7 @@ pub fn sweep_beside(path: &Path) -> Result<(), Error> {
 /// Puts a staged file in the place of one that read `was`; false where somebody else has changed that meanwhile. The two are
 /// exchanged in one step, so that nobody's text is lost between the look and the change.
 pub fn exchange(staged: NamedTempFile, path: &Path, was: &[u8]) -> Result<bool, Error> {
-    let read = |path: &Path| fs::read(path).map_err(failed("read", path));
+    let read = |path: &Path| regular_file::read(path, LARGEST).map_err(failed("read", path));
     if read(path)? != was {
         return Ok(false);
     }

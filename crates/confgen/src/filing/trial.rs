@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
-use std::sync::PoisonError;
+use std::sync::{Arc, PoisonError};
 
 use discovery::{Kind, ServiceId, Tls};
 use haproxy::check::Verdict;
@@ -14,8 +14,9 @@ use crate::bisect::culprits;
 use crate::certs::first_alert;
 use crate::disk::{Disk, Staged, TRIAL};
 use crate::fills::Due;
-use crate::judge::{Judge, alerts, each, named, own_warnings, stubs};
+use crate::judge::{Judge, Rejection, alerts, each, named, own_warnings, stubs};
 use crate::render::render;
+use crate::settle::Wanted;
 use crate::structure::Structure;
 use crate::view::View;
 
@@ -80,14 +81,14 @@ impl<'a> Trial<'a> {
         let include = &self.filing.outside.include;
         let Options { state_dir, haproxy_cfg, .. } = &self.filing.options;
         let judge = Judge { checker: &self.filing.checker, state_dir, cfg: haproxy_cfg };
-        if let Err(words) = judge.operators(include, std::slice::from_ref(&self.filing.options.include))? {
-            return Ok(Filed::OperatorRefused(words));
+        if let Err(rejection) = judge.operators(include, std::slice::from_ref(&self.filing.options.include))? {
+            return Ok(Filed::OperatorRefused(rejection));
         }
         if !self.fills.is_empty()
-            && let Err(words) = judge.operators(include, &self.operators())?
+            && let Err(rejection) = judge.operators(include, &self.operators())?
         {
             let some = judge.filled(include, &self.fills)?;
-            let all = || self.fills.keys().map(|path| (path.clone(), self.named(&words))).collect();
+            let all = || self.fills.keys().map(|path| (path.clone(), self.named(rejection.words()))).collect();
             return Ok(Filed::Unfilled(if some.is_empty() { all() } else { some }));
         }
         if self.verdict(&[])?.is_some() {
@@ -96,7 +97,7 @@ impl<'a> Trial<'a> {
         let culprits = self.culprits()?;
         if culprits.is_empty() {
             // With an empty section for each service that they name it is fine: one isn't there.
-            return Ok(Filed::OperatorRefused(alerts(output)));
+            return Ok(Filed::OperatorRefused(Rejection::Haproxy(alerts(output))));
         }
         Ok(Filed::Culprits(culprits.into_iter().collect()))
     }
@@ -122,10 +123,13 @@ impl<'a> Trial<'a> {
         let view = View::of(&settled, &filing.site, &include.operator);
         let structure = Structure::of(&view, &include.prints)?;
         let mut rendered = render(&view, &structure, folder.path())?;
-        let is_there = |id: &&ServiceId| structure.sections.contains_key(&id.to_string());
-        let passes = |id| filing.settled.service(id).is_some_and(|it| it.settings.tls == Tls::Passthrough);
-        let missing = include.operator.mentions.iter().filter(|id| !is_there(id));
-        rendered.cfg += &stubs(missing.map(|id| (id, id.kind == Kind::Tcp || passes(id))));
+        let is_there =
+            |name: &str| structure.sections.contains_key(name) || view.stubs.iter().any(|stub| stub.name == name);
+        let is_tcp = |id: &ServiceId| {
+            let passes_through = |it: &Arc<Wanted>| it.settings.tls == Tls::Passthrough;
+            id.kind == Kind::Tcp || filing.settled.service(id).is_some_and(passes_through)
+        };
+        rendered.cfg += &stubs(&include.operator, &is_tcp, &is_there);
         let staged = disk.stage(&rendered)?;
         Ok(match filing.checker.check(&self.files(staged.path()))? {
             Verdict::Valid { .. } => None,

@@ -1,6 +1,7 @@
 //! One server: as HAProxy runs it, and the changes that make it what is wanted, or add it.
 
 use std::net::SocketAddr;
+use std::num::NonZeroU32;
 
 use discovery::Sticky;
 use haproxy::runtime::{AdminState, Change, ServerName, ServerOptions};
@@ -16,6 +17,8 @@ pub(super) struct LiveServer {
     pub(super) weight: u16,
     pub(super) maint: bool,
     pub(super) drain: bool,
+    /// Its id, which nothing but a restart changes.
+    pub(super) id: u32,
     /// On its way out: in maintenance until its last connection is closed.
     pub(super) leaving: bool,
 }
@@ -26,7 +29,14 @@ impl LiveServer {
         let drain = wanted.state == ServerState::Drain;
         let weight = before.filter(|_| drain).map_or(wanted.weight, |before| before.weight);
         let maint = wanted.state == ServerState::Maint;
-        Self { address: wanted.address.socket(), weight, maint, drain, leaving: false }
+        // HAProxy chooses an id where none is asked for, and nobody needs to know which.
+        let id = before.map_or(wanted.hash_id.map_or(0, NonZeroU32::get), |before| before.id);
+        Self { address: wanted.address.socket(), weight, maint, drain, id, leaving: false }
+    }
+
+    /// Whether the server takes a part of new requests.
+    pub(super) fn takes_requests(&self) -> bool {
+        !self.maint && !self.drain && self.weight > 0
     }
 
     pub(super) fn steps(&self, name: &ServerName, wanted: &Server, changes: &mut Vec<Change>) {
@@ -74,7 +84,8 @@ pub(super) fn arrivals(section: &str, wanted: &Wanted, new: Vec<(ServerName, &Se
 }
 
 fn add(name: ServerName, server: &Server, wanted: &Wanted, state: AdminState) -> Change {
-    let options = ServerOptions { weight: server.weight, backup: server.backup, ..spoken::options(wanted) };
+    let (weight, backup, id) = (server.weight, server.backup, server.hash_id);
+    let options = ServerOptions { weight, backup, id, ..spoken::options(wanted) };
     Change::AddServer(name, server.address.socket(), options, state)
 }
 

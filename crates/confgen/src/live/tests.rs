@@ -27,7 +27,7 @@ fn steps(before: &str, after: &str, name: &str) -> Vec<String> {
     let all: Vec<_> = before.services().map(|(id, wanted)| (id, Some(&**wanted))).collect();
     live.made(Scope::All, &all);
     let one = [(&id, after.service(&id).map(|wanted| &**wanted))];
-    let Steps { changes, removals } = live.steps(Scope::These, &one, &maps());
+    let Steps { changes, removals, .. } = live.steps(Scope::These, &one, &maps());
     live.made(Scope::These, &one);
     for name in live.leaving() {
         live.removed(&name);
@@ -97,6 +97,55 @@ fn a_server_that_would_be_spoken_to_wrongly_comes_by_restart() {
         // The one that didn't come needn't go.
         assert_eq!(live.steps(Scope::These, &wanted, &maps()), Steps::default(), "{setting}");
     }
+}
+
+/// The servers that are queued again on the way from one store to another.
+fn turns(before: &str, after: &str) -> Vec<String> {
+    let (a, before, after) = (id("a"), settled(before), settled(after));
+    let mut live = Live::default();
+    live.made(Scope::All, &[(&a, before.service(&a).map(|wanted| &**wanted))]);
+    let turns = live.steps(Scope::These, &[(&a, after.service(&a).map(|wanted| &**wanted))], &maps()).turns;
+    turns.iter().map(|turn| turn.to_string().split_once(';').unwrap().1.to_owned()).collect()
+}
+
+#[test]
+fn a_service_whose_weights_grow_queues_all_its_servers_again() {
+    let store = |upstreams: &[(&str, &str)]| {
+        let line = |(id, rest): &(&str, &str)| {
+            format!("http-services/a/upstreams/{id} {{\"address\":\"10.0.0.{id}:80\"{rest}}}\n")
+        };
+        upstreams.iter().map(line).collect::<String>()
+    };
+    let two = store(&[("1", ""), ("2", "")]);
+    let queued = ["set server http-a/1 weight 100", "set server http-a/2 weight 100"];
+    assert_eq!(turns(&store(&[("1", "")]), &two), queued, "one comes");
+    assert_eq!(turns(&store(&[("1", ""), ("2", ",\"weight\":7")]), &two), queued, "one gets more weight");
+    assert_eq!(turns(&store(&[("1", ""), ("2", ",\"state\":\"down\"")]), &two), queued, "one is ready again");
+    let none: [&str; 0] = [];
+    assert_eq!(turns(&two, &two), none, "nothing changes");
+    assert_eq!(turns(&two, &store(&[("1", ""), ("2", ",\"weight\":7")])), none, "less weight sets nobody aside");
+    assert_eq!(turns(&two, &store(&[("1", "")])), none, "one goes");
+    assert_eq!(turns("", &store(&[("1", "")])), none, "one alone has all turns");
+    let by_connections = |store: String| format!("{store}http-services/a/balance leastconn\n");
+    assert_eq!(turns(&by_connections(store(&[("1", "")])), &by_connections(two)), none, "there are no turns");
+}
+
+#[test]
+fn a_server_whose_id_another_one_has_waits_for_a_restart() {
+    let store = |upstreams: &str| settled(&format!("http-services/a/balance uri\n{upstreams}"));
+    let one = "http-services/a/upstreams/1 10.0.0.1:80\n";
+    let (before, after) = (store(one), store(&format!("{one}http-services/a/upstreams/2 10.0.0.2:80\n")));
+    let a = id("a");
+    let mut live = Live::default();
+    live.made(Scope::All, &[(&a, before.service(&a).map(|wanted| &**wanted))]);
+    let wanted = [(&a, after.service(&a).map(|wanted| &**wanted))];
+    let id = after.service(&a).unwrap().servers[1].hash_id.unwrap();
+    let added = live.steps(Scope::These, &wanted, &maps()).changes[0].to_string();
+    assert!(added.contains(&format!(" id {id};")), "{added}");
+    live.servers.get_mut("http-a").unwrap().get_mut("1").unwrap().id = id.get();
+    assert_eq!(live.steps(Scope::These, &wanted, &maps()).changes, []);
+    live.made(Scope::These, &wanted);
+    assert_eq!(live.short().iter().collect::<Vec<_>>(), [&a]);
 }
 
 #[test]
@@ -280,7 +329,7 @@ fn previewing(store: &str, colors: &[&str]) -> Live {
 fn from(live: &Live, store: &str) -> Vec<String> {
     let (id, settled) = (id("a"), settled(store));
     let one = [(&id, settled.service(&id).map(|wanted| &**wanted))];
-    let Steps { changes, removals } = live.steps(Scope::These, &one, &maps());
+    let Steps { changes, removals, .. } = live.steps(Scope::These, &one, &maps());
     let mut after = live.clone();
     after.made(Scope::These, &one);
     assert_eq!(after.steps(Scope::These, &one, &maps()), Steps::default(), "made is made");

@@ -15,7 +15,7 @@ impl Proxy {
         let is_done = |known: &Known| known.brought_to.as_ref().is_some_and(|done| Arc::ptr_eq(done, &wanted));
         let known = self.known.as_mut().filter(|known| !is_done(known));
         let Some(Known { certificates: Some(live), brought_to, .. }) = known else { return Ok((0, Vec::new())) };
-        let steps = live.steps(&wanted.served);
+        let steps = live.steps(&wanted.lines);
         let mut complaints = Vec::new();
         for step in &steps {
             match self.socket.change_certificate(step) {
@@ -30,7 +30,18 @@ impl Proxy {
         if made > 0 {
             tracing::info!("certificates: {made} changes over the Runtime API");
         }
-        live.made(&wanted.served);
+        live.made(&wanted.lines);
+        if live.is_unnumbered()
+            && let Some(list) = &wanted.list
+        {
+            match self.socket.crt_list(list) {
+                Ok(entries) => live.relisted(entries.unwrap_or_default()),
+                Err(error) => {
+                    self.doubt();
+                    return Err(error).context("look at HAProxy's certificates");
+                }
+            }
+        }
         *brought_to = Some(wanted);
         Ok((made, complaints))
     }

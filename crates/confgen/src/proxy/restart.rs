@@ -1,7 +1,7 @@
 //! A restart: supervisord is asked for it, and HAProxy whether it took.
 
 use std::fs;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use anyhow::Context;
 use haproxy::supervisor::State;
@@ -56,6 +56,7 @@ impl Proxy {
         if matches!(self.control.state(), Ok(State::Stopped | State::Stopping)) && !self.marker.exists() {
             return Ok(Restart::Stopped);
         }
+        let begun = SystemTime::now();
         // The old process may run the same generation: servers alone are no part of its stamp.
         let process = || self.socket.info().ok().map(|info| info.pid);
         let mut old = process();
@@ -66,7 +67,7 @@ impl Proxy {
             if let Err(error) = self.control.restart() {
                 // It may have failed between the stop and the start, and is then ours to finish.
                 self.started()?;
-                return Ok(Restart::NotLive(error.to_string()));
+                return Ok(self.not_live(begun, error.to_string()));
             }
             self.unmark()?;
         }
@@ -77,7 +78,7 @@ impl Proxy {
             if answers == 0 && Instant::now() >= ask_supervisord {
                 ask_supervisord += GIVEN_UP_AFTER;
                 if let Ok(state @ (State::Backoff | State::Fatal | State::Exited)) = self.control.state() {
-                    return Ok(Restart::NotLive(format!("HAProxy doesn't start; supervisord: {state:?}")));
+                    return Ok(self.not_live(begun, format!("HAProxy doesn't start (supervisord: {state})")));
                 }
             }
             answers = if is_new(old) { answers + 1 } else { 0 };
@@ -86,10 +87,18 @@ impl Proxy {
             }
             std::thread::sleep(ASK_EVERY);
         }
-        let state = self.control.state().map_or_else(|error| error.to_string(), |state| format!("{state:?}"));
-        Ok(Restart::NotLive(format!(
-            "HAProxy doesn't run generation {stamp} after {LIVE_WITHIN:?}; supervisord: {state}"
-        )))
+        let state = self.control.state().map_or_else(|error| error.to_string(), |state| state.to_string());
+        let reason = format!("HAProxy doesn't run generation {stamp} after {LIVE_WITHIN:?} (supervisord: {state})");
+        Ok(self.not_live(begun, reason))
+    }
+
+    /// The reason with the words of the start that failed, in which HAProxy itself says why.
+    fn not_live(&self, begun: SystemTime, reason: String) -> Restart {
+        let words = self.control.words_of_failure(self.socket.path(), begun);
+        Restart::NotLive(match words {
+            Some(words) => format!("{reason}: {words}"),
+            None => reason,
+        })
     }
 
     /// Whether supervisord starts the new one by itself; it is left to do so for a while. What it is told to end right after
@@ -149,6 +158,21 @@ mod tests {
         for _ in 0..2 {
             assert!(matches!(proxy.restart("0123456789abcdef", false).unwrap(), Restart::NotLive(_)));
         }
+    }
+
+    #[test]
+    fn a_restart_that_fails_is_told_in_the_words_that_handover_left() {
+        let dir = tempfile::tempdir().unwrap();
+        let masters = haproxy::masters::directory(&dir.path().join("none.sock"));
+        fs::create_dir(&masters).unwrap();
+        let (words, file) = (dir.path().join("words"), masters.join(haproxy::failure::FILE));
+        replace(&words, &haproxy::failure::encode("[ALERT] cannot bind socket"), 0o600).unwrap();
+        let fails = format!("cat {} >{}; echo 'ERROR (spawn error)'; exit 7", words.display(), file.display());
+        let Restart::NotLive(reason) = proxy(dir.path(), "RUNNING", &fails).restart("0123456789abcdef", false).unwrap()
+        else {
+            panic!("it failed");
+        };
+        assert!(reason.contains("spawn error") && reason.ends_with(": [ALERT] cannot bind socket"), "{reason}");
     }
 
     #[test]

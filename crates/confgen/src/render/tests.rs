@@ -51,6 +51,7 @@ pub(crate) fn site(state_dir: &Path) -> Site {
         crt_list: state_dir.join("certs/crt-list.txt"),
         log: "/dev/log".into(),
         trusted_proxies: None,
+        proxy_protocol_from: None,
         // `crypt("secret")`
         stats_hash: "$5$saltsalt$Yl8FPpuNxpJj1lZwZ8yZ3y1T1oKkJYQ8W5pZJgM1kL/".into(),
         stats_domain: None,
@@ -231,6 +232,30 @@ fn every_flag_has_its_lines() {
     assert_eq!(check(&rendered, dir.path()), Verdict::Valid { warnings: Vec::new() });
 }
 
+/// A site behind two TCP load balancers.
+fn site_behind_balancers(state_dir: &Path) -> Site {
+    let flags = ["confgen", "--proxy-protocol-from", "10.0.0.9,fd00::9"];
+    let given = Cli::parse_from(flags).common.options.site(String::new());
+    Site { proxy_protocol_from: given.proxy_protocol_from, ..site(state_dir) }
+}
+
+#[test]
+fn every_public_frontend_reads_the_proxy_protocol_of_those_named() {
+    let state_dir = Path::new("/var/lib/confgen");
+    let settled_as = |state_dir| settled("proxy-protocol", state_dir);
+    let behind = rendered(&settled_as(state_dir), &site_behind_balancers(state_dir), &Operator::default(), state_dir);
+    expect_file![golden("proxy-protocol", "haproxy.cfg")].assert_eq(&behind.cfg);
+    for block in blocks(&behind.cfg) {
+        assert_sorted("proxy-protocol", &block);
+    }
+    let sections: Vec<&str> = behind.cfg.split("\n\n").filter(|block| block.contains("expect-proxy")).collect();
+    assert_eq!(sections.len(), 4, "discover-web, discover-tls and two TCP services: {sections:?}");
+    let dir = tempfile::tempdir().unwrap();
+    let rendered =
+        rendered(&settled_as(dir.path()), &site_behind_balancers(dir.path()), &Operator::default(), dir.path());
+    assert_eq!(check(&rendered, dir.path()), Verdict::Valid { warnings: Vec::new() });
+}
+
 #[test]
 fn what_the_operator_sets_is_left_out() {
     let operator =
@@ -269,4 +294,30 @@ fn another_error_page_takes_a_restart() {
     assert_eq!(of(&with), of(&without));
     without.pages = Arc::default();
     assert_ne!(of(&with), of(&without));
+}
+
+/// docs/limits.md has every time that a line of the file sets, and the limits of this crate.
+#[test]
+fn the_page_of_limits_has_every_time_of_the_file() {
+    let page = include_str!("../../../../docs/limits.md");
+    let cfg = std::fs::read_to_string(golden("passthrough", "haproxy.cfg")).unwrap();
+    let is_time = |line: &&str| line.starts_with("timeout ") || line.starts_with("hard-stop-after ");
+    let times: Vec<&str> = cfg.lines().map(str::trim).filter(is_time).collect();
+    assert_eq!(times.len(), 14, "{times:?}");
+    for time in times {
+        assert!(page.contains(&format!("`{time}`")), "docs/limits.md doesn't name `{time}`");
+    }
+    assert!(cfg.contains("inspect-delay 5s") && page.contains("has 5 s for the name in its handshake"));
+    for (line, words) in [
+        ("stick-table type ipv6 size 100k expire 30m", "| 100,000, for 30 minutes |"),
+        ("retry-on", "then another one is tried"),
+    ] {
+        let template =
+            [include_str!("../../../../templates/haproxy.cfg"), include_str!("../../../../templates/http-service.cfg")];
+        assert!(template.iter().any(|text| text.contains(line)) && page.contains(words), "{line}");
+    }
+    let routes = format!("| hosts times paths of a service | {},000 |", crate::settle::MOST_ROUTES / 1000);
+    assert!(page.contains(&routes), "{routes}");
+    let ports = Cli::parse_from(["confgen"]).common.options.tcp_ports;
+    assert!(page.contains(&format!("{}-{} unless said", ports.start(), ports.end())));
 }

@@ -9,10 +9,10 @@ use discovery::ServiceId;
 
 use super::Rounds;
 use crate::args::Options;
-use crate::filing::{Filed, saved};
+use crate::filing::saved;
 use crate::fills::{Elsewhere, Fills};
 use crate::include::Include;
-use crate::judge::{Judge, OnTheirOwn};
+use crate::judge::{Judge, OnTheirOwn, Rejection};
 use crate::outside::Outside;
 use crate::report::Operators;
 use crate::settle::Limits;
@@ -40,7 +40,7 @@ impl Rounds {
         self.outside = Arc::new(outside);
         allowed?;
         match &self.refused {
-            Some(words) => anyhow::bail!("{}", Filed::OperatorRefused(words.clone())),
+            Some(rejection) => anyhow::bail!("{rejection}"),
             None => Ok(()),
         }
     }
@@ -54,7 +54,7 @@ impl Rounds {
             None => self.places.include(&Fills::default()).unwrap_or_default(),
         };
         Arc::make_mut(&mut self.outside).include = include;
-        self.refused = Some("they have not been looked at yet".into());
+        self.refused = Some(Rejection::Confgen("they have not been looked at yet".into()));
         let admitted = self.admit()?;
         Arc::make_mut(&mut self.outside).include = admitted;
         Ok(())
@@ -69,12 +69,12 @@ impl Rounds {
                 return Ok(Include { warnings: known.warnings.clone(), ..read });
             }
             Ok(read) => self.judged(read)?,
-            Err(error) => (known.clone(), Err(error.to_string())),
+            Err(error) => (known.clone(), Err(Rejection::Confgen(error.to_string()))),
         };
         let warnings = match verdict {
             Ok(warnings) => warnings,
-            Err(words) => {
-                self.refused = Some(words);
+            Err(rejection) => {
+                self.refused = Some(rejection);
                 return Ok(known.clone());
             }
         };
@@ -90,15 +90,22 @@ impl Rounds {
     fn judged(&self, mut read: Include) -> anyhow::Result<(Include, OnTheirOwn)> {
         let Options { state_dir, haproxy_cfg, include, .. } = &self.options;
         let judge = Judge { checker: &self.checker, state_dir, cfg: haproxy_cfg };
+        let held = self.settled.holdings();
         for _ in 0..TRIES {
-            let verdict = judge.operators(&read, std::slice::from_ref(include))?;
+            let late = read.operator.late_claims(&self.outside.include.operator, &held);
+            let verdict = if late.is_empty() {
+                judge.operators(&read, std::slice::from_ref(include))?
+            } else {
+                let all: Vec<String> = read.operator.refused.iter().cloned().chain(late).collect();
+                Err(Rejection::Confgen(all.join("; ")))
+            };
             let now = self.places.include(&self.outside.include.fills);
             match now {
                 Ok(now) if now.sources != read.sources => read = now,
                 _ => return Ok((read, verdict)),
             }
         }
-        Ok((read, Err("they change faster than they can be checked".into())))
+        Ok((read, Err(Rejection::Confgen("they change faster than they can be checked".into()))))
     }
 
     /// A file that HAProxy refused to take filled is tried with what has changed. True if there is one.
@@ -127,7 +134,7 @@ impl Rounds {
     pub(super) fn operators(&self) -> Operators {
         let Include { operator, fills, .. } = &self.outside.include;
         let remarks = operator.remarks.iter().cloned().chain(fills.remarks(&self.settled)).collect();
-        Operators { refused: self.refused.clone(), left: fills.left(), remarks }
+        Operators { refused: self.refused.clone(), left: fills.left(), remarks, named: operator.named() }
     }
 
     /// Whether they are taken as they stand.
@@ -155,7 +162,8 @@ impl Rounds {
         let bound = self.options.bound_ports().into_iter().map(|(port, option)| (port..=port, option));
         let stats_domain = self.options.stats_domain.iter();
         Limits {
-            reserved_ports: bound.chain(operator.ports.clone()).collect(),
+            reserved_ports: bound.chain(operator.ports()).collect(),
+            reserved_sections: operator.proxies(),
             reserved_hosts: stats_domain.map(|host| (host.clone(), "--stats-domain".into())).collect(),
             profiles: operator.profiles.clone(),
             server_profiles: operator.server_profiles.clone(),

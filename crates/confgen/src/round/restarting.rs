@@ -73,8 +73,8 @@ impl Rounds {
 
     /// Does what a quick round has left.
     fn complete(&mut self, left: Left) -> anyhow::Result<Outcome> {
-        if let Some(words) = &self.refused {
-            return Ok(Outcome::Refused(Filed::OperatorRefused(words.clone())));
+        if let Some(rejection) = &self.refused {
+            return Ok(Outcome::Refused(Filed::OperatorRefused(rejection.clone())));
         }
         if let Some(reason) = left.restart {
             return self.restart(&reason);

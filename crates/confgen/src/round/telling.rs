@@ -60,9 +60,9 @@ impl Rounds {
         self.tell_operators();
     }
 
-    /// Says once a day which certificates expire.
+    /// Says once a day which certificates expire, of those that serve something.
     pub(super) fn tell_expiry(&mut self) {
-        for warning in self.expiry.warnings(self.outside.certificates.files(), expiry::now()) {
+        for warning in self.expiry.warnings(self.outside.certificates.serving(), expiry::now()) {
             tracing::warn!("{warning}");
         }
     }

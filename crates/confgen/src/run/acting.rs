@@ -25,9 +25,10 @@ impl Daemon {
         let Some(mut rounds) = self.rounds.take() else { return };
         self.pace.began(act);
         if act == Act::File {
-            let filing = rounds.filing();
+            let (filing, activities) = (rounds.filing(), self.report.borrow().activities.clone());
             self.rounds = Some(rounds);
             self.filing = Some(tokio::task::spawn_blocking(move || {
+                let _activity = activities.begin("file", "haproxy.cfg follows HAProxy");
                 let at = (SystemTime::now(), Instant::now());
                 let filed = filing.write();
                 Wrote { filing, filed, at }
@@ -44,7 +45,9 @@ impl Daemon {
         };
         let written = self.written.take();
         let (reason, revision) = (job.reason(), self.mirror.position().revision);
+        let (activities, kind) = (self.report.borrow().activities.clone(), job.kind());
         self.acting = Some(tokio::task::spawn_blocking(move || {
+            let _activity = activities.begin(kind, reason.clone());
             let at = (SystemTime::now(), Instant::now());
             let taken_in = written.map_or(Ok(()), |(filing, filed)| rounds.filed(&filing, &filed));
             rounds.tell_quarantine();

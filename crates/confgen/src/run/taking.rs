@@ -62,6 +62,17 @@ impl Daemon {
         }
     }
 
+    /// Has the certificates chosen again, if the validity of one has begun or ended. `now` is in Unix seconds. The clock may be
+    /// set, so that no timer says when.
+    pub(super) fn follow_clock(&mut self, now: i64) {
+        let is_idle = self.rounds.is_some() && !self.outside_changed;
+        if is_idle && !self.report.borrow().standing.certificates.is_current(now) {
+            tracing::info!("certificates: the validity of one has begun or ended");
+            self.outside_changed = true;
+            self.pace.changed(Instant::now());
+        }
+    }
+
     /// Takes in what a look saw: files that changed are read anew, a HAProxy that isn't the one we know is mended.
     pub(super) fn looked(&mut self, seen: Look) {
         let files = seen.files != self.seen.files;
@@ -78,6 +89,18 @@ impl Daemon {
         if seen.strange != self.seen.strange {
             seen.strange.iter().for_each(|words| tracing::error!("out of sync: {words}"));
             self.report.send_modify(|report| report.strange.clone_from(&seen.strange));
+        }
+        if seen.unsupervised != self.seen.unsupervised {
+            match &seen.unsupervised {
+                Some(words) => tracing::error!("out of sync: {words}"),
+                None => tracing::info!("supervisord runs HAProxy again"),
+            }
+        }
+        if (&seen.unsupervised, seen.old) != (&self.seen.unsupervised, self.seen.old) {
+            self.report.send_modify(|report| {
+                report.unsupervised.clone_from(&seen.unsupervised);
+                report.old = seen.old;
+            });
         }
         self.seen = seen;
         if started {

@@ -186,3 +186,8 @@ fn route_claim(route: &Route) -> String {
 fn port_claim(bind: Bind) -> String {
     format!(":{}", bind.port)
 }
+
+/// The port that a claim is for; `None` if it is for a host.
+pub(super) fn port(claim: &str) -> Option<u16> {
+    claim.strip_prefix(':')?.parse().ok()
+}

@@ -48,6 +48,10 @@ impl Settled {
 
     /// Why there may be no service of this name.
     fn forbidden(&self, id: &ServiceId) -> Option<String> {
+        if let Some(by) = self.limits.reserved_sections.get(&id.to_string()) {
+            let remedy = "rename the operator's, or the service";
+            return Some(format!("the service's own section would be called {id} too, as {by}: {remedy}"));
+        }
         let allowed = self.limits.allowed.as_ref().filter(|_| id.is_default())?;
         allowed.check_any(&id.name).err()
     }

@@ -24,6 +24,11 @@ impl Memory {
         self.good.get(&id.to_string())
     }
 
+    /// The sections of the services that had a good value.
+    pub(super) fn services(&self) -> impl Iterator<Item = &String> {
+        self.good.keys()
+    }
+
     /// Who holds which claim.
     pub(super) fn claims(&self) -> &BTreeMap<String, ServiceId> {
         &self.claims

@@ -89,7 +89,7 @@ fn preview_host(color: &Color, host: &Host, id: &ServiceId, limits: &Limits) -> 
     let name = format!("{color}.{host}");
     let host: Host = name.parse().map_err(|error| format!("{name} leads to no color: {error}"))?;
     let domain = Domain::Exact(host);
-    let allowed = limits.allowed.as_ref().map_or(Ok(()), |it| it.check(&id.name, std::slice::from_ref(&domain)));
+    let allowed = limits.allowed.as_ref().map_or(Ok(()), |it| it.check(&id.name, &domain));
     allowed.map(|()| domain)
 }
 

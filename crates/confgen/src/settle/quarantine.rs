@@ -13,6 +13,7 @@ impl Settled {
             let reasons = all.entry(key.to_owned()).or_default();
             *reasons = if reasons.is_empty() { reason.to_owned() } else { format!("{reasons}; {reason}") };
         };
+        self.unfollowed.iter().for_each(|(key, reason)| add(key, reason));
         for (id, it) in &self.services {
             it.reading.refused.iter().for_each(|(key, reason)| add(key, reason));
             if let Some(words) = &it.refused {

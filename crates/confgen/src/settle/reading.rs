@@ -51,7 +51,7 @@ pub(super) struct Reading {
 }
 
 /// More than a service needs that lists a thousand hosts, and a few megabytes in HAProxy.
-pub(super) const MOST_ROUTES: usize = 10_000;
+pub(crate) const MOST_ROUTES: usize = 10_000;
 
 /// Settings without which a request might go where it must not, or be spoken in a way the upstream doesn't read.
 const GATES: [SettingName; 6] = [
@@ -84,10 +84,11 @@ pub(super) fn read(
             picker.refused.insert(field.entry.key.clone(), reason.into());
             continue;
         }
-        let reread = |value: &[u8]| Setting::parse(kind, name, value);
+        let reread = |value: &[u8]| Setting::read(kind, name, value).value;
         match picker.pick(field, reread, |setting| vet(&case, setting)) {
             Some(setting) => {
                 case.passes_through |= passthrough::is_asked_by(&setting);
+                let setting = picker.keep_allowed(&field.entry.key, setting, &case);
                 settings.push((naming(field), setting));
             }
             None => _ = without.insert(name),
@@ -201,7 +202,7 @@ fn vet(case: &Case, setting: &Setting) -> Result<(), String> {
         return Err(reason.clone());
     }
     match setting {
-        Setting::Domain(domains) => limits.allowed.as_ref().map_or(Ok(()), |it| it.check(&id.name, domains)),
+        Setting::Domain(domains) => limits.allowed.as_ref().map_or(Ok(()), |it| it.check_some(&id.name, domains)),
         Setting::UrlReg(_) => limits.allowed.as_ref().map_or(Ok(()), |it| it.check_any(&id.name)),
         Setting::Verify(verify) => limits.authorities.check(verify),
         Setting::Profile(profile) if !limits.profiles.contains(profile) => {
@@ -246,6 +247,9 @@ impl Picker<'_> {
         let reason = match own.and_then(|value| vet(value).map(|()| value)) {
             Ok(value) => {
                 self.good.insert(key.clone(), String::from_utf8_lossy(&field.entry.value).into_owned());
+                if let Some(unread) = &field.unread {
+                    self.refused.insert(key.clone(), unread.to_string());
+                }
                 return Some(value.clone());
             }
             Err(reason) => reason,
@@ -258,5 +262,23 @@ impl Picker<'_> {
             self.good.insert(key.clone(), text.clone());
         }
         value
+    }
+
+    /// The setting without the hosts that the service may not claim.
+    fn keep_allowed(&mut self, key: &str, setting: Setting, case: &Case) -> Setting {
+        let (Setting::Domain(domains), Some(allowed)) = (&setting, &case.limits.allowed) else { return setting };
+        let mut reasons: Vec<String> = self.refused.remove(key).into_iter().collect();
+        let mut kept = domains.clone();
+        kept.retain(|domain| match allowed.check(&case.id.name, domain) {
+            Ok(()) => true,
+            Err(reason) => {
+                reasons.push(reason);
+                false
+            }
+        });
+        if !reasons.is_empty() {
+            self.refused.insert(key.to_owned(), reasons.join("; "));
+        }
+        Setting::Domain(kept)
     }
 }

@@ -1,10 +1,12 @@
 //! A service's servers: the strictest of what announcer, operator and color say.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
+use std::num::NonZeroU32;
 
 use discovery::{Active, Color, Upstream, UpstreamAddress, UpstreamId, UpstreamState, Weight};
 use discovery::{Override, OverrideState};
 
+use super::Settings;
 use super::reading::Reading;
 
 /// One server as HAProxy is to know it.
@@ -20,6 +22,8 @@ pub struct Server {
     pub state: ServerState,
     /// Used only when no other server is up.
     pub backup: bool,
+    /// Its id in HAProxy if requests are spread by a hash, else `None` and HAProxy counts.
+    pub hash_id: Option<NonZeroU32>,
 }
 
 /// A server's state, from the mildest to the strictest.
@@ -45,7 +49,8 @@ pub(super) fn servers(reading: &Reading, kept: Option<&BTreeMap<UpstreamId, Upst
     if let Some(active) = active.filter(|active| active.iter().nth(1).is_some()) {
         share(&mut servers, active);
     }
-    servers.into_iter().map(|(_, server)| server).collect()
+    let servers = servers.into_iter().map(|(_, server)| server).collect();
+    assign_hash_ids(servers, &reading.settings)
 }
 
 /// The same of a color for those who may preview it: its upstreams, active or not, with their own weights.
@@ -58,7 +63,34 @@ pub(super) fn previewed(
         return Vec::new();
     }
     let of_color = upstreams(reading, kept).into_iter().filter(|(_, upstream)| upstream.color.as_ref() == Some(color));
-    of_color.map(|(id, upstream)| server(reading, id, upstream, None)).collect()
+    let servers = of_color.map(|(id, upstream)| server(reading, id, upstream, None)).collect();
+    assign_hash_ids(servers, &reading.settings)
+}
+
+/// Gives each server an id that depends on its name alone, if its section spreads requests by a hash of ids.
+///
+/// HAProxy places a server on the hash ring by its id. An id that came from the server's line in the file, or from the order
+/// of arrival, would differ between balancers and after a restart, and `uri` and `source` would lead clients elsewhere.
+fn assign_hash_ids(mut servers: Vec<Server>, settings: &Settings) -> Vec<Server> {
+    if settings.hashes_ids() {
+        let mut taken = BTreeSet::new();
+        for server in &mut servers {
+            let name = server.id.as_str();
+            server.hash_id = (0_u8..=u8::MAX).map(|attempt| hash_id(name, attempt)).find(|id| taken.insert(*id));
+        }
+    }
+    servers
+}
+
+/// The id of a server of this name; a later attempt gives another one, should a sibling have the first.
+///
+/// 2.6 multiplies the id by 4096 in 32 bits (`lb_chash.c`): ids that differ only above bit 20 would share one place.
+fn hash_id(name: &str, attempt: u8) -> NonZeroU32 {
+    const IDS: u32 = (1 << 20) - 1;
+    // FNV-1a, 32 bits: short, and the same in every release of confgen.
+    let mix = |hash: u32, byte: u8| (hash ^ u32::from(byte)).wrapping_mul(0x0100_0193);
+    let hash = name.bytes().chain((attempt > 0).then_some(attempt)).fold(0x811c_9dc5, mix);
+    NonZeroU32::MIN.saturating_add(hash % IDS)
 }
 
 fn upstreams<'a>(
@@ -78,6 +110,7 @@ fn server(reading: &Reading, id: &UpstreamId, upstream: &Upstream, active: Optio
         weight: weight.get(),
         state: state(upstream, imposed, active),
         backup: upstream.backup,
+        hash_id: None,
     }
 }
 
@@ -120,4 +153,40 @@ fn share(servers: &mut [(Option<&Color>, Server)], active: &Active) {
             server.weight = (part / largest * f64::from(Weight::MOST)).round().max(1.0) as u16;
         }
     }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::settle::tests::{settle, topology};
+
+    fn ids(settings: &str, upstreams: impl IntoIterator<Item = String>) -> BTreeMap<String, Option<u32>> {
+        let records = upstreams.into_iter().map(|id| format!("http-services/a/upstreams/{id} 10.0.0.1:80\n"));
+        let store = format!("http-services/a/{settings}\n{}", records.collect::<String>());
+        let settled = settle(&topology(&store), &Default::default(), &Default::default());
+        let servers = &settled.services().next().unwrap().1.servers;
+        servers.iter().map(|server| (server.id.to_string(), server.hash_id.map(NonZeroU32::get))).collect()
+    }
+
+    #[test]
+    fn an_id_follows_from_the_name_and_siblings_change_nothing() {
+        let few = ids("balance uri", ["b".to_owned(), "shop-1".to_owned()]);
+        let many = ids("balance uri", ["a", "b", "c", "shop-1", "z"].map(str::to_owned));
+        assert!(few.iter().all(|(name, id)| many[name] == *id), "{few:?} {many:?}");
+        // Another release of confgen must not move clients.
+        assert_eq!(few["shop-1"], Some(SHOP_1));
+        assert!(ids("balance roundrobin", ["b".to_owned()]).values().all(Option::is_none));
+    }
+
+    #[test]
+    fn ids_are_unique_and_within_what_haproxy_tells_apart() {
+        let names = || (0..5_000).map(|number| format!("node-{}", number * 7_919));
+        let ids: Vec<u32> = ids("balance source", names()).into_values().flatten().collect();
+        let first_attempts: BTreeSet<_> = names().map(|name| hash_id(&name, 0)).collect();
+        assert!(first_attempts.len() < 5_000, "some names share their first id, or this shows nothing");
+        assert_eq!(ids.iter().collect::<BTreeSet<_>>().len(), 5_000);
+        assert!(ids.iter().all(|id| (1..1 << 20).contains(id)));
+    }
+
+    const SHOP_1: u32 = 153_680;
 }

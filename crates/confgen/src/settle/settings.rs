@@ -55,6 +55,11 @@ impl Settings {
         self.tls == Tls::Passthrough
     }
 
+    /// Whether HAProxy may place servers by a hash of their ids. A profile may say `balance` in the service's place.
+    pub fn hashes_ids(&self) -> bool {
+        matches!(self.balance, Balance::Random | Balance::Source | Balance::Uri) || self.profile.is_some()
+    }
+
     pub(super) fn of(kind: Kind) -> Self {
         Self {
             tls: if kind == Kind::Http { Tls::Both } else { Tls::Off },

@@ -175,6 +175,7 @@ impl Server {
             if weight == discovery::Weight::DEFAULT.get() { String::new() } else { format!(" weight {weight}") };
         let backup = if self.backup { " backup" } else { "" };
         let disabled = if self.state == ServerState::Maint { " disabled" } else { "" };
-        format!("{weight}{backup}{disabled}")
+        let id = self.hash_id.map(|id| format!(" id {id}")).unwrap_or_default();
+        format!("{weight}{backup}{disabled}{id}")
     }
 }

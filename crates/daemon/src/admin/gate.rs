@@ -3,7 +3,6 @@
 //! The Host is checked because a browser on this host may be made to ask the admin port for somebody else's page: a name
 //! that its owner lets point at 127.0.0.1 (DNS rebinding) makes the answer readable for that page.
 
-use std::fs;
 use std::net::IpAddr;
 use std::path::Path;
 use std::sync::Arc;
@@ -28,7 +27,8 @@ impl Token {
     /// # Errors
     /// In words, when it can't be read, or is too short to be a secret.
     pub fn read(path: &Path) -> Result<Self, String> {
-        let text = fs::read_to_string(path).map_err(|error| format!("read {}: {error}", path.display()))?;
+        let text = regular_file::read_text(path, regular_file::SMALL)
+            .map_err(|error| format!("read {}: {error}", path.display()))?;
         let token = text.trim();
         if token.len() < SHORTEST_TOKEN || !token.bytes().all(|byte| byte.is_ascii_graphic()) {
             let advice = "openssl rand -hex 32 makes one";
@@ -168,8 +168,9 @@ mod tests {
     fn the_token_is_asked_for() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("token");
-        let put =
-            |text: &str| std::io::Write::write_all(&mut fs::File::create(&path).unwrap(), text.as_bytes()).unwrap();
+        let put = |text: &str| {
+            std::io::Write::write_all(&mut std::fs::File::create(&path).unwrap(), text.as_bytes()).unwrap()
+        };
         put("short\n");
         assert!(Token::read(&path).is_err_and(|error| error.contains("openssl rand")));
         put("0123456789abcdef\n");

@@ -44,6 +44,14 @@ pub(super) fn register(registry: &mut Registry) {
     }
 }
 
+/// Adds `log_lines_dropped`, to the daemon's own metrics.
+pub fn register_log(registry: &mut Registry) {
+    let dropped = Counter::<u64, AtomicU64>::default();
+    dropped.inc_by(program::log::dropped_lines());
+    let help = "Lines of the log that could not be written: stderr was full, closed or not read";
+    registry.register("log_lines_dropped", help, dropped);
+}
+
 /// When the process started, in seconds since 1970, by how long after the machine's boot that was. /proc/stat has the boot's
 /// time, and systemd's `ProcSubset=pid` hides it: the clock that counts from there is asked. Once, so that what is told
 /// stays the same when the time of day is set.

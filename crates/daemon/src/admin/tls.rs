@@ -14,7 +14,8 @@ use super::args::TlsFiles;
 pub(super) fn config(files: &TlsFiles) -> Result<Arc<ServerConfig>, String> {
     let provider = Arc::new(rustls::crypto::ring::default_provider());
     let chain = certificates(&files.cert)?;
-    let key = PrivateKeyDer::from_pem_file(&files.key).map_err(|error| format!("{}: {error}", files.key.display()))?;
+    let key = PrivateKeyDer::from_pem_slice(&read(&files.key)?);
+    let key = key.map_err(|error| format!("{}: {error}", files.key.display()))?;
     let builder = ServerConfig::builder_with_provider(Arc::clone(&provider));
     let builder = builder.with_safe_default_protocol_versions().map_err(|error| error.to_string())?;
     let builder = match &files.client_ca {
@@ -36,7 +37,11 @@ pub(super) fn config(files: &TlsFiles) -> Result<Arc<ServerConfig>, String> {
 }
 
 fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, String> {
-    let chain: Result<Vec<_>, _> = CertificateDer::pem_file_iter(path).and_then(Iterator::collect);
+    let chain: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(&read(path)?).collect();
     let chain = chain.map_err(|error| format!("{}: {error}", path.display()))?;
     if chain.is_empty() { Err(format!("{}: no certificate in it", path.display())) } else { Ok(chain) }
+}
+
+fn read(path: &Path) -> Result<Vec<u8>, String> {
+    regular_file::read(path, regular_file::SMALL).map_err(|error| format!("{}: {error}", path.display()))
 }

@@ -35,7 +35,7 @@ impl AcceptStore {
         let mut edit = Edit::default();
         edit.put(&store, &Key::AcceptStore, word.to_string());
         if !ctl.screen.is_for_programs() {
-            ctl.screen.print(&says(&store.balancers))?;
+            ctl.screen.print(&says(&store.balancers));
         }
         let awaited = Awaited { lets_go: true, ..Awaited::default() };
         ctl.carry_out_awaiting(&store, &edit, &self.changing, awaited).await

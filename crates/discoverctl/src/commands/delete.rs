@@ -4,12 +4,15 @@ use std::collections::BTreeSet;
 use std::io::{self, BufRead, IsTerminal, Write};
 
 use clap::Args;
+use discovery::ServiceId;
 
 use super::Outcome;
 use crate::args::Changing;
 use crate::ctl::Ctl;
 use crate::edit::Edit;
 use crate::error::Error;
+use crate::fleet::ServiceInFull;
+use crate::store::Store;
 use crate::target::Named;
 
 pub(crate) const EXAMPLES: &str = "Examples:
@@ -17,7 +20,8 @@ pub(crate) const EXAMPLES: &str = "Examples:
   discoverctl delete shop --dry-run
 
 Every key of the service goes: settings, overrides, records. While announcers speak for it it is refused: they would leave
-upstreams behind that no host leads to; stop them first, or --force.";
+upstreams behind that no host leads to; stop them first, or --force. Lines of operators' own HAProxy files that name the service
+are warned of: it stays there as an empty backend, which answers 503.";
 
 /// Options of `delete`.
 #[derive(Debug, Args)]
@@ -46,6 +50,7 @@ impl Delete {
             let words = format!("announcers speak for {leased} of the upstreams of {id}");
             return Err(Error::Refused(format!("{words}: stop them first, or --force")));
         }
+        warn_of_references(ctl, &store, &id).await?;
         if !self.yes && !self.changing.dry_run && !is_meant(&format!("delete {id}, {} keys?", entries.len()))? {
             return Err(Error::Refused("nothing was deleted".into()));
         }
@@ -53,6 +58,26 @@ impl Delete {
         entries.iter().for_each(|entry| edit.delete(&store, &entry.key));
         ctl.carry_out(&store, &edit, &self.changing, BTreeSet::new()).await
     }
+}
+
+/// Warns of lines in the operators' files that name the service's section: their clients get 503 from then on. A balancer that
+/// can't be asked is named, and doesn't hold up the deletion.
+async fn warn_of_references(ctl: &Ctl, store: &Store, id: &ServiceId) -> Result<(), Error> {
+    let answers = ctl.fleet(store)?.ask::<ServiceInFull>(&format!("services/{id}")).await;
+    let mut err = io::stderr().lock();
+    for (node, answer) in answers {
+        let told = match answer {
+            Ok(answer) if answer.service.named_by.is_empty() => continue,
+            Ok(answer) => {
+                let lines = answer.service.named_by.join(", ");
+                format!("warning: {node}: {lines} names {id}; requests that it sends there will get 503")
+            }
+            Err(error) => format!("warning: {node} can't be asked if a file of its operator names {id}: {error}"),
+        };
+        // A terminal that is gone is no reason to stop.
+        let _ = writeln!(err, "{told}");
+    }
+    Ok(())
 }
 
 /// Asks at the terminal; without one nobody can be asked.

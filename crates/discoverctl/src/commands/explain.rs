@@ -2,9 +2,11 @@
 
 mod cause;
 mod shown;
+mod unfollowed;
 mod verdict;
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::str::FromStr;
 
 use clap::Args;
 use discovery::{Node, ServiceId, UpstreamId};
@@ -19,6 +21,7 @@ use crate::target::{Named, NamedAny};
 
 use cause::Last;
 use shown::Explanation;
+use unfollowed::Unfollowed;
 use verdict::{Said, record_key};
 
 pub(crate) const EXAMPLES: &str = "Examples:
@@ -35,19 +38,53 @@ listed as well. An upstream that is gone is explained from etcd's retained revis
 pub(crate) struct Explain {
     /// A service, or one of its upstreams
     #[arg(value_name = "SVC[/ID]")]
-    target: NamedAny,
+    target: Target,
+}
+
+/// SVC or SVC/ID as it was typed. An ID that is no name may still stand in a key, which has to be explained.
+#[derive(Clone, Debug)]
+enum Target {
+    Named(NamedAny),
+    NoName { typed: String, refusal: String },
+}
+
+impl FromStr for Target {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        match text.parse() {
+            Ok(named) => Ok(Self::Named(named)),
+            Err(refusal) if text.contains('/') => Ok(Self::NoName { typed: text.to_owned(), refusal }),
+            Err(refusal) => Err(refusal),
+        }
+    }
 }
 
 impl Explain {
     /// Does it.
     pub(crate) async fn run(self, ctl: &Ctl) -> Result<Outcome, Error> {
         let store = ctl.store().await?;
+        let target = match self.target {
+            Target::Named(named) => named,
+            Target::NoName { typed, refusal } => {
+                let found = Unfollowed::find(&store, &typed).ok_or(Error::Usage(refusal))?;
+                ctl.screen.show(&found)?;
+                return Ok(Outcome::Yes);
+            }
+        };
         let fleet = ctl.fleet(&store)?;
-        let (named, asked) = match &self.target {
+        let (named, asked) = match &target {
             NamedAny::Service(named) => (named, None),
             NamedAny::Upstream(named) => (&named.service, Some(named.id.clone())),
         };
-        let service = locate(named, &store, &fleet).await?;
+        let service = match locate(named, &store, &fleet).await {
+            Ok(service) => service,
+            Err(error) => {
+                let found = Unfollowed::of_service_named(&store, &named.to_string()).ok_or(error)?;
+                ctl.screen.show(&found)?;
+                return Ok(Outcome::Yes);
+            }
+        };
         let said = ask(&store, &fleet, &service).await;
         let known = known(&store, &service, &said);
         let mut last = BTreeMap::new();
@@ -55,7 +92,7 @@ impl Explain {
             last.extend(look_back(&ctl.client, &store, &service, id).await.map(|last| (id.clone(), last)));
             if !known.contains(id)
                 && !last.contains_key(id)
-                && let NamedAny::Upstream(named) = &self.target
+                && let NamedAny::Upstream(named) = &target
             {
                 // Says which are alike. One with an override alone is found, and explained.
                 named.find(&store.topology)?;

@@ -6,6 +6,7 @@ use std::path::PathBuf;
 
 use clap::Args;
 use discovery::{Entry, ServiceId};
+use program::output;
 
 use super::Outcome;
 use crate::args::Changing;
@@ -13,7 +14,7 @@ use crate::ctl::Ctl;
 use crate::document::{Document, Tree};
 use crate::durable::{Kept, check_claims};
 use crate::error::Error;
-use crate::print::{Block, Shown};
+use crate::print::{Block, Shown, yaml};
 use crate::target::Named;
 
 pub(crate) const EXAMPLES: &str = "Examples:
@@ -61,15 +62,15 @@ impl Export {
         let ids = self.services.iter().map(|named| named.find(&store.topology)).collect::<Result<BTreeSet<_>, _>>()?;
         let (tree, odd) = Tree::of(asked(&store.entries, &ids));
         for key in odd {
-            eprintln!("discoverctl: {key}: its value is no text, and left out");
+            output::say(&format!("discoverctl: {key}: its value is no text, and left out"));
         }
         if ctl.screen.is_json() {
             ctl.screen.show(&tree)?;
         } else {
-            let yaml = serde_saphyr::to_string(&tree).map_err(|error| Error::Failed(error.to_string()))?;
+            let yaml = yaml(&tree)?;
             let (prefix, revision) = (ctl.client.config().prefix(), store.revision);
             let head = format!("# Durable keys below {prefix} at revision {revision}; discoverctl import reads them.");
-            ctl.screen.print(&format!("{head}\n{yaml}"))?;
+            ctl.screen.print(&format!("{head}\n{yaml}"));
         }
         Ok(Outcome::Yes)
     }
@@ -97,7 +98,7 @@ impl Import {
         check_claims(&store, &edit)?;
         let parts = edit.txns().len();
         if parts > 1 {
-            eprintln!("discoverctl: {} keys, in {parts} transactions", edit.changes().count());
+            output::say(&format!("discoverctl: {} keys, in {parts} transactions", edit.changes().count()));
         }
         ctl.carry_out(&store, &edit, &self.changing, BTreeSet::new()).await
     }
@@ -108,7 +109,7 @@ impl Import {
         let mut text = String::new();
         let read = match is_standard {
             true => std::io::stdin().read_to_string(&mut text).map(|_| text),
-            false => std::fs::read_to_string(&self.file),
+            false => regular_file::read_text(&self.file, regular_file::LARGE),
         };
         read.map_err(|error| Error::Usage(format!("{name} can't be read: {error}"))).map(|text| (name, text))
     }

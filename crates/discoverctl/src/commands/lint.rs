@@ -1,10 +1,12 @@
 //! `lint`: everything that is quarantined or odd, and what to do about it.
 
 mod balancers;
+mod certificates;
 mod keys;
 mod services;
 
 use std::collections::BTreeMap;
+use std::time::SystemTime;
 
 use clap::Args;
 use discovery::Entry;
@@ -13,7 +15,7 @@ use serde::Serialize;
 use super::Outcome;
 use crate::ctl::Ctl;
 use crate::error::Error;
-use crate::fleet::{Answers, Quarantine, Services, Status};
+use crate::fleet::{Answers, Certificates, Quarantine, Services, Status};
 use crate::print::{Block, Cell, Shown, Table};
 use crate::store::Store;
 use crate::upstreams::{silent, unreachable};
@@ -59,6 +61,8 @@ struct Scene<'a> {
     status: &'a Answers<Status>,
     services: &'a Answers<Services>,
     quarantine: &'a Answers<Quarantine>,
+    certificates: &'a Answers<Certificates>,
+    now: SystemTime,
 }
 
 impl Lint {
@@ -66,9 +70,20 @@ impl Lint {
     pub(crate) async fn run(self, ctl: &Ctl) -> Result<Outcome, Error> {
         let store = ctl.store().await?;
         let fleet = ctl.fleet(&store)?;
-        let (status, services, quarantine) =
-            tokio::join!(fleet.ask("status"), fleet.ask("services"), fleet.ask("quarantine"));
-        let scene = Scene { store: &store, status: &status, services: &services, quarantine: &quarantine };
+        let (status, services, quarantine, certificates) = tokio::join!(
+            fleet.ask("status"),
+            fleet.ask("services"),
+            fleet.ask("quarantine"),
+            fleet.ask("certificates")
+        );
+        let scene = Scene {
+            store: &store,
+            status: &status,
+            services: &services,
+            quarantine: &quarantine,
+            certificates: &certificates,
+            now: SystemTime::now(),
+        };
         let linted = Linted { revision: store.revision, findings: scene.findings(), unreachable: unreachable(&status) };
         ctl.screen.show(&linted)?;
         Ok(if linted.findings.is_empty() { Outcome::Yes } else { Outcome::No })
@@ -81,6 +96,7 @@ impl Scene<'_> {
         let mut findings = keys::findings(self.store);
         findings.extend(services::findings(self.store));
         findings.extend(balancers::findings(self, &findings));
+        findings.extend(certificates::findings(self.certificates, self.now));
         findings.sort();
         findings.dedup();
         findings

@@ -1,14 +1,17 @@
 //! `register` and `deregister`: upstreams that no announcer speaks for.
 
 use std::collections::BTreeSet;
+use std::net::IpAddr;
+use std::num::NonZeroU16;
 
 use clap::Args;
 use discovery::{Color, Entry, Key, ServiceId, Upstream, UpstreamAddress, UpstreamId, Weight};
+use program::output;
 
 use super::Outcome;
 use crate::args::{Changing, Type};
 use crate::ctl::Ctl;
-use crate::docker::{Container, Docker};
+use crate::docker::{Container, Docker, HostAddresses, Reach};
 use crate::edit::Edit;
 use crate::error::Error;
 use crate::store::Store;
@@ -17,14 +20,16 @@ use crate::target::{Named, NamedUpstream, hint};
 pub(crate) const EXAMPLES: &str = "Examples:
   discoverctl register shop node-1 172.17.8.101:8000
   discoverctl register shop node-1 172.17.8.101:8000 --color green --weight 50
-  discoverctl register shop --container web-1:8000
+  discoverctl register shop --container web-1
+  discoverctl register shop --container web-1 --port 8000 --host-address 172.17.8.101
   discoverctl register --type tcp db db-1 172.17.8.101:3306
 
 The record hangs on no lease: it stands until it is deregistered, whether or not something answers there; HAProxy's checks
 decide who gets requests. An app with an announcer needs none of this. A new service has no domain yet:
 `discoverctl set shop domain shop.example.com`.
-With --container the address is looked up through Docker's API; the id is the container's name, the port may be left out
-where the image exposes just one.";
+With --container, Docker's API is asked where the container's port is published on this host. The id is the container's name.
+The address is this host's towards etcd, else that of its default route, unless the port is published at one address. A
+container in the host's network is at the host's address. A port that is published on loopback, or not at all, is refused.";
 
 pub(crate) const DEREGISTER_EXAMPLES: &str = "Examples:
   discoverctl drain shop/node-1 && discoverctl deregister shop node-1
@@ -44,12 +49,18 @@ pub(crate) struct Register {
     /// Where it listens
     #[arg(value_name = "ADDR", required_unless_present = "container", conflicts_with = "container")]
     address: Option<UpstreamAddress>,
-    /// A running container, by name or id, and the port that it listens on
+    /// A running container on this host, by name or id, and the port that it listens on
     #[arg(long, value_name = "ID[:PORT]")]
     container: Option<Container>,
-    /// The network whose address is taken, where the container is in several
-    #[arg(long, value_name = "NAME", requires = "container")]
-    network: Option<String>,
+    /// The port that the container listens on. Needed where it publishes several
+    #[arg(long, value_name = "PORT", requires = "container")]
+    port: Option<NonZeroU16>,
+    /// This host's address, at which balancers reach published ports
+    #[arg(long, value_name = "IP", requires = "container", conflicts_with = "container_network")]
+    host_address: Option<IpAddr>,
+    /// Take the container's own address in this network, which balancers have to reach; no published port is needed
+    #[arg(long, alias = "network", value_name = "NAME", requires = "container")]
+    container_network: Option<String>,
     /// Where Docker's API listens
     #[arg(long, env = "DOCKER_HOST", value_name = "unix://PATH", default_value = "unix:///var/run/docker.sock")]
     docker: String,
@@ -91,9 +102,18 @@ pub(crate) struct Deregister {
 impl Register {
     /// Does it.
     pub(crate) async fn run(self, ctl: &Ctl) -> Result<Outcome, Error> {
-        let (id, address) = match (&self.container, self.id, self.address) {
+        let (id, address) = match (self.container, self.id, self.address) {
             (Some(container), id, _) => {
-                let found = Docker::at(&self.docker)?.find(container, self.network.as_deref()).await?;
+                let container = container.at_port(self.port)?;
+                let reach = match self.container_network {
+                    Some(network) => Reach::Own(network),
+                    None => {
+                        let endpoints = ctl.client.config().endpoints().iter();
+                        let places: Vec<_> = endpoints.map(|it| (it.host().to_owned(), it.port())).collect();
+                        Reach::Host(HostAddresses::find(self.host_address, &places).await)
+                    }
+                };
+                let found = Docker::at(&self.docker)?.find(&container, &reach).await?;
                 (id.unwrap_or(found.id), found.address)
             }
             (None, Some(id), Some(address)) => (id, address),
@@ -103,7 +123,7 @@ impl Register {
         let service = self.service.find_or_new(&store.topology, self.kind.map(Into::into))?;
         if !store.topology.services().contains_key(&service) {
             let alike = hint(service.name.as_str(), store.topology.services().keys().map(|id| id.name.to_string()));
-            eprintln!("{service} is a new service, without a domain or port yet{alike}");
+            output::say(&format!("{service} is a new service, without a domain or port yet{alike}"));
         }
         let upstream = Upstream {
             weight: self.weight.unwrap_or_default(),

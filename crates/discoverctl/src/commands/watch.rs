@@ -6,6 +6,7 @@ use std::time::{Duration, SystemTime};
 
 use clap::Args;
 use discovery::{Balancers, ServiceId, Topology, UpstreamId};
+use program::output;
 use registry::{Event, Follow};
 use serde::Serialize;
 use tokio::task::JoinHandle;
@@ -17,7 +18,7 @@ use crate::args::Format;
 use crate::ctl::Ctl;
 use crate::error::Error;
 use crate::fleet::{Answers, Fleet, Upstreams};
-use crate::print::{Cell, Screen};
+use crate::print::{Cell, Screen, json_line, until_written, yaml};
 use crate::target::Named;
 use crate::upstreams::{Row, rows};
 
@@ -80,6 +81,7 @@ impl Watch {
             () = async { match deadline { Some(at) => sleep_until(at).await, None => std::future::pending().await } } => {}
             _ = tokio::signal::ctrl_c() => {}
         }
+        ctl.screen.abandon();
         Ok(Outcome::Yes)
     }
 }
@@ -96,7 +98,9 @@ async fn tell(ctl: &Ctl, mut scene: Scene, mut fleet: Arc<Fleet>) -> Result<(), 
     let mut asked: Option<JoinHandle<Answers<Upstreams>>> = None;
     loop {
         let now = rows(&scene.topology, &scene.answers, scene.only.as_ref());
-        if !teller.tell(&shown, &now)? {
+        teller.tell(&shown, &now)?;
+        // What comes meanwhile is compared with what was printed last, and no queue grows.
+        if !until_written().await? {
             return Ok(());
         }
         shown = now;
@@ -138,7 +142,7 @@ impl Scene {
         match event {
             Event::Disconnected { error, .. } => {
                 if !std::mem::replace(&mut self.is_away, true) {
-                    eprintln!("discoverctl: {error}; trying on");
+                    output::say(&format!("discoverctl: {error}; trying on"));
                 }
                 return;
             }
@@ -154,7 +158,7 @@ impl Scene {
             }
         }
         if std::mem::replace(&mut self.is_away, false) {
-            eprintln!("discoverctl: etcd is back");
+            output::say("discoverctl: etcd is back");
         }
     }
 }
@@ -194,8 +198,8 @@ impl Teller {
         Self { screen, has_begun: false, widths: HEAD.iter().map(|name| name.len()).collect() }
     }
 
-    /// False where nobody reads any more.
-    fn tell(&mut self, before: &Rows, now: &Rows) -> Result<bool, Error> {
+    /// Prints what has changed.
+    fn tell(&mut self, before: &Rows, now: &Rows) -> Result<(), Error> {
         let has_begun = std::mem::replace(&mut self.has_begun, true);
         let line = |(change, row): (&'static str, &Row)| Line {
             time: humantime::format_rfc3339_millis(SystemTime::now()).to_string(),
@@ -206,11 +210,9 @@ impl Teller {
         let mut texts = Vec::new();
         match self.screen.format() {
             Format::Json => {
-                let json = |line| serde_json::to_string(line).map_err(|error| Error::Failed(error.to_string()));
-                texts.extend(lines.iter().map(json).collect::<Result<Vec<_>, _>>()?);
+                texts.extend(lines.iter().map(json_line).collect::<Result<Vec<_>, _>>()?);
             }
             Format::Yaml => {
-                let yaml = |line| serde_saphyr::to_string(line).map_err(|error| Error::Failed(error.to_string()));
                 let documents = lines.iter().map(yaml).collect::<Result<Vec<_>, _>>()?;
                 texts.extend(documents.into_iter().map(|text| format!("---\n{text}")));
             }
@@ -222,12 +224,8 @@ impl Teller {
                 texts.extend(head.iter().chain(&cells).map(|cells| self.pad(cells)));
             }
         }
-        for text in texts {
-            if !self.screen.line(&text)? {
-                return Ok(false);
-            }
-        }
-        Ok(true)
+        texts.iter().for_each(|text| self.screen.print(text));
+        Ok(())
     }
 
     fn widen(&mut self, cells: &[String]) {

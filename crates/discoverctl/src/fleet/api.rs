@@ -39,6 +39,8 @@ pub(crate) struct Service {
     pub(crate) upstreams: Census,
     /// Its backend.
     pub(crate) haproxy: Option<Traffic>,
+    /// Lines of the operator's files there that name its section.
+    pub(crate) named_by: Vec<String>,
 }
 
 impl Service {
@@ -106,6 +108,71 @@ pub(crate) struct Quarantine {
     pub(crate) quarantine: BTreeMap<String, String>,
 }
 
+/// `certificates`.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default)]
+pub(crate) struct Certificates {
+    /// The files that were taken.
+    pub(crate) certificates: Vec<Certificate>,
+    /// By file: why it is not taken.
+    pub(crate) refused: BTreeMap<String, String>,
+    /// By file: why it is of no use as a certificate, without being wrong.
+    pub(crate) unused: BTreeMap<String, String>,
+    /// The hosts that HAProxy ends TLS for. None from a confgen that does not tell.
+    pub(crate) hosts: Option<Vec<Host>>,
+}
+
+/// A certificate's file.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default)]
+pub(crate) struct Certificate {
+    /// Its path.
+    pub(crate) file: String,
+    /// The names that it is for.
+    pub(crate) names: Vec<String>,
+    /// The names that it serves.
+    pub(crate) serves: Vec<String>,
+    /// It serves clients that ask for no name, or for an unknown one.
+    pub(crate) default: bool,
+    /// The end of its validity.
+    pub(crate) not_after: Option<String>,
+    /// `valid`, `not valid yet`, `expired`.
+    pub(crate) validity: String,
+}
+
+/// A host.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default)]
+pub(crate) struct Host {
+    /// The host, or `*.` and what it is below of.
+    pub(crate) host: String,
+    /// The service that has it.
+    pub(crate) service: String,
+    /// The service's `tls`.
+    pub(crate) tls: String,
+    /// No certificate is for it.
+    pub(crate) default: bool,
+    /// The certificates that serve it, one for each kind of key.
+    pub(crate) certificates: Vec<ServedBy>,
+}
+
+/// A certificate that serves a host.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(default)]
+pub(crate) struct ServedBy {
+    /// Its file.
+    pub(crate) file: String,
+    /// `ECDSA`, `RSA` or `other`.
+    pub(crate) key_type: String,
+    /// The end of its validity.
+    pub(crate) not_after: Option<String>,
+    /// `valid`, `not valid yet`, `expired`.
+    pub(crate) validity: String,
+    /// Why this one.
+    pub(crate) why: String,
+}
+
+impl Answer for Certificates {}
 impl Answer for Services {}
 impl Answer for Upstreams {}
 impl Answer for Status {}

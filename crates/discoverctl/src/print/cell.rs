@@ -3,6 +3,8 @@
 use std::collections::BTreeMap;
 use std::fmt::Display;
 
+use program::text::escape_line;
+
 /// What a cell says of what it shows.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) enum Tone {
@@ -17,7 +19,7 @@ pub(crate) enum Tone {
     Bad,
 }
 
-/// A cell. It holds no control character.
+/// A cell. It holds no hidden character.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Cell {
     text: String,
@@ -27,7 +29,7 @@ pub(crate) struct Cell {
 impl Cell {
     /// A cell that says something by its color.
     pub(crate) fn toned(text: impl Display, tone: Tone) -> Self {
-        Self { text: printable(&text.to_string(), false), tone }
+        Self { text: escape_line(&text.to_string()).into_owned(), tone }
     }
 
     /// All is well.
@@ -86,17 +88,4 @@ impl From<String> for Cell {
     fn from(text: String) -> Self {
         Self::toned(text, Tone::Plain)
     }
-}
-
-/// The text with its control characters escaped: a value in the store moves no cursor and changes no color.
-pub(crate) fn printable(text: &str, with_lines: bool) -> String {
-    let mut printable = String::with_capacity(text.len());
-    for c in text.chars() {
-        if c.is_control() && !(with_lines && c == '\n') {
-            printable.extend(c.escape_default());
-        } else {
-            printable.push(c);
-        }
-    }
-    printable
 }

@@ -361,10 +361,12 @@ impl FromStr for Active {
                 return Err(refused());
             }
             let color: Color = color.parse()?;
-            if shares.iter().any(|(name, _)| *name == color) {
-                return Err(Refusal::Twice(crate::Excerpt::new(word)));
+            match shares.iter().find(|(name, _)| *name == color) {
+                None => shares.push((color, share)),
+                // The same said twice is said once.
+                Some((_, other)) if *other == share => {}
+                Some(_) => return Err(Refusal::Twice(crate::Excerpt::new(word))),
             }
-            shares.push((color, share));
         }
         // One color alone has the whole, whatever its number.
         if let [(_, share)] = shares.as_mut_slice() {
@@ -427,7 +429,7 @@ mod tests {
     fn active_colors() {
         assert_eq!("blue".parse::<Active>().unwrap().to_string(), "blue");
         assert_eq!("blue=90,green=10".parse::<Active>().unwrap().to_string(), "blue=90 green=10");
-        for bad in ["", "blue=0", "blue=x", "blue blue", "bl ue=1 =2", "blue=10001"] {
+        for bad in ["", "blue=0", "blue=x", "blue=2 blue=3", "bl ue=1 =2", "blue=10001"] {
             assert!(bad.parse::<Active>().is_err(), "{bad:?}");
         }
     }

@@ -3,6 +3,7 @@
 use std::fs;
 use std::io::{ErrorKind, Write};
 use std::net::{SocketAddr, TcpListener};
+use std::os::unix::fs::PermissionsExt;
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
@@ -16,7 +17,7 @@ use nix::unistd::Pid;
 use crate::http::{get, serve_app};
 
 /// Long enough for a machine that builds something else meanwhile.
-pub(crate) const PATIENCE: Duration = Duration::from_secs(20);
+pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
 
 /// How long a handover of these tests waits for a successor.
 pub(crate) const LINGER: Duration = Duration::from_millis(1500);
@@ -62,6 +63,7 @@ impl Lab {
     pub(crate) fn start_in(host: Host, startsecs: u8) -> Self {
         let mut lab = Self::prepare();
         lab.configure("first", "");
+        lab.install();
         lab.supervise(host, &lab.program(startsecs));
         lab.start_program();
         lab.until("the first configuration serves", || lab.generation().as_deref() == Some("first"));
@@ -72,6 +74,24 @@ impl Lab {
     pub(crate) fn prepare() -> Self {
         let dir = tempfile::tempdir().unwrap();
         Self { dir, web: free_port(), app: serve_app(), supervisord: None }
+    }
+
+    /// Puts the programs where a test can exchange them.
+    pub(crate) fn install(&self) {
+        let bin = self.path("bin");
+        fs::create_dir_all(&bin).unwrap();
+        let (built, handover) = (env!("CARGO_BIN_EXE_handover"), bin.join("handover"));
+        let _ = fs::remove_file(&handover);
+        fs::hard_link(built, &handover).or_else(|_| fs::copy(built, &handover).map(drop)).unwrap();
+        self.script("haproxy", "exec haproxy \"$@\"");
+    }
+
+    /// Puts a shell script in the place of a program.
+    pub(crate) fn script(&self, program: &str, text: &str) {
+        let (path, new) = (self.path("bin").join(program), self.path("bin").join("new"));
+        write!(fs::File::create(&new).unwrap(), "#!/bin/sh\n{text}\n").unwrap();
+        fs::set_permissions(&new, fs::Permissions::from_mode(0o755)).unwrap();
+        fs::rename(&new, &path).unwrap();
     }
 
     pub(crate) fn path(&self, name: &str) -> PathBuf {
@@ -124,10 +144,10 @@ backend app
 
     /// handover as a program of supervisord.
     fn program(&self, startsecs: u8) -> String {
-        let (dir, handover, linger) = (self.dir.path().display(), env!("CARGO_BIN_EXE_handover"), LINGER.as_millis());
+        let (dir, linger) = (self.dir.path().display(), LINGER.as_millis());
         format!(
             "[program:haproxy]
-command={handover} --socket {dir}/admin.sock --linger {linger}ms --wait 10s --drain 6s -- haproxy -f {dir}/haproxy.cfg
+command={dir}/bin/handover --socket {dir}/admin.sock --linger {linger}ms --wait 10s --drain 6s -- {dir}/bin/haproxy -f {dir}/haproxy.cfg
 autostart=false
 autorestart=unexpected
 exitcodes=0
@@ -182,9 +202,7 @@ serverurl=unix://{dir}/supervisor.sock
     /// Starts supervisord anew, after the first one was killed.
     pub(crate) fn supervise_again(&mut self) {
         let _ = self.supervisord.take().unwrap().wait();
-        let program = self.program(1);
-        self.supervise(Host::Plain, &program);
-        self.start_program();
+        self.supervise_program();
     }
 
     /// Has supervisord start the program, which by itself it does a second later.
@@ -192,7 +210,7 @@ serverurl=unix://{dir}/supervisor.sock
         self.until("supervisord takes commands", || self.rpc().start("haproxy").is_ok());
     }
 
-    fn rpc(&self) -> Supervisord {
+    pub(crate) fn rpc(&self) -> Supervisord {
         format!("unix://{}/supervisor.sock", self.dir.path().display()).parse().unwrap()
     }
 
@@ -293,6 +311,19 @@ serverurl=unix://{dir}/supervisor.sock
         if let Some(mut child) = self.supervisord.take() {
             let _ = child.wait();
         }
+    }
+
+    /// Starts supervisord with the usual program, and starts that.
+    pub(crate) fn supervise_program(&mut self) {
+        let program = self.program(1);
+        self.supervise(Host::Plain, &program);
+        self.start_program();
+    }
+
+    /// The same as [`everyone`](Self::everyone), but for a supervisord that has ended and was not waited for.
+    pub(crate) fn everyone_but_supervisord(&self) -> Vec<i32> {
+        let supervisord = self.supervisord();
+        self.everyone().into_iter().filter(|pid| *pid != supervisord).collect()
     }
 
     /// The supervisord process, or the one that stands for its namespace.

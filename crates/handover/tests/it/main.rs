@@ -2,6 +2,8 @@
 
 #![allow(clippy::unwrap_used, clippy::indexing_slicing, reason = "tests may panic: that is how they fail")]
 
+mod failure;
+mod hang;
 mod http;
 mod lab;
 mod restart;

@@ -6,21 +6,27 @@ use std::str::Chars;
 /// One word of a line.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Word {
-    /// Without its quotes and backslashes. What comes from the environment stands in it by its name, as written.
+    /// Without its quotes and backslashes. A variable whose value is not known stands in it as it is written: `${PORT}`.
     pub text: String,
-    /// Whether something of the environment is in it, which only HAProxy knows.
+    /// Such a variable is in it.
     pub is_open: bool,
 }
 
 impl Word {
-    /// The text, where it is known.
+    /// The text; `None` if a variable is in it whose value is not known.
     pub fn known(&self) -> Option<&str> {
         (!self.is_open).then_some(self.text.as_str())
     }
 }
 
-/// The words of a line up to its comment.
+/// Splits a line into words, up to its comment. Every variable counts as unknown.
 pub fn words(line: &str) -> Vec<Word> {
+    words_with(line, &|_| None)
+}
+
+/// Splits a line into words, up to its comment. `value` gives the value of an environment variable, `None` if it is not
+/// known. A variable that has several words as its value (`${NAME[*]}`) counts as unknown.
+pub fn words_with(line: &str, value: &dyn Fn(&str) -> Option<String>) -> Vec<Word> {
     let mut words = Vec::new();
     let mut chars = line.chars().peekable();
     loop {
@@ -29,12 +35,12 @@ pub fn words(line: &str) -> Vec<Word> {
         if chars.peek().is_none_or(|next| *next == '#') {
             return words;
         }
-        words.push(word(&mut chars));
+        words.push(read_word(&mut chars, value));
     }
 }
 
-/// One word from its first character; blank, `#` and the end are left behind it.
-fn word(chars: &mut Peekable<Chars<'_>>) -> Word {
+/// Reads one word from its first character on. The blank or `#` behind it is not consumed.
+fn read_word(chars: &mut Peekable<Chars<'_>>, value: &dyn Fn(&str) -> Option<String>) -> Word {
     let mut word = Word::default();
     let mut quote = None;
     while let Some(next) = chars.next_if(|next| quote.is_some() || !(next.is_ascii_whitespace() || *next == '#')) {
@@ -42,13 +48,42 @@ fn word(chars: &mut Peekable<Chars<'_>>) -> Word {
             (Some(open), close) if open == close => quote = None,
             (None, '\'' | '"') => quote = Some(next),
             (None | Some('"'), '\\') => word.text.extend(chars.next()),
-            (quote, plain) => {
-                word.is_open |= quote == Some('"') && plain == '$';
-                word.text.push(plain);
-            }
+            (Some('"'), '$') => word.push_variable(chars, value),
+            (_, plain) => word.text.push(plain),
         }
     }
     word
+}
+
+impl Word {
+    /// Reads a variable behind its `$`: `NAME`, `{NAME}`, `{NAME-default}`.
+    fn push_variable(&mut self, chars: &mut Peekable<Chars<'_>>, value: &dyn Fn(&str) -> Option<String>) {
+        let in_braces = chars.next_if_eq(&'{').is_some();
+        let mut name = String::new();
+        let mut default = None;
+        if in_braces {
+            let mut inner = String::new();
+            while let Some(next) = chars.next_if(|next| *next != '}' && *next != '"') {
+                inner.push(next);
+            }
+            chars.next_if_eq(&'}');
+            let (bare, rest) = inner.split_once('-').map_or((inner.as_str(), None), |(name, rest)| (name, Some(rest)));
+            (name, default) = (bare.to_owned(), rest.map(str::to_owned));
+        } else {
+            while let Some(next) = chars.next_if(|next| next.is_ascii_alphanumeric() || *next == '_') {
+                name.push(next);
+            }
+        }
+        match value(&name) {
+            Some(value) => self.text.push_str(&value),
+            None => {
+                self.is_open = true;
+                let default = default.map(|default| format!("-{default}")).unwrap_or_default();
+                let written = if in_braces { format!("${{{name}{default}}}") } else { format!("${name}") };
+                self.text.push_str(&written);
+            }
+        }
+    }
 }
 
 #[cfg(test)]
@@ -70,5 +105,26 @@ mod tests {
         assert_eq!(all(r#""open 'quote"#), ["open 'quote"]);
         assert_eq!(all("\"$X\\"), ["<$X>"]);
         assert_eq!(all(""), Vec::<String>::new());
+    }
+
+    #[test]
+    fn a_variable_is_replaced_where_its_value_is_known() {
+        let value = |name: &str| (name == "PORT").then(|| "80".to_owned());
+        let texts = |line: &str| words_with(line, &value).into_iter().map(|word| (word.text, word.is_open)).collect();
+        let expected = |text: &str, is_open| vec![(text.to_owned(), is_open)];
+        for (line, text, is_open) in [
+            (r#""*:${PORT}""#, "*:80", false),
+            (r#""*:$PORT,:81""#, "*:80,:81", false),
+            (r#""*:${PORT-81}""#, "*:80", false),
+            (r#""${HOST}:${PORT}""#, "${HOST}:80", true),
+            (r#""${HOST-10.0.0.1}:80""#, "${HOST-10.0.0.1}:80", true),
+            (r#""${PORT[*]}""#, "${PORT[*]}", true),
+            ("'${PORT}'", "${PORT}", false),
+            ("${PORT}", "${PORT}", false),
+            (r#""${PORT"#, "80", false),
+        ] {
+            let found: Vec<(String, bool)> = texts(line);
+            assert_eq!(found, expected(text, is_open), "{line}");
+        }
     }
 }

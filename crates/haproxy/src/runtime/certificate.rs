@@ -27,8 +27,47 @@ pub struct ShownCertificate {
 pub struct CrtEntry {
     /// The certificate's file.
     pub file: Token,
+    /// What follows the file: SNI filters, and options in brackets, word by word.
+    pub filters: Vec<String>,
     /// The line's number, which stays the same while other lines come and go.
     pub line: u32,
+}
+
+/// An SNI filter of a crt-list line (configuration manual 5.1, `crt-list`). Without one, HAProxy serves a certificate for
+/// every name in it.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub struct SniFilter(String);
+
+impl SniFilter {
+    /// The line serves this name: a host, or `*.` and a host. None for a name that a client can't ask for.
+    pub fn serving(name: &str) -> Option<Self> {
+        let host = name.strip_prefix("*.").unwrap_or(name);
+        let is_host = !host.is_empty() && name.len() <= LONGEST_NAME && host.bytes().all(is_of_host);
+        is_host.then(|| Self(name.to_owned()))
+    }
+
+    /// The line's wildcard does not serve this host. None where [`serving`](Self::serving) has none, or for a wildcard.
+    pub fn excluding(host: &str) -> Option<Self> {
+        Self::serving(host).filter(|_| !host.starts_with('*')).map(|Self(host)| Self(format!("!{host}")))
+    }
+
+    /// The line serves no name at all. As the list's first line it is still the default certificate.
+    pub fn nothing() -> Self {
+        Self("!*".to_owned())
+    }
+
+    /// The word in the list.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+/// The longest name of the DNS.
+const LONGEST_NAME: usize = 253;
+
+/// Upper case is left out: HAProxy compares in lower case, and shows a filter as it was written.
+fn is_of_host(byte: u8) -> bool {
+    byte.is_ascii_lowercase() || byte.is_ascii_digit() || b"-_.".contains(&byte)
 }
 
 /// A certificate with its chain and its private key. Never shown: not by `Debug`, not in an error.
@@ -65,8 +104,8 @@ pub enum CertificateChange {
     New(Token),
     /// A file's content.
     Load(Token, Pem),
-    /// A new line at the end of a list, for a file with a content.
-    List(Token, Token),
+    /// A new line at the end of a list, for a file with a content, with the line's filters.
+    List(Token, Token, Vec<SniFilter>),
     /// A line of a list goes; which one, where the file has several.
     Unlist(Token, Token, Option<u32>),
     /// A file goes that no list names.
@@ -134,7 +173,7 @@ impl fmt::Display for CertificateChange {
         match self {
             Self::New(file) => write!(f, "new ssl cert {file}"),
             Self::Load(file, _) => write!(f, "set ssl cert {file}"),
-            Self::List(list, file) => write!(f, "add ssl crt-list {list} {file}"),
+            Self::List(list, file, filters) => write!(f, "add ssl crt-list {list} {}", line(file, filters)),
             Self::Unlist(list, file, None) => write!(f, "del ssl crt-list {list} {file}"),
             Self::Unlist(list, file, Some(line)) => write!(f, "del ssl crt-list {list} {file}:{line}"),
             Self::Delete(file) => write!(f, "del ssl cert {file}"),
@@ -172,8 +211,10 @@ impl Socket {
         }
         // "/certs/a.pem:3", then options and filters, if any.
         let entry = |line: &str| {
-            let (file, number) = line.split(' ').next()?.rsplit_once(':')?;
-            Some(CrtEntry { file: file.parse().ok()?, line: number.parse().ok()? })
+            let mut words = line.split(' ').filter(|word| !word.is_empty());
+            let (file, number) = words.next()?.rsplit_once(':')?;
+            let filters = words.map(str::to_owned).collect();
+            Some(CrtEntry { file: file.parse().ok()?, filters, line: number.parse().ok()? })
         };
         Ok(Some(answer.lines().filter(|line| !line.starts_with('#')).filter_map(entry).collect()))
     }
@@ -185,6 +226,14 @@ impl Socket {
     pub fn change_certificate(&self, change: &CertificateChange) -> Result<Option<String>, Error> {
         let answer = match change {
             CertificateChange::Load(file, pem) => return self.load(file, pem),
+            // Filters are taken from a payload only.
+            CertificateChange::List(list, file, filters) if !filters.is_empty() => {
+                let (command, payload) = (Command::line(format!("add ssl crt-list {list} <<")), line(file, filters));
+                if payload.len() > LONGEST {
+                    return Ok(Some(format!("the line is longer than the {LONGEST} bytes that HAProxy takes at once")));
+                }
+                self.tell_lossy(&command, &format!("{payload}\n\n"))?
+            }
             _ => self.tell_lossy(&Command::line(change.to_string()), "")?,
         };
         let done = match change {
@@ -228,6 +277,12 @@ impl Socket {
     fn tell_lossy(&self, command: &Command, payload: &str) -> Result<String, Error> {
         Ok(String::from_utf8_lossy(&self.exchange_bytes(command, payload)?).into_owned())
     }
+}
+
+/// A line of a crt-list, as HAProxy reads it.
+pub fn line(file: &Token, filters: &[SniFilter]) -> String {
+    let words = filters.iter().map(|filter| format!(" {}", filter.as_str()));
+    std::iter::once(file.to_string()).chain(words).collect()
 }
 
 /// The file whose change an answer to `set ssl cert` says to be under way.

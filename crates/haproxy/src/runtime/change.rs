@@ -35,6 +35,13 @@ pub enum Change {
     SetState(ServerName, AdminState),
     /// Another weight.
     SetWeight(ServerName, u16),
+    /// Has a server queue for its turn again, with the weight that it has: `balance roundrobin` may have set it aside.
+    ///
+    /// HAProxy hands out turns in windows of as many requests as all weights add up to, times 16. If the weights shrink and
+    /// grow again within a few requests, servers that were moved to the next window wait until the present one is over, while
+    /// the others get all requests (`lb_fwrr.c` of 2.6 to 3.4). A new weight moves a server back. HAProxy ignores an unchanged
+    /// weight, so the change is there and back.
+    Requeue(ServerName, u16),
     /// Another address.
     SetAddress(ServerName, SocketAddr),
     /// Gives servers that were added the sticky cookie that they lack until then (2.6). Nobody else loses theirs.
@@ -85,6 +92,10 @@ impl fmt::Display for Change {
             Self::SetState(name, AdminState::Drain) => write!(f, "set server {name} state drain"),
             Self::SetState(name, AdminState::Maint) => write!(f, "set server {name} state maint"),
             Self::SetWeight(name, weight) => write!(f, "set server {name} weight {weight}"),
+            Self::Requeue(name, weight) => {
+                let other = if *weight > 1 { weight - 1 } else { weight + 1 };
+                write!(f, "set server {name} weight {other};set server {name} weight {weight}")
+            }
             Self::SetAddress(name, address) => {
                 write!(f, "set server {name} addr {} port {}", address.ip(), address.port())
             }
@@ -213,6 +224,9 @@ mod tests {
              enable health http-shop/n1;enable server http-shop/n1"
         );
         assert_eq!(Change::SetAddress(name(), address).to_string(), "set server http-shop/n1 addr fd00::1 port 80");
+        let requeue = |weight| Change::Requeue(name(), weight).to_string();
+        assert_eq!(requeue(100), "set server http-shop/n1 weight 99;set server http-shop/n1 weight 100");
+        assert_eq!(requeue(1), "set server http-shop/n1 weight 2;set server http-shop/n1 weight 1", "0 would drain it");
     }
 
     #[test]

@@ -21,6 +21,9 @@ pub struct ServerOptions {
     pub h2: bool,
     /// The PROXY protocol's version, 1 or 2.
     pub send_proxy: Option<u8>,
+    /// The id that places it among its siblings under a consistent hash. `None` lets HAProxy choose the lowest free one, but
+    /// 2.6 computes the place before it has chosen: all such servers then share one place, and most get no request.
+    pub id: Option<NonZeroU32>,
     /// How long it takes to its whole weight after having been down.
     pub slowstart: Option<Duration>,
     /// TLS to it.
@@ -67,6 +70,9 @@ impl fmt::Display for ServerOptions {
         }
         if self.backup {
             f.write_str(" backup")?;
+        }
+        if let Some(id) = self.id {
+            write!(f, " id {id}")?;
         }
         if let Some(most) = self.maxconn {
             write!(f, " maxconn {most}")?;

@@ -18,6 +18,8 @@ pub struct ServerState {
     pub backend: String,
     /// Its name.
     pub server: String,
+    /// Its id (`srv_id`), unique in the backend.
+    pub id: u32,
     /// Its address as HAProxy writes it: an IP address without brackets, a unix socket's path, or `-`.
     pub address: String,
     /// Its port; 0 for none.
@@ -119,6 +121,7 @@ impl ServerState {
         Some(Self {
             backend: field(1)?.to_owned(),
             server: field(3)?.to_owned(),
+            id: field(2)?.parse().ok()?,
             address: field(4)?.to_owned(),
             operation: match field(5)? {
                 "0" => Operation::Stopped,
@@ -151,7 +154,7 @@ mod tests {
     fn reads_a_server() {
         let server = one("2 http-app 1 app-1 127.0.0.1 2 8 100 50 8 2 0 6 0 0 0 0 - 8001 - 0 0 - - 0");
         assert_eq!((server.backend.as_str(), server.server.as_str()), ("http-app", "app-1"));
-        assert_eq!((server.address.as_str(), server.port), ("127.0.0.1", 8001));
+        assert_eq!((server.address.as_str(), server.port, server.id), ("127.0.0.1", 8001, 1));
         assert_eq!((server.weight, server.initial_weight), (100, 50));
         assert_eq!(server.operation, Operation::Running);
         assert!(server.admin.drain() && !server.admin.maintenance());

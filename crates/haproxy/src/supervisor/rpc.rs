@@ -5,7 +5,7 @@ use std::io;
 use std::net::{TcpStream, ToSocketAddrs};
 use std::path::PathBuf;
 use std::str::FromStr;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use super::xml::{self, Reply};
 use super::{Error, Fault, State};
@@ -41,10 +41,16 @@ pub struct ProcessInfo {
     pub pid: Option<u32>,
     /// For people: `pid 7, uptime 0:00:03`, or why it doesn't run.
     pub description: String,
+    /// The time of its last start, in whole seconds. `None` if it was never started.
+    pub started: Option<SystemTime>,
 }
+
+/// How much of a program's log is read, in bytes from its end: a failed start writes some ten lines.
+const LOG_TAIL: i64 = 2048;
 
 enum Param<'a> {
     Text(&'a str),
+    Int(i64),
     Bool(bool),
 }
 
@@ -54,8 +60,16 @@ impl Supervisord {
     /// # Errors
     /// When supervisord can't be asked or has no such program.
     pub fn process(&self, program: &str) -> Result<ProcessInfo, Error> {
+        self.process_within(program, QUICK)
+    }
+
+    /// The same within that time.
+    ///
+    /// # Errors
+    /// When supervisord can't be asked in time or has no such program.
+    pub fn process_within(&self, program: &str, timeout: Duration) -> Result<ProcessInfo, Error> {
         let method = "supervisor.getProcessInfo";
-        let reply = self.call(method, &[Param::Text(program)], QUICK)?;
+        let reply = self.call(method, &[Param::Text(program)], timeout)?;
         let number = |name| reply.field(name).and_then(|text| text.parse::<i64>().ok());
         let (Some(state), Some(pid)) = (number("state"), number("pid")) else {
             return Err(self.answer(method, "neither state nor pid"));
@@ -64,7 +78,22 @@ impl Supervisord {
             state: State::from_code(state),
             pid: u32::try_from(pid).ok().filter(|pid| *pid != 0),
             description: reply.field("description").unwrap_or_default().to_owned(),
+            started: number("start")
+                .and_then(|seconds| u64::try_from(seconds).ok())
+                .filter(|seconds| *seconds > 0)
+                .map(|seconds| SystemTime::UNIX_EPOCH + Duration::from_secs(seconds)),
         })
+    }
+
+    /// The end of what a program has written to its standard error, or of both its outputs if supervisord joins them.
+    /// `None` if supervisord keeps no log of it.
+    pub fn log_tail(&self, program: &str) -> Option<String> {
+        let tail = |method| {
+            let parameters = [Param::Text(program), Param::Int(-LOG_TAIL), Param::Int(0)];
+            let reply = self.call(method, &parameters, QUICK).ok()?;
+            reply.field("").map(str::to_owned).filter(|text| !text.trim().is_empty())
+        };
+        tail("supervisor.readProcessStderrLog").or_else(|| tail("supervisor.readProcessStdoutLog"))
     }
 
     /// Whether supervisord itself is on its way out; it then refuses every call. The same while it restarts itself.
@@ -173,6 +202,7 @@ impl Param<'_> {
     fn to_xml(&self) -> String {
         match self {
             Self::Text(text) => format!("<string>{}</string>", quick_xml::escape::escape(*text)),
+            Self::Int(value) => format!("<int>{value}</int>"),
             Self::Bool(value) => format!("<boolean>{}</boolean>", u8::from(*value)),
         }
     }

@@ -34,6 +34,8 @@ impl Daemon {
              [supervisorctl]\nserverurl=unix://{path}/s.sock\n\
              [program:good]\ncommand=sleep 1000\nstartsecs=0\nautostart=false\n\
              [program:bad]\ncommand=sh -c 'exit 2'\nstartsecs=10\nstartretries=0\nautostart=false\n\
+             [program:wordy]\ncommand=sh -c 'echo [ALERT] bad news >&2; exit 2'\nstartsecs=10\nstartretries=0\nautostart=false\n\
+             redirect_stderr=true\n\
              [program:missing]\ncommand=/no/such/program\nautostart=false\n\
              [program:slow]\ncommand=sh -c 'trap \"sleep 1; exit 0\" TERM; touch {path}/trap; while :; do sleep 0.1; done'\nstartsecs=0\n"
         );
@@ -125,6 +127,29 @@ fn faults_are_named() {
         assert_eq!(fault(Err(error)), Fault::SpawnError);
     }
     daemon.until("bad is FATAL", || supervisord.process("bad").is_ok_and(|p| p.state == State::Fatal));
+}
+
+#[test]
+fn a_failed_start_is_told_in_the_programs_own_words() {
+    let daemon = Daemon::start();
+    let supervisord: Supervisord = daemon.url().parse().unwrap();
+    let socket = daemon.dir.path().join("admin.sock");
+    let control = daemon.control("wordy", true);
+    let since = SystemTime::now();
+    let _ = supervisord.start("wordy");
+    daemon.until("it has failed", || supervisord.process("wordy").is_ok_and(|p| p.state == State::Fatal));
+    let info = supervisord.process("wordy").unwrap();
+    assert!(info.started.is_some_and(|started| started + Duration::from_secs(1) >= since), "{info:?}");
+    assert_eq!(control.words_of_failure(&socket, since).as_deref(), Some("[ALERT] bad news"));
+    // What handover has left is newer than the log, if it is of this start.
+    let masters = crate::masters::directory(&socket);
+    fs::create_dir(&masters).unwrap();
+    let mut file = fs::File::create(masters.join(failure::FILE)).unwrap();
+    file.write_all(&failure::encode("no space left")).unwrap();
+    assert_eq!(control.words_of_failure(&socket, since).as_deref(), Some("no space left"));
+    file.set_modified(SystemTime::UNIX_EPOCH).unwrap();
+    assert_eq!(control.words_of_failure(&socket, since).as_deref(), Some("[ALERT] bad news"));
+    assert_eq!(daemon.control("good", true).words_of_failure(&socket, since), None, "not started");
 }
 
 #[test]

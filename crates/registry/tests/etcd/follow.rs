@@ -2,9 +2,9 @@
 
 use std::time::{Duration, Instant};
 
-use discovery::Change;
+use discovery::{Change, Entry};
 use etcd_client::{EventType, WatchOptions};
-use registry::{Client, Follow, Txn};
+use registry::{Client, Event, Follow, Txn};
 use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
 
@@ -54,12 +54,38 @@ async fn a_folder_alone_can_be_followed() {
     for key in ["folder", "folder/a", "folder2/x"] {
         put(&client, key).await;
     }
-    let mut mirror = Mirror::with(&client, Follow { below: "folder", resync: Duration::from_millis(20) });
+    let mut mirror =
+        Mirror::with(&client, Follow { below: "folder", resync: Duration::from_millis(20), ..Follow::default() });
     mirror.until("the second listing", LIMIT, |mirror| mirror.snapshots >= 2).await;
     put(&client, "other").await;
     put(&client, "folder/b").await;
     mirror.until_key("folder/b", LIMIT).await;
     assert_eq!(mirror.map.keys().collect::<Vec<_>>(), ["folder/a", "folder/b"]);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_key_alone_can_be_followed() {
+    let etcd = Etcd::start().await;
+    let client = client(&[etcd.endpoint()]);
+    for key in ["a", "a/b", "a2"] {
+        put(&client, key).await;
+    }
+    let mut events = client.follow_key("a", Follow::default(), CancellationToken::new());
+    let Some(Event::Snapshot(snapshot)) = events.recv().await else { panic!("a listing first") };
+    assert_eq!(snapshot.entries.iter().map(|entry| entry.key.as_str()).collect::<Vec<_>>(), ["a"]);
+    for key in ["a/c", "a0", "a"] {
+        put(&client, key).await;
+    }
+    client.commit(Txn::new().delete("a")).await.expect("committed");
+    let mut told = Vec::new();
+    while told.len() < 2 {
+        match events.recv().await.expect("it goes on") {
+            Event::Changes { changes, .. } => told.extend(changes),
+            other => panic!("{other:?}"),
+        }
+    }
+    let [Change::Put(Entry { key: put, .. }), Change::Delete { key: deleted, .. }] = &*told else { panic!("{told:?}") };
+    assert_eq!((put.as_str(), deleted.as_str()), ("a", "a"));
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -54,6 +54,21 @@ async fn revoked_behind_the_back() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_lease_that_is_doubted_is_asked_for_at_once() {
+    let etcd = Etcd::start().await;
+    let client = client(&[etcd.endpoint()]);
+    let (counted, _beats) = watch::channel(registry::Beats::default());
+    let doubt = std::sync::Arc::<tokio::sync::Notify>::default();
+    // Its next beat is 20 minutes away.
+    let ttl = Duration::from_secs(3600);
+    let mut lease = client.hold_counted(ttl, CancellationToken::new(), counted, doubt.clone());
+    let first = held(&mut lease, None).await;
+    client.revoke(first).await.expect("revoked");
+    doubt.notify_one();
+    held(&mut lease, Some(first)).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_restart_of_etcd_is_no_loss() {
     let mut etcd = Etcd::start().await;
     let client = client(&[etcd.endpoint()]);

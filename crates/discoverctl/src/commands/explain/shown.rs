@@ -7,6 +7,7 @@ use discovery::{Field, Node, Override, ServiceId, Setting, Upstream as Record, U
 use serde::Serialize;
 
 use super::cause::{Cause, Last};
+use super::unfollowed::{self, UnfollowedKey};
 use super::verdict::{Facts, Said, Verdict, verdict};
 use crate::fleet::{Traffic, Upstream};
 use crate::print::{Block, Cell, Shown, Table};
@@ -24,6 +25,8 @@ pub(super) struct Explanation {
     settings: Vec<KeyShown>,
     /// By id.
     upstreams: Vec<Explained>,
+    /// The keys below the service that no balancer can follow.
+    unfollowed: Vec<UnfollowedKey>,
     /// One upstream was asked about.
     #[serde(skip)]
     is_one: bool,
@@ -97,7 +100,8 @@ impl Explanation {
             Explained { id: id.to_string(), keys, asked, last: last.get(id).cloned(), balancers }
         };
         let upstreams = ids.iter().map(explain).collect();
-        Self { id: service.to_string(), revision: store.revision, settings, upstreams, is_one }
+        let unfollowed = if is_one { Vec::new() } else { UnfollowedKey::of_service(store, service) };
+        Self { id: service.to_string(), revision: store.revision, settings, upstreams, unfollowed, is_one }
     }
 }
 
@@ -107,14 +111,15 @@ impl KeyShown {
             key: field.entry.key.clone(),
             value: String::from_utf8_lossy(&field.entry.value).trim().to_owned(),
             parsed: field.value.as_ref().ok().map(words),
-            refused: field.value.as_ref().err().map(ToString::to_string),
+            refused: field.refused(),
             lease: field.entry.lease != 0,
         }
     }
 
     fn read(&self) -> Cell {
         match (&self.parsed, &self.refused) {
-            (Some(parsed), _) => parsed.as_str().into(),
+            (Some(parsed), None) => parsed.as_str().into(),
+            (Some(parsed), Some(unread)) => Cell::bad(format!("{parsed} ({unread})")),
             (None, Some(refused)) => Cell::bad(refused),
             (None, None) => "–".into(),
         }
@@ -191,10 +196,14 @@ impl Shown for Explanation {
         }
         if self.upstreams.is_empty() {
             blocks.extend([keys].map(Block::Table));
+            blocks.extend(unfollowed::blocks(&self.unfollowed));
             blocks.push(Block::Text("no upstream: its clients get 503".into()));
             return blocks;
         }
-        blocks.extend([keys, lines, verdicts].map(Block::Table));
+        blocks.extend([keys, lines].map(Block::Table));
+        blocks.extend(unfollowed::blocks(&self.unfollowed));
+        // Last, since scripts and people read the last line.
+        blocks.push(Block::Table(verdicts));
         blocks
     }
 }

@@ -64,7 +64,8 @@ fn quarantined(scene: &Scene, known: &[Finding]) -> Vec<Finding> {
     let mut findings = Vec::new();
     for (key, reasons) in by_key {
         let refusing: BTreeSet<&Node> = reasons.values().flatten().copied().collect();
-        let is_known = known.iter().any(|finding| finding.key == key && finding.kind == "unreadable");
+        let is_known =
+            known.iter().any(|finding| finding.key == key && ["unreadable", "unfollowed_key"].contains(&finding.kind));
         for (reason, nodes) in reasons.iter().filter(|_| !is_known) {
             let what = format!("{} on {}", reason, names(nodes));
             findings.push(Finding::new(key, "quarantined", what, "mend the value; the last good one serves meanwhile"));

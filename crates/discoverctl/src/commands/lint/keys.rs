@@ -1,6 +1,6 @@
 //! What is odd about a key by itself.
 
-use discovery::{Entry, Key, Kind, Layout, Refusal, Service, SettingName, Unknown};
+use discovery::{Entry, Key, Kind, Layout, Oddity, Service, SettingName, Unknown};
 
 use super::Finding;
 use crate::store::Store;
@@ -8,8 +8,15 @@ use crate::store::Store;
 pub(super) fn findings(store: &Store) -> Vec<Finding> {
     let mut findings = Vec::new();
     for (key, oddity) in store.topology.odd() {
-        let todo = "delete it, or put it where it was meant: docs/keys.md lists the keys";
-        findings.push(Finding::new(key, "unknown_key", oddity.to_string(), todo));
+        let (kind, todo) = match oddity {
+            Oddity::Unfollowed(_) => {
+                ("unfollowed_key", "write it again under a key that is followed, and delete this one")
+            }
+            Oddity::Unknown | Oddity::Name(_) => {
+                ("unknown_key", "delete it, or put it where it was meant: docs/keys.md lists the keys")
+            }
+        };
+        findings.push(Finding::new(key, kind, oddity.to_string(), todo));
     }
     for service in store.topology.services().values() {
         of_values(service, &mut findings);
@@ -30,6 +37,7 @@ pub(super) fn findings(store: &Store) -> Vec<Finding> {
 fn of_values(service: &Service, findings: &mut Vec<Finding>) {
     for (_, field) in service.settings() {
         findings.extend(field.value.as_ref().err().map(|refusal| unread(&field.entry, refusal)));
+        findings.extend(field.unread.as_ref().map(|words| unread(&field.entry, words)));
     }
     for (_, field) in service.upstreams() {
         let entry = &field.entry;
@@ -68,7 +76,7 @@ fn of_values(service: &Service, findings: &mut Vec<Finding>) {
     }
 }
 
-fn unread(entry: &Entry, refusal: &Refusal) -> Finding {
+fn unread(entry: &Entry, refusal: &impl ToString) -> Finding {
     let todo = "write it again, or delete it: docs/keys.md says what may stand there";
     Finding::at(entry, "unreadable", refusal.to_string(), todo)
 }

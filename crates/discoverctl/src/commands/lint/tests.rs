@@ -16,7 +16,14 @@ fn linted(
 ) -> String {
     let (status, services, quarantine) = (answers(status), answers(services), answers(quarantine));
     let store = store(keys);
-    let scene = Scene { store: &store, status: &status, services: &services, quarantine: &quarantine };
+    let scene = Scene {
+        store: &store,
+        status: &status,
+        services: &services,
+        quarantine: &quarantine,
+        certificates: &Answers::new(),
+        now: SystemTime::UNIX_EPOCH,
+    };
     let line = |Finding { key, kind, what, .. }: &Finding| format!("{key} [{kind}] {what}\n");
     scene.findings().iter().map(line).collect()
 }

@@ -108,16 +108,16 @@ impl<'a> Run<'a> {
             let revision = self.active.revision;
             self.last_step(|step| step.revision = Some(revision));
             self.said.active = Some(active.to_string());
-            self.say(&format!("{percent} %: {active}"))?;
+            self.say(&format!("{percent} %: {active}"));
         }
         Ok(event)
     }
 
     async fn write_back(&mut self) -> Result<Event, Error> {
-        self.end_step()?;
+        self.end_step();
         let was = self.active.was.as_ref().map(|entry| String::from_utf8_lossy(&entry.value).into_owned());
         let why = self.said.reason.clone().unwrap_or_default();
-        self.say(&format!("going back: {why}"))?;
+        self.say(&format!("going back: {why}"));
         let event = if self.active.value == was { Event::Written } else { self.write(was).await };
         if event == Event::Written {
             self.said.active.clone_from(&self.plan.before.as_ref().map(ToString::to_string));
@@ -154,7 +154,7 @@ impl<'a> Run<'a> {
                 self.say(&match by.is_empty() {
                     true => "    no balancer lives that could follow".to_owned(),
                     false => format!("    followed by {} after {seconds:.1} s", by.join(", ")),
-                })?;
+                });
                 Ok(Event::Followed)
             }
             Err(error) => {
@@ -173,16 +173,16 @@ impl<'a> Run<'a> {
         };
         self.because(why);
         if event == Event::Over {
-            self.end_step()?;
+            self.end_step();
         }
         Ok(event)
     }
 
     /// What the step came to.
-    fn end_step(&mut self) -> Result<(), Error> {
+    fn end_step(&mut self) {
         let sum = self.eyes.sum();
         self.last_step(|step| step.sum = sum);
-        self.say(&format!("    {}: {sum}", self.plan.color))
+        self.say(&format!("    {}: {sum}", self.plan.color));
     }
 
     fn last_step(&mut self, change: impl FnOnce(&mut Step)) {
@@ -198,8 +198,10 @@ impl<'a> Run<'a> {
         }
     }
 
-    fn say(&self, line: &str) -> Result<(), Error> {
-        if self.ctl.screen.is_for_programs() { Ok(()) } else { self.ctl.screen.print(line) }
+    fn say(&self, line: &str) {
+        if !self.ctl.screen.is_for_programs() {
+            self.ctl.screen.print(line);
+        }
     }
 
     async fn end(mut self, state: State, event: Event) -> Result<Outcome, Error> {
@@ -241,7 +243,10 @@ impl<'a> Run<'a> {
         }
         match error {
             Some(error) => Err(error),
-            None => self.say(&self.done()).map(|()| Outcome::Yes),
+            None => {
+                self.say(&self.done());
+                Ok(Outcome::Yes)
+            }
         }
     }
 

@@ -66,7 +66,7 @@ fn a_certificate_comes_changes_and_goes() {
     assert_eq!(proxy.make(&CertificateChange::Load(a.clone(), pem("a.test").1)), None);
     let first = proxy.shown()[&a].clone().unwrap();
     assert_eq!((first.fingerprint.len(), &first.chain[..]), (40, &[][..]));
-    assert_eq!(proxy.make(&CertificateChange::List(list.clone(), a.clone())), None);
+    assert_eq!(proxy.make(&CertificateChange::List(list.clone(), a.clone(), vec![])), None);
     assert_eq!(proxy.listed(), [(default.clone(), 1), (a.clone(), 2)]);
 
     assert_eq!(proxy.make(&CertificateChange::Load(a.clone(), pem("a.test").1)), None);
@@ -164,4 +164,32 @@ fn what_is_shown_is_read_in_every_version() {
     let a = ShownCertificate { fingerprint: "AB".into(), chain: vec!["/CN=I".into()] };
     let expected = [("/c/a.pem", Some(a)), ("/c/b.pem", None)];
     assert_eq!(parse_shown(answer), expected.map(|(file, shown)| (file.parse().unwrap(), shown)).into());
+}
+
+#[test]
+fn a_line_is_listed_with_its_filters() {
+    let proxy = Proxy::with_certificate();
+    let (list, default) = (proxy.token("list"), proxy.token("default.pem"));
+    let filters = vec![
+        SniFilter::serving("*.a.test").unwrap(),
+        SniFilter::serving("_b.test").unwrap(),
+        SniFilter::excluding("c.a.test").unwrap(),
+    ];
+    let change = CertificateChange::List(list.clone(), default.clone(), filters);
+    assert_eq!(proxy.make(&change), None);
+    let listed = proxy.socket().crt_list(&list).unwrap().unwrap();
+    assert_eq!(listed[1].filters, ["*.a.test", "_b.test", "!c.a.test"]);
+    assert_eq!(proxy.make(&CertificateChange::Unlist(list.clone(), default.clone(), Some(listed[1].line))), None);
+    let many = vec![SniFilter::nothing(); LONGEST / 3];
+    let complaint = proxy.make(&CertificateChange::List(list, default, many)).unwrap();
+    assert!(complaint.contains("longer than"), "{complaint}");
+}
+
+#[test]
+fn a_name_that_no_client_can_ask_for_is_no_filter() {
+    for name in ["", "*", "*.", "a b.test", "a.test #", "[x]", "!a.test", "a.*.test", "A.test", "ä.test", "a\nb"] {
+        assert_eq!(SniFilter::serving(name), None, "{name:?}");
+    }
+    assert_eq!(SniFilter::serving(&"a".repeat(254)), None);
+    assert_eq!(SniFilter::excluding("*.a.test"), None);
 }

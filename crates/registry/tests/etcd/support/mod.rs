@@ -21,7 +21,9 @@ pub(crate) fn args(endpoints: &[String]) -> Args {
         cert: None,
         key: None,
         user: None,
+        password: None,
         password_file: None,
+        discovery_srv: None,
         prefix: PREFIX.to_owned(),
     }
 }

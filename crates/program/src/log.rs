@@ -1,8 +1,8 @@
-//! The log: to stderr, one event a line whatever a value holds.
+//! The log: to stderr, one event a line whatever a value holds. A log that can't be written stops nothing.
 
 use std::{
-    env, fmt,
-    io::{self, IsTerminal},
+    backtrace::{Backtrace, BacktraceStatus},
+    fmt, io, panic,
 };
 
 use nix::sys::stat::fstat;
@@ -11,12 +11,14 @@ use tracing_subscriber::{
     EnvFilter,
     filter::ParseError,
     fmt::{
-        FmtContext, FormatEvent, FormatFields, FormattedFields,
+        FmtContext, FormatEvent, FormatFields, FormattedFields, MakeWriter,
         format::Writer,
         time::{FormatTime, SystemTime},
     },
     registry::{LookupSpan, Scope},
 };
+
+use crate::{output, text::OneLine, variable};
 
 /// Why the log could not be set up.
 #[derive(Debug, thiserror::Error)]
@@ -40,33 +42,91 @@ pub enum LogError {
 ///
 /// Where stderr is the journal, each line starts with its priority (sd-daemon(3)) and has no time stamp, since the
 /// journal has a better one; elsewhere it has one, in UTC. Colors only on a terminal.
+///
+/// From here on a panic is an event of the log too: the standard library's own words would wait for a reader.
 pub fn init(filter: &str) -> Result<(), LogError> {
     let filter = EnvFilter::try_new(filter).map_err(|source| LogError::Filter { filter: filter.to_owned(), source })?;
     let place = Place::of_stderr();
     tracing_subscriber::fmt()
         .with_env_filter(filter)
-        .with_writer(io::stderr)
+        .with_writer(Stderr)
+        // It would print the complaint to stderr, and panic if that fails too.
+        .log_internal_errors(false)
         .with_ansi(place == Place::Terminal)
         .event_format(Line { place })
         .try_init()
-        .map_err(|_| LogError::Twice)
+        .map_err(|_| LogError::Twice)?;
+    panic::set_hook(Box::new(log_panic));
+    Ok(())
+}
+
+/// How many lines this process has dropped since its start, because stderr took none.
+pub fn dropped_lines() -> u64 {
+    output::stderr().dropped()
+}
+
+fn log_panic(panic: &panic::PanicHookInfo<'_>) {
+    let backtrace = Backtrace::capture();
+    let backtrace = (backtrace.status() == BacktraceStatus::Captured).then(|| backtrace.to_string());
+    tracing::error!(backtrace, "{panic}");
+    // The panic may end the process before anything else is written.
+    output::flush();
+}
+
+/// What stands in a log in place of lines that could not be written.
+pub(crate) fn gap(count: u64) -> String {
+    let lines = if count == 1 { "line was" } else { "lines were" };
+    let words = format!("program::log: {count} {lines} dropped, since stderr took none");
+    let mut line = String::new();
+    match Place::of_stderr() {
+        Place::Journal => line.push_str("<4>"),
+        Place::Terminal => line.push_str("\x1b[33m WARN\x1b[0m "),
+        Place::Elsewhere => {
+            let _ = SystemTime.format_time(&mut Writer::new(&mut line));
+            line.push_str("  WARN ");
+        }
+    }
+    line + &words + "\n"
+}
+
+/// Each event is one line, which goes to the queue in one piece.
+struct Stderr;
+
+impl MakeWriter<'_> for Stderr {
+    type Writer = Self;
+
+    fn make_writer(&self) -> Self {
+        Self
+    }
+}
+
+impl io::Write for Stderr {
+    fn write(&mut self, line: &[u8]) -> io::Result<usize> {
+        output::stderr().put(line.to_vec());
+        Ok(line.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
 }
 
 /// Where the lines go.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 enum Place {
     Journal,
+    /// One that takes colors.
     Terminal,
     Elsewhere,
 }
 
 impl Place {
     fn of_stderr() -> Self {
-        let stream = env::var("JOURNAL_STREAM").ok();
+        let stream = variable::read_text("JOURNAL_STREAM");
         let stderr = fstat(io::stderr()).ok().map(|stat| (stat.st_dev, stat.st_ino));
         if is_journal(stream.as_deref(), stderr) {
             Self::Journal
-        } else if io::stderr().is_terminal() {
+        } else if output::takes_colors(&io::stderr()) {
             Self::Terminal
         } else {
             Self::Elsewhere
@@ -116,21 +176,6 @@ where
     }
 }
 
-/// Text whose control characters are written as escapes: no value can start a line of its own, nor move a terminal's
-/// cursor.
-struct OneLine<'a>(&'a str);
-
-impl fmt::Display for OneLine<'_> {
-    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.0.chars().try_for_each(|char| match char {
-            // These end a line for some readers though they are no control characters.
-            '\u{2028}' | '\u{2029}' => write!(out, "{}", char.escape_unicode()),
-            char if char.is_control() => write!(out, "{}", char.escape_default()),
-            char => write!(out, "{char}"),
-        })
-    }
-}
-
 /// syslog's priority (sd-daemon(3)).
 fn priority(level: Level) -> u8 {
     match level {
@@ -154,8 +199,6 @@ fn color(level: Level) -> &'static str {
 #[cfg(test)]
 mod tests {
     use std::sync::{Arc, Mutex};
-
-    use tracing_subscriber::fmt::MakeWriter;
 
     use super::*;
 
@@ -193,7 +236,7 @@ mod tests {
 
     #[test]
     fn an_event_is_one_line_whatever_a_value_holds() {
-        let hostile = "a\nERROR forged\r\x1b[2J\u{9b}\u{2028}ü";
+        let hostile = "a\nERROR forged\r\x1b[2J\u{9b}\u{2028}\u{202e}\u{200b}ü";
         let text = logged(Place::Journal, || {
             let span = tracing::info_span!("apply", key = %hostile);
             let _entered = span.enter();
@@ -201,20 +244,20 @@ mod tests {
         });
         assert_eq!(text.matches('\n').count(), 1, "{text:?}");
         assert!(text.ends_with('\n'));
-        assert!(text.trim_end().chars().all(|char| !char.is_control() && char != '\u{2028}'), "{text:?}");
-        assert!(text.starts_with("<4>daemon::log::tests: apply{key=a\\nERROR forged"), "{text:?}");
+        assert!(text.trim_end().chars().all(|char| !crate::text::is_hidden(char)), "{text:?}");
+        assert!(text.starts_with("<4>program::log::tests: apply{key=a\\nERROR forged"), "{text:?}");
         assert!(text.contains('ü'));
     }
 
     #[test]
     fn the_journal_gets_priorities_others_get_times() {
         let line = |place| logged(place, || tracing::error!("it burns"));
-        assert_eq!(line(Place::Journal), "<3>daemon::log::tests: it burns\n");
-        assert_eq!(line(Place::Terminal), "\x1b[31mERROR\x1b[0m daemon::log::tests: it burns\n");
+        assert_eq!(line(Place::Journal), "<3>program::log::tests: it burns\n");
+        assert_eq!(line(Place::Terminal), "\x1b[31mERROR\x1b[0m program::log::tests: it burns\n");
         let elsewhere = line(Place::Elsewhere);
         let (time, rest) = elsewhere.split_once(' ').unwrap();
         assert!(time.starts_with("20") && time.ends_with('Z'), "{time}");
-        assert_eq!(rest, "ERROR daemon::log::tests: it burns\n");
+        assert_eq!(rest, "ERROR program::log::tests: it burns\n");
     }
 
     #[test]

@@ -1,0 +1,86 @@
+//! The processes of this host, as far as a stop has to know them.
+
+use std::fs;
+
+use nix::{
+    errno::Errno,
+    sys::{
+        prctl,
+        signal::killpg,
+        wait::{Id, WaitPidFlag, waitid},
+    },
+    unistd::{Pid, getpid},
+};
+
+/// True if a process group has a member that runs. A zombie does nothing, and its parent may never reap it.
+pub(crate) fn has_running_member(group: Pid) -> bool {
+    if killpg(group, None) == Err(Errno::ESRCH) {
+        return false;
+    }
+    let states: Vec<char> =
+        all().filter(|process| process.group == group.as_raw()).map(|process| process.state).collect();
+    // Where /proc shows none of them, the kernel's word counts.
+    states.is_empty() || states.iter().any(|state| !matches!(state, 'Z' | 'X'))
+}
+
+/// True if orphans become children of this process: as PID 1, or as a subreaper.
+pub(crate) fn adopts_orphans() -> bool {
+    getpid().as_raw() == 1 || prctl::get_child_subreaper().unwrap_or(false)
+}
+
+/// True if this process has any child, zombies included.
+pub(crate) fn has_child() -> bool {
+    let flags = WaitPidFlag::WEXITED | WaitPidFlag::WNOHANG | WaitPidFlag::WNOWAIT;
+    waitid(Id::All, flags) != Err(Errno::ECHILD)
+}
+
+/// The children of this process that run.
+pub(crate) fn running_children() -> Vec<Pid> {
+    let us = getpid().as_raw();
+    let ours = all().filter(|process| process.parent == us && !matches!(process.state, 'Z' | 'X'));
+    ours.map(|process| Pid::from_raw(process.pid)).collect()
+}
+
+/// A line of `/proc/PID/stat` (proc(5)).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Process {
+    pid: i32,
+    state: char,
+    parent: i32,
+    group: i32,
+}
+
+/// All that /proc shows; none where it isn't there.
+fn all() -> impl Iterator<Item = Process> {
+    let entries = fs::read_dir("/proc").into_iter().flatten().flatten();
+    let pids = entries.filter(|entry| entry.file_name().to_string_lossy().bytes().all(|byte| byte.is_ascii_digit()));
+    pids.filter_map(|entry| parse(&fs::read_to_string(entry.path().join("stat")).ok()?))
+}
+
+/// The name in the brackets may have brackets and blanks itself.
+fn parse(stat: &str) -> Option<Process> {
+    let (head, tail) = stat.rsplit_once(')')?;
+    let pid = head.split_whitespace().next()?.parse().ok()?;
+    let mut fields = tail.split_whitespace();
+    let state = fields.next()?.chars().next()?;
+    let (parent, group) = (fields.next()?.parse().ok()?, fields.next()?.parse().ok()?);
+    Some(Process { pid, state, parent, group })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_line_is_read_whatever_the_program_is_called() {
+        let process = Process { pid: 7, state: 'S', parent: 1, group: 5 };
+        assert_eq!(parse("7 (a) b (c)) S 1 5 5 0 -1 4194304"), Some(process));
+        assert_eq!(parse("7 (sh"), None);
+        assert_eq!(parse(""), None);
+    }
+
+    #[test]
+    fn this_process_is_among_its_group() {
+        assert!(has_running_member(nix::unistd::getpgrp()));
+    }
+}

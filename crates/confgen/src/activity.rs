@@ -1,0 +1,121 @@
+//! Activities: what confgen is at, and since when. So nothing can hang without showing it.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+/// An activity that takes longer is mentioned. The longest ordinary ones are a restart that fails, 15 s, and `haproxy -c` on
+/// a loaded machine.
+pub const LONG: Duration = Duration::from_secs(10);
+
+/// An activity that takes longer hangs, and confgen is not ready. Everything that waits for another program has a bound of
+/// its own below this: `haproxy -c` 30 s, a start of HAProxy 15 s. Several in a row may take longer.
+pub const HANGS: Duration = Duration::from_secs(90);
+
+/// The kinds of activities, as metrics and the API name them.
+pub const KINDS: [&str; 5] = ["start", "look", "runtime", "file", "restart"];
+
+/// The activities of this process. Clones share them.
+#[derive(Clone, Debug, Default)]
+pub struct Activities(Arc<Mutex<Running>>);
+
+#[derive(Debug, Default)]
+struct Running {
+    next: u64,
+    by_number: BTreeMap<u64, (&'static str, String, Instant)>,
+}
+
+/// An activity that has begun. It ends when this is dropped.
+#[derive(Debug)]
+pub struct Activity {
+    number: u64,
+    of: Activities,
+}
+
+/// An activity that has not ended yet.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct UnderWay {
+    /// One of `KINDS`.
+    pub kind: &'static str,
+    /// What it is about, in words.
+    pub reason: String,
+    /// How long it has been under way.
+    pub taken: Duration,
+}
+
+impl Activities {
+    /// Begins an activity of one of the `KINDS`.
+    pub fn begin(&self, kind: &'static str, reason: impl Into<String>) -> Activity {
+        self.begin_at(kind, reason, Instant::now())
+    }
+
+    fn begin_at(&self, kind: &'static str, reason: impl Into<String>, at: Instant) -> Activity {
+        let mut running = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let number = running.next;
+        running.next += 1;
+        running.by_number.insert(number, (kind, reason.into(), at));
+        Activity { number, of: self.clone() }
+    }
+
+    /// What is under way, the longest first.
+    pub fn under_way(&self) -> Vec<UnderWay> {
+        let running = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let shown = running.by_number.values().map(|(kind, reason, since)| UnderWay {
+            kind,
+            reason: reason.clone(),
+            taken: since.elapsed(),
+        });
+        let mut shown: Vec<UnderWay> = shown.collect();
+        shown.sort_by_key(|it| std::cmp::Reverse(it.taken));
+        shown
+    }
+
+    /// The longest activity, if it takes longer than is ordinary.
+    pub fn long(&self) -> Option<UnderWay> {
+        self.under_way().into_iter().next().filter(|it| it.taken > LONG)
+    }
+}
+
+impl Drop for Activity {
+    fn drop(&mut self) {
+        self.of.0.lock().unwrap_or_else(PoisonError::into_inner).by_number.remove(&self.number);
+    }
+}
+
+impl UnderWay {
+    /// Whether it takes so long that it hangs.
+    pub fn hangs(&self) -> bool {
+        self.taken > HANGS
+    }
+
+    /// In words.
+    pub fn words(&self) -> String {
+        format!("under way for {} s: {} ({})", self.taken.as_secs(), self.kind, self.reason)
+    }
+}
+
+#[cfg(test)]
+pub mod tests {
+    use super::*;
+
+    /// Activities with one that began so long ago.
+    pub fn since(kind: &'static str, taken: Duration) -> (Activities, Activity) {
+        let activities = Activities::default();
+        let activity = activities.begin_at(kind, "a test", Instant::now().checked_sub(taken).unwrap());
+        (activities, activity)
+    }
+
+    #[test]
+    fn an_activity_is_shown_until_it_ends_and_mentioned_if_it_is_long() {
+        let (activities, long) = since("file", LONG + Duration::from_secs(1));
+        let short = activities.clone().begin("look", "files");
+        let kinds = || activities.under_way().iter().map(|it| it.kind).collect::<Vec<_>>();
+        assert_eq!(kinds(), ["file", "look"]);
+        let words = activities.long().unwrap();
+        assert!(!words.hangs() && words.words().starts_with("under way for 11 s: file"), "{}", words.words());
+        drop(long);
+        assert_eq!((kinds(), activities.long()), (vec!["look"], None));
+        drop(short);
+        assert!(activities.under_way().is_empty());
+    }
+}

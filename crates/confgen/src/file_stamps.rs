@@ -1,0 +1,222 @@
+//! Tells whether files have changed, without reading them each time.
+
+use std::collections::BTreeMap;
+use std::fs::{self, Metadata};
+use std::io;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, SystemTime};
+
+use sha1::{Digest, Sha1};
+
+/// A file that changed less than this ago may change again without a trace: Linux stamps files with the time of its last
+/// timer tick (1 to 10 ms), and some file systems count in whole seconds or, as FAT does, in twos.
+const RECENT: Duration = Duration::from_secs(3);
+
+/// The files at some paths, as they were when they were looked at.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct FileStamps(BTreeMap<PathBuf, Result<Stamp, io::ErrorKind>>);
+
+/// What tells one state of a file from the next. Links are followed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Stamp {
+    state: State,
+    /// A digest of the content. None for a file that has not changed since long before it was first looked at.
+    content: Option<[u8; 20]>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct State {
+    device: u64,
+    inode: u64,
+    /// Kind and permissions.
+    mode: u32,
+    owner: (u32, u32),
+    /// None for a directory, whose own length and times say nothing that its entries don't.
+    content: Option<(u64, Time, Time)>,
+}
+
+/// Seconds and nanoseconds since 1970.
+type Time = (i64, i64);
+
+impl FileStamps {
+    /// Looks at the paths. `last` is the look before, and `now` the system's clock.
+    pub fn of(paths: impl Iterator<Item = PathBuf>, last: &Self, now: SystemTime) -> Self {
+        let stamp = |path: PathBuf| {
+            let known = last.0.get(&path).and_then(|stamp| stamp.as_ref().ok());
+            let stamp = fs::metadata(&path).map(|found| Stamp::of(&path, &found, known, now));
+            let stamp = stamp.map_err(|error| error.kind());
+            (path, stamp)
+        };
+        let stamps = paths.map(stamp);
+        // A path without a file is as one that is not named.
+        Self(stamps.filter(|(_, stamp)| stamp.as_ref().err() != Some(&io::ErrorKind::NotFound)).collect())
+    }
+}
+
+impl Stamp {
+    fn of(path: &Path, found: &Metadata, known: Option<&Self>, now: SystemTime) -> Self {
+        let state = State::of(found);
+        let is_known = known.is_some_and(|known| known.state == state);
+        let content = match known {
+            // Its time of change is trusted once the next change is sure to have another one.
+            Some(known) if is_known && !is_recent(found, now) => known.content,
+            _ if is_recent(found, now) => digest(path, found),
+            _ => None,
+        };
+        Self { state, content }
+    }
+}
+
+impl State {
+    fn of(found: &Metadata) -> Self {
+        let times = || (found.len(), (found.mtime(), found.mtime_nsec()), (found.ctime(), found.ctime_nsec()));
+        Self {
+            device: found.dev(),
+            inode: found.ino(),
+            mode: found.mode(),
+            owner: (found.uid(), found.gid()),
+            content: (!found.is_dir()).then(times),
+        }
+    }
+}
+
+/// Whether the file's state changed shortly before `now`. True if it says that it will change later: the clock was set back.
+fn is_recent(found: &Metadata, now: SystemTime) -> bool {
+    let now = now.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_secs();
+    let recent = i64::try_from(now.saturating_sub(RECENT.as_secs())).unwrap_or(i64::MAX);
+    found.ctime() >= recent
+}
+
+/// None for a file that can't be read, or is long: nobody writes that twice within a tick.
+fn digest(path: &Path, found: &Metadata) -> Option<[u8; 20]> {
+    if !found.is_file() {
+        return None;
+    }
+    regular_file::read(path, regular_file::SMALL).ok().map(|content| Sha1::digest(content).into())
+}
+
+#[cfg(test)]
+#[allow(clippy::disallowed_methods, reason = "a test writes files as other tools do, in place too")]
+mod tests {
+    use std::fs::{File, Permissions};
+    use std::io::Write;
+    use std::os::unix::fs::{PermissionsExt, symlink};
+
+    use super::*;
+
+    type Step = Box<dyn Fn(&Seen)>;
+
+    /// A file that is looked at, at a time of the test's.
+    struct Seen {
+        dir: tempfile::TempDir,
+        last: FileStamps,
+        now: SystemTime,
+    }
+
+    impl Seen {
+        fn new() -> Self {
+            let dir = tempfile::tempdir().unwrap();
+            Self { dir, last: FileStamps::default(), now: SystemTime::now() }
+        }
+
+        fn path(&self, name: &str) -> PathBuf {
+            self.dir.path().join(name)
+        }
+
+        /// Whether a look sees something else than the one before.
+        fn is_other(&mut self) -> bool {
+            let new = FileStamps::of([self.path("file")].into_iter(), &self.last, self.now);
+            std::mem::replace(&mut self.last, new.clone()) != new
+        }
+
+        fn set_times(&self, name: &str, time: SystemTime) {
+            File::options().write(true).open(self.path(name)).unwrap().set_modified(time).unwrap();
+        }
+    }
+
+    #[test]
+    fn every_kind_of_change_is_seen_and_nothing_else() {
+        let mut seen = Seen::new();
+        assert!(!seen.is_other(), "there is none");
+        let mut steps: Vec<(&str, Step)> = Vec::new();
+        let write =
+            |name: &'static str, text: &'static str| move |seen: &Seen| fs::write(seen.path(name), text).unwrap();
+        steps.push(("it comes", Box::new(write("file", "one"))));
+        steps.push(("same length", Box::new(write("file", "two"))));
+        steps.push((
+            "chmod",
+            Box::new(|seen| {
+                fs::set_permissions(seen.path("file"), Permissions::from_mode(0o400)).unwrap();
+            }),
+        ));
+        steps.push((
+            "renamed over it, with its length and time",
+            Box::new(|seen| {
+                let time = fs::metadata(seen.path("file")).unwrap().modified().unwrap();
+                fs::write(seen.path("new"), "six").unwrap();
+                seen.set_times("new", time);
+                fs::rename(seen.path("new"), seen.path("file")).unwrap();
+            }),
+        ));
+        steps.push((
+            "a link",
+            Box::new(|seen| {
+                fs::write(seen.path("target-1"), "six").unwrap();
+                fs::remove_file(seen.path("file")).unwrap();
+                symlink("target-1", seen.path("file")).unwrap();
+            }),
+        ));
+        steps.push((
+            "a link to another file",
+            Box::new(|seen| {
+                fs::write(seen.path("target-2"), "six").unwrap();
+                symlink("target-2", seen.path("link")).unwrap();
+                fs::rename(seen.path("link"), seen.path("file")).unwrap();
+            }),
+        ));
+        steps.push((
+            "a directory",
+            Box::new(|seen| {
+                fs::remove_file(seen.path("file")).unwrap();
+                fs::create_dir(seen.path("file")).unwrap();
+            }),
+        ));
+        steps.push(("it goes", Box::new(|seen| fs::remove_dir(seen.path("file")).unwrap())));
+        for (what, step) in &steps {
+            step(&seen);
+            assert!(seen.is_other(), "{what}");
+            assert!(!seen.is_other(), "{what}, once");
+        }
+    }
+
+    #[test]
+    fn a_change_without_a_trace_is_seen_while_the_file_is_new() {
+        let mut seen = Seen::new();
+        fs::write(seen.path("file"), "one").unwrap();
+        assert!(seen.is_other());
+        // The states are made equal: what is left is the content.
+        let FileStamps(stamps) = &mut seen.last;
+        let before = stamps.clone();
+        File::options().write(true).open(seen.dir.path().join("file")).unwrap().write_all(b"two").unwrap();
+        for (path, stamp) in before {
+            let state = State::of(&fs::metadata(&path).unwrap());
+            let Ok(Stamp { content, .. }) = stamp else { panic!() };
+            stamps.insert(path, Ok(Stamp { state, content }));
+        }
+        assert!(seen.is_other());
+    }
+
+    #[test]
+    fn a_file_that_grows_old_is_no_change() {
+        let mut seen = Seen::new();
+        fs::write(seen.path("file"), "one").unwrap();
+        assert!(seen.is_other());
+        seen.now += RECENT * 2;
+        assert!(!seen.is_other());
+        let mut later = Seen { last: FileStamps::default(), ..seen };
+        assert!(later.is_other(), "an old file that is seen first");
+        assert!(later.last.0.values().all(|stamp| stamp.as_ref().unwrap().content.is_none()), "is not read");
+        assert!(!later.is_other());
+    }
+}

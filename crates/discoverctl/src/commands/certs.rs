@@ -1,0 +1,330 @@
+//! `certs`: the certificate that serves each host, on each balancer, and the files that are refused.
+
+use std::collections::BTreeMap;
+use std::time::{Duration, SystemTime};
+
+use clap::Args;
+use serde::Serialize;
+
+use super::Outcome;
+use crate::ctl::Ctl;
+use crate::error::Error;
+use crate::fleet::{Answers, Certificates, ServedBy};
+use crate::print::{Block, Cell, Shown, Table};
+use crate::upstreams::{silent, unreachable};
+
+pub(crate) const EXAMPLES: &str = "Examples:
+  discoverctl certs
+  discoverctl certs shop.com
+  discoverctl certs --output json | jq -r '.refused[].reason'
+
+Exit code 1 if a host gets a certificate that is not valid or not for it, or if a file is refused. A host of a service with
+tls `both` is no reason: it may be meant for plain HTTP. Exit code 6 if all is well as far as it is known, and a balancer's API
+can't be reached.";
+
+/// Let's Encrypt's clients renew a month ahead: at two weeks a renewal has been failing for some time.
+pub(super) const SOON_DAYS: i64 = 14;
+
+/// Options of `certs`.
+#[derive(Debug, Args)]
+pub(crate) struct Certs {
+    /// These hosts only
+    #[arg(value_name = "HOST")]
+    hosts: Vec<String>,
+}
+
+/// What `certs` answers.
+#[derive(Debug, Serialize)]
+struct Listing {
+    /// By host, then by balancer.
+    hosts: Vec<Row>,
+    /// The files, by balancer, that serve nothing.
+    idle: Vec<File>,
+    /// The files that are refused, by balancer. The last good content of such a file is still used, if there was one.
+    refused: Vec<File>,
+    /// The files that are of no use as certificates, without being wrong, by balancer.
+    unused: Vec<File>,
+    /// The balancers that couldn't be asked, and why.
+    unreachable: BTreeMap<String, String>,
+}
+
+/// A host on one balancer.
+#[derive(Debug, Serialize)]
+struct Row {
+    /// The host; null for clients that ask for no name, or for one that no certificate is for.
+    host: Option<String>,
+    /// The balancer.
+    balancer: String,
+    /// The service that has the host.
+    service: Option<String>,
+    /// The service's `tls`.
+    tls: Option<String>,
+    /// No certificate is for the host: clients get the default one.
+    default: bool,
+    /// The certificates that serve it, one for each kind of key. Of the default certificate, only file and dates.
+    certificates: Vec<Served>,
+}
+
+/// A certificate that serves a host.
+#[derive(Debug, Serialize)]
+struct Served {
+    #[serde(flatten)]
+    by: ServedBy,
+    /// The names in it.
+    names: Vec<String>,
+    /// Whole days until it ends, negative after that; null where the end can't be read.
+    days_left: Option<i64>,
+}
+
+/// A file on one balancer.
+#[derive(Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+struct File {
+    /// Its path.
+    file: String,
+    /// The balancer.
+    balancer: String,
+    /// Why it serves nothing.
+    reason: String,
+}
+
+impl Certs {
+    /// Does it.
+    pub(crate) async fn run(self, ctl: &Ctl) -> Result<Outcome, Error> {
+        let store = ctl.store().await?;
+        let answers: Answers<Certificates> = ctl.fleet(&store)?.ask("certificates").await;
+        let listing = Listing::of(&answers, &self.hosts, SystemTime::now());
+        ctl.screen.show(&listing)?;
+        if !listing.is_good() {
+            return Ok(Outcome::No);
+        }
+        if listing.unreachable.is_empty() {
+            return Ok(Outcome::Yes);
+        }
+        let silent: Vec<&str> = listing.unreachable.keys().map(String::as_str).collect();
+        Err(Error::NoBalancer(format!("what {} serves can't be told: its API can't be reached", silent.join(", "))))
+    }
+}
+
+impl Listing {
+    fn of(answers: &Answers<Certificates>, only: &[String], now: SystemTime) -> Self {
+        let mut listing = Self {
+            hosts: Vec::new(),
+            idle: Vec::new(),
+            refused: Vec::new(),
+            unused: Vec::new(),
+            unreachable: unreachable(answers),
+        };
+        for (node, answer) in answers.iter().filter_map(|(node, it)| Some((node.to_string(), it.as_ref().ok()?))) {
+            let is_asked = |row: &Row| only.is_empty() || row.host.as_ref().is_some_and(|host| only.contains(host));
+            listing.hosts.extend(rows(&node, answer, now).into_iter().filter(is_asked));
+            let file = |(file, reason): (&String, &String)| File {
+                file: file.clone(),
+                balancer: node.clone(),
+                reason: reason.clone(),
+            };
+            listing.refused.extend(answer.refused.iter().map(file));
+            listing.unused.extend(answer.unused.iter().map(file));
+            let idle = answer.certificates.iter().filter(|it| it.serves.is_empty() && !it.default);
+            let words = |names: &[String]| format!("others are better for {}", names.join(", "));
+            listing.idle.extend(idle.map(|it| file((&it.file, &words(&it.names)))));
+        }
+        listing.hosts.sort_by(|a, b| (&a.host, &a.balancer).cmp(&(&b.host, &b.balancer)));
+        [&mut listing.idle, &mut listing.refused, &mut listing.unused].into_iter().for_each(|files| files.sort());
+        listing
+    }
+
+    /// Whether every host that needs a certificate has a valid one, and no file is refused.
+    fn is_good(&self) -> bool {
+        self.refused.is_empty() && self.hosts.iter().all(Row::is_good)
+    }
+}
+
+/// The rows of one balancer: its hosts, and clients without a known name.
+fn rows(node: &str, answer: &Certificates, now: SystemTime) -> Vec<Row> {
+    let names = |file: &str| {
+        let found = answer.certificates.iter().find(|it| it.file == file);
+        found.map(|it| it.names.clone()).unwrap_or_default()
+    };
+    let served =
+        |by: ServedBy| Served { names: names(&by.file), days_left: days_left(by.not_after.as_deref(), now), by };
+    let default: Vec<ServedBy> = answer
+        .certificates
+        .iter()
+        .filter(|it| it.default)
+        .map(|it| ServedBy {
+            file: it.file.clone(),
+            not_after: it.not_after.clone(),
+            validity: it.validity.clone(),
+            why: "the default".to_owned(),
+            ..ServedBy::default()
+        })
+        .collect();
+    let mut rows = vec![Row {
+        host: None,
+        balancer: node.to_owned(),
+        service: None,
+        tls: None,
+        default: true,
+        certificates: default.iter().cloned().map(served).collect(),
+    }];
+    for host in answer.hosts.iter().flatten() {
+        let by = if host.default { default.clone() } else { host.certificates.clone() };
+        rows.push(Row {
+            host: Some(host.host.clone()),
+            balancer: node.to_owned(),
+            service: Some(host.service.clone()),
+            tls: Some(host.tls.clone()),
+            default: host.default,
+            certificates: by.into_iter().map(served).collect(),
+        });
+    }
+    rows
+}
+
+/// Whole days until an RFC 3339 time, negative if it is over.
+pub(super) fn days_left(end: Option<&str>, now: SystemTime) -> Option<i64> {
+    let end = humantime::parse_rfc3339(end?).ok()?;
+    let days = |span: Duration| i64::try_from(span.as_secs() / (24 * 60 * 60)).unwrap_or(i64::MAX);
+    Some(end.duration_since(now).map_or_else(|error| -days(error.duration()) - 1, days))
+}
+
+impl Row {
+    fn is_good(&self) -> bool {
+        // Clients without a name have to take what there is, and `both` may be meant for HTTP.
+        let is_needed = self.tls.as_ref().is_some_and(|tls| tls != "both");
+        !is_needed || !self.default && self.certificates.iter().all(|it| it.by.validity == "valid")
+    }
+}
+
+impl Served {
+    fn left(&self) -> Cell {
+        match self.days_left {
+            None => Cell::of(None::<i64>),
+            Some(days) if days < 0 => Cell::bad(format!("expired {} days ago", -days)),
+            Some(_) if self.by.validity == "not valid yet" => Cell::bad("not valid yet"),
+            Some(days) if days < SOON_DAYS => Cell::odd(format!("{days} days")),
+            Some(days) => format!("{days} days").into(),
+        }
+    }
+}
+
+impl Shown for Listing {
+    fn blocks(&self) -> Vec<Block> {
+        let mut table = Table::new(["HOST", "BALANCER", "FILE", "NAMES", "NOT AFTER", "LEFT", "WHY"]);
+        for row in &self.hosts {
+            let host = row.host.as_deref().unwrap_or("(no or unknown name)");
+            for served in &row.certificates {
+                let no_match = "no certificate is for it";
+                let why =
+                    if row.default && row.host.is_some() { Cell::odd(no_match) } else { served.by.why.as_str().into() };
+                let file = served.by.file.as_str();
+                let (names, end) = (served.names.join(" "), Cell::of(served.by.not_after.as_ref()));
+                table.row([
+                    host.into(),
+                    row.balancer.as_str().into(),
+                    file.into(),
+                    names.into(),
+                    end,
+                    served.left(),
+                    why,
+                ]);
+            }
+        }
+        let mut blocks = vec![Block::Table(table)];
+        for (title, files) in [("REFUSED", &self.refused), ("SERVES NOTHING", &self.idle), ("NOT USED", &self.unused)] {
+            if files.is_empty() {
+                continue;
+            }
+            let mut table = Table::new([title, "BALANCER", "WHY"]);
+            for File { file, balancer, reason } in files {
+                table.row([file.as_str().into(), balancer.as_str().into(), reason.as_str().into()]);
+            }
+            blocks.push(Block::Table(table));
+        }
+        if self.hosts.is_empty() {
+            blocks.push(Block::Text("no balancer serves such a host over TLS".to_owned()));
+        }
+        blocks.extend(Block::lines(silent(&self.unreachable)));
+        blocks
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const ANSWER: &str = r#"{"certificates": [
+        {"file": "/c/a.pem", "names": ["a.test"], "serves": ["a.test"], "default": true, "not_after": "2026-12-31T00:00:00Z",
+         "validity": "valid"},
+        {"file": "/c/old.pem", "names": ["a.test"], "serves": [], "not_after": "2025-12-31T00:00:00Z",
+         "validity": "expired"}],
+      "refused": {"/c/x.pem": "it is a FIFO, not a regular file"},
+      "unused": {"/c/chain.pem": "the authority of a certificate beside it"},
+      "hosts": [
+        {"host": "a.test", "service": "http-a", "tls": "terminate", "certificates": [
+          {"file": "/c/a.pem", "key_type": "RSA", "not_after": "2026-12-31T00:00:00Z", "validity": "valid",
+           "why": "the other one has expired (over old.pem)"}]},
+        {"host": "b.test", "service": "http-b", "tls": "TLS", "default": true}]}"#;
+
+    fn listing(answer: &str, only: &[String]) -> Listing {
+        let answers = Answers::from([
+            ("lb1".parse().unwrap(), Ok(serde_json::from_str(answer).unwrap())),
+            ("lb2".parse().unwrap(), Err("refused".into())),
+        ]);
+        Listing::of(&answers, only, humantime::parse_rfc3339("2026-12-21T12:00:00Z").unwrap())
+    }
+
+    fn tables(listing: &Listing) -> Vec<Vec<String>> {
+        let tables = listing.blocks().into_iter().filter_map(|block| match block {
+            Block::Table(table) => Some(table),
+            _ => None,
+        });
+        let cells = |row: Vec<Cell>| row.iter().map(Cell::text).collect::<Vec<_>>().join(" | ");
+        tables.map(|table| table.rows.into_iter().map(cells).collect()).collect()
+    }
+
+    #[test]
+    fn each_host_is_shown_with_what_serves_it_and_each_file_with_why_it_does_not() {
+        let tables = tables(&listing(ANSWER, &[]));
+        assert_eq!(
+            tables,
+            [
+                vec![
+                    "(no or unknown name) | lb1 | /c/a.pem | a.test | 2026-12-31T00:00:00Z | 9 days | the default",
+                    "a.test | lb1 | /c/a.pem | a.test | 2026-12-31T00:00:00Z | 9 days | the other one has expired (over old.pem)",
+                    "b.test | lb1 | /c/a.pem | a.test | 2026-12-31T00:00:00Z | 9 days | no certificate is for it",
+                ],
+                vec!["/c/x.pem | lb1 | it is a FIFO, not a regular file"],
+                vec!["/c/old.pem | lb1 | others are better for a.test"],
+                vec!["/c/chain.pem | lb1 | the authority of a certificate beside it"],
+            ]
+        );
+    }
+
+    #[test]
+    fn a_refused_file_or_a_host_without_a_valid_certificate_is_no_good() {
+        assert!(!listing(ANSWER, &[]).is_good());
+        let good =
+            ANSWER.replace(r#""/c/x.pem": "it is a FIFO, not a regular file""#, "").replace("\"TLS\"", "\"both\"");
+        assert!(listing(&good, &[]).is_good());
+        assert!(!listing(&good.replace("both", "terminate"), &[]).is_good());
+        assert!(listing(&good.replace("both", "terminate"), &["a.test".to_owned()]).is_good());
+        let expired = good.replace(
+            r#""validity": "valid",
+           "why""#,
+            r#""validity": "expired", "why""#,
+        );
+        assert!(!listing(&expired, &[]).is_good());
+        assert!(listing(r#"{"certificates": []}"#, &[]).is_good(), "an older confgen tells no hosts");
+    }
+
+    #[test]
+    fn days_are_counted_down_and_below_zero() {
+        let now = humantime::parse_rfc3339("2026-12-21T12:00:00Z").unwrap();
+        let left = |end: &str| days_left(Some(end), now);
+        assert_eq!(left("2026-12-22T12:00:00Z"), Some(1));
+        assert_eq!(left("2026-12-22T11:59:59Z"), Some(0));
+        assert_eq!(left("2026-12-21T11:59:59Z"), Some(-1));
+        assert_eq!(days_left(None, now), None);
+    }
+}

@@ -1,0 +1,142 @@
+//! Keys that were written for an upstream and that no balancer can follow: their ids break the rule of names. Pure.
+
+use std::collections::BTreeMap;
+
+use discovery::ServiceId;
+use serde::Serialize;
+
+use crate::print::{Block, Cell, Shown, Table};
+use crate::store::Store;
+
+/// A key that isn't followed.
+#[derive(Debug, Serialize)]
+pub(super) struct UnfollowedKey {
+    /// Relative to the prefix.
+    pub(super) key: String,
+    /// As it stands there.
+    value: String,
+    /// Why it isn't followed, and what to write instead.
+    pub(super) reason: String,
+    /// By balancer: the reason that it gives itself. `null` if it doesn't name the key.
+    balancers: BTreeMap<String, Option<String>>,
+}
+
+/// What `explain SVC/ID` answers for an ID that can be no upstream's.
+#[derive(Debug, Serialize)]
+pub(super) struct Unfollowed {
+    /// As it was typed.
+    id: String,
+    /// The store's revision.
+    revision: i64,
+    /// Its record and what is imposed on it.
+    unfollowed: Vec<UnfollowedKey>,
+}
+
+impl UnfollowedKey {
+    fn of(store: &Store, key: &str, reason: &str) -> Self {
+        let value = store.entry(key).map(|entry| String::from_utf8_lossy(&entry.value).trim().to_owned());
+        let balancers = store.balancers.nodes().map(|(node, balancer)| {
+            let refuses = balancer.and_then(|balancer| balancer.refuses(key)).map(str::to_owned);
+            (node.to_string(), refuses)
+        });
+        let balancers = balancers.collect();
+        Self { key: key.to_owned(), value: value.unwrap_or_default(), reason: reason.to_owned(), balancers }
+    }
+
+    /// The keys below a service's folder, in either layout.
+    pub(super) fn of_service(store: &Store, service: &ServiceId) -> Vec<Self> {
+        let mut folders = vec![service.folder()];
+        if service.kind == discovery::Kind::Http {
+            folders.push(format!("services/{}/", service.name));
+        }
+        let keys = store.topology.unfollowed().iter();
+        let keys = keys.filter(|(key, _)| folders.iter().any(|folder| key.starts_with(folder)));
+        keys.map(|(key, reason)| Self::of(store, key, reason)).collect()
+    }
+}
+
+impl Unfollowed {
+    /// What there is of `SVC/ID` as it was typed, or of a whole key. None if there is nothing.
+    pub(super) fn find(store: &Store, typed: &str) -> Option<Self> {
+        Self::filtered(store, typed, |key| is_named(key, typed))
+    }
+
+    /// What there is of a service that has no other key. None if there is nothing.
+    pub(super) fn of_service_named(store: &Store, typed: &str) -> Option<Self> {
+        Self::filtered(store, typed, |key| is_below(key, typed))
+    }
+
+    fn filtered(store: &Store, typed: &str, is_meant: impl Fn(&str) -> bool) -> Option<Self> {
+        let keys = store.topology.unfollowed().iter().filter(|(key, _)| is_meant(key));
+        let unfollowed: Vec<UnfollowedKey> = keys.map(|(key, reason)| UnfollowedKey::of(store, key, reason)).collect();
+        (!unfollowed.is_empty()).then(|| Self { id: typed.to_owned(), revision: store.revision, unfollowed })
+    }
+}
+
+/// Whether the key is that of the upstream that was typed: `web/a:1` or `http-web/a:1` for `http-services/web/upstreams/a:1`.
+fn is_named(key: &str, typed: &str) -> bool {
+    let parts: Vec<&str> = key.split('/').collect();
+    let [folder, service, "upstreams" | "overrides", id @ ..] = parts.as_slice() else { return key == typed };
+    let kind = folder.split('-').next().unwrap_or_default();
+    let id = id.join("/");
+    key == typed || typed == format!("{service}/{id}") || typed == format!("{kind}-{service}/{id}")
+}
+
+/// Whether the key stands below the service that was typed: `web` or `http-web`.
+fn is_below(key: &str, typed: &str) -> bool {
+    let mut parts = key.split('/');
+    let (Some(folder), Some(service)) = (parts.next(), parts.next()) else { return false };
+    let kind = folder.split('-').next().unwrap_or_default();
+    typed == service || typed == format!("{kind}-{service}")
+}
+
+impl Shown for Unfollowed {
+    fn blocks(&self) -> Vec<Block> {
+        let head = Block::Text(format!("{} at revision {}", self.id, self.revision));
+        [head].into_iter().chain(blocks(&self.unfollowed)).collect()
+    }
+}
+
+/// The keys as a table; nothing if there are none.
+pub(super) fn blocks(keys: &[UnfollowedKey]) -> Option<Block> {
+    let mut table = Table::new(["KEY", "VALUE", "NOT FOLLOWED", "NAMED BY"]);
+    for it in keys {
+        let naming = it.balancers.iter().filter(|(_, reason)| reason.is_some()).map(|(node, _)| node.as_str());
+        let naming = naming.collect::<Vec<_>>().join(", ");
+        let naming = Cell::of(Some(naming).filter(|naming| !naming.is_empty()));
+        table.row([it.key.as_str().into(), it.value.as_str().into(), Cell::bad(&it.reason), naming]);
+    }
+    (!keys.is_empty()).then_some(Block::Table(table))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::store::tests::store;
+
+    #[test]
+    fn an_upstream_whose_id_is_no_name_is_found_by_it() {
+        let store = store(&[
+            (
+                "balancers/lb1",
+                r#"{"cluster":"1","seen":1,"applied":1,"pending":[],"held":[],"draining":{},"quarantined":{"http-services/web/upstreams/host:web:80":"no `:`"}}"#,
+            ),
+            ("http-services/web/domain", "web.test"),
+            ("http-services/web/upstreams/host:web:80", "10.0.0.1:80"),
+            ("tcp-services/db/overrides/host:db:1", "{}"),
+        ]);
+        for typed in ["web/host:web:80", "http-web/host:web:80", "http-services/web/upstreams/host:web:80"] {
+            let found = Unfollowed::find(&store, typed).unwrap();
+            let [key] = found.unfollowed.as_slice() else { panic!("{found:?}") };
+            assert!(key.reason.contains("write `-` instead") && key.value == "10.0.0.1:80", "{key:?}");
+            assert_eq!(key.balancers["lb1"].as_deref(), Some("no `:`"));
+        }
+        assert!(Unfollowed::find(&store, "db/host:db:1").is_some(), "what is imposed on it, too");
+        assert!(Unfollowed::find(&store, "web/host:web:81").is_none());
+        assert!(
+            Unfollowed::of_service_named(&store, "db").is_some() && Unfollowed::of_service_named(&store, "d").is_none()
+        );
+        let service = "http-services/web/domain".parse::<discovery::Key>().unwrap().service().unwrap().clone();
+        assert_eq!(UnfollowedKey::of_service(&store, &service).len(), 1);
+    }
+}

@@ -1,0 +1,111 @@
+//! YAML whose hidden characters are escaped.
+
+use std::fmt::Write as _;
+
+use program::text::is_hidden;
+use serde::Serialize;
+use serde_json::Value;
+
+use crate::error::Error;
+
+/// The answer as YAML. serde-saphyr escapes control characters and leaves bidi and zero-width signs as they are: where
+/// there is one, the whole value is written between double quotes, with `\u202e` in it.
+pub(crate) fn yaml(answer: &impl Serialize) -> Result<String, Error> {
+    let text = serde_saphyr::to_string(answer).map_err(|error| Error::Failed(error.to_string()))?;
+    if !text.chars().any(must_be_escaped) {
+        return Ok(text);
+    }
+    let mut value = serde_json::to_value(answer).map_err(|error| Error::Failed(error.to_string()))?;
+    let mut marks = Marks { start: unused_word(&text), texts: Vec::new() };
+    marks.replace(&mut value);
+    let text = serde_saphyr::to_string(&value).map_err(|error| Error::Failed(error.to_string()))?;
+    Ok(marks.put_back(text))
+}
+
+/// Tabs and line breaks are YAML's own.
+fn must_be_escaped(c: char) -> bool {
+    !matches!(c, '\n' | '\t') && is_hidden(c)
+}
+
+/// A word that stands nowhere in the text.
+fn unused_word(text: &str) -> String {
+    let mut word = "hidden".to_owned();
+    while text.contains(&word) {
+        word.push('x');
+    }
+    word
+}
+
+/// Words that stand for texts with hidden characters.
+struct Marks {
+    start: String,
+    texts: Vec<String>,
+}
+
+impl Marks {
+    fn mark(&self, number: usize) -> String {
+        format!("{}{number}end", self.start)
+    }
+
+    fn take(&mut self, text: &str) -> String {
+        if !text.chars().any(must_be_escaped) {
+            return text.to_owned();
+        }
+        self.texts.push(text.to_owned());
+        self.mark(self.texts.len() - 1)
+    }
+
+    fn replace(&mut self, value: &mut Value) {
+        match value {
+            Value::String(text) => *text = self.take(text),
+            Value::Array(values) => values.iter_mut().for_each(|value| self.replace(value)),
+            Value::Object(fields) => {
+                for (name, mut value) in std::mem::take(fields) {
+                    self.replace(&mut value);
+                    fields.insert(self.take(&name), value);
+                }
+            }
+            Value::Null | Value::Bool(_) | Value::Number(_) => {}
+        }
+    }
+
+    fn put_back(&self, mut yaml: String) -> String {
+        for (number, text) in self.texts.iter().enumerate() {
+            yaml = yaml.replace(&self.mark(number), &double_quoted(text));
+        }
+        yaml
+    }
+}
+
+/// A scalar between double quotes (YAML 1.2, section 5.7).
+fn double_quoted(text: &str) -> String {
+    let mut quoted = String::from("\"");
+    for c in text.chars() {
+        let code = u32::from(c);
+        let _ = match c {
+            '"' | '\\' => write!(quoted, "\\{c}"),
+            c if !is_hidden(c) => write!(quoted, "{c}"),
+            _ if code > 0xffff => write!(quoted, "\\U{code:08x}"),
+            _ => write!(quoted, "\\u{code:04x}"),
+        };
+    }
+    quoted + "\""
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn the_document_stays_the_same() {
+        let value = json!({
+            "http-services": {"a\u{202e}b": {"domain": "x\u{200b}.test \"y\" \\ hidden1end", "n": 1}},
+            "list": ["\u{e0001}", "two\nlines\tof \u{feff}text", "plain", "hidden0end", null, true],
+        });
+        let text = yaml(&value).unwrap();
+        assert!(!text.chars().any(must_be_escaped), "{text}");
+        assert_eq!(serde_saphyr::from_str::<Value>(&text).unwrap(), value, "{text}");
+    }
+}

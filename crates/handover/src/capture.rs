@@ -1,0 +1,136 @@
+//! HAProxy's output: passed on as it comes, and the beginning of it kept, for a start that fails.
+
+use std::io::{ErrorKind, Read, Write};
+use std::os::fd::AsFd;
+use std::process::Child;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use nix::poll::{PollFd, PollFlags, poll};
+
+/// How much is kept, in bytes. HAProxy may warn of each of thousands of servers; why it doesn't start is in its first words
+/// and in its last, so as much is kept of the end.
+const KEPT: usize = 16 * 1024;
+
+/// What is read at a time. A pipe that poll(2) finds writable has room for so much (pipe(7)).
+const CHUNK: usize = 4096;
+
+/// How long a reader of handover's own output may keep HAProxy waiting, in milliseconds. Then the words are lost.
+const PASSED_ON_WITHIN: u16 = 1000;
+
+/// How long the last words of a HAProxy that has ended are waited for.
+const ENDS_WITHIN: Duration = Duration::from_millis(500);
+
+/// What HAProxy has said.
+#[derive(Debug, Default)]
+pub(crate) struct Capture {
+    kept: Arc<Mutex<Kept>>,
+    readers: Vec<JoinHandle<()>>,
+}
+
+#[derive(Debug, Default)]
+struct Kept {
+    first: Vec<u8>,
+    last: Vec<u8>,
+}
+
+impl Kept {
+    fn add(&mut self, chunk: &[u8]) {
+        let (first, rest) = chunk.split_at(chunk.len().min(KEPT - self.first.len().min(KEPT)));
+        self.first.extend(first);
+        self.last.extend(rest);
+        let excess = self.last.len().saturating_sub(KEPT);
+        self.last.drain(..excess);
+    }
+
+    fn text(&self) -> String {
+        let mut text = String::from_utf8_lossy(&self.first).into_owned();
+        text.push_str(&String::from_utf8_lossy(&self.last));
+        text
+    }
+}
+
+impl Capture {
+    /// Passes on what a child writes to its two outputs, which are pipes.
+    pub(crate) fn of(child: &mut Child) -> Self {
+        let kept = Arc::default();
+        let outputs = child.stdout.take().map(|output| follow(output, std::io::stdout(), &kept));
+        let errors = child.stderr.take().map(|output| follow(output, std::io::stderr(), &kept));
+        let readers = outputs.into_iter().chain(errors).collect();
+        Self { kept, readers }
+    }
+
+    /// What was kept, once the child has ended.
+    pub(crate) fn words(&self) -> String {
+        let deadline = Instant::now() + ENDS_WITHIN;
+        while Instant::now() < deadline && !self.readers.iter().all(JoinHandle::is_finished) {
+            std::thread::sleep(Duration::from_millis(5));
+        }
+        self.kept.lock().unwrap_or_else(PoisonError::into_inner).text()
+    }
+}
+
+fn follow(
+    output: impl Read + Send + 'static,
+    to: impl Write + AsFd + Send + 'static,
+    kept: &Arc<Mutex<Kept>>,
+) -> JoinHandle<()> {
+    let kept = Arc::clone(kept);
+    std::thread::spawn(move || copy(output, to, &kept))
+}
+
+/// Copies until the other side has closed.
+fn copy(mut output: impl Read, mut to: impl Write + AsFd, kept: &Mutex<Kept>) {
+    let mut chunk = [0; CHUNK];
+    let mut patience = PASSED_ON_WITHIN;
+    loop {
+        match output.read(&mut chunk) {
+            Ok(0) => return,
+            Ok(length) => {
+                let said = chunk.get(..length).unwrap_or_default();
+                kept.lock().unwrap_or_else(PoisonError::into_inner).add(said);
+                if is_ready(&to, patience) {
+                    patience = PASSED_ON_WITHIN;
+                    // supervisord may be gone, and the pipe with it.
+                    let _ = to.write_all(said).and_then(|()| to.flush());
+                } else {
+                    patience = 0;
+                }
+            }
+            Err(error) if error.kind() == ErrorKind::Interrupted => {}
+            Err(_) => return,
+        }
+    }
+}
+
+fn is_ready(to: &impl AsFd, patience: u16) -> bool {
+    let mut fds = [PollFd::new(to.as_fd(), PollFlags::POLLOUT)];
+    poll(&mut fds, patience).is_ok_and(|ready| ready > 0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_beginning_and_the_end_are_kept() {
+        let mut kept = Kept::default();
+        kept.add(b"first\n");
+        (0..10_000).for_each(|line| kept.add(format!("{line}\n").as_bytes()));
+        kept.add(b"last\n");
+        let text = kept.text();
+        assert!(text.starts_with("first\n0\n1\n") && text.ends_with("9999\nlast\n"), "{text}");
+        assert_eq!(text.len(), 2 * KEPT);
+    }
+
+    #[test]
+    fn a_reader_that_hangs_holds_nothing_up() {
+        let (reader, writer) = std::io::pipe().unwrap();
+        let kept = Mutex::default();
+        // More than a pipe holds, and nobody reads.
+        copy(&vec![b'x'; 128 * 1024][..], writer, &kept);
+        assert_eq!(kept.lock().unwrap().text().len(), 2 * KEPT);
+        drop(reader);
+    }
+}

@@ -1,0 +1,358 @@
+//! Directories as a program opens them that may do more than other users: it never follows what they can change.
+//!
+//! A directory holds an entry safely if only root and this process's user can exchange that entry. A path leads to a
+//! directory safely if each directory on the way holds the next one safely. It says nothing of the directory's content.
+
+use std::collections::VecDeque;
+use std::ffi::{OsStr, OsString};
+use std::fs::File;
+use std::io::{self, ErrorKind, Read, Write};
+use std::os::fd::OwnedFd;
+use std::os::unix::ffi::OsStringExt;
+use std::path::{Component, Path, PathBuf};
+
+use nix::unistd::geteuid;
+use rustix::fs::{
+    AtFlags, CWD, FileType, Mode, OFlags, Stat, fchmod, fstat, mkdirat, openat, readlinkat, renameat, statat, unlinkat,
+};
+use rustix::io::Errno;
+
+/// As many links as the kernel follows on one path (path_resolution(7)).
+const LINKS: usize = 40;
+
+/// An open directory.
+#[derive(Debug)]
+pub(crate) struct Directory {
+    fd: OwnedFd,
+    /// Absolute, and without links.
+    path: PathBuf,
+    /// Whether only root and this process's user can change what the path leads to, and what is in the directory.
+    private: bool,
+}
+
+/// What becomes of a directory that is missing.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Missing {
+    /// An error.
+    Fails,
+    /// It is made with this mode, and so is each one that is missing on the way, if a safe path leads to its place.
+    IsMade(u32),
+}
+
+impl Directory {
+    /// Opens the directory. A link that a lesser user can change is an error.
+    pub(crate) fn open(path: &Path, missing: Missing) -> io::Result<Self> {
+        let mut walk = Walk::from_root()?;
+        let mut rest: VecDeque<OsString> = VecDeque::new();
+        if path.is_relative() {
+            push_front(&mut rest, &std::env::current_dir()?);
+        }
+        rest.extend(components(path));
+        let mut links = 0;
+        while let Some(name) = rest.pop_front() {
+            match walk.enter(&name, missing)? {
+                None => {}
+                Some(target) => {
+                    links += 1;
+                    if links > LINKS {
+                        return Err(Errno::LOOP.into());
+                    }
+                    if target.is_absolute() {
+                        walk = Walk::from_root()?;
+                    }
+                    push_front(&mut rest, &target);
+                }
+            }
+        }
+        let Walk { fd, path, safe, .. } = walk;
+        let private = safe && is_exclusive(&fstat(&fd)?);
+        Ok(Self { fd, path, private })
+    }
+
+    pub(crate) fn path(&self) -> &Path {
+        &self.path
+    }
+
+    pub(crate) fn is_private(&self) -> bool {
+        self.private
+    }
+
+    /// Whether only root and this process's user can change what is in the directory, wherever it lies.
+    pub(crate) fn is_exclusive(&self) -> io::Result<bool> {
+        Ok(is_exclusive(&fstat(&self.fd)?))
+    }
+
+    /// The user that the directory belongs to.
+    pub(crate) fn owner(&self) -> io::Result<u32> {
+        Ok(fstat(&self.fd)?.st_uid)
+    }
+
+    /// Gives the directory a mode and, if one is named, a group.
+    pub(crate) fn set_access(&self, mode: u32, group: Option<u32>) -> io::Result<()> {
+        if let Some(group) = group {
+            std::os::unix::fs::fchown(&self.fd, None, Some(group))?;
+        }
+        Ok(fchmod(&self.fd, Mode::from_raw_mode(mode))?)
+    }
+
+    /// The directory once more, so that a lock on it is one of its own.
+    pub(crate) fn reopen(&self) -> io::Result<File> {
+        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        Ok(File::from(openat(&self.fd, c".", flags, Mode::empty())?))
+    }
+
+    /// The names in it.
+    pub(crate) fn names(&self) -> io::Result<Vec<OsString>> {
+        let entries = rustix::fs::Dir::read_from(&self.fd)?;
+        let names = entries.map(|entry| Ok(OsString::from_vec(entry?.file_name().to_bytes().to_vec())));
+        names.filter(|name| !matches!(name, Ok(name) if name == "." || name == "..")).collect()
+    }
+
+    pub(crate) fn remove(&self, name: &OsStr) -> io::Result<()> {
+        Ok(unlinkat(&self.fd, name, AtFlags::empty())?)
+    }
+
+    /// The text of a regular file in it; no link is followed.
+    pub(crate) fn read(&self, name: &str) -> io::Result<String> {
+        let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
+        let mut file = File::from(openat(&self.fd, name, flags, Mode::empty())?);
+        if !file.metadata()?.is_file() {
+            return Err(ErrorKind::InvalidInput.into());
+        }
+        let mut text = String::new();
+        file.read_to_string(&mut text)?;
+        Ok(text)
+    }
+
+    /// Whether a regular file of that name is there, and has content.
+    pub(crate) fn has_text(&self, name: &OsStr) -> bool {
+        statat(&self.fd, name, AtFlags::SYMLINK_NOFOLLOW)
+            .is_ok_and(|stat| is_a(&stat, FileType::RegularFile) && stat.st_size > 0)
+    }
+
+    /// Writes a file so that nobody ever sees half of it. What had the name is replaced, a link too.
+    pub(crate) fn write_whole(&self, name: &OsStr, text: &str, mode: u32) -> io::Result<()> {
+        let mut temporary = name.to_owned();
+        temporary.push(format!(".{}.tmp", std::process::id()));
+        let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        let create = || openat(&self.fd, &temporary, flags, Mode::from_raw_mode(0o600));
+        let fd = create().or_else(|errno| match errno {
+            // A process of that number was killed while it wrote.
+            Errno::EXIST => unlinkat(&self.fd, &temporary, AtFlags::empty()).and_then(|()| create()),
+            errno => Err(errno),
+        })?;
+        let write = || {
+            File::from(fd.try_clone()?).write_all(text.as_bytes())?;
+            fchmod(&fd, Mode::from_raw_mode(mode))?;
+            Ok(renameat(&self.fd, &temporary, &self.fd, name)?)
+        };
+        write().inspect_err(|_| {
+            let _ = unlinkat(&self.fd, &temporary, AtFlags::empty());
+        })
+    }
+
+    /// Writes over the beginning of a regular file, which is made if it is missing. A file that is as long already needs no
+    /// room on the disk.
+    pub(crate) fn overwrite(&self, name: &str, bytes: &[u8], mode: u32, group: Option<u32>) -> io::Result<()> {
+        let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
+        let mut file = File::from(openat(&self.fd, name, flags, Mode::from_raw_mode(0o600))?);
+        if !file.metadata()?.is_file() {
+            return Err(ErrorKind::InvalidInput.into());
+        }
+        if let Some(group) = group {
+            std::os::unix::fs::fchown(&file, None, Some(group))?;
+        }
+        fchmod(&file, Mode::from_raw_mode(mode))?;
+        file.write_all(bytes)
+    }
+}
+
+/// A walk down a path.
+struct Walk {
+    fd: OwnedFd,
+    path: PathBuf,
+    /// Whether each directory so far holds the next one safely.
+    safe: bool,
+    /// The same for each directory above.
+    safe_above: Vec<bool>,
+}
+
+impl Walk {
+    fn from_root() -> io::Result<Self> {
+        let fd = openat(CWD, c"/", directory_flags(), Mode::empty())?;
+        Ok(Self { fd, path: PathBuf::from("/"), safe: true, safe_above: Vec::new() })
+    }
+
+    /// Goes one step down, or one up. Where a link lies in the way, returns its target and stays.
+    fn enter(&mut self, name: &OsStr, missing: Missing) -> io::Result<Option<PathBuf>> {
+        if name == ".." {
+            self.safe = self.safe_above.pop().unwrap_or(true);
+            self.path.pop();
+            self.fd = openat(&self.fd, c"..", directory_flags(), Mode::empty())?;
+            return Ok(None);
+        }
+        let parent = fstat(&self.fd)?;
+        let entry = match statat(&self.fd, name, AtFlags::SYMLINK_NOFOLLOW) {
+            Ok(entry) => entry,
+            Err(Errno::NOENT) => match missing {
+                Missing::IsMade(mode) if self.safe && is_exclusive(&parent) || !geteuid().is_root() => {
+                    mkdirat(&self.fd, name, Mode::from_raw_mode(mode))?;
+                    statat(&self.fd, name, AtFlags::SYMLINK_NOFOLLOW)?
+                }
+                Missing::IsMade(_) => {
+                    return Err(self.unsafe_at(name, "is not made in a directory that others can change"));
+                }
+                Missing::Fails => return Err(Errno::NOENT.into()),
+            },
+            Err(errno) => return Err(errno.into()),
+        };
+        let held = holds(&parent, &entry);
+        if is_a(&entry, FileType::Symlink) {
+            if !(self.safe && held) && geteuid().is_root() {
+                return Err(self.unsafe_at(name, "is a link that others can change: it is not followed"));
+            }
+            let target = readlinkat(&self.fd, name, Vec::new())?;
+            return Ok(Some(PathBuf::from(OsString::from_vec(target.into_bytes()))));
+        }
+        self.fd = openat(&self.fd, name, directory_flags() | OFlags::NOFOLLOW, Mode::empty())?;
+        self.safe_above.push(self.safe);
+        self.safe = self.safe && held;
+        self.path.push(name);
+        Ok(None)
+    }
+
+    fn unsafe_at(&self, name: &OsStr, why: &str) -> io::Error {
+        io::Error::new(ErrorKind::PermissionDenied, format!("{} {why}", self.path.join(name).display()))
+    }
+}
+
+fn directory_flags() -> OFlags {
+    OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC
+}
+
+fn components(path: &Path) -> impl Iterator<Item = OsString> {
+    let names = path.components().filter_map(|component| match component {
+        Component::Normal(name) => Some(name.to_owned()),
+        Component::ParentDir => Some(OsString::from("..")),
+        Component::RootDir | Component::CurDir | Component::Prefix(_) => None,
+    });
+    names.collect::<Vec<_>>().into_iter()
+}
+
+fn push_front(rest: &mut VecDeque<OsString>, path: &Path) {
+    let names: Vec<OsString> = components(path).collect();
+    names.into_iter().rev().for_each(|name| rest.push_front(name));
+}
+
+fn is_a(stat: &Stat, kind: FileType) -> bool {
+    FileType::from_raw_mode(stat.st_mode) == kind
+}
+
+/// Whether only root and this process's user, and no lesser one, can change the entry of a directory.
+fn holds(directory: &Stat, entry: &Stat) -> bool {
+    const STICKY: u32 = 0o1000;
+    let sticky = directory.st_mode & STICKY != 0 && is_ours(directory.st_uid) && is_ours(entry.st_uid);
+    is_exclusive(directory) || sticky
+}
+
+/// Whether only root and this process's user can write there.
+fn is_exclusive(stat: &Stat) -> bool {
+    let by_group = stat.st_mode & 0o020 != 0 && stat.st_gid != 0;
+    is_ours(stat.st_uid) && !by_group && stat.st_mode & 0o002 == 0
+}
+
+fn is_ours(user: u32) -> bool {
+    user == 0 || user == geteuid().as_raw()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+    use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
+
+    use super::*;
+
+    fn open(path: &Path) -> io::Result<Directory> {
+        Directory::open(path, Missing::Fails)
+    }
+
+    /// A directory of its own, by its real path.
+    fn scratch() -> (tempfile::TempDir, PathBuf) {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().canonicalize().unwrap();
+        (dir, path)
+    }
+
+    #[test]
+    fn the_path_is_the_real_one() {
+        let (_dir, path) = scratch();
+        fs::create_dir(path.join("real")).unwrap();
+        symlink("real", path.join("link")).unwrap();
+        symlink(path.join("link"), path.join("again")).unwrap();
+        for name in ["real", "link", "again", "real/../link/."] {
+            assert_eq!(open(&path.join(name)).unwrap().path(), path.join("real"), "{name}");
+        }
+        assert_eq!(open(Path::new("/..")).unwrap().path(), Path::new("/"));
+        symlink("loop", path.join("loop")).unwrap();
+        assert!(open(&path.join("loop")).is_err());
+        assert_eq!(open(&path.join("none")).unwrap_err().kind(), ErrorKind::NotFound);
+        let made = Directory::open(&path.join("a/b"), Missing::IsMade(0o750)).unwrap();
+        assert!(made.is_private() && made.path() == path.join("a/b"));
+    }
+
+    #[test]
+    fn a_directory_that_others_can_change_is_not_private() {
+        let (_dir, path) = scratch();
+        let inner = path.join("inner");
+        fs::create_dir(&inner).unwrap();
+        assert!(open(&inner).unwrap().is_private());
+        fs::set_permissions(&inner, fs::Permissions::from_mode(0o777)).unwrap();
+        assert!(!open(&inner).unwrap().is_private(), "anybody may write there");
+        fs::set_permissions(&inner, fs::Permissions::from_mode(0o755)).unwrap();
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o777)).unwrap();
+        assert!(!open(&inner).unwrap().is_private(), "anybody may exchange it");
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o1777)).unwrap();
+        assert!(open(&inner).unwrap().is_private(), "as in /tmp");
+    }
+
+    #[test]
+    fn root_follows_no_link_that_others_can_change() {
+        let (_dir, path) = scratch();
+        let (loose, secret) = (path.join("loose"), path.join("secret"));
+        fs::create_dir(&loose).unwrap();
+        fs::create_dir(&secret).unwrap();
+        symlink(&secret, loose.join("link")).unwrap();
+        assert!(open(&loose.join("link")).is_ok());
+        fs::set_permissions(&loose, fs::Permissions::from_mode(0o777)).unwrap();
+        if geteuid().is_root() {
+            let error = open(&loose.join("link")).unwrap_err();
+            assert!(
+                error.to_string().ends_with("loose/link is a link that others can change: it is not followed"),
+                "{error}"
+            );
+            let error = Directory::open(&loose.join("new"), Missing::IsMade(0o755)).unwrap_err();
+            assert!(error.to_string().contains("is not made in a directory that others can change"), "{error}");
+        }
+    }
+
+    #[test]
+    fn what_is_written_replaces_links() {
+        let (_dir, path) = scratch();
+        let dir = open(&path).unwrap();
+        File::create(path.join("victim")).unwrap().write_all(b"as it was").unwrap();
+        symlink("victim", path.join("file")).unwrap();
+        symlink("victim", path.join("words")).unwrap();
+        assert!(dir.read("file").is_err() && !dir.has_text(OsStr::new("file")));
+        dir.write_whole(OsStr::new("file"), "new", 0o644).unwrap();
+        assert_eq!(dir.read("file").unwrap(), "new");
+        assert_eq!(fs::metadata(path.join("file")).unwrap().mode() & 0o777, 0o644);
+        assert!(dir.overwrite("words", b"new", 0o640, None).is_err());
+        assert_eq!(dir.read("victim").unwrap(), "as it was");
+        dir.overwrite("long", b"12345", 0o640, None).unwrap();
+        dir.overwrite("long", b"ab", 0o640, None).unwrap();
+        assert_eq!(dir.read("long").unwrap(), "ab345");
+        let mut names = dir.names().unwrap();
+        names.sort();
+        assert_eq!(names, ["file", "long", "victim", "words"]);
+    }
+}

@@ -1,0 +1,65 @@
+//! The watchdog as handover sees it: a process that is told how far handover has come.
+//!
+//! It is started before anything else, since a process table that is full later must not cost HAProxy its watchdog.
+
+use std::io::Write;
+use std::os::fd::OwnedFd;
+use std::time::{Duration, Instant};
+
+use anyhow::Context;
+use nix::fcntl::OFlag;
+use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
+use nix::unistd::{Pid, pipe2};
+
+use crate::launch;
+
+/// How long its end is waited for when nothing is left to watch over.
+const ENDS_WITHIN: Duration = Duration::from_secs(1);
+
+/// How often that is looked at.
+const TICK: Duration = Duration::from_millis(2);
+
+/// What the watchdog is told.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Word {
+    /// The new HAProxy serves.
+    Serves = b's' as isize,
+    /// A signal ends handover. It may be a stop, or the first half of a restart.
+    Leaves = b'l' as isize,
+    /// HAProxy has ended, or ends by itself.
+    Done = b'd' as isize,
+}
+
+/// The running watchdog. It notices by itself that handover ends.
+#[derive(Debug)]
+pub(crate) struct Guard {
+    words: std::fs::File,
+    pid: Pid,
+}
+
+impl Guard {
+    /// Starts the watchdog of a start.
+    pub(crate) fn start(watchdog: &launch::Watchdog<'_>) -> anyhow::Result<Self> {
+        let (reader, writer): (OwnedFd, OwnedFd) = pipe2(OFlag::O_CLOEXEC).context("can't make a pipe")?;
+        let pid = watchdog.spawn(reader)?;
+        Ok(Self { words: writer.into(), pid: Pid::from_raw(pid) })
+    }
+
+    /// Tells it. Its own death is no error: there is another one after the next restart.
+    pub(crate) fn tell(&mut self, word: Word) {
+        if let Err(error) = self.words.write_all(&[word as u8]) {
+            tracing::warn!("the watchdog has ended ({error}): HAProxy serves on, whatever supervisord says");
+        }
+    }
+
+    /// Tells it that nothing is left to watch over, and waits until it has ended.
+    pub(crate) fn dismiss(mut self) {
+        if self.words.write_all(&[Word::Done as u8]).is_err() {
+            return;
+        }
+        let deadline = Instant::now() + ENDS_WITHIN;
+        while Instant::now() < deadline && waitpid(self.pid, Some(WaitPidFlag::WNOHANG)) == Ok(WaitStatus::StillAlive) {
+            std::thread::sleep(TICK);
+        }
+    }
+}

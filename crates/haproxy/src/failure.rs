@@ -1,0 +1,155 @@
+//! The words of HAProxy's last start that failed: handover leaves them, confgen shows them.
+//!
+//! They are a file beside the masters' sockets. It always has the same size and is overwritten in place, so that a full
+//! disk doesn't keep them from it. It does not say whether the failure lasts: supervisord says that.
+
+use std::fs::{self, File};
+use std::io::Read;
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
+use std::path::Path;
+use std::time::SystemTime;
+
+use nix::fcntl::OFlag;
+use nix::unistd::geteuid;
+
+use crate::masters;
+
+/// The file's name, in the directory of the masters' sockets.
+pub const FILE: &str = "failure";
+
+/// The file's size in bytes: one page, of which the words may leave a part unused.
+pub const SIZE: usize = 4096;
+
+/// The longest text that [`in_short`] makes, in characters.
+const SHORT: usize = 1500;
+
+/// The whole content of the file for these words. Empty words are those of a start that succeeded.
+pub fn encode(words: &str) -> Vec<u8> {
+    let mut bytes = Vec::with_capacity(SIZE);
+    for character in words.chars() {
+        if bytes.len() + character.len_utf8() > SIZE {
+            break;
+        }
+        bytes.extend(character.encode_utf8(&mut [0; 4]).bytes());
+    }
+    bytes.resize(SIZE, 0);
+    bytes
+}
+
+/// The words of a start that failed since then, in short. `None` if handover has left none, or none since then.
+pub fn read(runtime_socket: &Path, since: SystemTime) -> Option<String> {
+    masters::directories(runtime_socket).find_map(|dir| read_file(&dir.join(FILE), since))
+}
+
+fn read_file(path: &Path, since: SystemTime) -> Option<String> {
+    // confgen may be root, and a lesser user may have put something else there: neither a link is followed nor a FIFO
+    // waited for.
+    let flags = OFlag::O_NOFOLLOW | OFlag::O_NONBLOCK;
+    let file = fs::OpenOptions::new().read(true).custom_flags(flags.bits()).open(path).ok()?;
+    let metadata = file.metadata().ok()?;
+    let is_trusted = [0, geteuid().as_raw()].contains(&metadata.uid()) || !geteuid().is_root();
+    if !metadata.is_file() || !is_trusted || metadata.modified().ok()? < since {
+        return None;
+    }
+    let words = read_whole(file)?;
+    let words = in_short(&words);
+    (!words.is_empty()).then_some(words)
+}
+
+fn read_whole(file: File) -> Option<String> {
+    let mut bytes = Vec::new();
+    file.take(SIZE as u64).read_to_end(&mut bytes).ok()?;
+    let end = bytes.iter().position(|byte| *byte == 0).unwrap_or(bytes.len());
+    bytes.truncate(end);
+    Some(String::from_utf8_lossy(&bytes).into_owned())
+}
+
+/// What a person needs of a program's output, on one line: without HAProxy's notices, its process ids and anything that a
+/// terminal or a browser would not show as it stands.
+pub fn in_short(output: &str) -> String {
+    let lines = output.lines().map(tidy).filter(|line| !line.is_empty() && !line.starts_with("[NOTICE]"));
+    let mut kept: Vec<String> = Vec::new();
+    for line in lines {
+        if kept.last() != Some(&line) {
+            kept.push(line);
+        }
+    }
+    let text = kept.join("; ");
+    match text.char_indices().nth(SHORT) {
+        Some((end, _)) => format!("{} …", text.get(..end).unwrap_or_default()),
+        None => text,
+    }
+}
+
+/// One line, such as `[ALERT]    (4142) : cannot bind socket`, without its padding and the process id.
+fn tidy(line: &str) -> String {
+    let plain: String = line.chars().map(|character| if is_hidden(character) { ' ' } else { character }).collect();
+    let words: Vec<&str> = plain.split_whitespace().collect();
+    let is_pid = |word: &str| word.starts_with('(') && word.ends_with(')') && word.len() > 2;
+    match words.as_slice() {
+        [level, pid, ":", rest @ ..] if level.starts_with('[') && is_pid(pid) => format!("{level} {}", rest.join(" ")),
+        words => words.join(" "),
+    }
+}
+
+/// Control characters, and those that change the direction of a text or have no width.
+fn is_hidden(character: char) -> bool {
+    character.is_control()
+        || matches!(character, '\u{ad}' | '\u{61c}' | '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}'
+            | '\u{2060}'..='\u{206f}' | '\u{feff}' | '\u{fff9}'..='\u{fffb}')
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::symlink;
+    use std::time::Duration;
+
+    use super::*;
+
+    #[test]
+    fn haproxys_words_are_made_short() {
+        let output = "[NOTICE]   (7) : haproxy version is 2.6.12\n\
+                      [ALERT]    (7) : Starting frontend f: cannot bind socket (Address already in use) [0.0.0.0:80]\n\
+                      [ALERT]    (7) : [haproxy.main()] Some protocols failed to start their listeners! Exiting.\n\n";
+        assert_eq!(
+            in_short(output),
+            "[ALERT] Starting frontend f: cannot bind socket (Address already in use) [0.0.0.0:80]; \
+             [ALERT] [haproxy.main()] Some protocols failed to start their listeners! Exiting."
+        );
+        assert_eq!(in_short("a\u{1b}[31mb\u{202e}c\n a [31mb c"), "a [31mb c", "hidden characters, and doubles");
+        assert_eq!(in_short("\n[NOTICE]   (7) : x\n"), "");
+        assert!(in_short(&"x".repeat(10_000)).chars().count() < SHORT + 3);
+    }
+
+    #[test]
+    fn words_are_read_back_while_they_are_new() {
+        let dir = tempfile::tempdir().unwrap();
+        let socket = dir.path().join("admin.sock");
+        let masters = masters::directory(&socket);
+        let past = SystemTime::now() - Duration::from_secs(60);
+        assert_eq!(read(&socket, past), None, "no handover");
+        fs::create_dir(&masters).unwrap();
+        let write = |name: &str, words: &str| {
+            std::io::Write::write_all(&mut File::create(masters.join(name)).unwrap(), &encode(words)).unwrap();
+        };
+        write(FILE, "no space\nleft");
+        assert_eq!(read(&socket, past).as_deref(), Some("no space; left"));
+        assert_eq!(read(&socket, SystemTime::now() + Duration::from_secs(60)), None, "of an earlier start");
+        write(FILE, "");
+        assert_eq!(read(&socket, past), None, "a start that succeeded");
+        fs::remove_file(masters.join(FILE)).unwrap();
+        write("other", "a secret");
+        symlink("other", masters.join(FILE)).unwrap();
+        assert_eq!(read(&socket, past), None, "a link");
+    }
+
+    #[test]
+    fn the_file_has_one_size() {
+        for words in [String::new(), "é".repeat(SIZE), "x".repeat(SIZE + 1)] {
+            let bytes = encode(&words);
+            assert_eq!(bytes.len(), SIZE);
+            let end = bytes.iter().position(|byte| *byte == 0).unwrap_or(SIZE);
+            assert!(std::str::from_utf8(&bytes[..end]).is_ok());
+        }
+    }
+}

@@ -1,0 +1,160 @@
+//! The command line and its variables, as every program reads them.
+//!
+//! An empty value is the same as none, in every option: `NAME=` in the environment, `--name=` and `--name ''` on the command
+//! line. Scripts and Compose files write `${NAME}` without knowing whether it is set.
+
+use std::collections::BTreeSet;
+use std::ffi::{OsStr, OsString};
+use std::io;
+use std::process::ExitCode;
+
+use clap::error::ErrorKind;
+use clap::{Arg, ArgMatches, Command, FromArgMatches};
+
+use crate::{output, variable};
+
+/// Reads this process's command line and variables. An error is the exit code of what was printed instead: help or
+/// version, or what is wrong with the command line, which is `usage`.
+pub fn read<T: FromArgMatches>(command: Command, usage: u8) -> Result<T, ExitCode> {
+    let (name, args) = (command.get_name().to_owned(), std::env::args_os().collect());
+    let is_set_and_empty = |name: &OsStr| std::env::var_os(name).is_some_and(|value| variable::is_empty(&value));
+    let read = parse(command, args, is_set_and_empty).and_then(|matches| T::from_arg_matches(&matches));
+    read.map_err(|error| output::finish(show(&error, &name, usage)))
+}
+
+/// What the command line says. `is_empty` tells which variables are set and empty.
+pub fn parse(
+    command: Command,
+    args: Vec<OsString>,
+    is_empty: impl Fn(&OsStr) -> bool,
+) -> Result<ArgMatches, clap::Error> {
+    let with_variables = command.clone();
+    let args = drop_empty_values(args, &value_options(&command));
+    let matches = without_variables(command, &is_empty).try_get_matches_from(args.clone());
+    match matches {
+        // Help names all variables, also those that are empty now.
+        Err(error) if error.kind() == ErrorKind::DisplayHelp => {
+            Err(with_variables.try_get_matches_from(args).err().unwrap_or(error))
+        }
+        matches => matches,
+    }
+}
+
+/// Every variable of a program's options, with the name of the option.
+pub fn variables(command: &Command) -> BTreeSet<(String, String)> {
+    let own = command.get_arguments().filter_map(|arg| Some((arg.get_env()?, arg.get_id())));
+    let own = own.map(|(name, id)| (name.to_string_lossy().into_owned(), id.to_string()));
+    own.chain(command.get_subcommands().flat_map(variables)).collect()
+}
+
+/// The same command, whose options don't know the variables that are set and empty.
+fn without_variables(command: Command, is_empty: &dyn Fn(&OsStr) -> bool) -> Command {
+    let forget = |arg: Arg| if arg.get_env().is_some_and(is_empty) { arg.env(None::<&'static str>) } else { arg };
+    command.mut_args(forget).mut_subcommands(|sub| without_variables(sub, is_empty))
+}
+
+/// The names of all options that take a value: `--color`, `-o`.
+fn value_options(command: &Command) -> BTreeSet<String> {
+    let takes_one = |arg: &&Arg| {
+        !arg.is_positional() && arg.get_action().takes_values() && arg.get_num_args().is_none_or(|n| n.min_values() > 0)
+    };
+    let names = |arg: &Arg| {
+        let long = arg.get_long_and_visible_aliases().into_iter().flatten().map(|name| format!("--{name}"));
+        let short = arg.get_short_and_visible_aliases().into_iter().flatten().map(|name| format!("-{name}"));
+        long.chain(short).collect::<Vec<_>>()
+    };
+    let own = command.get_arguments().filter(takes_one).flat_map(names);
+    own.chain(command.get_subcommands().flat_map(value_options)).collect()
+}
+
+/// The command line without the options whose value is empty. What stands behind `--` is another program's.
+fn drop_empty_values(args: Vec<OsString>, options: &BTreeSet<String>) -> Vec<OsString> {
+    let mut kept = Vec::with_capacity(args.len());
+    let mut args = args.into_iter().peekable();
+    while let Some(arg) = args.next() {
+        if arg == "--" {
+            kept.push(arg);
+            break;
+        }
+        let text = arg.to_str().unwrap_or_default();
+        if text.strip_suffix('=').is_some_and(|name| options.contains(name)) {
+            continue;
+        }
+        if options.contains(text) {
+            match args.next() {
+                Some(value) if value.is_empty() => {}
+                value => kept.extend([arg].into_iter().chain(value)),
+            }
+            continue;
+        }
+        kept.push(arg);
+    }
+    kept.extend(args);
+    kept
+}
+
+/// Prints help and version to standard output, complaints to standard error. Returns the exit code: `usage` for a
+/// complaint, 1 if standard output can't be written, which the program of that name says.
+pub fn show(error: &clap::Error, name: &str, usage: u8) -> ExitCode {
+    let text = error.render();
+    let (is_complaint, stderr, stdout) = (error.use_stderr(), io::stderr(), io::stdout());
+    let colors = if is_complaint { output::takes_colors(&stderr) } else { output::takes_colors(&stdout) };
+    let text = if colors { text.ansi().to_string() } else { text.to_string() };
+    if is_complaint {
+        output::stderr().put(text.into_bytes());
+        return ExitCode::from(usage);
+    }
+    match output::print(&text) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            output::say(&format!("{name}: {error}"));
+            ExitCode::FAILURE
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn command() -> Command {
+        let color = Arg::new("color").long("color").short('c').env("PROGRAM_TEST_COLOR");
+        let force = Arg::new("force").long("force").action(clap::ArgAction::SetTrue).env("PROGRAM_TEST_FORCE");
+        let port = Arg::new("port").long("port").env("PROGRAM_TEST_PORT").value_parser(clap::value_parser!(u16));
+        let rest = Arg::new("rest").last(true).num_args(0..);
+        let sub = Command::new("sub").arg(port.clone());
+        Command::new("tool").args([color, force, port, rest]).subcommand(sub)
+    }
+
+    fn parsed(words: &[&str]) -> Result<ArgMatches, clap::Error> {
+        let words = std::iter::once("tool").chain(words.iter().copied()).map(OsString::from).collect();
+        parse(command(), words, |_| false)
+    }
+
+    #[test]
+    fn an_empty_value_on_the_command_line_is_none() {
+        for words in [&["--color="][..], &["--color", ""], &["-c", ""], &["--port", "", "--force"], &["sub", "--port="]]
+        {
+            let matches = parsed(words).unwrap();
+            assert_eq!(matches.get_one::<String>("color"), None, "{words:?}");
+            assert_eq!(matches.get_one::<u16>("port"), None, "{words:?}");
+        }
+        let matches = parsed(&["--color", "blue", "--", "--color", "", "--port="]).unwrap();
+        assert_eq!(matches.get_one::<String>("color").unwrap(), "blue");
+        let rest: Vec<_> = matches.get_many::<String>("rest").unwrap().collect();
+        assert_eq!(rest, ["--color", "", "--port="], "what belongs to the app stays");
+        assert!(parsed(&["--color", " "]).is_ok(), "blanks on the command line are somebody's value");
+        assert!(parsed(&["--color"]).is_err(), "no value at all is a mistake");
+    }
+
+    #[test]
+    fn an_empty_variable_is_none_and_help_still_names_it() {
+        let all = variables(&command());
+        assert_eq!(all.len(), 3, "{all:?}");
+        let command = without_variables(command(), &|name| name == "PROGRAM_TEST_PORT");
+        assert!(!variables(&command).iter().any(|(name, _)| name == "PROGRAM_TEST_PORT"));
+        let words = ["tool", "--help"].map(OsString::from).to_vec();
+        let help = parse(self::command(), words, |_| true).unwrap_err().render().to_string();
+        assert!(help.contains("PROGRAM_TEST_PORT"), "{help}");
+    }
+}

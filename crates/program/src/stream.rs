@@ -1,0 +1,375 @@
+//! An output that is written by a thread of its own, so that the program goes on whatever becomes of the output.
+//!
+//! A pipe that nobody reads takes 64 KiB and then blocks its writer; a full disk and a closed pipe give errors.
+//! `O_NONBLOCK` would be no way out: it belongs to the open file, which the parent shell and an app may share.
+//! tracing-appender's writer is none either: where it can't be written any more, it prints to standard output at exit, and
+//! it bounds lines, not bytes.
+
+use std::collections::VecDeque;
+use std::fmt::{self, Debug};
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use nix::errno::Errno;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::sys::signal::{SigSet, SigmaskHow};
+use nix::unistd::write;
+
+/// What is kept of an output that takes nothing at the moment, in bytes. A log of this length is some ten thousand lines.
+const ROOM: usize = 2 * 1024 * 1024;
+
+/// What is written to a pipe in one piece, in bytes.
+const PIPE_BUF: usize = 4096;
+
+/// The thread's stack: it writes lines and nothing else.
+const STACK: usize = 128 * 1024;
+
+/// An output. Clones write to the same one.
+#[derive(Clone)]
+pub struct Stream(Arc<Shared>);
+
+struct Shared {
+    file: Box<dyn AsFd + Send + Sync>,
+    /// Says how many lines were dropped. None keeps all lines, however many, and stops at the first error.
+    note: Option<fn(u64) -> String>,
+    queue: Mutex<Queue>,
+    changed: Condvar,
+}
+
+#[derive(Default)]
+struct Queue {
+    waiting: VecDeque<Piece>,
+    /// The length of all lines that wait.
+    bytes: usize,
+    writer: Writer,
+    /// The writer has taken a piece and isn't done with it.
+    is_writing: bool,
+    /// The last write failed.
+    is_failing: bool,
+    /// Lines that were dropped and not yet told of.
+    untold: u64,
+    /// Lines that were dropped, ever.
+    dropped: u64,
+    /// The first error.
+    error: Option<Errno>,
+    /// Nothing waits for the writer any more.
+    is_abandoned: bool,
+}
+
+/// The thread that writes.
+#[derive(Clone, Copy, Default, PartialEq, Eq)]
+enum Writer {
+    /// The first line starts it.
+    #[default]
+    NotStarted,
+    Runs,
+    /// The host has no thread to give.
+    Refused,
+}
+
+enum Piece {
+    Line(Vec<u8>),
+    /// So many lines are missing here.
+    Gap(u64),
+}
+
+impl Debug for Stream {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        out.debug_struct("Stream").finish_non_exhaustive()
+    }
+}
+
+impl Stream {
+    /// An output for a log: lines that can't be written are dropped and counted. Once it can be written again, `note` says
+    /// how many are missing.
+    pub fn lossy(file: impl AsFd + Send + Sync + 'static, note: fn(u64) -> String) -> Self {
+        Self::new(file, Some(note))
+    }
+
+    /// An output for an answer: all lines are kept until they are written. After an error nothing more is.
+    pub fn whole(file: impl AsFd + Send + Sync + 'static) -> Self {
+        Self::new(file, None)
+    }
+
+    fn new(file: impl AsFd + Send + Sync + 'static, note: Option<fn(u64) -> String>) -> Self {
+        let (queue, changed) = (Mutex::default(), Condvar::new());
+        Self(Arc::new(Shared { file: Box::new(file), note, queue, changed }))
+    }
+
+    /// Has a line written, with the line break at its end. Never blocks and never fails.
+    pub fn put(&self, line: Vec<u8>) {
+        let mut queue = self.0.queue();
+        if queue.writer == Writer::NotStarted {
+            queue.writer = if self.start() { Writer::Runs } else { Writer::Refused };
+        }
+        if queue.writer == Writer::Refused {
+            return self.0.write_at_once(&mut queue, &line);
+        }
+        if self.0.note.is_some() && queue.bytes + line.len() > ROOM {
+            queue.drop_line();
+        } else {
+            queue.mark_gap();
+            queue.bytes += line.len();
+            queue.waiting.push_back(Piece::Line(line));
+            self.0.changed.notify_all();
+        }
+    }
+
+    /// Waits until all lines are written or dropped. False if that takes longer than `limit`; None waits without limit.
+    pub fn flush(&self, limit: Option<Duration>) -> bool {
+        let deadline = limit.and_then(|limit| Instant::now().checked_add(limit));
+        let mut queue = self.0.queue();
+        while !queue.is_abandoned && (queue.is_writing || !queue.waiting.is_empty()) {
+            let Some(deadline) = deadline else {
+                queue = self.0.changed.wait(queue).unwrap_or_else(PoisonError::into_inner);
+                continue;
+            };
+            let left = deadline.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                return false;
+            }
+            queue = self.0.changed.wait_timeout(queue, left).unwrap_or_else(PoisonError::into_inner).0;
+        }
+        true
+    }
+
+    /// Drops what isn't written, and ends every wait for it.
+    pub fn abandon(&self) {
+        let mut queue = self.0.queue();
+        queue.is_abandoned = true;
+        queue.waiting.clear();
+        self.0.changed.notify_all();
+    }
+
+    /// How many lines were dropped so far.
+    pub fn dropped(&self) -> u64 {
+        self.0.queue().dropped
+    }
+
+    /// The first error of an output; None while all could be written.
+    pub fn error(&self) -> Option<io::Error> {
+        self.0.queue().error.map(io::Error::from)
+    }
+
+    /// Starts the thread, with every signal blocked: they are for the threads that wait for them.
+    fn start(&self) -> bool {
+        let shared = Arc::clone(&self.0);
+        let before = SigSet::all().thread_swap_mask(SigmaskHow::SIG_SETMASK);
+        let thread = std::thread::Builder::new().name("output".to_owned()).stack_size(STACK);
+        let started = thread.spawn(move || shared.write_for_ever()).is_ok();
+        if let Ok(before) = before {
+            let _ = before.thread_set_mask();
+        }
+        started
+    }
+}
+
+impl Shared {
+    fn queue(&self) -> MutexGuard<'_, Queue> {
+        self.queue.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn write_for_ever(&self) {
+        let mut is_torn = false;
+        loop {
+            let piece = self.next();
+            let outcome = match &piece {
+                Piece::Line(line) => write_whole(self.file.as_fd(), line, &mut is_torn),
+                Piece::Gap(count) => {
+                    let text = self.note.map(|note| note(*count)).unwrap_or_default();
+                    write_whole(self.file.as_fd(), text.as_bytes(), &mut is_torn)
+                }
+            };
+            let mut queue = self.queue();
+            queue.is_writing = false;
+            queue.is_failing = outcome.is_err();
+            if let Err(error) = outcome {
+                queue.error.get_or_insert(error);
+                match piece {
+                    Piece::Line(_) => queue.drop_line(),
+                    Piece::Gap(count) => queue.untold += count,
+                }
+                if self.note.is_none() {
+                    queue.waiting.clear();
+                }
+            }
+            self.changed.notify_all();
+        }
+    }
+
+    /// Waits for the next piece.
+    fn next(&self) -> Piece {
+        let mut queue = self.queue();
+        loop {
+            if queue.waiting.is_empty() && !queue.is_failing {
+                queue.mark_gap();
+            }
+            if let Some(piece) = queue.waiting.pop_front() {
+                if let Piece::Line(line) = &piece {
+                    queue.bytes = queue.bytes.saturating_sub(line.len());
+                }
+                queue.is_writing = true;
+                return piece;
+            }
+            queue = self.changed.wait(queue).unwrap_or_else(PoisonError::into_inner);
+        }
+    }
+
+    /// Writes a line if that can be done without waiting, and drops it if not.
+    fn write_at_once(&self, queue: &mut Queue, line: &[u8]) {
+        let mut fds = [PollFd::new(self.file.as_fd(), PollFlags::POLLOUT)];
+        // A pipe that is ready takes that much without a wait (pipe(7)).
+        let is_ready = line.len() <= PIPE_BUF && matches!(poll(&mut fds, PollTimeout::ZERO), Ok(1..));
+        if !is_ready || write_whole(self.file.as_fd(), line, &mut false).is_err() {
+            queue.drop_line();
+        }
+    }
+}
+
+impl Queue {
+    fn drop_line(&mut self) {
+        self.untold += 1;
+        self.dropped += 1;
+    }
+
+    /// The lines that are missing were to stand here.
+    fn mark_gap(&mut self) {
+        if self.untold > 0 {
+            self.waiting.push_back(Piece::Gap(std::mem::take(&mut self.untold)));
+        }
+    }
+}
+
+/// Writes all of it. `is_torn` says that a line stands half written before it, and is set if this one does.
+fn write_whole(file: BorrowedFd<'_>, text: &[u8], is_torn: &mut bool) -> Result<(), Errno> {
+    if text.is_empty() {
+        return Ok(());
+    }
+    if *is_torn {
+        write_bytes(file, b"\n").1?;
+        *is_torn = false;
+    }
+    let (written, outcome) = write_bytes(file, text);
+    *is_torn = outcome.is_err() && written > 0;
+    outcome
+}
+
+/// How many bytes were written, and the error that kept the rest from it.
+pub(crate) fn write_bytes(file: BorrowedFd<'_>, text: &[u8]) -> (usize, Result<(), Errno>) {
+    let mut written = 0;
+    while let Some(rest) = text.get(written..).filter(|rest| !rest.is_empty()) {
+        match write(file, rest) {
+            Ok(0) => return (written, Err(Errno::EIO)),
+            Ok(count) => written += count,
+            Err(Errno::EINTR) => {}
+            // Another process, such as the app, may have set O_NONBLOCK on the file that it shares with us.
+            Err(Errno::EAGAIN) => {
+                let mut fds = [PollFd::new(file, PollFlags::POLLOUT)];
+                match poll(&mut fds, PollTimeout::NONE) {
+                    Ok(_) | Err(Errno::EINTR) => {}
+                    Err(error) => return (written, Err(error)),
+                }
+            }
+            Err(error) => return (written, Err(error)),
+        }
+    }
+    (written, Ok(()))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs::File;
+    use std::io::{BufRead as _, BufReader, Read as _};
+
+    use nix::unistd::pipe;
+
+    use super::*;
+
+    fn note(count: u64) -> String {
+        format!("{count} missing\n")
+    }
+
+    /// Long enough for a busy machine.
+    const SOON: Option<Duration> = Some(Duration::from_secs(60));
+
+    #[test]
+    fn a_pipe_that_is_not_read_blocks_nobody_and_tells_of_the_gap_once_it_is() {
+        let (read, write) = pipe().unwrap();
+        let stream = Stream::lossy(write, note);
+        let line = [b"x".repeat(1023), b"\n".to_vec()].concat();
+        let lines = 2 * ROOM / line.len();
+        (0..lines).for_each(|_| stream.put(line.clone()));
+        let dropped = stream.dropped();
+        assert!(dropped > 0 && !stream.flush(Some(Duration::from_millis(10))), "{dropped} of {lines}");
+        let reader = BufReader::new(File::from(read));
+        let said: Vec<String> = reader.lines().map(Result::unwrap).take(lines - dropped as usize + 1).collect();
+        assert_eq!(said.last().unwrap(), &format!("{dropped} missing"));
+        assert!(said.iter().rev().skip(1).all(|line| line.len() == 1023), "no line is torn");
+        assert!(stream.flush(SOON));
+    }
+
+    #[test]
+    fn a_full_device_takes_nothing_and_ends_nothing() {
+        let full = File::options().write(true).open("/dev/full").unwrap();
+        let stream = Stream::lossy(full, note);
+        (0..100).for_each(|_| stream.put(b"line\n".to_vec()));
+        assert!(stream.flush(SOON));
+        assert_eq!(stream.dropped(), 100);
+        assert_eq!(stream.error().unwrap().raw_os_error(), Some(Errno::ENOSPC as i32));
+    }
+
+    #[test]
+    fn a_reader_that_has_gone_ends_nothing() {
+        let (read, write) = pipe().unwrap();
+        drop(read);
+        let stream = Stream::lossy(write, note);
+        stream.put(b"line\n".to_vec());
+        assert!(stream.flush(SOON));
+        assert_eq!(stream.error().unwrap().kind(), io::ErrorKind::BrokenPipe);
+    }
+
+    #[test]
+    fn an_answer_is_kept_whole_however_slowly_it_is_read() {
+        let (read, write) = pipe().unwrap();
+        let stream = Stream::whole(write);
+        let line = b"y".repeat(ROOM);
+        (0..3).for_each(|_| stream.put(line.clone()));
+        assert!(!stream.flush(Some(Duration::ZERO)));
+        let mut all = vec![0; 3 * ROOM];
+        File::from(read).read_exact(&mut all).unwrap();
+        assert!(stream.flush(SOON) && stream.error().is_none() && stream.dropped() == 0);
+    }
+
+    #[test]
+    fn a_pipe_that_somebody_else_made_non_blocking_is_waited_for() {
+        use nix::fcntl::{FcntlArg, OFlag, fcntl};
+        let (read, write) = pipe().unwrap();
+        fcntl(&write, FcntlArg::F_SETFL(OFlag::O_NONBLOCK)).unwrap();
+        let stream = Stream::whole(write);
+        stream.put(b"z".repeat(1 << 20));
+        let mut all = vec![0; 1 << 20];
+        File::from(read).read_exact(&mut all).unwrap();
+        assert!(stream.flush(SOON) && stream.error().is_none());
+    }
+
+    #[test]
+    fn the_thread_takes_no_signal() {
+        let stream = Stream::lossy(File::options().write(true).open("/dev/null").unwrap(), note);
+        stream.put(b"line\n".to_vec());
+        assert!(stream.flush(SOON));
+        let tasks = std::fs::read_dir("/proc/self/task").unwrap().map(|task| task.unwrap().path());
+        let ours: Vec<_> = tasks
+            .filter(|task| std::fs::read_to_string(task.join("comm")).is_ok_and(|name| name.trim() == "output"))
+            .map(|task| std::fs::read_to_string(task.join("status")).unwrap_or_default())
+            .filter(|status| !status.is_empty())
+            .collect();
+        assert!(!ours.is_empty());
+        for status in ours {
+            let mask = status.lines().find_map(|line| line.strip_prefix("SigBlk:")).unwrap().trim();
+            let mask = u64::from_str_radix(mask, 16).unwrap();
+            assert_ne!(mask & (1 << (nix::libc::SIGTERM - 1)), 0, "{status}");
+        }
+    }
+}

@@ -1,0 +1,163 @@
+//! Text from elsewhere, made harmless for a terminal and for a reader's eyes.
+//!
+//! A value in the store, a certificate's name or an error of HAProxy may hold anything. Printed as it is, a control
+//! character starts a line or moves the cursor, a bidi override turns the order of what follows, and a zero-width sign
+//! makes two different names look alike. All of them are written as `\u{202e}`.
+
+use std::borrow::Cow;
+use std::fmt::{self, Display, Write as _};
+
+/// The text in one line: hidden characters and line breaks are escaped.
+pub fn escape_line(text: &str) -> Cow<'_, str> {
+    escape(text, |c| !is_hidden(c))
+}
+
+/// The text with its line breaks, and all other hidden characters escaped.
+pub fn escape_lines(text: &str) -> Cow<'_, str> {
+    escape(text, |c| c == '\n' || !is_hidden(c))
+}
+
+/// JSON text with its hidden characters as `\u202e`: the same document. serde_json has escaped those of ASCII but for
+/// DEL, and the others stand in strings only.
+pub fn escape_json(text: &str) -> Cow<'_, str> {
+    if !text.chars().any(|c| c >= '\x7f' && is_hidden(c)) {
+        return Cow::Borrowed(text);
+    }
+    let mut escaped = String::with_capacity(text.len() + 16);
+    for c in text.chars() {
+        if c >= '\x7f' && is_hidden(c) {
+            // JSON has UTF-16's units: two for what is beyond U+FFFF.
+            for unit in c.encode_utf16(&mut [0; 2]) {
+                let _ = write!(escaped, "\\u{unit:04x}");
+            }
+        } else {
+            escaped.push(c);
+        }
+    }
+    Cow::Owned(escaped)
+}
+
+/// A text that is displayed in one line.
+#[derive(Clone, Copy, Debug)]
+pub struct OneLine<'a>(pub &'a str);
+
+impl Display for OneLine<'_> {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        out.write_str(&escape_line(self.0))
+    }
+}
+
+fn escape(text: &str, is_kept: impl Fn(char) -> bool) -> Cow<'_, str> {
+    if text.chars().all(&is_kept) {
+        return Cow::Borrowed(text);
+    }
+    let mut escaped = String::with_capacity(text.len() + 16);
+    for c in text.chars() {
+        match c {
+            c if is_kept(c) => escaped.push(c),
+            // `\n` and `\t` by their names.
+            c if c.is_ascii() => escaped.extend(c.escape_default()),
+            c => escaped.extend(c.escape_unicode()),
+        }
+    }
+    Cow::Owned(escaped)
+}
+
+/// True for a character that shows nothing of itself, or that changes how others are shown: control characters, format
+/// characters (bidi, zero width), separators of lines and of words other than the blank, and what isn't assigned.
+pub fn is_hidden(c: char) -> bool {
+    if c.is_ascii() {
+        return c.is_ascii_control();
+    }
+    is_blank_by_name(c) || !is_printable(c)
+}
+
+/// The standard library's table of what `Debug` prints as it is: no control, format, private or unassigned character and no
+/// separator. It is asked behind a letter, since `Debug` escapes an accent that has nothing to stand on.
+fn is_printable(c: char) -> bool {
+    let mut text = String::from("a");
+    text.push(c);
+    text.escape_debug().nth(1) == Some(c)
+}
+
+/// The characters that Unicode wants shown as nothing (`Default_Ignorable_Code_Point`) although their category is that of
+/// letters and marks, and the blank pattern of Braille.
+fn is_blank_by_name(c: char) -> bool {
+    matches!(c,
+        '\u{34f}' | '\u{115f}' | '\u{1160}' | '\u{17b4}' | '\u{17b5}' | '\u{180b}'..='\u{180f}' | '\u{2800}'
+        | '\u{3164}' | '\u{fe00}'..='\u{fe0f}' | '\u{ffa0}' | '\u{e0100}'..='\u{e01ef}')
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// One of each kind.
+    const HIDDEN: [char; 24] = [
+        '\0',
+        '\t',
+        '\n',
+        '\r',
+        '\x1b',
+        '\x7f',
+        '\u{80}',
+        '\u{85}',
+        '\u{9b}',
+        '\u{a0}',
+        '\u{ad}',
+        '\u{34f}',
+        '\u{61c}',
+        '\u{200b}',
+        '\u{200d}',
+        '\u{200f}',
+        '\u{202e}',
+        '\u{2028}',
+        '\u{2029}',
+        '\u{2066}',
+        '\u{feff}',
+        '\u{3164}',
+        '\u{e0001}',
+        '\u{fff9}',
+    ];
+
+    #[test]
+    fn a_line_shows_all_that_it_holds() {
+        for c in HIDDEN {
+            let text = format!("a{c}b");
+            let line = escape_line(&text);
+            assert!(line.starts_with("a\\") && line.ends_with('b'), "{c:?}: {line}");
+            assert!(!line.chars().any(is_hidden), "{c:?}: {line}");
+        }
+        assert_eq!(escape_line("a\u{202e}b\u{9b}c\nd"), r"a\u{202e}b\u{9b}c\nd");
+        assert_eq!(escape_lines("a\nb\u{2028}c"), "a\nb\\u{2028}c");
+    }
+
+    #[test]
+    fn what_people_write_stays() {
+        for text in [
+            "shop-1.example.com:80",
+            "größer",
+            "e\u{301}té",
+            "ไทย ภาษา",
+            "हिन्दी",
+            "日本語",
+            "«\"it's\" \\»",
+            "→ – …",
+            "😀",
+        ] {
+            assert_eq!(escape_line(text), text);
+            assert_eq!(escape_json(text), text);
+        }
+    }
+
+    #[test]
+    fn json_stays_the_same_document() {
+        let value: String = HIDDEN.iter().collect();
+        // As serde_json writes it: C0 escaped, the rest as it is.
+        let c0 = |c: char| if c < ' ' { format!("\\u{:04x}", c as u32) } else { c.to_string() };
+        let json = format!("{{\n  \"a\": \"{}\"\n}}", value.chars().map(c0).collect::<String>());
+        let escaped = escape_json(&json);
+        assert!(!escaped.chars().any(|c| c != '\n' && is_hidden(c)), "{escaped}");
+        assert!(escaped.contains(r"\u202e") && escaped.contains(r"\udb40\udc01"), "{escaped}");
+    }
+}

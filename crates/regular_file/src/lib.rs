@@ -1,0 +1,131 @@
+//! Reads a file whose path a person gave. The crate refuses everything that is not a regular file of a bounded length, so
+//! that a FIFO, a device or an endless file can neither block a program nor fill its memory.
+
+use std::fs::{self, File, Metadata, OpenOptions};
+use std::io::{self, Read};
+use std::os::unix::fs::{FileTypeExt, OpenOptionsExt};
+use std::path::Path;
+
+use nix::fcntl::OFlag;
+
+/// 1 MiB. Enough for a certificate with its chain, a bundle of CA certificates, a password or a token. Debian's whole
+/// bundle (`ca-certificates.crt`) has 220 kB.
+pub const SMALL: u64 = 1 << 20;
+
+/// 16 MiB. Enough for a configuration file or a document that a person or a script writes.
+pub const LARGE: u64 = 16 << 20;
+
+/// Reads a regular file of at most `longest` bytes. Links are followed.
+///
+/// # Errors
+/// If the path leads to something else than a regular file, if the file is longer, or if the system refuses.
+pub fn read(path: &Path, longest: u64) -> io::Result<Vec<u8>> {
+    // Opening has an effect on some devices: a watchdog starts, a tape winds back. So the kind is asked for first.
+    check(&fs::metadata(path)?, longest)?;
+    // The file may be replaced in between. `O_NONBLOCK` opens a FIFO without waiting for its writer, and has no effect
+    // on a regular file. The standard library adds `O_CLOEXEC`.
+    let flags = OFlag::O_NONBLOCK | OFlag::O_NOCTTY;
+    let file = OpenOptions::new().read(true).custom_flags(flags.bits()).open(path)?;
+    check(&file.metadata()?, longest)?;
+    read_at_most(file, longest)
+}
+
+/// Reads the text of a regular file of at most `longest` bytes.
+///
+/// # Errors
+/// As [`read`], or if the file is not UTF-8.
+pub fn read_text(path: &Path, longest: u64) -> io::Result<String> {
+    String::from_utf8(read(path, longest)?).map_err(|_| invalid("it is not UTF-8 text"))
+}
+
+/// A file may grow while it is read, and files below `/proc` say that they have no length at all.
+fn read_at_most(file: File, longest: u64) -> io::Result<Vec<u8>> {
+    let mut content = Vec::new();
+    let length = file.take(longest.saturating_add(1)).read_to_end(&mut content)?;
+    if u64::try_from(length).unwrap_or(u64::MAX) > longest { Err(too_long(longest)) } else { Ok(content) }
+}
+
+fn check(found: &Metadata, longest: u64) -> io::Result<()> {
+    let kind = found.file_type();
+    let special = [
+        (kind.is_dir(), "directory"),
+        (kind.is_fifo(), "FIFO"),
+        (kind.is_socket(), "socket"),
+        (kind.is_char_device(), "character device"),
+        (kind.is_block_device(), "block device"),
+    ];
+    if let Some((_, name)) = special.iter().find(|(is, _)| *is) {
+        return Err(invalid(&format!("it is a {name}, not a regular file")));
+    }
+    if !kind.is_file() {
+        return Err(invalid("it is not a regular file"));
+    }
+    if found.len() > longest { Err(too_long(longest)) } else { Ok(()) }
+}
+
+fn too_long(longest: u64) -> io::Error {
+    io::Error::new(io::ErrorKind::FileTooLarge, format!("it is longer than {longest} bytes, the most that is read"))
+}
+
+fn invalid(reason: &str) -> io::Error {
+    io::Error::new(io::ErrorKind::InvalidInput, reason)
+}
+
+#[cfg(test)]
+#[allow(clippy::disallowed_methods, reason = "a test writes files as other tools do, in place too")]
+mod tests {
+    use std::os::unix::fs::symlink;
+    use std::os::unix::net::UnixListener;
+
+    use nix::sys::stat::Mode;
+    use nix::unistd::mkfifo;
+
+    use super::*;
+
+    fn refusal(path: &Path) -> String {
+        read(path, 10).unwrap_err().to_string()
+    }
+
+    #[test]
+    fn a_regular_file_is_read_whole_up_to_its_bound() {
+        let dir = tempfile::tempdir().unwrap();
+        let (file, link) = (dir.path().join("file"), dir.path().join("link"));
+        fs::write(&file, "0123456789").unwrap();
+        symlink(&file, &link).unwrap();
+        assert_eq!(read(&link, 10).unwrap(), b"0123456789");
+        assert_eq!(read(&file, 9).unwrap_err().to_string(), "it is longer than 9 bytes, the most that is read");
+        fs::write(&file, [0xff]).unwrap();
+        assert_eq!(read_text(&file, 10).unwrap_err().to_string(), "it is not UTF-8 text");
+        fs::write(&file, "").unwrap();
+        assert_eq!(read_text(&file, 10).unwrap(), "");
+    }
+
+    #[test]
+    fn special_files_are_refused_by_name_and_block_nothing() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = |name: &str| dir.path().join(name);
+        mkfifo(&path("fifo"), Mode::S_IRWXU).unwrap();
+        let _listener = UnixListener::bind(path("socket")).unwrap();
+        symlink(path("fifo"), path("to-fifo")).unwrap();
+        symlink(path("loop"), path("loop")).unwrap();
+        for (name, words) in [
+            ("fifo", "it is a FIFO"),
+            ("to-fifo", "it is a FIFO"),
+            ("socket", "it is a socket"),
+            (".", "it is a directory"),
+            ("/dev/zero", "it is a character device"),
+            ("/dev/stdin/..", ""),
+            ("loop", "symbolic links"),
+            ("nothing", "No such file"),
+        ] {
+            assert!(refusal(&path(name)).contains(words), "{name}: {}", refusal(&path(name)));
+        }
+    }
+
+    #[test]
+    fn a_file_without_a_length_is_read_up_to_its_bound_too() {
+        // The system gives its length as 0, and it has more than ten bytes.
+        assert!(refusal(Path::new("/proc/self/stat")).starts_with("it is longer"));
+        assert!(read(Path::new("/proc/self/stat"), SMALL).is_ok_and(|content| !content.is_empty()));
+    }
+}

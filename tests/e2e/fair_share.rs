@@ -1,0 +1,194 @@
+//! Each upstream that is up gets its share, after other upstreams have gone, come back and changed weight; and a hash leads a
+//! client to one upstream on every balancer.
+//!
+//! `FAIR_SHARE_ROUNDS` makes the rounds more than `make test` has time for.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+
+use lab::http::Request;
+use lab::load::{Kind, Plan};
+use lab::{App, Balancer, Etcd, heavy, light, until};
+
+/// Longer than a change takes to be served on a busy machine.
+const SERVED: Duration = Duration::from_secs(30);
+
+const UPSTREAMS: usize = 10;
+
+/// After a change, each upstream has half of its share of so many requests for each upstream.
+const REQUESTS_EACH: u64 = 20;
+
+/// The same where chance decides: of 600 requests, one of ten has fewer than 30 once in 100,000 times.
+const REQUESTS_EACH_BY_CHANCE: u64 = 60;
+
+/// HAProxy hands out turns in windows of 16 requests for each unit of weight. With these weights a window is over within
+/// seconds under load, so that the rounds meet its beginning, middle and end.
+const WEIGHT: u16 = 10;
+
+/// A service whose upstreams share one weight.
+struct Shop {
+    balancer: Balancer,
+    apps: Vec<App>,
+    etcd: Etcd,
+}
+
+impl Shop {
+    fn start(balance: &str) -> Self {
+        let etcd = Etcd::start();
+        etcd.put("http-services/shop/domain", "shop.test");
+        etcd.put("http-services/shop/balance", balance);
+        let apps = (0..UPSTREAMS).map(|number| App::alone(&format!("shop-{number}"))).collect();
+        let balancer = Balancer::start(&etcd);
+        let shop = Self { balancer, apps, etcd };
+        (0..UPSTREAMS).for_each(|number| shop.put(number, WEIGHT));
+        shop.wait_served(&shop.balancer, UPSTREAMS);
+        shop
+    }
+
+    fn key(&self, number: usize) -> String {
+        format!("http-services/shop/upstreams/{}", self.apps[number].name)
+    }
+
+    fn put(&self, number: usize, weight: u16) {
+        let address = self.apps[number].address;
+        self.etcd.put(&self.key(number), format!(r#"{{"address":"{address}","weight":{weight}}}"#));
+    }
+
+    fn delete(&self, number: usize) {
+        self.etcd.delete(&self.key(number));
+    }
+
+    #[track_caller]
+    fn wait_served(&self, balancer: &Balancer, upstreams: usize) {
+        balancer.wait_settled(SERVED);
+        balancer.wait_servers(SERVED, "http-shop", upstreams);
+    }
+
+    /// How often HAProxy has chosen each server, since it was added.
+    fn chosen(&self) -> BTreeMap<String, u64> {
+        let table = self.balancer.ask("show stat");
+        let mut rows = table.lines().map(|line| line.trim_start_matches("# ").split(',').collect::<Vec<_>>());
+        let chosen = rows.next().unwrap().iter().position(|name| *name == "lbtot").unwrap();
+        let servers = rows.filter(|row| row[0] == "http-shop" && row[1].starts_with("shop-"));
+        servers.map(|row| (row[1].to_owned(), row[chosen].parse().unwrap())).collect()
+    }
+
+    /// Each server gets at least half of its share of the next requests.
+    #[track_caller]
+    fn assert_even(&self, requests_each: u64, round: &str) {
+        let before = self.chosen();
+        let more = |now: &BTreeMap<String, u64>| -> BTreeMap<String, u64> {
+            now.iter().map(|(name, count)| (name.clone(), count.saturating_sub(before[name]))).collect()
+        };
+        let counts = until(SERVED, "enough requests", || {
+            let counts = more(&self.chosen());
+            let total: u64 = counts.values().sum();
+            if total >= requests_each * UPSTREAMS as u64 { Ok(counts) } else { Err(total.to_string()) }
+        });
+        let total: u64 = counts.values().sum();
+        let starved: Vec<_> = counts.iter().filter(|(_, count)| **count * 2 * (UPSTREAMS as u64) < total).collect();
+        assert!(starved.is_empty(), "{round}: {starved:?} of {total}: {counts:?}");
+    }
+}
+
+fn rounds() -> usize {
+    std::env::var("FAIR_SHARE_ROUNDS").ok().and_then(|rounds| rounds.parse().ok()).unwrap_or(24)
+}
+
+/// Upstreams that go and come back, by ones and by halves; the others stay as they are.
+fn assert_each_gets_its_share(balance: &str, requests_each: u64) {
+    let _turn = heavy();
+    let shop = Shop::start(balance);
+    let load = Plan::new(Kind::KeepAlive, shop.balancer.http(), "shop.test").rate(500).from("shop-").start();
+    for round in 0..rounds() {
+        let some: Vec<usize> = match round % 4 {
+            0 => (0..UPSTREAMS).filter(|number| (number + round / 4) % 2 == 0).collect(),
+            1 => vec![round % UPSTREAMS],
+            _ => (round..round + 4).map(|number| number % UPSTREAMS).collect(),
+        };
+        if round % 4 == 3 {
+            some.iter().for_each(|number| shop.put(*number, 1));
+            some.iter().for_each(|number| shop.put(*number, WEIGHT));
+        } else {
+            some.iter().for_each(|number| shop.delete(*number));
+            some.iter().for_each(|number| shop.put(*number, WEIGHT));
+        }
+        let revision = shop.etcd.revision();
+        until(SERVED, "confgen to follow", || {
+            let status = shop.balancer.asked("/api/v1/status").map_err(|error| error.to_string())?.body;
+            let status: serde_json::Value = serde_json::from_str(&status).map_err(|error| error.to_string())?;
+            if status["applied"].as_i64() >= Some(revision) { Ok(()) } else { Err(status.to_string()) }
+        });
+        shop.balancer.wait_servers(SERVED, "http-shop", UPSTREAMS);
+        shop.assert_even(requests_each, &format!("round {round}, {some:?} of balance {balance}"));
+    }
+    load.stop().assert_nothing_lost();
+}
+
+#[test]
+fn in_turns_after_others_have_come_and_gone() {
+    assert_each_gets_its_share("roundrobin", REQUESTS_EACH);
+}
+
+#[test]
+fn by_chance_after_others_have_come_and_gone() {
+    assert_each_gets_its_share("random", REQUESTS_EACH_BY_CHANCE);
+}
+
+#[test]
+fn by_connections_after_others_have_come_and_gone() {
+    assert_each_gets_its_share("leastconn", REQUESTS_EACH);
+}
+
+/// The upstream that answers for each of many paths.
+fn by_path(balancer: &Balancer) -> Vec<String> {
+    let ask = |n: usize| Request::get("shop.test", &format!("/{n}")).send(balancer.http()).unwrap().app().to_owned();
+    (0..400).map(ask).collect()
+}
+
+/// The upstream that answers each of many clients.
+fn by_client(balancer: &Balancer) -> Vec<String> {
+    let ask = |n: u8| {
+        let request = Request::get("shop.test", "/").from(&format!("127.0.{}.{}", n / 20 + 1, n % 20 + 1));
+        request.send(balancer.http()).unwrap().app().to_owned()
+    };
+    (0..200).map(ask).collect()
+}
+
+fn assert_hash_keeps_clients(balance: &str, answers: fn(&Balancer) -> Vec<String>) {
+    let _turn = light();
+    let shop = Shop::start(balance);
+    let first = answers(&shop.balancer);
+    let names: BTreeSet<_> = first.iter().collect();
+    assert_eq!(names.len(), UPSTREAMS, "each upstream has clients");
+    // The one that is away loses its clients to the others, and has them again when it is back.
+    for round in 0..4 {
+        let away = round * 3 % UPSTREAMS;
+        shop.delete(away);
+        shop.balancer.wait_servers(SERVED, "http-shop", UPSTREAMS - 1);
+        let meanwhile = answers(&shop.balancer);
+        let name = &shop.apps[away].name;
+        let moved = first.iter().zip(&meanwhile).filter(|(before, now)| before != now && *before != name).count();
+        assert_eq!(moved, 0, "clients of other upstreams than {name} stay");
+        shop.put(away, WEIGHT);
+        shop.balancer.wait_servers(SERVED, "http-shop", UPSTREAMS);
+        assert_eq!(answers(&shop.balancer), first, "the clients of {name} are back");
+    }
+    // Another balancer has seen nothing of that, and this one's HAProxy reads the file anew.
+    let other = Balancer::start(&shop.etcd);
+    shop.wait_served(&other, UPSTREAMS);
+    assert_eq!(answers(&other), first, "two balancers agree");
+    shop.balancer.restart();
+    shop.wait_served(&shop.balancer, UPSTREAMS);
+    assert_eq!(answers(&shop.balancer), first, "a restart moves nobody");
+}
+
+#[test]
+fn a_path_stays_with_its_upstream_on_every_balancer() {
+    assert_hash_keeps_clients("uri", by_path);
+}
+
+#[test]
+fn a_client_stays_with_its_upstream_on_every_balancer() {
+    assert_hash_keeps_clients("source", by_client);
+}
