@@ -1,4 +1,4 @@
-//! Reading the small files that an operator names. Nothing here waits: a pipe that nobody writes to is refused, not read.
+//! Reading the small files that an operator names.
 
 use std::fs::File;
 use std::io::{self, Read as _};
@@ -23,7 +23,7 @@ pub(crate) fn read(option: &str, path: &Path) -> Result<Vec<u8>, Error> {
     })
 }
 
-/// Reads a regular file, or a pipe that a shell hands over (`<(…)`).
+/// Reads a regular file of at most 1 MiB.
 ///
 /// # Errors
 /// The system's, or in words why the file is none to read.

@@ -31,6 +31,7 @@ mod wait;
 mod error;
 mod print;
 
+use std::ffi::OsStr;
 use std::process::ExitCode;
 
 use clap::{CommandFactory, FromArgMatches};

@@ -181,7 +181,7 @@ fn an_operators_file_has_the_endpoints_and_the_token() {
     run(&["--help"]).assert(0);
     std::fs::remove_file(&file).unwrap();
     nix::unistd::mkfifo(&file, nix::sys::stat::Mode::from_bits_truncate(0o600)).unwrap();
-    run(&["list"]).assert_error(2, "discoverctl.toml can't be read: it is a pipe");
+    run(&["list"]).assert_error(2, "discoverctl.toml can't be read: it is a FIFO");
     let pipe = ["list", "--api-token-file", file.to_str().unwrap()];
-    ctl(&etcd, &pipe).assert_error(2, "can't be read: it is a pipe");
+    ctl(&etcd, &pipe).assert_error(2, "can't be read: it is a FIFO");
 }

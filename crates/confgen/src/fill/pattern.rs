@@ -100,7 +100,8 @@ impl Pattern {
     /// The name that an upstream's server bears.
     pub(super) fn name(&self, id: &UpstreamId) -> Option<String> {
         let address = "192.0.2.1:1".parse().ok()?;
-        let server = Server { id: id.clone(), address, weight: 1, state: ServerState::Ready, backup: false, hash_id: None };
+        let server =
+            Server { id: id.clone(), address, weight: 1, state: ServerState::Ready, backup: false, hash_id: None };
         words(&self.line(&server)).get(1).map(|name| name.text.clone())
     }
 }
@@ -133,7 +134,14 @@ mod tests {
     use super::*;
 
     fn server(address: &str, weight: u16, state: ServerState, backup: bool) -> Server {
-        Server { id: "shop-1".parse().unwrap(), address: address.parse().unwrap(), weight, state, backup, hash_id: None }
+        Server {
+            id: "shop-1".parse().unwrap(),
+            address: address.parse().unwrap(),
+            weight,
+            state,
+            backup,
+            hash_id: None,
+        }
     }
 
     fn line(pattern: &str, server: &Server) -> String {

@@ -168,8 +168,9 @@ mod tests {
     fn the_token_is_asked_for() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("token");
-        let put =
-            |text: &str| std::io::Write::write_all(&mut std::fs::File::create(&path).unwrap(), text.as_bytes()).unwrap();
+        let put = |text: &str| {
+            std::io::Write::write_all(&mut std::fs::File::create(&path).unwrap(), text.as_bytes()).unwrap()
+        };
         put("short\n");
         assert!(Token::read(&path).is_err_and(|error| error.contains("openssl rand")));
         put("0123456789abcdef\n");
