@@ -1,4 +1,4 @@
-//! Reading the small files that an operator names.
+//! Reads the small files that an operator names. Never waits for a pipe that nobody writes to.
 
 use std::fs::File;
 use std::io::{self, Read as _};
@@ -23,7 +23,7 @@ pub(crate) fn read(option: &str, path: &Path) -> Result<Vec<u8>, Error> {
     })
 }
 
-/// Reads a regular file of at most 1 MiB.
+/// Reads a regular file of at most 1 MiB, or a pipe that a shell hands over (`<(…)`).
 ///
 /// # Errors
 /// The system's, or in words why the file is none to read.

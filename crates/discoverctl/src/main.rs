@@ -31,7 +31,6 @@ mod wait;
 mod error;
 mod print;
 
-use std::ffi::OsStr;
 use std::process::ExitCode;
 
 use clap::{CommandFactory, FromArgMatches};

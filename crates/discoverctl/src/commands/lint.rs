@@ -126,7 +126,18 @@ impl<'a> Scene<'a> {
                 retained.entry((&it.service, &it.id)).or_default().insert(node, it);
             }
         }
-        Self { store, status, services, quarantine, certificates, now: *now, upstreams, rows: by_service, served, retained }
+        Self {
+            store,
+            status,
+            services,
+            quarantine,
+            certificates,
+            now: *now,
+            upstreams,
+            rows: by_service,
+            served,
+            retained,
+        }
     }
 
     /// All of it, sorted by key.
