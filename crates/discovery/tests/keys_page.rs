@@ -158,6 +158,8 @@ fn every_field_of_a_record_has_its_row() {
     let full = Balancer {
         url: Some(String::new()),
         haproxy: Some(String::new()),
+        instance: Some(String::new()),
+        lost: Some(discovery::Lost::default()),
         more: [String::new()].into(),
         ..Balancer::default()
     };
