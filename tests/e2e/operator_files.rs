@@ -429,7 +429,7 @@ fn what_is_no_regular_file_is_passed_over_or_named() {
     assert_eq!(status(own), Some(204));
     for (words, lay_out) in [
         ("50-odd.cfg", &(|file: &PathBuf| symlink("50-odd.cfg", file).unwrap()) as &dyn Fn(&PathBuf)),
-        ("has more than 8 MiB", &|file| fs::File::create(file).unwrap().set_len(1 << 34).unwrap()),
+        ("it is longer than", &|file| fs::File::create(file).unwrap().set_len(1 << 34).unwrap()),
         ("Missing LF on last line", &|file| write(file, "global\n    daemon")),
         ("50-odd.cfg", &|file| write(file, "global\n    dae\0mon\n")),
         ("out of section", &|file| write(file, "\u{feff}global\n")),

@@ -2,7 +2,7 @@
 
 use std::process::{Command, Output};
 
-use lab::{Etcd, Page, Setup, bin, free_port, is_shown, light, until, write};
+use lab::{Certificate, Etcd, Page, Setup, bin, free_port, is_shown, light, until, write};
 
 use super::DEADLINE;
 
@@ -22,6 +22,8 @@ fn what_the_page_writes_is_followed_and_not_linted() {
     let etcd = Etcd::start();
     let setup = Setup::new().confgen(&etcd).flags(&["--node", "lb-1"]);
     write(setup.folder().join("conf.d/slow.cfg"), SLOW);
+    let names = ["*.example.com", "*.shop.example.com", "*.www.example.com"];
+    Certificate::of(&names).write(setup.folder().join("certs/example.pem"));
     let _balancer = setup.start();
 
     let page = Page::read("docs/keys.md");
