@@ -107,13 +107,18 @@ fn whoever_is_asked_to_go_goes_at_once() {
     }
     crowd.balancer.wait_servers(DEADLINE, "http-shop", 0);
     drop(crowd);
-    // All of them by somebody's hand, while their leases live.
-    let crowd = self::crowd(3);
-    for app in &crowd.apps {
-        crowd.etcd.delete(&format!("http-services/shop/upstreams/{}", app.name));
-    }
-    crowd.balancer.wait_servers(DEADLINE, "http-shop", 0);
-    assert!(!crowd.balancer.log("confgen").contains("kept until"), "{}", crowd.balancer.log("confgen"));
+    // All of them by a person, while their leases live. An announcer would write its record again.
+    let etcd = Etcd::start();
+    let apps: Vec<App> = (1..=3).map(|number| App::alone(&format!("shop-{number}"))).collect();
+    etcd.put("http-services/shop/domain", "shop.test");
+    let lease = etcd.grant(600);
+    let key = |app: &App| format!("http-services/shop/upstreams/{}", app.name);
+    apps.iter().for_each(|app| etcd.put_leased(&key(app), app.address.to_string(), lease));
+    let balancer = Balancer::start(&etcd);
+    balancer.wait_servers(DEADLINE, "http-shop", 3);
+    apps.iter().for_each(|app| etcd.delete(&key(app)));
+    balancer.wait_servers(DEADLINE, "http-shop", 0);
+    assert!(!balancer.log("confgen").contains("kept until"), "{}", balancer.log("confgen"));
 }
 
 #[test]

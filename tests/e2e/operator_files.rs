@@ -257,8 +257,10 @@ fn what_a_file_takes_of_confgens_is_refused_by_file_line_and_option() {
         );
         let body = balancer.asked("/ready").unwrap().body;
         assert!(body.contains(words), "{words:?} is missing: {body}");
-        let log = balancer.log("confgen");
-        assert!(log.contains(&format!("{}:{line}: ", file.display())), "{log}");
+        // The log is written by a thread of its own.
+        until(DEADLINE, "the log to name the line", || {
+            balancer.log("confgen").contains(&format!("{}:{line}: ", file.display()))
+        });
         let page = balancer.asked("/").unwrap().body;
         assert!(page.contains(&format!("20-mine.cfg:{line}: ")), "{page}");
         balancer.wait_status(DEADLINE, "shop.test", "/", 200);

@@ -1,8 +1,11 @@
 //! Restarts that fail before the new HAProxy has taken over: what serves goes on serving, and confgen says why.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing, reason = "test code")]
 
-use std::fs::{remove_file, rename};
+use std::fs::{read_dir, remove_file, rename};
+use std::io::{Read as _, Write as _};
 use std::net::TcpListener;
+use std::os::unix::net::UnixStream;
+use std::path::Path;
 use std::thread::sleep;
 use std::time::Duration;
 
@@ -27,9 +30,22 @@ fn wait_ready(balancer: &Balancer, status: u16, words: &str) -> String {
     })
 }
 
+/// Whether a master answers on a socket in this directory. HAProxy 2.6 begins its master anew once the worker serves, and the
+/// master ends if the directory is gone meanwhile.
+fn master_answers(dir: &Path) -> bool {
+    let sockets = read_dir(dir).unwrap().map(|entry| entry.unwrap().path());
+    sockets.filter(|path| path.extension().is_some_and(|end| end == "sock")).any(|path| {
+        let Ok(mut stream) = UnixStream::connect(path) else { return false };
+        stream.set_read_timeout(Some(Duration::from_secs(1))).unwrap();
+        let mut answer = [0; 16];
+        stream.write_all(b"show proc\n").is_ok() && stream.read(&mut answer).is_ok_and(|length| length > 0)
+    })
+}
+
 /// Has every start of handover fail, and returns what it is mended by.
 fn break_handover(balancer: &Balancer) -> impl FnOnce() {
     let [dir, aside] = ["handover", "aside"].map(|name| balancer.folder().join(name));
+    until(DEADLINE, "HAProxy's master to answer", || master_answers(&dir));
     rename(&dir, &aside).unwrap();
     write(&dir, "");
     move || {

@@ -1,8 +1,6 @@
 //! Reads the small files that an operator names. Never waits for a pipe that nobody writes to.
 
-use std::fs::File;
-use std::io::{self, Read as _};
-use std::os::unix::fs::FileTypeExt as _;
+use std::io;
 use std::path::Path;
 
 use crate::error::Error;
@@ -23,22 +21,17 @@ pub(crate) fn read(option: &str, path: &Path) -> Result<Vec<u8>, Error> {
     })
 }
 
-/// Reads a regular file of at most 1 MiB, or a pipe that a shell hands over (`<(…)`).
+/// Reads a file of at most 1 MiB.
 ///
 /// # Errors
 /// The system's, or in words why the file is none to read.
 pub(crate) fn read_small(path: &Path) -> io::Result<Vec<u8>> {
-    let is_pipe = std::fs::metadata(path).is_ok_and(|found| found.file_type().is_fifo());
-    if is_pipe && ["/dev/fd", "/proc/self/fd"].iter().any(|folder| path.starts_with(folder)) {
-        let mut bytes = Vec::new();
-        File::open(path)?.take(regular_file::SMALL).read_to_end(&mut bytes)?;
-        return Ok(bytes);
-    }
     regular_file::read(path, regular_file::SMALL)
 }
 
 #[cfg(test)]
 mod tests {
+    use std::fs::File;
     use std::io::Write as _;
 
     use super::*;

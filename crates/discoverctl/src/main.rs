@@ -71,21 +71,27 @@ fn start(command: clap::Command) -> Result<ExitCode, Error> {
     };
     let cli = Cli::from_arg_matches(&matches).map_err(|error| Error::Usage(error.to_string()))?;
     let outcome = match &cli.command {
-        Command::Config(it) => it.run(&Screen::new(cli.common.output), config.counts(&matches, &command))?,
-        _ => run(cli)?,
+        Command::Config(it) => {
+            let screen = Screen::new(cli.common.output);
+            until_answered(async { it.run(&screen, config.counts(&matches, &command)) })
+        }
+        _ => {
+            let ctl = Ctl::new(cli.common)?;
+            until_answered(cli.command.run(&ctl))
+        }
     };
-    Ok(match outcome {
+    Ok(match outcome? {
         Outcome::Yes => ExitCode::SUCCESS,
         Outcome::No => ExitCode::from(1),
     })
 }
 
-fn run(cli: Cli) -> Result<Outcome, Error> {
+/// Carries a command out, and waits until its answer is written.
+fn until_answered(command: impl Future<Output = Result<Outcome, Error>>) -> Result<Outcome, Error> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     let runtime = runtime.map_err(|error| Error::Failed(format!("no runtime: {error}")))?;
-    let ctl = Ctl::new(cli.common)?;
     let outcome = runtime.block_on(async {
-        let outcome = cli.command.run(&ctl).await;
+        let outcome = command.await;
         let written = tokio::select! {
             written = until_written() => written.map(|_| ()),
             () = interrupted() => Err(Error::Interrupted("the answer isn't read".into())),

@@ -15,11 +15,15 @@ pub const SMALL: u64 = 1 << 20;
 /// 16 MiB. Enough for a configuration file or a document that a person or a script writes.
 pub const LARGE: u64 = 16 << 20;
 
-/// Reads a regular file of at most `longest` bytes. Links are followed.
+/// Reads a regular file of at most `longest` bytes. Links are followed. A pipe that a shell hands over is read too, as in
+/// `--cacert <(pass show ca)`: the shell has opened its other end already.
 ///
 /// # Errors
 /// If the path leads to something else than a regular file, if the file is longer, or if the system refuses.
 pub fn read(path: &Path, longest: u64) -> io::Result<Vec<u8>> {
+    if is_handed_over(path)? {
+        return read_at_most(File::open(path)?, longest);
+    }
     // Opening has an effect on some devices: a watchdog starts, a tape winds back. So the kind is asked for first.
     check(&fs::metadata(path)?, longest)?;
     // The file may be replaced in between. `O_NONBLOCK` opens a FIFO without waiting for its writer, and has no effect
@@ -36,6 +40,12 @@ pub fn read(path: &Path, longest: u64) -> io::Result<Vec<u8>> {
 /// As [`read`], or if the file is not UTF-8.
 pub fn read_text(path: &Path, longest: u64) -> io::Result<String> {
     String::from_utf8(read(path, longest)?).map_err(|_| invalid("it is not UTF-8 text"))
+}
+
+/// True for a pipe that is one of this process's own descriptors.
+fn is_handed_over(path: &Path) -> io::Result<bool> {
+    let is_descriptor = ["/dev/fd", "/proc/self/fd"].iter().any(|folder| path.starts_with(folder));
+    Ok(is_descriptor && fs::metadata(path)?.file_type().is_fifo())
 }
 
 /// A file may grow while it is read, and files below `/proc` say that they have no length at all.
@@ -120,6 +130,17 @@ mod tests {
         ] {
             assert!(refusal(&path(name)).contains(words), "{name}: {}", refusal(&path(name)));
         }
+    }
+
+    #[test]
+    fn a_pipe_that_a_shell_hands_over_is_read() {
+        use std::io::Write as _;
+        use std::os::fd::AsRawFd as _;
+        let (reader, mut writer) = io::pipe().unwrap();
+        writer.write_all(b"secret").unwrap();
+        drop(writer);
+        let path = format!("/dev/fd/{}", reader.as_raw_fd());
+        assert_eq!(read(Path::new(&path), 10).unwrap(), b"secret");
     }
 
     #[test]
