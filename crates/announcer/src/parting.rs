@@ -21,9 +21,9 @@ use crate::{
 /// How long `drain` may take to be written: an election (2 s seen) and a frozen member (noticed after 2 to 5 s) fit in.
 pub(crate) const DRAIN_WRITE: Duration = Duration::from_secs(5);
 
-/// The wait after `drain` where balancers can't be heard: 2 s between restarts (confgen's `--restart-interval`), 1 s for
-/// a restart, and HAProxy's 4 s `timeout http-keep-alive`, in which an old process sends an idle client's next request to
-/// any upstream it knew.
+/// The wait after `drain` where balancers can't be heard: confgen's `--restart-interval` of 2 s, which a restart waits for
+/// that follows three others at once; 1 s for the restart; and HAProxy's 4 s `timeout http-keep-alive`, in which an old
+/// process sends an idle client's next request to any upstream it knew.
 const UNHEARD: Duration = Duration::from_secs(7);
 
 /// The time for each of the ways out if `drain` can't be written.

@@ -276,7 +276,7 @@ impl Options {
         Taken {
             binds: self.binds().collect(),
             runtime_socket: self.runtime_socket.clone(),
-            masters: masters::directory(&self.runtime_socket),
+            masters: masters::directories(&self.runtime_socket).collect(),
             state_file: self.server_state_file.clone(),
         }
     }

@@ -132,6 +132,8 @@ pub struct Named {
     pub at: Vec<String>,
     /// One of them names its stick table.
     pub has_table: bool,
+    /// One of them sends requests there.
+    pub is_led_to: bool,
 }
 
 /// The section that a line stands in, and where.
@@ -216,6 +218,7 @@ impl Operator {
                 section.at.push(reference.spot.at.clone());
             }
             section.has_table |= reference.part == Part::Table;
+            section.is_led_to |= reference.part == Part::Route;
         }
         named
     }
@@ -437,7 +440,8 @@ backend mine # not discovered
 backend http-own
 backend tcp-db:preview-blue
 ");
-        let named = Named { at: ["mine.cfg:3", "mine.cfg:4", "mine.cfg:5"].map(str::to_owned).into(), has_table: true };
+        let at = ["mine.cfg:3", "mine.cfg:4", "mine.cfg:5"].map(str::to_owned).into();
+        let named = Named { at, has_table: true, is_led_to: true };
         assert_eq!(operator.named(), [("http-shop".to_owned(), named)].into());
         assert!(!operator.mentions.contains(&service("http-own").unwrap()), "it is the operator's own");
         let proxies = operator.proxies();

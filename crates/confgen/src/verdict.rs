@@ -8,7 +8,7 @@ use haproxy::runtime::Stat;
 
 use crate::figures::{Figures, takes_requests};
 use crate::report::{Report, Retained, Retainer};
-use crate::settle::{Explained, Facts, Server, ServerState};
+use crate::settle::{Explained, Facts, Server, ServerState, Wanted};
 use crate::view::{TLS, WEB};
 
 /// The settings that say what a service answers for. `path` narrows what `domain` names.
@@ -78,11 +78,33 @@ impl<'a> Judge<'a> {
             Kind::Http => WEB,
         };
         let Some(row) = self.figures.frontend(name) else { return };
-        if !matches!(row.status.as_str(), "OPEN" | "FULL") {
-            self.is_reached = false;
+        let is_closed = !matches!(row.status.as_str(), "OPEN" | "FULL");
+        let reason = || {
             let words = format!("HAProxy has the frontend {name} {}: it was closed over the Runtime API", row.status);
-            self.against.push(Cause::FrontendClosed.because(words));
+            Cause::FrontendClosed.because(words)
+        };
+        match (is_closed, self.is_led_to()) {
+            (true, false) => {
+                self.is_reached = false;
+                self.against.push(reason());
+            }
+            (true, true) if self.has_claims() => self.notes.push(reason()),
+            _ => {}
         }
+    }
+
+    /// A line of the operator's files sends requests to the service, past confgen's frontends. Only HTTP services have a
+    /// section without a name of their own.
+    fn is_led_to(&self) -> bool {
+        let named = self.report.standing.operators.named.get(&self.section);
+        self.id.kind == Kind::Http && named.is_some_and(|named| named.is_led_to)
+    }
+
+    /// A host, an expression or a port leads to the service.
+    fn has_claims(&self) -> bool {
+        let claims =
+            |wanted: &Wanted| !wanted.routes.is_empty() || wanted.url_reg.is_some() || !wanted.binds.is_empty();
+        self.facts.wanted.is_some_and(claims)
     }
 
     fn passes_through(&self) -> bool {
@@ -96,16 +118,13 @@ impl<'a> Judge<'a> {
         if self.id.is_default() || gets_challenges {
             return;
         }
-        let claims = self
-            .facts
-            .wanted
-            .is_some_and(|wanted| !wanted.routes.is_empty() || wanted.url_reg.is_some() || !wanted.binds.is_empty());
-        if claims {
-            self.is_reached &= !standing.unrouted.contains(self.id);
+        let is_led_to = self.is_led_to();
+        if self.has_claims() {
+            self.is_reached &= is_led_to || !standing.unrouted.contains(self.id);
             return;
         }
         let reasons = self.lost_names();
-        if standing.reached_meanwhile.contains(self.id) {
+        if is_led_to || standing.reached_meanwhile.contains(self.id) {
             self.notes.extend(reasons);
             return;
         }

@@ -12,6 +12,7 @@ use std::str::FromStr as _;
 
 use clap::parser::ValueSource;
 use clap::{Arg, ArgMatches, ValueEnum as _};
+use program::variable;
 use toml::Spanned;
 
 use crate::args::Format;
@@ -89,7 +90,7 @@ struct Places {
 
 impl Places {
     fn of(variable: impl Fn(&str) -> Option<OsString>) -> Self {
-        let path = |name: &str| variable(name).filter(|value| !value.is_empty()).map(PathBuf::from);
+        let path = |name: &str| variable(name).map(PathBuf::from);
         let home = path("HOME");
         if let Some(instead) = path(INSTEAD) {
             return Self { home, files: Vec::new(), instead: Some(instead) };
@@ -107,7 +108,7 @@ impl Config {
     /// # Errors
     /// [`Error::Usage`] where a file can't be read, or isn't understood.
     pub(crate) fn read() -> Result<Self, Error> {
-        Self::read_at(&Places::of(|name| std::env::var_os(name)))
+        Self::read_at(&Places::of(|name| variable::read(name)))
     }
 
     fn read_at(places: &Places) -> Result<Self, Error> {
@@ -142,7 +143,9 @@ impl Config {
     /// Gives the options their values as defaults, except those of which the command line or the environment says a part.
     /// `given` is what was parsed without the files.
     pub(crate) fn apply(&self, mut command: clap::Command, given: &ArgMatches) -> clap::Command {
-        for (key, Value { words, .. }) in self.0.iter().filter(|(key, _)| !is_given(given, key)) {
+        // A password of the command line or the environment takes the place of the file's, for the file's user.
+        let is_beaten = |key: &str| is_given(given, key) || (key == "password-file" && is_named(given, "password"));
+        for (key, Value { words, .. }) in self.0.iter().filter(|(key, _)| !is_beaten(key)) {
             // `--help` shows defaults, and a password may stand in `user`.
             command = command.mut_arg(id(key), |arg: Arg| arg.default_values(words.clone()).hide_default_value(true));
         }
@@ -188,9 +191,13 @@ fn group(key: &str) -> Option<u8> {
 
 /// Whether the command line or the environment gives an option of the key's group.
 fn is_given(given: &ArgMatches, key: &str) -> bool {
-    let together = KEYS.iter().filter(|(.., other)| Some(*other) == group(key));
-    let mut sources = together.filter_map(|(name, ..)| given.value_source(&id(name)));
-    sources.any(|source| matches!(source, ValueSource::CommandLine | ValueSource::EnvVariable))
+    let mut together = KEYS.iter().filter(|(.., other)| Some(*other) == group(key));
+    together.any(|(name, ..)| is_named(given, &id(name)))
+}
+
+/// Whether the command line or the environment gives the option with clap's name `id`.
+fn is_named(given: &ArgMatches, id: &str) -> bool {
+    matches!(given.value_source(id), Some(ValueSource::CommandLine | ValueSource::EnvVariable))
 }
 
 fn is_absent(error: &io::Error) -> bool {
@@ -377,6 +384,14 @@ mod tests {
                 "output=plain (--output)".into(),
             ]
         );
+        let words = folder.put("words.toml", "user = 'eve'\npassword-file = '/p'\n");
+        let config = read(from_ref(&words)).unwrap();
+        let login =
+            |line: &[&str]| counts(&config, line).into_iter().filter(|it| it.contains(" (/")).collect::<Vec<_>>();
+        let (user, file) =
+            (format!("user=eve ({})", words.display()), format!("password-file=/p ({})", words.display()));
+        assert_eq!(login(&[]), [user.clone(), file]);
+        assert_eq!(login(&["--password", "x"]), [user], "two passwords would be refused");
     }
 
     #[test]
@@ -416,9 +431,7 @@ mod tests {
         let own = |folder: &str| vec![format!("{folder}/haproxy-discover/discoverctl.toml"), HOST.to_owned()];
         assert_eq!(files(&of(&[("HOME", "/home/eve")])), own("/home/eve/.config"));
         assert_eq!(files(&of(&[("HOME", "/home/eve"), ("XDG_CONFIG_HOME", "/x")])), own("/x"));
-        assert_eq!(files(&of(&[("HOME", "/home/eve"), ("XDG_CONFIG_HOME", "")])), own("/home/eve/.config"));
         assert_eq!(files(&of(&[("HOME", "/home/eve"), ("XDG_CONFIG_HOME", "x")])), own("/home/eve/.config"));
         assert_eq!(of(&[("HOME", "/h"), (INSTEAD, "/f")]).instead.unwrap(), Path::new("/f"));
-        assert_eq!(of(&[("HOME", "/h"), (INSTEAD, "")]).instead, None);
     }
 }

@@ -196,7 +196,11 @@ impl Walk {
             Ok(entry) => entry,
             Err(Errno::NOENT) => match missing {
                 Missing::IsMade(mode) if self.safe && is_exclusive(&parent) || !geteuid().is_root() => {
-                    mkdirat(&self.fd, name, Mode::from_raw_mode(mode))?;
+                    match mkdirat(&self.fd, name, Mode::from_raw_mode(mode)) {
+                        // Another start has made it meanwhile.
+                        Ok(()) | Err(Errno::EXIST) => {}
+                        Err(errno) => return Err(errno.into()),
+                    }
                     statat(&self.fd, name, AtFlags::SYMLINK_NOFOLLOW)?
                 }
                 Missing::IsMade(_) => {

@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 
 use haproxy::supervisor::{Error, Fault, State, Supervisord};
 use nix::unistd::{AccessFlags, access};
+use program::variable;
 
 use crate::args::Linger;
 use crate::guard::Word;
@@ -100,7 +101,10 @@ impl Watch<'_> {
         let supervisord = Asked::new(self.args);
         let (mut ask_at, mut look_at) = (Instant::now(), Instant::now());
         loop {
-            self.releases.tend(&self.place);
+            // Tending scans all processes, and this may last for as long as HAProxy serves.
+            if !self.releases.are_over() {
+                self.releases.tend(&self.place);
+            }
             let now = Instant::now();
             let is_over = !self.place.is_latest(&self.args.start);
             if is_over && self.releases.have_let_go() {
@@ -220,10 +224,9 @@ struct Asked<'a> {
 impl<'a> Asked<'a> {
     /// As supervisord tells its programs (manual: "Subprocess Environment").
     fn new(args: &'a Linger) -> Self {
-        let variable = |name: &str| std::env::var(name).ok().filter(|value| !value.is_empty());
-        let supervisord = variable("SUPERVISOR_SERVER_URL").and_then(|url| url.parse().ok());
-        let name = variable("SUPERVISOR_PROCESS_NAME");
-        let program = name.map(|name| match variable("SUPERVISOR_GROUP_NAME") {
+        let supervisord = variable::read_text("SUPERVISOR_SERVER_URL").and_then(|url| url.parse().ok());
+        let name = variable::read_text("SUPERVISOR_PROCESS_NAME");
+        let program = name.map(|name| match variable::read_text("SUPERVISOR_GROUP_NAME") {
             Some(group) => format!("{group}:{name}"),
             None => name,
         });

@@ -129,6 +129,11 @@ impl Releases {
         }
     }
 
+    /// Whether nobody is left that was told to finish.
+    pub(crate) fn are_over(&self) -> bool {
+        self.0.is_empty()
+    }
+
     /// Whether each that still lives has let go of its listening sockets.
     pub(crate) fn have_let_go(&self) -> bool {
         self.0.values().all(|release| release.phase == Phase::LetGo)

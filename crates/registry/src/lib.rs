@@ -51,7 +51,7 @@ mod error;
 mod retry;
 mod revisions;
 
-pub use args::{Args, Config, ConfigError, SECRET_VARIABLES, Secret, User, VARIABLES};
+pub use args::{Args, Config, ConfigError, SECRET_VARIABLES, Secret, User};
 pub use changes::Changes;
 pub use client::Client;
 pub use endpoint::Endpoint;

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use lab::{App, Balancer, Etcd, Setup};
 
-/// From an announcement to an answer it takes a restart of HAProxy, at most one in two seconds.
+/// From an announcement to an answer it takes a restart of HAProxy, which may wait for two seconds.
 const COMES_UP: Duration = Duration::from_secs(30);
 
 fn main() {

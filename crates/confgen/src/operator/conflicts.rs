@@ -19,8 +19,8 @@ pub struct Taken {
     pub binds: Vec<(Bind, &'static str)>,
     /// The Runtime API's socket.
     pub runtime_socket: PathBuf,
-    /// The directory where handover keeps its masters' sockets.
-    pub masters: PathBuf,
+    /// The directories in one of which handover keeps its masters' sockets.
+    pub masters: Vec<PathBuf>,
     /// The file that keeps the servers' states over a restart.
     pub state_file: PathBuf,
 }
@@ -125,8 +125,7 @@ fn socket_conflict(
             taken.runtime_socket.display()
         ));
     }
-    let masters = real(&taken.masters);
-    if path.starts_with(&masters) {
+    if let Some(masters) = taken.masters.iter().map(|masters| real(masters)).find(|masters| path.starts_with(masters)) {
         return Some(format!("{spot}: {} is handover's own directory. Give it another path", masters.display()));
     }
     let name = path.file_name().unwrap_or_default().to_string_lossy();
@@ -225,7 +224,7 @@ mod tests {
                 (bind("[::]:8443"), "--https-bind"),
             ],
             runtime_socket: "/run/haproxy/admin.sock".into(),
-            masters: "/run/haproxy/handover".into(),
+            masters: vec!["/run/haproxy-handover".into(), "/run/haproxy/handover".into()],
             state_file: "/run/haproxy/servers.state".into(),
         }
     }
@@ -298,6 +297,7 @@ mod tests {
             "unix@admin.sock",
             "\"${DIR}/admin.sock\"",
             "/run/haproxy/handover/1.sock",
+            "/run/haproxy-handover/1.sock",
             "/run/haproxy/discover-tls-haproxy.sock",
         ] {
             let found = found(&format!("global\n.if defined(X)\n    stats socket {socket}\n.endif\n"));

@@ -8,7 +8,9 @@ use crate::structure::service;
 /// The part of a section that a line names.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Part {
-    /// The section itself.
+    /// The section itself, as the place that requests go to.
+    Route,
+    /// The section itself, in a question about it.
     Section,
     /// Its stick table.
     Table,
@@ -27,7 +29,7 @@ pub(super) fn references(words: &[Word]) -> Vec<(String, Part)> {
     let texts: Vec<&str> = words.iter().map(|word| word.text.as_str()).collect();
     let mut found = Vec::new();
     if let ["use_backend" | "default_backend", name, ..] = texts.as_slice() {
-        found.extend(section(name, Part::Section));
+        found.extend(section(name, Part::Route));
     }
     for pair in texts.windows(2) {
         match pair {
@@ -85,8 +87,8 @@ mod tests {
     #[test]
     fn every_place_where_a_section_is_named() {
         for (line, expected) in [
-            ("use_backend http-shop if { nbsrv(tcp-db) gt 0 }", &["http-shop Section", "tcp-db Section"][..]),
-            ("default_backend http-shop:preview-blue", &["http-shop:preview-blue Section"]),
+            ("use_backend http-shop if { nbsrv(tcp-db) gt 0 }", &["http-shop Route", "tcp-db Section"][..]),
+            ("default_backend http-shop:preview-blue", &["http-shop:preview-blue Route"]),
             ("monitor fail if { nbsrv(http-a) lt 1 }", &["http-a Section"]),
             ("acl busy be_conn(http-a) gt 9", &["http-a Section"]),
             ("http-request set-header x %[be_sess_rate(http-a)]", &["http-a Section"]),

@@ -10,6 +10,7 @@ use super::*;
 use crate::domains::Allowed;
 use crate::figures::Counted;
 use crate::mirror::Position;
+use crate::operator::Named;
 use crate::report::{Running, Standing};
 use crate::settle::tests::topology;
 use crate::settle::{Changed, Limits, Settled};
@@ -198,6 +199,23 @@ fn a_service_that_no_request_finds_gets_none() {
     path.assert("a", Some(false), "no_domain");
     // ACME's challenges reach it all the same.
     scene(A).tweak(|report| standing(report).acme = Some(shop())).assert("a", Some(true), "ok");
+    // So do those of an operator's own frontend.
+    let led: fn(&mut Report) = |report| {
+        let named = Named { is_led_to: true, ..Named::default() };
+        standing(report).operators.named.insert("http-shop".to_owned(), named);
+    };
+    scene(A).tweak(led).assert("a", Some(true), "ok");
+    let asked: fn(&mut Report) =
+        |report| _ = standing(report).operators.named.insert("http-shop".to_owned(), Named::default());
+    scene(A).tweak(asked).assert("a", Some(false), "no_domain");
+    scene(&format!("http-services/api/domain shop.test\n{DOMAIN}{A}")).tweak(led).assert(
+        "a",
+        Some(true),
+        "ok claim_held",
+    );
+    let paused = || vec![web("PAUSED"), server("a", "UP"), backend(1)];
+    scene(A).rows(paused()).tweak(led).assert("a", Some(true), "ok");
+    scene(&format!("{DOMAIN}{A}")).rows(paused()).tweak(led).assert("a", Some(true), "ok frontend_closed");
     let rival = scene(&format!("http-services/api/domain shop.test\n{DOMAIN}{A}"));
     let verdict = rival.assert("a", Some(false), "claim_held");
     assert!(

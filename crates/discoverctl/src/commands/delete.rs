@@ -5,6 +5,7 @@ use std::io::{self, BufRead, IsTerminal, Write};
 
 use clap::Args;
 use discovery::ServiceId;
+use program::output;
 
 use super::Outcome;
 use crate::args::Changing;
@@ -64,7 +65,6 @@ impl Delete {
 /// can't be asked is named, and doesn't hold up the deletion.
 async fn warn_of_references(ctl: &Ctl, store: &Store, id: &ServiceId) -> Result<(), Error> {
     let answers = ctl.fleet(store)?.ask::<ServiceInFull>(&format!("services/{id}")).await;
-    let mut err = io::stderr().lock();
     for (node, answer) in answers {
         let told = match answer {
             Ok(answer) if answer.service.named_by.is_empty() => continue,
@@ -74,8 +74,7 @@ async fn warn_of_references(ctl: &Ctl, store: &Store, id: &ServiceId) -> Result<
             }
             Err(error) => format!("warning: {node} can't be asked if a file of its operator names {id}: {error}"),
         };
-        // A terminal that is gone is no reason to stop.
-        let _ = writeln!(err, "{told}");
+        output::say(&told);
     }
     Ok(())
 }
@@ -85,6 +84,8 @@ fn is_meant(question: &str) -> Result<bool, Error> {
     if !io::stdin().is_terminal() || !io::stderr().is_terminal() {
         return Err(Error::Usage(format!("{question} There is no terminal to ask at: --yes")));
     }
+    // The warnings come before the question.
+    output::flush();
     let mut answer = String::new();
     let mut err = io::stderr().lock();
     let asked = write!(err, "{question} [y/N] ").and_then(|()| err.flush());

@@ -38,7 +38,7 @@ fn nameless(scene: &Scene, id: &ServiceId, service: &Service) -> Option<Finding>
         scene.rows_of(id).iter().flat_map(|row| row.balancers.values()).any(|it| it.balanced == Some(true));
     let what = match (named.is_empty(), gets_requests) {
         (false, _) => format!("no {key} in the store; {} retains what it was", names(&named)),
-        // ACME's challenges, for one.
+        // ACME's challenges do, or those of an operator's own frontend.
         (true, true) => return None,
         (true, false) if scene.served(id).next().is_none() => format!("no {key}"),
         (true, false) => format!("no {key}: no request finds it"),
