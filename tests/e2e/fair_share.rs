@@ -92,7 +92,7 @@ impl Shop {
 }
 
 fn rounds() -> usize {
-    std::env::var("FAIR_SHARE_ROUNDS").ok().and_then(|rounds| rounds.parse().ok()).unwrap_or(24)
+    std::env::var("FAIR_SHARE_ROUNDS").ok().and_then(|rounds| rounds.parse().ok()).unwrap_or(12)
 }
 
 /// Upstreams that go and come back, by ones and by halves; the others stay as they are.
