@@ -110,6 +110,8 @@ fn main() -> ExitCode {
         }
         commands::exit_code(&error)
     });
+    // What still blocks was given up: a stop during the start does not wait for `haproxy -c`. Files are written atomically.
+    runtime.shutdown_background();
     output::finish(code)
 }
 
