@@ -110,7 +110,7 @@ impl Member {
         self.tenure.has_held = false;
     }
 
-    /// True if it stands and says what is wanted.
+    /// True if the store has the record, and the record says what is wanted.
     fn is_as_wanted(&self) -> bool {
         match (self.want, self.stands) {
             (Want::Stand(want) | Want::Leave(want), Stands::As(stands)) => want == stands,

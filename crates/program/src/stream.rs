@@ -20,7 +20,7 @@ use nix::unistd::write;
 /// What is kept of an output that takes nothing at the moment, in bytes. A log of this length is some ten thousand lines.
 const ROOM: usize = 2 * 1024 * 1024;
 
-/// What is written to a pipe in one piece, in bytes.
+/// The most bytes that a write to a pipe keeps in one piece.
 const PIPE_BUF: usize = 4096;
 
 /// The thread's stack: it writes lines and nothing else.
