@@ -2,9 +2,6 @@
 
 use std::process::Command;
 
-/// systemd talks to the announcer, not to its children: their own word would be taken for the announcer's.
-const OF_SYSTEMD: [&str; 3] = ["NOTIFY_SOCKET", "WATCHDOG_PID", "WATCHDOG_USEC"];
-
 /// The announcer's own variables that hold a secret or lead to one. A header may be an `Authorization`.
 const SECRET: [&str; 4] =
     ["ANNOUNCER_ADMIN_TOKEN_FILE", "ANNOUNCER_ADMIN_CERT", "ANNOUNCER_ADMIN_KEY", "ANNOUNCER_CHECK_HEADER"];
@@ -18,7 +15,7 @@ pub(crate) fn strip(command: &mut Command) {
 }
 
 fn removed() -> impl Iterator<Item = &'static str> {
-    OF_SYSTEMD.into_iter().chain(registry::SECRET_VARIABLES).chain(SECRET)
+    daemon::systemd::VARIABLES.into_iter().chain(registry::SECRET_VARIABLES).chain(SECRET)
 }
 
 #[cfg(test)]

@@ -1,6 +1,7 @@
 //! The command line: parsed, then turned into what the rest works with. Parsing reads nothing of the host.
 
 mod rights;
+mod secrets;
 
 use std::collections::BTreeMap;
 use std::ops::RangeInclusive;
@@ -220,11 +221,12 @@ pub struct Options {
         long,
         env = "CONFGEN_RESTART_COMMAND",
         default_value = "supervisorctl restart haproxy",
-        value_name = "COMMAND"
+        value_name = "COMMAND",
+        value_parser = secrets::without_secrets
     )]
     pub restart_command: CommandLine,
     /// How HAProxy, 2.6 or newer, checks files; -f FILE is appended for each
-    #[arg(long, env = "CONFGEN_CHECK_COMMAND", default_value = "haproxy -c", value_name = "COMMAND")]
+    #[arg(long, env = "CONFGEN_CHECK_COMMAND", default_value = "haproxy -c", value_name = "COMMAND", value_parser = secrets::without_secrets)]
     pub check_command: CommandLine,
 }
 

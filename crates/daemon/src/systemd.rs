@@ -4,6 +4,9 @@ use std::time::Duration;
 
 use sd_notify::NotifyState;
 
+/// The variables by which systemd talks to a service. A child that inherited them could speak for the service.
+pub const VARIABLES: [&str; 3] = ["NOTIFY_SOCKET", "WATCHDOG_PID", "WATCHDOG_USEC"];
+
 /// The service is up: dependents may start.
 pub fn ready() {
     notify(&NotifyState::Ready);

@@ -27,6 +27,8 @@ const TICK: Duration = Duration::from_millis(20);
 pub struct CommandLine {
     program: OsString,
     args: Vec<OsString>,
+    /// Environment variables that the command does not inherit.
+    withheld: Vec<&'static str>,
 }
 
 /// What a command left behind.
@@ -75,20 +77,27 @@ pub enum Error {
 impl CommandLine {
     /// The command `program` without an argument.
     pub fn new(program: impl Into<OsString>) -> Self {
-        Self { program: program.into(), args: Vec::new() }
+        Self { program: program.into(), args: Vec::new(), withheld: Vec::new() }
     }
 
     /// A command from its words, the first of which is the program; `None` without a word.
     pub fn from_words<W: Into<OsString>>(words: impl IntoIterator<Item = W>) -> Option<Self> {
         let mut words = words.into_iter().map(Into::into);
         let program = words.next().filter(|program: &OsString| !program.is_empty())?;
-        Some(Self { program, args: words.collect() })
+        Some(Self { program, args: words.collect(), withheld: Vec::new() })
     }
 
     /// The same command with one more argument.
     #[must_use]
     pub fn arg(mut self, arg: impl Into<OsString>) -> Self {
         self.args.push(arg.into());
+        self
+    }
+
+    /// The same command, which does not inherit these environment variables.
+    #[must_use]
+    pub fn without_variables(mut self, names: impl IntoIterator<Item = &'static str>) -> Self {
+        self.withheld.extend(names);
         self
     }
 
@@ -148,7 +157,11 @@ impl CommandLine {
     fn spawn(&self) -> io::Result<(Child, std::fs::File)> {
         let (reader, writer) = pipe2(OFlag::O_CLOEXEC)?;
         // The command and its two copies of the pipe go at the end of this function, or the pipe would never close.
-        let child = Command::new(&self.program)
+        let mut command = Command::new(&self.program);
+        for name in &self.withheld {
+            command.env_remove(name);
+        }
+        let child = command
             .args(&self.args)
             .stdin(Stdio::null())
             .stdout(writer.try_clone()?)
@@ -239,6 +252,15 @@ mod tests {
 
     fn sh(script: &str) -> CommandLine {
         CommandLine::new("sh").arg("-c").arg(script)
+    }
+
+    #[test]
+    fn a_withheld_variable_is_not_inherited() {
+        let inherited = |line: CommandLine| line.run(LONG).unwrap().output;
+        let env = || CommandLine::new("env");
+        assert!(inherited(env()).lines().any(|line| line.starts_with("PATH=")));
+        // Without a PATH the system looks in /bin and /usr/bin.
+        assert!(!inherited(env().without_variables(["PATH"])).lines().any(|line| line.starts_with("PATH=")));
     }
 
     #[test]

@@ -163,7 +163,16 @@ fn starts_in_order(host: &Machine) {
 
 /// What systemd itself says of the running units, not of their files.
 fn is_confined(host: &Machine) {
-    for unit in ["confgen", "announcer@shop", "announced@around", "etcd@node1"] {
+    let units = [
+        "confgen",
+        "haproxy-supervisord",
+        "announcer@shop",
+        "app@shop",
+        "announced@around",
+        "registered@plain",
+        "etcd@node1",
+    ];
+    for unit in units {
         let said = host.sh(&format!("systemd-analyze security --no-pager {unit}.service | tail -n 1"));
         println!("{said}");
         assert!([" OK ", " PERFECT ", " SAFE "].iter().any(|word| said.contains(word)), "{said}");
