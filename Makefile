@@ -115,8 +115,9 @@ bench: deps ## How long changes take to be seen, how many requests a second pass
 	$(CARGO) bench --package lab
 
 .PHONY: check
-check: deps ## Format, lints, documentation; licences and advisories where cargo-deny is installed
+check: deps ## Format, lints, documentation, unused dependencies; licences and advisories where cargo-deny is installed
 	$(CARGO) fmt --all --check
+	tests/unused-dependencies
 	$(CARGO) clippy --workspace --all-targets -- --deny warnings
 	RUSTDOCFLAGS="--deny warnings" $(CARGO) doc --workspace --no-deps --document-private-items --quiet
 	@if command -v cargo-deny >/dev/null; then \
