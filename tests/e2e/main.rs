@@ -19,6 +19,7 @@ mod by_hand;
 mod certificates;
 mod container;
 mod discoverctl;
+mod early;
 mod empty_variables;
 mod fail_static;
 mod fair_share;

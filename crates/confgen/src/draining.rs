@@ -6,18 +6,34 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use discovery::{Color, ServiceId, UpstreamId};
+use haproxy::runtime::Streams;
 
 use crate::fills::Elsewhere;
 use crate::settle::{ServerState, Settled, Wanted};
 use crate::view::previews_of;
 
-/// `timeout http-keep-alive` in haproxy.cfg. For so long after a restart an old process, which takes no drain, may send an
-/// idle client's next request to any upstream that it knew.
+/// `timeout http-keep-alive` in haproxy.cfg.
 pub const KEEP_ALIVE: Duration = Duration::from_secs(4);
+
+/// `timeout client` in haproxy.cfg. It bounds a TLS handshake, and an idle connection of HTTP/2.
+pub const CLIENT: Duration = Duration::from_mins(1);
 
 /// A restart is seen by one of four looks a second, and the old process is told to finish some milliseconds after the
 /// new one first answers.
 const SEEN_LATE: Duration = Duration::from_millis(250);
+
+/// How long after a restart a client of HTTP/2 that has answers open may still send a request to the old process: HAProxy
+/// has sent it a GOAWAY at the restart, and the client may not have read it yet.
+const GOAWAY: Duration = KEEP_ALIVE.saturating_add(SEEN_LATE);
+
+/// How long after a restart the old process may get a first request over an idle connection. A connection that was
+/// accepted just before the restart has `timeout client` for its TLS handshake. After it, HTTP/1 has `timeout http-request`,
+/// which is shorter, and HTTP/2 has `timeout client` again.
+pub const EARLY: Duration = CLIENT.saturating_mul(2).saturating_add(Duration::from_secs(5));
+
+/// A master that doesn't answer is waited for as long as an announcer waits by default (`--drain 15s`): its old process may
+/// have requests in flight.
+pub const PATIENCE: Duration = Duration::from_secs(15);
 
 /// A request that leaves a server's queue stands nowhere for an instant: only so many counts in a row that find nothing
 /// mean that there is nothing.
@@ -35,8 +51,50 @@ pub struct Count {
     pub pid: Option<u32>,
     /// By section and server, in all processes.
     pub sessions: BTreeMap<(String, String), u64>,
-    /// Every process that lives has answered.
+    /// The old processes.
+    pub old: Vec<Old>,
+    /// When the latest of the masters that don't answer was first asked in vain. `None` if all answer.
+    pub silent: Option<Instant>,
+    /// An old process may live that can't be asked.
+    pub is_blind: bool,
+    /// Every process that can be asked has answered, and none is starting.
     pub is_complete: bool,
+}
+
+/// An old process, which finishes its last requests and takes no drain.
+#[derive(Clone, Debug, Default)]
+pub struct Old {
+    /// When it was first found to be old. `None` if only the restart tells.
+    pub since: Option<Instant>,
+    /// What it has open.
+    pub streams: Streams,
+}
+
+impl Old {
+    /// Whether it may send a request to a server of these sections, so long after it became old.
+    fn can_send_to(&self, age: Duration, mut is_concerned: impl FnMut(&str) -> bool) -> bool {
+        let Streams { connections, idle, unrouted, undecided } = &self.streams;
+        let may_get_another = if age < GOAWAY { *connections > 0 } else { *idle > 0 && age < EARLY };
+        may_get_another || *unrouted > 0 || undecided.keys().any(|section| is_concerned(section))
+    }
+}
+
+impl Count {
+    /// Whether an old process may send a request to a server of these sections. `restarted` is the time of the last restart.
+    fn can_send_to(&self, restarted: Instant, is_concerned: impl Fn(&str) -> bool) -> bool {
+        self.old.iter().any(|old| old.can_send_to(self.age(old.since, restarted), &is_concerned))
+    }
+
+    /// Whether a process that can't be asked may still get requests.
+    fn is_awaiting(&self, restarted: Instant) -> bool {
+        let is_early = self.is_blind && self.age(None, restarted) < EARLY;
+        is_early || self.silent.is_some_and(|since| self.at.duration_since(since) < PATIENCE)
+    }
+
+    /// How long ago a process became old: before both the last restart and the time when it was first found to be so.
+    fn age(&self, since: Option<Instant>, restarted: Instant) -> Duration {
+        self.at.duration_since(since.map_or(restarted, |since| since.min(restarted)))
+    }
 }
 
 /// What else must hold for a drain to be over.
@@ -44,8 +102,12 @@ pub struct Count {
 pub struct Circumstances {
     /// The file on disk has every change up to this revision.
     pub filed: i64,
+    /// When that file was written.
+    pub filed_at: Instant,
     /// HAProxy's process, and when it was last seen to be another one.
     pub process: Option<(u32, Instant)>,
+    /// Whether that process was found to follow the store since it took over.
+    pub is_confirmed: bool,
 }
 
 /// All drains.
@@ -170,24 +232,28 @@ impl Draining {
 
     /// Takes in a count, and ends what is over.
     pub fn counted(&mut self, count: &Count, circumstances: Circumstances) {
-        let Circumstances { filed, process } = circumstances;
-        let known = process.filter(|(pid, _)| count.pid == Some(*pid));
-        let settled = known.is_some_and(|(_, since)| count.at.duration_since(since) >= KEEP_ALIVE + SEEN_LATE);
+        let Circumstances { filed, filed_at, process, is_confirmed } = circumstances;
+        let known = process.filter(|(pid, _)| count.pid == Some(*pid)).map(|(_, since)| since);
+        // A start that read the file of before shows in a count that began after the file was written.
+        let filed = if filed_at <= count.at { filed } else { i64::MIN };
+        let has_answers = known.is_some_and(|since| count.is_complete && !count.is_awaiting(since));
         let (elsewhere, waiting) = (&self.elsewhere, &self.waiting);
-        let sessions = |(service, upstream): &Upstream| {
-            let own = std::iter::once((service.to_string(), upstream.to_string()));
-            let all = own.chain(elsewhere.servers(service, upstream));
-            let direct: u64 = all.filter_map(|server| count.sessions.get(&server)).sum();
-            direct + previewing(&count.sessions, service, upstream)
-        };
         let mut over = 0;
         let drains = self.upstreams.iter_mut().filter(|(_, drain)| !drain.is_over && drain.since <= count.at);
         for (name, drain) in drains {
-            drain.sessions = sessions(name);
-            let is_free = drain.sessions == 0 && count.is_complete && known.is_some();
+            let (service, upstream) = name;
+            let own = std::iter::once((service.to_string(), upstream.to_string()));
+            let servers: Vec<_> = own.chain(elsewhere.servers(service, upstream)).collect();
+            let direct: u64 = servers.iter().filter_map(|server| count.sessions.get(server)).sum();
+            drain.sessions = direct + previewing(&count.sessions, service, upstream);
+            let previews = previews_of(service);
+            let is_concerned =
+                |section: &str| section.starts_with(&previews) || servers.iter().any(|(own, _)| own == section);
+            let may_grow = known.is_some_and(|since| count.can_send_to(since, is_concerned));
+            let is_free = drain.sessions == 0 && has_answers && !may_grow;
             drain.free = if is_free { drain.free + 1 } else { 0 };
-            let served = drain.free >= SURE && !waiting.contains(&name.0);
-            drain.is_over = served && drain.revision <= filed && settled;
+            let served = drain.free >= SURE && is_confirmed && !waiting.contains(service);
+            drain.is_over = served && drain.revision <= filed;
             over += u64::from(drain.is_over);
         }
         self.over += over;

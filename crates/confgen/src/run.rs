@@ -155,6 +155,14 @@ struct Daemon {
     current: bool,
     /// Up to where that was.
     given: i64,
+    /// When the act under way, or the last one, began.
+    began: Instant,
+    /// When the latest act began that looked at HAProxy and found it to follow.
+    confirmed: Option<Instant>,
+    /// When HAProxy was last seen to be another process, or to share its sockets with one.
+    unsettled: Option<Instant>,
+    /// When the file on disk was last written.
+    filed_at: Instant,
     report: watch::Sender<Report>,
 }
 
@@ -176,6 +184,10 @@ impl Daemon {
             drains,
             current: false,
             given: 0,
+            began: Instant::now(),
+            confirmed: None,
+            unsettled: None,
+            filed_at: Instant::now(),
             report: watch::Sender::default(),
         }
     }

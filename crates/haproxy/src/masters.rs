@@ -8,7 +8,9 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use crate::runtime::{self, Command, Info, Sessions, Socket, Word};
+use nix::fcntl::{Flock, FlockArg};
+
+use crate::runtime::{self, Command, Info, Sessions, Socket, Streams, Word};
 
 /// How a master's socket is called: the name of its start, and this.
 pub const SUFFIX: &str = ".sock";
@@ -36,6 +38,9 @@ pub fn directories(runtime_socket: &Path) -> impl Iterator<Item = PathBuf> {
     protected_directory(runtime_socket).into_iter().chain([directory(runtime_socket)])
 }
 
+/// The time for all streams of a worker. 10,000 of them are some 3 MB.
+const STREAMS_TIMEOUT: Duration = Duration::from_secs(5);
+
 /// A HAProxy process that a master looks after.
 #[derive(Debug, Clone)]
 pub struct Worker {
@@ -51,6 +56,8 @@ pub struct Workers {
     pub alive: Vec<Worker>,
     /// Sockets, or the directory itself, that can't be asked, and why.
     pub silent: Vec<(PathBuf, String)>,
+    /// Whether a start of HAProxy is under way. It may have read its files before the last change to them.
+    pub is_starting: bool,
 }
 
 /// Asks every master of the HAProxys on that socket: the running one's, and the old ones'. Without handover there is
@@ -98,6 +105,7 @@ impl Workers {
             Err(error) if error.kind() == io::ErrorKind::NotFound => return,
             Err(error) => return self.silent.push((dir, error.to_string())),
         };
+        self.is_starting |= is_locked(&dir);
         for path in entries.flatten().map(|entry| entry.path()).filter(|path| is_master_socket(path)) {
             match workers_of(&path) {
                 Ok(workers) => self.alive.extend(workers),
@@ -106,6 +114,14 @@ impl Workers {
             }
         }
     }
+}
+
+/// Whether handover has locked the directory: it does so before HAProxy reads its files, and until the new
+/// process serves.
+fn is_locked(dir: &Path) -> bool {
+    // A start that asks at this very moment asks again 20 ms later.
+    let locked = fs::File::open(dir).map(|dir| Flock::lock(dir, FlockArg::LockSharedNonblock));
+    matches!(locked, Ok(Err((_, nix::errno::Errno::EWOULDBLOCK))))
 }
 
 /// HAProxy binds under a temporary name that begins with the final one.
@@ -145,6 +161,14 @@ impl Worker {
         self.master.info_of(self.pid)
     }
 
+    /// The worker, and its connections and streams. Exact once the worker accepts no more connections.
+    ///
+    /// # Errors
+    /// If its master doesn't answer, or the worker has ended.
+    pub fn streams(&self) -> Result<(Info, Streams), runtime::Error> {
+        self.master.clone().with_timeout(STREAMS_TIMEOUT).streams_of(self.pid)
+    }
+
     /// The sessions of these backends' servers in it, as [`Socket::sessions`].
     ///
     /// # Errors
@@ -171,6 +195,18 @@ mod tests {
                       # old workers\n4400            worker          1               0d00h10m02s     2.6.12-1\n\
                       # programs\n\n";
         assert_eq!(pids(answer).collect::<Vec<_>>(), [4425, 4400]);
+    }
+
+    #[test]
+    fn a_start_holds_the_lock_of_its_directory() {
+        let dir = tempfile::tempdir().unwrap();
+        let socket = dir.path().join("admin.sock");
+        fs::create_dir(directory(&socket)).unwrap();
+        assert!(!workers(&socket).is_starting);
+        let held = Flock::lock(fs::File::open(directory(&socket)).unwrap(), FlockArg::LockExclusiveNonblock).unwrap();
+        assert!(workers(&socket).is_starting);
+        drop(held);
+        assert!(!workers(&socket).is_starting);
     }
 
     #[test]

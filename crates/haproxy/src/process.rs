@@ -33,6 +33,18 @@ fn directory(line: &CommandLine) -> Option<PathBuf> {
     args.nth(1).map(PathBuf::from).filter(|directory| directory.is_absolute())
 }
 
+/// Whether no other HAProxy runs beside that process, as far as the system shows. `None` if the process runs in another pid
+/// namespace or is hidden, so that the others may be too.
+pub fn is_alone(pid: u32) -> Option<bool> {
+    let is_haproxy = |pid: u32| {
+        let name = fs::read_to_string(format!("/proc/{pid}/comm"));
+        name.is_ok_and(|name| name.trim_end() == "haproxy")
+    };
+    let pids = fs::read_dir("/proc").ok()?.flatten().filter_map(|entry| entry.file_name().to_str()?.parse().ok());
+    let mut others = pids.filter(|other| *other != pid && is_haproxy(*other));
+    is_haproxy(pid).then(|| others.next().is_none())
+}
+
 /// Whether both name the same files in the same order, whichever links lead there.
 pub fn are_same(one: &[PathBuf], other: &[PathBuf]) -> bool {
     let real = |path: &Path| path.canonicalize().unwrap_or_else(|_| path.to_owned());
@@ -85,6 +97,7 @@ mod tests {
         );
         assert_eq!(config_files(std::process::id()), None, "no HAProxy");
         assert_eq!(config_files(0), None, "nobody");
+        assert_eq!(is_alone(std::process::id()), None, "no HAProxy");
 
         std::os::unix::fs::symlink(&conf, dir.join("link")).unwrap();
         assert!(are_same(&both, &[dir.join("link"), dir.join("conf.d/../h.cfg")]));

@@ -8,6 +8,7 @@ mod options;
 mod servers;
 mod sessions;
 mod stats;
+mod streams;
 
 use std::io::{self, ErrorKind};
 use std::net::Shutdown;
@@ -23,6 +24,7 @@ pub use options::{CheckTls, ServerOptions, ServerTls, Sni};
 pub use servers::{Admin, NotServersState, Operation, ServerState, ServersState};
 pub use sessions::Sessions;
 pub use stats::{Average, Count, RowKind, Stat};
+pub use streams::Streams;
 
 use crate::exchange;
 

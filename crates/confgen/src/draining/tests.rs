@@ -19,7 +19,7 @@ struct Bench {
 impl Bench {
     fn new() -> Self {
         let began = Instant::now();
-        let circumstances = Circumstances { filed: 0, process: Some((7, began)) };
+        let circumstances = Circumstances { filed: 0, filed_at: began, process: Some((7, began)), is_confirmed: true };
         Self { draining: Draining::default(), settled: Settled::default(), began, seconds: 0, circumstances }
     }
 
@@ -38,7 +38,15 @@ impl Bench {
         self.seconds += 1;
         let sessions = sessions.iter().map(|(server, count)| (("http-shop".into(), (*server).into()), *count));
         let (at, pid) = (self.now(), Some(7));
-        let mut count = Count { at, pid, sessions: sessions.collect(), is_complete: true };
+        let mut count = Count {
+            at,
+            pid,
+            sessions: sessions.collect(),
+            old: Vec::new(),
+            silent: None,
+            is_blind: false,
+            is_complete: true,
+        };
         change(&mut count);
         self.draining.counted(&count, self.circumstances);
         self.open()
@@ -101,15 +109,124 @@ fn the_file_has_it_too() {
     assert_eq!(bench.count(&[]), "");
 }
 
-#[test]
-fn after_a_restart_idle_clients_of_the_old_process_have_their_time() {
+/// Counts each second after a restart until the drain is over, and returns how many seconds that took.
+fn seconds_after_a_restart(old: &Streams) -> u64 {
     let mut bench = drained();
     bench.circumstances.process = Some((8, bench.now()));
-    let new = |count: &mut Count| count.pid = Some(8);
-    for _ in 0..4 {
-        assert_eq!(bench.count_with(&[], new), "http-shop/b=0");
+    let began = bench.seconds;
+    let restarted = |count: &mut Count| {
+        count.pid = Some(8);
+        count.old.push(Old { since: None, streams: old.clone() });
+    };
+    while bench.seconds < began + 1_000 {
+        if bench.count_with(&[], restarted).is_empty() {
+            return bench.seconds - began;
+        }
     }
-    assert_eq!(bench.count_with(&[], new), "", "after 5 s");
+    u64::MAX
+}
+
+/// The time that two counts in a row take.
+const AT_ONCE: u64 = 2;
+
+#[test]
+fn an_old_process_without_connections_is_not_waited_for() {
+    assert_eq!(seconds_after_a_restart(&Streams::default()), AT_ONCE);
+}
+
+#[test]
+fn an_idle_connection_of_an_old_process_is_waited_for_as_long_as_it_may_send_a_first_request() {
+    let idle = Streams { connections: 1, idle: 1, ..Streams::default() };
+    assert_eq!(seconds_after_a_restart(&idle), EARLY.as_secs() + AT_ONCE - 1);
+}
+
+#[test]
+fn a_connection_whose_streams_are_all_decided_is_waited_for_until_its_goaway_has_been_read() {
+    let decided = Streams { connections: 1, ..Streams::default() };
+    assert_eq!(seconds_after_a_restart(&decided), GOAWAY.as_secs() + 1 + AT_ONCE - 1);
+}
+
+#[test]
+fn an_undecided_stream_of_an_old_process_is_waited_for_in_its_own_sections_only() {
+    let undecided = |section: &str| {
+        let undecided = [(section.to_owned(), 1)].into();
+        seconds_after_a_restart(&Streams { undecided, ..Streams::default() })
+    };
+    for section in ["http-shop", "http-shop:preview-green"] {
+        assert_eq!(undecided(section), u64::MAX, "{section}");
+    }
+    for section in ["http-shop2", "http-shop2:preview-green", "tcp-shop", "mine"] {
+        assert_eq!(undecided(section), AT_ONCE, "{section}");
+    }
+    assert_eq!(seconds_after_a_restart(&Streams { unrouted: 1, ..Streams::default() }), u64::MAX);
+}
+
+#[test]
+fn a_process_is_old_since_it_was_first_found_so_even_if_others_follow() {
+    let mut bench = drained();
+    let since = Some(bench.now());
+    let streams = Streams { connections: 1, idle: 1, ..Streams::default() };
+    for second in 0..=EARLY.as_secs() + 1 {
+        bench.circumstances.process = Some((8, bench.now()));
+        let restarted = |count: &mut Count| {
+            count.pid = Some(8);
+            count.old.push(Old { since, streams: streams.clone() });
+        };
+        let is_over = bench.count_with(&[], restarted).is_empty();
+        assert_eq!(is_over, second >= EARLY.as_secs(), "{second}");
+    }
+}
+
+#[test]
+fn an_old_process_that_cannot_be_asked_is_waited_for_by_time() {
+    let seconds = |change: fn(&mut Count, Instant)| {
+        let mut bench = drained();
+        let restarted = bench.now();
+        bench.circumstances.process = Some((8, restarted));
+        let began = bench.seconds;
+        while bench.seconds < began + 1_000 {
+            let blind = |count: &mut Count| {
+                count.pid = Some(8);
+                change(count, restarted);
+            };
+            if bench.count_with(&[], blind).is_empty() {
+                break;
+            }
+        }
+        bench.seconds - began
+    };
+    assert_eq!(seconds(|count, _| count.is_blind = true), EARLY.as_secs() + AT_ONCE - 1);
+    let silent = |count: &mut Count, since: Instant| count.silent = Some(since);
+    assert_eq!(seconds(silent), PATIENCE.as_secs() + AT_ONCE - 1);
+}
+
+#[test]
+fn a_new_process_has_to_be_found_to_follow_first() {
+    let mut bench = drained();
+    bench.circumstances.is_confirmed = false;
+    for _ in 0..5 {
+        assert_eq!(bench.count(&[]), "http-shop/b=0");
+    }
+    bench.circumstances.is_confirmed = true;
+    assert_eq!(bench.count(&[]), "");
+}
+
+#[test]
+fn a_start_that_read_the_file_of_before_shows_in_a_later_count() {
+    let mut bench = drained();
+    bench.count(&[]);
+    bench.circumstances.filed_at = bench.now() + Duration::from_millis(1_500);
+    assert_eq!(bench.count(&[]), "http-shop/b=0", "written during the count");
+    assert_eq!(bench.count(&[]), "");
+}
+
+#[test]
+fn the_times_are_those_of_haproxy_cfg() {
+    let template = include_str!("../../../../templates/haproxy.cfg");
+    for line in ["    timeout client 1m\n", "    timeout http-request 10s\n", "    tcp-request inspect-delay 5s\n"] {
+        assert!(template.contains(line), "{line}");
+    }
+    assert!(CLIENT == Duration::from_secs(60) && Duration::from_secs(10) <= CLIENT);
 }
 
 #[test]

@@ -35,6 +35,7 @@ impl Daemon {
             }));
             return;
         }
+        self.began = Instant::now();
         let job: Job = match act {
             Act::Follow => match self.follow(&mut rounds) {
                 Some(job) => job,
@@ -81,8 +82,12 @@ impl Daemon {
         if let Some(outcome) = told {
             self.note(report::Done { at: at.0, took: at.1.elapsed(), kind, reason, revision, outcome });
         }
+        let has_looked = matches!(done, Ok(Done::Followed(..)));
         self.lead_on(act, done, rounds.is_taken());
         rounds.tell_quarantine();
+        if has_looked && rounds.is_current() {
+            self.confirmed = Some(self.began);
+        }
         self.publish(rounds);
     }
 
@@ -142,6 +147,9 @@ impl Daemon {
         // At once: who reads that a drain is applied has to read that it isn't over.
         let (open, over) = (Arc::new(self.drains.draining().open()), self.drains.draining().over());
         self.report.send_modify(|report| {
+            if report.standing.filed != standing.filed {
+                self.filed_at = Instant::now();
+            }
             (report.standing, report.draining, report.drained) = (Arc::new(standing), open, over);
             report.begun = true;
         });
@@ -172,6 +180,7 @@ impl Daemon {
         match filed {
             Ok(filed @ (Filed::Same | Filed::Written)) => {
                 tracing::debug!("{filed}");
+                self.filed_at = Instant::now();
                 self.report.send_modify(|report| Arc::make_mut(&mut report.standing).filed = revision);
                 let due = self.restart.is_some() || self.acting.is_some() || self.doubt || self.outside_changed;
                 if !due {

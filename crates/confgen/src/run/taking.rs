@@ -49,7 +49,13 @@ impl Daemon {
     pub(super) fn counted(&mut self, count: &Count) {
         // After a wipe the file of before has a higher revision, and nothing of the new store.
         let filed = Some(self.report.borrow().standing.filed).filter(|filed| *filed <= self.given);
-        self.drains.counted(count, Circumstances { filed: filed.unwrap_or_default(), process: self.seen.process });
+        let circumstances = Circumstances {
+            filed: filed.unwrap_or_default(),
+            filed_at: self.filed_at,
+            process: self.seen.process,
+            is_confirmed: self.confirmed >= self.unsettled,
+        };
+        self.drains.counted(count, circumstances);
         self.tell_drains();
     }
 
@@ -102,6 +108,9 @@ impl Daemon {
                 report.unsupervised.clone_from(&seen.unsupervised);
                 report.old = seen.old;
             });
+        }
+        if started || seen.shared || alone {
+            self.unsettled = Some(Instant::now());
         }
         self.seen = seen;
         if started {

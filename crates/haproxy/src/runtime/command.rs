@@ -41,6 +41,11 @@ impl Command {
         Self("show stat -1 7 -1".to_owned())
     }
 
+    /// `show sess`: streams.
+    pub fn show_streams() -> Self {
+        Self("show sess".to_owned())
+    }
+
     /// `show proc`: on a master's socket, the processes it looks after.
     pub fn show_proc() -> Self {
         Self("show proc".to_owned())

@@ -15,6 +15,8 @@ pub struct Info {
     pub uptime: Duration,
     /// Whether it finishes its last requests and takes no new ones.
     pub stopping: bool,
+    /// Whether it accepts new connections of clients.
+    pub listening: bool,
     /// Connections in use.
     pub connections: u64,
 }
@@ -23,11 +25,14 @@ impl Info {
     pub(super) fn parse(answer: &str) -> Option<Self> {
         let field =
             |name: &str| answer.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(": ")).map(str::trim);
+        let number = |name: &str| field(name).and_then(|value| value.parse::<u64>().ok()).unwrap_or_default();
         Some(Self {
             pid: field("Pid")?.parse().ok()?,
             version: field("Version")?.parse().ok()?,
             uptime: Duration::from_secs(field("Uptime_sec")?.parse().ok()?),
             stopping: field("Stopping")? != "0",
+            // A soft stop leaves the listener for the master, which is the one job that can't be stopped.
+            listening: number("Listeners") > number("Unstoppable Jobs"),
             connections: field("CurrConns")?.parse().ok()?,
         })
     }
@@ -40,12 +45,13 @@ mod tests {
     #[test]
     fn reads_the_fields_by_name() {
         let answer = "Name: HAProxy\nVersion: 2.6.12-1+deb12u2\nPid: 93\nUptime: 0d 0h00m07s\nUptime_sec: 7\n\
-                      Maxconn: 10\nCurrConns: 3\nStopping: 1\n";
+                      Maxconn: 10\nCurrConns: 3\nUnstoppable Jobs: 1\nListeners: 6\nStopping: 1\n";
         let expected = Info {
             pid: 93,
             version: Version::new(2, 6, 12),
             uptime: Duration::from_secs(7),
             stopping: true,
+            listening: true,
             connections: 3,
         };
         assert_eq!(Info::parse(answer), Some(expected));
