@@ -296,7 +296,7 @@ fn assert_hash_keeps_clients(balance: &str, answers: fn(&Balancer) -> Vec<String
     let shop = Shop::start(balance);
     let first = answers(&shop.balancer);
     let names: BTreeSet<_> = first.iter().collect();
-    assert_eq!(names.len(), UPSTREAMS, "each upstream has clients");
+    assert_eq!(names.len(), UPSTREAMS, "each upstream has clients: {names:?}");
     // Another balancer has seen nothing of that, and its HAProxy reads the file anew from time to time.
     let other = Balancer::start(&shop.etcd);
     shop.wait_served(&other, UPSTREAMS);
