@@ -9,9 +9,11 @@ NEEDS = cc:build-essential protoc:protobuf-compiler /usr/include/google/protobuf
         haproxy:haproxy etcd:etcd-server etcdctl:etcd-client supervisord:supervisor curl:curl unshare:util-linux ip:iproute2 \
         pgrep:procps systemd-analyze:systemd openssl:openssl
 
-# The Debian suites of HAProxy's other releases with long-term support, beside the one of this machine.
+# The Debian suites of HAProxy's other releases with long-term support, beside the one of this machine. Experimental's own
+# libraries come from sid.
 SUITE_3.0 ?= trixie
 SUITE_3.2 ?= forky
+SUITE_3.4 ?= experimental
 # Most tests wait for something: more of them at once than there are cores. Those that must not run beside others see to
 # that themselves (lab::heavy).
 export RUST_TEST_THREADS ?= $(shell cores=$$(nproc); echo $$((cores > 4 ? cores : 4)))
@@ -97,12 +99,12 @@ lab-test: build ## What needs hosts: the units, faults, packages, Ansible, Vagra
 	    lab:: packages:: ansible:: tutorial:: vagrant:: ignition::
 
 .PHONY: test-haproxy
-test-haproxy: test-haproxy-3.0 test-haproxy-3.2 ## What concerns HAProxy, with 3.0 and 3.2 from Debian (test-haproxy-3.0: with that alone)
+test-haproxy: test-haproxy-3.0 test-haproxy-3.2 ## What concerns HAProxy, with 3.0 and 3.2 from Debian (test-haproxy-3.0: with that alone; test-haproxy-3.4: from experimental)
 
-.PHONY: test-haproxy-3.0 test-haproxy-3.2
-test-haproxy-3.0 test-haproxy-3.2: NEEDS += patchelf:patchelf \
+.PHONY: test-haproxy-3.0 test-haproxy-3.2 test-haproxy-3.4
+test-haproxy-3.0 test-haproxy-3.2 test-haproxy-3.4: NEEDS += patchelf:patchelf \
         /usr/share/keyrings/debian-archive-keyring.gpg:debian-archive-keyring
-test-haproxy-3.0 test-haproxy-3.2: test-haproxy-%: build
+test-haproxy-3.0 test-haproxy-3.2 test-haproxy-3.4: test-haproxy-%: build
 	tests/fetch-haproxy $(SUITE_$*) $* target/haproxy-$*
 	OTHER_HAPROXY="$$(command -v haproxy)" PATH="$(CURDIR)/target/haproxy-$*:$$PATH" \
 	    $(CARGO) test --workspace --no-fail-fast --lib --bins --test it --test e2e -- --include-ignored \

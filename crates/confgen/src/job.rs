@@ -1,5 +1,6 @@
 //! An act: what it is to do, and what it came to.
 
+use std::collections::BTreeSet;
 use std::time::{Instant, SystemTime};
 
 use crate::mirror::News;
@@ -15,6 +16,8 @@ pub enum Job {
     Restart(String),
     /// Look after what was left behind.
     Sweep,
+    /// Give the servers of these sections their turns again.
+    Requeue(BTreeSet<String>),
 }
 
 impl Job {
@@ -35,6 +38,7 @@ impl Job {
             },
             Self::Restart(reason) => reason.clone(),
             Self::Sweep => "servers that went".into(),
+            Self::Requeue(sections) => format!("turns in {} sections", sections.len()),
         }
     }
 
@@ -42,7 +46,7 @@ impl Job {
     pub fn kind(&self) -> &'static str {
         match self {
             Self::Restart(_) => "restart",
-            Self::Follow(..) | Self::Sweep => "runtime",
+            Self::Follow(..) | Self::Sweep | Self::Requeue(_) => "runtime",
         }
     }
 
@@ -55,6 +59,7 @@ impl Job {
             }
             Self::Restart(reason) => rounds.restart(&reason).map(Done::Restarted),
             Self::Sweep => rounds.sweep().map(Done::Swept),
+            Self::Requeue(sections) => rounds.requeue(&sections).map(Done::Requeued),
         }
     }
 }
@@ -67,6 +72,8 @@ pub enum Done {
     Restarted(Outcome),
     /// What is left.
     Swept(Left),
+    /// False if HAProxy complained. What it runs has to be observed again.
+    Requeued(bool),
 }
 
 /// An act that is over, with what rounds are made with.

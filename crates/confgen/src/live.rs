@@ -299,6 +299,12 @@ impl Live {
         }
     }
 
+    /// Queues the servers of a section for their turns again, with the weights that they have.
+    pub fn turns(&self, section: &str) -> Vec<Change> {
+        let servers = self.servers.get(section).into_iter().flatten();
+        queue_again(section, servers.filter(|(_, live)| live.takes_requests()).map(|(id, live)| (&**id, live.weight)))
+    }
+
     /// The servers that are on their way out.
     pub fn leaving(&self) -> Vec<ServerName> {
         let of_section = |(section, servers): (&String, &BTreeMap<String, LiveServer>)| {
@@ -330,13 +336,15 @@ fn requeue(section: &str, wanted: &Wanted, live: &BTreeMap<String, LiveServer>, 
     if !in_turns || !servers.iter().any(grows) {
         return Vec::new();
     }
-    let takes_requests = |server: &&Server| server.state == ServerState::Ready && server.weight > 0;
-    let queued: Vec<&Server> = servers.iter().filter(takes_requests).collect();
-    if queued.len() < 2 || queued.len() > MOST_REQUEUED {
-        return Vec::new();
-    }
-    let name = |server: &Server| Some(Change::Requeue(server_name(section, server.id.as_str())?, server.weight));
-    queued.into_iter().filter_map(name).collect()
+    let ready = servers.iter().filter(|server| server.state == ServerState::Ready && server.weight > 0);
+    queue_again(section, ready.map(|server| (server.id.as_str(), server.weight)))
+}
+
+/// Queues these servers, with their weights, again. None of them if one server gets every turn, or if there are too many.
+fn queue_again<'a>(section: &str, servers: impl Iterator<Item = (&'a str, u16)>) -> Vec<Change> {
+    let requeue = |(id, weight)| Some(Change::Requeue(server_name(section, id)?, weight));
+    let queued: Vec<Change> = servers.filter_map(requeue).collect();
+    if (2..=MOST_REQUEUED).contains(&queued.len()) { queued } else { Vec::new() }
 }
 
 fn has(servers: &[Server], name: &str) -> bool {

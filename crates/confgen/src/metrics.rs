@@ -66,6 +66,46 @@ impl Acts {
     }
 }
 
+/// Why the servers of a section are queued for their turns again.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Requeued {
+    /// Servers came back or got more weight.
+    Grown,
+    /// A server was up and got nothing.
+    Starved,
+}
+
+impl Requeued {
+    fn name(self) -> &'static str {
+        match self {
+            Self::Grown => "grown",
+            Self::Starved => "starved",
+        }
+    }
+}
+
+/// The sections whose servers were queued for their turns again. Clones share the counters.
+#[derive(Clone, Debug)]
+pub struct Requeues(Family<[(&'static str, &'static str); 1], Counter>);
+
+impl Default for Requeues {
+    /// Both counters are there from the start, for the sake of rates.
+    fn default() -> Self {
+        let requeues = Self(Family::default());
+        requeues.count(Requeued::Grown, 0);
+        requeues.count(Requeued::Starved, 0);
+        requeues
+    }
+}
+
+impl Requeues {
+    /// Counts so many sections.
+    pub fn count(&self, reason: Requeued, sections: usize) {
+        let sections = u64::try_from(sections).unwrap_or(u64::MAX);
+        self.0.get_or_create(&[("reason", reason.name())]).inc_by(sections);
+    }
+}
+
 /// Adds all of it, as `confgen_…`.
 pub fn register(report: &Report, counted: &Counted, registry: &mut Registry) {
     let registry = registry.sub_registry_with_prefix("confgen");
@@ -125,6 +165,11 @@ pub fn register(report: &Report, counted: &Counted, registry: &mut Registry) {
         "applies",
         "Acts: changes over the Runtime API, files written, restarts",
         report.acts.ended.clone(),
+    );
+    registry.register(
+        "requeued_sections",
+        "Sections whose servers were queued for their turns again, because some came back or starved",
+        report.requeues.0.clone(),
     );
     let help = "How long acts took, with HAProxy's own check or start";
     registry.register("apply_duration_seconds", help, report.acts.took.clone());

@@ -36,6 +36,8 @@ pub enum Act {
     File,
     /// Remove servers that had connections left.
     Sweep,
+    /// Give the servers of some sections their turns again.
+    Requeue,
 }
 
 /// What is due when. One act at a time, but for the file, which is written beside the others.
@@ -51,6 +53,7 @@ pub struct Pace {
     wanted_at: Option<Instant>,
     file_at: Option<Instant>,
     sweep_at: Option<Instant>,
+    requeue_at: Option<Instant>,
     /// No restart before this.
     no_restart_before: Option<Instant>,
     /// When the restarts so far would be over if they had kept their distance.
@@ -78,6 +81,7 @@ impl Pace {
             wanted_at,
             file_at,
             sweep_at,
+            requeue_at: None,
             no_restart_before: None,
             paid_until: None,
             retries,
@@ -112,6 +116,11 @@ impl Pace {
         self.sweep_at = Some(now + SWEEP_EVERY);
     }
 
+    /// Servers may have been set aside: they are queued again at once.
+    pub fn requeue(&mut self, now: Instant) {
+        self.requeue_at.get_or_insert(now);
+    }
+
     /// What is due next, and when. While a file is being written neither a second one nor a restart begins.
     pub fn due(&self, filing: bool) -> Option<(Instant, Act)> {
         let acts = [
@@ -120,6 +129,7 @@ impl Pace {
             // A restart writes the file, but one that has to wait is no reason for a file that lags behind.
             (self.file_at.filter(|at| !filing && self.restart_at.is_none_or(|restart| restart > *at)), Act::File),
             (self.sweep_at, Act::Sweep),
+            (self.requeue_at, Act::Requeue),
         ];
         acts.into_iter().filter_map(|(at, act)| Some((at?, act))).min_by_key(|(at, _)| *at)
     }
@@ -131,6 +141,7 @@ impl Pace {
             Act::Restart => (self.restart_at, self.wanted_at, self.file_at) = (None, None, None),
             Act::File => self.file_at = None,
             Act::Sweep => self.sweep_at = None,
+            Act::Requeue => self.requeue_at = None,
         }
     }
 
@@ -175,6 +186,17 @@ mod tests {
         pace.file(t);
         pace.file(t + SECOND / 10);
         assert_eq!(pace.due(false), Some((t + FILE_DELAY, Act::File)), "a burst is written once, and not put off");
+        assert_eq!(pace.due(true), None);
+    }
+
+    #[test]
+    fn turns_are_given_at_once_also_while_a_file_is_written() {
+        let t = Instant::now();
+        let mut pace = Pace::new(Duration::ZERO, 2 * SECOND);
+        pace.requeue(t);
+        pace.requeue(t + SECOND);
+        assert_eq!(pace.due(true), Some((t, Act::Requeue)));
+        pace.began(Act::Requeue);
         assert_eq!(pace.due(true), None);
     }
 

@@ -12,7 +12,7 @@ use std::time::SystemTime;
 use anyhow::Context;
 use discovery::ServiceId;
 use haproxy::masters;
-use haproxy::runtime::{self, Operation, Removal, ServerName, Socket, Word};
+use haproxy::runtime::{self, Change, Operation, Removal, ServerName, Socket, Word};
 use haproxy::supervisor::Control;
 
 use crate::certs::Certificates;
@@ -212,6 +212,19 @@ impl Proxy {
         let (swapped, refused) = self.swap_certificates()?;
         complaints.extend(refused);
         Ok((made + swapped, complaints))
+    }
+
+    /// Gives the servers of these sections their turns again. Returns false if HAProxy complained.
+    pub fn requeue(&mut self, sections: &BTreeSet<String>) -> anyhow::Result<bool> {
+        // While HAProxy has to be observed, so have the weights that this would set.
+        let Some(known) = &self.known else { return Ok(true) };
+        let turns: Vec<Change> = sections.iter().flat_map(|section| known.live.turns(section)).collect();
+        let sent = self.socket.change(&turns);
+        let is_fine = sent.as_ref().is_ok_and(Vec::is_empty);
+        if !is_fine {
+            self.doubt();
+        }
+        sent.map(|_| is_fine).context("give servers their turns")
     }
 
     /// Which of a service's servers HAProxy's own checks find up; one that isn't there, or in maintenance, is not said.

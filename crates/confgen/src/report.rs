@@ -14,10 +14,11 @@ use crate::activity::Activities;
 use crate::certs::Certificates;
 use crate::draining::Upstream;
 use crate::judge::Rejection;
-use crate::metrics::Acts;
+use crate::metrics::{Acts, Requeues};
 use crate::mirror::Position;
 use crate::operator::Named;
 use crate::settle::Settled;
+use crate::share::Starving;
 
 /// How many of the last acts are remembered.
 const REMEMBERED: usize = 200;
@@ -58,6 +59,10 @@ pub struct Report {
     pub activities: Activities,
     /// All acts of this process, counted. Clones share it.
     pub acts: Acts,
+    /// Upstreams that HAProxy has up and doesn't choose, by section and name.
+    pub starving: Arc<Starving>,
+    /// The sections whose servers were queued for their turns again, counted. Clones share it.
+    pub requeues: Requeues,
     /// Where others find the admin port, if it has an address to call.
     pub url: Option<String>,
     /// This process and the store that it is configured for.

@@ -197,6 +197,11 @@ impl Rounds {
         Ok(left)
     }
 
+    /// Gives the servers of these sections their turns again. Returns false if HAProxy complained.
+    pub fn requeue(&mut self, sections: &BTreeSet<String>) -> anyhow::Result<bool> {
+        self.proxy.requeue(sections)
+    }
+
     /// Takes in how writing a file went. What a file would be like follows at once: a restart for what is still wanted would
     /// else run under the name of a generation that was refused, and be taken for it.
     pub fn filed(&mut self, filing: &Filing, filed: &Filed) -> anyhow::Result<()> {

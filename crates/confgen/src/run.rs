@@ -4,6 +4,7 @@ mod acting;
 mod taking;
 mod telling;
 
+use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
 use daemon::admin::Pulse;
@@ -28,6 +29,7 @@ use crate::mirror::Mirror;
 use crate::pace::{Act, Pace};
 use crate::report::{Identity, Report};
 use crate::round::Rounds;
+use crate::share;
 use acting::Wrote;
 
 /// How often the loop shows that it turns.
@@ -48,6 +50,8 @@ pub async fn run(
     let (activities, pulse) = (report.borrow().activities.clone(), Pulse::default());
     let (control, drain) = (options.control()?, shutdown.drain.clone());
     let mut looks = look(options.places(), options.checked(), socket.clone(), control, activities.clone(), drain);
+    let drain = shutdown.drain.clone();
+    let mut shares = share::watch(socket.clone(), report.subscribe(), activities.clone(), drain);
     let leases = options.state_dir.join("leases");
     let node = options.node()?;
     let (lives, prefix) = (leases::lives(client.clone()), client.config().prefix().to_owned());
@@ -79,6 +83,7 @@ pub async fn run(
             acted = finished(&mut daemon.acting) => daemon.end(acted),
             filed = finished(&mut daemon.filing) => daemon.filed(filed),
             count = daemon.drains.count() => daemon.counted(&count),
+            Some(seen) = shares.recv() => daemon.counted_shares(seen),
             Ok(()) = looks.changed() => daemon.looked(looks.borrow_and_update().clone()),
             _ = beats.tick() => {
                 pulse.beat();
@@ -148,6 +153,8 @@ struct Daemon {
     outside_changed: bool,
     /// HAProxy may run something else than it was found to.
     doubt: bool,
+    /// Sections whose servers are to be queued for their turns again.
+    requeued: BTreeSet<String>,
     seen: Look,
     ready: bool,
     drains: Drains,
@@ -179,6 +186,7 @@ impl Daemon {
             restart: None,
             outside_changed: false,
             doubt: false,
+            requeued: BTreeSet::new(),
             seen: Look::default(),
             ready: false,
             drains,

@@ -9,6 +9,7 @@ use haproxy::runtime::Stat;
 use crate::figures::{Figures, takes_requests};
 use crate::report::{Report, Retained, Retainer};
 use crate::settle::{Explained, Facts, Server, ServerState, Wanted};
+use crate::share::Starved;
 use crate::view::{TLS, WEB};
 
 /// The settings that say what a service answers for. `path` narrows what `domain` names.
@@ -221,6 +222,9 @@ impl<'a> Judge<'a> {
         if takes_requests(row) && row.backup > 0 {
             return self.is_spare(row).into_iter().collect();
         }
+        if let Some(starved) = self.starved(row) {
+            return vec![Cause::Starved.because(starved.words())];
+        }
         if takes_requests(row) || wanted.is_none() {
             return Vec::new();
         }
@@ -241,9 +245,15 @@ impl<'a> Judge<'a> {
         Some(Cause::Backup.because(format!("a backup, and the backup {first} serves")))
     }
 
+    /// HAProxy has the server up and hasn't chosen it for long.
+    fn starved(&self, row: &Stat) -> Option<&Starved> {
+        let starved = self.report.starving.get(&(self.section.clone(), row.name.clone()))?;
+        (takes_requests(row) && row.chosen == starved.chosen).then_some(starved)
+    }
+
     /// HAProxy chooses the server for some of the requests that come to its section.
     fn is_chosen(&self, row: &Stat) -> bool {
-        takes_requests(row) && (row.backup == 0 || self.is_spare(row).is_none())
+        takes_requests(row) && (row.backup == 0 || self.is_spare(row).is_none()) && self.starved(row).is_none()
     }
 }
 
@@ -261,6 +271,17 @@ fn failing_check(row: &Stat) -> Option<String> {
     let words = [row.check.as_ref(), row.check_words.as_ref(), since.as_ref()].into_iter().flatten();
     let words: Vec<&str> = words.map(String::as_str).collect();
     Some(format!("HAProxy's check fails: {}", words.join(", ")))
+}
+
+impl Starved {
+    /// What HAProxy does.
+    fn words(&self) -> String {
+        let Self { requests, share, .. } = self;
+        format!(
+            "HAProxy has it up and gave it none of {requests} requests, of which {share} were its share; confgen has asked HAProxy to \
+             give it its turn again, and the service's next requests show whether it does"
+        )
+    }
 }
 
 impl Retained {

@@ -189,7 +189,7 @@ mod tests {
     const LB1: (&str, &str) = ("balancers/lb1", r#"{"cluster":"7","applied":20,"pending":[],"held":[],"draining":{}}"#);
     const YES: &str = r#"{"id":"a","balanced":true,"verdict":{"gets_requests":true,"because":null,"also":[]}}"#;
     const NO: &str = r#"{"id":"a","balanced":false,"verdict":{"gets_requests":false,
-        "because":{"cause":"check","words":"down"},"also":[{"cause":"starved","words":"newer"}]}}"#;
+        "because":{"cause":"check","words":"down"},"also":[{"cause":"tomorrows","words":"newer"}]}}"#;
 
     /// The names of the causes, the verdict's first. `answer` is an upstream, or an error that begins with `!`.
     #[track_caller]
@@ -210,7 +210,7 @@ mod tests {
     #[test]
     fn a_balancers_verdict_is_taken_as_it_is() {
         assert_causes(&[DOMAIN, A, LB1], Some(YES), 20, Some(true), &[]);
-        assert_causes(&[DOMAIN, A, LB1], Some(NO), 20, Some(false), &["check", "starved"]);
+        assert_causes(&[DOMAIN, A, LB1], Some(NO), 20, Some(false), &["check", "tomorrows"]);
         // The store's newest key is at revision 3, which the balancer has not applied.
         assert_causes(&[DOMAIN, A, DRAINED], Some(YES), 2, Some(true), &["behind"]);
         assert_causes(&[DOMAIN], Some(YES), 20, Some(true), &["no_record"]);
@@ -229,7 +229,7 @@ mod tests {
     fn a_balancer_that_is_none_of_this_store() {
         assert_causes(&[DOMAIN, A, (LB1.0, "?")], Some(YES), 20, Some(true), &["balancer_garbled"]);
         let other = LB1.1.replace('7', "8");
-        assert_causes(&[DOMAIN, A, (LB1.0, &other)], Some(NO), 20, Some(false), &["other_store", "check", "starved"]);
+        assert_causes(&[DOMAIN, A, (LB1.0, &other)], Some(NO), 20, Some(false), &["other_store", "check", "tomorrows"]);
     }
 
     #[test]

@@ -48,7 +48,8 @@ pub enum Cause {
     Check,
     /// The upstream is a backup, and another upstream serves.
     Backup,
-    // A server that is up, has weight and starves while its siblings get requests belongs here.
+    /// HAProxy has the upstream up and chooses only others.
+    Starved,
     /// HAProxy can't be asked.
     HaproxySilent,
     /// HAProxy doesn't run what the store asks for.
@@ -71,7 +72,7 @@ pub enum Cause {
 
 impl Cause {
     /// All causes that have a name here, in their order.
-    pub const ALL: [Self; 26] = [
+    pub const ALL: [Self; 27] = [
         Self::NoBalancer,
         Self::BalancerGarbled,
         Self::OtherStore,
@@ -90,6 +91,7 @@ impl Cause {
         Self::Weight,
         Self::Check,
         Self::Backup,
+        Self::Starved,
         Self::HaproxySilent,
         Self::OutOfSync,
         Self::Pending,
@@ -121,6 +123,7 @@ impl Cause {
             Self::Weight => "weight",
             Self::Check => "check",
             Self::Backup => "backup",
+            Self::Starved => "starved",
             Self::HaproxySilent => "haproxy_silent",
             Self::OutOfSync => "out_of_sync",
             Self::Pending => "pending",
@@ -295,8 +298,8 @@ mod tests {
             assert_eq!(serde_json::from_str::<Cause>(&json).unwrap(), cause);
             assert!(!matches!(cause, Cause::Other(_)));
         }
-        let newer: Cause = serde_json::from_str("\"starved\"").unwrap();
-        assert_eq!((newer.name(), serde_json::to_string(&newer).unwrap().as_str()), ("starved", "\"starved\""));
+        let newer: Cause = serde_json::from_str("\"tomorrows\"").unwrap();
+        assert_eq!((newer.name(), serde_json::to_string(&newer).unwrap().as_str()), ("tomorrows", "\"tomorrows\""));
         let mut sorted = Cause::ALL.to_vec();
         sorted.sort();
         assert_eq!(sorted, Cause::ALL, "the list has the order of the causes");

@@ -221,6 +221,34 @@ impl Socket {
         stats::parse(&answer).ok_or_else(|| self.refused(command, &answer))
     }
 
+    /// The worker that answers, with the figures of its backends and without those of their servers.
+    ///
+    /// # Errors
+    /// As [`ask`](Self::ask), or when it isn't the answer to that.
+    pub fn backends(&self) -> Result<(u32, Vec<Stat>), Error> {
+        self.sample(Command::show_backends())
+    }
+
+    /// The worker that answers, with the figures of these backends, by [`Stat::proxy_id`], and of their servers. A line of
+    /// HAProxy's takes some 500 of them.
+    ///
+    /// # Errors
+    /// As [`ask`](Self::ask), or when it isn't the answer to that.
+    pub fn servers_of(&self, backends: &[u32]) -> Result<(u32, Vec<Stat>), Error> {
+        self.sample(Command::show_servers_of(backends))
+    }
+
+    /// One connection, so that one process gives all answers.
+    fn sample(&self, command: Command) -> Result<(u32, Vec<Stat>), Error> {
+        let answer = self.ask(&command)?;
+        let sample = || {
+            let (info, rows) = answer.split_at_checked(answer.find("# pxname").unwrap_or(answer.len()))?;
+            // The header of each further table counts as a row of no known kind.
+            Some((Info::parse(info)?.pid, if rows.is_empty() { Vec::new() } else { stats::parse(rows)? }))
+        };
+        sample().ok_or_else(|| self.refused(command, &answer))
+    }
+
     /// The paths of all maps that HAProxy has loaded from files: `show map`.
     ///
     /// # Errors

@@ -6,6 +6,7 @@ use lab::{App, Balancer, Etcd, Setup, free_port, light, until, write};
 use serde_json::{Value, json};
 
 use super::scene::{DEADLINE, ctl, json};
+use crate::fair_share::Shop;
 use crate::refused::PROFILE;
 
 /// By upstream (`http-shop/a`): `ok`, or the cause why it gets no requests.
@@ -300,4 +301,25 @@ fn everybody_says_the_same_of_each_upstream() {
     };
     let silent = wanted.iter().map(|(name, it)| (name.clone(), silent(it))).collect();
     wait("HAProxy to be gone", &silent);
+}
+
+/// HAProxy passes over servers that it has up. That lasts until the service's next requests.
+#[test]
+fn everybody_names_a_starved_upstream() {
+    let _turn = light();
+    let etcd = Etcd::start();
+    let balancer = Setup::new().confgen(&etcd).flags(&["--node", NODE]).start();
+    let shop = Shop::in_long_windows(etcd, balancer);
+    let starved = shop.starve();
+    let verdict = |name: &str| if starved.contains(name) { "starved" } else { "ok" };
+    let of = |verdict: &dyn Fn(&str) -> &'static str| -> Verdicts {
+        let names = shop.apps.iter().map(|app| app.name.as_str());
+        names.map(|name| (format!("http-shop/{name}"), verdict(name).to_owned())).collect()
+    };
+    let (etcd, balancer) = (&shop.etcd, &shop.balancer);
+    until(3 * DEADLINE, "everybody to name it", || all_say(etcd, balancer, &of(&verdict)));
+    ctl(etcd, &["check", "shop"]).assert(1);
+    shop.ask(100);
+    until(3 * DEADLINE, "everybody to see it served", || all_say(etcd, balancer, &of(&|_| "ok")));
+    ctl(etcd, &["check", "shop"]).assert(0);
 }

@@ -131,6 +131,25 @@ fn a_service_whose_weights_grow_queues_all_its_servers_again() {
 }
 
 #[test]
+fn turns_are_given_to_servers_that_take_requests() {
+    let store = settled(
+        "http-services/a/upstreams/1 10.0.0.1:80\nhttp-services/a/upstreams/2 {\"address\":\"10.0.0.2:80\",\"weight\":7}\n\
+         http-services/a/upstreams/3 {\"address\":\"10.0.0.3:80\",\"state\":\"drain\"}\nhttp-services/b/upstreams/1 10.0.0.1:80",
+    );
+    let mut live = Live::default();
+    for id in ["a", "b"].map(id) {
+        live.made(Scope::These, &[(&id, store.service(&id).map(|wanted| &**wanted))]);
+    }
+    let turns = |section| -> Vec<String> { live.turns(section).iter().map(ToString::to_string).collect() };
+    let requeue =
+        |id, other, weight| format!("set server http-a/{id} weight {other};set server http-a/{id} weight {weight}");
+    assert_eq!(turns("http-a"), [requeue(1, 99, 100), requeue(2, 6, 7)]);
+    let none: [&str; 0] = [];
+    assert_eq!(turns("http-b"), none, "one alone has all turns");
+    assert_eq!(turns("http-gone"), none);
+}
+
+#[test]
 fn a_server_whose_id_another_one_has_waits_for_a_restart() {
     let store = |upstreams: &str| settled(&format!("http-services/a/balance uri\n{upstreams}"));
     let one = "http-services/a/upstreams/1 10.0.0.1:80\n";

@@ -42,6 +42,7 @@ impl Daemon {
                 None => return self.rounds = Some(rounds),
             },
             Act::Restart => Job::Restart(self.restart.take().unwrap_or_default()),
+            Act::Requeue => Job::Requeue(std::mem::take(&mut self.requeued)),
             Act::File | Act::Sweep => Job::Sweep,
         };
         let written = self.written.take();
@@ -75,6 +76,7 @@ impl Daemon {
         let (kind, told) = match &done {
             Ok(Done::Restarted(outcome)) => (Kind::Restart, Some(outcome.result())),
             Ok(Done::Followed(left, _) | Done::Swept(left)) => (Kind::Runtime, left.told()),
+            Ok(Done::Requeued(_)) => (Kind::Runtime, None),
             Err(error) => {
                 (if act == Act::Restart { Kind::Restart } else { Kind::Runtime }, Some(Err(format!("{error:#}"))))
             }
@@ -107,6 +109,9 @@ impl Daemon {
                 }
             }
             Ok(Done::Swept(left)) => self.left(now, &left),
+            Ok(Done::Requeued(true)) => {}
+            // A server that this knew is gone, and HAProxy is to be observed.
+            Ok(Done::Requeued(false)) => self.pace.changed(now),
             Ok(Done::Restarted(outcome @ (Outcome::Restarted | Outcome::InSync))) => {
                 tracing::info!("{outcome}");
                 self.pace.restarted(now);

@@ -1,5 +1,6 @@
 //! What comes in from outside: the store's events, looks at files and HAProxy, counts of what is open.
 
+use std::sync::Arc;
 use std::time::{Instant, SystemTime};
 
 use daemon::systemd;
@@ -8,6 +9,8 @@ use registry::Event;
 use super::Daemon;
 use crate::draining::{Circumstances, Count};
 use crate::look::Look;
+use crate::metrics::Requeued;
+use crate::share::Seen;
 
 impl Daemon {
     /// Takes in what the store says.
@@ -57,6 +60,28 @@ impl Daemon {
         };
         self.drains.counted(count, circumstances);
         self.tell_drains();
+    }
+
+    /// Takes in how often HAProxy has chosen each server. Sections in which some may be set aside are queued again.
+    pub(super) fn counted_shares(&mut self, seen: Seen) {
+        let Seen { grown, found, starving } = seen;
+        for ((section, server), starved) in starving.iter().filter(|((section, _), _)| found.contains(section)) {
+            let (requests, share) = (starved.requests, starved.share);
+            tracing::warn!(%section, %server, requests, share, "upstream is up and gets no requests; giving it its turn");
+        }
+        let sections = [(Requeued::Grown, grown), (Requeued::Starved, found)];
+        self.report.send_modify(|report| {
+            for (starving, _) in report.starving.iter().filter(|(name, _)| !starving.contains_key(name)) {
+                let (section, server) = starving;
+                tracing::info!(%section, %server, "upstream no longer starves");
+            }
+            sections.iter().for_each(|(reason, sections)| report.requeues.count(*reason, sections.len()));
+            report.starving = starving;
+        });
+        self.requeued.extend(sections.into_iter().flat_map(|(_, sections)| sections));
+        if !self.requeued.is_empty() {
+            self.pace.requeue(Instant::now());
+        }
     }
 
     /// The store is away from the start: what is remembered of it is all there is.
@@ -116,7 +141,11 @@ impl Daemon {
         if started {
             let at = self.seen.process.and_then(|(_, since)| SystemTime::now().checked_sub(since.elapsed()));
             let version = self.seen.running.as_ref().map(|running| running.version);
-            self.report.send_modify(|report| (report.started, report.haproxy) = (at, version));
+            self.report.send_modify(|report| {
+                (report.started, report.haproxy) = (at, version);
+                // The new process has counted nothing yet.
+                report.starving = Arc::default();
+            });
         }
         if files || proxy || alone || day {
             self.pace.changed(Instant::now());

@@ -385,3 +385,21 @@ fn an_upstream_that_haproxy_was_not_told_of() {
     silent.assert("a", None, "haproxy_silent");
     Scene { tweak: out, ..silent }.assert("a", None, "haproxy_silent out_of_sync");
 }
+
+#[test]
+fn a_starved_upstream_gets_requests_again_with_the_first_one() {
+    let store = format!("{DOMAIN}{A}http-services/shop/upstreams/b 10.0.0.2:80");
+    let starving: fn(&mut Report) = |report| {
+        let starved = Starved { chosen: 3, requests: 240, share: 120 };
+        report.starving = Arc::new([(("http-shop".to_owned(), "a".to_owned()), starved)].into());
+    };
+    let rows = |chosen, status| {
+        let a = Stat { chosen, ..server("a", status) };
+        scene(&store).rows(vec![web("OPEN"), a, server("b", "UP"), backend(2)]).tweak(starving)
+    };
+    let verdict = rows(3, "UP").assert("a", Some(false), "starved");
+    assert!(verdict.words().unwrap().contains("none of 240 requests, of which 120 were its share"), "{verdict:?}");
+    rows(3, "UP").assert("b", Some(true), "ok");
+    rows(4, "UP").assert("a", Some(true), "ok");
+    rows(3, "DOWN").assert("a", Some(false), "check");
+}

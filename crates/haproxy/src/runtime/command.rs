@@ -46,6 +46,17 @@ impl Command {
         Self("show sess".to_owned())
     }
 
+    /// `show info;show stat -1 2 -1`: the process, and all backends (2) without their servers.
+    pub fn show_backends() -> Self {
+        Self("show info;show stat -1 2 -1".to_owned())
+    }
+
+    /// `show info;show stat ID 6 -1;…`: the process, and these backends (2) with their servers (4).
+    pub fn show_servers_of(backends: &[u32]) -> Self {
+        let commands = backends.iter().map(|id| format!("show stat {id} 6 -1"));
+        Self(["show info".to_owned()].into_iter().chain(commands).collect::<Vec<_>>().join(";"))
+    }
+
     /// `show proc`: on a master's socket, the processes it looks after.
     pub fn show_proc() -> Self {
         Self("show proc".to_owned())

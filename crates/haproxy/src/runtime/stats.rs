@@ -19,6 +19,8 @@ pub enum RowKind {
 pub struct Stat {
     /// What the row is about.
     pub kind: RowKind,
+    /// The number of the frontend, backend or listen section within its process: `iid`.
+    pub proxy_id: u32,
     /// The name of the frontend, backend or listen section: `pxname`.
     pub proxy: String,
     /// The server's name: `svname`. HAProxy writes `FRONTEND` and `BACKEND` into the rows that are not a server's.
@@ -32,7 +34,13 @@ pub struct Stat {
     pub active: u64,
     /// Of a backend, backup servers that take requests. Of a server, 1 if it is a backup, up or not.
     pub backup: u64,
-    /// Since the last change of `status`, in seconds.
+    /// How often the balancing algorithm chose a server: `lbtot`. A sticky client's request isn't counted.
+    pub chosen: u64,
+    /// Of a backend, the balancing algorithm: `algo`. HAProxy has no word for some, such as `random`; 3.4 has none for any.
+    pub algorithm: Option<String>,
+    /// The most sessions at a time, if there is a limit: `slim`.
+    pub limit: Option<u64>,
+    /// Since the last change of `status`, in seconds. HAProxy 3.4 doesn't count a drain.
     pub last_change: u64,
     /// In all, in seconds.
     pub downtime: u64,
@@ -123,12 +131,16 @@ fn stat<'a>(field: &impl Fn(&str) -> Option<&'a str>) -> Option<Stat> {
     let of_class = ["hrsp_1xx", "hrsp_2xx", "hrsp_3xx", "hrsp_4xx", "hrsp_5xx"];
     Some(Stat {
         kind,
+        proxy_id: maybe("iid").and_then(|id| id.try_into().ok()).unwrap_or_default(),
         proxy: word("pxname"),
         name: word("svname"),
         status: word("status"),
         weight: number("weight"),
         active: number("act"),
         backup: number("bck"),
+        chosen: number("lbtot"),
+        algorithm: field("algo").filter(|algorithm| *algorithm != "unknown").map(str::to_owned),
+        limit: maybe("slim"),
         last_change: number("lastchg"),
         downtime: number("downtime"),
         // While a check runs, its last outcome has an asterisk before it: "* L4OK".
@@ -162,9 +174,9 @@ mod tests {
     const ANSWER: &str = "\
 # pxname,svname,type,status,scur,smax,stot,bin,bout,econ,eresp,wretr,wredis,weight,act,bck,lastchg,downtime,qcur,qmax,rate,\
 rate_max,check_status,check_code,check_duration,hrsp_1xx,hrsp_2xx,hrsp_3xx,hrsp_4xx,hrsp_5xx,req_tot,last_chk,\
-qtime,ctime,rtime,ttime,\n\
-http-shop,node-1,2,UP,3,7,120,1000,2000,1,2,3,4,100,1,0,60,5,0,2,12,40,* L7OK,200,8,0,119,0,1,0,120,\"OK, \"\"really\"\"\",0,1,24,30,\n\
-http-shop,BACKEND,1,UP,3,7,120,1000,2000,1,2,3,4,100,1,0,60,5,0,2,12,40,,,,0,119,0,1,0,120,,\n\
+qtime,ctime,rtime,ttime,iid,slim,lbtot,algo,\n\
+http-shop,node-1,2,UP,3,7,120,1000,2000,1,2,3,4,100,1,0,60,5,0,2,12,40,* L7OK,200,8,0,119,0,1,0,120,\"OK, \"\"really\"\"\",0,1,24,30,9,50,118,,\n\
+http-shop,BACKEND,1,UP,3,7,120,1000,2000,1,2,3,4,100,1,0,60,5,0,2,12,40,,,,0,119,0,1,0,120,,,,,,9,999,118,roundrobin,\n\
 http-shop,BACKEND,2,DOWN,0,0,0\n\
 discover-web,FRONTEND,0,PAUSED\n\
 discover-web,sock-1,3,OPEN\n\
@@ -179,6 +191,9 @@ no,kind\n";
         assert_eq!((server.proxy.as_str(), server.name.as_str()), ("http-shop", "node-1"));
         assert_eq!(server.sessions, Count { now: 3, most: 7, total: 120 });
         assert_eq!((server.rate.now, server.rate.most, server.queue.most), (12, 40, 2));
+        assert_eq!((server.proxy_id, server.chosen, server.limit, &server.algorithm), (9, 118, Some(50), &None));
+        assert_eq!((backend.chosen, backend.algorithm.as_deref()), (118, Some("roundrobin")));
+        assert_eq!((tcp.chosen, tcp.limit), (0, None));
         assert_eq!((server.check.as_deref(), server.check_code, server.check_ms), (Some("L7OK"), Some(200), Some(8)));
         assert_eq!(server.check_words.as_deref(), Some("OK, \"really\""), "quoted as CSV quotes");
         assert_eq!((server.responses, server.requests), (Some([0, 119, 0, 1, 0]), Some(120)));

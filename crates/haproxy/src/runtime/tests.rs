@@ -55,6 +55,26 @@ fn asks_a_real_haproxy() {
 }
 
 #[test]
+fn backends_are_counted_with_the_process_that_counts_them() {
+    let proxy = Proxy::with_servers();
+    let socket = proxy.socket();
+    let names = |rows: &[Stat]| -> Vec<(String, String)> {
+        rows.iter().map(|row| (row.proxy.clone(), row.name.clone())).collect()
+    };
+    let pair = |proxy: &str, name: &str| (proxy.to_owned(), name.to_owned());
+    let (pid, backends) = socket.backends().unwrap();
+    assert_eq!(pid, socket.info().unwrap().pid);
+    assert_eq!(names(&backends), [pair("http-app", "BACKEND"), pair("http-secure", "BACKEND")]);
+    let ids: Vec<u32> = backends.iter().map(|row| row.proxy_id).collect();
+    let (again, rows) = socket.servers_of(&[ids[1], ids[0]]).unwrap();
+    let all = ["one", "two", "BACKEND"].map(|name| pair("http-app", name));
+    assert_eq!((again, names(&rows)), (pid, [&[pair("http-secure", "BACKEND")][..], &all].concat()));
+    assert_eq!(socket.servers_of(&[]).unwrap(), (pid, Vec::new()));
+    let many = socket.servers_of(&vec![ids[0]; 500]).unwrap().1;
+    assert_eq!(many.len(), 1_500, "they fit into HAProxy's line");
+}
+
+#[test]
 fn asks_a_worker_through_its_master() {
     let proxy = Proxy::with_servers();
     let worker = proxy.socket().info().unwrap().pid;
