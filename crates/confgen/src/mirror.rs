@@ -199,7 +199,8 @@ impl Mirror {
         if !self.held.is_empty() {
             matter |= self.release(changes);
         }
-        matter
+        // The removal guard retains upstreams that are not in here, and an acceptance is about them too.
+        matter || changes.iter().any(|change| change.key() == Key::AcceptStore.to_string())
     }
 
     /// Lets go what was written again, what has moved, and everything if an operator says so. True if anything went.

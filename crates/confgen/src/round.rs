@@ -63,6 +63,8 @@ pub struct Rounds {
     /// Which leases live; etcd is asked.
     lives: Lives,
     guarded_at: Instant,
+    /// The cluster and revision of the last acceptance that was taken in.
+    accepted: Option<(u64, i64)>,
     /// The store as of the last round, and what of it is held.
     position: Position,
     newest: i64,
@@ -125,7 +127,7 @@ impl Rounds {
     pub fn quick(&mut self, news: &News) -> anyhow::Result<Left> {
         self.tell_expiry();
         let mut touched = self.decide(news);
-        touched.extend(self.guard_losses(&news.goodbyes));
+        touched.extend(self.guard_losses(news));
         touched = self.shape(touched, news.changed == Changed::All)?;
         let doubted = self.proxy.stamp().is_none();
         if doubted || news.changed == Changed::All {
@@ -232,6 +234,7 @@ impl Rounds {
             newest: self.newest,
             held: Arc::clone(&self.held),
             kept: self.guard.kept(Instant::now()),
+            lost: self.guard.remembered(Instant::now()),
             told: Arc::clone(&self.told),
             stood: Arc::clone(&self.stood),
             is_waiting: self.refused.is_some(),

@@ -84,6 +84,7 @@ pub async fn run(
                 pulse.beat();
                 systemd::watchdog();
                 daemon.follow_clock(expiry::now());
+                daemon.repeat_retained(Instant::now());
             }
             () = shutdown.drain.cancelled() => break,
         }
@@ -150,6 +151,8 @@ struct Daemon {
     doubt: bool,
     seen: Look,
     ready: bool,
+    /// When the log told last what is retained.
+    retained_told: Option<Instant>,
     drains: Drains,
     /// HAProxy runs all that the last act was given.
     current: bool,
@@ -173,6 +176,7 @@ impl Daemon {
             doubt: false,
             seen: Look::default(),
             ready: false,
+            retained_told: None,
             drains,
             current: false,
             given: 0,

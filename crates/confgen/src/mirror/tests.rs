@@ -64,7 +64,7 @@ fn each_change_is_news_once() {
     mirror.list(&listing(WIPED, &[]));
     assert_eq!(mirror.news().unwrap().changed, Changed::All);
     assert!(put(&mut mirror, upstream("a", "1", "10.0.0.1:80", 6)));
-    assert!(!put(&mut mirror, entry("control/accept-store", "", 7)) && mirror.has_news());
+    assert!(put(&mut mirror, entry("control/accept-store", "", 7)) && mirror.has_news());
     assert!(!put(&mut mirror, entry("balancers/n", "", 8)));
     let news = mirror.news().unwrap();
     assert!(!mirror.has_news());
@@ -201,7 +201,7 @@ fn a_second_wipe_holds_what_the_first_did() {
 fn what_is_remembered_is_compared_with_the_store_and_served_without_it() {
     let mut before = wiped(&[upstream("blog", "b", "10.0.0.2:80", 2)]);
     let news = before.news().unwrap();
-    let stored = || Stored::new(news.topology.entries(), news.position, Held::clone(&news.held), Vec::new());
+    let stored = || Stored::new(news.topology.entries(), news.position).retaining(Held::clone(&news.held));
 
     let mut mirror = Mirror::remembering(stored());
     assert!(!mirror.is_known() && mirror.news().is_none());

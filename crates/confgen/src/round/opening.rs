@@ -79,6 +79,7 @@ impl Rounds {
             guard: Guard::new(Policy { share: options.guard, window: options.guard_window, hold: options.guard_hold }),
             lives,
             guarded_at: Instant::now(),
+            accepted: None,
             position: Position::default(),
             newest: 0,
             held: Arc::default(),
@@ -91,7 +92,7 @@ impl Rounds {
             options,
             disk,
         };
-        rounds.keep_on();
+        rounds.restore_guard();
         Ok(rounds)
     }
 

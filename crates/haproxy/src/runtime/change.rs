@@ -33,6 +33,11 @@ pub enum Change {
     AddServer(ServerName, SocketAddr, ServerOptions, AdminState),
     /// Another state.
     SetState(ServerName, AdminState),
+    /// Takes requests once its checks have passed, as one that was down. It has to be in maintenance, and checked.
+    ///
+    /// `set server … health down` has no effect in maintenance: a server that leaves it counts as up until its first check
+    /// (2.6). So it leaves as drained, and takes nothing meanwhile.
+    ReadyOnceChecked(ServerName),
     /// Another weight.
     SetWeight(ServerName, u16),
     /// Has a server queue for its turn again, with the weight that it has: `balance roundrobin` may have set it aside.
@@ -91,6 +96,9 @@ impl fmt::Display for Change {
             Self::SetState(name, AdminState::Ready) => write!(f, "set server {name} state ready"),
             Self::SetState(name, AdminState::Drain) => write!(f, "set server {name} state drain"),
             Self::SetState(name, AdminState::Maint) => write!(f, "set server {name} state maint"),
+            Self::ReadyOnceChecked(name) => {
+                write!(f, "set server {name} state drain;set server {name} health down;set server {name} state ready")
+            }
             Self::SetWeight(name, weight) => write!(f, "set server {name} weight {weight}"),
             Self::Requeue(name, weight) => {
                 let other = if *weight > 1 { weight - 1 } else { weight + 1 };
