@@ -164,7 +164,8 @@ fn a_service_that_is_nothing_but_upstreams_is_kept_too() {
 fn a_slow_and_long_loss_of_all_leases_takes_no_app_down() {
     let _turn = light();
     let (etcd, folder) = (Etcd::start(), Scratch::new());
-    let mut apps: Vec<App> = ["shop-1", "shop-2", "shop-3", "shop-4", "mail-1", "mail-2", "bulk"].map(App::alone).into();
+    let mut apps: Vec<App> =
+        ["shop-1", "shop-2", "shop-3", "shop-4", "mail-1", "mail-2", "bulk"].map(App::alone).into();
     for number in 0..8 {
         etcd.put(&format!("http-services/bulk/upstreams/b{number}"), apps[6].address.to_string());
     }

@@ -157,7 +157,13 @@ mod tests {
         ]));
         assert_eq!(known.missing(Question::Runs, &reached(10)), ["strict"]);
         assert!(missing(&known, 10).is_empty(), "there is nothing to drain");
-        let cut = |service: &str| ACKNOWLEDGED.replacen('}', &format!(r#"}},"more":["quarantined"],"cut":{{"quarantined":["{service}"]}}"#), 1);
+        let cut = |service: &str| {
+            ACKNOWLEDGED.replacen(
+                '}',
+                &format!(r#"}},"more":["quarantined"],"cut":{{"quarantined":["{service}"]}}"#),
+                1,
+            )
+        };
         let mut silent = Known::default();
         silent.hear(snapshot(&[("balancers/a", &cut("http-shop")), ("balancers/b", &cut("http-other"))]));
         assert_eq!(silent.missing(Question::Runs, &reached(10)), ["a"], "it may refuse the record and not say so");

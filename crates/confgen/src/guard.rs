@@ -229,8 +229,11 @@ impl Guard {
             let present = present.services.get(service).copied().unwrap_or_default();
             all || is_mass(lost.get(service).copied().unwrap_or_default() + kept(service), present)
         };
-        let (recent, returning): (Vec<&Loss>, Vec<&Loss>) =
-            self.losses.iter().filter(belongs).partition(|loss| loss.span.age(now) < self.policy.window.max(SAME_ROUND));
+        let (recent, returning): (Vec<&Loss>, Vec<&Loss>) = self
+            .losses
+            .iter()
+            .filter(belongs)
+            .partition(|loss| loss.span.age(now) < self.policy.window.max(SAME_ROUND));
         let departures = |losses: Vec<&Loss>| losses.into_iter().map(|loss| loss.departure.clone()).collect();
         Mass { recent: departures(recent), returning: departures(returning) }
     }

@@ -63,6 +63,8 @@ pub struct Rounds {
     /// Which leases live; etcd is asked.
     lives: Lives,
     guarded_at: Instant,
+    /// Why the start could not write all that it has to; None once it has.
+    unopened: Option<String>,
     /// The cluster and revision of the last acceptance that was taken in.
     accepted: Option<(u64, i64)>,
     /// The store as of the last round, and what of it is held.

@@ -60,12 +60,16 @@ pub async fn run(
     let mut beats = interval(systemd::watchdog_interval().unwrap_or(BEAT_EVERY).min(BEAT_EVERY));
     let opening = tokio::task::spawn_blocking(move || {
         let _activity = activities.begin("start", "files are read and checked");
-        Rounds::open(options, lives)
+        let mut rounds = Rounds::open(options, lives)?;
+        rounds.compare_with_remembered();
+        Ok(rounds)
     });
     let Some(opened) = opened(opening, &mut beats, &pulse, &shutdown).await else { return Ok(()) };
     let mut rounds = opened?;
+    let outside_changed = rounds.is_unopened();
     let mirror = Mirror::remembering(rounds.take_stored());
-    let mut daemon = Daemon { mirror, prefix, report, ..Daemon::new(Some(rounds), Drains::of(socket), &pacing) };
+    let mut daemon =
+        Daemon { mirror, prefix, report, outside_changed, ..Daemon::new(Some(rounds), Drains::of(socket), &pacing) };
     tokio::spawn(acknowledging.run(daemon.report.subscribe(), shutdown.drain.clone()));
     systemd::status("waiting for the store");
     loop {

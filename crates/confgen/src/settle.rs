@@ -22,7 +22,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::ops::RangeInclusive;
 use std::sync::Arc;
 
-use discovery::{Host, Kind, Networks, Profile, Service, ServiceId, Sticky, Topology, Upstream, UpstreamId};
+use discovery::{Host, Kind, Networks, Profile, Service, ServiceId, Sticky, Topology, UpstreamId};
 
 use crate::domains::Allowed;
 use crate::guard::{Departure, Present, RetainedUpstream};

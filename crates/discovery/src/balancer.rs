@@ -116,9 +116,7 @@ impl Balancer {
         let draining = self.draining.keys().map(|name| (name.as_str(), json_length(name) + LONGEST_COUNT));
         let draining = Cut::of(draining, server_service);
         self.draining.retain(|name, _| draining.keeps(name));
-        for (list, cut) in
-            [(PENDING, pending), (HELD, held), (QUARANTINED, quarantined), (DRAINING, draining)]
-        {
+        for (list, cut) in [(PENDING, pending), (HELD, held), (QUARANTINED, quarantined), (DRAINING, draining)] {
             if cut.dropped.is_empty() {
                 continue;
             }
@@ -355,7 +353,9 @@ mod tests {
         assert!(whole.more.is_empty() && acknowledges(&whole, 10, "shop", "a"));
         let cut = full(MOST + 1).shortened();
         assert_eq!((cut.more.len(), cut.cut.len()), (4, 0), "too many services to name them");
-        assert!([cut.pending.len(), cut.held.len(), cut.quarantined.len(), cut.draining.len()].iter().all(|it| *it < MOST));
+        assert!(
+            [cut.pending.len(), cut.held.len(), cut.quarantined.len(), cut.draining.len()].iter().all(|it| *it < MOST)
+        );
         for list in ["pending", "held", "draining"] {
             // So does an older confgen say it.
             let one = Balancer { more: [list.to_owned()].into(), ..whole.clone() };
@@ -382,7 +382,10 @@ mod tests {
         let cut = Balancer::parse(text.as_bytes()).unwrap();
         assert_eq!((cut.draining.len(), cut.held.len(), cut.quarantined.len()), (MOST, MOST, MOST));
         let names = |list: &str| cut.cut[list].iter().map(String::as_str).collect::<Vec<_>>();
-        assert_eq!([names("draining"), names("held"), names("quarantined")], [["http-big"], ["http-huge"], ["http-odd"]]);
+        assert_eq!(
+            [names("draining"), names("held"), names("quarantined")],
+            [["http-big"], ["http-huge"], ["http-odd"]]
+        );
         assert!(acknowledges(&cut, 10, "shop", "a"), "another service's drain");
         assert!(!acknowledges(&cut, 10, "shop", "n00000"), "it is listed");
         assert!(!acknowledges(&cut, 10, "big", "a"), "it may be among what is missing");
@@ -394,7 +397,11 @@ mod tests {
         let draining: Vec<String> = many("http-big", 210);
         let some = Balancer { applied: 10, draining: draining.into_iter().map(|name| (name, 1)).collect(), ..cut };
         let some = Balancer { more: BTreeSet::new(), cut: BTreeMap::new(), held: BTreeSet::new(), ..some }.shortened();
-        assert!(some.cut.is_empty() && acknowledges(&some, 10, "big", "n00210") && !acknowledges(&some, 10, "big", "n00209"));
+        assert!(
+            some.cut.is_empty()
+                && acknowledges(&some, 10, "big", "n00210")
+                && !acknowledges(&some, 10, "big", "n00209")
+        );
     }
 
     #[test]

@@ -57,7 +57,7 @@ impl Stored {
 
     /// The services that were known.
     pub fn topology(self) -> Topology {
-        let entries: Vec<Entry> = self.entries.into_iter().map(Entry::from).collect();
+        let entries: Vec<Entry> = self.entries.into_iter().map(|line| Entry::from(line).bounded()).collect();
         Topology::of(&entries)
     }
 }

@@ -28,15 +28,18 @@ impl Health {
 }
 
 impl Rounds {
-    /// Goes on as before this process. What the store has lost meanwhile counts as lost: the first listing is compared with
-    /// the store as it was remembered.
-    pub(super) fn restore_guard(&mut self) {
-        let (kept, lost) = (std::mem::take(&mut self.stored.kept), std::mem::take(&mut self.stored.lost));
-        self.guard.recall(Instant::now(), kept, lost);
+    /// Has the first listing compared with the store as it was remembered: what was lost while confgen was away counts too.
+    pub fn compare_with_remembered(&mut self) {
         if self.stored.position.is_some() {
             self.settled.limit(self.limits());
             self.settled.assume(&self.stored.clone().topology());
         }
+    }
+
+    /// Goes on with what was retained and what was lost before this process.
+    pub(super) fn restore_guard(&mut self) {
+        let (kept, lost) = (std::mem::take(&mut self.stored.kept), std::mem::take(&mut self.stored.lost));
+        self.guard.recall(Instant::now(), kept, lost);
         for service in self.guard.holding() {
             self.settled.keep(&service, self.guard.held(&service));
         }
@@ -142,7 +145,9 @@ impl Rounds {
         let left = self.guard.upstreams().count();
         if left < before {
             let gone = before - left;
-            tracing::info!("{gone} retained upstreams are announced again, or fail their check; {left} are still retained");
+            tracing::info!(
+                "{gone} retained upstreams are announced again, or fail their check; {left} are still retained"
+            );
         }
         changed.into_iter().filter(|service| self.settled.keep(service, self.guard.held(service))).collect()
     }

@@ -65,7 +65,8 @@ pub(super) fn previewed(
     if reading.held_back {
         return Vec::new();
     }
-    let of_color = upstreams(reading, kept).into_iter().filter(|(_, (upstream, _))| upstream.color.as_ref() == Some(color));
+    let of_color =
+        upstreams(reading, kept).into_iter().filter(|(_, (upstream, _))| upstream.color.as_ref() == Some(color));
     let servers = of_color.map(|(id, it)| server(reading, id, it, None)).collect();
     assign_hash_ids(servers, &reading.settings)
 }

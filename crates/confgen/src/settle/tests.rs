@@ -1,4 +1,4 @@
-use discovery::{Entry, Kind, Topology};
+use discovery::{Entry, Kind, Topology, Upstream};
 use proptest::prelude::*;
 
 use super::*;

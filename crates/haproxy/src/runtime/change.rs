@@ -232,6 +232,10 @@ mod tests {
              enable health http-shop/n1;enable server http-shop/n1"
         );
         assert_eq!(Change::SetAddress(name(), address).to_string(), "set server http-shop/n1 addr fd00::1 port 80");
+        assert_eq!(
+            Change::ReadyOnceChecked(name()).to_string(),
+            "set server http-shop/n1 state drain;set server http-shop/n1 health down;set server http-shop/n1 state ready"
+        );
         let requeue = |weight| Change::Requeue(name(), weight).to_string();
         assert_eq!(requeue(100), "set server http-shop/n1 weight 99;set server http-shop/n1 weight 100");
         assert_eq!(requeue(1), "set server http-shop/n1 weight 2;set server http-shop/n1 weight 1", "0 would drain it");
