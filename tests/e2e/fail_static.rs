@@ -179,7 +179,7 @@ fn an_operator_accepts_the_store() {
     until(AT_ONCE, "all that is held to go", || scene.balancer.servers_up("http-wiki").is_empty());
     scene.balancer.wait_status(AT_ONCE, "wiki.test", "/", 404);
     scene.balancer.wait_servers(AT_ONCE, "http-shop", 2);
-    assert!(!scene.balancer.log("confgen").contains("kept until"), "the guard keeps none of it");
+    assert!(!scene.balancer.log("confgen").contains("retained until"), "the guard retains none of it");
 }
 
 #[test]

@@ -66,6 +66,11 @@ fn every_metric_is_documented() {
     let flags = ["--service", "shop", "--domain", "shop.test", "--check", "tcp", "--admin", &admin];
     let _app = App::announced("shop-1", &etcd, &flags);
     balancer.wait_status(DEADLINE, "shop.test", "/", 200);
+    // What is retained has a series of its own.
+    let (lease, lost) = (etcd.grant(600), App::alone("lost"));
+    etcd.put_leased("http-services/lost/upstreams/lost", lost.address.to_string(), lease);
+    balancer.wait_servers(DEADLINE, "http-lost", 1);
+    etcd.revoke(lease);
     let differs = |scraped: Metrics, headings: &[&str]| {
         let documented = documented(headings);
         let only = |one: &Metrics, other: &Metrics| one.difference(other).cloned().collect::<Vec<_>>();

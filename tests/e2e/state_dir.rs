@@ -1,10 +1,12 @@
 //! A state directory serves one confgen at a time, and a dead one leaves it free.
 
-use std::fs::read;
+use std::fs::{self, read};
+use std::io::Write as _;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 
-use lab::{Balancer, Etcd, Pid, Process, Scratch, light};
+use lab::{App, Balancer, Etcd, Pid, Process, Scratch, light, until};
 
 const DEADLINE: Duration = Duration::from_secs(30);
 
@@ -59,4 +61,79 @@ fn a_second_confgen_is_refused_and_told_whose_the_directory_is() {
     assert!(balancer.ctl(&["stop", "confgen"]).status.success());
     let (code, log) = confgen(&["once"]);
     assert!(code == Some(0) && log.contains("HAProxy runs what the store asks for"), "{code:?} {log}");
+}
+
+/// A directory on a small file system of its own, until this is dropped.
+struct SmallDisk(PathBuf);
+
+impl SmallDisk {
+    fn under(directory: &Path) -> Self {
+        let kept = directory.with_extension("kept");
+        assert!(run("cp", &["-a".as_ref(), directory, &kept]));
+        assert!(run(
+            "mount",
+            &["-t", "tmpfs", "-o", "size=2m", "none"].map(Path::new).into_iter().chain([directory]).collect::<Vec<_>>()
+        ));
+        let disk = Self(directory.to_owned());
+        assert!(run("cp", &["-a".as_ref(), &kept.join("."), directory]));
+        disk
+    }
+
+    /// Takes all room that is left.
+    fn fill(&self) {
+        let mut file = fs::File::create(self.0.join("full")).unwrap();
+        while file.write_all(&[0; 4096]).is_ok() {}
+    }
+
+    fn make_room(&self) {
+        fs::remove_file(self.0.join("full")).unwrap();
+    }
+}
+
+impl Drop for SmallDisk {
+    fn drop(&mut self) {
+        run("umount", &["-l".as_ref(), &self.0]);
+    }
+}
+
+fn run(program: &str, arguments: &[&Path]) -> bool {
+    Command::new(program).args(arguments).status().unwrap().success()
+}
+
+/// confgen starts on a full disk although it has to write: HAProxy follows over the Runtime API, and everything says why the
+/// file doesn't.
+#[test]
+fn confgen_starts_on_a_full_disk_and_publishes_once_there_is_room() {
+    let _turn = light();
+    let (etcd, apps) = (Etcd::start(), ["shop-1", "shop-2"].map(App::alone));
+    etcd.http_service("shop", "shop.test", &[&apps[0]]);
+    let balancer = Balancer::start(&etcd);
+    balancer.wait_settled(DEADLINE);
+    assert!(balancer.ctl(&["stop", "confgen"]).status.success());
+    let state = balancer.folder().join("state");
+    let disk = SmallDisk::under(&state);
+    for lost in ["stats-password", "stats-password.hash", "certs/self-signed.pem"] {
+        fs::remove_file(state.join(lost)).unwrap();
+    }
+    disk.fill();
+    let before = balancer.pid("haproxy");
+    etcd.put("http-services/shop/upstreams/shop-2", apps[1].address.to_string());
+    assert!(balancer.ctl(&["start", "confgen"]).status.success());
+    balancer.wait_servers(DEADLINE, "http-shop", 2);
+    until(DEADLINE, "confgen to say why it isn't in sync", || {
+        let ready = balancer.asked("/ready").map_err(|error| error.to_string())?;
+        if ready.status == 503 && ready.body.contains("No space left") { Ok(()) } else { Err(ready.body) }
+    });
+    assert!(balancer.asked("/metrics").unwrap().body.contains("\nconfgen_in_sync 0\n"));
+    assert!(balancer.log("confgen").contains("confgen starts without writing"));
+    assert!(!balancer.file().contains("server shop-2 "));
+    assert_eq!(balancer.pid("haproxy"), before, "no restart without a file");
+    assert_eq!(balancer.wait_status(DEADLINE, "shop.test", "/", 200).status, 200);
+
+    disk.make_room();
+    until(DEADLINE, "the file to follow", || balancer.file().contains("server shop-2 "));
+    balancer.wait_settled(DEADLINE);
+    assert!(state.join("stats-password").exists() && state.join("certs/self-signed.pem").exists());
+    assert!(balancer.log("confgen").contains("has room again"));
+    assert!(balancer.ctl(&["stop", "confgen"]).status.success());
 }

@@ -48,7 +48,8 @@ impl Known {
         let cluster = self.all.cluster();
         let agrees = |balancer: &Balancer, service: &ServiceId, id: &UpstreamId| match question {
             Question::Runs => {
-                let is_refused = balancer.refuses(&Key::upstream(service, id).to_string()).is_some();
+                let key = Key::upstream(service, id).to_string();
+                let is_refused = balancer.refuses(&key).is_some() || balancer.may_refuse_unsaid(&key);
                 balancer.runs(cluster, reached.revision, service, id) && !is_refused
             }
             Question::Acknowledges => balancer.acknowledges(cluster, reached.revision, service, id),
@@ -156,6 +157,16 @@ mod tests {
         ]));
         assert_eq!(known.missing(Question::Runs, &reached(10)), ["strict"]);
         assert!(missing(&known, 10).is_empty(), "there is nothing to drain");
+        let cut = |service: &str| {
+            ACKNOWLEDGED.replacen(
+                '}',
+                &format!(r#"}},"more":["quarantined"],"cut":{{"quarantined":["{service}"]}}"#),
+                1,
+            )
+        };
+        let mut silent = Known::default();
+        silent.hear(snapshot(&[("balancers/a", &cut("http-shop")), ("balancers/b", &cut("http-other"))]));
+        assert_eq!(silent.missing(Question::Runs, &reached(10)), ["a"], "it may refuse the record and not say so");
         let refused: Vec<_> = known.refused(&[a.clone(), domain.clone()]).collect();
         let of =
             |node: &str, key: &str| RefusedKey { node: node.parse().unwrap(), key: key.into(), reason: "why".into() };

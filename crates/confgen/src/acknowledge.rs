@@ -15,7 +15,7 @@ use tokio::time::{Instant, sleep_until};
 use tokio_util::sync::CancellationToken;
 
 use crate::disk;
-use crate::report::Report;
+use crate::report::{Report, Retainer};
 
 /// How long a balancer that is cut off from etcd is waited for.
 const TTL: Duration = Duration::from_secs(10);
@@ -49,8 +49,8 @@ enum Outcome {
     Taken(LeaseId),
 }
 
-/// What the report says to those who wait; lists end after so many entries.
-pub fn said(report: &Report, most: usize) -> Balancer {
+/// What the report says to those who wait, with all entries of its lists.
+pub fn said(report: &Report) -> Balancer {
     let (seen, standing) = (report.seen, &report.standing);
     let is_of_this_store =
         |applied: &crate::mirror::Position| applied.cluster == seen.cluster && applied.revision <= seen.revision;
@@ -62,19 +62,19 @@ pub fn said(report: &Report, most: usize) -> Balancer {
         url: report.url.clone(),
         instance: Some(report.identity.instance.clone()).filter(|instance| !instance.is_empty()),
         haproxy: report.haproxy.map(|version| version.to_string()),
-        pending: standing.pending.iter().take(most).map(ToString::to_string).collect(),
+        pending: standing.pending.iter().map(ToString::to_string).collect(),
         lost: Some(standing.lost),
-        held: standing.held.keys().take(most).map(server).collect(),
-        quarantined: standing.quarantined.iter().take(most).map(|(key, why)| (key.clone(), why.clone())).collect(),
-        draining: report.draining.iter().take(most).map(|(name, sessions)| (server(name), *sessions)).collect(),
+        guarded: Some(standing.held.values().filter(|it| it.by == Retainer::Guard).count()),
+        held: standing.held.keys().map(server).collect(),
+        quarantined: standing.quarantined.iter().map(|(key, why)| (key.clone(), why.clone())).collect(),
+        draining: report.draining.iter().map(|(name, sessions)| (server(name), *sessions)).collect(),
         ..Balancer::default()
     }
 }
 
 /// What is to stand in the store.
 fn wanted(report: &Report) -> Wanted {
-    // One more than fits says that the list is cut.
-    Wanted { value: said(report, Balancer::MOST + 1).cut(), drained: report.drained }
+    Wanted { value: said(report).shortened(), drained: report.drained }
 }
 
 /// When to write, or to look whether it is still there.
@@ -254,7 +254,7 @@ mod tests {
 
     #[test]
     fn a_list_that_is_cut_says_so() {
-        let many = (0..5000).map(|n| (format!("http-services/x{n:04}/balance"), "why".to_owned()));
+        let many = (0..5000).map(|n| (format!("http-services/x/overrides/n{n:04}"), "why".to_owned()));
         let standing = Standing { quarantined: many.collect(), ..Standing::default() };
         let value = wanted(&Report { standing: Arc::new(standing), ..Report::default() }).value;
         assert_eq!((value.quarantined.len(), value.more.len()), (Balancer::MOST, 1));

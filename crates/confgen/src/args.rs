@@ -200,15 +200,17 @@ pub struct Options {
     /// isn't named may claim nothing
     #[arg(long, env = "CONFGEN_DOMAINS_FILE", value_name = "FILE")]
     pub domains_file: Option<PathBuf>,
-    /// More of a service's upstreams, or of all, than this vanishing at once are kept while HAProxy finds them up; 100% is never
+    /// Retain upstreams that lose their keys without notice while HAProxy's checks pass, if they are more than this share of a
+    /// service's upstreams, or of all. Losses of the last hour count. A retained upstream is served until a check fails or its
+    /// key is back. 100% disables it
     #[arg(long, env = "CONFGEN_GUARD", default_value = "50%", value_name = "PERCENT", value_parser = percent)]
     pub guard: u8,
-    /// What vanishes within this vanishes at once
+    /// Serve again at once what was lost within this time before too much was. What was lost earlier has to pass a check first
     #[arg(long, env = "CONFGEN_GUARD_WINDOW", default_value = "10s", value_name = "TIME", value_parser = humantime::parse_duration)]
     pub guard_window: Duration,
-    /// What is kept is let go after this
-    #[arg(long, env = "CONFGEN_GUARD_HOLD", default_value = "5m", value_name = "TIME", value_parser = humantime::parse_duration)]
-    pub guard_hold: Duration,
+    /// Stop serving what --guard retains after this time, although its checks pass. Without it, no timer does that
+    #[arg(long, env = "CONFGEN_GUARD_HOLD", value_name = "TIME", value_parser = humantime::parse_duration)]
+    pub guard_hold: Option<Duration>,
     /// This balancer's name, which no other may bear: what HAProxy runs is told to the announcers in balancers/NODE, so
     /// that they wait for it; the host's name if not given
     #[arg(long, env = "CONFGEN_NODE", value_name = "NODE")]

@@ -101,6 +101,8 @@ pub struct Filing {
     /// What the store lacks, and what the guard keeps.
     pub(crate) held: Arc<Held>,
     pub(crate) kept: Vec<Kept>,
+    /// What was lost of late, and is not retained.
+    pub(crate) lost: Vec<Kept>,
     /// What HAProxy warned of last.
     pub(crate) told: Arc<Mutex<BTreeSet<String>>>,
     /// When lines of somebody else's stood in files that are filled.
@@ -154,7 +156,8 @@ impl Filing {
     fn remembered(&self) -> anyhow::Result<(Rendered, Vec<Due>)> {
         let rendered = self.render()?;
         let heard = Position { revision: self.newest.max(self.position.revision), ..self.position };
-        let stored = Stored::new(self.settled.entries(), heard, Held::clone(&self.held), self.kept.clone());
+        let mut stored = Stored::new(self.settled.entries(), heard).retaining(Held::clone(&self.held));
+        (stored.kept, stored.lost) = (self.kept.clone(), self.lost.clone());
         self.disk.remember(&self.settled.memory(), &stored)?;
         Ok((rendered, self.fills()))
     }

@@ -1,25 +1,37 @@
-//! The removal guard: when more upstreams vanish than die, it is the store that is ill. Pure: it is told the time.
+//! The removal guard: if more upstreams lose their keys than die, the store is at fault. Pure: it is told the time.
 //!
 //! etcd can't tell a lease that expired from one that was revoked, and after a freeze it deletes every leased key before
-//! the announcers have written theirs again. So what vanishes in a crowd, while HAProxy's own checks find it up, is kept.
+//! the announcers have written theirs again. A crashed app fails HAProxy's check before its lease ends. So a lease that ends
+//! while the check passes is unexpected. The guard remembers such upstreams, and retains them once they are too many.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
-use discovery::{Change, Key, ServiceId, Upstream, UpstreamId, UpstreamState};
+use discovery::{Acceptance, Change, Key, ServiceId, Upstream, UpstreamId, UpstreamState};
 use serde::{Deserialize, Serialize};
 
 use crate::bearers::Bearer;
 
-/// What counts as a crowd, and for how long it is kept.
+/// How long an upstream that lost its key unexpectedly counts. Announcers of one service may have different `--ttl`, and
+/// an expired client certificate ends one lease after the other, as connections break.
+pub const MEMORY: Duration = Duration::from_secs(3600);
+/// The most that are remembered at a time, some 3 MB. The oldest are forgotten first.
+const MOST_LOSSES: usize = 10_000;
+/// An upstream that returns after a while starts as DOWN, and goes if no check has passed by then: two in a row do, and
+/// an operator's `inter` may be 20 s.
+const PROVEN_WITHIN: Duration = Duration::from_secs(60);
+/// HAProxy's answer may lack a server that was put back, for as long as that takes.
+const PUT_BACK_WITHIN: Duration = Duration::from_secs(2);
+
+/// When upstreams are retained, and for how long.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Policy {
-    /// Percent of a service's upstreams, or of all; more than that is a crowd. 100 is never.
+    /// Percent of a service's upstreams, or of all. If more are lost, they are retained. 100 disables the guard.
     pub share: u8,
-    /// Losses within this belong together.
+    /// Upstreams lost within this time return at once. Those lost earlier have to pass a check first.
     pub window: Duration,
-    /// What is kept is let go after this, whatever its checks say.
-    pub hold: Duration,
+    /// Retained upstreams go after this time. None if no timer ends it.
+    pub hold: Option<Duration>,
 }
 
 /// An upstream whose key went.
@@ -37,7 +49,14 @@ pub struct Departure {
     pub bore: BTreeSet<Bearer>,
 }
 
-/// An upstream that is kept.
+impl Departure {
+    /// Nothing asked for it: the key hung on a lease, and its last record did not say that the upstream goes.
+    pub fn is_loss(&self) -> bool {
+        self.lease != 0 && self.upstream.state == UpstreamState::Ready
+    }
+}
+
+/// An upstream that is retained, or that was lost, as the state directory has it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Kept {
     service: ServiceId,
@@ -48,17 +67,48 @@ pub struct Kept {
     /// For how many seconds it has been.
     #[serde(default)]
     seconds: u64,
+    /// Since when, by this host's clock; None if an older confgen wrote it.
+    #[serde(default)]
+    since: Option<SystemTime>,
+    #[serde(default)]
+    noticed: Noticed,
+    #[serde(default)]
+    is_unproven: bool,
 }
 
-impl Departure {
-    /// Nobody asked for it: the key hung on a lease, and its last word was not that it is going.
-    pub fn is_loss(&self) -> bool {
-        self.lease != 0 && self.upstream.state == UpstreamState::Ready
-    }
+/// An upstream that is served without a key.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RetainedUpstream {
+    /// Its last record.
+    pub record: Upstream,
+    /// It was out of HAProxy for a while. It starts as DOWN, since its app may have been stopped meanwhile.
+    pub is_unproven: bool,
 }
 
-/// The upstream that an event takes away after its last word was that it is going, or whose last record hung on no lease.
-/// Both events may come in one breath: then nobody has seen the record that said so.
+/// The store's position when an upstream was lost. An acceptance that was written later is about this loss too.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Noticed {
+    /// The store's cluster id.
+    pub cluster: u64,
+    /// Its revision.
+    pub revision: i64,
+}
+
+/// What HAProxy says of a server.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Sight {
+    /// Its check passes.
+    Up,
+    /// Its check fails.
+    Down,
+    /// HAProxy has no such server, or has it in maintenance.
+    Missing,
+    /// HAProxy doesn't answer.
+    Unknown,
+}
+
+/// The upstream that an event takes away after its last record said so, or whose last record hung on no lease. Both events
+/// may come in one revision. Then no round has seen the record that said so.
 pub fn goodbye(change: &Change) -> Option<(ServiceId, UpstreamId)> {
     let Change::Delete { key, previous: Some(last), .. } = change else { return None };
     let Ok(Key::Upstream { service, id, .. }) = key.parse::<Key>() else { return None };
@@ -66,26 +116,44 @@ pub fn goodbye(change: &Change) -> Option<(ServiceId, UpstreamId)> {
     (going || last.lease == 0).then_some((service, id))
 }
 
-/// What was lost of late, and what is kept.
+/// The upstreams that were lost, and those that are retained.
 #[derive(Clone, Debug)]
 pub struct Guard {
     policy: Policy,
-    /// Losses of upstreams that HAProxy found up.
-    losses: Vec<(Instant, Departure)>,
+    /// Upstreams that HAProxy found up when their keys went, the latest last.
+    losses: Vec<Loss>,
     held: BTreeMap<ServiceId, BTreeMap<UpstreamId, Hold>>,
 }
 
 #[derive(Clone, Debug)]
-struct Hold {
-    /// None for longer than this machine runs.
-    since: Option<Instant>,
-    upstream: Upstream,
-    bore: BTreeSet<Bearer>,
+struct Loss {
+    span: Span,
+    noticed: Noticed,
+    departure: Departure,
 }
 
-impl Hold {
-    fn lasts(&self, now: Instant) -> Duration {
-        self.since.map_or(Duration::MAX, |since| now.saturating_duration_since(since))
+#[derive(Clone, Debug)]
+struct Hold {
+    span: Span,
+    noticed: Noticed,
+    upstream: Upstream,
+    bore: BTreeSet<Bearer>,
+    is_unproven: bool,
+}
+
+/// The time since something happened, also before this process.
+#[derive(Clone, Copy, Debug)]
+struct Span {
+    from: Instant,
+    /// What had passed by then.
+    before: Duration,
+    /// When it happened, by this host's clock.
+    since: Option<SystemTime>,
+}
+
+impl Span {
+    fn age(&self, now: Instant) -> Duration {
+        self.before.saturating_add(now.saturating_duration_since(self.from))
     }
 }
 
@@ -98,112 +166,246 @@ pub struct Present {
     pub all: usize,
 }
 
+/// Upstreams that are to be retained.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Mass {
+    /// HAProxy has them, or had them a moment ago.
+    pub recent: Vec<Departure>,
+    /// They were removed a while ago.
+    pub returning: Vec<Departure>,
+}
+
+/// When, for what is persisted too.
+#[derive(Clone, Copy, Debug)]
+pub struct Moment {
+    /// By the clock that nobody sets.
+    pub now: Instant,
+    /// By this host's clock.
+    pub at: SystemTime,
+    /// The store's position.
+    pub noticed: Noticed,
+}
+
+impl Moment {
+    fn span(&self) -> Span {
+        Span { from: self.now, before: Duration::ZERO, since: Some(self.at) }
+    }
+}
+
 impl Guard {
     /// A guard that has seen nothing yet.
     pub fn new(policy: Policy) -> Self {
         Self { policy, losses: Vec::new(), held: BTreeMap::new() }
     }
 
-    /// These losses are none: whoever is back, or has said goodbye since, belongs to no crowd.
-    pub fn forget(&mut self, is_none: impl Fn(&ServiceId, &UpstreamId) -> bool) {
-        self.losses.retain(|(_, loss)| !is_none(&loss.service, &loss.id));
+    /// Forgets the losses that are explained: the upstream is back, its removal was announced, or its address is another
+    /// record's.
+    pub fn forget(&mut self, is_explained: impl Fn(&Departure) -> bool) {
+        self.losses.retain(|loss| !is_explained(&loss.departure));
     }
 
-    /// Takes in losses of upstreams that HAProxy finds up, and says which of those within the window are a crowd: of
-    /// one service, or of all.
-    pub fn lost(&mut self, now: Instant, losses: Vec<Departure>, present: &Present) -> Vec<Departure> {
-        self.losses.retain(|(at, _)| now.saturating_duration_since(*at) < self.policy.window);
-        self.losses.extend(losses.into_iter().map(|loss| (now, loss)));
-        let crowd = |lost: usize, present: usize| lost * 100 > usize::from(self.policy.share) * (lost + present);
-        // What is kept already was lost too: whoever follows belongs to the same crowd.
+    /// Takes in losses of upstreams that HAProxy finds up, and says which of all that are remembered are to be retained:
+    /// too many of one service, or of all.
+    pub fn lost(&mut self, moment: Moment, losses: Vec<Departure>, present: &Present) -> Mass {
+        let now = moment.now;
+        let again: BTreeSet<(&ServiceId, &UpstreamId)> = losses.iter().map(|it| (&it.service, &it.id)).collect();
+        self.losses.retain(|Loss { span, departure, .. }| {
+            span.age(now) < MEMORY && !again.contains(&(&departure.service, &departure.id))
+        });
+        // What is lost in one round is never too much: all of it was in the store.
+        self.losses.drain(..self.losses.len().saturating_sub(MOST_LOSSES));
+        let new = losses.into_iter().map(|departure| Loss { span: moment.span(), noticed: moment.noticed, departure });
+        self.losses.extend(new);
+        let is_mass = |lost: usize, present: usize| lost * 100 > usize::from(self.policy.share) * (lost + present);
+        // What is retained was lost too: further losses belong to the same event.
         let kept = |service: &ServiceId| self.held.get(service).map_or(0, BTreeMap::len);
-        let lost = |service: &ServiceId| self.losses.iter().filter(|(_, loss)| loss.service == *service).count();
-        let of = |service: &ServiceId| lost(service) + kept(service);
-        let all = crowd(self.losses.len() + self.held.keys().map(kept).sum::<usize>(), present.all);
-        let in_crowd = |loss: &&Departure| {
-            let present = present.services.get(&loss.service).copied().unwrap_or_default();
-            all || crowd(of(&loss.service), present)
+        let mut lost: BTreeMap<&ServiceId, usize> = BTreeMap::new();
+        for loss in &self.losses {
+            *lost.entry(&loss.departure.service).or_default() += 1;
+        }
+        let all = is_mass(self.losses.len() + self.held.keys().map(kept).sum::<usize>(), present.all);
+        let belongs = |loss: &&Loss| {
+            let service = &loss.departure.service;
+            let present = present.services.get(service).copied().unwrap_or_default();
+            all || is_mass(lost.get(service).copied().unwrap_or_default() + kept(service), present)
         };
-        self.losses.iter().map(|(_, loss)| loss).filter(in_crowd).cloned().collect()
+        let (recent, returning): (Vec<&Loss>, Vec<&Loss>) = self
+            .losses
+            .iter()
+            .filter(belongs)
+            .partition(|loss| loss.span.age(now) < self.policy.window.max(SAME_ROUND));
+        let departures = |losses: Vec<&Loss>| losses.into_iter().map(|loss| loss.departure.clone()).collect();
+        Mass { recent: departures(recent), returning: departures(returning) }
     }
 
-    /// The services that have lost some of late: [`Present`] has to count them.
+    /// The services that have lost some: [`Present`] has to count them.
     pub fn losers(&self) -> impl Iterator<Item = &ServiceId> {
-        self.losses.iter().map(|(_, loss)| &loss.service)
+        self.losses.iter().map(|loss| &loss.departure.service)
     }
 
-    /// Keeps these. They are no longer losses.
-    pub fn hold(&mut self, now: Instant, crowd: Vec<Departure>) {
-        for Departure { service, id, upstream, bore, .. } in crowd {
-            self.losses.retain(|(_, loss)| (&loss.service, &loss.id) != (&service, &id));
-            self.held.entry(service).or_default().insert(id, Hold { since: Some(now), upstream, bore });
+    /// The upstreams that were lost.
+    pub fn lost_upstreams(&self) -> impl Iterator<Item = &Upstream> {
+        self.losses.iter().map(|loss| &loss.departure.upstream)
+    }
+
+    /// Retains these. They are no longer losses.
+    pub fn hold(&mut self, moment: Moment, mass: Mass) {
+        let taken: BTreeSet<Bearer> =
+            mass.recent.iter().chain(&mass.returning).map(|it| (it.service.clone(), it.id.clone())).collect();
+        self.losses.retain(|loss| !taken.contains(&(loss.departure.service.clone(), loss.departure.id.clone())));
+        let recent = mass.recent.into_iter().map(|it| (it, false));
+        for (departure, is_unproven) in recent.chain(mass.returning.into_iter().map(|it| (it, true))) {
+            let Departure { service, id, upstream, bore, .. } = departure;
+            let hold = Hold { span: moment.span(), noticed: moment.noticed, upstream, bore, is_unproven };
+            self.held.entry(service).or_default().insert(id, hold);
         }
     }
 
-    /// What is kept, to be remembered over a restart.
+    /// What is retained, to be remembered over a restart.
     pub fn kept(&self, now: Instant) -> Vec<Kept> {
-        let all = self.held.iter().flat_map(|(service, held)| held.iter().map(move |(id, hold)| (service, id, hold)));
         let kept = |(service, id, hold): (&ServiceId, &UpstreamId, &Hold)| Kept {
             service: service.clone(),
             id: id.clone(),
             upstream: hold.upstream.clone(),
             bore: hold.bore.clone(),
-            seconds: hold.lasts(now).as_secs(),
+            seconds: hold.span.age(now).as_secs(),
+            since: hold.span.since,
+            noticed: hold.noticed,
+            is_unproven: hold.is_unproven,
         };
-        all.map(kept).collect()
+        self.holds().map(kept).collect()
     }
 
-    /// Goes on keeping what was kept before a restart.
-    pub fn recall(&mut self, now: Instant, kept: Vec<Kept>) {
-        for Kept { service, id, upstream, bore, seconds } in kept {
-            let since = now.checked_sub(Duration::from_secs(seconds));
-            self.held.entry(service).or_default().insert(id, Hold { since, upstream, bore });
+    /// What was lost, to be remembered over a restart.
+    pub fn remembered(&self, now: Instant) -> Vec<Kept> {
+        let kept = |loss: &Loss| Kept {
+            service: loss.departure.service.clone(),
+            id: loss.departure.id.clone(),
+            upstream: loss.departure.upstream.clone(),
+            bore: loss.departure.bore.clone(),
+            seconds: loss.span.age(now).as_secs(),
+            since: loss.span.since,
+            noticed: loss.noticed,
+            is_unproven: false,
+        };
+        self.losses.iter().map(kept).collect()
+    }
+
+    /// Goes on with what was retained and what was lost before a restart.
+    pub fn recall(&mut self, now: Instant, kept: Vec<Kept>, lost: Vec<Kept>) {
+        let span = |it: &Kept| Span { from: now, before: Duration::from_secs(it.seconds), since: it.since };
+        for it in kept {
+            let span = span(&it);
+            let Kept { service, id, upstream, bore, noticed, is_unproven, .. } = it;
+            let hold = Hold { span, noticed, upstream, bore, is_unproven };
+            self.held.entry(service).or_default().insert(id, hold);
+        }
+        for it in lost.into_iter().take(MOST_LOSSES) {
+            let span = span(&it);
+            let Kept { service, id, upstream, bore, noticed, .. } = it;
+            let departure = Departure { service, id, upstream, bore, lease: 0 };
+            self.losses.push(Loss { span, noticed, departure });
         }
     }
 
-    /// The upstreams that are kept.
-    pub fn upstreams(&self) -> impl Iterator<Item = &Upstream> {
-        self.held.values().flat_map(BTreeMap::values).map(|hold| &hold.upstream)
+    /// Compares everything with the store as it is now. After a reset it has another id or a lower revision, and an
+    /// acceptance can name that only.
+    pub fn follow_store(&mut self, now: Noticed) {
+        let holds = self.held.values_mut().flat_map(BTreeMap::values_mut).map(|hold| &mut hold.noticed);
+        for noticed in holds.chain(self.losses.iter_mut().map(|loss| &mut loss.noticed)) {
+            if noticed.cluster != now.cluster || noticed.revision > now.revision {
+                *noticed = now;
+            }
+        }
     }
 
-    /// Lets go what has been kept for long enough, and what `stays` is not true of; it is told who bore the address, and
-    /// for how long that has been kept. Says which services that concerns.
-    pub fn release(
-        &mut self,
-        now: Instant,
-        stays: impl Fn(&Bearer, &Upstream, &BTreeSet<Bearer>, Duration) -> bool,
-    ) -> BTreeSet<ServiceId> {
-        let mut concerned = BTreeSet::new();
+    /// Drops what an operator has accepted to be gone. Returns the services concerned, and how many of their upstreams go.
+    pub fn accept(&mut self, acceptance: &Acceptance) -> BTreeMap<ServiceId, usize> {
+        let is_meant =
+            |noticed: &Noticed| noticed.cluster == acceptance.cluster && noticed.revision <= acceptance.revision;
+        self.losses.retain(|loss| !is_meant(&loss.noticed));
+        let mut concerned = BTreeMap::new();
         for (service, held) in &mut self.held {
             let before = held.len();
-            held.retain(|id, hold| {
-                let kept = hold.lasts(now);
-                let bearer = (service.clone(), id.clone());
-                kept < self.policy.hold && stays(&bearer, &hold.upstream, &hold.bore, kept)
-            });
+            held.retain(|_, hold| !is_meant(&hold.noticed));
             if held.len() < before {
-                concerned.insert(service.clone());
+                concerned.insert(service.clone(), before - held.len());
             }
         }
         self.held.retain(|_, held| !held.is_empty());
         concerned
     }
 
-    /// What is kept of a service.
-    pub fn held(&self, service: &ServiceId) -> BTreeMap<UpstreamId, Upstream> {
+    /// The upstreams that are retained.
+    pub fn upstreams(&self) -> impl Iterator<Item = &Upstream> {
+        self.held.values().flat_map(BTreeMap::values).map(|hold| &hold.upstream)
+    }
+
+    /// Drops what no longer is to be retained: upstreams that fail their check, those past the timer, if there is one, and
+    /// those for which `sight` is None because something explains their removal. Returns the services for which anything
+    /// changed.
+    pub fn release(
+        &mut self,
+        now: Instant,
+        sight: impl Fn(&Bearer, &Upstream, &BTreeSet<Bearer>) -> Option<Sight>,
+    ) -> BTreeSet<ServiceId> {
+        let mut concerned = BTreeSet::new();
+        for (service, held) in &mut self.held {
+            held.retain(|id, hold| {
+                let sight = sight(&(service.clone(), id.clone()), &hold.upstream, &hold.bore);
+                let was_unproven = hold.is_unproven;
+                let stays = sight.is_some_and(|sight| hold.stays(now, sight, self.policy.hold));
+                if !stays || hold.is_unproven != was_unproven {
+                    concerned.insert(service.clone());
+                }
+                stays
+            });
+        }
+        self.held.retain(|_, held| !held.is_empty());
+        concerned
+    }
+
+    /// What is retained of a service.
+    pub fn held(&self, service: &ServiceId) -> BTreeMap<UpstreamId, RetainedUpstream> {
         let held = self.held.get(service).into_iter().flatten();
-        held.map(|(id, hold)| (id.clone(), hold.upstream.clone())).collect()
+        let retained = |hold: &Hold| RetainedUpstream { record: hold.upstream.clone(), is_unproven: hold.is_unproven };
+        held.map(|(id, hold)| (id.clone(), retained(hold))).collect()
     }
 
-    /// The upstreams that are kept, and for how long they have been; [`Duration::MAX`] is longer than this machine runs.
-    pub fn lasts(&self, now: Instant) -> impl Iterator<Item = ((ServiceId, UpstreamId), Duration)> {
-        let all = self.held.iter().flat_map(|(service, held)| held.iter().map(move |(id, hold)| (service, id, hold)));
-        all.map(move |(service, id, hold)| ((service.clone(), id.clone()), hold.lasts(now)))
+    /// The upstreams that are retained, and since when; None if that isn't known.
+    pub fn since(&self) -> impl Iterator<Item = (Bearer, Option<SystemTime>)> {
+        self.holds().map(|(service, id, hold)| ((service.clone(), id.clone()), hold.span.since))
     }
 
-    /// The services of which something is kept.
+    /// The services of which something is retained.
     pub fn holding(&self) -> Vec<ServiceId> {
         self.held.keys().cloned().collect()
+    }
+
+    fn holds(&self) -> impl Iterator<Item = (&ServiceId, &UpstreamId, &Hold)> {
+        self.held.iter().flat_map(|(service, held)| held.iter().map(move |(id, hold)| (service, id, hold)))
+    }
+}
+
+/// What one round lost has not left HAProxy yet, whatever `--guard-window` says.
+const SAME_ROUND: Duration = Duration::from_millis(1);
+
+impl Hold {
+    fn stays(&mut self, now: Instant, sight: Sight, timer: Option<Duration>) -> bool {
+        let age = self.span.age(now);
+        if timer.is_some_and(|timer| age >= timer) {
+            return false;
+        }
+        match sight {
+            Sight::Up => {
+                self.is_unproven = false;
+                true
+            }
+            Sight::Unknown => true,
+            Sight::Down | Sight::Missing if self.is_unproven => age < PROVEN_WITHIN,
+            Sight::Down => false,
+            Sight::Missing => age < PUT_BACK_WITHIN,
+        }
     }
 }
 
@@ -214,9 +416,10 @@ mod tests {
     use super::*;
 
     const SECOND: Duration = Duration::from_secs(1);
+    const MINUTE: Duration = Duration::from_secs(60);
 
     fn guard() -> Guard {
-        Guard::new(Policy { share: 50, window: 10 * SECOND, hold: 300 * SECOND })
+        Guard::new(Policy { share: 50, window: 10 * SECOND, hold: None })
     }
 
     fn service(name: &str) -> ServiceId {
@@ -238,71 +441,197 @@ mod tests {
         Present { services: [(service("a"), of_a)].into(), all }
     }
 
-    #[test]
-    fn more_than_half_of_a_service_is_a_crowd() {
-        let t = Instant::now();
-        let mut guard = guard();
-        assert_eq!(guard.lost(t, losses("a", 1..4), &present(3, 100)), [], "half is not more than half");
-        let crowd = guard.lost(t + SECOND, losses("a", 4..5), &present(2, 99));
-        assert_eq!(crowd.len(), 4, "the earlier ones of the window too");
-        guard.hold(t + SECOND, crowd);
-        assert_eq!(guard.held(&service("a")).len(), 4);
-        assert_eq!(guard.lost(t + 2 * SECOND, Vec::new(), &present(2, 99)), [], "what is kept is not kept twice");
-        let next = guard.lost(t + 20 * SECOND, losses("a", 5..6), &present(1, 98));
-        assert_eq!(next.len(), 1, "whoever follows belongs to the same crowd");
+    /// A time of this test, and the store's revision by then.
+    fn at(now: Instant, revision: i64) -> Moment {
+        Moment { now, at: SystemTime::UNIX_EPOCH + MINUTE, noticed: Noticed { cluster: 7, revision } }
+    }
+
+    fn ids(mass: &[Departure]) -> Vec<&str> {
+        mass.iter().map(|it| it.id.as_str()).collect()
+    }
+
+    fn held(guard: &Guard) -> usize {
+        guard.held(&service("a")).len()
+    }
+
+    fn recent(recent: Vec<Departure>) -> Mass {
+        Mass { recent, returning: Vec::new() }
     }
 
     #[test]
-    fn more_than_half_of_all_is_a_crowd_and_old_losses_are_forgotten() {
+    fn more_than_half_of_a_service_is_retained() {
+        let t = Instant::now();
+        let mut guard = guard();
+        assert_eq!(guard.lost(at(t, 1), losses("a", 1..4), &present(3, 100)), Mass::default(), "half is not enough");
+        let mass = guard.lost(at(t + SECOND, 2), losses("a", 4..5), &present(2, 99));
+        assert_eq!((ids(&mass.recent), mass.returning.len()), (vec!["u1", "u2", "u3", "u4"], 0));
+        guard.hold(at(t + SECOND, 2), mass);
+        assert_eq!(held(&guard), 4);
+        let again = guard.lost(at(t + 2 * SECOND, 2), Vec::new(), &present(2, 99));
+        assert_eq!(again, Mass::default(), "what is retained is not retained twice");
+        let next = guard.lost(at(t + 20 * SECOND, 3), losses("a", 5..6), &present(1, 98));
+        assert_eq!(ids(&next.recent), ["u5"], "a further loss belongs to the same event");
+    }
+
+    #[test]
+    fn a_slow_mass_loss_is_one_and_the_first_return_unproven() {
+        let t = Instant::now();
+        let mut guard = guard();
+        for (n, seconds, left) in [(1, 5, 3), (2, 20, 2)] {
+            let mass = guard.lost(at(t + seconds * SECOND, 1), losses("a", n..n + 1), &present(left, 100));
+            assert_eq!(mass, Mass::default(), "{seconds}");
+        }
+        let mass = guard.lost(at(t + 35 * SECOND, 1), losses("a", 3..4), &present(1, 100));
+        assert_eq!((ids(&mass.recent), ids(&mass.returning)), (vec!["u3"], vec!["u1", "u2"]));
+        guard.hold(at(t + 35 * SECOND, 1), mass);
+        let unproven = |guard: &Guard| guard.held(&service("a")).values().filter(|it| it.is_unproven).count();
+        assert_eq!((held(&guard), unproven(&guard)), (3, 2));
+        let mass = guard.lost(at(t + 50 * SECOND, 1), losses("a", 4..5), &present(0, 100));
+        assert_eq!(ids(&mass.recent), ["u4"]);
+        guard.hold(at(t + 50 * SECOND, 1), mass);
+        // u1 passes its check and fails it later. u2's app is gone.
+        let up = |_: &Bearer, _: &Upstream, _: &BTreeSet<Bearer>| Some(Sight::Up);
+        let down = |down: &'static [&str]| {
+            move |(_, id): &Bearer, _: &Upstream, _: &BTreeSet<Bearer>| {
+                Some(if down.contains(&id.as_str()) { Sight::Down } else { Sight::Up })
+            }
+        };
+        assert_eq!(guard.release(t + 51 * SECOND, down(&["u1", "u2"])), BTreeSet::new(), "they wait for a check");
+        assert_eq!(guard.release(t + 55 * SECOND, down(&["u2"])), [service("a")].into(), "u1 is proven");
+        assert_eq!((held(&guard), unproven(&guard)), (4, 1));
+        assert_eq!(guard.release(t + 56 * SECOND, down(&["u1", "u2"])), [service("a")].into(), "u1 was up");
+        assert_eq!(held(&guard), 3);
+        assert_eq!(guard.release(t + 35 * SECOND + PROVEN_WITHIN, down(&["u2"])), [service("a")].into());
+        assert_eq!(held(&guard), 2, "u2 never passed");
+        for minutes in [2, 5, 20, 60, 60 * 24 * 30] {
+            assert_eq!(guard.release(t + minutes * MINUTE, up), BTreeSet::new(), "no timer ends it: {minutes}");
+        }
+    }
+
+    #[test]
+    fn a_loss_counts_for_an_hour() {
+        let t = Instant::now();
+        let mut guard = guard();
+        let of = |ids, left| (losses("a", ids), present(left, 100));
+        for (minutes, expected) in [(20, 2), (59, 2), (61, 0)] {
+            let mut guard = guard.clone();
+            let (first, left) = of(1..3, 3);
+            guard.lost(at(t, 1), first, &left);
+            let (next, left) = of(3..4, 2);
+            assert_eq!(guard.lost(at(t + minutes * MINUTE, 1), next, &left).returning.len(), expected, "{minutes}");
+        }
+        let (all, left) = of(1..4, 0);
+        guard.policy.share = 100;
+        assert_eq!(guard.lost(at(t, 1), all, &left), Mass::default(), "100% disables the guard");
+    }
+
+    #[test]
+    fn more_than_half_of_all_is_retained() {
         let t = Instant::now();
         let mut guard = guard();
         let both = [losses("a", 1..3), losses("b", 3..6)].concat();
         let present = Present { services: [(service("a"), 9), (service("b"), 9)].into(), all: 4 };
-        assert_eq!(guard.lost(t, both, &present).len(), 5);
-        assert_eq!(guard.lost(t + 11 * SECOND, losses("a", 9..10), &present), []);
-        let mut never = Guard::new(Policy { share: 100, ..guard.policy });
-        assert_eq!(never.lost(t, losses("a", 1..9), &self::present(0, 0)), []);
+        assert_eq!(guard.lost(at(t, 1), both, &present).recent.len(), 5);
     }
 
     #[test]
-    fn what_is_kept_is_let_go() {
+    fn a_retained_upstream_goes_when_its_check_fails() {
         let t = Instant::now();
         let mut guard = guard();
-        guard.hold(t, losses("a", 1..4));
-        let down = |(_, id): &Bearer, _: &Upstream, _: &BTreeSet<Bearer>, _| id.as_str() != "u2";
-        assert_eq!(guard.release(t + SECOND, down), [service("a")].into());
-        assert_eq!(guard.held(&service("a")).len(), 2);
-        assert_eq!(guard.release(t + 2 * SECOND, down), BTreeSet::new());
-        assert_eq!(guard.release(t + 300 * SECOND, |_, _, _, _| true), [service("a")].into());
+        guard.hold(at(t, 1), recent(losses("a", 1..5)));
+        let sight = |(_, id): &Bearer, _: &Upstream, _: &BTreeSet<Bearer>| match id.as_str() {
+            "u2" => Some(Sight::Down),
+            "u3" => None,
+            "u4" => Some(Sight::Missing),
+            _ => Some(Sight::Unknown),
+        };
+        assert_eq!(guard.release(t + SECOND, sight), [service("a")].into());
+        assert_eq!(held(&guard), 2, "u4 may not be back in HAProxy yet");
+        assert_eq!(guard.release(t + 2 * SECOND, sight), [service("a")].into());
+        assert_eq!(held(&guard), 1);
+        assert_eq!(guard.release(t + 3 * SECOND, sight), BTreeSet::new());
+    }
+
+    #[test]
+    fn a_timer_ends_it_if_there_is_one() {
+        let t = Instant::now();
+        let up = |_: &Bearer, _: &Upstream, _: &BTreeSet<Bearer>| Some(Sight::Up);
+        for (hold, left) in [(Some(300 * SECOND), 0), (None, 3)] {
+            let mut guard = Guard::new(Policy { hold, ..guard().policy });
+            guard.hold(at(t, 1), recent(losses("a", 1..4)));
+            guard.release(t + 299 * SECOND, up);
+            assert_eq!(held(&guard), 3);
+            guard.release(t + 300 * SECOND, up);
+            assert_eq!(held(&guard), left, "{hold:?}");
+        }
+    }
+
+    #[test]
+    fn an_explained_loss_does_not_count() {
+        let t = Instant::now();
+        let mut guard = guard();
+        assert_eq!(guard.lost(at(t, 1), losses("a", 1..3), &present(8, 100)), Mass::default());
+        guard.forget(|it| it.id.as_str() == "u1");
+        let mass = guard.lost(at(t + SECOND, 1), losses("a", 3..9), &present(2, 94));
+        assert_eq!(ids(&mass.recent), ["u2", "u3", "u4", "u5", "u6", "u7", "u8"]);
+    }
+
+    #[test]
+    fn an_operator_accepts_what_was_noticed_before() {
+        let t = Instant::now();
+        let mut guard = guard();
+        guard.hold(at(t, 10), recent(losses("a", 1..3)));
+        guard.hold(at(t, 20), recent(losses("a", 3..4)));
+        guard.lost(at(t, 10), losses("a", 4..5), &present(99, 100));
+        assert_eq!(guard.accept(&Acceptance { cluster: 7, revision: 9 }), BTreeMap::new(), "an older word");
+        assert_eq!(guard.accept(&Acceptance { cluster: 8, revision: 99 }), BTreeMap::new(), "another store");
+        assert_eq!(guard.accept(&Acceptance { cluster: 7, revision: 19 }), [(service("a"), 2)].into());
+        assert_eq!((held(&guard), guard.losers().count()), (1, 0));
+        // A store that was reset has lower revisions, and it is the only one that can be named.
+        guard.follow_store(Noticed { cluster: 7, revision: 5 });
+        assert_eq!(guard.accept(&Acceptance { cluster: 7, revision: 4 }), BTreeMap::new());
+        assert_eq!(guard.accept(&Acceptance { cluster: 7, revision: 5 }), [(service("a"), 1)].into());
         assert_eq!(guard.holding(), []);
     }
 
     #[test]
-    fn whoever_came_back_is_of_no_later_crowd() {
+    fn a_restart_of_confgen_forgets_nothing() {
         let t = Instant::now();
-        let mut guard = guard();
-        assert_eq!(guard.lost(t, losses("a", 1..3), &present(8, 100)), []);
-        guard.forget(|_, id| id.as_str() == "u1");
-        let crowd = guard.lost(t + SECOND, losses("a", 3..9), &present(2, 94));
-        let ids: Vec<&str> = crowd.iter().map(|it| it.id.as_str()).collect();
-        assert_eq!(ids, ["u2", "u3", "u4", "u5", "u6", "u7", "u8"]);
-    }
-
-    #[test]
-    fn what_is_kept_is_kept_over_a_restart() {
-        let t = Instant::now();
-        let mut guard = guard();
-        guard.hold(t, losses("a", 1..3));
-        let json = serde_json::to_vec(&guard.kept(t + 299 * SECOND)).unwrap();
-        let mut again = self::guard();
-        again.recall(t, serde_json::from_slice(&json).unwrap());
+        let mut guard = Guard::new(Policy { hold: Some(300 * SECOND), ..guard().policy });
+        guard.hold(at(t, 1), recent(losses("a", 1..3)));
+        guard.lost(at(t, 1), losses("a", 3..4), &present(9, 100));
+        let later = t + 299 * SECOND;
+        let json = serde_json::to_vec(&(guard.kept(later), guard.remembered(later))).unwrap();
+        let (kept, lost) = serde_json::from_slice(&json).unwrap();
+        let mut again = Guard::new(guard.policy);
+        again.recall(t, kept, lost);
         assert_eq!(again.held(&service("a")), guard.held(&service("a")));
-        assert_eq!(again.release(t, |_, _, _, _| true), BTreeSet::new());
-        assert_eq!(again.release(t + SECOND, |_, _, _, _| true), [service("a")].into(), "not for longer than before");
+        assert!(again.since().all(|(_, since)| since == Some(SystemTime::UNIX_EPOCH + MINUTE)));
+        let mass = again.lost(at(t, 1), losses("a", 4..7), &present(0, 96));
+        assert_eq!(ids(&mass.returning), ["u3"]);
+        let up = |_: &Bearer, _: &Upstream, _: &BTreeSet<Bearer>| Some(Sight::Up);
+        assert_eq!(again.release(t, up), BTreeSet::new());
+        assert_eq!(again.release(t + SECOND, up), [service("a")].into(), "not for longer than before");
     }
 
     #[test]
-    fn the_last_word_is_heard_in_the_event_too() {
+    fn what_is_remembered_is_bounded_but_a_mass_is_not() {
+        let t = Instant::now();
+        let mut guard = guard();
+        let many = |from: usize, to: usize| -> Vec<Departure> {
+            let one = losses("a", 1..2).remove(0);
+            (from..to).map(|n| Departure { id: format!("n{n}").parse().unwrap(), ..one.clone() }).collect()
+        };
+        assert_eq!(guard.lost(at(t, 1), many(0, MOST_LOSSES), &present(99_999, 99_999)), Mass::default());
+        guard.lost(at(t, 1), many(MOST_LOSSES, MOST_LOSSES + 9), &present(99_999, 99_999));
+        guard.lost(at(t, 1), Vec::new(), &present(99_999, 99_999));
+        assert_eq!(guard.losers().count(), MOST_LOSSES);
+        let mass = guard.lost(at(t, 1), many(50_000, 65_000), &present(0, 0));
+        assert_eq!(mass.recent.len(), 25_000);
+    }
+
+    #[test]
+    fn the_last_record_counts_if_both_events_come_together() {
         let gone = |value: &str| {
             let key = "http-services/a/upstreams/u1".to_owned();
             let last = discovery::Entry {
@@ -320,7 +649,7 @@ mod tests {
     }
 
     #[test]
-    fn whoever_is_asked_to_go_is_no_loss() {
+    fn an_announced_removal_is_no_loss() {
         let [mut departure] = <[Departure; 1]>::try_from(losses("a", 1..2)).unwrap();
         assert!(departure.is_loss());
         departure.upstream.state = UpstreamState::Drain;

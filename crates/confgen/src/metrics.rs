@@ -1,7 +1,7 @@
 //! How things stand, as Prometheus reads it. Pure, but for the acts' counters, which count on.
 //!
 //! No label has a value from the store: how many series there are is known beforehand, but for one for each certificate's
-//! file. What single services and upstreams do, HAProxy itself counts.
+//! file and for each service that retains upstreams. What single services and upstreams do, HAProxy itself counts.
 
 use prometheus_client::encoding::EncodeLabelSet;
 use prometheus_client::metrics::counter::Counter;
@@ -10,6 +10,7 @@ use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::registry::Registry;
 
+use std::collections::BTreeMap;
 use std::sync::atomic::AtomicU64;
 use std::time::SystemTime;
 
@@ -157,6 +158,7 @@ pub fn register(report: &Report, counted: &Counted, registry: &mut Registry) {
     infos(report, registry);
     daemon::admin::register_log(registry);
     census(report, registry);
+    retained(report, registry);
     verdicts(report, counted, registry);
     times(report, registry);
     certificates(report, registry);
@@ -215,6 +217,28 @@ fn census(report: &Report, registry: &mut Registry) {
     }
     registry.register("services", "Services that are served", services);
     registry.register("upstreams", "Upstreams that are served, by the state that is wanted of them", upstreams);
+}
+
+/// What is served without a key: by service, and for how long. Alerts need the service's name, so it is a label here. The
+/// services are few, and end with what is retained.
+fn retained(report: &Report, registry: &mut Registry) {
+    const MOST: usize = 100;
+    let held = &report.standing.held;
+    let mut counts: BTreeMap<(String, &str), i64> = BTreeMap::new();
+    for ((service, _), retained) in held {
+        *counts.entry((service.to_string(), retained.by.name())).or_default() += 1;
+    }
+    let upstreams = Family::<[(&'static str, String); 2], Gauge>::default();
+    for ((service, by), count) in counts.into_iter().take(MOST) {
+        upstreams.get_or_create(&[("service", service), ("by", by.to_owned())]).set(count);
+    }
+    let help = "Upstreams that are served although their keys have gone, by service, and by what retains them: the removal \
+                guard, or a reset of the store; of 100 services at most";
+    registry.register("retained_upstreams", help, upstreams);
+    let oldest = held.values().filter_map(|it| it.since).min();
+    let age = oldest.and_then(|since| SystemTime::now().duration_since(since).ok()).unwrap_or_default();
+    let help = "For how long the one that is retained longest has been; 0 if none is";
+    registry.register("oldest_retained_seconds", help, gauge(i64::try_from(age.as_secs()).unwrap_or(i64::MAX)));
 }
 
 /// The verdicts on all upstreams, counted.

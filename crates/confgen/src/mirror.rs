@@ -4,6 +4,7 @@ mod held;
 mod stored;
 mod told;
 
+use std::borrow::Cow;
 use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::SystemTime;
@@ -18,6 +19,9 @@ use crate::settle::Changed;
 pub use held::Held;
 pub use stored::Stored;
 pub use told::{Told, Wiped};
+
+/// The longest key that is kept: the longest of ours has some 530 bytes.
+const LONGEST_KEY: usize = 1024;
 
 /// Where balancers write.
 const BALANCERS: &str = "balancers/";
@@ -134,7 +138,7 @@ impl Mirror {
         let now = Position::of(snapshot);
         let last = self.position.map(|last| Position { revision: last.revision.max(self.newest), ..last });
         let wiped = last.and_then(|last| Wiped::between(last, now));
-        let last = std::mem::replace(&mut self.topology, Arc::new(Topology::of(&snapshot.entries)));
+        let last = std::mem::replace(&mut self.topology, Arc::new(topology_of(&snapshot.entries)));
         if wiped.is_some() || !self.held.is_empty() {
             let listed: BTreeSet<&str> = snapshot.entries.iter().map(|entry| entry.key.as_str()).collect();
             self.hold(&last, &listed, wiped.map(|why| (why, now)));
@@ -188,6 +192,8 @@ impl Mirror {
         self.goodbyes.extend(changes.iter().filter_map(goodbye));
         let mut matter = false;
         for change in changes {
+            let Some(change) = bounded(change) else { continue };
+            let change = &*change;
             let topology = Arc::make_mut(&mut self.topology);
             let was = topology.unfollowed().get(change.key()).cloned();
             if let Some(id) = topology.apply(change) {
@@ -199,7 +205,8 @@ impl Mirror {
         if !self.held.is_empty() {
             matter |= self.release(changes);
         }
-        matter
+        // The removal guard retains upstreams that are not in here, and an acceptance is about them too.
+        matter || changes.iter().any(|change| change.key() == Key::AcceptStore.to_string())
     }
 
     /// Lets go what was written again, what has moved, and everything if an operator says so. True if anything went.
@@ -292,6 +299,24 @@ impl Mirror {
             held: Arc::clone(&self.held),
             newest: self.newest,
         })
+    }
+}
+
+/// The topology of a listing, without what nothing reads.
+fn topology_of(entries: &[Entry]) -> Topology {
+    let mut topology = Topology::default();
+    for entry in entries.iter().filter(|entry| entry.key.len() <= LONGEST_KEY) {
+        topology.apply(&Change::Put(entry.clone().bounded()));
+    }
+    topology
+}
+
+/// The change without what nothing reads; None if its key can't be one of ours.
+fn bounded(change: &Change) -> Option<Cow<'_, Change>> {
+    match change {
+        _ if change.key().len() > LONGEST_KEY => None,
+        Change::Put(entry) => Some(Cow::Owned(Change::Put(entry.clone().bounded()))),
+        Change::Delete { .. } => Some(Cow::Borrowed(change)),
     }
 }
 

@@ -63,6 +63,10 @@ pub struct Rounds {
     /// Which leases live; etcd is asked.
     lives: Lives,
     guarded_at: Instant,
+    /// Why the start could not write all that it has to; None once it has.
+    unopened: Option<String>,
+    /// The cluster and revision of the last acceptance that was taken in.
+    accepted: Option<(u64, i64)>,
     /// The store as of the last round, and what of it is held.
     position: Position,
     newest: i64,
@@ -125,7 +129,7 @@ impl Rounds {
     pub fn quick(&mut self, news: &News) -> anyhow::Result<Left> {
         self.tell_expiry();
         let mut touched = self.decide(news);
-        touched.extend(self.guard_losses(&news.goodbyes));
+        touched.extend(self.guard_losses(news));
         touched = self.shape(touched, news.changed == Changed::All)?;
         let doubted = self.proxy.stamp().is_none();
         if doubted || news.changed == Changed::All {
@@ -237,6 +241,7 @@ impl Rounds {
             newest: self.newest,
             held: Arc::clone(&self.held),
             kept: self.guard.kept(Instant::now()),
+            lost: self.guard.remembered(Instant::now()),
             told: Arc::clone(&self.told),
             stood: Arc::clone(&self.stood),
             is_waiting: self.refused.is_some(),

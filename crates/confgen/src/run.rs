@@ -64,12 +64,16 @@ pub async fn run(
     let mut beats = interval(systemd::watchdog_interval().unwrap_or(BEAT_EVERY).min(BEAT_EVERY));
     let opening = tokio::task::spawn_blocking(move || {
         let _activity = activities.begin("start", "files are read and checked");
-        Rounds::open(options, lives)
+        let mut rounds = Rounds::open(options, lives)?;
+        rounds.compare_with_remembered();
+        Ok(rounds)
     });
     let Some(opened) = opened(opening, &mut beats, &pulse, &shutdown).await else { return Ok(()) };
     let mut rounds = opened?;
+    let outside_changed = rounds.is_unopened();
     let mirror = Mirror::remembering(rounds.take_stored());
-    let mut daemon = Daemon { mirror, prefix, report, ..Daemon::new(Some(rounds), Drains::of(socket), &pacing) };
+    let mut daemon =
+        Daemon { mirror, prefix, report, outside_changed, ..Daemon::new(Some(rounds), Drains::of(socket), &pacing) };
     tokio::spawn(acknowledging.run(daemon.report.subscribe(), shutdown.drain.clone()));
     systemd::status("waiting for the store");
     loop {
@@ -89,6 +93,7 @@ pub async fn run(
                 pulse.beat();
                 systemd::watchdog();
                 daemon.follow_clock(expiry::now());
+                daemon.repeat_retained(Instant::now());
             }
             () = shutdown.drain.cancelled() => break,
         }
@@ -157,6 +162,8 @@ struct Daemon {
     requeued: BTreeSet<String>,
     seen: Look,
     ready: bool,
+    /// When the log told last what is retained.
+    retained_told: Option<Instant>,
     drains: Drains,
     /// HAProxy runs all that the last act was given.
     current: bool,
@@ -189,6 +196,7 @@ impl Daemon {
             requeued: BTreeSet::new(),
             seen: Look::default(),
             ready: false,
+            retained_told: None,
             drains,
             current: false,
             given: 0,

@@ -22,10 +22,10 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::ops::RangeInclusive;
 use std::sync::Arc;
 
-use discovery::{Host, Kind, Networks, Profile, Service, ServiceId, Sticky, Topology, Upstream, UpstreamId};
+use discovery::{Host, Kind, Networks, Profile, Service, ServiceId, Sticky, Topology, UpstreamId};
 
 use crate::domains::Allowed;
-use crate::guard::{Departure, Present};
+use crate::guard::{Departure, Present, RetainedUpstream};
 
 pub use explained::{Explained, Facts};
 pub use memory::Memory;
@@ -115,7 +115,7 @@ pub struct Settled {
     /// Services without a key, until they are buried.
     ghosts: BTreeSet<ServiceId>,
     /// Upstreams without a key that are served all the same.
-    kept: BTreeMap<ServiceId, BTreeMap<UpstreamId, Upstream>>,
+    kept: BTreeMap<ServiceId, BTreeMap<UpstreamId, RetainedUpstream>>,
 }
 
 #[derive(Clone, Debug)]
@@ -189,6 +189,14 @@ impl Settled {
         touched
     }
 
+    /// Takes the store as it was before this process, to compare the first listing with. What is remembered besides stays
+    /// remembered until then.
+    pub fn assume(&mut self, topology: &Topology) {
+        let (remembered, claims) = (Arc::clone(&self.remembered), Arc::clone(&self.claims));
+        self.update(topology, &Changed::All);
+        (self.remembered, self.claims) = (remembered, claims);
+    }
+
     /// The upstreams whose keys have gone since this was last asked.
     pub fn take_departures(&mut self) -> Vec<Departure> {
         std::mem::take(&mut self.departures)
@@ -202,7 +210,7 @@ impl Settled {
     }
 
     /// These upstreams of the service are served although they have no key. True if that changes anything.
-    pub fn keep(&mut self, id: &ServiceId, upstreams: BTreeMap<UpstreamId, Upstream>) -> bool {
+    pub fn keep(&mut self, id: &ServiceId, upstreams: BTreeMap<UpstreamId, RetainedUpstream>) -> bool {
         if upstreams.is_empty() {
             self.kept.remove(id);
         } else {

@@ -57,7 +57,12 @@ fn verifies(password: &str, hash: &str) -> bool {
 
 fn own_password(path: &Path) -> Result<String, Error> {
     match regular_file::read_text(path, SMALL) {
-        Ok(password) => return Ok(password),
+        Ok(password) if !password.trim().is_empty() => return Ok(password),
+        // A power cut or a full disk left it so. confgen made it, and can make another one.
+        Ok(_) => tracing::warn!("{}: it is empty; a new password for the stats page is made", path.display()),
+        Err(error) if error.kind() == io::ErrorKind::InvalidData => {
+            tracing::warn!("{}: {error}; a new password for the stats page is made", path.display());
+        }
         Err(error) if error.kind() == io::ErrorKind::NotFound => {}
         Err(error) => return Err(failed("read", path)(error)),
     }
@@ -101,5 +106,26 @@ mod tests {
         assert_eq!(password_hash(Some(&given), dir.path()).unwrap(), other);
         replace(&given, b"\n", 0o600).unwrap();
         assert!(password_hash(Some(&given), dir.path()).is_err());
+    }
+
+    #[test]
+    fn a_damaged_password_or_hash_is_made_anew() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut hash = password_hash(None, dir.path()).unwrap();
+        let password = dir.path().join("stats-password");
+        for damage in [&b""[..], b"\n", b"\xff\xfe\x00"] {
+            fs::write(&password, damage).unwrap();
+            let new = password_hash(None, dir.path()).unwrap();
+            assert_ne!(new, hash);
+            assert_eq!(fs::read_to_string(&password).unwrap().trim().len(), LENGTH);
+            hash = new;
+        }
+        for damage in [&b""[..], b"$6$x", b"\xff"] {
+            fs::write(dir.path().join("stats-password.hash"), damage).unwrap();
+            let new = password_hash(None, dir.path()).unwrap();
+            let text = fs::read_to_string(&password).unwrap();
+            assert!(verifies(text.trim(), &new) && new != hash);
+            hash = new;
+        }
     }
 }

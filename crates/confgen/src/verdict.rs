@@ -291,7 +291,7 @@ impl Retained {
             self.since.map(|at| format!(", since {}", humantime::format_rfc3339_seconds(at))).unwrap_or_default();
         match self.by {
             Retainer::Guard => {
-                format!("its key disappeared together with others{since}; it is retained while HAProxy's checks pass")
+                format!("its key disappeared together with others{since}; it is retained until a check fails")
             }
             Retainer::Reset => {
                 format!("the store was reset and lacks its key{since}; it is retained until that key is written again")

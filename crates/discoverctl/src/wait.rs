@@ -25,7 +25,7 @@ pub(crate) struct Awaited {
     pub(crate) drained: BTreeSet<(ServiceId, UpstreamId)>,
     /// The keys that nobody may refuse, relative to the prefix.
     pub(crate) keys: Vec<String>,
-    /// Nothing may be retained that a reset store lacks.
+    /// Nothing may be retained that the store lacks, after a reset or by the removal guard.
     pub(crate) lets_go: bool,
 }
 
@@ -43,14 +43,15 @@ impl Awaited {
     fn is_followed(&self, cluster: u64, balancer: &Balancer) -> bool {
         self.services.iter().all(|service| balancer.follows(cluster, self.revision, service))
             && self.drained.iter().all(|(service, id)| balancer.acknowledges(cluster, self.revision, service, id))
+            && !self.keys.iter().any(|key| balancer.may_refuse_unsaid(key))
             && (!self.lets_go || self.has_let_go(cluster, balancer))
     }
 
-    /// The balancer has seen the revision, and retains nothing of the store before.
+    /// The balancer has seen the revision, and retains nothing that the store lacks.
     fn has_let_go(&self, cluster: u64, balancer: &Balancer) -> bool {
         // An older confgen says only that it has seen the revision. `applied` says that HAProxy follows.
         let reached = if balancer.lost.is_some() { balancer.applied } else { balancer.seen };
-        balancer.cluster == cluster && reached >= self.revision && !balancer.retains_lost_keys()
+        balancer.cluster == cluster && reached >= self.revision && !balancer.retains_anything()
     }
 
     /// The keys that a balancer which has seen them refuses.
@@ -85,6 +86,9 @@ impl Awaited {
         if let Some(service) = self.services.iter().find(|service| said.pending.contains(&service.to_string())) {
             return Some(format!("{service} waits for a restart"));
         }
+        if self.lets_go && said.retains_anything() && !said.retains_lost_keys() {
+            return Some(format!("it retains {} upstreams", said.guarded.unwrap_or_default()));
+        }
         if self.lets_go && said.retains_lost_keys() {
             let keys = said.lost.map(|lost| format!("it retains {} keys", lost.keys));
             return Some(keys.unwrap_or_else(|| format!("it retains {} upstreams", said.held.len())));
@@ -93,7 +97,9 @@ impl Awaited {
             let server = Balancer::server(service, id);
             said.draining.get(&server).map(|sessions| format!("{server} has {sessions} open"))
         });
-        open.or_else(|| (said.applied < self.revision).then(|| format!("at revision {}", said.applied)))
+        let is_cut = || self.keys.iter().any(|key| said.may_refuse_unsaid(key));
+        let cut = || is_cut().then(|| "it refuses more keys of the service than it can name".to_owned());
+        open.or_else(cut).or_else(|| (said.applied < self.revision).then(|| format!("at revision {}", said.applied)))
     }
 }
 

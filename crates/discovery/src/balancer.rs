@@ -8,7 +8,7 @@ use std::fmt;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use crate::refusal::escaped;
-use crate::{Refusal, ServiceId, UpstreamId};
+use crate::{Key, Refusal, ServiceId, UpstreamId};
 
 /// Characters that a reason keeps; the balancer's API has it whole.
 const LONGEST_REASON: usize = 300;
@@ -45,6 +45,9 @@ pub struct Balancer {
     /// What it retains since the store was reset; None if an older confgen doesn't say.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub lost: Option<Lost>,
+    /// How many upstreams its removal guard retains; None if an older confgen doesn't say, and accepts nothing of them.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub guarded: Option<usize>,
     /// The keys that it refuses, relative to the prefix, and why.
     #[serde(default)]
     pub quarantined: BTreeMap<String, String>,
@@ -54,6 +57,10 @@ pub struct Balancer {
     /// The lists that are cut: what is missing from them counts as in them.
     #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
     pub more: BTreeSet<String>,
+    /// By list that is cut, the services of which entries are missing; `-` are keys of no service. If a list in `more` is
+    /// not here, entries of any service may be missing.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub cut: BTreeMap<String, BTreeSet<String>>,
 }
 
 /// What a balancer retains of a store that was reset.
@@ -66,8 +73,14 @@ pub struct Lost {
 }
 
 impl Balancer {
-    /// The entries that a list keeps: four full ones with the longest names are some 600 kB, etcd takes 1.5 MiB.
-    pub const MOST: usize = 200;
+    /// The most entries of a list.
+    pub const MOST: usize = 2_000;
+
+    /// The most bytes of a list's entries, as JSON: four full lists leave room in the 1.5 MiB that etcd takes.
+    const MOST_BYTES: usize = 256 * 1024;
+
+    /// The most services that are named as cut. If there are more, the list is cut for all.
+    const MOST_CUT: usize = 200;
 
     /// An upstream's name in the lists: `http-shop/node-1`.
     pub fn server(service: &ServiceId, upstream: &UpstreamId) -> String {
@@ -82,24 +95,43 @@ impl Balancer {
         serde_json::from_slice(value).map_err(|error| Refusal::Json(escaped(&error.to_string(), 200).into()))
     }
 
-    /// The same with lists that fit into a key: `more` names those that are cut, and long reasons end in `…`.
+    /// The same with lists that fit into a key, and long reasons that end in `…`. A list is cut by service: those with the
+    /// fewest entries are listed whole, and `cut` names the others, so that a long list of one service says nothing of
+    /// another one.
     #[must_use]
-    pub fn cut(mut self) -> Self {
-        let Self { pending, held, quarantined, draining, more, .. } = &mut self;
-        let lists = [
-            ("pending", cut(pending, BTreeSet::len, BTreeSet::pop_last)),
-            ("held", cut(held, BTreeSet::len, BTreeSet::pop_last)),
-            ("quarantined", cut(quarantined, BTreeMap::len, BTreeMap::pop_last)),
-            ("draining", cut(draining, BTreeMap::len, BTreeMap::pop_last)),
-        ];
-        more.extend(lists.into_iter().filter(|(_, is_cut)| *is_cut).map(|(name, _)| name.to_owned()));
-        for reason in quarantined.values_mut() {
+    pub fn shortened(mut self) -> Self {
+        for reason in self.quarantined.values_mut() {
             if let Some((end, _)) = reason.char_indices().nth(LONGEST_REASON) {
                 reason.truncate(end);
                 reason.push('…');
             }
         }
+        let pending = Cut::of(self.pending.iter().map(|name| (name.as_str(), json_length(name))), server_service);
+        self.pending.retain(|name| pending.keeps(name));
+        let held = Cut::of(self.held.iter().map(|name| (name.as_str(), json_length(name))), server_service);
+        self.held.retain(|name| held.keeps(name));
+        let quarantined = self.quarantined.iter().map(|(key, why)| (key.as_str(), json_length(key) + json_length(why)));
+        let quarantined = Cut::of(quarantined, key_service);
+        self.quarantined.retain(|key, _| quarantined.keeps(key));
+        let draining = self.draining.keys().map(|name| (name.as_str(), json_length(name) + LONGEST_COUNT));
+        let draining = Cut::of(draining, server_service);
+        self.draining.retain(|name, _| draining.keeps(name));
+        for (list, cut) in [(PENDING, pending), (HELD, held), (QUARANTINED, quarantined), (DRAINING, draining)] {
+            if cut.dropped.is_empty() {
+                continue;
+            }
+            self.more.insert(list.to_owned());
+            // Which services wait is what the list of them says: one that is missing can't be named.
+            if cut.services.len() <= Self::MOST_CUT && list != PENDING {
+                self.cut.insert(list.to_owned(), cut.services);
+            }
+        }
         self
+    }
+
+    /// Whether a list may lack entries of this service, so that nothing follows from what it lacks.
+    fn may_lack(&self, list: &str, service: &str) -> bool {
+        self.more.contains(list) && self.cut.get(list).is_none_or(|services| services.contains(service))
     }
 
     /// Whether it runs what this upstream's record was at this revision of this store, and nobody sends requests there
@@ -108,7 +140,7 @@ impl Balancer {
         let server = Self::server(service, upstream);
         self.runs(cluster, revision, service, upstream)
             && !self.draining.contains_key(&server)
-            && !self.more.contains("draining")
+            && !self.may_lack(DRAINING, &service.to_string())
     }
 
     /// It retains keys that a reset store lacks, or may do so.
@@ -117,9 +149,20 @@ impl Balancer {
         self.lost.map_or(!self.held.is_empty() || self.more.contains("held"), |lost| lost.keys > 0)
     }
 
-    /// Why it refuses a key, relative to the prefix; None where it doesn't, or the list is cut before it.
+    /// It retains upstreams whose keys are gone, or may do so: after a reset of the store or by its removal guard. An
+    /// acceptance ends that.
+    pub fn retains_anything(&self) -> bool {
+        self.retains_lost_keys() || self.guarded.is_some_and(|count| count > 0)
+    }
+
+    /// Why it refuses a key, relative to the prefix; None if it doesn't, or if its list lacks the key.
     pub fn refuses(&self, key: &str) -> Option<&str> {
         self.quarantined.get(key).map(String::as_str)
+    }
+
+    /// Whether it may refuse this key and not say so, because its list is cut.
+    pub fn may_refuse_unsaid(&self, key: &str) -> bool {
+        self.refuses(key).is_none() && self.may_lack(QUARANTINED, &key_service(key))
     }
 
     /// Whether it runs what this upstream's record was at this revision of this store; what a drain leaves behind is
@@ -127,7 +170,7 @@ impl Balancer {
     pub fn runs(&self, cluster: u64, revision: i64, service: &ServiceId, upstream: &UpstreamId) -> bool {
         self.follows(cluster, revision, service)
             && !self.held.contains(&Self::server(service, upstream))
-            && !self.more.contains("held")
+            && !self.may_lack(HELD, &service.to_string())
     }
 
     /// Whether it runs what this service's keys were at this revision of this store, but for those that it refuses.
@@ -135,7 +178,7 @@ impl Balancer {
         self.cluster == cluster
             && self.applied >= revision
             && !self.pending.contains(&service.to_string())
-            && !self.more.contains("pending")
+            && !self.may_lack(PENDING, &service.to_string())
     }
 }
 
@@ -146,13 +189,73 @@ impl fmt::Display for Balancer {
     }
 }
 
-/// Drops what stands last until the list is short enough; whether anything was dropped.
-fn cut<L, T>(list: &mut L, length: fn(&L) -> usize, drop_last: fn(&mut L) -> Option<T>) -> bool {
-    let is_cut = length(list) > Balancer::MOST;
-    while length(list) > Balancer::MOST {
-        drop_last(list);
+const PENDING: &str = "pending";
+const HELD: &str = "held";
+const QUARANTINED: &str = "quarantined";
+const DRAINING: &str = "draining";
+
+/// `cut` names keys of no service so.
+const NO_SERVICE: &str = "-";
+
+/// The longest session count with its colon and comma.
+const LONGEST_COUNT: usize = 22;
+
+/// The service of an upstream, or of a service's own name, in a list.
+fn server_service(server: &str) -> String {
+    server.split_once('/').map_or(server, |(service, _)| service).to_owned()
+}
+
+/// The service of a key.
+fn key_service(key: &str) -> String {
+    let key = key.parse::<Key>().ok();
+    key.and_then(|key| key.service().map(ToString::to_string)).unwrap_or_else(|| NO_SERVICE.to_owned())
+}
+
+/// The bytes of a text in JSON, with quotes and a comma. A character that needs an escape takes six at most.
+fn json_length(text: &str) -> usize {
+    let of = |byte: u8| if byte < b' ' || byte == b'"' || byte == b'\\' { 6 } else { 1 };
+    text.bytes().map(of).sum::<usize>() + 3
+}
+
+/// What of a list does not fit.
+struct Cut {
+    /// The entries.
+    dropped: BTreeSet<String>,
+    /// Their services.
+    services: BTreeSet<String>,
+}
+
+impl Cut {
+    fn of<'a>(entries: impl Iterator<Item = (&'a str, usize)>, service: fn(&str) -> String) -> Self {
+        let entries: Vec<(&str, usize)> = entries.collect();
+        let mut cut = Self { dropped: BTreeSet::new(), services: BTreeSet::new() };
+        let bytes = entries.iter().map(|(_, bytes)| bytes).sum::<usize>();
+        if entries.len() <= Balancer::MOST && bytes <= Balancer::MOST_BYTES {
+            return cut;
+        }
+        let mut by_service: BTreeMap<String, Vec<(&str, usize)>> = BTreeMap::new();
+        for entry in entries {
+            by_service.entry(service(entry.0)).or_default().push(entry);
+        }
+        let mut smallest_first: Vec<(String, Vec<(&str, usize)>)> = by_service.into_iter().collect();
+        smallest_first.sort_by_key(|(_, entries)| entries.len());
+        let (mut count, mut room) = (Balancer::MOST, Balancer::MOST_BYTES);
+        for (service, entries) in smallest_first {
+            for (entry, bytes) in entries {
+                if count > 0 && bytes <= room {
+                    (count, room) = (count - 1, room - bytes);
+                } else {
+                    cut.dropped.insert(entry.to_owned());
+                    cut.services.insert(service.clone());
+                }
+            }
+        }
+        cut
     }
-    is_cut
+
+    fn keeps(&self, entry: &str) -> bool {
+        !self.dropped.contains(entry)
+    }
 }
 
 pub(crate) fn as_text<S: Serializer>(number: &u64, serializer: S) -> Result<S::Ok, S::Error> {
@@ -246,12 +349,15 @@ mod tests {
 
     #[test]
     fn what_is_missing_from_a_cut_list_counts_as_in_it() {
-        let whole = full(MOST).cut();
+        let whole = full(500).shortened();
         assert!(whole.more.is_empty() && acknowledges(&whole, 10, "shop", "a"));
-        let cut = full(MOST + 1).cut();
-        let lengths = [cut.pending.len(), cut.held.len(), cut.quarantined.len(), cut.draining.len()];
-        assert_eq!((lengths, cut.more.len()), ([MOST; 4], 4));
+        let cut = full(MOST + 1).shortened();
+        assert_eq!((cut.more.len(), cut.cut.len()), (4, 0), "too many services to name them");
+        assert!(
+            [cut.pending.len(), cut.held.len(), cut.quarantined.len(), cut.draining.len()].iter().all(|it| *it < MOST)
+        );
         for list in ["pending", "held", "draining"] {
+            // So does an older confgen say it.
             let one = Balancer { more: [list.to_owned()].into(), ..whole.clone() };
             assert!(!acknowledges(&one, 10, "shop", "a"), "{list}");
         }
@@ -260,9 +366,51 @@ mod tests {
     }
 
     #[test]
+    fn a_long_list_of_one_service_says_nothing_of_another() {
+        let many = |service: &str, count: usize| (0..count).map(|n| format!("{service}/n{n:05}")).collect::<Vec<_>>();
+        let draining = many("http-big", MOST + 10).into_iter().chain(many("http-shop", 1));
+        let held = many("http-huge", MOST + 10).into_iter().chain(many("http-mail", 3));
+        let keys = (0..=MOST).map(|n| (format!("http-services/odd/overrides/n{n}"), "why".to_owned()));
+        let balancer = Balancer {
+            applied: 10,
+            draining: draining.map(|name| (name, 3)).collect(),
+            held: held.collect(),
+            quarantined: keys.chain([("nonsense/x".to_owned(), "why".to_owned())]).collect(),
+            ..Balancer::default()
+        };
+        let text = balancer.clone().shortened().to_string();
+        let cut = Balancer::parse(text.as_bytes()).unwrap();
+        assert_eq!((cut.draining.len(), cut.held.len(), cut.quarantined.len()), (MOST, MOST, MOST));
+        let names = |list: &str| cut.cut[list].iter().map(String::as_str).collect::<Vec<_>>();
+        assert_eq!(
+            [names("draining"), names("held"), names("quarantined")],
+            [["http-big"], ["http-huge"], ["http-odd"]]
+        );
+        assert!(acknowledges(&cut, 10, "shop", "a"), "another service's drain");
+        assert!(!acknowledges(&cut, 10, "shop", "n00000"), "it is listed");
+        assert!(!acknowledges(&cut, 10, "big", "a"), "it may be among what is missing");
+        assert!(acknowledges(&cut, 10, "mail", "a") && !acknowledges(&cut, 10, "mail", "n00001"));
+        assert!(!acknowledges(&cut, 10, "huge", "a"));
+        assert!(cut.may_refuse_unsaid("http-services/odd/upstreams/a"));
+        assert!(!cut.may_refuse_unsaid("http-services/shop/upstreams/a") && !cut.may_refuse_unsaid("other/x"));
+        // As many as one deployment drains at a time are listed one by one, and each is acknowledged when it is over.
+        let draining: Vec<String> = many("http-big", 210);
+        let some = Balancer { applied: 10, draining: draining.into_iter().map(|name| (name, 1)).collect(), ..cut };
+        let some = Balancer { more: BTreeSet::new(), cut: BTreeMap::new(), held: BTreeSet::new(), ..some }.shortened();
+        assert!(
+            some.cut.is_empty()
+                && acknowledges(&some, 10, "big", "n00210")
+                && !acknowledges(&some, 10, "big", "n00209")
+        );
+    }
+
+    #[test]
     fn a_cut_value_fits_into_a_key() {
-        let text = full(1000).cut().to_string();
-        assert!(text.len() < LONGEST / 2, "{}", text.len());
-        assert_eq!(Balancer::parse(text.as_bytes()).unwrap().cut().to_string(), text);
+        let text = full(5000).shortened().to_string();
+        assert!(text.len() < LONGEST * 3 / 4, "{}", text.len());
+        assert_eq!(Balancer::parse(text.as_bytes()).unwrap().shortened().to_string(), text);
+        let name = |n: usize| format!("http-x/{n}\u{1}{}", "\"".repeat(3000));
+        let odd = Balancer { held: (0..9999).map(name).collect(), ..Balancer::default() }.shortened();
+        assert!(odd.to_string().len() < LONGEST / 2);
     }
 }

@@ -12,10 +12,11 @@ pub use values::{
     Active, Balance, Check, Hsts, HttpCheck, Method, Proto, ProxyProtocol, Sni, StatusRange, Sticky, Tls, Verify,
 };
 
+use crate::store::value_length;
 use crate::{Bind, Domain, Kind, Networks, PathPrefix, Profile, Refusal, Span, UrlRegex, words};
 
 /// The longest text of a setting; a list of some five hundred host names.
-const LONGEST: usize = 16 * 1024;
+pub(crate) const LONGEST: usize = 16 * 1024;
 
 macro_rules! settings {
     ($($(#[$doc:meta])* $variant:ident($type:ty) = $word:literal, $kinds:ident, $parse:expr, $print:expr;)*) => {
@@ -189,8 +190,9 @@ impl Setting {
         if name == SettingName::Sslpass {
             return Ok(Self::Sslpass(()));
         }
-        if value.len() > LONGEST {
-            return Err(Refusal::TooLong { length: value.len(), most: LONGEST });
+        let length = value_length(value);
+        if length > LONGEST {
+            return Err(Refusal::TooLong { length, most: LONGEST });
         }
         let text = std::str::from_utf8(value).map_err(|_| Refusal::NotText)?.trim();
         if text.is_empty() {

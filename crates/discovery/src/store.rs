@@ -1,5 +1,7 @@
 //! What the store holds, as every part of the project passes it on.
 
+use crate::{Key, record, setting};
+
 /// One key with its value, as etcd keeps it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Entry {
@@ -14,6 +16,38 @@ pub struct Entry {
     pub mod_revision: i64,
     /// The lease the key hangs on; 0 is none.
     pub lease: i64,
+}
+
+/// Begins the value of an entry that was cut. No value of ours holds a NUL.
+const CUT: &str = "\0cut from ";
+/// How much of a value that is cut is kept, and room for what is said before it.
+const HEAD: usize = 200;
+const PREFACE: usize = 64;
+
+impl Entry {
+    /// The entry with no more of its value than anything reads. A longer value is refused with its own length, whether or not it
+    /// was cut.
+    #[must_use]
+    pub fn bounded(self) -> Self {
+        let is_setting = matches!(self.key.parse(), Ok(Key::Setting { .. }));
+        let most = if is_setting { setting::LONGEST } else { record::LONGEST };
+        let length = value_length(&self.value);
+        if length <= most || self.value.len() <= HEAD + PREFACE {
+            return self;
+        }
+        let head = self.value.get(..HEAD).unwrap_or_default();
+        let value = [format!("{CUT}{length} bytes\0").as_bytes(), head].concat();
+        Self { value, ..self }
+    }
+}
+
+/// The length that a value had before it was cut, or has.
+pub(crate) fn value_length(value: &[u8]) -> usize {
+    let cut = value.strip_prefix(CUT.as_bytes()).and_then(|rest| {
+        let digits = rest.split(|byte| *byte == b' ').next()?;
+        std::str::from_utf8(digits).ok()?.parse::<usize>().ok()
+    });
+    cut.map_or(value.len(), |length| length.max(value.len()))
 }
 
 /// Every key below the prefix at one revision.
@@ -51,6 +85,46 @@ impl Change {
         match self {
             Self::Put(entry) => &entry.key,
             Self::Delete { key, .. } => key,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{Kind, Override, Refusal, Setting, SettingName, Upstream};
+
+    fn entry(key: &str, value: Vec<u8>) -> Entry {
+        Entry { key: key.into(), value, create_revision: 1, mod_revision: 2, lease: 3 }
+    }
+
+    #[test]
+    fn a_value_beyond_what_is_read_is_cut_and_refused_as_before() {
+        let long = |length: usize| b"10.0.0.1:80 ".iter().copied().cycle().take(length).collect::<Vec<u8>>();
+        let setting = |value: &[u8]| Setting::read(Kind::Http, SettingName::Domain, value).value;
+        for (key, length) in [("http-services/a/domain", 1_400_000), ("http-services/a/upstreams/b", 5_000)] {
+            let whole = entry(key, long(length));
+            let cut = whole.clone().bounded();
+            assert!(cut.value.len() < 300 && cut.value.ends_with(&long(HEAD)));
+            assert_eq!(Entry { value: Vec::new(), ..cut.clone() }, Entry { value: Vec::new(), ..whole.clone() });
+            assert_eq!(cut.clone().bounded(), cut);
+            let refusal = |value: &[u8]| match key.ends_with("domain") {
+                true => setting(value).unwrap_err(),
+                false => Upstream::parse(value).unwrap_err(),
+            };
+            assert_eq!(refusal(&cut.value), refusal(&whole.value));
+            assert!(matches!(refusal(&cut.value), Refusal::TooLong { length: it, .. } if it == length));
+            assert!(Override::parse(&cut.value).is_err());
+        }
+        let fits = entry("http-services/a/domain", long(16 * 1024));
+        assert_eq!(fits.clone().bounded(), fits);
+    }
+
+    #[test]
+    fn a_value_that_pretends_to_be_cut_is_refused() {
+        for value in ["\0cut from 7 bytes\0a.com", "\0cut from 99999 bytes\0a.com", "\0cut from x"] {
+            assert!(Setting::read(Kind::Http, SettingName::Domain, value.as_bytes()).value.is_err());
+            assert!(Upstream::parse(value.as_bytes()).is_err());
         }
     }
 }

@@ -67,5 +67,5 @@ fn numbers_are_as_large_as_the_page_says() {
     says("| a share in `active` | 1 to 10,000 |");
     let active = |share: &str| format!("a={share} b=1").parse::<Active>().is_ok();
     assert!(active("1") && active("10000") && !active("0") && !active("10001"));
-    says(&format!("| each list in `balancers/<node>` | {} entries |", discovery::Balancer::MOST));
+    says(&format!("| each list in `balancers/<node>` | {} entries, and ", discovery::Balancer::MOST));
 }

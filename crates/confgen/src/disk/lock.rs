@@ -28,7 +28,10 @@ pub fn take(state_dir: &Path, within: Duration) -> Result<Flock<File>, Error> {
     })?;
     // Whose it is, for people, and for the words of whoever is refused.
     let written = lock.set_len(0).and_then(|()| writeln!(lock, "{}", process::id()));
-    written.map_err(failed("write", &path))?;
+    if let Err(error) = written {
+        // The lock holds all the same. A full disk must not keep confgen from its start.
+        tracing::warn!("{}", failed("write", &path)(error));
+    }
     Ok(lock)
 }
 

@@ -63,7 +63,15 @@ impl Pattern {
 
     fn sample(&self, address: &str) -> Option<String> {
         let (id, address) = (SAMPLE.parse().ok()?, address.parse().ok()?);
-        Some(self.line(&Server { id, address, weight: 1, state: ServerState::Maint, backup: false, hash_id: None }))
+        Some(self.line(&Server {
+            id,
+            address,
+            weight: 1,
+            state: ServerState::Maint,
+            backup: false,
+            is_unproven: false,
+            hash_id: None,
+        }))
     }
 
     /// The server's line, without what begins and ends it.
@@ -100,8 +108,15 @@ impl Pattern {
     /// The name that an upstream's server bears.
     pub(super) fn name(&self, id: &UpstreamId) -> Option<String> {
         let address = "192.0.2.1:1".parse().ok()?;
-        let server =
-            Server { id: id.clone(), address, weight: 1, state: ServerState::Ready, backup: false, hash_id: None };
+        let server = Server {
+            id: id.clone(),
+            address,
+            weight: 1,
+            state: ServerState::Ready,
+            backup: false,
+            is_unproven: false,
+            hash_id: None,
+        };
         words(&self.line(&server)).get(1).map(|name| name.text.clone())
     }
 }
@@ -140,6 +155,7 @@ mod tests {
             weight,
             state,
             backup,
+            is_unproven: false,
             hash_id: None,
         }
     }

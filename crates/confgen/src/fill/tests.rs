@@ -9,7 +9,7 @@ use crate::settle::ServerState;
 
 fn server(id: &str, address: &str) -> Server {
     let (id, address) = (id.parse().unwrap(), address.parse().unwrap());
-    Server { id, address, weight: 100, state: ServerState::Ready, backup: false, hash_id: None }
+    Server { id, address, weight: 100, state: ServerState::Ready, backup: false, is_unproven: false, hash_id: None }
 }
 
 /// The file with these servers for each run.

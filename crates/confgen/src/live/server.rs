@@ -53,7 +53,10 @@ impl LiveServer {
         if wanted.state != ServerState::Drain && self.weight != wanted.weight {
             changes.push(Change::SetWeight(name.clone(), wanted.weight));
         }
-        changes.extend(state.map(|state| Change::SetState(name.clone(), state)));
+        changes.extend(state.map(|state| match state {
+            AdminState::Ready if wanted.is_unproven && self.maint => Change::ReadyOnceChecked(name.clone()),
+            state => Change::SetState(name.clone(), state),
+        }));
     }
 }
 
@@ -71,16 +74,21 @@ pub(super) fn server_name(section: &str, server: &str) -> Option<ServerName> {
 /// without one for the end of the client's (2.6).
 pub(super) fn arrivals(section: &str, wanted: &Wanted, new: Vec<(ServerName, &Server)>) -> Vec<Change> {
     let refresh = section.parse().ok().map(Change::RefreshCookies);
-    let Some(refresh) = refresh.filter(|_| wanted.settings.sticky == Sticky::Cookie && !new.is_empty()) else {
-        return new.into_iter().map(|(name, server)| add(name, server, wanted, admin_state(server))).collect();
-    };
-    let states = |(name, server): &(ServerName, &Server)| match admin_state(server) {
-        AdminState::Maint => None,
-        state => Some(Change::SetState(name.clone(), state)),
-    };
-    let states: Vec<Change> = new.iter().filter_map(states).collect();
-    let added = new.into_iter().map(|(name, server)| add(name, server, wanted, AdminState::Maint));
-    added.chain([refresh]).chain(states).collect()
+    let refresh = refresh.filter(|_| wanted.settings.sticky == Sticky::Cookie && !new.is_empty());
+    let (mut added, mut states) = (Vec::new(), Vec::new());
+    for (name, server) in new {
+        let state = match admin_state(server) {
+            AdminState::Maint => None,
+            AdminState::Ready if server.is_unproven => Some(Change::ReadyOnceChecked(name.clone())),
+            state => Some(Change::SetState(name.clone(), state)),
+        };
+        // One command is enough if nothing has to come in between.
+        let at_once = admin_state(server);
+        let is_plain = refresh.is_none() && !server.is_unproven;
+        added.push(add(name, server, wanted, if is_plain { at_once } else { AdminState::Maint }));
+        states.extend(state.filter(|_| !is_plain));
+    }
+    added.into_iter().chain(refresh).chain(states).collect()
 }
 
 fn add(name: ServerName, server: &Server, wanted: &Wanted, state: AdminState) -> Change {

@@ -61,6 +61,35 @@ fn servers_come_and_go() {
     );
 }
 
+#[test]
+fn an_upstream_that_returns_starts_as_down() {
+    let store = |sticky: &str| {
+        format!("http-services/a/domain a.com\n http-services/a/upstreams/1 10.0.0.1:80\n http-services/a/sticky {sticky}")
+    };
+    let record = discovery::Upstream::parse(b"10.0.0.2:80").unwrap();
+    let returning = |is_unproven, sticky: &str| {
+        let (id, mut settled) = (id("a"), settled(&store(sticky)));
+        let mut live = Live::default();
+        live.made(Scope::These, &[(&id, settled.service(&id).map(|wanted| &**wanted))]);
+        let retained = crate::guard::RetainedUpstream { record: record.clone(), is_unproven };
+        settled.keep(&id, [("2".parse().unwrap(), retained)].into());
+        let one = [(&id, settled.service(&id).map(|wanted| &**wanted))];
+        let mut all = live.steps(Scope::These, &one, &maps()).changes;
+        live.made(Scope::These, &one);
+        // It may still be on its way out.
+        let gone = [(&id, None)];
+        live.made(Scope::These, &gone);
+        all.extend(live.steps(Scope::These, &one, &maps()).changes);
+        all.iter().map(ToString::to_string).filter(|it| it.contains("http-a/2")).collect::<Vec<_>>()
+    };
+    let down = "set server http-a/2 state drain;set server http-a/2 health down;set server http-a/2 state ready";
+    let added = "add server http-a/2 10.0.0.2:80 weight 100 check;enable health http-a/2";
+    assert_eq!(returning(true, "off"), [added, down, down]);
+    assert_eq!(returning(true, "cookie"), [added, down, down]);
+    let ready = "set server http-a/2 state ready";
+    assert_eq!(returning(false, "off"), [&format!("{added};enable server http-a/2"), ready]);
+}
+
 /// What it isn't known to have loaded, HAProxy can't check a certificate against; what a profile says of servers, one that
 /// is added doesn't have.
 #[test]

@@ -17,6 +17,8 @@ pub struct Stored {
     pub held: Held,
     /// What the guard keeps.
     pub kept: Vec<Kept>,
+    /// The upstreams that lost their keys of late, and are not retained.
+    pub lost: Vec<Kept>,
     entries: Vec<Line>,
 }
 
@@ -42,14 +44,20 @@ enum Value {
 }
 
 impl Stored {
-    /// What is known now.
-    pub fn new<'a>(entries: impl Iterator<Item = &'a Entry>, position: Position, held: Held, kept: Vec<Kept>) -> Self {
-        Self { position: Some(position), held, kept, entries: entries.map(Line::from).collect() }
+    /// What is known now, without what is retained.
+    pub fn new<'a>(entries: impl Iterator<Item = &'a Entry>, position: Position) -> Self {
+        Self { position: Some(position), entries: entries.map(Line::from).collect(), ..Self::default() }
+    }
+
+    /// The same with the keys that are retained since a reset.
+    #[must_use]
+    pub fn retaining(self, held: Held) -> Self {
+        Self { held, ..self }
     }
 
     /// The services that were known.
     pub fn topology(self) -> Topology {
-        let entries: Vec<Entry> = self.entries.into_iter().map(Entry::from).collect();
+        let entries: Vec<Entry> = self.entries.into_iter().map(|line| Entry::from(line).bounded()).collect();
         Topology::of(&entries)
     }
 }
@@ -92,7 +100,7 @@ mod tests {
             entry("http-services/a/upstreams/1", b"10.0.0.1:80", 77),
         ]);
         let position = Position { cluster: u64::MAX, raft_term: 2, revision: 9 };
-        let stored = Stored::new(known.entries(), position, Held::default(), Vec::new());
+        let stored = Stored::new(known.entries(), position);
         let again: Stored = serde_json::from_slice(&serde_json::to_vec(&stored).unwrap()).unwrap();
         assert_eq!((again.position, again.topology()), (Some(position), known));
     }

@@ -64,7 +64,7 @@ fn each_change_is_news_once() {
     mirror.list(&listing(WIPED, &[]));
     assert_eq!(mirror.news().unwrap().changed, Changed::All);
     assert!(put(&mut mirror, upstream("a", "1", "10.0.0.1:80", 6)));
-    assert!(!put(&mut mirror, entry("control/accept-store", "", 7)) && mirror.has_news());
+    assert!(put(&mut mirror, entry("control/accept-store", "", 7)) && mirror.has_news());
     assert!(!put(&mut mirror, entry("balancers/n", "", 8)));
     let news = mirror.news().unwrap();
     assert!(!mirror.has_news());
@@ -201,7 +201,7 @@ fn a_second_wipe_holds_what_the_first_did() {
 fn what_is_remembered_is_compared_with_the_store_and_served_without_it() {
     let mut before = wiped(&[upstream("blog", "b", "10.0.0.2:80", 2)]);
     let news = before.news().unwrap();
-    let stored = || Stored::new(news.topology.entries(), news.position, Held::clone(&news.held), Vec::new());
+    let stored = || Stored::new(news.topology.entries(), news.position).retaining(Held::clone(&news.held));
 
     let mut mirror = Mirror::remembering(stored());
     assert!(!mirror.is_known() && mirror.news().is_none());
@@ -237,4 +237,30 @@ fn held_upstreams_are_those_that_serve() {
     assert_eq!((mirror.held.len(), served(&mirror)), (2, 1), "one upstream, in two layouts");
     put(&mut mirror, current);
     assert_eq!((mirror.held.len(), served(&mirror)), (1, 0), "the live record beats the held one");
+}
+
+#[test]
+fn what_nothing_reads_is_not_kept() {
+    let long = "10.0.0.1:80 ".repeat(100_000);
+    let mut mirror = mirror();
+    put(&mut mirror, upstream("shop", "long", &long, 101));
+    put(&mut mirror, entry(&format!("notes/{}", "x".repeat(2000)), "", 102));
+    let bytes = |mirror: &Mirror| mirror.topology.entries().map(|entry| entry.value.len()).sum::<usize>();
+    assert!(bytes(&mirror) < 500 && mirror.topology.odd().is_empty(), "{}", bytes(&mirror));
+    let news = mirror.news().unwrap();
+    let stored = serde_json::to_vec(&Stored::new(news.topology.entries(), news.position)).unwrap();
+    assert!(stored.len() < 2_000, "{}", stored.len());
+    // It is the same refusal over a restart, and after a listing.
+    let again = serde_json::from_slice::<Stored>(&stored).unwrap().topology();
+    assert_eq!(again, *news.topology);
+    mirror.list(&listing(Position { revision: 103, ..FIRST }, &[upstream("shop", "long", &long, 101)]));
+    let refused = |topology: &Topology| {
+        let fields = topology.services().values().flat_map(|it| it.upstreams());
+        fields.filter_map(|(_, field)| Some(field.value.as_ref().err()?.to_string())).collect::<Vec<_>>()
+    };
+    assert_eq!(refused(&mirror.topology), refused(&again));
+    assert!(refused(&again)[0].contains("1200000"), "{:?}", refused(&again));
+    assert!(bytes(&mirror) < 500);
+    mirror.list(&listing(Position { revision: 1, ..FIRST }, &[]));
+    assert!(bytes(&mirror) < 500, "held ones too");
 }

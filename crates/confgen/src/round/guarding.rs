@@ -1,57 +1,72 @@
-//! The guard at work: HAProxy is asked which of what vanished is up, and etcd whether its lease lives.
+//! The removal guard at work: HAProxy says which of the lost upstreams are up, and etcd whether their leases live.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
-use discovery::{ServiceId, Upstream, UpstreamId};
+use discovery::{Acceptance, ServiceId, Upstream, UpstreamId};
 
 use super::Rounds;
 use crate::bearers::{Bearer, Bearers, has_moved};
-use crate::guard::Departure;
+use crate::guard::{Departure, Mass, Moment, Noticed, Sight};
+use crate::mirror::News;
 
-/// How often HAProxy is asked whether what is kept is still up.
+/// How often HAProxy is asked whether what is retained is still up.
 pub(super) const GUARD_EVERY: Duration = Duration::from_secs(1);
-/// A server that was put back may be missing from HAProxy's answer for as long as that takes.
-const PUT_BACK: Duration = Duration::from_secs(2);
 
 /// Which servers HAProxy finds up, by service; None while it doesn't answer.
 struct Health(Option<BTreeMap<ServiceId, BTreeMap<String, bool>>>);
 
 impl Health {
-    /// None where it has no such server, or one in maintenance.
-    fn of(&self, service: &ServiceId, id: &UpstreamId) -> Option<bool> {
-        match &self.0 {
-            Some(health) => health.get(service).and_then(|of| of.get(id.as_str())).copied(),
-            // A HAProxy that is being restarted has found nobody dead.
-            None => Some(true),
+    fn of(&self, service: &ServiceId, id: &UpstreamId) -> Sight {
+        let Some(health) = &self.0 else { return Sight::Unknown };
+        match health.get(service).and_then(|of| of.get(id.as_str())) {
+            Some(true) => Sight::Up,
+            Some(false) => Sight::Down,
+            None => Sight::Missing,
         }
     }
 }
 
 impl Rounds {
-    /// Goes on keeping what was kept before this process.
-    pub(super) fn keep_on(&mut self) {
-        self.guard.recall(Instant::now(), std::mem::take(&mut self.stored.kept));
+    /// Has the first listing compared with the store as it was remembered: what was lost while confgen was away counts too.
+    pub fn compare_with_remembered(&mut self) {
+        if self.stored.position.is_some() {
+            self.settled.limit(self.limits());
+            self.settled.assume(&self.stored.clone().topology());
+        }
+    }
+
+    /// Goes on with what was retained and what was lost before this process.
+    pub(super) fn restore_guard(&mut self) {
+        let (kept, lost) = (std::mem::take(&mut self.stored.kept), std::mem::take(&mut self.stored.lost));
+        self.guard.recall(Instant::now(), kept, lost);
         for service in self.guard.holding() {
             self.settled.keep(&service, self.guard.held(&service));
         }
     }
 
-    /// Keeps what vanished in a crowd. Says for which services the outcome is another one.
-    pub(super) fn guard_losses(&mut self, goodbyes: &BTreeSet<Bearer>) -> BTreeSet<ServiceId> {
-        let unasked = |it: &Departure| it.is_loss() && !goodbyes.contains(&(it.service.clone(), it.id.clone()));
-        let departures: Vec<Departure> = self.settled.take_departures().into_iter().filter(unasked).collect();
-        let mut concerned = BTreeSet::new();
+    /// Retains upstreams that lost their keys unexpectedly, if they are too many. Returns the services for which the outcome
+    /// changed.
+    pub(super) fn guard_losses(&mut self, news: &News) -> BTreeSet<ServiceId> {
+        let goodbyes = &news.goodbyes;
+        let is_announced = |it: &Departure| goodbyes.contains(&(it.service.clone(), it.id.clone()));
+        let departures: Vec<Departure> =
+            self.settled.take_departures().into_iter().filter(|it| it.is_loss() && !is_announced(it)).collect();
+        self.guard.follow_store(noticed(news));
         let settled = &self.settled;
-        self.guard.forget(|service, id| goodbyes.contains(&(service.clone(), id.clone())) || settled.has(service, id));
+        self.guard.forget(|it| is_announced(it) || settled.has(&it.service, &it.id));
+        let mut concerned = self.hear_acceptance(news);
         if !departures.is_empty() {
+            let lost = self.unexpected(departures);
+            let live = self.settled.bearers(lost.iter().map(|it| &it.upstream).chain(self.guard.lost_upstreams()));
+            self.guard.forget(|it| has_other_bearer(it, &live));
+            let lost: Vec<Departure> = lost.into_iter().filter(|it| !has_other_bearer(it, &live)).collect();
             let services: BTreeSet<ServiceId> =
-                departures.iter().map(|it| &it.service).chain(self.guard.losers()).cloned().collect();
-            let health = self.health(&services);
-            let is_up = |it: &Departure| health.of(&it.service, &it.id) == Some(true);
+                lost.iter().map(|it| &it.service).chain(self.guard.losers()).cloned().collect();
             let present = self.settled.present(&services);
-            let crowd = self.guard.lost(Instant::now(), departures.into_iter().filter(is_up).collect(), &present);
-            concerned = self.keep(crowd);
+            let moment = moment(news);
+            let mass = self.guard.lost(moment, lost, &present);
+            concerned.extend(self.keep(moment, mass));
         }
         if !self.guard.holding().is_empty() {
             concerned.extend(self.guard_release(goodbyes));
@@ -59,45 +74,101 @@ impl Rounds {
         concerned
     }
 
-    /// Keeps a crowd, but for those whose lease lives, since somebody deleted their keys, and those whose address is
-    /// another record's now.
-    fn keep(&mut self, mut crowd: Vec<Departure>) -> BTreeSet<ServiceId> {
-        if crowd.is_empty() {
+    /// The losses of upstreams that HAProxy finds up and whose lease has ended. If the lease lives, the key was deleted.
+    fn unexpected(&self, mut departures: Vec<Departure>) -> Vec<Departure> {
+        let health = self.health(&departures.iter().map(|it| it.service.clone()).collect());
+        // A HAProxy that is being restarted has found nothing dead.
+        departures.retain(|it| matches!(health.of(&it.service, &it.id), Sight::Up | Sight::Unknown));
+        if !departures.is_empty() {
+            let alive = (self.lives)(departures.iter().map(|it| it.lease).collect());
+            departures.retain(|it| !alive.contains(&it.lease));
+        }
+        departures
+    }
+
+    fn keep(&mut self, moment: Moment, mut mass: Mass) -> BTreeSet<ServiceId> {
+        // Nothing would prove that one is alive if its service is not checked, or is gone.
+        let settled = &self.settled;
+        mass.returning.retain(|it| settled.is_checked(&it.service));
+        let of = |lost: &[Departure], service: &ServiceId| lost.iter().filter(|it| it.service == *service).count();
+        let services: BTreeSet<ServiceId> =
+            mass.recent.iter().chain(&mass.returning).map(|it| it.service.clone()).collect();
+        for service in &services {
+            let (recent, returning) = (of(&mass.recent, service), of(&mass.returning, service));
+            if recent > 0 {
+                tracing::warn!(
+                    "{service}: {recent} upstreams lost their keys without notice and are up; retained until a check fails"
+                );
+            }
+            if returning > 0 {
+                tracing::warn!(
+                    "{service}: {returning} upstreams that were lost before them are added again, and serve once a check \
+                     passes"
+                );
+            }
+        }
+        self.guard.hold(moment, mass);
+        services.into_iter().filter(|service| self.settled.keep(service, self.guard.held(service))).collect()
+    }
+
+    /// An operator may have said that the store is meant as it is.
+    fn hear_acceptance(&mut self, news: &News) -> BTreeSet<ServiceId> {
+        let word = news.topology.accept_store();
+        let written = word.map(|word| (news.position.cluster, word.mod_revision));
+        if std::mem::replace(&mut self.accepted, written) == written {
             return BTreeSet::new();
         }
-        let live = self.settled.bearers(crowd.iter().map(|it| &it.upstream));
-        crowd.retain(|it| !is_elsewhere(&(it.service.clone(), it.id.clone()), &it.upstream, &it.bore, &live));
-        let alive = (self.lives)(crowd.iter().map(|it| it.lease).collect());
-        crowd.retain(|it| !alive.contains(&it.lease));
-        let services: BTreeSet<ServiceId> = crowd.iter().map(|it| it.service.clone()).collect();
-        for service in &services {
-            let count = crowd.iter().filter(|it| it.service == *service).count();
-            tracing::warn!("{service}: {count} upstreams vanished at once and are up; kept until their checks fail");
+        // One that claims a later revision than its own is of another store: a backup has brought it.
+        let acceptance = word.and_then(|word| {
+            Acceptance::parse(&word.value).ok().filter(|acceptance| acceptance.revision <= word.mod_revision)
+        });
+        let Some(acceptance) = acceptance else { return BTreeSet::new() };
+        let accepted = self.guard.accept(&acceptance);
+        for (service, count) in &accepted {
+            tracing::info!("{service}: {count} retained upstreams go: an operator accepts the store as it is");
         }
-        self.guard.hold(Instant::now(), crowd);
-        services.into_iter().filter(|service| self.settled.keep(service, self.guard.held(service))).collect()
+        accepted.into_keys().filter(|service| self.settled.keep(service, self.guard.held(service))).collect()
     }
 
     pub(super) fn guard_release(&mut self, goodbyes: &BTreeSet<Bearer>) -> BTreeSet<ServiceId> {
         self.guarded_at = Instant::now();
+        let before = self.guard.upstreams().count();
         let health = self.health(&self.guard.holding().into_iter().collect());
         let live = self.settled.bearers(self.guard.upstreams());
         let settled = &self.settled;
-        let released = self.guard.release(self.guarded_at, |kept, upstream, bore, lasts| {
+        let changed = self.guard.release(self.guarded_at, |kept, upstream, bore| {
             let (service, id) = kept;
             let goes = goodbyes.contains(kept) || settled.has(service, id) || !settled.is_checked(service);
-            !goes && !is_elsewhere(kept, upstream, bore, &live) && health.of(service, id).unwrap_or(lasts < PUT_BACK)
+            let goes = goes || is_elsewhere(kept, upstream, bore, &live);
+            (!goes).then(|| health.of(service, id))
         });
-        for service in &released {
-            tracing::info!("{service}: upstreams that were kept are back, or let go");
+        let left = self.guard.upstreams().count();
+        if left < before {
+            let gone = before - left;
+            tracing::info!(
+                "{gone} retained upstreams are announced again, or fail their check; {left} are still retained"
+            );
         }
-        released.into_iter().filter(|service| self.settled.keep(service, self.guard.held(service))).collect()
+        changed.into_iter().filter(|service| self.settled.keep(service, self.guard.held(service))).collect()
     }
 
     fn health(&self, services: &BTreeSet<ServiceId>) -> Health {
         let all = services.iter().map(|service| Some((service.clone(), self.proxy.health(service)?)));
         Health(all.collect())
     }
+}
+
+fn noticed(news: &News) -> Noticed {
+    Noticed { cluster: news.position.cluster, revision: news.position.revision }
+}
+
+fn moment(news: &News) -> Moment {
+    Moment { now: Instant::now(), at: SystemTime::now(), noticed: noticed(news) }
+}
+
+/// Whether the address of a lost upstream is another record's now.
+fn has_other_bearer(lost: &Departure, live: &Bearers) -> bool {
+    is_elsewhere(&(lost.service.clone(), lost.id.clone()), &lost.upstream, &lost.bore, live)
 }
 
 /// Whether the address of an upstream without a key is another record's now.

@@ -13,6 +13,7 @@ use crate::certs::Certificates;
 use crate::disk::{self, Disk};
 use crate::error_pages::ErrorPages;
 use crate::expiry::Expiry;
+use crate::fills::Fills;
 use crate::guard::{Guard, Policy};
 use crate::mirror::{Mirror, News, Position, Stored};
 use crate::outside::Outside;
@@ -29,16 +30,67 @@ impl Rounds {
     pub fn open(options: Options, lives: Lives) -> anyhow::Result<Self> {
         release::vet(&options.checker())?;
         let disk = Disk::open(&options.haproxy_cfg, &options.state_dir)?;
+        match Self::take_over(&options) {
+            Ok((hash, outside)) => {
+                let remembered = (disk.memory()?, disk.stored()?);
+                let mut rounds = Self::of(options, lives, disk, hash, outside, remembered)?;
+                match rounds.recall_operators() {
+                    Err(error) if is_full(&error) => rounds.unopened = Some(format!("{error:#}")),
+                    recalled => recalled?,
+                }
+                Ok(rounds)
+            }
+            Err(error) if is_full(&error) => Self::open_without_room(options, lives, disk, &error),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Makes what HAProxy and confgen need besides the store, and takes over certificates, authorities and error pages.
+    fn take_over(options: &Options) -> anyhow::Result<(String, Outside)> {
         let places = options.places();
         places.prepare()?;
         places.vet_fill()?;
         disk::make_state_file(&options.server_state_file);
         let hash = stats::password_hash(options.stats_password_file.as_deref(), &options.state_dir)?;
         let outside = Outside { allowed: places.allowed()?, ..places.take_over(&options.checker())? };
-        let remembered = (disk.memory()?, disk.stored()?);
+        Ok((hash, outside))
+    }
+
+    /// Starts although the disk has no room: HAProxy follows the store over the Runtime API. Everything else counts as it was
+    /// taken over last, and certificates stay as HAProxy has them. The next looks at the files try again.
+    fn open_without_room(options: Options, lives: Lives, disk: Disk, error: &anyhow::Error) -> anyhow::Result<Self> {
+        let words = format!("{error:#}");
+        tracing::error!("{words}; confgen starts without writing, and HAProxy follows over the Runtime API");
+        let places = options.places();
+        let outside = Outside { allowed: places.allowed()?, ..places.glimpse() };
+        let (hash, remembered) = (stats::last_hash(&options.state_dir), disk.glimpse());
         let mut rounds = Self::of(options, lives, disk, hash, outside, remembered)?;
-        rounds.recall_operators()?;
+        rounds.unopened = Some(words);
+        if let Ok(Some(sources)) = rounds.disk.operators() {
+            let include = rounds.places.include_of(sources, &Fills::default());
+            Arc::make_mut(&mut rounds.outside).include = include;
+        }
         Ok(rounds)
+    }
+
+    /// Whether the start could not write all that it has to.
+    pub fn is_unopened(&self) -> bool {
+        self.unopened.is_some()
+    }
+
+    /// Makes up for what the start could not write. An error if there is still no room.
+    pub(super) fn finish_opening(&mut self) -> anyhow::Result<()> {
+        if self.unopened.is_none() {
+            return Ok(());
+        }
+        let (hash, outside) = Self::take_over(&self.options)?;
+        self.site.stats_hash = hash;
+        let include = self.outside.include.clone();
+        self.outside = Arc::new(Outside { include, ..outside });
+        self.recall_operators()?;
+        self.unopened = None;
+        tracing::info!("{} has room again", self.options.state_dir.display());
+        Ok(())
     }
 
     /// Looks at the same, and touches nothing: enough to tell what the file would be.
@@ -79,6 +131,8 @@ impl Rounds {
             guard: Guard::new(Policy { share: options.guard, window: options.guard_window, hold: options.guard_hold }),
             lives,
             guarded_at: Instant::now(),
+            accepted: None,
+            unopened: None,
             position: Position::default(),
             newest: 0,
             held: Arc::default(),
@@ -91,7 +145,7 @@ impl Rounds {
             options,
             disk,
         };
-        rounds.keep_on();
+        rounds.restore_guard();
         Ok(rounds)
     }
 
@@ -108,4 +162,14 @@ impl Rounds {
         mirror.told().iter().for_each(|told| tracing::warn!("{told}"));
         mirror.news().unwrap_or_else(|| News::first(snapshot))
     }
+}
+
+/// Whether the error is about a disk that takes nothing more.
+fn is_full(error: &anyhow::Error) -> bool {
+    use std::io::ErrorKind::{QuotaExceeded, ReadOnlyFilesystem, StorageFull};
+    let of = |cause: &(dyn std::error::Error + 'static)| {
+        let io = cause.downcast_ref::<std::io::Error>();
+        io.is_some_and(|io| matches!(io.kind(), StorageFull | QuotaExceeded | ReadOnlyFilesystem))
+    };
+    error.chain().any(of)
 }

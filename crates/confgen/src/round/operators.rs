@@ -24,6 +24,7 @@ const TRIES: usize = 3;
 impl Rounds {
     /// Looks anew at the operator's files, the certificates, the authorities and the error pages. The next round has to be of everything.
     pub fn look_outside(&mut self) -> anyhow::Result<()> {
+        self.finish_opening()?;
         let include = self.admit()?;
         let taken = self.places.take_over(&self.checker)?;
         // A file of claims that can't be read holds up nothing else: the last one that could counts.

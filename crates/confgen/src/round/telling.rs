@@ -2,7 +2,6 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::time::{Instant, SystemTime};
 
 use haproxy::runtime::ServerName;
 
@@ -51,10 +50,7 @@ impl Rounds {
         let reset = Retained { by: Retainer::Reset, since: self.held.since() };
         let lost = self.held.upstreams(|service, id| self.settled.record(service, id));
         let mut retained: BTreeMap<Upstream, Retained> = lost.into_iter().map(|name| (name, reset)).collect();
-        let now = SystemTime::now();
-        for (name, lasts) in self.guard.lasts(Instant::now()) {
-            retained.insert(name, Retained { by: Retainer::Guard, since: now.checked_sub(lasts) });
-        }
+        retained.extend(self.guard.since().map(|(name, since)| (name, Retained { by: Retainer::Guard, since })));
         retained
     }
 

@@ -1,13 +1,20 @@
 //! What the daemon says of itself: to the log, to systemd, and in the report.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use daemon::systemd;
-use discovery::{Acceptance, Key};
+use discovery::{Acceptance, Key, ServiceId};
 
 use super::Daemon;
 use crate::mirror::{Position, Told};
 use crate::report;
+
+/// How often the log repeats what is retained. No timer ends that, so nobody may forget it.
+const REPEAT_EVERY: Duration = Duration::from_secs(3600);
+/// The most services that one line names.
+const MOST_NAMED: usize = 8;
 
 impl Daemon {
     /// What has come since the last act and is about no service is applied by that.
@@ -50,6 +57,34 @@ impl Daemon {
                 Told::Wiped { .. } | Told::LetGo { .. } | Told::Accepted { .. } => tracing::info!("{told}"),
             }
         }
+    }
+
+    /// Repeats once an hour what is served without a key, and how that ends.
+    pub(super) fn repeat_retained(&mut self, now: Instant) {
+        let held = Arc::clone(&self.report.borrow().standing);
+        if held.held.is_empty() {
+            self.retained_told = None;
+            return;
+        }
+        // The beginning has a line of its own.
+        let last = *self.retained_told.get_or_insert(now);
+        if now.saturating_duration_since(last) < REPEAT_EVERY {
+            return;
+        }
+        self.retained_told = Some(now);
+        let services: BTreeSet<&ServiceId> = held.held.keys().map(|(service, _)| service).collect();
+        let names: Vec<String> = services.iter().take(MOST_NAMED).map(ToString::to_string).collect();
+        let more = services.len().saturating_sub(MOST_NAMED);
+        let more = if more > 0 { format!(" and {more} more") } else { String::new() };
+        let since = held.held.values().filter_map(|it| it.since).min();
+        let since = since.map(|at| format!(", the first since {}", humantime::format_rfc3339_seconds(at)));
+        tracing::warn!(
+            "{} upstreams of {}{more} are served although their keys are gone{}; see discoverctl lint; if they are meant to \
+             be gone: discoverctl accept-store",
+            held.held.len(),
+            names.join(", "),
+            since.unwrap_or_default()
+        );
     }
 
     pub(super) fn out_of_sync(&self, reason: &str) {

@@ -57,7 +57,7 @@ impl Settled {
             id,
             server: servers.get(id).copied(),
             previewed: previewed.get(id).copied(),
-            announced: reading.upstreams.get(id).or_else(|| kept?.get(id)),
+            announced: reading.upstreams.get(id).or_else(|| Some(&kept?.get(id)?.record)),
             imposed: reading.overrides.get(id),
             refused: settlement.refused_record(id),
         };

@@ -8,6 +8,7 @@ use discovery::{Override, OverrideState};
 
 use super::Settings;
 use super::reading::Reading;
+use crate::guard::RetainedUpstream;
 
 /// One server as HAProxy is to know it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -22,6 +23,8 @@ pub struct Server {
     pub state: ServerState,
     /// Used only when no other server is up.
     pub backup: bool,
+    /// It was out of HAProxy for a while, and its app may have been stopped: if HAProxy lacks it, it starts as DOWN.
+    pub is_unproven: bool,
     /// Its id in HAProxy if requests are spread by a hash, else `None` and HAProxy counts.
     pub hash_id: Option<NonZeroU32>,
 }
@@ -38,14 +41,14 @@ pub enum ServerState {
 }
 
 /// The servers of a service, by id; `kept` ones are served although they have no record.
-pub(super) fn servers(reading: &Reading, kept: Option<&BTreeMap<UpstreamId, Upstream>>) -> Vec<Server> {
+pub(super) fn servers(reading: &Reading, kept: Option<&BTreeMap<UpstreamId, RetainedUpstream>>) -> Vec<Server> {
     if reading.held_back {
         return Vec::new();
     }
     let active = reading.settings.active.as_ref();
     let all = upstreams(reading, kept).into_iter();
     let mut servers: Vec<(Option<&Color>, Server)> =
-        all.map(|(id, upstream)| (upstream.color.as_ref(), server(reading, id, upstream, active))).collect();
+        all.map(|(id, it)| (it.0.color.as_ref(), server(reading, id, it, active))).collect();
     if let Some(active) = active.filter(|active| active.iter().nth(1).is_some()) {
         share(&mut servers, active);
     }
@@ -56,14 +59,15 @@ pub(super) fn servers(reading: &Reading, kept: Option<&BTreeMap<UpstreamId, Upst
 /// The same of a color for those who may preview it: its upstreams, active or not, with their own weights.
 pub(super) fn previewed(
     reading: &Reading,
-    kept: Option<&BTreeMap<UpstreamId, Upstream>>,
+    kept: Option<&BTreeMap<UpstreamId, RetainedUpstream>>,
     color: &Color,
 ) -> Vec<Server> {
     if reading.held_back {
         return Vec::new();
     }
-    let of_color = upstreams(reading, kept).into_iter().filter(|(_, upstream)| upstream.color.as_ref() == Some(color));
-    let servers = of_color.map(|(id, upstream)| server(reading, id, upstream, None)).collect();
+    let of_color =
+        upstreams(reading, kept).into_iter().filter(|(_, (upstream, _))| upstream.color.as_ref() == Some(color));
+    let servers = of_color.map(|(id, it)| server(reading, id, it, None)).collect();
     assign_hash_ids(servers, &reading.settings)
 }
 
@@ -95,13 +99,20 @@ fn hash_id(name: &str, attempt: u8) -> NonZeroU32 {
 
 fn upstreams<'a>(
     reading: &'a Reading,
-    kept: Option<&'a BTreeMap<UpstreamId, Upstream>>,
-) -> BTreeMap<&'a UpstreamId, &'a Upstream> {
+    kept: Option<&'a BTreeMap<UpstreamId, RetainedUpstream>>,
+) -> BTreeMap<&'a UpstreamId, (&'a Upstream, bool)> {
     let kept = kept.into_iter().flatten().filter(|(id, _)| !reading.upstreams.contains_key(*id));
-    reading.upstreams.iter().chain(kept).collect()
+    let kept = kept.map(|(id, retained)| (id, (&retained.record, retained.is_unproven)));
+    reading.upstreams.iter().map(|(id, upstream)| (id, (upstream, false))).chain(kept).collect()
 }
 
-fn server(reading: &Reading, id: &UpstreamId, upstream: &Upstream, active: Option<&Active>) -> Server {
+/// `is_unproven` is the second of the pair.
+fn server(
+    reading: &Reading,
+    id: &UpstreamId,
+    (upstream, is_unproven): (&Upstream, bool),
+    active: Option<&Active>,
+) -> Server {
     let imposed = reading.overrides.get(id);
     let weight = imposed.and_then(|o| o.weight).unwrap_or(upstream.weight);
     Server {
@@ -110,6 +121,7 @@ fn server(reading: &Reading, id: &UpstreamId, upstream: &Upstream, active: Optio
         weight: weight.get(),
         state: state(upstream, imposed, active),
         backup: upstream.backup,
+        is_unproven,
         hash_id: None,
     }
 }

@@ -1,4 +1,4 @@
-use discovery::{Entry, Kind, Topology};
+use discovery::{Entry, Kind, Topology, Upstream};
 use proptest::prelude::*;
 
 use super::*;
@@ -41,6 +41,10 @@ fn routes(settled: &Settled, name: &str) -> Vec<String> {
 
 fn settled(lines: &str) -> Settled {
     settle(&topology(lines), &Memory::default(), &Limits::default())
+}
+
+fn retained(record: Upstream) -> RetainedUpstream {
+    RetainedUpstream { record, is_unproven: false }
 }
 
 #[test]
@@ -108,7 +112,7 @@ fn a_service_without_any_key_is_kept_with_its_upstreams_or_buried() {
     let one = Changed::Services([http("default")].into());
     assert!(settled.update(&none, &one).contains(&http("default")));
     let [lost] = <[Departure; 1]>::try_from(settled.take_departures()).unwrap();
-    settled.keep(&http("default"), [(lost.id, lost.upstream)].into());
+    settled.keep(&http("default"), [(lost.id, retained(lost.upstream))].into());
     assert_eq!(settled.bury(), []);
     assert_eq!(service(&settled, "default").servers.len(), 1);
     settled.update(&none, &Changed::All);
@@ -119,7 +123,7 @@ fn a_service_without_any_key_is_kept_with_its_upstreams_or_buried() {
     // After a restart of confgen it is known from nothing but that it is kept.
     let mut anew = settle(&none, &Memory::default(), &Limits::default());
     let upstream = Upstream::parse(b"10.0.0.1:80").unwrap();
-    anew.keep(&http("default"), [("1".parse().unwrap(), upstream)].into());
+    anew.keep(&http("default"), [("1".parse().unwrap(), retained(upstream))].into());
     anew.update(&none, &Changed::All);
     assert_eq!((service(&anew, "default").servers.len(), anew.bury()), (1, vec![]));
 }

@@ -307,7 +307,8 @@ fn a_record_that_is_gone_or_does_not_count() {
     // One that is retained.
     let mut kept = scene(DOMAIN);
     let record = Upstream::parse(b"10.0.0.1:80").unwrap();
-    kept.settled.keep(&shop(), [("a".parse().unwrap(), record)].into());
+    kept.settled
+        .keep(&shop(), [("a".parse().unwrap(), crate::guard::RetainedUpstream { record, is_unproven: false })].into());
     let kept = kept.tweak(|report| {
         let retained = Retained { by: Retainer::Guard, since: Some(std::time::SystemTime::UNIX_EPOCH) };
         standing(report).held.insert((shop(), "a".parse().unwrap()), retained);

@@ -1,4 +1,4 @@
-//! `accept-store`: a reset store is meant as it is.
+//! `accept-store`: the store is meant as it is, and nothing that it lacks is retained.
 
 use clap::Args;
 use discovery::{Acceptance, Balancer, Balancers, Key, Node};
@@ -17,10 +17,11 @@ pub(crate) const EXAMPLES: &str = "Examples:
   The store is meant as it is:
       discoverctl accept-store
 
-After a store was wiped or restored, balancers serve every key of before until that very key is written again. This command
-says that the missing keys are meant to be missing. Each balancer stops serving them at once. The command writes
-control/accept-store, waits for all live balancers, and deletes it. It counts for the reset that was noticed before it, and for
-no later one. If no balancer retains anything, it is refused (exit code 4).";
+After a store was wiped or restored, balancers serve every key of before until that very key is written again. If too many
+upstreams lose their keys without notice, the removal guard serves them until a check fails. This command says that the
+missing keys are meant to be missing. Each balancer stops serving them at once. The command writes control/accept-store,
+waits for all live balancers, and deletes it. It counts for what was noticed before it, and for nothing later. If no balancer
+retains anything, it is refused (exit code 4).";
 
 /// Options of `accept-store`.
 #[derive(Debug, Args)]
@@ -78,17 +79,18 @@ async fn delete(ctl: &Ctl, word: &Acceptance) -> Result<(), Error> {
     Ok(())
 }
 
-/// The balancers that retain what a reset store lacks.
+/// The balancers that retain what the store lacks.
 fn retaining(balancers: &Balancers) -> Vec<(&Node, &Balancer)> {
     let said = balancers.nodes().filter_map(|(node, said)| Some((node, said?)));
-    said.filter(|(_, said)| said.retains_lost_keys()).collect()
+    said.filter(|(_, said)| said.retains_anything()).collect()
 }
 
 /// Which balancer retains how much.
 fn describe(retaining: &[(&Node, &Balancer)]) -> String {
     let one = |(node, said): &(&Node, &Balancer)| {
         let cut = if said.more.contains("held") { " or more" } else { "" };
-        let keys = said.lost.map(|lost| format!("{} keys, ", lost.keys)).unwrap_or_default();
+        let keys = said.lost.filter(|lost| lost.keys > 0);
+        let keys = keys.map(|lost| format!("{} keys, ", lost.keys)).unwrap_or_default();
         format!("{node} retains {keys}{}{cut} upstreams", said.held.len())
     };
     let each: Vec<String> = retaining.iter().map(one).collect();
@@ -114,7 +116,10 @@ mod tests {
     fn each_balancer_that_retains_something_is_named() {
         let lost = |keys: usize| format!(r#","lost":{{"revision":3,"keys":{keys}}}"#);
         assert_eq!(describe_one("", &lost(0)), None);
-        assert_eq!(describe_one(r#""http-a/x""#, &lost(0)), None, "the removal guard's own is not let go");
+        assert_eq!(describe_one(r#""http-a/x""#, &lost(0)), None, "an older confgen accepts nothing of its guard");
+        let guarded = format!(r#"{},"guarded":1"#, lost(0));
+        let words = "lb1 retains 1 upstreams: what the store lacks of it goes now";
+        assert_eq!(describe_one(r#""http-a/x""#, &guarded).unwrap(), words);
         assert_eq!(
             describe_one(r#""http-a/x""#, &lost(4)).unwrap(),
             "lb1 retains 4 keys, 1 upstreams: what the store lacks of it goes now"

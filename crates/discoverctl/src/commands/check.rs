@@ -182,7 +182,7 @@ impl Report {
 fn balanced(there: &There) -> Said {
     let [yes, no] = BALANCED;
     let status = there.balanced.map(|is| if is { yes } else { no });
-    Said { status, cause: there.cause.clone(), why: there.why.clone() }
+    Said { status, cause: there.cause.clone(), why: there.why.clone().or_else(|| there.retained()) }
 }
 
 /// Does something answer there? HAProxy's last check says so, whether or not requests go there.

@@ -166,6 +166,17 @@ impl UpstreamShown {
 }
 
 impl There {
+    /// That the upstream is served without a key, and since when; None if it has one.
+    pub(crate) fn retained(&self) -> Option<String> {
+        let since = self.held_since.as_ref().map(|since| format!(" since {since}")).unwrap_or_default();
+        let by = match self.held_by.as_deref() {
+            Some("guard") => " by the removal guard",
+            Some("reset") => " after a reset of the store",
+            _ => "",
+        };
+        self.held.then(|| format!("its key is gone; retained{by}{since}"))
+    }
+
     /// One word, or a dash.
     pub(crate) fn cell(&self) -> Cell {
         // A server that is up says nothing of why it gets no requests.
@@ -211,7 +222,11 @@ impl Shown for Shop {
         let refused = self.refused.iter().map(|(node, words)| format!("{node}: HAProxy refuses the service: {words}"));
         let quarantine = self.quarantine.iter();
         let quarantine = quarantine.map(|(key, by)| format!("{key} is not followed: {}", same_or_each(by).text()));
-        blocks.extend(Block::lines(refused.chain(quarantine).chain(silent(&self.unreachable))));
+        let retained = self.upstreams.iter().flat_map(|it| {
+            let by = it.row.balancers.iter().filter_map(|(node, there)| Some((node, there.retained()?)));
+            by.map(|(node, words)| format!("{} at {node}: {words}", it.row.id))
+        });
+        blocks.extend(Block::lines(retained.chain(refused).chain(quarantine).chain(silent(&self.unreachable))));
         blocks
     }
 }
@@ -253,7 +268,9 @@ mod tests {
             "quarantine":{"http-services/shop/balance":"`by mood`: expected roundrobin"},
             "upstreams":[{"service":"http-shop","id":"a","balanced":true,
                           "haproxy":{"status":"UP","up":true,"sessions":3,"rate":12}},
-                         {"service":"http-shop","id":"b","balanced":false,"haproxy":{"status":"DOWN"}}]}"#;
+                         {"service":"http-shop","id":"b","balanced":false,"haproxy":{"status":"DOWN"}},
+                         {"service":"http-shop","id":"gone","balanced":true,"held":true,"held_by":"guard",
+                          "held_since":"2026-11-29T12:00:00.000Z","haproxy":{"status":"UP","up":true}}]}"#;
         let answers: Answers<ServiceInFull> = [
             ("lb1".parse().unwrap(), serde_json::from_str(lb1).map_err(|e| e.to_string())),
             ("lb2".parse().unwrap(), Err("no route to host".into())),

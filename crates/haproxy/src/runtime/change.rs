@@ -33,6 +33,11 @@ pub enum Change {
     AddServer(ServerName, SocketAddr, ServerOptions, AdminState),
     /// Another state.
     SetState(ServerName, AdminState),
+    /// Takes requests once its checks have passed, as one that was down. It has to be in maintenance, and checked.
+    ///
+    /// `set server … health down` has no effect in maintenance: a server that leaves it counts as up until its first check
+    /// (2.6). So it leaves as drained, and takes nothing meanwhile.
+    ReadyOnceChecked(ServerName),
     /// Another weight.
     SetWeight(ServerName, u16),
     /// Has a server queue for its turn again, with the weight that it has: `balance roundrobin` may have set it aside.
@@ -91,6 +96,9 @@ impl fmt::Display for Change {
             Self::SetState(name, AdminState::Ready) => write!(f, "set server {name} state ready"),
             Self::SetState(name, AdminState::Drain) => write!(f, "set server {name} state drain"),
             Self::SetState(name, AdminState::Maint) => write!(f, "set server {name} state maint"),
+            Self::ReadyOnceChecked(name) => {
+                write!(f, "set server {name} state drain;set server {name} health down;set server {name} state ready")
+            }
             Self::SetWeight(name, weight) => write!(f, "set server {name} weight {weight}"),
             Self::Requeue(name, weight) => {
                 let other = if *weight > 1 { weight - 1 } else { weight + 1 };
@@ -224,6 +232,10 @@ mod tests {
              enable health http-shop/n1;enable server http-shop/n1"
         );
         assert_eq!(Change::SetAddress(name(), address).to_string(), "set server http-shop/n1 addr fd00::1 port 80");
+        assert_eq!(
+            Change::ReadyOnceChecked(name()).to_string(),
+            "set server http-shop/n1 state drain;set server http-shop/n1 health down;set server http-shop/n1 state ready"
+        );
         let requeue = |weight| Change::Requeue(name(), weight).to_string();
         assert_eq!(requeue(100), "set server http-shop/n1 weight 99;set server http-shop/n1 weight 100");
         assert_eq!(requeue(1), "set server http-shop/n1 weight 2;set server http-shop/n1 weight 1", "0 would drain it");

@@ -85,7 +85,8 @@ fn retained(scene: &Scene) -> Vec<Finding> {
         let todo = if is_reset {
             "have it announced again; if it is meant to be gone: discoverctl accept-store"
         } else {
-            "see its announcer's log and lease; it goes when HAProxy's check fails, or as --guard-hold says"
+            "see its announcer's log and lease; it goes when HAProxy's check fails; if it is meant to be gone: discoverctl \
+             accept-store"
         };
         let key = key_of(service, id).unwrap_or_else(|| format!("{service}/{id}"));
         findings.push(Finding::new(key, "held", what, todo).because(Cause::Held));

@@ -27,10 +27,10 @@ pub(super) fn findings(scene: &Scene) -> Vec<Finding> {
         of_layouts(service, &mut findings);
     }
     if let Some(entry) = store.topology.accept_store() {
-        let retaining = store.balancers.nodes().filter(|(_, said)| said.is_some_and(Balancer::retains_lost_keys));
+        let retaining = store.balancers.nodes().filter(|(_, said)| said.is_some_and(Balancer::retains_anything));
         let retaining: BTreeSet<_> = retaining.map(|(node, _)| node).collect();
         let what = if retaining.is_empty() {
-            "left over: no balancer retains what a reset store lacks".to_owned()
+            "left over: no balancer retains what the store lacks".to_owned()
         } else {
             format!("{} still retains what the store lacks", names(&retaining))
         };

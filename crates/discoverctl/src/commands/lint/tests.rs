@@ -47,7 +47,7 @@ fn the_store_alone() {
         ("tcp-services/db/balance", "leastconn"),
     ];
     expect![[r#"
-        control/accept-store [accept_store_left] left over: no balancer retains what a reset store lacks
+        control/accept-store [accept_store_left] left over: no balancer retains what the store lacks
         http-services/api/domain [rival_claim] shop.test/ is named by http-shop too; which of them has it, no balancer says
         http-services/shop/active [color_without_upstream] no upstream has the color green
         http-services/shop/balance [unreadable] `by mood`: expected roundrobin, leastconn, random, source or uri
