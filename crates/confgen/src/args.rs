@@ -21,6 +21,7 @@ use haproxy::supervisor::Control;
 use crate::certs;
 use crate::operator::Taken;
 use crate::outside::Places;
+use crate::stats;
 use crate::view::Site;
 pub use rights::Rights;
 
@@ -237,7 +238,7 @@ const CHECK_WITHIN: Duration = Duration::from_secs(30);
 
 impl Options {
     /// What the template is told.
-    pub fn site(&self, stats_hash: String) -> Site {
+    pub fn site(&self, stats_hash: stats::Hash) -> Site {
         Site {
             http_binds: self.http_bind.clone(),
             https_binds: self.https_bind.clone(),

@@ -41,12 +41,13 @@ pub struct Line {
 const STATUSES: [u16; 10] = [400, 403, 404, 408, 421, 429, 500, 502, 503, 504];
 
 /// What is shown where there is no page: plain, since what reads it is as often a program as a person.
-const BUILT_IN: [(u16, &str); 9] = [
+const BUILT_IN: [(u16, &str); 10] = [
     (400, "400 Bad Request"),
     (403, "403 Forbidden: this address may not come in"),
     (404, "404 Not Found: no service answers for this host and path"),
     (408, "408 Request Timeout"),
     (421, "421 Misdirected Request: this host has connections of its own"),
+    (429, "429 Too Many Requests"),
     (500, "500 Internal Server Error"),
     (502, "502 Bad Gateway: the upstream's answer is not valid"),
     (503, "503 Service Unavailable: no upstream is ready"),

@@ -8,6 +8,7 @@ use askama::Template;
 use sha2::{Digest, Sha256};
 
 use crate::error_pages::{ErrorPages, Line};
+use crate::stats;
 use crate::structure::Structure;
 use crate::view::{self, Maps, Section, Site, Stub, View};
 

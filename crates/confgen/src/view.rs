@@ -13,6 +13,7 @@ use crate::error_pages::ErrorPages;
 use crate::hop::Hop;
 use crate::operator::{Named, Operator};
 use crate::settle::{Route, Settled, Wanted};
+use crate::stats;
 use crate::structure::service;
 
 pub(crate) use section::Section;
@@ -40,8 +41,8 @@ pub struct Site {
     pub trusted_proxies: Option<Networks>,
     /// Peers that begin each connection with the PROXY protocol.
     pub proxy_protocol_from: Option<Networks>,
-    /// The stats page's user with the crypt(3) hash of the password.
-    pub stats_hash: String,
+    /// The hash of the stats page's password.
+    pub stats_hash: stats::Hash,
     /// A host that the stats page has to itself.
     pub stats_domain: Option<Host>,
     /// The service that gets the ACME challenges of every host.

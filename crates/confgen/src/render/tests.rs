@@ -14,6 +14,7 @@ use crate::error_pages;
 use crate::operator::Operator;
 use crate::settle::tests::{settle, topology};
 use crate::settle::{Authorities, Authority, Limits, Memory, Settled};
+use crate::stats::Hash;
 
 const SCENARIOS: [&str; 10] = [
     "empty",
@@ -52,8 +53,8 @@ pub(crate) fn site(state_dir: &Path) -> Site {
         log: "/dev/log".into(),
         trusted_proxies: None,
         proxy_protocol_from: None,
-        // `crypt("secret")`
-        stats_hash: "$5$saltsalt$Yl8FPpuNxpJj1lZwZ8yZ3y1T1oKkJYQ8W5pZJgM1kL/".into(),
+        // Of `secret`.
+        stats_hash: Hash::Sha256("2BB80D537B1DA3E38BD30361AA855686BDE0EACD7162FEF6A25FE97BF527A25B".into()),
         stats_domain: None,
         acme: None,
         rights: Cli::parse_from(["confgen"]).common.options.rights,
@@ -213,10 +214,11 @@ fn full_site(state_dir: &Path) -> Site {
     let flags = "confgen --chroot /var/lib/haproxy --runtime-socket-group adm --stats-domain stats.example.com \
          --trusted-proxies 10.0.0.0/8,fd00::/8 --acme-service acme";
     let options = Cli::parse_from(flags.split_whitespace()).common.options;
-    let given = options.site(String::new());
-    let Site { trusted_proxies, stats_domain, acme, rights, .. } = given;
+    // `crypt("secret")`
+    let given = options.site(Hash::Crypt("$5$saltsalt$Yl8FPpuNxpJj1lZwZ8yZ3y1T1oKkJYQ8W5pZJgM1kL/".into()));
+    let Site { trusted_proxies, stats_domain, acme, rights, stats_hash, .. } = given;
     let pages = Arc::new(error_pages::glimpse(Some(pages.path()), pages.path()));
-    Site { trusted_proxies, stats_domain, acme, rights, pages, ..site(state_dir) }
+    Site { trusted_proxies, stats_domain, acme, rights, pages, stats_hash, ..site(state_dir) }
 }
 
 #[test]
@@ -235,7 +237,7 @@ fn every_flag_has_its_lines() {
 /// A site behind two TCP load balancers.
 fn site_behind_balancers(state_dir: &Path) -> Site {
     let flags = ["confgen", "--proxy-protocol-from", "10.0.0.9,fd00::9"];
-    let given = Cli::parse_from(flags).common.options.site(String::new());
+    let given = Cli::parse_from(flags).common.options.site(Hash::Crypt(String::new()));
     Site { proxy_protocol_from: given.proxy_protocol_from, ..site(state_dir) }
 }
 
@@ -303,7 +305,7 @@ fn the_page_of_limits_has_every_time_of_the_file() {
     let cfg = std::fs::read_to_string(golden("passthrough", "haproxy.cfg")).unwrap();
     let is_time = |line: &&str| line.starts_with("timeout ") || line.starts_with("hard-stop-after ");
     let times: Vec<&str> = cfg.lines().map(str::trim).filter(is_time).collect();
-    assert_eq!(times.len(), 14, "{times:?}");
+    assert_eq!(times.len(), 15, "{times:?}");
     for time in times {
         assert!(page.contains(&format!("`{time}`")), "docs/limits.md doesn't name `{time}`");
     }

@@ -106,7 +106,7 @@ impl Rounds {
         options: Options,
         lives: Lives,
         disk: Disk,
-        stats_hash: String,
+        stats_hash: stats::Hash,
         outside: Outside,
         (memory, stored): (Memory, Stored),
     ) -> anyhow::Result<Self> {

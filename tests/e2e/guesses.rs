@@ -1,0 +1,95 @@
+//! Passwords of the stats page that are guessed.
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+use std::fs::read_to_string;
+use std::process::Command;
+use std::thread::scope;
+use std::time::{Duration, Instant};
+
+use lab::{App, Balancer, Etcd, Setup, cpu_seconds, light, until, write};
+
+const SERVED: Duration = Duration::from_secs(30);
+
+/// HAProxy counts wrong passwords of the last minute.
+const FORGOTTEN: Duration = Duration::from_secs(150);
+
+/// Wrong passwords that HAProxy looks at.
+const ALLOWED: usize = 10;
+
+/// All of 127.0.0.0/8 is this machine's.
+const GUESSER: &str = "127.0.0.5";
+const PROMETHEUS: &str = "127.0.0.6";
+
+/// The status of an answer of the stats port, and the time that it took.
+fn asked(balancer: &Balancer, from: &str, password: Option<&str>) -> (u16, Duration) {
+    let mut curl = Command::new("curl");
+    curl.args(["-s", "-o", "/dev/null", "-w", "%{http_code}", "--max-time", "30", "--interface", from]);
+    if let Some(password) = password {
+        curl.args(["--user", &format!("admin:{password}")]);
+    }
+    let start = Instant::now();
+    let output = curl.arg(format!("http://{}/metrics", balancer.stats())).output().unwrap();
+    (String::from_utf8_lossy(&output.stdout).parse().unwrap_or_default(), start.elapsed())
+}
+
+/// One wrong password more than allowed: HAProxy answers the last one late, and doesn't look at it.
+fn guess(balancer: &Balancer) {
+    for number in 1..=ALLOWED {
+        assert_eq!(asked(balancer, GUESSER, Some(&format!("wrong{number}"))).0, 401, "wrong password {number}");
+    }
+    let (status, took) = asked(balancer, GUESSER, Some("wrong"));
+    assert!(status == 429 && took > Duration::from_secs(5), "{status} after {took:?}");
+    assert_eq!(asked(balancer, GUESSER, None).0, 401, "a browser that hasn't asked for the password yet");
+}
+
+fn balancer(etcd: &Etcd, setup: Setup, flags: &[&str]) -> Balancer {
+    let balancer = setup.confgen(etcd).flags(flags).start();
+    balancer.wait_status(SERVED, "shop.test", "/", 200);
+    balancer.wait_settled(SERVED);
+    balancer
+}
+
+#[test]
+fn guesses_are_few_and_the_right_password_is_let_in() {
+    let _turn = light();
+    let etcd = Etcd::start();
+    let app = App::alone("shop");
+    etcd.http_service("shop", "shop.test", &[&app]);
+
+    let made = balancer(&etcd, Setup::new(), &[]);
+    let password = read_to_string(made.folder().join("state/stats-password")).unwrap();
+    guess(&made);
+    for from in [PROMETHEUS, GUESSER] {
+        assert_eq!(asked(&made, from, Some(password.trim())).0, 200, "the right one, from {from}");
+    }
+    assert!(!made.file().contains("$6$") && !made.file().contains(password.trim()), "{}", made.file());
+
+    let setup = Setup::new();
+    let file = setup.folder().join("password");
+    write(file.clone(), "secret\n");
+    let given = balancer(&etcd, setup, &["--stats-password-file", &file.display().to_string()]);
+    assert!(given.file().contains("user admin password $6$"), "{}", given.file());
+    let worker = given.worker();
+    let before = cpu_seconds(worker);
+    guess(&given);
+    let hashed = cpu_seconds(worker) - before;
+    assert_eq!(asked(&given, PROMETHEUS, Some("secret")).0, 200, "the right one, from elsewhere");
+
+    // Several times as many, none of which HAProxy looks at, right or wrong.
+    let before = cpu_seconds(worker);
+    scope(|threads| {
+        let guesses = (0..4 * ALLOWED).map(|_| threads.spawn(|| asked(&given, GUESSER, Some("secret")).0));
+        for guess in guesses.collect::<Vec<_>>() {
+            assert_eq!(guess.join().unwrap(), 429);
+        }
+    });
+    let refused = cpu_seconds(worker) - before;
+    println!("{ALLOWED} wrong passwords took HAProxy {hashed:.4} s, {} more {refused:.4} s", 4 * ALLOWED);
+    assert!(refused < 2.0 * hashed, "{refused} s for four times what took {hashed} s");
+
+    let start = Instant::now();
+    until(FORGOTTEN, "the address to be let in again", || {
+        let (status, _) = asked(&given, GUESSER, Some("secret"));
+        if status == 200 { Ok(()) } else { Err(format!("{status} after {:?}", start.elapsed())) }
+    });
+}
