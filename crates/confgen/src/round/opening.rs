@@ -46,7 +46,7 @@ impl Rounds {
     }
 
     /// Makes what HAProxy and confgen need besides the store, and takes over certificates, authorities and error pages.
-    fn take_over(options: &Options) -> anyhow::Result<(String, Outside)> {
+    fn take_over(options: &Options) -> anyhow::Result<(stats::Hash, Outside)> {
         let places = options.places();
         places.prepare()?;
         places.vet_fill()?;
