@@ -166,8 +166,9 @@ fn a_long_answer_of_another_upstream_in_an_old_process_does_not_hold_a_drain_up(
 fn a_request_that_an_old_process_may_send_again_is_waited_for() {
     let _turn = light();
     let shop = Shop::open();
-    // If the app ends the connection before it answers, HAProxy sends the request to another one.
-    let request = shop.ask_staying(|shop| slow(shop.balancer.http(), "shop.test", 12_000));
+    // If the app ends the connection before it answers, HAProxy sends the request to another one. A client of the lab waits
+    // 10 s.
+    let request = shop.ask_staying(|shop| slow(shop.balancer.http(), "shop.test", 9_000));
     let acknowledged = shop.wait_acknowledged(shop.drain());
     assert!(request.is_finished(), "acknowledged before the answer");
     let (ended, status) = request.join().unwrap();
