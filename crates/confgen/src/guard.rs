@@ -292,8 +292,11 @@ impl Guard {
     }
 
     /// Goes on with what was retained and what was lost before a restart.
-    pub fn recall(&mut self, now: Instant, kept: Vec<Kept>, lost: Vec<Kept>) {
-        let span = |it: &Kept| Span { from: now, before: Duration::from_secs(it.seconds), since: it.since };
+    pub fn recall(&mut self, now: Instant, at: SystemTime, kept: Vec<Kept>, lost: Vec<Kept>) {
+        // What passed while confgen was away counts too. A clock that was set back takes nothing away.
+        let passed = |it: &Kept| it.since.and_then(|since| at.duration_since(since).ok()).unwrap_or_default();
+        let age = |it: &Kept| passed(it).max(Duration::from_secs(it.seconds));
+        let span = |it: &Kept| Span { from: now, before: age(it), since: it.since };
         for it in kept {
             let span = span(&it);
             let Kept { service, id, upstream, bore, noticed, is_unproven, .. } = it;
@@ -604,7 +607,8 @@ mod tests {
         let json = serde_json::to_vec(&(guard.kept(later), guard.remembered(later))).unwrap();
         let (kept, lost) = serde_json::from_slice(&json).unwrap();
         let mut again = Guard::new(guard.policy);
-        again.recall(t, kept, lost);
+        let wall = SystemTime::UNIX_EPOCH + MINUTE;
+        again.recall(t, wall, kept, lost);
         assert_eq!(again.held(&service("a")), guard.held(&service("a")));
         assert!(again.since().all(|(_, since)| since == Some(SystemTime::UNIX_EPOCH + MINUTE)));
         let mass = again.lost(at(t, 1), losses("a", 4..7), &present(0, 96));
@@ -612,6 +616,11 @@ mod tests {
         let up = |_: &Bearer, _: &Upstream, _: &BTreeSet<Bearer>| Some(Sight::Up);
         assert_eq!(again.release(t, up), BTreeSet::new());
         assert_eq!(again.release(t + SECOND, up), [service("a")].into(), "not for longer than before");
+        // The time without confgen counts.
+        guard.policy.hold = None;
+        let mut later = Guard::new(guard.policy);
+        later.recall(t, wall + 20 * SECOND, Vec::new(), guard.remembered(t));
+        assert_eq!(ids(&later.lost(at(t, 1), losses("a", 4..7), &present(0, 96)).returning), ["u3"]);
     }
 
     #[test]

@@ -31,7 +31,6 @@ use crate::settle::{Changed, Settled};
 use crate::stood::Stood;
 use crate::structure::{Lack, Structure};
 use crate::view::{Site, View};
-use guarding::GUARD_EVERY;
 pub use outcome::{Left, Outcome};
 
 /// What rounds are made with, and what they know.
@@ -190,7 +189,7 @@ impl Rounds {
     /// what is left, as a quick round does.
     pub fn sweep(&mut self) -> anyhow::Result<Left> {
         let mut left = Left::default();
-        if self.guarded_at.elapsed() >= GUARD_EVERY {
+        if !self.guard.holding().is_empty() && self.is_release_due() {
             let released = self.guard_release(&BTreeSet::new());
             let released = self.shape(released, false)?;
             left.made = self.proxy.follow(&self.settled, released.iter(), &self.disk)?;

@@ -109,13 +109,10 @@ fn is_crypt(text: &str) -> bool {
 }
 
 fn own_password(path: &Path) -> Result<String, Error> {
-    match regular_file::read_text(path, SMALL) {
-        Ok(password) if !password.trim().is_empty() => return Ok(password),
+    match regular_file::read(path, SMALL).map(String::from_utf8) {
+        Ok(Ok(password)) if !password.trim().is_empty() => return Ok(password),
         // A power cut or a full disk left it so. confgen made it, and can make another one.
-        Ok(_) => tracing::warn!("{}: it is empty; a new password for the stats page is made", path.display()),
-        Err(error) if error.kind() == io::ErrorKind::InvalidData => {
-            tracing::warn!("{}: {error}; a new password for the stats page is made", path.display());
-        }
+        Ok(_) => tracing::warn!("{}: it is empty or no text; a new stats page's password is made", path.display()),
         Err(error) if error.kind() == io::ErrorKind::NotFound => {}
         Err(error) => return Err(failed("read", path)(error)),
     }

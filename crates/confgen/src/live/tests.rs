@@ -64,7 +64,9 @@ fn servers_come_and_go() {
 #[test]
 fn an_upstream_that_returns_starts_as_down() {
     let store = |sticky: &str| {
-        format!("http-services/a/domain a.com\n http-services/a/upstreams/1 10.0.0.1:80\n http-services/a/sticky {sticky}")
+        format!(
+            "http-services/a/domain a.com\n http-services/a/upstreams/1 10.0.0.1:80\n http-services/a/sticky {sticky}"
+        )
     };
     let record = discovery::Upstream::parse(b"10.0.0.2:80").unwrap();
     let returning = |is_unproven, sticky: &str| {

@@ -10,8 +10,11 @@ use crate::bearers::{Bearer, Bearers, has_moved};
 use crate::guard::{Departure, Mass, Moment, Noticed, Sight};
 use crate::mirror::News;
 
-/// How often HAProxy is asked whether what is retained is still up.
-pub(super) const GUARD_EVERY: Duration = Duration::from_secs(1);
+/// How often HAProxy is asked at most whether what is retained is still up.
+const ASK_EVERY: Duration = Duration::from_secs(1);
+/// The pause for each service that retains something: no timer ends that, and HAProxy is asked for each by itself. HAProxy
+/// sends nothing to an upstream whose check fails, whether or not it is retained.
+const PAUSE_PER_SERVICE: Duration = Duration::from_millis(20);
 
 /// Which servers HAProxy finds up, by service; None while it doesn't answer.
 struct Health(Option<BTreeMap<ServiceId, BTreeMap<String, bool>>>);
@@ -39,7 +42,7 @@ impl Rounds {
     /// Goes on with what was retained and what was lost before this process.
     pub(super) fn restore_guard(&mut self) {
         let (kept, lost) = (std::mem::take(&mut self.stored.kept), std::mem::take(&mut self.stored.lost));
-        self.guard.recall(Instant::now(), kept, lost);
+        self.guard.recall(Instant::now(), SystemTime::now(), kept, lost);
         for service in self.guard.holding() {
             self.settled.keep(&service, self.guard.held(&service));
         }
@@ -130,13 +133,24 @@ impl Rounds {
         accepted.into_keys().filter(|service| self.settled.keep(service, self.guard.held(service))).collect()
     }
 
+    /// Whether HAProxy is to be asked again after what is retained.
+    pub(super) fn is_release_due(&self) -> bool {
+        let services = u32::try_from(self.guard.holding().len()).unwrap_or(u32::MAX);
+        self.guarded_at.elapsed() >= ASK_EVERY.max(PAUSE_PER_SERVICE.saturating_mul(services))
+    }
+
     pub(super) fn guard_release(&mut self, goodbyes: &BTreeSet<Bearer>) -> BTreeSet<ServiceId> {
-        self.guarded_at = Instant::now();
+        let now = Instant::now();
         let before = self.guard.upstreams().count();
-        let health = self.health(&self.guard.holding().into_iter().collect());
+        let health = if self.is_release_due() {
+            self.guarded_at = now;
+            self.health(&self.guard.holding().into_iter().collect())
+        } else {
+            Health(None)
+        };
         let live = self.settled.bearers(self.guard.upstreams());
         let settled = &self.settled;
-        let changed = self.guard.release(self.guarded_at, |kept, upstream, bore| {
+        let changed = self.guard.release(now, |kept, upstream, bore| {
             let (service, id) = kept;
             let goes = goodbyes.contains(kept) || settled.has(service, id) || !settled.is_checked(service);
             let goes = goes || is_elsewhere(kept, upstream, bore, &live);
