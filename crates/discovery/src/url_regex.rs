@@ -262,7 +262,7 @@ mod tests {
             ("(?:\\w+\\s?)*$", "(?:\\w+\\s?)*"),
             ("^/(?:foo|foobar)*$", "(?:foo|foobar)*"),
             ("^/x(.*a){12}[bc]", "(.*a){12}"),
-            ("(a{1,100}){1,100}[bc]$", "(a{1,100}){1,100}"),
+            ("(a{1,10}){1,10}[bc]$", "(a{1,10}){1,10}"),
             ("(?:(?:(?:a?){30}){30})[bc]$", "(?:a?){30}"),
             ("^/.*.*.*[x-z]$", ".*"),
             ("a.*a.*[bc]$", ".*"),
@@ -271,7 +271,8 @@ mod tests {
             ("[^a]+[^b]+c", "[^b]+"),
         ] {
             let refusal = slow.parse::<UrlRegex>().unwrap_err().to_string();
-            let named = refusal.starts_with(&format!("`{part}`: HAProxy would take too long"));
+            // An excerpt escapes the backslash.
+            let named = refusal.starts_with(&format!("`{}`: HAProxy would take too long", part.escape_debug()));
             assert!(named, "{slow}: {refusal}");
         }
     }
