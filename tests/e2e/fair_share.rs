@@ -86,6 +86,8 @@ impl Shop {
     fn wait_served(&self, balancer: &Balancer, upstreams: usize) {
         balancer.wait_settled(SERVED);
         balancer.wait_servers(SERVED, "http-shop", upstreams);
+        // confgen may have been in sync with what the store held before. The process of then answers 404.
+        balancer.wait_one_haproxy(SERVED);
     }
 
     /// How often HAProxy has chosen each server, since it was added.
