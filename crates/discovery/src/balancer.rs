@@ -349,7 +349,7 @@ mod tests {
 
     #[test]
     fn what_is_missing_from_a_cut_list_counts_as_in_it() {
-        let whole = full(500).shortened();
+        let whole = full(200).shortened();
         assert!(whole.more.is_empty() && acknowledges(&whole, 10, "shop", "a"));
         let cut = full(MOST + 1).shortened();
         assert_eq!((cut.more.len(), cut.cut.len()), (4, 0), "too many services to name them");

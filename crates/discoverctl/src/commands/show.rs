@@ -268,9 +268,7 @@ mod tests {
             "quarantine":{"http-services/shop/balance":"`by mood`: expected roundrobin"},
             "upstreams":[{"service":"http-shop","id":"a","balanced":true,
                           "haproxy":{"status":"UP","up":true,"sessions":3,"rate":12}},
-                         {"service":"http-shop","id":"b","balanced":false,"haproxy":{"status":"DOWN"}},
-                         {"service":"http-shop","id":"gone","balanced":true,"held":true,"held_by":"guard",
-                          "held_since":"2026-11-29T12:00:00.000Z","haproxy":{"status":"UP","up":true}}]}"#;
+                         {"service":"http-shop","id":"b","balanced":false,"haproxy":{"status":"DOWN"}}]}"#;
         let answers: Answers<ServiceInFull> = [
             ("lb1".parse().unwrap(), serde_json::from_str(lb1).map_err(|e| e.to_string())),
             ("lb2".parse().unwrap(), Err("no route to host".into())),
