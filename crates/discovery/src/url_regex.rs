@@ -252,7 +252,7 @@ mod tests {
         }
     }
 
-    /// PCRE2 10.42 with JIT took 10 ms to 12 s of one URL for each of them.
+    /// PCRE2 10.42 with JIT took 10 ms to 2.9 s of one URL for such expressions.
     #[test]
     fn what_takes_haproxy_too_long_is_refused_by_its_part() {
         for (slow, part) in [
@@ -263,7 +263,7 @@ mod tests {
             ("^/(?:foo|foobar)*$", "(?:foo|foobar)*"),
             ("^/x(.*a){12}[bc]", "(.*a){12}"),
             ("(a{1,10}){1,10}[bc]$", "(a{1,10}){1,10}"),
-            ("(?:(?:(?:a?){30}){30})[bc]$", "(?:a?){30}"),
+            ("(?:(?:a?){20}){20}[bc]$", "(?:a?){20}"),
             ("^/.*.*.*[x-z]$", ".*"),
             ("a.*a.*[bc]$", ".*"),
             ("[a-z]+[a-z0-9]+$", "[a-z0-9]+"),
