@@ -7,7 +7,7 @@ use std::process::{Command, Output, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
 
 use crate::Scratch;
-use crate::guard::container_prefix;
+use crate::cleanup::container_prefix;
 use crate::images::debian;
 
 static NEXT: AtomicU32 = AtomicU32::new(0);

@@ -10,7 +10,7 @@ use std::time::Duration;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
-use crate::guard::Mark;
+use crate::cleanup::Mark;
 use crate::{Outlet, until};
 
 /// How many of the last lines of a log are shown when the test fails.

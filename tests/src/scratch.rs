@@ -9,7 +9,7 @@ use std::path::Path;
 
 use tempfile::{NamedTempFile, TempDir};
 
-use crate::guard::folder_prefix;
+use crate::cleanup::folder_prefix;
 
 /// A temporary folder, removed with its value unless the test fails: then it is left, and its path printed. One that a
 /// `static` holds goes with the process.

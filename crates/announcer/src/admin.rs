@@ -12,11 +12,9 @@ use registry::Beats;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
-use crate::{
-    metrics::{self, Checked},
-    registrar::Stands,
-    standing::{Now, Reception, Standing, Upstream},
-};
+use crate::registrar::Stands;
+use crate::status::metrics::Checked;
+use crate::status::{Now, Reception, Standing, Upstream, metrics};
 
 /// This daemon, as the admin port's options know it.
 #[derive(Clone, Debug)]

@@ -1,5 +1,8 @@
 //! What the balancers say, and who has not said it yet.
 
+pub(crate) mod reception;
+pub(crate) mod wait;
+
 use discovery::{Balancer, Balancers, Key, Node, RefusedKey, ServiceId, UpstreamId};
 use registry::{Client, Event, Follow};
 use tokio::sync::mpsc;

@@ -22,15 +22,13 @@ use tokio::{
     time::{Instant, sleep},
 };
 
-use crate::{
-    config::App,
-    process_table,
-    reaper::{Change, Leader, Reaper},
-    report::Report,
-    retry,
-    state::Event,
-    terminal::Terminal,
-};
+use crate::config::App;
+use crate::message::Report;
+use crate::processes::reaper::{Change, Leader, Reaper};
+use crate::processes::table;
+use crate::processes::terminal::Terminal;
+use crate::retry;
+use crate::state::Event;
 
 /// What is meant for the app, whoever gets it. Registering them also means that the app starts with their default
 /// actions, even if we were started with some of them ignored.
@@ -128,15 +126,15 @@ impl Running {
 
     /// True while any process of the app is left. Each orphan is told once.
     fn is_left(&self, orphans: &mut HashMap<Pid, Signal>) -> bool {
-        if process_table::has_running_member(self.leader.pid) {
+        if table::has_running_member(self.leader.pid) {
             return true;
         }
-        if !process_table::adopts_orphans() || !process_table::has_child() {
+        if !table::adopts_orphans() || !table::has_child() {
             return false;
         }
         if let Some(told) = self.told() {
             // No child is reaped between the look and the signal: both are on this thread.
-            for pid in process_table::running_children() {
+            for pid in table::running_children() {
                 if orphans.insert(pid, told) != Some(told) {
                     let _ = kill(pid, told);
                 }

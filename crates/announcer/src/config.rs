@@ -1,17 +1,22 @@
 //! What the command line means: pure, and checked as far as it can be without looking at the store or the network.
 
+pub(crate) mod address;
+pub(crate) mod cli;
+pub(crate) mod file;
+pub(crate) mod host;
+pub(crate) mod upstream;
+mod upstream_options;
+
 use std::{ffi::OsString, time::Duration};
 
 use discovery::{Key, SettingName};
 use nix::sys::signal::Signal;
 
-use crate::{
-    args::{Cli, Common, OneShot},
-    file::{File, Place},
-    host::Host,
-    stop_signal,
-    upstream::{Upstream, UpstreamError},
-};
+use crate::config::cli::{Cli, Common, OneShot};
+use crate::config::file::{File, Place};
+use crate::config::host::Host;
+use crate::config::upstream::{Upstream, UpstreamError};
+use crate::processes::stop_signal;
 
 /// etcd grants no lease shorter than this.
 const SHORTEST_TTL: Duration = Duration::from_secs(2);
@@ -180,11 +185,9 @@ mod tests {
     use discovery::Weight;
 
     use super::*;
-    use crate::{
-        address::{Finder, Whereabouts},
-        check::Check,
-        upstream::Announcement,
-    };
+    use crate::config::address::{Finder, Whereabouts};
+    use crate::config::upstream::Announcement;
+    use crate::health::check::Check;
 
     fn resolve(line: &str) -> Result<Config, String> {
         resolve_on(line, &Host { hostname: "web1.example.com".to_owned(), private_ipv4: None })

@@ -1,5 +1,7 @@
 //! Whether an app works, going by its checks: pure. `STATES.md` is printed from it by a test.
 
+pub(crate) mod check;
+
 use std::num::NonZeroU32;
 
 /// What is known of an app.

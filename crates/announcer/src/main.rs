@@ -4,58 +4,34 @@
 //! only loop that decides and the only `select!`; what takes time runs in tasks that report back to it; `reaper` alone
 //! waits for processes, `registrar` alone writes.
 
-// From what was written to what it means.
-mod announce;
-mod args;
-mod check;
+mod admin;
+mod balancers;
+mod child;
 mod config;
-mod file;
-mod host;
-mod stop_signal;
-mod upstream;
+mod event_loop;
+mod health;
+mod health_loop;
+mod message;
+mod one_shot;
+mod processes;
+mod record;
+mod registrar;
+mod retry;
+mod state;
+mod status;
+mod withdraw;
+
+// From what was written to what it means.
 
 // What is decided without I/O.
-mod group;
-mod health;
-mod record;
-mod restores;
-mod state;
-
-mod report;
-mod retry;
-mod said;
 
 // Processes.
-mod child;
-mod child_environment;
-mod process_table;
-mod reaper;
-mod terminal;
 
 // Whether an app works, and where.
-mod address;
-mod probe;
-mod watch;
 
 // The store.
-mod arrival;
-mod balancers;
-mod claims;
-mod own_keys;
-mod reception;
-mod registrar;
-mod writer;
-
-mod parting;
-mod pulse;
 
 // What is shown of it.
-mod admin;
-mod metrics;
-mod standing;
-
-mod one_shot;
-mod run;
 
 use std::process::ExitCode;
 
@@ -64,15 +40,13 @@ use clap::CommandFactory;
 use daemon::shutdown::Shutdown;
 use program::{options, output};
 
-use crate::{
-    address::AddressError,
-    args::{Cli, OneShot},
-    child::ChildError,
-    config::{Config, ConfigError, Form},
-    file::{File, FileError},
-    host::Host,
-    one_shot::OneShotError,
-};
+use crate::child::ChildError;
+use crate::config::address::AddressError;
+use crate::config::cli::{Cli, OneShot};
+use crate::config::file::{File, FileError};
+use crate::config::host::Host;
+use crate::config::{Config, ConfigError, Form};
+use crate::one_shot::OneShotError;
 
 /// The exit code for wrong usage, as `--help` lists it.
 const USAGE: u8 = 2;
@@ -118,7 +92,7 @@ fn start(args: Cli) -> anyhow::Result<u8> {
 
 async fn carry_out(mut config: Config, shutdown: Shutdown) -> anyhow::Result<u8> {
     match std::mem::replace(&mut config.form, Form::Deregister) {
-        Form::Run(life) => run::run(config, *life, &shutdown).await,
+        Form::Run(life) => event_loop::run(config, *life, &shutdown).await,
         Form::Register(ttl) => Ok(one_shot::register(&config, ttl).await.map(|()| 0)?),
         Form::Deregister => Ok(one_shot::deregister(&config).await.map(|()| 0)?),
     }

@@ -6,16 +6,14 @@ use discovery::UpstreamState;
 use registry::{Client, LeaseId};
 use tokio::time::Instant;
 
-use crate::{
-    address::{self, AddressError},
-    claims,
-    config::Config,
-    group::{Group, Want},
-    record::{Owner, Record},
-    retry::{self, StoreError},
-    said::Said,
-    writer,
-};
+use crate::config::address::AddressError;
+use crate::config::{Config, address};
+use crate::record::{Owner, Record, claims};
+use crate::registrar::log_changes::Said;
+use crate::registrar::record_set::{Group, Want};
+use crate::registrar::transaction;
+use crate::retry;
+use crate::retry::StoreError;
 
 /// How long etcd is given to answer: an election (2 s seen) and a frozen member (noticed after 2 to 5 s) fit in.
 const PATIENCE: Duration = Duration::from_secs(8);
@@ -64,7 +62,7 @@ async fn register_under(
         let mut group = if lease.is_some() { Group::default() } else { Group::permanent() };
         group.withhold(withheld.clone());
         group.set(lease, &wants);
-        let mut round = writer::round(client, &mut group).await;
+        let mut round = transaction::round(client, &mut group).await;
         round.failure.take().map_or(Ok(round), Err)
     });
     let mut round = round.await?;

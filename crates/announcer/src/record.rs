@@ -1,11 +1,13 @@
 //! What is written into the store, and whether it may be: pure.
 
+pub(crate) mod claims;
+
 use std::{collections::BTreeSet, fmt};
 
 use discovery::{Entry, Key, ServiceId, Setting, Upstream, UpstreamAddress, UpstreamId, UpstreamState};
 use registry::{Condition, LeaseId, Txn};
 
-use crate::upstream::{Announcement, Policy};
+use crate::config::upstream::{Announcement, Policy};
 
 /// An announcement whose address is known.
 #[derive(Clone, Debug)]

@@ -1,6 +1,12 @@
 //! The records in the store: put them there, keep them there, change them while they are ours, take them out. One task
 //! writes; what is wanted is an order that it is given, and how far it came is what it publishes.
 
+pub(crate) mod log_changes;
+mod own_keys;
+pub(crate) mod record_set;
+mod restores;
+pub(crate) mod transaction;
+
 use std::sync::Arc;
 
 use discovery::{ServiceId, UpstreamId};
@@ -10,20 +16,18 @@ use tokio::{
     time::{Duration, Instant, sleep_until, timeout_at},
 };
 
-use crate::{
-    claims,
-    group::{Group, Sight, Want},
-    own_keys::{News, OwnKeys},
-    parting::Lease,
-    record::Record,
-    report::Report,
-    restores::Restores,
-    retry::{self, StoreError},
-    said::Said,
-    standing::Stand,
-    state::Event,
-    writer::{self, Round},
-};
+use crate::message::Report;
+use crate::record::{Record, claims};
+use crate::registrar::log_changes::Said;
+use crate::registrar::own_keys::{News, OwnKeys};
+use crate::registrar::record_set::{Group, Sight, Want};
+use crate::registrar::restores::Restores;
+use crate::registrar::transaction::Round;
+use crate::retry;
+use crate::retry::StoreError;
+use crate::state::Event;
+use crate::status::Stand;
+use crate::withdraw::Lease;
 
 /// How often a taken id is looked at while its key can't be followed: a replacement takes over within about a second
 /// after the old lease's end.
@@ -216,7 +220,7 @@ impl Keeper {
             }
             self.own_keys.follow(order.wants.iter().map(|(record, _)| record.key()));
             self.look_for_claims(&order).await;
-            let round = writer::round(&self.lease.client, &mut self.group).await;
+            let round = transaction::round(&self.lease.client, &mut self.group).await;
             self.said.say(&round);
             if round.failure.as_ref().is_some_and(registry::Error::is_lease_not_found) {
                 self.lease.doubt.notify_one();

@@ -2,7 +2,8 @@
 
 use discovery::UpstreamState;
 
-use crate::{group::Want, health::Health};
+use crate::health::Health;
+use crate::registrar::record_set::Want;
 
 /// Where it stands.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]

@@ -9,10 +9,10 @@ use program::output::{print, takes_colors};
 use registry::Client;
 use similar::{ChangeTag, TextDiff};
 
-use crate::args::Common;
-use crate::filing::Filing;
-use crate::mirror::News;
-use crate::round::{Outcome, Rounds};
+use crate::cli::Common;
+use crate::publish::Filing;
+use crate::reconcile::{Outcome, Rounds};
+use crate::store::News;
 
 /// Wrong usage, as clap has it.
 pub const USAGE: u8 = 2;

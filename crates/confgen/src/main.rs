@@ -9,75 +9,22 @@
 //! daemon and has the rounds' only `select!`; `drains` has it counted; `commands` are the one-shot forms; `report` is what all
 //! of them tell, `acknowledge` tells it to the store, and `admin` shows it.
 
-mod activity;
-mod args;
-
-mod domains;
-
-mod bearers;
-mod mirror;
-mod settle;
-
-mod fill;
-mod fills;
-mod hop;
-mod operator;
-mod spoken;
-mod stood;
-mod view;
-
-mod include;
-mod render;
-mod structure;
-
-mod bisect;
-mod certificate;
-mod draining;
-mod expiry;
-mod guard;
-mod live;
-mod live_certs;
-mod pace;
-
-mod authorities;
-mod certs;
-mod disk;
-mod error_pages;
-mod heap;
-mod judge;
-mod look;
-mod outside;
-mod ports;
-mod release;
-mod share;
-mod stats;
-
-mod acknowledge;
-mod census;
+mod cli;
 mod commands;
-mod drains;
-mod file_stamps;
-mod filing;
-mod job;
-mod leases;
-mod proxy;
-mod report;
-mod round;
-mod run;
-
-mod figures;
-mod metrics;
-mod verdict;
-
-mod api;
-mod page;
-
-mod admin;
-
+mod desired;
+mod drain;
+mod event_loop;
+mod local_files;
+mod operator_files;
+mod publish;
+mod reconcile;
+mod render;
+mod runtime;
+mod state_dir;
+mod status;
+mod store;
 #[cfg(test)]
-mod place;
-#[cfg(test)]
-mod reference;
+mod test_support;
 
 use std::process::ExitCode;
 
@@ -85,13 +32,13 @@ use clap::CommandFactory;
 use daemon::shutdown::Shutdown;
 use program::{options, output};
 
-use args::{Cli, Command, Common};
+use cli::{Cli, Command, Common};
 
 fn main() -> ExitCode {
     if let Some(code) = manual::print_if_asked(Cli::command()) {
         return code;
     }
-    heap::share();
+    event_loop::malloc::share();
     let cli: Cli = match options::read(Cli::command(), commands::USAGE) {
         Ok(cli) => cli,
         Err(code) => return code,
@@ -125,8 +72,8 @@ async fn start(cli: Cli) -> anyhow::Result<ExitCode> {
         None => {
             let Common { store, options, pacing, .. } = cli.common;
             let store = store.resolve()?;
-            let admin = admin::Port::bind(cli.admin.resolve()?).await?;
-            run::run(store, options, pacing, admin, shutdown.unwrap_or_default()).await?;
+            let admin = status::admin::Port::bind(cli.admin.resolve()?).await?;
+            event_loop::run(store, options, pacing, admin, shutdown.unwrap_or_default()).await?;
             Ok(ExitCode::SUCCESS)
         }
         Some(Command::Once(common)) => commands::once(common).await,

@@ -1,5 +1,11 @@
 //! From the view to bytes: the file, its maps, and the stamp that names them. Pure: the same view, the same bytes.
 
+mod internal_sockets;
+pub(crate) mod restart_needed;
+mod section;
+pub(crate) mod server_options;
+pub(crate) mod view;
+
 use std::fmt::Write;
 use std::path::Path;
 use std::sync::Arc;
@@ -7,10 +13,10 @@ use std::sync::Arc;
 use askama::Template;
 use sha2::{Digest, Sha256};
 
-use crate::error_pages::{ErrorPages, Line};
-use crate::stats;
-use crate::structure::Structure;
-use crate::view::{self, Maps, Section, Site, Stub, View};
+use crate::local_files::error_pages::{ErrorPages, Line};
+use crate::local_files::stats_password;
+use crate::render::restart_needed::Structure;
+use crate::render::view::{Maps, Section, Site, Stub, View};
 
 /// What is to stand on disk.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]

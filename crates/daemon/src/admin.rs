@@ -3,18 +3,16 @@
 //! It is bounded in connections and in time, and has no way back into the daemon: what it shows is read from a value that
 //! the daemon leaves behind. It may fail; what the daemon is for goes on.
 
+mod access;
 mod args;
 mod process;
+mod reloaded_file;
 mod routes;
-mod watched;
-
-mod gate;
+mod serve;
 mod tls;
 
-mod serve;
-
+pub use access::{Gate, Token};
 pub use args::{AdminArgs, ArgsError, Config, Daemon, Listen};
-pub use gate::{Gate, Token};
 pub use process::register_log;
 pub use routes::{Probes, Pulse, routes};
 pub use serve::{Error, Server};

@@ -1,31 +1,29 @@
 //! The commands. Each has a module with its options, what it decides, and what it shows.
 
+mod accept_store;
 mod certs;
 mod check;
+mod color;
 mod config;
 mod delete;
-mod explain;
-mod impose;
-mod lint;
-mod list;
-mod register;
-mod set;
-mod show;
-mod watch;
-
-mod color;
-mod switch;
-
-mod accept_store;
 mod diff;
+mod explain;
 mod export;
 mod history;
+mod lint;
+mod list;
+mod overrides;
+mod register;
 mod rollback;
+mod set;
+mod show;
+mod switch;
+mod watch;
 
 use clap::Subcommand;
 use discovery::OverrideState;
 
-use crate::ctl::Ctl;
+use crate::context::Ctl;
 use crate::error::Error;
 
 /// The answer of a command that asks; one that acts says yes.
@@ -77,17 +75,17 @@ pub(crate) enum Command {
     #[command(after_long_help = delete::EXAMPLES)]
     Delete(delete::Delete),
     /// Takes upstreams out: no new clients, sticky ones stay; ends when no request is open
-    #[command(after_long_help = impose::DRAIN_EXAMPLES)]
-    Drain(impose::Impose),
+    #[command(after_long_help = overrides::DRAIN_EXAMPLES)]
+    Drain(overrides::Impose),
     /// Takes `drain` and `maint` back
-    #[command(after_long_help = impose::READY_EXAMPLES)]
-    Ready(impose::Impose),
+    #[command(after_long_help = overrides::READY_EXAMPLES)]
+    Ready(overrides::Impose),
     /// Takes upstreams out: no new request at all; ends when no request is open
-    #[command(after_long_help = impose::MAINT_EXAMPLES)]
-    Maint(impose::Impose),
+    #[command(after_long_help = overrides::MAINT_EXAMPLES)]
+    Maint(overrides::Impose),
     /// Imposes a weight on an upstream
-    #[command(after_long_help = impose::WEIGHT_EXAMPLES)]
-    Weight(impose::Weigh),
+    #[command(after_long_help = overrides::WEIGHT_EXAMPLES)]
+    Weight(overrides::Weigh),
     /// The active colors of a service, or other ones at once
     #[command(after_long_help = color::EXAMPLES)]
     Color(color::Color),

@@ -3,33 +3,31 @@
 //! Architecture invariant: `target`, `edit`, `print` and each command's decisions are pure; `ctl`, `fleet`, `docker` and
 //! `wait` alone ask others; `config` and `file` alone read files. An error is never followed by an action: what is written is one transaction on what was read.
 
-// From what was typed to what it means.
 mod args;
+mod balancer_api;
+mod colors;
 mod commands;
 mod config;
-mod file;
-mod target;
-
-// What is decided without I/O.
-mod document;
-mod durable;
+mod context;
+mod durable_keys;
 mod edit;
-mod palette;
-mod upstreams;
-mod verdict;
-
-// Whom is asked: the store, the balancers' API, and both until they agree.
-mod ctl;
-mod docker;
-mod fleet;
-mod past;
+mod error;
+mod file;
+mod print;
 mod progress;
 mod store;
+mod target;
+mod upstreams;
+mod verdict;
 mod wait;
 
+// From what was typed to what it means.
+
+// What is decided without I/O.
+
+// Whom is asked: the store, the balancers' API, and both until they agree.
+
 // What is said.
-mod error;
-mod print;
 
 use std::process::ExitCode;
 
@@ -37,8 +35,12 @@ use clap::{CommandFactory, FromArgMatches};
 use program::{options, output};
 use tokio::signal::unix::{SignalKind, signal};
 
+use crate::args::Cli;
 use crate::commands::{Command, Outcome};
-use crate::{args::Cli, config::Config, ctl::Ctl, error::Error, print::Screen, print::until_written};
+use crate::config::Config;
+use crate::context::Ctl;
+use crate::error::Error;
+use crate::print::{Screen, until_written};
 
 /// The exit code for wrong usage, as `--help` lists it.
 const USAGE: u8 = 2;

@@ -1,7 +1,7 @@
 //! Answers, for people and for programs: each is a value that serde writes, and tables made from it.
 
 mod cell;
-mod yaml;
+pub(crate) mod yaml;
 
 use std::io::{self, IsTerminal};
 use std::time::Duration;

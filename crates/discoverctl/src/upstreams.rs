@@ -8,7 +8,7 @@ use discovery::{
 };
 use serde::Serialize;
 
-use crate::fleet::{Answers, ServiceInFull, Traffic, Upstream, Upstreams};
+use crate::balancer_api::{Answers, ServiceInFull, Traffic, Upstream, Upstreams};
 use crate::verdict::{Answered, Case, Keys};
 
 /// One upstream: what is asked for it, and what is made of that.

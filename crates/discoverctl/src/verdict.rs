@@ -8,7 +8,7 @@ use discovery::{
     refrains,
 };
 
-use crate::fleet::Upstream;
+use crate::balancer_api::Upstream;
 use crate::store::Store;
 
 /// The store's keys.

@@ -9,7 +9,7 @@ use clap::{Args, Parser, Subcommand};
 use haproxy::command::CommandLine;
 use nix::unistd::Group;
 
-use crate::place::RuntimeSocket;
+use crate::run_dir::RuntimeSocket;
 
 // Lines of at most 80 columns: clap would break longer ones without regard to the tables.
 const AFTER_HELP: &str = "\

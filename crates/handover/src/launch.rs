@@ -13,8 +13,8 @@ use anyhow::Context;
 use haproxy::command::CommandLine;
 use nix::unistd::{Group, execvp};
 
-use crate::haproxys;
 use crate::linger::own_path;
+use crate::processes;
 
 /// The program that runs, even where its file has been replaced since.
 const MYSELF: &str = "/proc/self/exe";
@@ -48,7 +48,7 @@ fn with_options(command: &CommandLine, options: impl IntoIterator<Item = OsStrin
 /// are pipes.
 pub(crate) fn spawn_haproxy(line: &CommandLine, socket: &Path, start: &str) -> anyhow::Result<Child> {
     let mut command = session(line.words());
-    command.envs(haproxys::marks(socket, start)).stdout(Stdio::piped()).stderr(Stdio::piped());
+    command.envs(processes::marks(socket, start)).stdout(Stdio::piped()).stderr(Stdio::piped());
     command.spawn().with_context(|| format!("can't start `{line}`"))
 }
 

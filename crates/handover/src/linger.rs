@@ -14,9 +14,9 @@ use program::variable;
 
 use crate::args::Linger;
 use crate::guard::Word;
-use crate::haproxys::is_alive;
-use crate::place::{Place, RuntimeSocket};
+use crate::processes::is_alive;
 use crate::release::{Releases, TICK};
+use crate::run_dir::{Place, RuntimeSocket};
 
 /// How often supervisord is asked; it answers in 2 ms.
 const ASK_EVERY: Duration = Duration::from_millis(250);

@@ -4,15 +4,15 @@ mod args;
 mod capture;
 mod directory;
 mod guard;
-mod haproxys;
 mod launch;
 mod linger;
-mod place;
+mod processes;
 mod release;
-mod serve;
+mod run_dir;
 mod signals;
-mod step;
+mod state;
 mod stop;
+mod supervise;
 
 use std::process::ExitCode;
 
@@ -22,7 +22,7 @@ use program::{options, output};
 
 use args::{Cli, Verb};
 use signals::Signals;
-use step::Outcome;
+use state::Outcome;
 
 /// Something around HAProxy failed: a directory, a lock, a program that can't be started.
 const FAILED: u8 = 4;
@@ -53,7 +53,7 @@ fn run(cli: Cli) -> anyhow::Result<Outcome> {
     let signals = cli.verb.is_none().then(Signals::hold).transpose()?;
     program::log::init("info")?;
     match cli.verb {
-        None => serve::run(cli.start.settings()?, signals.context("signals are held")?),
+        None => supervise::run(cli.start.settings()?, signals.context("signals are held")?),
         Some(Verb::Stop(stop)) => stop::run(&stop).map(|()| Outcome::Stopped),
         Some(Verb::Linger(linger)) => linger::run(&linger).map(|()| Outcome::Stopped),
         Some(Verb::Session { command }) => Err(launch::become_session(&command)),

@@ -5,8 +5,8 @@
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
-use crate::haproxys::Haproxy;
-use crate::place::{Answer, Place};
+use crate::processes::Haproxy;
+use crate::run_dir::{Answer, Place};
 
 /// How long a HAProxy may be silent until it counts as hung. It answers within a millisecond, unless it is starved.
 const SILENT_FOR: Duration = Duration::from_secs(5);

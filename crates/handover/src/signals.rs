@@ -13,7 +13,7 @@ use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 use nix::unistd::{Pid, getppid};
 use program::variable;
 
-use crate::step::Event;
+use crate::state::Event;
 
 /// How long supervisord may take to say whether it shuts down: it answers in 2 ms, and `stop` waits for us.
 const SUPERVISORD_TIMEOUT: Duration = Duration::from_millis(500);

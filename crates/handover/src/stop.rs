@@ -5,9 +5,9 @@ use std::time::{Duration, Instant};
 use anyhow::bail;
 
 use crate::args::Stop;
-use crate::haproxys::Haproxy;
-use crate::place::Place;
-use crate::serve::ENDING_LIMIT;
+use crate::processes::Haproxy;
+use crate::run_dir::Place;
+use crate::supervise::ENDING_LIMIT;
 
 /// How often the last one is looked for.
 const TICK: Duration = Duration::from_millis(50);

@@ -1,14 +1,14 @@
 //! Configuration files as HAProxy reads them: which ones, their words, and the `server` lines in them.
 
 mod servers;
-mod words;
+mod tokens;
 
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 
 pub use servers::{ServerLine, servers};
-pub use words::{Word, words, words_with};
+pub use tokens::{Word, words, words_with};
 
 /// The keywords that open a section (configuration manuals, 2.6 to 3.2). A `server` line in `peers` is no backend's.
 pub const SECTIONS: [&str; 20] = [

@@ -10,8 +10,7 @@ pub mod failure;
 pub mod masters;
 pub mod process;
 pub mod runtime;
+mod socket_io;
 pub mod state_file;
 pub mod supervisor;
 pub mod version;
-
-mod exchange;

@@ -5,6 +5,8 @@ mod change;
 mod command;
 mod info;
 mod options;
+#[cfg(test)]
+mod proxy;
 mod servers;
 mod sessions;
 mod stats;
@@ -26,7 +28,7 @@ pub use sessions::Sessions;
 pub use stats::{Average, Count, RowKind, Stat};
 pub use streams::Streams;
 
-use crate::exchange;
+use crate::socket_io;
 
 /// How long an exchange may take; HAProxy answers within a millisecond, unless it is stopped or starved.
 const TIMEOUT: Duration = Duration::from_secs(5);
@@ -127,7 +129,7 @@ impl Socket {
 
     /// Asks, with what follows the command's line; no error ever shows the payload.
     fn exchange_bytes(&self, command: &Command, payload: &str) -> Result<Vec<u8>, Error> {
-        let stream = exchange::connect_unix(&self.path, self.timeout)
+        let stream = socket_io::connect_unix(&self.path, self.timeout)
             .map_err(|source| Error::Absent { path: self.path.clone(), source })?;
         self.exchange_over(stream, command, payload).map_err(self.failed(command))
     }
@@ -139,19 +141,19 @@ impl Socket {
 
     fn exchange_over(&self, mut stream: UnixStream, command: &Command, payload: &str) -> io::Result<Vec<u8>> {
         let deadline = Instant::now() + self.timeout;
-        exchange::send(&mut stream, format!("{command}\n{payload}").as_bytes(), deadline)?;
+        socket_io::send(&mut stream, format!("{command}\n{payload}").as_bytes(), deadline)?;
         let mut answer = Vec::new();
         if command.is_to_worker() {
             // Told so sooner, a master that has no such worker keeps some connections for ever (3.0), until it has no more
             // of them.
-            answer = exchange::receive_until(&mut stream, deadline, ANSWER_LIMIT, |some| !some.is_empty())?;
+            answer = socket_io::receive_until(&mut stream, deadline, ANSWER_LIMIT, |some| !some.is_empty())?;
             if is_no_target(&answer) {
                 return Ok(answer);
             }
         }
         // A master keeps the connection open for more commands until it is told that none will come.
         stream.shutdown(Shutdown::Write)?;
-        answer.extend(exchange::receive(&mut stream, deadline, ANSWER_LIMIT)?);
+        answer.extend(socket_io::receive(&mut stream, deadline, ANSWER_LIMIT)?);
         Ok(answer)
     }
 
@@ -286,7 +288,5 @@ fn is_no_target(answer: &[u8]) -> bool {
     answer.starts_with(b"Can't find the target") && answer.ends_with(b"\n")
 }
 
-#[cfg(test)]
-mod proxy;
 #[cfg(test)]
 mod tests;

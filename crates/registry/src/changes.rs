@@ -9,7 +9,7 @@ use discovery::{Change, Entry, Snapshot};
 use etcd_client::proto::PbWatchResponse;
 use tokio::time::timeout;
 
-use crate::answer::Failure;
+use crate::classification::Failure;
 use crate::client::Client;
 use crate::entry::Range;
 use crate::error::{Act, Error};

@@ -8,8 +8,8 @@ use discovery::Entry;
 use tokio::sync::Mutex;
 use tokio::time::timeout;
 
-use crate::answer::{Context, Failure};
 use crate::args::Config;
+use crate::classification::{Context, Failure};
 use crate::connect::{CONNECT, Connection, connect};
 use crate::error::{Act, Error};
 

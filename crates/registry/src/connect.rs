@@ -6,8 +6,8 @@ use std::time::Duration;
 
 use etcd_client::{Certificate, ConnectOptions, Identity, KvClient, LeaseClient, TlsOptions, WatchClient};
 
-use crate::answer::{Context, Failure, code};
 use crate::args::{Config, Login, Password};
+use crate::classification::{Context, Failure, code};
 use crate::endpoint::Endpoint;
 use crate::error::{Act, Error};
 

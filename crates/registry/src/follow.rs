@@ -9,7 +9,7 @@ use tokio::sync::mpsc;
 use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
 
-use crate::answer::Failure;
+use crate::classification::Failure;
 use crate::client::Client;
 use crate::connect::Connection;
 use crate::entry::Range;

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use tokio::sync::{Notify, watch};
 use tokio_util::sync::CancellationToken;
 
-use crate::answer::Failure;
+use crate::classification::Failure;
 use crate::client::{Client, REQUEST, Repeat};
 use crate::connect::Connection;
 use crate::error::{Act, Error};

@@ -26,30 +26,30 @@
 //! What to make of a message (`revisions`), an error (`answer`) or a failed attempt (`retry`) is decided by pure code;
 //! `client`, `follow` and `lease` only carry it out.
 
-// From options to a connection.
 mod args;
-mod endpoint;
-
+mod changes;
+mod classification;
 mod client;
 mod connect;
-
-// What is asked of etcd.
-mod changes;
+mod endpoint;
 mod entry;
-mod snapshot;
-mod txn;
-
-// What goes on for ever.
+mod error;
 mod follow;
 mod lease;
 mod resync;
-mod watch;
-
-// What is decided without I/O.
-mod answer;
-mod error;
 mod retry;
 mod revisions;
+mod snapshot;
+mod txn;
+mod watch;
+
+// From options to a connection.
+
+// What is asked of etcd.
+
+// What goes on for ever.
+
+// What is decided without I/O.
 
 pub use args::{Args, Config, ConfigError, SECRET_VARIABLES, Secret, User};
 pub use changes::Changes;

@@ -6,7 +6,7 @@ use etcd_client::proto::PbWatchResponse;
 use etcd_client::{WatchOptions, WatchStream};
 use tokio::time::timeout;
 
-use crate::answer::{Context, Failure};
+use crate::classification::{Context, Failure};
 use crate::client::Client;
 use crate::entry::Range;
 use crate::error::Act;

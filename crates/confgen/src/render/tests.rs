@@ -9,12 +9,12 @@ use haproxy::check::{Checker, Verdict};
 use haproxy::command::CommandLine;
 
 use super::*;
-use crate::args::Cli;
-use crate::error_pages;
-use crate::operator::Operator;
-use crate::settle::tests::{settle, topology};
-use crate::settle::{Authorities, Authority, Limits, Memory, Settled};
-use crate::stats::Hash;
+use crate::cli::Cli;
+use crate::desired::tests::{settle, topology};
+use crate::desired::{Authorities, Authority, Limits, Memory, Settled};
+use crate::local_files::error_pages;
+use crate::local_files::stats_password::Hash;
+use crate::operator_files::parse::Operator;
 
 const SCENARIOS: [&str; 10] = [
     "empty",
@@ -318,7 +318,7 @@ fn the_page_of_limits_has_every_time_of_the_file() {
             [include_str!("../../../../templates/haproxy.cfg"), include_str!("../../../../templates/http-service.cfg")];
         assert!(template.iter().any(|text| text.contains(line)) && page.contains(words), "{line}");
     }
-    let routes = format!("| hosts times paths of a service | {},000 |", crate::settle::MOST_ROUTES / 1000);
+    let routes = format!("| hosts times paths of a service | {},000 |", crate::desired::MOST_ROUTES / 1000);
     assert!(page.contains(&routes), "{routes}");
     let ports = Cli::parse_from(["confgen"]).common.options.tcp_ports;
     assert!(page.contains(&format!("{}-{} unless said", ports.start(), ports.end())));

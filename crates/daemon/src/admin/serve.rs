@@ -22,9 +22,9 @@ use tokio_rustls::TlsAcceptor;
 use tokio_util::sync::CancellationToken;
 
 use super::args::Config;
-use super::gate::{Gate, Token};
 use super::tls;
-use super::watched::Watched;
+use crate::admin::access::{Gate, Token};
+use crate::admin::reloaded_file::Watched;
 
 /// Prometheus, a probe, a person and a few discoverctls; more wait for their turn.
 const CONNECTIONS: usize = 64;

@@ -5,7 +5,7 @@ use discovery::{Acceptance, Balancer, Balancers, Key, Node};
 
 use super::Outcome;
 use crate::args::Changing;
-use crate::ctl::Ctl;
+use crate::context::Ctl;
 use crate::edit::Edit;
 use crate::error::Error;
 use crate::store::Store;

@@ -7,9 +7,9 @@ use clap::Args;
 use serde::Serialize;
 
 use super::Outcome;
-use crate::ctl::Ctl;
+use crate::balancer_api::{Answers, Certificates, ServedBy};
+use crate::context::Ctl;
 use crate::error::Error;
-use crate::fleet::{Answers, Certificates, ServedBy};
 use crate::print::{Block, Cell, Shown, Table};
 use crate::upstreams::{silent, unreachable};
 

@@ -8,9 +8,9 @@ use discovery::{Cause, Node, ServiceId, Topology, UpstreamId};
 use serde::Serialize;
 
 use super::Outcome;
-use crate::ctl::Ctl;
+use crate::balancer_api::{Answers, Upstreams};
+use crate::context::Ctl;
 use crate::error::Error;
-use crate::fleet::{Answers, Upstreams};
 use crate::print::{Block, Cell, Shown, Table};
 use crate::target::{Named, NamedAny};
 use crate::upstreams::{Row, There, rows, unreachable};

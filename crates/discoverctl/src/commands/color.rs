@@ -9,10 +9,10 @@ use serde::Serialize;
 use super::Outcome;
 use super::set::settings;
 use crate::args::Changing;
-use crate::ctl::Ctl;
+use crate::balancer_api::{Answers, ServiceInFull};
+use crate::colors;
+use crate::context::Ctl;
 use crate::error::Error;
-use crate::fleet::{Answers, ServiceInFull};
-use crate::palette;
 use crate::print::{Block, Cell, Shown, Table};
 use crate::target::Named;
 use crate::upstreams::{silent, unreachable};
@@ -97,35 +97,35 @@ impl Color {
     }
 
     fn check(&self, service: &Service, color: &Name, answers: &Answers<ServiceInFull>) -> Result<(), Error> {
-        let ready = palette::ready(service, Some(color));
+        let ready = colors::ready(service, Some(color));
         if ready.is_empty() && !self.force {
-            let known = palette::colors(service).into_iter().flatten().map(|color| color.to_string());
+            let known = colors::colors(service).into_iter().flatten().map(|color| color.to_string());
             let hint = crate::target::hint(color.as_str(), known);
             let words = "no upstream of it is ready; nothing was changed (--force does it anyway)";
             return Err(Error::Refused(format!("{color}{hint}: {words}")));
         }
-        palette::health(answers, &ready).check(color, self.force)
+        colors::health(answers, &ready).check(color, self.force)
     }
 }
 
 impl Palette {
     fn of(id: &ServiceId, service: &Service, answers: &Answers<ServiceInFull>) -> Self {
         let written = service.setting(discovery::SettingName::Active);
-        let active = palette::active(service).ok().flatten();
+        let active = colors::active(service).ok().flatten();
         let row = |color: &Option<Name>| {
-            let ready = palette::ready(service, color.as_ref());
+            let ready = colors::ready(service, color.as_ref());
             let share = active.as_ref().zip(color.as_ref()).and_then(|(active, color)| active.share(color));
             Row {
                 color: color.as_ref().map(ToString::to_string),
                 active: written.is_none() || share.is_some(),
                 share,
-                upstreams: palette::records(service, color.as_ref()).count(),
-                healthy: palette::health(answers, &ready).healthy,
+                upstreams: colors::records(service, color.as_ref()).count(),
+                healthy: colors::health(answers, &ready).healthy,
                 ready: ready.len(),
             }
         };
         // None sorts first; people look for names first.
-        let (named, bare): (Vec<_>, Vec<_>) = palette::colors(service).into_iter().partition(Option::is_some);
+        let (named, bare): (Vec<_>, Vec<_>) = colors::colors(service).into_iter().partition(Option::is_some);
         Self {
             service: id.to_string(),
             active: written.map(|field| String::from_utf8_lossy(&field.entry.value).trim().to_owned()),

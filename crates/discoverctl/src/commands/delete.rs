@@ -9,10 +9,10 @@ use program::output;
 
 use super::Outcome;
 use crate::args::Changing;
-use crate::ctl::Ctl;
+use crate::balancer_api::ServiceInFull;
+use crate::context::Ctl;
 use crate::edit::Edit;
 use crate::error::Error;
-use crate::fleet::ServiceInFull;
 use crate::store::Store;
 use crate::target::Named;
 

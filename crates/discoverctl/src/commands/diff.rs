@@ -7,10 +7,11 @@ use discovery::Entry;
 use serde::Serialize;
 
 use super::Outcome;
-use crate::ctl::Ctl;
-use crate::durable::{self, Kept};
+use crate::context::Ctl;
+use crate::context::at_revision;
+use crate::durable_keys;
+use crate::durable_keys::Kept;
 use crate::error::Error;
-use crate::past;
 use crate::print::{Block, Cell, Shown, Table};
 use crate::store::Store;
 use crate::target::Named;
@@ -66,12 +67,12 @@ impl Diff {
     /// Does it.
     pub(crate) async fn run(self, ctl: &Ctl) -> Result<Outcome, Error> {
         let now = ctl.store().await?;
-        let before = past::at(ctl, self.from, &now).await?;
+        let before = at_revision::at(ctl, self.from, &now).await?;
         let after = match self.to {
-            Some(to) => past::at(ctl, to, &now).await?,
+            Some(to) => at_revision::at(ctl, to, &now).await?,
             None => now,
         };
-        let only = self.service.as_ref().map(|named| durable::find(named, &after.topology, &before.topology));
+        let only = self.service.as_ref().map(|named| durable_keys::find(named, &after.topology, &before.topology));
         let kept = if self.all { Kept::AndUpstreams } else { Kept::Settings };
         let differences = Differences::between(&before, &after, kept, only.transpose()?.as_ref());
         ctl.screen.show(&differences)?;

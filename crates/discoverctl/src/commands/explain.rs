@@ -12,9 +12,9 @@ use discovery::{ServiceId, UpstreamId};
 use registry::{Client, LeaseId};
 
 use super::Outcome;
-use crate::ctl::Ctl;
+use crate::balancer_api::{Answers, Fleet, ServiceInFull, Services};
+use crate::context::Ctl;
 use crate::error::Error;
-use crate::fleet::{Answers, Fleet, ServiceInFull, Services};
 use crate::store::Store;
 use crate::target::{Named, NamedAny};
 

@@ -1,5 +1,7 @@
 //! `export` and `import`: the durable keys as a document.
 
+mod document;
+
 use std::collections::BTreeSet;
 use std::io::Read as _;
 use std::path::PathBuf;
@@ -10,9 +12,9 @@ use program::output;
 
 use super::Outcome;
 use crate::args::Changing;
-use crate::ctl::Ctl;
-use crate::document::{Document, Tree};
-use crate::durable::{Kept, check_claims};
+use crate::commands::export::document::{Document, Tree};
+use crate::context::Ctl;
+use crate::durable_keys::{Kept, check_claims};
 use crate::error::Error;
 use crate::print::{Block, Shown, yaml};
 use crate::target::Named;

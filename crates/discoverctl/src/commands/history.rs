@@ -8,8 +8,9 @@ use registry::Changes;
 use serde::Serialize;
 
 use super::Outcome;
-use crate::ctl::Ctl;
-use crate::durable::{self, Kept};
+use crate::context::Ctl;
+use crate::durable_keys;
+use crate::durable_keys::Kept;
 use crate::error::Error;
 use crate::print::{Block, Cell, Shown, Table};
 use crate::target::Named;
@@ -81,7 +82,7 @@ impl History {
         };
         let kept = if self.all { Kept::AndUpstreams } else { Kept::Settings };
         let mut past = Past::default();
-        for folder in ids.iter().flat_map(durable::folders) {
+        for folder in ids.iter().flat_map(durable_keys::folders) {
             past.take(&ctl.client.changes(&folder, self.since).await?, kept, self.since);
         }
         past.changes.sort();

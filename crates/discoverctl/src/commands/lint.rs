@@ -14,9 +14,9 @@ use discovery::{Cause, Entry, Node, ServiceId};
 use serde::Serialize;
 
 use super::Outcome;
-use crate::ctl::Ctl;
+use crate::balancer_api::{Answers, Certificates, Quarantine, Service, Services, Status, Upstream, Upstreams};
+use crate::context::Ctl;
 use crate::error::Error;
-use crate::fleet::{Answers, Certificates, Quarantine, Service, Services, Status, Upstream, Upstreams};
 use crate::print::{Block, Cell, Shown, Table};
 use crate::store::Store;
 use crate::upstreams::{Row, rows, silent, unreachable};

@@ -7,9 +7,9 @@ use discovery::{Service, ServiceId, SettingName, UpstreamState};
 use serde::Serialize;
 
 use super::Outcome;
-use crate::ctl::Ctl;
+use crate::balancer_api::{Answers, Services};
+use crate::context::Ctl;
 use crate::error::Error;
-use crate::fleet::{Answers, Services};
 use crate::print::{Block, Cell, Shown, Table};
 use crate::store::Store;
 use crate::upstreams::{silent, unreachable};

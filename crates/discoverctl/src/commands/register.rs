@@ -1,5 +1,7 @@
 //! `register` and `deregister`: upstreams that no announcer speaks for.
 
+mod docker;
+
 use std::collections::BTreeSet;
 use std::net::IpAddr;
 use std::num::NonZeroU16;
@@ -10,8 +12,8 @@ use program::output;
 
 use super::Outcome;
 use crate::args::{Changing, Type};
-use crate::ctl::Ctl;
-use crate::docker::{Container, Docker, HostAddresses, Reach};
+use crate::commands::register::docker::{Container, Docker, HostAddresses, Reach};
+use crate::context::Ctl;
 use crate::edit::Edit;
 use crate::error::Error;
 use crate::store::Store;

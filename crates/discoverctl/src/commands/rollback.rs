@@ -7,11 +7,12 @@ use discovery::ServiceId;
 
 use super::Outcome;
 use crate::args::Changing;
-use crate::ctl::Ctl;
-use crate::durable::{self, Kept};
+use crate::context::Ctl;
+use crate::context::at_revision;
+use crate::durable_keys;
+use crate::durable_keys::Kept;
 use crate::edit::Edit;
 use crate::error::Error;
-use crate::past;
 use crate::store::Store;
 use crate::target::Named;
 
@@ -40,10 +41,10 @@ impl Rollback {
     /// Does it.
     pub(crate) async fn run(self, ctl: &Ctl) -> Result<Outcome, Error> {
         let store = ctl.store().await?;
-        let then = past::at(ctl, self.revision, &store).await?;
-        let id = durable::find(&self.service, &store.topology, &then.topology)?;
+        let then = at_revision::at(ctl, self.revision, &store).await?;
+        let id = durable_keys::find(&self.service, &store.topology, &then.topology)?;
         let edit = as_it_was(&store, &then, &id)?;
-        durable::check_claims(&store, &edit)?;
+        durable_keys::check_claims(&store, &edit)?;
         ctl.carry_out(&store, &edit, &self.changing, BTreeSet::new()).await
     }
 }
@@ -58,7 +59,7 @@ fn as_it_was(store: &Store, then: &Store, id: &ServiceId) -> Result<Edit, Error>
     let mut edit = Edit::default();
     for (key, entry) in &old {
         let key = key.parse().map_err(|oddity| Error::Failed(format!("{key}: {oddity}")))?;
-        edit.put(store, &key, durable::text(entry)?);
+        edit.put(store, &key, durable_keys::text(entry)?);
     }
     for key in Kept::Settings.of(&store.entries, Some(id)).keys().filter(|key| !old.contains_key(*key)) {
         edit.delete(store, key);

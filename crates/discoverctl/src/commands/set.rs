@@ -7,7 +7,7 @@ use discovery::{Key, ServiceId, Setting, SettingName, rivals};
 
 use super::Outcome;
 use crate::args::{Changing, Type};
-use crate::ctl::Ctl;
+use crate::context::Ctl;
 use crate::edit::Edit;
 use crate::error::Error;
 use crate::store::Store;

@@ -9,9 +9,9 @@ use registry::{Client, LeaseId};
 use serde::Serialize;
 
 use super::Outcome;
-use crate::ctl::Ctl;
+use crate::balancer_api::{Answers, ServiceInFull};
+use crate::context::Ctl;
 use crate::error::Error;
-use crate::fleet::{Answers, ServiceInFull};
 use crate::print::{Block, Cell, Shown, Table};
 use crate::store::Store;
 use crate::target::Named;

@@ -1,14 +1,14 @@
 //! `switch`: another color becomes active, in steps, each waited for and watched.
 
-mod eyes;
+mod active_key;
 mod hook;
+mod monitor;
 mod plan;
+mod report;
 mod run;
-mod said;
+mod sample;
 mod signals;
 mod state;
-mod tally;
-mod written;
 
 use std::time::Duration;
 
@@ -17,12 +17,12 @@ use discovery::{Color, Service, ServiceId, Setting, SettingName};
 
 use self::hook::Told;
 use self::plan::{Plan, Steps};
-use self::tally::{Limits, Percent};
 use super::Outcome;
-use crate::ctl::Ctl;
+use crate::balancer_api::ServiceInFull;
+use crate::colors;
+use crate::commands::switch::sample::{Limits, Percent};
+use crate::context::Ctl;
 use crate::error::Error;
-use crate::fleet::ServiceInFull;
-use crate::palette;
 use crate::store::Store;
 use crate::target::Named;
 
@@ -98,7 +98,7 @@ impl Switch {
         let limits = Limits { errors: self.max_errors, latency: self.max_latency };
         self.check(ctl, &store, &id, &service, limits).await?;
         if self.dry_run {
-            ctl.screen.show(&said::Said::planned(&id, &plan))?;
+            ctl.screen.show(&report::Said::planned(&id, &plan))?;
             return Ok(Outcome::Yes);
         }
         let told = told(&id, &service, &self.color);
@@ -114,9 +114,9 @@ impl Switch {
         service: &Service,
         limits: Limits,
     ) -> Result<(), Error> {
-        let ready = palette::ready(service, Some(&self.color));
+        let ready = colors::ready(service, Some(&self.color));
         if ready.is_empty() && !self.force {
-            let known = palette::colors(service).into_iter().flatten().map(|color| color.to_string());
+            let known = colors::colors(service).into_iter().flatten().map(|color| color.to_string());
             let hint = crate::target::hint(self.color.as_str(), known);
             let words = "no upstream of it is ready; nothing was changed (--force does it anyway)";
             return Err(Error::Refused(format!("{}{hint}: {words}", self.color)));
@@ -127,17 +127,17 @@ impl Switch {
                 "no balancer lives whose API could judge --max-errors; nothing was changed".into(),
             ));
         }
-        if let Some(why) = palette::unjudged(&answers).filter(|_| limits.is_any()) {
+        if let Some(why) = colors::unjudged(&answers).filter(|_| limits.is_any()) {
             let words = "without its API --max-errors and --max-latency can't be judged; nothing was changed";
             return Err(Error::NoBalancer(format!("{why}; {words}")));
         }
-        palette::health(&answers, &ready).check(&self.color, self.force)
+        colors::health(&answers, &ready).check(&self.color, self.force)
     }
 }
 
 /// What the operator's commands are told.
 fn told(id: &ServiceId, service: &Service, color: &Color) -> Told {
-    let addresses = palette::records(service, Some(color)).map(|(_, it)| it.address.to_string());
+    let addresses = colors::records(service, Some(color)).map(|(_, it)| it.address.to_string());
     let hosts = match service.setting(SettingName::Domain).and_then(|field| field.value.as_ref().ok()) {
         Some(Setting::Domain(hosts)) => hosts.iter().map(ToString::to_string).collect(),
         _ => Vec::new(),

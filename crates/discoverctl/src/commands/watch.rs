@@ -15,9 +15,9 @@ use tokio_util::sync::CancellationToken;
 
 use super::Outcome;
 use crate::args::Format;
-use crate::ctl::Ctl;
+use crate::balancer_api::{Answers, Fleet, Upstreams};
+use crate::context::Ctl;
 use crate::error::Error;
-use crate::fleet::{Answers, Fleet, Upstreams};
 use crate::print::{Cell, Screen, json_line, until_written, yaml};
 use crate::target::Named;
 use crate::upstreams::{Row, There, rows};

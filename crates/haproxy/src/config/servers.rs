@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::net::IpAddr;
 
 use super::SECTIONS;
-use super::words::{Word, words};
+use crate::config::tokens::{Word, words};
 
 /// A `server` line with an IP address.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]

@@ -178,7 +178,7 @@ fn a_silent_listener_costs_no_more_than_the_bound() {
     let silent = Socket::new(&path).with_timeout(bound).info().unwrap_err();
     assert!(matches!(silent, Error::Exchange { .. }), "{silent}");
     // The queue is full with two that nobody takes; the standard library would wait for ever to join it.
-    let _queued: Vec<_> = (0..2).map(|_| exchange::connect_unix(&path, bound)).collect();
+    let _queued: Vec<_> = (0..2).map(|_| socket_io::connect_unix(&path, bound)).collect();
     let full = Socket::new(&path).with_timeout(bound).info().unwrap_err();
     assert!(matches!(full, Error::Absent { .. }), "{full}");
     assert!(begun.elapsed() < Duration::from_secs(5));

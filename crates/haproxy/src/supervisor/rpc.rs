@@ -9,7 +9,8 @@ use std::time::{Duration, Instant, SystemTime};
 
 use super::xml::{self, Reply};
 use super::{Error, Fault, State};
-use crate::exchange::{self, Stream};
+use crate::socket_io;
+use crate::socket_io::Stream;
 
 /// For calls that supervisord answers at once. It is single-threaded, and may be starting programs just then.
 const QUICK: Duration = Duration::from_secs(5);
@@ -144,8 +145,8 @@ impl Supervisord {
             body.len()
         );
         let failed = |source| Error::Exchange { address: self.to_string(), method, source };
-        let answer = exchange::send(&mut *stream, request.as_bytes(), deadline)
-            .and_then(|()| exchange::receive(&mut *stream, deadline, ANSWER_LIMIT))
+        let answer = socket_io::send(&mut *stream, request.as_bytes(), deadline)
+            .and_then(|()| socket_io::receive(&mut *stream, deadline, ANSWER_LIMIT))
             .map_err(failed)?;
         let answer = String::from_utf8_lossy(&answer);
         let body = http_body(&answer).map_err(|answer| self.answer(method, answer))?;
@@ -160,7 +161,7 @@ impl Supervisord {
 
     fn connect(&self, timeout: Duration) -> io::Result<Box<dyn Stream>> {
         match &self.address {
-            Address::Unix(path) => Ok(Box::new(exchange::connect_unix(path, timeout)?)),
+            Address::Unix(path) => Ok(Box::new(socket_io::connect_unix(path, timeout)?)),
             Address::Http(authority) => {
                 let address = authority.to_socket_addrs()?.next().ok_or(io::ErrorKind::AddrNotAvailable)?;
                 Ok(Box::new(TcpStream::connect_timeout(&address, timeout)?))

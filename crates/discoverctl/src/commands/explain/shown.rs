@@ -8,7 +8,7 @@ use serde::Serialize;
 
 use super::last::{Last, no_record};
 use super::unfollowed::{self, UnfollowedKey};
-use crate::fleet::{Answers, ServiceInFull, Traffic};
+use crate::balancer_api::{Answers, ServiceInFull, Traffic};
 use crate::print::{Block, Cell, Shown, Table};
 use crate::store::Store;
 use crate::upstreams::Asked;

@@ -8,7 +8,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use discovery::{Cause, Key, Node, ServiceId, UpstreamId};
 
 use super::{Finding, Scene};
-use crate::fleet::Service;
+use crate::balancer_api::Service;
 use crate::upstreams::Row;
 use crate::verdict::record_key;
 

@@ -3,8 +3,8 @@
 use std::time::SystemTime;
 
 use super::Finding;
+use crate::balancer_api::{Answers, Certificates};
 use crate::commands::certs::{SOON_DAYS, days_left};
-use crate::fleet::{Answers, Certificates};
 
 /// The findings of all balancers, below their keys.
 pub(super) fn findings(answers: &Answers<Certificates>, now: SystemTime) -> Vec<Finding> {

@@ -4,8 +4,8 @@ use std::str::FromStr;
 
 use discovery::{Active, Color, Service};
 
+use crate::colors;
 use crate::error::Error;
-use crate::palette;
 
 /// `--steps 10,50,100`: hundredths of the traffic, each more than the one before.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -39,7 +39,7 @@ pub(crate) struct Plan {
 impl Plan {
     /// The steps of a switch.
     pub(crate) fn of(service: &Service, color: &Color, steps: &Steps) -> Result<Self, Error> {
-        let before = palette::active(service)?;
+        let before = colors::active(service)?;
         let others: Vec<(Color, u32)> = match &before {
             Some(active) => active.iter().map(|(color, share)| (color.clone(), share)).collect(),
             None => unset(service, color, steps)?,
@@ -47,7 +47,7 @@ impl Plan {
         if before.as_ref().is_some_and(|active| active.share(color).is_some() && active.iter().count() == 1) {
             return Err(Error::Refused(format!("{color} is active already; nothing was changed")));
         }
-        let step = |percent: &u32| Ok((*percent, palette::shares(color, *percent, &others)?));
+        let step = |percent: &u32| Ok((*percent, colors::shares(color, *percent, &others)?));
         let steps = steps.0.iter().map(step).collect::<Result<_, Error>>()?;
         Ok(Self { color: color.clone(), steps, before })
     }
@@ -57,13 +57,13 @@ impl Plan {
 /// upstreams. Those without a color can have no part.
 fn unset(service: &Service, color: &Color, steps: &Steps) -> Result<Vec<(Color, u32)>, Error> {
     let is_partial = steps.0.iter().any(|percent| *percent < 100);
-    if is_partial && !palette::ready(service, None).is_empty() {
+    if is_partial && !colors::ready(service, None).is_empty() {
         let words = "no color is active, and some upstreams have none: they would get nothing from the first step on";
         return Err(Error::Refused(format!("{words}; give them a color, or leave --steps out; nothing was changed")));
     }
-    let others = palette::colors(service).into_iter().flatten().filter(|other| other != color);
+    let others = colors::colors(service).into_iter().flatten().filter(|other| other != color);
     let part = |other: Color| {
-        let count = palette::ready(service, Some(&other)).len();
+        let count = colors::ready(service, Some(&other)).len();
         (other, u32::try_from(count).unwrap_or(u32::MAX).min(10_000))
     };
     Ok(others.map(part).filter(|(_, count)| *count > 0).collect())

@@ -3,16 +3,16 @@
 use discovery::{Active, ServiceId};
 
 use super::Switch;
-use super::eyes::Eyes;
 use super::hook::{self, Told};
 use super::plan::Plan;
-use super::said::{Said, Step};
 use super::signals::Signals;
 use super::state::{Action, Event, State, step};
-use super::tally::Limits;
-use super::written::{Written, Wrote};
 use crate::commands::Outcome;
-use crate::ctl::Ctl;
+use crate::commands::switch::active_key::{Written, Wrote};
+use crate::commands::switch::monitor::Eyes;
+use crate::commands::switch::report::{Said, Step};
+use crate::commands::switch::sample::Limits;
+use crate::context::Ctl;
 use crate::error::Error;
 use crate::store::Store;
 use crate::wait::{awaited, until_followed};

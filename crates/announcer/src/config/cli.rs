@@ -1,0 +1,178 @@
+//! The command line as it is written. What it means is decided in `config`.
+
+use std::{
+    ffi::OsString,
+    path::{Path, PathBuf},
+    time::Duration,
+};
+
+use clap::{Parser, Subcommand, builder::FalseyValueParser};
+use daemon::admin::AdminArgs;
+use nix::sys::signal::Signal;
+
+use crate::admin::Announcer;
+use crate::config::upstream_options::Announce;
+use crate::processes::stop_signal;
+use crate::processes::stop_signal::StopOn;
+
+const EXAMPLES: &str = r#"Examples:
+  Run an app and announce it, as PID 1 of a container if need be:
+      announcer --domain shop.example.com --port 8000 -- node server.js
+  Announce an app that something else runs:
+      announcer --domain shop.example.com --upstream 172.17.8.101:8000
+  A TCP service that balancers bind on port 3306:
+      announcer --type tcp --service db --ports 3306 --port 3306 -- mysqld
+  Only while its health page says so:
+      announcer --domain shop.example.com --port 8000 --check http://127.0.0.1:8000/health -- node server.js
+  Several services or ports of one app, under one lease:
+      announcer --config /etc/announcer.toml -- ./server
+  One shot, in a unit of systemd:
+      ExecStartPost=announcer register --domain shop.example.com --port 8000
+      ExecStopPost=announcer deregister --domain shop.example.com --port 8000
+
+Config file (TOML): an [[announce]] for each upstream; its keys are the options under Service, Upstream and Checks.
+  Lists may be lists, settings are a table. Everything else stays on the command line or in the environment.
+      [[announce]]
+      domain = ["shop.example.com", "www.example.com"]
+      port = 8000
+      check = "http://127.0.0.1:8000/health"
+      set = { balance = "leastconn", maxconn = 100 }
+      [[announce]]
+      type = "tcp"
+      service = "metrics"
+      ports = 9000
+      port = 9000
+
+Stopping: all records say `drain`; the app is stopped when every live balancer has acknowledged that (it sends no
+  request there and has none open, in old HAProxy processes neither), or after --drain. A balancer that is cut off from
+  etcd isn't waited for once its key is gone, and sends requests until its own checks fail. Where etcd refuses to write
+  `drain` (it is full, or the role has changed), the records are deleted, and the app is stopped 7s later. All processes
+  of the app's group are waited for and, as PID 1, all others too.
+
+Signals:
+  SIGTERM, SIGINT and those of --stop-on: drain, stop the app, withdraw the record, exit; the second one doesn't wait
+  HUP, QUIT, USR1, USR2, WINCH are passed on to the app's process group, unless --stop-on has them
+
+Environment: the app and the commands of checks inherit it, but for what holds a secret of the announcer or leads to one:
+  ETCDCTL_USER, _PASSWORD, _PASSWORD_FILE, _CERT, _KEY; ANNOUNCER_ADMIN_TOKEN_FILE, _CERT, _KEY; ANNOUNCER_CHECK_HEADER.
+
+Exit codes:
+  0        done, as asked
+  1        anything that no other code says
+  2        the command line, the environment, the config file or this host's addresses don't work together
+  3        register, deregister: etcd can't be reached, or refuses
+  4        register, deregister: the id belongs to another address; nothing was changed
+  126, 127 the command can't be run, isn't there
+  else     the app's own; 128 + N when signal N ended it"#;
+
+/// Announces where an app listens, so that balancers send requests to it: only while it works, and not while it stops.
+///
+/// With `-- COMMAND` it runs the app, waits until its port accepts connections or its checks pass, announces it, and takes
+/// the record out before the app is stopped. Without a command it announces an app that something else runs.
+#[derive(Debug, Parser)]
+#[command(name = "announcer", version, after_long_help = EXAMPLES, args_conflicts_with_subcommands = true)]
+#[command(subcommand_value_name = "register|deregister|check-config", disable_help_subcommand = true)]
+pub(crate) struct Cli {
+    #[command(subcommand)]
+    pub(crate) one_shot: Option<OneShot>,
+    #[command(flatten)]
+    pub(crate) common: Common,
+    #[command(flatten)]
+    pub(crate) life: Life,
+    #[command(flatten)]
+    pub(crate) admin: AdminArgs<Announcer>,
+    /// The app and its arguments
+    #[arg(last = true, value_name = "COMMAND", help_heading = "Arguments")]
+    pub(crate) command: Vec<OsString>,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum OneShot {
+    /// Write the record and exit
+    ///
+    /// It stands until it is deregistered, or for --ttl if that is given.
+    #[command(after_long_help = EXAMPLES)]
+    Register {
+        #[command(flatten)]
+        common: Box<Common>,
+        /// Let the record end by itself after this time, at least 2s [default: it is permanent]
+        #[arg(long, env = "ANNOUNCER_TTL", value_name = "TIME", value_parser = humantime::parse_duration)]
+        ttl: Option<Duration>,
+    },
+    /// Delete the record and exit, unless it bears another address
+    #[command(after_long_help = EXAMPLES)]
+    Deregister {
+        #[command(flatten)]
+        common: Box<Common>,
+    },
+    /// Read a config file, say what it announces, and exit; 2 if there is anything wrong with it
+    CheckConfig {
+        /// The file
+        file: PathBuf,
+    },
+}
+
+impl Cli {
+    /// The options that every form has.
+    pub(crate) fn common(&self) -> &Common {
+        match &self.one_shot {
+            Some(OneShot::Register { common, .. } | OneShot::Deregister { common }) => common,
+            Some(OneShot::CheckConfig { .. }) | None => &self.common,
+        }
+    }
+
+    /// The config file, if there is one.
+    pub(crate) fn config_file(&self) -> Option<&Path> {
+        match &self.one_shot {
+            Some(OneShot::CheckConfig { file }) => Some(file),
+            _ => self.common().config.as_deref(),
+        }
+    }
+}
+
+/// What every form needs: what is announced, and where.
+#[derive(Debug, clap::Args)]
+pub(crate) struct Common {
+    #[command(flatten)]
+    pub(crate) announce: Announce,
+    /// A file of upstreams, each with its own service and checks, instead of the options for one; `--help` shows its form
+    #[arg(long, env = "ANNOUNCER_CONFIG", value_name = "FILE", conflicts_with = "Announce")]
+    #[arg(help_heading = "Config file")]
+    pub(crate) config: Option<PathBuf>,
+    #[command(flatten)]
+    pub(crate) etcd: registry::Args,
+    /// How much is logged: error, warn, info, debug, trace, or a filter like `info,registry=debug`
+    #[arg(long, env = "ANNOUNCER_LOG_LEVEL", value_name = "LEVEL", default_value = "info", help_heading = "Log")]
+    pub(crate) log_level: String,
+}
+
+/// How long things take, from the first write to the app's end.
+#[derive(Debug, clap::Args)]
+#[command(next_help_heading = "Life")]
+pub(crate) struct Life {
+    /// How long the record outlives a dead announcer, at least 2s
+    #[arg(long, env = "ANNOUNCER_TTL", value_name = "TIME", default_value = "10s")]
+    #[arg(value_parser = humantime::parse_duration)]
+    pub(crate) ttl: Duration,
+    /// The longest wait between `drain` and the app's stop signal, for every live balancer's acknowledgement; 0s doesn't
+    /// wait
+    #[arg(long, env = "ANNOUNCER_DRAIN", value_name = "TIME", default_value = "15s")]
+    #[arg(value_parser = humantime::parse_duration)]
+    pub(crate) drain: Duration,
+    /// Tell systemd READY only when every live balancer, and at least one, sends requests; one that refuses the record is
+    /// waited for, and the status line says why
+    #[arg(long, env = "ANNOUNCER_WAIT_BALANCERS", value_parser = FalseyValueParser::new())]
+    pub(crate) wait_balancers: bool,
+    /// Stop on these signals too, beside TERM and INT: QUIT, WINCH, USR1, HUP, RTMIN+3, several by commas. Give what the
+    /// image's STOPSIGNAL says, if it is none of those two
+    #[arg(long, env = "ANNOUNCER_STOP_ON", value_name = "SIGNAL", value_delimiter = ',')]
+    pub(crate) stop_on: Vec<StopOn>,
+    /// What tells the app to stop, sent to its process group [default: TERM, or the signal of --stop-on that asked for the
+    /// stop]
+    #[arg(long, env = "ANNOUNCER_STOP_SIGNAL", value_name = "SIGNAL", value_parser = stop_signal::parse)]
+    pub(crate) stop_signal: Option<Signal>,
+    /// How long the app, and all that it has started, may take to stop before it is killed
+    #[arg(long, env = "ANNOUNCER_STOP_TIMEOUT", value_name = "TIME", default_value = "10s")]
+    #[arg(value_parser = humantime::parse_duration)]
+    pub(crate) stop_timeout: Duration,
+}

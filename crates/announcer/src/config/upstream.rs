@@ -1,0 +1,243 @@
+//! What one upstream, as it was written, means: pure, and checked as far as it can be without looking at the store or the
+//! network.
+
+use std::{
+    fmt,
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
+};
+
+use discovery::{Color, Domain, Key, Kind, Refusal, ServiceId, ServiceName, Setting, SettingName, UpstreamId, Weight};
+
+use crate::config::address::{Finder, Whereabouts};
+use crate::config::host::Host;
+use crate::config::upstream_options::Announce;
+use crate::health::check::{Check, CheckError, Checks, HttpOptions};
+use crate::health::{Thresholds, check};
+
+/// An upstream that makes sense.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Upstream {
+    pub(crate) announcement: Announcement,
+    pub(crate) whereabouts: Whereabouts,
+    pub(crate) policy: Policy,
+    pub(crate) checks: Checks,
+    /// Where the app listens on this host, any of them; empty if that is where it is announced.
+    pub(crate) listens: Vec<SocketAddr>,
+}
+
+/// What is announced, but for the address, which may have to be found first.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Announcement {
+    pub(crate) service: ServiceId,
+    pub(crate) id: UpstreamId,
+    pub(crate) weight: Weight,
+    pub(crate) color: Option<Color>,
+    /// At most one value for each name.
+    pub(crate) settings: Vec<Setting>,
+}
+
+/// What may be done to keys that say otherwise.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Policy {
+    /// Overwrite settings.
+    pub(crate) update: bool,
+    /// Take the id over from another address.
+    pub(crate) takeover: bool,
+}
+
+/// Options of one upstream that can't work together, or not at all.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum UpstreamError {
+    #[error("{option} {given:?}: {refusal}")]
+    Value { option: String, given: String, refusal: Refusal },
+    #[error("--set {0:?}: a setting is written KEY=VALUE, as in --set balance=leastconn")]
+    NoValue(String),
+    #[error("the setting {0} is given twice")]
+    Twice(SettingName),
+    #[error("no service: give --domain HOST, or --service NAME")]
+    NoService,
+    #[error("a TCP service needs --service NAME")]
+    NoTcpService,
+    #[error("--domain {domain} names no service by itself: give --service NAME beside it")]
+    NoNameFromDomain { domain: Domain },
+    #[error("no upstream: give --upstream IP:PORT, or --port PORT to have the address found")]
+    NoUpstream,
+    #[error("--port 0 is no port: give the one that the app listens on")]
+    NoPort,
+    #[error("--upstream says it all; --port beside it is where a wrapped app listens, and there is no command")]
+    PortBesideUpstream,
+    #[error("--upstream says it all; --interface beside it would have the address found")]
+    InterfaceBesideUpstream,
+    #[error("--id is needed: {hostname}-{port} is no good one ({refusal})")]
+    NoId { hostname: String, port: u16, refusal: Refusal },
+    #[error("COREOS_PRIVATE_IPV4={0:?} is no IP address; correct it, or give --interface or --upstream")]
+    PrivateIpv4(String),
+    #[error(transparent)]
+    Check(#[from] CheckError),
+    #[error("{option} must be longer than no time at all")]
+    NoTime { option: &'static str },
+}
+
+impl UpstreamError {
+    /// The key of a config file that it is about.
+    pub(crate) fn key(&self) -> &str {
+        match self {
+            Self::Value { option, .. } => option.trim_start_matches('-').split(' ').next().unwrap_or_default(),
+            Self::NoValue(_) | Self::Twice(_) => "set",
+            Self::NoNameFromDomain { .. } => "domain",
+            Self::PortBesideUpstream | Self::NoPort => "port",
+            Self::InterfaceBesideUpstream => "interface",
+            Self::Check(error) => error.option(),
+            Self::NoTime { option } => option.trim_start_matches('-'),
+            Self::NoService | Self::NoTcpService | Self::NoUpstream | Self::NoId { .. } | Self::PrivateIpv4(_) => "",
+        }
+    }
+}
+
+impl Upstream {
+    /// Whose upstream it is, and its name.
+    pub(crate) fn name(&self) -> (ServiceId, UpstreamId) {
+        (self.announcement.service.clone(), self.announcement.id.clone())
+    }
+
+    /// Checks the options against each other, with the defaults that this host gives. `wraps`: the app is ours to run.
+    pub(crate) fn resolve(announce: Announce, host: &Host, wraps: bool) -> Result<Self, UpstreamError> {
+        let whereabouts = whereabouts(&announce, wraps, host)?;
+        let settings = settings(&announce)?;
+        let name = service_name(&announce, &settings)?;
+        let id = announce.id.clone().map_or_else(|| default_id(host, whereabouts.port()), Ok)?;
+        Ok(Self {
+            policy: Policy { update: announce.update, takeover: announce.takeover },
+            checks: checks(&announce)?,
+            listens: listens(&announce),
+            whereabouts,
+            announcement: Announcement {
+                service: ServiceId { kind: announce.kind.into(), name },
+                id,
+                weight: announce.weight,
+                color: announce.color,
+                settings,
+            },
+        })
+    }
+}
+
+/// One line: its key, its port, its checks.
+impl fmt::Display for Upstream {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Announcement { service, id, .. } = &self.announcement;
+        write!(f, "{} port {}", Key::upstream(service, id), self.whereabouts.port())?;
+        self.checks.all.iter().try_for_each(|check| write!(f, ", {check}"))
+    }
+}
+
+fn settings(announce: &Announce) -> Result<Vec<Setting>, UpstreamError> {
+    let kind = Kind::from(announce.kind);
+    let lists = [
+        (SettingName::Domain, announce.domain.join(" ")),
+        (SettingName::Path, announce.path.join(" ")),
+        (SettingName::Tls, announce.tls.clone().unwrap_or_default()),
+        (SettingName::Ports, announce.ports.join(" ")),
+    ];
+    let mut settings = Vec::new();
+    for (name, text) in lists.into_iter().filter(|(_, text)| !text.is_empty()) {
+        settings.push(setting(kind, name, &text, &format!("--{name}"))?);
+    }
+    for text in announce.settings.iter().map(|text| text.trim()).filter(|text| !text.is_empty()) {
+        let (name, value) = text.split_once('=').ok_or_else(|| UpstreamError::NoValue(text.to_owned()))?;
+        let refused = |refusal| UpstreamError::Value { option: "--set".to_owned(), given: text.to_owned(), refusal };
+        let name: SettingName = name.trim().parse().map_err(refused)?;
+        if settings.iter().any(|setting| setting.name() == name) {
+            return Err(UpstreamError::Twice(name));
+        }
+        settings.push(setting(kind, name, value, &format!("--set {name}"))?);
+    }
+    Ok(settings)
+}
+
+fn setting(kind: Kind, name: SettingName, text: &str, option: &str) -> Result<Setting, UpstreamError> {
+    Setting::parse(kind, name, text.as_bytes()).map_err(|refusal| UpstreamError::Value {
+        option: option.to_owned(),
+        given: text.to_owned(),
+        refusal,
+    })
+}
+
+/// The whole first domain, so that foo.a.com and foo.b.com never meet.
+fn service_name(announce: &Announce, settings: &[Setting]) -> Result<ServiceName, UpstreamError> {
+    if let Some(name) = &announce.service {
+        return Ok(name.clone());
+    }
+    let first = settings.iter().find_map(|setting| match setting {
+        Setting::Domain(domains) => domains.first(),
+        _ => None,
+    });
+    match (Kind::from(announce.kind), first) {
+        (Kind::Tcp, _) => Err(UpstreamError::NoTcpService),
+        (Kind::Http, None) => Err(UpstreamError::NoService),
+        (Kind::Http, Some(domain)) => {
+            domain.to_string().parse().map_err(|_| UpstreamError::NoNameFromDomain { domain: domain.clone() })
+        }
+    }
+}
+
+fn default_id(host: &Host, port: u16) -> Result<UpstreamId, UpstreamError> {
+    let hostname = host.hostname.clone();
+    format!("{hostname}-{port}").parse().map_err(|refusal| UpstreamError::NoId { hostname, port, refusal })
+}
+
+fn whereabouts(announce: &Announce, wraps: bool, host: &Host) -> Result<Whereabouts, UpstreamError> {
+    if announce.upstream.is_some() && announce.interface.is_some() {
+        return Err(UpstreamError::InterfaceBesideUpstream);
+    }
+    match (announce.upstream, announce.port) {
+        (Some(_), Some(_)) if !wraps => Err(UpstreamError::PortBesideUpstream),
+        (Some(address), _) => Ok(Whereabouts::Given(address)),
+        (None, Some(0)) => Err(UpstreamError::NoPort),
+        (None, Some(port)) => {
+            let by = match (&announce.interface, host.private_ipv4.as_deref().filter(|text| !text.is_empty())) {
+                (Some(interface), _) => Finder::Interface(interface.clone()),
+                (None, Some(text)) => {
+                    Finder::Private(text.parse().map_err(|_| UpstreamError::PrivateIpv4(text.to_owned()))?)
+                }
+                (None, None) => Finder::TowardsEtcd,
+            };
+            Ok(Whereabouts::Find { port, by })
+        }
+        (None, None) => Err(UpstreamError::NoUpstream),
+    }
+}
+
+/// With both an address and a port, the address is a way in from outside (a published port of a container), and the
+/// app itself is next door.
+fn listens(announce: &Announce) -> Vec<SocketAddr> {
+    match (announce.upstream, announce.port) {
+        (Some(_), Some(port)) => {
+            [IpAddr::V4(Ipv4Addr::LOCALHOST), IpAddr::V6(Ipv6Addr::LOCALHOST)].map(|ip| (ip, port).into()).to_vec()
+        }
+        _ => Vec::new(),
+    }
+}
+
+fn checks(announce: &Announce) -> Result<Checks, UpstreamError> {
+    let options = HttpOptions {
+        method: announce.check_method.clone(),
+        status: announce.check_status,
+        headers: announce.check_header.clone(),
+        host: announce.check_host.clone(),
+        insecure: announce.check_insecure,
+        ca: announce.check_ca.clone(),
+    };
+    let times = [("--check-interval", announce.check_interval), ("--check-timeout", announce.check_timeout)];
+    if let Some((option, _)) = times.into_iter().find(|(_, time)| time.0.is_zero()) {
+        return Err(UpstreamError::NoTime { option });
+    }
+    let all = announce.check.iter().flat_map(|text| check::split(text)).map(|text| Check::parse(&text, &options));
+    Ok(Checks {
+        all: all.collect::<Result<_, _>>()?,
+        interval: announce.check_interval.0,
+        timeout: announce.check_timeout.0,
+        thresholds: Thresholds { rise: announce.check_rise, fall: announce.check_fall },
+        grace: announce.check_grace.0,
+    })
+}

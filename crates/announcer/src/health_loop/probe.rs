@@ -1,0 +1,169 @@
+//! Carries a check out, once.
+
+mod http;
+mod tls;
+
+use std::{
+    net::SocketAddr,
+    process::{Command, Stdio},
+    sync::Arc,
+    time::Duration,
+};
+
+use nix::sys::signal::Signal;
+use rustls::ClientConfig;
+use tokio::{net::TcpStream, time::timeout};
+
+use crate::health::check::{Check, HttpCheck};
+use crate::processes::reaper::{Change, Leader, Reaper};
+
+/// One check with all that carrying it out needs.
+pub(crate) enum Probe {
+    /// Any of the addresses.
+    Tcp(Vec<SocketAddr>),
+    /// What certificates are held against is read once, and anew after a failure: its file may have been replaced.
+    Http(Box<HttpCheck>, Option<Arc<ClientConfig>>),
+    Exec(Vec<String>, Reaper),
+}
+
+impl Probe {
+    /// A TCP check asks the addresses.
+    pub(crate) fn new(check: Check, addresses: &[SocketAddr], reaper: &Reaper) -> Self {
+        match check {
+            Check::Tcp => Self::Tcp(addresses.to_vec()),
+            Check::Http(check) => Self::Http(check, None),
+            Check::Exec(words) => Self::Exec(words, reaper.clone()),
+        }
+    }
+
+    /// Whether it passes within the time; if not, why not, in words that name the check.
+    pub(crate) async fn run(&mut self, limit: Duration) -> Result<(), String> {
+        let outcome = timeout(limit, self.attempt()).await;
+        let outcome = outcome.unwrap_or_else(|_| Err(format!("nothing within {}", humantime::format_duration(limit))));
+        if let (Self::Http(_, tls), true) = (&mut *self, outcome.is_err()) {
+            *tls = None;
+        }
+        outcome.map_err(|reason| format!("{}: {reason}", self.name()))
+    }
+
+    async fn attempt(&mut self) -> Result<(), String> {
+        match self {
+            Self::Tcp(addresses) => connects(addresses).await,
+            Self::Http(check, tls) => http::answers(check, tls).await,
+            Self::Exec(words, reaper) => succeeds(words, reaper).await,
+        }
+    }
+
+    fn name(&self) -> String {
+        match self {
+            Self::Tcp(addresses) => {
+                format!("tcp {}", addresses.iter().map(ToString::to_string).collect::<Vec<_>>().join(" "))
+            }
+            Self::Http(check, _) => Check::Http(check.clone()).to_string(),
+            Self::Exec(words, _) => Check::Exec(words.clone()).to_string(),
+        }
+    }
+}
+
+/// Whether one of the addresses accepts a connection.
+pub(crate) async fn connects(addresses: &[SocketAddr]) -> Result<(), String> {
+    let mut failure = "no address".to_owned();
+    for address in addresses {
+        match TcpStream::connect(address).await {
+            Ok(_) => return Ok(()),
+            Err(error) => failure = error.to_string(),
+        }
+    }
+    Err(failure)
+}
+
+/// Runs a command, without input, its output dropped. Where it takes too long, its process group is killed.
+async fn succeeds(words: &[String], reaper: &Reaper) -> Result<(), String> {
+    let (program, arguments) = words.split_first().ok_or("no command")?;
+    let mut command = Command::new(program);
+    command.args(arguments).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
+    let (leader, mut changes) = reaper.spawn(&mut command).map_err(|error| error.to_string())?;
+    let _ends_with_us = KilledOnDrop(leader);
+    while let Some(change) = changes.recv().await {
+        match change {
+            Change::Ended(0) => return Ok(()),
+            Change::Ended(status) => return Err(format!("exit status {status}")),
+            Change::Stopped => {}
+        }
+    }
+    Err("it was never seen to end".to_owned())
+}
+
+/// Leaves no process behind where nobody waits for it any more. One that has ended is left alone.
+struct KilledOnDrop(Leader);
+
+impl Drop for KilledOnDrop {
+    fn drop(&mut self) {
+        self.0.signal(Signal::SIGKILL);
+    }
+}
+
+#[cfg(test)]
+pub(crate) mod tests {
+    use tokio::{
+        net::{TcpListener, TcpSocket},
+        time::Instant,
+    };
+
+    use super::*;
+
+    fn exec(reaper: &Reaper, line: &str) -> Probe {
+        let check = Check::parse(&format!("exec:{line}"), &Default::default()).unwrap();
+        Probe::new(check, &[], reaper)
+    }
+
+    const LONG: Duration = Duration::from_secs(20);
+
+    /// An address that refuses connections for as long as the socket lives: it is bound, so that nobody else gets the
+    /// port, and doesn't listen.
+    pub(crate) fn closed() -> (TcpSocket, SocketAddr) {
+        let socket = TcpSocket::new_v4().unwrap();
+        socket.bind(SocketAddr::from(([127, 0, 0, 1], 0))).unwrap();
+        let address = socket.local_addr().unwrap();
+        (socket, address)
+    }
+
+    #[tokio::test]
+    async fn a_connection_is_enough_for_tcp() {
+        let (_held, closed) = closed();
+        let open = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let reason = Probe::Tcp(vec![closed]).run(LONG).await.unwrap_err();
+        assert!(reason.starts_with(&format!("tcp {closed}: ")) && reason.contains("refused"), "{reason}");
+        assert_eq!(Probe::Tcp(vec![closed, open.local_addr().unwrap()]).run(LONG).await, Ok(()));
+    }
+
+    // One test for all commands: whoever reaps, reaps the whole process's children.
+    #[tokio::test]
+    async fn a_command_passes_with_status_0_and_never_outlives_its_time() {
+        let reaper = Reaper::start().unwrap();
+        assert_eq!(exec(&reaper, "true").run(LONG).await, Ok(()));
+        assert_eq!(exec(&reaper, "sh -c 'exit 3'").run(LONG).await, Err("exec:sh -c exit 3: exit status 3".to_owned()));
+        let killed = exec(&reaper, "sh -c 'kill -TERM $$'").run(LONG).await.unwrap_err();
+        assert!(killed.ends_with("exit status 143"), "{killed}");
+        let missing = exec(&reaper, "/no/such/program").run(LONG).await.unwrap_err();
+        assert!(missing.contains("No such file"), "{missing}");
+
+        let folder = lab::Scratch::new();
+        let line = format!("sh -c 'sleep 60 & echo $! $$ > {}/pids; wait'", folder.display());
+        let began = Instant::now();
+        let slow = exec(&reaper, &line).run(Duration::from_millis(500)).await.unwrap_err();
+        assert!(slow.ends_with("nothing within 500ms"), "{slow}");
+        assert!(began.elapsed() < Duration::from_secs(5));
+        let pids = std::fs::read_to_string(folder.join("pids")).unwrap();
+        for pid in pids.split_whitespace() {
+            // The shell's own child is reaped by whoever is its next parent; a zombie doesn't count.
+            lab::until(LONG, "the end of the whole group", || is_gone(pid));
+            tokio::task::yield_now().await;
+        }
+    }
+
+    fn is_gone(pid: &str) -> bool {
+        let status = std::fs::read_to_string(format!("/proc/{pid}/status"));
+        status.map_or(true, |status| status.lines().any(|line| line.starts_with("State:\tZ")))
+    }
+}

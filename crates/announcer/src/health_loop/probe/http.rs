@@ -1,0 +1,70 @@
+//! An HTTP check: one request on a connection of its own.
+
+use std::{error::Error, sync::Arc};
+
+use http::{
+    Request,
+    header::{CONNECTION, HOST, USER_AGENT},
+};
+use http_body_util::Empty;
+use hyper::{body::Bytes, client::conn::http1};
+use hyper_util::rt::TokioIo;
+use rustls::{ClientConfig, pki_types::ServerName};
+use tokio::{
+    io::{AsyncRead, AsyncWrite},
+    net::TcpStream,
+    task::JoinSet,
+};
+use tokio_rustls::TlsConnector;
+
+use super::tls;
+use crate::health::check::HttpCheck;
+
+/// Whether the status is one of those that pass. The body isn't read, and no redirection followed.
+pub(super) async fn answers(check: &HttpCheck, tls: &mut Option<Arc<ClientConfig>>) -> Result<(), String> {
+    let stream = TcpStream::connect((check.host(), check.port())).await.map_err(|error| error.to_string())?;
+    let status = match &check.trust {
+        None => ask(check, stream).await?,
+        Some(trust) => {
+            let config = match tls {
+                Some(config) => config.clone(),
+                None => tls.insert(tls::config(trust).await?).clone(),
+            };
+            let name = check.server_name.trim_start_matches('[').trim_end_matches(']').to_owned();
+            let name = ServerName::try_from(name).map_err(|error| error.to_string())?;
+            let stream = TlsConnector::from(config).connect(name, stream).await.map_err(|error| error.to_string())?;
+            ask(check, stream).await?
+        }
+    };
+    if check.status.contains(status) { Ok(()) } else { Err(format!("status {status}, expected {}", check.status)) }
+}
+
+async fn ask(check: &HttpCheck, stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static) -> Result<u16, String> {
+    let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await.map_err(innermost)?;
+    // Ends when this function does.
+    let mut connections = JoinSet::new();
+    connections.spawn(connection);
+    let target = check.uri.path_and_query().map_or("/", |target| target.as_str());
+    let mut request = Request::builder()
+        .method(&check.method)
+        .uri(target)
+        .header(HOST, &check.host_header)
+        .header(CONNECTION, "close")
+        .header(USER_AGENT, concat!("announcer/", env!("CARGO_PKG_VERSION")));
+    for (name, value) in &check.headers {
+        request = request.header(name, value);
+    }
+    let request = request.body(Empty::<Bytes>::new()).map_err(|error| error.to_string())?;
+    let response = sender.send_request(request).await.map_err(innermost)?;
+    Ok(response.status().as_u16())
+}
+
+/// "Connection reset by peer" says more than "error shutting down connection".
+#[expect(clippy::needless_pass_by_value, reason = "taken by `map_err`")]
+fn innermost(error: hyper::Error) -> String {
+    let mut cause: &dyn Error = &error;
+    while let Some(source) = cause.source() {
+        cause = source;
+    }
+    cause.to_string()
+}

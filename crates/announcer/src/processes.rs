@@ -1,0 +1,6 @@
+//! The children of this process, and the signals that they get. It decides nothing.
+mod environment;
+pub(crate) mod reaper;
+pub(crate) mod stop_signal;
+pub(crate) mod table;
+pub(crate) mod terminal;

@@ -1,0 +1,167 @@
+//! The announcer's own keys, followed: what another hand does to them comes as news. It decides nothing.
+
+use std::collections::HashMap;
+
+use discovery::Change;
+use registry::{Client, Event, Follow};
+use tokio::{sync::mpsc, time::Duration};
+use tokio_util::sync::{CancellationToken, DropGuard};
+
+use crate::registrar::record_set::Seen;
+
+/// The silence after which etcd is asked whether a watch lives. The pings of the connection, which the lease is renewed
+/// over too, notice a dead one within 9 s; a thousand announcers would ask for little else.
+const QUIET: Duration = Duration::from_secs(30);
+
+/// One event of one key.
+#[derive(Debug)]
+pub(crate) struct News {
+    key: String,
+    event: Event,
+    /// The store is another one than before, or was put back.
+    is_other_store: bool,
+}
+
+impl News {
+    /// The key as it came to be, in order; nothing where the store can't be followed.
+    pub(crate) fn seen(&self) -> impl Iterator<Item = (&str, Seen<'_>)> {
+        let seen: Vec<Seen<'_>> = match &self.event {
+            Event::Snapshot(snapshot) => {
+                let entry = snapshot.entries.iter().find(|entry| entry.key == self.key);
+                vec![Seen { entry, revision: snapshot.revision, is_other_store: self.is_other_store }]
+            }
+            Event::Changes { changes, .. } => changes.iter().map(of_change).collect(),
+            Event::Disconnected { .. } => Vec::new(),
+        };
+        seen.into_iter().map(|seen| (self.key.as_str(), seen))
+    }
+}
+
+fn of_change(change: &Change) -> Seen<'_> {
+    match change {
+        Change::Put(entry) => Seen { entry: Some(entry), revision: entry.mod_revision, is_other_store: false },
+        Change::Delete { revision, .. } => Seen { entry: None, revision: *revision, is_other_store: false },
+    }
+}
+
+/// The progress of following a key.
+#[derive(Clone, Copy, Debug, Default)]
+struct Place {
+    cluster: u64,
+    revision: i64,
+    is_followed: bool,
+}
+
+/// The keys that are followed, until this is dropped.
+pub(crate) struct OwnKeys {
+    client: Client,
+    places: HashMap<String, Place>,
+    told: mpsc::Sender<(String, Event)>,
+    inbox: mpsc::Receiver<(String, Event)>,
+    /// The log has heard that etcd refuses to let a key be followed.
+    is_refused: bool,
+    end: CancellationToken,
+    _ends_with_us: DropGuard,
+}
+
+impl OwnKeys {
+    /// No key is followed yet.
+    pub(crate) fn new(client: Client) -> Self {
+        let (told, inbox) = mpsc::channel(16);
+        let end = CancellationToken::new();
+        let _ends_with_us = end.clone().drop_guard();
+        Self { client, places: HashMap::new(), told, inbox, is_refused: false, end, _ends_with_us }
+    }
+
+    /// Follows these keys too, from now on.
+    pub(crate) fn follow(&mut self, keys: impl Iterator<Item = String>) {
+        for key in keys {
+            if self.places.contains_key(&key) {
+                continue;
+            }
+            let options = Follow { quiet: QUIET, ..Follow::default() };
+            let mut events = self.client.follow_key(&key, options, self.end.clone());
+            let (told, name) = (self.told.clone(), key.clone());
+            tokio::spawn(async move {
+                while let Some(event) = events.recv().await {
+                    if told.send((name.clone(), event)).await.is_err() {
+                        return;
+                    }
+                }
+            });
+            self.places.insert(key, Place::default());
+        }
+    }
+
+    /// True if a change of this key would be noticed now.
+    pub(crate) fn sees(&self, key: &str) -> bool {
+        self.places.get(key).is_some_and(|place| place.is_followed)
+    }
+
+    /// The next news. Nothing is lost when this is dropped.
+    pub(crate) async fn next(&mut self) -> News {
+        // This has a sender itself, so that the channel never ends.
+        let Some((key, event)) = self.inbox.recv().await else { return std::future::pending().await };
+        self.log(&key, &event);
+        let place = self.places.entry(key.clone()).or_default();
+        let is_other_store = place.advance(&event);
+        News { key, event, is_other_store }
+    }
+
+    /// Says once that etcd refuses it. That etcd is away is said by the lease.
+    fn log(&mut self, key: &str, event: &Event) {
+        match event {
+            Event::Disconnected { error, .. } if error.is_unreachable() => {
+                tracing::debug!(key, %error, "the record can't be followed for now");
+            }
+            Event::Disconnected { error, .. } => {
+                if !std::mem::replace(&mut self.is_refused, true) {
+                    tracing::warn!(key, %error, "the record can't be followed: its loss would be noticed late or never");
+                }
+            }
+            Event::Snapshot(_) | Event::Changes { .. } => self.is_refused = false,
+        }
+    }
+}
+
+impl Place {
+    /// Notes how far the key is known. True where the store is another one than before, or was put back.
+    fn advance(&mut self, event: &Event) -> bool {
+        match event {
+            Event::Snapshot(snapshot) => {
+                let before = *self;
+                *self = Self { cluster: snapshot.cluster, revision: snapshot.revision, is_followed: true };
+                before.cluster != 0 && (before.cluster != snapshot.cluster || snapshot.revision < before.revision)
+            }
+            Event::Changes { revision, .. } => {
+                (self.revision, self.is_followed) = (*revision, true);
+                false
+            }
+            Event::Disconnected { .. } => {
+                self.is_followed = false;
+                false
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use discovery::Snapshot;
+
+    use super::*;
+
+    fn snapshot(cluster: u64, revision: i64) -> Event {
+        Event::Snapshot(Snapshot { cluster, revision, raft_term: 1, entries: Vec::new() })
+    }
+
+    #[test]
+    fn a_store_that_went_back_is_another_one() {
+        let mut place = Place::default();
+        assert!(!place.advance(&snapshot(7, 10)), "the first listing");
+        assert!(!place.advance(&Event::Changes { revision: 20, changes: Vec::new() }));
+        assert!(!place.advance(&snapshot(7, 20)), "a listing every so often");
+        assert!(place.advance(&snapshot(7, 3)), "an older store");
+        assert!(place.advance(&snapshot(8, 30)), "another cluster");
+    }
+}

@@ -1,0 +1,249 @@
+//! How things stand, as Prometheus reads it. Pure, but for the counters of checks, which count on.
+//!
+//! Labels name what this announcer announces and nothing else: how many series there are is known beforehand.
+
+use std::{
+    sync::atomic::AtomicU64,
+    time::{Instant, SystemTime},
+};
+
+use discovery::{Key, ServiceId, UpstreamId, UpstreamState};
+use prometheus_client::{
+    encoding::EncodeLabelSet,
+    metrics::{counter::Counter, family::Family, gauge::Gauge},
+    registry::{Registry, Unit},
+};
+
+use crate::config::upstream;
+use crate::state::State;
+use crate::status::{Standing, Upstream};
+
+const STATES: [(State, &str); 10] = [
+    (State::Starting, "starting"),
+    (State::Announcing, "announcing"),
+    (State::Spreading, "spreading"),
+    (State::Announced, "announced"),
+    (State::Draining, "draining"),
+    (State::Stopping, "stopping"),
+    (State::Killing, "killing"),
+    (State::Leaving, "leaving"),
+    (State::Withdrawing, "withdrawing"),
+    (State::Clearing, "clearing"),
+];
+
+const SAYS: [(UpstreamState, &str); 3] =
+    [(UpstreamState::Ready, "ready"), (UpstreamState::Drain, "drain"), (UpstreamState::Down, "down")];
+
+/// What checks came to, of all upstreams. Clones share the counters.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Checked(Family<Outcome, Counter>);
+
+/// What the checks of one upstream came to.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct CheckedOne {
+    passed: Counter,
+    failed: Counter,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct Of {
+    service: String,
+    upstream: String,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct Outcome {
+    service: String,
+    upstream: String,
+    result: &'static str,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct Says {
+    service: String,
+    upstream: String,
+    state: &'static str,
+}
+
+impl Checked {
+    /// The counters of an upstream's checks, if it has any. They are shown from now on: a rate needs a first value.
+    pub(crate) fn of(&self, upstream: &upstream::Upstream) -> CheckedOne {
+        let (service, id) = upstream.name();
+        if upstream.checks.all.is_empty() { CheckedOne::default() } else { self.named(&service, &id) }
+    }
+
+    fn named(&self, service: &ServiceId, id: &UpstreamId) -> CheckedOne {
+        let counter = |result| {
+            let labels = Outcome { service: service.to_string(), upstream: id.to_string(), result };
+            self.0.get_or_create(&labels).clone()
+        };
+        CheckedOne { passed: counter("ok"), failed: counter("failed") }
+    }
+}
+
+impl CheckedOne {
+    /// Counts a round of checks.
+    pub(crate) fn count(&self, has_passed: bool) {
+        if has_passed {
+            self.passed.inc()
+        } else {
+            self.failed.inc()
+        };
+    }
+}
+
+/// Adds all of it, as `announcer_…`.
+pub(crate) fn register(standing: &Standing, checked: &Checked, registry: &mut Registry) {
+    let registry = registry.sub_registry_with_prefix("announcer");
+    let ready = standing.ready(Instant::now()).is_ok();
+    registry.register("ready", "1 while every record says ready in the store, as /ready says it", flag(ready));
+    let states = Family::<[(&'static str, &'static str); 1], Gauge>::default();
+    for (state, name) in STATES {
+        states.get_or_create(&[("state", name)]).set(i64::from(state == standing.state));
+    }
+    registry.register("state", "1 for where the announcer stands in its life", states);
+    upstreams(standing, registry);
+    registry.register("checks", "Rounds of an upstream's checks", checked.0.clone());
+    lease(standing, registry);
+    let info = Family::<[(&'static str, &'static str); 1], Gauge>::default();
+    info.get_or_create(&[("version", env!("CARGO_PKG_VERSION"))]).set(1);
+    registry.register("build_info", "announcer's version", info);
+    daemon::admin::register_log(registry);
+}
+
+fn flag(value: bool) -> Gauge {
+    let gauge = Gauge::default();
+    gauge.set(value.into());
+    gauge
+}
+
+fn upstreams(standing: &Standing, registry: &mut Registry) {
+    let (healthy, registered) = (Family::<Of, Gauge>::default(), Family::<Of, Gauge>::default());
+    let (taken, refused) = (Family::<Of, Gauge>::default(), Family::<Of, Gauge>::default());
+    let says = Family::<Says, Gauge>::default();
+    let (registrations, restorations) = (Family::<Of, Counter>::default(), Family::<Of, Counter>::default());
+    for Upstream { service, id, works, stand } in &standing.upstreams {
+        let key = Key::upstream(service, id).to_string();
+        let refusals = standing.reception.refused.iter().filter(|refused| refused.key == key).count();
+        let (service, upstream) = (service.to_string(), id.to_string());
+        let of = Of { service: service.clone(), upstream: upstream.clone() };
+        healthy.get_or_create(&of).set((*works).into());
+        registered.get_or_create(&of).set(stand.says.is_some().into());
+        taken.get_or_create(&of).set(stand.owner.is_some().into());
+        refused.get_or_create(&of).set(i64::try_from(refusals).unwrap_or(i64::MAX));
+        registrations.get_or_create(&of).inc_by(stand.registrations);
+        restorations.get_or_create(&of).inc_by(stand.restorations);
+        for (state, name) in SAYS {
+            let labels = Says { service: service.clone(), upstream: upstream.clone(), state: name };
+            says.get_or_create(&labels).set((stand.says == Some(state)).into());
+        }
+    }
+    registry.register("upstream_healthy", "1 while the upstream works, going by its checks", healthy);
+    let help = "1 while the upstream's record stands in the store, under this announcer's lease";
+    registry.register("upstream_registered", help, registered);
+    registry.register("upstream_state", "1 for what the upstream's record says in the store", says);
+    let help = "1 while the upstream's id belongs to another owner";
+    registry.register("upstream_taken", help, taken);
+    let help = "How many live balancers refuse the upstream's record, as of the last look at what they say";
+    registry.register("upstream_refused", help, refused);
+    let help = "Times that the upstream's record was put into the store; each but the first after it was lost";
+    registry.register("registrations", help, registrations);
+    let help = "Times that the record was put there since another hand had deleted it or written over it";
+    registry.register("restorations", help, restorations);
+    let help = "How many settings say otherwise than this announcer was given, as of the last look at them";
+    let differing = Gauge::<i64>::default();
+    differing.set(i64::try_from(standing.reception.differing.len()).unwrap_or(i64::MAX));
+    registry.register("settings_differing", help, differing);
+}
+
+fn lease(standing: &Standing, registry: &mut Registry) {
+    let beats = &standing.beats;
+    let seconds = |value: f64| {
+        let gauge = Gauge::<f64, AtomicU64>::default();
+        gauge.set(value);
+        gauge
+    };
+    let help = "1 while etcd answers the lease's renewals";
+    registry.register("store_connected", help, flag(standing.is_connected()));
+    let help = "How long the records outlive their last renewal";
+    registry.register_with_unit("lease_ttl", help, Unit::Seconds, seconds(standing.ttl.as_secs_f64()));
+    let last = beats.last.and_then(|last| SystemTime::now().checked_sub(last.elapsed()));
+    if let Some(last) = last.and_then(|last| last.duration_since(SystemTime::UNIX_EPOCH).ok()) {
+        let help = "When the lease was last renewed, in seconds since 1970; missing while there is none";
+        registry.register("lease_last_renewal_timestamp_seconds", help, seconds(last.as_secs_f64()));
+    }
+    let renewals = Family::<[(&'static str, &'static str); 1], Counter>::default();
+    for (result, count) in [("ok", beats.done), ("failed", beats.failed)] {
+        renewals.get_or_create(&[("result", result)]).inc_by(count);
+    }
+    registry.register("lease_renewals", "Renewals of the lease, with its grants", renewals);
+}
+
+#[cfg(test)]
+mod tests {
+    use discovery::RefusedKey;
+
+    use super::*;
+    use crate::status::tests::announced;
+
+    fn text(standing: &Standing, checked: &Checked) -> String {
+        let mut registry = Registry::default();
+        register(standing, checked, &mut registry);
+        let mut text = String::new();
+        prometheus_client::encoding::text::encode(&mut text, &registry).unwrap();
+        text
+    }
+
+    #[test]
+    fn they_follow_the_standing() {
+        let mut standing = announced(Instant::now());
+        standing.upstreams[1].works = false;
+        standing.upstreams[1].stand.says = Some(UpstreamState::Down);
+        standing.beats.failed = 2;
+        standing.upstreams[1].stand.owner = Some("another".to_owned());
+        standing.upstreams[0].stand.restorations = 3;
+        let (node, key) = ("lb".parse().unwrap(), "http-services/shop/upstreams/a".to_owned());
+        standing.reception.refused.insert(RefusedKey { node, key, reason: "why".to_owned() });
+        let checked = Checked::default();
+        let of_a = checked.named(&standing.upstreams[0].service, &standing.upstreams[0].id);
+        [true, true, false].into_iter().for_each(|passed| of_a.count(passed));
+        let text = text(&standing, &checked);
+        for line in [
+            "announcer_ready 0",
+            "announcer_state{state=\"announced\"} 1",
+            "announcer_state{state=\"draining\"} 0",
+            "announcer_upstream_healthy{service=\"http-shop\",upstream=\"a\"} 1",
+            "announcer_upstream_healthy{service=\"http-shop\",upstream=\"b\"} 0",
+            "announcer_upstream_registered{service=\"http-shop\",upstream=\"b\"} 1",
+            "announcer_upstream_state{service=\"http-shop\",upstream=\"b\",state=\"down\"} 1",
+            "announcer_upstream_state{service=\"http-shop\",upstream=\"b\",state=\"ready\"} 0",
+            "announcer_registrations_total{service=\"http-shop\",upstream=\"a\"} 1",
+            "announcer_restorations_total{service=\"http-shop\",upstream=\"a\"} 3",
+            "announcer_upstream_taken{service=\"http-shop\",upstream=\"b\"} 1",
+            "announcer_upstream_taken{service=\"http-shop\",upstream=\"a\"} 0",
+            "announcer_upstream_refused{service=\"http-shop\",upstream=\"a\"} 1",
+            "announcer_settings_differing 0",
+            "announcer_checks_total{service=\"http-shop\",upstream=\"a\",result=\"ok\"} 2",
+            "announcer_checks_total{service=\"http-shop\",upstream=\"a\",result=\"failed\"} 1",
+            "announcer_store_connected 1",
+            "announcer_lease_ttl_seconds 10.0",
+            "announcer_lease_renewals_total{result=\"ok\"} 4",
+            "announcer_lease_renewals_total{result=\"failed\"} 2",
+        ] {
+            assert!(text.lines().any(|it| it == line), "{line}\n{text}");
+        }
+        assert!(text.contains("\nannouncer_lease_last_renewal_timestamp_seconds "), "{text}");
+    }
+
+    #[test]
+    fn every_state_but_the_end_has_a_name() {
+        let mut standing = announced(Instant::now());
+        for (state, name) in STATES {
+            standing.state = state;
+            let text = text(&standing, &Checked::default());
+            let ones: Vec<_> = text.lines().filter(|line| line.starts_with("announcer_state{")).collect();
+            let ones: Vec<_> = ones.into_iter().filter(|line| line.ends_with(" 1")).collect();
+            assert_eq!(ones, [format!("announcer_state{{state=\"{name}\"}} 1")]);
+        }
+    }
+}

@@ -1,0 +1,272 @@
+//! What is wanted of HAProxy: the topology, less what is refused, with claims, colors and overrides decided.
+//!
+//! Pure. What this confgen knows besides the store comes in as [`Memory`] and [`Limits`]; what is to be known the next time
+//! goes out in [`Settled::memory`].
+
+mod claims;
+pub(crate) mod domain_allowlist;
+mod explain;
+mod last_known_good;
+mod passthrough;
+mod previews;
+mod quarantine;
+mod records;
+mod rejected;
+mod resolve;
+mod servers;
+mod service;
+mod service_input;
+mod settings;
+mod upstream_tls;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::ops::RangeInclusive;
+use std::sync::Arc;
+
+use discovery::{Host, Kind, Networks, Profile, Service, ServiceId, Sticky, Topology, UpstreamId};
+
+use crate::desired::domain_allowlist::Allowed;
+use crate::store::removal_guard::{Departure, Present, RetainedUpstream};
+
+pub use explain::{Explained, Facts};
+pub use last_known_good::Memory;
+pub use servers::{Server, ServerState};
+pub use service::{Preview, Route, Wanted};
+#[cfg(test)]
+pub(crate) use service_input::MOST_ROUTES;
+pub use settings::Settings;
+pub use upstream_tls::{Authorities, Authority, Trust};
+
+use claims::Claims;
+use service_input::Reading;
+
+/// What a store may not ask for, whatever it says.
+#[derive(Clone, Debug, Default)]
+pub struct Limits {
+    /// Ports that are bound already, by whom: a TCP service can't have them.
+    pub reserved_ports: Vec<(RangeInclusive<u16>, String)>,
+    /// The names of the operator's sections, each with its file and line. A service whose section would have such a name is
+    /// quarantined.
+    pub reserved_sections: BTreeMap<String, String>,
+    /// Hosts that are taken already, by what: no service can have them.
+    pub reserved_hosts: BTreeMap<Host, String>,
+    /// The operator's named `defaults` sections: what `profile` may name.
+    pub profiles: Vec<Profile>,
+    /// Those of them that say something of servers.
+    pub server_profiles: BTreeSet<Profile>,
+    /// The files of authorities: what `verify` may name.
+    pub authorities: Authorities,
+    /// Where upstreams may be; none is anywhere but loopback, link-local, multicast and unspecified addresses.
+    pub upstream_networks: Option<Networks>,
+    /// The ports that TCP services may bind; none is any.
+    pub tcp_ports: Option<RangeInclusive<u16>>,
+    /// The hosts that services may claim; none is any.
+    pub allowed: Option<Allowed>,
+}
+
+/// The sections and ports that services have.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Holdings {
+    /// The sections' names: `http-shop`.
+    pub sections: BTreeSet<String>,
+    /// Those of them that are served now and have no stick table.
+    pub without_table: BTreeSet<String>,
+    /// The ports of TCP services, with the section of each.
+    pub ports: BTreeMap<u16, String>,
+}
+
+/// Which services may have changed since the last time.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Changed {
+    /// Any of them.
+    All,
+    /// These alone.
+    Services(BTreeSet<ServiceId>),
+}
+
+impl Changed {
+    /// Joins a service to what has changed.
+    pub fn join(&mut self, id: ServiceId) {
+        if let Self::Services(services) = self {
+            services.insert(id);
+        }
+    }
+
+    /// Nothing has changed.
+    pub fn nothing() -> Self {
+        Self::Services(BTreeSet::new())
+    }
+}
+
+/// What was decided, kept so that a change costs what its own service costs. Every decision is a function of the
+/// topology, the limits and what was remembered; being kept changes none of them. A clone costs little: it shares.
+#[derive(Clone, Debug, Default)]
+pub struct Settled {
+    limits: Limits,
+    services: BTreeMap<ServiceId, Settlement>,
+    claims: Arc<Claims>,
+    /// Good values from before this process, for services that it has not read yet.
+    remembered: Arc<Memory>,
+    /// Services that may not be here, with the reason.
+    forbidden: BTreeMap<ServiceId, Forbidden>,
+    /// Keys that were meant for a service or an upstream and are none, with the reason.
+    unfollowed: Arc<BTreeMap<String, Box<str>>>,
+    /// Upstreams whose keys have gone since they were last asked for.
+    departures: Vec<Departure>,
+    /// Services without a key, until they are buried.
+    ghosts: BTreeSet<ServiceId>,
+    /// Upstreams without a key that are served all the same.
+    kept: BTreeMap<ServiceId, BTreeMap<UpstreamId, RetainedUpstream>>,
+}
+
+#[derive(Clone, Debug)]
+struct Forbidden {
+    source: Arc<Service>,
+    reason: String,
+}
+
+#[derive(Clone, Debug)]
+struct Settlement {
+    source: Arc<Service>,
+    reading: Arc<Reading>,
+    /// None where HAProxy refuses the service, and never took it in another form.
+    wanted: Option<Arc<Wanted>>,
+    /// What HAProxy says against it as it stands in the store.
+    refused: Option<String>,
+    /// HAProxy refuses its last good form with the servers of now, too.
+    frozen: bool,
+    /// Its form in the last file that HAProxy took.
+    taken: Option<Arc<Wanted>>,
+}
+
+impl Settled {
+    /// Nothing settled yet, but what was remembered.
+    pub fn remembering(memory: Memory) -> Self {
+        let claims = Arc::new(Claims::held(memory.claims().clone()));
+        Self { claims, remembered: Arc::new(memory), ..Self::default() }
+    }
+
+    /// Takes new limits. The next update has to be of everything.
+    pub fn limit(&mut self, limits: Limits) {
+        self.limits = limits;
+    }
+
+    /// Decides anew what has changed. Says for which services the outcome is another one; those that are gone, or that
+    /// the limits forbid, are among them and no longer in [`Settled::services`].
+    pub fn update(&mut self, topology: &Topology, changed: &Changed) -> BTreeSet<ServiceId> {
+        self.unfollowed = Arc::clone(topology.unfollowed());
+        let mut touched = BTreeSet::new();
+        let mut renamed = *changed == Changed::All;
+        let departed = self.departures.len();
+        let before = match changed {
+            Changed::All => {
+                self.sources(topology.services().keys().chain(self.services.keys()).chain(self.kept.keys()))
+            }
+            Changed::Services(services) => self.sources(services.iter()),
+        };
+        match changed {
+            Changed::All => {
+                for id in before.keys() {
+                    renamed |= self.read(topology, id, true);
+                    touched.insert(id.clone());
+                }
+                // All that there is has been read: a value lives on with its key alone.
+                self.remembered = Arc::default();
+            }
+            Changed::Services(services) => {
+                for id in services {
+                    renamed |= self.read(topology, id, false);
+                    touched.insert(id.clone());
+                }
+            }
+        }
+        self.note_bearers(departed, &before);
+        if renamed {
+            let readings = self.services.iter().map(|(id, it)| (id, &*it.reading));
+            self.claims = Arc::new(Claims::decide(readings, &self.claims, &self.limits));
+            touched.extend(self.services.keys().cloned());
+        }
+        touched.retain(|id| self.decide(id));
+        touched
+    }
+
+    /// Takes the store as it was before this process, to compare the first listing with. What is remembered besides stays
+    /// remembered until then.
+    pub fn assume(&mut self, topology: &Topology) {
+        let (remembered, claims) = (Arc::clone(&self.remembered), Arc::clone(&self.claims));
+        self.update(topology, &Changed::All);
+        (self.remembered, self.claims) = (remembered, claims);
+    }
+
+    /// The upstreams whose keys have gone since this was last asked.
+    pub fn take_departures(&mut self) -> Vec<Departure> {
+        std::mem::take(&mut self.departures)
+    }
+
+    /// How many upstreams there are, in all and of these services.
+    pub fn present(&self, services: &BTreeSet<ServiceId>) -> Present {
+        let count = |it: &Settlement| it.reading.upstreams.len();
+        let of = services.iter().filter_map(|id| Some((id.clone(), count(self.services.get(id)?))));
+        Present { services: of.collect(), all: self.services.values().map(count).sum() }
+    }
+
+    /// These upstreams of the service are served although they have no key. True if that changes anything.
+    pub fn keep(&mut self, id: &ServiceId, upstreams: BTreeMap<UpstreamId, RetainedUpstream>) -> bool {
+        if upstreams.is_empty() {
+            self.kept.remove(id);
+        } else {
+            self.kept.insert(id.clone(), upstreams);
+        }
+        self.decide(id)
+    }
+
+    /// Forgets the services of which nothing is left, neither a key nor an upstream that is kept. Says which.
+    pub fn bury(&mut self) -> Vec<ServiceId> {
+        let buried: Vec<ServiceId> = self.ghosts.iter().filter(|id| !self.kept.contains_key(*id)).cloned().collect();
+        for id in &buried {
+            self.ghosts.remove(id);
+            self.services.remove(id);
+        }
+        buried
+    }
+
+    /// The same with these services alone.
+    pub fn only(&self, services: &[ServiceId]) -> Self {
+        let mut some = self.clone();
+        some.services.retain(|id, _| services.contains(id));
+        some
+    }
+
+    /// The services to serve, by kind and name. One that didn't change is the very same `Arc`.
+    pub fn services(&self) -> impl Iterator<Item = (&ServiceId, &Arc<Wanted>)> {
+        self.services.iter().filter_map(|(id, it)| Some((id, it.wanted.as_ref()?)))
+    }
+
+    /// One service; none if it is gone or forbidden.
+    pub fn service(&self, id: &ServiceId) -> Option<&Arc<Wanted>> {
+        self.services.get(id)?.wanted.as_ref()
+    }
+
+    /// The sections and ports that services have now, and those that they had before this process.
+    pub fn holdings(&self) -> Holdings {
+        let has_section = |(id, wanted): &(&ServiceId, &Arc<Wanted>)| id.kind == Kind::Http || !wanted.binds.is_empty();
+        let sections = self.services().filter(has_section).map(|(id, _)| id.to_string());
+        let without_table = self.services().filter(has_section).filter(|(_, it)| it.settings.sticky != Sticky::Source);
+        let ports = self.claims.holders().iter();
+        let ports = ports.filter_map(|(claim, id)| Some((claims::port(claim)?, id.to_string())));
+        Holdings {
+            sections: sections.chain(self.remembered.services().cloned()).collect(),
+            without_table: without_table.map(|(id, _)| id.to_string()).collect(),
+            ports: ports.collect(),
+        }
+    }
+
+    /// What has to be remembered over a restart of confgen.
+    pub fn memory(&self) -> Memory {
+        let good = self.services.iter().map(|(id, it)| (id.to_string(), it.reading.good.clone()));
+        Memory::new(good.collect(), self.claims.holders().clone())
+    }
+}
+
+#[cfg(test)]
+pub(crate) mod tests;

@@ -1,0 +1,275 @@
+//! Which colors of a service can be previewed, and the hosts that lead to them.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use discovery::{Color, Domain, Host, ServiceId};
+
+use super::Limits;
+use crate::desired::service_input::{MOST_ROUTES, Naming, Reading};
+
+/// Each color has a section of its own, and announcers say which colors there are.
+const MOST_COLORS: usize = 16;
+
+impl Reading {
+    /// Names a host for each color below each exact host. What can't be had of it is refused, and the rest stays.
+    pub(super) fn name_previews(&mut self, id: &ServiceId, limits: &Limits) {
+        if self.settings.preview.is_none() {
+            return;
+        }
+        let colors = self.colors();
+        let own: Vec<Host> = self.domains.iter().filter_map(exact).cloned().collect();
+        if let Some(reason) = self.hindrance(&own, colors.len()) {
+            self.settings.preview = None;
+            self.refuse_preview(&reason);
+            return;
+        }
+        let mut reasons: Vec<String> = self.domains.iter().filter(|it| exact(it).is_none()).map(wildcard).collect();
+        let mine: BTreeSet<&Domain> = self.domains.iter().collect();
+        let mut named = BTreeSet::new();
+        let mut previews: BTreeMap<Color, Vec<Domain>> = BTreeMap::new();
+        for color in colors {
+            let hosts = previews.entry(color.clone()).or_default();
+            for host in &own {
+                match preview_host(&color, host, id, limits) {
+                    Ok(domain) if mine.contains(&domain) => {
+                        reasons.push(format!("{domain} leads to no color: the service's own `domain` has it"));
+                    }
+                    Ok(domain) if named.insert(domain.clone()) => hosts.push(domain),
+                    Ok(domain) => {
+                        reasons.push(format!("{domain} leads to another color already"));
+                    }
+                    Err(reason) => reasons.push(reason),
+                }
+            }
+        }
+        self.previews = previews;
+        if let Some(reason) = summary(&reasons) {
+            self.refuse_preview(&reason);
+        }
+    }
+
+    /// Besides what is wrong with the value itself.
+    fn refuse_preview(&mut self, reason: &str) {
+        let said = self.refused.entry(self.previews_by.key.clone()).or_default();
+        *said = if said.is_empty() { reason.to_owned() } else { format!("{said}; {reason}") };
+    }
+
+    /// The colors that there are: those of its upstreams, and those that are said to be active.
+    fn colors(&self) -> BTreeSet<Color> {
+        let announced = self.upstreams.values().filter_map(|upstream| upstream.color.as_ref());
+        let active = self.settings.active.iter().flat_map(|active| active.iter().map(|(color, _)| color));
+        announced.chain(active).cloned().collect()
+    }
+
+    /// Why there can be no preview at all.
+    fn hindrance(&self, own: &[Host], colors: usize) -> Option<String> {
+        if let (Some(domain), []) = (self.domains.first(), own) {
+            return Some(wildcard(domain));
+        }
+        if colors > MOST_COLORS {
+            return Some(format!("{colors} colors; {MOST_COLORS} are the most that can be previewed; none is"));
+        }
+        let hosts = own.len().saturating_mul(colors);
+        let routes = self.domains.len().saturating_add(hosts).saturating_mul(self.paths.len());
+        let words = || {
+            let paths = self.paths.len();
+            format!("{hosts} hosts for previews with {paths} paths each; {MOST_ROUTES} routes are the most")
+        };
+        (routes > MOST_ROUTES).then(words)
+    }
+
+    /// The hosts and wildcards that the service names, each with the key that does.
+    pub(super) fn named(&self) -> impl Iterator<Item = (&Naming, &Domain)> {
+        let own = self.domains.iter().map(|domain| (&self.domains_by, domain));
+        own.chain(self.previews.values().flatten().map(|domain| (&self.previews_by, domain)))
+    }
+}
+
+fn preview_host(color: &Color, host: &Host, id: &ServiceId, limits: &Limits) -> Result<Domain, String> {
+    let name = format!("{color}.{host}");
+    let host: Host = name.parse().map_err(|error| format!("{name} leads to no color: {error}"))?;
+    let domain = Domain::Exact(host);
+    let allowed = limits.allowed.as_ref().map_or(Ok(()), |it| it.check(&id.name, &domain));
+    allowed.map(|()| domain)
+}
+
+fn exact(domain: &Domain) -> Option<&Host> {
+    match domain {
+        Domain::Exact(host) => Some(host),
+        Domain::Wildcard(_) => None,
+    }
+}
+
+fn wildcard(domain: &Domain) -> String {
+    format!("{domain}: there are no previews of a wildcard; name a host in `domain`")
+}
+
+/// The first reasons: a list of hosts may be long.
+fn summary(reasons: &[String]) -> Option<String> {
+    const SHOWN: usize = 3;
+    let more = reasons.len().checked_sub(SHOWN).filter(|more| *more > 0).map(|more| format!("{more} more"));
+    let all: Vec<String> = reasons.iter().take(SHOWN).cloned().chain(more).collect();
+    (!all.is_empty()).then(|| all.join("; "))
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::desired::tests::{settle, topology};
+    use crate::desired::{Limits, Memory, Preview, Settled, Wanted};
+
+    const SHOP: &str = "\
+http-services/shop/domain shop.test www.shop.test
+http-services/shop/active blue
+http-services/shop/preview 10.0.0.0/8
+http-services/shop/upstreams/b {\"address\":\"10.0.0.1:80\",\"color\":\"blue\"}
+http-services/shop/upstreams/g {\"address\":\"10.0.0.2:80\",\"color\":\"green\",\"weight\":7}
+http-services/shop/upstreams/plain 10.0.0.3:80
+";
+    const KEY: &str = "http-services/shop/preview";
+
+    fn settled(lines: &str) -> Settled {
+        settle(&topology(lines), &Memory::default(), &Limits::default())
+    }
+
+    fn shop(settled: &Settled) -> &Wanted {
+        settled.services().find(|(id, _)| id.to_string() == "http-shop").unwrap().1
+    }
+
+    /// Each color with its hosts and paths, and its servers as they stand in the file.
+    fn table(settled: &Settled) -> Vec<String> {
+        let line = |it: &Preview| {
+            let routes: Vec<String> = it.routes.iter().map(|it| format!("{}{}", it.domain, it.path)).collect();
+            let servers: Vec<String> = it.servers.iter().map(|it| format!("{}{}", it.id, it.options())).collect();
+            format!("{} [{}] [{}]", it.color, routes.join(" "), servers.join(", "))
+        };
+        shop(settled).previews.iter().map(line).collect()
+    }
+
+    #[test]
+    fn each_color_has_a_host_below_each_host_and_its_upstreams() {
+        let first = settled(SHOP);
+        assert_eq!(
+            table(&first),
+            [
+                "blue [blue.shop.test/ blue.www.shop.test/] [b]",
+                "green [green.shop.test/ green.www.shop.test/] [g weight 7]"
+            ]
+        );
+        assert!(first.quarantined().is_empty());
+        // Whoever asks for a color gets it, whatever is active, and what share it has.
+        for active in ["shop/active green", "shop/active blue=90 green=10", "x/path /y"] {
+            let other = settled(&SHOP.replace("shop/active blue", active));
+            assert_eq!(table(&other), table(&first), "{active}");
+        }
+        let paths = settled(&format!("{SHOP}http-services/shop/path /a /b"));
+        assert_eq!(table(&paths)[1].matches(".shop.test/").count(), 4);
+    }
+
+    #[test]
+    fn a_previewed_upstream_is_drained_as_any_other() {
+        let with = |more: &str| table(&settled(&format!("{SHOP}http-services/shop/{more}")))[1].clone();
+        assert!(with("overrides/g {\"state\":\"drain\"}").ends_with("[g weight 0]"));
+        assert!(with("overrides/g {\"weight\":3}").ends_with("[g weight 3]"));
+        let going = SHOP.replace("\"weight\":7", "\"state\":\"drain\"");
+        assert!(table(&settled(&going))[1].ends_with("[g disabled]"));
+        let held = format!("{SHOP}http-services/shop/allow nonsense");
+        assert!(table(&settled(&held))[1].ends_with("[]"), "a gate without a value lets nobody in here either");
+    }
+
+    #[test]
+    fn what_cant_be_previewed_is_refused_and_said() {
+        for (store, reason) in [
+            (
+                SHOP.replace("shop.test www.shop.test", "*.shop.test"),
+                "*.shop.test: there are no previews of a wildcard",
+            ),
+            (format!("{SHOP}http-services/shop/tls passthrough"), "passthrough sees neither a header nor"),
+            (format!("{SHOP}http-services/shop/sslpass"), "passthrough sees neither a header nor"),
+            (SHOP.replace("10.0.0.0/8", "10.0.0.0/40"), "a network is written as"),
+        ] {
+            let settled = settled(&store);
+            let wanted = shop(&settled);
+            assert!(wanted.previews.is_empty() && wanted.settings.preview.is_none(), "{store}");
+            assert_eq!(wanted.servers.len(), 3, "the service itself is served: {store}");
+            assert!(settled.quarantined()[KEY].contains(reason), "{:?}", settled.quarantined());
+        }
+        let many: String = (0..20)
+            .map(|n| {
+                format!("http-services/shop/upstreams/c{n} {{\"address\":\"10.0.1.{n}:80\",\"color\":\"c{n}\"}}\n")
+            })
+            .collect();
+        let settled = settled(&format!("{SHOP}{many}"));
+        assert!(shop(&settled).previews.is_empty());
+        assert_eq!(settled.quarantined()[KEY], "22 colors; 16 are the most that can be previewed; none is");
+        let tcp = self::settled("tcp-services/db/ports 3306\ntcp-services/db/preview 10.0.0.0/8");
+        assert_eq!(tcp.quarantined().len(), 1);
+    }
+
+    #[test]
+    fn what_of_it_cant_be_had_is_left_out_alone() {
+        // A wildcard beside a host, a color whose host the service names itself, and one that is no label.
+        let store = SHOP.replace("www.shop.test", "*.shop.test green.shop.test").replace("\"blue\"", "\"a_-\"");
+        let settled = settled(&store);
+        assert_eq!(
+            table(&settled),
+            [
+                "a_- [] [b]",
+                "blue [blue.green.shop.test/ blue.shop.test/] []",
+                "green [green.green.shop.test/] [g weight 7]"
+            ]
+        );
+        let reason = &settled.quarantined()[KEY];
+        assert!(reason.starts_with("*.shop.test: there are no previews of a wildcard"), "{reason}");
+        assert!(reason.contains("a_-.shop.test leads to no color") && reason.ends_with("1 more"), "{reason}");
+        assert_eq!(shop(&settled).routes.len(), 3);
+        let cases = self::settled(&SHOP.replace("\"green\"", "\"Blue\""));
+        assert_eq!(table(&cases)[0], "Blue [blue.shop.test/ blue.www.shop.test/] [g weight 7]");
+        assert_eq!(table(&cases)[1], "blue [] [b]", "two that differ in case alone");
+    }
+
+    #[test]
+    fn its_hosts_are_claims_like_any_other() {
+        let other = "http-services/other/domain green.shop.test\n";
+        let first = settled(&format!("{other}{SHOP}"));
+        assert_eq!(table(&first)[1], "green [green.www.shop.test/] [g weight 7]");
+        assert_eq!(first.quarantined()[KEY], "green.shop.test/ belongs to http-other, which had it first");
+        let second = settled(&format!("{SHOP}{other}"));
+        assert!(second.quarantined().contains_key("http-services/other/domain"));
+        // Who holds it keeps it.
+        let later = settle(&topology(&format!("{other}{SHOP}")), &second.memory(), &Limits::default());
+        assert_eq!(table(&later), table(&second));
+        // One that is passed through belongs to its service as a whole, or to those who have parts of it.
+        let through = format!("{other}http-services/other/tls passthrough\n");
+        let whole = settled(&format!("{through}{SHOP}"));
+        let reason = "green.shop.test belongs to http-other, which passes all of it through";
+        assert_eq!(whole.quarantined()[KEY], reason);
+        let parts = settled(&format!("{SHOP}{through}"));
+        assert_eq!(table(&parts)[1], "green [green.shop.test/ green.www.shop.test/] [g weight 7]");
+        assert_eq!(parts.quarantined().len(), 1);
+    }
+
+    #[test]
+    fn a_color_claims_nothing_that_the_service_may_not_have() {
+        let limits = |file: &str| Limits {
+            reserved_hosts: [("blue.shop.test".parse().unwrap(), "--stats-domain".to_owned())].into(),
+            allowed: Some(crate::desired::domain_allowlist::Allowed::parse(file).unwrap()),
+            ..Limits::default()
+        };
+        let store = topology(SHOP);
+        let narrow = settle(&store, &Memory::default(), &limits("shop shop.test www.shop.test"));
+        assert_eq!(table(&narrow), ["blue [] [b]", "green [] [g weight 7]"], "it can still be asked for by header");
+        let reason = &narrow.quarantined()[KEY];
+        assert!(reason.starts_with("blue.shop.test: --domains-file doesn't give it to shop"), "{reason}");
+        let wide = settle(&store, &Memory::default(), &limits("shop shop.test *.shop.test *.www.shop.test"));
+        assert_eq!(table(&wide)[0], "blue [blue.www.shop.test/] [b]");
+        assert_eq!(wide.quarantined()[KEY], "blue.shop.test is reserved: --stats-domain has it");
+    }
+
+    #[test]
+    fn a_service_without_a_host_is_previewed_by_header() {
+        let store = SHOP.replace("http-services/shop/domain shop.test www.shop.test\n", "");
+        let settled = settled(&store);
+        assert_eq!(table(&settled), ["blue [] [b]", "green [] [g weight 7]"]);
+        assert!(settled.quarantined().is_empty());
+    }
+}

@@ -1,0 +1,62 @@
+//! The keys behind what was decided: what is remembered of them, and which upstreams bear an address.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use discovery::{Check, Entry, Service, ServiceId, Upstream, UpstreamAddress, UpstreamId};
+
+use super::Settled;
+use crate::store::address_owners::{Bearers, bearers};
+
+impl Settled {
+    /// The keys of all services, but for those that are forbidden here.
+    pub fn entries(&self) -> impl Iterator<Item = &Entry> {
+        self.services.values().flat_map(|it| it.source.entries())
+    }
+
+    /// The key that an upstream's record stands in.
+    pub fn record(&self, service: &ServiceId, id: &UpstreamId) -> Option<&str> {
+        Some(&self.services.get(service)?.source.upstream(id)?.entry.key)
+    }
+
+    /// Whether an upstream has a record, a good one or one that was.
+    pub fn has(&self, service: &ServiceId, id: &UpstreamId) -> bool {
+        self.services.get(service).is_some_and(|it| it.reading.upstreams.contains_key(id))
+    }
+
+    /// Whether the service's checks can tell a dead upstream; not those of a service that is gone.
+    pub fn is_checked(&self, service: &ServiceId) -> bool {
+        self.services.get(service).is_some_and(|it| it.reading.settings.check != Check::Off)
+    }
+
+    /// Who bears these upstreams' addresses.
+    pub fn bearers<'a>(&self, upstreams: impl Iterator<Item = &'a Upstream>) -> Bearers {
+        let some: BTreeSet<UpstreamAddress> = upstreams.map(|upstream| upstream.address).collect();
+        bearers(self.services.iter().map(|(id, it)| (id, &it.source)), |address| some.contains(address))
+    }
+
+    /// The services as they were read last, of those that are about to be.
+    pub(super) fn sources<'a>(
+        &self,
+        ids: impl Iterator<Item = &'a ServiceId>,
+    ) -> BTreeMap<ServiceId, Option<Arc<Service>>> {
+        ids.map(|id| (id.clone(), self.services.get(id).map(|it| Arc::clone(&it.source)))).collect()
+    }
+
+    /// Notes who bore the addresses of those lost since there were so many departures, and the services that were read
+    /// since were as given.
+    pub(super) fn note_bearers(&mut self, since: usize, before: &BTreeMap<ServiceId, Option<Arc<Service>>>) {
+        let lost: BTreeSet<UpstreamAddress> =
+            self.departures.iter().skip(since).filter(|it| it.is_loss()).map(|it| it.upstream.address).collect();
+        if lost.is_empty() {
+            return;
+        }
+        let untouched = self.services.iter().filter(|(id, _)| !before.contains_key(*id));
+        let untouched = untouched.map(|(id, it)| (id, &it.source));
+        let read = before.iter().filter_map(|(id, source)| Some((id, source.as_ref()?)));
+        let bore = bearers(untouched.chain(read), |address| lost.contains(address));
+        for departure in self.departures.iter_mut().skip(since) {
+            departure.bore = bore.get(&departure.upstream.address).cloned().unwrap_or_default();
+        }
+    }
+}

@@ -1,0 +1,85 @@
+//! Drains under way: counts while there is one, and asks HAProxy nothing else.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use discovery::ServiceId;
+use haproxy::runtime::Socket;
+use tokio::task::{JoinHandle, spawn_blocking};
+use tokio::time::sleep_until;
+
+use crate::desired::Settled;
+use crate::drain::sessions::Census;
+use crate::drain::{Circumstances, Count, Draining, Upstream};
+use crate::operator_files::filled::Elsewhere;
+
+/// How often it is counted: a drain's end is known soon, and four questions more a second are nothing to HAProxy.
+const COUNT_EVERY: Duration = Duration::from_millis(200);
+/// Counts that take long, as of thousands of servers in many old processes, leave HAProxy so many times as long alone.
+const REST: u32 = 10;
+
+/// The drains, and whoever counts for them.
+pub struct Drains {
+    draining: Draining,
+    /// None while it counts.
+    census: Option<Census>,
+    counting: Option<JoinHandle<(Census, Count)>>,
+    /// The next count; none where nothing is on its way out.
+    due: Option<Instant>,
+}
+
+impl Drains {
+    /// None yet, of the HAProxys on that socket.
+    pub fn of(socket: Socket) -> Self {
+        Self { draining: Draining::default(), census: Some(Census::new(socket)), counting: None, due: None }
+    }
+
+    /// As [`Draining::follow`].
+    pub fn follow(&mut self, settled: &Arc<Settled>, revision: i64, leaving: &[Upstream]) {
+        let now = Instant::now();
+        self.draining.follow(now, settled, revision, leaving);
+        self.plan(now);
+    }
+
+    /// As [`Draining::elsewhere`].
+    pub fn elsewhere(&mut self, elsewhere: Elsewhere, pending: &BTreeSet<ServiceId>) {
+        self.draining.elsewhere(elsewhere, pending);
+    }
+
+    /// The next count: waits until it is due, for ever if there is nothing to count. Nothing is lost when this is
+    /// dropped.
+    pub async fn count(&mut self) -> Count {
+        if let (None, Some(due)) = (&self.counting, self.due) {
+            sleep_until(due.into()).await;
+            let services: BTreeSet<ServiceId> = self.draining.services().into_iter().cloned().collect();
+            let everywhere = self.draining.is_elsewhere(&services);
+            self.counting = self.census.take().map(|mut census| {
+                spawn_blocking(move || {
+                    let count = census.count(&services, everywhere);
+                    (census, count)
+                })
+            });
+        }
+        let (census, count) = crate::event_loop::finished(&mut self.counting).await;
+        self.census = Some(census);
+        count
+    }
+
+    /// As [`Draining::counted`].
+    pub fn counted(&mut self, count: &Count, circumstances: Circumstances) {
+        self.draining.counted(count, circumstances);
+        let now = Instant::now();
+        self.due = None;
+        self.plan(now + COUNT_EVERY.max(now.duration_since(count.at) * REST));
+    }
+
+    /// How it stands.
+    pub fn draining(&self) -> &Draining {
+        &self.draining
+    }
+
+    fn plan(&mut self, at: Instant) {
+        self.due = if self.draining.services().is_empty() { None } else { Some(self.due.unwrap_or(at)) };
+    }
+}

@@ -1,0 +1,93 @@
+//! An act: what it is to do, and what it came to.
+
+use std::collections::BTreeSet;
+use std::time::{Instant, SystemTime};
+
+use crate::desired::Changed;
+use crate::event_loop::scheduler::Act;
+use crate::reconcile::{Left, Outcome, Rounds};
+use crate::store::News;
+
+/// What an act is to do.
+pub enum Job {
+    /// Follow the store; true: look at the files first.
+    Follow(News, bool),
+    /// Restart HAProxy, for this reason.
+    Restart(String),
+    /// Look after what was left behind.
+    Sweep,
+    /// Give the servers of these sections their turns again.
+    Requeue(BTreeSet<String>),
+}
+
+impl Job {
+    /// What for, in words.
+    pub fn reason(&self) -> String {
+        match self {
+            Self::Follow(news, outside) => match &news.changed {
+                Changed::All if *outside => "files changed, or what a certificate is worth".into(),
+                Changed::All => "the store was listed, or HAProxy is another".into(),
+                Changed::Services(services) => {
+                    const SHOWN: usize = 4;
+                    let mut words: Vec<_> = services.iter().take(SHOWN).map(ToString::to_string).collect();
+                    if services.len() > SHOWN {
+                        words.push(format!("{} more", services.len() - SHOWN));
+                    }
+                    words.join(", ")
+                }
+            },
+            Self::Restart(reason) => reason.clone(),
+            Self::Sweep => "servers that went".into(),
+            Self::Requeue(sections) => format!("turns in {} sections", sections.len()),
+        }
+    }
+
+    /// What kind of activity it is.
+    pub fn kind(&self) -> &'static str {
+        match self {
+            Self::Restart(_) => "restart",
+            Self::Follow(..) | Self::Sweep | Self::Requeue(_) => "runtime",
+        }
+    }
+
+    /// Does it.
+    pub fn run(self, rounds: &mut Rounds) -> anyhow::Result<Done> {
+        match self {
+            Self::Follow(news, outside) => {
+                let looked = if outside { rounds.look_outside() } else { Ok(()) };
+                Ok(Done::Followed(rounds.quick(&news)?, looked))
+            }
+            Self::Restart(reason) => rounds.restart(&reason).map(Done::Restarted),
+            Self::Sweep => rounds.sweep().map(Done::Swept),
+            Self::Requeue(sections) => rounds.requeue(&sections).map(Done::Requeued),
+        }
+    }
+}
+
+/// What an act came to.
+pub enum Done {
+    /// With why the operator's files or the certificates couldn't be read, if so: the last ones count.
+    Followed(Left, anyhow::Result<()>),
+    /// How the restart went.
+    Restarted(Outcome),
+    /// What is left.
+    Swept(Left),
+    /// False if HAProxy complained. What it runs has to be observed again.
+    Requeued(bool),
+}
+
+/// An act that is over, with what rounds are made with.
+pub struct Acted {
+    /// They go back to the daemon.
+    pub rounds: Rounds,
+    /// Which act it was.
+    pub act: Act,
+    /// What it came to.
+    pub done: anyhow::Result<Done>,
+    /// When it began.
+    pub at: (SystemTime, Instant),
+    /// What for.
+    pub reason: String,
+    /// Up to where the store was known to it.
+    pub revision: i64,
+}

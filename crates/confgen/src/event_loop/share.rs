@@ -1,0 +1,86 @@
+//! Asks HAProxy how often it chose each server, so that a server that is up and gets nothing is noticed. Decides nothing else.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use haproxy::runtime::{self, Socket};
+use tokio::sync::{mpsc, watch};
+use tokio_util::sync::CancellationToken;
+
+use crate::desired::Settled;
+use crate::status::Report;
+use crate::status::activity::Activities;
+use crate::status::share::Tracker;
+pub use crate::status::share::{Starved, Starving};
+
+/// How often the backends are counted. A check needs longer to find a server down and up again, unless a profile says otherwise.
+const COUNT_EVERY: Duration = Duration::from_secs(1);
+
+/// So many backends are counted in a second. A row takes HAProxy and confgen some 5 µs each, which makes half a percent of one
+/// processor. The time that a count takes says less: a busy machine would be watched less.
+const BACKENDS_A_SECOND: usize = 500;
+
+/// What a count has found.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Seen {
+    /// Sections in which servers came back, or got more weight.
+    pub grown: BTreeSet<String>,
+    /// Sections with a server that was just found to starve.
+    pub found: BTreeSet<String>,
+    /// All servers that starve.
+    pub starving: Arc<Starving>,
+}
+
+/// Counts until told to stop. The receiver gets what is new.
+pub fn watch(
+    socket: Socket,
+    report: watch::Receiver<Report>,
+    activities: Activities,
+    shutdown: CancellationToken,
+) -> mpsc::Receiver<Seen> {
+    let (sender, receiver) = mpsc::channel(1);
+    tokio::spawn(shutdown.run_until_cancelled_owned(async move {
+        let (mut tracker, mut last) = (Tracker::default(), Arc::<Starving>::default());
+        let mut rest = COUNT_EVERY;
+        loop {
+            tokio::time::sleep(rest).await;
+            let (socket, activities) = (socket.clone(), activities.clone());
+            let settled = Arc::clone(&report.borrow().standing.settled);
+            let mut moved = std::mem::take(&mut tracker);
+            let counting = tokio::task::spawn_blocking(move || {
+                let _activity = activities.begin("look", "how often HAProxy chose each server");
+                let seen = count(&mut moved, &socket, &settled);
+                (moved, seen)
+            });
+            let Ok((back, seen)) = counting.await else { continue };
+            tracker = back;
+            // A HAProxy that doesn't answer is noticed elsewhere.
+            let Ok((seen, backends)) = seen.inspect_err(|error| tracing::debug!(%error, "can't count requests")) else {
+                continue;
+            };
+            rest = COUNT_EVERY.mul_f64((backends as f64 / BACKENDS_A_SECOND as f64).max(1.0));
+            let is_new = !seen.grown.is_empty() || !seen.found.is_empty() || seen.starving != last;
+            last = Arc::clone(&seen.starving);
+            if is_new && sender.send(seen).await.is_err() {
+                return;
+            }
+        }
+    }));
+    receiver
+}
+
+/// Returns the number of backends, too.
+fn count(tracker: &mut Tracker, socket: &Socket, settled: &Settled) -> Result<(Seen, usize), runtime::Error> {
+    let (pid, backends) = socket.backends()?;
+    let glance = tracker.glance(pid, &backends, settled);
+    let mut found = BTreeSet::new();
+    if !glance.due.is_empty() {
+        match socket.servers_of(&glance.due) {
+            Ok((pid, rows)) => found = tracker.count(pid, &rows, Instant::now()),
+            // The sections that grew can't wait for another answer.
+            Err(error) => tracing::debug!(%error, "can't count the requests of servers"),
+        }
+    }
+    Ok((Seen { grown: glance.grown, found, starving: Arc::new(tracker.starving()) }, backends.len()))
+}

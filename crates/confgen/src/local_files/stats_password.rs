@@ -1,0 +1,207 @@
+//! The stats page's password: given in a file, or made; haproxy.cfg gets its hash alone.
+
+use std::fs;
+use std::io::{self, Read};
+use std::path::Path;
+
+use regular_file::SMALL;
+use sha_crypt::{PasswordHasher, PasswordVerifier, ShaCrypt};
+use sha2::{Digest, Sha256};
+
+use crate::state_dir::{Error, failed, replace};
+
+/// 24 letters and digits: 142 bits, and nobody has to quote them.
+const LENGTH: usize = 24;
+/// Of 24 random signs out of 64, fewer than twelve different ones come once in ten million times. A person who puts a
+/// password of 24 signs into the state directory may repeat a few.
+const VARIETY: usize = 12;
+const SIGNS: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_";
+/// Twelve bytes are sixteen letters of salt, the most that crypt(3) reads; a longer one would never verify.
+const SALT: usize = 12;
+
+/// A password as haproxy.cfg has it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Hash {
+    /// SHA-256 in upper-case hex digits, of a password that confgen made. 142 random bits need no costly hash.
+    Sha256(String),
+    /// crypt(3), of any other password. Each check takes HAProxy's event loop about a millisecond.
+    Crypt(String),
+}
+
+impl Hash {
+    /// The hash that stands in this text, if it is one.
+    fn parse(text: &str) -> Option<Self> {
+        let is_sha256 = text.len() == 64 && text.bytes().all(|b| b.is_ascii_digit() || (b'A'..=b'F').contains(&b));
+        match text {
+            _ if is_sha256 => Some(Self::Sha256(text.to_owned())),
+            _ if is_crypt(text) => Some(Self::Crypt(text.to_owned())),
+            _ => None,
+        }
+    }
+
+    fn as_str(&self) -> &str {
+        let (Self::Sha256(text) | Self::Crypt(text)) = self;
+        text
+    }
+
+    fn verifies(&self, password: &str) -> bool {
+        match self {
+            Self::Sha256(hash) => *hash == sha256(password),
+            Self::Crypt(hash) => ShaCrypt::default().verify_password(password.as_bytes(), hash.as_str()).is_ok(),
+        }
+    }
+}
+
+/// The hash for haproxy.cfg. The password stands in `given`, or in `state_dir/stats-password`, which is made if need
+/// be, readable for its owner alone. A password keeps its hash, so that the same state gives the same file.
+pub fn password_hash(given: Option<&Path>, state_dir: &Path) -> Result<Hash, Error> {
+    let password = match given {
+        Some(path) => regular_file::read_text(path, SMALL).map_err(failed("read", path))?,
+        None => own_password(&state_dir.join("stats-password"))?,
+    };
+    let password = password.trim_end_matches(['\r', '\n']);
+    let path = state_dir.join("stats-password.hash");
+    if password.is_empty() {
+        let path = given.unwrap_or(&path);
+        return Err(failed("use", path)(io::Error::other("the stats page's password is empty")));
+    }
+    let is_random = given.is_none() && is_made(password);
+    let last = regular_file::read_text(&path, SMALL).ok().and_then(|text| Hash::parse(text.trim()));
+    if let Some(last) = last
+        && matches!(last, Hash::Sha256(_)) == is_random
+        && last.verifies(password)
+    {
+        return Ok(last);
+    }
+    let hash = if is_random { Hash::Sha256(sha256(password)) } else { crypt(password, &path)? };
+    replace(&path, hash.as_str().as_bytes(), 0o600)?;
+    Ok(hash)
+}
+
+/// The hash that was made last, for somebody who only looks; one that no password has where there is none.
+pub fn last_hash(state_dir: &Path) -> Hash {
+    let text = regular_file::read_text(&state_dir.join("stats-password.hash"), SMALL).unwrap_or_default();
+    Hash::parse(text.trim()).unwrap_or_else(|| Hash::Crypt("*".to_owned()))
+}
+
+fn sha256(password: &str) -> String {
+    Sha256::digest(password).iter().map(|byte| format!("{byte:02X}")).collect()
+}
+
+fn crypt(password: &str, path: &Path) -> Result<Hash, Error> {
+    let hash = ShaCrypt::default()
+        .hash_password_with_salt(password.as_bytes(), &random::<SALT>()?)
+        .map_err(|error| failed("hash the password for", path)(io::Error::other(error.to_string())))?;
+    Ok(Hash::Crypt(hash.to_string()))
+}
+
+/// Whether confgen made the password.
+fn is_made(password: &str) -> bool {
+    let mut signs: Vec<u8> = password.bytes().collect();
+    signs.sort_unstable();
+    signs.dedup();
+    password.len() == LENGTH && signs.len() >= VARIETY && signs.iter().all(|sign| SIGNS.contains(sign))
+}
+
+/// Whatever was put into the file, only what crypt(3) makes may come near haproxy.cfg.
+fn is_crypt(text: &str) -> bool {
+    !text.is_empty() && text.bytes().all(|b| b.is_ascii_alphanumeric() || b"$./=".contains(&b))
+}
+
+fn own_password(path: &Path) -> Result<String, Error> {
+    match regular_file::read(path, SMALL).map(String::from_utf8) {
+        Ok(Ok(password)) if !password.trim().is_empty() => return Ok(password),
+        // A power cut or a full disk left it so. confgen made it, and can make another one.
+        Ok(_) => tracing::warn!("{}: it is empty or no text; a new stats page's password is made", path.display()),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+        Err(error) => return Err(failed("read", path)(error)),
+    }
+    // 64 signs for 256 values: none is likelier than another.
+    let bytes = random::<LENGTH>()?;
+    let password: String =
+        bytes.iter().filter_map(|byte| SIGNS.get(usize::from(byte % 64))).map(|sign| char::from(*sign)).collect();
+    replace(path, format!("{password}\n").as_bytes(), 0o600)?;
+    Ok(password)
+}
+
+fn random<const N: usize>() -> Result<[u8; N], Error> {
+    let path = Path::new("/dev/urandom");
+    let mut bytes = [0; N];
+    fs::File::open(path).and_then(|mut file| file.read_exact(&mut bytes)).map_err(failed("read", path))?;
+    Ok(bytes)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::MetadataExt;
+
+    use super::*;
+
+    #[test]
+    fn a_password_is_made_once_and_keeps_its_hash() {
+        let dir = tempfile::tempdir().unwrap();
+        let hash = password_hash(None, dir.path()).unwrap();
+        let password = dir.path().join("stats-password");
+        let made = fs::read_to_string(&password).unwrap();
+        assert_eq!(hash, Hash::Sha256(sha256(made.trim())));
+        assert_eq!(password_hash(None, dir.path()).unwrap(), hash);
+        assert_eq!(last_hash(dir.path()), hash);
+        assert_eq!(fs::metadata(&password).unwrap().mode() & 0o777, 0o600);
+        assert_eq!(made.trim().len(), LENGTH);
+    }
+
+    #[test]
+    fn a_given_password_is_stretched() {
+        let dir = tempfile::tempdir().unwrap();
+        let given = dir.path().join("given");
+        replace(&given, b"secret\n", 0o600).unwrap();
+        let hash = password_hash(Some(&given), dir.path()).unwrap();
+        let Hash::Crypt(text) = &hash else { panic!("{hash:?}") };
+        assert!(text.starts_with("$6$"), "{text}");
+        assert!(text.split('$').rev().nth(1).is_some_and(|salt| salt.len() <= 16), "{text}");
+        assert_eq!(password_hash(Some(&given), dir.path()).unwrap(), hash);
+        assert_eq!(last_hash(dir.path()), hash);
+        replace(&given, b"\n", 0o600).unwrap();
+        assert!(password_hash(Some(&given), dir.path()).is_err());
+    }
+
+    #[test]
+    fn a_damaged_password_or_hash_is_made_anew() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut hash = password_hash(None, dir.path()).unwrap();
+        let password = dir.path().join("stats-password");
+        for damage in [&b""[..], b"\n", b"\xff\xfe\x00"] {
+            fs::write(&password, damage).unwrap();
+            let new = password_hash(None, dir.path()).unwrap();
+            assert_ne!(new, hash);
+            assert_eq!(fs::read_to_string(&password).unwrap().trim().len(), LENGTH);
+            hash = new;
+        }
+        for damage in [&b""[..], b"$6$x", b"\xff"] {
+            fs::write(dir.path().join("stats-password.hash"), damage).unwrap();
+            let new = password_hash(None, dir.path()).unwrap();
+            let text = fs::read_to_string(&password).unwrap();
+            assert!(new.verifies(text.trim()) && new == hash);
+        }
+    }
+
+    #[test]
+    fn a_persons_password_is_stretched_wherever_it_stands() {
+        let dir = tempfile::tempdir().unwrap();
+        for person in ["secret", "aaaaaaaaaaaaaaaaaaaaaaaa", "correct horse battery 12"] {
+            replace(&dir.path().join("stats-password"), person.as_bytes(), 0o600).unwrap();
+            let hash = password_hash(None, dir.path()).unwrap();
+            assert!(matches!(&hash, Hash::Crypt(text) if text.starts_with("$6$")), "{person}: {hash:?}");
+        }
+    }
+
+    #[test]
+    fn a_made_password_that_an_older_release_stretched_gets_the_cheap_hash() {
+        let dir = tempfile::tempdir().unwrap();
+        let hash = password_hash(None, dir.path()).unwrap();
+        let path = dir.path().join("stats-password.hash");
+        let made = fs::read_to_string(dir.path().join("stats-password")).unwrap();
+        replace(&path, crypt(made.trim(), &path).unwrap().as_str().as_bytes(), 0o600).unwrap();
+        assert_eq!(password_hash(None, dir.path()).unwrap(), hash);
+    }
+}

@@ -1,0 +1,96 @@
+//! The operator's own files, as they were read. Pure: what they mean is told from their bytes.
+
+pub(crate) mod edit_windows;
+pub(crate) mod filled;
+pub(crate) mod parse;
+pub(crate) mod validate;
+
+use std::collections::BTreeSet;
+use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Serialize};
+
+use crate::operator_files::filled::{Fill, Fills};
+use crate::operator_files::parse::{Environment, Operator};
+use crate::render::digest;
+
+/// One file that HAProxy reads.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Source {
+    /// As HAProxy names it.
+    pub path: PathBuf,
+    /// Where the links lead.
+    pub real: PathBuf,
+    /// What is in it.
+    pub bytes: Vec<u8>,
+}
+
+/// All of them, in the order HAProxy reads them.
+#[derive(Clone, Debug, Default)]
+pub struct Include {
+    /// The files.
+    pub sources: Vec<Source>,
+    /// What they say.
+    pub operator: Operator,
+    /// Those that are filled.
+    pub fills: Fills,
+    /// Fingerprints of what people wrote: only a restart takes it in.
+    pub prints: Vec<String>,
+    /// What HAProxy warns of in them.
+    pub warnings: BTreeSet<String>,
+}
+
+impl Include {
+    /// Takes in what was read. `filled` are the files of `--fill`; of `before` is kept what confgen did with them.
+    /// `environment` is the one that HAProxy's check has.
+    pub fn of(sources: Vec<Source>, filled: &[PathBuf], before: &Fills, environment: &Environment) -> Self {
+        let texts: Vec<(String, String)> = sources.iter().map(|it| (name(&it.path), text(&it.bytes))).collect();
+        let operator = Operator::read(texts.iter().map(|(name, text)| (name.as_str(), text.as_str())), environment);
+        let fill = |it: &Source| {
+            let known = before.get(&it.path);
+            filled.contains(&it.real).then(|| Fill::new(it.path.clone(), it.real.clone(), it.bytes.clone(), known))
+        };
+        let fills = Fills::new(sources.iter().filter_map(fill).collect());
+        let human = |it: &Source| fills.get(&it.path).map_or_else(|| it.bytes.clone(), Fill::skeleton);
+        let prints = sources.iter().map(|it| digest([human(it).as_slice()])).collect();
+        Self { sources, operator, fills, prints, warnings: BTreeSet::new() }
+    }
+
+    /// The same files in the same order, whatever stands in them.
+    pub fn paths(&self) -> impl Iterator<Item = &Path> {
+        self.sources.iter().map(|source| source.path.as_path())
+    }
+}
+
+fn name(path: &Path) -> String {
+    path.display().to_string()
+}
+
+/// What matters here is ASCII; comments may be in any encoding.
+fn text(bytes: &[u8]) -> String {
+    String::from_utf8_lossy(bytes).into_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn source(path: &str, text: &str) -> Source {
+        Source { path: path.into(), real: format!("/real{path}").into(), bytes: text.into() }
+    }
+
+    #[test]
+    fn what_confgen_fills_in_is_nothing_that_people_wrote() {
+        let filled = ["/real/b.cfg".into()];
+        let read = |own: &str, run: &str| {
+            let fill = format!("backend b\n# discover a: server <id> <address>\n{run}# end\n");
+            let sources = vec![source("/a.cfg", own), source("/b.cfg", &fill)];
+            Include::of(sources, &filled, &Fills::default(), &Environment::new())
+        };
+        let before = read("defaults x\n", "");
+        assert_eq!(before.prints, read("defaults x\n", "server s 10.0.0.1:80\n").prints);
+        assert_ne!(before.prints, read("defaults y\n", "").prints);
+        assert_ne!(before.prints, read("defaults x\n", "# server s 10.0.0.1:80\n").prints);
+        assert!(before.fills.get(Path::new("/b.cfg")).is_some() && before.fills.get(Path::new("/a.cfg")).is_none());
+    }
+}

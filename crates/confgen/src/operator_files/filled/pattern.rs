@@ -1,0 +1,202 @@
+//! The pattern of a filled section's lines: `server <id> <address> check`.
+
+use std::fmt::Write;
+
+use discovery::UpstreamId;
+use haproxy::config::words;
+
+use crate::desired::{Server, ServerState};
+
+/// What the operator wants each upstream's line to be like. The text is the operator's own; what is put into it comes
+/// from types that can hold no blank, quote or line break.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Pattern {
+    parts: Vec<Part>,
+    /// Says `backup` itself.
+    has_backup: bool,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum Part {
+    Text(String),
+    Id,
+    Address,
+    Ip,
+    Port,
+    Weight,
+}
+
+const PLACEHOLDERS: [(&str, Part); 5] = [
+    ("<id>", Part::Id),
+    ("<address>", Part::Address),
+    ("<ip>", Part::Ip),
+    ("<port>", Part::Port),
+    ("<weight>", Part::Weight),
+];
+
+impl Pattern {
+    /// Reads a pattern, or says what is wrong with it.
+    pub(super) fn parse(text: &str) -> Result<Self, String> {
+        let has_backup = words(text).iter().any(|word| word.text == "backup");
+        let pattern = Self { parts: parts(text.trim_end())?, has_backup };
+        pattern.check()?;
+        Ok(pattern)
+    }
+
+    /// Whether HAProxy will read its lines as they are meant: what stands in a comment or an open quote, it won't.
+    fn check(&self) -> Result<(), String> {
+        let lines = ["192.0.2.1:1", "192.0.2.2:2"].map(|address| self.sample(address));
+        let [one, other] = lines.each_ref().map(|line| line.as_deref().map(words).unwrap_or_default());
+        let word = |at: usize| Some((one.get(at)?.known()?, other.get(at)?.known()?));
+        match word(1) {
+            Some((name, same)) if name == same && name.contains(SAMPLE) => {}
+            _ => return Err("`server` is followed by a name that is made with <id> alone".into()),
+        }
+        if !word(2).is_some_and(|(one, other)| one.contains("192.0.2.1") && other.contains("192.0.2.2")) {
+            return Err("the name is followed by <address>, or <ip> with a port of yours".into());
+        }
+        if one.last().and_then(|word| word.known()) != Some(DISABLED) {
+            return Err("a comment, a quote that isn't closed, or a backslash at its end".into());
+        }
+        Ok(())
+    }
+
+    fn sample(&self, address: &str) -> Option<String> {
+        let (id, address) = (SAMPLE.parse().ok()?, address.parse().ok()?);
+        Some(self.line(&Server {
+            id,
+            address,
+            weight: 1,
+            state: ServerState::Maint,
+            backup: false,
+            is_unproven: false,
+            hash_id: None,
+        }))
+    }
+
+    /// The server's line, without what begins and ends it.
+    pub(super) fn line(&self, server: &Server) -> String {
+        let weight = if server.state == ServerState::Drain { 0 } else { server.weight };
+        let address = server.address.socket();
+        let mut line = String::new();
+        for part in &self.parts {
+            // Writing to a string can't fail.
+            let _ = match part {
+                Part::Text(text) => line.write_str(text),
+                Part::Id => write!(line, "{}", server.id),
+                Part::Address => write!(line, "{address}"),
+                Part::Ip if address.is_ipv6() => write!(line, "[{}]", address.ip()),
+                Part::Ip => write!(line, "{}", address.ip()),
+                Part::Port => write!(line, "{}", address.port()),
+                Part::Weight => write!(line, "{weight}"),
+            };
+        }
+        // As on the generated file's lines: HAProxy reads weight 0 as `drain`.
+        if server.state == ServerState::Drain && !self.parts.contains(&Part::Weight) {
+            line.push_str(" weight 0");
+        }
+        if server.backup && !self.has_backup {
+            line.push_str(" backup");
+        }
+        if server.state == ServerState::Maint {
+            line.push(' ');
+            line.push_str(DISABLED);
+        }
+        line
+    }
+
+    /// The name that an upstream's server bears.
+    pub(super) fn name(&self, id: &UpstreamId) -> Option<String> {
+        let address = "192.0.2.1:1".parse().ok()?;
+        let server = Server {
+            id: id.clone(),
+            address,
+            weight: 1,
+            state: ServerState::Ready,
+            backup: false,
+            is_unproven: false,
+            hash_id: None,
+        };
+        words(&self.line(&server)).get(1).map(|name| name.text.clone())
+    }
+}
+
+/// An id that nothing else in a pattern is likely to be.
+const SAMPLE: &str = "discover-sample";
+
+const DISABLED: &str = "disabled";
+
+fn parts(text: &str) -> Result<Vec<Part>, String> {
+    let mut parts = Vec::new();
+    let mut rest = text;
+    while let Some(at) = rest.find('<') {
+        let (before, from) = rest.split_at(at);
+        let known = PLACEHOLDERS.iter().find_map(|(name, part)| Some((from.strip_prefix(name)?, part)));
+        let Some((after, part)) = known else {
+            let end = from.find('>').map_or(from.len(), |end| end + 1);
+            let (unknown, _) = from.split_at(end);
+            return Err(format!("`{unknown}` is none of <id>, <address>, <ip>, <port>, <weight>"));
+        };
+        parts.extend([Part::Text(before.to_owned()), part.clone()]);
+        rest = after;
+    }
+    parts.push(Part::Text(rest.to_owned()));
+    Ok(parts)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn server(address: &str, weight: u16, state: ServerState, backup: bool) -> Server {
+        Server {
+            id: "shop-1".parse().unwrap(),
+            address: address.parse().unwrap(),
+            weight,
+            state,
+            backup,
+            is_unproven: false,
+            hash_id: None,
+        }
+    }
+
+    fn line(pattern: &str, server: &Server) -> String {
+        Pattern::parse(pattern).unwrap().line(server)
+    }
+
+    #[test]
+    fn states_are_written_as_in_the_generated_file() {
+        use ServerState::{Drain, Maint, Ready};
+        let of = |pattern, state, backup| line(pattern, &server("10.0.0.1:8000", 30, state, backup));
+        let plain = "server <id> <address> check inter 2000 rise 2 fall 5";
+        assert_eq!(of(plain, Ready, false), "server shop-1 10.0.0.1:8000 check inter 2000 rise 2 fall 5");
+        assert_eq!(of("server <id> <address>", Drain, false), "server shop-1 10.0.0.1:8000 weight 0");
+        assert_eq!(of("server <id> <address>", Maint, true), "server shop-1 10.0.0.1:8000 backup disabled");
+        let weighted = "server a-<id> <address> weight <weight> backup ";
+        assert_eq!(of(weighted, Ready, true), "server a-shop-1 10.0.0.1:8000 weight 30 backup");
+        assert_eq!(of(weighted, Drain, false), "server a-shop-1 10.0.0.1:8000 weight 0 backup");
+        let parts = line("server <id> <ip>:443 check port <port>", &server("[fd00::1]:8000", 100, Ready, false));
+        assert_eq!(parts, "server shop-1 [fd00::1]:443 check port 8000");
+        assert_eq!(Pattern::parse(weighted).unwrap().name(&"x".parse().unwrap()).as_deref(), Some("a-x"));
+    }
+
+    #[test]
+    fn what_haproxy_would_read_otherwise_is_refused() {
+        for (pattern, why) in [
+            ("server <id> <adress>", "`<adress>` is none of"),
+            ("server <id> <address", "`<address` is none of"),
+            ("server shop <address>", "a name that is made with <id>"),
+            ("server <id>-<port> <address>", "<id> alone"),
+            ("server \"$P<id>\" <address>", "<id> alone"),
+            ("server <id> 10.0.0.1:80", "followed by <address>"),
+            ("server <id>", "followed by <address>"),
+            ("server <id> <address> # mine", "a comment"),
+            ("server <id> <address> \"check", "a quote"),
+            ("server <id> <address> check \\", "a backslash"),
+        ] {
+            let refused = Pattern::parse(pattern).unwrap_err();
+            assert!(refused.contains(why), "{pattern}: {refused}");
+        }
+        Pattern::parse("server '<id>' <address> sni str(\"$HOST\") # \\#".trim_end_matches(" # \\#")).unwrap();
+    }
+}

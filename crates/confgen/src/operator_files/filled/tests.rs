@@ -1,0 +1,99 @@
+use super::*;
+use crate::desired::tests::{settle, topology};
+
+const SHOP: &str = "http-services/shop/upstreams/a 10.0.0.1:80\n";
+const DB: &str = "tcp-services/db/upstreams/a 10.0.0.2:3306\n";
+const TEXT: &str = "backend mine\n# discover shop: server <id> <address>\nserver x 10.0.0.9:1\n\n\
+                    # discover tcp-services/db: server db-<id> <address>\n";
+
+fn settled(store: &str) -> Settled {
+    settle(&topology(store), &Default::default(), &Default::default())
+}
+
+fn fill(text: &str, before: Option<&Fill>) -> Fill {
+    Fill::new("/mine.cfg".into(), "/real.cfg".into(), text.into(), before)
+}
+
+fn fills(text: &str) -> Fills {
+    Fills::new(vec![fill(text, None)])
+}
+
+fn will(fills: &Fills, store: &str) -> String {
+    fills.due(&settled(store)).into_iter().map(|due| String::from_utf8(due.will).unwrap()).collect()
+}
+
+#[test]
+fn each_run_has_its_services_upstreams() {
+    let fills = fills(TEXT);
+    let both = will(&fills, &format!("{SHOP}{DB}"));
+    assert!(
+        both.contains("<address>\nserver a 10.0.0.1:80\n\n#") && both.ends_with("\nserver db-a 10.0.0.2:3306\n"),
+        "{both}"
+    );
+    assert_eq!(fills.remarks(&settled(&format!("{SHOP}{DB}"))), Vec::<String>::new());
+    let none = will(&fills, "");
+    assert!(!none.contains("\nserver"), "{none}");
+    let said = ["/mine.cfg:2: there is no service shop", "/mine.cfg:5: there is no service tcp-services/db"];
+    assert_eq!(fills.remarks(&settled("")), said);
+    assert!(will(&fills, &SHOP.replace("http-", "tcp-")).contains("server a 10.0.0.1:80"), "the kind that there is");
+}
+
+#[test]
+fn nobody_guesses_which_service_is_meant() {
+    let (two, both) = (fills(TEXT), format!("{SHOP}{}", SHOP.replace("http-", "tcp-")));
+    assert!(will(&two, &both).is_empty(), "the lines stay");
+    let said = "/mine.cfg:2: say which: http-services/shop or tcp-services/shop; the lines below are left as they are";
+    assert_eq!(two.remarks(&settled(&both)).first().map(String::as_str), Some(said));
+    let remarks = fills("# nothing\n").remarks(&settled(""));
+    assert!(remarks[0].contains("nothing to fill"), "{remarks:?}");
+}
+
+#[test]
+fn what_needs_a_restart_is_told_by_lines_and_service() {
+    let fills = fills(TEXT);
+    let prints = |store: &str| fills.prints(&settled(store));
+    assert!(prints("").is_empty(), "an empty run says nothing");
+    let one = prints(SHOP);
+    assert_eq!(
+        one.iter().map(|(place, it)| (place.as_str(), it.service.as_str())).collect::<Vec<_>>(),
+        [("/mine.cfg#0", "http-shop")]
+    );
+    assert_ne!(one, prints(&SHOP.replace(":80", ":81")));
+    assert_eq!(one, prints(&format!("{SHOP}http-services/shop/domain a.com\nhttp-services/other/domain b.com\n")));
+    assert_eq!(prints(&format!("{SHOP}{DB}"))["/mine.cfg#1"].service, "tcp-db");
+    let id = |text: &str| crate::render::restart_needed::service(text).unwrap();
+    assert!(fills.concern([&id("http-shop")].into_iter()) && fills.concern([&id("tcp-db")].into_iter()));
+    assert!(!fills.concern([&id("http-db")].into_iter()));
+}
+
+#[test]
+fn what_haproxy_refuses_stays_until_something_is_another() {
+    let mut fills = fills(TEXT);
+    fills.leave(&[("/mine.cfg".into(), "bad".to_owned())].into());
+    assert_eq!(fills.left(), ["/mine.cfg can't be filled: bad"]);
+    assert!(will(&fills, SHOP).is_empty() && fills.left_out().len() == 3, "{:?}", fills.left_out());
+    let left = fills.get(Path::new("/mine.cfg")).unwrap();
+    let edited = |text: &str| Fills::new(vec![fill(text, Some(left))]).left().len();
+    assert_eq!(edited(&TEXT.replace("server x", "server y")), 1, "nobody's hand below the comment helps");
+    assert_eq!(edited(&TEXT.replace("<address>", "<address> check")), 0);
+    assert!(fills.retry() && !will(&fills, SHOP).is_empty() && !fills.retry());
+}
+
+#[test]
+fn a_hand_below_the_comment_is_told_from_confgens() {
+    let mut fills = fills(TEXT);
+    let due = fills.due(&settled(SHOP));
+    assert_eq!((due[0].is_ours, due[0].by_hand.len()), (false, 0), "before the first time nobody knows");
+    fills.wrote(&due);
+    assert!(fills.due(&settled(SHOP)).is_empty());
+    let known = fills.get(Path::new("/mine.cfg")).unwrap();
+    let written = String::from_utf8(due[0].will.clone()).unwrap();
+    let read = |text: &str, store: &str| {
+        let due = Fills::new(vec![fill(text, Some(known))]).due(&settled(store));
+        due.into_iter().next().map(|due| (due.is_ours, due.by_hand))
+    };
+    assert_eq!(read(&written, SHOP), None);
+    assert_eq!(read(&written, DB), Some((true, vec![])), "the store has changed, nobody else");
+    assert_eq!(read(&written.replace("server a", "server b"), SHOP), Some((false, vec![2])));
+    assert_eq!(read(&written.replace("mine", "ours").replace("server a", "server b"), SHOP), Some((false, vec![])));
+}

@@ -1,0 +1,498 @@
+//! Reads the operator's own files as far as the generated one has to know them. Pure: it reads text, not files.
+
+mod addresses;
+mod conflicts;
+mod directives;
+mod references;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
+use std::ops::RangeInclusive;
+use std::path::{Path, PathBuf};
+
+use discovery::{Profile, ServiceId};
+use haproxy::config::{SECTIONS, Word, words_with};
+
+use crate::render::restart_needed::service;
+use crate::render::view::PREVIEW;
+use addresses::{Bound, parse_bound};
+use references::{Part, references};
+
+pub use conflicts::Taken;
+
+use crate::desired::Holdings;
+
+/// Environment variables by name.
+pub type Environment = BTreeMap<String, String>;
+
+/// The operator's files, read. A line in a conditional counts, whether it holds or not.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Operator {
+    /// First words of their `global` lines.
+    pub global: BTreeSet<String>,
+    /// The user that HAProxy becomes, as a `bind` line names it: `user haproxy`, or `uid 107`.
+    pub user: Option<String>,
+    /// The directory that HAProxy locks itself into.
+    pub chroot: Option<String>,
+    /// The reasons why confgen does not take the files, by file and line. Empty if it takes them.
+    pub refused: Vec<String>,
+    /// Their named `defaults`.
+    pub profiles: Vec<Profile>,
+    /// Those of them that say something of servers (`default-server`), themselves or by what they are taken `from`.
+    pub server_profiles: BTreeSet<Profile>,
+    /// Services whose sections they may name: what only looks like one is among them.
+    pub mentions: BTreeSet<ServiceId>,
+    /// What could not be understood, and what became of it.
+    pub remarks: Vec<String>,
+    /// Their sections, but for `global` and `defaults`.
+    sections: Vec<Section>,
+    /// The addresses and sockets that they listen on.
+    listeners: Vec<Listener>,
+    /// Their `global` lines.
+    directives: Vec<(Spot, Vec<String>)>,
+    /// The sections of services that they name.
+    references: Vec<Reference>,
+}
+
+/// A line of a file. It is shown as `mine.cfg:3: \`bind :80\` in \`frontend web\``.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Spot {
+    /// `mine.cfg:3`.
+    at: String,
+    /// The line's first words.
+    line: String,
+    /// The section that it stands in, `frontend web`; empty for the line that opens one.
+    section: String,
+    /// It stands between `.if` and `.endif`.
+    is_conditional: bool,
+}
+
+impl Spot {
+    /// The line and its section: `\`bind :80\` in \`frontend web\``.
+    fn words(&self) -> String {
+        let Self { line, section, .. } = self;
+        if section.is_empty() { format!("`{line}`") } else { format!("`{line}` in `{section}`") }
+    }
+
+    /// For the middle of a sentence: `mine.cfg:3 (\`bind :80\` in \`frontend web\`)`.
+    fn cited(&self) -> String {
+        format!("{} ({})", self.at, self.words())
+    }
+}
+
+impl fmt::Display for Spot {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}: {}", self.at, self.words())
+    }
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Section {
+    spot: Spot,
+    kind: String,
+    name: String,
+}
+
+impl Section {
+    /// The service's section that can't be beside this one.
+    fn claimed(&self) -> &str {
+        self.name.split_once(PREVIEW).map_or(self.name.as_str(), |(own, _)| own)
+    }
+}
+
+fn is_proxy(kind: &str) -> bool {
+    ["frontend", "backend", "listen"].contains(&kind)
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Listener {
+    spot: Spot,
+    bound: Bound,
+    /// `v6only`.
+    is_v6_only: bool,
+    /// The network interface that its connections come in by.
+    interface: Option<String>,
+    /// The network namespace that it listens in.
+    namespace: Option<String>,
+    /// A `peer` line: HAProxy listens there if the peer is itself.
+    is_peer: bool,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Reference {
+    spot: Spot,
+    section: String,
+    part: Part,
+}
+
+/// A section that lines of the operator's name.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Named {
+    /// The lines: `mine.cfg:3`.
+    pub at: Vec<String>,
+    /// One of them names its stick table.
+    pub has_table: bool,
+    /// One of them sends requests there.
+    pub is_led_to: bool,
+}
+
+/// The section that a line stands in, and where.
+#[derive(Clone, Copy)]
+struct Place<'a> {
+    file: &'a str,
+    line: usize,
+    kind: &'a str,
+    name: &'a str,
+    is_conditional: bool,
+}
+
+/// A line shown in a message is cut here.
+const SHOWN: usize = 80;
+
+impl Place<'_> {
+    fn says(&self, words: &str) -> String {
+        format!("{}:{}: {words}", self.file, self.line)
+    }
+
+    /// This line, of which `words` are the first.
+    fn spot(&self, words: &[&str]) -> Spot {
+        let line: String = words.join(" ").chars().take(SHOWN).collect();
+        let at = format!("{}:{}", self.file, self.line);
+        let section = format!("{} {}", self.kind, self.name).trim().to_owned();
+        Spot { at, line, section, is_conditional: self.is_conditional }
+    }
+}
+
+impl Operator {
+    /// Reads the files, each with its name, in the order HAProxy reads them, without an environment.
+    #[cfg(test)]
+    pub fn of<'a>(files: impl IntoIterator<Item = (&'a str, &'a str)>) -> Self {
+        Self::read(files, &Environment::new())
+    }
+
+    /// Reads the files, each with its name, in the order HAProxy reads them. `environment` is the one that `haproxy -c` has;
+    /// a variable that is missing there may still have a value for the HAProxy that serves.
+    pub fn read<'a>(files: impl IntoIterator<Item = (&'a str, &'a str)>, environment: &Environment) -> Self {
+        let mut operator = Self::default();
+        let mut environment = environment.clone();
+        for (file, text) in files {
+            operator.read_file(file, text, &mut environment);
+        }
+        let own: BTreeSet<String> = operator.sections.iter().map(|section| section.name.clone()).collect();
+        operator.mentions.retain(|id| !own.contains(&id.to_string()));
+        operator
+    }
+
+    /// Refuses what the files take of confgen's. `real` gives the place to which a path leads.
+    pub fn refuse_conflicts(&mut self, taken: &Taken, real: &dyn Fn(&Path) -> PathBuf) {
+        self.refused = conflicts::conflicts(self, taken, real);
+    }
+
+    /// Says what the files take of services that had it first. What they had when they were taken last, as `before`, is theirs.
+    pub fn late_claims(&self, before: &Self, held: &Holdings) -> Vec<String> {
+        conflicts::late_claims(self, before, held)
+    }
+
+    /// The TCP ports that the files bind, each with the line.
+    pub fn ports(&self) -> impl Iterator<Item = (RangeInclusive<u16>, String)> {
+        let tcp = |it: &Listener| match &it.bound {
+            Bound::Tcp(_, ports) if it.namespace.is_none() => Some((ports.clone(), it.spot.cited())),
+            _ => None,
+        };
+        self.listeners.iter().filter_map(tcp)
+    }
+
+    /// The names that no section of a service can have, each with the line that has it. A preview's name is its service's.
+    /// From HAProxy 3.3 on, a frontend and a backend can't share a name, so each kind of section counts.
+    pub fn proxies(&self) -> BTreeMap<String, String> {
+        let proxies = self.sections.iter().filter(|section| is_proxy(&section.kind));
+        proxies.map(|section| (section.claimed().to_owned(), section.spot.cited())).collect()
+    }
+
+    /// The sections of services that the files name, and don't have themselves.
+    pub fn named(&self) -> BTreeMap<String, Named> {
+        let mut named: BTreeMap<String, Named> = BTreeMap::new();
+        for reference in self.references.iter().filter(|it| !self.has_own(&it.section)) {
+            let section = named.entry(reference.section.clone()).or_default();
+            if !section.at.contains(&reference.spot.at) {
+                section.at.push(reference.spot.at.clone());
+            }
+            section.has_table |= reference.part == Part::Table;
+            section.is_led_to |= reference.part == Part::Route;
+        }
+        named
+    }
+
+    /// True if one of the sections has this name.
+    fn has_own(&self, name: &str) -> bool {
+        self.sections.iter().any(|section| section.name == name)
+    }
+
+    fn read_file(&mut self, file: &str, text: &str, environment: &mut Environment) {
+        // A file begins in no section.
+        let (mut kind, mut name) = (String::new(), String::new());
+        let (mut conditional, mut depth) = (None, 0_usize);
+        for (line, text) in (1..).zip(text.lines()) {
+            let words = words_with(text, &|name| environment.get(name).cloned());
+            let Some(first) = words.first() else { continue };
+            match first.text.as_str() {
+                ".if" => depth += 1,
+                ".endif" => depth = depth.saturating_sub(1),
+                _ => {}
+            }
+            conditional = conditional.or((first.text == ".if").then_some(line));
+            self.mentions.extend(words.iter().flat_map(|word| mentioned(&word.text)));
+            let is_conditional = depth > 0;
+            if SECTIONS.contains(&first.text.as_str()) {
+                kind = first.text.clone();
+                name = words.get(1).map(|word| word.text.clone()).unwrap_or_default();
+                self.open(Place { file, line, kind: &kind, name: &name, is_conditional }, &words);
+            } else {
+                self.line(Place { file, line, kind: &kind, name: &name, is_conditional }, &words, environment);
+            }
+        }
+        if let Some(line) = conditional {
+            let words = "whether a conditional holds only HAProxy knows: its lines count as if it did";
+            self.remarks.push(format!("{file}:{line}: {words}"));
+        }
+    }
+
+    fn open(&mut self, place: Place, words: &[Word]) {
+        let Place { kind, name, .. } = place;
+        if words.get(1).is_some_and(|word| word.is_open) {
+            self.remarks
+                .push(place.says("the section's name comes from the environment: it is compared with no other"));
+        } else if kind == "defaults" && name != "from" {
+            self.profiles.extend(name.parse::<Profile>().ok());
+            if let [_, _, from, base] = words
+                && from.text == "from"
+                && (base.is_open || base.text.parse().is_ok_and(|base| self.server_profiles.contains(&base)))
+            {
+                self.tune_servers(name);
+            }
+        } else if !["global", "defaults"].contains(&kind) {
+            let spot = Spot { section: String::new(), ..place.spot(&[kind, name]) };
+            self.sections.push(Section { spot, kind: kind.to_owned(), name: name.to_owned() });
+        }
+    }
+
+    fn line(&mut self, place: Place, words: &[Word], environment: &mut Environment) {
+        let texts: Vec<&str> = words.iter().map(|word| word.text.as_str()).collect();
+        for (section, part) in references(words) {
+            let spot = place.spot(texts.get(..2).unwrap_or(&texts));
+            self.references.push(Reference { spot, section, part });
+        }
+        match (place.kind, texts.as_slice()) {
+            ("global", ["stats", "socket", address, options @ ..]) => {
+                self.listen(place, &["stats", "socket", address], address, options);
+            }
+            ("global", [keyword, ..]) => {
+                set_variables(environment, words);
+                self.directives.push((place.spot(&texts), texts.iter().map(|text| (*text).to_owned()).collect()));
+                self.global(place, keyword, words.get(1..).unwrap_or_default());
+            }
+            ("peers", ["peer" | "server", name, address, options @ ..]) => {
+                let before = self.listeners.len();
+                self.listen(place, &["peer", name, address], address, options);
+                self.listeners.iter_mut().skip(before).for_each(|listener| listener.is_peer = true);
+            }
+            ("defaults", ["default-server", ..]) => self.tune_servers(place.name),
+            (_, ["bind", addresses, options @ ..]) => self.listen(place, &["bind", addresses], addresses, options),
+            _ => {}
+        }
+    }
+
+    fn global(&mut self, place: Place, keyword: &str, values: &[Word]) {
+        self.global.insert(keyword.to_owned());
+        if !["user", "uid", "chroot"].contains(&keyword) {
+            return;
+        }
+        // It goes into lines of confgen's own.
+        let plain = |text: &&str| text.chars().all(|c| c.is_ascii_alphanumeric() || "_-./".contains(c));
+        match (keyword, values.first().and_then(Word::known).filter(plain)) {
+            ("chroot", Some(directory)) => self.chroot = Some(directory.to_owned()),
+            (_, Some(who)) => self.user = Some(format!("{keyword} {who}")),
+            (_, None) => self.remarks.push(place.says(&format!("which `{keyword}` it is only HAProxy knows"))),
+        }
+    }
+
+    fn tune_servers(&mut self, profile: &str) {
+        self.server_profiles.extend(profile.parse::<Profile>().ok());
+    }
+
+    /// Takes in a line that binds these addresses, separated by commas.
+    fn listen(&mut self, place: Place, line: &[&str], addresses: &str, options: &[&str]) {
+        let option = |name: &str| {
+            let at = options.iter().position(|option| *option == name)?;
+            options.get(at + 1).map(|value| (*value).to_owned())
+        };
+        for address in addresses.split(',') {
+            let bound = parse_bound(address);
+            if bound == Bound::Unknown {
+                let words = format!("which port `{address}` is only HAProxy knows: it is kept from no service");
+                self.remarks.push(place.says(&words));
+            }
+            self.listeners.push(Listener {
+                spot: place.spot(line),
+                bound,
+                is_v6_only: options.contains(&"v6only"),
+                interface: option("interface"),
+                namespace: option("namespace"),
+                is_peer: false,
+            });
+        }
+    }
+}
+
+/// Follows the `global` lines that change the environment of the lines behind them.
+fn set_variables(environment: &mut Environment, words: &[Word]) {
+    let (Some(keyword), names) = (words.first(), words.get(1..).unwrap_or_default()) else { return };
+    match (keyword.text.as_str(), names) {
+        ("setenv", [name, value, ..]) => {
+            if value.is_open {
+                environment.remove(&name.text);
+            } else {
+                environment.insert(name.text.clone(), value.text.clone());
+            }
+        }
+        ("presetenv", [name, value, ..]) if !value.is_open => {
+            environment.entry(name.text.clone()).or_insert_with(|| value.text.clone());
+        }
+        ("unsetenv", names) => names.iter().for_each(|name| _ = environment.remove(&name.text)),
+        _ => {}
+    }
+}
+
+/// What in a word may be the section of a service: `http-shop`, also in `nbsrv(http-shop)`.
+fn mentioned(word: &str) -> impl Iterator<Item = ServiceId> + '_ {
+    let parts = word.split(|c: char| !(c.is_ascii_alphanumeric() || "_.-".contains(c)));
+    parts.filter_map(service)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn of(text: &str) -> Operator {
+        Operator::of([("mine.cfg", text)])
+    }
+
+    fn ports(operator: &Operator) -> Vec<String> {
+        operator.ports().map(|(ports, by)| format!("{}-{} {by}", ports.start(), ports.end())).collect()
+    }
+
+    #[test]
+    fn reads_what_matters() {
+        let operator = of("
+global
+    log 127.0.0.1 local0   # mine
+    user haproxy
+    chroot /var/lib/haproxy
+    stats socket ipv4@127.0.0.1:9999 level user
+    stats socket /run/mine.sock
+    'maxconn' 10000
+defaults
+defaults from slow
+defaults slow from other
+    timeout server 10m
+defaults plain
+    default-server ssl verify none
+defaults patient from plain
+    timeout server 1h
+defaults quick from slow
+frontend \"intern\"
+    bind :8088,10.0.0.1:8089 ssl
+    bind-process 1
+    bind unix@/run/x
+    use_backend http-shop if { nbsrv(tcp-db) gt 0 }
+peers us
+    peer a 10.0.0.1:1024
+fcgi-app php
+    log-stderr global
+backend mine # not discovered
+");
+        assert_eq!(operator.global.iter().collect::<Vec<_>>(), ["chroot", "log", "maxconn", "user"]);
+        assert_eq!(operator.user.as_deref(), Some("user haproxy"));
+        assert_eq!(operator.chroot.as_deref(), Some("/var/lib/haproxy"));
+        let names = |profiles: &mut dyn Iterator<Item = &Profile>| profiles.map(Profile::to_string).collect::<Vec<_>>();
+        assert_eq!(names(&mut operator.profiles.iter()), ["slow", "plain", "patient", "quick"]);
+        assert_eq!(names(&mut operator.server_profiles.iter()), ["patient", "plain"]);
+        let bound = [
+            "9999-9999 mine.cfg:6 (`stats socket ipv4@127.0.0.1:9999` in `global`)",
+            "8088-8088 mine.cfg:19 (`bind :8088,10.0.0.1:8089` in `frontend intern`)",
+            "8089-8089 mine.cfg:19 (`bind :8088,10.0.0.1:8089` in `frontend intern`)",
+            "1024-1024 mine.cfg:24 (`peer a 10.0.0.1:1024` in `peers us`)",
+        ];
+        assert_eq!(ports(&operator), bound);
+        let mentions: Vec<_> = operator.mentions.iter().map(ToString::to_string).collect();
+        assert_eq!(mentions, ["http-shop", "tcp-db"]);
+        assert_eq!((operator.refused.len(), operator.remarks.len()), (0, 0), "{operator:?}");
+    }
+
+    #[test]
+    fn sections_of_services_are_known_by_who_names_them_and_who_has_them() {
+        let operator = of("frontend f
+    bind :8000
+    use_backend http-own if { nbsrv(http-shop) gt 0 }
+    http-request track-sc0 src table http-shop
+    default_backend http-shop
+    option http-server-close
+backend http-own
+backend tcp-db:preview-blue
+");
+        let at = ["mine.cfg:3", "mine.cfg:4", "mine.cfg:5"].map(str::to_owned).into();
+        let named = Named { at, has_table: true, is_led_to: true };
+        assert_eq!(operator.named(), [("http-shop".to_owned(), named)].into());
+        assert!(!operator.mentions.contains(&service("http-own").unwrap()), "it is the operator's own");
+        let proxies = operator.proxies();
+        assert_eq!(proxies["http-own"], "mine.cfg:7 (`backend http-own`)");
+        assert_eq!(
+            proxies.keys().collect::<Vec<_>>(),
+            ["f", "http-own", "tcp-db"],
+            "a preview's name is its service's"
+        );
+    }
+
+    #[test]
+    fn the_environment_is_read_as_haproxy_reads_it() {
+        let environment = [("PORT".to_owned(), "8001".to_owned())].into();
+        let text = "frontend a
+    bind \"*:${PORT}\"
+global
+    presetenv PORT 1
+    setenv OTHER 8002
+frontend b
+    bind \"*:${OTHER}\",\":${PORT}0\"
+global
+    unsetenv OTHER
+frontend c
+    bind \"*:${OTHER}\"
+";
+        let operator = Operator::read([("mine.cfg", text)], &environment);
+        let known: Vec<_> = operator.ports().map(|(ports, _)| *ports.start()).collect();
+        assert_eq!(known, [8001, 8002], "80010 is no port");
+        assert_eq!(operator.remarks.len(), 2, "{:?}", operator.remarks);
+    }
+
+    #[test]
+    fn what_only_haproxy_knows_is_said() {
+        let operator = of("frontend \"$NAME\"
+    bind \"${IP}:8001\"
+    bind \"127.0.0.1:${PORT}\"
+    bind fd@7
+.if defined(X)
+global
+    log /dev/log local0
+frontend b
+    bind :8002
+.endif
+");
+        assert_eq!(operator.remarks.len(), 4, "{:?}", operator.remarks);
+        assert!(operator.remarks[0].starts_with("mine.cfg:1: the section's name comes from the environment"));
+        assert!(operator.remarks[1].starts_with("mine.cfg:3: which port `127.0.0.1:${PORT}` is"));
+        assert!(operator.remarks[3].starts_with("mine.cfg:5: whether a conditional holds"));
+        let known: Vec<_> = operator.ports().map(|(ports, _)| *ports.start()).collect();
+        assert_eq!(known, [8001, 8002]);
+        assert!(operator.global.contains("log"), "the operator's line may stand: ours would log twice");
+    }
+}

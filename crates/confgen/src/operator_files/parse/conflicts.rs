@@ -1,0 +1,384 @@
+//! What the operator's files take of confgen's: addresses, sockets, names, and `global` lines that break what confgen and
+//! handover rely on. Each refusal names file, line, reason and the way out. Pure.
+
+use std::path::{Path, PathBuf};
+
+use discovery::Bind;
+
+use super::addresses::{Address, Bound, may_be_path};
+use super::directives::{hindrance, hindrance_of_section};
+use super::references::Part;
+use super::{Listener, Operator, is_proxy};
+use crate::desired::Holdings;
+use crate::render::restart_needed::service;
+
+/// The addresses, sockets and files that belong to confgen and handover.
+#[derive(Clone, Debug, Default)]
+pub struct Taken {
+    /// The addresses of the generated file's own frontends, each with the option that sets it.
+    pub binds: Vec<(Bind, &'static str)>,
+    /// The Runtime API's socket.
+    pub runtime_socket: PathBuf,
+    /// The directories in one of which handover keeps its masters' sockets.
+    pub masters: Vec<PathBuf>,
+    /// The file that keeps the servers' states over a restart.
+    pub state_file: PathBuf,
+}
+
+/// The names that the generated file has, or may have with another service, whatever the services are called.
+const PROXIES: [&str; 5] =
+    ["discover-web", "discover-tls", "discover-stats", "discover-passthrough", "discover-terminated"];
+const OTHERS: [(&str, &str); 2] = [("userlist", "discover-stats"), ("peers", "discover-sticky")];
+
+/// The beginnings of the names of HAProxy's sockets to itself, beside the Runtime API's or in the chroot.
+const INNER: [&str; 2] = ["discover-tls", "discover-peers"];
+
+/// Everything that keeps the files from being used. `real` gives the place to which a path of the operator's leads.
+pub(super) fn conflicts(operator: &Operator, taken: &Taken, real: &dyn Fn(&Path) -> PathBuf) -> Vec<String> {
+    let mut found: Vec<String> = operator.sections.iter().filter_map(name_conflict).collect();
+    found.extend(operator.directives.iter().filter_map(|(spot, words)| {
+        let words: Vec<&str> = words.iter().map(String::as_str).collect();
+        hindrance(&words, &taken.state_file).map(|why| format!("{spot}: {why}"))
+    }));
+    found.extend(operator.listeners.iter().filter_map(|listener| match &listener.bound {
+        Bound::Tcp(..) => bind_conflict(listener, taken),
+        Bound::Path(path) => socket_conflict(listener, path, taken, real),
+        Bound::None | Bound::Unknown => None,
+    }));
+    found.extend(shared_addresses(&operator.listeners));
+    let servers = operator.references.iter().filter(|it| it.part == Part::Server && !operator.has_own(&it.section));
+    found.extend(servers.map(|it| {
+        format!(
+            "{}: it names an upstream of {}, which comes and goes: without it HAProxy would not start. Let the server have \
+             its own `check`, or ask for the whole service with nbsrv({})",
+            it.spot, it.section, it.section
+        )
+    }));
+    found
+}
+
+fn name_conflict(section: &super::Section) -> Option<String> {
+    let super::Section { spot, kind, name } = section;
+    if let Some(why) = hindrance_of_section(kind) {
+        return Some(format!("{spot}: {why}"));
+    }
+    let is_taken = if is_proxy(kind) { PROXIES.contains(&name.as_str()) } else { OTHERS.contains(&(kind, name)) };
+    is_taken.then(|| format!("{spot}: the generated file has a section of this name. Rename yours"))
+}
+
+fn bind_conflict(listener: &Listener, taken: &Taken) -> Option<String> {
+    let (bind, option) = taken.binds.iter().find(|(bind, _)| overlaps(listener, bind))?;
+    let v6only = match listener.bound {
+        Bound::Tcp(Address::AnyV6, _) if bind.address.is_none_or(|it| it.is_ipv4()) => ", `v6only`",
+        _ => "",
+    };
+    Some(format!(
+        "{}: confgen's own {bind} ({option}) is bound there too: HAProxy would accept both, and clients reach one or the other. \
+         Give yours another port{v6only}, or an address that {option} doesn't have",
+        listener.spot
+    ))
+}
+
+/// True if some client's connection fits both. HAProxy shares the connections of an equal address between the two. A narrower
+/// address takes all of its connections from the wider one, which gets the rest.
+fn overlaps(listener: &Listener, bind: &Bind) -> bool {
+    let Bound::Tcp(address, ports) = &listener.bound else { return false };
+    // Most peers are other hosts.
+    if listener.namespace.is_some() || listener.is_peer || !ports.contains(&bind.port) {
+        return false;
+    }
+    match (own_address(bind), address) {
+        (_, Address::Unknown) | (Address::AnyV6, _) => true,
+        (Address::Ip(own), Address::Ip(address)) => own == *address,
+        (Address::Ip(own), wide) if own.is_ipv6() => *wide == Address::AnyV6,
+        (_, Address::Ip(address)) => address.is_ipv4(),
+        (_, Address::AnyV6) => !listener.is_v6_only,
+        (_, Address::AnyV4) => true,
+    }
+}
+
+/// The address that an option names. `[::]` takes IPv4 too, as the generated file binds it.
+fn own_address(bind: &Bind) -> Address {
+    match bind.address.map(|address| address.to_canonical()) {
+        None => Address::AnyV4,
+        Some(address) if address.is_unspecified() && address.is_ipv4() => Address::AnyV4,
+        Some(address) if address.is_unspecified() => Address::AnyV6,
+        Some(address) => Address::Ip(address),
+    }
+}
+
+fn socket_conflict(
+    listener: &Listener,
+    written: &str,
+    taken: &Taken,
+    real: &dyn Fn(&Path) -> PathBuf,
+) -> Option<String> {
+    let spot = &listener.spot;
+    // A variable, or the directory that a relative path begins in, is only known to HAProxy.
+    let is_whole = written.starts_with('/') && !written.contains('$');
+    let path = if is_whole { real(Path::new(written)) } else { PathBuf::from(written) };
+    let may_be = |own: &Path| may_be_path(&path.to_string_lossy(), &real(own));
+    if may_be(&taken.runtime_socket) {
+        return Some(format!(
+            "{spot}: confgen's own socket for the Runtime API is {} (--runtime-socket). Delete the line: the generated file \
+             has that socket. Or give one of the two another path; handover's --socket is confgen's --runtime-socket",
+            taken.runtime_socket.display()
+        ));
+    }
+    if let Some(masters) = taken.masters.iter().map(|masters| real(masters)).find(|masters| path.starts_with(masters)) {
+        return Some(format!("{spot}: {} is handover's own directory. Give it another path", masters.display()));
+    }
+    let name = path.file_name().unwrap_or_default().to_string_lossy();
+    INNER
+        .iter()
+        .any(|inner| name.starts_with(inner))
+        .then(|| format!("{spot}: HAProxy reaches itself over sockets of this name. Give it another"))
+}
+
+/// Different sections on one address: HAProxy would share the connections between them. Within one section it is meant, to
+/// give each thread a socket. Of lines in conditionals only some may hold.
+fn shared_addresses(listeners: &[Listener]) -> Vec<String> {
+    let mut found = Vec::new();
+    for (number, one) in listeners.iter().enumerate() {
+        let others = listeners.iter().skip(number + 1);
+        if let Some(other) =
+            others.filter(|other| are_one(one, other)).find(|other| one.spot.section != other.spot.section)
+        {
+            found.push(format!(
+                "{}, and {}: HAProxy would share the connections between the two. Give one another port",
+                one.spot, other.spot
+            ));
+        }
+    }
+    found
+}
+
+fn are_one(one: &Listener, other: &Listener) -> bool {
+    let both_hold = !one.spot.is_conditional && !other.spot.is_conditional;
+    let alike = (&one.interface, &one.namespace) == (&other.interface, &other.namespace);
+    let are_peers = one.is_peer || other.is_peer;
+    match (&one.bound, &other.bound) {
+        _ if are_peers => false,
+        (Bound::Tcp(Address::Unknown, _), _) | (_, Bound::Tcp(Address::Unknown, _)) => false,
+        (Bound::Tcp(address, ports), Bound::Tcp(same, others)) => {
+            let overlap = ports.start() <= others.end() && others.start() <= ports.end();
+            both_hold && alike && address == same && overlap
+        }
+        (Bound::Path(path), Bound::Path(same)) => both_hold && path == same && !path.contains('$'),
+        _ => false,
+    }
+}
+
+/// Refusals of what a service had before the file. `before` are the files as they were taken last: what they have is theirs.
+pub(super) fn late_claims(operator: &Operator, before: &Operator, held: &Holdings) -> Vec<String> {
+    let mut found = Vec::new();
+    for section in operator.sections.iter().filter(|section| !before.has_own(&section.name)) {
+        if is_proxy(&section.kind) && held.sections.contains(section.claimed()) {
+            found.push(format!(
+                "{}: the section of {}, which is served, has this name. Rename yours, or delete the service first",
+                section.spot,
+                key_of(section.claimed())
+            ));
+        }
+    }
+    // Without this, HAProxy would refuse the whole, and the service would be blamed.
+    let tables = operator.references.iter().filter(|it| it.part == Part::Table);
+    for it in tables.filter(|it| held.without_table.contains(&it.section) && !operator.has_own(&it.section)) {
+        found.push(format!(
+            "{}: {} has no stick table. Use one of your own, or set the service's `sticky` to source",
+            it.spot,
+            key_of(&it.section)
+        ));
+    }
+    for listener in &operator.listeners {
+        let (Bound::Tcp(_, ports), None) = (&listener.bound, &listener.namespace) else { continue };
+        let had = |port: u16| before.ports().any(|(ports, _)| ports.contains(&port));
+        let claimed = held.ports.range(ports.clone()).find(|(port, _)| !had(**port));
+        if let Some((port, section)) = claimed {
+            found.push(format!(
+                "{}: port {port} belongs to {}, which had it first. Give yours another port, or change the service's `ports`",
+                listener.spot,
+                key_of(section)
+            ));
+        }
+    }
+    found
+}
+
+/// The key of the service whose section is called so: `http-services/shop`.
+fn key_of(section: &str) -> String {
+    service(section).map_or(section.to_owned(), |id| id.folder().trim_end_matches('/').to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn taken() -> Taken {
+        let bind = |text: &str| text.parse().unwrap();
+        Taken {
+            binds: vec![
+                (bind("*:80"), "--http-bind"),
+                (bind("*:443"), "--https-bind"),
+                (bind("10.0.0.1:1936"), "--stats-bind"),
+                (bind("[::]:8443"), "--https-bind"),
+            ],
+            runtime_socket: "/run/haproxy/admin.sock".into(),
+            masters: vec!["/run/haproxy-handover".into(), "/run/haproxy/handover".into()],
+            state_file: "/run/haproxy/servers.state".into(),
+        }
+    }
+
+    fn real(path: &Path) -> PathBuf {
+        let text = path.to_string_lossy().replace("/./", "/").replace("/var/run/", "/run/");
+        PathBuf::from(text)
+    }
+
+    fn found(text: &str) -> Vec<String> {
+        conflicts(&Operator::of([("mine.cfg", text)]), &taken(), &real)
+    }
+
+    #[test]
+    fn an_address_of_confgens_is_refused_by_file_line_and_option() {
+        for bind in [
+            "*:80",
+            ":80",
+            "0.0.0.0:80",
+            "ipv4@*:80",
+            "10.1.2.3:80",
+            "127.0.0.1:80 interface lo",
+            "[::]:80",
+            ":::80 v4v6",
+            ":79-81",
+            ":8080,:80",
+            "\"${HOST}:80\"",
+            ":80 transparent",
+        ] {
+            let found = found(&format!("frontend web\n    bind {bind}\n"));
+            assert_eq!(found.len(), 1, "{bind}: {found:?}");
+            assert!(found[0].starts_with("mine.cfg:2: `bind ") && found[0].contains("(--http-bind)"), "{found:?}");
+            assert!(found[0].contains("frontend web") && found[0].contains("another port"), "{found:?}");
+        }
+        for (bind, option) in
+            [("*:443 ssl", "--https-bind"), ("*:1936", "--stats-bind"), ("[::1]:8443", "--https-bind")]
+        {
+            let found = found(&format!("listen web\n    bind {bind}\n"));
+            assert!(found.len() == 1 && found[0].contains(option), "{bind}: {found:?}");
+        }
+    }
+
+    #[test]
+    fn an_address_that_takes_nothing_of_confgens_is_the_operators() {
+        for bind in [
+            ":8080",
+            "[::]:80 v6only",
+            "[fd00::1]:80",
+            "10.0.0.2:1936",
+            "[::]:1936 v6only",
+            "quic4@:443 ssl",
+            "*:80 namespace blue",
+            "/run/mine.sock",
+            "abns@discover-tls",
+            "fd@5",
+            "\"*:${PORT}\"",
+        ] {
+            assert_eq!(found(&format!("frontend web\n    bind {bind}\n")), Vec::<String>::new(), "{bind}");
+        }
+    }
+
+    #[test]
+    fn a_socket_of_confgens_is_refused_in_every_spelling() {
+        for socket in [
+            "/run/haproxy/admin.sock mode 660 level admin",
+            "\t'/run/haproxy/admin.sock'",
+            "/run/haproxy/./admin.sock",
+            "unix@/run/haproxy/admin.sock",
+            "/var/run/haproxy/admin.sock",
+            "unix@admin.sock",
+            "\"${DIR}/admin.sock\"",
+            "/run/haproxy/handover/1.sock",
+            "/run/haproxy-handover/1.sock",
+            "/run/haproxy/discover-tls-haproxy.sock",
+        ] {
+            let found = found(&format!("global\n.if defined(X)\n    stats socket {socket}\n.endif\n"));
+            assert_eq!(found.len(), 1, "{socket}: {found:?}");
+            assert!(found[0].starts_with("mine.cfg:3: `stats socket "), "{found:?}");
+        }
+        let admin = found("global\n  stats socket /run/haproxy/admin.sock\n").join("");
+        assert!(admin.contains("(--runtime-socket). Delete the line"), "{admin}");
+        assert_eq!(found("frontend f\n bind /run/haproxy/admin.sock\n").len(), 1);
+        for socket in ["/run/haproxy/mine.sock level user", "ipv4@127.0.0.1:9999", "fd@3", "\"${X}\""] {
+            assert_eq!(found(&format!("global\n stats socket {socket}\n")), Vec::<String>::new(), "{socket}");
+        }
+    }
+
+    #[test]
+    fn only_names_that_the_generated_file_has_are_refused() {
+        let refused =
+            found("frontend discover-web\nlisten discover-stats\nuserlist discover-stats\npeers discover-sticky\n");
+        assert_eq!(refused.len(), 4, "{refused:?}");
+        let words = "mine.cfg:1: `frontend discover-web`: the generated file has a section of this name. Rename yours";
+        assert_eq!(refused[0], words);
+        let fine = "frontend http-in\nbackend tcp-x\ndefaults http-fast\nfrontend discovery\nfrontend discover-mine\n\
+                    userlist discover-web\npeers discover-stats\ncache discover-web\n";
+        assert_eq!(found(fine), Vec::<String>::new());
+        assert!(found("program p\n  command x\n")[0].contains("supervisord"));
+    }
+
+    #[test]
+    fn two_sections_on_one_address_are_refused_by_both_lines() {
+        let both = found("frontend a\n bind :8080\n\nlisten b\n bind *:8000-8100\n");
+        assert_eq!(both.len(), 1, "{both:?}");
+        assert!(
+            both[0].starts_with("mine.cfg:2: `bind :8080` in `frontend a`, and mine.cfg:5: `bind *:8000-8100`"),
+            "{both:?}"
+        );
+        for apart in [
+            "frontend a\n bind :8080\n bind :8080 process 1\n",
+            "frontend a\n bind :8080\nfrontend b\n bind 10.0.0.1:8080\n",
+            "frontend a\n bind :8080 interface x\nfrontend b\n bind :8080 interface y\n",
+            ".if defined(A)\nfrontend a\n bind :8080\n.else\nfrontend b\n bind :8080\n.endif\n",
+        ] {
+            assert_eq!(found(apart), Vec::<String>::new(), "{apart}");
+        }
+    }
+
+    #[test]
+    fn a_line_of_global_that_breaks_a_restart_is_refused_by_name() {
+        let state = found("global\n    server-state-file /var/lib/haproxy/state\n").join("");
+        assert!(
+            state.starts_with("mine.cfg:2: `server-state-file /var/lib/haproxy/state` in `global`: handover"),
+            "{state}"
+        );
+        assert!(state.contains("--server-state-file"), "{state}");
+    }
+
+    #[test]
+    fn an_upstream_can_not_be_named() {
+        let track = found("backend mine\n server a 10.0.0.1:80 track http-a/x\n");
+        assert!(track.len() == 1 && track[0].starts_with("mine.cfg:2: "), "{track:?}");
+        assert_eq!(found("backend http-a\n server x 10.0.0.1:80\n server b 10.0.0.1:80 track http-a/x\n"), [""; 0]);
+    }
+
+    #[test]
+    fn what_a_service_has_is_not_taken_by_a_later_edit() {
+        let of = |text: &str| Operator::of([("mine.cfg", text)]);
+        let held = Holdings {
+            sections: ["http-in", "tcp-db"].map(str::to_owned).into(),
+            without_table: ["http-in".to_owned()].into(),
+            ports: [(5432, "tcp-db".to_owned())].into(),
+        };
+        let named = of("backend x\n stick match src table http-in\n stick store-request src table http-out\n");
+        let late = late_claims(&named, &named, &held);
+        assert!(late.len() == 1 && late[0].contains("http-services/in has no stick table"), "{late:?}");
+        let file = of("frontend http-in\n bind :5000-6000\nbackend http-out\nbackend http-in:preview-blue\n");
+        let late = late_claims(&file, &Operator::default(), &held);
+        assert_eq!(late.len(), 3, "{late:?}");
+        assert!(
+            late[0].starts_with("mine.cfg:1: `frontend http-in`: the section of http-services/in, which"),
+            "{late:?}"
+        );
+        assert!(late[2].contains("port 5432 belongs to tcp-services/db, which had it first"), "{late:?}");
+        assert_eq!(late_claims(&file, &file, &held), Vec::<String>::new(), "the file had it first");
+    }
+}

@@ -1,0 +1,125 @@
+//! Names of confgen's sections in lines of the operator's. HAProxy does not start while a section is missing that a line
+//! names. Pure.
+
+use haproxy::config::Word;
+
+use crate::render::restart_needed::service;
+
+/// The part of a section that a line names.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Part {
+    /// The section itself, as the place that requests go to.
+    Route,
+    /// The section itself, in a question about it.
+    Section,
+    /// Its stick table.
+    Table,
+    /// One of its servers, which come and go with the upstreams.
+    Server,
+}
+
+/// Functions that take a backend: `nbsrv(http-shop)`. `be_*` and `srv_*` are known by their beginning.
+const OF_BACKENDS: [&str; 4] = ["nbsrv", "avg_queue", "queue", "connslots"];
+
+/// Beginnings of functions that take a table as their last argument: `src_conn_cur(http-shop)`.
+const OF_TABLES: [&str; 7] = ["sc_", "sc0_", "sc1_", "sc2_", "src_", "table_", "in_table"];
+
+/// The sections of services that a line names, each with what of it is named.
+pub(super) fn references(words: &[Word]) -> Vec<(String, Part)> {
+    let texts: Vec<&str> = words.iter().map(|word| word.text.as_str()).collect();
+    let mut found = Vec::new();
+    if let ["use_backend" | "default_backend", name, ..] = texts.as_slice() {
+        found.extend(section(name, Part::Route));
+    }
+    for pair in texts.windows(2) {
+        match pair {
+            ["table", name] => found.extend(section(name, Part::Table)),
+            ["track" | "attach-srv", name] => found.extend(section(name, Part::Server)),
+            _ => {}
+        }
+    }
+    for text in texts {
+        found.extend(calls(text).flat_map(|(function, arguments)| in_call(function, arguments)));
+    }
+    found
+}
+
+fn section(name: &str, part: Part) -> Option<(String, Part)> {
+    let (section, server) = name.split_once('/').map_or((name, None), |(section, server)| (section, Some(server)));
+    let part = if server.is_some() { Part::Server } else { part };
+    service(section).map(|_| (section.to_owned(), part))
+}
+
+fn in_call(function: &str, arguments: &str) -> Option<(String, Part)> {
+    let argument = |text: Option<&str>| text.map(str::trim).filter(|text| !text.is_empty()).map(str::to_owned);
+    let (first, last) = (argument(arguments.split(',').next())?, argument(arguments.rsplit(',').next())?);
+    if OF_BACKENDS.contains(&function) || function.starts_with("be_") {
+        section(&first, Part::Section)
+    } else if function.starts_with("srv_") {
+        section(&first, Part::Server)
+    } else if OF_TABLES.iter().any(|start| function.starts_with(start)) {
+        section(&last, Part::Table)
+    } else {
+        None
+    }
+}
+
+/// Every `function(arguments)` in a word.
+fn calls(word: &str) -> impl Iterator<Item = (&str, &str)> {
+    word.match_indices('(').filter_map(|(open, _)| {
+        let (before, behind) = (word.get(..open)?, word.get(open + 1..)?);
+        let is_name = |c: char| c.is_ascii_alphanumeric() || c == '_';
+        let function = before.rsplit(|c| !is_name(c)).next()?;
+        Some((function, behind.split_once(')')?.0))
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use haproxy::config::words;
+
+    use super::*;
+
+    fn named(line: &str) -> Vec<String> {
+        references(&words(line)).into_iter().map(|(section, part)| format!("{section} {part:?}")).collect()
+    }
+
+    #[test]
+    fn every_place_where_a_section_is_named() {
+        for (line, expected) in [
+            ("use_backend http-shop if { nbsrv(tcp-db) gt 0 }", &["http-shop Route", "tcp-db Section"][..]),
+            ("default_backend http-shop:preview-blue", &["http-shop:preview-blue Route"]),
+            ("monitor fail if { nbsrv(http-a) lt 1 }", &["http-a Section"]),
+            ("acl busy be_conn(http-a) gt 9", &["http-a Section"]),
+            ("http-request set-header x %[be_sess_rate(http-a)]", &["http-a Section"]),
+            ("http-request track-sc0 src table http-a if x", &["http-a Table"]),
+            ("stick match src table http-a", &["http-a Table"]),
+            ("http-request deny if { src_http_req_rate(http-a) gt 9 }", &["http-a Table"]),
+            ("acl x src,table_http_req_rate(http-a) gt 9", &["http-a Table"]),
+            ("acl x sc_http_req_rate(0,http-a) gt 9", &["http-a Table"]),
+            ("acl x src,in_table(http-a)", &["http-a Table"]),
+            ("server one 10.0.0.1:80 track http-a/x", &["http-a Server"]),
+            ("default-server track http-a/x", &["http-a Server"]),
+            ("acl up srv_is_up(http-a/x)", &["http-a Server"]),
+            ("tcp-request session attach-srv http-a/x", &["http-a Server"]),
+        ] {
+            assert_eq!(named(line), expected, "{line}");
+        }
+    }
+
+    #[test]
+    fn what_only_looks_like_a_name_is_none() {
+        for line in [
+            "option http-server-close",
+            "http-request deny if { req.hdr(http-x) -m found }",
+            "acl x http_auth(http-users)",
+            "use_backend %[req.hdr(host),map(/etc/x.map)]",
+            "default_backend mine",
+            "acl x nbsrv() gt 0",
+            "acl x nbsrv(mine) gt 0",
+            "server http-a 10.0.0.1:80",
+        ] {
+            assert_eq!(named(line), Vec::<String>::new(), "{line}");
+        }
+    }
+}

@@ -1,0 +1,258 @@
+//! HAProxy's own word on the operator's files by themselves: whose fault it is, where a whole is refused. Blocks.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
+use std::io::Write;
+use std::path::{Path, PathBuf};
+
+use discovery::{Kind, ServiceId};
+use haproxy::check::{Checker, Verdict};
+
+use crate::operator_files::Include;
+use crate::operator_files::parse::Operator;
+use crate::render::restart_needed::service;
+
+/// Who judges.
+pub struct Judge<'a> {
+    /// HAProxy.
+    pub checker: &'a Checker,
+    /// For files that are only tried.
+    pub state_dir: &'a Path,
+    /// The generated file as it lies there.
+    pub cfg: &'a Path,
+}
+
+/// HAProxy's warnings of the operator's files, or the reason why they are not taken. It does not depend on the generated file.
+pub type OnTheirOwn = Result<BTreeSet<String>, Rejection>;
+
+/// The reason why the operator's files are not taken.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Rejection {
+    /// HAProxy would not start with them, in its words.
+    Haproxy(String),
+    /// They take something of confgen's, by file and line, or can't be read.
+    Confgen(String),
+}
+
+impl Rejection {
+    /// The reason alone.
+    pub fn words(&self) -> &str {
+        let (Self::Haproxy(words) | Self::Confgen(words)) = self;
+        words.trim()
+    }
+}
+
+impl fmt::Display for Rejection {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let program = match self {
+            Self::Haproxy(_) => "HAProxy",
+            Self::Confgen(_) => "confgen",
+        };
+        write!(f, "{program} refuses the operator's own files, mend them first: {}", self.words())
+    }
+}
+
+impl Judge<'_> {
+    /// Judges the operator's files. `files` are what HAProxy is given of them: their directory, or one by one.
+    ///
+    /// HAProxy refuses to check nothing at all: it is given the least that is something, with an empty section for each
+    /// service that the files may name. Where that won't do, since they need more of the generated file, the one that lies
+    /// there is tried.
+    pub fn operators(&self, include: &Include, files: &[PathBuf]) -> anyhow::Result<OnTheirOwn> {
+        if !include.operator.refused.is_empty() {
+            return Ok(Err(Rejection::Confgen(include.operator.refused.join("; "))));
+        }
+        let least = self.least(&include.operator)?;
+        let with = |last: &Path| self.checker.check(&[files, &[last.to_owned()]].concat());
+        let output = match with(least.path())? {
+            Verdict::Valid { warnings } => return Ok(Ok(own_warnings(&warnings))),
+            Verdict::Refused { output } => output,
+        };
+        if self.cfg.exists()
+            && let Verdict::Valid { warnings } = with(self.cfg)?
+        {
+            return Ok(Ok(own_warnings(&warnings)));
+        }
+        Ok(Err(Rejection::Haproxy(alerts(&output))))
+    }
+
+    /// Which of these files HAProxy refuses as they would be filled, each staged in another place.
+    pub fn filled(
+        &self,
+        include: &Include,
+        staged: &BTreeMap<PathBuf, PathBuf>,
+    ) -> anyhow::Result<BTreeMap<PathBuf, String>> {
+        let mut refused = BTreeMap::new();
+        for (path, place) in staged {
+            let files = each(include, &[(path.clone(), place.clone())].into());
+            if let Err(rejection) = self.operators(include, &files)? {
+                refused.insert(path.clone(), named(rejection.words(), place, path));
+            }
+        }
+        Ok(refused)
+    }
+
+    fn least(&self, operator: &Operator) -> anyhow::Result<tempfile::NamedTempFile> {
+        let mut file = tempfile::Builder::new().prefix(LEAST).tempfile_in(self.state_dir)?;
+        let timeouts = "timeout client 1s\n    timeout connect 1s\n    timeout server 1s";
+        writeln!(file, "defaults\n    mode http\n    {timeouts}\nfrontend confgen-check\n    bind 127.0.0.1:1")?;
+        // Only the kind of a service is known here.
+        file.write_all(stubs(operator, &|id| id.kind == Kind::Tcp, &|_| false).as_bytes())?;
+        Ok(file)
+    }
+}
+
+/// Files that are only tried; one that a killed confgen left is swept away as they are.
+const LEAST: &str = ".trial-least.";
+
+/// Empty sections for all that the files may name. `is_tcp` says which services carry TCP, `is_there` which sections have no
+/// need of one.
+pub fn stubs(operator: &Operator, is_tcp: &dyn Fn(&ServiceId) -> bool, is_there: &dyn Fn(&str) -> bool) -> String {
+    let mut sections: BTreeMap<String, bool> = operator.mentions.iter().map(|id| (id.to_string(), false)).collect();
+    sections.extend(operator.named().into_iter().map(|(name, named)| (name, named.has_table)));
+    let mut text = String::new();
+    for (name, has_table) in sections.into_iter().filter(|(name, _)| !is_there(name)) {
+        let mode = if service(&name).is_some_and(|id| is_tcp(&id)) { "tcp" } else { "http" };
+        let table = if has_table { STUB_TABLE } else { "" };
+        text += &format!("backend {name}\n    mode {mode}\n{table}");
+    }
+    text
+}
+
+/// As a service's section has it with `sticky source`.
+const STUB_TABLE: &str = "    stick-table type ipv6 size 100k expire 30m\n";
+
+/// The operator's files one by one, some of them in other places.
+pub fn each(include: &Include, staged: &BTreeMap<PathBuf, PathBuf>) -> Vec<PathBuf> {
+    include.paths().map(|path| staged.get(path).map_or_else(|| path.to_owned(), Clone::clone)).collect()
+}
+
+/// HAProxy's words, with a staged file called by the name it will have.
+pub fn named(words: &str, staged: &Path, path: &Path) -> String {
+    words.replace(&staged.display().to_string(), &path.display().to_string())
+}
+
+/// Warnings without what tells one run of HAProxy from another, but for those about a server's state before the last
+/// restart: the check reads the state file too, and says so of each server that is down or taken out.
+pub fn own_warnings(warnings: &[String]) -> BTreeSet<String> {
+    const OF_SERVERS: [&str; 2] = ["changed from server-state after a reload", "remains in forced "];
+    let mut all: Vec<String> = Vec::new();
+    for line in warnings {
+        match all.last_mut().filter(|_| line.starts_with(' ')) {
+            Some(last) => last.extend([" ", line.trim_start_matches([' ', '|'])]),
+            None => all.push(bare(line).trim_start_matches("config : ").to_owned()),
+        }
+    }
+    all.into_iter().filter(|line| !OF_SERVERS.iter().any(|words| line.contains(words))).collect()
+}
+
+/// The line without its level and process: `config : parsing […]`.
+fn bare(line: &str) -> &str {
+    let after = line.split_once(") : ").filter(|(level, _)| level.starts_with('['));
+    after.map_or(line, |(_, words)| words)
+}
+
+/// Everything that HAProxy says is wrong, in one line. 3.0 goes on in lines that begin with blanks.
+pub fn alerts(output: &str) -> String {
+    const CLOSING: [&str; 2] = ["Error(s) found in configuration file", "Fatal errors found in configuration"];
+    let mut found: Vec<String> = Vec::new();
+    let mut goes_on = false;
+    for line in output.lines() {
+        let is_alert = line.starts_with("[ALERT]");
+        let words = bare(line).trim().trim_start_matches("config : ").to_owned();
+        match found.last_mut().filter(|_| goes_on && line.starts_with(' ')) {
+            Some(last) => last.extend([" ", &words]),
+            None => {
+                goes_on = is_alert && !CLOSING.iter().any(|closing| words.starts_with(closing));
+                found.extend(goes_on.then_some(words));
+            }
+        }
+    }
+    if found.is_empty() { output.trim().to_owned() } else { found.join("; ") }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+    use std::time::Duration;
+
+    use super::*;
+    use crate::operator_files::Source;
+    use crate::operator_files::filled::Fills;
+    use crate::operator_files::parse::Environment;
+    use crate::state_dir::replace;
+
+    #[test]
+    fn what_haproxy_says_of_old_states_is_no_warning() {
+        let warning = |words: &str| format!("[WARNING]  (1) : config : {words}");
+        let all = [
+            warning("Server http-a/b is DOWN, changed from server-state after a reload. 0 active"),
+            warning("Server http-a/b remains in forced drain mode."),
+            warning("parsing [x.cfg:1] : 'http-request' placed after"),
+            "   | another one".to_owned(),
+        ];
+        let own: Vec<String> = own_warnings(&all).into_iter().collect();
+        assert_eq!(own, ["parsing [x.cfg:1] : 'http-request' placed after another one"]);
+    }
+
+    #[test]
+    fn alerts_are_read_whole() {
+        let output = "[NOTICE]   (1) : haproxy version is 3.2\n\
+                      [ALERT]    (1) : config : parsing [h.cfg:10] : 'bind *:443' in section 'frontend' : \n\
+                      \x20 'crt-list' : inconsistencies\n\
+                      [ALERT]    (1) : config : Error(s) found in configuration file : h.cfg\n\
+                      [WARNING]  (1) : config : odd\n\
+                      [ALERT]    (1) : config : Proxy 'a': unable to find 'b'.\n\
+                      [ALERT]    (1) : config : Fatal errors found in configuration.\n";
+        let expected = "parsing [h.cfg:10] : 'bind *:443' in section 'frontend' : 'crt-list' : inconsistencies; \
+                        Proxy 'a': unable to find 'b'.";
+        assert_eq!(alerts(output), expected);
+        assert_eq!(alerts("no such container\n"), "no such container");
+    }
+
+    /// What HAProxy says of one file of the operator's, with a generated one beside it or not.
+    fn verdict(text: &str, cfg: Option<&str>) -> Result<BTreeSet<String>, String> {
+        let dir = tempfile::tempdir().unwrap();
+        let (conf, path) = (dir.path().join("conf.d"), dir.path().join("conf.d/mine.cfg"));
+        fs::create_dir(&conf).unwrap();
+        replace(&path, text.as_bytes(), 0o600).unwrap();
+        let generated = dir.path().join("haproxy.cfg");
+        if let Some(cfg) = cfg {
+            replace(&generated, cfg.as_bytes(), 0o600).unwrap();
+        }
+        let source = Source { path: path.clone(), real: path, bytes: text.into() };
+        let include = Include::of(vec![source], &[], &Fills::default(), &Environment::new());
+        let checker = Checker::new("haproxy -c".parse().unwrap(), Duration::from_secs(20));
+        let judge = Judge { checker: &checker, state_dir: dir.path(), cfg: &generated };
+        let verdict = judge.operators(&include, &[conf]).unwrap();
+        verdict.map_err(|rejection| rejection.words().replace(dir.path().to_str().unwrap(), ""))
+    }
+
+    const HTTP: &str = "defaults\n mode http\n timeout client 1s\n timeout connect 1s\n timeout server 1s\n";
+
+    #[test]
+    fn files_are_judged_by_themselves() {
+        assert_eq!(verdict("", None), Ok(BTreeSet::new()), "the least is something, and no warning");
+        let to_a_service = format!("{HTTP}frontend f\n bind :8000\n default_backend http-a\n");
+        assert_eq!(verdict(&to_a_service, None), Ok(BTreeSet::new()), "a service's section will be there");
+        let wrong = verdict("frontend f\n bnid :8000\n", None).unwrap_err();
+        assert!(wrong.starts_with("parsing [/conf.d/mine.cfg:2] : unknown keyword 'bnid'"), "{wrong}");
+        let table = format!(
+            "{HTTP}frontend f\n bind :8000\n http-request track-sc0 src table http-a\n use_backend http-b:preview-c\n"
+        );
+        assert_eq!(verdict(&table, None), Ok(BTreeSet::new()), "its table will be there too");
+        let own = format!("{HTTP}frontend http-in\n bind :8000\n default_backend http-a\nbackend http-a\n");
+        assert_eq!(verdict(&own, None), Ok(BTreeSet::new()), "sections may be called as a service's are");
+        let warned = verdict("listen l\n bind :8000\n", None).unwrap();
+        assert!(warned.iter().any(|line| line.contains("missing timeouts for proxy 'l'")), "{warned:?}");
+    }
+
+    #[test]
+    fn what_needs_the_generated_file_is_tried_with_it() {
+        let needs =
+            format!("{HTTP}frontend f\n bind :8000\n acl in http_auth(of-ours)\n http-request deny unless in\n");
+        assert!(verdict(&needs, None).is_err());
+        assert_eq!(verdict(&needs, Some("userlist of-ours\n")), Ok(BTreeSet::new()));
+        assert!(verdict(&needs, Some("# nothing\n")).is_err());
+    }
+}

@@ -1,0 +1,327 @@
+//! What of the file a restart alone can change, told apart from what HAProxy takes while it runs. Pure.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use askama::Template;
+use discovery::{Kind, ServiceId, Tls};
+use serde::{Deserialize, Serialize};
+
+use crate::desired::{Preview, Trust, Wanted};
+use crate::operator_files::filled::Filled;
+use crate::render::server_options;
+use crate::render::view;
+use crate::render::view::{PREVIEW, Section, Site, View, has_section, preview_section, previews_of};
+use crate::render::{self, digest};
+
+/// Fingerprints of everything but servers, hosts and paths: of what all share, and of each service's section.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Structure {
+    /// `global`, `defaults`, the frontends, the operator's files.
+    pub common: String,
+    /// By the section's name.
+    pub sections: BTreeMap<String, String>,
+    /// What single services have a say in of the part that all share, by the section's name.
+    #[serde(default)]
+    pub shares: BTreeMap<String, String>,
+    /// What upstreams' certificates are checked against, by the section's name: HAProxy loads it at its start.
+    #[serde(default)]
+    pub authorities: BTreeMap<String, String>,
+    /// The sections that pass TLS through; while there is one, all TLS takes the inner hop.
+    #[serde(default)]
+    pub passthrough: BTreeSet<String>,
+    /// What stands in the operator's files that are filled, by file and place.
+    #[serde(default)]
+    pub fills: BTreeMap<String, Filled>,
+}
+
+/// What a running HAProxy lacks, for want of a restart.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Lack {
+    /// In words.
+    pub reason: String,
+    /// The services that it concerns; none where it is a matter of no service.
+    pub services: BTreeSet<ServiceId>,
+}
+
+/// The templates themselves: another confgen may write another file for the same store.
+const TEMPLATES: [&str; 3] = [
+    include_str!("../../../../templates/http-service.cfg"),
+    include_str!("../../../../templates/passthrough-service.cfg"),
+    include_str!("../../../../templates/tcp-service.cfg"),
+];
+
+#[derive(Template)]
+#[template(path = "http-service.cfg")]
+struct HttpService<'a> {
+    section: Section<'a>,
+    site: &'a Site,
+}
+
+#[derive(Template)]
+#[template(path = "passthrough-service.cfg")]
+struct PassthroughService<'a> {
+    section: Section<'a>,
+}
+
+#[derive(Template)]
+#[template(path = "tcp-service.cfg")]
+struct TcpService<'a> {
+    section: Section<'a>,
+    site: &'a Site,
+}
+
+impl Structure {
+    /// The structure of a whole view, with nothing filled yet. `outside` are fingerprints of what a restart alone takes in.
+    pub fn of(view: &View, outside: &[String]) -> Result<Self, askama::Error> {
+        let frame = render::frame(view)?;
+        let parts = [frame.as_str(), &view.maps.urls].into_iter().chain(TEMPLATES).map(str::as_bytes);
+        let prints = outside.iter().map(String::as_bytes).chain(view.site.pages.contents());
+        let common = digest(parts.chain(prints));
+        let mut structure = Self { common, ..Self::default() };
+        for section in view.http.iter().chain(&view.passthrough).chain(&view.tcp) {
+            let Section { id, wanted, preview, .. } = section;
+            structure.sections.insert(section.name(), Self::section(id, wanted, *preview, view.site)?);
+            structure.shares.extend(view::share(id, wanted, view.site).map(|share| (id.to_string(), share)));
+            structure.authorities.extend(authorities(wanted).map(|file| (id.to_string(), file)));
+        }
+        structure.passthrough = view.passthrough.iter().map(|section| section.id.to_string()).collect();
+        Ok(structure)
+    }
+
+    /// The fingerprint of one section of a service, its own or a preview's. Whether a server is a backup can't be changed while HAProxy runs, nor
+    /// can what a file of authorities holds.
+    fn section(
+        id: &ServiceId,
+        wanted: &Wanted,
+        preview: Option<&Preview>,
+        site: &Site,
+    ) -> Result<String, askama::Error> {
+        let section = Section { id, wanted, preview, servers: &[] };
+        let text = match id.kind {
+            Kind::Http if wanted.settings.passes_through() => PassthroughService { section }.render()?,
+            Kind::Http => HttpService { section, site }.render()?,
+            Kind::Tcp => TcpService { section, site }.render()?,
+        };
+        let settings = &wanted.settings;
+        let backups = wanted.servers.iter().filter(|server| server.backup).map(|server| server.id.as_str().as_bytes());
+        let authority = match &settings.trust {
+            Trust::Authority(_, authority) if settings.tls == Tls::Reencrypt => Some(authority.print.as_bytes()),
+            _ => None,
+        };
+        // With default settings alone, the section reads the same whether it passes TLS through or not: the `defaults` above
+        // it make the difference. No server is called so: names hold no blank.
+        let mode = settings.passes_through().then_some(&b"tls passthrough"[..]);
+        Ok(digest(std::iter::once(text.as_bytes()).chain(backups).chain(authority).chain(mode)))
+    }
+
+    /// The name of a generation with this structure.
+    pub fn stamp(&self) -> String {
+        let sections = self.sections.iter().flat_map(|(name, print)| [name.as_bytes(), print.as_bytes()]);
+        let fills = self.fills.iter().flat_map(|(place, filled)| [place.as_bytes(), filled.print.as_bytes()]);
+        digest(std::iter::once(self.common.as_bytes()).chain(sections).chain(fills))
+    }
+
+    /// The sections for previews.
+    pub fn previews(&self) -> impl Iterator<Item = &String> {
+        self.sections.keys().filter(|section| section.contains(PREVIEW))
+    }
+
+    /// The services that have a section.
+    pub fn services(&self) -> impl Iterator<Item = ServiceId> {
+        self.sections.keys().filter_map(|section| service(section))
+    }
+
+    /// Puts one service's section right. False where the part that all share is another now: then the whole is.
+    pub fn update(&mut self, id: &ServiceId, wanted: Option<&Wanted>, site: &Site) -> Result<bool, askama::Error> {
+        let (name, wanted) = (id.to_string(), wanted.filter(|wanted| has_section(id, wanted)));
+        let share = wanted.and_then(|wanted| view::share(id, wanted, site));
+        if self.shares.get(&name) != share.as_ref() {
+            return Ok(false);
+        }
+        match wanted.and_then(authorities) {
+            Some(file) => self.authorities.insert(name.clone(), file),
+            None => self.authorities.remove(&name),
+        };
+        let had = (self.has_tcp(), self.passes_through());
+        if wanted.is_some_and(|wanted| wanted.settings.passes_through()) {
+            self.passthrough.insert(name.clone());
+        } else {
+            self.passthrough.remove(&name);
+        }
+        let previews = previews_of(id);
+        self.sections.retain(|section, _| *section != name && !section.starts_with(&previews));
+        if let Some(wanted) = wanted {
+            self.sections.insert(name, Self::section(id, wanted, None, site)?);
+            for preview in &wanted.previews {
+                let name = preview_section(id, &preview.color);
+                self.sections.insert(name, Self::section(id, wanted, Some(preview), site)?);
+            }
+        }
+        Ok(had == (self.has_tcp(), self.passes_through()))
+    }
+
+    /// Whether TLS is passed through to some service.
+    pub fn passes_through(&self) -> bool {
+        !self.passthrough.is_empty()
+    }
+
+    /// Whether the service's section is there, and is one of the kind that the service needs: else its requests stay
+    /// where they are until a restart.
+    pub fn fits(&self, id: &ServiceId, wanted: &Wanted) -> bool {
+        let name = id.to_string();
+        self.sections.contains_key(&name) && self.passthrough.contains(&name) == wanted.settings.passes_through()
+    }
+
+    /// Whether there is a section of a TCP service: what all share says so.
+    fn has_tcp(&self) -> bool {
+        let prefix = Kind::Tcp.to_string();
+        self.sections.range(prefix.clone()..).next().is_some_and(|(name, _)| name.starts_with(&prefix))
+    }
+
+    /// What a HAProxy that runs this structure needs a restart for to serve the wanted one; none where it doesn't. A
+    /// section that is no longer wanted is no reason: emptied, it does no harm.
+    pub fn lacks(&self, wanted: &Self) -> Option<Lack> {
+        let mut services = BTreeSet::new();
+        let mut reason = None;
+        for (name, print) in &wanted.sections {
+            let words = match self.sections.get(name) {
+                None => "is new",
+                Some(running) if running != print => "has another setting or port",
+                Some(_) => continue,
+            };
+            services.extend(service(name));
+            reason.get_or_insert_with(|| format!("{name} {words}"));
+        }
+        for (place, filled) in self.fills.iter().chain(&wanted.fills) {
+            if self.fills.get(place) != wanted.fills.get(place) {
+                services.extend(service(&filled.service));
+                let file = place.rsplit_once('#').map_or(place.as_str(), |(file, _)| file);
+                reason.get_or_insert_with(|| format!("{file} is filled anew with {}", filled.service));
+            }
+        }
+        if self.common != wanted.common {
+            let names = self.shares.keys().chain(wanted.shares.keys());
+            let differs = |name: &&String| self.shares.get(*name) != wanted.shares.get(*name);
+            services.extend(names.filter(differs).filter_map(|name| service(name)));
+            reason = Some(match (self.passes_through(), wanted.passes_through()) {
+                (false, true) => "TLS is passed through from now on".into(),
+                (true, false) => "TLS is no longer passed through".into(),
+                _ => "what all services share is another: a flag or an operator's file".into(),
+            });
+        }
+        reason.map(|reason| Lack { reason, services })
+    }
+}
+
+/// What the service's section has HAProxy load to check certificates against.
+fn authorities(wanted: &Wanted) -> Option<String> {
+    Some(server_options::options(wanted).tls?.authorities?.to_string())
+}
+
+/// The service of which a section bears this name: its own, or one for previews.
+pub fn service(section: &str) -> Option<ServiceId> {
+    let section = section.split_once(PREVIEW).map_or(section, |(own, _)| own);
+    let (kind, name) = section.split_once('-')?;
+    let kind = [Kind::Http, Kind::Tcp].into_iter().find(|known| known.to_string() == kind)?;
+    Some(ServiceId { kind, name: name.parse().ok()? })
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use super::*;
+    use crate::desired::tests::{settle, topology};
+    use crate::operator_files::parse::Operator;
+    use crate::render::tests::site;
+
+    fn structure(common: &str, sections: &[(&str, &str)]) -> Structure {
+        let sections = sections.iter().map(|(name, print)| ((*name).to_owned(), (*print).to_owned()));
+        Structure { common: common.into(), sections: sections.collect(), ..Structure::default() }
+    }
+
+    #[test]
+    fn only_what_is_missing_or_another_needs_a_restart() {
+        let running = structure("c", &[("http-a", "1"), ("http-b", "1")]);
+        let lacks = |wanted: Structure| running.lacks(&wanted).map(|lack| lack.reason).unwrap_or_default();
+        assert_eq!(lacks(running.clone()), "");
+        assert_eq!(lacks(structure("c", &[("http-a", "1")])), "", "one that went leaves an empty backend");
+        assert_eq!(lacks(structure("c", &[("http-c", "1")])), "http-c is new");
+        assert_eq!(lacks(structure("c", &[("http-a", "2")])), "http-a has another setting or port");
+        assert!(lacks(structure("d", &[])).starts_with("what all services share"));
+        assert_ne!(running.stamp(), structure("c", &[("http-a", "1")]).stamp());
+    }
+
+    #[test]
+    fn a_service_that_no_longer_passes_tls_through_needs_a_restart() {
+        let site = site(Path::new("/state"));
+        let of = |store: &str| {
+            let settled = settle(&topology(store), &Default::default(), &Default::default());
+            Structure::of(&View::of(&settled, &site, &Operator::default()), &[]).unwrap()
+        };
+        let other = "http-services/b/domain b.com\n http-services/b/tls passthrough\n http-services/a/domain a.com\n ";
+        let (through, ended) = (of(&format!("{other} http-services/a/tls passthrough")), of(other));
+        for (running, wanted) in [(&through, &ended), (&ended, &through)] {
+            let lack = running.lacks(wanted).unwrap();
+            assert_eq!(lack.reason, "http-a has another setting or port", "with no setting beside it, too");
+        }
+    }
+
+    #[test]
+    fn colors_switch_without_a_restart_and_a_new_one_takes_one() {
+        let site = site(Path::new("/state"));
+        let settled = |store: &str| settle(&topology(store), &Default::default(), &Default::default());
+        let of = |store: &str| Structure::of(&View::of(&settled(store), &site, &Operator::default()), &[]).unwrap();
+        let color = |name: &str| {
+            format!("http-services/a/upstreams/{name} {{\"address\":\"10.0.0.1:80\",\"color\":\"{name}\"}}\n")
+        };
+        let plain = format!("http-services/a/domain a.com\nhttp-services/a/active blue\n{}", color("blue"));
+        let blue = format!("{plain}http-services/a/preview 10.0.0.0/8\n{}", color("green"));
+        let (running, switched) = (of(&blue), of(&blue.replace("active blue", "active green")));
+        assert_eq!(running, switched);
+        assert_eq!(running.previews().collect::<Vec<_>>(), ["http-a:preview-blue", "http-a:preview-green"]);
+        let red = format!("{blue}{}", color("red"));
+        let lack = running.lacks(&of(&red)).unwrap();
+        let services: Vec<String> = lack.services.iter().map(ToString::to_string).collect();
+        assert_eq!((lack.reason.as_str(), services), ("http-a:preview-red is new", vec!["http-a".to_owned()]));
+        assert_eq!(of(&red).lacks(&running), None, "one that went leaves an empty backend");
+        // Service by service it comes to the same.
+        let (id, settled) = (service("http-a:preview-red").unwrap(), settled(&red));
+        let mut updated = running.clone();
+        assert!(updated.update(&id, settled.service(&id).map(|it| &**it), &site).unwrap());
+        assert_eq!(updated, of(&red));
+        assert!(!of(&plain).update(&id, settled.service(&id).map(|it| &**it), &site).unwrap(), "the frontend knows it");
+    }
+
+    #[test]
+    fn a_filled_section_lacks_what_goes_too() {
+        let filled = |print: &str| Filled { service: "http-a".into(), print: print.into() };
+        let with = |fills: &[(&str, &str)]| Structure {
+            fills: fills.iter().map(|(place, print)| ((*place).to_owned(), filled(print))).collect(),
+            ..structure("c", &[("http-a", "1")])
+        };
+        let running = with(&[("/x.cfg#0", "1")]);
+        assert_eq!(running.lacks(&running), None);
+        for wanted in [with(&[]), with(&[("/x.cfg#0", "2")]), with(&[("/x.cfg#0", "1"), ("/x.cfg#1", "1")])] {
+            let lack = running.lacks(&wanted).unwrap();
+            assert_eq!(lack.reason, "/x.cfg is filled anew with http-a");
+            assert_eq!(lack.services.len(), 1, "it is pending");
+            assert_ne!(running.stamp(), wanted.stamp());
+        }
+    }
+
+    #[test]
+    fn what_waits_for_a_restart_is_known_by_name() {
+        let running = Structure {
+            shares: [("http-b".to_owned(), "4 ^/old".to_owned())].into(),
+            ..structure("c", &[("http-a", "1"), ("http-b", "1")])
+        };
+        let waiting = |wanted: Structure| -> Vec<String> {
+            let lack = running.lacks(&wanted);
+            lack.into_iter().flat_map(|lack| lack.services).map(|id| id.to_string()).collect()
+        };
+        let wanted = structure("d", &[("http-a", "2"), ("http-b", "1"), ("http-c", "1")]);
+        assert_eq!(waiting(wanted.clone()), ["http-a", "http-b", "http-c"], "b's expression has gone");
+        assert_eq!(waiting(Structure { shares: running.shares.clone(), ..wanted }), ["http-a", "http-c"]);
+    }
+}

@@ -1,0 +1,119 @@
+//! How a service's upstreams are spoken to: the same for those that the file names and for those that are added while
+//! HAProxy runs. Pure.
+
+use discovery::{Check, Proto, ProxyProtocol, Sni, Tls};
+use haproxy::runtime::{self, CheckTls, ServerOptions, ServerTls, Word};
+
+use crate::desired::Wanted;
+
+/// Where the generated file keeps the host of a request.
+const HOST: &str = "txn.host";
+
+/// What a server of the service is added with, but for what is its own.
+pub fn options(wanted: &Wanted) -> ServerOptions {
+    let settings = &wanted.settings;
+    ServerOptions {
+        weight: discovery::Weight::DEFAULT.get(),
+        check: settings.check != Check::Off,
+        backup: false,
+        id: None,
+        maxconn: settings.maxconn,
+        h2: settings.proto == Proto::H2,
+        send_proxy: match settings.proxy_protocol {
+            ProxyProtocol::Off => None,
+            ProxyProtocol::V1 => Some(1),
+            ProxyProtocol::V2 => Some(2),
+        },
+        slowstart: settings.slowstart.map(Into::into),
+        tls: (settings.tls == Tls::Reencrypt).then(|| tls(wanted)),
+        // What is passed through is TLS; a check of HAProxy's own has to speak it too.
+        check_tls: (settings.passes_through() && matches!(settings.check, Check::Http(_)))
+            .then(|| CheckTls { sni: host(wanted) }),
+    }
+}
+
+/// The name that the service goes by.
+fn host(wanted: &Wanted) -> Option<Word> {
+    wanted.host.as_ref().and_then(|host| host.as_str().parse().ok())
+}
+
+/// A check has no request whose host it could ask for: it asks for the service's own.
+fn tls(wanted: &Wanted) -> ServerTls {
+    let settings = &wanted.settings;
+    let word = |name: &str| name.parse::<Word>().ok();
+    let host = host(wanted);
+    let authorities = settings.trust.authorities();
+    let (sni, check_sni) = match &settings.sni {
+        Sni::RequestHost => (word(HOST).map(runtime::Sni::Variable), host.clone()),
+        Sni::Fixed(name) => (word(name.as_str()).map(runtime::Sni::Fixed), word(name.as_str())),
+        Sni::Off => (None, None),
+    };
+    let verify_host = host.filter(|_| sni.is_none() && authorities.is_some());
+    ServerTls { authorities, sni, check_sni, verify_host }
+}
+
+/// The same as a `default-server` line has it: what HAProxy takes for granted there isn't said.
+pub fn words(wanted: &Wanted) -> Vec<String> {
+    let options = options(wanted);
+    let secure = options.tls.is_some();
+    let tls = options.tls.unwrap_or_default();
+    let sni = |sni| match sni {
+        runtime::Sni::Fixed(name) => format!("sni str({name})"),
+        runtime::Sni::Variable(name) => format!("sni var({name})"),
+    };
+    let send_proxy = |version| if version == 1 { "send-proxy".into() } else { "send-proxy-v2".into() };
+    let verify = if tls.authorities.is_some() { "verify required" } else { "verify none" };
+    let check_tls = options.check_tls;
+    let lines: [Option<String>; 15] = [
+        (options.h2 && secure).then(|| "alpn h2".into()),
+        tls.authorities.map(|file| format!("ca-file {file}")),
+        (options.h2 && secure).then(|| "check-alpn h2".into()),
+        tls.check_sni.map(|name| format!("check-sni {name}")),
+        check_tls.as_ref().and_then(|check| Some(format!("check-sni {}", check.sni.as_ref()?))),
+        check_tls.is_some().then(|| "check-ssl".into()),
+        options.maxconn.map(|most| format!("maxconn {most}")),
+        (options.h2 && !secure).then(|| "proto h2".into()),
+        options.send_proxy.map(send_proxy),
+        wanted.settings.slowstart.map(|span| format!("slowstart {span}")),
+        tls.sni.map(sni),
+        secure.then(|| "ssl".into()),
+        secure.then(|| verify.into()),
+        check_tls.is_some().then(|| "verify none".into()),
+        tls.verify_host.map(|name| format!("verifyhost {name}")),
+    ];
+    lines.into_iter().flatten().collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::desired::tests::{settle, topology};
+
+    /// What stands in the file is what is said of a server that is added.
+    #[test]
+    fn an_added_server_is_spoken_to_as_one_of_the_file() {
+        let settings = [
+            "tls reencrypt",
+            "tls reencrypt\nproto h2",
+            "tls reencrypt\nverify off\nsni off",
+            "tls reencrypt\nsni off",
+            "tls reencrypt\nsni up.test",
+            "proto h2",
+            "proxy-protocol v1",
+            "proxy-protocol v2",
+            "maxconn 7\ncheck off",
+            "tls passthrough\ncheck http /health",
+            "tls passthrough\nproxy-protocol v2",
+        ];
+        for some in settings {
+            let lines: String = some.lines().map(|line| format!("http-services/a/{line}\n")).collect();
+            let store = topology(&format!("http-services/a/domain *.b.test a.test\n{lines}"));
+            let settled = settle(&store, &Default::default(), &Default::default());
+            let (_, wanted) = settled.services().next().unwrap();
+            let added = options(wanted).to_string();
+            for word in words(wanted) {
+                assert!(format!("{added} ").contains(&format!(" {word} ")), "{some}: {word} isn't in{added}");
+            }
+        }
+    }
+}

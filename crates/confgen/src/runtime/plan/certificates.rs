@@ -1,0 +1,243 @@
+//! What HAProxy serves TLS with, and the changes that lead to what is wanted. Pure.
+//!
+//! As in `live`: desired minus current, both ways, for the files that it has loaded and for the list that names them.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use haproxy::runtime::{CertificateChange, CrtEntry, Pem, ShownCertificate, SniFilter, Token};
+
+use crate::local_files::certificate::Certificate;
+use crate::local_files::certificates::Line;
+
+/// The certificates of one crt-list, as HAProxy runs them.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LiveCertificates {
+    list: Token,
+    /// In the list's order.
+    entries: Vec<Entry>,
+    files: BTreeMap<Token, Content>,
+}
+
+/// A line of the list.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Entry {
+    file: Token,
+    /// As HAProxy shows them, word by word.
+    filters: Vec<String>,
+    /// None for a line that was added since HAProxy was last asked.
+    line: Option<u32>,
+}
+
+impl Entry {
+    fn is(&self, wanted: &Line) -> bool {
+        let filters = wanted.filters.iter().map(SniFilter::as_str);
+        self.file == wanted.certificate.copy && filters.eq(self.filters.iter().map(String::as_str))
+    }
+}
+
+impl From<CrtEntry> for Entry {
+    fn from(CrtEntry { file, filters, line }: CrtEntry) -> Self {
+        Self { file, filters, line: Some(line) }
+    }
+}
+
+impl From<&Line> for Entry {
+    fn from(line: &Line) -> Self {
+        let filters = line.filters.iter().map(|filter| filter.as_str().to_owned()).collect();
+        Self { file: line.certificate.copy.clone(), filters, line: None }
+    }
+}
+
+/// What a file that HAProxy has loaded holds.
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum Content {
+    /// Nothing.
+    Empty,
+    /// What HAProxy shows of it.
+    Shown(ShownCertificate),
+    /// What it was given.
+    Given(Pem),
+}
+
+impl LiveCertificates {
+    /// What HAProxy answers about a list, and about the files in the copies' folder.
+    pub fn observed(list: Token, entries: Vec<CrtEntry>, files: BTreeMap<Token, Option<ShownCertificate>>) -> Self {
+        let entries = entries.into_iter().map(Entry::from).collect();
+        let content = |shown: Option<ShownCertificate>| shown.map_or(Content::Empty, Content::Shown);
+        Self { list, entries, files: files.into_iter().map(|(file, shown)| (file, content(shown))).collect() }
+    }
+
+    /// The steps to the wanted lines. What is served already is replaced before anything is added, and nothing goes before
+    /// what replaces it is there. A line can't be changed, so that one with other filters is a new one.
+    pub fn steps(&self, wanted: &[Line]) -> Vec<CertificateChange> {
+        let (mut replaced, mut added, mut gone) = (Vec::new(), Vec::new(), Vec::new());
+        for line in wanted {
+            let (file, certificate) = (&line.certificate.copy, &line.certificate);
+            let is_served = self.entries.iter().any(|entry| entry.file == *file);
+            let steps = if is_served { &mut replaced } else { &mut added };
+            let content = self.files.get(file);
+            if content.is_none() {
+                steps.push(CertificateChange::New(file.clone()));
+            }
+            if !content.is_some_and(|content| content.is(certificate)) {
+                steps.push(CertificateChange::Load(file.clone(), certificate.pem.clone()));
+            }
+            if !self.entries.iter().any(|entry| entry.is(line)) {
+                added.push(CertificateChange::List(self.list.clone(), file.clone(), line.filters.clone()));
+            }
+        }
+        let mut kept = BTreeSet::new();
+        for entry in &self.entries {
+            // A line that is there twice stays once.
+            let is_wanted = wanted.iter().any(|line| entry.is(line)) && kept.insert((&entry.file, &entry.filters));
+            if !is_wanted {
+                gone.push(CertificateChange::Unlist(self.list.clone(), entry.file.clone(), entry.line));
+            }
+        }
+        let files: BTreeSet<&Token> = wanted.iter().map(|line| &line.certificate.copy).collect();
+        let unwanted = self.files.keys().filter(|file| !files.contains(file));
+        gone.extend(unwanted.cloned().map(CertificateChange::Delete));
+        [replaced, added, gone].concat()
+    }
+
+    /// Believes that the steps to this were made.
+    pub fn made(&mut self, wanted: &[Line]) {
+        let mut kept = BTreeSet::new();
+        let mut stays = |entry: &Entry| {
+            wanted.iter().any(|line| entry.is(line)) && kept.insert((entry.file.clone(), entry.filters.clone()))
+        };
+        self.entries.retain(|entry| stays(entry));
+        let new: Vec<&Line> = wanted.iter().filter(|line| !self.entries.iter().any(|entry| entry.is(line))).collect();
+        self.entries.extend(new.into_iter().map(Entry::from));
+        let files = wanted.iter().map(|line| &line.certificate);
+        self.files = files.map(|it| (it.copy.clone(), Content::Given(it.pem.clone()))).collect();
+    }
+
+    /// Takes in the lines' numbers, as HAProxy tells them. Without its number, one of several lines for a file can't be
+    /// removed.
+    pub fn relisted(&mut self, entries: Vec<CrtEntry>) {
+        self.entries = entries.into_iter().map(Entry::from).collect();
+    }
+
+    /// Whether there are lines whose numbers are not known.
+    pub fn is_unnumbered(&self) -> bool {
+        self.entries.iter().any(|entry| entry.line.is_none())
+    }
+}
+
+impl Content {
+    fn is(&self, wanted: &Certificate) -> bool {
+        match self {
+            Self::Empty => false,
+            Self::Shown(shown) => wanted.is_shown_as(shown),
+            Self::Given(given) => *given == wanted.pem,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::local_files::certificate::tests::certificate;
+
+    const LIST: &str = "/state/list";
+
+    fn line(host: &str, filters: &[&str]) -> Line {
+        let filters = filters.iter().filter_map(|filter| SniFilter::serving(filter)).collect();
+        Line { certificate: certificate(host, &format!("/state/{host}.pem")), filters }
+    }
+
+    fn wanted(hosts: &[&str]) -> Vec<Line> {
+        hosts.iter().map(|host| line(host, &[])).collect()
+    }
+
+    fn shown(Line { certificate, .. }: &Line) -> Option<ShownCertificate> {
+        Some(ShownCertificate { fingerprint: certificate.fingerprint.to_lowercase(), chain: Vec::new() })
+    }
+
+    fn entry(of: &Line, line: u32) -> CrtEntry {
+        let filters = of.filters.iter().map(|filter| filter.as_str().to_owned()).collect();
+        CrtEntry { file: of.certificate.copy.clone(), filters, line }
+    }
+
+    /// HAProxy with these, listed on lines 1, 2, 3, …
+    fn running(certificates: &[Line]) -> LiveCertificates {
+        let entries = (1..).zip(certificates).map(|(line, it)| entry(it, line)).collect();
+        let files = certificates.iter().map(|it| (it.certificate.copy.clone(), shown(it))).collect();
+        LiveCertificates::observed(LIST.parse().unwrap(), entries, files)
+    }
+
+    fn steps(live: &LiveCertificates, wanted: &[Line]) -> Vec<String> {
+        live.steps(wanted).iter().map(|step| step.to_string().replace("/state/", "")).collect()
+    }
+
+    #[test]
+    fn what_is_as_wanted_is_left_alone() {
+        let all = wanted(&["default", "a", "b"]);
+        assert_eq!(running(&all).steps(&all), []);
+    }
+
+    #[test]
+    fn what_is_served_changes_first_then_comes_what_is_new_then_goes_what_is_not_wanted() {
+        let before = wanted(&["default", "a", "b"]);
+        let after = [wanted(&["default", "new"]), before[2..].to_vec()].concat();
+        let mut live = running(&before);
+        let expected = [
+            "set ssl cert default.pem",
+            "new ssl cert new.pem",
+            "set ssl cert new.pem",
+            "add ssl crt-list list new.pem",
+            "del ssl crt-list list a.pem:2",
+            "del ssl cert a.pem",
+        ];
+        assert_eq!(steps(&live, &after), expected);
+        live.made(&after);
+        assert_eq!(live.steps(&after), []);
+        let back = steps(&live, &before);
+        assert!(back.contains(&"del ssl crt-list list new.pem".to_owned()), "its line isn't known: {back:?}");
+    }
+
+    #[test]
+    fn another_chain_behind_the_same_certificate_is_another_content() {
+        let all = wanted(&["default"]);
+        let mut live = running(&all);
+        live.made(&all);
+        let mut other = all.clone();
+        other[0].certificate.pem = certificate("other", "/state/default.pem").pem;
+        assert_eq!(steps(&live, &other), ["set ssl cert default.pem"], "what was given is known whole");
+    }
+
+    #[test]
+    fn what_somebody_left_behind_is_mended() {
+        let all = wanted(&["default", "a"]);
+        let entries = vec![entry(&all[0], 1), entry(&all[0], 2), entry(&all[0], 7)];
+        let empty: Token = "/state/stray.pem".parse().unwrap();
+        let copy = |at: usize| all[at].certificate.copy.clone();
+        let files = [(copy(0), shown(&all[0])), (copy(1), None), (empty, None)];
+        let live = LiveCertificates::observed(LIST.parse().unwrap(), entries, files.into());
+        let expected = [
+            "set ssl cert a.pem",
+            "add ssl crt-list list a.pem",
+            "del ssl crt-list list default.pem:2",
+            "del ssl crt-list list default.pem:7",
+            "del ssl cert stray.pem",
+        ];
+        assert_eq!(steps(&live, &all), expected);
+    }
+
+    #[test]
+    fn a_line_with_other_filters_is_there_before_the_old_one_goes() {
+        let before = [wanted(&["default"]), vec![line("a", &[]), line("b", &["b"])]].concat();
+        let mut after = before.clone();
+        after[1].filters = line("a", &["a", "a.b"]).filters;
+        let mut live = running(&before);
+        let expected = ["add ssl crt-list list a.pem a a.b", "del ssl crt-list list a.pem:2"];
+        assert_eq!(steps(&live, &after), expected);
+        live.made(&after);
+        assert_eq!(live.steps(&after), []);
+        assert!(live.is_unnumbered());
+        live.relisted(vec![entry(&after[0], 1), entry(&after[2], 3), entry(&after[1], 9)]);
+        assert_eq!((live.steps(&after), live.is_unnumbered()), (vec![], false));
+        assert_eq!(steps(&live, &before), ["add ssl crt-list list a.pem", "del ssl crt-list list a.pem:9"]);
+    }
+}

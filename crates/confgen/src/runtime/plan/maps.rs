@@ -1,0 +1,90 @@
+//! The maps that lead from hosts and paths to sections: what they hold, what they are to hold, and the changes between.
+
+use std::collections::BTreeMap;
+
+use haproxy::runtime::{Change, Token};
+
+use crate::desired::Route;
+use crate::render::view::path_key;
+
+/// The maps' entries, by key.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(super) struct Maps<V> {
+    /// Host or wildcard → itself.
+    pub hosts: BTreeMap<String, V>,
+    /// Host or wildcard + path prefix → section.
+    pub paths: BTreeMap<String, V>,
+    /// Host or wildcard whose TLS is passed through → section.
+    pub passthrough: BTreeMap<String, V>,
+}
+
+/// The maps' contents as HAProxy lists them: a key may stand there twice.
+#[derive(Clone, Debug, Default)]
+pub struct Listed {
+    /// Host or wildcard → itself.
+    pub hosts: Vec<(String, String)>,
+    /// Host or wildcard + path prefix → section.
+    pub paths: Vec<(String, String)>,
+    /// Host or wildcard whose TLS is passed through → section.
+    pub passthrough: Vec<(String, String)>,
+}
+
+/// What the maps are to hold for some of their keys.
+pub(super) type Entries = Maps<Option<String>>;
+
+/// The running maps' paths.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct MapPaths {
+    /// Host or wildcard → itself.
+    pub hosts: Token,
+    /// Host or wildcard + path prefix → section.
+    pub paths: Token,
+    /// Host or wildcard whose TLS is passed through → section; none where the running HAProxy passes none through.
+    pub passthrough: Option<Token>,
+}
+
+impl MapPaths {
+    /// The maps of a generation among all that HAProxy has: an operator's may be called `hosts.map` too.
+    pub fn among(paths: &[Token], stamp: &str) -> Option<Self> {
+        let map = |name: &str| {
+            let end = format!("/{stamp}/{name}.map");
+            paths.iter().find(|path| path.to_string().ends_with(&end)).cloned()
+        };
+        Some(Self { hosts: map("hosts")?, paths: map("paths")?, passthrough: map("passthrough") })
+    }
+}
+
+/// A service's routes, as host and path key, with the section that each leads to.
+pub(super) type Routes = BTreeMap<(String, String), String>;
+
+/// A route as host and path key.
+pub(super) fn route(route: &Route) -> (String, String) {
+    (route.domain.to_string(), path_key(route))
+}
+
+pub(super) fn map_steps(
+    live: &BTreeMap<String, String>,
+    wanted: &BTreeMap<String, Option<String>>,
+    map: &Token,
+) -> Vec<Change> {
+    let step = |(key, value): (&String, &Option<String>)| {
+        let token: Token = key.parse().ok()?;
+        match (live.get(key), value) {
+            (Some(live), Some(value)) if live == value => None,
+            (Some(_), Some(value)) => Some(Change::SetInMap(map.clone(), token, value.parse().ok()?)),
+            (None, Some(value)) => Some(Change::AddToMap(map.clone(), token, value.parse().ok()?)),
+            (Some(_), None) => Some(Change::RemoveFromMap(map.clone(), token)),
+            (None, None) => None,
+        }
+    };
+    wanted.iter().filter_map(step).collect()
+}
+
+pub(super) fn settle_entries(live: &mut BTreeMap<String, String>, wanted: BTreeMap<String, Option<String>>) {
+    for (key, value) in wanted {
+        match value {
+            Some(value) => live.insert(key, value),
+            None => live.remove(&key),
+        };
+    }
+}

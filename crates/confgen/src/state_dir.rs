@@ -1,0 +1,303 @@
+//! The files: staged beside their places, renamed into them, never truncated, never half written.
+
+mod atomic_file;
+mod lock;
+
+use std::fs::{self, File};
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use nix::fcntl::Flock;
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+use tempfile::NamedTempFile;
+
+use crate::desired::Memory;
+use crate::operator_files::Source;
+use crate::render::Rendered;
+use crate::render::restart_needed::Structure;
+use crate::render::view::Maps;
+use crate::store::Stored;
+pub(crate) use atomic_file::{exchange, may_replace, replace, staged, sweep_beside};
+use atomic_file::{parent, persist};
+
+/// A file that could not be read, written or put in place.
+#[derive(Debug, thiserror::Error)]
+#[error("{act} {}: {source}", path.display())]
+pub struct Error {
+    /// What was being done.
+    pub act: &'static str,
+    /// With what.
+    pub path: PathBuf,
+    /// Why not.
+    pub source: io::Error,
+}
+
+pub(crate) fn failed(act: &'static str, path: &Path) -> impl FnOnce(io::Error) -> Error {
+    move |source| Error { act, path: path.to_owned(), source }
+}
+
+/// Where a generation lives: haproxy.cfg, and the state directory with the maps it names.
+#[derive(Clone, Debug)]
+pub struct Disk {
+    cfg: PathBuf,
+    state_dir: PathBuf,
+    /// Held by all that may write; none for somebody who only looks.
+    #[expect(dead_code, reason = "held, never looked at")]
+    lock: Option<Arc<Flock<File>>>,
+}
+
+/// A generation that is written but not yet what HAProxy will read.
+pub struct Staged {
+    file: NamedTempFile,
+}
+
+/// Beside a generation's maps: what of it a restart alone can change.
+const STRUCTURE: &str = "structure.json";
+
+/// Good values and claims.
+const MEMORY: &str = "memory.json";
+/// The services' keys, and what is served without one.
+const STORE: &str = "store.json";
+
+/// The operator's files as HAProxy took them last.
+const OPERATOR: &str = "operator.json";
+
+/// 1 GiB. The longest of confgen's own files: those of a store with some 100,000 keys have 100 MB.
+const LARGEST: u64 = 1 << 30;
+
+/// Files and folders of what is only tried.
+pub const TRIAL: &str = ".trial-";
+
+fn is_stamp(name: &str) -> bool {
+    name.len() == 16 && name.bytes().all(|byte| byte.is_ascii_hexdigit())
+}
+
+/// Another confgen that ends, or a `once`, is waited for.
+const FREE_WITHIN: Duration = Duration::from_secs(2);
+
+/// A new haproxy.cfg: its group may read it, others need not know who is behind which host.
+const NEW_MODE: u32 = 0o640;
+
+impl Disk {
+    /// Makes the state directory and takes it for this process, clears what a killed confgen left half written, and makes
+    /// sure that replacing the file will not take it from its owner.
+    pub fn open(cfg: &Path, state_dir: &Path) -> Result<Self, Error> {
+        fs::create_dir_all(state_dir).map_err(failed("create", state_dir))?;
+        let lock = Some(Arc::new(lock::take(state_dir, FREE_WITHIN)?));
+        let disk = Self { lock, ..Self::at(cfg, state_dir) };
+        disk.sweep_temporaries()?;
+        may_replace(&disk.cfg)?;
+        Ok(disk)
+    }
+
+    /// The same for somebody who only looks: nothing is made or cleared.
+    pub fn at(cfg: &Path, state_dir: &Path) -> Self {
+        // A link stays one: what it leads to is replaced.
+        let cfg = cfg.canonicalize().unwrap_or_else(|_| cfg.to_owned());
+        Self { cfg, state_dir: state_dir.to_owned(), lock: None }
+    }
+
+    /// haproxy.cfg as it stands; none if there is no file.
+    pub fn cfg(&self) -> Result<Option<String>, Error> {
+        match regular_file::read(&self.cfg, LARGEST) {
+            Ok(bytes) => Ok(Some(String::from_utf8_lossy(&bytes).into_owned())),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+            Err(error) => Err(failed("read", &self.cfg)(error)),
+        }
+    }
+
+    /// Writes the maps under the generation's name, and the file beside its place.
+    pub fn stage(&self, rendered: &Rendered) -> Result<Staged, Error> {
+        self.maps(rendered)?;
+        let file = staged(&self.cfg, rendered.cfg.as_bytes(), NEW_MODE)?;
+        Ok(Staged { file })
+    }
+
+    /// Writes the maps and error pages of a generation, and beside them its structure.
+    pub fn maps(&self, rendered: &Rendered) -> Result<(), Error> {
+        let maps = self.state_dir.join(&rendered.stamp);
+        fs::create_dir_all(&maps).map_err(failed("create", &maps))?;
+        let Maps { hosts, paths, urls, passthrough } = &rendered.maps;
+        for (name, content) in [("hosts", hosts), ("paths", paths), ("urls", urls), ("passthrough", passthrough)] {
+            replace(&maps.join(format!("{name}.map")), content.as_bytes(), NEW_MODE)?;
+        }
+        for (name, content) in rendered.pages.files() {
+            replace(&maps.join(name), content, NEW_MODE)?;
+        }
+        let structure = maps.join(STRUCTURE);
+        let json =
+            serde_json::to_vec(&rendered.structure).map_err(|error| failed("write", &structure)(error.into()))?;
+        replace(&structure, &json, NEW_MODE)
+    }
+
+    /// The structure of a generation; none if it isn't one of ours, or its folder is gone.
+    pub fn structure(&self, stamp: &str) -> Option<Structure> {
+        if !is_stamp(stamp) {
+            return None;
+        }
+        serde_json::from_slice(&regular_file::read(&self.state_dir.join(stamp).join(STRUCTURE), LARGEST).ok()?).ok()
+    }
+
+    /// Makes the staged file haproxy.cfg. This rename is the only commit.
+    pub fn commit(&self, staged: Staged) -> Result<(), Error> {
+        persist(staged.file, &self.cfg)
+    }
+
+    /// Removes the maps of every generation but the given ones.
+    pub fn sweep(&self, keep: &[&str]) -> Result<(), Error> {
+        for entry in fs::read_dir(&self.state_dir).map_err(failed("list", &self.state_dir))? {
+            let entry = entry.map_err(failed("list", &self.state_dir))?;
+            let name = entry.file_name().to_string_lossy().into_owned();
+            if is_stamp(&name) && !keep.contains(&name.as_str()) {
+                fs::remove_dir_all(entry.path()).map_err(failed("remove", &entry.path()))?;
+            }
+        }
+        Ok(())
+    }
+
+    /// What was remembered of values and claims; nothing at first, and nothing when the file can't be read as such (it
+    /// is then kept aside).
+    pub fn memory(&self) -> Result<Memory, Error> {
+        recall(&self.state_dir.join(MEMORY))
+    }
+
+    /// What was remembered of the store, in the same way.
+    pub fn stored(&self) -> Result<Stored, Error> {
+        recall(&self.state_dir.join(STORE))
+    }
+
+    /// Both, for somebody who only looks: nothing where it can't be read.
+    pub fn glimpse(&self) -> (Memory, Stored) {
+        (glimpse(&self.state_dir.join(MEMORY)), glimpse(&self.state_dir.join(STORE)))
+    }
+
+    /// Remembers.
+    pub fn remember(&self, memory: &Memory, stored: &Stored) -> Result<(), Error> {
+        remember(&self.state_dir.join(MEMORY), memory)?;
+        remember(&self.state_dir.join(STORE), stored)
+    }
+
+    /// The operator's files as HAProxy took them last; none where that isn't known.
+    pub fn operators(&self) -> Result<Option<Vec<Source>>, Error> {
+        recall(&self.state_dir.join(OPERATOR))
+    }
+
+    /// Remembers them.
+    pub fn remember_operators(&self, sources: &[Source]) -> Result<(), Error> {
+        remember(&self.state_dir.join(OPERATOR), &sources)
+    }
+
+    /// Temporary files of ours that a killed process left.
+    fn sweep_temporaries(&self) -> Result<(), Error> {
+        let kept = [MEMORY, STORE, OPERATOR].map(|name| self.state_dir.join(name));
+        for place in kept.iter().chain([&self.cfg]) {
+            sweep_beside(place)?;
+        }
+        let trials = fs::read_dir(&self.state_dir).map_err(failed("list", &self.state_dir))?.flatten();
+        for trial in trials.filter(|entry| entry.file_name().to_string_lossy().starts_with(TRIAL)) {
+            let path = trial.path();
+            let removed = if path.is_dir() { fs::remove_dir_all(&path) } else { fs::remove_file(&path) };
+            removed.map_err(failed("remove", &path))?;
+        }
+        Ok(())
+    }
+}
+
+impl Staged {
+    /// Where the staged file is, for `haproxy -c`.
+    pub fn path(&self) -> &Path {
+        self.file.path()
+    }
+}
+
+fn recall<T: DeserializeOwned + Default>(path: &Path) -> Result<T, Error> {
+    let bytes = match regular_file::read(path, LARGEST) {
+        Ok(bytes) => bytes,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(T::default()),
+        Err(error) => return Err(failed("read", path)(error)),
+    };
+    serde_json::from_slice(&bytes).or_else(|error| {
+        let aside = path.with_extension("json.broken");
+        tracing::warn!("{}: {error}; kept as {}, starting without it", path.display(), aside.display());
+        fs::rename(path, &aside).map_err(failed("rename", path)).map(|()| T::default())
+    })
+}
+
+fn glimpse<T: DeserializeOwned + Default>(path: &Path) -> T {
+    regular_file::read(path, LARGEST).ok().and_then(|bytes| serde_json::from_slice(&bytes).ok()).unwrap_or_default()
+}
+
+fn remember(path: &Path, what: &impl Serialize) -> Result<(), Error> {
+    let json = serde_json::to_vec(what).map_err(|error| failed("write", path)(error.into()))?;
+    replace(path, &json, 0o600)
+}
+
+/// Makes the file that HAProxy reads its servers' states from, with nothing but its version in it: a missing or an empty
+/// one is a warning at every check. handover makes and fills it too; where confgen may not, that is handover's.
+pub fn make_state_file(path: &Path) {
+    if path.exists() {
+        return;
+    }
+    let made = fs::create_dir_all(parent(path)).map_err(failed("create", parent(path)));
+    if let Err(error) = made.and_then(|()| replace(path, b"1\n", 0o644)) {
+        tracing::warn!("{error}; left to handover");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::MetadataExt;
+
+    use super::*;
+
+    fn rendered(stamp: &str, cfg: &str) -> Rendered {
+        Rendered { stamp: stamp.into(), cfg: cfg.into(), ..Rendered::default() }
+    }
+
+    #[test]
+    fn a_staged_generation_changes_nothing_until_it_is_committed() {
+        let dir = tempfile::tempdir().unwrap();
+        let (cfg, state) = (dir.path().join("haproxy.cfg"), dir.path().join("state"));
+        let disk = Disk::open(&cfg, &state).unwrap();
+        let staged = disk.stage(&rendered("0123456789abcdef", "new\n")).unwrap();
+        assert_eq!(disk.cfg().unwrap(), None);
+        assert_eq!(fs::read_to_string(staged.path()).unwrap(), "new\n");
+        disk.commit(staged).unwrap();
+        assert_eq!(disk.cfg().unwrap().as_deref(), Some("new\n"));
+        assert_eq!(fs::metadata(&cfg).unwrap().mode() & 0o7777, 0o640);
+        drop(disk.stage(&rendered("fedcba9876543210", "refused\n")).unwrap());
+        assert_eq!(disk.cfg().unwrap().as_deref(), Some("new\n"));
+        disk.sweep(&["0123456789abcdef"]).unwrap();
+        assert!(state.join("0123456789abcdef").exists() && !state.join("fedcba9876543210").exists());
+    }
+
+    #[test]
+    fn mode_and_owner_stay_and_leftovers_go() {
+        let dir = tempfile::tempdir().unwrap();
+        let cfg = dir.path().join("haproxy.cfg");
+        replace(&cfg, b"old", 0o604).unwrap();
+        let [leftover, editors] = [".haproxy.cfg.abc.confgen", ".haproxy.cfg.swp"].map(|name| dir.path().join(name));
+        replace(&leftover, b"half", 0o600).unwrap();
+        replace(&editors, b"mine", 0o600).unwrap();
+        let disk = Disk::open(&cfg, &dir.path().join("state")).unwrap();
+        assert!(!leftover.exists() && editors.exists());
+        disk.commit(disk.stage(&rendered("0123456789abcdef", "new")).unwrap()).unwrap();
+        assert_eq!(fs::metadata(&cfg).unwrap().mode() & 0o7777, 0o604);
+    }
+
+    #[test]
+    fn a_broken_memory_is_put_aside() {
+        let dir = tempfile::tempdir().unwrap();
+        let disk = Disk::open(&dir.path().join("haproxy.cfg"), dir.path()).unwrap();
+        replace(&dir.path().join("memory.json"), b"{\"good\":", 0o600).unwrap();
+        replace(&dir.path().join("store.json"), b"[7]", 0o600).unwrap();
+        assert_eq!((disk.memory().unwrap(), disk.stored().unwrap()), Default::default());
+        assert!(dir.path().join("memory.json.broken").exists() && dir.path().join("store.json.broken").exists());
+        disk.remember(&Memory::default(), &Stored::default()).unwrap();
+        assert!(dir.path().join("store.json").exists());
+        assert_eq!((disk.memory().unwrap(), disk.stored().unwrap()), Default::default());
+    }
+}

@@ -1,0 +1,203 @@
+//! Services: what each holds and is set to, and how many of its upstreams are up.
+
+use std::collections::BTreeMap;
+
+use discovery::{Kind, ServiceId, Tls};
+use serde::Serialize;
+
+use super::upstream::{Traffic, UpstreamShown, of_service};
+use super::{Counted, applied};
+use crate::desired::{Preview, Settings};
+use crate::render::restart_needed;
+use crate::render::view::preview_section;
+use crate::status::Report;
+use crate::status::figures::Figures;
+
+/// `/api/v1/services`.
+#[derive(Debug, Serialize)]
+pub struct Services {
+    /// Why HAProxy couldn't be asked, if so.
+    pub haproxy_error: Option<String>,
+    /// The revision that HAProxy follows, but for what is pending.
+    pub applied: Option<i64>,
+    /// By kind, then by name.
+    pub services: Vec<ServiceShown>,
+}
+
+/// One service.
+#[derive(Debug, Serialize)]
+pub struct ServiceShown {
+    /// As its section is called: `http-shop`.
+    pub id: String,
+    /// `http` or `tcp`.
+    pub kind: &'static str,
+    /// Its name.
+    pub name: String,
+    /// The hosts and paths that it holds, each with each.
+    pub routes: Vec<RouteShown>,
+    /// The old layout's expression.
+    pub url_reg: Option<String>,
+    /// The ports that it holds.
+    pub ports: Vec<String>,
+    /// Its settings, the defaults included, as they would be written.
+    pub settings: BTreeMap<&'static str, String>,
+    /// A change of it waits for a restart.
+    pub pending: bool,
+    /// What HAProxy has against it; then it is served in the last form that HAProxy took, or not at all.
+    pub refused: Option<String>,
+    /// Its upstreams, counted.
+    pub upstreams: Census,
+    /// What HAProxy has seen of its backend since it started.
+    pub haproxy: Option<Traffic>,
+    /// The colors that can be previewed.
+    pub previews: Vec<ColorShown>,
+    /// Lines of the operator's files that name its section: `/etc/haproxy/conf.d/mine.cfg:3`.
+    pub named_by: Vec<String>,
+}
+
+/// A color that can be previewed.
+#[derive(Debug, Serialize)]
+pub struct ColorShown {
+    /// Its name.
+    pub color: String,
+    /// Its section: `http-shop:preview-green`.
+    pub section: String,
+    /// The hosts and paths that lead to it.
+    pub routes: Vec<RouteShown>,
+    /// How many upstreams it has there: none while it is active, and then it answers 503.
+    pub upstreams: usize,
+    /// What HAProxy has seen of that section since it started.
+    pub haproxy: Option<Traffic>,
+}
+
+/// One host and one path prefix.
+#[derive(Debug, Serialize)]
+pub struct RouteShown {
+    /// The host, or `*.` and what it is below of.
+    pub host: String,
+    /// The prefix; `/` is all paths.
+    pub path: String,
+}
+
+/// Upstreams, counted.
+#[derive(Debug, Default, Serialize)]
+pub struct Census {
+    /// In all.
+    pub total: usize,
+    /// Wanted to take requests.
+    pub ready: usize,
+    /// Getting new requests from HAProxy.
+    pub balanced: usize,
+}
+
+/// `/api/v1/services/{id}`: one service with its upstreams and what is refused of it.
+#[derive(Debug, Serialize)]
+pub struct ServiceInFull {
+    /// Why HAProxy couldn't be asked, if so.
+    pub haproxy_error: Option<String>,
+    /// The revision that HAProxy follows, but for what is pending.
+    pub applied: Option<i64>,
+    /// The service.
+    pub service: ServiceShown,
+    /// Its upstreams.
+    pub upstreams: Vec<UpstreamShown>,
+    /// Its keys that are not followed, and why.
+    pub quarantine: BTreeMap<String, String>,
+}
+
+/// All services of now.
+pub fn services(report: &Report, counted: &Counted) -> Services {
+    let figures = Figures::of(counted);
+    let known = report.standing.settled.known();
+    let services = known.map(|id| show(report, id, &figures).0).collect();
+    Services { haproxy_error: counted.as_ref().err().cloned(), applied: applied(report), services }
+}
+
+/// One service of now; none if there is none of that id.
+pub fn service(report: &Report, counted: &Counted, id: &str) -> Option<ServiceInFull> {
+    let id = report.standing.settled.known().find(|known| known.to_string() == id)?;
+    Some(in_full(report, id, &Figures::of(counted)))
+}
+
+/// The first so many services of now.
+pub fn first_services(report: &Report, counted: &Counted, most: usize) -> Vec<ServiceInFull> {
+    let figures = Figures::of(counted);
+    report.standing.settled.known().take(most).map(|id| in_full(report, id, &figures)).collect()
+}
+
+fn in_full(report: &Report, id: &ServiceId, figures: &Figures) -> ServiceInFull {
+    let (service, upstreams) = show(report, id, figures);
+    let quarantine = report.quarantined(id).map(|(key, reason)| (key.clone(), reason.clone())).collect();
+    let haproxy_error = figures.error().map(str::to_owned);
+    ServiceInFull { haproxy_error, applied: applied(report), service, upstreams, quarantine }
+}
+
+fn show(report: &Report, id: &ServiceId, figures: &Figures) -> (ServiceShown, Vec<UpstreamShown>) {
+    let settled = &report.standing.settled;
+    let upstreams = of_service(report, figures, id);
+    let wanted = settled.service(id);
+    let routes = wanted.iter().flat_map(|wanted| &wanted.routes);
+    let binds = wanted.iter().flat_map(|wanted| &wanted.binds);
+    let route =
+        |route: &crate::desired::Route| RouteShown { host: route.domain.to_string(), path: route.path.to_string() };
+    let preview = |preview: &Preview| {
+        let section = preview_section(id, &preview.color);
+        ColorShown {
+            color: preview.color.to_string(),
+            routes: preview.routes.iter().map(route).collect(),
+            upstreams: preview.servers.len(),
+            haproxy: figures.backend(&section).map(Traffic::from),
+            section,
+        }
+    };
+    let shown = ServiceShown {
+        id: id.to_string(),
+        kind: if id.kind == Kind::Http { "http" } else { "tcp" },
+        name: id.name.to_string(),
+        routes: routes.map(route).collect(),
+        url_reg: wanted.and_then(|it| it.url_reg.as_ref()).map(|(_, regex)| regex.to_string()),
+        ports: binds.map(ToString::to_string).collect(),
+        settings: wanted.map(|it| settings(id.kind, &it.settings)).unwrap_or_default(),
+        pending: report.standing.pending.contains(id),
+        refused: settled.refused(id).map(str::to_owned),
+        upstreams: Census {
+            total: upstreams.len(),
+            ready: upstreams.iter().filter(|it| it.state == Some("ready")).count(),
+            balanced: upstreams.iter().filter(|it| it.balanced == Some(true)).count(),
+        },
+        haproxy: figures.backend(&id.to_string()).map(Traffic::from),
+        previews: wanted.iter().flat_map(|wanted| &wanted.previews).map(preview).collect(),
+        named_by: named_by(report, id),
+    };
+    (shown, upstreams)
+}
+
+/// Lines of the operator's files that name the service's section, or one of its previews'.
+fn named_by(report: &Report, id: &ServiceId) -> Vec<String> {
+    let named = &report.standing.operators.named;
+    let of_it = named.iter().filter(|(section, _)| restart_needed::service(section).as_ref() == Some(id));
+    of_it.flat_map(|(_, named)| named.at.clone()).collect()
+}
+
+/// The settings that count, by their keys' names.
+fn settings(kind: Kind, settings: &Settings) -> BTreeMap<&'static str, String> {
+    let (http, secure) = (kind == Kind::Http, settings.tls == Tls::Reencrypt);
+    let all = [
+        ("tls", Some(settings.tls.to_string())),
+        ("balance", Some(settings.balance.to_string())),
+        ("check", Some(settings.check.to_string())),
+        ("sticky", Some(settings.sticky.to_string())),
+        ("allow", settings.allow.as_ref().map(ToString::to_string)),
+        ("maxconn", settings.maxconn.map(|most| most.to_string())),
+        ("slowstart", settings.slowstart.map(|span| span.to_string())),
+        ("hsts", settings.hsts.map(|hsts| hsts.to_string())),
+        ("proxy-protocol", Some(settings.proxy_protocol.to_string())),
+        ("proto", http.then(|| settings.proto.to_string())),
+        ("verify", secure.then(|| settings.trust.to_string())),
+        ("sni", secure.then(|| settings.sni.to_string())),
+        ("profile", settings.profile.as_ref().map(ToString::to_string)),
+        ("active", settings.active.as_ref().map(ToString::to_string)),
+        ("preview", settings.preview.as_ref().map(ToString::to_string)),
+    ];
+    all.into_iter().filter_map(|(name, value)| Some((name, value?))).collect()
+}

@@ -1,0 +1,101 @@
+//! The status page: what the API answers, for people. Pure.
+
+use askama::Template;
+use discovery::Cause;
+
+use crate::status::Report;
+use crate::status::api::{Act, Counted, ServiceInFull, Status, UpstreamShown, first_services, history, status};
+
+/// A page with more services is no page; the API has them all.
+const SERVICES: usize = 200;
+/// Upstreams of one service.
+const UPSTREAMS: usize = 50;
+/// What lies further back, the API has.
+const ACTS: usize = 20;
+/// Keys that are not followed.
+const KEYS: usize = 100;
+
+/// The whole page. Whatever is printed in it is escaped as HTML.
+#[derive(Template)]
+#[template(path = "status.html")]
+struct Page<'a> {
+    status: Status,
+    services: Vec<ServiceInFull>,
+    more_services: usize,
+    quarantine: Vec<(&'a String, &'a String)>,
+    more_keys: usize,
+    acts: Vec<Act>,
+    haproxy_error: Option<&'a String>,
+}
+
+/// The page of now.
+pub fn page(report: &Report, counted: &Counted) -> askama::Result<String> {
+    let standing = &report.standing;
+    let page = Page {
+        status: status(report),
+        services: first_services(report, counted, SERVICES),
+        more_services: standing.settled.known().count().saturating_sub(SERVICES),
+        quarantine: standing.quarantined.iter().take(KEYS).collect(),
+        more_keys: standing.quarantined.len().saturating_sub(KEYS),
+        acts: history(report).history.into_iter().take(ACTS).collect(),
+        haproxy_error: counted.as_ref().err(),
+    };
+    page.render()
+}
+
+impl ServiceInFull {
+    fn shown(&self) -> &[UpstreamShown] {
+        self.upstreams.get(..UPSTREAMS).unwrap_or(&self.upstreams)
+    }
+
+    fn more(&self) -> usize {
+        self.upstreams.len().saturating_sub(UPSTREAMS)
+    }
+}
+
+impl UpstreamShown {
+    /// It gets requests, or the cause why it gets none.
+    fn requests(&self) -> &str {
+        self.verdict.cause().map_or("yes", Cause::name)
+    }
+
+    fn tone(&self) -> &'static str {
+        match self.verdict.gets_requests {
+            Some(true) => "good",
+            Some(false) => "bad",
+            None => "soft",
+        }
+    }
+}
+
+impl Act {
+    /// How long it took, in ms with one digit behind the point.
+    fn ms(&self) -> String {
+        format!("{:.1}", self.seconds * 1000.0)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use super::*;
+    use crate::desired::tests::{settle, topology};
+    use crate::status::Standing;
+
+    #[test]
+    fn nothing_from_the_store_becomes_markup() {
+        let store = "http-services/a/domain a.com\nhttp-services/a/upstreams/1 10.0.0.1:80\n\
+                     http-services/a/tls <script>alert(1)</script>\nhttp-services/a/url_reg ^/<b>&\"'";
+        let settled = settle(&topology(store), &Default::default(), &Default::default());
+        let quarantined = settled.quarantined();
+        assert!(quarantined.values().any(|reason| reason.contains("<script>")), "{quarantined:?}");
+        let standing = Standing { settled: settled.into(), quarantined, ..Standing::default() };
+        let report = Report { standing: Arc::new(standing), away: Some("<i>".into()), ..Report::default() };
+        let page = page(&report, &Err("</td><img src=x>".into())).unwrap();
+        for markup in ["<script", "<img", "<i>", "<b>"] {
+            assert!(!page.contains(markup), "{markup} in {page}");
+        }
+        assert!(page.contains("a.com/") && page.contains("10.0.0.1:80"), "{page}");
+    }
+}

@@ -1,0 +1,333 @@
+//! The store as this confgen knows it: every change so far, and what of it no round has seen yet. Pure.
+
+pub(crate) mod address_owners;
+mod persisted;
+pub(crate) mod removal_guard;
+mod reset;
+mod reset_event;
+
+use std::borrow::Cow;
+use std::collections::BTreeSet;
+use std::sync::Arc;
+use std::time::SystemTime;
+
+use discovery::{Change, Entry, Key, ServiceId, Snapshot, Topology, Upstream, UpstreamId};
+use serde::{Deserialize, Serialize};
+
+use crate::desired::Changed;
+use crate::store::address_owners::Bearer;
+use crate::store::removal_guard::goodbye;
+
+pub use persisted::Stored;
+pub use reset::Held;
+pub use reset_event::{Told, Wiped};
+
+/// The longest key that is kept: the longest of ours has some 530 bytes.
+const LONGEST_KEY: usize = 1024;
+
+/// Where balancers write.
+const BALANCERS: &str = "balancers/";
+
+/// A point in a store's life.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Position {
+    /// The store's cluster id.
+    pub cluster: u64,
+    /// Its raft term, as of the last listing.
+    pub raft_term: u64,
+    /// The revision.
+    pub revision: i64,
+}
+
+/// What a round is given of the store.
+#[derive(Clone, Debug)]
+pub struct News {
+    /// Everything, as of `position`, with what is held.
+    pub topology: Arc<Topology>,
+    /// Up to where that is.
+    pub position: Position,
+    /// What the rounds before have not seen.
+    pub changed: Changed,
+    /// Upstreams that said they would go, and went.
+    pub goodbyes: BTreeSet<(ServiceId, UpstreamId)>,
+    /// What of it the store lacks.
+    pub held: Arc<Held>,
+    /// The newest revision that was heard of.
+    pub newest: i64,
+}
+
+impl News {
+    /// A store of which nothing has been seen before.
+    pub fn first(snapshot: &Snapshot) -> Self {
+        Self {
+            topology: Arc::new(Topology::of(&snapshot.entries)),
+            position: Position::of(snapshot),
+            changed: Changed::All,
+            goodbyes: BTreeSet::new(),
+            held: Arc::default(),
+            newest: snapshot.revision,
+        }
+    }
+}
+
+impl Position {
+    fn of(snapshot: &Snapshot) -> Self {
+        Self { cluster: snapshot.cluster, raft_term: snapshot.raft_term, revision: snapshot.revision }
+    }
+}
+
+/// The store, mirrored.
+#[derive(Debug)]
+pub struct Mirror {
+    /// What is in the store, and what is held.
+    topology: Arc<Topology>,
+    /// None where the store was never known.
+    position: Option<Position>,
+    /// The newest revision that was heard of, what balancers write included.
+    newest: i64,
+    /// It was listed, or is to be taken as it is remembered.
+    is_known: bool,
+    held: Arc<Held>,
+    changed: Changed,
+    goodbyes: BTreeSet<(ServiceId, UpstreamId)>,
+    told: Vec<Told>,
+    /// When the store was listed last, by this host's clock.
+    listed_at: SystemTime,
+}
+
+impl Default for Mirror {
+    fn default() -> Self {
+        Self::remembering(Stored::default())
+    }
+}
+
+impl Mirror {
+    /// A mirror that has seen nothing yet, but knows what was.
+    pub fn remembering(mut stored: Stored) -> Self {
+        let (position, mut held) = (stored.position, std::mem::take(&mut stored.held));
+        let topology = stored.topology();
+        let there: BTreeSet<&str> = topology.entries().map(|entry| entry.key.as_str()).collect();
+        held.retain(|key| there.contains(key));
+        Self {
+            topology: Arc::new(topology),
+            position,
+            newest: 0,
+            is_known: false,
+            held: Arc::new(held),
+            changed: Changed::All,
+            goodbyes: BTreeSet::new(),
+            told: Vec::new(),
+            listed_at: SystemTime::UNIX_EPOCH,
+        }
+    }
+
+    /// The listing that comes next is of this time.
+    pub fn stamp(&mut self, now: SystemTime) {
+        self.listed_at = now;
+    }
+
+    /// Takes what is remembered for what the store says, for want of anything newer. True if there is such a thing, and
+    /// that is news.
+    pub fn fall_back(&mut self) -> bool {
+        let falls_back = !self.is_known && self.position.is_some();
+        self.is_known |= falls_back;
+        falls_back
+    }
+
+    /// Takes in a listing of the whole store. In a wiped one, the keys that it lacks are held.
+    pub fn list(&mut self, snapshot: &Snapshot) {
+        let now = Position::of(snapshot);
+        let last = self.position.map(|last| Position { revision: last.revision.max(self.newest), ..last });
+        let wiped = last.and_then(|last| Wiped::between(last, now));
+        let last = std::mem::replace(&mut self.topology, Arc::new(topology_of(&snapshot.entries)));
+        if wiped.is_some() || !self.held.is_empty() {
+            let listed: BTreeSet<&str> = snapshot.entries.iter().map(|entry| entry.key.as_str()).collect();
+            self.hold(&last, &listed, wiped.map(|why| (why, now)));
+        }
+        (self.position, self.newest) = (Some(now), now.revision);
+        (self.is_known, self.changed) = (true, Changed::All);
+    }
+
+    /// Holds what a wiped store lacks, or what of the held is still lacking.
+    fn hold(&mut self, last: &Topology, listed: &BTreeSet<&str>, wiped: Option<(Wiped, Position)>) {
+        let before = self.held.len();
+        let held = Arc::make_mut(&mut self.held);
+        match wiped {
+            Some((_, now)) => *held = Held::of(last, listed, now, self.listed_at),
+            None => held.retain(|key| !listed.contains(key)),
+        }
+        let topology = Arc::make_mut(&mut self.topology);
+        for entry in last.entries().filter(|entry| held.contains(&entry.key)) {
+            topology.apply(&Change::Put(entry.clone()));
+        }
+        let records = topology.services().iter().flat_map(|(service, keys)| {
+            keys.upstreams()
+                .filter(|(_, field)| !held.contains(&field.entry.key))
+                .filter_map(|(id, field)| Some(((service.clone(), id.clone()), field.value.as_ref().ok()?.address)))
+        });
+        let moved: Vec<String> = records.flat_map(|(live, address)| held.moved(&live, address)).collect();
+        moved.iter().for_each(|key| self.let_go(key));
+        match wiped {
+            Some((why, noticed)) => {
+                let (keys, services) = (self.held.len(), self.held.services());
+                self.told.push(Told::Wiped { why, noticed, keys, services });
+            }
+            None => self.tell_let_go(before),
+        }
+        self.hear_acceptance();
+    }
+
+    /// Takes in changes up to a revision. True if any is about a service, or was meant to be. What balancers say of themselves is none of a
+    /// balancer's business: the revision doesn't move, or each would answer each other's writes for ever.
+    pub fn apply(&mut self, revision: i64, changes: &[Change]) -> bool {
+        if !self.is_known {
+            return false;
+        }
+        self.newest = self.newest.max(revision);
+        if !changes.is_empty() && changes.iter().all(|change| change.key().starts_with(BALANCERS)) {
+            return false;
+        }
+        if let Some(position) = &mut self.position {
+            position.revision = revision;
+        }
+        self.goodbyes.extend(changes.iter().filter_map(goodbye));
+        let mut matter = false;
+        for change in changes {
+            let Some(change) = bounded(change) else { continue };
+            let change = &*change;
+            let topology = Arc::make_mut(&mut self.topology);
+            let was = topology.unfollowed().get(change.key()).cloned();
+            if let Some(id) = topology.apply(change) {
+                self.changed.join(id);
+                matter = true;
+            }
+            matter |= was.as_ref() != topology.unfollowed().get(change.key());
+        }
+        if !self.held.is_empty() {
+            matter |= self.release(changes);
+        }
+        // The removal guard retains upstreams that are not in here, and an acceptance is about them too.
+        matter || changes.iter().any(|change| change.key() == Key::AcceptStore.to_string())
+    }
+
+    /// Lets go what was written again, what has moved, and everything if an operator says so. True if anything went.
+    fn release(&mut self, changes: &[Change]) -> bool {
+        let before = self.held.len();
+        for change in changes {
+            Arc::make_mut(&mut self.held).let_go(change.key());
+            if let Some((live, address)) = written(change) {
+                self.held.moved(&live, address).iter().for_each(|key| self.let_go(key));
+            }
+        }
+        self.tell_let_go(before);
+        if changes.iter().any(|change| change.key() == Key::AcceptStore.to_string()) {
+            self.hear_acceptance();
+        }
+        self.held.len() < before
+    }
+
+    /// An operator may have said that the store is meant as it is.
+    fn hear_acceptance(&mut self) {
+        let Some(word) = self.topology.accept_store().filter(|_| !self.held.is_empty()) else { return };
+        match self.held.is_accepted(word) {
+            Ok(()) => {
+                let keys: Vec<String> = self.held.keys().cloned().collect();
+                keys.iter().for_each(|key| self.let_go(key));
+                self.told.push(Told::Accepted { keys: keys.len() });
+            }
+            Err(reason) => self.told.push(Told::NotAccepted(reason)),
+        }
+    }
+
+    /// A held key goes, and nobody is to keep its upstream.
+    fn let_go(&mut self, key: &str) {
+        if !Arc::make_mut(&mut self.held).let_go(key) {
+            return;
+        }
+        let gone = Change::Delete { key: key.to_owned(), revision: 0, previous: None };
+        if let Some(id) = Arc::make_mut(&mut self.topology).apply(&gone) {
+            self.changed.join(id);
+        }
+        if let Ok(Key::Upstream { service, id, .. }) = key.parse() {
+            self.goodbyes.insert((service, id));
+        }
+    }
+
+    fn tell_let_go(&mut self, before: usize) {
+        let left = self.held.len();
+        if left < before {
+            self.told.push(Told::LetGo { keys: before - left, left });
+        }
+    }
+
+    /// The next round has to see everything anew.
+    pub fn everything_anew(&mut self) {
+        self.changed = Changed::All;
+    }
+
+    /// Whether the store is known, or taken as it is remembered.
+    pub fn is_known(&self) -> bool {
+        self.is_known
+    }
+
+    /// Whether anything is left that no round has seen.
+    pub fn has_news(&self) -> bool {
+        self.changed != Changed::nothing()
+    }
+
+    /// Up to where the store is known.
+    pub fn position(&self) -> Position {
+        self.position.unwrap_or_default()
+    }
+
+    /// How many keys there are of services, held ones included.
+    pub fn keys(&self) -> usize {
+        self.topology.entries().count()
+    }
+
+    /// What is to be said of held keys, once.
+    pub fn told(&mut self) -> Vec<Told> {
+        std::mem::take(&mut self.told)
+    }
+
+    /// What no round has seen yet; they have, from now on. None before the store is known.
+    pub fn news(&mut self) -> Option<News> {
+        Some(News {
+            topology: Arc::clone(&self.topology),
+            position: self.position.filter(|_| self.is_known)?,
+            changed: std::mem::replace(&mut self.changed, Changed::nothing()),
+            goodbyes: std::mem::take(&mut self.goodbyes),
+            held: Arc::clone(&self.held),
+            newest: self.newest,
+        })
+    }
+}
+
+/// The topology of a listing, without what nothing reads.
+fn topology_of(entries: &[Entry]) -> Topology {
+    let mut topology = Topology::default();
+    for entry in entries.iter().filter(|entry| entry.key.len() <= LONGEST_KEY) {
+        topology.apply(&Change::Put(entry.clone().bounded()));
+    }
+    topology
+}
+
+/// The change without what nothing reads; None if its key can't be one of ours.
+fn bounded(change: &Change) -> Option<Cow<'_, Change>> {
+    match change {
+        _ if change.key().len() > LONGEST_KEY => None,
+        Change::Put(entry) => Some(Cow::Owned(Change::Put(entry.clone().bounded()))),
+        Change::Delete { .. } => Some(Cow::Borrowed(change)),
+    }
+}
+
+/// The upstream that a change writes, and where it listens.
+fn written(change: &Change) -> Option<(Bearer, discovery::UpstreamAddress)> {
+    let Change::Put(Entry { key, value, .. }) = change else { return None };
+    let Ok(Key::Upstream { service, id, .. }) = key.parse::<Key>() else { return None };
+    Some(((service, id), Upstream::parse(value).ok()?.address))
+}
+
+#[cfg(test)]
+mod tests;

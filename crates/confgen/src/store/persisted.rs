@@ -1,0 +1,118 @@
+//! The store as a confgen remembers it over its own restarts: what to serve while etcd is away, and what to compare the
+//! store with once it is back. Pure. What it holds is believed no more than what the store says.
+
+use discovery::{Entry, Topology};
+use serde::{Deserialize, Serialize};
+
+use super::{Held, Position};
+use crate::store::removal_guard::Kept;
+
+/// The service keys as of a position. A field that an older confgen has not written has its default.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Stored {
+    /// Up to where the store was known; none where it never was.
+    pub position: Option<Position>,
+    /// Which keys are held.
+    pub held: Held,
+    /// What the guard keeps.
+    pub kept: Vec<Kept>,
+    /// The upstreams that lost their keys of late, and are not retained.
+    pub lost: Vec<Kept>,
+    entries: Vec<Line>,
+}
+
+/// An entry.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+struct Line {
+    key: String,
+    value: Value,
+    #[serde(default)]
+    create_revision: i64,
+    #[serde(default)]
+    mod_revision: i64,
+    #[serde(default)]
+    lease: i64,
+}
+
+/// Text as text; a value that is none is refused whatever it is, but has to be the same one.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(untagged)]
+enum Value {
+    Text(String),
+    Bytes(Vec<u8>),
+}
+
+impl Stored {
+    /// What is known now, without what is retained.
+    pub fn new<'a>(entries: impl Iterator<Item = &'a Entry>, position: Position) -> Self {
+        Self { position: Some(position), entries: entries.map(Line::from).collect(), ..Self::default() }
+    }
+
+    /// The same with the keys that are retained since a reset.
+    #[must_use]
+    pub fn retaining(self, held: Held) -> Self {
+        Self { held, ..self }
+    }
+
+    /// The services that were known.
+    pub fn topology(self) -> Topology {
+        let entries: Vec<Entry> = self.entries.into_iter().map(|line| Entry::from(line).bounded()).collect();
+        Topology::of(&entries)
+    }
+}
+
+impl From<&Entry> for Line {
+    fn from(entry: &Entry) -> Self {
+        let Entry { key, value, create_revision, mod_revision, lease } = entry.clone();
+        let value = String::from_utf8(value).map_or_else(|error| Value::Bytes(error.into_bytes()), Value::Text);
+        Self { key, value, create_revision, mod_revision, lease }
+    }
+}
+
+impl From<Line> for Entry {
+    fn from(line: Line) -> Self {
+        let value = match line.value {
+            Value::Text(text) => text.into_bytes(),
+            Value::Bytes(bytes) => bytes,
+        };
+        let Line { key, create_revision, mod_revision, lease, .. } = line;
+        Self { key, value, create_revision, mod_revision, lease }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_remembered_is_what_was_known() {
+        let entry = |key: &str, value: &[u8], lease| Entry {
+            key: key.into(),
+            value: value.into(),
+            create_revision: 3,
+            mod_revision: 4,
+            lease,
+        };
+        let known = Topology::of(&[
+            entry("http-services/a/domain", b"a.com", 0),
+            entry("http-services/a/path", b"\xff\x00", 0),
+            entry("http-services/a/upstreams/1", b"10.0.0.1:80", 77),
+        ]);
+        let position = Position { cluster: u64::MAX, raft_term: 2, revision: 9 };
+        let stored = Stored::new(known.entries(), position);
+        let again: Stored = serde_json::from_slice(&serde_json::to_vec(&stored).unwrap()).unwrap();
+        assert_eq!((again.position, again.topology()), (Some(position), known));
+    }
+
+    #[test]
+    fn an_older_or_a_meddled_with_file_is_taken_as_far_as_it_goes() {
+        let terse = r#"{"entries":[{"key":"http-services/a/upstreams/1","value":"10.0.0.1:80 check\n"},
+            {"key":"nonsense/\u0000","value":""}],"later":7}"#;
+        let stored: Stored = serde_json::from_str(terse).unwrap();
+        assert_eq!((stored.position, stored.held.len()), (None, 0));
+        let topology = stored.topology();
+        assert!(topology.services().values().flat_map(|it| it.upstreams()).all(|(_, field)| field.value.is_err()));
+        assert_eq!(serde_json::from_str::<Stored>("{}").unwrap(), Stored::default());
+    }
+}

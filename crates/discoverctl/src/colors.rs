@@ -1,0 +1,251 @@
+//! A service's colors: which are active, and how many upstreams of each would take requests. Pure.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use discovery::{Active, Color, Service, SettingName, Upstream, UpstreamId, UpstreamState};
+
+use crate::balancer_api::{Answers, ServiceInFull, Traffic};
+use crate::error::Error;
+
+/// The largest share that a color can be written with.
+const LARGEST: u64 = 10_000;
+
+/// What balancers say of a color's upstreams, and who can't say.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Health {
+    /// By balancer, how many would take requests if the color were active; None where HAProxy or the API can't be asked.
+    pub(crate) healthy: BTreeMap<String, Option<usize>>,
+    /// By balancer, why it can't say.
+    pub(crate) silent: BTreeMap<String, String>,
+}
+
+/// The upstreams of a color that nothing but an inactive color keeps from taking requests: their records say ready, and
+/// nobody has taken them out.
+pub(crate) fn ready(service: &Service, color: Option<&Color>) -> BTreeSet<UpstreamId> {
+    let is_out = |id: &UpstreamId| {
+        let imposed = service.imposed(id).and_then(|field| field.value.as_ref().ok());
+        imposed.is_some_and(|it| it.state.is_some() || it.weight.is_some_and(|weight| weight.get() == 0))
+    };
+    let ready = records(service, color).filter(|(id, it)| {
+        let weighs = service.imposed(id).is_some_and(|field| field.value.as_ref().is_ok_and(|it| it.weight.is_some()));
+        it.state == UpstreamState::Ready && (weighs || it.weight.get() > 0) && !is_out(id)
+    });
+    ready.map(|(id, _)| id.clone()).collect()
+}
+
+/// The records of a color's upstreams; None are those without a color.
+pub(crate) fn records<'a>(
+    service: &'a Service,
+    color: Option<&'a Color>,
+) -> impl Iterator<Item = (&'a UpstreamId, &'a Upstream)> {
+    let readable = service.upstreams().filter_map(|(id, field)| Some((id, field.value.as_ref().ok()?)));
+    readable.filter(move |(_, it)| it.color.as_ref() == color)
+}
+
+/// Every color that an upstream bears or that is active, and None where an upstream bears none.
+pub(crate) fn colors(service: &Service) -> BTreeSet<Option<Color>> {
+    let borne = service.upstreams().filter_map(|(_, field)| Some(field.value.as_ref().ok()?.color.clone()));
+    let active = active(service).ok().flatten();
+    let active: Vec<_> = active.iter().flat_map(Active::iter).map(|(color, _)| Some(color.clone())).collect();
+    borne.chain(active).collect()
+}
+
+/// The active colors, if any are set. A value that can't be read is no base for a decision.
+pub(crate) fn active(service: &Service) -> Result<Option<Active>, Error> {
+    let Some(field) = service.setting(SettingName::Active) else { return Ok(None) };
+    match field.value.as_ref() {
+        Ok(discovery::Setting::Active(active)) => Ok(Some(active.clone())),
+        Ok(_) => Ok(None),
+        Err(refusal) => Err(Error::Refused(format!("{}: {refusal}; set it or unset it first", field.entry.key))),
+    }
+}
+
+/// What the balancers say of these upstreams.
+pub(crate) fn health(answers: &Answers<ServiceInFull>, ids: &BTreeSet<UpstreamId>) -> Health {
+    let count = |service: &ServiceInFull| {
+        let is_one = |id: &str| ids.iter().any(|it| it.as_str() == id);
+        let up = |it: &&crate::balancer_api::Upstream| is_one(&it.id) && it.haproxy.as_ref().is_some_and(works);
+        service.haproxy_error.is_none().then(|| service.upstreams.iter().filter(up).count())
+    };
+    let healthy = answers.iter().map(|(node, it)| (node.to_string(), it.as_ref().ok().and_then(count)));
+    let silent = answers.iter().filter_map(|(node, answer)| Some((node.to_string(), unasked(answer)?)));
+    Health { healthy: healthy.collect(), silent: silent.collect() }
+}
+
+/// Why a balancer can't say how its HAProxy finds a service's upstreams; None where it can.
+fn unasked(answer: &Result<ServiceInFull, String>) -> Option<String> {
+    match answer {
+        Err(reason) => Some(reason.clone()),
+        Ok(service) => service.haproxy_error.as_ref().map(|error| format!("its HAProxy can't be asked: {error}")),
+    }
+}
+
+/// The first balancer whose counters of this service can't be judged, and why; None where all can. A balancer that doesn't
+/// know the service counts nothing, though its HAProxy may serve it.
+pub(crate) fn unjudged(answers: &Answers<ServiceInFull>) -> Option<String> {
+    answers.iter().find_map(|(node, answer)| {
+        let is_unknown = answer.as_ref().is_ok_and(|service| service.service.id.is_empty());
+        let why = unasked(answer).or_else(|| is_unknown.then(|| "it doesn't know the service".to_owned()))?;
+        Some(format!("{node}: {why}"))
+    })
+}
+
+/// Whether HAProxy's checks find it up, or there are none: one that is drained, as those of an inactive color are, too.
+fn works(traffic: &Traffic) -> bool {
+    ["UP", "DRAIN", "no check"].iter().any(|status| traffic.status.starts_with(status))
+}
+
+impl Health {
+    /// Refuses a color that some balancer has no healthy upstream of, or of which some balancer can't say: requests go through
+    /// all of them. `is_forced` takes it unseen.
+    pub(crate) fn check(&self, color: &Color, is_forced: bool) -> Result<(), Error> {
+        if is_forced {
+            return Ok(());
+        }
+        if self.healthy.is_empty() {
+            let words = "no balancer lives, so nobody knows whether";
+            return Err(Error::NoBalancer(format!(
+                "{words} {color} works; nothing was changed (--force does it anyway)"
+            )));
+        }
+        let without = self.healthy.iter().filter(|(_, count)| **count == Some(0)).map(|(node, _)| node.as_str());
+        let without: Vec<&str> = without.collect();
+        if !without.is_empty() {
+            let nodes = without.join(", ");
+            return Err(Error::Refused(format!(
+                "{color} has no healthy upstream on {nodes}; nothing was changed (--force does it anyway)"
+            )));
+        }
+        let silent = self.silent.iter().map(|(node, why)| format!("{node} can't be asked ({why})"));
+        let silent: Vec<String> = silent.collect();
+        if silent.is_empty() {
+            return Ok(());
+        }
+        Err(Error::NoBalancer(format!(
+            "{}, so it isn't known whether {color} works there; nothing was changed (--force does it anyway)",
+            silent.join(", ")
+        )))
+    }
+}
+
+/// `active` with so many hundredths for a color, and the rest shared by the others as it was before.
+pub(crate) fn shares(color: &Color, percent: u32, others: &[(Color, u32)]) -> Result<Active, Error> {
+    let percent = u64::from(percent.min(100));
+    let others: Vec<_> = others.iter().filter(|(other, share)| other != color && *share > 0).collect();
+    // Small numbers are what people write: blue=50 green=50 after blue=90 green=10.
+    let common = others.iter().map(|(_, share)| *share).reduce(common_divisor).unwrap_or(1).max(1);
+    let others: Vec<_> = others.into_iter().map(|(other, share)| (other, share / common)).collect();
+    let total: u64 = others.iter().map(|(_, share)| u64::from(*share)).sum();
+    let mut shares: Vec<(&Color, u64)> = Vec::new();
+    if percent < 100 {
+        shares.extend(others.iter().map(|(other, share)| (*other, u64::from(*share) * (100 - percent))));
+    }
+    if percent > 0 {
+        shares.push((color, percent * total.max(1)));
+    }
+    let largest = shares.iter().map(|(_, share)| *share).max().unwrap_or(1);
+    let fit = |share: u64| if largest > LARGEST { (share * LARGEST / largest).max(1) } else { share };
+    let words: Vec<String> = shares.iter().map(|(color, share)| format!("{color}={}", fit(*share))).collect();
+    words.join(" ").parse().map_err(|refusal| Error::Failed(format!("{}: {refusal}", words.join(" "))))
+}
+
+fn common_divisor(one: u32, other: u32) -> u32 {
+    if other == 0 { one } else { common_divisor(other, one % other) }
+}
+
+#[cfg(test)]
+mod tests {
+    use discovery::{Entry, ServiceId, Topology};
+
+    use super::*;
+
+    fn entry(key: &str, value: &str) -> Entry {
+        Entry { key: key.into(), value: value.into(), create_revision: 1, mod_revision: 1, lease: 0 }
+    }
+
+    fn shop(keys: &[(&str, &str)]) -> Service {
+        let entries: Vec<Entry> =
+            keys.iter().map(|(key, value)| entry(&format!("http-services/shop/{key}"), value)).collect();
+        let topology = Topology::of(&entries);
+        let id: &ServiceId = topology.services().keys().next().unwrap();
+        (*topology.services()[id]).clone()
+    }
+
+    fn color(name: &str) -> Color {
+        name.parse().unwrap()
+    }
+
+    #[test]
+    fn who_is_ready_says_neither_drain_nor_weight_0() {
+        let service = shop(&[
+            ("active", "blue"),
+            ("upstreams/a", r#"{"address":"10.0.0.1:80","color":"green"}"#),
+            ("upstreams/b", r#"{"address":"10.0.0.1:81","color":"green","state":"drain"}"#),
+            ("upstreams/c", r#"{"address":"10.0.0.1:82","color":"green"}"#),
+            ("upstreams/d", r#"{"address":"10.0.0.1:83","color":"green","weight":0}"#),
+            ("upstreams/e", r#"{"address":"10.0.0.1:84","color":"green","weight":0}"#),
+            ("upstreams/f", "10.0.0.1:85"),
+            ("overrides/c", r#"{"state":"maint"}"#),
+            ("overrides/e", r#"{"weight":7}"#),
+        ]);
+        let ids = |color: Option<&Color>| ready(&service, color).iter().map(ToString::to_string).collect::<Vec<_>>();
+        assert_eq!(ids(Some(&color("green"))), ["a", "e"]);
+        assert_eq!(ids(None), ["f"]);
+        assert_eq!(colors(&service).len(), 3);
+        assert!(active(&shop(&[("active", "=")])).is_err());
+    }
+
+    #[test]
+    fn a_color_without_a_healthy_upstream_anywhere_is_refused() {
+        let full = |json: &str| serde_json::from_str::<ServiceInFull>(json).unwrap();
+        let drained = r#"{"upstreams":[{"id":"a","haproxy":{"status":"DRAIN","up":false}}]}"#;
+        let down = r#"{"upstreams":[{"id":"a","haproxy":{"status":"DOWN"}},{"id":"b","haproxy":{"status":"UP"}}]}"#;
+        let ids = ["a".parse().unwrap()].into();
+        let check = |answers: &[Result<&str, &str>], is_forced| {
+            let nodes = answers
+                .iter()
+                .enumerate()
+                .map(|(at, it)| (format!("lb{at}").parse().unwrap(), (*it).map(full).map_err(str::to_owned)));
+            health(&nodes.collect(), &ids).check(&color("green"), is_forced).map_err(|error| error.exit_code())
+        };
+        assert_eq!(check(&[Ok(drained), Ok(drained)], false), Ok(()));
+        assert_eq!(check(&[Ok(drained), Err("away")], false), Err(6), "what lb1 has says nothing of lb2");
+        assert_eq!(check(&[Ok(drained), Ok(r#"{"haproxy_error":"away"}"#)], false), Err(6));
+        assert_eq!(check(&[Ok(drained), Err("away")], true), Ok(()));
+        assert_eq!(check(&[Ok(drained), Ok(down)], false), Err(4));
+        assert_eq!(check(&[Err("away"), Ok(r#"{"haproxy_error":"away"}"#)], false), Err(6));
+        assert_eq!(check(&[], false), Err(6));
+        assert_eq!(check(&[Ok(down)], true), Ok(()));
+    }
+
+    #[test]
+    fn a_balancer_that_does_not_count_is_not_judged() {
+        let full = |json: &str| serde_json::from_str::<ServiceInFull>(json).unwrap();
+        let known = r#"{"service":{"id":"http-shop"}}"#;
+        let unjudged = |lb2: Result<&str, &str>| {
+            let answers = [("lb1", Ok(known)), ("lb2", lb2)];
+            let answer =
+                |(node, it): (&str, Result<&str, &str>)| (node.parse().unwrap(), it.map(full).map_err(str::to_owned));
+            unjudged(&answers.into_iter().map(answer).collect())
+        };
+        assert_eq!(unjudged(Ok(known)), None);
+        assert_eq!(unjudged(Err("away")).unwrap(), "lb2: away");
+        let silent = r#"{"service":{"id":"http-shop"},"haproxy_error":"gone"}"#;
+        assert_eq!(unjudged(Ok(silent)).unwrap(), "lb2: its HAProxy can't be asked: gone");
+        assert_eq!(unjudged(Ok("{}")).unwrap(), "lb2: it doesn't know the service");
+    }
+
+    #[test]
+    fn the_others_share_the_rest_as_before() {
+        let of = |percent, others: &[(&str, u32)]| {
+            let others: Vec<_> = others.iter().map(|(name, share)| (color(name), *share)).collect();
+            shares(&color("green"), percent, &others).unwrap().to_string()
+        };
+        assert_eq!(of(10, &[("blue", 1)]), "blue=90 green=10");
+        assert_eq!(of(50, &[("blue", 90), ("green", 10)]), "blue=50 green=50");
+        assert_eq!(of(10, &[("blue", 1), ("red", 3)]), "blue=90 red=270 green=40");
+        assert_eq!(of(1, &[("blue", 9000), ("red", 1)]), "blue=10000 red=1 green=101");
+        assert_eq!(of(100, &[("blue", 1)]), "green");
+        assert_eq!(of(50, &[]), "green");
+    }
+}

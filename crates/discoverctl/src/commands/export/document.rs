@@ -1,0 +1,280 @@
+//! Keys of services as a YAML document: folder, service, setting, as they stand in the store. Pure.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
+
+use discovery::{Entry, Key, Override, ServiceId, Setting, Upstream};
+use serde::de::{MapAccess, Visitor};
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
+use serde_saphyr::{SingleQuoted, Spanned};
+
+use crate::durable_keys::Kept;
+use crate::edit::Edit;
+use crate::error::Error;
+use crate::store::Store;
+
+/// What `export` prints.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Tree {
+    /// A value.
+    Value(String),
+    /// A folder.
+    Folder(BTreeMap<String, Tree>),
+}
+
+/// A document that was read: keys with their values and lines.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Document {
+    keys: Vec<Given>,
+}
+
+/// A key as it was given.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Given {
+    key: Key,
+    value: String,
+}
+
+impl Tree {
+    /// These entries, and the keys of those that are no text: no document can have them.
+    pub(crate) fn of<'a>(entries: impl IntoIterator<Item = &'a Entry>) -> (Self, Vec<String>) {
+        let (mut root, mut odd) = (BTreeMap::new(), Vec::new());
+        for entry in entries {
+            match std::str::from_utf8(&entry.value) {
+                Ok(value) => put(&mut root, &entry.key, value),
+                Err(_) => odd.push(entry.key.clone()),
+            }
+        }
+        (Self::Folder(root), odd)
+    }
+}
+
+impl Serialize for Tree {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        match self {
+            Self::Folder(folder) => folder.serialize(serializer),
+            // JSON stays what people write, without a backslash before each quote.
+            Self::Value(value) if value.starts_with('{') && !value.contains(|c: char| c == '\'' || c.is_control()) => {
+                SingleQuoted(value).serialize(serializer)
+            }
+            Self::Value(value) => value.serialize(serializer),
+        }
+    }
+}
+
+fn put(folder: &mut BTreeMap<String, Tree>, key: &str, value: &str) {
+    match key.split_once('/') {
+        None => {
+            folder.insert(key.to_owned(), Tree::Value(value.to_owned()));
+        }
+        Some((name, rest)) => {
+            let inner = folder.entry(name.to_owned()).or_insert_with(|| Tree::Folder(BTreeMap::new()));
+            if let Tree::Folder(inner) = inner {
+                put(inner, rest, value);
+            }
+        }
+    }
+}
+
+/// One service as it is written: what stands below it, with its lines.
+#[derive(Debug, Default)]
+struct Written(Vec<(String, Spanned<String>)>);
+
+impl<'de> Deserialize<'de> for Written {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Below;
+        impl<'de> Visitor<'de> for Below {
+            type Value = Written;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("a service's settings, upstreams and overrides")
+            }
+
+            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Written, A::Error> {
+                let mut written = Written::default();
+                while let Some(name) = map.next_key::<String>()? {
+                    if name == "upstreams" || name == "overrides" {
+                        let below: BTreeMap<String, Spanned<String>> = map.next_value()?;
+                        written.0.extend(below.into_iter().map(|(id, value)| (format!("{name}/{id}"), value)));
+                    } else {
+                        written.0.push((name, map.next_value()?));
+                    }
+                }
+                Ok(written)
+            }
+        }
+        deserializer.deserialize_map(Below)
+    }
+}
+
+impl Document {
+    /// Reads it; each key and value is one that balancers could follow. An error begins with the file and the line.
+    pub(crate) fn parse(file: &str, text: &str) -> Result<Self, Error> {
+        let read: BTreeMap<String, BTreeMap<String, Written>> = serde_saphyr::from_str(text).map_err(|error| {
+            let line = error.location().map(|at| format!(":{}", at.line())).unwrap_or_default();
+            let words = error.without_snippet().to_string();
+            Error::Usage(format!("{file}{line}: {words}"))
+        })?;
+        let mut document = Self::default();
+        for (folder, services) in read {
+            for (service, written) in services {
+                for (rest, value) in written.0 {
+                    let line = value.referenced.line();
+                    let given = given(&format!("{folder}/{service}/{rest}"), value.value);
+                    let given = given.map_err(|words| Error::Usage(format!("{file}:{line}: {words}")))?;
+                    document.keys.push(given);
+                }
+            }
+        }
+        if document.keys.is_empty() {
+            return Err(Error::Usage(format!("{file}: no key in it")));
+        }
+        Ok(document)
+    }
+
+    /// The services that it names.
+    fn services(&self) -> BTreeSet<&ServiceId> {
+        self.keys.iter().filter_map(|given| given.key.service()).collect()
+    }
+
+    /// What makes the store say so; with `prune`, its services have no other durable keys then.
+    pub(crate) fn edit(&self, store: &Store, prune: bool) -> Result<Edit, Error> {
+        let mut edit = Edit::default();
+        for Given { key, value } in &self.keys {
+            let is_leased = store.entry(&key.to_string()).is_some_and(|entry| entry.lease != 0);
+            if is_leased && matches!(key, Key::Upstream { .. }) {
+                return Err(Error::Refused(format!("{key} is its announcer's, under its lease; nothing was changed")));
+            }
+            edit.put(store, key, value.as_str());
+        }
+        if prune {
+            let named: BTreeSet<String> = self.keys.iter().map(|given| given.key.to_string()).collect();
+            for id in self.services() {
+                let there = Kept::AndPermanent.of(&store.entries, Some(id));
+                there.keys().filter(|key| !named.contains(**key)).for_each(|key| edit.delete(store, key));
+            }
+        }
+        Ok(edit)
+    }
+}
+
+fn given(key: &str, value: String) -> Result<Given, String> {
+    let parsed: Key = key.parse().map_err(|oddity| format!("{key}: {oddity}"))?;
+    let refused = |refusal: discovery::Refusal| format!("{key}: {refusal}");
+    match &parsed {
+        Key::Setting { service, name, .. } => {
+            Setting::parse(service.kind, *name, value.as_bytes()).map_err(refused)?;
+        }
+        Key::Upstream { .. } => {
+            Upstream::parse(value.as_bytes()).map_err(refused)?;
+        }
+        Key::Override { .. } => {
+            Override::parse(value.as_bytes()).map_err(refused)?;
+        }
+        Key::Balancer(_) | Key::AcceptStore => return Err(format!("{key} is no key of a service")),
+    }
+    Ok(Given { key: parsed, value })
+}
+
+#[cfg(test)]
+mod tests {
+    use discovery::Snapshot;
+    use expect_test::expect;
+
+    use super::*;
+
+    fn entry(key: &str, value: &str, lease: i64) -> Entry {
+        Entry { key: key.into(), value: value.into(), create_revision: 1, mod_revision: 3, lease }
+    }
+
+    fn entries() -> Vec<Entry> {
+        vec![
+            entry("http-services/shop/active", "blue=90 green=10", 0),
+            entry("http-services/shop/domain", "shop.com\n*.shop.com\n", 0),
+            entry("http-services/shop/overrides/a", r#"{"state":"drain"}"#, 0),
+            entry("http-services/shop/sslpass", "", 0),
+            entry("http-services/shop/url_reg", "^/a:\\d+", 0),
+            entry("tcp-services/db/ports", "3306", 0),
+            entry("tcp-services/db/upstreams/1", r#"{"address":"10.0.0.1:3306","permanent":true}"#, 0),
+        ]
+    }
+
+    #[test]
+    fn what_is_printed_is_read() {
+        let (tree, odd) = Tree::of(&entries());
+        assert!(odd.is_empty());
+        let text = serde_saphyr::to_string(&tree).unwrap();
+        expect![[r#"
+            http-services:
+              shop:
+                active: blue=90 green=10
+                domain: |
+                  shop.com
+                  *.shop.com
+                overrides:
+                  a: '{"state":"drain"}'
+                sslpass: ""
+                url_reg: ^/a:\d+
+            tcp-services:
+              db:
+                ports: "3306"
+                upstreams:
+                  "1": '{"address":"10.0.0.1:3306","permanent":true}'
+        "#]]
+        .assert_eq(&text);
+        let document = Document::parse("x", &text).unwrap();
+        let read: Vec<_> = document.keys.iter().map(|it| (it.key.to_string(), it.value.clone())).collect();
+        let written: Vec<_> =
+            entries().iter().map(|it| (it.key.clone(), String::from_utf8_lossy(&it.value).into_owned())).collect();
+        assert_eq!(read, written);
+        // Longer than a line, with blanks that must not get lost.
+        let long = format!("{}  two {}", "a.test ".repeat(30), "b ".repeat(60));
+        let (tree, _) = Tree::of(&[entry("http-services/shop/domain", &long, 0)]);
+        let read: BTreeMap<String, BTreeMap<String, BTreeMap<String, String>>> =
+            serde_saphyr::from_str(&serde_saphyr::to_string(&tree).unwrap()).unwrap();
+        assert_eq!(read["http-services"]["shop"]["domain"], long);
+        let raw = Entry { value: vec![0xff], ..entry("http-services/shop/tls", "", 0) };
+        assert_eq!(Tree::of([&raw]).1, ["http-services/shop/tls"]);
+        let hostile = Tree::Value("a\u{1b}[31m\u{9b}\u{7}".into());
+        let text = serde_saphyr::to_string(&hostile).unwrap();
+        assert!(!text.trim_end().chars().any(char::is_control), "{text:?}");
+    }
+
+    #[test]
+    fn errors_name_the_line() {
+        let error = |text: &str| Document::parse("f.yaml", text).unwrap_err().to_string();
+        let errors = [
+            "http-services:\n  shop:\n    domain: shop.com\n    tls: maybe\n",
+            "http-services:\n  shop:\n    colour: blue\n",
+            "http-services:\n  shop:\n    upstreams:\n      a: nowhere\n",
+            "http-services:\n  shop:\n    overrides:\n      a: {state: drain}\n",
+            "http-services:\n  shop: yes\n",
+            "http-services:\n  shop:\n    tls: off\n    tls: both\n",
+            "web:\n  shop:\n    tls: off\n",
+            "a: [",
+            "",
+        ];
+        expect![[r#"
+            f.yaml:4: http-services/shop/tls: `maybe`: expected both, terminate, off, passthrough or reencrypt
+            f.yaml:3: http-services/shop/colour: unknown key
+            f.yaml:4: http-services/shop/upstreams/a: `nowhere`: an upstream is an IP address and a port: 172.17.8.101:8000, [fd00::1]:8000
+            f.yaml:4: expected string scalar at line 4, column 10
+            f.yaml:2: expected mapping start at line 2, column 9
+            f.yaml:4: duplicate mapping key: tls, set DuplicateKeyPolicy in Options if acceptable at line 4, column 5
+            f.yaml:3: web/shop/tls: unknown key
+            f.yaml:1: expected mapping start at line 1, column 4
+            f.yaml: no key in it"#]].assert_eq(&errors.map(error).join("\n"));
+    }
+
+    #[test]
+    fn what_is_missing_goes_only_if_it_is_told_to() {
+        let mut all = entries();
+        all.push(entry("tcp-services/db/upstreams/2", "10.0.0.2:3306", 7));
+        let store = Store::of(Snapshot { cluster: 1, revision: 9, raft_term: 1, entries: all });
+        let document = Document::parse("x", "tcp-services: {db: {ports: 3307}}\n").unwrap();
+        let count = |prune| document.edit(&store, prune).unwrap().changes().count();
+        assert_eq!((count(false), count(true)), (1, 2), "the leased record stays, and so does the other service");
+        let leased = Document::parse("x", "tcp-services: {db: {upstreams: {2: 10.0.0.9:1}}}\n").unwrap();
+        assert_eq!(leased.edit(&store, false).unwrap_err().exit_code(), 4);
+    }
+}

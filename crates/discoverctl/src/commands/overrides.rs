@@ -1,0 +1,159 @@
+//! `drain`, `ready`, `maint`, `weight`: what an operator imposes on an upstream. It outlives whatever its announcer writes.
+
+use std::collections::BTreeSet;
+
+use clap::Args;
+use discovery::{Key, Override, OverrideState, ServiceId, UpstreamId, Weight};
+
+use super::Outcome;
+use crate::args::Changing;
+use crate::context::Ctl;
+use crate::edit::Edit;
+use crate::error::Error;
+use crate::store::Store;
+use crate::target::NamedUpstream;
+
+pub(crate) const DRAIN_EXAMPLES: &str = "Examples:
+  discoverctl drain shop/node-1 && ssh node-1 reboot
+  discoverctl drain shop/node-1 shop/node-2 --timeout 10m
+  discoverctl drain shop/node-1 --no-wait
+
+New clients go elsewhere, sticky ones stay; `maint` sends those elsewhere too. It ends when no request is open on the upstream
+at any live balancer, in HAProxy processes of before a restart neither. A balancer that is cut off from etcd isn't waited
+for, and sends requests until its own checks fail. `ready` takes it back.";
+
+pub(crate) const MAINT_EXAMPLES: &str = "Examples:
+  discoverctl maint shop/node-1
+  discoverctl ready shop/node-1
+
+No new request, from sticky clients neither; those in flight finish, and are waited for.";
+
+pub(crate) const READY_EXAMPLES: &str = "Examples:
+  discoverctl ready shop/node-1
+
+Takes `drain` and `maint` back; a weight that was imposed stays. What its announcer says, its color and HAProxy's checks still
+count: `discoverctl explain shop/node-1`.";
+
+pub(crate) const WEIGHT_EXAMPLES: &str = "Examples:
+  discoverctl weight shop/node-1 10
+  discoverctl weight shop/node-1 default
+
+Among the upstreams of its color; 100 is what one weighs that says nothing else, 0 takes no new clients. `default` takes the
+imposed weight back.";
+
+/// Options of `drain`, `ready` and `maint`.
+#[derive(Debug, Args)]
+pub(crate) struct Impose {
+    /// The upstreams
+    #[arg(value_name = "SVC/ID", required = true)]
+    upstreams: Vec<NamedUpstream>,
+    #[command(flatten)]
+    changing: Changing,
+}
+
+/// Options of `weight`.
+#[derive(Debug, Args)]
+pub(crate) struct Weigh {
+    /// The upstream
+    #[arg(value_name = "SVC/ID")]
+    upstream: NamedUpstream,
+    /// 0 to 256, or `default`
+    #[arg(value_name = "N", value_parser = weight)]
+    weight: Weighed,
+    #[command(flatten)]
+    changing: Changing,
+}
+
+/// A weight, or none of the operator's.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Weighed(Option<Weight>);
+
+impl Impose {
+    /// Imposes this state, or none.
+    pub(crate) async fn run(self, ctl: &Ctl, state: Option<OverrideState>) -> Result<Outcome, Error> {
+        let store = ctl.store().await?;
+        let mut edit = Edit::default();
+        let mut named = BTreeSet::new();
+        for upstream in &self.upstreams {
+            let (service, id) = upstream.find(&store.topology)?;
+            impose(&mut edit, &store, &service, &id, |imposed| imposed.state = state)?;
+            named.insert((service, id));
+        }
+        let drained = if state.is_some() { named } else { BTreeSet::new() };
+        ctl.carry_out(&store, &edit, &self.changing, drained).await
+    }
+}
+
+impl Weigh {
+    /// Does it.
+    pub(crate) async fn run(self, ctl: &Ctl) -> Result<Outcome, Error> {
+        let store = ctl.store().await?;
+        let (service, id) = self.upstream.find(&store.topology)?;
+        let mut edit = Edit::default();
+        impose(&mut edit, &store, &service, &id, |imposed| imposed.weight = self.weight.0)?;
+        ctl.carry_out(&store, &edit, &self.changing, BTreeSet::new()).await
+    }
+}
+
+/// Changes what is imposed; what imposes nothing any more is deleted.
+fn impose(
+    edit: &mut Edit,
+    store: &Store,
+    service: &ServiceId,
+    id: &UpstreamId,
+    change: impl Fn(&mut Override),
+) -> Result<(), Error> {
+    let key = Key::Override { service: service.clone(), id: id.clone() };
+    let standing = store.topology.services().get(service).and_then(|known| known.imposed(id));
+    let mut imposed = match standing.map(|field| &field.value) {
+        None => Override::default(),
+        Some(Ok(imposed)) => imposed.clone(),
+        // What it meant to impose beside this isn't known.
+        Some(Err(refusal)) => {
+            return Err(Error::Refused(format!("{key} makes no sense, mend or delete it: {refusal}")));
+        }
+    };
+    change(&mut imposed);
+    match imposed {
+        Override { state: None, weight: None, .. } => edit.delete(store, &key.to_string()),
+        imposed => edit.put(store, &key, imposed.to_string()),
+    }
+    Ok(())
+}
+
+fn weight(text: &str) -> Result<Weighed, String> {
+    match text {
+        "default" => Ok(Weighed(None)),
+        number => number.parse().map(|weight| Weighed(Some(weight))).map_err(|it: discovery::Refusal| it.to_string()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use discovery::{Entry, Snapshot};
+
+    use super::*;
+
+    fn imposed(standing: Option<&str>, change: impl Fn(&mut Override)) -> Option<Option<String>> {
+        let key = "http-services/shop/overrides/a";
+        let entry =
+            |value: &str| Entry { key: key.into(), value: value.into(), create_revision: 1, mod_revision: 1, lease: 0 };
+        let store = Store::of(Snapshot { entries: standing.map(entry).into_iter().collect(), ..Snapshot::default() });
+        let service = key.parse::<Key>().unwrap().service().unwrap().clone();
+        let mut edit = Edit::default();
+        impose(&mut edit, &store, &service, &"a".parse().unwrap(), change).ok()?;
+        Some(edit.changes().next().and_then(|(_, change)| change.after.clone()))
+    }
+
+    #[test]
+    fn a_state_leaves_the_weight_alone_and_nothing_imposed_is_no_key() {
+        let (drain, none) = (Some(OverrideState::Drain), None);
+        assert_eq!(imposed(None, |it| it.state = drain).unwrap().unwrap(), r#"{"state":"drain"}"#);
+        let both = imposed(Some(r#"{"weight":10}"#), |it| it.state = drain);
+        assert_eq!(both.unwrap().unwrap(), r#"{"state":"drain","weight":10}"#);
+        let weight = imposed(Some(r#"{"state":"drain","weight":10}"#), |it| it.state = none);
+        assert_eq!(weight.unwrap().unwrap(), r#"{"weight":10}"#);
+        assert_eq!(imposed(Some(r#"{"state":"drain"}"#), |it| it.state = none), Some(None));
+        assert_eq!(imposed(Some("garbage"), |it| it.state = none), None, "refused");
+    }
+}

@@ -1,0 +1,23 @@
+//! The store as it was.
+
+use registry::Error as StoreError;
+
+use crate::context::Ctl;
+use crate::error::Error;
+use crate::store::Store;
+
+/// Everything below the prefix as it was at a revision, if that is neither compacted away nor still to come.
+pub(crate) async fn at(ctl: &Ctl, revision: i64, now: &Store) -> Result<Store, Error> {
+    if !(1..=now.revision).contains(&revision) {
+        return Err(Error::Usage(format!("revision {revision}: the store is at {}", now.revision)));
+    }
+    match ctl.client.snapshot_at("", revision).await {
+        Ok(snapshot) => Ok(Store::of(snapshot)),
+        Err(StoreError::Compacted { .. }) => {
+            let oldest = ctl.client.oldest("").await?;
+            let words = format!("revision {revision} is compacted away; the oldest that can be read is {oldest}");
+            Err(Error::Refused(words))
+        }
+        Err(other) => Err(other.into()),
+    }
+}

@@ -1,0 +1,327 @@
+//! The directory in which starts meet: the name of the latest, the lock, the masters' sockets, the words of a failure.
+//!
+//! It lies beside the runtime socket. If a lesser user can change that place, root has a directory of its own instead.
+
+use std::ffi::OsStr;
+use std::fs::File;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant, SystemTime};
+
+use anyhow::{Context, bail, ensure};
+use haproxy::failure;
+use haproxy::masters::{self, SUFFIX};
+use haproxy::runtime::{self, Socket};
+use nix::fcntl::{Flock, FlockArg};
+use nix::unistd::{Group, geteuid};
+
+use crate::directory::{Directory, Missing};
+use crate::processes;
+use crate::processes::Haproxy;
+
+/// How often a held lock is asked for again.
+const LOCK_TICK: Duration = Duration::from_millis(20);
+
+/// How long a master may take to show that it lives.
+const ANSWER_TIMEOUT: Duration = Duration::from_millis(500);
+
+/// The file that holds the name of the latest start.
+const LATEST: &str = "latest";
+
+/// The runtime socket, and the directory that it is in.
+#[derive(Debug)]
+pub(crate) struct RuntimeSocket {
+    /// Absolute, and without links on the way to its directory: it marks the HAProxys of this socket.
+    pub(crate) path: PathBuf,
+    dir: Directory,
+}
+
+/// Where the starts of one runtime socket meet.
+#[derive(Debug)]
+pub(crate) struct Place {
+    socket: PathBuf,
+    dir: Directory,
+    /// The directory of an earlier release, whose watchdog looks there for a successor.
+    older: Option<Directory>,
+    /// The group that may ask the masters, by its number.
+    group: Option<u32>,
+}
+
+/// Held while HAProxys change hands: one start, or one watchdog, at a time.
+pub(crate) struct Lock(
+    #[expect(dead_code, reason = "it is let go by being dropped, or by the process' death")] Flock<File>,
+);
+
+/// How a HAProxy answers over its master.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Answer {
+    /// It takes new connections.
+    Listens,
+    /// It takes none any more, or has no worker any more.
+    LetGo,
+    /// It doesn't answer.
+    Silent,
+}
+
+impl RuntimeSocket {
+    /// Finds the socket's real path. `/var/run` and `/run` must read the same. A missing directory is made.
+    pub(crate) fn find(path: &Path) -> anyhow::Result<Self> {
+        let name = path.file_name().with_context(|| format!("{} names no socket", path.display()))?;
+        let parent = match path.parent() {
+            Some(parent) if parent != Path::new("") => parent,
+            _ => Path::new("."),
+        };
+        let dir = Directory::open(parent, Missing::IsMade(0o755))
+            .with_context(|| format!("can't open the directory {}", parent.display()))?;
+        Ok(Self { path: dir.path().join(name), dir })
+    }
+}
+
+impl Place {
+    /// Opens, or makes, the directory of that socket. The user and the group that reach a master's socket command its
+    /// HAProxy: that is the directory's owner, and the group if one is named.
+    pub(crate) fn open(socket: &RuntimeSocket, group: Option<&Group>) -> anyhow::Result<Self> {
+        let beside = masters::directory(&socket.path);
+        let is_protected = geteuid().is_root() && !socket.dir.is_private();
+        let protected = masters::protected_directory(&socket.path).filter(|_| is_protected);
+        let path = protected.as_ref().unwrap_or(&beside);
+        let group = group.map(|group| group.gid.as_raw());
+        let dir = open_own(path, group).with_context(|| format!("can't use the directory {}", path.display()))?;
+        let older = protected.as_ref().and_then(|_| Directory::open(&beside, Missing::Fails).ok());
+        let older = older.filter(|older| older.is_exclusive().unwrap_or_default());
+        Ok(Self { socket: socket.path.clone(), dir, older, group })
+    }
+
+    /// The socket of a start's master.
+    pub(crate) fn master_socket(&self, start: &str) -> PathBuf {
+        self.dir.path().join(format!("{start}{SUFFIX}"))
+    }
+
+    /// Makes that start the latest, which calls off every other watchdog.
+    pub(crate) fn announce(&self, start: &str) -> anyhow::Result<()> {
+        let write = |dir: &Directory| {
+            dir.write_whole(OsStr::new(LATEST), start, 0o600)
+                .with_context(|| format!("can't write {}", dir.path().join(LATEST).display()))
+        };
+        // First, since the watchdog that looks there ends every HAProxy without asking supervisord.
+        if let Some(Err(error)) = self.older.as_ref().map(write) {
+            tracing::warn!("{error:#}: a watchdog of an earlier release doesn't see this start");
+        }
+        write(&self.dir)
+    }
+
+    /// Whether no start has been made since that one.
+    pub(crate) fn is_latest(&self, start: &str) -> bool {
+        self.dir.read(LATEST).is_ok_and(|latest| latest == start)
+    }
+
+    /// Leaves the words of a start that failed for confgen; empty ones once a start has succeeded.
+    pub(crate) fn leave_words(&self, words: &str) {
+        if let Err(error) = self.dir.overwrite(failure::FILE, &failure::encode(words), 0o640, self.group) {
+            tracing::debug!("can't write {}: {error}", self.dir.path().join(failure::FILE).display());
+        }
+    }
+
+    /// Waits until no other process is handing over.
+    pub(crate) fn lock(&self, patience: Duration) -> anyhow::Result<Lock> {
+        let deadline = Instant::now() + patience;
+        let failed = || format!("can't lock {}", self.dir.path().display());
+        let mut dir = self.dir.reopen().with_context(failed)?;
+        loop {
+            match Flock::lock(dir, FlockArg::LockExclusiveNonblock) {
+                Ok(lock) => return Ok(Lock(lock)),
+                Err((_, errno)) if errno != nix::errno::Errno::EWOULDBLOCK => {
+                    return Err(io::Error::from(errno)).with_context(failed);
+                }
+                Err(_) if Instant::now() >= deadline => {
+                    bail!("another start has been handing over in {} for {patience:?}", self.dir.path().display());
+                }
+                Err((again, _)) => dir = again,
+            }
+            std::thread::sleep(LOCK_TICK);
+        }
+    }
+
+    /// Every HAProxy of this socket that lives; what dead ones left here is removed.
+    pub(crate) fn haproxys(&self) -> Vec<Haproxy> {
+        // Listed before the scan: a file of a start that begins in between isn't in it.
+        let files: Vec<_> =
+            self.dirs().flat_map(|dir| dir.names().into_iter().flatten().map(move |name| (dir, name))).collect();
+        let alive = processes::all(&self.socket);
+        for (dir, name) in files {
+            // HAProxy binds under a temporary name that begins with the final one.
+            let owner = name.to_str().and_then(|name| name.split_once(SUFFIX)).map(|(start, _)| start);
+            let dead = owner.is_some_and(|owner| alive.iter().all(|haproxy| haproxy.start != owner));
+            if dead && nobody_listens(&dir.path().join(&name)) {
+                let _ = dir.remove(&name);
+            }
+        }
+        alive
+    }
+
+    /// Asks a HAProxy over its master. One that has no master's socket here counts as told by its signal alone.
+    pub(crate) fn ask(&self, haproxy: &Haproxy) -> Answer {
+        let name = format!("{}{SUFFIX}", haproxy.start);
+        let sockets = self.dirs().map(|dir| dir.path().join(&name));
+        let Some(socket) = sockets.into_iter().find(|socket| socket.exists()) else {
+            return if haproxy.is_stopped() { Answer::Silent } else { Answer::LetGo };
+        };
+        let Ok(workers) = masters::workers_of(&socket) else { return Answer::Silent };
+        let answers: Vec<_> = workers.iter().map(masters::Worker::info).collect();
+        if answers.iter().any(Result::is_err) {
+            Answer::Silent
+        } else if answers.iter().flatten().any(|info| !info.stopping) {
+            Answer::Listens
+        } else {
+            Answer::LetGo
+        }
+    }
+
+    fn dirs(&self) -> impl Iterator<Item = &Directory> {
+        [&self.dir].into_iter().chain(&self.older)
+    }
+}
+
+/// Opens the directory as one that only this process's user can change.
+fn open_own(path: &Path, group: Option<u32>) -> anyhow::Result<Directory> {
+    let dir = Directory::open(path, Missing::IsMade(0o700))?;
+    let (owner, me) = (dir.owner()?, geteuid().as_raw());
+    ensure!(
+        owner == me || owner == 0,
+        "it belongs to the user with the number {owner}, who can change it: remove it, and handover makes its own"
+    );
+    if owner == me {
+        match group {
+            Some(group) => dir.set_access(0o750, Some(group))?,
+            None if !dir.is_exclusive()? => dir.set_access(0o700, None)?,
+            None => {}
+        }
+    }
+    Ok(dir)
+}
+
+/// Whether a socket is left over. One of another pid namespace bears no mark that is seen here, but answers.
+fn nobody_listens(socket: &Path) -> bool {
+    matches!(Socket::new(socket).with_timeout(ANSWER_TIMEOUT).info(), Err(runtime::Error::Absent { .. }))
+}
+
+/// A name that no other start has: the time in milliseconds, and the process.
+pub(crate) fn new_start() -> String {
+    let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+    format!("{:x}-{}", now.as_millis(), std::process::id())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::fs::{self, Permissions};
+    use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
+
+    fn open(dir: &tempfile::TempDir) -> anyhow::Result<Place> {
+        Place::open(&RuntimeSocket::find(&dir.path().join("run/admin.sock"))?, None)
+    }
+
+    fn place() -> (tempfile::TempDir, Place) {
+        let dir = tempfile::tempdir().unwrap();
+        let place = open(&dir).unwrap();
+        (dir, place)
+    }
+
+    fn set_mode(path: &Path, mode: u32) {
+        fs::set_permissions(path, Permissions::from_mode(mode)).unwrap();
+    }
+
+    #[test]
+    fn the_latest_start_is_one() {
+        let (_dir, place) = place();
+        place.announce("first").unwrap();
+        assert!(place.is_latest("first"));
+        place.announce("second").unwrap();
+        assert!(!place.is_latest("first") && place.is_latest("second"));
+    }
+
+    #[test]
+    fn the_lock_has_one_holder() {
+        let (_dir, place) = place();
+        let held = place.lock(Duration::ZERO).unwrap();
+        let error = place.lock(Duration::from_millis(50)).map(drop).unwrap_err();
+        assert!(error.to_string().contains("another start"), "{error}");
+        drop(held);
+        drop(place.lock(Duration::ZERO).unwrap());
+    }
+
+    #[test]
+    fn only_its_owner_looks_in_and_dead_sockets_go() {
+        let (_dir, place) = place();
+        assert_eq!(fs::metadata(place.dir.path()).unwrap().permissions().mode() & 0o777, 0o700);
+        place.announce("first").unwrap();
+        let dead = place.master_socket("dead");
+        File::create(&dead).unwrap();
+        assert_eq!(place.haproxys(), []);
+        assert!(!dead.exists());
+        assert!(place.dir.path().join(LATEST).exists());
+    }
+
+    #[test]
+    fn words_are_left_and_taken_back() {
+        let (dir, place) = place();
+        let socket = dir.path().canonicalize().unwrap().join("run/admin.sock");
+        let left = || failure::read(&socket, SystemTime::UNIX_EPOCH);
+        place.leave_words("no space left");
+        assert_eq!(left().as_deref(), Some("no space left"));
+        place.leave_words("");
+        assert_eq!(left(), None);
+    }
+
+    #[test]
+    fn root_has_a_directory_of_its_own_if_others_can_change_the_sockets() {
+        if !geteuid().is_root() {
+            return;
+        }
+        let (dir, place) = place();
+        let path = dir.path().canonicalize().unwrap();
+        assert_eq!(place.dir.path(), path.join("run/handover"));
+        set_mode(&path.join("run"), 0o777);
+        let place = open(&dir).unwrap();
+        assert_eq!(place.dir.path(), path.join("run-handover"));
+        // A watchdog of an earlier release looks for its successor where it was.
+        place.announce("next").unwrap();
+        let latest = |name: &str| fs::read_to_string(path.join(name).join(LATEST)).unwrap();
+        assert_eq!((latest("run-handover"), latest("run/handover")), ("next".into(), "next".into()));
+    }
+
+    #[test]
+    fn root_neither_follows_nor_changes_what_others_put_there() {
+        if !geteuid().is_root() {
+            return;
+        }
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path();
+        for name in ["run", "secret"] {
+            fs::create_dir(path.join(name)).unwrap();
+            set_mode(&path.join(name), 0o755);
+        }
+        set_mode(&path.join("run"), 0o777);
+        let secret = || {
+            let it = fs::metadata(path.join("secret")).unwrap();
+            (it.mode(), it.uid(), it.gid(), fs::read_dir(path.join("secret")).unwrap().count())
+        };
+        let before = secret();
+        symlink(path.join("secret"), path.join("run/handover")).unwrap();
+        let group = Group::from_name("nogroup").unwrap();
+        let socket = RuntimeSocket::find(&path.join("run/admin.sock")).unwrap();
+        let place = Place::open(&socket, group.as_ref()).unwrap();
+        place.announce("first").unwrap();
+        place.leave_words("words");
+        assert_eq!(secret(), before);
+        assert!(place.older.is_none());
+        // A directory of a lesser user is no better.
+        fs::remove_file(path.join("run/handover")).unwrap();
+        fs::create_dir(path.join("run/handover")).unwrap();
+        std::os::unix::fs::chown(path.join("run/handover"), Some(65534), None).unwrap();
+        assert!(open(&dir).unwrap().older.is_none());
+        std::os::unix::fs::chown(path.join("run-handover"), Some(65534), None).unwrap();
+        let error = format!("{:#}", open(&dir).unwrap_err());
+        assert!(error.contains("run-handover: it belongs to the user with the number 65534"), "{error}");
+    }
+}
