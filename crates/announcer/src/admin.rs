@@ -16,16 +16,6 @@ use crate::registrar::Stands;
 use crate::status::metrics::Checked;
 use crate::status::{Now, Reception, Standing, Upstream, metrics};
 
-/// This daemon, as the admin port's options know it.
-#[derive(Clone, Debug)]
-pub(crate) struct Announcer;
-
-impl daemon::admin::Daemon for Announcer {
-    const PREFIX: &'static str = "ANNOUNCER";
-    const ADMIN: &'static str = "off";
-    const SHOWN: &'static str = "/metrics, /live and /ready";
-}
-
 /// An admin port that listens and doesn't answer yet.
 pub(crate) struct Port(Server);
 

@@ -22,6 +22,7 @@ use crate::config::upstream::Upstream;
 use crate::config::{Config, Life};
 use crate::health::Health;
 use crate::health_loop::{Watch, first_look};
+use crate::lease::Lease;
 use crate::message::Report;
 use crate::processes::reaper::Reaper;
 use crate::record::Record;
@@ -30,7 +31,7 @@ use crate::state::{Action, Event, State};
 use crate::status::heartbeat::Pulse;
 use crate::status::metrics::Checked;
 use crate::status::{Now, Reception, heartbeat};
-use crate::withdraw::{DRAIN_WRITE, Lease, WITHDRAW, WITHDRAW_IN_HASTE};
+use crate::withdraw::{DRAIN_WRITE, WITHDRAW, WITHDRAW_IN_HASTE};
 use crate::{child, state, withdraw};
 
 /// Runs the app, if there is one, and announces it until told to stop. Returns the exit status.

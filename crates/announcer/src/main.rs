@@ -11,6 +11,7 @@ mod config;
 mod event_loop;
 mod health;
 mod health_loop;
+mod lease;
 mod message;
 mod one_shot;
 mod processes;

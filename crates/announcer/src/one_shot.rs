@@ -8,9 +8,10 @@ use tokio::time::Instant;
 
 use crate::config::address::AddressError;
 use crate::config::{Config, address};
+use crate::record::Want;
 use crate::record::{Owner, Record, claims};
 use crate::registrar::log_changes::Said;
-use crate::registrar::record_set::{Group, Want};
+use crate::registrar::record_set::Group;
 use crate::registrar::transaction;
 use crate::retry;
 use crate::retry::StoreError;

@@ -284,6 +284,30 @@ impl fmt::Display for Owner {
     }
 }
 
+/// What is wanted of a record.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Want {
+    /// It stands, in this state; it is put there, and again after the lease was lost.
+    Stand(UpstreamState),
+    /// Where it stands it says this; it isn't put there for that.
+    Leave(UpstreamState),
+    /// It doesn't stand.
+    Gone,
+}
+
+/// A record, as far as is known.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Stand {
+    /// What it says in the store, under our lease; None where it isn't there, or is somebody else's.
+    pub(crate) says: Option<UpstreamState>,
+    /// How often it was put there.
+    pub(crate) registrations: u64,
+    /// The share of them that came after another hand had deleted it or written over it.
+    pub(crate) restorations: u64,
+    /// The owner that has the id instead, with its address and lease.
+    pub(crate) owner: Option<String>,
+}
+
 #[cfg(test)]
 pub(crate) mod tests {
     use discovery::{Kind, ServiceId, SettingName, Weight};

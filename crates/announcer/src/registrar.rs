@@ -16,18 +16,19 @@ use tokio::{
     time::{Duration, Instant, sleep_until, timeout_at},
 };
 
+use crate::lease::Lease;
 use crate::message::Report;
+use crate::record::Stand;
+use crate::record::Want;
 use crate::record::{Record, claims};
 use crate::registrar::log_changes::Said;
 use crate::registrar::own_keys::{News, OwnKeys};
-use crate::registrar::record_set::{Group, Sight, Want};
+use crate::registrar::record_set::{Group, Sight};
 use crate::registrar::restores::Restores;
 use crate::registrar::transaction::Round;
 use crate::retry;
 use crate::retry::StoreError;
 use crate::state::Event;
-use crate::status::Stand;
-use crate::withdraw::Lease;
 
 /// How often a taken id is looked at while its key can't be followed: a replacement takes over within about a second
 /// after the old lease's end.

@@ -3,7 +3,7 @@
 use discovery::UpstreamState;
 
 use crate::health::Health;
-use crate::registrar::record_set::Want;
+use crate::record::Want;
 
 /// Where it stands.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]

@@ -11,6 +11,7 @@ use std::{
 use discovery::{Key, RefusedKey, ServiceId, UpstreamId, UpstreamState};
 use registry::Beats;
 
+use crate::record::Stand;
 use crate::state::State;
 
 /// What the loop leaves behind whenever it changes.
@@ -27,19 +28,6 @@ impl Default for Now {
     fn default() -> Self {
         Self { state: State::Starting, words: String::new(), works: Vec::new() }
     }
-}
-
-/// A record, as far as is known.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub(crate) struct Stand {
-    /// What it says in the store, under our lease; None where it isn't there, or is somebody else's.
-    pub(crate) says: Option<UpstreamState>,
-    /// How often it was put there.
-    pub(crate) registrations: u64,
-    /// The share of them that came after another hand had deleted it or written over it.
-    pub(crate) restorations: u64,
-    /// The owner that has the id instead, with its address and lease.
-    pub(crate) owner: Option<String>,
 }
 
 /// The state of the keys at balancers and in the store, as of the last look at them.

@@ -1,20 +1,15 @@
 //! The way out of the store: `drain` and the wait for the balancers, then the last writes.
 
-use std::{sync::Arc, time::Duration};
+use std::time::Duration;
 
 use discovery::UpstreamState;
-use registry::{Beats, Client, LeaseId};
-use tokio::{
-    sync::{Notify, watch},
-    time::{Instant, sleep_until, timeout_at},
-};
-use tokio_util::sync::CancellationToken;
+use registry::Client;
+use tokio::time::{Instant, sleep_until, timeout_at};
 
 use crate::balancers::{Listening, Question};
-use crate::registrar::record_set::Want;
+use crate::lease::Lease;
+use crate::record::Want;
 use crate::registrar::{Reached, Registrar};
-use crate::retry;
-use crate::retry::StoreError;
 use crate::state::Action;
 
 /// How long `drain` may take to be written: an election (2 s seen) and a frozen member (noticed after 2 to 5 s) fit in.
@@ -31,39 +26,6 @@ const REMOVE: Duration = Duration::from_secs(2);
 /// How long the last writes may take together, and how long after a second signal.
 pub(crate) const WITHDRAW: Duration = Duration::from_secs(5);
 pub(crate) const WITHDRAW_IN_HASTE: Duration = Duration::from_secs(2);
-
-/// The lease of everything we announce, and what renews it.
-#[derive(Clone)]
-pub(crate) struct Lease {
-    pub(crate) client: Client,
-    pub(crate) held: watch::Receiver<Option<LeaseId>>,
-    /// How its renewal goes.
-    pub(crate) beats: watch::Receiver<Beats>,
-    /// Has the lease renewed at once: what hung on it is gone.
-    pub(crate) doubt: Arc<Notify>,
-    /// Ends the renewal.
-    pub(crate) holding: CancellationToken,
-    ttl: Duration,
-}
-
-impl Lease {
-    /// Has a lease renewed in the background from now on.
-    pub(crate) fn hold(client: Client, ttl: Duration) -> Self {
-        let (holding, (counted, beats)) = (CancellationToken::new(), watch::channel(Beats::default()));
-        let doubt = Arc::<Notify>::default();
-        let held = client.hold_counted(ttl, holding.clone(), counted, doubt.clone());
-        Self { held, client, beats, doubt, holding, ttl }
-    }
-
-    async fn revoke(&self, deadline: Instant) -> Result<(), StoreError> {
-        self.holding.cancel();
-        let held = *self.held.borrow();
-        match held {
-            Some(lease) => retry::until(deadline, || self.client.revoke(lease)).await,
-            None => Ok(()),
-        }
-    }
-}
 
 /// Tells the balancers, and waits until none of them sends requests any more, at most this long after they were told.
 /// If etcd refuses `drain`, the records are deleted. If it refuses that too, the lease ends. Either

@@ -6,7 +6,9 @@
 mod claims;
 pub(crate) mod domain_allowlist;
 mod explain;
+pub(crate) mod fingerprint;
 mod last_known_good;
+pub(crate) mod names;
 mod passthrough;
 mod previews;
 mod quarantine;
@@ -37,6 +39,7 @@ pub(crate) use service_input::MOST_ROUTES;
 pub use settings::Settings;
 pub use upstream_tls::{Authorities, Authority, Trust};
 
+use crate::store::Changed;
 use claims::Claims;
 use service_input::Reading;
 
@@ -73,29 +76,6 @@ pub struct Holdings {
     pub without_table: BTreeSet<String>,
     /// The ports of TCP services, with the section of each.
     pub ports: BTreeMap<u16, String>,
-}
-
-/// Which services may have changed since the last time.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Changed {
-    /// Any of them.
-    All,
-    /// These alone.
-    Services(BTreeSet<ServiceId>),
-}
-
-impl Changed {
-    /// Joins a service to what has changed.
-    pub fn join(&mut self, id: ServiceId) {
-        if let Self::Services(services) = self {
-            services.insert(id);
-        }
-    }
-
-    /// Nothing has changed.
-    pub fn nothing() -> Self {
-        Self::Services(BTreeSet::new())
-    }
 }
 
 /// What was decided, kept so that a change costs what its own service costs. Every decision is a function of the

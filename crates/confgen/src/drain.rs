@@ -11,12 +11,10 @@ use std::time::{Duration, Instant};
 use discovery::{Color, ServiceId, UpstreamId};
 use haproxy::runtime::Streams;
 
+use crate::desired::names::previews_of;
 use crate::desired::{ServerState, Settled, Wanted};
 use crate::operator_files::filled::Elsewhere;
-use crate::render::view::previews_of;
-
-/// `timeout http-keep-alive` in haproxy.cfg.
-pub const KEEP_ALIVE: Duration = Duration::from_secs(4);
+use crate::render::KEEP_ALIVE;
 
 /// `timeout client` in haproxy.cfg. It bounds a TLS handshake, and an idle connection of HTTP/2.
 pub const CLIENT: Duration = Duration::from_mins(1);

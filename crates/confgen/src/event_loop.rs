@@ -36,6 +36,7 @@ use crate::reconcile::Rounds;
 use crate::status::{Identity, Report};
 use crate::store::Mirror;
 
+use crate::drain::task::finished;
 use actions::Wrote;
 
 /// How often the loop shows that it turns.
@@ -136,14 +137,6 @@ async fn reached(due: Option<(Instant, Act)>) -> Act {
         sleep_until(at.into()).await;
     }
     act
-}
-
-/// Waits for what is under way, for ever if there is nothing. A panic in it is one of confgen's.
-pub(crate) async fn finished<T>(task: &mut Option<JoinHandle<T>>) -> T {
-    let Some(running) = task else { return std::future::pending().await };
-    let ended = running.await;
-    *task = None;
-    ended.unwrap_or_else(|error| std::panic::resume_unwind(error.into_panic()))
 }
 
 /// What the daemon knows between two events.

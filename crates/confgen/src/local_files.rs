@@ -20,7 +20,7 @@ use haproxy::config;
 
 use crate::desired::domain_allowlist::Allowed;
 use crate::local_files::certificates::Certificates;
-use crate::local_files::error_pages::ErrorPages;
+use crate::render::error_pages::ErrorPages;
 use crate::state_dir::{Error, failed, may_replace, sweep_beside};
 
 use crate::desired::Authorities;

@@ -11,6 +11,7 @@
 
 mod cli;
 mod commands;
+mod config;
 mod desired;
 mod drain;
 mod event_loop;

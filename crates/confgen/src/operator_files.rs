@@ -10,9 +10,9 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
+use crate::desired::fingerprint::digest;
 use crate::operator_files::filled::{Fill, Fills};
 use crate::operator_files::parse::{Environment, Operator};
-use crate::render::digest;
 
 /// One file that HAProxy reads.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]

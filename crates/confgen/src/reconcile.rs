@@ -19,7 +19,7 @@ use discovery::ServiceId;
 use haproxy::check::Checker;
 
 use crate::cli::Options;
-use crate::desired::{Changed, Settled};
+use crate::desired::Settled;
 use crate::local_files::expiry::Expiry;
 use crate::local_files::{Outside, Places};
 use crate::operator_files::edit_windows::Stood;
@@ -30,6 +30,7 @@ use crate::render::view::{Site, View};
 use crate::runtime::Proxy;
 use crate::state_dir::Disk;
 use crate::status::Standing;
+use crate::store::Changed;
 use crate::store::removal_guard::Guard;
 use crate::store::{Held, News, Position, Stored};
 pub use outcome::{Left, Outcome};

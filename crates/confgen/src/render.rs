@@ -1,20 +1,22 @@
 //! From the view to bytes: the file, its maps, and the stamp that names them. Pure: the same view, the same bytes.
 
+pub(crate) mod error_pages;
 mod internal_sockets;
 pub(crate) mod restart_needed;
 mod section;
 pub(crate) mod server_options;
+pub(crate) mod stats_hash;
 pub(crate) mod view;
 
-use std::fmt::Write;
+use std::time::Duration;
+
 use std::path::Path;
 use std::sync::Arc;
 
 use askama::Template;
-use sha2::{Digest, Sha256};
 
-use crate::local_files::error_pages::{ErrorPages, Line};
-use crate::local_files::stats_password;
+use crate::render::error_pages::ErrorPages;
+use crate::render::error_pages::Line;
 use crate::render::restart_needed::Structure;
 use crate::render::view::{Maps, Section, Site, Stub, View};
 
@@ -104,19 +106,8 @@ fn file(view: &View, sections: Sections, maps: String, stamp: &str) -> Result<St
     Ok(format!("{}\n", text.trim_end()))
 }
 
-/// Sixteen hexadecimal digits: enough to tell the generations of one balancer apart, short enough to read out.
-pub(crate) fn digest<'a>(parts: impl IntoIterator<Item = &'a [u8]>) -> String {
-    let mut hash = Sha256::new();
-    for part in parts {
-        hash.update(part.len().to_le_bytes());
-        hash.update(part);
-    }
-    hash.finalize().iter().take(8).fold(String::new(), |mut text, byte| {
-        // Writing to a string can't fail.
-        let _ = write!(text, "{byte:02x}");
-        text
-    })
-}
+/// `timeout http-keep-alive` in haproxy.cfg.
+pub const KEEP_ALIVE: Duration = Duration::from_secs(4);
 
 #[cfg(test)]
 pub(crate) mod tests;

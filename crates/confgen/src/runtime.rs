@@ -19,7 +19,6 @@ use haproxy::supervisor::Control;
 
 use crate::desired::{Settled, Wanted};
 use crate::local_files::certificates::Certificates;
-use crate::render::restart_needed;
 use crate::render::restart_needed::{Lack, Structure};
 use crate::runtime::plan::Scope;
 use crate::state_dir::Disk;
@@ -105,7 +104,7 @@ impl Proxy {
     /// The services that requests for awaited routes go to until the restart.
     pub fn reached_meanwhile(&self) -> BTreeSet<ServiceId> {
         let sections = self.known.iter().flat_map(|known| known.live.leads_meanwhile());
-        sections.filter_map(restart_needed::service).collect()
+        sections.filter_map(crate::desired::names::service).collect()
     }
 
     /// Which of these services, which wait for a restart, no request can reach until then: HAProxy has no route to them.

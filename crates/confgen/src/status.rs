@@ -22,12 +22,12 @@ use haproxy::version::Version;
 
 use crate::desired::Settled;
 use crate::drain::Upstream;
-use crate::event_loop::share::Starving;
 use crate::local_files::certificates::Certificates;
 use crate::operator_files::parse::Named;
 use crate::operator_files::validate::Rejection;
 use crate::status::activity::Activities;
 use crate::status::metrics::{Acts, Requeues};
+use crate::status::share::Starving;
 use crate::store::Position;
 
 /// How many of the last acts are remembered.

@@ -14,7 +14,6 @@ use std::time::SystemTime;
 use discovery::{Change, Entry, Key, ServiceId, Snapshot, Topology, Upstream, UpstreamId};
 use serde::{Deserialize, Serialize};
 
-use crate::desired::Changed;
 use crate::store::address_owners::Bearer;
 use crate::store::removal_guard::goodbye;
 
@@ -327,6 +326,29 @@ fn written(change: &Change) -> Option<(Bearer, discovery::UpstreamAddress)> {
     let Change::Put(Entry { key, value, .. }) = change else { return None };
     let Ok(Key::Upstream { service, id, .. }) = key.parse::<Key>() else { return None };
     Some(((service, id), Upstream::parse(value).ok()?.address))
+}
+
+/// Which services may have changed since the last time.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Changed {
+    /// Any of them.
+    All,
+    /// These alone.
+    Services(BTreeSet<ServiceId>),
+}
+
+impl Changed {
+    /// Joins a service to what has changed.
+    pub fn join(&mut self, id: ServiceId) {
+        if let Self::Services(services) = self {
+            services.insert(id);
+        }
+    }
+
+    /// Nothing has changed.
+    pub fn nothing() -> Self {
+        Self::Services(BTreeSet::new())
+    }
 }
 
 #[cfg(test)]

@@ -16,9 +16,9 @@ pub(crate) use api::{
     Certificates, Quarantine, ServedBy, Service, ServiceInFull, Services, Status, Traffic, Upstream, Upstreams,
 };
 
-use crate::args::Api;
 use crate::error::Error;
 use crate::file;
+use crate::shared_options::Api;
 use identity::{Asked, is_loopback};
 
 /// One request and its whole answer; the API answers from memory.

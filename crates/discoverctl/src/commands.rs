@@ -25,15 +25,7 @@ use discovery::OverrideState;
 
 use crate::context::Ctl;
 use crate::error::Error;
-
-/// The answer of a command that asks; one that acts says yes.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Outcome {
-    /// Yes, or done.
-    Yes,
-    /// No.
-    No,
-}
+use crate::error::Outcome;
 
 /// A command.
 #[derive(Debug, Subcommand)]

@@ -15,9 +15,9 @@ use clap::{Arg, ArgMatches, ValueEnum as _};
 use program::variable;
 use toml::Spanned;
 
-use crate::args::Format;
 use crate::error::Error;
 use crate::file::read_small;
+use crate::shared_options::Format;
 
 /// The host's file.
 const HOST: &str = "/etc/haproxy-discover/discoverctl.toml";

@@ -8,12 +8,14 @@ use discovery::{Balancers, ServiceId, UpstreamId};
 use registry::Client;
 use serde::Serialize;
 
-use crate::args::{Api, Changing, Common};
 use crate::balancer_api::Fleet;
-use crate::commands::Outcome;
 use crate::edit::{Change, Edit};
 use crate::error::Error;
+use crate::error::Outcome;
 use crate::print::{Block, Screen, Shown};
+use crate::shared_options::Api;
+use crate::shared_options::Changing;
+use crate::shared_options::Common;
 use crate::store::Store;
 use crate::wait::{Awaited, awaited, until_followed};
 

@@ -65,3 +65,12 @@ impl Error {
         }
     }
 }
+
+/// The answer of a command that asks; one that acts says yes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Outcome {
+    /// Yes, or done.
+    Yes,
+    /// No.
+    No,
+}

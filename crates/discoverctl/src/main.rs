@@ -15,6 +15,7 @@ mod error;
 mod file;
 mod print;
 mod progress;
+mod shared_options;
 mod store;
 mod target;
 mod upstreams;
@@ -36,10 +37,11 @@ use program::{options, output};
 use tokio::signal::unix::{SignalKind, signal};
 
 use crate::args::Cli;
-use crate::commands::{Command, Outcome};
+use crate::commands::Command;
 use crate::config::Config;
 use crate::context::Ctl;
 use crate::error::Error;
+use crate::error::Outcome;
 use crate::print::{Screen, until_written};
 
 /// The exit code for wrong usage, as `--help` lists it.

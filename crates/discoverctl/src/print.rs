@@ -14,8 +14,8 @@ use serde::Serialize;
 pub(crate) use cell::{Cell, Tone};
 pub(crate) use yaml::yaml;
 
-use crate::args::Format;
 use crate::error::Error;
+use crate::shared_options::Format;
 
 /// An answer. What serde writes of it is for programs: names that are there stay.
 pub(crate) trait Shown: Serialize {

@@ -6,11 +6,8 @@ use std::str::FromStr;
 use serde::{Deserialize, Serialize};
 
 use crate::refusal::escaped;
-use crate::store::value_length;
+use crate::store::{LONGEST_RECORD, value_length};
 use crate::{Color, Refusal, UpstreamAddress};
-
-/// The longest record; JSON with every field and the longest names is under 1 kB.
-pub(crate) const LONGEST: usize = 4 * 1024;
 
 /// A server's weight, 0 to 256 as in HAProxy (configuration manual, section 5.2, `weight`).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -180,8 +177,8 @@ impl fmt::Display for Override {
 
 fn text(value: &[u8]) -> Result<&str, Refusal> {
     let length = value_length(value);
-    if length > LONGEST {
-        return Err(Refusal::TooLong { length, most: LONGEST });
+    if length > LONGEST_RECORD {
+        return Err(Refusal::TooLong { length, most: LONGEST_RECORD });
     }
     let text = std::str::from_utf8(value).map_err(|_| Refusal::NotText)?.trim();
     if text.is_empty() { Err(Refusal::Empty) } else { Ok(text) }

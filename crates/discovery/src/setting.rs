@@ -12,11 +12,8 @@ pub use values::{
     Active, Balance, Check, Hsts, HttpCheck, Method, Proto, ProxyProtocol, Sni, StatusRange, Sticky, Tls, Verify,
 };
 
-use crate::store::value_length;
+use crate::store::{LONGEST_SETTING, value_length};
 use crate::{Bind, Domain, Kind, Networks, PathPrefix, Profile, Refusal, Span, UrlRegex, words};
-
-/// The longest text of a setting; a list of some five hundred host names.
-pub(crate) const LONGEST: usize = 16 * 1024;
 
 macro_rules! settings {
     ($($(#[$doc:meta])* $variant:ident($type:ty) = $word:literal, $kinds:ident, $parse:expr, $print:expr;)*) => {
@@ -191,8 +188,8 @@ impl Setting {
             return Ok(Self::Sslpass(()));
         }
         let length = value_length(value);
-        if length > LONGEST {
-            return Err(Refusal::TooLong { length, most: LONGEST });
+        if length > LONGEST_SETTING {
+            return Err(Refusal::TooLong { length, most: LONGEST_SETTING });
         }
         let text = std::str::from_utf8(value).map_err(|_| Refusal::NotText)?.trim();
         if text.is_empty() {
@@ -309,7 +306,7 @@ mod tests {
 
     #[test]
     fn size_and_encoding_are_looked_at_first() {
-        assert!(matches!(http("domain", &"a".repeat(LONGEST + 1)), Err(Refusal::TooLong { .. })));
+        assert!(matches!(http("domain", &"a".repeat(LONGEST_SETTING + 1)), Err(Refusal::TooLong { .. })));
         assert_eq!(Setting::parse(Kind::Http, SettingName::Domain, b"\xff"), Err(Refusal::NotText));
     }
 }

@@ -1,6 +1,6 @@
 //! What the store holds, as every part of the project passes it on.
 
-use crate::{Key, record, setting};
+use crate::Key;
 
 /// One key with its value, as etcd keeps it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -18,6 +18,12 @@ pub struct Entry {
     pub lease: i64,
 }
 
+/// The longest record; JSON with every field and the longest names is under 1 kB.
+pub(crate) const LONGEST_RECORD: usize = 4 * 1024;
+
+/// The longest text of a setting; a list of some five hundred host names.
+pub(crate) const LONGEST_SETTING: usize = 16 * 1024;
+
 /// Begins the value of an entry that was cut. No value of ours holds a NUL.
 const CUT: &str = "\0cut from ";
 /// How much of a value that is cut is kept, and room for what is said before it.
@@ -30,7 +36,7 @@ impl Entry {
     #[must_use]
     pub fn bounded(self) -> Self {
         let is_setting = matches!(self.key.parse(), Ok(Key::Setting { .. }));
-        let most = if is_setting { setting::LONGEST } else { record::LONGEST };
+        let most = if is_setting { LONGEST_SETTING } else { LONGEST_RECORD };
         let length = value_length(&self.value);
         if length <= most || self.value.len() <= HEAD + PREFACE {
             return self;

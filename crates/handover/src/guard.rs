@@ -12,23 +12,13 @@ use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 use nix::unistd::{Pid, pipe2};
 
 use crate::launch;
+use crate::linger::Word;
 
 /// How long its end is waited for when nothing is left to watch over.
 const ENDS_WITHIN: Duration = Duration::from_secs(1);
 
 /// How often that is looked at.
 const TICK: Duration = Duration::from_millis(2);
-
-/// What the watchdog is told.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Word {
-    /// The new HAProxy serves.
-    Serves = b's' as isize,
-    /// A signal ends handover. It may be a stop, or the first half of a restart.
-    Leaves = b'l' as isize,
-    /// HAProxy has ended, or ends by itself.
-    Done = b'd' as isize,
-}
 
 /// The running watchdog. It notices by itself that handover ends.
 #[derive(Debug)]

@@ -13,7 +13,6 @@ use nix::unistd::{AccessFlags, access};
 use program::variable;
 
 use crate::args::Linger;
-use crate::guard::Word;
 use crate::processes::is_alive;
 use crate::release::{Releases, TICK};
 use crate::run_dir::{Place, RuntimeSocket};
@@ -264,6 +263,17 @@ pub(crate) fn own_path() -> PathBuf {
         Some(path) => PathBuf::from(path),
         None => path,
     }
+}
+
+/// What the watchdog is told.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Word {
+    /// The new HAProxy serves.
+    Serves = b's' as isize,
+    /// A signal ends handover. It may be a stop, or the first half of a restart.
+    Leaves = b'l' as isize,
+    /// HAProxy has ended, or ends by itself.
+    Done = b'd' as isize,
 }
 
 #[cfg(test)]

@@ -3,6 +3,7 @@
 //!
 //! Nothing here panics because an output is full, closed or not read.
 
+mod destination;
 pub mod log;
 pub mod options;
 pub mod output;

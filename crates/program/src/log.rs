@@ -5,7 +5,6 @@ use std::{
     fmt, io, panic,
 };
 
-use nix::sys::stat::fstat;
 use tracing::{Event, Level, Subscriber};
 use tracing_subscriber::{
     EnvFilter,
@@ -18,7 +17,8 @@ use tracing_subscriber::{
     registry::{LookupSpan, Scope},
 };
 
-use crate::{output, text::OneLine, variable};
+use crate::destination::Place;
+use crate::{output, text::OneLine};
 
 /// Why the log could not be set up.
 #[derive(Debug, thiserror::Error)]
@@ -73,22 +73,6 @@ fn log_panic(panic: &panic::PanicHookInfo<'_>) {
     output::flush();
 }
 
-/// What stands in a log in place of lines that could not be written.
-pub(crate) fn gap(count: u64) -> String {
-    let lines = if count == 1 { "line was" } else { "lines were" };
-    let words = format!("program::log: {count} {lines} dropped, since stderr took none");
-    let mut line = String::new();
-    match Place::of_stderr() {
-        Place::Journal => line.push_str("<4>"),
-        Place::Terminal => line.push_str("\x1b[33m WARN\x1b[0m "),
-        Place::Elsewhere => {
-            let _ = SystemTime.format_time(&mut Writer::new(&mut line));
-            line.push_str("  WARN ");
-        }
-    }
-    line + &words + "\n"
-}
-
 /// Each event is one line, which goes to the queue in one piece.
 struct Stderr;
 
@@ -109,37 +93,6 @@ impl io::Write for Stderr {
     fn flush(&mut self) -> io::Result<()> {
         Ok(())
     }
-}
-
-/// Where the lines go.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-enum Place {
-    Journal,
-    /// One that takes colors.
-    Terminal,
-    Elsewhere,
-}
-
-impl Place {
-    fn of_stderr() -> Self {
-        let stream = variable::read_text("JOURNAL_STREAM");
-        let stderr = fstat(io::stderr()).ok().map(|stat| (stat.st_dev, stat.st_ino));
-        if is_journal(stream.as_deref(), stderr) {
-            Self::Journal
-        } else if output::takes_colors(&io::stderr()) {
-            Self::Terminal
-        } else {
-            Self::Elsewhere
-        }
-    }
-}
-
-/// Whether stderr is still what systemd named in `JOURNAL_STREAM`, `device:inode` (systemd.exec(5)): a child may have
-/// inherited the variable, yet write elsewhere.
-fn is_journal(stream: Option<&str>, stderr: Option<(u64, u64)>) -> bool {
-    let named = stream.and_then(|stream| stream.split_once(':'));
-    let named = named.and_then(|(device, inode)| Some((device.parse().ok()?, inode.parse().ok()?)));
-    named.is_some() && named == stderr
 }
 
 /// The form of one line: `TIME LEVEL target: message field=value`.
@@ -201,6 +154,7 @@ mod tests {
     use std::sync::{Arc, Mutex};
 
     use super::*;
+    use crate::destination::is_journal;
 
     #[derive(Clone, Default)]
     struct Kept(Arc<Mutex<Vec<u8>>>);

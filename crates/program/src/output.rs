@@ -3,14 +3,15 @@
 //! Nothing else in the programs writes to them: `println!` and `eprintln!` panic when an output is full or closed, and
 //! clippy refuses both.
 
-use std::io::{self, IsTerminal};
+pub use crate::destination::takes_colors;
+use std::io::{self};
 use std::os::fd::AsFd;
 use std::process::ExitCode;
 use std::sync::OnceLock;
 use std::time::Duration;
 
 use crate::stream::{Stream, write_bytes};
-use crate::{text, variable};
+use crate::text;
 
 /// How long the end of a process waits for a log that takes nothing at the moment. A log that is read is written in
 /// milliseconds.
@@ -19,7 +20,7 @@ const LAST_WORDS: Duration = Duration::from_secs(1);
 /// Standard error: the log of a daemon, what a command says besides its answer.
 pub fn stderr() -> &'static Stream {
     static STDERR: OnceLock<Stream> = OnceLock::new();
-    STDERR.get_or_init(|| Stream::lossy(io::stderr(), crate::log::gap))
+    STDERR.get_or_init(|| Stream::lossy(io::stderr(), crate::destination::gap))
 }
 
 /// Standard output as a stream, for a command that goes on while it is written.
@@ -53,11 +54,4 @@ pub fn finish(code: ExitCode) -> ExitCode {
 /// The same before the process becomes another program.
 pub fn flush() {
     stderr().flush(Some(LAST_WORDS));
-}
-
-/// True if colors may be used there: on a terminal, unless `NO_COLOR` is set (no-color.org) or `TERM` says that it has none.
-pub fn takes_colors(output: &impl IsTerminal) -> bool {
-    output.is_terminal()
-        && variable::read("NO_COLOR").is_none()
-        && variable::read("TERM").is_none_or(|term| term != "dumb")
 }

@@ -1,5 +1,7 @@
 //! Keys and values on their way between etcd and the rest: below the prefix there, relative to it here.
 
+use std::fmt;
+
 use discovery::Entry;
 use etcd_client::proto::PbKeyValue;
 
@@ -108,6 +110,23 @@ pub(crate) fn range_end(range: &str) -> Vec<u8> {
         *last += 1;
     }
     end
+}
+
+/// A lease of etcd's. Printed in hexadecimal, as etcdctl does.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct LeaseId(pub(crate) i64);
+
+impl LeaseId {
+    /// The number, as [`discovery::Entry::lease`] has it.
+    pub fn get(self) -> i64 {
+        self.0
+    }
+}
+
+impl fmt::Display for LeaseId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:x}", self.0)
+    }
 }
 
 #[cfg(test)]

@@ -5,7 +5,7 @@ use std::io;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use crate::lease::LeaseId;
+use crate::entry::LeaseId;
 
 /// What was being done when it went wrong. Keys are whole, as etcdctl wants them.
 #[derive(Clone, Debug, PartialEq, Eq)]

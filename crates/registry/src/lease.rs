@@ -1,6 +1,5 @@
 //! Leases, and the loop that holds one.
 
-use std::fmt;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -10,6 +9,7 @@ use tokio_util::sync::CancellationToken;
 use crate::classification::Failure;
 use crate::client::{Client, REQUEST, Repeat};
 use crate::connect::Connection;
+use crate::entry::LeaseId;
 use crate::error::{Act, Error};
 use crate::retry::Retry;
 
@@ -19,26 +19,9 @@ const SHORTEST: u64 = 2;
 /// A step of the lease loop, so that even a lease of some seconds lives over a member that went silent.
 const STEP: Duration = Duration::from_secs(2);
 
-/// A lease of etcd's. Printed in hexadecimal, as etcdctl does.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub struct LeaseId(i64);
-
-impl LeaseId {
-    /// The number, as [`discovery::Entry::lease`] has it.
-    pub fn get(self) -> i64 {
-        self.0
-    }
-}
-
 impl From<i64> for LeaseId {
     fn from(id: i64) -> Self {
         Self(id)
-    }
-}
-
-impl fmt::Display for LeaseId {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{:x}", self.0)
     }
 }
 

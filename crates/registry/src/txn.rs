@@ -6,9 +6,9 @@ use etcd_client::{Compare, CompareOp, PutOptions, TxnOp, TxnResponse};
 
 use crate::client::{Client, REQUEST, Repeat};
 use crate::connect::Connection;
+use crate::entry::LeaseId;
 use crate::entry::Prefix;
 use crate::error::{Act, Error};
-use crate::lease::LeaseId;
 
 /// What must hold for a transaction to write. Keys are relative to the prefix.
 #[derive(Clone, Debug, PartialEq, Eq)]

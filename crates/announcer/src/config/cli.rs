@@ -10,7 +10,6 @@ use clap::{Parser, Subcommand, builder::FalseyValueParser};
 use daemon::admin::AdminArgs;
 use nix::sys::signal::Signal;
 
-use crate::admin::Announcer;
 use crate::config::upstream_options::Announce;
 use crate::processes::stop_signal;
 use crate::processes::stop_signal::StopOn;
@@ -175,4 +174,14 @@ pub(crate) struct Life {
     #[arg(long, env = "ANNOUNCER_STOP_TIMEOUT", value_name = "TIME", default_value = "10s")]
     #[arg(value_parser = humantime::parse_duration)]
     pub(crate) stop_timeout: Duration,
+}
+
+/// This daemon, as the admin port's options know it.
+#[derive(Clone, Debug)]
+pub(crate) struct Announcer;
+
+impl daemon::admin::Daemon for Announcer {
+    const PREFIX: &'static str = "ANNOUNCER";
+    const ADMIN: &'static str = "off";
+    const SHOWN: &'static str = "/metrics, /live and /ready";
 }

@@ -6,23 +6,13 @@ use std::{collections::BTreeSet, sync::Arc};
 use discovery::{Entry, UpstreamState};
 use registry::LeaseId;
 
+use crate::record::Stand;
+use crate::record::Want;
 use crate::record::{Draft, Owner, Record, Tenure, printable};
-use crate::status::Stand;
 
 /// etcd's `--max-txn-ops` unless told: conditions, writes and reads each. More records than fit are written one
 /// transaction after the other.
 const OPERATIONS: usize = 128;
-
-/// What is wanted of a record.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Want {
-    /// It stands, in this state; it is put there, and again after the lease was lost.
-    Stand(UpstreamState),
-    /// Where it stands it says this; it isn't put there for that.
-    Leave(UpstreamState),
-    /// It doesn't stand.
-    Gone,
-}
 
 /// What is known of a record under the lease at hand.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

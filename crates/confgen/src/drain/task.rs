@@ -61,7 +61,7 @@ impl Drains {
                 })
             });
         }
-        let (census, count) = crate::event_loop::finished(&mut self.counting).await;
+        let (census, count) = finished(&mut self.counting).await;
         self.census = Some(census);
         count
     }
@@ -82,4 +82,12 @@ impl Drains {
     fn plan(&mut self, at: Instant) {
         self.due = if self.draining.services().is_empty() { None } else { Some(self.due.unwrap_or(at)) };
     }
+}
+
+/// Waits for what is under way, for ever if there is nothing. A panic in it is one of confgen's.
+pub(crate) async fn finished<T>(task: &mut Option<JoinHandle<T>>) -> T {
+    let Some(running) = task else { return std::future::pending().await };
+    let ended = running.await;
+    *task = None;
+    ended.unwrap_or_else(|error| std::panic::resume_unwind(error.into_panic()))
 }

@@ -1,7 +1,7 @@
 use super::*;
-use crate::desired::Changed;
 use crate::desired::tests::topology;
 use crate::operator_files::filled::{Fill, Fills};
+use crate::store::Changed;
 
 const SHOP: &str = "http-services/shop/domain shop.test\nhttp-services/shop/upstreams/a 10.0.0.1:80\n";
 const DRAIN: &str = r#"http-services/shop/upstreams/b {"address":"10.0.0.2:80","state":"drain"}"#;

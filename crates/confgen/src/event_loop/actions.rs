@@ -4,8 +4,8 @@
 use std::sync::Arc;
 use std::time::{Instant, SystemTime};
 
-use super::{Daemon, finished};
-use crate::desired::Changed;
+use super::Daemon;
+use crate::drain::task::finished;
 use crate::event_loop::job::{Acted, Done, Job};
 use crate::event_loop::malloc;
 use crate::event_loop::scheduler::Act;
@@ -13,6 +13,7 @@ use crate::publish::{Filed, Filing};
 use crate::reconcile::{Left, Outcome, Rounds};
 use crate::status;
 use crate::status::Kind;
+use crate::store::Changed;
 
 /// A file that was written, or wasn't.
 pub(super) struct Wrote {

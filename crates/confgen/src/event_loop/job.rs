@@ -3,9 +3,9 @@
 use std::collections::BTreeSet;
 use std::time::{Instant, SystemTime};
 
-use crate::desired::Changed;
 use crate::event_loop::scheduler::Act;
 use crate::reconcile::{Left, Outcome, Rounds};
+use crate::store::Changed;
 use crate::store::News;
 
 /// What an act is to do.

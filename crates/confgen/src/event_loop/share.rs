@@ -11,8 +11,8 @@ use tokio_util::sync::CancellationToken;
 use crate::desired::Settled;
 use crate::status::Report;
 use crate::status::activity::Activities;
+pub use crate::status::share::Starving;
 use crate::status::share::Tracker;
-pub use crate::status::share::{Starved, Starving};
 
 /// How often the backends are counted. A check needs longer to find a server down and up again, unless a profile says otherwise.
 const COUNT_EVERY: Duration = Duration::from_secs(1);

@@ -9,10 +9,10 @@ use discovery::FileName;
 use haproxy::check::{Checker, Verdict};
 use regular_file::LARGE;
 
+use crate::desired::fingerprint::digest;
 use crate::desired::{Authorities, Authority};
 use crate::local_files::bisect::culprits;
 use crate::local_files::certificates::first_alert;
-use crate::render::digest;
 use crate::state_dir::{Error, TRIAL, failed, replace};
 
 /// Nothing secret, but nobody's to write.

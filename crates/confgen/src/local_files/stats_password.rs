@@ -5,9 +5,10 @@ use std::io::{self, Read};
 use std::path::Path;
 
 use regular_file::SMALL;
-use sha_crypt::{PasswordHasher, PasswordVerifier, ShaCrypt};
-use sha2::{Digest, Sha256};
+use sha_crypt::{PasswordHasher, ShaCrypt};
 
+use crate::render::stats_hash::Hash;
+use crate::render::stats_hash::sha256;
 use crate::state_dir::{Error, failed, replace};
 
 /// 24 letters and digits: 142 bits, and nobody has to quote them.
@@ -18,39 +19,6 @@ const VARIETY: usize = 12;
 const SIGNS: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_";
 /// Twelve bytes are sixteen letters of salt, the most that crypt(3) reads; a longer one would never verify.
 const SALT: usize = 12;
-
-/// A password as haproxy.cfg has it.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Hash {
-    /// SHA-256 in upper-case hex digits, of a password that confgen made. 142 random bits need no costly hash.
-    Sha256(String),
-    /// crypt(3), of any other password. Each check takes HAProxy's event loop about a millisecond.
-    Crypt(String),
-}
-
-impl Hash {
-    /// The hash that stands in this text, if it is one.
-    fn parse(text: &str) -> Option<Self> {
-        let is_sha256 = text.len() == 64 && text.bytes().all(|b| b.is_ascii_digit() || (b'A'..=b'F').contains(&b));
-        match text {
-            _ if is_sha256 => Some(Self::Sha256(text.to_owned())),
-            _ if is_crypt(text) => Some(Self::Crypt(text.to_owned())),
-            _ => None,
-        }
-    }
-
-    fn as_str(&self) -> &str {
-        let (Self::Sha256(text) | Self::Crypt(text)) = self;
-        text
-    }
-
-    fn verifies(&self, password: &str) -> bool {
-        match self {
-            Self::Sha256(hash) => *hash == sha256(password),
-            Self::Crypt(hash) => ShaCrypt::default().verify_password(password.as_bytes(), hash.as_str()).is_ok(),
-        }
-    }
-}
 
 /// The hash for haproxy.cfg. The password stands in `given`, or in `state_dir/stats-password`, which is made if need
 /// be, readable for its owner alone. A password keeps its hash, so that the same state gives the same file.
@@ -84,10 +52,6 @@ pub fn last_hash(state_dir: &Path) -> Hash {
     Hash::parse(text.trim()).unwrap_or_else(|| Hash::Crypt("*".to_owned()))
 }
 
-fn sha256(password: &str) -> String {
-    Sha256::digest(password).iter().map(|byte| format!("{byte:02X}")).collect()
-}
-
 fn crypt(password: &str, path: &Path) -> Result<Hash, Error> {
     let hash = ShaCrypt::default()
         .hash_password_with_salt(password.as_bytes(), &random::<SALT>()?)
@@ -101,11 +65,6 @@ fn is_made(password: &str) -> bool {
     signs.sort_unstable();
     signs.dedup();
     password.len() == LENGTH && signs.len() >= VARIETY && signs.iter().all(|sign| SIGNS.contains(sign))
-}
-
-/// Whatever was put into the file, only what crypt(3) makes may come near haproxy.cfg.
-fn is_crypt(text: &str) -> bool {
-    !text.is_empty() && text.bytes().all(|b| b.is_ascii_alphanumeric() || b"$./=".contains(&b))
 }
 
 fn own_password(path: &Path) -> Result<String, Error> {

@@ -9,9 +9,9 @@ use std::path::{Path, PathBuf};
 use discovery::{ServiceId, UpstreamId};
 use serde::{Deserialize, Serialize};
 
+use crate::desired::fingerprint::digest;
 use crate::desired::{Settled, Wanted};
 use crate::operator_files::filled::template::{Named, Run, Template};
-use crate::render::digest;
 
 /// One file.
 #[derive(Clone, Debug, PartialEq, Eq)]

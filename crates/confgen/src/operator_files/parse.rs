@@ -13,8 +13,8 @@ use std::path::{Path, PathBuf};
 use discovery::{Profile, ServiceId};
 use haproxy::config::{SECTIONS, Word, words_with};
 
-use crate::render::restart_needed::service;
-use crate::render::view::PREVIEW;
+use crate::desired::names::PREVIEW;
+use crate::desired::names::service;
 use addresses::{Bound, parse_bound};
 use references::{Part, references};
 

@@ -8,9 +8,9 @@ use std::path::{Path, PathBuf};
 use discovery::{Kind, ServiceId};
 use haproxy::check::{Checker, Verdict};
 
+use crate::desired::names::service;
 use crate::operator_files::Include;
 use crate::operator_files::parse::Operator;
-use crate::render::restart_needed::service;
 
 /// Who judges.
 pub struct Judge<'a> {

@@ -8,7 +8,6 @@ use haproxy::runtime::ServerName;
 use super::Rounds;
 use crate::drain::Upstream;
 use crate::local_files::expiry;
-use crate::render::restart_needed;
 use crate::status::{Retained, Retainer, Standing};
 use crate::store::Position;
 
@@ -26,7 +25,7 @@ impl Rounds {
     /// Upstreams that nobody wants any more, and that still have connections.
     pub fn leaving(&self) -> Vec<Upstream> {
         let upstream = |name: ServerName| {
-            Some((restart_needed::service(name.backend.as_str())?, name.server.as_str().parse().ok()?))
+            Some((crate::desired::names::service(name.backend.as_str())?, name.server.as_str().parse().ok()?))
         };
         self.proxy.leaving().into_iter().filter_map(upstream).collect()
     }

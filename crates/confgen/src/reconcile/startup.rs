@@ -12,11 +12,11 @@ use crate::cli::Options;
 use crate::desired::{Memory, Settled};
 use crate::local_files::Outside;
 use crate::local_files::certificates::Certificates;
-use crate::local_files::error_pages::ErrorPages;
 use crate::local_files::expiry::Expiry;
 use crate::local_files::stats_password;
 use crate::operator_files::filled::Fills;
 use crate::reconcile::release;
+use crate::render::error_pages::ErrorPages;
 use crate::render::restart_needed::Structure;
 use crate::render::view::Site;
 use crate::runtime::Proxy;
@@ -47,7 +47,7 @@ impl Rounds {
     }
 
     /// Makes what HAProxy and confgen need besides the store, and takes over certificates, authorities and error pages.
-    fn take_over(options: &Options) -> anyhow::Result<(stats_password::Hash, Outside)> {
+    fn take_over(options: &Options) -> anyhow::Result<(crate::render::stats_hash::Hash, Outside)> {
         let places = options.places();
         places.prepare()?;
         places.vet_fill()?;
@@ -107,7 +107,7 @@ impl Rounds {
         options: Options,
         lives: Lives,
         disk: Disk,
-        stats_hash: stats_password::Hash,
+        stats_hash: crate::render::stats_hash::Hash,
         outside: Outside,
         (memory, stored): (Memory, Stored),
     ) -> anyhow::Result<Self> {

@@ -6,12 +6,17 @@ use askama::Template;
 use discovery::{Kind, ServiceId, Tls};
 use serde::{Deserialize, Serialize};
 
+use crate::desired::fingerprint::digest;
+use crate::desired::names::PREVIEW;
+use crate::desired::names::preview_section;
+use crate::desired::names::previews_of;
+use crate::desired::names::service;
 use crate::desired::{Preview, Trust, Wanted};
 use crate::operator_files::filled::Filled;
+use crate::render;
 use crate::render::server_options;
 use crate::render::view;
-use crate::render::view::{PREVIEW, Section, Site, View, has_section, preview_section, previews_of};
-use crate::render::{self, digest};
+use crate::render::view::{Section, Site, View, has_section};
 
 /// Fingerprints of everything but servers, hosts and paths: of what all share, and of each service's section.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -216,14 +221,6 @@ impl Structure {
 /// What the service's section has HAProxy load to check certificates against.
 fn authorities(wanted: &Wanted) -> Option<String> {
     Some(server_options::options(wanted).tls?.authorities?.to_string())
-}
-
-/// The service of which a section bears this name: its own, or one for previews.
-pub fn service(section: &str) -> Option<ServiceId> {
-    let section = section.split_once(PREVIEW).map_or(section, |(own, _)| own);
-    let (kind, name) = section.split_once('-')?;
-    let kind = [Kind::Http, Kind::Tcp].into_iter().find(|known| known.to_string() == kind)?;
-    Some(ServiceId { kind, name: name.parse().ok()? })
 }
 
 #[cfg(test)]

@@ -2,9 +2,10 @@
 
 use discovery::{Balance, Check, Host, HttpCheck, Networks, ServiceId, Sni, Sticky, Tls};
 
+use crate::desired::names::preview_section;
 use crate::desired::{Preview, Server, ServerState, Wanted};
 use crate::render::server_options;
-use crate::render::view::{Site, preview_section};
+use crate::render::view::Site;
 
 /// A section of a service: its own, or one for those who may preview a color.
 #[derive(Clone, Copy)]

@@ -13,8 +13,8 @@ use crate::cli::Cli;
 use crate::desired::tests::{settle, topology};
 use crate::desired::{Authorities, Authority, Limits, Memory, Settled};
 use crate::local_files::error_pages;
-use crate::local_files::stats_password::Hash;
 use crate::operator_files::parse::Operator;
+use crate::render::stats_hash::Hash;
 
 const SCENARIOS: [&str; 10] = [
     "empty",

@@ -4,18 +4,18 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use discovery::{Bind, Color, Host, Kind, Networks, ServiceId, Sticky};
+use discovery::{Bind, Host, Kind, Networks, ServiceId, Sticky};
 
 use crate::cli::Rights;
+use crate::desired::names::service;
 use crate::desired::{Route, Settled, Wanted};
-use crate::local_files::error_pages::ErrorPages;
-use crate::local_files::stats_password;
 use crate::operator_files::parse::{Named, Operator};
+use crate::render::error_pages::ErrorPages;
 use crate::render::internal_sockets::Hop;
-use crate::render::restart_needed::service;
 
 pub(crate) use crate::render::section::Section;
 
+use crate::desired::names::preview_section;
 use crate::render::section::{rows, sections};
 
 /// What the flags, and the files they name, say about the generated file. All text in it has been checked to stand in a line.
@@ -40,7 +40,7 @@ pub struct Site {
     /// Peers that begin each connection with the PROXY protocol.
     pub proxy_protocol_from: Option<Networks>,
     /// The hash of the stats page's password.
-    pub stats_hash: stats_password::Hash,
+    pub stats_hash: crate::render::stats_hash::Hash,
     /// A host that the stats page has to itself.
     pub stats_domain: Option<Host>,
     /// The service that gets the ACME challenges of every host.
@@ -252,19 +252,6 @@ fn maps(settled: &Settled) -> Maps {
 pub fn path_key(route: &Route) -> String {
     format!("{}{}", route.domain, route.path.with_boundary())
 }
-
-/// The section that a color is previewed in. No service is called so: names hold no colon.
-pub fn preview_section(id: &ServiceId, color: &Color) -> String {
-    format!("{}{color}", previews_of(id))
-}
-
-/// What the names of all such sections of a service begin with.
-pub fn previews_of(id: &ServiceId) -> String {
-    format!("{id}{PREVIEW}")
-}
-
-/// Follows the service in the name of a section for previews.
-pub const PREVIEW: &str = ":preview-";
 
 /// Where the requests go that are read here.
 pub fn backend(id: &ServiceId, wanted: &Wanted) -> String {

@@ -13,9 +13,11 @@ use std::num::NonZeroU32;
 use discovery::{Balance, ServiceId};
 use haproxy::runtime::{Change, ServerName, ServersState};
 
+use crate::desired::names::preview_section;
+use crate::desired::names::previews_of;
 use crate::desired::{Server, ServerState, Wanted};
 use crate::render::server_options;
-use crate::render::view::{backend, preview_section, previews_of};
+use crate::render::view::backend;
 use maps::{Entries, Maps, Routes, map_steps, route, settle_entries};
 pub use maps::{Listed, MapPaths};
 use server::{LiveServer, arrivals, server_name, takes_out};

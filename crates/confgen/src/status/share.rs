@@ -11,8 +11,8 @@ use std::time::Instant;
 use discovery::Balance;
 use haproxy::runtime::{RowKind, Stat};
 
+use crate::desired::names::service;
 use crate::desired::{Settled, Wanted};
-use crate::render::restart_needed::service;
 use crate::status::figures::takes_requests;
 
 /// A server starves after this many turns that it should have had.

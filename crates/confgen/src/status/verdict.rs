@@ -7,9 +7,9 @@ use discovery::{Cause, Key, Kind, Reason, ServiceId, SettingName, Verdict, refra
 use haproxy::runtime::Stat;
 
 use crate::desired::{Explained, Facts, Server, ServerState, Wanted};
-use crate::event_loop::share::Starved;
 use crate::render::view::{TLS, WEB};
 use crate::status::figures::{Figures, takes_requests};
+use crate::status::share::Starved;
 use crate::status::{Report, Retained, Retainer};
 
 /// The settings that say what a service answers for. `path` narrows what `domain` names.

@@ -3,11 +3,11 @@
 use clap::Args;
 use discovery::{Acceptance, Balancer, Balancers, Key, Node};
 
-use super::Outcome;
-use crate::args::Changing;
 use crate::context::Ctl;
 use crate::edit::Edit;
 use crate::error::Error;
+use crate::error::Outcome;
+use crate::shared_options::Changing;
 use crate::store::Store;
 use crate::wait::Awaited;
 

@@ -6,10 +6,10 @@ use std::time::{Duration, SystemTime};
 use clap::Args;
 use serde::Serialize;
 
-use super::Outcome;
 use crate::balancer_api::{Answers, Certificates, ServedBy};
 use crate::context::Ctl;
 use crate::error::Error;
+use crate::error::Outcome;
 use crate::print::{Block, Cell, Shown, Table};
 use crate::upstreams::{silent, unreachable};
 

@@ -7,10 +7,10 @@ use clap::Args;
 use discovery::{Cause, Node, ServiceId, Topology, UpstreamId};
 use serde::Serialize;
 
-use super::Outcome;
 use crate::balancer_api::{Answers, Upstreams};
 use crate::context::Ctl;
 use crate::error::Error;
+use crate::error::Outcome;
 use crate::print::{Block, Cell, Shown, Table};
 use crate::target::{Named, NamedAny};
 use crate::upstreams::{Row, There, rows, unreachable};

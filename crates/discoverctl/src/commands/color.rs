@@ -6,14 +6,14 @@ use clap::Args;
 use discovery::{Active, Color as Name, Service, ServiceId, Setting};
 use serde::Serialize;
 
-use super::Outcome;
 use super::set::settings;
-use crate::args::Changing;
 use crate::balancer_api::{Answers, ServiceInFull};
 use crate::colors;
 use crate::context::Ctl;
 use crate::error::Error;
+use crate::error::Outcome;
 use crate::print::{Block, Cell, Shown, Table};
+use crate::shared_options::Changing;
 use crate::target::Named;
 use crate::upstreams::{silent, unreachable};
 

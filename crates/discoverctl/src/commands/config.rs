@@ -3,9 +3,9 @@
 use clap::Args;
 use serde::Serialize;
 
-use super::Outcome;
 use crate::config::Counts;
 use crate::error::Error;
+use crate::error::Outcome;
 use crate::print::{Block, Cell, Screen, Shown, Table};
 
 pub(crate) const EXAMPLES: &str = "Examples:

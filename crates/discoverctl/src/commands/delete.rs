@@ -7,12 +7,12 @@ use clap::Args;
 use discovery::ServiceId;
 use program::output;
 
-use super::Outcome;
-use crate::args::Changing;
 use crate::balancer_api::ServiceInFull;
 use crate::context::Ctl;
 use crate::edit::Edit;
 use crate::error::Error;
+use crate::error::Outcome;
+use crate::shared_options::Changing;
 use crate::store::Store;
 use crate::target::Named;
 

@@ -6,12 +6,12 @@ use clap::Args;
 use discovery::Entry;
 use serde::Serialize;
 
-use super::Outcome;
 use crate::context::Ctl;
 use crate::context::at_revision;
 use crate::durable_keys;
 use crate::durable_keys::Kept;
 use crate::error::Error;
+use crate::error::Outcome;
 use crate::print::{Block, Cell, Shown, Table};
 use crate::store::Store;
 use crate::target::Named;

@@ -11,10 +11,10 @@ use clap::Args;
 use discovery::{ServiceId, UpstreamId};
 use registry::{Client, LeaseId};
 
-use super::Outcome;
 use crate::balancer_api::{Answers, Fleet, ServiceInFull, Services};
 use crate::context::Ctl;
 use crate::error::Error;
+use crate::error::Outcome;
 use crate::store::Store;
 use crate::target::{Named, NamedAny};
 

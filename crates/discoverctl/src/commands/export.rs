@@ -10,13 +10,13 @@ use clap::Args;
 use discovery::{Entry, ServiceId};
 use program::output;
 
-use super::Outcome;
-use crate::args::Changing;
 use crate::commands::export::document::{Document, Tree};
 use crate::context::Ctl;
 use crate::durable_keys::{Kept, check_claims};
 use crate::error::Error;
+use crate::error::Outcome;
 use crate::print::{Block, Shown, yaml};
+use crate::shared_options::Changing;
 use crate::target::Named;
 
 pub(crate) const EXAMPLES: &str = "Examples:

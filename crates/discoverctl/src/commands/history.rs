@@ -7,11 +7,11 @@ use discovery::{Change, Entry, Kind, ServiceId};
 use registry::Changes;
 use serde::Serialize;
 
-use super::Outcome;
 use crate::context::Ctl;
 use crate::durable_keys;
 use crate::durable_keys::Kept;
 use crate::error::Error;
+use crate::error::Outcome;
 use crate::print::{Block, Cell, Shown, Table};
 use crate::target::Named;
 

@@ -13,10 +13,10 @@ use clap::Args;
 use discovery::{Cause, Entry, Node, ServiceId};
 use serde::Serialize;
 
-use super::Outcome;
 use crate::balancer_api::{Answers, Certificates, Quarantine, Service, Services, Status, Upstream, Upstreams};
 use crate::context::Ctl;
 use crate::error::Error;
+use crate::error::Outcome;
 use crate::print::{Block, Cell, Shown, Table};
 use crate::store::Store;
 use crate::upstreams::{Row, rows, silent, unreachable};

@@ -6,10 +6,10 @@ use clap::Args;
 use discovery::{Service, ServiceId, SettingName, UpstreamState};
 use serde::Serialize;
 
-use super::Outcome;
 use crate::balancer_api::{Answers, Services};
 use crate::context::Ctl;
 use crate::error::Error;
+use crate::error::Outcome;
 use crate::print::{Block, Cell, Shown, Table};
 use crate::store::Store;
 use crate::upstreams::{silent, unreachable};

@@ -5,11 +5,11 @@ use std::collections::BTreeSet;
 use clap::Args;
 use discovery::{Key, Override, OverrideState, ServiceId, UpstreamId, Weight};
 
-use super::Outcome;
-use crate::args::Changing;
 use crate::context::Ctl;
 use crate::edit::Edit;
 use crate::error::Error;
+use crate::error::Outcome;
+use crate::shared_options::Changing;
 use crate::store::Store;
 use crate::target::NamedUpstream;
 

@@ -10,12 +10,13 @@ use clap::Args;
 use discovery::{Color, Entry, Key, ServiceId, Upstream, UpstreamAddress, UpstreamId, Weight};
 use program::output;
 
-use super::Outcome;
-use crate::args::{Changing, Type};
 use crate::commands::register::docker::{Container, Docker, HostAddresses, Reach};
 use crate::context::Ctl;
 use crate::edit::Edit;
 use crate::error::Error;
+use crate::error::Outcome;
+use crate::shared_options::Changing;
+use crate::shared_options::Type;
 use crate::store::Store;
 use crate::target::{Named, NamedUpstream, hint};
 

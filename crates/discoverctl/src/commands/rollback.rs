@@ -5,14 +5,14 @@ use std::collections::BTreeSet;
 use clap::Args;
 use discovery::ServiceId;
 
-use super::Outcome;
-use crate::args::Changing;
 use crate::context::Ctl;
 use crate::context::at_revision;
 use crate::durable_keys;
 use crate::durable_keys::Kept;
 use crate::edit::Edit;
 use crate::error::Error;
+use crate::error::Outcome;
+use crate::shared_options::Changing;
 use crate::store::Store;
 use crate::target::Named;
 

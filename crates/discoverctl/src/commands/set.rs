@@ -5,11 +5,12 @@ use std::collections::BTreeSet;
 use clap::Args;
 use discovery::{Key, ServiceId, Setting, SettingName, rivals};
 
-use super::Outcome;
-use crate::args::{Changing, Type};
 use crate::context::Ctl;
 use crate::edit::Edit;
 use crate::error::Error;
+use crate::error::Outcome;
+use crate::shared_options::Changing;
+use crate::shared_options::Type;
 use crate::store::Store;
 use crate::target::Named;
 

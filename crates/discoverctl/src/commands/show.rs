@@ -8,10 +8,10 @@ use futures_util::future::join_all;
 use registry::{Client, LeaseId};
 use serde::Serialize;
 
-use super::Outcome;
 use crate::balancer_api::{Answers, ServiceInFull};
 use crate::context::Ctl;
 use crate::error::Error;
+use crate::error::Outcome;
 use crate::print::{Block, Cell, Shown, Table};
 use crate::store::Store;
 use crate::target::Named;
@@ -291,8 +291,8 @@ mod tests {
 
             http-services/shop/balance is not followed: `by mood`: expected roundrobin
             lb2 can't be asked: no route to host"#]]
-        .assert_eq(&Screen::for_test(crate::args::Format::Table).text(&shop).unwrap());
-        let json = Screen::for_test(crate::args::Format::Json).text(&shop).unwrap();
+        .assert_eq(&Screen::for_test(crate::shared_options::Format::Table).text(&shop).unwrap());
+        let json = Screen::for_test(crate::shared_options::Format::Json).text(&shop).unwrap();
         assert!(json.contains("\"lease_seconds\": 9") && json.contains("\"lease\": \"none\""), "{json}");
     }
 }

@@ -17,12 +17,12 @@ use discovery::{Color, Service, ServiceId, Setting, SettingName};
 
 use self::hook::Told;
 use self::plan::{Plan, Steps};
-use super::Outcome;
 use crate::balancer_api::ServiceInFull;
 use crate::colors;
 use crate::commands::switch::sample::{Limits, Percent};
 use crate::context::Ctl;
 use crate::error::Error;
+use crate::error::Outcome;
 use crate::store::Store;
 use crate::target::Named;
 

@@ -13,12 +13,12 @@ use tokio::task::JoinHandle;
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until};
 use tokio_util::sync::CancellationToken;
 
-use super::Outcome;
-use crate::args::Format;
 use crate::balancer_api::{Answers, Fleet, Upstreams};
 use crate::context::Ctl;
 use crate::error::Error;
+use crate::error::Outcome;
 use crate::print::{Cell, Screen, json_line, until_written, yaml};
+use crate::shared_options::Format;
 use crate::target::Named;
 use crate::upstreams::{Row, There, rows};
 use crate::verdict::Keys;

@@ -61,7 +61,7 @@ fn what_needs_a_restart_is_told_by_lines_and_service() {
     assert_ne!(one, prints(&SHOP.replace(":80", ":81")));
     assert_eq!(one, prints(&format!("{SHOP}http-services/shop/domain a.com\nhttp-services/other/domain b.com\n")));
     assert_eq!(prints(&format!("{SHOP}{DB}"))["/mine.cfg#1"].service, "tcp-db");
-    let id = |text: &str| crate::render::restart_needed::service(text).unwrap();
+    let id = |text: &str| crate::desired::names::service(text).unwrap();
     assert!(fills.concern([&id("http-shop")].into_iter()) && fills.concern([&id("tcp-db")].into_iter()));
     assert!(!fills.concern([&id("http-db")].into_iter()));
 }

@@ -10,7 +10,7 @@ use super::directives::{hindrance, hindrance_of_section};
 use super::references::Part;
 use super::{Listener, Operator, is_proxy};
 use crate::desired::Holdings;
-use crate::render::restart_needed::service;
+use crate::desired::names::service;
 
 /// The addresses, sockets and files that belong to confgen and handover.
 #[derive(Clone, Debug, Default)]

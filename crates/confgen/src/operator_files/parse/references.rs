@@ -3,7 +3,7 @@
 
 use haproxy::config::Word;
 
-use crate::render::restart_needed::service;
+use crate::desired::names::service;
 
 /// The part of a section that a line names.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]

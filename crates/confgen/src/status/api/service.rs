@@ -7,9 +7,8 @@ use serde::Serialize;
 
 use super::upstream::{Traffic, UpstreamShown, of_service};
 use super::{Counted, applied};
+use crate::desired::names::preview_section;
 use crate::desired::{Preview, Settings};
-use crate::render::restart_needed;
-use crate::render::view::preview_section;
 use crate::status::Report;
 use crate::status::figures::Figures;
 
@@ -175,7 +174,7 @@ fn show(report: &Report, id: &ServiceId, figures: &Figures) -> (ServiceShown, Ve
 /// Lines of the operator's files that name the service's section, or one of its previews'.
 fn named_by(report: &Report, id: &ServiceId) -> Vec<String> {
     let named = &report.standing.operators.named;
-    let of_it = named.iter().filter(|(section, _)| restart_needed::service(section).as_ref() == Some(id));
+    let of_it = named.iter().filter(|(section, _)| crate::desired::names::service(section).as_ref() == Some(id));
     of_it.flat_map(|(_, named)| named.at.clone()).collect()
 }
 

@@ -5,8 +5,8 @@ use haproxy::runtime::Stat;
 use serde::Serialize;
 
 use super::{Counted, applied};
+use crate::desired::names::preview_section;
 use crate::desired::{Explained, Server, ServerState, Settings};
-use crate::render::view::preview_section;
 use crate::status::Report;
 use crate::status::figures::Figures;
 use crate::status::verdict::Judge;

@@ -9,11 +9,12 @@ use prometheus_client::registry::Registry;
 use super::*;
 use crate::desired::domain_allowlist::Allowed;
 use crate::desired::tests::topology;
-use crate::desired::{Changed, Limits, Settled};
+use crate::desired::{Limits, Settled};
 use crate::operator_files::parse::Named;
 use crate::status::figures::Counted;
 use crate::status::{Running, Standing};
 use crate::status::{api, metrics, page};
+use crate::store::Changed;
 use crate::store::Position;
 
 const DOMAIN: &str = "http-services/shop/domain shop.test\n";

@@ -7,13 +7,13 @@ use super::hook::{self, Told};
 use super::plan::Plan;
 use super::signals::Signals;
 use super::state::{Action, Event, State, step};
-use crate::commands::Outcome;
 use crate::commands::switch::active_key::{Written, Wrote};
 use crate::commands::switch::monitor::Eyes;
 use crate::commands::switch::report::{Said, Step};
 use crate::commands::switch::sample::Limits;
 use crate::context::Ctl;
 use crate::error::Error;
+use crate::error::Outcome;
 use crate::store::Store;
 use crate::wait::{awaited, until_followed};
 

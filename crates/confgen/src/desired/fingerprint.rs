@@ -1,0 +1,19 @@
+//! The digest by which confgen tells generations, files and services apart. Pure.
+
+use std::fmt::Write;
+
+use sha2::{Digest, Sha256};
+
+/// Sixteen hexadecimal digits: enough to tell the generations of one balancer apart, short enough to read out.
+pub(crate) fn digest<'a>(parts: impl IntoIterator<Item = &'a [u8]>) -> String {
+    let mut hash = Sha256::new();
+    for part in parts {
+        hash.update(part.len().to_le_bytes());
+        hash.update(part);
+    }
+    hash.finalize().iter().take(8).fold(String::new(), |mut text, byte| {
+        // Writing to a string can't fail.
+        let _ = write!(text, "{byte:02x}");
+        text
+    })
+}

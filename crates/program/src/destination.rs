@@ -1,0 +1,63 @@
+//! The destination of the log, and how one line for it begins.
+
+use std::io::{self, IsTerminal};
+
+use nix::sys::stat::fstat;
+use tracing_subscriber::fmt::format::Writer;
+use tracing_subscriber::fmt::time::{FormatTime, SystemTime};
+
+use crate::variable;
+
+/// Where the lines go.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Place {
+    Journal,
+    /// One that takes colors.
+    Terminal,
+    Elsewhere,
+}
+
+impl Place {
+    pub(crate) fn of_stderr() -> Self {
+        let stream = variable::read_text("JOURNAL_STREAM");
+        let stderr = fstat(io::stderr()).ok().map(|stat| (stat.st_dev, stat.st_ino));
+        if is_journal(stream.as_deref(), stderr) {
+            Self::Journal
+        } else if takes_colors(&io::stderr()) {
+            Self::Terminal
+        } else {
+            Self::Elsewhere
+        }
+    }
+}
+
+/// What stands in a log in place of lines that could not be written.
+pub(crate) fn gap(count: u64) -> String {
+    let lines = if count == 1 { "line was" } else { "lines were" };
+    let words = format!("program::log: {count} {lines} dropped, since stderr took none");
+    let mut line = String::new();
+    match Place::of_stderr() {
+        Place::Journal => line.push_str("<4>"),
+        Place::Terminal => line.push_str("\x1b[33m WARN\x1b[0m "),
+        Place::Elsewhere => {
+            let _ = SystemTime.format_time(&mut Writer::new(&mut line));
+            line.push_str("  WARN ");
+        }
+    }
+    line + &words + "\n"
+}
+
+/// Whether stderr is still what systemd named in `JOURNAL_STREAM`, `device:inode` (systemd.exec(5)): a child may have
+/// inherited the variable, yet write elsewhere.
+pub(crate) fn is_journal(stream: Option<&str>, stderr: Option<(u64, u64)>) -> bool {
+    let named = stream.and_then(|stream| stream.split_once(':'));
+    let named = named.and_then(|(device, inode)| Some((device.parse().ok()?, inode.parse().ok()?)));
+    named.is_some() && named == stderr
+}
+
+/// True if colors may be used there: on a terminal, unless `NO_COLOR` is set (no-color.org) or `TERM` says that it has none.
+pub fn takes_colors(output: &impl IsTerminal) -> bool {
+    output.is_terminal()
+        && variable::read("NO_COLOR").is_none()
+        && variable::read("TERM").is_none_or(|term| term != "dumb")
+}
