@@ -10,9 +10,9 @@ use registry::Client;
 use similar::{ChangeTag, TextDiff};
 
 use crate::cli::Common;
-use crate::publish::Filing;
-use crate::reconcile::{Outcome, Rounds};
-use crate::store::News;
+use crate::publish::Publication;
+use crate::reconcile::{Outcome, Reconciler};
+use crate::store::StoreUpdate;
 
 /// Wrong usage, as clap has it.
 pub const USAGE: u8 = 2;
@@ -38,7 +38,7 @@ pub fn exit_code(error: &anyhow::Error) -> ExitCode {
 pub async fn once(common: Common) -> anyhow::Result<ExitCode> {
     let snapshot = snapshot(common.store, None).await?;
     let round = move || {
-        let mut rounds = Rounds::open(common.options, Box::new(|_| BTreeSet::new()))?;
+        let mut rounds = Reconciler::open(common.options, Box::new(|_| BTreeSet::new()))?;
         let news = rounds.first(&snapshot);
         rounds.once(&news)
     };
@@ -83,12 +83,12 @@ pub async fn diff(common: Common) -> anyhow::Result<ExitCode> {
 }
 
 /// What the store asks for, without touching anything.
-async fn filing(common: Common, at_revision: Option<i64>) -> anyhow::Result<Filing> {
+async fn filing(common: Common, at_revision: Option<i64>) -> anyhow::Result<Publication> {
     let snapshot = snapshot(common.store, at_revision).await?;
     tokio::task::spawn_blocking(move || {
-        let mut rounds = Rounds::glimpse(common.options)?;
+        let mut rounds = Reconciler::glimpse(common.options)?;
         // The past is what it was; the present may lack what is held.
-        let news = if at_revision.is_some() { News::first(&snapshot) } else { rounds.first(&snapshot) };
+        let news = if at_revision.is_some() { StoreUpdate::first(&snapshot) } else { rounds.first(&snapshot) };
         rounds.settle(&news)?;
         Ok(rounds.filing())
     })

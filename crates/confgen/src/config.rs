@@ -12,7 +12,7 @@ use haproxy::masters;
 use haproxy::supervisor::Control;
 
 use crate::cli::Options;
-use crate::local_files::{Places, certificates};
+use crate::local_files::{LocalPaths, certificates};
 use crate::operator_files::parse::Taken;
 use crate::render::view::Site;
 
@@ -41,8 +41,8 @@ impl Options {
     }
 
     /// The files to keep an eye on.
-    pub fn places(&self) -> Places {
-        Places {
+    pub fn places(&self) -> LocalPaths {
+        LocalPaths {
             include: self.include.clone(),
             fill: self.fill.clone(),
             certs: self.certs.clone(),

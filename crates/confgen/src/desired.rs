@@ -1,7 +1,7 @@
 //! What is wanted of HAProxy: the topology, less what is refused, with claims, colors and overrides decided.
 //!
-//! Pure. What this confgen knows besides the store comes in as [`Memory`] and [`Limits`]; what is to be known the next time
-//! goes out in [`Settled::memory`].
+//! Pure. What this confgen knows besides the store comes in as [`LastKnownGood`] and [`Policy`]; what is to be known the next time
+//! goes out in [`DesiredState::memory`].
 
 mod claims;
 pub(crate) mod domain_allowlist;
@@ -28,12 +28,12 @@ use std::sync::Arc;
 use discovery::{Host, Kind, Networks, Profile, Service, ServiceId, Sticky, Topology, UpstreamId};
 
 use crate::desired::domain_allowlist::Allowed;
-use crate::store::removal_guard::{Departure, Present, RetainedUpstream};
+use crate::store::removal_guard::{RetainedUpstream, UpstreamCounts, UpstreamRemoval};
 
-pub use explain::{Explained, Facts};
-pub use last_known_good::Memory;
+pub use explain::{Facts, UpstreamExplanation};
+pub use last_known_good::LastKnownGood;
 pub use servers::{Server, ServerState};
-pub use service::{Preview, Route, Wanted};
+pub use service::{DesiredService, Preview, Route};
 #[cfg(test)]
 pub(crate) use service_input::MOST_ROUTES;
 pub use settings::Settings;
@@ -41,11 +41,11 @@ pub use upstream_tls::{Authorities, Authority, Trust};
 
 use crate::store::Changed;
 use claims::Claims;
-use service_input::Reading;
+use service_input::ServiceInput;
 
 /// What a store may not ask for, whatever it says.
 #[derive(Clone, Debug, Default)]
-pub struct Limits {
+pub struct Policy {
     /// Ports that are bound already, by whom: a TCP service can't have them.
     pub reserved_ports: Vec<(RangeInclusive<u16>, String)>,
     /// The names of the operator's sections, each with its file and line. A service whose section would have such a name is
@@ -81,20 +81,20 @@ pub struct Holdings {
 /// What was decided, kept so that a change costs what its own service costs. Every decision is a function of the
 /// topology, the limits and what was remembered; being kept changes none of them. A clone costs little: it shares.
 #[derive(Clone, Debug, Default)]
-pub struct Settled {
-    limits: Limits,
-    services: BTreeMap<ServiceId, Settlement>,
+pub struct DesiredState {
+    limits: Policy,
+    services: BTreeMap<ServiceId, ServiceState>,
     claims: Arc<Claims>,
     /// Good values from before this process, for services that it has not read yet.
-    remembered: Arc<Memory>,
+    remembered: Arc<LastKnownGood>,
     /// Services that may not be here, with the reason.
     forbidden: BTreeMap<ServiceId, Forbidden>,
     /// Keys that were meant for a service or an upstream and are none, with the reason.
     unfollowed: Arc<BTreeMap<String, Box<str>>>,
     /// Upstreams whose keys have gone since they were last asked for.
-    departures: Vec<Departure>,
+    departures: Vec<UpstreamRemoval>,
     /// Services without a key, until they are buried.
-    ghosts: BTreeSet<ServiceId>,
+    removed_services: BTreeSet<ServiceId>,
     /// Upstreams without a key that are served all the same.
     kept: BTreeMap<ServiceId, BTreeMap<UpstreamId, RetainedUpstream>>,
 }
@@ -106,33 +106,33 @@ struct Forbidden {
 }
 
 #[derive(Clone, Debug)]
-struct Settlement {
+struct ServiceState {
     source: Arc<Service>,
-    reading: Arc<Reading>,
+    reading: Arc<ServiceInput>,
     /// None where HAProxy refuses the service, and never took it in another form.
-    wanted: Option<Arc<Wanted>>,
+    wanted: Option<Arc<DesiredService>>,
     /// What HAProxy says against it as it stands in the store.
     refused: Option<String>,
     /// HAProxy refuses its last good form with the servers of now, too.
     frozen: bool,
     /// Its form in the last file that HAProxy took.
-    taken: Option<Arc<Wanted>>,
+    taken: Option<Arc<DesiredService>>,
 }
 
-impl Settled {
+impl DesiredState {
     /// Nothing settled yet, but what was remembered.
-    pub fn remembering(memory: Memory) -> Self {
+    pub fn remembering(memory: LastKnownGood) -> Self {
         let claims = Arc::new(Claims::held(memory.claims().clone()));
         Self { claims, remembered: Arc::new(memory), ..Self::default() }
     }
 
     /// Takes new limits. The next update has to be of everything.
-    pub fn limit(&mut self, limits: Limits) {
+    pub fn limit(&mut self, limits: Policy) {
         self.limits = limits;
     }
 
     /// Decides anew what has changed. Says for which services the outcome is another one; those that are gone, or that
-    /// the limits forbid, are among them and no longer in [`Settled::services`].
+    /// the limits forbid, are among them and no longer in [`DesiredState::services`].
     pub fn update(&mut self, topology: &Topology, changed: &Changed) -> BTreeSet<ServiceId> {
         self.unfollowed = Arc::clone(topology.unfollowed());
         let mut touched = BTreeSet::new();
@@ -179,15 +179,15 @@ impl Settled {
     }
 
     /// The upstreams whose keys have gone since this was last asked.
-    pub fn take_departures(&mut self) -> Vec<Departure> {
+    pub fn take_departures(&mut self) -> Vec<UpstreamRemoval> {
         std::mem::take(&mut self.departures)
     }
 
     /// How many upstreams there are, in all and of these services.
-    pub fn present(&self, services: &BTreeSet<ServiceId>) -> Present {
-        let count = |it: &Settlement| it.reading.upstreams.len();
+    pub fn present(&self, services: &BTreeSet<ServiceId>) -> UpstreamCounts {
+        let count = |it: &ServiceState| it.reading.upstreams.len();
         let of = services.iter().filter_map(|id| Some((id.clone(), count(self.services.get(id)?))));
-        Present { services: of.collect(), all: self.services.values().map(count).sum() }
+        UpstreamCounts { services: of.collect(), all: self.services.values().map(count).sum() }
     }
 
     /// These upstreams of the service are served although they have no key. True if that changes anything.
@@ -201,10 +201,11 @@ impl Settled {
     }
 
     /// Forgets the services of which nothing is left, neither a key nor an upstream that is kept. Says which.
-    pub fn bury(&mut self) -> Vec<ServiceId> {
-        let buried: Vec<ServiceId> = self.ghosts.iter().filter(|id| !self.kept.contains_key(*id)).cloned().collect();
+    pub fn drop_removed(&mut self) -> Vec<ServiceId> {
+        let buried: Vec<ServiceId> =
+            self.removed_services.iter().filter(|id| !self.kept.contains_key(*id)).cloned().collect();
         for id in &buried {
-            self.ghosts.remove(id);
+            self.removed_services.remove(id);
             self.services.remove(id);
         }
         buried
@@ -218,18 +219,19 @@ impl Settled {
     }
 
     /// The services to serve, by kind and name. One that didn't change is the very same `Arc`.
-    pub fn services(&self) -> impl Iterator<Item = (&ServiceId, &Arc<Wanted>)> {
+    pub fn services(&self) -> impl Iterator<Item = (&ServiceId, &Arc<DesiredService>)> {
         self.services.iter().filter_map(|(id, it)| Some((id, it.wanted.as_ref()?)))
     }
 
     /// One service; none if it is gone or forbidden.
-    pub fn service(&self, id: &ServiceId) -> Option<&Arc<Wanted>> {
+    pub fn service(&self, id: &ServiceId) -> Option<&Arc<DesiredService>> {
         self.services.get(id)?.wanted.as_ref()
     }
 
     /// The sections and ports that services have now, and those that they had before this process.
     pub fn holdings(&self) -> Holdings {
-        let has_section = |(id, wanted): &(&ServiceId, &Arc<Wanted>)| id.kind == Kind::Http || !wanted.binds.is_empty();
+        let has_section =
+            |(id, wanted): &(&ServiceId, &Arc<DesiredService>)| id.kind == Kind::Http || !wanted.binds.is_empty();
         let sections = self.services().filter(has_section).map(|(id, _)| id.to_string());
         let without_table = self.services().filter(has_section).filter(|(_, it)| it.settings.sticky != Sticky::Source);
         let ports = self.claims.holders().iter();
@@ -242,9 +244,9 @@ impl Settled {
     }
 
     /// What has to be remembered over a restart of confgen.
-    pub fn memory(&self) -> Memory {
+    pub fn memory(&self) -> LastKnownGood {
         let good = self.services.iter().map(|(id, it)| (id.to_string(), it.reading.good.clone()));
-        Memory::new(good.collect(), self.claims.holders().clone())
+        LastKnownGood::new(good.collect(), self.claims.holders().clone())
     }
 }
 

@@ -12,7 +12,7 @@ use discovery::{Color, ServiceId, UpstreamId};
 use haproxy::runtime::Streams;
 
 use crate::desired::names::previews_of;
-use crate::desired::{ServerState, Settled, Wanted};
+use crate::desired::{DesiredService, DesiredState, ServerState};
 use crate::operator_files::filled::Elsewhere;
 use crate::render::KEEP_ALIVE;
 
@@ -38,7 +38,7 @@ pub const PATIENCE: Duration = Duration::from_secs(15);
 
 /// A request that leaves a server's queue stands nowhere for an instant: only so many counts in a row that find nothing
 /// mean that there is nothing.
-const SURE: u32 = 2;
+const CONFIRMATIONS: u32 = 2;
 
 /// An upstream and its service.
 pub type Upstream = (ServiceId, UpstreamId);
@@ -100,7 +100,7 @@ impl Count {
 
 /// What else must hold for a drain to be over.
 #[derive(Clone, Copy, Debug)]
-pub struct Circumstances {
+pub struct DrainContext {
     /// The file on disk has every change up to this revision.
     pub filed: i64,
     /// When that file was written.
@@ -113,9 +113,9 @@ pub struct Circumstances {
 
 /// All drains.
 #[derive(Debug, Default)]
-pub struct Draining {
+pub struct DrainTracker {
     /// What HAProxy was found to follow; none before that.
-    followed: Option<Arc<Settled>>,
+    followed: Option<Arc<DesiredState>>,
     upstreams: BTreeMap<Upstream, Drain>,
     /// Services that have, or had, sections for previews: old processes may have one that is no longer wanted.
     previewed: BTreeSet<ServiceId>,
@@ -149,7 +149,7 @@ struct State {
 
 type States<'a> = BTreeMap<&'a UpstreamId, State>;
 
-fn states(wanted: Option<&Arc<Wanted>>) -> States<'_> {
+fn states(wanted: Option<&Arc<DesiredService>>) -> States<'_> {
     let own = wanted.iter().flat_map(|wanted| &wanted.servers);
     let mut states: States = own.map(|server| (&server.id, State { own: server.state, preview: None })).collect();
     for preview in wanted.iter().flat_map(|wanted| &wanted.previews) {
@@ -163,7 +163,7 @@ fn states(wanted: Option<&Arc<Wanted>>) -> States<'_> {
 }
 
 /// The services that are another, or only in one of both: both are walked once, in their order.
-fn changed<'a>(before: &'a Settled, after: &'a Settled) -> Vec<&'a ServiceId> {
+fn changed<'a>(before: &'a DesiredState, after: &'a DesiredState) -> Vec<&'a ServiceId> {
     let (mut before, mut after) = (before.services().peekable(), after.services().peekable());
     let mut changed = Vec::new();
     loop {
@@ -185,10 +185,10 @@ fn previewing(sessions: &BTreeMap<(String, String), u64>, service: &ServiceId, u
     sections.filter(|((_, server), _)| server == upstream.as_str()).map(|(_, count)| count).sum()
 }
 
-impl Draining {
+impl DrainTracker {
     /// HAProxy follows what is settled at this revision. `leaving` are servers that it was already removing when it was
     /// first looked at.
-    pub fn follow(&mut self, now: Instant, settled: &Arc<Settled>, revision: i64, leaving: &[Upstream]) {
+    pub fn follow(&mut self, now: Instant, settled: &Arc<DesiredState>, revision: i64, leaving: &[Upstream]) {
         let before = self.followed.replace(Arc::clone(settled));
         // A store that was wiped counts anew.
         self.upstreams.values_mut().for_each(|drain| drain.revision = drain.revision.min(revision));
@@ -232,8 +232,8 @@ impl Draining {
     }
 
     /// Takes in a count, and ends what is over.
-    pub fn counted(&mut self, count: &Count, circumstances: Circumstances) {
-        let Circumstances { filed, filed_at, process, is_confirmed } = circumstances;
+    pub fn counted(&mut self, count: &Count, circumstances: DrainContext) {
+        let DrainContext { filed, filed_at, process, is_confirmed } = circumstances;
         let known = process.filter(|(pid, _)| count.pid == Some(*pid)).map(|(_, since)| since);
         // A start that read the file of before shows in a count that began after the file was written.
         let filed = if filed_at <= count.at { filed } else { i64::MIN };
@@ -253,7 +253,7 @@ impl Draining {
             let may_grow = known.is_some_and(|since| count.can_send_to(since, is_concerned));
             let is_free = drain.sessions == 0 && has_answers && !may_grow;
             drain.free = if is_free { drain.free + 1 } else { 0 };
-            let served = drain.free >= SURE && is_confirmed && !waiting.contains(service);
+            let served = drain.free >= CONFIRMATIONS && is_confirmed && !waiting.contains(service);
             drain.is_over = served && drain.revision <= filed;
             over += u64::from(drain.is_over);
         }

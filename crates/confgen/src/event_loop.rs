@@ -23,18 +23,18 @@ use tokio::task::JoinHandle;
 use tokio::time::{Interval, interval, sleep_until};
 
 use crate::cli::{Options, Pacing};
-use crate::drain::task::Drains;
+use crate::drain::task::DrainTask;
 use crate::event_loop::job::Acted;
 use crate::local_files::expiry;
-use crate::publish::{Filed, Filing};
+use crate::publish::{Publication, PublishOutcome};
 use crate::status::admin;
-use crate::status::balancer_record::Acknowledging;
+use crate::status::balancer_record::RecordConfig;
 
-use crate::event_loop::observer::{Look, look};
-use crate::event_loop::scheduler::{Act, Pace};
-use crate::reconcile::Rounds;
-use crate::status::{Identity, Report};
-use crate::store::Mirror;
+use crate::event_loop::observer::{Observation, look};
+use crate::event_loop::scheduler::{Act, Scheduler};
+use crate::reconcile::Reconciler;
+use crate::status::{Identity, Status};
+use crate::store::StoreReplica;
 
 use crate::drain::task::finished;
 use actions::Wrote;
@@ -53,7 +53,7 @@ pub async fn run(
     let client = Client::new(store);
     let mut events = client.follow(Follow { resync: pacing.resync, ..Follow::default() }, shutdown.drain.clone());
     let socket = Socket::new(options.runtime_socket.clone());
-    let report: watch::Sender<Report> = watch::Sender::default();
+    let report: watch::Sender<Status> = watch::Sender::default();
     let (activities, pulse) = (report.borrow().activities.clone(), Pulse::default());
     let (control, drain) = (options.control()?, shutdown.drain.clone());
     let mut looks = look(options.places(), options.checked(), socket.clone(), control, activities.clone(), drain);
@@ -67,20 +67,25 @@ pub async fn run(
     if let Some(admin) = admin {
         admin.open(&report, pulse.clone(), socket.clone(), shutdown.drain.clone());
     }
-    let acknowledging = Acknowledging { client: client.clone(), node, leases };
+    let acknowledging = RecordConfig { client: client.clone(), node, leases };
     let mut beats = interval(systemd::watchdog_interval().unwrap_or(BEAT_EVERY).min(BEAT_EVERY));
     let opening = tokio::task::spawn_blocking(move || {
         let _activity = activities.begin("start", "files are read and checked");
-        let mut rounds = Rounds::open(options, lives)?;
+        let mut rounds = Reconciler::open(options, lives)?;
         rounds.compare_with_remembered();
         Ok(rounds)
     });
     let Some(opened) = opened(opening, &mut beats, &pulse, &shutdown).await else { return Ok(()) };
     let mut rounds = opened?;
     let outside_changed = rounds.is_unopened();
-    let mirror = Mirror::remembering(rounds.take_stored());
-    let mut daemon =
-        Daemon { mirror, prefix, report, outside_changed, ..Daemon::new(Some(rounds), Drains::of(socket), &pacing) };
+    let mirror = StoreReplica::remembering(rounds.take_stored());
+    let mut daemon = EventLoop {
+        mirror,
+        prefix,
+        report,
+        outside_changed,
+        ..EventLoop::new(Some(rounds), DrainTask::of(socket), &pacing)
+    };
     tokio::spawn(acknowledging.run(daemon.report.subscribe(), shutdown.drain.clone()));
     systemd::status("waiting for the store");
     loop {
@@ -116,11 +121,11 @@ pub async fn run(
 
 /// Waits for the start, and shows meanwhile that the loop turns. None if confgen is told to stop before.
 async fn opened(
-    mut opening: JoinHandle<anyhow::Result<Rounds>>,
+    mut opening: JoinHandle<anyhow::Result<Reconciler>>,
     beats: &mut Interval,
     pulse: &Pulse,
     shutdown: &Shutdown,
-) -> Option<anyhow::Result<Rounds>> {
+) -> Option<anyhow::Result<Reconciler>> {
     loop {
         tokio::select! {
             opened = &mut opening => return Some(opened.unwrap_or_else(|error| Err(error.into()))),
@@ -140,17 +145,17 @@ async fn reached(due: Option<(Instant, Act)>) -> Act {
 }
 
 /// What the daemon knows between two events.
-struct Daemon {
-    mirror: Mirror,
+struct EventLoop {
+    mirror: StoreReplica,
     /// The store's prefix, to tell people which key to write.
     prefix: String,
-    pace: Pace,
+    pace: Scheduler,
     /// None while an act has them.
-    rounds: Option<Rounds>,
+    rounds: Option<Reconciler>,
     acting: Option<JoinHandle<Acted>>,
     filing: Option<JoinHandle<Wrote>>,
     /// What was written last, to be told to the next act.
-    written: Option<(Filing, Filed)>,
+    written: Option<(Publication, PublishOutcome)>,
     /// Why HAProxy has to be restarted.
     restart: Option<String>,
     /// Files changed since they were last read.
@@ -159,11 +164,11 @@ struct Daemon {
     doubt: bool,
     /// Sections whose servers are to be queued for their turns again.
     requeued: BTreeSet<String>,
-    seen: Look,
+    seen: Observation,
     ready: bool,
     /// When the log told last what is retained.
     retained_told: Option<Instant>,
-    drains: Drains,
+    drains: DrainTask,
     /// HAProxy runs all that the last act was given.
     current: bool,
     /// Up to where that was.
@@ -176,15 +181,15 @@ struct Daemon {
     unsettled: Option<Instant>,
     /// When the file on disk was last written.
     filed_at: Instant,
-    report: watch::Sender<Report>,
+    report: watch::Sender<Status>,
 }
 
-impl Daemon {
-    fn new(rounds: Option<Rounds>, drains: Drains, pacing: &Pacing) -> Self {
+impl EventLoop {
+    fn new(rounds: Option<Reconciler>, drains: DrainTask, pacing: &Pacing) -> Self {
         Self {
-            mirror: Mirror::default(),
+            mirror: StoreReplica::default(),
             prefix: String::new(),
-            pace: Pace::new(pacing.min_wait, pacing.restart_interval),
+            pace: Scheduler::new(pacing.min_wait, pacing.restart_interval),
             rounds,
             acting: None,
             filing: None,
@@ -193,7 +198,7 @@ impl Daemon {
             outside_changed: false,
             doubt: false,
             requeued: BTreeSet::new(),
-            seen: Look::default(),
+            seen: Observation::default(),
             ready: false,
             retained_told: None,
             drains,

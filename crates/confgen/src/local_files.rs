@@ -25,13 +25,13 @@ use crate::state_dir::{Error, failed, may_replace, sweep_beside};
 
 use crate::desired::Authorities;
 use crate::local_files::file_stamps::FileStamps;
-use crate::operator_files::filled::Fills;
+use crate::operator_files::filled::FilledFiles;
 use crate::operator_files::parse::{Environment, Taken};
-use crate::operator_files::{Include, Source};
+use crate::operator_files::{OperatorFiles, SourceFile};
 
 /// The files that confgen looks at, and may find changed.
 #[derive(Clone, Debug)]
-pub struct Places {
+pub struct LocalPaths {
     /// The operator's own `*.cfg` files.
     pub include: PathBuf,
     /// Those of them that are filled.
@@ -58,9 +58,9 @@ pub struct Places {
 
 /// The operator's files, the certificates, the authorities and the error pages, read.
 #[derive(Clone, Debug, Default)]
-pub struct Outside {
+pub struct LocalFiles {
     /// The operator's files.
-    pub include: Include,
+    pub include: OperatorFiles,
     /// The certificates in use.
     pub certificates: Arc<Certificates>,
     /// The authorities that `verify` may name.
@@ -71,7 +71,7 @@ pub struct Outside {
     pub pages: Arc<ErrorPages>,
 }
 
-impl Outside {
+impl LocalFiles {
     /// Whether people have changed nothing: what confgen itself fills in doesn't count.
     pub fn is_as(&self, other: &Self) -> bool {
         let parts = |it: &Self| {
@@ -82,7 +82,7 @@ impl Outside {
     }
 }
 
-impl Places {
+impl LocalPaths {
     /// Makes the directories without which HAProxy refuses to start: the operator's, and the one it shuts itself into.
     pub fn prepare(&self) -> Result<(), Error> {
         let needed = std::iter::once(&self.include).chain(&self.chroot);
@@ -90,15 +90,15 @@ impl Places {
     }
 
     /// Reads the operator's files. What confgen did with those that it fills is kept of `before`.
-    pub fn include(&self, before: &Fills) -> Result<Include, Error> {
+    pub fn include(&self, before: &FilledFiles) -> Result<OperatorFiles, Error> {
         Ok(self.include_of(self.sources()?, before))
     }
 
     /// The same of files that were read earlier.
-    pub fn include_of(&self, sources: Vec<Source>, before: &Fills) -> Include {
+    pub fn include_of(&self, sources: Vec<SourceFile>, before: &FilledFiles) -> OperatorFiles {
         // Where links lead now.
         let filled: Vec<PathBuf> = self.fill.iter().filter_map(|file| file.canonicalize().ok()).collect();
-        let mut include = Include::of(sources, &filled, before, &self.environment);
+        let mut include = OperatorFiles::of(sources, &filled, before, &self.environment);
         include.operator.refuse_conflicts(&self.taken, &real_place);
         let is_read = |file: &&PathBuf| {
             file.canonicalize().is_ok_and(|real| include.sources.iter().any(|source| source.real == real))
@@ -112,20 +112,20 @@ impl Places {
     }
 
     /// Takes over new certificates, authorities and error pages.
-    pub fn take_over(&self, checker: &Checker) -> Result<Outside, Error> {
+    pub fn take_over(&self, checker: &Checker) -> Result<LocalFiles, Error> {
         let certificates = certificates::collect(&self.certs, &self.state_dir, &self.include, checker, expiry::now())?;
         let authorities = ca_files::collect(&self.authorities, &self.state_dir, &self.cfg, checker)?;
         let pages = error_pages::collect(self.pages.as_deref(), &self.state_dir, &self.include, checker)?;
         let (certificates, pages) = (Arc::new(certificates), Arc::new(pages));
-        Ok(Outside { certificates, authorities, pages, ..Outside::default() })
+        Ok(LocalFiles { certificates, authorities, pages, ..LocalFiles::default() })
     }
 
     /// All of it as it is, but for who may claim which hosts; nothing is taken over.
-    pub fn glimpse(&self) -> Outside {
+    pub fn glimpse(&self) -> LocalFiles {
         let authorities = ca_files::glimpse(&self.authorities, &self.state_dir);
         let pages = Arc::new(error_pages::glimpse(self.pages.as_deref(), &self.state_dir));
-        let include = self.include(&Fills::default()).unwrap_or_default();
-        Outside { include, authorities, pages, ..Outside::default() }
+        let include = self.include(&FilledFiles::default()).unwrap_or_default();
+        LocalFiles { include, authorities, pages, ..LocalFiles::default() }
     }
 
     /// Whether the files that are to be filled are among those that HAProxy reads, and may be replaced. What a killed
@@ -153,12 +153,12 @@ impl Places {
     }
 
     /// The operator's files, as HAProxy reads their directory.
-    fn sources(&self) -> Result<Vec<Source>, Error> {
+    fn sources(&self) -> Result<Vec<SourceFile>, Error> {
         let files = config::files(&self.include).map_err(failed("list", &self.include))?;
         let read = |path: PathBuf| {
             let bytes = regular_file::read(&path, regular_file::LARGE).map_err(failed("read", &path))?;
             let real = path.canonicalize().map_err(failed("read", &path))?;
-            Ok(Source { path, real, bytes })
+            Ok(SourceFile { path, real, bytes })
         };
         files.into_iter().map(read).collect()
     }

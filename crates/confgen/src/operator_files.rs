@@ -11,12 +11,12 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 
 use crate::desired::fingerprint::digest;
-use crate::operator_files::filled::{Fill, Fills};
-use crate::operator_files::parse::{Environment, Operator};
+use crate::operator_files::filled::{FilledFile, FilledFiles};
+use crate::operator_files::parse::{Environment, OperatorConfig};
 
 /// One file that HAProxy reads.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Source {
+pub struct SourceFile {
     /// As HAProxy names it.
     pub path: PathBuf,
     /// Where the links lead.
@@ -27,31 +27,34 @@ pub struct Source {
 
 /// All of them, in the order HAProxy reads them.
 #[derive(Clone, Debug, Default)]
-pub struct Include {
+pub struct OperatorFiles {
     /// The files.
-    pub sources: Vec<Source>,
+    pub sources: Vec<SourceFile>,
     /// What they say.
-    pub operator: Operator,
+    pub operator: OperatorConfig,
     /// Those that are filled.
-    pub fills: Fills,
+    pub fills: FilledFiles,
     /// Fingerprints of what people wrote: only a restart takes it in.
     pub prints: Vec<String>,
     /// What HAProxy warns of in them.
     pub warnings: BTreeSet<String>,
 }
 
-impl Include {
+impl OperatorFiles {
     /// Takes in what was read. `filled` are the files of `--fill`; of `before` is kept what confgen did with them.
     /// `environment` is the one that HAProxy's check has.
-    pub fn of(sources: Vec<Source>, filled: &[PathBuf], before: &Fills, environment: &Environment) -> Self {
+    pub fn of(sources: Vec<SourceFile>, filled: &[PathBuf], before: &FilledFiles, environment: &Environment) -> Self {
         let texts: Vec<(String, String)> = sources.iter().map(|it| (name(&it.path), text(&it.bytes))).collect();
-        let operator = Operator::read(texts.iter().map(|(name, text)| (name.as_str(), text.as_str())), environment);
-        let fill = |it: &Source| {
+        let operator =
+            OperatorConfig::read(texts.iter().map(|(name, text)| (name.as_str(), text.as_str())), environment);
+        let fill = |it: &SourceFile| {
             let known = before.get(&it.path);
-            filled.contains(&it.real).then(|| Fill::new(it.path.clone(), it.real.clone(), it.bytes.clone(), known))
+            filled
+                .contains(&it.real)
+                .then(|| FilledFile::new(it.path.clone(), it.real.clone(), it.bytes.clone(), known))
         };
-        let fills = Fills::new(sources.iter().filter_map(fill).collect());
-        let human = |it: &Source| fills.get(&it.path).map_or_else(|| it.bytes.clone(), Fill::skeleton);
+        let fills = FilledFiles::new(sources.iter().filter_map(fill).collect());
+        let human = |it: &SourceFile| fills.get(&it.path).map_or_else(|| it.bytes.clone(), FilledFile::skeleton);
         let prints = sources.iter().map(|it| digest([human(it).as_slice()])).collect();
         Self { sources, operator, fills, prints, warnings: BTreeSet::new() }
     }
@@ -75,8 +78,8 @@ fn text(bytes: &[u8]) -> String {
 mod tests {
     use super::*;
 
-    fn source(path: &str, text: &str) -> Source {
-        Source { path: path.into(), real: format!("/real{path}").into(), bytes: text.into() }
+    fn source(path: &str, text: &str) -> SourceFile {
+        SourceFile { path: path.into(), real: format!("/real{path}").into(), bytes: text.into() }
     }
 
     #[test]
@@ -85,7 +88,7 @@ mod tests {
         let read = |own: &str, run: &str| {
             let fill = format!("backend b\n# discover a: server <id> <address>\n{run}# end\n");
             let sources = vec![source("/a.cfg", own), source("/b.cfg", &fill)];
-            Include::of(sources, &filled, &Fills::default(), &Environment::new())
+            OperatorFiles::of(sources, &filled, &FilledFiles::default(), &Environment::new())
         };
         let before = read("defaults x\n", "");
         assert_eq!(before.prints, read("defaults x\n", "server s 10.0.0.1:80\n").prints);

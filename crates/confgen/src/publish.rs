@@ -15,22 +15,22 @@ use haproxy::check::{Checker, Verdict};
 use tempfile::NamedTempFile;
 
 use crate::cli::Options;
-use crate::desired::Settled;
-use crate::local_files::Outside;
+use crate::desired::DesiredState;
+use crate::local_files::LocalFiles;
 use crate::operator_files::edit_windows::Stood;
-use crate::operator_files::filled::Due;
+use crate::operator_files::filled::PendingEdit;
 use crate::operator_files::validate::Rejection;
-use crate::render::restart_needed::Structure;
+use crate::render::restart_needed::ConfigFingerprint;
 use crate::render::view::{Site, View};
 use crate::render::{Rendered, render};
-use crate::state_dir::{Disk, exchange, staged};
+use crate::state_dir::{StateDir, exchange, staged};
 use crate::store::removal_guard::Kept;
-use crate::store::{Held, Position, Stored};
+use crate::store::{PersistedStore, RetainedKeys, StoreRevision};
 use blame::Trial;
 
 /// How writing the file went.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Filed {
+pub enum PublishOutcome {
     /// It was what it should be.
     Same,
     /// It was replaced.
@@ -49,7 +49,7 @@ pub enum Filed {
     Outdated(PathBuf),
 }
 
-impl Filed {
+impl PublishOutcome {
     /// The same, told apart by whether it is as it should be.
     pub fn result(&self) -> Result<String, String> {
         match self {
@@ -59,7 +59,7 @@ impl Filed {
     }
 }
 
-impl fmt::Display for Filed {
+impl fmt::Display for PublishOutcome {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Same => f.write_str("haproxy.cfg is as it should be"),
@@ -88,18 +88,18 @@ const QUIET: Duration = Duration::from_millis(500);
 
 /// A file to be written, with all that it is written from: later changes don't touch it.
 #[derive(Clone)]
-pub struct Filing {
+pub struct Publication {
     pub(crate) site: Site,
-    pub(crate) outside: Arc<Outside>,
-    pub(crate) settled: Settled,
-    pub(crate) structure: Structure,
+    pub(crate) outside: Arc<LocalFiles>,
+    pub(crate) settled: DesiredState,
+    pub(crate) structure: ConfigFingerprint,
     /// Whether the HAProxy that runs passes TLS through.
     pub(crate) passed_through: bool,
-    pub(crate) position: Position,
+    pub(crate) position: StoreRevision,
     /// The newest revision that was heard of.
     pub(crate) newest: i64,
     /// What the store lacks, and what the guard keeps.
-    pub(crate) held: Arc<Held>,
+    pub(crate) held: Arc<RetainedKeys>,
     pub(crate) kept: Vec<Kept>,
     /// What was lost of late, and is not retained.
     pub(crate) lost: Vec<Kept>,
@@ -110,11 +110,11 @@ pub struct Filing {
     /// The operator's files aren't taken as they stand: nothing is written.
     pub(crate) is_waiting: bool,
     pub(crate) options: Options,
-    pub(crate) disk: Disk,
+    pub(crate) disk: StateDir,
     pub(crate) checker: Checker,
 }
 
-impl Filing {
+impl Publication {
     /// The bytes.
     pub fn render(&self) -> anyhow::Result<Rendered> {
         let view = View::of(&self.settled, &self.site, &self.outside.include.operator).after(self.passed_through);
@@ -127,7 +127,7 @@ impl Filing {
     }
 
     /// The files that are to be filled anew.
-    pub fn fills(&self) -> Vec<Due> {
+    pub fn fills(&self) -> Vec<PendingEdit> {
         self.outside.include.fills.due(&self.settled)
     }
 
@@ -138,25 +138,25 @@ impl Filing {
 
     /// Remembers, has HAProxy check what is staged, and commits it: the files that are filled, then haproxy.cfg. Whoever
     /// starts HAProxy in between starts it with the generation of before, which is then known to lack something.
-    pub fn write(&self) -> anyhow::Result<Filed> {
+    pub fn write(&self) -> anyhow::Result<PublishOutcome> {
         let (rendered, fills) = self.remembered()?;
         if fills.is_empty() && self.is_on_disk(&rendered)? {
-            return Ok(Filed::Same);
+            return Ok(PublishOutcome::Same);
         }
         self.check_and_commit(&rendered, &fills)
     }
 
     /// The same before a restart: what lies there already may meet a file that the operator has broken since.
-    pub fn write_surely(&self) -> anyhow::Result<Filed> {
+    pub fn write_surely(&self) -> anyhow::Result<PublishOutcome> {
         let (rendered, fills) = self.remembered()?;
         self.check_and_commit(&rendered, &fills)
     }
 
     /// First, so that no claim in a file is forgotten whenever this is cut short.
-    fn remembered(&self) -> anyhow::Result<(Rendered, Vec<Due>)> {
+    fn remembered(&self) -> anyhow::Result<(Rendered, Vec<PendingEdit>)> {
         let rendered = self.render()?;
-        let heard = Position { revision: self.newest.max(self.position.revision), ..self.position };
-        let mut stored = Stored::new(self.settled.entries(), heard).retaining(Held::clone(&self.held));
+        let heard = StoreRevision { revision: self.newest.max(self.position.revision), ..self.position };
+        let mut stored = PersistedStore::new(self.settled.entries(), heard).retaining(RetainedKeys::clone(&self.held));
         (stored.kept, stored.lost) = (self.kept.clone(), self.lost.clone());
         self.disk.remember(&self.settled.memory(), &stored)?;
         Ok((rendered, self.fills()))
@@ -170,12 +170,12 @@ impl Filing {
         Ok(same)
     }
 
-    fn check_and_commit(&self, rendered: &Rendered, fills: &[Due]) -> anyhow::Result<Filed> {
+    fn check_and_commit(&self, rendered: &Rendered, fills: &[PendingEdit]) -> anyhow::Result<PublishOutcome> {
         if self.is_waiting {
-            return Ok(Filed::Waits);
+            return Ok(PublishOutcome::Waits);
         }
         fills.iter().for_each(wait_for_quiet);
-        let stage = |due: &Due| staged(&due.real, &due.will, FILLED_MODE);
+        let stage = |due: &PendingEdit| staged(&due.real, &due.will, FILLED_MODE);
         let filled: Vec<NamedTempFile> = fills.iter().map(stage).collect::<Result<_, _>>()?;
         let cfg = self.disk.stage(rendered)?;
         let trial = Trial::new(self, fills.iter().zip(&filled), &cfg);
@@ -186,7 +186,7 @@ impl Filing {
         for (due, filled) in fills.iter().zip(filled) {
             let saved = saved(due);
             if !exchange(filled, &due.real, &due.was)? {
-                return Ok(Filed::Outdated(due.path.clone()));
+                return Ok(PublishOutcome::Outdated(due.path.clone()));
             }
             tell_filled(due);
             if let Some(from) = saved.filter(|_| !due.is_ours) {
@@ -198,7 +198,7 @@ impl Filing {
         if !is_there {
             self.disk.commit(cfg)?;
         }
-        Ok(if is_there && fills.is_empty() { Filed::Same } else { Filed::Written })
+        Ok(if is_there && fills.is_empty() { PublishOutcome::Same } else { PublishOutcome::Written })
     }
 }
 
@@ -206,7 +206,7 @@ impl Filing {
 const FILLED_MODE: u32 = 0o640;
 
 /// Somebody who has just saved the file is given the time to finish.
-fn wait_for_quiet(due: &Due) {
+fn wait_for_quiet(due: &PendingEdit) {
     let age = saved(due).and_then(|saved| SystemTime::now().duration_since(saved).ok());
     if let Some(age) = age.filter(|age| !due.is_ours && *age < QUIET) {
         std::thread::sleep(QUIET - age);
@@ -214,11 +214,11 @@ fn wait_for_quiet(due: &Due) {
 }
 
 /// When what stands there was saved.
-pub fn saved(due: &Due) -> Option<SystemTime> {
+pub fn saved(due: &PendingEdit) -> Option<SystemTime> {
     fs::metadata(&due.real).and_then(|metadata| metadata.modified()).ok()
 }
 
-fn tell_filled(due: &Due) {
+fn tell_filled(due: &PendingEdit) {
     for line in &due.by_hand {
         tracing::warn!(
             "{}:{line}: the lines below are confgen's; what somebody wrote there is overwritten",

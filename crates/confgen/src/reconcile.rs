@@ -19,34 +19,34 @@ use discovery::ServiceId;
 use haproxy::check::Checker;
 
 use crate::cli::Options;
-use crate::desired::Settled;
+use crate::desired::DesiredState;
 use crate::local_files::expiry::Expiry;
-use crate::local_files::{Outside, Places};
+use crate::local_files::{LocalFiles, LocalPaths};
 use crate::operator_files::edit_windows::Stood;
 use crate::operator_files::validate::Rejection;
-use crate::publish::{Filed, Filing};
-use crate::render::restart_needed::{Lack, Structure};
+use crate::publish::{Publication, PublishOutcome};
+use crate::render::restart_needed::{ConfigFingerprint, RestartReason};
 use crate::render::view::{Site, View};
-use crate::runtime::Proxy;
-use crate::state_dir::Disk;
-use crate::status::Standing;
+use crate::runtime::HaproxyControl;
+use crate::state_dir::StateDir;
+use crate::status::ReconcileStatus;
 use crate::store::Changed;
-use crate::store::removal_guard::Guard;
-use crate::store::{Held, News, Position, Stored};
+use crate::store::removal_guard::RemovalGuard;
+use crate::store::{PersistedStore, RetainedKeys, StoreRevision, StoreUpdate};
 pub use outcome::{Left, Outcome};
 
 /// What rounds are made with, and what they know.
-pub struct Rounds {
+pub struct Reconciler {
     options: Options,
     site: Site,
-    places: Places,
-    disk: Disk,
+    places: LocalPaths,
+    disk: StateDir,
     checker: Checker,
-    proxy: Proxy,
-    outside: Arc<Outside>,
-    settled: Settled,
+    proxy: HaproxyControl,
+    outside: Arc<LocalFiles>,
+    settled: DesiredState,
     /// What the file is to be like, but for what HAProxy takes while it runs.
-    structure: Structure,
+    structure: ConfigFingerprint,
     quarantined: BTreeMap<String, String>,
     /// Why the operator's files aren't taken as they stand; those that were taken last count.
     refused: Option<Rejection>,
@@ -59,43 +59,43 @@ pub struct Rounds {
     /// HAProxy may have been started with them in this file.
     suspect: Option<PathBuf>,
     /// The last file that HAProxy found fine, by its generation, until it runs it.
-    committed: Option<(String, Settled)>,
-    guard: Guard,
+    committed: Option<(String, DesiredState)>,
+    guard: RemovalGuard,
     /// Which leases live; etcd is asked.
-    lives: Lives,
+    lives: LeaseLookup,
     guarded_at: Instant,
     /// Why the start could not write all that it has to; None once it has.
     unopened: Option<String>,
     /// The cluster and revision of the last acceptance that was taken in.
     accepted: Option<(u64, i64)>,
     /// The store as of the last round, and what of it is held.
-    position: Position,
+    position: StoreRevision,
     newest: i64,
-    held: Arc<Held>,
+    held: Arc<RetainedKeys>,
     /// The store as it was known before this process.
-    stored: Stored,
-    standing: Standing,
+    stored: PersistedStore,
+    standing: ReconcileStatus,
     expiry: Expiry,
     /// An old process still listens, and answers for services as it knows them.
     shared: bool,
 }
 
 /// Asks etcd which of these leases live, within a bounded time. What can't be asked doesn't.
-pub type Lives = Box<dyn Fn(BTreeSet<i64>) -> BTreeSet<i64> + Send>;
+pub type LeaseLookup = Box<dyn Fn(BTreeSet<i64>) -> BTreeSet<i64> + Send>;
 
-impl Rounds {
+impl Reconciler {
     /// HAProxy may have been restarted, or changed by somebody's hand.
     pub fn doubt(&mut self) {
         self.proxy.doubt();
     }
 
     /// Decides what is wanted, and of what structure the file is for that.
-    pub fn settle(&mut self, news: &News) -> anyhow::Result<()> {
+    pub fn settle(&mut self, news: &StoreUpdate) -> anyhow::Result<()> {
         let touched = self.decide(news);
-        self.shape(touched, news.changed == Changed::All).map(drop)
+        self.update_fingerprints(touched, news.changed == Changed::All).map(drop)
     }
 
-    fn decide(&mut self, news: &News) -> BTreeSet<ServiceId> {
+    fn decide(&mut self, news: &StoreUpdate) -> BTreeSet<ServiceId> {
         if news.changed == Changed::All {
             self.settled.limit(self.limits());
         }
@@ -103,8 +103,12 @@ impl Rounds {
     }
 
     /// Has the structure follow these services, and those of which nothing is left; says which are concerned.
-    fn shape(&mut self, mut touched: BTreeSet<ServiceId>, mut whole: bool) -> anyhow::Result<BTreeSet<ServiceId>> {
-        touched.extend(self.settled.bury());
+    fn update_fingerprints(
+        &mut self,
+        mut touched: BTreeSet<ServiceId>,
+        mut whole: bool,
+    ) -> anyhow::Result<BTreeSet<ServiceId>> {
+        touched.extend(self.settled.drop_removed());
         whole |= self.retry_fills(&touched);
         for id in &touched {
             if whole {
@@ -117,8 +121,8 @@ impl Rounds {
             let include = &self.outside.include;
             let view = View::of(&self.settled, &self.site, &include.operator);
             let fills = std::mem::take(&mut self.structure.fills);
-            let structure = Structure::of(&view, &include.prints).context("render haproxy.cfg")?;
-            self.structure = Structure { fills, ..structure };
+            let structure = ConfigFingerprint::of(&view, &include.prints).context("render haproxy.cfg")?;
+            self.structure = ConfigFingerprint { fills, ..structure };
         }
         if whole || self.outside.include.fills.concern(touched.iter()) {
             self.structure.fills = self.outside.include.fills.prints(&self.settled);
@@ -127,14 +131,14 @@ impl Rounds {
     }
 
     /// HAProxy follows what it can without a restart; says what is left, and how many changes were made.
-    pub fn quick(&mut self, news: &News) -> anyhow::Result<Left> {
+    pub fn apply_runtime(&mut self, news: &StoreUpdate) -> anyhow::Result<Left> {
         self.tell_expiry();
         let mut touched = self.decide(news);
         touched.extend(self.guard_losses(news));
-        touched = self.shape(touched, news.changed == Changed::All)?;
+        touched = self.update_fingerprints(touched, news.changed == Changed::All)?;
         let doubted = self.proxy.stamp().is_none();
         if doubted || news.changed == Changed::All {
-            self.suspect = self.suspected();
+            self.suspect = self.may_run_edited_file();
         }
         // What is held has to be remembered, also where it makes no difference to HAProxy.
         let held = !Arc::ptr_eq(&std::mem::replace(&mut self.held, Arc::clone(&news.held)), &news.held);
@@ -144,7 +148,7 @@ impl Rounds {
             tracing::trace!("HAProxy runs the file of generation {stamp}");
             self.settled.taken(&file);
         }
-        let restart = self.lacking();
+        let restart = self.restart_reason();
         if restart.is_none() {
             if doubted {
                 touched.extend(self.settled.services().map(|(id, _)| id.clone()));
@@ -162,19 +166,19 @@ impl Rounds {
     }
 
     /// Why a restart is needed, if it is; takes note of what HAProxy has come to.
-    fn lacking(&mut self) -> Option<String> {
+    fn restart_reason(&mut self) -> Option<String> {
         let suspect = |path: &PathBuf| {
             let reason = format!("{} was edited by hand, and HAProxy may have been started with it", path.display());
-            Lack { reason, services: self.outside.include.fills.asked(path) }
+            RestartReason { reason, services: self.outside.include.fills.asked(path) }
         };
         let lack = self.proxy.lacks(&self.structure).or_else(|| self.suspect.as_ref().map(suspect));
         if self.proxy.follows() {
             self.standing.applied = Some(self.position);
-            let mut lacking = lack.as_ref().map(|lack| lack.services.clone()).unwrap_or_default();
-            lacking.extend(self.settled.frozen().cloned());
-            lacking.extend(self.outside.include.fills.left_out());
-            lacking.retain(|id| self.settled.service(id).is_some());
-            let mut before = std::mem::replace(&mut self.standing.pending, lacking);
+            let mut restart_reason = lack.as_ref().map(|lack| lack.services.clone()).unwrap_or_default();
+            restart_reason.extend(self.settled.frozen().cloned());
+            restart_reason.extend(self.outside.include.fills.left_out());
+            restart_reason.retain(|id| self.settled.service(id).is_some());
+            let mut before = std::mem::replace(&mut self.standing.pending, restart_reason);
             before.retain(|id| self.settled.service(id).is_some());
             // What a restart has brought is there once the process before has let go of the listening sockets.
             self.shared = !before.is_subset(&self.standing.pending) && self.proxy.is_shared();
@@ -193,11 +197,11 @@ impl Rounds {
         let mut left = Left::default();
         if !self.guard.holding().is_empty() && self.is_release_due() {
             let released = self.guard_release(&BTreeSet::new());
-            let released = self.shape(released, false)?;
+            let released = self.update_fingerprints(released, false)?;
             left.made = self.proxy.follow(&self.settled, released.iter(), &self.disk)?;
             left.file = !released.is_empty();
         }
-        left.restart = self.lacking();
+        left.restart = self.restart_reason();
         left.sweep = self.proxy.sweep()? || !self.guard.holding().is_empty() || self.shared;
         Ok(left)
     }
@@ -209,30 +213,33 @@ impl Rounds {
 
     /// Takes in how writing a file went. What a file would be like follows at once: a restart for what is still wanted would
     /// else run under the name of a generation that was refused, and be taken for it.
-    pub fn filed(&mut self, filing: &Filing, filed: &Filed) -> anyhow::Result<()> {
+    pub fn filed(&mut self, filing: &Publication, filed: &PublishOutcome) -> anyhow::Result<()> {
         let (touched, whole) = match filed {
             // Until HAProxy runs it, the file may still keep it from starting.
-            Filed::Same | Filed::Written => {
+            PublishOutcome::Same | PublishOutcome::Written => {
                 self.committed = Some((filing.structure.stamp(), filing.settled.clone()));
                 self.standing.filed = filing.position.revision;
                 Arc::make_mut(&mut self.outside).include.fills.wrote(&filing.fills());
                 return Ok(());
             }
-            Filed::Unfilled(refused) => {
+            PublishOutcome::Unfilled(refused) => {
                 Arc::make_mut(&mut self.outside).include.fills.leave(refused);
                 (BTreeSet::new(), true)
             }
-            Filed::Culprits(culprits) => (self.settled.refuse(culprits, &filing.settled), false),
-            Filed::Refused(_) | Filed::OperatorRefused(_) | Filed::Outdated(_) | Filed::Waits => return Ok(()),
+            PublishOutcome::Culprits(culprits) => (self.settled.refuse(culprits, &filing.settled), false),
+            PublishOutcome::Refused(_)
+            | PublishOutcome::OperatorRefused(_)
+            | PublishOutcome::Outdated(_)
+            | PublishOutcome::Waits => return Ok(()),
         };
         // Which of them are left out is seen by a look at everything.
         self.proxy.doubt();
-        self.shape(touched, whole).map(drop)
+        self.update_fingerprints(touched, whole).map(drop)
     }
 
     /// What has to be written, apart from everything that goes on meanwhile.
-    pub fn filing(&self) -> Filing {
-        Filing {
+    pub fn filing(&self) -> Publication {
+        Publication {
             site: self.site.clone(),
             outside: Arc::clone(&self.outside),
             settled: self.settled.clone(),

@@ -17,7 +17,7 @@ use askama::Template;
 
 use crate::render::error_pages::ErrorPages;
 use crate::render::error_pages::Line;
-use crate::render::restart_needed::Structure;
+use crate::render::restart_needed::ConfigFingerprint;
 use crate::render::view::{Maps, Section, Site, Stub, View};
 
 /// What is to stand on disk.
@@ -32,7 +32,7 @@ pub struct Rendered {
     /// The error pages that it names.
     pub pages: Arc<ErrorPages>,
     /// What of it a restart alone can change.
-    pub structure: Structure,
+    pub structure: ConfigFingerprint,
 }
 
 #[derive(Template)]
@@ -80,7 +80,7 @@ impl HaproxyCfg<'_> {
 }
 
 /// Renders. `state_dir` is where the maps' folders are.
-pub fn render(view: &View, structure: &Structure, state_dir: &Path) -> Result<Rendered, askama::Error> {
+pub fn render(view: &View, structure: &ConfigFingerprint, state_dir: &Path) -> Result<Rendered, askama::Error> {
     let stamp = structure.stamp();
     let maps = state_dir.join(&stamp).display().to_string();
     let View { http, passthrough, tcp, stubs, lingers, .. } = view;

@@ -17,22 +17,22 @@ use haproxy::masters;
 use haproxy::runtime::{self, Change, Operation, Removal, ServerName, Socket, Word};
 use haproxy::supervisor::Control;
 
-use crate::desired::{Settled, Wanted};
+use crate::desired::{DesiredService, DesiredState};
 use crate::local_files::certificates::Certificates;
-use crate::render::restart_needed::{Lack, Structure};
+use crate::render::restart_needed::{ConfigFingerprint, RestartReason};
 use crate::runtime::plan::Scope;
-use crate::state_dir::Disk;
-use observed::{Known, served};
+use crate::state_dir::StateDir;
+use observed::{Observed, served};
 pub use restart::Restart;
 
 /// The running HAProxy.
-pub struct Proxy {
+pub struct HaproxyControl {
     socket: Socket,
     control: Control,
     /// Lies in the state directory while a stop of ours has not been followed by its start.
     marker: PathBuf,
     /// None until it has been looked at, and after anything that leaves it in doubt.
-    known: Option<Known>,
+    known: Option<Observed>,
     /// Whether the last one that was known passes TLS through.
     passes_through: bool,
     /// What HAProxy said to a change that it doesn't make while it runs.
@@ -55,9 +55,9 @@ fn generation(socket: &Socket) -> anyhow::Result<Option<String>> {
 }
 
 /// The service, unless the section that it needs isn't there to be filled.
-type Target<'a> = (&'a ServiceId, Option<&'a Wanted>);
+type Target<'a> = (&'a ServiceId, Option<&'a DesiredService>);
 
-impl Proxy {
+impl HaproxyControl {
     /// A proxy that has not been looked at yet.
     pub fn new(socket: Socket, control: Control, marker: PathBuf) -> Self {
         let certificates = Arc::default();
@@ -70,7 +70,7 @@ impl Proxy {
     }
 
     /// From the next change on, it is to serve TLS with these.
-    pub fn certify(&mut self, certificates: &Arc<Certificates>) {
+    pub fn set_certificates(&mut self, certificates: &Arc<Certificates>) {
         self.certificates = Arc::clone(certificates);
     }
 
@@ -85,8 +85,8 @@ impl Proxy {
     }
 
     /// What it needs a restart for to serve this; none where it doesn't.
-    pub fn lacks(&self, wanted: &Structure) -> Option<Lack> {
-        let lack = |reason: String| Some(Lack { reason, services: BTreeSet::new() });
+    pub fn lacks(&self, wanted: &ConfigFingerprint) -> Option<RestartReason> {
+        let lack = |reason: String| Some(RestartReason { reason, services: BTreeSet::new() });
         if let Some(words) = self.refused() {
             return lack(format!("HAProxy refuses a change while it runs: {words}"));
         }
@@ -108,10 +108,10 @@ impl Proxy {
     }
 
     /// Which of these services, which wait for a restart, no request can reach until then: HAProxy has no route to them.
-    pub fn unrouted(&self, settled: &Settled, pending: &BTreeSet<ServiceId>) -> BTreeSet<ServiceId> {
+    pub fn unrouted(&self, settled: &DesiredState, pending: &BTreeSet<ServiceId>) -> BTreeSet<ServiceId> {
         let Some(known) = &self.known else { return BTreeSet::new() };
         let meanwhile = known.live.leads_meanwhile();
-        let has_expression = |id: &ServiceId, wanted: &Wanted| {
+        let has_expression = |id: &ServiceId, wanted: &DesiredService| {
             // HAProxy reads the map of expressions at its start only.
             let words = wanted.url_reg.as_ref().map(|(since, regex)| format!("{since} {regex}"));
             let running = known.structure.shares.get(&id.to_string());
@@ -143,9 +143,9 @@ impl Proxy {
     /// somebody else may have changed it. What it still complains of is left to a restart.
     pub fn follow<'a>(
         &mut self,
-        settled: &Settled,
+        settled: &DesiredState,
         touched: impl Iterator<Item = &'a ServiceId>,
-        disk: &Disk,
+        disk: &StateDir,
     ) -> anyhow::Result<usize> {
         self.refused = None;
         let touched: Vec<&ServiceId> = touched.collect();
@@ -169,9 +169,9 @@ impl Proxy {
     /// Makes the changes, and returns how many, with HAProxy's complaints.
     fn change(
         &mut self,
-        settled: &Settled,
+        settled: &DesiredState,
         touched: &[&ServiceId],
-        disk: &Disk,
+        disk: &StateDir,
     ) -> anyhow::Result<(usize, Vec<String>)> {
         if self.known.as_ref().is_some_and(|known| known.live.holds_back()) {
             self.doubt();
@@ -188,7 +188,7 @@ impl Proxy {
             Scope::All => settled.services().map(|(id, _)| id.clone()).chain(known.structure.services()).collect(),
         };
         known.wait(settled, &touched);
-        let targets: BTreeMap<&ServiceId, Option<&Wanted>> = touched
+        let targets: BTreeMap<&ServiceId, Option<&DesiredService>> = touched
             .iter()
             .filter(|id| known.structure.sections.contains_key(&id.to_string()))
             .map(|id| (id, served(settled, id)))

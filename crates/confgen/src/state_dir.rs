@@ -14,12 +14,12 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 use tempfile::NamedTempFile;
 
-use crate::desired::Memory;
-use crate::operator_files::Source;
+use crate::desired::LastKnownGood;
+use crate::operator_files::SourceFile;
 use crate::render::Rendered;
-use crate::render::restart_needed::Structure;
+use crate::render::restart_needed::ConfigFingerprint;
 use crate::render::view::Maps;
-use crate::store::Stored;
+use crate::store::PersistedStore;
 pub(crate) use atomic_file::{exchange, may_replace, replace, staged, sweep_beside};
 use atomic_file::{parent, persist};
 
@@ -41,7 +41,7 @@ pub(crate) fn failed(act: &'static str, path: &Path) -> impl FnOnce(io::Error) -
 
 /// Where a generation lives: haproxy.cfg, and the state directory with the maps it names.
 #[derive(Clone, Debug)]
-pub struct Disk {
+pub struct StateDir {
     cfg: PathBuf,
     state_dir: PathBuf,
     /// Held by all that may write; none for somebody who only looks.
@@ -50,7 +50,7 @@ pub struct Disk {
 }
 
 /// A generation that is written but not yet what HAProxy will read.
-pub struct Staged {
+pub struct StagedConfig {
     file: NamedTempFile,
 }
 
@@ -81,7 +81,7 @@ const FREE_WITHIN: Duration = Duration::from_secs(2);
 /// A new haproxy.cfg: its group may read it, others need not know who is behind which host.
 const NEW_MODE: u32 = 0o640;
 
-impl Disk {
+impl StateDir {
     /// Makes the state directory and takes it for this process, clears what a killed confgen left half written, and makes
     /// sure that replacing the file will not take it from its owner.
     pub fn open(cfg: &Path, state_dir: &Path) -> Result<Self, Error> {
@@ -110,10 +110,10 @@ impl Disk {
     }
 
     /// Writes the maps under the generation's name, and the file beside its place.
-    pub fn stage(&self, rendered: &Rendered) -> Result<Staged, Error> {
+    pub fn stage(&self, rendered: &Rendered) -> Result<StagedConfig, Error> {
         self.maps(rendered)?;
         let file = staged(&self.cfg, rendered.cfg.as_bytes(), NEW_MODE)?;
-        Ok(Staged { file })
+        Ok(StagedConfig { file })
     }
 
     /// Writes the maps and error pages of a generation, and beside them its structure.
@@ -134,7 +134,7 @@ impl Disk {
     }
 
     /// The structure of a generation; none if it isn't one of ours, or its folder is gone.
-    pub fn structure(&self, stamp: &str) -> Option<Structure> {
+    pub fn structure(&self, stamp: &str) -> Option<ConfigFingerprint> {
         if !is_stamp(stamp) {
             return None;
         }
@@ -142,7 +142,7 @@ impl Disk {
     }
 
     /// Makes the staged file haproxy.cfg. This rename is the only commit.
-    pub fn commit(&self, staged: Staged) -> Result<(), Error> {
+    pub fn commit(&self, staged: StagedConfig) -> Result<(), Error> {
         persist(staged.file, &self.cfg)
     }
 
@@ -160,33 +160,33 @@ impl Disk {
 
     /// What was remembered of values and claims; nothing at first, and nothing when the file can't be read as such (it
     /// is then kept aside).
-    pub fn memory(&self) -> Result<Memory, Error> {
+    pub fn memory(&self) -> Result<LastKnownGood, Error> {
         recall(&self.state_dir.join(MEMORY))
     }
 
     /// What was remembered of the store, in the same way.
-    pub fn stored(&self) -> Result<Stored, Error> {
+    pub fn stored(&self) -> Result<PersistedStore, Error> {
         recall(&self.state_dir.join(STORE))
     }
 
     /// Both, for somebody who only looks: nothing where it can't be read.
-    pub fn glimpse(&self) -> (Memory, Stored) {
+    pub fn glimpse(&self) -> (LastKnownGood, PersistedStore) {
         (glimpse(&self.state_dir.join(MEMORY)), glimpse(&self.state_dir.join(STORE)))
     }
 
     /// Remembers.
-    pub fn remember(&self, memory: &Memory, stored: &Stored) -> Result<(), Error> {
+    pub fn remember(&self, memory: &LastKnownGood, stored: &PersistedStore) -> Result<(), Error> {
         remember(&self.state_dir.join(MEMORY), memory)?;
         remember(&self.state_dir.join(STORE), stored)
     }
 
     /// The operator's files as HAProxy took them last; none where that isn't known.
-    pub fn operators(&self) -> Result<Option<Vec<Source>>, Error> {
+    pub fn operators(&self) -> Result<Option<Vec<SourceFile>>, Error> {
         recall(&self.state_dir.join(OPERATOR))
     }
 
     /// Remembers them.
-    pub fn remember_operators(&self, sources: &[Source]) -> Result<(), Error> {
+    pub fn remember_operators(&self, sources: &[SourceFile]) -> Result<(), Error> {
         remember(&self.state_dir.join(OPERATOR), &sources)
     }
 
@@ -206,7 +206,7 @@ impl Disk {
     }
 }
 
-impl Staged {
+impl StagedConfig {
     /// Where the staged file is, for `haproxy -c`.
     pub fn path(&self) -> &Path {
         self.file.path()
@@ -261,7 +261,7 @@ mod tests {
     fn a_staged_generation_changes_nothing_until_it_is_committed() {
         let dir = tempfile::tempdir().unwrap();
         let (cfg, state) = (dir.path().join("haproxy.cfg"), dir.path().join("state"));
-        let disk = Disk::open(&cfg, &state).unwrap();
+        let disk = StateDir::open(&cfg, &state).unwrap();
         let staged = disk.stage(&rendered("0123456789abcdef", "new\n")).unwrap();
         assert_eq!(disk.cfg().unwrap(), None);
         assert_eq!(fs::read_to_string(staged.path()).unwrap(), "new\n");
@@ -282,7 +282,7 @@ mod tests {
         let [leftover, editors] = [".haproxy.cfg.abc.confgen", ".haproxy.cfg.swp"].map(|name| dir.path().join(name));
         replace(&leftover, b"half", 0o600).unwrap();
         replace(&editors, b"mine", 0o600).unwrap();
-        let disk = Disk::open(&cfg, &dir.path().join("state")).unwrap();
+        let disk = StateDir::open(&cfg, &dir.path().join("state")).unwrap();
         assert!(!leftover.exists() && editors.exists());
         disk.commit(disk.stage(&rendered("0123456789abcdef", "new")).unwrap()).unwrap();
         assert_eq!(fs::metadata(&cfg).unwrap().mode() & 0o7777, 0o604);
@@ -291,12 +291,12 @@ mod tests {
     #[test]
     fn a_broken_memory_is_put_aside() {
         let dir = tempfile::tempdir().unwrap();
-        let disk = Disk::open(&dir.path().join("haproxy.cfg"), dir.path()).unwrap();
+        let disk = StateDir::open(&dir.path().join("haproxy.cfg"), dir.path()).unwrap();
         replace(&dir.path().join("memory.json"), b"{\"good\":", 0o600).unwrap();
         replace(&dir.path().join("store.json"), b"[7]", 0o600).unwrap();
         assert_eq!((disk.memory().unwrap(), disk.stored().unwrap()), Default::default());
         assert!(dir.path().join("memory.json.broken").exists() && dir.path().join("store.json.broken").exists());
-        disk.remember(&Memory::default(), &Stored::default()).unwrap();
+        disk.remember(&LastKnownGood::default(), &PersistedStore::default()).unwrap();
         assert!(dir.path().join("store.json").exists());
         assert_eq!((disk.memory().unwrap(), disk.stored().unwrap()), Default::default());
     }

@@ -20,7 +20,7 @@ use discovery::{Lost, Node, ServiceId, UpstreamId};
 use haproxy::masters::Old;
 use haproxy::version::Version;
 
-use crate::desired::Settled;
+use crate::desired::DesiredState;
 use crate::drain::Upstream;
 use crate::local_files::certificates::Certificates;
 use crate::operator_files::parse::Named;
@@ -28,20 +28,20 @@ use crate::operator_files::validate::Rejection;
 use crate::status::activity::Activities;
 use crate::status::metrics::{Acts, Requeues};
 use crate::status::share::Starving;
-use crate::store::Position;
+use crate::store::StoreRevision;
 
 /// How many of the last acts are remembered.
 const REMEMBERED: usize = 200;
 
 /// How things stand. A clone costs little: it shares.
 #[derive(Clone, Debug, Default)]
-pub struct Report {
+pub struct Status {
     /// Up to where the store is known.
-    pub seen: Position,
+    pub seen: StoreRevision,
     /// Why the store can't be followed, if it can't.
     pub away: Option<String>,
     /// What the rounds have come to.
-    pub standing: Arc<Standing>,
+    pub standing: Arc<ReconcileStatus>,
     /// Why HAProxy doesn't run what the store asks for, and a try has failed.
     pub out_of_sync: Option<String>,
     /// The release of HAProxy that answered last.
@@ -114,13 +114,13 @@ pub struct Running {
 
 /// What the rounds have come to.
 #[derive(Clone, Debug, Default)]
-pub struct Standing {
+pub struct ReconcileStatus {
     /// HAProxy runs every change of a service up to here, but for what is pending. None until it was found to.
-    pub applied: Option<Position>,
+    pub applied: Option<StoreRevision>,
     /// haproxy.cfg on disk has every change up to this revision; 0 is none.
     pub filed: i64,
     /// What is wanted.
-    pub settled: Arc<Settled>,
+    pub settled: Arc<DesiredState>,
     /// Services of which some change waits for a restart.
     pub pending: BTreeSet<ServiceId>,
     /// Those of them that no request reaches until then.
@@ -237,7 +237,7 @@ pub struct Done {
     pub outcome: Result<String, String>,
 }
 
-impl Report {
+impl Status {
     /// Counts an act and remembers it, and forgets the oldest.
     pub fn note(&mut self, done: Done) {
         self.acts.count(&done);
@@ -280,7 +280,7 @@ impl Report {
             return Err("HAProxy doesn't answer on its Runtime API".into());
         }
         let Some(applied) = &self.standing.applied else {
-            let listed = self.seen != Position::default();
+            let listed = self.seen != StoreRevision::default();
             let waits =
                 if listed { "HAProxy doesn't follow the store yet" } else { "the store has not been listed yet" };
             return Err(away.map_or_else(|| waits.to_owned(), |away| format!("{waits}; {away}")));
@@ -303,11 +303,11 @@ mod tests {
         use crate::status::activity::{HANGS, LONG};
         let second = Duration::from_secs(1);
         let running = Running { pid: 7, version: Version::new(2, 6, 12), generation: None };
-        let standing = Standing { applied: Some(Position::default()), ..Standing::default() };
-        let report = Report { running: Some(running), standing: Arc::new(standing), ..Report::default() };
+        let standing = ReconcileStatus { applied: Some(StoreRevision::default()), ..ReconcileStatus::default() };
+        let report = Status { running: Some(running), standing: Arc::new(standing), ..Status::default() };
         let words = |taken| {
             let (activities, _activity) = since("restart", taken);
-            Report { activities, ..report.clone() }.in_sync()
+            Status { activities, ..report.clone() }.in_sync()
         };
         assert_eq!(words(second), Ok("in sync at revision 0".into()));
         let long = Ok("in sync at revision 0; under way for 11 s: restart (a test)".into());
@@ -317,8 +317,8 @@ mod tests {
 
     #[test]
     fn what_is_ready_and_what_is_not() {
-        let mut report = Report::default();
-        let words = |report: &Report| report.in_sync();
+        let mut report = Status::default();
+        let words = |report: &Status| report.in_sync();
         assert_eq!(words(&report), Err("HAProxy doesn't answer on its Runtime API".into()));
         let running = Running { pid: 7, version: Version::new(2, 6, 12), generation: None };
         report.running = Some(running);
@@ -327,7 +327,7 @@ mod tests {
         assert!(words(&report).unwrap_err().ends_with("HAProxy keeps what it has: refused"));
         report.seen.revision = 7;
         assert!(words(&report).unwrap_err().starts_with("HAProxy doesn't follow the store yet"));
-        let standing = Standing { applied: Some(report.seen), ..Standing::default() };
+        let standing = ReconcileStatus { applied: Some(report.seen), ..ReconcileStatus::default() };
         report.standing = Arc::new(standing);
         assert!(words(&report).is_ok_and(|words| words.starts_with("in sync at revision 7; the store is away")));
         report.unfiled = Some("no disk".into());
@@ -342,7 +342,7 @@ mod tests {
         report.out_of_sync = Some("no start".into());
         assert_eq!(words(&report), Err("out of sync: no start".into()));
         let operators = Operators { left: vec!["mine.cfg can't be filled".into()], ..Operators::default() };
-        report.standing = Arc::new(Standing { operators, ..Standing::default() });
+        report.standing = Arc::new(ReconcileStatus { operators, ..ReconcileStatus::default() });
         assert_eq!(words(&report), Err("out of sync: mine.cfg can't be filled".into()));
         Arc::make_mut(&mut report.standing).operators.refused = Some(Rejection::Haproxy("bnid".into()));
         assert!(words(&report).unwrap_err().starts_with("out of sync: HAProxy refuses the operator's own files"));

@@ -14,12 +14,12 @@ use std::time::SystemTime;
 use discovery::{Change, Entry, Key, ServiceId, Snapshot, Topology, Upstream, UpstreamId};
 use serde::{Deserialize, Serialize};
 
-use crate::store::address_owners::Bearer;
-use crate::store::removal_guard::goodbye;
+use crate::store::address_owners::UpstreamRef;
+use crate::store::removal_guard::graceful_removal;
 
-pub use persisted::Stored;
-pub use reset::Held;
-pub use reset_event::{Told, Wiped};
+pub use persisted::PersistedStore;
+pub use reset::RetainedKeys;
+pub use reset_event::{ResetEvent, Wiped};
 
 /// The longest key that is kept: the longest of ours has some 530 bytes.
 const LONGEST_KEY: usize = 1024;
@@ -30,7 +30,7 @@ const BALANCERS: &str = "balancers/";
 /// A point in a store's life.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
-pub struct Position {
+pub struct StoreRevision {
     /// The store's cluster id.
     pub cluster: u64,
     /// Its raft term, as of the last listing.
@@ -41,27 +41,27 @@ pub struct Position {
 
 /// What a round is given of the store.
 #[derive(Clone, Debug)]
-pub struct News {
+pub struct StoreUpdate {
     /// Everything, as of `position`, with what is held.
     pub topology: Arc<Topology>,
     /// Up to where that is.
-    pub position: Position,
+    pub position: StoreRevision,
     /// What the rounds before have not seen.
     pub changed: Changed,
     /// Upstreams that said they would go, and went.
     pub goodbyes: BTreeSet<(ServiceId, UpstreamId)>,
     /// What of it the store lacks.
-    pub held: Arc<Held>,
+    pub held: Arc<RetainedKeys>,
     /// The newest revision that was heard of.
     pub newest: i64,
 }
 
-impl News {
+impl StoreUpdate {
     /// A store of which nothing has been seen before.
     pub fn first(snapshot: &Snapshot) -> Self {
         Self {
             topology: Arc::new(Topology::of(&snapshot.entries)),
-            position: Position::of(snapshot),
+            position: StoreRevision::of(snapshot),
             changed: Changed::All,
             goodbyes: BTreeSet::new(),
             held: Arc::default(),
@@ -70,7 +70,7 @@ impl News {
     }
 }
 
-impl Position {
+impl StoreRevision {
     fn of(snapshot: &Snapshot) -> Self {
         Self { cluster: snapshot.cluster, raft_term: snapshot.raft_term, revision: snapshot.revision }
     }
@@ -78,32 +78,32 @@ impl Position {
 
 /// The store, mirrored.
 #[derive(Debug)]
-pub struct Mirror {
+pub struct StoreReplica {
     /// What is in the store, and what is held.
     topology: Arc<Topology>,
     /// None where the store was never known.
-    position: Option<Position>,
+    position: Option<StoreRevision>,
     /// The newest revision that was heard of, what balancers write included.
     newest: i64,
     /// It was listed, or is to be taken as it is remembered.
     is_known: bool,
-    held: Arc<Held>,
+    held: Arc<RetainedKeys>,
     changed: Changed,
     goodbyes: BTreeSet<(ServiceId, UpstreamId)>,
-    told: Vec<Told>,
+    told: Vec<ResetEvent>,
     /// When the store was listed last, by this host's clock.
     listed_at: SystemTime,
 }
 
-impl Default for Mirror {
+impl Default for StoreReplica {
     fn default() -> Self {
-        Self::remembering(Stored::default())
+        Self::remembering(PersistedStore::default())
     }
 }
 
-impl Mirror {
+impl StoreReplica {
     /// A mirror that has seen nothing yet, but knows what was.
-    pub fn remembering(mut stored: Stored) -> Self {
+    pub fn remembering(mut stored: PersistedStore) -> Self {
         let (position, mut held) = (stored.position, std::mem::take(&mut stored.held));
         let topology = stored.topology();
         let there: BTreeSet<&str> = topology.entries().map(|entry| entry.key.as_str()).collect();
@@ -128,7 +128,7 @@ impl Mirror {
 
     /// Takes what is remembered for what the store says, for want of anything newer. True if there is such a thing, and
     /// that is news.
-    pub fn fall_back(&mut self) -> bool {
+    pub fn use_persisted(&mut self) -> bool {
         let falls_back = !self.is_known && self.position.is_some();
         self.is_known |= falls_back;
         falls_back
@@ -136,8 +136,8 @@ impl Mirror {
 
     /// Takes in a listing of the whole store. In a wiped one, the keys that it lacks are held.
     pub fn list(&mut self, snapshot: &Snapshot) {
-        let now = Position::of(snapshot);
-        let last = self.position.map(|last| Position { revision: last.revision.max(self.newest), ..last });
+        let now = StoreRevision::of(snapshot);
+        let last = self.position.map(|last| StoreRevision { revision: last.revision.max(self.newest), ..last });
         let wiped = last.and_then(|last| Wiped::between(last, now));
         let last = std::mem::replace(&mut self.topology, Arc::new(topology_of(&snapshot.entries)));
         if wiped.is_some() || !self.held.is_empty() {
@@ -149,11 +149,11 @@ impl Mirror {
     }
 
     /// Holds what a wiped store lacks, or what of the held is still lacking.
-    fn hold(&mut self, last: &Topology, listed: &BTreeSet<&str>, wiped: Option<(Wiped, Position)>) {
+    fn hold(&mut self, last: &Topology, listed: &BTreeSet<&str>, wiped: Option<(Wiped, StoreRevision)>) {
         let before = self.held.len();
         let held = Arc::make_mut(&mut self.held);
         match wiped {
-            Some((_, now)) => *held = Held::of(last, listed, now, self.listed_at),
+            Some((_, now)) => *held = RetainedKeys::of(last, listed, now, self.listed_at),
             None => held.retain(|key| !listed.contains(key)),
         }
         let topology = Arc::make_mut(&mut self.topology);
@@ -166,15 +166,15 @@ impl Mirror {
                 .filter_map(|(id, field)| Some(((service.clone(), id.clone()), field.value.as_ref().ok()?.address)))
         });
         let moved: Vec<String> = records.flat_map(|(live, address)| held.moved(&live, address)).collect();
-        moved.iter().for_each(|key| self.let_go(key));
+        moved.iter().for_each(|key| self.release_key(key));
         match wiped {
             Some((why, noticed)) => {
                 let (keys, services) = (self.held.len(), self.held.services());
-                self.told.push(Told::Wiped { why, noticed, keys, services });
+                self.told.push(ResetEvent::Wiped { why, noticed, keys, services });
             }
             None => self.tell_let_go(before),
         }
-        self.hear_acceptance();
+        self.check_acceptance();
     }
 
     /// Takes in changes up to a revision. True if any is about a service, or was meant to be. What balancers say of themselves is none of a
@@ -190,7 +190,7 @@ impl Mirror {
         if let Some(position) = &mut self.position {
             position.revision = revision;
         }
-        self.goodbyes.extend(changes.iter().filter_map(goodbye));
+        self.goodbyes.extend(changes.iter().filter_map(graceful_removal));
         let mut matter = false;
         for change in changes {
             let Some(change) = bounded(change) else { continue };
@@ -214,34 +214,34 @@ impl Mirror {
     fn release(&mut self, changes: &[Change]) -> bool {
         let before = self.held.len();
         for change in changes {
-            Arc::make_mut(&mut self.held).let_go(change.key());
+            Arc::make_mut(&mut self.held).release_key(change.key());
             if let Some((live, address)) = written(change) {
-                self.held.moved(&live, address).iter().for_each(|key| self.let_go(key));
+                self.held.moved(&live, address).iter().for_each(|key| self.release_key(key));
             }
         }
         self.tell_let_go(before);
         if changes.iter().any(|change| change.key() == Key::AcceptStore.to_string()) {
-            self.hear_acceptance();
+            self.check_acceptance();
         }
         self.held.len() < before
     }
 
     /// An operator may have said that the store is meant as it is.
-    fn hear_acceptance(&mut self) {
+    fn check_acceptance(&mut self) {
         let Some(word) = self.topology.accept_store().filter(|_| !self.held.is_empty()) else { return };
         match self.held.is_accepted(word) {
             Ok(()) => {
                 let keys: Vec<String> = self.held.keys().cloned().collect();
-                keys.iter().for_each(|key| self.let_go(key));
-                self.told.push(Told::Accepted { keys: keys.len() });
+                keys.iter().for_each(|key| self.release_key(key));
+                self.told.push(ResetEvent::Accepted { keys: keys.len() });
             }
-            Err(reason) => self.told.push(Told::NotAccepted(reason)),
+            Err(reason) => self.told.push(ResetEvent::NotAccepted(reason)),
         }
     }
 
     /// A held key goes, and nobody is to keep its upstream.
-    fn let_go(&mut self, key: &str) {
-        if !Arc::make_mut(&mut self.held).let_go(key) {
+    fn release_key(&mut self, key: &str) {
+        if !Arc::make_mut(&mut self.held).release_key(key) {
             return;
         }
         let gone = Change::Delete { key: key.to_owned(), revision: 0, previous: None };
@@ -256,12 +256,12 @@ impl Mirror {
     fn tell_let_go(&mut self, before: usize) {
         let left = self.held.len();
         if left < before {
-            self.told.push(Told::LetGo { keys: before - left, left });
+            self.told.push(ResetEvent::LetGo { keys: before - left, left });
         }
     }
 
     /// The next round has to see everything anew.
-    pub fn everything_anew(&mut self) {
+    pub fn mark_all_changed(&mut self) {
         self.changed = Changed::All;
     }
 
@@ -276,7 +276,7 @@ impl Mirror {
     }
 
     /// Up to where the store is known.
-    pub fn position(&self) -> Position {
+    pub fn position(&self) -> StoreRevision {
         self.position.unwrap_or_default()
     }
 
@@ -286,13 +286,13 @@ impl Mirror {
     }
 
     /// What is to be said of held keys, once.
-    pub fn told(&mut self) -> Vec<Told> {
+    pub fn told(&mut self) -> Vec<ResetEvent> {
         std::mem::take(&mut self.told)
     }
 
     /// What no round has seen yet; they have, from now on. None before the store is known.
-    pub fn news(&mut self) -> Option<News> {
-        Some(News {
+    pub fn news(&mut self) -> Option<StoreUpdate> {
+        Some(StoreUpdate {
             topology: Arc::clone(&self.topology),
             position: self.position.filter(|_| self.is_known)?,
             changed: std::mem::replace(&mut self.changed, Changed::nothing()),
@@ -322,7 +322,7 @@ fn bounded(change: &Change) -> Option<Cow<'_, Change>> {
 }
 
 /// The upstream that a change writes, and where it listens.
-fn written(change: &Change) -> Option<(Bearer, discovery::UpstreamAddress)> {
+fn written(change: &Change) -> Option<(UpstreamRef, discovery::UpstreamAddress)> {
     let Change::Put(Entry { key, value, .. }) = change else { return None };
     let Ok(Key::Upstream { service, id, .. }) = key.parse::<Key>() else { return None };
     Some(((service, id), Upstream::parse(value).ok()?.address))

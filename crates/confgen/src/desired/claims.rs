@@ -8,8 +8,8 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use discovery::{Bind, Domain, ServiceId, Tls};
 
-use super::{Limits, Route};
-use crate::desired::service_input::{Naming, Reading};
+use super::{Policy, Route};
+use crate::desired::service_input::{KeyOrigin, ServiceInput};
 
 /// Every claim with its holder, and those who wanted it too.
 #[derive(Clone, Debug, Default)]
@@ -30,13 +30,13 @@ impl Claims {
 
     /// Gives every claim that a reading makes to one service.
     pub(super) fn decide<'a>(
-        readings: impl Iterator<Item = (&'a ServiceId, &'a Reading)>,
+        readings: impl Iterator<Item = (&'a ServiceId, &'a ServiceInput)>,
         before: &Self,
-        limits: &Limits,
+        limits: &Policy,
     ) -> Self {
         let mut claims = Self::default();
-        let mut wanted: BTreeMap<String, Vec<(&Naming, &ServiceId)>> = BTreeMap::new();
-        let readings: Vec<(&ServiceId, &Reading)> = readings.collect();
+        let mut wanted: BTreeMap<String, Vec<(&KeyOrigin, &ServiceId)>> = BTreeMap::new();
+        let readings: Vec<(&ServiceId, &ServiceInput)> = readings.collect();
         let contested = whole_hosts(&readings, before);
         for (id, reading) in readings {
             for (by, domain) in reading.named() {
@@ -84,7 +84,7 @@ impl Claims {
         claims
     }
 
-    fn refuse(&mut self, by: &Naming, reason: String) {
+    fn refuse(&mut self, by: &KeyOrigin, reason: String) {
         self.refused.entry(by.key.clone()).or_default().push(reason);
     }
 
@@ -108,7 +108,7 @@ impl Claims {
     }
 
     /// The routes of these domains that the service holds, sorted.
-    pub(super) fn routes(&self, id: &ServiceId, reading: &Reading, domains: &[Domain]) -> Vec<Route> {
+    pub(super) fn routes(&self, id: &ServiceId, reading: &ServiceInput, domains: &[Domain]) -> Vec<Route> {
         let named = domains.iter().flat_map(|domain| with_paths(reading, domain));
         let mut routes: Vec<Route> = named.filter(|route| self.holders.get(&route_claim(route)) == Some(id)).collect();
         routes.sort();
@@ -117,7 +117,7 @@ impl Claims {
 
     /// The binds that the service holds, sorted. `*:p` beside `addr:p` would bind twice: the wider one is kept. It is
     /// wider than IPv4 addresses alone.
-    pub(super) fn binds(&self, id: &ServiceId, reading: &Reading) -> Vec<Bind> {
+    pub(super) fn binds(&self, id: &ServiceId, reading: &ServiceInput) -> Vec<Bind> {
         let everywhere = |bind: &Bind| bind.address.is_none();
         let held = |bind: &&Bind| self.holders.get(&port_claim(**bind)) == Some(id);
         let covered = |bind: &&Bind| {
@@ -141,7 +141,7 @@ impl Claims {
 }
 
 /// Why no service can have the host. A wildcard above it may be had: it never gets a host that is named.
-fn taken(domain: &Domain, limits: &Limits) -> Option<String> {
+fn taken(domain: &Domain, limits: &Policy) -> Option<String> {
     let Domain::Exact(host) = domain else { return None };
     limits.reserved_hosts.get(host).map(|by| format!("{host} is reserved: {by} has it"))
 }
@@ -157,7 +157,7 @@ enum Owner<'a> {
 
 /// Who has each host that somebody claims as a whole. Whoever holds a path of it keeps that; else whoever holds the whole
 /// keeps it; else the first to come has it.
-fn whole_hosts<'a>(readings: &[(&'a ServiceId, &'a Reading)], before: &Claims) -> BTreeMap<&'a Domain, Owner<'a>> {
+fn whole_hosts<'a>(readings: &[(&'a ServiceId, &'a ServiceInput)], before: &Claims) -> BTreeMap<&'a Domain, Owner<'a>> {
     let whole = readings.iter().filter(|(_, reading)| reading.settings.passes_through());
     let hosts: BTreeSet<&Domain> = whole.flat_map(|(_, reading)| &reading.domains).collect();
     if hosts.is_empty() {
@@ -180,7 +180,7 @@ fn whole_hosts<'a>(readings: &[(&'a ServiceId, &'a Reading)], before: &Claims) -
 }
 
 /// Why no service can have the port.
-fn not_to_be_had(port: u16, limits: &Limits) -> Option<String> {
+fn not_to_be_had(port: u16, limits: &Policy) -> Option<String> {
     let outside = limits.tcp_ports.as_ref().filter(|ports| !ports.contains(&port));
     let reserved = limits.reserved_ports.iter().find(|(ports, _)| ports.contains(&port));
     match (reserved, outside) {
@@ -190,11 +190,11 @@ fn not_to_be_had(port: u16, limits: &Limits) -> Option<String> {
     }
 }
 
-fn named_routes(reading: &Reading) -> impl Iterator<Item = (&Naming, Route)> {
+fn named_routes(reading: &ServiceInput) -> impl Iterator<Item = (&KeyOrigin, Route)> {
     reading.named().flat_map(|(by, domain)| with_paths(reading, domain).map(move |route| (by, route)))
 }
 
-fn with_paths<'a>(reading: &'a Reading, domain: &'a Domain) -> impl Iterator<Item = Route> + 'a {
+fn with_paths<'a>(reading: &'a ServiceInput, domain: &'a Domain) -> impl Iterator<Item = Route> + 'a {
     reading.paths.iter().map(|path| Route { domain: domain.clone(), path: path.clone() })
 }
 

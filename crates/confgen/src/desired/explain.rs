@@ -4,13 +4,13 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use discovery::{Active, Color, Key, Override, Service, ServiceId, SettingName, Upstream, UpstreamId};
 
-use super::{Server, Settled, Settlement, Wanted};
+use super::{DesiredService, DesiredState, Server, ServiceState};
 use crate::desired::service_input::GATES;
 use crate::desired::upstream_tls;
 
 /// One upstream, with all that has a say in it.
 #[derive(Clone, Copy, Debug)]
-pub struct Explained<'a> {
+pub struct UpstreamExplanation<'a> {
     /// Its id.
     pub id: &'a UpstreamId,
     /// As HAProxy is to know it; none where the service gets no upstreams, or is served in an older form.
@@ -31,7 +31,7 @@ pub struct Facts<'a> {
     /// Its keys.
     pub source: Option<&'a Service>,
     /// As HAProxy is to serve it; none if HAProxy rejects it and never took it in another form, or if it is forbidden.
-    pub wanted: Option<&'a Wanted>,
+    pub wanted: Option<&'a DesiredService>,
     /// What HAProxy says against it.
     pub refused: Option<&'a str>,
     /// Why no service may bear its name.
@@ -40,9 +40,9 @@ pub struct Facts<'a> {
     pub active: Option<&'a Active>,
 }
 
-impl Settled {
+impl DesiredState {
     /// The upstreams of a service, by id: those that are served, and those that have a record and aren't.
-    pub fn explained<'a>(&'a self, id: &ServiceId) -> Vec<Explained<'a>> {
+    pub fn explained<'a>(&'a self, id: &ServiceId) -> Vec<UpstreamExplanation<'a>> {
         let Some(settlement) = self.services.get(id) else { return self.explain_forbidden(id) };
         let reading = &settlement.reading;
         let wanted = settlement.wanted.iter().flat_map(|wanted| &wanted.servers);
@@ -54,7 +54,7 @@ impl Settled {
         let kept = self.kept.get(id);
         let kept_ids = kept.into_iter().flat_map(|kept| kept.keys());
         let ids: BTreeSet<&UpstreamId> = servers.keys().copied().chain(records).chain(kept_ids).collect();
-        let explain = |id| Explained {
+        let explain = |id| UpstreamExplanation {
             id,
             server: servers.get(id).copied(),
             previewed: previewed.get(id).copied(),
@@ -65,12 +65,12 @@ impl Settled {
         ids.into_iter().map(explain).collect()
     }
 
-    fn explain_forbidden(&self, id: &ServiceId) -> Vec<Explained<'_>> {
+    fn explain_forbidden(&self, id: &ServiceId) -> Vec<UpstreamExplanation<'_>> {
         let source = self.forbidden.get(id).map(|it| &it.source);
         let explain = |(id, field)| {
             let field: &discovery::Field<Upstream> = field;
             let announced = field.value.as_ref().ok();
-            Explained { id, server: None, previewed: None, announced, imposed: None, refused: None }
+            UpstreamExplanation { id, server: None, previewed: None, announced, imposed: None, refused: None }
         };
         source.into_iter().flat_map(|source| source.upstreams()).map(|(id, field)| explain((id, &**field))).collect()
     }
@@ -120,7 +120,7 @@ impl Settled {
     }
 }
 
-impl Settlement {
+impl ServiceState {
     fn refused_record(&self, id: &UpstreamId) -> Option<(&str, &str)> {
         let key = &self.source.upstream(id)?.entry.key;
         self.reading.refused.get_key_value(key).map(|(key, reason)| (key.as_str(), reason.as_str()))

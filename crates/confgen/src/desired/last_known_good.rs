@@ -7,14 +7,14 @@ use serde::{Deserialize, Serialize};
 
 /// Good values and held claims. Only what concerns keys that exist is kept.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Memory {
+pub struct LastKnownGood {
     /// By service, then by key: the last value that was followed.
     good: BTreeMap<String, BTreeMap<String, String>>,
     /// By claim (`a.com/api/`, `:3306`): the service that holds it.
     claims: BTreeMap<String, ServiceId>,
 }
 
-impl Memory {
+impl LastKnownGood {
     pub(super) fn new(good: BTreeMap<String, BTreeMap<String, String>>, claims: BTreeMap<String, ServiceId>) -> Self {
         Self { good, claims }
     }

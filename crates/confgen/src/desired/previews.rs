@@ -4,15 +4,15 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use discovery::{Color, Domain, Host, ServiceId};
 
-use super::Limits;
-use crate::desired::service_input::{MOST_ROUTES, Naming, Reading};
+use super::Policy;
+use crate::desired::service_input::{KeyOrigin, MOST_ROUTES, ServiceInput};
 
 /// Each color has a section of its own, and announcers say which colors there are.
 const MOST_COLORS: usize = 16;
 
-impl Reading {
+impl ServiceInput {
     /// Names a host for each color below each exact host. What can't be had of it is refused, and the rest stays.
-    pub(super) fn name_previews(&mut self, id: &ServiceId, limits: &Limits) {
+    pub(super) fn name_previews(&mut self, id: &ServiceId, limits: &Policy) {
         if self.settings.preview.is_none() {
             return;
         }
@@ -79,13 +79,13 @@ impl Reading {
     }
 
     /// The hosts and wildcards that the service names, each with the key that does.
-    pub(super) fn named(&self) -> impl Iterator<Item = (&Naming, &Domain)> {
+    pub(super) fn named(&self) -> impl Iterator<Item = (&KeyOrigin, &Domain)> {
         let own = self.domains.iter().map(|domain| (&self.domains_by, domain));
         own.chain(self.previews.values().flatten().map(|domain| (&self.previews_by, domain)))
     }
 }
 
-fn preview_host(color: &Color, host: &Host, id: &ServiceId, limits: &Limits) -> Result<Domain, String> {
+fn preview_host(color: &Color, host: &Host, id: &ServiceId, limits: &Policy) -> Result<Domain, String> {
     let name = format!("{color}.{host}");
     let host: Host = name.parse().map_err(|error| format!("{name} leads to no color: {error}"))?;
     let domain = Domain::Exact(host);
@@ -115,7 +115,7 @@ fn summary(reasons: &[String]) -> Option<String> {
 #[cfg(test)]
 mod tests {
     use crate::desired::tests::{settle, topology};
-    use crate::desired::{Limits, Memory, Preview, Settled, Wanted};
+    use crate::desired::{DesiredService, DesiredState, LastKnownGood, Policy, Preview};
 
     const SHOP: &str = "\
 http-services/shop/domain shop.test www.shop.test
@@ -127,16 +127,16 @@ http-services/shop/upstreams/plain 10.0.0.3:80
 ";
     const KEY: &str = "http-services/shop/preview";
 
-    fn settled(lines: &str) -> Settled {
-        settle(&topology(lines), &Memory::default(), &Limits::default())
+    fn settled(lines: &str) -> DesiredState {
+        settle(&topology(lines), &LastKnownGood::default(), &Policy::default())
     }
 
-    fn shop(settled: &Settled) -> &Wanted {
+    fn shop(settled: &DesiredState) -> &DesiredService {
         settled.services().find(|(id, _)| id.to_string() == "http-shop").unwrap().1
     }
 
     /// Each color with its hosts and paths, and its servers as they stand in the file.
-    fn table(settled: &Settled) -> Vec<String> {
+    fn table(settled: &DesiredState) -> Vec<String> {
         let line = |it: &Preview| {
             let routes: Vec<String> = it.routes.iter().map(|it| format!("{}{}", it.domain, it.path)).collect();
             let servers: Vec<String> = it.servers.iter().map(|it| format!("{}{}", it.id, it.options())).collect();
@@ -236,7 +236,7 @@ http-services/shop/upstreams/plain 10.0.0.3:80
         let second = settled(&format!("{SHOP}{other}"));
         assert!(second.quarantined().contains_key("http-services/other/domain"));
         // Who holds it keeps it.
-        let later = settle(&topology(&format!("{other}{SHOP}")), &second.memory(), &Limits::default());
+        let later = settle(&topology(&format!("{other}{SHOP}")), &second.memory(), &Policy::default());
         assert_eq!(table(&later), table(&second));
         // One that is passed through belongs to its service as a whole, or to those who have parts of it.
         let through = format!("{other}http-services/other/tls passthrough\n");
@@ -250,17 +250,17 @@ http-services/shop/upstreams/plain 10.0.0.3:80
 
     #[test]
     fn a_color_claims_nothing_that_the_service_may_not_have() {
-        let limits = |file: &str| Limits {
+        let limits = |file: &str| Policy {
             reserved_hosts: [("blue.shop.test".parse().unwrap(), "--stats-domain".to_owned())].into(),
             allowed: Some(crate::desired::domain_allowlist::Allowed::parse(file).unwrap()),
-            ..Limits::default()
+            ..Policy::default()
         };
         let store = topology(SHOP);
-        let narrow = settle(&store, &Memory::default(), &limits("shop shop.test www.shop.test"));
+        let narrow = settle(&store, &LastKnownGood::default(), &limits("shop shop.test www.shop.test"));
         assert_eq!(table(&narrow), ["blue [] [b]", "green [] [g weight 7]"], "it can still be asked for by header");
         let reason = &narrow.quarantined()[KEY];
         assert!(reason.starts_with("blue.shop.test: --domains-file doesn't give it to shop"), "{reason}");
-        let wide = settle(&store, &Memory::default(), &limits("shop shop.test *.shop.test *.www.shop.test"));
+        let wide = settle(&store, &LastKnownGood::default(), &limits("shop shop.test *.shop.test *.www.shop.test"));
         assert_eq!(table(&wide)[0], "blue [blue.www.shop.test/] [b]");
         assert_eq!(wide.quarantined()[KEY], "blue.shop.test is reserved: --stats-domain has it");
     }

@@ -3,9 +3,9 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use super::{Settled, Wanted};
+use super::{DesiredService, DesiredState};
 
-impl Settled {
+impl DesiredState {
     /// Keys that are not followed, with the reason in words.
     pub fn quarantined(&self) -> BTreeMap<String, String> {
         let forbidden = self.forbidden.iter().map(|(id, it)| (id.folder(), it.reason.clone()));
@@ -21,7 +21,7 @@ impl Settled {
                 let outcome = if it.taken.is_some() { "its last good form serves" } else { "it has no good form yet" };
                 add(&id.folder(), &format!("HAProxy refuses the service: {words}; {outcome}"));
             }
-            let hsts = |wanted: &Arc<Wanted>| wanted.settings.hsts.is_some();
+            let hsts = |wanted: &Arc<DesiredService>| wanted.settings.hsts.is_some();
             if it.reading.settings.hsts.is_some() && !it.wanted.as_ref().is_some_and(hsts) {
                 add(
                     &it.reading.hsts_by.key,

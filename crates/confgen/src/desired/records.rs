@@ -5,10 +5,10 @@ use std::sync::Arc;
 
 use discovery::{Check, Entry, Service, ServiceId, Upstream, UpstreamAddress, UpstreamId};
 
-use super::Settled;
-use crate::store::address_owners::{Bearers, bearers};
+use super::DesiredState;
+use crate::store::address_owners::{AddressOwners, bearers};
 
-impl Settled {
+impl DesiredState {
     /// The keys of all services, but for those that are forbidden here.
     pub fn entries(&self) -> impl Iterator<Item = &Entry> {
         self.services.values().flat_map(|it| it.source.entries())
@@ -30,7 +30,7 @@ impl Settled {
     }
 
     /// Who bears these upstreams' addresses.
-    pub fn bearers<'a>(&self, upstreams: impl Iterator<Item = &'a Upstream>) -> Bearers {
+    pub fn bearers<'a>(&self, upstreams: impl Iterator<Item = &'a Upstream>) -> AddressOwners {
         let some: BTreeSet<UpstreamAddress> = upstreams.map(|upstream| upstream.address).collect();
         bearers(self.services.iter().map(|(id, it)| (id, &it.source)), |address| some.contains(address))
     }
@@ -47,7 +47,7 @@ impl Settled {
     /// since were as given.
     pub(super) fn note_bearers(&mut self, since: usize, before: &BTreeMap<ServiceId, Option<Arc<Service>>>) {
         let lost: BTreeSet<UpstreamAddress> =
-            self.departures.iter().skip(since).filter(|it| it.is_loss()).map(|it| it.upstream.address).collect();
+            self.departures.iter().skip(since).filter(|it| it.is_unexpected()).map(|it| it.upstream.address).collect();
         if lost.is_empty() {
             return;
         }

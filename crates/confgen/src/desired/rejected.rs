@@ -5,9 +5,9 @@ use std::sync::Arc;
 
 use discovery::ServiceId;
 
-use super::Settled;
+use super::DesiredState;
 
-impl Settled {
+impl DesiredState {
     /// HAProxy refuses these services, for these reasons: each goes back to the form that HAProxy took last, or out,
     /// until it is written anew. Its servers go on to come and go, unless HAProxy refuses that too. Services that `judged`
     /// knew in another form than now have been written since. Says for which services the outcome is another one.
@@ -23,7 +23,7 @@ impl Settled {
     }
 
     /// What HAProxy refused may be fine now: something beside the store is another.
-    pub fn forgive(&mut self) {
+    pub fn clear_rejections(&mut self) {
         self.services.values_mut().for_each(|it| (it.refused, it.frozen) = (None, false));
     }
 

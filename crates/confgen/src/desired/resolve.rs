@@ -5,12 +5,12 @@ use std::sync::Arc;
 
 use discovery::{Check, Color, Domain, Field, Service, ServiceId, Topology, Upstream, UpstreamId};
 
-use super::{Forbidden, Preview, Settled, Settlement, Wanted, servers};
+use super::{DesiredService, DesiredState, Forbidden, Preview, ServiceState, servers};
 use crate::desired::service_input;
-use crate::desired::service_input::Reading;
-use crate::store::removal_guard::Departure;
+use crate::desired::service_input::ServiceInput;
+use crate::store::removal_guard::UpstreamRemoval;
 
-impl Settled {
+impl DesiredState {
     /// Reads one service. True if it claims something else than before.
     pub(super) fn read(&mut self, topology: &Topology, id: &ServiceId, anew: bool) -> bool {
         let forbidden = self.forbidden(id);
@@ -20,13 +20,13 @@ impl Settled {
             let forbidden = Forbidden { source: Arc::clone(source), reason: reason.clone() };
             self.forbidden.insert(id.clone(), forbidden);
         }
-        self.ghosts.remove(id);
+        self.removed_services.remove(id);
         let gone = Arc::new(Service::new(id.kind));
         let service = match service {
             Some(service) if forbidden.is_none() => service,
             // Until it is known whether its upstreams are to be kept.
             None if forbidden.is_none() && (self.services.contains_key(id) || self.kept.contains_key(id)) => {
-                self.ghosts.insert(id.clone());
+                self.removed_services.insert(id.clone());
                 &gone
             }
             _ => return self.services.remove(id).is_some(),
@@ -43,7 +43,7 @@ impl Settled {
         // What HAProxy has against it, it has against this very form of it.
         let same = old.filter(|old| old.source == *service);
         let (refused, frozen) = same.map(|old| (old.refused.clone(), old.frozen)).unwrap_or_default();
-        let settlement = Settlement { source: Arc::clone(service), reading, wanted, refused, frozen, taken };
+        let settlement = ServiceState { source: Arc::clone(service), reading, wanted, refused, frozen, taken };
         self.services.insert(id.clone(), settlement);
         renamed
     }
@@ -73,7 +73,7 @@ impl Settled {
             let mut form = settlement.taken.clone();
             if let Some(form) = form.as_mut().filter(|_| !settlement.frozen) {
                 let previews = form.previews.iter().map(|it| preview(&it.color, it.routes.clone())).collect();
-                let follows = Wanted { servers: servers(), previews, ..Wanted::clone(form) };
+                let follows = DesiredService { servers: servers(), previews, ..DesiredService::clone(form) };
                 if **form != follows {
                     *form = Arc::new(follows);
                 }
@@ -89,7 +89,7 @@ impl Settled {
         let mut settings = reading.settings.clone();
         // A browser that has seen HSTS for a host never asks it over HTTP again.
         settings.hsts = settings.hsts.filter(|_| !routes.iter().any(|route| self.claims.is_plain(&route.domain)));
-        let wanted = Wanted {
+        let wanted = DesiredService {
             host: reading.host().cloned(),
             routes,
             url_reg: reading.url_reg.clone(),
@@ -107,7 +107,7 @@ impl Settled {
 }
 
 /// The upstreams that a service had and has no more.
-fn departures(id: &ServiceId, old: &Settlement, source: &Service, new: &Reading) -> Vec<Departure> {
+fn departures(id: &ServiceId, old: &ServiceState, source: &Service, new: &ServiceInput) -> Vec<UpstreamRemoval> {
     // A check that is off finds everything up: such an upstream is never kept.
     let settings = if source.is_empty() { &old.reading.settings } else { &new.settings };
     if settings.check == Check::Off {
@@ -116,7 +116,7 @@ fn departures(id: &ServiceId, old: &Settlement, source: &Service, new: &Reading)
     let departure = |(gone, field): (&UpstreamId, &Arc<Field<Upstream>>)| {
         let upstream = old.reading.upstreams.get(gone).filter(|_| !new.upstreams.contains_key(gone))?;
         let (upstream, lease) = (upstream.clone(), field.entry.lease);
-        Some(Departure { service: id.clone(), id: gone.clone(), upstream, lease, bore: BTreeSet::new() })
+        Some(UpstreamRemoval { service: id.clone(), id: gone.clone(), upstream, lease, bore: BTreeSet::new() })
     };
     old.source.upstreams().filter_map(departure).collect()
 }

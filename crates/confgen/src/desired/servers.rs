@@ -7,7 +7,7 @@ use discovery::{Active, Color, Upstream, UpstreamAddress, UpstreamId, UpstreamSt
 use discovery::{Override, OverrideState};
 
 use super::Settings;
-use crate::desired::service_input::Reading;
+use crate::desired::service_input::ServiceInput;
 use crate::store::removal_guard::RetainedUpstream;
 
 /// One server as HAProxy is to know it.
@@ -41,7 +41,7 @@ pub enum ServerState {
 }
 
 /// The servers of a service, by id; `kept` ones are served although they have no record.
-pub(super) fn servers(reading: &Reading, kept: Option<&BTreeMap<UpstreamId, RetainedUpstream>>) -> Vec<Server> {
+pub(super) fn servers(reading: &ServiceInput, kept: Option<&BTreeMap<UpstreamId, RetainedUpstream>>) -> Vec<Server> {
     if reading.held_back {
         return Vec::new();
     }
@@ -58,7 +58,7 @@ pub(super) fn servers(reading: &Reading, kept: Option<&BTreeMap<UpstreamId, Reta
 
 /// The same of a color for those who may preview it: its upstreams, active or not, with their own weights.
 pub(super) fn previewed(
-    reading: &Reading,
+    reading: &ServiceInput,
     kept: Option<&BTreeMap<UpstreamId, RetainedUpstream>>,
     color: &Color,
 ) -> Vec<Server> {
@@ -98,7 +98,7 @@ fn hash_id(name: &str, attempt: u8) -> NonZeroU32 {
 }
 
 fn upstreams<'a>(
-    reading: &'a Reading,
+    reading: &'a ServiceInput,
     kept: Option<&'a BTreeMap<UpstreamId, RetainedUpstream>>,
 ) -> BTreeMap<&'a UpstreamId, (&'a Upstream, bool)> {
     let kept = kept.into_iter().flatten().filter(|(id, _)| !reading.upstreams.contains_key(*id));
@@ -108,7 +108,7 @@ fn upstreams<'a>(
 
 /// `is_unproven` is the second of the pair.
 fn server(
-    reading: &Reading,
+    reading: &ServiceInput,
     id: &UpstreamId,
     (upstream, is_unproven): (&Upstream, bool),
     active: Option<&Active>,

@@ -6,7 +6,7 @@ use super::{Server, Settings};
 
 /// One service as HAProxy is to serve it.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Wanted {
+pub struct DesiredService {
     /// The host that it goes by, in its checks and in its upstreams' certificates.
     pub host: Option<Host>,
     /// The hosts and paths it holds, each with each, sorted.

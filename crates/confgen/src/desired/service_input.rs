@@ -9,11 +9,11 @@ use discovery::{
     UpstreamId, UrlRegex,
 };
 
-use super::{Limits, Settings, passthrough};
+use super::{Policy, Settings, passthrough};
 
 /// A key that names what a service claims.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub(super) struct Naming {
+pub(super) struct KeyOrigin {
     pub(super) key: String,
     /// Its create revision.
     pub(super) since: i64,
@@ -21,24 +21,24 @@ pub(super) struct Naming {
 
 /// One service, read.
 #[derive(Clone, Debug)]
-pub(super) struct Reading {
+pub(super) struct ServiceInput {
     /// The settings that don't claim anything.
     pub(super) settings: Settings,
     /// The hosts it names, and by which key.
     pub(super) domains: Vec<Domain>,
-    pub(super) domains_by: Naming,
+    pub(super) domains_by: KeyOrigin,
     /// The path prefixes it names; the root where none is set, nothing where the key can't be read.
     pub(super) paths: Vec<PathPrefix>,
     /// The ports it names, and by which key.
     pub(super) ports: Vec<Bind>,
-    pub(super) ports_by: Naming,
+    pub(super) ports_by: KeyOrigin,
     /// The old layout's expression, with the create revision of its key.
     pub(super) url_reg: Option<(i64, UrlRegex)>,
     /// Which key asks for HSTS.
-    pub(super) hsts_by: Naming,
+    pub(super) hsts_by: KeyOrigin,
     /// The colors that can be previewed, with the hosts that lead to them, and by which key.
     pub(super) previews: BTreeMap<Color, Vec<Domain>>,
-    pub(super) previews_by: Naming,
+    pub(super) previews_by: KeyOrigin,
     /// The upstreams and what is imposed on them, by id.
     pub(super) upstreams: BTreeMap<UpstreamId, Upstream>,
     pub(super) overrides: BTreeMap<UpstreamId, Override>,
@@ -68,9 +68,9 @@ pub(super) fn read(
     id: &ServiceId,
     service: &Service,
     remembered: Option<&BTreeMap<String, String>>,
-    limits: &Limits,
-) -> Reading {
-    let mut picker = Picker { remembered, good: BTreeMap::new(), refused: BTreeMap::new() };
+    limits: &Policy,
+) -> ServiceInput {
+    let mut picker = ValuePicker { remembered, good: BTreeMap::new(), refused: BTreeMap::new() };
     let kind = service.kind();
     let mut without = BTreeSet::new();
     let mut settings = Vec::new();
@@ -102,17 +102,17 @@ pub(super) fn read(
         Some((id.clone(), picker.pick(field, Override::parse, |_| Ok(()))?))
     };
     let overrides = service.overrides().filter_map(pick_override).collect();
-    let mut reading = Reading {
+    let mut reading = ServiceInput {
         settings: Settings::of(kind),
         domains: Vec::new(),
-        domains_by: Naming::default(),
+        domains_by: KeyOrigin::default(),
         paths: if without.contains(&SettingName::Path) { Vec::new() } else { vec![PathPrefix::root()] },
         ports: Vec::new(),
-        ports_by: Naming::default(),
+        ports_by: KeyOrigin::default(),
         url_reg: None,
-        hsts_by: Naming::default(),
+        hsts_by: KeyOrigin::default(),
         previews: BTreeMap::new(),
-        previews_by: Naming::default(),
+        previews_by: KeyOrigin::default(),
         upstreams,
         overrides,
         held_back: GATES.iter().any(|gate| without.contains(gate)),
@@ -131,7 +131,7 @@ pub(super) fn read(
     reading
 }
 
-impl Reading {
+impl ServiceInput {
     /// Whether all that other services could be touched by is the same.
     pub(super) fn claims_like(&self, other: &Self) -> bool {
         let tls = |reading: &Self| (reading.settings.tls == Tls::Off, reading.settings.passes_through());
@@ -151,7 +151,7 @@ impl Reading {
         }
     }
 
-    fn take(&mut self, by: Naming, setting: Setting, limits: &Limits) {
+    fn take(&mut self, by: KeyOrigin, setting: Setting, limits: &Policy) {
         let settings = &mut self.settings;
         match setting {
             Setting::Domain(domains) => (self.domains, self.domains_by) = (domains, by),
@@ -181,14 +181,14 @@ impl Reading {
     }
 }
 
-fn naming<T>(field: &Field<T>) -> Naming {
-    Naming { key: field.entry.key.clone(), since: field.entry.create_revision }
+fn naming<T>(field: &Field<T>) -> KeyOrigin {
+    KeyOrigin { key: field.entry.key.clone(), since: field.entry.create_revision }
 }
 
 /// What a setting's value has to go with.
 struct Case<'a> {
     id: &'a ServiceId,
-    limits: &'a Limits,
+    limits: &'a Policy,
     /// Why TLS can't be passed through.
     hindrance: Option<String>,
     /// Whether it is.
@@ -214,7 +214,7 @@ fn vet(case: &Case, setting: &Setting) -> Result<(), String> {
 }
 
 /// Whether upstreams may be where this one says it is.
-fn reachable(upstream: &Upstream, limits: &Limits) -> Result<(), String> {
+fn reachable(upstream: &Upstream, limits: &Policy) -> Result<(), String> {
     let ip = upstream.address.socket().ip().to_canonical();
     let link_local = match ip {
         IpAddr::V4(v4) => v4.is_link_local() || v4.is_broadcast(),
@@ -228,13 +228,13 @@ fn reachable(upstream: &Upstream, limits: &Limits) -> Result<(), String> {
 }
 
 /// Picks each key's value, and keeps the books.
-struct Picker<'a> {
+struct ValuePicker<'a> {
     remembered: Option<&'a BTreeMap<String, String>>,
     good: BTreeMap<String, String>,
     refused: BTreeMap<String, String>,
 }
 
-impl Picker<'_> {
+impl ValuePicker<'_> {
     /// The key's own value if it is good, else the last good one.
     fn pick<T: Clone>(
         &mut self,

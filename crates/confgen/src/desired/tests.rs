@@ -23,24 +23,24 @@ fn http(name: &str) -> ServiceId {
 }
 
 /// Everything at once, from what was remembered.
-pub(crate) fn settle(topology: &Topology, memory: &Memory, limits: &Limits) -> Settled {
-    let mut settled = Settled::remembering(memory.clone());
+pub(crate) fn settle(topology: &Topology, memory: &LastKnownGood, limits: &Policy) -> DesiredState {
+    let mut settled = DesiredState::remembering(memory.clone());
     settled.limit(limits.clone());
     settled.update(topology, &Changed::All);
-    settled.bury();
+    settled.drop_removed();
     settled
 }
 
-fn service<'a>(settled: &'a Settled, name: &str) -> &'a Wanted {
+fn service<'a>(settled: &'a DesiredState, name: &str) -> &'a DesiredService {
     settled.service(&http(name)).unwrap()
 }
 
-fn routes(settled: &Settled, name: &str) -> Vec<String> {
+fn routes(settled: &DesiredState, name: &str) -> Vec<String> {
     service(settled, name).routes.iter().map(|r| format!("{}{}", r.domain, r.path)).collect()
 }
 
-fn settled(lines: &str) -> Settled {
-    settle(&topology(lines), &Memory::default(), &Limits::default())
+fn settled(lines: &str) -> DesiredState {
+    settle(&topology(lines), &LastKnownGood::default(), &Policy::default())
 }
 
 fn retained(record: Upstream) -> RetainedUpstream {
@@ -62,9 +62,9 @@ fn a_claim_belongs_to_the_first_and_the_loser_keeps_the_rest() {
 fn who_holds_a_claim_keeps_it() {
     let memory = settled("http-services/b/domain a.com").memory();
     let later =
-        settle(&topology("http-services/a/domain a.com\n http-services/b/domain a.com"), &memory, &Limits::default());
+        settle(&topology("http-services/a/domain a.com\n http-services/b/domain a.com"), &memory, &Policy::default());
     assert_eq!(routes(&later, "b"), ["a.com/"]);
-    let gone = settle(&topology("http-services/a/domain a.com"), &later.memory(), &Limits::default());
+    let gone = settle(&topology("http-services/a/domain a.com"), &later.memory(), &Policy::default());
     assert_eq!(routes(&gone, "a"), ["a.com/"]);
 }
 
@@ -79,7 +79,7 @@ fn hosts_meet_only_where_their_paths_do() {
 
 #[test]
 fn a_bad_value_leaves_the_last_good_one_serving_while_the_key_exists() {
-    let limits = Limits::default();
+    let limits = Policy::default();
     let good = settled("http-services/a/domain a.com\n http-services/a/upstreams/1 10.0.0.1:80");
     let bad = topology("http-services/a/domain a\"b\n http-services/a/upstreams/1 unix@/x");
     let kept = settle(&bad, &good.memory(), &limits);
@@ -98,7 +98,7 @@ fn a_bad_value_leaves_the_last_good_one_serving_while_the_key_exists() {
 #[test]
 fn a_value_that_went_with_its_service_does_not_come_back() {
     let good = settled("http-services/a/upstreams/1 10.0.0.1:80");
-    let mut settled = settle(&topology("http-services/b/domain b.com"), &good.memory(), &Limits::default());
+    let mut settled = settle(&topology("http-services/b/domain b.com"), &good.memory(), &Policy::default());
     let bad = topology("http-services/b/domain b.com\n http-services/a/upstreams/1 unix@/x");
     settled.update(&bad, &Changed::Services([http("a")].into()));
     assert_eq!(service(&settled, "a").servers, []);
@@ -108,24 +108,24 @@ fn a_value_that_went_with_its_service_does_not_come_back() {
 fn a_service_without_any_key_is_kept_with_its_upstreams_or_buried() {
     let all = topology("http-services/default/upstreams/1 10.0.0.1:80\n http-services/a/domain a.com");
     let none = topology("http-services/a/domain a.com");
-    let mut settled = settle(&all, &Memory::default(), &Limits::default());
+    let mut settled = settle(&all, &LastKnownGood::default(), &Policy::default());
     let one = Changed::Services([http("default")].into());
     assert!(settled.update(&none, &one).contains(&http("default")));
-    let [lost] = <[Departure; 1]>::try_from(settled.take_departures()).unwrap();
+    let [lost] = <[UpstreamRemoval; 1]>::try_from(settled.take_departures()).unwrap();
     settled.keep(&http("default"), [(lost.id, retained(lost.upstream))].into());
-    assert_eq!(settled.bury(), []);
+    assert_eq!(settled.drop_removed(), []);
     assert_eq!(service(&settled, "default").servers.len(), 1);
     settled.update(&none, &Changed::All);
     assert_eq!(service(&settled, "default").servers.len(), 1, "nor by a listing");
     settled.keep(&http("default"), BTreeMap::new());
-    assert_eq!(settled.bury(), [http("default")]);
+    assert_eq!(settled.drop_removed(), [http("default")]);
     assert_eq!(settled.service(&http("default")), None);
     // After a restart of confgen it is known from nothing but that it is kept.
-    let mut anew = settle(&none, &Memory::default(), &Limits::default());
+    let mut anew = settle(&none, &LastKnownGood::default(), &Policy::default());
     let upstream = Upstream::parse(b"10.0.0.1:80").unwrap();
     anew.keep(&http("default"), [("1".parse().unwrap(), retained(upstream))].into());
     anew.update(&none, &Changed::All);
-    assert_eq!((service(&anew, "default").servers.len(), anew.bury()), (1, vec![]));
+    assert_eq!((service(&anew, "default").servers.len(), anew.drop_removed()), (1, vec![]));
 }
 
 #[test]
@@ -183,7 +183,7 @@ fn an_older_content_of_a_file_of_authorities_serves_and_is_told_of() {
     let limits = |usable: bool, refused: Option<&str>| {
         let usable = usable.then(|| (name.clone(), authority.clone())).into_iter().collect();
         let refused = refused.map(|reason| (name.clone(), reason.to_owned())).into_iter().collect();
-        Limits { authorities: Authorities { usable, refused }, ..Limits::default() }
+        Policy { authorities: Authorities { usable, refused }, ..Policy::default() }
     };
     let store = topology(
         "http-services/a/domain a.com\n http-services/a/upstreams/1 10.0.0.1:80\n http-services/a/tls reencrypt\n \
@@ -195,7 +195,7 @@ fn an_older_content_of_a_file_of_authorities_serves_and_is_told_of() {
         (false, Some("broken"), 0, Some("ca.pem in --ca-dir: broken; no good value yet")),
         (false, None, 0, Some("no file ca.pem in --ca-dir; no good value yet")),
     ] {
-        let settled = settle(&store, &Memory::default(), &limits(usable, refused));
+        let settled = settle(&store, &LastKnownGood::default(), &limits(usable, refused));
         assert_eq!(service(&settled, "a").servers.len(), servers, "{said:?}");
         assert_eq!(settled.quarantined().values().next().map(String::as_str), said);
     }
@@ -239,7 +239,7 @@ fn what_was_before_a_bad_passthrough_serves_on() {
              http-services/a/upstreams/1 10.0.0.1:443"
         ))
     };
-    let mut settled = settle(&store("terminate"), &Memory::default(), &Limits::default());
+    let mut settled = settle(&store("terminate"), &LastKnownGood::default(), &Policy::default());
     settled.update(&store("passthrough"), &Changed::All);
     let a = service(&settled, "a");
     assert_eq!((a.settings.tls, a.servers.len()), (discovery::Tls::Terminate, 1));
@@ -249,7 +249,7 @@ fn what_was_before_a_bad_passthrough_serves_on() {
 fn a_host_is_passed_through_whole_or_not_at_all() {
     let through = "http-services/pt/tls passthrough\n http-services/pt/domain a.com *.b.com\n";
     let part = "http-services/part/domain a.com\n http-services/part/path /x\n";
-    let routes_of = |settled: &Settled| (routes(settled, "pt"), routes(settled, "part"));
+    let routes_of = |settled: &DesiredState| (routes(settled, "pt"), routes(settled, "part"));
     let whole = || (vec!["a.com/".to_owned(), "*.b.com/".to_owned()], Vec::<String>::new());
     let parts = || (vec!["*.b.com/".to_owned()], vec!["a.com/x".to_owned()]);
     // Whoever was there first, where nobody holds it; a line is a revision.
@@ -260,7 +260,7 @@ fn a_host_is_passed_through_whole_or_not_at_all() {
     let reason = "a.com has another service, and passthrough takes a host whole";
     assert_eq!(second.quarantined(), [("http-services/pt/domain".to_owned(), reason.to_owned())].into());
     // Whoever holds it keeps it.
-    let limits = Limits::default();
+    let limits = Policy::default();
     let both = [topology(&format!("{through}{part}")), topology(&format!("{part}{through}"))];
     for store in both {
         assert_eq!(routes_of(&settle(&store, &first.memory(), &limits)), whole());
@@ -287,14 +287,14 @@ fn an_unreadable_path_claims_nothing() {
 
 #[test]
 fn reserved_ports() {
-    let limits = Limits {
+    let limits = Policy {
         reserved_ports: vec![(80..=80, "--http-bind".to_owned()), (4000..=4010, "frontend a".to_owned())],
         tcp_ports: Some(1024..=65535),
-        ..Limits::default()
+        ..Policy::default()
     };
     let lines =
         "tcp-services/db/ports 80 81 3306\n tcp-services/three/ports 4010\n tcp-services/two/ports 10.0.0.1:3306";
-    let settled = settle(&topology(lines), &Memory::default(), &limits);
+    let settled = settle(&topology(lines), &LastKnownGood::default(), &limits);
     let db = ServiceId { kind: Kind::Tcp, name: "db".parse().unwrap() };
     assert_eq!(settled.service(&db).unwrap().binds, ["3306".parse().unwrap()]);
     let reasons: Vec<_> = settled.quarantined().iter().map(|(key, reason)| format!("{key}: {reason}")).collect();
@@ -308,10 +308,10 @@ fn reserved_ports() {
 #[test]
 fn a_reserved_host_is_nobodys() {
     let reserved_hosts = [("stats.a.com".parse().unwrap(), "--stats-domain".to_owned())].into();
-    let limits = Limits { reserved_hosts, ..Limits::default() };
+    let limits = Policy { reserved_hosts, ..Policy::default() };
     let lines =
         "http-services/a/domain stats.a.com www.a.com\n http-services/a/path /x /y\n http-services/b/domain *.a.com";
-    let settled = settle(&topology(lines), &Memory::default(), &limits);
+    let settled = settle(&topology(lines), &LastKnownGood::default(), &limits);
     let routes = |name| service(&settled, name).routes.iter().map(|it| it.domain.to_string()).collect::<Vec<_>>();
     assert_eq!((routes("a"), routes("b")), (vec!["www.a.com".into(); 2], vec!["*.a.com".into()]));
     let reasons: Vec<_> = settled.quarantined().into_iter().collect();
@@ -327,8 +327,8 @@ fn an_upstream_is_where_upstreams_may_be() {
          http-services/a/upstreams/5 10.0.0.1:80\n http-services/a/upstreams/6 [fe80::1]:80",
     );
     let ids = |upstream_networks| {
-        let limits = Limits { upstream_networks, ..Limits::default() };
-        let settled = settle(&store, &Memory::default(), &limits);
+        let limits = Policy { upstream_networks, ..Policy::default() };
+        let settled = settle(&store, &LastKnownGood::default(), &limits);
         service(&settled, "a").servers.iter().map(|s| s.id.to_string()).collect::<Vec<_>>()
     };
     assert_eq!(ids(None), ["5"]);
@@ -382,9 +382,9 @@ fn hsts_is_refused_beside_plain_http() {
 
 #[test]
 fn a_change_costs_its_own_service_alone() {
-    let limits = Limits::default();
+    let limits = Policy::default();
     let lines = "http-services/a/domain a.com\n http-services/a/upstreams/1 10.0.0.1:80\n http-services/b/domain b.com";
-    let mut settled = settle(&topology(lines), &Memory::default(), &limits);
+    let mut settled = settle(&topology(lines), &LastKnownGood::default(), &limits);
     let b = Arc::clone(settled.service(&http("b")).unwrap());
     let more = topology(&format!("{lines}\n http-services/a/upstreams/2 10.0.0.2:80"));
     let mut changed = Changed::nothing();
@@ -393,7 +393,7 @@ fn a_change_costs_its_own_service_alone() {
     assert!(Arc::ptr_eq(&b, settled.service(&http("b")).unwrap()));
     let less = topology("http-services/b/domain b.com");
     assert_eq!(settled.update(&less, &changed), [http("a")].into());
-    assert_eq!(settled.bury(), [http("a")]);
+    assert_eq!(settled.drop_removed(), [http("a")]);
     assert!(settled.service(&http("a")).is_none());
 }
 
@@ -406,7 +406,7 @@ proptest! {
         let keys = ["domain", "path", "tls", "hsts", "upstreams/1", "ports"];
         let values = ["a.com b.com", "b.com", "/x", "off", "10.0.0.1:80", "passthrough"];
         let mut store = Topology::default();
-        let mut settled = Settled::remembering(Memory::default());
+        let mut settled = DesiredState::remembering(LastKnownGood::default());
         for (step, (service, key, value)) in steps.into_iter().enumerate() {
             let kind = if service == 3 { Kind::Tcp } else { Kind::Http };
             let id = ServiceId { kind, name: format!("s{service}").parse().unwrap() };
@@ -424,8 +424,8 @@ proptest! {
             let mut changed = Changed::nothing();
             changed.join(id);
             let touched = settled.update(&store, &changed);
-            settled.bury();
-            let at_once = settle(&store, &before, &Limits::default());
+            settled.drop_removed();
+            let at_once = settle(&store, &before, &Policy::default());
             prop_assert!(settled.services().eq(at_once.services()), "{touched:?}");
             prop_assert_eq!(settled.quarantined(), at_once.quarantined());
             prop_assert_eq!(settled.memory(), at_once.memory());
@@ -436,7 +436,7 @@ proptest! {
 #[test]
 fn a_service_that_haproxy_refuses_goes_back_to_its_last_good_form() {
     let lines = "http-services/a/domain a.com\n http-services/b/domain b.com";
-    let mut settled = settle(&topology(lines), &Memory::default(), &Limits::default());
+    let mut settled = settle(&topology(lines), &LastKnownGood::default(), &Policy::default());
     settled.taken(&settled.clone());
     let worse = topology(&format!("{lines}\n http-services/a/url_reg ^/x\n http-services/c/url_reg ^/y"));
     settled.update(&worse, &Changed::All);
@@ -477,7 +477,7 @@ fn the_servers_of_a_service_that_haproxy_refuses_come_and_go() {
     let store = |more: &str| {
         topology(&format!("http-services/a/domain a.com\n http-services/a/upstreams/1 10.0.0.1:80\n{more}"))
     };
-    let mut settled = settle(&store(""), &Memory::default(), &Limits::default());
+    let mut settled = settle(&store(""), &LastKnownGood::default(), &Policy::default());
     settled.taken(&settled.clone());
     assert!(settled.is_taken(&http("a")));
     let drained = r#"http-services/a/upstreams/1 {"address":"10.0.0.1:80","state":"drain"}"#;
@@ -485,14 +485,14 @@ fn the_servers_of_a_service_that_haproxy_refuses_come_and_go() {
     assert!(!settled.is_taken(&http("a")));
     let culprits = [(http("a"), "bad".to_owned())].into();
     settled.refuse(&culprits, &settled.clone());
-    let states = |settled: &Settled| service(settled, "a").servers.iter().map(|it| it.state).collect::<Vec<_>>();
+    let states = |settled: &DesiredState| service(settled, "a").servers.iter().map(|it| it.state).collect::<Vec<_>>();
     assert_eq!((states(&settled), service(&settled, "a").url_reg.is_none()), (vec![ServerState::Maint], true));
     assert_eq!(settled.frozen().count(), 0);
     settled.refuse(&culprits, &settled.clone());
     assert_eq!(states(&settled), [ServerState::Ready], "HAProxy refuses that too");
     assert!(settled.is_taken(&http("a")));
     assert_eq!(settled.frozen().collect::<Vec<_>>(), [&http("a")]);
-    settled.forgive();
+    settled.clear_rejections();
     assert_eq!(settled.frozen().count(), 0);
 }
 
@@ -511,9 +511,9 @@ fn whoever_bore_a_lost_address_is_noted() {
     let now = Topology::of(&[leased("0", "1", 7), leased("b", "1", 8), leased("c", "1", 9), stays]);
     let changed = ["0", "a", "b", "c"].map(http).into();
     for changed in [Changed::Services(changed), Changed::All] {
-        let mut settled = settle(&Topology::of(&before), &Memory::default(), &Limits::default());
+        let mut settled = settle(&Topology::of(&before), &LastKnownGood::default(), &Policy::default());
         settled.update(&now, &changed);
-        let [lost] = <[Departure; 1]>::try_from(settled.take_departures()).unwrap();
+        let [lost] = <[UpstreamRemoval; 1]>::try_from(settled.take_departures()).unwrap();
         let bore: Vec<String> = lost.bore.iter().map(|(service, _)| service.to_string()).collect();
         assert_eq!(bore, ["http-a", "http-b"], "{changed:?}");
         let live = settled.bearers([&lost.upstream].into_iter());

@@ -6,7 +6,7 @@ use std::fmt;
 use discovery::{Domain, FileName, Host, Service, SettingName, Sni, Tls, Verify};
 use haproxy::runtime::Token;
 
-use crate::desired::service_input::Reading;
+use crate::desired::service_input::ServiceInput;
 
 /// A file of authorities that HAProxy can load.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -95,7 +95,7 @@ const SYSTEM: &str = "@system-ca";
 /// Settings without which it can't be told whom a request is sent to, where TLS is spoken to upstreams.
 pub(super) const GATES: [SettingName; 2] = [SettingName::Verify, SettingName::Sni];
 
-impl Reading {
+impl ServiceInput {
     /// The host that the service goes by: the first that it names, wildcards aside.
     pub(super) fn host(&self) -> Option<&Host> {
         self.domains.iter().find_map(|domain| match domain {

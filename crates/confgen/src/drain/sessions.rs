@@ -14,7 +14,7 @@ use crate::drain::{Count, Old, PATIENCE};
 
 /// Who counts.
 #[derive(Debug)]
-pub struct Census {
+pub struct SessionCounter {
     socket: Socket,
     /// Masters that don't answer, since when, and whether the log says so.
     silent: BTreeMap<PathBuf, (Instant, bool)>,
@@ -22,7 +22,7 @@ pub struct Census {
     old: BTreeMap<u32, Instant>,
 }
 
-impl Census {
+impl SessionCounter {
     /// Counts what the HAProxys on that socket have.
     pub fn new(socket: Socket) -> Self {
         Self { socket, silent: BTreeMap::new(), old: BTreeMap::new() }
@@ -116,7 +116,7 @@ mod tests {
 
     #[test]
     fn a_silent_master_is_known_by_its_path() {
-        let mut census = Census::new(Socket::new("/no/such/socket"));
+        let mut census = SessionCounter::new(Socket::new("/no/such/socket"));
         let silent = |path: &str| (PathBuf::from(path), "Permission denied".to_owned());
         let (t, later) = (Instant::now(), Instant::now() + PATIENCE);
         assert_eq!(census.tell_silent(Vec::new(), t), None);
@@ -130,7 +130,7 @@ mod tests {
     #[test]
     fn nobody_there_is_no_process() {
         let dir = tempfile::tempdir().unwrap();
-        let count = Census::new(Socket::new(dir.path().join("admin.sock"))).count(&BTreeSet::new(), false);
+        let count = SessionCounter::new(Socket::new(dir.path().join("admin.sock"))).count(&BTreeSet::new(), false);
         assert!(count.pid.is_none() && count.is_complete);
     }
 }

@@ -9,9 +9,9 @@ use haproxy::runtime::Socket;
 use tokio::task::{JoinHandle, spawn_blocking};
 use tokio::time::sleep_until;
 
-use crate::desired::Settled;
-use crate::drain::sessions::Census;
-use crate::drain::{Circumstances, Count, Draining, Upstream};
+use crate::desired::DesiredState;
+use crate::drain::sessions::SessionCounter;
+use crate::drain::{Count, DrainContext, DrainTracker, Upstream};
 use crate::operator_files::filled::Elsewhere;
 
 /// How often it is counted: a drain's end is known soon, and four questions more a second are nothing to HAProxy.
@@ -20,29 +20,29 @@ const COUNT_EVERY: Duration = Duration::from_millis(200);
 const REST: u32 = 10;
 
 /// The drains, and whoever counts for them.
-pub struct Drains {
-    draining: Draining,
+pub struct DrainTask {
+    draining: DrainTracker,
     /// None while it counts.
-    census: Option<Census>,
-    counting: Option<JoinHandle<(Census, Count)>>,
+    census: Option<SessionCounter>,
+    counting: Option<JoinHandle<(SessionCounter, Count)>>,
     /// The next count; none where nothing is on its way out.
     due: Option<Instant>,
 }
 
-impl Drains {
+impl DrainTask {
     /// None yet, of the HAProxys on that socket.
     pub fn of(socket: Socket) -> Self {
-        Self { draining: Draining::default(), census: Some(Census::new(socket)), counting: None, due: None }
+        Self { draining: DrainTracker::default(), census: Some(SessionCounter::new(socket)), counting: None, due: None }
     }
 
-    /// As [`Draining::follow`].
-    pub fn follow(&mut self, settled: &Arc<Settled>, revision: i64, leaving: &[Upstream]) {
+    /// As [`DrainTracker::follow`].
+    pub fn follow(&mut self, settled: &Arc<DesiredState>, revision: i64, leaving: &[Upstream]) {
         let now = Instant::now();
         self.draining.follow(now, settled, revision, leaving);
         self.plan(now);
     }
 
-    /// As [`Draining::elsewhere`].
+    /// As [`DrainTracker::elsewhere`].
     pub fn elsewhere(&mut self, elsewhere: Elsewhere, pending: &BTreeSet<ServiceId>) {
         self.draining.elsewhere(elsewhere, pending);
     }
@@ -66,8 +66,8 @@ impl Drains {
         count
     }
 
-    /// As [`Draining::counted`].
-    pub fn counted(&mut self, count: &Count, circumstances: Circumstances) {
+    /// As [`DrainTracker::counted`].
+    pub fn counted(&mut self, count: &Count, circumstances: DrainContext) {
         self.draining.counted(count, circumstances);
         let now = Instant::now();
         self.due = None;
@@ -75,7 +75,7 @@ impl Drains {
     }
 
     /// How it stands.
-    pub fn draining(&self) -> &Draining {
+    pub fn draining(&self) -> &DrainTracker {
         &self.draining
     }
 

@@ -1,6 +1,6 @@
 use super::*;
 use crate::desired::tests::topology;
-use crate::operator_files::filled::{Fill, Fills};
+use crate::operator_files::filled::{FilledFile, FilledFiles};
 use crate::store::Changed;
 
 const SHOP: &str = "http-services/shop/domain shop.test\nhttp-services/shop/upstreams/a 10.0.0.1:80\n";
@@ -9,18 +9,18 @@ const READY: &str = "http-services/shop/upstreams/b 10.0.0.2:80";
 
 /// A balancer with a clock of its own.
 struct Bench {
-    draining: Draining,
-    settled: Settled,
+    draining: DrainTracker,
+    settled: DesiredState,
     began: Instant,
     seconds: u64,
-    circumstances: Circumstances,
+    circumstances: DrainContext,
 }
 
 impl Bench {
     fn new() -> Self {
         let began = Instant::now();
-        let circumstances = Circumstances { filed: 0, filed_at: began, process: Some((7, began)), is_confirmed: true };
-        Self { draining: Draining::default(), settled: Settled::default(), began, seconds: 0, circumstances }
+        let circumstances = DrainContext { filed: 0, filed_at: began, process: Some((7, began)), is_confirmed: true };
+        Self { draining: DrainTracker::default(), settled: DesiredState::default(), began, seconds: 0, circumstances }
     }
 
     fn now(&self) -> Instant {
@@ -280,7 +280,7 @@ fn what_a_section_of_the_operators_has_open_counts_until_a_restart_has_filled_it
     let mut bench = drained();
     let text = "backend mine\n# discover shop: server s-<id> <address>\n";
     let file = || "/mine.cfg".into();
-    let fills = Fills::new(vec![Fill::new(file(), file(), text.into(), None)]);
+    let fills = FilledFiles::new(vec![FilledFile::new(file(), file(), text.into(), None)]);
     let shop = ServiceId { kind: discovery::Kind::Http, name: "shop".parse().unwrap() };
     let elsewhere = |bench: &mut Bench, pending: &[&ServiceId]| {
         let pending = pending.iter().copied().cloned().collect();

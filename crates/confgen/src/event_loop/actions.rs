@@ -4,25 +4,25 @@
 use std::sync::Arc;
 use std::time::{Instant, SystemTime};
 
-use super::Daemon;
+use super::EventLoop;
 use crate::drain::task::finished;
 use crate::event_loop::job::{Acted, Done, Job};
 use crate::event_loop::malloc;
 use crate::event_loop::scheduler::Act;
-use crate::publish::{Filed, Filing};
-use crate::reconcile::{Left, Outcome, Rounds};
+use crate::publish::{Publication, PublishOutcome};
+use crate::reconcile::{Left, Outcome, Reconciler};
 use crate::status;
 use crate::status::Kind;
 use crate::store::Changed;
 
 /// A file that was written, or wasn't.
 pub(super) struct Wrote {
-    filing: Filing,
-    filed: anyhow::Result<Filed>,
+    filing: Publication,
+    filed: anyhow::Result<PublishOutcome>,
     at: (SystemTime, Instant),
 }
 
-impl Daemon {
+impl EventLoop {
     pub(super) fn begin(&mut self, act: Act) {
         let Some(mut rounds) = self.rounds.take() else { return };
         self.pace.began(act);
@@ -61,7 +61,7 @@ impl Daemon {
     }
 
     /// A look at what no act has seen yet.
-    fn follow(&mut self, rounds: &mut Rounds) -> Option<Job> {
+    fn follow(&mut self, rounds: &mut Reconciler) -> Option<Job> {
         let mut news = self.mirror.news()?;
         if std::mem::take(&mut self.doubt) {
             rounds.doubt();
@@ -87,7 +87,7 @@ impl Daemon {
             self.note(status::Done { at: at.0, took: at.1.elapsed(), kind, reason, revision, outcome });
         }
         let has_looked = matches!(done, Ok(Done::Followed(..)));
-        self.lead_on(act, done, rounds.is_taken());
+        self.on_finished(act, done, rounds.is_taken());
         rounds.tell_quarantine();
         if has_looked && rounds.is_current() {
             self.confirmed = Some(self.began);
@@ -96,7 +96,7 @@ impl Daemon {
     }
 
     /// Has follow what an act's end asks for.
-    fn lead_on(&mut self, act: Act, done: anyhow::Result<Done>, taken: bool) {
+    fn on_finished(&mut self, act: Act, done: anyhow::Result<Done>, taken: bool) {
         let now = Instant::now();
         match done {
             Ok(Done::Followed(left, looked)) => {
@@ -128,11 +128,13 @@ impl Daemon {
                 tracing::warn!("{}", Outcome::Stopped);
                 self.out_of_sync(&Outcome::Stopped.to_string());
             }
-            Ok(Done::Restarted(Outcome::Refused(filed @ (Filed::Culprits(_) | Filed::Unfilled(_))))) => {
+            Ok(Done::Restarted(Outcome::Refused(
+                filed @ (PublishOutcome::Culprits(_) | PublishOutcome::Unfilled(_)),
+            ))) => {
                 tracing::warn!("{filed}");
                 // It may have been found out by a restart that failed.
                 self.pace.restarted(now);
-                self.everything_anew();
+                self.mark_all_changed();
             }
             Ok(Done::Restarted(outcome)) => self.failed(act, &outcome.to_string()),
             Err(error) => self.failed(act, &format!("{error:#}")),
@@ -140,7 +142,7 @@ impl Daemon {
     }
 
     /// Takes the rounds back, and tells how they stand.
-    fn publish(&mut self, rounds: Rounds) {
+    fn publish(&mut self, rounds: Reconciler) {
         let mut standing = rounds.standing();
         if let Some((filing, Ok(_))) = self.written.as_ref().map(|(filing, filed)| (filing, filed.result())) {
             standing.filed = filing.position.revision;
@@ -160,7 +162,7 @@ impl Daemon {
             (report.standing, report.draining, report.drained) = (Arc::new(standing), open, over);
             report.begun = true;
         });
-        self.keep_up();
+        self.advance_applied();
     }
 
     fn left(&mut self, now: Instant, left: &Left) {
@@ -174,18 +176,18 @@ impl Daemon {
 
     pub(super) fn filed(&mut self, Wrote { filing, filed, at }: Wrote) {
         let revision = filing.position.revision;
-        let outcome = filed.as_ref().map_err(|error| format!("{error:#}")).and_then(Filed::result);
-        if !matches!(filed, Ok(Filed::Same | Filed::Waits)) {
+        let outcome = filed.as_ref().map_err(|error| format!("{error:#}")).and_then(PublishOutcome::result);
+        if !matches!(filed, Ok(PublishOutcome::Same | PublishOutcome::Waits)) {
             let reason = "haproxy.cfg follows HAProxy".to_owned();
             self.note(status::Done { at: at.0, took: at.1.elapsed(), kind: Kind::File, reason, revision, outcome });
         }
-        let unfiled = filed.as_ref().map_err(|error| format!("{error:#}")).and_then(Filed::result).err();
+        let unfiled = filed.as_ref().map_err(|error| format!("{error:#}")).and_then(PublishOutcome::result).err();
         self.report.send_if_modified(|report| std::mem::replace(&mut report.unfiled, unfiled.clone()) != unfiled);
         if let Ok(filed) = &filed {
             self.written = Some((filing, filed.clone()));
         }
         match filed {
-            Ok(filed @ (Filed::Same | Filed::Written)) => {
+            Ok(filed @ (PublishOutcome::Same | PublishOutcome::Written)) => {
                 tracing::debug!("{filed}");
                 self.filed_at = Instant::now();
                 self.report.send_modify(|report| Arc::make_mut(&mut report.standing).filed = revision);
@@ -195,20 +197,20 @@ impl Daemon {
                     tokio::task::spawn_blocking(malloc::give_back);
                 }
             }
-            Ok(filed @ (Filed::Culprits(_) | Filed::Unfilled(_))) => {
+            Ok(filed @ (PublishOutcome::Culprits(_) | PublishOutcome::Unfilled(_))) => {
                 tracing::warn!("{filed}");
-                self.everything_anew();
+                self.mark_all_changed();
             }
             // Their next look says when it is over.
-            Ok(Filed::Waits) => {}
+            Ok(PublishOutcome::Waits) => {}
             Ok(refused) => self.failed(Act::File, &refused.to_string()),
             Err(error) => self.failed(Act::File, &format!("{error:#}")),
         }
     }
 
     /// Services are left out, or were found to be another: what is wanted is decided anew.
-    fn everything_anew(&mut self) {
-        self.mirror.everything_anew();
+    fn mark_all_changed(&mut self) {
+        self.mirror.mark_all_changed();
         self.doubt = true;
         self.pace.changed(Instant::now());
     }
@@ -217,7 +219,7 @@ impl Daemon {
         tracing::error!("out of sync: {reason}");
         self.out_of_sync(reason);
         // What a look had seen may not have been taken in.
-        self.mirror.everything_anew();
+        self.mirror.mark_all_changed();
         (self.doubt, self.outside_changed) = (true, true);
         self.pace.failed(Instant::now(), act);
     }
@@ -241,14 +243,14 @@ mod tests {
 
     use super::*;
     use crate::cli::Pacing;
-    use crate::drain::task::Drains;
+    use crate::drain::task::DrainTask;
 
     #[test]
     fn a_failed_act_is_tried_again_with_everything_it_was_to_take_in() {
         let second = Duration::from_secs(1);
         let pacing = Pacing { resync: second, min_wait: Duration::ZERO, restart_interval: second };
-        let drains = Drains::of(Socket::new("/no/such/socket"));
-        let mut daemon = Daemon::new(None, drains, &pacing);
+        let drains = DrainTask::of(Socket::new("/no/such/socket"));
+        let mut daemon = EventLoop::new(None, drains, &pacing);
         daemon.mirror.list(&discovery::Snapshot::default());
         drop(daemon.mirror.news());
         daemon.failed(Act::Follow, "the operator's directory can't be listed");

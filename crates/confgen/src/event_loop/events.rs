@@ -6,13 +6,13 @@ use std::time::{Instant, SystemTime};
 use daemon::systemd;
 use registry::Event;
 
-use super::Daemon;
-use crate::drain::{Circumstances, Count};
-use crate::event_loop::observer::Look;
+use super::EventLoop;
+use crate::drain::{Count, DrainContext};
+use crate::event_loop::observer::Observation;
 use crate::event_loop::share::Seen;
 use crate::status::metrics::Requeued;
 
-impl Daemon {
+impl EventLoop {
     /// Takes in what the store says.
     pub(super) fn take(&mut self, event: Event) {
         match event {
@@ -34,7 +34,7 @@ impl Daemon {
                     systemd::status("the store is away; HAProxy keeps what it has");
                 }
                 self.report.send_modify(|report| report.away = Some(error.to_string()));
-                self.fall_back();
+                self.use_persisted();
                 return;
             }
         }
@@ -45,14 +45,14 @@ impl Daemon {
             systemd::status("following the store");
         }
         self.report.send_modify(|report| (report.seen, report.away) = (seen, None));
-        self.keep_up();
+        self.advance_applied();
     }
 
     /// Takes in what was found to be open.
     pub(super) fn counted(&mut self, count: &Count) {
         // After a wipe the file of before has a higher revision, and nothing of the new store.
         let filed = Some(self.report.borrow().standing.filed).filter(|filed| *filed <= self.given);
-        let circumstances = Circumstances {
+        let circumstances = DrainContext {
             filed: filed.unwrap_or_default(),
             filed_at: self.filed_at,
             process: self.seen.process,
@@ -85,8 +85,8 @@ impl Daemon {
     }
 
     /// The store is away from the start: what is remembered of it is all there is.
-    fn fall_back(&mut self) {
-        if self.mirror.fall_back() {
+    fn use_persisted(&mut self) {
+        if self.mirror.use_persisted() {
             let (keys, revision) = (self.mirror.keys(), self.mirror.position().revision);
             tracing::warn!("starting from what is remembered of the store: {keys} keys as of revision {revision}");
             self.doubt = true;
@@ -106,7 +106,7 @@ impl Daemon {
     }
 
     /// Takes in what a look saw: files that changed are read anew, a HAProxy that isn't the one we know is mended.
-    pub(super) fn looked(&mut self, seen: Look) {
+    pub(super) fn looked(&mut self, seen: Observation) {
         let files = seen.files != self.seen.files;
         let proxy = seen.running != self.seen.running;
         self.outside_changed |= files;
@@ -161,17 +161,17 @@ mod tests {
 
     use super::*;
     use crate::cli::Pacing;
-    use crate::drain::task::Drains;
+    use crate::drain::task::DrainTask;
 
     #[test]
     fn a_haproxy_is_looked_at_again_once_it_listens_alone() {
         let second = Duration::from_secs(1);
         let pacing = Pacing { resync: second, min_wait: Duration::ZERO, restart_interval: second };
-        let mut daemon = Daemon::new(None, Drains::of(Socket::new("/no/such/socket")), &pacing);
+        let mut daemon = EventLoop::new(None, DrainTask::of(Socket::new("/no/such/socket")), &pacing);
         let process = Some((7, Instant::now()));
         for (shared, is_in_doubt) in [(true, false), (true, false), (false, true), (false, false)] {
             daemon.doubt = false;
-            daemon.looked(Look { process, shared, ..Look::default() });
+            daemon.looked(Observation { process, shared, ..Observation::default() });
             assert_eq!(daemon.doubt, is_in_doubt, "shared: {shared}");
         }
     }

@@ -4,14 +4,14 @@ use std::collections::BTreeSet;
 use std::time::{Instant, SystemTime};
 
 use crate::event_loop::scheduler::Act;
-use crate::reconcile::{Left, Outcome, Rounds};
+use crate::reconcile::{Left, Outcome, Reconciler};
 use crate::store::Changed;
-use crate::store::News;
+use crate::store::StoreUpdate;
 
 /// What an act is to do.
 pub enum Job {
     /// Follow the store; true: look at the files first.
-    Follow(News, bool),
+    Follow(StoreUpdate, bool),
     /// Restart HAProxy, for this reason.
     Restart(String),
     /// Look after what was left behind.
@@ -51,11 +51,11 @@ impl Job {
     }
 
     /// Does it.
-    pub fn run(self, rounds: &mut Rounds) -> anyhow::Result<Done> {
+    pub fn run(self, rounds: &mut Reconciler) -> anyhow::Result<Done> {
         match self {
             Self::Follow(news, outside) => {
-                let looked = if outside { rounds.look_outside() } else { Ok(()) };
-                Ok(Done::Followed(rounds.quick(&news)?, looked))
+                let looked = if outside { rounds.reload_local_files() } else { Ok(()) };
+                Ok(Done::Followed(rounds.apply_runtime(&news)?, looked))
             }
             Self::Restart(reason) => rounds.restart(&reason).map(Done::Restarted),
             Self::Sweep => rounds.sweep().map(Done::Swept),
@@ -79,7 +79,7 @@ pub enum Done {
 /// An act that is over, with what rounds are made with.
 pub struct Acted {
     /// They go back to the daemon.
-    pub rounds: Rounds,
+    pub rounds: Reconciler,
     /// Which act it was.
     pub act: Act,
     /// What it came to.

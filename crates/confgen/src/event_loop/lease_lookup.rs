@@ -8,7 +8,7 @@ use tokio::runtime::Handle;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, timeout_at};
 
-use crate::reconcile::Lives;
+use crate::reconcile::LeaseLookup;
 
 /// The questions that are under way at once: etcd answers one in a millisecond, one behind the other is too slow for
 /// thousands.
@@ -19,7 +19,7 @@ const WITHIN: Duration = Duration::from_secs(3);
 
 /// Asks etcd, from outside of the runtime. A lease that it doesn't answer for in time counts as dead: what hung on it is
 /// kept rather than lost.
-pub fn lives(client: Client) -> Lives {
+pub fn lives(client: Client) -> LeaseLookup {
     let runtime = Handle::current();
     Box::new(move |leases| runtime.block_on(alive(&client, leases, WITHIN)))
 }

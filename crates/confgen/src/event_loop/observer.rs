@@ -12,7 +12,7 @@ use tokio::sync::watch;
 use tokio::time::{MissedTickBehavior, interval};
 use tokio_util::sync::CancellationToken;
 
-use crate::local_files::Places;
+use crate::local_files::LocalPaths;
 use crate::local_files::expiry;
 use crate::local_files::file_stamps::FileStamps;
 use crate::runtime;
@@ -25,7 +25,7 @@ const LOOK_EVERY: Duration = Duration::from_millis(250);
 
 /// What a look at the world outside of the store sees.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Look {
+pub struct Observation {
     /// The files.
     pub files: Arc<FileStamps>,
     /// What HAProxy runs.
@@ -108,15 +108,15 @@ const START: Duration = Duration::from_secs(5);
 /// Looks every so often; the receiver is told when something is different. `checked` are the files that confgen checks, as
 /// HAProxy is to be started with them.
 pub fn look(
-    places: Places,
+    places: LocalPaths,
     checked: Vec<PathBuf>,
     socket: Socket,
     control: Control,
     activities: Activities,
     shutdown: CancellationToken,
-) -> watch::Receiver<Look> {
+) -> watch::Receiver<Observation> {
     let checked: Arc<[PathBuf]> = checked.into();
-    let (sender, receiver) = watch::channel(Look::default());
+    let (sender, receiver) = watch::channel(Observation::default());
     let mut ticks = interval(LOOK_EVERY);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     tokio::spawn(shutdown.run_until_cancelled_owned(async move {
@@ -142,7 +142,7 @@ pub fn look(
                 let asked = before.renew(&socket, &control);
                 let (unsupervised, old) = (asked.unsupervised.clone().filter(|_| info.is_some()), asked.old);
                 let running = info.map(running);
-                (Look { files, running, process, shared, day, strange, unsupervised, old }, asked)
+                (Observation { files, running, process, shared, day, strange, unsupervised, old }, asked)
             };
             if let Ok((seen, answers)) = tokio::task::spawn_blocking(glance).await {
                 (process, shared, asked, files) = (seen.process, seen.shared, answers, Arc::clone(&seen.files));

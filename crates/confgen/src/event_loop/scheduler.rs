@@ -42,7 +42,7 @@ pub enum Act {
 
 /// What is due when. One act at a time, but for the file, which is written beside the others.
 #[derive(Debug)]
-pub struct Pace {
+pub struct Scheduler {
     /// How long a change waits for others to join it.
     min_wait: Duration,
     /// In so long there is one restart at most, but for [`SPARE`] after a quiet time.
@@ -68,7 +68,7 @@ fn retries() -> ExponentialBackoff {
     delays.without_max_times().build()
 }
 
-impl Pace {
+impl Scheduler {
     /// A pace that has nothing to do yet.
     pub fn new(min_wait: Duration, restart_interval: Duration) -> Self {
         let (follow_at, restart_at, wanted_at, file_at, sweep_at) = (None, None, None, None, None);
@@ -178,7 +178,7 @@ mod tests {
     #[test]
     fn a_change_is_followed_at_once_and_the_file_later() {
         let t = Instant::now();
-        let mut pace = Pace::new(Duration::ZERO, 2 * SECOND);
+        let mut pace = Scheduler::new(Duration::ZERO, 2 * SECOND);
         assert_eq!(pace.due(false), None);
         pace.changed(t);
         assert_eq!(pace.due(true), Some((t, Act::Follow)), "also while the file is being written");
@@ -192,7 +192,7 @@ mod tests {
     #[test]
     fn turns_are_given_at_once_also_while_a_file_is_written() {
         let t = Instant::now();
-        let mut pace = Pace::new(Duration::ZERO, 2 * SECOND);
+        let mut pace = Scheduler::new(Duration::ZERO, 2 * SECOND);
         pace.requeue(t);
         pace.requeue(t + SECOND);
         assert_eq!(pace.due(true), Some((t, Act::Requeue)));
@@ -203,7 +203,7 @@ mod tests {
     #[test]
     fn changes_wait_for_each_other_if_so_wished() {
         let t = Instant::now();
-        let mut pace = Pace::new(SECOND, 2 * SECOND);
+        let mut pace = Scheduler::new(SECOND, 2 * SECOND);
         pace.changed(t);
         pace.changed(t + SECOND / 2);
         assert_eq!(pace.due(false), Some((t + SECOND, Act::Follow)));
@@ -212,7 +212,7 @@ mod tests {
     #[test]
     fn restarts_keep_their_distance() {
         let t = Instant::now();
-        let mut pace = Pace::new(Duration::ZERO, 2 * SECOND);
+        let mut pace = Scheduler::new(Duration::ZERO, 2 * SECOND);
         pace.restart(t, true, false);
         assert_eq!(pace.due(false), Some((t + SETTLES_IN, Act::Restart)), "after a quiet interval it is at once");
         pace.began(Act::Restart);
@@ -237,7 +237,7 @@ mod tests {
     #[test]
     fn without_a_quiet_time_there_is_one_restart_an_interval() {
         let t = Instant::now();
-        let mut pace = Pace::new(Duration::ZERO, 2 * SECOND);
+        let mut pace = Scheduler::new(Duration::ZERO, 2 * SECOND);
         let mut begun = Vec::new();
         let mut now = t;
         for _ in 0..7 {
@@ -262,7 +262,7 @@ mod tests {
     fn a_restart_waits_for_keys_that_come_one_by_one_but_not_for_ever() {
         let t = Instant::now();
         let key = |number: u32| t + number * SECOND / 20;
-        let mut pace = Pace::new(Duration::ZERO, 2 * SECOND);
+        let mut pace = Scheduler::new(Duration::ZERO, 2 * SECOND);
         for number in 0..5 {
             pace.changed(key(number));
             pace.began(Act::Follow);
@@ -282,7 +282,7 @@ mod tests {
     #[test]
     fn a_silent_haproxy_is_given_time() {
         let t = Instant::now();
-        let mut pace = Pace::new(Duration::ZERO, 2 * SECOND);
+        let mut pace = Scheduler::new(Duration::ZERO, 2 * SECOND);
         pace.restart(t, true, true);
         pace.restart(t + SECOND, true, true);
         assert_eq!(pace.due(false), Some((t + PATIENCE, Act::Restart)), "but not for ever");
@@ -291,7 +291,7 @@ mod tests {
     #[test]
     fn failures_are_repeated_ever_more_seldom_and_a_change_comes_sooner() {
         let t = Instant::now();
-        let mut pace = Pace::new(Duration::ZERO, 2 * SECOND);
+        let mut pace = Scheduler::new(Duration::ZERO, 2 * SECOND);
         let mut delays = Vec::new();
         for _ in 0..7 {
             pace.failed(t, Act::Restart);

@@ -8,8 +8,8 @@ use haproxy::runtime::{self, Socket};
 use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 
-use crate::desired::Settled;
-use crate::status::Report;
+use crate::desired::DesiredState;
+use crate::status::Status;
 use crate::status::activity::Activities;
 pub use crate::status::share::Starving;
 use crate::status::share::Tracker;
@@ -35,7 +35,7 @@ pub struct Seen {
 /// Counts until told to stop. The receiver gets what is new.
 pub fn watch(
     socket: Socket,
-    report: watch::Receiver<Report>,
+    report: watch::Receiver<Status>,
     activities: Activities,
     shutdown: CancellationToken,
 ) -> mpsc::Receiver<Seen> {
@@ -71,7 +71,7 @@ pub fn watch(
 }
 
 /// Returns the number of backends, too.
-fn count(tracker: &mut Tracker, socket: &Socket, settled: &Settled) -> Result<(Seen, usize), runtime::Error> {
+fn count(tracker: &mut Tracker, socket: &Socket, settled: &DesiredState) -> Result<(Seen, usize), runtime::Error> {
     let (pid, backends) = socket.backends()?;
     let glance = tracker.glance(pid, &backends, settled);
     let mut found = BTreeSet::new();

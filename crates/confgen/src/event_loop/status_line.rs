@@ -7,18 +7,18 @@ use std::time::{Duration, Instant};
 use daemon::systemd;
 use discovery::{Acceptance, Key, ServiceId};
 
-use super::Daemon;
+use super::EventLoop;
 use crate::status;
-use crate::store::{Position, Told};
+use crate::store::{ResetEvent, StoreRevision};
 
 /// How often the log repeats what is retained. No timer ends that, so nobody may forget it.
 const REPEAT_EVERY: Duration = Duration::from_secs(3600);
 /// The most services that one line names.
 const MOST_NAMED: usize = 8;
 
-impl Daemon {
+impl EventLoop {
     /// What has come since the last act and is about no service is applied by that.
-    pub(super) fn keep_up(&self) {
+    pub(super) fn advance_applied(&self) {
         let position = Some(self.mirror.position());
         if self.current && self.acting.is_none() && !self.mirror.has_news() {
             self.report.send_if_modified(|report| {
@@ -46,15 +46,17 @@ impl Daemon {
     pub(super) fn tell_held(&mut self) {
         for told in self.mirror.told() {
             match &told {
-                Told::Wiped { noticed, keys: 1.., .. } => {
-                    let Position { cluster, revision, .. } = *noticed;
+                ResetEvent::Wiped { noticed, keys: 1.., .. } => {
+                    let StoreRevision { cluster, revision, .. } = *noticed;
                     let (prefix, key, word) = (&self.prefix, Key::AcceptStore, Acceptance { cluster, revision });
                     tracing::warn!(
                         "{told}; to let them all go: discoverctl accept-store, or etcdctl put {prefix}/{key} '{word}'"
                     );
                 }
-                Told::NotAccepted(_) => tracing::warn!("{told}"),
-                Told::Wiped { .. } | Told::LetGo { .. } | Told::Accepted { .. } => tracing::info!("{told}"),
+                ResetEvent::NotAccepted(_) => tracing::warn!("{told}"),
+                ResetEvent::Wiped { .. } | ResetEvent::LetGo { .. } | ResetEvent::Accepted { .. } => {
+                    tracing::info!("{told}")
+                }
             }
         }
     }

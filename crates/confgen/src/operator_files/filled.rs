@@ -10,12 +10,12 @@ use discovery::{ServiceId, UpstreamId};
 use serde::{Deserialize, Serialize};
 
 use crate::desired::fingerprint::digest;
-use crate::desired::{Settled, Wanted};
+use crate::desired::{DesiredService, DesiredState};
 use crate::operator_files::filled::template::{Named, Run, Template};
 
 /// One file.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Fill {
+pub struct FilledFile {
     /// As HAProxy reads it.
     pub path: PathBuf,
     /// Where the links lead: what is replaced.
@@ -31,7 +31,7 @@ pub struct Fill {
 
 /// All of them.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Fills(Vec<Fill>);
+pub struct FilledFiles(Vec<FilledFile>);
 
 /// What one run says, for a HAProxy that runs it or lacks it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -44,7 +44,7 @@ pub struct Filled {
 
 /// A file that is to be written.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Due {
+pub struct PendingEdit {
     /// As HAProxy reads it.
     pub path: PathBuf,
     /// What is replaced.
@@ -65,12 +65,12 @@ pub struct Elsewhere(Vec<Run>);
 
 /// What a run's name stands for.
 enum Found<'a> {
-    One(ServiceId, &'a Wanted),
+    One(ServiceId, &'a DesiredService),
     Nobody,
     Both,
 }
 
-fn found<'a>(settled: &'a Settled, run: &Run) -> Found<'a> {
+fn found<'a>(settled: &'a DesiredState, run: &Run) -> Found<'a> {
     let candidates = run.service.candidates().into_iter();
     let mut services = candidates.filter_map(|id| settled.service(&id).map(|wanted| (id, &**wanted)));
     match (services.next(), services.next()) {
@@ -80,7 +80,7 @@ fn found<'a>(settled: &'a Settled, run: &Run) -> Found<'a> {
     }
 }
 
-impl Fill {
+impl FilledFile {
     /// A file as it was read; `before` is the same one, as it was known.
     pub fn new(path: PathBuf, real: PathBuf, bytes: Vec<u8>, before: Option<&Self>) -> Self {
         let template = Template::parse(&bytes);
@@ -94,7 +94,7 @@ impl Fill {
         self.template.skeleton()
     }
 
-    fn lines(&self, run: &Run, settled: &Settled) -> Vec<u8> {
+    fn lines(&self, run: &Run, settled: &DesiredState) -> Vec<u8> {
         match found(settled, run) {
             _ if self.left.is_some() => run.standing.clone(),
             Found::One(_, wanted) => run.filled(&wanted.servers),
@@ -104,11 +104,11 @@ impl Fill {
         }
     }
 
-    fn due(&self, settled: &Settled) -> Option<Due> {
+    fn due(&self, settled: &DesiredState) -> Option<PendingEdit> {
         let will = self.template.with(|run| self.lines(run, settled));
         let is_ours = self.last.as_ref() == Some(&self.bytes);
         let (path, real, was) = (self.path.clone(), self.real.clone(), self.bytes.clone());
-        (will != was).then(|| Due { path, real, was, will, is_ours, by_hand: self.by_hand() })
+        (will != was).then(|| PendingEdit { path, real, was, will, is_ours, by_hand: self.by_hand() })
     }
 
     /// The runs that are not as confgen wrote them last.
@@ -121,7 +121,7 @@ impl Fill {
         both.filter(|(run, last)| run.standing != last.standing).map(|(run, _)| run.line).collect()
     }
 
-    fn remarks(&self, settled: &Settled) -> Vec<String> {
+    fn remarks(&self, settled: &DesiredState) -> Vec<String> {
         let path = self.path.display();
         let mut remarks = Vec::new();
         if self.template.runs().next().is_none() {
@@ -149,24 +149,24 @@ impl Fill {
     }
 }
 
-impl Fills {
+impl FilledFiles {
     /// These files.
-    pub fn new(files: Vec<Fill>) -> Self {
+    pub fn new(files: Vec<FilledFile>) -> Self {
         Self(files)
     }
 
     /// The file that HAProxy reads there.
-    pub fn get(&self, path: &Path) -> Option<&Fill> {
+    pub fn get(&self, path: &Path) -> Option<&FilledFile> {
         self.0.iter().find(|fill| fill.path == path)
     }
 
     /// What is to be written.
-    pub fn due(&self, settled: &Settled) -> Vec<Due> {
+    pub fn due(&self, settled: &DesiredState) -> Vec<PendingEdit> {
         self.0.iter().filter_map(|fill| fill.due(settled)).collect()
     }
 
     /// What the runs say, by file and place; an empty one says nothing.
-    pub fn prints(&self, settled: &Settled) -> BTreeMap<String, Filled> {
+    pub fn prints(&self, settled: &DesiredState) -> BTreeMap<String, Filled> {
         let mut prints = BTreeMap::new();
         for fill in &self.0 {
             for (number, run) in fill.template.runs().enumerate() {
@@ -227,7 +227,7 @@ impl Fills {
     }
 
     /// These were written, unless somebody was at them since.
-    pub fn wrote(&mut self, due: &[Due]) {
+    pub fn wrote(&mut self, due: &[PendingEdit]) {
         for fill in &mut self.0 {
             if let Some(due) = due.iter().find(|due| due.path == fill.path) {
                 fill.last = Some(due.will.clone());
@@ -240,7 +240,7 @@ impl Fills {
     }
 
     /// What an operator should know: places that can't be filled, and why.
-    pub fn remarks(&self, settled: &Settled) -> Vec<String> {
+    pub fn remarks(&self, settled: &DesiredState) -> Vec<String> {
         self.0.iter().flat_map(|fill| fill.remarks(settled)).collect()
     }
 

@@ -27,7 +27,7 @@ pub type Environment = BTreeMap<String, String>;
 
 /// The operator's files, read. A line in a conditional counts, whether it holds or not.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Operator {
+pub struct OperatorConfig {
     /// First words of their `global` lines.
     pub global: BTreeSet<String>,
     /// The user that HAProxy becomes, as a `bind` line names it: `user haproxy`, or `uid 107`.
@@ -163,7 +163,7 @@ impl Place<'_> {
     }
 }
 
-impl Operator {
+impl OperatorConfig {
     /// Reads the files, each with its name, in the order HAProxy reads them, without an environment.
     #[cfg(test)]
     pub fn of<'a>(files: impl IntoIterator<Item = (&'a str, &'a str)>) -> Self {
@@ -373,11 +373,11 @@ fn mentioned(word: &str) -> impl Iterator<Item = ServiceId> + '_ {
 mod tests {
     use super::*;
 
-    fn of(text: &str) -> Operator {
-        Operator::of([("mine.cfg", text)])
+    fn of(text: &str) -> OperatorConfig {
+        OperatorConfig::of([("mine.cfg", text)])
     }
 
-    fn ports(operator: &Operator) -> Vec<String> {
+    fn ports(operator: &OperatorConfig) -> Vec<String> {
         operator.ports().map(|(ports, by)| format!("{}-{} {by}", ports.start(), ports.end())).collect()
     }
 
@@ -468,7 +468,7 @@ global
 frontend c
     bind \"*:${OTHER}\"
 ";
-        let operator = Operator::read([("mine.cfg", text)], &environment);
+        let operator = OperatorConfig::read([("mine.cfg", text)], &environment);
         let known: Vec<_> = operator.ports().map(|(ports, _)| *ports.start()).collect();
         assert_eq!(known, [8001, 8002], "80010 is no port");
         assert_eq!(operator.remarks.len(), 2, "{:?}", operator.remarks);

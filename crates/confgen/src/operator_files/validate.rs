@@ -9,11 +9,11 @@ use discovery::{Kind, ServiceId};
 use haproxy::check::{Checker, Verdict};
 
 use crate::desired::names::service;
-use crate::operator_files::Include;
-use crate::operator_files::parse::Operator;
+use crate::operator_files::OperatorFiles;
+use crate::operator_files::parse::OperatorConfig;
 
 /// Who judges.
-pub struct Judge<'a> {
+pub struct Validator<'a> {
     /// HAProxy.
     pub checker: &'a Checker,
     /// For files that are only tried.
@@ -23,7 +23,7 @@ pub struct Judge<'a> {
 }
 
 /// HAProxy's warnings of the operator's files, or the reason why they are not taken. It does not depend on the generated file.
-pub type OnTheirOwn = Result<BTreeSet<String>, Rejection>;
+pub type OperatorVerdict = Result<BTreeSet<String>, Rejection>;
 
 /// The reason why the operator's files are not taken.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -52,13 +52,13 @@ impl fmt::Display for Rejection {
     }
 }
 
-impl Judge<'_> {
+impl Validator<'_> {
     /// Judges the operator's files. `files` are what HAProxy is given of them: their directory, or one by one.
     ///
     /// HAProxy refuses to check nothing at all: it is given the least that is something, with an empty section for each
     /// service that the files may name. Where that won't do, since they need more of the generated file, the one that lies
     /// there is tried.
-    pub fn operators(&self, include: &Include, files: &[PathBuf]) -> anyhow::Result<OnTheirOwn> {
+    pub fn operators(&self, include: &OperatorFiles, files: &[PathBuf]) -> anyhow::Result<OperatorVerdict> {
         if !include.operator.refused.is_empty() {
             return Ok(Err(Rejection::Confgen(include.operator.refused.join("; "))));
         }
@@ -79,7 +79,7 @@ impl Judge<'_> {
     /// Which of these files HAProxy refuses as they would be filled, each staged in another place.
     pub fn filled(
         &self,
-        include: &Include,
+        include: &OperatorFiles,
         staged: &BTreeMap<PathBuf, PathBuf>,
     ) -> anyhow::Result<BTreeMap<PathBuf, String>> {
         let mut refused = BTreeMap::new();
@@ -92,7 +92,7 @@ impl Judge<'_> {
         Ok(refused)
     }
 
-    fn least(&self, operator: &Operator) -> anyhow::Result<tempfile::NamedTempFile> {
+    fn least(&self, operator: &OperatorConfig) -> anyhow::Result<tempfile::NamedTempFile> {
         let mut file = tempfile::Builder::new().prefix(LEAST).tempfile_in(self.state_dir)?;
         let timeouts = "timeout client 1s\n    timeout connect 1s\n    timeout server 1s";
         writeln!(file, "defaults\n    mode http\n    {timeouts}\nfrontend confgen-check\n    bind 127.0.0.1:1")?;
@@ -107,7 +107,11 @@ const LEAST: &str = ".trial-least.";
 
 /// Empty sections for all that the files may name. `is_tcp` says which services carry TCP, `is_there` which sections have no
 /// need of one.
-pub fn stubs(operator: &Operator, is_tcp: &dyn Fn(&ServiceId) -> bool, is_there: &dyn Fn(&str) -> bool) -> String {
+pub fn stubs(
+    operator: &OperatorConfig,
+    is_tcp: &dyn Fn(&ServiceId) -> bool,
+    is_there: &dyn Fn(&str) -> bool,
+) -> String {
     let mut sections: BTreeMap<String, bool> = operator.mentions.iter().map(|id| (id.to_string(), false)).collect();
     sections.extend(operator.named().into_iter().map(|(name, named)| (name, named.has_table)));
     let mut text = String::new();
@@ -123,7 +127,7 @@ pub fn stubs(operator: &Operator, is_tcp: &dyn Fn(&ServiceId) -> bool, is_there:
 const STUB_TABLE: &str = "    stick-table type ipv6 size 100k expire 30m\n";
 
 /// The operator's files one by one, some of them in other places.
-pub fn each(include: &Include, staged: &BTreeMap<PathBuf, PathBuf>) -> Vec<PathBuf> {
+pub fn each(include: &OperatorFiles, staged: &BTreeMap<PathBuf, PathBuf>) -> Vec<PathBuf> {
     include.paths().map(|path| staged.get(path).map_or_else(|| path.to_owned(), Clone::clone)).collect()
 }
 
@@ -177,8 +181,8 @@ mod tests {
     use std::time::Duration;
 
     use super::*;
-    use crate::operator_files::Source;
-    use crate::operator_files::filled::Fills;
+    use crate::operator_files::SourceFile;
+    use crate::operator_files::filled::FilledFiles;
     use crate::operator_files::parse::Environment;
     use crate::state_dir::replace;
 
@@ -220,10 +224,10 @@ mod tests {
         if let Some(cfg) = cfg {
             replace(&generated, cfg.as_bytes(), 0o600).unwrap();
         }
-        let source = Source { path: path.clone(), real: path, bytes: text.into() };
-        let include = Include::of(vec![source], &[], &Fills::default(), &Environment::new());
+        let source = SourceFile { path: path.clone(), real: path, bytes: text.into() };
+        let include = OperatorFiles::of(vec![source], &[], &FilledFiles::default(), &Environment::new());
         let checker = Checker::new("haproxy -c".parse().unwrap(), Duration::from_secs(20));
-        let judge = Judge { checker: &checker, state_dir: dir.path(), cfg: &generated };
+        let judge = Validator { checker: &checker, state_dir: dir.path(), cfg: &generated };
         let verdict = judge.operators(&include, &[conf]).unwrap();
         verdict.map_err(|rejection| rejection.words().replace(dir.path().to_str().unwrap(), ""))
     }

@@ -8,35 +8,35 @@ use discovery::{Kind, ServiceId, Tls};
 use haproxy::check::Verdict;
 use tempfile::NamedTempFile;
 
-use super::{Filed, Filing};
+use super::{Publication, PublishOutcome};
 use crate::cli::Options;
-use crate::desired::Wanted;
+use crate::desired::DesiredService;
 use crate::local_files::bisect::culprits;
 use crate::local_files::certificates::first_alert;
-use crate::operator_files::filled::Due;
-use crate::operator_files::validate::{Judge, Rejection, alerts, each, named, own_warnings, stubs};
+use crate::operator_files::filled::PendingEdit;
+use crate::operator_files::validate::{Rejection, Validator, alerts, each, named, own_warnings, stubs};
 use crate::render::render;
-use crate::render::restart_needed::Structure;
+use crate::render::restart_needed::ConfigFingerprint;
 use crate::render::view::View;
-use crate::state_dir::{Disk, Staged, TRIAL};
+use crate::state_dir::{StagedConfig, StateDir, TRIAL};
 
 /// Enough to single out half a dozen services of a thousand; a check takes some 50 ms.
 const JUDGEMENTS: usize = 120;
 
 /// What is staged, and what HAProxy makes of it.
 pub(super) struct Trial<'a> {
-    filing: &'a Filing,
+    filing: &'a Publication,
     /// Where the files that are filled are staged.
     fills: BTreeMap<PathBuf, PathBuf>,
-    cfg: &'a Staged,
+    cfg: &'a StagedConfig,
 }
 
 impl<'a> Trial<'a> {
     /// Of a whole that is staged: the files that are filled, and the generated one.
     pub(super) fn new(
-        filing: &'a Filing,
-        fills: impl Iterator<Item = (&'a Due, &'a NamedTempFile)>,
-        cfg: &'a Staged,
+        filing: &'a Publication,
+        fills: impl Iterator<Item = (&'a PendingEdit, &'a NamedTempFile)>,
+        cfg: &'a StagedConfig,
     ) -> Self {
         let fills = fills.map(|(due, file)| (due.path.clone(), file.path().to_owned())).collect();
         Self { filing, fills, cfg }
@@ -77,29 +77,29 @@ impl<'a> Trial<'a> {
     }
 
     /// Whose fault it is that the whole is refused.
-    pub(super) fn blame(&self, output: &str) -> anyhow::Result<Filed> {
+    pub(super) fn blame(&self, output: &str) -> anyhow::Result<PublishOutcome> {
         let include = &self.filing.outside.include;
         let Options { state_dir, haproxy_cfg, .. } = &self.filing.options;
-        let judge = Judge { checker: &self.filing.checker, state_dir, cfg: haproxy_cfg };
+        let judge = Validator { checker: &self.filing.checker, state_dir, cfg: haproxy_cfg };
         if let Err(rejection) = judge.operators(include, std::slice::from_ref(&self.filing.options.include))? {
-            return Ok(Filed::OperatorRefused(rejection));
+            return Ok(PublishOutcome::OperatorRefused(rejection));
         }
         if !self.fills.is_empty()
             && let Err(rejection) = judge.operators(include, &self.operators())?
         {
             let some = judge.filled(include, &self.fills)?;
             let all = || self.fills.keys().map(|path| (path.clone(), self.named(rejection.words()))).collect();
-            return Ok(Filed::Unfilled(if some.is_empty() { all() } else { some }));
+            return Ok(PublishOutcome::Unfilled(if some.is_empty() { all() } else { some }));
         }
         if self.verdict(&[])?.is_some() {
-            return Ok(Filed::Refused(output.to_owned()));
+            return Ok(PublishOutcome::Refused(output.to_owned()));
         }
         let culprits = self.culprits()?;
         if culprits.is_empty() {
             // With an empty section for each service that they name it is fine: one isn't there.
-            return Ok(Filed::OperatorRefused(Rejection::Haproxy(alerts(output))));
+            return Ok(PublishOutcome::OperatorRefused(Rejection::Haproxy(alerts(output))));
         }
-        Ok(Filed::Culprits(culprits.into_iter().collect()))
+        Ok(PublishOutcome::Culprits(culprits.into_iter().collect()))
     }
 
     /// Those of the services that HAProxy refuses: of what it hasn't taken yet, if all that it has taken still passes.
@@ -117,16 +117,16 @@ impl<'a> Trial<'a> {
         let filing = self.filing;
         // Of no generation: HAProxy never runs any of it.
         let folder = tempfile::Builder::new().prefix(TRIAL).tempdir_in(&filing.options.state_dir)?;
-        let disk = Disk::at(&filing.options.haproxy_cfg, folder.path());
+        let disk = StateDir::at(&filing.options.haproxy_cfg, folder.path());
         let settled = filing.settled.only(services);
         let include = &filing.outside.include;
         let view = View::of(&settled, &filing.site, &include.operator);
-        let structure = Structure::of(&view, &include.prints)?;
+        let structure = ConfigFingerprint::of(&view, &include.prints)?;
         let mut rendered = render(&view, &structure, folder.path())?;
         let is_there =
             |name: &str| structure.sections.contains_key(name) || view.stubs.iter().any(|stub| stub.name == name);
         let is_tcp = |id: &ServiceId| {
-            let passes_through = |it: &Arc<Wanted>| it.settings.tls == Tls::Passthrough;
+            let passes_through = |it: &Arc<DesiredService>| it.settings.tls == Tls::Passthrough;
             id.kind == Kind::Tcp || filing.settled.service(id).is_some_and(passes_through)
         };
         rendered.cfg += &stubs(&include.operator, &is_tcp, &is_there);

@@ -5,15 +5,15 @@ use std::sync::Arc;
 
 use haproxy::runtime::ServerName;
 
-use super::Rounds;
+use super::Reconciler;
 use crate::drain::Upstream;
 use crate::local_files::expiry;
-use crate::status::{Retained, Retainer, Standing};
-use crate::store::Position;
+use crate::status::{ReconcileStatus, Retained, Retainer};
+use crate::store::StoreRevision;
 
-impl Rounds {
+impl Reconciler {
     /// Up to where the store was known to the last round.
-    pub fn position(&self) -> Position {
+    pub fn position(&self) -> StoreRevision {
         self.position
     }
 
@@ -31,8 +31,8 @@ impl Rounds {
     }
 
     /// How things stand.
-    pub fn standing(&self) -> Standing {
-        Standing {
+    pub fn standing(&self) -> ReconcileStatus {
+        ReconcileStatus {
             settled: Arc::new(self.settled.clone()),
             held: self.retained(),
             lost: self.held.lost(),

@@ -5,10 +5,10 @@ use std::time::{Duration, Instant, SystemTime};
 
 use discovery::{Acceptance, ServiceId, Upstream, UpstreamId};
 
-use super::Rounds;
-use crate::store::News;
-use crate::store::address_owners::{Bearer, Bearers, has_moved};
-use crate::store::removal_guard::{Departure, Mass, Moment, Noticed, Sight};
+use super::Reconciler;
+use crate::store::StoreUpdate;
+use crate::store::address_owners::{AddressOwners, UpstreamRef, address_was_reassigned};
+use crate::store::removal_guard::{Mass, Moment, Noticed, Sight, UpstreamRemoval};
 
 /// How often HAProxy is asked at most whether what is retained is still up.
 const ASK_EVERY: Duration = Duration::from_secs(1);
@@ -30,7 +30,7 @@ impl Health {
     }
 }
 
-impl Rounds {
+impl Reconciler {
     /// Has the first listing compared with the store as it was remembered: what was lost while confgen was away counts too.
     pub fn compare_with_remembered(&mut self) {
         if self.stored.position.is_some() {
@@ -50,22 +50,22 @@ impl Rounds {
 
     /// Retains upstreams that lost their keys unexpectedly, if they are too many. Returns the services for which the outcome
     /// changed.
-    pub(super) fn guard_losses(&mut self, news: &News) -> BTreeSet<ServiceId> {
+    pub(super) fn guard_losses(&mut self, news: &StoreUpdate) -> BTreeSet<ServiceId> {
         let goodbyes = &news.goodbyes;
-        let is_announced = |it: &Departure| goodbyes.contains(&(it.service.clone(), it.id.clone()));
-        let departures: Vec<Departure> =
-            self.settled.take_departures().into_iter().filter(|it| it.is_loss() && !is_announced(it)).collect();
+        let is_announced = |it: &UpstreamRemoval| goodbyes.contains(&(it.service.clone(), it.id.clone()));
+        let departures: Vec<UpstreamRemoval> =
+            self.settled.take_departures().into_iter().filter(|it| it.is_unexpected() && !is_announced(it)).collect();
         self.guard.follow_store(noticed(news));
         let settled = &self.settled;
         self.guard.forget(|it| is_announced(it) || settled.has(&it.service, &it.id));
-        let mut concerned = self.hear_acceptance(news);
+        let mut concerned = self.check_acceptance(news);
         if !departures.is_empty() {
             let lost = self.unexpected(departures);
             let live = self.settled.bearers(lost.iter().map(|it| &it.upstream).chain(self.guard.lost_upstreams()));
             self.guard.forget(|it| has_other_bearer(it, &live));
-            let lost: Vec<Departure> = lost.into_iter().filter(|it| !has_other_bearer(it, &live)).collect();
+            let lost: Vec<UpstreamRemoval> = lost.into_iter().filter(|it| !has_other_bearer(it, &live)).collect();
             let services: BTreeSet<ServiceId> =
-                lost.iter().map(|it| &it.service).chain(self.guard.losers()).cloned().collect();
+                lost.iter().map(|it| &it.service).chain(self.guard.services_with_removals()).cloned().collect();
             let present = self.settled.present(&services);
             let moment = moment(news);
             let mass = self.guard.lost(moment, lost, &present);
@@ -78,7 +78,7 @@ impl Rounds {
     }
 
     /// The losses of upstreams that HAProxy finds up and whose lease has ended. If the lease lives, the key was deleted.
-    fn unexpected(&self, mut departures: Vec<Departure>) -> Vec<Departure> {
+    fn unexpected(&self, mut departures: Vec<UpstreamRemoval>) -> Vec<UpstreamRemoval> {
         let health = self.health(&departures.iter().map(|it| it.service.clone()).collect());
         // A HAProxy that is being restarted has found nothing dead.
         departures.retain(|it| matches!(health.of(&it.service, &it.id), Sight::Up | Sight::Unknown));
@@ -93,7 +93,8 @@ impl Rounds {
         // Nothing would prove that one is alive if its service is not checked, or is gone.
         let settled = &self.settled;
         mass.returning.retain(|it| settled.is_checked(&it.service));
-        let of = |lost: &[Departure], service: &ServiceId| lost.iter().filter(|it| it.service == *service).count();
+        let of =
+            |lost: &[UpstreamRemoval], service: &ServiceId| lost.iter().filter(|it| it.service == *service).count();
         let services: BTreeSet<ServiceId> =
             mass.recent.iter().chain(&mass.returning).map(|it| it.service.clone()).collect();
         for service in &services {
@@ -115,7 +116,7 @@ impl Rounds {
     }
 
     /// An operator may have said that the store is meant as it is.
-    fn hear_acceptance(&mut self, news: &News) -> BTreeSet<ServiceId> {
+    fn check_acceptance(&mut self, news: &StoreUpdate) -> BTreeSet<ServiceId> {
         let word = news.topology.accept_store();
         let written = word.map(|word| (news.position.cluster, word.mod_revision));
         if std::mem::replace(&mut self.accepted, written) == written {
@@ -139,7 +140,7 @@ impl Rounds {
         self.guarded_at.elapsed() >= ASK_EVERY.max(PAUSE_PER_SERVICE.saturating_mul(services))
     }
 
-    pub(super) fn guard_release(&mut self, goodbyes: &BTreeSet<Bearer>) -> BTreeSet<ServiceId> {
+    pub(super) fn guard_release(&mut self, goodbyes: &BTreeSet<UpstreamRef>) -> BTreeSet<ServiceId> {
         let now = Instant::now();
         let before = self.guard.upstreams().count();
         let health = if self.is_release_due() {
@@ -172,20 +173,23 @@ impl Rounds {
     }
 }
 
-fn noticed(news: &News) -> Noticed {
+fn noticed(news: &StoreUpdate) -> Noticed {
     Noticed { cluster: news.position.cluster, revision: news.position.revision }
 }
 
-fn moment(news: &News) -> Moment {
+fn moment(news: &StoreUpdate) -> Moment {
     Moment { now: Instant::now(), at: SystemTime::now(), noticed: noticed(news) }
 }
 
 /// Whether the address of a lost upstream is another record's now.
-fn has_other_bearer(lost: &Departure, live: &Bearers) -> bool {
+fn has_other_bearer(lost: &UpstreamRemoval, live: &AddressOwners) -> bool {
     is_elsewhere(&(lost.service.clone(), lost.id.clone()), &lost.upstream, &lost.bore, live)
 }
 
 /// Whether the address of an upstream without a key is another record's now.
-fn is_elsewhere(gone: &Bearer, upstream: &Upstream, bore: &BTreeSet<Bearer>, live: &Bearers) -> bool {
-    live.get(&upstream.address).into_iter().flatten().any(|live| live != gone && has_moved(gone, live, Some(bore)))
+fn is_elsewhere(gone: &UpstreamRef, upstream: &Upstream, bore: &BTreeSet<UpstreamRef>, live: &AddressOwners) -> bool {
+    live.get(&upstream.address)
+        .into_iter()
+        .flatten()
+        .any(|live| live != gone && address_was_reassigned(gone, live, Some(bore)))
 }

@@ -7,36 +7,36 @@ use std::time::SystemTime;
 
 use discovery::ServiceId;
 
-use super::Rounds;
+use super::Reconciler;
 use crate::cli::Options;
-use crate::desired::Limits;
-use crate::local_files::Outside;
-use crate::operator_files::Include;
+use crate::desired::Policy;
+use crate::local_files::LocalFiles;
+use crate::operator_files::OperatorFiles;
 use crate::operator_files::edit_windows;
-use crate::operator_files::filled::{Elsewhere, Fills};
-use crate::operator_files::validate::{Judge, OnTheirOwn, Rejection};
+use crate::operator_files::filled::{Elsewhere, FilledFiles};
+use crate::operator_files::validate::{OperatorVerdict, Rejection, Validator};
 use crate::publish::saved;
 use crate::status::Operators;
 
 /// Who saves a file again and again is waited for so often; then the next look sees to it.
 const TRIES: usize = 3;
 
-impl Rounds {
+impl Reconciler {
     /// Looks anew at the operator's files, the certificates, the authorities and the error pages. The next round has to be of everything.
-    pub fn look_outside(&mut self) -> anyhow::Result<()> {
+    pub fn reload_local_files(&mut self) -> anyhow::Result<()> {
         self.finish_opening()?;
-        let include = self.admit()?;
+        let include = self.load_operator_files()?;
         let taken = self.places.take_over(&self.checker)?;
         // A file of claims that can't be read holds up nothing else: the last one that could counts.
         let allowed = self.places.allowed();
         let last = || self.outside.allowed.clone();
-        let outside = Outside { include, allowed: allowed.as_ref().map_or_else(|_| last(), Clone::clone), ..taken };
+        let outside = LocalFiles { include, allowed: allowed.as_ref().map_or_else(|_| last(), Clone::clone), ..taken };
         outside.certificates.tell(&self.outside.certificates);
         outside.pages.tell(&self.outside.pages);
         self.site.pages = Arc::clone(&outside.pages);
-        self.proxy.certify(&outside.certificates);
+        self.proxy.set_certificates(&outside.certificates);
         if !self.outside.is_as(&outside) {
-            self.settled.forgive();
+            self.settled.clear_rejections();
         }
         self.outside = Arc::new(outside);
         allowed?;
@@ -50,24 +50,24 @@ impl Rounds {
     pub(super) fn recall_operators(&mut self) -> anyhow::Result<()> {
         let taken = self.disk.operators()?;
         let include = match taken {
-            Some(sources) => self.places.include_of(sources, &Fills::default()),
+            Some(sources) => self.places.include_of(sources, &FilledFiles::default()),
             // Nothing better is known, whatever HAProxy makes of it.
-            None => self.places.include(&Fills::default()).unwrap_or_default(),
+            None => self.places.include(&FilledFiles::default()).unwrap_or_default(),
         };
         Arc::make_mut(&mut self.outside).include = include;
         self.refused = Some(Rejection::Confgen("they have not been looked at yet".into()));
-        let admitted = self.admit()?;
+        let admitted = self.load_operator_files()?;
         Arc::make_mut(&mut self.outside).include = admitted;
         Ok(())
     }
 
     /// Reads the operator's files and has HAProxy judge them, where people have changed anything. Gives back those that
     /// count: of files that can't be taken, the ones that were taken last.
-    pub(super) fn admit(&mut self) -> anyhow::Result<Include> {
+    pub(super) fn load_operator_files(&mut self) -> anyhow::Result<OperatorFiles> {
         let known = &self.outside.include;
         let (read, verdict) = match self.places.include(&known.fills) {
             Ok(read) if self.refused.is_none() && read.prints == known.prints => {
-                return Ok(Include { warnings: known.warnings.clone(), ..read });
+                return Ok(OperatorFiles { warnings: known.warnings.clone(), ..read });
             }
             Ok(read) => self.judged(read)?,
             Err(error) => (known.clone(), Err(Rejection::Confgen(error.to_string()))),
@@ -84,13 +84,13 @@ impl Rounds {
         }
         self.disk.remember_operators(&read.sources)?;
         self.refused = None;
-        Ok(Include { warnings, ..read })
+        Ok(OperatorFiles { warnings, ..read })
     }
 
     /// HAProxy's word on the operator's files, with those that it is about: somebody may be at work on them.
-    fn judged(&self, mut read: Include) -> anyhow::Result<(Include, OnTheirOwn)> {
+    fn judged(&self, mut read: OperatorFiles) -> anyhow::Result<(OperatorFiles, OperatorVerdict)> {
         let Options { state_dir, haproxy_cfg, include, .. } = &self.options;
-        let judge = Judge { checker: &self.checker, state_dir, cfg: haproxy_cfg };
+        let judge = Validator { checker: &self.checker, state_dir, cfg: haproxy_cfg };
         let held = self.settled.holdings();
         for _ in 0..TRIES {
             let late = read.operator.late_claims(&self.outside.include.operator, &held);
@@ -117,7 +117,7 @@ impl Rounds {
 
     /// The file that people had changed below its comments when HAProxy was started, if there is one. Where HAProxy lacks
     /// nothing, as its generation says, it may run their lines all the same.
-    pub(super) fn suspected(&self) -> Option<PathBuf> {
+    pub(super) fn may_run_edited_file(&self) -> Option<PathBuf> {
         let due = self.outside.include.fills.due(&self.settled);
         let mut stood = self.stood.lock().unwrap_or_else(PoisonError::into_inner);
         let born = if due.is_empty() && stood.is_empty() { None } else { self.proxy.born() }?;
@@ -126,14 +126,14 @@ impl Rounds {
     }
 
     /// HAProxy was started with the right lines.
-    pub(super) fn acquit(&mut self) {
+    pub(super) fn clear_edit_windows(&mut self) {
         self.suspect = None;
         self.stood.lock().unwrap_or_else(PoisonError::into_inner).clear();
     }
 
     /// How the operator's files stand.
     pub(super) fn operators(&self) -> Operators {
-        let Include { operator, fills, .. } = &self.outside.include;
+        let OperatorFiles { operator, fills, .. } = &self.outside.include;
         let remarks = operator.remarks.iter().cloned().chain(fills.remarks(&self.settled)).collect();
         Operators { refused: self.refused.clone(), left: fills.left(), remarks, named: operator.named() }
     }
@@ -158,11 +158,11 @@ impl Rounds {
     }
 
     /// What the store may not ask for.
-    pub(super) fn limits(&self) -> Limits {
+    pub(super) fn limits(&self) -> Policy {
         let operator = &self.outside.include.operator;
         let bound = self.options.bound_ports().into_iter().map(|(port, option)| (port..=port, option));
         let stats_domain = self.options.stats_domain.iter();
-        Limits {
+        Policy {
             reserved_ports: bound.chain(operator.ports()).collect(),
             reserved_sections: operator.proxies(),
             reserved_hosts: stats_domain.map(|host| (host.clone(), "--stats-domain".into())).collect(),

@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use crate::publish::Filed;
+use crate::publish::PublishOutcome;
 
 /// What a quick round leaves to be done.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -27,7 +27,7 @@ pub enum Outcome {
     /// HAProxy was restarted, and runs what is wanted.
     Restarted,
     /// The file could not be put right.
-    Refused(Filed),
+    Refused(PublishOutcome),
     /// An operator has stopped HAProxy: the file is ready for its start.
     Stopped,
     /// The restart did not take.

@@ -7,30 +7,30 @@ use std::time::{Instant, SystemTime};
 use discovery::Snapshot;
 use haproxy::runtime::Socket;
 
-use super::{Lives, Rounds};
+use super::{LeaseLookup, Reconciler};
 use crate::cli::Options;
-use crate::desired::{Memory, Settled};
-use crate::local_files::Outside;
+use crate::desired::{DesiredState, LastKnownGood};
+use crate::local_files::LocalFiles;
 use crate::local_files::certificates::Certificates;
 use crate::local_files::expiry::Expiry;
 use crate::local_files::stats_password;
-use crate::operator_files::filled::Fills;
+use crate::operator_files::filled::FilledFiles;
 use crate::reconcile::release;
 use crate::render::error_pages::ErrorPages;
-use crate::render::restart_needed::Structure;
+use crate::render::restart_needed::ConfigFingerprint;
 use crate::render::view::Site;
-use crate::runtime::Proxy;
+use crate::runtime::HaproxyControl;
 use crate::state_dir;
-use crate::state_dir::Disk;
-use crate::status::Standing;
-use crate::store::removal_guard::{Guard, Policy};
-use crate::store::{Mirror, News, Position, Stored};
+use crate::state_dir::StateDir;
+use crate::status::ReconcileStatus;
+use crate::store::removal_guard::{GuardPolicy, RemovalGuard};
+use crate::store::{PersistedStore, StoreReplica, StoreRevision, StoreUpdate};
 
-impl Rounds {
+impl Reconciler {
     /// Opens the state directory and looks at what is outside of the store.
-    pub fn open(options: Options, lives: Lives) -> anyhow::Result<Self> {
+    pub fn open(options: Options, lives: LeaseLookup) -> anyhow::Result<Self> {
         release::vet(&options.checker())?;
-        let disk = Disk::open(&options.haproxy_cfg, &options.state_dir)?;
+        let disk = StateDir::open(&options.haproxy_cfg, &options.state_dir)?;
         match Self::take_over(&options) {
             Ok((hash, outside)) => {
                 let remembered = (disk.memory()?, disk.stored()?);
@@ -47,28 +47,33 @@ impl Rounds {
     }
 
     /// Makes what HAProxy and confgen need besides the store, and takes over certificates, authorities and error pages.
-    fn take_over(options: &Options) -> anyhow::Result<(crate::render::stats_hash::Hash, Outside)> {
+    fn take_over(options: &Options) -> anyhow::Result<(crate::render::stats_hash::Hash, LocalFiles)> {
         let places = options.places();
         places.prepare()?;
         places.vet_fill()?;
         state_dir::make_state_file(&options.server_state_file);
         let hash = stats_password::password_hash(options.stats_password_file.as_deref(), &options.state_dir)?;
-        let outside = Outside { allowed: places.allowed()?, ..places.take_over(&options.checker())? };
+        let outside = LocalFiles { allowed: places.allowed()?, ..places.take_over(&options.checker())? };
         Ok((hash, outside))
     }
 
     /// Starts although the disk has no room: HAProxy follows the store over the Runtime API. Everything else counts as it was
     /// taken over last, and certificates stay as HAProxy has them. The next looks at the files try again.
-    fn open_without_room(options: Options, lives: Lives, disk: Disk, error: &anyhow::Error) -> anyhow::Result<Self> {
+    fn open_without_room(
+        options: Options,
+        lives: LeaseLookup,
+        disk: StateDir,
+        error: &anyhow::Error,
+    ) -> anyhow::Result<Self> {
         let words = format!("{error:#}");
         tracing::error!("{words}; confgen starts without writing, and HAProxy follows over the Runtime API");
         let places = options.places();
-        let outside = Outside { allowed: places.allowed()?, ..places.glimpse() };
+        let outside = LocalFiles { allowed: places.allowed()?, ..places.glimpse() };
         let (hash, remembered) = (stats_password::last_hash(&options.state_dir), disk.glimpse());
         let mut rounds = Self::of(options, lives, disk, hash, outside, remembered)?;
         rounds.unopened = Some(words);
         if let Ok(Some(sources)) = rounds.disk.operators() {
-            let include = rounds.places.include_of(sources, &Fills::default());
+            let include = rounds.places.include_of(sources, &FilledFiles::default());
             Arc::make_mut(&mut rounds.outside).include = include;
         }
         Ok(rounds)
@@ -87,7 +92,7 @@ impl Rounds {
         let (hash, outside) = Self::take_over(&self.options)?;
         self.site.stats_hash = hash;
         let include = self.outside.include.clone();
-        self.outside = Arc::new(Outside { include, ..outside });
+        self.outside = Arc::new(LocalFiles { include, ..outside });
         self.recall_operators()?;
         self.unopened = None;
         tracing::info!("{} has room again", self.options.state_dir.display());
@@ -96,32 +101,32 @@ impl Rounds {
 
     /// Looks at the same, and touches nothing: enough to tell what the file would be.
     pub fn glimpse(options: Options) -> anyhow::Result<Self> {
-        let disk = Disk::at(&options.haproxy_cfg, &options.state_dir);
+        let disk = StateDir::at(&options.haproxy_cfg, &options.state_dir);
         let (hash, places) = (stats_password::last_hash(&options.state_dir), options.places());
-        let outside = Outside { allowed: places.allowed()?, ..places.glimpse() };
+        let outside = LocalFiles { allowed: places.allowed()?, ..places.glimpse() };
         let remembered = disk.glimpse();
         Self::of(options, Box::new(|_| BTreeSet::new()), disk, hash, outside, remembered)
     }
 
     fn of(
         options: Options,
-        lives: Lives,
-        disk: Disk,
+        lives: LeaseLookup,
+        disk: StateDir,
         stats_hash: crate::render::stats_hash::Hash,
-        outside: Outside,
-        (memory, stored): (Memory, Stored),
+        outside: LocalFiles,
+        (memory, stored): (LastKnownGood, PersistedStore),
     ) -> anyhow::Result<Self> {
         let marker = options.state_dir.join("restarting");
-        let mut proxy = Proxy::new(Socket::new(options.runtime_socket.clone()), options.control()?, marker);
-        proxy.certify(&outside.certificates);
+        let mut proxy = HaproxyControl::new(Socket::new(options.runtime_socket.clone()), options.control()?, marker);
+        proxy.set_certificates(&outside.certificates);
         outside.certificates.tell(&Certificates::default());
         outside.pages.tell(&ErrorPages::default());
         let mut rounds = Self {
             site: Site { pages: Arc::clone(&outside.pages), ..options.site(stats_hash) },
             proxy,
-            settled: Settled::remembering(memory),
+            settled: DesiredState::remembering(memory),
             outside: Arc::new(outside),
-            structure: Structure::default(),
+            structure: ConfigFingerprint::default(),
             quarantined: BTreeMap::new(),
             refused: None,
             remarks: Vec::new(),
@@ -129,16 +134,20 @@ impl Rounds {
             stood: Arc::default(),
             suspect: None,
             committed: None,
-            guard: Guard::new(Policy { share: options.guard, window: options.guard_window, hold: options.guard_hold }),
+            guard: RemovalGuard::new(GuardPolicy {
+                share: options.guard,
+                window: options.guard_window,
+                hold: options.guard_hold,
+            }),
             lives,
             guarded_at: Instant::now(),
             accepted: None,
             unopened: None,
-            position: Position::default(),
+            position: StoreRevision::default(),
             newest: 0,
             held: Arc::default(),
             stored,
-            standing: Standing::default(),
+            standing: ReconcileStatus::default(),
             expiry: Expiry::default(),
             shared: false,
             places: options.places(),
@@ -151,17 +160,17 @@ impl Rounds {
     }
 
     /// The store as it was known before this process; whoever mirrors it takes it.
-    pub fn take_stored(&mut self) -> Stored {
+    pub fn take_stored(&mut self) -> PersistedStore {
         std::mem::take(&mut self.stored)
     }
 
     /// What the store says, to one who sees it for the first time: what was known before is compared with it.
-    pub fn first(&mut self, snapshot: &Snapshot) -> News {
-        let mut mirror = Mirror::remembering(self.take_stored());
+    pub fn first(&mut self, snapshot: &Snapshot) -> StoreUpdate {
+        let mut mirror = StoreReplica::remembering(self.take_stored());
         mirror.stamp(SystemTime::now());
         mirror.list(snapshot);
         mirror.told().iter().for_each(|told| tracing::warn!("{told}"));
-        mirror.news().unwrap_or_else(|| News::first(snapshot))
+        mirror.news().unwrap_or_else(|| StoreUpdate::first(snapshot))
     }
 }
 

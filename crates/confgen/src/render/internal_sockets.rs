@@ -8,7 +8,7 @@ use std::path::Path;
 
 /// Such a socket.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Hop {
+pub(crate) struct InternalSocket {
     /// Where it is bound, while HAProxy still is who started it, outside of any chroot.
     pub(crate) bind: String,
     /// Where it is reached from inside of it.
@@ -17,7 +17,7 @@ pub(crate) struct Hop {
     pub(crate) owner: Option<String>,
 }
 
-impl Hop {
+impl InternalSocket {
     /// One of this name beside the Runtime API's socket, or in the directory that HAProxy locks itself into. `owner` is the
     /// user that it becomes, `user haproxy` or `uid 107`.
     ///
@@ -43,7 +43,8 @@ mod tests {
     use super::*;
 
     fn hop(owner: Option<&str>, chroot: Option<&str>) -> [String; 3] {
-        let hop = Hop::of(Path::new("/run/haproxy/admin.sock"), "discover-tls", owner.map(str::to_owned), chroot);
+        let hop =
+            InternalSocket::of(Path::new("/run/haproxy/admin.sock"), "discover-tls", owner.map(str::to_owned), chroot);
         [hop.bind, hop.server, hop.owner.unwrap_or_default()]
     }
 

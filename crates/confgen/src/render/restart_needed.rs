@@ -11,7 +11,7 @@ use crate::desired::names::PREVIEW;
 use crate::desired::names::preview_section;
 use crate::desired::names::previews_of;
 use crate::desired::names::service;
-use crate::desired::{Preview, Trust, Wanted};
+use crate::desired::{DesiredService, Preview, Trust};
 use crate::operator_files::filled::Filled;
 use crate::render;
 use crate::render::server_options;
@@ -20,7 +20,7 @@ use crate::render::view::{Section, Site, View, has_section};
 
 /// Fingerprints of everything but servers, hosts and paths: of what all share, and of each service's section.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Structure {
+pub struct ConfigFingerprint {
     /// `global`, `defaults`, the frontends, the operator's files.
     pub common: String,
     /// By the section's name.
@@ -41,7 +41,7 @@ pub struct Structure {
 
 /// What a running HAProxy lacks, for want of a restart.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Lack {
+pub struct RestartReason {
     /// In words.
     pub reason: String,
     /// The services that it concerns; none where it is a matter of no service.
@@ -75,7 +75,7 @@ struct TcpService<'a> {
     site: &'a Site,
 }
 
-impl Structure {
+impl ConfigFingerprint {
     /// The structure of a whole view, with nothing filled yet. `outside` are fingerprints of what a restart alone takes in.
     pub fn of(view: &View, outside: &[String]) -> Result<Self, askama::Error> {
         let frame = render::frame(view)?;
@@ -97,7 +97,7 @@ impl Structure {
     /// can what a file of authorities holds.
     fn section(
         id: &ServiceId,
-        wanted: &Wanted,
+        wanted: &DesiredService,
         preview: Option<&Preview>,
         site: &Site,
     ) -> Result<String, askama::Error> {
@@ -137,7 +137,12 @@ impl Structure {
     }
 
     /// Puts one service's section right. False where the part that all share is another now: then the whole is.
-    pub fn update(&mut self, id: &ServiceId, wanted: Option<&Wanted>, site: &Site) -> Result<bool, askama::Error> {
+    pub fn update(
+        &mut self,
+        id: &ServiceId,
+        wanted: Option<&DesiredService>,
+        site: &Site,
+    ) -> Result<bool, askama::Error> {
         let (name, wanted) = (id.to_string(), wanted.filter(|wanted| has_section(id, wanted)));
         let share = wanted.and_then(|wanted| view::share(id, wanted, site));
         if self.shares.get(&name) != share.as_ref() {
@@ -172,7 +177,7 @@ impl Structure {
 
     /// Whether the service's section is there, and is one of the kind that the service needs: else its requests stay
     /// where they are until a restart.
-    pub fn fits(&self, id: &ServiceId, wanted: &Wanted) -> bool {
+    pub fn fits(&self, id: &ServiceId, wanted: &DesiredService) -> bool {
         let name = id.to_string();
         self.sections.contains_key(&name) && self.passthrough.contains(&name) == wanted.settings.passes_through()
     }
@@ -185,7 +190,7 @@ impl Structure {
 
     /// What a HAProxy that runs this structure needs a restart for to serve the wanted one; none where it doesn't. A
     /// section that is no longer wanted is no reason: emptied, it does no harm.
-    pub fn lacks(&self, wanted: &Self) -> Option<Lack> {
+    pub fn lacks(&self, wanted: &Self) -> Option<RestartReason> {
         let mut services = BTreeSet::new();
         let mut reason = None;
         for (name, print) in &wanted.sections {
@@ -214,12 +219,12 @@ impl Structure {
                 _ => "what all services share is another: a flag or an operator's file".into(),
             });
         }
-        reason.map(|reason| Lack { reason, services })
+        reason.map(|reason| RestartReason { reason, services })
     }
 }
 
 /// What the service's section has HAProxy load to check certificates against.
-fn authorities(wanted: &Wanted) -> Option<String> {
+fn authorities(wanted: &DesiredService) -> Option<String> {
     Some(server_options::options(wanted).tls?.authorities?.to_string())
 }
 
@@ -229,18 +234,18 @@ mod tests {
 
     use super::*;
     use crate::desired::tests::{settle, topology};
-    use crate::operator_files::parse::Operator;
+    use crate::operator_files::parse::OperatorConfig;
     use crate::render::tests::site;
 
-    fn structure(common: &str, sections: &[(&str, &str)]) -> Structure {
+    fn structure(common: &str, sections: &[(&str, &str)]) -> ConfigFingerprint {
         let sections = sections.iter().map(|(name, print)| ((*name).to_owned(), (*print).to_owned()));
-        Structure { common: common.into(), sections: sections.collect(), ..Structure::default() }
+        ConfigFingerprint { common: common.into(), sections: sections.collect(), ..ConfigFingerprint::default() }
     }
 
     #[test]
     fn only_what_is_missing_or_another_needs_a_restart() {
         let running = structure("c", &[("http-a", "1"), ("http-b", "1")]);
-        let lacks = |wanted: Structure| running.lacks(&wanted).map(|lack| lack.reason).unwrap_or_default();
+        let lacks = |wanted: ConfigFingerprint| running.lacks(&wanted).map(|lack| lack.reason).unwrap_or_default();
         assert_eq!(lacks(running.clone()), "");
         assert_eq!(lacks(structure("c", &[("http-a", "1")])), "", "one that went leaves an empty backend");
         assert_eq!(lacks(structure("c", &[("http-c", "1")])), "http-c is new");
@@ -254,7 +259,7 @@ mod tests {
         let site = site(Path::new("/state"));
         let of = |store: &str| {
             let settled = settle(&topology(store), &Default::default(), &Default::default());
-            Structure::of(&View::of(&settled, &site, &Operator::default()), &[]).unwrap()
+            ConfigFingerprint::of(&View::of(&settled, &site, &OperatorConfig::default()), &[]).unwrap()
         };
         let other = "http-services/b/domain b.com\n http-services/b/tls passthrough\n http-services/a/domain a.com\n ";
         let (through, ended) = (of(&format!("{other} http-services/a/tls passthrough")), of(other));
@@ -268,7 +273,9 @@ mod tests {
     fn colors_switch_without_a_restart_and_a_new_one_takes_one() {
         let site = site(Path::new("/state"));
         let settled = |store: &str| settle(&topology(store), &Default::default(), &Default::default());
-        let of = |store: &str| Structure::of(&View::of(&settled(store), &site, &Operator::default()), &[]).unwrap();
+        let of = |store: &str| {
+            ConfigFingerprint::of(&View::of(&settled(store), &site, &OperatorConfig::default()), &[]).unwrap()
+        };
         let color = |name: &str| {
             format!("http-services/a/upstreams/{name} {{\"address\":\"10.0.0.1:80\",\"color\":\"{name}\"}}\n")
         };
@@ -293,7 +300,7 @@ mod tests {
     #[test]
     fn a_filled_section_lacks_what_goes_too() {
         let filled = |print: &str| Filled { service: "http-a".into(), print: print.into() };
-        let with = |fills: &[(&str, &str)]| Structure {
+        let with = |fills: &[(&str, &str)]| ConfigFingerprint {
             fills: fills.iter().map(|(place, print)| ((*place).to_owned(), filled(print))).collect(),
             ..structure("c", &[("http-a", "1")])
         };
@@ -309,16 +316,16 @@ mod tests {
 
     #[test]
     fn what_waits_for_a_restart_is_known_by_name() {
-        let running = Structure {
+        let running = ConfigFingerprint {
             shares: [("http-b".to_owned(), "4 ^/old".to_owned())].into(),
             ..structure("c", &[("http-a", "1"), ("http-b", "1")])
         };
-        let waiting = |wanted: Structure| -> Vec<String> {
+        let waiting = |wanted: ConfigFingerprint| -> Vec<String> {
             let lack = running.lacks(&wanted);
             lack.into_iter().flat_map(|lack| lack.services).map(|id| id.to_string()).collect()
         };
         let wanted = structure("d", &[("http-a", "2"), ("http-b", "1"), ("http-c", "1")]);
         assert_eq!(waiting(wanted.clone()), ["http-a", "http-b", "http-c"], "b's expression has gone");
-        assert_eq!(waiting(Structure { shares: running.shares.clone(), ..wanted }), ["http-a", "http-c"]);
+        assert_eq!(waiting(ConfigFingerprint { shares: running.shares.clone(), ..wanted }), ["http-a", "http-c"]);
     }
 }

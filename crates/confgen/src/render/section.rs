@@ -3,7 +3,7 @@
 use discovery::{Balance, Check, Host, HttpCheck, Networks, ServiceId, Sni, Sticky, Tls};
 
 use crate::desired::names::preview_section;
-use crate::desired::{Preview, Server, ServerState, Wanted};
+use crate::desired::{DesiredService, Preview, Server, ServerState};
 use crate::render::server_options;
 use crate::render::view::Site;
 
@@ -11,14 +11,14 @@ use crate::render::view::Site;
 #[derive(Clone, Copy)]
 pub(crate) struct Section<'a> {
     pub(crate) id: &'a ServiceId,
-    pub(crate) wanted: &'a Wanted,
+    pub(crate) wanted: &'a DesiredService,
     pub(crate) preview: Option<&'a Preview>,
     /// Its servers; a section's structure is what is left without those that can come and go at run time.
     pub(crate) servers: &'a [Server],
 }
 
 /// A service's sections, its own first.
-pub(super) fn sections<'a>(id: &'a ServiceId, wanted: &'a Wanted) -> impl Iterator<Item = Section<'a>> {
+pub(super) fn sections<'a>(id: &'a ServiceId, wanted: &'a DesiredService) -> impl Iterator<Item = Section<'a>> {
     let own = Section { id, wanted, preview: None, servers: &wanted.servers };
     let preview = move |preview: &'a Preview| Section { preview: Some(preview), servers: &preview.servers, ..own };
     std::iter::once(own).chain(wanted.previews.iter().map(preview))

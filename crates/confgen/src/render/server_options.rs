@@ -4,13 +4,13 @@
 use discovery::{Check, Proto, ProxyProtocol, Sni, Tls};
 use haproxy::runtime::{self, CheckTls, ServerOptions, ServerTls, Word};
 
-use crate::desired::Wanted;
+use crate::desired::DesiredService;
 
 /// Where the generated file keeps the host of a request.
 const HOST: &str = "txn.host";
 
 /// What a server of the service is added with, but for what is its own.
-pub fn options(wanted: &Wanted) -> ServerOptions {
+pub fn options(wanted: &DesiredService) -> ServerOptions {
     let settings = &wanted.settings;
     ServerOptions {
         weight: discovery::Weight::DEFAULT.get(),
@@ -33,12 +33,12 @@ pub fn options(wanted: &Wanted) -> ServerOptions {
 }
 
 /// The name that the service goes by.
-fn host(wanted: &Wanted) -> Option<Word> {
+fn host(wanted: &DesiredService) -> Option<Word> {
     wanted.host.as_ref().and_then(|host| host.as_str().parse().ok())
 }
 
 /// A check has no request whose host it could ask for: it asks for the service's own.
-fn tls(wanted: &Wanted) -> ServerTls {
+fn tls(wanted: &DesiredService) -> ServerTls {
     let settings = &wanted.settings;
     let word = |name: &str| name.parse::<Word>().ok();
     let host = host(wanted);
@@ -53,7 +53,7 @@ fn tls(wanted: &Wanted) -> ServerTls {
 }
 
 /// The same as a `default-server` line has it: what HAProxy takes for granted there isn't said.
-pub fn words(wanted: &Wanted) -> Vec<String> {
+pub fn words(wanted: &DesiredService) -> Vec<String> {
     let options = options(wanted);
     let secure = options.tls.is_some();
     let tls = options.tls.unwrap_or_default();

@@ -11,9 +11,9 @@ use haproxy::command::CommandLine;
 use super::*;
 use crate::cli::Cli;
 use crate::desired::tests::{settle, topology};
-use crate::desired::{Authorities, Authority, Limits, Memory, Settled};
+use crate::desired::{Authorities, Authority, DesiredState, LastKnownGood, Policy};
 use crate::local_files::error_pages;
-use crate::operator_files::parse::Operator;
+use crate::operator_files::parse::OperatorConfig;
 use crate::render::stats_hash::Hash;
 
 const SCENARIOS: [&str; 10] = [
@@ -34,12 +34,12 @@ fn golden(scenario: &str, file: &str) -> PathBuf {
 }
 
 /// With one file of authorities.
-fn settled(scenario: &str, state_dir: &Path) -> Settled {
+fn settled(scenario: &str, state_dir: &Path) -> DesiredState {
     let store = std::fs::read_to_string(golden(scenario, "store")).unwrap();
     let copy = state_dir.join("ca/internal.pem").display().to_string().parse().unwrap();
     let usable = [("internal.pem".parse().unwrap(), Authority { copy, print: "0".to_owned() })].into();
     let authorities = Authorities { usable, ..Authorities::default() };
-    settle(&topology(&store), &Memory::default(), &Limits { authorities, ..Limits::default() })
+    settle(&topology(&store), &LastKnownGood::default(), &Policy { authorities, ..Policy::default() })
 }
 
 pub(crate) fn site(state_dir: &Path) -> Site {
@@ -62,9 +62,9 @@ pub(crate) fn site(state_dir: &Path) -> Site {
     }
 }
 
-fn rendered(settled: &Settled, site: &Site, operator: &Operator, state_dir: &Path) -> Rendered {
+fn rendered(settled: &DesiredState, site: &Site, operator: &OperatorConfig, state_dir: &Path) -> Rendered {
     let view = View::of(settled, site, operator);
-    render(&view, &Structure::of(&view, &[]).unwrap(), state_dir).unwrap()
+    render(&view, &ConfigFingerprint::of(&view, &[]).unwrap(), state_dir).unwrap()
 }
 
 /// Puts the files where the rendered one names them and asks HAProxy.
@@ -99,7 +99,7 @@ fn scenarios_render_as_before() {
     for scenario in SCENARIOS {
         let state_dir = Path::new("/var/lib/confgen");
         let settled = settled(scenario, state_dir);
-        let rendered = rendered(&settled, &site(state_dir), &Operator::default(), state_dir);
+        let rendered = rendered(&settled, &site(state_dir), &OperatorConfig::default(), state_dir);
         expect_file![golden(scenario, "haproxy.cfg")].assert_eq(&rendered.cfg);
         expect_file![golden(scenario, "hosts.map")].assert_eq(&rendered.maps.hosts);
         expect_file![golden(scenario, "paths.map")].assert_eq(&rendered.maps.paths);
@@ -114,7 +114,8 @@ fn scenarios_render_as_before() {
 fn haproxy_takes_every_scenario_without_a_warning() {
     for scenario in SCENARIOS {
         let dir = tempfile::tempdir().unwrap();
-        let rendered = rendered(&settled(scenario, dir.path()), &site(dir.path()), &Operator::default(), dir.path());
+        let rendered =
+            rendered(&settled(scenario, dir.path()), &site(dir.path()), &OperatorConfig::default(), dir.path());
         assert_eq!(check(&rendered, dir.path()), Verdict::Valid { warnings: Vec::new() }, "{scenario}");
     }
 }
@@ -190,13 +191,13 @@ fn no_default_is_restated() {
 fn a_profile_takes_nothing_from_the_servers() {
     let operator =
         "defaults slow\n    mode http\n    timeout client 1h\n    timeout connect 2s\n    timeout server 1h\n";
-    let limits = Limits { profiles: Operator::of([("mine.cfg", operator)]).profiles, ..Limits::default() };
+    let limits = Policy { profiles: OperatorConfig::of([("mine.cfg", operator)]).profiles, ..Policy::default() };
     let store = "http-services/a/domain a.com\n http-services/a/profile slow\n \
         http-services/a/upstreams/1 10.0.0.1:80\n tcp-services/b/ports 3306\n tcp-services/b/profile slow\n \
         tcp-services/b/check off\n tcp-services/b/upstreams/1 10.0.0.1:3306\n";
-    let settled = settle(&topology(store), &Memory::default(), &limits);
+    let settled = settle(&topology(store), &LastKnownGood::default(), &limits);
     let dir = tempfile::tempdir().unwrap();
-    let mut rendered = rendered(&settled, &site(dir.path()), &Operator::of([("mine.cfg", operator)]), dir.path());
+    let mut rendered = rendered(&settled, &site(dir.path()), &OperatorConfig::of([("mine.cfg", operator)]), dir.path());
     for (section, line) in [("backend http-a", "check weight 100"), ("listen tcp-b", "no-check weight 100")] {
         let text = rendered.cfg.split("\n\n").find(|block| block.contains(section)).unwrap();
         assert!(text.contains(&format!("\n    default-server {line}\n")), "{text}");
@@ -224,13 +225,14 @@ fn full_site(state_dir: &Path) -> Site {
 #[test]
 fn every_flag_has_its_lines() {
     let state_dir = Path::new("/var/lib/confgen");
-    let full = rendered(&settled("flags", state_dir), &full_site(state_dir), &Operator::default(), state_dir);
+    let full = rendered(&settled("flags", state_dir), &full_site(state_dir), &OperatorConfig::default(), state_dir);
     expect_file![golden("flags", "haproxy.cfg")].assert_eq(&full.cfg);
     for block in blocks(&full.cfg) {
         assert_sorted("flags", &block);
     }
     let dir = tempfile::tempdir().unwrap();
-    let rendered = rendered(&settled("flags", dir.path()), &full_site(dir.path()), &Operator::default(), dir.path());
+    let rendered =
+        rendered(&settled("flags", dir.path()), &full_site(dir.path()), &OperatorConfig::default(), dir.path());
     assert_eq!(check(&rendered, dir.path()), Verdict::Valid { warnings: Vec::new() });
 }
 
@@ -245,7 +247,8 @@ fn site_behind_balancers(state_dir: &Path) -> Site {
 fn every_public_frontend_reads_the_proxy_protocol_of_those_named() {
     let state_dir = Path::new("/var/lib/confgen");
     let settled_as = |state_dir| settled("proxy-protocol", state_dir);
-    let behind = rendered(&settled_as(state_dir), &site_behind_balancers(state_dir), &Operator::default(), state_dir);
+    let behind =
+        rendered(&settled_as(state_dir), &site_behind_balancers(state_dir), &OperatorConfig::default(), state_dir);
     expect_file![golden("proxy-protocol", "haproxy.cfg")].assert_eq(&behind.cfg);
     for block in blocks(&behind.cfg) {
         assert_sorted("proxy-protocol", &block);
@@ -254,16 +257,18 @@ fn every_public_frontend_reads_the_proxy_protocol_of_those_named() {
     assert_eq!(sections.len(), 4, "discover-web, discover-tls and two TCP services: {sections:?}");
     let dir = tempfile::tempdir().unwrap();
     let rendered =
-        rendered(&settled_as(dir.path()), &site_behind_balancers(dir.path()), &Operator::default(), dir.path());
+        rendered(&settled_as(dir.path()), &site_behind_balancers(dir.path()), &OperatorConfig::default(), dir.path());
     assert_eq!(check(&rendered, dir.path()), Verdict::Valid { warnings: Vec::new() });
 }
 
 #[test]
 fn what_the_operator_sets_is_left_out() {
-    let operator =
-        Operator::of([("mine.cfg", "global\n    uid 0\n    group www-data\n    chroot /\n    log /dev/log local1\n")]);
+    let operator = OperatorConfig::of([(
+        "mine.cfg",
+        "global\n    uid 0\n    group www-data\n    chroot /\n    log /dev/log local1\n",
+    )]);
     let dir = tempfile::tempdir().unwrap();
-    let cfg = rendered(&Settled::default(), &full_site(dir.path()), &operator, dir.path()).cfg;
+    let cfg = rendered(&DesiredState::default(), &full_site(dir.path()), &operator, dir.path()).cfg;
     let global = blocks(&cfg)[1].join("\n");
     for left_out in ["    user ", "    group ", "    chroot ", "    log "] {
         assert!(!global.contains(left_out), "{left_out}: {global}");
@@ -274,9 +279,9 @@ fn what_the_operator_sets_is_left_out() {
 #[test]
 fn a_challenge_is_led_to_a_service_that_is_there() {
     let dir = tempfile::tempdir().unwrap();
-    let (site, operator) = (full_site(dir.path()), Operator::default());
+    let (site, operator) = (full_site(dir.path()), OperatorConfig::default());
     let of = |store: &str| {
-        let settled = settle(&topology(store), &Memory::default(), &Limits::default());
+        let settled = settle(&topology(store), &LastKnownGood::default(), &Policy::default());
         let rendered = rendered(&settled, &site, &operator, dir.path());
         (rendered.cfg, rendered.structure)
     };
@@ -291,7 +296,7 @@ fn a_challenge_is_led_to_a_service_that_is_there() {
 #[test]
 fn another_error_page_takes_a_restart() {
     let dir = tempfile::tempdir().unwrap();
-    let of = |site: &Site| rendered(&Settled::default(), site, &Operator::default(), dir.path()).structure;
+    let of = |site: &Site| rendered(&DesiredState::default(), site, &OperatorConfig::default(), dir.path()).structure;
     let (with, mut without) = (full_site(dir.path()), full_site(dir.path()));
     assert_eq!(of(&with), of(&without));
     without.pages = Arc::default();

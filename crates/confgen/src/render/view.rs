@@ -8,10 +8,10 @@ use discovery::{Bind, Host, Kind, Networks, ServiceId, Sticky};
 
 use crate::cli::Rights;
 use crate::desired::names::service;
-use crate::desired::{Route, Settled, Wanted};
-use crate::operator_files::parse::{Named, Operator};
+use crate::desired::{DesiredService, DesiredState, Route};
+use crate::operator_files::parse::{Named, OperatorConfig};
 use crate::render::error_pages::ErrorPages;
-use crate::render::internal_sockets::Hop;
+use crate::render::internal_sockets::InternalSocket;
 
 pub(crate) use crate::render::section::Section;
 
@@ -54,7 +54,7 @@ pub struct Site {
 /// Everything that the file and the maps are written from.
 pub struct View<'a> {
     pub(crate) site: &'a Site,
-    pub(crate) operator: &'a Operator,
+    pub(crate) operator: &'a OperatorConfig,
     pub(crate) http: Vec<Section<'a>>,
     /// The services of HTTP whose TLS is passed through.
     pub(crate) passthrough: Vec<Section<'a>>,
@@ -63,7 +63,7 @@ pub struct View<'a> {
     pub(crate) stubs: Vec<Stub>,
     pub(crate) maps: Maps,
     /// Where terminated connections come from while TLS is passed through.
-    pub(crate) hop: Hop,
+    pub(crate) hop: InternalSocket,
     /// Whether there is a `default` service.
     pub(crate) default: bool,
     /// The service that gets the ACME challenges, if it is there.
@@ -71,7 +71,7 @@ pub struct View<'a> {
     /// Whether a service remembers its clients by their addresses.
     pub(crate) sticks_by_source: bool,
     /// Where a process listens for what its predecessor remembers.
-    pub(crate) peers: Hop,
+    pub(crate) peers: InternalSocket,
     /// Whether HAProxy locks itself into a directory.
     pub(crate) is_shut_in: bool,
     /// Whether the process before may still send connections over the inner hop, which this file has no use for.
@@ -92,7 +92,7 @@ pub(crate) struct Stub {
 }
 
 /// The sections that the operator's files name, less those that are there.
-fn stubs<'a>(operator: &Operator, sections: impl Iterator<Item = &'a Section<'a>>) -> Vec<Stub> {
+fn stubs<'a>(operator: &OperatorConfig, sections: impl Iterator<Item = &'a Section<'a>>) -> Vec<Stub> {
     let there: BTreeSet<String> = sections.map(Section::name).collect();
     let missing = operator.named().into_iter().filter(|(name, _)| !there.contains(name));
     let stub = |(name, named): (String, Named)| Stub {
@@ -129,7 +129,7 @@ pub const PASSTHROUGH: &str = "discover-passthrough";
 
 impl<'a> View<'a> {
     /// Arranges what is wanted.
-    pub fn of(settled: &'a Settled, site: &'a Site, operator: &'a Operator) -> Self {
+    pub fn of(settled: &'a DesiredState, site: &'a Site, operator: &'a OperatorConfig) -> Self {
         let of_kind = |kind| {
             let services = settled.services().filter(move |(id, _)| id.kind == kind);
             services.flat_map(|(id, wanted)| sections(id, wanted))
@@ -147,8 +147,8 @@ impl<'a> View<'a> {
             operator,
             http,
             passthrough,
-            hop: Hop::of(&site.runtime_socket, "discover-tls", owner.clone(), chroot.as_deref()),
-            peers: Hop::of(&site.runtime_socket, "discover-peers", owner, None),
+            hop: InternalSocket::of(&site.runtime_socket, "discover-tls", owner.clone(), chroot.as_deref()),
+            peers: InternalSocket::of(&site.runtime_socket, "discover-peers", owner, None),
             is_shut_in: chroot.is_some(),
             tcp,
             maps: maps(settled),
@@ -184,13 +184,13 @@ impl<'a> View<'a> {
 }
 
 /// Whether the file has a section for the service: a TCP service without a port has nothing to listen on.
-pub fn has_section(id: &ServiceId, wanted: &Wanted) -> bool {
+pub fn has_section(id: &ServiceId, wanted: &DesiredService) -> bool {
     id.kind == Kind::Http || !wanted.binds.is_empty()
 }
 
 /// What a service has a say in of the part of the file that all share, besides being there: another answer means
 /// another part.
-pub fn share(id: &ServiceId, wanted: &Wanted, site: &Site) -> Option<String> {
+pub fn share(id: &ServiceId, wanted: &DesiredService, site: &Site) -> Option<String> {
     let regex = wanted.url_reg.as_ref().map(|(since, regex)| format!("{since} {regex}"));
     let remembers = remembers_clients(id, wanted).then(|| "remembers its clients".to_owned());
     let previewed = wanted.settings.preview.as_ref().map(|networks| format!("is previewed from {networks}"));
@@ -200,22 +200,22 @@ pub fn share(id: &ServiceId, wanted: &Wanted, site: &Site) -> Option<String> {
 }
 
 /// Whether ACME's challenges go to the service. One whose TLS is passed through gets no requests.
-fn gets_challenges(id: &ServiceId, wanted: &Wanted, site: &Site) -> bool {
+fn gets_challenges(id: &ServiceId, wanted: &DesiredService, site: &Site) -> bool {
     site.acme.as_ref() == Some(id) && !wanted.settings.passes_through()
 }
 
 /// Who HAProxy becomes, and what it locks itself into, as the flags or the operator's own lines say.
-fn rights(site: &Site, operator: &Operator) -> (Option<String>, Option<String>) {
+fn rights(site: &Site, operator: &OperatorConfig) -> (Option<String>, Option<String>) {
     let user = || site.rights.haproxy_user.name().map(|name| format!("user {name}"));
     let chroot = || site.rights.chroot.as_ref().map(|dir| dir.display().to_string());
     (operator.user.clone().or_else(user), operator.chroot.clone().or_else(chroot))
 }
 
-fn remembers_clients(id: &ServiceId, wanted: &Wanted) -> bool {
+fn remembers_clients(id: &ServiceId, wanted: &DesiredService) -> bool {
     wanted.settings.sticky == Sticky::Source && has_section(id, wanted)
 }
 
-fn maps(settled: &Settled) -> Maps {
+fn maps(settled: &DesiredState) -> Maps {
     let mut hosts: BTreeMap<String, ()> = BTreeMap::new();
     let mut paths: BTreeMap<String, String> = BTreeMap::new();
     let mut urls: Vec<(i64, String, String)> = Vec::new();
@@ -254,7 +254,7 @@ pub fn path_key(route: &Route) -> String {
 }
 
 /// Where the requests go that are read here.
-pub fn backend(id: &ServiceId, wanted: &Wanted) -> String {
+pub fn backend(id: &ServiceId, wanted: &DesiredService) -> String {
     if wanted.settings.passes_through() { PASSTHROUGH.to_owned() } else { id.to_string() }
 }
 

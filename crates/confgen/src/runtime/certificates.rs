@@ -5,16 +5,16 @@ use std::sync::Arc;
 
 use anyhow::Context;
 
-use super::{Known, Proxy};
+use super::{HaproxyControl, Observed};
 use crate::runtime::plan::certificates::LiveCertificates;
 
-impl Proxy {
+impl HaproxyControl {
     /// Has it serve TLS with the certificates that are wanted. Returns how many changes that took, with its complaints.
     pub(super) fn swap_certificates(&mut self) -> anyhow::Result<(usize, Vec<String>)> {
         let wanted = Arc::clone(&self.certificates);
-        let is_done = |known: &Known| known.brought_to.as_ref().is_some_and(|done| Arc::ptr_eq(done, &wanted));
+        let is_done = |known: &Observed| known.brought_to.as_ref().is_some_and(|done| Arc::ptr_eq(done, &wanted));
         let known = self.known.as_mut().filter(|known| !is_done(known));
-        let Some(Known { certificates: Some(live), brought_to, .. }) = known else { return Ok((0, Vec::new())) };
+        let Some(Observed { certificates: Some(live), brought_to, .. }) = known else { return Ok((0, Vec::new())) };
         let steps = live.steps(&wanted.lines);
         let mut complaints = Vec::new();
         for step in &steps {

@@ -5,22 +5,22 @@ use std::sync::Arc;
 
 use discovery::ServiceId;
 
-use super::{Proxy, generation};
-use crate::desired::{Settled, Wanted};
+use super::{HaproxyControl, generation};
+use crate::desired::{DesiredService, DesiredState};
 use crate::local_files::certificates::Certificates;
-use crate::render::restart_needed::{Lack, Structure};
+use crate::render::restart_needed::{ConfigFingerprint, RestartReason};
 use crate::render::view::has_section;
 use crate::runtime::plan::certificates::LiveCertificates;
-use crate::runtime::plan::{Listed, Live, MapPaths};
-use crate::state_dir::Disk;
+use crate::runtime::plan::{Listed, MapPaths, RuntimeState};
+use crate::state_dir::StateDir;
 
 /// What is known of the running HAProxy.
-pub(super) struct Known {
+pub(super) struct Observed {
     pub(super) stamp: String,
     /// What its file lets it be changed to without a restart.
-    pub(super) structure: Structure,
+    pub(super) structure: ConfigFingerprint,
     pub(super) maps: MapPaths,
-    pub(super) live: Live,
+    pub(super) live: RuntimeState,
     /// Services whose section it lacks, or has in another kind.
     pub(super) waiting: BTreeSet<ServiceId>,
     /// What it serves TLS with; none where it has no such list.
@@ -29,18 +29,18 @@ pub(super) struct Known {
     pub(super) brought_to: Option<Arc<Certificates>>,
 }
 
-impl Known {
+impl Observed {
     /// What it needs a restart for to serve this; none where it doesn't.
-    pub(super) fn lacks(&self, wanted: &Structure) -> Option<Lack> {
+    pub(super) fn lacks(&self, wanted: &ConfigFingerprint) -> Option<RestartReason> {
         let short = self.live.short();
         let Some(first) = short.first() else { return self.structure.lacks(wanted) };
         let reason = format!("{first} has a server that can't be added while HAProxy runs");
-        let lack = self.structure.lacks(wanted).unwrap_or(Lack { reason, services: BTreeSet::new() });
-        Some(Lack { services: lack.services.union(short).cloned().collect(), ..lack })
+        let lack = self.structure.lacks(wanted).unwrap_or(RestartReason { reason, services: BTreeSet::new() });
+        Some(RestartReason { services: lack.services.union(short).cloned().collect(), ..lack })
     }
 
     /// Takes note of which of these services wait for a restart.
-    pub(super) fn wait(&mut self, settled: &Settled, touched: &[ServiceId]) {
+    pub(super) fn wait(&mut self, settled: &DesiredState, touched: &[ServiceId]) {
         for id in touched {
             if settled.service(id).is_some_and(|wanted| !self.structure.fits(id, wanted)) {
                 self.waiting.insert(id.clone());
@@ -52,25 +52,25 @@ impl Known {
     }
 }
 
-impl Proxy {
+impl HaproxyControl {
     /// What HAProxy runs, in its own words; none when nobody answers or it runs no file of ours. A question that goes
     /// wrong says neither, and is no reason for a restart.
-    pub(super) fn look(&self, disk: &Disk) -> anyhow::Result<Option<Known>> {
+    pub(super) fn look(&self, disk: &StateDir) -> anyhow::Result<Option<Observed>> {
         let Some(stamp) = generation(&self.socket)? else { return Ok(None) };
         let Some(structure) = disk.structure(&stamp) else { return Ok(None) };
         let Some(maps) = MapPaths::among(&self.socket.maps()?, &stamp) else { return Ok(None) };
         let passthrough = maps.passthrough.as_ref().map(|map| self.socket.map(map)).transpose()?;
         let passthrough = passthrough.unwrap_or_default();
         let listed = Listed { hosts: self.socket.map(&maps.hosts)?, paths: self.socket.map(&maps.paths)?, passthrough };
-        let live = Live::observed(&self.socket.servers_state()?, listed);
+        let live = RuntimeState::observed(&self.socket.servers_state()?, listed);
         let live = live.trusting(structure.authorities.values().cloned()).previewing(structure.previews());
         let (certificates, waiting) = (self.look_at_certificates()?, BTreeSet::new());
-        Ok(Some(Known { stamp, structure, maps, live, waiting, certificates, brought_to: None }))
+        Ok(Some(Observed { stamp, structure, maps, live, waiting, certificates, brought_to: None }))
     }
 }
 
 /// The service as the file has it: one without a section of its own gets no request.
-pub(super) fn served<'a>(settled: &'a Settled, id: &ServiceId) -> Option<&'a Wanted> {
+pub(super) fn served<'a>(settled: &'a DesiredState, id: &ServiceId) -> Option<&'a DesiredService> {
     settled.service(id).map(|wanted| &**wanted).filter(|wanted| has_section(id, wanted))
 }
 

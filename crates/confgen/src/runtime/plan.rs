@@ -15,7 +15,7 @@ use haproxy::runtime::{Change, ServerName, ServersState};
 
 use crate::desired::names::preview_section;
 use crate::desired::names::previews_of;
-use crate::desired::{Server, ServerState, Wanted};
+use crate::desired::{DesiredService, Server, ServerState};
 use crate::render::server_options;
 use crate::render::view::backend;
 use maps::{Entries, Maps, Routes, map_steps, route, settle_entries};
@@ -24,7 +24,7 @@ use server::{LiveServer, arrivals, server_name, takes_out};
 
 /// Servers and map entries. A server that isn't in here doesn't run.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Live {
+pub struct RuntimeState {
     /// By section, then by name.
     servers: BTreeMap<String, BTreeMap<String, LiveServer>>,
     maps: Maps<String>,
@@ -66,7 +66,7 @@ pub struct Steps {
     pub removals: Vec<ServerName>,
 }
 
-impl Live {
+impl RuntimeState {
     /// What an answer to `show servers state` and the maps' contents say. Of a host that stands in a map twice, the first
     /// entry counts, as in HAProxy.
     pub fn observed(state: &ServersState, maps: Listed) -> Self {
@@ -105,7 +105,7 @@ impl Live {
     }
 
     /// Whether a server that is added would be spoken to as one of the file.
-    fn takes_servers(&self, wanted: &Wanted) -> bool {
+    fn takes_servers(&self, wanted: &DesiredService) -> bool {
         let authorities = server_options::options(wanted).tls.and_then(|tls| tls.authorities);
         let loaded = authorities.is_none_or(|it| self.authorities.contains(&it.to_string()));
         loaded && !wanted.settings.fixed_servers
@@ -113,7 +113,7 @@ impl Live {
 
     /// Takes note of the services that wait for a restart. Whoever has had their routes until now keeps them until then:
     /// nobody else could answer.
-    pub fn awaiting<'a>(&mut self, services: impl Iterator<Item = &'a Wanted>) {
+    pub fn awaiting<'a>(&mut self, services: impl Iterator<Item = &'a DesiredService>) {
         self.awaited = services.flat_map(|wanted| wanted.routes.iter().map(route)).collect();
     }
 
@@ -140,7 +140,7 @@ impl Live {
 
     /// The steps to what is wanted of some services, or of all there are; none of it where one is gone. Whatever has no
     /// section in the running HAProxy must be left out by the caller.
-    pub fn steps(&self, scope: Scope, services: &[(&ServiceId, Option<&Wanted>)], maps: &MapPaths) -> Steps {
+    pub fn steps(&self, scope: Scope, services: &[(&ServiceId, Option<&DesiredService>)], maps: &MapPaths) -> Steps {
         let (mut added, mut changed, mut turns, mut removals) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
         for (id, wanted) in services {
             for (section, servers) in self.sections(id, *wanted) {
@@ -176,7 +176,7 @@ impl Live {
     }
 
     /// Believes that the steps to this were made.
-    pub fn made(&mut self, scope: Scope, services: &[(&ServiceId, Option<&Wanted>)]) {
+    pub fn made(&mut self, scope: Scope, services: &[(&ServiceId, Option<&DesiredService>)]) {
         let Entries { hosts, paths, passthrough } = self.entries(scope, services);
         settle_entries(&mut self.maps.hosts, hosts);
         settle_entries(&mut self.maps.paths, paths);
@@ -204,7 +204,7 @@ impl Live {
         }
     }
 
-    fn servers_made(&mut self, id: &ServiceId, wanted: Option<&Wanted>) {
+    fn servers_made(&mut self, id: &ServiceId, wanted: Option<&DesiredService>) {
         let takes_servers = wanted.is_some_and(|wanted| self.takes_servers(wanted));
         self.short.remove(id);
         for (section, wanted) in self.sections(id, wanted) {
@@ -225,7 +225,7 @@ impl Live {
 
     /// The service's sections with the servers that each is to have: its own, those for previews that HAProxy has, and
     /// those that still have servers though nobody wants them.
-    fn sections<'a>(&self, id: &ServiceId, wanted: Option<&'a Wanted>) -> BTreeMap<String, &'a [Server]> {
+    fn sections<'a>(&self, id: &ServiceId, wanted: Option<&'a DesiredService>) -> BTreeMap<String, &'a [Server]> {
         let prefix = previews_of(id);
         let left = self.servers.range(prefix.clone()..).take_while(|(section, _)| section.starts_with(&prefix));
         let mut sections: BTreeMap<String, &[Server]> = left.map(|(section, _)| (section.clone(), &[][..])).collect();
@@ -240,7 +240,7 @@ impl Live {
     }
 
     /// The service's routes. One that leads to a section that HAProxy lacks would lead nowhere.
-    fn routes_of(&self, id: &ServiceId, wanted: Option<&Wanted>) -> Routes {
+    fn routes_of(&self, id: &ServiceId, wanted: Option<&DesiredService>) -> Routes {
         let Some(wanted) = wanted else { return Routes::new() };
         let section = backend(id, wanted);
         let mut routes: Routes = wanted.routes.iter().map(|it| (route(it), section.clone())).collect();
@@ -254,7 +254,7 @@ impl Live {
     }
 
     /// What the maps are to hold for these services: a value, or nothing, for each key that they touch.
-    fn entries(&self, scope: Scope, services: &[(&ServiceId, Option<&Wanted>)]) -> Entries {
+    fn entries(&self, scope: Scope, services: &[(&ServiceId, Option<&DesiredService>)]) -> Entries {
         let gone = |map: &BTreeMap<String, String>| match scope {
             Scope::All => map.keys().map(|key| (key.clone(), None)).collect(),
             Scope::These => BTreeMap::new(),
@@ -329,7 +329,12 @@ fn is_id_taken(live: &BTreeMap<String, LiveServer>, server: &Server) -> bool {
 }
 
 /// Queues a section's servers for their turns again, if their weights together may grow by what is wanted.
-fn requeue(section: &str, wanted: &Wanted, live: &BTreeMap<String, LiveServer>, servers: &[Server]) -> Vec<Change> {
+fn requeue(
+    section: &str,
+    wanted: &DesiredService,
+    live: &BTreeMap<String, LiveServer>,
+    servers: &[Server],
+) -> Vec<Change> {
     let weight = |server: &LiveServer| if server.takes_requests() { server.weight } else { 0 };
     let grows = |server: &Server| {
         let before = live.get(server.id.as_str());

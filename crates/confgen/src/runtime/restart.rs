@@ -6,7 +6,7 @@ use std::time::{Duration, Instant, SystemTime};
 use anyhow::Context;
 use haproxy::supervisor::State;
 
-use super::{Proxy, running};
+use super::{HaproxyControl, running};
 
 /// A restart checks the file, starts HAProxy and waits for its answer: under a second for thousands of servers. A
 /// process that isn't live after this is looked at again by the next try.
@@ -36,7 +36,7 @@ pub enum Restart {
     NotLive(String),
 }
 
-impl Proxy {
+impl HaproxyControl {
     /// Takes the marker away where it no longer stands for a stop without its start: a confgen that was killed may have
     /// left it, and an operator's stop would be taken for ours.
     pub(super) fn started(&self) -> anyhow::Result<()> {
@@ -124,11 +124,11 @@ mod tests {
     use haproxy::supervisor::Control;
 
     use super::*;
-    use crate::desired::Settled;
-    use crate::state_dir::{Disk, replace};
+    use crate::desired::DesiredState;
+    use crate::state_dir::{StateDir, replace};
 
     /// A supervisorctl that knows one state, and does what `restart` says to it.
-    fn proxy(dir: &Path, state: &str, restart: &str) -> Proxy {
+    fn proxy(dir: &Path, state: &str, restart: &str) -> HaproxyControl {
         let (script, file) = (dir.join("script"), dir.join("state"));
         let text = format!(
             "case $2 in\nstatus) echo \"haproxy $(cat {file})\" ;;\nrestart) {restart} ;;\nesac\n",
@@ -139,7 +139,7 @@ mod tests {
         replace(&file, state.as_bytes(), 0o600).unwrap();
         let command = format!("sh {} supervisorctl restart haproxy", script.display());
         let control = Control::new(command.parse().unwrap(), None);
-        Proxy::new(Socket::new(dir.join("none.sock")), control, dir.join("restarting"))
+        HaproxyControl::new(Socket::new(dir.join("none.sock")), control, dir.join("restarting"))
     }
 
     #[test]
@@ -194,10 +194,10 @@ mod tests {
     #[test]
     fn a_marker_that_a_killed_confgen_left_ends_with_the_start() {
         let dir = tempfile::tempdir().unwrap();
-        let disk = Disk::open(&dir.path().join("haproxy.cfg"), dir.path()).unwrap();
+        let disk = StateDir::open(&dir.path().join("haproxy.cfg"), dir.path()).unwrap();
         let mut proxy = proxy(dir.path(), "RUNNING", "exit 9");
         replace(&dir.path().join("restarting"), b" ", 0o600).unwrap();
-        proxy.follow(&Settled::default(), std::iter::empty(), &disk).unwrap();
+        proxy.follow(&DesiredState::default(), std::iter::empty(), &disk).unwrap();
         replace(&dir.path().join("state"), b"STOPPED", 0o600).unwrap();
         assert_eq!(proxy.restart("0123456789abcdef", false).unwrap(), Restart::Stopped);
     }

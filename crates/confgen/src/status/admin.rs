@@ -22,7 +22,7 @@ use crate::status::api;
 use crate::status::api::Counted;
 use crate::status::balancer_record::said;
 use crate::status::page::page;
-use crate::status::{Done, Report};
+use crate::status::{Done, Status};
 
 /// HAProxy's figures serve everybody who asks within this, until the next act's end: its answer for 10,000 servers has some
 /// 3 MB.
@@ -45,7 +45,7 @@ impl Port {
     }
 
     /// Answers from now on, beside the daemon.
-    pub fn open(self, report: &watch::Sender<Report>, pulse: Pulse, socket: Socket, ended: CancellationToken) {
+    pub fn open(self, report: &watch::Sender<Status>, pulse: Pulse, socket: Socket, ended: CancellationToken) {
         report.send_modify(|report| report.url = self.url);
         let figures = Mutex::new(None);
         let shown =
@@ -58,7 +58,7 @@ impl Port {
 
 /// What is shown.
 struct Shown {
-    report: watch::Receiver<Report>,
+    report: watch::Receiver<Status>,
     socket: Socket,
     figures: Mutex<Option<Figures>>,
 }
@@ -71,12 +71,12 @@ struct Figures {
 }
 
 impl Shown {
-    fn report(&self) -> Report {
+    fn report(&self) -> Status {
         self.report.borrow().clone()
     }
 
     /// Makes an answer of the report alone.
-    fn answer<T: Serialize>(&self, make: impl FnOnce(&Report) -> T) -> Response {
+    fn answer<T: Serialize>(&self, make: impl FnOnce(&Status) -> T) -> Response {
         let report = self.report();
         json(&report, &make(&report))
     }
@@ -101,7 +101,7 @@ impl Shown {
     /// Makes an answer of report and figures, off the runtime: there may be ten thousand upstreams in it.
     async fn made<T: Send + 'static>(
         &self,
-        make: impl FnOnce(&Report, &Counted) -> T + Send + 'static,
+        make: impl FnOnce(&Status, &Counted) -> T + Send + 'static,
     ) -> Result<T, StatusCode> {
         let report = self.report();
         let figures = self.figures(report.history.front()).await;
@@ -153,14 +153,14 @@ async fn services(State(shown): Shared) -> Result<Response, StatusCode> {
 }
 
 async fn upstreams(State(shown): Shared, Query(which): Query<Which>) -> Result<Response, StatusCode> {
-    let answer = move |report: &Report, figures: &Counted| {
+    let answer = move |report: &Status, figures: &Counted| {
         json(report, &api::upstreams(report, figures, which.service.as_deref()))
     };
     shown.made(answer).await
 }
 
 async fn service(State(shown): Shared, Path(id): Path<String>) -> Result<Response, StatusCode> {
-    let answer = move |report: &Report, figures: &Counted| match api::service(report, figures, &id) {
+    let answer = move |report: &Status, figures: &Counted| match api::service(report, figures, &id) {
         Some(service) => json(report, &service),
         None => {
             let words = format!("no service is called {id}; http-shop is the HTTP service shop");
@@ -188,7 +188,7 @@ fn error(words: &str) -> serde_json::Value {
 }
 
 /// Writes an answer. Every answer of the API comes through here, so that each says whose it is.
-fn json(report: &Report, answer: &impl Serialize) -> Response {
+fn json(report: &Status, answer: &impl Serialize) -> Response {
     match serde_json::to_vec(&Identified { identity: api::identity(report), answer }) {
         Ok(text) => ([(CONTENT_TYPE, "application/json")], text).into_response(),
         Err(_) => StatusCode::INTERNAL_SERVER_ERROR.into_response(),

@@ -13,7 +13,7 @@ use discovery::{Balancer, ServiceId};
 use serde::Serialize;
 
 use crate::status::activity::UnderWay;
-use crate::status::{Done, Operators, Report};
+use crate::status::{Done, Operators, Status};
 
 pub use certificates::certificates;
 pub use service::{ServiceInFull, first_services, service, services};
@@ -37,7 +37,7 @@ pub struct IdentityShown {
 }
 
 /// The identity of now.
-pub fn identity(report: &Report) -> IdentityShown {
+pub fn identity(report: &Status) -> IdentityShown {
     let crate::status::Identity { node, prefix, instance } = (*report.identity).clone();
     let is_known = report.begun && report.seen.cluster != 0;
     IdentityShown { node, cluster: is_known.then(|| report.seen.cluster.to_string()), prefix, instance }
@@ -45,7 +45,7 @@ pub fn identity(report: &Report) -> IdentityShown {
 
 /// `/api/v1/status`: how things stand in all.
 #[derive(Debug, Serialize)]
-pub struct Status {
+pub struct StatusShown {
     /// confgen's own version.
     pub version: &'static str,
     /// Whether HAProxy runs what the store asks for, as `/ready` has it.
@@ -67,7 +67,7 @@ pub struct Status {
     /// Upstreams that are served although their keys have gone.
     pub held: Vec<String>,
     /// The operator's own files.
-    pub operator_files: OperatorFiles,
+    pub operator_files: OperatorFilesShown,
     /// What confgen is at, the longest first.
     pub under_way: Vec<UnderWayShown>,
     /// How many keys are not followed.
@@ -97,7 +97,7 @@ impl From<UnderWay> for UnderWayShown {
 
 /// How the operator's own files stand.
 #[derive(Debug, Serialize)]
-pub struct OperatorFiles {
+pub struct OperatorFilesShown {
     /// Why HAProxy or confgen refuses them; then those that were taken last count.
     pub refused: Option<String>,
     /// Files that HAProxy would refuse filled, and why.
@@ -106,7 +106,7 @@ pub struct OperatorFiles {
     pub remarks: Vec<String>,
 }
 
-impl From<&Operators> for OperatorFiles {
+impl From<&Operators> for OperatorFilesShown {
     fn from(it: &Operators) -> Self {
         Self {
             refused: it.refused.as_ref().map(|it| it.words().to_owned()),
@@ -152,10 +152,10 @@ pub struct OldHaproxys {
 }
 
 /// The status of now.
-pub fn status(report: &Report) -> Status {
+pub fn status(report: &Status) -> StatusShown {
     let standing = &report.standing;
     let in_sync = report.in_sync();
-    Status {
+    StatusShown {
         version: env!("CARGO_PKG_VERSION"),
         in_sync: in_sync.is_ok(),
         words: in_sync.unwrap_or_else(|reason| reason),
@@ -176,7 +176,7 @@ pub fn status(report: &Report) -> Status {
         filed: standing.filed,
         pending: standing.pending.iter().map(ServiceId::to_string).collect(),
         held: standing.held.keys().map(|(service, id)| Balancer::server(service, id)).collect(),
-        operator_files: OperatorFiles::from(&standing.operators),
+        operator_files: OperatorFilesShown::from(&standing.operators),
         under_way: report.activities.under_way().into_iter().map(UnderWayShown::from).collect(),
         quarantined: standing.quarantined.len(),
         services: standing.settled.services().count(),
@@ -192,7 +192,7 @@ pub struct Quarantine {
 }
 
 /// What is quarantined now.
-pub fn quarantine(report: &Report) -> Quarantine {
+pub fn quarantine(report: &Status) -> Quarantine {
     Quarantine { quarantine: report.standing.quarantined.clone() }
 }
 
@@ -237,12 +237,12 @@ impl From<&Done> for Act {
 }
 
 /// The last acts.
-pub fn history(report: &Report) -> History {
+pub fn history(report: &Status) -> History {
     History { history: report.history.iter().map(|done| Act::from(&**done)).collect() }
 }
 
 /// The revision that HAProxy follows, but for what is pending.
-fn applied(report: &Report) -> Option<i64> {
+fn applied(report: &Status) -> Option<i64> {
     report.standing.applied.map(|position| position.revision)
 }
 

@@ -15,7 +15,7 @@ use tokio::time::{Instant, sleep_until};
 use tokio_util::sync::CancellationToken;
 
 use crate::state_dir;
-use crate::status::{Report, Retainer};
+use crate::status::{Retainer, Status};
 
 /// How long a balancer that is cut off from etcd is waited for.
 const TTL: Duration = Duration::from_secs(10);
@@ -50,10 +50,10 @@ enum Outcome {
 }
 
 /// What the report says to those who wait, with all entries of its lists.
-pub fn said(report: &Report) -> Balancer {
+pub fn said(report: &Status) -> Balancer {
     let (seen, standing) = (report.seen, &report.standing);
     let is_of_this_store =
-        |applied: &crate::store::Position| applied.cluster == seen.cluster && applied.revision <= seen.revision;
+        |applied: &crate::store::StoreRevision| applied.cluster == seen.cluster && applied.revision <= seen.revision;
     let server = |(service, id): &crate::drain::Upstream| Balancer::server(service, id);
     Balancer {
         cluster: seen.cluster,
@@ -73,7 +73,7 @@ pub fn said(report: &Report) -> Balancer {
 }
 
 /// What is to stand in the store.
-fn wanted(report: &Report) -> Wanted {
+fn wanted(report: &Status) -> Wanted {
     Wanted { value: said(report).shortened(), drained: report.drained }
 }
 
@@ -88,7 +88,7 @@ fn due(written: Option<&Written>, wanted: &Wanted, lease: LeaseId, now: Instant)
 }
 
 /// What is written, by whom, and what it is about.
-pub struct Acknowledging {
+pub struct RecordConfig {
     /// The store.
     pub client: Client,
     /// This balancer's name.
@@ -97,11 +97,11 @@ pub struct Acknowledging {
     pub leases: PathBuf,
 }
 
-impl Acknowledging {
+impl RecordConfig {
     /// Goes on until the shutdown.
-    pub async fn run(self, mut report: watch::Receiver<Report>, shutdown: CancellationToken) {
+    pub async fn run(self, mut report: watch::Receiver<Status>, shutdown: CancellationToken) {
         let mut held = self.client.hold(TTL, shutdown.clone());
-        let mut keeper = Keeper::open(self).await;
+        let mut keeper = RecordKeeper::open(self).await;
         loop {
             let lease = *held.borrow_and_update();
             let wanted = wanted(&report.borrow_and_update());
@@ -124,8 +124,8 @@ impl Acknowledging {
 }
 
 /// Keeps the key as it is wanted.
-struct Keeper {
-    settings: Acknowledging,
+struct RecordKeeper {
+    settings: RecordConfig,
     key: String,
     written: Option<Written>,
     /// Leases of this balancer, the latest last: a key under one of them is its own.
@@ -143,8 +143,8 @@ fn retries() -> ExponentialBackoff {
     delays.with_max_delay(Duration::from_secs(2)).without_max_times().with_jitter().build()
 }
 
-impl Keeper {
-    async fn open(settings: Acknowledging) -> Self {
+impl RecordKeeper {
+    async fn open(settings: RecordConfig) -> Self {
         let key = Key::Balancer(settings.node.clone()).to_string();
         let text = tokio::fs::read_to_string(&settings.leases).await.unwrap_or_default();
         let leases = text.lines().filter_map(|line| line.parse().ok()).collect();
@@ -232,16 +232,16 @@ mod tests {
     use std::sync::Arc;
 
     use super::*;
-    use crate::status::Standing;
-    use crate::store::Position;
+    use crate::status::ReconcileStatus;
+    use crate::store::StoreRevision;
 
-    fn at(revision: i64) -> Position {
-        Position { cluster: 7, raft_term: 2, revision }
+    fn at(revision: i64) -> StoreRevision {
+        StoreRevision { cluster: 7, raft_term: 2, revision }
     }
 
-    fn applied(applied: Option<Position>, seen: i64) -> i64 {
-        let standing = Arc::new(Standing { applied, ..Standing::default() });
-        wanted(&Report { seen: at(seen), standing, ..Report::default() }).value.applied
+    fn applied(applied: Option<StoreRevision>, seen: i64) -> i64 {
+        let standing = Arc::new(ReconcileStatus { applied, ..ReconcileStatus::default() });
+        wanted(&Status { seen: at(seen), standing, ..Status::default() }).value.applied
     }
 
     #[test]
@@ -249,14 +249,14 @@ mod tests {
         assert_eq!(applied(None, 9), 0);
         assert_eq!(applied(Some(at(8)), 9), 8);
         assert_eq!(applied(Some(at(500)), 9), 0, "a store of the same name that was wiped");
-        assert_eq!(applied(Some(Position { cluster: 8, ..at(8) }), 9), 0);
+        assert_eq!(applied(Some(StoreRevision { cluster: 8, ..at(8) }), 9), 0);
     }
 
     #[test]
     fn a_list_that_is_cut_says_so() {
         let many = (0..5000).map(|n| (format!("http-services/x/overrides/n{n:04}"), "why".to_owned()));
-        let standing = Standing { quarantined: many.collect(), ..Standing::default() };
-        let value = wanted(&Report { standing: Arc::new(standing), ..Report::default() }).value;
+        let standing = ReconcileStatus { quarantined: many.collect(), ..ReconcileStatus::default() };
+        let value = wanted(&Status { standing: Arc::new(standing), ..Status::default() }).value;
         assert_eq!((value.quarantined.len(), value.more.len()), (Balancer::MOST, 1));
         assert!(value.more.contains("quarantined"));
     }

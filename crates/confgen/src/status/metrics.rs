@@ -20,7 +20,7 @@ use crate::desired::ServerState;
 use crate::status::activity;
 use crate::status::figures::{Counted, Figures};
 use crate::status::verdict::Judge;
-use crate::status::{Done, Kind, Report};
+use crate::status::{Done, Kind, Status};
 
 /// In seconds: a Runtime change takes under a millisecond, a file some 50 ms, a restart some 200 ms, one that fails 15 s.
 const BUCKETS: [f64; 14] = [0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 15.0];
@@ -108,7 +108,7 @@ impl Requeues {
 }
 
 /// Adds all of it, as `confgen_…`.
-pub fn register(report: &Report, counted: &Counted, registry: &mut Registry) {
+pub fn register(report: &Status, counted: &Counted, registry: &mut Registry) {
     let registry = registry.sub_registry_with_prefix("confgen");
     let standing = &report.standing;
     let applied = standing.applied.map_or(0, |position| position.revision);
@@ -184,7 +184,7 @@ fn gauge(value: i64) -> Gauge {
 }
 
 /// Gauges that are 1, for their labels' sake.
-fn infos(report: &Report, registry: &mut Registry) {
+fn infos(report: &Status, registry: &mut Registry) {
     let info = |version: String| {
         let family = Family::<[(&'static str, String); 1], Gauge>::default();
         family.get_or_create(&[("version", version)]).set(1);
@@ -197,7 +197,7 @@ fn infos(report: &Report, registry: &mut Registry) {
 }
 
 /// What is wanted, counted.
-fn census(report: &Report, registry: &mut Registry) {
+fn census(report: &Status, registry: &mut Registry) {
     let services = Family::<[(&'static str, &'static str); 1], Gauge>::default();
     let upstreams = Family::<[(&'static str, &'static str); 1], Gauge>::default();
     for kind in ["http", "tcp"] {
@@ -221,7 +221,7 @@ fn census(report: &Report, registry: &mut Registry) {
 
 /// What is served without a key: by service, and for how long. Alerts need the service's name, so it is a label here. The
 /// services are few, and end with what is retained.
-fn retained(report: &Report, registry: &mut Registry) {
+fn retained(report: &Status, registry: &mut Registry) {
     const MOST: usize = 100;
     let held = &report.standing.held;
     let mut counts: BTreeMap<(String, &str), i64> = BTreeMap::new();
@@ -242,7 +242,7 @@ fn retained(report: &Report, registry: &mut Registry) {
 }
 
 /// The verdicts on all upstreams, counted.
-fn verdicts(report: &Report, counted: &Counted, registry: &mut Registry) {
+fn verdicts(report: &Status, counted: &Counted, registry: &mut Registry) {
     // The others are about a balancer that can't be asked, or about the store as it is now.
     let is_ours = |cause: &Cause| {
         use Cause::{BalancerGarbled, Behind, NoBalancer, NoRecord, OtherStore, Unasked};
@@ -268,7 +268,7 @@ fn verdicts(report: &Report, counted: &Counted, registry: &mut Registry) {
     registry.register("unbalanced_upstreams", help, unbalanced);
 }
 
-fn times(report: &Report, registry: &mut Registry) {
+fn times(report: &Status, registry: &mut Registry) {
     let mut time = |name: &str, help: &str, time: Option<SystemTime>| {
         let since = time.and_then(|time| time.duration_since(SystemTime::UNIX_EPOCH).ok());
         if let Some(since) = since {
@@ -284,7 +284,7 @@ fn times(report: &Report, registry: &mut Registry) {
 }
 
 /// By kind, the longest activity of it; 0 without one.
-fn under_way(report: &Report, registry: &mut Registry) {
+fn under_way(report: &Status, registry: &mut Registry) {
     let seconds = Family::<[(&'static str, &'static str); 1], Gauge<f64, AtomicU64>>::default();
     let under_way = report.activities.under_way();
     for kind in activity::KINDS {
@@ -295,7 +295,7 @@ fn under_way(report: &Report, registry: &mut Registry) {
 }
 
 /// One for each file; those in which no end can be read have none.
-fn certificates(report: &Report, registry: &mut Registry) {
+fn certificates(report: &Status, registry: &mut Registry) {
     let expiry = Family::<[(&'static str, String); 1], Gauge>::default();
     let all = &report.standing.certificates;
     // Without a file of the operator's, the self-signed one serves.
@@ -321,9 +321,9 @@ mod tests {
 
     use super::*;
     use crate::desired::tests::{settle, topology};
-    use crate::status::Standing;
+    use crate::status::ReconcileStatus;
 
-    fn text(report: &Report) -> String {
+    fn text(report: &Status) -> String {
         let mut registry = Registry::default();
         register(report, &Err("gone".into()), &mut registry);
         let mut text = String::new();
@@ -333,14 +333,14 @@ mod tests {
 
     #[test]
     fn they_follow_the_report() {
-        let mut report = Report::default();
+        let mut report = Status::default();
         let text_before = text(&report);
         assert!(text_before.contains("\nconfgen_in_sync 0\n"), "{text_before}");
         assert!(text_before.contains("confgen_applies_total{kind=\"restart\",result=\"failed\"} 0"), "{text_before}");
         let store = "http-services/a/upstreams/1 10.0.0.1:80\nhttp-services/a/upstreams/2 10.0.0.2:80\n\
                      http-services/a/overrides/2 {\"state\":\"drain\"}\ntcp-services/b/ports 3306";
         let settled = settle(&topology(store), &Default::default(), &Default::default());
-        let mut standing = Standing { settled: settled.into(), ..Standing::default() };
+        let mut standing = ReconcileStatus { settled: settled.into(), ..ReconcileStatus::default() };
         standing.quarantined.insert("k".into(), "r".into());
         report.standing = Arc::new(standing);
         report.seen.revision = 9;

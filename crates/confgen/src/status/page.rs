@@ -3,8 +3,8 @@
 use askama::Template;
 use discovery::Cause;
 
-use crate::status::Report;
-use crate::status::api::{Act, Counted, ServiceInFull, Status, UpstreamShown, first_services, history, status};
+use crate::status::Status;
+use crate::status::api::{Act, Counted, ServiceInFull, StatusShown, UpstreamShown, first_services, history, status};
 
 /// A page with more services is no page; the API has them all.
 const SERVICES: usize = 200;
@@ -19,7 +19,7 @@ const KEYS: usize = 100;
 #[derive(Template)]
 #[template(path = "status.html")]
 struct Page<'a> {
-    status: Status,
+    status: StatusShown,
     services: Vec<ServiceInFull>,
     more_services: usize,
     quarantine: Vec<(&'a String, &'a String)>,
@@ -29,7 +29,7 @@ struct Page<'a> {
 }
 
 /// The page of now.
-pub fn page(report: &Report, counted: &Counted) -> askama::Result<String> {
+pub fn page(report: &Status, counted: &Counted) -> askama::Result<String> {
     let standing = &report.standing;
     let page = Page {
         status: status(report),
@@ -81,7 +81,7 @@ mod tests {
 
     use super::*;
     use crate::desired::tests::{settle, topology};
-    use crate::status::Standing;
+    use crate::status::ReconcileStatus;
 
     #[test]
     fn nothing_from_the_store_becomes_markup() {
@@ -90,8 +90,8 @@ mod tests {
         let settled = settle(&topology(store), &Default::default(), &Default::default());
         let quarantined = settled.quarantined();
         assert!(quarantined.values().any(|reason| reason.contains("<script>")), "{quarantined:?}");
-        let standing = Standing { settled: settled.into(), quarantined, ..Standing::default() };
-        let report = Report { standing: Arc::new(standing), away: Some("<i>".into()), ..Report::default() };
+        let standing = ReconcileStatus { settled: settled.into(), quarantined, ..ReconcileStatus::default() };
+        let report = Status { standing: Arc::new(standing), away: Some("<i>".into()), ..Status::default() };
         let page = page(&report, &Err("</td><img src=x>".into())).unwrap();
         for markup in ["<script", "<img", "<i>", "<b>"] {
             assert!(!page.contains(markup), "{markup} in {page}");

@@ -12,7 +12,7 @@ use discovery::Balance;
 use haproxy::runtime::{RowKind, Stat};
 
 use crate::desired::names::service;
-use crate::desired::{Settled, Wanted};
+use crate::desired::{DesiredService, DesiredState};
 use crate::status::figures::takes_requests;
 
 /// A server starves after this many turns that it should have had.
@@ -62,7 +62,7 @@ pub struct Tracker {
 #[derive(Debug)]
 struct Section {
     /// What the store asked for. A new decision may be a drain that was taken back unseen.
-    wanted: Arc<Wanted>,
+    wanted: Arc<DesiredService>,
     weight: u64,
     active: u64,
     chosen: u64,
@@ -86,7 +86,7 @@ struct Waiting {
 
 impl Tracker {
     /// Takes in the figures of all backends, without their servers.
-    pub fn glance(&mut self, pid: u32, rows: &[Stat], settled: &Settled) -> Glance {
+    pub fn glance(&mut self, pid: u32, rows: &[Stat], settled: &DesiredState) -> Glance {
         if self.pid.replace(pid) != Some(pid) {
             self.sections.clear();
         }
@@ -139,7 +139,7 @@ impl Tracker {
 }
 
 impl Section {
-    fn of(row: &Stat, wanted: &Arc<Wanted>) -> Self {
+    fn of(row: &Stat, wanted: &Arc<DesiredService>) -> Self {
         Self {
             wanted: Arc::clone(wanted),
             weight: row.weight,
@@ -150,7 +150,7 @@ impl Section {
         }
     }
 
-    fn follow(&mut self, row: &Stat, wanted: &Arc<Wanted>) {
+    fn follow(&mut self, row: &Stat, wanted: &Arc<DesiredService>) {
         // `clear counters` over the Runtime API starts them anew.
         if row.chosen < self.chosen || !Arc::ptr_eq(&self.wanted, wanted) {
             (self.counted, self.servers) = (None, BTreeMap::new());
@@ -213,7 +213,7 @@ impl Waiting {
 
 /// HAProxy gives each server of the section its turn. Where HAProxy doesn't name the algorithm, a profile may have chosen
 /// another one than the service.
-fn takes_turns(backend: &Stat, wanted: &Wanted) -> bool {
+fn takes_turns(backend: &Stat, wanted: &DesiredService) -> bool {
     let settings = &wanted.settings;
     let says_so = || settings.balance == Balance::RoundRobin && settings.profile.is_none();
     backend.algorithm.as_deref().map_or_else(says_so, |algorithm| algorithm == "roundrobin")

@@ -6,11 +6,11 @@
 use discovery::{Cause, Key, Kind, Reason, ServiceId, SettingName, Verdict, refrains};
 use haproxy::runtime::Stat;
 
-use crate::desired::{Explained, Facts, Server, ServerState, Wanted};
+use crate::desired::{DesiredService, Facts, Server, ServerState, UpstreamExplanation};
 use crate::render::view::{TLS, WEB};
 use crate::status::figures::{Figures, takes_requests};
 use crate::status::share::Starved;
-use crate::status::{Report, Retained, Retainer};
+use crate::status::{Retained, Retainer, Status};
 
 /// The settings that say what a service answers for. `path` narrows what `domain` names.
 const NAMES: [SettingName; 4] = [SettingName::Domain, SettingName::Path, SettingName::UrlReg, SettingName::Ports];
@@ -19,7 +19,7 @@ const NAMES: [SettingName; 4] = [SettingName::Domain, SettingName::Path, Setting
 pub struct Judge<'a> {
     id: &'a ServiceId,
     section: String,
-    report: &'a Report,
+    report: &'a Status,
     facts: Facts<'a>,
     figures: &'a Figures<'a>,
     /// HAProxy has a way for requests to the service's section.
@@ -32,7 +32,7 @@ pub struct Judge<'a> {
 
 impl<'a> Judge<'a> {
     /// The judge of a service's upstreams.
-    pub fn of(report: &'a Report, figures: &'a Figures<'a>, id: &'a ServiceId) -> Self {
+    pub fn of(report: &'a Status, figures: &'a Figures<'a>, id: &'a ServiceId) -> Self {
         let facts = report.standing.settled.facts(id);
         let mut judge = Self {
             id,
@@ -52,7 +52,7 @@ impl<'a> Judge<'a> {
     }
 
     /// The verdict on one of the service's upstreams.
-    pub fn judge(&self, upstream: &Explained) -> Verdict {
+    pub fn judge(&self, upstream: &UpstreamExplanation) -> Verdict {
         let row = self.figures.server(&self.section, upstream.id.as_str());
         let (mut against, mut notes) = (self.against.clone(), self.notes.clone());
         self.look_at_service(upstream, &mut against, &mut notes);
@@ -104,7 +104,7 @@ impl<'a> Judge<'a> {
     /// A host, an expression or a port leads to the service.
     fn has_claims(&self) -> bool {
         let claims =
-            |wanted: &Wanted| !wanted.routes.is_empty() || wanted.url_reg.is_some() || !wanted.binds.is_empty();
+            |wanted: &DesiredService| !wanted.routes.is_empty() || wanted.url_reg.is_some() || !wanted.binds.is_empty();
         self.facts.wanted.is_some_and(claims)
     }
 
@@ -174,7 +174,7 @@ impl<'a> Judge<'a> {
     }
 
     /// What keeps the whole service from being served as the store says.
-    fn look_at_service(&self, upstream: &Explained, against: &mut Vec<Reason>, notes: &mut Vec<Reason>) {
+    fn look_at_service(&self, upstream: &UpstreamExplanation, against: &mut Vec<Reason>, notes: &mut Vec<Reason>) {
         if let Some(reason) = self.facts.forbidden {
             let words = format!("the service gets no upstreams: {reason}");
             against.push(Cause::ServiceQuarantined.because(words));
@@ -192,7 +192,7 @@ impl<'a> Judge<'a> {
         }
     }
 
-    fn look_at_record(&self, upstream: &Explained, against: &mut Vec<Reason>, notes: &mut Vec<Reason>) {
+    fn look_at_record(&self, upstream: &UpstreamExplanation, against: &mut Vec<Reason>, notes: &mut Vec<Reason>) {
         let name = (self.id.clone(), upstream.id.clone());
         if let Some(retained) = self.report.standing.held.get(&name) {
             notes.push(Cause::Held.because(retained.words()));

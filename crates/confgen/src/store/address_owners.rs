@@ -6,17 +6,17 @@ use std::sync::Arc;
 use discovery::{Service, ServiceId, UpstreamAddress, UpstreamId};
 
 /// An upstream, by its service and its id.
-pub type Bearer = (ServiceId, UpstreamId);
+pub type UpstreamRef = (ServiceId, UpstreamId);
 
 /// The upstreams that bear an address, by that address.
-pub type Bearers = BTreeMap<UpstreamAddress, BTreeSet<Bearer>>;
+pub type AddressOwners = BTreeMap<UpstreamAddress, BTreeSet<UpstreamRef>>;
 
 /// The upstreams of these services whose records bear one of these addresses.
 pub fn bearers<'a>(
     services: impl IntoIterator<Item = (&'a ServiceId, &'a Arc<Service>)>,
     of: impl Fn(&UpstreamAddress) -> bool,
-) -> Bearers {
-    let mut bearers = Bearers::new();
+) -> AddressOwners {
+    let mut bearers = AddressOwners::new();
     for (service, keys) in services {
         for (id, field) in keys.upstreams() {
             if let Some(upstream) = field.value.as_ref().ok().filter(|upstream| of(&upstream.address)) {
@@ -29,7 +29,7 @@ pub fn bearers<'a>(
 
 /// Whether the address of an upstream without a key is now this live record's. `bore` are those that bore it when the
 /// key was there: an app under two services has a record in each, and either may come back first.
-pub fn has_moved(gone: &Bearer, live: &Bearer, bore: Option<&BTreeSet<Bearer>>) -> bool {
+pub fn address_was_reassigned(gone: &UpstreamRef, live: &UpstreamRef, bore: Option<&BTreeSet<UpstreamRef>>) -> bool {
     live.0 == gone.0 || !bore.is_some_and(|bore| bore.contains(live))
 }
 
@@ -44,13 +44,13 @@ mod tests {
         let address = "10.0.0.1:80".parse().unwrap();
         let bore = bearers(before.services(), |other| *other == address);
         let [a, b] = bore[&address].iter().cloned().collect::<Vec<_>>().try_into().unwrap();
-        assert!(!has_moved(&a, &b, bore.get(&address)));
+        assert!(!address_was_reassigned(&a, &b, bore.get(&address)));
         let new = (b.0.clone(), "2".parse().unwrap());
-        assert!(has_moved(&a, &new, bore.get(&address)), "another record");
-        assert!(has_moved(&a, &b, None));
+        assert!(address_was_reassigned(&a, &new, bore.get(&address)), "another record");
+        assert!(address_was_reassigned(&a, &b, None));
         let twin = (a.0.clone(), "2".parse().unwrap());
         assert!(
-            has_moved(&a, &twin, Some(&[a.clone(), twin.clone()].into())),
+            address_was_reassigned(&a, &twin, Some(&[a.clone(), twin.clone()].into())),
             "its own service has that address twice"
         );
         assert!(bearers(before.services(), |_| false).is_empty());

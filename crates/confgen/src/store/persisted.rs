@@ -4,17 +4,17 @@
 use discovery::{Entry, Topology};
 use serde::{Deserialize, Serialize};
 
-use super::{Held, Position};
+use super::{RetainedKeys, StoreRevision};
 use crate::store::removal_guard::Kept;
 
 /// The service keys as of a position. A field that an older confgen has not written has its default.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
-pub struct Stored {
+pub struct PersistedStore {
     /// Up to where the store was known; none where it never was.
-    pub position: Option<Position>,
+    pub position: Option<StoreRevision>,
     /// Which keys are held.
-    pub held: Held,
+    pub held: RetainedKeys,
     /// What the guard keeps.
     pub kept: Vec<Kept>,
     /// The upstreams that lost their keys of late, and are not retained.
@@ -43,15 +43,15 @@ enum Value {
     Bytes(Vec<u8>),
 }
 
-impl Stored {
+impl PersistedStore {
     /// What is known now, without what is retained.
-    pub fn new<'a>(entries: impl Iterator<Item = &'a Entry>, position: Position) -> Self {
+    pub fn new<'a>(entries: impl Iterator<Item = &'a Entry>, position: StoreRevision) -> Self {
         Self { position: Some(position), entries: entries.map(Line::from).collect(), ..Self::default() }
     }
 
     /// The same with the keys that are retained since a reset.
     #[must_use]
-    pub fn retaining(self, held: Held) -> Self {
+    pub fn retaining(self, held: RetainedKeys) -> Self {
         Self { held, ..self }
     }
 
@@ -99,9 +99,9 @@ mod tests {
             entry("http-services/a/path", b"\xff\x00", 0),
             entry("http-services/a/upstreams/1", b"10.0.0.1:80", 77),
         ]);
-        let position = Position { cluster: u64::MAX, raft_term: 2, revision: 9 };
-        let stored = Stored::new(known.entries(), position);
-        let again: Stored = serde_json::from_slice(&serde_json::to_vec(&stored).unwrap()).unwrap();
+        let position = StoreRevision { cluster: u64::MAX, raft_term: 2, revision: 9 };
+        let stored = PersistedStore::new(known.entries(), position);
+        let again: PersistedStore = serde_json::from_slice(&serde_json::to_vec(&stored).unwrap()).unwrap();
         assert_eq!((again.position, again.topology()), (Some(position), known));
     }
 
@@ -109,10 +109,10 @@ mod tests {
     fn an_older_or_a_meddled_with_file_is_taken_as_far_as_it_goes() {
         let terse = r#"{"entries":[{"key":"http-services/a/upstreams/1","value":"10.0.0.1:80 check\n"},
             {"key":"nonsense/\u0000","value":""}],"later":7}"#;
-        let stored: Stored = serde_json::from_str(terse).unwrap();
+        let stored: PersistedStore = serde_json::from_str(terse).unwrap();
         assert_eq!((stored.position, stored.held.len()), (None, 0));
         let topology = stored.topology();
         assert!(topology.services().values().flat_map(|it| it.upstreams()).all(|(_, field)| field.value.is_err()));
-        assert_eq!(serde_json::from_str::<Stored>("{}").unwrap(), Stored::default());
+        assert_eq!(serde_json::from_str::<PersistedStore>("{}").unwrap(), PersistedStore::default());
     }
 }

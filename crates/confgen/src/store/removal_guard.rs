@@ -10,7 +10,7 @@ use std::time::{Duration, Instant, SystemTime};
 use discovery::{Acceptance, Change, Key, ServiceId, Upstream, UpstreamId, UpstreamState};
 use serde::{Deserialize, Serialize};
 
-use crate::store::address_owners::Bearer;
+use crate::store::address_owners::UpstreamRef;
 
 /// How long an upstream that lost its key unexpectedly counts. Announcers of one service may have different `--ttl`, and
 /// an expired client certificate ends one lease after the other, as connections break.
@@ -25,7 +25,7 @@ const PUT_BACK_WITHIN: Duration = Duration::from_secs(2);
 
 /// When upstreams are retained, and for how long.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Policy {
+pub struct GuardPolicy {
     /// Percent of a service's upstreams, or of all. If more are lost, they are retained. 100 disables the guard.
     pub share: u8,
     /// Upstreams lost within this time return at once. Those lost earlier have to pass a check first.
@@ -36,7 +36,7 @@ pub struct Policy {
 
 /// An upstream whose key went.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Departure {
+pub struct UpstreamRemoval {
     /// Its service.
     pub service: ServiceId,
     /// Its id.
@@ -46,12 +46,12 @@ pub struct Departure {
     /// The lease that its key hung on; 0 is none.
     pub lease: i64,
     /// Whose records bore its address when it went.
-    pub bore: BTreeSet<Bearer>,
+    pub bore: BTreeSet<UpstreamRef>,
 }
 
-impl Departure {
+impl UpstreamRemoval {
     /// Nothing asked for it: the key hung on a lease, and its last record did not say that the upstream goes.
-    pub fn is_loss(&self) -> bool {
+    pub fn is_unexpected(&self) -> bool {
         self.lease != 0 && self.upstream.state == UpstreamState::Ready
     }
 }
@@ -63,7 +63,7 @@ pub struct Kept {
     id: UpstreamId,
     upstream: Upstream,
     #[serde(default)]
-    bore: BTreeSet<Bearer>,
+    bore: BTreeSet<UpstreamRef>,
     /// For how many seconds it has been.
     #[serde(default)]
     seconds: u64,
@@ -109,7 +109,7 @@ pub enum Sight {
 
 /// The upstream that an event takes away after its last record said so, or whose last record hung on no lease. Both events
 /// may come in one revision. Then no round has seen the record that said so.
-pub fn goodbye(change: &Change) -> Option<(ServiceId, UpstreamId)> {
+pub fn graceful_removal(change: &Change) -> Option<(ServiceId, UpstreamId)> {
     let Change::Delete { key, previous: Some(last), .. } = change else { return None };
     let Ok(Key::Upstream { service, id, .. }) = key.parse::<Key>() else { return None };
     let going = Upstream::parse(&last.value).is_ok_and(|upstream| upstream.state != UpstreamState::Ready);
@@ -118,8 +118,8 @@ pub fn goodbye(change: &Change) -> Option<(ServiceId, UpstreamId)> {
 
 /// The upstreams that were lost, and those that are retained.
 #[derive(Clone, Debug)]
-pub struct Guard {
-    policy: Policy,
+pub struct RemovalGuard {
+    policy: GuardPolicy,
     /// Upstreams that HAProxy found up when their keys went, the latest last.
     losses: Vec<Loss>,
     held: BTreeMap<ServiceId, BTreeMap<UpstreamId, Hold>>,
@@ -129,7 +129,7 @@ pub struct Guard {
 struct Loss {
     span: Span,
     noticed: Noticed,
-    departure: Departure,
+    departure: UpstreamRemoval,
 }
 
 #[derive(Clone, Debug)]
@@ -137,7 +137,7 @@ struct Hold {
     span: Span,
     noticed: Noticed,
     upstream: Upstream,
-    bore: BTreeSet<Bearer>,
+    bore: BTreeSet<UpstreamRef>,
     is_unproven: bool,
 }
 
@@ -159,7 +159,7 @@ impl Span {
 
 /// How many upstreams the store has.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Present {
+pub struct UpstreamCounts {
     /// Of each service that has lost some.
     pub services: BTreeMap<ServiceId, usize>,
     /// Of all services.
@@ -170,9 +170,9 @@ pub struct Present {
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Mass {
     /// HAProxy has them, or had them a moment ago.
-    pub recent: Vec<Departure>,
+    pub recent: Vec<UpstreamRemoval>,
     /// They were removed a while ago.
-    pub returning: Vec<Departure>,
+    pub returning: Vec<UpstreamRemoval>,
 }
 
 /// When, for what is persisted too.
@@ -192,21 +192,21 @@ impl Moment {
     }
 }
 
-impl Guard {
+impl RemovalGuard {
     /// A guard that has seen nothing yet.
-    pub fn new(policy: Policy) -> Self {
+    pub fn new(policy: GuardPolicy) -> Self {
         Self { policy, losses: Vec::new(), held: BTreeMap::new() }
     }
 
     /// Forgets the losses that are explained: the upstream is back, its removal was announced, or its address is another
     /// record's.
-    pub fn forget(&mut self, is_explained: impl Fn(&Departure) -> bool) {
+    pub fn forget(&mut self, is_explained: impl Fn(&UpstreamRemoval) -> bool) {
         self.losses.retain(|loss| !is_explained(&loss.departure));
     }
 
     /// Takes in losses of upstreams that HAProxy finds up, and says which of all that are remembered are to be retained:
     /// too many of one service, or of all.
-    pub fn lost(&mut self, moment: Moment, losses: Vec<Departure>, present: &Present) -> Mass {
+    pub fn lost(&mut self, moment: Moment, losses: Vec<UpstreamRemoval>, present: &UpstreamCounts) -> Mass {
         let now = moment.now;
         let again: BTreeSet<(&ServiceId, &UpstreamId)> = losses.iter().map(|it| (&it.service, &it.id)).collect();
         self.losses.retain(|Loss { span, departure, .. }| {
@@ -238,8 +238,8 @@ impl Guard {
         Mass { recent: departures(recent), returning: departures(returning) }
     }
 
-    /// The services that have lost some: [`Present`] has to count them.
-    pub fn losers(&self) -> impl Iterator<Item = &ServiceId> {
+    /// The services that have lost some: [`UpstreamCounts`] has to count them.
+    pub fn services_with_removals(&self) -> impl Iterator<Item = &ServiceId> {
         self.losses.iter().map(|loss| &loss.departure.service)
     }
 
@@ -250,12 +250,12 @@ impl Guard {
 
     /// Retains these. They are no longer losses.
     pub fn hold(&mut self, moment: Moment, mass: Mass) {
-        let taken: BTreeSet<Bearer> =
+        let taken: BTreeSet<UpstreamRef> =
             mass.recent.iter().chain(&mass.returning).map(|it| (it.service.clone(), it.id.clone())).collect();
         self.losses.retain(|loss| !taken.contains(&(loss.departure.service.clone(), loss.departure.id.clone())));
         let recent = mass.recent.into_iter().map(|it| (it, false));
         for (departure, is_unproven) in recent.chain(mass.returning.into_iter().map(|it| (it, true))) {
-            let Departure { service, id, upstream, bore, .. } = departure;
+            let UpstreamRemoval { service, id, upstream, bore, .. } = departure;
             let hold = Hold { span: moment.span(), noticed: moment.noticed, upstream, bore, is_unproven };
             self.held.entry(service).or_default().insert(id, hold);
         }
@@ -306,7 +306,7 @@ impl Guard {
         for it in lost.into_iter().take(MOST_LOSSES) {
             let span = span(&it);
             let Kept { service, id, upstream, bore, noticed, .. } = it;
-            let departure = Departure { service, id, upstream, bore, lease: 0 };
+            let departure = UpstreamRemoval { service, id, upstream, bore, lease: 0 };
             self.losses.push(Loss { span, noticed, departure });
         }
     }
@@ -350,7 +350,7 @@ impl Guard {
     pub fn release(
         &mut self,
         now: Instant,
-        sight: impl Fn(&Bearer, &Upstream, &BTreeSet<Bearer>) -> Option<Sight>,
+        sight: impl Fn(&UpstreamRef, &Upstream, &BTreeSet<UpstreamRef>) -> Option<Sight>,
     ) -> BTreeSet<ServiceId> {
         let mut concerned = BTreeSet::new();
         for (service, held) in &mut self.held {
@@ -376,7 +376,7 @@ impl Guard {
     }
 
     /// The upstreams that are retained, and since when; None if that isn't known.
-    pub fn since(&self) -> impl Iterator<Item = (Bearer, Option<SystemTime>)> {
+    pub fn since(&self) -> impl Iterator<Item = (UpstreamRef, Option<SystemTime>)> {
         self.holds().map(|(service, id, hold)| ((service.clone(), id.clone()), hold.span.since))
     }
 
@@ -421,16 +421,16 @@ mod tests {
     const SECOND: Duration = Duration::from_secs(1);
     const MINUTE: Duration = Duration::from_secs(60);
 
-    fn guard() -> Guard {
-        Guard::new(Policy { share: 50, window: 10 * SECOND, hold: None })
+    fn guard() -> RemovalGuard {
+        RemovalGuard::new(GuardPolicy { share: 50, window: 10 * SECOND, hold: None })
     }
 
     fn service(name: &str) -> ServiceId {
         ServiceId { kind: Kind::Http, name: name.parse().unwrap() }
     }
 
-    fn losses(name: &str, ids: std::ops::Range<u8>) -> Vec<Departure> {
-        let loss = |n| Departure {
+    fn losses(name: &str, ids: std::ops::Range<u8>) -> Vec<UpstreamRemoval> {
+        let loss = |n| UpstreamRemoval {
             service: service(name),
             id: format!("u{n}").parse().unwrap(),
             upstream: Upstream::parse(format!("10.0.0.{n}:80").as_bytes()).unwrap(),
@@ -440,8 +440,8 @@ mod tests {
         ids.map(loss).collect()
     }
 
-    fn present(of_a: usize, all: usize) -> Present {
-        Present { services: [(service("a"), of_a)].into(), all }
+    fn present(of_a: usize, all: usize) -> UpstreamCounts {
+        UpstreamCounts { services: [(service("a"), of_a)].into(), all }
     }
 
     /// A time of this test, and the store's revision by then.
@@ -449,15 +449,15 @@ mod tests {
         Moment { now, at: SystemTime::UNIX_EPOCH + MINUTE, noticed: Noticed { cluster: 7, revision } }
     }
 
-    fn ids(mass: &[Departure]) -> Vec<&str> {
+    fn ids(mass: &[UpstreamRemoval]) -> Vec<&str> {
         mass.iter().map(|it| it.id.as_str()).collect()
     }
 
-    fn held(guard: &Guard) -> usize {
+    fn held(guard: &RemovalGuard) -> usize {
         guard.held(&service("a")).len()
     }
 
-    fn recent(recent: Vec<Departure>) -> Mass {
+    fn recent(recent: Vec<UpstreamRemoval>) -> Mass {
         Mass { recent, returning: Vec::new() }
     }
 
@@ -487,15 +487,15 @@ mod tests {
         let mass = guard.lost(at(t + 35 * SECOND, 1), losses("a", 3..4), &present(1, 100));
         assert_eq!((ids(&mass.recent), ids(&mass.returning)), (vec!["u3"], vec!["u1", "u2"]));
         guard.hold(at(t + 35 * SECOND, 1), mass);
-        let unproven = |guard: &Guard| guard.held(&service("a")).values().filter(|it| it.is_unproven).count();
+        let unproven = |guard: &RemovalGuard| guard.held(&service("a")).values().filter(|it| it.is_unproven).count();
         assert_eq!((held(&guard), unproven(&guard)), (3, 2));
         let mass = guard.lost(at(t + 50 * SECOND, 1), losses("a", 4..5), &present(0, 100));
         assert_eq!(ids(&mass.recent), ["u4"]);
         guard.hold(at(t + 50 * SECOND, 1), mass);
         // u1 passes its check and fails it later. u2's app is gone.
-        let up = |_: &Bearer, _: &Upstream, _: &BTreeSet<Bearer>| Some(Sight::Up);
+        let up = |_: &UpstreamRef, _: &Upstream, _: &BTreeSet<UpstreamRef>| Some(Sight::Up);
         let down = |down: &'static [&str]| {
-            move |(_, id): &Bearer, _: &Upstream, _: &BTreeSet<Bearer>| {
+            move |(_, id): &UpstreamRef, _: &Upstream, _: &BTreeSet<UpstreamRef>| {
                 Some(if down.contains(&id.as_str()) { Sight::Down } else { Sight::Up })
             }
         };
@@ -533,7 +533,7 @@ mod tests {
         let t = Instant::now();
         let mut guard = guard();
         let both = [losses("a", 1..3), losses("b", 3..6)].concat();
-        let present = Present { services: [(service("a"), 9), (service("b"), 9)].into(), all: 4 };
+        let present = UpstreamCounts { services: [(service("a"), 9), (service("b"), 9)].into(), all: 4 };
         assert_eq!(guard.lost(at(t, 1), both, &present).recent.len(), 5);
     }
 
@@ -542,7 +542,7 @@ mod tests {
         let t = Instant::now();
         let mut guard = guard();
         guard.hold(at(t, 1), recent(losses("a", 1..5)));
-        let sight = |(_, id): &Bearer, _: &Upstream, _: &BTreeSet<Bearer>| match id.as_str() {
+        let sight = |(_, id): &UpstreamRef, _: &Upstream, _: &BTreeSet<UpstreamRef>| match id.as_str() {
             "u2" => Some(Sight::Down),
             "u3" => None,
             "u4" => Some(Sight::Missing),
@@ -558,9 +558,9 @@ mod tests {
     #[test]
     fn a_timer_ends_it_if_there_is_one() {
         let t = Instant::now();
-        let up = |_: &Bearer, _: &Upstream, _: &BTreeSet<Bearer>| Some(Sight::Up);
+        let up = |_: &UpstreamRef, _: &Upstream, _: &BTreeSet<UpstreamRef>| Some(Sight::Up);
         for (hold, left) in [(Some(300 * SECOND), 0), (None, 3)] {
-            let mut guard = Guard::new(Policy { hold, ..guard().policy });
+            let mut guard = RemovalGuard::new(GuardPolicy { hold, ..guard().policy });
             guard.hold(at(t, 1), recent(losses("a", 1..4)));
             guard.release(t + 299 * SECOND, up);
             assert_eq!(held(&guard), 3);
@@ -589,7 +589,7 @@ mod tests {
         assert_eq!(guard.accept(&Acceptance { cluster: 7, revision: 9 }), BTreeMap::new(), "an older word");
         assert_eq!(guard.accept(&Acceptance { cluster: 8, revision: 99 }), BTreeMap::new(), "another store");
         assert_eq!(guard.accept(&Acceptance { cluster: 7, revision: 19 }), [(service("a"), 2)].into());
-        assert_eq!((held(&guard), guard.losers().count()), (1, 0));
+        assert_eq!((held(&guard), guard.services_with_removals().count()), (1, 0));
         // A store that was reset has lower revisions, and it is the only one that can be named.
         guard.follow_store(Noticed { cluster: 7, revision: 5 });
         assert_eq!(guard.accept(&Acceptance { cluster: 7, revision: 4 }), BTreeMap::new());
@@ -600,25 +600,25 @@ mod tests {
     #[test]
     fn a_restart_of_confgen_forgets_nothing() {
         let t = Instant::now();
-        let mut guard = Guard::new(Policy { hold: Some(300 * SECOND), ..guard().policy });
+        let mut guard = RemovalGuard::new(GuardPolicy { hold: Some(300 * SECOND), ..guard().policy });
         guard.hold(at(t, 1), recent(losses("a", 1..3)));
         guard.lost(at(t, 1), losses("a", 3..4), &present(9, 100));
         let later = t + 299 * SECOND;
         let json = serde_json::to_vec(&(guard.kept(later), guard.remembered(later))).unwrap();
         let (kept, lost) = serde_json::from_slice(&json).unwrap();
-        let mut again = Guard::new(guard.policy);
+        let mut again = RemovalGuard::new(guard.policy);
         let wall = SystemTime::UNIX_EPOCH + MINUTE;
         again.recall(t, wall, kept, lost);
         assert_eq!(again.held(&service("a")), guard.held(&service("a")));
         assert!(again.since().all(|(_, since)| since == Some(SystemTime::UNIX_EPOCH + MINUTE)));
         let mass = again.lost(at(t, 1), losses("a", 4..7), &present(0, 96));
         assert_eq!(ids(&mass.returning), ["u3"]);
-        let up = |_: &Bearer, _: &Upstream, _: &BTreeSet<Bearer>| Some(Sight::Up);
+        let up = |_: &UpstreamRef, _: &Upstream, _: &BTreeSet<UpstreamRef>| Some(Sight::Up);
         assert_eq!(again.release(t, up), BTreeSet::new());
         assert_eq!(again.release(t + SECOND, up), [service("a")].into(), "not for longer than before");
         // The time without confgen counts.
         guard.policy.hold = None;
-        let mut later = Guard::new(guard.policy);
+        let mut later = RemovalGuard::new(guard.policy);
         later.recall(t, wall + 20 * SECOND, Vec::new(), guard.remembered(t));
         assert_eq!(ids(&later.lost(at(t, 1), losses("a", 4..7), &present(0, 96)).returning), ["u3"]);
     }
@@ -627,14 +627,14 @@ mod tests {
     fn what_is_remembered_is_bounded_but_a_mass_is_not() {
         let t = Instant::now();
         let mut guard = guard();
-        let many = |from: usize, to: usize| -> Vec<Departure> {
+        let many = |from: usize, to: usize| -> Vec<UpstreamRemoval> {
             let one = losses("a", 1..2).remove(0);
-            (from..to).map(|n| Departure { id: format!("n{n}").parse().unwrap(), ..one.clone() }).collect()
+            (from..to).map(|n| UpstreamRemoval { id: format!("n{n}").parse().unwrap(), ..one.clone() }).collect()
         };
         assert_eq!(guard.lost(at(t, 1), many(0, MOST_LOSSES), &present(99_999, 99_999)), Mass::default());
         guard.lost(at(t, 1), many(MOST_LOSSES, MOST_LOSSES + 9), &present(99_999, 99_999));
         guard.lost(at(t, 1), Vec::new(), &present(99_999, 99_999));
-        assert_eq!(guard.losers().count(), MOST_LOSSES);
+        assert_eq!(guard.services_with_removals().count(), MOST_LOSSES);
         let mass = guard.lost(at(t, 1), many(50_000, 65_000), &present(0, 0));
         assert_eq!(mass.recent.len(), 25_000);
     }
@@ -650,7 +650,7 @@ mod tests {
                 mod_revision: 2,
                 lease: 7,
             };
-            goodbye(&Change::Delete { key, revision: 3, previous: Some(last) })
+            graceful_removal(&Change::Delete { key, revision: 3, previous: Some(last) })
         };
         assert_eq!(gone("10.0.0.1:80"), None);
         let going = gone(r#"{"address":"10.0.0.1:80","state":"drain"}"#);
@@ -659,12 +659,12 @@ mod tests {
 
     #[test]
     fn an_announced_removal_is_no_loss() {
-        let [mut departure] = <[Departure; 1]>::try_from(losses("a", 1..2)).unwrap();
-        assert!(departure.is_loss());
+        let [mut departure] = <[UpstreamRemoval; 1]>::try_from(losses("a", 1..2)).unwrap();
+        assert!(departure.is_unexpected());
         departure.upstream.state = UpstreamState::Drain;
-        assert!(!departure.is_loss());
+        assert!(!departure.is_unexpected());
         departure.upstream.state = UpstreamState::Ready;
         departure.lease = 0;
-        assert!(!departure.is_loss(), "written by hand, deleted by hand");
+        assert!(!departure.is_unexpected(), "written by hand, deleted by hand");
     }
 }

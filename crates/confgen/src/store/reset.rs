@@ -9,26 +9,26 @@ use std::time::SystemTime;
 use discovery::{Acceptance, Entry, Key, Layout, Lost, ServiceId, Topology, UpstreamAddress, UpstreamId};
 use serde::{Deserialize, Serialize};
 
-use super::Position;
-use crate::store::address_owners::{Bearer, Bearers, bearers, has_moved};
+use super::StoreRevision;
+use crate::store::address_owners::{AddressOwners, UpstreamRef, address_was_reassigned, bearers};
 
 /// The keys that are held. Their entries are part of the topology, as those of the store are.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
-pub struct Held {
+pub struct RetainedKeys {
     keys: BTreeSet<String>,
     /// Of the addresses that are held: whose they were in the last topology.
-    bore: Bearers,
+    bore: AddressOwners,
     /// The store that was found wiped, and as of when.
-    noticed: Position,
+    noticed: StoreRevision,
     /// When it was, by this host's clock; None if an older confgen noticed it.
     since: Option<SystemTime>,
 }
 
-impl Held {
+impl RetainedKeys {
     /// Holds what the last topology has and the listing of a wiped store lacks. What was held already is part of the
     /// last topology.
-    pub fn of(last: &Topology, listed: &BTreeSet<&str>, noticed: Position, at: SystemTime) -> Self {
+    pub fn of(last: &Topology, listed: &BTreeSet<&str>, noticed: StoreRevision, at: SystemTime) -> Self {
         let lacks = last.entries().map(|entry| &entry.key).filter(|key| !listed.contains(key.as_str()));
         let keys: BTreeSet<String> = lacks.cloned().collect();
         let held_ones: BTreeSet<UpstreamAddress> = addresses(last, &keys).collect();
@@ -72,7 +72,7 @@ impl Held {
     }
 
     /// The upstreams that are served from a held key; `key` says which key an upstream's record stands in.
-    pub fn upstreams<'a>(&self, key: impl Fn(&ServiceId, &UpstreamId) -> Option<&'a str>) -> BTreeSet<Bearer> {
+    pub fn upstreams<'a>(&self, key: impl Fn(&ServiceId, &UpstreamId) -> Option<&'a str>) -> BTreeSet<UpstreamRef> {
         let upstream = |held: &String| match held.parse::<Key>() {
             Ok(Key::Upstream { service, id, .. }) => (key(&service, &id)? == held).then_some((service, id)),
             _ => None,
@@ -89,14 +89,14 @@ impl Held {
     }
 
     /// Lets one key go. True if it was held.
-    pub fn let_go(&mut self, key: &str) -> bool {
+    pub fn release_key(&mut self, key: &str) -> bool {
         self.keys.remove(key)
     }
 
     /// The held upstreams' keys at an address that a live record bears.
-    pub fn moved(&self, live: &Bearer, address: UpstreamAddress) -> Vec<String> {
+    pub fn moved(&self, live: &UpstreamRef, address: UpstreamAddress) -> Vec<String> {
         let bore = self.bore.get(&address);
-        let gone = bore.into_iter().flatten().filter(|gone| *gone != live && has_moved(gone, live, bore));
+        let gone = bore.into_iter().flatten().filter(|gone| *gone != live && address_was_reassigned(gone, live, bore));
         let keys = gone.flat_map(|(service, id)| {
             [Layout::Current, Layout::Ancestor]
                 .map(|layout| Key::Upstream { service: service.clone(), layout, id: id.clone() }.to_string())

@@ -4,7 +4,7 @@ use std::fmt;
 
 use discovery::Key;
 
-use super::Position;
+use super::StoreRevision;
 
 /// Why a store is taken for a wiped one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -44,7 +44,7 @@ impl fmt::Display for Wiped {
 
 impl Wiped {
     /// Compares two positions that linearizable reads told.
-    pub fn between(last: Position, now: Position) -> Option<Self> {
+    pub fn between(last: StoreRevision, now: StoreRevision) -> Option<Self> {
         if now.cluster != last.cluster {
             Some(Self::OtherCluster { was: last.cluster, is: now.cluster })
         } else if now.revision < last.revision {
@@ -59,13 +59,13 @@ impl Wiped {
 
 /// What has become of held keys.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Told {
+pub enum ResetEvent {
     /// The store was wiped, and this much is held since.
     Wiped {
         /// Why it is taken for that.
         why: Wiped,
         /// The store, and as of when.
-        noticed: Position,
+        noticed: StoreRevision,
         /// How many keys it lacks.
         keys: usize,
         /// Of how many services.
@@ -87,7 +87,7 @@ pub enum Told {
     NotAccepted(String),
 }
 
-impl fmt::Display for Told {
+impl fmt::Display for ResetEvent {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Wiped { why, keys: 0, .. } => write!(f, "the store was wiped ({why}), and has every key again"),

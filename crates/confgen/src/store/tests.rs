@@ -10,17 +10,17 @@ fn upstream(service: &str, id: &str, address: &str, revision: i64) -> Entry {
     entry(&format!("http-services/{service}/upstreams/{id}"), address, revision)
 }
 
-fn listing(position: Position, entries: &[Entry]) -> Snapshot {
-    let Position { cluster, raft_term, revision } = position;
+fn listing(position: StoreRevision, entries: &[Entry]) -> Snapshot {
+    let StoreRevision { cluster, raft_term, revision } = position;
     Snapshot { cluster, raft_term, revision, entries: entries.to_vec() }
 }
 
-const FIRST: Position = Position { cluster: 7, raft_term: 2, revision: 100 };
-const WIPED: Position = Position { cluster: 7, raft_term: 2, revision: 5 };
+const FIRST: StoreRevision = StoreRevision { cluster: 7, raft_term: 2, revision: 100 };
+const WIPED: StoreRevision = StoreRevision { cluster: 7, raft_term: 2, revision: 5 };
 
 /// A mirror of a store with a shop at two addresses, one of them a blog's too.
-fn mirror() -> Mirror {
-    let mut mirror = Mirror::default();
+fn mirror() -> StoreReplica {
+    let mut mirror = StoreReplica::default();
     mirror.list(&listing(
         FIRST,
         &[
@@ -36,21 +36,21 @@ fn mirror() -> Mirror {
     mirror
 }
 
-fn wiped(entries: &[Entry]) -> Mirror {
+fn wiped(entries: &[Entry]) -> StoreReplica {
     let mut mirror = mirror();
     mirror.list(&listing(WIPED, entries));
     mirror
 }
 
-fn keys(mirror: &Mirror) -> Vec<&str> {
+fn keys(mirror: &StoreReplica) -> Vec<&str> {
     mirror.topology.entries().map(|entry| entry.key.trim_start_matches("http-services/")).collect()
 }
 
-fn held(mirror: &Mirror) -> Vec<&str> {
+fn held(mirror: &StoreReplica) -> Vec<&str> {
     mirror.held.keys().map(|key| key.trim_start_matches("http-services/")).collect()
 }
 
-fn put(mirror: &mut Mirror, entry: Entry) -> bool {
+fn put(mirror: &mut StoreReplica, entry: Entry) -> bool {
     mirror.apply(entry.mod_revision, &[Change::Put(entry)])
 }
 
@@ -58,7 +58,7 @@ const ALL: [&str; 4] = ["blog/upstreams/b", "shop/domain", "shop/upstreams/a", "
 
 #[test]
 fn each_change_is_news_once() {
-    let mut mirror = Mirror::default();
+    let mut mirror = StoreReplica::default();
     let first = upstream("a", "1", "10.0.0.1:80", 3);
     assert!(!mirror.apply(3, &[Change::Put(first)]) && mirror.news().is_none());
     mirror.list(&listing(WIPED, &[]));
@@ -72,13 +72,13 @@ fn each_change_is_news_once() {
     assert_eq!((news.position.revision, news.topology.services().len()), (7, 1));
     assert_eq!(news.changed, Changed::Services(news.topology.services().keys().cloned().collect()));
     assert_eq!(mirror.news().unwrap().changed, Changed::nothing());
-    mirror.everything_anew();
+    mirror.mark_all_changed();
     assert_eq!(mirror.news().unwrap().changed, Changed::All);
 }
 
 #[test]
 fn a_living_store_is_followed_whatever_it_lacks() {
-    let later = [FIRST, Position { raft_term: 9, ..FIRST }, Position { revision: 101, ..FIRST }];
+    let later = [FIRST, StoreRevision { raft_term: 9, ..FIRST }, StoreRevision { revision: 101, ..FIRST }];
     for position in later {
         let mut mirror = mirror();
         mirror.list(&listing(position, &[]));
@@ -94,9 +94,9 @@ fn a_living_store_is_followed_whatever_it_lacks() {
 #[test]
 fn what_a_wiped_store_lacks_is_held() {
     let wiped = [
-        (Position { cluster: 8, raft_term: 9, revision: 999 }, "its cluster id is 8, and was 7"),
-        (Position { revision: 99, ..FIRST }, "its revision went back from 100 to 99"),
-        (Position { raft_term: 1, revision: 999, ..FIRST }, "its raft term went back from 2 to 1"),
+        (StoreRevision { cluster: 8, raft_term: 9, revision: 999 }, "its cluster id is 8, and was 7"),
+        (StoreRevision { revision: 99, ..FIRST }, "its revision went back from 100 to 99"),
+        (StoreRevision { raft_term: 1, revision: 999, ..FIRST }, "its raft term went back from 2 to 1"),
     ];
     for (position, why) in wiped {
         let mut mirror = mirror();
@@ -107,7 +107,7 @@ fn what_a_wiped_store_lacks_is_held() {
             [&"http-services/shop/domain".parse::<Key>().unwrap().service().cloned().unwrap()];
         assert!(shop.entries().any(|entry| entry.value == b"new.com"), "what it has is followed as it stands");
         assert!(mirror.topology.balancers().is_empty(), "only services are held");
-        let [told] = <[Told; 1]>::try_from(mirror.told()).unwrap();
+        let [told] = <[ResetEvent; 1]>::try_from(mirror.told()).unwrap();
         let text = format!(
             "the store was wiped ({why}): 3 keys of 2 services that it lacks are held, each until it is written again"
         );
@@ -120,7 +120,7 @@ fn what_balancers_write_counts_for_how_far_a_store_was() {
     let mut mirror = mirror();
     put(&mut mirror, entry("balancers/lb1", "{}", 150));
     assert_eq!(mirror.position().revision, 100);
-    mirror.list(&listing(Position { revision: 149, ..FIRST }, &[]));
+    mirror.list(&listing(StoreRevision { revision: 149, ..FIRST }, &[]));
     assert_eq!(held(&mirror), ALL);
 }
 
@@ -131,13 +131,13 @@ fn a_held_key_goes_when_it_is_written_again() {
     drop((mirror.news(), mirror.told()));
     assert!(put(&mut mirror, entry("http-services/shop/domain", "shop.com", 6)));
     assert_eq!(held(&mirror).len(), 3);
-    assert_eq!(mirror.told(), [Told::LetGo { keys: 1, left: 3 }]);
+    assert_eq!(mirror.told(), [ResetEvent::LetGo { keys: 1, left: 3 }]);
     assert!(mirror.news().unwrap().goodbyes.is_empty());
     let gone = Change::Delete { key: "http-services/shop/domain".into(), revision: 7, previous: None };
     mirror.apply(7, &[gone]);
     assert_eq!(keys(&mirror).len(), 3, "what was written again may go as any key");
     // A listing of the same store: what it has is held no longer, what it lacks still is.
-    mirror.list(&listing(Position { revision: 9, ..WIPED }, &[upstream("shop", "a", "10.0.0.1:80", 8)]));
+    mirror.list(&listing(StoreRevision { revision: 9, ..WIPED }, &[upstream("shop", "a", "10.0.0.1:80", 8)]));
     assert_eq!(held(&mirror), ["blog/upstreams/b", "shop/upstreams/b"]);
     assert_eq!(keys(&mirror).len(), 3);
 }
@@ -165,35 +165,35 @@ fn an_operator_lets_all_of_it_go() {
         |cluster: u64, revision| entry("control/accept-store", &Acceptance { cluster, revision }.to_string(), revision);
     let mut mirror = wiped(&[word(7, 4)]);
     assert_eq!(held(&mirror), ALL, "one from a backup says nothing of this store");
-    assert!(matches!(mirror.told().as_slice(), [Told::Wiped { .. }, Told::NotAccepted(_)]));
+    assert!(matches!(mirror.told().as_slice(), [ResetEvent::Wiped { .. }, ResetEvent::NotAccepted(_)]));
     put(&mut mirror, word(8, 6));
-    assert_eq!(mirror.told(), [Told::NotAccepted("it is about cluster 8, this one is 7".into())]);
+    assert_eq!(mirror.told(), [ResetEvent::NotAccepted("it is about cluster 8, this one is 7".into())]);
     put(&mut mirror, entry("control/accept-store", "yes", 7));
-    assert!(matches!(mirror.told().as_slice(), [Told::NotAccepted(_)]));
+    assert!(matches!(mirror.told().as_slice(), [ResetEvent::NotAccepted(_)]));
     // What a backup or a script writes again is about a store of before, whichever revision its key has by now.
     for (about, reason) in [(4, "about revision 4, and"), (100, "about revision 100, and"), (0, "doesn't say which")] {
         let again = Acceptance { cluster: 7, revision: about }.to_string();
         put(&mut mirror, entry("control/accept-store", &again, 7));
         let told = mirror.told();
-        assert!(matches!(told.as_slice(), [Told::NotAccepted(words)] if words.contains(reason)), "{told:?}");
+        assert!(matches!(told.as_slice(), [ResetEvent::NotAccepted(words)] if words.contains(reason)), "{told:?}");
     }
     drop(mirror.news());
     assert!(put(&mut mirror, word(7, 8)), "a round has to see it");
-    assert_eq!(mirror.told(), [Told::Accepted { keys: 4 }]);
+    assert_eq!(mirror.told(), [ResetEvent::Accepted { keys: 4 }]);
     assert!(keys(&mirror).is_empty() && held(&mirror).is_empty());
     let news = mirror.news().unwrap();
     assert_eq!((news.goodbyes.len(), news.held.is_empty()), (3, true));
     assert_ne!(news.changed, Changed::nothing());
     // Where it was written while nobody looked.
     let mut mirror = wiped(&[]);
-    mirror.list(&listing(Position { revision: 6, ..WIPED }, &[word(7, 6)]));
+    mirror.list(&listing(StoreRevision { revision: 6, ..WIPED }, &[word(7, 6)]));
     assert!(keys(&mirror).is_empty());
 }
 
 #[test]
 fn a_second_wipe_holds_what_the_first_did() {
     let mut mirror = wiped(&[upstream("shop", "c", "10.0.0.3:80", 2)]);
-    mirror.list(&listing(Position { revision: 2, ..WIPED }, &[]));
+    mirror.list(&listing(StoreRevision { revision: 2, ..WIPED }, &[]));
     assert_eq!(held(&mirror), [&ALL[..], &["shop/upstreams/c"]].concat());
 }
 
@@ -201,36 +201,37 @@ fn a_second_wipe_holds_what_the_first_did() {
 fn what_is_remembered_is_compared_with_the_store_and_served_without_it() {
     let mut before = wiped(&[upstream("blog", "b", "10.0.0.2:80", 2)]);
     let news = before.news().unwrap();
-    let stored = || Stored::new(news.topology.entries(), news.position).retaining(Held::clone(&news.held));
+    let stored =
+        || PersistedStore::new(news.topology.entries(), news.position).retaining(RetainedKeys::clone(&news.held));
 
-    let mut mirror = Mirror::remembering(stored());
+    let mut mirror = StoreReplica::remembering(stored());
     assert!(!mirror.is_known() && mirror.news().is_none());
-    assert!(mirror.fall_back() && !mirror.fall_back(), "etcd is away");
+    assert!(mirror.use_persisted() && !mirror.use_persisted(), "etcd is away");
     let again = mirror.news().unwrap();
     assert_eq!((again.topology, again.held, again.changed), (news.topology.clone(), news.held.clone(), Changed::All));
     put(&mut mirror, upstream("blog", "b", "10.0.0.2:80", 6));
     assert!(held(&mirror).contains(&"shop/upstreams/b"), "who bore which address is remembered");
 
-    let mut mirror = Mirror::remembering(stored());
-    mirror.list(&listing(Position { revision: 6, ..WIPED }, &[]));
+    let mut mirror = StoreReplica::remembering(stored());
+    mirror.list(&listing(StoreRevision { revision: 6, ..WIPED }, &[]));
     assert_eq!(held(&mirror), ["shop/domain", "shop/upstreams/a", "shop/upstreams/b"], "still held");
     assert_eq!(keys(&mirror).len(), 3, "what was followed, and went while nobody looked, is gone");
 
-    let mut mirror = Mirror::remembering(stored());
-    mirror.list(&listing(Position { revision: 4, ..WIPED }, &[]));
+    let mut mirror = StoreReplica::remembering(stored());
+    mirror.list(&listing(StoreRevision { revision: 4, ..WIPED }, &[]));
     assert_eq!(held(&mirror), ALL, "wiped while nobody looked");
 
-    assert!(!Mirror::default().fall_back(), "nothing is remembered, nothing is done");
+    assert!(!StoreReplica::default().use_persisted(), "nothing is remembered, nothing is done");
 }
 
 #[test]
 fn held_upstreams_are_those_that_serve() {
-    let mut mirror = Mirror::default();
+    let mut mirror = StoreReplica::default();
     let current = upstream("shop", "a", "10.0.0.1:80", 2);
     let ancestor = entry("services/shop/upstreams/a", "10.0.0.9:80", 2);
     mirror.list(&listing(FIRST, &[current.clone(), ancestor]));
     mirror.list(&listing(WIPED, &[]));
-    let served = |mirror: &Mirror| {
+    let served = |mirror: &StoreReplica| {
         let services = mirror.topology.services();
         mirror.held.upstreams(|service, id| Some(&services.get(service)?.upstream(id)?.entry.key)).len()
     };
@@ -245,15 +246,15 @@ fn what_nothing_reads_is_not_kept() {
     let mut mirror = mirror();
     put(&mut mirror, upstream("shop", "long", &long, 101));
     put(&mut mirror, entry(&format!("notes/{}", "x".repeat(2000)), "", 102));
-    let bytes = |mirror: &Mirror| mirror.topology.entries().map(|entry| entry.value.len()).sum::<usize>();
+    let bytes = |mirror: &StoreReplica| mirror.topology.entries().map(|entry| entry.value.len()).sum::<usize>();
     assert!(bytes(&mirror) < 500 && mirror.topology.odd().is_empty(), "{}", bytes(&mirror));
     let news = mirror.news().unwrap();
-    let stored = serde_json::to_vec(&Stored::new(news.topology.entries(), news.position)).unwrap();
+    let stored = serde_json::to_vec(&PersistedStore::new(news.topology.entries(), news.position)).unwrap();
     assert!(stored.len() < 2_000, "{}", stored.len());
     // It is the same refusal over a restart, and after a listing.
-    let again = serde_json::from_slice::<Stored>(&stored).unwrap().topology();
+    let again = serde_json::from_slice::<PersistedStore>(&stored).unwrap().topology();
     assert_eq!(again.services(), news.topology.services());
-    mirror.list(&listing(Position { revision: 103, ..FIRST }, &[upstream("shop", "long", &long, 101)]));
+    mirror.list(&listing(StoreRevision { revision: 103, ..FIRST }, &[upstream("shop", "long", &long, 101)]));
     let refused = |topology: &Topology| {
         let fields = topology.services().values().flat_map(|it| it.upstreams());
         fields.filter_map(|(_, field)| Some(field.value.as_ref().err()?.to_string())).collect::<Vec<_>>()
@@ -261,6 +262,6 @@ fn what_nothing_reads_is_not_kept() {
     assert_eq!(refused(&mirror.topology), refused(&again));
     assert!(refused(&again)[0].contains("1200000"), "{:?}", refused(&again));
     assert!(bytes(&mirror) < 500);
-    mirror.list(&listing(Position { revision: 1, ..FIRST }, &[]));
+    mirror.list(&listing(StoreRevision { revision: 1, ..FIRST }, &[]));
     assert!(bytes(&mirror) < 500, "held ones too");
 }

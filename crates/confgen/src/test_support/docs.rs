@@ -5,9 +5,9 @@ use std::path::Path;
 use discovery::{Kind, Setting, SettingName};
 
 use crate::desired::tests::{settle, topology};
-use crate::desired::{Authorities, Authority, Limits, Memory, Settled};
-use crate::operator_files::parse::Operator;
-use crate::render::restart_needed::Structure;
+use crate::desired::{Authorities, Authority, DesiredState, LastKnownGood, Policy};
+use crate::operator_files::parse::OperatorConfig;
+use crate::render::restart_needed::ConfigFingerprint;
 use crate::render::tests::site;
 use crate::render::view::View;
 
@@ -66,15 +66,15 @@ fn rows() -> Vec<Row> {
     table(TEXT).map(row).collect()
 }
 
-fn limits() -> Limits {
+fn limits() -> Policy {
     let authority = Authority { copy: "/state/ca/internal.pem".parse().unwrap(), print: "0".to_owned() };
     let authorities =
         Authorities { usable: [("internal.pem".parse().unwrap(), authority)].into(), ..Authorities::default() };
-    Limits { profiles: vec!["slow".parse().unwrap()], authorities, ..Limits::default() }
+    Policy { profiles: vec!["slow".parse().unwrap()], authorities, ..Policy::default() }
 }
 
 /// A service of the kind with this setting and no other, but for what it has no meaning without.
-fn with(kind: Kind, name: SettingName, value: Option<&str>) -> Settled {
+fn with(kind: Kind, name: SettingName, value: Option<&str>) -> DesiredState {
     let folder = format!("{kind}-services/a");
     let tls = matches!(name, SettingName::Verify | SettingName::Sni).then(|| format!("{folder}/tls reencrypt\n"));
     let named = match (kind, name) {
@@ -86,12 +86,12 @@ fn with(kind: Kind, name: SettingName, value: Option<&str>) -> Settled {
     let plain = format!("{folder}/upstreams/2 10.0.0.2:80\n");
     let set = value.map(|value| format!("{folder}/{name} {value}\n"));
     let store: String = [Some(colored), Some(plain), tls, named, set].into_iter().flatten().collect();
-    settle(&topology(&store), &Memory::default(), &limits())
+    settle(&topology(&store), &LastKnownGood::default(), &limits())
 }
 
-fn stamp(settled: &Settled) -> String {
+fn stamp(settled: &DesiredState) -> String {
     let site = site(Path::new("/state"));
-    Structure::of(&View::of(settled, &site, &Operator::default()), &[]).unwrap().stamp()
+    ConfigFingerprint::of(&View::of(settled, &site, &OperatorConfig::default()), &[]).unwrap().stamp()
 }
 
 #[test]
@@ -115,7 +115,7 @@ fn every_value_can_be_written_as_it_stands_and_does_what_is_said() {
         }
         for kind in &kinds {
             let unset = with(*kind, name, None);
-            let of_kind = |some: &[(String, Vec<Kind>)]| -> Vec<Settled> {
+            let of_kind = |some: &[(String, Vec<Kind>)]| -> Vec<DesiredState> {
                 let of = some.iter().filter(|(_, of)| of.contains(kind));
                 of.map(|(value, _)| with(*kind, name, Some(value))).collect()
             };

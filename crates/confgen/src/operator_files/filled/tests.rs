@@ -6,19 +6,19 @@ const DB: &str = "tcp-services/db/upstreams/a 10.0.0.2:3306\n";
 const TEXT: &str = "backend mine\n# discover shop: server <id> <address>\nserver x 10.0.0.9:1\n\n\
                     # discover tcp-services/db: server db-<id> <address>\n";
 
-fn settled(store: &str) -> Settled {
+fn settled(store: &str) -> DesiredState {
     settle(&topology(store), &Default::default(), &Default::default())
 }
 
-fn fill(text: &str, before: Option<&Fill>) -> Fill {
-    Fill::new("/mine.cfg".into(), "/real.cfg".into(), text.into(), before)
+fn fill(text: &str, before: Option<&FilledFile>) -> FilledFile {
+    FilledFile::new("/mine.cfg".into(), "/real.cfg".into(), text.into(), before)
 }
 
-fn fills(text: &str) -> Fills {
-    Fills::new(vec![fill(text, None)])
+fn fills(text: &str) -> FilledFiles {
+    FilledFiles::new(vec![fill(text, None)])
 }
 
-fn will(fills: &Fills, store: &str) -> String {
+fn will(fills: &FilledFiles, store: &str) -> String {
     fills.due(&settled(store)).into_iter().map(|due| String::from_utf8(due.will).unwrap()).collect()
 }
 
@@ -73,7 +73,7 @@ fn what_haproxy_refuses_stays_until_something_is_another() {
     assert_eq!(fills.left(), ["/mine.cfg can't be filled: bad"]);
     assert!(will(&fills, SHOP).is_empty() && fills.left_out().len() == 3, "{:?}", fills.left_out());
     let left = fills.get(Path::new("/mine.cfg")).unwrap();
-    let edited = |text: &str| Fills::new(vec![fill(text, Some(left))]).left().len();
+    let edited = |text: &str| FilledFiles::new(vec![fill(text, Some(left))]).left().len();
     assert_eq!(edited(&TEXT.replace("server x", "server y")), 1, "nobody's hand below the comment helps");
     assert_eq!(edited(&TEXT.replace("<address>", "<address> check")), 0);
     assert!(fills.retry() && !will(&fills, SHOP).is_empty() && !fills.retry());
@@ -89,7 +89,7 @@ fn a_hand_below_the_comment_is_told_from_confgens() {
     let known = fills.get(Path::new("/mine.cfg")).unwrap();
     let written = String::from_utf8(due[0].will.clone()).unwrap();
     let read = |text: &str, store: &str| {
-        let due = Fills::new(vec![fill(text, Some(known))]).due(&settled(store));
+        let due = FilledFiles::new(vec![fill(text, Some(known))]).due(&settled(store));
         due.into_iter().next().map(|due| (due.is_ours, due.by_hand))
     };
     assert_eq!(read(&written, SHOP), None);

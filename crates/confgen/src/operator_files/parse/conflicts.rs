@@ -8,7 +8,7 @@ use discovery::Bind;
 use super::addresses::{Address, Bound, may_be_path};
 use super::directives::{hindrance, hindrance_of_section};
 use super::references::Part;
-use super::{Listener, Operator, is_proxy};
+use super::{Listener, OperatorConfig, is_proxy};
 use crate::desired::Holdings;
 use crate::desired::names::service;
 
@@ -34,7 +34,7 @@ const OTHERS: [(&str, &str); 2] = [("userlist", "discover-stats"), ("peers", "di
 const INNER: [&str; 2] = ["discover-tls", "discover-peers"];
 
 /// Everything that keeps the files from being used. `real` gives the place to which a path of the operator's leads.
-pub(super) fn conflicts(operator: &Operator, taken: &Taken, real: &dyn Fn(&Path) -> PathBuf) -> Vec<String> {
+pub(super) fn conflicts(operator: &OperatorConfig, taken: &Taken, real: &dyn Fn(&Path) -> PathBuf) -> Vec<String> {
     let mut found: Vec<String> = operator.sections.iter().filter_map(name_conflict).collect();
     found.extend(operator.directives.iter().filter_map(|(spot, words)| {
         let words: Vec<&str> = words.iter().map(String::as_str).collect();
@@ -170,7 +170,7 @@ fn are_one(one: &Listener, other: &Listener) -> bool {
 }
 
 /// Refusals of what a service had before the file. `before` are the files as they were taken last: what they have is theirs.
-pub(super) fn late_claims(operator: &Operator, before: &Operator, held: &Holdings) -> Vec<String> {
+pub(super) fn late_claims(operator: &OperatorConfig, before: &OperatorConfig, held: &Holdings) -> Vec<String> {
     let mut found = Vec::new();
     for section in operator.sections.iter().filter(|section| !before.has_own(&section.name)) {
         if is_proxy(&section.kind) && held.sections.contains(section.claimed()) {
@@ -235,7 +235,7 @@ mod tests {
     }
 
     fn found(text: &str) -> Vec<String> {
-        conflicts(&Operator::of([("mine.cfg", text)]), &taken(), &real)
+        conflicts(&OperatorConfig::of([("mine.cfg", text)]), &taken(), &real)
     }
 
     #[test]
@@ -362,7 +362,7 @@ mod tests {
 
     #[test]
     fn what_a_service_has_is_not_taken_by_a_later_edit() {
-        let of = |text: &str| Operator::of([("mine.cfg", text)]);
+        let of = |text: &str| OperatorConfig::of([("mine.cfg", text)]);
         let held = Holdings {
             sections: ["http-in", "tcp-db"].map(str::to_owned).into(),
             without_table: ["http-in".to_owned()].into(),
@@ -372,7 +372,7 @@ mod tests {
         let late = late_claims(&named, &named, &held);
         assert!(late.len() == 1 && late[0].contains("http-services/in has no stick table"), "{late:?}");
         let file = of("frontend http-in\n bind :5000-6000\nbackend http-out\nbackend http-in:preview-blue\n");
-        let late = late_claims(&file, &Operator::default(), &held);
+        let late = late_claims(&file, &OperatorConfig::default(), &held);
         assert_eq!(late.len(), 3, "{late:?}");
         assert!(
             late[0].starts_with("mine.cfg:1: `frontend http-in`: the section of http-services/in, which"),

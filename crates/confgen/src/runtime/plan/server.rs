@@ -6,7 +6,7 @@ use std::num::NonZeroU32;
 use discovery::Sticky;
 use haproxy::runtime::{AdminState, Change, ServerName, ServerOptions};
 
-use crate::desired::{Server, ServerState, Wanted};
+use crate::desired::{DesiredService, Server, ServerState};
 use crate::render::server_options;
 
 /// One server as HAProxy runs it.
@@ -72,7 +72,7 @@ pub(super) fn server_name(section: &str, server: &str) -> Option<ServerName> {
 
 /// New servers of a section. With sticky cookies, each gets its own before its first request: HAProxy would take an answer
 /// without one for the end of the client's (2.6).
-pub(super) fn arrivals(section: &str, wanted: &Wanted, new: Vec<(ServerName, &Server)>) -> Vec<Change> {
+pub(super) fn arrivals(section: &str, wanted: &DesiredService, new: Vec<(ServerName, &Server)>) -> Vec<Change> {
     let refresh = section.parse().ok().map(Change::RefreshCookies);
     let refresh = refresh.filter(|_| wanted.settings.sticky == Sticky::Cookie && !new.is_empty());
     let (mut added, mut states) = (Vec::new(), Vec::new());
@@ -91,7 +91,7 @@ pub(super) fn arrivals(section: &str, wanted: &Wanted, new: Vec<(ServerName, &Se
     added.into_iter().chain(refresh).chain(states).collect()
 }
 
-fn add(name: ServerName, server: &Server, wanted: &Wanted, state: AdminState) -> Change {
+fn add(name: ServerName, server: &Server, wanted: &DesiredService, state: AdminState) -> Change {
     let (weight, backup, id) = (server.weight, server.backup, server.hash_id);
     let options = ServerOptions { weight, backup, id, ..server_options::options(wanted) };
     Change::AddServer(name, server.address.socket(), options, state)

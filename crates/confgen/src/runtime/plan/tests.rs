@@ -4,10 +4,10 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::desired::tests::{settle, topology};
-use crate::desired::{Limits, Memory, Settled};
+use crate::desired::{DesiredState, LastKnownGood, Policy};
 
-fn settled(lines: &str) -> Settled {
-    settle(&topology(lines), &Memory::default(), &Limits::default())
+fn settled(lines: &str) -> DesiredState {
+    settle(&topology(lines), &LastKnownGood::default(), &Policy::default())
 }
 
 fn maps() -> MapPaths {
@@ -23,7 +23,7 @@ fn id(name: &str) -> ServiceId {
 fn steps(before: &str, after: &str, name: &str) -> Vec<String> {
     let id = id(name);
     let (before, after) = (settled(before), settled(after));
-    let mut live = Live::default();
+    let mut live = RuntimeState::default();
     let all: Vec<_> = before.services().map(|(id, wanted)| (id, Some(&**wanted))).collect();
     live.made(Scope::All, &all);
     let one = [(&id, after.service(&id).map(|wanted| &**wanted))];
@@ -71,7 +71,7 @@ fn an_upstream_that_returns_starts_as_down() {
     let record = discovery::Upstream::parse(b"10.0.0.2:80").unwrap();
     let returning = |is_unproven, sticky: &str| {
         let (id, mut settled) = (id("a"), settled(&store(sticky)));
-        let mut live = Live::default();
+        let mut live = RuntimeState::default();
         live.made(Scope::These, &[(&id, settled.service(&id).map(|wanted| &**wanted))]);
         let retained = crate::store::removal_guard::RetainedUpstream { record: record.clone(), is_unproven };
         settled.keep(&id, [("2".parse().unwrap(), retained)].into());
@@ -100,11 +100,11 @@ fn a_server_that_would_be_spoken_to_wrongly_comes_by_restart() {
         format!("http-services/a/{setting}\n http-services/a/upstreams/1 10.0.0.1:80\n{more}")
     };
     let two = "http-services/a/upstreams/2 10.0.0.2:80";
-    let limits = |authorities| Limits {
+    let limits = |authorities| Policy {
         profiles: vec!["slow".parse().unwrap()],
         server_profiles: ["slow".parse().unwrap()].into(),
         authorities,
-        ..Limits::default()
+        ..Policy::default()
     };
     for (setting, loaded, comes) in [
         ("tls reencrypt", "", false),
@@ -113,10 +113,10 @@ fn a_server_that_would_be_spoken_to_wrongly_comes_by_restart() {
         ("tls both", "", true),
         ("profile slow", "", false),
     ] {
-        let settled = |lines: &str| settle(&topology(lines), &Memory::default(), &limits(Default::default()));
+        let settled = |lines: &str| settle(&topology(lines), &LastKnownGood::default(), &limits(Default::default()));
         let (before, after) = (settled(&store(setting, "")), settled(&store(setting, two)));
         let a = id("a");
-        let mut live = Live::default().trusting([loaded.to_owned()].into_iter());
+        let mut live = RuntimeState::default().trusting([loaded.to_owned()].into_iter());
         let seen = LiveServer::after(None, &before.service(&a).unwrap().servers[0]);
         live.servers.entry(a.to_string()).or_default().insert("1".to_owned(), seen);
         live.made(Scope::All, &[(&a, before.service(&a).map(|wanted| &**wanted))]);
@@ -133,7 +133,7 @@ fn a_server_that_would_be_spoken_to_wrongly_comes_by_restart() {
 /// The servers that are queued again on the way from one store to another.
 fn turns(before: &str, after: &str) -> Vec<String> {
     let (a, before, after) = (id("a"), settled(before), settled(after));
-    let mut live = Live::default();
+    let mut live = RuntimeState::default();
     live.made(Scope::All, &[(&a, before.service(&a).map(|wanted| &**wanted))]);
     let turns = live.steps(Scope::These, &[(&a, after.service(&a).map(|wanted| &**wanted))], &maps()).turns;
     turns.iter().map(|turn| turn.to_string().split_once(';').unwrap().1.to_owned()).collect()
@@ -167,7 +167,7 @@ fn turns_are_given_to_servers_that_take_requests() {
         "http-services/a/upstreams/1 10.0.0.1:80\nhttp-services/a/upstreams/2 {\"address\":\"10.0.0.2:80\",\"weight\":7}\n\
          http-services/a/upstreams/3 {\"address\":\"10.0.0.3:80\",\"state\":\"drain\"}\nhttp-services/b/upstreams/1 10.0.0.1:80",
     );
-    let mut live = Live::default();
+    let mut live = RuntimeState::default();
     for id in ["a", "b"].map(id) {
         live.made(Scope::These, &[(&id, store.service(&id).map(|wanted| &**wanted))]);
     }
@@ -186,7 +186,7 @@ fn a_server_whose_id_another_one_has_waits_for_a_restart() {
     let one = "http-services/a/upstreams/1 10.0.0.1:80\n";
     let (before, after) = (store(one), store(&format!("{one}http-services/a/upstreams/2 10.0.0.2:80\n")));
     let a = id("a");
-    let mut live = Live::default();
+    let mut live = RuntimeState::default();
     live.made(Scope::All, &[(&a, before.service(&a).map(|wanted| &**wanted))]);
     let wanted = [(&a, after.service(&a).map(|wanted| &**wanted))];
     let id = after.service(&a).unwrap().servers[1].hash_id.unwrap();
@@ -240,7 +240,7 @@ fn a_drain_that_the_file_has_is_undone_by_its_weight() {
         bk_f_forced_id srv_f_forced_id srv_fqdn srv_port srvrecord srv_use_ssl srv_check_port srv_check_addr \
         srv_agent_addr srv_agent_port\n3 http-a 1 1 10.0.0.1 2 0 0 0 9 1 0 2 0 0 0 0 - 80 - 0 0 - - 0\n";
     let state: ServersState = state.parse().unwrap();
-    let mut live = Live::observed(&state, Listed::default());
+    let mut live = RuntimeState::observed(&state, Listed::default());
     let id = id("a");
     let drained =
         settled("http-services/a/upstreams/1 10.0.0.1:80\n http-services/a/overrides/1 {\"state\":\"drain\"}");
@@ -275,7 +275,7 @@ fn hosts_stay_while_a_service_has_them() {
 fn a_route_stays_where_it_is_until_its_new_service_can_answer() {
     let (before, after) = (settled("http-services/a/domain x.com y.com"), settled("http-services/b/domain x.com"));
     let a = id("a");
-    let mut live = Live::default();
+    let mut live = RuntimeState::default();
     live.made(Scope::All, &[(&a, before.service(&a).map(|wanted| &**wanted))]);
     live.awaiting(after.services().map(|(_, wanted)| &**wanted));
     assert!(live.holds_back() && live.needs(&a));
@@ -318,13 +318,13 @@ fn a_host_goes_over_from_one_that_terminates_to_one_that_passes_through_and_back
     };
     let (terminated, passed) = (store("", "x.com"), store("x.com", ""));
     let (a, b) = (id("a"), id("b"));
-    let both = |settled: &'static Settled| [(&a, settled.service(&a)), (&b, settled.service(&b))];
+    let both = |settled: &'static DesiredState| [(&a, settled.service(&a)), (&b, settled.service(&b))];
     let (terminated, passed): (&'static _, &'static _) = (Box::leak(Box::new(terminated)), Box::leak(Box::new(passed)));
-    let words = |live: &Live, to: &'static Settled| -> Vec<String> {
+    let words = |live: &RuntimeState, to: &'static DesiredState| -> Vec<String> {
         let targets = both(to).map(|(id, wanted)| (id, wanted.map(|wanted| &**wanted)));
         live.steps(Scope::These, &targets, &maps()).changes.iter().map(ToString::to_string).collect()
     };
-    let mut live = Live::default();
+    let mut live = RuntimeState::default();
     live.made(Scope::All, &both(terminated).map(|(id, wanted)| (id, wanted.map(|wanted| &**wanted))));
     let there = ["add map /m/passthrough.map x.com http-a", "set map /m/paths.map x.com/ discover-passthrough"];
     assert_eq!(words(&live, passed), there);
@@ -342,7 +342,8 @@ fn what_nobody_wants_goes_when_everything_is_looked_at() {
     let entries = |entries: &[(&str, &str)]| entries.iter().map(|(k, v)| ((*k).into(), (*v).into())).collect();
     let state = "1\n# \n".parse().unwrap();
     let (hosts, paths) = (entries(&[("old.com", "old.com")]), entries(&[("old.com/", "http-old")]));
-    let live = Live::observed(&state, Listed { hosts, paths, passthrough: entries(&[("old.com", "http-old")]) });
+    let live =
+        RuntimeState::observed(&state, Listed { hosts, paths, passthrough: entries(&[("old.com", "http-old")]) });
     let wanted = settled("http-services/a/domain a.com");
     let services: Vec<_> = wanted.services().map(|(id, wanted)| (id, Some(&**wanted))).collect();
     let steps = live.steps(Scope::All, &services, &maps());
@@ -368,16 +369,16 @@ http-services/a/upstreams/g {\"address\":\"10.0.0.2:80\",\"color\":\"green\",\"w
 ";
 
 /// A HAProxy that runs this, and has sections for previews of these colors.
-fn previewing(store: &str, colors: &[&str]) -> Live {
+fn previewing(store: &str, colors: &[&str]) -> RuntimeState {
     let sections: Vec<String> = colors.iter().map(|color| format!("http-a:preview-{color}")).collect();
-    let mut live = Live::default().previewing(sections.iter());
+    let mut live = RuntimeState::default().previewing(sections.iter());
     let settled = settled(store);
     let all: Vec<_> = settled.services().map(|(id, wanted)| (id, Some(&**wanted))).collect();
     live.made(Scope::All, &all);
     live
 }
 
-fn from(live: &Live, store: &str) -> Vec<String> {
+fn from(live: &RuntimeState, store: &str) -> Vec<String> {
     let (id, settled) = (id("a"), settled(store));
     let one = [(&id, settled.service(&id).map(|wanted| &**wanted))];
     let Steps { changes, removals, .. } = live.steps(Scope::These, &one, &maps());
@@ -440,7 +441,7 @@ proptest! {
         let paths = ["", "/x", "/x /y"];
         let ids: Vec<ServiceId> = (0..3).map(|n| id(&format!("s{n}"))).collect();
         let mut lines: BTreeMap<String, String> = BTreeMap::new();
-        let mut live = Live::default();
+        let mut live = RuntimeState::default();
         for step in steps {
             for (service, domain, path, through) in step {
                 let tls = if through { "passthrough" } else { "" };
@@ -453,7 +454,7 @@ proptest! {
             let wanted = settled(&text);
             let services: Vec<_> = ids.iter().map(|id| (id, wanted.service(id).map(|w| &**w))).collect();
             live.made(Scope::These, &services);
-            let mut whole = Live::default();
+            let mut whole = RuntimeState::default();
             whole.made(Scope::All, &services);
             prop_assert_eq!(&live.maps, &whole.maps);
             prop_assert_eq!(&live.uses, &whole.uses);

@@ -6,10 +6,10 @@ use discovery::{ServiceId, Tls};
 use serde::Serialize;
 
 use super::unix_time;
-use crate::desired::Wanted;
+use crate::desired::DesiredService;
 use crate::local_files::certificate::Certificate;
 use crate::local_files::certificates::{Certificates, Claimant, Validity};
-use crate::status::Report;
+use crate::status::Status;
 
 /// `/api/v1/certificates`.
 #[derive(Debug, Serialize)]
@@ -78,7 +78,7 @@ pub struct ServedShown {
 }
 
 /// The certificates of now, in Unix seconds.
-pub fn certificates(report: &Report, now: i64) -> CertificatesShown {
+pub fn certificates(report: &Status, now: i64) -> CertificatesShown {
     let all = &*report.standing.certificates;
     let words = |files: &BTreeMap<std::path::PathBuf, String>| {
         files.iter().map(|(file, reason)| (file.display().to_string(), reason.clone())).collect()
@@ -114,7 +114,7 @@ fn certificate(it: &Certificate, serves: Vec<String>, default: bool, now: i64) -
 }
 
 /// The hosts of one service. None for a TCP service, which clients reach by its port, whatever name they ask for.
-fn hosts(all: &Certificates, id: &ServiceId, wanted: &Wanted, now: i64) -> Vec<HostShown> {
+fn hosts(all: &Certificates, id: &ServiceId, wanted: &DesiredService, now: i64) -> Vec<HostShown> {
     let tls = wanted.settings.tls;
     if !matches!(tls, Tls::Both | Tls::Terminate | Tls::Reencrypt) {
         return Vec::new();

@@ -9,7 +9,7 @@ use super::upstream::{Traffic, UpstreamShown, of_service};
 use super::{Counted, applied};
 use crate::desired::names::preview_section;
 use crate::desired::{Preview, Settings};
-use crate::status::Report;
+use crate::status::Status;
 use crate::status::figures::Figures;
 
 /// `/api/v1/services`.
@@ -105,7 +105,7 @@ pub struct ServiceInFull {
 }
 
 /// All services of now.
-pub fn services(report: &Report, counted: &Counted) -> Services {
+pub fn services(report: &Status, counted: &Counted) -> Services {
     let figures = Figures::of(counted);
     let known = report.standing.settled.known();
     let services = known.map(|id| show(report, id, &figures).0).collect();
@@ -113,25 +113,25 @@ pub fn services(report: &Report, counted: &Counted) -> Services {
 }
 
 /// One service of now; none if there is none of that id.
-pub fn service(report: &Report, counted: &Counted, id: &str) -> Option<ServiceInFull> {
+pub fn service(report: &Status, counted: &Counted, id: &str) -> Option<ServiceInFull> {
     let id = report.standing.settled.known().find(|known| known.to_string() == id)?;
     Some(in_full(report, id, &Figures::of(counted)))
 }
 
 /// The first so many services of now.
-pub fn first_services(report: &Report, counted: &Counted, most: usize) -> Vec<ServiceInFull> {
+pub fn first_services(report: &Status, counted: &Counted, most: usize) -> Vec<ServiceInFull> {
     let figures = Figures::of(counted);
     report.standing.settled.known().take(most).map(|id| in_full(report, id, &figures)).collect()
 }
 
-fn in_full(report: &Report, id: &ServiceId, figures: &Figures) -> ServiceInFull {
+fn in_full(report: &Status, id: &ServiceId, figures: &Figures) -> ServiceInFull {
     let (service, upstreams) = show(report, id, figures);
     let quarantine = report.quarantined(id).map(|(key, reason)| (key.clone(), reason.clone())).collect();
     let haproxy_error = figures.error().map(str::to_owned);
     ServiceInFull { haproxy_error, applied: applied(report), service, upstreams, quarantine }
 }
 
-fn show(report: &Report, id: &ServiceId, figures: &Figures) -> (ServiceShown, Vec<UpstreamShown>) {
+fn show(report: &Status, id: &ServiceId, figures: &Figures) -> (ServiceShown, Vec<UpstreamShown>) {
     let settled = &report.standing.settled;
     let upstreams = of_service(report, figures, id);
     let wanted = settled.service(id);
@@ -172,7 +172,7 @@ fn show(report: &Report, id: &ServiceId, figures: &Figures) -> (ServiceShown, Ve
 }
 
 /// Lines of the operator's files that name the service's section, or one of its previews'.
-fn named_by(report: &Report, id: &ServiceId) -> Vec<String> {
+fn named_by(report: &Status, id: &ServiceId) -> Vec<String> {
     let named = &report.standing.operators.named;
     let of_it = named.iter().filter(|(section, _)| crate::desired::names::service(section).as_ref() == Some(id));
     of_it.flat_map(|(_, named)| named.at.clone()).collect()

@@ -9,8 +9,8 @@ use crate::desired::tests::{settle, topology};
 use crate::local_files::certificate::Certificate;
 use crate::local_files::certificate::tests::certificate as make_certificate;
 use crate::local_files::certificates::{Certificates, Choice};
-use crate::status::{Identity, Kind, Retained, Retainer, Running, Standing};
-use crate::store::Position;
+use crate::status::{Identity, Kind, ReconcileStatus, Retained, Retainer, Running};
+use crate::store::StoreRevision;
 
 /// Unix seconds.
 const NOW: i64 = 1_790_000_000;
@@ -32,9 +32,9 @@ tcp-services/db/upstreams/a 10.0.0.5:3306
 tcp-services/db/upstreams/spare {\"address\":\"10.0.0.6:3306\",\"backup\":true}
 ";
 
-fn report() -> Report {
+fn report() -> Status {
     let settled = settle(&topology(STORE), &Default::default(), &Default::default());
-    let position = Position { cluster: 14_841_639_068_965_178_418, raft_term: 2, revision: 20 };
+    let position = StoreRevision { cluster: 14_841_639_068_965_178_418, raft_term: 2, revision: 20 };
     let mut own = make_certificate("shop.test", "/state/a.pem");
     (own.not_before, own.not_after, own.fingerprint) = (Some(1_700_000_000), Some(1_800_000_000), "AB12".into());
     let mut old = Certificate { file: "/certs/old.pem".into(), not_after: Some(1_750_000_000), ..own.clone() };
@@ -42,25 +42,25 @@ fn report() -> Report {
     let files = vec![own, old];
     let choice = Choice::of(&files, NOW);
     let refused = [("/certs/b.pem".into(), "no key".into())].into();
-    let standing = Standing {
+    let standing = ReconcileStatus {
         certificates: Arc::new(Certificates { files, choice, refused, ..Certificates::default() }),
         quarantined: settled.quarantined(),
         settled: settled.into(),
         applied: Some(position),
         operators: Operators { remarks: vec!["mine.cfg:3: there is no service shop".into()], ..Operators::default() },
         filed: 19,
-        ..Standing::default()
+        ..ReconcileStatus::default()
     };
     let running = Running { pid: 7, version: Version::new(2, 6, 12), generation: Some("0123456789abcdef".into()) };
     let identity =
         Identity { node: "lb1".into(), prefix: "/haproxy-discover".into(), instance: "0123456789abcdef".into() };
-    Report {
+    Status {
         seen: position,
         running: Some(running),
         standing: Arc::new(standing),
         identity: identity.into(),
         begun: true,
-        ..Report::default()
+        ..Status::default()
     }
 }
 
@@ -99,7 +99,7 @@ fn db() -> ServiceId {
 }
 
 /// One line for each upstream: who it is, what is wanted, why, and what HAProxy makes of it.
-fn table(report: &Report, counted: &Counted) -> String {
+fn table(report: &Status, counted: &Counted) -> String {
     let line = |it: &UpstreamShown| {
         let balanced = it.not_balanced.clone().unwrap_or_else(|| format!("{:?}", it.balanced));
         let line = it.line.as_deref().unwrap_or("-");
@@ -146,14 +146,14 @@ fn a_service_is_shown_with_what_is_refused_of_it() {
 
 #[test]
 fn a_cluster_is_named_only_by_a_confgen_that_knows_what_it_serves() {
-    let of = |change: fn(&mut Report)| {
+    let of = |change: fn(&mut Status)| {
         let mut report = report();
         change(&mut report);
         identity(&report).cluster
     };
     assert_eq!(of(|_| {}).as_deref(), Some("14841639068965178418"));
     assert_eq!(of(|report| report.begun = false), None, "no round is over");
-    assert_eq!(of(|report| report.seen = Position::default()), None, "the store is not listed");
+    assert_eq!(of(|report| report.seen = StoreRevision::default()), None, "the store is not listed");
 }
 
 /// The names that others read: a change here is a change of the contract (docs/api.md).

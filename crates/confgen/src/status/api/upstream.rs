@@ -6,8 +6,8 @@ use serde::Serialize;
 
 use super::{Counted, applied};
 use crate::desired::names::preview_section;
-use crate::desired::{Explained, Server, ServerState, Settings};
-use crate::status::Report;
+use crate::desired::{Server, ServerState, Settings, UpstreamExplanation};
+use crate::status::Status;
 use crate::status::figures::Figures;
 use crate::status::verdict::Judge;
 
@@ -195,7 +195,7 @@ impl From<&Stat> for Traffic {
 }
 
 /// The upstreams of now, of one service or of all.
-pub fn upstreams(report: &Report, counted: &Counted, of: Option<&str>) -> Upstreams {
+pub fn upstreams(report: &Status, counted: &Counted, of: Option<&str>) -> Upstreams {
     let figures = Figures::of(counted);
     let known = report.standing.settled.known().filter(|id| of.is_none_or(|of| id.to_string() == of));
     let upstreams = known.flat_map(|id| of_service(report, &figures, id)).collect();
@@ -203,13 +203,13 @@ pub fn upstreams(report: &Report, counted: &Counted, of: Option<&str>) -> Upstre
 }
 
 /// The upstreams of one service.
-pub(super) fn of_service(report: &Report, figures: &Figures, id: &ServiceId) -> Vec<UpstreamShown> {
+pub(super) fn of_service(report: &Status, figures: &Figures, id: &ServiceId) -> Vec<UpstreamShown> {
     let standing = &report.standing;
     let settings = standing.settled.service(id).map(|wanted| &wanted.settings);
     let pending = standing.pending.contains(id);
     let explained = standing.settled.explained(id);
     let judge = Judge::of(report, figures, id);
-    let show = |upstream: &Explained| {
+    let show = |upstream: &UpstreamExplanation| {
         let name = (id.clone(), upstream.id.clone());
         let (draining, held) = (report.draining.get(&name).copied(), standing.held.get(&name));
         let mut shown =
@@ -225,13 +225,13 @@ pub(super) fn of_service(report: &Report, figures: &Figures, id: &ServiceId) -> 
 }
 
 fn show(
-    upstream: &Explained,
+    upstream: &UpstreamExplanation,
     service: &ServiceId,
     settings: Option<&Settings>,
     verdict: Verdict,
     figures: &Figures,
 ) -> UpstreamShown {
-    let Explained { id, server, previewed, announced, imposed, .. } = *upstream;
+    let UpstreamExplanation { id, server, previewed, announced, imposed, .. } = *upstream;
     let section = service.to_string();
     let says_no = verdict.gets_requests == Some(false);
     UpstreamShown {
@@ -290,8 +290,8 @@ fn state(server: &Server) -> &'static str {
 }
 
 /// Who has a say in it besides its announcer's plain record, in words.
-fn why(upstream: &Explained, settings: Option<&Settings>) -> Vec<String> {
-    let Explained { announced, imposed, .. } = *upstream;
+fn why(upstream: &UpstreamExplanation, settings: Option<&Settings>) -> Vec<String> {
+    let UpstreamExplanation { announced, imposed, .. } = *upstream;
     let mut words = Vec::new();
     match announced.map(|it| it.state) {
         None | Some(UpstreamState::Ready) => {}

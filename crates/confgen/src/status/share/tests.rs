@@ -8,7 +8,7 @@ const SECTION: &str = "http-shop";
 /// HAProxy with one section, as it counts.
 struct Scene {
     tracker: Tracker,
-    settled: Settled,
+    settled: DesiredState,
     start: Instant,
     /// In seconds.
     clock: u64,
@@ -78,7 +78,7 @@ impl Scene {
     }
 }
 
-fn decide(settings: &str) -> Settled {
+fn decide(settings: &str) -> DesiredState {
     let store = format!("{settings}\nhttp-services/shop/domain shop.test\nhttp-services/shop/upstreams/s0 10.0.0.1:80");
     settle(&topology(&store), &Default::default(), &Default::default())
 }

@@ -9,23 +9,23 @@ use prometheus_client::registry::Registry;
 use super::*;
 use crate::desired::domain_allowlist::Allowed;
 use crate::desired::tests::topology;
-use crate::desired::{Limits, Settled};
+use crate::desired::{DesiredState, Policy};
 use crate::operator_files::parse::Named;
 use crate::status::figures::Counted;
-use crate::status::{Running, Standing};
+use crate::status::{ReconcileStatus, Running};
 use crate::status::{api, metrics, page};
 use crate::store::Changed;
-use crate::store::Position;
+use crate::store::StoreRevision;
 
 const DOMAIN: &str = "http-services/shop/domain shop.test\n";
 const A: &str = "http-services/shop/upstreams/a 10.0.0.1:80\n";
 
 /// A balancer that runs the store, with HAProxy's figures.
 struct Scene {
-    settled: Settled,
+    settled: DesiredState,
     rows: Vec<Stat>,
     error: Option<&'static str>,
-    tweak: fn(&mut Report),
+    tweak: fn(&mut Status),
     service: &'static str,
 }
 
@@ -46,8 +46,8 @@ fn web(status: &str) -> Stat {
     row(RowKind::Frontend, "discover-web", "FRONTEND", status)
 }
 
-fn settled(store: &str, limits: Limits) -> Settled {
-    let mut settled = Settled::default();
+fn settled(store: &str, limits: Policy) -> DesiredState {
+    let mut settled = DesiredState::default();
     settled.limit(limits);
     settled.update(&topology(store), &Changed::All);
     settled
@@ -56,7 +56,7 @@ fn settled(store: &str, limits: Limits) -> Settled {
 /// A store, and one server that is up.
 fn scene(store: &str) -> Scene {
     let rows = vec![web("OPEN"), server("a", "UP"), backend(1)];
-    let settled = settled(store, Limits::default());
+    let settled = settled(store, Policy::default());
     Scene { settled, rows, error: None, tweak: |_| {}, service: "http-shop" }
 }
 
@@ -65,21 +65,21 @@ impl Scene {
         Self { rows, ..self }
     }
 
-    fn tweak(self, tweak: fn(&mut Report)) -> Self {
+    fn tweak(self, tweak: fn(&mut Status)) -> Self {
         Self { tweak, ..self }
     }
 
-    fn report(&self) -> Report {
-        let position = Position { cluster: 7, raft_term: 2, revision: 20 };
+    fn report(&self) -> Status {
+        let position = StoreRevision { cluster: 7, raft_term: 2, revision: 20 };
         let running = Running { pid: 7, version: Version::new(2, 6, 12), generation: None };
-        let standing = Standing {
+        let standing = ReconcileStatus {
             quarantined: self.settled.quarantined(),
             settled: Arc::new(self.settled.clone()),
             applied: Some(position),
-            ..Standing::default()
+            ..ReconcileStatus::default()
         };
         let mut report =
-            Report { seen: position, running: Some(running), standing: Arc::new(standing), ..Report::default() };
+            Status { seen: position, running: Some(running), standing: Arc::new(standing), ..Status::default() };
         (self.tweak)(&mut report);
         report
     }
@@ -138,7 +138,7 @@ impl Scene {
     }
 }
 
-fn standing(report: &mut Report) -> &mut Standing {
+fn standing(report: &mut Status) -> &mut ReconcileStatus {
     Arc::make_mut(&mut report.standing)
 }
 
@@ -201,12 +201,12 @@ fn a_service_that_no_request_finds_gets_none() {
     // ACME's challenges reach it all the same.
     scene(A).tweak(|report| standing(report).acme = Some(shop())).assert("a", Some(true), "ok");
     // So do those of an operator's own frontend.
-    let led: fn(&mut Report) = |report| {
+    let led: fn(&mut Status) = |report| {
         let named = Named { is_led_to: true, ..Named::default() };
         standing(report).operators.named.insert("http-shop".to_owned(), named);
     };
     scene(A).tweak(led).assert("a", Some(true), "ok");
-    let asked: fn(&mut Report) =
+    let asked: fn(&mut Status) =
         |report| _ = standing(report).operators.named.insert("http-shop".to_owned(), Named::default());
     scene(A).tweak(asked).assert("a", Some(false), "no_domain");
     scene(&format!("http-services/api/domain shop.test\n{DOMAIN}{A}")).tweak(led).assert(
@@ -224,7 +224,7 @@ fn a_service_that_no_request_finds_gets_none() {
         "{verdict:?}"
     );
     // The one that has the claim by now waits for a restart.
-    let meanwhile: fn(&mut Report) = |report| _ = standing(report).reached_meanwhile.insert(shop());
+    let meanwhile: fn(&mut Status) = |report| _ = standing(report).reached_meanwhile.insert(shop());
     rival.tweak(meanwhile).assert("a", Some(true), "ok claim_held");
     let whole = "http-services/api/tls passthrough\nhttp-services/api/domain shop.test\n";
     scene(&format!("{whole}{DOMAIN}{A}")).assert("a", Some(false), "claim_held");
@@ -237,15 +237,15 @@ fn a_service_that_no_request_finds_gets_none() {
     for key in ["domain b\"c", "url_reg [", "domain shop.test\nhttp-services/shop/path x"] {
         scene(&format!("http-services/shop/{key}\n{A}")).assert("a", Some(false), "domain_quarantined");
     }
-    let limits = || Limits { allowed: Some(Allowed::parse("other other.test").unwrap()), ..Limits::default() };
+    let limits = || Policy { allowed: Some(Allowed::parse("other other.test").unwrap()), ..Policy::default() };
     let domains = Scene { settled: settled(&format!("{DOMAIN}{A}"), limits()), ..scene("") };
     domains.assert("a", Some(false), "domain_quarantined");
     let store = "http-services/default/upstreams/a 10.0.0.1:80";
     let forbidden = Scene { settled: settled(store, limits()), service: "http-default", ..scene("") };
     forbidden.assert("a", Some(false), "service_quarantined");
-    let stats = Limits {
+    let stats = Policy {
         reserved_hosts: [("shop.test".parse().unwrap(), "--stats-domain".to_owned())].into(),
-        ..Limits::default()
+        ..Policy::default()
     };
     Scene { settled: settled(&format!("{DOMAIN}{A}"), stats), ..scene("") }.assert(
         "a",
@@ -258,16 +258,16 @@ fn a_service_that_no_request_finds_gets_none() {
 fn a_tcp_service_is_found_by_its_ports() {
     let rows = || vec![row(RowKind::Server, "tcp-db", "a", "UP"), row(RowKind::Backend, "tcp-db", "BACKEND", "UP")];
     let store = "tcp-services/db/upstreams/a 10.0.0.1:80\n";
-    let of = |store: &str, limits: Limits| Scene {
+    let of = |store: &str, limits: Policy| Scene {
         settled: settled(store, limits),
         service: "tcp-db",
         ..scene("").rows(rows())
     };
-    let verdict = of(store, Limits::default()).assert("a", Some(false), "no_domain");
+    let verdict = of(store, Policy::default()).assert("a", Some(false), "no_domain");
     assert!(verdict.words().unwrap().contains("no ports"), "{verdict:?}");
     let taken = format!("tcp-services/sql/ports 3306\ntcp-services/db/ports 3306\n{store}");
-    of(&taken, Limits::default()).assert("a", Some(false), "claim_held");
-    let reserved = Limits { tcp_ports: Some(4000..=5000), ..Limits::default() };
+    of(&taken, Policy::default()).assert("a", Some(false), "claim_held");
+    let reserved = Policy { tcp_ports: Some(4000..=5000), ..Policy::default() };
     of(&format!("tcp-services/db/ports 3306\n{store}"), reserved).assert("a", Some(false), "domain_quarantined");
 }
 
@@ -367,7 +367,7 @@ fn an_upstream_that_haproxy_was_not_told_of() {
     let store = format!("{DOMAIN}{A}");
     let empty = || vec![web("OPEN"), backend(0)];
     scene(&store).rows(empty()).assert("a", Some(false), "absent");
-    let pending: fn(&mut Report) = |report| _ = standing(report).pending.insert(shop());
+    let pending: fn(&mut Status) = |report| _ = standing(report).pending.insert(shop());
     scene(&store).rows(empty()).tweak(pending).assert("a", Some(false), "pending absent");
     scene(&store).tweak(pending).assert("a", Some(true), "ok pending");
     // The section is there, and HAProxy's maps don't lead there yet.
@@ -382,7 +382,7 @@ fn an_upstream_that_haproxy_was_not_told_of() {
     let verdict = scene(&store).rows(weightless).assert("a", Some(false), "otherwise");
     assert_eq!(verdict.words().unwrap(), "its weight is 0");
     scene(&store).rows(vec![web("OPEN"), server("a", "NOLB"), backend(0)]).assert("a", Some(false), "otherwise");
-    let out: fn(&mut Report) = |report| report.out_of_sync = Some("no disk".into());
+    let out: fn(&mut Status) = |report| report.out_of_sync = Some("no disk".into());
     scene(&store).rows(empty()).tweak(out).assert("a", Some(false), "out_of_sync absent");
     scene(&store).tweak(out).assert("a", Some(true), "ok out_of_sync");
     let silent = Scene { error: Some("no socket"), ..scene(&store) };
@@ -393,7 +393,7 @@ fn an_upstream_that_haproxy_was_not_told_of() {
 #[test]
 fn a_starved_upstream_gets_requests_again_with_the_first_one() {
     let store = format!("{DOMAIN}{A}http-services/shop/upstreams/b 10.0.0.2:80");
-    let starving: fn(&mut Report) = |report| {
+    let starving: fn(&mut Status) = |report| {
         let starved = Starved { chosen: 3, requests: 240, share: 120 };
         report.starving = Arc::new([(("http-shop".to_owned(), "a".to_owned()), starved)].into());
     };
