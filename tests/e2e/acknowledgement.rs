@@ -10,7 +10,7 @@ use lab::http::Request;
 use lab::{App, Balancer, Etcd, Setup, free_port, light, until, write};
 use serde_json::{Value, json};
 
-use crate::refused::PROFILE;
+use crate::rejected_config::PROFILE;
 
 const DEADLINE: Duration = Duration::from_secs(30);
 const KEY: &str = "balancers/lab";

@@ -116,7 +116,7 @@ const BLOCKS: [(&str, &[(&str, &str)]); 27] = [
         "docs/api.md",
         &[
             ("The admin port", "what every answer begins with: discoverctl/asked.rs"),
-            ("An upstream", "an answer; crates/confgen/src/api/golden.json"),
+            ("An upstream", "an answer; crates/confgen/src/status/api/golden.json"),
         ],
     ),
     (
@@ -206,7 +206,10 @@ const BLOCKS: [(&str, &[(&str, &str)]); 27] = [
         &[
             ("Files of your own", "a command line of supervisord's"),
             ("An edit", "an answer; tutorial/howto.rs has the like of it from docs/debug.md"),
-            ("A section with a service's upstreams", "files; crates/confgen/src/fill/tests.rs"),
+            (
+                "A section with a service's upstreams",
+                "files; crates/confgen/src/operator_files/filled/template/tests.rs",
+            ),
         ],
     ),
     (

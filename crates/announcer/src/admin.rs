@@ -14,7 +14,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::registrar::Stands;
 use crate::status::metrics::Checked;
-use crate::status::{Now, Reception, Standing, Upstream, metrics};
+use crate::status::{LoopStatus, Reception, Standing, Upstream, metrics};
 
 /// An admin port that listens and doesn't answer yet.
 pub(crate) struct Port(Server);
@@ -39,7 +39,7 @@ impl Port {
 pub(crate) struct Shown {
     /// The upstreams, as they are configured.
     pub(crate) names: Vec<(ServiceId, UpstreamId)>,
-    pub(crate) now: watch::Receiver<Now>,
+    pub(crate) now: watch::Receiver<LoopStatus>,
     pub(crate) stands: Stands,
     pub(crate) ttl: Duration,
     pub(crate) beats: watch::Receiver<Beats>,
@@ -49,7 +49,7 @@ pub(crate) struct Shown {
 
 impl Shown {
     fn standing(&self) -> Standing {
-        let Now { state, words, works } = self.now.borrow().clone();
+        let LoopStatus { state, words, works } = self.now.borrow().clone();
         let upstreams = self.names.iter().enumerate().map(|(index, (service, id))| Upstream {
             service: service.clone(),
             id: id.clone(),

@@ -8,7 +8,7 @@ use registry::{Client, Event, Follow};
 use tokio::sync::mpsc;
 use tokio_util::sync::{CancellationToken, DropGuard};
 
-use crate::registrar::Reached;
+use crate::registrar::Written;
 
 /// What is asked of each balancer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -47,7 +47,7 @@ impl Known {
     }
 
     /// The balancers whose answer for one of the records isn't yes.
-    pub(crate) fn missing(&self, question: Question, reached: &Reached) -> Vec<&str> {
+    pub(crate) fn missing(&self, question: Question, reached: &Written) -> Vec<&str> {
         let cluster = self.all.cluster();
         let agrees = |balancer: &Balancer, service: &ServiceId, id: &UpstreamId| match question {
             Question::Runs => {
@@ -116,9 +116,9 @@ mod tests {
         Event::Snapshot(Snapshot { cluster: 7, revision: 9, raft_term: 1, entries })
     }
 
-    fn reached(revision: i64) -> Reached {
+    fn reached(revision: i64) -> Written {
         let ours = [record_of("a", "10.0.0.1:80"), record_of("b", "10.0.0.2:80")].map(Arc::new).to_vec();
-        Reached { revision, ours, ..Reached::default() }
+        Written { revision, ours, ..Written::default() }
     }
 
     fn missing(known: &Known, revision: i64) -> Vec<&str> {

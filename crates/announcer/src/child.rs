@@ -23,7 +23,7 @@ use tokio::{
 };
 
 use crate::config::App;
-use crate::message::Report;
+use crate::message::Message;
 use crate::processes::reaper::{Change, Leader, Reaper};
 use crate::processes::table;
 use crate::processes::terminal::Terminal;
@@ -150,7 +150,7 @@ pub(crate) fn start(
     app: &App,
     stop_on: &[i32],
     reaper: &Reaper,
-    reports: mpsc::Sender<Report>,
+    reports: mpsc::Sender<Message>,
 ) -> Result<Running, ChildError> {
     let passed_on = PASSED_ON.into_iter().filter(|number| !stop_on.contains(&(*number as i32)));
     let passed_on: Vec<_> = passed_on.map(|number| (number, signal(SignalKind::from_raw(number as i32)))).collect();
@@ -182,7 +182,7 @@ async fn follow(
     running: Running,
     mut changes: mpsc::Receiver<Change>,
     terminal: Option<Terminal>,
-    reports: mpsc::Sender<Report>,
+    reports: mpsc::Sender<Message>,
 ) {
     while let Some(change) = changes.recv().await {
         match (change, &terminal) {
@@ -190,9 +190,9 @@ async fn follow(
                 if let Some(terminal) = &terminal {
                     terminal.take_back();
                 }
-                let _ = reports.send(Report::AppExited(status)).await;
+                let _ = reports.send(Message::AppExited(status)).await;
                 running.until_gone().await;
-                let _ = reports.send(Report::Event(Event::AppGone)).await;
+                let _ = reports.send(Message::Event(Event::AppGone)).await;
             }
             (Change::Stopped, Some(terminal)) => terminal.suspend(running.leader.pid),
             (Change::Stopped, None) => {}

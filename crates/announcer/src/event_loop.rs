@@ -23,14 +23,14 @@ use crate::config::{Config, Life};
 use crate::health::Health;
 use crate::health_loop::{Watch, first_look};
 use crate::lease::Lease;
-use crate::message::Report;
+use crate::message::Message;
 use crate::processes::reaper::Reaper;
 use crate::record::Record;
 use crate::registrar::Registrar;
 use crate::state::{Action, Event, State};
 use crate::status::heartbeat::Pulse;
 use crate::status::metrics::Checked;
-use crate::status::{Now, Reception, heartbeat};
+use crate::status::{LoopStatus, Reception, heartbeat};
 use crate::withdraw::{DRAIN_WRITE, WITHDRAW, WITHDRAW_IN_HASTE};
 use crate::{child, state, withdraw};
 
@@ -53,7 +53,7 @@ pub(crate) async fn run(config: Config, mut life: Life, shutdown: &Shutdown) -> 
         watches.spawn(watch.run(config.etcd.endpoints().to_vec(), reaper.clone()));
     }
     let registrar = Registrar::start(lease.clone(), config.upstreams.len(), reports.clone());
-    let (shown, now) = watch::channel(Now::default());
+    let (shown, now) = watch::channel(LoopStatus::default());
     let reception = watch::Sender::<Reception>::default();
     let pulse = Pulse::new(admin.map(|port| {
         let names = config.upstreams.iter().map(Upstream::name).collect();
@@ -71,7 +71,7 @@ pub(crate) async fn run(config: Config, mut life: Life, shutdown: &Shutdown) -> 
         tasks: JoinSet::new(),
         last_tasks: JoinSet::new(),
         reports,
-        obstacle: None,
+        blocked_by: None,
         refusals: RefusalLog::default(),
         reception: Some(reception),
         shown,
@@ -94,14 +94,14 @@ struct Announcer {
     tasks: JoinSet<()>,
     /// The last writes and the time of what the app has left behind: they go on in the states that follow.
     last_tasks: JoinSet<()>,
-    reports: mpsc::Sender<Report>,
+    reports: mpsc::Sender<Message>,
     /// What keeps balancers from following, as long as they are waited for.
-    obstacle: Option<String>,
+    blocked_by: Option<String>,
     refusals: RefusalLog,
     /// The way in which the reception of the records is shown. None once the task that looks has it.
     reception: Option<watch::Sender<Reception>>,
     /// How things stand, for whoever looks.
-    shown: watch::Sender<Now>,
+    shown: watch::Sender<LoopStatus>,
     /// The signal that asked for the stop.
     asked: Arc<OnceLock<i32>>,
     status: u8,
@@ -114,7 +114,7 @@ struct Known {
 }
 
 impl Announcer {
-    async fn follow(mut self, mut inbox: mpsc::Receiver<Report>, mut pulse: Pulse, shutdown: &Shutdown) -> u8 {
+    async fn follow(mut self, mut inbox: mpsc::Receiver<Message>, mut pulse: Pulse, shutdown: &Shutdown) -> u8 {
         let mut state = State::Starting;
         let (mut stopping, mut aborting) = (false, false);
         self.say(state);
@@ -134,19 +134,19 @@ impl Announcer {
                     None
                 }
             };
-            state = self.follow_one(state, event);
+            state = self.handle_event(state, event);
         }
         self.status
     }
 
     /// One event, and what follows from it at once.
-    fn follow_one(&mut self, mut state: State, mut next: Option<Event>) -> State {
+    fn handle_event(&mut self, mut state: State, mut next: Option<Event>) -> State {
         while let Some(event) = next {
             let (after, actions) = state::step(state, event);
             tracing::debug!(?state, ?event, ?after, ?actions, "step");
             if after != state {
                 self.tasks.abort_all();
-                self.obstacle = None;
+                self.blocked_by = None;
             }
             next = self.act(state, after, actions);
             if after != state {
@@ -157,9 +157,9 @@ impl Announcer {
         state
     }
 
-    fn take(&mut self, state: State, report: Report) -> Option<Event> {
+    fn take(&mut self, state: State, report: Message) -> Option<Event> {
         match report {
-            Report::Health { upstream, address, health } => {
+            Message::Health { upstream, address, health } => {
                 let (upstream, known) = self.upstreams.get_mut(upstream)?;
                 let record = || Record::new(upstream.announcement.clone(), address, upstream.policy);
                 known.get_or_insert_with(|| Known { record: Arc::new(record()), health }).health = health;
@@ -167,17 +167,17 @@ impl Announcer {
                 self.say(state);
                 Some(Event::Healthy)
             }
-            Report::AppExited(status) => {
+            Message::AppExited(status) => {
                 tracing::info!(status, "the app has ended");
                 self.status = status;
                 Some(Event::AppExited)
             }
-            Report::Obstacle(obstacle) => {
-                self.obstacle = obstacle;
+            Message::Obstacle(blocked_by) => {
+                self.blocked_by = blocked_by;
                 self.say(state);
                 None
             }
-            Report::Event(event) => Some(event),
+            Message::Event(event) => Some(event),
         }
     }
 
@@ -229,7 +229,7 @@ impl Announcer {
         let log = self.refusals.clone();
         self.tasks.spawn(async move {
             wait::until_balanced(&registrar, &client, &log, &reports).await;
-            let _ = reports.send(Report::Event(Event::Balanced)).await;
+            let _ = reports.send(Message::Event(Event::Balanced)).await;
         });
         None
     }
@@ -250,7 +250,7 @@ impl Announcer {
         let limit = self.life.drain;
         self.tasks.spawn(async move {
             withdraw::drain(&registrar, &lease, limit).await;
-            let _ = reports.send(Report::Event(Event::Drained)).await;
+            let _ = reports.send(Message::Event(Event::Drained)).await;
         });
     }
 
@@ -296,24 +296,24 @@ impl Announcer {
         let (registrar, lease, reports) = (self.registrar.clone(), self.lease.clone(), self.reports.clone());
         self.last_tasks.spawn(async move {
             withdraw::withdraw(&registrar, &lease, actions, limit).await;
-            let _ = reports.send(Report::Event(Event::Withdrawn)).await;
+            let _ = reports.send(Message::Event(Event::Withdrawn)).await;
         });
     }
 
     fn say(&self, state: State) {
         let known = self.upstreams.iter().filter_map(|(_, known)| known.as_ref());
         let keys: Vec<_> = known.map(|known| known.record.key()).collect();
-        let words = heartbeat::describe(state, &keys, self.missing(), self.obstacle.as_deref());
+        let words = heartbeat::describe(state, &keys, self.missing(), self.blocked_by.as_deref());
         let works = |(_, known): &(Upstream, Option<Known>)| known.as_ref().is_some_and(|known| known.health.is_up());
         let works = self.upstreams.iter().map(works).collect();
-        let before = self.shown.send_replace(Now { state, words: words.clone(), works });
+        let before = self.shown.send_replace(LoopStatus { state, words: words.clone(), works });
         if before.words != words {
             systemd::status(&words);
         }
     }
 }
 
-async fn stop_timeout(time: Duration, reports: mpsc::Sender<Report>) {
+async fn stop_timeout(time: Duration, reports: mpsc::Sender<Message>) {
     sleep(time).await;
-    let _ = reports.send(Report::Event(Event::StopTimeout)).await;
+    let _ = reports.send(Message::Event(Event::StopTimeout)).await;
 }

@@ -18,7 +18,7 @@ use crate::config::upstream::Upstream;
 use crate::health::Health;
 use crate::health::check::Checks;
 use crate::health_loop::probe::Probe;
-use crate::message::Report;
+use crate::message::Message;
 use crate::processes::reaper::Reaper;
 use crate::status::metrics::CheckedOne;
 use crate::{health, retry};
@@ -73,7 +73,7 @@ pub(crate) struct Watch {
     /// The app is ours: it has to answer even without a check.
     pub(crate) wraps: bool,
     pub(crate) checked: CheckedOne,
-    pub(crate) reports: mpsc::Sender<Report>,
+    pub(crate) reports: mpsc::Sender<Message>,
 }
 
 impl Watch {
@@ -120,7 +120,7 @@ impl Watch {
     }
 
     async fn report(&self, address: UpstreamAddress, health: Health) {
-        let _ = self.reports.send(Report::Health { upstream: self.index, address, health }).await;
+        let _ = self.reports.send(Message::Health { upstream: self.index, address, health }).await;
     }
 }
 

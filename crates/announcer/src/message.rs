@@ -6,7 +6,7 @@ use crate::{health::Health, state::Event};
 
 /// One piece of news.
 #[derive(Clone, Debug)]
-pub(crate) enum Report {
+pub(crate) enum Message {
     /// An upstream began to work, or no longer does.
     Health {
         /// Which one, as they are configured.

@@ -57,7 +57,7 @@ async fn register_under(
     deadline: Instant,
 ) -> Result<(), OneShotError> {
     let withheld = claims::withheld(client, records).await.unwrap_or_default();
-    let wants: Vec<_> = records.iter().map(|record| (record.clone(), Want::Stand(UpstreamState::Ready))).collect();
+    let wants: Vec<_> = records.iter().map(|record| (record.clone(), Want::Present(UpstreamState::Ready))).collect();
     // What an attempt wrote, the next one finds standing: it needn't be remembered.
     let round = retry::until(deadline, || async {
         let mut group = if lease.is_some() { Group::default() } else { Group::permanent() };

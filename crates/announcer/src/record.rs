@@ -288,16 +288,16 @@ impl fmt::Display for Owner {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Want {
     /// It stands, in this state; it is put there, and again after the lease was lost.
-    Stand(UpstreamState),
+    Present(UpstreamState),
     /// Where it stands it says this; it isn't put there for that.
-    Leave(UpstreamState),
+    IfPresent(UpstreamState),
     /// It doesn't stand.
-    Gone,
+    Absent,
 }
 
 /// A record, as far as is known.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub(crate) struct Stand {
+pub(crate) struct RecordStatus {
     /// What it says in the store, under our lease; None where it isn't there, or is somebody else's.
     pub(crate) says: Option<UpstreamState>,
     /// How often it was put there.

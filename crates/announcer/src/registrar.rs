@@ -17,8 +17,8 @@ use tokio::{
 };
 
 use crate::lease::Lease;
-use crate::message::Report;
-use crate::record::Stand;
+use crate::message::Message;
+use crate::record::RecordStatus;
 use crate::record::Want;
 use crate::record::{Record, claims};
 use crate::registrar::log_changes::Said;
@@ -52,14 +52,14 @@ struct Progress {
     turn: u64,
     /// All that could be written was.
     is_done: bool,
-    reached: Reached,
-    stands: Vec<(Arc<Record>, Stand)>,
+    reached: Written,
+    stands: Vec<(Arc<Record>, RecordStatus)>,
     failure: Option<Arc<registry::Error>>,
 }
 
 /// An order that was carried out.
 #[derive(Clone, Debug, Default)]
-pub(crate) struct Reached {
+pub(crate) struct Written {
     /// The revision of the last write: balancers that run it run all of ours.
     pub(crate) revision: i64,
     /// The records that stand under our lease and say what was ordered.
@@ -72,7 +72,7 @@ pub(crate) struct Reached {
     pub(crate) unwritten: usize,
 }
 
-impl Reached {
+impl Written {
     /// Whose records stand, and their names.
     pub(crate) fn names(&self) -> impl Iterator<Item = (&ServiceId, &UpstreamId)> {
         self.ours.iter().map(|record| record.name())
@@ -89,7 +89,7 @@ pub(crate) struct Stands(watch::Receiver<Progress>);
 
 impl Stands {
     /// What is known of one; nothing before it was ordered.
-    pub(crate) fn of(&self, service: &ServiceId, id: &UpstreamId) -> Stand {
+    pub(crate) fn of(&self, service: &ServiceId, id: &UpstreamId) -> RecordStatus {
         let progress = self.0.borrow();
         let found = progress.stands.iter().find(|(record, _)| record.name() == (service, id));
         found.map(|(_, stand)| stand.clone()).unwrap_or_default()
@@ -111,7 +111,7 @@ pub(crate) struct Registrar {
 impl Registrar {
     /// Starts the task. It reports when all of the `count` records stand for the first time, and when they are lost and
     /// stand again.
-    pub(crate) fn start(lease: Lease, count: usize, reports: mpsc::Sender<Report>) -> Self {
+    pub(crate) fn start(lease: Lease, count: usize, reports: mpsc::Sender<Message>) -> Self {
         let (orders, received) = watch::channel(Order::default());
         let (publish, progress) = watch::channel(Progress::default());
         let orders = Arc::new(orders);
@@ -145,7 +145,7 @@ impl Registrar {
 
     /// The same of every record that is known, until it is so, or the time is over; a refusal is tried against for
     /// [`REFUSED`]. Where etcd refuses some of it, the rest counts; an error if it refuses all.
-    pub(crate) async fn reach(&self, want: Want, deadline: Instant) -> Result<Reached, StoreError> {
+    pub(crate) async fn reach(&self, want: Want, deadline: Instant) -> Result<Written, StoreError> {
         let records: Vec<_> = self.orders.borrow().wants.iter().map(|(record, _)| (record.clone(), want)).collect();
         let turn = self.order(records);
         let mut progress = self.progress.clone();
@@ -175,7 +175,7 @@ impl Registrar {
     }
 
     /// What stands now.
-    pub(crate) fn reached(&self) -> Reached {
+    pub(crate) fn reached(&self) -> Written {
         self.progress.borrow().reached.clone()
     }
 }
@@ -195,7 +195,7 @@ struct Keeper {
     lease: Lease,
     orders: watch::Receiver<Order>,
     publish: watch::Sender<Progress>,
-    reports: mpsc::Sender<Report>,
+    reports: mpsc::Sender<Message>,
     /// How many records there are to be.
     count: usize,
     group: Group,
@@ -294,7 +294,7 @@ impl Keeper {
     /// Tells the loop that not all records stand any more.
     async fn report_loss(&mut self) {
         self.stands = false;
-        let _ = self.reports.send(Report::Event(Event::Lost)).await;
+        let _ = self.reports.send(Message::Event(Event::Lost)).await;
     }
 
     /// Shows what is known now, where no round has been.
@@ -305,8 +305,8 @@ impl Keeper {
         });
     }
 
-    fn reached(&self) -> Reached {
-        Reached {
+    fn reached(&self) -> Written {
+        Written {
             revision: self.group.revision(),
             ours: self.group.ours(),
             gone: self.group.gone(),
@@ -321,7 +321,7 @@ impl Keeper {
         self.publish.send_replace(Progress { turn, is_done, reached, stands, failure });
         let is_whole = self.orders.borrow().wants.len() == self.count && self.group.stands();
         if is_whole && !std::mem::replace(&mut self.stands, true) {
-            let _ = self.reports.send(Report::Event(Event::Registered)).await;
+            let _ = self.reports.send(Message::Event(Event::Registered)).await;
         }
     }
 }

@@ -129,10 +129,10 @@ impl State {
     pub(crate) fn want(self, health: Health) -> Option<Want> {
         match (self, health) {
             (Self::Announcing | Self::Spreading | Self::Announced, Health::Up(_)) => {
-                Some(Want::Stand(UpstreamState::Ready))
+                Some(Want::Present(UpstreamState::Ready))
             }
             (Self::Announcing | Self::Spreading | Self::Announced, Health::Down(_)) => {
-                Some(Want::Stand(UpstreamState::Down))
+                Some(Want::Present(UpstreamState::Down))
             }
             _ => None,
         }
@@ -243,8 +243,8 @@ mod tests {
     fn a_check_is_written_only_between_the_first_success_and_the_end() {
         for state in [State::Announcing, State::Spreading, State::Announced] {
             assert_eq!(state.want(Health::New(9)), None, "nothing before the first success");
-            assert_eq!(state.want(Health::Up(2)), Some(Want::Stand(UpstreamState::Ready)));
-            assert_eq!(state.want(Health::Down(1)), Some(Want::Stand(UpstreamState::Down)));
+            assert_eq!(state.want(Health::Up(2)), Some(Want::Present(UpstreamState::Ready)));
+            assert_eq!(state.want(Health::Down(1)), Some(Want::Present(UpstreamState::Down)));
         }
     }
 }

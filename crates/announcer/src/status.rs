@@ -11,12 +11,12 @@ use std::{
 use discovery::{Key, RefusedKey, ServiceId, UpstreamId, UpstreamState};
 use registry::Beats;
 
-use crate::record::Stand;
+use crate::record::RecordStatus;
 use crate::state::State;
 
 /// What the loop leaves behind whenever it changes.
 #[derive(Clone, Debug)]
-pub(crate) struct Now {
+pub(crate) struct LoopStatus {
     pub(crate) state: State,
     /// The line of `systemctl status`.
     pub(crate) words: String,
@@ -24,7 +24,7 @@ pub(crate) struct Now {
     pub(crate) works: Vec<bool>,
 }
 
-impl Default for Now {
+impl Default for LoopStatus {
     fn default() -> Self {
         Self { state: State::Starting, words: String::new(), works: Vec::new() }
     }
@@ -47,7 +47,7 @@ pub(crate) struct Upstream {
     pub(crate) service: ServiceId,
     pub(crate) id: UpstreamId,
     pub(crate) works: bool,
-    pub(crate) stand: Stand,
+    pub(crate) stand: RecordStatus,
 }
 
 /// All of it.
@@ -123,7 +123,7 @@ pub(crate) mod tests {
     /// Two upstreams that are announced.
     pub(crate) fn announced(now: Instant) -> Standing {
         let service = ServiceId { kind: Kind::Http, name: "shop".parse().unwrap() };
-        let stand = Stand { says: Some(UpstreamState::Ready), registrations: 1, ..Stand::default() };
+        let stand = RecordStatus { says: Some(UpstreamState::Ready), registrations: 1, ..RecordStatus::default() };
         let upstream = |id: &str| Upstream {
             service: service.clone(),
             id: id.parse().unwrap(),

@@ -9,7 +9,7 @@ use tokio::time::{Instant, sleep_until, timeout_at};
 use crate::balancers::{Listening, Question};
 use crate::lease::Lease;
 use crate::record::Want;
-use crate::registrar::{Reached, Registrar};
+use crate::registrar::{Registrar, Written};
 use crate::state::Action;
 
 /// How long `drain` may take to be written: an election (2 s seen) and a frozen member (noticed after 2 to 5 s) fit in.
@@ -32,7 +32,7 @@ pub(crate) const WITHDRAW_IN_HASTE: Duration = Duration::from_secs(2);
 /// way balancers get the time that they usually need: an app that stops earlier loses requests.
 pub(crate) async fn drain(registrar: &Registrar, lease: &Lease, limit: Duration) {
     let end = Instant::now() + DRAIN_WRITE + limit;
-    match registrar.reach(Want::Leave(UpstreamState::Drain), Instant::now() + DRAIN_WRITE).await {
+    match registrar.reach(Want::IfPresent(UpstreamState::Drain), Instant::now() + DRAIN_WRITE).await {
         Ok(reached) if reached.unwritten > 0 => {
             tracing::warn!(records = reached.unwritten, "not all balancers can be told to drain: deleting the records");
             delete_instead(registrar, lease, limit, end).await;
@@ -52,7 +52,7 @@ pub(crate) async fn drain(registrar: &Registrar, lease: &Lease, limit: Duration)
 /// host from writing may keep them from it too.
 async fn delete_instead(registrar: &Registrar, lease: &Lease, limit: Duration, end: Instant) {
     let (unheard, soon) = (limit.min(UNHEARD), limit.min(REMOVE));
-    let deleted = registrar.reach(Want::Gone, end.min(Instant::now() + soon)).await;
+    let deleted = registrar.reach(Want::Absent, end.min(Instant::now() + soon)).await;
     let mut last = deleted.as_ref().err().map(ToString::to_string);
     let mut is_out = deleted.is_ok_and(|reached| reached.unwritten == 0);
     if !is_out {
@@ -74,7 +74,7 @@ async fn delete_instead(registrar: &Registrar, lease: &Lease, limit: Duration, e
 }
 
 /// Waits until every balancer has acknowledged what the records say, or that they are gone.
-async fn await_acknowledgement(client: &Client, reached: &Reached, limit: Duration) {
+async fn await_acknowledgement(client: &Client, reached: &Written, limit: Duration) {
     let written = Instant::now();
     let (records, gone) = (reached.ours.len(), reached.gone.len());
     tracing::info!(records, gone, limit = %humantime::format_duration(limit), "draining");
@@ -116,8 +116,8 @@ pub(crate) async fn withdraw(registrar: &Registrar, lease: &Lease, actions: &[Ac
     let mut failed = None;
     for action in actions {
         let done = match action {
-            Action::WriteDown => registrar.reach(Want::Leave(UpstreamState::Down), deadline).await.map(drop),
-            Action::Delete => registrar.reach(Want::Gone, deadline).await.map(drop),
+            Action::WriteDown => registrar.reach(Want::IfPresent(UpstreamState::Down), deadline).await.map(drop),
+            Action::Delete => registrar.reach(Want::Absent, deadline).await.map(drop),
             Action::Revoke => lease.revoke(deadline).await,
             _ => continue,
         };

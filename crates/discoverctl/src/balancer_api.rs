@@ -40,14 +40,14 @@ pub(crate) trait Answer: DeserializeOwned {
 }
 
 /// The balancers that live, and how they are asked.
-pub(crate) struct Fleet {
+pub(crate) struct BalancerApi {
     http: reqwest::Client,
     token: Option<String>,
     /// In the order of their names.
     asked: Vec<Asked>,
 }
 
-impl Fleet {
+impl BalancerApi {
     /// Reads the token and the certificates. Asks nothing yet. `prefix` is the one that the balancers' keys were read below.
     pub(crate) fn new(api: &Api, balancers: &Balancers, prefix: &str) -> Result<Self, Error> {
         // A second call finds it installed, which is as good.

@@ -23,7 +23,7 @@ mod watch;
 use clap::Subcommand;
 use discovery::OverrideState;
 
-use crate::context::Ctl;
+use crate::context::Context;
 use crate::error::Error;
 use crate::error::Outcome;
 
@@ -113,7 +113,7 @@ pub(crate) enum Command {
 impl Command {
     /// Does it.
     #[allow(clippy::cognitive_complexity, reason = "one match, which only passes on")]
-    pub(crate) async fn run(self, ctl: &Ctl) -> Result<Outcome, Error> {
+    pub(crate) async fn run(self, ctl: &Context) -> Result<Outcome, Error> {
         match self {
             Self::List(it) => it.run(ctl).await,
             Self::Show(it) => it.run(ctl).await,

@@ -8,7 +8,7 @@ use discovery::{Balancers, ServiceId, UpstreamId};
 use registry::Client;
 use serde::Serialize;
 
-use crate::balancer_api::Fleet;
+use crate::balancer_api::BalancerApi;
 use crate::edit::{Change, Edit};
 use crate::error::Error;
 use crate::error::Outcome;
@@ -20,7 +20,7 @@ use crate::store::Store;
 use crate::wait::{Awaited, awaited, until_followed};
 
 /// The store, the balancers, and the screen.
-pub(crate) struct Ctl {
+pub(crate) struct Context {
     /// etcd.
     pub(crate) client: Client,
     api: Api,
@@ -28,7 +28,7 @@ pub(crate) struct Ctl {
     pub(crate) screen: Screen,
 }
 
-impl Ctl {
+impl Context {
     /// Nothing is asked yet.
     pub(crate) fn new(common: Common) -> Result<Self, Error> {
         let client = Client::new(common.etcd.resolve()?);
@@ -41,17 +41,17 @@ impl Ctl {
     }
 
     /// The API of the balancers that the store knows.
-    pub(crate) fn fleet(&self, store: &Store) -> Result<Fleet, Error> {
+    pub(crate) fn fleet(&self, store: &Store) -> Result<BalancerApi, Error> {
         self.fleet_of(&store.balancers)
     }
 
     /// The API of these balancers.
-    pub(crate) fn fleet_of(&self, balancers: &Balancers) -> Result<Fleet, Error> {
-        Fleet::new(&self.api, balancers, self.client.config().prefix())
+    pub(crate) fn fleet_of(&self, balancers: &Balancers) -> Result<BalancerApi, Error> {
+        BalancerApi::new(&self.api, balancers, self.client.config().prefix())
     }
 
     /// Whether a fleet asks these balancers, as their keys describe them now.
-    pub(crate) fn is_fleet_of(&self, fleet: &Fleet, balancers: &Balancers) -> bool {
+    pub(crate) fn is_fleet_of(&self, fleet: &BalancerApi, balancers: &Balancers) -> bool {
         fleet.is_of(balancers, self.client.config().prefix())
     }
 

@@ -39,7 +39,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use crate::args::Cli;
 use crate::commands::Command;
 use crate::config::Config;
-use crate::context::Ctl;
+use crate::context::Context;
 use crate::error::Error;
 use crate::error::Outcome;
 use crate::print::{Screen, until_written};
@@ -80,7 +80,7 @@ fn start(command: clap::Command) -> Result<ExitCode, Error> {
             until_answered(async { it.run(&screen, config.counts(&matches, &command)) })
         }
         _ => {
-            let ctl = Ctl::new(cli.common)?;
+            let ctl = Context::new(cli.common)?;
             until_answered(cli.command.run(&ctl))
         }
     };

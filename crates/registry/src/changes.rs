@@ -13,7 +13,7 @@ use crate::classification::Failure;
 use crate::client::Client;
 use crate::entry::Range;
 use crate::error::{Act, Error};
-use crate::revisions::{Anew, Position, Revisions, Verdict};
+use crate::revisions::{Position, ResyncReason, Revisions, Verdict};
 use crate::watch::{QUIET as SILENCE, Watch};
 
 /// All of it. A hundred thousand revisions take some seconds.
@@ -111,8 +111,8 @@ impl Client {
             match revisions.accept(message.map_err(|failure| failure.error)?) {
                 Verdict::Created | Verdict::Alive => {}
                 Verdict::Deliver { changes, .. } => replay.take(changes),
-                Verdict::Anew(Anew::Compacted) => return Err(Error::Compacted { act: Act::Watch(range) }),
-                Verdict::Anew(why) => return Err(watch.canceled(&why.to_string()).error),
+                Verdict::Resync(ResyncReason::Compacted) => return Err(Error::Compacted { act: Act::Watch(range) }),
+                Verdict::Resync(why) => return Err(watch.canceled(&why.to_string()).error),
                 Verdict::Canceled(reason) => return Err(watch.canceled(&reason).error),
             }
         }

@@ -16,7 +16,7 @@ use crate::entry::Range;
 use crate::error::{Act, Error};
 use crate::resync::Resync;
 use crate::retry::Retry;
-use crate::revisions::{Anew, Position, Revisions, Verdict};
+use crate::revisions::{Position, ResyncReason, Revisions, Verdict};
 use crate::watch::{QUIET, Watch};
 
 /// Events kept for a consumer that is busy; beyond that etcd keeps them.
@@ -98,7 +98,7 @@ impl Client {
 /// Why a watch came to its end.
 enum End {
     /// What is known can't be continued.
-    Anew(Anew),
+    Resync(ResyncReason),
     /// etcd ended it, or can't be reached.
     Failed(Error),
     /// Nobody listens any more.
@@ -148,7 +148,7 @@ impl Follower {
         loop {
             let delay = match self.session().await {
                 End::Closed => return,
-                End::Anew(why) => {
+                End::Resync(why) => {
                     tracing::warn!(%why, "listing all keys anew");
                     self.position = None;
                     self.retry.next_delay_but_first()
@@ -185,7 +185,7 @@ impl Follower {
             let message = tokio::select! {
                 message = watch.message() => message?,
                 snapshot = resync.snapshot() => {
-                    let snapshot = resync.bring_forward(snapshot.map_err(End::Failed)?).map_err(End::Anew)?;
+                    let snapshot = resync.bring_forward(snapshot.map_err(End::Failed)?).map_err(End::Resync)?;
                     position = Position::of(&snapshot);
                     self.position = Some(position);
                     revisions.skip_to(position.revision);
@@ -206,7 +206,7 @@ impl Follower {
                     position.revision = revision;
                     self.position = Some(position);
                 }
-                Verdict::Anew(why) => return Err(End::Anew(why)),
+                Verdict::Resync(why) => return Err(End::Resync(why)),
                 Verdict::Canceled(reason) => {
                     // A token that has expired is told as a missing permission; the listing finds out which it is.
                     self.position = None;
@@ -235,12 +235,12 @@ impl Follower {
         };
         let answer = self.client.once(&Act::Get(self.range.start().to_owned()), CHECK, run).await?;
         let now = Position::at(&answer.0.header.unwrap_or_default());
-        let position = position.check(&now).map_err(End::Anew)?;
+        let position = position.check(&now).map_err(End::Resync)?;
         // etcd says nothing, not even that it lives, while it puts the events of one revision together: tens of
         // thousands of deletions with their previous values take longer than a silence may last. A listing has pages.
         let stuck =
             now.revision > position.revision && self.behind_at.replace(position.revision) == Some(position.revision);
-        if stuck { Err(End::Anew(Anew::Stuck)) } else { Ok(position) }
+        if stuck { Err(End::Resync(ResyncReason::Stuck)) } else { Ok(position) }
     }
 
     /// The watch stands: says so if it was lost before.

@@ -9,7 +9,7 @@ use tokio::time::{Sleep, sleep};
 use crate::client::Client;
 use crate::entry::Range;
 use crate::error::Error;
-use crate::revisions::{Anew, Position, revision};
+use crate::revisions::{Position, ResyncReason, revision};
 
 type Listing = Pin<Box<dyn Future<Output = Result<Snapshot, Error>> + Send>>;
 
@@ -51,7 +51,7 @@ impl Resync {
     }
 
     /// The listing as of now, not as of when it was begun.
-    pub(crate) fn bring_forward(self, snapshot: Snapshot) -> Result<Snapshot, Anew> {
+    pub(crate) fn bring_forward(self, snapshot: Snapshot) -> Result<Snapshot, ResyncReason> {
         self.known.check(&Position::of(&snapshot))?;
         Ok(bring_forward(snapshot, self.meanwhile))
     }

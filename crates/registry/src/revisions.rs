@@ -22,7 +22,7 @@ pub(crate) struct Position {
 
 /// Why what is known can't be continued and all keys must be listed anew.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Anew {
+pub(crate) enum ResyncReason {
     /// The revisions in between are compacted away.
     Compacted,
     /// Another store answers.
@@ -33,7 +33,7 @@ pub(crate) enum Anew {
     Stuck,
 }
 
-impl fmt::Display for Anew {
+impl fmt::Display for ResyncReason {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Self::Compacted => "the changes since are compacted away",
@@ -55,11 +55,11 @@ impl Position {
 
     /// Whether `now`, as a linearizable read told it, is the store that is known, and no older. (A member's own
     /// revision may lag behind; such a read's doesn't.) What is known stays the same, but for the term.
-    pub(crate) fn check(self, now: &Self) -> Result<Self, Anew> {
+    pub(crate) fn check(self, now: &Self) -> Result<Self, ResyncReason> {
         if now.cluster != self.cluster {
-            Err(Anew::OtherCluster)
+            Err(ResyncReason::OtherCluster)
         } else if now.revision < self.revision || now.raft_term < self.raft_term {
-            Err(Anew::WentBack)
+            Err(ResyncReason::WentBack)
         } else {
             Ok(Self { raft_term: now.raft_term, ..self })
         }
@@ -76,7 +76,7 @@ pub(crate) enum Verdict {
     /// These revisions are whole.
     Deliver { revision: i64, changes: Vec<Change> },
     /// List anew.
-    Anew(Anew),
+    Resync(ResyncReason),
     /// etcd ended the watch, with its words; the stream stays open and silent.
     Canceled(String),
 }
@@ -101,17 +101,17 @@ impl Revisions {
     pub(crate) fn accept(&mut self, message: PbWatchResponse) -> Verdict {
         if message.canceled || message.compact_revision > 0 {
             return if message.compact_revision > 0 {
-                Verdict::Anew(Anew::Compacted)
+                Verdict::Resync(ResyncReason::Compacted)
             } else {
                 Verdict::Canceled(message.cancel_reason)
             };
         }
         if let Some(header) = message.header {
             if header.cluster_id != self.cluster {
-                return Verdict::Anew(Anew::OtherCluster);
+                return Verdict::Resync(ResyncReason::OtherCluster);
             }
             if header.revision < self.last {
-                return Verdict::Anew(Anew::WentBack);
+                return Verdict::Resync(ResyncReason::WentBack);
             }
         }
         if message.created {
@@ -221,24 +221,24 @@ mod tests {
         };
         assert_eq!(revisions().accept(refused), Verdict::Canceled("permission denied".into()));
         let compacted = PbWatchResponse { canceled: true, compact_revision: 50, ..message(0) };
-        assert_eq!(revisions().accept(compacted), Verdict::Anew(Anew::Compacted));
+        assert_eq!(revisions().accept(compacted), Verdict::Resync(ResyncReason::Compacted));
     }
 
     #[test]
     fn a_store_that_went_back_or_is_another_one_is_seen_at_the_creation() {
         let created = |header| PbWatchResponse { created: true, header: Some(header), ..Default::default() };
         assert_eq!(revisions().accept(created(header(1, 10, 3))), Verdict::Created);
-        assert_eq!(revisions().accept(created(header(1, 9, 3))), Verdict::Anew(Anew::WentBack));
-        assert_eq!(revisions().accept(created(header(2, 10, 3))), Verdict::Anew(Anew::OtherCluster));
+        assert_eq!(revisions().accept(created(header(1, 9, 3))), Verdict::Resync(ResyncReason::WentBack));
+        assert_eq!(revisions().accept(created(header(2, 10, 3))), Verdict::Resync(ResyncReason::OtherCluster));
     }
 
     #[test]
     fn a_linearizable_read_shows_a_wiped_store_even_if_its_revision_is_ahead() {
         let now = |cluster, revision, raft_term| Position { cluster, revision, raft_term };
         assert_eq!(AT_10.check(&now(1, 20, 4)), Ok(Position { raft_term: 4, ..AT_10 }));
-        assert_eq!(AT_10.check(&now(1, 20, 2)), Err(Anew::WentBack));
-        assert_eq!(AT_10.check(&now(1, 9, 3)), Err(Anew::WentBack));
-        assert_eq!(AT_10.check(&now(2, 10, 3)), Err(Anew::OtherCluster));
+        assert_eq!(AT_10.check(&now(1, 20, 2)), Err(ResyncReason::WentBack));
+        assert_eq!(AT_10.check(&now(1, 9, 3)), Err(ResyncReason::WentBack));
+        assert_eq!(AT_10.check(&now(2, 10, 3)), Err(ResyncReason::OtherCluster));
     }
 
     #[test]

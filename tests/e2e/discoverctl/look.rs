@@ -6,7 +6,7 @@ use lab::{App, Balancer, Etcd, Scratch, Setup, Signal, free_port, light, until, 
 use serde_json::{Value, json};
 
 use super::scene::{DEADLINE, Said, ctl, json, launch};
-use crate::refused::PROFILE;
+use crate::rejected_config::PROFILE;
 
 fn start(setup: Setup) -> Balancer {
     setup.flags(&["--node", "lb1"]).start()

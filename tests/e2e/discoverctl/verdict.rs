@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 
 use super::scene::{DEADLINE, ctl, json};
 use crate::fair_share::Shop;
-use crate::refused::PROFILE;
+use crate::rejected_config::PROFILE;
 
 /// By upstream (`http-shop/a`): `ok`, or the cause why it gets no requests.
 type Verdicts = BTreeMap<String, String>;

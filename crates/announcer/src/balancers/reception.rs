@@ -12,7 +12,7 @@ use registry::{Client, Error};
 use tokio::{sync::watch, time::sleep};
 
 use crate::record::{Difference, Record};
-use crate::registrar::{Reached, Registrar};
+use crate::registrar::{Registrar, Written};
 use crate::status::Reception;
 
 /// The first look. A balancer writes its key at most once a second.
@@ -36,7 +36,7 @@ pub(crate) struct Keys {
 }
 
 impl Keys {
-    pub(crate) fn of(reached: &Reached) -> Self {
+    pub(crate) fn of(reached: &Written) -> Self {
         let records = reached.names().map(|(service, id)| Key::upstream(service, id).to_string()).collect();
         let folders = reached.names().map(|(service, _)| service.folder());
         let settings = reached.ours.iter().flat_map(|record| record.setting_keys());
@@ -123,7 +123,7 @@ impl Look {
     }
 
     /// The keys that balancers refuse, which the log hears of, and the settings that say otherwise.
-    async fn look(&self, reached: &Reached) -> Result<Looked, Error> {
+    async fn look(&self, reached: &Written) -> Result<Looked, Error> {
         let balancers = Balancers::of(&self.client.snapshot("balancers").await?);
         let keys = Keys::of(reached);
         let refused: BTreeSet<_> = balancers.refused(&keys.records).collect();

@@ -6,7 +6,7 @@ use tokio::sync::mpsc;
 
 use crate::balancers::reception::{Keys, RefusalLog};
 use crate::balancers::{Listening, Question};
-use crate::message::Report;
+use crate::message::Message;
 use crate::registrar::Registrar;
 
 /// Waits until every live balancer, and there is one, sends requests to all records of ours. One that refuses a record
@@ -15,7 +15,7 @@ pub(crate) async fn until_balanced(
     registrar: &Registrar,
     client: &Client,
     log: &RefusalLog,
-    reports: &mpsc::Sender<Report>,
+    reports: &mpsc::Sender<Message>,
 ) {
     let mut listening = Listening::to(client);
     let mut told = None;
@@ -29,10 +29,10 @@ pub(crate) async fn until_balanced(
         if known.is_heard && !known.is_empty() && !reached.ours.is_empty() && runs {
             return tracing::info!("every balancer sends requests");
         }
-        let obstacle = describe(&refused);
-        if obstacle != told {
-            let _ = reports.send(Report::Obstacle(obstacle.clone())).await;
-            told = obstacle;
+        let blocked_by = describe(&refused);
+        if blocked_by != told {
+            let _ = reports.send(Message::Obstacle(blocked_by.clone())).await;
+            told = blocked_by;
         }
         listening.next().await;
     }

@@ -6,7 +6,7 @@ use std::{collections::BTreeSet, sync::Arc};
 use discovery::{Entry, UpstreamState};
 use registry::LeaseId;
 
-use crate::record::Stand;
+use crate::record::RecordStatus;
 use crate::record::Want;
 use crate::record::{Draft, Owner, Record, Tenure, printable};
 
@@ -101,7 +101,7 @@ impl Member {
     /// True if the store has the record, and the record says what is wanted.
     fn is_as_wanted(&self) -> bool {
         match (self.want, self.stands) {
-            (Want::Stand(want) | Want::Leave(want), Stands::As(stands)) => want == stands,
+            (Want::Present(want) | Want::IfPresent(want), Stands::As(stands)) => want == stands,
             _ => false,
         }
     }
@@ -134,7 +134,7 @@ impl Member {
                 None => Loss::Overwritten(printable(&entry.value)),
             },
         };
-        let is_leaving = !matches!(self.want, Want::Stand(_));
+        let is_leaving = !matches!(self.want, Want::Present(_));
         self.stands = match loss {
             // Nothing that was taken away on the way out is put back; what was written over may have to be taken out.
             Loss::Deleted | Loss::Displaced(_) if is_leaving => Stands::LeftAlone,
@@ -159,7 +159,7 @@ impl Member {
         let Stands::As(state) = stands else { return None };
         (self.tenure.has_held, self.owner) = (true, None);
         let loss = self.loss.take();
-        let was_put = before == Stands::Unknown && matches!(self.want, Want::Stand(_));
+        let was_put = before == Stands::Unknown && matches!(self.want, Want::Present(_));
         self.registrations += u64::from(was_put);
         let what = match (loss, was_put, state) {
             (Some(loss), true, _) => {
@@ -193,8 +193,8 @@ pub(crate) struct News {
 
 fn wanted_state(want: Want) -> Option<UpstreamState> {
     match want {
-        Want::Stand(state) | Want::Leave(state) => Some(state),
-        Want::Gone => None,
+        Want::Present(state) | Want::IfPresent(state) => Some(state),
+        Want::Absent => None,
     }
 }
 
@@ -268,7 +268,7 @@ impl Group {
 
     /// True if every record stands as wanted.
     pub(crate) fn stands(&self) -> bool {
-        self.members.iter().all(|member| matches!(member.want, Want::Stand(_)) && member.is_as_wanted())
+        self.members.iter().all(|member| matches!(member.want, Want::Present(_)) && member.is_as_wanted())
     }
 
     /// The records that stand under our lease, and say what is wanted.
@@ -294,8 +294,8 @@ impl Group {
     }
 
     /// All records, and what is known of them.
-    pub(crate) fn standing(&self) -> Vec<(Arc<Record>, Stand)> {
-        let stand = |member: &Member| Stand {
+    pub(crate) fn standing(&self) -> Vec<(Arc<Record>, RecordStatus)> {
+        let stand = |member: &Member| RecordStatus {
             says: if let Stands::As(state) = member.stands { Some(state) } else { None },
             registrations: member.registrations,
             restorations: member.restorations,
@@ -328,8 +328,8 @@ impl Group {
         has_lease
             && match (member.want, member.stands) {
                 (_, Stands::LeftAlone) => false,
-                (Want::Gone, _) | (_, Stands::Unknown) => true,
-                (Want::Stand(want) | Want::Leave(want), Stands::As(stands)) => want != stands,
+                (Want::Absent, _) | (_, Stands::Unknown) => true,
+                (Want::Present(want) | Want::IfPresent(want), Stands::As(stands)) => want != stands,
             }
     }
 
@@ -339,9 +339,9 @@ impl Group {
         let mut part = Part { draft: Draft::without(self.withheld.clone()), ..Part::default() };
         for (index, member) in indices.iter().filter_map(|index| Some((*index, self.members.get(*index)?))) {
             match member.want {
-                Want::Stand(state) => self.add_standing(&mut part, (index, member), state, with_settings, found),
-                Want::Leave(state) => self.add_leaving(&mut part, (index, member), Some(state), found),
-                Want::Gone => self.add_leaving(&mut part, (index, member), None, found),
+                Want::Present(state) => self.add_standing(&mut part, (index, member), state, with_settings, found),
+                Want::IfPresent(state) => self.add_leaving(&mut part, (index, member), Some(state), found),
+                Want::Absent => self.add_leaving(&mut part, (index, member), None, found),
             }
         }
         part
@@ -445,7 +445,7 @@ mod tests {
 
     const A: &str = "http-services/shop/upstreams/a";
     const B: &str = "http-services/shop/upstreams/b";
-    const READY: Want = Want::Stand(UpstreamState::Ready);
+    const READY: Want = Want::Present(UpstreamState::Ready);
 
     fn lease() -> LeaseId {
         LeaseId::from(7)
@@ -495,7 +495,7 @@ mod tests {
     fn one_is_down_by_itself_and_only_what_changes_is_written() {
         let mut group = group([READY; 2]);
         write(&mut group);
-        set(&mut group, Some(lease()), [READY, Want::Stand(UpstreamState::Down)]);
+        set(&mut group, Some(lease()), [READY, Want::Present(UpstreamState::Down)]);
         let down = r#"{"address":"10.0.0.2:80","state":"down"}"#;
         let txn = Txn::new().when(Condition::LeaseIs(B.into(), lease())).put(B, down, Some(lease())).or_get(B);
         assert_eq!(write(&mut group).draft.txn, txn);
@@ -504,11 +504,11 @@ mod tests {
 
     #[test]
     fn a_lost_lease_asks_for_the_same_records_anew() {
-        let mut group = group([READY, Want::Stand(UpstreamState::Down)]);
+        let mut group = group([READY, Want::Present(UpstreamState::Down)]);
         write(&mut group);
-        assert!(set(&mut group, None, [READY, Want::Stand(UpstreamState::Down)]));
+        assert!(set(&mut group, None, [READY, Want::Present(UpstreamState::Down)]));
         assert!(group.open().is_empty() && !group.stands(), "nothing can be written without a lease");
-        assert!(!set(&mut group, Some(LeaseId::from(8)), [READY, Want::Stand(UpstreamState::Down)]));
+        assert!(!set(&mut group, Some(LeaseId::from(8)), [READY, Want::Present(UpstreamState::Down)]));
         assert_eq!(group.open(), [[0, 1]]);
     }
 
@@ -589,7 +589,7 @@ mod tests {
     fn what_goes_while_it_leaves_stays_away() {
         let mut group = group([READY; 2]);
         write_all(&mut group);
-        set(&mut group, Some(lease()), [Want::Leave(UpstreamState::Drain); 2]);
+        set(&mut group, Some(lease()), [Want::IfPresent(UpstreamState::Drain); 2]);
         write_all(&mut group);
         assert_eq!(lost(&see(&mut group, None, 6)), Some(&Loss::Deleted));
         assert!(group.open().is_empty(), "nothing is put back");
@@ -616,7 +616,7 @@ mod tests {
     fn records_that_went_with_their_lease_are_gone_unseen() {
         let mut group = group([READY; 2]);
         write_all(&mut group);
-        set(&mut group, None, [Want::Leave(UpstreamState::Drain); 2]);
+        set(&mut group, None, [Want::IfPresent(UpstreamState::Drain); 2]);
         assert_eq!((group.gone().len(), group.has_gone_unseen(), group.open().len()), (2, true, 0));
     }
 
@@ -624,7 +624,7 @@ mod tests {
     fn what_is_somebody_elses_is_left_alone_on_the_way_out() {
         let mut group = group([READY; 2]);
         write(&mut group);
-        set(&mut group, Some(lease()), [Want::Leave(UpstreamState::Drain); 2]);
+        set(&mut group, Some(lease()), [Want::IfPresent(UpstreamState::Drain); 2]);
         let found = [entry(A, "10.0.0.1:80", 99), entry(B, "10.0.0.2:80", 7)];
         let part = group.part(&[0, 1], true, Some(&found));
         group.written(&part, 5);
@@ -636,7 +636,7 @@ mod tests {
     }
 
     fn group_of_unknown() -> Group {
-        group([Want::Leave(UpstreamState::Drain); 2])
+        group([Want::IfPresent(UpstreamState::Drain); 2])
     }
 
     #[test]
@@ -651,7 +651,7 @@ mod tests {
     fn what_is_deleted_is_left_alone() {
         let mut group = group([READY; 2]);
         write(&mut group);
-        set(&mut group, Some(lease()), [Want::Gone; 2]);
+        set(&mut group, Some(lease()), [Want::Absent; 2]);
         let txn = Txn::new()
             .when(Condition::LeaseIs(A.into(), lease()))
             .delete(A)

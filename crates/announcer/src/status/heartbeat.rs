@@ -53,9 +53,9 @@ impl Pulse {
     }
 }
 
-/// The line of `systemctl status`. `missing` are the upstreams that have not worked yet; `obstacle` is what keeps
+/// The line of `systemctl status`. `missing` are the upstreams that have not worked yet; `blocked_by` is what keeps
 /// balancers from following.
-pub(crate) fn describe(state: State, keys: &[String], missing: usize, obstacle: Option<&str>) -> String {
+pub(crate) fn describe(state: State, keys: &[String], missing: usize, blocked_by: Option<&str>) -> String {
     let what = match state {
         State::Starting => "waiting for the app",
         State::Announcing if missing > 0 => "waiting for more of the app, announcing",
@@ -70,8 +70,8 @@ pub(crate) fn describe(state: State, keys: &[String], missing: usize, obstacle: 
         State::Clearing => "stopping what the app has left behind",
         State::Done => "withdrawn",
     };
-    if let (State::Spreading, Some(obstacle)) = (state, obstacle) {
-        return format!("{what}: {obstacle}");
+    if let (State::Spreading, Some(blocked_by)) = (state, blocked_by) {
+        return format!("{what}: {blocked_by}");
     }
     match (state, keys) {
         (State::Starting | State::Stopping | State::Killing | State::Clearing | State::Done, _) | (_, []) => {

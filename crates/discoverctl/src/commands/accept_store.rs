@@ -3,7 +3,7 @@
 use clap::Args;
 use discovery::{Acceptance, Balancer, Balancers, Key, Node};
 
-use crate::context::Ctl;
+use crate::context::Context;
 use crate::edit::Edit;
 use crate::error::Error;
 use crate::error::Outcome;
@@ -32,7 +32,7 @@ pub(crate) struct AcceptStore {
 
 impl AcceptStore {
     /// Does it.
-    pub(crate) async fn run(self, ctl: &Ctl) -> Result<Outcome, Error> {
+    pub(crate) async fn run(self, ctl: &Context) -> Result<Outcome, Error> {
         let store = ctl.store().await?;
         let retaining = retaining(&store.balancers);
         if retaining.is_empty() {
@@ -53,7 +53,7 @@ impl AcceptStore {
     }
 
     /// Nothing is retained. A key that an earlier acceptance left is deleted; else there is nothing to accept.
-    async fn tidy(&self, ctl: &Ctl, store: &Store) -> Result<Outcome, Error> {
+    async fn tidy(&self, ctl: &Context, store: &Store) -> Result<Outcome, Error> {
         let mut edit = Edit::default();
         edit.delete(store, &Key::AcceptStore.to_string());
         if edit.changes().next().is_some() {
@@ -67,7 +67,7 @@ impl AcceptStore {
 }
 
 /// Deletes the acceptance once every balancer has heard it, unless another one stands there by now.
-async fn delete(ctl: &Ctl, word: &Acceptance) -> Result<(), Error> {
+async fn delete(ctl: &Context, word: &Acceptance) -> Result<(), Error> {
     let store = ctl.store().await?;
     let key = Key::AcceptStore.to_string();
     let is_ours = |value: &[u8]| Acceptance::parse(value).is_ok_and(|it| it == *word);

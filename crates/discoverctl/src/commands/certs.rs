@@ -7,7 +7,7 @@ use clap::Args;
 use serde::Serialize;
 
 use crate::balancer_api::{Answers, Certificates, ServedBy};
-use crate::context::Ctl;
+use crate::context::Context;
 use crate::error::Error;
 use crate::error::Outcome;
 use crate::print::{Block, Cell, Shown, Table};
@@ -89,7 +89,7 @@ struct File {
 
 impl Certs {
     /// Does it.
-    pub(crate) async fn run(self, ctl: &Ctl) -> Result<Outcome, Error> {
+    pub(crate) async fn run(self, ctl: &Context) -> Result<Outcome, Error> {
         let store = ctl.store().await?;
         let answers: Answers<Certificates> = ctl.fleet(&store)?.ask("certificates").await;
         let listing = Listing::of(&answers, &self.hosts, SystemTime::now());

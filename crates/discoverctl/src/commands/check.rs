@@ -8,7 +8,7 @@ use discovery::{Cause, Node, ServiceId, Topology, UpstreamId};
 use serde::Serialize;
 
 use crate::balancer_api::{Answers, Upstreams};
-use crate::context::Ctl;
+use crate::context::Context;
 use crate::error::Error;
 use crate::error::Outcome;
 use crate::print::{Block, Cell, Shown, Table};
@@ -92,7 +92,7 @@ struct Scope(Option<BTreeSet<(ServiceId, Option<UpstreamId>)>>);
 
 impl Check {
     /// Does it.
-    pub(crate) async fn run(self, ctl: &Ctl) -> Result<Outcome, Error> {
+    pub(crate) async fn run(self, ctl: &Context) -> Result<Outcome, Error> {
         let store = ctl.store().await?;
         let scope = Scope::of(&self.targets, &store.topology)?;
         let answers = ctl.fleet(&store)?.ask("upstreams").await;
@@ -108,7 +108,7 @@ impl Check {
 
 impl Verify {
     /// Does it.
-    pub(crate) async fn run(self, ctl: &Ctl) -> Result<Outcome, Error> {
+    pub(crate) async fn run(self, ctl: &Context) -> Result<Outcome, Error> {
         let store = ctl.store().await?;
         let targets: Vec<NamedAny> = self.service.into_iter().map(NamedAny::Service).collect();
         let scope = Scope::of(&targets, &store.topology)?;

@@ -9,7 +9,7 @@ use serde::Serialize;
 use super::set::settings;
 use crate::balancer_api::{Answers, ServiceInFull};
 use crate::colors;
-use crate::context::Ctl;
+use crate::context::Context;
 use crate::error::Error;
 use crate::error::Outcome;
 use crate::print::{Block, Cell, Shown, Table};
@@ -77,7 +77,7 @@ struct Row {
 
 impl Color {
     /// Does it.
-    pub(crate) async fn run(self, ctl: &Ctl) -> Result<Outcome, Error> {
+    pub(crate) async fn run(self, ctl: &Context) -> Result<Outcome, Error> {
         let store = ctl.store().await?;
         let id = self.service.find(&store.topology)?;
         let service = store.topology.services().get(&id);

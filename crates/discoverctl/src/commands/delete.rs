@@ -8,7 +8,7 @@ use discovery::ServiceId;
 use program::output;
 
 use crate::balancer_api::ServiceInFull;
-use crate::context::Ctl;
+use crate::context::Context;
 use crate::edit::Edit;
 use crate::error::Error;
 use crate::error::Outcome;
@@ -42,7 +42,7 @@ pub(crate) struct Delete {
 
 impl Delete {
     /// Does it.
-    pub(crate) async fn run(self, ctl: &Ctl) -> Result<Outcome, Error> {
+    pub(crate) async fn run(self, ctl: &Context) -> Result<Outcome, Error> {
         let store = ctl.store().await?;
         let id = self.service.find(&store.topology)?;
         let entries: Vec<_> = store.topology.services().get(&id).iter().flat_map(|service| service.entries()).collect();
@@ -63,7 +63,7 @@ impl Delete {
 
 /// Warns of lines in the operators' files that name the service's section: their clients get 503 from then on. A balancer that
 /// can't be asked is named, and doesn't hold up the deletion.
-async fn warn_of_references(ctl: &Ctl, store: &Store, id: &ServiceId) -> Result<(), Error> {
+async fn warn_of_references(ctl: &Context, store: &Store, id: &ServiceId) -> Result<(), Error> {
     let answers = ctl.fleet(store)?.ask::<ServiceInFull>(&format!("services/{id}")).await;
     for (node, answer) in answers {
         let told = match answer {

@@ -6,7 +6,7 @@ use clap::Args;
 use discovery::Entry;
 use serde::Serialize;
 
-use crate::context::Ctl;
+use crate::context::Context;
 use crate::context::at_revision;
 use crate::durable_keys;
 use crate::durable_keys::Kept;
@@ -65,7 +65,7 @@ struct Difference {
 
 impl Diff {
     /// Does it.
-    pub(crate) async fn run(self, ctl: &Ctl) -> Result<Outcome, Error> {
+    pub(crate) async fn run(self, ctl: &Context) -> Result<Outcome, Error> {
         let now = ctl.store().await?;
         let before = at_revision::at(ctl, self.from, &now).await?;
         let after = match self.to {

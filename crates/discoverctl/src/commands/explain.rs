@@ -11,8 +11,8 @@ use clap::Args;
 use discovery::{ServiceId, UpstreamId};
 use registry::{Client, LeaseId};
 
-use crate::balancer_api::{Answers, Fleet, ServiceInFull, Services};
-use crate::context::Ctl;
+use crate::balancer_api::{Answers, BalancerApi, ServiceInFull, Services};
+use crate::context::Context;
 use crate::error::Error;
 use crate::error::Outcome;
 use crate::store::Store;
@@ -62,7 +62,7 @@ impl FromStr for Target {
 
 impl Explain {
     /// Does it.
-    pub(crate) async fn run(self, ctl: &Ctl) -> Result<Outcome, Error> {
+    pub(crate) async fn run(self, ctl: &Context) -> Result<Outcome, Error> {
         let store = ctl.store().await?;
         let target = match self.target {
             Target::Named(named) => named,
@@ -106,7 +106,7 @@ impl Explain {
 }
 
 /// The service; one that the store has lost may be served all the same.
-async fn locate(named: &Named, store: &Store, fleet: &Fleet) -> Result<ServiceId, Error> {
+async fn locate(named: &Named, store: &Store, fleet: &BalancerApi) -> Result<ServiceId, Error> {
     let error = match named.find(&store.topology) {
         Err(error @ Error::Refused(_)) => error,
         other => return other,

@@ -11,7 +11,7 @@ use discovery::{Entry, ServiceId};
 use program::output;
 
 use crate::commands::export::document::{Document, Tree};
-use crate::context::Ctl;
+use crate::context::Context;
 use crate::durable_keys::{Kept, check_claims};
 use crate::error::Error;
 use crate::error::Outcome;
@@ -59,7 +59,7 @@ pub(crate) struct Import {
 
 impl Export {
     /// Does it.
-    pub(crate) async fn run(self, ctl: &Ctl) -> Result<Outcome, Error> {
+    pub(crate) async fn run(self, ctl: &Context) -> Result<Outcome, Error> {
         let store = ctl.store().await?;
         let ids = self.services.iter().map(|named| named.find(&store.topology)).collect::<Result<BTreeSet<_>, _>>()?;
         let (tree, odd) = Tree::of(asked(&store.entries, &ids));
@@ -92,7 +92,7 @@ fn asked<'a>(entries: &'a [Entry], ids: &BTreeSet<ServiceId>) -> Vec<&'a Entry> 
 
 impl Import {
     /// Does it.
-    pub(crate) async fn run(self, ctl: &Ctl) -> Result<Outcome, Error> {
+    pub(crate) async fn run(self, ctl: &Context) -> Result<Outcome, Error> {
         let (name, text) = self.read()?;
         let document = Document::parse(&name, &text)?;
         let store = ctl.store().await?;

@@ -7,7 +7,7 @@ use discovery::{Change, Entry, Kind, ServiceId};
 use registry::Changes;
 use serde::Serialize;
 
-use crate::context::Ctl;
+use crate::context::Context;
 use crate::durable_keys;
 use crate::durable_keys::Kept;
 use crate::error::Error;
@@ -64,7 +64,7 @@ struct Row {
 
 impl History {
     /// Does it.
-    pub(crate) async fn run(self, ctl: &Ctl) -> Result<Outcome, Error> {
+    pub(crate) async fn run(self, ctl: &Context) -> Result<Outcome, Error> {
         let store = ctl.store().await?;
         if self.since > store.revision {
             return Err(Error::Usage(format!("--since {}: the store is at {}", self.since, store.revision)));

@@ -14,7 +14,7 @@ use discovery::{Cause, Entry, Node, ServiceId};
 use serde::Serialize;
 
 use crate::balancer_api::{Answers, Certificates, Quarantine, Service, Services, Status, Upstream, Upstreams};
-use crate::context::Ctl;
+use crate::context::Context;
 use crate::error::Error;
 use crate::error::Outcome;
 use crate::print::{Block, Cell, Shown, Table};
@@ -89,7 +89,7 @@ struct Asked {
 
 impl Lint {
     /// Does it.
-    pub(crate) async fn run(self, ctl: &Ctl) -> Result<Outcome, Error> {
+    pub(crate) async fn run(self, ctl: &Context) -> Result<Outcome, Error> {
         let store = ctl.store().await?;
         let fleet = ctl.fleet(&store)?;
         let (status, services, quarantine, upstreams, certificates) = tokio::join!(

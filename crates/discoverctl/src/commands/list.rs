@@ -7,7 +7,7 @@ use discovery::{Service, ServiceId, SettingName, UpstreamState};
 use serde::Serialize;
 
 use crate::balancer_api::{Answers, Services};
-use crate::context::Ctl;
+use crate::context::Context;
 use crate::error::Error;
 use crate::error::Outcome;
 use crate::print::{Block, Cell, Shown, Table};
@@ -54,7 +54,7 @@ struct Row {
 
 impl List {
     /// Does it.
-    pub(crate) async fn run(self, ctl: &Ctl) -> Result<Outcome, Error> {
+    pub(crate) async fn run(self, ctl: &Context) -> Result<Outcome, Error> {
         let store = ctl.store().await?;
         let answers = ctl.fleet(&store)?.ask("services").await;
         ctl.screen.show(&Listing::of(&store, &answers))?;

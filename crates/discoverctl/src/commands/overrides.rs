@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use clap::Args;
 use discovery::{Key, Override, OverrideState, ServiceId, UpstreamId, Weight};
 
-use crate::context::Ctl;
+use crate::context::Context;
 use crate::edit::Edit;
 use crate::error::Error;
 use crate::error::Outcome;
@@ -70,7 +70,7 @@ struct Weighed(Option<Weight>);
 
 impl Impose {
     /// Imposes this state, or none.
-    pub(crate) async fn run(self, ctl: &Ctl, state: Option<OverrideState>) -> Result<Outcome, Error> {
+    pub(crate) async fn run(self, ctl: &Context, state: Option<OverrideState>) -> Result<Outcome, Error> {
         let store = ctl.store().await?;
         let mut edit = Edit::default();
         let mut named = BTreeSet::new();
@@ -86,7 +86,7 @@ impl Impose {
 
 impl Weigh {
     /// Does it.
-    pub(crate) async fn run(self, ctl: &Ctl) -> Result<Outcome, Error> {
+    pub(crate) async fn run(self, ctl: &Context) -> Result<Outcome, Error> {
         let store = ctl.store().await?;
         let (service, id) = self.upstream.find(&store.topology)?;
         let mut edit = Edit::default();

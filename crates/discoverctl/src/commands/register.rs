@@ -11,7 +11,7 @@ use discovery::{Color, Entry, Key, ServiceId, Upstream, UpstreamAddress, Upstrea
 use program::output;
 
 use crate::commands::register::docker::{Container, Docker, HostAddresses, Reach};
-use crate::context::Ctl;
+use crate::context::Context;
 use crate::edit::Edit;
 use crate::error::Error;
 use crate::error::Outcome;
@@ -104,7 +104,7 @@ pub(crate) struct Deregister {
 
 impl Register {
     /// Does it.
-    pub(crate) async fn run(self, ctl: &Ctl) -> Result<Outcome, Error> {
+    pub(crate) async fn run(self, ctl: &Context) -> Result<Outcome, Error> {
         let (id, address) = match (self.container, self.id, self.address) {
             (Some(container), id, _) => {
                 let container = container.at_port(self.port)?;
@@ -171,7 +171,7 @@ fn obstacle(entry: &Entry, upstream: &Upstream) -> Option<String> {
 
 impl Deregister {
     /// Does it.
-    pub(crate) async fn run(self, ctl: &Ctl) -> Result<Outcome, Error> {
+    pub(crate) async fn run(self, ctl: &Context) -> Result<Outcome, Error> {
         let store = ctl.store().await?;
         let named = NamedUpstream { service: self.service, id: self.id };
         let (service, id) = named.find(&store.topology)?;

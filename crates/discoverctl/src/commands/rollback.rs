@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use clap::Args;
 use discovery::ServiceId;
 
-use crate::context::Ctl;
+use crate::context::Context;
 use crate::context::at_revision;
 use crate::durable_keys;
 use crate::durable_keys::Kept;
@@ -39,7 +39,7 @@ pub(crate) struct Rollback {
 
 impl Rollback {
     /// Does it.
-    pub(crate) async fn run(self, ctl: &Ctl) -> Result<Outcome, Error> {
+    pub(crate) async fn run(self, ctl: &Context) -> Result<Outcome, Error> {
         let store = ctl.store().await?;
         let then = at_revision::at(ctl, self.revision, &store).await?;
         let id = durable_keys::find(&self.service, &store.topology, &then.topology)?;

@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use clap::Args;
 use discovery::{Key, ServiceId, Setting, SettingName, rivals};
 
-use crate::context::Ctl;
+use crate::context::Context;
 use crate::edit::Edit;
 use crate::error::Error;
 use crate::error::Outcome;
@@ -62,7 +62,7 @@ pub(crate) struct Unset {
 
 impl Set {
     /// Does it.
-    pub(crate) async fn run(self, ctl: &Ctl) -> Result<Outcome, Error> {
+    pub(crate) async fn run(self, ctl: &Context) -> Result<Outcome, Error> {
         let store = ctl.store().await?;
         let id = match self.create {
             true => self.service.find_or_new(&store.topology, self.kind.map(Into::into))?,
@@ -79,7 +79,7 @@ impl Set {
 
 impl Unset {
     /// Does it.
-    pub(crate) async fn run(self, ctl: &Ctl) -> Result<Outcome, Error> {
+    pub(crate) async fn run(self, ctl: &Context) -> Result<Outcome, Error> {
         let store = ctl.store().await?;
         let id = self.service.find(&store.topology)?;
         let mut edit = Edit::default();

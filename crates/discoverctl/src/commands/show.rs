@@ -9,7 +9,7 @@ use registry::{Client, LeaseId};
 use serde::Serialize;
 
 use crate::balancer_api::{Answers, ServiceInFull};
-use crate::context::Ctl;
+use crate::context::Context;
 use crate::error::Error;
 use crate::error::Outcome;
 use crate::print::{Block, Cell, Shown, Table};
@@ -81,7 +81,7 @@ type Leases = BTreeMap<i64, Option<u64>>;
 
 impl Show {
     /// Does it.
-    pub(crate) async fn run(self, ctl: &Ctl) -> Result<Outcome, Error> {
+    pub(crate) async fn run(self, ctl: &Context) -> Result<Outcome, Error> {
         let store = ctl.store().await?;
         let id = self.service.find(&store.topology)?;
         let Some(service) = store.topology.services().get(&id) else {

@@ -20,7 +20,7 @@ use self::plan::{Plan, Steps};
 use crate::balancer_api::ServiceInFull;
 use crate::colors;
 use crate::commands::switch::sample::{Limits, Percent};
-use crate::context::Ctl;
+use crate::context::Context;
 use crate::error::Error;
 use crate::error::Outcome;
 use crate::store::Store;
@@ -89,7 +89,7 @@ pub(crate) struct Switch {
 
 impl Switch {
     /// Does it.
-    pub(crate) async fn run(self, ctl: &Ctl) -> Result<Outcome, Error> {
+    pub(crate) async fn run(self, ctl: &Context) -> Result<Outcome, Error> {
         let store = ctl.store().await?;
         let id = self.service.find(&store.topology)?;
         let service = store.topology.services().get(&id).cloned();
@@ -108,7 +108,7 @@ impl Switch {
     /// Whether the color has what it takes, as far as the balancers know.
     async fn check(
         &self,
-        ctl: &Ctl,
+        ctl: &Context,
         store: &Store,
         id: &ServiceId,
         service: &Service,

@@ -13,8 +13,8 @@ use tokio::task::JoinHandle;
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until};
 use tokio_util::sync::CancellationToken;
 
-use crate::balancer_api::{Answers, Fleet, Upstreams};
-use crate::context::Ctl;
+use crate::balancer_api::{Answers, BalancerApi, Upstreams};
+use crate::context::Context;
 use crate::error::Error;
 use crate::error::Outcome;
 use crate::print::{Cell, Screen, json_line, until_written, yaml};
@@ -69,7 +69,7 @@ struct Scene {
 
 impl Watch {
     /// Does it.
-    pub(crate) async fn run(self, ctl: &Ctl) -> Result<Outcome, Error> {
+    pub(crate) async fn run(self, ctl: &Context) -> Result<Outcome, Error> {
         let store = ctl.store().await?;
         let only = self.service.as_ref().map(|named| named.find(&store.topology)).transpose()?;
         let fleet = Arc::new(ctl.fleet(&store)?);
@@ -88,7 +88,7 @@ impl Watch {
 }
 
 /// Prints what changes, until nobody reads it any more.
-async fn tell(ctl: &Ctl, mut scene: Scene, mut fleet: Arc<Fleet>) -> Result<(), Error> {
+async fn tell(ctl: &Context, mut scene: Scene, mut fleet: Arc<BalancerApi>) -> Result<(), Error> {
     let mut teller = Teller::new(ctl.screen);
     let mut shown = Rows::new();
     let end = CancellationToken::new();
@@ -125,7 +125,7 @@ async fn tell(ctl: &Ctl, mut scene: Scene, mut fleet: Arc<Fleet>) -> Result<(), 
 }
 
 /// On a task of its own: a balancer that is slow holds up no change of the store.
-fn ask(fleet: &Arc<Fleet>) -> JoinHandle<Answers<Upstreams>> {
+fn ask(fleet: &Arc<BalancerApi>) -> JoinHandle<Answers<Upstreams>> {
     let fleet = Arc::clone(fleet);
     tokio::spawn(async move { fleet.ask("upstreams").await })
 }

@@ -2,12 +2,12 @@
 
 use registry::Error as StoreError;
 
-use crate::context::Ctl;
+use crate::context::Context;
 use crate::error::Error;
 use crate::store::Store;
 
 /// Everything below the prefix as it was at a revision, if that is neither compacted away nor still to come.
-pub(crate) async fn at(ctl: &Ctl, revision: i64, now: &Store) -> Result<Store, Error> {
+pub(crate) async fn at(ctl: &Context, revision: i64, now: &Store) -> Result<Store, Error> {
     if !(1..=now.revision).contains(&revision) {
         return Err(Error::Usage(format!("revision {revision}: the store is at {}", now.revision)));
     }

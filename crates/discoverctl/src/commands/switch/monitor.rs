@@ -7,10 +7,10 @@ use discovery::{Balancers, Color, Node, ServiceId};
 use tokio::time::{Instant, sleep_until};
 
 use super::state::Event;
-use crate::balancer_api::{Answers, Fleet, ServiceInFull};
+use crate::balancer_api::{Answers, BalancerApi, ServiceInFull};
 use crate::colors;
 use crate::commands::switch::sample::{Limits, Sum, Tally};
-use crate::context::Ctl;
+use crate::context::Context;
 use crate::error::Error;
 use crate::progress::Progress;
 use crate::store::Store;
@@ -22,8 +22,8 @@ const GRACE: Duration = Duration::from_secs(5);
 
 /// The balancers, and what was counted.
 pub(super) struct Eyes<'a> {
-    ctl: &'a Ctl,
-    fleet: Fleet,
+    ctl: &'a Context,
+    fleet: BalancerApi,
     /// Those that lived when the switch began.
     nodes: BTreeSet<Node>,
     path: String,
@@ -34,7 +34,7 @@ pub(super) struct Eyes<'a> {
 
 impl<'a> Eyes<'a> {
     pub(super) fn new(
-        ctl: &'a Ctl,
+        ctl: &'a Context,
         store: &Store,
         id: &ServiceId,
         color: &Color,

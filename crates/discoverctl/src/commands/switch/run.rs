@@ -11,7 +11,7 @@ use crate::commands::switch::active_key::{Written, Wrote};
 use crate::commands::switch::monitor::Eyes;
 use crate::commands::switch::report::{Said, Step};
 use crate::commands::switch::sample::Limits;
-use crate::context::Ctl;
+use crate::context::Context;
 use crate::error::Error;
 use crate::error::Outcome;
 use crate::store::Store;
@@ -19,7 +19,7 @@ use crate::wait::{awaited, until_followed};
 
 /// A switch under way.
 pub(super) struct Run<'a> {
-    ctl: &'a Ctl,
+    ctl: &'a Context,
     plan: Plan,
     options: Switch,
     told: Told,
@@ -34,7 +34,7 @@ pub(super) struct Run<'a> {
 impl<'a> Run<'a> {
     /// Nothing is done yet.
     pub(super) fn new(
-        ctl: &'a Ctl,
+        ctl: &'a Context,
         store: &Store,
         id: &ServiceId,
         plan: Plan,
