@@ -1,8 +1,8 @@
 //! announcer: says where an app listens, only while it works, and not while it stops.
 //!
-//! Architecture invariant: `config`, `upstream`, `check`, `record`, `group`, `restores`, `health`, `state`, `standing` and `metrics` are pure; `run` holds the
-//! only loop that decides and the only `select!`; what takes time runs in tasks that report back to it; `reaper` alone
-//! waits for processes, `registrar` alone writes.
+//! Architecture invariant: `config`, `record`, `health`, `state` and `status` are pure. `event_loop` holds the only loop that
+//! decides, and the only `select!`. Work that takes time runs in tasks that report to it. `processes::reaper` alone waits for
+//! processes, `registrar` alone writes.
 
 mod admin;
 mod balancers;
@@ -21,18 +21,6 @@ mod retry;
 mod state;
 mod status;
 mod withdraw;
-
-// From what was written to what it means.
-
-// What is decided without I/O.
-
-// Processes.
-
-// Whether an app works, and where.
-
-// The store.
-
-// What is shown of it.
 
 use std::process::ExitCode;
 

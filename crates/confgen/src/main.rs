@@ -1,13 +1,7 @@
 //! confgen: follows the store, renders haproxy.cfg, has HAProxy validate it, and applies it.
 //!
-//! Data goes one way: mirror → settle → { live, structure, view → render } → HAProxy and disk. `mirror`, `bearers`,
-//! `settle`, `domains`, `spoken`, `view`, `render`, `structure`, `operator`, `fill`, `fills`, `stood`, `include`, `live`,
-//! `live_certs`, `certificate`, `activity`, `expiry`, `guard`, `draining`, `bisect`, `pace`, `metrics`, `api` and `page` are
-//! pure; `disk`, `certs`, `file_stamps`, `authorities`, `error_pages`, `stats`, `ports`, `release`, `heap`, `outside` and
-//! `look` touch the host; `share` counts whom HAProxy chooses; `judge` has HAProxy judge the operator's files; `proxy` is the running HAProxy; `census` counts what
-//! is open in it; `filing` writes the files; `leases` asks etcd which leases live; `round` puts a round together; `run` is the
-//! daemon and has the rounds' only `select!`; `drains` has it counted; `commands` are the one-shot forms; `report` is what all
-//! of them tell, `acknowledge` tells it to the store, and `admin` shows it.
+//! Data goes one way: store → desired → { runtime/plan, render → publish } → HAProxy and haproxy.cfg. ARCHITECTURE.md has the
+//! layers and what each folder does. Modules import only from the layers below them.
 
 mod cli;
 mod commands;

@@ -1,5 +1,5 @@
 //! Rounds: what the store says is settled, HAProxy follows at once as far as it can, the file follows it, and a restart
-//! does the rest. Everything here blocks; `run` keeps it off the runtime, one round at a time.
+//! does the rest. Everything here blocks; `event_loop` keeps it off the runtime, one round at a time.
 
 mod log;
 mod mass_removal;

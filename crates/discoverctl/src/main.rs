@@ -1,6 +1,6 @@
 //! discoverctl: the operator's command line.
 //!
-//! Architecture invariant: `target`, `edit`, `print` and each command's decisions are pure; `ctl`, `fleet`, `docker` and
+//! Architecture invariant: `target`, `edit`, `print` and each command's decisions are pure; `context`, `balancer_api`, `docker` and
 //! `wait` alone ask others; `config` and `file` alone read files. An error is never followed by an action: what is written is one transaction on what was read.
 
 mod args;
@@ -21,14 +21,6 @@ mod target;
 mod upstreams;
 mod verdict;
 mod wait;
-
-// From what was typed to what it means.
-
-// What is decided without I/O.
-
-// Whom is asked: the store, the balancers' API, and both until they agree.
-
-// What is said.
 
 use std::process::ExitCode;
 

@@ -23,7 +23,7 @@
 //! # }
 //! ```
 //!
-//! What to make of a message (`revisions`), an error (`answer`) or a failed attempt (`retry`) is decided by pure code;
+//! What to make of a message (`revisions`), an error (`classification`) or a failed attempt (`retry`) is decided by pure code;
 //! `client`, `follow` and `lease` only carry it out.
 
 mod args;

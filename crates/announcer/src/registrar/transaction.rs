@@ -1,4 +1,4 @@
-//! Carries out what `group` wants: one round of transactions.
+//! Carries out what `record_set` wants: one round of transactions.
 
 use std::sync::Arc;
 

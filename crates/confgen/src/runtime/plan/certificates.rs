@@ -1,6 +1,6 @@
 //! What HAProxy serves TLS with, and the changes that lead to what is wanted. Pure.
 //!
-//! As in `live`: desired minus current, both ways, for the files that it has loaded and for the list that names them.
+//! As in `runtime::plan`: desired minus current, both ways, for the files that it has loaded and for the list that names them.
 
 use std::collections::{BTreeMap, BTreeSet};
 
