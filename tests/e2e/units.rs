@@ -105,7 +105,7 @@ fn systemd_understands_and_confines_them() {
     let verify = || root.analyze("verify", &["--man=no", "--generators=no"], &units);
     assert_eq!(verify(), (true, String::new()));
     for unit in units.iter().filter(|unit| unit.ends_with(".service")) {
-        let (_, said) = root.analyze("security", &["--offline=true"], &[unit.clone()]);
+        let (_, said) = root.analyze("security", &["--offline=true"], std::slice::from_ref(unit));
         let level = said.lines().find(|line| line.contains("Overall exposure level")).expect(&said);
         assert!([" OK ", " PERFECT ", " SAFE "].iter().any(|word| level.contains(word)), "{level}");
     }

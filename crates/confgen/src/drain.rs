@@ -17,7 +17,7 @@ use crate::operator_files::filled::Elsewhere;
 use crate::render::KEEP_ALIVE;
 
 /// `timeout client` in haproxy.cfg. It bounds a TLS handshake, and an idle connection of HTTP/2.
-pub const CLIENT: Duration = Duration::from_mins(1);
+pub const CLIENT: Duration = Duration::from_secs(60);
 
 /// A restart is seen by one of four looks a second, and the old process is told to finish some milliseconds after the
 /// new one first answers.

@@ -133,6 +133,6 @@ mod tests {
         assert!(matches!(long, Err(Refusal::TooLong { length: 99_999, .. })), "{long:?}");
         // Its good words count, as those of any other value.
         assert!(domain(b"\0cut from 7 bytes\0 a.com").unread.is_some());
-        assert!(Upstream::parse(b"\0cut from 7 bytes\010.0.0.1:80").is_err());
+        assert!(Upstream::parse(b"\0cut from 7 bytes\x0010.0.0.1:80").is_err());
     }
 }

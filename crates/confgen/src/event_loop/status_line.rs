@@ -55,7 +55,7 @@ impl EventLoop {
                 }
                 ResetEvent::NotAccepted(_) => tracing::warn!("{told}"),
                 ResetEvent::Wiped { .. } | ResetEvent::LetGo { .. } | ResetEvent::Accepted { .. } => {
-                    tracing::info!("{told}")
+                    tracing::info!("{told}");
                 }
             }
         }

@@ -130,14 +130,14 @@ mod tests {
         let mut hash = password_hash(None, dir.path()).unwrap();
         let password = dir.path().join("stats-password");
         for damage in [&b""[..], b"\n", b"\xff\xfe\x00"] {
-            fs::write(&password, damage).unwrap();
+            replace(&password, damage, 0o600).unwrap();
             let new = password_hash(None, dir.path()).unwrap();
             assert_ne!(new, hash);
             assert_eq!(fs::read_to_string(&password).unwrap().trim().len(), LENGTH);
             hash = new;
         }
         for damage in [&b""[..], b"$6$x", b"\xff"] {
-            fs::write(dir.path().join("stats-password.hash"), damage).unwrap();
+            replace(&dir.path().join("stats-password.hash"), damage, 0o600).unwrap();
             let new = password_hash(None, dir.path()).unwrap();
             let text = fs::read_to_string(&password).unwrap();
             assert!(new.verifies(text.trim()) && new == hash);

@@ -134,7 +134,7 @@ fn routes(shown: Arc<Shown>) -> Router {
         .route("/status", get(async |State(shown): Shared| shown.answer(api::status)))
         .route("/quarantine", get(async |State(shown): Shared| shown.answer(api::quarantine)))
         .route("/history", get(async |State(shown): Shared| shown.answer(api::history)))
-        .route("/balancer", get(async |State(shown): Shared| shown.answer(|report| said(report))))
+        .route("/balancer", get(async |State(shown): Shared| shown.answer(said)))
         .route(
             "/certificates",
             get(async |State(shown): Shared| shown.answer(|report| api::certificates(report, expiry::now()))),
