@@ -228,9 +228,11 @@ fn what_is_not_followed_is_named() {
     let value = wait_said(&etcd, "the bad value", |value| value["quarantined"][key].is_string());
     assert!(applied(&value) >= revision, "{value}");
 
-    etcd.put_all((0..300).map(|n| (format!("http-services/bad{n}/balance"), b"sideways".to_vec())));
+    etcd.put_all((0..2_100).map(|n| (format!("http-services/bad{n}/balance"), b"sideways".to_vec())));
     let value = wait_said(&etcd, "the list to be cut", |value| value["more"] == json!(["quarantined"]));
-    assert_eq!(value["quarantined"].as_object().unwrap().len(), 200);
+    let listed = value["quarantined"].as_object().unwrap().len();
+    let missing = value["cut"]["quarantined"].as_array().unwrap().len();
+    assert!(listed <= 2_000 && listed + missing >= 2_100, "{listed} are listed, {missing} services are cut");
 }
 
 #[test]

@@ -160,7 +160,9 @@ fn every_field_of_a_record_has_its_row() {
         haproxy: Some(String::new()),
         instance: Some(String::new()),
         lost: Some(discovery::Lost::default()),
+        guarded: Some(1),
         more: [String::new()].into(),
+        cut: [(String::new(), [String::new()].into())].into(),
         ..Balancer::default()
     };
     let said: serde_json::Value = serde_json::from_str(&full.to_string()).unwrap();

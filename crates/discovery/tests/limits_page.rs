@@ -47,7 +47,7 @@ fn values_are_as_long_as_the_page_says() {
     let check = |length: usize| setting(SettingName::Check, &format!("http /{}", label(length - 1)));
     assert!(check(256) && !check(257));
 
-    says("| `url_reg` | 256 bytes |");
+    says("| `url_reg` | 256 bytes; see [below](#what-url_reg-may-cost) |");
     let regex = |length: usize| format!("^/{}", label(length - 2)).parse::<UrlRegex>();
     assert!(regex(256).is_ok() && regex(257).is_err());
 
@@ -67,5 +67,6 @@ fn numbers_are_as_large_as_the_page_says() {
     says("| a share in `active` | 1 to 10,000 |");
     let active = |share: &str| format!("a={share} b=1").parse::<Active>().is_ok();
     assert!(active("1") && active("10000") && !active("0") && !active("10001"));
-    says(&format!("| each list in `balancers/<node>` | {} entries, and ", discovery::Balancer::MOST));
+    let row = format!("| each list in `balancers/<node>` | {} entries, and 256 KiB;", discovery::Balancer::MOST);
+    assert!(PAGE.lines().any(|line| line.starts_with(&row)), "docs/limits.md has no row {row}");
 }
