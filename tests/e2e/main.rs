@@ -42,6 +42,7 @@ mod layers;
 mod limits;
 mod log;
 mod long_lived;
+mod many_upstreams;
 mod no_restart_changes;
 mod operator;
 mod operator_files;

@@ -19,6 +19,7 @@ mod servers;
 mod service;
 mod service_input;
 mod settings;
+pub(crate) mod upstream_bound;
 mod upstream_tls;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -42,6 +43,7 @@ pub use upstream_tls::{Authorities, Authority, Trust};
 use crate::store::Changed;
 use claims::Claims;
 use service_input::ServiceInput;
+use upstream_bound::UpstreamBound;
 
 /// What a store may not ask for, whatever it says.
 #[derive(Clone, Debug, Default)]
@@ -65,6 +67,8 @@ pub struct Policy {
     pub tcp_ports: Option<RangeInclusive<u16>>,
     /// The hosts that services may claim; none is any.
     pub allowed: Option<Allowed>,
+    /// The upstreams that HAProxy has room for. `None` if all have room.
+    pub upstream_bound: Option<UpstreamBound>,
 }
 
 /// The sections and ports that services have.
@@ -124,6 +128,11 @@ impl DesiredState {
     pub fn remembering(memory: LastKnownGood) -> Self {
         let claims = Arc::new(Claims::held(memory.claims().clone()));
         Self { claims, remembered: Arc::new(memory), ..Self::default() }
+    }
+
+    /// The bound on upstreams that counts.
+    pub fn upstream_bound(&self) -> Option<UpstreamBound> {
+        self.limits.upstream_bound
     }
 
     /// Takes new limits. The next update has to be of everything.

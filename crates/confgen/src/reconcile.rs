@@ -19,7 +19,8 @@ use discovery::ServiceId;
 use haproxy::check::Checker;
 
 use crate::cli::Options;
-use crate::desired::DesiredState;
+use crate::desired::upstream_bound::{self, UpstreamBound};
+use crate::desired::{DesiredState, Policy};
 use crate::local_files::expiry::Expiry;
 use crate::local_files::{LocalFiles, LocalPaths};
 use crate::operator_files::edit_windows::Stood;
@@ -96,10 +97,16 @@ impl Reconciler {
     }
 
     fn decide(&mut self, news: &StoreUpdate) -> BTreeSet<ServiceId> {
-        if news.changed == Changed::All {
-            self.settled.limit(self.limits());
+        let most_files = self.proxy.most_files();
+        let in_all = most_files.map(|most| upstream_bound::in_all(most, self.outside.include.operator.maxconn));
+        let counts = news.topology.services().values().map(|service| service.upstream_count());
+        let bound = in_all.and_then(|in_all| UpstreamBound::of(counts, in_all));
+        let is_rebound = bound != self.settled.upstream_bound();
+        let changed = if is_rebound { &Changed::All } else { &news.changed };
+        if *changed == Changed::All {
+            self.settled.limit(Policy { upstream_bound: bound, ..self.limits() });
         }
-        self.settled.update(&news.topology, &news.changed)
+        self.settled.update(&news.topology, changed)
     }
 
     /// Has the structure follow these services, and those of which nothing is left; says which are concerned.

@@ -13,9 +13,9 @@ use std::time::SystemTime;
 
 use anyhow::Context;
 use discovery::ServiceId;
-use haproxy::masters;
 use haproxy::runtime::{self, Change, Operation, Removal, ServerName, Socket, Word};
 use haproxy::supervisor::Control;
+use haproxy::{masters, process};
 
 use crate::desired::{DesiredService, DesiredState};
 use crate::local_files::certificates::Certificates;
@@ -39,6 +39,8 @@ pub struct HaproxyControl {
     refused: Option<String>,
     /// What it is to serve TLS with.
     certificates: Arc<Certificates>,
+    /// The most files that it can have open after its next start; `None` before it first answered.
+    most_files: Option<u64>,
 }
 
 /// The generation that HAProxy runs; none when it doesn't answer, or runs a file of somebody else.
@@ -61,12 +63,30 @@ impl HaproxyControl {
     /// A proxy that has not been looked at yet.
     pub fn new(socket: Socket, control: Control, marker: PathBuf) -> Self {
         let certificates = Arc::default();
-        Self { socket, control, marker, known: None, passes_through: false, refused: None, certificates }
+        Self {
+            socket,
+            control,
+            marker,
+            known: None,
+            passes_through: false,
+            refused: None,
+            certificates,
+            most_files: None,
+        }
     }
 
     /// Forgets what it runs: it will be looked at before the next change.
     pub fn doubt(&mut self) {
         self.known = None;
+    }
+
+    /// The most files that HAProxy can have open after its next start. `None` if it never answered, or can't be seen.
+    pub fn most_files(&mut self) -> Option<u64> {
+        if self.known.is_none() || self.most_files.is_none() {
+            let now = self.socket.info().ok().and_then(|info| process::most_files(info.pid));
+            self.most_files = now.or(self.most_files);
+        }
+        self.most_files
     }
 
     /// From the next change on, it is to serve TLS with these.

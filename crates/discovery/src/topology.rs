@@ -94,6 +94,11 @@ impl Service {
         self.upstreams.iter().filter_map(|(id, field)| Some((id, field.get()?)))
     }
 
+    /// How many upstreams have a record.
+    pub fn upstream_count(&self) -> usize {
+        self.upstreams.len()
+    }
+
     /// The record of one upstream.
     pub fn upstream(&self, id: &UpstreamId) -> Option<&Arc<Field<Upstream>>> {
         self.upstreams.get(id).and_then(Layered::get)

@@ -36,13 +36,36 @@ fn directory(line: &CommandLine) -> Option<PathBuf> {
 /// Whether no other HAProxy runs beside that process, as far as the system shows. `None` if the process runs in another pid
 /// namespace or is hidden, so that the others may be too.
 pub fn is_alone(pid: u32) -> Option<bool> {
-    let is_haproxy = |pid: u32| {
-        let name = fs::read_to_string(format!("/proc/{pid}/comm"));
-        name.is_ok_and(|name| name.trim_end() == "haproxy")
-    };
     let pids = fs::read_dir("/proc").ok()?.flatten().filter_map(|entry| entry.file_name().to_str()?.parse().ok());
     let mut others = pids.filter(|other| *other != pid && is_haproxy(*other));
     is_haproxy(pid).then(|| others.next().is_none())
+}
+
+/// The most files that HAProxy can have open after its next start. `None` if the process can't be seen.
+///
+/// HAProxy raises its limit up to the hard one (`RLIMIT_NOFILE`), and with CAP_SYS_RESOURCE up to `fs.nr_open`. The worker has
+/// given its capabilities up, so its master counts.
+pub fn most_files(pid: u32) -> Option<u64> {
+    let limits = fs::read_to_string(format!("/proc/{pid}/limits")).ok()?;
+    let line = limits.lines().find_map(|line| line.strip_prefix("Max open files"))?;
+    let hard: u64 = line.split_whitespace().nth(1)?.parse().ok()?;
+    let parent = status_field(pid, "PPid").and_then(|parent| parent.parse().ok()).filter(|parent| is_haproxy(*parent));
+    let effective = status_field(parent.unwrap_or(pid), "CapEff")?;
+    let can_raise = u64::from_str_radix(&effective, 16).ok()? & SYS_RESOURCE != 0;
+    let most = if can_raise { fs::read_to_string("/proc/sys/fs/nr_open").ok()?.trim().parse().ok()? } else { hard };
+    Some(most.max(hard))
+}
+
+/// CAP_SYS_RESOURCE, as a bit of `CapEff` (capabilities(7)).
+const SYS_RESOURCE: u64 = 1 << 24;
+
+fn status_field(pid: u32, name: &str) -> Option<String> {
+    let status = fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
+    status.lines().find_map(|line| Some(line.strip_prefix(name)?.strip_prefix(':')?.trim().to_owned()))
+}
+
+fn is_haproxy(pid: u32) -> bool {
+    fs::read_to_string(format!("/proc/{pid}/comm")).is_ok_and(|name| name.trim_end() == "haproxy")
 }
 
 /// Whether both name the same files in the same order, whichever links lead there.
@@ -73,6 +96,28 @@ mod tests {
         child.kill().unwrap();
         child.wait().unwrap();
         files
+    }
+
+    #[test]
+    fn the_most_files_are_the_hard_limit_unless_the_process_may_raise_it() {
+        let me = std::process::id();
+        let most = most_files(me).unwrap();
+        let open: u64 = fs::read_to_string("/proc/sys/fs/nr_open").unwrap().trim().parse().unwrap();
+        let mut child = Command::new("setpriv")
+            .args(["--bounding-set=-sys_resource", "prlimit", "--nofile=100:200", "sleep", "60"])
+            .spawn()
+            .unwrap();
+        let deadline = Instant::now() + Duration::from_secs(20);
+        while fs::read_to_string(format!("/proc/{}/comm", child.id())).unwrap().trim() != "sleep" {
+            assert!(Instant::now() < deadline);
+            std::thread::sleep(Duration::from_millis(5));
+        }
+        let bounded = most_files(child.id());
+        child.kill().unwrap();
+        child.wait().unwrap();
+        assert_eq!(bounded, Some(200));
+        assert!((1..=open).contains(&most), "{most}");
+        assert_eq!(most_files(0), None);
     }
 
     #[test]

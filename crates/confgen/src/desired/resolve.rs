@@ -114,6 +114,10 @@ fn departures(id: &ServiceId, old: &ServiceState, source: &Service, new: &Servic
         return Vec::new();
     }
     let departure = |(gone, field): (&UpstreamId, &Arc<Field<Upstream>>)| {
+        // A record that is there and isn't followed has not gone.
+        if source.upstream(gone).is_some() {
+            return None;
+        }
         let upstream = old.reading.upstreams.get(gone).filter(|_| !new.upstreams.contains_key(gone))?;
         let (upstream, lease) = (upstream.clone(), field.entry.lease);
         Some(UpstreamRemoval { service: id.clone(), id: gone.clone(), upstream, lease, bore: BTreeSet::new() })

@@ -97,7 +97,18 @@ pub(super) fn read(
     let pick_upstream = |(id, field): (&UpstreamId, &Arc<Field<Upstream>>)| {
         Some((id.clone(), picker.pick(field, Upstream::parse, |upstream| reachable(upstream, limits))?))
     };
-    let upstreams = service.upstreams().filter_map(pick_upstream).collect();
+    let mut upstreams: BTreeMap<UpstreamId, Upstream> = service.upstreams().filter_map(pick_upstream).collect();
+    if let Some(bound) = limits.upstream_bound.filter(|bound| upstreams.len() > bound.of_each) {
+        // Those that came last have no room: what serves goes on.
+        let since = |id: &UpstreamId| service.upstream(id).map(|field| field.entry.create_revision);
+        let mut ids: Vec<UpstreamId> = upstreams.keys().cloned().collect();
+        ids.sort_by_cached_key(since);
+        let reason = bound.reason(ids.len());
+        for id in ids.iter().skip(bound.of_each) {
+            upstreams.remove(id);
+            picker.refused.extend(service.upstream(id).map(|field| (field.entry.key.clone(), reason.clone())));
+        }
+    }
     let pick_override = |(id, field): (&UpstreamId, &Arc<Field<Override>>)| {
         Some((id.clone(), picker.pick(field, Override::parse, |_| Ok(()))?))
     };

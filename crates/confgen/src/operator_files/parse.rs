@@ -34,6 +34,8 @@ pub struct OperatorConfig {
     pub user: Option<String>,
     /// The directory that HAProxy locks itself into.
     pub chroot: Option<String>,
+    /// The most connections of clients at a time, if a `global` line says so.
+    pub maxconn: Option<u64>,
     /// The reasons why confgen does not take the files, by file and line. Empty if it takes them.
     pub refused: Vec<String>,
     /// Their named `defaults`.
@@ -304,6 +306,9 @@ impl OperatorConfig {
 
     fn global(&mut self, place: Place, keyword: &str, values: &[Word]) {
         self.global.insert(keyword.to_owned());
+        if keyword == "maxconn" {
+            self.maxconn = values.first().and_then(Word::known).and_then(|most| most.parse().ok());
+        }
         if !["user", "uid", "chroot"].contains(&keyword) {
             return;
         }
@@ -412,6 +417,7 @@ fcgi-app php
 backend mine # not discovered
 ");
         assert_eq!(operator.global.iter().collect::<Vec<_>>(), ["chroot", "log", "maxconn", "user"]);
+        assert_eq!(operator.maxconn, Some(10_000));
         assert_eq!(operator.user.as_deref(), Some("user haproxy"));
         assert_eq!(operator.chroot.as_deref(), Some("/var/lib/haproxy"));
         let names = |profiles: &mut dyn Iterator<Item = &Profile>| profiles.map(Profile::to_string).collect::<Vec<_>>();

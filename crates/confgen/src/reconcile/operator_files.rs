@@ -172,6 +172,7 @@ impl Reconciler {
             upstream_networks: self.options.upstream_networks.clone(),
             tcp_ports: Some(self.options.tcp_ports.clone()),
             allowed: self.outside.allowed.clone(),
+            upstream_bound: self.settled.upstream_bound(),
         }
     }
 }

@@ -1,0 +1,77 @@
+//! How many upstreams HAProxy has room for. Each one that is checked takes a file descriptor at HAProxy's start, and a start
+//! that asks for too many fails. Pure.
+
+/// What HAProxy needs beside connections and checks: listeners, its own pipes, files, a few for each thread. 28 were seen with two
+/// threads and two listeners (2.6 and 3.2).
+const OTHER_FILES: u64 = 256;
+
+/// The upstreams that HAProxy has room for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct UpstreamBound {
+    /// Of all services together.
+    pub in_all: usize,
+    /// Of one service. Smaller services leave more for the largest.
+    pub of_each: usize,
+}
+
+/// How many upstreams fit beside the connections of clients, each of which takes two files.
+///
+/// Without a `maxconn` of the operator's, HAProxy makes it from what the upstreams leave. A quarter of the files stays for
+/// connections then.
+pub fn in_all(most_files: u64, maxconn: Option<u64>) -> usize {
+    let connections = maxconn.map_or(most_files / 4, |most| most.saturating_mul(2));
+    let left = most_files.saturating_sub(connections).saturating_sub(OTHER_FILES);
+    usize::try_from(left).unwrap_or(usize::MAX).max(1)
+}
+
+impl UpstreamBound {
+    /// The bound for services with so many upstreams each. `None` if all have room.
+    pub fn of(counts: impl Iterator<Item = usize>, in_all: usize) -> Option<Self> {
+        let mut counts: Vec<usize> = counts.collect();
+        if counts.iter().sum::<usize>() <= in_all {
+            return None;
+        }
+        counts.sort_unstable();
+        let (mut room, mut services) = (in_all, counts.len());
+        for count in counts {
+            let share = room / services;
+            if count > share {
+                return Some(Self { in_all, of_each: share.max(1) });
+            }
+            (room, services) = (room - count, services - 1);
+        }
+        None
+    }
+
+    /// Why an upstream of a service with so many has no room.
+    pub fn reason(&self, count: usize) -> String {
+        let Self { in_all, of_each } = self;
+        format!(
+            "HAProxy can open files for {in_all} upstreams of all services, so this service has room for {of_each} of its {count}; \
+             raise LimitNOFILE of HAProxy's unit or minfds of supervisord, lower `maxconn`, or announce fewer"
+        )
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_quarter_of_the_files_stays_for_connections_unless_the_operator_says_otherwise() {
+        assert_eq!(in_all(65_536, None), 48_896);
+        assert_eq!(in_all(65_536, Some(30_000)), 5_280);
+        assert_eq!(in_all(1_024, Some(10_000)), 1, "HAProxy says itself that this can't be");
+    }
+
+    #[test]
+    fn the_largest_service_is_cut_and_no_other() {
+        let bound = |counts: &[usize], in_all| UpstreamBound::of(counts.iter().copied(), in_all).map(|it| it.of_each);
+        assert_eq!(bound(&[3, 4, 5], 12), None);
+        assert_eq!(bound(&[3, 4, 5], 11), Some(4));
+        assert_eq!(bound(&[2, 20_000, 3], 1_000), Some(995));
+        assert_eq!(bound(&[500, 20_000, 600], 1_000), Some(333));
+        assert_eq!(bound(&[1, 1, 1], 2), Some(1), "each keeps one");
+        assert_eq!(bound(&[], 0), None);
+    }
+}
