@@ -98,8 +98,8 @@ impl Reconciler {
 
     fn decide(&mut self, news: &StoreUpdate) -> BTreeSet<ServiceId> {
         let most_files = self.proxy.most_files();
-        let in_all = most_files.map(|most| upstream_bound::in_all(most, self.outside.include.operator.maxconn));
-        let counts = news.topology.services().values().map(|service| service.upstream_count());
+        let in_all = most_files.and_then(|most| upstream_bound::in_all(most, self.outside.include.operator.maxconn));
+        let counts = news.topology.services().iter().map(|(id, service)| self.settled.server_count(id, service));
         let bound = in_all.and_then(|in_all| UpstreamBound::of(counts, in_all));
         let is_rebound = bound != self.settled.upstream_bound();
         let changed = if is_rebound { &Changed::All } else { &news.changed };

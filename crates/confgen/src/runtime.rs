@@ -80,13 +80,13 @@ impl HaproxyControl {
         self.known = None;
     }
 
-    /// The most files that HAProxy can have open after its next start. `None` if it never answered, or can't be seen.
+    /// The most files that HAProxy can have open after its next start. Before HAProxy answered, confgen's own limit has to do.
     pub fn most_files(&mut self) -> Option<u64> {
         if self.known.is_none() || self.most_files.is_none() {
             let now = self.socket.info().ok().and_then(|info| process::most_files(info.pid));
             self.most_files = now.or(self.most_files);
         }
-        self.most_files
+        self.most_files.or_else(process::most_files_here)
     }
 
     /// From the next change on, it is to serve TLS with these.

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use discovery::{Check, Entry, Service, ServiceId, Upstream, UpstreamAddress, UpstreamId};
 
 use super::DesiredState;
+use super::service_input::{self, ServiceInput};
 use crate::store::address_owners::{AddressOwners, bearers};
 
 impl DesiredState {
@@ -19,9 +20,16 @@ impl DesiredState {
         Some(&self.services.get(service)?.source.upstream(id)?.entry.key)
     }
 
-    /// Whether an upstream has a record, a good one or one that was.
+    /// Whether an upstream has a record that HAProxy follows or has no room for: a good one, or one that was.
     pub fn has(&self, service: &ServiceId, id: &UpstreamId) -> bool {
-        self.services.get(service).is_some_and(|it| it.reading.upstreams.contains_key(id))
+        let has = |reading: &ServiceInput| reading.upstreams.contains_key(id) || reading.without_room.contains(id);
+        self.services.get(service).is_some_and(|it| has(&it.reading))
+    }
+
+    /// How many servers this service asks for: its records and what is retained of it, twice if colors are previewed.
+    pub fn server_count(&self, id: &ServiceId, service: &Service) -> usize {
+        let retained = self.kept.get(id).map_or(0, BTreeMap::len);
+        (service.upstream_count() + retained).saturating_mul(service_input::sections(service))
     }
 
     /// Whether the service's checks can tell a dead upstream; not those of a service that is gone.

@@ -102,6 +102,8 @@ fn upstreams<'a>(
     kept: Option<&'a BTreeMap<UpstreamId, RetainedUpstream>>,
 ) -> BTreeMap<&'a UpstreamId, (&'a Upstream, bool)> {
     let kept = kept.into_iter().flatten().filter(|(id, _)| !reading.upstreams.contains_key(*id));
+    let room = reading.most_upstreams.map_or(usize::MAX, |most| most.saturating_sub(reading.upstreams.len()));
+    let kept = kept.take(room);
     let kept = kept.map(|(id, retained)| (id, (&retained.record, retained.is_unproven)));
     reading.upstreams.iter().map(|(id, upstream)| (id, (upstream, false))).chain(kept).collect()
 }

@@ -42,6 +42,10 @@ pub(super) struct ServiceInput {
     /// The upstreams and what is imposed on them, by id.
     pub(super) upstreams: BTreeMap<UpstreamId, Upstream>,
     pub(super) overrides: BTreeMap<UpstreamId, Override>,
+    /// The upstreams that HAProxy has no room for.
+    pub(super) without_room: BTreeSet<UpstreamId>,
+    /// How many upstreams it may have, retained ones included. `None` if all have room.
+    pub(super) most_upstreams: Option<usize>,
     /// A key without any good value decides who may come in or how upstreams are spoken to: no upstream gets a request.
     pub(super) held_back: bool,
     /// The values that count, by key.
@@ -62,6 +66,11 @@ pub(super) const GATES: [SettingName; 6] = [
     SettingName::Proto,
     SettingName::Active,
 ];
+
+/// In how many sections an upstream may have a server with a check of its own: a previewed color has one more.
+pub(super) fn sections(service: &Service) -> usize {
+    if service.setting(SettingName::Preview).is_some() { 2 } else { 1 }
+}
 
 /// Reads a service. `remembered` are its last good values by key.
 pub(super) fn read(
@@ -98,16 +107,17 @@ pub(super) fn read(
         Some((id.clone(), picker.pick(field, Upstream::parse, |upstream| reachable(upstream, limits))?))
     };
     let mut upstreams: BTreeMap<UpstreamId, Upstream> = service.upstreams().filter_map(pick_upstream).collect();
-    if let Some(bound) = limits.upstream_bound.filter(|bound| upstreams.len() > bound.of_each) {
+    let most_upstreams = limits.upstream_bound.map(|bound| (bound.of_each / sections(service)).max(1));
+    let mut without_room = BTreeSet::new();
+    if let (Some(bound), Some(most)) = (limits.upstream_bound, most_upstreams.filter(|most| upstreams.len() > *most)) {
         // Those that came last have no room: what serves goes on.
         let since = |id: &UpstreamId| service.upstream(id).map(|field| field.entry.create_revision);
         let mut ids: Vec<UpstreamId> = upstreams.keys().cloned().collect();
         ids.sort_by_cached_key(since);
-        let reason = bound.reason(ids.len());
-        for id in ids.iter().skip(bound.of_each) {
-            upstreams.remove(id);
-            picker.refused.extend(service.upstream(id).map(|field| (field.entry.key.clone(), reason.clone())));
-        }
+        without_room.extend(ids.split_off(most));
+        upstreams.retain(|id, _| !without_room.contains(id));
+        let keys = without_room.iter().filter_map(|id| service.upstream(id));
+        picker.refused.extend(keys.map(|field| (field.entry.key.clone(), bound.reason())));
     }
     let pick_override = |(id, field): (&UpstreamId, &Arc<Field<Override>>)| {
         Some((id.clone(), picker.pick(field, Override::parse, |_| Ok(()))?))
@@ -126,6 +136,8 @@ pub(super) fn read(
         previews_by: KeyOrigin::default(),
         upstreams,
         overrides,
+        without_room,
+        most_upstreams,
         held_back: GATES.iter().any(|gate| without.contains(gate)),
         good: picker.good,
         refused: picker.refused,

@@ -14,14 +14,25 @@ pub struct UpstreamBound {
     pub of_each: usize,
 }
 
-/// How many upstreams fit beside the connections of clients, each of which takes two files.
+/// How many upstreams fit beside the connections of clients, each of which takes two files. `None` if a `maxconn` of the
+/// operator's leaves none: HAProxy runs all the same, without strict limits.
 ///
 /// Without a `maxconn` of the operator's, HAProxy makes it from what the upstreams leave. A quarter of the files stays for
 /// connections then.
-pub fn in_all(most_files: u64, maxconn: Option<u64>) -> usize {
+pub fn in_all(most_files: u64, maxconn: Option<u64>) -> Option<usize> {
     let connections = maxconn.map_or(most_files / 4, |most| most.saturating_mul(2));
-    let left = most_files.saturating_sub(connections).saturating_sub(OTHER_FILES);
-    usize::try_from(left).unwrap_or(usize::MAX).max(1)
+    let left = most_files.checked_sub(connections)?.checked_sub(OTHER_FILES).filter(|left| *left > 0)?;
+    Some(usize::try_from(left).unwrap_or(usize::MAX))
+}
+
+/// The number with all digits but the first two set to zero. A bound that followed each upstream of the others would decide
+/// everything anew at each of their changes.
+fn round_down(number: usize) -> usize {
+    let mut step = 1;
+    while number / step >= 100 {
+        step *= 10;
+    }
+    number - number % step
 }
 
 impl UpstreamBound {
@@ -36,19 +47,19 @@ impl UpstreamBound {
         for count in counts {
             let share = room / services;
             if count > share {
-                return Some(Self { in_all, of_each: share.max(1) });
+                return Some(Self { in_all, of_each: round_down(share).max(1) });
             }
             (room, services) = (room - count, services - 1);
         }
         None
     }
 
-    /// Why an upstream of a service with so many has no room.
-    pub fn reason(&self, count: usize) -> String {
+    /// Why an upstream has no room.
+    pub fn reason(&self) -> String {
         let Self { in_all, of_each } = self;
         format!(
-            "HAProxy can open files for {in_all} upstreams of all services, so this service has room for {of_each} of its {count}; \
-             raise LimitNOFILE of HAProxy's unit or minfds of supervisord, lower `maxconn`, or announce fewer"
+            "HAProxy can open files for the checks of {in_all} upstreams, and this service has more than the {of_each} that smaller \
+             ones leave; raise LimitNOFILE of HAProxy's unit or minfds of supervisord, lower `maxconn`, or announce fewer"
         )
     }
 }
@@ -59,9 +70,9 @@ mod tests {
 
     #[test]
     fn a_quarter_of_the_files_stays_for_connections_unless_the_operator_says_otherwise() {
-        assert_eq!(in_all(65_536, None), 48_896);
-        assert_eq!(in_all(65_536, Some(30_000)), 5_280);
-        assert_eq!(in_all(1_024, Some(10_000)), 1, "HAProxy says itself that this can't be");
+        assert_eq!(in_all(65_536, None), Some(48_896));
+        assert_eq!(in_all(65_536, Some(30_000)), Some(5_280));
+        assert_eq!(in_all(1_024, Some(10_000)), None);
     }
 
     #[test]
@@ -69,8 +80,8 @@ mod tests {
         let bound = |counts: &[usize], in_all| UpstreamBound::of(counts.iter().copied(), in_all).map(|it| it.of_each);
         assert_eq!(bound(&[3, 4, 5], 12), None);
         assert_eq!(bound(&[3, 4, 5], 11), Some(4));
-        assert_eq!(bound(&[2, 20_000, 3], 1_000), Some(995));
-        assert_eq!(bound(&[500, 20_000, 600], 1_000), Some(333));
+        assert_eq!(bound(&[2, 20_000, 3], 1_000), Some(990), "in steps");
+        assert_eq!(bound(&[500, 20_000, 600], 1_000), Some(330));
         assert_eq!(bound(&[1, 1, 1], 2), Some(1), "each keeps one");
         assert_eq!(bound(&[], 0), None);
     }

@@ -270,11 +270,19 @@ impl Budget {
             };
         }
         let mut all = Cost::NOTHING;
+        // How often a group before this item gives back a round, so that the engine tries the item again and fails.
+        let mut given_back = 1;
         for (item, next) in items.iter().zip(following.into_iter().rev()) {
             let cost = self.of(item, next)?;
             // What can't fail ends the match, so the engine enters it once.
             let never_fails = next.accepts && first(item).is_transparent;
-            let each = cost.times(if never_fails { 1 } else { all.ways });
+            let each = cost.times(if never_fails { 1 } else { all.ways.saturating_mul(given_back) });
+            given_back = match item {
+                _ if next.accepts => 1,
+                // An item that can match nothing passes each failure on to the next one.
+                _ if first(item).is_transparent => given_back.max(rounds_of_group(item)),
+                _ => rounds_of_group(item),
+            };
             all = Cost {
                 ways: all.ways.saturating_mul(cost.ways),
                 steps: all.steps.saturating_add(each.steps),
@@ -333,6 +341,20 @@ impl Budget {
             scan: reads.saturating_mul(each.steps.div_ceil(STEP)).saturating_add(each.scan),
             least: each.least.saturating_mul(least),
         })
+    }
+}
+
+/// The most rounds of a repeated group; 1 of anything else. PCRE gives back the rounds of a group one by one, even if what
+/// follows can't begin there. It does so for single characters and classes only if that can help.
+fn rounds_of_group(item: &Ast) -> u64 {
+    match item {
+        Ast::Group(group) => rounds_of_group(&group.ast),
+        Ast::Concat(concat) => concat.asts.last().map_or(1, |last| rounds_of_group(last)),
+        Ast::Repetition(repetition) if matches!(*repetition.ast, Ast::Group(_)) => {
+            let (least, most) = bounds(&repetition.op.kind);
+            most.min(SUBJECT).saturating_sub(least).saturating_add(1)
+        }
+        _ => 1,
     }
 }
 
