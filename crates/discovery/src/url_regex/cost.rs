@@ -349,7 +349,7 @@ impl Budget {
 fn rounds_of_group(item: &Ast) -> u64 {
     match item {
         Ast::Group(group) => rounds_of_group(&group.ast),
-        Ast::Concat(concat) => concat.asts.last().map_or(1, |last| rounds_of_group(last)),
+        Ast::Concat(concat) => concat.asts.last().map_or(1, rounds_of_group),
         Ast::Repetition(repetition) if matches!(*repetition.ast, Ast::Group(_)) => {
             let (least, most) = bounds(&repetition.op.kind);
             most.min(SUBJECT).saturating_sub(least).saturating_add(1)
