@@ -43,9 +43,10 @@ fn nothing_lost(act: impl Fn(&mut Ground, Duration)) {
         ground.wait_one_haproxy(OLD_ENDS);
         reports.into_iter().map(|(_, report)| report).collect()
     };
-    // A machine that is busy with something else gets another chance to keep the pace; nothing may be lost meanwhile.
+    // A machine that is busy with something else gets another chance to keep half of the pace, which is load enough to show a
+    // loss; nothing may be lost meanwhile.
     let alone = |kind, lasts| {
-        let keeps_pace = || under(&[kind], lasts).iter().all(|report| report.kept_pace(RATE));
+        let keeps_pace = || under(&[kind], lasts).iter().all(|report| report.kept_pace(RATE / 2));
         assert!((0..TRIES).any(|_| keeps_pace()), "{kind:?}: the load was too light {TRIES} times, see above");
     };
     let both = [Kind::PerRequest, Kind::KeepAlive];
