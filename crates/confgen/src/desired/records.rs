@@ -26,7 +26,8 @@ impl DesiredState {
         self.services.get(service).is_some_and(|it| has(&it.reading))
     }
 
-    /// How many servers this service asks for: its records and what is retained of it, twice if colors are previewed.
+    /// The number of servers that HAProxy needs for the records and retained upstreams of this service. A previewed color has each
+    /// of its upstreams twice, so `preview` doubles the number.
     pub fn server_count(&self, id: &ServiceId, service: &Service) -> usize {
         let retained = self.kept.get(id).map_or(0, BTreeMap::len);
         (service.upstream_count() + retained).saturating_mul(service_input::sections(service))

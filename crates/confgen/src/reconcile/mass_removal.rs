@@ -134,7 +134,7 @@ impl Reconciler {
         accepted.into_keys().filter(|service| self.settled.keep(service, self.guard.held(service))).collect()
     }
 
-    /// Whether HAProxy is to be asked again after what is retained.
+    /// True if HAProxy must be asked again for the checks of retained upstreams.
     pub(super) fn is_release_due(&self) -> bool {
         let services = u32::try_from(self.guard.holding().len()).unwrap_or(u32::MAX);
         self.guarded_at.elapsed() >= ASK_EVERY.max(PAUSE_PER_SERVICE.saturating_mul(services))

@@ -1,4 +1,4 @@
-//! How rounds begin: from what is remembered, and a first look at what is outside of the store.
+//! The start of the reconciler. It loads the state directory and reads the local files.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -27,7 +27,7 @@ use crate::store::removal_guard::{GuardPolicy, RemovalGuard};
 use crate::store::{PersistedStore, StoreReplica, StoreRevision, StoreUpdate};
 
 impl Reconciler {
-    /// Opens the state directory and looks at what is outside of the store.
+    /// Opens the state directory and reads the local files.
     pub fn open(options: Options, lives: LeaseLookup) -> anyhow::Result<Self> {
         release::vet(&options.checker())?;
         let disk = StateDir::open(&options.haproxy_cfg, &options.state_dir)?;

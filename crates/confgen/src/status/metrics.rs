@@ -220,7 +220,7 @@ fn census(report: &Status, registry: &mut Registry) {
 }
 
 /// What is served without a key: by service, and for how long. Alerts need the service's name, so it is a label here. The
-/// services are few, and end with what is retained.
+/// label has at most a hundred values, and goes with the last retained upstream of its service.
 fn retained(report: &Status, registry: &mut Registry) {
     const MOST: usize = 100;
     let held = &report.standing.held;

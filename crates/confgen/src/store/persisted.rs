@@ -44,7 +44,7 @@ enum Value {
 }
 
 impl PersistedStore {
-    /// What is known now, without what is retained.
+    /// The store at this revision, without retained keys and upstreams.
     pub fn new<'a>(entries: impl Iterator<Item = &'a Entry>, position: StoreRevision) -> Self {
         Self { position: Some(position), entries: entries.map(Line::from).collect(), ..Self::default() }
     }

@@ -116,7 +116,7 @@ pub fn graceful_removal(change: &Change) -> Option<(ServiceId, UpstreamId)> {
     (going || last.lease == 0).then_some((service, id))
 }
 
-/// The upstreams that were lost, and those that are retained.
+/// The lost and the retained upstreams.
 #[derive(Clone, Debug)]
 pub struct RemovalGuard {
     policy: GuardPolicy,
