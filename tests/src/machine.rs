@@ -16,6 +16,9 @@ use crate::{Scratch, Step, is_shown, until};
 /// systemd's own start, on two busy cores.
 const UP: Duration = Duration::from_secs(60);
 
+/// Seconds that one script may take in a host. `systemctl start` waits without a limit for a unit that never gets ready.
+const SCRIPT: &str = "300";
+
 /// What systemd needs of its container, and no more: this host's cgroups, to make its own in.
 const FLAGS: [&str; 24] = [
     "--cgroupns",
@@ -170,7 +173,7 @@ impl Machine {
     /// Runs a shell script in it as root, whatever comes of it.
     pub fn run(&self, script: &str) -> Output {
         let mut exec = Command::new("docker");
-        exec.args(["exec", self.container.name(), "sh", "-ec", script]).stdin(Stdio::null());
+        exec.args(["exec", self.container.name(), "timeout", SCRIPT, "sh", "-ec", script]).stdin(Stdio::null());
         exec.output().expect("docker exec")
     }
 
