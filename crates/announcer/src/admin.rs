@@ -8,13 +8,13 @@ use std::{
 use daemon::admin::{Error, Probes, Pulse, Server};
 use discovery::{ServiceId, UpstreamId};
 use prometheus_client::registry::Registry;
-use registry::Beats;
+use registry::LeaseStats;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
-use crate::registrar::Stands;
-use crate::status::metrics::Checked;
-use crate::status::{LoopStatus, Reception, Standing, Upstream, metrics};
+use crate::registrar::RecordStatuses;
+use crate::status::metrics::CheckCounters;
+use crate::status::{KeyStatus, LoopStatus, Status, UpstreamStatus, metrics};
 
 /// An admin port that listens and doesn't answer yet.
 pub(crate) struct Port(Server);
@@ -27,53 +27,53 @@ impl Port {
     }
 
     /// Answers from now on, as long as the process lives: a probe is to see the drain too. Returns what is to beat.
-    pub(crate) fn open(self, shown: Shown) -> Pulse {
+    pub(crate) fn start_serving(self, shown: StatusSources) -> Pulse {
         let pulse = Pulse::default();
-        let routes = daemon::admin::routes(pulse.clone(), Arc::new(shown));
+        let routes = daemon::admin::build_routes(pulse.clone(), Arc::new(shown));
         tokio::spawn(self.0.serve(routes, CancellationToken::new()));
         pulse
     }
 }
 
 /// What is shown, as others leave it behind.
-pub(crate) struct Shown {
+pub(crate) struct StatusSources {
     /// The upstreams, as they are configured.
     pub(crate) names: Vec<(ServiceId, UpstreamId)>,
-    pub(crate) now: watch::Receiver<LoopStatus>,
-    pub(crate) stands: Stands,
+    pub(crate) loop_status: watch::Receiver<LoopStatus>,
+    pub(crate) records: RecordStatuses,
     pub(crate) ttl: Duration,
-    pub(crate) beats: watch::Receiver<Beats>,
-    pub(crate) checked: Checked,
-    pub(crate) reception: watch::Receiver<Reception>,
+    pub(crate) lease_stats: watch::Receiver<LeaseStats>,
+    pub(crate) check_counters: CheckCounters,
+    pub(crate) key_status: watch::Receiver<KeyStatus>,
 }
 
-impl Shown {
-    fn standing(&self) -> Standing {
-        let LoopStatus { state, words, works } = self.now.borrow().clone();
-        let upstreams = self.names.iter().enumerate().map(|(index, (service, id))| Upstream {
+impl StatusSources {
+    fn collect_status(&self) -> Status {
+        let LoopStatus { state, status_line: words, healthy: works } = self.loop_status.borrow().clone();
+        let upstreams = self.names.iter().enumerate().map(|(index, (service, id))| UpstreamStatus {
             service: service.clone(),
             id: id.clone(),
-            works: works.get(index).copied().unwrap_or_default(),
-            stand: self.stands.of(service, id),
+            is_healthy: works.get(index).copied().unwrap_or_default(),
+            record: self.records.status_of(service, id),
         });
-        Standing {
+        Status {
             state,
-            words,
+            status_line: words,
             upstreams: upstreams.collect(),
             ttl: self.ttl,
-            beats: *self.beats.borrow(),
-            failure: self.stands.failure(),
-            reception: self.reception.borrow().clone(),
+            lease_stats: *self.lease_stats.borrow(),
+            failure: self.records.last_failure(),
+            key_status: self.key_status.borrow().clone(),
         }
     }
 }
 
-impl Probes for Shown {
-    fn ready(&self) -> Result<String, String> {
-        self.standing().ready(Instant::now())
+impl Probes for StatusSources {
+    fn check_ready(&self) -> Result<String, String> {
+        self.collect_status().check_ready(Instant::now())
     }
 
-    fn metrics(&self, registry: &mut Registry) {
-        metrics::register(&self.standing(), &self.checked, registry);
+    fn register_metrics(&self, registry: &mut Registry) {
+        metrics::register_metrics(&self.collect_status(), &self.check_counters, registry);
     }
 }

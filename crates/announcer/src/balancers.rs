@@ -3,8 +3,8 @@
 pub(crate) mod reception;
 pub(crate) mod wait;
 
-use discovery::{Balancer, Balancers, Key, Node, RefusedKey, ServiceId, UpstreamId};
-use registry::{Client, Event, Follow};
+use discovery::{BalancerRecord, BalancerRecords, Key, Node, QuarantinedKey, ServiceId, UpstreamId};
+use registry::{Client, Event, FollowOptions};
 use tokio::sync::mpsc;
 use tokio_util::sync::{CancellationToken, DropGuard};
 
@@ -21,22 +21,22 @@ pub(crate) enum Question {
 
 /// What all live balancers say. Pure.
 #[derive(Debug, Default)]
-pub(crate) struct Known {
-    all: Balancers,
+pub(crate) struct BalancerStates {
+    all: BalancerRecords,
     /// The store can be followed now.
-    pub(crate) is_heard: bool,
+    pub(crate) is_connected: bool,
     /// It could be once: those who are missing are known by name.
-    pub(crate) was_heard: bool,
+    pub(crate) was_connected: bool,
 }
 
-impl Known {
+impl BalancerStates {
     /// What else the store told.
-    pub(crate) fn hear(&mut self, event: Event) {
-        self.is_heard = !matches!(event, Event::Disconnected { .. });
-        self.was_heard |= self.is_heard;
+    pub(crate) fn apply_event(&mut self, event: Event) {
+        self.is_connected = !matches!(event, Event::Disconnected { .. });
+        self.was_connected |= self.is_connected;
         match event {
-            Event::Snapshot(snapshot) => self.all = Balancers::of(&snapshot),
-            Event::Changes { changes, .. } => changes.iter().for_each(|change| self.all.apply(change)),
+            Event::Snapshot(snapshot) => self.all = BalancerRecords::from_snapshot(&snapshot),
+            Event::Changes { changes, .. } => changes.iter().for_each(|change| self.all.apply_change(change)),
             Event::Disconnected { .. } => {}
         }
     }
@@ -47,56 +47,57 @@ impl Known {
     }
 
     /// The balancers whose answer for one of the records isn't yes.
-    pub(crate) fn missing(&self, question: Question, reached: &Written) -> Vec<&str> {
-        let cluster = self.all.cluster();
-        let agrees = |balancer: &Balancer, service: &ServiceId, id: &UpstreamId| match question {
+    pub(crate) fn list_unconfirmed(&self, question: Question, reached: &Written) -> Vec<&str> {
+        let cluster = self.all.cluster_id();
+        let agrees = |balancer: &BalancerRecord, service: &ServiceId, id: &UpstreamId| match question {
             Question::Runs => {
-                let key = Key::upstream(service, id).to_string();
-                let is_refused = balancer.refuses(&key).is_some() || balancer.may_refuse_unsaid(&key);
-                balancer.runs(cluster, reached.revision, service, id) && !is_refused
+                let key = Key::for_upstream(service, id).to_string();
+                let is_refused = balancer.quarantine_reason(&key).is_some() || balancer.may_omit_quarantine(&key);
+                balancer.has_applied_upstream(cluster, reached.revision, service, id) && !is_refused
             }
-            Question::Acknowledges => balancer.acknowledges(cluster, reached.revision, service, id),
+            Question::Acknowledges => balancer.acknowledges_upstream(cluster, reached.revision, service, id),
         };
-        let missing = self.all.missing(|balancer| match question {
-            Question::Runs => reached.names().all(|(service, id)| agrees(balancer, service, id)),
+        let missing = self.all.disagreeing_nodes(|balancer| match question {
+            Question::Runs => reached.our_names().all(|(service, id)| agrees(balancer, service, id)),
             Question::Acknowledges => reached.all_names().all(|(service, id)| agrees(balancer, service, id)),
         });
         missing.into_iter().map(Node::as_str).collect()
     }
 
     /// Which of these keys are refused, by whom and why.
-    pub(crate) fn refused<'a>(&'a self, keys: &'a [String]) -> impl Iterator<Item = RefusedKey> + 'a {
-        self.all.refused(keys)
+    pub(crate) fn list_refusals<'a>(&'a self, keys: &'a [String]) -> impl Iterator<Item = QuarantinedKey> + 'a {
+        self.all.quarantined_keys(keys)
     }
 }
 
 /// The balancers, followed until this is dropped.
-pub(crate) struct Listening {
-    pub(crate) known: Known,
+pub(crate) struct BalancerWatch {
+    pub(crate) balancers: BalancerStates,
     events: mpsc::Receiver<Event>,
     /// The log has heard that they can't be heard.
-    is_said: bool,
+    is_outage_logged: bool,
     _ends_with_us: DropGuard,
 }
 
-impl Listening {
+impl BalancerWatch {
     /// Begins to listen.
-    pub(crate) fn to(client: &Client) -> Self {
+    pub(crate) fn start(client: &Client) -> Self {
         let end = CancellationToken::new();
-        let events = client.follow(Follow { below: "balancers", ..Follow::default() }, end.clone());
-        Self { known: Known::default(), events, is_said: false, _ends_with_us: end.drop_guard() }
+        let events =
+            client.follow_folder(FollowOptions { folder: "balancers", ..FollowOptions::default() }, end.clone());
+        Self { balancers: BalancerStates::default(), events, is_outage_logged: false, _ends_with_us: end.drop_guard() }
     }
 
     /// Takes the next news in.
-    pub(crate) async fn next(&mut self) {
+    pub(crate) async fn apply_next(&mut self) {
         let Some(event) = self.events.recv().await else { return std::future::pending().await };
         if let Event::Disconnected { error, .. } = &event
-            && !std::mem::replace(&mut self.is_said, true)
+            && !std::mem::replace(&mut self.is_outage_logged, true)
         {
             tracing::warn!(%error, "balancers can't be heard");
         }
-        self.known.hear(event);
-        self.is_said &= !self.known.is_heard;
+        self.balancers.apply_event(event);
+        self.is_outage_logged &= !self.balancers.is_connected;
     }
 }
 
@@ -121,16 +122,16 @@ mod tests {
         Written { revision, ours, ..Written::default() }
     }
 
-    fn missing(known: &Known, revision: i64) -> Vec<&str> {
-        known.missing(Question::Acknowledges, &reached(revision))
+    fn missing(known: &BalancerStates, revision: i64) -> Vec<&str> {
+        known.list_unconfirmed(Question::Acknowledges, &reached(revision))
     }
 
     #[test]
     fn every_balancer_has_to_acknowledge_every_record() {
-        let mut known = Known::default();
-        assert!(known.is_empty() && !known.is_heard);
+        let mut known = BalancerStates::default();
+        assert!(known.is_empty() && !known.is_connected);
         let draining = ACKNOWLEDGED.replace("{}", r#"{"http-shop/b":1}"#);
-        known.hear(snapshot(&[
+        known.apply_event(snapshot(&[
             ("balancers/fine", ACKNOWLEDGED),
             ("balancers/busy", &draining),
             ("balancers/mad", "?"),
@@ -138,12 +139,12 @@ mod tests {
         ]));
         assert_eq!(missing(&known, 10), ["busy", "mad"]);
         assert_eq!(missing(&known, 11), ["busy", "fine", "mad"]);
-        assert_eq!(known.missing(Question::Runs, &reached(10)), ["mad"], "a drain of before is no obstacle");
+        assert_eq!(known.list_unconfirmed(Question::Runs, &reached(10)), ["mad"], "a drain of before is no obstacle");
         let changes = vec![
             Change::Put(entry("balancers/busy", ACKNOWLEDGED, 1)),
             Change::Delete { key: "balancers/mad".to_owned(), revision: 11, previous: None },
         ];
-        known.hear(Event::Changes { revision: 11, changes });
+        known.apply_event(Event::Changes { revision: 11, changes });
         assert!(missing(&known, 10).is_empty() && !known.is_empty());
     }
 
@@ -151,14 +152,14 @@ mod tests {
     fn a_balancer_that_refuses_the_record_sends_nothing_to_it() {
         let (a, domain) = ("http-services/shop/upstreams/a".to_owned(), "http-services/shop/domain".to_owned());
         let with = |key: &str| ACKNOWLEDGED.replacen('}', &format!(r#"}},"quarantined":{{"{key}":"why"}}"#), 1);
-        let mut known = Known::default();
-        known.hear(snapshot(&[
+        let mut known = BalancerStates::default();
+        known.apply_event(snapshot(&[
             ("balancers/fine", ACKNOWLEDGED),
             ("balancers/odd", &with(&domain)),
             ("balancers/other", &with("http-services/shop/upstreams/z")),
             ("balancers/strict", &with(&a)),
         ]));
-        assert_eq!(known.missing(Question::Runs, &reached(10)), ["strict"]);
+        assert_eq!(known.list_unconfirmed(Question::Runs, &reached(10)), ["strict"]);
         assert!(missing(&known, 10).is_empty(), "there is nothing to drain");
         let cut = |service: &str| {
             ACKNOWLEDGED.replacen(
@@ -167,28 +168,35 @@ mod tests {
                 1,
             )
         };
-        let mut silent = Known::default();
-        silent.hear(snapshot(&[("balancers/a", &cut("http-shop")), ("balancers/b", &cut("http-other"))]));
-        assert_eq!(silent.missing(Question::Runs, &reached(10)), ["a"], "it may refuse the record and not say so");
-        let refused: Vec<_> = known.refused(&[a.clone(), domain.clone()]).collect();
-        let of =
-            |node: &str, key: &str| RefusedKey { node: node.parse().unwrap(), key: key.into(), reason: "why".into() };
+        let mut silent = BalancerStates::default();
+        silent.apply_event(snapshot(&[("balancers/a", &cut("http-shop")), ("balancers/b", &cut("http-other"))]));
+        assert_eq!(
+            silent.list_unconfirmed(Question::Runs, &reached(10)),
+            ["a"],
+            "it may refuse the record and not say so"
+        );
+        let refused: Vec<_> = known.list_refusals(&[a.clone(), domain.clone()]).collect();
+        let of = |node: &str, key: &str| QuarantinedKey {
+            node: node.parse().unwrap(),
+            key: key.into(),
+            reason: "why".into(),
+        };
         assert_eq!(refused, [of("odd", &domain), of("strict", &a)]);
     }
 
     #[test]
     fn another_store_acknowledges_nothing_and_a_new_listing_forgets_the_old() {
-        let mut known = Known::default();
-        known.hear(snapshot(&[("balancers/old", &ACKNOWLEDGED.replace('7', "8"))]));
+        let mut known = BalancerStates::default();
+        known.apply_event(snapshot(&[("balancers/old", &ACKNOWLEDGED.replace('7', "8"))]));
         assert_eq!(missing(&known, 10), ["old"]);
-        known.hear(snapshot(&[]));
+        known.apply_event(snapshot(&[]));
         assert!(known.is_empty() && missing(&known, 10).is_empty());
         let error = registry::Error::Silent {
             endpoint: "http://e".to_owned(),
-            act: registry::Act::Connect,
+            act: registry::Operation::Connect,
             limit: std::time::Duration::from_secs(1),
         };
-        known.hear(Event::Disconnected { error, since: Instant::now() });
-        assert!(!known.is_heard && known.was_heard);
+        known.apply_event(Event::Disconnected { error, since: Instant::now() });
+        assert!(!known.is_connected && known.was_connected);
     }
 }

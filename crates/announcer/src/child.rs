@@ -24,7 +24,7 @@ use tokio::{
 
 use crate::config::App;
 use crate::message::Message;
-use crate::processes::reaper::{Change, Leader, Reaper};
+use crate::processes::reaper::{ChildChange, Leader, Reaper};
 use crate::processes::table;
 use crate::processes::terminal::Terminal;
 use crate::retry;
@@ -32,11 +32,11 @@ use crate::state::Event;
 
 /// What is meant for the app, whoever gets it. Registering them also means that the app starts with their default
 /// actions, even if we were started with some of them ignored.
-const PASSED_ON: [Signal; 5] = [Signal::SIGHUP, Signal::SIGQUIT, Signal::SIGUSR1, Signal::SIGUSR2, Signal::SIGWINCH];
+const FORWARDED: [Signal; 5] = [Signal::SIGHUP, Signal::SIGQUIT, Signal::SIGUSR1, Signal::SIGUSR2, Signal::SIGWINCH];
 
 /// The time that killed processes may take to be gone. A process that the kernel holds up in a system call takes longer, and
 /// nothing here can end it.
-const UNKILLABLE: Duration = Duration::from_secs(2);
+const KILL_PATIENCE: Duration = Duration::from_secs(2);
 
 /// Why the app does not run.
 #[derive(Debug, thiserror::Error)]
@@ -67,30 +67,30 @@ impl ChildError {
 /// The app as it runs: its process group and, where this process adopts orphans, all that descends from it. Clones are the
 /// same one.
 #[derive(Clone)]
-pub(crate) struct Running {
+pub(crate) struct RunningApp {
     leader: Leader,
     /// Nothing of it is left: its group's number may be another's by now.
     is_gone: Arc<AtomicBool>,
     /// The last that the group was told; orphans are told it too, once the group is gone.
-    told: Arc<Mutex<Option<Signal>>>,
+    stop_signal: Arc<Mutex<Option<Signal>>>,
 }
 
-impl Running {
+impl RunningApp {
     /// Tells all of it to end.
-    pub(crate) fn stop(&self, signal: Signal) {
-        *self.told.lock().unwrap_or_else(PoisonError::into_inner) = Some(signal);
-        self.signal(signal);
+    pub(crate) fn send_stop_signal(&self, signal: Signal) {
+        *self.stop_signal.lock().unwrap_or_else(PoisonError::into_inner) = Some(signal);
+        self.send_signal(signal);
     }
 
     /// Kills all of it.
-    pub(crate) fn kill(&self) {
-        self.stop(Signal::SIGKILL);
+    pub(crate) fn kill_all(&self) {
+        self.send_stop_signal(Signal::SIGKILL);
     }
 
     /// Sends a signal to the process group, as long as anything of it is left.
-    fn signal(&self, signal: Signal) {
+    fn send_signal(&self, signal: Signal) {
         if !self.leader.has_ended() {
-            self.leader.signal(signal);
+            self.leader.signal_group(signal);
         } else if !self.is_gone.load(Ordering::Relaxed)
             && let Err(error) = killpg(self.leader.pid, signal)
             && error != Errno::ESRCH
@@ -99,23 +99,25 @@ impl Running {
         }
     }
 
-    fn told(&self) -> Option<Signal> {
-        *self.told.lock().unwrap_or_else(PoisonError::into_inner)
+    fn last_stop_signal(&self) -> Option<Signal> {
+        *self.stop_signal.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Waits until nothing is left, after the main process has ended: a shell that was told to stop ends before the app
     /// that it has started.
-    async fn until_gone(&self) {
+    async fn wait_until_gone(&self) {
         let (mut orphans, mut killed) = (HashMap::new(), None);
         let mut is_said = false;
         for delay in retry::local_delays() {
-            if !self.is_left(&mut orphans) {
+            if !self.has_processes_left(&mut orphans) {
                 break;
             }
             if !std::mem::replace(&mut is_said, true) {
                 tracing::info!("the app's main process has ended before others of the app");
             }
-            if self.told() == Some(Signal::SIGKILL) && killed.get_or_insert_with(Instant::now).elapsed() > UNKILLABLE {
+            if self.last_stop_signal() == Some(Signal::SIGKILL)
+                && killed.get_or_insert_with(Instant::now).elapsed() > KILL_PATIENCE
+            {
                 tracing::warn!("something of the app can't be killed: not waiting for it");
                 break;
             }
@@ -125,14 +127,14 @@ impl Running {
     }
 
     /// True while any process of the app is left. Each orphan is told once.
-    fn is_left(&self, orphans: &mut HashMap<Pid, Signal>) -> bool {
+    fn has_processes_left(&self, orphans: &mut HashMap<Pid, Signal>) -> bool {
         if table::has_running_member(self.leader.pid) {
             return true;
         }
         if !table::adopts_orphans() || !table::has_child() {
             return false;
         }
-        if let Some(told) = self.told() {
+        if let Some(told) = self.last_stop_signal() {
             // No child is reaped between the look and the signal: both are on this thread.
             for pid in table::running_children() {
                 if orphans.insert(pid, told) != Some(told) {
@@ -146,17 +148,17 @@ impl Running {
 
 /// Starts the app. The end of its main process is reported, and then that nothing of it is left. The signals that ask for a
 /// stop are not passed on to it. Must be called within a tokio runtime.
-pub(crate) fn start(
+pub(crate) fn start_app(
     app: &App,
     stop_on: &[i32],
     reaper: &Reaper,
     reports: mpsc::Sender<Message>,
-) -> Result<Running, ChildError> {
-    let passed_on = PASSED_ON.into_iter().filter(|number| !stop_on.contains(&(*number as i32)));
+) -> Result<RunningApp, ChildError> {
+    let passed_on = FORWARDED.into_iter().filter(|number| !stop_on.contains(&(*number as i32)));
     let passed_on: Vec<_> = passed_on.map(|number| (number, signal(SignalKind::from_raw(number as i32)))).collect();
     let mut command = Command::new(&app.program);
     command.args(&app.arguments).stdin(Stdio::inherit());
-    let terminal = Terminal::foreground();
+    let terminal = Terminal::of_stdin();
     let (leader, changes) = reaper
         .spawn(&mut command)
         .map_err(|source| ChildError::Spawn { program: app.program.to_string_lossy().into_owned(), source })?;
@@ -164,38 +166,38 @@ pub(crate) fn start(
         terminal.give_to(leader.pid);
     }
     tracing::info!(pid = leader.pid.as_raw(), program = %app.program.display(), "the app runs");
-    let running = Running { leader, is_gone: Arc::default(), told: Arc::default() };
+    let running = RunningApp { leader, is_gone: Arc::default(), stop_signal: Arc::default() };
     for (number, signals) in passed_on {
-        tokio::spawn(pass_on(running.clone(), number, signals.map_err(ChildError::Signals)?));
+        tokio::spawn(forward_signals(running.clone(), number, signals.map_err(ChildError::Signals)?));
     }
-    tokio::spawn(follow(running.clone(), changes, terminal, reports));
+    tokio::spawn(report_app_changes(running.clone(), changes, terminal, reports));
     Ok(running)
 }
 
-async fn pass_on(running: Running, number: Signal, mut signals: Signals) {
+async fn forward_signals(running: RunningApp, number: Signal, mut signals: Signals) {
     while signals.recv().await.is_some() {
-        running.signal(number);
+        running.send_signal(number);
     }
 }
 
-async fn follow(
-    running: Running,
-    mut changes: mpsc::Receiver<Change>,
+async fn report_app_changes(
+    running: RunningApp,
+    mut changes: mpsc::Receiver<ChildChange>,
     terminal: Option<Terminal>,
     reports: mpsc::Sender<Message>,
 ) {
     while let Some(change) = changes.recv().await {
         match (change, &terminal) {
-            (Change::Ended(status), _) => {
+            (ChildChange::Ended(status), _) => {
                 if let Some(terminal) = &terminal {
                     terminal.take_back();
                 }
                 let _ = reports.send(Message::AppExited(status)).await;
-                running.until_gone().await;
+                running.wait_until_gone().await;
                 let _ = reports.send(Message::Event(Event::AppGone)).await;
             }
-            (Change::Stopped, Some(terminal)) => terminal.suspend(running.leader.pid),
-            (Change::Stopped, None) => {}
+            (ChildChange::Stopped, Some(terminal)) => terminal.suspend_job(running.leader.pid),
+            (ChildChange::Stopped, None) => {}
         }
     }
 }

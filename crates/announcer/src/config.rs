@@ -13,7 +13,7 @@ use discovery::{Key, SettingName};
 use nix::sys::signal::Signal;
 
 use crate::config::cli::{Cli, Common, OneShot};
-use crate::config::file::{File, Place};
+use crate::config::file::{ConfigFile, FilePosition};
 use crate::config::host::Host;
 use crate::config::upstream::{Upstream, UpstreamError};
 use crate::processes::stop_signal;
@@ -27,14 +27,14 @@ pub(crate) struct Config {
     pub(crate) etcd: registry::Config,
     /// At least one.
     pub(crate) upstreams: Vec<Upstream>,
-    pub(crate) form: Form,
+    pub(crate) mode: Mode,
 }
 
 /// What is to be done.
 #[derive(Debug)]
-pub(crate) enum Form {
+pub(crate) enum Mode {
     /// Announce until told to stop.
-    Run(Box<Life>),
+    Run(Box<RunParameters>),
     /// Write the records, for this long if given.
     Register(Option<Duration>),
     /// Delete the records.
@@ -43,7 +43,7 @@ pub(crate) enum Form {
 
 /// The parameters of an announcement that lives as long as its announcer.
 #[derive(Debug)]
-pub(crate) struct Life {
+pub(crate) struct RunParameters {
     pub(crate) ttl: Duration,
     pub(crate) drain: Duration,
     /// The numbers of the signals that ask for a stop.
@@ -68,7 +68,7 @@ pub(crate) struct App {
 impl App {
     /// The signal that it is stopped with, where this one asked for the stop.
     pub(crate) fn stop_signal(&self, asked: Option<i32>) -> Signal {
-        self.stop_signal.unwrap_or_else(|| stop_signal::to_app(asked))
+        self.stop_signal.unwrap_or_else(|| stop_signal::signal_for_app(asked))
     }
 }
 
@@ -80,11 +80,11 @@ pub(crate) enum ConfigError {
     #[error(transparent)]
     Upstream(#[from] UpstreamError),
     #[error("{place}: {source}")]
-    InFile { place: Box<Place>, source: UpstreamError },
+    InFile { place: Box<FilePosition>, source: UpstreamError },
     #[error("{place}: {key} is announced twice; give each upstream of a service an id of its own")]
-    SameKey { place: Box<Place>, key: Key },
+    SameKey { place: Box<FilePosition>, key: Key },
     #[error("{place}: {name} of {key} is {other:?} here and {one:?} before: a setting is the whole service's")]
-    Disagree { place: Box<Place>, name: SettingName, key: Key, one: String, other: String },
+    Disagree { place: Box<FilePosition>, name: SettingName, key: Key, one: String, other: String },
     #[error(transparent)]
     Admin(#[from] daemon::admin::ArgsError),
     #[error("--ttl {} is too short: etcd grants no lease under 2s", humantime::format_duration(*.0))]
@@ -94,20 +94,20 @@ pub(crate) enum ConfigError {
 impl Cli {
     /// The numbers of the signals that ask for a stop.
     pub(crate) fn stop_signals(&self) -> Vec<i32> {
-        stop_signal::numbers(&self.life.stop_on)
+        stop_signal::list_stop_signals(&self.life.stop_on)
     }
 
     /// Checks the options against each other, with the defaults that this host gives. `file` is what `--config` names.
-    pub(crate) fn resolve(self, host: &Host, file: Option<File>) -> Result<Config, ConfigError> {
+    pub(crate) fn into_config(self, host: &Host, file: Option<ConfigFile>) -> Result<Config, ConfigError> {
         let stop_on = self.stop_signals();
         let Self { one_shot, common, life, admin, command } = self;
         let mut command = command.into_iter();
         match one_shot {
             Some(OneShot::Register { common, ttl }) => {
                 ttl.map_or(Ok(()), check_ttl)?;
-                resolve(*common, host, file, Form::Register(ttl))
+                build_config(*common, host, file, Mode::Register(ttl))
             }
-            Some(OneShot::Deregister { common }) => resolve(*common, host, file, Form::Deregister),
+            Some(OneShot::Deregister { common }) => build_config(*common, host, file, Mode::Deregister),
             Some(OneShot::CheckConfig { .. }) | None => {
                 check_ttl(life.ttl)?;
                 let app = command.next().map(|program| App {
@@ -117,20 +117,20 @@ impl Cli {
                     stop_timeout: life.stop_timeout,
                 });
                 let (ttl, drain, wait_balancers) = (life.ttl, life.drain, life.wait_balancers);
-                let life = Life { ttl, drain, stop_on, wait_balancers, admin: admin.resolve()?, app };
-                resolve(common, host, file, Form::Run(Box::new(life)))
+                let life = RunParameters { ttl, drain, stop_on, wait_balancers, admin: admin.resolve()?, app };
+                build_config(common, host, file, Mode::Run(Box::new(life)))
             }
         }
     }
 }
 
-fn resolve(common: Common, host: &Host, file: Option<File>, form: Form) -> Result<Config, ConfigError> {
-    let wraps = matches!(&form, Form::Run(life) if life.app.is_some());
+fn build_config(common: Common, host: &Host, file: Option<ConfigFile>, form: Mode) -> Result<Config, ConfigError> {
+    let wraps = matches!(&form, Mode::Run(life) if life.app.is_some());
     let upstreams = match file {
-        Some(file) => upstreams(file, host, wraps)?,
+        Some(file) => resolve_file(file, host, wraps)?,
         None => vec![Upstream::resolve(common.announce, host, wraps)?],
     };
-    Ok(Config { etcd: common.etcd.resolve()?, upstreams, form })
+    Ok(Config { etcd: common.etcd.resolve()?, upstreams, mode: form })
 }
 
 fn check_ttl(ttl: Duration) -> Result<(), ConfigError> {
@@ -138,27 +138,29 @@ fn check_ttl(ttl: Duration) -> Result<(), ConfigError> {
 }
 
 /// All upstreams of a file: each makes sense, none is there twice, and those of one service agree on its settings.
-pub(crate) fn upstreams(file: File, host: &Host, wraps: bool) -> Result<Vec<Upstream>, ConfigError> {
+pub(crate) fn resolve_file(file: ConfigFile, host: &Host, wraps: bool) -> Result<Vec<Upstream>, ConfigError> {
     let mut upstreams: Vec<Upstream> = Vec::new();
     for (announce, place) in file.announces {
-        let next = Upstream::resolve(announce, host, wraps)
-            .map_err(|source| ConfigError::InFile { place: Box::new(place.clone().at(source.key())), source })?;
+        let next = Upstream::resolve(announce, host, wraps).map_err(|source| ConfigError::InFile {
+            place: Box::new(place.clone().at_key(source.file_key())),
+            source,
+        })?;
         for before in &upstreams {
-            agree(before, &next, &place)?;
+            check_agreement(before, &next, &place)?;
         }
         upstreams.push(next);
     }
     Ok(upstreams)
 }
 
-fn agree(before: &Upstream, next: &Upstream, place: &Place) -> Result<(), ConfigError> {
+fn check_agreement(before: &Upstream, next: &Upstream, place: &FilePosition) -> Result<(), ConfigError> {
     let (one, other) = (&before.announcement, &next.announcement);
     if one.service != other.service {
         return Ok(());
     }
     if one.id == other.id {
-        let key = Key::upstream(&other.service, &other.id);
-        return Err(ConfigError::SameKey { place: Box::new(place.clone().at("id")), key });
+        let key = Key::for_upstream(&other.service, &other.id);
+        return Err(ConfigError::SameKey { place: Box::new(place.clone().at_key("id")), key });
     }
     let differs = other.settings.iter().find_map(|setting| {
         let before = one.settings.iter().find(|before| before.name() == setting.name() && *before != setting)?;
@@ -167,9 +169,9 @@ fn agree(before: &Upstream, next: &Upstream, place: &Place) -> Result<(), Config
     match differs {
         None => Ok(()),
         Some((one, setting)) => Err(ConfigError::Disagree {
-            place: Box::new(place.clone().at(setting.name().as_str())),
+            place: Box::new(place.clone().at_key(setting.name().as_str())),
             name: setting.name(),
-            key: Key::setting(&other.service, setting.name()),
+            key: Key::for_setting(&other.service, setting.name()),
             one: one.to_string(),
             other: setting.to_string(),
         }),
@@ -185,7 +187,7 @@ mod tests {
     use discovery::Weight;
 
     use super::*;
-    use crate::config::address::{Finder, Whereabouts};
+    use crate::config::address::{AddressFinder, AddressSource};
     use crate::config::upstream::Announcement;
     use crate::health::check::Check;
 
@@ -196,7 +198,7 @@ mod tests {
     fn resolve_on(line: &str, host: &Host) -> Result<Config, String> {
         let words = std::iter::once("announcer").chain(line.split_whitespace());
         let cli = Cli::try_parse_from(words).map_err(|error| error.to_string())?;
-        cli.resolve(host, None).map_err(|error| error.to_string())
+        cli.into_config(host, None).map_err(|error| error.to_string())
     }
 
     #[track_caller]
@@ -212,7 +214,8 @@ mod tests {
 
     #[test]
     fn the_page_of_options_is_the_code() {
-        expect_test::expect_file!["../../../docs/flags-announcer.md"].assert_eq(&manual::options(&Cli::command()));
+        expect_test::expect_file!["../../../docs/flags-announcer.md"]
+            .assert_eq(&manual::render_options_page(&Cli::command()));
     }
 
     #[test]
@@ -223,25 +226,28 @@ mod tests {
         assert_eq!(service.to_string(), "http-shop.a.com");
         assert_eq!((id.as_str(), weight, color), ("web1.example.com-8000", Weight::DEFAULT, None));
         assert_eq!(settings.iter().map(ToString::to_string).collect::<Vec<_>>(), ["shop.a.com b.com"]);
-        assert_eq!(config.upstreams[0].whereabouts, Whereabouts::Find { port: 8000, by: Finder::TowardsEtcd });
-        let Form::Run(life) = config.form else { panic!() };
+        assert_eq!(
+            config.upstreams[0].address_source,
+            AddressSource::Find { port: 8000, by: AddressFinder::TowardsEtcd }
+        );
+        let Mode::Run(life) = config.mode else { panic!() };
         let app = life.app.unwrap();
         assert_eq!((app.program.to_str(), app.arguments.len()), (Some("node"), 3));
         assert_eq!((life.ttl.as_secs(), life.drain.as_secs(), app.stop_timeout.as_secs()), (10, 3, 10));
         assert_eq!(app.stop_signal(Some(3)), Signal::SIGINT, "what is given counts");
         assert!(life.admin.is_none(), "off by default");
-        assert!(config.upstreams[0].listens.is_empty());
+        assert!(config.upstreams[0].listen_addresses.is_empty());
     }
 
     #[test]
     fn beside_an_app_and_one_shot() {
         let config = resolve("--domain a.com --upstream 10.0.0.1:80 --id x --weight 7 --color blue").unwrap();
-        assert!(matches!(config.form, Form::Run(life) if life.app.is_none()));
+        assert!(matches!(config.mode, Mode::Run(life) if life.app.is_none()));
         assert_eq!(config.upstreams[0].announcement.color.as_ref().unwrap().as_str(), "blue");
         let config = resolve("register --domain a.com --upstream 10.0.0.1:80 --ttl 1m").unwrap();
-        assert!(matches!(config.form, Form::Register(Some(ttl)) if ttl.as_secs() == 60));
+        assert!(matches!(config.mode, Mode::Register(Some(ttl)) if ttl.as_secs() == 60));
         let config = resolve("deregister --domain a.com --upstream 10.0.0.1:80").unwrap();
-        assert!(matches!(config.form, Form::Deregister));
+        assert!(matches!(config.mode, Mode::Deregister));
         refused("deregister --domain a.com --upstream 10.0.0.1:80 -- node", "unexpected argument");
     }
 
@@ -291,13 +297,13 @@ mod tests {
         let host = |private: &str| Host { hostname: "h".to_owned(), private_ipv4: Some(private.to_owned()) };
         let on = |line: &str, private: &str| {
             resolve_on(&format!("--service a {line}"), &host(private))
-                .map(|config| config.upstreams[0].whereabouts.clone())
+                .map(|config| config.upstreams[0].address_source.clone())
         };
-        let found = |by| Ok(Whereabouts::Find { port: 80, by });
-        assert_eq!(on("--upstream 10.0.0.1:80", "10.9.9.9"), Ok(Whereabouts::Given("10.0.0.1:80".parse().unwrap())));
-        assert_eq!(on("--port 80 --interface eth0", "10.9.9.9"), found(Finder::Interface("eth0".to_owned())));
-        assert_eq!(on("--port 80", "10.9.9.9"), found(Finder::Private("10.9.9.9".parse().unwrap())));
-        assert_eq!(on("--port 80", ""), found(Finder::TowardsEtcd));
+        let found = |by| Ok(AddressSource::Find { port: 80, by });
+        assert_eq!(on("--upstream 10.0.0.1:80", "10.9.9.9"), Ok(AddressSource::Given("10.0.0.1:80".parse().unwrap())));
+        assert_eq!(on("--port 80 --interface eth0", "10.9.9.9"), found(AddressFinder::Interface("eth0".to_owned())));
+        assert_eq!(on("--port 80", "10.9.9.9"), found(AddressFinder::Private("10.9.9.9".parse().unwrap())));
+        assert_eq!(on("--port 80", ""), found(AddressFinder::TowardsEtcd));
         assert!(on("--port 80", "eth0").unwrap_err().contains("COREOS_PRIVATE_IPV4"));
         refused("--service a", "--upstream");
         refused("--service a --port 0", "0");
@@ -309,7 +315,7 @@ mod tests {
     fn a_published_port_is_not_where_the_app_listens() {
         let config = resolve("--service a --upstream 10.0.0.1:8000 --port 3000 -- node").unwrap();
         assert_eq!(config.upstreams[0].announcement.id.as_str(), "web1.example.com-8000");
-        let listens: Vec<_> = config.upstreams[0].listens.iter().map(ToString::to_string).collect();
+        let listens: Vec<_> = config.upstreams[0].listen_addresses.iter().map(ToString::to_string).collect();
         assert_eq!(listens, ["127.0.0.1:3000", "[::1]:3000"]);
         refused("--service a --upstream 10.0.0.1:8000 --port 3000", "--port");
     }
@@ -347,10 +353,10 @@ mod tests {
     fn in_file(text: &str) -> Result<Vec<Upstream>, String> {
         let folder = lab::Scratch::new();
         lab::write(folder.join("announcer.toml"), text);
-        let file = File::read(&folder.join("announcer.toml")).map_err(|error| error.to_string())?;
+        let file = ConfigFile::read(&folder.join("announcer.toml")).map_err(|error| error.to_string())?;
         let host = Host { hostname: "web1".to_owned(), private_ipv4: None };
         let name = folder.display().to_string();
-        upstreams(file, &host, true).map_err(|error| error.to_string().replace(&name, ""))
+        resolve_file(file, &host, true).map_err(|error| error.to_string().replace(&name, ""))
     }
 
     #[test]

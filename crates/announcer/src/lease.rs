@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use registry::{Beats, Client, LeaseId};
+use registry::{Client, LeaseId, LeaseStats};
 use tokio::sync::{Notify, watch};
 
 use tokio::time::{Duration, Instant};
@@ -15,30 +15,30 @@ use crate::retry::StoreError;
 #[derive(Clone)]
 pub(crate) struct Lease {
     pub(crate) client: Client,
-    pub(crate) held: watch::Receiver<Option<LeaseId>>,
+    pub(crate) id: watch::Receiver<Option<LeaseId>>,
     /// How its renewal goes.
-    pub(crate) beats: watch::Receiver<Beats>,
+    pub(crate) stats: watch::Receiver<LeaseStats>,
     /// Has the lease renewed at once: what hung on it is gone.
-    pub(crate) doubt: Arc<Notify>,
+    pub(crate) renew_now: Arc<Notify>,
     /// Ends the renewal.
-    pub(crate) holding: CancellationToken,
+    pub(crate) stop_renewal: CancellationToken,
     pub(crate) ttl: Duration,
 }
 
 impl Lease {
     /// Has a lease renewed in the background from now on.
-    pub(crate) fn hold(client: Client, ttl: Duration) -> Self {
-        let (holding, (counted, beats)) = (CancellationToken::new(), watch::channel(Beats::default()));
-        let doubt = Arc::<Notify>::default();
-        let held = client.hold_counted(ttl, holding.clone(), counted, doubt.clone());
-        Self { held, client, beats, doubt, holding, ttl }
+    pub(crate) fn keep_alive(client: Client, ttl: Duration) -> Self {
+        let (stop_renewal, (counted, stats)) = (CancellationToken::new(), watch::channel(LeaseStats::default()));
+        let renew_now = Arc::<Notify>::default();
+        let id = client.keep_lease_with_stats(ttl, stop_renewal.clone(), counted, renew_now.clone());
+        Self { id, client, stats, renew_now, stop_renewal, ttl }
     }
 
     pub(crate) async fn revoke(&self, deadline: Instant) -> Result<(), StoreError> {
-        self.holding.cancel();
-        let held = *self.held.borrow();
+        self.stop_renewal.cancel();
+        let held = *self.id.borrow();
         match held {
-            Some(lease) => retry::until(deadline, || self.client.revoke(lease)).await,
+            Some(lease) => retry::retry_until(deadline, || self.client.revoke_lease(lease)).await,
             None => Ok(()),
         }
     }

@@ -32,9 +32,9 @@ use program::{options, output};
 use crate::child::ChildError;
 use crate::config::address::AddressError;
 use crate::config::cli::{Cli, OneShot};
-use crate::config::file::{File, FileError};
+use crate::config::file::{ConfigFile, FileError};
 use crate::config::host::Host;
-use crate::config::{Config, ConfigError, Form};
+use crate::config::{Config, ConfigError, Mode};
 use crate::one_shot::OneShotError;
 
 /// The exit code for wrong usage, as `--help` lists it.
@@ -44,46 +44,46 @@ fn main() -> ExitCode {
     if let Some(code) = manual::print_if_asked(Cli::command()) {
         return code;
     }
-    let args: Cli = match options::read(Cli::command(), USAGE) {
+    let args: Cli = match options::read_options(Cli::command(), USAGE) {
         Ok(args) => args,
         Err(code) => return code,
     };
-    let code = start(args).unwrap_or_else(|error| {
+    let code = run_command(args).unwrap_or_else(|error| {
         tracing::error!("{error:#}");
         // Without a log, which may be what failed, this is all there is.
         if !tracing::event_enabled!(tracing::Level::ERROR) {
-            output::say(&format!("announcer: {error:#}"));
+            output::print_message(&format!("announcer: {error:#}"));
         }
         exit_code(&error)
     });
-    output::finish(ExitCode::from(code))
+    output::flush_and_return(ExitCode::from(code))
 }
 
-fn start(args: Cli) -> anyhow::Result<u8> {
+fn run_command(args: Cli) -> anyhow::Result<u8> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     // First of all: the kernel discards a SIGTERM to PID 1 that has no handler.
     let shutdown = args.one_shot.is_none().then(|| {
         let _entered = runtime.enter();
-        Shutdown::on(&args.stop_signals())
+        Shutdown::on_numbers(&args.stop_signals())
     });
     let shutdown = shutdown.transpose().context("signals can't be handled")?;
     daemon::log::init(&args.common().log_level)?;
-    let (host, file) = (Host::look(), args.config_file().map(File::read).transpose()?);
+    let (host, file) = (Host::from_system(), args.config_file().map(ConfigFile::read).transpose()?);
     if let (Some(OneShot::CheckConfig { .. }), Some(file)) = (&args.one_shot, &file) {
-        let upstreams = config::upstreams(file.clone(), &host, true)?;
+        let upstreams = config::resolve_file(file.clone(), &host, true)?;
         let lines: String = upstreams.iter().map(|upstream| format!("{upstream}\n")).collect();
-        output::print(&lines)?;
+        output::print_answer(&lines)?;
         return Ok(0);
     }
-    let config = args.resolve(&host, file)?;
+    let config = args.into_config(&host, file)?;
     runtime.block_on(carry_out(config, shutdown.unwrap_or_default()))
 }
 
 async fn carry_out(mut config: Config, shutdown: Shutdown) -> anyhow::Result<u8> {
-    match std::mem::replace(&mut config.form, Form::Deregister) {
-        Form::Run(life) => event_loop::run(config, *life, &shutdown).await,
-        Form::Register(ttl) => Ok(one_shot::register(&config, ttl).await.map(|()| 0)?),
-        Form::Deregister => Ok(one_shot::deregister(&config).await.map(|()| 0)?),
+    match std::mem::replace(&mut config.mode, Mode::Deregister) {
+        Mode::Run(life) => event_loop::run_announcer(config, *life, &shutdown).await,
+        Mode::Register(ttl) => Ok(one_shot::register_records(&config, ttl).await.map(|()| 0)?),
+        Mode::Deregister => Ok(one_shot::deregister_records(&config).await.map(|()| 0)?),
     }
 }
 
@@ -95,7 +95,7 @@ fn exit_code(error: &anyhow::Error) -> u8 {
     match error.downcast_ref::<OneShotError>() {
         Some(OneShotError::Address(_)) => 2,
         Some(OneShotError::Store(_) | OneShotError::Contended { .. }) => 3,
-        Some(OneShotError::Taken { .. } | OneShotError::OtherAddress { .. }) => 4,
+        Some(OneShotError::IdTaken { .. } | OneShotError::OtherAddress { .. }) => 4,
         None if error.is::<ConfigError>() || error.is::<FileError>() || error.is::<AddressError>() => 2,
         None if error.is::<daemon::log::LogError>() || error.is::<daemon::admin::Error>() => 2,
         None => 1,

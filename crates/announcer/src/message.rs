@@ -19,7 +19,7 @@ pub(crate) enum Message {
     /// The app's main process ended with this exit status, as a shell would put it.
     AppExited(u8),
     /// What keeps balancers from sending requests, in one line; None: nothing that is known.
-    Obstacle(Option<String>),
+    BlockedBy(Option<String>),
     /// Anything that needs no more words.
     Event(Event),
 }

@@ -10,8 +10,8 @@ use crate::config::address::AddressError;
 use crate::config::{Config, address};
 use crate::record::Want;
 use crate::record::{Owner, Record, claims};
-use crate::registrar::log_changes::Said;
-use crate::registrar::record_set::Group;
+use crate::registrar::log_changes::ChangeLog;
+use crate::registrar::record_set::RecordSet;
 use crate::registrar::transaction;
 use crate::retry;
 use crate::retry::StoreError;
@@ -27,7 +27,7 @@ pub(crate) enum OneShotError {
     #[error(transparent)]
     Store(#[from] StoreError),
     #[error("{key} belongs to {owner}; --takeover takes it over, another --id leaves it alone")]
-    Taken { key: String, owner: Owner },
+    IdTaken { key: String, owner: Owner },
     #[error("{key} bears {stands}, not {address}: left alone")]
     OtherAddress { key: String, stands: String, address: String },
     #[error("{key}: somebody else keeps writing the same keys")]
@@ -35,17 +35,17 @@ pub(crate) enum OneShotError {
 }
 
 /// Writes the records: for ever, or until `ttl` is over.
-pub(crate) async fn register(config: &Config, ttl: Option<Duration>) -> Result<(), OneShotError> {
-    let (client, records) = prepare(config).await?;
+pub(crate) async fn register_records(config: &Config, ttl: Option<Duration>) -> Result<(), OneShotError> {
+    let (client, records) = resolve_records(config).await?;
     let deadline = Instant::now() + PATIENCE;
     let lease = match ttl {
-        Some(ttl) => Some(retry::until(deadline, || client.grant(ttl)).await?),
+        Some(ttl) => Some(retry::retry_until(deadline, || client.grant_lease(ttl)).await?),
         None => None,
     };
     let outcome = register_under(&client, &records, lease, deadline).await;
     if let (Some(lease), Err(_)) = (lease, &outcome) {
         // What hangs on it is withdrawn with it; if this fails it ends by itself.
-        let _ = retry::until(deadline, || client.revoke(lease)).await;
+        let _ = retry::retry_until(deadline, || client.revoke_lease(lease)).await;
     }
     outcome
 }
@@ -56,28 +56,28 @@ async fn register_under(
     lease: Option<LeaseId>,
     deadline: Instant,
 ) -> Result<(), OneShotError> {
-    let withheld = claims::withheld(client, records).await.unwrap_or_default();
+    let withheld = claims::find_withheld_settings(client, records).await.unwrap_or_default();
     let wants: Vec<_> = records.iter().map(|record| (record.clone(), Want::Present(UpstreamState::Ready))).collect();
     // What an attempt wrote, the next one finds standing: it needn't be remembered.
-    let round = retry::until(deadline, || async {
-        let mut group = if lease.is_some() { Group::default() } else { Group::permanent() };
-        group.withhold(withheld.clone());
-        group.set(lease, &wants);
-        let mut round = transaction::round(client, &mut group).await;
+    let round = retry::retry_until(deadline, || async {
+        let mut group = if lease.is_some() { RecordSet::default() } else { RecordSet::without_lease() };
+        group.withhold_settings(withheld.clone());
+        group.set_wants(lease, &wants);
+        let mut round = transaction::write_round(client, &mut group).await;
         round.failure.take().map_or(Ok(round), Err)
     });
     let mut round = round.await?;
-    Said::default().say(&round);
+    ChangeLog::default().log_round(&round);
     match (round.taken.pop(), round.contended, records) {
-        (Some((record, owner)), ..) => Err(OneShotError::Taken { key: record.key(), owner }),
+        (Some((record, owner)), ..) => Err(OneShotError::IdTaken { key: record.key(), owner }),
         (None, true, [record, ..]) => Err(OneShotError::Contended { key: record.key() }),
         _ => Ok(()),
     }
 }
 
 /// Deletes the records that bear our addresses. One that isn't there is fine.
-pub(crate) async fn deregister(config: &Config) -> Result<(), OneShotError> {
-    let (client, records) = prepare(config).await?;
+pub(crate) async fn deregister_records(config: &Config) -> Result<(), OneShotError> {
+    let (client, records) = resolve_records(config).await?;
     let deadline = Instant::now() + PATIENCE;
     let mut outcome = Ok(());
     for record in records {
@@ -89,13 +89,13 @@ pub(crate) async fn deregister(config: &Config) -> Result<(), OneShotError> {
 
 async fn deregister_one(client: &Client, record: &Record, deadline: Instant) -> Result<(), OneShotError> {
     let key = record.key();
-    let mut entry = retry::until(deadline, || client.get(&key)).await?;
+    let mut entry = retry::retry_until(deadline, || client.get(&key)).await?;
     while let Some(found) = entry {
-        let Some(txn) = record.deregistration(&found) else {
+        let Some(txn) = record.deregistration_txn(&found) else {
             let stands = String::from_utf8_lossy(&found.value).into_owned();
             return Err(OneShotError::OtherAddress { key, stands, address: record.address().to_string() });
         };
-        let committed = retry::until(deadline, || client.commit(txn.clone())).await?;
+        let committed = retry::retry_until(deadline, || client.commit(txn.clone())).await?;
         if committed.succeeded {
             tracing::info!(key, "deregistered");
             return Ok(());
@@ -106,11 +106,11 @@ async fn deregister_one(client: &Client, record: &Record, deadline: Instant) -> 
     Ok(())
 }
 
-async fn prepare(config: &Config) -> Result<(Client, Vec<Arc<Record>>), OneShotError> {
+async fn resolve_records(config: &Config) -> Result<(Client, Vec<Arc<Record>>), OneShotError> {
     let mut records = Vec::new();
     for upstream in &config.upstreams {
-        let address = address::find(&upstream.whereabouts, config.etcd.endpoints()).await?;
-        records.push(Arc::new(Record::new(upstream.announcement.clone(), address, upstream.policy)));
+        let address = address::find_address(&upstream.address_source, config.etcd.endpoints()).await?;
+        records.push(Arc::new(Record::new(upstream.announcement.clone(), address, upstream.overwrite_rules)));
     }
     Ok((Client::new(config.etcd.clone()), records))
 }

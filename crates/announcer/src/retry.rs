@@ -38,7 +38,7 @@ pub(crate) fn local_delays() -> impl Iterator<Item = Duration> {
 }
 
 /// Does something until etcd answers, whatever the answer is, or the time is over.
-pub(crate) async fn until<T, F>(deadline: Instant, mut act: impl FnMut() -> F) -> Result<T, StoreError>
+pub(crate) async fn retry_until<T, F>(deadline: Instant, mut act: impl FnMut() -> F) -> Result<T, StoreError>
 where
     F: Future<Output = Result<T, registry::Error>>,
 {
@@ -84,7 +84,7 @@ mod tests {
     async fn an_attempt_that_hangs_ends_with_the_time() {
         let deadline = Instant::now() + Duration::from_millis(20);
         let never = std::future::pending::<Result<(), registry::Error>>;
-        let error = until(deadline, never).await.unwrap_err();
+        let error = retry_until(deadline, never).await.unwrap_err();
         assert!(matches!(error, StoreError::OutOfTime));
         assert!(Instant::now() >= deadline);
     }

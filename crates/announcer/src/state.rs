@@ -13,7 +13,7 @@ pub(crate) enum State {
     /// An upstream works; the records are on their way into the store, for as long as that takes.
     Announcing,
     /// All records stand in the store, under our lease. Balancers may be waited for.
-    Spreading,
+    AwaitingBalancers,
     /// All there was to wait for has happened.
     Announced,
     /// The end was asked for: balancers are told, and the requests in flight finish.
@@ -40,9 +40,9 @@ pub(crate) enum Event {
     /// The records of all upstreams were written.
     Registered,
     /// The balancers that were to be waited for send requests, or none was.
-    Balanced,
+    AllBalancersApplied,
     /// The lease ended, and the records with it; or another hand took a record away.
-    Lost,
+    RecordsLost,
     /// The first signal.
     Stop,
     /// The second signal.
@@ -90,14 +90,14 @@ pub(crate) fn step(state: State, event: Event) -> (State, &'static [Action]) {
     use {Action as A, Event as E, State as S};
     match (state, event) {
         (S::Starting, E::Healthy) => (S::Announcing, &[A::Announce]),
-        (S::Announcing, E::Registered) => (S::Spreading, &[A::AwaitBalancers]),
-        (S::Spreading, E::Balanced) => (S::Announced, &[A::SayReady]),
-        (S::Spreading | S::Announced, E::Lost) => (S::Announcing, &[]),
+        (S::Announcing, E::Registered) => (S::AwaitingBalancers, &[A::AwaitBalancers]),
+        (S::AwaitingBalancers, E::AllBalancersApplied) => (S::Announced, &[A::SayReady]),
+        (S::AwaitingBalancers | S::Announced, E::RecordsLost) => (S::Announcing, &[]),
 
         // Nothing was announced, so nobody has to be told.
         (S::Starting, E::Stop) => (S::Stopping, &[A::StopApp]),
         // Balancers may still have the records of before the loss.
-        (S::Announcing | S::Spreading | S::Announced, E::Stop) => (S::Draining, &[A::Drain]),
+        (S::Announcing | S::AwaitingBalancers | S::Announced, E::Stop) => (S::Draining, &[A::Drain]),
         (S::Draining, E::Drained) => (S::Stopping, &[A::StopApp]),
         (S::Stopping, E::StopTimeout) => (S::Killing, &[A::KillApp]),
         (S::Leaving | S::Clearing, E::StopTimeout | E::Abort) => (state, &[A::KillApp]),
@@ -111,7 +111,7 @@ pub(crate) fn step(state: State, event: Event) -> (State, &'static [Action]) {
 
         // Nobody told the app to end: what it leaves behind is no reason to announce it any longer.
         (S::Starting, E::AppExited) => (S::Leaving, &[A::StopRest, A::Revoke]),
-        (S::Announcing | S::Spreading | S::Announced, E::AppExited) => {
+        (S::Announcing | S::AwaitingBalancers | S::Announced, E::AppExited) => {
             (S::Leaving, &[A::StopRest, A::WriteDown, A::Delete, A::Revoke])
         }
         (S::Draining, E::AppExited) => (S::Leaving, &[A::StopRest, A::Delete, A::Revoke]),
@@ -126,12 +126,12 @@ pub(crate) fn step(state: State, event: Event) -> (State, &'static [Action]) {
 
 impl State {
     /// What an upstream's record is to say, going by its checks; None: nothing yet, or nothing else than before.
-    pub(crate) fn want(self, health: Health) -> Option<Want> {
+    pub(crate) fn want_for_health(self, health: Health) -> Option<Want> {
         match (self, health) {
-            (Self::Announcing | Self::Spreading | Self::Announced, Health::Up(_)) => {
+            (Self::Announcing | Self::AwaitingBalancers | Self::Announced, Health::Up(_)) => {
                 Some(Want::Present(UpstreamState::Ready))
             }
-            (Self::Announcing | Self::Spreading | Self::Announced, Health::Down(_)) => {
+            (Self::Announcing | Self::AwaitingBalancers | Self::Announced, Health::Down(_)) => {
                 Some(Want::Present(UpstreamState::Down))
             }
             _ => None,
@@ -151,7 +151,7 @@ mod tests {
     const STATES: [State; 11] = [
         State::Starting,
         State::Announcing,
-        State::Spreading,
+        State::AwaitingBalancers,
         State::Announced,
         State::Draining,
         State::Stopping,
@@ -165,8 +165,8 @@ mod tests {
     const EVENTS: [Event; 11] = [
         Event::Healthy,
         Event::Registered,
-        Event::Balanced,
-        Event::Lost,
+        Event::AllBalancersApplied,
+        Event::RecordsLost,
         Event::Stop,
         Event::Abort,
         Event::Drained,
@@ -235,16 +235,19 @@ mod tests {
             let (next, actions) = step(state, event);
             assert!(late.contains(&next), "{state:?} {event:?}");
             assert!(!actions.contains(&Action::Announce) && !actions.contains(&Action::SayReady));
-            assert_eq!([Health::New(0), Health::Up(0), Health::Down(0)].map(|health| state.want(health)), [None; 3]);
+            assert_eq!(
+                [Health::New(0), Health::Up(0), Health::Down(0)].map(|health| state.want_for_health(health)),
+                [None; 3]
+            );
         }
     }
 
     #[test]
     fn a_check_is_written_only_between_the_first_success_and_the_end() {
-        for state in [State::Announcing, State::Spreading, State::Announced] {
-            assert_eq!(state.want(Health::New(9)), None, "nothing before the first success");
-            assert_eq!(state.want(Health::Up(2)), Some(Want::Present(UpstreamState::Ready)));
-            assert_eq!(state.want(Health::Down(1)), Some(Want::Present(UpstreamState::Down)));
+        for state in [State::Announcing, State::AwaitingBalancers, State::Announced] {
+            assert_eq!(state.want_for_health(Health::New(9)), None, "nothing before the first success");
+            assert_eq!(state.want_for_health(Health::Up(2)), Some(Want::Present(UpstreamState::Ready)));
+            assert_eq!(state.want_for_health(Health::Down(1)), Some(Want::Present(UpstreamState::Down)));
         }
     }
 }

@@ -8,8 +8,8 @@ use std::{
     time::{Duration, Instant},
 };
 
-use discovery::{Key, RefusedKey, ServiceId, UpstreamId, UpstreamState};
-use registry::Beats;
+use discovery::{Key, QuarantinedKey, ServiceId, UpstreamId, UpstreamState};
+use registry::LeaseStats;
 
 use crate::record::RecordStatus;
 use crate::state::State;
@@ -19,98 +19,102 @@ use crate::state::State;
 pub(crate) struct LoopStatus {
     pub(crate) state: State,
     /// The line of `systemctl status`.
-    pub(crate) words: String,
+    pub(crate) status_line: String,
     /// Whether each upstream works, as they are configured.
-    pub(crate) works: Vec<bool>,
+    pub(crate) healthy: Vec<bool>,
 }
 
 impl Default for LoopStatus {
     fn default() -> Self {
-        Self { state: State::Starting, words: String::new(), works: Vec::new() }
+        Self { state: State::Starting, status_line: String::new(), healthy: Vec::new() }
     }
 }
 
 /// The state of the keys at balancers and in the store, as of the last look at them.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub(crate) struct Reception {
+pub(crate) struct KeyStatus {
     /// The records that balancers refuse, with the balancer and its reason.
-    pub(crate) refused: BTreeSet<RefusedKey>,
+    pub(crate) refused_records: BTreeSet<QuarantinedKey>,
     /// The other keys of the service that they refuse: a last good value may serve instead.
-    pub(crate) not_followed: BTreeSet<RefusedKey>,
+    pub(crate) refused_service_keys: BTreeSet<QuarantinedKey>,
     /// The settings that say otherwise than this announcer was given.
-    pub(crate) differing: BTreeSet<String>,
+    pub(crate) differing_settings: BTreeSet<String>,
 }
 
 /// One upstream.
 #[derive(Clone, Debug)]
-pub(crate) struct Upstream {
+pub(crate) struct UpstreamStatus {
     pub(crate) service: ServiceId,
     pub(crate) id: UpstreamId,
-    pub(crate) works: bool,
-    pub(crate) stand: RecordStatus,
+    pub(crate) is_healthy: bool,
+    pub(crate) record: RecordStatus,
 }
 
 /// All of it.
 #[derive(Clone, Debug)]
-pub(crate) struct Standing {
+pub(crate) struct Status {
     pub(crate) state: State,
-    pub(crate) words: String,
-    pub(crate) upstreams: Vec<Upstream>,
+    pub(crate) status_line: String,
+    pub(crate) upstreams: Vec<UpstreamStatus>,
     pub(crate) ttl: Duration,
-    pub(crate) beats: Beats,
+    pub(crate) lease_stats: LeaseStats,
     /// Why the last attempt to write failed.
     pub(crate) failure: Option<String>,
-    pub(crate) reception: Reception,
+    pub(crate) key_status: KeyStatus,
 }
 
-impl Upstream {
+impl UpstreamStatus {
     fn key(&self) -> Key {
-        Key::upstream(&self.service, &self.id)
+        Key::for_upstream(&self.service, &self.id)
     }
 }
 
-impl Standing {
+impl Status {
     /// Ok if every record stands in the store, says `ready`, and no balancer refuses it. Words either way.
-    pub(crate) fn ready(&self, now: Instant) -> Result<String, String> {
-        let owned = self.upstreams.iter().find_map(|upstream| Some((upstream.key(), upstream.stand.owner.as_ref()?)));
-        if let (State::Announcing | State::Spreading | State::Announced, Some((key, owner))) = (self.state, owned) {
+    pub(crate) fn check_ready(&self, now: Instant) -> Result<String, String> {
+        let owned = self.upstreams.iter().find_map(|upstream| Some((upstream.key(), upstream.record.owner.as_ref()?)));
+        if let (State::Announcing | State::AwaitingBalancers | State::Announced, Some((key, owner))) =
+            (self.state, owned)
+        {
             return Err(format!("{key} belongs to {owner}"));
         }
         if self.state != State::Announced {
             let failure = self.failure.as_ref().filter(|_| self.state == State::Announcing);
-            return Err(failure.map_or_else(|| self.words.clone(), |failure| format!("{}: {failure}", self.words)));
+            return Err(
+                failure.map_or_else(|| self.status_line.clone(), |failure| format!("{}: {failure}", self.status_line))
+            );
         }
         for upstream in &self.upstreams {
             let key = upstream.key();
-            if !upstream.works {
+            if !upstream.is_healthy {
                 return Err(format!("{key} no longer works"));
             }
-            if upstream.stand.says != Some(UpstreamState::Ready) {
+            if upstream.record.stored_state != Some(UpstreamState::Ready) {
                 return Err(format!("{key} doesn't say ready in the store"));
             }
         }
-        let silence = self.beats.last.map_or(Duration::MAX, |last| now.saturating_duration_since(last));
+        let silence = self.lease_stats.renewed_at.map_or(Duration::MAX, |last| now.saturating_duration_since(last));
         if silence > self.ttl {
             return Err("the lease could not be renewed for longer than its time: etcd may have ended it".to_owned());
         }
-        if let Some(RefusedKey { node, key, reason }) = self.reception.refused.first() {
+        if let Some(QuarantinedKey { node, key, reason }) = self.key_status.refused_records.first() {
             return Err(format!("{node} refuses {key}: {reason}"));
         }
         let away = if self.is_connected() { "" } else { "; the lease can't be renewed for now" };
-        let differs = match self.reception.differing.first() {
+        let differs = match self.key_status.differing_settings.first() {
             Some(key) => format!("; {key} says otherwise than this announcer"),
             None => String::new(),
         };
-        let not_followed = match self.reception.not_followed.first() {
-            Some(RefusedKey { node, key, reason }) => format!("; {node} refuses {key}: {reason}"),
+        let not_followed = match self.key_status.refused_service_keys.first() {
+            Some(QuarantinedKey { node, key, reason }) => format!("; {node} refuses {key}: {reason}"),
             None => String::new(),
         };
-        Ok(format!("{}{away}{differs}{not_followed}", self.words))
+        Ok(format!("{}{away}{differs}{not_followed}", self.status_line))
     }
 
     /// Whether etcd answered last.
     pub(crate) fn is_connected(&self) -> bool {
-        self.beats.done > 0 && !self.beats.is_failing
+        self.lease_stats.renewed > 0 && !self.lease_stats.is_failing
     }
 }
 
@@ -121,44 +125,45 @@ pub(crate) mod tests {
     use super::*;
 
     /// Two upstreams that are announced.
-    pub(crate) fn announced(now: Instant) -> Standing {
+    pub(crate) fn announced(now: Instant) -> Status {
         let service = ServiceId { kind: Kind::Http, name: "shop".parse().unwrap() };
-        let stand = RecordStatus { says: Some(UpstreamState::Ready), registrations: 1, ..RecordStatus::default() };
-        let upstream = |id: &str| Upstream {
+        let stand =
+            RecordStatus { stored_state: Some(UpstreamState::Ready), registrations: 1, ..RecordStatus::default() };
+        let upstream = |id: &str| UpstreamStatus {
             service: service.clone(),
             id: id.parse().unwrap(),
-            works: true,
-            stand: stand.clone(),
+            is_healthy: true,
+            record: stand.clone(),
         };
-        Standing {
+        Status {
             state: State::Announced,
-            words: "announced as a and 1 more".to_owned(),
+            status_line: "announced as a and 1 more".to_owned(),
             upstreams: vec![upstream("a"), upstream("b")],
             ttl: Duration::from_secs(10),
-            beats: Beats { done: 4, last: Some(now), ..Beats::default() },
+            lease_stats: LeaseStats { renewed: 4, renewed_at: Some(now), ..LeaseStats::default() },
             failure: None,
-            reception: Reception::default(),
+            key_status: KeyStatus::default(),
         }
     }
 
     #[test]
     fn ready_is_when_every_record_says_so() {
         let now = Instant::now();
-        let is_ready = |change: fn(&mut Standing)| {
+        let is_ready = |change: fn(&mut Status)| {
             let mut standing = announced(now);
             change(&mut standing);
-            standing.ready(now)
+            standing.check_ready(now)
         };
         assert_eq!(is_ready(|_| {}), Ok("announced as a and 1 more".to_owned()));
         let draining =
-            |standing: &mut Standing| (standing.state, standing.words) = (State::Draining, "draining".into());
+            |standing: &mut Status| (standing.state, standing.status_line) = (State::Draining, "draining".into());
         assert_eq!(is_ready(draining), Err("draining".to_owned()));
-        let down = is_ready(|standing| standing.upstreams[1].works = false);
+        let down = is_ready(|standing| standing.upstreams[1].is_healthy = false);
         assert_eq!(down, Err("http-services/shop/upstreams/b no longer works".to_owned()));
         for says in [None, Some(UpstreamState::Down), Some(UpstreamState::Drain)] {
             let mut standing = announced(now);
-            standing.upstreams[0].stand.says = says;
-            assert!(standing.ready(now).unwrap_err().starts_with("http-services/shop/upstreams/a doesn't say"));
+            standing.upstreams[0].record.stored_state = says;
+            assert!(standing.check_ready(now).unwrap_err().starts_with("http-services/shop/upstreams/a doesn't say"));
         }
     }
 
@@ -166,37 +171,37 @@ pub(crate) mod tests {
     fn another_owner_and_a_balancer_that_refuses_are_said() {
         let now = Instant::now();
         let mut standing = announced(now);
-        standing.upstreams[1].stand.owner = Some("10.0.0.9:80 under lease 7".to_owned());
+        standing.upstreams[1].record.owner = Some("10.0.0.9:80 under lease 7".to_owned());
         for state in [State::Announcing, State::Announced] {
             standing.state = state;
             let words = "http-services/shop/upstreams/b belongs to 10.0.0.9:80 under lease 7";
-            assert_eq!(standing.ready(now), Err(words.to_owned()));
+            assert_eq!(standing.check_ready(now), Err(words.to_owned()));
         }
         let mut standing = announced(now);
         let key = "http-services/shop/upstreams/a".to_owned();
-        let refused = RefusedKey { node: "lb".parse().unwrap(), key: key.clone(), reason: "loopback".to_owned() };
-        standing.reception.refused.insert(refused);
-        assert_eq!(standing.ready(now), Err(format!("lb refuses {key}: loopback")));
+        let refused = QuarantinedKey { node: "lb".parse().unwrap(), key: key.clone(), reason: "loopback".to_owned() };
+        standing.key_status.refused_records.insert(refused);
+        assert_eq!(standing.check_ready(now), Err(format!("lb refuses {key}: loopback")));
         let mut standing = announced(now);
-        standing.reception.differing.insert("http-services/shop/domain".to_owned());
-        assert!(standing.ready(now).unwrap().contains("domain says otherwise"), "a setting is the service's");
+        standing.key_status.differing_settings.insert("http-services/shop/domain".to_owned());
+        assert!(standing.check_ready(now).unwrap().contains("domain says otherwise"), "a setting is the service's");
         let key = "http-services/shop/domain".to_owned();
-        let refused = RefusedKey { node: "lb".parse().unwrap(), key, reason: "taken".to_owned() };
-        standing.reception.not_followed.insert(refused);
-        assert!(standing.ready(now).unwrap().ends_with("; lb refuses http-services/shop/domain: taken"));
+        let refused = QuarantinedKey { node: "lb".parse().unwrap(), key, reason: "taken".to_owned() };
+        standing.key_status.refused_service_keys.insert(refused);
+        assert!(standing.check_ready(now).unwrap().ends_with("; lb refuses http-services/shop/domain: taken"));
         (standing.state, standing.failure) = (State::Announcing, Some("no space".to_owned()));
-        assert!(standing.ready(now).unwrap_err().ends_with(": no space"));
+        assert!(standing.check_ready(now).unwrap_err().ends_with(": no space"));
     }
 
     #[test]
     fn a_lease_that_may_have_ended_is_not_ready() {
         let (now, ttl) = (Instant::now(), Duration::from_secs(10));
         let mut standing = announced(now);
-        standing.beats.is_failing = true;
+        standing.lease_stats.is_failing = true;
         assert!(!standing.is_connected());
-        assert!(standing.ready(now + ttl).unwrap().ends_with("can't be renewed for now"), "it still lives");
-        assert!(standing.ready(now + ttl + ttl).is_err());
-        standing.beats.last = None;
-        assert!(standing.ready(now).is_err());
+        assert!(standing.check_ready(now + ttl).unwrap().ends_with("can't be renewed for now"), "it still lives");
+        assert!(standing.check_ready(now + ttl + ttl).is_err());
+        standing.lease_stats.renewed_at = None;
+        assert!(standing.check_ready(now).is_err());
     }
 }

@@ -122,17 +122,17 @@ pub struct Pacing {
 #[command(next_help_heading = "HAProxy")]
 pub struct Options {
     /// The generated file
-    #[arg(long, env = "CONFGEN_HAPROXY_CFG", default_value = "/etc/haproxy/haproxy.cfg", value_name = "FILE", value_parser = line_path)]
+    #[arg(long, env = "CONFGEN_HAPROXY_CFG", default_value = "/etc/haproxy/haproxy.cfg", value_name = "FILE", value_parser = parse_line_path)]
     pub haproxy_cfg: PathBuf,
     /// The operator's own *.cfg files, which HAProxy reads first
-    #[arg(long, env = "CONFGEN_INCLUDE", default_value = "/etc/haproxy/conf.d", value_name = "DIR", value_parser = line_path)]
+    #[arg(long, env = "CONFGEN_INCLUDE", default_value = "/etc/haproxy/conf.d", value_name = "DIR", value_parser = parse_line_path)]
     pub include: PathBuf,
     /// Files of --include in which the servers of a section are kept up to date: those right below the comment
     /// `# discover SERVICE: server <id> <address> check`; several by commas or by repeating it
-    #[arg(long, env = "CONFGEN_FILL", value_delimiter = ',', value_name = "FILE", value_parser = line_path)]
+    #[arg(long, env = "CONFGEN_FILL", value_delimiter = ',', value_name = "FILE", value_parser = parse_line_path)]
     pub fill: Vec<PathBuf>,
     /// Maps, certificates and what has to be remembered; it serves one confgen at a time
-    #[arg(long, env = "CONFGEN_STATE_DIR", default_value = "/var/lib/confgen", value_name = "DIR", value_parser = line_path)]
+    #[arg(long, env = "CONFGEN_STATE_DIR", default_value = "/var/lib/confgen", value_name = "DIR", value_parser = parse_line_path)]
     pub state_dir: PathBuf,
     /// Where HTTP is served; several by commas
     #[arg(long, env = "CONFGEN_HTTP_BIND", default_value = "*:80", value_delimiter = ',', value_name = "ADDR:PORT")]
@@ -150,7 +150,7 @@ pub struct Options {
     #[arg(long, env = "CONFGEN_STATS_DOMAIN", value_name = "HOST")]
     pub stats_domain: Option<Host>,
     /// What clients are shown in place of the built-in errors: 404.html, 503.json, 500.txt
-    #[arg(long, env = "CONFGEN_ERROR_PAGES", value_name = "DIR", value_parser = line_path)]
+    #[arg(long, env = "CONFGEN_ERROR_PAGES", value_name = "DIR", value_parser = parse_line_path)]
     pub error_pages: Option<PathBuf>,
     /// The HTTP service that gets ACME's HTTP-01 challenges of every host. Who can write its keys can get certificates for
     /// all of them
@@ -159,19 +159,19 @@ pub struct Options {
     /// Serve the certificates in this directory and its direct subdirectories. They are PEM files (*.pem, *.crt, *.cer), with
     /// the private key in the file or in another one beside it. Changes need no restart. The log names certificates from
     /// 14 days before they expire
-    #[arg(long, env = "CONFGEN_CERTS", default_value = "/etc/haproxy/certs", value_name = "DIR", value_parser = line_path)]
+    #[arg(long, env = "CONFGEN_CERTS", default_value = "/etc/haproxy/certs", value_name = "DIR", value_parser = parse_line_path)]
     pub certs: PathBuf,
     /// Authorities that upstreams' certificates may be checked against: PEM files, named by `verify`
-    #[arg(long, env = "CONFGEN_CA_DIR", default_value = "/etc/haproxy/ca", value_name = "DIR", value_parser = line_path)]
+    #[arg(long, env = "CONFGEN_CA_DIR", default_value = "/etc/haproxy/ca", value_name = "DIR", value_parser = parse_line_path)]
     pub ca_dir: PathBuf,
     /// HAProxy's Runtime API
-    #[arg(long, env = "CONFGEN_RUNTIME_SOCKET", default_value = "/run/haproxy/admin.sock", value_name = "SOCKET", value_parser = line_path)]
+    #[arg(long, env = "CONFGEN_RUNTIME_SOCKET", default_value = "/run/haproxy/admin.sock", value_name = "SOCKET", value_parser = parse_line_path)]
     pub runtime_socket: PathBuf,
     /// Where handover keeps the servers' states over a restart; its --state-file
-    #[arg(long, env = "CONFGEN_SERVER_STATE_FILE", default_value = "/run/haproxy/servers.state", value_name = "FILE", value_parser = line_path)]
+    #[arg(long, env = "CONFGEN_SERVER_STATE_FILE", default_value = "/run/haproxy/servers.state", value_name = "FILE", value_parser = parse_line_path)]
     pub server_state_file: PathBuf,
     /// Where the access log goes: a socket's path, or host:port for UDP
-    #[arg(long, env = "CONFGEN_LOG", default_value = "/dev/log", value_name = "TARGET", value_parser = log_target)]
+    #[arg(long, env = "CONFGEN_LOG", default_value = "/dev/log", value_name = "TARGET", value_parser = parse_log_target)]
     pub log: String,
     /// Peers whose X-Forwarded-* headers and request id are believed; networks by commas
     #[arg(long, env = "CONFGEN_TRUSTED_PROXIES", value_name = "CIDR,…")]
@@ -184,7 +184,7 @@ pub struct Options {
     #[arg(long, env = "CONFGEN_UPSTREAM_NETWORKS", value_name = "CIDR,…")]
     pub upstream_networks: Option<Networks>,
     /// Ports that TCP services may bind
-    #[arg(long, env = "CONFGEN_TCP_PORTS", default_value = "1024-65535", value_name = "FIRST-LAST", value_parser = port_range)]
+    #[arg(long, env = "CONFGEN_TCP_PORTS", default_value = "1024-65535", value_name = "FIRST-LAST", value_parser = parse_port_range)]
     pub tcp_ports: RangeInclusive<u16>,
     /// Which HTTP service may claim which hosts, a line each: SERVICE HOST…; `*` is every service, or every host. Whoever
     /// isn't named may claim nothing
@@ -193,7 +193,7 @@ pub struct Options {
     /// Retain upstreams that lose their keys without notice while HAProxy's checks pass, if they are more than this share of a
     /// service's upstreams, or of all. Losses of the last hour count. A retained upstream is served until a check fails or its
     /// key is back. 100% disables it
-    #[arg(long, env = "CONFGEN_GUARD", default_value = "50%", value_name = "PERCENT", value_parser = percent)]
+    #[arg(long, env = "CONFGEN_GUARD", default_value = "50%", value_name = "PERCENT", value_parser = parse_percent)]
     pub guard: u8,
     /// Serve again at once what was lost within this time before too much was. What was lost earlier has to pass a check first
     #[arg(long, env = "CONFGEN_GUARD_WINDOW", default_value = "10s", value_name = "TIME", value_parser = humantime::parse_duration)]
@@ -223,7 +223,7 @@ pub struct Options {
 }
 
 /// A path that may stand in a line of haproxy.cfg.
-fn line_path(text: &str) -> Result<PathBuf, String> {
+fn parse_line_path(text: &str) -> Result<PathBuf, String> {
     let path = PathBuf::from(text);
     let breaks = |c: char| c.is_whitespace() || c.is_control() || "\"'\\#$,".contains(c);
     if path.is_absolute() && !text.contains(breaks) {
@@ -233,9 +233,9 @@ fn line_path(text: &str) -> Result<PathBuf, String> {
     }
 }
 
-fn log_target(text: &str) -> Result<String, String> {
+fn parse_log_target(text: &str) -> Result<String, String> {
     if text.starts_with('/') {
-        return line_path(text).map(|_| text.to_owned());
+        return parse_line_path(text).map(|_| text.to_owned());
     }
     let host = text.rsplit_once(':').filter(|(host, port)| {
         let host = host.trim_start_matches('[').trim_end_matches(']');
@@ -245,12 +245,12 @@ fn log_target(text: &str) -> Result<String, String> {
     host.map(|_| text.to_owned()).ok_or_else(|| "a socket's absolute path, or host:port: /dev/log, 10.0.0.9:514".into())
 }
 
-fn percent(text: &str) -> Result<u8, String> {
+fn parse_percent(text: &str) -> Result<u8, String> {
     let number = text.strip_suffix('%').unwrap_or(text).parse().ok().filter(|percent| *percent <= 100);
     number.ok_or_else(|| "a share from 0% to 100%".into())
 }
 
-fn port_range(text: &str) -> Result<RangeInclusive<u16>, String> {
+fn parse_port_range(text: &str) -> Result<RangeInclusive<u16>, String> {
     let bounds = text.split_once('-').and_then(|(first, last)| Some((first.parse().ok()?, last.parse().ok()?)));
     match bounds {
         Some((first, last)) if first <= last && first > 0 => Ok(first..=last),
@@ -273,7 +273,8 @@ mod tests {
 
     #[test]
     fn the_page_of_options_is_the_code() {
-        expect_test::expect_file!["../../../docs/flags-confgen.md"].assert_eq(&manual::options(&Cli::command()));
+        expect_test::expect_file!["../../../docs/flags-confgen.md"]
+            .assert_eq(&manual::render_options_page(&Cli::command()));
     }
 
     #[test]

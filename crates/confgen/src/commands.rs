@@ -5,13 +5,13 @@ use std::io;
 use std::process::ExitCode;
 
 use discovery::Snapshot;
-use program::output::{print, takes_colors};
+use program::output::{print_answer, takes_colors};
 use registry::Client;
 use similar::{ChangeTag, TextDiff};
 
 use crate::cli::Common;
 use crate::publish::Publication;
-use crate::reconcile::{Outcome, Reconciler};
+use crate::reconcile::{Reconciler, RestartOutcome};
 use crate::store::StoreUpdate;
 
 /// Wrong usage, as clap has it.
@@ -35,75 +35,76 @@ pub fn exit_code(error: &anyhow::Error) -> ExitCode {
 }
 
 /// One round.
-pub async fn once(common: Common) -> anyhow::Result<ExitCode> {
-    let snapshot = snapshot(common.store, None).await?;
+pub async fn run_once(common: Common) -> anyhow::Result<ExitCode> {
+    let snapshot = fetch_snapshot(common.store, None).await?;
     let round = move || {
         let mut rounds = Reconciler::open(common.options, Box::new(|_| BTreeSet::new()))?;
-        let news = rounds.first(&snapshot);
-        rounds.once(&news)
+        let news = rounds.first_update(&snapshot);
+        rounds.run_once(&news)
     };
     let outcome = tokio::task::spawn_blocking(round).await??;
     let code = match outcome {
-        Outcome::InSync | Outcome::Restarted => {
+        RestartOutcome::InSync | RestartOutcome::Restarted => {
             tracing::info!("{outcome}");
             return Ok(ExitCode::SUCCESS);
         }
-        Outcome::Refused(_) => REFUSED,
-        Outcome::Stopped | Outcome::NotLive(_) => NOT_LIVE,
+        RestartOutcome::Rejected(_) => REFUSED,
+        RestartOutcome::Stopped | RestartOutcome::NotLive(_) => NOT_LIVE,
     };
     tracing::error!("{outcome}");
     Ok(ExitCode::from(code))
 }
 
 /// Prints the file.
-pub async fn render(common: Common, at_revision: Option<i64>) -> anyhow::Result<ExitCode> {
-    let filing = filing(common, at_revision).await?;
-    let rendered = filing.render()?;
+pub async fn print_config(common: Common, at_revision: Option<i64>) -> anyhow::Result<ExitCode> {
+    let filing = load_publication(common, at_revision).await?;
+    let rendered = filing.render_config()?;
     for (key, reason) in filing.quarantined() {
         tracing::warn!("quarantine: {key}: {reason}");
     }
-    print(&rendered.cfg)?;
+    print_answer(&rendered.cfg)?;
     Ok(ExitCode::SUCCESS)
 }
 
 /// Prints what a round would change.
-pub async fn diff(common: Common) -> anyhow::Result<ExitCode> {
+pub async fn print_diff(common: Common) -> anyhow::Result<ExitCode> {
     let path = common.options.haproxy_cfg.display().to_string();
-    let filing = filing(common, None).await?;
-    let rendered = filing.render()?;
-    let old = filing.on_disk()?.unwrap_or_default();
+    let filing = load_publication(common, None).await?;
+    let rendered = filing.render_config()?;
+    let old = filing.read_current()?.unwrap_or_default();
     let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
-    let fills = filing.fills();
-    let fills = fills.iter().map(|due| (text(&due.was), text(&due.will), due.path.display().to_string()));
+    let fills = filing.pending_edits();
+    let fills = fills.iter().map(|due| (text(&due.before), text(&due.after), due.path.display().to_string()));
     let changed: Vec<_> = fills.chain([(old, rendered.cfg, path)]).filter(|(old, new, _)| old != new).collect();
     for (old, new, path) in &changed {
-        print(&unified(old, new, path, takes_colors(&io::stdout())))?;
+        print_answer(&format_diff(old, new, path, takes_colors(&io::stdout())))?;
     }
     Ok(if changed.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
 /// What the store asks for, without touching anything.
-async fn filing(common: Common, at_revision: Option<i64>) -> anyhow::Result<Publication> {
-    let snapshot = snapshot(common.store, at_revision).await?;
+async fn load_publication(common: Common, at_revision: Option<i64>) -> anyhow::Result<Publication> {
+    let snapshot = fetch_snapshot(common.store, at_revision).await?;
     tokio::task::spawn_blocking(move || {
-        let mut rounds = Reconciler::glimpse(common.options)?;
+        let mut rounds = Reconciler::open_read_only(common.options)?;
         // The past is what it was; the present may lack what is held.
-        let news = if at_revision.is_some() { StoreUpdate::first(&snapshot) } else { rounds.first(&snapshot) };
-        rounds.settle(&news)?;
-        Ok(rounds.filing())
+        let news =
+            if at_revision.is_some() { StoreUpdate::from_snapshot(&snapshot) } else { rounds.first_update(&snapshot) };
+        rounds.update_desired(&news)?;
+        Ok(rounds.publication())
     })
     .await?
 }
 
-async fn snapshot(store: registry::Args, at_revision: Option<i64>) -> anyhow::Result<Snapshot> {
+async fn fetch_snapshot(store: registry::Args, at_revision: Option<i64>) -> anyhow::Result<Snapshot> {
     let client = Client::new(store.resolve()?);
     Ok(match at_revision {
-        None => client.snapshot("").await?,
-        Some(revision) => client.snapshot_at("", revision).await?,
+        None => client.read_snapshot("").await?,
+        Some(revision) => client.read_snapshot_at("", revision).await?,
     })
 }
 
-fn unified(old: &str, new: &str, path: &str, colors: bool) -> String {
+fn format_diff(old: &str, new: &str, path: &str, colors: bool) -> String {
     let mut text = format!("--- {path}\n+++ {path} (wanted)\n");
     let diff = TextDiff::from_lines(old, new);
     for hunk in diff.unified_diff().context_radius(3).iter_hunks() {
@@ -143,7 +144,7 @@ mod tests {
             +E
              f
         "]]
-        .assert_eq(&unified(old, new, "x", false));
-        assert!(unified(old, new, "x", true).contains("\x1b[32m+E\x1b[0m"));
+        .assert_eq(&format_diff(old, new, "x", false));
+        assert!(format_diff(old, new, "x", true).contains("\x1b[32m+E\x1b[0m"));
     }
 }

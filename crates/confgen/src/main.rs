@@ -34,31 +34,31 @@ fn main() -> ExitCode {
         return code;
     }
     event_loop::malloc::share();
-    let cli: Cli = match options::read(Cli::command(), commands::USAGE) {
+    let cli: Cli = match options::read_options(Cli::command(), commands::USAGE) {
         Ok(cli) => cli,
         Err(code) => return code,
     };
     let runtime = match tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build() {
         Ok(runtime) => runtime,
         Err(error) => {
-            output::say(&format!("confgen: start: {error}"));
-            return output::finish(ExitCode::FAILURE);
+            output::print_message(&format!("confgen: start: {error}"));
+            return output::flush_and_return(ExitCode::FAILURE);
         }
     };
-    let code = runtime.block_on(start(cli)).unwrap_or_else(|error| {
+    let code = runtime.block_on(run_command(cli)).unwrap_or_else(|error| {
         tracing::error!("{error:#}");
         // Without a log, which may be what failed, this is all there is.
         if !tracing::event_enabled!(tracing::Level::ERROR) {
-            output::say(&format!("confgen: {error:#}"));
+            output::print_message(&format!("confgen: {error:#}"));
         }
         commands::exit_code(&error)
     });
     // What still blocks was given up: a stop during the start does not wait for `haproxy -c`. Files are written atomically.
     runtime.shutdown_background();
-    output::finish(code)
+    output::flush_and_return(code)
 }
 
-async fn start(cli: Cli) -> anyhow::Result<ExitCode> {
+async fn run_command(cli: Cli) -> anyhow::Result<ExitCode> {
     // First of all: the kernel discards a SIGTERM to PID 1 that has no handler. The other forms end by it.
     let shutdown = cli.command.is_none().then(Shutdown::on_signals).transpose()?;
     let common = cli.command.as_ref().map_or(&cli.common, Command::common);
@@ -71,8 +71,8 @@ async fn start(cli: Cli) -> anyhow::Result<ExitCode> {
             event_loop::run(store, options, pacing, admin, shutdown.unwrap_or_default()).await?;
             Ok(ExitCode::SUCCESS)
         }
-        Some(Command::Once(common)) => commands::once(common).await,
-        Some(Command::Render { at_revision, common }) => commands::render(common, at_revision).await,
-        Some(Command::Diff(common)) => commands::diff(common).await,
+        Some(Command::Once(common)) => commands::run_once(common).await,
+        Some(Command::Render { at_revision, common }) => commands::print_config(common, at_revision).await,
+        Some(Command::Diff(common)) => commands::print_diff(common).await,
     }
 }

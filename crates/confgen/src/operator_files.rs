@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
-use crate::desired::fingerprint::digest;
+use crate::desired::fingerprint::hash_parts;
 use crate::operator_files::filled::{FilledFile, FilledFiles};
 use crate::operator_files::parse::{Environment, OperatorConfig};
 
@@ -31,11 +31,11 @@ pub struct OperatorFiles {
     /// The files.
     pub sources: Vec<SourceFile>,
     /// What they say.
-    pub operator: OperatorConfig,
+    pub config: OperatorConfig,
     /// Those that are filled.
-    pub fills: FilledFiles,
+    pub filled: FilledFiles,
     /// Fingerprints of what people wrote: only a restart takes it in.
-    pub prints: Vec<String>,
+    pub fingerprints: Vec<String>,
     /// What HAProxy warns of in them.
     pub warnings: BTreeSet<String>,
 }
@@ -43,20 +43,26 @@ pub struct OperatorFiles {
 impl OperatorFiles {
     /// Takes in what was read. `filled` are the files of `--fill`; of `before` is kept what confgen did with them.
     /// `environment` is the one that HAProxy's check has.
-    pub fn of(sources: Vec<SourceFile>, filled: &[PathBuf], before: &FilledFiles, environment: &Environment) -> Self {
-        let texts: Vec<(String, String)> = sources.iter().map(|it| (name(&it.path), text(&it.bytes))).collect();
-        let operator =
-            OperatorConfig::read(texts.iter().map(|(name, text)| (name.as_str(), text.as_str())), environment);
+    pub fn from_sources(
+        sources: Vec<SourceFile>,
+        filled: &[PathBuf],
+        before: &FilledFiles,
+        environment: &Environment,
+    ) -> Self {
+        let texts: Vec<(String, String)> =
+            sources.iter().map(|it| (display_path(&it.path), decode_lossy(&it.bytes))).collect();
+        let config =
+            OperatorConfig::parse_files(texts.iter().map(|(name, text)| (name.as_str(), text.as_str())), environment);
         let fill = |it: &SourceFile| {
             let known = before.get(&it.path);
             filled
                 .contains(&it.real)
                 .then(|| FilledFile::new(it.path.clone(), it.real.clone(), it.bytes.clone(), known))
         };
-        let fills = FilledFiles::new(sources.iter().filter_map(fill).collect());
-        let human = |it: &SourceFile| fills.get(&it.path).map_or_else(|| it.bytes.clone(), FilledFile::skeleton);
-        let prints = sources.iter().map(|it| digest([human(it).as_slice()])).collect();
-        Self { sources, operator, fills, prints, warnings: BTreeSet::new() }
+        let filled = FilledFiles::new(sources.iter().filter_map(fill).collect());
+        let human = |it: &SourceFile| filled.get(&it.path).map_or_else(|| it.bytes.clone(), FilledFile::skeleton);
+        let fingerprints = sources.iter().map(|it| hash_parts([human(it).as_slice()])).collect();
+        Self { sources, config, filled, fingerprints, warnings: BTreeSet::new() }
     }
 
     /// The same files in the same order, whatever stands in them.
@@ -65,12 +71,12 @@ impl OperatorFiles {
     }
 }
 
-fn name(path: &Path) -> String {
+fn display_path(path: &Path) -> String {
     path.display().to_string()
 }
 
 /// What matters here is ASCII; comments may be in any encoding.
-fn text(bytes: &[u8]) -> String {
+fn decode_lossy(bytes: &[u8]) -> String {
     String::from_utf8_lossy(bytes).into_owned()
 }
 
@@ -88,12 +94,12 @@ mod tests {
         let read = |own: &str, run: &str| {
             let fill = format!("backend b\n# discover a: server <id> <address>\n{run}# end\n");
             let sources = vec![source("/a.cfg", own), source("/b.cfg", &fill)];
-            OperatorFiles::of(sources, &filled, &FilledFiles::default(), &Environment::new())
+            OperatorFiles::from_sources(sources, &filled, &FilledFiles::default(), &Environment::new())
         };
         let before = read("defaults x\n", "");
-        assert_eq!(before.prints, read("defaults x\n", "server s 10.0.0.1:80\n").prints);
-        assert_ne!(before.prints, read("defaults y\n", "").prints);
-        assert_ne!(before.prints, read("defaults x\n", "# server s 10.0.0.1:80\n").prints);
-        assert!(before.fills.get(Path::new("/b.cfg")).is_some() && before.fills.get(Path::new("/a.cfg")).is_none());
+        assert_eq!(before.fingerprints, read("defaults x\n", "server s 10.0.0.1:80\n").fingerprints);
+        assert_ne!(before.fingerprints, read("defaults y\n", "").fingerprints);
+        assert_ne!(before.fingerprints, read("defaults x\n", "# server s 10.0.0.1:80\n").fingerprints);
+        assert!(before.filled.get(Path::new("/b.cfg")).is_some() && before.filled.get(Path::new("/a.cfg")).is_none());
     }
 }

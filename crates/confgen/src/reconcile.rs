@@ -23,7 +23,7 @@ use crate::desired::upstream_bound::{self, UpstreamBound};
 use crate::desired::{DesiredState, Policy};
 use crate::local_files::expiry::Expiry;
 use crate::local_files::{LocalFiles, LocalPaths};
-use crate::operator_files::edit_windows::Stood;
+use crate::operator_files::edit_windows::EditWindow;
 use crate::operator_files::validate::Rejection;
 use crate::publish::{Publication, PublishOutcome};
 use crate::render::restart_needed::{ConfigFingerprint, RestartReason};
@@ -34,51 +34,51 @@ use crate::status::ReconcileStatus;
 use crate::store::Changed;
 use crate::store::removal_guard::RemovalGuard;
 use crate::store::{PersistedStore, RetainedKeys, StoreRevision, StoreUpdate};
-pub use outcome::{Left, Outcome};
+pub use outcome::{Pending, RestartOutcome};
 
 /// What rounds are made with, and what they know.
 pub struct Reconciler {
     options: Options,
     site: Site,
-    places: LocalPaths,
-    disk: StateDir,
+    paths: LocalPaths,
+    state_dir: StateDir,
     checker: Checker,
-    proxy: HaproxyControl,
-    outside: Arc<LocalFiles>,
-    settled: DesiredState,
+    haproxy: HaproxyControl,
+    files: Arc<LocalFiles>,
+    desired: DesiredState,
     /// What the file is to be like, but for what HAProxy takes while it runs.
-    structure: ConfigFingerprint,
+    fingerprints: ConfigFingerprint,
     quarantined: BTreeMap<String, String>,
     /// Why the operator's files aren't taken as they stand; those that were taken last count.
-    refused: Option<Rejection>,
+    rejection: Option<Rejection>,
     /// What was said of them.
-    remarks: Vec<String>,
+    logged_remarks: Vec<String>,
     /// What HAProxy warned of in all files, the last time.
-    told: Arc<Mutex<BTreeSet<String>>>,
+    logged_warnings: Arc<Mutex<BTreeSet<String>>>,
     /// When lines in files that are filled weren't confgen's.
-    stood: Arc<Mutex<Vec<Stood>>>,
+    edit_windows: Arc<Mutex<Vec<EditWindow>>>,
     /// HAProxy may have been started with them in this file.
-    suspect: Option<PathBuf>,
+    suspect_file: Option<PathBuf>,
     /// The last file that HAProxy found fine, by its generation, until it runs it.
-    committed: Option<(String, DesiredState)>,
-    guard: RemovalGuard,
+    accepted_file: Option<(String, DesiredState)>,
+    removal_guard: RemovalGuard,
     /// Which leases live; etcd is asked.
-    lives: LeaseLookup,
-    guarded_at: Instant,
+    lease_lookup: LeaseLookup,
+    health_asked_at: Instant,
     /// Why the start could not write all that it has to; None once it has.
-    unopened: Option<String>,
+    startup_error: Option<String>,
     /// The cluster and revision of the last acceptance that was taken in.
-    accepted: Option<(u64, i64)>,
+    last_acceptance: Option<(u64, i64)>,
     /// The store as of the last round, and what of it is held.
     position: StoreRevision,
     newest: i64,
-    held: Arc<RetainedKeys>,
+    retained_keys: Arc<RetainedKeys>,
     /// The store as it was known before this process.
-    stored: PersistedStore,
-    standing: ReconcileStatus,
+    persisted: PersistedStore,
+    status: ReconcileStatus,
     expiry: Expiry,
     /// An old process still listens, and answers for services as it knows them.
-    shared: bool,
+    old_process_listens: bool,
 }
 
 /// Asks etcd which of these leases live, within a bounded time. What can't be asked doesn't.
@@ -86,27 +86,28 @@ pub type LeaseLookup = Box<dyn Fn(BTreeSet<i64>) -> BTreeSet<i64> + Send>;
 
 impl Reconciler {
     /// HAProxy may have been restarted, or changed by somebody's hand.
-    pub fn doubt(&mut self) {
-        self.proxy.doubt();
+    pub fn invalidate_observed(&mut self) {
+        self.haproxy.invalidate();
     }
 
     /// Decides what is wanted, and of what structure the file is for that.
-    pub fn settle(&mut self, news: &StoreUpdate) -> anyhow::Result<()> {
-        let touched = self.decide(news);
+    pub fn update_desired(&mut self, news: &StoreUpdate) -> anyhow::Result<()> {
+        let touched = self.resolve_desired(news);
         self.update_fingerprints(touched, news.changed == Changed::All).map(drop)
     }
 
-    fn decide(&mut self, news: &StoreUpdate) -> BTreeSet<ServiceId> {
-        let most_files = self.proxy.most_files();
-        let in_all = most_files.and_then(|most| upstream_bound::in_all(most, self.outside.include.operator.maxconn));
-        let counts = news.topology.services().iter().map(|(id, service)| self.settled.server_count(id, service));
-        let bound = in_all.and_then(|in_all| UpstreamBound::of(counts, in_all));
-        let is_rebound = bound != self.settled.upstream_bound();
+    fn resolve_desired(&mut self, news: &StoreUpdate) -> BTreeSet<ServiceId> {
+        let most_files = self.haproxy.max_open_files();
+        let in_all =
+            most_files.and_then(|most| upstream_bound::max_upstreams(most, self.files.operator_files.config.maxconn));
+        let counts = news.topology.services().iter().map(|(id, service)| self.desired.count_servers(id, service));
+        let bound = in_all.and_then(|in_all| UpstreamBound::from_counts(counts, in_all));
+        let is_rebound = bound != self.desired.upstream_bound();
         let changed = if is_rebound { &Changed::All } else { &news.changed };
         if *changed == Changed::All {
-            self.settled.limit(Policy { upstream_bound: bound, ..self.limits() });
+            self.desired.set_policy(Policy { upstream_bound: bound, ..self.current_policy() });
         }
-        self.settled.update(&news.topology, changed)
+        self.desired.update_services(&news.topology, changed)
     }
 
     /// Has the structure follow these services, and those of which nothing is left; says which are concerned.
@@ -115,60 +116,65 @@ impl Reconciler {
         mut touched: BTreeSet<ServiceId>,
         mut whole: bool,
     ) -> anyhow::Result<BTreeSet<ServiceId>> {
-        touched.extend(self.settled.drop_removed());
-        whole |= self.retry_fills(&touched);
+        touched.extend(self.desired.drop_removed());
+        whole |= self.retry_filled_files(&touched);
         for id in &touched {
             if whole {
                 break;
             }
-            let wanted = self.settled.service(id).map(|wanted| &**wanted);
-            whole = !self.structure.update(id, wanted, &self.site).context("render haproxy.cfg")?;
+            let wanted = self.desired.service(id).map(|wanted| &**wanted);
+            whole = !self.fingerprints.update_service(id, wanted, &self.site).context("render haproxy.cfg")?;
         }
         if whole {
-            let include = &self.outside.include;
-            let view = View::of(&self.settled, &self.site, &include.operator);
-            let fills = std::mem::take(&mut self.structure.fills);
-            let structure = ConfigFingerprint::of(&view, &include.prints).context("render haproxy.cfg")?;
-            self.structure = ConfigFingerprint { fills, ..structure };
+            let include = &self.files.operator_files;
+            let view = View::new(&self.desired, &self.site, &include.config);
+            let fills = std::mem::take(&mut self.fingerprints.fills);
+            let structure = ConfigFingerprint::from_view(&view, &include.fingerprints).context("render haproxy.cfg")?;
+            self.fingerprints = ConfigFingerprint { fills, ..structure };
         }
-        if whole || self.outside.include.fills.concern(touched.iter()) {
-            self.structure.fills = self.outside.include.fills.prints(&self.settled);
+        if whole || self.files.operator_files.filled.mentions_any(touched.iter()) {
+            self.fingerprints.fills = self.files.operator_files.filled.fingerprint_blocks(&self.desired);
         }
         Ok(touched)
     }
 
     /// HAProxy follows what it can without a restart; says what is left, and how many changes were made.
-    pub fn apply_runtime(&mut self, news: &StoreUpdate) -> anyhow::Result<Left> {
-        self.tell_expiry();
-        let mut touched = self.decide(news);
-        touched.extend(self.guard_losses(news));
+    pub fn apply_runtime(&mut self, news: &StoreUpdate) -> anyhow::Result<Pending> {
+        self.log_expiring_certificates();
+        let mut touched = self.resolve_desired(news);
+        touched.extend(self.retain_removed(news));
         touched = self.update_fingerprints(touched, news.changed == Changed::All)?;
-        let doubted = self.proxy.stamp().is_none();
+        let doubted = self.haproxy.generation_id().is_none();
         if doubted || news.changed == Changed::All {
-            self.suspect = self.may_run_edited_file();
+            self.suspect_file = self.may_run_edited_file();
         }
         // What is held has to be remembered, also where it makes no difference to HAProxy.
-        let held = !Arc::ptr_eq(&std::mem::replace(&mut self.held, Arc::clone(&news.held)), &news.held);
-        (self.position, self.newest) = (news.position, news.newest);
-        let made = self.proxy.follow(&self.settled, touched.iter(), &self.disk)?;
-        if let Some((stamp, file)) = self.committed.take_if(|(stamp, _)| self.proxy.stamp() == Some(stamp)) {
+        let held =
+            !Arc::ptr_eq(&std::mem::replace(&mut self.retained_keys, Arc::clone(&news.retained)), &news.retained);
+        (self.position, self.newest) = (news.store_revision, news.newest_revision);
+        let made = self.haproxy.apply_desired(&self.desired, touched.iter(), &self.state_dir)?;
+        if let Some((stamp, file)) =
+            self.accepted_file.take_if(|(stamp, _)| self.haproxy.generation_id() == Some(stamp))
+        {
             tracing::trace!("HAProxy runs the file of generation {stamp}");
-            self.settled.taken(&file);
+            self.desired.mark_accepted(&file);
         }
         let restart = self.restart_reason();
         if restart.is_none() {
             if doubted {
-                touched.extend(self.settled.services().map(|(id, _)| id.clone()));
+                touched.extend(self.desired.services().map(|(id, _)| id.clone()));
             }
-            self.settled.runs(touched.iter());
+            self.desired.mark_running(touched.iter());
         }
-        Ok(Left {
-            made,
+        Ok(Pending {
+            changes: made,
             file: doubted || held || news.changed == Changed::All || !touched.is_empty(),
             // HAProxy would not start: what it runs is the best there is.
-            restart: restart.filter(|_| self.refused.is_none()),
-            silent: self.proxy.is_silent(),
-            sweep: self.proxy.sweep()? || !self.guard.holding().is_empty() || self.shared,
+            restart: restart.filter(|_| self.rejection.is_none()),
+            unreachable: self.haproxy.is_unreachable(),
+            removals: self.haproxy.remove_leaving()?
+                || !self.removal_guard.services_with_retained().is_empty()
+                || self.old_process_listens,
         })
     }
 
@@ -176,92 +182,96 @@ impl Reconciler {
     fn restart_reason(&mut self) -> Option<String> {
         let suspect = |path: &PathBuf| {
             let reason = format!("{} was edited by hand, and HAProxy may have been started with it", path.display());
-            RestartReason { reason, services: self.outside.include.fills.asked(path) }
+            RestartReason { reason, services: self.files.operator_files.filled.services_in(path) }
         };
-        let lack = self.proxy.lacks(&self.structure).or_else(|| self.suspect.as_ref().map(suspect));
-        if self.proxy.follows() {
-            self.standing.applied = Some(self.position);
+        let lack = self.haproxy.restart_reason(&self.fingerprints).or_else(|| self.suspect_file.as_ref().map(suspect));
+        if self.haproxy.is_synced() {
+            self.status.applied = Some(self.position);
             let mut restart_reason = lack.as_ref().map(|lack| lack.services.clone()).unwrap_or_default();
-            restart_reason.extend(self.settled.frozen().cloned());
-            restart_reason.extend(self.outside.include.fills.left_out());
-            restart_reason.retain(|id| self.settled.service(id).is_some());
-            let mut before = std::mem::replace(&mut self.standing.pending, restart_reason);
-            before.retain(|id| self.settled.service(id).is_some());
+            restart_reason.extend(self.desired.services_with_rejected_servers().cloned());
+            restart_reason.extend(self.files.operator_files.filled.rejected_services());
+            restart_reason.retain(|id| self.desired.service(id).is_some());
+            let mut before = std::mem::replace(&mut self.status.pending, restart_reason);
+            before.retain(|id| self.desired.service(id).is_some());
             // What a restart has brought is there once the process before has let go of the listening sockets.
-            self.shared = !before.is_subset(&self.standing.pending) && self.proxy.is_shared();
-            if self.shared {
-                self.standing.pending.append(&mut before);
+            self.old_process_listens = !before.is_subset(&self.status.pending) && self.haproxy.is_another_listening();
+            if self.old_process_listens {
+                self.status.pending.append(&mut before);
             }
-            self.standing.unrouted = self.proxy.unrouted(&self.settled, &self.standing.pending);
-            self.standing.reached_meanwhile = self.proxy.reached_meanwhile();
+            self.status.unrouted = self.haproxy.find_unrouted(&self.desired, &self.status.pending);
+            self.status.reached_until_restart = self.haproxy.services_reached_until_restart();
         }
         lack.map(|lack| lack.reason)
     }
 
     /// Removes servers that were waiting for their last connection, and lets go what was kept and is no longer up. Says
     /// what is left, as a quick round does.
-    pub fn sweep(&mut self) -> anyhow::Result<Left> {
-        let mut left = Left::default();
-        if !self.guard.holding().is_empty() && self.is_release_due() {
-            let released = self.guard_release(&BTreeSet::new());
+    pub fn remove_servers(&mut self) -> anyhow::Result<Pending> {
+        let mut left = Pending::default();
+        if !self.removal_guard.services_with_retained().is_empty() && self.is_release_due() {
+            let released = self.release_retained(&BTreeSet::new());
             let released = self.update_fingerprints(released, false)?;
-            left.made = self.proxy.follow(&self.settled, released.iter(), &self.disk)?;
+            left.changes = self.haproxy.apply_desired(&self.desired, released.iter(), &self.state_dir)?;
             left.file = !released.is_empty();
         }
         left.restart = self.restart_reason();
-        left.sweep = self.proxy.sweep()? || !self.guard.holding().is_empty() || self.shared;
+        left.removals = self.haproxy.remove_leaving()?
+            || !self.removal_guard.services_with_retained().is_empty()
+            || self.old_process_listens;
         Ok(left)
     }
 
     /// Gives the servers of these sections their turns again. Returns false if HAProxy complained.
-    pub fn requeue(&mut self, sections: &BTreeSet<String>) -> anyhow::Result<bool> {
-        self.proxy.requeue(sections)
+    pub fn requeue_servers(&mut self, sections: &BTreeSet<String>) -> anyhow::Result<bool> {
+        self.haproxy.requeue_sections(sections)
     }
 
     /// Takes in how writing a file went. What a file would be like follows at once: a restart for what is still wanted would
     /// else run under the name of a generation that was refused, and be taken for it.
-    pub fn filed(&mut self, filing: &Publication, filed: &PublishOutcome) -> anyhow::Result<()> {
+    pub fn on_published(&mut self, filing: &Publication, filed: &PublishOutcome) -> anyhow::Result<()> {
         let (touched, whole) = match filed {
             // Until HAProxy runs it, the file may still keep it from starting.
-            PublishOutcome::Same | PublishOutcome::Written => {
-                self.committed = Some((filing.structure.stamp(), filing.settled.clone()));
-                self.standing.filed = filing.position.revision;
-                Arc::make_mut(&mut self.outside).include.fills.wrote(&filing.fills());
+            PublishOutcome::Unchanged | PublishOutcome::Written => {
+                self.accepted_file = Some((filing.fingerprint.generation_id(), filing.desired.clone()));
+                self.status.published = filing.store_revision.revision;
+                Arc::make_mut(&mut self.files).operator_files.filled.mark_written(&filing.pending_edits());
                 return Ok(());
             }
-            PublishOutcome::Unfilled(refused) => {
-                Arc::make_mut(&mut self.outside).include.fills.leave(refused);
+            PublishOutcome::FilledFilesRejected(refused) => {
+                Arc::make_mut(&mut self.files).operator_files.filled.mark_rejected(refused);
                 (BTreeSet::new(), true)
             }
-            PublishOutcome::Culprits(culprits) => (self.settled.refuse(culprits, &filing.settled), false),
-            PublishOutcome::Refused(_)
-            | PublishOutcome::OperatorRefused(_)
-            | PublishOutcome::Outdated(_)
-            | PublishOutcome::Waits => return Ok(()),
+            PublishOutcome::ServicesRejected(culprits) => {
+                (self.desired.reject_services(culprits, &filing.desired), false)
+            }
+            PublishOutcome::Rejected(_)
+            | PublishOutcome::OperatorFilesRejected(_)
+            | PublishOutcome::EditedMeanwhile(_)
+            | PublishOutcome::Blocked => return Ok(()),
         };
         // Which of them are left out is seen by a look at everything.
-        self.proxy.doubt();
+        self.haproxy.invalidate();
         self.update_fingerprints(touched, whole).map(drop)
     }
 
     /// What has to be written, apart from everything that goes on meanwhile.
-    pub fn filing(&self) -> Publication {
+    pub fn publication(&self) -> Publication {
         Publication {
             site: self.site.clone(),
-            outside: Arc::clone(&self.outside),
-            settled: self.settled.clone(),
-            structure: self.structure.clone(),
-            passed_through: self.proxy.passes_through(),
-            position: self.position,
-            newest: self.newest,
-            held: Arc::clone(&self.held),
-            kept: self.guard.kept(Instant::now()),
-            lost: self.guard.remembered(Instant::now()),
-            told: Arc::clone(&self.told),
-            stood: Arc::clone(&self.stood),
-            is_waiting: self.refused.is_some(),
+            local_files: Arc::clone(&self.files),
+            desired: self.desired.clone(),
+            fingerprint: self.fingerprints.clone(),
+            passed_through: self.haproxy.passes_through(),
+            store_revision: self.position,
+            newest_revision: self.newest,
+            retained_keys: Arc::clone(&self.retained_keys),
+            retained_upstreams: self.removal_guard.persist_retained(Instant::now()),
+            removed_upstreams: self.removal_guard.persist_losses(Instant::now()),
+            logged_warnings: Arc::clone(&self.logged_warnings),
+            edit_windows: Arc::clone(&self.edit_windows),
+            is_blocked: self.rejection.is_some(),
             options: self.options.clone(),
-            disk: self.disk.clone(),
+            state_dir: self.state_dir.clone(),
             checker: self.checker.clone(),
         }
     }

@@ -16,7 +16,7 @@ use std::sync::Arc;
 use askama::Template;
 
 use crate::render::error_pages::ErrorPages;
-use crate::render::error_pages::Line;
+use crate::render::error_pages::HttpErrorLine;
 use crate::render::restart_needed::ConfigFingerprint;
 use crate::render::view::{Maps, Section, Site, Stub, View};
 
@@ -24,7 +24,7 @@ use crate::render::view::{Maps, Section, Site, Stub, View};
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Rendered {
     /// Names this generation: `setenv CONFGEN_GEN` in the file, the maps' folder in the state directory.
-    pub stamp: String,
+    pub generation_id: String,
     /// haproxy.cfg, ending in a line feed.
     pub cfg: String,
     /// The maps that it names.
@@ -32,7 +32,7 @@ pub struct Rendered {
     /// The error pages that it names.
     pub pages: Arc<ErrorPages>,
     /// What of it a restart alone can change.
-    pub structure: ConfigFingerprint,
+    pub fingerprint: ConfigFingerprint,
 }
 
 #[derive(Template)]
@@ -59,7 +59,7 @@ struct Sections<'a> {
 
 impl HaproxyCfg<'_> {
     fn ours(&self, keyword: &str) -> bool {
-        self.view.ours(keyword)
+        self.view.writes_global(keyword)
     }
 
     fn chroot(&self) -> Option<&Path> {
@@ -74,33 +74,33 @@ impl HaproxyCfg<'_> {
         self.site.rights.haproxy_user.name().filter(|_| self.ours("user") && self.ours("uid"))
     }
 
-    fn error_pages(&self) -> Vec<Line> {
-        self.site.pages.lines(&self.maps)
+    fn error_pages(&self) -> Vec<HttpErrorLine> {
+        self.site.pages.http_error_lines(&self.maps)
     }
 }
 
 /// Renders. `state_dir` is where the maps' folders are.
-pub fn render(view: &View, structure: &ConfigFingerprint, state_dir: &Path) -> Result<Rendered, askama::Error> {
-    let stamp = structure.stamp();
+pub fn render_config(view: &View, structure: &ConfigFingerprint, state_dir: &Path) -> Result<Rendered, askama::Error> {
+    let stamp = structure.generation_id();
     let maps = state_dir.join(&stamp).display().to_string();
     let View { http, passthrough, tcp, stubs, lingers, .. } = view;
-    let cfg = file(view, Sections { http, passthrough, tcp, stubs, lingers: *lingers }, maps, &stamp)?;
+    let cfg = render_file(view, Sections { http, passthrough, tcp, stubs, lingers: *lingers }, maps, &stamp)?;
     Ok(Rendered {
-        stamp,
+        generation_id: stamp,
         cfg,
         maps: view.maps.clone(),
         pages: Arc::clone(&view.site.pages),
-        structure: structure.clone(),
+        fingerprint: structure.clone(),
     })
 }
 
 /// The file without any service, nor anything that tells one generation from another.
-pub fn frame(view: &View) -> Result<String, askama::Error> {
+pub fn render_frame(view: &View) -> Result<String, askama::Error> {
     let tcp = if view.tcp.is_empty() { "" } else { "tcp" };
-    file(view, Sections::default(), "-".into(), tcp)
+    render_file(view, Sections::default(), "-".into(), tcp)
 }
 
-fn file(view: &View, sections: Sections, maps: String, stamp: &str) -> Result<String, askama::Error> {
+fn render_file(view: &View, sections: Sections, maps: String, stamp: &str) -> Result<String, askama::Error> {
     let text = HaproxyCfg { view, site: view.site, sections, maps, stamp }.render()?;
     // Askama drops the template's last line feed, without which HAProxy refuses the file.
     Ok(format!("{}\n", text.trim_end()))

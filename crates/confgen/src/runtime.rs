@@ -22,35 +22,35 @@ use crate::local_files::certificates::Certificates;
 use crate::render::restart_needed::{ConfigFingerprint, RestartReason};
 use crate::runtime::plan::Scope;
 use crate::state_dir::StateDir;
-use observed::{Observed, served};
-pub use restart::Restart;
+use observed::{Observed, served_service};
+pub use restart::RestartResult;
 
 /// The running HAProxy.
 pub struct HaproxyControl {
     socket: Socket,
     control: Control,
     /// Lies in the state directory while a stop of ours has not been followed by its start.
-    marker: PathBuf,
+    stop_marker: PathBuf,
     /// None until it has been looked at, and after anything that leaves it in doubt.
-    known: Option<Observed>,
+    observed: Option<Observed>,
     /// Whether the last one that was known passes TLS through.
     passes_through: bool,
     /// What HAProxy said to a change that it doesn't make while it runs.
-    refused: Option<String>,
+    refused_change: Option<String>,
     /// What it is to serve TLS with.
     certificates: Arc<Certificates>,
     /// The most files that it can have open after its next start; `None` before it first answered.
-    most_files: Option<u64>,
+    max_open_files: Option<u64>,
 }
 
 /// The generation that HAProxy runs; none when it doesn't answer, or runs a file of somebody else.
-pub fn running(socket: &Socket) -> Option<String> {
-    generation(socket).ok().flatten()
+pub fn running_generation(socket: &Socket) -> Option<String> {
+    query_generation(socket).ok().flatten()
 }
 
 /// The same, where an answer that goes wrong is no answer.
-fn generation(socket: &Socket) -> anyhow::Result<Option<String>> {
-    match socket.env(&"CONFGEN_GEN".parse::<Word>()?) {
+fn query_generation(socket: &Socket) -> anyhow::Result<Option<String>> {
+    match socket.show_env(&"CONFGEN_GEN".parse::<Word>()?) {
         Err(runtime::Error::Absent { .. }) => Ok(None),
         answer => Ok(answer?),
     }
@@ -61,32 +61,32 @@ type Target<'a> = (&'a ServiceId, Option<&'a DesiredService>);
 
 impl HaproxyControl {
     /// A proxy that has not been looked at yet.
-    pub fn new(socket: Socket, control: Control, marker: PathBuf) -> Self {
+    pub fn new(socket: Socket, control: Control, stop_marker: PathBuf) -> Self {
         let certificates = Arc::default();
         Self {
             socket,
             control,
-            marker,
-            known: None,
+            stop_marker,
+            observed: None,
             passes_through: false,
-            refused: None,
+            refused_change: None,
             certificates,
-            most_files: None,
+            max_open_files: None,
         }
     }
 
     /// Forgets what it runs: it will be looked at before the next change.
-    pub fn doubt(&mut self) {
-        self.known = None;
+    pub fn invalidate(&mut self) {
+        self.observed = None;
     }
 
     /// The most files that HAProxy can have open after its next start. Before HAProxy answered, confgen's own limit has to do.
-    pub fn most_files(&mut self) -> Option<u64> {
-        if self.known.is_none() || self.most_files.is_none() {
-            let now = self.socket.info().ok().and_then(|info| process::most_files(info.pid));
-            self.most_files = now.or(self.most_files);
+    pub fn max_open_files(&mut self) -> Option<u64> {
+        if self.observed.is_none() || self.max_open_files.is_none() {
+            let now = self.socket.show_info().ok().and_then(|info| process::max_open_files(info.pid));
+            self.max_open_files = now.or(self.max_open_files);
         }
-        self.most_files.or_else(process::most_files_here)
+        self.max_open_files.or_else(process::own_max_open_files)
     }
 
     /// From the next change on, it is to serve TLS with these.
@@ -100,41 +100,41 @@ impl HaproxyControl {
     }
 
     /// The generation it was found to run.
-    pub fn stamp(&self) -> Option<&str> {
-        self.known.as_ref().map(|known| known.stamp.as_str())
+    pub fn generation_id(&self) -> Option<&str> {
+        self.observed.as_ref().map(|known| known.generation_id.as_str())
     }
 
     /// What it needs a restart for to serve this; none where it doesn't.
-    pub fn lacks(&self, wanted: &ConfigFingerprint) -> Option<RestartReason> {
+    pub fn restart_reason(&self, wanted: &ConfigFingerprint) -> Option<RestartReason> {
         let lack = |reason: String| Some(RestartReason { reason, services: BTreeSet::new() });
-        if let Some(words) = self.refused() {
+        if let Some(words) = self.refused_change() {
             return lack(format!("HAProxy refuses a change while it runs: {words}"));
         }
-        match &self.known {
+        match &self.observed {
             None => lack("HAProxy doesn't answer, or runs no generation of ours".into()),
-            Some(known) => known.lacks(wanted),
+            Some(known) => known.restart_reason(wanted),
         }
     }
 
     /// Whether it is known to serve all that it can without a restart.
-    pub fn follows(&self) -> bool {
-        self.known.is_some() && self.refused.is_none()
+    pub fn is_synced(&self) -> bool {
+        self.observed.is_some() && self.refused_change.is_none()
     }
 
     /// The services that requests for awaited routes go to until the restart.
-    pub fn reached_meanwhile(&self) -> BTreeSet<ServiceId> {
-        let sections = self.known.iter().flat_map(|known| known.live.leads_meanwhile());
-        sections.filter_map(crate::desired::names::service).collect()
+    pub fn services_reached_until_restart(&self) -> BTreeSet<ServiceId> {
+        let sections = self.observed.iter().flat_map(|known| known.state.sections_until_restart());
+        sections.filter_map(crate::desired::names::parse_section).collect()
     }
 
     /// Which of these services, which wait for a restart, no request can reach until then: HAProxy has no route to them.
-    pub fn unrouted(&self, settled: &DesiredState, pending: &BTreeSet<ServiceId>) -> BTreeSet<ServiceId> {
-        let Some(known) = &self.known else { return BTreeSet::new() };
-        let meanwhile = known.live.leads_meanwhile();
+    pub fn find_unrouted(&self, settled: &DesiredState, pending: &BTreeSet<ServiceId>) -> BTreeSet<ServiceId> {
+        let Some(known) = &self.observed else { return BTreeSet::new() };
+        let meanwhile = known.state.sections_until_restart();
         let has_expression = |id: &ServiceId, wanted: &DesiredService| {
             // HAProxy reads the map of expressions at its start only.
             let words = wanted.url_reg.as_ref().map(|(since, regex)| format!("{since} {regex}"));
-            let running = known.structure.shares.get(&id.to_string());
+            let running = known.fingerprint.shares.get(&id.to_string());
             words.is_some_and(|words| running.is_some_and(|running| running.contains(&words)))
         };
         let is_unrouted = |id: &&ServiceId| {
@@ -142,162 +142,162 @@ impl HaproxyControl {
             match wanted.routes.is_empty() {
                 _ if id.kind == discovery::Kind::Tcp || id.is_default() => false,
                 true => !has_expression(id, wanted),
-                false => known.waiting.contains(*id) && !meanwhile.contains(id.to_string().as_str()),
+                false => known.pending.contains(*id) && !meanwhile.contains(id.to_string().as_str()),
             }
         };
         pending.iter().filter(is_unrouted).cloned().collect()
     }
 
     /// Whether nobody answers.
-    pub fn is_silent(&self) -> bool {
-        self.known.is_none() && running(&self.socket).is_none()
+    pub fn is_unreachable(&self) -> bool {
+        self.observed.is_none() && running_generation(&self.socket).is_none()
     }
 
     /// What HAProxy said to the last changes, if it didn't make them all: a restart alone brings them about.
-    pub fn refused(&self) -> Option<&str> {
-        self.refused.as_deref()
+    pub fn refused_change(&self) -> Option<&str> {
+        self.refused_change.as_deref()
     }
 
     /// Makes HAProxy serve what is wanted of these services, as far as it can without a restart, and says how many
     /// changes that took. One that was in doubt is looked at, and put right as a whole; so is one that complains, once:
     /// somebody else may have changed it. What it still complains of is left to a restart.
-    pub fn follow<'a>(
+    pub fn apply_desired<'a>(
         &mut self,
         settled: &DesiredState,
         touched: impl Iterator<Item = &'a ServiceId>,
         disk: &StateDir,
     ) -> anyhow::Result<usize> {
-        self.refused = None;
+        self.refused_change = None;
         let touched: Vec<&ServiceId> = touched.collect();
         let mut made = 0;
         loop {
-            let looked = self.known.is_none();
-            let (some, complaints) = self.change(settled, &touched, disk)?;
+            let looked = self.observed.is_none();
+            let (some, complaints) = self.apply_once(settled, &touched, disk)?;
             made += some;
             if complaints.is_empty() {
                 return Ok(made);
             }
             // What it is about can't be told.
-            self.doubt();
+            self.invalidate();
             if looked {
-                self.refused = Some(complaints.join("; "));
+                self.refused_change = Some(complaints.join("; "));
                 return Ok(made);
             }
         }
     }
 
     /// Makes the changes, and returns how many, with HAProxy's complaints.
-    fn change(
+    fn apply_once(
         &mut self,
         settled: &DesiredState,
         touched: &[&ServiceId],
         disk: &StateDir,
     ) -> anyhow::Result<(usize, Vec<String>)> {
-        if self.known.as_ref().is_some_and(|known| known.live.holds_back()) {
-            self.doubt();
+        if self.observed.as_ref().is_some_and(|known| known.state.retains_pending_routes()) {
+            self.invalidate();
         }
-        let scope = if self.known.is_some() { Scope::These } else { Scope::All };
+        let scope = if self.observed.is_some() { Scope::These } else { Scope::All };
         if scope == Scope::All {
-            self.started()?;
-            self.known = self.look(disk).context("look at HAProxy")?;
+            self.clear_stale_marker()?;
+            self.observed = self.observe(disk).context("look at HAProxy")?;
         }
-        let Some(known) = &mut self.known else { return Ok((0, Vec::new())) };
-        self.passes_through = known.structure.passes_through();
+        let Some(known) = &mut self.observed else { return Ok((0, Vec::new())) };
+        self.passes_through = known.fingerprint.passes_through();
         let touched: Vec<ServiceId> = match scope {
             Scope::These => touched.iter().map(|id| (*id).clone()).collect(),
-            Scope::All => settled.services().map(|(id, _)| id.clone()).chain(known.structure.services()).collect(),
+            Scope::All => settled.services().map(|(id, _)| id.clone()).chain(known.fingerprint.services()).collect(),
         };
-        known.wait(settled, &touched);
+        known.update_pending(settled, &touched);
         let targets: BTreeMap<&ServiceId, Option<&DesiredService>> = touched
             .iter()
-            .filter(|id| known.structure.sections.contains_key(&id.to_string()))
-            .map(|id| (id, served(settled, id)))
-            .filter(|(id, wanted)| wanted.is_none_or(|wanted| known.structure.fits(id, wanted)))
-            .filter(|(id, wanted)| wanted.is_some() || !known.live.needs(id))
+            .filter(|id| known.fingerprint.sections.contains_key(&id.to_string()))
+            .map(|id| (id, served_service(settled, id)))
+            .filter(|(id, wanted)| wanted.is_none_or(|wanted| known.fingerprint.has_section_for(id, wanted)))
+            .filter(|(id, wanted)| wanted.is_some() || !known.state.is_needed_until_restart(id))
             .collect();
         let targets: Vec<Target> = targets.into_iter().collect();
-        let steps = known.live.steps(scope, &targets, &known.maps);
+        let steps = known.state.plan_changes(scope, &targets, &known.maps);
         let made = steps.changes.len() + steps.removals.len();
-        let sent = self.socket.change(&steps.changes).and_then(|mut complaints| {
-            complaints.extend(self.socket.change(&steps.turns)?);
+        let sent = self.socket.apply_changes(&steps.changes).and_then(|mut complaints| {
+            complaints.extend(self.socket.apply_changes(&steps.requeues)?);
             Ok(complaints)
         });
         let mut complaints = match sent {
             Ok(complaints) => complaints,
             Err(error) => {
-                self.doubt();
+                self.invalidate();
                 return Err(error).context("change HAProxy");
             }
         };
-        known.live.made(scope, &targets);
-        self.remove(&steps.removals)?;
+        known.state.mark_applied(scope, &targets);
+        self.remove_servers(&steps.removals)?;
         let (swapped, refused) = self.swap_certificates()?;
         complaints.extend(refused);
         Ok((made + swapped, complaints))
     }
 
     /// Gives the servers of these sections their turns again. Returns false if HAProxy complained.
-    pub fn requeue(&mut self, sections: &BTreeSet<String>) -> anyhow::Result<bool> {
+    pub fn requeue_sections(&mut self, sections: &BTreeSet<String>) -> anyhow::Result<bool> {
         // While HAProxy has to be observed, so have the weights that this would set.
-        let Some(known) = &self.known else { return Ok(true) };
-        let turns: Vec<Change> = sections.iter().flat_map(|section| known.live.turns(section)).collect();
-        let sent = self.socket.change(&turns);
+        let Some(known) = &self.observed else { return Ok(true) };
+        let turns: Vec<Change> = sections.iter().flat_map(|section| known.state.plan_requeue(section)).collect();
+        let sent = self.socket.apply_changes(&turns);
         let is_fine = sent.as_ref().is_ok_and(Vec::is_empty);
         if !is_fine {
-            self.doubt();
+            self.invalidate();
         }
         sent.map(|_| is_fine).context("give servers their turns")
     }
 
     /// Which of a service's servers HAProxy's own checks find up; one that isn't there, or in maintenance, is not said.
     /// None while HAProxy doesn't answer.
-    pub fn health(&self, id: &ServiceId) -> Option<BTreeMap<String, bool>> {
+    pub fn query_health(&self, id: &ServiceId) -> Option<BTreeMap<String, bool>> {
         let Ok(backend) = id.to_string().parse::<Word>() else { return Some(BTreeMap::new()) };
-        let state = match self.socket.servers_state_of(&backend) {
+        let state = match self.socket.show_servers_state_of(&backend) {
             Ok(state) => state.servers,
             Err(runtime::Error::Refused { .. }) => Vec::new(),
             Err(_) => return None,
         };
         let up = |operation| matches!(operation, Operation::Running | Operation::Starting);
-        let seen = state.into_iter().filter(|server| !server.admin.maintenance());
+        let seen = state.into_iter().filter(|server| !server.admin.is_in_maintenance());
         Some(seen.map(|server| (server.server, up(server.operation))).collect())
     }
 
     /// Removes the servers that have been waiting for their last connection. True while some still do.
-    pub fn sweep(&mut self) -> anyhow::Result<bool> {
-        self.remove(&self.leaving())?;
-        Ok(!self.leaving().is_empty())
+    pub fn remove_leaving(&mut self) -> anyhow::Result<bool> {
+        self.remove_servers(&self.leaving_servers())?;
+        Ok(!self.leaving_servers().is_empty())
     }
 
     /// The servers that wait for their last connection.
-    pub fn leaving(&self) -> Vec<ServerName> {
-        self.known.as_ref().map(|known| known.live.leaving()).unwrap_or_default()
+    pub fn leaving_servers(&self) -> Vec<ServerName> {
+        self.observed.as_ref().map(|known| known.state.leaving_servers()).unwrap_or_default()
     }
 
     /// Whether another HAProxy listens too.
-    pub fn is_shared(&self) -> bool {
-        masters::share(&self.socket)
+    pub fn is_another_listening(&self) -> bool {
+        masters::other_process_listens(&self.socket)
     }
 
     /// When the process that answers was started, at the latest: it counts whole seconds.
-    pub fn born(&self) -> Option<SystemTime> {
-        SystemTime::now().checked_sub(self.socket.info().ok()?.uptime)
+    pub fn started_at(&self) -> Option<SystemTime> {
+        SystemTime::now().checked_sub(self.socket.show_info().ok()?.uptime)
     }
 
-    fn remove(&mut self, servers: &[ServerName]) -> anyhow::Result<()> {
+    fn remove_servers(&mut self, servers: &[ServerName]) -> anyhow::Result<()> {
         for name in servers {
-            match self.socket.remove(name) {
-                Ok(Removal::StillUsed) => {}
+            match self.socket.remove_server(name) {
+                Ok(Removal::InUse) => {}
                 Ok(removal) => {
                     if let Removal::Refused(words) = removal {
                         tracing::warn!("{name} stays in maintenance until the next restart: {words}");
                     }
-                    if let Some(known) = &mut self.known {
-                        known.live.removed(name);
+                    if let Some(known) = &mut self.observed {
+                        known.state.mark_removed(name);
                     }
                 }
                 Err(error) => {
-                    self.doubt();
+                    self.invalidate();
                     return Err(error).with_context(|| format!("remove {name}"));
                 }
             }

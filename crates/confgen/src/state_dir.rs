@@ -20,8 +20,8 @@ use crate::render::Rendered;
 use crate::render::restart_needed::ConfigFingerprint;
 use crate::render::view::Maps;
 use crate::store::PersistedStore;
-pub(crate) use atomic_file::{exchange, may_replace, replace, staged, sweep_beside};
-use atomic_file::{parent, persist};
+pub(crate) use atomic_file::{check_replaceable, exchange_file, remove_leftovers, replace_file, stage_file};
+use atomic_file::{parent_dir, persist_file};
 
 /// A file that could not be read, written or put in place.
 #[derive(Debug, thiserror::Error)]
@@ -35,7 +35,7 @@ pub struct Error {
     pub source: io::Error,
 }
 
-pub(crate) fn failed(act: &'static str, path: &Path) -> impl FnOnce(io::Error) -> Error {
+pub(crate) fn io_error(act: &'static str, path: &Path) -> impl FnOnce(io::Error) -> Error {
     move |source| Error { act, path: path.to_owned(), source }
 }
 
@@ -55,7 +55,7 @@ pub struct StagedConfig {
 }
 
 /// Beside a generation's maps: what of it a restart alone can change.
-const STRUCTURE: &str = "structure.json";
+const FINGERPRINT: &str = "structure.json";
 
 /// Good values and claims.
 const MEMORY: &str = "memory.json";
@@ -71,7 +71,7 @@ const LARGEST: u64 = 1 << 30;
 /// Files and folders of what is only tried.
 pub const TRIAL: &str = ".trial-";
 
-fn is_stamp(name: &str) -> bool {
+fn is_generation_id(name: &str) -> bool {
     name.len() == 16 && name.bytes().all(|byte| byte.is_ascii_hexdigit())
 }
 
@@ -85,74 +85,74 @@ impl StateDir {
     /// Makes the state directory and takes it for this process, clears what a killed confgen left half written, and makes
     /// sure that replacing the file will not take it from its owner.
     pub fn open(cfg: &Path, state_dir: &Path) -> Result<Self, Error> {
-        fs::create_dir_all(state_dir).map_err(failed("create", state_dir))?;
-        let lock = Some(Arc::new(lock::take(state_dir, FREE_WITHIN)?));
-        let disk = Self { lock, ..Self::at(cfg, state_dir) };
-        disk.sweep_temporaries()?;
-        may_replace(&disk.cfg)?;
+        fs::create_dir_all(state_dir).map_err(io_error("create", state_dir))?;
+        let lock = Some(Arc::new(lock::take_lock(state_dir, FREE_WITHIN)?));
+        let disk = Self { lock, ..Self::open_read_only(cfg, state_dir) };
+        disk.remove_temporaries()?;
+        check_replaceable(&disk.cfg)?;
         Ok(disk)
     }
 
     /// The same for somebody who only looks: nothing is made or cleared.
-    pub fn at(cfg: &Path, state_dir: &Path) -> Self {
+    pub fn open_read_only(cfg: &Path, state_dir: &Path) -> Self {
         // A link stays one: what it leads to is replaced.
         let cfg = cfg.canonicalize().unwrap_or_else(|_| cfg.to_owned());
         Self { cfg, state_dir: state_dir.to_owned(), lock: None }
     }
 
     /// haproxy.cfg as it stands; none if there is no file.
-    pub fn cfg(&self) -> Result<Option<String>, Error> {
+    pub fn read_cfg(&self) -> Result<Option<String>, Error> {
         match regular_file::read(&self.cfg, LARGEST) {
             Ok(bytes) => Ok(Some(String::from_utf8_lossy(&bytes).into_owned())),
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
-            Err(error) => Err(failed("read", &self.cfg)(error)),
+            Err(error) => Err(io_error("read", &self.cfg)(error)),
         }
     }
 
     /// Writes the maps under the generation's name, and the file beside its place.
-    pub fn stage(&self, rendered: &Rendered) -> Result<StagedConfig, Error> {
-        self.maps(rendered)?;
-        let file = staged(&self.cfg, rendered.cfg.as_bytes(), NEW_MODE)?;
+    pub fn stage_config(&self, rendered: &Rendered) -> Result<StagedConfig, Error> {
+        self.write_maps(rendered)?;
+        let file = stage_file(&self.cfg, rendered.cfg.as_bytes(), NEW_MODE)?;
         Ok(StagedConfig { file })
     }
 
     /// Writes the maps and error pages of a generation, and beside them its structure.
-    pub fn maps(&self, rendered: &Rendered) -> Result<(), Error> {
-        let maps = self.state_dir.join(&rendered.stamp);
-        fs::create_dir_all(&maps).map_err(failed("create", &maps))?;
+    pub fn write_maps(&self, rendered: &Rendered) -> Result<(), Error> {
+        let maps = self.state_dir.join(&rendered.generation_id);
+        fs::create_dir_all(&maps).map_err(io_error("create", &maps))?;
         let Maps { hosts, paths, urls, passthrough } = &rendered.maps;
         for (name, content) in [("hosts", hosts), ("paths", paths), ("urls", urls), ("passthrough", passthrough)] {
-            replace(&maps.join(format!("{name}.map")), content.as_bytes(), NEW_MODE)?;
+            replace_file(&maps.join(format!("{name}.map")), content.as_bytes(), NEW_MODE)?;
         }
         for (name, content) in rendered.pages.files() {
-            replace(&maps.join(name), content, NEW_MODE)?;
+            replace_file(&maps.join(name), content, NEW_MODE)?;
         }
-        let structure = maps.join(STRUCTURE);
+        let structure = maps.join(FINGERPRINT);
         let json =
-            serde_json::to_vec(&rendered.structure).map_err(|error| failed("write", &structure)(error.into()))?;
-        replace(&structure, &json, NEW_MODE)
+            serde_json::to_vec(&rendered.fingerprint).map_err(|error| io_error("write", &structure)(error.into()))?;
+        replace_file(&structure, &json, NEW_MODE)
     }
 
     /// The structure of a generation; none if it isn't one of ours, or its folder is gone.
-    pub fn structure(&self, stamp: &str) -> Option<ConfigFingerprint> {
-        if !is_stamp(stamp) {
+    pub fn read_fingerprint(&self, stamp: &str) -> Option<ConfigFingerprint> {
+        if !is_generation_id(stamp) {
             return None;
         }
-        serde_json::from_slice(&regular_file::read(&self.state_dir.join(stamp).join(STRUCTURE), LARGEST).ok()?).ok()
+        serde_json::from_slice(&regular_file::read(&self.state_dir.join(stamp).join(FINGERPRINT), LARGEST).ok()?).ok()
     }
 
     /// Makes the staged file haproxy.cfg. This rename is the only commit.
     pub fn commit(&self, staged: StagedConfig) -> Result<(), Error> {
-        persist(staged.file, &self.cfg)
+        persist_file(staged.file, &self.cfg)
     }
 
     /// Removes the maps of every generation but the given ones.
-    pub fn sweep(&self, keep: &[&str]) -> Result<(), Error> {
-        for entry in fs::read_dir(&self.state_dir).map_err(failed("list", &self.state_dir))? {
-            let entry = entry.map_err(failed("list", &self.state_dir))?;
+    pub fn remove_other_generations(&self, keep: &[&str]) -> Result<(), Error> {
+        for entry in fs::read_dir(&self.state_dir).map_err(io_error("list", &self.state_dir))? {
+            let entry = entry.map_err(io_error("list", &self.state_dir))?;
             let name = entry.file_name().to_string_lossy().into_owned();
-            if is_stamp(&name) && !keep.contains(&name.as_str()) {
-                fs::remove_dir_all(entry.path()).map_err(failed("remove", &entry.path()))?;
+            if is_generation_id(&name) && !keep.contains(&name.as_str()) {
+                fs::remove_dir_all(entry.path()).map_err(io_error("remove", &entry.path()))?;
             }
         }
         Ok(())
@@ -160,47 +160,47 @@ impl StateDir {
 
     /// What was remembered of values and claims; nothing at first, and nothing when the file can't be read as such (it
     /// is then kept aside).
-    pub fn memory(&self) -> Result<LastKnownGood, Error> {
-        recall(&self.state_dir.join(MEMORY))
+    pub fn load_last_known_good(&self) -> Result<LastKnownGood, Error> {
+        load_json(&self.state_dir.join(MEMORY))
     }
 
     /// What was remembered of the store, in the same way.
-    pub fn stored(&self) -> Result<PersistedStore, Error> {
-        recall(&self.state_dir.join(STORE))
+    pub fn load_store(&self) -> Result<PersistedStore, Error> {
+        load_json(&self.state_dir.join(STORE))
     }
 
     /// Both, for somebody who only looks: nothing where it can't be read.
-    pub fn glimpse(&self) -> (LastKnownGood, PersistedStore) {
-        (glimpse(&self.state_dir.join(MEMORY)), glimpse(&self.state_dir.join(STORE)))
+    pub fn load_leniently(&self) -> (LastKnownGood, PersistedStore) {
+        (load_json_leniently(&self.state_dir.join(MEMORY)), load_json_leniently(&self.state_dir.join(STORE)))
     }
 
     /// Remembers.
-    pub fn remember(&self, memory: &LastKnownGood, stored: &PersistedStore) -> Result<(), Error> {
-        remember(&self.state_dir.join(MEMORY), memory)?;
-        remember(&self.state_dir.join(STORE), stored)
+    pub fn save_state(&self, memory: &LastKnownGood, stored: &PersistedStore) -> Result<(), Error> {
+        save_json(&self.state_dir.join(MEMORY), memory)?;
+        save_json(&self.state_dir.join(STORE), stored)
     }
 
     /// The operator's files as HAProxy took them last; none where that isn't known.
-    pub fn operators(&self) -> Result<Option<Vec<SourceFile>>, Error> {
-        recall(&self.state_dir.join(OPERATOR))
+    pub fn load_operator_files(&self) -> Result<Option<Vec<SourceFile>>, Error> {
+        load_json(&self.state_dir.join(OPERATOR))
     }
 
     /// Remembers them.
-    pub fn remember_operators(&self, sources: &[SourceFile]) -> Result<(), Error> {
-        remember(&self.state_dir.join(OPERATOR), &sources)
+    pub fn save_operator_files(&self, sources: &[SourceFile]) -> Result<(), Error> {
+        save_json(&self.state_dir.join(OPERATOR), &sources)
     }
 
     /// Temporary files of ours that a killed process left.
-    fn sweep_temporaries(&self) -> Result<(), Error> {
+    fn remove_temporaries(&self) -> Result<(), Error> {
         let kept = [MEMORY, STORE, OPERATOR].map(|name| self.state_dir.join(name));
         for place in kept.iter().chain([&self.cfg]) {
-            sweep_beside(place)?;
+            remove_leftovers(place)?;
         }
-        let trials = fs::read_dir(&self.state_dir).map_err(failed("list", &self.state_dir))?.flatten();
+        let trials = fs::read_dir(&self.state_dir).map_err(io_error("list", &self.state_dir))?.flatten();
         for trial in trials.filter(|entry| entry.file_name().to_string_lossy().starts_with(TRIAL)) {
             let path = trial.path();
             let removed = if path.is_dir() { fs::remove_dir_all(&path) } else { fs::remove_file(&path) };
-            removed.map_err(failed("remove", &path))?;
+            removed.map_err(io_error("remove", &path))?;
         }
         Ok(())
     }
@@ -213,36 +213,36 @@ impl StagedConfig {
     }
 }
 
-fn recall<T: DeserializeOwned + Default>(path: &Path) -> Result<T, Error> {
+fn load_json<T: DeserializeOwned + Default>(path: &Path) -> Result<T, Error> {
     let bytes = match regular_file::read(path, LARGEST) {
         Ok(bytes) => bytes,
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(T::default()),
-        Err(error) => return Err(failed("read", path)(error)),
+        Err(error) => return Err(io_error("read", path)(error)),
     };
     serde_json::from_slice(&bytes).or_else(|error| {
         let aside = path.with_extension("json.broken");
         tracing::warn!("{}: {error}; kept as {}, starting without it", path.display(), aside.display());
-        fs::rename(path, &aside).map_err(failed("rename", path)).map(|()| T::default())
+        fs::rename(path, &aside).map_err(io_error("rename", path)).map(|()| T::default())
     })
 }
 
-fn glimpse<T: DeserializeOwned + Default>(path: &Path) -> T {
+fn load_json_leniently<T: DeserializeOwned + Default>(path: &Path) -> T {
     regular_file::read(path, LARGEST).ok().and_then(|bytes| serde_json::from_slice(&bytes).ok()).unwrap_or_default()
 }
 
-fn remember(path: &Path, what: &impl Serialize) -> Result<(), Error> {
-    let json = serde_json::to_vec(what).map_err(|error| failed("write", path)(error.into()))?;
-    replace(path, &json, 0o600)
+fn save_json(path: &Path, what: &impl Serialize) -> Result<(), Error> {
+    let json = serde_json::to_vec(what).map_err(|error| io_error("write", path)(error.into()))?;
+    replace_file(path, &json, 0o600)
 }
 
 /// Makes the file that HAProxy reads its servers' states from, with nothing but its version in it: a missing or an empty
 /// one is a warning at every check. handover makes and fills it too; where confgen may not, that is handover's.
-pub fn make_state_file(path: &Path) {
+pub fn create_state_file(path: &Path) {
     if path.exists() {
         return;
     }
-    let made = fs::create_dir_all(parent(path)).map_err(failed("create", parent(path)));
-    if let Err(error) = made.and_then(|()| replace(path, b"1\n", 0o644)) {
+    let made = fs::create_dir_all(parent_dir(path)).map_err(io_error("create", parent_dir(path)));
+    if let Err(error) = made.and_then(|()| replace_file(path, b"1\n", 0o644)) {
         tracing::warn!("{error}; left to handover");
     }
 }
@@ -254,7 +254,7 @@ mod tests {
     use super::*;
 
     fn rendered(stamp: &str, cfg: &str) -> Rendered {
-        Rendered { stamp: stamp.into(), cfg: cfg.into(), ..Rendered::default() }
+        Rendered { generation_id: stamp.into(), cfg: cfg.into(), ..Rendered::default() }
     }
 
     #[test]
@@ -262,15 +262,15 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let (cfg, state) = (dir.path().join("haproxy.cfg"), dir.path().join("state"));
         let disk = StateDir::open(&cfg, &state).unwrap();
-        let staged = disk.stage(&rendered("0123456789abcdef", "new\n")).unwrap();
-        assert_eq!(disk.cfg().unwrap(), None);
+        let staged = disk.stage_config(&rendered("0123456789abcdef", "new\n")).unwrap();
+        assert_eq!(disk.read_cfg().unwrap(), None);
         assert_eq!(fs::read_to_string(staged.path()).unwrap(), "new\n");
         disk.commit(staged).unwrap();
-        assert_eq!(disk.cfg().unwrap().as_deref(), Some("new\n"));
+        assert_eq!(disk.read_cfg().unwrap().as_deref(), Some("new\n"));
         assert_eq!(fs::metadata(&cfg).unwrap().mode() & 0o7777, 0o640);
-        drop(disk.stage(&rendered("fedcba9876543210", "refused\n")).unwrap());
-        assert_eq!(disk.cfg().unwrap().as_deref(), Some("new\n"));
-        disk.sweep(&["0123456789abcdef"]).unwrap();
+        drop(disk.stage_config(&rendered("fedcba9876543210", "refused\n")).unwrap());
+        assert_eq!(disk.read_cfg().unwrap().as_deref(), Some("new\n"));
+        disk.remove_other_generations(&["0123456789abcdef"]).unwrap();
         assert!(state.join("0123456789abcdef").exists() && !state.join("fedcba9876543210").exists());
     }
 
@@ -278,13 +278,13 @@ mod tests {
     fn mode_and_owner_stay_and_leftovers_go() {
         let dir = tempfile::tempdir().unwrap();
         let cfg = dir.path().join("haproxy.cfg");
-        replace(&cfg, b"old", 0o604).unwrap();
+        replace_file(&cfg, b"old", 0o604).unwrap();
         let [leftover, editors] = [".haproxy.cfg.abc.confgen", ".haproxy.cfg.swp"].map(|name| dir.path().join(name));
-        replace(&leftover, b"half", 0o600).unwrap();
-        replace(&editors, b"mine", 0o600).unwrap();
+        replace_file(&leftover, b"half", 0o600).unwrap();
+        replace_file(&editors, b"mine", 0o600).unwrap();
         let disk = StateDir::open(&cfg, &dir.path().join("state")).unwrap();
         assert!(!leftover.exists() && editors.exists());
-        disk.commit(disk.stage(&rendered("0123456789abcdef", "new")).unwrap()).unwrap();
+        disk.commit(disk.stage_config(&rendered("0123456789abcdef", "new")).unwrap()).unwrap();
         assert_eq!(fs::metadata(&cfg).unwrap().mode() & 0o7777, 0o604);
     }
 
@@ -292,12 +292,12 @@ mod tests {
     fn a_broken_memory_is_put_aside() {
         let dir = tempfile::tempdir().unwrap();
         let disk = StateDir::open(&dir.path().join("haproxy.cfg"), dir.path()).unwrap();
-        replace(&dir.path().join("memory.json"), b"{\"good\":", 0o600).unwrap();
-        replace(&dir.path().join("store.json"), b"[7]", 0o600).unwrap();
-        assert_eq!((disk.memory().unwrap(), disk.stored().unwrap()), Default::default());
+        replace_file(&dir.path().join("memory.json"), b"{\"good\":", 0o600).unwrap();
+        replace_file(&dir.path().join("store.json"), b"[7]", 0o600).unwrap();
+        assert_eq!((disk.load_last_known_good().unwrap(), disk.load_store().unwrap()), Default::default());
         assert!(dir.path().join("memory.json.broken").exists() && dir.path().join("store.json.broken").exists());
-        disk.remember(&LastKnownGood::default(), &PersistedStore::default()).unwrap();
+        disk.save_state(&LastKnownGood::default(), &PersistedStore::default()).unwrap();
         assert!(dir.path().join("store.json").exists());
-        assert_eq!((disk.memory().unwrap(), disk.stored().unwrap()), Default::default());
+        assert_eq!((disk.load_last_known_good().unwrap(), disk.load_store().unwrap()), Default::default());
     }
 }

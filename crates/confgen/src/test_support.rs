@@ -9,14 +9,14 @@ use std::time::Duration;
 
 use haproxy::check::Checker;
 
-use crate::state_dir::replace;
+use crate::state_dir::replace_file;
 
 /// A folder that goes with the test.
-pub struct Place(tempfile::TempDir);
+pub struct TempFiles(tempfile::TempDir);
 
-impl Place {
+impl TempFiles {
     /// One with these folders in it.
-    pub fn of(folders: &[&str]) -> Self {
+    pub fn with_folders(folders: &[&str]) -> Self {
         let place = Self(tempfile::tempdir().unwrap());
         folders.iter().for_each(|name| fs::create_dir(place.path(name)).unwrap());
         place
@@ -27,11 +27,11 @@ impl Place {
     }
 
     pub fn write(&self, name: &str, content: impl AsRef<[u8]>) {
-        replace(&self.path(name), content.as_ref(), 0o600).unwrap();
+        replace_file(&self.path(name), content.as_ref(), 0o600).unwrap();
     }
 }
 
 /// The real one.
-pub fn checker() -> Checker {
+pub fn new_checker() -> Checker {
     Checker::new("haproxy -c".parse().unwrap(), Duration::from_secs(10))
 }

@@ -11,8 +11,8 @@ mod routes;
 mod serve;
 mod tls;
 
-pub use access::{Gate, Token};
+pub use access::{AccessRules, Token};
 pub use args::{AdminArgs, ArgsError, Config, Daemon, Listen};
 pub use process::register_log;
-pub use routes::{Probes, Pulse, routes};
+pub use routes::{Probes, Pulse, build_routes};
 pub use serve::{Error, Server};

@@ -16,7 +16,7 @@ pub struct Shutdown {
     /// Finish now: the second signal came. Never set before `drain`.
     pub abort: CancellationToken,
     /// The number of the first signal, set before `drain`.
-    pub asked: Arc<OnceLock<i32>>,
+    pub first_signal: Arc<OnceLock<i32>>,
 }
 
 impl Shutdown {
@@ -24,24 +24,24 @@ impl Shutdown {
     ///
     /// From here on, neither signal ends the process by itself.
     pub fn on_signals() -> io::Result<Self> {
-        Self::on(&[SignalKind::terminate().as_raw_value(), SignalKind::interrupt().as_raw_value()])
+        Self::on_numbers(&[SignalKind::terminate().as_raw_value(), SignalKind::interrupt().as_raw_value()])
     }
 
     /// The same for these signals, by their numbers: real-time signals have no name that all libraries know. An error if
     /// one can't be handled, as SIGKILL can't.
-    pub fn on(numbers: &[i32]) -> io::Result<Self> {
+    pub fn on_numbers(numbers: &[i32]) -> io::Result<Self> {
         let signals = numbers.iter().map(|number| Ok((*number, signal(SignalKind::from_raw(*number))?)));
         let signals = signals.collect::<io::Result<Vec<_>>>()?;
         let shutdown = Self::default();
-        tokio::spawn(shutdown.clone().listen(signals));
+        tokio::spawn(shutdown.clone().cancel_on_signals(signals));
         Ok(shutdown)
     }
 
-    async fn listen(self, mut signals: Vec<(i32, Signal)>) {
+    async fn cancel_on_signals(self, mut signals: Vec<(i32, Signal)>) {
         for token in [self.drain, self.abort] {
-            let number = next(&mut signals).await;
+            let number = next_signal(&mut signals).await;
             // Before the log: that may be what is broken.
-            let _ = self.asked.set(number);
+            let _ = self.first_signal.set(number);
             token.cancel();
             match nix::sys::signal::Signal::try_from(number) {
                 Ok(signal) => tracing::info!("{signal}"),
@@ -52,7 +52,7 @@ impl Shutdown {
 }
 
 /// The number of the next signal that comes.
-async fn next(signals: &mut [(i32, Signal)]) -> i32 {
+async fn next_signal(signals: &mut [(i32, Signal)]) -> i32 {
     poll_fn(|context| {
         let mut signals = signals.iter_mut();
         let came = signals.find_map(|(number, signal)| signal.poll_recv(context).is_ready().then_some(*number));
@@ -73,7 +73,7 @@ mod tests {
         assert!(!shutdown.drain.is_cancelled());
         raise(Signal::SIGTERM).unwrap();
         shutdown.drain.cancelled().await;
-        assert!(!shutdown.abort.is_cancelled() && shutdown.asked.get() == Some(&15));
+        assert!(!shutdown.abort.is_cancelled() && shutdown.first_signal.get() == Some(&15));
         raise(Signal::SIGINT).unwrap();
         shutdown.abort.cancelled().await;
     }

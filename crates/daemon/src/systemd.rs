@@ -8,33 +8,33 @@ use sd_notify::NotifyState;
 pub const VARIABLES: [&str; 3] = ["NOTIFY_SOCKET", "WATCHDOG_PID", "WATCHDOG_USEC"];
 
 /// The service is up: dependents may start.
-pub fn ready() {
-    notify(&NotifyState::Ready);
+pub fn notify_ready() {
+    send_state(&NotifyState::Ready);
 }
 
 /// One line for `systemctl status`.
-pub fn status(line: &str) {
+pub fn notify_status(line: &str) {
     // A line break would start another assignment.
-    notify(&NotifyState::Status(&program::text::escape_line(line)));
+    send_state(&NotifyState::Status(&program::text::escape_line(line)));
 }
 
 /// The service is going down.
-pub fn stopping() {
-    notify(&NotifyState::Stopping);
+pub fn notify_stopping() {
+    send_state(&NotifyState::Stopping);
 }
 
 /// The service lives. To be said at least every [`watchdog_interval`].
-pub fn watchdog() {
-    notify(&NotifyState::Watchdog);
+pub fn notify_watchdog() {
+    send_state(&NotifyState::Watchdog);
 }
 
 /// Moves the end of the start or stop time to `time` from now, where that is later than it was.
 pub fn extend_timeout(time: Duration) {
-    notify(&NotifyState::ExtendTimeoutUsec(u32::try_from(time.as_micros()).unwrap_or(u32::MAX)));
+    send_state(&NotifyState::ExtendTimeoutUsec(u32::try_from(time.as_micros()).unwrap_or(u32::MAX)));
 }
 
 /// Whether systemd wants to hear from this service.
-pub fn listens() -> bool {
+pub fn has_notify_socket() -> bool {
     program::variable::read("NOTIFY_SOCKET").is_some()
 }
 
@@ -45,8 +45,8 @@ pub fn watchdog_interval() -> Option<Duration> {
 }
 
 /// A service manager that can't be reached is no reason to fail: the service works without it.
-fn notify(state: &NotifyState<'_>) {
-    if !listens() {
+fn send_state(state: &NotifyState<'_>) {
+    if !has_notify_socket() {
         return;
     }
     if let Err(error) = sd_notify::notify(std::slice::from_ref(state)) {

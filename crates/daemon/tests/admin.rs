@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use axum::Router;
 use axum::routing::get;
 use clap::Parser;
-use daemon::admin::{AdminArgs, Daemon, Error, Probes, Pulse, Server, routes};
+use daemon::admin::{AdminArgs, Daemon, Error, Probes, Pulse, Server, build_routes};
 use prometheus_client::registry::Registry;
 use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair};
 use rustls::pki_types::pem::PemObject;
@@ -40,10 +40,10 @@ struct Cli {
 struct Fine;
 
 impl Probes for Fine {
-    fn ready(&self) -> Result<String, String> {
+    fn check_ready(&self) -> Result<String, String> {
         Ok("in sync".into())
     }
-    fn metrics(&self, _: &mut Registry) {}
+    fn register_metrics(&self, _: &mut Registry) {}
 }
 
 /// A running admin port.
@@ -67,7 +67,7 @@ impl Port {
             tokio::time::sleep(Duration::from_millis(300)).await;
             "slow"
         });
-        let routes = routes(Pulse::default(), Arc::new(Fine)).merge(Router::new().route("/slow", handler));
+        let routes = build_routes(Pulse::default(), Arc::new(Fine)).merge(Router::new().route("/slow", handler));
         let serving = tokio::spawn(server.serve(routes, ended.clone()));
         Self { address, ended, serving, slow }
     }

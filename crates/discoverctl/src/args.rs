@@ -72,7 +72,7 @@ mod tests {
     #[test]
     fn the_page_of_options_is_the_code() {
         expect_test::expect_file!["../../../docs/flags-discoverctl.md"]
-            .assert_eq(&manual::options(&Cli::command().mut_args(|arg| arg.global(true))));
+            .assert_eq(&manual::render_options_page(&Cli::command().mut_args(|arg| arg.global(true))));
     }
 
     #[test]

@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 use std::path::Path;
 use std::time::Duration;
 
-use discovery::{Balancers, Node};
+use discovery::{BalancerRecords, Node};
 use futures_util::future::join_all;
 use reqwest::{Certificate, Identity};
 use serde::de::DeserializeOwned;
@@ -19,22 +19,22 @@ pub(crate) use api::{
 use crate::error::Error;
 use crate::file;
 use crate::shared_options::Api;
-use identity::{Asked, is_loopback};
+use identity::{AskedBalancer, is_loopback};
 
 /// One request and its whole answer; the API answers from memory.
-const REQUEST: Duration = Duration::from_secs(3);
+const REQUEST_TIMEOUT: Duration = Duration::from_secs(3);
 
 /// The way out where a balancer's URL is on loopback.
-const LOOPBACK: &str = "a loopback address is every host's own: ask on its host, or give its confgen an --admin address that \
+const LOOPBACK_HINT: &str = "a loopback address is every host's own: ask on its host, or give its confgen an --admin address that \
                         other hosts reach, with --admin-token-file; docs/deploy.md says how";
 
 /// What each balancer answered, or why it didn't.
 pub(crate) type Answers<T> = BTreeMap<Node, Result<T, String>>;
 
 /// What the API may answer.
-pub(crate) trait Answer: DeserializeOwned {
+pub(crate) trait ApiAnswer: DeserializeOwned {
     /// What stands for an answer where the balancer doesn't know what it is asked about.
-    fn unknown() -> Option<Self> {
+    fn answer_if_unknown() -> Option<Self> {
         None
     }
 }
@@ -44,62 +44,63 @@ pub(crate) struct BalancerApi {
     http: reqwest::Client,
     token: Option<String>,
     /// In the order of their names.
-    asked: Vec<Asked>,
+    balancers: Vec<AskedBalancer>,
 }
 
 impl BalancerApi {
     /// Reads the token and the certificates. Asks nothing yet. `prefix` is the one that the balancers' keys were read below.
-    pub(crate) fn new(api: &Api, balancers: &Balancers, prefix: &str) -> Result<Self, Error> {
+    pub(crate) fn new(api: &Api, balancers: &BalancerRecords, prefix: &str) -> Result<Self, Error> {
         // A second call finds it installed, which is as good.
         let _ = rustls::crypto::ring::default_provider().install_default();
         let token = api.api_token_file.as_deref().map(read_token).transpose()?;
-        let mut client = reqwest::Client::builder().timeout(REQUEST).no_proxy();
+        let mut client = reqwest::Client::builder().timeout(REQUEST_TIMEOUT).no_proxy();
         client = client.redirect(reqwest::redirect::Policy::none());
         // With no CA of one's own nobody is trusted: the balancers' certificates are the operator's.
         let mut authorities = Vec::new();
         if let Some(path) = &api.api_cacert {
-            let bundle = Certificate::from_pem_bundle(&file::read("--api-cacert", path)?);
+            let bundle = Certificate::from_pem_bundle(&file::read_option_file("--api-cacert", path)?);
             authorities = bundle.map_err(|error| Error::Usage(format!("--api-cacert {}: {error}", path.display())))?;
         }
         client = client.tls_certs_only(authorities);
         match (&api.api_cert, &api.api_key) {
-            (Some(cert), Some(key)) => client = client.identity(identity(cert, key)?),
+            (Some(cert), Some(key)) => client = client.identity(read_client_identity(cert, key)?),
             (None, None) => {}
             (Some(_), None) => return Err(Error::Usage("--api-cert needs --api-key beside it".into())),
             (None, Some(_)) => return Err(Error::Usage("--api-key needs --api-cert beside it".into())),
         }
-        let http = client.build().map_err(|error| Error::Usage(format!("the API's options: {}", chain(&error))))?;
-        Ok(Self { http, token, asked: asked(balancers, prefix) })
+        let http =
+            client.build().map_err(|error| Error::Usage(format!("the API's options: {}", join_causes(&error))))?;
+        Ok(Self { http, token, balancers: list_balancers(balancers, prefix) })
     }
 
     /// Asks all of them at once: `services/http-shop`.
-    pub(crate) async fn ask<T: Answer>(&self, path: &str) -> Answers<T> {
+    pub(crate) async fn ask_all<T: ApiAnswer>(&self, path: &str) -> Answers<T> {
         let answers =
-            self.asked.iter().map(|asked| async move { (asked.node.clone(), self.ask_one(asked, path).await) });
+            self.balancers.iter().map(|asked| async move { (asked.node.clone(), self.ask_one(asked, path).await) });
         join_all(answers).await.into_iter().collect()
     }
 
     /// Whether it asks these balancers, as their keys describe them now.
-    pub(crate) fn is_of(&self, balancers: &Balancers, prefix: &str) -> bool {
-        self.asked == asked(balancers, prefix)
+    pub(crate) fn matches_balancers(&self, balancers: &BalancerRecords, prefix: &str) -> bool {
+        self.balancers == list_balancers(balancers, prefix)
     }
 
-    async fn ask_one<T: Answer>(&self, asked: &Asked, path: &str) -> Result<T, String> {
+    async fn ask_one<T: ApiAnswer>(&self, asked: &AskedBalancer, path: &str) -> Result<T, String> {
         let url = asked.url.as_deref().map_err(ToString::to_string)?;
-        let answer = self.get(asked, url, path).await;
+        let answer = self.request_answer(asked, url, path).await;
         answer.map_err(|why| match is_loopback(url) {
-            true => format!("{url}: {why} ({LOOPBACK})"),
+            true => format!("{url}: {why} ({LOOPBACK_HINT})"),
             false => format!("{url}: {why}"),
         })
     }
 
     /// The only place where an answer comes in: nothing is believed that isn't recognized.
-    async fn get<T: Answer>(&self, asked: &Asked, url: &str, path: &str) -> Result<T, String> {
+    async fn request_answer<T: ApiAnswer>(&self, asked: &AskedBalancer, url: &str, path: &str) -> Result<T, String> {
         let mut request = self.http.get(format!("{url}/api/v1/{path}"));
         if let Some(token) = &self.token {
             request = request.bearer_auth(token);
         }
-        let response = request.send().await.map_err(|error| chain(&error))?;
+        let response = request.send().await.map_err(|error| join_causes(&error))?;
         let status = response.status().as_u16();
         match status {
             200 | 404 => {}
@@ -107,22 +108,25 @@ impl BalancerApi {
             401 => return Err("it asks for a token: --api-token-file".into()),
             code => return Err(format!("it answers {code} to {path}")),
         }
-        let body = response.bytes().await.map_err(|error| chain(&error))?;
-        asked.recognize(&body)?;
+        let body = response.bytes().await.map_err(|error| join_causes(&error))?;
+        asked.check_origin(&body)?;
         match status {
             200 => serde_json::from_slice(&body).map_err(|error| format!("its answer to {path}: {error}")),
-            _ => T::unknown().ok_or_else(|| format!("it doesn't know {path}")),
+            _ => T::answer_if_unknown().ok_or_else(|| format!("it doesn't know {path}")),
         }
     }
 }
 
 /// What the keys say of the balancers that live.
-fn asked(balancers: &Balancers, prefix: &str) -> Vec<Asked> {
-    balancers.nodes().map(|(node, said)| Asked::of(node, said, balancers.cluster(), prefix)).collect()
+fn list_balancers(balancers: &BalancerRecords, prefix: &str) -> Vec<AskedBalancer> {
+    balancers
+        .records_by_node()
+        .map(|(node, said)| AskedBalancer::from_key(node, said, balancers.cluster_id(), prefix))
+        .collect()
 }
 
 /// An error with its causes: the outermost alone says little.
-fn chain(error: &dyn std::error::Error) -> String {
+fn join_causes(error: &dyn std::error::Error) -> String {
     let mut words = error.to_string();
     let mut source = error.source();
     while let Some(cause) = source {
@@ -132,13 +136,13 @@ fn chain(error: &dyn std::error::Error) -> String {
     words
 }
 
-fn identity(cert: &Path, key: &Path) -> Result<Identity, Error> {
-    let both = [file::read("--api-cert", cert)?, file::read("--api-key", key)?].join(&b'\n');
+fn read_client_identity(cert: &Path, key: &Path) -> Result<Identity, Error> {
+    let both = [file::read_option_file("--api-cert", cert)?, file::read_option_file("--api-key", key)?].join(&b'\n');
     Identity::from_pem(&both).map_err(|error| Error::Usage(format!("--api-cert {}: {error}", cert.display())))
 }
 
 fn read_token(path: &Path) -> Result<String, Error> {
-    let text = String::from_utf8_lossy(&file::read("--api-token-file", path)?).trim().to_owned();
+    let text = String::from_utf8_lossy(&file::read_option_file("--api-token-file", path)?).trim().to_owned();
     if text.is_empty() || !text.bytes().all(|byte| byte.is_ascii_graphic()) {
         let words = "a token is one line of letters, digits and signs, that of confgen's --admin-token-file";
         return Err(Error::Usage(format!("--api-token-file {}: {words}", path.display())));

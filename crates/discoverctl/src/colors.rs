@@ -8,7 +8,7 @@ use crate::balancer_api::{Answers, ServiceInFull, Traffic};
 use crate::error::Error;
 
 /// The largest share that a color can be written with.
-const LARGEST: u64 = 10_000;
+const MAX_SHARE: u64 = 10_000;
 
 /// What balancers say of a color's upstreams, and who can't say.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -16,25 +16,26 @@ pub(crate) struct Health {
     /// By balancer, how many would take requests if the color were active; None where HAProxy or the API can't be asked.
     pub(crate) healthy: BTreeMap<String, Option<usize>>,
     /// By balancer, why it can't say.
-    pub(crate) silent: BTreeMap<String, String>,
+    pub(crate) unknown: BTreeMap<String, String>,
 }
 
 /// The upstreams of a color that nothing but an inactive color keeps from taking requests: their records say ready, and
 /// nobody has taken them out.
-pub(crate) fn ready(service: &Service, color: Option<&Color>) -> BTreeSet<UpstreamId> {
+pub(crate) fn find_ready(service: &Service, color: Option<&Color>) -> BTreeSet<UpstreamId> {
     let is_out = |id: &UpstreamId| {
-        let imposed = service.imposed(id).and_then(|field| field.value.as_ref().ok());
+        let imposed = service.override_of(id).and_then(|field| field.value.as_ref().ok());
         imposed.is_some_and(|it| it.state.is_some() || it.weight.is_some_and(|weight| weight.get() == 0))
     };
-    let ready = records(service, color).filter(|(id, it)| {
-        let weighs = service.imposed(id).is_some_and(|field| field.value.as_ref().is_ok_and(|it| it.weight.is_some()));
+    let ready = find_records(service, color).filter(|(id, it)| {
+        let weighs =
+            service.override_of(id).is_some_and(|field| field.value.as_ref().is_ok_and(|it| it.weight.is_some()));
         it.state == UpstreamState::Ready && (weighs || it.weight.get() > 0) && !is_out(id)
     });
     ready.map(|(id, _)| id.clone()).collect()
 }
 
 /// The records of a color's upstreams; None are those without a color.
-pub(crate) fn records<'a>(
+pub(crate) fn find_records<'a>(
     service: &'a Service,
     color: Option<&'a Color>,
 ) -> impl Iterator<Item = (&'a UpstreamId, &'a Upstream)> {
@@ -43,15 +44,15 @@ pub(crate) fn records<'a>(
 }
 
 /// Every color that an upstream bears or that is active, and None where an upstream bears none.
-pub(crate) fn colors(service: &Service) -> BTreeSet<Option<Color>> {
+pub(crate) fn list_colors(service: &Service) -> BTreeSet<Option<Color>> {
     let borne = service.upstreams().filter_map(|(_, field)| Some(field.value.as_ref().ok()?.color.clone()));
-    let active = active(service).ok().flatten();
+    let active = read_active(service).ok().flatten();
     let active: Vec<_> = active.iter().flat_map(Active::iter).map(|(color, _)| Some(color.clone())).collect();
     borne.chain(active).collect()
 }
 
 /// The active colors, if any are set. A value that can't be read is no base for a decision.
-pub(crate) fn active(service: &Service) -> Result<Option<Active>, Error> {
+pub(crate) fn read_active(service: &Service) -> Result<Option<Active>, Error> {
     let Some(field) = service.setting(SettingName::Active) else { return Ok(None) };
     match field.value.as_ref() {
         Ok(discovery::Setting::Active(active)) => Ok(Some(active.clone())),
@@ -61,19 +62,19 @@ pub(crate) fn active(service: &Service) -> Result<Option<Active>, Error> {
 }
 
 /// What the balancers say of these upstreams.
-pub(crate) fn health(answers: &Answers<ServiceInFull>, ids: &BTreeSet<UpstreamId>) -> Health {
+pub(crate) fn count_healthy(answers: &Answers<ServiceInFull>, ids: &BTreeSet<UpstreamId>) -> Health {
     let count = |service: &ServiceInFull| {
         let is_one = |id: &str| ids.iter().any(|it| it.as_str() == id);
-        let up = |it: &&crate::balancer_api::Upstream| is_one(&it.id) && it.haproxy.as_ref().is_some_and(works);
+        let up = |it: &&crate::balancer_api::Upstream| is_one(&it.id) && it.haproxy.as_ref().is_some_and(is_healthy);
         service.haproxy_error.is_none().then(|| service.upstreams.iter().filter(up).count())
     };
     let healthy = answers.iter().map(|(node, it)| (node.to_string(), it.as_ref().ok().and_then(count)));
-    let silent = answers.iter().filter_map(|(node, answer)| Some((node.to_string(), unasked(answer)?)));
-    Health { healthy: healthy.collect(), silent: silent.collect() }
+    let silent = answers.iter().filter_map(|(node, answer)| Some((node.to_string(), unasked_reason(answer)?)));
+    Health { healthy: healthy.collect(), unknown: silent.collect() }
 }
 
 /// Why a balancer can't say how its HAProxy finds a service's upstreams; None where it can.
-fn unasked(answer: &Result<ServiceInFull, String>) -> Option<String> {
+fn unasked_reason(answer: &Result<ServiceInFull, String>) -> Option<String> {
     match answer {
         Err(reason) => Some(reason.clone()),
         Ok(service) => service.haproxy_error.as_ref().map(|error| format!("its HAProxy can't be asked: {error}")),
@@ -82,23 +83,23 @@ fn unasked(answer: &Result<ServiceInFull, String>) -> Option<String> {
 
 /// The first balancer whose counters of this service can't be judged, and why; None where all can. A balancer that doesn't
 /// know the service counts nothing, though its HAProxy may serve it.
-pub(crate) fn unjudged(answers: &Answers<ServiceInFull>) -> Option<String> {
+pub(crate) fn find_unjudged(answers: &Answers<ServiceInFull>) -> Option<String> {
     answers.iter().find_map(|(node, answer)| {
         let is_unknown = answer.as_ref().is_ok_and(|service| service.service.id.is_empty());
-        let why = unasked(answer).or_else(|| is_unknown.then(|| "it doesn't know the service".to_owned()))?;
+        let why = unasked_reason(answer).or_else(|| is_unknown.then(|| "it doesn't know the service".to_owned()))?;
         Some(format!("{node}: {why}"))
     })
 }
 
 /// Whether HAProxy's checks find it up, or there are none: one that is drained, as those of an inactive color are, too.
-fn works(traffic: &Traffic) -> bool {
+fn is_healthy(traffic: &Traffic) -> bool {
     ["UP", "DRAIN", "no check"].iter().any(|status| traffic.status.starts_with(status))
 }
 
 impl Health {
     /// Refuses a color that some balancer has no healthy upstream of, or of which some balancer can't say: requests go through
     /// all of them. `is_forced` takes it unseen.
-    pub(crate) fn check(&self, color: &Color, is_forced: bool) -> Result<(), Error> {
+    pub(crate) fn require_healthy(&self, color: &Color, is_forced: bool) -> Result<(), Error> {
         if is_forced {
             return Ok(());
         }
@@ -116,7 +117,7 @@ impl Health {
                 "{color} has no healthy upstream on {nodes}; nothing was changed (--force does it anyway)"
             )));
         }
-        let silent = self.silent.iter().map(|(node, why)| format!("{node} can't be asked ({why})"));
+        let silent = self.unknown.iter().map(|(node, why)| format!("{node} can't be asked ({why})"));
         let silent: Vec<String> = silent.collect();
         if silent.is_empty() {
             return Ok(());
@@ -129,7 +130,7 @@ impl Health {
 }
 
 /// `active` with so many hundredths for a color, and the rest shared by the others as it was before.
-pub(crate) fn shares(color: &Color, percent: u32, others: &[(Color, u32)]) -> Result<Active, Error> {
+pub(crate) fn plan_shares(color: &Color, percent: u32, others: &[(Color, u32)]) -> Result<Active, Error> {
     let percent = u64::from(percent.min(100));
     let others: Vec<_> = others.iter().filter(|(other, share)| other != color && *share > 0).collect();
     // Small numbers are what people write: blue=50 green=50 after blue=90 green=10.
@@ -144,7 +145,7 @@ pub(crate) fn shares(color: &Color, percent: u32, others: &[(Color, u32)]) -> Re
         shares.push((color, percent * total.max(1)));
     }
     let largest = shares.iter().map(|(_, share)| *share).max().unwrap_or(1);
-    let fit = |share: u64| if largest > LARGEST { (share * LARGEST / largest).max(1) } else { share };
+    let fit = |share: u64| if largest > MAX_SHARE { (share * MAX_SHARE / largest).max(1) } else { share };
     let words: Vec<String> = shares.iter().map(|(color, share)| format!("{color}={}", fit(*share))).collect();
     words.join(" ").parse().map_err(|refusal| Error::Failed(format!("{}: {refusal}", words.join(" "))))
 }
@@ -166,7 +167,7 @@ mod tests {
     fn shop(keys: &[(&str, &str)]) -> Service {
         let entries: Vec<Entry> =
             keys.iter().map(|(key, value)| entry(&format!("http-services/shop/{key}"), value)).collect();
-        let topology = Topology::of(&entries);
+        let topology = Topology::from_entries(&entries);
         let id: &ServiceId = topology.services().keys().next().unwrap();
         (*topology.services()[id]).clone()
     }
@@ -188,11 +189,12 @@ mod tests {
             ("overrides/c", r#"{"state":"maint"}"#),
             ("overrides/e", r#"{"weight":7}"#),
         ]);
-        let ids = |color: Option<&Color>| ready(&service, color).iter().map(ToString::to_string).collect::<Vec<_>>();
+        let ids =
+            |color: Option<&Color>| find_ready(&service, color).iter().map(ToString::to_string).collect::<Vec<_>>();
         assert_eq!(ids(Some(&color("green"))), ["a", "e"]);
         assert_eq!(ids(None), ["f"]);
-        assert_eq!(colors(&service).len(), 3);
-        assert!(active(&shop(&[("active", "=")])).is_err());
+        assert_eq!(list_colors(&service).len(), 3);
+        assert!(read_active(&shop(&[("active", "=")])).is_err());
     }
 
     #[test]
@@ -206,7 +208,9 @@ mod tests {
                 .iter()
                 .enumerate()
                 .map(|(at, it)| (format!("lb{at}").parse().unwrap(), (*it).map(full).map_err(str::to_owned)));
-            health(&nodes.collect(), &ids).check(&color("green"), is_forced).map_err(|error| error.exit_code())
+            count_healthy(&nodes.collect(), &ids)
+                .require_healthy(&color("green"), is_forced)
+                .map_err(|error| error.exit_code())
         };
         assert_eq!(check(&[Ok(drained), Ok(drained)], false), Ok(()));
         assert_eq!(check(&[Ok(drained), Err("away")], false), Err(6), "what lb1 has says nothing of lb2");
@@ -226,7 +230,7 @@ mod tests {
             let answers = [("lb1", Ok(known)), ("lb2", lb2)];
             let answer =
                 |(node, it): (&str, Result<&str, &str>)| (node.parse().unwrap(), it.map(full).map_err(str::to_owned));
-            unjudged(&answers.into_iter().map(answer).collect())
+            find_unjudged(&answers.into_iter().map(answer).collect())
         };
         assert_eq!(unjudged(Ok(known)), None);
         assert_eq!(unjudged(Err("away")).unwrap(), "lb2: away");
@@ -239,7 +243,7 @@ mod tests {
     fn the_others_share_the_rest_as_before() {
         let of = |percent, others: &[(&str, u32)]| {
             let others: Vec<_> = others.iter().map(|(name, share)| (color(name), *share)).collect();
-            shares(&color("green"), percent, &others).unwrap().to_string()
+            plan_shares(&color("green"), percent, &others).unwrap().to_string()
         };
         assert_eq!(of(10, &[("blue", 1)]), "blue=90 green=10");
         assert_eq!(of(50, &[("blue", 90), ("green", 10)]), "blue=50 green=50");

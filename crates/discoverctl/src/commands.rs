@@ -68,16 +68,16 @@ pub(crate) enum Command {
     Delete(delete::Delete),
     /// Takes upstreams out: no new clients, sticky ones stay; ends when no request is open
     #[command(after_long_help = overrides::DRAIN_EXAMPLES)]
-    Drain(overrides::Impose),
+    Drain(overrides::ChangeState),
     /// Takes `drain` and `maint` back
     #[command(after_long_help = overrides::READY_EXAMPLES)]
-    Ready(overrides::Impose),
+    Ready(overrides::ChangeState),
     /// Takes upstreams out: no new request at all; ends when no request is open
     #[command(after_long_help = overrides::MAINT_EXAMPLES)]
-    Maint(overrides::Impose),
+    Maint(overrides::ChangeState),
     /// Imposes a weight on an upstream
     #[command(after_long_help = overrides::WEIGHT_EXAMPLES)]
-    Weight(overrides::Weigh),
+    Weight(overrides::ChangeWeight),
     /// The active colors of a service, or other ones at once
     #[command(after_long_help = color::EXAMPLES)]
     Color(color::Color),

@@ -20,11 +20,11 @@ use crate::file::read_small;
 use crate::shared_options::Format;
 
 /// The host's file.
-const HOST: &str = "/etc/haproxy-discover/discoverctl.toml";
+const HOST_FILE: &str = "/etc/haproxy-discover/discoverctl.toml";
 /// The user's file, below `$XDG_CONFIG_HOME` or `~/.config`.
-const USER: &str = "haproxy-discover/discoverctl.toml";
+const USER_FILE: &str = "haproxy-discover/discoverctl.toml";
 /// The variable that names a file to be read instead of both.
-const INSTEAD: &str = "DISCOVERCTL_CONFIG";
+const INSTEAD_VARIABLE: &str = "DISCOVERCTL_CONFIG";
 
 /// The keys, which are the options' names. Options in one group are taken together, from the first source that says any of
 /// them: a user of the command line doesn't get the file's password.
@@ -68,7 +68,7 @@ struct Value {
 
 /// An option as it counts, and its source.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Counts {
+pub(crate) struct EffectiveOption {
     /// The option's name without the dashes.
     pub(crate) key: &'static str,
     /// Its value; None where it has none.
@@ -79,7 +79,7 @@ pub(crate) struct Counts {
 
 /// The places of the files, by the environment.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-struct Places {
+struct ConfigPaths {
     /// The user's home; None for a process without one.
     home: Option<PathBuf>,
     /// The files that may exist, the one that counts more first.
@@ -88,17 +88,17 @@ struct Places {
     instead: Option<PathBuf>,
 }
 
-impl Places {
-    fn of(variable: impl Fn(&str) -> Option<OsString>) -> Self {
+impl ConfigPaths {
+    fn from_environment(variable: impl Fn(&str) -> Option<OsString>) -> Self {
         let path = |name: &str| variable(name).map(PathBuf::from);
         let home = path("HOME");
-        if let Some(instead) = path(INSTEAD) {
+        if let Some(instead) = path(INSTEAD_VARIABLE) {
             return Self { home, files: Vec::new(), instead: Some(instead) };
         }
         // A relative path is to be ignored there (XDG Base Directory Specification 0.8).
         let folder = path("XDG_CONFIG_HOME").filter(|path| path.is_absolute());
-        let user = folder.or_else(|| Some(home.as_ref()?.join(".config"))).map(|folder| folder.join(USER));
-        Self { home, files: user.into_iter().chain([HOST.into()]).collect(), instead: None }
+        let user = folder.or_else(|| Some(home.as_ref()?.join(".config"))).map(|folder| folder.join(USER_FILE));
+        Self { home, files: user.into_iter().chain([HOST_FILE.into()]).collect(), instead: None }
     }
 }
 
@@ -108,14 +108,14 @@ impl Config {
     /// # Errors
     /// [`Error::Usage`] where a file can't be read, or isn't understood.
     pub(crate) fn read() -> Result<Self, Error> {
-        Self::read_at(&Places::of(|name| variable::read(name)))
+        Self::read_from(&ConfigPaths::from_environment(|name| variable::read(name)))
     }
 
-    fn read_at(places: &Places) -> Result<Self, Error> {
+    fn read_from(places: &ConfigPaths) -> Result<Self, Error> {
         let mut config = Self::default();
         if let Some(path) = &places.instead {
-            let bytes = read_small(path).map_err(|error| unreadable(path, &error))?;
-            config.take(path, parse(path, &bytes, places.home.as_deref())?);
+            let bytes = read_small(path).map_err(|error| unreadable_error(path, &error))?;
+            config.add_file(path, parse_file(path, &bytes, places.home.as_deref())?);
             return Ok(config);
         }
         let mut is_any_read = false;
@@ -125,40 +125,48 @@ impl Config {
                 Err(error) if is_absent(&error) => continue,
                 // The host's file may be root's alone. A user with an own file does without it.
                 Err(error) if error.kind() == io::ErrorKind::PermissionDenied && is_any_read => continue,
-                Err(error) => return Err(unreadable(path, &error)),
+                Err(error) => return Err(unreadable_error(path, &error)),
             };
             is_any_read = true;
-            config.take(path, parse(path, &bytes, places.home.as_deref())?);
+            config.add_file(path, parse_file(path, &bytes, places.home.as_deref())?);
         }
         Ok(config)
     }
 
     /// Takes in what a file says of options of which no file before it says a part.
-    fn take(&mut self, path: &Path, keys: Words) {
-        let taken: BTreeSet<Option<u8>> = self.0.keys().map(|key| group(key)).collect();
-        let fresh = keys.into_iter().filter(|(key, _)| !taken.contains(&group(key)));
+    fn add_file(&mut self, path: &Path, keys: Words) {
+        let taken: BTreeSet<Option<u8>> = self.0.keys().map(|key| find_group(key)).collect();
+        let fresh = keys.into_iter().filter(|(key, _)| !taken.contains(&find_group(key)));
         self.0.extend(fresh.map(|(key, words)| (key, Value { words, file: path.to_owned() })));
     }
 
     /// Gives the options their values as defaults, except those of which the command line or the environment says a part.
     /// `given` is what was parsed without the files.
-    pub(crate) fn apply(&self, mut command: clap::Command, given: &ArgMatches) -> clap::Command {
+    pub(crate) fn apply_defaults(&self, mut command: clap::Command, given: &ArgMatches) -> clap::Command {
         // A password of the command line or the environment takes the place of the file's, for the file's user.
-        let is_beaten = |key: &str| is_given(given, key) || (key == "password-file" && is_named(given, "password"));
+        let is_beaten =
+            |key: &str| is_group_given(given, key) || (key == "password-file" && is_option_given(given, "password"));
         for (key, Value { words, .. }) in self.0.iter().filter(|(key, _)| !is_beaten(key)) {
             // `--help` shows defaults, and a password may stand in `user`.
-            command = command.mut_arg(id(key), |arg: Arg| arg.default_values(words.clone()).hide_default_value(true));
+            command =
+                command.mut_arg(clap_id(key), |arg: Arg| arg.default_values(words.clone()).hide_default_value(true));
         }
         command
     }
 
     /// Every option of the files' as it counts, and its source.
-    pub(crate) fn counts(&self, matches: &ArgMatches, command: &clap::Command) -> Vec<Counts> {
-        KEYS.iter().map(|(key, kind, _)| self.counts_of(key, *kind, matches, command)).collect()
+    pub(crate) fn list_effective(&self, matches: &ArgMatches, command: &clap::Command) -> Vec<EffectiveOption> {
+        KEYS.iter().map(|(key, kind, _)| self.describe_option(key, *kind, matches, command)).collect()
     }
 
-    fn counts_of(&self, key: &'static str, kind: Kind, matches: &ArgMatches, command: &clap::Command) -> Counts {
-        let id = id(key);
+    fn describe_option(
+        &self,
+        key: &'static str,
+        kind: Kind,
+        matches: &ArgMatches,
+        command: &clap::Command,
+    ) -> EffectiveOption {
+        let id = clap_id(key);
         let words =
             matches.get_raw(&id).map(|words| words.map(|it| it.to_string_lossy().into_owned()).collect::<Vec<_>>());
         let value = words.map(|words| words.join(","));
@@ -176,27 +184,27 @@ impl Config {
             },
             None => "–".to_owned(),
         };
-        Counts { key, value: value.map(hidden), source }
+        EffectiveOption { key, value: value.map(hidden), source }
     }
 }
 
 /// clap's name of an option.
-fn id(key: &str) -> String {
+fn clap_id(key: &str) -> String {
     key.replace('-', "_")
 }
 
-fn group(key: &str) -> Option<u8> {
+fn find_group(key: &str) -> Option<u8> {
     KEYS.iter().find(|(name, ..)| *name == key).map(|(.., group)| *group)
 }
 
 /// Whether the command line or the environment gives an option of the key's group.
-fn is_given(given: &ArgMatches, key: &str) -> bool {
-    let mut together = KEYS.iter().filter(|(.., other)| Some(*other) == group(key));
-    together.any(|(name, ..)| is_named(given, &id(name)))
+fn is_group_given(given: &ArgMatches, key: &str) -> bool {
+    let mut together = KEYS.iter().filter(|(.., other)| Some(*other) == find_group(key));
+    together.any(|(name, ..)| is_option_given(given, &clap_id(name)))
 }
 
 /// Whether the command line or the environment gives the option with clap's name `id`.
-fn is_named(given: &ArgMatches, id: &str) -> bool {
+fn is_option_given(given: &ArgMatches, id: &str) -> bool {
     matches!(given.value_source(id), Some(ValueSource::CommandLine | ValueSource::EnvVariable))
 }
 
@@ -204,7 +212,7 @@ fn is_absent(error: &io::Error) -> bool {
     matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory)
 }
 
-fn unreadable(path: &Path, error: &io::Error) -> Error {
+fn unreadable_error(path: &Path, error: &io::Error) -> Error {
     let hint = match error.kind() {
         io::ErrorKind::PermissionDenied => {
             "; run discoverctl as root, or write a file of your own: ~/.config/haproxy-discover/discoverctl.toml"
@@ -217,7 +225,7 @@ fn unreadable(path: &Path, error: &io::Error) -> Error {
 type Words = Vec<(&'static str, Vec<String>)>;
 
 /// The keys of a file with their values. An empty value is none.
-fn parse(path: &Path, bytes: &[u8], home: Option<&Path>) -> Result<Words, Error> {
+fn parse_file(path: &Path, bytes: &[u8], home: Option<&Path>) -> Result<Words, Error> {
     let at = |place: usize, what: &dyn fmt::Display| {
         let line = 1 + bytes.iter().take(place).filter(|byte| **byte == b'\n').count();
         Error::Usage(format!("{} line {line}: {what}", path.display()))
@@ -229,11 +237,13 @@ fn parse(path: &Path, bytes: &[u8], home: Option<&Path>) -> Result<Words, Error>
     for (key, value) in table {
         let place = key.span().start;
         let Some((name, kind, _)) = KEYS.iter().find(|(name, ..)| name == key.get_ref()) else {
-            return Err(at(place, &unknown(key.get_ref())));
+            return Err(at(place, &describe_unknown_key(key.get_ref())));
         };
-        let words = words(*kind, value.get_ref()).map_err(|why| at(place, &format!("{name}: {why}")))?;
-        let words: Vec<String> =
-            words.into_iter().map(|word| if *kind == Kind::Path { placed(&word, path, home) } else { word }).collect();
+        let words = parse_value(*kind, value.get_ref()).map_err(|why| at(place, &format!("{name}: {why}")))?;
+        let words: Vec<String> = words
+            .into_iter()
+            .map(|word| if *kind == Kind::Path { resolve_path(&word, path, home) } else { word })
+            .collect();
         if !words.is_empty() {
             found.push((name, words));
         }
@@ -241,9 +251,9 @@ fn parse(path: &Path, bytes: &[u8], home: Option<&Path>) -> Result<Words, Error>
     Ok(found)
 }
 
-fn unknown(key: &str) -> String {
+fn describe_unknown_key(key: &str) -> String {
     let known = KEYS.iter().map(|(name, ..)| (*name).to_owned());
-    let hint = crate::target::hint(key, known);
+    let hint = crate::target::suggest_names(key, known);
     if hint.is_empty() {
         let all: Vec<&str> = KEYS.iter().map(|(name, ..)| *name).collect();
         return format!("there is no key {key}; the keys are {}", all.join(", "));
@@ -252,7 +262,7 @@ fn unknown(key: &str) -> String {
 }
 
 /// The words of a value, checked as far as clap would name no file.
-fn words(kind: Kind, value: &toml::Value) -> Result<Vec<String>, String> {
+fn parse_value(kind: Kind, value: &toml::Value) -> Result<Vec<String>, String> {
     let words: Vec<String> = match value {
         toml::Value::String(text) if kind == Kind::List => text.split(',').map(|word| word.trim().to_owned()).collect(),
         toml::Value::String(text) => vec![text.clone()],
@@ -282,7 +292,7 @@ fn words(kind: Kind, value: &toml::Value) -> Result<Vec<String>, String> {
 }
 
 /// A path as the file means it.
-fn placed(word: &str, file: &Path, home: Option<&Path>) -> String {
+fn resolve_path(word: &str, file: &Path, home: Option<&Path>) -> String {
     let path = match (word.strip_prefix("~/"), home) {
         (Some(rest), Some(home)) => home.join(rest),
         _ => file.parent().unwrap_or(Path::new("")).join(word),
@@ -324,8 +334,8 @@ mod tests {
     }
 
     fn read(files: &[PathBuf]) -> Result<Config, String> {
-        let places = Places { home: Some("/home/eve".into()), files: files.to_vec(), instead: None };
-        Config::read_at(&places).map_err(|error| error.to_string())
+        let places = ConfigPaths { home: Some("/home/eve".into()), files: files.to_vec(), instead: None };
+        Config::read_from(&places).map_err(|error| error.to_string())
     }
 
     fn command() -> clap::Command {
@@ -336,9 +346,9 @@ mod tests {
     fn counts(config: &Config, line: &[&str]) -> Vec<String> {
         let line = [&["discoverctl"], line, &["list"]].concat();
         let given = command().try_get_matches_from(&line).unwrap();
-        let mut command = config.apply(command(), &given);
+        let mut command = config.apply_defaults(command(), &given);
         let matches = command.try_get_matches_from_mut(&line).unwrap();
-        let all = config.counts(&matches, &command);
+        let all = config.list_effective(&matches, &command);
         let shown = all.into_iter().filter_map(|it| Some(format!("{}={} ({})", it.key, it.value?, it.source)));
         shown.collect()
     }
@@ -415,8 +425,8 @@ mod tests {
         assert!(read(&[folder.put("a.toml", b"prefix = '\xff'")]).unwrap_err().contains("no UTF-8"));
         let missing = folder.0.join("none/discoverctl.toml");
         assert_eq!(read(from_ref(&missing)), Ok(Config::default()));
-        let instead = Places { instead: Some(missing), ..Places::default() };
-        assert!(Config::read_at(&instead).unwrap_err().to_string().contains("can't be read: No such file"));
+        let instead = ConfigPaths { instead: Some(missing), ..ConfigPaths::default() };
+        assert!(Config::read_from(&instead).unwrap_err().to_string().contains("can't be read: No such file"));
         assert!(read(from_ref(&folder.0)).unwrap_err().contains("it is a directory"));
         assert_eq!(read(&[folder.put("a.toml", "")]), Ok(Config::default()));
     }
@@ -424,14 +434,16 @@ mod tests {
     #[test]
     fn the_environment_says_where_the_files_are() {
         let of = |variables: &[(&str, &str)]| {
-            Places::of(|name| variables.iter().find(|(it, _)| *it == name).map(|(_, value)| (*value).into()))
+            ConfigPaths::from_environment(|name| {
+                variables.iter().find(|(it, _)| *it == name).map(|(_, value)| (*value).into())
+            })
         };
-        let files = |places: &Places| places.files.iter().map(|it| it.display().to_string()).collect::<Vec<_>>();
-        assert_eq!(files(&of(&[])), [HOST]);
-        let own = |folder: &str| vec![format!("{folder}/haproxy-discover/discoverctl.toml"), HOST.to_owned()];
+        let files = |places: &ConfigPaths| places.files.iter().map(|it| it.display().to_string()).collect::<Vec<_>>();
+        assert_eq!(files(&of(&[])), [HOST_FILE]);
+        let own = |folder: &str| vec![format!("{folder}/haproxy-discover/discoverctl.toml"), HOST_FILE.to_owned()];
         assert_eq!(files(&of(&[("HOME", "/home/eve")])), own("/home/eve/.config"));
         assert_eq!(files(&of(&[("HOME", "/home/eve"), ("XDG_CONFIG_HOME", "/x")])), own("/x"));
         assert_eq!(files(&of(&[("HOME", "/home/eve"), ("XDG_CONFIG_HOME", "x")])), own("/home/eve/.config"));
-        assert_eq!(of(&[("HOME", "/h"), (INSTEAD, "/f")]).instead.unwrap(), Path::new("/f"));
+        assert_eq!(of(&[("HOME", "/h"), (INSTEAD_VARIABLE, "/f")]).instead.unwrap(), Path::new("/f"));
     }
 }

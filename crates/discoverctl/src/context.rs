@@ -4,7 +4,7 @@ pub(crate) mod at_revision;
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use discovery::{Balancers, ServiceId, UpstreamId};
+use discovery::{BalancerRecords, ServiceId, UpstreamId};
 use registry::Client;
 use serde::Serialize;
 
@@ -12,12 +12,12 @@ use crate::balancer_api::BalancerApi;
 use crate::edit::{Change, Edit};
 use crate::error::Error;
 use crate::error::Outcome;
-use crate::print::{Block, Screen, Shown};
+use crate::print::{Block, Printable, Screen};
 use crate::shared_options::Api;
 use crate::shared_options::Changing;
 use crate::shared_options::Common;
 use crate::store::Store;
-use crate::wait::{Awaited, awaited, until_followed};
+use crate::wait::{FollowGoal, goal_of_write, wait_until_followed};
 
 /// The store, the balancers, and the screen.
 pub(crate) struct Context {
@@ -36,29 +36,29 @@ impl Context {
     }
 
     /// Everything below the prefix, at one revision.
-    pub(crate) async fn store(&self) -> Result<Store, Error> {
-        Ok(Store::of(self.client.snapshot("").await?))
+    pub(crate) async fn read_store(&self) -> Result<Store, Error> {
+        Ok(Store::from_snapshot(self.client.read_snapshot("").await?))
     }
 
     /// The API of the balancers that the store knows.
-    pub(crate) fn fleet(&self, store: &Store) -> Result<BalancerApi, Error> {
-        self.fleet_of(&store.balancers)
+    pub(crate) fn balancer_api(&self, store: &Store) -> Result<BalancerApi, Error> {
+        self.balancer_api_of(&store.balancers)
     }
 
     /// The API of these balancers.
-    pub(crate) fn fleet_of(&self, balancers: &Balancers) -> Result<BalancerApi, Error> {
+    pub(crate) fn balancer_api_of(&self, balancers: &BalancerRecords) -> Result<BalancerApi, Error> {
         BalancerApi::new(&self.api, balancers, self.client.config().prefix())
     }
 
     /// Whether a fleet asks these balancers, as their keys describe them now.
-    pub(crate) fn is_fleet_of(&self, fleet: &BalancerApi, balancers: &Balancers) -> bool {
-        fleet.is_of(balancers, self.client.config().prefix())
+    pub(crate) fn is_api_of(&self, fleet: &BalancerApi, balancers: &BalancerRecords) -> bool {
+        fleet.matches_balancers(balancers, self.client.config().prefix())
     }
 
     /// Writes it and answers the revision; None where there is nothing to write.
-    pub(crate) async fn write(&self, edit: &Edit) -> Result<Option<i64>, Error> {
+    pub(crate) async fn commit_edit(&self, edit: &Edit) -> Result<Option<i64>, Error> {
         let mut revision = None;
-        for txn in edit.txns() {
+        for txn in edit.to_transactions() {
             let committed = self.client.commit(txn).await?;
             if !committed.succeeded {
                 let what = if revision.is_none() { "nothing was changed" } else { "a part of it was changed" };
@@ -71,38 +71,39 @@ impl Context {
 
     /// Writes it, waits for the balancers, and says what was done; with --dry-run says what would be. `drained` must have no
     /// request left.
-    pub(crate) async fn carry_out(
+    pub(crate) async fn apply_edit(
         &self,
         store: &Store,
         edit: &Edit,
         changing: &Changing,
         drained: BTreeSet<(ServiceId, UpstreamId)>,
     ) -> Result<Outcome, Error> {
-        self.carry_out_awaiting(store, edit, changing, Awaited { drained, ..Awaited::default() }).await
+        self.apply_edit_until(store, edit, changing, FollowGoal { drained, ..FollowGoal::default() }).await
     }
 
     /// The same where something else has to come true than that balancers follow, or more.
-    pub(crate) async fn carry_out_awaiting(
+    pub(crate) async fn apply_edit_until(
         &self,
         store: &Store,
         edit: &Edit,
         changing: &Changing,
-        what: Awaited,
+        what: FollowGoal,
     ) -> Result<Outcome, Error> {
-        let mut done = Done::of(edit);
+        let mut done = ChangeReport::from_edit(edit);
         if changing.dry_run {
             done.is_dry = true;
         } else {
-            let written = self.write(edit).await?;
+            let written = self.commit_edit(edit).await?;
             // What stands already may not be followed yet. Balancers say how far they follow the services' keys: the
             // store's own revision may be ahead of that for ever.
-            let revision = written.unwrap_or_else(|| store.written(what.drained.iter().map(|(service, _)| service)));
+            let revision =
+                written.unwrap_or_else(|| store.newest_revision_of(what.drained.iter().map(|(service, _)| service)));
             done.revision = written;
             if !changing.no_wait {
                 let keys = edit.changes().map(|(key, _)| key.clone());
-                let Awaited { revision, services, keys, .. } = awaited(revision, keys);
-                let awaited = Awaited { revision, services, keys, ..what };
-                let followed = until_followed(&self.client, &awaited, changing.timeout).await;
+                let FollowGoal { revision, services, keys, .. } = goal_of_write(revision, keys);
+                let awaited = FollowGoal { revision, services, keys, ..what };
+                let followed = wait_until_followed(&self.client, &awaited, changing.timeout).await;
                 if followed.is_err() && !self.screen.is_for_programs() {
                     self.screen.show(&done)?;
                 }
@@ -118,7 +119,7 @@ impl Context {
 
 /// What a command did, or would do.
 #[derive(Clone, Debug, Default, Serialize)]
-struct Done {
+struct ChangeReport {
     /// By key, relative to the prefix.
     changed: BTreeMap<String, Values>,
     /// Nothing was written: --dry-run.
@@ -138,8 +139,8 @@ struct Values {
     after: Option<String>,
 }
 
-impl Done {
-    fn of(edit: &Edit) -> Self {
+impl ChangeReport {
+    fn from_edit(edit: &Edit) -> Self {
         let values = |Change { before, after }: &Change| Values {
             before: before.as_ref().map(|entry| String::from_utf8_lossy(&entry.value).into_owned()),
             after: after.clone(),
@@ -149,8 +150,8 @@ impl Done {
     }
 }
 
-impl Shown for Done {
-    fn blocks(&self) -> Vec<Block> {
+impl Printable for ChangeReport {
+    fn to_blocks(&self) -> Vec<Block> {
         let line = |(key, Values { before, after }): (&String, &Values)| match (before, after) {
             (None, Some(after)) => format!("{key}: {after}"),
             (Some(before), Some(after)) => format!("{key}: {before} → {after}"),

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use discovery::{Entry, Key, ServiceId, Setting, Topology, rivals};
+use discovery::{Entry, Key, ServiceId, Setting, Topology, find_claim_conflicts};
 
 use crate::edit::Edit;
 use crate::error::Error;
@@ -10,54 +10,60 @@ use crate::store::Store;
 
 /// Which keys of services are meant.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Kept {
+pub(crate) enum KeyScope {
     /// Settings and overrides.
     Settings,
     /// And upstreams' records that hang on no lease.
-    AndPermanent,
+    SettingsAndPermanent,
     /// And every upstream's record.
-    AndUpstreams,
+    SettingsAndUpstreams,
 }
 
-impl Kept {
+impl KeyScope {
     /// Whether it is one of them.
-    pub(crate) fn is_one(self, entry: &Entry) -> bool {
+    pub(crate) fn has_entry(self, entry: &Entry) -> bool {
         match entry.key.parse() {
             Ok(Key::Setting { .. } | Key::Override { .. }) => true,
-            Ok(Key::Upstream { .. }) => self == Self::AndUpstreams || (self == Self::AndPermanent && entry.lease == 0),
+            Ok(Key::Upstream { .. }) => {
+                self == Self::SettingsAndUpstreams || (self == Self::SettingsAndPermanent && entry.lease == 0)
+            }
             _ => false,
         }
     }
 
     /// Those among some entries, of one service if only that is asked for.
-    pub(crate) fn of<'a>(self, entries: &'a [Entry], only: Option<&'a ServiceId>) -> BTreeMap<&'a str, &'a Entry> {
+    pub(crate) fn select_entries<'a>(
+        self,
+        entries: &'a [Entry],
+        only: Option<&'a ServiceId>,
+    ) -> BTreeMap<&'a str, &'a Entry> {
         let is_in = move |entry: &&Entry| match (only, entry.key.parse::<Key>()) {
             (None, _) => true,
-            (Some(id), Ok(key)) => key.service() == Some(id),
+            (Some(id), Ok(key)) => key.service_id() == Some(id),
             _ => false,
         };
-        let kept = entries.iter().filter(move |entry| self.is_one(entry));
+        let kept = entries.iter().filter(move |entry| self.has_entry(entry));
         kept.filter(is_in).map(|entry| (entry.key.as_str(), entry)).collect()
     }
 }
 
 /// A value that is to be written again.
-pub(crate) fn text(entry: &Entry) -> Result<&str, Error> {
+pub(crate) fn value_text(entry: &Entry) -> Result<&str, Error> {
     std::str::from_utf8(&entry.value).map_err(|_| Error::Refused(format!("the value of {} is no text", entry.key)))
 }
 
 /// Refuses an edit after which a service claims what another's keys name, unless both do so already.
 pub(crate) fn check_claims(store: &Store, edit: &Edit) -> Result<(), Error> {
-    let after = edit.onto(&store.topology);
-    let touched = edit.changes().filter_map(|(key, _)| key.parse::<Key>().ok()?.service().cloned());
+    let after = edit.apply_to(&store.topology);
+    let touched = edit.changes().filter_map(|(key, _)| key.parse::<Key>().ok()?.service_id().cloned());
     for id in touched.collect::<std::collections::BTreeSet<_>>() {
-        let settings = after.services().get(&id).map(|service| readable(service)).unwrap_or_default();
+        let settings = after.services().get(&id).map(|service| collect_settings(service)).unwrap_or_default();
         let mut services = after.services().clone();
         match store.topology.services().get(&id) {
             Some(standing) => services.insert(id.clone(), standing.clone()),
             None => services.remove(&id),
         };
-        if let Some(rival) = rivals(&services, &id, &settings).first() {
+        if let Some(rival) = find_claim_conflicts(&services, &id, &settings).first() {
             return Err(Error::Refused(format!(
                 "{rival}: one service has it, and it wouldn't be {id}; nothing was changed"
             )));
@@ -67,17 +73,21 @@ pub(crate) fn check_claims(store: &Store, edit: &Edit) -> Result<(), Error> {
 }
 
 /// The service's keys' folders, in both layouts.
-pub(crate) fn folders(id: &ServiceId) -> Vec<String> {
+pub(crate) fn list_folders(id: &ServiceId) -> Vec<String> {
     let ancestor = (id.kind == discovery::Kind::Http).then(|| format!("services/{}/", id.name));
-    [id.folder()].into_iter().chain(ancestor).collect()
+    [id.folder_path()].into_iter().chain(ancestor).collect()
 }
 
 /// The service that is meant, now or as it was.
-pub(crate) fn find(named: &crate::target::Named, now: &Topology, then: &Topology) -> Result<ServiceId, Error> {
-    named.find(now).or_else(|error| named.find(then).map_err(|_| error))
+pub(crate) fn find_service(
+    named: &crate::target::ServiceArg,
+    now: &Topology,
+    then: &Topology,
+) -> Result<ServiceId, Error> {
+    named.find_service(now).or_else(|error| named.find_service(then).map_err(|_| error))
 }
 
-fn readable(service: &discovery::Service) -> Vec<Setting> {
+fn collect_settings(service: &discovery::Service) -> Vec<Setting> {
     service.settings().filter_map(|(_, field)| field.value.as_ref().ok().cloned()).collect()
 }
 
@@ -104,11 +114,19 @@ mod tests {
             entry("balancers/lb1", "{}", 7),
             entry("control/accept-store", "{}", 0),
         ];
-        let id = "services/a/domain".parse::<Key>().unwrap().service().unwrap().clone();
-        let count = |kept: Kept, only| kept.of(&entries, only).len();
-        assert_eq!([Kept::Settings, Kept::AndPermanent, Kept::AndUpstreams].map(|it| count(it, None)), [4, 5, 6]);
-        assert_eq!([Kept::Settings, Kept::AndPermanent, Kept::AndUpstreams].map(|it| count(it, Some(&id))), [3, 4, 5]);
-        assert_eq!(folders(&id), ["http-services/a/", "services/a/"]);
+        let id = "services/a/domain".parse::<Key>().unwrap().service_id().unwrap().clone();
+        let count = |kept: KeyScope, only| kept.select_entries(&entries, only).len();
+        assert_eq!(
+            [KeyScope::Settings, KeyScope::SettingsAndPermanent, KeyScope::SettingsAndUpstreams]
+                .map(|it| count(it, None)),
+            [4, 5, 6]
+        );
+        assert_eq!(
+            [KeyScope::Settings, KeyScope::SettingsAndPermanent, KeyScope::SettingsAndUpstreams]
+                .map(|it| count(it, Some(&id))),
+            [3, 4, 5]
+        );
+        assert_eq!(list_folders(&id), ["http-services/a/", "services/a/"]);
     }
 
     #[test]
@@ -118,7 +136,7 @@ mod tests {
             entry("http-services/b/domain", "b.com", 0),
             entry("http-services/c/domain", "c.com", 0),
         ];
-        let store = Store::of(Snapshot { cluster: 1, revision: 9, raft_term: 1, entries });
+        let store = Store::from_snapshot(Snapshot { cluster: 1, revision: 9, raft_term: 1, entries });
         let check = |changes: &[(&str, &str)]| {
             let mut edit = Edit::default();
             for (key, value) in changes {

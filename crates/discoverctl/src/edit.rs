@@ -8,7 +8,7 @@ use registry::{Condition, Txn};
 use crate::store::Store;
 
 /// Keys in one transaction; etcd takes 128 operations, and as many conditions.
-const MOST: usize = 100;
+const MAX_KEYS: usize = 100;
 
 /// Changes of keys, decided on what was read: none of them is made where a key is another by then.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -29,7 +29,7 @@ impl Edit {
     /// Writes a key, without a lease; one that says so already, and has none, is left alone.
     pub(crate) fn put(&mut self, store: &Store, key: &Key, value: impl Into<String>) {
         let (key, value) = (key.to_string(), value.into());
-        let before = store.entry(&key).cloned();
+        let before = store.find_entry(&key).cloned();
         if before.as_ref().is_none_or(|entry| entry.value != value.as_bytes() || entry.lease != 0) {
             self.changes.insert(key, Change { before, after: Some(value) });
         }
@@ -37,16 +37,16 @@ impl Edit {
 
     /// Deletes a key, if it is there.
     pub(crate) fn delete(&mut self, store: &Store, key: &str) {
-        if let Some(entry) = store.entry(key) {
+        if let Some(entry) = store.find_entry(key) {
             self.changes.insert(key.to_owned(), Change { before: Some(entry.clone()), after: None });
         }
     }
 
     /// What the keys say once it is done.
-    pub(crate) fn onto(&self, topology: &Topology) -> Topology {
+    pub(crate) fn apply_to(&self, topology: &Topology) -> Topology {
         let mut after = topology.clone();
         for (key, change) in &self.changes {
-            after.apply(&match &change.after {
+            after.apply_change(&match &change.after {
                 Some(value) => discovery::Change::Put(Entry {
                     key: key.clone(),
                     value: value.clone().into_bytes(),
@@ -66,17 +66,17 @@ impl Edit {
     }
 
     /// The transactions that carry it out: one, but for more than a hundred keys.
-    pub(crate) fn txns(&self) -> Vec<Txn> {
+    pub(crate) fn to_transactions(&self) -> Vec<Txn> {
         let changes: Vec<_> = self.changes.iter().collect();
         let txn =
             |changes: &[(&String, &Change)]| changes.iter().fold(Txn::new(), |txn, (key, it)| it.add_to(txn, key));
-        changes.chunks(MOST).map(txn).collect()
+        changes.chunks(MAX_KEYS).map(txn).collect()
     }
 }
 
 impl Change {
     fn add_to(&self, txn: Txn, key: &str) -> Txn {
-        let txn = txn.when(match &self.before {
+        let txn = txn.only_if(match &self.before {
             Some(entry) => Condition::ModRevisionIs(key.to_owned(), entry.mod_revision),
             None => Condition::Absent(key.to_owned()),
         });
@@ -103,7 +103,7 @@ mod tests {
             lease,
         };
         let entries = vec![entry("http-services/a/tls", 0), entry("http-services/b/tls", 7)];
-        let store = Store::of(Snapshot { cluster: 1, revision: 9, raft_term: 1, entries });
+        let store = Store::from_snapshot(Snapshot { cluster: 1, revision: 9, raft_term: 1, entries });
         let mut edit = Edit::default();
         let key = |text: &str| text.parse::<Key>().unwrap();
         edit.put(&store, &key("http-services/a/tls"), "both");
@@ -112,10 +112,10 @@ mod tests {
         edit.put(&store, &key("http-services/b/tls"), "both");
         edit.put(&store, &key("http-services/c/tls"), "off");
         let wanted = Txn::new()
-            .when(Condition::ModRevisionIs("http-services/b/tls".into(), 3))
+            .only_if(Condition::ModRevisionIs("http-services/b/tls".into(), 3))
             .put("http-services/b/tls", "both", None)
-            .when(Condition::Absent("http-services/c/tls".into()))
+            .only_if(Condition::Absent("http-services/c/tls".into()))
             .put("http-services/c/tls", "off", None);
-        assert_eq!(edit.txns(), [wanted]);
+        assert_eq!(edit.to_transactions(), [wanted]);
     }
 }

@@ -9,7 +9,7 @@ use crate::error::Error;
 ///
 /// # Errors
 /// [`Error::Usage`] with the option, the path and the way out.
-pub(crate) fn read(option: &str, path: &Path) -> Result<Vec<u8>, Error> {
+pub(crate) fn read_option_file(option: &str, path: &Path) -> Result<Vec<u8>, Error> {
     read_small(path).map_err(|error| {
         let hint = match error.kind() {
             io::ErrorKind::PermissionDenied => {
@@ -47,7 +47,7 @@ mod tests {
         nix::unistd::mkfifo(&path("pipe"), nix::sys::stat::Mode::from_bits_truncate(0o600)).unwrap();
         assert_eq!(read_small(&path("token")).unwrap(), b"secret\n");
         for (name, why) in [("pipe", "FIFO"), ("large", "longer"), (".", "directory"), ("none", "No such file")] {
-            let error = read("--api-token-file", &path(name)).unwrap_err().to_string();
+            let error = read_option_file("--api-token-file", &path(name)).unwrap_err().to_string();
             assert!(error.starts_with("--api-token-file /") && error.contains(why), "{name}: {error}");
         }
         assert!(read_small(Path::new("/dev/zero")).unwrap_err().to_string().contains("device"));

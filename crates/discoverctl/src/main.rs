@@ -45,22 +45,22 @@ fn main() -> ExitCode {
     if let Some(code) = manual::print_if_asked(command.clone()) {
         return code;
     }
-    let code = start(command).unwrap_or_else(|error| {
-        output::say(&format!("discoverctl: {error}"));
+    let code = run_command_line(command).unwrap_or_else(|error| {
+        output::print_message(&format!("discoverctl: {error}"));
         ExitCode::from(error.exit_code())
     });
-    output::finish(code)
+    output::flush_and_return(code)
 }
 
 /// Reads the options, and carries the command out. Returns the exit code.
-fn start(command: clap::Command) -> Result<ExitCode, Error> {
+fn run_command_line(command: clap::Command) -> Result<ExitCode, Error> {
     // Without the operator's files first: a broken one is no reason to refuse `--help`.
     let given = match options::read_matches(command.clone(), USAGE) {
         Ok(given) => given,
         Err(code) => return Ok(code),
     };
     let config = Config::read()?;
-    let command = config.apply(command, &given);
+    let command = config.apply_defaults(command, &given);
     let matches = match options::read_matches(command.clone(), USAGE) {
         Ok(matches) => matches,
         Err(code) => return Ok(code),
@@ -69,11 +69,11 @@ fn start(command: clap::Command) -> Result<ExitCode, Error> {
     let outcome = match &cli.command {
         Command::Config(it) => {
             let screen = Screen::new(cli.common.output);
-            until_answered(async { it.run(&screen, config.counts(&matches, &command)) })
+            block_on_command(async { it.run(&screen, config.list_effective(&matches, &command)) })
         }
         _ => {
             let ctl = Context::new(cli.common)?;
-            until_answered(cli.command.run(&ctl))
+            block_on_command(cli.command.run(&ctl))
         }
     };
     Ok(match outcome? {
@@ -83,14 +83,14 @@ fn start(command: clap::Command) -> Result<ExitCode, Error> {
 }
 
 /// Carries a command out, and waits until its answer is written.
-fn until_answered(command: impl Future<Output = Result<Outcome, Error>>) -> Result<Outcome, Error> {
+fn block_on_command(command: impl Future<Output = Result<Outcome, Error>>) -> Result<Outcome, Error> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     let runtime = runtime.map_err(|error| Error::Failed(format!("no runtime: {error}")))?;
     let outcome = runtime.block_on(async {
         let outcome = command.await;
         let written = tokio::select! {
             written = until_written() => written.map(|_| ()),
-            () = interrupted() => Err(Error::Interrupted("the answer isn't read".into())),
+            () = wait_for_signal() => Err(Error::Interrupted("the answer isn't read".into())),
         };
         // The command's own error says more.
         outcome.and_then(|outcome| written.map(|()| outcome))
@@ -101,7 +101,7 @@ fn until_answered(command: impl Future<Output = Result<Outcome, Error>>) -> Resu
 }
 
 /// Waits for Ctrl-C or SIGTERM: a command may have taken both from their default.
-async fn interrupted() {
+async fn wait_for_signal() {
     let (Ok(mut interrupt), Ok(mut terminate)) = (signal(SignalKind::interrupt()), signal(SignalKind::terminate()))
     else {
         return std::future::pending().await;

@@ -12,15 +12,15 @@ use program::text::{escape_json, escape_line, escape_lines};
 use serde::Serialize;
 
 pub(crate) use cell::{Cell, Tone};
-pub(crate) use yaml::yaml;
+pub(crate) use yaml::to_yaml;
 
 use crate::error::Error;
 use crate::shared_options::Format;
 
 /// An answer. What serde writes of it is for programs: names that are there stay.
-pub(crate) trait Shown: Serialize {
+pub(crate) trait Printable: Serialize {
     /// The same for people.
-    fn blocks(&self) -> Vec<Block>;
+    fn to_blocks(&self) -> Vec<Block>;
 }
 
 /// A part of an answer for people.
@@ -34,7 +34,7 @@ pub(crate) enum Block {
 
 impl Block {
     /// Lines, each of them in one line whatever it holds. None without any line.
-    pub(crate) fn lines(lines: impl Iterator<Item = String>) -> Option<Self> {
+    pub(crate) fn from_lines(lines: impl Iterator<Item = String>) -> Option<Self> {
         let lines: Vec<String> = lines.map(|line| escape_line(&line).into_owned()).collect();
         (!lines.is_empty()).then(|| Self::Text(lines.join("\n")))
     }
@@ -56,7 +56,7 @@ impl Table {
     }
 
     /// One more row.
-    pub(crate) fn row<const N: usize>(&mut self, cells: [Cell; N]) {
+    pub(crate) fn add_row<const N: usize>(&mut self, cells: [Cell; N]) {
         self.rows.push(cells.into());
     }
 }
@@ -100,45 +100,45 @@ impl Screen {
     }
 
     /// Prints an answer. Nothing waits for the reader before the end of the command: see [`until_written`].
-    pub(crate) fn show(&self, answer: &impl Shown) -> Result<(), Error> {
-        self.text(answer).map(|text| put(&text))
+    pub(crate) fn show(&self, answer: &impl Printable) -> Result<(), Error> {
+        self.render_answer(answer).map(|text| write_text(&text))
     }
 
     /// Prints lines, with their hidden characters escaped and a line feed at the end.
     pub(crate) fn print(&self, text: &str) {
-        put(&escape_lines(text));
+        write_text(&escape_lines(text));
     }
 
     /// Ends the wait for a reader that does not read: what it has not taken by now is dropped.
-    pub(crate) fn abandon(&self) {
-        if !output::stdout().flush(Some(LAST_LINES)) {
+    pub(crate) fn flush_briefly(&self) {
+        if !output::stdout().flush(Some(LAST_FLUSH)) {
             output::stdout().abandon();
         }
     }
 
-    pub(crate) fn text(&self, answer: &impl Shown) -> Result<String, Error> {
+    pub(crate) fn render_answer(&self, answer: &impl Printable) -> Result<String, Error> {
         match self.format {
             Format::Json => {
                 let json = serde_json::to_string_pretty(answer).map_err(|error| Error::Failed(error.to_string()))?;
                 Ok(escape_json(&json).into_owned())
             }
-            Format::Yaml => yaml(answer),
-            Format::Plain => Ok(plain(&answer.blocks())),
-            Format::Table => Ok(self.people(&answer.blocks())),
+            Format::Yaml => to_yaml(answer),
+            Format::Plain => Ok(render_plain(&answer.to_blocks())),
+            Format::Table => Ok(self.render_blocks(&answer.to_blocks())),
         }
     }
 
-    fn people(&self, blocks: &[Block]) -> String {
+    fn render_blocks(&self, blocks: &[Block]) -> String {
         let block = |block: &Block| match block {
             Block::Text(text) => escape_lines(text).into_owned(),
             Block::Table(table) if table.rows.is_empty() => String::new(),
-            Block::Table(table) => self.table(table),
+            Block::Table(table) => self.render_table(table),
         };
         let blocks: Vec<String> = blocks.iter().map(block).filter(|text| !text.is_empty()).collect();
         blocks.join("\n\n")
     }
 
-    fn table(&self, table: &Table) -> String {
+    fn render_table(&self, table: &Table) -> String {
         let mut drawn = comfy_table::Table::new();
         drawn.load_style(presets::NOTHING).set_content_arrangement(ContentArrangement::Dynamic);
         if self.colors {
@@ -167,10 +167,10 @@ impl Screen {
 }
 
 /// How long the end of a command that prints without end waits for a slow reader.
-const LAST_LINES: Duration = Duration::from_millis(200);
+const LAST_FLUSH: Duration = Duration::from_millis(200);
 
-fn put(text: &str) {
-    output::stdout().put(format!("{}\n", text.trim_end_matches('\n')).into_bytes());
+fn write_text(text: &str) {
+    output::stdout().queue_line(format!("{}\n", text.trim_end_matches('\n')).into_bytes());
 }
 
 /// One value in one line of JSON.
@@ -183,7 +183,7 @@ pub(crate) fn json_line(answer: &impl Serialize) -> Result<String, Error> {
 pub(crate) async fn until_written() -> Result<bool, Error> {
     // On a thread of its own: a reader may take its time, and a signal still ends the command.
     let _ = tokio::task::spawn_blocking(|| output::stdout().flush(None)).await;
-    match output::stdout().error() {
+    match output::stdout().first_error() {
         None => Ok(true),
         Some(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(false),
         Some(error) => Err(Error::Failed(format!("standard output can't be written: {error}"))),
@@ -191,7 +191,7 @@ pub(crate) async fn until_written() -> Result<bool, Error> {
 }
 
 /// The rows of all tables, cells separated by tabs; text where there is no table.
-fn plain(blocks: &[Block]) -> String {
+fn render_plain(blocks: &[Block]) -> String {
     let tables = blocks.iter().filter_map(|block| match block {
         Block::Table(table) => Some(table),
         Block::Text(_) => None,
@@ -217,11 +217,11 @@ mod tests {
         name: &'static str,
     }
 
-    impl Shown for Answer {
-        fn blocks(&self) -> Vec<Block> {
+    impl Printable for Answer {
+        fn to_blocks(&self) -> Vec<Block> {
             let mut table = Table::new(["NAME", "STATE"]);
-            table.row([self.name.into(), Cell::good("up")]);
-            table.row(["b".into(), Cell::of(None::<u8>)]);
+            table.add_row([self.name.into(), Cell::good("up")]);
+            table.add_row(["b".into(), Cell::or_dash(None::<u8>)]);
             vec![Block::Text("two of them".into()), Block::Table(table)]
         }
     }
@@ -230,7 +230,7 @@ mod tests {
     fn one_answer_in_four_forms() {
         let text = |format| {
             let screen = Screen { format, is_terminal: false, colors: false };
-            screen.text(&Answer { name: "a\u{1b}[31m\tx" }).unwrap()
+            screen.render_answer(&Answer { name: "a\u{1b}[31m\tx" }).unwrap()
         };
         let table = text(Format::Table);
         assert_eq!(
@@ -249,14 +249,15 @@ mod tests {
     fn hidden_characters_are_escaped_in_every_form() {
         let name = "a\u{202e}b\u{200b}\u{2028}\u{9b}\u{e0041}";
         for format in [Format::Table, Format::Plain, Format::Json, Format::Yaml] {
-            let text = Screen { format, is_terminal: false, colors: false }.text(&Answer { name }).unwrap();
+            let text = Screen { format, is_terminal: false, colors: false }.render_answer(&Answer { name }).unwrap();
             assert!(
                 !text.chars().any(|c| !matches!(c, '\n' | '\t') && program::text::is_hidden(c)),
                 "{format:?}: {text}"
             );
             assert!(text.contains("202e") && text.contains("200b"), "{format:?}: {text}");
         }
-        let text = |format| Screen { format, is_terminal: false, colors: false }.text(&Answer { name }).unwrap();
+        let text =
+            |format| Screen { format, is_terminal: false, colors: false }.render_answer(&Answer { name }).unwrap();
         let json: serde_json::Value = serde_json::from_str(&text(Format::Json)).unwrap();
         let yaml: serde_json::Value = serde_saphyr::from_str(&text(Format::Yaml)).unwrap();
         assert_eq!((json["name"].as_str(), yaml["name"].as_str()), (Some(name), Some(name)));

@@ -8,15 +8,15 @@ use program::output;
 use program::text::escape_line;
 
 /// What takes less than this needs no word.
-const QUIET: Duration = Duration::from_secs(2);
+const FIRST_LINE_AFTER: Duration = Duration::from_secs(2);
 /// In a file or a pipe, a line at most so often.
-const PACE: Duration = Duration::from_secs(5);
+const LINE_INTERVAL: Duration = Duration::from_secs(5);
 
 /// A line on standard error, gone with this on a terminal.
 pub(crate) struct Progress {
     bar: Option<ProgressBar>,
-    begun: Instant,
-    said: Option<(Instant, String)>,
+    started: Instant,
+    last_line: Option<(Instant, String)>,
 }
 
 impl Progress {
@@ -30,24 +30,24 @@ impl Progress {
             bar.enable_steady_tick(Duration::from_millis(100));
             bar
         });
-        Self { bar, begun: Instant::now(), said: None }
+        Self { bar, started: Instant::now(), last_line: None }
     }
 
     /// What is waited for now.
-    pub(crate) fn say(&mut self, words: String) {
+    pub(crate) fn set_message(&mut self, words: String) {
         if let Some(bar) = &self.bar {
             return bar.set_message(escape_line(&words).into_owned());
         }
-        let is_news = self.said.as_ref().is_none_or(|(at, said)| *said != words && at.elapsed() >= PACE);
-        if self.begun.elapsed() >= QUIET && is_news {
-            output::say(&words);
-            self.said = Some((Instant::now(), words));
+        let is_news = self.last_line.as_ref().is_none_or(|(at, said)| *said != words && at.elapsed() >= LINE_INTERVAL);
+        if self.started.elapsed() >= FIRST_LINE_AFTER && is_news {
+            output::print_message(&words);
+            self.last_line = Some((Instant::now(), words));
         }
     }
 
     /// How long it has taken so far.
     pub(crate) fn elapsed(&self) -> Duration {
-        self.begun.elapsed()
+        self.started.elapsed()
     }
 }
 

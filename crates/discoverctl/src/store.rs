@@ -1,6 +1,6 @@
 //! The store as it was read: every key at one revision.
 
-use discovery::{Balancers, Entry, ServiceId, Snapshot, Topology};
+use discovery::{BalancerRecords, Entry, ServiceId, Snapshot, Topology};
 
 /// Everything below the prefix at one revision.
 #[derive(Clone, Debug)]
@@ -14,25 +14,25 @@ pub(crate) struct Store {
     /// What they say.
     pub(crate) topology: Topology,
     /// The balancers that live.
-    pub(crate) balancers: Balancers,
+    pub(crate) balancers: BalancerRecords,
 }
 
 impl Store {
     /// What a listing says.
-    pub(crate) fn of(snapshot: Snapshot) -> Self {
-        let topology = Topology::of(&snapshot.entries);
-        let balancers = Balancers::of(&snapshot);
+    pub(crate) fn from_snapshot(snapshot: Snapshot) -> Self {
+        let topology = Topology::from_entries(&snapshot.entries);
+        let balancers = BalancerRecords::from_snapshot(&snapshot);
         let Snapshot { cluster, revision, entries, .. } = snapshot;
         Self { cluster, revision, entries, topology, balancers }
     }
 
     /// One key.
-    pub(crate) fn entry(&self, key: &str) -> Option<&Entry> {
+    pub(crate) fn find_entry(&self, key: &str) -> Option<&Entry> {
         self.entries.binary_search_by(|entry| entry.key.as_str().cmp(key)).ok().and_then(|at| self.entries.get(at))
     }
 
     /// When one of these services' keys was last written.
-    pub(crate) fn written<'a>(&self, services: impl IntoIterator<Item = &'a ServiceId>) -> i64 {
+    pub(crate) fn newest_revision_of<'a>(&self, services: impl IntoIterator<Item = &'a ServiceId>) -> i64 {
         let known = services.into_iter().filter_map(|id| self.topology.services().get(id));
         known.flat_map(|service| service.entries()).map(|entry| entry.mod_revision).max().unwrap_or_default()
     }
@@ -53,6 +53,6 @@ pub(crate) mod tests {
         };
         let mut entries: Vec<Entry> = keys.iter().enumerate().map(entry).collect();
         entries.sort_by(|one, other| one.key.cmp(&other.key));
-        Store::of(Snapshot { cluster: 7, revision: 20, raft_term: 1, entries })
+        Store::from_snapshot(Snapshot { cluster: 7, revision: 20, raft_term: 1, entries })
     }
 }

@@ -8,33 +8,33 @@ use discovery::{Kind, ServiceId, ServiceName, Topology, UpstreamId};
 use crate::error::Error;
 
 /// Two names as alike as this are worth a hint (Jaro-Winkler: 1 is the same).
-const ALIKE: f64 = 0.75;
+const MIN_SIMILARITY: f64 = 0.75;
 /// Hints at most.
-const HINTS: usize = 3;
+const MAX_SUGGESTIONS: usize = 3;
 
 /// SVC as it was typed.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Named(ServiceName);
+pub(crate) struct ServiceArg(ServiceName);
 
 /// SVC/ID as it was typed.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct NamedUpstream {
+pub(crate) struct UpstreamArg {
     /// The service.
-    pub(crate) service: Named,
+    pub(crate) service: ServiceArg,
     /// The upstream.
     pub(crate) id: UpstreamId,
 }
 
 /// SVC or SVC/ID as it was typed.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) enum NamedAny {
+pub(crate) enum TargetArg {
     /// A whole service.
-    Service(Named),
+    Service(ServiceArg),
     /// One upstream of it.
-    Upstream(NamedUpstream),
+    Upstream(UpstreamArg),
 }
 
-impl FromStr for Named {
+impl FromStr for ServiceArg {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
@@ -42,13 +42,13 @@ impl FromStr for Named {
     }
 }
 
-impl fmt::Display for Named {
+impl fmt::Display for ServiceArg {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         self.0.fmt(f)
     }
 }
 
-impl FromStr for NamedUpstream {
+impl FromStr for UpstreamArg {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
@@ -58,7 +58,7 @@ impl FromStr for NamedUpstream {
     }
 }
 
-impl FromStr for NamedAny {
+impl FromStr for TargetArg {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
@@ -66,9 +66,9 @@ impl FromStr for NamedAny {
     }
 }
 
-impl Named {
+impl ServiceArg {
     /// The service of that name; an error names those that are alike.
-    pub(crate) fn find(&self, topology: &Topology) -> Result<ServiceId, Error> {
+    pub(crate) fn find_service(&self, topology: &Topology) -> Result<ServiceId, Error> {
         let known = |id: &ServiceId| topology.services().contains_key(id);
         let of = |kind| ServiceId { kind, name: self.0.clone() };
         match [of(Kind::Http), of(Kind::Tcp)] {
@@ -79,17 +79,17 @@ impl Named {
             [_, tcp] if known(&tcp) => return Ok(tcp),
             _ => {}
         }
-        let whole = self.with_kind().filter(known);
+        let whole = self.parse_with_kind().filter(known);
         whole.ok_or_else(|| {
             let names = topology.services().keys().flat_map(|id| [id.name.to_string(), id.to_string()]);
-            Error::Refused(format!("no service {self} in the store{}", hint(self.0.as_str(), names)))
+            Error::Refused(format!("no service {self} in the store{}", suggest_names(self.0.as_str(), names)))
         })
     }
 
     /// The service of that name, or the one that will be: of this kind, unless the name says which, as `tcp-db` does where
     /// no service is called just that.
-    pub(crate) fn find_or_new(&self, topology: &Topology, kind: Option<Kind>) -> Result<ServiceId, Error> {
-        match self.find(topology) {
+    pub(crate) fn find_or_name_new(&self, topology: &Topology, kind: Option<Kind>) -> Result<ServiceId, Error> {
+        match self.find_service(topology) {
             Ok(id) if kind.is_none_or(|kind| kind == id.kind) => Ok(id),
             Err(error @ Error::Usage(_)) if kind.is_none() => Err(error),
             _ => Ok(ServiceId { kind: kind.unwrap_or(Kind::Http), name: self.0.clone() }),
@@ -97,35 +97,35 @@ impl Named {
     }
 
     /// `http-shop` read as HAProxy's section.
-    fn with_kind(&self) -> Option<ServiceId> {
+    fn parse_with_kind(&self) -> Option<ServiceId> {
         let [http, tcp] = [Kind::Http, Kind::Tcp].map(|kind| (kind, self.0.as_str().strip_prefix(&format!("{kind}-"))));
         let (kind, name) = [http, tcp].into_iter().find_map(|(kind, name)| Some((kind, name?)))?;
         Some(ServiceId { kind, name: name.parse().ok()? })
     }
 }
 
-impl NamedUpstream {
+impl UpstreamArg {
     /// The service and its upstream: it has a record, or something is imposed on it.
-    pub(crate) fn find(&self, topology: &Topology) -> Result<(ServiceId, UpstreamId), Error> {
-        let service = self.service.find(topology)?;
+    pub(crate) fn find_upstream(&self, topology: &Topology) -> Result<(ServiceId, UpstreamId), Error> {
+        let service = self.service.find_service(topology)?;
         let Some(known) = topology.services().get(&service) else {
             return Err(Error::Refused(format!("no service {} in the store", self.service)));
         };
-        if known.upstream(&self.id).is_some() || known.imposed(&self.id).is_some() {
+        if known.upstream(&self.id).is_some() || known.override_of(&self.id).is_some() {
             return Ok((service, self.id.clone()));
         }
         let names = known.upstreams().map(|(id, _)| id.to_string());
-        let hint = hint(self.id.as_str(), names);
+        let hint = suggest_names(self.id.as_str(), names);
         Err(Error::Refused(format!("no upstream {} in {service}{hint}", self.id)))
     }
 }
 
 /// `; did you mean shop, shop2?`, or nothing.
-pub(crate) fn hint(unknown: &str, known: impl Iterator<Item = String>) -> String {
+pub(crate) fn suggest_names(unknown: &str, known: impl Iterator<Item = String>) -> String {
     let mut alike: Vec<(f64, String)> = known.map(|name| (strsim::jaro_winkler(unknown, &name), name)).collect();
-    alike.retain(|(score, _)| *score >= ALIKE);
+    alike.retain(|(score, _)| *score >= MIN_SIMILARITY);
     alike.sort_by(|one, other| other.0.total_cmp(&one.0).then_with(|| one.1.cmp(&other.1)));
-    let names: Vec<String> = alike.into_iter().take(HINTS).map(|(_, name)| name).collect();
+    let names: Vec<String> = alike.into_iter().take(MAX_SUGGESTIONS).map(|(_, name)| name).collect();
     if names.is_empty() { String::new() } else { format!("; did you mean {}?", names.join(", ")) }
 }
 
@@ -143,7 +143,7 @@ mod tests {
             mod_revision: 1,
             lease: 0,
         };
-        Topology::of(&keys.iter().map(entry).collect::<Vec<_>>())
+        Topology::from_entries(&keys.iter().map(entry).collect::<Vec<_>>())
     }
 
     #[test]
@@ -154,7 +154,7 @@ mod tests {
             "tcp-services/db/upstreams/a",
             "http-services/tcp-db/upstreams/a",
         ]);
-        let find = |name: &str| name.parse::<Named>().unwrap().find(&all).map(|id| id.to_string());
+        let find = |name: &str| name.parse::<ServiceArg>().unwrap().find_service(&all).map(|id| id.to_string());
         assert_eq!(find("shop").unwrap(), "http-shop");
         assert_eq!(find("http-shop").unwrap(), "http-shop");
         assert_eq!(find("http-db").unwrap(), "http-db");
@@ -162,9 +162,10 @@ mod tests {
         assert_eq!(find("db").unwrap_err().to_string(), "db is both http-db and tcp-db; say which");
         assert_eq!(find("shpo").unwrap_err().to_string(), "no service shpo in the store; did you mean shop?");
         assert_eq!(find("zzz").unwrap_err().exit_code(), 4);
-        let upstream = |name: &str| name.parse::<NamedUpstream>().unwrap().find(&all).map(|(_, id)| id.to_string());
+        let upstream =
+            |name: &str| name.parse::<UpstreamArg>().unwrap().find_upstream(&all).map(|(_, id)| id.to_string());
         assert_eq!(upstream("shop/node-1").unwrap(), "node-1");
         assert!(upstream("shop/node-2").unwrap_err().to_string().ends_with("did you mean node-1?"));
-        assert!("shop".parse::<NamedUpstream>().is_err() && "a b".parse::<Named>().is_err());
+        assert!("shop".parse::<UpstreamArg>().is_err() && "a b".parse::<ServiceArg>().is_err());
     }
 }

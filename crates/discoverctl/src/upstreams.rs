@@ -9,7 +9,7 @@ use discovery::{
 use serde::Serialize;
 
 use crate::balancer_api::{Answers, ServiceInFull, Traffic, Upstream, Upstreams};
-use crate::verdict::{Answered, Case, Keys};
+use crate::verdict::{BalancerAnswer, Case, Keys};
 
 /// One upstream: what is asked for it, and what is made of that.
 #[derive(Clone, Debug, PartialEq, Serialize)]
@@ -20,14 +20,14 @@ pub(crate) struct Row {
     pub(crate) id: String,
     /// What the store says.
     #[serde(flatten)]
-    pub(crate) asked: Asked,
+    pub(crate) asked: StoreView,
     /// By balancer, what it makes of that.
-    pub(crate) balancers: BTreeMap<String, There>,
+    pub(crate) balancers: BTreeMap<String, BalancerView>,
 }
 
 /// What the keys say of one upstream.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
-pub(crate) struct Asked {
+pub(crate) struct StoreView {
     /// Where it listens.
     pub(crate) address: Option<String>,
     /// Its color.
@@ -48,7 +48,7 @@ pub(crate) struct Asked {
 
 /// What one balancer makes of an upstream.
 #[derive(Clone, Debug, Default, PartialEq, Serialize)]
-pub(crate) struct There {
+pub(crate) struct BalancerView {
     /// `up`, `down`, `draining`, `maint`, `absent` (HAProxy has no such server); null where it can't be asked.
     pub(crate) state: Option<&'static str>,
     /// Whether it gets new requests.
@@ -76,32 +76,32 @@ pub(crate) struct There {
 }
 
 /// The upstreams of all services, or of one: those that have a record, and those that a balancer serves without one.
-pub(crate) fn rows(
+pub(crate) fn build_rows(
     store: Keys,
     answers: &Answers<Upstreams>,
     only: Option<&ServiceId>,
 ) -> BTreeMap<(ServiceId, UpstreamId), Row> {
     let services = store.topology.services().iter().filter(|(id, _)| only.is_none_or(|only| only == *id));
     let indexed: BTreeMap<&Node, Result<Index, &String>> =
-        answers.iter().map(|(node, answer)| (node, answer.as_ref().map(Index::of))).collect();
+        answers.iter().map(|(node, answer)| (node, answer.as_ref().map(Index::from_answer))).collect();
     let mut rows = BTreeMap::new();
     for (service, keys) in services {
         let name = service.to_string();
         let held = indexed.values().flatten().flat_map(|index| index.held.get(name.as_str()).into_iter().flatten());
         let held = held.filter_map(|id| id.parse().ok());
         for id in keys.upstreams().map(|(id, _)| id.clone()).chain(held) {
-            let case = Case::of(store, service, &id);
+            let case = Case::new(store, service, &id);
             let at = |(node, index): (&&Node, &Result<Index, &String>)| {
                 let answered = match index {
-                    Ok(index) => Ok(index.answered(&name, id.as_str())),
+                    Ok(index) => Ok(index.find_answer(&name, id.as_str())),
                     Err(reason) => Err(reason.as_str()),
                 };
-                (node.to_string(), There::of(answered.ok(), case.at(node, answered)))
+                (node.to_string(), BalancerView::from_verdict(answered.ok(), case.judge_at(node, answered)))
             };
             let row = Row {
                 service: name.clone(),
                 id: id.to_string(),
-                asked: Asked::of(keys, &id),
+                asked: StoreView::from_keys(keys, &id),
                 balancers: indexed.iter().map(at).collect(),
             };
             rows.insert((service.clone(), id), row);
@@ -119,7 +119,7 @@ struct Index<'a> {
 }
 
 impl<'a> Index<'a> {
-    fn of(answer: &'a Upstreams) -> Self {
+    fn from_answer(answer: &'a Upstreams) -> Self {
         let mut held: HashMap<&str, Vec<&str>> = HashMap::new();
         for it in answer.upstreams.iter().filter(|it| it.held) {
             held.entry(&it.service).or_default().push(&it.id);
@@ -128,22 +128,22 @@ impl<'a> Index<'a> {
         Self { error: answer.haproxy_error.as_deref(), applied: answer.applied, upstreams, held }
     }
 
-    fn answered(&self, service: &str, id: &str) -> Answered<'a> {
+    fn find_answer(&self, service: &str, id: &str) -> BalancerAnswer<'a> {
         let upstream = self.upstreams.get(&(service, id)).copied();
-        Answered { haproxy_error: self.error, applied: self.applied, upstream }
+        BalancerAnswer { haproxy_error: self.error, applied: self.applied, upstream }
     }
 }
 
-impl There {
+impl BalancerView {
     /// What a balancer answers about an upstream, None if it can't be asked, and the verdict there.
-    fn of(answered: Option<Answered>, verdict: Verdict) -> Self {
+    fn from_verdict(answered: Option<BalancerAnswer>, verdict: Verdict) -> Self {
         let upstream = answered.and_then(|it| it.upstream);
         // HAProxy that can't be asked has no figures: what it makes of the upstream isn't known.
         let is_known = answered.is_some_and(|it| it.haproxy_error.is_none() || it.upstream.is_none());
         let traffic = upstream.and_then(|it| it.haproxy.as_ref());
         let draining = upstream.and_then(|it| it.draining);
         Self {
-            state: is_known.then(|| traffic.map_or("absent", |traffic| state(traffic, draining))),
+            state: is_known.then(|| traffic.map_or("absent", |traffic| simplify_status(traffic, draining))),
             balanced: verdict.gets_requests,
             cause: verdict.cause().cloned(),
             why: verdict.words().map(str::to_owned),
@@ -159,7 +159,7 @@ impl There {
 }
 
 /// HAProxy's many words in four.
-fn state(traffic: &Traffic, draining: Option<u64>) -> &'static str {
+fn simplify_status(traffic: &Traffic, draining: Option<u64>) -> &'static str {
     let is = |word: &str| traffic.status.starts_with(word);
     match draining {
         Some(_) => "draining",
@@ -170,12 +170,12 @@ fn state(traffic: &Traffic, draining: Option<u64>) -> &'static str {
     }
 }
 
-impl Asked {
+impl StoreView {
     /// What the service's keys say of this upstream.
-    pub(crate) fn of(service: &Service, id: &UpstreamId) -> Self {
+    pub(crate) fn from_keys(service: &Service, id: &UpstreamId) -> Self {
         let record = service.upstream(id).and_then(|field| field.value.as_ref().ok());
-        let imposed = service.imposed(id).and_then(|field| field.value.as_ref().ok());
-        let active = record.and_then(|record| is_active(service, record));
+        let imposed = service.override_of(id).and_then(|field| field.value.as_ref().ok());
+        let active = record.and_then(|record| is_color_active(service, record));
         let imposed_weight = imposed.and_then(|it| it.weight);
         let weight = imposed_weight.or(record.map(|it| it.weight)).map(discovery::Weight::get);
         let (announced, imposed) = (record.map(|it| it.state), imposed.and_then(|it| it.state));
@@ -183,7 +183,7 @@ impl Asked {
             address: record.map(|it| it.address.to_string()),
             color: record.and_then(|it| it.color.as_ref()).map(ToString::to_string),
             weight: weight.filter(|_| record.is_some()),
-            state: announced.map(|announced| strictest(announced, imposed, active)),
+            state: announced.map(|announced| strictest_state(announced, imposed, active)),
             announced: announced.map(|state| match state {
                 UpstreamState::Ready => "ready",
                 UpstreamState::Drain => "drain",
@@ -199,7 +199,7 @@ impl Asked {
     }
 
     /// The state and, in brackets, who is stricter than its announcer's `ready`.
-    pub(crate) fn state_words(&self) -> String {
+    pub(crate) fn describe_state(&self) -> String {
         let announced = self.announced.filter(|state| *state != "ready").map(|state| format!("announcer: {state}"));
         let imposed = self.imposed.map(|state| format!("override: {state}"));
         let inactive = (self.active == Some(false)).then(|| "inactive color".to_owned());
@@ -210,14 +210,14 @@ impl Asked {
 }
 
 /// Whether an upstream's color is active; none where no colors are set, or not well.
-pub(crate) fn is_active(service: &Service, record: &Record) -> Option<bool> {
+pub(crate) fn is_color_active(service: &Service, record: &Record) -> Option<bool> {
     let Ok(Setting::Active(active)) = &service.setting(SettingName::Active)?.value else { return None };
-    Some(record.color.as_ref().is_some_and(|color| active.share(color).is_some()))
+    Some(record.color.as_ref().is_some_and(|color| active.share_of(color).is_some()))
 }
 
 /// An announcer's drain is HAProxy's maint: that upstream is about to go. An operator's, and an inactive color, are its
 /// drain.
-fn strictest(announced: UpstreamState, imposed: Option<OverrideState>, active: Option<bool>) -> &'static str {
+fn strictest_state(announced: UpstreamState, imposed: Option<OverrideState>, active: Option<bool>) -> &'static str {
     match (announced, imposed, active) {
         (UpstreamState::Drain | UpstreamState::Down, _, _) | (_, Some(OverrideState::Maint), _) => "maint",
         (_, Some(OverrideState::Drain), _) | (_, _, Some(false)) => "drain",
@@ -226,7 +226,7 @@ fn strictest(announced: UpstreamState, imposed: Option<OverrideState>, active: O
 }
 
 /// What the balancers say of the upstreams of one service.
-pub(crate) fn of_service(answers: &Answers<ServiceInFull>) -> Answers<Upstreams> {
+pub(crate) fn extract_upstreams(answers: &Answers<ServiceInFull>) -> Answers<Upstreams> {
     let upstreams = |it: &ServiceInFull| Upstreams {
         haproxy_error: it.haproxy_error.clone(),
         applied: it.applied,
@@ -236,12 +236,12 @@ pub(crate) fn of_service(answers: &Answers<ServiceInFull>) -> Answers<Upstreams>
 }
 
 /// The balancers that couldn't be asked, and why.
-pub(crate) fn unreachable<T>(answers: &Answers<T>) -> BTreeMap<String, String> {
+pub(crate) fn list_unreachable<T>(answers: &Answers<T>) -> BTreeMap<String, String> {
     answers.iter().filter_map(|(node, it)| Some((node.to_string(), it.as_ref().err()?.clone()))).collect()
 }
 
 /// The same for people, a line for each.
-pub(crate) fn silent(unreachable: &BTreeMap<String, String>) -> impl Iterator<Item = String> {
+pub(crate) fn describe_unreachable(unreachable: &BTreeMap<String, String>) -> impl Iterator<Item = String> {
     unreachable.iter().map(|(node, reason)| format!("{node} can't be asked: {reason}"))
 }
 
@@ -269,11 +269,17 @@ mod tests {
         );
         let answers: Answers<Upstreams> =
             [("lb1".parse().unwrap(), Ok(lb1.unwrap())), ("lb2".parse().unwrap(), Err("no".to_owned()))].into();
-        let rows = rows(Keys::from(&store), &answers, None);
+        let rows = build_rows(Keys::from(&store), &answers, None);
         let line = |row: &Row| {
             let there = &row.balancers["lb1"];
             let weight = row.asked.weight.unwrap_or_default();
-            format!("{} {weight} {} | {:?} {:?}", row.id, row.asked.state_words(), there.state.unwrap(), there.sessions)
+            format!(
+                "{} {weight} {} | {:?} {:?}",
+                row.id,
+                row.asked.describe_state(),
+                there.state.unwrap(),
+                there.sessions
+            )
         };
         assert_eq!(
             rows.values().map(line).collect::<Vec<_>>(),
@@ -287,6 +293,6 @@ mod tests {
         );
         let lb2 = &rows.values().next().unwrap().balancers["lb2"];
         assert_eq!((lb2.state, lb2.cause.as_ref()), (None, Some(&Cause::NoDomain)));
-        assert!(lb2.verdict.names(&Cause::Unasked), "{lb2:?}");
+        assert!(lb2.verdict.has_cause(&Cause::ApiUnreachable), "{lb2:?}");
     }
 }

@@ -4,8 +4,8 @@
 //! follows another store, that it is behind, and what the store has instead of a record.
 
 use discovery::{
-    Balancers, Cause, Key, Node, Reason, Service, ServiceId, Setting, SettingName, Topology, UpstreamId, Verdict,
-    refrains,
+    BalancerRecords, Cause, Key, Node, Reason, Service, ServiceId, Setting, SettingName, Topology, UpstreamId, Verdict,
+    find_intended_reasons,
 };
 
 use crate::balancer_api::Upstream;
@@ -17,7 +17,7 @@ pub(crate) struct Keys<'a> {
     /// Those of services.
     pub(crate) topology: &'a Topology,
     /// What balancers say of themselves.
-    pub(crate) balancers: &'a Balancers,
+    pub(crate) balancers: &'a BalancerRecords,
 }
 
 impl<'a> From<&'a Store> for Keys<'a> {
@@ -28,7 +28,7 @@ impl<'a> From<&'a Store> for Keys<'a> {
 
 /// What a balancer answers about one upstream.
 #[derive(Clone, Copy, Debug, Default)]
-pub(crate) struct Answered<'a> {
+pub(crate) struct BalancerAnswer<'a> {
     /// Why it can't ask its HAProxy.
     pub(crate) haproxy_error: Option<&'a str>,
     /// The revision that it follows; None if it follows none yet, or doesn't say.
@@ -48,59 +48,64 @@ pub(crate) struct Case<'a> {
 
 impl<'a> Case<'a> {
     /// An upstream that has a record, or had one, or is served without.
-    pub(crate) fn of(keys: Keys<'a>, id: &'a ServiceId, upstream: &'a UpstreamId) -> Self {
+    pub(crate) fn new(keys: Keys<'a>, id: &'a ServiceId, upstream: &'a UpstreamId) -> Self {
         Self { keys, id, upstream, service: keys.topology.services().get(id).map(|it| &**it) }
     }
 
     /// The verdict if no balancer lives.
-    pub(crate) fn without_balancer(&self) -> Verdict {
-        let nobody = Cause::NoBalancer.because("no balancer lives: nothing stands below balancers/");
-        Verdict::new(Some(false), [vec![nobody], self.of_store()].concat(), Vec::new())
+    pub(crate) fn judge_without_balancer(&self) -> Verdict {
+        let nobody = Cause::NoBalancer.into_reason("no balancer lives: nothing stands below balancers/");
+        Verdict::new(Some(false), [vec![nobody], self.list_store_reasons()].concat(), Vec::new())
     }
 
     /// The verdict at one balancer.
-    pub(crate) fn at(&self, node: &Node, answered: Result<Answered, &str>) -> Verdict {
+    pub(crate) fn judge_at(&self, node: &Node, answered: Result<BalancerAnswer, &str>) -> Verdict {
         let verdict = match answered {
             Err(reason) => {
-                let unasked = Cause::Unasked.because(format!("the balancer can't be asked: {reason}"));
-                Verdict::new(None, [vec![unasked], self.of_store()].concat(), Vec::new())
+                let unasked = Cause::ApiUnreachable.into_reason(format!("the balancer can't be asked: {reason}"));
+                Verdict::new(None, [vec![unasked], self.list_store_reasons()].concat(), Vec::new())
             }
             Ok(answered) => match answered.upstream {
-                Some(upstream) => self.told(upstream, answered),
-                None => self.unlisted(answered.applied),
+                Some(upstream) => self.extend_verdict(upstream, answered),
+                None => self.judge_unlisted(answered.applied),
             },
         };
-        match self.keys.balancers.nodes().find(|(it, _)| *it == node) {
-            Some((_, None)) => verdict.led_by(
-                Cause::BalancerGarbled.because("the balancer's key makes no sense: is another program writing it?"),
+        match self.keys.balancers.records_by_node().find(|(it, _)| *it == node) {
+            Some((_, None)) => verdict.with_leading_reason(
+                Cause::BalancerUnreadable
+                    .into_reason("the balancer's key makes no sense: is another program writing it?"),
             ),
-            Some((_, Some(said))) if said.cluster != self.keys.balancers.cluster() => verdict.led_by(
-                Cause::OtherStore.because("the balancer follows another etcd cluster: see --endpoints of its confgen"),
+            Some((_, Some(said))) if said.cluster != self.keys.balancers.cluster_id() => verdict.with_leading_reason(
+                Cause::OtherStore
+                    .into_reason("the balancer follows another etcd cluster: see --endpoints of its confgen"),
             ),
             _ => verdict,
         }
     }
 
     /// The balancer's own verdict, with what the store has that the balancer has not applied.
-    fn told(&self, upstream: &Upstream, answered: Answered) -> Verdict {
-        let mut verdict = upstream.verdict.clone().unwrap_or_else(|| by_older(upstream, answered.haproxy_error));
+    fn extend_verdict(&self, upstream: &Upstream, answered: BalancerAnswer) -> Verdict {
+        let mut verdict =
+            upstream.verdict.clone().unwrap_or_else(|| judge_older_answer(upstream, answered.haproxy_error));
         if !upstream.held && self.record().is_none() {
-            verdict = verdict.noting(no_record());
+            verdict = verdict.with_note(no_record_reason());
         }
-        match (answered.applied, self.revision()) {
-            (Some(applied), Some(revision)) if applied < revision => verdict.noting(behind(applied, revision)),
+        match (answered.applied, self.newest_revision()) {
+            (Some(applied), Some(revision)) if applied < revision => {
+                verdict.with_note(behind_reason(applied, revision))
+            }
             _ => verdict,
         }
     }
 
     /// The balancer doesn't know the upstream.
-    fn unlisted(&self, applied: Option<i64>) -> Verdict {
-        let mut against = self.of_store();
+    fn judge_unlisted(&self, applied: Option<i64>) -> Verdict {
+        let mut against = self.list_store_reasons();
         if let Some(record) = self.record().filter(|record| record.value.is_ok()) {
             against.push(match applied {
-                Some(applied) => behind(applied, record.entry.mod_revision),
+                Some(applied) => behind_reason(applied, record.entry.mod_revision),
                 None => {
-                    Cause::Behind.because("the balancer doesn't know it, and doesn't say that it follows the store")
+                    Cause::Behind.into_reason("the balancer doesn't know it, and doesn't say that it follows the store")
                 }
             });
         }
@@ -108,74 +113,79 @@ impl<'a> Case<'a> {
     }
 
     /// What the keys themselves say against it.
-    fn of_store(&self) -> Vec<Reason> {
+    fn list_store_reasons(&self) -> Vec<Reason> {
         let mut reasons = Vec::new();
-        let Some(service) = self.service.filter(|service| !service.is_empty()) else { return vec![no_record()] };
-        if !self.id.is_default() && !is_named(service) {
+        let Some(service) = self.service.filter(|service| !service.is_empty()) else { return vec![no_record_reason()] };
+        if !self.id.is_default() && !has_claim_key(service) {
             reasons.push(Reason::no_domain(self.id));
         }
         match self.record().map(|field| (&field.entry.key, &field.value)) {
-            None => reasons.push(no_record()),
+            None => reasons.push(no_record_reason()),
             Some((key, Err(refusal))) => {
-                reasons.push(Cause::RecordQuarantined.because(format!("{key} is not followed: {refusal}")));
+                reasons.push(Cause::RecordQuarantined.into_reason(format!("{key} is not followed: {refusal}")));
             }
             Some((_, Ok(record))) => {
-                let imposed = service.imposed(self.upstream).and_then(|field| field.value.as_ref().ok());
+                let imposed = service.override_of(self.upstream).and_then(|field| field.value.as_ref().ok());
                 let active = match service.setting(SettingName::Active).map(|field| &field.value) {
                     Some(Ok(Setting::Active(active))) => Some(active),
                     _ => None,
                 };
-                reasons.extend(refrains(&format!("{}/{}", self.id.name, self.upstream), Some(record), imposed, active));
+                reasons.extend(find_intended_reasons(
+                    &format!("{}/{}", self.id.name, self.upstream),
+                    Some(record),
+                    imposed,
+                    active,
+                ));
             }
         }
         reasons
     }
 
-    fn record(&self) -> Option<&'a discovery::Field<discovery::Upstream>> {
+    fn record(&self) -> Option<&'a discovery::ParsedEntry<discovery::Upstream>> {
         self.service?.upstream(self.upstream).map(|field| &**field)
     }
 
     /// The newest revision of the keys that have a say in the upstream.
-    fn revision(&self) -> Option<i64> {
+    fn newest_revision(&self) -> Option<i64> {
         let service = self.service?;
         let settings = service.settings().map(|(_, field)| field.entry.mod_revision);
-        let imposed = service.imposed(self.upstream).map(|field| field.entry.mod_revision);
+        let imposed = service.override_of(self.upstream).map(|field| field.entry.mod_revision);
         let record = self.record().map(|field| field.entry.mod_revision);
         settings.chain(imposed).chain(record).max()
     }
 }
 
 /// A key says what the service answers for, whether or not it can be read.
-pub(crate) fn is_named(service: &Service) -> bool {
+pub(crate) fn has_claim_key(service: &Service) -> bool {
     [SettingName::Domain, SettingName::UrlReg, SettingName::Ports]
         .into_iter()
         .any(|name| service.setting(name).is_some())
 }
 
-fn no_record() -> Reason {
-    Cause::NoRecord.because("it is not in the store")
+fn no_record_reason() -> Reason {
+    Cause::NoRecord.into_reason("it is not in the store")
 }
 
-fn behind(applied: i64, revision: i64) -> Reason {
+fn behind_reason(applied: i64, revision: i64) -> Reason {
     let words =
         format!("the balancer doesn't know it yet: it is at revision {applied}, the store's keys at {revision}");
-    Cause::Behind.because(words)
+    Cause::Behind.into_reason(words)
 }
 
 /// An older confgen says yes or no, and why in words only.
-fn by_older(upstream: &Upstream, haproxy_error: Option<&str>) -> Verdict {
+fn judge_older_answer(upstream: &Upstream, haproxy_error: Option<&str>) -> Verdict {
     if let Some(error) = haproxy_error {
-        let silent = Cause::HaproxySilent.because(format!("HAProxy can't be asked: {error}"));
+        let silent = Cause::HaproxySilent.into_reason(format!("HAProxy can't be asked: {error}"));
         return Verdict::new(None, vec![silent], Vec::new());
     }
-    let why = upstream.not_balanced.as_deref().map(|words| Cause::Otherwise.because(words));
-    let held = upstream.held.then(|| Cause::Held.because(upstream.why.join("; ")));
+    let why = upstream.not_balanced.as_deref().map(|words| Cause::ServerStateDiffers.into_reason(words));
+    let held = upstream.held.then(|| Cause::Retained.into_reason(upstream.why.join("; ")));
     Verdict::new(upstream.balanced, why.into_iter().collect(), held.into_iter().collect())
 }
 
 /// The key of an upstream's record in the current layout.
 pub(crate) fn record_key(service: &ServiceId, id: &UpstreamId) -> String {
-    Key::upstream(service, id).to_string()
+    Key::for_upstream(service, id).to_string()
 }
 
 #[cfg(test)]
@@ -199,9 +209,9 @@ mod tests {
         let Key::Upstream { service, id, .. } = key else { panic!() };
         let upstream: Option<Upstream> =
             answer.filter(|it| !it.starts_with('!')).map(|it| serde_json::from_str(it).unwrap());
-        let answered = Answered { applied: Some(applied), upstream: upstream.as_ref(), haproxy_error: None };
+        let answered = BalancerAnswer { applied: Some(applied), upstream: upstream.as_ref(), haproxy_error: None };
         let answered = if answer.is_some_and(|it| it.starts_with('!')) { Err("refused") } else { Ok(answered) };
-        let verdict = Case::of(Keys::from(&store), &service, &id).at(&"lb1".parse().unwrap(), answered);
+        let verdict = Case::new(Keys::from(&store), &service, &id).judge_at(&"lb1".parse().unwrap(), answered);
         let causes: Vec<&str> = verdict.reasons().map(|it| it.cause.name()).collect();
         assert_eq!((verdict.gets_requests, causes.as_slice()), (gets, names), "{verdict:?}");
         assert_eq!(verdict.because.is_none(), gets == Some(true));
@@ -240,9 +250,9 @@ mod tests {
         let store = store(&[DOMAIN, A, DRAINED]);
         let (service, _) = store.topology.services().iter().next().unwrap();
         let id = "a".parse().unwrap();
-        let verdict = Case::of(Keys::from(&store), service, &id).without_balancer();
+        let verdict = Case::new(Keys::from(&store), service, &id).judge_without_balancer();
         assert_eq!((verdict.gets_requests, verdict.cause()), (Some(false), Some(&Cause::NoBalancer)));
-        assert!(verdict.names(&Cause::Override));
+        assert!(verdict.has_cause(&Cause::Override));
     }
 
     #[test]

@@ -3,8 +3,8 @@
 use std::collections::BTreeSet;
 use std::time::Duration;
 
-use discovery::{Balancer, Balancers, Key, Node, RefusedKey, ServiceId, UpstreamId};
-use registry::{Client, Event, Follow};
+use discovery::{BalancerRecord, BalancerRecords, Key, Node, QuarantinedKey, ServiceId, UpstreamId};
+use registry::{Client, Event, FollowOptions};
 use tokio::time::{Instant, timeout_at};
 use tokio_util::sync::CancellationToken;
 
@@ -12,11 +12,11 @@ use crate::error::Error;
 use crate::progress::Progress;
 
 /// How often is looked whether the wait is worth a word.
-const PACE: Duration = Duration::from_millis(500);
+const MESSAGE_INTERVAL: Duration = Duration::from_millis(500);
 
 /// What has to be followed.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub(crate) struct Awaited {
+pub(crate) struct FollowGoal {
     /// The revision of the write.
     pub(crate) revision: i64,
     /// The services that it is about.
@@ -26,7 +26,7 @@ pub(crate) struct Awaited {
     /// The keys that nobody may refuse, relative to the prefix.
     pub(crate) keys: Vec<String>,
     /// Nothing may be retained that the store lacks, after a reset or by the removal guard.
-    pub(crate) lets_go: bool,
+    pub(crate) releases_retained: bool,
 }
 
 /// Who follows, and how long that took.
@@ -38,38 +38,41 @@ pub(crate) struct Followed {
     pub(crate) took: Duration,
 }
 
-impl Awaited {
+impl FollowGoal {
     /// Whether this balancer does all of it.
-    fn is_followed(&self, cluster: u64, balancer: &Balancer) -> bool {
-        self.services.iter().all(|service| balancer.follows(cluster, self.revision, service))
-            && self.drained.iter().all(|(service, id)| balancer.acknowledges(cluster, self.revision, service, id))
-            && !self.keys.iter().any(|key| balancer.may_refuse_unsaid(key))
-            && (!self.lets_go || self.has_let_go(cluster, balancer))
+    fn is_met_by(&self, cluster: u64, balancer: &BalancerRecord) -> bool {
+        self.services.iter().all(|service| balancer.has_applied_service(cluster, self.revision, service))
+            && self
+                .drained
+                .iter()
+                .all(|(service, id)| balancer.acknowledges_upstream(cluster, self.revision, service, id))
+            && !self.keys.iter().any(|key| balancer.may_omit_quarantine(key))
+            && (!self.releases_retained || self.has_released(cluster, balancer))
     }
 
     /// The balancer has seen the revision, and retains nothing that the store lacks.
-    fn has_let_go(&self, cluster: u64, balancer: &Balancer) -> bool {
+    fn has_released(&self, cluster: u64, balancer: &BalancerRecord) -> bool {
         // An older confgen says only that it has seen the revision. `applied` says that HAProxy follows.
         let reached = if balancer.lost.is_some() { balancer.applied } else { balancer.seen };
         balancer.cluster == cluster && reached >= self.revision && !balancer.retains_anything()
     }
 
     /// The keys that a balancer which has seen them refuses.
-    fn refused(&self, balancers: &Balancers) -> Vec<RefusedKey> {
+    fn find_refused(&self, balancers: &BalancerRecords) -> Vec<QuarantinedKey> {
         let has_seen = |node: &Node| {
-            let mut nodes = balancers.nodes();
+            let mut nodes = balancers.records_by_node();
             nodes.any(|(it, said)| it == node && said.is_some_and(|said| said.applied >= self.revision))
         };
-        balancers.refused(&self.keys).filter(|refused| has_seen(&refused.node)).collect()
+        balancers.quarantined_keys(&self.keys).filter(|refused| has_seen(&refused.node)).collect()
     }
 
     /// What is waited for, in one line.
-    fn describe(&self, balancers: &Balancers) -> String {
-        let cluster = balancers.cluster();
-        let missing = balancers.missing(|balancer| self.is_followed(cluster, balancer));
+    fn describe_missing(&self, balancers: &BalancerRecords) -> String {
+        let cluster = balancers.cluster_id();
+        let missing = balancers.disagreeing_nodes(|balancer| self.is_met_by(cluster, balancer));
         let one = |node: &Node| {
-            let said = balancers.nodes().find(|(it, _)| *it == node).and_then(|(_, said)| said);
-            match self.obstacle(cluster, said) {
+            let said = balancers.records_by_node().find(|(it, _)| *it == node).and_then(|(_, said)| said);
+            match self.find_obstacle(cluster, said) {
                 Some(obstacle) => format!("{node} ({obstacle})"),
                 None => node.to_string(),
             }
@@ -78,7 +81,7 @@ impl Awaited {
     }
 
     /// What keeps a balancer from following, as far as it says so.
-    fn obstacle(&self, cluster: u64, said: Option<&Balancer>) -> Option<String> {
+    fn find_obstacle(&self, cluster: u64, said: Option<&BalancerRecord>) -> Option<String> {
         let Some(said) = said else { return Some("its key says nothing that makes sense".into()) };
         if said.cluster != cluster {
             return Some("it follows another store".into());
@@ -86,42 +89,46 @@ impl Awaited {
         if let Some(service) = self.services.iter().find(|service| said.pending.contains(&service.to_string())) {
             return Some(format!("{service} waits for a restart"));
         }
-        if self.lets_go && said.retains_anything() && !said.retains_lost_keys() {
+        if self.releases_retained && said.retains_anything() && !said.retains_lost_keys() {
             return Some(format!("it retains {} upstreams", said.guarded.unwrap_or_default()));
         }
-        if self.lets_go && said.retains_lost_keys() {
+        if self.releases_retained && said.retains_lost_keys() {
             let keys = said.lost.map(|lost| format!("it retains {} keys", lost.keys));
             return Some(keys.unwrap_or_else(|| format!("it retains {} upstreams", said.held.len())));
         }
         let open = self.drained.iter().find_map(|(service, id)| {
-            let server = Balancer::server(service, id);
+            let server = BalancerRecord::server_name(service, id);
             said.draining.get(&server).map(|sessions| format!("{server} has {sessions} open"))
         });
-        let is_cut = || self.keys.iter().any(|key| said.may_refuse_unsaid(key));
+        let is_cut = || self.keys.iter().any(|key| said.may_omit_quarantine(key));
         let cut = || is_cut().then(|| "it refuses more keys of the service than it can name".to_owned());
         open.or_else(cut).or_else(|| (said.applied < self.revision).then(|| format!("at revision {}", said.applied)))
     }
 }
 
 /// Waits until all live balancers follow. No balancer lives: nobody is waited for, and `by` is empty.
-pub(crate) async fn until_followed(client: &Client, awaited: &Awaited, patience: Duration) -> Result<Followed, Error> {
+pub(crate) async fn wait_until_followed(
+    client: &Client,
+    awaited: &FollowGoal,
+    patience: Duration,
+) -> Result<Followed, Error> {
     let (mut progress, end) = (Progress::new(), CancellationToken::new());
     let _ends_with_us = end.clone().drop_guard();
-    let mut events = client.follow(Follow { below: "balancers", ..Follow::default() }, end);
+    let mut events = client.follow_folder(FollowOptions { folder: "balancers", ..FollowOptions::default() }, end);
     let deadline = Instant::now() + patience;
-    let (mut balancers, mut is_heard) = (Balancers::default(), false);
+    let (mut balancers, mut is_heard) = (BalancerRecords::default(), false);
     loop {
-        let words = if is_heard { awaited.describe(&balancers) } else { "etcd".to_owned() };
-        progress.say(format!("waiting for {words}"));
-        let event = match timeout_at(deadline.min(Instant::now() + PACE), events.recv()).await {
+        let words = if is_heard { awaited.describe_missing(&balancers) } else { "etcd".to_owned() };
+        progress.set_message(format!("waiting for {words}"));
+        let event = match timeout_at(deadline.min(Instant::now() + MESSAGE_INTERVAL), events.recv()).await {
             Ok(Some(event)) => event,
             // What is waited for is said again: it may not have been worth a word before.
             Err(_) if Instant::now() < deadline => continue,
             _ => return Err(Error::NotInTime { revision: awaited.revision, waited: patience, missing: words }),
         };
         match event {
-            Event::Snapshot(snapshot) => balancers = Balancers::of(&snapshot),
-            Event::Changes { changes, .. } => changes.iter().for_each(|change| balancers.apply(change)),
+            Event::Snapshot(snapshot) => balancers = BalancerRecords::from_snapshot(&snapshot),
+            Event::Changes { changes, .. } => changes.iter().for_each(|change| balancers.apply_change(change)),
             // The write is done; etcd may be back in time.
             Event::Disconnected { .. } => {
                 is_heard = false;
@@ -129,23 +136,23 @@ pub(crate) async fn until_followed(client: &Client, awaited: &Awaited, patience:
             }
         }
         is_heard = true;
-        if let Some(RefusedKey { node, key, reason }) = awaited.refused(&balancers).into_iter().next() {
+        if let Some(QuarantinedKey { node, key, reason }) = awaited.find_refused(&balancers).into_iter().next() {
             let refused = format!("{node} refuses {key}: {reason}");
             return Err(Error::NotFollowed { revision: awaited.revision, refused });
         }
-        let cluster = balancers.cluster();
-        if balancers.missing(|balancer| awaited.is_followed(cluster, balancer)).is_empty() {
-            let by = balancers.nodes().map(|(node, _)| node.clone()).collect();
+        let cluster = balancers.cluster_id();
+        if balancers.disagreeing_nodes(|balancer| awaited.is_met_by(cluster, balancer)).is_empty() {
+            let by = balancers.records_by_node().map(|(node, _)| node.clone()).collect();
             return Ok(Followed { by, took: progress.elapsed() });
         }
     }
 }
 
 /// What a write of these keys has to be followed in.
-pub(crate) fn awaited(revision: i64, keys: impl IntoIterator<Item = String>) -> Awaited {
+pub(crate) fn goal_of_write(revision: i64, keys: impl IntoIterator<Item = String>) -> FollowGoal {
     let keys: Vec<String> = keys.into_iter().collect();
-    let services = keys.iter().filter_map(|key| key.parse::<Key>().ok()?.service().cloned()).collect();
-    Awaited { revision, services, keys, ..Awaited::default() }
+    let services = keys.iter().filter_map(|key| key.parse::<Key>().ok()?.service_id().cloned()).collect();
+    FollowGoal { revision, services, keys, ..FollowGoal::default() }
 }
 
 #[cfg(test)]
@@ -154,18 +161,18 @@ mod tests {
 
     use super::*;
 
-    fn balancers(value: &str) -> Balancers {
+    fn balancers(value: &str) -> BalancerRecords {
         let (key, value) = ("balancers/lb1".into(), value.into());
         let entries = vec![Entry { key, value, create_revision: 1, mod_revision: 1, lease: 7 }];
-        Balancers::of(&Snapshot { cluster: 7, revision: 9, raft_term: 1, entries })
+        BalancerRecords::from_snapshot(&Snapshot { cluster: 7, revision: 9, raft_term: 1, entries })
     }
 
     #[test]
     fn what_is_waited_for_is_said() {
-        let mut awaited = awaited(10, ["http-services/shop/overrides/a".to_owned()]);
+        let mut awaited = goal_of_write(10, ["http-services/shop/overrides/a".to_owned()]);
         let service = awaited.services.first().unwrap().clone();
         awaited.drained.insert((service, "a".parse().unwrap()));
-        let describe = |said: &str| awaited.describe(&balancers(said));
+        let describe = |said: &str| awaited.describe_missing(&balancers(said));
         let said = |applied: i64, pending: &str, draining: &str| {
             format!(
                 r#"{{"cluster":"7","applied":{applied},"pending":[{pending}],"held":[],"draining":{{{draining}}}}}"#
@@ -178,7 +185,10 @@ mod tests {
         assert_eq!(describe(&said(10, "", "").replace('7', "8")), "lb1 (it follows another store)");
         assert_eq!(describe("?"), "lb1 (its key says nothing that makes sense)");
         let refuses = said(10, "", "").replacen('}', r#"},"quarantined":{"http-services/shop/overrides/a":"bad"}"#, 1);
-        assert_eq!(awaited.refused(&balancers(&refuses)).len(), 1);
-        assert!(awaited.refused(&balancers(&refuses.replace("10", "9"))).is_empty(), "it hasn't seen the new value");
+        assert_eq!(awaited.find_refused(&balancers(&refuses)).len(), 1);
+        assert!(
+            awaited.find_refused(&balancers(&refuses.replace("10", "9"))).is_empty(),
+            "it hasn't seen the new value"
+        );
     }
 }

@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::Refusal;
 use crate::balancer::{as_text, text_or_number};
-use crate::refusal::escaped;
+use crate::refusal::escape_text;
 
 /// The longest value that is read; ours has some 70 bytes.
 const LONGEST: usize = 1024;
@@ -29,7 +29,7 @@ impl Acceptance {
         if value.len() > LONGEST {
             return Err(Refusal::TooLong { length: value.len(), most: LONGEST });
         }
-        serde_json::from_slice(value).map_err(|error| Refusal::Json(escaped(&error.to_string(), 200).into()))
+        serde_json::from_slice(value).map_err(|error| Refusal::Json(escape_text(&error.to_string(), 200).into()))
     }
 }
 

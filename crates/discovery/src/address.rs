@@ -17,7 +17,7 @@ pub struct UpstreamAddress(SocketAddr);
 
 impl UpstreamAddress {
     /// The address as the standard library knows it.
-    pub fn socket(self) -> SocketAddr {
+    pub fn socket_addr(self) -> SocketAddr {
         self.0
     }
 }
@@ -29,7 +29,7 @@ impl TryFrom<SocketAddr> for UpstreamAddress {
         const RULE: &str = "an upstream is an IP address and a port from 1: 172.17.8.101:8000, [fd00::1]:8000";
         let scoped = matches!(address, SocketAddr::V6(v6) if v6.scope_id() != 0 || v6.flowinfo() != 0);
         if address.port() == 0 || scoped {
-            return Err(Refusal::malformed(&address.to_string(), RULE));
+            return Err(Refusal::new_malformed(&address.to_string(), RULE));
         }
         Ok(Self(address))
     }
@@ -40,7 +40,7 @@ impl FromStr for UpstreamAddress {
 
     fn from_str(text: &str) -> Result<Self, Refusal> {
         const RULE: &str = "an upstream is an IP address and a port: 172.17.8.101:8000, [fd00::1]:8000";
-        let address: SocketAddr = text.parse().map_err(|_| Refusal::malformed(text, RULE))?;
+        let address: SocketAddr = text.parse().map_err(|_| Refusal::new_malformed(text, RULE))?;
         address.try_into()
     }
 }
@@ -79,7 +79,7 @@ impl FromStr for Bind {
 
     fn from_str(text: &str) -> Result<Self, Refusal> {
         const RULE: &str = "a bind is a port from 1, `*:3306`, or an IP address and a port: 10.0.0.5:3306, [::]:3306";
-        let refused = || Refusal::malformed(text, RULE);
+        let refused = || Refusal::new_malformed(text, RULE);
         let all_digits = |port: &str| port.bytes().all(|b| b.is_ascii_digit());
         let bind = match text.strip_prefix("*:").unwrap_or(text) {
             port if all_digits(port) => Self { address: None, port: port.parse().map_err(|_| refused())? },
@@ -125,7 +125,7 @@ impl FromStr for Networks {
     type Err = Refusal;
 
     fn from_str(text: &str) -> Result<Self, Refusal> {
-        words::list::<Network>(text).map(|networks| Self(networks.into_iter().map(|network| network.0).collect()))
+        words::parse_list::<Network>(text).map(|networks| Self(networks.into_iter().map(|network| network.0).collect()))
     }
 }
 
@@ -149,7 +149,7 @@ impl FromStr for Network {
         let network = network.or_else(|_| text.parse::<IpAddr>().map(IpNet::from));
         network
             .map(Self)
-            .map_err(|_| Refusal::malformed(text, "a network is written as 10.0.0.0/8, fd00::/8 or one address"))
+            .map_err(|_| Refusal::new_malformed(text, "a network is written as 10.0.0.0/8, fd00::/8 or one address"))
     }
 }
 

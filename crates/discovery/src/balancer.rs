@@ -7,7 +7,7 @@ use std::fmt;
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
-use crate::refusal::escaped;
+use crate::refusal::escape_text;
 use crate::{Key, Refusal, ServiceId, UpstreamId};
 
 /// Characters that a reason keeps; the balancer's API has it whole.
@@ -19,7 +19,7 @@ const LONGEST: usize = 1536 * 1024;
 /// The value of `balancers/<node>`. Services are named as their sections are, `http-shop`, upstreams as HAProxy's log
 /// names a server, `http-shop/node-1`.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Balancer {
+pub struct BalancerRecord {
     /// The cluster id of the store that the revisions are of. Printed as text, since JSON's numbers end at 2^53 for
     /// many readers; read as either.
     #[serde(serialize_with = "as_text", deserialize_with = "text_or_number")]
@@ -44,7 +44,7 @@ pub struct Balancer {
     pub held: BTreeSet<String>,
     /// What it retains since the store was reset; None if an older confgen doesn't say.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub lost: Option<Lost>,
+    pub lost: Option<RetainedAfterReset>,
     /// How many upstreams its removal guard retains; None if an older confgen doesn't say, and accepts nothing of them.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub guarded: Option<usize>,
@@ -65,25 +65,25 @@ pub struct Balancer {
 
 /// What a balancer retains of a store that was reset.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Lost {
+pub struct RetainedAfterReset {
     /// The revision at which the balancer found the store reset; 0 if it retains nothing.
     pub revision: i64,
     /// How many keys of the store before it retains.
     pub keys: usize,
 }
 
-impl Balancer {
+impl BalancerRecord {
     /// The most entries of a list.
-    pub const MOST: usize = 2_000;
+    pub const MAX_ENTRIES: usize = 2_000;
 
     /// The most bytes of a list's entries, as JSON: four full lists leave room in the 1.5 MiB that etcd takes.
-    const MOST_BYTES: usize = 256 * 1024;
+    const MAX_LIST_BYTES: usize = 256 * 1024;
 
     /// The most services that are named as cut. If there are more, the list is cut for all.
-    const MOST_CUT: usize = 200;
+    const MAX_CUT_SERVICES: usize = 200;
 
     /// An upstream's name in the lists: `http-shop/node-1`.
-    pub fn server(service: &ServiceId, upstream: &UpstreamId) -> String {
+    pub fn server_name(service: &ServiceId, upstream: &UpstreamId) -> String {
         format!("{service}/{upstream}")
     }
 
@@ -92,37 +92,39 @@ impl Balancer {
         if value.len() > LONGEST {
             return Err(Refusal::TooLong { length: value.len(), most: LONGEST });
         }
-        serde_json::from_slice(value).map_err(|error| Refusal::Json(escaped(&error.to_string(), 200).into()))
+        serde_json::from_slice(value).map_err(|error| Refusal::Json(escape_text(&error.to_string(), 200).into()))
     }
 
     /// The same with lists that fit into a key, and long reasons that end in `…`. A list is cut by service: those with the
     /// fewest entries are listed whole, and `cut` names the others, so that a long list of one service says nothing of
     /// another one.
     #[must_use]
-    pub fn shortened(mut self) -> Self {
+    pub fn fit_into_key(mut self) -> Self {
         for reason in self.quarantined.values_mut() {
             if let Some((end, _)) = reason.char_indices().nth(LONGEST_REASON) {
                 reason.truncate(end);
                 reason.push('…');
             }
         }
-        let pending = Cut::of(self.pending.iter().map(|name| (name.as_str(), json_length(name))), server_service);
-        self.pending.retain(|name| pending.keeps(name));
-        let held = Cut::of(self.held.iter().map(|name| (name.as_str(), json_length(name))), server_service);
-        self.held.retain(|name| held.keeps(name));
+        let pending =
+            Cut::choose_entries(self.pending.iter().map(|name| (name.as_str(), json_length(name))), service_of_entry);
+        self.pending.retain(|name| pending.includes_entry(name));
+        let held =
+            Cut::choose_entries(self.held.iter().map(|name| (name.as_str(), json_length(name))), service_of_entry);
+        self.held.retain(|name| held.includes_entry(name));
         let quarantined = self.quarantined.iter().map(|(key, why)| (key.as_str(), json_length(key) + json_length(why)));
-        let quarantined = Cut::of(quarantined, key_service);
-        self.quarantined.retain(|key, _| quarantined.keeps(key));
+        let quarantined = Cut::choose_entries(quarantined, service_of_key);
+        self.quarantined.retain(|key, _| quarantined.includes_entry(key));
         let draining = self.draining.keys().map(|name| (name.as_str(), json_length(name) + LONGEST_COUNT));
-        let draining = Cut::of(draining, server_service);
-        self.draining.retain(|name, _| draining.keeps(name));
+        let draining = Cut::choose_entries(draining, service_of_entry);
+        self.draining.retain(|name, _| draining.includes_entry(name));
         for (list, cut) in [(PENDING, pending), (HELD, held), (QUARANTINED, quarantined), (DRAINING, draining)] {
             if cut.dropped.is_empty() {
                 continue;
             }
             self.more.insert(list.to_owned());
             // Which services wait is what the list of them says: one that is missing can't be named.
-            if cut.services.len() <= Self::MOST_CUT && list != PENDING {
+            if cut.services.len() <= Self::MAX_CUT_SERVICES && list != PENDING {
                 self.cut.insert(list.to_owned(), cut.services);
             }
         }
@@ -130,17 +132,23 @@ impl Balancer {
     }
 
     /// Whether a list may lack entries of this service, so that nothing follows from what it lacks.
-    fn may_lack(&self, list: &str, service: &str) -> bool {
+    fn may_omit_entries(&self, list: &str, service: &str) -> bool {
         self.more.contains(list) && self.cut.get(list).is_none_or(|services| services.contains(service))
     }
 
     /// Whether it runs what this upstream's record was at this revision of this store, and nobody sends requests there
     /// who shouldn't: the answer that a drain waits for.
-    pub fn acknowledges(&self, cluster: u64, revision: i64, service: &ServiceId, upstream: &UpstreamId) -> bool {
-        let server = Self::server(service, upstream);
-        self.runs(cluster, revision, service, upstream)
+    pub fn acknowledges_upstream(
+        &self,
+        cluster: u64,
+        revision: i64,
+        service: &ServiceId,
+        upstream: &UpstreamId,
+    ) -> bool {
+        let server = Self::server_name(service, upstream);
+        self.has_applied_upstream(cluster, revision, service, upstream)
             && !self.draining.contains_key(&server)
-            && !self.may_lack(DRAINING, &service.to_string())
+            && !self.may_omit_entries(DRAINING, &service.to_string())
     }
 
     /// It retains keys that a reset store lacks, or may do so.
@@ -156,34 +164,40 @@ impl Balancer {
     }
 
     /// Why it refuses a key, relative to the prefix; None if it doesn't, or if its list lacks the key.
-    pub fn refuses(&self, key: &str) -> Option<&str> {
+    pub fn quarantine_reason(&self, key: &str) -> Option<&str> {
         self.quarantined.get(key).map(String::as_str)
     }
 
     /// Whether it may refuse this key and not say so, because its list is cut.
-    pub fn may_refuse_unsaid(&self, key: &str) -> bool {
-        self.refuses(key).is_none() && self.may_lack(QUARANTINED, &key_service(key))
+    pub fn may_omit_quarantine(&self, key: &str) -> bool {
+        self.quarantine_reason(key).is_none() && self.may_omit_entries(QUARANTINED, &service_of_key(key))
     }
 
     /// Whether it runs what this upstream's record was at this revision of this store; what a drain leaves behind is
     /// not asked, nor whether it refuses the record.
-    pub fn runs(&self, cluster: u64, revision: i64, service: &ServiceId, upstream: &UpstreamId) -> bool {
-        self.follows(cluster, revision, service)
-            && !self.held.contains(&Self::server(service, upstream))
-            && !self.may_lack(HELD, &service.to_string())
+    pub fn has_applied_upstream(
+        &self,
+        cluster: u64,
+        revision: i64,
+        service: &ServiceId,
+        upstream: &UpstreamId,
+    ) -> bool {
+        self.has_applied_service(cluster, revision, service)
+            && !self.held.contains(&Self::server_name(service, upstream))
+            && !self.may_omit_entries(HELD, &service.to_string())
     }
 
     /// Whether it runs what this service's keys were at this revision of this store, but for those that it refuses.
-    pub fn follows(&self, cluster: u64, revision: i64, service: &ServiceId) -> bool {
+    pub fn has_applied_service(&self, cluster: u64, revision: i64, service: &ServiceId) -> bool {
         self.cluster == cluster
             && self.applied >= revision
             && !self.pending.contains(&service.to_string())
-            && !self.may_lack(PENDING, &service.to_string())
+            && !self.may_omit_entries(PENDING, &service.to_string())
     }
 }
 
 /// The value as it is written.
-impl fmt::Display for Balancer {
+impl fmt::Display for BalancerRecord {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&serde_json::to_string(self).map_err(|_| fmt::Error)?)
     }
@@ -195,20 +209,20 @@ const QUARANTINED: &str = "quarantined";
 const DRAINING: &str = "draining";
 
 /// `cut` names keys of no service so.
-const NO_SERVICE: &str = "-";
+const NO_SERVICE_NAME: &str = "-";
 
 /// The longest session count with its colon and comma.
 const LONGEST_COUNT: usize = 22;
 
 /// The service of an upstream, or of a service's own name, in a list.
-fn server_service(server: &str) -> String {
+fn service_of_entry(server: &str) -> String {
     server.split_once('/').map_or(server, |(service, _)| service).to_owned()
 }
 
 /// The service of a key.
-fn key_service(key: &str) -> String {
+fn service_of_key(key: &str) -> String {
     let key = key.parse::<Key>().ok();
-    key.and_then(|key| key.service().map(ToString::to_string)).unwrap_or_else(|| NO_SERVICE.to_owned())
+    key.and_then(|key| key.service_id().map(ToString::to_string)).unwrap_or_else(|| NO_SERVICE_NAME.to_owned())
 }
 
 /// The bytes of a text in JSON, with quotes and a comma. A character that needs an escape takes six at most.
@@ -226,11 +240,11 @@ struct Cut {
 }
 
 impl Cut {
-    fn of<'a>(entries: impl Iterator<Item = (&'a str, usize)>, service: fn(&str) -> String) -> Self {
+    fn choose_entries<'a>(entries: impl Iterator<Item = (&'a str, usize)>, service: fn(&str) -> String) -> Self {
         let entries: Vec<(&str, usize)> = entries.collect();
         let mut cut = Self { dropped: BTreeSet::new(), services: BTreeSet::new() };
         let bytes = entries.iter().map(|(_, bytes)| bytes).sum::<usize>();
-        if entries.len() <= Balancer::MOST && bytes <= Balancer::MOST_BYTES {
+        if entries.len() <= BalancerRecord::MAX_ENTRIES && bytes <= BalancerRecord::MAX_LIST_BYTES {
             return cut;
         }
         let mut by_service: BTreeMap<String, Vec<(&str, usize)>> = BTreeMap::new();
@@ -239,7 +253,7 @@ impl Cut {
         }
         let mut smallest_first: Vec<(String, Vec<(&str, usize)>)> = by_service.into_iter().collect();
         smallest_first.sort_by_key(|(_, entries)| entries.len());
-        let (mut count, mut room) = (Balancer::MOST, Balancer::MOST_BYTES);
+        let (mut count, mut room) = (BalancerRecord::MAX_ENTRIES, BalancerRecord::MAX_LIST_BYTES);
         for (service, entries) in smallest_first {
             for (entry, bytes) in entries {
                 if count > 0 && bytes <= room {
@@ -253,7 +267,7 @@ impl Cut {
         cut
     }
 
-    fn keeps(&self, entry: &str) -> bool {
+    fn includes_entry(&self, entry: &str) -> bool {
         !self.dropped.contains(entry)
     }
 }
@@ -280,40 +294,40 @@ mod tests {
     use super::*;
     use crate::Kind;
 
-    const MOST: usize = Balancer::MOST;
+    const MOST: usize = BalancerRecord::MAX_ENTRIES;
     const VALUE: &str = r#"{"cluster":"14841639068965178418","seen":12,"applied":10,"url":"http://10.0.0.5:9101","haproxy":"2.6.12","pending":["http-new"],"held":["http-shop/b"],"quarantined":{"http-services/x/tls":"`maybe`"},"draining":{"http-shop/a":3}}"#;
 
     fn service(name: &str) -> ServiceId {
         ServiceId { kind: Kind::Http, name: name.parse().unwrap() }
     }
 
-    fn acknowledges(balancer: &Balancer, revision: i64, service_name: &str, upstream: &str) -> bool {
-        balancer.acknowledges(balancer.cluster, revision, &service(service_name), &upstream.parse().unwrap())
+    fn acknowledges(balancer: &BalancerRecord, revision: i64, service_name: &str, upstream: &str) -> bool {
+        balancer.acknowledges_upstream(balancer.cluster, revision, &service(service_name), &upstream.parse().unwrap())
     }
 
-    fn full(count: usize) -> Balancer {
+    fn full(count: usize) -> BalancerRecord {
         let name = |n| format!("http-{n:0249}/{n:0253}");
         let (pending, held) = ((0..count).map(name).collect(), (0..count).map(name).collect());
         let quarantined = (0..count).map(|n| (name(n), "ü".repeat(9999))).collect();
         let draining = (0..count).map(|n| (name(n), u64::MAX)).collect();
-        Balancer { applied: 10, pending, held, quarantined, draining, ..Balancer::default() }
+        BalancerRecord { applied: 10, pending, held, quarantined, draining, ..BalancerRecord::default() }
     }
 
     #[test]
     fn a_value_reads_and_prints() {
-        let balancer = Balancer::parse(VALUE.as_bytes()).unwrap();
+        let balancer = BalancerRecord::parse(VALUE.as_bytes()).unwrap();
         assert_eq!(balancer.to_string(), VALUE);
         assert_eq!(balancer.cluster, 14_841_639_068_965_178_418);
         let number = VALUE.replace(r#""14841639068965178418""#, "14841639068965178418");
-        assert_eq!(Balancer::parse(number.as_bytes()), Ok(balancer));
+        assert_eq!(BalancerRecord::parse(number.as_bytes()), Ok(balancer));
         let terse = br#"{"cluster":7,"applied":1,"pending":[],"held":[],"draining":{},"later":[1]}"#;
-        assert!(acknowledges(&Balancer::parse(terse).unwrap(), 1, "shop", "a"), "unknown fields are ignored");
+        assert!(acknowledges(&BalancerRecord::parse(terse).unwrap(), 1, "shop", "a"), "unknown fields are ignored");
     }
 
     #[test]
     fn garbage_is_refused() {
         for garbage in ["", "{}", "[]", "7", "null", "yes", "\u{0}", &"[".repeat(100_000)] {
-            assert!(Balancer::parse(garbage.as_bytes()).is_err(), "{garbage:.20}");
+            assert!(BalancerRecord::parse(garbage.as_bytes()).is_err(), "{garbage:.20}");
         }
         for (from, to) in [
             (r#""held":["http-shop/b"],"#, ""),
@@ -327,43 +341,46 @@ mod tests {
         ] {
             let value = VALUE.replacen(from, to, 1);
             assert_ne!(value, VALUE);
-            assert!(Balancer::parse(value.as_bytes()).is_err(), "{value}");
+            assert!(BalancerRecord::parse(value.as_bytes()).is_err(), "{value}");
         }
-        assert!(Balancer::parse(&[0xff, 0xfe]).is_err());
-        assert!(matches!(Balancer::parse(&vec![b' '; LONGEST + 1]), Err(Refusal::TooLong { .. })));
+        assert!(BalancerRecord::parse(&[0xff, 0xfe]).is_err());
+        assert!(matches!(BalancerRecord::parse(&vec![b' '; LONGEST + 1]), Err(Refusal::TooLong { .. })));
     }
 
     #[test]
     fn it_acknowledges_what_it_runs() {
-        let balancer = Balancer::parse(VALUE.as_bytes()).unwrap();
+        let balancer = BalancerRecord::parse(VALUE.as_bytes()).unwrap();
         assert!(acknowledges(&balancer, 10, "shop", "c"));
         assert!(!acknowledges(&balancer, 11, "shop", "c"), "not applied yet");
         assert!(!acknowledges(&balancer, 10, "new", "c"), "pending");
         assert!(!acknowledges(&balancer, 10, "shop", "b"), "held");
         assert!(!acknowledges(&balancer, 10, "shop", "a"), "still has sessions");
-        assert!(balancer.runs(balancer.cluster, 10, &service("shop"), &"a".parse().unwrap()));
-        assert!(!balancer.acknowledges(1, 10, &service("shop"), &"c".parse().unwrap()), "another store");
+        assert!(balancer.has_applied_upstream(balancer.cluster, 10, &service("shop"), &"a".parse().unwrap()));
+        assert!(!balancer.acknowledges_upstream(1, 10, &service("shop"), &"c".parse().unwrap()), "another store");
         let tcp = ServiceId { kind: Kind::Tcp, ..service("new") };
-        assert!(balancer.acknowledges(balancer.cluster, 10, &tcp, &"c".parse().unwrap()), "tcp-new is another one");
+        assert!(
+            balancer.acknowledges_upstream(balancer.cluster, 10, &tcp, &"c".parse().unwrap()),
+            "tcp-new is another one"
+        );
     }
 
     #[test]
     fn what_is_missing_from_a_cut_list_counts_as_in_it() {
-        let whole = full(200).shortened();
+        let whole = full(200).fit_into_key();
         assert!(whole.more.is_empty() && acknowledges(&whole, 10, "shop", "a"));
-        let cut = full(MOST + 1).shortened();
+        let cut = full(MOST + 1).fit_into_key();
         assert_eq!(cut.more.len(), 4);
         // These keys are of no service. The other lists have too many services to name them.
-        assert_eq!(cut.cut, BTreeMap::from([(QUARANTINED.to_owned(), [NO_SERVICE.to_owned()].into())]));
+        assert_eq!(cut.cut, BTreeMap::from([(QUARANTINED.to_owned(), [NO_SERVICE_NAME.to_owned()].into())]));
         assert!(
             [cut.pending.len(), cut.held.len(), cut.quarantined.len(), cut.draining.len()].iter().all(|it| *it < MOST)
         );
         for list in ["pending", "held", "draining"] {
             // So does an older confgen say it.
-            let one = Balancer { more: [list.to_owned()].into(), ..whole.clone() };
+            let one = BalancerRecord { more: [list.to_owned()].into(), ..whole.clone() };
             assert!(!acknowledges(&one, 10, "shop", "a"), "{list}");
         }
-        let other = Balancer { more: ["quarantined".to_owned()].into(), ..whole };
+        let other = BalancerRecord { more: ["quarantined".to_owned()].into(), ..whole };
         assert!(acknowledges(&other, 10, "shop", "a"));
     }
 
@@ -373,15 +390,15 @@ mod tests {
         let draining = many("http-big", MOST + 10).into_iter().chain(many("http-shop", 1));
         let held = many("http-huge", MOST + 10).into_iter().chain(many("http-mail", 3));
         let keys = (0..=MOST).map(|n| (format!("http-services/odd/overrides/n{n}"), "why".to_owned()));
-        let balancer = Balancer {
+        let balancer = BalancerRecord {
             applied: 10,
             draining: draining.map(|name| (name, 3)).collect(),
             held: held.collect(),
             quarantined: keys.chain([("nonsense/x".to_owned(), "why".to_owned())]).collect(),
-            ..Balancer::default()
+            ..BalancerRecord::default()
         };
-        let text = balancer.clone().shortened().to_string();
-        let cut = Balancer::parse(text.as_bytes()).unwrap();
+        let text = balancer.clone().fit_into_key().to_string();
+        let cut = BalancerRecord::parse(text.as_bytes()).unwrap();
         assert_eq!((cut.draining.len(), cut.held.len(), cut.quarantined.len()), (MOST, MOST, MOST));
         let names = |list: &str| cut.cut[list].iter().map(String::as_str).collect::<Vec<_>>();
         assert_eq!(
@@ -393,12 +410,14 @@ mod tests {
         assert!(!acknowledges(&cut, 10, "big", "a"), "it may be among what is missing");
         assert!(acknowledges(&cut, 10, "mail", "a") && !acknowledges(&cut, 10, "mail", "n00001"));
         assert!(!acknowledges(&cut, 10, "huge", "a"));
-        assert!(cut.may_refuse_unsaid("http-services/odd/upstreams/a"));
-        assert!(!cut.may_refuse_unsaid("http-services/shop/upstreams/a") && !cut.may_refuse_unsaid("other/x"));
+        assert!(cut.may_omit_quarantine("http-services/odd/upstreams/a"));
+        assert!(!cut.may_omit_quarantine("http-services/shop/upstreams/a") && !cut.may_omit_quarantine("other/x"));
         // As many as one deployment drains at a time are listed one by one, and each is acknowledged when it is over.
         let draining: Vec<String> = many("http-big", 210);
-        let some = Balancer { applied: 10, draining: draining.into_iter().map(|name| (name, 1)).collect(), ..cut };
-        let some = Balancer { more: BTreeSet::new(), cut: BTreeMap::new(), held: BTreeSet::new(), ..some }.shortened();
+        let some =
+            BalancerRecord { applied: 10, draining: draining.into_iter().map(|name| (name, 1)).collect(), ..cut };
+        let some = BalancerRecord { more: BTreeSet::new(), cut: BTreeMap::new(), held: BTreeSet::new(), ..some }
+            .fit_into_key();
         assert!(
             some.cut.is_empty()
                 && acknowledges(&some, 10, "big", "n00210")
@@ -408,11 +427,11 @@ mod tests {
 
     #[test]
     fn a_cut_value_fits_into_a_key() {
-        let text = full(5000).shortened().to_string();
+        let text = full(5000).fit_into_key().to_string();
         assert!(text.len() < LONGEST * 3 / 4, "{}", text.len());
-        assert_eq!(Balancer::parse(text.as_bytes()).unwrap().shortened().to_string(), text);
+        assert_eq!(BalancerRecord::parse(text.as_bytes()).unwrap().fit_into_key().to_string(), text);
         let name = |n: usize| format!("http-x/{n}\u{1}{}", "\"".repeat(3000));
-        let odd = Balancer { held: (0..9999).map(name).collect(), ..Balancer::default() }.shortened();
+        let odd = BalancerRecord { held: (0..9999).map(name).collect(), ..BalancerRecord::default() }.fit_into_key();
         assert!(odd.to_string().len() < LONGEST / 2);
     }
 }

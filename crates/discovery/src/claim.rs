@@ -26,21 +26,21 @@ impl fmt::Display for Claim {
 
 /// A claim that another service's keys make as well.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Rival {
+pub struct ClaimConflict {
     /// What both want.
     pub claim: Claim,
     /// The other service.
     pub service: ServiceId,
 }
 
-impl fmt::Display for Rival {
+impl fmt::Display for ClaimConflict {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{} is named by {} already", self.claim, self.service)
     }
 }
 
 /// The claims that settings make. A path alone claims nothing.
-pub fn claims<'a>(settings: impl IntoIterator<Item = &'a Setting>) -> BTreeSet<Claim> {
+pub fn collect_claims<'a>(settings: impl IntoIterator<Item = &'a Setting>) -> BTreeSet<Claim> {
     let (mut domains, mut paths, mut ports) = (BTreeSet::new(), BTreeSet::new(), BTreeSet::new());
     for setting in settings {
         match setting {
@@ -62,19 +62,24 @@ pub fn claims<'a>(settings: impl IntoIterator<Item = &'a Setting>) -> BTreeSet<C
 
 /// The claims that a service with these settings would newly make, and that others make already. Best effort: what is
 /// written in the same moment isn't seen, and the balancers decide. Claims that both make already are nobody's news.
-pub fn rivals(services: &BTreeMap<ServiceId, Arc<Service>>, id: &ServiceId, settings: &[Setting]) -> Vec<Rival> {
-    let standing: Vec<&Setting> = services.get(id).map(|it| readable(it)).unwrap_or_default();
+pub fn find_claim_conflicts(
+    services: &BTreeMap<ServiceId, Arc<Service>>,
+    id: &ServiceId,
+    settings: &[Setting],
+) -> Vec<ClaimConflict> {
+    let standing: Vec<&Setting> = services.get(id).map(|it| readable_settings(it)).unwrap_or_default();
     let given: BTreeSet<SettingName> = settings.iter().map(Setting::name).collect();
     let kept = standing.iter().copied().filter(|setting| !given.contains(&setting.name()));
-    let wanted = claims(settings.iter().chain(kept));
-    let wanted: BTreeSet<_> = wanted.difference(&claims(standing.iter().copied())).cloned().collect();
+    let wanted = collect_claims(settings.iter().chain(kept));
+    let wanted: BTreeSet<_> = wanted.difference(&collect_claims(standing.iter().copied())).cloned().collect();
     let others = services.iter().filter(|(other, service)| *other != id && service.kind() == id.kind);
-    let made = others.flat_map(|(other, service)| claims(readable(service)).into_iter().map(move |it| (it, other)));
-    let rival = |(claim, service): (Claim, &ServiceId)| Rival { claim, service: service.clone() };
+    let made = others
+        .flat_map(|(other, service)| collect_claims(readable_settings(service)).into_iter().map(move |it| (it, other)));
+    let rival = |(claim, service): (Claim, &ServiceId)| ClaimConflict { claim, service: service.clone() };
     made.filter(|(claim, _)| wanted.contains(claim)).map(rival).collect()
 }
 
-fn readable(service: &Service) -> Vec<&Setting> {
+fn readable_settings(service: &Service) -> Vec<&Setting> {
     service.settings().filter_map(|(_, field)| field.value.as_ref().ok()).collect()
 }
 
@@ -91,14 +96,14 @@ mod tests {
             mod_revision: 1,
             lease: 0,
         };
-        Topology::of(&keys.iter().map(entry).collect::<Vec<_>>())
+        Topology::from_entries(&keys.iter().map(entry).collect::<Vec<_>>())
     }
 
     fn found(topology: &Topology, kind: Kind, name: &str, settings: &[(&str, &str)]) -> Vec<String> {
         let id = ServiceId { kind, name: name.parse().unwrap() };
         let setting = |(name, value): &(&str, &str)| Setting::parse(kind, name.parse().unwrap(), value.as_bytes());
         let settings: Vec<_> = settings.iter().map(|it| setting(it).unwrap()).collect();
-        rivals(topology.services(), &id, &settings).iter().map(ToString::to_string).collect()
+        find_claim_conflicts(topology.services(), &id, &settings).iter().map(ToString::to_string).collect()
     }
 
     #[test]

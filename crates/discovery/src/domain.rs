@@ -34,13 +34,13 @@ impl FromStr for Host {
         if name.len() <= 253 && name.split('.').all(is_label) {
             Ok(Self(name.to_ascii_lowercase().into()))
         } else {
-            Err(Refusal::malformed(text, fault(text, "one host is meant here, no wildcard")))
+            Err(Refusal::new_malformed(text, explain_fault(text, "one host is meant here, no wildcard")))
         }
     }
 }
 
 /// What is wrong with a text that is no host name, and what to write instead. `wildcard` is what to say of a `*`.
-fn fault(text: &str, wildcard: &'static str) -> &'static str {
+fn explain_fault(text: &str, wildcard: &'static str) -> &'static str {
     let has = |characters: &[char]| text.contains(characters);
     let foreign = |c: char| !c.is_ascii();
     if has(&['"', '\'', '`', '\u{201c}', '\u{201d}']) {
@@ -96,7 +96,7 @@ impl FromStr for Domain {
         let parent = text.strip_prefix("*.");
         let host = parent.unwrap_or(text).parse();
         let host = host.map_err(|_| {
-            Refusal::malformed(text, if text == "*." { RULE } else { fault(parent.unwrap_or(text), RULE) })
+            Refusal::new_malformed(text, if text == "*." { RULE } else { explain_fault(parent.unwrap_or(text), RULE) })
         })?;
         Ok(if parent.is_some() { Self::Wildcard(host) } else { Self::Exact(host) })
     }

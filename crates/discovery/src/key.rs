@@ -19,7 +19,7 @@ pub enum Kind {
 
 impl Kind {
     /// The folder of the kind's services.
-    pub fn folder(self) -> &'static str {
+    pub fn folder_name(self) -> &'static str {
         match self {
             Self::Http => "http-services",
             Self::Tcp => "tcp-services",
@@ -53,8 +53,8 @@ impl fmt::Display for ServiceId {
 
 impl ServiceId {
     /// The folder of the service's keys, with the `/` that ends it.
-    pub fn folder(&self) -> String {
-        format!("{}/{}/", self.kind.folder(), self.name)
+    pub fn folder_path(&self) -> String {
+        format!("{}/{}/", self.kind.folder_name(), self.name)
     }
 
     /// Whether it answers for every host that no service names: `http-services/default`.
@@ -67,12 +67,12 @@ impl ServiceId {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Layout {
     /// `services/…`
-    Ancestor,
+    Legacy,
     /// `http-services/…` and `tcp-services/…`
     Current,
 }
 
-const ANCESTOR: &str = "services";
+const LEGACY_FOLDER: &str = "services";
 
 /// A key below the prefix.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -110,64 +110,64 @@ pub enum Key {
 
 /// Why a key is none of ours.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum Oddity {
+pub enum KeyError {
     /// The key stands in no folder that means anything. It is ignored, and worth a hint.
     #[error("unknown key")]
     Unknown,
     /// A name in the key breaks the rule of names. It is ignored, and worth a hint.
     #[error("{0}")]
-    Name(#[from] Refusal),
+    BadName(#[from] Refusal),
     /// The key was meant for a service, an upstream or an override, and can't be followed. Its writer has to be told.
     #[error("{0}")]
-    Unfollowed(Box<str>),
+    Malformed(Box<str>),
 }
 
-const ANCESTOR_OVERRIDE: &str = "overrides are read in `http-services/<svc>/overrides/<id>`; this layout has none";
-const DEEPER: &str = "nothing stands below an upstream's key: write its address, or its fields as one JSON object, to \
+const LEGACY_OVERRIDE: &str = "overrides are read in `http-services/<svc>/overrides/<id>`; this layout has none";
+const TOO_DEEP: &str = "nothing stands below an upstream's key: write its address, or its fields as one JSON object, to \
                       `upstreams/<id>` itself";
 const NO_ID: &str = "an upstream's key ends in its id: `upstreams/<id>`";
-const SLASH: &str = "a key doesn't end in `/`: write the value to the key without it";
+const TRAILING_SLASH: &str = "a key doesn't end in `/`: write the value to the key without it";
 /// Said of a key that no folder explains, if it reads like an upstream's.
-pub(crate) const ELSEWHERE: &str = "it reads like an upstream's, and upstreams are followed in \
+pub(crate) const WRONG_FOLDER: &str = "it reads like an upstream's, and upstreams are followed in \
                                     `http-services/<svc>/upstreams/<id>` and `tcp-services/<svc>/upstreams/<id>`";
 
-impl Oddity {
-    fn unfollowed(words: &str) -> Self {
-        Self::Unfollowed(words.into())
+impl KeyError {
+    fn malformed_key(words: &str) -> Self {
+        Self::Malformed(words.into())
     }
 
     /// A key below a service's folder that is none of its settings, upstreams and overrides.
-    fn below_service(layout: Layout, rest: &[&str]) -> Self {
+    fn classify_service_key(layout: Layout, rest: &[&str]) -> Self {
         match rest {
-            [_, "overrides", _] if layout == Layout::Ancestor => Self::unfollowed(ANCESTOR_OVERRIDE),
-            [_, "upstreams" | "overrides"] | [_, "upstreams" | "overrides", ""] => Self::unfollowed(NO_ID),
-            [_, "upstreams" | "overrides", _, ""] => Self::unfollowed(SLASH),
-            [_, "upstreams" | "overrides", ..] => Self::unfollowed(DEEPER),
-            [_, setting, ""] if setting.parse::<SettingName>().is_ok() => Self::unfollowed(SLASH),
+            [_, "overrides", _] if layout == Layout::Legacy => Self::malformed_key(LEGACY_OVERRIDE),
+            [_, "upstreams" | "overrides"] | [_, "upstreams" | "overrides", ""] => Self::malformed_key(NO_ID),
+            [_, "upstreams" | "overrides", _, ""] => Self::malformed_key(TRAILING_SLASH),
+            [_, "upstreams" | "overrides", ..] => Self::malformed_key(TOO_DEEP),
+            [_, setting, ""] if setting.parse::<SettingName>().is_ok() => Self::malformed_key(TRAILING_SLASH),
             _ => Self::Unknown,
         }
     }
 }
 
 /// A key's text that a person would take for an upstream's: `http-service/shop/upstreams/a`, `http-services/shop/Upstream/a`.
-pub(crate) fn resembles_upstream(key: &str) -> bool {
+pub(crate) fn resembles_upstream_key(key: &str) -> bool {
     let mut folders = key.split('/').rev().skip(1);
     folders.any(|folder| folder.eq_ignore_ascii_case("upstreams") || folder.eq_ignore_ascii_case("upstream"))
 }
 
 impl Key {
     /// The key of an upstream's record.
-    pub fn upstream(service: &ServiceId, id: &UpstreamId) -> Self {
+    pub fn for_upstream(service: &ServiceId, id: &UpstreamId) -> Self {
         Self::Upstream { service: service.clone(), layout: Layout::Current, id: id.clone() }
     }
 
     /// The key of a setting.
-    pub fn setting(service: &ServiceId, name: SettingName) -> Self {
+    pub fn for_setting(service: &ServiceId, name: SettingName) -> Self {
         Self::Setting { service: service.clone(), layout: Layout::Current, name }
     }
 
     /// The service the key belongs to.
-    pub fn service(&self) -> Option<&ServiceId> {
+    pub fn service_id(&self) -> Option<&ServiceId> {
         match self {
             Self::Setting { service, .. } | Self::Upstream { service, .. } | Self::Override { service, .. } => {
                 Some(service)
@@ -178,24 +178,24 @@ impl Key {
 }
 
 impl FromStr for Key {
-    type Err = Oddity;
+    type Err = KeyError;
 
-    fn from_str(text: &str) -> Result<Self, Oddity> {
+    fn from_str(text: &str) -> Result<Self, KeyError> {
         let parts: Vec<&str> = text.split('/').collect();
         let (folder, rest) = match parts.as_slice() {
             ["balancers", node] => return Ok(Self::Balancer(node.parse()?)),
             ["control", "accept-store"] => return Ok(Self::AcceptStore),
             [folder, rest @ ..] => (*folder, rest),
-            [] => return Err(Oddity::Unknown),
+            [] => return Err(KeyError::Unknown),
         };
         let (kind, layout) = match folder {
             "http-services" => (Kind::Http, Layout::Current),
             "tcp-services" => (Kind::Tcp, Layout::Current),
-            ANCESTOR => (Kind::Http, Layout::Ancestor),
-            _ => return Err(Oddity::Unknown),
+            LEGACY_FOLDER => (Kind::Http, Layout::Legacy),
+            _ => return Err(KeyError::Unknown),
         };
-        let told = |refusal: Refusal| Oddity::Unfollowed(refusal.to_string().into());
-        let service = |name: &str| Ok::<_, Oddity>(ServiceId { kind, name: name.parse().map_err(told)? });
+        let told = |refusal: Refusal| KeyError::Malformed(refusal.to_string().into());
+        let service = |name: &str| Ok::<_, KeyError>(ServiceId { kind, name: name.parse().map_err(told)? });
         match rest {
             [name, "upstreams", id] if !id.is_empty() => {
                 Ok(Self::Upstream { service: service(name)?, layout, id: id.parse().map_err(told)? })
@@ -206,14 +206,14 @@ impl FromStr for Key {
             [name, setting] => {
                 let service = service(name)?;
                 let name = match (layout, *setting) {
-                    (Layout::Ancestor, "color") => Some(SettingName::Active),
-                    (Layout::Ancestor, "active") => None,
+                    (Layout::Legacy, "color") => Some(SettingName::Active),
+                    (Layout::Legacy, "active") => None,
                     (_, other) => other.parse().ok(),
                 };
                 name.map(|name| Self::Setting { service, layout, name })
-                    .ok_or_else(|| Oddity::below_service(layout, rest))
+                    .ok_or_else(|| KeyError::classify_service_key(layout, rest))
             }
-            _ => Err(Oddity::below_service(layout, rest)),
+            _ => Err(KeyError::classify_service_key(layout, rest)),
         }
     }
 }
@@ -221,12 +221,12 @@ impl FromStr for Key {
 impl fmt::Display for Key {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let folder = |service: &ServiceId, layout: Layout| match layout {
-            Layout::Current => format!("{}/{}", service.kind.folder(), service.name),
-            Layout::Ancestor => format!("{ANCESTOR}/{}", service.name),
+            Layout::Current => format!("{}/{}", service.kind.folder_name(), service.name),
+            Layout::Legacy => format!("{LEGACY_FOLDER}/{}", service.name),
         };
         match self {
-            Self::Setting { service, layout: Layout::Ancestor, name: SettingName::Active } => {
-                write!(f, "{}/color", folder(service, Layout::Ancestor))
+            Self::Setting { service, layout: Layout::Legacy, name: SettingName::Active } => {
+                write!(f, "{}/color", folder(service, Layout::Legacy))
             }
             Self::Setting { service, layout, name } => write!(f, "{}/{name}", folder(service, *layout)),
             Self::Upstream { service, layout, id } => write!(f, "{}/upstreams/{id}", folder(service, *layout)),
@@ -276,14 +276,19 @@ mod tests {
             ("services/web/overrides/a", "this layout has none"),
         ] {
             let oddity = odd(key);
-            assert!(matches!(oddity, Oddity::Unfollowed(_)) && oddity.to_string().contains(told), "{key}: {oddity}");
+            assert!(matches!(oddity, KeyError::Malformed(_)) && oddity.to_string().contains(told), "{key}: {oddity}");
         }
         for key in ["http-services/web/colour", "http-services/web/notes/a", "etc/web", "http-services/", "x/"] {
-            assert_eq!(odd(key), Oddity::Unknown, "{key}");
+            assert_eq!(odd(key), KeyError::Unknown, "{key}");
         }
-        assert!(matches!(odd("balancers/a b"), Oddity::Name(_)));
-        assert!(resembles_upstream("http-service/a/upstreams/1") && resembles_upstream("http-services/a/Upstream/1/x"));
-        assert!(!resembles_upstream("http-services/a/upstreams") && !resembles_upstream("http-services/a/colour"));
+        assert!(matches!(odd("balancers/a b"), KeyError::BadName(_)));
+        assert!(
+            resembles_upstream_key("http-service/a/upstreams/1")
+                && resembles_upstream_key("http-services/a/Upstream/1/x")
+        );
+        assert!(
+            !resembles_upstream_key("http-services/a/upstreams") && !resembles_upstream_key("http-services/a/colour")
+        );
     }
 
     #[test]

@@ -28,21 +28,21 @@ mod verdict;
 
 pub use acceptance::Acceptance;
 pub use address::{Bind, Networks, UpstreamAddress};
-pub use balancer::{Balancer, Lost};
-pub use balancers::{Balancers, RefusedKey};
-pub use claim::{Claim, Rival, claims, rivals};
+pub use balancer::{BalancerRecord, RetainedAfterReset};
+pub use balancers::{BalancerRecords, QuarantinedKey};
+pub use claim::{Claim, ClaimConflict, collect_claims, find_claim_conflicts};
 pub use domain::{Domain, Host};
-pub use key::{Key, Kind, Layout, Oddity, ServiceId};
+pub use key::{Key, KeyError, Kind, Layout, ServiceId};
 pub use name::{Color, FileName, Node, Profile, ServiceName, UpstreamId};
 pub use path::PathPrefix;
-pub use record::{Override, OverrideState, Unknown, Upstream, UpstreamState, Weight};
+pub use record::{Override, OverrideState, UnknownFields, Upstream, UpstreamState, Weight};
 pub use refusal::{Excerpt, Refusal};
 pub use setting::{
-    Active, Balance, Check, Hsts, HttpCheck, Method, Proto, ProxyProtocol, ReadSetting, Setting, SettingName, Sni,
-    StatusRange, Sticky, Tls, Verify,
+    Active, Balance, Check, Hsts, HttpCheck, Method, Proto, ProxyProtocol, Setting, SettingName, Sni, StatusRange,
+    Sticky, StoredSetting, Tls, Verify,
 };
 pub use span::Span;
 pub use store::{Change, Entry, Snapshot};
-pub use topology::{Field, Service, Topology};
+pub use topology::{ParsedEntry, Service, Topology};
 pub use url_regex::UrlRegex;
-pub use verdict::{Cause, Reason, Verdict, refrains};
+pub use verdict::{Cause, Reason, Verdict, find_intended_reasons};

@@ -13,7 +13,7 @@ const RULE: &str = "a name is a letter or digit, then letters, digits, `_`, `.`,
 fn check(text: &str) -> Result<(), Refusal> {
     let first = text.chars().next().is_some_and(|c| c.is_ascii_alphanumeric());
     let rest = text.chars().all(|c| c.is_ascii_alphanumeric() || matches!(c, '_' | '.' | '-'));
-    if first && rest && text.len() <= LONGEST { Ok(()) } else { Err(Refusal::malformed(text, fault(text))) }
+    if first && rest && text.len() <= LONGEST { Ok(()) } else { Err(Refusal::new_malformed(text, fault(text))) }
 }
 
 /// What is wrong with a text that is no name, and what to write instead.

@@ -41,7 +41,7 @@ impl FromStr for PathPrefix {
             && prefix.bytes().all(is_path_byte)
             && !prefix.split('/').any(|segment| segment == "." || segment == "..")
             && !prefix.contains("//");
-        if fine { Ok(Self(prefix.into())) } else { Err(Refusal::malformed(text, RULE)) }
+        if fine { Ok(Self(prefix.into())) } else { Err(Refusal::new_malformed(text, RULE)) }
     }
 }
 

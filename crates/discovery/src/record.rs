@@ -5,7 +5,7 @@ use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
 
-use crate::refusal::escaped;
+use crate::refusal::escape_text;
 use crate::store::{LONGEST_RECORD, value_length};
 use crate::{Color, Refusal, UpstreamAddress};
 
@@ -16,7 +16,7 @@ pub struct Weight(u16);
 
 impl Weight {
     /// HAProxy's largest.
-    pub const MOST: u16 = 256;
+    pub const MAX: u16 = 256;
     /// What an upstream weighs unless it says otherwise; leaves room for shares on both sides.
     pub const DEFAULT: Self = Self(100);
 
@@ -36,8 +36,8 @@ impl TryFrom<u32> for Weight {
     type Error = Refusal;
 
     fn try_from(number: u32) -> Result<Self, Refusal> {
-        let weight = u16::try_from(number).ok().filter(|weight| *weight <= Self::MOST);
-        weight.map(Self).ok_or_else(|| Refusal::unexpected(&number.to_string(), "a weight from 0 to 256"))
+        let weight = u16::try_from(number).ok().filter(|weight| *weight <= Self::MAX);
+        weight.map(Self).ok_or_else(|| Refusal::new_unexpected(&number.to_string(), "a weight from 0 to 256"))
     }
 }
 
@@ -51,7 +51,7 @@ impl FromStr for Weight {
     type Err = Refusal;
 
     fn from_str(text: &str) -> Result<Self, Refusal> {
-        let refused = || Refusal::unexpected(text, "a weight from 0 to 256");
+        let refused = || Refusal::new_unexpected(text, "a weight from 0 to 256");
         text.parse::<u32>().map_err(|_| refused())?.try_into()
     }
 }
@@ -97,7 +97,7 @@ pub struct Upstream {
     pub permanent: bool,
     /// Fields that mean nothing here, and are worth a hint.
     #[serde(flatten, skip_serializing)]
-    pub unknown: Unknown,
+    pub unknown: UnknownFields,
 }
 
 /// What an operator imposes on an upstream; what is not said is not imposed.
@@ -111,7 +111,7 @@ pub struct Override {
     pub weight: Option<Weight>,
     /// Fields that mean nothing here, and are worth a hint.
     #[serde(flatten, skip_serializing)]
-    pub unknown: Unknown,
+    pub unknown: UnknownFields,
 }
 
 /// The state that an operator imposes.
@@ -125,7 +125,7 @@ pub enum OverrideState {
 }
 
 /// JSON fields that nothing here knows; read, ignored, never written.
-pub type Unknown = std::collections::BTreeMap<String, serde_json::Value>;
+pub type UnknownFields = std::collections::BTreeMap<String, serde_json::Value>;
 
 fn is_default<T: Default + PartialEq>(value: &T) -> bool {
     *value == T::default()
@@ -133,7 +133,7 @@ fn is_default<T: Default + PartialEq>(value: &T) -> bool {
 
 impl Upstream {
     /// An upstream that says nothing but its address.
-    pub fn at(address: UpstreamAddress) -> Self {
+    pub fn from_address(address: UpstreamAddress) -> Self {
         Self {
             address,
             weight: Weight::DEFAULT,
@@ -141,21 +141,21 @@ impl Upstream {
             state: UpstreamState::Ready,
             backup: false,
             permanent: false,
-            unknown: Unknown::new(),
+            unknown: UnknownFields::new(),
         }
     }
 
     /// Reads a record, plain or JSON.
     pub fn parse(value: &[u8]) -> Result<Self, Refusal> {
-        let text = text(value)?;
-        if text.starts_with('{') { json(text) } else { text.parse().map(Self::at) }
+        let text = decode_text(value)?;
+        if text.starts_with('{') { parse_json(text) } else { text.parse().map(Self::from_address) }
     }
 }
 
 /// As short as it can be said: the address alone where nothing else differs from the default, else JSON.
 impl fmt::Display for Upstream {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        if *self == Self::at(self.address) {
+        if *self == Self::from_address(self.address) {
             return self.address.fmt(f);
         }
         f.write_str(&serde_json::to_string(self).map_err(|_| fmt::Error)?)
@@ -165,7 +165,7 @@ impl fmt::Display for Upstream {
 impl Override {
     /// Reads an override.
     pub fn parse(value: &[u8]) -> Result<Self, Refusal> {
-        json(text(value)?)
+        parse_json(decode_text(value)?)
     }
 }
 
@@ -175,7 +175,7 @@ impl fmt::Display for Override {
     }
 }
 
-fn text(value: &[u8]) -> Result<&str, Refusal> {
+fn decode_text(value: &[u8]) -> Result<&str, Refusal> {
     let length = value_length(value);
     if length > LONGEST_RECORD {
         return Err(Refusal::TooLong { length, most: LONGEST_RECORD });
@@ -184,8 +184,8 @@ fn text(value: &[u8]) -> Result<&str, Refusal> {
     if text.is_empty() { Err(Refusal::Empty) } else { Ok(text) }
 }
 
-fn json<'a, T: Deserialize<'a>>(text: &'a str) -> Result<T, Refusal> {
-    serde_json::from_str(text).map_err(|error| Refusal::Json(escaped(&error.to_string(), 200).into()))
+fn parse_json<'a, T: Deserialize<'a>>(text: &'a str) -> Result<T, Refusal> {
+    serde_json::from_str(text).map_err(|error| Refusal::Json(escape_text(&error.to_string(), 200).into()))
 }
 
 #[cfg(test)]

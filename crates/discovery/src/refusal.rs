@@ -41,24 +41,24 @@ pub enum Refusal {
     Json(Box<str>),
     /// A list says two different things of one name.
     #[error("{0} contradicts a word before it")]
-    Twice(Excerpt),
+    Contradiction(Excerpt),
     /// A setting that services of this kind don't have.
     #[error("{0} services have no such setting")]
     WrongKind(crate::Kind),
 }
 
 impl Refusal {
-    pub(crate) fn malformed(value: &str, rule: &'static str) -> Self {
+    pub(crate) fn new_malformed(value: &str, rule: &'static str) -> Self {
         Self::Malformed { value: Excerpt::new(value), rule }
     }
 
-    pub(crate) fn unexpected(value: &str, expected: &'static str) -> Self {
+    pub(crate) fn new_unexpected(value: &str, expected: &'static str) -> Self {
         Self::Unexpected { value: Excerpt::new(value), expected }
     }
 }
 
 /// The first `most` characters of `text`, control characters escaped.
-pub(crate) fn escaped(text: &str, most: usize) -> String {
+pub(crate) fn escape_text(text: &str, most: usize) -> String {
     let mut kept: String = text.chars().take(most).flat_map(char::escape_debug).collect();
     if text.chars().nth(most).is_some() {
         kept.push('…');
@@ -76,7 +76,7 @@ impl Excerpt {
 
     /// Quotes, escapes and cuts `text`.
     pub fn new(text: &str) -> Self {
-        Self(escaped(text, Self::LENGTH))
+        Self(escape_text(text, Self::LENGTH))
     }
 }
 

@@ -87,13 +87,13 @@ const BOTH: &[Kind] = &[Kind::Http, Kind::Tcp];
 
 settings! {
     /// The hosts the service answers for; at least one, the first names it to people.
-    Domain(Vec<Domain>) = "domain", HTTP, words::list, |list| words::join(list);
+    Domain(Vec<Domain>) = "domain", HTTP, words::parse_list, |list| words::join_words(list);
     /// The path prefixes it answers for; unset is all paths.
-    Path(Vec<PathPrefix>) = "path", HTTP, words::list, |list| words::join(list);
+    Path(Vec<PathPrefix>) = "path", HTTP, words::parse_list, |list| words::join_words(list);
     /// The old layout's expression on the URL.
     UrlReg(UrlRegex) = "url_reg", HTTP, str::parse, ToString::to_string;
     /// What a TCP service binds.
-    Ports(Vec<Bind>) = "ports", TCP, words::list, |list| words::join(list);
+    Ports(Vec<Bind>) = "ports", TCP, words::parse_list, |list| words::join_words(list);
     /// How TLS is treated.
     Tls(Tls) = "tls", BOTH, str::parse, ToString::to_string;
     /// The old layout's way to say pass-through: the key's existence, whatever its value.
@@ -107,7 +107,7 @@ settings! {
     /// The client networks that may come in; unset is everybody.
     Allow(Networks) = "allow", BOTH, str::parse, ToString::to_string;
     /// Concurrent connections to one upstream; what is beyond waits in a queue.
-    Maxconn(NonZeroU32) = "maxconn", BOTH, values::maxconn, ToString::to_string;
+    Maxconn(NonZeroU32) = "maxconn", BOTH, values::parse_maxconn, ToString::to_string;
     /// How long a recovering upstream's weight takes to grow to its whole.
     Slowstart(Span) = "slowstart", BOTH, str::parse, ToString::to_string;
     /// `Strict-Transport-Security` on HTTPS answers.
@@ -130,52 +130,52 @@ settings! {
 
 /// A setting's value as the store has it: readable as a whole, in parts, or not at all.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct ReadSetting {
+pub struct StoredSetting {
     /// What the readable words say, or why there is none.
     pub value: Result<Setting, Refusal>,
     /// Why some words don't count while the others do. None if all count.
-    pub unread: Option<Box<str>>,
+    pub refused_words: Option<Box<str>>,
 }
 
 impl SettingName {
     /// Whether the value's words stand for themselves, so that a bad one costs that word only. Without one of its words
     /// `domain`, `path` and `ports` ask for less. A list of networks says who may come in, and `active` shares a whole:
     /// half of either is another order than the one that was given.
-    pub fn may_lose_words(self) -> bool {
+    pub fn counts_word_by_word(self) -> bool {
         matches!(self, Self::Domain | Self::Path | Self::Ports)
     }
 }
 
 /// Refusals that are told one by one; a value of 16 kB has room for thousands.
-const REFUSALS_TOLD: usize = 8;
+const REFUSALS_LISTED: usize = 8;
 
 impl Setting {
     /// Reads a value of the store. In lists whose words stand for themselves, good words count beside bad ones.
     /// [`Setting::parse`] is for a value that is about to be written, and takes it as a whole or not at all.
-    pub fn read(kind: Kind, name: SettingName, value: &[u8]) -> ReadSetting {
+    pub fn parse_stored(kind: Kind, name: SettingName, value: &[u8]) -> StoredSetting {
         let refusal = match Self::parse(kind, name, value) {
-            Ok(setting) => return ReadSetting { value: Ok(setting), unread: None },
+            Ok(setting) => return StoredSetting { value: Ok(setting), refused_words: None },
             Err(refusal) => refusal,
         };
-        if !name.may_lose_words() || matches!(refusal, Refusal::TooLong { .. } | Refusal::WrongKind(_)) {
-            return ReadSetting { value: Err(refusal), unread: None };
+        if !name.counts_word_by_word() || matches!(refusal, Refusal::TooLong { .. } | Refusal::WrongKind(_)) {
+            return StoredSetting { value: Err(refusal), refused_words: None };
         }
         let text = String::from_utf8_lossy(value);
         let (mut good, mut bad) = (Vec::new(), Vec::new());
-        for word in words::split(&text) {
+        for word in words::split_words(&text) {
             match Self::parse(kind, name, word.as_bytes()) {
                 Ok(_) => good.push(word),
                 Err(refusal) => bad.push(refusal.to_string()),
             }
         }
         if good.is_empty() {
-            return ReadSetting { value: Err(refusal), unread: None };
+            return StoredSetting { value: Err(refusal), refused_words: None };
         }
-        let more = bad.len().saturating_sub(REFUSALS_TOLD);
-        bad.truncate(REFUSALS_TOLD);
+        let more = bad.len().saturating_sub(REFUSALS_LISTED);
+        bad.truncate(REFUSALS_LISTED);
         let more = if more > 0 { format!("; and {more} more words") } else { String::new() };
         let unread = format!("{}{more}; the other words count", bad.join("; "));
-        ReadSetting { value: Self::parse(kind, name, good.join(" ").as_bytes()), unread: Some(unread.into()) }
+        StoredSetting { value: Self::parse(kind, name, good.join(" ").as_bytes()), refused_words: Some(unread.into()) }
     }
 
     /// Reads the value of the setting `name` of a service of kind `kind`. Blanks around it, a line feed among them, are
@@ -198,13 +198,13 @@ impl Setting {
         let setting = name.parse(text)?;
         match (kind, &setting) {
             (Kind::Tcp, Self::Tls(tls)) if !matches!(tls, Tls::Off | Tls::Terminate) => {
-                Err(Refusal::unexpected(text, "off or terminate for a TCP service"))
+                Err(Refusal::new_unexpected(text, "off or terminate for a TCP service"))
             }
             (Kind::Tcp, Self::Balance(Balance::Uri)) => {
-                Err(Refusal::unexpected(text, "roundrobin, leastconn, random or source for a TCP service"))
+                Err(Refusal::new_unexpected(text, "roundrobin, leastconn, random or source for a TCP service"))
             }
             (Kind::Tcp, Self::Sticky(Sticky::Cookie)) => {
-                Err(Refusal::unexpected(text, "off or source for a TCP service"))
+                Err(Refusal::new_unexpected(text, "off or source for a TCP service"))
             }
             _ => Ok(setting),
         }
@@ -216,7 +216,7 @@ impl FromStr for SettingName {
 
     fn from_str(text: &str) -> Result<Self, Refusal> {
         let found = Self::ALL.iter().find(|name| name.as_str() == text);
-        found.copied().ok_or_else(|| Refusal::unexpected(text, "the name of a setting"))
+        found.copied().ok_or_else(|| Refusal::new_unexpected(text, "the name of a setting"))
     }
 }
 
@@ -253,7 +253,7 @@ mod tests {
             assert_eq!(http(name, doubles).unwrap().to_string(), once);
         }
         assert_eq!(tcp("ports", "3306 *:3306").unwrap().to_string(), "*:3306");
-        assert!(matches!(http("active", "blue=9 blue=1"), Err(Refusal::Twice(_))), "which of them?");
+        assert!(matches!(http("active", "blue=9 blue=1"), Err(Refusal::Contradiction(_))), "which of them?");
         assert_eq!(http("domain", " \n"), Err(Refusal::Empty));
     }
 
@@ -267,24 +267,24 @@ mod tests {
             (Kind::Http, "path", "/api admin /a;b", "/api", "`admin`: a path begins with `/`"),
             (Kind::Tcp, "ports", "mysql 3306, 3307-3309", "*:3306", "`mysql`: a bind is a port"),
         ] {
-            let it = Setting::read(kind, name.parse().unwrap(), written.as_bytes());
+            let it = Setting::parse_stored(kind, name.parse().unwrap(), written.as_bytes());
             assert_eq!(it.value.unwrap().to_string(), read, "{written}");
-            let unread = it.unread.unwrap();
+            let unread = it.refused_words.unwrap();
             assert!(unread.contains(told) && unread.ends_with("; the other words count"), "{unread}");
             let whole = Setting::parse(kind, name.parse().unwrap(), written.as_bytes());
             assert!(whole.is_err(), "who writes it now is told: {written}");
         }
-        let latin1 = Setting::read(Kind::Http, SettingName::Domain, b"caf\xe9.test a.test");
+        let latin1 = Setting::parse_stored(Kind::Http, SettingName::Domain, b"caf\xe9.test a.test");
         assert_eq!(latin1.value.unwrap().to_string(), "a.test");
         for (name, half) in [("allow", "10.0.0.0/8 everybody"), ("preview", "10.0.0.0/8 x"), ("active", "blue gr/een")]
         {
-            let it = Setting::read(Kind::Http, name.parse().unwrap(), half.as_bytes());
-            assert!(it.value.is_err() && it.unread.is_none(), "{name} is never half");
+            let it = Setting::parse_stored(Kind::Http, name.parse().unwrap(), half.as_bytes());
+            assert!(it.value.is_err() && it.refused_words.is_none(), "{name} is never half");
         }
-        let none = Setting::read(Kind::Http, SettingName::Domain, b"shop.test:80 https://shop.test");
-        assert!(none.value.is_err() && none.unread.is_none());
+        let none = Setting::parse_stored(Kind::Http, SettingName::Domain, b"shop.test:80 https://shop.test");
+        assert!(none.value.is_err() && none.refused_words.is_none());
         let many = format!("a.test {}", "x/ ".repeat(1_000));
-        let told = Setting::read(Kind::Http, SettingName::Domain, many.as_bytes()).unread.unwrap();
+        let told = Setting::parse_stored(Kind::Http, SettingName::Domain, many.as_bytes()).refused_words.unwrap();
         assert!(told.ends_with("; and 992 more words; the other words count") && told.len() < 1_000, "{told}");
     }
 

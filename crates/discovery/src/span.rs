@@ -23,7 +23,8 @@ impl FromStr for Span {
     type Err = Refusal;
 
     fn from_str(text: &str) -> Result<Self, Refusal> {
-        let refused = || Refusal::malformed(text, "a time is a number and its unit: 500ms, 30s, 5m, 1h; at most 24d");
+        let refused =
+            || Refusal::new_malformed(text, "a time is a number and its unit: 500ms, 30s, 5m, 1h; at most 24d");
         let end = text.find(|c: char| !c.is_ascii_digit()).ok_or_else(refused)?;
         let (number, unit) = text.split_at(end);
         let (_, factor) = UNITS.iter().find(|(name, _)| *name == unit).ok_or_else(refused)?;

@@ -25,31 +25,31 @@ pub(crate) const LONGEST_RECORD: usize = 4 * 1024;
 pub(crate) const LONGEST_SETTING: usize = 16 * 1024;
 
 /// Begins the value of an entry that was cut. No value of ours holds a NUL.
-const CUT: &str = "\0cut from ";
+const CUT_MARK: &str = "\0cut from ";
 /// How much of a value that is cut is kept, and room for what is said before it.
-const HEAD: usize = 200;
-const PREFACE: usize = 64;
+const CUT_HEAD: usize = 200;
+const CUT_PREFACE: usize = 64;
 
 impl Entry {
     /// The entry with no more of its value than anything reads. A longer value is refused with its own length, whether or not it
     /// was cut.
     #[must_use]
-    pub fn bounded(self) -> Self {
+    pub fn with_bounded_value(self) -> Self {
         let is_setting = matches!(self.key.parse(), Ok(Key::Setting { .. }));
         let most = if is_setting { LONGEST_SETTING } else { LONGEST_RECORD };
         let length = value_length(&self.value);
-        if length <= most || self.value.len() <= HEAD + PREFACE {
+        if length <= most || self.value.len() <= CUT_HEAD + CUT_PREFACE {
             return self;
         }
-        let head = self.value.get(..HEAD).unwrap_or_default();
-        let value = [format!("{CUT}{length} bytes\0").as_bytes(), head].concat();
+        let head = self.value.get(..CUT_HEAD).unwrap_or_default();
+        let value = [format!("{CUT_MARK}{length} bytes\0").as_bytes(), head].concat();
         Self { value, ..self }
     }
 }
 
 /// The length that a value had before it was cut, or has.
 pub(crate) fn value_length(value: &[u8]) -> usize {
-    let cut = value.strip_prefix(CUT.as_bytes()).and_then(|rest| {
+    let cut = value.strip_prefix(CUT_MARK.as_bytes()).and_then(|rest| {
         let digits = rest.split(|byte| *byte == b' ').next()?;
         std::str::from_utf8(digits).ok()?.parse::<usize>().ok()
     });
@@ -107,13 +107,13 @@ mod tests {
     #[test]
     fn a_value_beyond_what_is_read_is_cut_and_refused_as_before() {
         let long = |length: usize| b"10.0.0.1:80 ".iter().copied().cycle().take(length).collect::<Vec<u8>>();
-        let setting = |value: &[u8]| Setting::read(Kind::Http, SettingName::Domain, value).value;
+        let setting = |value: &[u8]| Setting::parse_stored(Kind::Http, SettingName::Domain, value).value;
         for (key, length) in [("http-services/a/domain", 1_400_000), ("http-services/a/upstreams/b", 5_000)] {
             let whole = entry(key, long(length));
-            let cut = whole.clone().bounded();
-            assert!(cut.value.len() < 300 && cut.value.ends_with(&long(HEAD)));
+            let cut = whole.clone().with_bounded_value();
+            assert!(cut.value.len() < 300 && cut.value.ends_with(&long(CUT_HEAD)));
             assert_eq!(Entry { value: Vec::new(), ..cut.clone() }, Entry { value: Vec::new(), ..whole.clone() });
-            assert_eq!(cut.clone().bounded(), cut);
+            assert_eq!(cut.clone().with_bounded_value(), cut);
             let refusal = |value: &[u8]| match key.ends_with("domain") {
                 true => setting(value).unwrap_err(),
                 false => Upstream::parse(value).unwrap_err(),
@@ -123,16 +123,16 @@ mod tests {
             assert!(Override::parse(&cut.value).is_err());
         }
         let fits = entry("http-services/a/domain", long(16 * 1024));
-        assert_eq!(fits.clone().bounded(), fits);
+        assert_eq!(fits.clone().with_bounded_value(), fits);
     }
 
     #[test]
     fn a_value_that_pretends_to_be_cut_gains_nothing() {
-        let domain = |value: &[u8]| Setting::read(Kind::Http, SettingName::Domain, value);
+        let domain = |value: &[u8]| Setting::parse_stored(Kind::Http, SettingName::Domain, value);
         let long = domain(b"\0cut from 99999 bytes\0 a.com").value;
         assert!(matches!(long, Err(Refusal::TooLong { length: 99_999, .. })), "{long:?}");
         // Its good words count, as those of any other value.
-        assert!(domain(b"\0cut from 7 bytes\0 a.com").unread.is_some());
+        assert!(domain(b"\0cut from 7 bytes\0 a.com").refused_words.is_some());
         assert!(Upstream::parse(b"\0cut from 7 bytes\x0010.0.0.1:80").is_err());
     }
 }

@@ -11,9 +11,9 @@ use crate::Refusal;
 
 const LONGEST: usize = 256;
 /// PCRE refuses an expression whose compiled form is longer than 65,535 bytes, and with it HAProxy its whole file.
-const LARGEST: u64 = 60_000;
+const MAX_COMPILED_BYTES: u64 = 60_000;
 /// What one literal, class or group takes at most in the compiled form: a class is a table of 32 bytes.
-const NODE: u64 = 40;
+const NODE_BYTES: u64 = 40;
 
 /// A regular expression in the part of the language that both PCRE (HAProxy) and this type read in the same way: no
 /// look-around, no back references, no names, no Unicode classes, no set operations, no inline flags but `i`. HAProxy never
@@ -23,7 +23,7 @@ pub struct UrlRegex(Box<str>);
 
 impl UrlRegex {
     /// The bytes of a URL that HAProxy compares with it, from the first.
-    pub const COMPARED: u64 = cost::SUBJECT;
+    pub const COMPARED_BYTES: u64 = cost::SUBJECT_BYTES;
 
     /// The expression as text.
     pub fn as_str(&self) -> &str {
@@ -35,7 +35,7 @@ impl FromStr for UrlRegex {
     type Err = Refusal;
 
     fn from_str(text: &str) -> Result<Self, Refusal> {
-        let refused = |rule| Refusal::malformed(text, rule);
+        let refused = |rule| Refusal::new_malformed(text, rule);
         if text.is_empty() || text.len() > LONGEST {
             return Err(refused("a regular expression has 1 to 256 bytes"));
         }
@@ -43,10 +43,10 @@ impl FromStr for UrlRegex {
             return Err(refused("no blank, quote, `#`, `;` or byte outside ASCII (write \\x20, \\x23, …)"));
         }
         let tree = ast::parse::Parser::new().parse(text).map_err(|_| refused("not a regular expression"))?;
-        visit(&tree, Portable { copies: vec![1], size: 0 }).map_err(refused)?;
-        cost::check(&tree).map_err(|slow| {
+        visit(&tree, PortabilityCheck { copies: vec![1], size: 0 }).map_err(refused)?;
+        cost::check_cost(&tree).map_err(|slow| {
             let part = text.get(slow.span.start.offset..slow.span.end.offset);
-            Refusal::malformed(part.unwrap_or(text), slow.rule)
+            Refusal::new_malformed(part.unwrap_or(text), slow.rule)
         })?;
         Ok(Self(text.into()))
     }
@@ -59,14 +59,14 @@ impl fmt::Display for UrlRegex {
 }
 
 /// Walks the tree and stops at the first thing that PCRE reads otherwise.
-struct Portable {
+struct PortabilityCheck {
     /// How often PCRE copies what stands here, one level for each repetition around it.
     copies: Vec<u64>,
     /// Of the compiled form, so far.
     size: u64,
 }
 
-impl ast::Visitor for Portable {
+impl ast::Visitor for PortabilityCheck {
     type Output = ();
     type Err = &'static str;
 
@@ -76,20 +76,20 @@ impl ast::Visitor for Portable {
 
     fn visit_pre(&mut self, node: &Ast) -> Result<(), Self::Err> {
         let copies = self.copies.last().copied().unwrap_or(1);
-        self.size = self.size.saturating_add(copies.saturating_mul(NODE));
-        if self.size > LARGEST {
+        self.size = self.size.saturating_add(copies.saturating_mul(NODE_BYTES));
+        if self.size > MAX_COMPILED_BYTES {
             return Err("too large: fewer repetitions");
         }
         match node {
-            Ast::Flags(flags) => only_case(&flags.flags),
+            Ast::Flags(flags) => check_flags(&flags.flags),
             Ast::Group(group) => match &group.kind {
-                ast::GroupKind::NonCapturing(flags) => only_case(flags),
+                ast::GroupKind::NonCapturing(flags) => check_flags(flags),
                 // PCRE has another rule for them.
                 ast::GroupKind::CaptureName { .. } => Err("no named group"),
                 ast::GroupKind::CaptureIndex(_) => Ok(()),
             },
             Ast::ClassUnicode(_) => Err("no \\p classes"),
-            Ast::Literal(literal) => portable(literal),
+            Ast::Literal(literal) => check_literal(literal),
             Ast::Assertion(assertion) => match assertion.kind {
                 ast::AssertionKind::StartLine
                 | ast::AssertionKind::EndLine
@@ -108,7 +108,7 @@ impl ast::Visitor for Portable {
             }
             Ast::Repetition(repetition) => {
                 let times = match &repetition.op.kind {
-                    ast::RepetitionKind::Range(range) => u64::from(most(range)).max(1),
+                    ast::RepetitionKind::Range(range) => u64::from(max_repeats(range)).max(1),
                     _ => 1,
                 };
                 self.copies.push(copies.saturating_mul(times));
@@ -129,8 +129,8 @@ impl ast::Visitor for Portable {
         match item {
             ast::ClassSetItem::Unicode(_) => Err("no \\p classes"),
             ast::ClassSetItem::Bracketed(_) => Err("no class within a class"),
-            ast::ClassSetItem::Literal(literal) => portable(literal),
-            ast::ClassSetItem::Range(range) => portable(&range.start).and(portable(&range.end)),
+            ast::ClassSetItem::Literal(literal) => check_literal(literal),
+            ast::ClassSetItem::Range(range) => check_literal(&range.start).and(check_literal(&range.end)),
             _ => Ok(()),
         }
     }
@@ -140,14 +140,14 @@ impl ast::Visitor for Portable {
     }
 }
 
-fn most(range: &ast::RepetitionRange) -> u32 {
+fn max_repeats(range: &ast::RepetitionRange) -> u32 {
     match *range {
         ast::RepetitionRange::Exactly(n) | ast::RepetitionRange::AtLeast(n) => n,
         ast::RepetitionRange::Bounded(low, high) => low.max(high),
     }
 }
 
-fn portable(literal: &ast::Literal) -> Result<(), &'static str> {
+fn check_literal(literal: &ast::Literal) -> Result<(), &'static str> {
     use ast::{HexLiteralKind, LiteralKind};
     match &literal.kind {
         LiteralKind::HexFixed(kind) | LiteralKind::HexBrace(kind) if *kind != HexLiteralKind::X => {
@@ -158,7 +158,7 @@ fn portable(literal: &ast::Literal) -> Result<(), &'static str> {
     }
 }
 
-fn only_case(flags: &ast::Flags) -> Result<(), &'static str> {
+fn check_flags(flags: &ast::Flags) -> Result<(), &'static str> {
     let fine = flags.items.iter().all(|item| match item.kind {
         ast::FlagsItemKind::Negation => true,
         ast::FlagsItemKind::Flag(flag) => flag == ast::Flag::CaseInsensitive,

@@ -15,13 +15,13 @@ pub enum Cause {
     /// No key stands below `balancers/`.
     NoBalancer,
     /// The balancer's key can't be read.
-    BalancerGarbled,
+    BalancerUnreadable,
     /// The balancer follows another cluster.
     OtherStore,
     /// The frontend through which requests come is closed in HAProxy.
     FrontendClosed,
     /// HAProxy rejects the service.
-    ServiceRefused,
+    ServiceRejected,
     /// The service has neither `domain` nor `url_reg`, or no `ports`.
     NoDomain,
     /// Other services own all hosts or ports that the service claims.
@@ -31,7 +31,7 @@ pub enum Cause {
     /// A key isn't followed without which the service gets no upstreams.
     ServiceQuarantined,
     /// The upstream is retained: it is served although its key is gone.
-    Held,
+    Retained,
     /// The upstream has no record.
     NoRecord,
     /// The record isn't followed.
@@ -59,13 +59,13 @@ pub enum Cause {
     /// The balancer hasn't applied the keys' revision yet.
     Behind,
     /// HAProxy has no such server.
-    Absent,
+    ServerMissing,
     /// HAProxy has the server in a state that isn't the wanted one.
-    Otherwise,
+    ServerStateDiffers,
     /// Another key of the service isn't followed.
     Quarantined,
     /// The balancer's API can't be reached.
-    Unasked,
+    ApiUnreachable,
     /// A cause that a newer confgen knows.
     Other(String),
 }
@@ -74,15 +74,15 @@ impl Cause {
     /// All causes that have a name here, in their order.
     pub const ALL: [Self; 27] = [
         Self::NoBalancer,
-        Self::BalancerGarbled,
+        Self::BalancerUnreadable,
         Self::OtherStore,
         Self::FrontendClosed,
-        Self::ServiceRefused,
+        Self::ServiceRejected,
         Self::NoDomain,
         Self::ClaimHeld,
         Self::DomainQuarantined,
         Self::ServiceQuarantined,
-        Self::Held,
+        Self::Retained,
         Self::NoRecord,
         Self::RecordQuarantined,
         Self::Announcer,
@@ -96,25 +96,25 @@ impl Cause {
         Self::OutOfSync,
         Self::Pending,
         Self::Behind,
-        Self::Absent,
-        Self::Otherwise,
+        Self::ServerMissing,
+        Self::ServerStateDiffers,
         Self::Quarantined,
-        Self::Unasked,
+        Self::ApiUnreachable,
     ];
 
     /// The stable name that programs read.
     pub fn name(&self) -> &str {
         match self {
             Self::NoBalancer => "no_balancer",
-            Self::BalancerGarbled => "balancer_garbled",
+            Self::BalancerUnreadable => "balancer_garbled",
             Self::OtherStore => "other_store",
             Self::FrontendClosed => "frontend_closed",
-            Self::ServiceRefused => "service_refused",
+            Self::ServiceRejected => "service_refused",
             Self::NoDomain => "no_domain",
             Self::ClaimHeld => "claim_held",
             Self::DomainQuarantined => "domain_quarantined",
             Self::ServiceQuarantined => "service_quarantined",
-            Self::Held => "held",
+            Self::Retained => "held",
             Self::NoRecord => "no_record",
             Self::RecordQuarantined => "record_quarantined",
             Self::Announcer => "announcer",
@@ -128,21 +128,21 @@ impl Cause {
             Self::OutOfSync => "out_of_sync",
             Self::Pending => "pending",
             Self::Behind => "behind",
-            Self::Absent => "absent",
-            Self::Otherwise => "otherwise",
+            Self::ServerMissing => "absent",
+            Self::ServerStateDiffers => "otherwise",
             Self::Quarantined => "quarantined",
-            Self::Unasked => "unasked",
+            Self::ApiUnreachable => "unasked",
             Self::Other(name) => name,
         }
     }
 
     /// Somebody asked for it, with a record, an override, a color or a weight.
-    pub fn is_asked_for(&self) -> bool {
+    pub fn is_intended(&self) -> bool {
         matches!(self, Self::Announcer | Self::Override | Self::InactiveColor | Self::Weight | Self::Backup)
     }
 
     /// The cause with its words.
-    pub fn because(self, words: impl Into<String>) -> Reason {
+    pub fn into_reason(self, words: impl Into<String>) -> Reason {
         Reason { cause: self, words: words.into() }
     }
 }
@@ -172,7 +172,7 @@ impl Reason {
     /// The service claims nothing.
     pub fn no_domain(service: &ServiceId) -> Self {
         let key = if service.kind == Kind::Http { "domain" } else { "ports" };
-        Cause::NoDomain.because(format!("the service has no {key}: discoverctl set {} {key} VALUE", service.name))
+        Cause::NoDomain.into_reason(format!("the service has no {key}: discoverctl set {} {key} VALUE", service.name))
     }
 }
 
@@ -195,7 +195,7 @@ impl Verdict {
         let mut because = None;
         if gets_requests != Some(true) {
             if against.is_empty() {
-                against.push(Cause::Otherwise.because("the balancer doesn't say why"));
+                against.push(Cause::ServerStateDiffers.into_reason("the balancer doesn't say why"));
             }
             because = Some(against.remove(0));
         }
@@ -210,9 +210,9 @@ impl Verdict {
 
     /// Adds a reason that keeps requests off and that a request meets before all others.
     #[must_use]
-    pub fn led_by(mut self, reason: Reason) -> Self {
+    pub fn with_leading_reason(mut self, reason: Reason) -> Self {
         if self.gets_requests == Some(true) {
-            return self.noting(reason);
+            return self.with_note(reason);
         }
         let after = self.because.replace(reason);
         self.also.splice(0..0, after);
@@ -221,7 +221,7 @@ impl Verdict {
 
     /// Adds what else there is to know.
     #[must_use]
-    pub fn noting(mut self, note: Reason) -> Self {
+    pub fn with_note(mut self, note: Reason) -> Self {
         self.also.push(note);
         self.also.sort_by(|one, other| one.cause.cmp(&other.cause));
         self
@@ -243,13 +243,13 @@ impl Verdict {
     }
 
     /// One of the reasons has this cause.
-    pub fn names(&self, cause: &Cause) -> bool {
+    pub fn has_cause(&self, cause: &Cause) -> bool {
         self.reasons().any(|reason| reason.cause == *cause)
     }
 }
 
 /// Why an upstream is not wanted to take requests, by each that has a say in it. `upstream` is named as people do: `shop/node-1`.
-pub fn refrains(
+pub fn find_intended_reasons(
     upstream: &str,
     record: Option<&Upstream>,
     imposed: Option<&Override>,
@@ -259,8 +259,8 @@ pub fn refrains(
     let mut reasons = Vec::new();
     match record.state {
         UpstreamState::Ready => {}
-        UpstreamState::Drain => reasons.push(Cause::Announcer.because("its announcer says drain")),
-        UpstreamState::Down => reasons.push(Cause::Announcer.because("its announcer says down")),
+        UpstreamState::Drain => reasons.push(Cause::Announcer.into_reason("its announcer says drain")),
+        UpstreamState::Down => reasons.push(Cause::Announcer.into_reason("its announcer says down")),
     }
     if let Some(state) = imposed.and_then(|it| it.state) {
         let state = match state {
@@ -268,21 +268,21 @@ pub fn refrains(
             OverrideState::Maint => "maint",
         };
         let words = format!("an override says {state}: discoverctl ready {upstream} takes it back");
-        reasons.push(Cause::Override.because(words));
+        reasons.push(Cause::Override.into_reason(words));
     }
     match (active, &record.color) {
         (Some(active), None) => {
-            reasons.push(Cause::InactiveColor.because(format!("it has no color, and active is {active}")));
+            reasons.push(Cause::InactiveColor.into_reason(format!("it has no color, and active is {active}")));
         }
-        (Some(active), Some(color)) if active.share(color).is_none() => {
-            reasons.push(Cause::InactiveColor.because(format!("color {color} is not active: {active}")));
+        (Some(active), Some(color)) if active.share_of(color).is_none() => {
+            reasons.push(Cause::InactiveColor.into_reason(format!("color {color} is not active: {active}")));
         }
         _ => {}
     }
     let weight = imposed.and_then(|it| it.weight);
     let by = if weight.is_some() { "an override" } else { "its announcer" };
     if weight.unwrap_or(record.weight).get() == 0 {
-        reasons.push(Cause::Weight.because(format!("its weight is 0, says {by}")));
+        reasons.push(Cause::Weight.into_reason(format!("its weight is 0, says {by}")));
     }
     reasons
 }
@@ -307,18 +307,21 @@ mod tests {
 
     #[test]
     fn the_first_reason_against_is_the_verdict_and_a_note_never_is() {
-        let check = || Cause::Check.because("down");
-        let verdict =
-            Verdict::new(Some(false), vec![Cause::Absent.because("x"), check()], vec![Cause::Held.because("h")]);
+        let check = || Cause::Check.into_reason("down");
+        let verdict = Verdict::new(
+            Some(false),
+            vec![Cause::ServerMissing.into_reason("x"), check()],
+            vec![Cause::Retained.into_reason("h")],
+        );
         assert_eq!(verdict.cause(), Some(&Cause::Check));
         let also: Vec<&str> = verdict.also.iter().map(|it| it.cause.name()).collect();
         assert_eq!(also, ["held", "absent"]);
         let yes = Verdict::new(Some(true), vec![check()], Vec::new());
-        assert_eq!((yes.because.clone(), yes.names(&Cause::Check)), (None, true));
-        assert_eq!(yes.led_by(Cause::OtherStore.because("o")).because, None);
+        assert_eq!((yes.because.clone(), yes.has_cause(&Cause::Check)), (None, true));
+        assert_eq!(yes.with_leading_reason(Cause::OtherStore.into_reason("o")).because, None);
         let nothing = Verdict::new(Some(false), Vec::new(), Vec::new());
-        assert_eq!(nothing.cause(), Some(&Cause::Otherwise));
-        let led = nothing.led_by(Cause::OtherStore.because("o"));
+        assert_eq!(nothing.cause(), Some(&Cause::ServerStateDiffers));
+        let led = nothing.with_leading_reason(Cause::OtherStore.into_reason("o"));
         assert_eq!((led.cause(), led.also.len()), (Some(&Cause::OtherStore), 1));
     }
 
@@ -327,7 +330,7 @@ mod tests {
         let record = Upstream::parse(br#"{"address":"10.0.0.1:80","color":"blue","state":"down","weight":0}"#).unwrap();
         let imposed = Override::parse(br#"{"state":"maint"}"#).unwrap();
         let active: Active = "green".parse().unwrap();
-        let reasons = refrains("shop/a", Some(&record), Some(&imposed), Some(&active));
+        let reasons = find_intended_reasons("shop/a", Some(&record), Some(&imposed), Some(&active));
         let words: Vec<&str> = reasons.iter().map(|it| it.words.as_str()).collect();
         assert_eq!(
             words,
@@ -340,9 +343,9 @@ mod tests {
         );
         let plain = Upstream::parse(b"10.0.0.1:80").unwrap();
         let imposed = Override::parse(br#"{"weight":0}"#).unwrap();
-        let reasons = refrains("shop/a", Some(&plain), Some(&imposed), Some(&active));
+        let reasons = find_intended_reasons("shop/a", Some(&plain), Some(&imposed), Some(&active));
         assert_eq!(reasons.first().unwrap().words, "it has no color, and active is green");
         assert_eq!(reasons.last().unwrap().words, "its weight is 0, says an override");
-        assert_eq!(refrains("shop/a", Some(&plain), None, None), []);
+        assert_eq!(find_intended_reasons("shop/a", Some(&plain), None, None), []);
     }
 }

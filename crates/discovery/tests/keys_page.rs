@@ -4,7 +4,7 @@
 use std::collections::BTreeSet;
 
 use discovery::{
-    Acceptance, Balancer, Entry, Key, Kind, Layout, Override, ServiceId, Setting, SettingName, Topology, Upstream,
+    Acceptance, BalancerRecord, Entry, Key, Kind, Layout, Override, ServiceId, Setting, SettingName, Topology, Upstream,
 };
 
 const PAGE: &str = include_str!("../../../docs/keys.md");
@@ -77,7 +77,7 @@ fn every_key() -> Vec<Key> {
     let mut keys = vec![Key::Balancer("lb".parse().unwrap()), Key::AcceptStore];
     for kind in [Kind::Http, Kind::Tcp] {
         let service = ServiceId { kind, name: "x".parse().unwrap() };
-        let layouts = if kind == Kind::Http { &[Layout::Current, Layout::Ancestor][..] } else { &[Layout::Current] };
+        let layouts = if kind == Kind::Http { &[Layout::Current, Layout::Legacy][..] } else { &[Layout::Current] };
         for &layout in layouts {
             let of_kind = SettingName::ALL.iter().filter(|name| name.kinds().contains(&kind));
             keys.extend(of_kind.map(|name| Key::Setting { service: service.clone(), layout, name: *name }));
@@ -96,7 +96,7 @@ fn read(key: &Key, value: &[u8]) -> Result<(), String> {
         Key::Setting { service, name, .. } => Setting::parse(service.kind, *name, value).map(drop),
         Key::Upstream { .. } => Upstream::parse(value).map(drop),
         Key::Override { .. } => Override::parse(value).map(drop),
-        Key::Balancer(_) => Balancer::parse(value).map(drop),
+        Key::Balancer(_) => BalancerRecord::parse(value).map(drop),
         Key::AcceptStore => Acceptance::parse(value).map(drop),
     };
     read.map_err(|refusal| refusal.to_string())
@@ -137,8 +137,8 @@ fn every_example_reads() {
     for Entry { key, value, .. } in &examples {
         read(&key.parse().unwrap(), value).unwrap_or_else(|refusal| panic!("{key}: {refusal}"));
     }
-    let topology = Topology::of(&examples);
-    assert!(topology.odd().is_empty(), "{:?}", topology.odd());
+    let topology = Topology::from_entries(&examples);
+    assert!(topology.ignored_keys().is_empty(), "{:?}", topology.ignored_keys());
     for (id, service) in topology.services() {
         let records = service.upstreams().map(|(_, field)| (field, field.value.as_ref().unwrap()));
         for (field, record) in records {
@@ -155,15 +155,15 @@ fn every_field_of_a_record_has_its_row() {
         serde_json::from_str(&Upstream::parse(full.as_bytes()).unwrap().to_string()).unwrap();
     let fields: BTreeSet<&str> = record.as_object().unwrap().keys().map(String::as_str).collect();
     assert_eq!(table("| field of a record |"), fields);
-    let full = Balancer {
+    let full = BalancerRecord {
         url: Some(String::new()),
         haproxy: Some(String::new()),
         instance: Some(String::new()),
-        lost: Some(discovery::Lost::default()),
+        lost: Some(discovery::RetainedAfterReset::default()),
         guarded: Some(1),
         more: [String::new()].into(),
         cut: [(String::new(), [String::new()].into())].into(),
-        ..Balancer::default()
+        ..BalancerRecord::default()
     };
     let said: serde_json::Value = serde_json::from_str(&full.to_string()).unwrap();
     let fields: BTreeSet<&str> = said.as_object().unwrap().keys().map(String::as_str).collect();

@@ -67,6 +67,7 @@ fn numbers_are_as_large_as_the_page_says() {
     says("| a share in `active` | 1 to 10,000 |");
     let active = |share: &str| format!("a={share} b=1").parse::<Active>().is_ok();
     assert!(active("1") && active("10000") && !active("0") && !active("10001"));
-    let row = format!("| each list in `balancers/<node>` | {} entries, and 256 KiB;", discovery::Balancer::MOST);
+    let row =
+        format!("| each list in `balancers/<node>` | {} entries, and 256 KiB;", discovery::BalancerRecord::MAX_ENTRIES);
     assert!(PAGE.lines().any(|line| line.starts_with(&row)), "docs/limits.md has no row {row}");
 }

@@ -153,7 +153,7 @@ pub(crate) struct Settings {
 
 impl Start {
     /// Resolves the socket and what depends on it, making its directory if need be.
-    pub(crate) fn settings(self) -> anyhow::Result<Settings> {
+    pub(crate) fn resolve_settings(self) -> anyhow::Result<Settings> {
         let socket = RuntimeSocket::find(&self.socket.socket)?;
         let beside = || socket.path.with_file_name("servers.state");
         Ok(Settings {
@@ -174,7 +174,7 @@ fn find_group(name: &str) -> anyhow::Result<Group> {
 }
 
 impl Stop {
-    pub(crate) fn socket(&self) -> anyhow::Result<RuntimeSocket> {
+    pub(crate) fn find_socket(&self) -> anyhow::Result<RuntimeSocket> {
         RuntimeSocket::find(&self.socket.socket)
     }
 }
@@ -191,13 +191,14 @@ mod tests {
 
     #[test]
     fn the_page_of_options_is_the_code() {
-        expect_test::expect_file!["../../../docs/flags-handover.md"].assert_eq(&manual::options(&Cli::command()));
+        expect_test::expect_file!["../../../docs/flags-handover.md"]
+            .assert_eq(&manual::render_options_page(&Cli::command()));
     }
 
     #[test]
     fn reads_the_program_line_of_supervisord() {
         let words = ["handover", "--socket", "admin.sock", "--linger", "500ms", "--", "haproxy", "-f", "a b.cfg"];
-        let settings = Cli::try_parse_from(words).unwrap().start.settings().unwrap();
+        let settings = Cli::try_parse_from(words).unwrap().start.resolve_settings().unwrap();
         assert!(settings.socket.path.is_absolute());
         assert_eq!(settings.state_file, settings.socket.path.with_file_name("servers.state"));
         assert_eq!(settings.linger, Duration::from_millis(500));

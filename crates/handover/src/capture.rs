@@ -11,40 +11,40 @@ use nix::poll::{PollFd, PollFlags, poll};
 
 /// How much is kept, in bytes. HAProxy may warn of each of thousands of servers; why it doesn't start is in its first words
 /// and in its last, so as much is kept of the end.
-const KEPT: usize = 16 * 1024;
+const EXCERPT_LIMIT: usize = 16 * 1024;
 
 /// What is read at a time. A pipe that poll(2) finds writable has room for so much (pipe(7)).
 const CHUNK: usize = 4096;
 
 /// How long a reader of handover's own output may keep HAProxy waiting, in milliseconds. Then the words are lost.
-const PASSED_ON_WITHIN: u16 = 1000;
+const WRITE_TIMEOUT_MS: u16 = 1000;
 
 /// How long the last words of a HAProxy that has ended are waited for.
-const ENDS_WITHIN: Duration = Duration::from_millis(500);
+const END_TIMEOUT: Duration = Duration::from_millis(500);
 
 /// What HAProxy has said.
 #[derive(Debug, Default)]
 pub(crate) struct Capture {
-    kept: Arc<Mutex<Kept>>,
+    excerpt: Arc<Mutex<Excerpt>>,
     readers: Vec<JoinHandle<()>>,
 }
 
 #[derive(Debug, Default)]
-struct Kept {
+struct Excerpt {
     first: Vec<u8>,
     last: Vec<u8>,
 }
 
-impl Kept {
-    fn add(&mut self, chunk: &[u8]) {
-        let (first, rest) = chunk.split_at(chunk.len().min(KEPT - self.first.len().min(KEPT)));
+impl Excerpt {
+    fn add_chunk(&mut self, chunk: &[u8]) {
+        let (first, rest) = chunk.split_at(chunk.len().min(EXCERPT_LIMIT - self.first.len().min(EXCERPT_LIMIT)));
         self.first.extend(first);
         self.last.extend(rest);
-        let excess = self.last.len().saturating_sub(KEPT);
+        let excess = self.last.len().saturating_sub(EXCERPT_LIMIT);
         self.last.drain(..excess);
     }
 
-    fn text(&self) -> String {
+    fn to_text(&self) -> String {
         let mut text = String::from_utf8_lossy(&self.first).into_owned();
         text.push_str(&String::from_utf8_lossy(&self.last));
         text
@@ -53,45 +53,45 @@ impl Kept {
 
 impl Capture {
     /// Passes on what a child writes to its two outputs, which are pipes.
-    pub(crate) fn of(child: &mut Child) -> Self {
-        let kept = Arc::default();
-        let outputs = child.stdout.take().map(|output| follow(output, std::io::stdout(), &kept));
-        let errors = child.stderr.take().map(|output| follow(output, std::io::stderr(), &kept));
+    pub(crate) fn follow_child(child: &mut Child) -> Self {
+        let excerpt = Arc::default();
+        let outputs = child.stdout.take().map(|output| spawn_reader(output, std::io::stdout(), &excerpt));
+        let errors = child.stderr.take().map(|output| spawn_reader(output, std::io::stderr(), &excerpt));
         let readers = outputs.into_iter().chain(errors).collect();
-        Self { kept, readers }
+        Self { excerpt, readers }
     }
 
     /// What was kept, once the child has ended.
-    pub(crate) fn words(&self) -> String {
-        let deadline = Instant::now() + ENDS_WITHIN;
+    pub(crate) fn read_text(&self) -> String {
+        let deadline = Instant::now() + END_TIMEOUT;
         while Instant::now() < deadline && !self.readers.iter().all(JoinHandle::is_finished) {
             std::thread::sleep(Duration::from_millis(5));
         }
-        self.kept.lock().unwrap_or_else(PoisonError::into_inner).text()
+        self.excerpt.lock().unwrap_or_else(PoisonError::into_inner).to_text()
     }
 }
 
-fn follow(
+fn spawn_reader(
     output: impl Read + Send + 'static,
     to: impl Write + AsFd + Send + 'static,
-    kept: &Arc<Mutex<Kept>>,
+    kept: &Arc<Mutex<Excerpt>>,
 ) -> JoinHandle<()> {
     let kept = Arc::clone(kept);
-    std::thread::spawn(move || copy(output, to, &kept))
+    std::thread::spawn(move || copy_output(output, to, &kept))
 }
 
 /// Copies until the other side has closed.
-fn copy(mut output: impl Read, mut to: impl Write + AsFd, kept: &Mutex<Kept>) {
+fn copy_output(mut output: impl Read, mut to: impl Write + AsFd, kept: &Mutex<Excerpt>) {
     let mut chunk = [0; CHUNK];
-    let mut patience = PASSED_ON_WITHIN;
+    let mut patience = WRITE_TIMEOUT_MS;
     loop {
         match output.read(&mut chunk) {
             Ok(0) => return,
             Ok(length) => {
                 let said = chunk.get(..length).unwrap_or_default();
-                kept.lock().unwrap_or_else(PoisonError::into_inner).add(said);
-                if is_ready(&to, patience) {
-                    patience = PASSED_ON_WITHIN;
+                kept.lock().unwrap_or_else(PoisonError::into_inner).add_chunk(said);
+                if is_writable(&to, patience) {
+                    patience = WRITE_TIMEOUT_MS;
                     // supervisord may be gone, and the pipe with it.
                     let _ = to.write_all(said).and_then(|()| to.flush());
                 } else {
@@ -104,7 +104,7 @@ fn copy(mut output: impl Read, mut to: impl Write + AsFd, kept: &Mutex<Kept>) {
     }
 }
 
-fn is_ready(to: &impl AsFd, patience: u16) -> bool {
+fn is_writable(to: &impl AsFd, patience: u16) -> bool {
     let mut fds = [PollFd::new(to.as_fd(), PollFlags::POLLOUT)];
     poll(&mut fds, patience).is_ok_and(|ready| ready > 0)
 }
@@ -115,13 +115,13 @@ mod tests {
 
     #[test]
     fn the_beginning_and_the_end_are_kept() {
-        let mut kept = Kept::default();
-        kept.add(b"first\n");
-        (0..10_000).for_each(|line| kept.add(format!("{line}\n").as_bytes()));
-        kept.add(b"last\n");
-        let text = kept.text();
+        let mut kept = Excerpt::default();
+        kept.add_chunk(b"first\n");
+        (0..10_000).for_each(|line| kept.add_chunk(format!("{line}\n").as_bytes()));
+        kept.add_chunk(b"last\n");
+        let text = kept.to_text();
         assert!(text.starts_with("first\n0\n1\n") && text.ends_with("9999\nlast\n"), "{text}");
-        assert_eq!(text.len(), 2 * KEPT);
+        assert_eq!(text.len(), 2 * EXCERPT_LIMIT);
     }
 
     #[test]
@@ -129,8 +129,8 @@ mod tests {
         let (reader, writer) = std::io::pipe().unwrap();
         let kept = Mutex::default();
         // More than a pipe holds, and nobody reads.
-        copy(&vec![b'x'; 128 * 1024][..], writer, &kept);
-        assert_eq!(kept.lock().unwrap().text().len(), 2 * KEPT);
+        copy_output(&vec![b'x'; 128 * 1024][..], writer, &kept);
+        assert_eq!(kept.lock().unwrap().to_text().len(), 2 * EXCERPT_LIMIT);
         drop(reader);
     }
 }

@@ -18,7 +18,7 @@ use rustix::fs::{
 use rustix::io::Errno;
 
 /// As many links as the kernel follows on one path (path_resolution(7)).
-const LINKS: usize = 40;
+const MAX_LINKS: usize = 40;
 
 /// An open directory.
 #[derive(Debug)]
@@ -34,9 +34,9 @@ pub(crate) struct Directory {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Missing {
     /// An error.
-    Fails,
+    Fail,
     /// It is made with this mode, and so is each one that is missing on the way, if a safe path leads to its place.
-    IsMade(u32),
+    Create(u32),
 }
 
 impl Directory {
@@ -45,27 +45,27 @@ impl Directory {
         let mut walk = Walk::from_root()?;
         let mut rest: VecDeque<OsString> = VecDeque::new();
         if path.is_relative() {
-            push_front(&mut rest, &std::env::current_dir()?);
+            prepend_path(&mut rest, &std::env::current_dir()?);
         }
-        rest.extend(components(path));
+        rest.extend(split_path(path));
         let mut links = 0;
         while let Some(name) = rest.pop_front() {
-            match walk.enter(&name, missing)? {
+            match walk.enter_entry(&name, missing)? {
                 None => {}
                 Some(target) => {
                     links += 1;
-                    if links > LINKS {
+                    if links > MAX_LINKS {
                         return Err(Errno::LOOP.into());
                     }
                     if target.is_absolute() {
                         walk = Walk::from_root()?;
                     }
-                    push_front(&mut rest, &target);
+                    prepend_path(&mut rest, &target);
                 }
             }
         }
         let Walk { fd, path, safe, .. } = walk;
-        let private = safe && is_exclusive(&fstat(&fd)?);
+        let private = safe && is_writable_only_by_us(&fstat(&fd)?);
         Ok(Self { fd, path, private })
     }
 
@@ -79,11 +79,11 @@ impl Directory {
 
     /// Whether only root and this process's user can change what is in the directory, wherever it lies.
     pub(crate) fn is_exclusive(&self) -> io::Result<bool> {
-        Ok(is_exclusive(&fstat(&self.fd)?))
+        Ok(is_writable_only_by_us(&fstat(&self.fd)?))
     }
 
     /// The user that the directory belongs to.
-    pub(crate) fn owner(&self) -> io::Result<u32> {
+    pub(crate) fn owner_uid(&self) -> io::Result<u32> {
         Ok(fstat(&self.fd)?.st_uid)
     }
 
@@ -102,18 +102,18 @@ impl Directory {
     }
 
     /// The names in it.
-    pub(crate) fn names(&self) -> io::Result<Vec<OsString>> {
+    pub(crate) fn list_names(&self) -> io::Result<Vec<OsString>> {
         let entries = rustix::fs::Dir::read_from(&self.fd)?;
         let names = entries.map(|entry| Ok(OsString::from_vec(entry?.file_name().to_bytes().to_vec())));
         names.filter(|name| !matches!(name, Ok(name) if name == "." || name == "..")).collect()
     }
 
-    pub(crate) fn remove(&self, name: &OsStr) -> io::Result<()> {
+    pub(crate) fn remove_file(&self, name: &OsStr) -> io::Result<()> {
         Ok(unlinkat(&self.fd, name, AtFlags::empty())?)
     }
 
     /// The text of a regular file in it; no link is followed.
-    pub(crate) fn read(&self, name: &str) -> io::Result<String> {
+    pub(crate) fn read_file(&self, name: &str) -> io::Result<String> {
         let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
         let mut file = File::from(openat(&self.fd, name, flags, Mode::empty())?);
         if !file.metadata()?.is_file() {
@@ -125,13 +125,13 @@ impl Directory {
     }
 
     /// Whether a regular file of that name is there, and has content.
-    pub(crate) fn has_text(&self, name: &OsStr) -> bool {
+    pub(crate) fn has_nonempty_file(&self, name: &OsStr) -> bool {
         statat(&self.fd, name, AtFlags::SYMLINK_NOFOLLOW)
-            .is_ok_and(|stat| is_a(&stat, FileType::RegularFile) && stat.st_size > 0)
+            .is_ok_and(|stat| has_kind(&stat, FileType::RegularFile) && stat.st_size > 0)
     }
 
     /// Writes a file so that nobody ever sees half of it. What had the name is replaced, a link too.
-    pub(crate) fn write_whole(&self, name: &OsStr, text: &str, mode: u32) -> io::Result<()> {
+    pub(crate) fn replace_file(&self, name: &OsStr, text: &str, mode: u32) -> io::Result<()> {
         let mut temporary = name.to_owned();
         temporary.push(format!(".{}.tmp", std::process::id()));
         let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
@@ -153,7 +153,7 @@ impl Directory {
 
     /// Writes over the beginning of a regular file, which is made if it is missing. A file that is as long already needs no
     /// room on the disk.
-    pub(crate) fn overwrite(&self, name: &str, bytes: &[u8], mode: u32, group: Option<u32>) -> io::Result<()> {
+    pub(crate) fn overwrite_file(&self, name: &str, bytes: &[u8], mode: u32, group: Option<u32>) -> io::Result<()> {
         let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
         let mut file = File::from(openat(&self.fd, name, flags, Mode::from_raw_mode(0o600))?);
         if !file.metadata()?.is_file() {
@@ -184,7 +184,7 @@ impl Walk {
     }
 
     /// Goes one step down, or one up. Where a link lies in the way, returns its target and stays.
-    fn enter(&mut self, name: &OsStr, missing: Missing) -> io::Result<Option<PathBuf>> {
+    fn enter_entry(&mut self, name: &OsStr, missing: Missing) -> io::Result<Option<PathBuf>> {
         if name == ".." {
             self.safe = self.safe_above.pop().unwrap_or(true);
             self.path.pop();
@@ -195,7 +195,7 @@ impl Walk {
         let entry = match statat(&self.fd, name, AtFlags::SYMLINK_NOFOLLOW) {
             Ok(entry) => entry,
             Err(Errno::NOENT) => match missing {
-                Missing::IsMade(mode) if self.safe && is_exclusive(&parent) || !geteuid().is_root() => {
+                Missing::Create(mode) if self.safe && is_writable_only_by_us(&parent) || !geteuid().is_root() => {
                     match mkdirat(&self.fd, name, Mode::from_raw_mode(mode)) {
                         // Another start has made it meanwhile.
                         Ok(()) | Err(Errno::EXIST) => {}
@@ -203,17 +203,17 @@ impl Walk {
                     }
                     statat(&self.fd, name, AtFlags::SYMLINK_NOFOLLOW)?
                 }
-                Missing::IsMade(_) => {
-                    return Err(self.unsafe_at(name, "is not made in a directory that others can change"));
+                Missing::Create(_) => {
+                    return Err(self.unsafe_error(name, "is not made in a directory that others can change"));
                 }
-                Missing::Fails => return Err(Errno::NOENT.into()),
+                Missing::Fail => return Err(Errno::NOENT.into()),
             },
             Err(errno) => return Err(errno.into()),
         };
-        let held = holds(&parent, &entry);
-        if is_a(&entry, FileType::Symlink) {
+        let held = holds_safely(&parent, &entry);
+        if has_kind(&entry, FileType::Symlink) {
             if !(self.safe && held) && geteuid().is_root() {
-                return Err(self.unsafe_at(name, "is a link that others can change: it is not followed"));
+                return Err(self.unsafe_error(name, "is a link that others can change: it is not followed"));
             }
             let target = readlinkat(&self.fd, name, Vec::new())?;
             return Ok(Some(PathBuf::from(OsString::from_vec(target.into_bytes()))));
@@ -225,7 +225,7 @@ impl Walk {
         Ok(None)
     }
 
-    fn unsafe_at(&self, name: &OsStr, why: &str) -> io::Error {
+    fn unsafe_error(&self, name: &OsStr, why: &str) -> io::Error {
         io::Error::new(ErrorKind::PermissionDenied, format!("{} {why}", self.path.join(name).display()))
     }
 }
@@ -234,7 +234,7 @@ fn directory_flags() -> OFlags {
     OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC
 }
 
-fn components(path: &Path) -> impl Iterator<Item = OsString> {
+fn split_path(path: &Path) -> impl Iterator<Item = OsString> {
     let names = path.components().filter_map(|component| match component {
         Component::Normal(name) => Some(name.to_owned()),
         Component::ParentDir => Some(OsString::from("..")),
@@ -243,29 +243,29 @@ fn components(path: &Path) -> impl Iterator<Item = OsString> {
     names.collect::<Vec<_>>().into_iter()
 }
 
-fn push_front(rest: &mut VecDeque<OsString>, path: &Path) {
-    let names: Vec<OsString> = components(path).collect();
+fn prepend_path(rest: &mut VecDeque<OsString>, path: &Path) {
+    let names: Vec<OsString> = split_path(path).collect();
     names.into_iter().rev().for_each(|name| rest.push_front(name));
 }
 
-fn is_a(stat: &Stat, kind: FileType) -> bool {
+fn has_kind(stat: &Stat, kind: FileType) -> bool {
     FileType::from_raw_mode(stat.st_mode) == kind
 }
 
 /// Whether only root and this process's user, and no lesser one, can change the entry of a directory.
-fn holds(directory: &Stat, entry: &Stat) -> bool {
+fn holds_safely(directory: &Stat, entry: &Stat) -> bool {
     const STICKY: u32 = 0o1000;
-    let sticky = directory.st_mode & STICKY != 0 && is_ours(directory.st_uid) && is_ours(entry.st_uid);
-    is_exclusive(directory) || sticky
+    let sticky = directory.st_mode & STICKY != 0 && is_trusted_user(directory.st_uid) && is_trusted_user(entry.st_uid);
+    is_writable_only_by_us(directory) || sticky
 }
 
 /// Whether only root and this process's user can write there.
-fn is_exclusive(stat: &Stat) -> bool {
+fn is_writable_only_by_us(stat: &Stat) -> bool {
     let by_group = stat.st_mode & 0o020 != 0 && stat.st_gid != 0;
-    is_ours(stat.st_uid) && !by_group && stat.st_mode & 0o002 == 0
+    is_trusted_user(stat.st_uid) && !by_group && stat.st_mode & 0o002 == 0
 }
 
-fn is_ours(user: u32) -> bool {
+fn is_trusted_user(user: u32) -> bool {
     user == 0 || user == geteuid().as_raw()
 }
 
@@ -277,7 +277,7 @@ mod tests {
     use super::*;
 
     fn open(path: &Path) -> io::Result<Directory> {
-        Directory::open(path, Missing::Fails)
+        Directory::open(path, Missing::Fail)
     }
 
     /// A directory of its own, by its real path.
@@ -300,7 +300,7 @@ mod tests {
         symlink("loop", path.join("loop")).unwrap();
         assert!(open(&path.join("loop")).is_err());
         assert_eq!(open(&path.join("none")).unwrap_err().kind(), ErrorKind::NotFound);
-        let made = Directory::open(&path.join("a/b"), Missing::IsMade(0o750)).unwrap();
+        let made = Directory::open(&path.join("a/b"), Missing::Create(0o750)).unwrap();
         assert!(made.is_private() && made.path() == path.join("a/b"));
     }
 
@@ -334,7 +334,7 @@ mod tests {
                 error.to_string().ends_with("loose/link is a link that others can change: it is not followed"),
                 "{error}"
             );
-            let error = Directory::open(&loose.join("new"), Missing::IsMade(0o755)).unwrap_err();
+            let error = Directory::open(&loose.join("new"), Missing::Create(0o755)).unwrap_err();
             assert!(error.to_string().contains("is not made in a directory that others can change"), "{error}");
         }
     }
@@ -346,16 +346,16 @@ mod tests {
         File::create(path.join("victim")).unwrap().write_all(b"as it was").unwrap();
         symlink("victim", path.join("file")).unwrap();
         symlink("victim", path.join("words")).unwrap();
-        assert!(dir.read("file").is_err() && !dir.has_text(OsStr::new("file")));
-        dir.write_whole(OsStr::new("file"), "new", 0o644).unwrap();
-        assert_eq!(dir.read("file").unwrap(), "new");
+        assert!(dir.read_file("file").is_err() && !dir.has_nonempty_file(OsStr::new("file")));
+        dir.replace_file(OsStr::new("file"), "new", 0o644).unwrap();
+        assert_eq!(dir.read_file("file").unwrap(), "new");
         assert_eq!(fs::metadata(path.join("file")).unwrap().mode() & 0o777, 0o644);
-        assert!(dir.overwrite("words", b"new", 0o640, None).is_err());
-        assert_eq!(dir.read("victim").unwrap(), "as it was");
-        dir.overwrite("long", b"12345", 0o640, None).unwrap();
-        dir.overwrite("long", b"ab", 0o640, None).unwrap();
-        assert_eq!(dir.read("long").unwrap(), "ab345");
-        let mut names = dir.names().unwrap();
+        assert!(dir.overwrite_file("words", b"new", 0o640, None).is_err());
+        assert_eq!(dir.read_file("victim").unwrap(), "as it was");
+        dir.overwrite_file("long", b"12345", 0o640, None).unwrap();
+        dir.overwrite_file("long", b"ab", 0o640, None).unwrap();
+        assert_eq!(dir.read_file("long").unwrap(), "ab345");
+        let mut names = dir.list_names().unwrap();
         names.sort();
         assert_eq!(names, ["file", "long", "victim", "words"]);
     }

@@ -12,42 +12,42 @@ use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 use nix::unistd::{Pid, pipe2};
 
 use crate::launch;
-use crate::linger::Word;
+use crate::linger::Message;
 
 /// How long its end is waited for when nothing is left to watch over.
-const ENDS_WITHIN: Duration = Duration::from_secs(1);
+const END_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// How often that is looked at.
 const TICK: Duration = Duration::from_millis(2);
 
 /// The running watchdog. It notices by itself that handover ends.
 #[derive(Debug)]
-pub(crate) struct Guard {
-    words: std::fs::File,
+pub(crate) struct WatchdogHandle {
+    messages: std::fs::File,
     pid: Pid,
 }
 
-impl Guard {
+impl WatchdogHandle {
     /// Starts the watchdog of a start.
-    pub(crate) fn start(watchdog: &launch::Watchdog<'_>) -> anyhow::Result<Self> {
+    pub(crate) fn start_watchdog(watchdog: &launch::Watchdog<'_>) -> anyhow::Result<Self> {
         let (reader, writer): (OwnedFd, OwnedFd) = pipe2(OFlag::O_CLOEXEC).context("can't make a pipe")?;
-        let pid = watchdog.spawn(reader)?;
-        Ok(Self { words: writer.into(), pid: Pid::from_raw(pid) })
+        let pid = watchdog.spawn_process(reader)?;
+        Ok(Self { messages: writer.into(), pid: Pid::from_raw(pid) })
     }
 
     /// Tells it. Its own death is no error: there is another one after the next restart.
-    pub(crate) fn tell(&mut self, word: Word) {
-        if let Err(error) = self.words.write_all(&[word as u8]) {
+    pub(crate) fn send_message(&mut self, word: Message) {
+        if let Err(error) = self.messages.write_all(&[word as u8]) {
             tracing::warn!("the watchdog has ended ({error}): HAProxy serves on, whatever supervisord says");
         }
     }
 
     /// Tells it that nothing is left to watch over, and waits until it has ended.
     pub(crate) fn dismiss(mut self) {
-        if self.words.write_all(&[Word::Done as u8]).is_err() {
+        if self.messages.write_all(&[Message::Done as u8]).is_err() {
             return;
         }
-        let deadline = Instant::now() + ENDS_WITHIN;
+        let deadline = Instant::now() + END_TIMEOUT;
         while Instant::now() < deadline && waitpid(self.pid, Some(WaitPidFlag::WNOHANG)) == Ok(WaitStatus::StillAlive) {
             std::thread::sleep(TICK);
         }

@@ -20,13 +20,18 @@ use crate::processes;
 const MYSELF: &str = "/proc/self/exe";
 
 /// The command that checks the files.
-pub(crate) fn check(command: &CommandLine) -> CommandLine {
+pub(crate) fn check_command(command: &CommandLine) -> CommandLine {
     with_options(command, ["-c".into()])
 }
 
 /// The command that starts a master with a socket of its own, and takes the listening sockets over from
 /// whoever answers on `from` (Management Guide, section 3: `-W`, `-db`, `-S`, `-x`).
-pub(crate) fn start(command: &CommandLine, master: &Path, group: Option<&Group>, from: Option<&Path>) -> CommandLine {
+pub(crate) fn start_command(
+    command: &CommandLine,
+    master: &Path,
+    group: Option<&Group>,
+    from: Option<&Path>,
+) -> CommandLine {
     let mut bind = master.as_os_str().to_owned();
     bind.push(group.map_or(",mode,600".to_owned(), |group| format!(",mode,660,gid,{}", group.gid)));
     let options: [OsString; 4] = ["-W".into(), "-db".into(), "-S".into(), bind];
@@ -47,8 +52,8 @@ fn with_options(command: &CommandLine, options: impl IntoIterator<Item = OsStrin
 /// Starts a marked HAProxy in a session of its own, out of reach of what is meant for handover's process group. Its outputs
 /// are pipes.
 pub(crate) fn spawn_haproxy(line: &CommandLine, socket: &Path, start: &str) -> anyhow::Result<Child> {
-    let mut command = session(line.words());
-    command.envs(processes::marks(socket, start)).stdout(Stdio::piped()).stderr(Stdio::piped());
+    let mut command = session_command(line.words());
+    command.envs(processes::mark_variables(socket, start)).stdout(Stdio::piped()).stderr(Stdio::piped());
     command.spawn().with_context(|| format!("can't start `{line}`"))
 }
 
@@ -65,20 +70,20 @@ pub(crate) struct Watchdog<'a> {
 
 impl Watchdog<'_> {
     /// Starts it, with what it is told as its input, and returns its process.
-    pub(crate) fn spawn(&self, words: OwnedFd) -> anyhow::Result<i32> {
+    pub(crate) fn spawn_process(&self, words: OwnedFd) -> anyhow::Result<i32> {
         let (linger, program) = (humantime::format_duration(self.linger).to_string(), own_path());
         let supervisord = self.supervisord.map(|pid| pid.to_string());
         let fixed = [MYSELF, "linger", "--start", self.start, "--linger", &linger].map(OsStr::new);
         let supervisord = supervisord.iter().flat_map(|pid| ["--supervisord", pid].map(OsStr::new));
         let paths = [OsStr::new("--program"), program.as_os_str(), OsStr::new("--socket"), self.socket.as_os_str()];
-        let mut command = session(fixed.into_iter().chain(supervisord).chain(paths));
+        let mut command = session_command(fixed.into_iter().chain(supervisord).chain(paths));
         let child = command.stdin(words).spawn().context("can't start a watchdog")?;
         i32::try_from(child.id()).context("can't start a watchdog")
     }
 }
 
 /// This program again, as the given command in a session of its own.
-fn session<'a>(words: impl Iterator<Item = &'a OsStr>) -> Command {
+fn session_command<'a>(words: impl Iterator<Item = &'a OsStr>) -> Command {
     let mut command = Command::new(MYSELF);
     command.arg0("handover").arg("session").arg("--").args(words).stdin(Stdio::null());
     command
@@ -90,14 +95,14 @@ pub(crate) fn become_session(words: &[OsString]) -> anyhow::Error {
     if let Err(errno) = nix::unistd::setsid() {
         return anyhow::anyhow!("can't open a session: {errno}");
     }
-    program::output::flush();
-    let Err(error) = exec(words);
+    program::output::flush_stderr();
+    let Err(error) = exec_command(words);
     anyhow::Error::new(error).context(format!("can't run {}", program.to_string_lossy()))
 }
 
 /// Becomes the command. Not by `Command`, which has SIGPIPE end the program again: a HAProxy that is still starting goes on
 /// when handover ends, and with it the pipe that HAProxy writes to.
-fn exec(words: &[OsString]) -> std::io::Result<Infallible> {
+fn exec_command(words: &[OsString]) -> std::io::Result<Infallible> {
     let words: Vec<CString> = words.iter().map(|word| CString::new(word.as_bytes())).collect::<Result<_, _>>()?;
     let program = words.first().ok_or(std::io::ErrorKind::InvalidInput)?;
     Ok(execvp(program, &words)?)
@@ -108,8 +113,8 @@ pub(crate) const AFRESH: &str = "--afresh";
 
 /// Begins this program anew, with the same arguments, in the same process; afresh, the new HAProxy binds its sockets itself.
 /// Returns only what went wrong.
-pub(crate) fn renew(afresh: bool) -> anyhow::Error {
-    program::output::flush();
+pub(crate) fn reexec_self(afresh: bool) -> anyhow::Error {
+    program::output::flush_stderr();
     let same = std::env::args_os().skip(1).filter(|arg| arg != AFRESH);
     let words = afresh.then(|| OsString::from(AFRESH)).into_iter().chain(same);
     let error = Command::new(MYSELF).arg0("handover").args(words).exec();
@@ -126,9 +131,9 @@ mod tests {
 
     #[test]
     fn options_come_last_but_before_the_files() {
-        assert_eq!(check(&line("haproxy -f a")).to_string(), "haproxy -f a -c");
-        assert_eq!(check(&line("nice haproxy -f a -- b")).to_string(), "nice haproxy -f a -c -- b");
-        let start = |group, from| start(&line("haproxy -f a"), Path::new("/m.sock"), group, from).to_string();
+        assert_eq!(check_command(&line("haproxy -f a")).to_string(), "haproxy -f a -c");
+        assert_eq!(check_command(&line("nice haproxy -f a -- b")).to_string(), "nice haproxy -f a -c -- b");
+        let start = |group, from| start_command(&line("haproxy -f a"), Path::new("/m.sock"), group, from).to_string();
         assert_eq!(start(None, None), "haproxy -f a -W -db -S '/m.sock,mode,600'");
         let root = Group::from_gid(0.into()).unwrap();
         assert_eq!(

@@ -34,28 +34,28 @@ fn main() -> ExitCode {
     if let Some(code) = manual::print_if_asked(Cli::command()) {
         return code;
     }
-    let cli: Cli = match options::read(Cli::command(), USAGE) {
+    let cli: Cli = match options::read_options(Cli::command(), USAGE) {
         Ok(cli) => cli,
         Err(code) => return code,
     };
-    let code = run(cli).map_or_else(
+    let code = run_verb(cli).map_or_else(
         |error| {
             tracing::error!("{error:#}");
             FAILED
         },
-        Outcome::code,
+        Outcome::exit_code,
     );
-    output::finish(ExitCode::from(code))
+    output::flush_and_return(ExitCode::from(code))
 }
 
-fn run(cli: Cli) -> anyhow::Result<Outcome> {
+fn run_verb(cli: Cli) -> anyhow::Result<Outcome> {
     // First of all, so that a signal means what `--help` says from the beginning.
-    let signals = cli.verb.is_none().then(Signals::hold).transpose()?;
+    let signals = cli.verb.is_none().then(Signals::hold_back).transpose()?;
     program::log::init("info")?;
     match cli.verb {
-        None => supervise::run(cli.start.settings()?, signals.context("signals are held")?),
-        Some(Verb::Stop(stop)) => stop::run(&stop).map(|()| Outcome::Stopped),
-        Some(Verb::Linger(linger)) => linger::run(&linger).map(|()| Outcome::Stopped),
+        None => supervise::run_haproxy(cli.start.resolve_settings()?, signals.context("signals are held")?),
+        Some(Verb::Stop(stop)) => stop::stop_all(&stop).map(|()| Outcome::Stopped),
+        Some(Verb::Linger(linger)) => linger::run_watchdog(&linger).map(|()| Outcome::Stopped),
         Some(Verb::Session { command }) => Err(launch::become_session(&command)),
     }
 }

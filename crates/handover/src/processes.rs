@@ -37,40 +37,40 @@ struct Process {
 }
 
 /// Every HAProxy of that socket that lives.
-pub(crate) fn all(socket: &Path) -> Vec<Haproxy> {
-    let namespace = pid_namespace("self");
+pub(crate) fn find_all(socket: &Path) -> Vec<Haproxy> {
+    let namespace = read_pid_namespace("self");
     let pids =
         fs::read_dir("/proc").into_iter().flatten().filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok());
     let marked = pids.filter_map(|pid| {
-        let (shown, environ) = shown(pid)?;
-        let start = mark(&environ, socket)?;
-        let here = pid_namespace(shown) == namespace;
-        Some((start, process(pid)?)).filter(|_| here)
+        let (shown, environ) = read_environ(pid)?;
+        let start = read_mark(&environ, socket)?;
+        let here = read_pid_namespace(shown) == namespace;
+        Some((start, read_process(pid)?)).filter(|_| here)
     });
-    group(marked)
+    group_by_start(marked)
 }
 
 /// The start that a living process of that socket comes from, by its mark.
-pub(crate) fn start_of(pid: i32, socket: &Path) -> Option<String> {
-    mark(&shown(pid)?.1, socket)
+pub(crate) fn find_start(pid: i32, socket: &Path) -> Option<String> {
+    read_mark(&read_environ(pid)?.1, socket)
 }
 
 /// Whether a process of that number lives. A zombie doesn't.
 pub(crate) fn is_alive(pid: i32) -> bool {
-    process(pid).is_some()
+    read_process(pid).is_some()
 }
 
 /// The environment of a process, and whose it really is: its nearest ancestor's that shows one. A worker that has given up
 /// root's rights shows it to nobody without CAP_SYS_PTRACE (ptrace(2)), which root in a container lacks; its master does.
-fn shown(pid: i32) -> Option<(i32, Vec<u8>)> {
+fn read_environ(pid: i32) -> Option<(i32, Vec<u8>)> {
     match fs::read(format!("/proc/{pid}/environ")) {
-        Err(error) if error.kind() == ErrorKind::PermissionDenied => shown(process(pid)?.parent),
+        Err(error) if error.kind() == ErrorKind::PermissionDenied => read_environ(read_process(pid)?.parent),
         environ => Some((pid, environ.ok()?)),
     }
 }
 
 /// The start that an environment is marked with.
-fn mark(environ: &[u8], socket: &Path) -> Option<String> {
+fn read_mark(environ: &[u8], socket: &Path) -> Option<String> {
     let variable = |name: &str| {
         environ.split(|byte| *byte == 0).find_map(|pair| pair.strip_prefix(name.as_bytes())?.strip_prefix(b"="))
     };
@@ -80,7 +80,7 @@ fn mark(environ: &[u8], socket: &Path) -> Option<String> {
     OsString::from_vec(variable(START_MARK)?.to_vec()).into_string().ok()
 }
 
-fn group(marked: impl Iterator<Item = (String, Process)>) -> Vec<Haproxy> {
+fn group_by_start(marked: impl Iterator<Item = (String, Process)>) -> Vec<Haproxy> {
     let mut starts: BTreeMap<String, Vec<Process>> = BTreeMap::new();
     for (start, process) in marked {
         starts.entry(start).or_default().push(process);
@@ -88,11 +88,11 @@ fn group(marked: impl Iterator<Item = (String, Process)>) -> Vec<Haproxy> {
     starts.into_iter().map(|(start, processes)| Haproxy { start, processes }).collect()
 }
 
-fn pid_namespace(pid: impl Display) -> Option<PathBuf> {
+fn read_pid_namespace(pid: impl Display) -> Option<PathBuf> {
     fs::read_link(format!("/proc/{pid}/ns/pid")).ok()
 }
 
-fn process(pid: i32) -> Option<Process> {
+fn read_process(pid: i32) -> Option<Process> {
     parse_stat(pid, &fs::read(format!("/proc/{pid}/stat")).ok()?)
 }
 
@@ -109,19 +109,19 @@ fn parse_stat(pid: i32, stat: &[u8]) -> Option<Process> {
 
 impl Haproxy {
     /// The processes that no other of it started: the master, or what it left behind.
-    fn roots(&self) -> impl Iterator<Item = i32> {
+    fn root_pids(&self) -> impl Iterator<Item = i32> {
         let inner = |process: &&Process| self.processes.iter().any(|other| other.pid == process.parent);
         self.processes.iter().filter(move |process| !inner(process)).map(|process| process.pid)
     }
 
     /// The process that stands for it in the log.
     pub(crate) fn pid(&self) -> i32 {
-        self.roots().next().unwrap_or_default()
+        self.root_pids().next().unwrap_or_default()
     }
 
     /// Has it take no more connections, finish its requests and end (SIGUSR1, Management Guide, section 4).
-    pub(crate) fn finish(&self) {
-        signal(self.roots(), Signal::SIGUSR1);
+    pub(crate) fn finish_requests(&self) {
+        signal_all(self.root_pids(), Signal::SIGUSR1);
     }
 
     /// Whether a signal has stopped a process of it.
@@ -131,21 +131,21 @@ impl Haproxy {
 
     /// Has each process of it go on that a signal has stopped.
     pub(crate) fn wake(&self) {
-        signal(self.processes.iter().map(|process| process.pid), Signal::SIGCONT);
+        signal_all(self.processes.iter().map(|process| process.pid), Signal::SIGCONT);
     }
 
     /// Has it end now.
     pub(crate) fn terminate(&self) {
-        signal(self.roots(), Signal::SIGTERM);
+        signal_all(self.root_pids(), Signal::SIGTERM);
     }
 
     /// Kills every process of it.
     pub(crate) fn kill(&self) {
-        signal(self.processes.iter().map(|process| process.pid), Signal::SIGKILL);
+        signal_all(self.processes.iter().map(|process| process.pid), Signal::SIGKILL);
     }
 }
 
-fn signal(pids: impl Iterator<Item = i32>, signal: Signal) {
+fn signal_all(pids: impl Iterator<Item = i32>, signal: Signal) {
     for pid in pids {
         // It may have ended in between.
         if let Err(errno) = kill(Pid::from_raw(pid), signal) {
@@ -155,7 +155,7 @@ fn signal(pids: impl Iterator<Item = i32>, signal: Signal) {
 }
 
 /// The environment that marks a HAProxy.
-pub(crate) fn marks<'a>(socket: &'a Path, start: &'a str) -> [(&'static str, &'a OsStr); 2] {
+pub(crate) fn mark_variables<'a>(socket: &'a Path, start: &'a str) -> [(&'static str, &'a OsStr); 2] {
     [(SOCKET_MARK, socket.as_os_str()), (START_MARK, OsStr::new(start))]
 }
 
@@ -172,8 +172,8 @@ mod tests {
 
     #[test]
     fn the_master_is_the_root() {
-        assert_eq!(of(&[(30, 1), (31, 30), (40, 31)]).roots().collect::<Vec<_>>(), [30]);
-        assert_eq!(of(&[(31, 1), (40, 31), (50, 1)]).roots().collect::<Vec<_>>(), [31, 50], "its master died");
+        assert_eq!(of(&[(30, 1), (31, 30), (40, 31)]).root_pids().collect::<Vec<_>>(), [30]);
+        assert_eq!(of(&[(31, 1), (40, 31), (50, 1)]).root_pids().collect::<Vec<_>>(), [31, 50], "its master died");
     }
 
     #[test]
@@ -181,7 +181,7 @@ mod tests {
         let marked = [("b", 3), ("a", 1), ("b", 4)]
             .map(|(start, pid)| (start.to_owned(), Process { pid, parent: 0, is_stopped: false }))
             .into_iter();
-        let sizes: Vec<_> = group(marked).iter().map(|h| (h.start.clone(), h.processes.len())).collect();
+        let sizes: Vec<_> = group_by_start(marked).iter().map(|h| (h.start.clone(), h.processes.len())).collect();
         assert_eq!(sizes, [("a".to_owned(), 1), ("b".to_owned(), 2)]);
     }
 
@@ -198,21 +198,21 @@ mod tests {
     #[test]
     fn finds_by_the_mark_alone() {
         let socket = Path::new("/no/such/dir/admin.sock");
-        assert_eq!(all(socket), []);
+        assert_eq!(find_all(socket), []);
         let mut child =
-            Command::new("sleep").arg("60").envs(marks(socket, "one")).stdout(Stdio::null()).spawn().unwrap();
+            Command::new("sleep").arg("60").envs(mark_variables(socket, "one")).stdout(Stdio::null()).spawn().unwrap();
         // Its environment shows an instant after its start.
         let deadline = Instant::now() + Duration::from_secs(10);
-        let mut found = all(socket);
+        let mut found = find_all(socket);
         while found.is_empty() && Instant::now() < deadline {
-            found = all(socket);
+            found = find_all(socket);
         }
-        let elsewhere = all(Path::new("/no/such/dir/admin.sock2"));
+        let elsewhere = find_all(Path::new("/no/such/dir/admin.sock2"));
         child.kill().unwrap();
         child.wait().unwrap();
         assert_eq!(found.len(), 1);
         assert_eq!((found[0].start.as_str(), found[0].pid()), ("one", i32::try_from(child.id()).unwrap()));
         assert_eq!(elsewhere, []);
-        assert_eq!(all(socket), [], "ended");
+        assert_eq!(find_all(socket), [], "ended");
     }
 }

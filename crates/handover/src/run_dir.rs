@@ -38,11 +38,11 @@ pub(crate) struct RuntimeSocket {
 
 /// Where the starts of one runtime socket meet.
 #[derive(Debug)]
-pub(crate) struct Place {
+pub(crate) struct RunDir {
     socket: PathBuf,
     dir: Directory,
     /// The directory of an earlier release, whose watchdog looks there for a successor.
-    older: Option<Directory>,
+    earlier_dir: Option<Directory>,
     /// The group that may ask the masters, by its number.
     group: Option<u32>,
 }
@@ -54,11 +54,11 @@ pub(crate) struct Lock(
 
 /// How a HAProxy answers over its master.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Answer {
+pub(crate) enum MasterAnswer {
     /// It takes new connections.
-    Listens,
+    Listening,
     /// It takes none any more, or has no worker any more.
-    LetGo,
+    NotListening,
     /// It doesn't answer.
     Silent,
 }
@@ -71,25 +71,25 @@ impl RuntimeSocket {
             Some(parent) if parent != Path::new("") => parent,
             _ => Path::new("."),
         };
-        let dir = Directory::open(parent, Missing::IsMade(0o755))
+        let dir = Directory::open(parent, Missing::Create(0o755))
             .with_context(|| format!("can't open the directory {}", parent.display()))?;
         Ok(Self { path: dir.path().join(name), dir })
     }
 }
 
-impl Place {
+impl RunDir {
     /// Opens, or makes, the directory of that socket. The user and the group that reach a master's socket command its
     /// HAProxy: that is the directory's owner, and the group if one is named.
     pub(crate) fn open(socket: &RuntimeSocket, group: Option<&Group>) -> anyhow::Result<Self> {
-        let beside = masters::directory(&socket.path);
+        let beside = masters::nested_directory(&socket.path);
         let is_protected = geteuid().is_root() && !socket.dir.is_private();
         let protected = masters::protected_directory(&socket.path).filter(|_| is_protected);
         let path = protected.as_ref().unwrap_or(&beside);
         let group = group.map(|group| group.gid.as_raw());
-        let dir = open_own(path, group).with_context(|| format!("can't use the directory {}", path.display()))?;
-        let older = protected.as_ref().and_then(|_| Directory::open(&beside, Missing::Fails).ok());
+        let dir = open_exclusive(path, group).with_context(|| format!("can't use the directory {}", path.display()))?;
+        let older = protected.as_ref().and_then(|_| Directory::open(&beside, Missing::Fail).ok());
         let older = older.filter(|older| older.is_exclusive().unwrap_or_default());
-        Ok(Self { socket: socket.path.clone(), dir, older, group })
+        Ok(Self { socket: socket.path.clone(), dir, earlier_dir: older, group })
     }
 
     /// The socket of a start's master.
@@ -98,13 +98,13 @@ impl Place {
     }
 
     /// Makes that start the latest, which calls off every other watchdog.
-    pub(crate) fn announce(&self, start: &str) -> anyhow::Result<()> {
+    pub(crate) fn announce_start(&self, start: &str) -> anyhow::Result<()> {
         let write = |dir: &Directory| {
-            dir.write_whole(OsStr::new(LATEST), start, 0o600)
+            dir.replace_file(OsStr::new(LATEST), start, 0o600)
                 .with_context(|| format!("can't write {}", dir.path().join(LATEST).display()))
         };
         // First, since the watchdog that looks there ends every HAProxy without asking supervisord.
-        if let Some(Err(error)) = self.older.as_ref().map(write) {
+        if let Some(Err(error)) = self.earlier_dir.as_ref().map(write) {
             tracing::warn!("{error:#}: a watchdog of an earlier release doesn't see this start");
         }
         write(&self.dir)
@@ -112,18 +112,18 @@ impl Place {
 
     /// Whether no start has been made since that one.
     pub(crate) fn is_latest(&self, start: &str) -> bool {
-        self.dir.read(LATEST).is_ok_and(|latest| latest == start)
+        self.dir.read_file(LATEST).is_ok_and(|latest| latest == start)
     }
 
     /// Leaves the words of a start that failed for confgen; empty ones once a start has succeeded.
-    pub(crate) fn leave_words(&self, words: &str) {
-        if let Err(error) = self.dir.overwrite(failure::FILE, &failure::encode(words), 0o640, self.group) {
+    pub(crate) fn write_failure(&self, words: &str) {
+        if let Err(error) = self.dir.overwrite_file(failure::FILE, &failure::encode_message(words), 0o640, self.group) {
             tracing::debug!("can't write {}: {error}", self.dir.path().join(failure::FILE).display());
         }
     }
 
     /// Waits until no other process is handing over.
-    pub(crate) fn lock(&self, patience: Duration) -> anyhow::Result<Lock> {
+    pub(crate) fn lock_within(&self, patience: Duration) -> anyhow::Result<Lock> {
         let deadline = Instant::now() + patience;
         let failed = || format!("can't lock {}", self.dir.path().display());
         let mut dir = self.dir.reopen().with_context(failed)?;
@@ -143,49 +143,51 @@ impl Place {
     }
 
     /// Every HAProxy of this socket that lives; what dead ones left here is removed.
-    pub(crate) fn haproxys(&self) -> Vec<Haproxy> {
+    pub(crate) fn list_haproxys(&self) -> Vec<Haproxy> {
         // Listed before the scan: a file of a start that begins in between isn't in it.
-        let files: Vec<_> =
-            self.dirs().flat_map(|dir| dir.names().into_iter().flatten().map(move |name| (dir, name))).collect();
-        let alive = processes::all(&self.socket);
+        let files: Vec<_> = self
+            .all_dirs()
+            .flat_map(|dir| dir.list_names().into_iter().flatten().map(move |name| (dir, name)))
+            .collect();
+        let alive = processes::find_all(&self.socket);
         for (dir, name) in files {
             // HAProxy binds under a temporary name that begins with the final one.
             let owner = name.to_str().and_then(|name| name.split_once(SUFFIX)).map(|(start, _)| start);
             let dead = owner.is_some_and(|owner| alive.iter().all(|haproxy| haproxy.start != owner));
-            if dead && nobody_listens(&dir.path().join(&name)) {
-                let _ = dir.remove(&name);
+            if dead && is_left_behind(&dir.path().join(&name)) {
+                let _ = dir.remove_file(&name);
             }
         }
         alive
     }
 
     /// Asks a HAProxy over its master. One that has no master's socket here counts as told by its signal alone.
-    pub(crate) fn ask(&self, haproxy: &Haproxy) -> Answer {
+    pub(crate) fn ask_master(&self, haproxy: &Haproxy) -> MasterAnswer {
         let name = format!("{}{SUFFIX}", haproxy.start);
-        let sockets = self.dirs().map(|dir| dir.path().join(&name));
+        let sockets = self.all_dirs().map(|dir| dir.path().join(&name));
         let Some(socket) = sockets.into_iter().find(|socket| socket.exists()) else {
-            return if haproxy.is_stopped() { Answer::Silent } else { Answer::LetGo };
+            return if haproxy.is_stopped() { MasterAnswer::Silent } else { MasterAnswer::NotListening };
         };
-        let Ok(workers) = masters::workers_of(&socket) else { return Answer::Silent };
-        let answers: Vec<_> = workers.iter().map(masters::Worker::info).collect();
+        let Ok(workers) = masters::list_workers_of(&socket) else { return MasterAnswer::Silent };
+        let answers: Vec<_> = workers.iter().map(masters::Worker::show_info).collect();
         if answers.iter().any(Result::is_err) {
-            Answer::Silent
+            MasterAnswer::Silent
         } else if answers.iter().flatten().any(|info| !info.stopping) {
-            Answer::Listens
+            MasterAnswer::Listening
         } else {
-            Answer::LetGo
+            MasterAnswer::NotListening
         }
     }
 
-    fn dirs(&self) -> impl Iterator<Item = &Directory> {
-        [&self.dir].into_iter().chain(&self.older)
+    fn all_dirs(&self) -> impl Iterator<Item = &Directory> {
+        [&self.dir].into_iter().chain(&self.earlier_dir)
     }
 }
 
 /// Opens the directory as one that only this process's user can change.
-fn open_own(path: &Path, group: Option<u32>) -> anyhow::Result<Directory> {
-    let dir = Directory::open(path, Missing::IsMade(0o700))?;
-    let (owner, me) = (dir.owner()?, geteuid().as_raw());
+fn open_exclusive(path: &Path, group: Option<u32>) -> anyhow::Result<Directory> {
+    let dir = Directory::open(path, Missing::Create(0o700))?;
+    let (owner, me) = (dir.owner_uid()?, geteuid().as_raw());
     ensure!(
         owner == me || owner == 0,
         "it belongs to the user with the number {owner}, who can change it: remove it, and handover makes its own"
@@ -201,12 +203,12 @@ fn open_own(path: &Path, group: Option<u32>) -> anyhow::Result<Directory> {
 }
 
 /// Whether a socket is left over. One of another pid namespace bears no mark that is seen here, but answers.
-fn nobody_listens(socket: &Path) -> bool {
-    matches!(Socket::new(socket).with_timeout(ANSWER_TIMEOUT).info(), Err(runtime::Error::Absent { .. }))
+fn is_left_behind(socket: &Path) -> bool {
+    matches!(Socket::new(socket).with_timeout(ANSWER_TIMEOUT).show_info(), Err(runtime::Error::Absent { .. }))
 }
 
 /// A name that no other start has: the time in milliseconds, and the process.
-pub(crate) fn new_start() -> String {
+pub(crate) fn new_start_name() -> String {
     let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
     format!("{:x}-{}", now.as_millis(), std::process::id())
 }
@@ -217,11 +219,11 @@ mod tests {
     use std::fs::{self, Permissions};
     use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
 
-    fn open(dir: &tempfile::TempDir) -> anyhow::Result<Place> {
-        Place::open(&RuntimeSocket::find(&dir.path().join("run/admin.sock"))?, None)
+    fn open(dir: &tempfile::TempDir) -> anyhow::Result<RunDir> {
+        RunDir::open(&RuntimeSocket::find(&dir.path().join("run/admin.sock"))?, None)
     }
 
-    fn place() -> (tempfile::TempDir, Place) {
+    fn place() -> (tempfile::TempDir, RunDir) {
         let dir = tempfile::tempdir().unwrap();
         let place = open(&dir).unwrap();
         (dir, place)
@@ -234,30 +236,30 @@ mod tests {
     #[test]
     fn the_latest_start_is_one() {
         let (_dir, place) = place();
-        place.announce("first").unwrap();
+        place.announce_start("first").unwrap();
         assert!(place.is_latest("first"));
-        place.announce("second").unwrap();
+        place.announce_start("second").unwrap();
         assert!(!place.is_latest("first") && place.is_latest("second"));
     }
 
     #[test]
     fn the_lock_has_one_holder() {
         let (_dir, place) = place();
-        let held = place.lock(Duration::ZERO).unwrap();
-        let error = place.lock(Duration::from_millis(50)).map(drop).unwrap_err();
+        let held = place.lock_within(Duration::ZERO).unwrap();
+        let error = place.lock_within(Duration::from_millis(50)).map(drop).unwrap_err();
         assert!(error.to_string().contains("another start"), "{error}");
         drop(held);
-        drop(place.lock(Duration::ZERO).unwrap());
+        drop(place.lock_within(Duration::ZERO).unwrap());
     }
 
     #[test]
     fn only_its_owner_looks_in_and_dead_sockets_go() {
         let (_dir, place) = place();
         assert_eq!(fs::metadata(place.dir.path()).unwrap().permissions().mode() & 0o777, 0o700);
-        place.announce("first").unwrap();
+        place.announce_start("first").unwrap();
         let dead = place.master_socket("dead");
         File::create(&dead).unwrap();
-        assert_eq!(place.haproxys(), []);
+        assert_eq!(place.list_haproxys(), []);
         assert!(!dead.exists());
         assert!(place.dir.path().join(LATEST).exists());
     }
@@ -266,10 +268,10 @@ mod tests {
     fn words_are_left_and_taken_back() {
         let (dir, place) = place();
         let socket = dir.path().canonicalize().unwrap().join("run/admin.sock");
-        let left = || failure::read(&socket, SystemTime::UNIX_EPOCH);
-        place.leave_words("no space left");
+        let left = || failure::read_message(&socket, SystemTime::UNIX_EPOCH);
+        place.write_failure("no space left");
         assert_eq!(left().as_deref(), Some("no space left"));
-        place.leave_words("");
+        place.write_failure("");
         assert_eq!(left(), None);
     }
 
@@ -285,7 +287,7 @@ mod tests {
         let place = open(&dir).unwrap();
         assert_eq!(place.dir.path(), path.join("run-handover"));
         // A watchdog of an earlier release looks for its successor where it was.
-        place.announce("next").unwrap();
+        place.announce_start("next").unwrap();
         let latest = |name: &str| fs::read_to_string(path.join(name).join(LATEST)).unwrap();
         assert_eq!((latest("run-handover"), latest("run/handover")), ("next".into(), "next".into()));
     }
@@ -310,16 +312,16 @@ mod tests {
         symlink(path.join("secret"), path.join("run/handover")).unwrap();
         let group = Group::from_name("nogroup").unwrap();
         let socket = RuntimeSocket::find(&path.join("run/admin.sock")).unwrap();
-        let place = Place::open(&socket, group.as_ref()).unwrap();
-        place.announce("first").unwrap();
-        place.leave_words("words");
+        let place = RunDir::open(&socket, group.as_ref()).unwrap();
+        place.announce_start("first").unwrap();
+        place.write_failure("words");
         assert_eq!(secret(), before);
-        assert!(place.older.is_none());
+        assert!(place.earlier_dir.is_none());
         // A directory of a lesser user is no better.
         fs::remove_file(path.join("run/handover")).unwrap();
         fs::create_dir(path.join("run/handover")).unwrap();
         std::os::unix::fs::chown(path.join("run/handover"), Some(65534), None).unwrap();
-        assert!(open(&dir).unwrap().older.is_none());
+        assert!(open(&dir).unwrap().earlier_dir.is_none());
         std::os::unix::fs::chown(path.join("run-handover"), Some(65534), None).unwrap();
         let error = format!("{:#}", open(&dir).unwrap_err());
         assert!(error.contains("run-handover: it belongs to the user with the number 65534"), "{error}");

@@ -18,7 +18,7 @@ use crate::state::Event;
 /// How long supervisord may take to say whether it shuts down: it answers in 2 ms, and `stop` waits for us.
 const SUPERVISORD_TIMEOUT: Duration = Duration::from_millis(500);
 
-const WANTED: [Signal; 7] = [
+const HANDLED: [Signal; 7] = [
     Signal::SIGTERM,
     Signal::SIGINT,
     Signal::SIGQUIT,
@@ -32,15 +32,15 @@ const WANTED: [Signal; 7] = [
 pub(crate) struct Signals(SignalFd);
 
 impl Signals {
-    pub(crate) fn hold() -> anyhow::Result<Self> {
-        let set: SigSet = WANTED.into_iter().collect();
+    pub(crate) fn hold_back() -> anyhow::Result<Self> {
+        let set: SigSet = HANDLED.into_iter().collect();
         set.thread_block().context("can't hold signals back")?;
         let fd = SignalFd::with_flags(&set, SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK);
         Ok(Self(fd.context("can't receive signals")?))
     }
 
     /// The next signal within that time.
-    pub(crate) fn next(&self, wait: Duration) -> anyhow::Result<Option<Signal>> {
+    pub(crate) fn next_within(&self, wait: Duration) -> anyhow::Result<Option<Signal>> {
         let mut fds = [PollFd::new(self.0.as_fd(), PollFlags::POLLIN)];
         match poll(&mut fds, PollTimeout::try_from(wait).unwrap_or(PollTimeout::MAX)) {
             Ok(_) | Err(Errno::EINTR) => {}
@@ -69,7 +69,7 @@ impl Supervision {
     }
 
     /// supervisord's process, if that runs this one.
-    pub(crate) fn supervisord(&self) -> Option<i32> {
+    pub(crate) fn supervisord_pid(&self) -> Option<i32> {
         self.enabled.then(|| self.parent.as_raw())
     }
 
@@ -81,7 +81,7 @@ impl Supervision {
     /// A restart is a stop and a start, so a stop under supervisord may have a successor; its own shutdown has none.
     fn expects_a_successor(&self) -> bool {
         let asked = self.url.as_ref().and_then(|url| url.parse::<Supervisord>().ok());
-        match asked.map(|supervisord| supervisord.shutting_down(SUPERVISORD_TIMEOUT)) {
+        match asked.map(|supervisord| supervisord.is_shutting_down(SUPERVISORD_TIMEOUT)) {
             Some(Ok(shutting_down)) => !shutting_down,
             Some(Err(error)) => {
                 tracing::warn!("can't tell a restart from supervisord's end: {error}");
@@ -92,18 +92,18 @@ impl Supervision {
     }
 
     /// What a signal means.
-    pub(crate) fn event(&self, signal: Signal) -> Option<Event> {
+    pub(crate) fn interpret_signal(&self, signal: Signal) -> Option<Event> {
         match signal {
-            Signal::SIGTERM | Signal::SIGINT | Signal::SIGQUIT if self.expects_a_successor() => Some(Event::Leave),
+            Signal::SIGTERM | Signal::SIGINT | Signal::SIGQUIT if self.expects_a_successor() => Some(Event::Detach),
             Signal::SIGTERM | Signal::SIGINT | Signal::SIGQUIT | Signal::SIGUSR1 => Some(Event::Finish),
-            Signal::SIGHUP | Signal::SIGUSR2 => Some(Event::Renew),
+            Signal::SIGHUP | Signal::SIGUSR2 => Some(Event::Reload),
             _ => None,
         }
     }
 }
 
 /// Collects every child that has ended, adopted ones too, and returns how that one did.
-pub(crate) fn reap(wanted: Option<u32>) -> Option<u8> {
+pub(crate) fn reap_children(wanted: Option<u32>) -> Option<u8> {
     let mut found = None;
     loop {
         let (pid, code) = match waitpid(None, Some(WaitPidFlag::WNOHANG)) {
@@ -129,18 +129,21 @@ mod tests {
 
     #[test]
     fn a_stop_means_leave_only_under_supervisord() {
-        let event = |enabled, signal| Supervision { enabled, url: None, parent: getppid() }.event(signal);
-        assert_eq!(event(true, Signal::SIGTERM), Some(Event::Leave));
+        let event = |enabled, signal| Supervision { enabled, url: None, parent: getppid() }.interpret_signal(signal);
+        assert_eq!(event(true, Signal::SIGTERM), Some(Event::Detach));
         assert_eq!(event(false, Signal::SIGTERM), Some(Event::Finish));
         assert_eq!(event(true, Signal::SIGUSR1), Some(Event::Finish));
-        assert_eq!(event(true, Signal::SIGHUP), Some(Event::Renew));
+        assert_eq!(event(true, Signal::SIGHUP), Some(Event::Reload));
         assert_eq!(event(true, Signal::SIGCHLD), None);
     }
 
     #[test]
     fn a_silent_supervisord_is_taken_for_a_running_one() {
         let url = Some("unix:///no/such/supervisor.sock".to_owned());
-        assert_eq!(Supervision { enabled: true, url, parent: getppid() }.event(Signal::SIGTERM), Some(Event::Leave));
+        assert_eq!(
+            Supervision { enabled: true, url, parent: getppid() }.interpret_signal(Signal::SIGTERM),
+            Some(Event::Detach)
+        );
     }
 
     #[test]

@@ -25,7 +25,7 @@ pub(crate) enum Outcome {
     /// HAProxy ended by itself, with this status.
     Ended(u8),
     /// HAProxy refuses the configuration.
-    Refused,
+    Rejected,
     /// The new HAProxy ended or didn't answer in time.
     Unready,
 }
@@ -34,28 +34,28 @@ pub(crate) enum Outcome {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Event {
     /// HAProxy takes the configuration.
-    Valid,
+    Accepted,
     /// It doesn't.
-    Invalid,
+    Rejected,
     /// The new HAProxy answers.
     Answered,
     /// The new HAProxy answers over its master, and another one on the runtime socket's path: what it inherited is a listener
     /// that the path no longer leads to.
-    Astray,
+    Bypassed,
     /// supervisord is gone.
     Orphaned,
     /// The new HAProxy's master ended with this status.
     Ended(u8),
     /// No HAProxy of this socket is left.
-    Gone,
+    AllEnded,
     /// The state's time is over.
-    Late,
+    Timeout,
     /// Told to go, perhaps for a successor.
-    Leave,
+    Detach,
     /// Told to end HAProxy.
     Finish,
     /// Told to hand over to a new HAProxy.
-    Renew,
+    Reload,
 }
 
 /// What to do about it.
@@ -74,22 +74,22 @@ pub(crate) enum Action {
     /// Kill the new one, and let the old ones be.
     KillNew,
     /// Have the new one finish if an old one serves, and leave that to the watchdog.
-    Abandon,
+    AbandonNew,
     /// Have the new one finish, and begin anew with one that binds its sockets itself.
-    Afresh,
+    StartAfresh,
     /// Leave HAProxy to the watchdog, which ends it unless a successor appears.
-    Linger,
+    LeaveToWatchdog,
     /// Check the files, and begin anew in their favour.
-    Renew,
+    Reload,
 }
 
 impl Outcome {
     /// The exit status.
-    pub(crate) fn code(self) -> u8 {
+    pub(crate) fn exit_code(self) -> u8 {
         match self {
             Self::Stopped => 0,
             Self::Ended(code) => code,
-            Self::Refused => 2,
+            Self::Rejected => 2,
             Self::Unready => 3,
         }
     }
@@ -99,25 +99,25 @@ impl Outcome {
 pub(crate) fn step(state: State, event: Event) -> (State, Option<Action>) {
     use State::{Checking, Done, Draining, Ending, Serving, Starting};
     match (state, event) {
-        (Checking, Event::Valid) => (Starting, Some(Action::Launch)),
-        (Checking, Event::Invalid) => (Done(Outcome::Refused), None),
+        (Checking, Event::Accepted) => (Starting, Some(Action::Launch)),
+        (Checking, Event::Rejected) => (Done(Outcome::Rejected), None),
         (Starting, Event::Answered) => (Serving, Some(Action::ReleaseOld)),
         (Starting, Event::Ended(_)) => (Done(Outcome::Unready), None),
-        (Starting, Event::Late) => (Done(Outcome::Unready), Some(Action::KillNew)),
+        (Starting, Event::Timeout) => (Done(Outcome::Unready), Some(Action::KillNew)),
         (Serving, Event::Ended(code)) => (Done(Outcome::Ended(code)), None),
-        (Serving, Event::Renew) => (Serving, Some(Action::Renew)),
-        (Starting, Event::Astray) => (Starting, Some(Action::Afresh)),
+        (Serving, Event::Reload) => (Serving, Some(Action::Reload)),
+        (Starting, Event::Bypassed) => (Starting, Some(Action::StartAfresh)),
         // The next supervisord starts anew. The watchdog ends a HAProxy that doesn't serve yet.
         (Checking | Starting, Event::Orphaned) => (Done(Outcome::Unready), None),
         // One HAProxy stays: takeovers that are given up one after another must not pile up.
-        (Starting, Event::Leave) => (Done(Outcome::Stopped), Some(Action::Abandon)),
-        (Checking | Serving, Event::Leave) => (Done(Outcome::Stopped), Some(Action::Linger)),
+        (Starting, Event::Detach) => (Done(Outcome::Stopped), Some(Action::AbandonNew)),
+        (Checking | Serving, Event::Detach) => (Done(Outcome::Stopped), Some(Action::LeaveToWatchdog)),
         (Checking | Starting | Serving, Event::Finish) => (Draining, Some(Action::FinishAll)),
-        (Draining | Ending, Event::Gone) => (Done(Outcome::Stopped), None),
+        (Draining | Ending, Event::AllEnded) => (Done(Outcome::Stopped), None),
         // They end by themselves, at the latest after their hard-stop-after.
-        (Draining, Event::Leave) => (Done(Outcome::Stopped), None),
-        (Draining, Event::Late | Event::Finish) => (Ending, Some(Action::TerminateAll)),
-        (Ending, Event::Late | Event::Finish | Event::Leave) => (Done(Outcome::Stopped), Some(Action::KillAll)),
+        (Draining, Event::Detach) => (Done(Outcome::Stopped), None),
+        (Draining, Event::Timeout | Event::Finish) => (Ending, Some(Action::TerminateAll)),
+        (Ending, Event::Timeout | Event::Finish | Event::Detach) => (Done(Outcome::Stopped), Some(Action::KillAll)),
         (state, _) => (state, None),
     }
 }
@@ -128,17 +128,17 @@ mod tests {
 
     const STATES: [State; 5] = [State::Checking, State::Starting, State::Serving, State::Draining, State::Ending];
     const EVENTS: [Event; 11] = [
-        Event::Valid,
-        Event::Invalid,
+        Event::Accepted,
+        Event::Rejected,
         Event::Answered,
-        Event::Astray,
+        Event::Bypassed,
         Event::Orphaned,
         Event::Ended(7),
-        Event::Gone,
-        Event::Late,
-        Event::Leave,
+        Event::AllEnded,
+        Event::Timeout,
+        Event::Detach,
         Event::Finish,
-        Event::Renew,
+        Event::Reload,
     ];
 
     #[test]
@@ -165,7 +165,7 @@ mod tests {
     #[test]
     fn nothing_happens_after_the_end() {
         for event in EVENTS {
-            let done = State::Done(Outcome::Refused);
+            let done = State::Done(Outcome::Rejected);
             assert_eq!(step(done, event), (done, None));
         }
     }

@@ -28,7 +28,7 @@ pub struct CommandLine {
     program: OsString,
     args: Vec<OsString>,
     /// Environment variables that the command does not inherit.
-    withheld: Vec<&'static str>,
+    removed_variables: Vec<&'static str>,
 }
 
 /// What a command left behind.
@@ -77,14 +77,14 @@ pub enum Error {
 impl CommandLine {
     /// The command `program` without an argument.
     pub fn new(program: impl Into<OsString>) -> Self {
-        Self { program: program.into(), args: Vec::new(), withheld: Vec::new() }
+        Self { program: program.into(), args: Vec::new(), removed_variables: Vec::new() }
     }
 
     /// A command from its words, the first of which is the program; `None` without a word.
     pub fn from_words<W: Into<OsString>>(words: impl IntoIterator<Item = W>) -> Option<Self> {
         let mut words = words.into_iter().map(Into::into);
         let program = words.next().filter(|program: &OsString| !program.is_empty())?;
-        Some(Self { program, args: words.collect(), withheld: Vec::new() })
+        Some(Self { program, args: words.collect(), removed_variables: Vec::new() })
     }
 
     /// The same command with one more argument.
@@ -97,7 +97,7 @@ impl CommandLine {
     /// The same command, which does not inherit these environment variables.
     #[must_use]
     pub fn without_variables(mut self, names: impl IntoIterator<Item = &'static str>) -> Self {
-        self.withheld.extend(names);
+        self.removed_variables.extend(names);
         self
     }
 
@@ -138,11 +138,12 @@ impl CommandLine {
     ///
     /// # Errors
     /// When it can't be started, runs too long, or the system loses it. A bad exit status is none.
-    pub fn run(&self, timeout: Duration) -> Result<Outcome, Error> {
+    pub fn run_within(&self, timeout: Duration) -> Result<Outcome, Error> {
         let deadline = Instant::now() + timeout;
-        let (mut child, reader) = self.spawn().map_err(|source| Error::Spawn { command: self.to_string(), source })?;
+        let (mut child, reader) =
+            self.spawn_piped().map_err(|source| Error::Spawn { command: self.to_string(), source })?;
         let mut output = Vec::new();
-        let waited = follow(&mut child, reader, deadline, &mut output);
+        let waited = read_until_exit(&mut child, reader, deadline, &mut output);
         if !matches!(waited, Ok(Some(_))) {
             kill_group(&mut child);
         }
@@ -154,11 +155,11 @@ impl CommandLine {
         }
     }
 
-    fn spawn(&self) -> io::Result<(Child, std::fs::File)> {
+    fn spawn_piped(&self) -> io::Result<(Child, std::fs::File)> {
         let (reader, writer) = pipe2(OFlag::O_CLOEXEC)?;
         // The command and its two copies of the pipe go at the end of this function, or the pipe would never close.
         let mut command = Command::new(&self.program);
-        for name in &self.withheld {
+        for name in &self.removed_variables {
             command.env_remove(name);
         }
         let child = command
@@ -173,7 +174,7 @@ impl CommandLine {
 }
 
 /// Reads what the child says until it has ended; `None` when the deadline came first.
-fn follow(
+fn read_until_exit(
     child: &mut Child,
     mut reader: std::fs::File,
     deadline: Instant,
@@ -184,7 +185,7 @@ fn follow(
         let ended = child.try_wait()?;
         // A child that has ended is read until nothing more lies in the pipe.
         let wait = if ended.is_some() { Duration::ZERO } else { TICK };
-        let said = if open { readable(&reader, wait)? } else { false };
+        let said = if open { poll_readable(&reader, wait)? } else { false };
         if said {
             open = read_some(&mut reader, output)?;
         } else if ended.is_some() {
@@ -198,7 +199,7 @@ fn follow(
     }
 }
 
-fn readable(reader: &std::fs::File, wait: Duration) -> io::Result<bool> {
+fn poll_readable(reader: &std::fs::File, wait: Duration) -> io::Result<bool> {
     let mut fds = [PollFd::new(reader.as_fd(), PollFlags::POLLIN)];
     let wait = PollTimeout::try_from(wait).unwrap_or(PollTimeout::ZERO);
     match poll(&mut fds, wait) {
@@ -256,7 +257,7 @@ mod tests {
 
     #[test]
     fn a_withheld_variable_is_not_inherited() {
-        let inherited = |line: CommandLine| line.run(LONG).unwrap().output;
+        let inherited = |line: CommandLine| line.run_within(LONG).unwrap().output;
         let env = || CommandLine::new("env");
         assert!(inherited(env()).lines().any(|line| line.starts_with("PATH=")));
         // Without a PATH the system looks in /bin and /usr/bin.
@@ -285,21 +286,21 @@ mod tests {
 
     #[test]
     fn keeps_both_outputs_in_order_and_the_status() {
-        let outcome = sh("echo one; echo two >&2; echo three; exit 7").run(LONG).unwrap();
+        let outcome = sh("echo one; echo two >&2; echo three; exit 7").run_within(LONG).unwrap();
         assert_eq!(outcome.output, "one\ntwo\nthree\n");
         assert_eq!(outcome.status.code(), Some(7));
     }
 
     #[test]
     fn a_runaway_output_is_bounded() {
-        let outcome = sh("yes | head -c 1000000").run(LONG).unwrap();
+        let outcome = sh("yes | head -c 1000000").run_within(LONG).unwrap();
         assert_eq!(outcome.output.len(), OUTPUT_LIMIT);
     }
 
     #[test]
     fn a_background_process_is_not_waited_for() {
         let begun = Instant::now();
-        let outcome = sh("sleep 8 & echo started").run(LONG).unwrap();
+        let outcome = sh("sleep 8 & echo started").run_within(LONG).unwrap();
         assert_eq!(outcome.output, "started\n");
         assert!(begun.elapsed() < Duration::from_secs(4));
     }
@@ -309,7 +310,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let mark = dir.path().join("mark");
         let script = format!("(sleep 2; touch {}) & echo waiting; wait", mark.display());
-        let error = sh(&script).run(Duration::from_secs(1)).unwrap_err();
+        let error = sh(&script).run_within(Duration::from_secs(1)).unwrap_err();
         assert!(matches!(&error, Error::Timeout { output, .. } if output == "waiting\n"), "{error}");
         std::thread::sleep(Duration::from_millis(1500));
         assert!(!mark.exists());
@@ -317,13 +318,13 @@ mod tests {
 
     #[test]
     fn a_command_that_closed_its_output_is_still_waited_for() {
-        let outcome = sh("exec >&- 2>&-; sleep 0.2; exit 3").run(LONG).unwrap();
+        let outcome = sh("exec >&- 2>&-; sleep 0.2; exit 3").run_within(LONG).unwrap();
         assert_eq!(outcome.status.code(), Some(3));
     }
 
     #[test]
     fn a_missing_program_is_named() {
-        let error = CommandLine::new("/no/such/haproxy").arg("-c").run(LONG).unwrap_err();
+        let error = CommandLine::new("/no/such/haproxy").arg("-c").run_within(LONG).unwrap_err();
         assert!(error.to_string().starts_with("can't run `/no/such/haproxy -c`"), "{error}");
     }
 }

@@ -7,8 +7,8 @@ use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 
-pub use servers::{ServerLine, servers};
-pub use tokens::{Word, words, words_with};
+pub use servers::{ServerLine, parse_servers};
+pub use tokens::{ConfigWord, tokenize, tokenize_with};
 
 /// The keywords that open a section (configuration manuals, 2.6 to 3.2). A `server` line in `peers` is no backend's.
 pub const SECTIONS: [&str; 20] = [
@@ -52,10 +52,10 @@ pub struct Unreadable {
 ///
 /// # Errors
 /// When one of them can't be read.
-pub fn read(paths: &[PathBuf]) -> Result<String, Unreadable> {
+pub fn read_files(paths: &[PathBuf]) -> Result<String, Unreadable> {
     let mut text = String::new();
     for path in paths {
-        for file in files(path).map_err(|source| Unreadable { path: path.clone(), source })? {
+        for file in list_files(path).map_err(|source| Unreadable { path: path.clone(), source })? {
             // Comments may be in any encoding; what matters here is ASCII.
             let read = regular_file::read(&file, LONGEST);
             let bytes = read.map_err(|source| Unreadable { path: file.clone(), source })?;
@@ -71,7 +71,7 @@ pub fn read(paths: &[PathBuf]) -> Result<String, Unreadable> {
 ///
 /// # Errors
 /// When the directory can't be listed.
-pub fn files(path: &Path) -> io::Result<Vec<PathBuf>> {
+pub fn list_files(path: &Path) -> io::Result<Vec<PathBuf>> {
     if !path.is_dir() {
         return Ok(vec![path.to_owned()]);
     }
@@ -99,13 +99,13 @@ mod tests {
             io::Write::write_all(&mut fs::File::create(dir.path().join(name)).unwrap(), text.as_bytes()).unwrap();
         }
         let last = dir.path().join("notes.txt");
-        assert_eq!(read(&[dir.path().to_owned(), last]).unwrap(), "first\nsecond\nno\n");
+        assert_eq!(read_files(&[dir.path().to_owned(), last]).unwrap(), "first\nsecond\nno\n");
         fs::create_dir(dir.path().join("30.cfg")).unwrap();
         std::os::unix::fs::symlink("/no/such/file", dir.path().join("40.cfg")).unwrap();
-        let names = files(dir.path()).unwrap();
+        let names = list_files(dir.path()).unwrap();
         let names: Vec<_> = names.iter().map(|file| file.file_name().unwrap().to_str().unwrap()).collect();
         assert_eq!(names, ["10.cfg", "20.cfg", "40.cfg"]);
-        let error = read(&[dir.path().join("none")]).unwrap_err();
+        let error = read_files(&[dir.path().join("none")]).unwrap_err();
         assert!(error.to_string().contains("/none: "), "{error}");
     }
 }

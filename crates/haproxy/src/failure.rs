@@ -21,10 +21,10 @@ pub const FILE: &str = "failure";
 pub const SIZE: usize = 4096;
 
 /// The longest text that [`in_short`] makes, in characters.
-const SHORT: usize = 1500;
+const SUMMARY_LIMIT: usize = 1500;
 
 /// The whole content of the file for these words. Empty words are those of a start that succeeded.
-pub fn encode(words: &str) -> Vec<u8> {
+pub fn encode_message(words: &str) -> Vec<u8> {
     let mut bytes = Vec::with_capacity(SIZE);
     for character in words.chars() {
         if bytes.len() + character.len_utf8() > SIZE {
@@ -37,8 +37,8 @@ pub fn encode(words: &str) -> Vec<u8> {
 }
 
 /// The words of a start that failed since then, in short. `None` if handover has left none, or none since then.
-pub fn read(runtime_socket: &Path, since: SystemTime) -> Option<String> {
-    masters::directories(runtime_socket).find_map(|dir| read_file(&dir.join(FILE), since))
+pub fn read_message(runtime_socket: &Path, since: SystemTime) -> Option<String> {
+    masters::candidate_directories(runtime_socket).find_map(|dir| read_file(&dir.join(FILE), since))
 }
 
 fn read_file(path: &Path, since: SystemTime) -> Option<String> {
@@ -51,12 +51,12 @@ fn read_file(path: &Path, since: SystemTime) -> Option<String> {
     if !metadata.is_file() || !is_trusted || metadata.modified().ok()? < since {
         return None;
     }
-    let words = read_whole(file)?;
-    let words = in_short(&words);
+    let words = read_until_zero(file)?;
+    let words = summarize_output(&words);
     (!words.is_empty()).then_some(words)
 }
 
-fn read_whole(file: File) -> Option<String> {
+fn read_until_zero(file: File) -> Option<String> {
     let mut bytes = Vec::new();
     file.take(SIZE as u64).read_to_end(&mut bytes).ok()?;
     let end = bytes.iter().position(|byte| *byte == 0).unwrap_or(bytes.len());
@@ -66,8 +66,8 @@ fn read_whole(file: File) -> Option<String> {
 
 /// What a person needs of a program's output, on one line: without HAProxy's notices, its process ids and anything that a
 /// terminal or a browser would not show as it stands.
-pub fn in_short(output: &str) -> String {
-    let lines = output.lines().map(tidy).filter(|line| !line.is_empty() && !line.starts_with("[NOTICE]"));
+pub fn summarize_output(output: &str) -> String {
+    let lines = output.lines().map(tidy_line).filter(|line| !line.is_empty() && !line.starts_with("[NOTICE]"));
     let mut kept: Vec<String> = Vec::new();
     for line in lines {
         if kept.last() != Some(&line) {
@@ -75,14 +75,14 @@ pub fn in_short(output: &str) -> String {
         }
     }
     let text = kept.join("; ");
-    match text.char_indices().nth(SHORT) {
+    match text.char_indices().nth(SUMMARY_LIMIT) {
         Some((end, _)) => format!("{} …", text.get(..end).unwrap_or_default()),
         None => text,
     }
 }
 
 /// One line, such as `[ALERT]    (4142) : cannot bind socket`, without its padding and the process id.
-fn tidy(line: &str) -> String {
+fn tidy_line(line: &str) -> String {
     let plain: String = line.chars().map(|character| if is_hidden(character) { ' ' } else { character }).collect();
     let words: Vec<&str> = plain.split_whitespace().collect();
     let is_pid = |word: &str| word.starts_with('(') && word.ends_with(')') && word.len() > 2;
@@ -112,41 +112,45 @@ mod tests {
                       [ALERT]    (7) : Starting frontend f: cannot bind socket (Address already in use) [0.0.0.0:80]\n\
                       [ALERT]    (7) : [haproxy.main()] Some protocols failed to start their listeners! Exiting.\n\n";
         assert_eq!(
-            in_short(output),
+            summarize_output(output),
             "[ALERT] Starting frontend f: cannot bind socket (Address already in use) [0.0.0.0:80]; \
              [ALERT] [haproxy.main()] Some protocols failed to start their listeners! Exiting."
         );
-        assert_eq!(in_short("a\u{1b}[31mb\u{202e}c\n a [31mb c"), "a [31mb c", "hidden characters, and doubles");
-        assert_eq!(in_short("\n[NOTICE]   (7) : x\n"), "");
-        assert!(in_short(&"x".repeat(10_000)).chars().count() < SHORT + 3);
+        assert_eq!(
+            summarize_output("a\u{1b}[31mb\u{202e}c\n a [31mb c"),
+            "a [31mb c",
+            "hidden characters, and doubles"
+        );
+        assert_eq!(summarize_output("\n[NOTICE]   (7) : x\n"), "");
+        assert!(summarize_output(&"x".repeat(10_000)).chars().count() < SUMMARY_LIMIT + 3);
     }
 
     #[test]
     fn words_are_read_back_while_they_are_new() {
         let dir = tempfile::tempdir().unwrap();
         let socket = dir.path().join("admin.sock");
-        let masters = masters::directory(&socket);
+        let masters = masters::nested_directory(&socket);
         let past = SystemTime::now() - Duration::from_secs(60);
-        assert_eq!(read(&socket, past), None, "no handover");
+        assert_eq!(read_message(&socket, past), None, "no handover");
         fs::create_dir(&masters).unwrap();
         let write = |name: &str, words: &str| {
-            std::io::Write::write_all(&mut File::create(masters.join(name)).unwrap(), &encode(words)).unwrap();
+            std::io::Write::write_all(&mut File::create(masters.join(name)).unwrap(), &encode_message(words)).unwrap();
         };
         write(FILE, "no space\nleft");
-        assert_eq!(read(&socket, past).as_deref(), Some("no space; left"));
-        assert_eq!(read(&socket, SystemTime::now() + Duration::from_secs(60)), None, "of an earlier start");
+        assert_eq!(read_message(&socket, past).as_deref(), Some("no space; left"));
+        assert_eq!(read_message(&socket, SystemTime::now() + Duration::from_secs(60)), None, "of an earlier start");
         write(FILE, "");
-        assert_eq!(read(&socket, past), None, "a start that succeeded");
+        assert_eq!(read_message(&socket, past), None, "a start that succeeded");
         fs::remove_file(masters.join(FILE)).unwrap();
         write("other", "a secret");
         symlink("other", masters.join(FILE)).unwrap();
-        assert_eq!(read(&socket, past), None, "a link");
+        assert_eq!(read_message(&socket, past), None, "a link");
     }
 
     #[test]
     fn the_file_has_one_size() {
         for words in [String::new(), "é".repeat(SIZE), "x".repeat(SIZE + 1)] {
-            let bytes = encode(&words);
+            let bytes = encode_message(&words);
             assert_eq!(bytes.len(), SIZE);
             let end = bytes.iter().position(|byte| *byte == 0).unwrap_or(SIZE);
             assert!(std::str::from_utf8(&bytes[..end]).is_ok());

@@ -20,7 +20,7 @@ const TIMEOUT: Duration = Duration::from_millis(500);
 
 /// The directory of the masters' sockets if nobody but handover's user and root can change the runtime socket's directory:
 /// `handover/` in it.
-pub fn directory(runtime_socket: &Path) -> PathBuf {
+pub fn nested_directory(runtime_socket: &Path) -> PathBuf {
     runtime_socket.with_file_name("handover")
 }
 
@@ -34,8 +34,8 @@ pub fn protected_directory(runtime_socket: &Path) -> Option<PathBuf> {
 }
 
 /// Both directories, the protected one first. After an upgrade, old masters have their sockets in the other one.
-pub fn directories(runtime_socket: &Path) -> impl Iterator<Item = PathBuf> {
-    protected_directory(runtime_socket).into_iter().chain([directory(runtime_socket)])
+pub fn candidate_directories(runtime_socket: &Path) -> impl Iterator<Item = PathBuf> {
+    protected_directory(runtime_socket).into_iter().chain([nested_directory(runtime_socket)])
 }
 
 /// The time for all streams of a worker. 10,000 of them are some 3 MB.
@@ -62,10 +62,10 @@ pub struct Workers {
 
 /// Asks every master of the HAProxys on that socket: the running one's, and the old ones'. Without handover there is
 /// none.
-pub fn workers(runtime_socket: &Path) -> Workers {
+pub fn list_workers(runtime_socket: &Path) -> Workers {
     let mut workers = Workers::default();
-    for dir in directories(runtime_socket) {
-        workers.add(dir);
+    for dir in candidate_directories(runtime_socket) {
+        workers.add_directory(dir);
     }
     workers
 }
@@ -74,32 +74,33 @@ pub fn workers(runtime_socket: &Path) -> Workers {
 ///
 /// # Errors
 /// When the master doesn't answer.
-pub fn workers_of(master_socket: &Path) -> Result<Vec<Worker>, runtime::Error> {
+pub fn list_workers_of(master_socket: &Path) -> Result<Vec<Worker>, runtime::Error> {
     let master = Socket::new(master_socket).with_timeout(TIMEOUT);
-    let answer = master.ask(&Command::show_proc())?;
-    Ok(pids(&answer).map(|pid| Worker { pid, master: master.clone() }).collect())
+    let answer = master.send_command(&Command::show_proc())?;
+    Ok(parse_worker_pids(&answer).map(|pid| Worker { pid, master: master.clone() }).collect())
 }
 
 /// The old HAProxy processes of that socket, which finish their last requests.
-pub fn old(runtime_socket: &Path) -> Old {
-    let finishing = workers(runtime_socket).alive.into_iter().filter_map(|worker| worker.info().ok());
-    finishing
-        .filter(|info| info.stopping)
-        .fold(Old::default(), |old, info| Old { processes: old.processes + 1, oldest: old.oldest.max(info.uptime) })
+pub fn count_old_processes(runtime_socket: &Path) -> OldProcesses {
+    let finishing = list_workers(runtime_socket).alive.into_iter().filter_map(|worker| worker.show_info().ok());
+    finishing.filter(|info| info.stopping).fold(OldProcesses::default(), |old, info| OldProcesses {
+        count: old.count + 1,
+        oldest_uptime: old.oldest_uptime.max(info.uptime),
+    })
 }
 
 /// HAProxy processes that take no new requests and have not ended yet.
 #[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
-pub struct Old {
+pub struct OldProcesses {
     /// How many there are.
-    pub processes: usize,
+    pub count: usize,
     /// The time since the oldest of them was started, in whole seconds; zero if there is none.
-    pub oldest: Duration,
+    pub oldest_uptime: Duration,
 }
 
 impl Workers {
     /// Asks the masters whose sockets are in that directory.
-    fn add(&mut self, dir: PathBuf) {
+    fn add_directory(&mut self, dir: PathBuf) {
         let entries = match fs::read_dir(&dir) {
             Ok(entries) => entries,
             Err(error) if error.kind() == io::ErrorKind::NotFound => return,
@@ -107,9 +108,9 @@ impl Workers {
         };
         self.is_starting |= is_locked(&dir);
         for path in entries.flatten().map(|entry| entry.path()).filter(|path| is_master_socket(path)) {
-            match workers_of(&path) {
+            match list_workers_of(&path) {
                 Ok(workers) => self.alive.extend(workers),
-                Err(error) if is_dead(&error) => {}
+                Err(error) if is_left_behind(&error) => {}
                 Err(error) => self.silent.push((path, error.to_string())),
             }
         }
@@ -131,20 +132,20 @@ fn is_master_socket(path: &Path) -> bool {
 
 /// Whether another HAProxy, of before or of somebody else's restart, listens on that socket too. One whose master doesn't
 /// answer counts as gone: it was told to finish within milliseconds, and who may not ask it may never.
-pub fn share(runtime_socket: &Socket) -> bool {
-    let Ok(running) = runtime_socket.info() else { return false };
-    let others = workers(runtime_socket.path()).alive.into_iter().filter(|worker| worker.pid != running.pid);
-    others.filter_map(|worker| worker.info().ok()).any(|info| !info.stopping)
+pub fn other_process_listens(runtime_socket: &Socket) -> bool {
+    let Ok(running) = runtime_socket.show_info() else { return false };
+    let others = list_workers(runtime_socket.path()).alive.into_iter().filter(|worker| worker.pid != running.pid);
+    others.filter_map(|worker| worker.show_info().ok()).any(|info| !info.stopping)
 }
 
 /// Whether the socket is what a master that has ended left behind.
-fn is_dead(error: &runtime::Error) -> bool {
+fn is_left_behind(error: &runtime::Error) -> bool {
     use io::ErrorKind::{ConnectionRefused, NotFound};
     matches!(error, runtime::Error::Absent { source, .. } if matches!(source.kind(), ConnectionRefused | NotFound))
 }
 
 /// The workers in an answer to `show proc`, former ones too: `4425  worker  0  0d00h00m02s  2.6.12-1`.
-fn pids(answer: &str) -> impl Iterator<Item = u32> {
+fn parse_worker_pids(answer: &str) -> impl Iterator<Item = u32> {
     answer.lines().filter_map(|line| {
         let mut words = line.split_whitespace();
         let pid = words.next()?.parse().ok()?;
@@ -157,24 +158,24 @@ impl Worker {
     ///
     /// # Errors
     /// When its master doesn't answer, or it has ended.
-    pub fn info(&self) -> Result<Info, runtime::Error> {
-        self.master.info_of(self.pid)
+    pub fn show_info(&self) -> Result<Info, runtime::Error> {
+        self.master.show_info_of(self.pid)
     }
 
     /// The worker, and its connections and streams. Exact once the worker accepts no more connections.
     ///
     /// # Errors
     /// If its master doesn't answer, or the worker has ended.
-    pub fn streams(&self) -> Result<(Info, Streams), runtime::Error> {
-        self.master.clone().with_timeout(STREAMS_TIMEOUT).streams_of(self.pid)
+    pub fn count_streams(&self) -> Result<(Info, Streams), runtime::Error> {
+        self.master.clone().with_timeout(STREAMS_TIMEOUT).count_streams_of(self.pid)
     }
 
     /// The sessions of these backends' servers in it, as [`Socket::sessions`].
     ///
     /// # Errors
     /// When its master doesn't answer, or it has ended.
-    pub fn sessions(&self, backends: &[Word]) -> Result<Vec<Sessions>, runtime::Error> {
-        self.master.sessions(backends, Some(self.pid))
+    pub fn count_sessions(&self, backends: &[Word]) -> Result<Vec<Sessions>, runtime::Error> {
+        self.master.count_sessions(backends, Some(self.pid))
     }
 
     /// Its master's socket.
@@ -194,24 +195,25 @@ mod tests {
                       # workers\n4425            worker          0               0d00h00m02s     2.6.12-1\n\
                       # old workers\n4400            worker          1               0d00h10m02s     2.6.12-1\n\
                       # programs\n\n";
-        assert_eq!(pids(answer).collect::<Vec<_>>(), [4425, 4400]);
+        assert_eq!(parse_worker_pids(answer).collect::<Vec<_>>(), [4425, 4400]);
     }
 
     #[test]
     fn a_start_holds_the_lock_of_its_directory() {
         let dir = tempfile::tempdir().unwrap();
         let socket = dir.path().join("admin.sock");
-        fs::create_dir(directory(&socket)).unwrap();
-        assert!(!workers(&socket).is_starting);
-        let held = Flock::lock(fs::File::open(directory(&socket)).unwrap(), FlockArg::LockExclusiveNonblock).unwrap();
-        assert!(workers(&socket).is_starting);
+        fs::create_dir(nested_directory(&socket)).unwrap();
+        assert!(!list_workers(&socket).is_starting);
+        let held =
+            Flock::lock(fs::File::open(nested_directory(&socket)).unwrap(), FlockArg::LockExclusiveNonblock).unwrap();
+        assert!(list_workers(&socket).is_starting);
         drop(held);
-        assert!(!workers(&socket).is_starting);
+        assert!(!list_workers(&socket).is_starting);
     }
 
     #[test]
     fn the_protected_directory_is_beside_that_of_the_socket() {
-        let directories = |socket: &str| directories(Path::new(socket)).collect::<Vec<_>>();
+        let directories = |socket: &str| candidate_directories(Path::new(socket)).collect::<Vec<_>>();
         let expected = ["/run/haproxy-handover", "/run/haproxy/handover"].map(PathBuf::from);
         assert_eq!(directories("/run/haproxy/admin.sock"), expected);
         assert_eq!(directories("/admin.sock"), [PathBuf::from("/handover")]);
@@ -221,14 +223,14 @@ mod tests {
     fn what_dead_masters_left_is_nobody() {
         let dir = tempfile::tempdir().unwrap();
         let runtime_socket = dir.path().join("admin.sock");
-        let all = workers(&runtime_socket);
+        let all = list_workers(&runtime_socket);
         assert!(all.alive.is_empty() && all.silent.is_empty(), "no handover");
-        let masters = directory(&runtime_socket);
+        let masters = nested_directory(&runtime_socket);
         fs::create_dir(&masters).unwrap();
         drop(std::os::unix::net::UnixListener::bind(masters.join("dead.sock")).unwrap());
-        let all = workers(&runtime_socket);
+        let all = list_workers(&runtime_socket);
         assert!(all.alive.is_empty() && all.silent.is_empty(), "{:?}", all.silent);
         let _silent = std::os::unix::net::UnixListener::bind(masters.join("silent.sock")).unwrap();
-        assert_eq!(workers(&runtime_socket).silent.len(), 1);
+        assert_eq!(list_workers(&runtime_socket).silent.len(), 1);
     }
 }

@@ -9,7 +9,7 @@ use crate::command::CommandLine;
 
 /// The files and directories that a process was started with, as absolute paths; none where that can't be told: it has
 /// ended, runs in another pid namespace, or names relative paths and belongs to somebody else.
-pub fn config_files(pid: u32) -> Option<Vec<PathBuf>> {
+pub fn find_config_files(pid: u32) -> Option<Vec<PathBuf>> {
     let process = PathBuf::from(format!("/proc/{pid}"));
     // Another pid namespace's number may be anybody's here.
     let name = fs::read_to_string(process.join("comm")).ok()?;
@@ -20,7 +20,7 @@ pub fn config_files(pid: u32) -> Option<Vec<PathBuf>> {
     if files.is_empty() {
         return None;
     }
-    let place = directory(&line).map_or_else(|| fs::read_link(process.join("cwd")), Ok);
+    let place = working_directory(&line).map_or_else(|| fs::read_link(process.join("cwd")), Ok);
     files
         .into_iter()
         .map(|file| if file.is_absolute() { Some(file) } else { Some(place.as_ref().ok()?.join(file)) })
@@ -28,7 +28,7 @@ pub fn config_files(pid: u32) -> Option<Vec<PathBuf>> {
 }
 
 /// Where it goes before it reads them (`-C`).
-fn directory(line: &CommandLine) -> Option<PathBuf> {
+fn working_directory(line: &CommandLine) -> Option<PathBuf> {
     let mut args = line.args().iter().skip_while(|arg| *arg != "-C");
     args.nth(1).map(PathBuf::from).filter(|directory| directory.is_absolute())
 }
@@ -46,17 +46,17 @@ pub fn is_alone(pid: u32) -> Option<bool> {
 ///
 /// With CAP_SYS_RESOURCE HAProxy can raise that limit for a `maxconn` that is set. A `maxconn` that is not set comes from the limit
 /// at HAProxy's start, so that many upstreams would leave room for 100 connections.
-pub fn most_files(pid: u32) -> Option<u64> {
+pub fn max_open_files(pid: u32) -> Option<u64> {
     // Another pid namespace's number may be anybody's here.
-    if is_haproxy(pid) { file_limit(pid) } else { None }
+    if is_haproxy(pid) { read_file_limit(pid) } else { None }
 }
 
 /// The same of a HAProxy that would be started like this process.
-pub fn most_files_here() -> Option<u64> {
-    file_limit(std::process::id())
+pub fn own_max_open_files() -> Option<u64> {
+    read_file_limit(std::process::id())
 }
 
-fn file_limit(pid: u32) -> Option<u64> {
+fn read_file_limit(pid: u32) -> Option<u64> {
     let limits = fs::read_to_string(format!("/proc/{pid}/limits")).ok()?;
     let line = limits.lines().find_map(|line| line.strip_prefix("Max open files"))?;
     line.split_whitespace().nth(1)?.parse().ok()
@@ -67,7 +67,7 @@ fn is_haproxy(pid: u32) -> bool {
 }
 
 /// Whether both name the same files in the same order, whichever links lead there.
-pub fn are_same(one: &[PathBuf], other: &[PathBuf]) -> bool {
+pub fn are_same_files(one: &[PathBuf], other: &[PathBuf]) -> bool {
     let real = |path: &Path| path.canonicalize().unwrap_or_else(|_| path.to_owned());
     one.len() == other.len() && one.iter().zip(other).all(|(one, other)| real(one) == real(other))
 }
@@ -85,7 +85,7 @@ mod tests {
         let deadline = Instant::now() + Duration::from_secs(20);
         // The child is this very program until it has become HAProxy.
         let files = loop {
-            let files = config_files(child.id());
+            let files = find_config_files(child.id());
             if files.is_some() || Instant::now() >= deadline || child.try_wait().unwrap().is_some() {
                 break files;
             }
@@ -108,13 +108,13 @@ mod tests {
             assert!(Instant::now() < deadline);
             std::thread::sleep(Duration::from_millis(5));
         }
-        let bounded = most_files(child.id());
+        let bounded = max_open_files(child.id());
         child.kill().unwrap();
         child.wait().unwrap();
         assert_eq!(bounded, Some(200));
-        assert!(most_files_here().is_some_and(|most| (1..=i64::MAX as u64).contains(&most)));
-        assert_eq!(most_files(std::process::id()), None, "no HAProxy");
-        assert_eq!(most_files(0), None);
+        assert!(own_max_open_files().is_some_and(|most| (1..=i64::MAX as u64).contains(&most)));
+        assert_eq!(max_open_files(std::process::id()), None, "no HAProxy");
+        assert_eq!(max_open_files(0), None);
     }
 
     #[test]
@@ -137,12 +137,12 @@ mod tests {
             seen(&elsewhere, &["-db", "-C", dir.to_str().unwrap(), "-f", "h.cfg"]).unwrap(),
             std::slice::from_ref(&cfg)
         );
-        assert_eq!(config_files(std::process::id()), None, "no HAProxy");
-        assert_eq!(config_files(0), None, "nobody");
+        assert_eq!(find_config_files(std::process::id()), None, "no HAProxy");
+        assert_eq!(find_config_files(0), None, "nobody");
         assert_eq!(is_alone(std::process::id()), None, "no HAProxy");
 
         std::os::unix::fs::symlink(&conf, dir.join("link")).unwrap();
-        assert!(are_same(&both, &[dir.join("link"), dir.join("conf.d/../h.cfg")]));
-        assert!(!are_same(&both, &[cfg.clone(), conf]) && !are_same(&both, &[cfg]));
+        assert!(are_same_files(&both, &[dir.join("link"), dir.join("conf.d/../h.cfg")]));
+        assert!(!are_same_files(&both, &[cfg.clone(), conf]) && !are_same_files(&both, &[cfg]));
     }
 }

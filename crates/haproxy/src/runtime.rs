@@ -18,12 +18,12 @@ use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-pub use certificate::{CertificateChange, CrtEntry, NotPem, Pem, ShownCertificate, SniFilter, line as crt_line};
+pub use certificate::{CertificateChange, CrtEntry, NotPem, Pem, ShownCertificate, SniFilter, crt_line};
 pub use change::{AdminState, Change, NotAToken, Removal, ServerName, Token};
 pub use command::{Command, NotAWord, Word};
 pub use info::Info;
 pub use options::{CheckTls, ServerOptions, ServerTls, Sni};
-pub use servers::{Admin, NotServersState, Operation, ServerState, ServersState};
+pub use servers::{AdminFlags, NotServersState, Operation, ServerState, ServersState};
 pub use sessions::Sessions;
 pub use stats::{Average, Count, RowKind, Stat};
 pub use streams::Streams;
@@ -107,41 +107,42 @@ impl Socket {
     ///
     /// # Errors
     /// When nobody answers, or not to the end within the bound.
-    pub fn ask(&self, command: &Command) -> Result<String, Error> {
-        let answer = self.exchange(command)?;
+    pub fn send_command(&self, command: &Command) -> Result<String, Error> {
+        let answer = self.exchange_text(command)?;
         // Every answer, refusals included, is closed by an empty line: one that isn't lacks its end.
         if let Some(whole) = answer.strip_suffix("\n\n") {
             Ok(format!("{whole}\n"))
         } else if answer == "\n" {
             Ok(String::new())
         } else if is_no_target(answer.as_bytes()) {
-            Err(self.refused(command.clone(), &answer))
+            Err(self.refused_error(command.clone(), &answer))
         } else {
             Err(Error::CutShort { path: self.path.clone(), command: command.clone(), length: answer.len() })
         }
     }
 
     /// Asks, and returns all that comes until HAProxy closes.
-    fn exchange(&self, command: &Command) -> Result<String, Error> {
+    fn exchange_text(&self, command: &Command) -> Result<String, Error> {
         let answer = self.exchange_bytes(command, "")?;
-        String::from_utf8(answer).map_err(|error| self.failed(command)(io::Error::new(ErrorKind::InvalidData, error)))
+        String::from_utf8(answer)
+            .map_err(|error| self.exchange_error(command)(io::Error::new(ErrorKind::InvalidData, error)))
     }
 
     /// Asks, with what follows the command's line; no error ever shows the payload.
     fn exchange_bytes(&self, command: &Command, payload: &str) -> Result<Vec<u8>, Error> {
         let stream = socket_io::connect_unix(&self.path, self.timeout)
             .map_err(|source| Error::Absent { path: self.path.clone(), source })?;
-        self.exchange_over(stream, command, payload).map_err(self.failed(command))
+        self.exchange_over(stream, command, payload).map_err(self.exchange_error(command))
     }
 
-    fn failed(&self, command: &Command) -> impl FnOnce(io::Error) -> Error {
+    fn exchange_error(&self, command: &Command) -> impl FnOnce(io::Error) -> Error {
         let (path, command) = (self.path.clone(), command.clone());
         move |source| Error::Exchange { path, command, source }
     }
 
     fn exchange_over(&self, mut stream: UnixStream, command: &Command, payload: &str) -> io::Result<Vec<u8>> {
         let deadline = Instant::now() + self.timeout;
-        socket_io::send(&mut stream, format!("{command}\n{payload}").as_bytes(), deadline)?;
+        socket_io::send_all(&mut stream, format!("{command}\n{payload}").as_bytes(), deadline)?;
         let mut answer = Vec::new();
         if command.is_to_worker() {
             // Told so sooner, a master that has no such worker keeps some connections for ever (3.0), until it has no more
@@ -153,7 +154,7 @@ impl Socket {
         }
         // A master keeps the connection open for more commands until it is told that none will come.
         stream.shutdown(Shutdown::Write)?;
-        answer.extend(socket_io::receive(&mut stream, deadline, ANSWER_LIMIT)?);
+        answer.extend(socket_io::receive_all(&mut stream, deadline, ANSWER_LIMIT)?);
         Ok(answer)
     }
 
@@ -161,18 +162,18 @@ impl Socket {
     ///
     /// # Errors
     /// As [`ask`](Self::ask), or when it isn't the answer to that.
-    pub fn info(&self) -> Result<Info, Error> {
-        self.info_by(Command::show_info())
+    pub fn show_info(&self) -> Result<Info, Error> {
+        self.request_info(Command::show_info())
     }
 
     /// The same of one worker, over its master's socket.
-    pub(crate) fn info_of(&self, worker: u32) -> Result<Info, Error> {
-        self.info_by(Command::show_info().to_worker(worker))
+    pub(crate) fn show_info_of(&self, worker: u32) -> Result<Info, Error> {
+        self.request_info(Command::show_info().to_worker(worker))
     }
 
-    fn info_by(&self, command: Command) -> Result<Info, Error> {
-        let answer = self.ask(&command)?;
-        Info::parse(&answer).ok_or_else(|| self.refused(command, &answer))
+    fn request_info(&self, command: Command) -> Result<Info, Error> {
+        let answer = self.send_command(&command)?;
+        Info::parse(&answer).ok_or_else(|| self.refused_error(command, &answer))
     }
 
     /// A variable of HAProxy's environment, which `setenv` in `global` adds to: `show env NAME`.
@@ -180,16 +181,16 @@ impl Socket {
     ///
     /// # Errors
     /// As [`ask`](Self::ask), or when it isn't the answer to that.
-    pub fn env(&self, name: &Word) -> Result<Option<String>, Error> {
+    pub fn show_env(&self, name: &Word) -> Result<Option<String>, Error> {
         let command = Command::show_env(name);
-        let answer = self.ask(&command)?;
+        let answer = self.send_command(&command)?;
         if answer == "Variable not found\n" {
             return Ok(None);
         }
         let value = answer.strip_prefix(name.as_str()).and_then(|rest| rest.strip_prefix('='));
         match value.map(|value| value.strip_suffix('\n').unwrap_or(value)) {
             Some(value) => Ok(Some(value.to_owned())),
-            None => Err(self.refused(command, &answer)),
+            None => Err(self.refused_error(command, &answer)),
         }
     }
 
@@ -197,38 +198,38 @@ impl Socket {
     ///
     /// # Errors
     /// As [`ask`](Self::ask), or when it isn't the answer to that.
-    pub fn servers_state(&self) -> Result<ServersState, Error> {
+    pub fn show_servers_state(&self) -> Result<ServersState, Error> {
         let command = Command::show_servers_state();
-        let answer = self.ask(&command)?;
-        ServersState::parse(&answer).ok_or_else(|| self.refused(command, &answer))
+        let answer = self.send_command(&command)?;
+        ServersState::parse(&answer).ok_or_else(|| self.refused_error(command, &answer))
     }
 
     /// The servers of one backend, or listen section: `show servers state BACKEND`.
     ///
     /// # Errors
     /// As [`ask`](Self::ask), or when HAProxy has no such backend.
-    pub fn servers_state_of(&self, backend: &Word) -> Result<ServersState, Error> {
+    pub fn show_servers_state_of(&self, backend: &Word) -> Result<ServersState, Error> {
         let command = Command::show_servers_state_of(backend);
-        let answer = self.ask(&command)?;
-        ServersState::parse(&answer).ok_or_else(|| self.refused(command, &answer))
+        let answer = self.send_command(&command)?;
+        ServersState::parse(&answer).ok_or_else(|| self.refused_error(command, &answer))
     }
 
     /// What every frontend, backend and server has seen so far: `show stat`.
     ///
     /// # Errors
     /// As [`ask`](Self::ask), or when it isn't the answer to that.
-    pub fn stats(&self) -> Result<Vec<Stat>, Error> {
+    pub fn show_stat(&self) -> Result<Vec<Stat>, Error> {
         let command = Command::show_stat();
-        let answer = self.ask(&command)?;
-        stats::parse(&answer).ok_or_else(|| self.refused(command, &answer))
+        let answer = self.send_command(&command)?;
+        stats::parse_stats(&answer).ok_or_else(|| self.refused_error(command, &answer))
     }
 
     /// The worker that answers, with the figures of its backends and without those of their servers.
     ///
     /// # Errors
     /// As [`ask`](Self::ask), or when it isn't the answer to that.
-    pub fn backends(&self) -> Result<(u32, Vec<Stat>), Error> {
-        self.sample(Command::show_backends())
+    pub fn show_backends(&self) -> Result<(u32, Vec<Stat>), Error> {
+        self.request_sample(Command::show_backends())
     }
 
     /// The worker that answers, with the figures of these backends, by [`Stat::proxy_id`], and of their servers. A line of
@@ -236,48 +237,53 @@ impl Socket {
     ///
     /// # Errors
     /// As [`ask`](Self::ask), or when it isn't the answer to that.
-    pub fn servers_of(&self, backends: &[u32]) -> Result<(u32, Vec<Stat>), Error> {
-        self.sample(Command::show_servers_of(backends))
+    pub fn show_servers_of(&self, backends: &[u32]) -> Result<(u32, Vec<Stat>), Error> {
+        self.request_sample(Command::show_servers_of(backends))
     }
 
     /// One connection, so that one process gives all answers.
-    fn sample(&self, command: Command) -> Result<(u32, Vec<Stat>), Error> {
-        let answer = self.ask(&command)?;
+    fn request_sample(&self, command: Command) -> Result<(u32, Vec<Stat>), Error> {
+        let answer = self.send_command(&command)?;
         let sample = || {
             let (info, rows) = answer.split_at_checked(answer.find("# pxname").unwrap_or(answer.len()))?;
             // The header of each further table counts as a row of no known kind.
-            Some((Info::parse(info)?.pid, if rows.is_empty() { Vec::new() } else { stats::parse(rows)? }))
+            Some((Info::parse(info)?.pid, if rows.is_empty() { Vec::new() } else { stats::parse_stats(rows)? }))
         };
-        sample().ok_or_else(|| self.refused(command, &answer))
+        sample().ok_or_else(|| self.refused_error(command, &answer))
     }
 
     /// The paths of all maps that HAProxy has loaded from files: `show map`.
     ///
     /// # Errors
     /// As [`ask`](Self::ask).
-    pub fn maps(&self) -> Result<Vec<Token>, Error> {
+    pub fn show_maps(&self) -> Result<Vec<Token>, Error> {
         // "2 (/var/lib/confgen/…/hosts.map) pattern loaded from file …"
         let path = |line: &str| line.split_once(" (")?.1.split_once(") ")?.0.parse().ok();
-        Ok(self.ask(&Command::show_maps())?.lines().filter(|line| !line.starts_with('#')).filter_map(path).collect())
+        Ok(self
+            .send_command(&Command::show_maps())?
+            .lines()
+            .filter(|line| !line.starts_with('#'))
+            .filter_map(path)
+            .collect())
     }
 
     /// What a map holds: `show map PATH`.
     ///
     /// # Errors
     /// As [`ask`](Self::ask), or when HAProxy has no such map.
-    pub fn map(&self, path: &Token) -> Result<Vec<(String, String)>, Error> {
+    pub fn show_map(&self, path: &Token) -> Result<Vec<(String, String)>, Error> {
         let command = Command::show_map(path);
-        let answer = self.ask(&command)?;
+        let answer = self.send_command(&command)?;
         // "0x55ba7cfcdf50 a.com http-shop"
         let entry = |line: &str| {
             let (_, rest) = line.split_once(' ').filter(|(pointer, _)| pointer.starts_with("0x"))?;
             rest.split_once(' ').map(|(key, value)| (key.to_owned(), value.to_owned()))
         };
         let entries: Option<Vec<_>> = answer.lines().filter(|line| !line.is_empty()).map(entry).collect();
-        entries.ok_or_else(|| self.refused(command, &answer))
+        entries.ok_or_else(|| self.refused_error(command, &answer))
     }
 
-    fn refused(&self, command: Command, answer: &str) -> Error {
+    fn refused_error(&self, command: Command, answer: &str) -> Error {
         let answer = answer.trim().chars().take(300).collect();
         Error::Refused { path: self.path.clone(), command, answer }
     }

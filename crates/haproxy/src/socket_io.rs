@@ -13,20 +13,20 @@ use nix::sys::socket::{
 use nix::sys::time::{TimeVal, TimeValLike};
 
 /// A stream whose reads and writes can be bounded.
-pub(crate) trait Stream: Read + Write {
+pub(crate) trait BoundedStream: Read + Write {
     /// Bounds the next read and the next write.
-    fn bound(&self, left: Duration) -> io::Result<()>;
+    fn set_timeouts(&self, left: Duration) -> io::Result<()>;
 }
 
-impl Stream for UnixStream {
-    fn bound(&self, left: Duration) -> io::Result<()> {
+impl BoundedStream for UnixStream {
+    fn set_timeouts(&self, left: Duration) -> io::Result<()> {
         self.set_read_timeout(Some(left))?;
         self.set_write_timeout(Some(left))
     }
 }
 
-impl Stream for TcpStream {
-    fn bound(&self, left: Duration) -> io::Result<()> {
+impl BoundedStream for TcpStream {
+    fn set_timeouts(&self, left: Duration) -> io::Result<()> {
         self.set_read_timeout(Some(left))?;
         self.set_write_timeout(Some(left))
     }
@@ -42,19 +42,19 @@ pub(crate) fn connect_unix(path: &Path, timeout: Duration) -> io::Result<UnixStr
 }
 
 /// Sends the whole request.
-pub(crate) fn send(stream: &mut dyn Stream, request: &[u8], deadline: Instant) -> io::Result<()> {
-    stream.bound(left(deadline)?)?;
+pub(crate) fn send_all(stream: &mut dyn BoundedStream, request: &[u8], deadline: Instant) -> io::Result<()> {
+    stream.set_timeouts(time_left(deadline)?)?;
     stream.write_all(request)
 }
 
 /// Reads until the other side closes, `deadline`, or more than `limit` bytes.
-pub(crate) fn receive(stream: &mut dyn Stream, deadline: Instant, limit: usize) -> io::Result<Vec<u8>> {
+pub(crate) fn receive_all(stream: &mut dyn BoundedStream, deadline: Instant, limit: usize) -> io::Result<Vec<u8>> {
     receive_until(stream, deadline, limit, |_| false)
 }
 
 /// The same, or until what has come is `whole`, where the other side may not close.
 pub(crate) fn receive_until(
-    stream: &mut dyn Stream,
+    stream: &mut dyn BoundedStream,
     deadline: Instant,
     limit: usize,
     whole: fn(&[u8]) -> bool,
@@ -62,7 +62,7 @@ pub(crate) fn receive_until(
     let mut answer = Vec::new();
     let mut chunk = [0; 16 * 1024];
     loop {
-        stream.bound(left(deadline)?)?;
+        stream.set_timeouts(time_left(deadline)?)?;
         match stream.read(&mut chunk) {
             Ok(0) => return Ok(answer),
             Ok(read) => answer.extend(chunk.iter().take(read)),
@@ -78,7 +78,7 @@ pub(crate) fn receive_until(
     }
 }
 
-fn left(deadline: Instant) -> io::Result<Duration> {
+fn time_left(deadline: Instant) -> io::Result<Duration> {
     let left = deadline.saturating_duration_since(Instant::now());
     // A timeout of zero would mean none at all.
     if left.is_zero() { Err(ErrorKind::TimedOut.into()) } else { Ok(left) }

@@ -18,7 +18,7 @@ pub const EMPTY: &str = "1\n";
 /// HAProxy (2.6) also believes the file that a server is down where nothing checks it any more, and
 /// never takes it up again: a stopped server that is no longer checked is left out too, unless somebody
 /// put it into maintenance.
-pub fn filter(state: &ServersState, lines: &[ServerLine]) -> String {
+pub fn filter_servers(state: &ServersState, lines: &[ServerLine]) -> String {
     let known: HashMap<_, _> = lines
         .iter()
         .map(|line| ((line.backend.as_str(), line.server.as_str(), line.address, line.port), line.checked))
@@ -28,7 +28,7 @@ pub fn filter(state: &ServersState, lines: &[ServerLine]) -> String {
         let checked = address.and_then(|address| {
             known.get(&(server.backend.as_str(), server.server.as_str(), address, server.port)).copied()
         });
-        let may_rise = server.operation != Operation::Stopped || server.admin.imposed();
+        let may_rise = server.operation != Operation::Stopped || server.admin.is_in_maintenance_by_command();
         checked.is_some_and(|checked| checked || may_rise)
     };
     let mut kept = state.clone();
@@ -49,7 +49,7 @@ mod tests {
         3 tcp-db 3 local /run/db.sock 2 0 1 1 2 1 0 2 0 0 0 0 - 0 - 0 0 - - 0\n";
 
     fn kept(config: &str) -> Vec<String> {
-        let filtered = filter(&ServersState::parse(STATE).unwrap(), &config::servers(config));
+        let filtered = filter_servers(&ServersState::parse(STATE).unwrap(), &config::parse_servers(config));
         let mut lines = filtered.lines();
         assert_eq!(lines.next(), Some("1"));
         lines
@@ -80,8 +80,8 @@ mod tests {
             ServersState::parse(&format!("1\n# header\n{line}\n")).unwrap()
         };
         let kept = |state, options| {
-            let lines = config::servers(&format!("backend b\n server s 10.0.0.1:80 {options}"));
-            filter(&state, &lines) != EMPTY
+            let lines = config::parse_servers(&format!("backend b\n server s 10.0.0.1:80 {options}"));
+            filter_servers(&state, &lines) != EMPTY
         };
         assert!(kept(state(0, 0), "check"), "down");
         assert!(!kept(state(0, 0), ""), "down, but no longer checked");
@@ -92,6 +92,6 @@ mod tests {
 
     #[test]
     fn without_a_server_only_the_version_is_left() {
-        assert_eq!(filter(&ServersState::parse(STATE).unwrap(), &[]), EMPTY);
+        assert_eq!(filter_servers(&ServersState::parse(STATE).unwrap(), &[]), EMPTY);
     }
 }

@@ -153,7 +153,7 @@ impl Control {
     /// A plain one (no option but `-s URL`) is replaced by direct calls while supervisord can be reached
     /// at that URL, or else at `server_url`, which supervisord gives its children as `SUPERVISOR_SERVER_URL`.
     pub fn new(command: CommandLine, server_url: Option<&str>) -> Self {
-        let direct = plain_restart(&command).and_then(|(url, program)| {
+        let direct = parse_plain_restart(&command).and_then(|(url, program)| {
             let supervisord = url.or(server_url)?.parse().ok()?;
             Some((supervisord, program.to_owned()))
         });
@@ -164,44 +164,44 @@ impl Control {
     ///
     /// # Errors
     /// When supervisord can't be asked, or doesn't know the program.
-    pub fn state(&self) -> Result<State, Error> {
+    pub fn query_state(&self) -> Result<State, Error> {
         if let Some((supervisord, program)) = &self.direct {
-            match supervisord.process(program) {
+            match supervisord.query_process(program) {
                 Err(Error::Unreachable { .. }) => {}
                 asked => return asked.map(|process| process.state),
             }
         }
-        self.state_by_command()
+        self.query_state_by_command()
     }
 
     /// What supervisord says of the program, by a direct call. `None` if only the command can ask, which takes long.
-    pub fn process(&self) -> Option<ProcessInfo> {
+    pub fn query_process(&self) -> Option<ProcessInfo> {
         let (supervisord, program) = self.direct.as_ref()?;
-        supervisord.process(program).ok()
+        supervisord.query_process(program).ok()
     }
 
     /// The program's own words on its last start, for one that failed after `since`: those that handover left beside the
     /// runtime socket, else the end of its log, else supervisord's. `None` if none of them says anything.
-    pub fn words_of_failure(&self, runtime_socket: &Path, since: SystemTime) -> Option<String> {
-        let Some(process) = self.process() else { return failure::read(runtime_socket, since) };
+    pub fn read_failure_message(&self, runtime_socket: &Path, since: SystemTime) -> Option<String> {
+        let Some(process) = self.query_process() else { return failure::read_message(runtime_socket, since) };
         // The start that is told of may be a later one than the caller has seen.
-        let left = failure::read(runtime_socket, process.started.unwrap_or(since));
+        let left = failure::read_message(runtime_socket, process.started.unwrap_or(since));
         if left.is_some() || !matches!(process.state, State::Backoff | State::Fatal | State::Exited) {
             return left;
         }
         // "can't find command …" says it all; the other words that supervisord has of a failed start point to the log.
         let is_telling = process.state != State::Exited && !process.description.starts_with("Exited too quickly");
         let spawn = Some(process.description).filter(|words| !words.is_empty());
-        if is_telling { spawn } else { self.last_lines().or(spawn) }
+        if is_telling { spawn } else { self.read_last_lines().or(spawn) }
     }
 
     /// The end of the program's log. `None` if there is none.
-    fn last_lines(&self) -> Option<String> {
+    fn read_last_lines(&self) -> Option<String> {
         let (supervisord, program) = self.direct.as_ref()?;
-        let tail = supervisord.log_tail(program)?;
+        let tail = supervisord.read_log_tail(program)?;
         // Earlier starts failed too, and the first line may be cut.
         let lines: Vec<&str> = tail.lines().collect();
-        let words = failure::in_short(&lines.get(lines.len().saturating_sub(LOG_LINES)..)?.join("\n"));
+        let words = failure::summarize_output(&lines.get(lines.len().saturating_sub(LOG_LINES)..)?.join("\n"));
         (!words.is_empty()).then_some(words)
     }
 
@@ -212,35 +212,35 @@ impl Control {
     ///
     /// # Errors
     /// When supervisord can't be asked, refuses, or the command fails.
-    pub fn restart(&self) -> Result<(), Error> {
+    pub fn restart_program(&self) -> Result<(), Error> {
         if let Some((supervisord, program)) = &self.direct {
-            match supervisord.restart(program) {
+            match supervisord.restart_program(program) {
                 Err(Error::Unreachable { .. }) => {}
                 done => return done,
             }
         }
-        let outcome = self.command.run(COMMAND_TIMEOUT)?;
+        let outcome = self.command.run_within(COMMAND_TIMEOUT)?;
         if outcome.status.success() {
             return Ok(());
         }
-        let output = one_line(&outcome.output);
+        let output = join_lines(&outcome.output);
         Err(Error::Refused { command: self.command.to_string(), status: outcome.status, output })
     }
 
-    fn state_by_command(&self) -> Result<State, Error> {
-        let Some((line, program)) = status_command(&self.command) else {
+    fn query_state_by_command(&self) -> Result<State, Error> {
+        let Some((line, program)) = make_status_command(&self.command) else {
             return Err(Error::NoState { command: self.command.to_string(), output: "not supervisorctl".to_owned() });
         };
         // Its exit code says less than its words: 0 for BACKOFF and STARTING, 3 for STOPPED and FATAL.
-        let output = line.run(COMMAND_TIMEOUT)?.output;
-        status_line(&output, &program)
-            .ok_or_else(|| Error::NoState { command: line.to_string(), output: one_line(&output) })
+        let output = line.run_within(COMMAND_TIMEOUT)?.output;
+        parse_status_line(&output, &program)
+            .ok_or_else(|| Error::NoState { command: line.to_string(), output: join_lines(&output) })
     }
 }
 
 /// The URL, if any, and program of `supervisorctl [-s URL] restart PROGRAM`; other options mean something
 /// that only supervisorctl knows.
-fn plain_restart(command: &CommandLine) -> Option<(Option<&str>, &str)> {
+fn parse_plain_restart(command: &CommandLine) -> Option<(Option<&str>, &str)> {
     if Path::new(command.program()).file_name() != Some(OsStr::new("supervisorctl")) {
         return None;
     }
@@ -253,7 +253,7 @@ fn plain_restart(command: &CommandLine) -> Option<(Option<&str>, &str)> {
 }
 
 /// The same command asking for the status of the program that it restarts.
-fn status_command(command: &CommandLine) -> Option<(CommandLine, String)> {
+fn make_status_command(command: &CommandLine) -> Option<(CommandLine, String)> {
     let words: Vec<&OsStr> = command.words().collect();
     let ctl = |word: &&OsStr| Path::new(word).file_name() == Some(OsStr::new("supervisorctl"));
     let [before @ .., verb, program] = words.as_slice() else { return None };
@@ -265,7 +265,7 @@ fn status_command(command: &CommandLine) -> Option<(CommandLine, String)> {
 }
 
 /// The state in `haproxy    RUNNING   pid 7, uptime 0:00:03`.
-fn status_line(output: &str, program: &str) -> Option<State> {
+fn parse_status_line(output: &str, program: &str) -> Option<State> {
     output.lines().find_map(|line| {
         let mut words = line.split_whitespace();
         let named = words.next()? == program;
@@ -273,7 +273,7 @@ fn status_line(output: &str, program: &str) -> Option<State> {
     })
 }
 
-fn one_line(output: &str) -> String {
+fn join_lines(output: &str) -> String {
     output.lines().map(str::trim).filter(|line| !line.is_empty()).collect::<Vec<_>>().join("; ")
 }
 

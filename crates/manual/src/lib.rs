@@ -12,24 +12,24 @@ use clap::{Arg, ArgMatches, Command, value_parser};
 use clap_complete::Shell;
 use program::{options, output};
 
-pub use markdown::options;
+pub use markdown::render_options_page;
 
 /// Prints what was asked for if the command line begins with `man` or `completions`; None where it doesn't. Neither word
 /// means anything else to any of the commands.
 pub fn print_if_asked(command: Command) -> Option<ExitCode> {
     let args: Vec<OsString> = std::env::args_os().collect();
     let name = command.get_name().to_owned();
-    let code = asked(command, args)?.unwrap_or_else(|error| {
-        output::say(&format!("{name}: {error}"));
+    let code = run_if_asked(command, args)?.unwrap_or_else(|error| {
+        output::print_message(&format!("{name}: {error}"));
         ExitCode::FAILURE
     });
-    Some(output::finish(code))
+    Some(output::flush_and_return(code))
 }
 
 /// The exit code for wrong usage of `man` and `completions`, in all programs.
 const USAGE: u8 = 2;
 
-fn asked(command: Command, args: Vec<OsString>) -> Option<io::Result<ExitCode>> {
+fn run_if_asked(command: Command, args: Vec<OsString>) -> Option<io::Result<ExitCode>> {
     let word = args.get(1).and_then(|arg| arg.to_str())?;
     if !matches!(word, "man" | "completions") {
         return None;
@@ -42,13 +42,13 @@ fn asked(command: Command, args: Vec<OsString>) -> Option<io::Result<ExitCode>> 
     let asking = Command::new(command.get_name().to_owned())
         .subcommand(Command::new("completions").about("Prints the completions for a shell").arg(shell))
         .subcommand(Command::new("man").about("Prints the man page, in roff").arg(dir));
-    match options::parse(asking, args, |_| false) {
-        Ok(matches) => Some(print(command, &matches).map(|()| ExitCode::SUCCESS)),
-        Err(error) => Some(Ok(options::show(&error, &name, USAGE))),
+    match options::parse_args(asking, args, |_| false) {
+        Ok(matches) => Some(print_page(command, &matches).map(|()| ExitCode::SUCCESS)),
+        Err(error) => Some(Ok(options::print_clap_message(&error, &name, USAGE))),
     }
 }
 
-fn print(mut command: Command, matches: &ArgMatches) -> io::Result<()> {
+fn print_page(mut command: Command, matches: &ArgMatches) -> io::Result<()> {
     let name = command.get_name().to_owned();
     let mut text = Vec::new();
     match matches.subcommand() {
@@ -64,7 +64,7 @@ fn print(mut command: Command, matches: &ArgMatches) -> io::Result<()> {
         },
         None => {}
     }
-    output::print(&String::from_utf8_lossy(&text))
+    output::print_answer(&String::from_utf8_lossy(&text))
 }
 
 #[cfg(test)]
@@ -79,7 +79,7 @@ mod tests {
     fn a_page_for_each_subcommand() {
         let dir = tempfile::tempdir().unwrap();
         let args = ["tool", "man", dir.path().to_str().unwrap()].map(OsString::from).to_vec();
-        asked(command(), args).unwrap().unwrap();
+        run_if_asked(command(), args).unwrap().unwrap();
         let page = |name: &str| std::fs::read_to_string(dir.path().join(name)).unwrap();
         assert!(page("tool.1").contains("Does things") && page("tool-drain.1").contains("Takes out"));
     }
@@ -87,13 +87,13 @@ mod tests {
     #[test]
     fn a_directory_that_is_not_there_is_named() {
         let args = ["tool", "man", "/no/such/directory"].map(OsString::from).to_vec();
-        let error = asked(command(), args).unwrap().unwrap_err();
+        let error = run_if_asked(command(), args).unwrap().unwrap_err();
         assert!(error.to_string().starts_with("/no/such/directory: "), "{error}");
     }
 
     #[test]
     fn other_words_are_the_commands_own() {
-        assert!(asked(command(), ["tool", "drain"].map(OsString::from).to_vec()).is_none());
-        assert!(asked(command(), vec!["tool".into()]).is_none());
+        assert!(run_if_asked(command(), ["tool", "drain"].map(OsString::from).to_vec()).is_none());
+        assert!(run_if_asked(command(), vec!["tool".into()]).is_none());
     }
 }

@@ -4,7 +4,7 @@
 use clap::{Arg, Command};
 
 /// The page. What `clap` adds by itself (`--help`, `--version`) isn't on it.
-pub fn options(command: &Command) -> String {
+pub fn render_options_page(command: &Command) -> String {
     let name = command.get_name();
     let mut page = format!(
         "<!-- Printed by the test `the_page_of_options_is_the_code`; UPDATE_EXPECT=1 writes it anew. -->\n\
@@ -12,36 +12,36 @@ pub fn options(command: &Command) -> String {
          From the same definitions as `{name} --help`, which has examples too. An option beats its variable. How it ends:\n\
          [exit codes](exit-codes.md).\n"
     );
-    page += &about(name, command);
-    page += &tables(&arguments(command));
+    page += &render_about(name, command);
+    page += &render_tables(&visible_arguments(command));
     for sub in command.get_subcommands().filter(|sub| !sub.is_hide_set()) {
         let full = format!("{name} {}", sub.get_name());
         page += &format!("\n## {full}\n");
-        page += &about(&full, sub);
-        page += &differences(command, sub);
+        page += &render_about(&full, sub);
+        page += &render_subcommand_options(command, sub);
     }
     page
 }
 
-fn about(name: &str, command: &Command) -> String {
+fn render_about(name: &str, command: &Command) -> String {
     let about =
         command.get_long_about().or(command.get_about()).map(|about| format!("\n{about}\n")).unwrap_or_default();
     let usage = command.clone().bin_name(name).render_usage().to_string();
-    let usage: Vec<String> = usage.trim_start_matches("Usage:").lines().map(|line| code(line.trim())).collect();
+    let usage: Vec<String> = usage.trim_start_matches("Usage:").lines().map(|line| quote_code(line.trim())).collect();
     format!("{about}\n{}\n", usage.join(", "))
 }
 
 /// What is the subcommand's own, and in a sentence what it shares.
-fn differences(parent: &Command, sub: &Command) -> String {
-    let (above, all) = (arguments(parent), arguments(sub));
-    let is_among = |arg: &Arg, others: &[&Arg]| others.iter().any(|other| row(other) == row(arg));
+fn render_subcommand_options(parent: &Command, sub: &Command) -> String {
+    let (above, all) = (visible_arguments(parent), visible_arguments(sub));
+    let is_among = |arg: &Arg, others: &[&Arg]| others.iter().any(|other| render_row(other) == render_row(arg));
     let own: Vec<&Arg> = all.iter().copied().filter(|arg| !is_among(arg, &above)).collect();
     let (shared, missing): (Vec<&Arg>, Vec<&Arg>) = above
         .iter()
         .copied()
         .filter(|arg| !arg.is_positional())
         .partition(|arg| arg.is_global_set() || is_among(arg, &all));
-    let names = |args: &[&Arg]| args.iter().map(|arg| spelling(arg, &[])).collect::<Vec<_>>().join(", ");
+    let names = |args: &[&Arg]| args.iter().map(|arg| spell_option(arg, &[])).collect::<Vec<_>>().join(", ");
     let (name, too) = (parent.get_name(), if own.is_empty() { "" } else { " too" });
     let rest = match (shared.len(), missing.len()) {
         (0, _) => String::new(),
@@ -49,34 +49,34 @@ fn differences(parent: &Command, sub: &Command) -> String {
         (few, many) if few < many => format!("\nIt has {} of `{name}`{too}.\n", names(&shared)),
         _ => format!("\nIt has the options of `{name}`{too}, but for {}.\n", names(&missing)),
     };
-    tables(&own) + &rest
+    render_tables(&own) + &rest
 }
 
-fn arguments(command: &Command) -> Vec<&Arg> {
+fn visible_arguments(command: &Command) -> Vec<&Arg> {
     command.get_arguments().filter(|arg| !arg.is_hide_set()).collect()
 }
 
 /// One table for each heading, in the order in which they first come.
-fn tables(args: &[&Arg]) -> String {
+fn render_tables(args: &[&Arg]) -> String {
     let mut headings: Vec<&str> = Vec::new();
-    for heading in args.iter().map(|arg| heading(arg)) {
+    for heading in args.iter().map(|arg| heading_of(arg)) {
         if !headings.contains(&heading) {
             headings.push(heading);
         }
     }
     let table = |name: &&str| {
         let title = if headings.len() > 1 { format!("\n**{name}**\n") } else { String::new() };
-        let rows: String = args.iter().filter(|arg| heading(arg) == *name).map(|arg| row(arg)).collect();
+        let rows: String = args.iter().filter(|arg| heading_of(arg) == *name).map(|arg| render_row(arg)).collect();
         format!("{title}\n| option | variable | default | |\n|---|---|---|---|\n{rows}")
     };
     headings.iter().map(table).collect()
 }
 
-fn heading(arg: &Arg) -> &str {
+fn heading_of(arg: &Arg) -> &str {
     arg.get_help_heading().unwrap_or(if arg.is_positional() { "Arguments" } else { "Options" })
 }
 
-fn row(arg: &Arg) -> String {
+fn render_row(arg: &Arg) -> String {
     let help = arg.get_long_help().or(arg.get_help()).map(ToString::to_string).unwrap_or_default();
     let help = help.split("\n\n").map(str::trim).collect::<Vec<_>>().join(". ").replace('\n', " ");
     let (help, computed) = match help.strip_suffix(']').and_then(|help| help.rsplit_once(" [default: ")) {
@@ -84,34 +84,34 @@ fn row(arg: &Arg) -> String {
         None => (help, None),
     };
     let fixed = arg.get_default_values().iter().map(|value| value.to_string_lossy()).collect::<Vec<_>>().join(",");
-    let default = computed.unwrap_or_else(|| code(&fixed));
-    let variable = arg.get_env().map(|name| code(&name.to_string_lossy())).unwrap_or_default();
-    let cells = [spelling(arg, &values(arg)), variable, default, help + &possible(arg)];
+    let default = computed.unwrap_or_else(|| quote_code(&fixed));
+    let variable = arg.get_env().map(|name| quote_code(&name.to_string_lossy())).unwrap_or_default();
+    let cells = [spell_option(arg, &value_names(arg)), variable, default, help + &render_possible_values(arg)];
     let cells =
         cells.map(|cell| if cell.is_empty() { " ".to_owned() } else { format!(" {} ", cell.replace('|', "\\|")) });
     format!("|{}|\n", cells.join("|"))
 }
 
-fn code(text: &str) -> String {
+fn quote_code(text: &str) -> String {
     if text.is_empty() { String::new() } else { format!("`{text}`") }
 }
 
 /// `--output FORMAT`, `-o`; an argument by its name alone.
-fn spelling(arg: &Arg, values: &[&str]) -> String {
+fn spell_option(arg: &Arg, values: &[&str]) -> String {
     let long = arg.get_long().map(|long| format!("--{long}"));
     let words: Vec<&str> = long.iter().map(String::as_str).chain(values.iter().copied()).collect();
     let short = arg.get_short().map(|short| format!(", `-{short}`")).unwrap_or_default();
-    code(&words.join(" ")) + &short
+    quote_code(&words.join(" ")) + &short
 }
 
 /// What stands behind it.
-fn values(arg: &Arg) -> Vec<&str> {
+fn value_names(arg: &Arg) -> Vec<&str> {
     let names = arg.get_value_names().filter(|_| arg.get_action().takes_values()).unwrap_or_default();
     names.iter().map(clap::builder::Str::as_str).collect()
 }
 
 /// The words that it takes, where there are few.
-fn possible(arg: &Arg) -> String {
+fn render_possible_values(arg: &Arg) -> String {
     if !arg.get_action().takes_values() {
         return String::new();
     }
@@ -119,7 +119,7 @@ fn possible(arg: &Arg) -> String {
     let values = values.iter().filter(|value| !value.is_hide_set());
     let word = |value: &clap::builder::PossibleValue| match value.get_help() {
         Some(help) => format!("`{}` ({help})", value.get_name()),
-        None => code(value.get_name()),
+        None => quote_code(value.get_name()),
     };
     let words: Vec<String> = values.map(word).collect();
     if words.is_empty() { String::new() } else { format!(": {}", words.join(", ")) }
@@ -148,7 +148,7 @@ mod tests {
 
     #[test]
     fn options_with_variable_and_default_and_what_subcommands_share() {
-        let page = options(&command());
+        let page = render_options_page(&command());
         for part in [
             "\nDoes things\n",
             "| `--every TIME` | `TOOL_EVERY` | `10s` | How often; a\\|b |\n",

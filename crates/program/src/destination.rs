@@ -10,14 +10,14 @@ use crate::variable;
 
 /// Where the lines go.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(crate) enum Place {
+pub(crate) enum Destination {
     Journal,
     /// One that takes colors.
     Terminal,
     Elsewhere,
 }
 
-impl Place {
+impl Destination {
     pub(crate) fn of_stderr() -> Self {
         let stream = variable::read_text("JOURNAL_STREAM");
         let stderr = fstat(io::stderr()).ok().map(|stat| (stat.st_dev, stat.st_ino));
@@ -32,14 +32,14 @@ impl Place {
 }
 
 /// What stands in a log in place of lines that could not be written.
-pub(crate) fn gap(count: u64) -> String {
+pub(crate) fn describe_gap(count: u64) -> String {
     let lines = if count == 1 { "line was" } else { "lines were" };
     let words = format!("program::log: {count} {lines} dropped, since stderr took none");
     let mut line = String::new();
-    match Place::of_stderr() {
-        Place::Journal => line.push_str("<4>"),
-        Place::Terminal => line.push_str("\x1b[33m WARN\x1b[0m "),
-        Place::Elsewhere => {
+    match Destination::of_stderr() {
+        Destination::Journal => line.push_str("<4>"),
+        Destination::Terminal => line.push_str("\x1b[33m WARN\x1b[0m "),
+        Destination::Elsewhere => {
             let _ = SystemTime.format_time(&mut Writer::new(&mut line));
             line.push_str("  WARN ");
         }

@@ -17,7 +17,7 @@ use tracing_subscriber::{
     registry::{LookupSpan, Scope},
 };
 
-use crate::destination::Place;
+use crate::destination::Destination;
 use crate::{output, text::OneLine};
 
 /// Why the log could not be set up.
@@ -46,13 +46,13 @@ pub enum LogError {
 /// From here on a panic is an event of the log too: the standard library's own words would wait for a reader.
 pub fn init(filter: &str) -> Result<(), LogError> {
     let filter = EnvFilter::try_new(filter).map_err(|source| LogError::Filter { filter: filter.to_owned(), source })?;
-    let place = Place::of_stderr();
+    let place = Destination::of_stderr();
     tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_writer(Stderr)
         // It would print the complaint to stderr, and panic if that fails too.
         .log_internal_errors(false)
-        .with_ansi(place == Place::Terminal)
+        .with_ansi(place == Destination::Terminal)
         .event_format(Line { place })
         .try_init()
         .map_err(|_| LogError::Twice)?;
@@ -62,7 +62,7 @@ pub fn init(filter: &str) -> Result<(), LogError> {
 
 /// How many lines this process has dropped since its start, because stderr took none.
 pub fn dropped_lines() -> u64 {
-    output::stderr().dropped()
+    output::stderr().dropped_lines()
 }
 
 fn log_panic(panic: &panic::PanicHookInfo<'_>) {
@@ -70,7 +70,7 @@ fn log_panic(panic: &panic::PanicHookInfo<'_>) {
     let backtrace = (backtrace.status() == BacktraceStatus::Captured).then(|| backtrace.to_string());
     tracing::error!(backtrace, "{panic}");
     // The panic may end the process before anything else is written.
-    output::flush();
+    output::flush_stderr();
 }
 
 /// Each event is one line, which goes to the queue in one piece.
@@ -86,7 +86,7 @@ impl MakeWriter<'_> for Stderr {
 
 impl io::Write for Stderr {
     fn write(&mut self, line: &[u8]) -> io::Result<usize> {
-        output::stderr().put(line.to_vec());
+        output::stderr().queue_line(line.to_vec());
         Ok(line.len())
     }
 
@@ -97,7 +97,7 @@ impl io::Write for Stderr {
 
 /// The form of one line: `TIME LEVEL target: message field=value`.
 struct Line {
-    place: Place,
+    place: Destination,
 }
 
 impl<S, N> FormatEvent<S, N> for Line
@@ -108,9 +108,9 @@ where
     fn format_event(&self, ctx: &FmtContext<'_, S, N>, mut out: Writer<'_>, event: &Event<'_>) -> fmt::Result {
         let level = *event.metadata().level();
         match self.place {
-            Place::Journal => write!(out, "<{}>", priority(level))?,
-            Place::Terminal => write!(out, "{}{level:>5}\x1b[0m ", color(level))?,
-            Place::Elsewhere => {
+            Destination::Journal => write!(out, "<{}>", syslog_priority(level))?,
+            Destination::Terminal => write!(out, "{}{level:>5}\x1b[0m ", level_color(level))?,
+            Destination::Elsewhere => {
                 SystemTime.format_time(&mut out)?;
                 write!(out, " {level:>5} ")?;
             }
@@ -130,7 +130,7 @@ where
 }
 
 /// syslog's priority (sd-daemon(3)).
-fn priority(level: Level) -> u8 {
+fn syslog_priority(level: Level) -> u8 {
     match level {
         Level::ERROR => 3,
         Level::WARN => 4,
@@ -139,7 +139,7 @@ fn priority(level: Level) -> u8 {
     }
 }
 
-fn color(level: Level) -> &'static str {
+fn level_color(level: Level) -> &'static str {
     match level {
         Level::ERROR => "\x1b[31m",
         Level::WARN => "\x1b[33m",
@@ -176,11 +176,11 @@ mod tests {
         }
     }
 
-    fn logged(place: Place, act: impl FnOnce()) -> String {
+    fn logged(place: Destination, act: impl FnOnce()) -> String {
         let kept = Kept::default();
         let subscriber = tracing_subscriber::fmt()
             .with_writer(kept.clone())
-            .with_ansi(place == Place::Terminal)
+            .with_ansi(place == Destination::Terminal)
             .event_format(Line { place })
             .finish();
         tracing::subscriber::with_default(subscriber, act);
@@ -191,7 +191,7 @@ mod tests {
     #[test]
     fn an_event_is_one_line_whatever_a_value_holds() {
         let hostile = "a\nERROR forged\r\x1b[2J\u{9b}\u{2028}\u{202e}\u{200b}ü";
-        let text = logged(Place::Journal, || {
+        let text = logged(Destination::Journal, || {
             let span = tracing::info_span!("apply", key = %hostile);
             let _entered = span.enter();
             tracing::warn!(value = %hostile, quoted = ?hostile, "refused {hostile}");
@@ -206,9 +206,9 @@ mod tests {
     #[test]
     fn the_journal_gets_priorities_others_get_times() {
         let line = |place| logged(place, || tracing::error!("it burns"));
-        assert_eq!(line(Place::Journal), "<3>program::log::tests: it burns\n");
-        assert_eq!(line(Place::Terminal), "\x1b[31mERROR\x1b[0m program::log::tests: it burns\n");
-        let elsewhere = line(Place::Elsewhere);
+        assert_eq!(line(Destination::Journal), "<3>program::log::tests: it burns\n");
+        assert_eq!(line(Destination::Terminal), "\x1b[31mERROR\x1b[0m program::log::tests: it burns\n");
+        let elsewhere = line(Destination::Elsewhere);
         let (time, rest) = elsewhere.split_once(' ').unwrap();
         assert!(time.starts_with("20") && time.ends_with('Z'), "{time}");
         assert_eq!(rest, "ERROR program::log::tests: it burns\n");

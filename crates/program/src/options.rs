@@ -15,21 +15,22 @@ use crate::{output, variable};
 
 /// Reads this process's command line and variables. An error is the exit code of what was printed instead: help or
 /// version, or what is wrong with the command line, which is `usage`.
-pub fn read<T: FromArgMatches>(command: Command, usage: u8) -> Result<T, ExitCode> {
+pub fn read_options<T: FromArgMatches>(command: Command, usage: u8) -> Result<T, ExitCode> {
     let name = command.get_name().to_owned();
     let read = T::from_arg_matches(&read_matches(command, usage)?);
-    read.map_err(|error| output::finish(show(&error, &name, usage)))
+    read.map_err(|error| output::flush_and_return(print_clap_message(&error, &name, usage)))
 }
 
 /// The same, before it is put into a type: for a program that gives its options other defaults first.
 pub fn read_matches(command: Command, usage: u8) -> Result<ArgMatches, ExitCode> {
     let (name, args) = (command.get_name().to_owned(), std::env::args_os().collect());
     let is_set_and_empty = |name: &OsStr| std::env::var_os(name).is_some_and(|value| variable::is_empty(&value));
-    parse(command, args, is_set_and_empty).map_err(|error| output::finish(show(&error, &name, usage)))
+    parse_args(command, args, is_set_and_empty)
+        .map_err(|error| output::flush_and_return(print_clap_message(&error, &name, usage)))
 }
 
 /// What the command line says. `is_empty` tells which variables are set and empty.
-pub fn parse(
+pub fn parse_args(
     command: Command,
     args: Vec<OsString>,
     is_empty: impl Fn(&OsStr) -> bool,
@@ -47,10 +48,10 @@ pub fn parse(
 }
 
 /// Every variable of a program's options, with the name of the option.
-pub fn variables(command: &Command) -> BTreeSet<(String, String)> {
+pub fn list_variables(command: &Command) -> BTreeSet<(String, String)> {
     let own = command.get_arguments().filter_map(|arg| Some((arg.get_env()?, arg.get_id())));
     let own = own.map(|(name, id)| (name.to_string_lossy().into_owned(), id.to_string()));
-    own.chain(command.get_subcommands().flat_map(variables)).collect()
+    own.chain(command.get_subcommands().flat_map(list_variables)).collect()
 }
 
 /// The same command, whose options don't know the variables that are set and empty.
@@ -101,19 +102,19 @@ fn drop_empty_values(args: Vec<OsString>, options: &BTreeSet<String>) -> Vec<OsS
 
 /// Prints help and version to standard output, complaints to standard error. Returns the exit code: `usage` for a
 /// complaint, 1 if standard output can't be written, which the program of that name says.
-pub fn show(error: &clap::Error, name: &str, usage: u8) -> ExitCode {
+pub fn print_clap_message(error: &clap::Error, name: &str, usage: u8) -> ExitCode {
     let text = error.render();
     let (is_complaint, stderr, stdout) = (error.use_stderr(), io::stderr(), io::stdout());
     let colors = if is_complaint { output::takes_colors(&stderr) } else { output::takes_colors(&stdout) };
     let text = if colors { text.ansi().to_string() } else { text.to_string() };
     if is_complaint {
-        output::stderr().put(text.into_bytes());
+        output::stderr().queue_line(text.into_bytes());
         return ExitCode::from(usage);
     }
-    match output::print(&text) {
+    match output::print_answer(&text) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            output::say(&format!("{name}: {error}"));
+            output::print_message(&format!("{name}: {error}"));
             ExitCode::FAILURE
         }
     }
@@ -134,7 +135,7 @@ mod tests {
 
     fn parsed(words: &[&str]) -> Result<ArgMatches, clap::Error> {
         let words = std::iter::once("tool").chain(words.iter().copied()).map(OsString::from).collect();
-        parse(command(), words, |_| false)
+        parse_args(command(), words, |_| false)
     }
 
     #[test]
@@ -155,12 +156,12 @@ mod tests {
 
     #[test]
     fn an_empty_variable_is_none_and_help_still_names_it() {
-        let all = variables(&command());
+        let all = list_variables(&command());
         assert_eq!(all.len(), 3, "{all:?}");
         let command = without_variables(command(), &|name| name == "PROGRAM_TEST_PORT");
-        assert!(!variables(&command).iter().any(|(name, _)| name == "PROGRAM_TEST_PORT"));
+        assert!(!list_variables(&command).iter().any(|(name, _)| name == "PROGRAM_TEST_PORT"));
         let words = ["tool", "--help"].map(OsString::from).to_vec();
-        let help = parse(self::command(), words, |_| true).unwrap_err().render().to_string();
+        let help = parse_args(self::command(), words, |_| true).unwrap_err().render().to_string();
         assert!(help.contains("PROGRAM_TEST_PORT"), "{help}");
     }
 }

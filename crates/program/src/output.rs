@@ -15,12 +15,12 @@ use crate::text;
 
 /// How long the end of a process waits for a log that takes nothing at the moment. A log that is read is written in
 /// milliseconds.
-const LAST_WORDS: Duration = Duration::from_secs(1);
+const FLUSH_LIMIT: Duration = Duration::from_secs(1);
 
 /// Standard error: the log of a daemon, what a command says besides its answer.
 pub fn stderr() -> &'static Stream {
     static STDERR: OnceLock<Stream> = OnceLock::new();
-    STDERR.get_or_init(|| Stream::lossy(io::stderr(), crate::destination::gap))
+    STDERR.get_or_init(|| Stream::lossy(io::stderr(), crate::destination::describe_gap))
 }
 
 /// Standard output as a stream, for a command that goes on while it is written.
@@ -30,13 +30,13 @@ pub fn stdout() -> &'static Stream {
 }
 
 /// Says something on standard error, and a line break behind it. Hidden characters are escaped. Never waits, never fails.
-pub fn say(words: &str) {
+pub fn print_message(words: &str) {
     let words = text::escape_lines(words.trim_end_matches('\n'));
-    stderr().put(format!("{words}\n").into_bytes());
+    stderr().queue_line(format!("{words}\n").into_bytes());
 }
 
 /// Prints to standard output as it is, and waits until it is written. A reader that has gone, as `head` goes, is no error.
-pub fn print(text: &str) -> io::Result<()> {
+pub fn print_answer(text: &str) -> io::Result<()> {
     match write_bytes(io::stdout().as_fd(), text.as_bytes()).1.map_err(io::Error::from) {
         Err(error) if error.kind() != io::ErrorKind::BrokenPipe => {
             Err(io::Error::new(error.kind(), format!("standard output can't be written: {error}")))
@@ -46,12 +46,12 @@ pub fn print(text: &str) -> io::Result<()> {
 }
 
 /// The last thing that a process does: waits a second at most until the log is written, and returns the code.
-pub fn finish(code: ExitCode) -> ExitCode {
-    flush();
+pub fn flush_and_return(code: ExitCode) -> ExitCode {
+    flush_stderr();
     code
 }
 
 /// The same before the process becomes another program.
-pub fn flush() {
-    stderr().flush(Some(LAST_WORDS));
+pub fn flush_stderr() {
+    stderr().flush(Some(FLUSH_LIMIT));
 }

@@ -18,13 +18,13 @@ use nix::sys::signal::{SigSet, SigmaskHow};
 use nix::unistd::write;
 
 /// What is kept of an output that takes nothing at the moment, in bytes. A log of this length is some ten thousand lines.
-const ROOM: usize = 2 * 1024 * 1024;
+const MAX_QUEUED_BYTES: usize = 2 * 1024 * 1024;
 
 /// The most bytes that a write to a pipe keeps in one piece.
 const PIPE_BUF: usize = 4096;
 
 /// The thread's stack: it writes lines and nothing else.
-const STACK: usize = 128 * 1024;
+const STACK_BYTES: usize = 128 * 1024;
 
 /// An output. Clones write to the same one.
 #[derive(Clone)]
@@ -33,7 +33,7 @@ pub struct Stream(Arc<Shared>);
 struct Shared {
     file: Box<dyn AsFd + Send + Sync>,
     /// Says how many lines were dropped. None keeps all lines, however many, and stops at the first error.
-    note: Option<fn(u64) -> String>,
+    describe_gap: Option<fn(u64) -> String>,
     queue: Mutex<Queue>,
     changed: Condvar,
 }
@@ -49,7 +49,7 @@ struct Queue {
     /// The last write failed.
     is_failing: bool,
     /// Lines that were dropped and not yet told of.
-    untold: u64,
+    unreported: u64,
     /// Lines that were dropped, ever.
     dropped: u64,
     /// The first error.
@@ -95,19 +95,19 @@ impl Stream {
 
     fn new(file: impl AsFd + Send + Sync + 'static, note: Option<fn(u64) -> String>) -> Self {
         let (queue, changed) = (Mutex::default(), Condvar::new());
-        Self(Arc::new(Shared { file: Box::new(file), note, queue, changed }))
+        Self(Arc::new(Shared { file: Box::new(file), describe_gap: note, queue, changed }))
     }
 
     /// Has a line written, with the line break at its end. Never blocks and never fails.
-    pub fn put(&self, line: Vec<u8>) {
-        let mut queue = self.0.queue();
+    pub fn queue_line(&self, line: Vec<u8>) {
+        let mut queue = self.0.lock_queue();
         if queue.writer == Writer::NotStarted {
-            queue.writer = if self.start() { Writer::Runs } else { Writer::Refused };
+            queue.writer = if self.start_thread() { Writer::Runs } else { Writer::Refused };
         }
         if queue.writer == Writer::Refused {
             return self.0.write_at_once(&mut queue, &line);
         }
-        if self.0.note.is_some() && queue.bytes + line.len() > ROOM {
+        if self.0.describe_gap.is_some() && queue.bytes + line.len() > MAX_QUEUED_BYTES {
             queue.drop_line();
         } else {
             queue.mark_gap();
@@ -120,7 +120,7 @@ impl Stream {
     /// Waits until all lines are written or dropped. False if that takes longer than `limit`; None waits without limit.
     pub fn flush(&self, limit: Option<Duration>) -> bool {
         let deadline = limit.and_then(|limit| Instant::now().checked_add(limit));
-        let mut queue = self.0.queue();
+        let mut queue = self.0.lock_queue();
         while !queue.is_abandoned && (queue.is_writing || !queue.waiting.is_empty()) {
             let Some(deadline) = deadline else {
                 queue = self.0.changed.wait(queue).unwrap_or_else(PoisonError::into_inner);
@@ -137,27 +137,27 @@ impl Stream {
 
     /// Drops what isn't written, and ends every wait for it.
     pub fn abandon(&self) {
-        let mut queue = self.0.queue();
+        let mut queue = self.0.lock_queue();
         queue.is_abandoned = true;
         queue.waiting.clear();
         self.0.changed.notify_all();
     }
 
     /// How many lines were dropped so far.
-    pub fn dropped(&self) -> u64 {
-        self.0.queue().dropped
+    pub fn dropped_lines(&self) -> u64 {
+        self.0.lock_queue().dropped
     }
 
     /// The first error of an output; None while all could be written.
-    pub fn error(&self) -> Option<io::Error> {
-        self.0.queue().error.map(io::Error::from)
+    pub fn first_error(&self) -> Option<io::Error> {
+        self.0.lock_queue().error.map(io::Error::from)
     }
 
     /// Starts the thread, with every signal blocked: they are for the threads that wait for them.
-    fn start(&self) -> bool {
+    fn start_thread(&self) -> bool {
         let shared = Arc::clone(&self.0);
         let before = SigSet::all().thread_swap_mask(SigmaskHow::SIG_SETMASK);
-        let thread = std::thread::Builder::new().name("output".to_owned()).stack_size(STACK);
+        let thread = std::thread::Builder::new().name("output".to_owned()).stack_size(STACK_BYTES);
         let started = thread.spawn(move || shared.write_for_ever()).is_ok();
         if let Ok(before) = before {
             let _ = before.thread_set_mask();
@@ -167,31 +167,31 @@ impl Stream {
 }
 
 impl Shared {
-    fn queue(&self) -> MutexGuard<'_, Queue> {
+    fn lock_queue(&self) -> MutexGuard<'_, Queue> {
         self.queue.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn write_for_ever(&self) {
         let mut is_torn = false;
         loop {
-            let piece = self.next();
+            let piece = self.next_piece();
             let outcome = match &piece {
                 Piece::Line(line) => write_whole(self.file.as_fd(), line, &mut is_torn),
                 Piece::Gap(count) => {
-                    let text = self.note.map(|note| note(*count)).unwrap_or_default();
+                    let text = self.describe_gap.map(|note| note(*count)).unwrap_or_default();
                     write_whole(self.file.as_fd(), text.as_bytes(), &mut is_torn)
                 }
             };
-            let mut queue = self.queue();
+            let mut queue = self.lock_queue();
             queue.is_writing = false;
             queue.is_failing = outcome.is_err();
             if let Err(error) = outcome {
                 queue.error.get_or_insert(error);
                 match piece {
                     Piece::Line(_) => queue.drop_line(),
-                    Piece::Gap(count) => queue.untold += count,
+                    Piece::Gap(count) => queue.unreported += count,
                 }
-                if self.note.is_none() {
+                if self.describe_gap.is_none() {
                     queue.waiting.clear();
                 }
             }
@@ -200,8 +200,8 @@ impl Shared {
     }
 
     /// Waits for the next piece.
-    fn next(&self) -> Piece {
-        let mut queue = self.queue();
+    fn next_piece(&self) -> Piece {
+        let mut queue = self.lock_queue();
         loop {
             if queue.waiting.is_empty() && !queue.is_failing {
                 queue.mark_gap();
@@ -230,14 +230,14 @@ impl Shared {
 
 impl Queue {
     fn drop_line(&mut self) {
-        self.untold += 1;
+        self.unreported += 1;
         self.dropped += 1;
     }
 
     /// The lines that are missing were to stand here.
     fn mark_gap(&mut self) {
-        if self.untold > 0 {
-            self.waiting.push_back(Piece::Gap(std::mem::take(&mut self.untold)));
+        if self.unreported > 0 {
+            self.waiting.push_back(Piece::Gap(std::mem::take(&mut self.unreported)));
         }
     }
 }
@@ -299,9 +299,9 @@ mod tests {
         let (read, write) = pipe().unwrap();
         let stream = Stream::lossy(write, note);
         let line = [b"x".repeat(1023), b"\n".to_vec()].concat();
-        let lines = 2 * ROOM / line.len();
-        (0..lines).for_each(|_| stream.put(line.clone()));
-        let dropped = stream.dropped();
+        let lines = 2 * MAX_QUEUED_BYTES / line.len();
+        (0..lines).for_each(|_| stream.queue_line(line.clone()));
+        let dropped = stream.dropped_lines();
         assert!(dropped > 0 && !stream.flush(Some(Duration::from_millis(10))), "{dropped} of {lines}");
         // A line that the pipe took while others were dropped parts one gap into two.
         let (mut written, mut missing) = (0, 0);
@@ -324,10 +324,10 @@ mod tests {
     fn a_full_device_takes_nothing_and_ends_nothing() {
         let full = File::options().write(true).open("/dev/full").unwrap();
         let stream = Stream::lossy(full, note);
-        (0..100).for_each(|_| stream.put(b"line\n".to_vec()));
+        (0..100).for_each(|_| stream.queue_line(b"line\n".to_vec()));
         assert!(stream.flush(SOON));
-        assert_eq!(stream.dropped(), 100);
-        assert_eq!(stream.error().unwrap().raw_os_error(), Some(Errno::ENOSPC as i32));
+        assert_eq!(stream.dropped_lines(), 100);
+        assert_eq!(stream.first_error().unwrap().raw_os_error(), Some(Errno::ENOSPC as i32));
     }
 
     #[test]
@@ -335,21 +335,21 @@ mod tests {
         let (read, write) = pipe().unwrap();
         drop(read);
         let stream = Stream::lossy(write, note);
-        stream.put(b"line\n".to_vec());
+        stream.queue_line(b"line\n".to_vec());
         assert!(stream.flush(SOON));
-        assert_eq!(stream.error().unwrap().kind(), io::ErrorKind::BrokenPipe);
+        assert_eq!(stream.first_error().unwrap().kind(), io::ErrorKind::BrokenPipe);
     }
 
     #[test]
     fn an_answer_is_kept_whole_however_slowly_it_is_read() {
         let (read, write) = pipe().unwrap();
         let stream = Stream::whole(write);
-        let line = b"y".repeat(ROOM);
-        (0..3).for_each(|_| stream.put(line.clone()));
+        let line = b"y".repeat(MAX_QUEUED_BYTES);
+        (0..3).for_each(|_| stream.queue_line(line.clone()));
         assert!(!stream.flush(Some(Duration::ZERO)));
-        let mut all = vec![0; 3 * ROOM];
+        let mut all = vec![0; 3 * MAX_QUEUED_BYTES];
         File::from(read).read_exact(&mut all).unwrap();
-        assert!(stream.flush(SOON) && stream.error().is_none() && stream.dropped() == 0);
+        assert!(stream.flush(SOON) && stream.first_error().is_none() && stream.dropped_lines() == 0);
     }
 
     #[test]
@@ -358,16 +358,16 @@ mod tests {
         let (read, write) = pipe().unwrap();
         fcntl(&write, FcntlArg::F_SETFL(OFlag::O_NONBLOCK)).unwrap();
         let stream = Stream::whole(write);
-        stream.put(b"z".repeat(1 << 20));
+        stream.queue_line(b"z".repeat(1 << 20));
         let mut all = vec![0; 1 << 20];
         File::from(read).read_exact(&mut all).unwrap();
-        assert!(stream.flush(SOON) && stream.error().is_none());
+        assert!(stream.flush(SOON) && stream.first_error().is_none());
     }
 
     #[test]
     fn the_thread_takes_no_signal() {
         let stream = Stream::lossy(File::options().write(true).open("/dev/null").unwrap(), note);
-        stream.put(b"line\n".to_vec());
+        stream.queue_line(b"line\n".to_vec());
         assert!(stream.flush(SOON));
         let tasks = std::fs::read_dir("/proc/self/task").unwrap().map(|task| task.unwrap().path());
         let ours: Vec<_> = tasks

@@ -9,12 +9,12 @@ use std::fmt::{self, Display, Write as _};
 
 /// The text in one line: hidden characters and line breaks are escaped.
 pub fn escape_line(text: &str) -> Cow<'_, str> {
-    escape(text, |c| !is_hidden(c))
+    escape_except(text, |c| !is_hidden(c))
 }
 
 /// The text with its line breaks, and all other hidden characters escaped.
 pub fn escape_lines(text: &str) -> Cow<'_, str> {
-    escape(text, |c| c == '\n' || !is_hidden(c))
+    escape_except(text, |c| c == '\n' || !is_hidden(c))
 }
 
 /// JSON text with its hidden characters as `\u202e`: the same document. serde_json has escaped those of ASCII but for
@@ -47,7 +47,7 @@ impl Display for OneLine<'_> {
     }
 }
 
-fn escape(text: &str, is_kept: impl Fn(char) -> bool) -> Cow<'_, str> {
+fn escape_except(text: &str, is_kept: impl Fn(char) -> bool) -> Cow<'_, str> {
     if text.chars().all(&is_kept) {
         return Cow::Borrowed(text);
     }

@@ -8,7 +8,7 @@ use crate::endpoint::Endpoint;
 use crate::entry::Prefix;
 
 /// The endpoint unless `--endpoints` names others.
-const ENDPOINT: &str = "http://127.0.0.1:2379";
+const DEFAULT_ENDPOINT: &str = "http://127.0.0.1:2379";
 
 /// The etcd options of every command line of the project. Names and variables are etcdctl's.
 #[derive(Clone, Debug, clap::Args)]
@@ -16,7 +16,7 @@ const ENDPOINT: &str = "http://127.0.0.1:2379";
 pub struct Args {
     /// Where etcd listens, several by commas: any of them is asked first, the next where one fails. Without a scheme it is
     /// https when a certificate option is given
-    #[arg(long, env = "ETCDCTL_ENDPOINTS", value_delimiter = ',', default_value = ENDPOINT)]
+    #[arg(long, env = "ETCDCTL_ENDPOINTS", value_delimiter = ',', default_value = DEFAULT_ENDPOINT)]
     #[arg(value_name = "URL")]
     pub endpoints: Vec<String>,
 
@@ -57,7 +57,7 @@ impl Args {
     /// Checks the options against each other. Reads no file: certificates and passwords are read at each connect, so
     /// that replaced ones are picked up.
     pub fn resolve(self) -> Result<Config, ConfigError> {
-        if self.discovery_srv.is_some() && self.endpoints == [ENDPOINT] {
+        if self.discovery_srv.is_some() && self.endpoints == [DEFAULT_ENDPOINT] {
             return Err(ConfigError::Discovery);
         }
         let with_tls = self.cacert.is_some() || self.cert.is_some() || self.key.is_some();
@@ -138,7 +138,7 @@ impl Config {
     }
 
     /// The endpoint of the given turn; the turns go round.
-    pub(crate) fn endpoint(&self, turn: usize) -> &Endpoint {
+    pub(crate) fn endpoint_at(&self, turn: usize) -> &Endpoint {
         self.endpoints.iter().cycle().nth(turn % self.endpoints.len().max(1)).unwrap_or(&self.first)
     }
 }
@@ -282,48 +282,48 @@ pub(crate) mod tests {
         etcd: Args,
     }
 
-    pub(crate) fn resolve(args: &[&str]) -> Result<Config, ConfigError> {
+    pub(crate) fn resolve_args(args: &[&str]) -> Result<Config, ConfigError> {
         Cli::try_parse_from(["test"].iter().chain(args)).expect("known options").etcd.resolve()
     }
 
     #[test]
     fn endpoints_come_by_commas_and_a_certificate_option_makes_them_https() {
         let endpoints = |args: &[&str]| -> Vec<String> {
-            resolve(args).expect("valid").endpoints().iter().map(ToString::to_string).collect()
+            resolve_args(args).expect("valid").endpoints().iter().map(ToString::to_string).collect()
         };
         assert_eq!(endpoints(&[]), ["http://127.0.0.1:2379"]);
         assert_eq!(endpoints(&["--endpoints", "a, [::1]:99,"]), ["http://a:2379", "http://[::1]:99"]);
         assert_eq!(endpoints(&["--endpoints", "a:1,http://b:2", "--cacert", "/ca"]), ["https://a:1", "http://b:2"]);
-        assert_eq!(resolve(&["--endpoints", ","]).err(), Some(ConfigError::NoEndpoint));
+        assert_eq!(resolve_args(&["--endpoints", ","]).err(), Some(ConfigError::NoEndpoint));
     }
 
     #[test]
     fn the_turns_go_round() {
-        let config = resolve(&["--endpoints", "a,b,c"]).expect("valid");
-        let hosts: Vec<_> = [0, 1, 2, 3, usize::MAX].map(|turn| config.endpoint(turn).host().to_owned()).into();
+        let config = resolve_args(&["--endpoints", "a,b,c"]).expect("valid");
+        let hosts: Vec<_> = [0, 1, 2, 3, usize::MAX].map(|turn| config.endpoint_at(turn).host().to_owned()).into();
         assert_eq!(hosts, ["a", "b", "c", "a", "a"]);
     }
 
     #[test]
     fn options_that_need_each_other_say_so() {
-        let refused = |args: &[&str]| resolve(args).expect_err("refused").to_string();
+        let refused = |args: &[&str]| resolve_args(args).expect_err("refused").to_string();
         assert!(refused(&["--endpoints", "https://e"]).contains("--cacert"));
         assert_eq!(refused(&["--cert", "/c", "--cacert", "/ca"]), "--cert needs --key beside it");
         assert!(refused(&["--user", "eve"]).contains("ETCDCTL_PASSWORD, --password-file"));
         assert!(refused(&["--password-file", "/p"]).contains("--user"));
-        assert_eq!(resolve(&["--user", "eve:x", "--password-file", "/p"]).err(), Some(ConfigError::TwoPasswords));
+        assert_eq!(resolve_args(&["--user", "eve:x", "--password-file", "/p"]).err(), Some(ConfigError::TwoPasswords));
         let twice = ["--user", "eve:x", "--password", "x"];
-        assert_eq!(resolve(&twice).err(), Some(ConfigError::TwoPasswords));
+        assert_eq!(resolve_args(&twice).err(), Some(ConfigError::TwoPasswords));
         let twice = ["--user", "eve", "--password", "x", "--password-file", "/p"];
-        assert_eq!(resolve(&twice).err(), Some(ConfigError::TwoPasswords));
-        assert_eq!(resolve(&["--discovery-srv", "example.com"]).err(), Some(ConfigError::Discovery));
-        assert!(resolve(&["--discovery-srv", "example.com", "--endpoints", "http://e:1"]).is_ok());
+        assert_eq!(resolve_args(&twice).err(), Some(ConfigError::TwoPasswords));
+        assert_eq!(resolve_args(&["--discovery-srv", "example.com"]).err(), Some(ConfigError::Discovery));
+        assert!(resolve_args(&["--discovery-srv", "example.com", "--endpoints", "http://e:1"]).is_ok());
     }
 
     #[test]
     fn a_password_is_taken_as_etcdctl_takes_it() {
         let login = |args: &[&str]| {
-            let login = resolve(args).expect("valid").login?;
+            let login = resolve_args(args).expect("valid").login?;
             let Password::Plain(password) = login.password else { panic!("a file") };
             Some((login.name, password))
         };
@@ -348,12 +348,12 @@ pub(crate) mod tests {
             ("/", "/haproxy-discover"),
             ("//", "/haproxy-discover"),
         ] {
-            let refused = resolve(&["--prefix", given]).expect_err(given).to_string();
+            let refused = resolve_args(&["--prefix", given]).expect_err(given).to_string();
             assert!(refused.contains("--prefix") && refused.ends_with(&format!("; write {right}")), "{refused}");
             assert!(!refused.chars().any(char::is_control), "{refused:?}");
         }
         for (given, kept) in [("/haproxy-discover", "/haproxy-discover"), ("/a/b/", "/a/b"), ("/prod///", "/prod")] {
-            assert_eq!(resolve(&["--prefix", given]).expect("valid").prefix(), kept);
+            assert_eq!(resolve_args(&["--prefix", given]).expect("valid").prefix(), kept);
         }
     }
 
@@ -362,7 +362,7 @@ pub(crate) mod tests {
         let args = ["test", "--user", "eve", "--password", "s3cret"];
         let printed = format!("{:?}", Cli::try_parse_from(args).expect("valid").etcd);
         assert!(printed.contains("eve") && !printed.contains("s3cret"), "{printed}");
-        let printed = format!("{:?}", resolve(&args[1..]).expect("valid"));
+        let printed = format!("{:?}", resolve_args(&args[1..]).expect("valid"));
         assert!(printed.contains("eve") && !printed.contains("s3cret"), "{printed}");
     }
 }

@@ -12,25 +12,25 @@ use tokio::time::timeout;
 use crate::classification::Failure;
 use crate::client::Client;
 use crate::entry::Range;
-use crate::error::{Act, Error};
-use crate::revisions::{Position, ResyncReason, Revisions, Verdict};
-use crate::watch::{QUIET as SILENCE, Watch};
+use crate::error::{Error, Operation};
+use crate::revisions::{Decision, Position, ResyncReason, Revisions};
+use crate::watch::{MAX_SILENCE as SILENCE, Watch};
 
 /// All of it. A hundred thousand revisions take some seconds.
 const DEADLINE: Duration = Duration::from_secs(60);
 
 /// etcd sends a watcher that is behind its next part within 100 ms (`syncWatchersLoop`, etcd's `watchable_store.go`). This
 /// much quiet is a pause in that; what etcd says of a watcher's progress may run ahead of its events before 3.4.25.
-const QUIET: Duration = Duration::from_millis(300);
+const PAUSE: Duration = Duration::from_millis(300);
 
 /// How often it is begun anew when what it reads at is compacted away below it, or etcd goes.
 const ATTEMPTS: usize = 3;
 
 /// A watch of what is compacted away says so with its second message.
-const SAYS_SO: usize = 5;
+const MAX_MESSAGES: usize = 5;
 
 /// etcd's first revision, at which it is empty.
-const FIRST: i64 = 1;
+const FIRST_REVISION: i64 = 1;
 
 /// What has happened below a folder.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -45,130 +45,137 @@ pub struct Changes {
 
 impl Client {
     /// The changes below a folder since a revision (at the earliest [`Client::oldest`]) up to now.
-    pub async fn changes(&self, below: &str, since: i64) -> Result<Changes, Error> {
-        let range = self.config().prefix.below(below);
+    pub async fn changes_since(&self, below: &str, since: i64) -> Result<Changes, Error> {
+        let range = self.config().prefix.absolute_folder(below);
         let mut attempt = 1;
         loop {
-            let silent =
-                || Error::Silent { endpoint: self.endpoint(), act: Act::Watch(range.clone()), limit: DEADLINE };
-            let told = timeout(DEADLINE, self.changes_once(below, since.max(FIRST))).await;
+            let silent = || Error::Silent {
+                endpoint: self.current_endpoint(),
+                act: Operation::Watch(range.clone()),
+                limit: DEADLINE,
+            };
+            let told = timeout(DEADLINE, self.try_changes_since(below, since.max(FIRST_REVISION))).await;
             match told.unwrap_or_else(|_| Err(silent())) {
-                Err(error) if attempt < ATTEMPTS && may_pass(&error) => attempt += 1,
+                Err(error) if attempt < ATTEMPTS && is_retryable(&error) => attempt += 1,
                 other => return other,
             }
         }
     }
 
     /// The oldest revision at which keys below a folder can still be read: what was before is compacted away.
-    pub async fn oldest(&self, below: &str) -> Result<i64, Error> {
-        match self.snapshot_at(below, FIRST).await {
-            Ok(_) => Ok(FIRST),
-            Err(Error::Compacted { .. }) => self.compacted(below).await,
+    pub async fn oldest_revision(&self, below: &str) -> Result<i64, Error> {
+        match self.read_snapshot_at(below, FIRST_REVISION).await {
+            Ok(_) => Ok(FIRST_REVISION),
+            Err(Error::Compacted { .. }) => self.compaction_revision(below).await,
             Err(other) => Err(other),
         }
     }
 
-    async fn changes_once(&self, below: &str, since: i64) -> Result<Changes, Error> {
-        let before = match self.snapshot_at(below, since).await {
-            Err(Error::Compacted { .. }) => self.snapshot_at(below, self.compacted(below).await?).await?,
+    async fn try_changes_since(&self, below: &str, since: i64) -> Result<Changes, Error> {
+        let before = match self.read_snapshot_at(below, since).await {
+            Err(Error::Compacted { .. }) => {
+                self.read_snapshot_at(below, self.compaction_revision(below).await?).await?
+            }
             other => other?,
         };
-        let now = self.snapshot(below).await?;
-        let changes = self.watch_between(below, &before, &now).await?;
+        let now = self.read_snapshot(below).await?;
+        let changes = self.watch_changes(below, &before, &now).await?;
         Ok(Changes { before, changes, revision: now.revision })
     }
 
     /// The revision that the store was compacted at, as a watch that begins before it is told.
-    async fn compacted(&self, below: &str) -> Result<i64, Error> {
-        let mut watch = self.watch(below, FIRST).await?;
-        for _ in 0..SAYS_SO {
-            let message = watch.message().await.map_err(|failure| failure.error)?;
+    async fn compaction_revision(&self, below: &str) -> Result<i64, Error> {
+        let mut watch = self.open_watch(below, FIRST_REVISION).await?;
+        for _ in 0..MAX_MESSAGES {
+            let message = watch.next_message().await.map_err(|failure| failure.error)?;
             if message.compact_revision > 0 {
                 return Ok(message.compact_revision);
             }
             if message.canceled {
-                return Err(watch.canceled(&message.cancel_reason).error);
+                return Err(watch.cancel_failure(&message.cancel_reason).error);
             }
         }
-        Err(watch.canceled("a watch of what is compacted away doesn't say so").error)
+        Err(watch.cancel_failure("a watch of what is compacted away doesn't say so").error)
     }
 
-    async fn watch_between(&self, below: &str, before: &Snapshot, now: &Snapshot) -> Result<Vec<Change>, Error> {
-        let range = self.config().prefix.below(below);
+    async fn watch_changes(&self, below: &str, before: &Snapshot, now: &Snapshot) -> Result<Vec<Change>, Error> {
+        let range = self.config().prefix.absolute_folder(below);
         // At that very revision, not behind it: only so etcd says that what follows is compacted away in part.
-        let mut watch = self.watch(below, before.revision).await?;
-        let mut revisions = Revisions::new(self.config().prefix.clone(), Position::of(before));
-        let mut replay = Replay::between(before, now);
+        let mut watch = self.open_watch(below, before.revision).await?;
+        let mut revisions = Revisions::new(self.config().prefix.clone(), Position::of_snapshot(before));
+        let mut replay = Replay::from_snapshots(before, now);
         loop {
-            let message = match timeout(QUIET, watch.message()).await {
+            let message = match timeout(PAUSE, watch.next_message()).await {
                 Ok(message) => message,
                 // Quiet: where nothing is missing, a sign of life is the end of it.
-                Err(_) => match watch.ask().await {
-                    Ok(message) if replay.is_whole() && is_bare(&message) => return Ok(replay.changes),
+                Err(_) => match watch.request_message().await {
+                    Ok(message) if replay.is_complete() && is_sign_of_life(&message) => return Ok(replay.changes),
                     other => other,
                 },
             };
-            match revisions.accept(message.map_err(|failure| failure.error)?) {
-                Verdict::Created | Verdict::Alive => {}
-                Verdict::Deliver { changes, .. } => replay.take(changes),
-                Verdict::Resync(ResyncReason::Compacted) => return Err(Error::Compacted { act: Act::Watch(range) }),
-                Verdict::Resync(why) => return Err(watch.canceled(&why.to_string()).error),
-                Verdict::Canceled(reason) => return Err(watch.canceled(&reason).error),
+            match revisions.accept_message(message.map_err(|failure| failure.error)?) {
+                Decision::Created | Decision::Alive => {}
+                Decision::Deliver { changes, .. } => replay.apply_changes(changes),
+                Decision::Resync(ResyncReason::Compacted) => {
+                    return Err(Error::Compacted { act: Operation::Watch(range) });
+                }
+                Decision::Resync(why) => return Err(watch.cancel_failure(&why.to_string()).error),
+                Decision::Canceled(reason) => return Err(watch.cancel_failure(&reason).error),
             }
         }
     }
 
-    async fn watch(&self, below: &str, revision: i64) -> Result<Watch, Error> {
-        let range = Range::below(&self.config().prefix, below);
+    async fn open_watch(&self, below: &str, revision: i64) -> Result<Watch, Error> {
+        let range = Range::of_folder(&self.config().prefix, below);
         Watch::open(self.clone(), &range, revision, SILENCE).await.map_err(|failure: Failure| failure.error)
     }
 }
 
 /// Whether another attempt may succeed.
-fn may_pass(error: &Error) -> bool {
+fn is_retryable(error: &Error) -> bool {
     matches!(error, Error::Compacted { .. } | Error::Unreachable { .. })
 }
 
 /// Whether it says nothing but that the member lives.
-fn is_bare(message: &PbWatchResponse) -> bool {
+fn is_sign_of_life(message: &PbWatchResponse) -> bool {
     message.events.is_empty() && !message.canceled && !message.created
 }
 
 /// Changes that lead from one listing to another.
 struct Replay {
     /// When each key was last written, as far as is told.
-    told: BTreeMap<String, i64>,
-    wanted: BTreeMap<String, i64>,
-    end: i64,
+    written: BTreeMap<String, i64>,
+    target: BTreeMap<String, i64>,
+    end_revision: i64,
     changes: Vec<Change>,
 }
 
 impl Replay {
-    fn between(before: &Snapshot, now: &Snapshot) -> Self {
+    fn from_snapshots(before: &Snapshot, now: &Snapshot) -> Self {
         let written = |snapshot: &Snapshot| -> BTreeMap<String, i64> {
             snapshot.entries.iter().map(|Entry { key, mod_revision, .. }| (key.clone(), *mod_revision)).collect()
         };
-        Self { told: written(before), wanted: written(now), end: now.revision, changes: Vec::new() }
+        Self { written: written(before), target: written(now), end_revision: now.revision, changes: Vec::new() }
     }
 
     /// What is newer than the second listing is left out.
-    fn take(&mut self, changes: Vec<Change>) {
+    fn apply_changes(&mut self, changes: Vec<Change>) {
         for change in changes {
-            let revision = crate::revisions::revision(&change);
-            if revision > self.end {
+            let revision = crate::revisions::revision_of(&change);
+            if revision > self.end_revision {
                 continue;
             }
             match &change {
-                Change::Put(entry) => self.told.insert(entry.key.clone(), revision),
-                Change::Delete { key, .. } => self.told.remove(key),
+                Change::Put(entry) => self.written.insert(entry.key.clone(), revision),
+                Change::Delete { key, .. } => self.written.remove(key),
             };
             self.changes.push(change);
         }
     }
 
     /// Whether they lead there.
-    fn is_whole(&self) -> bool {
-        self.told == self.wanted
+    fn is_complete(&self) -> bool {
+        self.written == self.target
     }
 }
 
@@ -185,13 +192,19 @@ mod tests {
         let listing = |revision, entries| Snapshot { cluster: 1, revision, raft_term: 1, entries };
         let before = listing(5, vec![entry("a", 3), entry("b", 4)]);
         let now = listing(9, vec![entry("a", 8)]);
-        let mut replay = Replay::between(&before, &now);
-        assert!(!replay.is_whole());
-        replay.take(vec![Change::Put(entry("c", 6)), Change::Delete { key: "b".into(), revision: 7, previous: None }]);
-        replay.take(vec![Change::Put(entry("a", 8))]);
-        assert!(!replay.is_whole(), "c is to go");
-        replay.take(vec![Change::Delete { key: "c".into(), revision: 9, previous: None }, Change::Put(entry("a", 10))]);
-        assert!(replay.is_whole());
+        let mut replay = Replay::from_snapshots(&before, &now);
+        assert!(!replay.is_complete());
+        replay.apply_changes(vec![
+            Change::Put(entry("c", 6)),
+            Change::Delete { key: "b".into(), revision: 7, previous: None },
+        ]);
+        replay.apply_changes(vec![Change::Put(entry("a", 8))]);
+        assert!(!replay.is_complete(), "c is to go");
+        replay.apply_changes(vec![
+            Change::Delete { key: "c".into(), revision: 9, previous: None },
+            Change::Put(entry("a", 10)),
+        ]);
+        assert!(replay.is_complete());
         assert_eq!(replay.changes.len(), 4, "what is newer than the listing is left out");
     }
 }

@@ -4,89 +4,89 @@ use std::error::Error as StdError;
 use std::io;
 use std::time::Duration;
 
-use crate::error::{Act, Error};
+use crate::error::{Error, Operation};
 
 /// One failed attempt: the error, and whether the request can have reached etcd.
 #[derive(Debug)]
 pub(crate) struct Failure {
     pub(crate) error: Error,
     /// The request never left: trying again elsewhere can't do it twice.
-    pub(crate) unsent: bool,
+    pub(crate) is_unsent: bool,
     /// The connection is to be given up: it is broken, silent, or its login no longer holds.
-    pub(crate) abandon: bool,
+    pub(crate) ends_connection: bool,
 }
 
 impl Failure {
     /// A failure before anything was sent.
-    pub(crate) fn unsent(error: Error) -> Self {
-        Self { error, unsent: true, abandon: true }
+    pub(crate) fn before_sending(error: Error) -> Self {
+        Self { error, is_unsent: true, ends_connection: true }
     }
 }
 
 /// Who was asked for what, as whom.
 pub(crate) struct Context<'a> {
     pub(crate) endpoint: &'a str,
-    pub(crate) act: &'a Act,
+    pub(crate) operation: &'a Operation,
     pub(crate) user: Option<&'a str>,
 }
 
 impl Context<'_> {
     /// Nothing came back in time.
-    pub(crate) fn silent(&self, limit: Duration) -> Failure {
-        let error = Error::Silent { endpoint: self.endpoint.to_owned(), act: self.act.clone(), limit };
-        Failure { error, unsent: false, abandon: true }
+    pub(crate) fn no_answer(&self, limit: Duration) -> Failure {
+        let error = Error::Silent { endpoint: self.endpoint.to_owned(), act: self.operation.clone(), limit };
+        Failure { error, is_unsent: false, ends_connection: true }
     }
 
     /// What an error of the client library means.
-    pub(crate) fn failure(&self, error: &etcd_client::Error) -> Failure {
+    pub(crate) fn classify_error(&self, error: &etcd_client::Error) -> Failure {
         match error {
             etcd_client::Error::GRpcStatus(status) => {
                 let cause = status.source();
                 // A status that comes with a cause was made on this side, of a broken connection.
                 let mut failure = match cause {
-                    Some(cause) => self.broken(innermost(cause)),
-                    None => self.answered(i32::from(status.code()), status.message()),
+                    Some(cause) => self.connection_broken(innermost_cause(cause)),
+                    None => self.classify_status(i32::from(status.code()), status.message()),
                 };
-                failure.unsent = cause.is_some_and(was_refused);
+                failure.is_unsent = cause.is_some_and(is_connection_refused);
                 failure
             }
             etcd_client::Error::TransportError(cause) => {
-                let mut failure = self.broken(innermost(cause));
-                failure.unsent = was_refused(cause);
+                let mut failure = self.connection_broken(innermost_cause(cause));
+                failure.is_unsent = is_connection_refused(cause);
                 failure
             }
             // The library's word for the ttl of 0 that etcd answers for a lease that has ended.
-            etcd_client::Error::LeaseKeepAliveError(_) => self.answered(code::NOT_FOUND, ""),
-            other => self.broken(other.to_string()),
+            etcd_client::Error::LeaseKeepAliveError(_) => self.classify_status(code::NOT_FOUND, ""),
+            other => self.connection_broken(other.to_string()),
         }
     }
 
     /// The stream came to its end without an error.
-    pub(crate) fn ended(&self) -> Failure {
-        self.broken("the stream has ended".to_owned())
+    pub(crate) fn stream_ended(&self) -> Failure {
+        self.connection_broken("the stream has ended".to_owned())
     }
 
     /// etcd ended the watch. Only the words tell why (`CancelReason`, etcd 3.4's `api/v3rpc/watch.go`).
-    pub(crate) fn canceled(&self, reason: &str) -> Failure {
+    pub(crate) fn watch_canceled(&self, reason: &str) -> Failure {
         if reason.contains("permission denied") {
-            self.answered(code::PERMISSION_DENIED, reason)
+            self.classify_status(code::PERMISSION_DENIED, reason)
         } else if reason.contains("auth token") {
-            self.answered(code::UNAUTHENTICATED, reason)
+            self.classify_status(code::UNAUTHENTICATED, reason)
         } else if reason.contains("no leader") {
-            self.answered(code::UNAVAILABLE, reason)
+            self.classify_status(code::UNAVAILABLE, reason)
         } else {
-            self.answered(code::FAILED_PRECONDITION, reason)
+            self.classify_status(code::FAILED_PRECONDITION, reason)
         }
     }
 
-    fn broken(&self, reason: String) -> Failure {
-        let error = Error::Unreachable { endpoint: self.endpoint.to_owned(), act: self.act.clone(), reason };
-        Failure { error, unsent: false, abandon: true }
+    fn connection_broken(&self, reason: String) -> Failure {
+        let error = Error::Unreachable { endpoint: self.endpoint.to_owned(), act: self.operation.clone(), reason };
+        Failure { error, is_unsent: false, ends_connection: true }
     }
 
     /// What a gRPC status means that etcd sent (its `api/v3rpc/rpctypes/error.go`).
-    pub(crate) fn answered(&self, code: i32, message: &str) -> Failure {
-        let act = self.act.clone();
+    pub(crate) fn classify_status(&self, code: i32, message: &str) -> Failure {
+        let act = self.operation.clone();
         let endpoint = self.endpoint.to_owned();
         let user = self.user.map(str::to_owned);
         let reason = message.strip_prefix("etcdserver: ").unwrap_or(message).to_owned();
@@ -104,7 +104,7 @@ impl Context<'_> {
             _ => Error::Refused { endpoint, act, reason },
         };
         let abandon = matches!(error, Error::Unreachable { .. } | Error::Login { .. });
-        Failure { error, unsent: false, abandon }
+        Failure { error, is_unsent: false, ends_connection: abandon }
     }
 }
 
@@ -132,18 +132,18 @@ const LOGIN_REASONS: [&str; 3] = [
 ];
 
 /// The cause at the end of the chain: "Connection refused (os error 111)" says more than "transport error".
-fn innermost(error: &(dyn StdError + 'static)) -> String {
-    chain(error).last().map(ToString::to_string).unwrap_or_default()
+fn innermost_cause(error: &(dyn StdError + 'static)) -> String {
+    cause_chain(error).last().map(ToString::to_string).unwrap_or_default()
 }
 
 /// Only the connect itself ends in "refused", so nothing was sent.
-fn was_refused(error: &(dyn StdError + 'static)) -> bool {
-    chain(error)
+fn is_connection_refused(error: &(dyn StdError + 'static)) -> bool {
+    cause_chain(error)
         .filter_map(|cause| cause.downcast_ref::<io::Error>())
         .any(|cause| cause.kind() == io::ErrorKind::ConnectionRefused)
 }
 
-fn chain<'a>(error: &'a (dyn StdError + 'static)) -> impl Iterator<Item = &'a (dyn StdError + 'static)> {
+fn cause_chain<'a>(error: &'a (dyn StdError + 'static)) -> impl Iterator<Item = &'a (dyn StdError + 'static)> {
     std::iter::successors(Some(error), |&error| error.source())
 }
 
@@ -152,15 +152,17 @@ mod tests {
     use super::*;
 
     fn answered(code: i32, message: &str) -> Failure {
-        let act =
-            Act::Commit { writes: ["/p/a", "/p/b", "/p/c", "/p/d"].map(str::to_owned).to_vec(), reads: Vec::new() };
-        Context { endpoint: "http://e:2379", act: &act, user: Some("eve") }.answered(code, message)
+        let act = Operation::Commit {
+            writes: ["/p/a", "/p/b", "/p/c", "/p/d"].map(str::to_owned).to_vec(),
+            reads: Vec::new(),
+        };
+        Context { endpoint: "http://e:2379", operation: &act, user: Some("eve") }.classify_status(code, message)
     }
 
     #[test]
     fn the_answers_of_etcd_are_told_apart() {
         let denied = answered(7, "etcdserver: permission denied");
-        assert!(denied.error.is_permission_denied() && !denied.abandon);
+        assert!(denied.error.is_permission_denied() && !denied.ends_connection);
         assert_eq!(
             denied.error.to_string(),
             "etcd's roles forbid user eve writing /p/a, /p/b, /p/c and 1 more: it needs the permission readwrite on what \
@@ -183,7 +185,7 @@ mod tests {
             (3, "etcdserver: revision of auth store is old"),
         ] {
             let failure = answered(code, message);
-            assert!(matches!(failure.error, Error::Login { .. }) && failure.abandon, "{message}");
+            assert!(matches!(failure.error, Error::Login { .. }) && failure.ends_connection, "{message}");
         }
         assert!(matches!(answered(3, "etcdserver: duplicate key given in txn request").error, Error::Refused { .. }));
     }
@@ -192,7 +194,7 @@ mod tests {
     fn a_member_that_cannot_serve_is_as_good_as_unreachable() {
         for message in ["etcdserver: no leader", "etcdserver: leader changed", "etcdserver: request timed out"] {
             let failure = answered(14, message);
-            assert!(failure.error.is_unreachable() && failure.abandon && !failure.unsent, "{message}");
+            assert!(failure.error.is_unreachable() && failure.ends_connection && !failure.is_unsent, "{message}");
         }
     }
 
@@ -200,7 +202,7 @@ mod tests {
     fn only_a_refused_connect_counts_as_unsent() {
         let refused = io::Error::from(io::ErrorKind::ConnectionRefused);
         let reset = io::Error::from(io::ErrorKind::ConnectionReset);
-        assert!(was_refused(&refused));
-        assert!(!was_refused(&reset));
+        assert!(is_connection_refused(&refused));
+        assert!(!is_connection_refused(&reset));
     }
 }

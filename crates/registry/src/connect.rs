@@ -9,10 +9,10 @@ use etcd_client::{Certificate, ConnectOptions, Identity, KvClient, LeaseClient, 
 use crate::args::{Config, Login, Password};
 use crate::classification::{Context, Failure, code};
 use crate::endpoint::Endpoint;
-use crate::error::{Act, Error};
+use crate::error::{Error, Operation};
 
 /// TCP, TLS, login and the first answer. A black-holed connect would hang for 20 s and more.
-pub(crate) const CONNECT: Duration = Duration::from_secs(2);
+pub(crate) const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// HTTP/2 pings, also while idle, so that a dead connection ends by itself. Below 5 s etcd cuts the connection
 /// (its `--grpc-keepalive-min-time`).
@@ -32,13 +32,13 @@ pub(crate) struct Connection {
 
 /// Connects, logs in, and waits for a first answer, so that what is returned was alive a moment ago.
 /// Files are read each time.
-pub(crate) async fn connect(config: &Config, endpoint: &Endpoint) -> Result<Connection, Failure> {
+pub(crate) async fn open_connection(config: &Config, endpoint: &Endpoint) -> Result<Connection, Failure> {
     let url = endpoint.to_string();
     let user = config.login.as_ref().map(|login| login.name.as_str());
-    let context = Context { endpoint: &url, act: &Act::Connect, user };
-    let options = options(config, endpoint).await.map_err(Failure::unsent)?;
+    let context = Context { endpoint: &url, operation: &Operation::Connect, user };
+    let options = connect_options(config, endpoint).await.map_err(Failure::before_sending)?;
     let login = match &config.login {
-        Some(login) => Some((login.name.clone(), password(login).await.map_err(Failure::unsent)?)),
+        Some(login) => Some((login.name.clone(), read_password(login).await.map_err(Failure::before_sending)?)),
         None => None,
     };
     let client = match login {
@@ -52,11 +52,11 @@ pub(crate) async fn connect(config: &Config, endpoint: &Endpoint) -> Result<Conn
             }
         }
     };
-    let mut client = client.map_err(|error| context.failure(&error))?;
+    let mut client = client.map_err(|error| context.classify_error(&error))?;
     // Connecting is lazy. Any answer will do, a refusal too: it shows a member that is alive and has a leader.
     if let Err(error) = client.status().await {
-        let failure = context.failure(&error);
-        if failure.abandon {
+        let failure = context.classify_error(&error);
+        if failure.ends_connection {
             return Err(failure);
         }
     }
@@ -67,38 +67,38 @@ pub(crate) async fn connect(config: &Config, endpoint: &Endpoint) -> Result<Conn
     })
 }
 
-async fn options(config: &Config, endpoint: &Endpoint) -> Result<ConnectOptions, Error> {
+async fn connect_options(config: &Config, endpoint: &Endpoint) -> Result<ConnectOptions, Error> {
     // Without "require leader" a watch on a member that lost its quorum is silent for ever.
     let options = ConnectOptions::new()
-        .with_connect_timeout(CONNECT)
+        .with_connect_timeout(CONNECT_TIMEOUT)
         .with_keep_alive(PING.0, PING.1)
         .with_keep_alive_while_idle(true)
         .with_require_leader(true);
-    Ok(if endpoint.tls { options.with_tls(tls(config).await?) } else { options })
+    Ok(if endpoint.tls { options.with_tls(tls_options(config).await?) } else { options })
 }
 
-async fn tls(config: &Config) -> Result<TlsOptions, Error> {
+async fn tls_options(config: &Config) -> Result<TlsOptions, Error> {
     let mut tls = TlsOptions::new();
     if let Some(path) = &config.cacert {
-        tls = tls.ca_certificate(Certificate::from_pem(read(path, "--cacert").await?));
+        tls = tls.ca_certificate(Certificate::from_pem(read_file(path, "--cacert").await?));
     }
     if let Some((cert, key)) = &config.identity {
-        tls = tls.identity(Identity::from_pem(read(cert, "--cert").await?, read(key, "--key").await?));
+        tls = tls.identity(Identity::from_pem(read_file(cert, "--cert").await?, read_file(key, "--key").await?));
     }
     Ok(tls)
 }
 
-async fn password(login: &Login) -> Result<String, Error> {
+async fn read_password(login: &Login) -> Result<String, Error> {
     match &login.password {
         Password::Plain(password) => Ok(password.clone()),
         Password::File(path) => {
-            let text = read(path, "--password-file").await?;
+            let text = read_file(path, "--password-file").await?;
             Ok(String::from_utf8_lossy(&text).trim_end_matches(['\r', '\n']).to_owned())
         }
     }
 }
 
-async fn read(path: &Path, what: &'static str) -> Result<Vec<u8>, Error> {
+async fn read_file(path: &Path, what: &'static str) -> Result<Vec<u8>, Error> {
     let file = path.to_owned();
     let read = tokio::task::spawn_blocking(move || regular_file::read(&file, regular_file::SMALL)).await;
     let read = read.unwrap_or_else(|error| Err(std::io::Error::other(error)));

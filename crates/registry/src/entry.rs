@@ -39,24 +39,24 @@ impl Prefix {
     }
 
     /// The key as the store has it.
-    pub(crate) fn absolute(&self, key: &str) -> String {
+    pub(crate) fn absolute_key(&self, key: &str) -> String {
         format!("{}{key}", self.0)
     }
 
     /// The range of all keys below a key, always read with a slash at its end, so that `shop` isn't `shop2` too.
-    pub(crate) fn below(&self, key: &str) -> String {
-        let range = self.absolute(key);
+    pub(crate) fn absolute_folder(&self, key: &str) -> String {
+        let range = self.absolute_key(key);
         if range.ends_with('/') { range } else { format!("{range}/") }
     }
 
     /// The key below the prefix. Bytes that are no UTF-8 become U+FFFD, which no valid key has.
-    pub(crate) fn relative(&self, key: &[u8]) -> String {
+    pub(crate) fn relative_key(&self, key: &[u8]) -> String {
         String::from_utf8_lossy(key.strip_prefix(self.0.as_bytes()).unwrap_or(key)).into_owned()
     }
 
-    pub(crate) fn entry(&self, kv: PbKeyValue) -> Entry {
+    pub(crate) fn entry_from(&self, kv: PbKeyValue) -> Entry {
         Entry {
-            key: self.relative(&kv.key),
+            key: self.relative_key(&kv.key),
             value: kv.value,
             create_revision: kv.create_revision,
             mod_revision: kv.mod_revision,
@@ -81,14 +81,14 @@ pub(crate) struct Range {
 
 impl Range {
     /// All keys below a folder, relative to the prefix.
-    pub(crate) fn below(prefix: &Prefix, folder: &str) -> Self {
-        let start = prefix.below(folder);
+    pub(crate) fn of_folder(prefix: &Prefix, folder: &str) -> Self {
+        let start = prefix.absolute_folder(folder);
         Self { end: Some(range_end(&start)), start }
     }
 
     /// One key, relative to the prefix.
     pub(crate) fn of_key(prefix: &Prefix, key: &str) -> Self {
-        Self { start: prefix.absolute(key), end: None }
+        Self { start: prefix.absolute_key(key), end: None }
     }
 
     /// The first key, which names the range in errors.
@@ -137,24 +137,24 @@ mod tests {
     fn keys_go_there_and_back() {
         let prefix = Prefix::parse("/haproxy-discover/").expect("valid");
         assert_eq!(prefix.as_str(), "/haproxy-discover");
-        assert_eq!(prefix.absolute("http-services/a/domain"), "/haproxy-discover/http-services/a/domain");
-        assert_eq!(prefix.relative(b"/haproxy-discover/http-services/a/domain"), "http-services/a/domain");
-        assert_eq!(prefix.relative(b"/haproxy-discover/\xff\n"), "\u{fffd}\n");
+        assert_eq!(prefix.absolute_key("http-services/a/domain"), "/haproxy-discover/http-services/a/domain");
+        assert_eq!(prefix.relative_key(b"/haproxy-discover/http-services/a/domain"), "http-services/a/domain");
+        assert_eq!(prefix.relative_key(b"/haproxy-discover/\xff\n"), "\u{fffd}\n");
     }
 
     #[test]
     fn a_range_ends_in_a_slash() {
         let prefix = Prefix::parse("/p").expect("valid");
-        assert_eq!(prefix.below(""), "/p/");
-        assert_eq!(prefix.below("balancers"), "/p/balancers/");
-        assert_eq!(prefix.below("balancers/"), "/p/balancers/");
+        assert_eq!(prefix.absolute_folder(""), "/p/");
+        assert_eq!(prefix.absolute_folder("balancers"), "/p/balancers/");
+        assert_eq!(prefix.absolute_folder("balancers/"), "/p/balancers/");
         assert_eq!(range_end("/p/"), b"/p0");
     }
 
     #[test]
     fn a_key_is_a_range_without_an_end() {
         let prefix = Prefix::parse("/p").expect("valid");
-        let (folder, key) = (Range::below(&prefix, "a"), Range::of_key(&prefix, "a"));
+        let (folder, key) = (Range::of_folder(&prefix, "a"), Range::of_key(&prefix, "a"));
         assert_eq!((folder.start(), folder.end()), ("/p/a/", Some(b"/p/a0".as_slice())));
         assert_eq!((key.start(), key.end()), ("/p/a", None));
     }

@@ -10,7 +10,7 @@ use crate::entry::LeaseId;
 /// What was being done when it went wrong. Keys are whole, as etcdctl wants them.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
-pub enum Act {
+pub enum Operation {
     /// Connecting and, with a user, authenticating.
     Connect,
     /// Reading one key.
@@ -36,7 +36,7 @@ pub enum Act {
     TimeToLive(LeaseId),
 }
 
-impl fmt::Display for Act {
+impl fmt::Display for Operation {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Connect => f.write_str("connecting"),
@@ -44,9 +44,9 @@ impl fmt::Display for Act {
             Self::List(range) => write!(f, "listing {range}"),
             Self::Watch(range) => write!(f, "watching {range}"),
             Self::Commit { writes, reads } => match (&**writes, &**reads) {
-                (writes, []) => write!(f, "writing {}", Keys(writes)),
-                ([], reads) => write!(f, "reading {}", Keys(reads)),
-                (writes, reads) => write!(f, "writing {}, reading {}", Keys(writes), Keys(reads)),
+                (writes, []) => write!(f, "writing {}", KeyList(writes)),
+                ([], reads) => write!(f, "reading {}", KeyList(reads)),
+                (writes, reads) => write!(f, "writing {}, reading {}", KeyList(writes), KeyList(reads)),
             },
             Self::Grant => f.write_str("granting a lease"),
             Self::KeepAlive(lease) => write!(f, "keeping lease {lease} alive"),
@@ -56,7 +56,7 @@ impl fmt::Display for Act {
     }
 }
 
-impl Act {
+impl Operation {
     /// What etcd's roles must grant for it.
     fn permission(&self) -> &'static str {
         match self {
@@ -67,9 +67,9 @@ impl Act {
 }
 
 /// The first keys of a list.
-struct Keys<'a>(&'a [String]);
+struct KeyList<'a>(&'a [String]);
 
-impl fmt::Display for Keys<'_> {
+impl fmt::Display for KeyList<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self.0.split_at_checked(3) {
             Some((first, rest)) if !rest.is_empty() => write!(f, "{} and {} more", first.join(", "), rest.len()),
@@ -88,7 +88,7 @@ pub enum Error {
         /// The endpoint that was tried.
         endpoint: String,
         /// What was being done.
-        act: Act,
+        act: Operation,
         /// The innermost cause.
         reason: String,
     },
@@ -98,7 +98,7 @@ pub enum Error {
         /// The endpoint that was asked.
         endpoint: String,
         /// What was being done.
-        act: Act,
+        act: Operation,
         /// How long was waited.
         limit: Duration,
     },
@@ -118,7 +118,7 @@ pub enum Error {
         /// The endpoint.
         endpoint: String,
         /// What was being done.
-        act: Act,
+        act: Operation,
         /// The user that was given.
         user: Option<String>,
         /// etcd's words.
@@ -132,7 +132,7 @@ pub enum Error {
     )]
     PermissionDenied {
         /// What was being done, with its keys.
-        act: Act,
+        act: Operation,
         /// The user that was given.
         user: Option<String>,
     },
@@ -140,13 +140,13 @@ pub enum Error {
     #[error("the lease has ended ({act})")]
     LeaseNotFound {
         /// What was being done.
-        act: Act,
+        act: Operation,
     },
     /// The revision asked for is compacted away.
     #[error("the store no longer has the revision asked for: compacted ({act})")]
     Compacted {
         /// What was being done.
-        act: Act,
+        act: Operation,
     },
     /// Anything else that etcd answered.
     #[error("etcd at {endpoint} refuses {act}: {reason}")]
@@ -154,7 +154,7 @@ pub enum Error {
         /// The endpoint.
         endpoint: String,
         /// What was being done.
-        act: Act,
+        act: Operation,
         /// etcd's words.
         reason: String,
     },

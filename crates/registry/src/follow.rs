@@ -13,33 +13,33 @@ use crate::classification::Failure;
 use crate::client::Client;
 use crate::connect::Connection;
 use crate::entry::Range;
-use crate::error::{Act, Error};
+use crate::error::{Error, Operation};
 use crate::resync::Resync;
 use crate::retry::Retry;
-use crate::revisions::{Position, ResyncReason, Revisions, Verdict};
-use crate::watch::{QUIET, Watch};
+use crate::revisions::{Decision, Position, ResyncReason, Revisions};
+use crate::watch::{MAX_SILENCE, Watch};
 
 /// Events kept for a consumer that is busy; beyond that etcd keeps them.
 const BUFFER: usize = 16;
 
 /// The read before a watch is resumed. An election takes one to two seconds.
-const CHECK: Duration = Duration::from_secs(3);
+const CHECK_TIMEOUT: Duration = Duration::from_secs(3);
 
 /// How to follow the store.
 #[derive(Clone, Copy, Debug)]
-pub struct Follow {
+pub struct FollowOptions {
     /// The folder that is followed, relative to the prefix: `balancers`. "" is every key.
-    pub below: &'static str,
+    pub folder: &'static str,
     /// All keys are listed anew every so often, in case that something was missed nevertheless.
-    pub resync: Duration,
+    pub resync_interval: Duration,
     /// The silence after which etcd is asked for a sign of life, and the watch is given up if none comes. Raise it where
     /// something else notices a dead connection soon enough: each question costs etcd a message.
-    pub quiet: Duration,
+    pub max_silence: Duration,
 }
 
-impl Default for Follow {
+impl Default for FollowOptions {
     fn default() -> Self {
-        Self { below: "", resync: Duration::from_secs(300), quiet: QUIET }
+        Self { folder: "", resync_interval: Duration::from_secs(300), max_silence: MAX_SILENCE }
     }
 }
 
@@ -70,18 +70,18 @@ pub enum Event {
 impl Client {
     /// Follows all keys below [`Follow::below`] until `shutdown`, or until the receiver is dropped. No change is missed and
     /// none comes twice, whatever happens to etcd. A slow consumer slows it down.
-    pub fn follow(&self, options: Follow, shutdown: CancellationToken) -> mpsc::Receiver<Event> {
-        let range = Range::below(&self.config().prefix, options.below);
+    pub fn follow_folder(&self, options: FollowOptions, shutdown: CancellationToken) -> mpsc::Receiver<Event> {
+        let range = Range::of_folder(&self.config().prefix, options.folder);
         self.follow_range(range, options, shutdown)
     }
 
     /// Follows one key, relative to the prefix, as [`Client::follow`] follows a folder; [`Follow::below`] is not read. A
     /// role needs no more than the permission to read that key.
-    pub fn follow_key(&self, key: &str, options: Follow, shutdown: CancellationToken) -> mpsc::Receiver<Event> {
+    pub fn follow_key(&self, key: &str, options: FollowOptions, shutdown: CancellationToken) -> mpsc::Receiver<Event> {
         self.follow_range(Range::of_key(&self.config().prefix, key), options, shutdown)
     }
 
-    fn follow_range(&self, range: Range, options: Follow, shutdown: CancellationToken) -> mpsc::Receiver<Event> {
+    fn follow_range(&self, range: Range, options: FollowOptions, shutdown: CancellationToken) -> mpsc::Receiver<Event> {
         let (events, received) = mpsc::channel(BUFFER);
         let follower = Follower::new(self.clone(), range, options, events.clone());
         tokio::spawn(async move {
@@ -96,16 +96,16 @@ impl Client {
 }
 
 /// Why a watch came to its end.
-enum End {
+enum SessionEnd {
     /// What is known can't be continued.
     Resync(ResyncReason),
     /// etcd ended it, or can't be reached.
     Failed(Error),
     /// Nobody listens any more.
-    Closed,
+    ReceiverClosed,
 }
 
-impl From<Failure> for End {
+impl From<Failure> for SessionEnd {
     fn from(failure: Failure) -> Self {
         Self::Failed(failure.error)
     }
@@ -114,20 +114,20 @@ impl From<Failure> for End {
 struct Follower {
     client: Client,
     range: Range,
-    options: Follow,
+    options: FollowOptions,
     events: mpsc::Sender<Event>,
     /// None when everything must be listed.
     position: Option<Position>,
     /// The revision that a watch was last resumed at while the store was ahead of it.
-    behind_at: Option<i64>,
-    listed: Instant,
-    heard: Instant,
-    connected: bool,
+    resumed_behind_at: Option<i64>,
+    listed_at: Instant,
+    last_contact: Instant,
+    is_connected: bool,
     retry: Retry,
 }
 
 impl Follower {
-    fn new(client: Client, range: Range, options: Follow, events: mpsc::Sender<Event>) -> Self {
+    fn new(client: Client, range: Range, options: FollowOptions, events: mpsc::Sender<Event>) -> Self {
         let now = Instant::now();
         let retry = Retry::new(client.config().endpoints().len());
         Self {
@@ -136,26 +136,26 @@ impl Follower {
             options,
             events,
             position: None,
-            behind_at: None,
-            listed: now,
-            heard: now,
-            connected: true,
+            resumed_behind_at: None,
+            listed_at: now,
+            last_contact: now,
+            is_connected: true,
             retry,
         }
     }
 
     async fn run(mut self) {
         loop {
-            let delay = match self.session().await {
-                End::Closed => return,
-                End::Resync(why) => {
+            let delay = match self.run_session().await {
+                SessionEnd::ReceiverClosed => return,
+                SessionEnd::Resync(why) => {
                     tracing::warn!(%why, "listing all keys anew");
                     self.position = None;
                     self.retry.next_delay_but_first()
                 }
-                End::Failed(error) => {
-                    self.connected = false;
-                    if self.events.send(Event::Disconnected { error, since: self.heard }).await.is_err() {
+                SessionEnd::Failed(error) => {
+                    self.is_connected = false;
+                    if self.events.send(Event::Disconnected { error, since: self.last_contact }).await.is_err() {
                         return;
                     }
                     self.retry.next_delay()
@@ -166,97 +166,97 @@ impl Follower {
     }
 
     /// From the listing, or from where the last session stood, to the end of one watch.
-    async fn session(&mut self) -> End {
+    async fn run_session(&mut self) -> SessionEnd {
         let Err(end) = self.try_session().await;
         end
     }
 
-    async fn try_session(&mut self) -> Result<Infallible, End> {
+    async fn try_session(&mut self) -> Result<Infallible, SessionEnd> {
         let mut position = match self.position {
-            Some(position) => self.check(position).await?,
-            None => self.list().await?,
+            Some(position) => self.check_position(position).await?,
+            None => self.list_all_keys().await?,
         };
         self.position = Some(position);
         let mut watch =
-            Watch::open(self.client.clone(), &self.range, position.revision + 1, self.options.quiet).await?;
+            Watch::open(self.client.clone(), &self.range, position.revision + 1, self.options.max_silence).await?;
         let mut revisions = Revisions::new(self.client.config().prefix.clone(), position);
-        let mut resync = self.resync(position);
+        let mut resync = self.schedule_resync(position);
         loop {
             let message = tokio::select! {
-                message = watch.message() => message?,
-                snapshot = resync.snapshot() => {
-                    let snapshot = resync.bring_forward(snapshot.map_err(End::Failed)?).map_err(End::Resync)?;
-                    position = Position::of(&snapshot);
+                message = watch.next_message() => message?,
+                snapshot = resync.await_snapshot() => {
+                    let snapshot = resync.catch_up_snapshot(snapshot.map_err(SessionEnd::Failed)?).map_err(SessionEnd::Resync)?;
+                    position = Position::of_snapshot(&snapshot);
                     self.position = Some(position);
                     revisions.skip_to(position.revision);
-                    self.listed = Instant::now();
-                    resync = self.resync(position);
-                    self.send(Event::Snapshot(snapshot)).await?;
+                    self.listed_at = Instant::now();
+                    resync = self.schedule_resync(position);
+                    self.send_event(Event::Snapshot(snapshot)).await?;
                     continue;
                 }
             };
-            self.heard = Instant::now();
-            match revisions.accept(message) {
-                Verdict::Created => self.created(position.revision).await?,
-                Verdict::Alive => self.retry.reset(),
-                Verdict::Deliver { revision, changes } => {
+            self.last_contact = Instant::now();
+            match revisions.accept_message(message) {
+                Decision::Created => self.on_watch_created(position.revision).await?,
+                Decision::Alive => self.retry.reset(),
+                Decision::Deliver { revision, changes } => {
                     self.retry.reset();
-                    resync.note(&changes);
-                    self.send(Event::Changes { revision, changes }).await?;
+                    resync.record_changes(&changes);
+                    self.send_event(Event::Changes { revision, changes }).await?;
                     position.revision = revision;
                     self.position = Some(position);
                 }
-                Verdict::Resync(why) => return Err(End::Resync(why)),
-                Verdict::Canceled(reason) => {
+                Decision::Resync(why) => return Err(SessionEnd::Resync(why)),
+                Decision::Canceled(reason) => {
                     // A token that has expired is told as a missing permission; the listing finds out which it is.
                     self.position = None;
-                    return Err(watch.canceled(&reason).into());
+                    return Err(watch.cancel_failure(&reason).into());
                 }
             }
         }
     }
 
-    async fn list(&mut self) -> Result<Position, End> {
-        let snapshot = self.client.snapshot_of(&self.range).await.map_err(End::Failed)?;
-        let position = Position::of(&snapshot);
-        self.listed = Instant::now();
-        self.heard = self.listed;
-        self.connected = true;
-        self.send(Event::Snapshot(snapshot)).await?;
+    async fn list_all_keys(&mut self) -> Result<Position, SessionEnd> {
+        let snapshot = self.client.read_range(&self.range).await.map_err(SessionEnd::Failed)?;
+        let position = Position::of_snapshot(&snapshot);
+        self.listed_at = Instant::now();
+        self.last_contact = self.listed_at;
+        self.is_connected = true;
+        self.send_event(Event::Snapshot(snapshot)).await?;
         Ok(position)
     }
 
     /// Asks whether the store is still the one known, before a watch is resumed there; and whether it can be: it is
     /// resumed once at the same revision, if there is more to come.
-    async fn check(&mut self, position: Position) -> Result<Position, End> {
+    async fn check_position(&mut self, position: Position) -> Result<Position, SessionEnd> {
         let run = |mut connection: Connection| {
             let key = self.range.start().to_owned();
             async move { connection.kv.get(key, None).await }
         };
-        let answer = self.client.once(&Act::Get(self.range.start().to_owned()), CHECK, run).await?;
-        let now = Position::at(&answer.0.header.unwrap_or_default());
-        let position = position.check(&now).map_err(End::Resync)?;
+        let answer = self.client.call_once(&Operation::Get(self.range.start().to_owned()), CHECK_TIMEOUT, run).await?;
+        let now = Position::of_header(&answer.0.header.unwrap_or_default());
+        let position = position.check_same_store(&now).map_err(SessionEnd::Resync)?;
         // etcd says nothing, not even that it lives, while it puts the events of one revision together: tens of
         // thousands of deletions with their previous values take longer than a silence may last. A listing has pages.
-        let stuck =
-            now.revision > position.revision && self.behind_at.replace(position.revision) == Some(position.revision);
-        if stuck { Err(End::Resync(ResyncReason::Stuck)) } else { Ok(position) }
+        let stuck = now.revision > position.revision
+            && self.resumed_behind_at.replace(position.revision) == Some(position.revision);
+        if stuck { Err(SessionEnd::Resync(ResyncReason::Stuck)) } else { Ok(position) }
     }
 
     /// The watch stands: says so if it was lost before.
-    async fn created(&mut self, revision: i64) -> Result<(), End> {
-        match std::mem::replace(&mut self.connected, true) {
+    async fn on_watch_created(&mut self, revision: i64) -> Result<(), SessionEnd> {
+        match std::mem::replace(&mut self.is_connected, true) {
             true => Ok(()),
-            false => self.send(Event::Changes { revision, changes: Vec::new() }).await,
+            false => self.send_event(Event::Changes { revision, changes: Vec::new() }).await,
         }
     }
 
-    fn resync(&self, position: Position) -> Resync {
-        let delay = self.options.resync.saturating_sub(self.listed.elapsed());
-        Resync::after(self.client.clone(), self.range.clone(), delay, position)
+    fn schedule_resync(&self, position: Position) -> Resync {
+        let delay = self.options.resync_interval.saturating_sub(self.listed_at.elapsed());
+        Resync::start_after(self.client.clone(), self.range.clone(), delay, position)
     }
 
-    async fn send(&self, event: Event) -> Result<(), End> {
-        self.events.send(event).await.map_err(|_| End::Closed)
+    async fn send_event(&self, event: Event) -> Result<(), SessionEnd> {
+        self.events.send(event).await.map_err(|_| SessionEnd::ReceiverClosed)
     }
 }

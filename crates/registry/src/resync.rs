@@ -9,7 +9,7 @@ use tokio::time::{Sleep, sleep};
 use crate::client::Client;
 use crate::entry::Range;
 use crate::error::Error;
-use crate::revisions::{Position, ResyncReason, revision};
+use crate::revisions::{Position, ResyncReason, revision_of};
 
 type Listing = Pin<Box<dyn Future<Output = Result<Snapshot, Error>> + Send>>;
 
@@ -20,54 +20,61 @@ pub(crate) struct Resync {
     due: Pin<Box<Sleep>>,
     listing: Option<Listing>,
     /// What was known before; the listing can't be older.
-    known: Position,
+    position_before: Position,
     /// What the watch told while the listing was under way.
-    meanwhile: Vec<Change>,
+    changes_meanwhile: Vec<Change>,
 }
 
 impl Resync {
-    pub(crate) fn after(client: Client, range: Range, delay: Duration, known: Position) -> Self {
-        Self { client, range, due: Box::pin(sleep(delay)), listing: None, known, meanwhile: Vec::new() }
+    pub(crate) fn start_after(client: Client, range: Range, delay: Duration, position_before: Position) -> Self {
+        Self {
+            client,
+            range,
+            due: Box::pin(sleep(delay)),
+            listing: None,
+            position_before,
+            changes_meanwhile: Vec::new(),
+        }
     }
 
     /// The listing, when it is due and done. Nothing is lost when this is dropped.
-    pub(crate) async fn snapshot(&mut self) -> Result<Snapshot, Error> {
+    pub(crate) async fn await_snapshot(&mut self) -> Result<Snapshot, Error> {
         let listing = match &mut self.listing {
             Some(listing) => listing,
             None => {
                 self.due.as_mut().await;
                 let (client, range) = (self.client.clone(), self.range.clone());
-                self.listing.insert(Box::pin(async move { client.snapshot_of(&range).await }))
+                self.listing.insert(Box::pin(async move { client.read_range(&range).await }))
             }
         };
         listing.as_mut().await
     }
 
     /// Notes what the watch tells.
-    pub(crate) fn note(&mut self, changes: &[Change]) {
+    pub(crate) fn record_changes(&mut self, changes: &[Change]) {
         if self.listing.is_some() {
-            self.meanwhile.extend_from_slice(changes);
+            self.changes_meanwhile.extend_from_slice(changes);
         }
     }
 
     /// The listing as of now, not as of when it was begun.
-    pub(crate) fn bring_forward(self, snapshot: Snapshot) -> Result<Snapshot, ResyncReason> {
-        self.known.check(&Position::of(&snapshot))?;
-        Ok(bring_forward(snapshot, self.meanwhile))
+    pub(crate) fn catch_up_snapshot(self, snapshot: Snapshot) -> Result<Snapshot, ResyncReason> {
+        self.position_before.check_same_store(&Position::of_snapshot(&snapshot))?;
+        Ok(apply_newer_changes(snapshot, self.changes_meanwhile))
     }
 }
 
-fn bring_forward(mut snapshot: Snapshot, changes: Vec<Change>) -> Snapshot {
+fn apply_newer_changes(mut snapshot: Snapshot, changes: Vec<Change>) -> Snapshot {
     let listed_at = snapshot.revision;
-    for change in changes.into_iter().filter(|change| revision(change) > listed_at) {
-        snapshot.revision = revision(&change);
-        apply(&mut snapshot.entries, change);
+    for change in changes.into_iter().filter(|change| revision_of(change) > listed_at) {
+        snapshot.revision = revision_of(&change);
+        apply_change(&mut snapshot.entries, change);
     }
     snapshot
 }
 
 /// Applies a change to entries that are sorted by key.
-fn apply(entries: &mut Vec<Entry>, change: Change) {
+fn apply_change(entries: &mut Vec<Entry>, change: Change) {
     let place = entries.binary_search_by(|entry| entry.key.as_str().cmp(change.key()));
     match (place, change) {
         (Ok(at), Change::Put(entry)) => {
@@ -110,7 +117,7 @@ mod tests {
             delete("x", 14),
             put("e", 14),
         ];
-        let now = bring_forward(listed, meanwhile);
+        let now = apply_newer_changes(listed, meanwhile);
         assert_eq!(now.revision, 14);
         assert_eq!(now.entries, [entry("a", 11), entry("b", 12), entry("d", 10), entry("e", 14)]);
     }
@@ -118,6 +125,6 @@ mod tests {
     #[test]
     fn a_listing_that_is_ahead_stays_as_it_is() {
         let listed = Snapshot { revision: 10, entries: vec![entry("b", 3)], ..Default::default() };
-        assert_eq!(bring_forward(listed.clone(), vec![put("a", 10), delete("b", 2)]), listed);
+        assert_eq!(apply_newer_changes(listed.clone(), vec![put("a", 10), delete("b", 2)]), listed);
     }
 }

@@ -45,17 +45,17 @@ impl fmt::Display for ResyncReason {
 }
 
 impl Position {
-    pub(crate) fn of(snapshot: &Snapshot) -> Self {
+    pub(crate) fn of_snapshot(snapshot: &Snapshot) -> Self {
         Self { cluster: snapshot.cluster, revision: snapshot.revision, raft_term: snapshot.raft_term }
     }
 
-    pub(crate) fn at(header: &PbResponseHeader) -> Self {
+    pub(crate) fn of_header(header: &PbResponseHeader) -> Self {
         Self { cluster: header.cluster_id, revision: header.revision, raft_term: header.raft_term }
     }
 
     /// Whether `now`, as a linearizable read told it, is the store that is known, and no older. (A member's own
     /// revision may lag behind; such a read's doesn't.) What is known stays the same, but for the term.
-    pub(crate) fn check(self, now: &Self) -> Result<Self, ResyncReason> {
+    pub(crate) fn check_same_store(self, now: &Self) -> Result<Self, ResyncReason> {
         if now.cluster != self.cluster {
             Err(ResyncReason::OtherCluster)
         } else if now.revision < self.revision || now.raft_term < self.raft_term {
@@ -68,7 +68,7 @@ impl Position {
 
 /// What to do after a message.
 #[derive(Debug, PartialEq, Eq)]
-pub(crate) enum Verdict {
+pub(crate) enum Decision {
     /// The watch stands.
     Created,
     /// Nothing to pass on, or not yet. The watch lives.
@@ -87,77 +87,77 @@ pub(crate) struct Revisions {
     prefix: Prefix,
     cluster: u64,
     /// The newest revision passed on.
-    last: i64,
+    delivered: i64,
     /// What came in fragments, and whose last revision may not be whole yet.
     pending: Vec<Change>,
 }
 
 impl Revisions {
     pub(crate) fn new(prefix: Prefix, position: Position) -> Self {
-        Self { prefix, cluster: position.cluster, last: position.revision, pending: Vec::new() }
+        Self { prefix, cluster: position.cluster, delivered: position.revision, pending: Vec::new() }
     }
 
     /// Takes the next message. `canceled` is looked at first: a watch that is refused is `created` as well.
-    pub(crate) fn accept(&mut self, message: PbWatchResponse) -> Verdict {
+    pub(crate) fn accept_message(&mut self, message: PbWatchResponse) -> Decision {
         if message.canceled || message.compact_revision > 0 {
             return if message.compact_revision > 0 {
-                Verdict::Resync(ResyncReason::Compacted)
+                Decision::Resync(ResyncReason::Compacted)
             } else {
-                Verdict::Canceled(message.cancel_reason)
+                Decision::Canceled(message.cancel_reason)
             };
         }
         if let Some(header) = message.header {
             if header.cluster_id != self.cluster {
-                return Verdict::Resync(ResyncReason::OtherCluster);
+                return Decision::Resync(ResyncReason::OtherCluster);
             }
-            if header.revision < self.last {
-                return Verdict::Resync(ResyncReason::WentBack);
+            if header.revision < self.delivered {
+                return Decision::Resync(ResyncReason::WentBack);
             }
         }
         if message.created {
-            return Verdict::Created;
+            return Decision::Created;
         }
         for event in message.events {
-            if let Some((revision, change)) = self.change(event)
-                && revision > self.last
+            if let Some((revision, change)) = self.to_change(event)
+                && revision > self.delivered
             {
                 self.pending.push(change);
             }
         }
-        self.take_whole(message.fragment)
+        self.take_complete(message.fragment)
     }
 
     /// Everything up to this revision is known from elsewhere.
     pub(crate) fn skip_to(&mut self, known: i64) {
-        self.last = self.last.max(known);
-        self.pending.retain(|change| revision(change) > self.last);
+        self.delivered = self.delivered.max(known);
+        self.pending.retain(|change| revision_of(change) > self.delivered);
     }
 
     /// Takes what is whole: everything, or while fragments are coming all but the last revision.
-    fn take_whole(&mut self, fragment: bool) -> Verdict {
-        let newest = self.pending.last().map_or(self.last, revision);
+    fn take_complete(&mut self, fragment: bool) -> Decision {
+        let newest = self.pending.last().map_or(self.delivered, revision_of);
         let whole = match fragment {
-            true => self.pending.iter().take_while(|change| revision(change) < newest).count(),
+            true => self.pending.iter().take_while(|change| revision_of(change) < newest).count(),
             false => self.pending.len(),
         };
         let changes: Vec<_> = self.pending.drain(..whole).collect();
-        match changes.last().map(revision) {
-            None => Verdict::Alive,
+        match changes.last().map(revision_of) {
+            None => Decision::Alive,
             Some(revision) => {
-                self.last = revision;
-                Verdict::Deliver { revision, changes }
+                self.delivered = revision;
+                Decision::Deliver { revision, changes }
             }
         }
     }
 
-    fn change(&self, event: PbEvent) -> Option<(i64, Change)> {
+    fn to_change(&self, event: PbEvent) -> Option<(i64, Change)> {
         let kv = event.kv?;
         let revision = kv.mod_revision;
         match event.r#type {
-            PUT => Some((revision, Change::Put(self.prefix.entry(kv)))),
+            PUT => Some((revision, Change::Put(self.prefix.entry_from(kv)))),
             DELETE => {
-                let previous = event.prev_kv.map(|kv| self.prefix.entry(kv));
-                Some((revision, Change::Delete { key: self.prefix.relative(&kv.key), revision, previous }))
+                let previous = event.prev_kv.map(|kv| self.prefix.entry_from(kv));
+                Some((revision, Change::Delete { key: self.prefix.relative_key(&kv.key), revision, previous }))
             }
             _ => None,
         }
@@ -165,7 +165,7 @@ impl Revisions {
 }
 
 /// The revision that a change happened at.
-pub(crate) fn revision(change: &Change) -> i64 {
+pub(crate) fn revision_of(change: &Change) -> i64 {
     match change {
         Change::Put(entry) => entry.mod_revision,
         Change::Delete { revision, .. } => *revision,
@@ -201,9 +201,9 @@ mod tests {
         PbWatchResponse { fragment, events: events.iter().map(put).collect(), ..message(99) }
     }
 
-    fn delivered(verdict: Verdict) -> (i64, Vec<String>) {
+    fn delivered(verdict: Decision) -> (i64, Vec<String>) {
         match verdict {
-            Verdict::Deliver { revision, changes } => {
+            Decision::Deliver { revision, changes } => {
                 (revision, changes.iter().map(|change| change.key().to_owned()).collect())
             }
             other => panic!("{other:?}"),
@@ -219,44 +219,44 @@ mod tests {
             cancel_reason: "permission denied".into(),
             ..message(10)
         };
-        assert_eq!(revisions().accept(refused), Verdict::Canceled("permission denied".into()));
+        assert_eq!(revisions().accept_message(refused), Decision::Canceled("permission denied".into()));
         let compacted = PbWatchResponse { canceled: true, compact_revision: 50, ..message(0) };
-        assert_eq!(revisions().accept(compacted), Verdict::Resync(ResyncReason::Compacted));
+        assert_eq!(revisions().accept_message(compacted), Decision::Resync(ResyncReason::Compacted));
     }
 
     #[test]
     fn a_store_that_went_back_or_is_another_one_is_seen_at_the_creation() {
         let created = |header| PbWatchResponse { created: true, header: Some(header), ..Default::default() };
-        assert_eq!(revisions().accept(created(header(1, 10, 3))), Verdict::Created);
-        assert_eq!(revisions().accept(created(header(1, 9, 3))), Verdict::Resync(ResyncReason::WentBack));
-        assert_eq!(revisions().accept(created(header(2, 10, 3))), Verdict::Resync(ResyncReason::OtherCluster));
+        assert_eq!(revisions().accept_message(created(header(1, 10, 3))), Decision::Created);
+        assert_eq!(revisions().accept_message(created(header(1, 9, 3))), Decision::Resync(ResyncReason::WentBack));
+        assert_eq!(revisions().accept_message(created(header(2, 10, 3))), Decision::Resync(ResyncReason::OtherCluster));
     }
 
     #[test]
     fn a_linearizable_read_shows_a_wiped_store_even_if_its_revision_is_ahead() {
         let now = |cluster, revision, raft_term| Position { cluster, revision, raft_term };
-        assert_eq!(AT_10.check(&now(1, 20, 4)), Ok(Position { raft_term: 4, ..AT_10 }));
-        assert_eq!(AT_10.check(&now(1, 20, 2)), Err(ResyncReason::WentBack));
-        assert_eq!(AT_10.check(&now(1, 9, 3)), Err(ResyncReason::WentBack));
-        assert_eq!(AT_10.check(&now(2, 10, 3)), Err(ResyncReason::OtherCluster));
+        assert_eq!(AT_10.check_same_store(&now(1, 20, 4)), Ok(Position { raft_term: 4, ..AT_10 }));
+        assert_eq!(AT_10.check_same_store(&now(1, 20, 2)), Err(ResyncReason::WentBack));
+        assert_eq!(AT_10.check_same_store(&now(1, 9, 3)), Err(ResyncReason::WentBack));
+        assert_eq!(AT_10.check_same_store(&now(2, 10, 3)), Err(ResyncReason::OtherCluster));
     }
 
     #[test]
     fn a_message_without_events_is_a_sign_of_life() {
-        assert_eq!(revisions().accept(message(50)), Verdict::Alive);
+        assert_eq!(revisions().accept_message(message(50)), Decision::Alive);
     }
 
     #[test]
     fn only_whole_revisions_leave_while_fragments_come() {
         let mut revisions = revisions();
-        assert_eq!(revisions.accept(puts(true, &[("a", 11), ("b", 11)])), Verdict::Alive);
+        assert_eq!(revisions.accept_message(puts(true, &[("a", 11), ("b", 11)])), Decision::Alive);
         assert_eq!(
-            delivered(revisions.accept(puts(true, &[("c", 11), ("d", 12)]))),
+            delivered(revisions.accept_message(puts(true, &[("c", 11), ("d", 12)]))),
             (11, vec!["a".into(), "b".into(), "c".into()])
         );
-        assert_eq!(delivered(revisions.accept(puts(false, &[("e", 12)]))), (12, vec!["d".into(), "e".into()]));
+        assert_eq!(delivered(revisions.accept_message(puts(false, &[("e", 12)]))), (12, vec!["d".into(), "e".into()]));
         assert_eq!(
-            delivered(revisions.accept(puts(false, &[("f", 13), ("g", 14)]))),
+            delivered(revisions.accept_message(puts(false, &[("f", 13), ("g", 14)]))),
             (14, vec!["f".into(), "g".into()])
         );
     }
@@ -264,26 +264,26 @@ mod tests {
     #[test]
     fn what_was_passed_on_is_not_passed_on_again() {
         let mut revisions = revisions();
-        assert_eq!(revisions.accept(puts(false, &[("old", 10)])), Verdict::Alive);
-        assert_eq!(delivered(revisions.accept(puts(false, &[("old", 9), ("a", 11)]))), (11, vec!["a".into()]));
-        assert_eq!(revisions.accept(puts(false, &[("a", 11)])), Verdict::Alive);
+        assert_eq!(revisions.accept_message(puts(false, &[("old", 10)])), Decision::Alive);
+        assert_eq!(delivered(revisions.accept_message(puts(false, &[("old", 9), ("a", 11)]))), (11, vec!["a".into()]));
+        assert_eq!(revisions.accept_message(puts(false, &[("a", 11)])), Decision::Alive);
     }
 
     #[test]
     fn what_a_listing_told_is_not_told_again() {
         let mut revisions = revisions();
-        revisions.accept(puts(true, &[("a", 11), ("b", 11)]));
+        revisions.accept_message(puts(true, &[("a", 11), ("b", 11)]));
         revisions.skip_to(11);
-        assert_eq!(delivered(revisions.accept(puts(false, &[("c", 11), ("d", 12)]))), (12, vec!["d".into()]));
+        assert_eq!(delivered(revisions.accept_message(puts(false, &[("c", 11), ("d", 12)]))), (12, vec!["d".into()]));
         revisions.skip_to(5);
-        assert_eq!(revisions.accept(puts(false, &[("d", 12)])), Verdict::Alive);
+        assert_eq!(revisions.accept_message(puts(false, &[("d", 12)])), Decision::Alive);
     }
 
     #[test]
     fn a_deletion_tells_what_was_there() {
         let event = PbEvent { r#type: DELETE, kv: Some(kv("a", 11)), prev_kv: Some(kv("a", 7)) };
-        let verdict = revisions().accept(PbWatchResponse { events: vec![event], ..message(11) });
-        let Verdict::Deliver { changes, .. } = verdict else { panic!("{verdict:?}") };
+        let verdict = revisions().accept_message(PbWatchResponse { events: vec![event], ..message(11) });
+        let Decision::Deliver { changes, .. } = verdict else { panic!("{verdict:?}") };
         let [Change::Delete { key, revision: 11, previous: Some(previous) }] = changes.as_slice() else {
             panic!("{changes:?}")
         };
@@ -293,6 +293,6 @@ mod tests {
     #[test]
     fn an_event_of_an_unknown_kind_or_without_a_key_is_left_out() {
         let odd = [PbEvent { r#type: 7, kv: Some(kv("a", 11)), prev_kv: None }, PbEvent::default()];
-        assert_eq!(revisions().accept(PbWatchResponse { events: odd.into(), ..message(11) }), Verdict::Alive);
+        assert_eq!(revisions().accept_message(PbWatchResponse { events: odd.into(), ..message(11) }), Decision::Alive);
     }
 }

@@ -9,29 +9,29 @@ use etcd_client::proto::{PbRangeResponse, PbResponseHeader};
 use crate::client::{Client, Repeat};
 use crate::connect::Connection;
 use crate::entry::Range;
-use crate::error::{Act, Error};
+use crate::error::{Error, Operation};
 
 /// Keys asked for at once: etcd holds up its other requests while it puts one answer together.
-const PAGE: i64 = 1000;
+const PAGE_KEYS: i64 = 1000;
 
 /// One page and its whole answer, which may be [`LARGEST_MESSAGE`](crate::connect::LARGEST_MESSAGE). A member that is
 /// silent is noticed by the connection's pings before.
-const PAGE_LIMIT: Duration = Duration::from_secs(15);
+const PAGE_TIMEOUT: Duration = Duration::from_secs(15);
 
 /// How often a listing is begun anew when the revision it reads at is compacted away below it.
 const ATTEMPTS: usize = 3;
 
 impl Client {
     /// All keys below `below` ("" is everything), in pages that are pinned to the first one's revision (linearizable).
-    pub async fn snapshot(&self, below: &str) -> Result<Snapshot, Error> {
-        self.snapshot_of(&Range::below(&self.config().prefix, below)).await
+    pub async fn read_snapshot(&self, below: &str) -> Result<Snapshot, Error> {
+        self.read_range(&Range::of_folder(&self.config().prefix, below)).await
     }
 
     /// All keys of a range.
-    pub(crate) async fn snapshot_of(&self, range: &Range) -> Result<Snapshot, Error> {
+    pub(crate) async fn read_range(&self, range: &Range) -> Result<Snapshot, Error> {
         let mut attempt = 1;
         loop {
-            match self.list(range, 0).await {
+            match self.read_pages(range, 0).await {
                 Err(Error::Compacted { .. }) if attempt < ATTEMPTS => attempt += 1,
                 other => return other,
             }
@@ -39,26 +39,26 @@ impl Client {
     }
 
     /// The same as it was at a revision; an error if that is compacted away or still to come.
-    pub async fn snapshot_at(&self, below: &str, revision: i64) -> Result<Snapshot, Error> {
-        self.list(&Range::below(&self.config().prefix, below), revision).await
+    pub async fn read_snapshot_at(&self, below: &str, revision: i64) -> Result<Snapshot, Error> {
+        self.read_pages(&Range::of_folder(&self.config().prefix, below), revision).await
     }
 
-    async fn list(&self, range: &Range, at: i64) -> Result<Snapshot, Error> {
-        let act = Act::List(range.start().to_owned());
+    async fn read_pages(&self, range: &Range, at: i64) -> Result<Snapshot, Error> {
+        let act = Operation::List(range.start().to_owned());
         let mut pages = Pages::new(range, at);
         let mut entries: Vec<Entry> = Vec::new();
         let first = loop {
-            let page = match self.page(&act, &pages).await {
-                Err(Error::Refused { reason, .. }) if is_too_large(&reason) && pages.shrink() => continue,
+            let page = match self.read_page(&act, &pages).await {
+                Err(Error::Refused { reason, .. }) if is_too_large(&reason) && pages.shrink_limit() => continue,
                 other => other?,
             };
-            let header = pages.turn(&page);
+            let header = pages.advance_past(&page);
             if page.header.is_some_and(|now| now.cluster_id != header.cluster_id) {
                 let reason = "another cluster answered in the middle of it".to_owned();
-                return Err(Error::Refused { endpoint: self.endpoint(), act, reason });
+                return Err(Error::Refused { endpoint: self.current_endpoint(), act, reason });
             }
             let more = page.more;
-            entries.extend(page.kvs.into_iter().map(|kv| self.config().prefix.entry(kv)));
+            entries.extend(page.kvs.into_iter().map(|kv| self.config().prefix.entry_from(kv)));
             if !more {
                 break header;
             }
@@ -70,8 +70,8 @@ impl Client {
         Ok(Snapshot { cluster: first.cluster_id, revision, raft_term: first.raft_term, entries })
     }
 
-    async fn page(&self, act: &Act, pages: &Pages) -> Result<PbRangeResponse, Error> {
-        let mut options = GetOptions::new().with_limit(pages.limit).with_revision(pages.revision());
+    async fn read_page(&self, act: &Operation, pages: &Pages) -> Result<PbRangeResponse, Error> {
+        let mut options = GetOptions::new().with_limit(pages.limit).with_revision(pages.read_revision());
         if let Some(end) = &pages.end {
             options = options.with_range(end.clone());
         }
@@ -79,7 +79,7 @@ impl Client {
             let (start, options) = (pages.start.clone(), options.clone());
             async move { connection.kv.get(start, Some(options)).await }
         };
-        Ok(self.call(act, PAGE_LIMIT, Repeat::Harmless, run).await?.0)
+        Ok(self.call_with_repeats(act, PAGE_TIMEOUT, Repeat::Always, run).await?.0)
     }
 }
 
@@ -90,23 +90,27 @@ struct Pages {
     end: Option<Vec<u8>>,
     limit: i64,
     /// The revision that was asked for; 0 is the newest.
-    at: i64,
+    requested_revision: i64,
     first: Option<PbResponseHeader>,
 }
 
 impl Pages {
-    fn new(range: &Range, at: i64) -> Self {
+    fn new(range: &Range, requested_revision: i64) -> Self {
         let (start, end) = (range.start().as_bytes().to_vec(), range.end().map(<[u8]>::to_vec));
-        Self { start, end, limit: PAGE, at, first: None }
+        Self { start, end, limit: PAGE_KEYS, requested_revision, first: None }
     }
 
     /// The revision to read at: the one asked for, else the first page's.
-    fn revision(&self) -> i64 {
-        if self.at > 0 { self.at } else { self.first.as_ref().map_or(0, |header| header.revision) }
+    fn read_revision(&self) -> i64 {
+        if self.requested_revision > 0 {
+            self.requested_revision
+        } else {
+            self.first.as_ref().map_or(0, |header| header.revision)
+        }
     }
 
     /// Goes on behind the page's last key, and answers the first page's header.
-    fn turn(&mut self, page: &PbRangeResponse) -> PbResponseHeader {
+    fn advance_past(&mut self, page: &PbRangeResponse) -> PbResponseHeader {
         if let Some(last) = page.kvs.last() {
             self.start = [last.key.as_slice(), b"\0"].concat();
         }
@@ -114,7 +118,7 @@ impl Pages {
     }
 
     /// Asks for fewer keys from here on; false if there is no fewer.
-    fn shrink(&mut self) -> bool {
+    fn shrink_limit(&mut self) -> bool {
         let smaller = (self.limit / 10).max(1);
         std::mem::replace(&mut self.limit, smaller) > smaller
     }
@@ -133,7 +137,7 @@ mod tests {
     use crate::entry::Prefix;
 
     fn all() -> Range {
-        Range::below(&Prefix::parse("/p").expect("valid"), "")
+        Range::of_folder(&Prefix::parse("/p").expect("valid"), "")
     }
 
     fn page(keys: &[&str], revision: i64) -> PbRangeResponse {
@@ -148,17 +152,17 @@ mod tests {
     #[test]
     fn later_pages_are_read_at_the_first_ones_revision() {
         let mut pages = Pages::new(&all(), 0);
-        assert_eq!((pages.start.as_slice(), pages.revision()), (b"/p/".as_slice(), 0));
-        assert_eq!(pages.turn(&page(&["/p/a", "/p/b"], 7)).revision, 7);
-        assert_eq!((pages.start.as_slice(), pages.revision()), (b"/p/b\0".as_slice(), 7));
-        assert_eq!(pages.turn(&page(&["/p/c"], 9)).revision, 7);
-        assert_eq!(pages.revision(), 7);
+        assert_eq!((pages.start.as_slice(), pages.read_revision()), (b"/p/".as_slice(), 0));
+        assert_eq!(pages.advance_past(&page(&["/p/a", "/p/b"], 7)).revision, 7);
+        assert_eq!((pages.start.as_slice(), pages.read_revision()), (b"/p/b\0".as_slice(), 7));
+        assert_eq!(pages.advance_past(&page(&["/p/c"], 9)).revision, 7);
+        assert_eq!(pages.read_revision(), 7);
     }
 
     #[test]
     fn pages_shrink_to_one_key_and_no_further() {
         let mut pages = Pages::new(&all(), 0);
-        let sizes: Vec<_> = std::iter::from_fn(|| pages.shrink().then_some(pages.limit)).collect();
+        let sizes: Vec<_> = std::iter::from_fn(|| pages.shrink_limit().then_some(pages.limit)).collect();
         assert_eq!(sizes, [100, 10, 1]);
     }
 }

@@ -4,11 +4,11 @@ use discovery::Entry;
 use etcd_client::proto::PbTxnOpResponse;
 use etcd_client::{Compare, CompareOp, PutOptions, TxnOp, TxnResponse};
 
-use crate::client::{Client, REQUEST, Repeat};
+use crate::client::{Client, REQUEST_TIMEOUT, Repeat};
 use crate::connect::Connection;
 use crate::entry::LeaseId;
 use crate::entry::Prefix;
-use crate::error::{Act, Error};
+use crate::error::{Error, Operation};
 
 /// What must hold for a transaction to write. Keys are relative to the prefix.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -58,7 +58,7 @@ impl Txn {
 
     /// Writes only if this holds too.
     #[must_use]
-    pub fn when(mut self, condition: Condition) -> Self {
+    pub fn only_if(mut self, condition: Condition) -> Self {
         self.conditions.push(condition);
         self
     }
@@ -84,22 +84,22 @@ impl Txn {
         self
     }
 
-    fn act(&self, prefix: &Prefix) -> Act {
-        let writes: Vec<String> = self.writes.iter().map(|write| prefix.absolute(write.key())).collect();
+    fn to_operation(&self, prefix: &Prefix) -> Operation {
+        let writes: Vec<String> = self.writes.iter().map(|write| prefix.absolute_key(write.key())).collect();
         let mut reads = Vec::new();
         for key in self.conditions.iter().map(Condition::key).chain(self.reads.iter().map(String::as_str)) {
-            let key = prefix.absolute(key);
+            let key = prefix.absolute_key(key);
             if !writes.contains(&key) && !reads.contains(&key) {
                 reads.push(key);
             }
         }
-        Act::Commit { writes, reads }
+        Operation::Commit { writes, reads }
     }
 
-    fn request(self, prefix: &Prefix) -> etcd_client::Txn {
-        let conditions: Vec<_> = self.conditions.into_iter().map(|condition| condition.compare(prefix)).collect();
-        let writes: Vec<_> = self.writes.into_iter().map(|write| write.operation(prefix)).collect();
-        let reads: Vec<_> = self.reads.iter().map(|key| TxnOp::get(prefix.absolute(key), None)).collect();
+    fn into_request(self, prefix: &Prefix) -> etcd_client::Txn {
+        let conditions: Vec<_> = self.conditions.into_iter().map(|condition| condition.into_compare(prefix)).collect();
+        let writes: Vec<_> = self.writes.into_iter().map(|write| write.into_txn_op(prefix)).collect();
+        let reads: Vec<_> = self.reads.iter().map(|key| TxnOp::get(prefix.absolute_key(key), None)).collect();
         etcd_client::Txn::new().when(conditions).and_then(writes).or_else(reads)
     }
 }
@@ -112,8 +112,8 @@ impl Condition {
         }
     }
 
-    fn compare(self, prefix: &Prefix) -> Compare {
-        let key = prefix.absolute(self.key());
+    fn into_compare(self, prefix: &Prefix) -> Compare {
+        let key = prefix.absolute_key(self.key());
         match self {
             Self::Absent(_) => Compare::create_revision(key, CompareOp::Equal, 0),
             Self::Present(_) => Compare::create_revision(key, CompareOp::Greater, 0),
@@ -131,8 +131,8 @@ impl Write {
         }
     }
 
-    fn operation(self, prefix: &Prefix) -> TxnOp {
-        let key = prefix.absolute(self.key());
+    fn into_txn_op(self, prefix: &Prefix) -> TxnOp {
+        let key = prefix.absolute_key(self.key());
         match self {
             Self::Put { value, lease, .. } => {
                 TxnOp::put(key, value, lease.map(|lease| PutOptions::new().with_lease(lease.get())))
@@ -143,7 +143,7 @@ impl Write {
 }
 
 impl Committed {
-    fn read(answer: TxnResponse, prefix: &Prefix) -> Self {
+    fn from_response(answer: TxnResponse, prefix: &Prefix) -> Self {
         let answer = answer.0;
         let found = answer.responses.into_iter().filter_map(|response| match response.response {
             Some(PbTxnOpResponse::ResponseRange(range)) => Some(range.kvs),
@@ -152,7 +152,7 @@ impl Committed {
         Self {
             succeeded: answer.succeeded,
             revision: answer.header.map_or(0, |header| header.revision),
-            found: found.flatten().map(|kv| prefix.entry(kv)).collect(),
+            found: found.flatten().map(|kv| prefix.entry_from(kv)).collect(),
         }
     }
 }
@@ -162,14 +162,14 @@ impl Client {
     /// it isn't sent twice, the caller knows how to find out.
     pub async fn commit(&self, txn: Txn) -> Result<Committed, Error> {
         let prefix = &self.config().prefix;
-        let act = txn.act(prefix);
-        let request = txn.request(prefix);
+        let act = txn.to_operation(prefix);
+        let request = txn.into_request(prefix);
         let run = |mut connection: Connection| {
             let request = request.clone();
             async move { connection.kv.txn(request).await }
         };
-        let answer = self.call(&act, REQUEST, Repeat::IfUnsent, run).await?;
-        Ok(Committed::read(answer, prefix))
+        let answer = self.call_with_repeats(&act, REQUEST_TIMEOUT, Repeat::IfUnsent, run).await?;
+        Ok(Committed::from_response(answer, prefix))
     }
 }
 
@@ -181,13 +181,13 @@ mod tests {
     fn an_error_names_every_key_once_and_what_is_written_first() {
         let prefix = Prefix::parse("/p").expect("valid");
         let txn = Txn::new()
-            .when(Condition::Absent("a".into()))
-            .when(Condition::LeaseIs("b".into(), LeaseId::from(7)))
+            .only_if(Condition::Absent("a".into()))
+            .only_if(Condition::LeaseIs("b".into(), LeaseId::from(7)))
             .put("b", "1", None)
             .delete("c")
             .or_get("a");
-        let act = txn.act(&prefix);
-        assert_eq!(act, Act::Commit { writes: vec!["/p/b".into(), "/p/c".into()], reads: vec!["/p/a".into()] });
+        let act = txn.to_operation(&prefix);
+        assert_eq!(act, Operation::Commit { writes: vec!["/p/b".into(), "/p/c".into()], reads: vec!["/p/a".into()] });
         assert_eq!(act.to_string(), "writing /p/b, /p/c, reading /p/a");
     }
 }

@@ -25,12 +25,12 @@ pub fn read(path: &Path, longest: u64) -> io::Result<Vec<u8>> {
         return read_at_most(File::open(path)?, longest);
     }
     // Opening has an effect on some devices: a watchdog starts, a tape winds back. So the kind is asked for first.
-    check(&fs::metadata(path)?, longest)?;
+    check_kind_and_length(&fs::metadata(path)?, longest)?;
     // The file may be replaced in between. `O_NONBLOCK` opens a FIFO without waiting for its writer, and has no effect
     // on a regular file. The standard library adds `O_CLOEXEC`.
     let flags = OFlag::O_NONBLOCK | OFlag::O_NOCTTY;
     let file = OpenOptions::new().read(true).custom_flags(flags.bits()).open(path)?;
-    check(&file.metadata()?, longest)?;
+    check_kind_and_length(&file.metadata()?, longest)?;
     read_at_most(file, longest)
 }
 
@@ -39,7 +39,7 @@ pub fn read(path: &Path, longest: u64) -> io::Result<Vec<u8>> {
 /// # Errors
 /// As [`read`], or if the file is not UTF-8.
 pub fn read_text(path: &Path, longest: u64) -> io::Result<String> {
-    String::from_utf8(read(path, longest)?).map_err(|_| invalid("it is not UTF-8 text"))
+    String::from_utf8(read(path, longest)?).map_err(|_| invalid_input("it is not UTF-8 text"))
 }
 
 /// True for a pipe that is one of this process's own descriptors.
@@ -52,10 +52,10 @@ fn is_handed_over(path: &Path) -> io::Result<bool> {
 fn read_at_most(file: File, longest: u64) -> io::Result<Vec<u8>> {
     let mut content = Vec::new();
     let length = file.take(longest.saturating_add(1)).read_to_end(&mut content)?;
-    if u64::try_from(length).unwrap_or(u64::MAX) > longest { Err(too_long(longest)) } else { Ok(content) }
+    if u64::try_from(length).unwrap_or(u64::MAX) > longest { Err(too_long_error(longest)) } else { Ok(content) }
 }
 
-fn check(found: &Metadata, longest: u64) -> io::Result<()> {
+fn check_kind_and_length(found: &Metadata, longest: u64) -> io::Result<()> {
     let kind = found.file_type();
     let special = [
         (kind.is_dir(), "directory"),
@@ -65,19 +65,19 @@ fn check(found: &Metadata, longest: u64) -> io::Result<()> {
         (kind.is_block_device(), "block device"),
     ];
     if let Some((_, name)) = special.iter().find(|(is, _)| *is) {
-        return Err(invalid(&format!("it is a {name}, not a regular file")));
+        return Err(invalid_input(&format!("it is a {name}, not a regular file")));
     }
     if !kind.is_file() {
-        return Err(invalid("it is not a regular file"));
+        return Err(invalid_input("it is not a regular file"));
     }
-    if found.len() > longest { Err(too_long(longest)) } else { Ok(()) }
+    if found.len() > longest { Err(too_long_error(longest)) } else { Ok(()) }
 }
 
-fn too_long(longest: u64) -> io::Error {
+fn too_long_error(longest: u64) -> io::Error {
     io::Error::new(io::ErrorKind::FileTooLarge, format!("it is longer than {longest} bytes, the most that is read"))
 }
 
-fn invalid(reason: &str) -> io::Error {
+fn invalid_input(reason: &str) -> io::Error {
     io::Error::new(io::ErrorKind::InvalidInput, reason)
 }
 

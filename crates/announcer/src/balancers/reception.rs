@@ -7,38 +7,38 @@ use std::{
     time::Duration,
 };
 
-use discovery::{Balancers, Key, RefusedKey};
+use discovery::{BalancerRecords, Key, QuarantinedKey};
 use registry::{Client, Error};
 use tokio::{sync::watch, time::sleep};
 
 use crate::record::{Difference, Record};
 use crate::registrar::{Registrar, Written};
-use crate::status::Reception;
+use crate::status::KeyStatus;
 
 /// The first look. A balancer writes its key at most once a second.
-const FIRST: Duration = Duration::from_millis(500);
+const FIRST_PAUSE: Duration = Duration::from_millis(500);
 
 /// The longest time between two looks. What makes a balancer refuse a record that it took is a change by an operator.
 /// Each look is one read for the balancers and one for each setting: a watch would bring each announcer all that each
 /// balancer writes with every change in the store.
-const LONGEST: Duration = Duration::from_secs(30);
+const LONGEST_PAUSE: Duration = Duration::from_secs(30);
 
 /// The same while a balancer refuses a record: the operator waits for the end of that.
-const LONGEST_REFUSED: Duration = Duration::from_secs(5);
+const LONGEST_PAUSE_WHILE_REFUSED: Duration = Duration::from_secs(5);
 
 /// The keys that matter to an announcer.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Keys {
+pub(crate) struct AnnouncedKeys {
     /// Our records.
     pub(crate) records: Vec<String>,
     /// The settings that we were given, and the folder that stands for a service as a whole.
     pub(crate) services: Vec<String>,
 }
 
-impl Keys {
-    pub(crate) fn of(reached: &Written) -> Self {
-        let records = reached.names().map(|(service, id)| Key::upstream(service, id).to_string()).collect();
-        let folders = reached.names().map(|(service, _)| service.folder());
+impl AnnouncedKeys {
+    pub(crate) fn from_written(reached: &Written) -> Self {
+        let records = reached.our_names().map(|(service, id)| Key::for_upstream(service, id).to_string()).collect();
+        let folders = reached.our_names().map(|(service, _)| service.folder_path());
         let settings = reached.ours.iter().flat_map(|record| record.setting_keys());
         let services: BTreeSet<_> = settings.chain(folders).collect();
         Self { records, services: services.into_iter().collect() }
@@ -47,21 +47,21 @@ impl Keys {
 
 /// The refusals that stand in the log: each is said once. Clones share it.
 #[derive(Clone, Debug, Default)]
-pub(crate) struct RefusalLog(Arc<Mutex<BTreeSet<RefusedKey>>>);
+pub(crate) struct RefusalLog(Arc<Mutex<BTreeSet<QuarantinedKey>>>);
 
 impl RefusalLog {
     /// Says what was not said before, and what is over. A setting is no obstacle: its last good value may serve, or the
     /// rest of it; nor is a service that HAProxy refuses: its last good form may.
-    pub(crate) fn note(&self, refused: BTreeSet<RefusedKey>, keys: &Keys) {
+    pub(crate) fn log_refusals(&self, refused: BTreeSet<QuarantinedKey>, keys: &AnnouncedKeys) {
         let mut said = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        for RefusedKey { node, key, reason } in refused.difference(&said) {
+        for QuarantinedKey { node, key, reason } in refused.difference(&said) {
             if keys.records.contains(key) {
                 tracing::warn!(balancer = %node, key, reason, "a balancer refuses the record and sends nothing to it");
             } else {
                 tracing::warn!(balancer = %node, key, reason, "a balancer doesn't follow this key as it stands");
             }
         }
-        for RefusedKey { node, key, .. } in said.difference(&refused) {
+        for QuarantinedKey { node, key, .. } in said.difference(&refused) {
             if !refused.iter().any(|now| now.node == *node && now.key == *key) {
                 tracing::info!(balancer = %node, key, "a balancer no longer refuses this key");
             }
@@ -71,76 +71,83 @@ impl RefusalLog {
 }
 
 /// The task that looks.
-pub(crate) struct Look {
+pub(crate) struct KeyStatusPoller {
     pub(crate) registrar: Registrar,
     pub(crate) client: Client,
     pub(crate) log: RefusalLog,
-    pub(crate) publish: watch::Sender<Reception>,
+    pub(crate) publish: watch::Sender<KeyStatus>,
 }
 
 /// The result of one look.
-struct Looked {
-    reception: Reception,
-    differing: Vec<Difference>,
+struct KeyStatusReading {
+    key_status: KeyStatus,
+    differences: Vec<Difference>,
 }
 
-impl Look {
+impl KeyStatusPoller {
     /// Looks for ever, ever more seldom while nothing changes.
-    pub(crate) async fn run(self) {
-        let (mut revision, mut rest, mut before) = (0, FIRST, None);
+    pub(crate) async fn poll_forever(self) {
+        let (mut revision, mut rest, mut before) = (0, FIRST_PAUSE, None);
         let mut is_said = false;
         loop {
             sleep(rest.mul_f64(1.0 - 0.2 * fastrand::f64())).await;
-            let reached = self.registrar.reached();
+            let reached = self.registrar.latest_written();
             if reached.ours.is_empty() {
-                self.publish.send_replace(Reception::default());
-                rest = next(rest, false, true);
+                self.publish.send_replace(KeyStatus::default());
+                rest = next_pause(rest, false, true);
                 continue;
             }
             let is_new = std::mem::replace(&mut revision, reached.revision) != reached.revision;
-            match self.look(&reached).await {
-                Ok(Looked { reception, differing }) => {
+            match self.read_key_status(&reached).await {
+                Ok(KeyStatusReading { key_status: reception, differences: differing }) => {
                     if let Some(before) = before.replace(differing.clone()).filter(|_| !is_new) {
-                        log_changes(&before, &differing);
+                        log_setting_changes(&before, &differing);
                     }
-                    rest = next(rest, is_new, !reception.refused.is_empty());
+                    rest = next_pause(rest, is_new, !reception.refused_records.is_empty());
                     self.publish.send_replace(reception);
                 }
                 // What was known last is the best that is known.
                 Err(error) if error.is_unreachable() => {
                     tracing::debug!(%error, "whether balancers refuse the record isn't known for now");
-                    rest = next(rest, is_new, false);
+                    rest = next_pause(rest, is_new, false);
                 }
                 Err(error) => {
                     if !std::mem::replace(&mut is_said, true) {
                         tracing::info!(%error, "whether balancers refuse the record can't be known");
                     }
-                    self.publish.send_replace(Reception::default());
-                    rest = next(rest, is_new, false);
+                    self.publish.send_replace(KeyStatus::default());
+                    rest = next_pause(rest, is_new, false);
                 }
             }
         }
     }
 
     /// The keys that balancers refuse, which the log hears of, and the settings that say otherwise.
-    async fn look(&self, reached: &Written) -> Result<Looked, Error> {
-        let balancers = Balancers::of(&self.client.snapshot("balancers").await?);
-        let keys = Keys::of(reached);
-        let refused: BTreeSet<_> = balancers.refused(&keys.records).collect();
-        let not_followed: BTreeSet<_> = balancers.refused(&keys.services).collect();
-        self.log.note(refused.union(&not_followed).cloned().collect(), &keys);
+    async fn read_key_status(&self, reached: &Written) -> Result<KeyStatusReading, Error> {
+        let balancers = BalancerRecords::from_snapshot(&self.client.read_snapshot("balancers").await?);
+        let keys = AnnouncedKeys::from_written(reached);
+        let refused: BTreeSet<_> = balancers.quarantined_keys(&keys.records).collect();
+        let not_followed: BTreeSet<_> = balancers.quarantined_keys(&keys.services).collect();
+        self.log.log_refusals(refused.union(&not_followed).cloned().collect(), &keys);
         let mut differing = Vec::new();
         for record in &reached.ours {
-            differing.extend(self.differences(record).await);
+            differing.extend(self.read_differences(record).await);
         }
         differing.sort_by(|one, other| one.key.cmp(&other.key));
         differing.dedup();
         let differing_keys = differing.iter().map(|difference| difference.key.clone()).collect();
-        Ok(Looked { reception: Reception { refused, not_followed, differing: differing_keys }, differing })
+        Ok(KeyStatusReading {
+            key_status: KeyStatus {
+                refused_records: refused,
+                refused_service_keys: not_followed,
+                differing_settings: differing_keys,
+            },
+            differences: differing,
+        })
     }
 
     /// Nothing where the settings can't be read.
-    async fn differences(&self, record: &Record) -> Vec<Difference> {
+    async fn read_differences(&self, record: &Record) -> Vec<Difference> {
         let mut found = Vec::new();
         for key in record.setting_keys() {
             match self.client.get(&key).await {
@@ -148,13 +155,13 @@ impl Look {
                 Err(_) => return Vec::new(),
             }
         }
-        record.differences(&found)
+        record.list_differences(&found)
     }
 }
 
 /// Settings belong to the service, so that none of its announcers has the last word: what another hand does to them stays.
-fn log_changes(before: &[Difference], now: &[Difference]) {
-    for Difference { key, stands, given } in now.iter().filter(|difference| !before.contains(difference)) {
+fn log_setting_changes(before: &[Difference], now: &[Difference]) {
+    for Difference { key, stored: stands, given } in now.iter().filter(|difference| !before.contains(difference)) {
         match stands {
             Some(stands) => tracing::warn!(
                 key,
@@ -173,9 +180,9 @@ fn log_changes(before: &[Difference], now: &[Difference]) {
 }
 
 /// The time until the next look.
-fn next(rest: Duration, is_new: bool, is_refused: bool) -> Duration {
-    let longest = if is_refused { LONGEST_REFUSED } else { LONGEST };
-    if is_new { FIRST } else { rest.saturating_mul(2).min(longest) }
+fn next_pause(rest: Duration, is_new: bool, is_refused: bool) -> Duration {
+    let longest = if is_refused { LONGEST_PAUSE_WHILE_REFUSED } else { LONGEST_PAUSE };
+    if is_new { FIRST_PAUSE } else { rest.saturating_mul(2).min(longest) }
 }
 
 #[cfg(test)]
@@ -185,10 +192,12 @@ mod tests {
     #[test]
     fn looks_grow_rare_unless_something_is_refused_or_new() {
         let rests = |is_refused| -> Vec<_> {
-            std::iter::successors(Some(FIRST), |rest| Some(next(*rest, false, is_refused))).take(20).collect()
+            std::iter::successors(Some(FIRST_PAUSE), |rest| Some(next_pause(*rest, false, is_refused)))
+                .take(20)
+                .collect()
         };
         let (fine, refused) = (rests(false), rests(true));
-        assert_eq!((fine[1], fine[19], refused[19]), (FIRST * 2, LONGEST, LONGEST_REFUSED));
-        assert_eq!(next(LONGEST, true, false), FIRST);
+        assert_eq!((fine[1], fine[19], refused[19]), (FIRST_PAUSE * 2, LONGEST_PAUSE, LONGEST_PAUSE_WHILE_REFUSED));
+        assert_eq!(next_pause(LONGEST_PAUSE, true, false), FIRST_PAUSE);
     }
 }

@@ -16,7 +16,7 @@ use tokio::net::{UdpSocket, lookup_host};
 
 /// The address, or how to find it.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) enum Whereabouts {
+pub(crate) enum AddressSource {
     /// As it was given.
     Given(UpstreamAddress),
     /// The port is known.
@@ -24,13 +24,13 @@ pub(crate) enum Whereabouts {
         /// The app's port.
         port: u16,
         /// What gives the IP address.
-        by: Finder,
+        by: AddressFinder,
     },
 }
 
 /// What gives an IP address.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) enum Finder {
+pub(crate) enum AddressFinder {
     /// This network interface.
     Interface(String),
     /// `COREOS_PRIVATE_IPV4`.
@@ -39,11 +39,11 @@ pub(crate) enum Finder {
     TowardsEtcd,
 }
 
-impl Whereabouts {
+impl AddressSource {
     /// The port that is announced.
     pub(crate) fn port(&self) -> u16 {
         match self {
-            Self::Given(address) => address.socket().port(),
+            Self::Given(address) => address.socket_addr().port(),
             Self::Find { port, .. } => *port,
         }
     }
@@ -91,21 +91,26 @@ impl AddressError {
 }
 
 /// Finds the address. No packet is sent, but to a name server where an endpoint is a name.
-pub(crate) async fn find(whereabouts: &Whereabouts, endpoints: &[Endpoint]) -> Result<UpstreamAddress, AddressError> {
+pub(crate) async fn find_address(
+    whereabouts: &AddressSource,
+    endpoints: &[Endpoint],
+) -> Result<UpstreamAddress, AddressError> {
     let (ip, port) = match whereabouts {
-        Whereabouts::Given(address) => return Ok(*address),
-        Whereabouts::Find { port, by: Finder::Interface(name) } => (of_interface(name)?, *port),
-        Whereabouts::Find { port, by: Finder::Private(ip) } => (useful(*ip, "COREOS_PRIVATE_IPV4", *port)?, *port),
-        Whereabouts::Find { port, by: Finder::TowardsEtcd } => {
-            (useful(towards(endpoints).await?, "the way to etcd", *port)?, *port)
+        AddressSource::Given(address) => return Ok(*address),
+        AddressSource::Find { port, by: AddressFinder::Interface(name) } => (interface_address(name)?, *port),
+        AddressSource::Find { port, by: AddressFinder::Private(ip) } => {
+            (reject_useless(*ip, "COREOS_PRIVATE_IPV4", *port)?, *port)
+        }
+        AddressSource::Find { port, by: AddressFinder::TowardsEtcd } => {
+            (reject_useless(source_address_to_first(endpoints).await?, "the way to etcd", *port)?, *port)
         }
     };
     Ok(SocketAddr::new(ip, port).try_into()?)
 }
 
 /// An address that was not given is refused here where balancers would refuse it.
-fn useful(ip: IpAddr, from: &'static str, port: u16) -> Result<IpAddr, AddressError> {
-    if is_useless(ip) { Err(AddressError::Useless { from, ip, port, offers: offers() }) } else { Ok(ip) }
+fn reject_useless(ip: IpAddr, from: &'static str, port: u16) -> Result<IpAddr, AddressError> {
+    if is_useless(ip) { Err(AddressError::Useless { from, ip, port, offers: list_alternatives() }) } else { Ok(ip) }
 }
 
 fn is_useless(ip: IpAddr) -> bool {
@@ -113,13 +118,13 @@ fn is_useless(ip: IpAddr) -> bool {
 }
 
 /// The interfaces that are up and have an address which other hosts may reach, each with its best one.
-fn offers() -> Vec<(String, IpAddr)> {
+fn list_alternatives() -> Vec<(String, IpAddr)> {
     let mut names: Vec<String> = getifaddrs().into_iter().flatten().map(|entry| entry.interface_name).collect();
     names.dedup();
     let mut offers: Vec<(String, IpAddr)> = Vec::new();
     for name in names {
         let is_new = offers.iter().all(|(other, _)| *other != name);
-        if let Some(ip) = of_interface(&name).ok().filter(|ip| is_new && !is_useless(*ip)) {
+        if let Some(ip) = interface_address(&name).ok().filter(|ip| is_new && !is_useless(*ip)) {
             offers.push((name, ip));
         }
     }
@@ -138,7 +143,7 @@ fn offered(offers: &[(String, IpAddr)], port: u16) -> String {
     format!("{}, or --interface NAME", offers.join(" or "))
 }
 
-fn of_interface(name: &str) -> Result<IpAddr, AddressError> {
+fn interface_address(name: &str) -> Result<IpAddr, AddressError> {
     let listed = getifaddrs().map_err(AddressError::Interfaces)?;
     let addresses = listed.filter(|entry| entry.interface_name == name && entry.flags.contains(InterfaceFlags::IFF_UP));
     let ips = addresses.filter_map(|entry| {
@@ -146,7 +151,7 @@ fn of_interface(name: &str) -> Result<IpAddr, AddressError> {
         let v4 = address.as_sockaddr_in().map(|v4| IpAddr::V4(v4.ip()));
         v4.or_else(|| address.as_sockaddr_in6().map(|v6| IpAddr::V6(v6.ip())))
     });
-    match best(ips) {
+    match prefer_ipv4(ips) {
         Some(ip) => Ok(ip),
         None if if_nametoindex(name).is_ok() => Err(AddressError::NoAddress(name.to_owned())),
         None => Err(AddressError::NoInterface(name.to_owned())),
@@ -154,17 +159,17 @@ fn of_interface(name: &str) -> Result<IpAddr, AddressError> {
 }
 
 /// The first IPv4 address, else the first IPv6 address that means the same on another host.
-fn best(ips: impl Iterator<Item = IpAddr>) -> Option<IpAddr> {
+fn prefer_ipv4(ips: impl Iterator<Item = IpAddr>) -> Option<IpAddr> {
     let mut ips: Vec<_> = ips.filter(|ip| !matches!(ip, IpAddr::V6(v6) if v6.is_unicast_link_local())).collect();
     ips.sort_by_key(IpAddr::is_ipv6);
     ips.first().copied()
 }
 
 /// Our address towards the first endpoint that there is a way to.
-async fn towards(endpoints: &[Endpoint]) -> Result<IpAddr, AddressError> {
+async fn source_address_to_first(endpoints: &[Endpoint]) -> Result<IpAddr, AddressError> {
     let mut failure = AddressError::NoEndpoint;
     for endpoint in endpoints {
-        match towards_one(endpoint).await {
+        match source_address_to(endpoint).await {
             Ok(ip) => return Ok(ip),
             Err(error) => failure = error,
         }
@@ -173,7 +178,7 @@ async fn towards(endpoints: &[Endpoint]) -> Result<IpAddr, AddressError> {
 }
 
 /// Connecting a UDP socket sends nothing; the kernel only picks the route, and with it our address.
-async fn towards_one(endpoint: &Endpoint) -> Result<IpAddr, AddressError> {
+async fn source_address_to(endpoint: &Endpoint) -> Result<IpAddr, AddressError> {
     let resolve = |source| AddressError::Resolve { endpoint: endpoint.to_string(), source };
     let mut addresses = lookup_host((endpoint.host(), endpoint.port())).await.map_err(resolve)?;
     let first = addresses.next().ok_or_else(|| resolve(io::Error::other("the name has no address")))?;
@@ -196,27 +201,29 @@ mod tests {
         etcd: registry::Args,
     }
 
-    async fn found(by: Finder, endpoints: &str) -> Result<String, AddressError> {
+    async fn found(by: AddressFinder, endpoints: &str) -> Result<String, AddressError> {
         let config = Cli::parse_from(["test", "--endpoints", endpoints]).etcd.resolve().unwrap();
-        find(&Whereabouts::Find { port: 8000, by }, config.endpoints()).await.map(|address| address.to_string())
+        find_address(&AddressSource::Find { port: 8000, by }, config.endpoints())
+            .await
+            .map(|address| address.to_string())
     }
 
     #[tokio::test]
     async fn a_given_address_is_taken_as_it_is() {
         let given = "127.0.0.1:8000".parse().unwrap();
-        assert_eq!(find(&Whereabouts::Given(given), &[]).await.unwrap(), given);
+        assert_eq!(find_address(&AddressSource::Given(given), &[]).await.unwrap(), given);
     }
 
     #[tokio::test]
     async fn an_interface_that_is_named_may_be_loopback() {
-        assert_eq!(found(Finder::Interface("lo".into()), "http://e:1").await.unwrap(), "127.0.0.1:8000");
-        let error = found(Finder::Interface("nope0".into()), "http://e:1").await.unwrap_err();
+        assert_eq!(found(AddressFinder::Interface("lo".into()), "http://e:1").await.unwrap(), "127.0.0.1:8000");
+        let error = found(AddressFinder::Interface("nope0".into()), "http://e:1").await.unwrap_err();
         assert!(matches!(&error, AddressError::NoInterface(name) if name == "nope0") && !error.is_temporary());
     }
 
     #[tokio::test]
     async fn a_found_loopback_address_is_an_error_that_says_what_to_do() {
-        for by in [Finder::TowardsEtcd, Finder::Private(Ipv4Addr::LOCALHOST.into())] {
+        for by in [AddressFinder::TowardsEtcd, AddressFinder::Private(Ipv4Addr::LOCALHOST.into())] {
             let error = found(by, "http://127.0.0.1:2379").await.unwrap_err();
             assert!(!error.is_temporary());
             let text = error.to_string();
@@ -236,26 +243,27 @@ mod tests {
             AddressError::Useless { from: "the way to etcd", ip: Ipv4Addr::LOCALHOST.into(), port: 8000, offers };
         let text = error.to_string();
         assert!(!text.contains("--upstream 127.0.0.1") && text.contains("--upstream-networks"), "{text}");
-        assert!(super::offers().iter().all(|(_, ip)| !is_useless(*ip)));
+        assert!(list_alternatives().iter().all(|(_, ip)| !is_useless(*ip)));
     }
 
     #[tokio::test]
     async fn a_private_address_is_announced() {
-        let private = Finder::Private("10.1.2.3".parse().unwrap());
+        let private = AddressFinder::Private("10.1.2.3".parse().unwrap());
         assert_eq!(found(private, "http://127.0.0.1:2379").await.unwrap(), "10.1.2.3:8000");
     }
 
     #[tokio::test]
     async fn a_name_that_does_not_resolve_is_a_matter_of_time_and_the_next_endpoint_is_asked() {
-        let error = found(Finder::TowardsEtcd, "http://nowhere.invalid:2379").await.unwrap_err();
+        let error = found(AddressFinder::TowardsEtcd, "http://nowhere.invalid:2379").await.unwrap_err();
         assert!(error.is_temporary() && error.to_string().contains("nowhere.invalid"), "{error}");
-        let error = found(Finder::TowardsEtcd, "http://nowhere.invalid:2379,http://127.0.0.1:2379").await.unwrap_err();
+        let error =
+            found(AddressFinder::TowardsEtcd, "http://nowhere.invalid:2379,http://127.0.0.1:2379").await.unwrap_err();
         assert!(matches!(error, AddressError::Useless { .. }), "{error}");
     }
 
     #[test]
     fn ipv4_is_preferred_and_link_local_never_taken() {
-        let best = |ips: &[&str]| best(ips.iter().map(|ip| ip.parse().unwrap())).map(|ip| ip.to_string());
+        let best = |ips: &[&str]| prefer_ipv4(ips.iter().map(|ip| ip.parse().unwrap())).map(|ip| ip.to_string());
         assert_eq!(best(&["fe80::1", "fd00::1", "10.0.0.1"]).as_deref(), Some("10.0.0.1"));
         assert_eq!(best(&["fe80::1", "fd00::1"]).as_deref(), Some("fd00::1"));
         assert_eq!(best(&["fe80::1"]), None);

@@ -77,7 +77,7 @@ pub(crate) struct Cli {
     #[command(flatten)]
     pub(crate) common: Common,
     #[command(flatten)]
-    pub(crate) life: Life,
+    pub(crate) life: LifeOptions,
     #[command(flatten)]
     pub(crate) admin: AdminArgs<Announcer>,
     /// The app and its arguments
@@ -148,7 +148,7 @@ pub(crate) struct Common {
 /// How long things take, from the first write to the app's end.
 #[derive(Debug, clap::Args)]
 #[command(next_help_heading = "Life")]
-pub(crate) struct Life {
+pub(crate) struct LifeOptions {
     /// How long the record outlives a dead announcer, at least 2s
     #[arg(long, env = "ANNOUNCER_TTL", value_name = "TIME", default_value = "10s")]
     #[arg(value_parser = humantime::parse_duration)]

@@ -12,13 +12,13 @@ const LARGEST: u64 = 1 << 20;
 
 /// Upstreams as they are written, with their places.
 #[derive(Clone, Debug)]
-pub(crate) struct File {
-    pub(crate) announces: Vec<(Announce, Place)>,
+pub(crate) struct ConfigFile {
+    pub(crate) announces: Vec<(Announce, FilePosition)>,
 }
 
 /// Where an upstream stands in a file.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Place {
+pub(crate) struct FilePosition {
     file: String,
     /// Of its `[[announce]]`.
     line: usize,
@@ -46,7 +46,7 @@ struct Content {
     announce: Vec<Spanned<Announce>>,
 }
 
-impl File {
+impl ConfigFile {
     /// Reads a file.
     pub(crate) fn read(path: &Path) -> Result<Self, FileError> {
         let file = path.display().to_string();
@@ -58,23 +58,23 @@ impl File {
     }
 
     fn parse(file: &str, text: &str) -> Result<Self, FileError> {
-        let content: Content = toml::from_str(text).map_err(|error| syntax(file, text, &error))?;
+        let content: Content = toml::from_str(text).map_err(|error| describe_syntax_error(file, text, &error))?;
         if content.announce.is_empty() {
             return Err(FileError::Empty { file: file.to_owned() });
         }
-        let keys = keys(text);
+        let keys = key_lines(text);
         let place = |(at, announce): (usize, Spanned<Announce>)| {
-            let line = line(text, announce.span().start);
-            let place = Place { file: file.to_owned(), line, keys: keys.get(at).cloned().unwrap_or_default() };
+            let line = line_number(text, announce.span().start);
+            let place = FilePosition { file: file.to_owned(), line, keys: keys.get(at).cloned().unwrap_or_default() };
             (announce.into_inner(), place)
         };
         Ok(Self { announces: content.announce.into_iter().enumerate().map(place).collect() })
     }
 }
 
-impl Place {
+impl FilePosition {
     /// The same, at one of its keys, where that is given.
-    pub(crate) fn at(mut self, key: &str) -> Self {
+    pub(crate) fn at_key(mut self, key: &str) -> Self {
         if let Some((_, line)) = self.keys.iter().find(|(known, _)| known == key) {
             self.line = *line;
         }
@@ -82,32 +82,32 @@ impl Place {
     }
 }
 
-impl fmt::Display for Place {
+impl fmt::Display for FilePosition {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{} line {}", self.file, self.line)
     }
 }
 
 /// The keys of each `[[announce]]`, with their lines.
-fn keys(text: &str) -> Vec<Vec<(String, usize)>> {
+fn key_lines(text: &str) -> Vec<Vec<(String, usize)>> {
     let Ok(root) = DeTable::parse(text) else { return Vec::new() };
     let tables = root.get_ref().get("announce").and_then(|value| value.get_ref().as_array());
     let keys = |table: &DeTable<'_>| -> Vec<(String, usize)> {
-        table.keys().map(|key| (key.get_ref().to_string(), line(text, key.span().start))).collect()
+        table.keys().map(|key| (key.get_ref().to_string(), line_number(text, key.span().start))).collect()
     };
     tables.into_iter().flatten().map(|value| value.get_ref().as_table().map(keys).unwrap_or_default()).collect()
 }
 
-fn line(text: &str, offset: usize) -> usize {
+fn line_number(text: &str, offset: usize) -> usize {
     1 + text.bytes().take(offset).filter(|byte| *byte == b'\n').count()
 }
 
 /// The line as it stands there names the key.
-fn syntax(file: &str, text: &str, error: &toml::de::Error) -> FileError {
-    let number = line(text, error.span().map_or(0, |span| span.start));
+fn describe_syntax_error(file: &str, text: &str, error: &toml::de::Error) -> FileError {
+    let number = line_number(text, error.span().map_or(0, |span| span.start));
     let written = text.lines().nth(number - 1).unwrap_or_default().trim();
     let message = error.message();
-    let what = match suggestion(message) {
+    let what = match suggest_key(message) {
         Some((unknown, Some(known))) => format!("there is no key `{unknown}`; did you mean `{known}`?"),
         Some((unknown, None)) => format!("there is no key `{unknown}`; announcer --help lists them"),
         None => format!("`{written}`: {message}"),
@@ -117,7 +117,7 @@ fn syntax(file: &str, text: &str, error: &toml::de::Error) -> FileError {
 
 /// What serde says of an unknown key names all known ones: "unknown field `a`, expected one of `b`, `c`". The unknown
 /// key, and the known one that looks most like it.
-fn suggestion(message: &str) -> Option<(&str, Option<&str>)> {
+fn suggest_key(message: &str) -> Option<(&str, Option<&str>)> {
     let rest = message.strip_prefix("unknown field `")?;
     let mut quoted = rest.split('`').step_by(2);
     let unknown = quoted.next()?;
@@ -132,7 +132,7 @@ mod tests {
     use super::*;
 
     fn refused(text: &str) -> String {
-        File::parse("a.toml", text).expect_err(text).to_string()
+        ConfigFile::parse("a.toml", text).expect_err(text).to_string()
     }
 
     #[test]
@@ -153,7 +153,7 @@ mod tests {
             weight = 7
             upstream = "10.0.0.1:3306"
         "#;
-        let file = File::parse("a.toml", text).unwrap();
+        let file = ConfigFile::parse("a.toml", text).unwrap();
         let [(http, first), (tcp, second)] = &*file.announces else { panic!("{file:?}") };
         assert_eq!(
             (http.domain.as_slice(), http.port),
@@ -163,8 +163,8 @@ mod tests {
         assert_eq!((http.check_interval.to_string(), http.check_rise.get()), ("500ms".to_owned(), 1));
         assert_eq!((tcp.ports.as_slice(), tcp.weight.get()), (["3306".to_owned()].as_slice(), 7));
         assert_eq!((first.to_string(), second.to_string()), ("a.toml line 3".to_owned(), "a.toml line 10".to_owned()));
-        assert_eq!(second.clone().at("ports").to_string(), "a.toml line 13");
-        assert_eq!(second.clone().at("path").to_string(), "a.toml line 10");
+        assert_eq!(second.clone().at_key("ports").to_string(), "a.toml line 13");
+        assert_eq!(second.clone().at_key("path").to_string(), "a.toml line 10");
     }
 
     #[test]
@@ -198,8 +198,11 @@ mod tests {
 
     #[test]
     fn a_file_that_is_none_is_named() {
-        let error = File::read(Path::new("/no/such/file")).unwrap_err().to_string();
+        let error = ConfigFile::read(Path::new("/no/such/file")).unwrap_err().to_string();
         assert!(error.starts_with("/no/such/file can't be read: No such file"), "{error}");
-        assert!(matches!(File::read(Path::new("/proc/kcore")), Err(FileError::Large { .. } | FileError::Read { .. })));
+        assert!(matches!(
+            ConfigFile::read(Path::new("/proc/kcore")),
+            Err(FileError::Large { .. } | FileError::Read { .. })
+        ));
     }
 }

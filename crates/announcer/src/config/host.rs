@@ -12,7 +12,7 @@ pub(crate) struct Host {
 
 impl Host {
     /// Asks the host.
-    pub(crate) fn look() -> Self {
+    pub(crate) fn from_system() -> Self {
         Self {
             hostname: gethostname().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default(),
             private_ipv4: program::variable::read_text("COREOS_PRIVATE_IPV4"),

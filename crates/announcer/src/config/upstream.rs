@@ -8,7 +8,7 @@ use std::{
 
 use discovery::{Color, Domain, Key, Kind, Refusal, ServiceId, ServiceName, Setting, SettingName, UpstreamId, Weight};
 
-use crate::config::address::{Finder, Whereabouts};
+use crate::config::address::{AddressFinder, AddressSource};
 use crate::config::host::Host;
 use crate::config::upstream_options::Announce;
 use crate::health::check::{Check, CheckError, Checks, HttpOptions};
@@ -18,11 +18,11 @@ use crate::health::{Thresholds, check};
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Upstream {
     pub(crate) announcement: Announcement,
-    pub(crate) whereabouts: Whereabouts,
-    pub(crate) policy: Policy,
+    pub(crate) address_source: AddressSource,
+    pub(crate) overwrite_rules: OverwriteRules,
     pub(crate) checks: Checks,
     /// Where the app listens on this host, any of them; empty if that is where it is announced.
-    pub(crate) listens: Vec<SocketAddr>,
+    pub(crate) listen_addresses: Vec<SocketAddr>,
 }
 
 /// What is announced, but for the address, which may have to be found first.
@@ -38,7 +38,7 @@ pub(crate) struct Announcement {
 
 /// What may be done to keys that say otherwise.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(crate) struct Policy {
+pub(crate) struct OverwriteRules {
     /// Overwrite settings.
     pub(crate) update: bool,
     /// Take the id over from another address.
@@ -80,14 +80,14 @@ pub(crate) enum UpstreamError {
 
 impl UpstreamError {
     /// The key of a config file that it is about.
-    pub(crate) fn key(&self) -> &str {
+    pub(crate) fn file_key(&self) -> &str {
         match self {
             Self::Value { option, .. } => option.trim_start_matches('-').split(' ').next().unwrap_or_default(),
             Self::NoValue(_) | Self::Twice(_) => "set",
             Self::NoNameFromDomain { .. } => "domain",
             Self::PortBesideUpstream | Self::NoPort => "port",
             Self::InterfaceBesideUpstream => "interface",
-            Self::Check(error) => error.option(),
+            Self::Check(error) => error.option_name(),
             Self::NoTime { option } => option.trim_start_matches('-'),
             Self::NoService | Self::NoTcpService | Self::NoUpstream | Self::NoId { .. } | Self::PrivateIpv4(_) => "",
         }
@@ -96,21 +96,21 @@ impl UpstreamError {
 
 impl Upstream {
     /// Whose upstream it is, and its name.
-    pub(crate) fn name(&self) -> (ServiceId, UpstreamId) {
+    pub(crate) fn service_and_id(&self) -> (ServiceId, UpstreamId) {
         (self.announcement.service.clone(), self.announcement.id.clone())
     }
 
     /// Checks the options against each other, with the defaults that this host gives. `wraps`: the app is ours to run.
     pub(crate) fn resolve(announce: Announce, host: &Host, wraps: bool) -> Result<Self, UpstreamError> {
-        let whereabouts = whereabouts(&announce, wraps, host)?;
-        let settings = settings(&announce)?;
-        let name = service_name(&announce, &settings)?;
+        let whereabouts = resolve_address_source(&announce, wraps, host)?;
+        let settings = parse_settings(&announce)?;
+        let name = choose_service_name(&announce, &settings)?;
         let id = announce.id.clone().map_or_else(|| default_id(host, whereabouts.port()), Ok)?;
         Ok(Self {
-            policy: Policy { update: announce.update, takeover: announce.takeover },
-            checks: checks(&announce)?,
-            listens: listens(&announce),
-            whereabouts,
+            overwrite_rules: OverwriteRules { update: announce.update, takeover: announce.takeover },
+            checks: parse_checks(&announce)?,
+            listen_addresses: find_listen_addresses(&announce),
+            address_source: whereabouts,
             announcement: Announcement {
                 service: ServiceId { kind: announce.kind.into(), name },
                 id,
@@ -126,12 +126,12 @@ impl Upstream {
 impl fmt::Display for Upstream {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Announcement { service, id, .. } = &self.announcement;
-        write!(f, "{} port {}", Key::upstream(service, id), self.whereabouts.port())?;
+        write!(f, "{} port {}", Key::for_upstream(service, id), self.address_source.port())?;
         self.checks.all.iter().try_for_each(|check| write!(f, ", {check}"))
     }
 }
 
-fn settings(announce: &Announce) -> Result<Vec<Setting>, UpstreamError> {
+fn parse_settings(announce: &Announce) -> Result<Vec<Setting>, UpstreamError> {
     let kind = Kind::from(announce.kind);
     let lists = [
         (SettingName::Domain, announce.domain.join(" ")),
@@ -141,7 +141,7 @@ fn settings(announce: &Announce) -> Result<Vec<Setting>, UpstreamError> {
     ];
     let mut settings = Vec::new();
     for (name, text) in lists.into_iter().filter(|(_, text)| !text.is_empty()) {
-        settings.push(setting(kind, name, &text, &format!("--{name}"))?);
+        settings.push(parse_setting(kind, name, &text, &format!("--{name}"))?);
     }
     for text in announce.settings.iter().map(|text| text.trim()).filter(|text| !text.is_empty()) {
         let (name, value) = text.split_once('=').ok_or_else(|| UpstreamError::NoValue(text.to_owned()))?;
@@ -150,12 +150,12 @@ fn settings(announce: &Announce) -> Result<Vec<Setting>, UpstreamError> {
         if settings.iter().any(|setting| setting.name() == name) {
             return Err(UpstreamError::Twice(name));
         }
-        settings.push(setting(kind, name, value, &format!("--set {name}"))?);
+        settings.push(parse_setting(kind, name, value, &format!("--set {name}"))?);
     }
     Ok(settings)
 }
 
-fn setting(kind: Kind, name: SettingName, text: &str, option: &str) -> Result<Setting, UpstreamError> {
+fn parse_setting(kind: Kind, name: SettingName, text: &str, option: &str) -> Result<Setting, UpstreamError> {
     Setting::parse(kind, name, text.as_bytes()).map_err(|refusal| UpstreamError::Value {
         option: option.to_owned(),
         given: text.to_owned(),
@@ -164,7 +164,7 @@ fn setting(kind: Kind, name: SettingName, text: &str, option: &str) -> Result<Se
 }
 
 /// The whole first domain, so that foo.a.com and foo.b.com never meet.
-fn service_name(announce: &Announce, settings: &[Setting]) -> Result<ServiceName, UpstreamError> {
+fn choose_service_name(announce: &Announce, settings: &[Setting]) -> Result<ServiceName, UpstreamError> {
     if let Some(name) = &announce.service {
         return Ok(name.clone());
     }
@@ -186,23 +186,23 @@ fn default_id(host: &Host, port: u16) -> Result<UpstreamId, UpstreamError> {
     format!("{hostname}-{port}").parse().map_err(|refusal| UpstreamError::NoId { hostname, port, refusal })
 }
 
-fn whereabouts(announce: &Announce, wraps: bool, host: &Host) -> Result<Whereabouts, UpstreamError> {
+fn resolve_address_source(announce: &Announce, wraps: bool, host: &Host) -> Result<AddressSource, UpstreamError> {
     if announce.upstream.is_some() && announce.interface.is_some() {
         return Err(UpstreamError::InterfaceBesideUpstream);
     }
     match (announce.upstream, announce.port) {
         (Some(_), Some(_)) if !wraps => Err(UpstreamError::PortBesideUpstream),
-        (Some(address), _) => Ok(Whereabouts::Given(address)),
+        (Some(address), _) => Ok(AddressSource::Given(address)),
         (None, Some(0)) => Err(UpstreamError::NoPort),
         (None, Some(port)) => {
             let by = match (&announce.interface, host.private_ipv4.as_deref().filter(|text| !text.is_empty())) {
-                (Some(interface), _) => Finder::Interface(interface.clone()),
+                (Some(interface), _) => AddressFinder::Interface(interface.clone()),
                 (None, Some(text)) => {
-                    Finder::Private(text.parse().map_err(|_| UpstreamError::PrivateIpv4(text.to_owned()))?)
+                    AddressFinder::Private(text.parse().map_err(|_| UpstreamError::PrivateIpv4(text.to_owned()))?)
                 }
-                (None, None) => Finder::TowardsEtcd,
+                (None, None) => AddressFinder::TowardsEtcd,
             };
-            Ok(Whereabouts::Find { port, by })
+            Ok(AddressSource::Find { port, by })
         }
         (None, None) => Err(UpstreamError::NoUpstream),
     }
@@ -210,7 +210,7 @@ fn whereabouts(announce: &Announce, wraps: bool, host: &Host) -> Result<Whereabo
 
 /// With both an address and a port, the address is a way in from outside (a published port of a container), and the
 /// app itself is next door.
-fn listens(announce: &Announce) -> Vec<SocketAddr> {
+fn find_listen_addresses(announce: &Announce) -> Vec<SocketAddr> {
     match (announce.upstream, announce.port) {
         (Some(_), Some(port)) => {
             [IpAddr::V4(Ipv4Addr::LOCALHOST), IpAddr::V6(Ipv6Addr::LOCALHOST)].map(|ip| (ip, port).into()).to_vec()
@@ -219,7 +219,7 @@ fn listens(announce: &Announce) -> Vec<SocketAddr> {
     }
 }
 
-fn checks(announce: &Announce) -> Result<Checks, UpstreamError> {
+fn parse_checks(announce: &Announce) -> Result<Checks, UpstreamError> {
     let options = HttpOptions {
         method: announce.check_method.clone(),
         status: announce.check_status,
@@ -232,7 +232,8 @@ fn checks(announce: &Announce) -> Result<Checks, UpstreamError> {
     if let Some((option, _)) = times.into_iter().find(|(_, time)| time.0.is_zero()) {
         return Err(UpstreamError::NoTime { option });
     }
-    let all = announce.check.iter().flat_map(|text| check::split(text)).map(|text| Check::parse(&text, &options));
+    let all =
+        announce.check.iter().flat_map(|text| check::split_checks(text)).map(|text| Check::parse(&text, &options));
     Ok(Checks {
         all: all.collect::<Result<_, _>>()?,
         interval: announce.check_interval.0,

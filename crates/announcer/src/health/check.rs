@@ -53,7 +53,7 @@ pub(crate) enum Trust {
     /// Those that a CA in this file signed.
     Ca(PathBuf),
     /// Any.
-    Anybody,
+    AnyCertificate,
 }
 
 /// What HTTP checks have in common, as it was given.
@@ -87,7 +87,7 @@ pub(crate) enum CheckError {
 
 impl CheckError {
     /// The option that it is about, without its dashes.
-    pub(crate) fn option(&self) -> &'static str {
+    pub(crate) fn option_name(&self) -> &'static str {
         match self {
             Self::Option { option, .. } => option.trim_start_matches('-'),
             _ => "check",
@@ -97,7 +97,7 @@ impl CheckError {
 
 /// Several checks in one text: each begins behind a semicolon, as in `ANNOUNCER_CHECK='tcp;exec:/bin/check'`. Any other
 /// semicolon is the command's own.
-pub(crate) fn split(text: &str) -> Vec<String> {
+pub(crate) fn split_checks(text: &str) -> Vec<String> {
     let begins = |text: &str| {
         let text = text.trim_start();
         text.trim_end() == "tcp"
@@ -145,16 +145,17 @@ impl HttpCheck {
         }
         let trust = match (uri.scheme() == Some(&Scheme::HTTPS), &options.ca) {
             (false, _) => None,
-            (true, _) if options.insecure => Some(Trust::Anybody),
+            (true, _) if options.insecure => Some(Trust::AnyCertificate),
             (true, Some(file)) => Some(Trust::Ca(file.clone())),
             (true, None) => return Err(CheckError::NoTrust(text.to_owned())),
         };
         let host = options.host.as_deref().unwrap_or(authority.as_str());
         Ok(Self {
-            host_header: HeaderValue::from_str(host).map_err(|_| bad("--check-host", host, "it is no host name"))?,
-            server_name: options.host.as_deref().map_or(authority.host(), without_port).to_owned(),
-            method: method(options.method.as_deref())?,
-            headers: options.headers.iter().map(|text| header(text)).collect::<Result<_, _>>()?,
+            host_header: HeaderValue::from_str(host)
+                .map_err(|_| invalid_option("--check-host", host, "it is no host name"))?,
+            server_name: options.host.as_deref().map_or(authority.host(), strip_port).to_owned(),
+            method: parse_method(options.method.as_deref())?,
+            headers: options.headers.iter().map(|text| parse_header(text)).collect::<Result<_, _>>()?,
             status: options.status,
             trust,
             uri,
@@ -162,41 +163,41 @@ impl HttpCheck {
     }
 
     /// The host to connect to, an IPv6 address without its brackets.
-    pub(crate) fn host(&self) -> &str {
+    pub(crate) fn connect_host(&self) -> &str {
         self.uri.host().unwrap_or_default().trim_start_matches('[').trim_end_matches(']')
     }
 
     /// The port to connect to.
-    pub(crate) fn port(&self) -> u16 {
+    pub(crate) fn connect_port(&self) -> u16 {
         self.uri.port_u16().unwrap_or(if self.trust.is_some() { 443 } else { 80 })
     }
 }
 
-fn bad(option: &'static str, given: &str, reason: &'static str) -> CheckError {
+fn invalid_option(option: &'static str, given: &str, reason: &'static str) -> CheckError {
     CheckError::Option { option, given: given.to_owned(), reason }
 }
 
-fn method(given: Option<&str>) -> Result<Method, CheckError> {
+fn parse_method(given: Option<&str>) -> Result<Method, CheckError> {
     let Some(given) = given else { return Ok(Method::GET) };
     let is_word = given.bytes().all(|byte| byte.is_ascii_uppercase());
     let parsed = Method::from_bytes(given.as_bytes()).ok().filter(|_| is_word);
-    parsed.ok_or_else(|| bad("--check-method", given, "a method is written GET, HEAD, OPTIONS"))
+    parsed.ok_or_else(|| invalid_option("--check-method", given, "a method is written GET, HEAD, OPTIONS"))
 }
 
-fn header(text: &str) -> Result<(HeaderName, HeaderValue), CheckError> {
+fn parse_header(text: &str) -> Result<(HeaderName, HeaderValue), CheckError> {
     let read = || {
         let (name, value) = text.split_once(':')?;
         Some((name.trim().parse::<HeaderName>().ok()?, value.trim().parse::<HeaderValue>().ok()?))
     };
     match read() {
-        Some((name, _)) if name == HOST => Err(bad("--check-header", text, "--check-host says it")),
+        Some((name, _)) if name == HOST => Err(invalid_option("--check-header", text, "--check-host says it")),
         Some(header) => Ok(header),
-        None => Err(bad("--check-header", text, "a header is written 'Name: value'")),
+        None => Err(invalid_option("--check-header", text, "a header is written 'Name: value'")),
     }
 }
 
 /// The host in `host`, `host:port` or `[v6]:port`, an IPv6 address with its brackets.
-fn without_port(host: &str) -> &str {
+fn strip_port(host: &str) -> &str {
     match host.rsplit_once(':') {
         Some((name, port)) if port.bytes().all(|byte| byte.is_ascii_digit()) => name,
         _ => host,
@@ -247,7 +248,10 @@ mod tests {
         let words = ["pg_isready", "-h", "my host"].map(str::to_owned).to_vec();
         assert_eq!(Check::parse("exec:pg_isready -h 'my host'", &none), Ok(Check::Exec(words)));
         let check = http("http://[::1]:8000/health?deep=1", &none);
-        assert_eq!((check.host(), check.port(), check.host_header.to_str().unwrap()), ("::1", 8000, "[::1]:8000"));
+        assert_eq!(
+            (check.connect_host(), check.connect_port(), check.host_header.to_str().unwrap()),
+            ("::1", 8000, "[::1]:8000")
+        );
         assert_eq!((check.method.as_str(), check.trust, check.uri.query()), ("GET", None, Some("deep=1")));
         assert!(check.status.contains(200) && check.status.contains(399) && !check.status.contains(404));
     }
@@ -263,11 +267,14 @@ mod tests {
             ca: Some("/ca".into()),
         };
         let check = http("https://127.0.0.1/", &options);
-        assert_eq!((check.host(), check.port(), check.server_name.as_str()), ("127.0.0.1", 443, "shop.example.com"));
+        assert_eq!(
+            (check.connect_host(), check.connect_port(), check.server_name.as_str()),
+            ("127.0.0.1", 443, "shop.example.com")
+        );
         assert_eq!(check.headers[0].1, "yes: it is");
         assert_eq!(check.trust, Some(Trust::Ca("/ca".into())));
         let insecure = HttpOptions { insecure: true, ..options };
-        assert_eq!(http("https://127.0.0.1/", &insecure).trust, Some(Trust::Anybody));
+        assert_eq!(http("https://127.0.0.1/", &insecure).trust, Some(Trust::AnyCertificate));
         assert_eq!(http("http://127.0.0.1/", &insecure).trust, None);
     }
 
@@ -303,9 +310,9 @@ mod tests {
 
     #[test]
     fn a_variable_holds_several() {
-        assert_eq!(split("tcp"), ["tcp"]);
-        assert_eq!(split("tcp; exec:sh -c 'a; b';http://h/;x;"), ["tcp", "exec:sh -c 'a; b'", "http://h/;x;"]);
-        assert_eq!(split("exec:a;tcp;exec:tcp;"), ["exec:a", "tcp", "exec:tcp;"]);
-        assert_eq!(split(" ; "), [";"]);
+        assert_eq!(split_checks("tcp"), ["tcp"]);
+        assert_eq!(split_checks("tcp; exec:sh -c 'a; b';http://h/;x;"), ["tcp", "exec:sh -c 'a; b'", "http://h/;x;"]);
+        assert_eq!(split_checks("exec:a;tcp;exec:tcp;"), ["exec:a", "tcp", "exec:tcp;"]);
+        assert_eq!(split_checks(" ; "), [";"]);
     }
 }

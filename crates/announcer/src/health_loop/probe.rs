@@ -15,7 +15,7 @@ use rustls::ClientConfig;
 use tokio::{net::TcpStream, time::timeout};
 
 use crate::health::check::{Check, HttpCheck};
-use crate::processes::reaper::{Change, Leader, Reaper};
+use crate::processes::reaper::{ChildChange, Leader, Reaper};
 
 /// One check with all that carrying it out needs.
 pub(crate) enum Probe {
@@ -37,24 +37,24 @@ impl Probe {
     }
 
     /// Whether it passes within the time; if not, why not, in words that name the check.
-    pub(crate) async fn run(&mut self, limit: Duration) -> Result<(), String> {
-        let outcome = timeout(limit, self.attempt()).await;
+    pub(crate) async fn run_within(&mut self, limit: Duration) -> Result<(), String> {
+        let outcome = timeout(limit, self.run_once()).await;
         let outcome = outcome.unwrap_or_else(|_| Err(format!("nothing within {}", humantime::format_duration(limit))));
         if let (Self::Http(_, tls), true) = (&mut *self, outcome.is_err()) {
             *tls = None;
         }
-        outcome.map_err(|reason| format!("{}: {reason}", self.name()))
+        outcome.map_err(|reason| format!("{}: {reason}", self.describe_check()))
     }
 
-    async fn attempt(&mut self) -> Result<(), String> {
+    async fn run_once(&mut self) -> Result<(), String> {
         match self {
-            Self::Tcp(addresses) => connects(addresses).await,
-            Self::Http(check, tls) => http::answers(check, tls).await,
-            Self::Exec(words, reaper) => succeeds(words, reaper).await,
+            Self::Tcp(addresses) => connect_to_any(addresses).await,
+            Self::Http(check, tls) => http::expect_status(check, tls).await,
+            Self::Exec(words, reaper) => run_command(words, reaper).await,
         }
     }
 
-    fn name(&self) -> String {
+    fn describe_check(&self) -> String {
         match self {
             Self::Tcp(addresses) => {
                 format!("tcp {}", addresses.iter().map(ToString::to_string).collect::<Vec<_>>().join(" "))
@@ -66,7 +66,7 @@ impl Probe {
 }
 
 /// Whether one of the addresses accepts a connection.
-pub(crate) async fn connects(addresses: &[SocketAddr]) -> Result<(), String> {
+pub(crate) async fn connect_to_any(addresses: &[SocketAddr]) -> Result<(), String> {
     let mut failure = "no address".to_owned();
     for address in addresses {
         match TcpStream::connect(address).await {
@@ -78,28 +78,28 @@ pub(crate) async fn connects(addresses: &[SocketAddr]) -> Result<(), String> {
 }
 
 /// Runs a command, without input, its output dropped. Where it takes too long, its process group is killed.
-async fn succeeds(words: &[String], reaper: &Reaper) -> Result<(), String> {
+async fn run_command(words: &[String], reaper: &Reaper) -> Result<(), String> {
     let (program, arguments) = words.split_first().ok_or("no command")?;
     let mut command = Command::new(program);
     command.args(arguments).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
     let (leader, mut changes) = reaper.spawn(&mut command).map_err(|error| error.to_string())?;
-    let _ends_with_us = KilledOnDrop(leader);
+    let _ends_with_us = KillOnDrop(leader);
     while let Some(change) = changes.recv().await {
         match change {
-            Change::Ended(0) => return Ok(()),
-            Change::Ended(status) => return Err(format!("exit status {status}")),
-            Change::Stopped => {}
+            ChildChange::Ended(0) => return Ok(()),
+            ChildChange::Ended(status) => return Err(format!("exit status {status}")),
+            ChildChange::Stopped => {}
         }
     }
     Err("it was never seen to end".to_owned())
 }
 
 /// Leaves no process behind where nobody waits for it any more. One that has ended is left alone.
-struct KilledOnDrop(Leader);
+struct KillOnDrop(Leader);
 
-impl Drop for KilledOnDrop {
+impl Drop for KillOnDrop {
     fn drop(&mut self) {
-        self.0.signal(Signal::SIGKILL);
+        self.0.signal_group(Signal::SIGKILL);
     }
 }
 
@@ -132,26 +132,29 @@ pub(crate) mod tests {
     async fn a_connection_is_enough_for_tcp() {
         let (_held, closed) = closed();
         let open = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let reason = Probe::Tcp(vec![closed]).run(LONG).await.unwrap_err();
+        let reason = Probe::Tcp(vec![closed]).run_within(LONG).await.unwrap_err();
         assert!(reason.starts_with(&format!("tcp {closed}: ")) && reason.contains("refused"), "{reason}");
-        assert_eq!(Probe::Tcp(vec![closed, open.local_addr().unwrap()]).run(LONG).await, Ok(()));
+        assert_eq!(Probe::Tcp(vec![closed, open.local_addr().unwrap()]).run_within(LONG).await, Ok(()));
     }
 
     // One test for all commands: whoever reaps, reaps the whole process's children.
     #[tokio::test]
     async fn a_command_passes_with_status_0_and_never_outlives_its_time() {
         let reaper = Reaper::start().unwrap();
-        assert_eq!(exec(&reaper, "true").run(LONG).await, Ok(()));
-        assert_eq!(exec(&reaper, "sh -c 'exit 3'").run(LONG).await, Err("exec:sh -c exit 3: exit status 3".to_owned()));
-        let killed = exec(&reaper, "sh -c 'kill -TERM $$'").run(LONG).await.unwrap_err();
+        assert_eq!(exec(&reaper, "true").run_within(LONG).await, Ok(()));
+        assert_eq!(
+            exec(&reaper, "sh -c 'exit 3'").run_within(LONG).await,
+            Err("exec:sh -c exit 3: exit status 3".to_owned())
+        );
+        let killed = exec(&reaper, "sh -c 'kill -TERM $$'").run_within(LONG).await.unwrap_err();
         assert!(killed.ends_with("exit status 143"), "{killed}");
-        let missing = exec(&reaper, "/no/such/program").run(LONG).await.unwrap_err();
+        let missing = exec(&reaper, "/no/such/program").run_within(LONG).await.unwrap_err();
         assert!(missing.contains("No such file"), "{missing}");
 
         let folder = lab::Scratch::new();
         let line = format!("sh -c 'sleep 60 & echo $! $$ > {}/pids; wait'", folder.display());
         let began = Instant::now();
-        let slow = exec(&reaper, &line).run(Duration::from_millis(500)).await.unwrap_err();
+        let slow = exec(&reaper, &line).run_within(Duration::from_millis(500)).await.unwrap_err();
         assert!(slow.ends_with("nothing within 500ms"), "{slow}");
         assert!(began.elapsed() < Duration::from_secs(5));
         let pids = std::fs::read_to_string(folder.join("pids")).unwrap();

@@ -3,19 +3,19 @@
 use std::process::Command;
 
 /// The announcer's own variables that hold a secret or lead to one. A header may be an `Authorization`.
-const SECRET: [&str; 4] =
+const OWN_SECRETS: [&str; 4] =
     ["ANNOUNCER_ADMIN_TOKEN_FILE", "ANNOUNCER_ADMIN_CERT", "ANNOUNCER_ADMIN_KEY", "ANNOUNCER_CHECK_HEADER"];
 
 /// Takes them out of what a command would inherit. Everything else stays: an app may well read `ANNOUNCER_PORT` or
 /// `ETCDCTL_ENDPOINTS`.
-pub(crate) fn strip(command: &mut Command) {
-    for name in removed() {
+pub(crate) fn remove_secrets(command: &mut Command) {
+    for name in secret_variables() {
         command.env_remove(name);
     }
 }
 
-fn removed() -> impl Iterator<Item = &'static str> {
-    daemon::systemd::VARIABLES.into_iter().chain(registry::SECRET_VARIABLES).chain(SECRET)
+fn secret_variables() -> impl Iterator<Item = &'static str> {
+    daemon::systemd::VARIABLES.into_iter().chain(registry::SECRET_VARIABLES).chain(OWN_SECRETS)
 }
 
 #[cfg(test)]
@@ -29,7 +29,7 @@ mod tests {
 
     #[test]
     fn every_variable_that_help_hides_or_that_names_a_secret_is_removed() {
-        let removed: BTreeSet<_> = removed().collect();
+        let removed: BTreeSet<_> = secret_variables().collect();
         let mut seen = 0;
         for arg in Cli::command().get_arguments() {
             let Some(name) = arg.get_env().and_then(|name| name.to_str()) else { continue };

@@ -31,12 +31,12 @@ use crate::processes::environment;
 /// What reaps. Clones are the same one.
 #[derive(Clone)]
 pub(crate) struct Reaper {
-    children: Arc<Mutex<HashMap<Pid, Watched>>>,
+    children: Arc<Mutex<HashMap<Pid, WatchedChild>>>,
 }
 
-struct Watched {
-    gone: Arc<AtomicBool>,
-    changes: mpsc::Sender<Change>,
+struct WatchedChild {
+    is_reaped: Arc<AtomicBool>,
+    changes: mpsc::Sender<ChildChange>,
 }
 
 /// A running child: the leader of its own process group.
@@ -44,12 +44,12 @@ struct Watched {
 pub(crate) struct Leader {
     pub(crate) pid: Pid,
     /// Set as it is reaped: its number may then be somebody else's.
-    gone: Arc<AtomicBool>,
+    is_reaped: Arc<AtomicBool>,
 }
 
 /// What became of a child.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Change {
+pub(crate) enum ChildChange {
     /// It ended; the exit status as a shell would put it.
     Ended(u8),
     /// Somebody stopped it at the terminal.
@@ -59,11 +59,11 @@ pub(crate) enum Change {
 impl Leader {
     /// True once it was reaped. Others of its group may still run.
     pub(crate) fn has_ended(&self) -> bool {
-        self.gone.load(Ordering::Relaxed)
+        self.is_reaped.load(Ordering::Relaxed)
     }
 
     /// Sends a signal to the child's process group, if the child still runs.
-    pub(crate) fn signal(&self, signal: Signal) {
+    pub(crate) fn signal_group(&self, signal: Signal) {
         if !self.has_ended()
             && let Err(error) = killpg(self.pid, signal)
         {
@@ -82,27 +82,27 @@ impl Reaper {
     }
 
     /// Starts a command as the leader of a process group of its own, and tells what becomes of it.
-    pub(crate) fn spawn(&self, command: &mut Command) -> io::Result<(Leader, mpsc::Receiver<Change>)> {
+    pub(crate) fn spawn(&self, command: &mut Command) -> io::Result<(Leader, mpsc::Receiver<ChildChange>)> {
         use std::os::unix::process::CommandExt;
         // The standard library gives the child an empty signal mask and the default action of SIGPIPE.
         command.process_group(0);
-        environment::strip(command);
+        environment::remove_secrets(command);
         let (changes, told) = mpsc::channel(4);
         // Held from before the start: a child that ends at once is known by then.
-        let mut children = self.children();
+        let mut children = self.lock_children();
         let pid = Pid::from_raw(command.spawn()?.id().cast_signed());
         let gone = Arc::new(AtomicBool::new(false));
-        children.insert(pid, Watched { gone: gone.clone(), changes });
-        Ok((Leader { pid, gone }, told))
+        children.insert(pid, WatchedChild { is_reaped: gone.clone(), changes });
+        Ok((Leader { pid, is_reaped: gone }, told))
     }
 
-    fn children(&self) -> MutexGuard<'_, HashMap<Pid, Watched>> {
+    fn lock_children(&self) -> MutexGuard<'_, HashMap<Pid, WatchedChild>> {
         self.children.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     async fn reap_all(self, mut ended: Signals) {
         loop {
-            match self.reap() {
+            match self.reap_next() {
                 Some((changes, change)) => _ = changes.send(change).await,
                 None if ended.recv().await.is_none() => return,
                 None => {}
@@ -111,17 +111,17 @@ impl Reaper {
     }
 
     /// Reaps until the state of a child that somebody asks for has changed, or nothing is left to reap.
-    fn reap(&self) -> Option<(mpsc::Sender<Change>, Change)> {
+    fn reap_next(&self) -> Option<(mpsc::Sender<ChildChange>, ChildChange)> {
         loop {
-            let mut children = self.children();
+            let mut children = self.lock_children();
             let (pid, change) = match waitpid(None, Some(WaitPidFlag::WNOHANG | WaitPidFlag::WUNTRACED)) {
                 Ok(WaitStatus::StillAlive) | Err(Errno::ECHILD) => return None,
-                Ok(status) => (status.pid(), change(status)),
+                Ok(status) => (status.pid(), interpret_status(status)),
                 Err(Errno::EINTR) => continue,
                 // nix knows no real-time signals; the child that one of them ended has been reaped nevertheless.
                 Err(Errno::EINVAL) => {
                     let missing = children.keys().find(|pid| kill(**pid, None) == Err(Errno::ESRCH));
-                    (missing.copied(), Some(Change::Ended(128)))
+                    (missing.copied(), Some(ChildChange::Ended(128)))
                 }
                 Err(error) => {
                     tracing::error!(%error, "children can't be waited for");
@@ -131,8 +131,8 @@ impl Reaper {
             let Some((pid, change)) = pid.zip(change) else { continue };
             let Some(watched) = children.get(&pid) else { continue };
             let changes = watched.changes.clone();
-            if matches!(change, Change::Ended(_)) {
-                watched.gone.store(true, Ordering::Relaxed);
+            if matches!(change, ChildChange::Ended(_)) {
+                watched.is_reaped.store(true, Ordering::Relaxed);
                 children.remove(&pid);
             }
             return Some((changes, change));
@@ -140,11 +140,11 @@ impl Reaper {
     }
 }
 
-fn change(status: WaitStatus) -> Option<Change> {
+fn interpret_status(status: WaitStatus) -> Option<ChildChange> {
     match status {
-        WaitStatus::Exited(_, code) => Some(Change::Ended(u8::try_from(code & 0xff).unwrap_or(u8::MAX))),
-        WaitStatus::Signaled(_, signal, _) => Some(Change::Ended(128 + signal as u8)),
-        WaitStatus::Stopped(..) => Some(Change::Stopped),
+        WaitStatus::Exited(_, code) => Some(ChildChange::Ended(u8::try_from(code & 0xff).unwrap_or(u8::MAX))),
+        WaitStatus::Signaled(_, signal, _) => Some(ChildChange::Ended(128 + signal as u8)),
+        WaitStatus::Stopped(..) => Some(ChildChange::Stopped),
         _ => None,
     }
 }
@@ -156,9 +156,9 @@ mod tests {
     #[test]
     fn exit_statuses_are_a_shells() {
         let pid = Pid::from_raw(7);
-        assert_eq!(change(WaitStatus::Exited(pid, 3)), Some(Change::Ended(3)));
-        assert_eq!(change(WaitStatus::Signaled(pid, Signal::SIGTERM, false)), Some(Change::Ended(143)));
-        assert_eq!(change(WaitStatus::Stopped(pid, Signal::SIGTSTP)), Some(Change::Stopped));
-        assert_eq!(change(WaitStatus::Continued(pid)), None);
+        assert_eq!(interpret_status(WaitStatus::Exited(pid, 3)), Some(ChildChange::Ended(3)));
+        assert_eq!(interpret_status(WaitStatus::Signaled(pid, Signal::SIGTERM, false)), Some(ChildChange::Ended(143)));
+        assert_eq!(interpret_status(WaitStatus::Stopped(pid, Signal::SIGTSTP)), Some(ChildChange::Stopped));
+        assert_eq!(interpret_status(WaitStatus::Continued(pid)), None);
     }
 }

@@ -28,7 +28,7 @@ const NEVER: [Signal; 12] = [
 ];
 
 /// The numbers of all signals that ask for a stop, those that are always among them first.
-pub(crate) fn numbers(more: &[StopOn]) -> Vec<i32> {
+pub(crate) fn list_stop_signals(more: &[StopOn]) -> Vec<i32> {
     let mut all: Vec<i32> = ALWAYS.iter().map(|signal| *signal as i32).collect();
     for StopOn(number) in more {
         if !all.contains(number) {
@@ -40,7 +40,7 @@ pub(crate) fn numbers(more: &[StopOn]) -> Vec<i32> {
 
 /// The signal that an app gets which has none of its own: what asked for the stop, if only `--stop-on` makes it ask for
 /// that. Such a signal is what the image's app expects: nginx finishes its requests on QUIT, and drops them on TERM.
-pub(crate) fn to_app(asked: Option<i32>) -> Signal {
+pub(crate) fn signal_for_app(asked: Option<i32>) -> Signal {
     let asked = asked.and_then(|number| Signal::try_from(number).ok());
     asked.filter(|signal| !ALWAYS.contains(signal)).unwrap_or(Signal::SIGTERM)
 }
@@ -66,7 +66,7 @@ impl FromStr for StopOn {
                 Ok(Self(signal as i32))
             };
         }
-        let number = real_time(text).or_else(|| text.parse().ok());
+        let number = parse_real_time(text).or_else(|| text.parse().ok());
         let is_real_time = |number: &i32| (libc::SIGRTMIN()..=libc::SIGRTMAX()).contains(number);
         number.filter(is_real_time).map(Self).ok_or_else(|| {
             "a signal is written QUIT, SIGQUIT or 3; a real-time one RTMIN+3, of those that this system has".to_owned()
@@ -74,21 +74,21 @@ impl FromStr for StopOn {
     }
 }
 
-fn real_time(text: &str) -> Option<i32> {
+fn parse_real_time(text: &str) -> Option<i32> {
     let upper = text.to_ascii_uppercase();
     let name = upper.strip_prefix("SIG").unwrap_or(&upper);
     if let Some(offset) = name.strip_prefix("RTMIN") {
         return if offset.is_empty() {
             Some(libc::SIGRTMIN())
         } else {
-            libc::SIGRTMIN().checked_add(after(offset, '+')?)
+            libc::SIGRTMIN().checked_add(parse_offset(offset, '+')?)
         };
     }
     let offset = name.strip_prefix("RTMAX")?;
-    if offset.is_empty() { Some(libc::SIGRTMAX()) } else { libc::SIGRTMAX().checked_sub(after(offset, '-')?) }
+    if offset.is_empty() { Some(libc::SIGRTMAX()) } else { libc::SIGRTMAX().checked_sub(parse_offset(offset, '-')?) }
 }
 
-fn after(offset: &str, sign: char) -> Option<i32> {
+fn parse_offset(offset: &str, sign: char) -> Option<i32> {
     offset.strip_prefix(sign)?.parse().ok().filter(|number| (0..64).contains(number))
 }
 
@@ -129,11 +129,15 @@ mod tests {
 
     #[test]
     fn an_app_gets_the_signal_that_only_its_image_stops_on() {
-        let to = |asked: Option<Signal>| to_app(asked.map(|signal| signal as i32));
+        let to = |asked: Option<Signal>| signal_for_app(asked.map(|signal| signal as i32));
         assert_eq!(to(None), Signal::SIGTERM);
         assert_eq!([to(Some(Signal::SIGTERM)), to(Some(Signal::SIGINT))], [Signal::SIGTERM; 2]);
         assert_eq!(to(Some(Signal::SIGQUIT)), Signal::SIGQUIT);
-        assert_eq!(to_app(Some(37)), Signal::SIGTERM, "no app knows the signal that systemd's containers stop on");
-        assert_eq!(numbers(&[StopOn(3), StopOn(15), StopOn(3)]), [15, 2, 3]);
+        assert_eq!(
+            signal_for_app(Some(37)),
+            Signal::SIGTERM,
+            "no app knows the signal that systemd's containers stop on"
+        );
+        assert_eq!(list_stop_signals(&[StopOn(3), StopOn(15), StopOn(3)]), [15, 2, 3]);
     }
 }

@@ -18,7 +18,7 @@ pub(crate) fn has_running_member(group: Pid) -> bool {
         return false;
     }
     let states: Vec<char> =
-        all().filter(|process| process.group == group.as_raw()).map(|process| process.state).collect();
+        list_processes().filter(|process| process.group == group.as_raw()).map(|process| process.state).collect();
     // Where /proc shows none of them, the kernel's word counts.
     states.is_empty() || states.iter().any(|state| !matches!(state, 'Z' | 'X'))
 }
@@ -37,7 +37,7 @@ pub(crate) fn has_child() -> bool {
 /// The children of this process that run.
 pub(crate) fn running_children() -> Vec<Pid> {
     let us = getpid().as_raw();
-    let ours = all().filter(|process| process.parent == us && !matches!(process.state, 'Z' | 'X'));
+    let ours = list_processes().filter(|process| process.parent == us && !matches!(process.state, 'Z' | 'X'));
     ours.map(|process| Pid::from_raw(process.pid)).collect()
 }
 
@@ -51,14 +51,14 @@ struct Process {
 }
 
 /// All that /proc shows; none where it isn't there.
-fn all() -> impl Iterator<Item = Process> {
+fn list_processes() -> impl Iterator<Item = Process> {
     let entries = fs::read_dir("/proc").into_iter().flatten().flatten();
     let pids = entries.filter(|entry| entry.file_name().to_string_lossy().bytes().all(|byte| byte.is_ascii_digit()));
-    pids.filter_map(|entry| parse(&fs::read_to_string(entry.path().join("stat")).ok()?))
+    pids.filter_map(|entry| parse_stat(&fs::read_to_string(entry.path().join("stat")).ok()?))
 }
 
 /// The name in the brackets may have brackets and blanks itself.
-fn parse(stat: &str) -> Option<Process> {
+fn parse_stat(stat: &str) -> Option<Process> {
     let (head, tail) = stat.rsplit_once(')')?;
     let pid = head.split_whitespace().next()?.parse().ok()?;
     let mut fields = tail.split_whitespace();
@@ -74,9 +74,9 @@ mod tests {
     #[test]
     fn a_line_is_read_whatever_the_program_is_called() {
         let process = Process { pid: 7, state: 'S', parent: 1, group: 5 };
-        assert_eq!(parse("7 (a) b (c)) S 1 5 5 0 -1 4194304"), Some(process));
-        assert_eq!(parse("7 (sh"), None);
-        assert_eq!(parse(""), None);
+        assert_eq!(parse_stat("7 (a) b (c)) S 1 5 5 0 -1 4194304"), Some(process));
+        assert_eq!(parse_stat("7 (sh"), None);
+        assert_eq!(parse_stat(""), None);
     }
 
     #[test]

@@ -15,7 +15,7 @@ pub(crate) struct Terminal {
 
 impl Terminal {
     /// The terminal on stdin, if it is ours to give.
-    pub(crate) fn foreground() -> Option<Self> {
+    pub(crate) fn of_stdin() -> Option<Self> {
         let our_group = getpgrp();
         let is_ours = io::stdin().is_terminal() && tcgetpgrp(io::stdin()) == Ok(our_group);
         is_ours.then_some(Self { our_group })
@@ -23,19 +23,19 @@ impl Terminal {
 
     /// Puts the app into the foreground.
     pub(crate) fn give_to(&self, app: Pid) {
-        self.pass_to(app);
+        self.set_foreground(app);
         // It may have read from the terminal before it was its own, and been stopped for that.
         let _ = killpg(app, Signal::SIGCONT);
     }
 
     /// Puts us into the foreground.
     pub(crate) fn take_back(&self) {
-        self.pass_to(self.our_group);
+        self.set_foreground(self.our_group);
     }
 
     /// Ctrl-Z: the whole job stops, so that the shell gets its terminal back, and goes on when the shell says so.
     /// The lease ends meanwhile, if it takes that long: a stopped app answers nobody.
-    pub(crate) fn suspend(&self, app: Pid) {
+    pub(crate) fn suspend_job(&self, app: Pid) {
         // Where we are the session's leader, no shell would ever continue us.
         if getsid(None) != Ok(getpid()) {
             self.take_back();
@@ -44,7 +44,7 @@ impl Terminal {
         self.give_to(app);
     }
 
-    fn pass_to(&self, group: Pid) {
+    fn set_foreground(&self, group: Pid) {
         // From the background, the call is answered with a SIGTTOU that would stop us, unless it is blocked.
         let mut ttou = SigSet::empty();
         ttou.add(Signal::SIGTTOU);

@@ -4,15 +4,15 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use discovery::{Claim, Key, Rival, ServiceId, Setting, SettingName, Topology, rivals};
+use discovery::{Claim, ClaimConflict, Key, ServiceId, Setting, SettingName, Topology, find_claim_conflicts};
 use registry::{Client, Error};
 
 use crate::record::Record;
 
 /// The keys of the settings that aren't to be written, which the log hears of. None where etcd can't be asked now, which is
 /// no reason to wait; where its roles don't let us look, nothing is withheld.
-pub(crate) async fn withheld(client: &Client, records: &[Arc<Record>]) -> Option<BTreeSet<String>> {
-    match contested(client, records).await {
+pub(crate) async fn find_withheld_settings(client: &Client, records: &[Arc<Record>]) -> Option<BTreeSet<String>> {
+    match find_contested_settings(client, records).await {
         Ok(contested) => {
             for (key, rival) in &contested {
                 tracing::warn!(key, "not written: {rival}, and one service has it; take it out of one of the two");
@@ -27,16 +27,21 @@ pub(crate) async fn withheld(client: &Client, records: &[Arc<Record>]) -> Option
 }
 
 /// The settings' keys that would claim what another service's keys name, with the first such claim of each.
-async fn contested(client: &Client, records: &[Arc<Record>]) -> Result<BTreeMap<String, Rival>, Error> {
+async fn find_contested_settings(
+    client: &Client,
+    records: &[Arc<Record>],
+) -> Result<BTreeMap<String, ClaimConflict>, Error> {
     let mut contested = BTreeMap::new();
-    for (service, settings) in claiming(records) {
+    for (service, settings) in group_claiming_settings(records) {
         // What stands so already is no new claim; then nobody else's keys have to be read.
-        if !stands(client, service, &settings).await? {
-            let folder = client.snapshot(service.kind.folder()).await?;
-            let topology = Topology::of(&folder.entries);
-            for rival in rivals(topology.services(), service, &settings) {
-                for setting in settings.iter().filter(|setting| makes(setting, &rival.claim)) {
-                    contested.entry(Key::setting(service, setting.name()).to_string()).or_insert_with(|| rival.clone());
+        if !are_settings_stored(client, service, &settings).await? {
+            let folder = client.read_snapshot(service.kind.folder_name()).await?;
+            let topology = Topology::from_entries(&folder.entries);
+            for rival in find_claim_conflicts(topology.services(), service, &settings) {
+                for setting in settings.iter().filter(|setting| is_part_of_claim(setting, &rival.claim)) {
+                    contested
+                        .entry(Key::for_setting(service, setting.name()).to_string())
+                        .or_insert_with(|| rival.clone());
                 }
             }
         }
@@ -45,22 +50,22 @@ async fn contested(client: &Client, records: &[Arc<Record>]) -> Result<BTreeMap<
 }
 
 /// The settings that claim something, by service.
-fn claiming(records: &[Arc<Record>]) -> BTreeMap<&ServiceId, Vec<Setting>> {
+fn group_claiming_settings(records: &[Arc<Record>]) -> BTreeMap<&ServiceId, Vec<Setting>> {
     let mut all: BTreeMap<&ServiceId, Vec<Setting>> = BTreeMap::new();
     let mut seen = BTreeSet::new();
     for record in records {
-        let (service, _) = record.name();
+        let (service, _) = record.service_and_id();
         let claims = |it: &&Setting| matches!(it.name(), SettingName::Domain | SettingName::Path | SettingName::Ports);
-        for setting in record.given().filter(claims).filter(|it| seen.insert((service, it.name()))) {
+        for setting in record.announced_settings().filter(claims).filter(|it| seen.insert((service, it.name()))) {
             all.entry(service).or_default().push(setting.clone());
         }
     }
     all
 }
 
-async fn stands(client: &Client, service: &ServiceId, settings: &[Setting]) -> Result<bool, Error> {
+async fn are_settings_stored(client: &Client, service: &ServiceId, settings: &[Setting]) -> Result<bool, Error> {
     for setting in settings {
-        let entry = client.get(&Key::setting(service, setting.name()).to_string()).await?;
+        let entry = client.get(&Key::for_setting(service, setting.name()).to_string()).await?;
         let read = entry.and_then(|entry| Setting::parse(service.kind, setting.name(), &entry.value).ok());
         if read.as_ref() != Some(setting) {
             return Ok(false);
@@ -70,7 +75,7 @@ async fn stands(client: &Client, service: &ServiceId, settings: &[Setting]) -> R
 }
 
 /// Whether the setting has a part in the claim.
-fn makes(setting: &Setting, claim: &Claim) -> bool {
+fn is_part_of_claim(setting: &Setting, claim: &Claim) -> bool {
     match (setting, claim) {
         (Setting::Ports(binds), Claim::Port(port)) => binds.iter().any(|bind| bind.port == *port),
         (Setting::Domain(domains), Claim::Route(domain, _)) => domains.contains(domain),

@@ -8,8 +8,8 @@ use std::{
 use discovery::UpstreamState;
 
 use crate::record::{Difference, Owner};
-use crate::registrar::record_set::{Change, Loss, News};
-use crate::registrar::transaction::Round;
+use crate::registrar::record_set::{Loss, RecordChange, RecordNews};
+use crate::registrar::transaction::WriteRound;
 
 /// What kind of failure it is: in one outage, etcd is unreachable in many words.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -19,24 +19,24 @@ enum Failure {
 }
 
 impl Failure {
-    fn of(error: &registry::Error) -> Self {
+    fn classify(error: &registry::Error) -> Self {
         if error.is_unreachable() { Self::Unreachable } else { Self::Other(discriminant(error)) }
     }
 }
 
 /// What was said last.
 #[derive(Default)]
-pub(crate) struct Said {
+pub(crate) struct ChangeLog {
     owners: BTreeMap<String, Owner>,
     failure: Option<Failure>,
-    differing: Vec<Difference>,
+    differences: Vec<Difference>,
 }
 
-impl Said {
+impl ChangeLog {
     /// Says what is new in a round.
-    pub(crate) fn say(&mut self, round: &Round) {
+    pub(crate) fn log_round(&mut self, round: &WriteRound) {
         match &round.failure {
-            Some(error) => self.failed(error),
+            Some(error) => self.log_failure(error),
             None => self.failure = None,
         }
         if round.contended {
@@ -49,9 +49,9 @@ impl Said {
         for record in &round.lost {
             tracing::warn!(key = record.key(), "the record is no longer ours: left alone as long as this lease lives");
         }
-        let new: Vec<_> = round.differing.iter().filter(|found| !self.differing.contains(found)).cloned().collect();
+        let new: Vec<_> = round.differences.iter().filter(|found| !self.differences.contains(found)).cloned().collect();
         log_differences(&new, round.settings_denied);
-        self.differing.extend(new);
+        self.differences.extend(new);
         for (record, owner) in &round.taken {
             let key = record.key();
             if self.owners.get(&key) != Some(owner) {
@@ -61,8 +61,8 @@ impl Said {
         }
     }
 
-    fn failed(&mut self, error: &registry::Error) {
-        let failure = Failure::of(error);
+    fn log_failure(&mut self, error: &registry::Error) {
+        let failure = Failure::classify(error);
         // The loss of the lease is told by what holds it.
         if self.failure == Some(failure) || error.is_lease_not_found() {
             tracing::debug!(%error, "still trying to write");
@@ -76,17 +76,17 @@ impl Said {
 /// Says which settings stay as they are.
 pub(crate) fn log_differences(differing: &[Difference], settings_denied: bool) {
     let hint = if settings_denied { "etcd's roles forbid writing it" } else { "--update would overwrite it" };
-    for Difference { key, stands, given } in differing {
+    for Difference { key, stored: stands, given } in differing {
         let stands = stands.as_deref().unwrap_or("nothing");
         tracing::warn!(key, stands, given, "the store says otherwise than this announcer: left as it is; {hint}");
     }
 }
 
-fn log_news(News { record, what }: &News) {
+fn log_news(RecordNews { record, change: what }: &RecordNews) {
     let (key, address) = (record.key(), record.address());
     match what {
-        Change::Registered => tracing::info!(key, %address, "registered"),
-        Change::Restored(Loss::Deleted) => {
+        RecordChange::Registered => tracing::info!(key, %address, "registered"),
+        RecordChange::Restored(Loss::Deleted) => {
             tracing::warn!(
                 key,
                 %address,
@@ -94,7 +94,7 @@ fn log_news(News { record, what }: &News) {
                  overrides/ID to take requests from it"
             );
         }
-        Change::Restored(Loss::Overwritten(found)) => {
+        RecordChange::Restored(Loss::Overwritten(found)) => {
             tracing::warn!(
                 key,
                 %address,
@@ -102,12 +102,12 @@ fn log_news(News { record, what }: &News) {
                 "written again: the record was changed by another hand; its weight and state are changed in overrides/ID"
             );
         }
-        Change::Restored(Loss::Displaced(owner)) => {
+        RecordChange::Restored(Loss::Displaced(owner)) => {
             tracing::info!(key, %address, %owner, "registered again: the other owner has let go of the id");
         }
-        Change::Says(UpstreamState::Ready) => tracing::info!(key, %address, "says ready"),
-        Change::Says(UpstreamState::Down) => tracing::info!(key, %address, "says down"),
-        Change::Says(UpstreamState::Drain) => tracing::info!(key, %address, "says drain"),
+        RecordChange::StateChanged(UpstreamState::Ready) => tracing::info!(key, %address, "says ready"),
+        RecordChange::StateChanged(UpstreamState::Down) => tracing::info!(key, %address, "says down"),
+        RecordChange::StateChanged(UpstreamState::Drain) => tracing::info!(key, %address, "says drain"),
     }
 }
 

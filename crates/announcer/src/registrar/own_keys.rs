@@ -3,11 +3,11 @@
 use std::collections::HashMap;
 
 use discovery::Change;
-use registry::{Client, Event, Follow};
+use registry::{Client, Event, FollowOptions};
 use tokio::{sync::mpsc, time::Duration};
 use tokio_util::sync::{CancellationToken, DropGuard};
 
-use crate::registrar::record_set::Seen;
+use crate::registrar::record_set::KeyObservation;
 
 /// The silence after which etcd is asked whether a watch lives. The pings of the connection, which the lease is renewed
 /// over too, notice a dead one within 9 s; a thousand announcers would ask for little else.
@@ -15,38 +15,40 @@ const QUIET: Duration = Duration::from_secs(30);
 
 /// One event of one key.
 #[derive(Debug)]
-pub(crate) struct News {
+pub(crate) struct KeyNews {
     key: String,
     event: Event,
     /// The store is another one than before, or was put back.
     is_other_store: bool,
 }
 
-impl News {
+impl KeyNews {
     /// The key as it came to be, in order; nothing where the store can't be followed.
-    pub(crate) fn seen(&self) -> impl Iterator<Item = (&str, Seen<'_>)> {
-        let seen: Vec<Seen<'_>> = match &self.event {
+    pub(crate) fn observations(&self) -> impl Iterator<Item = (&str, KeyObservation<'_>)> {
+        let seen: Vec<KeyObservation<'_>> = match &self.event {
             Event::Snapshot(snapshot) => {
                 let entry = snapshot.entries.iter().find(|entry| entry.key == self.key);
-                vec![Seen { entry, revision: snapshot.revision, is_other_store: self.is_other_store }]
+                vec![KeyObservation { entry, revision: snapshot.revision, is_other_store: self.is_other_store }]
             }
-            Event::Changes { changes, .. } => changes.iter().map(of_change).collect(),
+            Event::Changes { changes, .. } => changes.iter().map(observe_change).collect(),
             Event::Disconnected { .. } => Vec::new(),
         };
         seen.into_iter().map(|seen| (self.key.as_str(), seen))
     }
 }
 
-fn of_change(change: &Change) -> Seen<'_> {
+fn observe_change(change: &Change) -> KeyObservation<'_> {
     match change {
-        Change::Put(entry) => Seen { entry: Some(entry), revision: entry.mod_revision, is_other_store: false },
-        Change::Delete { revision, .. } => Seen { entry: None, revision: *revision, is_other_store: false },
+        Change::Put(entry) => {
+            KeyObservation { entry: Some(entry), revision: entry.mod_revision, is_other_store: false }
+        }
+        Change::Delete { revision, .. } => KeyObservation { entry: None, revision: *revision, is_other_store: false },
     }
 }
 
 /// The progress of following a key.
 #[derive(Clone, Copy, Debug, Default)]
-struct Place {
+struct FollowProgress {
     cluster: u64,
     revision: i64,
     is_followed: bool,
@@ -55,8 +57,8 @@ struct Place {
 /// The keys that are followed, until this is dropped.
 pub(crate) struct OwnKeys {
     client: Client,
-    places: HashMap<String, Place>,
-    told: mpsc::Sender<(String, Event)>,
+    progress: HashMap<String, FollowProgress>,
+    sender: mpsc::Sender<(String, Event)>,
     inbox: mpsc::Receiver<(String, Event)>,
     /// The log has heard that etcd refuses to let a key be followed.
     is_refused: bool,
@@ -67,21 +69,21 @@ pub(crate) struct OwnKeys {
 impl OwnKeys {
     /// No key is followed yet.
     pub(crate) fn new(client: Client) -> Self {
-        let (told, inbox) = mpsc::channel(16);
+        let (sender, inbox) = mpsc::channel(16);
         let end = CancellationToken::new();
         let _ends_with_us = end.clone().drop_guard();
-        Self { client, places: HashMap::new(), told, inbox, is_refused: false, end, _ends_with_us }
+        Self { client, progress: HashMap::new(), sender, inbox, is_refused: false, end, _ends_with_us }
     }
 
     /// Follows these keys too, from now on.
-    pub(crate) fn follow(&mut self, keys: impl Iterator<Item = String>) {
+    pub(crate) fn follow_keys(&mut self, keys: impl Iterator<Item = String>) {
         for key in keys {
-            if self.places.contains_key(&key) {
+            if self.progress.contains_key(&key) {
                 continue;
             }
-            let options = Follow { quiet: QUIET, ..Follow::default() };
+            let options = FollowOptions { max_silence: QUIET, ..FollowOptions::default() };
             let mut events = self.client.follow_key(&key, options, self.end.clone());
-            let (told, name) = (self.told.clone(), key.clone());
+            let (told, name) = (self.sender.clone(), key.clone());
             tokio::spawn(async move {
                 while let Some(event) = events.recv().await {
                     if told.send((name.clone(), event)).await.is_err() {
@@ -89,27 +91,27 @@ impl OwnKeys {
                     }
                 }
             });
-            self.places.insert(key, Place::default());
+            self.progress.insert(key, FollowProgress::default());
         }
     }
 
     /// True if a change of this key would be noticed now.
-    pub(crate) fn sees(&self, key: &str) -> bool {
-        self.places.get(key).is_some_and(|place| place.is_followed)
+    pub(crate) fn is_following(&self, key: &str) -> bool {
+        self.progress.get(key).is_some_and(|place| place.is_followed)
     }
 
     /// The next news. Nothing is lost when this is dropped.
-    pub(crate) async fn next(&mut self) -> News {
+    pub(crate) async fn next_news(&mut self) -> KeyNews {
         // This has a sender itself, so that the channel never ends.
         let Some((key, event)) = self.inbox.recv().await else { return std::future::pending().await };
-        self.log(&key, &event);
-        let place = self.places.entry(key.clone()).or_default();
-        let is_other_store = place.advance(&event);
-        News { key, event, is_other_store }
+        self.log_outage(&key, &event);
+        let place = self.progress.entry(key.clone()).or_default();
+        let is_other_store = place.record_event(&event);
+        KeyNews { key, event, is_other_store }
     }
 
     /// Says once that etcd refuses it. That etcd is away is said by the lease.
-    fn log(&mut self, key: &str, event: &Event) {
+    fn log_outage(&mut self, key: &str, event: &Event) {
         match event {
             Event::Disconnected { error, .. } if error.is_unreachable() => {
                 tracing::debug!(key, %error, "the record can't be followed for now");
@@ -124,9 +126,9 @@ impl OwnKeys {
     }
 }
 
-impl Place {
+impl FollowProgress {
     /// Notes how far the key is known. True where the store is another one than before, or was put back.
-    fn advance(&mut self, event: &Event) -> bool {
+    fn record_event(&mut self, event: &Event) -> bool {
         match event {
             Event::Snapshot(snapshot) => {
                 let before = *self;
@@ -157,11 +159,11 @@ mod tests {
 
     #[test]
     fn a_store_that_went_back_is_another_one() {
-        let mut place = Place::default();
-        assert!(!place.advance(&snapshot(7, 10)), "the first listing");
-        assert!(!place.advance(&Event::Changes { revision: 20, changes: Vec::new() }));
-        assert!(!place.advance(&snapshot(7, 20)), "a listing every so often");
-        assert!(place.advance(&snapshot(7, 3)), "an older store");
-        assert!(place.advance(&snapshot(8, 30)), "another cluster");
+        let mut place = FollowProgress::default();
+        assert!(!place.record_event(&snapshot(7, 10)), "the first listing");
+        assert!(!place.record_event(&Event::Changes { revision: 20, changes: Vec::new() }));
+        assert!(!place.record_event(&snapshot(7, 20)), "a listing every so often");
+        assert!(place.record_event(&snapshot(7, 3)), "an older store");
+        assert!(place.record_event(&snapshot(8, 30)), "another cluster");
     }
 }

@@ -11,18 +11,18 @@ use crate::state::State;
 const PERIOD: Duration = Duration::from_secs(20);
 
 /// How often the admin port does, where there is one.
-const SHOWN: Duration = Duration::from_secs(2);
+const ADMIN_PERIOD: Duration = Duration::from_secs(2);
 
 /// When we say that we live; never where nobody listens.
-pub(crate) struct Pulse {
+pub(crate) struct Heartbeat {
     interval: Option<Interval>,
     admin: Option<admin::Pulse>,
 }
 
-impl Pulse {
+impl Heartbeat {
     pub(crate) fn new(admin: Option<admin::Pulse>) -> Self {
-        let systemd = systemd::watchdog_interval().or_else(|| systemd::listens().then_some(PERIOD));
-        let shown = admin.as_ref().map(|_| SHOWN);
+        let systemd = systemd::watchdog_interval().or_else(|| systemd::has_notify_socket().then_some(PERIOD));
+        let shown = admin.as_ref().map(|_| ADMIN_PERIOD);
         let period = systemd.into_iter().chain(shown).min().map(|period| period.min(PERIOD));
         let interval = period.map(|period| {
             let mut interval = interval(period);
@@ -33,7 +33,7 @@ impl Pulse {
     }
 
     /// The next moment to call [`Self::beat`].
-    pub(crate) async fn tick(&mut self) {
+    pub(crate) async fn next_beat(&mut self) {
         match &mut self.interval {
             Some(interval) => _ = interval.tick().await,
             None => std::future::pending().await,
@@ -42,12 +42,12 @@ impl Pulse {
 
     /// Says that we live, and that a start which waits for etcd or for balancers is no failed start: the app works, and
     /// systemd would stop it at the end of the unit's start time.
-    pub(crate) fn beat(&self, state: State, all_work: bool) {
+    pub(crate) fn send_beat(&self, state: State, all_work: bool) {
         if let Some(admin) = &self.admin {
             admin.beat();
         }
-        systemd::watchdog();
-        if matches!(state, State::Announcing | State::Spreading) && all_work {
+        systemd::notify_watchdog();
+        if matches!(state, State::Announcing | State::AwaitingBalancers) && all_work {
             systemd::extend_timeout(3 * PERIOD);
         }
     }
@@ -55,12 +55,12 @@ impl Pulse {
 
 /// The line of `systemctl status`. `missing` are the upstreams that have not worked yet; `blocked_by` is what keeps
 /// balancers from following.
-pub(crate) fn describe(state: State, keys: &[String], missing: usize, blocked_by: Option<&str>) -> String {
+pub(crate) fn describe_state(state: State, keys: &[String], missing: usize, blocked_by: Option<&str>) -> String {
     let what = match state {
         State::Starting => "waiting for the app",
         State::Announcing if missing > 0 => "waiting for more of the app, announcing",
         State::Announcing => "the app works, waiting for etcd to take",
-        State::Spreading => "waiting for balancers to follow",
+        State::AwaitingBalancers => "waiting for balancers to follow",
         State::Announced => "announced as",
         State::Draining => "draining",
         State::Stopping => "stopping the app",
@@ -70,7 +70,7 @@ pub(crate) fn describe(state: State, keys: &[String], missing: usize, blocked_by
         State::Clearing => "stopping what the app has left behind",
         State::Done => "withdrawn",
     };
-    if let (State::Spreading, Some(blocked_by)) = (state, blocked_by) {
+    if let (State::AwaitingBalancers, Some(blocked_by)) = (state, blocked_by) {
         return format!("{what}: {blocked_by}");
     }
     match (state, keys) {

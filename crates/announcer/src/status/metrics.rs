@@ -16,12 +16,12 @@ use prometheus_client::{
 
 use crate::config::upstream;
 use crate::state::State;
-use crate::status::{Standing, Upstream};
+use crate::status::{Status, UpstreamStatus};
 
 const STATES: [(State, &str); 10] = [
     (State::Starting, "starting"),
     (State::Announcing, "announcing"),
-    (State::Spreading, "spreading"),
+    (State::AwaitingBalancers, "spreading"),
     (State::Announced, "announced"),
     (State::Draining, "draining"),
     (State::Stopping, "stopping"),
@@ -31,59 +31,59 @@ const STATES: [(State, &str); 10] = [
     (State::Clearing, "clearing"),
 ];
 
-const SAYS: [(UpstreamState, &str); 3] =
+const RECORD_STATES: [(UpstreamState, &str); 3] =
     [(UpstreamState::Ready, "ready"), (UpstreamState::Drain, "drain"), (UpstreamState::Down, "down")];
 
 /// What checks came to, of all upstreams. Clones share the counters.
 #[derive(Clone, Debug, Default)]
-pub(crate) struct Checked(Family<Outcome, Counter>);
+pub(crate) struct CheckCounters(Family<CheckLabels, Counter>);
 
 /// What the checks of one upstream came to.
 #[derive(Clone, Debug, Default)]
-pub(crate) struct CheckedOne {
+pub(crate) struct UpstreamCheckCounters {
     passed: Counter,
     failed: Counter,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct Of {
+struct UpstreamLabels {
     service: String,
     upstream: String,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct Outcome {
+struct CheckLabels {
     service: String,
     upstream: String,
     result: &'static str,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct Says {
+struct StateLabels {
     service: String,
     upstream: String,
     state: &'static str,
 }
 
-impl Checked {
+impl CheckCounters {
     /// The counters of an upstream's checks, if it has any. They are shown from now on: a rate needs a first value.
-    pub(crate) fn of(&self, upstream: &upstream::Upstream) -> CheckedOne {
-        let (service, id) = upstream.name();
-        if upstream.checks.all.is_empty() { CheckedOne::default() } else { self.named(&service, &id) }
+    pub(crate) fn for_upstream(&self, upstream: &upstream::Upstream) -> UpstreamCheckCounters {
+        let (service, id) = upstream.service_and_id();
+        if upstream.checks.all.is_empty() { UpstreamCheckCounters::default() } else { self.counters_for(&service, &id) }
     }
 
-    fn named(&self, service: &ServiceId, id: &UpstreamId) -> CheckedOne {
+    fn counters_for(&self, service: &ServiceId, id: &UpstreamId) -> UpstreamCheckCounters {
         let counter = |result| {
-            let labels = Outcome { service: service.to_string(), upstream: id.to_string(), result };
+            let labels = CheckLabels { service: service.to_string(), upstream: id.to_string(), result };
             self.0.get_or_create(&labels).clone()
         };
-        CheckedOne { passed: counter("ok"), failed: counter("failed") }
+        UpstreamCheckCounters { passed: counter("ok"), failed: counter("failed") }
     }
 }
 
-impl CheckedOne {
+impl UpstreamCheckCounters {
     /// Counts a round of checks.
-    pub(crate) fn count(&self, has_passed: bool) {
+    pub(crate) fn count_round(&self, has_passed: bool) {
         if has_passed {
             self.passed.inc()
         } else {
@@ -93,49 +93,51 @@ impl CheckedOne {
 }
 
 /// Adds all of it, as `announcer_…`.
-pub(crate) fn register(standing: &Standing, checked: &Checked, registry: &mut Registry) {
+pub(crate) fn register_metrics(standing: &Status, checked: &CheckCounters, registry: &mut Registry) {
     let registry = registry.sub_registry_with_prefix("announcer");
-    let ready = standing.ready(Instant::now()).is_ok();
-    registry.register("ready", "1 while every record says ready in the store, as /ready says it", flag(ready));
+    let ready = standing.check_ready(Instant::now()).is_ok();
+    registry.register("ready", "1 while every record says ready in the store, as /ready says it", flag_gauge(ready));
     let states = Family::<[(&'static str, &'static str); 1], Gauge>::default();
     for (state, name) in STATES {
         states.get_or_create(&[("state", name)]).set(i64::from(state == standing.state));
     }
     registry.register("state", "1 for where the announcer stands in its life", states);
-    upstreams(standing, registry);
+    register_upstreams(standing, registry);
     registry.register("checks", "Rounds of an upstream's checks", checked.0.clone());
-    lease(standing, registry);
+    register_lease(standing, registry);
     let info = Family::<[(&'static str, &'static str); 1], Gauge>::default();
     info.get_or_create(&[("version", env!("CARGO_PKG_VERSION"))]).set(1);
     registry.register("build_info", "announcer's version", info);
     daemon::admin::register_log(registry);
 }
 
-fn flag(value: bool) -> Gauge {
+fn flag_gauge(value: bool) -> Gauge {
     let gauge = Gauge::default();
     gauge.set(value.into());
     gauge
 }
 
-fn upstreams(standing: &Standing, registry: &mut Registry) {
-    let (healthy, registered) = (Family::<Of, Gauge>::default(), Family::<Of, Gauge>::default());
-    let (taken, refused) = (Family::<Of, Gauge>::default(), Family::<Of, Gauge>::default());
-    let says = Family::<Says, Gauge>::default();
-    let (registrations, restorations) = (Family::<Of, Counter>::default(), Family::<Of, Counter>::default());
-    for Upstream { service, id, works, stand } in &standing.upstreams {
-        let key = Key::upstream(service, id).to_string();
-        let refusals = standing.reception.refused.iter().filter(|refused| refused.key == key).count();
+fn register_upstreams(standing: &Status, registry: &mut Registry) {
+    let (healthy, registered) =
+        (Family::<UpstreamLabels, Gauge>::default(), Family::<UpstreamLabels, Gauge>::default());
+    let (taken, refused) = (Family::<UpstreamLabels, Gauge>::default(), Family::<UpstreamLabels, Gauge>::default());
+    let says = Family::<StateLabels, Gauge>::default();
+    let (registrations, restorations) =
+        (Family::<UpstreamLabels, Counter>::default(), Family::<UpstreamLabels, Counter>::default());
+    for UpstreamStatus { service, id, is_healthy: works, record: stand } in &standing.upstreams {
+        let key = Key::for_upstream(service, id).to_string();
+        let refusals = standing.key_status.refused_records.iter().filter(|refused| refused.key == key).count();
         let (service, upstream) = (service.to_string(), id.to_string());
-        let of = Of { service: service.clone(), upstream: upstream.clone() };
+        let of = UpstreamLabels { service: service.clone(), upstream: upstream.clone() };
         healthy.get_or_create(&of).set((*works).into());
-        registered.get_or_create(&of).set(stand.says.is_some().into());
+        registered.get_or_create(&of).set(stand.stored_state.is_some().into());
         taken.get_or_create(&of).set(stand.owner.is_some().into());
         refused.get_or_create(&of).set(i64::try_from(refusals).unwrap_or(i64::MAX));
         registrations.get_or_create(&of).inc_by(stand.registrations);
         restorations.get_or_create(&of).inc_by(stand.restorations);
-        for (state, name) in SAYS {
-            let labels = Says { service: service.clone(), upstream: upstream.clone(), state: name };
-            says.get_or_create(&labels).set((stand.says == Some(state)).into());
+        for (state, name) in RECORD_STATES {
+            let labels = StateLabels { service: service.clone(), upstream: upstream.clone(), state: name };
+            says.get_or_create(&labels).set((stand.stored_state == Some(state)).into());
         }
     }
     registry.register("upstream_healthy", "1 while the upstream works, going by its checks", healthy);
@@ -152,28 +154,28 @@ fn upstreams(standing: &Standing, registry: &mut Registry) {
     registry.register("restorations", help, restorations);
     let help = "How many settings say otherwise than this announcer was given, as of the last look at them";
     let differing = Gauge::<i64>::default();
-    differing.set(i64::try_from(standing.reception.differing.len()).unwrap_or(i64::MAX));
+    differing.set(i64::try_from(standing.key_status.differing_settings.len()).unwrap_or(i64::MAX));
     registry.register("settings_differing", help, differing);
 }
 
-fn lease(standing: &Standing, registry: &mut Registry) {
-    let beats = &standing.beats;
+fn register_lease(standing: &Status, registry: &mut Registry) {
+    let beats = &standing.lease_stats;
     let seconds = |value: f64| {
         let gauge = Gauge::<f64, AtomicU64>::default();
         gauge.set(value);
         gauge
     };
     let help = "1 while etcd answers the lease's renewals";
-    registry.register("store_connected", help, flag(standing.is_connected()));
+    registry.register("store_connected", help, flag_gauge(standing.is_connected()));
     let help = "How long the records outlive their last renewal";
     registry.register_with_unit("lease_ttl", help, Unit::Seconds, seconds(standing.ttl.as_secs_f64()));
-    let last = beats.last.and_then(|last| SystemTime::now().checked_sub(last.elapsed()));
+    let last = beats.renewed_at.and_then(|last| SystemTime::now().checked_sub(last.elapsed()));
     if let Some(last) = last.and_then(|last| last.duration_since(SystemTime::UNIX_EPOCH).ok()) {
         let help = "When the lease was last renewed, in seconds since 1970; missing while there is none";
         registry.register("lease_last_renewal_timestamp_seconds", help, seconds(last.as_secs_f64()));
     }
     let renewals = Family::<[(&'static str, &'static str); 1], Counter>::default();
-    for (result, count) in [("ok", beats.done), ("failed", beats.failed)] {
+    for (result, count) in [("ok", beats.renewed), ("failed", beats.failed)] {
         renewals.get_or_create(&[("result", result)]).inc_by(count);
     }
     registry.register("lease_renewals", "Renewals of the lease, with its grants", renewals);
@@ -181,14 +183,14 @@ fn lease(standing: &Standing, registry: &mut Registry) {
 
 #[cfg(test)]
 mod tests {
-    use discovery::RefusedKey;
+    use discovery::QuarantinedKey;
 
     use super::*;
     use crate::status::tests::announced;
 
-    fn text(standing: &Standing, checked: &Checked) -> String {
+    fn text(standing: &Status, checked: &CheckCounters) -> String {
         let mut registry = Registry::default();
-        register(standing, checked, &mut registry);
+        register_metrics(standing, checked, &mut registry);
         let mut text = String::new();
         prometheus_client::encoding::text::encode(&mut text, &registry).unwrap();
         text
@@ -197,16 +199,16 @@ mod tests {
     #[test]
     fn they_follow_the_standing() {
         let mut standing = announced(Instant::now());
-        standing.upstreams[1].works = false;
-        standing.upstreams[1].stand.says = Some(UpstreamState::Down);
-        standing.beats.failed = 2;
-        standing.upstreams[1].stand.owner = Some("another".to_owned());
-        standing.upstreams[0].stand.restorations = 3;
+        standing.upstreams[1].is_healthy = false;
+        standing.upstreams[1].record.stored_state = Some(UpstreamState::Down);
+        standing.lease_stats.failed = 2;
+        standing.upstreams[1].record.owner = Some("another".to_owned());
+        standing.upstreams[0].record.restorations = 3;
         let (node, key) = ("lb".parse().unwrap(), "http-services/shop/upstreams/a".to_owned());
-        standing.reception.refused.insert(RefusedKey { node, key, reason: "why".to_owned() });
-        let checked = Checked::default();
-        let of_a = checked.named(&standing.upstreams[0].service, &standing.upstreams[0].id);
-        [true, true, false].into_iter().for_each(|passed| of_a.count(passed));
+        standing.key_status.refused_records.insert(QuarantinedKey { node, key, reason: "why".to_owned() });
+        let checked = CheckCounters::default();
+        let of_a = checked.counters_for(&standing.upstreams[0].service, &standing.upstreams[0].id);
+        [true, true, false].into_iter().for_each(|passed| of_a.count_round(passed));
         let text = text(&standing, &checked);
         for line in [
             "announcer_ready 0",
@@ -240,7 +242,7 @@ mod tests {
         let mut standing = announced(Instant::now());
         for (state, name) in STATES {
             standing.state = state;
-            let text = text(&standing, &Checked::default());
+            let text = text(&standing, &CheckCounters::default());
             let ones: Vec<_> = text.lines().filter(|line| line.starts_with("announcer_state{")).collect();
             let ones: Vec<_> = ones.into_iter().filter(|line| line.ends_with(" 1")).collect();
             assert_eq!(ones, [format!("announcer_state{{state=\"{name}\"}} 1")]);

@@ -6,7 +6,7 @@ use std::str::FromStr;
 
 use clap::Args;
 
-use super::line_path;
+use super::parse_line_path;
 
 /// The options about HAProxy's own rights.
 #[derive(Clone, Debug, Args)]
@@ -22,7 +22,7 @@ pub struct Rights {
     /// An empty directory that HAProxy shuts itself into once it listens. While TLS is passed through to some service, a
     /// socket of HAProxy's own lies there. /dev/log isn't in it: give --log an address, or
     /// mount a socket there
-    #[arg(long, env = "CONFGEN_CHROOT", value_name = "DIR", value_parser = line_path)]
+    #[arg(long, env = "CONFGEN_CHROOT", value_name = "DIR", value_parser = parse_line_path)]
     pub chroot: Option<PathBuf>,
     /// Who, besides root, may command HAProxy over its Runtime API
     #[arg(long, env = "CONFGEN_RUNTIME_SOCKET_GROUP", default_value = "off", value_name = "GROUP")]

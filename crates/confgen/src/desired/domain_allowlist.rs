@@ -10,7 +10,7 @@ use discovery::{Domain, ServiceName};
 
 /// Who may claim what; a service that isn't named may claim what all may.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Allowed {
+pub struct DomainAllowlist {
     all: Vec<Pattern>,
     services: BTreeMap<ServiceName, Vec<Pattern>>,
 }
@@ -18,10 +18,10 @@ pub struct Allowed {
 #[derive(Clone, Debug, PartialEq, Eq)]
 enum Pattern {
     Any,
-    Of(Domain),
+    Named(Domain),
 }
 
-impl Allowed {
+impl DomainAllowlist {
     /// Reads the file's text; an error names the line.
     pub fn parse(text: &str) -> Result<Self, String> {
         let mut allowed = Self::default();
@@ -39,7 +39,7 @@ impl Allowed {
             for word in words {
                 patterns.push(match word {
                     "*" => Pattern::Any,
-                    _ => Pattern::Of(word.parse().map_err(|error| wrong(format!("{word}: {error}")))?),
+                    _ => Pattern::Named(word.parse().map_err(|error| wrong(format!("{word}: {error}")))?),
                 });
             }
         }
@@ -47,8 +47,8 @@ impl Allowed {
     }
 
     /// Refuses a host that the service may not claim.
-    pub fn check(&self, service: &ServiceName, domain: &Domain) -> Result<(), String> {
-        if self.patterns(service).any(|pattern| pattern.takes_in(domain)) {
+    pub fn check_domain(&self, service: &ServiceName, domain: &Domain) -> Result<(), String> {
+        if self.patterns_of(service).any(|pattern| pattern.matches_domain(domain)) {
             Ok(())
         } else {
             Err(format!("{domain}: --domains-file doesn't give it to {service}"))
@@ -56,15 +56,15 @@ impl Allowed {
     }
 
     /// Refuses hosts of which the service may claim none.
-    pub fn check_some(&self, service: &ServiceName, domains: &[Domain]) -> Result<(), String> {
-        let mut verdicts = domains.iter().map(|domain| self.check(service, domain));
+    pub fn check_some_domain(&self, service: &ServiceName, domains: &[Domain]) -> Result<(), String> {
+        let mut verdicts = domains.iter().map(|domain| self.check_domain(service, domain));
         let first = verdicts.next().unwrap_or(Ok(()));
         if verdicts.any(|verdict| verdict.is_ok()) { Ok(()) } else { first }
     }
 
     /// Whether the service may answer for hosts that nobody names.
-    pub fn check_any(&self, service: &ServiceName) -> Result<(), String> {
-        let any = self.patterns(service).any(|pattern| *pattern == Pattern::Any);
+    pub fn check_catch_all(&self, service: &ServiceName) -> Result<(), String> {
+        let any = self.patterns_of(service).any(|pattern| *pattern == Pattern::Any);
         if any {
             Ok(())
         } else {
@@ -72,19 +72,19 @@ impl Allowed {
         }
     }
 
-    fn patterns(&self, service: &ServiceName) -> impl Iterator<Item = &Pattern> {
+    fn patterns_of(&self, service: &ServiceName) -> impl Iterator<Item = &Pattern> {
         self.all.iter().chain(self.services.get(service).into_iter().flatten())
     }
 }
 
 impl Pattern {
-    fn takes_in(&self, domain: &Domain) -> bool {
+    fn matches_domain(&self, domain: &Domain) -> bool {
         match (self, domain) {
             (Self::Any, _) => true,
-            (Self::Of(Domain::Wildcard(parent)), Domain::Exact(host)) => {
+            (Self::Named(Domain::Wildcard(parent)), Domain::Exact(host)) => {
                 host.as_str().split_once('.').is_some_and(|(_, rest)| rest == parent.as_str())
             }
-            (Self::Of(pattern), domain) => pattern == domain,
+            (Self::Named(pattern), domain) => pattern == domain,
         }
     }
 }
@@ -94,8 +94,8 @@ mod tests {
     use super::*;
 
     fn allows(file: &str, service: &str, hosts: &[&str]) -> bool {
-        let (allowed, service) = (Allowed::parse(file).unwrap(), service.parse().unwrap());
-        hosts.iter().all(|host| allowed.check(&service, &host.parse().unwrap()).is_ok())
+        let (allowed, service) = (DomainAllowlist::parse(file).unwrap(), service.parse().unwrap());
+        hosts.iter().all(|host| allowed.check_domain(&service, &host.parse().unwrap()).is_ok())
     }
 
     #[test]
@@ -113,14 +113,14 @@ mod tests {
 
     #[test]
     fn what_could_match_any_host_needs_every_host() {
-        let allowed = Allowed::parse("old *\nshop *.example.com").unwrap();
-        assert!(allowed.check_any(&"old".parse().unwrap()).is_ok());
-        assert!(allowed.check_any(&"shop".parse().unwrap()).is_err());
+        let allowed = DomainAllowlist::parse("old *\nshop *.example.com").unwrap();
+        assert!(allowed.check_catch_all(&"old".parse().unwrap()).is_ok());
+        assert!(allowed.check_catch_all(&"shop".parse().unwrap()).is_err());
     }
 
     #[test]
     fn a_bad_line_is_named() {
-        assert!(Allowed::parse("shop a.com\n\nblog b_.com/x").unwrap_err().starts_with("line 3: b_.com/x: "));
-        assert!(Allowed::parse("sh/op a.com").unwrap_err().starts_with("line 1: sh/op: "));
+        assert!(DomainAllowlist::parse("shop a.com\n\nblog b_.com/x").unwrap_err().starts_with("line 3: b_.com/x: "));
+        assert!(DomainAllowlist::parse("sh/op a.com").unwrap_err().starts_with("line 1: sh/op: "));
     }
 }

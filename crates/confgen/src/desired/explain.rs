@@ -22,18 +22,18 @@ pub struct UpstreamExplanation<'a> {
     /// What an operator imposes on it.
     pub imposed: Option<&'a Override>,
     /// Its key, and why the key's own value doesn't count.
-    pub refused: Option<(&'a str, &'a str)>,
+    pub rejected_record: Option<(&'a str, &'a str)>,
 }
 
 /// One service, with all that has a say in whether it is served.
 #[derive(Clone, Copy, Debug)]
-pub struct Facts<'a> {
+pub struct ServiceExplanation<'a> {
     /// Its keys.
     pub source: Option<&'a Service>,
     /// As HAProxy is to serve it; none if HAProxy rejects it and never took it in another form, or if it is forbidden.
-    pub wanted: Option<&'a DesiredService>,
+    pub desired: Option<&'a DesiredService>,
     /// What HAProxy says against it.
-    pub refused: Option<&'a str>,
+    pub rejection: Option<&'a str>,
     /// Why no service may bear its name.
     pub forbidden: Option<&'a str>,
     /// The active colors.
@@ -42,16 +42,16 @@ pub struct Facts<'a> {
 
 impl DesiredState {
     /// The upstreams of a service, by id: those that are served, and those that have a record and aren't.
-    pub fn explained<'a>(&'a self, id: &ServiceId) -> Vec<UpstreamExplanation<'a>> {
-        let Some(settlement) = self.services.get(id) else { return self.explain_forbidden(id) };
-        let reading = &settlement.reading;
-        let wanted = settlement.wanted.iter().flat_map(|wanted| &wanted.servers);
+    pub fn explain_upstreams<'a>(&'a self, id: &ServiceId) -> Vec<UpstreamExplanation<'a>> {
+        let Some(settlement) = self.services.get(id) else { return self.explain_forbidden_upstreams(id) };
+        let reading = &settlement.input;
+        let wanted = settlement.desired.iter().flat_map(|wanted| &wanted.servers);
         let servers: BTreeMap<&UpstreamId, &Server> = wanted.map(|server| (&server.id, server)).collect();
-        let previews = settlement.wanted.iter().flat_map(|wanted| &wanted.previews);
+        let previews = settlement.desired.iter().flat_map(|wanted| &wanted.previews);
         let previewed = previews.flat_map(|it| it.servers.iter().map(|server| (&server.id, (&it.color, server))));
         let previewed: BTreeMap<&UpstreamId, (&Color, &Server)> = previewed.collect();
         let records = settlement.source.upstreams().map(|(id, _)| id);
-        let kept = self.kept.get(id);
+        let kept = self.retained.get(id);
         let kept_ids = kept.into_iter().flat_map(|kept| kept.keys());
         let ids: BTreeSet<&UpstreamId> = servers.keys().copied().chain(records).chain(kept_ids).collect();
         let explain = |id| UpstreamExplanation {
@@ -60,36 +60,36 @@ impl DesiredState {
             previewed: previewed.get(id).copied(),
             announced: reading.upstreams.get(id).or_else(|| Some(&kept?.get(id)?.record)),
             imposed: reading.overrides.get(id),
-            refused: settlement.refused_record(id),
+            rejected_record: settlement.refused_record(id),
         };
         ids.into_iter().map(explain).collect()
     }
 
-    fn explain_forbidden(&self, id: &ServiceId) -> Vec<UpstreamExplanation<'_>> {
+    fn explain_forbidden_upstreams(&self, id: &ServiceId) -> Vec<UpstreamExplanation<'_>> {
         let source = self.forbidden.get(id).map(|it| &it.source);
         let explain = |(id, field)| {
-            let field: &discovery::Field<Upstream> = field;
+            let field: &discovery::ParsedEntry<Upstream> = field;
             let announced = field.value.as_ref().ok();
-            UpstreamExplanation { id, server: None, previewed: None, announced, imposed: None, refused: None }
+            UpstreamExplanation { id, server: None, previewed: None, announced, imposed: None, rejected_record: None }
         };
         source.into_iter().flat_map(|source| source.upstreams()).map(|(id, field)| explain((id, &**field))).collect()
     }
 
     /// Every service that has a key or is served, whether or not it is both.
-    pub fn known(&self) -> impl Iterator<Item = &ServiceId> {
+    pub fn known_services(&self) -> impl Iterator<Item = &ServiceId> {
         let ids: BTreeSet<&ServiceId> = self.services.keys().chain(self.forbidden.keys()).collect();
         ids.into_iter()
     }
 
     /// What has a say in whether a service is served.
-    pub fn facts(&self, id: &ServiceId) -> Facts<'_> {
+    pub fn explain_service(&self, id: &ServiceId) -> ServiceExplanation<'_> {
         let settlement = self.services.get(id);
         let forbidden = self.forbidden.get(id);
-        let wanted = settlement.and_then(|it| it.wanted.as_deref());
-        Facts {
+        let wanted = settlement.and_then(|it| it.desired.as_deref());
+        ServiceExplanation {
             source: settlement.map(|it| &*it.source).or(forbidden.map(|it| &*it.source)),
-            wanted,
-            refused: settlement.and_then(|it| it.refused.as_deref()),
+            desired: wanted,
+            rejection: settlement.and_then(|it| it.rejection.as_deref()),
             forbidden: forbidden.map(|it| it.reason.as_str()),
             active: wanted.and_then(|it| it.settings.active.as_ref()),
         }
@@ -97,13 +97,14 @@ impl DesiredState {
 
     /// The keys without which the service gets no upstreams, and why they aren't followed; none if it gets its upstreams.
     pub fn closed_gates(&self, id: &ServiceId) -> impl Iterator<Item = (&str, &str)> {
-        let closed = self.services.get(id).map(|it| &it.reading).filter(|reading| reading.held_back);
-        let refused = closed.into_iter().flat_map(|reading| reading.refused.iter().map(move |it| (reading, it)));
+        let closed = self.services.get(id).map(|it| &it.input).filter(|reading| reading.upstreams_withheld);
+        let refused = closed.into_iter().flat_map(|reading| reading.refusals.iter().map(move |it| (reading, it)));
         let gates = refused.filter(|(reading, (key, _))| match key.parse() {
             // `sni` may be good in itself, and still not go with the service's other keys.
             Ok(Key::Setting { name: SettingName::Sni, .. }) => true,
             Ok(Key::Setting { name, .. }) => {
-                (GATES.contains(&name) || upstream_tls::GATES.contains(&name)) && !reading.good.contains_key(*key)
+                (GATES.contains(&name) || upstream_tls::GATES.contains(&name))
+                    && !reading.good_values.contains_key(*key)
             }
             _ => false,
         });
@@ -111,11 +112,11 @@ impl DesiredState {
     }
 
     /// Why a key of the service doesn't name all that it should; and the services that own what it claims too.
-    pub fn lost_name<'a>(&'a self, id: &ServiceId, key: &str) -> Option<(String, Vec<&'a ServiceId>)> {
-        let unread = self.services.get(id).and_then(|it| it.reading.refused.get(key));
-        let lost = self.claims.refusal(key);
+    pub fn explain_lost_name<'a>(&'a self, id: &ServiceId, key: &str) -> Option<(String, Vec<&'a ServiceId>)> {
+        let unread = self.services.get(id).and_then(|it| it.input.refusals.get(key));
+        let lost = self.claims.refusals_of(key);
         let reasons: Vec<&str> = unread.into_iter().chain(lost.into_iter().flatten()).map(String::as_str).collect();
-        let rivals = self.claims.rivals(id).filter(|_| lost.is_some()).into_iter().flatten().collect();
+        let rivals = self.claims.rivals_of(id).filter(|_| lost.is_some()).into_iter().flatten().collect();
         (!reasons.is_empty()).then(|| (reasons.join("; "), rivals))
     }
 }
@@ -123,6 +124,6 @@ impl DesiredState {
 impl ServiceState {
     fn refused_record(&self, id: &UpstreamId) -> Option<(&str, &str)> {
         let key = &self.source.upstream(id)?.entry.key;
-        self.reading.refused.get_key_value(key).map(|(key, reason)| (key.as_str(), reason.as_str()))
+        self.input.refusals.get_key_value(key).map(|(key, reason)| (key.as_str(), reason.as_str()))
     }
 }

@@ -20,12 +20,12 @@ impl LastKnownGood {
     }
 
     /// The last good values of a service, by key.
-    pub(super) fn good(&self, id: &ServiceId) -> Option<&BTreeMap<String, String>> {
+    pub(super) fn values_of(&self, id: &ServiceId) -> Option<&BTreeMap<String, String>> {
         self.good.get(&id.to_string())
     }
 
     /// The sections of the services that had a good value.
-    pub(super) fn services(&self) -> impl Iterator<Item = &String> {
+    pub(super) fn section_names(&self) -> impl Iterator<Item = &String> {
         self.good.keys()
     }
 

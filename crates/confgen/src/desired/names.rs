@@ -3,7 +3,7 @@
 use discovery::{Color, Kind, ServiceId};
 
 /// The service of which a section bears this name: its own, or one for previews.
-pub fn service(section: &str) -> Option<ServiceId> {
+pub fn parse_section(section: &str) -> Option<ServiceId> {
     let section = section.split_once(PREVIEW).map_or(section, |(own, _)| own);
     let (kind, name) = section.split_once('-')?;
     let kind = [Kind::Http, Kind::Tcp].into_iter().find(|known| known.to_string() == kind)?;
@@ -14,11 +14,11 @@ pub fn service(section: &str) -> Option<ServiceId> {
 pub const PREVIEW: &str = ":preview-";
 
 /// What the names of all such sections of a service begin with.
-pub fn previews_of(id: &ServiceId) -> String {
+pub fn preview_prefix(id: &ServiceId) -> String {
     format!("{id}{PREVIEW}")
 }
 
 /// The section that a color is previewed in. No service is called so: names hold no colon.
 pub fn preview_section(id: &ServiceId, color: &Color) -> String {
-    format!("{}{color}", previews_of(id))
+    format!("{}{color}", preview_prefix(id))
 }

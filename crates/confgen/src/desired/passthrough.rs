@@ -6,12 +6,12 @@ use discovery::{Balance, Service, ServiceId, Setting, SettingName, Sticky, Tls};
 const INSIDE: [SettingName; 3] = [SettingName::Path, SettingName::UrlReg, SettingName::Hsts];
 
 /// Whether the setting asks for it.
-pub(super) fn is_asked_by(setting: &Setting) -> bool {
+pub(super) fn is_requested_by(setting: &Setting) -> bool {
     matches!(setting, Setting::Tls(Tls::Passthrough) | Setting::Sslpass(()))
 }
 
 /// Why the service can't have it; none where it can.
-pub(super) fn hindrance(id: &ServiceId, service: &Service) -> Option<String> {
+pub(super) fn conflict_reason(id: &ServiceId, service: &Service) -> Option<String> {
     if id.is_default() {
         return Some("passthrough: `default` has no host that a client could ask for".into());
     }
@@ -27,12 +27,12 @@ pub(super) fn hindrance(id: &ServiceId, service: &Service) -> Option<String> {
 }
 
 /// Why a setting says nothing beside it.
-pub(super) fn pointless(name: SettingName) -> Option<&'static str> {
+pub(super) fn unused_setting_reason(name: SettingName) -> Option<&'static str> {
     (name == SettingName::Proto).then_some("means nothing beside passthrough: client and upstream settle it in TLS")
 }
 
 /// Good in itself, but not to be had beside it.
-pub(super) fn vet(setting: &Setting) -> Result<(), String> {
+pub(super) fn check_setting(setting: &Setting) -> Result<(), String> {
     match setting {
         Setting::Balance(Balance::Uri) => Err("uri: passthrough sees none".into()),
         Setting::Sticky(Sticky::Cookie) => Err("cookie: passthrough sees none".into()),

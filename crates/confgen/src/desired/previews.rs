@@ -5,10 +5,10 @@ use std::collections::{BTreeMap, BTreeSet};
 use discovery::{Color, Domain, Host, ServiceId};
 
 use super::Policy;
-use crate::desired::service_input::{KeyOrigin, MOST_ROUTES, ServiceInput};
+use crate::desired::service_input::{KeyOrigin, MAX_ROUTES, ServiceInput};
 
 /// Each color has a section of its own, and announcers say which colors there are.
-const MOST_COLORS: usize = 16;
+const MAX_COLORS: usize = 16;
 
 impl ServiceInput {
     /// Names a host for each color below each exact host. What can't be had of it is refused, and the rest stays.
@@ -16,21 +16,22 @@ impl ServiceInput {
         if self.settings.preview.is_none() {
             return;
         }
-        let colors = self.colors();
-        let own: Vec<Host> = self.domains.iter().filter_map(exact).cloned().collect();
-        if let Some(reason) = self.hindrance(&own, colors.len()) {
+        let colors = self.known_colors();
+        let own: Vec<Host> = self.domains.iter().filter_map(exact_host).cloned().collect();
+        if let Some(reason) = self.preview_conflict(&own, colors.len()) {
             self.settings.preview = None;
             self.refuse_preview(&reason);
             return;
         }
-        let mut reasons: Vec<String> = self.domains.iter().filter(|it| exact(it).is_none()).map(wildcard).collect();
+        let mut reasons: Vec<String> =
+            self.domains.iter().filter(|it| exact_host(it).is_none()).map(wildcard_reason).collect();
         let mine: BTreeSet<&Domain> = self.domains.iter().collect();
         let mut named = BTreeSet::new();
         let mut previews: BTreeMap<Color, Vec<Domain>> = BTreeMap::new();
         for color in colors {
             let hosts = previews.entry(color.clone()).or_default();
             for host in &own {
-                match preview_host(&color, host, id, limits) {
+                match build_preview_domain(&color, host, id, limits) {
                     Ok(domain) if mine.contains(&domain) => {
                         reasons.push(format!("{domain} leads to no color: the service's own `domain` has it"));
                     }
@@ -43,69 +44,69 @@ impl ServiceInput {
             }
         }
         self.previews = previews;
-        if let Some(reason) = summary(&reasons) {
+        if let Some(reason) = summarize_reasons(&reasons) {
             self.refuse_preview(&reason);
         }
     }
 
     /// Besides what is wrong with the value itself.
     fn refuse_preview(&mut self, reason: &str) {
-        let said = self.refused.entry(self.previews_by.key.clone()).or_default();
+        let said = self.refusals.entry(self.previews_origin.key.clone()).or_default();
         *said = if said.is_empty() { reason.to_owned() } else { format!("{said}; {reason}") };
     }
 
     /// The colors that there are: those of its upstreams, and those that are said to be active.
-    fn colors(&self) -> BTreeSet<Color> {
+    fn known_colors(&self) -> BTreeSet<Color> {
         let announced = self.upstreams.values().filter_map(|upstream| upstream.color.as_ref());
         let active = self.settings.active.iter().flat_map(|active| active.iter().map(|(color, _)| color));
         announced.chain(active).cloned().collect()
     }
 
     /// Why there can be no preview at all.
-    fn hindrance(&self, own: &[Host], colors: usize) -> Option<String> {
+    fn preview_conflict(&self, own: &[Host], colors: usize) -> Option<String> {
         if let (Some(domain), []) = (self.domains.first(), own) {
-            return Some(wildcard(domain));
+            return Some(wildcard_reason(domain));
         }
-        if colors > MOST_COLORS {
-            return Some(format!("{colors} colors; {MOST_COLORS} are the most that can be previewed; none is"));
+        if colors > MAX_COLORS {
+            return Some(format!("{colors} colors; {MAX_COLORS} are the most that can be previewed; none is"));
         }
         let hosts = own.len().saturating_mul(colors);
         let routes = self.domains.len().saturating_add(hosts).saturating_mul(self.paths.len());
         let words = || {
             let paths = self.paths.len();
-            format!("{hosts} hosts for previews with {paths} paths each; {MOST_ROUTES} routes are the most")
+            format!("{hosts} hosts for previews with {paths} paths each; {MAX_ROUTES} routes are the most")
         };
-        (routes > MOST_ROUTES).then(words)
+        (routes > MAX_ROUTES).then(words)
     }
 
     /// The hosts and wildcards that the service names, each with the key that does.
-    pub(super) fn named(&self) -> impl Iterator<Item = (&KeyOrigin, &Domain)> {
-        let own = self.domains.iter().map(|domain| (&self.domains_by, domain));
-        own.chain(self.previews.values().flatten().map(|domain| (&self.previews_by, domain)))
+    pub(super) fn claimed_domains(&self) -> impl Iterator<Item = (&KeyOrigin, &Domain)> {
+        let own = self.domains.iter().map(|domain| (&self.domains_origin, domain));
+        own.chain(self.previews.values().flatten().map(|domain| (&self.previews_origin, domain)))
     }
 }
 
-fn preview_host(color: &Color, host: &Host, id: &ServiceId, limits: &Policy) -> Result<Domain, String> {
+fn build_preview_domain(color: &Color, host: &Host, id: &ServiceId, limits: &Policy) -> Result<Domain, String> {
     let name = format!("{color}.{host}");
     let host: Host = name.parse().map_err(|error| format!("{name} leads to no color: {error}"))?;
     let domain = Domain::Exact(host);
-    let allowed = limits.allowed.as_ref().map_or(Ok(()), |it| it.check(&id.name, &domain));
+    let allowed = limits.domain_allowlist.as_ref().map_or(Ok(()), |it| it.check_domain(&id.name, &domain));
     allowed.map(|()| domain)
 }
 
-fn exact(domain: &Domain) -> Option<&Host> {
+fn exact_host(domain: &Domain) -> Option<&Host> {
     match domain {
         Domain::Exact(host) => Some(host),
         Domain::Wildcard(_) => None,
     }
 }
 
-fn wildcard(domain: &Domain) -> String {
+fn wildcard_reason(domain: &Domain) -> String {
     format!("{domain}: there are no previews of a wildcard; name a host in `domain`")
 }
 
 /// The first reasons: a list of hosts may be long.
-fn summary(reasons: &[String]) -> Option<String> {
+fn summarize_reasons(reasons: &[String]) -> Option<String> {
     const SHOWN: usize = 3;
     let more = reasons.len().checked_sub(SHOWN).filter(|more| *more > 0).map(|more| format!("{more} more"));
     let all: Vec<String> = reasons.iter().take(SHOWN).cloned().chain(more).collect();
@@ -155,7 +156,7 @@ http-services/shop/upstreams/plain 10.0.0.3:80
                 "green [green.shop.test/ green.www.shop.test/] [g weight 7]"
             ]
         );
-        assert!(first.quarantined().is_empty());
+        assert!(first.quarantined_keys().is_empty());
         // Whoever asks for a color gets it, whatever is active, and what share it has.
         for active in ["shop/active green", "shop/active blue=90 green=10", "x/path /y"] {
             let other = settled(&SHOP.replace("shop/active blue", active));
@@ -191,7 +192,7 @@ http-services/shop/upstreams/plain 10.0.0.3:80
             let wanted = shop(&settled);
             assert!(wanted.previews.is_empty() && wanted.settings.preview.is_none(), "{store}");
             assert_eq!(wanted.servers.len(), 3, "the service itself is served: {store}");
-            assert!(settled.quarantined()[KEY].contains(reason), "{:?}", settled.quarantined());
+            assert!(settled.quarantined_keys()[KEY].contains(reason), "{:?}", settled.quarantined_keys());
         }
         let many: String = (0..20)
             .map(|n| {
@@ -200,9 +201,9 @@ http-services/shop/upstreams/plain 10.0.0.3:80
             .collect();
         let settled = settled(&format!("{SHOP}{many}"));
         assert!(shop(&settled).previews.is_empty());
-        assert_eq!(settled.quarantined()[KEY], "22 colors; 16 are the most that can be previewed; none is");
+        assert_eq!(settled.quarantined_keys()[KEY], "22 colors; 16 are the most that can be previewed; none is");
         let tcp = self::settled("tcp-services/db/ports 3306\ntcp-services/db/preview 10.0.0.0/8");
-        assert_eq!(tcp.quarantined().len(), 1);
+        assert_eq!(tcp.quarantined_keys().len(), 1);
     }
 
     #[test]
@@ -218,7 +219,7 @@ http-services/shop/upstreams/plain 10.0.0.3:80
                 "green [green.green.shop.test/] [g weight 7]"
             ]
         );
-        let reason = &settled.quarantined()[KEY];
+        let reason = &settled.quarantined_keys()[KEY];
         assert!(reason.starts_with("*.shop.test: there are no previews of a wildcard"), "{reason}");
         assert!(reason.contains("a_-.shop.test leads to no color") && reason.ends_with("1 more"), "{reason}");
         assert_eq!(shop(&settled).routes.len(), 3);
@@ -232,37 +233,37 @@ http-services/shop/upstreams/plain 10.0.0.3:80
         let other = "http-services/other/domain green.shop.test\n";
         let first = settled(&format!("{other}{SHOP}"));
         assert_eq!(table(&first)[1], "green [green.www.shop.test/] [g weight 7]");
-        assert_eq!(first.quarantined()[KEY], "green.shop.test/ belongs to http-other, which had it first");
+        assert_eq!(first.quarantined_keys()[KEY], "green.shop.test/ belongs to http-other, which had it first");
         let second = settled(&format!("{SHOP}{other}"));
-        assert!(second.quarantined().contains_key("http-services/other/domain"));
+        assert!(second.quarantined_keys().contains_key("http-services/other/domain"));
         // Who holds it keeps it.
-        let later = settle(&topology(&format!("{other}{SHOP}")), &second.memory(), &Policy::default());
+        let later = settle(&topology(&format!("{other}{SHOP}")), &second.to_last_known_good(), &Policy::default());
         assert_eq!(table(&later), table(&second));
         // One that is passed through belongs to its service as a whole, or to those who have parts of it.
         let through = format!("{other}http-services/other/tls passthrough\n");
         let whole = settled(&format!("{through}{SHOP}"));
         let reason = "green.shop.test belongs to http-other, which passes all of it through";
-        assert_eq!(whole.quarantined()[KEY], reason);
+        assert_eq!(whole.quarantined_keys()[KEY], reason);
         let parts = settled(&format!("{SHOP}{through}"));
         assert_eq!(table(&parts)[1], "green [green.shop.test/ green.www.shop.test/] [g weight 7]");
-        assert_eq!(parts.quarantined().len(), 1);
+        assert_eq!(parts.quarantined_keys().len(), 1);
     }
 
     #[test]
     fn a_color_claims_nothing_that_the_service_may_not_have() {
         let limits = |file: &str| Policy {
             reserved_hosts: [("blue.shop.test".parse().unwrap(), "--stats-domain".to_owned())].into(),
-            allowed: Some(crate::desired::domain_allowlist::Allowed::parse(file).unwrap()),
+            domain_allowlist: Some(crate::desired::domain_allowlist::DomainAllowlist::parse(file).unwrap()),
             ..Policy::default()
         };
         let store = topology(SHOP);
         let narrow = settle(&store, &LastKnownGood::default(), &limits("shop shop.test www.shop.test"));
         assert_eq!(table(&narrow), ["blue [] [b]", "green [] [g weight 7]"], "it can still be asked for by header");
-        let reason = &narrow.quarantined()[KEY];
+        let reason = &narrow.quarantined_keys()[KEY];
         assert!(reason.starts_with("blue.shop.test: --domains-file doesn't give it to shop"), "{reason}");
         let wide = settle(&store, &LastKnownGood::default(), &limits("shop shop.test *.shop.test *.www.shop.test"));
         assert_eq!(table(&wide)[0], "blue [blue.www.shop.test/] [b]");
-        assert_eq!(wide.quarantined()[KEY], "blue.shop.test is reserved: --stats-domain has it");
+        assert_eq!(wide.quarantined_keys()[KEY], "blue.shop.test is reserved: --stats-domain has it");
     }
 
     #[test]
@@ -270,6 +271,6 @@ http-services/shop/upstreams/plain 10.0.0.3:80
         let store = SHOP.replace("http-services/shop/domain shop.test www.shop.test\n", "");
         let settled = settled(&store);
         assert_eq!(table(&settled), ["blue [] [b]", "green [] [g weight 7]"]);
-        assert!(settled.quarantined().is_empty());
+        assert!(settled.quarantined_keys().is_empty());
     }
 }

@@ -41,33 +41,36 @@ pub enum ServerState {
 }
 
 /// The servers of a service, by id; `kept` ones are served although they have no record.
-pub(super) fn servers(reading: &ServiceInput, kept: Option<&BTreeMap<UpstreamId, RetainedUpstream>>) -> Vec<Server> {
-    if reading.held_back {
+pub(super) fn build_servers(
+    reading: &ServiceInput,
+    kept: Option<&BTreeMap<UpstreamId, RetainedUpstream>>,
+) -> Vec<Server> {
+    if reading.upstreams_withheld {
         return Vec::new();
     }
     let active = reading.settings.active.as_ref();
-    let all = upstreams(reading, kept).into_iter();
+    let all = served_upstreams(reading, kept).into_iter();
     let mut servers: Vec<(Option<&Color>, Server)> =
-        all.map(|(id, it)| (it.0.color.as_ref(), server(reading, id, it, active))).collect();
+        all.map(|(id, it)| (it.0.color.as_ref(), build_server(reading, id, it, active))).collect();
     if let Some(active) = active.filter(|active| active.iter().nth(1).is_some()) {
-        share(&mut servers, active);
+        scale_weights(&mut servers, active);
     }
     let servers = servers.into_iter().map(|(_, server)| server).collect();
     assign_hash_ids(servers, &reading.settings)
 }
 
 /// The same of a color for those who may preview it: its upstreams, active or not, with their own weights.
-pub(super) fn previewed(
+pub(super) fn build_preview_servers(
     reading: &ServiceInput,
     kept: Option<&BTreeMap<UpstreamId, RetainedUpstream>>,
     color: &Color,
 ) -> Vec<Server> {
-    if reading.held_back {
+    if reading.upstreams_withheld {
         return Vec::new();
     }
     let of_color =
-        upstreams(reading, kept).into_iter().filter(|(_, (upstream, _))| upstream.color.as_ref() == Some(color));
-    let servers = of_color.map(|(id, it)| server(reading, id, it, None)).collect();
+        served_upstreams(reading, kept).into_iter().filter(|(_, (upstream, _))| upstream.color.as_ref() == Some(color));
+    let servers = of_color.map(|(id, it)| build_server(reading, id, it, None)).collect();
     assign_hash_ids(servers, &reading.settings)
 }
 
@@ -80,7 +83,8 @@ fn assign_hash_ids(mut servers: Vec<Server>, settings: &Settings) -> Vec<Server>
         let mut taken = BTreeSet::new();
         for server in &mut servers {
             let name = server.id.as_str();
-            server.hash_id = (0_u8..=u8::MAX).map(|attempt| hash_id(name, attempt)).find(|id| taken.insert(*id));
+            server.hash_id =
+                (0_u8..=u8::MAX).map(|attempt| compute_hash_id(name, attempt)).find(|id| taken.insert(*id));
         }
     }
     servers
@@ -89,7 +93,7 @@ fn assign_hash_ids(mut servers: Vec<Server>, settings: &Settings) -> Vec<Server>
 /// The id of a server of this name; a later attempt gives another one, should a sibling have the first.
 ///
 /// 2.6 multiplies the id by 4096 in 32 bits (`lb_chash.c`): ids that differ only above bit 20 would share one place.
-fn hash_id(name: &str, attempt: u8) -> NonZeroU32 {
+fn compute_hash_id(name: &str, attempt: u8) -> NonZeroU32 {
     const IDS: u32 = (1 << 20) - 1;
     // FNV-1a, 32 bits: short, and the same in every release of confgen.
     let mix = |hash: u32, byte: u8| (hash ^ u32::from(byte)).wrapping_mul(0x0100_0193);
@@ -97,19 +101,19 @@ fn hash_id(name: &str, attempt: u8) -> NonZeroU32 {
     NonZeroU32::MIN.saturating_add(hash % IDS)
 }
 
-fn upstreams<'a>(
+fn served_upstreams<'a>(
     reading: &'a ServiceInput,
     kept: Option<&'a BTreeMap<UpstreamId, RetainedUpstream>>,
 ) -> BTreeMap<&'a UpstreamId, (&'a Upstream, bool)> {
     let kept = kept.into_iter().flatten().filter(|(id, _)| !reading.upstreams.contains_key(*id));
-    let room = reading.most_upstreams.map_or(usize::MAX, |most| most.saturating_sub(reading.upstreams.len()));
+    let room = reading.max_upstreams.map_or(usize::MAX, |most| most.saturating_sub(reading.upstreams.len()));
     let kept = kept.take(room);
     let kept = kept.map(|(id, retained)| (id, (&retained.record, retained.is_unproven)));
     reading.upstreams.iter().map(|(id, upstream)| (id, (upstream, false))).chain(kept).collect()
 }
 
 /// `is_unproven` is the second of the pair.
-fn server(
+fn build_server(
     reading: &ServiceInput,
     id: &UpstreamId,
     (upstream, is_unproven): (&Upstream, bool),
@@ -121,14 +125,14 @@ fn server(
         id: id.clone(),
         address: upstream.address,
         weight: weight.get(),
-        state: state(upstream, imposed, active),
+        state: strictest_state(upstream, imposed, active),
         backup: upstream.backup,
         is_unproven,
         hash_id: None,
     }
 }
 
-fn state(upstream: &Upstream, imposed: Option<&Override>, active: Option<&Active>) -> ServerState {
+fn strictest_state(upstream: &Upstream, imposed: Option<&Override>, active: Option<&Active>) -> ServerState {
     let announced = match upstream.state {
         UpstreamState::Ready => ServerState::Ready,
         // It is about to go, or gone: a sticky client is better off elsewhere at once.
@@ -139,14 +143,14 @@ fn state(upstream: &Upstream, imposed: Option<&Override>, active: Option<&Active
         Some(OverrideState::Drain) => ServerState::Drain,
         Some(OverrideState::Maint) => ServerState::Maint,
     };
-    let share = |active: &Active| upstream.color.as_ref().and_then(|color| active.share(color));
+    let share = |active: &Active| upstream.color.as_ref().and_then(|color| active.share_of(color));
     let inactive = active.is_some_and(|active| share(active).is_none());
     let colored = if inactive { ServerState::Drain } else { ServerState::Ready };
     announced.max(imposed).max(colored)
 }
 
 /// Spreads each color's share over its ready servers by their weights, and scales all onto 1 to 256.
-fn share(servers: &mut [(Option<&Color>, Server)], active: &Active) {
+fn scale_weights(servers: &mut [(Option<&Color>, Server)], active: &Active) {
     let counts = |server: &Server| server.state == ServerState::Ready && server.weight > 0;
     let mut totals: BTreeMap<&Color, f64> = BTreeMap::new();
     for (color, server) in servers.iter().filter(|(_, server)| counts(server)) {
@@ -156,7 +160,7 @@ fn share(servers: &mut [(Option<&Color>, Server)], active: &Active) {
     }
     let part = |color: Option<&Color>, server: &Server| {
         let color = color?;
-        Some(f64::from(active.share(color)?) * f64::from(server.weight) / totals.get(color)?)
+        Some(f64::from(active.share_of(color)?) * f64::from(server.weight) / totals.get(color)?)
     };
     let parts: Vec<Option<f64>> =
         servers.iter().map(|(color, server)| part(*color, server).filter(|_| counts(server))).collect();
@@ -164,7 +168,7 @@ fn share(servers: &mut [(Option<&Color>, Server)], active: &Active) {
     for ((_, server), part) in servers.iter_mut().zip(parts) {
         if let Some(part) = part {
             // At least 1: 0 would drain a server of an active color. The value is within 1 to 256 by construction.
-            server.weight = (part / largest * f64::from(Weight::MOST)).round().max(1.0) as u16;
+            server.weight = (part / largest * f64::from(Weight::MAX)).round().max(1.0) as u16;
         }
     }
 }
@@ -196,7 +200,7 @@ mod tests {
     fn ids_are_unique_and_within_what_haproxy_tells_apart() {
         let names = || (0..5_000).map(|number| format!("node-{}", number * 7_919));
         let ids: Vec<u32> = ids("balance source", names()).into_values().flatten().collect();
-        let first_attempts: BTreeSet<_> = names().map(|name| hash_id(&name, 0)).collect();
+        let first_attempts: BTreeSet<_> = names().map(|name| compute_hash_id(&name, 0)).collect();
         assert!(first_attempts.len() < 5_000, "some names share their first id, or this shows nothing");
         assert_eq!(ids.iter().collect::<BTreeSet<_>>().len(), 5_000);
         assert!(ids.iter().all(|id| (1..1 << 20).contains(id)));

@@ -45,7 +45,7 @@ pub struct Settings {
 
 impl Default for Settings {
     fn default() -> Self {
-        Self::of(Kind::Http)
+        Self::defaults_for(Kind::Http)
     }
 }
 
@@ -60,7 +60,7 @@ impl Settings {
         matches!(self.balance, Balance::Random | Balance::Source | Balance::Uri) || self.profile.is_some()
     }
 
-    pub(super) fn of(kind: Kind) -> Self {
+    pub(super) fn defaults_for(kind: Kind) -> Self {
         Self {
             tls: if kind == Kind::Http { Tls::Both } else { Tls::Off },
             balance: Balance::RoundRobin,

@@ -15,7 +15,7 @@ pub(crate) fn topology(lines: &str) -> Topology {
             Entry { key: key.into(), value: value.into(), create_revision: revision, mod_revision: revision, lease: 0 }
         })
         .collect();
-    Topology::of(&entries)
+    Topology::from_entries(&entries)
 }
 
 fn http(name: &str) -> ServiceId {
@@ -24,9 +24,9 @@ fn http(name: &str) -> ServiceId {
 
 /// Everything at once, from what was remembered.
 pub(crate) fn settle(topology: &Topology, memory: &LastKnownGood, limits: &Policy) -> DesiredState {
-    let mut settled = DesiredState::remembering(memory.clone());
-    settled.limit(limits.clone());
-    settled.update(topology, &Changed::All);
+    let mut settled = DesiredState::from_last_known_good(memory.clone());
+    settled.set_policy(limits.clone());
+    settled.update_services(topology, &Changed::All);
     settled.drop_removed();
     settled
 }
@@ -53,18 +53,18 @@ fn a_claim_belongs_to_the_first_and_the_loser_keeps_the_rest() {
     assert_eq!(routes(&first, "b"), ["a.com/", "b.com/"]);
     assert_eq!(routes(&first, "a"), ["c.com/"]);
     assert_eq!(
-        first.quarantined(),
+        first.quarantined_keys(),
         [("http-services/a/domain".to_owned(), "a.com/ belongs to http-b, which had it first".to_owned())].into()
     );
 }
 
 #[test]
 fn who_holds_a_claim_keeps_it() {
-    let memory = settled("http-services/b/domain a.com").memory();
+    let memory = settled("http-services/b/domain a.com").to_last_known_good();
     let later =
         settle(&topology("http-services/a/domain a.com\n http-services/b/domain a.com"), &memory, &Policy::default());
     assert_eq!(routes(&later, "b"), ["a.com/"]);
-    let gone = settle(&topology("http-services/a/domain a.com"), &later.memory(), &Policy::default());
+    let gone = settle(&topology("http-services/a/domain a.com"), &later.to_last_known_good(), &Policy::default());
     assert_eq!(routes(&gone, "a"), ["a.com/"]);
 }
 
@@ -74,7 +74,7 @@ fn hosts_meet_only_where_their_paths_do() {
         settled("http-services/a/domain a.com\n http-services/b/domain a.com\n http-services/b/path /api /admin");
     assert_eq!(routes(&both, "a"), ["a.com/"]);
     assert_eq!(routes(&both, "b"), ["a.com/admin", "a.com/api"]);
-    assert!(both.quarantined().is_empty());
+    assert!(both.quarantined_keys().is_empty());
 }
 
 #[test]
@@ -82,25 +82,25 @@ fn a_bad_value_leaves_the_last_good_one_serving_while_the_key_exists() {
     let limits = Policy::default();
     let good = settled("http-services/a/domain a.com\n http-services/a/upstreams/1 10.0.0.1:80");
     let bad = topology("http-services/a/domain a\"b\n http-services/a/upstreams/1 unix@/x");
-    let kept = settle(&bad, &good.memory(), &limits);
+    let kept = settle(&bad, &good.to_last_known_good(), &limits);
     assert!(kept.services().eq(good.services()));
-    assert_eq!(kept.quarantined().len(), 2);
-    assert!(kept.quarantined()["http-services/a/domain"].ends_with("the last good value serves"));
+    assert_eq!(kept.quarantined_keys().len(), 2);
+    assert!(kept.quarantined_keys()["http-services/a/domain"].ends_with("the last good value serves"));
     // Once more, from what was remembered beside the bad values; then the key goes, and so does its value.
-    let again = settle(&bad, &kept.memory(), &limits);
-    assert!(again.services().eq(kept.services()) && again.quarantined() == kept.quarantined());
-    let gone = settle(&topology("http-services/a/domain a.com"), &again.memory(), &limits);
+    let again = settle(&bad, &kept.to_last_known_good(), &limits);
+    assert!(again.services().eq(kept.services()) && again.quarantined_keys() == kept.quarantined_keys());
+    let gone = settle(&topology("http-services/a/domain a.com"), &again.to_last_known_good(), &limits);
     assert_eq!(service(&gone, "a").servers, []);
-    let back = settle(&bad, &gone.memory(), &limits);
+    let back = settle(&bad, &gone.to_last_known_good(), &limits);
     assert_eq!(service(&back, "a").servers, []);
 }
 
 #[test]
 fn a_value_that_went_with_its_service_does_not_come_back() {
     let good = settled("http-services/a/upstreams/1 10.0.0.1:80");
-    let mut settled = settle(&topology("http-services/b/domain b.com"), &good.memory(), &Policy::default());
+    let mut settled = settle(&topology("http-services/b/domain b.com"), &good.to_last_known_good(), &Policy::default());
     let bad = topology("http-services/b/domain b.com\n http-services/a/upstreams/1 unix@/x");
-    settled.update(&bad, &Changed::Services([http("a")].into()));
+    settled.update_services(&bad, &Changed::Services([http("a")].into()));
     assert_eq!(service(&settled, "a").servers, []);
 }
 
@@ -110,21 +110,21 @@ fn a_service_without_any_key_is_kept_with_its_upstreams_or_buried() {
     let none = topology("http-services/a/domain a.com");
     let mut settled = settle(&all, &LastKnownGood::default(), &Policy::default());
     let one = Changed::Services([http("default")].into());
-    assert!(settled.update(&none, &one).contains(&http("default")));
-    let [lost] = <[UpstreamRemoval; 1]>::try_from(settled.take_departures()).unwrap();
-    settled.keep(&http("default"), [(lost.id, retained(lost.upstream))].into());
+    assert!(settled.update_services(&none, &one).contains(&http("default")));
+    let [lost] = <[UpstreamRemoval; 1]>::try_from(settled.take_removals()).unwrap();
+    settled.set_retained(&http("default"), [(lost.id, retained(lost.upstream))].into());
     assert_eq!(settled.drop_removed(), []);
     assert_eq!(service(&settled, "default").servers.len(), 1);
-    settled.update(&none, &Changed::All);
+    settled.update_services(&none, &Changed::All);
     assert_eq!(service(&settled, "default").servers.len(), 1, "nor by a listing");
-    settled.keep(&http("default"), BTreeMap::new());
+    settled.set_retained(&http("default"), BTreeMap::new());
     assert_eq!(settled.drop_removed(), [http("default")]);
     assert_eq!(settled.service(&http("default")), None);
     // After a restart of confgen it is known from nothing but that it is kept.
     let mut anew = settle(&none, &LastKnownGood::default(), &Policy::default());
     let upstream = Upstream::parse(b"10.0.0.1:80").unwrap();
-    anew.keep(&http("default"), [("1".parse().unwrap(), retained(upstream))].into());
-    anew.update(&none, &Changed::All);
+    anew.set_retained(&http("default"), [("1".parse().unwrap(), retained(upstream))].into());
+    anew.update_services(&none, &Changed::All);
     assert_eq!((service(&anew, "default").servers.len(), anew.drop_removed()), (1, vec![]));
 }
 
@@ -144,12 +144,12 @@ fn what_decides_who_may_come_in_is_never_guessed() {
         let held = settled(&lines);
         assert_eq!(routes(&held, "a"), ["a.com/"], "{gate}: the host stays its own, and answers 503");
         assert_eq!(service(&held, "a").servers, [], "{gate}");
-        assert_eq!(held.quarantined().len(), 1, "{gate}");
+        assert_eq!(held.quarantined_keys().len(), 1, "{gate}");
     }
     let beaten =
         settled("http-services/a/sslpass 1\n http-services/a/tls both\n http-services/a/upstreams/1 10.0.0.1:80");
     assert_eq!(service(&beaten, "a").servers.len(), 1);
-    assert!(beaten.quarantined().is_empty());
+    assert!(beaten.quarantined_keys().is_empty());
 }
 
 /// What concerns TLS to upstreams holds nobody back who doesn't speak it.
@@ -165,7 +165,7 @@ fn whom_a_request_is_sent_to_over_tls_is_never_guessed() {
     ] {
         let store = "http-services/a/domain a.com\n http-services/a/upstreams/1 10.0.0.1:80\n http-services/a/";
         let settled = settled(&format!("{store}{lines}"));
-        let seen = (service(&settled, "a").servers.len(), settled.quarantined().len());
+        let seen = (service(&settled, "a").servers.len(), settled.quarantined_keys().len());
         assert_eq!(seen, (servers, quarantined), "{lines}");
     }
     let nameless = |verify: &str| {
@@ -179,11 +179,11 @@ fn whom_a_request_is_sent_to_over_tls_is_never_guessed() {
 #[test]
 fn an_older_content_of_a_file_of_authorities_serves_and_is_told_of() {
     let name: discovery::FileName = "ca.pem".parse().unwrap();
-    let authority = Authority { copy: "/state/ca/ca.pem".parse().unwrap(), print: "1".to_owned() };
+    let authority = Authority { copy: "/state/ca/ca.pem".parse().unwrap(), fingerprint: "1".to_owned() };
     let limits = |usable: bool, refused: Option<&str>| {
         let usable = usable.then(|| (name.clone(), authority.clone())).into_iter().collect();
         let refused = refused.map(|reason| (name.clone(), reason.to_owned())).into_iter().collect();
-        Policy { authorities: Authorities { usable, refused }, ..Policy::default() }
+        Policy { ca_files: Authorities { usable, refused }, ..Policy::default() }
     };
     let store = topology(
         "http-services/a/domain a.com\n http-services/a/upstreams/1 10.0.0.1:80\n http-services/a/tls reencrypt\n \
@@ -197,7 +197,7 @@ fn an_older_content_of_a_file_of_authorities_serves_and_is_told_of() {
     ] {
         let settled = settle(&store, &LastKnownGood::default(), &limits(usable, refused));
         assert_eq!(service(&settled, "a").servers.len(), servers, "{said:?}");
-        assert_eq!(settled.quarantined().values().next().map(String::as_str), said);
+        assert_eq!(settled.quarantined_keys().values().next().map(String::as_str), said);
     }
 }
 
@@ -210,20 +210,20 @@ fn passthrough_has_its_whole_host_and_nothing_inside_beside_it() {
             ))
         };
         let alone = store("");
-        assert!(service(&alone, "a").settings.passes_through() && alone.quarantined().is_empty());
+        assert!(service(&alone, "a").settings.passes_through() && alone.quarantined_keys().is_empty());
         for beside in ["path /x", "url_reg ^/x", "sticky cookie", "hsts 180d"] {
             let settled = store(&format!("http-services/a/{beside}"));
             let (a, key) = (service(&settled, "a"), format!("http-services/a/{}", by.split(' ').next().unwrap()));
             assert!(!a.settings.passes_through() && a.servers.is_empty(), "{beside}: {a:?}");
-            assert!(settled.quarantined()[&key].contains("not beside"), "{beside}");
+            assert!(settled.quarantined_keys()[&key].contains("not beside"), "{beside}");
         }
         for pointless in ["balance uri", "proto h2"] {
             let settled = store(&format!("http-services/a/{pointless}"));
             let a = service(&settled, "a");
             assert!(a.settings.passes_through() && a.servers.len() == 1, "{pointless}: {a:?}");
-            assert_eq!(settled.quarantined().len(), 1, "{pointless}");
+            assert_eq!(settled.quarantined_keys().len(), 1, "{pointless}");
         }
-        assert!(store("http-services/a/sticky source").quarantined().is_empty());
+        assert!(store("http-services/a/sticky source").quarantined_keys().is_empty());
     }
     let beaten = settled("http-services/a/sslpass\n http-services/a/tls terminate");
     assert!(!service(&beaten, "a").settings.passes_through());
@@ -240,7 +240,7 @@ fn what_was_before_a_bad_passthrough_serves_on() {
         ))
     };
     let mut settled = settle(&store("terminate"), &LastKnownGood::default(), &Policy::default());
-    settled.update(&store("passthrough"), &Changed::All);
+    settled.update_services(&store("passthrough"), &Changed::All);
     let a = service(&settled, "a");
     assert_eq!((a.settings.tls, a.servers.len()), (discovery::Tls::Terminate, 1));
 }
@@ -258,18 +258,18 @@ fn a_host_is_passed_through_whole_or_not_at_all() {
     let second = settled(&format!("{part}{through}"));
     assert_eq!(routes_of(&second), parts());
     let reason = "a.com has another service, and passthrough takes a host whole";
-    assert_eq!(second.quarantined(), [("http-services/pt/domain".to_owned(), reason.to_owned())].into());
+    assert_eq!(second.quarantined_keys(), [("http-services/pt/domain".to_owned(), reason.to_owned())].into());
     // Whoever holds it keeps it.
     let limits = Policy::default();
     let both = [topology(&format!("{through}{part}")), topology(&format!("{part}{through}"))];
     for store in both {
-        assert_eq!(routes_of(&settle(&store, &first.memory(), &limits)), whole());
-        assert_eq!(routes_of(&settle(&store, &second.memory(), &limits)), parts());
+        assert_eq!(routes_of(&settle(&store, &first.to_last_known_good(), &limits)), whole());
+        assert_eq!(routes_of(&settle(&store, &second.to_last_known_good(), &limits)), parts());
     }
     // Somebody else's part of a host that was shared until now.
     let shared =
         settled("http-services/pt/domain a.com *.b.com\n http-services/part/domain a.com\n http-services/part/path /x");
-    let now = settle(&topology(&format!("{through}{part}")), &shared.memory(), &limits);
+    let now = settle(&topology(&format!("{through}{part}")), &shared.to_last_known_good(), &limits);
     assert_eq!(routes_of(&now), parts());
     // Wildcards and hosts are different things.
     let beside = settled(&format!("{through} http-services/part/domain x.b.com"));
@@ -297,7 +297,7 @@ fn reserved_ports() {
     let settled = settle(&topology(lines), &LastKnownGood::default(), &limits);
     let db = ServiceId { kind: Kind::Tcp, name: "db".parse().unwrap() };
     assert_eq!(settled.service(&db).unwrap().binds, ["3306".parse().unwrap()]);
-    let reasons: Vec<_> = settled.quarantined().iter().map(|(key, reason)| format!("{key}: {reason}")).collect();
+    let reasons: Vec<_> = settled.quarantined_keys().iter().map(|(key, reason)| format!("{key}: {reason}")).collect();
     expect_test::expect![[r#"
         tcp-services/db/ports: port 80 is reserved: --http-bind binds it; port 81 is outside of --tcp-ports 1024-65535
         tcp-services/three/ports: port 4010 is reserved: frontend a binds it
@@ -314,7 +314,7 @@ fn a_reserved_host_is_nobodys() {
     let settled = settle(&topology(lines), &LastKnownGood::default(), &limits);
     let routes = |name| service(&settled, name).routes.iter().map(|it| it.domain.to_string()).collect::<Vec<_>>();
     assert_eq!((routes("a"), routes("b")), (vec!["www.a.com".into(); 2], vec!["*.a.com".into()]));
-    let reasons: Vec<_> = settled.quarantined().into_iter().collect();
+    let reasons: Vec<_> = settled.quarantined_keys().into_iter().collect();
     let reason = "stats.a.com is reserved: --stats-domain has it";
     assert_eq!(reasons, [("http-services/a/domain".to_owned(), reason.to_owned())]);
 }
@@ -377,7 +377,7 @@ fn hsts_is_refused_beside_plain_http() {
          http-services/b/domain a.com\n http-services/b/path /plain\n http-services/b/tls off",
     );
     assert_eq!(service(&settled, "a").settings.hsts, None);
-    assert!(settled.quarantined().contains_key("http-services/a/hsts"));
+    assert!(settled.quarantined_keys().contains_key("http-services/a/hsts"));
 }
 
 #[test]
@@ -387,12 +387,12 @@ fn a_change_costs_its_own_service_alone() {
     let mut settled = settle(&topology(lines), &LastKnownGood::default(), &limits);
     let b = Arc::clone(settled.service(&http("b")).unwrap());
     let more = topology(&format!("{lines}\n http-services/a/upstreams/2 10.0.0.2:80"));
-    let mut changed = Changed::nothing();
-    changed.join(http("a"));
-    assert_eq!(settled.update(&more, &changed), [http("a")].into());
+    let mut changed = Changed::no_services();
+    changed.add_service(http("a"));
+    assert_eq!(settled.update_services(&more, &changed), [http("a")].into());
     assert!(Arc::ptr_eq(&b, settled.service(&http("b")).unwrap()));
     let less = topology("http-services/b/domain b.com");
-    assert_eq!(settled.update(&less, &changed), [http("a")].into());
+    assert_eq!(settled.update_services(&less, &changed), [http("a")].into());
     assert_eq!(settled.drop_removed(), [http("a")]);
     assert!(settled.service(&http("a")).is_none());
 }
@@ -406,11 +406,11 @@ proptest! {
         let keys = ["domain", "path", "tls", "hsts", "upstreams/1", "ports"];
         let values = ["a.com b.com", "b.com", "/x", "off", "10.0.0.1:80", "passthrough"];
         let mut store = Topology::default();
-        let mut settled = DesiredState::remembering(LastKnownGood::default());
+        let mut settled = DesiredState::from_last_known_good(LastKnownGood::default());
         for (step, (service, key, value)) in steps.into_iter().enumerate() {
             let kind = if service == 3 { Kind::Tcp } else { Kind::Http };
             let id = ServiceId { kind, name: format!("s{service}").parse().unwrap() };
-            let key = format!("{}{}", id.folder(), keys[key]);
+            let key = format!("{}{}", id.folder_path(), keys[key]);
             let revision = i64::try_from(step).unwrap() + 1;
             let value = values[value].into();
             // The fifth value stands for a deletion of what is no upstream.
@@ -419,16 +419,16 @@ proptest! {
             } else {
                 discovery::Change::Put(Entry { key, value, create_revision: revision, mod_revision: revision, lease: 0 })
             };
-            let before = settled.memory();
-            store.apply(&change);
-            let mut changed = Changed::nothing();
-            changed.join(id);
-            let touched = settled.update(&store, &changed);
+            let before = settled.to_last_known_good();
+            store.apply_change(&change);
+            let mut changed = Changed::no_services();
+            changed.add_service(id);
+            let touched = settled.update_services(&store, &changed);
             settled.drop_removed();
             let at_once = settle(&store, &before, &Policy::default());
             prop_assert!(settled.services().eq(at_once.services()), "{touched:?}");
-            prop_assert_eq!(settled.quarantined(), at_once.quarantined());
-            prop_assert_eq!(settled.memory(), at_once.memory());
+            prop_assert_eq!(settled.quarantined_keys(), at_once.quarantined_keys());
+            prop_assert_eq!(settled.to_last_known_good(), at_once.to_last_known_good());
         }
     }
 }
@@ -437,27 +437,27 @@ proptest! {
 fn a_service_that_haproxy_refuses_goes_back_to_its_last_good_form() {
     let lines = "http-services/a/domain a.com\n http-services/b/domain b.com";
     let mut settled = settle(&topology(lines), &LastKnownGood::default(), &Policy::default());
-    settled.taken(&settled.clone());
+    settled.mark_accepted(&settled.clone());
     let worse = topology(&format!("{lines}\n http-services/a/url_reg ^/x\n http-services/c/url_reg ^/y"));
-    settled.update(&worse, &Changed::All);
+    settled.update_services(&worse, &Changed::All);
     let judged = settled.clone();
     let culprits = [(http("a"), "bad".to_owned()), (http("c"), "bad too".to_owned())].into();
-    assert_eq!(settled.refuse(&culprits, &judged), [http("a"), http("c")].into());
+    assert_eq!(settled.reject_services(&culprits, &judged), [http("a"), http("c")].into());
     assert_eq!(service(&settled, "a").url_reg, None);
     assert!(settled.service(&http("c")).is_none());
-    let reasons = settled.quarantined();
+    let reasons = settled.quarantined_keys();
     assert_eq!(reasons["http-services/a/"], "HAProxy refuses the service: bad; its last good form serves");
     assert_eq!(reasons["http-services/c/"], "HAProxy refuses the service: bad too; it has no good form yet");
-    settled.update(
+    settled.update_services(
         &topology(&format!("{lines}\n http-services/a/url_reg ^/x\n http-services/c/url_reg ^/y")),
         &Changed::All,
     );
-    assert_eq!(settled.quarantined(), reasons, "a listing of the same store changes no verdict");
+    assert_eq!(settled.quarantined_keys(), reasons, "a listing of the same store changes no verdict");
     // Written anew, it is tried anew; a verdict on what it was before says nothing.
     let better = topology(&format!("{lines}\n http-services/c/url_reg ^/z"));
-    settled.update(&better, &Changed::All);
-    assert_eq!(settled.refuse(&culprits, &judged), BTreeSet::new());
-    assert!(settled.quarantined().is_empty() && settled.service(&http("c")).is_some());
+    settled.update_services(&better, &Changed::All);
+    assert_eq!(settled.reject_services(&culprits, &judged), BTreeSet::new());
+    assert!(settled.quarantined_keys().is_empty() && settled.service(&http("c")).is_some());
 }
 
 #[test]
@@ -469,7 +469,7 @@ fn hosts_with_paths_are_bounded() {
     let bomb = store(&paths);
     assert_eq!(routes(&bomb, "a"), Vec::<String>::new());
     let reason = "101 hosts with 101 paths each; 10000 routes are the most; none is served";
-    assert_eq!(bomb.quarantined(), [("http-services/a/path".to_owned(), reason.to_owned())].into());
+    assert_eq!(bomb.quarantined_keys(), [("http-services/a/path".to_owned(), reason.to_owned())].into());
 }
 
 #[test]
@@ -478,22 +478,22 @@ fn the_servers_of_a_service_that_haproxy_refuses_come_and_go() {
         topology(&format!("http-services/a/domain a.com\n http-services/a/upstreams/1 10.0.0.1:80\n{more}"))
     };
     let mut settled = settle(&store(""), &LastKnownGood::default(), &Policy::default());
-    settled.taken(&settled.clone());
-    assert!(settled.is_taken(&http("a")));
+    settled.mark_accepted(&settled.clone());
+    assert!(settled.is_accepted(&http("a")));
     let drained = r#"http-services/a/upstreams/1 {"address":"10.0.0.1:80","state":"drain"}"#;
-    settled.update(&store(&format!("http-services/a/url_reg ^/x\n{drained}")), &Changed::All);
-    assert!(!settled.is_taken(&http("a")));
+    settled.update_services(&store(&format!("http-services/a/url_reg ^/x\n{drained}")), &Changed::All);
+    assert!(!settled.is_accepted(&http("a")));
     let culprits = [(http("a"), "bad".to_owned())].into();
-    settled.refuse(&culprits, &settled.clone());
+    settled.reject_services(&culprits, &settled.clone());
     let states = |settled: &DesiredState| service(settled, "a").servers.iter().map(|it| it.state).collect::<Vec<_>>();
     assert_eq!((states(&settled), service(&settled, "a").url_reg.is_none()), (vec![ServerState::Maint], true));
-    assert_eq!(settled.frozen().count(), 0);
-    settled.refuse(&culprits, &settled.clone());
+    assert_eq!(settled.services_with_rejected_servers().count(), 0);
+    settled.reject_services(&culprits, &settled.clone());
     assert_eq!(states(&settled), [ServerState::Ready], "HAProxy refuses that too");
-    assert!(settled.is_taken(&http("a")));
-    assert_eq!(settled.frozen().collect::<Vec<_>>(), [&http("a")]);
+    assert!(settled.is_accepted(&http("a")));
+    assert_eq!(settled.services_with_rejected_servers().collect::<Vec<_>>(), [&http("a")]);
     settled.clear_rejections();
-    assert_eq!(settled.frozen().count(), 0);
+    assert_eq!(settled.services_with_rejected_servers().count(), 0);
 }
 
 #[test]
@@ -508,15 +508,15 @@ fn whoever_bore_a_lost_address_is_noted() {
     let stays = Entry { value: b"10.0.0.2:80".to_vec(), ..leased("a", "2", 7) };
     let before = [leased("a", "1", 7), leased("b", "1", 7), stays.clone()];
     // In one breath `a` loses it, `0` and `c` come to it, and `b`, which had it, is written again.
-    let now = Topology::of(&[leased("0", "1", 7), leased("b", "1", 8), leased("c", "1", 9), stays]);
+    let now = Topology::from_entries(&[leased("0", "1", 7), leased("b", "1", 8), leased("c", "1", 9), stays]);
     let changed = ["0", "a", "b", "c"].map(http).into();
     for changed in [Changed::Services(changed), Changed::All] {
-        let mut settled = settle(&Topology::of(&before), &LastKnownGood::default(), &Policy::default());
-        settled.update(&now, &changed);
-        let [lost] = <[UpstreamRemoval; 1]>::try_from(settled.take_departures()).unwrap();
-        let bore: Vec<String> = lost.bore.iter().map(|(service, _)| service.to_string()).collect();
+        let mut settled = settle(&Topology::from_entries(&before), &LastKnownGood::default(), &Policy::default());
+        settled.update_services(&now, &changed);
+        let [lost] = <[UpstreamRemoval; 1]>::try_from(settled.take_removals()).unwrap();
+        let bore: Vec<String> = lost.previous_owners.iter().map(|(service, _)| service.to_string()).collect();
         assert_eq!(bore, ["http-a", "http-b"], "{changed:?}");
-        let live = settled.bearers([&lost.upstream].into_iter());
+        let live = settled.find_address_owners([&lost.upstream].into_iter());
         assert_eq!(live[&lost.upstream.address].len(), 3);
     }
 }

@@ -9,9 +9,9 @@ const OTHER_FILES: u64 = 256;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct UpstreamBound {
     /// Of all services together.
-    pub in_all: usize,
+    pub max_total: usize,
     /// Of one service. Smaller services leave more for the largest.
-    pub of_each: usize,
+    pub max_per_service: usize,
 }
 
 /// How many upstreams fit beside the connections of clients, each of which takes two files. `None` if a `maxconn` of the
@@ -19,7 +19,7 @@ pub struct UpstreamBound {
 ///
 /// Without a `maxconn` of the operator's, HAProxy makes it from what the upstreams leave. A quarter of the files stays for
 /// connections then.
-pub fn in_all(most_files: u64, maxconn: Option<u64>) -> Option<usize> {
+pub fn max_upstreams(most_files: u64, maxconn: Option<u64>) -> Option<usize> {
     let connections = maxconn.map_or(most_files / 4, |most| most.saturating_mul(2));
     let left = most_files.checked_sub(connections)?.checked_sub(OTHER_FILES).filter(|left| *left > 0)?;
     Some(usize::try_from(left).unwrap_or(usize::MAX))
@@ -37,7 +37,7 @@ fn round_down(number: usize) -> usize {
 
 impl UpstreamBound {
     /// The bound for services with so many upstreams each. `None` if all have room.
-    pub fn of(counts: impl Iterator<Item = usize>, in_all: usize) -> Option<Self> {
+    pub fn from_counts(counts: impl Iterator<Item = usize>, in_all: usize) -> Option<Self> {
         let mut counts: Vec<usize> = counts.collect();
         if counts.iter().sum::<usize>() <= in_all {
             return None;
@@ -47,7 +47,7 @@ impl UpstreamBound {
         for count in counts {
             let share = room / services;
             if count > share {
-                return Some(Self { in_all, of_each: round_down(share).max(1) });
+                return Some(Self { max_total: in_all, max_per_service: round_down(share).max(1) });
             }
             (room, services) = (room - count, services - 1);
         }
@@ -55,8 +55,8 @@ impl UpstreamBound {
     }
 
     /// Why an upstream has no room.
-    pub fn reason(&self) -> String {
-        let Self { in_all, of_each } = self;
+    pub fn exceeded_reason(&self) -> String {
+        let Self { max_total: in_all, max_per_service: of_each } = self;
         format!(
             "HAProxy can open files for the checks of {in_all} upstreams, and this service has more than the {of_each} that smaller \
              ones leave; raise LimitNOFILE of HAProxy's unit or minfds of supervisord, lower `maxconn`, or announce fewer"
@@ -70,14 +70,16 @@ mod tests {
 
     #[test]
     fn a_quarter_of_the_files_stays_for_connections_unless_the_operator_says_otherwise() {
-        assert_eq!(in_all(65_536, None), Some(48_896));
-        assert_eq!(in_all(65_536, Some(30_000)), Some(5_280));
-        assert_eq!(in_all(1_024, Some(10_000)), None);
+        assert_eq!(max_upstreams(65_536, None), Some(48_896));
+        assert_eq!(max_upstreams(65_536, Some(30_000)), Some(5_280));
+        assert_eq!(max_upstreams(1_024, Some(10_000)), None);
     }
 
     #[test]
     fn the_largest_service_is_cut_and_no_other() {
-        let bound = |counts: &[usize], in_all| UpstreamBound::of(counts.iter().copied(), in_all).map(|it| it.of_each);
+        let bound = |counts: &[usize], in_all| {
+            UpstreamBound::from_counts(counts.iter().copied(), in_all).map(|it| it.max_per_service)
+        };
         assert_eq!(bound(&[3, 4, 5], 12), None);
         assert_eq!(bound(&[3, 4, 5], 11), Some(4));
         assert_eq!(bound(&[2, 20_000, 3], 1_000), Some(990), "in steps");

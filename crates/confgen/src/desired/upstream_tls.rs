@@ -14,7 +14,7 @@ pub struct Authority {
     /// The copy that it reads.
     pub copy: Token,
     /// Of the content: HAProxy reads another one at its start alone.
-    pub print: String,
+    pub fingerprint: String,
 }
 
 /// The files of `--ca-dir`.
@@ -33,14 +33,14 @@ pub enum Trust {
     #[default]
     System,
     /// Nothing: whoever answers is believed.
-    Anybody,
+    Unverified,
     /// The authorities in a file of this name.
     Authority(FileName, Authority),
 }
 
 impl Authorities {
     /// Whether the value can be had, or why not.
-    pub(super) fn check(&self, verify: &Verify) -> Result<(), String> {
+    pub(super) fn check_verify(&self, verify: &Verify) -> Result<(), String> {
         match verify {
             Verify::CaFile(name) if !self.usable.contains_key(name) => Err(match self.refused.get(name) {
                 Some(reason) => format!("{name} in --ca-dir: {reason}"),
@@ -51,17 +51,17 @@ impl Authorities {
     }
 
     /// Why an older content than the file's serves, if it does.
-    pub(super) fn outdated(&self, verify: &Verify) -> Option<String> {
+    pub(super) fn outdated_reason(&self, verify: &Verify) -> Option<String> {
         let Verify::CaFile(name) = verify else { return None };
         let reason = self.refused.get(name).filter(|_| self.usable.contains_key(name))?;
         Some(format!("{name} in --ca-dir: {reason}; its last good content serves"))
     }
 
     /// What the value stands for; none where it can't be had.
-    pub(super) fn trust(&self, verify: &Verify) -> Option<Trust> {
+    pub(super) fn resolve_trust(&self, verify: &Verify) -> Option<Trust> {
         match verify {
             Verify::On => Some(Trust::System),
-            Verify::Off => Some(Trust::Anybody),
+            Verify::Off => Some(Trust::Unverified),
             Verify::CaFile(name) => self.usable.get(name).cloned().map(|it| Trust::Authority(name.clone(), it)),
         }
     }
@@ -69,10 +69,10 @@ impl Authorities {
 
 impl Trust {
     /// The authorities, as HAProxy calls them.
-    pub fn authorities(&self) -> Option<Token> {
+    pub fn authorities_token(&self) -> Option<Token> {
         match self {
-            Self::System => SYSTEM.parse().ok(),
-            Self::Anybody => None,
+            Self::System => SYSTEM_AUTHORITIES.parse().ok(),
+            Self::Unverified => None,
             Self::Authority(_, authority) => Some(authority.copy.clone()),
         }
     }
@@ -83,21 +83,21 @@ impl fmt::Display for Trust {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.pad(match self {
             Self::System => "on",
-            Self::Anybody => "off",
+            Self::Unverified => "off",
             Self::Authority(name, _) => name.as_str(),
         })
     }
 }
 
 /// The system's own directory of authorities (configuration manual, section 5.2, `ca-file`).
-const SYSTEM: &str = "@system-ca";
+const SYSTEM_AUTHORITIES: &str = "@system-ca";
 
 /// Settings without which it can't be told whom a request is sent to, where TLS is spoken to upstreams.
 pub(super) const GATES: [SettingName; 2] = [SettingName::Verify, SettingName::Sni];
 
 impl ServiceInput {
     /// The host that the service goes by: the first that it names, wildcards aside.
-    pub(super) fn host(&self) -> Option<&Host> {
+    pub(super) fn primary_host(&self) -> Option<&Host> {
         self.domains.iter().find_map(|domain| match domain {
             Domain::Exact(host) => Some(host),
             Domain::Wildcard(_) => None,
@@ -106,19 +106,19 @@ impl ServiceInput {
 
     /// Holds the service back where its upstreams' certificates couldn't be told from anybody's. `without` are the
     /// settings that have no good value.
-    pub(super) fn vet_tls(&mut self, service: &Service, without: &BTreeSet<SettingName>) {
+    pub(super) fn check_upstream_tls(&mut self, service: &Service, without: &BTreeSet<SettingName>) {
         if self.settings.tls != Tls::Reencrypt {
             return;
         }
-        self.held_back |= GATES.iter().any(|gate| without.contains(gate));
-        let verified = self.settings.trust != Trust::Anybody;
+        self.upstreams_withheld |= GATES.iter().any(|gate| without.contains(gate));
+        let verified = self.settings.trust != Trust::Unverified;
         if let Some(field) = service.setting(SettingName::Sni)
-            && (self.settings.sni == Sni::Off && verified && self.host().is_none())
+            && (self.settings.sni == Sni::Off && verified && self.primary_host().is_none())
         {
             let reason = "off: nothing says which name an upstream's certificate has to bear; name it here, name a host \
                           in `domain`, or set `verify` off";
-            self.refused.insert(field.entry.key.clone(), reason.into());
-            self.held_back = true;
+            self.refusals.insert(field.entry.key.clone(), reason.into());
+            self.upstreams_withheld = true;
         }
     }
 }

@@ -19,7 +19,8 @@ struct Bench {
 impl Bench {
     fn new() -> Self {
         let began = Instant::now();
-        let circumstances = DrainContext { filed: 0, filed_at: began, process: Some((7, began)), is_confirmed: true };
+        let circumstances =
+            DrainContext { published_revision: 0, published_at: began, process: Some((7, began)), is_confirmed: true };
         Self { draining: DrainTracker::default(), settled: DesiredState::default(), began, seconds: 0, circumstances }
     }
 
@@ -30,25 +31,25 @@ impl Bench {
     /// HAProxy follows the shop with this besides, from the next second on.
     fn follow(&mut self, more: &str, revision: i64) {
         self.seconds += 1;
-        self.settled.update(&topology(&format!("{SHOP}{more}")), &Changed::All);
-        self.draining.follow(self.now(), &Arc::new(self.settled.clone()), revision, &[]);
+        self.settled.update_services(&topology(&format!("{SHOP}{more}")), &Changed::All);
+        self.draining.update_drains(self.now(), &Arc::new(self.settled.clone()), revision, &[]);
     }
 
-    fn count_with(&mut self, sessions: &[(&str, u64)], change: impl FnOnce(&mut Count)) -> String {
+    fn count_with(&mut self, sessions: &[(&str, u64)], change: impl FnOnce(&mut SessionCount)) -> String {
         self.seconds += 1;
         let sessions = sessions.iter().map(|(server, count)| (("http-shop".into(), (*server).into()), *count));
         let (at, pid) = (self.now(), Some(7));
-        let mut count = Count {
+        let mut count = SessionCount {
             at,
             pid,
             sessions: sessions.collect(),
-            old: Vec::new(),
-            silent: None,
+            old_processes: Vec::new(),
+            silent_since: None,
             is_blind: false,
             is_complete: true,
         };
         change(&mut count);
-        self.draining.counted(&count, self.circumstances);
+        self.draining.apply_count(&count, self.circumstances);
         self.open()
     }
 
@@ -57,7 +58,7 @@ impl Bench {
     }
 
     fn open(&self) -> String {
-        let open = self.draining.open();
+        let open = self.draining.open_drains();
         open.iter().map(|((service, id), count)| format!("{service}/{id}={count}")).collect::<Vec<_>>().join(" ")
     }
 }
@@ -67,9 +68,9 @@ fn drained() -> Bench {
     let mut bench = Bench::new();
     bench.seconds = 100;
     bench.follow(READY, 5);
-    assert_eq!((bench.open().as_str(), bench.draining.services().len()), ("", 0), "nobody is asked for");
+    assert_eq!((bench.open().as_str(), bench.draining.draining_services().len()), ("", 0), "nobody is asked for");
     bench.follow(DRAIN, 6);
-    bench.circumstances.filed = 6;
+    bench.circumstances.published_revision = 6;
     assert_eq!(bench.open(), "http-shop/b=0", "at once, though nothing is known yet");
     bench
 }
@@ -82,7 +83,7 @@ fn a_drain_is_over_when_nothing_was_open_twice() {
     assert_eq!(bench.count(&[("b", 1)]), "http-shop/b=1", "it was between two places");
     assert_eq!(bench.count(&[]), "http-shop/b=0");
     assert_eq!(bench.count(&[]), "");
-    assert_eq!(bench.draining.over(), 1);
+    assert_eq!(bench.draining.count_ended(), 1);
     assert_eq!(bench.count(&[("b", 1)]), "", "and stays so");
     bench.follow(READY, 7);
     bench.follow(DRAIN, 8);
@@ -101,11 +102,11 @@ fn what_was_asked_before_the_drain_says_nothing() {
 #[test]
 fn the_file_has_it_too() {
     let mut bench = drained();
-    bench.circumstances.filed = 5;
+    bench.circumstances.published_revision = 5;
     for _ in 0..5 {
         assert_eq!(bench.count(&[]), "http-shop/b=0");
     }
-    bench.circumstances.filed = 6;
+    bench.circumstances.published_revision = 6;
     assert_eq!(bench.count(&[]), "");
 }
 
@@ -114,9 +115,9 @@ fn seconds_after_a_restart(old: &Streams) -> u64 {
     let mut bench = drained();
     bench.circumstances.process = Some((8, bench.now()));
     let began = bench.seconds;
-    let restarted = |count: &mut Count| {
+    let restarted = |count: &mut SessionCount| {
         count.pid = Some(8);
-        count.old.push(Old { since: None, streams: old.clone() });
+        count.old_processes.push(OldProcess { since: None, streams: old.clone() });
     };
     while bench.seconds < began + 1_000 {
         if bench.count_with(&[], restarted).is_empty() {
@@ -137,13 +138,13 @@ fn an_old_process_without_connections_is_not_waited_for() {
 #[test]
 fn an_idle_connection_of_an_old_process_is_waited_for_as_long_as_it_may_send_a_first_request() {
     let idle = Streams { connections: 1, idle: 1, ..Streams::default() };
-    assert_eq!(seconds_after_a_restart(&idle), EARLY.as_secs() + AT_ONCE - 1);
+    assert_eq!(seconds_after_a_restart(&idle), FIRST_REQUEST_WAIT.as_secs() + AT_ONCE - 1);
 }
 
 #[test]
 fn a_connection_whose_streams_are_all_decided_is_waited_for_until_its_goaway_has_been_read() {
     let decided = Streams { connections: 1, ..Streams::default() };
-    assert_eq!(seconds_after_a_restart(&decided), GOAWAY.as_secs() + 1 + AT_ONCE - 1);
+    assert_eq!(seconds_after_a_restart(&decided), GOAWAY_WAIT.as_secs() + 1 + AT_ONCE - 1);
 }
 
 #[test]
@@ -166,26 +167,26 @@ fn a_process_is_old_since_it_was_first_found_so_even_if_others_follow() {
     let mut bench = drained();
     let since = Some(bench.now());
     let streams = Streams { connections: 1, idle: 1, ..Streams::default() };
-    for second in 0..=EARLY.as_secs() + 1 {
+    for second in 0..=FIRST_REQUEST_WAIT.as_secs() + 1 {
         bench.circumstances.process = Some((8, bench.now()));
-        let restarted = |count: &mut Count| {
+        let restarted = |count: &mut SessionCount| {
             count.pid = Some(8);
-            count.old.push(Old { since, streams: streams.clone() });
+            count.old_processes.push(OldProcess { since, streams: streams.clone() });
         };
         let is_over = bench.count_with(&[], restarted).is_empty();
-        assert_eq!(is_over, second >= EARLY.as_secs(), "{second}");
+        assert_eq!(is_over, second >= FIRST_REQUEST_WAIT.as_secs(), "{second}");
     }
 }
 
 #[test]
 fn an_old_process_that_cannot_be_asked_is_waited_for_by_time() {
-    let seconds = |change: fn(&mut Count, Instant)| {
+    let seconds = |change: fn(&mut SessionCount, Instant)| {
         let mut bench = drained();
         let restarted = bench.now();
         bench.circumstances.process = Some((8, restarted));
         let began = bench.seconds;
         while bench.seconds < began + 1_000 {
-            let blind = |count: &mut Count| {
+            let blind = |count: &mut SessionCount| {
                 count.pid = Some(8);
                 change(count, restarted);
             };
@@ -195,9 +196,9 @@ fn an_old_process_that_cannot_be_asked_is_waited_for_by_time() {
         }
         bench.seconds - began
     };
-    assert_eq!(seconds(|count, _| count.is_blind = true), EARLY.as_secs() + AT_ONCE - 1);
-    let silent = |count: &mut Count, since: Instant| count.silent = Some(since);
-    assert_eq!(seconds(silent), PATIENCE.as_secs() + AT_ONCE - 1);
+    assert_eq!(seconds(|count, _| count.is_blind = true), FIRST_REQUEST_WAIT.as_secs() + AT_ONCE - 1);
+    let silent = |count: &mut SessionCount, since: Instant| count.silent_since = Some(since);
+    assert_eq!(seconds(silent), SILENT_MASTER_WAIT.as_secs() + AT_ONCE - 1);
 }
 
 #[test]
@@ -215,7 +216,7 @@ fn a_new_process_has_to_be_found_to_follow_first() {
 fn a_start_that_read_the_file_of_before_shows_in_a_later_count() {
     let mut bench = drained();
     bench.count(&[]);
-    bench.circumstances.filed_at = bench.now() + Duration::from_millis(1_500);
+    bench.circumstances.published_at = bench.now() + Duration::from_millis(1_500);
     assert_eq!(bench.count(&[]), "http-shop/b=0", "written during the count");
     assert_eq!(bench.count(&[]), "");
 }
@@ -226,7 +227,7 @@ fn the_times_are_those_of_haproxy_cfg() {
     for line in ["    timeout client 1m\n", "    timeout http-request 10s\n", "    tcp-request inspect-delay 5s\n"] {
         assert!(template.contains(line), "{line}");
     }
-    assert!(CLIENT == Duration::from_secs(60) && Duration::from_secs(10) <= CLIENT);
+    assert!(CLIENT_TIMEOUT == Duration::from_secs(60) && Duration::from_secs(10) <= CLIENT_TIMEOUT);
 }
 
 #[test]
@@ -249,12 +250,12 @@ fn one_that_was_removed_leaves_when_it_is_free() {
     assert!(bench.draining.upstreams.is_empty(), "nothing of it is kept");
     bench.follow(READY, 8);
     bench.follow("", 9);
-    bench.circumstances.filed = 9;
+    bench.circumstances.published_revision = 9;
     assert_eq!(bench.open(), "http-shop/b=0", "nor of one that went without a word");
     bench.count(&[]);
     bench.count(&[]);
     bench.follow(DRAIN, 10);
-    bench.circumstances.filed = 10;
+    bench.circumstances.published_revision = 10;
     bench.count(&[]);
     bench.count(&[]);
     bench.follow("", 11);
@@ -267,11 +268,11 @@ fn what_haproxy_was_removing_is_known_from_the_start() {
     let mut bench = Bench::new();
     let shop = ServiceId { kind: discovery::Kind::Http, name: "shop".parse().unwrap() };
     let leaving = |id: &str| [(shop.clone(), id.parse().unwrap())];
-    bench.settled.update(&topology(SHOP), &Changed::All);
+    bench.settled.update_services(&topology(SHOP), &Changed::All);
     let settled = Arc::new(bench.settled.clone());
-    bench.draining.follow(bench.now(), &settled, 5, &leaving("z"));
+    bench.draining.update_drains(bench.now(), &settled, 5, &leaving("z"));
     assert_eq!(bench.open(), "http-shop/z=0");
-    bench.draining.follow(bench.now(), &settled, 5, &leaving("y"));
+    bench.draining.update_drains(bench.now(), &settled, 5, &leaving("y"));
     assert_eq!(bench.open(), "http-shop/z=0", "what is removed later is seen to go");
 }
 
@@ -284,15 +285,15 @@ fn what_a_section_of_the_operators_has_open_counts_until_a_restart_has_filled_it
     let shop = ServiceId { kind: discovery::Kind::Http, name: "shop".parse().unwrap() };
     let elsewhere = |bench: &mut Bench, pending: &[&ServiceId]| {
         let pending = pending.iter().copied().cloned().collect();
-        bench.draining.elsewhere(fills.elsewhere(), &pending);
+        bench.draining.set_other_backends(fills.other_backends(), &pending);
     };
     elsewhere(&mut bench, &[&shop]);
-    assert!(bench.draining.is_elsewhere(&[shop.clone()].into()));
+    assert!(bench.draining.has_other_sections(&[shop.clone()].into()));
     for _ in 0..3 {
         assert_eq!(bench.count(&[]), "http-shop/b=0", "the section goes on sending");
     }
     elsewhere(&mut bench, &[]);
-    let mine = |count: &mut Count| _ = count.sessions.insert(("mine".into(), "s-b".into()), 2);
+    let mine = |count: &mut SessionCount| _ = count.sessions.insert(("mine".into(), "s-b".into()), 2);
     assert_eq!(bench.count_with(&[("b", 1)], mine), "http-shop/b=3");
     bench.count(&[]);
     assert_eq!(bench.count(&[]), "");
@@ -304,7 +305,7 @@ const PREVIEWED: &str = r#"http-services/shop/active blue
 
 /// Counts with so many on the upstream in the section for previews.
 fn with_preview(bench: &mut Bench, own: u64, previewed: u64) -> String {
-    let there = |count: &mut Count| {
+    let there = |count: &mut SessionCount| {
         for section in ["http-shop:preview-green", "http-shop2:preview-green"] {
             count.sessions.insert((section.into(), "b".into()), previewed);
         }
@@ -318,9 +319,9 @@ fn what_is_open_in_a_preview_counts() {
     bench.seconds = 100;
     bench.follow(PREVIEWED, 5);
     let shop = ServiceId { kind: discovery::Kind::Http, name: "shop".parse().unwrap() };
-    let everywhere = |bench: &Bench| bench.draining.is_elsewhere(&[shop.clone()].into());
+    let everywhere = |bench: &Bench| bench.draining.has_other_sections(&[shop.clone()].into());
     assert!(everywhere(&bench));
-    bench.circumstances.filed = 9;
+    bench.circumstances.published_revision = 9;
     with_preview(&mut bench, 0, 0);
     assert_eq!(with_preview(&mut bench, 0, 0), "", "a is of no color, and so is drained too");
     // An operator's drain is another one than the color's, which is over.
@@ -342,7 +343,7 @@ fn what_is_open_in_a_preview_counts() {
 fn a_wiped_store_counts_anew() {
     let mut bench = drained();
     bench.follow(DRAIN, 2);
-    bench.circumstances.filed = 2;
+    bench.circumstances.published_revision = 2;
     bench.count(&[]);
     assert_eq!(bench.count(&[]), "");
 }

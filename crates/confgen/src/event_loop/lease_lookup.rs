@@ -19,12 +19,12 @@ const WITHIN: Duration = Duration::from_secs(3);
 
 /// Asks etcd, from outside of the runtime. A lease that it doesn't answer for in time counts as dead: what hung on it is
 /// kept rather than lost.
-pub fn lives(client: Client) -> LeaseLookup {
+pub fn new_lease_lookup(client: Client) -> LeaseLookup {
     let runtime = Handle::current();
-    Box::new(move |leases| runtime.block_on(alive(&client, leases, WITHIN)))
+    Box::new(move |leases| runtime.block_on(find_alive(&client, leases, WITHIN)))
 }
 
-async fn alive(client: &Client, leases: BTreeSet<i64>, within: Duration) -> BTreeSet<i64> {
+async fn find_alive(client: &Client, leases: BTreeSet<i64>, within: Duration) -> BTreeSet<i64> {
     let deadline = Instant::now() + within;
     let mut leases = leases.into_iter();
     let mut questions = JoinSet::new();
@@ -70,8 +70,8 @@ mod tests {
         let client =
             Client::new(Cli::parse_from(["confgen", "--endpoints", &endpoint]).common.store.resolve().unwrap());
         let asked = Instant::now();
-        assert!(alive(&client, (1..1000).collect(), Duration::from_millis(100)).await.is_empty());
+        assert!(find_alive(&client, (1..1000).collect(), Duration::from_millis(100)).await.is_empty());
         assert!(asked.elapsed() < Duration::from_secs(1), "{:?}", asked.elapsed());
-        assert!(alive(&client, BTreeSet::new(), WITHIN).await.is_empty());
+        assert!(find_alive(&client, BTreeSet::new(), WITHIN).await.is_empty());
     }
 }

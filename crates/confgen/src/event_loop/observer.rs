@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
-use haproxy::masters::Old;
+use haproxy::masters::OldProcesses;
 use haproxy::runtime::{Info, Socket};
 use haproxy::supervisor::{Control, State};
 use haproxy::{masters, process};
@@ -16,7 +16,7 @@ use crate::local_files::LocalPaths;
 use crate::local_files::expiry;
 use crate::local_files::file_stamps::FileStamps;
 use crate::runtime;
-use crate::status::Running;
+use crate::status::RunningHaproxy;
 use crate::status::activity::Activities;
 
 /// How often the files and the running generation are looked at. A restart or a crash of HAProxy is mended as soon as it
@@ -29,19 +29,19 @@ pub struct Observation {
     /// The files.
     pub files: Arc<FileStamps>,
     /// What HAProxy runs.
-    pub running: Option<Running>,
+    pub running: Option<RunningHaproxy>,
     /// A new day: certificates that expire are named once a day.
     pub day: i64,
     /// The process, and when it was last seen to be another one.
     pub process: Option<(u32, Instant)>,
     /// Another process listens too, and may have answered what was asked after this look.
-    pub shared: bool,
+    pub old_process_listens: bool,
     /// Which files it was started with, where they are not those that confgen checks.
-    pub strange: Option<String>,
+    pub unexpected_files: Option<String>,
     /// Why HAProxy serves on without supervisord, if it does.
     pub unsupervised: Option<String>,
     /// The processes that finish their last requests.
-    pub old: Old,
+    pub old: OldProcesses,
 }
 
 /// How often supervisord and the old processes are asked. supervisord has one thread, and answers in 2 ms.
@@ -53,35 +53,35 @@ const STOPPED_FOR: Duration = Duration::from_secs(8);
 
 /// What is asked less often.
 #[derive(Clone, Debug, Default)]
-struct Asked {
+struct SlowAnswers {
     at: Option<Instant>,
     /// Since when supervisord has had the program stopped.
     stopped: Option<Instant>,
     unsupervised: Option<String>,
-    old: Old,
+    old: OldProcesses,
 }
 
-impl Asked {
+impl SlowAnswers {
     /// The answers of now, or those of a moment ago.
-    fn renew(self, socket: &Socket, control: &Control) -> Self {
+    fn refresh(self, socket: &Socket, control: &Control) -> Self {
         let now = Instant::now();
         if self.at.is_some_and(|at| now.duration_since(at) < ASK_EVERY) {
             return self;
         }
-        let process = control.process();
+        let process = control.query_process();
         let is_stopped = process.as_ref().is_some_and(|process| process.state == State::Stopped);
         let stopped = is_stopped.then(|| self.stopped.unwrap_or(now));
         let unsupervised = process.and_then(|process| {
-            let words = control.words_of_failure(socket.path(), SystemTime::now());
-            tell_problem(process.state, stopped.map(|since| now.duration_since(since)), words)
+            let words = control.read_failure_message(socket.path(), SystemTime::now());
+            describe_problem(process.state, stopped.map(|since| now.duration_since(since)), words)
         });
-        Self { at: Some(now), stopped, unsupervised, old: masters::old(socket.path()) }
+        Self { at: Some(now), stopped, unsupervised, old: masters::count_old_processes(socket.path()) }
     }
 }
 
 /// What is wrong with a HAProxy that serves while supervisord has its program in that state, and the words of a start that
 /// failed. `None` if nothing is.
-fn tell_problem(state: State, stopped_for: Option<Duration>, words: Option<String>) -> Option<String> {
+fn describe_problem(state: State, stopped_for: Option<Duration>, words: Option<String>) -> Option<String> {
     let problem = match state {
         State::Fatal => {
             "supervisord has given up starting HAProxy anew (FATAL), and the one that runs serves on without it; when the \
@@ -107,7 +107,7 @@ const START: Duration = Duration::from_secs(5);
 
 /// Looks every so often; the receiver is told when something is different. `checked` are the files that confgen checks, as
 /// HAProxy is to be started with them.
-pub fn look(
+pub fn spawn_observer(
     places: LocalPaths,
     checked: Vec<PathBuf>,
     socket: Socket,
@@ -122,7 +122,7 @@ pub fn look(
     tokio::spawn(shutdown.run_until_cancelled_owned(async move {
         let (mut process, mut shared): (Option<(u32, Instant)>, bool) = (None, false);
         let mut files: Arc<FileStamps> = Arc::default();
-        let mut asked = Asked::default();
+        let mut asked = SlowAnswers::default();
         loop {
             ticks.tick().await;
             let (places, checked, socket, last) = (places.clone(), Arc::clone(&checked), socket.clone(), process);
@@ -130,22 +130,36 @@ pub fn look(
             let (control, before) = (control.clone(), asked.clone());
             let glance = move || {
                 let _activity = activities.begin("look", "files and the running HAProxy");
-                let info = socket.info().ok();
-                let process = info.as_ref().map_or(last, |info| Some(since(last, info.pid, info.uptime)));
+                let info = socket.show_info().ok();
+                let process = info.as_ref().map_or(last, |info| Some(process_since(last, info.pid, info.uptime)));
                 // A process that was found alone stays so until it is another one.
-                let shared = (shared || process != last) && masters::share(&socket);
-                let strange = info.as_ref().and_then(|info| strange(info.pid, &checked));
-                let generation = || runtime::running(&socket);
-                let running = |info: Info| Running { pid: info.pid, version: info.version, generation: generation() };
-                let files = Arc::new(places.glance(&stamps, SystemTime::now()));
-                let day = expiry::day(expiry::now());
-                let asked = before.renew(&socket, &control);
+                let shared = (shared || process != last) && masters::other_process_listens(&socket);
+                let strange = info.as_ref().and_then(|info| describe_unexpected_files(info.pid, &checked));
+                let generation = || runtime::running_generation(&socket);
+                let running =
+                    |info: Info| RunningHaproxy { pid: info.pid, version: info.version, generation: generation() };
+                let files = Arc::new(places.take_stamps(&stamps, SystemTime::now()));
+                let day = expiry::day_of(expiry::unix_now());
+                let asked = before.refresh(&socket, &control);
                 let (unsupervised, old) = (asked.unsupervised.clone().filter(|_| info.is_some()), asked.old);
                 let running = info.map(running);
-                (Observation { files, running, process, shared, day, strange, unsupervised, old }, asked)
+                (
+                    Observation {
+                        files,
+                        running,
+                        process,
+                        old_process_listens: shared,
+                        day,
+                        unexpected_files: strange,
+                        unsupervised,
+                        old,
+                    },
+                    asked,
+                )
             };
             if let Ok((seen, answers)) = tokio::task::spawn_blocking(glance).await {
-                (process, shared, asked, files) = (seen.process, seen.shared, answers, Arc::clone(&seen.files));
+                (process, shared, asked, files) =
+                    (seen.process, seen.old_process_listens, answers, Arc::clone(&seen.files));
                 sender.send_if_modified(|last| std::mem::replace(last, seen.clone()) != seen);
             }
         }
@@ -154,8 +168,8 @@ pub fn look(
 }
 
 /// Says how the files differ that a process was started with; where they can't be told, they count as the same.
-fn strange(pid: u32, checked: &[PathBuf]) -> Option<String> {
-    let running = process::config_files(pid).filter(|running| !process::are_same(running, checked))?;
+fn describe_unexpected_files(pid: u32, checked: &[PathBuf]) -> Option<String> {
+    let running = process::find_config_files(pid).filter(|running| !process::are_same_files(running, checked))?;
     let words = |files: &[PathBuf]| {
         let words: Vec<String> = files.iter().map(|file: &PathBuf| format!("-f {}", Path::display(file))).collect();
         words.join(" ")
@@ -164,7 +178,7 @@ fn strange(pid: u32, checked: &[PathBuf]) -> Option<String> {
 }
 
 /// The process that answers, and when it was last seen to be another one.
-fn since(last: Option<(u32, Instant)>, pid: u32, uptime: Duration) -> (u32, Instant) {
+fn process_since(last: Option<(u32, Instant)>, pid: u32, uptime: Duration) -> (u32, Instant) {
     let now = Instant::now();
     match last {
         Some((known, since)) if known == pid => (pid, since),
@@ -179,11 +193,11 @@ mod tests {
 
     #[test]
     fn a_program_that_fails_to_start_is_told_from_one_that_is_restarted() {
-        let told = |state, seconds| tell_problem(state, Some(Duration::from_secs(seconds)), None).is_some();
+        let told = |state, seconds| describe_problem(state, Some(Duration::from_secs(seconds)), None).is_some();
         assert!(told(State::Backoff, 0) && told(State::Fatal, 0));
         assert!(!told(State::Stopped, 1) && told(State::Stopped, 60));
         assert!(![State::Running, State::Starting, State::Stopping].into_iter().any(|state| told(state, 60)));
-        let words = tell_problem(State::Running, None, Some("[ALERT] no".into())).unwrap();
+        let words = describe_problem(State::Running, None, Some("[ALERT] no".into())).unwrap();
         assert!(words.ends_with("serves on: [ALERT] no"), "{words}");
     }
 }

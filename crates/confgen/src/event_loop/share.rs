@@ -23,22 +23,22 @@ const BACKENDS_A_SECOND: usize = 500;
 
 /// What a count has found.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Seen {
+pub struct ShareChanges {
     /// Sections in which servers came back, or got more weight.
     pub grown: BTreeSet<String>,
     /// Sections with a server that was just found to starve.
-    pub found: BTreeSet<String>,
+    pub starved: BTreeSet<String>,
     /// All servers that starve.
     pub starving: Arc<Starving>,
 }
 
 /// Counts until told to stop. The receiver gets what is new.
-pub fn watch(
+pub fn spawn_share_counter(
     socket: Socket,
     report: watch::Receiver<Status>,
     activities: Activities,
     shutdown: CancellationToken,
-) -> mpsc::Receiver<Seen> {
+) -> mpsc::Receiver<ShareChanges> {
     let (sender, receiver) = mpsc::channel(1);
     tokio::spawn(shutdown.run_until_cancelled_owned(async move {
         let (mut tracker, mut last) = (Tracker::default(), Arc::<Starving>::default());
@@ -46,11 +46,11 @@ pub fn watch(
         loop {
             tokio::time::sleep(rest).await;
             let (socket, activities) = (socket.clone(), activities.clone());
-            let settled = Arc::clone(&report.borrow().standing.settled);
+            let settled = Arc::clone(&report.borrow().reconcile.desired);
             let mut moved = std::mem::take(&mut tracker);
             let counting = tokio::task::spawn_blocking(move || {
                 let _activity = activities.begin("look", "how often HAProxy chose each server");
-                let seen = count(&mut moved, &socket, &settled);
+                let seen = count_shares(&mut moved, &socket, &settled);
                 (moved, seen)
             });
             let Ok((back, seen)) = counting.await else { continue };
@@ -60,7 +60,7 @@ pub fn watch(
                 continue;
             };
             rest = COUNT_EVERY.mul_f64((backends as f64 / BACKENDS_A_SECOND as f64).max(1.0));
-            let is_new = !seen.grown.is_empty() || !seen.found.is_empty() || seen.starving != last;
+            let is_new = !seen.grown.is_empty() || !seen.starved.is_empty() || seen.starving != last;
             last = Arc::clone(&seen.starving);
             if is_new && sender.send(seen).await.is_err() {
                 return;
@@ -71,16 +71,23 @@ pub fn watch(
 }
 
 /// Returns the number of backends, too.
-fn count(tracker: &mut Tracker, socket: &Socket, settled: &DesiredState) -> Result<(Seen, usize), runtime::Error> {
-    let (pid, backends) = socket.backends()?;
-    let glance = tracker.glance(pid, &backends, settled);
+fn count_shares(
+    tracker: &mut Tracker,
+    socket: &Socket,
+    settled: &DesiredState,
+) -> Result<(ShareChanges, usize), runtime::Error> {
+    let (pid, backends) = socket.show_backends()?;
+    let glance = tracker.observe_backends(pid, &backends, settled);
     let mut found = BTreeSet::new();
     if !glance.due.is_empty() {
-        match socket.servers_of(&glance.due) {
-            Ok((pid, rows)) => found = tracker.count(pid, &rows, Instant::now()),
+        match socket.show_servers_of(&glance.due) {
+            Ok((pid, rows)) => found = tracker.count_servers(pid, &rows, Instant::now()),
             // The sections that grew can't wait for another answer.
             Err(error) => tracing::debug!(%error, "can't count the requests of servers"),
         }
     }
-    Ok((Seen { grown: glance.grown, found, starving: Arc::new(tracker.starving()) }, backends.len()))
+    Ok((
+        ShareChanges { grown: glance.grown, starved: found, starving: Arc::new(tracker.list_starving()) },
+        backends.len(),
+    ))
 }

@@ -5,7 +5,7 @@
 ///
 /// Each culprit costs two judgements for each halving. Where `tries` are used up, all that has not been cleared counts as
 /// guilty, and so do all of a part that passes by halves alone: leaving out too much is safe, leaving in too much is not.
-pub fn culprits<T: Clone, E>(
+pub fn find_culprits<T: Clone, E>(
     items: &[T],
     tries: usize,
     judge: &mut impl FnMut(&[T]) -> Result<Option<String>, E>,
@@ -47,7 +47,7 @@ mod tests {
             judged += 1;
             Ok::<_, Infallible>(part.iter().find(|item| bad.contains(item)).map(|item| format!("{item} is bad")))
         };
-        let Ok(found) = culprits(&items, tries, &mut judge);
+        let Ok(found) = find_culprits(&items, tries, &mut judge);
         (found.into_iter().map(|(item, _)| item).collect(), judged)
     }
 
@@ -70,7 +70,7 @@ mod tests {
         let mut judge = |part: &[u8]| {
             Ok::<_, Infallible>((part.contains(&3) && part.contains(&6)).then(|| "they bind one port".to_owned()))
         };
-        let Ok(found) = culprits(&[1, 2, 3, 4, 5, 6, 7, 8], 100, &mut judge);
+        let Ok(found) = find_culprits(&[1, 2, 3, 4, 5, 6, 7, 8], 100, &mut judge);
         let found: Vec<u8> = found.into_iter().map(|(item, _)| item).collect();
         assert!(found.contains(&3) && found.contains(&6), "{found:?}");
     }

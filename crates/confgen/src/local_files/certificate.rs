@@ -68,7 +68,7 @@ impl KeyType {
     }
 
     /// The type of a certificate's key, by the algorithm's object identifier (RFC 3279).
-    fn of(certificate: &X509Certificate) -> Self {
+    fn from_certificate(certificate: &X509Certificate) -> Self {
         match certificate.public_key().algorithm.algorithm.to_id_string().as_str() {
             "1.2.840.10045.2.1" => Self::Ecdsa,
             "1.2.840.113549.1.1.1" => Self::Rsa,
@@ -82,18 +82,18 @@ pub type Subject = Vec<String>;
 
 impl Certificate {
     /// Reads a file's content.
-    pub fn read(file: PathBuf, copy: Token, content: &[u8]) -> Result<Self, NotPem> {
+    pub fn parse(file: PathBuf, copy: Token, content: &[u8]) -> Result<Self, NotPem> {
         let pem = Pem::parse(content)?;
         let own = pem.certificates().next().unwrap_or_default();
         let fingerprint = Sha1::digest(own).iter().map(|byte| format!("{byte:02X}")).collect();
         let read = x509_parser::parse_x509_certificate(own).ok().map(|(_, certificate)| certificate);
-        let names = read.as_ref().map(names).unwrap_or_default();
-        let servable = read.as_ref().map(servable).unwrap_or_default();
-        let key_type = read.as_ref().map_or(KeyType::Other, KeyType::of);
+        let names = read.as_ref().map(names_of).unwrap_or_default();
+        let servable = read.as_ref().map(servable_names).unwrap_or_default();
+        let key_type = read.as_ref().map_or(KeyType::Other, KeyType::from_certificate);
         let validity = read.map(|certificate| certificate.validity().clone());
         let not_before = validity.as_ref().map(|validity| validity.not_before.timestamp());
         let not_after = validity.map(|validity| validity.not_after.timestamp());
-        let chain = pem.certificates().skip(1).map(subject).collect();
+        let chain = pem.certificates().skip(1).map(parse_subject).collect();
         Ok(Self { file, copy, names, servable, key_type, not_before, not_after, fingerprint, chain, pem })
     }
 
@@ -105,7 +105,8 @@ impl Certificate {
     /// Whether this is what HAProxy shows: the same certificate, and the same names in the chain behind it. HAProxy shows
     /// no more of a chain.
     pub fn is_shown_as(&self, shown: &ShownCertificate) -> bool {
-        let same = |(own, shown): (&Option<Subject>, &String)| own.as_ref().is_none_or(|own| reads_as(own, shown));
+        let same =
+            |(own, shown): (&Option<Subject>, &String)| own.as_ref().is_none_or(|own| is_shown_subject(own, shown));
         self.fingerprint.eq_ignore_ascii_case(&shown.fingerprint)
             // Without a chain of its own, HAProxy may find one (`issuers-chain-path`).
             && (self.chain.is_empty()
@@ -113,21 +114,21 @@ impl Certificate {
     }
 }
 
-fn servable(certificate: &X509Certificate) -> BTreeMap<String, Coverage> {
-    let hosts = alternatives(certificate).iter().filter_map(|name| match name {
+fn servable_names(certificate: &X509Certificate) -> BTreeMap<String, Coverage> {
+    let hosts = alternative_names(certificate).iter().filter_map(|name| match name {
         GeneralName::DNSName(host) => Some(host.to_ascii_lowercase()),
         _ => None,
     });
     let mut servable: BTreeMap<String, Coverage> = hosts.map(|host| (host, Coverage::Exact)).collect();
     // Without any alternative name, clients that look at common names are all there is.
-    let coverage = if alternatives(certificate).is_empty() { Coverage::Exact } else { Coverage::CommonName };
+    let coverage = if alternative_names(certificate).is_empty() { Coverage::Exact } else { Coverage::CommonName };
     for name in common_names(certificate) {
         servable.entry(name.to_ascii_lowercase()).or_insert(coverage);
     }
     servable
 }
 
-fn alternatives<'a>(certificate: &'a X509Certificate) -> &'a [GeneralName<'a>] {
+fn alternative_names<'a>(certificate: &'a X509Certificate) -> &'a [GeneralName<'a>] {
     let found = certificate.subject_alternative_name().ok().flatten();
     found.map(|found| found.value.general_names.as_slice()).unwrap_or_default()
 }
@@ -136,25 +137,25 @@ fn common_names(certificate: &X509Certificate) -> Vec<String> {
     certificate.subject().iter_common_name().filter_map(|name| Some(name.as_str().ok()?.to_owned())).collect()
 }
 
-fn names(certificate: &X509Certificate) -> Vec<String> {
-    let named: Vec<String> = alternatives(certificate)
+fn names_of(certificate: &X509Certificate) -> Vec<String> {
+    let named: Vec<String> = alternative_names(certificate)
         .iter()
         .filter_map(|name| match name {
             GeneralName::DNSName(host) => Some((*host).to_owned()),
-            GeneralName::IPAddress(bytes) => address(bytes),
+            GeneralName::IPAddress(bytes) => parse_address(bytes),
             _ => None,
         })
         .collect();
     if named.is_empty() { common_names(certificate) } else { named }
 }
 
-fn address(bytes: &[u8]) -> Option<String> {
+fn parse_address(bytes: &[u8]) -> Option<String> {
     let v4 = || <[u8; 4]>::try_from(bytes).ok().map(|octets| std::net::Ipv4Addr::from(octets).to_string());
     let v6 = || <[u8; 16]>::try_from(bytes).ok().map(|octets| std::net::Ipv6Addr::from(octets).to_string());
     v4().or_else(v6)
 }
 
-fn subject(der: &[u8]) -> Option<Subject> {
+fn parse_subject(der: &[u8]) -> Option<Subject> {
     let (_, certificate) = x509_parser::parse_x509_certificate(der).ok()?;
     let values = |name: &X509Name| -> Subject {
         name.iter_attributes().map(|it| String::from_utf8_lossy(it.attr_value().data).into_owned()).collect()
@@ -163,7 +164,7 @@ fn subject(der: &[u8]) -> Option<Subject> {
 }
 
 /// Whether HAProxy's `/C=DE/O=a/b/CN=c` has these values. The short names before `=` are left to OpenSSL.
-fn reads_as(values: &[String], shown: &str) -> bool {
+fn is_shown_subject(values: &[String], shown: &str) -> bool {
     let mut rest = shown;
     for value in values {
         let after = rest.strip_prefix('/').and_then(|rest| rest.split_once('=')).map(|(_, rest)| rest);
@@ -186,7 +187,7 @@ pub(crate) mod tests {
     }
 
     pub(crate) fn certificate(host: &str, copy: &str) -> Certificate {
-        Certificate::read(format!("/certs/{host}.pem").into(), copy.parse().unwrap(), pem(host).as_bytes()).unwrap()
+        Certificate::parse(format!("/certs/{host}.pem").into(), copy.parse().unwrap(), pem(host).as_bytes()).unwrap()
     }
 
     fn chained(issuer: &str) -> Certificate {
@@ -200,7 +201,7 @@ pub(crate) mod tests {
         params.not_after = rcgen::date_time_ymd(2030, 1, 1);
         let own = params.signed_by(&key, &ca).unwrap();
         let text = own.pem() + &ca.pem() + &key.serialize_pem();
-        Certificate::read("/certs/a.pem".into(), "/state/a.pem".parse().unwrap(), text.as_bytes()).unwrap()
+        Certificate::parse("/certs/a.pem".into(), "/state/a.pem".parse().unwrap(), text.as_bytes()).unwrap()
     }
 
     #[test]

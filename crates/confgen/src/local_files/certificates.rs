@@ -15,9 +15,9 @@ use haproxy::check::Checker;
 use haproxy::runtime::{SniFilter, Token, crt_line};
 use sha1::{Digest, Sha1};
 
-use crate::local_files::bisect::culprits;
+use crate::local_files::bisect::find_culprits;
 use crate::local_files::certificate::Certificate;
-use crate::state_dir::{Error, failed, replace};
+use crate::state_dir::{Error, io_error, replace_file};
 pub use choice::{Choice, Claimant, Validity};
 use trial::Trial;
 pub(crate) use trial::first_alert;
@@ -26,26 +26,26 @@ pub(crate) use trial::first_alert;
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Certificates {
     /// The list that HAProxy reads; none where nothing was collected.
-    pub list: Option<Token>,
+    pub crt_list: Option<Token>,
     /// The list's lines: `default.pem`, then those of the certificates that serve a name.
-    pub lines: Vec<Line>,
+    pub lines: Vec<CrtListLine>,
     /// Each of the operator's files that was taken, by path, whether it serves a name or not.
     pub files: Vec<Certificate>,
     /// Which of `files` serves which name.
     pub choice: Choice,
     /// The times, in Unix seconds, between which the choice holds. Later, or earlier, another certificate is the best one.
-    pub holds_within: Range<i64>,
+    pub choice_holds_within: Range<i64>,
     /// Files that are not used, or whose last good copy still is, and why.
-    pub refused: BTreeMap<PathBuf, String>,
+    pub rejected: BTreeMap<PathBuf, String>,
     /// Files that are of no use here, without being wrong, and why.
     pub unused: BTreeMap<PathBuf, String>,
     /// The operator's directory.
-    pub source: PathBuf,
+    pub directory: PathBuf,
 }
 
 /// A line of the crt-list.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Line {
+pub struct CrtListLine {
     /// The certificate, with the copy that the line names.
     pub certificate: Certificate,
     /// The names that the line serves. Empty for all names of the certificate.
@@ -55,7 +55,7 @@ pub struct Line {
 impl Certificates {
     /// Whether the choice is still right at a time in Unix seconds. The clock may have been set back, too.
     pub fn is_current(&self, now: i64) -> bool {
-        self.list.is_none() || self.holds_within.contains(&now)
+        self.crt_list.is_none() || self.choice_holds_within.contains(&now)
     }
 
     /// The certificate that clients get that ask for no name, or for one that no certificate is for.
@@ -64,28 +64,28 @@ impl Certificates {
     }
 
     /// The operator's files that serve a name, or clients without one.
-    pub fn serving(&self) -> impl Iterator<Item = &Certificate> {
+    pub fn serving_files(&self) -> impl Iterator<Item = &Certificate> {
         let listed: BTreeSet<&Path> = self.lines.iter().map(|line| line.certificate.file.as_path()).collect();
         self.files.iter().filter(move |it| listed.contains(it.file.as_path()))
     }
 
     /// A file's path within the operator's directory.
-    pub fn name_of(&self, file: &Path) -> String {
-        file.strip_prefix(&self.source).unwrap_or(file).display().to_string()
+    pub fn relative_name(&self, file: &Path) -> String {
+        file.strip_prefix(&self.directory).unwrap_or(file).display().to_string()
     }
 
     /// The names that each file serves.
-    fn served(&self) -> BTreeMap<&Path, Vec<&str>> {
-        let mut served = self.choice.served();
+    fn names_by_file(&self) -> BTreeMap<&Path, Vec<&str>> {
+        let mut served = self.choice.names_by_certificate();
         let files = self.files.iter().enumerate();
         files.map(|(index, it)| (it.file.as_path(), served.remove(&index).unwrap_or_default())).collect()
     }
 
     /// Logs what is another than before: what is refused, what was taken over, and what serves other names from now on. At
     /// the start, when nothing was before, only what is refused, and what serves nothing.
-    pub fn tell(&self, before: &Self) {
-        for (file, reason) in &self.refused {
-            if before.refused.get(file) != Some(reason) {
+    pub fn log_changes(&self, before: &Self) {
+        for (file, reason) in &self.rejected {
+            if before.rejected.get(file) != Some(reason) {
                 tracing::warn!("certificate {}: {reason}; not taken over", file.display());
             }
         }
@@ -95,7 +95,7 @@ impl Certificates {
             }
         }
         let known = |it: &Certificate| before.files.iter().any(|other| other.file == it.file && other.pem == it.pem);
-        if before.list.is_some() {
+        if before.crt_list.is_some() {
             for certificate in self.files.iter().filter(|it| !known(it)) {
                 let (file, names) = (certificate.file.display(), certificate.names.join(", "));
                 tracing::info!("certificate {file}: taken over for {names}");
@@ -104,12 +104,12 @@ impl Certificates {
                 tracing::info!("certificate {}: gone", gone.file.display());
             }
         }
-        self.tell_served(before);
+        self.log_served_names(before);
     }
 
     /// Logs which files serve other names than before, where the file itself is no news.
-    fn tell_served(&self, before: &Self) {
-        let (now, then) = (self.served(), before.served());
+    fn log_served_names(&self, before: &Self) {
+        let (now, then) = (self.names_by_file(), before.names_by_file());
         for (file, names) in &now {
             let was = then.get(file);
             if names.is_empty() && was.is_none_or(|was| !was.is_empty()) && self.has_names(file) {
@@ -142,11 +142,11 @@ const JUDGEMENTS: usize = 120;
 const LONGEST_NAME: usize = 120;
 
 /// Where the list of certificates is, in the folder of the copies.
-pub fn crt_list(state_dir: &Path) -> PathBuf {
-    copies_in(state_dir).join("crt-list.txt")
+pub fn crt_list_path(state_dir: &Path) -> PathBuf {
+    copies_dir(state_dir).join("crt-list.txt")
 }
 
-fn copies_in(state_dir: &Path) -> PathBuf {
+fn copies_dir(state_dir: &Path) -> PathBuf {
     state_dir.join("certs")
 }
 
@@ -157,48 +157,51 @@ fn copies_in(state_dir: &Path) -> PathBuf {
 ///
 /// Whenever HAProxy starts, what is listed is there: a copy comes before its line, and goes after it. It is checked beside
 /// the operator's own files (`include`), whose `global` may ask more of a certificate.
-pub fn collect(
+pub fn collect_certificates(
     source: &Path,
     state_dir: &Path,
     include: &Path,
     checker: &Checker,
     now: i64,
 ) -> Result<Certificates, Error> {
-    let copies = copies_in(state_dir);
-    fs::create_dir_all(&copies).map_err(failed("create", &copies))?;
-    let found = directory::read(source)?;
+    let copies = copies_dir(state_dir);
+    fs::create_dir_all(&copies).map_err(io_error("create", &copies))?;
+    let found = directory::read_directory(source)?;
     let mut refused = BTreeMap::new();
     let mut files = Vec::new();
-    for (file, outcome) in checked(candidates(source, found.certificates, &copies), &copies, include, checker)? {
+    for (file, outcome) in
+        check_new_candidates(list_candidates(source, found.certificates, &copies), &copies, include, checker)?
+    {
         let taken = match outcome {
             Ok(candidate) => {
-                replace(&copies.join(&candidate.name), &candidate.content, MODE)?;
+                replace_file(&copies.join(&candidate.name), &candidate.content, MODE)?;
                 Some(candidate.certificate)
             }
-            Err(Refusal { name, reason }) => {
+            Err(RejectedFile { name, reason }) => {
                 refused.insert(file.clone(), reason);
-                kept(&file, &copies.join(name))
+                read_last_good(&file, &copies.join(name))
             }
         };
         files.extend(taken);
     }
-    let choice = Choice::of(&files, now);
-    let default = default(choice.default.and_then(|index| files.get(index)), &copies)?;
-    let mut lines = vec![Line { certificate: default, filters: vec![SniFilter::nothing()] }];
-    let line = |(index, filters)| files.get(index).map(|it: &Certificate| Line { certificate: it.clone(), filters });
-    lines.extend(choice.lines(&files).into_iter().filter_map(line));
+    let choice = Choice::choose(&files, now);
+    let default = write_default(choice.default.and_then(|index| files.get(index)), &copies)?;
+    let mut lines = vec![CrtListLine { certificate: default, filters: vec![SniFilter::for_no_name()] }];
+    let line =
+        |(index, filters)| files.get(index).map(|it: &Certificate| CrtListLine { certificate: it.clone(), filters });
+    lines.extend(choice.crt_list_lines(&files).into_iter().filter_map(line));
     let text: String = lines.iter().map(|it| format!("{}\n", crt_line(&it.certificate.copy, &it.filters))).collect();
-    replace(&crt_list(state_dir), text.as_bytes(), MODE)?;
-    sweep(&copies, &files)?;
+    replace_file(&crt_list_path(state_dir), text.as_bytes(), MODE)?;
+    remove_stale_copies(&copies, &files)?;
     Ok(Certificates {
-        list: Some(token(&crt_list(state_dir))?),
+        crt_list: Some(path_token(&crt_list_path(state_dir))?),
         lines,
-        holds_within: choice::unchanged_within(&files, now),
+        choice_holds_within: choice::unchanged_within(&files, now),
         files,
         choice,
-        refused,
+        rejected: refused,
         unused: found.unused,
-        source: source.to_owned(),
+        directory: source.to_owned(),
     })
 }
 
@@ -212,30 +215,30 @@ struct Candidate {
 }
 
 /// Why a file isn't taken, with the name that its copy has.
-struct Refusal {
+struct RejectedFile {
     name: String,
     reason: String,
 }
 
-type Outcome = Result<Candidate, Refusal>;
+type Outcome = Result<Candidate, RejectedFile>;
 
 /// What was found, with names for the copies.
-fn candidates(
+fn list_candidates(
     source: &Path,
     found: BTreeMap<PathBuf, Result<Vec<u8>, String>>,
     copies: &Path,
 ) -> Vec<(PathBuf, Outcome)> {
     let candidate = |(file, content): (PathBuf, Result<Vec<u8>, String>)| {
         let name = copy_name(file.strip_prefix(source).unwrap_or(&file));
-        let outcome = content.and_then(|content| read(&file, &name, content, copies));
-        (file, outcome.map_err(|reason| Refusal { name, reason }))
+        let outcome = content.and_then(|content| parse_candidate(&file, &name, content, copies));
+        (file, outcome.map_err(|reason| RejectedFile { name, reason }))
     };
     found.into_iter().map(candidate).collect()
 }
 
-fn read(file: &Path, name: &str, content: Vec<u8>, copies: &Path) -> Result<Candidate, String> {
-    let copy = token(&copies.join(name)).map_err(|error| error.to_string())?;
-    let certificate = Certificate::read(file.to_owned(), copy, &content).map_err(|error| error.to_string())?;
+fn parse_candidate(file: &Path, name: &str, content: Vec<u8>, copies: &Path) -> Result<Candidate, String> {
+    let copy = path_token(&copies.join(name)).map_err(|error| error.to_string())?;
+    let certificate = Certificate::parse(file.to_owned(), copy, &content).map_err(|error| error.to_string())?;
     Ok(Candidate { name: name.to_owned(), content, certificate })
 }
 
@@ -260,7 +263,7 @@ fn copy_name(file: &Path) -> String {
 }
 
 /// HAProxy's own word on those that are new or changed.
-fn checked(
+fn check_new_candidates(
     candidates: Vec<(PathBuf, Outcome)>,
     copies: &Path,
     include: &Path,
@@ -273,27 +276,27 @@ fn checked(
         return Ok(candidates);
     }
     let mut trial = Trial { folder: copies.join(".trial"), beside: Some(include), checker };
-    if trial.verdict(&unchecked)?.is_none() {
+    if trial.find_complaint(&unchecked)?.is_none() {
         return Ok(candidates);
     }
-    if trial.verdict(&[baseline(copies)?])?.is_some() {
+    if trial.find_complaint(&[self_signed_candidate(copies)?])?.is_some() {
         // The operator's files refuse even our own: no certificate is to blame for that.
         trial.beside = None;
     }
-    let guilty = culprits(&unchecked, JUDGEMENTS, &mut |some| trial.verdict(some))?;
+    let guilty = find_culprits(&unchecked, JUDGEMENTS, &mut |some| trial.find_complaint(some))?;
     let reasons: BTreeMap<String, String> = guilty.into_iter().map(|(it, reason)| (it.name, reason)).collect();
     let judged = |candidate: Candidate| match reasons.get(&candidate.name) {
-        Some(reason) => Err(Refusal { name: candidate.name, reason: reason.clone() }),
+        Some(reason) => Err(RejectedFile { name: candidate.name, reason: reason.clone() }),
         None => Ok(candidate),
     };
     Ok(candidates.into_iter().map(|(file, outcome)| (file, outcome.and_then(judged))).collect())
 }
 
 /// Our own certificate as a candidate.
-fn baseline(copies: &Path) -> Result<Candidate, Error> {
-    let (path, content) = (copies.join(SELF_SIGNED), self_signed(copies)?);
-    let certificate = Certificate::read(path.clone(), token(&path)?, &content)
-        .map_err(|error| failed("read", &path)(io::Error::other(error)))?;
+fn self_signed_candidate(copies: &Path) -> Result<Candidate, Error> {
+    let (path, content) = (copies.join(SELF_SIGNED), load_self_signed(copies)?);
+    let certificate = Certificate::parse(path.clone(), path_token(&path)?, &content)
+        .map_err(|error| io_error("read", &path)(io::Error::other(error)))?;
     Ok(Candidate { name: SELF_SIGNED.into(), content, certificate })
 }
 
@@ -308,81 +311,82 @@ fn read_copy(copy: &Path) -> io::Result<Vec<u8>> {
 }
 
 /// The last good copy of a file that is broken now.
-fn kept(file: &Path, copy: &Path) -> Option<Certificate> {
-    Certificate::read(file.to_owned(), token(copy).ok()?, &read_copy(copy).ok()?).ok()
+fn read_last_good(file: &Path, copy: &Path) -> Option<Certificate> {
+    Certificate::parse(file.to_owned(), path_token(copy).ok()?, &read_copy(copy).ok()?).ok()
 }
 
 /// Writes `default.pem`: one of the certificates again, or a self-signed one.
-fn default(chosen: Option<&Certificate>, copies: &Path) -> Result<Certificate, Error> {
+fn write_default(chosen: Option<&Certificate>, copies: &Path) -> Result<Certificate, Error> {
     let path = copies.join(DEFAULT);
     let (file, content) = match chosen {
         Some(chosen) => {
             let copy = PathBuf::from(chosen.copy.to_string());
-            (chosen.file.clone(), read_copy(&copy).map_err(failed("read", &copy))?)
+            (chosen.file.clone(), read_copy(&copy).map_err(io_error("read", &copy))?)
         }
         None => {
-            let own = baseline(copies)?;
+            let own = self_signed_candidate(copies)?;
             (own.certificate.file, own.content)
         }
     };
-    replace(&path, &content, MODE)?;
-    Certificate::read(file, token(&path)?, &content).map_err(|error| failed("read", &path)(io::Error::other(error)))
+    replace_file(&path, &content, MODE)?;
+    Certificate::parse(file, path_token(&path)?, &content)
+        .map_err(|error| io_error("read", &path)(io::Error::other(error)))
 }
 
 /// A certificate that lets HTTPS answer where there is none; made once, then kept. A file that was damaged is made anew.
-fn self_signed(copies: &Path) -> Result<Vec<u8>, Error> {
+fn load_self_signed(copies: &Path) -> Result<Vec<u8>, Error> {
     let path = copies.join(SELF_SIGNED);
     if let Ok(content) = read_copy(&path)
-        && Certificate::read(path.clone(), token(&path)?, &content).is_ok()
+        && Certificate::parse(path.clone(), path_token(&path)?, &content).is_ok()
     {
         return Ok(content);
     }
     let made = rcgen::generate_simple_self_signed(["haproxy-discover.invalid".to_owned()])
-        .map_err(|error| failed("make", &path)(io::Error::other(error)))?;
+        .map_err(|error| io_error("make", &path)(io::Error::other(error)))?;
     let content = (made.cert.pem() + &made.signing_key.serialize_pem()).into_bytes();
-    replace(&path, &content, MODE)?;
+    replace_file(&path, &content, MODE)?;
     Ok(content)
 }
 
 /// Removes the copies of files that are gone, or were never taken.
-fn sweep(copies: &Path, files: &[Certificate]) -> Result<(), Error> {
+fn remove_stale_copies(copies: &Path, files: &[Certificate]) -> Result<(), Error> {
     let kept: BTreeSet<PathBuf> = files.iter().map(|it| PathBuf::from(it.copy.to_string())).collect();
-    let entries = fs::read_dir(copies).map_err(failed("list", copies))?;
+    let entries = fs::read_dir(copies).map_err(io_error("list", copies))?;
     let is_ours = |path: &PathBuf| path.ends_with(SELF_SIGNED) || path.ends_with(DEFAULT) || kept.contains(path);
     let is_copy = |path: &PathBuf| path.extension().is_some_and(|end| end == "pem");
     for path in entries.flatten().map(|entry| entry.path()).filter(|path| is_copy(path) && !is_ours(path)) {
-        fs::remove_file(&path).map_err(failed("remove", &path))?;
+        fs::remove_file(&path).map_err(io_error("remove", &path))?;
     }
     Ok(())
 }
 
 /// The path as HAProxy is told it.
-fn token(path: &Path) -> Result<Token, Error> {
-    path.display().to_string().parse().map_err(|error| failed("name", path)(io::Error::other(error)))
+fn path_token(path: &Path) -> Result<Token, Error> {
+    path.display().to_string().parse().map_err(|error| io_error("name", path)(io::Error::other(error)))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::local_files::certificate::tests::pem;
-    use crate::test_support::{Place, checker};
+    use crate::test_support::{TempFiles, new_checker};
 
     /// Unix seconds.
     const NOW: i64 = 1_790_000_000;
 
-    fn place() -> Place {
-        Place::of(&["certs", "conf.d"])
+    fn place() -> TempFiles {
+        TempFiles::with_folders(&["certs", "conf.d"])
     }
 
-    fn collected(place: &Place) -> Certificates {
+    fn collected(place: &TempFiles) -> Certificates {
         let [certs, state, include] = ["certs", "state", "conf.d"].map(|name| place.path(name));
-        collect(&certs, &state, &include, &checker(), NOW).unwrap()
+        collect_certificates(&certs, &state, &include, &new_checker(), NOW).unwrap()
     }
 
     /// The names that are refused, and those served from the first to the last.
     fn summary(certificates: &Certificates) -> (Vec<String>, Vec<String>) {
         let name = |path: &Path| path.file_name().unwrap().to_string_lossy().into_owned();
-        let refused = certificates.refused.keys().map(|file| name(file)).collect();
+        let refused = certificates.rejected.keys().map(|file| name(file)).collect();
         (refused, certificates.lines.iter().map(|it| name(Path::new(&it.certificate.copy.to_string()))).collect())
     }
 
@@ -397,7 +401,7 @@ mod tests {
         let certificates = collected(&place);
         let copies: Vec<_> = certificates.files.iter().map(|it| it.copy.to_string()).collect();
         let copies: Vec<_> = copies.iter().filter_map(|copy| copy.rsplit('/').next()).collect();
-        assert_eq!((certificates.refused.len(), copies.join(" ")), (0, "a.com.pem b.pem c.pem.rsa.pem".into()));
+        assert_eq!((certificates.rejected.len(), copies.join(" ")), (0, "a.com.pem b.pem c.pem.rsa.pem".into()));
         assert_eq!(summary(&certificates).1, ["default.pem", "a.com.pem"], "they are one certificate");
     }
 
@@ -405,7 +409,7 @@ mod tests {
     fn a_broken_certificate_is_refused_and_the_last_good_one_kept() {
         let place = place();
         let none = collected(&place);
-        assert_eq!((none.lines.len(), none.refused.len()), (1, 0));
+        assert_eq!((none.lines.len(), none.rejected.len()), (1, 0));
         assert_eq!(none.lines[0].certificate.names, ["haproxy-discover.invalid"]);
         assert_eq!(collected(&place), none, "the self-signed one is made once");
 
@@ -425,7 +429,7 @@ mod tests {
             place.write("certs/a.com.pem", broken);
             let broken = collected(&place);
             assert_eq!(broken.lines, one.lines);
-            let reason = &broken.refused[&place.path("certs/a.com.pem")];
+            let reason = &broken.rejected[&place.path("certs/a.com.pem")];
             assert!(!reason.contains("state/certs"), "{reason}");
         }
         fs::remove_file(place.path("certs/a.com.pem")).unwrap();
@@ -444,7 +448,7 @@ mod tests {
         place.write("certs/4.pem", one.replace(&key(&one), &key(&two)));
         let certificates = collected(&place);
         assert_eq!((summary(&certificates).0, certificates.files.len()), (vec!["4.pem".to_owned()], 8));
-        assert!(certificates.refused.values().all(|reason| reason.contains("'4.pem'")), "{:?}", certificates.refused);
+        assert!(certificates.rejected.values().all(|reason| reason.contains("'4.pem'")), "{:?}", certificates.rejected);
         assert!(!place.path("state/certs/.trial").exists());
     }
 
@@ -481,7 +485,7 @@ mod tests {
         std::os::unix::fs::symlink("/dev/zero", place.path("certs/zero")).unwrap();
         std::os::unix::fs::symlink("loop.key", place.path("certs/loop.key")).unwrap();
         let certificates = collected(&place);
-        let reason = |name: &str| certificates.refused[&place.path("certs").join(name)].clone();
+        let reason = |name: &str| certificates.rejected[&place.path("certs").join(name)].clone();
         assert!(reason("x.pem").starts_with("it is a FIFO"));
         assert!(reason("zero").starts_with("it is a character device"));
         assert!(reason("loop.key").contains("symbolic links"));
@@ -494,7 +498,7 @@ mod tests {
         for broken in ["nonsense", "ssl-default-bind-ciphers NONE-SUCH"] {
             place.write("conf.d/mine.cfg", format!("global\n    {broken}\n"));
             place.write("certs/a.pem", pem("a.com"));
-            assert_eq!(collected(&place).refused, BTreeMap::new(), "{broken}");
+            assert_eq!(collected(&place).rejected, BTreeMap::new(), "{broken}");
         }
     }
 }

@@ -5,11 +5,11 @@ use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 
-use haproxy::check::{Checker, Verdict};
+use haproxy::check::{CheckResult, Checker};
 
 use crate::render::error_pages::ErrorPages;
 use crate::render::error_pages::Page;
-use crate::state_dir::{Error, TRIAL, failed, replace};
+use crate::state_dir::{Error, TRIAL, io_error, replace_file};
 
 /// The statuses that HAProxy of any release answers with by itself, and knows `http-error` for.
 const STATUSES: [u16; 10] = [400, 403, 404, 408, 421, 429, 500, 502, 503, 504];
@@ -26,63 +26,63 @@ const COPIES: &str = "error-pages";
 
 /// Takes over the pages of `source` into `state_dir`, each with HAProxy's own word on it. It is checked beside the
 /// operator's own files (`include`), whose `global` may leave less room for a page.
-pub fn collect(
+pub fn collect_error_pages(
     source: Option<&Path>,
     state_dir: &Path,
     include: &Path,
     checker: &Checker,
 ) -> Result<ErrorPages, Error> {
     let copies = state_dir.join(COPIES);
-    fs::create_dir_all(&copies).map_err(failed("create", &copies))?;
-    let trial = |name: &Name, content: &[u8]| {
+    fs::create_dir_all(&copies).map_err(io_error("create", &copies))?;
+    let trial = |name: &PageName, content: &[u8]| {
         let known = regular_file::read(&copies.join(name.file), LONGEST).is_ok_and(|copy| copy == content);
-        if known { Ok(()) } else { verdict(name, content, state_dir, include, checker) }
+        if known { Ok(()) } else { check_page(name, content, state_dir, include, checker) }
     };
-    let pages = gather(source, &copies, &trial)?;
+    let pages = gather_pages(source, &copies, &trial)?;
     for (name, content) in pages.files() {
-        replace(&copies.join(name), content, 0o640)?;
+        replace_file(&copies.join(name), content, 0o640)?;
     }
-    sweep(&copies, &pages)?;
+    remove_stale_copies(&copies, &pages)?;
     Ok(pages)
 }
 
 /// The same without HAProxy's word, for somebody who only looks: nothing is written.
-pub fn glimpse(source: Option<&Path>, state_dir: &Path) -> ErrorPages {
-    gather(source, &state_dir.join(COPIES), &|_, _| Ok(())).unwrap_or_default()
+pub fn read_error_pages_unchecked(source: Option<&Path>, state_dir: &Path) -> ErrorPages {
+    gather_pages(source, &state_dir.join(COPIES), &|_, _| Ok(())).unwrap_or_default()
 }
 
 /// A file's name that is a page's.
-struct Name<'a> {
+struct PageName<'a> {
     file: &'a str,
     status: u16,
     content_type: &'static str,
 }
 
 /// Reads a name; none is no page's at all.
-fn name(file: &str) -> Option<Result<Name<'_>, String>> {
+fn parse_page_name(file: &str) -> Option<Result<PageName<'_>, String>> {
     let (status, end) = file.split_once('.')?;
     let status = status.parse().ok().filter(|_| status.len() == 3)?;
     let content_type = TYPES.iter().find(|(known, _)| *known == end).map(|(_, content_type)| *content_type);
     Some(match content_type {
         _ if !STATUSES.contains(&status) => Err(format!("a page may be for {STATUSES:?}")),
         None => Err("a page's name ends in .html, .json or .txt".into()),
-        Some(content_type) => Ok(Name { file, status, content_type }),
+        Some(content_type) => Ok(PageName { file, status, content_type }),
     })
 }
 
-type Judge<'a> = &'a dyn Fn(&Name, &[u8]) -> Result<(), String>;
+type Judge<'a> = &'a dyn Fn(&PageName, &[u8]) -> Result<(), String>;
 
 /// The pages of a directory; one that isn't there has none. A broken one is replaced by its last good copy.
-fn gather(source: Option<&Path>, copies: &Path, judge: Judge) -> Result<ErrorPages, Error> {
+fn gather_pages(source: Option<&Path>, copies: &Path, judge: Judge) -> Result<ErrorPages, Error> {
     let mut pages = ErrorPages::default();
-    for file in source.map_or(Ok(Vec::new()), listed)? {
-        let Some(name) = file.file_name().and_then(|file| file.to_str()).and_then(name) else { continue };
-        let outcome = name.and_then(|name| match pages.taken.get(&name.status) {
+    for file in source.map_or(Ok(Vec::new()), list_sorted)? {
+        let Some(name) = file.file_name().and_then(|file| file.to_str()).and_then(parse_page_name) else { continue };
+        let outcome = name.and_then(|name| match pages.by_status.get(&name.status) {
             Some(page) => Err(format!("{} is taken already, from {}", name.status, page.name)),
             None => Ok(name),
         });
         let (page, refused) = match outcome {
-            Ok(name) => match read(&file).and_then(|content| judge(&name, &content).map(|()| content)) {
+            Ok(name) => match read_page(&file).and_then(|content| judge(&name, &content).map(|()| content)) {
                 Ok(content) => (Some((name, content)), None),
                 Err(reason) => {
                     (regular_file::read(&copies.join(name.file), LONGEST).ok().map(|copy| (name, copy)), Some(reason))
@@ -92,24 +92,24 @@ fn gather(source: Option<&Path>, copies: &Path, judge: Judge) -> Result<ErrorPag
         };
         if let Some((name, content)) = page {
             let page = Page { name: name.file.to_owned(), content_type: name.content_type, content };
-            pages.taken.insert(name.status, page);
+            pages.by_status.insert(name.status, page);
         }
-        pages.refused.extend(refused.map(|reason| (file.clone(), reason)));
+        pages.rejected.extend(refused.map(|reason| (file.clone(), reason)));
     }
     Ok(pages)
 }
 
-fn listed(dir: &Path) -> Result<Vec<PathBuf>, Error> {
+fn list_sorted(dir: &Path) -> Result<Vec<PathBuf>, Error> {
     let mut files: Vec<PathBuf> = match fs::read_dir(dir) {
         Ok(entries) => entries.flatten().map(|entry| entry.path()).collect(),
         Err(error) if error.kind() == io::ErrorKind::NotFound => Vec::new(),
-        Err(error) => return Err(failed("list", dir)(error)),
+        Err(error) => return Err(io_error("list", dir)(error)),
     };
     files.sort();
     Ok(files)
 }
 
-fn read(file: &Path) -> Result<Vec<u8>, String> {
+fn read_page(file: &Path) -> Result<Vec<u8>, String> {
     let content = regular_file::read(file, LONGEST).map_err(|error| match error.kind() {
         io::ErrorKind::FileTooLarge => format!("it is longer than {LONGEST} bytes, which HAProxy has no room for"),
         _ => error.to_string(),
@@ -118,7 +118,13 @@ fn read(file: &Path) -> Result<Vec<u8>, String> {
 }
 
 /// Why HAProxy would not show this page. What it says of the operator's own files is none of the page's fault.
-fn verdict(name: &Name, content: &[u8], state_dir: &Path, include: &Path, checker: &Checker) -> Result<(), String> {
+fn check_page(
+    name: &PageName,
+    content: &[u8],
+    state_dir: &Path,
+    include: &Path,
+    checker: &Checker,
+) -> Result<(), String> {
     let lay_out = || -> io::Result<(tempfile::TempDir, PathBuf)> {
         let folder = tempfile::Builder::new().prefix(TRIAL).tempdir_in(state_dir)?;
         let (page, cfg) = (folder.path().join(name.file), folder.path().join("haproxy.cfg"));
@@ -134,9 +140,9 @@ fn verdict(name: &Name, content: &[u8], state_dir: &Path, include: &Path, checke
         Ok((folder, cfg))
     };
     let (folder, cfg) = lay_out().map_err(|error| error.to_string())?;
-    let words = match checker.check(&[include.to_owned(), cfg]) {
-        Ok(Verdict::Valid { warnings }) => warnings.join("\n"),
-        Ok(Verdict::Refused { output }) => output,
+    let words = match checker.check_files(&[include.to_owned(), cfg]) {
+        Ok(CheckResult::Valid { warnings }) => warnings.join("\n"),
+        Ok(CheckResult::Rejected { output }) => output,
         Err(error) => return Err(error.to_string()),
     };
     let ours = folder.path().display().to_string();
@@ -147,11 +153,11 @@ fn verdict(name: &Name, content: &[u8], state_dir: &Path, include: &Path, checke
 }
 
 /// Removes the copies of pages that are gone.
-fn sweep(copies: &Path, pages: &ErrorPages) -> Result<(), Error> {
-    let entries = fs::read_dir(copies).map_err(failed("list", copies))?.flatten();
+fn remove_stale_copies(copies: &Path, pages: &ErrorPages) -> Result<(), Error> {
+    let entries = fs::read_dir(copies).map_err(io_error("list", copies))?.flatten();
     let gone = |path: &PathBuf| !pages.files().any(|(name, _)| path.ends_with(name));
     for path in entries.map(|entry| entry.path()).filter(gone) {
-        fs::remove_file(&path).map_err(failed("remove", &path))?;
+        fs::remove_file(&path).map_err(io_error("remove", &path))?;
     }
     Ok(())
 }
@@ -159,21 +165,21 @@ fn sweep(copies: &Path, pages: &ErrorPages) -> Result<(), Error> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::render::error_pages::{BUILT_IN, Line};
-    use crate::test_support::{Place, checker};
+    use crate::render::error_pages::{BUILT_IN, HttpErrorLine};
+    use crate::test_support::{TempFiles, new_checker};
 
-    fn place() -> Place {
-        Place::of(&["pages", "conf.d", "state"])
+    fn place() -> TempFiles {
+        TempFiles::with_folders(&["pages", "conf.d", "state"])
     }
 
-    fn collected(place: &Place) -> ErrorPages {
+    fn collected(place: &TempFiles) -> ErrorPages {
         let [pages, state, include] = ["pages", "state", "conf.d"].map(|name| place.path(name));
-        collect(Some(&pages), &state, &include, &checker()).unwrap()
+        collect_error_pages(Some(&pages), &state, &include, &new_checker()).unwrap()
     }
 
     fn refused(pages: &ErrorPages) -> Vec<String> {
         let name = |file: &Path| file.file_name().unwrap().to_string_lossy().into_owned();
-        pages.refused.iter().map(|(file, reason)| format!("{}: {reason}", name(file))).collect()
+        pages.rejected.iter().map(|(file, reason)| format!("{}: {reason}", name(file))).collect()
     }
 
     fn files(pages: &ErrorPages) -> Vec<(&str, &str)> {
@@ -194,14 +200,14 @@ mod tests {
             (files(&pages), refused(&pages).len()),
             (vec![("404.html", "<p>nothing here"), ("421.json", "{}")], 0)
         );
-        let lines = pages.lines("/s");
+        let lines = pages.http_error_lines("/s");
         assert_eq!(lines.len(), BUILT_IN.len());
-        assert!(lines.contains(&Line {
+        assert!(lines.contains(&HttpErrorLine {
             status: 404,
             content_type: "\"text/html; charset=utf-8\"",
             body: "file /s/404.html".into()
         }));
-        assert_eq!(glimpse(Some(&place.path("pages")), &place.path("nowhere")), pages);
+        assert_eq!(read_error_pages_unchecked(Some(&place.path("pages")), &place.path("nowhere")), pages);
         fs::remove_file(place.path("pages/404.html")).unwrap();
         assert_eq!(files(&collected(&place)).len(), 1);
         assert!(!place.path("state/error-pages/404.html").exists());
@@ -213,12 +219,12 @@ mod tests {
         place.write("pages/503.html", "soon");
         place.write("pages/504.txt", "x".repeat(15_000));
         let good = collected(&place);
-        assert_eq!((good.files().count(), good.refused.len()), (2, 0));
+        assert_eq!((good.files().count(), good.rejected.len()), (2, 0));
         for (content, reason) in [(String::new(), "it is empty"), ("x".repeat(15_001), "longer than 15000 bytes")] {
             place.write("pages/503.html", content);
             let pages = collected(&place);
             assert_eq!(files(&pages), files(&good));
-            assert!(refused(&pages)[0].contains(reason), "{:?}", pages.refused);
+            assert!(refused(&pages)[0].contains(reason), "{:?}", pages.rejected);
         }
         fs::remove_file(place.path("pages/503.html")).unwrap();
         nix::unistd::mkfifo(&place.path("pages/503.html"), nix::sys::stat::Mode::S_IRWXU).unwrap();
@@ -233,7 +239,7 @@ mod tests {
         let pages = collected(&place);
         // By name, `504.html` comes before `504.txt`.
         assert_eq!(files(&pages).last(), Some(&("504.html", "x")));
-        assert_eq!(refused(&pages).len(), 4, "{:?}", pages.refused);
+        assert_eq!(refused(&pages).len(), 4, "{:?}", pages.rejected);
     }
 
     #[test]
@@ -244,10 +250,10 @@ mod tests {
         place.write("pages/503.html", "x".repeat(9_000));
         place.write("pages/504.html", "x".repeat(7_000));
         let pages = collected(&place);
-        assert_eq!(files(&pages).len(), 1, "{:?}", pages.refused);
-        assert!(refused(&pages).iter().all(|words| words.contains("buffer")), "{:?}", pages.refused);
+        assert_eq!(files(&pages).len(), 1, "{:?}", pages.rejected);
+        assert!(refused(&pages).iter().all(|words| words.contains("buffer")), "{:?}", pages.rejected);
         // What else is wrong with the operator's files is no page's fault.
         place.write("conf.d/global.cfg", "global\n    nonsense\n");
-        assert_eq!(collected(&place).refused.len(), 0);
+        assert_eq!(collected(&place).rejected.len(), 0);
     }
 }

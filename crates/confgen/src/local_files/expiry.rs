@@ -15,16 +15,16 @@ const SOON: i64 = 14 * DAY;
 #[derive(Clone, Debug, Default)]
 pub struct Expiry {
     /// By file: the certificate, and the day.
-    said: BTreeMap<PathBuf, (String, i64)>,
+    warned: BTreeMap<PathBuf, (String, i64)>,
 }
 
 /// The day since 1970, in UTC, of a time in Unix seconds.
-pub fn day(now: i64) -> i64 {
+pub fn day_of(now: i64) -> i64 {
     now.div_euclid(DAY)
 }
 
 /// The system's clock in Unix seconds.
-pub fn now() -> i64 {
+pub fn unix_now() -> i64 {
     let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
     i64::try_from(since.as_secs()).unwrap_or(i64::MAX)
 }
@@ -32,13 +32,13 @@ pub fn now() -> i64 {
 impl Expiry {
     /// What is to be said now (Unix seconds): a line for each certificate that has expired or will within 14 days, once
     /// a day.
-    pub fn warnings<'a>(&mut self, certificates: impl Iterator<Item = &'a Certificate>, now: i64) -> Vec<String> {
+    pub fn due_warnings<'a>(&mut self, certificates: impl Iterator<Item = &'a Certificate>, now: i64) -> Vec<String> {
         let mut warnings = Vec::new();
         let mut said = BTreeMap::new();
         for certificate in certificates {
             let Some(left) = certificate.not_after.map(|end| end - now).filter(|left| *left < SOON) else { continue };
-            let this = (certificate.fingerprint.clone(), day(now));
-            if self.said.get(&certificate.file) != Some(&this) && !said.contains_key(&certificate.file) {
+            let this = (certificate.fingerprint.clone(), day_of(now));
+            if self.warned.get(&certificate.file) != Some(&this) && !said.contains_key(&certificate.file) {
                 let file = certificate.file.display();
                 let when = match left {
                     ..0 => "has expired".to_owned(),
@@ -49,7 +49,7 @@ impl Expiry {
             }
             said.insert(certificate.file.clone(), this);
         }
-        self.said = said;
+        self.warned = said;
         warnings
     }
 }
@@ -65,7 +65,7 @@ mod tests {
         let end = 1_000 * DAY + 5;
         one.not_after = Some(end);
         let mut expiry = Expiry::default();
-        let mut at = |now: i64| expiry.warnings([&one, &one].into_iter(), now).join("; ");
+        let mut at = |now: i64| expiry.due_warnings([&one, &one].into_iter(), now).join("; ");
         assert_eq!(at(end - SOON), "");
         assert_eq!(at(end - SOON + 1), "certificate /certs/a.com.pem for a.com: expires in 13 days");
         assert_eq!(at(end - SOON + 2), "");
@@ -79,8 +79,8 @@ mod tests {
         let (mut old, mut new) = (certificate("a.com", "/state/a.pem"), certificate("a.com", "/state/a.pem"));
         (old.not_after, new.not_after) = (Some(10), Some(20));
         let mut expiry = Expiry::default();
-        assert_eq!(expiry.warnings([&old].into_iter(), 0).len(), 1);
-        assert_eq!(expiry.warnings([&new].into_iter(), 0).len(), 1);
-        assert_eq!(expiry.warnings([&new].into_iter(), 0).len(), 0);
+        assert_eq!(expiry.due_warnings([&old].into_iter(), 0).len(), 1);
+        assert_eq!(expiry.due_warnings([&new].into_iter(), 0).len(), 1);
+        assert_eq!(expiry.due_warnings([&new].into_iter(), 0).len(), 0);
     }
 }

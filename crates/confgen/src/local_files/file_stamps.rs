@@ -41,10 +41,10 @@ type Time = (i64, i64);
 
 impl FileStamps {
     /// Looks at the paths. `last` is the look before, and `now` the system's clock.
-    pub fn of(paths: impl Iterator<Item = PathBuf>, last: &Self, now: SystemTime) -> Self {
+    pub fn read_paths(paths: impl Iterator<Item = PathBuf>, last: &Self, now: SystemTime) -> Self {
         let stamp = |path: PathBuf| {
             let known = last.0.get(&path).and_then(|stamp| stamp.as_ref().ok());
-            let stamp = fs::metadata(&path).map(|found| Stamp::of(&path, &found, known, now));
+            let stamp = fs::metadata(&path).map(|found| Stamp::read(&path, &found, known, now));
             let stamp = stamp.map_err(|error| error.kind());
             (path, stamp)
         };
@@ -55,13 +55,13 @@ impl FileStamps {
 }
 
 impl Stamp {
-    fn of(path: &Path, found: &Metadata, known: Option<&Self>, now: SystemTime) -> Self {
-        let state = State::of(found);
+    fn read(path: &Path, found: &Metadata, known: Option<&Self>, now: SystemTime) -> Self {
+        let state = State::from_metadata(found);
         let is_known = known.is_some_and(|known| known.state == state);
         let content = match known {
             // Its time of change is trusted once the next change is sure to have another one.
             Some(known) if is_known && !is_recent(found, now) => known.content,
-            _ if is_recent(found, now) => digest(path, found),
+            _ if is_recent(found, now) => digest_content(path, found),
             _ => None,
         };
         Self { state, content }
@@ -69,7 +69,7 @@ impl Stamp {
 }
 
 impl State {
-    fn of(found: &Metadata) -> Self {
+    fn from_metadata(found: &Metadata) -> Self {
         let times = || (found.len(), (found.mtime(), found.mtime_nsec()), (found.ctime(), found.ctime_nsec()));
         Self {
             device: found.dev(),
@@ -89,7 +89,7 @@ fn is_recent(found: &Metadata, now: SystemTime) -> bool {
 }
 
 /// None for a file that can't be read, or is long: nobody writes that twice within a tick.
-fn digest(path: &Path, found: &Metadata) -> Option<[u8; 20]> {
+fn digest_content(path: &Path, found: &Metadata) -> Option<[u8; 20]> {
     if !found.is_file() {
         return None;
     }
@@ -126,7 +126,7 @@ mod tests {
 
         /// Whether a look sees something else than the one before.
         fn is_other(&mut self) -> bool {
-            let new = FileStamps::of([self.path("file")].into_iter(), &self.last, self.now);
+            let new = FileStamps::read_paths([self.path("file")].into_iter(), &self.last, self.now);
             std::mem::replace(&mut self.last, new.clone()) != new
         }
 
@@ -200,7 +200,7 @@ mod tests {
         let before = stamps.clone();
         File::options().write(true).open(seen.dir.path().join("file")).unwrap().write_all(b"two").unwrap();
         for (path, stamp) in before {
-            let state = State::of(&fs::metadata(&path).unwrap());
+            let state = State::from_metadata(&fs::metadata(&path).unwrap());
             let Ok(Stamp { content, .. }) = stamp else { panic!() };
             stamps.insert(path, Ok(Stamp { state, content }));
         }

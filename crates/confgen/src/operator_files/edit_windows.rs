@@ -10,7 +10,7 @@ const FORGOTTEN_AFTER: Duration = Duration::from_secs(60);
 
 /// One time that lines of somebody else's stood in a filled file.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Stood {
+pub struct EditWindow {
     /// The file, as HAProxy reads it.
     pub path: PathBuf,
     /// When they were saved.
@@ -19,18 +19,18 @@ pub struct Stood {
     pub until: SystemTime,
 }
 
-impl Stood {
+impl EditWindow {
     /// Whether a HAProxy that was born then, or up to a second sooner, may have read them.
-    fn met(&self, born: SystemTime) -> bool {
+    fn covers_start(&self, born: SystemTime) -> bool {
         self.from <= born && born <= self.until + SECOND
     }
 }
 
 /// The file that a HAProxy may have read so, which was born then at the latest. What can't be any later one's fault is
 /// forgotten.
-pub fn met(stood: &mut Vec<Stood>, born: SystemTime, now: SystemTime) -> Option<PathBuf> {
-    stood.retain(|it| it.met(born) || now <= it.until + FORGOTTEN_AFTER);
-    stood.iter().find(|it| it.met(born)).map(|it| it.path.clone())
+pub fn find_suspect(stood: &mut Vec<EditWindow>, born: SystemTime, now: SystemTime) -> Option<PathBuf> {
+    stood.retain(|it| it.covers_start(born) || now <= it.until + FORGOTTEN_AFTER);
+    stood.iter().find(|it| it.covers_start(born)).map(|it| it.path.clone())
 }
 
 #[cfg(test)]
@@ -40,7 +40,7 @@ mod tests {
     #[test]
     fn a_haproxy_that_was_born_meanwhile_is_suspected_and_no_other() {
         let at = |tenths: u64| SystemTime::UNIX_EPOCH + Duration::from_millis(tenths * 100);
-        let one = Stood { path: "/mine.cfg".into(), from: at(100), until: at(105) };
+        let one = EditWindow { path: "/mine.cfg".into(), from: at(100), until: at(105) };
         for (born, now, is_met, is_kept) in [
             (50, 105, false, true),
             // A later one may still be found to have been born by then.
@@ -54,7 +54,7 @@ mod tests {
             (116, 706, false, false),
         ] {
             let mut stood = vec![one.clone()];
-            assert_eq!(met(&mut stood, at(born), at(now)).is_some(), is_met, "born {born}, now {now}");
+            assert_eq!(find_suspect(&mut stood, at(born), at(now)).is_some(), is_met, "born {born}, now {now}");
             assert_eq!(!stood.is_empty(), is_kept, "born {born}, now {now}");
         }
     }

@@ -11,16 +11,16 @@ use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
 
 use discovery::{Profile, ServiceId};
-use haproxy::config::{SECTIONS, Word, words_with};
+use haproxy::config::{ConfigWord, SECTIONS, tokenize_with};
 
 use crate::desired::names::PREVIEW;
-use crate::desired::names::service;
+use crate::desired::names::parse_section;
 use addresses::{Bound, parse_bound};
-use references::{Part, references};
+use references::{Part, find_references};
 
-pub use conflicts::Taken;
+pub use conflicts::OwnEndpoints;
 
-use crate::desired::Holdings;
+use crate::desired::HeldNames;
 
 /// Environment variables by name.
 pub type Environment = BTreeMap<String, String>;
@@ -29,7 +29,7 @@ pub type Environment = BTreeMap<String, String>;
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct OperatorConfig {
     /// First words of their `global` lines.
-    pub global: BTreeSet<String>,
+    pub global_keywords: BTreeSet<String>,
     /// The user that HAProxy becomes, as a `bind` line names it: `user haproxy`, or `uid 107`.
     pub user: Option<String>,
     /// The directory that HAProxy locks itself into.
@@ -37,13 +37,13 @@ pub struct OperatorConfig {
     /// The most connections of clients at a time, if a `global` line says so.
     pub maxconn: Option<u64>,
     /// The reasons why confgen does not take the files, by file and line. Empty if it takes them.
-    pub refused: Vec<String>,
+    pub conflicts: Vec<String>,
     /// Their named `defaults`.
     pub profiles: Vec<Profile>,
     /// Those of them that say something of servers (`default-server`), themselves or by what they are taken `from`.
     pub server_profiles: BTreeSet<Profile>,
     /// Services whose sections they may name: what only looks like one is among them.
-    pub mentions: BTreeSet<ServiceId>,
+    pub mentioned_services: BTreeSet<ServiceId>,
     /// What could not be understood, and what became of it.
     pub remarks: Vec<String>,
     /// Their sections, but for `global` and `defaults`.
@@ -51,64 +51,64 @@ pub struct OperatorConfig {
     /// The addresses and sockets that they listen on.
     listeners: Vec<Listener>,
     /// Their `global` lines.
-    directives: Vec<(Spot, Vec<String>)>,
+    directives: Vec<(SourceLine, Vec<String>)>,
     /// The sections of services that they name.
     references: Vec<Reference>,
 }
 
 /// A line of a file. It is shown as `mine.cfg:3: \`bind :80\` in \`frontend web\``.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub(crate) struct Spot {
+pub(crate) struct SourceLine {
     /// `mine.cfg:3`.
-    at: String,
+    place: String,
     /// The line's first words.
-    line: String,
+    text: String,
     /// The section that it stands in, `frontend web`; empty for the line that opens one.
     section: String,
     /// It stands between `.if` and `.endif`.
     is_conditional: bool,
 }
 
-impl Spot {
+impl SourceLine {
     /// The line and its section: `\`bind :80\` in \`frontend web\``.
-    fn words(&self) -> String {
-        let Self { line, section, .. } = self;
+    fn quote_with_section(&self) -> String {
+        let Self { text: line, section, .. } = self;
         if section.is_empty() { format!("`{line}`") } else { format!("`{line}` in `{section}`") }
     }
 
     /// For the middle of a sentence: `mine.cfg:3 (\`bind :80\` in \`frontend web\`)`.
-    fn cited(&self) -> String {
-        format!("{} ({})", self.at, self.words())
+    fn to_citation(&self) -> String {
+        format!("{} ({})", self.place, self.quote_with_section())
     }
 }
 
-impl fmt::Display for Spot {
+impl fmt::Display for SourceLine {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}: {}", self.at, self.words())
+        write!(f, "{}: {}", self.place, self.quote_with_section())
     }
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Section {
-    spot: Spot,
+    source: SourceLine,
     kind: String,
     name: String,
 }
 
 impl Section {
     /// The service's section that can't be beside this one.
-    fn claimed(&self) -> &str {
+    fn service_section(&self) -> &str {
         self.name.split_once(PREVIEW).map_or(self.name.as_str(), |(own, _)| own)
     }
 }
 
-fn is_proxy(kind: &str) -> bool {
+fn is_proxy_kind(kind: &str) -> bool {
     ["frontend", "backend", "listen"].contains(&kind)
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Listener {
-    spot: Spot,
+    source: SourceLine,
     bound: Bound,
     /// `v6only`.
     is_v6_only: bool,
@@ -122,25 +122,25 @@ pub(crate) struct Listener {
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Reference {
-    spot: Spot,
+    source: SourceLine,
     section: String,
     part: Part,
 }
 
 /// A section that lines of the operator's name.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Named {
+pub struct ReferencedSection {
     /// The lines: `mine.cfg:3`.
-    pub at: Vec<String>,
+    pub places: Vec<String>,
     /// One of them names its stick table.
     pub has_table: bool,
     /// One of them sends requests there.
-    pub is_led_to: bool,
+    pub gets_requests: bool,
 }
 
 /// The section that a line stands in, and where.
 #[derive(Clone, Copy)]
-struct Place<'a> {
+struct LineContext<'a> {
     file: &'a str,
     line: usize,
     kind: &'a str,
@@ -149,56 +149,56 @@ struct Place<'a> {
 }
 
 /// A line shown in a message is cut here.
-const SHOWN: usize = 80;
+const LONGEST_QUOTE: usize = 80;
 
-impl Place<'_> {
-    fn says(&self, words: &str) -> String {
+impl LineContext<'_> {
+    fn format_remark(&self, words: &str) -> String {
         format!("{}:{}: {words}", self.file, self.line)
     }
 
     /// This line, of which `words` are the first.
-    fn spot(&self, words: &[&str]) -> Spot {
-        let line: String = words.join(" ").chars().take(SHOWN).collect();
+    fn to_source_line(&self, words: &[&str]) -> SourceLine {
+        let line: String = words.join(" ").chars().take(LONGEST_QUOTE).collect();
         let at = format!("{}:{}", self.file, self.line);
         let section = format!("{} {}", self.kind, self.name).trim().to_owned();
-        Spot { at, line, section, is_conditional: self.is_conditional }
+        SourceLine { place: at, text: line, section, is_conditional: self.is_conditional }
     }
 }
 
 impl OperatorConfig {
     /// Reads the files, each with its name, in the order HAProxy reads them, without an environment.
     #[cfg(test)]
-    pub fn of<'a>(files: impl IntoIterator<Item = (&'a str, &'a str)>) -> Self {
-        Self::read(files, &Environment::new())
+    pub fn from_texts<'a>(files: impl IntoIterator<Item = (&'a str, &'a str)>) -> Self {
+        Self::parse_files(files, &Environment::new())
     }
 
     /// Reads the files, each with its name, in the order HAProxy reads them. `environment` is the one that `haproxy -c` has;
     /// a variable that is missing there may still have a value for the HAProxy that serves.
-    pub fn read<'a>(files: impl IntoIterator<Item = (&'a str, &'a str)>, environment: &Environment) -> Self {
+    pub fn parse_files<'a>(files: impl IntoIterator<Item = (&'a str, &'a str)>, environment: &Environment) -> Self {
         let mut operator = Self::default();
         let mut environment = environment.clone();
         for (file, text) in files {
-            operator.read_file(file, text, &mut environment);
+            operator.parse_file(file, text, &mut environment);
         }
         let own: BTreeSet<String> = operator.sections.iter().map(|section| section.name.clone()).collect();
-        operator.mentions.retain(|id| !own.contains(&id.to_string()));
+        operator.mentioned_services.retain(|id| !own.contains(&id.to_string()));
         operator
     }
 
     /// Refuses what the files take of confgen's. `real` gives the place to which a path leads.
-    pub fn refuse_conflicts(&mut self, taken: &Taken, real: &dyn Fn(&Path) -> PathBuf) {
-        self.refused = conflicts::conflicts(self, taken, real);
+    pub fn detect_conflicts(&mut self, taken: &OwnEndpoints, real: &dyn Fn(&Path) -> PathBuf) {
+        self.conflicts = conflicts::find_conflicts(self, taken, real);
     }
 
     /// Says what the files take of services that had it first. What they had when they were taken last, as `before`, is theirs.
-    pub fn late_claims(&self, before: &Self, held: &Holdings) -> Vec<String> {
-        conflicts::late_claims(self, before, held)
+    pub fn find_late_claims(&self, before: &Self, held: &HeldNames) -> Vec<String> {
+        conflicts::find_late_claims(self, before, held)
     }
 
     /// The TCP ports that the files bind, each with the line.
-    pub fn ports(&self) -> impl Iterator<Item = (RangeInclusive<u16>, String)> {
+    pub fn tcp_ports(&self) -> impl Iterator<Item = (RangeInclusive<u16>, String)> {
         let tcp = |it: &Listener| match &it.bound {
-            Bound::Tcp(_, ports) if it.namespace.is_none() => Some((ports.clone(), it.spot.cited())),
+            Bound::Tcp(_, ports) if it.namespace.is_none() => Some((ports.clone(), it.source.to_citation())),
             _ => None,
         };
         self.listeners.iter().filter_map(tcp)
@@ -206,36 +206,36 @@ impl OperatorConfig {
 
     /// The names that no section of a service can have, each with the line that has it. A preview's name is its service's.
     /// From HAProxy 3.3 on, a frontend and a backend can't share a name, so each kind of section counts.
-    pub fn proxies(&self) -> BTreeMap<String, String> {
-        let proxies = self.sections.iter().filter(|section| is_proxy(&section.kind));
-        proxies.map(|section| (section.claimed().to_owned(), section.spot.cited())).collect()
+    pub fn reserved_sections(&self) -> BTreeMap<String, String> {
+        let proxies = self.sections.iter().filter(|section| is_proxy_kind(&section.kind));
+        proxies.map(|section| (section.service_section().to_owned(), section.source.to_citation())).collect()
     }
 
     /// The sections of services that the files name, and don't have themselves.
-    pub fn named(&self) -> BTreeMap<String, Named> {
-        let mut named: BTreeMap<String, Named> = BTreeMap::new();
-        for reference in self.references.iter().filter(|it| !self.has_own(&it.section)) {
+    pub fn referenced_sections(&self) -> BTreeMap<String, ReferencedSection> {
+        let mut named: BTreeMap<String, ReferencedSection> = BTreeMap::new();
+        for reference in self.references.iter().filter(|it| !self.has_section(&it.section)) {
             let section = named.entry(reference.section.clone()).or_default();
-            if !section.at.contains(&reference.spot.at) {
-                section.at.push(reference.spot.at.clone());
+            if !section.places.contains(&reference.source.place) {
+                section.places.push(reference.source.place.clone());
             }
             section.has_table |= reference.part == Part::Table;
-            section.is_led_to |= reference.part == Part::Route;
+            section.gets_requests |= reference.part == Part::Route;
         }
         named
     }
 
     /// True if one of the sections has this name.
-    fn has_own(&self, name: &str) -> bool {
+    fn has_section(&self, name: &str) -> bool {
         self.sections.iter().any(|section| section.name == name)
     }
 
-    fn read_file(&mut self, file: &str, text: &str, environment: &mut Environment) {
+    fn parse_file(&mut self, file: &str, text: &str, environment: &mut Environment) {
         // A file begins in no section.
         let (mut kind, mut name) = (String::new(), String::new());
         let (mut conditional, mut depth) = (None, 0_usize);
         for (line, text) in (1..).zip(text.lines()) {
-            let words = words_with(text, &|name| environment.get(name).cloned());
+            let words = tokenize_with(text, &|name| environment.get(name).cloned());
             let Some(first) = words.first() else { continue };
             match first.text.as_str() {
                 ".if" => depth += 1,
@@ -243,14 +243,18 @@ impl OperatorConfig {
                 _ => {}
             }
             conditional = conditional.or((first.text == ".if").then_some(line));
-            self.mentions.extend(words.iter().flat_map(|word| mentioned(&word.text)));
+            self.mentioned_services.extend(words.iter().flat_map(|word| services_in_word(&word.text)));
             let is_conditional = depth > 0;
             if SECTIONS.contains(&first.text.as_str()) {
                 kind = first.text.clone();
                 name = words.get(1).map(|word| word.text.clone()).unwrap_or_default();
-                self.open(Place { file, line, kind: &kind, name: &name, is_conditional }, &words);
+                self.open_section(LineContext { file, line, kind: &kind, name: &name, is_conditional }, &words);
             } else {
-                self.line(Place { file, line, kind: &kind, name: &name, is_conditional }, &words, environment);
+                self.parse_line(
+                    LineContext { file, line, kind: &kind, name: &name, is_conditional },
+                    &words,
+                    environment,
+                );
             }
         }
         if let Some(line) = conditional {
@@ -259,74 +263,79 @@ impl OperatorConfig {
         }
     }
 
-    fn open(&mut self, place: Place, words: &[Word]) {
-        let Place { kind, name, .. } = place;
-        if words.get(1).is_some_and(|word| word.is_open) {
-            self.remarks
-                .push(place.says("the section's name comes from the environment: it is compared with no other"));
+    fn open_section(&mut self, place: LineContext, words: &[ConfigWord]) {
+        let LineContext { kind, name, .. } = place;
+        if words.get(1).is_some_and(|word| word.has_unknown_variable) {
+            self.remarks.push(
+                place.format_remark("the section's name comes from the environment: it is compared with no other"),
+            );
         } else if kind == "defaults" && name != "from" {
             self.profiles.extend(name.parse::<Profile>().ok());
             if let [_, _, from, base] = words
                 && from.text == "from"
-                && (base.is_open || base.text.parse().is_ok_and(|base| self.server_profiles.contains(&base)))
+                && (base.has_unknown_variable
+                    || base.text.parse().is_ok_and(|base| self.server_profiles.contains(&base)))
             {
-                self.tune_servers(name);
+                self.mark_server_profile(name);
             }
         } else if !["global", "defaults"].contains(&kind) {
-            let spot = Spot { section: String::new(), ..place.spot(&[kind, name]) };
-            self.sections.push(Section { spot, kind: kind.to_owned(), name: name.to_owned() });
+            let spot = SourceLine { section: String::new(), ..place.to_source_line(&[kind, name]) };
+            self.sections.push(Section { source: spot, kind: kind.to_owned(), name: name.to_owned() });
         }
     }
 
-    fn line(&mut self, place: Place, words: &[Word], environment: &mut Environment) {
+    fn parse_line(&mut self, place: LineContext, words: &[ConfigWord], environment: &mut Environment) {
         let texts: Vec<&str> = words.iter().map(|word| word.text.as_str()).collect();
-        for (section, part) in references(words) {
-            let spot = place.spot(texts.get(..2).unwrap_or(&texts));
-            self.references.push(Reference { spot, section, part });
+        for (section, part) in find_references(words) {
+            let spot = place.to_source_line(texts.get(..2).unwrap_or(&texts));
+            self.references.push(Reference { source: spot, section, part });
         }
         match (place.kind, texts.as_slice()) {
             ("global", ["stats", "socket", address, options @ ..]) => {
-                self.listen(place, &["stats", "socket", address], address, options);
+                self.add_listeners(place, &["stats", "socket", address], address, options);
             }
             ("global", [keyword, ..]) => {
                 set_variables(environment, words);
-                self.directives.push((place.spot(&texts), texts.iter().map(|text| (*text).to_owned()).collect()));
-                self.global(place, keyword, words.get(1..).unwrap_or_default());
+                self.directives
+                    .push((place.to_source_line(&texts), texts.iter().map(|text| (*text).to_owned()).collect()));
+                self.parse_global_line(place, keyword, words.get(1..).unwrap_or_default());
             }
             ("peers", ["peer" | "server", name, address, options @ ..]) => {
                 let before = self.listeners.len();
-                self.listen(place, &["peer", name, address], address, options);
+                self.add_listeners(place, &["peer", name, address], address, options);
                 self.listeners.iter_mut().skip(before).for_each(|listener| listener.is_peer = true);
             }
-            ("defaults", ["default-server", ..]) => self.tune_servers(place.name),
-            (_, ["bind", addresses, options @ ..]) => self.listen(place, &["bind", addresses], addresses, options),
+            ("defaults", ["default-server", ..]) => self.mark_server_profile(place.name),
+            (_, ["bind", addresses, options @ ..]) => {
+                self.add_listeners(place, &["bind", addresses], addresses, options)
+            }
             _ => {}
         }
     }
 
-    fn global(&mut self, place: Place, keyword: &str, values: &[Word]) {
-        self.global.insert(keyword.to_owned());
+    fn parse_global_line(&mut self, place: LineContext, keyword: &str, values: &[ConfigWord]) {
+        self.global_keywords.insert(keyword.to_owned());
         if keyword == "maxconn" {
-            self.maxconn = values.first().and_then(Word::known).and_then(|most| most.parse().ok());
+            self.maxconn = values.first().and_then(ConfigWord::known_text).and_then(|most| most.parse().ok());
         }
         if !["user", "uid", "chroot"].contains(&keyword) {
             return;
         }
         // It goes into lines of confgen's own.
         let plain = |text: &&str| text.chars().all(|c| c.is_ascii_alphanumeric() || "_-./".contains(c));
-        match (keyword, values.first().and_then(Word::known).filter(plain)) {
+        match (keyword, values.first().and_then(ConfigWord::known_text).filter(plain)) {
             ("chroot", Some(directory)) => self.chroot = Some(directory.to_owned()),
             (_, Some(who)) => self.user = Some(format!("{keyword} {who}")),
-            (_, None) => self.remarks.push(place.says(&format!("which `{keyword}` it is only HAProxy knows"))),
+            (_, None) => self.remarks.push(place.format_remark(&format!("which `{keyword}` it is only HAProxy knows"))),
         }
     }
 
-    fn tune_servers(&mut self, profile: &str) {
+    fn mark_server_profile(&mut self, profile: &str) {
         self.server_profiles.extend(profile.parse::<Profile>().ok());
     }
 
     /// Takes in a line that binds these addresses, separated by commas.
-    fn listen(&mut self, place: Place, line: &[&str], addresses: &str, options: &[&str]) {
+    fn add_listeners(&mut self, place: LineContext, line: &[&str], addresses: &str, options: &[&str]) {
         let option = |name: &str| {
             let at = options.iter().position(|option| *option == name)?;
             options.get(at + 1).map(|value| (*value).to_owned())
@@ -335,10 +344,10 @@ impl OperatorConfig {
             let bound = parse_bound(address);
             if bound == Bound::Unknown {
                 let words = format!("which port `{address}` is only HAProxy knows: it is kept from no service");
-                self.remarks.push(place.says(&words));
+                self.remarks.push(place.format_remark(&words));
             }
             self.listeners.push(Listener {
-                spot: place.spot(line),
+                source: place.to_source_line(line),
                 bound,
                 is_v6_only: options.contains(&"v6only"),
                 interface: option("interface"),
@@ -350,17 +359,17 @@ impl OperatorConfig {
 }
 
 /// Follows the `global` lines that change the environment of the lines behind them.
-fn set_variables(environment: &mut Environment, words: &[Word]) {
+fn set_variables(environment: &mut Environment, words: &[ConfigWord]) {
     let (Some(keyword), names) = (words.first(), words.get(1..).unwrap_or_default()) else { return };
     match (keyword.text.as_str(), names) {
         ("setenv", [name, value, ..]) => {
-            if value.is_open {
+            if value.has_unknown_variable {
                 environment.remove(&name.text);
             } else {
                 environment.insert(name.text.clone(), value.text.clone());
             }
         }
-        ("presetenv", [name, value, ..]) if !value.is_open => {
+        ("presetenv", [name, value, ..]) if !value.has_unknown_variable => {
             environment.entry(name.text.clone()).or_insert_with(|| value.text.clone());
         }
         ("unsetenv", names) => names.iter().for_each(|name| _ = environment.remove(&name.text)),
@@ -369,9 +378,9 @@ fn set_variables(environment: &mut Environment, words: &[Word]) {
 }
 
 /// What in a word may be the section of a service: `http-shop`, also in `nbsrv(http-shop)`.
-fn mentioned(word: &str) -> impl Iterator<Item = ServiceId> + '_ {
+fn services_in_word(word: &str) -> impl Iterator<Item = ServiceId> + '_ {
     let parts = word.split(|c: char| !(c.is_ascii_alphanumeric() || "_.-".contains(c)));
-    parts.filter_map(service)
+    parts.filter_map(parse_section)
 }
 
 #[cfg(test)]
@@ -379,11 +388,11 @@ mod tests {
     use super::*;
 
     fn of(text: &str) -> OperatorConfig {
-        OperatorConfig::of([("mine.cfg", text)])
+        OperatorConfig::from_texts([("mine.cfg", text)])
     }
 
     fn ports(operator: &OperatorConfig) -> Vec<String> {
-        operator.ports().map(|(ports, by)| format!("{}-{} {by}", ports.start(), ports.end())).collect()
+        operator.tcp_ports().map(|(ports, by)| format!("{}-{} {by}", ports.start(), ports.end())).collect()
     }
 
     #[test]
@@ -416,7 +425,7 @@ fcgi-app php
     log-stderr global
 backend mine # not discovered
 ");
-        assert_eq!(operator.global.iter().collect::<Vec<_>>(), ["chroot", "log", "maxconn", "user"]);
+        assert_eq!(operator.global_keywords.iter().collect::<Vec<_>>(), ["chroot", "log", "maxconn", "user"]);
         assert_eq!(operator.maxconn, Some(10_000));
         assert_eq!(operator.user.as_deref(), Some("user haproxy"));
         assert_eq!(operator.chroot.as_deref(), Some("/var/lib/haproxy"));
@@ -430,9 +439,9 @@ backend mine # not discovered
             "1024-1024 mine.cfg:24 (`peer a 10.0.0.1:1024` in `peers us`)",
         ];
         assert_eq!(ports(&operator), bound);
-        let mentions: Vec<_> = operator.mentions.iter().map(ToString::to_string).collect();
+        let mentions: Vec<_> = operator.mentioned_services.iter().map(ToString::to_string).collect();
         assert_eq!(mentions, ["http-shop", "tcp-db"]);
-        assert_eq!((operator.refused.len(), operator.remarks.len()), (0, 0), "{operator:?}");
+        assert_eq!((operator.conflicts.len(), operator.remarks.len()), (0, 0), "{operator:?}");
     }
 
     #[test]
@@ -447,10 +456,10 @@ backend http-own
 backend tcp-db:preview-blue
 ");
         let at = ["mine.cfg:3", "mine.cfg:4", "mine.cfg:5"].map(str::to_owned).into();
-        let named = Named { at, has_table: true, is_led_to: true };
-        assert_eq!(operator.named(), [("http-shop".to_owned(), named)].into());
-        assert!(!operator.mentions.contains(&service("http-own").unwrap()), "it is the operator's own");
-        let proxies = operator.proxies();
+        let named = ReferencedSection { places: at, has_table: true, gets_requests: true };
+        assert_eq!(operator.referenced_sections(), [("http-shop".to_owned(), named)].into());
+        assert!(!operator.mentioned_services.contains(&parse_section("http-own").unwrap()), "it is the operator's own");
+        let proxies = operator.reserved_sections();
         assert_eq!(proxies["http-own"], "mine.cfg:7 (`backend http-own`)");
         assert_eq!(
             proxies.keys().collect::<Vec<_>>(),
@@ -474,8 +483,8 @@ global
 frontend c
     bind \"*:${OTHER}\"
 ";
-        let operator = OperatorConfig::read([("mine.cfg", text)], &environment);
-        let known: Vec<_> = operator.ports().map(|(ports, _)| *ports.start()).collect();
+        let operator = OperatorConfig::parse_files([("mine.cfg", text)], &environment);
+        let known: Vec<_> = operator.tcp_ports().map(|(ports, _)| *ports.start()).collect();
         assert_eq!(known, [8001, 8002], "80010 is no port");
         assert_eq!(operator.remarks.len(), 2, "{:?}", operator.remarks);
     }
@@ -497,8 +506,8 @@ frontend b
         assert!(operator.remarks[0].starts_with("mine.cfg:1: the section's name comes from the environment"));
         assert!(operator.remarks[1].starts_with("mine.cfg:3: which port `127.0.0.1:${PORT}` is"));
         assert!(operator.remarks[3].starts_with("mine.cfg:5: whether a conditional holds"));
-        let known: Vec<_> = operator.ports().map(|(ports, _)| *ports.start()).collect();
+        let known: Vec<_> = operator.tcp_ports().map(|(ports, _)| *ports.start()).collect();
         assert_eq!(known, [8001, 8002]);
-        assert!(operator.global.contains("log"), "the operator's line may stand: ours would log twice");
+        assert!(operator.global_keywords.contains("log"), "the operator's line may stand: ours would log twice");
     }
 }

@@ -6,9 +6,9 @@ use std::io::Write;
 use std::path::{Path, PathBuf};
 
 use discovery::{Kind, ServiceId};
-use haproxy::check::{Checker, Verdict};
+use haproxy::check::{CheckResult, Checker};
 
-use crate::desired::names::service;
+use crate::desired::names::parse_section;
 use crate::operator_files::OperatorFiles;
 use crate::operator_files::parse::OperatorConfig;
 
@@ -36,7 +36,7 @@ pub enum Rejection {
 
 impl Rejection {
     /// The reason alone.
-    pub fn words(&self) -> &str {
+    pub fn reason(&self) -> &str {
         let (Self::Haproxy(words) | Self::Confgen(words)) = self;
         words.trim()
     }
@@ -48,7 +48,7 @@ impl fmt::Display for Rejection {
             Self::Haproxy(_) => "HAProxy",
             Self::Confgen(_) => "confgen",
         };
-        write!(f, "{program} refuses the operator's own files, mend them first: {}", self.words())
+        write!(f, "{program} refuses the operator's own files, mend them first: {}", self.reason())
     }
 }
 
@@ -58,65 +58,70 @@ impl Validator<'_> {
     /// HAProxy refuses to check nothing at all: it is given the least that is something, with an empty section for each
     /// service that the files may name. Where that won't do, since they need more of the generated file, the one that lies
     /// there is tried.
-    pub fn operators(&self, include: &OperatorFiles, files: &[PathBuf]) -> anyhow::Result<OperatorVerdict> {
-        if !include.operator.refused.is_empty() {
-            return Ok(Err(Rejection::Confgen(include.operator.refused.join("; "))));
+    pub fn validate_operator_files(
+        &self,
+        include: &OperatorFiles,
+        files: &[PathBuf],
+    ) -> anyhow::Result<OperatorVerdict> {
+        if !include.config.conflicts.is_empty() {
+            return Ok(Err(Rejection::Confgen(include.config.conflicts.join("; "))));
         }
-        let least = self.least(&include.operator)?;
-        let with = |last: &Path| self.checker.check(&[files, &[last.to_owned()]].concat());
+        let least = self.write_minimal_config(&include.config)?;
+        let with = |last: &Path| self.checker.check_files(&[files, &[last.to_owned()]].concat());
         let output = match with(least.path())? {
-            Verdict::Valid { warnings } => return Ok(Ok(own_warnings(&warnings))),
-            Verdict::Refused { output } => output,
+            CheckResult::Valid { warnings } => return Ok(Ok(normalize_warnings(&warnings))),
+            CheckResult::Rejected { output } => output,
         };
         if self.cfg.exists()
-            && let Verdict::Valid { warnings } = with(self.cfg)?
+            && let CheckResult::Valid { warnings } = with(self.cfg)?
         {
-            return Ok(Ok(own_warnings(&warnings)));
+            return Ok(Ok(normalize_warnings(&warnings)));
         }
-        Ok(Err(Rejection::Haproxy(alerts(&output))))
+        Ok(Err(Rejection::Haproxy(join_alerts(&output))))
     }
 
     /// Which of these files HAProxy refuses as they would be filled, each staged in another place.
-    pub fn filled(
+    pub fn validate_filled_files(
         &self,
         include: &OperatorFiles,
         staged: &BTreeMap<PathBuf, PathBuf>,
     ) -> anyhow::Result<BTreeMap<PathBuf, String>> {
         let mut refused = BTreeMap::new();
         for (path, place) in staged {
-            let files = each(include, &[(path.clone(), place.clone())].into());
-            if let Err(rejection) = self.operators(include, &files)? {
-                refused.insert(path.clone(), named(rejection.words(), place, path));
+            let files = list_with_staged(include, &[(path.clone(), place.clone())].into());
+            if let Err(rejection) = self.validate_operator_files(include, &files)? {
+                refused.insert(path.clone(), replace_staged_name(rejection.reason(), place, path));
             }
         }
         Ok(refused)
     }
 
-    fn least(&self, operator: &OperatorConfig) -> anyhow::Result<tempfile::NamedTempFile> {
-        let mut file = tempfile::Builder::new().prefix(LEAST).tempfile_in(self.state_dir)?;
+    fn write_minimal_config(&self, operator: &OperatorConfig) -> anyhow::Result<tempfile::NamedTempFile> {
+        let mut file = tempfile::Builder::new().prefix(MINIMAL_CONFIG).tempfile_in(self.state_dir)?;
         let timeouts = "timeout client 1s\n    timeout connect 1s\n    timeout server 1s";
         writeln!(file, "defaults\n    mode http\n    {timeouts}\nfrontend confgen-check\n    bind 127.0.0.1:1")?;
         // Only the kind of a service is known here.
-        file.write_all(stubs(operator, &|id| id.kind == Kind::Tcp, &|_| false).as_bytes())?;
+        file.write_all(render_stub_backends(operator, &|id| id.kind == Kind::Tcp, &|_| false).as_bytes())?;
         Ok(file)
     }
 }
 
 /// Files that are only tried; one that a killed confgen left is swept away as they are.
-const LEAST: &str = ".trial-least.";
+const MINIMAL_CONFIG: &str = ".trial-least.";
 
 /// Empty sections for all that the files may name. `is_tcp` says which services carry TCP, `is_there` which sections have no
 /// need of one.
-pub fn stubs(
+pub fn render_stub_backends(
     operator: &OperatorConfig,
     is_tcp: &dyn Fn(&ServiceId) -> bool,
     is_there: &dyn Fn(&str) -> bool,
 ) -> String {
-    let mut sections: BTreeMap<String, bool> = operator.mentions.iter().map(|id| (id.to_string(), false)).collect();
-    sections.extend(operator.named().into_iter().map(|(name, named)| (name, named.has_table)));
+    let mut sections: BTreeMap<String, bool> =
+        operator.mentioned_services.iter().map(|id| (id.to_string(), false)).collect();
+    sections.extend(operator.referenced_sections().into_iter().map(|(name, named)| (name, named.has_table)));
     let mut text = String::new();
     for (name, has_table) in sections.into_iter().filter(|(name, _)| !is_there(name)) {
-        let mode = if service(&name).is_some_and(|id| is_tcp(&id)) { "tcp" } else { "http" };
+        let mode = if parse_section(&name).is_some_and(|id| is_tcp(&id)) { "tcp" } else { "http" };
         let table = if has_table { STUB_TABLE } else { "" };
         text += &format!("backend {name}\n    mode {mode}\n{table}");
     }
@@ -127,43 +132,43 @@ pub fn stubs(
 const STUB_TABLE: &str = "    stick-table type ipv6 size 100k expire 30m\n";
 
 /// The operator's files one by one, some of them in other places.
-pub fn each(include: &OperatorFiles, staged: &BTreeMap<PathBuf, PathBuf>) -> Vec<PathBuf> {
+pub fn list_with_staged(include: &OperatorFiles, staged: &BTreeMap<PathBuf, PathBuf>) -> Vec<PathBuf> {
     include.paths().map(|path| staged.get(path).map_or_else(|| path.to_owned(), Clone::clone)).collect()
 }
 
 /// HAProxy's words, with a staged file called by the name it will have.
-pub fn named(words: &str, staged: &Path, path: &Path) -> String {
+pub fn replace_staged_name(words: &str, staged: &Path, path: &Path) -> String {
     words.replace(&staged.display().to_string(), &path.display().to_string())
 }
 
 /// Warnings without what tells one run of HAProxy from another, but for those about a server's state before the last
 /// restart: the check reads the state file too, and says so of each server that is down or taken out.
-pub fn own_warnings(warnings: &[String]) -> BTreeSet<String> {
+pub fn normalize_warnings(warnings: &[String]) -> BTreeSet<String> {
     const OF_SERVERS: [&str; 2] = ["changed from server-state after a reload", "remains in forced "];
     let mut all: Vec<String> = Vec::new();
     for line in warnings {
         match all.last_mut().filter(|_| line.starts_with(' ')) {
             Some(last) => last.extend([" ", line.trim_start_matches([' ', '|'])]),
-            None => all.push(bare(line).trim_start_matches("config : ").to_owned()),
+            None => all.push(strip_level(line).trim_start_matches("config : ").to_owned()),
         }
     }
     all.into_iter().filter(|line| !OF_SERVERS.iter().any(|words| line.contains(words))).collect()
 }
 
 /// The line without its level and process: `config : parsing […]`.
-fn bare(line: &str) -> &str {
+fn strip_level(line: &str) -> &str {
     let after = line.split_once(") : ").filter(|(level, _)| level.starts_with('['));
     after.map_or(line, |(_, words)| words)
 }
 
 /// Everything that HAProxy says is wrong, in one line. 3.0 goes on in lines that begin with blanks.
-pub fn alerts(output: &str) -> String {
+pub fn join_alerts(output: &str) -> String {
     const CLOSING: [&str; 2] = ["Error(s) found in configuration file", "Fatal errors found in configuration"];
     let mut found: Vec<String> = Vec::new();
     let mut goes_on = false;
     for line in output.lines() {
         let is_alert = line.starts_with("[ALERT]");
-        let words = bare(line).trim().trim_start_matches("config : ").to_owned();
+        let words = strip_level(line).trim().trim_start_matches("config : ").to_owned();
         match found.last_mut().filter(|_| goes_on && line.starts_with(' ')) {
             Some(last) => last.extend([" ", &words]),
             None => {
@@ -184,7 +189,7 @@ mod tests {
     use crate::operator_files::SourceFile;
     use crate::operator_files::filled::FilledFiles;
     use crate::operator_files::parse::Environment;
-    use crate::state_dir::replace;
+    use crate::state_dir::replace_file;
 
     #[test]
     fn what_haproxy_says_of_old_states_is_no_warning() {
@@ -195,7 +200,7 @@ mod tests {
             warning("parsing [x.cfg:1] : 'http-request' placed after"),
             "   | another one".to_owned(),
         ];
-        let own: Vec<String> = own_warnings(&all).into_iter().collect();
+        let own: Vec<String> = normalize_warnings(&all).into_iter().collect();
         assert_eq!(own, ["parsing [x.cfg:1] : 'http-request' placed after another one"]);
     }
 
@@ -210,8 +215,8 @@ mod tests {
                       [ALERT]    (1) : config : Fatal errors found in configuration.\n";
         let expected = "parsing [h.cfg:10] : 'bind *:443' in section 'frontend' : 'crt-list' : inconsistencies; \
                         Proxy 'a': unable to find 'b'.";
-        assert_eq!(alerts(output), expected);
-        assert_eq!(alerts("no such container\n"), "no such container");
+        assert_eq!(join_alerts(output), expected);
+        assert_eq!(join_alerts("no such container\n"), "no such container");
     }
 
     /// What HAProxy says of one file of the operator's, with a generated one beside it or not.
@@ -219,17 +224,17 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let (conf, path) = (dir.path().join("conf.d"), dir.path().join("conf.d/mine.cfg"));
         fs::create_dir(&conf).unwrap();
-        replace(&path, text.as_bytes(), 0o600).unwrap();
+        replace_file(&path, text.as_bytes(), 0o600).unwrap();
         let generated = dir.path().join("haproxy.cfg");
         if let Some(cfg) = cfg {
-            replace(&generated, cfg.as_bytes(), 0o600).unwrap();
+            replace_file(&generated, cfg.as_bytes(), 0o600).unwrap();
         }
         let source = SourceFile { path: path.clone(), real: path, bytes: text.into() };
-        let include = OperatorFiles::of(vec![source], &[], &FilledFiles::default(), &Environment::new());
+        let include = OperatorFiles::from_sources(vec![source], &[], &FilledFiles::default(), &Environment::new());
         let checker = Checker::new("haproxy -c".parse().unwrap(), Duration::from_secs(20));
         let judge = Validator { checker: &checker, state_dir: dir.path(), cfg: &generated };
-        let verdict = judge.operators(&include, &[conf]).unwrap();
-        verdict.map_err(|rejection| rejection.words().replace(dir.path().to_str().unwrap(), ""))
+        let verdict = judge.validate_operator_files(&include, &[conf]).unwrap();
+        verdict.map_err(|rejection| rejection.reason().replace(dir.path().to_str().unwrap(), ""))
     }
 
     const HTTP: &str = "defaults\n mode http\n timeout client 1s\n timeout connect 1s\n timeout server 1s\n";

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use haproxy::runtime::ServerName;
 
 use super::Reconciler;
-use crate::drain::Upstream;
+use crate::drain::DrainedUpstream;
 use crate::local_files::expiry;
 use crate::status::{ReconcileStatus, Retained, Retainer};
 use crate::store::StoreRevision;
@@ -19,44 +19,46 @@ impl Reconciler {
 
     /// Whether HAProxy is known to run all of that, but for what is pending.
     pub fn is_current(&self) -> bool {
-        self.proxy.follows() && self.standing.applied == Some(self.position)
+        self.haproxy.is_synced() && self.status.applied == Some(self.position)
     }
 
     /// Upstreams that nobody wants any more, and that still have connections.
-    pub fn leaving(&self) -> Vec<Upstream> {
+    pub fn leaving_upstreams(&self) -> Vec<DrainedUpstream> {
         let upstream = |name: ServerName| {
-            Some((crate::desired::names::service(name.backend.as_str())?, name.server.as_str().parse().ok()?))
+            Some((crate::desired::names::parse_section(name.backend.as_str())?, name.server.as_str().parse().ok()?))
         };
-        self.proxy.leaving().into_iter().filter_map(upstream).collect()
+        self.haproxy.leaving_servers().into_iter().filter_map(upstream).collect()
     }
 
     /// How things stand.
-    pub fn standing(&self) -> ReconcileStatus {
+    pub fn to_status(&self) -> ReconcileStatus {
         ReconcileStatus {
-            settled: Arc::new(self.settled.clone()),
-            held: self.retained(),
-            lost: self.held.lost(),
+            desired: Arc::new(self.desired.clone()),
+            retained: self.retained_upstreams(),
+            reset_lost: self.retained_keys.summarize_loss(),
             acme: self.site.acme.clone(),
             quarantined: self.quarantined.clone(),
-            certificates: Arc::clone(&self.outside.certificates),
-            refused_error_pages: self.outside.pages.refused.len(),
-            operators: self.operators(),
-            ..self.standing.clone()
+            certificates: Arc::clone(&self.files.certificates),
+            refused_error_pages: self.files.pages.rejected.len(),
+            operator_files: self.operator_files_status(),
+            ..self.status.clone()
         }
     }
 
     /// The upstreams that are served although their keys are gone.
-    fn retained(&self) -> BTreeMap<Upstream, Retained> {
-        let reset = Retained { by: Retainer::Reset, since: self.held.since() };
-        let lost = self.held.upstreams(|service, id| self.settled.record(service, id));
-        let mut retained: BTreeMap<Upstream, Retained> = lost.into_iter().map(|name| (name, reset)).collect();
-        retained.extend(self.guard.since().map(|(name, since)| (name, Retained { by: Retainer::Guard, since })));
+    fn retained_upstreams(&self) -> BTreeMap<DrainedUpstream, Retained> {
+        let reset = Retained { by: Retainer::Reset, since: self.retained_keys.retained_since() };
+        let lost = self.retained_keys.served_upstreams(|service, id| self.desired.record_key(service, id));
+        let mut retained: BTreeMap<DrainedUpstream, Retained> = lost.into_iter().map(|name| (name, reset)).collect();
+        retained.extend(
+            self.removal_guard.retained_since().map(|(name, since)| (name, Retained { by: Retainer::Guard, since })),
+        );
         retained
     }
 
     /// Says once what is refused, and once that it no longer is.
-    pub fn tell_quarantine(&mut self) {
-        let quarantined = self.settled.quarantined();
+    pub fn log_quarantine(&mut self) {
+        let quarantined = self.desired.quarantined_keys();
         for (key, reason) in &quarantined {
             if self.quarantined.get(key) != Some(reason) {
                 tracing::warn!("quarantine: {key}: {reason}");
@@ -66,12 +68,12 @@ impl Reconciler {
             tracing::info!("quarantine: {key}: followed again, or gone");
         }
         self.quarantined = quarantined;
-        self.tell_operators();
+        self.log_operator_files();
     }
 
     /// Says once a day which certificates expire, of those that serve something.
-    pub(super) fn tell_expiry(&mut self) {
-        for warning in self.expiry.warnings(self.outside.certificates.serving(), expiry::now()) {
+    pub(super) fn log_expiring_certificates(&mut self) {
+        for warning in self.expiry.due_warnings(self.files.certificates.serving_files(), expiry::unix_now()) {
             tracing::warn!("{warning}");
         }
     }

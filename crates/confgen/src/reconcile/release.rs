@@ -8,8 +8,8 @@ use haproxy::version::Support;
 ///
 /// It is asked once, at the start. What runs may be another release, since a package's upgrade replaces the program under
 /// it: the file is the same for all of them, so that an upgrade alone is no reason for a restart.
-pub fn vet(checker: &Checker) -> anyhow::Result<()> {
-    match checker.version() {
+pub fn check_haproxy_version(checker: &Checker) -> anyhow::Result<()> {
+    match checker.read_version() {
         Ok(version) => match version.support() {
             Support::TooOld => bail!("HAProxy {version} is too old: 2.6 or newer is needed (--check-command)"),
             Support::Known => tracing::info!("HAProxy {version} checks the files"),
@@ -29,14 +29,14 @@ mod tests {
     use std::time::Duration;
 
     use super::*;
-    use crate::state_dir::replace;
+    use crate::state_dir::replace_file;
 
     fn vet_one_that_says(text: &str) -> anyhow::Result<()> {
         let dir = tempfile::tempdir()?;
         let program = dir.path().join("haproxy");
-        replace(&program, format!("#!/bin/sh\necho '{text}'\n").as_bytes(), 0o700)?;
+        replace_file(&program, format!("#!/bin/sh\necho '{text}'\n").as_bytes(), 0o700)?;
         assert_eq!(std::fs::metadata(&program)?.permissions().mode() & 0o777, 0o700);
-        vet(&Checker::new(format!("{} -c", program.display()).parse()?, Duration::from_secs(10)))
+        check_haproxy_version(&Checker::new(format!("{} -c", program.display()).parse()?, Duration::from_secs(10)))
     }
 
     #[test]

@@ -4,87 +4,89 @@ use std::collections::BTreeMap;
 
 use discovery::ServiceId;
 
-use super::{Left, Outcome, Reconciler};
+use super::{Pending, Reconciler, RestartOutcome};
 use crate::desired::DesiredService;
 use crate::publish::PublishOutcome;
-use crate::runtime::Restart;
-use crate::runtime::ports::unbindable;
+use crate::runtime::RestartResult;
+use crate::runtime::ports::unbindable_reason;
 use crate::store::StoreUpdate;
 
 impl Reconciler {
     /// Writes the file, restarts HAProxy into it, and puts right what the file could not say.
-    pub fn restart(&mut self, reason: &str) -> anyhow::Result<Outcome> {
-        let filing = self.filing();
-        let filed = filing.write_surely()?;
-        self.filed(&filing, &filed)?;
-        if !matches!(filed, PublishOutcome::Same | PublishOutcome::Written) {
-            return Ok(Outcome::Refused(filed));
+    pub fn restart_haproxy(&mut self, reason: &str) -> anyhow::Result<RestartOutcome> {
+        let filing = self.publication();
+        let filed = filing.check_and_write()?;
+        self.on_published(&filing, &filed)?;
+        if !matches!(filed, PublishOutcome::Unchanged | PublishOutcome::Written) {
+            return Ok(RestartOutcome::Rejected(filed));
         }
         // Whoever else has started it meanwhile may have done what is needed.
-        self.proxy.follow(&self.settled, std::iter::empty(), &self.disk)?;
+        self.haproxy.apply_desired(&self.desired, std::iter::empty(), &self.state_dir)?;
         if self.restart_reason().is_none() {
-            self.settled.taken(&filing.settled);
-            return Ok(Outcome::InSync);
+            self.desired.mark_accepted(&filing.desired);
+            return Ok(RestartOutcome::InSync);
         }
         tracing::info!("restart: {reason}");
-        let stamp = self.structure.stamp();
-        match self.proxy.restart(&stamp, self.suspect.is_some())? {
-            Restart::Taken => self.clear_edit_windows(),
-            Restart::Stopped => return Ok(Outcome::Stopped),
-            Restart::NotLive(reason) => {
-                let culprits = self.unbindable();
+        let stamp = self.fingerprints.generation_id();
+        match self.haproxy.restart_into(&stamp, self.suspect_file.is_some())? {
+            RestartResult::Taken => self.clear_edit_windows(),
+            RestartResult::Stopped => return Ok(RestartOutcome::Stopped),
+            RestartResult::Failed(reason) => {
+                let culprits = self.find_unbindable();
                 if culprits.is_empty() {
-                    return Ok(Outcome::NotLive(reason));
+                    return Ok(RestartOutcome::NotLive(reason));
                 }
-                let filed = PublishOutcome::Culprits(culprits);
-                self.filed(&filing, &filed)?;
-                return Ok(Outcome::Refused(filed));
+                let filed = PublishOutcome::ServicesRejected(culprits);
+                self.on_published(&filing, &filed)?;
+                return Ok(RestartOutcome::Rejected(filed));
             }
         }
-        self.settled.taken(&filing.settled);
-        self.disk.sweep(&[&stamp])?;
-        self.proxy.follow(&self.settled, std::iter::empty(), &self.disk)?;
+        self.desired.mark_accepted(&filing.desired);
+        self.state_dir.remove_other_generations(&[&stamp])?;
+        self.haproxy.apply_desired(&self.desired, std::iter::empty(), &self.state_dir)?;
         self.restart_reason();
-        Ok(match self.proxy.refused() {
-            None => Outcome::Restarted,
-            Some(words) => Outcome::NotLive(format!("HAProxy refuses a change: {words}")),
+        Ok(match self.haproxy.refused_change() {
+            None => RestartOutcome::Restarted,
+            Some(words) => RestartOutcome::NotLive(format!("HAProxy refuses a change: {words}")),
         })
     }
 
     /// The services that bind what can't be bound: HAProxy will not start with them.
-    fn unbindable(&self) -> BTreeMap<ServiceId, String> {
-        let reasons = |wanted: &DesiredService| wanted.binds.iter().find_map(|bind| unbindable(*bind));
-        self.settled.services().filter_map(|(id, wanted)| Some((id.clone(), reasons(wanted)?))).collect()
+    fn find_unbindable(&self) -> BTreeMap<ServiceId, String> {
+        let reasons = |wanted: &DesiredService| wanted.binds.iter().find_map(|bind| unbindable_reason(*bind));
+        self.desired.services().filter_map(|(id, wanted)| Some((id.clone(), reasons(wanted)?))).collect()
     }
 
     /// One whole round, from nothing: HAProxy, file, restart if need be.
-    pub fn once(&mut self, news: &StoreUpdate) -> anyhow::Result<Outcome> {
+    pub fn run_once(&mut self, news: &StoreUpdate) -> anyhow::Result<RestartOutcome> {
         let left = self.apply_runtime(news)?;
-        self.tell_quarantine();
-        let outcome = self.complete(left)?;
-        if let Outcome::Refused(PublishOutcome::Culprits(_) | PublishOutcome::Unfilled(_)) = outcome {
+        self.log_quarantine();
+        let outcome = self.finish_once(left)?;
+        if let RestartOutcome::Rejected(PublishOutcome::ServicesRejected(_) | PublishOutcome::FilledFilesRejected(_)) =
+            outcome
+        {
             // Once more, without them.
             let left = self.apply_runtime(news)?;
-            self.tell_quarantine();
-            return self.complete(left);
+            self.log_quarantine();
+            return self.finish_once(left);
         }
         Ok(outcome)
     }
 
     /// Does what a quick round has left.
-    fn complete(&mut self, left: Left) -> anyhow::Result<Outcome> {
-        if let Some(rejection) = &self.refused {
-            return Ok(Outcome::Refused(PublishOutcome::OperatorRefused(rejection.clone())));
+    fn finish_once(&mut self, left: Pending) -> anyhow::Result<RestartOutcome> {
+        if let Some(rejection) = &self.rejection {
+            return Ok(RestartOutcome::Rejected(PublishOutcome::OperatorFilesRejected(rejection.clone())));
         }
         if let Some(reason) = left.restart {
-            return self.restart(&reason);
+            return self.restart_haproxy(&reason);
         }
-        let filing = self.filing();
-        let filed = filing.write()?;
-        self.filed(&filing, &filed)?;
+        let filing = self.publication();
+        let filed = filing.write_if_changed()?;
+        self.on_published(&filing, &filed)?;
         Ok(match filed {
-            PublishOutcome::Same | PublishOutcome::Written => Outcome::InSync,
-            refused => Outcome::Refused(refused),
+            PublishOutcome::Unchanged | PublishOutcome::Written => RestartOutcome::InSync,
+            refused => RestartOutcome::Rejected(refused),
         })
     }
 }

@@ -29,31 +29,34 @@ use crate::store::{PersistedStore, StoreReplica, StoreRevision, StoreUpdate};
 impl Reconciler {
     /// Opens the state directory and reads the local files.
     pub fn open(options: Options, lives: LeaseLookup) -> anyhow::Result<Self> {
-        release::vet(&options.checker())?;
+        release::check_haproxy_version(&options.build_checker())?;
         let disk = StateDir::open(&options.haproxy_cfg, &options.state_dir)?;
-        match Self::take_over(&options) {
+        match Self::load_local_files(&options) {
             Ok((hash, outside)) => {
-                let remembered = (disk.memory()?, disk.stored()?);
-                let mut rounds = Self::of(options, lives, disk, hash, outside, remembered)?;
-                match rounds.recall_operators() {
-                    Err(error) if is_full(&error) => rounds.unopened = Some(format!("{error:#}")),
+                let remembered = (disk.load_last_known_good()?, disk.load_store()?);
+                let mut rounds = Self::new(options, lives, disk, hash, outside, remembered)?;
+                match rounds.restore_operator_files() {
+                    Err(error) if is_disk_full(&error) => rounds.startup_error = Some(format!("{error:#}")),
                     recalled => recalled?,
                 }
                 Ok(rounds)
             }
-            Err(error) if is_full(&error) => Self::open_without_room(options, lives, disk, &error),
+            Err(error) if is_disk_full(&error) => Self::open_without_room(options, lives, disk, &error),
             Err(error) => Err(error),
         }
     }
 
     /// Makes what HAProxy and confgen need besides the store, and takes over certificates, authorities and error pages.
-    fn take_over(options: &Options) -> anyhow::Result<(crate::render::stats_hash::Hash, LocalFiles)> {
-        let places = options.places();
-        places.prepare()?;
-        places.vet_fill()?;
-        state_dir::make_state_file(&options.server_state_file);
-        let hash = stats_password::password_hash(options.stats_password_file.as_deref(), &options.state_dir)?;
-        let outside = LocalFiles { allowed: places.allowed()?, ..places.take_over(&options.checker())? };
+    fn load_local_files(options: &Options) -> anyhow::Result<(crate::render::stats_hash::Hash, LocalFiles)> {
+        let places = options.local_paths();
+        places.create_directories()?;
+        places.check_fill_files()?;
+        state_dir::create_state_file(&options.server_state_file);
+        let hash = stats_password::load_password_hash(options.stats_password_file.as_deref(), &options.state_dir)?;
+        let outside = LocalFiles {
+            allowed_domains: places.read_domain_allowlist()?,
+            ..places.collect_files(&options.build_checker())?
+        };
         Ok((hash, outside))
     }
 
@@ -67,48 +70,48 @@ impl Reconciler {
     ) -> anyhow::Result<Self> {
         let words = format!("{error:#}");
         tracing::error!("{words}; confgen starts without writing, and HAProxy follows over the Runtime API");
-        let places = options.places();
-        let outside = LocalFiles { allowed: places.allowed()?, ..places.glimpse() };
-        let (hash, remembered) = (stats_password::last_hash(&options.state_dir), disk.glimpse());
-        let mut rounds = Self::of(options, lives, disk, hash, outside, remembered)?;
-        rounds.unopened = Some(words);
-        if let Ok(Some(sources)) = rounds.disk.operators() {
-            let include = rounds.places.include_of(sources, &FilledFiles::default());
-            Arc::make_mut(&mut rounds.outside).include = include;
+        let places = options.local_paths();
+        let outside = LocalFiles { allowed_domains: places.read_domain_allowlist()?, ..places.read_unchecked() };
+        let (hash, remembered) = (stats_password::read_last_hash(&options.state_dir), disk.load_leniently());
+        let mut rounds = Self::new(options, lives, disk, hash, outside, remembered)?;
+        rounds.startup_error = Some(words);
+        if let Ok(Some(sources)) = rounds.state_dir.load_operator_files() {
+            let include = rounds.paths.parse_operator_files(sources, &FilledFiles::default());
+            Arc::make_mut(&mut rounds.files).operator_files = include;
         }
         Ok(rounds)
     }
 
     /// Whether the start could not write all that it has to.
-    pub fn is_unopened(&self) -> bool {
-        self.unopened.is_some()
+    pub fn is_startup_incomplete(&self) -> bool {
+        self.startup_error.is_some()
     }
 
     /// Makes up for what the start could not write. An error if there is still no room.
-    pub(super) fn finish_opening(&mut self) -> anyhow::Result<()> {
-        if self.unopened.is_none() {
+    pub(super) fn complete_startup(&mut self) -> anyhow::Result<()> {
+        if self.startup_error.is_none() {
             return Ok(());
         }
-        let (hash, outside) = Self::take_over(&self.options)?;
+        let (hash, outside) = Self::load_local_files(&self.options)?;
         self.site.stats_hash = hash;
-        let include = self.outside.include.clone();
-        self.outside = Arc::new(LocalFiles { include, ..outside });
-        self.recall_operators()?;
-        self.unopened = None;
+        let include = self.files.operator_files.clone();
+        self.files = Arc::new(LocalFiles { operator_files: include, ..outside });
+        self.restore_operator_files()?;
+        self.startup_error = None;
         tracing::info!("{} has room again", self.options.state_dir.display());
         Ok(())
     }
 
     /// Looks at the same, and touches nothing: enough to tell what the file would be.
-    pub fn glimpse(options: Options) -> anyhow::Result<Self> {
-        let disk = StateDir::at(&options.haproxy_cfg, &options.state_dir);
-        let (hash, places) = (stats_password::last_hash(&options.state_dir), options.places());
-        let outside = LocalFiles { allowed: places.allowed()?, ..places.glimpse() };
-        let remembered = disk.glimpse();
-        Self::of(options, Box::new(|_| BTreeSet::new()), disk, hash, outside, remembered)
+    pub fn open_read_only(options: Options) -> anyhow::Result<Self> {
+        let disk = StateDir::open_read_only(&options.haproxy_cfg, &options.state_dir);
+        let (hash, places) = (stats_password::read_last_hash(&options.state_dir), options.local_paths());
+        let outside = LocalFiles { allowed_domains: places.read_domain_allowlist()?, ..places.read_unchecked() };
+        let remembered = disk.load_leniently();
+        Self::new(options, Box::new(|_| BTreeSet::new()), disk, hash, outside, remembered)
     }
 
-    fn of(
+    fn new(
         options: Options,
         lives: LeaseLookup,
         disk: StateDir,
@@ -117,65 +120,66 @@ impl Reconciler {
         (memory, stored): (LastKnownGood, PersistedStore),
     ) -> anyhow::Result<Self> {
         let marker = options.state_dir.join("restarting");
-        let mut proxy = HaproxyControl::new(Socket::new(options.runtime_socket.clone()), options.control()?, marker);
+        let mut proxy =
+            HaproxyControl::new(Socket::new(options.runtime_socket.clone()), options.build_control()?, marker);
         proxy.set_certificates(&outside.certificates);
-        outside.certificates.tell(&Certificates::default());
-        outside.pages.tell(&ErrorPages::default());
+        outside.certificates.log_changes(&Certificates::default());
+        outside.pages.log_changes(&ErrorPages::default());
         let mut rounds = Self {
-            site: Site { pages: Arc::clone(&outside.pages), ..options.site(stats_hash) },
-            proxy,
-            settled: DesiredState::remembering(memory),
-            outside: Arc::new(outside),
-            structure: ConfigFingerprint::default(),
+            site: Site { pages: Arc::clone(&outside.pages), ..options.build_site(stats_hash) },
+            haproxy: proxy,
+            desired: DesiredState::from_last_known_good(memory),
+            files: Arc::new(outside),
+            fingerprints: ConfigFingerprint::default(),
             quarantined: BTreeMap::new(),
-            refused: None,
-            remarks: Vec::new(),
-            told: Arc::default(),
-            stood: Arc::default(),
-            suspect: None,
-            committed: None,
-            guard: RemovalGuard::new(GuardPolicy {
+            rejection: None,
+            logged_remarks: Vec::new(),
+            logged_warnings: Arc::default(),
+            edit_windows: Arc::default(),
+            suspect_file: None,
+            accepted_file: None,
+            removal_guard: RemovalGuard::new(GuardPolicy {
                 share: options.guard,
                 window: options.guard_window,
                 hold: options.guard_hold,
             }),
-            lives,
-            guarded_at: Instant::now(),
-            accepted: None,
-            unopened: None,
+            lease_lookup: lives,
+            health_asked_at: Instant::now(),
+            last_acceptance: None,
+            startup_error: None,
             position: StoreRevision::default(),
             newest: 0,
-            held: Arc::default(),
-            stored,
-            standing: ReconcileStatus::default(),
+            retained_keys: Arc::default(),
+            persisted: stored,
+            status: ReconcileStatus::default(),
             expiry: Expiry::default(),
-            shared: false,
-            places: options.places(),
-            checker: options.checker(),
+            old_process_listens: false,
+            paths: options.local_paths(),
+            checker: options.build_checker(),
             options,
-            disk,
+            state_dir: disk,
         };
-        rounds.restore_guard();
+        rounds.restore_removal_guard();
         Ok(rounds)
     }
 
     /// The store as it was known before this process; whoever mirrors it takes it.
-    pub fn take_stored(&mut self) -> PersistedStore {
-        std::mem::take(&mut self.stored)
+    pub fn take_persisted(&mut self) -> PersistedStore {
+        std::mem::take(&mut self.persisted)
     }
 
     /// What the store says, to one who sees it for the first time: what was known before is compared with it.
-    pub fn first(&mut self, snapshot: &Snapshot) -> StoreUpdate {
-        let mut mirror = StoreReplica::remembering(self.take_stored());
-        mirror.stamp(SystemTime::now());
-        mirror.list(snapshot);
-        mirror.told().iter().for_each(|told| tracing::warn!("{told}"));
-        mirror.news().unwrap_or_else(|| StoreUpdate::first(snapshot))
+    pub fn first_update(&mut self, snapshot: &Snapshot) -> StoreUpdate {
+        let mut mirror = StoreReplica::from_persisted(self.take_persisted());
+        mirror.set_listing_time(SystemTime::now());
+        mirror.apply_listing(snapshot);
+        mirror.take_reset_events().iter().for_each(|told| tracing::warn!("{told}"));
+        mirror.take_update().unwrap_or_else(|| StoreUpdate::from_snapshot(snapshot))
     }
 }
 
 /// Whether the error is about a disk that takes nothing more.
-fn is_full(error: &anyhow::Error) -> bool {
+fn is_disk_full(error: &anyhow::Error) -> bool {
     use std::io::ErrorKind::{QuotaExceeded, ReadOnlyFilesystem, StorageFull};
     let of = |cause: &(dyn std::error::Error + 'static)| {
         let io = cause.downcast_ref::<std::io::Error>();

@@ -6,27 +6,30 @@ use std::path::PathBuf;
 /// The pages in use, by status; a status without one has its built-in words.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct ErrorPages {
-    pub taken: BTreeMap<u16, Page>,
+    pub by_status: BTreeMap<u16, Page>,
     /// Files that are not used, or whose last good copy still is, and why.
-    pub refused: BTreeMap<PathBuf, String>,
+    pub rejected: BTreeMap<PathBuf, String>,
 }
 
 impl ErrorPages {
     /// The lines of the generated file, where the pages' files are in `folder`.
-    pub fn lines(&self, folder: &str) -> Vec<Line> {
+    pub fn http_error_lines(&self, folder: &str) -> Vec<HttpErrorLine> {
         let built_in = BUILT_IN.iter().map(|(status, words)| {
-            (*status, Line { status: *status, content_type: "text/plain", body: format!("string \"{words}\\n\"") })
+            (
+                *status,
+                HttpErrorLine { status: *status, content_type: "text/plain", body: format!("string \"{words}\\n\"") },
+            )
         });
-        let own = self.taken.iter().map(|(status, page)| {
+        let own = self.by_status.iter().map(|(status, page)| {
             let body = format!("file {folder}/{}", page.name);
-            (*status, Line { status: *status, content_type: page.content_type, body })
+            (*status, HttpErrorLine { status: *status, content_type: page.content_type, body })
         });
         built_in.chain(own).collect::<BTreeMap<_, _>>().into_values().collect()
     }
 
     /// The files that the lines name, and what stands in them.
     pub fn files(&self) -> impl Iterator<Item = (&str, &[u8])> {
-        self.taken.values().map(|page| (page.name.as_str(), page.content.as_slice()))
+        self.by_status.values().map(|page| (page.name.as_str(), page.content.as_slice()))
     }
 
     /// All of it that HAProxy takes in at its start.
@@ -35,17 +38,17 @@ impl ErrorPages {
     }
 
     /// Logs what is another than before.
-    pub fn tell(&self, before: &Self) {
-        for (file, reason) in &self.refused {
-            if before.refused.get(file) != Some(reason) {
+    pub fn log_changes(&self, before: &Self) {
+        for (file, reason) in &self.rejected {
+            if before.rejected.get(file) != Some(reason) {
                 tracing::warn!("error page {}: {reason}; not taken over", file.display());
             }
         }
-        let differs = |(status, page): &(&u16, &Page)| before.taken.get(status) != Some(page);
-        for (_, page) in self.taken.iter().filter(differs) {
+        let differs = |(status, page): &(&u16, &Page)| before.by_status.get(status) != Some(page);
+        for (_, page) in self.by_status.iter().filter(differs) {
             tracing::info!("error page {}: taken over", page.name);
         }
-        for (status, page) in before.taken.iter().filter(|(status, _)| !self.taken.contains_key(status)) {
+        for (status, page) in before.by_status.iter().filter(|(status, _)| !self.by_status.contains_key(status)) {
             tracing::info!("error page {}: gone; {status} is answered as built in", page.name);
         }
     }
@@ -63,7 +66,7 @@ pub(crate) struct Page {
 
 /// An `http-error` line of the generated file.
 #[derive(Debug, PartialEq, Eq)]
-pub struct Line {
+pub struct HttpErrorLine {
     /// The status.
     pub status: u16,
     /// As HAProxy reads it.

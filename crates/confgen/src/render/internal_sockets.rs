@@ -22,7 +22,7 @@ impl InternalSocket {
     /// user that it becomes, `user haproxy` or `uid 107`.
     ///
     /// A socket that is handed over at a restart keeps its owner. So another user has another name for it.
-    pub(crate) fn of(runtime_socket: &Path, name: &str, owner: Option<String>, chroot: Option<&str>) -> Self {
+    pub(crate) fn new(runtime_socket: &Path, name: &str, owner: Option<String>, chroot: Option<&str>) -> Self {
         let who = owner.as_deref().and_then(|user| user.split(' ').nth(1)).unwrap_or_default();
         let who: String = who.chars().filter(|c| c.is_ascii_alphanumeric() || "_-".contains(*c)).collect();
         let name = if who.is_empty() { format!("{name}.sock") } else { format!("{name}-{who}.sock") };
@@ -44,7 +44,7 @@ mod tests {
 
     fn hop(owner: Option<&str>, chroot: Option<&str>) -> [String; 3] {
         let hop =
-            InternalSocket::of(Path::new("/run/haproxy/admin.sock"), "discover-tls", owner.map(str::to_owned), chroot);
+            InternalSocket::new(Path::new("/run/haproxy/admin.sock"), "discover-tls", owner.map(str::to_owned), chroot);
         [hop.bind, hop.server, hop.owner.unwrap_or_default()]
     }
 

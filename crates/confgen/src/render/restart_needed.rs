@@ -6,13 +6,13 @@ use askama::Template;
 use discovery::{Kind, ServiceId, Tls};
 use serde::{Deserialize, Serialize};
 
-use crate::desired::fingerprint::digest;
+use crate::desired::fingerprint::hash_parts;
 use crate::desired::names::PREVIEW;
+use crate::desired::names::parse_section;
+use crate::desired::names::preview_prefix;
 use crate::desired::names::preview_section;
-use crate::desired::names::previews_of;
-use crate::desired::names::service;
 use crate::desired::{DesiredService, Preview, Trust};
-use crate::operator_files::filled::Filled;
+use crate::operator_files::filled::BlockFingerprint;
 use crate::render;
 use crate::render::server_options;
 use crate::render::view;
@@ -36,7 +36,7 @@ pub struct ConfigFingerprint {
     pub passthrough: BTreeSet<String>,
     /// What stands in the operator's files that are filled, by file and place.
     #[serde(default)]
-    pub fills: BTreeMap<String, Filled>,
+    pub fills: BTreeMap<String, BlockFingerprint>,
 }
 
 /// What a running HAProxy lacks, for want of a restart.
@@ -77,17 +77,17 @@ struct TcpService<'a> {
 
 impl ConfigFingerprint {
     /// The structure of a whole view, with nothing filled yet. `outside` are fingerprints of what a restart alone takes in.
-    pub fn of(view: &View, outside: &[String]) -> Result<Self, askama::Error> {
-        let frame = render::frame(view)?;
+    pub fn from_view(view: &View, outside: &[String]) -> Result<Self, askama::Error> {
+        let frame = render::render_frame(view)?;
         let parts = [frame.as_str(), &view.maps.urls].into_iter().chain(TEMPLATES).map(str::as_bytes);
         let prints = outside.iter().map(String::as_bytes).chain(view.site.pages.contents());
-        let common = digest(parts.chain(prints));
+        let common = hash_parts(parts.chain(prints));
         let mut structure = Self { common, ..Self::default() };
         for section in view.http.iter().chain(&view.passthrough).chain(&view.tcp) {
             let Section { id, wanted, preview, .. } = section;
-            structure.sections.insert(section.name(), Self::section(id, wanted, *preview, view.site)?);
-            structure.shares.extend(view::share(id, wanted, view.site).map(|share| (id.to_string(), share)));
-            structure.authorities.extend(authorities(wanted).map(|file| (id.to_string(), file)));
+            structure.sections.insert(section.name(), Self::fingerprint_section(id, wanted, *preview, view.site)?);
+            structure.shares.extend(view::shared_part_of(id, wanted, view.site).map(|share| (id.to_string(), share)));
+            structure.authorities.extend(ca_file_of(wanted).map(|file| (id.to_string(), file)));
         }
         structure.passthrough = view.passthrough.iter().map(|section| section.id.to_string()).collect();
         Ok(structure)
@@ -95,7 +95,7 @@ impl ConfigFingerprint {
 
     /// The fingerprint of one section of a service, its own or a preview's. Whether a server is a backup can't be changed while HAProxy runs, nor
     /// can what a file of authorities holds.
-    fn section(
+    fn fingerprint_section(
         id: &ServiceId,
         wanted: &DesiredService,
         preview: Option<&Preview>,
@@ -110,45 +110,45 @@ impl ConfigFingerprint {
         let settings = &wanted.settings;
         let backups = wanted.servers.iter().filter(|server| server.backup).map(|server| server.id.as_str().as_bytes());
         let authority = match &settings.trust {
-            Trust::Authority(_, authority) if settings.tls == Tls::Reencrypt => Some(authority.print.as_bytes()),
+            Trust::Authority(_, authority) if settings.tls == Tls::Reencrypt => Some(authority.fingerprint.as_bytes()),
             _ => None,
         };
         // With default settings alone, the section reads the same whether it passes TLS through or not: the `defaults` above
         // it make the difference. No server is called so: names hold no blank.
         let mode = settings.passes_through().then_some(&b"tls passthrough"[..]);
-        Ok(digest(std::iter::once(text.as_bytes()).chain(backups).chain(authority).chain(mode)))
+        Ok(hash_parts(std::iter::once(text.as_bytes()).chain(backups).chain(authority).chain(mode)))
     }
 
     /// The name of a generation with this structure.
-    pub fn stamp(&self) -> String {
+    pub fn generation_id(&self) -> String {
         let sections = self.sections.iter().flat_map(|(name, print)| [name.as_bytes(), print.as_bytes()]);
         let fills = self.fills.iter().flat_map(|(place, filled)| [place.as_bytes(), filled.print.as_bytes()]);
-        digest(std::iter::once(self.common.as_bytes()).chain(sections).chain(fills))
+        hash_parts(std::iter::once(self.common.as_bytes()).chain(sections).chain(fills))
     }
 
     /// The sections for previews.
-    pub fn previews(&self) -> impl Iterator<Item = &String> {
+    pub fn preview_sections(&self) -> impl Iterator<Item = &String> {
         self.sections.keys().filter(|section| section.contains(PREVIEW))
     }
 
     /// The services that have a section.
     pub fn services(&self) -> impl Iterator<Item = ServiceId> {
-        self.sections.keys().filter_map(|section| service(section))
+        self.sections.keys().filter_map(|section| parse_section(section))
     }
 
     /// Puts one service's section right. False where the part that all share is another now: then the whole is.
-    pub fn update(
+    pub fn update_service(
         &mut self,
         id: &ServiceId,
         wanted: Option<&DesiredService>,
         site: &Site,
     ) -> Result<bool, askama::Error> {
         let (name, wanted) = (id.to_string(), wanted.filter(|wanted| has_section(id, wanted)));
-        let share = wanted.and_then(|wanted| view::share(id, wanted, site));
+        let share = wanted.and_then(|wanted| view::shared_part_of(id, wanted, site));
         if self.shares.get(&name) != share.as_ref() {
             return Ok(false);
         }
-        match wanted.and_then(authorities) {
+        match wanted.and_then(ca_file_of) {
             Some(file) => self.authorities.insert(name.clone(), file),
             None => self.authorities.remove(&name),
         };
@@ -158,13 +158,13 @@ impl ConfigFingerprint {
         } else {
             self.passthrough.remove(&name);
         }
-        let previews = previews_of(id);
+        let previews = preview_prefix(id);
         self.sections.retain(|section, _| *section != name && !section.starts_with(&previews));
         if let Some(wanted) = wanted {
-            self.sections.insert(name, Self::section(id, wanted, None, site)?);
+            self.sections.insert(name, Self::fingerprint_section(id, wanted, None, site)?);
             for preview in &wanted.previews {
                 let name = preview_section(id, &preview.color);
-                self.sections.insert(name, Self::section(id, wanted, Some(preview), site)?);
+                self.sections.insert(name, Self::fingerprint_section(id, wanted, Some(preview), site)?);
             }
         }
         Ok(had == (self.has_tcp(), self.passes_through()))
@@ -177,7 +177,7 @@ impl ConfigFingerprint {
 
     /// Whether the service's section is there, and is one of the kind that the service needs: else its requests stay
     /// where they are until a restart.
-    pub fn fits(&self, id: &ServiceId, wanted: &DesiredService) -> bool {
+    pub fn has_section_for(&self, id: &ServiceId, wanted: &DesiredService) -> bool {
         let name = id.to_string();
         self.sections.contains_key(&name) && self.passthrough.contains(&name) == wanted.settings.passes_through()
     }
@@ -190,7 +190,7 @@ impl ConfigFingerprint {
 
     /// What a HAProxy that runs this structure needs a restart for to serve the wanted one; none where it doesn't. A
     /// section that is no longer wanted is no reason: emptied, it does no harm.
-    pub fn lacks(&self, wanted: &Self) -> Option<RestartReason> {
+    pub fn restart_reason(&self, wanted: &Self) -> Option<RestartReason> {
         let mut services = BTreeSet::new();
         let mut reason = None;
         for (name, print) in &wanted.sections {
@@ -199,12 +199,12 @@ impl ConfigFingerprint {
                 Some(running) if running != print => "has another setting or port",
                 Some(_) => continue,
             };
-            services.extend(service(name));
+            services.extend(parse_section(name));
             reason.get_or_insert_with(|| format!("{name} {words}"));
         }
         for (place, filled) in self.fills.iter().chain(&wanted.fills) {
             if self.fills.get(place) != wanted.fills.get(place) {
-                services.extend(service(&filled.service));
+                services.extend(parse_section(&filled.service));
                 let file = place.rsplit_once('#').map_or(place.as_str(), |(file, _)| file);
                 reason.get_or_insert_with(|| format!("{file} is filled anew with {}", filled.service));
             }
@@ -212,7 +212,7 @@ impl ConfigFingerprint {
         if self.common != wanted.common {
             let names = self.shares.keys().chain(wanted.shares.keys());
             let differs = |name: &&String| self.shares.get(*name) != wanted.shares.get(*name);
-            services.extend(names.filter(differs).filter_map(|name| service(name)));
+            services.extend(names.filter(differs).filter_map(|name| parse_section(name)));
             reason = Some(match (self.passes_through(), wanted.passes_through()) {
                 (false, true) => "TLS is passed through from now on".into(),
                 (true, false) => "TLS is no longer passed through".into(),
@@ -224,8 +224,8 @@ impl ConfigFingerprint {
 }
 
 /// What the service's section has HAProxy load to check certificates against.
-fn authorities(wanted: &DesiredService) -> Option<String> {
-    Some(server_options::options(wanted).tls?.authorities?.to_string())
+fn ca_file_of(wanted: &DesiredService) -> Option<String> {
+    Some(server_options::options_for(wanted).tls?.authorities?.to_string())
 }
 
 #[cfg(test)]
@@ -245,13 +245,14 @@ mod tests {
     #[test]
     fn only_what_is_missing_or_another_needs_a_restart() {
         let running = structure("c", &[("http-a", "1"), ("http-b", "1")]);
-        let lacks = |wanted: ConfigFingerprint| running.lacks(&wanted).map(|lack| lack.reason).unwrap_or_default();
+        let lacks =
+            |wanted: ConfigFingerprint| running.restart_reason(&wanted).map(|lack| lack.reason).unwrap_or_default();
         assert_eq!(lacks(running.clone()), "");
         assert_eq!(lacks(structure("c", &[("http-a", "1")])), "", "one that went leaves an empty backend");
         assert_eq!(lacks(structure("c", &[("http-c", "1")])), "http-c is new");
         assert_eq!(lacks(structure("c", &[("http-a", "2")])), "http-a has another setting or port");
         assert!(lacks(structure("d", &[])).starts_with("what all services share"));
-        assert_ne!(running.stamp(), structure("c", &[("http-a", "1")]).stamp());
+        assert_ne!(running.generation_id(), structure("c", &[("http-a", "1")]).generation_id());
     }
 
     #[test]
@@ -259,12 +260,12 @@ mod tests {
         let site = site(Path::new("/state"));
         let of = |store: &str| {
             let settled = settle(&topology(store), &Default::default(), &Default::default());
-            ConfigFingerprint::of(&View::of(&settled, &site, &OperatorConfig::default()), &[]).unwrap()
+            ConfigFingerprint::from_view(&View::new(&settled, &site, &OperatorConfig::default()), &[]).unwrap()
         };
         let other = "http-services/b/domain b.com\n http-services/b/tls passthrough\n http-services/a/domain a.com\n ";
         let (through, ended) = (of(&format!("{other} http-services/a/tls passthrough")), of(other));
         for (running, wanted) in [(&through, &ended), (&ended, &through)] {
-            let lack = running.lacks(wanted).unwrap();
+            let lack = running.restart_reason(wanted).unwrap();
             assert_eq!(lack.reason, "http-a has another setting or port", "with no setting beside it, too");
         }
     }
@@ -274,7 +275,7 @@ mod tests {
         let site = site(Path::new("/state"));
         let settled = |store: &str| settle(&topology(store), &Default::default(), &Default::default());
         let of = |store: &str| {
-            ConfigFingerprint::of(&View::of(&settled(store), &site, &OperatorConfig::default()), &[]).unwrap()
+            ConfigFingerprint::from_view(&View::new(&settled(store), &site, &OperatorConfig::default()), &[]).unwrap()
         };
         let color = |name: &str| {
             format!("http-services/a/upstreams/{name} {{\"address\":\"10.0.0.1:80\",\"color\":\"{name}\"}}\n")
@@ -283,34 +284,37 @@ mod tests {
         let blue = format!("{plain}http-services/a/preview 10.0.0.0/8\n{}", color("green"));
         let (running, switched) = (of(&blue), of(&blue.replace("active blue", "active green")));
         assert_eq!(running, switched);
-        assert_eq!(running.previews().collect::<Vec<_>>(), ["http-a:preview-blue", "http-a:preview-green"]);
+        assert_eq!(running.preview_sections().collect::<Vec<_>>(), ["http-a:preview-blue", "http-a:preview-green"]);
         let red = format!("{blue}{}", color("red"));
-        let lack = running.lacks(&of(&red)).unwrap();
+        let lack = running.restart_reason(&of(&red)).unwrap();
         let services: Vec<String> = lack.services.iter().map(ToString::to_string).collect();
         assert_eq!((lack.reason.as_str(), services), ("http-a:preview-red is new", vec!["http-a".to_owned()]));
-        assert_eq!(of(&red).lacks(&running), None, "one that went leaves an empty backend");
+        assert_eq!(of(&red).restart_reason(&running), None, "one that went leaves an empty backend");
         // Service by service it comes to the same.
-        let (id, settled) = (service("http-a:preview-red").unwrap(), settled(&red));
+        let (id, settled) = (parse_section("http-a:preview-red").unwrap(), settled(&red));
         let mut updated = running.clone();
-        assert!(updated.update(&id, settled.service(&id).map(|it| &**it), &site).unwrap());
+        assert!(updated.update_service(&id, settled.service(&id).map(|it| &**it), &site).unwrap());
         assert_eq!(updated, of(&red));
-        assert!(!of(&plain).update(&id, settled.service(&id).map(|it| &**it), &site).unwrap(), "the frontend knows it");
+        assert!(
+            !of(&plain).update_service(&id, settled.service(&id).map(|it| &**it), &site).unwrap(),
+            "the frontend knows it"
+        );
     }
 
     #[test]
     fn a_filled_section_lacks_what_goes_too() {
-        let filled = |print: &str| Filled { service: "http-a".into(), print: print.into() };
+        let filled = |print: &str| BlockFingerprint { service: "http-a".into(), print: print.into() };
         let with = |fills: &[(&str, &str)]| ConfigFingerprint {
             fills: fills.iter().map(|(place, print)| ((*place).to_owned(), filled(print))).collect(),
             ..structure("c", &[("http-a", "1")])
         };
         let running = with(&[("/x.cfg#0", "1")]);
-        assert_eq!(running.lacks(&running), None);
+        assert_eq!(running.restart_reason(&running), None);
         for wanted in [with(&[]), with(&[("/x.cfg#0", "2")]), with(&[("/x.cfg#0", "1"), ("/x.cfg#1", "1")])] {
-            let lack = running.lacks(&wanted).unwrap();
+            let lack = running.restart_reason(&wanted).unwrap();
             assert_eq!(lack.reason, "/x.cfg is filled anew with http-a");
             assert_eq!(lack.services.len(), 1, "it is pending");
-            assert_ne!(running.stamp(), wanted.stamp());
+            assert_ne!(running.generation_id(), wanted.generation_id());
         }
     }
 
@@ -321,7 +325,7 @@ mod tests {
             ..structure("c", &[("http-a", "1"), ("http-b", "1")])
         };
         let waiting = |wanted: ConfigFingerprint| -> Vec<String> {
-            let lack = running.lacks(&wanted);
+            let lack = running.restart_reason(&wanted);
             lack.into_iter().flat_map(|lack| lack.services).map(|id| id.to_string()).collect()
         };
         let wanted = structure("d", &[("http-a", "2"), ("http-b", "1"), ("http-c", "1")]);

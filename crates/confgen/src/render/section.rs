@@ -18,14 +18,14 @@ pub(crate) struct Section<'a> {
 }
 
 /// A service's sections, its own first.
-pub(super) fn sections<'a>(id: &'a ServiceId, wanted: &'a DesiredService) -> impl Iterator<Item = Section<'a>> {
+pub(super) fn sections_of<'a>(id: &'a ServiceId, wanted: &'a DesiredService) -> impl Iterator<Item = Section<'a>> {
     let own = Section { id, wanted, preview: None, servers: &wanted.servers };
     let preview = move |preview: &'a Preview| Section { preview: Some(preview), servers: &preview.servers, ..own };
     std::iter::once(own).chain(wanted.previews.iter().map(preview))
 }
 
 /// Networks in rows: HAProxy refuses a line of more than 64 words.
-pub(super) fn rows(networks: Option<&Networks>) -> Vec<String> {
+pub(super) fn rows_of(networks: Option<&Networks>) -> Vec<String> {
     const PER_LINE: usize = 16;
     let all: Vec<String> = networks.iter().flat_map(|n| n.iter()).map(ToString::to_string).collect();
     all.chunks(PER_LINE).map(|row| row.join(" ")).collect()
@@ -50,7 +50,7 @@ impl Section<'_> {
 
     /// Who may preview, in rows of words.
     pub(crate) fn preview_rows(&self) -> Vec<String> {
-        rows(self.wanted.settings.preview.as_ref())
+        rows_of(self.wanted.settings.preview.as_ref())
     }
 
     /// What stands before the service's own host in a preview's, as an expression: an upstream's certificate is for the
@@ -110,7 +110,7 @@ impl Section<'_> {
     }
 
     pub(crate) fn allow_rows(&self) -> Vec<String> {
-        rows(self.wanted.settings.allow.as_ref())
+        rows_of(self.wanted.settings.allow.as_ref())
     }
 
     pub(crate) fn http_check(&self) -> Option<&HttpCheck> {
@@ -157,14 +157,14 @@ impl Section<'_> {
         if self.has_profile() {
             words.push(format!("weight {}", discovery::Weight::DEFAULT));
         }
-        words.extend(server_options::words(self.wanted));
+        words.extend(server_options::default_server_words(self.wanted));
         (!words.is_empty()).then(|| words.join(" "))
     }
 }
 
 impl Server {
     /// Its line, as the template has it: who asks for it is told what to look for in the file.
-    pub(crate) fn line(&self) -> String {
+    pub(crate) fn config_line(&self) -> String {
         format!("server {} {}{}", self.id, self.address, self.options())
     }
 

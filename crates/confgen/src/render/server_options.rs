@@ -10,7 +10,7 @@ use crate::desired::DesiredService;
 const HOST: &str = "txn.host";
 
 /// What a server of the service is added with, but for what is its own.
-pub fn options(wanted: &DesiredService) -> ServerOptions {
+pub fn options_for(wanted: &DesiredService) -> ServerOptions {
     let settings = &wanted.settings;
     ServerOptions {
         weight: discovery::Weight::DEFAULT.get(),
@@ -25,24 +25,24 @@ pub fn options(wanted: &DesiredService) -> ServerOptions {
             ProxyProtocol::V2 => Some(2),
         },
         slowstart: settings.slowstart.map(Into::into),
-        tls: (settings.tls == Tls::Reencrypt).then(|| tls(wanted)),
+        tls: (settings.tls == Tls::Reencrypt).then(|| tls_options(wanted)),
         // What is passed through is TLS; a check of HAProxy's own has to speak it too.
         check_tls: (settings.passes_through() && matches!(settings.check, Check::Http(_)))
-            .then(|| CheckTls { sni: host(wanted) }),
+            .then(|| CheckTls { sni: service_host(wanted) }),
     }
 }
 
 /// The name that the service goes by.
-fn host(wanted: &DesiredService) -> Option<Word> {
+fn service_host(wanted: &DesiredService) -> Option<Word> {
     wanted.host.as_ref().and_then(|host| host.as_str().parse().ok())
 }
 
 /// A check has no request whose host it could ask for: it asks for the service's own.
-fn tls(wanted: &DesiredService) -> ServerTls {
+fn tls_options(wanted: &DesiredService) -> ServerTls {
     let settings = &wanted.settings;
     let word = |name: &str| name.parse::<Word>().ok();
-    let host = host(wanted);
-    let authorities = settings.trust.authorities();
+    let host = service_host(wanted);
+    let authorities = settings.trust.authorities_token();
     let (sni, check_sni) = match &settings.sni {
         Sni::RequestHost => (word(HOST).map(runtime::Sni::Variable), host.clone()),
         Sni::Fixed(name) => (word(name.as_str()).map(runtime::Sni::Fixed), word(name.as_str())),
@@ -53,8 +53,8 @@ fn tls(wanted: &DesiredService) -> ServerTls {
 }
 
 /// The same as a `default-server` line has it: what HAProxy takes for granted there isn't said.
-pub fn words(wanted: &DesiredService) -> Vec<String> {
-    let options = options(wanted);
+pub fn default_server_words(wanted: &DesiredService) -> Vec<String> {
+    let options = options_for(wanted);
     let secure = options.tls.is_some();
     let tls = options.tls.unwrap_or_default();
     let sni = |sni| match sni {
@@ -110,8 +110,8 @@ mod tests {
             let store = topology(&format!("http-services/a/domain *.b.test a.test\n{lines}"));
             let settled = settle(&store, &Default::default(), &Default::default());
             let (_, wanted) = settled.services().next().unwrap();
-            let added = options(wanted).to_string();
-            for word in words(wanted) {
+            let added = options_for(wanted).to_string();
+            for word in default_server_words(wanted) {
                 assert!(format!("{added} ").contains(&format!(" {word} ")), "{some}: {word} isn't in{added}");
             }
         }

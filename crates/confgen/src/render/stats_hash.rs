@@ -28,9 +28,9 @@ impl Hash {
         text
     }
 
-    pub fn verifies(&self, password: &str) -> bool {
+    pub fn is_hash_of(&self, password: &str) -> bool {
         match self {
-            Self::Sha256(hash) => *hash == sha256(password),
+            Self::Sha256(hash) => *hash == sha256_hex(password),
             Self::Crypt(hash) => ShaCrypt::default().verify_password(password.as_bytes(), hash.as_str()).is_ok(),
         }
     }
@@ -41,6 +41,6 @@ pub(crate) fn is_crypt(text: &str) -> bool {
     !text.is_empty() && text.bytes().all(|b| b.is_ascii_alphanumeric() || b"$./=".contains(&b))
 }
 
-pub(crate) fn sha256(password: &str) -> String {
+pub(crate) fn sha256_hex(password: &str) -> String {
     Sha256::digest(password).iter().map(|byte| format!("{byte:02X}")).collect()
 }

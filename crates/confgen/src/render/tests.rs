@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use clap::Parser;
 use expect_test::expect_file;
-use haproxy::check::{Checker, Verdict};
+use haproxy::check::{CheckResult, Checker};
 use haproxy::command::CommandLine;
 
 use super::*;
@@ -37,9 +37,9 @@ fn golden(scenario: &str, file: &str) -> PathBuf {
 fn settled(scenario: &str, state_dir: &Path) -> DesiredState {
     let store = std::fs::read_to_string(golden(scenario, "store")).unwrap();
     let copy = state_dir.join("ca/internal.pem").display().to_string().parse().unwrap();
-    let usable = [("internal.pem".parse().unwrap(), Authority { copy, print: "0".to_owned() })].into();
+    let usable = [("internal.pem".parse().unwrap(), Authority { copy, fingerprint: "0".to_owned() })].into();
     let authorities = Authorities { usable, ..Authorities::default() };
-    settle(&topology(&store), &LastKnownGood::default(), &Policy { authorities, ..Policy::default() })
+    settle(&topology(&store), &LastKnownGood::default(), &Policy { ca_files: authorities, ..Policy::default() })
 }
 
 pub(crate) fn site(state_dir: &Path) -> Site {
@@ -63,13 +63,13 @@ pub(crate) fn site(state_dir: &Path) -> Site {
 }
 
 fn rendered(settled: &DesiredState, site: &Site, operator: &OperatorConfig, state_dir: &Path) -> Rendered {
-    let view = View::of(settled, site, operator);
-    render(&view, &ConfigFingerprint::of(&view, &[]).unwrap(), state_dir).unwrap()
+    let view = View::new(settled, site, operator);
+    render_config(&view, &ConfigFingerprint::from_view(&view, &[]).unwrap(), state_dir).unwrap()
 }
 
 /// Puts the files where the rendered one names them and asks HAProxy.
-fn check(rendered: &Rendered, state_dir: &Path) -> Verdict {
-    let maps = state_dir.join(&rendered.stamp);
+fn check(rendered: &Rendered, state_dir: &Path) -> CheckResult {
+    let maps = state_dir.join(&rendered.generation_id);
     std::fs::create_dir_all(&maps).unwrap();
     std::fs::create_dir_all(state_dir.join("certs")).unwrap();
     std::fs::create_dir_all(state_dir.join("ca")).unwrap();
@@ -91,7 +91,7 @@ fn check(rendered: &Rendered, state_dir: &Path) -> Verdict {
     put(state_dir.join("server-state"), "1\n");
     put(state_dir.join("haproxy.cfg"), &rendered.cfg);
     let command = CommandLine::from_words(["haproxy", "-c"]).unwrap();
-    Checker::new(command, Duration::from_secs(20)).check(&[state_dir.join("haproxy.cfg")]).unwrap()
+    Checker::new(command, Duration::from_secs(20)).check_files(&[state_dir.join("haproxy.cfg")]).unwrap()
 }
 
 #[test]
@@ -105,7 +105,8 @@ fn scenarios_render_as_before() {
         expect_file![golden(scenario, "paths.map")].assert_eq(&rendered.maps.paths);
         expect_file![golden(scenario, "urls.map")].assert_eq(&rendered.maps.urls);
         expect_file![golden(scenario, "passthrough.map")].assert_eq(&rendered.maps.passthrough);
-        let quarantined: String = settled.quarantined().iter().map(|(key, why)| format!("{key}: {why}\n")).collect();
+        let quarantined: String =
+            settled.quarantined_keys().iter().map(|(key, why)| format!("{key}: {why}\n")).collect();
         expect_file![golden(scenario, "quarantined")].assert_eq(&quarantined);
     }
 }
@@ -116,7 +117,7 @@ fn haproxy_takes_every_scenario_without_a_warning() {
         let dir = tempfile::tempdir().unwrap();
         let rendered =
             rendered(&settled(scenario, dir.path()), &site(dir.path()), &OperatorConfig::default(), dir.path());
-        assert_eq!(check(&rendered, dir.path()), Verdict::Valid { warnings: Vec::new() }, "{scenario}");
+        assert_eq!(check(&rendered, dir.path()), CheckResult::Valid { warnings: Vec::new() }, "{scenario}");
     }
 }
 
@@ -191,20 +192,22 @@ fn no_default_is_restated() {
 fn a_profile_takes_nothing_from_the_servers() {
     let operator =
         "defaults slow\n    mode http\n    timeout client 1h\n    timeout connect 2s\n    timeout server 1h\n";
-    let limits = Policy { profiles: OperatorConfig::of([("mine.cfg", operator)]).profiles, ..Policy::default() };
+    let limits =
+        Policy { profiles: OperatorConfig::from_texts([("mine.cfg", operator)]).profiles, ..Policy::default() };
     let store = "http-services/a/domain a.com\n http-services/a/profile slow\n \
         http-services/a/upstreams/1 10.0.0.1:80\n tcp-services/b/ports 3306\n tcp-services/b/profile slow\n \
         tcp-services/b/check off\n tcp-services/b/upstreams/1 10.0.0.1:3306\n";
     let settled = settle(&topology(store), &LastKnownGood::default(), &limits);
     let dir = tempfile::tempdir().unwrap();
-    let mut rendered = rendered(&settled, &site(dir.path()), &OperatorConfig::of([("mine.cfg", operator)]), dir.path());
+    let mut rendered =
+        rendered(&settled, &site(dir.path()), &OperatorConfig::from_texts([("mine.cfg", operator)]), dir.path());
     for (section, line) in [("backend http-a", "check weight 100"), ("listen tcp-b", "no-check weight 100")] {
         let text = rendered.cfg.split("\n\n").find(|block| block.contains(section)).unwrap();
         assert!(text.contains(&format!("\n    default-server {line}\n")), "{text}");
         assert!(text.contains("\n    load-server-state-from-file global\n"), "{text}");
     }
     rendered.cfg.insert_str(0, operator);
-    assert_eq!(check(&rendered, dir.path()), Verdict::Valid { warnings: Vec::new() });
+    assert_eq!(check(&rendered, dir.path()), CheckResult::Valid { warnings: Vec::new() });
 }
 
 /// The same file, where every flag that adds to it is given.
@@ -216,9 +219,9 @@ fn full_site(state_dir: &Path) -> Site {
          --trusted-proxies 10.0.0.0/8,fd00::/8 --acme-service acme";
     let options = Cli::parse_from(flags.split_whitespace()).common.options;
     // `crypt("secret")`
-    let given = options.site(Hash::Crypt("$5$saltsalt$Yl8FPpuNxpJj1lZwZ8yZ3y1T1oKkJYQ8W5pZJgM1kL/".into()));
+    let given = options.build_site(Hash::Crypt("$5$saltsalt$Yl8FPpuNxpJj1lZwZ8yZ3y1T1oKkJYQ8W5pZJgM1kL/".into()));
     let Site { trusted_proxies, stats_domain, acme, rights, stats_hash, .. } = given;
-    let pages = Arc::new(error_pages::glimpse(Some(pages.path()), pages.path()));
+    let pages = Arc::new(error_pages::read_error_pages_unchecked(Some(pages.path()), pages.path()));
     Site { trusted_proxies, stats_domain, acme, rights, pages, stats_hash, ..site(state_dir) }
 }
 
@@ -233,13 +236,13 @@ fn every_flag_has_its_lines() {
     let dir = tempfile::tempdir().unwrap();
     let rendered =
         rendered(&settled("flags", dir.path()), &full_site(dir.path()), &OperatorConfig::default(), dir.path());
-    assert_eq!(check(&rendered, dir.path()), Verdict::Valid { warnings: Vec::new() });
+    assert_eq!(check(&rendered, dir.path()), CheckResult::Valid { warnings: Vec::new() });
 }
 
 /// A site behind two TCP load balancers.
 fn site_behind_balancers(state_dir: &Path) -> Site {
     let flags = ["confgen", "--proxy-protocol-from", "10.0.0.9,fd00::9"];
-    let given = Cli::parse_from(flags).common.options.site(Hash::Crypt(String::new()));
+    let given = Cli::parse_from(flags).common.options.build_site(Hash::Crypt(String::new()));
     Site { proxy_protocol_from: given.proxy_protocol_from, ..site(state_dir) }
 }
 
@@ -258,12 +261,12 @@ fn every_public_frontend_reads_the_proxy_protocol_of_those_named() {
     let dir = tempfile::tempdir().unwrap();
     let rendered =
         rendered(&settled_as(dir.path()), &site_behind_balancers(dir.path()), &OperatorConfig::default(), dir.path());
-    assert_eq!(check(&rendered, dir.path()), Verdict::Valid { warnings: Vec::new() });
+    assert_eq!(check(&rendered, dir.path()), CheckResult::Valid { warnings: Vec::new() });
 }
 
 #[test]
 fn what_the_operator_sets_is_left_out() {
-    let operator = OperatorConfig::of([(
+    let operator = OperatorConfig::from_texts([(
         "mine.cfg",
         "global\n    uid 0\n    group www-data\n    chroot /\n    log /dev/log local1\n",
     )]);
@@ -283,20 +286,20 @@ fn a_challenge_is_led_to_a_service_that_is_there() {
     let of = |store: &str| {
         let settled = settle(&topology(store), &LastKnownGood::default(), &Policy::default());
         let rendered = rendered(&settled, &site, &operator, dir.path());
-        (rendered.cfg, rendered.structure)
+        (rendered.cfg, rendered.fingerprint)
     };
     let (with, without) = (of("http-services/acme/upstreams/1 10.0.0.1:80"), of("http-services/shop/domain a.com"));
     assert!(with.0.contains("set-var(txn.backend) str(http-acme) if { path_beg /.well-known/acme-challenge/ }"));
     assert!(!without.0.contains("acme-challenge"));
     // It comes with the service, so its coming is a matter of what all share.
-    let lack = without.1.lacks(&with.1).unwrap();
+    let lack = without.1.restart_reason(&with.1).unwrap();
     assert!(lack.services.iter().any(|id| id.to_string() == "http-acme"), "{lack:?}");
 }
 
 #[test]
 fn another_error_page_takes_a_restart() {
     let dir = tempfile::tempdir().unwrap();
-    let of = |site: &Site| rendered(&DesiredState::default(), site, &OperatorConfig::default(), dir.path()).structure;
+    let of = |site: &Site| rendered(&DesiredState::default(), site, &OperatorConfig::default(), dir.path()).fingerprint;
     let (with, mut without) = (full_site(dir.path()), full_site(dir.path()));
     assert_eq!(of(&with), of(&without));
     without.pages = Arc::default();
@@ -323,7 +326,7 @@ fn the_page_of_limits_has_every_time_of_the_file() {
             [include_str!("../../../../templates/haproxy.cfg"), include_str!("../../../../templates/http-service.cfg")];
         assert!(template.iter().any(|text| text.contains(line)) && page.contains(words), "{line}");
     }
-    let routes = format!("| hosts times paths of a service | {},000 |", crate::desired::MOST_ROUTES / 1000);
+    let routes = format!("| hosts times paths of a service | {},000 |", crate::desired::MAX_ROUTES / 1000);
     assert!(page.contains(&routes), "{routes}");
     let ports = Cli::parse_from(["confgen"]).common.options.tcp_ports;
     assert!(page.contains(&format!("{}-{} unless said", ports.start(), ports.end())));

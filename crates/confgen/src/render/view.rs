@@ -7,16 +7,16 @@ use std::sync::Arc;
 use discovery::{Bind, Host, Kind, Networks, ServiceId, Sticky};
 
 use crate::cli::Rights;
-use crate::desired::names::service;
+use crate::desired::names::parse_section;
 use crate::desired::{DesiredService, DesiredState, Route};
-use crate::operator_files::parse::{Named, OperatorConfig};
+use crate::operator_files::parse::{OperatorConfig, ReferencedSection};
 use crate::render::error_pages::ErrorPages;
 use crate::render::internal_sockets::InternalSocket;
 
 pub(crate) use crate::render::section::Section;
 
 use crate::desired::names::preview_section;
-use crate::render::section::{rows, sections};
+use crate::render::section::{rows_of, sections_of};
 
 /// What the flags, and the files they name, say about the generated file. All text in it has been checked to stand in a line.
 #[derive(Clone, Debug)]
@@ -92,13 +92,13 @@ pub(crate) struct Stub {
 }
 
 /// The sections that the operator's files name, less those that are there.
-fn stubs<'a>(operator: &OperatorConfig, sections: impl Iterator<Item = &'a Section<'a>>) -> Vec<Stub> {
+fn list_stubs<'a>(operator: &OperatorConfig, sections: impl Iterator<Item = &'a Section<'a>>) -> Vec<Stub> {
     let there: BTreeSet<String> = sections.map(Section::name).collect();
-    let missing = operator.named().into_iter().filter(|(name, _)| !there.contains(name));
-    let stub = |(name, named): (String, Named)| Stub {
-        mode: if service(&name).is_some_and(|id| id.kind == Kind::Tcp) { "tcp" } else { "http" },
+    let missing = operator.referenced_sections().into_iter().filter(|(name, _)| !there.contains(name));
+    let stub = |(name, named): (String, ReferencedSection)| Stub {
+        mode: if parse_section(&name).is_some_and(|id| id.kind == Kind::Tcp) { "tcp" } else { "http" },
         name,
-        named_by: named.at.into_iter().next().unwrap_or_default(),
+        named_by: named.places.into_iter().next().unwrap_or_default(),
         has_table: named.has_table,
     };
     missing.map(stub).collect()
@@ -129,29 +129,29 @@ pub const PASSTHROUGH: &str = "discover-passthrough";
 
 impl<'a> View<'a> {
     /// Arranges what is wanted.
-    pub fn of(settled: &'a DesiredState, site: &'a Site, operator: &'a OperatorConfig) -> Self {
+    pub fn new(settled: &'a DesiredState, site: &'a Site, operator: &'a OperatorConfig) -> Self {
         let of_kind = |kind| {
             let services = settled.services().filter(move |(id, _)| id.kind == kind);
-            services.flat_map(|(id, wanted)| sections(id, wanted))
+            services.flat_map(|(id, wanted)| sections_of(id, wanted))
         };
-        let (owner, chroot) = rights(site, operator);
+        let (owner, chroot) = resolve_rights(site, operator);
         let default = of_kind(Kind::Http).any(|section| section.is_default());
         let sticks_by_source = settled.services().any(|(id, wanted)| remembers_clients(id, wanted));
         let (passthrough, http): (Vec<Section>, Vec<Section>) =
             of_kind(Kind::Http).partition(|section| section.wanted.settings.passes_through());
         let tcp: Vec<Section> = of_kind(Kind::Tcp).filter(|section| has_section(section.id, section.wanted)).collect();
         Self {
-            stubs: stubs(operator, http.iter().chain(&passthrough).chain(&tcp)),
+            stubs: list_stubs(operator, http.iter().chain(&passthrough).chain(&tcp)),
             sticks_by_source,
             site,
             operator,
             http,
             passthrough,
-            hop: InternalSocket::of(&site.runtime_socket, "discover-tls", owner.clone(), chroot.as_deref()),
-            peers: InternalSocket::of(&site.runtime_socket, "discover-peers", owner, None),
+            hop: InternalSocket::new(&site.runtime_socket, "discover-tls", owner.clone(), chroot.as_deref()),
+            peers: InternalSocket::new(&site.runtime_socket, "discover-peers", owner, None),
             is_shut_in: chroot.is_some(),
             tcp,
-            maps: maps(settled),
+            maps: build_maps(settled),
             default,
             acme: site
                 .acme
@@ -163,7 +163,7 @@ impl<'a> View<'a> {
 
     /// The same for a HAProxy that has been passing TLS through until now, or hasn't.
     #[must_use]
-    pub fn after(self, passed_through: bool) -> Self {
+    pub fn with_previous_passthrough(self, passed_through: bool) -> Self {
         Self { lingers: passed_through && !self.passes_through(), ..self }
     }
 
@@ -178,8 +178,8 @@ impl<'a> View<'a> {
     }
 
     /// Whether a `global` line is ours to write: the operator's own beats it.
-    pub(crate) fn ours(&self, keyword: &str) -> bool {
-        !self.operator.global.contains(keyword)
+    pub(crate) fn writes_global(&self, keyword: &str) -> bool {
+        !self.operator.global_keywords.contains(keyword)
     }
 }
 
@@ -190,7 +190,7 @@ pub fn has_section(id: &ServiceId, wanted: &DesiredService) -> bool {
 
 /// What a service has a say in of the part of the file that all share, besides being there: another answer means
 /// another part.
-pub fn share(id: &ServiceId, wanted: &DesiredService, site: &Site) -> Option<String> {
+pub fn shared_part_of(id: &ServiceId, wanted: &DesiredService, site: &Site) -> Option<String> {
     let regex = wanted.url_reg.as_ref().map(|(since, regex)| format!("{since} {regex}"));
     let remembers = remembers_clients(id, wanted).then(|| "remembers its clients".to_owned());
     let previewed = wanted.settings.preview.as_ref().map(|networks| format!("is previewed from {networks}"));
@@ -205,7 +205,7 @@ fn gets_challenges(id: &ServiceId, wanted: &DesiredService, site: &Site) -> bool
 }
 
 /// Who HAProxy becomes, and what it locks itself into, as the flags or the operator's own lines say.
-fn rights(site: &Site, operator: &OperatorConfig) -> (Option<String>, Option<String>) {
+fn resolve_rights(site: &Site, operator: &OperatorConfig) -> (Option<String>, Option<String>) {
     let user = || site.rights.haproxy_user.name().map(|name| format!("user {name}"));
     let chroot = || site.rights.chroot.as_ref().map(|dir| dir.display().to_string());
     (operator.user.clone().or_else(user), operator.chroot.clone().or_else(chroot))
@@ -215,7 +215,7 @@ fn remembers_clients(id: &ServiceId, wanted: &DesiredService) -> bool {
     wanted.settings.sticky == Sticky::Source && has_section(id, wanted)
 }
 
-fn maps(settled: &DesiredState) -> Maps {
+fn build_maps(settled: &DesiredState) -> Maps {
     let mut hosts: BTreeMap<String, ()> = BTreeMap::new();
     let mut paths: BTreeMap<String, String> = BTreeMap::new();
     let mut urls: Vec<(i64, String, String)> = Vec::new();
@@ -223,7 +223,7 @@ fn maps(settled: &DesiredState) -> Maps {
     for (id, wanted) in settled.services() {
         for route in &wanted.routes {
             hosts.insert(route.domain.to_string(), ());
-            paths.insert(path_key(route), backend(id, wanted));
+            paths.insert(path_key(route), backend_of(id, wanted));
             if wanted.settings.passes_through() {
                 passthrough.insert(route.domain.to_string(), id.to_string());
             }
@@ -254,19 +254,19 @@ pub fn path_key(route: &Route) -> String {
 }
 
 /// Where the requests go that are read here.
-pub fn backend(id: &ServiceId, wanted: &DesiredService) -> String {
+pub fn backend_of(id: &ServiceId, wanted: &DesiredService) -> String {
     if wanted.settings.passes_through() { PASSTHROUGH.to_owned() } else { id.to_string() }
 }
 
 impl Site {
     /// The trusted proxies in rows of words.
     pub(crate) fn trusted_rows(&self) -> Vec<String> {
-        rows(self.trusted_proxies.as_ref())
+        rows_of(self.trusted_proxies.as_ref())
     }
 
     /// The peers that speak the PROXY protocol, in rows of words.
     pub(crate) fn proxied_rows(&self) -> Vec<String> {
-        rows(self.proxy_protocol_from.as_ref())
+        rows_of(self.proxy_protocol_from.as_ref())
     }
 
     /// The condition on which the client speaks TLS: to us, or to a trusted proxy that says so.

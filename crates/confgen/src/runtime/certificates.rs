@@ -12,16 +12,19 @@ impl HaproxyControl {
     /// Has it serve TLS with the certificates that are wanted. Returns how many changes that took, with its complaints.
     pub(super) fn swap_certificates(&mut self) -> anyhow::Result<(usize, Vec<String>)> {
         let wanted = Arc::clone(&self.certificates);
-        let is_done = |known: &Observed| known.brought_to.as_ref().is_some_and(|done| Arc::ptr_eq(done, &wanted));
-        let known = self.known.as_mut().filter(|known| !is_done(known));
-        let Some(Observed { certificates: Some(live), brought_to, .. }) = known else { return Ok((0, Vec::new())) };
-        let steps = live.steps(&wanted.lines);
+        let is_done =
+            |known: &Observed| known.applied_certificates.as_ref().is_some_and(|done| Arc::ptr_eq(done, &wanted));
+        let known = self.observed.as_mut().filter(|known| !is_done(known));
+        let Some(Observed { certificates: Some(live), applied_certificates: brought_to, .. }) = known else {
+            return Ok((0, Vec::new()));
+        };
+        let steps = live.plan_certificates(&wanted.lines);
         let mut complaints = Vec::new();
         for step in &steps {
             match self.socket.change_certificate(step) {
                 Ok(complaint) => complaints.extend(complaint.map(|words| format!("{step}: {words}"))),
                 Err(error) => {
-                    self.doubt();
+                    self.invalidate();
                     return Err(error).context("change HAProxy's certificates");
                 }
             }
@@ -30,14 +33,14 @@ impl HaproxyControl {
         if made > 0 {
             tracing::info!("certificates: {made} changes over the Runtime API");
         }
-        live.made(&wanted.lines);
-        if live.is_unnumbered()
-            && let Some(list) = &wanted.list
+        live.mark_applied(&wanted.lines);
+        if live.has_unnumbered_lines()
+            && let Some(list) = &wanted.crt_list
         {
-            match self.socket.crt_list(list) {
-                Ok(entries) => live.relisted(entries.unwrap_or_default()),
+            match self.socket.show_crt_list(list) {
+                Ok(entries) => live.set_entries(entries.unwrap_or_default()),
                 Err(error) => {
-                    self.doubt();
+                    self.invalidate();
                     return Err(error).context("look at HAProxy's certificates");
                 }
             }
@@ -47,11 +50,11 @@ impl HaproxyControl {
     }
 
     /// What it serves TLS with; none where it has no list of ours.
-    pub(super) fn look_at_certificates(&self) -> anyhow::Result<Option<LiveCertificates>> {
-        let Some(list) = &self.certificates.list else { return Ok(None) };
-        let Some(entries) = self.socket.crt_list(list)? else { return Ok(None) };
+    pub(super) fn observe_certificates(&self) -> anyhow::Result<Option<LiveCertificates>> {
+        let Some(list) = &self.certificates.crt_list else { return Ok(None) };
+        let Some(entries) = self.socket.show_crt_list(list)? else { return Ok(None) };
         let path = list.to_string();
         let copies = Path::new(&path).parent().map(|copies| format!("{}/", copies.display())).unwrap_or_default();
-        Ok(Some(LiveCertificates::observed(list.clone(), entries, self.socket.certificates(&copies)?)))
+        Ok(Some(LiveCertificates::from_answers(list.clone(), entries, self.socket.show_certificates(&copies)?)))
     }
 }

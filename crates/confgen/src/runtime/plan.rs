@@ -13,14 +13,14 @@ use std::num::NonZeroU32;
 use discovery::{Balance, ServiceId};
 use haproxy::runtime::{Change, ServerName, ServersState};
 
+use crate::desired::names::preview_prefix;
 use crate::desired::names::preview_section;
-use crate::desired::names::previews_of;
 use crate::desired::{DesiredService, Server, ServerState};
 use crate::render::server_options;
-use crate::render::view::backend;
-use maps::{Entries, Maps, Routes, map_steps, route, settle_entries};
-pub use maps::{Listed, MapPaths};
-use server::{LiveServer, arrivals, server_name, takes_out};
+use crate::render::view::backend_of;
+use maps::{Entries, Maps, Routes, apply_entries, plan_map, route_key};
+pub use maps::{ListedMaps, MapPaths};
+use server::{LiveServer, parse_server_name, plan_additions, stops_requests};
 
 /// Servers and map entries. A server that isn't in here doesn't run.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -31,15 +31,15 @@ pub struct RuntimeState {
     /// By service: the routes that were made, as host and path key. What to take away when they change.
     routes: BTreeMap<ServiceId, BTreeSet<(String, String)>>,
     /// How many of those routes each host has: it stays in its map while there is one.
-    uses: BTreeMap<String, i64>,
+    host_uses: BTreeMap<String, i64>,
     /// Routes, as host and path key, of services whose section comes with the next restart.
-    awaited: BTreeSet<(String, String)>,
+    pending_routes: BTreeSet<(String, String)>,
     /// What HAProxy has loaded to check upstreams' certificates against.
     authorities: BTreeSet<String>,
     /// The sections for previews that HAProxy has: the others come with a restart.
-    previews: BTreeSet<String>,
+    preview_sections: BTreeSet<String>,
     /// Services with a server that can't be added while HAProxy runs.
-    short: BTreeSet<ServiceId>,
+    not_addable: BTreeSet<ServiceId>,
 }
 
 /// Whether some services are looked at, or all that the running HAProxy has: then what nobody wants goes.
@@ -53,15 +53,15 @@ pub enum Scope {
 
 /// The most servers of a section that are queued again after a change. HAProxy walks through all servers of a backend for
 /// each (2.6: 1 ms for 100 servers, 41 ms for 1,000).
-const MOST_REQUEUED: usize = 250;
+const MAX_REQUEUED: usize = 250;
 
 /// What to do, in this order: changes, then turns, then removals.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Steps {
+pub struct Plan {
     /// What HAProxy does at once.
     pub changes: Vec<Change>,
     /// Has servers that the changes may have set aside take their turns again.
-    pub turns: Vec<Change>,
+    pub requeues: Vec<Change>,
     /// Servers that go when their last connection is closed.
     pub removals: Vec<ServerName>,
 }
@@ -69,131 +69,136 @@ pub struct Steps {
 impl RuntimeState {
     /// What an answer to `show servers state` and the maps' contents say. Of a host that stands in a map twice, the first
     /// entry counts, as in HAProxy.
-    pub fn observed(state: &ServersState, maps: Listed) -> Self {
+    pub fn from_answers(state: &ServersState, maps: ListedMaps) -> Self {
         let mut live = Self::default();
         for server in &state.servers {
             // One without an IP address and a port is none of ours.
             let Ok(ip) = server.address.parse() else { continue };
-            let (maint, drain) = (server.admin.maintenance(), server.admin.drain());
+            let (maint, drain) = (server.admin.is_in_maintenance(), server.admin.is_in_drain());
             let address = SocketAddr::new(ip, server.port);
             let seen = LiveServer { address, weight: server.weight, maint, drain, id: server.id, leaving: false };
             live.servers.entry(server.backend.clone()).or_default().insert(server.server.clone(), seen);
         }
         let first = |entries: Vec<(String, String)>| entries.into_iter().rev().collect();
-        let Listed { hosts, paths, passthrough } = maps;
+        let ListedMaps { hosts, paths, passthrough } = maps;
         live.maps = Maps { hosts: first(hosts), paths: first(paths), passthrough: first(passthrough) };
         live
     }
 
     /// Takes note of what HAProxy has loaded to check upstreams' certificates against.
     #[must_use]
-    pub fn trusting(mut self, authorities: impl Iterator<Item = String>) -> Self {
+    pub fn with_authorities(mut self, authorities: impl Iterator<Item = String>) -> Self {
         self.authorities = authorities.collect();
         self
     }
 
     /// Takes note of the sections for previews that HAProxy has.
     #[must_use]
-    pub fn previewing<'a>(mut self, sections: impl Iterator<Item = &'a String>) -> Self {
-        self.previews = sections.cloned().collect();
+    pub fn with_preview_sections<'a>(mut self, sections: impl Iterator<Item = &'a String>) -> Self {
+        self.preview_sections = sections.cloned().collect();
         self
     }
 
     /// The services with a server that only a restart brings.
-    pub fn short(&self) -> &BTreeSet<ServiceId> {
-        &self.short
+    pub fn not_addable(&self) -> &BTreeSet<ServiceId> {
+        &self.not_addable
     }
 
     /// Whether a server that is added would be spoken to as one of the file.
-    fn takes_servers(&self, wanted: &DesiredService) -> bool {
-        let authorities = server_options::options(wanted).tls.and_then(|tls| tls.authorities);
+    fn can_add_servers(&self, wanted: &DesiredService) -> bool {
+        let authorities = server_options::options_for(wanted).tls.and_then(|tls| tls.authorities);
         let loaded = authorities.is_none_or(|it| self.authorities.contains(&it.to_string()));
         loaded && !wanted.settings.fixed_servers
     }
 
     /// Takes note of the services that wait for a restart. Whoever has had their routes until now keeps them until then:
     /// nobody else could answer.
-    pub fn awaiting<'a>(&mut self, services: impl Iterator<Item = &'a DesiredService>) {
-        self.awaited = services.flat_map(|wanted| wanted.routes.iter().map(route)).collect();
+    pub fn set_pending_routes<'a>(&mut self, services: impl Iterator<Item = &'a DesiredService>) {
+        self.pending_routes = services.flat_map(|wanted| wanted.routes.iter().map(route_key)).collect();
     }
 
     /// Whether something stays as it is until a restart, though nobody wants it so.
-    pub fn holds_back(&self) -> bool {
-        self.awaited.iter().any(|(_, path)| self.maps.paths.contains_key(path))
+    pub fn retains_pending_routes(&self) -> bool {
+        self.pending_routes.iter().any(|(_, path)| self.maps.paths.contains_key(path))
     }
 
     /// The sections that awaited routes lead to until the restart.
-    pub fn leads_meanwhile(&self) -> BTreeSet<&str> {
+    pub fn sections_until_restart(&self) -> BTreeSet<&str> {
         let Maps { paths, passthrough, .. } = &self.maps;
-        let sections = self.awaited.iter().flat_map(|(host, path)| [paths.get(path), passthrough.get(host)]);
+        let sections = self.pending_routes.iter().flat_map(|(host, path)| [paths.get(path), passthrough.get(host)]);
         sections.flatten().map(String::as_str).collect()
     }
 
     /// Whether an awaited route leads to the service now: its servers are needed until the restart.
-    pub fn needs(&self, id: &ServiceId) -> bool {
+    pub fn is_needed_until_restart(&self, id: &ServiceId) -> bool {
         let (section, Maps { paths, passthrough, .. }) = (id.to_string(), &self.maps);
         let leads = |section: &String, (host, path): &(String, String)| {
             paths.get(path) == Some(section) || passthrough.get(host) == Some(section)
         };
-        self.awaited.iter().any(|route| leads(&section, route))
+        self.pending_routes.iter().any(|route| leads(&section, route))
     }
 
     /// The steps to what is wanted of some services, or of all there are; none of it where one is gone. Whatever has no
     /// section in the running HAProxy must be left out by the caller.
-    pub fn steps(&self, scope: Scope, services: &[(&ServiceId, Option<&DesiredService>)], maps: &MapPaths) -> Steps {
+    pub fn plan_changes(
+        &self,
+        scope: Scope,
+        services: &[(&ServiceId, Option<&DesiredService>)],
+        maps: &MapPaths,
+    ) -> Plan {
         let (mut added, mut changed, mut turns, mut removals) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
         for (id, wanted) in services {
-            for (section, servers) in self.sections(id, *wanted) {
+            for (section, servers) in self.desired_sections(id, *wanted) {
                 let none = BTreeMap::new();
                 let live = self.servers.get(&section).unwrap_or(&none);
                 let mut new = Vec::new();
                 for server in servers {
-                    let Some(name) = server_name(&section, server.id.as_str()) else { continue };
+                    let Some(name) = parse_server_name(&section, server.id.as_str()) else { continue };
                     match live.get(server.id.as_str()) {
-                        Some(live) => live.steps(&name, server, &mut changed),
+                        Some(live) => live.plan_server(&name, server, &mut changed),
                         None => new.push((name, server)),
                     }
                 }
-                if let Some(wanted) = wanted.filter(|wanted| self.takes_servers(wanted)) {
+                if let Some(wanted) = wanted.filter(|wanted| self.can_add_servers(wanted)) {
                     new.retain(|(_, server)| !is_id_taken(live, server));
-                    added.extend(arrivals(&section, wanted, new));
-                    turns.extend(requeue(&section, wanted, live, servers));
+                    added.extend(plan_additions(&section, wanted, new));
+                    turns.extend(requeue_grown(&section, wanted, live, servers));
                 }
-                let gone = live.iter().filter(|(name, server)| !server.leaving && !has(servers, name));
-                removals.extend(gone.filter_map(|(name, _)| server_name(&section, name)));
+                let gone = live.iter().filter(|(name, server)| !server.leaving && !has_server(servers, name));
+                removals.extend(gone.filter_map(|(name, _)| parse_server_name(&section, name)));
             }
         }
-        let Entries { hosts, paths, passthrough } = self.entries(scope, services);
-        let through = maps.passthrough.iter().flat_map(|map| map_steps(&self.maps.passthrough, &passthrough, map));
+        let Entries { hosts, paths, passthrough } = self.desired_entries(scope, services);
+        let through = maps.passthrough.iter().flat_map(|map| plan_map(&self.maps.passthrough, &passthrough, map));
         let mut entries: Vec<Change> = through.collect();
-        entries.extend(map_steps(&self.maps.hosts, &hosts, &maps.hosts));
-        entries.extend(map_steps(&self.maps.paths, &paths, &maps.paths));
+        entries.extend(plan_map(&self.maps.hosts, &hosts, &maps.hosts));
+        entries.extend(plan_map(&self.maps.paths, &paths, &maps.paths));
         // New servers before the hosts that lead to them, and both before anything is taken away; who takes over before
         // those who let go, or requests find nobody in between.
         let (more, less): (Vec<_>, Vec<_>) = entries.into_iter().partition(|c| !matches!(c, Change::RemoveFromMap(..)));
-        let (ready, out): (Vec<_>, Vec<_>) = changed.into_iter().partition(|change| !takes_out(change));
-        Steps { changes: [added, more, ready, out, less].concat(), turns, removals }
+        let (ready, out): (Vec<_>, Vec<_>) = changed.into_iter().partition(|change| !stops_requests(change));
+        Plan { changes: [added, more, ready, out, less].concat(), requeues: turns, removals }
     }
 
     /// Believes that the steps to this were made.
-    pub fn made(&mut self, scope: Scope, services: &[(&ServiceId, Option<&DesiredService>)]) {
-        let Entries { hosts, paths, passthrough } = self.entries(scope, services);
-        settle_entries(&mut self.maps.hosts, hosts);
-        settle_entries(&mut self.maps.paths, paths);
-        settle_entries(&mut self.maps.passthrough, passthrough);
+    pub fn mark_applied(&mut self, scope: Scope, services: &[(&ServiceId, Option<&DesiredService>)]) {
+        let Entries { hosts, paths, passthrough } = self.desired_entries(scope, services);
+        apply_entries(&mut self.maps.hosts, hosts);
+        apply_entries(&mut self.maps.paths, paths);
+        apply_entries(&mut self.maps.passthrough, passthrough);
         for (id, wanted) in services {
-            self.servers_made(id, *wanted);
+            self.mark_servers_applied(id, *wanted);
             let after: BTreeSet<_> = self.routes_of(id, *wanted).into_keys().collect();
             let before = std::mem::take(self.routes.entry((*id).clone()).or_default());
             let before = if scope == Scope::All { BTreeSet::new() } else { before };
             for (host, _) in &after {
-                *self.uses.entry(host.clone()).or_default() += 1;
+                *self.host_uses.entry(host.clone()).or_default() += 1;
             }
             for (host, _) in &before {
-                let uses = self.uses.entry(host.clone()).or_default();
+                let uses = self.host_uses.entry(host.clone()).or_default();
                 *uses -= 1;
                 if *uses <= 0 {
-                    self.uses.remove(host);
+                    self.host_uses.remove(host);
                 }
             }
             if after.is_empty() {
@@ -204,20 +209,20 @@ impl RuntimeState {
         }
     }
 
-    fn servers_made(&mut self, id: &ServiceId, wanted: Option<&DesiredService>) {
-        let takes_servers = wanted.is_some_and(|wanted| self.takes_servers(wanted));
-        self.short.remove(id);
-        for (section, wanted) in self.sections(id, wanted) {
+    fn mark_servers_applied(&mut self, id: &ServiceId, wanted: Option<&DesiredService>) {
+        let takes_servers = wanted.is_some_and(|wanted| self.can_add_servers(wanted));
+        self.not_addable.remove(id);
+        for (section, wanted) in self.desired_sections(id, wanted) {
             let servers = self.servers.entry(section).or_default();
-            for (_, server) in servers.iter_mut().filter(|(name, _)| !has(wanted, name)) {
+            for (_, server) in servers.iter_mut().filter(|(name, _)| !has_server(wanted, name)) {
                 (server.maint, server.leaving) = (true, true);
             }
             for server in wanted {
                 let before = servers.get(server.id.as_str());
                 if before.is_some() || (takes_servers && !is_id_taken(servers, server)) {
-                    servers.insert(server.id.to_string(), LiveServer::after(before, server));
+                    servers.insert(server.id.to_string(), LiveServer::after_plan(before, server));
                 } else {
-                    self.short.insert(id.clone());
+                    self.not_addable.insert(id.clone());
                 }
             }
         }
@@ -225,14 +230,18 @@ impl RuntimeState {
 
     /// The service's sections with the servers that each is to have: its own, those for previews that HAProxy has, and
     /// those that still have servers though nobody wants them.
-    fn sections<'a>(&self, id: &ServiceId, wanted: Option<&'a DesiredService>) -> BTreeMap<String, &'a [Server]> {
-        let prefix = previews_of(id);
+    fn desired_sections<'a>(
+        &self,
+        id: &ServiceId,
+        wanted: Option<&'a DesiredService>,
+    ) -> BTreeMap<String, &'a [Server]> {
+        let prefix = preview_prefix(id);
         let left = self.servers.range(prefix.clone()..).take_while(|(section, _)| section.starts_with(&prefix));
         let mut sections: BTreeMap<String, &[Server]> = left.map(|(section, _)| (section.clone(), &[][..])).collect();
         sections.insert(id.to_string(), wanted.map(|wanted| &wanted.servers[..]).unwrap_or_default());
         for preview in wanted.iter().flat_map(|wanted| &wanted.previews) {
             let section = preview_section(id, &preview.color);
-            if self.previews.contains(&section) {
+            if self.preview_sections.contains(&section) {
                 sections.insert(section, &preview.servers);
             }
         }
@@ -242,19 +251,19 @@ impl RuntimeState {
     /// The service's routes. One that leads to a section that HAProxy lacks would lead nowhere.
     fn routes_of(&self, id: &ServiceId, wanted: Option<&DesiredService>) -> Routes {
         let Some(wanted) = wanted else { return Routes::new() };
-        let section = backend(id, wanted);
-        let mut routes: Routes = wanted.routes.iter().map(|it| (route(it), section.clone())).collect();
+        let section = backend_of(id, wanted);
+        let mut routes: Routes = wanted.routes.iter().map(|it| (route_key(it), section.clone())).collect();
         for preview in &wanted.previews {
             let section = preview_section(id, &preview.color);
-            if self.previews.contains(&section) {
-                routes.extend(preview.routes.iter().map(|it| (route(it), section.clone())));
+            if self.preview_sections.contains(&section) {
+                routes.extend(preview.routes.iter().map(|it| (route_key(it), section.clone())));
             }
         }
         routes
     }
 
     /// What the maps are to hold for these services: a value, or nothing, for each key that they touch.
-    fn entries(&self, scope: Scope, services: &[(&ServiceId, Option<&DesiredService>)]) -> Entries {
+    fn desired_entries(&self, scope: Scope, services: &[(&ServiceId, Option<&DesiredService>)]) -> Entries {
         let gone = |map: &BTreeMap<String, String>| match scope {
             Scope::All => map.keys().map(|key| (key.clone(), None)).collect(),
             Scope::These => BTreeMap::new(),
@@ -281,10 +290,10 @@ impl RuntimeState {
             }
         }
         for (host, change) in uses {
-            let before = if scope == Scope::All { 0 } else { self.uses.get(&host).copied().unwrap_or_default() };
+            let before = if scope == Scope::All { 0 } else { self.host_uses.get(&host).copied().unwrap_or_default() };
             entries.hosts.insert(host.clone(), (before + change > 0).then_some(host));
         }
-        for (host, path) in &self.awaited {
+        for (host, path) in &self.pending_routes {
             let Entries { hosts, paths, passthrough } = &mut entries;
             for (entries, key) in [(hosts, host), (paths, path), (passthrough, host)] {
                 if entries.get(key).is_some_and(Option::is_none) {
@@ -296,25 +305,25 @@ impl RuntimeState {
     }
 
     /// A server is gone for good.
-    pub fn removed(&mut self, name: &ServerName) {
+    pub fn mark_removed(&mut self, name: &ServerName) {
         if let Some(servers) = self.servers.get_mut(name.backend.as_str()) {
             servers.remove(name.server.as_str());
         }
     }
 
     /// Queues the servers of a section for their turns again, with the weights that they have.
-    pub fn turns(&self, section: &str) -> Vec<Change> {
+    pub fn plan_requeue(&self, section: &str) -> Vec<Change> {
         let servers = self.servers.get(section).into_iter().flatten();
-        queue_again(section, servers.filter(|(_, live)| live.takes_requests()).map(|(id, live)| (&**id, live.weight)))
+        requeue_all(section, servers.filter(|(_, live)| live.takes_requests()).map(|(id, live)| (&**id, live.weight)))
     }
 
     /// The servers that are on their way out.
-    pub fn leaving(&self) -> Vec<ServerName> {
+    pub fn leaving_servers(&self) -> Vec<ServerName> {
         let of_section = |(section, servers): (&String, &BTreeMap<String, LiveServer>)| {
             let leaving: Vec<ServerName> = servers
                 .iter()
                 .filter(|(_, server)| server.leaving)
-                .filter_map(|(name, _)| server_name(section, name))
+                .filter_map(|(name, _)| parse_server_name(section, name))
                 .collect();
             leaving
         };
@@ -329,7 +338,7 @@ fn is_id_taken(live: &BTreeMap<String, LiveServer>, server: &Server) -> bool {
 }
 
 /// Queues a section's servers for their turns again, if their weights together may grow by what is wanted.
-fn requeue(
+fn requeue_grown(
     section: &str,
     wanted: &DesiredService,
     live: &BTreeMap<String, LiveServer>,
@@ -338,24 +347,24 @@ fn requeue(
     let weight = |server: &LiveServer| if server.takes_requests() { server.weight } else { 0 };
     let grows = |server: &Server| {
         let before = live.get(server.id.as_str());
-        weight(&LiveServer::after(before, server)) > before.map_or(0, weight)
+        weight(&LiveServer::after_plan(before, server)) > before.map_or(0, weight)
     };
     let in_turns = wanted.settings.balance == Balance::RoundRobin;
     if !in_turns || !servers.iter().any(grows) {
         return Vec::new();
     }
     let ready = servers.iter().filter(|server| server.state == ServerState::Ready && server.weight > 0);
-    queue_again(section, ready.map(|server| (server.id.as_str(), server.weight)))
+    requeue_all(section, ready.map(|server| (server.id.as_str(), server.weight)))
 }
 
 /// Queues these servers, with their weights, again. None of them if one server gets every turn, or if there are too many.
-fn queue_again<'a>(section: &str, servers: impl Iterator<Item = (&'a str, u16)>) -> Vec<Change> {
-    let requeue = |(id, weight)| Some(Change::Requeue(server_name(section, id)?, weight));
+fn requeue_all<'a>(section: &str, servers: impl Iterator<Item = (&'a str, u16)>) -> Vec<Change> {
+    let requeue = |(id, weight)| Some(Change::Requeue(parse_server_name(section, id)?, weight));
     let queued: Vec<Change> = servers.filter_map(requeue).collect();
-    if (2..=MOST_REQUEUED).contains(&queued.len()) { queued } else { Vec::new() }
+    if (2..=MAX_REQUEUED).contains(&queued.len()) { queued } else { Vec::new() }
 }
 
-fn has(servers: &[Server], name: &str) -> bool {
+fn has_server(servers: &[Server], name: &str) -> bool {
     servers.binary_search_by(|server| server.id.as_str().cmp(name)).is_ok()
 }
 

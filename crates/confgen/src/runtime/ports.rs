@@ -12,16 +12,16 @@ use nix::sys::socket::{AddressFamily, SockFlag, SockType, SockaddrStorage, bind,
 
 /// Why nobody could bind this now. A port that HAProxy holds itself can be bound once more, as HAProxy does it at a
 /// restart (SO_REUSEPORT); what only confgen may not bind is no reason.
-pub fn unbindable(wanted: Bind) -> Option<String> {
+pub fn unbindable_reason(wanted: Bind) -> Option<String> {
     let address = SocketAddr::new(wanted.address.unwrap_or(IpAddr::V4(Ipv4Addr::UNSPECIFIED)), wanted.port);
-    match probe(address) {
+    match try_bind(address) {
         Err(Errno::EADDRNOTAVAIL) => Some(format!("{wanted}: this host has no such address")),
         Err(Errno::EADDRINUSE) => Some(format!("{wanted}: another program holds the port")),
         Ok(()) | Err(_) => None,
     }
 }
 
-fn probe(address: SocketAddr) -> Result<(), Errno> {
+fn try_bind(address: SocketAddr) -> Result<(), Errno> {
     let family = if address.is_ipv4() { AddressFamily::Inet } else { AddressFamily::Inet6 };
     let probe = socket(family, SockType::Stream, SockFlag::SOCK_CLOEXEC, None)?;
     setsockopt(&probe, ReuseAddr, &true)?;
@@ -41,11 +41,11 @@ mod tests {
         let holder = TcpListener::bind("127.0.0.1:0").unwrap();
         let port = holder.local_addr().unwrap().port();
         let taken: Bind = format!("127.0.0.1:{port}").parse().unwrap();
-        assert_eq!(unbindable(taken).unwrap(), format!("{taken}: another program holds the port"));
+        assert_eq!(unbindable_reason(taken).unwrap(), format!("{taken}: another program holds the port"));
         drop(holder);
-        assert_eq!(unbindable(taken), None);
+        assert_eq!(unbindable_reason(taken), None);
         // RFC 5737: an address for documentation, which no host has.
         let foreign: Bind = "203.0.113.9:3306".parse().unwrap();
-        assert_eq!(unbindable(foreign).unwrap(), "203.0.113.9:3306: this host has no such address");
+        assert_eq!(unbindable_reason(foreign).unwrap(), "203.0.113.9:3306: this host has no such address");
     }
 }

@@ -17,10 +17,10 @@ pub const KINDS: [&str; 5] = ["start", "look", "runtime", "file", "restart"];
 
 /// The activities of this process. Clones share them.
 #[derive(Clone, Debug, Default)]
-pub struct Activities(Arc<Mutex<Running>>);
+pub struct Activities(Arc<Mutex<Ongoing>>);
 
 #[derive(Debug, Default)]
-struct Running {
+struct Ongoing {
     next: u64,
     by_number: BTreeMap<u64, (&'static str, String, Instant)>,
 }
@@ -71,7 +71,7 @@ impl Activities {
     }
 
     /// The longest activity, if it takes longer than is ordinary.
-    pub fn long(&self) -> Option<UnderWay> {
+    pub fn find_long(&self) -> Option<UnderWay> {
         self.under_way().into_iter().next().filter(|it| it.taken > LONG)
     }
 }
@@ -84,12 +84,12 @@ impl Drop for Activity {
 
 impl UnderWay {
     /// Whether it takes so long that it hangs.
-    pub fn hangs(&self) -> bool {
+    pub fn is_hanging(&self) -> bool {
         self.taken > HANGS
     }
 
     /// In words.
-    pub fn words(&self) -> String {
+    pub fn describe(&self) -> String {
         format!("under way for {} s: {} ({})", self.taken.as_secs(), self.kind, self.reason)
     }
 }
@@ -99,7 +99,7 @@ pub mod tests {
     use super::*;
 
     /// Activities with one that began so long ago.
-    pub fn since(kind: &'static str, taken: Duration) -> (Activities, Activity) {
+    pub fn begun_ago(kind: &'static str, taken: Duration) -> (Activities, Activity) {
         let activities = Activities::default();
         let activity = activities.begin_at(kind, "a test", Instant::now().checked_sub(taken).unwrap());
         (activities, activity)
@@ -107,14 +107,18 @@ pub mod tests {
 
     #[test]
     fn an_activity_is_shown_until_it_ends_and_mentioned_if_it_is_long() {
-        let (activities, long) = since("file", LONG + Duration::from_secs(1));
+        let (activities, long) = begun_ago("file", LONG + Duration::from_secs(1));
         let short = activities.clone().begin("look", "files");
         let kinds = || activities.under_way().iter().map(|it| it.kind).collect::<Vec<_>>();
         assert_eq!(kinds(), ["file", "look"]);
-        let words = activities.long().unwrap();
-        assert!(!words.hangs() && words.words().starts_with("under way for 11 s: file"), "{}", words.words());
+        let words = activities.find_long().unwrap();
+        assert!(
+            !words.is_hanging() && words.describe().starts_with("under way for 11 s: file"),
+            "{}",
+            words.describe()
+        );
         drop(long);
-        assert_eq!((kinds(), activities.long()), (vec!["look"], None));
+        assert_eq!((kinds(), activities.find_long()), (vec!["look"], None));
         drop(short);
         assert!(activities.under_way().is_empty());
     }

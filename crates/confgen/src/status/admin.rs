@@ -20,9 +20,9 @@ use tokio_util::sync::CancellationToken;
 use crate::local_files::expiry;
 use crate::status::api;
 use crate::status::api::Counted;
-use crate::status::balancer_record::said;
-use crate::status::page::page;
-use crate::status::{Done, Status};
+use crate::status::balancer_record::to_balancer_record;
+use crate::status::page::render_page;
+use crate::status::{HistoryEntry, Status};
 
 /// HAProxy's figures serve everybody who asks within this, until the next act's end: its answer for 10,000 servers has some
 /// 3 MB.
@@ -40,138 +40,142 @@ impl Port {
     /// Binds it, where there is to be one.
     pub async fn bind(config: Option<Config>) -> Result<Option<Self>, Error> {
         let Some(config) = config else { return Ok(None) };
-        let url = config.url();
+        let url = config.public_url();
         Ok(Some(Self { server: Server::bind(config).await?, url }))
     }
 
     /// Answers from now on, beside the daemon.
-    pub fn open(self, report: &watch::Sender<Status>, pulse: Pulse, socket: Socket, ended: CancellationToken) {
+    pub fn serve(self, report: &watch::Sender<Status>, pulse: Pulse, socket: Socket, ended: CancellationToken) {
         report.send_modify(|report| report.url = self.url);
         let figures = Mutex::new(None);
         let shown =
-            Arc::new(Shown { report: report.subscribe(), socket: socket.with_timeout(FIGURES_WITHIN), figures });
+            Arc::new(AdminState { report: report.subscribe(), socket: socket.with_timeout(FIGURES_WITHIN), figures });
         let probes = Arc::clone(&shown);
-        let routes = daemon::admin::routes(pulse, probes).merge(routes(shown));
+        let routes = daemon::admin::build_routes(pulse, probes).merge(build_routes(shown));
         tokio::spawn(self.server.serve(routes, ended));
     }
 }
 
 /// What is shown.
-struct Shown {
+struct AdminState {
     report: watch::Receiver<Status>,
     socket: Socket,
-    figures: Mutex<Option<Figures>>,
+    figures: Mutex<Option<CachedFigures>>,
 }
 
 /// What HAProxy counted, when it was asked, and after which act.
-struct Figures {
+struct CachedFigures {
     at: Instant,
-    after: Option<Arc<Done>>,
+    after_action: Option<Arc<HistoryEntry>>,
     counted: Arc<Counted>,
 }
 
-impl Shown {
-    fn report(&self) -> Status {
+impl AdminState {
+    fn current_status(&self) -> Status {
         self.report.borrow().clone()
     }
 
     /// Makes an answer of the report alone.
-    fn answer<T: Serialize>(&self, make: impl FnOnce(&Status) -> T) -> Response {
-        let report = self.report();
-        json(&report, &make(&report))
+    fn respond_from_status<T: Serialize>(&self, make: impl FnOnce(&Status) -> T) -> Response {
+        let report = self.current_status();
+        respond_json(&report, &make(&report))
     }
 
     /// HAProxy's figures, asked for once however many want them. They are never from before the last act: who has heard that
     /// HAProxy follows a change isn't shown what it was until then.
-    async fn figures(&self, acted: Option<&Arc<Done>>) -> Arc<Counted> {
+    async fn fetch_figures(&self, acted: Option<&Arc<HistoryEntry>>) -> Arc<Counted> {
         let mut last = self.figures.lock().await;
         if let Some(figures) = &*last
             && figures.at.elapsed() < FIGURES_LAST
-            && figures.after.as_ref() == acted
+            && figures.after_action.as_ref() == acted
         {
             return Arc::clone(&figures.counted);
         }
         let socket = self.socket.clone();
-        let asked = tokio::task::spawn_blocking(move || socket.stats().map_err(|error| error.to_string())).await;
+        let asked = tokio::task::spawn_blocking(move || socket.show_stat().map_err(|error| error.to_string())).await;
         let counted = Arc::new(asked.unwrap_or_else(|error| Err(error.to_string())));
-        *last = Some(Figures { at: Instant::now(), after: acted.cloned(), counted: Arc::clone(&counted) });
+        *last = Some(CachedFigures { at: Instant::now(), after_action: acted.cloned(), counted: Arc::clone(&counted) });
         counted
     }
 
     /// Makes an answer of report and figures, off the runtime: there may be ten thousand upstreams in it.
-    async fn made<T: Send + 'static>(
+    async fn respond_off_runtime<T: Send + 'static>(
         &self,
         make: impl FnOnce(&Status, &Counted) -> T + Send + 'static,
     ) -> Result<T, StatusCode> {
-        let report = self.report();
-        let figures = self.figures(report.history.front()).await;
+        let report = self.current_status();
+        let figures = self.fetch_figures(report.history.front()).await;
         let made = tokio::task::spawn_blocking(move || make(&report, &figures)).await;
         made.map_err(|_| StatusCode::INTERNAL_SERVER_ERROR)
     }
 }
 
-impl Probes for Shown {
-    fn ready(&self) -> Result<String, String> {
-        self.report.borrow().in_sync()
+impl Probes for AdminState {
+    fn check_ready(&self) -> Result<String, String> {
+        self.report.borrow().check_in_sync()
     }
 
-    fn metrics(&self, registry: &mut Registry) {
-        let report = self.report();
+    fn register_metrics(&self, registry: &mut Registry) {
+        let report = self.current_status();
         // This is called off the runtime, where waiting is allowed.
-        let figures = Handle::current().block_on(self.figures(report.history.front()));
-        crate::status::metrics::register(&report, &figures, registry);
+        let figures = Handle::current().block_on(self.fetch_figures(report.history.front()));
+        crate::status::metrics::register_all(&report, &figures, registry);
     }
 }
 
 /// Which upstreams are asked for.
 #[derive(Deserialize)]
-struct Which {
+struct UpstreamQuery {
     service: Option<String>,
 }
 
-fn routes(shown: Arc<Shown>) -> Router {
+fn build_routes(shown: Arc<AdminState>) -> Router {
     let api = Router::new()
-        .route("/status", get(async |State(shown): Shared| shown.answer(api::status)))
-        .route("/quarantine", get(async |State(shown): Shared| shown.answer(api::quarantine)))
-        .route("/history", get(async |State(shown): Shared| shown.answer(api::history)))
-        .route("/balancer", get(async |State(shown): Shared| shown.answer(said)))
+        .route("/status", get(async |State(shown): Shared| shown.respond_from_status(api::show_status)))
+        .route("/quarantine", get(async |State(shown): Shared| shown.respond_from_status(api::show_quarantine)))
+        .route("/history", get(async |State(shown): Shared| shown.respond_from_status(api::show_history)))
+        .route("/balancer", get(async |State(shown): Shared| shown.respond_from_status(to_balancer_record)))
         .route(
             "/certificates",
-            get(async |State(shown): Shared| shown.answer(|report| api::certificates(report, expiry::now()))),
+            get(async |State(shown): Shared| {
+                shown.respond_from_status(|report| api::show_certificates(report, expiry::unix_now()))
+            }),
         )
-        .route("/services", get(services))
-        .route("/services/{id}", get(service))
-        .route("/upstreams", get(upstreams))
-        .fallback(async |State(shown): Shared| (StatusCode::NOT_FOUND, shown.answer(|_| error("no such path"))));
-    Router::new().route("/", get(status_page)).nest("/api/v1", api).with_state(shown)
+        .route("/services", get(get_services))
+        .route("/services/{id}", get(get_service))
+        .route("/upstreams", get(get_upstreams))
+        .fallback(async |State(shown): Shared| {
+            (StatusCode::NOT_FOUND, shown.respond_from_status(|_| error_body("no such path")))
+        });
+    Router::new().route("/", get(get_status_page)).nest("/api/v1", api).with_state(shown)
 }
 
-type Shared = State<Arc<Shown>>;
+type Shared = State<Arc<AdminState>>;
 
-async fn services(State(shown): Shared) -> Result<Response, StatusCode> {
-    shown.made(|report, figures| json(report, &api::services(report, figures))).await
+async fn get_services(State(shown): Shared) -> Result<Response, StatusCode> {
+    shown.respond_off_runtime(|report, figures| respond_json(report, &api::show_services(report, figures))).await
 }
 
-async fn upstreams(State(shown): Shared, Query(which): Query<Which>) -> Result<Response, StatusCode> {
+async fn get_upstreams(State(shown): Shared, Query(which): Query<UpstreamQuery>) -> Result<Response, StatusCode> {
     let answer = move |report: &Status, figures: &Counted| {
-        json(report, &api::upstreams(report, figures, which.service.as_deref()))
+        respond_json(report, &api::show_upstreams(report, figures, which.service.as_deref()))
     };
-    shown.made(answer).await
+    shown.respond_off_runtime(answer).await
 }
 
-async fn service(State(shown): Shared, Path(id): Path<String>) -> Result<Response, StatusCode> {
-    let answer = move |report: &Status, figures: &Counted| match api::service(report, figures, &id) {
-        Some(service) => json(report, &service),
+async fn get_service(State(shown): Shared, Path(id): Path<String>) -> Result<Response, StatusCode> {
+    let answer = move |report: &Status, figures: &Counted| match api::find_service(report, figures, &id) {
+        Some(service) => respond_json(report, &service),
         None => {
             let words = format!("no service is called {id}; http-shop is the HTTP service shop");
-            (StatusCode::NOT_FOUND, json(report, &error(&words))).into_response()
+            (StatusCode::NOT_FOUND, respond_json(report, &error_body(&words))).into_response()
         }
     };
-    shown.made(answer).await
+    shown.respond_off_runtime(answer).await
 }
 
-async fn status_page(State(shown): Shared) -> Result<Response, StatusCode> {
-    let page = shown.made(page).await?;
+async fn get_status_page(State(shown): Shared) -> Result<Response, StatusCode> {
+    let page = shown.respond_off_runtime(render_page).await?;
     Ok(Html(page.map_err(|_| StatusCode::INTERNAL_SERVER_ERROR)?).into_response())
 }
 
@@ -183,13 +187,13 @@ struct Identified<'a, T> {
     answer: &'a T,
 }
 
-fn error(words: &str) -> serde_json::Value {
+fn error_body(words: &str) -> serde_json::Value {
     serde_json::json!({ "error": words })
 }
 
 /// Writes an answer. Every answer of the API comes through here, so that each says whose it is.
-fn json(report: &Status, answer: &impl Serialize) -> Response {
-    match serde_json::to_vec(&Identified { identity: api::identity(report), answer }) {
+fn respond_json(report: &Status, answer: &impl Serialize) -> Response {
+    match serde_json::to_vec(&Identified { identity: api::show_identity(report), answer }) {
         Ok(text) => ([(CONTENT_TYPE, "application/json")], text).into_response(),
         Err(_) => StatusCode::INTERNAL_SERVER_ERROR.into_response(),
     }

@@ -9,15 +9,15 @@ mod upstream;
 use std::collections::BTreeMap;
 use std::time::{Duration, SystemTime};
 
-use discovery::{Balancer, ServiceId};
+use discovery::{BalancerRecord, ServiceId};
 use serde::Serialize;
 
 use crate::status::activity::UnderWay;
-use crate::status::{Done, Operators, Status};
+use crate::status::{HistoryEntry, OperatorFilesStatus, Status};
 
-pub use certificates::certificates;
-pub use service::{ServiceInFull, first_services, service, services};
-pub use upstream::{UpstreamShown, upstreams};
+pub use certificates::show_certificates;
+pub use service::{ServiceInFull, find_service, show_first_services, show_services};
+pub use upstream::{UpstreamShown, show_upstreams};
 
 pub use crate::status::figures::Counted;
 
@@ -37,9 +37,9 @@ pub struct IdentityShown {
 }
 
 /// The identity of now.
-pub fn identity(report: &Status) -> IdentityShown {
+pub fn show_identity(report: &Status) -> IdentityShown {
     let crate::status::Identity { node, prefix, instance } = (*report.identity).clone();
-    let is_known = report.begun && report.seen.cluster != 0;
+    let is_known = report.has_reconciled && report.seen.cluster != 0;
     IdentityShown { node, cluster: is_known.then(|| report.seen.cluster.to_string()), prefix, instance }
 }
 
@@ -106,11 +106,11 @@ pub struct OperatorFilesShown {
     pub remarks: Vec<String>,
 }
 
-impl From<&Operators> for OperatorFilesShown {
-    fn from(it: &Operators) -> Self {
+impl From<&OperatorFilesStatus> for OperatorFilesShown {
+    fn from(it: &OperatorFilesStatus) -> Self {
         Self {
-            refused: it.refused.as_ref().map(|it| it.words().to_owned()),
-            not_filled: it.left.clone(),
+            refused: it.refused.as_ref().map(|it| it.reason().to_owned()),
+            not_filled: it.not_filled.clone(),
             remarks: it.remarks.clone(),
         }
     }
@@ -152,16 +152,16 @@ pub struct OldHaproxys {
 }
 
 /// The status of now.
-pub fn status(report: &Status) -> StatusShown {
-    let standing = &report.standing;
-    let in_sync = report.in_sync();
+pub fn show_status(report: &Status) -> StatusShown {
+    let standing = &report.reconcile;
+    let in_sync = report.check_in_sync();
     StatusShown {
         version: env!("CARGO_PKG_VERSION"),
         in_sync: in_sync.is_ok(),
         words: in_sync.unwrap_or_else(|reason| reason),
         store: Store {
-            connected: report.away.is_none(),
-            error: report.away.clone(),
+            connected: report.store_error.is_none(),
+            error: report.store_error.clone(),
             cluster: report.seen.cluster.to_string(),
             seen: report.seen.revision,
         },
@@ -169,18 +169,18 @@ pub fn status(report: &Status) -> StatusShown {
             pid: running.pid,
             version: running.version.to_string(),
             generation: running.generation.clone(),
-            started: report.started.map(time),
+            started: report.started.map(format_time),
         }),
-        old_haproxys: OldHaproxys { processes: report.old.processes, oldest_seconds: report.old.oldest.as_secs() },
-        applied: applied(report),
-        filed: standing.filed,
+        old_haproxys: OldHaproxys { processes: report.old.count, oldest_seconds: report.old.oldest_uptime.as_secs() },
+        applied: applied_revision(report),
+        filed: standing.published,
         pending: standing.pending.iter().map(ServiceId::to_string).collect(),
-        held: standing.held.keys().map(|(service, id)| Balancer::server(service, id)).collect(),
-        operator_files: OperatorFilesShown::from(&standing.operators),
+        held: standing.retained.keys().map(|(service, id)| BalancerRecord::server_name(service, id)).collect(),
+        operator_files: OperatorFilesShown::from(&standing.operator_files),
         under_way: report.activities.under_way().into_iter().map(UnderWayShown::from).collect(),
         quarantined: standing.quarantined.len(),
-        services: standing.settled.services().count(),
-        upstreams: standing.settled.services().map(|(_, wanted)| wanted.servers.len()).sum(),
+        services: standing.desired.services().count(),
+        upstreams: standing.desired.services().map(|(_, wanted)| wanted.servers.len()).sum(),
     }
 }
 
@@ -192,8 +192,8 @@ pub struct Quarantine {
 }
 
 /// What is quarantined now.
-pub fn quarantine(report: &Status) -> Quarantine {
-    Quarantine { quarantine: report.standing.quarantined.clone() }
+pub fn show_quarantine(report: &Status) -> Quarantine {
+    Quarantine { quarantine: report.reconcile.quarantined.clone() }
 }
 
 /// `/api/v1/history`: the last acts, newest first.
@@ -222,10 +222,10 @@ pub struct Act {
     pub outcome: String,
 }
 
-impl From<&Done> for Act {
-    fn from(done: &Done) -> Self {
+impl From<&HistoryEntry> for Act {
+    fn from(done: &HistoryEntry) -> Self {
         Self {
-            at: time(done.at),
+            at: format_time(done.began_at),
             kind: done.kind.name(),
             reason: done.reason.clone(),
             revision: done.revision,
@@ -237,21 +237,21 @@ impl From<&Done> for Act {
 }
 
 /// The last acts.
-pub fn history(report: &Status) -> History {
+pub fn show_history(report: &Status) -> History {
     History { history: report.history.iter().map(|done| Act::from(&**done)).collect() }
 }
 
 /// The revision that HAProxy follows, but for what is pending.
-fn applied(report: &Status) -> Option<i64> {
-    report.standing.applied.map(|position| position.revision)
+fn applied_revision(report: &Status) -> Option<i64> {
+    report.reconcile.applied.map(|position| position.revision)
 }
 
-fn time(time: SystemTime) -> String {
+fn format_time(time: SystemTime) -> String {
     humantime::format_rfc3339_millis(time).to_string()
 }
 
 /// None before 1970, and after the year 9999, which RFC 3339 can't write.
-fn unix_time(seconds: i64) -> Option<String> {
+fn format_unix_time(seconds: i64) -> Option<String> {
     const YEAR_10000: u64 = 253_402_300_800;
     let seconds = u64::try_from(seconds).ok().filter(|seconds| *seconds < YEAR_10000)?;
     Some(humantime::format_rfc3339_seconds(SystemTime::UNIX_EPOCH + Duration::from_secs(seconds)).to_string())

@@ -8,7 +8,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use backon::{BackoffBuilder, ExponentialBackoff, ExponentialBuilder};
-use discovery::{Balancer, Key, Node};
+use discovery::{BalancerRecord, Key, Node};
 use registry::{Client, Condition, LeaseId, Txn};
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep_until};
@@ -28,34 +28,34 @@ const LEASES: usize = 4;
 
 /// What is to be written, and when a drain ended last.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-struct Wanted {
-    value: Balancer,
-    drained: u64,
+struct WantedRecord {
+    value: BalancerRecord,
+    drains_ended: u64,
 }
 
 /// What stands in the store.
 #[derive(Clone, Debug)]
-struct Written {
-    wanted: Wanted,
+struct WrittenRecord {
+    wanted: WantedRecord,
     lease: LeaseId,
     at: Instant,
 }
 
 /// How a write went.
 #[derive(Debug, PartialEq, Eq)]
-enum Outcome {
+enum WriteOutcome {
     Written,
     /// Another confgen has the key, under this lease.
-    Taken(LeaseId),
+    OwnedByOther(LeaseId),
 }
 
 /// What the report says to those who wait, with all entries of its lists.
-pub fn said(report: &Status) -> Balancer {
-    let (seen, standing) = (report.seen, &report.standing);
+pub fn to_balancer_record(report: &Status) -> BalancerRecord {
+    let (seen, standing) = (report.seen, &report.reconcile);
     let is_of_this_store =
         |applied: &crate::store::StoreRevision| applied.cluster == seen.cluster && applied.revision <= seen.revision;
-    let server = |(service, id): &crate::drain::Upstream| Balancer::server(service, id);
-    Balancer {
+    let server = |(service, id): &crate::drain::DrainedUpstream| BalancerRecord::server_name(service, id);
+    BalancerRecord {
         cluster: seen.cluster,
         seen: seen.revision,
         applied: standing.applied.filter(is_of_this_store).map_or(0, |applied| applied.revision),
@@ -63,24 +63,24 @@ pub fn said(report: &Status) -> Balancer {
         instance: Some(report.identity.instance.clone()).filter(|instance| !instance.is_empty()),
         haproxy: report.haproxy.map(|version| version.to_string()),
         pending: standing.pending.iter().map(ToString::to_string).collect(),
-        lost: Some(standing.lost),
-        guarded: Some(standing.held.values().filter(|it| it.by == Retainer::Guard).count()),
-        held: standing.held.keys().map(server).collect(),
+        lost: Some(standing.reset_lost),
+        guarded: Some(standing.retained.values().filter(|it| it.by == Retainer::Guard).count()),
+        held: standing.retained.keys().map(server).collect(),
         quarantined: standing.quarantined.iter().map(|(key, why)| (key.clone(), why.clone())).collect(),
         draining: report.draining.iter().map(|(name, sessions)| (server(name), *sessions)).collect(),
-        ..Balancer::default()
+        ..BalancerRecord::default()
     }
 }
 
 /// What is to stand in the store.
-fn wanted(report: &Status) -> Wanted {
-    Wanted { value: said(report).shortened(), drained: report.drained }
+fn wanted_record(report: &Status) -> WantedRecord {
+    WantedRecord { value: to_balancer_record(report).fit_into_key(), drains_ended: report.drains_ended }
 }
 
 /// When to write, or to look whether it is still there.
-fn due(written: Option<&Written>, wanted: &Wanted, lease: LeaseId, now: Instant) -> Instant {
+fn next_write_at(written: Option<&WrittenRecord>, wanted: &WantedRecord, lease: LeaseId, now: Instant) -> Instant {
     match written {
-        Some(written) if written.lease != lease || written.wanted.drained != wanted.drained => now,
+        Some(written) if written.lease != lease || written.wanted.drains_ended != wanted.drains_ended => now,
         Some(written) if written.wanted.value != wanted.value => written.at + AT_MOST_EVERY,
         Some(written) => written.at + LOOK_EVERY,
         None => now,
@@ -100,14 +100,14 @@ pub struct RecordConfig {
 impl RecordConfig {
     /// Goes on until the shutdown.
     pub async fn run(self, mut report: watch::Receiver<Status>, shutdown: CancellationToken) {
-        let mut held = self.client.hold(TTL, shutdown.clone());
+        let mut held = self.client.keep_lease(TTL, shutdown.clone());
         let mut keeper = RecordKeeper::open(self).await;
         loop {
             let lease = *held.borrow_and_update();
-            let wanted = wanted(&report.borrow_and_update());
+            let wanted = wanted_record(&report.borrow_and_update());
             // Before the store is known there is nothing to say.
             let lease = lease.filter(|_| wanted.value.cluster != 0);
-            let at = lease.map(|lease| due(keeper.written.as_ref(), &wanted, lease, Instant::now()));
+            let at = lease.map(|lease| next_write_at(keeper.written.as_ref(), &wanted, lease, Instant::now()));
             let at = at.map(|at| keeper.not_before.map_or(at, |earliest| at.max(earliest)));
             tokio::select! {
                 () = shutdown.cancelled() => return,
@@ -115,7 +115,7 @@ impl RecordConfig {
                 changed = report.changed() => if changed.is_err() { return },
                 () = sleep_until(at.unwrap_or_else(Instant::now)), if at.is_some() => {
                     if let Some(lease) = lease {
-                        keeper.keep(wanted, lease).await;
+                        keeper.write_if_needed(wanted, lease).await;
                     }
                 }
             }
@@ -125,20 +125,20 @@ impl RecordConfig {
 
 /// Keeps the key as it is wanted.
 struct RecordKeeper {
-    settings: RecordConfig,
+    config: RecordConfig,
     key: String,
-    written: Option<Written>,
+    written: Option<WrittenRecord>,
     /// Leases of this balancer, the latest last: a key under one of them is its own.
     leases: Vec<i64>,
     /// After a failure.
     not_before: Option<Instant>,
     retries: ExponentialBackoff,
     /// What was last said of a failure.
-    told: Option<String>,
+    last_trouble: Option<String>,
 }
 
 /// Like the lease, so that balancers that lost etcd together don't come back in one instant.
-fn retries() -> ExponentialBackoff {
+fn new_backoff() -> ExponentialBackoff {
     let delays = ExponentialBuilder::new().with_min_delay(Duration::from_millis(200));
     delays.with_max_delay(Duration::from_secs(2)).without_max_times().with_jitter().build()
 }
@@ -148,56 +148,64 @@ impl RecordKeeper {
         let key = Key::Balancer(settings.node.clone()).to_string();
         let text = tokio::fs::read_to_string(&settings.leases).await.unwrap_or_default();
         let leases = text.lines().filter_map(|line| line.parse().ok()).collect();
-        Self { settings, key, written: None, leases, not_before: None, retries: retries(), told: None }
+        Self {
+            config: settings,
+            key,
+            written: None,
+            leases,
+            not_before: None,
+            retries: new_backoff(),
+            last_trouble: None,
+        }
     }
 
-    async fn keep(&mut self, wanted: Wanted, lease: LeaseId) {
-        self.remember(lease).await;
-        let answer = if self.stands(&wanted, lease).await {
-            Ok(Outcome::Written)
+    async fn write_if_needed(&mut self, wanted: WantedRecord, lease: LeaseId) {
+        self.remember_lease(lease).await;
+        let answer = if self.is_in_store(&wanted, lease).await {
+            Ok(WriteOutcome::Written)
         } else {
-            self.write(&wanted.value, lease).await
+            self.write_record(&wanted.value, lease).await
         };
         let trouble = match answer {
-            Ok(Outcome::Written) => {
-                if self.told.take().is_some() {
+            Ok(WriteOutcome::Written) => {
+                if self.last_trouble.take().is_some() {
                     tracing::info!("{}: written", self.key);
                 }
-                (self.not_before, self.retries) = (None, retries());
-                self.written = Some(Written { wanted, lease, at: Instant::now() });
+                (self.not_before, self.retries) = (None, new_backoff());
+                self.written = Some(WrittenRecord { wanted, lease, at: Instant::now() });
                 return;
             }
-            Ok(Outcome::Taken(other)) => format!(
+            Ok(WriteOutcome::OwnedByOther(other)) => format!(
                 "another confgen writes it, under the lease {other}: give each balancer a --node of its own. Nobody \
                  waits for this one's HAProxy until that lease has ended"
             ),
             Err(error) => error.to_string(),
         };
-        if self.told.as_ref() != Some(&trouble) {
+        if self.last_trouble.as_ref() != Some(&trouble) {
             tracing::warn!("{}: {trouble}", self.key);
         }
-        self.told = Some(trouble);
+        self.last_trouble = Some(trouble);
         self.not_before = Some(Instant::now() + self.retries.next().unwrap_or(TTL));
     }
 
     /// Whether all of it stands there already: looked at, so that a value that stays the same is not written anew.
-    async fn stands(&self, wanted: &Wanted, lease: LeaseId) -> bool {
+    async fn is_in_store(&self, wanted: &WantedRecord, lease: LeaseId) -> bool {
         if !self.written.as_ref().is_some_and(|written| written.lease == lease && written.wanted == *wanted) {
             return false;
         }
-        let entry = self.settings.client.get(&self.key).await;
+        let entry = self.config.client.get(&self.key).await;
         entry.is_ok_and(|entry| entry.is_some_and(|entry| entry.lease == lease.get()))
     }
 
     /// Writes the key where it is this balancer's, or nobody's.
-    async fn write(&self, value: &Balancer, lease: LeaseId) -> Result<Outcome, registry::Error> {
+    async fn write_record(&self, value: &BalancerRecord, lease: LeaseId) -> Result<WriteOutcome, registry::Error> {
         let put = |condition| {
-            let txn = Txn::new().when(condition).put(&self.key, value.to_string(), Some(lease)).or_get(&self.key);
-            self.settings.client.commit(txn)
+            let txn = Txn::new().only_if(condition).put(&self.key, value.to_string(), Some(lease)).or_get(&self.key);
+            self.config.client.commit(txn)
         };
         let answer = put(Condition::LeaseIs(self.key.clone(), lease)).await?;
         if answer.succeeded {
-            return Ok(Outcome::Written);
+            return Ok(WriteOutcome::Written);
         }
         let answer = match answer.found.first() {
             None => put(Condition::Absent(self.key.clone())).await?,
@@ -205,22 +213,22 @@ impl RecordKeeper {
             Some(entry) if entry.lease == 0 || self.leases.contains(&entry.lease) => {
                 put(Condition::ModRevisionIs(self.key.clone(), entry.mod_revision)).await?
             }
-            Some(entry) => return Ok(Outcome::Taken(entry.lease.into())),
+            Some(entry) => return Ok(WriteOutcome::OwnedByOther(entry.lease.into())),
         };
         let other = answer.found.first().map_or(0, |entry| entry.lease);
-        Ok(if answer.succeeded { Outcome::Written } else { Outcome::Taken(other.into()) })
+        Ok(if answer.succeeded { WriteOutcome::Written } else { WriteOutcome::OwnedByOther(other.into()) })
     }
 
     /// Remembers a new lease before anything hangs on it.
-    async fn remember(&mut self, lease: LeaseId) {
+    async fn remember_lease(&mut self, lease: LeaseId) {
         if self.leases.last() == Some(&lease.get()) {
             return;
         }
         self.leases.push(lease.get());
         self.leases.drain(..self.leases.len().saturating_sub(LEASES));
         let (path, text) =
-            (self.settings.leases.clone(), self.leases.iter().map(|lease| format!("{lease}\n")).collect::<String>());
-        let kept = tokio::task::spawn_blocking(move || state_dir::replace(&path, text.as_bytes(), 0o600)).await;
+            (self.config.leases.clone(), self.leases.iter().map(|lease| format!("{lease}\n")).collect::<String>());
+        let kept = tokio::task::spawn_blocking(move || state_dir::replace_file(&path, text.as_bytes(), 0o600)).await;
         if let Ok(Err(error)) = kept {
             tracing::warn!("{error}; a restarted confgen will wait for its own lease's end");
         }
@@ -241,7 +249,7 @@ mod tests {
 
     fn applied(applied: Option<StoreRevision>, seen: i64) -> i64 {
         let standing = Arc::new(ReconcileStatus { applied, ..ReconcileStatus::default() });
-        wanted(&Status { seen: at(seen), standing, ..Status::default() }).value.applied
+        wanted_record(&Status { seen: at(seen), reconcile: standing, ..Status::default() }).value.applied
     }
 
     #[test]
@@ -256,8 +264,8 @@ mod tests {
     fn a_list_that_is_cut_says_so() {
         let many = (0..5000).map(|n| (format!("http-services/x/overrides/n{n:04}"), "why".to_owned()));
         let standing = ReconcileStatus { quarantined: many.collect(), ..ReconcileStatus::default() };
-        let value = wanted(&Status { standing: Arc::new(standing), ..Status::default() }).value;
-        assert_eq!((value.quarantined.len(), value.more.len()), (Balancer::MOST, 1));
+        let value = wanted_record(&Status { reconcile: Arc::new(standing), ..Status::default() }).value;
+        assert_eq!((value.quarantined.len(), value.more.len()), (BalancerRecord::MAX_ENTRIES, 1));
         assert!(value.more.contains("quarantined"));
     }
 
@@ -265,12 +273,19 @@ mod tests {
     fn a_drains_end_is_written_at_once_and_all_else_once_a_second() {
         let (t, lease) = (Instant::now(), LeaseId::from(7));
         let later = t + Duration::from_millis(100);
-        let of = |seen, drained| Wanted { value: Balancer { seen, ..Balancer::default() }, drained };
-        let written = Written { wanted: of(1, 0), lease, at: t };
-        assert_eq!(due(None, &of(1, 0), lease, later), later);
-        assert_eq!(due(Some(&written), &of(2, 0), lease, later), t + AT_MOST_EVERY);
-        assert_eq!(due(Some(&written), &of(2, 1), lease, later), later);
-        assert_eq!(due(Some(&written), &of(1, 0), LeaseId::from(8), later), later, "the key went with its lease");
-        assert_eq!(due(Some(&written), &of(1, 0), lease, later), t + LOOK_EVERY);
+        let of = |seen, drained| WantedRecord {
+            value: BalancerRecord { seen, ..BalancerRecord::default() },
+            drains_ended: drained,
+        };
+        let written = WrittenRecord { wanted: of(1, 0), lease, at: t };
+        assert_eq!(next_write_at(None, &of(1, 0), lease, later), later);
+        assert_eq!(next_write_at(Some(&written), &of(2, 0), lease, later), t + AT_MOST_EVERY);
+        assert_eq!(next_write_at(Some(&written), &of(2, 1), lease, later), later);
+        assert_eq!(
+            next_write_at(Some(&written), &of(1, 0), LeaseId::from(8), later),
+            later,
+            "the key went with its lease"
+        );
+        assert_eq!(next_write_at(Some(&written), &of(1, 0), lease, later), t + LOOK_EVERY);
     }
 }

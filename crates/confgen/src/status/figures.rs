@@ -19,7 +19,7 @@ pub struct Figures<'a> {
 
 impl<'a> Figures<'a> {
     /// There are no rows if HAProxy couldn't be asked.
-    pub fn of(counted: &'a Counted) -> Self {
+    pub fn new(counted: &'a Counted) -> Self {
         let error = counted.as_ref().err().map(String::as_str);
         let (mut servers, mut first_backups) = (HashMap::new(), HashMap::new());
         let (mut backends, mut frontends) = (HashMap::new(), HashMap::new());
@@ -45,23 +45,23 @@ impl<'a> Figures<'a> {
     }
 
     /// One server of a section.
-    pub fn server(&self, section: &str, name: &str) -> Option<&'a Stat> {
+    pub fn find_server(&self, section: &str, name: &str) -> Option<&'a Stat> {
         self.servers.get(&(section, name)).copied()
     }
 
     /// All servers of a section together.
-    pub fn backend(&self, section: &str) -> Option<&'a Stat> {
+    pub fn find_backend(&self, section: &str) -> Option<&'a Stat> {
         self.backends.get(section).copied()
     }
 
     /// A frontend, or the listening half of a section.
-    pub fn frontend(&self, name: &str) -> Option<&'a Stat> {
+    pub fn find_frontend(&self, name: &str) -> Option<&'a Stat> {
         self.frontends.get(name).copied()
     }
 
     /// The only backup server of a section that HAProxy uses while no other server is up: without `option allbackups` it is
     /// the first one that is up (configuration manual, `option allbackups`).
-    pub fn first_backup(&self, section: &str) -> Option<&'a str> {
+    pub fn find_first_backup(&self, section: &str) -> Option<&'a str> {
         self.first_backups.get(section).copied()
     }
 }

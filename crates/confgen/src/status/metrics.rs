@@ -20,63 +20,63 @@ use crate::desired::ServerState;
 use crate::status::activity;
 use crate::status::figures::{Counted, Figures};
 use crate::status::verdict::Judge;
-use crate::status::{Done, Kind, Status};
+use crate::status::{ActionKind, HistoryEntry, Status};
 
 /// In seconds: a Runtime change takes under a millisecond, a file some 50 ms, a restart some 200 ms, one that fails 15 s.
 const BUCKETS: [f64; 14] = [0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 15.0];
 
 /// All acts of this process. Clones share the counters.
 #[derive(Clone, Debug)]
-pub struct Acts {
-    ended: Family<Ended, Counter>,
-    took: Family<OfKind, Histogram, fn() -> Histogram>,
+pub struct ActionCounters {
+    ended: Family<EndedLabels, Counter>,
+    took: Family<KindLabel, Histogram, fn() -> Histogram>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct Ended {
+struct EndedLabels {
     kind: &'static str,
     result: &'static str,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct OfKind {
+struct KindLabel {
     kind: &'static str,
 }
 
-impl Default for Acts {
+impl Default for ActionCounters {
     /// All counters are there from the start: a rate needs a first value.
     fn default() -> Self {
         let acts = Self { ended: Family::default(), took: Family::new_with_constructor(|| Histogram::new(BUCKETS)) };
-        for kind in [Kind::Runtime, Kind::File, Kind::Restart].map(Kind::name) {
+        for kind in [ActionKind::Runtime, ActionKind::File, ActionKind::Restart].map(ActionKind::name) {
             for result in ["ok", "failed"] {
-                drop(acts.ended.get_or_create(&Ended { kind, result }));
+                drop(acts.ended.get_or_create(&EndedLabels { kind, result }));
             }
-            drop(acts.took.get_or_create(&OfKind { kind }));
+            drop(acts.took.get_or_create(&KindLabel { kind }));
         }
         acts
     }
 }
 
-impl Acts {
+impl ActionCounters {
     /// Counts an act.
-    pub fn count(&self, done: &Done) {
+    pub fn count_action(&self, done: &HistoryEntry) {
         let kind = done.kind.name();
         let result = if done.outcome.is_ok() { "ok" } else { "failed" };
-        self.ended.get_or_create(&Ended { kind, result }).inc();
-        self.took.get_or_create(&OfKind { kind }).observe(done.took.as_secs_f64());
+        self.ended.get_or_create(&EndedLabels { kind, result }).inc();
+        self.took.get_or_create(&KindLabel { kind }).observe(done.took.as_secs_f64());
     }
 }
 
 /// Why the servers of a section are queued for their turns again.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Requeued {
+pub enum RequeueReason {
     /// Servers came back or got more weight.
     Grown,
     /// A server was up and got nothing.
     Starved,
 }
 
-impl Requeued {
+impl RequeueReason {
     fn name(self) -> &'static str {
         match self {
             Self::Grown => "grown",
@@ -87,51 +87,55 @@ impl Requeued {
 
 /// The sections whose servers were queued for their turns again. Clones share the counters.
 #[derive(Clone, Debug)]
-pub struct Requeues(Family<[(&'static str, &'static str); 1], Counter>);
+pub struct RequeueCounters(Family<[(&'static str, &'static str); 1], Counter>);
 
-impl Default for Requeues {
+impl Default for RequeueCounters {
     /// Both counters are there from the start, for the sake of rates.
     fn default() -> Self {
         let requeues = Self(Family::default());
-        requeues.count(Requeued::Grown, 0);
-        requeues.count(Requeued::Starved, 0);
+        requeues.count_sections(RequeueReason::Grown, 0);
+        requeues.count_sections(RequeueReason::Starved, 0);
         requeues
     }
 }
 
-impl Requeues {
+impl RequeueCounters {
     /// Counts so many sections.
-    pub fn count(&self, reason: Requeued, sections: usize) {
+    pub fn count_sections(&self, reason: RequeueReason, sections: usize) {
         let sections = u64::try_from(sections).unwrap_or(u64::MAX);
         self.0.get_or_create(&[("reason", reason.name())]).inc_by(sections);
     }
 }
 
 /// Adds all of it, as `confgen_…`.
-pub fn register(report: &Status, counted: &Counted, registry: &mut Registry) {
+pub fn register_all(report: &Status, counted: &Counted, registry: &mut Registry) {
     let registry = registry.sub_registry_with_prefix("confgen");
-    let standing = &report.standing;
+    let standing = &report.reconcile;
     let applied = standing.applied.map_or(0, |position| position.revision);
     let sessions = i64::try_from(report.draining.values().sum::<u64>()).unwrap_or(i64::MAX);
     let flag = i64::from;
     let count = |number: usize| i64::try_from(number).unwrap_or(i64::MAX);
     let gauges = [
-        ("in_sync", "1 while HAProxy runs what the store asks for, as /ready says it", flag(report.in_sync().is_ok())),
+        (
+            "in_sync",
+            "1 while HAProxy runs what the store asks for, as /ready says it",
+            flag(report.check_in_sync().is_ok()),
+        ),
         (
             "store_connected",
             "1 while the store is followed; while it isn't, nothing changes",
-            flag(report.away.is_none()),
+            flag(report.store_error.is_none()),
         ),
         ("store_seen_revision", "The newest revision of the store that is known", report.seen.revision),
         ("applied_revision", "The revision that HAProxy follows, but for pending services; 0 is none yet", applied),
-        ("filed_revision", "The revision that haproxy.cfg has on disk; 0 is none yet", standing.filed),
+        ("filed_revision", "The revision that haproxy.cfg has on disk; 0 is none yet", standing.published),
         ("revision_lag", "Revisions seen and not yet applied", (report.seen.revision - applied).max(0)),
         (
             "quarantined_keys",
             "Keys that are not followed; /api/v1/quarantine says why",
             count(standing.quarantined.len()),
         ),
-        ("held_upstreams", "Upstreams that are served although their keys have gone", count(standing.held.len())),
+        ("held_upstreams", "Upstreams that are served although their keys have gone", count(standing.retained.len())),
         (
             "draining_upstreams",
             "Upstreams that take no new request and may still have some open",
@@ -143,30 +147,30 @@ pub fn register(report: &Status, counted: &Counted, registry: &mut Registry) {
         (
             "old_haproxy_processes",
             "HAProxy processes that take no new requests and finish their last ones",
-            count(report.old.processes),
+            count(report.old.count),
         ),
         (
             "oldest_old_haproxy_seconds",
             "The time since the oldest of them was started; 0 if there is none",
-            i64::try_from(report.old.oldest.as_secs()).unwrap_or(i64::MAX),
+            i64::try_from(report.old.oldest_uptime.as_secs()).unwrap_or(i64::MAX),
         ),
         ("haproxy_up", "1 while HAProxy answers on its Runtime API", flag(report.running.is_some())),
     ];
     for (name, help, value) in gauges {
-        registry.register(name, help, gauge(value));
+        registry.register(name, help, new_gauge(value));
     }
-    infos(report, registry);
+    register_infos(report, registry);
     daemon::admin::register_log(registry);
-    census(report, registry);
-    retained(report, registry);
-    verdicts(report, counted, registry);
-    times(report, registry);
-    certificates(report, registry);
-    under_way(report, registry);
+    register_totals(report, registry);
+    register_retained(report, registry);
+    register_verdicts(report, counted, registry);
+    register_times(report, registry);
+    register_certificates(report, registry);
+    register_under_way(report, registry);
     registry.register(
         "applies",
         "Acts: changes over the Runtime API, files written, restarts",
-        report.acts.ended.clone(),
+        report.actions.ended.clone(),
     );
     registry.register(
         "requeued_sections",
@@ -174,17 +178,17 @@ pub fn register(report: &Status, counted: &Counted, registry: &mut Registry) {
         report.requeues.0.clone(),
     );
     let help = "How long acts took, with HAProxy's own check or start";
-    registry.register("apply_duration_seconds", help, report.acts.took.clone());
+    registry.register("apply_duration_seconds", help, report.actions.took.clone());
 }
 
-fn gauge(value: i64) -> Gauge {
+fn new_gauge(value: i64) -> Gauge {
     let gauge = Gauge::default();
     gauge.set(value);
     gauge
 }
 
 /// Gauges that are 1, for their labels' sake.
-fn infos(report: &Status, registry: &mut Registry) {
+fn register_infos(report: &Status, registry: &mut Registry) {
     let info = |version: String| {
         let family = Family::<[(&'static str, String); 1], Gauge>::default();
         family.get_or_create(&[("version", version)]).set(1);
@@ -197,7 +201,7 @@ fn infos(report: &Status, registry: &mut Registry) {
 }
 
 /// What is wanted, counted.
-fn census(report: &Status, registry: &mut Registry) {
+fn register_totals(report: &Status, registry: &mut Registry) {
     let services = Family::<[(&'static str, &'static str); 1], Gauge>::default();
     let upstreams = Family::<[(&'static str, &'static str); 1], Gauge>::default();
     for kind in ["http", "tcp"] {
@@ -205,7 +209,7 @@ fn census(report: &Status, registry: &mut Registry) {
     }
     let mut states =
         [(ServerState::Ready, "ready", 0), (ServerState::Drain, "drain", 0), (ServerState::Maint, "maint", 0)];
-    for (id, wanted) in report.standing.settled.services() {
+    for (id, wanted) in report.reconcile.desired.services() {
         let kind = if id.kind == discovery::Kind::Http { "http" } else { "tcp" };
         services.get_or_create(&[("kind", kind)]).inc();
         for server in &wanted.servers {
@@ -221,9 +225,9 @@ fn census(report: &Status, registry: &mut Registry) {
 
 /// What is served without a key: by service, and for how long. Alerts need the service's name, so it is a label here. The
 /// label has at most a hundred values, and goes with the last retained upstream of its service.
-fn retained(report: &Status, registry: &mut Registry) {
+fn register_retained(report: &Status, registry: &mut Registry) {
     const MOST: usize = 100;
-    let held = &report.standing.held;
+    let held = &report.reconcile.retained;
     let mut counts: BTreeMap<(String, &str), i64> = BTreeMap::new();
     for ((service, _), retained) in held {
         *counts.entry((service.to_string(), retained.by.name())).or_default() += 1;
@@ -238,37 +242,37 @@ fn retained(report: &Status, registry: &mut Registry) {
     let oldest = held.values().filter_map(|it| it.since).min();
     let age = oldest.and_then(|since| SystemTime::now().duration_since(since).ok()).unwrap_or_default();
     let help = "For how long the one that is retained longest has been; 0 if none is";
-    registry.register("oldest_retained_seconds", help, gauge(i64::try_from(age.as_secs()).unwrap_or(i64::MAX)));
+    registry.register("oldest_retained_seconds", help, new_gauge(i64::try_from(age.as_secs()).unwrap_or(i64::MAX)));
 }
 
 /// The verdicts on all upstreams, counted.
-fn verdicts(report: &Status, counted: &Counted, registry: &mut Registry) {
+fn register_verdicts(report: &Status, counted: &Counted, registry: &mut Registry) {
     // The others are about a balancer that can't be asked, or about the store as it is now.
     let is_ours = |cause: &Cause| {
-        use Cause::{BalancerGarbled, Behind, NoBalancer, NoRecord, OtherStore, Unasked};
-        !matches!(cause, NoBalancer | BalancerGarbled | OtherStore | NoRecord | Behind | Unasked)
+        use Cause::{ApiUnreachable, BalancerUnreadable, Behind, NoBalancer, NoRecord, OtherStore};
+        !matches!(cause, NoBalancer | BalancerUnreadable | OtherStore | NoRecord | Behind | ApiUnreachable)
     };
     let unbalanced = Family::<[(&'static str, String); 1], Gauge>::default();
     for cause in Cause::ALL.iter().filter(|cause| is_ours(cause)) {
         drop(unbalanced.get_or_create(&[("cause", cause.name().to_owned())]));
     }
-    let (figures, mut balanced) = (Figures::of(counted), 0);
-    let settled = &report.standing.settled;
-    for id in settled.known() {
-        let judge = Judge::of(report, &figures, id);
-        for upstream in settled.explained(id) {
-            match judge.judge(&upstream).cause() {
+    let (figures, mut balanced) = (Figures::new(counted), 0);
+    let settled = &report.reconcile.desired;
+    for id in settled.known_services() {
+        let judge = Judge::new(report, &figures, id);
+        for upstream in settled.explain_upstreams(id) {
+            match judge.judge_upstream(&upstream).cause() {
                 None => balanced += 1,
                 Some(cause) => _ = unbalanced.get_or_create(&[("cause", cause.name().to_owned())]).inc(),
             }
         }
     }
-    registry.register("balanced_upstreams", "Upstreams that get new requests", gauge(balanced));
+    registry.register("balanced_upstreams", "Upstreams that get new requests", new_gauge(balanced));
     let help = "Upstreams that get no new requests, by the cause that /api/v1/upstreams and discoverctl explain name";
     registry.register("unbalanced_upstreams", help, unbalanced);
 }
 
-fn times(report: &Status, registry: &mut Registry) {
+fn register_times(report: &Status, registry: &mut Registry) {
     let mut time = |name: &str, help: &str, time: Option<SystemTime>| {
         let since = time.and_then(|time| time.duration_since(SystemTime::UNIX_EPOCH).ok());
         if let Some(since) = since {
@@ -277,14 +281,14 @@ fn times(report: &Status, registry: &mut Registry) {
             registry.register(name, help, gauge);
         }
     };
-    let applied = report.history.iter().find(|done| done.outcome.is_ok()).map(|done| done.at + done.took);
+    let applied = report.history.iter().find(|done| done.outcome.is_ok()).map(|done| done.began_at + done.took);
     time("last_apply_timestamp_seconds", "When an act last succeeded, in seconds since 1970", applied);
     let started = report.started;
     time("haproxy_start_timestamp_seconds", "When HAProxy was last seen to be another process", started);
 }
 
 /// By kind, the longest activity of it; 0 without one.
-fn under_way(report: &Status, registry: &mut Registry) {
+fn register_under_way(report: &Status, registry: &mut Registry) {
     let seconds = Family::<[(&'static str, &'static str); 1], Gauge<f64, AtomicU64>>::default();
     let under_way = report.activities.under_way();
     for kind in activity::KINDS {
@@ -295,23 +299,23 @@ fn under_way(report: &Status, registry: &mut Registry) {
 }
 
 /// One for each file; those in which no end can be read have none.
-fn certificates(report: &Status, registry: &mut Registry) {
+fn register_certificates(report: &Status, registry: &mut Registry) {
     let expiry = Family::<[(&'static str, String); 1], Gauge>::default();
-    let all = &report.standing.certificates;
+    let all = &report.reconcile.certificates;
     // Without a file of the operator's, the self-signed one serves.
     let own = all.default_certificate().filter(|_| all.files.is_empty());
     for certificate in all.files.iter().chain(own) {
         let is_own = own.is_some_and(|own| own.file == certificate.file);
         let own_name = || certificate.file.file_name().unwrap_or_default().to_string_lossy().into_owned();
-        let name = if is_own { own_name() } else { all.name_of(&certificate.file) };
+        let name = if is_own { own_name() } else { all.relative_name(&certificate.file) };
         if let Some(end) = certificate.not_after {
             expiry.get_or_create(&[("name", name)]).set(end);
         }
     }
     let help = "When the certificate in this file ends, in seconds since 1970";
     registry.register("certificate_expiry_timestamp_seconds", help, expiry);
-    let refused = i64::try_from(report.standing.certificates.refused.len()).unwrap_or(i64::MAX);
-    registry.register("refused_certificates", "Certificates' files that are not taken over", gauge(refused));
+    let refused = i64::try_from(report.reconcile.certificates.rejected.len()).unwrap_or(i64::MAX);
+    registry.register("refused_certificates", "Certificates' files that are not taken over", new_gauge(refused));
 }
 
 #[cfg(test)]
@@ -325,7 +329,7 @@ mod tests {
 
     fn text(report: &Status) -> String {
         let mut registry = Registry::default();
-        register(report, &Err("gone".into()), &mut registry);
+        register_all(report, &Err("gone".into()), &mut registry);
         let mut text = String::new();
         prometheus_client::encoding::text::encode(&mut text, &registry).unwrap();
         text
@@ -340,14 +344,14 @@ mod tests {
         let store = "http-services/a/upstreams/1 10.0.0.1:80\nhttp-services/a/upstreams/2 10.0.0.2:80\n\
                      http-services/a/overrides/2 {\"state\":\"drain\"}\ntcp-services/b/ports 3306";
         let settled = settle(&topology(store), &Default::default(), &Default::default());
-        let mut standing = ReconcileStatus { settled: settled.into(), ..ReconcileStatus::default() };
+        let mut standing = ReconcileStatus { desired: settled.into(), ..ReconcileStatus::default() };
         standing.quarantined.insert("k".into(), "r".into());
-        report.standing = Arc::new(standing);
+        report.reconcile = Arc::new(standing);
         report.seen.revision = 9;
-        report.note(Done {
-            at: SystemTime::UNIX_EPOCH + Duration::from_secs(1000),
+        report.record_action(HistoryEntry {
+            began_at: SystemTime::UNIX_EPOCH + Duration::from_secs(1000),
             took: Duration::from_millis(20),
-            kind: Kind::Runtime,
+            kind: ActionKind::Runtime,
             reason: "http-a".into(),
             revision: 9,
             outcome: Ok("1 change over the Runtime API".into()),

@@ -4,7 +4,9 @@ use askama::Template;
 use discovery::Cause;
 
 use crate::status::Status;
-use crate::status::api::{Act, Counted, ServiceInFull, StatusShown, UpstreamShown, first_services, history, status};
+use crate::status::api::{
+    Act, Counted, ServiceInFull, StatusShown, UpstreamShown, show_first_services, show_history, show_status,
+};
 
 /// A page with more services is no page; the API has them all.
 const SERVICES: usize = 200;
@@ -29,15 +31,15 @@ struct Page<'a> {
 }
 
 /// The page of now.
-pub fn page(report: &Status, counted: &Counted) -> askama::Result<String> {
-    let standing = &report.standing;
+pub fn render_page(report: &Status, counted: &Counted) -> askama::Result<String> {
+    let standing = &report.reconcile;
     let page = Page {
-        status: status(report),
-        services: first_services(report, counted, SERVICES),
-        more_services: standing.settled.known().count().saturating_sub(SERVICES),
+        status: show_status(report),
+        services: show_first_services(report, counted, SERVICES),
+        more_services: standing.desired.known_services().count().saturating_sub(SERVICES),
         quarantine: standing.quarantined.iter().take(KEYS).collect(),
         more_keys: standing.quarantined.len().saturating_sub(KEYS),
-        acts: history(report).history.into_iter().take(ACTS).collect(),
+        acts: show_history(report).history.into_iter().take(ACTS).collect(),
         haproxy_error: counted.as_ref().err(),
     };
     page.render()
@@ -88,11 +90,11 @@ mod tests {
         let store = "http-services/a/domain a.com\nhttp-services/a/upstreams/1 10.0.0.1:80\n\
                      http-services/a/tls <script>alert(1)</script>\nhttp-services/a/url_reg ^/<b>&\"'";
         let settled = settle(&topology(store), &Default::default(), &Default::default());
-        let quarantined = settled.quarantined();
+        let quarantined = settled.quarantined_keys();
         assert!(quarantined.values().any(|reason| reason.contains("<script>")), "{quarantined:?}");
-        let standing = ReconcileStatus { settled: settled.into(), quarantined, ..ReconcileStatus::default() };
-        let report = Status { standing: Arc::new(standing), away: Some("<i>".into()), ..Status::default() };
-        let page = page(&report, &Err("</td><img src=x>".into())).unwrap();
+        let standing = ReconcileStatus { desired: settled.into(), quarantined, ..ReconcileStatus::default() };
+        let report = Status { reconcile: Arc::new(standing), store_error: Some("<i>".into()), ..Status::default() };
+        let page = render_page(&report, &Err("</td><img src=x>".into())).unwrap();
         for markup in ["<script", "<img", "<i>", "<b>"] {
             assert!(!page.contains(markup), "{markup} in {page}");
         }

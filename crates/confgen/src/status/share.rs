@@ -11,7 +11,7 @@ use std::time::Instant;
 use discovery::Balance;
 use haproxy::runtime::{RowKind, Stat};
 
-use crate::desired::names::service;
+use crate::desired::names::parse_section;
 use crate::desired::{DesiredService, DesiredState};
 use crate::status::figures::takes_requests;
 
@@ -43,7 +43,7 @@ pub struct Starved {
 
 /// What the figures of all backends show.
 #[derive(Debug, Default, PartialEq, Eq)]
-pub struct Glance {
+pub struct BackendFindings {
     /// The sections with more weight, or more servers in use, than before. HAProxy may have set some of their servers aside.
     pub grown: BTreeSet<String>,
     /// The backends whose servers are to be counted now, by their number.
@@ -68,12 +68,12 @@ struct Section {
     chosen: u64,
     /// When its servers were counted last, as a number of counts, and how often HAProxy had chosen one of them.
     counted: Option<(u64, u64)>,
-    servers: BTreeMap<String, Waiting>,
+    servers: BTreeMap<String, WaitingServer>,
 }
 
 /// A server that takes requests, since HAProxy last chose it.
 #[derive(Debug)]
-struct Waiting {
+struct WaitingServer {
     since: Instant,
     chosen: u64,
     weight: u64,
@@ -86,34 +86,34 @@ struct Waiting {
 
 impl Tracker {
     /// Takes in the figures of all backends, without their servers.
-    pub fn glance(&mut self, pid: u32, rows: &[Stat], settled: &DesiredState) -> Glance {
+    pub fn observe_backends(&mut self, pid: u32, rows: &[Stat], settled: &DesiredState) -> BackendFindings {
         if self.pid.replace(pid) != Some(pid) {
             self.sections.clear();
         }
         let mut before = std::mem::take(&mut self.sections);
         let (mut grown, mut due) = (BTreeSet::new(), Vec::new());
         for row in rows.iter().filter(|row| row.kind == RowKind::Backend) {
-            let Some(wanted) = service(&row.proxy).and_then(|id| settled.service(&id)) else { continue };
+            let Some(wanted) = parse_section(&row.proxy).and_then(|id| settled.service(&id)) else { continue };
             if !takes_turns(row, wanted) {
                 continue;
             }
-            let mut section = before.remove(&row.proxy).unwrap_or_else(|| Section::of(row, wanted));
+            let mut section = before.remove(&row.proxy).unwrap_or_else(|| Section::new(row, wanted));
             if row.weight > section.weight || row.active > section.active {
                 grown.insert(row.proxy.clone());
             }
-            section.follow(row, wanted);
+            section.update(row, wanted);
             if section.is_due() {
                 let counted = section.counted.map_or(0, |(count, _)| count);
                 due.push((counted, row.active, row.proxy_id));
             }
             self.sections.insert(row.proxy.clone(), section);
         }
-        Glance { grown, due: first(due) }
+        BackendFindings { grown, due: pick_backends(due) }
     }
 
     /// Takes in the figures of some backends and their servers. Returns the sections with a server that was just found to
     /// starve.
-    pub fn count(&mut self, pid: u32, rows: &[Stat], now: Instant) -> BTreeSet<String> {
+    pub fn count_servers(&mut self, pid: u32, rows: &[Stat], now: Instant) -> BTreeSet<String> {
         if self.pid != Some(pid) {
             return BTreeSet::new();
         }
@@ -123,13 +123,13 @@ impl Tracker {
             let Some(section) = self.sections.get_mut(&backend.proxy) else { return false };
             section.counted = Some((self.counts, backend.chosen));
             let servers = rows.iter().filter(|row| row.kind == RowKind::Server && row.proxy_id == backend.proxy_id);
-            section.count(backend, servers, now)
+            section.count_servers(backend, servers, now)
         });
         found.map(|backend| backend.proxy.clone()).collect()
     }
 
     /// The servers that starve.
-    pub fn starving(&self) -> Starving {
+    pub fn list_starving(&self) -> Starving {
         let of_section = |(section, it): (&String, &Section)| -> Vec<_> {
             let starved = it.servers.iter().filter_map(|(name, it)| Some((name, it.starved?)));
             starved.map(|(name, starved)| ((section.clone(), name.clone()), starved)).collect()
@@ -139,7 +139,7 @@ impl Tracker {
 }
 
 impl Section {
-    fn of(row: &Stat, wanted: &Arc<DesiredService>) -> Self {
+    fn new(row: &Stat, wanted: &Arc<DesiredService>) -> Self {
         Self {
             wanted: Arc::clone(wanted),
             weight: row.weight,
@@ -150,7 +150,7 @@ impl Section {
         }
     }
 
-    fn follow(&mut self, row: &Stat, wanted: &Arc<DesiredService>) {
+    fn update(&mut self, row: &Stat, wanted: &Arc<DesiredService>) {
         // `clear counters` over the Runtime API starts them anew.
         if row.chosen < self.chosen || !Arc::ptr_eq(&self.wanted, wanted) {
             (self.counted, self.servers) = (None, BTreeMap::new());
@@ -168,15 +168,15 @@ impl Section {
     }
 
     /// True if a server was just found to starve.
-    fn count<'a>(&mut self, backend: &Stat, rows: impl Iterator<Item = &'a Stat>, now: Instant) -> bool {
+    fn count_servers<'a>(&mut self, backend: &Stat, rows: impl Iterator<Item = &'a Stat>, now: Instant) -> bool {
         let mut before = std::mem::take(&mut self.servers);
         let mut found = false;
         for row in rows.filter(|row| is_in_rotation(row)) {
             let waiting = before.remove(&row.name).filter(|it| it.still_waits(row, now));
-            let mut waiting = waiting.unwrap_or_else(|| Waiting::since(now, row, backend));
+            let mut waiting = waiting.unwrap_or_else(|| WaitingServer::new(now, row, backend));
             waiting.section_weight = waiting.section_weight.max(backend.weight);
             if waiting.starved.is_none() {
-                waiting.starved = waiting.starves(backend);
+                waiting.starved = waiting.find_starvation(backend);
                 found |= waiting.starved.is_some();
             }
             self.servers.insert(row.name.clone(), waiting);
@@ -185,8 +185,8 @@ impl Section {
     }
 }
 
-impl Waiting {
-    fn since(now: Instant, row: &Stat, backend: &Stat) -> Self {
+impl WaitingServer {
+    fn new(now: Instant, row: &Stat, backend: &Stat) -> Self {
         Self {
             since: now,
             chosen: row.chosen,
@@ -203,7 +203,7 @@ impl Waiting {
         is_unchanged && (row.chosen, row.weight) == (self.chosen, self.weight)
     }
 
-    fn starves(&self, backend: &Stat) -> Option<Starved> {
+    fn find_starvation(&self, backend: &Stat) -> Option<Starved> {
         let requests = backend.chosen.saturating_sub(self.section_chosen);
         let enough = (MISSED_TURNS * self.section_weight).div_ceil(self.weight.max(1)).max(FEWEST_REQUESTS);
         let share = requests * self.weight / self.section_weight.max(1);
@@ -227,7 +227,7 @@ fn is_in_rotation(row: &Stat) -> bool {
 }
 
 /// The backends that one question is about: those that were counted the longest time ago, as many as fit.
-fn first(mut due: Vec<(u64, u64, u32)>) -> Vec<u32> {
+fn pick_backends(mut due: Vec<(u64, u64, u32)>) -> Vec<u32> {
     due.sort_unstable();
     let mut servers = 0;
     let fits = |(_, active, _): &(u64, u64, u32)| {

@@ -3,10 +3,10 @@
 //! The admin port's API, the status page and the metrics ask it, and discoverctl asks the API. It decides nothing about what
 //! HAProxy is to run; it reads what was decided, and what HAProxy says it runs.
 
-use discovery::{Cause, Key, Kind, Reason, ServiceId, SettingName, Verdict, refrains};
+use discovery::{Cause, Key, Kind, Reason, ServiceId, SettingName, Verdict, find_intended_reasons};
 use haproxy::runtime::Stat;
 
-use crate::desired::{DesiredService, Facts, Server, ServerState, UpstreamExplanation};
+use crate::desired::{DesiredService, Server, ServerState, ServiceExplanation, UpstreamExplanation};
 use crate::render::view::{TLS, WEB};
 use crate::status::figures::{Figures, takes_requests};
 use crate::status::share::Starved;
@@ -19,8 +19,8 @@ const NAMES: [SettingName; 4] = [SettingName::Domain, SettingName::Path, Setting
 pub struct Judge<'a> {
     id: &'a ServiceId,
     section: String,
-    report: &'a Status,
-    facts: Facts<'a>,
+    status: &'a Status,
+    facts: ServiceExplanation<'a>,
     figures: &'a Figures<'a>,
     /// HAProxy has a way for requests to the service's section.
     is_reached: bool,
@@ -32,57 +32,57 @@ pub struct Judge<'a> {
 
 impl<'a> Judge<'a> {
     /// The judge of a service's upstreams.
-    pub fn of(report: &'a Status, figures: &'a Figures<'a>, id: &'a ServiceId) -> Self {
-        let facts = report.standing.settled.facts(id);
+    pub fn new(report: &'a Status, figures: &'a Figures<'a>, id: &'a ServiceId) -> Self {
+        let facts = report.reconcile.desired.explain_service(id);
         let mut judge = Self {
             id,
             section: id.to_string(),
-            report,
+            status: report,
             facts,
             figures,
             is_reached: true,
             against: Vec::new(),
             notes: Vec::new(),
         };
-        judge.look_at_frontend();
-        judge.look_at_names();
-        judge.look_at_balancer();
-        judge.look_at_quarantine();
+        judge.check_frontend();
+        judge.check_names();
+        judge.check_balancer();
+        judge.check_quarantine();
         judge
     }
 
     /// The verdict on one of the service's upstreams.
-    pub fn judge(&self, upstream: &UpstreamExplanation) -> Verdict {
-        let row = self.figures.server(&self.section, upstream.id.as_str());
+    pub fn judge_upstream(&self, upstream: &UpstreamExplanation) -> Verdict {
+        let row = self.figures.find_server(&self.section, upstream.id.as_str());
         let (mut against, mut notes) = (self.against.clone(), self.notes.clone());
-        self.look_at_service(upstream, &mut against, &mut notes);
-        self.look_at_record(upstream, &mut against, &mut notes);
+        self.check_service(upstream, &mut against, &mut notes);
+        self.check_record(upstream, &mut against, &mut notes);
         let name = format!("{}/{}", self.id.name, upstream.id);
-        let refrains = refrains(&name, upstream.announced, upstream.imposed, self.facts.active);
+        let refrains = find_intended_reasons(&name, upstream.announced, upstream.imposed, self.facts.active);
         let is_ready = upstream.server.is_some_and(|server| server.state == ServerState::Ready && server.weight > 0);
         against.extend(refrains);
         if let Some(error) = self.figures.error() {
-            against.push(Cause::HaproxySilent.because(format!("HAProxy can't be asked: {error}")));
+            against.push(Cause::HaproxySilent.into_reason(format!("HAProxy can't be asked: {error}")));
             return Verdict::new(None, against, notes);
         }
         let server = upstream.server.filter(|_| is_ready);
-        against.extend(row.map_or_else(|| self.missing(upstream.server), |row| self.look_at_row(row, server)));
+        against.extend(row.map_or_else(|| self.explain_missing(upstream.server), |row| self.check_row(row, server)));
         let gets_requests = self.is_reached && row.is_some_and(|row| self.is_chosen(row));
         Verdict::new(Some(gets_requests), against, notes)
     }
 
     /// The frontend through which the service's requests come.
-    fn look_at_frontend(&mut self) {
+    fn check_frontend(&mut self) {
         let name = match self.id.kind {
             Kind::Tcp => self.section.as_str(),
             Kind::Http if self.passes_through() => TLS,
             Kind::Http => WEB,
         };
-        let Some(row) = self.figures.frontend(name) else { return };
+        let Some(row) = self.figures.find_frontend(name) else { return };
         let is_closed = !matches!(row.status.as_str(), "OPEN" | "FULL");
         let reason = || {
             let words = format!("HAProxy has the frontend {name} {}: it was closed over the Runtime API", row.status);
-            Cause::FrontendClosed.because(words)
+            Cause::FrontendClosed.into_reason(words)
         };
         match (is_closed, self.is_led_to()) {
             (true, false) => {
@@ -97,24 +97,24 @@ impl<'a> Judge<'a> {
     /// A line of the operator's files sends requests to the service, past confgen's frontends. Only HTTP services have a
     /// section without a name of their own.
     fn is_led_to(&self) -> bool {
-        let named = self.report.standing.operators.named.get(&self.section);
-        self.id.kind == Kind::Http && named.is_some_and(|named| named.is_led_to)
+        let named = self.status.reconcile.operator_files.named_sections.get(&self.section);
+        self.id.kind == Kind::Http && named.is_some_and(|named| named.gets_requests)
     }
 
     /// A host, an expression or a port leads to the service.
     fn has_claims(&self) -> bool {
         let claims =
             |wanted: &DesiredService| !wanted.routes.is_empty() || wanted.url_reg.is_some() || !wanted.binds.is_empty();
-        self.facts.wanted.is_some_and(claims)
+        self.facts.desired.is_some_and(claims)
     }
 
     fn passes_through(&self) -> bool {
-        self.facts.wanted.is_some_and(|wanted| wanted.settings.passes_through())
+        self.facts.desired.is_some_and(|wanted| wanted.settings.passes_through())
     }
 
     /// The hosts, expressions or ports that lead to the service.
-    fn look_at_names(&mut self) {
-        let standing = &self.report.standing;
+    fn check_names(&mut self) {
+        let standing = &self.status.reconcile;
         let gets_challenges = standing.acme.as_ref() == Some(self.id) && !self.passes_through();
         if self.id.is_default() || gets_challenges {
             return;
@@ -124,141 +124,143 @@ impl<'a> Judge<'a> {
             self.is_reached &= is_led_to || !standing.unrouted.contains(self.id);
             return;
         }
-        let reasons = self.lost_names();
-        if is_led_to || standing.reached_meanwhile.contains(self.id) {
+        let reasons = self.explain_lost_names();
+        if is_led_to || standing.reached_until_restart.contains(self.id) {
             self.notes.extend(reasons);
             return;
         }
         self.is_reached = false;
-        if reasons.is_empty() && self.facts.refused.is_none() {
+        if reasons.is_empty() && self.facts.rejection.is_none() {
             self.against.push(Reason::no_domain(self.id));
         }
         self.against.extend(reasons);
     }
 
     /// Why the keys that name what the service serves don't count.
-    fn lost_names(&self) -> Vec<Reason> {
+    fn explain_lost_names(&self) -> Vec<Reason> {
         let fields = NAMES.into_iter().filter_map(|name| self.facts.source?.setting(name));
         let reason = |key: &str| {
-            let (words, rivals) = self.report.standing.settled.lost_name(self.id, key)?;
+            let (words, rivals) = self.status.reconcile.desired.explain_lost_name(self.id, key)?;
             if rivals.is_empty() {
-                return Some(Cause::DomainQuarantined.because(format!("{key} is not followed: {words}")));
+                return Some(Cause::DomainQuarantined.into_reason(format!("{key} is not followed: {words}")));
             }
             let owners: Vec<String> = rivals.into_iter().map(ToString::to_string).collect();
             let verb = if owners.len() == 1 { "has" } else { "have" };
-            Some(Cause::ClaimHeld.because(format!("{} {verb} the claim: {words}", owners.join(", "))))
+            Some(Cause::ClaimHeld.into_reason(format!("{} {verb} the claim: {words}", owners.join(", "))))
         };
         fields.filter_map(|field| reason(&field.entry.key)).collect()
     }
 
     /// How HAProxy stands to what the store asks for.
-    fn look_at_balancer(&mut self) {
-        if let Err(words) = self.report.in_sync() {
-            self.against.push(Cause::OutOfSync.because(words));
+    fn check_balancer(&mut self) {
+        if let Err(words) = self.status.check_in_sync() {
+            self.against.push(Cause::OutOfSync.into_reason(words));
         }
-        if self.report.standing.pending.contains(self.id) {
-            self.against.push(Cause::Pending.because("a change of its service waits for HAProxy's restart"));
+        if self.status.reconcile.pending.contains(self.id) {
+            self.against.push(Cause::Pending.into_reason("a change of its service waits for HAProxy's restart"));
         }
     }
 
     /// Keys of the service that aren't followed, as far as no other reason names them.
-    fn look_at_quarantine(&mut self) {
-        for (key, reason) in self.report.quarantined(self.id) {
+    fn check_quarantine(&mut self) {
+        for (key, reason) in self.status.quarantined_keys(self.id) {
             let is_setting = matches!(key.parse(), Ok(Key::Setting { .. }));
             let mut told = self.against.iter().chain(&self.notes);
             let is_told = told.any(|it| it.words.contains(key) || it.words.ends_with(reason));
             if is_setting && !is_told {
-                self.notes.push(Cause::Quarantined.because(format!("{key} is not followed: {reason}")));
+                self.notes.push(Cause::Quarantined.into_reason(format!("{key} is not followed: {reason}")));
             }
         }
     }
 
     /// What keeps the whole service from being served as the store says.
-    fn look_at_service(&self, upstream: &UpstreamExplanation, against: &mut Vec<Reason>, notes: &mut Vec<Reason>) {
+    fn check_service(&self, upstream: &UpstreamExplanation, against: &mut Vec<Reason>, notes: &mut Vec<Reason>) {
         if let Some(reason) = self.facts.forbidden {
             let words = format!("the service gets no upstreams: {reason}");
-            against.push(Cause::ServiceQuarantined.because(words));
+            against.push(Cause::ServiceQuarantined.into_reason(words));
         }
-        if let Some(words) = self.facts.refused {
-            let reason = Cause::ServiceRefused.because(format!("HAProxy refuses the service: {words}"));
+        if let Some(words) = self.facts.rejection {
+            let reason = Cause::ServiceRejected.into_reason(format!("HAProxy refuses the service: {words}"));
             // Its last accepted form may serve.
             if upstream.server.is_none() || !self.is_reached { against.push(reason) } else { notes.push(reason) }
         } else if upstream.server.is_none() {
-            for (key, reason) in self.report.standing.settled.closed_gates(self.id) {
+            for (key, reason) in self.status.reconcile.desired.closed_gates(self.id) {
                 notes.retain(|note| !note.words.starts_with(&format!("{key} ")));
                 let words = format!("the service gets no upstreams while {key} can't be read: {reason}");
-                against.push(Cause::ServiceQuarantined.because(words));
+                against.push(Cause::ServiceQuarantined.into_reason(words));
             }
         }
     }
 
-    fn look_at_record(&self, upstream: &UpstreamExplanation, against: &mut Vec<Reason>, notes: &mut Vec<Reason>) {
+    fn check_record(&self, upstream: &UpstreamExplanation, against: &mut Vec<Reason>, notes: &mut Vec<Reason>) {
         let name = (self.id.clone(), upstream.id.clone());
-        if let Some(retained) = self.report.standing.held.get(&name) {
-            notes.push(Cause::Held.because(retained.words()));
+        if let Some(retained) = self.status.reconcile.retained.get(&name) {
+            notes.push(Cause::Retained.into_reason(retained.describe()));
         }
-        if let Some((key, reason)) = upstream.refused {
-            let reason = Cause::RecordQuarantined.because(format!("{key} is not followed: {reason}"));
+        if let Some((key, reason)) = upstream.rejected_record {
+            let reason = Cause::RecordQuarantined.into_reason(format!("{key} is not followed: {reason}"));
             // The last good value may serve.
             if upstream.announced.is_none() { against.push(reason) } else { notes.push(reason) }
         }
         let key = Key::Override { service: self.id.clone(), id: upstream.id.clone() }.to_string();
-        if let Some(reason) = self.report.standing.quarantined.get(&key) {
-            notes.push(Cause::Quarantined.because(format!("{key} is not followed: {reason}")));
+        if let Some(reason) = self.status.reconcile.quarantined.get(&key) {
+            notes.push(Cause::Quarantined.into_reason(format!("{key} is not followed: {reason}")));
         }
     }
 
     /// HAProxy has no server of that name.
-    fn missing(&self, wanted: Option<&Server>) -> Vec<Reason> {
-        let absent = wanted.map(|_| Cause::Absent.because("HAProxy has no such server yet"));
+    fn explain_missing(&self, wanted: Option<&Server>) -> Vec<Reason> {
+        let absent = wanted.map(|_| Cause::ServerMissing.into_reason("HAProxy has no such server yet"));
         absent.into_iter().collect()
     }
 
     /// What HAProxy's row of the server says against it. `wanted` is none unless it is wanted to take requests.
-    fn look_at_row(&self, row: &Stat, wanted: Option<&Server>) -> Vec<Reason> {
-        if let Some(words) = failing_check(row) {
-            return vec![Cause::Check.because(words)];
+    fn check_row(&self, row: &Stat, wanted: Option<&Server>) -> Vec<Reason> {
+        if let Some(words) = describe_failing_check(row) {
+            return vec![Cause::Check.into_reason(words)];
         }
         if takes_requests(row) && row.backup > 0 {
-            return self.is_spare(row).into_iter().collect();
+            return self.explain_unused_backup(row).into_iter().collect();
         }
-        if let Some(starved) = self.starved(row) {
-            return vec![Cause::Starved.because(starved.words())];
+        if let Some(starved) = self.find_starved(row) {
+            return vec![Cause::Starved.into_reason(starved.describe())];
         }
         if takes_requests(row) || wanted.is_none() {
             return Vec::new();
         }
         let words = if row.is_up() { "its weight is 0".to_owned() } else { format!("HAProxy has it {}", row.status) };
-        vec![Cause::Otherwise.because(words)]
+        vec![Cause::ServerStateDiffers.into_reason(words)]
     }
 
     /// Why HAProxy doesn't use a backup server that is up.
-    fn is_spare(&self, row: &Stat) -> Option<Reason> {
-        if self.figures.backend(&self.section).is_some_and(|backend| backend.active > 0) {
-            return Some(Cause::Backup.because("a backup, and others are up"));
+    fn explain_unused_backup(&self, row: &Stat) -> Option<Reason> {
+        if self.figures.find_backend(&self.section).is_some_and(|backend| backend.active > 0) {
+            return Some(Cause::Backup.into_reason("a backup, and others are up"));
         }
         // An operator's profile may say `option allbackups`.
-        if self.facts.wanted.is_none_or(|wanted| wanted.settings.profile.is_some()) {
+        if self.facts.desired.is_none_or(|wanted| wanted.settings.profile.is_some()) {
             return None;
         }
-        let first = self.figures.first_backup(&self.section).filter(|first| *first != row.name)?;
-        Some(Cause::Backup.because(format!("a backup, and the backup {first} serves")))
+        let first = self.figures.find_first_backup(&self.section).filter(|first| *first != row.name)?;
+        Some(Cause::Backup.into_reason(format!("a backup, and the backup {first} serves")))
     }
 
     /// HAProxy has the server up and hasn't chosen it for long.
-    fn starved(&self, row: &Stat) -> Option<&Starved> {
-        let starved = self.report.starving.get(&(self.section.clone(), row.name.clone()))?;
+    fn find_starved(&self, row: &Stat) -> Option<&Starved> {
+        let starved = self.status.starving.get(&(self.section.clone(), row.name.clone()))?;
         (takes_requests(row) && row.chosen == starved.chosen).then_some(starved)
     }
 
     /// HAProxy chooses the server for some of the requests that come to its section.
     fn is_chosen(&self, row: &Stat) -> bool {
-        takes_requests(row) && (row.backup == 0 || self.is_spare(row).is_none()) && self.starved(row).is_none()
+        takes_requests(row)
+            && (row.backup == 0 || self.explain_unused_backup(row).is_none())
+            && self.find_starved(row).is_none()
     }
 }
 
 /// What HAProxy's check found, if it failed; None too if nothing is checked or the server is in maintenance.
-fn failing_check(row: &Stat) -> Option<String> {
+fn describe_failing_check(row: &Stat) -> Option<String> {
     let check = row.check.as_deref().unwrap_or_default();
     // A check that hasn't run says INI, UNK or SOCKERR. One that passes ends in OK, or in OKC where a 404 stops the server.
     let has_failed = !(check.ends_with("OK") || check == "L7OKC" || matches!(check, "" | "INI" | "UNK" | "SOCKERR"));
@@ -275,7 +277,7 @@ fn failing_check(row: &Stat) -> Option<String> {
 
 impl Starved {
     /// What HAProxy does.
-    fn words(&self) -> String {
+    fn describe(&self) -> String {
         let Self { requests, share, .. } = self;
         format!(
             "HAProxy has it up and gave it none of {requests} requests, of which {share} were its share; confgen has asked HAProxy to \
@@ -286,7 +288,7 @@ impl Starved {
 
 impl Retained {
     /// Why the upstream is served without its key.
-    pub fn words(&self) -> String {
+    pub fn describe(&self) -> String {
         let since =
             self.since.map(|at| format!(", since {}", humantime::format_rfc3339_seconds(at))).unwrap_or_default();
         match self.by {

@@ -12,7 +12,7 @@ pub type UpstreamRef = (ServiceId, UpstreamId);
 pub type AddressOwners = BTreeMap<UpstreamAddress, BTreeSet<UpstreamRef>>;
 
 /// The upstreams of these services whose records bear one of these addresses.
-pub fn bearers<'a>(
+pub fn find_owners<'a>(
     services: impl IntoIterator<Item = (&'a ServiceId, &'a Arc<Service>)>,
     of: impl Fn(&UpstreamAddress) -> bool,
 ) -> AddressOwners {
@@ -42,7 +42,7 @@ mod tests {
     fn an_app_under_two_services_has_not_moved() {
         let before = topology("http-services/a/upstreams/1 10.0.0.1:80\n tcp-services/b/upstreams/1 10.0.0.1:80");
         let address = "10.0.0.1:80".parse().unwrap();
-        let bore = bearers(before.services(), |other| *other == address);
+        let bore = find_owners(before.services(), |other| *other == address);
         let [a, b] = bore[&address].iter().cloned().collect::<Vec<_>>().try_into().unwrap();
         assert!(!address_was_reassigned(&a, &b, bore.get(&address)));
         let new = (b.0.clone(), "2".parse().unwrap());
@@ -53,6 +53,6 @@ mod tests {
             address_was_reassigned(&a, &twin, Some(&[a.clone(), twin.clone()].into())),
             "its own service has that address twice"
         );
-        assert!(bearers(before.services(), |_| false).is_empty());
+        assert!(find_owners(before.services(), |_| false).is_empty());
     }
 }

@@ -5,7 +5,7 @@ use discovery::{Entry, Topology};
 use serde::{Deserialize, Serialize};
 
 use super::{RetainedKeys, StoreRevision};
-use crate::store::removal_guard::Kept;
+use crate::store::removal_guard::PersistedUpstream;
 
 /// The service keys as of a position. A field that an older confgen has not written has its default.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -16,15 +16,15 @@ pub struct PersistedStore {
     /// Which keys are held.
     pub held: RetainedKeys,
     /// What the guard keeps.
-    pub kept: Vec<Kept>,
+    pub kept: Vec<PersistedUpstream>,
     /// The upstreams that lost their keys of late, and are not retained.
-    pub lost: Vec<Kept>,
-    entries: Vec<Line>,
+    pub lost: Vec<PersistedUpstream>,
+    entries: Vec<PersistedEntry>,
 }
 
 /// An entry.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-struct Line {
+struct PersistedEntry {
     key: String,
     value: Value,
     #[serde(default)]
@@ -45,24 +45,24 @@ enum Value {
 
 impl PersistedStore {
     /// The store at this revision, without retained keys and upstreams.
-    pub fn new<'a>(entries: impl Iterator<Item = &'a Entry>, position: StoreRevision) -> Self {
-        Self { position: Some(position), entries: entries.map(Line::from).collect(), ..Self::default() }
+    pub fn from_entries<'a>(entries: impl Iterator<Item = &'a Entry>, position: StoreRevision) -> Self {
+        Self { position: Some(position), entries: entries.map(PersistedEntry::from).collect(), ..Self::default() }
     }
 
     /// The same with the keys that are retained since a reset.
     #[must_use]
-    pub fn retaining(self, held: RetainedKeys) -> Self {
+    pub fn with_retained_keys(self, held: RetainedKeys) -> Self {
         Self { held, ..self }
     }
 
     /// The services that were known.
-    pub fn topology(self) -> Topology {
-        let entries: Vec<Entry> = self.entries.into_iter().map(|line| Entry::from(line).bounded()).collect();
-        Topology::of(&entries)
+    pub fn into_topology(self) -> Topology {
+        let entries: Vec<Entry> = self.entries.into_iter().map(|line| Entry::from(line).with_bounded_value()).collect();
+        Topology::from_entries(&entries)
     }
 }
 
-impl From<&Entry> for Line {
+impl From<&Entry> for PersistedEntry {
     fn from(entry: &Entry) -> Self {
         let Entry { key, value, create_revision, mod_revision, lease } = entry.clone();
         let value = String::from_utf8(value).map_or_else(|error| Value::Bytes(error.into_bytes()), Value::Text);
@@ -70,13 +70,13 @@ impl From<&Entry> for Line {
     }
 }
 
-impl From<Line> for Entry {
-    fn from(line: Line) -> Self {
+impl From<PersistedEntry> for Entry {
+    fn from(line: PersistedEntry) -> Self {
         let value = match line.value {
             Value::Text(text) => text.into_bytes(),
             Value::Bytes(bytes) => bytes,
         };
-        let Line { key, create_revision, mod_revision, lease, .. } = line;
+        let PersistedEntry { key, create_revision, mod_revision, lease, .. } = line;
         Self { key, value, create_revision, mod_revision, lease }
     }
 }
@@ -94,15 +94,15 @@ mod tests {
             mod_revision: 4,
             lease,
         };
-        let known = Topology::of(&[
+        let known = Topology::from_entries(&[
             entry("http-services/a/domain", b"a.com", 0),
             entry("http-services/a/path", b"\xff\x00", 0),
             entry("http-services/a/upstreams/1", b"10.0.0.1:80", 77),
         ]);
         let position = StoreRevision { cluster: u64::MAX, raft_term: 2, revision: 9 };
-        let stored = PersistedStore::new(known.entries(), position);
+        let stored = PersistedStore::from_entries(known.entries(), position);
         let again: PersistedStore = serde_json::from_slice(&serde_json::to_vec(&stored).unwrap()).unwrap();
-        assert_eq!((again.position, again.topology()), (Some(position), known));
+        assert_eq!((again.position, again.into_topology()), (Some(position), known));
     }
 
     #[test]
@@ -111,7 +111,7 @@ mod tests {
             {"key":"nonsense/\u0000","value":""}],"later":7}"#;
         let stored: PersistedStore = serde_json::from_str(terse).unwrap();
         assert_eq!((stored.position, stored.held.len()), (None, 0));
-        let topology = stored.topology();
+        let topology = stored.into_topology();
         assert!(topology.services().values().flat_map(|it| it.upstreams()).all(|(_, field)| field.value.is_err()));
         assert_eq!(serde_json::from_str::<PersistedStore>("{}").unwrap(), PersistedStore::default());
     }

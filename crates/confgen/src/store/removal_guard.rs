@@ -46,7 +46,7 @@ pub struct UpstreamRemoval {
     /// The lease that its key hung on; 0 is none.
     pub lease: i64,
     /// Whose records bore its address when it went.
-    pub bore: BTreeSet<UpstreamRef>,
+    pub previous_owners: BTreeSet<UpstreamRef>,
 }
 
 impl UpstreamRemoval {
@@ -58,7 +58,7 @@ impl UpstreamRemoval {
 
 /// An upstream that is retained, or that was lost, as the state directory has it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Kept {
+pub struct PersistedUpstream {
     service: ServiceId,
     id: UpstreamId,
     upstream: Upstream,
@@ -71,7 +71,7 @@ pub struct Kept {
     #[serde(default)]
     since: Option<SystemTime>,
     #[serde(default)]
-    noticed: Noticed,
+    noticed: ClusterRevision,
     #[serde(default)]
     is_unproven: bool,
 }
@@ -87,7 +87,7 @@ pub struct RetainedUpstream {
 
 /// The store's position when an upstream was lost. An acceptance that was written later is about this loss too.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Noticed {
+pub struct ClusterRevision {
     /// The store's cluster id.
     pub cluster: u64,
     /// Its revision.
@@ -96,7 +96,7 @@ pub struct Noticed {
 
 /// What HAProxy says of a server.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Sight {
+pub enum ServerHealth {
     /// Its check passes.
     Up,
     /// Its check fails.
@@ -109,7 +109,7 @@ pub enum Sight {
 
 /// The upstream that an event takes away after its last record said so, or whose last record hung on no lease. Both events
 /// may come in one revision. Then no round has seen the record that said so.
-pub fn graceful_removal(change: &Change) -> Option<(ServiceId, UpstreamId)> {
+pub fn parse_graceful_removal(change: &Change) -> Option<(ServiceId, UpstreamId)> {
     let Change::Delete { key, previous: Some(last), .. } = change else { return None };
     let Ok(Key::Upstream { service, id, .. }) = key.parse::<Key>() else { return None };
     let going = Upstream::parse(&last.value).is_ok_and(|upstream| upstream.state != UpstreamState::Ready);
@@ -122,28 +122,28 @@ pub struct RemovalGuard {
     policy: GuardPolicy,
     /// Upstreams that HAProxy found up when their keys went, the latest last.
     losses: Vec<Loss>,
-    held: BTreeMap<ServiceId, BTreeMap<UpstreamId, Hold>>,
+    retained: BTreeMap<ServiceId, BTreeMap<UpstreamId, Retention>>,
 }
 
 #[derive(Clone, Debug)]
 struct Loss {
-    span: Span,
-    noticed: Noticed,
-    departure: UpstreamRemoval,
+    elapsed: Elapsed,
+    noticed: ClusterRevision,
+    removal: UpstreamRemoval,
 }
 
 #[derive(Clone, Debug)]
-struct Hold {
-    span: Span,
-    noticed: Noticed,
+struct Retention {
+    elapsed: Elapsed,
+    noticed: ClusterRevision,
     upstream: Upstream,
-    bore: BTreeSet<UpstreamRef>,
+    previous_owners: BTreeSet<UpstreamRef>,
     is_unproven: bool,
 }
 
 /// The time since something happened, also before this process.
 #[derive(Clone, Copy, Debug)]
-struct Span {
+struct Elapsed {
     from: Instant,
     /// What had passed by then.
     before: Duration,
@@ -151,8 +151,8 @@ struct Span {
     since: Option<SystemTime>,
 }
 
-impl Span {
-    fn age(&self, now: Instant) -> Duration {
+impl Elapsed {
+    fn age_at(&self, now: Instant) -> Duration {
         self.before.saturating_add(now.saturating_duration_since(self.from))
     }
 }
@@ -168,7 +168,7 @@ pub struct UpstreamCounts {
 
 /// Upstreams that are to be retained.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Mass {
+pub struct MassRemoval {
     /// HAProxy has them, or had them a moment ago.
     pub recent: Vec<UpstreamRemoval>,
     /// They were removed a while ago.
@@ -181,51 +181,60 @@ pub struct Moment {
     /// By the clock that nobody sets.
     pub now: Instant,
     /// By this host's clock.
-    pub at: SystemTime,
+    pub wall_clock: SystemTime,
     /// The store's position.
-    pub noticed: Noticed,
+    pub store_revision: ClusterRevision,
 }
 
 impl Moment {
-    fn span(&self) -> Span {
-        Span { from: self.now, before: Duration::ZERO, since: Some(self.at) }
+    fn start_elapsed(&self) -> Elapsed {
+        Elapsed { from: self.now, before: Duration::ZERO, since: Some(self.wall_clock) }
     }
 }
 
 impl RemovalGuard {
     /// A guard that has seen nothing yet.
     pub fn new(policy: GuardPolicy) -> Self {
-        Self { policy, losses: Vec::new(), held: BTreeMap::new() }
+        Self { policy, losses: Vec::new(), retained: BTreeMap::new() }
     }
 
     /// Forgets the losses that are explained: the upstream is back, its removal was announced, or its address is another
     /// record's.
-    pub fn forget(&mut self, is_explained: impl Fn(&UpstreamRemoval) -> bool) {
-        self.losses.retain(|loss| !is_explained(&loss.departure));
+    pub fn forget_explained(&mut self, is_explained: impl Fn(&UpstreamRemoval) -> bool) {
+        self.losses.retain(|loss| !is_explained(&loss.removal));
     }
 
     /// Takes in losses of upstreams that HAProxy finds up, and says which of all that are remembered are to be retained:
     /// too many of one service, or of all.
-    pub fn lost(&mut self, moment: Moment, losses: Vec<UpstreamRemoval>, present: &UpstreamCounts) -> Mass {
+    pub fn record_losses(
+        &mut self,
+        moment: Moment,
+        losses: Vec<UpstreamRemoval>,
+        present: &UpstreamCounts,
+    ) -> MassRemoval {
         let now = moment.now;
         let again: BTreeSet<(&ServiceId, &UpstreamId)> = losses.iter().map(|it| (&it.service, &it.id)).collect();
-        self.losses.retain(|Loss { span, departure, .. }| {
-            span.age(now) < MEMORY && !again.contains(&(&departure.service, &departure.id))
+        self.losses.retain(|Loss { elapsed: span, removal: departure, .. }| {
+            span.age_at(now) < MEMORY && !again.contains(&(&departure.service, &departure.id))
         });
         // What is lost in one round is never too much: all of it was in the store.
         self.losses.drain(..self.losses.len().saturating_sub(MOST_LOSSES));
-        let new = losses.into_iter().map(|departure| Loss { span: moment.span(), noticed: moment.noticed, departure });
+        let new = losses.into_iter().map(|departure| Loss {
+            elapsed: moment.start_elapsed(),
+            noticed: moment.store_revision,
+            removal: departure,
+        });
         self.losses.extend(new);
         let is_mass = |lost: usize, present: usize| lost * 100 > usize::from(self.policy.share) * (lost + present);
         // What is retained was lost too: further losses belong to the same event.
-        let kept = |service: &ServiceId| self.held.get(service).map_or(0, BTreeMap::len);
+        let kept = |service: &ServiceId| self.retained.get(service).map_or(0, BTreeMap::len);
         let mut lost: BTreeMap<&ServiceId, usize> = BTreeMap::new();
         for loss in &self.losses {
-            *lost.entry(&loss.departure.service).or_default() += 1;
+            *lost.entry(&loss.removal.service).or_default() += 1;
         }
-        let all = is_mass(self.losses.len() + self.held.keys().map(kept).sum::<usize>(), present.all);
+        let all = is_mass(self.losses.len() + self.retained.keys().map(kept).sum::<usize>(), present.all);
         let belongs = |loss: &&Loss| {
-            let service = &loss.departure.service;
+            let service = &loss.removal.service;
             let present = present.services.get(service).copied().unwrap_or_default();
             all || is_mass(lost.get(service).copied().unwrap_or_default() + kept(service), present)
         };
@@ -233,58 +242,64 @@ impl RemovalGuard {
             .losses
             .iter()
             .filter(belongs)
-            .partition(|loss| loss.span.age(now) < self.policy.window.max(SAME_ROUND));
-        let departures = |losses: Vec<&Loss>| losses.into_iter().map(|loss| loss.departure.clone()).collect();
-        Mass { recent: departures(recent), returning: departures(returning) }
+            .partition(|loss| loss.elapsed.age_at(now) < self.policy.window.max(SAME_RECONCILE));
+        let departures = |losses: Vec<&Loss>| losses.into_iter().map(|loss| loss.removal.clone()).collect();
+        MassRemoval { recent: departures(recent), returning: departures(returning) }
     }
 
     /// The services that have lost some: [`UpstreamCounts`] has to count them.
     pub fn services_with_removals(&self) -> impl Iterator<Item = &ServiceId> {
-        self.losses.iter().map(|loss| &loss.departure.service)
+        self.losses.iter().map(|loss| &loss.removal.service)
     }
 
     /// The upstreams that were lost.
     pub fn lost_upstreams(&self) -> impl Iterator<Item = &Upstream> {
-        self.losses.iter().map(|loss| &loss.departure.upstream)
+        self.losses.iter().map(|loss| &loss.removal.upstream)
     }
 
     /// Retains these. They are no longer losses.
-    pub fn hold(&mut self, moment: Moment, mass: Mass) {
+    pub fn retain_upstreams(&mut self, moment: Moment, mass: MassRemoval) {
         let taken: BTreeSet<UpstreamRef> =
             mass.recent.iter().chain(&mass.returning).map(|it| (it.service.clone(), it.id.clone())).collect();
-        self.losses.retain(|loss| !taken.contains(&(loss.departure.service.clone(), loss.departure.id.clone())));
+        self.losses.retain(|loss| !taken.contains(&(loss.removal.service.clone(), loss.removal.id.clone())));
         let recent = mass.recent.into_iter().map(|it| (it, false));
         for (departure, is_unproven) in recent.chain(mass.returning.into_iter().map(|it| (it, true))) {
-            let UpstreamRemoval { service, id, upstream, bore, .. } = departure;
-            let hold = Hold { span: moment.span(), noticed: moment.noticed, upstream, bore, is_unproven };
-            self.held.entry(service).or_default().insert(id, hold);
+            let UpstreamRemoval { service, id, upstream, previous_owners: bore, .. } = departure;
+            let hold = Retention {
+                elapsed: moment.start_elapsed(),
+                noticed: moment.store_revision,
+                upstream,
+                previous_owners: bore,
+                is_unproven,
+            };
+            self.retained.entry(service).or_default().insert(id, hold);
         }
     }
 
     /// What is retained, to be remembered over a restart.
-    pub fn kept(&self, now: Instant) -> Vec<Kept> {
-        let kept = |(service, id, hold): (&ServiceId, &UpstreamId, &Hold)| Kept {
+    pub fn persist_retained(&self, now: Instant) -> Vec<PersistedUpstream> {
+        let kept = |(service, id, hold): (&ServiceId, &UpstreamId, &Retention)| PersistedUpstream {
             service: service.clone(),
             id: id.clone(),
             upstream: hold.upstream.clone(),
-            bore: hold.bore.clone(),
-            seconds: hold.span.age(now).as_secs(),
-            since: hold.span.since,
+            bore: hold.previous_owners.clone(),
+            seconds: hold.elapsed.age_at(now).as_secs(),
+            since: hold.elapsed.since,
             noticed: hold.noticed,
             is_unproven: hold.is_unproven,
         };
-        self.holds().map(kept).collect()
+        self.iter_retained().map(kept).collect()
     }
 
     /// What was lost, to be remembered over a restart.
-    pub fn remembered(&self, now: Instant) -> Vec<Kept> {
-        let kept = |loss: &Loss| Kept {
-            service: loss.departure.service.clone(),
-            id: loss.departure.id.clone(),
-            upstream: loss.departure.upstream.clone(),
-            bore: loss.departure.bore.clone(),
-            seconds: loss.span.age(now).as_secs(),
-            since: loss.span.since,
+    pub fn persist_losses(&self, now: Instant) -> Vec<PersistedUpstream> {
+        let kept = |loss: &Loss| PersistedUpstream {
+            service: loss.removal.service.clone(),
+            id: loss.removal.id.clone(),
+            upstream: loss.removal.upstream.clone(),
+            bore: loss.removal.previous_owners.clone(),
+            seconds: loss.elapsed.age_at(now).as_secs(),
+            since: loss.elapsed.since,
             noticed: loss.noticed,
             is_unproven: false,
         };
@@ -292,29 +307,36 @@ impl RemovalGuard {
     }
 
     /// Goes on with what was retained and what was lost before a restart.
-    pub fn recall(&mut self, now: Instant, at: SystemTime, kept: Vec<Kept>, lost: Vec<Kept>) {
+    pub fn restore_persisted(
+        &mut self,
+        now: Instant,
+        at: SystemTime,
+        kept: Vec<PersistedUpstream>,
+        lost: Vec<PersistedUpstream>,
+    ) {
         // What passed while confgen was away counts too. A clock that was set back takes nothing away.
-        let passed = |it: &Kept| it.since.and_then(|since| at.duration_since(since).ok()).unwrap_or_default();
-        let age = |it: &Kept| passed(it).max(Duration::from_secs(it.seconds));
-        let span = |it: &Kept| Span { from: now, before: age(it), since: it.since };
+        let passed =
+            |it: &PersistedUpstream| it.since.and_then(|since| at.duration_since(since).ok()).unwrap_or_default();
+        let age = |it: &PersistedUpstream| passed(it).max(Duration::from_secs(it.seconds));
+        let span = |it: &PersistedUpstream| Elapsed { from: now, before: age(it), since: it.since };
         for it in kept {
             let span = span(&it);
-            let Kept { service, id, upstream, bore, noticed, is_unproven, .. } = it;
-            let hold = Hold { span, noticed, upstream, bore, is_unproven };
-            self.held.entry(service).or_default().insert(id, hold);
+            let PersistedUpstream { service, id, upstream, bore, noticed, is_unproven, .. } = it;
+            let hold = Retention { elapsed: span, noticed, upstream, previous_owners: bore, is_unproven };
+            self.retained.entry(service).or_default().insert(id, hold);
         }
         for it in lost.into_iter().take(MOST_LOSSES) {
             let span = span(&it);
-            let Kept { service, id, upstream, bore, noticed, .. } = it;
-            let departure = UpstreamRemoval { service, id, upstream, bore, lease: 0 };
-            self.losses.push(Loss { span, noticed, departure });
+            let PersistedUpstream { service, id, upstream, bore, noticed, .. } = it;
+            let departure = UpstreamRemoval { service, id, upstream, previous_owners: bore, lease: 0 };
+            self.losses.push(Loss { elapsed: span, noticed, removal: departure });
         }
     }
 
     /// Compares everything with the store as it is now. After a reset it has another id or a lower revision, and an
     /// acceptance can name that only.
-    pub fn follow_store(&mut self, now: Noticed) {
-        let holds = self.held.values_mut().flat_map(BTreeMap::values_mut).map(|hold| &mut hold.noticed);
+    pub fn lower_revisions(&mut self, now: ClusterRevision) {
+        let holds = self.retained.values_mut().flat_map(BTreeMap::values_mut).map(|hold| &mut hold.noticed);
         for noticed in holds.chain(self.losses.iter_mut().map(|loss| &mut loss.noticed)) {
             if noticed.cluster != now.cluster || noticed.revision > now.revision {
                 *noticed = now;
@@ -323,91 +345,93 @@ impl RemovalGuard {
     }
 
     /// Drops what an operator has accepted to be gone. Returns the services concerned, and how many of their upstreams go.
-    pub fn accept(&mut self, acceptance: &Acceptance) -> BTreeMap<ServiceId, usize> {
-        let is_meant =
-            |noticed: &Noticed| noticed.cluster == acceptance.cluster && noticed.revision <= acceptance.revision;
+    pub fn apply_acceptance(&mut self, acceptance: &Acceptance) -> BTreeMap<ServiceId, usize> {
+        let is_meant = |noticed: &ClusterRevision| {
+            noticed.cluster == acceptance.cluster && noticed.revision <= acceptance.revision
+        };
         self.losses.retain(|loss| !is_meant(&loss.noticed));
         let mut concerned = BTreeMap::new();
-        for (service, held) in &mut self.held {
+        for (service, held) in &mut self.retained {
             let before = held.len();
             held.retain(|_, hold| !is_meant(&hold.noticed));
             if held.len() < before {
                 concerned.insert(service.clone(), before - held.len());
             }
         }
-        self.held.retain(|_, held| !held.is_empty());
+        self.retained.retain(|_, held| !held.is_empty());
         concerned
     }
 
     /// The upstreams that are retained.
-    pub fn upstreams(&self) -> impl Iterator<Item = &Upstream> {
-        self.held.values().flat_map(BTreeMap::values).map(|hold| &hold.upstream)
+    pub fn retained_upstreams(&self) -> impl Iterator<Item = &Upstream> {
+        self.retained.values().flat_map(BTreeMap::values).map(|hold| &hold.upstream)
     }
 
     /// Drops what no longer is to be retained: upstreams that fail their check, those past the timer, if there is one, and
     /// those for which `sight` is None because something explains their removal. Returns the services for which anything
     /// changed.
-    pub fn release(
+    pub fn release_upstreams(
         &mut self,
         now: Instant,
-        sight: impl Fn(&UpstreamRef, &Upstream, &BTreeSet<UpstreamRef>) -> Option<Sight>,
+        sight: impl Fn(&UpstreamRef, &Upstream, &BTreeSet<UpstreamRef>) -> Option<ServerHealth>,
     ) -> BTreeSet<ServiceId> {
         let mut concerned = BTreeSet::new();
-        for (service, held) in &mut self.held {
+        for (service, held) in &mut self.retained {
             held.retain(|id, hold| {
-                let sight = sight(&(service.clone(), id.clone()), &hold.upstream, &hold.bore);
+                let sight = sight(&(service.clone(), id.clone()), &hold.upstream, &hold.previous_owners);
                 let was_unproven = hold.is_unproven;
-                let stays = sight.is_some_and(|sight| hold.stays(now, sight, self.policy.hold));
+                let stays = sight.is_some_and(|sight| hold.apply_health(now, sight, self.policy.hold));
                 if !stays || hold.is_unproven != was_unproven {
                     concerned.insert(service.clone());
                 }
                 stays
             });
         }
-        self.held.retain(|_, held| !held.is_empty());
+        self.retained.retain(|_, held| !held.is_empty());
         concerned
     }
 
     /// What is retained of a service.
-    pub fn held(&self, service: &ServiceId) -> BTreeMap<UpstreamId, RetainedUpstream> {
-        let held = self.held.get(service).into_iter().flatten();
-        let retained = |hold: &Hold| RetainedUpstream { record: hold.upstream.clone(), is_unproven: hold.is_unproven };
+    pub fn retained_of(&self, service: &ServiceId) -> BTreeMap<UpstreamId, RetainedUpstream> {
+        let held = self.retained.get(service).into_iter().flatten();
+        let retained =
+            |hold: &Retention| RetainedUpstream { record: hold.upstream.clone(), is_unproven: hold.is_unproven };
         held.map(|(id, hold)| (id.clone(), retained(hold))).collect()
     }
 
     /// The upstreams that are retained, and since when; None if that isn't known.
-    pub fn since(&self) -> impl Iterator<Item = (UpstreamRef, Option<SystemTime>)> {
-        self.holds().map(|(service, id, hold)| ((service.clone(), id.clone()), hold.span.since))
+    pub fn retained_since(&self) -> impl Iterator<Item = (UpstreamRef, Option<SystemTime>)> {
+        self.iter_retained().map(|(service, id, hold)| ((service.clone(), id.clone()), hold.elapsed.since))
     }
 
     /// The services of which something is retained.
-    pub fn holding(&self) -> Vec<ServiceId> {
-        self.held.keys().cloned().collect()
+    pub fn services_with_retained(&self) -> Vec<ServiceId> {
+        self.retained.keys().cloned().collect()
     }
 
-    fn holds(&self) -> impl Iterator<Item = (&ServiceId, &UpstreamId, &Hold)> {
-        self.held.iter().flat_map(|(service, held)| held.iter().map(move |(id, hold)| (service, id, hold)))
+    fn iter_retained(&self) -> impl Iterator<Item = (&ServiceId, &UpstreamId, &Retention)> {
+        self.retained.iter().flat_map(|(service, held)| held.iter().map(move |(id, hold)| (service, id, hold)))
     }
 }
 
 /// What one round lost has not left HAProxy yet, whatever `--guard-window` says.
-const SAME_ROUND: Duration = Duration::from_millis(1);
+const SAME_RECONCILE: Duration = Duration::from_millis(1);
 
-impl Hold {
-    fn stays(&mut self, now: Instant, sight: Sight, timer: Option<Duration>) -> bool {
-        let age = self.span.age(now);
+impl Retention {
+    fn apply_health(&mut self, now: Instant, sight: ServerHealth, timer: Option<Duration>) -> bool {
+        let age = self.elapsed.age_at(now);
         if timer.is_some_and(|timer| age >= timer) {
             return false;
         }
         match sight {
-            Sight::Up => {
+            ServerHealth::Up => {
                 self.is_unproven = false;
                 true
             }
-            Sight::Unknown => true,
-            Sight::Down | Sight::Missing if self.is_unproven => age < PROVEN_WITHIN,
-            Sight::Down => false,
-            Sight::Missing => age < PUT_BACK_WITHIN,
+            ServerHealth::Unknown => true,
+            ServerHealth::Down | ServerHealth::Missing if self.is_unproven => age < PROVEN_WITHIN,
+            ServerHealth::Down => false,
+            ServerHealth::Missing => age < PUT_BACK_WITHIN,
         }
     }
 }
@@ -435,7 +459,7 @@ mod tests {
             id: format!("u{n}").parse().unwrap(),
             upstream: Upstream::parse(format!("10.0.0.{n}:80").as_bytes()).unwrap(),
             lease: 7,
-            bore: BTreeSet::new(),
+            previous_owners: BTreeSet::new(),
         };
         ids.map(loss).collect()
     }
@@ -446,7 +470,11 @@ mod tests {
 
     /// A time of this test, and the store's revision by then.
     fn at(now: Instant, revision: i64) -> Moment {
-        Moment { now, at: SystemTime::UNIX_EPOCH + MINUTE, noticed: Noticed { cluster: 7, revision } }
+        Moment {
+            now,
+            wall_clock: SystemTime::UNIX_EPOCH + MINUTE,
+            store_revision: ClusterRevision { cluster: 7, revision },
+        }
     }
 
     fn ids(mass: &[UpstreamRemoval]) -> Vec<&str> {
@@ -454,25 +482,29 @@ mod tests {
     }
 
     fn held(guard: &RemovalGuard) -> usize {
-        guard.held(&service("a")).len()
+        guard.retained_of(&service("a")).len()
     }
 
-    fn recent(recent: Vec<UpstreamRemoval>) -> Mass {
-        Mass { recent, returning: Vec::new() }
+    fn recent(recent: Vec<UpstreamRemoval>) -> MassRemoval {
+        MassRemoval { recent, returning: Vec::new() }
     }
 
     #[test]
     fn more_than_half_of_a_service_is_retained() {
         let t = Instant::now();
         let mut guard = guard();
-        assert_eq!(guard.lost(at(t, 1), losses("a", 1..4), &present(3, 100)), Mass::default(), "half is not enough");
-        let mass = guard.lost(at(t + SECOND, 2), losses("a", 4..5), &present(2, 99));
+        assert_eq!(
+            guard.record_losses(at(t, 1), losses("a", 1..4), &present(3, 100)),
+            MassRemoval::default(),
+            "half is not enough"
+        );
+        let mass = guard.record_losses(at(t + SECOND, 2), losses("a", 4..5), &present(2, 99));
         assert_eq!((ids(&mass.recent), mass.returning.len()), (vec!["u1", "u2", "u3", "u4"], 0));
-        guard.hold(at(t + SECOND, 2), mass);
+        guard.retain_upstreams(at(t + SECOND, 2), mass);
         assert_eq!(held(&guard), 4);
-        let again = guard.lost(at(t + 2 * SECOND, 2), Vec::new(), &present(2, 99));
-        assert_eq!(again, Mass::default(), "what is retained is not retained twice");
-        let next = guard.lost(at(t + 20 * SECOND, 3), losses("a", 5..6), &present(1, 98));
+        let again = guard.record_losses(at(t + 2 * SECOND, 2), Vec::new(), &present(2, 99));
+        assert_eq!(again, MassRemoval::default(), "what is retained is not retained twice");
+        let next = guard.record_losses(at(t + 20 * SECOND, 3), losses("a", 5..6), &present(1, 98));
         assert_eq!(ids(&next.recent), ["u5"], "a further loss belongs to the same event");
     }
 
@@ -481,33 +513,42 @@ mod tests {
         let t = Instant::now();
         let mut guard = guard();
         for (n, seconds, left) in [(1, 5, 3), (2, 20, 2)] {
-            let mass = guard.lost(at(t + seconds * SECOND, 1), losses("a", n..n + 1), &present(left, 100));
-            assert_eq!(mass, Mass::default(), "{seconds}");
+            let mass = guard.record_losses(at(t + seconds * SECOND, 1), losses("a", n..n + 1), &present(left, 100));
+            assert_eq!(mass, MassRemoval::default(), "{seconds}");
         }
-        let mass = guard.lost(at(t + 35 * SECOND, 1), losses("a", 3..4), &present(1, 100));
+        let mass = guard.record_losses(at(t + 35 * SECOND, 1), losses("a", 3..4), &present(1, 100));
         assert_eq!((ids(&mass.recent), ids(&mass.returning)), (vec!["u3"], vec!["u1", "u2"]));
-        guard.hold(at(t + 35 * SECOND, 1), mass);
-        let unproven = |guard: &RemovalGuard| guard.held(&service("a")).values().filter(|it| it.is_unproven).count();
+        guard.retain_upstreams(at(t + 35 * SECOND, 1), mass);
+        let unproven =
+            |guard: &RemovalGuard| guard.retained_of(&service("a")).values().filter(|it| it.is_unproven).count();
         assert_eq!((held(&guard), unproven(&guard)), (3, 2));
-        let mass = guard.lost(at(t + 50 * SECOND, 1), losses("a", 4..5), &present(0, 100));
+        let mass = guard.record_losses(at(t + 50 * SECOND, 1), losses("a", 4..5), &present(0, 100));
         assert_eq!(ids(&mass.recent), ["u4"]);
-        guard.hold(at(t + 50 * SECOND, 1), mass);
+        guard.retain_upstreams(at(t + 50 * SECOND, 1), mass);
         // u1 passes its check and fails it later. u2's app is gone.
-        let up = |_: &UpstreamRef, _: &Upstream, _: &BTreeSet<UpstreamRef>| Some(Sight::Up);
+        let up = |_: &UpstreamRef, _: &Upstream, _: &BTreeSet<UpstreamRef>| Some(ServerHealth::Up);
         let down = |down: &'static [&str]| {
             move |(_, id): &UpstreamRef, _: &Upstream, _: &BTreeSet<UpstreamRef>| {
-                Some(if down.contains(&id.as_str()) { Sight::Down } else { Sight::Up })
+                Some(if down.contains(&id.as_str()) { ServerHealth::Down } else { ServerHealth::Up })
             }
         };
-        assert_eq!(guard.release(t + 51 * SECOND, down(&["u1", "u2"])), BTreeSet::new(), "they wait for a check");
-        assert_eq!(guard.release(t + 55 * SECOND, down(&["u2"])), [service("a")].into(), "u1 is proven");
+        assert_eq!(
+            guard.release_upstreams(t + 51 * SECOND, down(&["u1", "u2"])),
+            BTreeSet::new(),
+            "they wait for a check"
+        );
+        assert_eq!(guard.release_upstreams(t + 55 * SECOND, down(&["u2"])), [service("a")].into(), "u1 is proven");
         assert_eq!((held(&guard), unproven(&guard)), (4, 1));
-        assert_eq!(guard.release(t + 56 * SECOND, down(&["u1", "u2"])), [service("a")].into(), "u1 was up");
+        assert_eq!(guard.release_upstreams(t + 56 * SECOND, down(&["u1", "u2"])), [service("a")].into(), "u1 was up");
         assert_eq!(held(&guard), 3);
-        assert_eq!(guard.release(t + 35 * SECOND + PROVEN_WITHIN, down(&["u2"])), [service("a")].into());
+        assert_eq!(guard.release_upstreams(t + 35 * SECOND + PROVEN_WITHIN, down(&["u2"])), [service("a")].into());
         assert_eq!(held(&guard), 2, "u2 never passed");
         for minutes in [2, 5, 20, 60, 60 * 24 * 30] {
-            assert_eq!(guard.release(t + minutes * MINUTE, up), BTreeSet::new(), "no timer ends it: {minutes}");
+            assert_eq!(
+                guard.release_upstreams(t + minutes * MINUTE, up),
+                BTreeSet::new(),
+                "no timer ends it: {minutes}"
+            );
         }
     }
 
@@ -519,13 +560,17 @@ mod tests {
         for (minutes, expected) in [(20, 2), (59, 2), (61, 0)] {
             let mut guard = guard.clone();
             let (first, left) = of(1..3, 3);
-            guard.lost(at(t, 1), first, &left);
+            guard.record_losses(at(t, 1), first, &left);
             let (next, left) = of(3..4, 2);
-            assert_eq!(guard.lost(at(t + minutes * MINUTE, 1), next, &left).returning.len(), expected, "{minutes}");
+            assert_eq!(
+                guard.record_losses(at(t + minutes * MINUTE, 1), next, &left).returning.len(),
+                expected,
+                "{minutes}"
+            );
         }
         let (all, left) = of(1..4, 0);
         guard.policy.share = 100;
-        assert_eq!(guard.lost(at(t, 1), all, &left), Mass::default(), "100% disables the guard");
+        assert_eq!(guard.record_losses(at(t, 1), all, &left), MassRemoval::default(), "100% disables the guard");
     }
 
     #[test]
@@ -534,37 +579,37 @@ mod tests {
         let mut guard = guard();
         let both = [losses("a", 1..3), losses("b", 3..6)].concat();
         let present = UpstreamCounts { services: [(service("a"), 9), (service("b"), 9)].into(), all: 4 };
-        assert_eq!(guard.lost(at(t, 1), both, &present).recent.len(), 5);
+        assert_eq!(guard.record_losses(at(t, 1), both, &present).recent.len(), 5);
     }
 
     #[test]
     fn a_retained_upstream_goes_when_its_check_fails() {
         let t = Instant::now();
         let mut guard = guard();
-        guard.hold(at(t, 1), recent(losses("a", 1..5)));
+        guard.retain_upstreams(at(t, 1), recent(losses("a", 1..5)));
         let sight = |(_, id): &UpstreamRef, _: &Upstream, _: &BTreeSet<UpstreamRef>| match id.as_str() {
-            "u2" => Some(Sight::Down),
+            "u2" => Some(ServerHealth::Down),
             "u3" => None,
-            "u4" => Some(Sight::Missing),
-            _ => Some(Sight::Unknown),
+            "u4" => Some(ServerHealth::Missing),
+            _ => Some(ServerHealth::Unknown),
         };
-        assert_eq!(guard.release(t + SECOND, sight), [service("a")].into());
+        assert_eq!(guard.release_upstreams(t + SECOND, sight), [service("a")].into());
         assert_eq!(held(&guard), 2, "u4 may not be back in HAProxy yet");
-        assert_eq!(guard.release(t + 2 * SECOND, sight), [service("a")].into());
+        assert_eq!(guard.release_upstreams(t + 2 * SECOND, sight), [service("a")].into());
         assert_eq!(held(&guard), 1);
-        assert_eq!(guard.release(t + 3 * SECOND, sight), BTreeSet::new());
+        assert_eq!(guard.release_upstreams(t + 3 * SECOND, sight), BTreeSet::new());
     }
 
     #[test]
     fn a_timer_ends_it_if_there_is_one() {
         let t = Instant::now();
-        let up = |_: &UpstreamRef, _: &Upstream, _: &BTreeSet<UpstreamRef>| Some(Sight::Up);
+        let up = |_: &UpstreamRef, _: &Upstream, _: &BTreeSet<UpstreamRef>| Some(ServerHealth::Up);
         for (hold, left) in [(Some(300 * SECOND), 0), (None, 3)] {
             let mut guard = RemovalGuard::new(GuardPolicy { hold, ..guard().policy });
-            guard.hold(at(t, 1), recent(losses("a", 1..4)));
-            guard.release(t + 299 * SECOND, up);
+            guard.retain_upstreams(at(t, 1), recent(losses("a", 1..4)));
+            guard.release_upstreams(t + 299 * SECOND, up);
             assert_eq!(held(&guard), 3);
-            guard.release(t + 300 * SECOND, up);
+            guard.release_upstreams(t + 300 * SECOND, up);
             assert_eq!(held(&guard), left, "{hold:?}");
         }
     }
@@ -573,9 +618,9 @@ mod tests {
     fn an_explained_loss_does_not_count() {
         let t = Instant::now();
         let mut guard = guard();
-        assert_eq!(guard.lost(at(t, 1), losses("a", 1..3), &present(8, 100)), Mass::default());
-        guard.forget(|it| it.id.as_str() == "u1");
-        let mass = guard.lost(at(t + SECOND, 1), losses("a", 3..9), &present(2, 94));
+        assert_eq!(guard.record_losses(at(t, 1), losses("a", 1..3), &present(8, 100)), MassRemoval::default());
+        guard.forget_explained(|it| it.id.as_str() == "u1");
+        let mass = guard.record_losses(at(t + SECOND, 1), losses("a", 3..9), &present(2, 94));
         assert_eq!(ids(&mass.recent), ["u2", "u3", "u4", "u5", "u6", "u7", "u8"]);
     }
 
@@ -583,44 +628,44 @@ mod tests {
     fn an_operator_accepts_what_was_noticed_before() {
         let t = Instant::now();
         let mut guard = guard();
-        guard.hold(at(t, 10), recent(losses("a", 1..3)));
-        guard.hold(at(t, 20), recent(losses("a", 3..4)));
-        guard.lost(at(t, 10), losses("a", 4..5), &present(99, 100));
-        assert_eq!(guard.accept(&Acceptance { cluster: 7, revision: 9 }), BTreeMap::new(), "an older word");
-        assert_eq!(guard.accept(&Acceptance { cluster: 8, revision: 99 }), BTreeMap::new(), "another store");
-        assert_eq!(guard.accept(&Acceptance { cluster: 7, revision: 19 }), [(service("a"), 2)].into());
+        guard.retain_upstreams(at(t, 10), recent(losses("a", 1..3)));
+        guard.retain_upstreams(at(t, 20), recent(losses("a", 3..4)));
+        guard.record_losses(at(t, 10), losses("a", 4..5), &present(99, 100));
+        assert_eq!(guard.apply_acceptance(&Acceptance { cluster: 7, revision: 9 }), BTreeMap::new(), "an older word");
+        assert_eq!(guard.apply_acceptance(&Acceptance { cluster: 8, revision: 99 }), BTreeMap::new(), "another store");
+        assert_eq!(guard.apply_acceptance(&Acceptance { cluster: 7, revision: 19 }), [(service("a"), 2)].into());
         assert_eq!((held(&guard), guard.services_with_removals().count()), (1, 0));
         // A store that was reset has lower revisions, and it is the only one that can be named.
-        guard.follow_store(Noticed { cluster: 7, revision: 5 });
-        assert_eq!(guard.accept(&Acceptance { cluster: 7, revision: 4 }), BTreeMap::new());
-        assert_eq!(guard.accept(&Acceptance { cluster: 7, revision: 5 }), [(service("a"), 1)].into());
-        assert_eq!(guard.holding(), []);
+        guard.lower_revisions(ClusterRevision { cluster: 7, revision: 5 });
+        assert_eq!(guard.apply_acceptance(&Acceptance { cluster: 7, revision: 4 }), BTreeMap::new());
+        assert_eq!(guard.apply_acceptance(&Acceptance { cluster: 7, revision: 5 }), [(service("a"), 1)].into());
+        assert_eq!(guard.services_with_retained(), []);
     }
 
     #[test]
     fn a_restart_of_confgen_forgets_nothing() {
         let t = Instant::now();
         let mut guard = RemovalGuard::new(GuardPolicy { hold: Some(300 * SECOND), ..guard().policy });
-        guard.hold(at(t, 1), recent(losses("a", 1..3)));
-        guard.lost(at(t, 1), losses("a", 3..4), &present(9, 100));
+        guard.retain_upstreams(at(t, 1), recent(losses("a", 1..3)));
+        guard.record_losses(at(t, 1), losses("a", 3..4), &present(9, 100));
         let later = t + 299 * SECOND;
-        let json = serde_json::to_vec(&(guard.kept(later), guard.remembered(later))).unwrap();
+        let json = serde_json::to_vec(&(guard.persist_retained(later), guard.persist_losses(later))).unwrap();
         let (kept, lost) = serde_json::from_slice(&json).unwrap();
         let mut again = RemovalGuard::new(guard.policy);
         let wall = SystemTime::UNIX_EPOCH + MINUTE;
-        again.recall(t, wall, kept, lost);
-        assert_eq!(again.held(&service("a")), guard.held(&service("a")));
-        assert!(again.since().all(|(_, since)| since == Some(SystemTime::UNIX_EPOCH + MINUTE)));
-        let mass = again.lost(at(t, 1), losses("a", 4..7), &present(0, 96));
+        again.restore_persisted(t, wall, kept, lost);
+        assert_eq!(again.retained_of(&service("a")), guard.retained_of(&service("a")));
+        assert!(again.retained_since().all(|(_, since)| since == Some(SystemTime::UNIX_EPOCH + MINUTE)));
+        let mass = again.record_losses(at(t, 1), losses("a", 4..7), &present(0, 96));
         assert_eq!(ids(&mass.returning), ["u3"]);
-        let up = |_: &UpstreamRef, _: &Upstream, _: &BTreeSet<UpstreamRef>| Some(Sight::Up);
-        assert_eq!(again.release(t, up), BTreeSet::new());
-        assert_eq!(again.release(t + SECOND, up), [service("a")].into(), "not for longer than before");
+        let up = |_: &UpstreamRef, _: &Upstream, _: &BTreeSet<UpstreamRef>| Some(ServerHealth::Up);
+        assert_eq!(again.release_upstreams(t, up), BTreeSet::new());
+        assert_eq!(again.release_upstreams(t + SECOND, up), [service("a")].into(), "not for longer than before");
         // The time without confgen counts.
         guard.policy.hold = None;
         let mut later = RemovalGuard::new(guard.policy);
-        later.recall(t, wall + 20 * SECOND, Vec::new(), guard.remembered(t));
-        assert_eq!(ids(&later.lost(at(t, 1), losses("a", 4..7), &present(0, 96)).returning), ["u3"]);
+        later.restore_persisted(t, wall + 20 * SECOND, Vec::new(), guard.persist_losses(t));
+        assert_eq!(ids(&later.record_losses(at(t, 1), losses("a", 4..7), &present(0, 96)).returning), ["u3"]);
     }
 
     #[test]
@@ -631,11 +676,14 @@ mod tests {
             let one = losses("a", 1..2).remove(0);
             (from..to).map(|n| UpstreamRemoval { id: format!("n{n}").parse().unwrap(), ..one.clone() }).collect()
         };
-        assert_eq!(guard.lost(at(t, 1), many(0, MOST_LOSSES), &present(99_999, 99_999)), Mass::default());
-        guard.lost(at(t, 1), many(MOST_LOSSES, MOST_LOSSES + 9), &present(99_999, 99_999));
-        guard.lost(at(t, 1), Vec::new(), &present(99_999, 99_999));
+        assert_eq!(
+            guard.record_losses(at(t, 1), many(0, MOST_LOSSES), &present(99_999, 99_999)),
+            MassRemoval::default()
+        );
+        guard.record_losses(at(t, 1), many(MOST_LOSSES, MOST_LOSSES + 9), &present(99_999, 99_999));
+        guard.record_losses(at(t, 1), Vec::new(), &present(99_999, 99_999));
         assert_eq!(guard.services_with_removals().count(), MOST_LOSSES);
-        let mass = guard.lost(at(t, 1), many(50_000, 65_000), &present(0, 0));
+        let mass = guard.record_losses(at(t, 1), many(50_000, 65_000), &present(0, 0));
         assert_eq!(mass.recent.len(), 25_000);
     }
 
@@ -650,7 +698,7 @@ mod tests {
                 mod_revision: 2,
                 lease: 7,
             };
-            graceful_removal(&Change::Delete { key, revision: 3, previous: Some(last) })
+            parse_graceful_removal(&Change::Delete { key, revision: 3, previous: Some(last) })
         };
         assert_eq!(gone("10.0.0.1:80"), None);
         let going = gone(r#"{"address":"10.0.0.1:80","state":"drain"}"#);

@@ -6,11 +6,11 @@
 use std::collections::BTreeSet;
 use std::time::SystemTime;
 
-use discovery::{Acceptance, Entry, Key, Layout, Lost, ServiceId, Topology, UpstreamAddress, UpstreamId};
+use discovery::{Acceptance, Entry, Key, Layout, RetainedAfterReset, ServiceId, Topology, UpstreamAddress, UpstreamId};
 use serde::{Deserialize, Serialize};
 
 use super::StoreRevision;
-use crate::store::address_owners::{AddressOwners, UpstreamRef, address_was_reassigned, bearers};
+use crate::store::address_owners::{AddressOwners, UpstreamRef, address_was_reassigned, find_owners};
 
 /// The keys that are held. Their entries are part of the topology, as those of the store are.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -28,21 +28,30 @@ pub struct RetainedKeys {
 impl RetainedKeys {
     /// Holds what the last topology has and the listing of a wiped store lacks. What was held already is part of the
     /// last topology.
-    pub fn of(last: &Topology, listed: &BTreeSet<&str>, noticed: StoreRevision, at: SystemTime) -> Self {
+    pub fn from_reset(last: &Topology, listed: &BTreeSet<&str>, noticed: StoreRevision, at: SystemTime) -> Self {
         let lacks = last.entries().map(|entry| &entry.key).filter(|key| !listed.contains(key.as_str()));
         let keys: BTreeSet<String> = lacks.cloned().collect();
-        let held_ones: BTreeSet<UpstreamAddress> = addresses(last, &keys).collect();
-        Self { bore: bearers(last.services(), |address| held_ones.contains(address)), keys, noticed, since: Some(at) }
+        let held_ones: BTreeSet<UpstreamAddress> = upstream_addresses(last, &keys).collect();
+        Self {
+            bore: find_owners(last.services(), |address| held_ones.contains(address)),
+            keys,
+            noticed,
+            since: Some(at),
+        }
     }
 
     /// Since when keys are held.
-    pub fn since(&self) -> Option<SystemTime> {
+    pub fn retained_since(&self) -> Option<SystemTime> {
         self.since
     }
 
     /// How much of which store is held.
-    pub fn lost(&self) -> Lost {
-        if self.is_empty() { Lost::default() } else { Lost { revision: self.noticed.revision, keys: self.len() } }
+    pub fn summarize_loss(&self) -> RetainedAfterReset {
+        if self.is_empty() {
+            RetainedAfterReset::default()
+        } else {
+            RetainedAfterReset { revision: self.noticed.revision, keys: self.len() }
+        }
     }
 
     /// Nothing is held.
@@ -66,13 +75,16 @@ impl RetainedKeys {
     }
 
     /// How many services have held keys.
-    pub fn services(&self) -> usize {
+    pub fn count_services(&self) -> usize {
         let parsed = self.keys.iter().filter_map(|key| key.parse::<Key>().ok());
-        parsed.filter_map(|key| key.service().cloned()).collect::<BTreeSet<ServiceId>>().len()
+        parsed.filter_map(|key| key.service_id().cloned()).collect::<BTreeSet<ServiceId>>().len()
     }
 
     /// The upstreams that are served from a held key; `key` says which key an upstream's record stands in.
-    pub fn upstreams<'a>(&self, key: impl Fn(&ServiceId, &UpstreamId) -> Option<&'a str>) -> BTreeSet<UpstreamRef> {
+    pub fn served_upstreams<'a>(
+        &self,
+        key: impl Fn(&ServiceId, &UpstreamId) -> Option<&'a str>,
+    ) -> BTreeSet<UpstreamRef> {
         let upstream = |held: &String| match held.parse::<Key>() {
             Ok(Key::Upstream { service, id, .. }) => (key(&service, &id)? == held).then_some((service, id)),
             _ => None,
@@ -89,23 +101,23 @@ impl RetainedKeys {
     }
 
     /// Lets one key go. True if it was held.
-    pub fn release_key(&mut self, key: &str) -> bool {
+    pub fn remove_key(&mut self, key: &str) -> bool {
         self.keys.remove(key)
     }
 
     /// The held upstreams' keys at an address that a live record bears.
-    pub fn moved(&self, live: &UpstreamRef, address: UpstreamAddress) -> Vec<String> {
+    pub fn reassigned_keys(&self, live: &UpstreamRef, address: UpstreamAddress) -> Vec<String> {
         let bore = self.bore.get(&address);
         let gone = bore.into_iter().flatten().filter(|gone| *gone != live && address_was_reassigned(gone, live, bore));
         let keys = gone.flat_map(|(service, id)| {
-            [Layout::Current, Layout::Ancestor]
+            [Layout::Current, Layout::Legacy]
                 .map(|layout| Key::Upstream { service: service.clone(), layout, id: id.clone() }.to_string())
         });
         keys.filter(|key| self.keys.contains(key)).collect()
     }
 
     /// Whether an operator's word lets everything go; else why not.
-    pub fn is_accepted(&self, word: &Entry) -> Result<(), String> {
+    pub fn check_acceptance(&self, word: &Entry) -> Result<(), String> {
         let acceptance = Acceptance::parse(&word.value).map_err(|refusal| refusal.to_string())?;
         if acceptance.cluster != self.noticed.cluster {
             return Err(format!("it is about cluster {}, this one is {}", acceptance.cluster, self.noticed.cluster));
@@ -129,7 +141,10 @@ impl RetainedKeys {
 }
 
 /// The addresses of the upstreams among these keys.
-fn addresses<'a>(topology: &'a Topology, keys: &'a BTreeSet<String>) -> impl Iterator<Item = UpstreamAddress> + 'a {
+fn upstream_addresses<'a>(
+    topology: &'a Topology,
+    keys: &'a BTreeSet<String>,
+) -> impl Iterator<Item = UpstreamAddress> + 'a {
     let upstreams = topology.services().values().flat_map(|service| service.upstreams());
     let held = upstreams.filter(|(_, field)| keys.contains(&field.entry.key));
     held.filter_map(|(_, field)| Some(field.value.as_ref().ok()?.address))

@@ -8,7 +8,7 @@ use super::StoreRevision;
 
 /// Why a store is taken for a wiped one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Wiped {
+pub enum ResetReason {
     /// It bears another cluster id.
     OtherCluster {
         /// The old one.
@@ -32,7 +32,7 @@ pub enum Wiped {
     },
 }
 
-impl fmt::Display for Wiped {
+impl fmt::Display for ResetReason {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::OtherCluster { was, is } => write!(f, "its cluster id is {is}, and was {was}"),
@@ -42,9 +42,9 @@ impl fmt::Display for Wiped {
     }
 }
 
-impl Wiped {
+impl ResetReason {
     /// Compares two positions that linearizable reads told.
-    pub fn between(last: StoreRevision, now: StoreRevision) -> Option<Self> {
+    pub fn compare_revisions(last: StoreRevision, now: StoreRevision) -> Option<Self> {
         if now.cluster != last.cluster {
             Some(Self::OtherCluster { was: last.cluster, is: now.cluster })
         } else if now.revision < last.revision {
@@ -61,9 +61,9 @@ impl Wiped {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum ResetEvent {
     /// The store was wiped, and this much is held since.
-    Wiped {
+    StoreReset {
         /// Why it is taken for that.
-        why: Wiped,
+        why: ResetReason,
         /// The store, and as of when.
         noticed: StoreRevision,
         /// How many keys it lacks.
@@ -72,7 +72,7 @@ pub enum ResetEvent {
         services: usize,
     },
     /// Keys were written again, or their addresses have moved.
-    LetGo {
+    KeysReleased {
         /// How many.
         keys: usize,
         /// How many are still held.
@@ -84,25 +84,25 @@ pub enum ResetEvent {
         keys: usize,
     },
     /// An operator's word doesn't count, for this reason.
-    NotAccepted(String),
+    AcceptanceRejected(String),
 }
 
 impl fmt::Display for ResetEvent {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Wiped { why, keys: 0, .. } => write!(f, "the store was wiped ({why}), and has every key again"),
-            Self::Wiped { why, keys, services, .. } => write!(
+            Self::StoreReset { why, keys: 0, .. } => write!(f, "the store was wiped ({why}), and has every key again"),
+            Self::StoreReset { why, keys, services, .. } => write!(
                 f,
                 "the store was wiped ({why}): {keys} keys of {services} services that it lacks are held, each until it is \
                  written again"
             ),
-            Self::LetGo { keys, left } => {
+            Self::KeysReleased { keys, left } => {
                 write!(f, "{keys} held keys were written again, or their addresses have moved; {left} are still held")
             }
             Self::Accepted { keys } => {
                 write!(f, "{}: the store is meant as it is; {keys} held keys let go", Key::AcceptStore)
             }
-            Self::NotAccepted(reason) => write!(f, "{}: not taken: {reason}", Key::AcceptStore),
+            Self::AcceptanceRejected(reason) => write!(f, "{}: not taken: {reason}", Key::AcceptStore),
         }
     }
 }

@@ -21,7 +21,7 @@ const WIPED: StoreRevision = StoreRevision { cluster: 7, raft_term: 2, revision:
 /// A mirror of a store with a shop at two addresses, one of them a blog's too.
 fn mirror() -> StoreReplica {
     let mut mirror = StoreReplica::default();
-    mirror.list(&listing(
+    mirror.apply_listing(&listing(
         FIRST,
         &[
             entry("http-services/shop/domain", "shop.com", 1),
@@ -31,14 +31,14 @@ fn mirror() -> StoreReplica {
             entry("balancers/lb1", "{}", 5),
         ],
     ));
-    assert_eq!(mirror.news().unwrap().changed, Changed::All);
-    assert!(mirror.told().is_empty());
+    assert_eq!(mirror.take_update().unwrap().changed, Changed::All);
+    assert!(mirror.take_reset_events().is_empty());
     mirror
 }
 
 fn wiped(entries: &[Entry]) -> StoreReplica {
     let mut mirror = mirror();
-    mirror.list(&listing(WIPED, entries));
+    mirror.apply_listing(&listing(WIPED, entries));
     mirror
 }
 
@@ -47,11 +47,11 @@ fn keys(mirror: &StoreReplica) -> Vec<&str> {
 }
 
 fn held(mirror: &StoreReplica) -> Vec<&str> {
-    mirror.held.keys().map(|key| key.trim_start_matches("http-services/")).collect()
+    mirror.retained.keys().map(|key| key.trim_start_matches("http-services/")).collect()
 }
 
 fn put(mirror: &mut StoreReplica, entry: Entry) -> bool {
-    mirror.apply(entry.mod_revision, &[Change::Put(entry)])
+    mirror.apply_changes(entry.mod_revision, &[Change::Put(entry)])
 }
 
 const ALL: [&str; 4] = ["blog/upstreams/b", "shop/domain", "shop/upstreams/a", "shop/upstreams/b"];
@@ -60,20 +60,20 @@ const ALL: [&str; 4] = ["blog/upstreams/b", "shop/domain", "shop/upstreams/a", "
 fn each_change_is_news_once() {
     let mut mirror = StoreReplica::default();
     let first = upstream("a", "1", "10.0.0.1:80", 3);
-    assert!(!mirror.apply(3, &[Change::Put(first)]) && mirror.news().is_none());
-    mirror.list(&listing(WIPED, &[]));
-    assert_eq!(mirror.news().unwrap().changed, Changed::All);
+    assert!(!mirror.apply_changes(3, &[Change::Put(first)]) && mirror.take_update().is_none());
+    mirror.apply_listing(&listing(WIPED, &[]));
+    assert_eq!(mirror.take_update().unwrap().changed, Changed::All);
     assert!(put(&mut mirror, upstream("a", "1", "10.0.0.1:80", 6)));
-    assert!(put(&mut mirror, entry("control/accept-store", "", 7)) && mirror.has_news());
+    assert!(put(&mut mirror, entry("control/accept-store", "", 7)) && mirror.has_unseen_changes());
     assert!(!put(&mut mirror, entry("balancers/n", "", 8)));
-    let news = mirror.news().unwrap();
-    assert!(!mirror.has_news());
-    assert_eq!(news.newest, 8);
-    assert_eq!((news.position.revision, news.topology.services().len()), (7, 1));
+    let news = mirror.take_update().unwrap();
+    assert!(!mirror.has_unseen_changes());
+    assert_eq!(news.newest_revision, 8);
+    assert_eq!((news.store_revision.revision, news.topology.services().len()), (7, 1));
     assert_eq!(news.changed, Changed::Services(news.topology.services().keys().cloned().collect()));
-    assert_eq!(mirror.news().unwrap().changed, Changed::nothing());
+    assert_eq!(mirror.take_update().unwrap().changed, Changed::no_services());
     mirror.mark_all_changed();
-    assert_eq!(mirror.news().unwrap().changed, Changed::All);
+    assert_eq!(mirror.take_update().unwrap().changed, Changed::All);
 }
 
 #[test]
@@ -81,13 +81,13 @@ fn a_living_store_is_followed_whatever_it_lacks() {
     let later = [FIRST, StoreRevision { raft_term: 9, ..FIRST }, StoreRevision { revision: 101, ..FIRST }];
     for position in later {
         let mut mirror = mirror();
-        mirror.list(&listing(position, &[]));
-        assert!(keys(&mirror).is_empty() && mirror.told().is_empty());
+        mirror.apply_listing(&listing(position, &[]));
+        assert!(keys(&mirror).is_empty() && mirror.take_reset_events().is_empty());
     }
     let mut mirror = mirror();
     let gone = |entry: &Entry| Change::Delete { key: entry.key.clone(), revision: 101, previous: None };
     let all: Vec<Change> = mirror.topology.entries().map(gone).collect();
-    assert!(mirror.apply(101, &all));
+    assert!(mirror.apply_changes(101, &all));
     assert!(keys(&mirror).is_empty());
 }
 
@@ -100,14 +100,14 @@ fn what_a_wiped_store_lacks_is_held() {
     ];
     for (position, why) in wiped {
         let mut mirror = mirror();
-        mirror.list(&listing(position, &[entry("http-services/shop/domain", "new.com", 1)]));
+        mirror.apply_listing(&listing(position, &[entry("http-services/shop/domain", "new.com", 1)]));
         assert_eq!(keys(&mirror).len(), 4);
         assert_eq!(held(&mirror), ["blog/upstreams/b", "shop/upstreams/a", "shop/upstreams/b"]);
         let shop = &mirror.topology.services()
-            [&"http-services/shop/domain".parse::<Key>().unwrap().service().cloned().unwrap()];
+            [&"http-services/shop/domain".parse::<Key>().unwrap().service_id().cloned().unwrap()];
         assert!(shop.entries().any(|entry| entry.value == b"new.com"), "what it has is followed as it stands");
-        assert!(mirror.topology.balancers().is_empty(), "only services are held");
-        let [told] = <[ResetEvent; 1]>::try_from(mirror.told()).unwrap();
+        assert!(mirror.topology.balancer_entries().is_empty(), "only services are held");
+        let [told] = <[ResetEvent; 1]>::try_from(mirror.take_reset_events()).unwrap();
         let text = format!(
             "the store was wiped ({why}): 3 keys of 2 services that it lacks are held, each until it is written again"
         );
@@ -119,8 +119,8 @@ fn what_a_wiped_store_lacks_is_held() {
 fn what_balancers_write_counts_for_how_far_a_store_was() {
     let mut mirror = mirror();
     put(&mut mirror, entry("balancers/lb1", "{}", 150));
-    assert_eq!(mirror.position().revision, 100);
-    mirror.list(&listing(StoreRevision { revision: 149, ..FIRST }, &[]));
+    assert_eq!(mirror.store_revision().revision, 100);
+    mirror.apply_listing(&listing(StoreRevision { revision: 149, ..FIRST }, &[]));
     assert_eq!(held(&mirror), ALL);
 }
 
@@ -128,16 +128,16 @@ fn what_balancers_write_counts_for_how_far_a_store_was() {
 fn a_held_key_goes_when_it_is_written_again() {
     let mut mirror = wiped(&[]);
     assert_eq!(held(&mirror), ALL);
-    drop((mirror.news(), mirror.told()));
+    drop((mirror.take_update(), mirror.take_reset_events()));
     assert!(put(&mut mirror, entry("http-services/shop/domain", "shop.com", 6)));
     assert_eq!(held(&mirror).len(), 3);
-    assert_eq!(mirror.told(), [ResetEvent::LetGo { keys: 1, left: 3 }]);
-    assert!(mirror.news().unwrap().goodbyes.is_empty());
+    assert_eq!(mirror.take_reset_events(), [ResetEvent::KeysReleased { keys: 1, left: 3 }]);
+    assert!(mirror.take_update().unwrap().graceful_removals.is_empty());
     let gone = Change::Delete { key: "http-services/shop/domain".into(), revision: 7, previous: None };
-    mirror.apply(7, &[gone]);
+    mirror.apply_changes(7, &[gone]);
     assert_eq!(keys(&mirror).len(), 3, "what was written again may go as any key");
     // A listing of the same store: what it has is held no longer, what it lacks still is.
-    mirror.list(&listing(StoreRevision { revision: 9, ..WIPED }, &[upstream("shop", "a", "10.0.0.1:80", 8)]));
+    mirror.apply_listing(&listing(StoreRevision { revision: 9, ..WIPED }, &[upstream("shop", "a", "10.0.0.1:80", 8)]));
     assert_eq!(held(&mirror), ["blog/upstreams/b", "shop/upstreams/b"]);
     assert_eq!(keys(&mirror).len(), 3);
 }
@@ -145,14 +145,14 @@ fn a_held_key_goes_when_it_is_written_again() {
 #[test]
 fn a_held_upstream_goes_when_its_address_is_anothers() {
     let mut mirror = wiped(&[]);
-    drop(mirror.news());
+    drop(mirror.take_update());
     put(&mut mirror, upstream("blog", "b", "10.0.0.2:80", 6));
     assert!(held(&mirror).contains(&"shop/upstreams/b"), "an app under two services has not moved");
     put(&mut mirror, upstream("wiki", "z", "10.0.0.2:80", 7));
     assert_eq!(held(&mirror), ["shop/domain", "shop/upstreams/a"], "whoever comes to that address later has it");
     put(&mut mirror, upstream("shop", "c", "10.0.0.1:80", 8));
     assert_eq!(held(&mirror), ["shop/domain"]);
-    let goodbyes = mirror.news().unwrap().goodbyes;
+    let goodbyes = mirror.take_update().unwrap().graceful_removals;
     assert_eq!(goodbyes.iter().map(|(_, id)| id.as_str()).collect::<Vec<_>>(), ["a", "b"], "and the guard keeps none");
     // The same where the listing tells.
     let mirror = wiped(&[upstream("wiki", "z", "10.0.0.1:80", 2), upstream("blog", "b", "10.0.0.2:80", 3)]);
@@ -165,60 +165,74 @@ fn an_operator_lets_all_of_it_go() {
         |cluster: u64, revision| entry("control/accept-store", &Acceptance { cluster, revision }.to_string(), revision);
     let mut mirror = wiped(&[word(7, 4)]);
     assert_eq!(held(&mirror), ALL, "one from a backup says nothing of this store");
-    assert!(matches!(mirror.told().as_slice(), [ResetEvent::Wiped { .. }, ResetEvent::NotAccepted(_)]));
+    assert!(matches!(
+        mirror.take_reset_events().as_slice(),
+        [ResetEvent::StoreReset { .. }, ResetEvent::AcceptanceRejected(_)]
+    ));
     put(&mut mirror, word(8, 6));
-    assert_eq!(mirror.told(), [ResetEvent::NotAccepted("it is about cluster 8, this one is 7".into())]);
+    assert_eq!(
+        mirror.take_reset_events(),
+        [ResetEvent::AcceptanceRejected("it is about cluster 8, this one is 7".into())]
+    );
     put(&mut mirror, entry("control/accept-store", "yes", 7));
-    assert!(matches!(mirror.told().as_slice(), [ResetEvent::NotAccepted(_)]));
+    assert!(matches!(mirror.take_reset_events().as_slice(), [ResetEvent::AcceptanceRejected(_)]));
     // What a backup or a script writes again is about a store of before, whichever revision its key has by now.
     for (about, reason) in [(4, "about revision 4, and"), (100, "about revision 100, and"), (0, "doesn't say which")] {
         let again = Acceptance { cluster: 7, revision: about }.to_string();
         put(&mut mirror, entry("control/accept-store", &again, 7));
-        let told = mirror.told();
-        assert!(matches!(told.as_slice(), [ResetEvent::NotAccepted(words)] if words.contains(reason)), "{told:?}");
+        let told = mirror.take_reset_events();
+        assert!(
+            matches!(told.as_slice(), [ResetEvent::AcceptanceRejected(words)] if words.contains(reason)),
+            "{told:?}"
+        );
     }
-    drop(mirror.news());
+    drop(mirror.take_update());
     assert!(put(&mut mirror, word(7, 8)), "a round has to see it");
-    assert_eq!(mirror.told(), [ResetEvent::Accepted { keys: 4 }]);
+    assert_eq!(mirror.take_reset_events(), [ResetEvent::Accepted { keys: 4 }]);
     assert!(keys(&mirror).is_empty() && held(&mirror).is_empty());
-    let news = mirror.news().unwrap();
-    assert_eq!((news.goodbyes.len(), news.held.is_empty()), (3, true));
-    assert_ne!(news.changed, Changed::nothing());
+    let news = mirror.take_update().unwrap();
+    assert_eq!((news.graceful_removals.len(), news.retained.is_empty()), (3, true));
+    assert_ne!(news.changed, Changed::no_services());
     // Where it was written while nobody looked.
     let mut mirror = wiped(&[]);
-    mirror.list(&listing(StoreRevision { revision: 6, ..WIPED }, &[word(7, 6)]));
+    mirror.apply_listing(&listing(StoreRevision { revision: 6, ..WIPED }, &[word(7, 6)]));
     assert!(keys(&mirror).is_empty());
 }
 
 #[test]
 fn a_second_wipe_holds_what_the_first_did() {
     let mut mirror = wiped(&[upstream("shop", "c", "10.0.0.3:80", 2)]);
-    mirror.list(&listing(StoreRevision { revision: 2, ..WIPED }, &[]));
+    mirror.apply_listing(&listing(StoreRevision { revision: 2, ..WIPED }, &[]));
     assert_eq!(held(&mirror), [&ALL[..], &["shop/upstreams/c"]].concat());
 }
 
 #[test]
 fn what_is_remembered_is_compared_with_the_store_and_served_without_it() {
     let mut before = wiped(&[upstream("blog", "b", "10.0.0.2:80", 2)]);
-    let news = before.news().unwrap();
-    let stored =
-        || PersistedStore::new(news.topology.entries(), news.position).retaining(RetainedKeys::clone(&news.held));
+    let news = before.take_update().unwrap();
+    let stored = || {
+        PersistedStore::from_entries(news.topology.entries(), news.store_revision)
+            .with_retained_keys(RetainedKeys::clone(&news.retained))
+    };
 
-    let mut mirror = StoreReplica::remembering(stored());
-    assert!(!mirror.is_known() && mirror.news().is_none());
+    let mut mirror = StoreReplica::from_persisted(stored());
+    assert!(!mirror.is_known() && mirror.take_update().is_none());
     assert!(mirror.use_persisted() && !mirror.use_persisted(), "etcd is away");
-    let again = mirror.news().unwrap();
-    assert_eq!((again.topology, again.held, again.changed), (news.topology.clone(), news.held.clone(), Changed::All));
+    let again = mirror.take_update().unwrap();
+    assert_eq!(
+        (again.topology, again.retained, again.changed),
+        (news.topology.clone(), news.retained.clone(), Changed::All)
+    );
     put(&mut mirror, upstream("blog", "b", "10.0.0.2:80", 6));
     assert!(held(&mirror).contains(&"shop/upstreams/b"), "who bore which address is remembered");
 
-    let mut mirror = StoreReplica::remembering(stored());
-    mirror.list(&listing(StoreRevision { revision: 6, ..WIPED }, &[]));
+    let mut mirror = StoreReplica::from_persisted(stored());
+    mirror.apply_listing(&listing(StoreRevision { revision: 6, ..WIPED }, &[]));
     assert_eq!(held(&mirror), ["shop/domain", "shop/upstreams/a", "shop/upstreams/b"], "still held");
     assert_eq!(keys(&mirror).len(), 3, "what was followed, and went while nobody looked, is gone");
 
-    let mut mirror = StoreReplica::remembering(stored());
-    mirror.list(&listing(StoreRevision { revision: 4, ..WIPED }, &[]));
+    let mut mirror = StoreReplica::from_persisted(stored());
+    mirror.apply_listing(&listing(StoreRevision { revision: 4, ..WIPED }, &[]));
     assert_eq!(held(&mirror), ALL, "wiped while nobody looked");
 
     assert!(!StoreReplica::default().use_persisted(), "nothing is remembered, nothing is done");
@@ -229,15 +243,15 @@ fn held_upstreams_are_those_that_serve() {
     let mut mirror = StoreReplica::default();
     let current = upstream("shop", "a", "10.0.0.1:80", 2);
     let ancestor = entry("services/shop/upstreams/a", "10.0.0.9:80", 2);
-    mirror.list(&listing(FIRST, &[current.clone(), ancestor]));
-    mirror.list(&listing(WIPED, &[]));
+    mirror.apply_listing(&listing(FIRST, &[current.clone(), ancestor]));
+    mirror.apply_listing(&listing(WIPED, &[]));
     let served = |mirror: &StoreReplica| {
         let services = mirror.topology.services();
-        mirror.held.upstreams(|service, id| Some(&services.get(service)?.upstream(id)?.entry.key)).len()
+        mirror.retained.served_upstreams(|service, id| Some(&services.get(service)?.upstream(id)?.entry.key)).len()
     };
-    assert_eq!((mirror.held.len(), served(&mirror)), (2, 1), "one upstream, in two layouts");
+    assert_eq!((mirror.retained.len(), served(&mirror)), (2, 1), "one upstream, in two layouts");
     put(&mut mirror, current);
-    assert_eq!((mirror.held.len(), served(&mirror)), (1, 0), "the live record beats the held one");
+    assert_eq!((mirror.retained.len(), served(&mirror)), (1, 0), "the live record beats the held one");
 }
 
 #[test]
@@ -247,14 +261,15 @@ fn what_nothing_reads_is_not_kept() {
     put(&mut mirror, upstream("shop", "long", &long, 101));
     put(&mut mirror, entry(&format!("notes/{}", "x".repeat(2000)), "", 102));
     let bytes = |mirror: &StoreReplica| mirror.topology.entries().map(|entry| entry.value.len()).sum::<usize>();
-    assert!(bytes(&mirror) < 500 && mirror.topology.odd().is_empty(), "{}", bytes(&mirror));
-    let news = mirror.news().unwrap();
-    let stored = serde_json::to_vec(&PersistedStore::new(news.topology.entries(), news.position)).unwrap();
+    assert!(bytes(&mirror) < 500 && mirror.topology.ignored_keys().is_empty(), "{}", bytes(&mirror));
+    let news = mirror.take_update().unwrap();
+    let stored =
+        serde_json::to_vec(&PersistedStore::from_entries(news.topology.entries(), news.store_revision)).unwrap();
     assert!(stored.len() < 2_000, "{}", stored.len());
     // It is the same refusal over a restart, and after a listing.
-    let again = serde_json::from_slice::<PersistedStore>(&stored).unwrap().topology();
+    let again = serde_json::from_slice::<PersistedStore>(&stored).unwrap().into_topology();
     assert_eq!(again.services(), news.topology.services());
-    mirror.list(&listing(StoreRevision { revision: 103, ..FIRST }, &[upstream("shop", "long", &long, 101)]));
+    mirror.apply_listing(&listing(StoreRevision { revision: 103, ..FIRST }, &[upstream("shop", "long", &long, 101)]));
     let refused = |topology: &Topology| {
         let fields = topology.services().values().flat_map(|it| it.upstreams());
         fields.filter_map(|(_, field)| Some(field.value.as_ref().err()?.to_string())).collect::<Vec<_>>()
@@ -262,6 +277,6 @@ fn what_nothing_reads_is_not_kept() {
     assert_eq!(refused(&mirror.topology), refused(&again));
     assert!(refused(&again)[0].contains("1200000"), "{:?}", refused(&again));
     assert!(bytes(&mirror) < 500);
-    mirror.list(&listing(StoreRevision { revision: 1, ..FIRST }, &[]));
+    mirror.apply_listing(&listing(StoreRevision { revision: 1, ..FIRST }, &[]));
     assert!(bytes(&mirror) < 500, "held ones too");
 }

@@ -67,10 +67,10 @@ fn rows() -> Vec<Row> {
 }
 
 fn limits() -> Policy {
-    let authority = Authority { copy: "/state/ca/internal.pem".parse().unwrap(), print: "0".to_owned() };
+    let authority = Authority { copy: "/state/ca/internal.pem".parse().unwrap(), fingerprint: "0".to_owned() };
     let authorities =
         Authorities { usable: [("internal.pem".parse().unwrap(), authority)].into(), ..Authorities::default() };
-    Policy { profiles: vec!["slow".parse().unwrap()], authorities, ..Policy::default() }
+    Policy { profiles: vec!["slow".parse().unwrap()], ca_files: authorities, ..Policy::default() }
 }
 
 /// A service of the kind with this setting and no other, but for what it has no meaning without.
@@ -91,7 +91,7 @@ fn with(kind: Kind, name: SettingName, value: Option<&str>) -> DesiredState {
 
 fn stamp(settled: &DesiredState) -> String {
     let site = site(Path::new("/state"));
-    ConfigFingerprint::of(&View::of(settled, &site, &OperatorConfig::default()), &[]).unwrap().stamp()
+    ConfigFingerprint::from_view(&View::new(settled, &site, &OperatorConfig::default()), &[]).unwrap().generation_id()
 }
 
 #[test]
@@ -126,7 +126,7 @@ fn every_value_can_be_written_as_it_stands_and_does_what_is_said() {
                 );
             }
             for settled in of_kind(&values).iter().filter(|settled| !settled.services().eq(unset.services())) {
-                assert!(settled.quarantined().is_empty(), "{name}: {:?}", settled.quarantined());
+                assert!(settled.quarantined_keys().is_empty(), "{name}: {:?}", settled.quarantined_keys());
                 let restart = stamp(settled) != stamp(&unset);
                 assert_eq!(if restart { "restart" } else { "at once" }, followed, "{name}");
             }
@@ -148,7 +148,7 @@ fn a_value_that_is_refused_does_what_is_said_where_there_is_no_good_one() {
         let Some(refused) = cells[4].split('`').nth(1) else { continue };
         for &kind in name.kinds() {
             let (unset, settled) = (with(kind, name, None), with(kind, name, Some(refused)));
-            assert!(settled.quarantined().contains_key(&format!("{kind}-services/a/{name}")), "{kind} {name}");
+            assert!(settled.quarantined_keys().contains_key(&format!("{kind}-services/a/{name}")), "{kind} {name}");
             let (_, service) = settled.services().next().unwrap();
             let is_so = match cells[5] {
                 "as if unset" => settled.services().eq(unset.services()),

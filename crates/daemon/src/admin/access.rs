@@ -12,7 +12,7 @@ use axum::http::{HeaderMap, Method, StatusCode, Uri};
 use axum::response::{IntoResponse, Response};
 use subtle::ConstantTimeEq;
 
-use crate::admin::reloaded_file::Watched;
+use crate::admin::reloaded_file::ReloadedFile;
 
 /// Shorter tokens can be guessed; 16 bytes are what `openssl rand -hex 8` prints.
 const SHORTEST_TOKEN: usize = 16;
@@ -41,14 +41,14 @@ impl Token {
     }
 
     /// Takes as long for a near miss as for a far one.
-    fn is(&self, given: &[u8]) -> bool {
+    fn equals_bytes(&self, given: &[u8]) -> bool {
         self.0.ct_eq(given).into()
     }
 }
 
 /// What is asked of whoever asks.
-pub struct Gate {
-    pub(super) token: Option<Watched<Token>>,
+pub struct AccessRules {
+    pub(super) token: Option<ReloadedFile<Token>>,
     /// Names that it may be asked by, in lower case.
     pub(super) hosts: Vec<String>,
 }
@@ -64,33 +64,39 @@ pub(super) enum Refusal {
     Token,
 }
 
-impl Gate {
+impl AccessRules {
     /// Whether a request that came to this address of ours is answered. Blocks: the token's file may have changed.
-    pub(super) fn judge(&self, method: &Method, uri: &Uri, headers: &HeaderMap, local: IpAddr) -> Result<(), Refusal> {
-        self.judge_host(uri, headers, local)?;
+    pub(super) fn check_request(
+        &self,
+        method: &Method,
+        uri: &Uri,
+        headers: &HeaderMap,
+        local: IpAddr,
+    ) -> Result<(), Refusal> {
+        self.check_host(uri, headers, local)?;
         if method != Method::GET && method != Method::HEAD {
             return Err(Refusal::Method);
         }
         let Some(token) = &self.token else { return Ok(()) };
         let bearer = |value: &axum::http::HeaderValue| {
             let (scheme, given) = value.as_bytes().split_at_checked(b"Bearer ".len())?;
-            (scheme.eq_ignore_ascii_case(b"Bearer ")).then(|| token.get().is(given))
+            (scheme.eq_ignore_ascii_case(b"Bearer ")).then(|| token.get().equals_bytes(given))
         };
         if headers.get(AUTHORIZATION).and_then(bearer) == Some(true) { Ok(()) } else { Err(Refusal::Token) }
     }
 
     /// Every name that the request says counts: the Host, and the one in an absolute target.
-    fn judge_host(&self, uri: &Uri, headers: &HeaderMap, local: IpAddr) -> Result<(), Refusal> {
+    fn check_host(&self, uri: &Uri, headers: &HeaderMap, local: IpAddr) -> Result<(), Refusal> {
         let mut named = headers.get_all(HOST).iter().map(|host| String::from_utf8_lossy(host.as_bytes()).into_owned());
         let first = named.next().ok_or_else(|| Refusal::Host("no Host at all".into()))?;
         let authority = uri.authority().map(ToString::to_string);
-        match [first].into_iter().chain(named).chain(authority).find(|name| !self.is_ours(name, local)) {
+        match [first].into_iter().chain(named).chain(authority).find(|name| !self.is_own_name(name, local)) {
             None => Ok(()),
             Some(name) => Err(Refusal::Host(name.chars().take(100).collect())),
         }
     }
 
-    fn is_ours(&self, authority: &str, local: IpAddr) -> bool {
+    fn is_own_name(&self, authority: &str, local: IpAddr) -> bool {
         let host = match authority.rsplit_once(':') {
             Some((host, port)) if port.bytes().all(|byte| byte.is_ascii_digit()) => host,
             _ => authority,
@@ -132,14 +138,14 @@ mod tests {
 
     use super::*;
 
-    fn judge(gate: &Gate, request: axum::http::request::Builder) -> Result<(), Refusal> {
+    fn judge(gate: &AccessRules, request: axum::http::request::Builder) -> Result<(), Refusal> {
         let (parts, ()) = request.body(()).unwrap().into_parts();
-        gate.judge(&parts.method, &parts.uri, &parts.headers, "10.0.0.5".parse().unwrap())
+        gate.check_request(&parts.method, &parts.uri, &parts.headers, "10.0.0.5".parse().unwrap())
     }
 
     #[test]
     fn it_is_asked_by_its_own_names_alone() {
-        let gate = Gate { token: None, hosts: vec!["lb1".into()] };
+        let gate = AccessRules { token: None, hosts: vec!["lb1".into()] };
         let ask = |host: &str| judge(&gate, Request::get("/live").header("Host", host));
         let ours = ["localhost", "LOCALHOST.:9101", "127.0.0.1:9101", "127.8.8.8", "[::1]:9101", "10.0.0.5", "lb1:80"];
         for host in ours {
@@ -156,7 +162,7 @@ mod tests {
 
     #[test]
     fn nothing_can_be_changed() {
-        let gate = Gate { token: None, hosts: Vec::new() };
+        let gate = AccessRules { token: None, hosts: Vec::new() };
         for method in ["POST", "PUT", "DELETE", "PATCH", "OPTIONS", "TRACE", "CONNECT", "BREW"] {
             let request = Request::builder().method(method).uri("/live").header("Host", "localhost");
             assert_eq!(judge(&gate, request), Err(Refusal::Method), "{method}");
@@ -175,8 +181,8 @@ mod tests {
         assert!(Token::read(&path).is_err_and(|error| error.contains("openssl rand")));
         put("0123456789abcdef\n");
         let from = path.clone();
-        let token = Watched::open(vec![path.clone()], move || Token::read(&from)).unwrap();
-        let gate = Gate { token: Some(token), hosts: Vec::new() };
+        let token = ReloadedFile::open(vec![path.clone()], move || Token::read(&from)).unwrap();
+        let gate = AccessRules { token: Some(token), hosts: Vec::new() };
         let ask = |authorization: &str| {
             judge(&gate, Request::get("/").header("Host", "localhost").header("Authorization", authorization))
         };

@@ -151,7 +151,7 @@ impl Config {
     /// Where others find it. An address that other hosts reach comes before loopback, in whatever order they are given. An
     /// unspecified address (`0.0.0.0`) is called by the first `--admin-host`. None if only such an address is given, and no
     /// name.
-    pub fn url(&self) -> Option<String> {
+    pub fn public_url(&self) -> Option<String> {
         let scheme = if self.tls.is_some() { "https" } else { "http" };
         let is_wide = |address: &&SocketAddr| !address.ip().to_canonical().is_loopback();
         let (wide, narrow): (Vec<_>, Vec<_>) = self.addresses.iter().partition(is_wide);
@@ -226,7 +226,8 @@ mod tests {
 
     #[test]
     fn others_are_told_where_it_is() {
-        let url = |flags: &[&str]| resolve(&[flags, &["--admin-token-file", "/t"]].concat()).unwrap().unwrap().url();
+        let url =
+            |flags: &[&str]| resolve(&[flags, &["--admin-token-file", "/t"]].concat()).unwrap().unwrap().public_url();
         assert_eq!(url(&["--admin", "10.0.0.5:9101,127.0.0.1:9101"]).unwrap(), "http://10.0.0.5:9101");
         assert_eq!(
             url(&["--admin", "[::1]:9101", "--admin-cert", "/c", "--admin-key", "/k"]).unwrap(),

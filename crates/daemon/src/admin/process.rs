@@ -11,7 +11,7 @@ use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::registry::{Registry, Unit};
 
 /// Adds `process_…`. What can't be read is left out.
-pub(super) fn register(registry: &mut Registry) {
+pub(super) fn register_process(registry: &mut Registry) {
     let myself = Process::myself().and_then(|process| Ok((process.stat()?, process)));
     let Ok((stat, process)) = myself else { return };
     let ticks = procfs::ticks_per_second().max(1) as f64;
@@ -31,7 +31,7 @@ pub(super) fn register(registry: &mut Registry) {
     };
     gauge("virtual_memory", "Virtual memory", Some(Unit::Bytes), stat.vsize as f64);
     gauge("resident_memory", "Resident memory", Some(Unit::Bytes), (stat.rss * procfs::page_size()) as f64);
-    if let Some(start) = started(stat.starttime as f64 / ticks) {
+    if let Some(start) = start_time(stat.starttime as f64 / ticks) {
         gauge("start_time", "When the process started, in seconds since 1970", Some(Unit::Seconds), start);
     }
     if let Ok(count) = process.fd_count() {
@@ -55,7 +55,7 @@ pub fn register_log(registry: &mut Registry) {
 /// When the process started, in seconds since 1970, by how long after the machine's boot that was. /proc/stat has the boot's
 /// time, and systemd's `ProcSubset=pid` hides it: the clock that counts from there is asked. Once, so that what is told
 /// stays the same when the time of day is set.
-fn started(after_boot: f64) -> Option<f64> {
+fn start_time(after_boot: f64) -> Option<f64> {
     static START: OnceLock<Option<f64>> = OnceLock::new();
     *START.get_or_init(|| {
         let age = Duration::from(clock_gettime(ClockId::CLOCK_BOOTTIME).ok()?).as_secs_f64() - after_boot;

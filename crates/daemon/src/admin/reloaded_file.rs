@@ -8,7 +8,7 @@ use std::sync::{Mutex, PoisonError};
 /// What tells one state of a file from the next: device and inode, size, and the times of its content and its place.
 type Stamp = (u64, u64, u64, i64, i64, i64, i64);
 
-fn stamp(path: &PathBuf) -> Option<Stamp> {
+fn read_stamp(path: &PathBuf) -> Option<Stamp> {
     let meta = fs::metadata(path).ok()?;
     Some((meta.dev(), meta.ino(), meta.size(), meta.mtime(), meta.mtime_nsec(), meta.ctime(), meta.ctime_nsec()))
 }
@@ -16,27 +16,27 @@ fn stamp(path: &PathBuf) -> Option<Stamp> {
 type Read<T> = Box<dyn Fn() -> Result<T, String> + Send + Sync>;
 
 /// A value made from files. A new state of them that can't be read leaves the last good value, and is logged once.
-pub(super) struct Watched<T> {
+pub(super) struct ReloadedFile<T> {
     paths: Vec<PathBuf>,
     read: Read<T>,
     seen: Mutex<(Vec<Option<Stamp>>, T)>,
 }
 
-impl<T: Clone> Watched<T> {
+impl<T: Clone> ReloadedFile<T> {
     /// Reads for the first time; then a failure is an error.
     pub(super) fn open(
         paths: Vec<PathBuf>,
         read: impl Fn() -> Result<T, String> + Send + Sync + 'static,
     ) -> Result<Self, String> {
         // The stamp comes first: what is written in between is read again.
-        let stamps = paths.iter().map(stamp).collect();
+        let stamps = paths.iter().map(read_stamp).collect();
         let value = read()?;
         Ok(Self { paths, read: Box::new(read), seen: Mutex::new((stamps, value)) })
     }
 
     /// The value of now.
     pub(super) fn get(&self) -> T {
-        let stamps: Vec<_> = self.paths.iter().map(stamp).collect();
+        let stamps: Vec<_> = self.paths.iter().map(read_stamp).collect();
         let mut seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
         if seen.0 != stamps {
             seen.0 = stamps;
@@ -67,9 +67,9 @@ mod tests {
             let text = fs::read_to_string(&from).map_err(|error| error.to_string())?;
             text.parse::<u32>().map_err(|error| error.to_string())
         };
-        assert!(Watched::open(vec![path.clone()], read.clone()).is_err());
+        assert!(ReloadedFile::open(vec![path.clone()], read.clone()).is_err());
         put("1");
-        let number = Watched::open(vec![path.clone()], read).unwrap();
+        let number = ReloadedFile::open(vec![path.clone()], read).unwrap();
         assert_eq!(number.get(), 1);
         put("2");
         assert_eq!(number.get(), 2);

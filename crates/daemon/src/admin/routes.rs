@@ -26,10 +26,10 @@ pub trait Probes: Send + Sync + 'static {
     ///
     /// # Errors
     /// Why it doesn't.
-    fn ready(&self) -> Result<String, String>;
+    fn check_ready(&self) -> Result<String, String>;
 
     /// Adds its own metrics. Called off the runtime: it may block.
-    fn metrics(&self, registry: &mut Registry);
+    fn register_metrics(&self, registry: &mut Registry);
 }
 
 /// The sign of life of a daemon's loop. Clones share it.
@@ -53,21 +53,21 @@ impl Pulse {
     }
 
     /// Since the last beat, or since this was made.
-    pub fn silence(&self) -> Duration {
+    pub fn time_since_beat(&self) -> Duration {
         self.start.elapsed().saturating_sub(Duration::from_millis(self.last.load(Ordering::Relaxed)))
     }
 }
 
 /// The routes of every admin port, for a daemon to add its own to.
-pub fn routes(pulse: Pulse, probes: Arc<dyn Probes>) -> Router {
+pub fn build_routes(pulse: Pulse, probes: Arc<dyn Probes>) -> Router {
     Router::new()
-        .route("/live", get(move || std::future::ready(live(pulse.silence()))))
-        .route("/ready", get(ready))
-        .route("/metrics", get(metrics))
+        .route("/live", get(move || std::future::ready(answer_live(pulse.time_since_beat()))))
+        .route("/ready", get(answer_ready))
+        .route("/metrics", get(answer_metrics))
         .with_state(probes)
 }
 
-fn live(silence: Duration) -> Response {
+fn answer_live(silence: Duration) -> Response {
     if silence <= LIVE_WITHIN {
         return "live\n".into_response();
     }
@@ -75,18 +75,18 @@ fn live(silence: Duration) -> Response {
     (StatusCode::SERVICE_UNAVAILABLE, words).into_response()
 }
 
-async fn ready(State(probes): State<Arc<dyn Probes>>) -> Response {
-    match probes.ready() {
+async fn answer_ready(State(probes): State<Arc<dyn Probes>>) -> Response {
+    match probes.check_ready() {
         Ok(words) => format!("{words}\n").into_response(),
         Err(reason) => (StatusCode::SERVICE_UNAVAILABLE, format!("{reason}\n")).into_response(),
     }
 }
 
-async fn metrics(State(probes): State<Arc<dyn Probes>>) -> Response {
+async fn answer_metrics(State(probes): State<Arc<dyn Probes>>) -> Response {
     let encode = move || {
         let mut registry = Registry::default();
-        probes.metrics(&mut registry);
-        process::register(&mut registry);
+        probes.register_metrics(&mut registry);
+        process::register_process(&mut registry);
         let mut text = String::new();
         prometheus_client::encoding::text::encode(&mut text, &registry).map(|()| text)
     };
@@ -102,10 +102,10 @@ mod tests {
 
     #[test]
     fn a_loop_that_hangs_is_not_live() {
-        assert_eq!(live(Duration::from_secs(10)).status(), StatusCode::OK);
-        assert_eq!(live(Duration::from_secs(11)).status(), StatusCode::SERVICE_UNAVAILABLE);
+        assert_eq!(answer_live(Duration::from_secs(10)).status(), StatusCode::OK);
+        assert_eq!(answer_live(Duration::from_secs(11)).status(), StatusCode::SERVICE_UNAVAILABLE);
         let pulse = Pulse::default();
         pulse.clone().beat();
-        assert!(pulse.silence() < Duration::from_secs(1));
+        assert!(pulse.time_since_beat() < Duration::from_secs(1));
     }
 }

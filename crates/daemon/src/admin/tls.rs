@@ -11,10 +11,10 @@ use rustls::{RootCertStore, ServerConfig};
 use super::args::TlsFiles;
 
 /// Reads the files.
-pub(super) fn config(files: &TlsFiles) -> Result<Arc<ServerConfig>, String> {
+pub(super) fn build_server_config(files: &TlsFiles) -> Result<Arc<ServerConfig>, String> {
     let provider = Arc::new(rustls::crypto::ring::default_provider());
-    let chain = certificates(&files.cert)?;
-    let key = PrivateKeyDer::from_pem_slice(&read(&files.key)?);
+    let chain = read_certificates(&files.cert)?;
+    let key = PrivateKeyDer::from_pem_slice(&read_file(&files.key)?);
     let key = key.map_err(|error| format!("{}: {error}", files.key.display()))?;
     let builder = ServerConfig::builder_with_provider(Arc::clone(&provider));
     let builder = builder.with_safe_default_protocol_versions().map_err(|error| error.to_string())?;
@@ -22,7 +22,7 @@ pub(super) fn config(files: &TlsFiles) -> Result<Arc<ServerConfig>, String> {
         None => builder.with_no_client_auth(),
         Some(path) => {
             let mut roots = RootCertStore::empty();
-            for certificate in certificates(path)? {
+            for certificate in read_certificates(path)? {
                 roots.add(certificate).map_err(|error| format!("{}: {error}", path.display()))?;
             }
             let verifier = WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider).build();
@@ -36,12 +36,12 @@ pub(super) fn config(files: &TlsFiles) -> Result<Arc<ServerConfig>, String> {
     Ok(Arc::new(config))
 }
 
-fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, String> {
-    let chain: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(&read(path)?).collect();
+fn read_certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, String> {
+    let chain: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(&read_file(path)?).collect();
     let chain = chain.map_err(|error| format!("{}: {error}", path.display()))?;
     if chain.is_empty() { Err(format!("{}: no certificate in it", path.display())) } else { Ok(chain) }
 }
 
-fn read(path: &Path) -> Result<Vec<u8>, String> {
+fn read_file(path: &Path) -> Result<Vec<u8>, String> {
     regular_file::read(path, regular_file::SMALL).map_err(|error| format!("{}: {error}", path.display()))
 }

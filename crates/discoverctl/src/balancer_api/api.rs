@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use discovery::{Claim, Verdict};
 use serde::{Deserialize, Serialize};
 
-use super::Answer;
+use super::ApiAnswer;
 
 /// `services`.
 #[derive(Clone, Debug, Default, Deserialize)]
@@ -46,14 +46,14 @@ pub(crate) struct Service {
 
 impl Service {
     /// The hosts with their paths, or the ports, that it holds.
-    pub(crate) fn claims(&self) -> Vec<String> {
+    pub(crate) fn list_claims(&self) -> Vec<String> {
         let routes = self.routes.iter().map(|Route { host, path }| format!("{host}{path}"));
         let regex = self.url_reg.iter().map(|regex| format!("url_reg {regex}"));
         routes.chain(regex).chain(self.ports.iter().cloned()).collect()
     }
 
     /// The service holds this claim there.
-    pub(crate) fn has(&self, claim: &Claim) -> bool {
+    pub(crate) fn has_claim(&self, claim: &Claim) -> bool {
         match claim {
             Claim::Route(host, path) => {
                 let (host, path) = (host.to_string(), path.to_string());
@@ -188,15 +188,15 @@ pub(crate) struct ServedBy {
     pub(crate) why: String,
 }
 
-impl Answer for Certificates {}
-impl Answer for Services {}
-impl Answer for Upstreams {}
-impl Answer for Status {}
-impl Answer for Quarantine {}
+impl ApiAnswer for Certificates {}
+impl ApiAnswer for Services {}
+impl ApiAnswer for Upstreams {}
+impl ApiAnswer for Status {}
+impl ApiAnswer for Quarantine {}
 
-impl Answer for ServiceInFull {
+impl ApiAnswer for ServiceInFull {
     /// A service that nobody has told the balancer of yet.
-    fn unknown() -> Option<Self> {
+    fn answer_if_unknown() -> Option<Self> {
         Some(Self::default())
     }
 }

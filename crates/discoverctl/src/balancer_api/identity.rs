@@ -5,13 +5,13 @@
 
 use std::net::IpAddr;
 
-use discovery::{Balancer, Node};
+use discovery::{BalancerRecord, Node};
 use reqwest::Url;
 use serde::Deserialize;
 
 /// A balancer as its key below `balancers/` describes it.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Asked {
+pub(super) struct AskedBalancer {
     /// Its name.
     pub(super) node: Node,
     /// The cluster id of the store that the key was read from.
@@ -40,9 +40,9 @@ struct Identified {
     identity: Option<Identity>,
 }
 
-impl Asked {
+impl AskedBalancer {
     /// The balancer of this key. `said` is None where its value makes no sense.
-    pub(super) fn of(node: &Node, said: Option<&Balancer>, cluster: u64, prefix: &str) -> Self {
+    pub(super) fn from_key(node: &Node, said: Option<&BalancerRecord>, cluster: u64, prefix: &str) -> Self {
         let url = match said {
             None => Err("its key says nothing that makes sense"),
             Some(said) => {
@@ -57,7 +57,7 @@ impl Asked {
     ///
     /// # Errors
     /// Who answered instead, and what to do.
-    pub(super) fn recognize(&self, answer: &[u8]) -> Result<(), String> {
+    pub(super) fn check_origin(&self, answer: &[u8]) -> Result<(), String> {
         let Self { node, cluster, prefix, instance, .. } = self;
         let identified = serde_json::from_slice::<Identified>(answer).ok();
         let Some(by) = identified.and_then(|it| it.identity) else {
@@ -66,10 +66,10 @@ impl Asked {
             );
         };
         if by.node != node.as_str() {
-            return Err(format!("{} answers there, not {node}", named(&by.node)));
+            return Err(format!("{} answers there, not {node}", escape_name(&by.node)));
         }
         if by.prefix != *prefix {
-            return Err(format!("a confgen answers there that follows {}, not {prefix}", named(&by.prefix)));
+            return Err(format!("a confgen answers there that follows {}, not {prefix}", escape_name(&by.prefix)));
         }
         let Some(followed) = by.cluster else {
             return Err("its confgen has just started and doesn't know the store yet; try again".into());
@@ -77,7 +77,7 @@ impl Asked {
         if followed != cluster.to_string() {
             return Err(format!(
                 "a confgen answers there that follows the cluster {}, and this is {cluster}",
-                named(&followed)
+                escape_name(&followed)
             ));
         }
         match instance {
@@ -91,7 +91,7 @@ impl Asked {
 }
 
 /// What an answer calls itself, without what a terminal would obey.
-fn named(word: &str) -> String {
+fn escape_name(word: &str) -> String {
     word.escape_debug().take(300).collect()
 }
 
@@ -106,10 +106,13 @@ pub(super) fn is_loopback(url: &str) -> bool {
 mod tests {
     use super::*;
 
-    fn asked() -> Asked {
-        let said =
-            Balancer { url: Some("http://127.0.0.1:9101".into()), instance: Some("a1".into()), ..Balancer::default() };
-        Asked::of(&"lb1".parse().unwrap(), Some(&said), 7, "/haproxy-discover")
+    fn asked() -> AskedBalancer {
+        let said = BalancerRecord {
+            url: Some("http://127.0.0.1:9101".into()),
+            instance: Some("a1".into()),
+            ..BalancerRecord::default()
+        };
+        AskedBalancer::from_key(&"lb1".parse().unwrap(), Some(&said), 7, "/haproxy-discover")
     }
 
     fn answer(node: &str, cluster: &str, prefix: &str, instance: &str) -> String {
@@ -121,7 +124,7 @@ mod tests {
     #[test]
     fn an_answer_of_another_balancer_store_prefix_or_process_is_not_believed() {
         let ours = "/haproxy-discover";
-        let refused = |answer: &str| asked().recognize(answer.as_bytes()).err().unwrap_or_default();
+        let refused = |answer: &str| asked().check_origin(answer.as_bytes()).err().unwrap_or_default();
         assert_eq!(refused(&answer("lb1", "\"7\"", ours, "a1")), "");
         for (answer, why) in [
             (answer("lb2", "\"7\"", ours, "a1"), "lb2 answers there, not lb1"),
@@ -138,15 +141,17 @@ mod tests {
         ] {
             assert!(refused(&answer).contains(why), "{answer}: {}", refused(&answer));
         }
-        let by_hand = Asked { instance: None, ..asked() };
-        assert_eq!(by_hand.recognize(answer("lb1", "\"7\"", ours, "b2").as_bytes()), Ok(()));
+        let by_hand = AskedBalancer { instance: None, ..asked() };
+        assert_eq!(by_hand.check_origin(answer("lb1", "\"7\"", ours, "b2").as_bytes()), Ok(()));
     }
 
     #[test]
     fn a_key_without_a_url_says_why_it_can_not_be_asked() {
-        let url = |said: Option<&Balancer>| Asked::of(&"lb1".parse().unwrap(), said, 7, "/p").url.unwrap_err();
+        let url = |said: Option<&BalancerRecord>| {
+            AskedBalancer::from_key(&"lb1".parse().unwrap(), said, 7, "/p").url.unwrap_err()
+        };
         assert!(url(None).contains("makes sense"));
-        assert!(url(Some(&Balancer::default())).contains("--admin"));
+        assert!(url(Some(&BalancerRecord::default())).contains("--admin"));
     }
 
     #[test]

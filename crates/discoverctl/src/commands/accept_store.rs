@@ -1,7 +1,7 @@
 //! `accept-store`: the store is meant as it is, and nothing that it lacks is retained.
 
 use clap::Args;
-use discovery::{Acceptance, Balancer, Balancers, Key, Node};
+use discovery::{Acceptance, BalancerRecord, BalancerRecords, Key, Node};
 
 use crate::context::Context;
 use crate::edit::Edit;
@@ -9,7 +9,7 @@ use crate::error::Error;
 use crate::error::Outcome;
 use crate::shared_options::Changing;
 use crate::store::Store;
-use crate::wait::Awaited;
+use crate::wait::FollowGoal;
 
 pub(crate) const EXAMPLES: &str = "Examples:
   What is retained, and what would be written?
@@ -33,31 +33,31 @@ pub(crate) struct AcceptStore {
 impl AcceptStore {
     /// Does it.
     pub(crate) async fn run(self, ctl: &Context) -> Result<Outcome, Error> {
-        let store = ctl.store().await?;
-        let retaining = retaining(&store.balancers);
+        let store = ctl.read_store().await?;
+        let retaining = find_retaining(&store.balancers);
         if retaining.is_empty() {
-            return self.tidy(ctl, &store).await;
+            return self.delete_leftover(ctl, &store).await;
         }
         let word = Acceptance { cluster: store.cluster, revision: store.revision };
         let mut edit = Edit::default();
         edit.put(&store, &Key::AcceptStore, word.to_string());
         if !ctl.screen.is_for_programs() {
-            ctl.screen.print(&describe(&retaining));
+            ctl.screen.print(&describe_retained(&retaining));
         }
-        let awaited = Awaited { lets_go: true, ..Awaited::default() };
-        let outcome = ctl.carry_out_awaiting(&store, &edit, &self.changing, awaited).await?;
+        let awaited = FollowGoal { releases_retained: true, ..FollowGoal::default() };
+        let outcome = ctl.apply_edit_until(&store, &edit, &self.changing, awaited).await?;
         if !self.changing.dry_run && !self.changing.no_wait {
-            delete(ctl, &word).await?;
+            delete_acceptance(ctl, &word).await?;
         }
         Ok(outcome)
     }
 
     /// Nothing is retained. A key that an earlier acceptance left is deleted; else there is nothing to accept.
-    async fn tidy(&self, ctl: &Context, store: &Store) -> Result<Outcome, Error> {
+    async fn delete_leftover(&self, ctl: &Context, store: &Store) -> Result<Outcome, Error> {
         let mut edit = Edit::default();
         edit.delete(store, &Key::AcceptStore.to_string());
         if edit.changes().next().is_some() {
-            return ctl.carry_out_awaiting(store, &edit, &self.changing, Awaited::default()).await;
+            return ctl.apply_edit_until(store, &edit, &self.changing, FollowGoal::default()).await;
         }
         Err(Error::Refused(match store.balancers.is_empty() {
             true => "no balancer lives that could retain anything: run it again once one does".into(),
@@ -67,27 +67,27 @@ impl AcceptStore {
 }
 
 /// Deletes the acceptance once every balancer has heard it, unless another one stands there by now.
-async fn delete(ctl: &Context, word: &Acceptance) -> Result<(), Error> {
-    let store = ctl.store().await?;
+async fn delete_acceptance(ctl: &Context, word: &Acceptance) -> Result<(), Error> {
+    let store = ctl.read_store().await?;
     let key = Key::AcceptStore.to_string();
     let is_ours = |value: &[u8]| Acceptance::parse(value).is_ok_and(|it| it == *word);
-    if store.entry(&key).is_some_and(|entry| is_ours(&entry.value)) {
+    if store.find_entry(&key).is_some_and(|entry| is_ours(&entry.value)) {
         let mut edit = Edit::default();
         edit.delete(&store, &key);
-        ctl.write(&edit).await?;
+        ctl.commit_edit(&edit).await?;
     }
     Ok(())
 }
 
 /// The balancers that retain what the store lacks.
-fn retaining(balancers: &Balancers) -> Vec<(&Node, &Balancer)> {
-    let said = balancers.nodes().filter_map(|(node, said)| Some((node, said?)));
+fn find_retaining(balancers: &BalancerRecords) -> Vec<(&Node, &BalancerRecord)> {
+    let said = balancers.records_by_node().filter_map(|(node, said)| Some((node, said?)));
     said.filter(|(_, said)| said.retains_anything()).collect()
 }
 
 /// Which balancer retains how much.
-fn describe(retaining: &[(&Node, &Balancer)]) -> String {
-    let one = |(node, said): &(&Node, &Balancer)| {
+fn describe_retained(retaining: &[(&Node, &BalancerRecord)]) -> String {
+    let one = |(node, said): &(&Node, &BalancerRecord)| {
         let cut = if said.more.contains("held") { " or more" } else { "" };
         let keys = said.lost.filter(|lost| lost.keys > 0);
         let keys = keys.map(|lost| format!("{} keys, ", lost.keys)).unwrap_or_default();
@@ -107,9 +107,10 @@ mod tests {
         let value = format!(r#"{{"cluster":"7","applied":1,"pending":[],"held":[{held}],"draining":{{}}{lost}}}"#);
         let entry =
             Entry { key: "balancers/lb1".into(), value: value.into(), create_revision: 1, mod_revision: 1, lease: 7 };
-        let balancers = Balancers::of(&Snapshot { cluster: 7, revision: 9, raft_term: 1, entries: vec![entry] });
-        let retaining = retaining(&balancers);
-        (!retaining.is_empty()).then(|| describe(&retaining))
+        let balancers =
+            BalancerRecords::from_snapshot(&Snapshot { cluster: 7, revision: 9, raft_term: 1, entries: vec![entry] });
+        let retaining = find_retaining(&balancers);
+        (!retaining.is_empty()).then(|| describe_retained(&retaining))
     }
 
     #[test]

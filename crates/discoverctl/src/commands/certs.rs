@@ -10,8 +10,8 @@ use crate::balancer_api::{Answers, Certificates, ServedBy};
 use crate::context::Context;
 use crate::error::Error;
 use crate::error::Outcome;
-use crate::print::{Block, Cell, Shown, Table};
-use crate::upstreams::{silent, unreachable};
+use crate::print::{Block, Cell, Printable, Table};
+use crate::upstreams::{describe_unreachable, list_unreachable};
 
 pub(crate) const EXAMPLES: &str = "Examples:
   discoverctl certs
@@ -23,7 +23,7 @@ tls `both` is no reason: it may be meant for plain HTTP. Exit code 6 if all is w
 can't be reached.";
 
 /// Let's Encrypt's clients renew a month ahead: at two weeks a renewal has been failing for some time.
-pub(super) const SOON_DAYS: i64 = 14;
+pub(super) const EXPIRES_SOON_DAYS: i64 = 14;
 
 /// Options of `certs`.
 #[derive(Debug, Args)]
@@ -90,9 +90,9 @@ struct File {
 impl Certs {
     /// Does it.
     pub(crate) async fn run(self, ctl: &Context) -> Result<Outcome, Error> {
-        let store = ctl.store().await?;
-        let answers: Answers<Certificates> = ctl.fleet(&store)?.ask("certificates").await;
-        let listing = Listing::of(&answers, &self.hosts, SystemTime::now());
+        let store = ctl.read_store().await?;
+        let answers: Answers<Certificates> = ctl.balancer_api(&store)?.ask_all("certificates").await;
+        let listing = Listing::from_answers(&answers, &self.hosts, SystemTime::now());
         ctl.screen.show(&listing)?;
         if !listing.is_good() {
             return Ok(Outcome::No);
@@ -106,17 +106,17 @@ impl Certs {
 }
 
 impl Listing {
-    fn of(answers: &Answers<Certificates>, only: &[String], now: SystemTime) -> Self {
+    fn from_answers(answers: &Answers<Certificates>, only: &[String], now: SystemTime) -> Self {
         let mut listing = Self {
             hosts: Vec::new(),
             idle: Vec::new(),
             refused: Vec::new(),
             unused: Vec::new(),
-            unreachable: unreachable(answers),
+            unreachable: list_unreachable(answers),
         };
         for (node, answer) in answers.iter().filter_map(|(node, it)| Some((node.to_string(), it.as_ref().ok()?))) {
             let is_asked = |row: &Row| only.is_empty() || row.host.as_ref().is_some_and(|host| only.contains(host));
-            listing.hosts.extend(rows(&node, answer, now).into_iter().filter(is_asked));
+            listing.hosts.extend(list_rows(&node, answer, now).into_iter().filter(is_asked));
             let file = |(file, reason): (&String, &String)| File {
                 file: file.clone(),
                 balancer: node.clone(),
@@ -140,7 +140,7 @@ impl Listing {
 }
 
 /// The rows of one balancer: its hosts, and clients without a known name.
-fn rows(node: &str, answer: &Certificates, now: SystemTime) -> Vec<Row> {
+fn list_rows(node: &str, answer: &Certificates, now: SystemTime) -> Vec<Row> {
     let names = |file: &str| {
         let found = answer.certificates.iter().find(|it| it.file == file);
         found.map(|it| it.names.clone()).unwrap_or_default()
@@ -197,19 +197,19 @@ impl Row {
 }
 
 impl Served {
-    fn left(&self) -> Cell {
+    fn days_left_cell(&self) -> Cell {
         match self.days_left {
-            None => Cell::of(None::<i64>),
+            None => Cell::or_dash(None::<i64>),
             Some(days) if days < 0 => Cell::bad(format!("expired {} days ago", -days)),
             Some(_) if self.by.validity == "not valid yet" => Cell::bad("not valid yet"),
-            Some(days) if days < SOON_DAYS => Cell::odd(format!("{days} days")),
+            Some(days) if days < EXPIRES_SOON_DAYS => Cell::odd(format!("{days} days")),
             Some(days) => format!("{days} days").into(),
         }
     }
 }
 
-impl Shown for Listing {
-    fn blocks(&self) -> Vec<Block> {
+impl Printable for Listing {
+    fn to_blocks(&self) -> Vec<Block> {
         let mut table = Table::new(["HOST", "BALANCER", "FILE", "NAMES", "NOT AFTER", "LEFT", "WHY"]);
         for row in &self.hosts {
             let host = row.host.as_deref().unwrap_or("(no or unknown name)");
@@ -218,14 +218,14 @@ impl Shown for Listing {
                 let why =
                     if row.default && row.host.is_some() { Cell::odd(no_match) } else { served.by.why.as_str().into() };
                 let file = served.by.file.as_str();
-                let (names, end) = (served.names.join(" "), Cell::of(served.by.not_after.as_ref()));
-                table.row([
+                let (names, end) = (served.names.join(" "), Cell::or_dash(served.by.not_after.as_ref()));
+                table.add_row([
                     host.into(),
                     row.balancer.as_str().into(),
                     file.into(),
                     names.into(),
                     end,
-                    served.left(),
+                    served.days_left_cell(),
                     why,
                 ]);
             }
@@ -237,14 +237,14 @@ impl Shown for Listing {
             }
             let mut table = Table::new([title, "BALANCER", "WHY"]);
             for File { file, balancer, reason } in files {
-                table.row([file.as_str().into(), balancer.as_str().into(), reason.as_str().into()]);
+                table.add_row([file.as_str().into(), balancer.as_str().into(), reason.as_str().into()]);
             }
             blocks.push(Block::Table(table));
         }
         if self.hosts.is_empty() {
             blocks.push(Block::Text("no balancer serves such a host over TLS".to_owned()));
         }
-        blocks.extend(Block::lines(silent(&self.unreachable)));
+        blocks.extend(Block::from_lines(describe_unreachable(&self.unreachable)));
         blocks
     }
 }
@@ -271,11 +271,11 @@ mod tests {
             ("lb1".parse().unwrap(), Ok(serde_json::from_str(answer).unwrap())),
             ("lb2".parse().unwrap(), Err("refused".into())),
         ]);
-        Listing::of(&answers, only, humantime::parse_rfc3339("2026-12-21T12:00:00Z").unwrap())
+        Listing::from_answers(&answers, only, humantime::parse_rfc3339("2026-12-21T12:00:00Z").unwrap())
     }
 
     fn tables(listing: &Listing) -> Vec<Vec<String>> {
-        let tables = listing.blocks().into_iter().filter_map(|block| match block {
+        let tables = listing.to_blocks().into_iter().filter_map(|block| match block {
             Block::Table(table) => Some(table),
             _ => None,
         });

@@ -11,9 +11,9 @@ use crate::balancer_api::{Answers, Upstreams};
 use crate::context::Context;
 use crate::error::Error;
 use crate::error::Outcome;
-use crate::print::{Block, Cell, Shown, Table};
-use crate::target::{Named, NamedAny};
-use crate::upstreams::{Row, There, rows, unreachable};
+use crate::print::{Block, Cell, Printable, Table};
+use crate::target::{ServiceArg, TargetArg};
+use crate::upstreams::{BalancerView, Row, build_rows, list_unreachable};
 use crate::verdict::Keys;
 
 pub(crate) const EXAMPLES: &str = "Examples:
@@ -38,7 +38,7 @@ not_found, 6 if any balancer can't be asked.";
 pub(crate) struct Check {
     /// Services or upstreams; all of them unless said
     #[arg(value_name = "SVC[/ID]")]
-    targets: Vec<NamedAny>,
+    targets: Vec<TargetArg>,
 }
 
 /// Options of `verify`.
@@ -46,21 +46,21 @@ pub(crate) struct Check {
 pub(crate) struct Verify {
     /// The service; all of them unless said
     #[arg(value_name = "SVC")]
-    service: Option<Named>,
+    service: Option<ServiceArg>,
 }
 
 /// What `check` and `verify` answer.
 #[derive(Debug, Default, PartialEq, Serialize)]
 struct Report {
     /// By service, then by id.
-    upstreams: Vec<Checked>,
+    upstreams: Vec<CheckedUpstream>,
     /// The balancers that couldn't be asked, and why.
     unreachable: BTreeMap<String, String>,
 }
 
 /// One upstream.
 #[derive(Debug, PartialEq, Serialize)]
-struct Checked {
+struct CheckedUpstream {
     /// Its service: `http-shop`.
     service: String,
     /// Its id.
@@ -68,12 +68,12 @@ struct Checked {
     /// `balanced` or `not_balanced`, `found` or `not_found`; null where nobody can say.
     status: Option<&'static str>,
     /// The same by balancer.
-    balancers: BTreeMap<String, Said>,
+    balancers: BTreeMap<String, BalancerStatus>,
 }
 
 /// What one balancer says of an upstream.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
-struct Said {
+struct BalancerStatus {
     /// As above.
     status: Option<&'static str>,
     /// The cause why the upstream gets no requests there, as `explain` names it; null where it gets some.
@@ -83,9 +83,9 @@ struct Said {
 }
 
 /// Yes and no.
-type Words = [&'static str; 2];
-const BALANCED: Words = ["balanced", "not_balanced"];
-const FOUND: Words = ["found", "not_found"];
+type YesNo = [&'static str; 2];
+const BALANCED: YesNo = ["balanced", "not_balanced"];
+const FOUND: YesNo = ["found", "not_found"];
 
 /// What is asked about.
 struct Scope(Option<BTreeSet<(ServiceId, Option<UpstreamId>)>>);
@@ -93,12 +93,12 @@ struct Scope(Option<BTreeSet<(ServiceId, Option<UpstreamId>)>>);
 impl Check {
     /// Does it.
     pub(crate) async fn run(self, ctl: &Context) -> Result<Outcome, Error> {
-        let store = ctl.store().await?;
-        let scope = Scope::of(&self.targets, &store.topology)?;
-        let answers = ctl.fleet(&store)?.ask("upstreams").await;
-        let report = Report::of(Keys::from(&store), &answers, &scope, BALANCED, balanced);
+        let store = ctl.read_store().await?;
+        let scope = Scope::from_targets(&self.targets, &store.topology)?;
+        let answers = ctl.balancer_api(&store)?.ask_all("upstreams").await;
+        let report = Report::from_answers(Keys::from(&store), &answers, &scope, BALANCED, judge_balanced);
         ctl.screen.show(&report)?;
-        everybody_answered(&answers)?;
+        require_all_answers(&answers)?;
         let all = report.upstreams.iter().all(|it| it.status == Some(BALANCED[0]));
         // A service that was named and has no upstream is not balanced.
         let is_empty = report.upstreams.is_empty() && !self.targets.is_empty();
@@ -109,29 +109,29 @@ impl Check {
 impl Verify {
     /// Does it.
     pub(crate) async fn run(self, ctl: &Context) -> Result<Outcome, Error> {
-        let store = ctl.store().await?;
-        let targets: Vec<NamedAny> = self.service.into_iter().map(NamedAny::Service).collect();
-        let scope = Scope::of(&targets, &store.topology)?;
-        let answers = ctl.fleet(&store)?.ask("upstreams").await;
-        let report = Report::of(Keys::from(&store), &answers, &scope, FOUND, found);
+        let store = ctl.read_store().await?;
+        let targets: Vec<TargetArg> = self.service.into_iter().map(TargetArg::Service).collect();
+        let scope = Scope::from_targets(&targets, &store.topology)?;
+        let answers = ctl.balancer_api(&store)?.ask_all("upstreams").await;
+        let report = Report::from_answers(Keys::from(&store), &answers, &scope, FOUND, judge_found);
         ctl.screen.show(&report)?;
-        everybody_answered(&answers)?;
+        require_all_answers(&answers)?;
         let any = report.upstreams.iter().any(|it| it.status == Some(FOUND[1]));
         Ok(if any { Outcome::No } else { Outcome::Yes })
     }
 }
 
 /// Refuses to decide while a balancer can't be asked, or can't ask its HAProxy: the others' answers say nothing about it.
-fn everybody_answered(answers: &Answers<Upstreams>) -> Result<(), Error> {
+fn require_all_answers(answers: &Answers<Upstreams>) -> Result<(), Error> {
     if answers.is_empty() {
         return Err(Error::NoBalancer("no balancer lives: nothing stands below balancers/".into()));
     }
-    let silent: Vec<String> = answers.iter().filter_map(|(node, answer)| unasked(node, answer)).collect();
+    let silent: Vec<String> = answers.iter().filter_map(|(node, answer)| unasked_reason(node, answer)).collect();
     if silent.is_empty() { Ok(()) } else { Err(Error::NoBalancer(silent.join("; "))) }
 }
 
 /// Why a balancer's answer decides nothing; None where it does.
-fn unasked(node: &Node, answer: &Result<Upstreams, String>) -> Option<String> {
+fn unasked_reason(node: &Node, answer: &Result<Upstreams, String>) -> Option<String> {
     match answer {
         Err(reason) => Some(format!("{node} can't be asked: {reason}")),
         Ok(upstreams) => upstreams.haproxy_error.as_ref().map(|error| format!("{node} can't ask its HAProxy: {error}")),
@@ -139,16 +139,16 @@ fn unasked(node: &Node, answer: &Result<Upstreams, String>) -> Option<String> {
 }
 
 impl Scope {
-    fn of(targets: &[NamedAny], topology: &Topology) -> Result<Self, Error> {
-        let find = |target: &NamedAny| match target {
-            NamedAny::Service(named) => Ok((named.find(topology)?, None)),
-            NamedAny::Upstream(named) => named.find(topology).map(|(service, id)| (service, Some(id))),
+    fn from_targets(targets: &[TargetArg], topology: &Topology) -> Result<Self, Error> {
+        let find = |target: &TargetArg| match target {
+            TargetArg::Service(named) => Ok((named.find_service(topology)?, None)),
+            TargetArg::Upstream(named) => named.find_upstream(topology).map(|(service, id)| (service, Some(id))),
         };
         let found = targets.iter().map(find).collect::<Result<BTreeSet<_>, Error>>()?;
         Ok(Self((!targets.is_empty()).then_some(found)))
     }
 
-    fn has(&self, service: &ServiceId, id: &UpstreamId) -> bool {
+    fn has_upstream(&self, service: &ServiceId, id: &UpstreamId) -> bool {
         let named = |all: &BTreeSet<(ServiceId, Option<UpstreamId>)>| {
             all.contains(&(service.clone(), None)) || all.contains(&(service.clone(), Some(id.clone())))
         };
@@ -157,43 +157,43 @@ impl Scope {
 }
 
 impl Report {
-    fn of(
+    fn from_answers(
         keys: Keys,
         answers: &Answers<Upstreams>,
         scope: &Scope,
-        [yes, no]: Words,
-        said: impl Fn(&There) -> Said,
+        [yes, no]: YesNo,
+        said: impl Fn(&BalancerView) -> BalancerStatus,
     ) -> Self {
         let checked = |row: &Row| {
             let by = row.balancers.iter().map(|(node, there)| (node.clone(), said(there)));
-            let by: BTreeMap<String, Said> = by.collect();
+            let by: BTreeMap<String, BalancerStatus> = by.collect();
             let says = |word| by.values().any(|said| said.status == Some(word));
             let silent = by.is_empty() || by.values().any(|said| said.status.is_none());
             let status = if says(no) { Some(no) } else { (!silent).then_some(yes) };
-            Checked { service: row.service.clone(), id: row.id.clone(), status, balancers: by }
+            CheckedUpstream { service: row.service.clone(), id: row.id.clone(), status, balancers: by }
         };
-        let rows = rows(keys, answers, None);
-        let asked = rows.iter().filter(|((service, id), _)| scope.has(service, id));
-        Self { upstreams: asked.map(|(_, row)| checked(row)).collect(), unreachable: unreachable(answers) }
+        let rows = build_rows(keys, answers, None);
+        let asked = rows.iter().filter(|((service, id), _)| scope.has_upstream(service, id));
+        Self { upstreams: asked.map(|(_, row)| checked(row)).collect(), unreachable: list_unreachable(answers) }
     }
 }
 
 /// Does it get new requests?
-fn balanced(there: &There) -> Said {
+fn judge_balanced(there: &BalancerView) -> BalancerStatus {
     let [yes, no] = BALANCED;
     let status = there.balanced.map(|is| if is { yes } else { no });
-    Said { status, cause: there.cause.clone(), why: there.why.clone().or_else(|| there.retained()) }
+    BalancerStatus { status, cause: there.cause.clone(), why: there.why.clone().or_else(|| there.describe_retained()) }
 }
 
 /// Does something answer there? HAProxy's last check says so, whether or not requests go there.
-fn found(there: &There) -> Said {
-    let said = |status, why: Option<String>| Said { status, cause: there.cause.clone(), why };
+fn judge_found(there: &BalancerView) -> BalancerStatus {
+    let said = |status, why: Option<String>| BalancerStatus { status, cause: there.cause.clone(), why };
     let silent = |why: &str| said(None, Some(why.to_owned()));
     let Some(traffic) = &there.traffic else { return said(None, there.why.clone()) };
     let words = [&traffic.check, &traffic.check_words].into_iter().flatten().map(String::as_str);
     let words = words.collect::<Vec<_>>().join(": ");
     match traffic.check.as_deref() {
-        _ if there.verdict.names(&Cause::Check) => said(Some(FOUND[1]), Some(words)),
+        _ if there.verdict.has_cause(&Cause::Check) => said(Some(FOUND[1]), Some(words)),
         _ if traffic.status.starts_with("MAINT") => silent("in maintenance, which HAProxy doesn't check"),
         None if traffic.status == "no check" => silent("its check is off"),
         None | Some("INI" | "UNK" | "SOCKERR" | "") => silent("not checked yet"),
@@ -205,7 +205,7 @@ fn found(there: &There) -> Said {
     }
 }
 
-fn toned(status: Option<&'static str>) -> Cell {
+fn status_cell(status: Option<&'static str>) -> Cell {
     match status {
         None => "–".into(),
         Some(word) if word.starts_with("not_") => Cell::bad(word),
@@ -213,17 +213,29 @@ fn toned(status: Option<&'static str>) -> Cell {
     }
 }
 
-impl Shown for Report {
-    fn blocks(&self) -> Vec<Block> {
+impl Printable for Report {
+    fn to_blocks(&self) -> Vec<Block> {
         let mut table = Table::new(["UPSTREAM", "STATUS", "BALANCER", "THERE", "WHY"]);
         for it in &self.upstreams {
             let name = format!("{}/{}", it.service, it.id);
             if it.balancers.is_empty() {
-                table.row([name.as_str().into(), toned(it.status), "–".into(), "–".into(), "no balancer lives".into()]);
+                table.add_row([
+                    name.as_str().into(),
+                    status_cell(it.status),
+                    "–".into(),
+                    "–".into(),
+                    "no balancer lives".into(),
+                ]);
             }
             for (node, said) in &it.balancers {
-                let why = Cell::of(said.why.as_ref());
-                table.row([name.as_str().into(), toned(it.status), node.as_str().into(), toned(said.status), why]);
+                let why = Cell::or_dash(said.why.as_ref());
+                table.add_row([
+                    name.as_str().into(),
+                    status_cell(it.status),
+                    node.as_str().into(),
+                    status_cell(said.status),
+                    why,
+                ]);
             }
         }
         if self.upstreams.is_empty() { vec![Block::Text("no upstream".into())] } else { vec![Block::Table(table)] }
@@ -246,26 +258,26 @@ mod tests {
     }
 
     fn lines(report: &Report) -> Vec<String> {
-        let line = |it: &Checked| {
+        let line = |it: &CheckedUpstream| {
             let by: Vec<_> = it.balancers.values().map(|said| said.status.unwrap_or("–")).collect();
             format!("{} {}: {}", it.id, it.status.unwrap_or("–"), by.join(" "))
         };
         report.upstreams.iter().map(line).collect()
     }
 
-    fn report(answers: &Answers<Upstreams>, words: Words, said: impl Fn(&There) -> Said) -> Report {
+    fn report(answers: &Answers<Upstreams>, words: YesNo, said: impl Fn(&BalancerView) -> BalancerStatus) -> Report {
         let store = store(&[
             ("http-services/shop/upstreams/a", "10.0.0.1:80"),
             ("http-services/shop/upstreams/b", "10.0.0.2:80"),
             ("http-services/shop/upstreams/c", "10.0.0.3:80"),
         ]);
-        Report::of(Keys::from(&store), answers, &Scope(None), words, said)
+        Report::from_answers(Keys::from(&store), answers, &Scope(None), words, said)
     }
 
     #[test]
     fn balanced_is_everywhere_and_found_is_what_the_checks_say() {
         assert_eq!(
-            lines(&report(&answers(Err("no")), BALANCED, balanced)),
+            lines(&report(&answers(Err("no")), BALANCED, judge_balanced)),
             ["a –: balanced –", "b not_balanced: not_balanced –", "c not_balanced: not_balanced –"]
         );
         let unchecked = r#"{"upstreams":[
@@ -273,22 +285,22 @@ mod tests {
             {"service":"http-shop","id":"b","haproxy":{"status":"DRAIN","check":"L7OK"}},
             {"service":"http-shop","id":"c","haproxy":{"status":"MAINT","check":"L4CON"}}]}"#;
         assert_eq!(
-            lines(&report(&answers(Ok(unchecked)), FOUND, found)),
+            lines(&report(&answers(Ok(unchecked)), FOUND, judge_found)),
             ["a –: found –", "b not_found: not_found found", "c –: – –"]
         );
-        let both = report(&answers(Ok(&unchecked.replace("no check", "UP\",\"check\":\"L4OK"))), FOUND, found);
+        let both = report(&answers(Ok(&unchecked.replace("no check", "UP\",\"check\":\"L4OK"))), FOUND, judge_found);
         assert_eq!(lines(&both)[0], "a found: found found");
     }
 
     #[test]
     fn a_balancer_that_can_not_be_asked_leaves_the_answer_open() {
         let nobody: Answers<Upstreams> = Answers::new();
-        assert_eq!(everybody_answered(&nobody).unwrap_err().exit_code(), 6);
-        let alone = report(&nobody, BALANCED, |_| Said::default());
+        assert_eq!(require_all_answers(&nobody).unwrap_err().exit_code(), 6);
+        let alone = report(&nobody, BALANCED, |_| BalancerStatus::default());
         assert_eq!(lines(&alone)[0], "a –: ");
 
         let refused = |lb2: Result<&str, &str>| {
-            everybody_answered(&answers(lb2)).err().map(|error| (error.exit_code(), error.to_string()))
+            require_all_answers(&answers(lb2)).err().map(|error| (error.exit_code(), error.to_string()))
         };
         assert_eq!(refused(Ok(r#"{"upstreams":[]}"#)), None);
         assert_eq!(refused(Err("no")), Some((6, "lb2 can't be asked: no".into())));

@@ -6,16 +6,16 @@ use clap::Args;
 use discovery::{Active, Color as Name, Service, ServiceId, Setting};
 use serde::Serialize;
 
-use super::set::settings;
+use super::set::plan_settings;
 use crate::balancer_api::{Answers, ServiceInFull};
 use crate::colors;
 use crate::context::Context;
 use crate::error::Error;
 use crate::error::Outcome;
-use crate::print::{Block, Cell, Shown, Table};
+use crate::print::{Block, Cell, Printable, Table};
 use crate::shared_options::Changing;
-use crate::target::Named;
-use crate::upstreams::{silent, unreachable};
+use crate::target::ServiceArg;
+use crate::upstreams::{describe_unreachable, list_unreachable};
 
 pub(crate) const EXAMPLES: &str = "Examples:
   Which colors are there, and how many of each would work?
@@ -34,7 +34,7 @@ In steps, watched, and back by itself: discoverctl switch.";
 pub(crate) struct Color {
     /// The service
     #[arg(value_name = "SVC")]
-    service: Named,
+    service: ServiceArg,
     /// The active colors: blue, or blue=90 green=10
     #[arg(value_name = "SPEC")]
     spec: Vec<String>,
@@ -47,7 +47,7 @@ pub(crate) struct Color {
 
 /// What `color` answers.
 #[derive(Debug, Serialize)]
-struct Palette {
+struct ColorReport {
     /// As HAProxy's section is called: `http-shop`.
     service: String,
     /// The active colors, as they were written; null: every upstream serves.
@@ -78,65 +78,65 @@ struct Row {
 impl Color {
     /// Does it.
     pub(crate) async fn run(self, ctl: &Context) -> Result<Outcome, Error> {
-        let store = ctl.store().await?;
-        let id = self.service.find(&store.topology)?;
+        let store = ctl.read_store().await?;
+        let id = self.service.find_service(&store.topology)?;
         let service = store.topology.services().get(&id);
         let service = service.ok_or_else(|| Error::Refused(format!("no service {id} in the store")))?;
-        let answers = ctl.fleet(&store)?.ask::<ServiceInFull>(&format!("services/{id}")).await;
+        let answers = ctl.balancer_api(&store)?.ask_all::<ServiceInFull>(&format!("services/{id}")).await;
         if self.spec.is_empty() {
-            ctl.screen.show(&Palette::of(&id, service, &answers))?;
+            ctl.screen.show(&ColorReport::from_answers(&id, service, &answers))?;
             return Ok(Outcome::Yes);
         }
         let spec = self.spec.join(" ");
         let active: Active = spec.parse().map_err(|refusal| Error::Usage(format!("{spec}: {refusal}")))?;
         for (color, _) in active.iter() {
-            self.check(service, color, &answers)?;
+            self.check_color(service, color, &answers)?;
         }
-        let edit = settings(&store, &id, &[Setting::Active(active)])?;
-        ctl.carry_out(&store, &edit, &self.changing, BTreeSet::new()).await
+        let edit = plan_settings(&store, &id, &[Setting::Active(active)])?;
+        ctl.apply_edit(&store, &edit, &self.changing, BTreeSet::new()).await
     }
 
-    fn check(&self, service: &Service, color: &Name, answers: &Answers<ServiceInFull>) -> Result<(), Error> {
-        let ready = colors::ready(service, Some(color));
+    fn check_color(&self, service: &Service, color: &Name, answers: &Answers<ServiceInFull>) -> Result<(), Error> {
+        let ready = colors::find_ready(service, Some(color));
         if ready.is_empty() && !self.force {
-            let known = colors::colors(service).into_iter().flatten().map(|color| color.to_string());
-            let hint = crate::target::hint(color.as_str(), known);
+            let known = colors::list_colors(service).into_iter().flatten().map(|color| color.to_string());
+            let hint = crate::target::suggest_names(color.as_str(), known);
             let words = "no upstream of it is ready; nothing was changed (--force does it anyway)";
             return Err(Error::Refused(format!("{color}{hint}: {words}")));
         }
-        colors::health(answers, &ready).check(color, self.force)
+        colors::count_healthy(answers, &ready).require_healthy(color, self.force)
     }
 }
 
-impl Palette {
-    fn of(id: &ServiceId, service: &Service, answers: &Answers<ServiceInFull>) -> Self {
+impl ColorReport {
+    fn from_answers(id: &ServiceId, service: &Service, answers: &Answers<ServiceInFull>) -> Self {
         let written = service.setting(discovery::SettingName::Active);
-        let active = colors::active(service).ok().flatten();
+        let active = colors::read_active(service).ok().flatten();
         let row = |color: &Option<Name>| {
-            let ready = colors::ready(service, color.as_ref());
-            let share = active.as_ref().zip(color.as_ref()).and_then(|(active, color)| active.share(color));
+            let ready = colors::find_ready(service, color.as_ref());
+            let share = active.as_ref().zip(color.as_ref()).and_then(|(active, color)| active.share_of(color));
             Row {
                 color: color.as_ref().map(ToString::to_string),
                 active: written.is_none() || share.is_some(),
                 share,
-                upstreams: colors::records(service, color.as_ref()).count(),
-                healthy: colors::health(answers, &ready).healthy,
+                upstreams: colors::find_records(service, color.as_ref()).count(),
+                healthy: colors::count_healthy(answers, &ready).healthy,
                 ready: ready.len(),
             }
         };
         // None sorts first; people look for names first.
-        let (named, bare): (Vec<_>, Vec<_>) = colors::colors(service).into_iter().partition(Option::is_some);
+        let (named, bare): (Vec<_>, Vec<_>) = colors::list_colors(service).into_iter().partition(Option::is_some);
         Self {
             service: id.to_string(),
             active: written.map(|field| String::from_utf8_lossy(&field.entry.value).trim().to_owned()),
             colors: named.iter().chain(&bare).map(row).collect(),
-            unreachable: unreachable(answers),
+            unreachable: list_unreachable(answers),
         }
     }
 }
 
-impl Shown for Palette {
-    fn blocks(&self) -> Vec<Block> {
+impl Printable for ColorReport {
+    fn to_blocks(&self) -> Vec<Block> {
         let mut table = Table::new(["COLOR", "ACTIVE", "READY", "HEALTHY"]);
         for row in &self.colors {
             let active = match (row.active, row.share) {
@@ -145,11 +145,11 @@ impl Shown for Palette {
                 (false, _) => "no".into(),
             };
             let ready = format!("{}/{}", row.ready, row.upstreams);
-            table.row([
-                Cell::of(row.color.as_ref()),
+            table.add_row([
+                Cell::or_dash(row.color.as_ref()),
                 active,
                 ready.into(),
-                Cell::counts(&row.healthy, row.upstreams, row.upstreams),
+                Cell::from_counts(&row.healthy, row.upstreams, row.upstreams),
             ]);
         }
         let active = match &self.active {
@@ -157,7 +157,7 @@ impl Shown for Palette {
             None => format!("{}: active is not set: every upstream serves", self.service),
         };
         let mut blocks = vec![Block::Text(active), Block::Table(table)];
-        blocks.extend(Block::lines(silent(&self.unreachable)));
+        blocks.extend(Block::from_lines(describe_unreachable(&self.unreachable)));
         blocks
     }
 }
@@ -181,8 +181,8 @@ mod tests {
             ("lb1".parse().unwrap(), Ok(serde_json::from_str(full).unwrap())),
             ("lb2".parse().unwrap(), Err("no".into())),
         ]);
-        let palette = Palette::of(id, service, &answers);
-        let blocks = palette.blocks();
+        let palette = ColorReport::from_answers(id, service, &answers);
+        let blocks = palette.to_blocks();
         assert_eq!(blocks[0], Block::Text("http-shop: active is blue".into()));
         let Block::Table(table) = &blocks[1] else { panic!() };
         let rows: Vec<String> =

@@ -3,10 +3,10 @@
 use clap::Args;
 use serde::Serialize;
 
-use crate::config::Counts;
+use crate::config::EffectiveOption;
 use crate::error::Error;
 use crate::error::Outcome;
-use crate::print::{Block, Cell, Screen, Shown, Table};
+use crate::print::{Block, Cell, Printable, Screen, Table};
 
 pub(crate) const EXAMPLES: &str = "Examples:
   discoverctl config
@@ -37,19 +37,24 @@ struct OptionShown {
 
 impl Config {
     /// Prints them.
-    pub(crate) fn run(&self, screen: &Screen, options: Vec<Counts>) -> Result<Outcome, Error> {
-        let shown =
-            |Counts { key, value, source }| (key, OptionShown { source: value.as_ref().map(|_| source), value });
+    pub(crate) fn run(&self, screen: &Screen, options: Vec<EffectiveOption>) -> Result<Outcome, Error> {
+        let shown = |EffectiveOption { key, value, source }| {
+            (key, OptionShown { source: value.as_ref().map(|_| source), value })
+        };
         screen.show(&Options { options: options.into_iter().map(shown).collect() })?;
         Ok(Outcome::Yes)
     }
 }
 
-impl Shown for Options {
-    fn blocks(&self) -> Vec<Block> {
+impl Printable for Options {
+    fn to_blocks(&self) -> Vec<Block> {
         let mut table = Table::new(["OPTION", "VALUE", "FROM"]);
         for (name, option) in &self.options {
-            table.row([(*name).into(), Cell::of(option.value.as_ref()), Cell::of(option.source.as_ref())]);
+            table.add_row([
+                (*name).into(),
+                Cell::or_dash(option.value.as_ref()),
+                Cell::or_dash(option.source.as_ref()),
+            ]);
         }
         vec![Block::Table(table)]
     }

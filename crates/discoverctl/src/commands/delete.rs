@@ -14,7 +14,7 @@ use crate::error::Error;
 use crate::error::Outcome;
 use crate::shared_options::Changing;
 use crate::store::Store;
-use crate::target::Named;
+use crate::target::ServiceArg;
 
 pub(crate) const EXAMPLES: &str = "Examples:
   discoverctl export shop > shop.yaml && discoverctl delete shop --yes
@@ -29,7 +29,7 @@ are warned of: it stays there as an empty backend, which answers 503.";
 pub(crate) struct Delete {
     /// The service
     #[arg(value_name = "SVC")]
-    service: Named,
+    service: ServiceArg,
     /// Don't ask
     #[arg(long, short)]
     yes: bool,
@@ -43,8 +43,8 @@ pub(crate) struct Delete {
 impl Delete {
     /// Does it.
     pub(crate) async fn run(self, ctl: &Context) -> Result<Outcome, Error> {
-        let store = ctl.store().await?;
-        let id = self.service.find(&store.topology)?;
+        let store = ctl.read_store().await?;
+        let id = self.service.find_service(&store.topology)?;
         let entries: Vec<_> = store.topology.services().get(&id).iter().flat_map(|service| service.entries()).collect();
         let leased = entries.iter().filter(|entry| entry.lease != 0).count();
         if leased > 0 && !self.force {
@@ -52,19 +52,19 @@ impl Delete {
             return Err(Error::Refused(format!("{words}: stop them first, or --force")));
         }
         warn_of_references(ctl, &store, &id).await?;
-        if !self.yes && !self.changing.dry_run && !is_meant(&format!("delete {id}, {} keys?", entries.len()))? {
+        if !self.yes && !self.changing.dry_run && !is_confirmed(&format!("delete {id}, {} keys?", entries.len()))? {
             return Err(Error::Refused("nothing was deleted".into()));
         }
         let mut edit = Edit::default();
         entries.iter().for_each(|entry| edit.delete(&store, &entry.key));
-        ctl.carry_out(&store, &edit, &self.changing, BTreeSet::new()).await
+        ctl.apply_edit(&store, &edit, &self.changing, BTreeSet::new()).await
     }
 }
 
 /// Warns of lines in the operators' files that name the service's section: their clients get 503 from then on. A balancer that
 /// can't be asked is named, and doesn't hold up the deletion.
 async fn warn_of_references(ctl: &Context, store: &Store, id: &ServiceId) -> Result<(), Error> {
-    let answers = ctl.fleet(store)?.ask::<ServiceInFull>(&format!("services/{id}")).await;
+    let answers = ctl.balancer_api(store)?.ask_all::<ServiceInFull>(&format!("services/{id}")).await;
     for (node, answer) in answers {
         let told = match answer {
             Ok(answer) if answer.service.named_by.is_empty() => continue,
@@ -74,18 +74,18 @@ async fn warn_of_references(ctl: &Context, store: &Store, id: &ServiceId) -> Res
             }
             Err(error) => format!("warning: {node} can't be asked if a file of its operator names {id}: {error}"),
         };
-        output::say(&told);
+        output::print_message(&told);
     }
     Ok(())
 }
 
 /// Asks at the terminal; without one nobody can be asked.
-fn is_meant(question: &str) -> Result<bool, Error> {
+fn is_confirmed(question: &str) -> Result<bool, Error> {
     if !io::stdin().is_terminal() || !io::stderr().is_terminal() {
         return Err(Error::Usage(format!("{question} There is no terminal to ask at: --yes")));
     }
     // The warnings come before the question.
-    output::flush();
+    output::flush_stderr();
     let mut answer = String::new();
     let mut err = io::stderr().lock();
     let asked = write!(err, "{question} [y/N] ").and_then(|()| err.flush());

@@ -9,12 +9,12 @@ use serde::Serialize;
 use crate::context::Context;
 use crate::context::at_revision;
 use crate::durable_keys;
-use crate::durable_keys::Kept;
+use crate::durable_keys::KeyScope;
 use crate::error::Error;
 use crate::error::Outcome;
-use crate::print::{Block, Cell, Shown, Table};
+use crate::print::{Block, Cell, Printable, Table};
 use crate::store::Store;
-use crate::target::Named;
+use crate::target::ServiceArg;
 
 pub(crate) const EXAMPLES: &str = "Examples:
   What has changed since revision 1200?
@@ -35,7 +35,7 @@ pub(crate) struct Diff {
     to: Option<i64>,
     /// Only this service
     #[arg(long, value_name = "SVC")]
-    service: Option<Named>,
+    service: Option<ServiceArg>,
     /// Upstreams' records too, which come and go
     #[arg(long)]
     all: bool,
@@ -66,14 +66,15 @@ struct Difference {
 impl Diff {
     /// Does it.
     pub(crate) async fn run(self, ctl: &Context) -> Result<Outcome, Error> {
-        let now = ctl.store().await?;
-        let before = at_revision::at(ctl, self.from, &now).await?;
+        let now = ctl.read_store().await?;
+        let before = at_revision::read_store_at(ctl, self.from, &now).await?;
         let after = match self.to {
-            Some(to) => at_revision::at(ctl, to, &now).await?,
+            Some(to) => at_revision::read_store_at(ctl, to, &now).await?,
             None => now,
         };
-        let only = self.service.as_ref().map(|named| durable_keys::find(named, &after.topology, &before.topology));
-        let kept = if self.all { Kept::AndUpstreams } else { Kept::Settings };
+        let only =
+            self.service.as_ref().map(|named| durable_keys::find_service(named, &after.topology, &before.topology));
+        let kept = if self.all { KeyScope::SettingsAndUpstreams } else { KeyScope::Settings };
         let differences = Differences::between(&before, &after, kept, only.transpose()?.as_ref());
         ctl.screen.show(&differences)?;
         Ok(if differences.differences.is_empty() { Outcome::Yes } else { Outcome::No })
@@ -81,8 +82,8 @@ impl Diff {
 }
 
 impl Differences {
-    fn between(before: &Store, after: &Store, kept: Kept, only: Option<&discovery::ServiceId>) -> Self {
-        let (old, new) = (kept.of(&before.entries, only), kept.of(&after.entries, only));
+    fn between(before: &Store, after: &Store, kept: KeyScope, only: Option<&discovery::ServiceId>) -> Self {
+        let (old, new) = (kept.select_entries(&before.entries, only), kept.select_entries(&after.entries, only));
         let keys: BTreeSet<&str> = old.keys().chain(new.keys()).copied().collect();
         let value = |entry: &&Entry| String::from_utf8_lossy(&entry.value).into_owned();
         let differences = keys.into_iter().filter_map(|key| {
@@ -95,8 +96,8 @@ impl Differences {
     }
 }
 
-impl Shown for Differences {
-    fn blocks(&self) -> Vec<Block> {
+impl Printable for Differences {
+    fn to_blocks(&self) -> Vec<Block> {
         let Self { from, to, differences } = self;
         if differences.is_empty() {
             return vec![Block::Text(format!("nothing differs between revisions {from} and {to}"))];
@@ -104,7 +105,11 @@ impl Shown for Differences {
         let (old, new) = (format!("revision {from}"), format!("revision {to}"));
         let mut table = Table::new(["KEY", "BEFORE", "AFTER"]);
         for it in differences {
-            table.row([it.key.as_str().into(), Cell::of(it.before.as_ref()), Cell::of(it.after.as_ref())]);
+            table.add_row([
+                it.key.as_str().into(),
+                Cell::or_dash(it.before.as_ref()),
+                Cell::or_dash(it.after.as_ref()),
+            ]);
         }
         vec![Block::Text(format!("{old} and {new}")), Block::Table(table)]
     }
@@ -127,7 +132,7 @@ mod tests {
                 lease: *lease,
             };
             let entries = keys.iter().map(entry).collect();
-            Store::of(Snapshot { cluster: 1, revision, raft_term: 1, entries })
+            Store::from_snapshot(Snapshot { cluster: 1, revision, raft_term: 1, entries })
         };
         let before =
             store(5, &[("a/balance", "random", 0), ("a/domain", "a.com", 0), ("a/upstreams/x", "10.0.0.1:80", 3)]);
@@ -136,11 +141,11 @@ mod tests {
             let found = Differences::between(&before, &after, kept, only).differences;
             found.into_iter().map(|it| (it.key, it.before, it.after)).collect::<Vec<_>>()
         };
-        let settings = all(Kept::Settings, None);
+        let settings = all(KeyScope::Settings, None);
         assert_eq!(settings.len(), 3);
         assert_eq!(settings[0], ("http-services/a/balance".into(), Some("random".into()), None));
         assert_eq!(settings[2].1, None);
         let id = after.topology.services().keys().next().unwrap();
-        assert_eq!(all(Kept::AndUpstreams, Some(id)).len(), 3);
+        assert_eq!(all(KeyScope::SettingsAndUpstreams, Some(id)).len(), 3);
     }
 }

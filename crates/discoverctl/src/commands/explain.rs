@@ -16,11 +16,11 @@ use crate::context::Context;
 use crate::error::Error;
 use crate::error::Outcome;
 use crate::store::Store;
-use crate::target::{Named, NamedAny};
+use crate::target::{ServiceArg, TargetArg};
 
 use crate::verdict::record_key;
 
-use last::Last;
+use last::LastRecord;
 use shown::Explanation;
 use unfollowed::Unfollowed;
 
@@ -44,7 +44,7 @@ pub(crate) struct Explain {
 /// SVC or SVC/ID as it was typed. An ID that is no name may still stand in a key, which has to be explained.
 #[derive(Clone, Debug)]
 enum Target {
-    Named(NamedAny),
+    Named(TargetArg),
     NoName { typed: String, refusal: String },
 }
 
@@ -63,55 +63,55 @@ impl FromStr for Target {
 impl Explain {
     /// Does it.
     pub(crate) async fn run(self, ctl: &Context) -> Result<Outcome, Error> {
-        let store = ctl.store().await?;
+        let store = ctl.read_store().await?;
         let target = match self.target {
             Target::Named(named) => named,
             Target::NoName { typed, refusal } => {
-                let found = Unfollowed::find(&store, &typed).ok_or(Error::Usage(refusal))?;
+                let found = Unfollowed::find_named(&store, &typed).ok_or(Error::Usage(refusal))?;
                 ctl.screen.show(&found)?;
                 return Ok(Outcome::Yes);
             }
         };
-        let fleet = ctl.fleet(&store)?;
+        let fleet = ctl.balancer_api(&store)?;
         let (named, asked) = match &target {
-            NamedAny::Service(named) => (named, None),
-            NamedAny::Upstream(named) => (&named.service, Some(named.id.clone())),
+            TargetArg::Service(named) => (named, None),
+            TargetArg::Upstream(named) => (&named.service, Some(named.id.clone())),
         };
-        let service = match locate(named, &store, &fleet).await {
+        let service = match locate_service(named, &store, &fleet).await {
             Ok(service) => service,
             Err(error) => {
-                let found = Unfollowed::of_service_named(&store, &named.to_string()).ok_or(error)?;
+                let found = Unfollowed::find_below_service(&store, &named.to_string()).ok_or(error)?;
                 ctl.screen.show(&found)?;
                 return Ok(Outcome::Yes);
             }
         };
-        let answers: Answers<ServiceInFull> = fleet.ask(&format!("services/{service}")).await;
-        let known = known(&store, &service, &answers);
+        let answers: Answers<ServiceInFull> = fleet.ask_all(&format!("services/{service}")).await;
+        let known = list_known_upstreams(&store, &service, &answers);
         let mut last = BTreeMap::new();
         if let Some(id) = asked.as_ref().filter(|id| !has_record(&store, &service, id)) {
-            last.extend(look_back(&ctl.client, &store, &service, id).await.map(|last| (id.clone(), last)));
+            last.extend(find_last_record(&ctl.client, &store, &service, id).await.map(|last| (id.clone(), last)));
             if !known.contains(id)
                 && !last.contains_key(id)
-                && let NamedAny::Upstream(named) = &target
+                && let TargetArg::Upstream(named) = &target
             {
                 // Says which are alike. One with an override alone is found, and explained.
-                named.find(&store.topology)?;
+                named.find_upstream(&store.topology)?;
             }
         }
         let is_one = asked.is_some();
         let ids: BTreeSet<UpstreamId> = asked.map_or(known, |id| [id].into());
-        ctl.screen.show(&Explanation::of(&store, &service, &ids, &last, &answers, is_one))?;
+        ctl.screen.show(&Explanation::new(&store, &service, &ids, &last, &answers, is_one))?;
         Ok(Outcome::Yes)
     }
 }
 
 /// The service; one that the store has lost may be served all the same.
-async fn locate(named: &Named, store: &Store, fleet: &BalancerApi) -> Result<ServiceId, Error> {
-    let error = match named.find(&store.topology) {
+async fn locate_service(named: &ServiceArg, store: &Store, fleet: &BalancerApi) -> Result<ServiceId, Error> {
+    let error = match named.find_service(&store.topology) {
         Err(error @ Error::Refused(_)) => error,
         other => return other,
     };
-    let answers: Answers<Services> = fleet.ask("services").await;
+    let answers: Answers<Services> = fleet.ask_all("services").await;
     let served = answers.values().flatten().flat_map(|answer| &answer.services);
     let mut ids = served.filter_map(|it| it.id.split_once('-').map(|(kind, name)| (it.id.as_str(), kind, name)));
     let wanted = named.to_string();
@@ -128,7 +128,7 @@ fn has_record(store: &Store, service: &ServiceId, id: &UpstreamId) -> bool {
 }
 
 /// The upstreams that have a record, or are served without one.
-fn known(store: &Store, service: &ServiceId, answers: &Answers<ServiceInFull>) -> BTreeSet<UpstreamId> {
+fn list_known_upstreams(store: &Store, service: &ServiceId, answers: &Answers<ServiceInFull>) -> BTreeSet<UpstreamId> {
     let records = store.topology.services().get(service).into_iter().flat_map(|keys| keys.upstreams());
     let answers = answers.values().filter_map(|answer| answer.as_ref().ok());
     let served = answers.flat_map(|answer| &answer.upstreams).filter_map(|it| it.id.parse().ok());
@@ -137,14 +137,14 @@ fn known(store: &Store, service: &ServiceId, answers: &Answers<ServiceInFull>) -
 
 /// What the store last had of a record, at revisions ever further back: a few reads, however many revisions there are. A
 /// record that lived between two of them isn't found.
-async fn look_back(client: &Client, store: &Store, service: &ServiceId, id: &UpstreamId) -> Option<Last> {
-    let folder = service.folder();
+async fn find_last_record(client: &Client, store: &Store, service: &ServiceId, id: &UpstreamId) -> Option<LastRecord> {
+    let folder = service.folder_path();
     let below = format!("{folder}upstreams");
     let key = record_key(service, id);
     let mut back = 1;
     let entry = loop {
         let revision = store.revision.checked_sub(back).filter(|revision| *revision > 0)?;
-        let then = client.snapshot_at(&below, revision).await.ok()?;
+        let then = client.read_snapshot_at(&below, revision).await.ok()?;
         if let Some(entry) = then.entries.into_iter().find(|entry| entry.key == key) {
             break Some((revision, entry));
         }
@@ -157,5 +157,5 @@ async fn look_back(client: &Client, store: &Store, service: &ServiceId, id: &Ups
         None => None,
     };
     let value = String::from_utf8_lossy(&entry.value).into_owned();
-    Some(Last { revision, value, lease: lease.map(|lease| lease.to_string()), lease_lives })
+    Some(LastRecord { revision, value, lease: lease.map(|lease| lease.to_string()), lease_lives })
 }

@@ -12,12 +12,12 @@ use program::output;
 
 use crate::commands::export::document::{Document, Tree};
 use crate::context::Context;
-use crate::durable_keys::{Kept, check_claims};
+use crate::durable_keys::{KeyScope, check_claims};
 use crate::error::Error;
 use crate::error::Outcome;
-use crate::print::{Block, Shown, yaml};
+use crate::print::{Block, Printable, to_yaml};
 use crate::shared_options::Changing;
-use crate::target::Named;
+use crate::target::ServiceArg;
 
 pub(crate) const EXAMPLES: &str = "Examples:
   discoverctl export > services.yaml
@@ -41,7 +41,7 @@ a domain or port that another service has, are refused before anything is writte
 pub(crate) struct Export {
     /// The services; all, if none is given
     #[arg(value_name = "SVC")]
-    services: Vec<Named>,
+    services: Vec<ServiceArg>,
 }
 
 /// Options of `import`.
@@ -60,16 +60,20 @@ pub(crate) struct Import {
 impl Export {
     /// Does it.
     pub(crate) async fn run(self, ctl: &Context) -> Result<Outcome, Error> {
-        let store = ctl.store().await?;
-        let ids = self.services.iter().map(|named| named.find(&store.topology)).collect::<Result<BTreeSet<_>, _>>()?;
-        let (tree, odd) = Tree::of(asked(&store.entries, &ids));
+        let store = ctl.read_store().await?;
+        let ids = self
+            .services
+            .iter()
+            .map(|named| named.find_service(&store.topology))
+            .collect::<Result<BTreeSet<_>, _>>()?;
+        let (tree, odd) = Tree::from_entries(select_exported(&store.entries, &ids));
         for key in odd {
-            output::say(&format!("discoverctl: {key}: its value is no text, and left out"));
+            output::print_message(&format!("discoverctl: {key}: its value is no text, and left out"));
         }
         if ctl.screen.is_json() {
             ctl.screen.show(&tree)?;
         } else {
-            let yaml = yaml(&tree)?;
+            let yaml = to_yaml(&tree)?;
             let (prefix, revision) = (ctl.client.config().prefix(), store.revision);
             let head = format!("# Durable keys below {prefix} at revision {revision}; discoverctl import reads them.");
             ctl.screen.print(&format!("{head}\n{yaml}"));
@@ -79,33 +83,33 @@ impl Export {
 }
 
 /// The durable keys of these services; of all, if there are none.
-fn asked<'a>(entries: &'a [Entry], ids: &BTreeSet<ServiceId>) -> Vec<&'a Entry> {
+fn select_exported<'a>(entries: &'a [Entry], ids: &BTreeSet<ServiceId>) -> Vec<&'a Entry> {
     if ids.is_empty() {
-        return Kept::AndPermanent.of(entries, None).into_values().collect();
+        return KeyScope::SettingsAndPermanent.select_entries(entries, None).into_values().collect();
     }
     let is_one = |entry: &&Entry| {
         let key = entry.key.parse::<discovery::Key>().ok();
-        key.and_then(|key| key.service().map(|id| ids.contains(id))).unwrap_or_default()
+        key.and_then(|key| key.service_id().map(|id| ids.contains(id))).unwrap_or_default()
     };
-    entries.iter().filter(|entry| Kept::AndPermanent.is_one(entry)).filter(is_one).collect()
+    entries.iter().filter(|entry| KeyScope::SettingsAndPermanent.has_entry(entry)).filter(is_one).collect()
 }
 
 impl Import {
     /// Does it.
     pub(crate) async fn run(self, ctl: &Context) -> Result<Outcome, Error> {
-        let (name, text) = self.read()?;
+        let (name, text) = self.read_document()?;
         let document = Document::parse(&name, &text)?;
-        let store = ctl.store().await?;
-        let edit = document.edit(&store, self.prune)?;
+        let store = ctl.read_store().await?;
+        let edit = document.to_edit(&store, self.prune)?;
         check_claims(&store, &edit)?;
-        let parts = edit.txns().len();
+        let parts = edit.to_transactions().len();
         if parts > 1 {
-            output::say(&format!("discoverctl: {} keys, in {parts} transactions", edit.changes().count()));
+            output::print_message(&format!("discoverctl: {} keys, in {parts} transactions", edit.changes().count()));
         }
-        ctl.carry_out(&store, &edit, &self.changing, BTreeSet::new()).await
+        ctl.apply_edit(&store, &edit, &self.changing, BTreeSet::new()).await
     }
 
-    fn read(&self) -> Result<(String, String), Error> {
+    fn read_document(&self) -> Result<(String, String), Error> {
         let is_standard = self.file.as_os_str() == "-";
         let name = if is_standard { "standard input".to_owned() } else { self.file.display().to_string() };
         let mut text = String::new();
@@ -117,8 +121,8 @@ impl Import {
     }
 }
 
-impl Shown for Tree {
-    fn blocks(&self) -> Vec<Block> {
+impl Printable for Tree {
+    fn to_blocks(&self) -> Vec<Block> {
         Vec::new()
     }
 }

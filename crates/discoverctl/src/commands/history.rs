@@ -9,11 +9,11 @@ use serde::Serialize;
 
 use crate::context::Context;
 use crate::durable_keys;
-use crate::durable_keys::Kept;
+use crate::durable_keys::KeyScope;
 use crate::error::Error;
 use crate::error::Outcome;
-use crate::print::{Block, Cell, Shown, Table};
-use crate::target::Named;
+use crate::print::{Block, Cell, Printable, Table};
+use crate::target::ServiceArg;
 
 pub(crate) const EXAMPLES: &str = "Examples:
   discoverctl history shop
@@ -27,7 +27,7 @@ How far back it reaches is etcd's to say: --auto-compaction-retention.";
 pub(crate) struct History {
     /// The service
     #[arg(value_name = "SVC")]
-    service: Named,
+    service: ServiceArg,
     /// Only what came after this revision
     #[arg(long, value_name = "REV", default_value_t = 1, hide_default_value = true)]
     since: i64,
@@ -38,7 +38,7 @@ pub(crate) struct History {
 
 /// What `history` answers.
 #[derive(Debug, Default, Serialize)]
-struct Past {
+struct ChangeLog {
     /// The revision that it begins behind: what was before is compacted away, or wasn't asked for.
     since: i64,
     /// Whether that is because of a compaction.
@@ -65,25 +65,25 @@ struct Row {
 impl History {
     /// Does it.
     pub(crate) async fn run(self, ctl: &Context) -> Result<Outcome, Error> {
-        let store = ctl.store().await?;
+        let store = ctl.read_store().await?;
         if self.since > store.revision {
             return Err(Error::Usage(format!("--since {}: the store is at {}", self.since, store.revision)));
         }
-        let found = self.service.find(&store.topology);
+        let found = self.service.find_service(&store.topology);
         // A service that is gone has a past.
         let kinds = [Kind::Http, Kind::Tcp].map(Some);
         let ids: Vec<ServiceId> = match &found {
             Ok(id) => vec![id.clone()],
             Err(Error::Refused(_)) => kinds
                 .into_iter()
-                .map(|kind| self.service.find_or_new(&store.topology, kind))
+                .map(|kind| self.service.find_or_name_new(&store.topology, kind))
                 .collect::<Result<_, _>>()?,
             Err(_) => Vec::new(),
         };
-        let kept = if self.all { Kept::AndUpstreams } else { Kept::Settings };
-        let mut past = Past::default();
-        for folder in ids.iter().flat_map(durable_keys::folders) {
-            past.take(&ctl.client.changes(&folder, self.since).await?, kept, self.since);
+        let kept = if self.all { KeyScope::SettingsAndUpstreams } else { KeyScope::Settings };
+        let mut past = ChangeLog::default();
+        for folder in ids.iter().flat_map(durable_keys::list_folders) {
+            past.add_changes(&ctl.client.changes_since(&folder, self.since).await?, kept, self.since);
         }
         past.changes.sort();
         match found {
@@ -93,8 +93,8 @@ impl History {
     }
 }
 
-impl Past {
-    fn take(&mut self, told: &Changes, kept: Kept, asked: i64) {
+impl ChangeLog {
+    fn add_changes(&mut self, told: &Changes, kept: KeyScope, asked: i64) {
         self.since = self.since.max(told.before.revision);
         self.compacted |= told.before.revision > asked.max(1);
         self.revision = self.revision.max(told.revision);
@@ -106,7 +106,7 @@ impl Past {
                 Change::Put(entry) => (values.insert(&entry.key, entry), Some(entry), entry.mod_revision),
                 Change::Delete { key, revision, .. } => (values.remove(key.as_str()), None, *revision),
             };
-            let is_kept = before.or(after).is_some_and(|entry| kept.is_one(entry));
+            let is_kept = before.or(after).is_some_and(|entry| kept.has_entry(entry));
             if is_kept && before.map(|it| &it.value) != after.map(|it| &it.value) {
                 let (before, after) = (text(before), text(after));
                 self.changes.push(Row { revision, key: change.key().to_owned(), before, after });
@@ -115,12 +115,12 @@ impl Past {
     }
 }
 
-impl Shown for Past {
-    fn blocks(&self) -> Vec<Block> {
+impl Printable for ChangeLog {
+    fn to_blocks(&self) -> Vec<Block> {
         let mut table = Table::new(["REVISION", "KEY", "BEFORE", "AFTER"]);
         for row in &self.changes {
-            let (before, after) = (Cell::of(row.before.as_ref()), Cell::of(row.after.as_ref()));
-            table.row([row.revision.to_string().into(), row.key.as_str().into(), before, after]);
+            let (before, after) = (Cell::or_dash(row.before.as_ref()), Cell::or_dash(row.after.as_ref()));
+            table.add_row([row.revision.to_string().into(), row.key.as_str().into(), before, after]);
         }
         let reach = match (self.compacted, self.changes.is_empty()) {
             (true, _) => format!("since revision {}; what was before is compacted away", self.since),
@@ -160,11 +160,11 @@ mod tests {
         ];
         let told = Changes { before, changes, revision: 10 };
         let past = |kept| {
-            let mut past = Past::default();
-            past.take(&told, kept, 1);
+            let mut past = ChangeLog::default();
+            past.add_changes(&told, kept, 1);
             past
         };
-        let settings = past(Kept::Settings);
+        let settings = past(KeyScope::Settings);
         assert_eq!((settings.since, settings.compacted, settings.revision), (5, true, 10));
         let row = |revision, before: Option<&str>, after: Option<&str>| Row {
             revision,
@@ -174,6 +174,6 @@ mod tests {
         };
         let step = "blue=90 green=10";
         assert_eq!(settings.changes, [row(6, Some("blue"), Some(step)), row(9, Some(step), None)]);
-        assert_eq!(past(Kept::AndUpstreams).changes.len(), 3);
+        assert_eq!(past(KeyScope::SettingsAndUpstreams).changes.len(), 3);
     }
 }

@@ -17,9 +17,9 @@ use crate::balancer_api::{Answers, Certificates, Quarantine, Service, Services, 
 use crate::context::Context;
 use crate::error::Error;
 use crate::error::Outcome;
-use crate::print::{Block, Cell, Shown, Table};
+use crate::print::{Block, Cell, Printable, Table};
 use crate::store::Store;
-use crate::upstreams::{Row, rows, silent, unreachable};
+use crate::upstreams::{Row, build_rows, describe_unreachable, list_unreachable};
 use crate::verdict::Keys;
 
 pub(crate) const EXAMPLES: &str = "Examples:
@@ -35,7 +35,7 @@ pub(crate) struct Lint {}
 
 /// What `lint` answers.
 #[derive(Debug, Serialize)]
-struct Linted {
+struct LintReport {
     /// The store's revision.
     revision: i64,
     /// By key.
@@ -60,7 +60,7 @@ struct Finding {
 }
 
 /// Everything that is looked at.
-struct Scene<'a> {
+struct LintInput<'a> {
     store: &'a Store,
     status: &'a Answers<Status>,
     services: &'a Answers<Services>,
@@ -78,7 +78,7 @@ struct Scene<'a> {
 
 /// What the balancers answered, and when.
 #[derive(Debug)]
-struct Asked {
+struct BalancerAnswers {
     status: Answers<Status>,
     services: Answers<Services>,
     quarantine: Answers<Quarantine>,
@@ -90,38 +90,38 @@ struct Asked {
 impl Lint {
     /// Does it.
     pub(crate) async fn run(self, ctl: &Context) -> Result<Outcome, Error> {
-        let store = ctl.store().await?;
-        let fleet = ctl.fleet(&store)?;
+        let store = ctl.read_store().await?;
+        let fleet = ctl.balancer_api(&store)?;
         let (status, services, quarantine, upstreams, certificates) = tokio::join!(
-            fleet.ask("status"),
-            fleet.ask("services"),
-            fleet.ask("quarantine"),
-            fleet.ask("upstreams"),
-            fleet.ask("certificates")
+            fleet.ask_all("status"),
+            fleet.ask_all("services"),
+            fleet.ask_all("quarantine"),
+            fleet.ask_all("upstreams"),
+            fleet.ask_all("certificates")
         );
-        let asked = Asked { status, services, quarantine, upstreams, certificates, now: SystemTime::now() };
-        let findings = Scene::of(&store, &asked).findings();
-        let linted = Linted { revision: store.revision, findings, unreachable: unreachable(&asked.status) };
+        let asked = BalancerAnswers { status, services, quarantine, upstreams, certificates, now: SystemTime::now() };
+        let findings = LintInput::new(&store, &asked).find_all();
+        let linted = LintReport { revision: store.revision, findings, unreachable: list_unreachable(&asked.status) };
         ctl.screen.show(&linted)?;
         Ok(if linted.findings.is_empty() { Outcome::Yes } else { Outcome::No })
     }
 }
 
-impl<'a> Scene<'a> {
-    fn of(store: &'a Store, asked: &'a Asked) -> Self {
-        let Asked { status, services, quarantine, upstreams, certificates, now } = asked;
+impl<'a> LintInput<'a> {
+    fn new(store: &'a Store, asked: &'a BalancerAnswers) -> Self {
+        let BalancerAnswers { status, services, quarantine, upstreams, certificates, now } = asked;
         let mut by_service: BTreeMap<ServiceId, Vec<Row>> = BTreeMap::new();
-        for ((id, _), row) in rows(Keys::from(store), upstreams, None) {
+        for ((id, _), row) in build_rows(Keys::from(store), upstreams, None) {
             by_service.entry(id).or_default().push(row);
         }
         let mut served: BTreeMap<&str, BTreeMap<&Node, &Service>> = BTreeMap::new();
-        for (node, answer) in answered(services) {
+        for (node, answer) in list_answers(services) {
             for service in &answer.services {
                 served.entry(&service.id).or_default().insert(node, service);
             }
         }
         let mut retained: BTreeMap<(&str, &str), BTreeMap<&Node, &Upstream>> = BTreeMap::new();
-        for (node, answer) in answered(upstreams) {
+        for (node, answer) in list_answers(upstreams) {
             for it in answer.upstreams.iter().filter(|it| it.held) {
                 retained.entry((&it.service, &it.id)).or_default().insert(node, it);
             }
@@ -141,12 +141,12 @@ impl<'a> Scene<'a> {
     }
 
     /// All of it, sorted by key.
-    fn findings(&self) -> Vec<Finding> {
-        let mut findings = keys::findings(self);
-        findings.extend(services::findings(self));
-        findings.extend(asked::findings(self));
-        findings.extend(balancers::findings(self, &findings));
-        findings.extend(certificates::findings(self.certificates, self.now));
+    fn find_all(&self) -> Vec<Finding> {
+        let mut findings = keys::lint_keys(self);
+        findings.extend(services::lint_services(self));
+        findings.extend(asked::lint_answers(self));
+        findings.extend(balancers::lint_balancers(self, &findings));
+        findings.extend(certificates::lint_certificates(self.certificates, self.now));
         findings.sort();
         findings.dedup();
         findings
@@ -154,7 +154,7 @@ impl<'a> Scene<'a> {
 }
 
 /// The answers that came.
-fn answered<T>(answers: &Answers<T>) -> impl Iterator<Item = (&Node, &T)> {
+fn list_answers<T>(answers: &Answers<T>) -> impl Iterator<Item = (&Node, &T)> {
     answers.iter().filter_map(|(node, it)| Some((node, it.as_ref().ok()?)))
 }
 
@@ -163,26 +163,26 @@ impl Finding {
         Self { key: key.into(), kind, what: what.into(), todo: todo.into(), cause: None }
     }
 
-    fn because(self, cause: Cause) -> Self {
+    fn with_cause(self, cause: Cause) -> Self {
         Self { cause: Some(cause), ..self }
     }
 
-    fn at(entry: &Entry, kind: &'static str, what: impl Into<String>, todo: impl Into<String>) -> Self {
+    fn at_entry(entry: &Entry, kind: &'static str, what: impl Into<String>, todo: impl Into<String>) -> Self {
         Self::new(entry.key.clone(), kind, what, todo)
     }
 }
 
-impl Shown for Linted {
-    fn blocks(&self) -> Vec<Block> {
+impl Printable for LintReport {
+    fn to_blocks(&self) -> Vec<Block> {
         let mut table = Table::new(["KEY", "KIND", "WHAT", "TO DO"]);
         for Finding { key, kind, what, todo, .. } in &self.findings {
-            table.row([key.as_str().into(), (*kind).into(), Cell::odd(what), todo.as_str().into()]);
+            table.add_row([key.as_str().into(), (*kind).into(), Cell::odd(what), todo.as_str().into()]);
         }
         let mut blocks = vec![Block::Table(table)];
         if self.findings.is_empty() {
             blocks.push(Block::Text(format!("nothing odd at revision {}", self.revision)));
         }
-        blocks.extend(Block::lines(silent(&self.unreachable)));
+        blocks.extend(Block::from_lines(describe_unreachable(&self.unreachable)));
         blocks
     }
 }

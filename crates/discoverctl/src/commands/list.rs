@@ -10,9 +10,9 @@ use crate::balancer_api::{Answers, Services};
 use crate::context::Context;
 use crate::error::Error;
 use crate::error::Outcome;
-use crate::print::{Block, Cell, Shown, Table};
+use crate::print::{Block, Cell, Printable, Table};
 use crate::store::Store;
-use crate::upstreams::{silent, unreachable};
+use crate::upstreams::{describe_unreachable, list_unreachable};
 
 pub(crate) const EXAMPLES: &str = "Examples:
   discoverctl list
@@ -55,22 +55,22 @@ struct Row {
 impl List {
     /// Does it.
     pub(crate) async fn run(self, ctl: &Context) -> Result<Outcome, Error> {
-        let store = ctl.store().await?;
-        let answers = ctl.fleet(&store)?.ask("services").await;
-        ctl.screen.show(&Listing::of(&store, &answers))?;
+        let store = ctl.read_store().await?;
+        let answers = ctl.balancer_api(&store)?.ask_all("services").await;
+        ctl.screen.show(&Listing::from_store(&store, &answers))?;
         Ok(Outcome::Yes)
     }
 }
 
 impl Listing {
-    fn of(store: &Store, answers: &Answers<Services>) -> Self {
-        let services = store.topology.services().iter().map(|(id, service)| Row::of(id, service, answers));
-        Self { revision: store.revision, services: services.collect(), unreachable: unreachable(answers) }
+    fn from_store(store: &Store, answers: &Answers<Services>) -> Self {
+        let services = store.topology.services().iter().map(|(id, service)| Row::from_service(id, service, answers));
+        Self { revision: store.revision, services: services.collect(), unreachable: list_unreachable(answers) }
     }
 }
 
 impl Row {
-    fn of(id: &ServiceId, service: &Service, answers: &Answers<Services>) -> Self {
+    fn from_service(id: &ServiceId, service: &Service, answers: &Answers<Services>) -> Self {
         let written = |name| {
             let field = service.setting(name)?;
             Some(String::from_utf8_lossy(&field.entry.value).trim().to_owned())
@@ -95,26 +95,26 @@ impl Row {
     }
 }
 
-impl Shown for Listing {
-    fn blocks(&self) -> Vec<Block> {
+impl Printable for Listing {
+    fn to_blocks(&self) -> Vec<Block> {
         let mut table = Table::new(["SERVICE", "SERVES", "ACTIVE", "READY", "BALANCED"]);
         for row in &self.services {
             let ready = format!("{}/{}", row.ready, row.upstreams);
             let ready = if row.ready == 0 { Cell::bad(ready) } else { ready.into() };
-            let (serves, active) = (Cell::of(row.serves.as_ref()), Cell::of(row.active.as_ref()));
-            table.row([
+            let (serves, active) = (Cell::or_dash(row.serves.as_ref()), Cell::or_dash(row.active.as_ref()));
+            table.add_row([
                 row.id.as_str().into(),
                 serves,
                 active,
                 ready,
-                Cell::counts(&row.balanced, row.upstreams, row.ready),
+                Cell::from_counts(&row.balanced, row.upstreams, row.ready),
             ]);
         }
         let mut blocks = vec![Block::Table(table)];
         if self.services.is_empty() {
             blocks.push(Block::Text(format!("no service in the store at revision {}", self.revision)));
         }
-        blocks.extend(Block::lines(silent(&self.unreachable)));
+        blocks.extend(Block::from_lines(describe_unreachable(&self.unreachable)));
         blocks
     }
 }
@@ -134,8 +134,8 @@ mod tests {
         let services = serde_json::from_str(r#"{"services":[{"id":"http-shop","upstreams":{"balanced":1}}]}"#).unwrap();
         let answers =
             Answers::from([("lb1".parse().unwrap(), Ok(services)), ("lb2".parse().unwrap(), Err("no".into()))]);
-        let listing = Listing::of(&store, &answers);
-        let Some(Block::Table(table)) = listing.blocks().into_iter().next() else { panic!() };
+        let listing = Listing::from_store(&store, &answers);
+        let Some(Block::Table(table)) = listing.to_blocks().into_iter().next() else { panic!() };
         let row: Vec<_> = table.rows[0].iter().map(Cell::text).collect();
         assert_eq!(row, ["http-shop", "shop.com", "–", "1/2", "lb1 1/2, lb2 –"]);
         assert_eq!(listing.unreachable["lb2"], "no");

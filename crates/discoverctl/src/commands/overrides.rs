@@ -11,7 +11,7 @@ use crate::error::Error;
 use crate::error::Outcome;
 use crate::shared_options::Changing;
 use crate::store::Store;
-use crate::target::NamedUpstream;
+use crate::target::UpstreamArg;
 
 pub(crate) const DRAIN_EXAMPLES: &str = "Examples:
   discoverctl drain shop/node-1 && ssh node-1 reboot
@@ -43,60 +43,60 @@ imposed weight back.";
 
 /// Options of `drain`, `ready` and `maint`.
 #[derive(Debug, Args)]
-pub(crate) struct Impose {
+pub(crate) struct ChangeState {
     /// The upstreams
     #[arg(value_name = "SVC/ID", required = true)]
-    upstreams: Vec<NamedUpstream>,
+    upstreams: Vec<UpstreamArg>,
     #[command(flatten)]
     changing: Changing,
 }
 
 /// Options of `weight`.
 #[derive(Debug, Args)]
-pub(crate) struct Weigh {
+pub(crate) struct ChangeWeight {
     /// The upstream
     #[arg(value_name = "SVC/ID")]
-    upstream: NamedUpstream,
+    upstream: UpstreamArg,
     /// 0 to 256, or `default`
-    #[arg(value_name = "N", value_parser = weight)]
-    weight: Weighed,
+    #[arg(value_name = "N", value_parser = parse_weight)]
+    weight: WeightArg,
     #[command(flatten)]
     changing: Changing,
 }
 
 /// A weight, or none of the operator's.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct Weighed(Option<Weight>);
+struct WeightArg(Option<Weight>);
 
-impl Impose {
+impl ChangeState {
     /// Imposes this state, or none.
     pub(crate) async fn run(self, ctl: &Context, state: Option<OverrideState>) -> Result<Outcome, Error> {
-        let store = ctl.store().await?;
+        let store = ctl.read_store().await?;
         let mut edit = Edit::default();
         let mut named = BTreeSet::new();
         for upstream in &self.upstreams {
-            let (service, id) = upstream.find(&store.topology)?;
-            impose(&mut edit, &store, &service, &id, |imposed| imposed.state = state)?;
+            let (service, id) = upstream.find_upstream(&store.topology)?;
+            change_override(&mut edit, &store, &service, &id, |imposed| imposed.state = state)?;
             named.insert((service, id));
         }
         let drained = if state.is_some() { named } else { BTreeSet::new() };
-        ctl.carry_out(&store, &edit, &self.changing, drained).await
+        ctl.apply_edit(&store, &edit, &self.changing, drained).await
     }
 }
 
-impl Weigh {
+impl ChangeWeight {
     /// Does it.
     pub(crate) async fn run(self, ctl: &Context) -> Result<Outcome, Error> {
-        let store = ctl.store().await?;
-        let (service, id) = self.upstream.find(&store.topology)?;
+        let store = ctl.read_store().await?;
+        let (service, id) = self.upstream.find_upstream(&store.topology)?;
         let mut edit = Edit::default();
-        impose(&mut edit, &store, &service, &id, |imposed| imposed.weight = self.weight.0)?;
-        ctl.carry_out(&store, &edit, &self.changing, BTreeSet::new()).await
+        change_override(&mut edit, &store, &service, &id, |imposed| imposed.weight = self.weight.0)?;
+        ctl.apply_edit(&store, &edit, &self.changing, BTreeSet::new()).await
     }
 }
 
 /// Changes what is imposed; what imposes nothing any more is deleted.
-fn impose(
+fn change_override(
     edit: &mut Edit,
     store: &Store,
     service: &ServiceId,
@@ -104,7 +104,7 @@ fn impose(
     change: impl Fn(&mut Override),
 ) -> Result<(), Error> {
     let key = Key::Override { service: service.clone(), id: id.clone() };
-    let standing = store.topology.services().get(service).and_then(|known| known.imposed(id));
+    let standing = store.topology.services().get(service).and_then(|known| known.override_of(id));
     let mut imposed = match standing.map(|field| &field.value) {
         None => Override::default(),
         Some(Ok(imposed)) => imposed.clone(),
@@ -121,10 +121,10 @@ fn impose(
     Ok(())
 }
 
-fn weight(text: &str) -> Result<Weighed, String> {
+fn parse_weight(text: &str) -> Result<WeightArg, String> {
     match text {
-        "default" => Ok(Weighed(None)),
-        number => number.parse().map(|weight| Weighed(Some(weight))).map_err(|it: discovery::Refusal| it.to_string()),
+        "default" => Ok(WeightArg(None)),
+        number => number.parse().map(|weight| WeightArg(Some(weight))).map_err(|it: discovery::Refusal| it.to_string()),
     }
 }
 
@@ -138,10 +138,13 @@ mod tests {
         let key = "http-services/shop/overrides/a";
         let entry =
             |value: &str| Entry { key: key.into(), value: value.into(), create_revision: 1, mod_revision: 1, lease: 0 };
-        let store = Store::of(Snapshot { entries: standing.map(entry).into_iter().collect(), ..Snapshot::default() });
-        let service = key.parse::<Key>().unwrap().service().unwrap().clone();
+        let store = Store::from_snapshot(Snapshot {
+            entries: standing.map(entry).into_iter().collect(),
+            ..Snapshot::default()
+        });
+        let service = key.parse::<Key>().unwrap().service_id().unwrap().clone();
         let mut edit = Edit::default();
-        impose(&mut edit, &store, &service, &"a".parse().unwrap(), change).ok()?;
+        change_override(&mut edit, &store, &service, &"a".parse().unwrap(), change).ok()?;
         Some(edit.changes().next().and_then(|(_, change)| change.after.clone()))
     }
 

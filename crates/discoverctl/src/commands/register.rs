@@ -10,7 +10,7 @@ use clap::Args;
 use discovery::{Color, Entry, Key, ServiceId, Upstream, UpstreamAddress, UpstreamId, Weight};
 use program::output;
 
-use crate::commands::register::docker::{Container, Docker, HostAddresses, Reach};
+use crate::commands::register::docker::{AddressSource, ContainerArg, Docker, HostAddresses};
 use crate::context::Context;
 use crate::edit::Edit;
 use crate::error::Error;
@@ -18,7 +18,7 @@ use crate::error::Outcome;
 use crate::shared_options::Changing;
 use crate::shared_options::Type;
 use crate::store::Store;
-use crate::target::{Named, NamedUpstream, hint};
+use crate::target::{ServiceArg, UpstreamArg, suggest_names};
 
 pub(crate) const EXAMPLES: &str = "Examples:
   discoverctl register shop node-1 172.17.8.101:8000
@@ -45,7 +45,7 @@ instead, or use `maint`; --force deletes it, and the announcer leaves it alone a
 pub(crate) struct Register {
     /// The service; a new one is made
     #[arg(value_name = "SVC")]
-    service: Named,
+    service: ServiceArg,
     /// The upstream's name in it
     #[arg(value_name = "ID", required_unless_present = "container")]
     id: Option<UpstreamId>,
@@ -54,7 +54,7 @@ pub(crate) struct Register {
     address: Option<UpstreamAddress>,
     /// A running container on this host, by name or id, and the port that it listens on
     #[arg(long, value_name = "ID[:PORT]")]
-    container: Option<Container>,
+    container: Option<ContainerArg>,
     /// The port that the container listens on. Needed where it publishes several
     #[arg(long, value_name = "PORT", requires = "container")]
     port: Option<NonZeroU16>,
@@ -91,7 +91,7 @@ pub(crate) struct Register {
 pub(crate) struct Deregister {
     /// The service
     #[arg(value_name = "SVC")]
-    service: Named,
+    service: ServiceArg,
     /// The upstream
     #[arg(value_name = "ID")]
     id: UpstreamId,
@@ -107,50 +107,51 @@ impl Register {
     pub(crate) async fn run(self, ctl: &Context) -> Result<Outcome, Error> {
         let (id, address) = match (self.container, self.id, self.address) {
             (Some(container), id, _) => {
-                let container = container.at_port(self.port)?;
+                let container = container.with_port(self.port)?;
                 let reach = match self.container_network {
-                    Some(network) => Reach::Own(network),
+                    Some(network) => AddressSource::Own(network),
                     None => {
                         let endpoints = ctl.client.config().endpoints().iter();
                         let places: Vec<_> = endpoints.map(|it| (it.host().to_owned(), it.port())).collect();
-                        Reach::Host(HostAddresses::find(self.host_address, &places).await)
+                        AddressSource::Host(HostAddresses::find_addresses(self.host_address, &places).await)
                     }
                 };
-                let found = Docker::at(&self.docker)?.find(&container, &reach).await?;
+                let found = Docker::new(&self.docker)?.find_listener(&container, &reach).await?;
                 (id.unwrap_or(found.id), found.address)
             }
             (None, Some(id), Some(address)) => (id, address),
             (None, ..) => return Err(Error::Usage("an ID and an ADDR, or --container".into())),
         };
-        let store = ctl.store().await?;
-        let service = self.service.find_or_new(&store.topology, self.kind.map(Into::into))?;
+        let store = ctl.read_store().await?;
+        let service = self.service.find_or_name_new(&store.topology, self.kind.map(Into::into))?;
         if !store.topology.services().contains_key(&service) {
-            let alike = hint(service.name.as_str(), store.topology.services().keys().map(|id| id.name.to_string()));
-            output::say(&format!("{service} is a new service, without a domain or port yet{alike}"));
+            let alike =
+                suggest_names(service.name.as_str(), store.topology.services().keys().map(|id| id.name.to_string()));
+            output::print_message(&format!("{service} is a new service, without a domain or port yet{alike}"));
         }
         let upstream = Upstream {
             weight: self.weight.unwrap_or_default(),
             color: self.color,
             backup: self.backup,
             permanent: true,
-            ..Upstream::at(address)
+            ..Upstream::from_address(address)
         };
-        let edit = register(&store, &service, &id, &upstream, self.takeover)?;
-        ctl.carry_out(&store, &edit, &self.changing, BTreeSet::new()).await
+        let edit = plan_registration(&store, &service, &id, &upstream, self.takeover)?;
+        ctl.apply_edit(&store, &edit, &self.changing, BTreeSet::new()).await
     }
 }
 
 /// Puts the record, unless it is somebody else's.
-fn register(
+fn plan_registration(
     store: &Store,
     service: &ServiceId,
     id: &UpstreamId,
     upstream: &Upstream,
     takeover: bool,
 ) -> Result<Edit, Error> {
-    let key = Key::upstream(service, id);
-    if let Some(entry) = store.entry(&key.to_string()).filter(|_| !takeover)
-        && let Some(obstacle) = obstacle(entry, upstream)
+    let key = Key::for_upstream(service, id);
+    if let Some(entry) = store.find_entry(&key.to_string()).filter(|_| !takeover)
+        && let Some(obstacle) = find_obstacle(entry, upstream)
     {
         return Err(Error::Refused(format!("{key} {obstacle}; --takeover replaces it, another ID leaves it alone")));
     }
@@ -160,7 +161,7 @@ fn register(
 }
 
 /// Why a record isn't ours to replace.
-fn obstacle(entry: &Entry, upstream: &Upstream) -> Option<String> {
+fn find_obstacle(entry: &Entry, upstream: &Upstream) -> Option<String> {
     let standing = Upstream::parse(&entry.value);
     match standing {
         _ if entry.lease != 0 => Some(format!("hangs on lease {:x}: an announcer speaks for it", entry.lease)),
@@ -172,16 +173,16 @@ fn obstacle(entry: &Entry, upstream: &Upstream) -> Option<String> {
 impl Deregister {
     /// Does it.
     pub(crate) async fn run(self, ctl: &Context) -> Result<Outcome, Error> {
-        let store = ctl.store().await?;
-        let named = NamedUpstream { service: self.service, id: self.id };
-        let (service, id) = named.find(&store.topology)?;
-        let edit = deregister(&store, &service, &id, self.force)?;
-        ctl.carry_out(&store, &edit, &self.changing, BTreeSet::new()).await
+        let store = ctl.read_store().await?;
+        let named = UpstreamArg { service: self.service, id: self.id };
+        let (service, id) = named.find_upstream(&store.topology)?;
+        let edit = plan_deregistration(&store, &service, &id, self.force)?;
+        ctl.apply_edit(&store, &edit, &self.changing, BTreeSet::new()).await
     }
 }
 
 /// Deletes the record, in whichever layout it stands, and what is imposed on it.
-fn deregister(store: &Store, service: &ServiceId, id: &UpstreamId, force: bool) -> Result<Edit, Error> {
+fn plan_deregistration(store: &Store, service: &ServiceId, id: &UpstreamId, force: bool) -> Result<Edit, Error> {
     let mut edit = Edit::default();
     let Some(known) = store.topology.services().get(service) else { return Ok(edit) };
     for entry in known.entries() {
@@ -216,20 +217,20 @@ mod tests {
         };
         let mut entries: Vec<Entry> = keys.iter().map(entry).collect();
         entries.sort_by(|one, other| one.key.cmp(&other.key));
-        Store::of(Snapshot { entries, ..Snapshot::default() })
+        Store::from_snapshot(Snapshot { entries, ..Snapshot::default() })
     }
 
     const KEY: &str = "http-services/shop/upstreams/a";
 
     fn at(address: &str) -> Upstream {
-        Upstream { permanent: true, ..Upstream::at(address.parse().unwrap()) }
+        Upstream { permanent: true, ..Upstream::from_address(address.parse().unwrap()) }
     }
 
     #[test]
     fn somebody_elses_record_is_left_alone() {
-        let service = KEY.parse::<Key>().unwrap().service().unwrap().clone();
+        let service = KEY.parse::<Key>().unwrap().service_id().unwrap().clone();
         let id: UpstreamId = "a".parse().unwrap();
-        let ours = |store: &Store, takeover| register(store, &service, &id, &at("10.0.0.1:80"), takeover);
+        let ours = |store: &Store, takeover| plan_registration(store, &service, &id, &at("10.0.0.1:80"), takeover);
         assert!(ours(&store(&[]), false).is_ok());
         assert!(ours(&store(&[(KEY, "10.0.0.1:80", 0)]), false).is_ok(), "the same, without its color");
         for (value, lease, words) in [("10.0.0.2:80", 0, "bears 10.0.0.2:80"), ("10.0.0.1:80", 7, "hangs on lease 7")] {
@@ -243,11 +244,11 @@ mod tests {
     #[test]
     fn what_was_imposed_goes_with_it() {
         let keys = [(KEY, "10.0.0.1:80", 0), ("http-services/shop/overrides/a", "{}", 0)];
-        let service = KEY.parse::<Key>().unwrap().service().unwrap().clone();
+        let service = KEY.parse::<Key>().unwrap().service_id().unwrap().clone();
         let id = "a".parse().unwrap();
-        assert_eq!(deregister(&store(&keys), &service, &id, false).unwrap().changes().count(), 2);
+        assert_eq!(plan_deregistration(&store(&keys), &service, &id, false).unwrap().changes().count(), 2);
         let leased = store(&[(KEY, "10.0.0.1:80", 7)]);
-        assert!(deregister(&leased, &service, &id, false).unwrap_err().to_string().contains("lease 7"));
-        assert!(deregister(&leased, &service, &id, true).is_ok());
+        assert!(plan_deregistration(&leased, &service, &id, false).unwrap_err().to_string().contains("lease 7"));
+        assert!(plan_deregistration(&leased, &service, &id, true).is_ok());
     }
 }

@@ -8,13 +8,13 @@ use discovery::ServiceId;
 use crate::context::Context;
 use crate::context::at_revision;
 use crate::durable_keys;
-use crate::durable_keys::Kept;
+use crate::durable_keys::KeyScope;
 use crate::edit::Edit;
 use crate::error::Error;
 use crate::error::Outcome;
 use crate::shared_options::Changing;
 use crate::store::Store;
-use crate::target::Named;
+use crate::target::ServiceArg;
 
 pub(crate) const EXAMPLES: &str = "Examples:
   What would be written?
@@ -29,7 +29,7 @@ Settings and overrides go back, in one transaction; upstreams' records are left 
 pub(crate) struct Rollback {
     /// The service
     #[arg(value_name = "SVC")]
-    service: Named,
+    service: ServiceArg,
     /// The revision
     #[arg(value_name = "REV")]
     revision: i64,
@@ -40,18 +40,18 @@ pub(crate) struct Rollback {
 impl Rollback {
     /// Does it.
     pub(crate) async fn run(self, ctl: &Context) -> Result<Outcome, Error> {
-        let store = ctl.store().await?;
-        let then = at_revision::at(ctl, self.revision, &store).await?;
-        let id = durable_keys::find(&self.service, &store.topology, &then.topology)?;
-        let edit = as_it_was(&store, &then, &id)?;
+        let store = ctl.read_store().await?;
+        let then = at_revision::read_store_at(ctl, self.revision, &store).await?;
+        let id = durable_keys::find_service(&self.service, &store.topology, &then.topology)?;
+        let edit = plan_rollback(&store, &then, &id)?;
         durable_keys::check_claims(&store, &edit)?;
-        ctl.carry_out(&store, &edit, &self.changing, BTreeSet::new()).await
+        ctl.apply_edit(&store, &edit, &self.changing, BTreeSet::new()).await
     }
 }
 
 /// What leads back there.
-fn as_it_was(store: &Store, then: &Store, id: &ServiceId) -> Result<Edit, Error> {
-    let old = Kept::Settings.of(&then.entries, Some(id));
+fn plan_rollback(store: &Store, then: &Store, id: &ServiceId) -> Result<Edit, Error> {
+    let old = KeyScope::Settings.select_entries(&then.entries, Some(id));
     if old.is_empty() {
         let words = format!("{id} had no settings at revision {}; nothing was changed", then.revision);
         return Err(Error::Refused(format!("{words} (discoverctl delete takes a service away)")));
@@ -59,9 +59,10 @@ fn as_it_was(store: &Store, then: &Store, id: &ServiceId) -> Result<Edit, Error>
     let mut edit = Edit::default();
     for (key, entry) in &old {
         let key = key.parse().map_err(|oddity| Error::Failed(format!("{key}: {oddity}")))?;
-        edit.put(store, &key, durable_keys::text(entry)?);
+        edit.put(store, &key, durable_keys::value_text(entry)?);
     }
-    for key in Kept::Settings.of(&store.entries, Some(id)).keys().filter(|key| !old.contains_key(*key)) {
+    for key in KeyScope::Settings.select_entries(&store.entries, Some(id)).keys().filter(|key| !old.contains_key(*key))
+    {
         edit.delete(store, key);
     }
     Ok(edit)
@@ -84,17 +85,17 @@ mod tests {
                 lease: 0,
             };
             let entries = keys.iter().map(entry).collect();
-            Store::of(Snapshot { cluster: 1, revision, raft_term: 1, entries })
+            Store::from_snapshot(Snapshot { cluster: 1, revision, raft_term: 1, entries })
         };
         let then = store(5, &[("a/balance", "random"), ("a/domain", "a.com"), ("a/upstreams/x", "10.0.0.1:80")]);
         let now = store(
             9,
             &[("a/domain", "a.com"), ("a/hsts", "180d"), ("a/upstreams/y", "10.0.0.2:80"), ("b/domain", "b.com")],
         );
-        let id = |text: &str| text.parse::<discovery::Key>().unwrap().service().unwrap().clone();
-        let edit = as_it_was(&now, &then, &id("http-services/a/domain")).unwrap();
+        let id = |text: &str| text.parse::<discovery::Key>().unwrap().service_id().unwrap().clone();
+        let edit = plan_rollback(&now, &then, &id("http-services/a/domain")).unwrap();
         let changes: Vec<_> = edit.changes().map(|(key, change)| (key.as_str(), change.after.as_deref())).collect();
         assert_eq!(changes, [("http-services/a/balance", Some("random")), ("http-services/a/hsts", None)]);
-        assert!(as_it_was(&now, &then, &id("http-services/b/domain")).is_err());
+        assert!(plan_rollback(&now, &then, &id("http-services/b/domain")).is_err());
     }
 }

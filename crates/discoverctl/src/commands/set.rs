@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 
 use clap::Args;
-use discovery::{Key, ServiceId, Setting, SettingName, rivals};
+use discovery::{Key, ServiceId, Setting, SettingName, find_claim_conflicts};
 
 use crate::context::Context;
 use crate::edit::Edit;
@@ -12,7 +12,7 @@ use crate::error::Outcome;
 use crate::shared_options::Changing;
 use crate::shared_options::Type;
 use crate::store::Store;
-use crate::target::Named;
+use crate::target::ServiceArg;
 
 pub(crate) const EXAMPLES: &str = "Examples:
   discoverctl set shop balance leastconn
@@ -30,7 +30,7 @@ pub(crate) const UNSET_EXAMPLES: &str = "Examples:
 pub(crate) struct Set {
     /// The service
     #[arg(value_name = "SVC")]
-    service: Named,
+    service: ServiceArg,
     /// The setting
     #[arg(value_name = "KEY")]
     name: SettingName,
@@ -52,7 +52,7 @@ pub(crate) struct Set {
 pub(crate) struct Unset {
     /// The service
     #[arg(value_name = "SVC")]
-    service: Named,
+    service: ServiceArg,
     /// The settings
     #[arg(value_name = "KEY", required = true)]
     names: Vec<SettingName>,
@@ -63,56 +63,56 @@ pub(crate) struct Unset {
 impl Set {
     /// Does it.
     pub(crate) async fn run(self, ctl: &Context) -> Result<Outcome, Error> {
-        let store = ctl.store().await?;
+        let store = ctl.read_store().await?;
         let id = match self.create {
-            true => self.service.find_or_new(&store.topology, self.kind.map(Into::into))?,
-            false => self.service.find(&store.topology).map_err(|error| match error {
+            true => self.service.find_or_name_new(&store.topology, self.kind.map(Into::into))?,
+            false => self.service.find_service(&store.topology).map_err(|error| match error {
                 Error::Refused(words) => Error::Refused(format!("{words} (--create makes a new one)")),
                 other => other,
             })?,
         };
-        let setting = parse(&id, self.name, &self.value.join(" "))?;
-        let edit = settings(&store, &id, &[setting])?;
-        ctl.carry_out(&store, &edit, &self.changing, BTreeSet::new()).await
+        let setting = parse_setting(&id, self.name, &self.value.join(" "))?;
+        let edit = plan_settings(&store, &id, &[setting])?;
+        ctl.apply_edit(&store, &edit, &self.changing, BTreeSet::new()).await
     }
 }
 
 impl Unset {
     /// Does it.
     pub(crate) async fn run(self, ctl: &Context) -> Result<Outcome, Error> {
-        let store = ctl.store().await?;
-        let id = self.service.find(&store.topology)?;
+        let store = ctl.read_store().await?;
+        let id = self.service.find_service(&store.topology)?;
         let mut edit = Edit::default();
         for name in self.names {
             // The ancestor's layout may say so too: what was unset must not come back from there.
             if let Some(service) = store.topology.services().get(&id) {
                 let keys = service.entries().map(|entry| &entry.key);
-                keys.filter(|key| names(key, name)).for_each(|key| edit.delete(&store, key));
+                keys.filter(|key| is_key_of_setting(key, name)).for_each(|key| edit.delete(&store, key));
             }
         }
-        ctl.carry_out(&store, &edit, &self.changing, BTreeSet::new()).await
+        ctl.apply_edit(&store, &edit, &self.changing, BTreeSet::new()).await
     }
 }
 
 /// Whether the key is that of this setting, in either layout.
-fn names(key: &str, setting: SettingName) -> bool {
+fn is_key_of_setting(key: &str, setting: SettingName) -> bool {
     matches!(key.parse(), Ok(Key::Setting { name, .. }) if name == setting)
 }
 
 /// A setting's value as it was typed.
-pub(crate) fn parse(id: &ServiceId, name: SettingName, value: &str) -> Result<Setting, Error> {
+pub(crate) fn parse_setting(id: &ServiceId, name: SettingName, value: &str) -> Result<Setting, Error> {
     let setting = Setting::parse(id.kind, name, value.as_bytes());
     setting.map_err(|refusal| Error::Usage(format!("{name} of {id}: {refusal}")))
 }
 
 /// Writes settings, unless they claim what another service's keys name.
-pub(crate) fn settings(store: &Store, id: &ServiceId, settings: &[Setting]) -> Result<Edit, Error> {
-    if let Some(rival) = rivals(store.topology.services(), id, settings).first() {
+pub(crate) fn plan_settings(store: &Store, id: &ServiceId, settings: &[Setting]) -> Result<Edit, Error> {
+    if let Some(rival) = find_claim_conflicts(store.topology.services(), id, settings).first() {
         return Err(Error::Refused(format!("{rival}: one service has it, and it wouldn't be {id}")));
     }
     let mut edit = Edit::default();
     for setting in settings {
-        edit.put(store, &Key::setting(id, setting.name()), setting.to_string());
+        edit.put(store, &Key::for_setting(id, setting.name()), setting.to_string());
     }
     Ok(edit)
 }

@@ -12,10 +12,10 @@ use crate::balancer_api::{Answers, ServiceInFull};
 use crate::context::Context;
 use crate::error::Error;
 use crate::error::Outcome;
-use crate::print::{Block, Cell, Shown, Table};
+use crate::print::{Block, Cell, Printable, Table};
 use crate::store::Store;
-use crate::target::Named;
-use crate::upstreams::{Row, There, of_service, rows, silent, unreachable};
+use crate::target::ServiceArg;
+use crate::upstreams::{BalancerView, Row, build_rows, describe_unreachable, extract_upstreams, list_unreachable};
 use crate::verdict::Keys;
 
 pub(crate) const EXAMPLES: &str = "Examples:
@@ -30,12 +30,12 @@ it. SESSIONS and RATE (requests in the last second; connections of a TCP service
 pub(crate) struct Show {
     /// The service
     #[arg(value_name = "SVC")]
-    service: Named,
+    service: ServiceArg,
 }
 
 /// What `show` answers.
 #[derive(Debug, Serialize)]
-struct Shop {
+struct ServiceReport {
     /// `http-shop`.
     id: String,
     /// Its name.
@@ -82,21 +82,21 @@ type Leases = BTreeMap<i64, Option<u64>>;
 impl Show {
     /// Does it.
     pub(crate) async fn run(self, ctl: &Context) -> Result<Outcome, Error> {
-        let store = ctl.store().await?;
-        let id = self.service.find(&store.topology)?;
+        let store = ctl.read_store().await?;
+        let id = self.service.find_service(&store.topology)?;
         let Some(service) = store.topology.services().get(&id) else {
             return Err(Error::Refused(format!("no service {id} in the store")));
         };
-        let fleet = ctl.fleet(&store)?;
+        let fleet = ctl.balancer_api(&store)?;
         let path = format!("services/{id}");
-        let (answers, leases) = tokio::join!(fleet.ask(&path), leases(&ctl.client, service));
-        ctl.screen.show(&Shop::of(&store, &id, service, &answers, &leases))?;
+        let (answers, leases) = tokio::join!(fleet.ask_all(&path), read_leases(&ctl.client, service));
+        ctl.screen.show(&ServiceReport::from_answers(&store, &id, service, &answers, &leases))?;
         Ok(Outcome::Yes)
     }
 }
 
 /// A lease that etcd can't be asked after is left out: the rest of the answer is none the worse.
-async fn leases(client: &Client, service: &Service) -> Leases {
+async fn read_leases(client: &Client, service: &Service) -> Leases {
     let all: BTreeSet<i64> = service.upstreams().map(|(_, field)| field.entry.lease).filter(|id| *id != 0).collect();
     let asked = all.into_iter().map(|id| async move {
         let left = client.time_to_live(LeaseId::from(id)).await.ok()?;
@@ -105,8 +105,14 @@ async fn leases(client: &Client, service: &Service) -> Leases {
     join_all(asked).await.into_iter().flatten().collect()
 }
 
-impl Shop {
-    fn of(store: &Store, id: &ServiceId, service: &Service, answers: &Answers<ServiceInFull>, leases: &Leases) -> Self {
+impl ServiceReport {
+    fn from_answers(
+        store: &Store,
+        id: &ServiceId,
+        service: &Service,
+        answers: &Answers<ServiceInFull>,
+        leases: &Leases,
+    ) -> Self {
         let mut settings: BTreeMap<String, SettingShown> = BTreeMap::new();
         for (name, field) in service.settings() {
             let written = String::from_utf8_lossy(&field.entry.value).trim().to_owned();
@@ -122,18 +128,18 @@ impl Shop {
                 by.insert(node.clone(), reason.clone());
             }
             refused.extend(answer.service.refused.clone().map(|words| (node.clone(), words)));
-            claims.insert(node, answer.service.claims());
+            claims.insert(node, answer.service.list_claims());
         }
         let lease = |id: &UpstreamId| service.upstream(id).map(|field| field.entry.lease);
-        let upstreams = rows(Keys::from(store), &of_service(answers), Some(id)).into_iter();
-        let upstreams = upstreams.map(|((_, id), row)| UpstreamShown::of(row, lease(&id), leases)).collect();
-        let (id, name, unreachable) = (id.to_string(), id.name.to_string(), unreachable(answers));
+        let upstreams = build_rows(Keys::from(store), &extract_upstreams(answers), Some(id)).into_iter();
+        let upstreams = upstreams.map(|((_, id), row)| UpstreamShown::new(row, lease(&id), leases)).collect();
+        let (id, name, unreachable) = (id.to_string(), id.name.to_string(), list_unreachable(answers));
         Self { id, name, revision: store.revision, settings, claims, upstreams, quarantine, refused, unreachable }
     }
 }
 
 impl UpstreamShown {
-    fn of(row: Row, lease: Option<i64>, leases: &Leases) -> Self {
+    fn new(row: Row, lease: Option<i64>, leases: &Leases) -> Self {
         let (lease, lease_seconds) = match lease {
             Some(0) => ("none", None),
             None => ("ended", None),
@@ -146,28 +152,33 @@ impl UpstreamShown {
         Self { row, lease, lease_seconds }
     }
 
-    fn add_to(&self, table: &mut Table) {
+    fn add_rows_to(&self, table: &mut Table) {
         let Row { id, asked, balancers, .. } = &self.row;
         let lease = self.lease_seconds.map_or_else(|| self.lease.to_owned(), |left| format!("{left} s"));
-        let state = asked.state_words();
+        let state = asked.describe_state();
         let cells = |node: Cell, there: Cell, sessions: Cell, rate: Cell| {
             let state = if asked.state == Some("ready") { Cell::good(&state) } else { Cell::odd(&state) };
-            let (address, color) = (Cell::of(asked.address.as_ref()), Cell::of(asked.color.as_ref()));
+            let (address, color) = (Cell::or_dash(asked.address.as_ref()), Cell::or_dash(asked.color.as_ref()));
             let lease = Cell::from(lease.as_str());
-            [id.as_str().into(), address, color, Cell::of(asked.weight), state, lease, node, there, sessions, rate]
+            [id.as_str().into(), address, color, Cell::or_dash(asked.weight), state, lease, node, there, sessions, rate]
         };
         if balancers.is_empty() {
-            table.row(cells("–".into(), "–".into(), "–".into(), "–".into()));
+            table.add_row(cells("–".into(), "–".into(), "–".into(), "–".into()));
         }
         for (node, there) in balancers {
-            table.row(cells(node.as_str().into(), there.cell(), Cell::of(there.sessions), Cell::of(there.rate)));
+            table.add_row(cells(
+                node.as_str().into(),
+                there.to_cell(),
+                Cell::or_dash(there.sessions),
+                Cell::or_dash(there.rate),
+            ));
         }
     }
 }
 
-impl There {
+impl BalancerView {
     /// That the upstream is served without a key, and since when; None if it has one.
-    pub(crate) fn retained(&self) -> Option<String> {
+    pub(crate) fn describe_retained(&self) -> Option<String> {
         let since = self.held_since.as_ref().map(|since| format!(" since {since}")).unwrap_or_default();
         let by = match self.held_by.as_deref() {
             Some("guard") => " by the removal guard",
@@ -178,7 +189,7 @@ impl There {
     }
 
     /// One word, or a dash.
-    pub(crate) fn cell(&self) -> Cell {
+    pub(crate) fn to_cell(&self) -> Cell {
         // A server that is up says nothing of why it gets no requests.
         let cause = self.cause.as_ref().filter(|_| matches!(self.state, Some("up" | "absent"))).map(Cause::name);
         let notes: Vec<&str> = self.held.then_some("held").into_iter().chain(cause).collect();
@@ -193,8 +204,8 @@ impl There {
     }
 }
 
-impl Shown for Shop {
-    fn blocks(&self) -> Vec<Block> {
+impl Printable for ServiceReport {
+    fn to_blocks(&self) -> Vec<Block> {
         let mut settings = Table::new(["SETTING", "WRITTEN", "COUNTS"]);
         for (name, it) in &self.settings {
             let written = it.written.as_ref().map(|value| value.replace('\n', "\\n"));
@@ -204,7 +215,7 @@ impl Shown for Shop {
             } else {
                 same_or_each(&it.counts)
             };
-            settings.row([name.as_str().into(), Cell::of(written), counts]);
+            settings.add_row([name.as_str().into(), Cell::or_dash(written), counts]);
         }
         let claims: BTreeMap<String, String> =
             self.claims.iter().map(|(node, it)| (node.clone(), it.join(" "))).collect();
@@ -213,7 +224,7 @@ impl Shown for Shop {
         let mut upstreams = Table::new([
             "UPSTREAM", "ADDRESS", "COLOR", "WEIGHT", "STATE", "LEASE", "BALANCER", "THERE", "SESSIONS", "RATE",
         ]);
-        self.upstreams.iter().for_each(|it| it.add_to(&mut upstreams));
+        self.upstreams.iter().for_each(|it| it.add_rows_to(&mut upstreams));
         let mut blocks = vec![Block::Text(head.join("\n")), Block::Table(settings)];
         blocks.push(match self.upstreams.is_empty() {
             true => Block::Text("no upstream: its clients get 503".into()),
@@ -223,10 +234,12 @@ impl Shown for Shop {
         let quarantine = self.quarantine.iter();
         let quarantine = quarantine.map(|(key, by)| format!("{key} is not followed: {}", same_or_each(by).text()));
         let retained = self.upstreams.iter().flat_map(|it| {
-            let by = it.row.balancers.iter().filter_map(|(node, there)| Some((node, there.retained()?)));
+            let by = it.row.balancers.iter().filter_map(|(node, there)| Some((node, there.describe_retained()?)));
             by.map(|(node, words)| format!("{} at {node}: {words}", it.row.id))
         });
-        blocks.extend(Block::lines(retained.chain(refused).chain(quarantine).chain(silent(&self.unreachable))));
+        blocks.extend(Block::from_lines(
+            retained.chain(refused).chain(quarantine).chain(describe_unreachable(&self.unreachable)),
+        ));
         blocks
     }
 }
@@ -236,7 +249,7 @@ pub(crate) fn same_or_each(by: &BTreeMap<String, String>) -> Cell {
     let mut values = by.values();
     match values.next() {
         None => "–".into(),
-        Some(first) if values.all(|value| value == first) => Cell::of((!first.is_empty()).then_some(first)),
+        Some(first) if values.all(|value| value == first) => Cell::or_dash((!first.is_empty()).then_some(first)),
         Some(_) => {
             let each = by.iter().map(|(node, value)| format!("{node} {}", if value.is_empty() { "–" } else { value }));
             Cell::odd(each.collect::<Vec<_>>().join(", "))
@@ -261,7 +274,12 @@ mod tests {
             ("http-services/shop/upstreams/b", "10.0.0.2:80"),
         ]);
         store.entries[2].lease = 5;
-        let store = Store::of(discovery::Snapshot { cluster: 7, revision: 20, raft_term: 1, entries: store.entries });
+        let store = Store::from_snapshot(discovery::Snapshot {
+            cluster: 7,
+            revision: 20,
+            raft_term: 1,
+            entries: store.entries,
+        });
         let (id, service) = store.topology.services().iter().next().unwrap();
         let lb1 = r#"{"service":{"id":"http-shop","routes":[{"host":"shop.test","path":"/"}],
                       "settings":{"balance":"roundrobin","domain":"shop.test"}},
@@ -274,7 +292,7 @@ mod tests {
             ("lb2".parse().unwrap(), Err("no route to host".into())),
         ]
         .into();
-        let shop = Shop::of(&store, id, service, &answers, &[(5, Some(9))].into());
+        let shop = ServiceReport::from_answers(&store, id, service, &answers, &[(5, Some(9))].into());
         expect![[r#"
             http-shop at revision 20
             serves: shop.test/
@@ -291,8 +309,8 @@ mod tests {
 
             http-services/shop/balance is not followed: `by mood`: expected roundrobin
             lb2 can't be asked: no route to host"#]]
-        .assert_eq(&Screen::for_test(crate::shared_options::Format::Table).text(&shop).unwrap());
-        let json = Screen::for_test(crate::shared_options::Format::Json).text(&shop).unwrap();
+        .assert_eq(&Screen::for_test(crate::shared_options::Format::Table).render_answer(&shop).unwrap());
+        let json = Screen::for_test(crate::shared_options::Format::Json).render_answer(&shop).unwrap();
         assert!(json.contains("\"lease_seconds\": 9") && json.contains("\"lease\": \"none\""), "{json}");
     }
 }

@@ -15,7 +15,7 @@ use std::time::Duration;
 use clap::Args;
 use discovery::{Color, Service, ServiceId, Setting, SettingName};
 
-use self::hook::Told;
+use self::hook::HookEnv;
 use self::plan::{Plan, Steps};
 use crate::balancer_api::ServiceInFull;
 use crate::colors;
@@ -24,7 +24,7 @@ use crate::context::Context;
 use crate::error::Error;
 use crate::error::Outcome;
 use crate::store::Store;
-use crate::target::Named;
+use crate::target::ServiceArg;
 
 pub(crate) const EXAMPLES: &str = "Examples:
   All at once:
@@ -51,7 +51,7 @@ DISCOVER_DOMAIN (the service's first host).";
 pub(crate) struct Switch {
     /// The service
     #[arg(value_name = "SVC")]
-    service: Named,
+    service: ServiceArg,
     /// The color that becomes active
     #[arg(value_name = "COLOR")]
     color: Color,
@@ -90,23 +90,23 @@ pub(crate) struct Switch {
 impl Switch {
     /// Does it.
     pub(crate) async fn run(self, ctl: &Context) -> Result<Outcome, Error> {
-        let store = ctl.store().await?;
-        let id = self.service.find(&store.topology)?;
+        let store = ctl.read_store().await?;
+        let id = self.service.find_service(&store.topology)?;
         let service = store.topology.services().get(&id).cloned();
         let service = service.ok_or_else(|| Error::Refused(format!("no service {id} in the store")))?;
-        let plan = Plan::of(&service, &self.color, &self.steps)?;
+        let plan = Plan::new(&service, &self.color, &self.steps)?;
         let limits = Limits { errors: self.max_errors, latency: self.max_latency };
-        self.check(ctl, &store, &id, &service, limits).await?;
+        self.check_color(ctl, &store, &id, &service, limits).await?;
         if self.dry_run {
-            ctl.screen.show(&report::Said::planned(&id, &plan))?;
+            ctl.screen.show(&report::SwitchReport::for_dry_run(&id, &plan))?;
             return Ok(Outcome::Yes);
         }
-        let told = told(&id, &service, &self.color);
-        run::Run::new(ctl, &store, &id, plan, self, limits, told)?.run().await
+        let told = hook_env(&id, &service, &self.color);
+        run::SwitchRun::new(ctl, &store, &id, plan, self, limits, told)?.run().await
     }
 
     /// Whether the color has what it takes, as far as the balancers know.
-    async fn check(
+    async fn check_color(
         &self,
         ctl: &Context,
         store: &Store,
@@ -114,30 +114,30 @@ impl Switch {
         service: &Service,
         limits: Limits,
     ) -> Result<(), Error> {
-        let ready = colors::ready(service, Some(&self.color));
+        let ready = colors::find_ready(service, Some(&self.color));
         if ready.is_empty() && !self.force {
-            let known = colors::colors(service).into_iter().flatten().map(|color| color.to_string());
-            let hint = crate::target::hint(self.color.as_str(), known);
+            let known = colors::list_colors(service).into_iter().flatten().map(|color| color.to_string());
+            let hint = crate::target::suggest_names(self.color.as_str(), known);
             let words = "no upstream of it is ready; nothing was changed (--force does it anyway)";
             return Err(Error::Refused(format!("{}{hint}: {words}", self.color)));
         }
-        let answers = ctl.fleet(store)?.ask::<ServiceInFull>(&format!("services/{id}")).await;
+        let answers = ctl.balancer_api(store)?.ask_all::<ServiceInFull>(&format!("services/{id}")).await;
         if limits.is_any() && answers.is_empty() {
             return Err(Error::NoBalancer(
                 "no balancer lives whose API could judge --max-errors; nothing was changed".into(),
             ));
         }
-        if let Some(why) = colors::unjudged(&answers).filter(|_| limits.is_any()) {
+        if let Some(why) = colors::find_unjudged(&answers).filter(|_| limits.is_any()) {
             let words = "without its API --max-errors and --max-latency can't be judged; nothing was changed";
             return Err(Error::NoBalancer(format!("{why}; {words}")));
         }
-        colors::health(&answers, &ready).check(&self.color, self.force)
+        colors::count_healthy(&answers, &ready).require_healthy(&self.color, self.force)
     }
 }
 
 /// What the operator's commands are told.
-fn told(id: &ServiceId, service: &Service, color: &Color) -> Told {
-    let addresses = colors::records(service, Some(color)).map(|(_, it)| it.address.to_string());
+fn hook_env(id: &ServiceId, service: &Service, color: &Color) -> HookEnv {
+    let addresses = colors::find_records(service, Some(color)).map(|(_, it)| it.address.to_string());
     let hosts = match service.setting(SettingName::Domain).and_then(|field| field.value.as_ref().ok()) {
         Some(Setting::Domain(hosts)) => hosts.iter().map(ToString::to_string).collect(),
         _ => Vec::new(),
@@ -145,7 +145,7 @@ fn told(id: &ServiceId, service: &Service, color: &Color) -> Told {
     // A wildcard has no preview.
     let exact = hosts.iter().find(|host| !host.starts_with('*'));
     let preview = exact.filter(|_| service.setting(SettingName::Preview).is_some());
-    Told {
+    HookEnv {
         service: id.name.to_string(),
         color: color.to_string(),
         upstreams: addresses.collect::<Vec<_>>().join(" "),
@@ -168,9 +168,9 @@ mod tests {
                 mod_revision: 1,
                 lease: 0,
             };
-            let topology = Topology::of(&keys.iter().map(entry).collect::<Vec<_>>());
+            let topology = Topology::from_entries(&keys.iter().map(entry).collect::<Vec<_>>());
             let (id, service) = topology.services().iter().next().unwrap();
-            super::told(id, service, &"Green".parse().unwrap())
+            super::hook_env(id, service, &"Green".parse().unwrap())
         };
         let upstream = ("upstreams/a", r#"{"address":"10.0.0.1:80","color":"Green"}"#);
         let all = told(&[("domain", "*.shop.com shop.com"), ("preview", "10.0.0.0/8"), upstream]);

@@ -5,9 +5,9 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use clap::Args;
-use discovery::{Balancers, ServiceId, Topology, UpstreamId};
+use discovery::{BalancerRecords, ServiceId, Topology, UpstreamId};
 use program::output;
-use registry::{Event, Follow};
+use registry::{Event, FollowOptions};
 use serde::Serialize;
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until};
@@ -17,10 +17,10 @@ use crate::balancer_api::{Answers, BalancerApi, Upstreams};
 use crate::context::Context;
 use crate::error::Error;
 use crate::error::Outcome;
-use crate::print::{Cell, Screen, json_line, until_written, yaml};
+use crate::print::{Cell, Screen, json_line, to_yaml, until_written};
 use crate::shared_options::Format;
-use crate::target::Named;
-use crate::upstreams::{Row, There, rows};
+use crate::target::ServiceArg;
+use crate::upstreams::{BalancerView, Row, build_rows};
 use crate::verdict::Keys;
 
 pub(crate) const EXAMPLES: &str = "Examples:
@@ -39,7 +39,7 @@ const PACE: Duration = Duration::from_secs(1);
 pub(crate) struct Watch {
     /// The service; all of them unless said
     #[arg(value_name = "SVC")]
-    service: Option<Named>,
+    service: Option<ServiceArg>,
     /// End after this
     #[arg(long = "for", value_name = "TIME", value_parser = humantime::parse_duration)]
     limit: Option<Duration>,
@@ -59,9 +59,9 @@ struct Line {
 }
 
 /// What is known: the store's keys, and what the balancers answered last.
-struct Scene {
+struct WatchState {
     topology: Topology,
-    balancers: Balancers,
+    balancers: BalancerRecords,
     answers: Answers<Upstreams>,
     only: Option<ServiceId>,
     is_away: bool,
@@ -70,36 +70,36 @@ struct Scene {
 impl Watch {
     /// Does it.
     pub(crate) async fn run(self, ctl: &Context) -> Result<Outcome, Error> {
-        let store = ctl.store().await?;
-        let only = self.service.as_ref().map(|named| named.find(&store.topology)).transpose()?;
-        let fleet = Arc::new(ctl.fleet(&store)?);
-        let answers = fleet.ask("upstreams").await;
-        let scene = Scene { topology: store.topology, balancers: store.balancers, answers, only, is_away: false };
+        let store = ctl.read_store().await?;
+        let only = self.service.as_ref().map(|named| named.find_service(&store.topology)).transpose()?;
+        let fleet = Arc::new(ctl.balancer_api(&store)?);
+        let answers = fleet.ask_all("upstreams").await;
+        let scene = WatchState { topology: store.topology, balancers: store.balancers, answers, only, is_away: false };
         // Without a limit, or with one that no clock reaches, for ever.
         let deadline = self.limit.and_then(|limit| Instant::now().checked_add(limit));
         tokio::select! {
-            told = tell(ctl, scene, fleet) => told?,
+            told = follow_changes(ctl, scene, fleet) => told?,
             () = async { match deadline { Some(at) => sleep_until(at).await, None => std::future::pending().await } } => {}
             _ = tokio::signal::ctrl_c() => {}
         }
-        ctl.screen.abandon();
+        ctl.screen.flush_briefly();
         Ok(Outcome::Yes)
     }
 }
 
 /// Prints what changes, until nobody reads it any more.
-async fn tell(ctl: &Context, mut scene: Scene, mut fleet: Arc<BalancerApi>) -> Result<(), Error> {
-    let mut teller = Teller::new(ctl.screen);
+async fn follow_changes(ctl: &Context, mut scene: WatchState, mut fleet: Arc<BalancerApi>) -> Result<(), Error> {
+    let mut teller = ChangePrinter::new(ctl.screen);
     let mut shown = Rows::new();
     let end = CancellationToken::new();
     let _ends_with_us = end.clone().drop_guard();
-    let mut events = ctl.client.follow(Follow::default(), end);
+    let mut events = ctl.client.follow_folder(FollowOptions::default(), end);
     let mut ticks = interval(PACE);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut asked: Option<JoinHandle<Answers<Upstreams>>> = None;
     loop {
-        let now = rows(scene.keys(), &scene.answers, scene.only.as_ref());
-        teller.tell(&shown, &now)?;
+        let now = build_rows(scene.keys(), &scene.answers, scene.only.as_ref());
+        teller.print_changes(&shown, &now)?;
         // What comes meanwhile is compared with what was printed last, and no queue grows.
         if !until_written().await? {
             return Ok(());
@@ -107,74 +107,74 @@ async fn tell(ctl: &Context, mut scene: Scene, mut fleet: Arc<BalancerApi>) -> R
         shown = now;
         tokio::select! {
             event = events.recv() => match event {
-                Some(event) => scene.take(event),
+                Some(event) => scene.apply_event(event),
                 None => return Ok(()),
             },
-            answers = answer(&mut asked) => {
+            answers = await_answers(&mut asked) => {
                 asked = None;
                 scene.answers = answers;
             }
             _ = ticks.tick(), if asked.is_none() => {
-                if !ctl.is_fleet_of(&fleet, &scene.balancers) {
-                    fleet = Arc::new(ctl.fleet_of(&scene.balancers)?);
+                if !ctl.is_api_of(&fleet, &scene.balancers) {
+                    fleet = Arc::new(ctl.balancer_api_of(&scene.balancers)?);
                 }
-                asked = Some(ask(&fleet));
+                asked = Some(ask_in_background(&fleet));
             }
         }
     }
 }
 
 /// On a task of its own: a balancer that is slow holds up no change of the store.
-fn ask(fleet: &Arc<BalancerApi>) -> JoinHandle<Answers<Upstreams>> {
+fn ask_in_background(fleet: &Arc<BalancerApi>) -> JoinHandle<Answers<Upstreams>> {
     let fleet = Arc::clone(fleet);
-    tokio::spawn(async move { fleet.ask("upstreams").await })
+    tokio::spawn(async move { fleet.ask_all("upstreams").await })
 }
 
 /// The answers that are under way; never, where none are.
-async fn answer(asked: &mut Option<JoinHandle<Answers<Upstreams>>>) -> Answers<Upstreams> {
+async fn await_answers(asked: &mut Option<JoinHandle<Answers<Upstreams>>>) -> Answers<Upstreams> {
     match asked {
         Some(asked) => asked.await.unwrap_or_default(),
         None => std::future::pending().await,
     }
 }
 
-impl Scene {
+impl WatchState {
     fn keys(&self) -> Keys<'_> {
         Keys { topology: &self.topology, balancers: &self.balancers }
     }
 
-    fn take(&mut self, event: Event) {
+    fn apply_event(&mut self, event: Event) {
         match event {
             Event::Disconnected { error, .. } => {
                 if !std::mem::replace(&mut self.is_away, true) {
-                    output::say(&format!("discoverctl: {error}; trying on"));
+                    output::print_message(&format!("discoverctl: {error}; trying on"));
                 }
                 return;
             }
             Event::Snapshot(snapshot) => {
-                self.topology = Topology::of(&snapshot.entries);
-                self.balancers = Balancers::of(&snapshot);
+                self.topology = Topology::from_entries(&snapshot.entries);
+                self.balancers = BalancerRecords::from_snapshot(&snapshot);
             }
             Event::Changes { changes, .. } => {
                 for change in &changes {
-                    self.topology.apply(change);
-                    self.balancers.apply(change);
+                    self.topology.apply_change(change);
+                    self.balancers.apply_change(change);
                 }
             }
         }
         if std::mem::replace(&mut self.is_away, false) {
-            output::say("discoverctl: etcd is back");
+            output::print_message("discoverctl: etcd is back");
         }
     }
 }
 
 /// What two listings differ in. Sessions and rates are no change: they always do.
-fn changes<'a>(before: &'a Rows, now: &'a Rows) -> Vec<(&'static str, &'a Row)> {
+fn compare_rows<'a>(before: &'a Rows, now: &'a Rows) -> Vec<(&'static str, &'a Row)> {
     let mut changes: Vec<(&'static str, &Row)> = Vec::new();
     for (name, row) in now {
         match before.get(name) {
             None => changes.push(("new", row)),
-            Some(old) if !is_same(old, row) => changes.push(("changed", row)),
+            Some(old) if !is_unchanged(old, row) => changes.push(("changed", row)),
             Some(_) => {}
         }
     }
@@ -182,78 +182,78 @@ fn changes<'a>(before: &'a Rows, now: &'a Rows) -> Vec<(&'static str, &'a Row)> 
     changes
 }
 
-fn is_same(one: &Row, other: &Row) -> bool {
+fn is_unchanged(one: &Row, other: &Row) -> bool {
     let words = |row: &Row| -> Vec<_> {
-        let there = |it: &There| (it.state, it.balanced, it.cause.clone(), it.held);
+        let there = |it: &BalancerView| (it.state, it.balanced, it.cause.clone(), it.held);
         row.balancers.iter().map(|(node, it)| (node.clone(), there(it))).collect()
     };
     one.asked == other.asked && words(one) == words(other)
 }
 
 /// Prints lines; columns are as wide as what was printed first, and wider where they must be.
-struct Teller {
+struct ChangePrinter {
     screen: Screen,
-    has_begun: bool,
+    has_printed: bool,
     widths: Vec<usize>,
 }
 
 const HEAD: [&str; 8] = ["TIME", "CHANGE", "UPSTREAM", "ADDRESS", "COLOR", "WEIGHT", "STATE", "BALANCERS"];
 
-impl Teller {
+impl ChangePrinter {
     fn new(screen: Screen) -> Self {
-        Self { screen, has_begun: false, widths: HEAD.iter().map(|name| name.len()).collect() }
+        Self { screen, has_printed: false, widths: HEAD.iter().map(|name| name.len()).collect() }
     }
 
     /// Prints what has changed.
-    fn tell(&mut self, before: &Rows, now: &Rows) -> Result<(), Error> {
-        let has_begun = std::mem::replace(&mut self.has_begun, true);
+    fn print_changes(&mut self, before: &Rows, now: &Rows) -> Result<(), Error> {
+        let has_begun = std::mem::replace(&mut self.has_printed, true);
         let line = |(change, row): (&'static str, &Row)| Line {
             time: humantime::format_rfc3339_millis(SystemTime::now()).to_string(),
             change: if has_begun { change } else { "present" },
             row: row.clone(),
         };
-        let lines: Vec<Line> = changes(before, now).into_iter().map(line).collect();
+        let lines: Vec<Line> = compare_rows(before, now).into_iter().map(line).collect();
         let mut texts = Vec::new();
         match self.screen.format() {
             Format::Json => {
                 texts.extend(lines.iter().map(json_line).collect::<Result<Vec<_>, _>>()?);
             }
             Format::Yaml => {
-                let documents = lines.iter().map(yaml).collect::<Result<Vec<_>, _>>()?;
+                let documents = lines.iter().map(to_yaml).collect::<Result<Vec<_>, _>>()?;
                 texts.extend(documents.into_iter().map(|text| format!("---\n{text}")));
             }
-            Format::Plain => texts.extend(lines.iter().map(|line| line.cells().join("\t"))),
+            Format::Plain => texts.extend(lines.iter().map(|line| line.to_cells().join("\t"))),
             Format::Table => {
-                let cells: Vec<_> = lines.iter().map(Line::cells).collect();
-                cells.iter().for_each(|cells| self.widen(cells));
+                let cells: Vec<_> = lines.iter().map(Line::to_cells).collect();
+                cells.iter().for_each(|cells| self.widen_columns(cells));
                 let head = (!has_begun).then(|| HEAD.map(str::to_owned));
-                texts.extend(head.iter().chain(&cells).map(|cells| self.pad(cells)));
+                texts.extend(head.iter().chain(&cells).map(|cells| self.pad_cells(cells)));
             }
         }
         texts.iter().for_each(|text| self.screen.print(text));
         Ok(())
     }
 
-    fn widen(&mut self, cells: &[String]) {
+    fn widen_columns(&mut self, cells: &[String]) {
         for (width, cell) in self.widths.iter_mut().zip(cells) {
             *width = (*width).max(cell.chars().count());
         }
     }
 
-    fn pad(&self, cells: &[String]) -> String {
+    fn pad_cells(&self, cells: &[String]) -> String {
         let padded = cells.iter().zip(&self.widths).map(|(cell, width)| format!("{cell:width$}"));
         padded.collect::<Vec<_>>().join("  ").trim_end().to_owned()
     }
 }
 
 impl Line {
-    fn cells(&self) -> [String; 8] {
+    fn to_cells(&self) -> [String; 8] {
         let Row { service, id, asked, balancers } = &self.row;
         let there = balancers.iter().map(|(node, there)| match there.state {
             Some("draining") => format!("{node} draining {}", there.sessions.unwrap_or_default()),
-            _ => format!("{node} {}", there.cell().text()),
+            _ => format!("{node} {}", there.to_cell().text()),
         });
-        let or_dash = |value: Option<String>| Cell::of(value).text().to_owned();
+        let or_dash = |value: Option<String>| Cell::or_dash(value).text().to_owned();
         let there = there.collect::<Vec<_>>().join(", ");
         [
             // The time of day, in UTC as the rest of it.
@@ -263,7 +263,7 @@ impl Line {
             or_dash(asked.address.clone()),
             or_dash(asked.color.clone()),
             or_dash(asked.weight.map(|weight| weight.to_string())),
-            Cell::from(asked.state_words()).text().to_owned(),
+            Cell::from(asked.describe_state()).text().to_owned(),
             or_dash((!there.is_empty()).then_some(there)),
         ]
     }
@@ -284,21 +284,25 @@ mod tests {
             );
             [("lb1".parse().unwrap(), Ok(serde_json::from_str(&text).unwrap()))].into()
         };
-        let all = |keys: &[(&str, &str)], answers: &Answers<Upstreams>| rows(Keys::from(&store(keys)), answers, None);
+        let all =
+            |keys: &[(&str, &str)], answers: &Answers<Upstreams>| build_rows(Keys::from(&store(keys)), answers, None);
         let a = ("http-services/shop/upstreams/a", r#"{"address":"10.0.0.1:80","color":"blue"}"#);
         let one = all(&[a], &answers("UP", 1));
-        assert_eq!(changes(&Rows::new(), &one).len(), 1);
-        assert!(changes(&one, &all(&[a], &answers("UP", 2))).is_empty());
+        assert_eq!(compare_rows(&Rows::new(), &one).len(), 1);
+        assert!(compare_rows(&one, &all(&[a], &answers("UP", 2))).is_empty());
         let down = all(&[a], &answers("DOWN", 1));
-        let told = changes(&one, &down);
+        let told = compare_rows(&one, &down);
         let line = Line { time: "2026-11-21T12:00:07.000Z".into(), change: told[0].0, row: told[0].1.clone() };
-        assert_eq!(line.cells().join(" "), "12:00:07 changed http-shop/a 10.0.0.1:80 blue 100 ready lb1 down");
+        assert_eq!(line.to_cells().join(" "), "12:00:07 changed http-shop/a 10.0.0.1:80 blue 100 ready lb1 down");
         let drained = ("http-services/shop/overrides/a", r#"{"state":"drain"}"#);
         let drained = all(&[a, drained], &answers("UP", 1));
-        assert_eq!(changes(&one, &drained)[0].1.asked.state, Some("drain"));
-        assert_eq!(changes(&one, &Rows::new())[0].0, "gone");
-        let mut teller = Teller::new(Screen::for_test(Format::Table));
-        teller.widen(&line.cells());
-        assert_eq!(teller.pad(&HEAD.map(str::to_owned)).find("BALANCERS"), teller.pad(&line.cells()).find("lb1 down"));
+        assert_eq!(compare_rows(&one, &drained)[0].1.asked.state, Some("drain"));
+        assert_eq!(compare_rows(&one, &Rows::new())[0].0, "gone");
+        let mut teller = ChangePrinter::new(Screen::for_test(Format::Table));
+        teller.widen_columns(&line.to_cells());
+        assert_eq!(
+            teller.pad_cells(&HEAD.map(str::to_owned)).find("BALANCERS"),
+            teller.pad_cells(&line.to_cells()).find("lb1 down")
+        );
     }
 }

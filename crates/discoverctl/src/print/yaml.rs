@@ -10,14 +10,14 @@ use crate::error::Error;
 
 /// The answer as YAML. serde-saphyr escapes control characters and leaves bidi and zero-width signs as they are: where
 /// there is one, the whole value is written between double quotes, with `\u202e` in it.
-pub(crate) fn yaml(answer: &impl Serialize) -> Result<String, Error> {
+pub(crate) fn to_yaml(answer: &impl Serialize) -> Result<String, Error> {
     let text = serde_saphyr::to_string(answer).map_err(|error| Error::Failed(error.to_string()))?;
     if !text.chars().any(must_be_escaped) {
         return Ok(text);
     }
     let mut value = serde_json::to_value(answer).map_err(|error| Error::Failed(error.to_string()))?;
     let mut marks = Marks { start: unused_word(&text), texts: Vec::new() };
-    marks.replace(&mut value);
+    marks.mark_value(&mut value);
     let text = serde_saphyr::to_string(&value).map_err(|error| Error::Failed(error.to_string()))?;
     Ok(marks.put_back(text))
 }
@@ -43,26 +43,26 @@ struct Marks {
 }
 
 impl Marks {
-    fn mark(&self, number: usize) -> String {
+    fn mark_name(&self, number: usize) -> String {
         format!("{}{number}end", self.start)
     }
 
-    fn take(&mut self, text: &str) -> String {
+    fn mark_text(&mut self, text: &str) -> String {
         if !text.chars().any(must_be_escaped) {
             return text.to_owned();
         }
         self.texts.push(text.to_owned());
-        self.mark(self.texts.len() - 1)
+        self.mark_name(self.texts.len() - 1)
     }
 
-    fn replace(&mut self, value: &mut Value) {
+    fn mark_value(&mut self, value: &mut Value) {
         match value {
-            Value::String(text) => *text = self.take(text),
-            Value::Array(values) => values.iter_mut().for_each(|value| self.replace(value)),
+            Value::String(text) => *text = self.mark_text(text),
+            Value::Array(values) => values.iter_mut().for_each(|value| self.mark_value(value)),
             Value::Object(fields) => {
                 for (name, mut value) in std::mem::take(fields) {
-                    self.replace(&mut value);
-                    fields.insert(self.take(&name), value);
+                    self.mark_value(&mut value);
+                    fields.insert(self.mark_text(&name), value);
                 }
             }
             Value::Null | Value::Bool(_) | Value::Number(_) => {}
@@ -71,7 +71,7 @@ impl Marks {
 
     fn put_back(&self, mut yaml: String) -> String {
         for (number, text) in self.texts.iter().enumerate() {
-            yaml = yaml.replace(&self.mark(number), &double_quoted(text));
+            yaml = yaml.replace(&self.mark_name(number), &double_quoted(text));
         }
         yaml
     }
@@ -104,7 +104,7 @@ mod tests {
             "http-services": {"a\u{202e}b": {"domain": "x\u{200b}.test \"y\" \\ hidden1end", "n": 1}},
             "list": ["\u{e0001}", "two\nlines\tof \u{feff}text", "plain", "hidden0end", null, true],
         });
-        let text = yaml(&value).unwrap();
+        let text = to_yaml(&value).unwrap();
         assert!(!text.chars().any(must_be_escaped), "{text}");
         assert_eq!(serde_saphyr::from_str::<Value>(&text).unwrap(), value, "{text}");
     }

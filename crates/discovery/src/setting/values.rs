@@ -21,7 +21,7 @@ macro_rules! choice {
             fn from_str(text: &str) -> Result<Self, Refusal> {
                 match text {
                     $($word => Ok(Self::$variant),)*
-                    _ => Err(Refusal::unexpected(text, $expected)),
+                    _ => Err(Refusal::new_unexpected(text, $expected)),
                 }
             }
         }
@@ -151,13 +151,13 @@ impl FromStr for Check {
                     Some(word) => word.parse()?,
                     None => Method::Get,
                 };
-                let target = words.next().ok_or_else(|| Refusal::unexpected(text, expected))?;
+                let target = words.next().ok_or_else(|| Refusal::new_unexpected(text, expected))?;
                 let status = words.next().map_or(Ok(StatusRange::default()), str::parse)?;
                 Self::Http(HttpCheck { method, target: check_target(target)?, status })
             }
-            _ => return Err(Refusal::unexpected(text, expected)),
+            _ => return Err(Refusal::new_unexpected(text, expected)),
         };
-        if words.next().is_some() { Err(Refusal::unexpected(text, expected)) } else { Ok(check) }
+        if words.next().is_some() { Err(Refusal::new_unexpected(text, expected)) } else { Ok(check) }
     }
 }
 
@@ -167,7 +167,7 @@ fn check_target(text: &str) -> Result<Box<str>, Refusal> {
         && text.bytes().all(|b| b.is_ascii_alphanumeric() || b"/-._~!&()*+,=:@?".contains(&b));
     // `%` would begin a format and `$` a variable in the line that holds it.
     let rule = "a check's path begins with `/`, at most 256 bytes, no blank, quote, `#`, `;`, `%`, `$` or `\\`";
-    if fine { Ok(text.into()) } else { Err(Refusal::malformed(text, rule)) }
+    if fine { Ok(text.into()) } else { Err(Refusal::new_malformed(text, rule)) }
 }
 
 impl fmt::Display for Check {
@@ -202,7 +202,7 @@ impl FromStr for StatusRange {
         let (first, last) = text.split_once('-').unwrap_or((text, text));
         match (status(first), status(last)) {
             (Some(first), Some(last)) if first <= last => Ok(Self { first, last }),
-            _ => Err(Refusal::unexpected(text, "a status or a range: 200, 200-299")),
+            _ => Err(Refusal::new_unexpected(text, "a status or a range: 200, 200-299")),
         }
     }
 }
@@ -230,8 +230,8 @@ impl FromStr for Hsts {
 
     fn from_str(text: &str) -> Result<Self, Refusal> {
         let expected = "off, or a max-age in seconds or days (31536000, 180d), then include-subdomains, preload";
-        let refused = || Refusal::unexpected(text, expected);
-        let mut words = words::split(text);
+        let refused = || Refusal::new_unexpected(text, expected);
+        let mut words = words::split_words(text);
         let max_age = match words.next().ok_or_else(refused)? {
             "off" => 0,
             age => match age.strip_suffix('d') {
@@ -333,10 +333,10 @@ pub struct Active(Vec<(Color, u32)>);
 
 impl Active {
     /// Shares are parts of a whole; finer than a ten-thousandth can't be told apart in 256 weights.
-    const LARGEST: u32 = 10_000;
+    const LARGEST_SHARE: u32 = 10_000;
 
     /// The color's share, if it is active.
-    pub fn share(&self, color: &Color) -> Option<u32> {
+    pub fn share_of(&self, color: &Color) -> Option<u32> {
         self.0.iter().find(|(name, _)| name == color).map(|(_, share)| *share)
     }
 
@@ -351,13 +351,13 @@ impl FromStr for Active {
 
     fn from_str(text: &str) -> Result<Self, Refusal> {
         let mut shares: Vec<(Color, u32)> = Vec::new();
-        for word in words::split(text) {
-            let refused = || Refusal::unexpected(word, "a color, or color=share with a share from 1 to 10000");
+        for word in words::split_words(text) {
+            let refused = || Refusal::new_unexpected(word, "a color, or color=share with a share from 1 to 10000");
             let (color, share) = match word.split_once('=') {
                 Some((color, share)) => (color, share.parse().map_err(|_| refused())?),
                 None => (word, 1),
             };
-            if !(1..=Self::LARGEST).contains(&share) {
+            if !(1..=Self::LARGEST_SHARE).contains(&share) {
                 return Err(refused());
             }
             let color: Color = color.parse()?;
@@ -365,7 +365,7 @@ impl FromStr for Active {
                 None => shares.push((color, share)),
                 // The same said twice is said once.
                 Some((_, other)) if *other == share => {}
-                Some(_) => return Err(Refusal::Twice(crate::Excerpt::new(word))),
+                Some(_) => return Err(Refusal::Contradiction(crate::Excerpt::new(word))),
             }
         }
         // One color alone has the whole, whatever its number.
@@ -391,9 +391,9 @@ impl fmt::Display for Active {
 }
 
 /// HAProxy keeps counters of this size per server; a million connections to one upstream is beyond any host.
-pub(super) fn maxconn(text: &str) -> Result<NonZeroU32, Refusal> {
+pub(super) fn parse_maxconn(text: &str) -> Result<NonZeroU32, Refusal> {
     let number = text.parse::<NonZeroU32>().ok().filter(|n| n.get() <= 1_000_000);
-    number.ok_or_else(|| Refusal::unexpected(text, "a number from 1 to 1000000"))
+    number.ok_or_else(|| Refusal::new_unexpected(text, "a number from 1 to 1000000"))
 }
 
 #[cfg(test)]

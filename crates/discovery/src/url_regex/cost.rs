@@ -7,13 +7,13 @@
 use regex_syntax::ast::{self, Ast};
 
 /// The bytes of a URL that are compared. The access log shows as many.
-pub(super) const SUBJECT: u64 = 1024;
+pub(super) const SUBJECT_BYTES: u64 = 1024;
 
 /// The worst of 6,300 random expressions within this took PCRE2 10.42 (with JIT) 5.7 ms, with the worst of eleven URLs.
-const MOST: u64 = 6 * SUBJECT * SUBJECT;
+const MAX_STEPS: u64 = 6 * SUBJECT_BYTES * SUBJECT_BYTES;
 
 /// `Cost::steps` counts in quarters: PCRE compares literals several at a time.
-const STEP: u64 = 4;
+const QUARTERS_PER_STEP: u64 = 4;
 
 /// The part of an expression that takes too long.
 pub(super) struct TooSlow {
@@ -28,10 +28,10 @@ const EMPTY: &str = "HAProxy would take too long: this repeats what can match no
 const TOO_MANY: &str = "HAProxy would take too long up to here: begin with `^`, or repeat less";
 
 /// Refuses an expression that takes HAProxy too long.
-pub(super) fn check(tree: &Ast) -> Result<(), TooSlow> {
-    let starts = if is_anchored(tree) { 1 } else { SUBJECT };
+pub(super) fn check_cost(tree: &Ast) -> Result<(), TooSlow> {
+    let starts = if is_anchored(tree) { 1 } else { SUBJECT_BYTES };
     let end = Next { bytes: Bytes::NONE, accepts: true };
-    Budget { most: MOST / starts }.of(tree, end).map(drop)
+    Budget { most: MAX_STEPS / starts }.cost_of(tree, end).map(drop)
 }
 
 /// Whether a match can begin at the first byte only. PCRE itself anchors a leading `.*`.
@@ -56,7 +56,7 @@ impl Bytes {
     const NONE: Self = Self([false; 256]);
     const ALL: Self = Self([true; 256]);
 
-    fn of(is_in: impl Fn(u8) -> bool) -> Self {
+    fn from_predicate(is_in: impl Fn(u8) -> bool) -> Self {
         let mut all = (0..=u8::MAX)
             .map(|byte| is_in(byte) || is_in(byte.to_ascii_lowercase()) || is_in(byte.to_ascii_uppercase()));
         Self(std::array::from_fn(|_| all.next().unwrap_or_default()))
@@ -66,11 +66,11 @@ impl Bytes {
         self.0.get(usize::from(byte)).is_some_and(|is_in| *is_in)
     }
 
-    fn or(&self, other: &Self) -> Self {
-        Self::of(|byte| self.contains(byte) || other.contains(byte))
+    fn union_with(&self, other: &Self) -> Self {
+        Self::from_predicate(|byte| self.contains(byte) || other.contains(byte))
     }
 
-    fn meets(&self, other: &Self) -> bool {
+    fn shares_byte_with(&self, other: &Self) -> bool {
         self.0.iter().zip(other.0).any(|(one, other)| *one && other)
     }
 }
@@ -91,27 +91,29 @@ struct First {
     is_transparent: bool,
 }
 
-fn first(part: &Ast) -> First {
+fn first_bytes(part: &Ast) -> First {
     let bytes = |bytes| First { bytes, is_transparent: false };
     match part {
         Ast::Empty(_) | Ast::Flags(_) => First { bytes: Bytes::NONE, is_transparent: true },
         // Nothing comes after `$`. What the other assertions ask for isn't known here.
         Ast::Assertion(assertion) if assertion.kind == ast::AssertionKind::EndLine => bytes(Bytes::NONE),
         Ast::Assertion(_) | Ast::ClassUnicode(_) => bytes(Bytes::ALL),
-        Ast::Dot(_) => bytes(Bytes::of(|byte| byte != b'\n')),
-        Ast::Literal(literal) => bytes(Bytes::of(|byte| char::from(byte) == literal.c)),
-        Ast::ClassPerl(class) => bytes(perl(class)),
-        Ast::ClassBracketed(class) => bytes(negated(class.negated, set(&class.kind))),
-        Ast::Group(group) => first(&group.ast),
-        Ast::Alternation(alternation) => {
-            alternation.asts.iter().map(first).fold(First { bytes: Bytes::NONE, is_transparent: false }, |all, one| {
-                First { bytes: all.bytes.or(&one.bytes), is_transparent: all.is_transparent || one.is_transparent }
-            })
-        }
+        Ast::Dot(_) => bytes(Bytes::from_predicate(|byte| byte != b'\n')),
+        Ast::Literal(literal) => bytes(Bytes::from_predicate(|byte| char::from(byte) == literal.c)),
+        Ast::ClassPerl(class) => bytes(perl_class_bytes(class)),
+        Ast::ClassBracketed(class) => bytes(negate_if(class.negated, class_set_bytes(&class.kind))),
+        Ast::Group(group) => first_bytes(&group.ast),
+        Ast::Alternation(alternation) => alternation.asts.iter().map(first_bytes).fold(
+            First { bytes: Bytes::NONE, is_transparent: false },
+            |all, one| First {
+                bytes: all.bytes.union_with(&one.bytes),
+                is_transparent: all.is_transparent || one.is_transparent,
+            },
+        ),
         Ast::Concat(concat) => {
             let mut all = First { bytes: Bytes::NONE, is_transparent: true };
-            for item in concat.asts.iter().map(first) {
-                all.bytes = all.bytes.or(&item.bytes);
+            for item in concat.asts.iter().map(first_bytes) {
+                all.bytes = all.bytes.union_with(&item.bytes);
                 if !item.is_transparent {
                     return First { is_transparent: false, ..all };
                 }
@@ -119,67 +121,71 @@ fn first(part: &Ast) -> First {
             all
         }
         Ast::Repetition(repetition) => {
-            let inner = first(&repetition.ast);
-            First { is_transparent: inner.is_transparent || bounds(&repetition.op.kind).0 == 0, ..inner }
+            let inner = first_bytes(&repetition.ast);
+            First { is_transparent: inner.is_transparent || repeat_bounds(&repetition.op.kind).0 == 0, ..inner }
         }
     }
 }
 
 /// What tells the branches of an alternation apart.
-struct Begin {
+struct BranchStart {
     /// The literals at the beginning, in lower case.
     literals: String,
     first: First,
 }
 
-impl Begin {
-    fn of(branch: &Ast) -> Self {
+impl BranchStart {
+    fn from_branch(branch: &Ast) -> Self {
         let items = if let Ast::Concat(concat) = branch { &concat.asts[..] } else { std::slice::from_ref(branch) };
         let letter = |item: &Ast| if let Ast::Literal(literal) = item { Some(literal.c) } else { None };
         let literals = items.iter().map_while(letter).map(|letter| letter.to_ascii_lowercase()).collect();
-        Self { literals, first: first(branch) }
+        Self { literals, first: first_bytes(branch) }
     }
 
     /// Whether both can match at the same place.
     fn can_meet(&self, other: &Self) -> bool {
         let agree = self.literals.chars().zip(other.literals.chars()).all(|(one, other)| one == other);
         let empty = self.first.is_transparent || other.first.is_transparent;
-        agree && (empty || self.first.bytes.meets(&other.first.bytes))
+        agree && (empty || self.first.bytes.shares_byte_with(&other.first.bytes))
     }
 }
 
-fn perl(class: &ast::ClassPerl) -> Bytes {
-    let bytes = Bytes::of(|byte| match class.kind {
+fn perl_class_bytes(class: &ast::ClassPerl) -> Bytes {
+    let bytes = Bytes::from_predicate(|byte| match class.kind {
         ast::ClassPerlKind::Digit => byte.is_ascii_digit(),
         ast::ClassPerlKind::Space => byte.is_ascii_whitespace() || byte == 0x0b,
         ast::ClassPerlKind::Word => byte.is_ascii_alphanumeric() || byte == b'_',
     });
-    negated(class.negated, bytes)
+    negate_if(class.negated, bytes)
 }
 
-fn set(set: &ast::ClassSet) -> Bytes {
+fn class_set_bytes(set: &ast::ClassSet) -> Bytes {
     match set {
-        ast::ClassSet::Item(item) => of_item(item),
+        ast::ClassSet::Item(item) => class_item_bytes(item),
         ast::ClassSet::BinaryOp(_) => Bytes::ALL,
     }
 }
 
-fn of_item(item: &ast::ClassSetItem) -> Bytes {
+fn class_item_bytes(item: &ast::ClassSetItem) -> Bytes {
     match item {
         ast::ClassSetItem::Empty(_) => Bytes::NONE,
-        ast::ClassSetItem::Literal(literal) => Bytes::of(|byte| char::from(byte) == literal.c),
-        ast::ClassSetItem::Range(range) => Bytes::of(|byte| (range.start.c..=range.end.c).contains(&char::from(byte))),
-        ast::ClassSetItem::Perl(class) => perl(class),
-        ast::ClassSetItem::Ascii(class) => negated(class.negated, ascii(&class.kind)),
-        ast::ClassSetItem::Bracketed(class) => negated(class.negated, set(&class.kind)),
-        ast::ClassSetItem::Union(union) => union.items.iter().map(of_item).fold(Bytes::NONE, |all, item| all.or(&item)),
+        ast::ClassSetItem::Literal(literal) => Bytes::from_predicate(|byte| char::from(byte) == literal.c),
+        ast::ClassSetItem::Range(range) => {
+            Bytes::from_predicate(|byte| (range.start.c..=range.end.c).contains(&char::from(byte)))
+        }
+        ast::ClassSetItem::Perl(class) => perl_class_bytes(class),
+        ast::ClassSetItem::Ascii(class) => negate_if(class.negated, ascii_class_bytes(&class.kind)),
+        ast::ClassSetItem::Bracketed(class) => negate_if(class.negated, class_set_bytes(&class.kind)),
+        ast::ClassSetItem::Union(union) => {
+            union.items.iter().map(class_item_bytes).fold(Bytes::NONE, |all, item| all.union_with(&item))
+        }
         ast::ClassSetItem::Unicode(_) => Bytes::ALL,
     }
 }
 
-fn ascii(kind: &ast::ClassAsciiKind) -> Bytes {
+fn ascii_class_bytes(kind: &ast::ClassAsciiKind) -> Bytes {
     use ast::ClassAsciiKind as Kind;
-    Bytes::of(|byte| match kind {
+    Bytes::from_predicate(|byte| match kind {
         Kind::Alnum => byte.is_ascii_alphanumeric(),
         Kind::Alpha => byte.is_ascii_alphabetic(),
         Kind::Digit => byte.is_ascii_digit(),
@@ -191,12 +197,12 @@ fn ascii(kind: &ast::ClassAsciiKind) -> Bytes {
 }
 
 /// The other bytes. What a set has too much, its complement has too little, so letters stay in.
-fn negated(is_negated: bool, bytes: Bytes) -> Bytes {
-    if is_negated { Bytes::of(|byte| byte.is_ascii_alphabetic() || !bytes.contains(byte)) } else { bytes }
+fn negate_if(is_negated: bool, bytes: Bytes) -> Bytes {
+    if is_negated { Bytes::from_predicate(|byte| byte.is_ascii_alphabetic() || !bytes.contains(byte)) } else { bytes }
 }
 
 /// How often a repetition repeats, at least and at most.
-fn bounds(kind: &ast::RepetitionKind) -> (u64, u64) {
+fn repeat_bounds(kind: &ast::RepetitionKind) -> (u64, u64) {
     let (least, most) = match kind {
         ast::RepetitionKind::ZeroOrOne => (0, 1),
         ast::RepetitionKind::ZeroOrMore => (0, u64::MAX),
@@ -205,7 +211,7 @@ fn bounds(kind: &ast::RepetitionKind) -> (u64, u64) {
         ast::RepetitionKind::Range(ast::RepetitionRange::AtLeast(n)) => (u64::from(*n), u64::MAX),
         ast::RepetitionKind::Range(ast::RepetitionRange::Bounded(m, n)) => (u64::from(*m), u64::from(*n)),
     };
-    (least.min(SUBJECT), if most == u64::MAX { most } else { most.min(SUBJECT) })
+    (least.min(SUBJECT_BYTES), if most == u64::MAX { most } else { most.min(SUBJECT_BYTES) })
 }
 
 /// What a part of the expression costs each time that the engine enters it.
@@ -224,12 +230,12 @@ struct Cost {
 impl Cost {
     const NOTHING: Self = Self { ways: 1, steps: 0, scan: 0, least: 0 };
 
-    fn total(&self) -> u64 {
-        (self.steps / STEP).saturating_add(self.scan)
+    fn total_steps(&self) -> u64 {
+        (self.steps / QUARTERS_PER_STEP).saturating_add(self.scan)
     }
 
     /// All of it so many times.
-    fn times(self, times: u64) -> Self {
+    fn multiplied_by(self, times: u64) -> Self {
         Self { steps: self.steps.saturating_mul(times), scan: self.scan.saturating_mul(times), ..self }
     }
 }
@@ -240,31 +246,31 @@ struct Budget {
 }
 
 impl Budget {
-    fn of(&self, part: &Ast, next: Next) -> Result<Cost, TooSlow> {
+    fn cost_of(&self, part: &Ast, next: Next) -> Result<Cost, TooSlow> {
         match part {
             Ast::Empty(_) | Ast::Flags(_) => Ok(Cost::NOTHING),
-            Ast::Assertion(_) => Ok(Cost { steps: STEP, ..Cost::NOTHING }),
+            Ast::Assertion(_) => Ok(Cost { steps: QUARTERS_PER_STEP, ..Cost::NOTHING }),
             Ast::Literal(_) => Ok(Cost { steps: 1, least: 1, ..Cost::NOTHING }),
             Ast::Dot(_) | Ast::ClassUnicode(_) | Ast::ClassPerl(_) | Ast::ClassBracketed(_) => {
-                Ok(Cost { steps: STEP, least: 1, ..Cost::NOTHING })
+                Ok(Cost { steps: QUARTERS_PER_STEP, least: 1, ..Cost::NOTHING })
             }
-            Ast::Group(group) => self.of(&group.ast, next),
-            Ast::Concat(concat) => self.concat(&concat.asts, next),
-            Ast::Alternation(alternation) => self.alternation(&alternation.asts, next),
-            Ast::Repetition(repetition) => self.repetition(repetition, next),
+            Ast::Group(group) => self.cost_of(&group.ast, next),
+            Ast::Concat(concat) => self.cost_of_concat(&concat.asts, next),
+            Ast::Alternation(alternation) => self.cost_of_alternation(&alternation.asts, next),
+            Ast::Repetition(repetition) => self.cost_of_repetition(repetition, next),
         }
-        .and_then(|cost| if cost.total() <= self.most { Ok(cost) } else { Err(too_many(part)) })
+        .and_then(|cost| if cost.total_steps() <= self.most { Ok(cost) } else { Err(too_many(part)) })
     }
 
-    fn concat(&self, items: &[Ast], next: Next) -> Result<Cost, TooSlow> {
+    fn cost_of_concat(&self, items: &[Ast], next: Next) -> Result<Cost, TooSlow> {
         // From the last to the first: what follows each.
         let mut following = Vec::with_capacity(items.len());
         let mut after = next;
         for item in items.iter().rev() {
             following.push(after);
-            let first = first(item);
+            let first = first_bytes(item);
             after = if first.is_transparent {
-                Next { bytes: first.bytes.or(&after.bytes), ..after }
+                Next { bytes: first.bytes.union_with(&after.bytes), ..after }
             } else {
                 Next { bytes: first.bytes, accepts: false }
             };
@@ -273,14 +279,14 @@ impl Budget {
         // How often a group before this item gives back a round, so that the engine tries the item again and fails.
         let mut given_back = 1;
         for (item, next) in items.iter().zip(following.into_iter().rev()) {
-            let cost = self.of(item, next)?;
+            let cost = self.cost_of(item, next)?;
             // What can't fail ends the match, so the engine enters it once.
-            let never_fails = next.accepts && first(item).is_transparent;
-            let each = cost.times(if never_fails { 1 } else { all.ways.saturating_mul(given_back) });
+            let never_fails = next.accepts && first_bytes(item).is_transparent;
+            let each = cost.multiplied_by(if never_fails { 1 } else { all.ways.saturating_mul(given_back) });
             given_back = match item {
                 _ if next.accepts => 1,
                 // An item that can match nothing passes each failure on to the next one.
-                _ if first(item).is_transparent => given_back.max(rounds_of_group(item)),
+                _ if first_bytes(item).is_transparent => given_back.max(rounds_of_group(item)),
                 _ => rounds_of_group(item),
             };
             all = Cost {
@@ -290,55 +296,56 @@ impl Budget {
                 scan: all.scan.max(each.scan),
                 least: all.least.saturating_add(cost.least),
             };
-            if all.total() > self.most {
+            if all.total_steps() > self.most {
                 return Err(too_many(item));
             }
         }
         Ok(all)
     }
 
-    fn alternation(&self, branches: &[Ast], next: Next) -> Result<Cost, TooSlow> {
-        let costs = branches.iter().map(|branch| self.of(branch, next)).collect::<Result<Vec<_>, _>>()?;
-        let begins: Vec<Begin> = branches.iter().map(Begin::of).collect();
+    fn cost_of_alternation(&self, branches: &[Ast], next: Next) -> Result<Cost, TooSlow> {
+        let costs = branches.iter().map(|branch| self.cost_of(branch, next)).collect::<Result<Vec<_>, _>>()?;
+        let begins: Vec<BranchStart> = branches.iter().map(BranchStart::from_branch).collect();
         // Of the branches that can match at one place, each can match together with any one of them.
-        let beside = |one: &Begin| {
+        let beside = |one: &BranchStart| {
             let together = costs.iter().zip(&begins).filter(|(_, other)| one.can_meet(other));
             together.fold(0_u64, |ways, (cost, _)| ways.saturating_add(cost.ways))
         };
         let sum = |of: fn(&Cost) -> u64| costs.iter().map(of).fold(0_u64, u64::saturating_add);
         Ok(Cost {
             ways: begins.iter().map(beside).max().unwrap_or(1),
-            steps: sum(|cost| cost.steps).saturating_add(STEP),
+            steps: sum(|cost| cost.steps).saturating_add(QUARTERS_PER_STEP),
             scan: sum(|cost| cost.scan),
             least: costs.iter().map(|cost| cost.least).min().unwrap_or_default(),
         })
     }
 
-    fn repetition(&self, repetition: &ast::Repetition, next: Next) -> Result<Cost, TooSlow> {
-        let (least, most) = bounds(&repetition.op.kind);
+    fn cost_of_repetition(&self, repetition: &ast::Repetition, next: Next) -> Result<Cost, TooSlow> {
+        let (least, most) = repeat_bounds(&repetition.op.kind);
         let inner = &*repetition.ast;
-        let begins = first(inner);
+        let begins = first_bytes(inner);
         let is_several = most > 1;
-        let after = if is_several { Next { bytes: begins.bytes.or(&next.bytes), accepts: false } } else { next };
-        let each = self.of(inner, after)?;
+        let after =
+            if is_several { Next { bytes: begins.bytes.union_with(&next.bytes), accepts: false } } else { next };
+        let each = self.cost_of(inner, after)?;
         let slow = |rule| TooSlow { span: repetition.span, rule };
         if is_several && each.least == 0 {
             return Err(slow(EMPTY));
         }
-        let gives_back = !next.accepts && begins.bytes.meets(&next.bytes);
+        let gives_back = !next.accepts && begins.bytes.shares_byte_with(&next.bytes);
         if !is_several {
             let skipped = u64::from(least == 0 && (gives_back || next.accepts));
             return Ok(Cost { ways: each.ways.saturating_add(skipped), least: each.least * least, ..each });
         }
         if each.ways > 1 {
-            return if most == u64::MAX { Err(slow(SEVERAL_WAYS)) } else { Ok(every_way(each, least, most)) };
+            return if most == u64::MAX { Err(slow(SEVERAL_WAYS)) } else { Ok(multiply_ways(each, least, most)) };
         }
-        let rounds = most.min(SUBJECT / each.least.max(1)).max(least);
+        let rounds = most.min(SUBJECT_BYTES / each.least.max(1)).max(least);
         let reads = if least == most && each.scan == 0 { 0 } else { rounds };
         Ok(Cost {
             ways: if gives_back { rounds - least + 1 } else { 1 },
-            steps: each.steps.saturating_mul(least.max(1)).saturating_add(STEP),
-            scan: reads.saturating_mul(each.steps.div_ceil(STEP)).saturating_add(each.scan),
+            steps: each.steps.saturating_mul(least.max(1)).saturating_add(QUARTERS_PER_STEP),
+            scan: reads.saturating_mul(each.steps.div_ceil(QUARTERS_PER_STEP)).saturating_add(each.scan),
             least: each.least.saturating_mul(least),
         })
     }
@@ -351,15 +358,15 @@ fn rounds_of_group(item: &Ast) -> u64 {
         Ast::Group(group) => rounds_of_group(&group.ast),
         Ast::Concat(concat) => concat.asts.last().map_or(1, rounds_of_group),
         Ast::Repetition(repetition) if matches!(*repetition.ast, Ast::Group(_)) => {
-            let (least, most) = bounds(&repetition.op.kind);
-            most.min(SUBJECT).saturating_sub(least).saturating_add(1)
+            let (least, most) = repeat_bounds(&repetition.op.kind);
+            most.min(SUBJECT_BYTES).saturating_sub(least).saturating_add(1)
         }
         _ => 1,
     }
 }
 
 /// A repetition of what has several ways: each round multiplies them.
-fn every_way(each: Cost, least: u64, most: u64) -> Cost {
+fn multiply_ways(each: Cost, least: u64, most: u64) -> Cost {
     let (mut ways, mut entered, mut power) = (u64::from(least == 0), 0_u64, 1_u64);
     for round in 1..=most {
         entered = entered.saturating_add(power);
@@ -368,7 +375,7 @@ fn every_way(each: Cost, least: u64, most: u64) -> Cost {
             ways = ways.saturating_add(power);
         }
     }
-    Cost { ways, least: each.least.saturating_mul(least), ..each.times(entered) }
+    Cost { ways, least: each.least.saturating_mul(least), ..each.multiplied_by(entered) }
 }
 
 fn too_many(part: &Ast) -> TooSlow {

@@ -18,7 +18,7 @@ fn assert_service(id: &ServiceId, service: &discovery::Service) {
         assert_word(id.as_str());
         if let Ok(upstream) = &field.value {
             assert_word(&upstream.address.to_string());
-            assert!(upstream.address.socket().port() > 0);
+            assert!(upstream.address.socket_addr().port() > 0);
             assert!(upstream.weight.get() <= 256);
             upstream.color.iter().for_each(|color| assert_word(color.as_str()));
         }
@@ -47,7 +47,7 @@ pub fn check(entries: &[(String, Vec<u8>)]) {
         lease: 0,
     };
     let entries: Vec<Entry> = entries.iter().map(entry).collect();
-    let topology = Topology::of(&entries);
+    let topology = Topology::from_entries(&entries);
     for (id, service) in topology.services() {
         assert_service(id, service);
         let settings = service.settings().filter_map(|(_, field)| field.value.as_ref().err());

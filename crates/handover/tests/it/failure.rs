@@ -15,14 +15,14 @@ use crate::lab::{LINGER, Lab};
 
 /// The words that handover has left for confgen.
 fn words(lab: &Lab) -> Option<String> {
-    failure::read(&lab.path("admin.sock"), SystemTime::UNIX_EPOCH)
+    failure::read_message(&lab.path("admin.sock"), SystemTime::UNIX_EPOCH)
 }
 
 /// What happens to a lab between two restarts, by a name. Undone by `Lab::install` and `mend`.
 type Way = (&'static str, fn(&Lab));
 
 fn place(lab: &Lab) -> std::path::PathBuf {
-    masters::directory(&lab.path("admin.sock"))
+    masters::nested_directory(&lab.path("admin.sock"))
 }
 
 /// Every way fails before the new HAProxy has taken over. Scripts stand for a handover that is told something wrong.
@@ -153,11 +153,11 @@ fn a_listener_that_its_path_no_longer_leads_to_is_not_taken_over() {
     for generation in ["third", "fourth"] {
         lab.until_running();
         lab.configure(generation, "");
-        lab.rpc().restart("haproxy").unwrap();
+        lab.rpc().restart_program("haproxy").unwrap();
         lab.until("one HAProxy is left", || {
             lab.generation().as_deref() == Some(generation)
                 && lab.haproxys().len() == 2
-                && lab.socket().info().is_ok_and(|info| !info.stopping)
+                && lab.socket().show_info().is_ok_and(|info| !info.stopping)
         });
     }
 }
@@ -172,11 +172,11 @@ fn takeovers_that_are_cut_short_do_not_pile_up() {
     let text = fs::read_to_string(lab.path("haproxy.cfg")).unwrap();
     lab.write("haproxy.cfg", &text.replace("/admin.sock", "/other.sock"));
     for _ in 0..3 {
-        lab.rpc().restart("haproxy").unwrap();
+        lab.rpc().restart_program("haproxy").unwrap();
         lab.until("the new one runs too", || lab.haproxys().len() > 2);
     }
     lab.configure("third", "");
-    lab.rpc().restart("haproxy").unwrap();
+    lab.rpc().restart_program("haproxy").unwrap();
     lab.until("one HAProxy is left", || lab.generation().as_deref() == Some("third") && lab.haproxys().len() == 2);
     load.stop_without_a_loss(&lab);
 }
@@ -188,7 +188,7 @@ fn a_killed_handover_takes_its_unfinished_haproxy_with_it() {
     let load = Load::on(lab.web);
     lab.configure("second", "");
     lab.script("haproxy", SLOW_START);
-    lab.rpc().restart("haproxy").unwrap();
+    lab.rpc().restart_program("haproxy").unwrap();
     lab.until("the new one starts", || lab.haproxys().len() > 2);
     kill(Pid::from_raw(lab.handover().unwrap()), Signal::SIGKILL).unwrap();
     lab.until("one HAProxy is left", || lab.haproxys().len() == 2);
@@ -207,7 +207,7 @@ fn a_first_haproxy_outlives_the_handover_that_started_it() {
     lab.supervise_program();
     lab.until("HAProxy starts", || !lab.haproxys().is_empty());
     lab.script("handover", "exit 4");
-    let _ = lab.rpc().restart("haproxy");
+    let _ = lab.rpc().restart_program("haproxy");
     // What it writes while it starts goes nowhere by then.
     lab.until("it serves", || lab.generation().as_deref() == Some("first"));
     std::thread::sleep(LINGER * 2);

@@ -22,7 +22,7 @@ fn an_old_haproxy_that_hangs_is_ended() {
     for whom in ["worker", "master", "both"] {
         let lab = Lab::start();
         lab.until_running();
-        let worker = i32::try_from(lab.socket().info().unwrap().pid).unwrap();
+        let worker = i32::try_from(lab.socket().show_info().unwrap().pid).unwrap();
         let (_, master) = stat(worker).unwrap();
         if whom != "master" {
             stop(worker);
@@ -31,7 +31,7 @@ fn an_old_haproxy_that_hangs_is_ended() {
             stop(master);
         }
         lab.configure("second", "");
-        lab.rpc().restart("haproxy").unwrap();
+        lab.rpc().restart_program("haproxy").unwrap();
         lab.until("one HAProxy is left", || lab.haproxys().len() == 2 && !lab.haproxys().contains(&worker));
         assert_all_answered(&lab, "second");
         assert!(lab.log().contains("doesn't answer and keeps its share of the connections"), "{whom}: {}", lab.log());
@@ -42,7 +42,7 @@ fn an_old_haproxy_that_hangs_is_ended() {
 fn a_stop_ends_a_haproxy_that_hangs() {
     let mut lab = Lab::start();
     lab.until_running();
-    stop(i32::try_from(lab.socket().info().unwrap().pid).unwrap());
+    stop(i32::try_from(lab.socket().show_info().unwrap().pid).unwrap());
     lab.ctl_ok(&["stop", "haproxy"]);
     lab.until("nothing is left", || lab.haproxys().is_empty() && lab.master_sockets() == 0);
     lab.shut_down();

@@ -207,7 +207,7 @@ serverurl=unix://{dir}/supervisor.sock
 
     /// Has supervisord start the program, which by itself it does a second later.
     fn start_program(&self) {
-        self.until("supervisord takes commands", || self.rpc().start("haproxy").is_ok());
+        self.until("supervisord takes commands", || self.rpc().start_program("haproxy").is_ok());
     }
 
     pub(crate) fn rpc(&self) -> Supervisord {
@@ -229,7 +229,7 @@ serverurl=unix://{dir}/supervisor.sock
 
     /// What supervisord says of the program; asked directly, since supervisorctl takes a third of a second.
     fn process(&self) -> Option<ProcessInfo> {
-        self.rpc().process("haproxy").ok()
+        self.rpc().query_process("haproxy").ok()
     }
 
     /// The process that supervisord runs as `haproxy`.
@@ -270,7 +270,7 @@ serverurl=unix://{dir}/supervisor.sock
 
     /// The sockets of masters, dead ones' too.
     pub(crate) fn masters(&self) -> Vec<Socket> {
-        let files = fs::read_dir(masters::directory(&self.path("admin.sock"))).into_iter().flatten().flatten();
+        let files = fs::read_dir(masters::nested_directory(&self.path("admin.sock"))).into_iter().flatten().flatten();
         let sockets = files.filter(|file| file.file_name().to_string_lossy().contains(masters::SUFFIX));
         sockets.map(|file| Socket::new(file.path())).collect()
     }

@@ -29,8 +29,8 @@ fn a_long_download_outlives_a_restart() {
     let lab = Lab::start();
     let web = lab.web;
     let download = std::thread::spawn(move || get(web, "/slow"));
-    lab.until("the app sends", || lab.socket().info().is_ok_and(|info| info.connections > 0));
-    let old = lab.socket().info().unwrap().pid;
+    lab.until("the app sends", || lab.socket().show_info().is_ok_and(|info| info.connections > 0));
+    let old = lab.socket().show_info().unwrap().pid;
     lab.configure("second", "");
     lab.ctl_ok(&["restart", "haproxy"]);
     assert!(!download.is_finished(), "the restart waited for the download");
@@ -38,7 +38,8 @@ fn a_long_download_outlives_a_restart() {
     assert_eq!(lab.master_sockets(), 2);
     // The old one can still be asked through its own master: the app's server has one connection in use.
     let question = Command::show_servers_conn().to_worker(old);
-    let answers = lab.masters().into_iter().filter_map(|master| master.ask(&question).ok()).collect::<Vec<_>>();
+    let answers =
+        lab.masters().into_iter().filter_map(|master| master.send_command(&question).ok()).collect::<Vec<_>>();
     let used = answers.iter().flat_map(|answer| answer.lines()).find(|line| line.starts_with("app/one "));
     assert_eq!(used.and_then(|line| line.split(' ').nth(6)), Some("1"), "{answers:?}");
     assert_eq!(download.join().unwrap(), Ok("slow\n".repeat(SLOW_LINES)));

@@ -5,7 +5,7 @@ use haproxy::runtime::{Operation, ServerState};
 use crate::lab::{Lab, free_port};
 
 fn server(lab: &Lab, backend: &str) -> ServerState {
-    let state = lab.socket().servers_state().unwrap();
+    let state = lab.socket().show_servers_state().unwrap();
     state.servers.into_iter().find(|server| server.backend == backend).unwrap()
 }
 
@@ -43,15 +43,15 @@ fn states_are_kept_and_ports_are_not() {
     lab.ctl_ok(&["restart", "haproxy"]);
     assert_eq!(server(&lab, "dead").operation, Operation::Stopped);
     assert_eq!(server(&lab, "heavy").weight, 7);
-    assert!(server(&lab, "maint").admin.maintenance());
-    assert!(server(&lab, "drained").admin.drain());
+    assert!(server(&lab, "maint").admin.is_in_maintenance());
+    assert!(server(&lab, "drained").admin.is_in_drain());
     assert_eq!((server(&lab, "moving").port, server(&lab, "moving").weight), (moves_to.port(), 1));
 
     // Where nothing checks any more, nothing would ever take it up again.
     lab.configure("fourth", &more(moves_to, ""));
     lab.ctl_ok(&["restart", "haproxy"]);
     assert_eq!(server(&lab, "dead").operation, Operation::Running);
-    assert!(server(&lab, "maint").admin.maintenance());
+    assert!(server(&lab, "maint").admin.is_in_maintenance());
     command(&lab, "set server maint/s state ready");
     assert_eq!(server(&lab, "maint").operation, Operation::Running);
 }

@@ -57,7 +57,7 @@ fn supervisords_end_is_a_drain() {
     let mut lab = Lab::start();
     let web = lab.web;
     let download = std::thread::spawn(move || get(web, "/slow"));
-    lab.until("the app sends", || lab.socket().info().is_ok_and(|info| info.connections > 0));
+    lab.until("the app sends", || lab.socket().show_info().is_ok_and(|info| info.connections > 0));
     std::thread::sleep(Duration::from_secs(1));
     lab.ctl_ok(&["shutdown"]);
     lab.until("nobody new is served", || lab.generation().is_none());

@@ -83,14 +83,14 @@ fn a_killed_handover_is_followed_by_one_that_takes_over() {
     lab.until_running();
     let load = Load::on(lab.web);
     let first = lab.handover().unwrap();
-    let served_by = lab.socket().info().unwrap().pid;
+    let served_by = lab.socket().show_info().unwrap().pid;
     lab.configure("second", "");
     kill_hard(first);
     lab.until("another takes over", || lab.generation().as_deref() == Some("second"));
     lab.until("the old one ends", || lab.haproxys().len() == 2);
     lab.ctl_ok(&["restart", "haproxy"]);
     load.stop_without_a_loss(&lab);
-    assert_ne!(lab.socket().info().unwrap().pid, served_by);
+    assert_ne!(lab.socket().show_info().unwrap().pid, served_by);
     lab.until("one HAProxy is left", || lab.haproxys().len() == 2 && lab.master_sockets() == 1);
 }
 
@@ -102,7 +102,7 @@ fn a_killed_haproxy_is_started_afresh() {
     assert!(state("servers.state").contains(" app "), "saved by the restart");
     for whom in ["worker", "master"] {
         lab.until_running();
-        let worker = i32::try_from(lab.socket().info().unwrap().pid).unwrap();
+        let worker = i32::try_from(lab.socket().show_info().unwrap().pid).unwrap();
         let (_, master) = stat(worker).unwrap();
         let handover = lab.handover().unwrap();
         kill_hard(if whom == "worker" { worker } else { master });

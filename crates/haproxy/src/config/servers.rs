@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::net::IpAddr;
 
 use super::SECTIONS;
-use crate::config::tokens::{Word, words};
+use crate::config::tokens::{ConfigWord, tokenize};
 
 /// A `server` line with an IP address.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
@@ -25,19 +25,19 @@ pub struct ServerLine {
 ///
 /// Host names, unix sockets, relative ports, templates and words from the environment are passed over.
 /// Both branches of an `.if` count.
-pub fn servers(text: &str) -> Vec<ServerLine> {
-    let mut reader = Reader::default();
+pub fn parse_servers(text: &str) -> Vec<ServerLine> {
+    let mut reader = ServerReader::default();
     for line in text.lines() {
-        let words = words(line);
-        reader.line(&words.iter().map(Word::known).collect::<Vec<_>>());
+        let words = tokenize(line);
+        reader.read_line(&words.iter().map(ConfigWord::known_text).collect::<Vec<_>>());
     }
-    reader.found
+    reader.servers
 }
 
 /// Where in the file the next line stands.
 #[derive(Default)]
-struct Reader {
-    found: Vec<ServerLine>,
+struct ServerReader {
+    servers: Vec<ServerLine>,
     section: Section,
     /// Whether a server is checked by default in the section.
     checked: bool,
@@ -54,20 +54,20 @@ enum Section {
     Backend(String),
 }
 
-impl Reader {
-    fn line(&mut self, words: &[Option<&str>]) {
+impl ServerReader {
+    fn read_line(&mut self, words: &[Option<&str>]) {
         match (words, &self.section) {
             ([Some("defaults"), rest @ ..], _) => {
                 let named = |name: &&Option<&str>| **name != Some("from");
                 let name = rest.first().filter(named).and_then(|name| name.map(str::to_owned));
-                self.open(Section::Defaults(name), rest);
+                self.open_section(Section::Defaults(name), rest);
             }
             ([Some("backend" | "listen"), Some(name), rest @ ..], _) => {
-                self.open(Section::Backend((*name).to_owned()), rest);
+                self.open_section(Section::Backend((*name).to_owned()), rest);
             }
-            ([Some(keyword), ..], _) if SECTIONS.contains(keyword) => self.open(Section::Other, &[]),
+            ([Some(keyword), ..], _) if SECTIONS.contains(keyword) => self.open_section(Section::Other, &[]),
             ([Some("default-server"), options @ ..], section) => {
-                self.checked = checked(options, self.checked);
+                self.checked = is_checked(options, self.checked);
                 if let Section::Defaults(name) = section {
                     self.last_defaults = self.checked;
                     if let Some(name) = name {
@@ -78,8 +78,8 @@ impl Reader {
             ([Some("server"), Some(server), Some(address), options @ ..], Section::Backend(backend)) => {
                 if let Some((address, port)) = parse_address(address) {
                     let (backend, server) = (backend.clone(), (*server).to_owned());
-                    let checked = checked(options, self.checked);
-                    self.found.push(ServerLine { backend, server, address, port, checked });
+                    let checked = is_checked(options, self.checked);
+                    self.servers.push(ServerLine { backend, server, address, port, checked });
                 }
             }
             _ => {}
@@ -87,7 +87,7 @@ impl Reader {
     }
 
     /// Opens a section whose line may end in `from NAME`; a `defaults` section without it starts from nothing.
-    fn open(&mut self, section: Section, words: &[Option<&str>]) {
+    fn open_section(&mut self, section: Section, words: &[Option<&str>]) {
         let from =
             words.iter().position(|word| *word == Some("from")).and_then(|at| words.get(at + 1)).copied().flatten();
         let unnamed = matches!(section, Section::Backend(_)) && self.last_defaults;
@@ -102,7 +102,7 @@ impl Reader {
     }
 }
 
-fn checked(options: &[Option<&str>], default: bool) -> bool {
+fn is_checked(options: &[Option<&str>], default: bool) -> bool {
     options.iter().fold(default, |checked, option| match option {
         Some("check" | "agent-check") => true,
         Some("no-check") => false,
@@ -127,7 +127,7 @@ mod tests {
     use super::*;
 
     fn names(text: &str) -> Vec<String> {
-        servers(text).iter().map(|s| format!("{}/{} {} {}", s.backend, s.server, s.address, s.port)).collect()
+        parse_servers(text).iter().map(|s| format!("{}/{} {} {}", s.backend, s.server, s.address, s.port)).collect()
     }
 
     #[test]
@@ -190,7 +190,7 @@ backend d from plain
     server s 10.0.0.1:1
 ";
         let checked: Vec<_> =
-            servers(text).iter().map(|s| (format!("{}/{}", s.backend, s.server), s.checked)).collect();
+            parse_servers(text).iter().map(|s| (format!("{}/{}", s.backend, s.server), s.checked)).collect();
         let expected = [("a/s", true), ("a/t", false), ("b/s", false), ("b/t", true), ("c/s", true), ("d/s", true)];
         assert_eq!(checked, expected.map(|(name, checked)| (name.to_owned(), checked)));
     }

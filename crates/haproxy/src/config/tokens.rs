@@ -5,28 +5,28 @@ use std::str::Chars;
 
 /// One word of a line.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Word {
+pub struct ConfigWord {
     /// Without its quotes and backslashes. A variable whose value is not known stands in it as it is written: `${PORT}`.
     pub text: String,
     /// Such a variable is in it.
-    pub is_open: bool,
+    pub has_unknown_variable: bool,
 }
 
-impl Word {
+impl ConfigWord {
     /// The text; `None` if a variable is in it whose value is not known.
-    pub fn known(&self) -> Option<&str> {
-        (!self.is_open).then_some(self.text.as_str())
+    pub fn known_text(&self) -> Option<&str> {
+        (!self.has_unknown_variable).then_some(self.text.as_str())
     }
 }
 
 /// Splits a line into words, up to its comment. Every variable counts as unknown.
-pub fn words(line: &str) -> Vec<Word> {
-    words_with(line, &|_| None)
+pub fn tokenize(line: &str) -> Vec<ConfigWord> {
+    tokenize_with(line, &|_| None)
 }
 
 /// Splits a line into words, up to its comment. `value` gives the value of an environment variable, `None` if it is not
 /// known. A variable that has several words as its value (`${NAME[*]}`) counts as unknown.
-pub fn words_with(line: &str, value: &dyn Fn(&str) -> Option<String>) -> Vec<Word> {
+pub fn tokenize_with(line: &str, value: &dyn Fn(&str) -> Option<String>) -> Vec<ConfigWord> {
     let mut words = Vec::new();
     let mut chars = line.chars().peekable();
     loop {
@@ -40,8 +40,8 @@ pub fn words_with(line: &str, value: &dyn Fn(&str) -> Option<String>) -> Vec<Wor
 }
 
 /// Reads one word from its first character on. The blank or `#` behind it is not consumed.
-fn read_word(chars: &mut Peekable<Chars<'_>>, value: &dyn Fn(&str) -> Option<String>) -> Word {
-    let mut word = Word::default();
+fn read_word(chars: &mut Peekable<Chars<'_>>, value: &dyn Fn(&str) -> Option<String>) -> ConfigWord {
+    let mut word = ConfigWord::default();
     let mut quote = None;
     while let Some(next) = chars.next_if(|next| quote.is_some() || !(next.is_ascii_whitespace() || *next == '#')) {
         match (quote, next) {
@@ -55,7 +55,7 @@ fn read_word(chars: &mut Peekable<Chars<'_>>, value: &dyn Fn(&str) -> Option<Str
     word
 }
 
-impl Word {
+impl ConfigWord {
     /// Reads a variable behind its `$`: `NAME`, `{NAME}`, `{NAME-default}`.
     fn push_variable(&mut self, chars: &mut Peekable<Chars<'_>>, value: &dyn Fn(&str) -> Option<String>) {
         let in_braces = chars.next_if_eq(&'{').is_some();
@@ -77,7 +77,7 @@ impl Word {
         match value(&name) {
             Some(value) => self.text.push_str(&value),
             None => {
-                self.is_open = true;
+                self.has_unknown_variable = true;
                 let default = default.map(|default| format!("-{default}")).unwrap_or_default();
                 let written = if in_braces { format!("${{{name}{default}}}") } else { format!("${name}") };
                 self.text.push_str(&written);
@@ -91,8 +91,8 @@ mod tests {
     use super::*;
 
     fn all(line: &str) -> Vec<String> {
-        let shown = |word: Word| if word.is_open { format!("<{}>", word.text) } else { word.text };
-        words(line).into_iter().map(shown).collect()
+        let shown = |word: ConfigWord| if word.has_unknown_variable { format!("<{}>", word.text) } else { word.text };
+        tokenize(line).into_iter().map(shown).collect()
     }
 
     #[test]
@@ -110,7 +110,9 @@ mod tests {
     #[test]
     fn a_variable_is_replaced_where_its_value_is_known() {
         let value = |name: &str| (name == "PORT").then(|| "80".to_owned());
-        let texts = |line: &str| words_with(line, &value).into_iter().map(|word| (word.text, word.is_open)).collect();
+        let texts = |line: &str| {
+            tokenize_with(line, &value).into_iter().map(|word| (word.text, word.has_unknown_variable)).collect()
+        };
         let expected = |text: &str, is_open| vec![(text.to_owned(), is_open)];
         for (line, text, is_open) in [
             (r#""*:${PORT}""#, "*:80", false),

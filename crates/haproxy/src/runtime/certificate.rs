@@ -6,7 +6,7 @@
 use std::collections::BTreeMap;
 use std::fmt;
 
-use super::change::LINE;
+use super::change::LINE_LIMIT;
 use super::{Command, Error, Socket, Token};
 
 /// The longest command with its payload. HAProxy reads both into one buffer (`tune.bufsize`, 16,384 bytes): of what is
@@ -40,19 +40,19 @@ pub struct SniFilter(String);
 
 impl SniFilter {
     /// The line serves this name: a host, or `*.` and a host. None for a name that a client can't ask for.
-    pub fn serving(name: &str) -> Option<Self> {
+    pub fn for_name(name: &str) -> Option<Self> {
         let host = name.strip_prefix("*.").unwrap_or(name);
-        let is_host = !host.is_empty() && name.len() <= LONGEST_NAME && host.bytes().all(is_of_host);
+        let is_host = !host.is_empty() && name.len() <= LONGEST_NAME && host.bytes().all(is_host_byte);
         is_host.then(|| Self(name.to_owned()))
     }
 
     /// The line's wildcard does not serve this host. None where [`serving`](Self::serving) has none, or for a wildcard.
-    pub fn excluding(host: &str) -> Option<Self> {
-        Self::serving(host).filter(|_| !host.starts_with('*')).map(|Self(host)| Self(format!("!{host}")))
+    pub fn excluding_host(host: &str) -> Option<Self> {
+        Self::for_name(host).filter(|_| !host.starts_with('*')).map(|Self(host)| Self(format!("!{host}")))
     }
 
     /// The line serves no name at all. As the list's first line it is still the default certificate.
-    pub fn nothing() -> Self {
+    pub fn for_no_name() -> Self {
         Self("!*".to_owned())
     }
 
@@ -66,7 +66,7 @@ impl SniFilter {
 const LONGEST_NAME: usize = 253;
 
 /// Upper case is left out: HAProxy compares in lower case, and shows a filter as it was written.
-fn is_of_host(byte: u8) -> bool {
+fn is_host_byte(byte: u8) -> bool {
     byte.is_ascii_lowercase() || byte.is_ascii_digit() || b"-_.".contains(&byte)
 }
 
@@ -128,7 +128,9 @@ impl Pem {
             public.iter().filter(|it| it.tag() == "CERTIFICATE").map(|it| it.contents().to_vec()).collect();
         match (certificates.is_empty(), &keys[..]) {
             (true, _) => Err(NotPem::NoCertificate),
-            (false, [key]) => Ok(Self { certificates, public: text(&public), key: text(std::slice::from_ref(key)) }),
+            (false, [key]) => {
+                Ok(Self { certificates, public: encode_blocks(&public), key: encode_blocks(std::slice::from_ref(key)) })
+            }
             (false, keys) => Err(NotPem::Keys(keys.len())),
         }
     }
@@ -140,25 +142,25 @@ impl Pem {
 
     /// The payloads that bring it over, with what each adds to the file's name: at once, or the key by itself. None where
     /// that is still too long.
-    fn payloads(&self, file: &Token) -> Option<Vec<(&'static str, String)>> {
+    fn split_payloads(&self, file: &Token) -> Option<Vec<(&'static str, String)>> {
         let whole = vec![("", format!("{}{}", self.public, self.key))];
         let parts = vec![("", self.public.clone()), (".key", self.key.clone())];
         let fits = |(suffix, payload): &(&str, String)| {
-            load(file, suffix).to_string().len() + "\n\n".len() + payload.len() <= LONGEST
+            load_command(file, suffix).to_string().len() + "\n\n".len() + payload.len() <= LONGEST
         };
         [whole, parts].into_iter().find(|payloads| payloads.iter().all(fits))
     }
 }
 
 /// Blocks as text, without an empty line.
-fn text(blocks: &[pem::Pem]) -> String {
+fn encode_blocks(blocks: &[pem::Pem]) -> String {
     let config = pem::EncodeConfig::new().set_line_ending(pem::LineEnding::LF);
     let lines = pem::encode_many_config(blocks, config);
     lines.lines().filter(|line| !line.trim().is_empty()).map(|line| format!("{line}\n")).collect()
 }
 
-fn load(file: &Token, suffix: &str) -> Command {
-    Command::line(format!("set ssl cert {file}{suffix} <<"))
+fn load_command(file: &Token, suffix: &str) -> Command {
+    Command::from_line(format!("set ssl cert {file}{suffix} <<"))
 }
 
 impl fmt::Debug for Pem {
@@ -173,7 +175,7 @@ impl fmt::Display for CertificateChange {
         match self {
             Self::New(file) => write!(f, "new ssl cert {file}"),
             Self::Load(file, _) => write!(f, "set ssl cert {file}"),
-            Self::List(list, file, filters) => write!(f, "add ssl crt-list {list} {}", line(file, filters)),
+            Self::List(list, file, filters) => write!(f, "add ssl crt-list {list} {}", crt_line(file, filters)),
             Self::Unlist(list, file, None) => write!(f, "del ssl crt-list {list} {file}"),
             Self::Unlist(list, file, Some(line)) => write!(f, "del ssl crt-list {list} {file}:{line}"),
             Self::Delete(file) => write!(f, "del ssl cert {file}"),
@@ -186,16 +188,16 @@ impl Socket {
     ///
     /// # Errors
     /// As [`ask`](Self::ask).
-    pub fn certificates(&self, folder: &str) -> Result<BTreeMap<Token, Option<ShownCertificate>>, Error> {
+    pub fn show_certificates(&self, folder: &str) -> Result<BTreeMap<Token, Option<ShownCertificate>>, Error> {
         // A line with a star is one of a change that is under way.
-        let files = self.tell_lossy(&Command::show_certificate_files(), "")?;
+        let files = self.exchange_lossy(&Command::show_certificate_files(), "")?;
         let files = files.lines().filter(|line| line.starts_with(folder)).filter_map(|line| line.parse().ok());
         let files: Vec<Token> = files.collect();
         let mut shown = BTreeMap::new();
         // Paths have at most 4 kB each, most of them 50 bytes.
         let longest = files.iter().map(|file| "show ssl cert ;".len() + file.to_string().len()).max().unwrap_or(1);
-        for some in files.chunks((LINE / longest).max(1)) {
-            shown.extend(parse_shown(&self.tell_lossy(&Command::show_certificates(some), "")?));
+        for some in files.chunks((LINE_LIMIT / longest).max(1)) {
+            shown.extend(parse_shown_certificates(&self.exchange_lossy(&Command::show_certificates(some), "")?));
         }
         Ok(shown)
     }
@@ -204,8 +206,8 @@ impl Socket {
     ///
     /// # Errors
     /// As [`ask`](Self::ask).
-    pub fn crt_list(&self, list: &Token) -> Result<Option<Vec<CrtEntry>>, Error> {
-        let answer = self.ask(&Command::show_crt_list(list))?;
+    pub fn show_crt_list(&self, list: &Token) -> Result<Option<Vec<CrtEntry>>, Error> {
+        let answer = self.send_command(&Command::show_crt_list(list))?;
         if answer.contains("didn't find the specified filename") {
             return Ok(None);
         }
@@ -225,82 +227,83 @@ impl Socket {
     /// When nobody answers, or not to the end within the bound.
     pub fn change_certificate(&self, change: &CertificateChange) -> Result<Option<String>, Error> {
         let answer = match change {
-            CertificateChange::Load(file, pem) => return self.load(file, pem),
+            CertificateChange::Load(file, pem) => return self.load_certificate(file, pem),
             // Filters are taken from a payload only.
             CertificateChange::List(list, file, filters) if !filters.is_empty() => {
-                let (command, payload) = (Command::line(format!("add ssl crt-list {list} <<")), line(file, filters));
+                let (command, payload) =
+                    (Command::from_line(format!("add ssl crt-list {list} <<")), crt_line(file, filters));
                 if payload.len() > LONGEST {
                     return Ok(Some(format!("the line is longer than the {LONGEST} bytes that HAProxy takes at once")));
                 }
-                self.tell_lossy(&command, &format!("{payload}\n\n"))?
+                self.exchange_lossy(&command, &format!("{payload}\n\n"))?
             }
-            _ => self.tell_lossy(&Command::line(change.to_string()), "")?,
+            _ => self.exchange_lossy(&Command::from_line(change.to_string()), "")?,
         };
         let done = match change {
             CertificateChange::New(_) => "New empty certificate store",
             CertificateChange::List(..) => "Success!",
             _ => "deleted",
         };
-        Ok(if answer.contains(done) && !answer.contains("Can't") { None } else { Some(complaint(&answer)) })
+        Ok(if answer.contains(done) && !answer.contains("Can't") { None } else { Some(summarize_complaint(&answer)) })
     }
 
-    fn load(&self, file: &Token, pem: &Pem) -> Result<Option<String>, Error> {
-        let Some(payloads) = pem.payloads(file) else {
+    fn load_certificate(&self, file: &Token, pem: &Pem) -> Result<Option<String>, Error> {
+        let Some(payloads) = pem.split_payloads(file) else {
             return Ok(Some(format!("its chain is longer than the {LONGEST} bytes that HAProxy takes at once")));
         };
         for (suffix, payload) in payloads {
-            let command = load(file, suffix);
-            let mut answer = self.tell_lossy(&command, &format!("{payload}\n"))?;
-            if let Some(other) = other_transaction(&answer, file) {
-                self.abort(&other)?;
-                answer = self.tell_lossy(&command, &format!("{payload}\n"))?;
+            let command = load_command(file, suffix);
+            let mut answer = self.exchange_lossy(&command, &format!("{payload}\n"))?;
+            if let Some(other) = parse_other_transaction(&answer, file) {
+                self.abort_transaction(&other)?;
+                answer = self.exchange_lossy(&command, &format!("{payload}\n"))?;
             }
-            if transaction(&answer) != Some(file.to_string()) {
-                self.abort(file)?;
-                return Ok(Some(complaint(&answer)));
+            if parse_transaction(&answer) != Some(file.to_string()) {
+                self.abort_transaction(file)?;
+                return Ok(Some(summarize_complaint(&answer)));
             }
         }
-        let answer = self.tell_lossy(&Command::line(format!("commit ssl cert {file}")), "")?;
+        let answer = self.exchange_lossy(&Command::from_line(format!("commit ssl cert {file}")), "")?;
         if answer.contains("Success!") {
             return Ok(None);
         }
-        self.abort(file)?;
-        Ok(Some(complaint(&answer)))
+        self.abort_transaction(file)?;
+        Ok(Some(summarize_complaint(&answer)))
     }
 
     /// Gives up a change that is under way; HAProxy has one at a time.
-    fn abort(&self, file: &Token) -> Result<(), Error> {
-        self.tell_lossy(&Command::line(format!("abort ssl cert {file}")), "").map(drop)
+    fn abort_transaction(&self, file: &Token) -> Result<(), Error> {
+        self.exchange_lossy(&Command::from_line(format!("abort ssl cert {file}")), "").map(drop)
     }
 
     /// What is answered, whatever letters a certificate has its names in.
-    fn tell_lossy(&self, command: &Command, payload: &str) -> Result<String, Error> {
+    fn exchange_lossy(&self, command: &Command, payload: &str) -> Result<String, Error> {
         Ok(String::from_utf8_lossy(&self.exchange_bytes(command, payload)?).into_owned())
     }
 }
 
 /// A line of a crt-list, as HAProxy reads it.
-pub fn line(file: &Token, filters: &[SniFilter]) -> String {
+pub fn crt_line(file: &Token, filters: &[SniFilter]) -> String {
     let words = filters.iter().map(|filter| format!(" {}", filter.as_str()));
     std::iter::once(file.to_string()).chain(words).collect()
 }
 
 /// The file whose change an answer to `set ssl cert` says to be under way.
-fn transaction(answer: &str) -> Option<String> {
+fn parse_transaction(answer: &str) -> Option<String> {
     let line = answer.lines().find(|line| line.starts_with("Transaction "))?;
     let file = line.split_once(" for certificate ")?.1.strip_suffix('!')?;
     Some(file.trim_matches('\'').to_owned())
 }
 
 /// The file whose change somebody has begun and left: 3.0 refuses another one then, 2.6 takes its content for that file.
-fn other_transaction(answer: &str, file: &Token) -> Option<Token> {
+fn parse_other_transaction(answer: &str, file: &Token) -> Option<Token> {
     let refused = || Some(answer.split_once("The ongoing transaction is about '")?.1.split_once('\'')?.0.to_owned());
-    let other: Token = refused().or_else(|| transaction(answer))?.parse().ok()?;
+    let other: Token = refused().or_else(|| parse_transaction(answer))?.parse().ok()?;
     (other != *file).then_some(other)
 }
 
 /// HAProxy's words in one line.
-fn complaint(answer: &str) -> String {
+fn summarize_complaint(answer: &str) -> String {
     let lines: Vec<&str> = answer.lines().map(str::trim).filter(|line| !line.is_empty()).collect();
     if lines.is_empty() {
         return "HAProxy says nothing to it; tune.bufsize may be too small".into();
@@ -308,7 +311,7 @@ fn complaint(answer: &str) -> String {
     lines.join("; ").chars().take(300).collect()
 }
 
-fn parse_shown(answer: &str) -> BTreeMap<Token, Option<ShownCertificate>> {
+fn parse_shown_certificates(answer: &str) -> BTreeMap<Token, Option<ShownCertificate>> {
     let block = |block: &str| {
         let field = |name: &str, line: &str| line.strip_prefix(name)?.strip_prefix(": ").map(str::to_owned);
         let file = block.lines().next()?.trim().parse().ok()?;

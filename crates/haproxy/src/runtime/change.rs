@@ -63,9 +63,9 @@ pub enum Change {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Removal {
     /// It is gone, or was not there.
-    Done,
+    Removed,
     /// It takes no new request, but has connections: to be asked again.
-    StillUsed,
+    InUse,
     /// HAProxy doesn't let it go, in its own words.
     Refused(String),
 }
@@ -147,7 +147,7 @@ impl fmt::Display for Token {
 }
 
 /// HAProxy reads a line into a buffer of 16 kB (`tune.bufsize`), and hangs on a longer one.
-pub(super) const LINE: usize = 12 * 1024;
+pub(super) const LINE_LIMIT: usize = 12 * 1024;
 
 impl Socket {
     /// Makes the changes in their order, and returns HAProxy's complaints. They don't say what they are about: whoever
@@ -155,13 +155,13 @@ impl Socket {
     ///
     /// # Errors
     /// When nobody answers, or not to the end within the bound; what of the changes was made is then not known.
-    pub fn change(&self, changes: &[Change]) -> Result<Vec<String>, Error> {
+    pub fn apply_changes(&self, changes: &[Change]) -> Result<Vec<String>, Error> {
         let mut complaints = Vec::new();
         let mut rest = changes;
         while !rest.is_empty() {
-            let (some, more) = rest.split_at(fitting(rest));
+            let (some, more) = rest.split_at(count_fitting(rest));
             let line = some.iter().map(ToString::to_string).collect::<Vec<_>>().join(";");
-            complaints.extend(complaints_in(&self.tell(line)?).map(str::to_owned));
+            complaints.extend(complaints_in(&self.send_changes(line)?).map(str::to_owned));
             rest = more;
         }
         Ok(complaints)
@@ -171,11 +171,11 @@ impl Socket {
     ///
     /// # Errors
     /// When nobody answers, or not to the end within the bound.
-    pub fn remove(&self, server: &ServerName) -> Result<Removal, Error> {
-        let answer = self.tell(format!("set server {server} state maint;del server {server}"))?;
+    pub fn remove_server(&self, server: &ServerName) -> Result<Removal, Error> {
+        let answer = self.send_changes(format!("set server {server} state maint;del server {server}"))?;
         Ok(match complaints_in(&answer).next() {
-            None | Some("No such server." | "No such backend.") => Removal::Done,
-            Some(words) if words.contains("still has connections") => Removal::StillUsed,
+            None | Some("No such server." | "No such backend.") => Removal::Removed,
+            Some(words) if words.contains("still has connections") => Removal::InUse,
             Some(words) => Removal::Refused(words.to_owned()),
         })
     }
@@ -184,9 +184,9 @@ impl Socket {
 impl Socket {
     /// Sends changes and returns what is said to them. `del server` closes its answer without the empty line that all
     /// others have (2.6), so that only an answer without any end can be told to be cut short.
-    fn tell(&self, line: String) -> Result<String, Error> {
-        let command = Command::line(line);
-        let answer = self.exchange(&command)?;
+    fn send_changes(&self, line: String) -> Result<String, Error> {
+        let command = Command::from_line(line);
+        let answer = self.exchange_text(&command)?;
         if answer.ends_with('\n') {
             Ok(answer)
         } else {
@@ -196,11 +196,11 @@ impl Socket {
 }
 
 /// How many changes fit into a line: at least one.
-fn fitting(changes: &[Change]) -> usize {
+fn count_fitting(changes: &[Change]) -> usize {
     let mut length = 0;
     let fits = |change: &&Change| {
         length += change.to_string().len() + 1;
-        length <= LINE
+        length <= LINE_LIMIT
     };
     changes.iter().take_while(fits).count().max(1)
 }
@@ -266,8 +266,8 @@ mod tests {
         let changes = vec![Change::SetWeight(name(), 1); 2_000];
         let mut rest = &changes[..];
         while !rest.is_empty() {
-            let (some, more) = rest.split_at(fitting(rest));
-            assert!(some.iter().map(|change| change.to_string().len() + 1).sum::<usize>() <= LINE);
+            let (some, more) = rest.split_at(count_fitting(rest));
+            assert!(some.iter().map(|change| change.to_string().len() + 1).sum::<usize>() <= LINE_LIMIT);
             rest = more;
         }
     }

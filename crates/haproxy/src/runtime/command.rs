@@ -89,7 +89,7 @@ impl Command {
     }
 
     /// A line of commands, made of words and tokens alone.
-    pub(super) fn line(line: String) -> Self {
+    pub(super) fn from_line(line: String) -> Self {
         Self(line)
     }
 

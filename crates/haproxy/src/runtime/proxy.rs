@@ -23,15 +23,15 @@ impl Drop for Proxy {
 
 impl Proxy {
     /// One with these flags and this configuration, made for the folder; it has a stats socket, and answers there.
-    pub(super) fn start(flags: &[&str], config: impl FnOnce(&Path) -> String) -> Self {
+    pub(super) fn start_haproxy(flags: &[&str], config: impl FnOnce(&Path) -> String) -> Self {
         let dir = tempfile::tempdir().unwrap();
         let text =
             format!("global\n stats socket {}/admin.sock level admin\n{}", dir.path().display(), config(dir.path()));
-        write(&dir.path().join("haproxy.cfg"), text);
+        write_file(&dir.path().join("haproxy.cfg"), text);
         let mut command = Command::new("haproxy");
         command.args(flags).args(["-db", "-f", "haproxy.cfg"]).current_dir(&dir).stderr(Stdio::null());
         let proxy = Self { child: command.spawn().unwrap(), dir };
-        proxy.wait_until(|| proxy.socket().info().is_ok());
+        proxy.wait_until(|| proxy.socket().show_info().is_ok());
         proxy
     }
 
@@ -52,6 +52,6 @@ impl Proxy {
     }
 }
 
-pub(super) fn write(path: &Path, text: impl AsRef<[u8]>) {
+pub(super) fn write_file(path: &Path, text: impl AsRef<[u8]>) {
     File::create(path).unwrap().write_all(text.as_ref()).unwrap();
 }

@@ -27,7 +27,7 @@ pub struct ServerState {
     /// Whether it takes requests, by its checks.
     pub operation: Operation,
     /// What people and the configuration impose on it.
-    pub admin: Admin,
+    pub admin: AdminFlags,
     /// The weight in use.
     pub weight: u16,
     /// The weight in the configuration.
@@ -50,11 +50,11 @@ pub enum Operation {
 
 /// `srv_admin_state`, a set of flags.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Admin(u32);
+pub struct AdminFlags(u32);
 
-impl Admin {
+impl AdminFlags {
     /// In maintenance, for whatever reason: by command, by the configuration, inherited, unresolved.
-    pub fn maintenance(self) -> bool {
+    pub fn is_in_maintenance(self) -> bool {
         const FORCED: u32 = 0x01;
         const INHERITED: u32 = 0x02;
         const RESOLUTION: u32 = 0x20;
@@ -63,14 +63,14 @@ impl Admin {
     }
 
     /// In maintenance by somebody's command, not by the configuration.
-    pub fn imposed(self) -> bool {
+    pub fn is_in_maintenance_by_command(self) -> bool {
         const FORCED: u32 = 0x01;
         const CONFIGURED: u32 = 0x04;
         self.0 & (FORCED | CONFIGURED) == FORCED
     }
 
     /// Drained: requests in flight and sticky clients only.
-    pub fn drain(self) -> bool {
+    pub fn is_in_drain(self) -> bool {
         const FORCED: u32 = 0x08;
         const INHERITED: u32 = 0x10;
         self.0 & (FORCED | INHERITED) != 0
@@ -130,7 +130,7 @@ impl ServerState {
                 "3" => Operation::Stopping,
                 _ => return None,
             },
-            admin: Admin(field(6)?.parse().ok()?),
+            admin: AdminFlags(field(6)?.parse().ok()?),
             weight: field(7)?.parse().ok()?,
             initial_weight: field(8)?.parse().ok()?,
             port: field(18)?.parse().ok()?,
@@ -157,14 +157,14 @@ mod tests {
         assert_eq!((server.address.as_str(), server.port, server.id), ("127.0.0.1", 8001, 1));
         assert_eq!((server.weight, server.initial_weight), (100, 50));
         assert_eq!(server.operation, Operation::Running);
-        assert!(server.admin.drain() && !server.admin.maintenance());
+        assert!(server.admin.is_in_drain() && !server.admin.is_in_maintenance());
     }
 
     #[test]
     fn tells_maintenance_from_its_origin() {
-        assert!(one("2 b 1 s ::1 0 5 1 1 2 1 0 0 8 0 0 0 - 80 - 0 0 - - 0").admin.maintenance());
-        assert!(one("2 b 1 s - 0 32 1 1 2 1 0 0 8 0 0 0 - 80 - 0 0 - - 0").admin.maintenance());
-        assert!(!one("2 b 1 s ::1 0 64 1 1 2 1 0 0 8 0 0 0 - 80 - 0 0 - - 0").admin.maintenance());
+        assert!(one("2 b 1 s ::1 0 5 1 1 2 1 0 0 8 0 0 0 - 80 - 0 0 - - 0").admin.is_in_maintenance());
+        assert!(one("2 b 1 s - 0 32 1 1 2 1 0 0 8 0 0 0 - 80 - 0 0 - - 0").admin.is_in_maintenance());
+        assert!(!one("2 b 1 s ::1 0 64 1 1 2 1 0 0 8 0 0 0 - 80 - 0 0 - - 0").admin.is_in_maintenance());
     }
 
     #[test]

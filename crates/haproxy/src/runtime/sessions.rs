@@ -16,7 +16,7 @@ pub struct Sessions {
 
 /// A longer line is not sent: all servers are asked for at once. HAProxy hangs on one that is longer than its buffer of
 /// 16 kB (`tune.bufsize`).
-const LINE: usize = 8 * 1024;
+const LINE_LIMIT: usize = 8 * 1024;
 
 /// What HAProxy says of a backend that it doesn't have.
 const UNKNOWN: &str = "No such proxy.";
@@ -28,24 +28,24 @@ impl Socket {
     ///
     /// # Errors
     /// As [`ask`](Self::ask), or when it isn't the answer to that.
-    pub fn sessions(&self, backends: &[Word], worker: Option<u32>) -> Result<Vec<Sessions>, Error> {
+    pub fn count_sessions(&self, backends: &[Word], worker: Option<u32>) -> Result<Vec<Sessions>, Error> {
         // A master's prefix holds for one command, not for the line. 4 is servers; -1 is all.
         let command = |backend: &str| {
-            let command = Command::line(format!("show stat {backend} 4 -1"));
+            let command = Command::from_line(format!("show stat {backend} 4 -1"));
             worker.map_or(command.clone(), |pid| command.to_worker(pid)).to_string()
         };
         let mut commands: Vec<String> = backends.iter().map(|backend| command(backend.as_str())).collect();
-        if commands.is_empty() || commands.iter().map(|command| command.len() + 1).sum::<usize>() > LINE {
+        if commands.is_empty() || commands.iter().map(|command| command.len() + 1).sum::<usize>() > LINE_LIMIT {
             commands = vec![command("-1")];
         }
-        let line = Command::line(commands.join(";"));
-        let answer = self.ask(&line)?;
-        parse(&answer, commands.len()).ok_or_else(|| self.refused(line, &answer))
+        let line = Command::from_line(commands.join(";"));
+        let answer = self.send_command(&line)?;
+        parse_sessions(&answer, commands.len()).ok_or_else(|| self.refused_error(line, &answer))
     }
 }
 
 /// Reads so many answers; names hold nothing that CSV would quote.
-fn parse(answer: &str, answers: usize) -> Option<Vec<Sessions>> {
+fn parse_sessions(answer: &str, answers: usize) -> Option<Vec<Sessions>> {
     let (mut sessions, mut seen) = (Vec::new(), 0);
     for line in answer.lines().filter(|line| !line.is_empty()) {
         if line == UNKNOWN || line.starts_with("# pxname,svname,qcur,qmax,scur,") {
@@ -70,7 +70,7 @@ mod tests {
     #[test]
     fn what_waits_for_a_server_counts_too() {
         let answer = format!("{HEADER}\nhttp-app,one,2,5,3,9,,\n\nNo such proxy.\n\n{HEADER}\ntcp-db,a,,,1,1,\n\n");
-        let sessions = parse(&answer, 3).unwrap();
+        let sessions = parse_sessions(&answer, 3).unwrap();
         let counts: Vec<_> = sessions.iter().map(|it| (it.server.as_str(), it.count)).collect();
         assert_eq!(counts, [("one", 5), ("a", 1)]);
     }
@@ -78,8 +78,8 @@ mod tests {
     #[test]
     fn what_is_no_answer_is_refused() {
         for answer in ["", "Permission denied\n", "http-app,one,x,0,0,\n", "http-app\n", "No such proxy.\n"] {
-            assert_eq!(parse(answer, 2), None, "{answer}");
+            assert_eq!(parse_sessions(answer, 2), None, "{answer}");
         }
-        assert_eq!(parse(&format!("{HEADER}\nhttp-app,one,0,0,0,\n"), 2), None, "one answer is missing");
+        assert_eq!(parse_sessions(&format!("{HEADER}\nhttp-app,one,0,0,0,\n"), 2), None, "one answer is missing");
     }
 }

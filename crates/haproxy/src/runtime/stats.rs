@@ -106,16 +106,19 @@ impl Stat {
 /// Reads all rows. Columns are found by their names, since each release adds some; a row that is cut short lacks what
 /// it lacks. Rows of listening sockets and of kinds that later releases may add are left out. None if the text has no header: it
 /// is no answer to `show stat`.
-pub(super) fn parse(answer: &str) -> Option<Vec<Stat>> {
+pub(super) fn parse_stats(answer: &str) -> Option<Vec<Stat>> {
     let text = answer.strip_prefix("# ")?;
     let mut reader = csv::ReaderBuilder::new().flexible(true).from_reader(text.as_bytes());
     let header = reader.headers().ok().filter(|header| header.get(0) == Some("pxname"))?.clone();
     let columns: HashMap<&str, usize> = header.iter().enumerate().map(|(position, name)| (name, position)).collect();
     let rows = reader.records().filter_map(Result::ok);
-    Some(rows.filter_map(|row| stat(&|name| row.get(*columns.get(name)?).filter(|value| !value.is_empty()))).collect())
+    Some(
+        rows.filter_map(|row| parse_row(&|name| row.get(*columns.get(name)?).filter(|value| !value.is_empty())))
+            .collect(),
+    )
 }
 
-fn stat<'a>(field: &impl Fn(&str) -> Option<&'a str>) -> Option<Stat> {
+fn parse_row<'a>(field: &impl Fn(&str) -> Option<&'a str>) -> Option<Stat> {
     let kind = match field("type")? {
         "0" => RowKind::Frontend,
         "1" => RowKind::Backend,
@@ -186,7 +189,7 @@ no,kind\n";
 
     #[test]
     fn reads_rows_by_the_names_of_their_columns() {
-        let rows = parse(ANSWER).unwrap();
+        let rows = parse_stats(ANSWER).unwrap();
         let [server, backend, namesake, frontend, tcp, short] = &rows[..] else { panic!("{rows:?}") };
         assert_eq!((server.proxy.as_str(), server.name.as_str()), ("http-shop", "node-1"));
         assert_eq!(server.sessions, Count { now: 3, most: 7, total: 120 });
@@ -212,7 +215,7 @@ no,kind\n";
     #[test]
     fn what_is_no_list_is_none() {
         for answer in ["", "Permission denied\n", "# ", "# a,b\n1,2\n"] {
-            assert_eq!(parse(answer), None, "{answer}");
+            assert_eq!(parse_stats(answer), None, "{answer}");
         }
     }
 }

@@ -53,26 +53,26 @@ impl Socket {
     ///
     /// # Errors
     /// As [`ask`](Self::ask), or if the answer can't be read.
-    pub(crate) fn streams_of(&self, worker: u32) -> Result<(Info, Streams), Error> {
+    pub(crate) fn count_streams_of(&self, worker: u32) -> Result<(Info, Streams), Error> {
         // In this order. A connection that ends between the two answers is counted too often, and never too seldom.
         let commands =
             [Command::show_info(), Command::show_streams()].map(|command| command.to_worker(worker).to_string());
-        let command = Command::line(commands.join(";"));
-        let answer = self.ask(&command)?;
-        parse(&answer).ok_or_else(|| self.refused(command, &answer))
+        let command = Command::from_line(commands.join(";"));
+        let answer = self.send_command(&command)?;
+        parse_streams(&answer).ok_or_else(|| self.refused_error(command, &answer))
     }
 }
 
 /// Reads both answers. An empty line ends the first.
-fn parse(answer: &str) -> Option<(Info, Streams)> {
+fn parse_streams(answer: &str) -> Option<(Info, Streams)> {
     let (info, streams) = answer.split_once("\n\n")?;
     let info = Info::parse(info)?;
-    let streams = count(info.connections, streams)?;
+    let streams = count_streams(info.connections, streams)?;
     Some((info, streams))
 }
 
 /// Counts the streams of a process with so many connections.
-fn count(connections: u64, answer: &str) -> Option<Streams> {
+fn count_streams(connections: u64, answer: &str) -> Option<Streams> {
     let mut counted = Streams { connections, ..Streams::default() };
     let mut busy = BTreeSet::new();
     for line in answer.lines().filter(|line| !line.is_empty()) {
@@ -130,7 +130,7 @@ mod tests {
     /// three on either side of the inner hop, an answer under way, an HTTP/2 connection with two of them, one request
     /// without an answer, one whose body is being sent, and one each that is queued, connecting, and in front of the queue.
     fn read(answer: &str) {
-        let (info, streams) = parse(answer).unwrap();
+        let (info, streams) = parse_streams(answer).unwrap();
         assert!(info.stopping && !info.listening);
         assert_eq!((streams.connections, streams.idle), (21, 10));
         assert_eq!(streams.unrouted, 1, "the inspect-delay");
@@ -169,20 +169,20 @@ mod tests {
 
     #[test]
     fn a_connection_is_idle_unless_a_stream_uses_it() {
-        assert_eq!(count(3, STREAM).unwrap().idle, 2);
-        assert_eq!(count(3, &format!("{STREAM}\n{STREAM}")).unwrap().idle, 2, "two streams of one connection");
-        assert_eq!(count(3, &STREAM.replace("fd=24", "fd=-1")).unwrap().idle, 3, "the client has closed it");
-        assert_eq!(count(3, &STREAM.replace("fe=web", "fe=GLOBAL")).unwrap().idle, 3, "the question itself");
+        assert_eq!(count_streams(3, STREAM).unwrap().idle, 2);
+        assert_eq!(count_streams(3, &format!("{STREAM}\n{STREAM}")).unwrap().idle, 2, "two streams of one connection");
+        assert_eq!(count_streams(3, &STREAM.replace("fd=24", "fd=-1")).unwrap().idle, 3, "the client has closed it");
+        assert_eq!(count_streams(3, &STREAM.replace("fe=web", "fe=GLOBAL")).unwrap().idle, 3, "the question itself");
         let own = "0x7f00: proto=? ts=00 epoch=0 age=1s rq[f=0h,i=0,an=00h] rp[f=0h,i=0,an=00h] scf=[8,0h,fd=-1]";
-        assert_eq!(count(3, own).unwrap(), Streams { connections: 3, idle: 3, ..Streams::default() });
-        assert_eq!(count(0, STREAM).unwrap().idle, 0, "it ended in between");
+        assert_eq!(count_streams(3, own).unwrap(), Streams { connections: 3, idle: 3, ..Streams::default() });
+        assert_eq!(count_streams(0, STREAM).unwrap().idle, 0, "it ended in between");
     }
 
     #[test]
     fn a_listen_section_may_still_route_its_stream() {
         let in_state = |state: &str| {
             let line = STREAM.replace("fe=web be=app", "fe=app be=app").replace("scb=[8", state);
-            let streams = count(1, &line).unwrap();
+            let streams = count_streams(1, &line).unwrap();
             (streams.unrouted, streams.undecided.len())
         };
         assert_eq!(in_state("scb=[0"), (1, 0));
@@ -192,8 +192,8 @@ mod tests {
     #[test]
     fn an_answer_of_another_form_is_refused() {
         for line in ["Permission denied", "0x1: fe=web", &STREAM.replace("an=", "a="), &STREAM.replace("fd=", "f=")] {
-            assert_eq!(count(1, line), None, "{line}");
+            assert_eq!(count_streams(1, line), None, "{line}");
         }
-        assert_eq!(parse("Can't find the target"), None);
+        assert_eq!(parse_streams("Can't find the target"), None);
     }
 }

@@ -14,7 +14,7 @@ use super::*;
 impl Proxy {
     /// Two servers, in a worker below a master.
     fn with_servers() -> Self {
-        let proxy = Self::start(&["-W", "-S", "unix@master.sock"], |_| {
+        let proxy = Self::start_haproxy(&["-W", "-S", "unix@master.sock"], |_| {
             " setenv CONFGEN_GEN 1a=2b\n\
              defaults\n mode http\n timeout client 1s\n timeout server 1s\n timeout connect 1s\n\
              backend http-app\n server one 127.0.0.1:8001 weight 7\n server two [::1]:8002 disabled\n\
@@ -22,7 +22,7 @@ impl Proxy {
                 .to_owned()
         });
         // The master binds its own socket when it executes itself anew, which may be after its worker answers.
-        proxy.wait_until(|| proxy.master().ask(&Command::show_proc()).is_ok());
+        proxy.wait_until(|| proxy.master().send_command(&Command::show_proc()).is_ok());
         proxy
     }
 
@@ -36,21 +36,23 @@ fn asks_a_real_haproxy() {
     let proxy = Proxy::with_servers();
     let socket = proxy.socket();
 
-    let info = socket.info().unwrap();
+    let info = socket.show_info().unwrap();
     assert!(!info.stopping);
 
-    assert_eq!(socket.env(&"CONFGEN_GEN".parse().unwrap()).unwrap().as_deref(), Some("1a=2b"));
-    assert_eq!(socket.env(&"CONFGEN".parse().unwrap()).unwrap(), None);
+    assert_eq!(socket.show_env(&"CONFGEN_GEN".parse().unwrap()).unwrap().as_deref(), Some("1a=2b"));
+    assert_eq!(socket.show_env(&"CONFGEN".parse().unwrap()).unwrap(), None);
 
-    let servers = socket.servers_state().unwrap().servers;
+    let servers = socket.show_servers_state().unwrap().servers;
     let summary: Vec<_> = servers
         .iter()
-        .map(|s| (s.backend.as_str(), s.server.as_str(), s.address.as_str(), s.port, s.weight, s.admin.maintenance()))
+        .map(|s| {
+            (s.backend.as_str(), s.server.as_str(), s.address.as_str(), s.port, s.weight, s.admin.is_in_maintenance())
+        })
         .collect();
     let expected = [("http-app", "one", "127.0.0.1", 8001, 7, false), ("http-app", "two", "::1", 8002, 1, true)];
     assert_eq!(summary, expected);
 
-    let error = ServersState::parse(&socket.ask(&Command::show_proc()).unwrap());
+    let error = ServersState::parse(&socket.send_command(&Command::show_proc()).unwrap());
     assert_eq!(error, None, "a worker knows no `show proc`");
 }
 
@@ -62,36 +64,36 @@ fn backends_are_counted_with_the_process_that_counts_them() {
         rows.iter().map(|row| (row.proxy.clone(), row.name.clone())).collect()
     };
     let pair = |proxy: &str, name: &str| (proxy.to_owned(), name.to_owned());
-    let (pid, backends) = socket.backends().unwrap();
-    assert_eq!(pid, socket.info().unwrap().pid);
+    let (pid, backends) = socket.show_backends().unwrap();
+    assert_eq!(pid, socket.show_info().unwrap().pid);
     assert_eq!(names(&backends), [pair("http-app", "BACKEND"), pair("http-secure", "BACKEND")]);
     let ids: Vec<u32> = backends.iter().map(|row| row.proxy_id).collect();
-    let (again, rows) = socket.servers_of(&[ids[1], ids[0]]).unwrap();
+    let (again, rows) = socket.show_servers_of(&[ids[1], ids[0]]).unwrap();
     let all = ["one", "two", "BACKEND"].map(|name| pair("http-app", name));
     assert_eq!((again, names(&rows)), (pid, [&[pair("http-secure", "BACKEND")][..], &all].concat()));
-    assert_eq!(socket.servers_of(&[]).unwrap(), (pid, Vec::new()));
-    let many = socket.servers_of(&vec![ids[0]; 500]).unwrap().1;
+    assert_eq!(socket.show_servers_of(&[]).unwrap(), (pid, Vec::new()));
+    let many = socket.show_servers_of(&vec![ids[0]; 500]).unwrap().1;
     assert_eq!(many.len(), 1_500, "they fit into HAProxy's line");
 }
 
 #[test]
 fn asks_a_worker_through_its_master() {
     let proxy = Proxy::with_servers();
-    let worker = proxy.socket().info().unwrap().pid;
+    let worker = proxy.socket().show_info().unwrap().pid;
     let master = proxy.master();
-    assert!(master.ask(&Command::show_proc()).unwrap().contains(&format!("\n{worker} ")));
-    let connections = master.ask(&Command::show_servers_conn().to_worker(worker)).unwrap();
+    assert!(master.send_command(&Command::show_proc()).unwrap().contains(&format!("\n{worker} ")));
+    let connections = master.send_command(&Command::show_servers_conn().to_worker(worker)).unwrap();
     assert!(connections.contains("\nhttp-app/one "), "{connections}");
     let backends = ["http-app", "http-none"].map(|backend| backend.parse().unwrap());
-    let of_worker = master.sessions(&backends, Some(worker)).unwrap();
-    assert_eq!(of_worker, proxy.socket().sessions(&backends, None).unwrap());
+    let of_worker = master.count_sessions(&backends, Some(worker)).unwrap();
+    assert_eq!(of_worker, proxy.socket().count_sessions(&backends, None).unwrap());
     let servers: Vec<_> = of_worker.iter().map(|it| (it.server.as_str(), it.count)).collect();
     assert_eq!(servers, [("one", 0), ("two", 0)]);
     let many: Vec<Word> = (0..1000).map(|n| format!("b{n}").parse().unwrap()).collect();
-    assert_eq!(master.sessions(&many, Some(worker)).unwrap(), of_worker, "all there are");
+    assert_eq!(master.count_sessions(&many, Some(worker)).unwrap(), of_worker, "all there are");
     // A master of 3.0 that forgets some of the connections has none left by then.
     for _ in 0..300 {
-        let refused = master.ask(&Command::show_info().to_worker(1)).unwrap_err();
+        let refused = master.send_command(&Command::show_info().to_worker(1)).unwrap_err();
         assert!(matches!(refused, Error::Refused { .. }), "{refused}");
     }
 }
@@ -137,32 +139,32 @@ fn changes_are_made_without_a_complaint() {
         Change::SetState(name("one"), AdminState::Maint),
     ];
     for change in &changes {
-        assert_eq!(socket.change(slice::from_ref(change)).unwrap(), Vec::<String>::new(), "{change}");
+        assert_eq!(socket.apply_changes(slice::from_ref(change)).unwrap(), Vec::<String>::new(), "{change}");
     }
     // From 3.0 on an address is taken over a moment after it was set.
     let seen = || {
-        let servers = socket.servers_state().unwrap().servers;
+        let servers = socket.show_servers_state().unwrap().servers;
         let new = servers.iter().find(|server| server.server == "new").unwrap();
         (new.address.clone(), new.port, new.weight)
     };
     proxy.wait_until(|| seen() == ("::1".to_owned(), 8005, 7));
-    let servers = socket.servers_state().unwrap().servers;
-    assert!(servers.iter().any(|server| server.server == "one" && server.admin.maintenance()));
+    let servers = socket.show_servers_state().unwrap().servers;
+    assert!(servers.iter().any(|server| server.server == "one" && server.admin.is_in_maintenance()));
 
-    assert_eq!(socket.change(&[Change::SetWeight(name("nobody"), 7)]).unwrap(), ["No such server."]);
+    assert_eq!(socket.apply_changes(&[Change::SetWeight(name("nobody"), 7)]).unwrap(), ["No such server."]);
     for server in ["new", "secure", "unverified", "one", "one"] {
-        assert_eq!(socket.remove(&name(server)).unwrap(), Removal::Done, "{server}");
+        assert_eq!(socket.remove_server(&name(server)).unwrap(), Removal::Removed, "{server}");
     }
-    assert_eq!(socket.servers_state_of(&"http-app".parse().unwrap()).unwrap().servers.len(), 1);
+    assert_eq!(socket.show_servers_state_of(&"http-app".parse().unwrap()).unwrap().servers.len(), 1);
 }
 
 #[test]
 fn nobody_there_is_told_from_a_failure() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("admin.sock");
-    assert!(matches!(Socket::new(&path).info(), Err(Error::Absent { .. })));
+    assert!(matches!(Socket::new(&path).show_info(), Err(Error::Absent { .. })));
     drop(UnixListener::bind(&path).unwrap());
-    assert!(matches!(Socket::new(&path).info(), Err(Error::Absent { .. })), "a file left behind");
+    assert!(matches!(Socket::new(&path).show_info(), Err(Error::Absent { .. })), "a file left behind");
 }
 
 #[test]
@@ -175,11 +177,11 @@ fn a_silent_listener_costs_no_more_than_the_bound() {
     let bound = Duration::from_millis(50);
 
     let begun = Instant::now();
-    let silent = Socket::new(&path).with_timeout(bound).info().unwrap_err();
+    let silent = Socket::new(&path).with_timeout(bound).show_info().unwrap_err();
     assert!(matches!(silent, Error::Exchange { .. }), "{silent}");
     // The queue is full with two that nobody takes; the standard library would wait for ever to join it.
     let _queued: Vec<_> = (0..2).map(|_| socket_io::connect_unix(&path, bound)).collect();
-    let full = Socket::new(&path).with_timeout(bound).info().unwrap_err();
+    let full = Socket::new(&path).with_timeout(bound).show_info().unwrap_err();
     assert!(matches!(full, Error::Absent { .. }), "{full}");
     assert!(begun.elapsed() < Duration::from_secs(5));
 }
@@ -196,7 +198,7 @@ fn half_an_answer_is_no_answer() {
         stream.write_all(b"1\n# header\n2 be 1 s 127.0").unwrap();
         line[..read].to_vec()
     });
-    let error = Socket::new(&path).servers_state().unwrap_err();
+    let error = Socket::new(&path).show_servers_state().unwrap_err();
     assert!(matches!(error, Error::CutShort { length: 25, .. }), "{error}");
     assert_eq!(server.join().unwrap(), b"show servers state\n");
 }

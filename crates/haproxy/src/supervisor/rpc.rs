@@ -10,7 +10,7 @@ use std::time::{Duration, Instant, SystemTime};
 use super::xml::{self, Reply};
 use super::{Error, Fault, State};
 use crate::socket_io;
-use crate::socket_io::Stream;
+use crate::socket_io::BoundedStream;
 
 /// For calls that supervisord answers at once. It is single-threaded, and may be starting programs just then.
 const QUICK: Duration = Duration::from_secs(5);
@@ -60,25 +60,25 @@ impl Supervisord {
     ///
     /// # Errors
     /// When supervisord can't be asked or has no such program.
-    pub fn process(&self, program: &str) -> Result<ProcessInfo, Error> {
-        self.process_within(program, QUICK)
+    pub fn query_process(&self, program: &str) -> Result<ProcessInfo, Error> {
+        self.query_process_within(program, QUICK)
     }
 
     /// The same within that time.
     ///
     /// # Errors
     /// When supervisord can't be asked in time or has no such program.
-    pub fn process_within(&self, program: &str, timeout: Duration) -> Result<ProcessInfo, Error> {
+    pub fn query_process_within(&self, program: &str, timeout: Duration) -> Result<ProcessInfo, Error> {
         let method = "supervisor.getProcessInfo";
-        let reply = self.call(method, &[Param::Text(program)], timeout)?;
-        let number = |name| reply.field(name).and_then(|text| text.parse::<i64>().ok());
+        let reply = self.call_method(method, &[Param::Text(program)], timeout)?;
+        let number = |name| reply.find_field(name).and_then(|text| text.parse::<i64>().ok());
         let (Some(state), Some(pid)) = (number("state"), number("pid")) else {
-            return Err(self.answer(method, "neither state nor pid"));
+            return Err(self.answer_error(method, "neither state nor pid"));
         };
         Ok(ProcessInfo {
             state: State::from_code(state),
             pid: u32::try_from(pid).ok().filter(|pid| *pid != 0),
-            description: reply.field("description").unwrap_or_default().to_owned(),
+            description: reply.find_field("description").unwrap_or_default().to_owned(),
             started: number("start")
                 .and_then(|seconds| u64::try_from(seconds).ok())
                 .filter(|seconds| *seconds > 0)
@@ -88,11 +88,11 @@ impl Supervisord {
 
     /// The end of what a program has written to its standard error, or of both its outputs if supervisord joins them.
     /// `None` if supervisord keeps no log of it.
-    pub fn log_tail(&self, program: &str) -> Option<String> {
+    pub fn read_log_tail(&self, program: &str) -> Option<String> {
         let tail = |method| {
             let parameters = [Param::Text(program), Param::Int(-LOG_TAIL), Param::Int(0)];
-            let reply = self.call(method, &parameters, QUICK).ok()?;
-            reply.field("").map(str::to_owned).filter(|text| !text.trim().is_empty())
+            let reply = self.call_method(method, &parameters, QUICK).ok()?;
+            reply.find_field("").map(str::to_owned).filter(|text| !text.trim().is_empty())
         };
         tail("supervisor.readProcessStderrLog").or_else(|| tail("supervisor.readProcessStdoutLog"))
     }
@@ -101,8 +101,8 @@ impl Supervisord {
     ///
     /// # Errors
     /// When it can't be asked.
-    pub fn shutting_down(&self, timeout: Duration) -> Result<bool, Error> {
-        match self.call("supervisor.getState", &[], timeout) {
+    pub fn is_shutting_down(&self, timeout: Duration) -> Result<bool, Error> {
+        match self.call_method("supervisor.getState", &[], timeout) {
             Ok(_) => Ok(false),
             Err(Error::Fault { fault: Fault::ShutdownState, .. }) => Ok(true),
             Err(error) => Err(error),
@@ -113,53 +113,53 @@ impl Supervisord {
     ///
     /// # Errors
     /// When supervisord can't be asked or refuses, [`Fault::NotRunning`] included.
-    pub fn stop(&self, program: &str) -> Result<(), Error> {
-        self.call("supervisor.stopProcess", &[Param::Text(program), Param::Bool(true)], STOP).map(drop)
+    pub fn stop_program(&self, program: &str) -> Result<(), Error> {
+        self.call_method("supervisor.stopProcess", &[Param::Text(program), Param::Bool(true)], STOP).map(drop)
     }
 
     /// Starts a program, without waiting for its `startsecs`.
     ///
     /// # Errors
     /// When supervisord can't be asked or refuses, [`Fault::AlreadyStarted`] included.
-    pub fn start(&self, program: &str) -> Result<(), Error> {
-        self.call("supervisor.startProcess", &[Param::Text(program), Param::Bool(false)], QUICK).map(drop)
+    pub fn start_program(&self, program: &str) -> Result<(), Error> {
+        self.call_method("supervisor.startProcess", &[Param::Text(program), Param::Bool(false)], QUICK).map(drop)
     }
 
     /// Stops a program if it runs, then starts it unless somebody else has.
     ///
     /// # Errors
     /// When supervisord can't be asked or refuses.
-    pub fn restart(&self, program: &str) -> Result<(), Error> {
-        tolerate(self.stop(program), Fault::NotRunning)?;
-        tolerate(self.start(program), Fault::AlreadyStarted)
+    pub fn restart_program(&self, program: &str) -> Result<(), Error> {
+        tolerate_fault(self.stop_program(program), Fault::NotRunning)?;
+        tolerate_fault(self.start_program(program), Fault::AlreadyStarted)
     }
 
-    fn call(&self, method: &'static str, params: &[Param<'_>], timeout: Duration) -> Result<Reply, Error> {
+    fn call_method(&self, method: &'static str, params: &[Param<'_>], timeout: Duration) -> Result<Reply, Error> {
         let deadline = Instant::now() + timeout;
         let mut stream =
-            self.connect(timeout).map_err(|source| Error::Unreachable { address: self.to_string(), source })?;
-        let body = xml::call(method, params.iter().map(Param::to_xml));
+            self.connect_within(timeout).map_err(|source| Error::Unreachable { address: self.to_string(), source })?;
+        let body = xml::format_call(method, params.iter().map(Param::to_xml));
         // HTTP/1.0: the answer comes in one piece, and the connection closes behind it.
         let request = format!(
             "POST /RPC2 HTTP/1.0\r\nHost: localhost\r\nContent-Type: text/xml\r\nContent-Length: {}\r\n\r\n{body}",
             body.len()
         );
         let failed = |source| Error::Exchange { address: self.to_string(), method, source };
-        let answer = socket_io::send(&mut *stream, request.as_bytes(), deadline)
-            .and_then(|()| socket_io::receive(&mut *stream, deadline, ANSWER_LIMIT))
+        let answer = socket_io::send_all(&mut *stream, request.as_bytes(), deadline)
+            .and_then(|()| socket_io::receive_all(&mut *stream, deadline, ANSWER_LIMIT))
             .map_err(failed)?;
         let answer = String::from_utf8_lossy(&answer);
-        let body = http_body(&answer).map_err(|answer| self.answer(method, answer))?;
-        let reply = Reply::parse(body).ok_or_else(|| self.answer(method, body))?;
+        let body = parse_http_body(&answer).map_err(|answer| self.answer_error(method, answer))?;
+        let reply = Reply::parse(body).ok_or_else(|| self.answer_error(method, body))?;
         if !reply.is_fault() {
             return Ok(reply);
         }
-        let code = reply.field("faultCode").and_then(|code| code.parse().ok()).unwrap_or_default();
-        let text = reply.field("faultString").unwrap_or_default().to_owned();
+        let code = reply.find_field("faultCode").and_then(|code| code.parse().ok()).unwrap_or_default();
+        let text = reply.find_field("faultString").unwrap_or_default().to_owned();
         Err(Error::Fault { method, fault: Fault::from_code(code), text })
     }
 
-    fn connect(&self, timeout: Duration) -> io::Result<Box<dyn Stream>> {
+    fn connect_within(&self, timeout: Duration) -> io::Result<Box<dyn BoundedStream>> {
         match &self.address {
             Address::Unix(path) => Ok(Box::new(socket_io::connect_unix(path, timeout)?)),
             Address::Http(authority) => {
@@ -169,13 +169,13 @@ impl Supervisord {
         }
     }
 
-    fn answer(&self, method: &'static str, answer: &str) -> Error {
+    fn answer_error(&self, method: &'static str, answer: &str) -> Error {
         let answer = answer.lines().next().unwrap_or("nothing").chars().take(200).collect();
         Error::Answer { address: self.to_string(), method, answer }
     }
 }
 
-fn tolerate(done: Result<(), Error>, tolerated: Fault) -> Result<(), Error> {
+fn tolerate_fault(done: Result<(), Error>, tolerated: Fault) -> Result<(), Error> {
     match done {
         Err(Error::Fault { fault, .. }) if fault == tolerated => Ok(()),
         done => done,
@@ -183,7 +183,7 @@ fn tolerate(done: Result<(), Error>, tolerated: Fault) -> Result<(), Error> {
 }
 
 /// The body of a whole answer with status 200; else its status line, or what stands for it.
-fn http_body(answer: &str) -> Result<&str, &str> {
+fn parse_http_body(answer: &str) -> Result<&str, &str> {
     let Some((head, body)) = answer.split_once("\r\n\r\n") else { return Err(answer) };
     let status = head.lines().next().unwrap_or_default();
     let length = head.lines().find_map(|line| {

@@ -50,7 +50,7 @@ impl Daemon {
             .unwrap();
         let daemon = Self { child, dir };
         let supervisord: Supervisord = daemon.url().parse().unwrap();
-        daemon.until("supervisord answers", || matches!(supervisord.shutting_down(QUICK), Ok(false)));
+        daemon.until("supervisord answers", || matches!(supervisord.is_shutting_down(QUICK), Ok(false)));
         daemon
     }
 
@@ -86,15 +86,15 @@ fn restarts_over_rpc_and_over_the_command() {
     let supervisord: Supervisord = daemon.url().parse().unwrap();
     for direct in [true, false] {
         let control = daemon.control("good", direct);
-        control.restart().unwrap();
-        assert_eq!(control.state().unwrap(), State::Running);
-        let first = supervisord.process("good").unwrap().pid.unwrap();
-        control.restart().unwrap();
-        let second = supervisord.process("good").unwrap().pid.unwrap();
+        control.restart_program().unwrap();
+        assert_eq!(control.query_state().unwrap(), State::Running);
+        let first = supervisord.query_process("good").unwrap().pid.unwrap();
+        control.restart_program().unwrap();
+        let second = supervisord.query_process("good").unwrap().pid.unwrap();
         assert_ne!(first, second);
-        supervisord.stop("good").unwrap();
-        assert_eq!(control.state().unwrap(), State::Stopped);
-        assert_eq!(supervisord.process("good").unwrap().pid, None);
+        supervisord.stop_program("good").unwrap();
+        assert_eq!(control.query_state().unwrap(), State::Stopped);
+        assert_eq!(supervisord.query_process("good").unwrap().pid, None);
     }
 }
 
@@ -104,9 +104,9 @@ fn a_stop_is_waited_for() {
     let supervisord: Supervisord = daemon.url().parse().unwrap();
     daemon.until("slow has set its trap", || daemon.dir.path().join("trap").exists());
     let begun = Instant::now();
-    supervisord.restart("slow").unwrap();
+    supervisord.restart_program("slow").unwrap();
     assert!(begun.elapsed() >= Duration::from_millis(900), "{:?}", begun.elapsed());
-    assert_eq!(supervisord.process("slow").unwrap().state, State::Running);
+    assert_eq!(supervisord.query_process("slow").unwrap().state, State::Running);
 }
 
 #[test]
@@ -117,16 +117,16 @@ fn faults_are_named() {
         Err(Error::Fault { fault, .. }) => fault,
         other => panic!("{other:?}"),
     };
-    assert_eq!(fault(supervisord.stop("good")), Fault::NotRunning);
-    assert_eq!(fault(supervisord.stop("no <such> & program")), Fault::BadName);
-    assert_eq!(fault(supervisord.start("missing")), Fault::NoFile);
-    supervisord.start("good").unwrap();
-    assert_eq!(fault(supervisord.start("good")), Fault::AlreadyStarted);
+    assert_eq!(fault(supervisord.stop_program("good")), Fault::NotRunning);
+    assert_eq!(fault(supervisord.stop_program("no <such> & program")), Fault::BadName);
+    assert_eq!(fault(supervisord.start_program("missing")), Fault::NoFile);
+    supervisord.start_program("good").unwrap();
+    assert_eq!(fault(supervisord.start_program("good")), Fault::AlreadyStarted);
     // supervisord may notice the end of what it has just started before it answers.
-    if let Err(error) = supervisord.start("bad") {
+    if let Err(error) = supervisord.start_program("bad") {
         assert_eq!(fault(Err(error)), Fault::SpawnError);
     }
-    daemon.until("bad is FATAL", || supervisord.process("bad").is_ok_and(|p| p.state == State::Fatal));
+    daemon.until("bad is FATAL", || supervisord.query_process("bad").is_ok_and(|p| p.state == State::Fatal));
 }
 
 #[test]
@@ -136,29 +136,29 @@ fn a_failed_start_is_told_in_the_programs_own_words() {
     let socket = daemon.dir.path().join("admin.sock");
     let control = daemon.control("wordy", true);
     let since = SystemTime::now();
-    let _ = supervisord.start("wordy");
-    daemon.until("it has failed", || supervisord.process("wordy").is_ok_and(|p| p.state == State::Fatal));
-    let info = supervisord.process("wordy").unwrap();
+    let _ = supervisord.start_program("wordy");
+    daemon.until("it has failed", || supervisord.query_process("wordy").is_ok_and(|p| p.state == State::Fatal));
+    let info = supervisord.query_process("wordy").unwrap();
     assert!(info.started.is_some_and(|started| started + Duration::from_secs(1) >= since), "{info:?}");
-    assert_eq!(control.words_of_failure(&socket, since).as_deref(), Some("[ALERT] bad news"));
+    assert_eq!(control.read_failure_message(&socket, since).as_deref(), Some("[ALERT] bad news"));
     // What handover has left is newer than the log, if it is of this start.
-    let masters = crate::masters::directory(&socket);
+    let masters = crate::masters::nested_directory(&socket);
     fs::create_dir(&masters).unwrap();
     let mut file = fs::File::create(masters.join(failure::FILE)).unwrap();
-    file.write_all(&failure::encode("no space left")).unwrap();
-    assert_eq!(control.words_of_failure(&socket, since).as_deref(), Some("no space left"));
+    file.write_all(&failure::encode_message("no space left")).unwrap();
+    assert_eq!(control.read_failure_message(&socket, since).as_deref(), Some("no space left"));
     file.set_modified(SystemTime::UNIX_EPOCH).unwrap();
-    assert_eq!(control.words_of_failure(&socket, since).as_deref(), Some("[ALERT] bad news"));
-    assert_eq!(daemon.control("good", true).words_of_failure(&socket, since), None, "not started");
+    assert_eq!(control.read_failure_message(&socket, since).as_deref(), Some("[ALERT] bad news"));
+    assert_eq!(daemon.control("good", true).read_failure_message(&socket, since), None, "not started");
 }
 
 #[test]
 fn the_command_says_why_it_failed() {
     let daemon = Daemon::start();
-    let error = daemon.control("bad", false).restart().unwrap_err();
+    let error = daemon.control("bad", false).restart_program().unwrap_err();
     assert!(matches!(&error, Error::Refused { output, .. } if output.contains("ERROR (spawn error)")), "{error}");
-    assert_eq!(daemon.control("bad", false).state().unwrap(), State::Fatal);
-    let error = daemon.control("nobody", false).state().unwrap_err();
+    assert_eq!(daemon.control("bad", false).query_state().unwrap(), State::Fatal);
+    let error = daemon.control("nobody", false).query_state().unwrap_err();
     assert!(error.to_string().contains("no such process"), "{error}");
 }
 
@@ -167,11 +167,11 @@ fn without_supervisord_the_command_runs() {
     let dir = tempfile::tempdir().unwrap();
     let url = format!("unix://{}/none.sock", dir.path().display());
     let control = Control::new(format!("supervisorctl -s {url} restart x").parse().unwrap(), None);
-    let error = control.restart().unwrap_err();
+    let error = control.restart_program().unwrap_err();
     assert!(matches!(error, Error::Refused { .. }), "{error}");
     let plain = Control::new("true".parse().unwrap(), Some(&url));
-    plain.restart().unwrap();
-    assert!(matches!(plain.state(), Err(Error::NoState { .. })));
+    plain.restart_program().unwrap();
+    assert!(matches!(plain.query_state(), Err(Error::NoState { .. })));
 }
 
 #[test]
@@ -179,9 +179,9 @@ fn its_own_shutdown_is_told_from_running() {
     let daemon = Daemon::start();
     let supervisord: Supervisord = daemon.url().parse().unwrap();
     daemon.until("slow has set its trap", || daemon.dir.path().join("trap").exists());
-    assert!(!supervisord.shutting_down(QUICK).unwrap());
+    assert!(!supervisord.is_shutting_down(QUICK).unwrap());
     kill(Pid::from_raw(daemon.child.id().cast_signed()), Signal::SIGTERM).unwrap();
-    daemon.until("it says so", || matches!(supervisord.shutting_down(QUICK), Ok(true)));
+    daemon.until("it says so", || matches!(supervisord.is_shutting_down(QUICK), Ok(true)));
 }
 
 #[test]

@@ -5,7 +5,7 @@ use quick_xml::escape::resolve_predefined_entity;
 use quick_xml::events::{BytesRef, Event};
 
 /// A call with parameters that are XML already.
-pub(super) fn call(method: &str, params: impl Iterator<Item = String>) -> String {
+pub(super) fn format_call(method: &str, params: impl Iterator<Item = String>) -> String {
     let params: String = params.map(|param| format!("<param><value>{param}</value></param>")).collect();
     format!(
         "<?xml version=\"1.0\"?><methodCall><methodName>{method}</methodName><params>{params}</params></methodCall>"
@@ -26,7 +26,7 @@ impl Reply {
     }
 
     /// The member of that name.
-    pub(super) fn field(&self, name: &str) -> Option<&str> {
+    pub(super) fn find_field(&self, name: &str) -> Option<&str> {
         self.fields.iter().find(|(field, _)| field == name).map(|(_, text)| text.as_str())
     }
 
@@ -47,7 +47,7 @@ impl Reply {
                 }
                 Event::Text(part) => text.push_str(&part.xml10_content()),
                 Event::CData(part) => text.push_str(&part.xml10_content()),
-                Event::GeneralRef(reference) => text.push_str(&resolve(&reference)?),
+                Event::GeneralRef(reference) => text.push_str(&resolve_reference(&reference)?),
                 Event::End(tag) => match tag.name().as_ref() {
                     "name" => name = std::mem::take(&mut text),
                     "int" | "i4" | "string" | "boolean" | "double" => {
@@ -63,7 +63,7 @@ impl Reply {
     }
 }
 
-fn resolve(reference: &BytesRef<'_>) -> Option<String> {
+fn resolve_reference(reference: &BytesRef<'_>) -> Option<String> {
     match reference.resolve_char_ref().ok()? {
         Some(character) => Some(character.to_string()),
         None => resolve_predefined_entity(&reference.xml10_content()).map(str::to_owned),
@@ -82,9 +82,9 @@ mod tests {
             </methodResponse>\n";
         let reply = Reply::parse(text).unwrap();
         assert!(reply.is_fault());
-        assert_eq!(reply.field("faultCode"), Some("10"));
-        assert_eq!(reply.field("faultString"), Some("BAD_NAME: a<b &A"));
-        assert_eq!(reply.field("pid"), None);
+        assert_eq!(reply.find_field("faultCode"), Some("10"));
+        assert_eq!(reply.find_field("faultString"), Some("BAD_NAME: a<b &A"));
+        assert_eq!(reply.find_field("pid"), None);
     }
 
     #[test]
@@ -96,7 +96,7 @@ mod tests {
 
     #[test]
     fn writes_calls() {
-        let body = call("supervisor.stopProcess", ["<boolean>1</boolean>".to_owned()].into_iter());
+        let body = format_call("supervisor.stopProcess", ["<boolean>1</boolean>".to_owned()].into_iter());
         assert!(body.ends_with("<param><value><boolean>1</boolean></value></param></params></methodCall>"), "{body}");
     }
 }

@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use discovery::Change;
-use registry::{Act, Condition, Error, LeaseId, Txn};
+use registry::{Condition, Error, LeaseId, Operation, Txn};
 use tokio::time::sleep;
 
 use crate::support::{Etcd, Link, PREFIX, client, eventually, report};
@@ -14,7 +14,7 @@ const KEY: &str = "http-services/shop/domain";
 async fn a_transaction_writes_all_or_reads_instead() {
     let etcd = Etcd::start().await;
     let client = client(&[etcd.endpoint()]);
-    let put = |condition| Txn::new().when(condition).put(KEY, "shop.test", None).or_get(KEY);
+    let put = |condition| Txn::new().only_if(condition).put(KEY, "shop.test", None).or_get(KEY);
 
     let first = client.commit(put(Condition::Absent(KEY.into()))).await.expect("committed");
     assert!(first.succeeded && first.found.is_empty());
@@ -33,7 +33,7 @@ async fn a_transaction_writes_all_or_reads_instead() {
         Condition::ModRevisionIs(KEY.into(), entry.mod_revision),
         Condition::ValueIs(KEY.into(), b"shop.test".to_vec()),
     ] {
-        let txn = Txn::new().when(holds.clone()).put("probe", "", None);
+        let txn = Txn::new().only_if(holds.clone()).put("probe", "", None);
         assert!(client.commit(txn).await.expect("committed").succeeded, "{holds:?}");
     }
     for fails in [
@@ -42,7 +42,7 @@ async fn a_transaction_writes_all_or_reads_instead() {
         Condition::ModRevisionIs(KEY.into(), entry.mod_revision + 1),
         Condition::ValueIs(KEY.into(), b"shop".to_vec()),
     ] {
-        let txn = Txn::new().when(fails.clone()).delete(KEY);
+        let txn = Txn::new().only_if(fails.clone()).delete(KEY);
         assert!(!client.commit(txn).await.expect("committed").succeeded, "{fails:?}");
     }
     assert!(client.commit(Txn::new().delete(KEY)).await.expect("committed").succeeded);
@@ -53,15 +53,15 @@ async fn a_transaction_writes_all_or_reads_instead() {
 async fn a_lease_lives_until_it_is_revoked_and_takes_its_keys_along() {
     let etcd = Etcd::start().await;
     let client = client(&[etcd.endpoint()]);
-    let lease = client.grant(Duration::from_secs(60)).await.expect("granted");
+    let lease = client.grant_lease(Duration::from_secs(60)).await.expect("granted");
     assert!(client.time_to_live(lease).await.expect("asked").expect("alive") > Duration::from_secs(50));
     client.commit(Txn::new().put(KEY, "v", Some(lease))).await.expect("committed");
     assert_eq!(client.get(KEY).await.expect("read").expect("there").lease, lease.get());
 
-    client.revoke(lease).await.expect("revoked");
+    client.revoke_lease(lease).await.expect("revoked");
     assert_eq!(client.get(KEY).await.expect("read"), None);
     assert_eq!(client.time_to_live(lease).await.expect("asked"), None);
-    client.revoke(lease).await.expect("revoking what has ended is fine");
+    client.revoke_lease(lease).await.expect("revoking what has ended is fine");
     let error = client.commit(Txn::new().put(KEY, "v", Some(lease))).await.expect_err("refused");
     assert!(error.is_lease_not_found(), "{error}");
 }
@@ -76,15 +76,15 @@ async fn twelve_thousand_keys_are_listed_at_one_revision() {
     }
     client.commit(Txn::new().put("services2/x", "v", None)).await.expect("committed");
     let began = Instant::now();
-    let everything = client.snapshot("").await.expect("listed");
+    let everything = client.read_snapshot("").await.expect("listed");
     report("12,001 keys listed", began.elapsed());
     assert_eq!(everything.entries.len(), 12_001);
     assert!(everything.entries.is_sorted_by(|one, other| one.key < other.key));
     assert_eq!(everything.revision, 122);
     assert!(everything.cluster != 0 && everything.raft_term != 0);
-    assert_eq!(client.snapshot("services").await.expect("listed").entries.len(), 12_000);
-    assert_eq!(client.snapshot("services/s7/upstreams/").await.expect("listed").entries.len(), 100);
-    assert_eq!(client.snapshot("balancers/").await.expect("listed").entries.len(), 0);
+    assert_eq!(client.read_snapshot("services").await.expect("listed").entries.len(), 12_000);
+    assert_eq!(client.read_snapshot("services/s7/upstreams/").await.expect("listed").entries.len(), 100);
+    assert_eq!(client.read_snapshot("balancers/").await.expect("listed").entries.len(), 0);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -95,7 +95,7 @@ async fn a_page_larger_than_a_message_may_be_is_asked_for_in_smaller_ones() {
         client.commit(Txn::new().put(format!("big/{n}"), vec![b'x'; 1 << 20], None)).await.expect("committed");
     }
     let began = Instant::now();
-    let snapshot = client.snapshot("").await.expect("listed");
+    let snapshot = client.read_snapshot("").await.expect("listed");
     report("80 MiB listed", began.elapsed());
     assert_eq!(snapshot.entries.len(), 80);
     assert!(snapshot.entries.iter().all(|entry| entry.value.len() == 1 << 20));
@@ -111,7 +111,7 @@ async fn a_request_to_a_frozen_etcd_ends_in_time() {
     let began = Instant::now();
     let error = connected.commit(Txn::new().put(KEY, "v", None)).await.expect_err("frozen");
     report("a commit on a frozen etcd gave up", began.elapsed());
-    assert!(matches!(error, Error::Silent { act: Act::Commit { .. }, .. }), "{error:?}");
+    assert!(matches!(error, Error::Silent { act: Operation::Commit { .. }, .. }), "{error:?}");
     assert!(began.elapsed() < Duration::from_secs(12));
     let began = Instant::now();
     let error = fresh.get(KEY).await.expect_err("frozen");
@@ -129,13 +129,13 @@ async fn the_next_endpoint_answers_where_one_refuses_or_is_silent() {
     frozen.freeze().await;
     let nobody = "http://127.0.0.1:1".to_owned();
     let client = client(&[nobody.clone(), frozen.endpoint(), etcd.endpoint()]);
-    assert_eq!(client.endpoint(), nobody);
+    assert_eq!(client.current_endpoint(), nobody);
     let began = Instant::now();
     // A write, too: nothing was sent to the others.
     client.commit(Txn::new().put(KEY, "v", None)).await.expect("committed");
     report("a refusing and a silent endpoint passed by", began.elapsed());
     assert!(began.elapsed() < Duration::from_secs(12));
-    assert_eq!(client.endpoint(), etcd.endpoint());
+    assert_eq!(client.current_endpoint(), etcd.endpoint());
     frozen.thaw();
 }
 
@@ -148,7 +148,7 @@ async fn a_write_that_cannot_have_left_goes_to_the_next_endpoint() {
     // The loss is known by then, so that the write begins with a connect; before, it may have been sent.
     sleep(Duration::from_millis(500)).await;
     client.commit(Txn::new().put(KEY, "v", None)).await.expect("committed");
-    assert_eq!(client.endpoint(), second.endpoint());
+    assert_eq!(client.current_endpoint(), second.endpoint());
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -205,7 +205,7 @@ async fn a_connection_that_is_given_up_leaves_nothing_behind() {
 async fn changes_are_told_since_any_revision_that_is_left() {
     let etcd = Etcd::start().await;
     let client = client(&[etcd.endpoint()]);
-    let nothing = client.changes("http-services/shop/", 0).await.expect("told");
+    let nothing = client.changes_since("http-services/shop/", 0).await.expect("told");
     assert_eq!((nothing.before.revision, nothing.changes.len(), nothing.revision), (1, 0, 1));
 
     let put = async |value: &str| {
@@ -219,13 +219,13 @@ async fn changes_are_told_since_any_revision_that_is_left() {
     }
     client.commit(Txn::new().delete(KEY)).await.expect("committed");
     let began = Instant::now();
-    let all = client.changes("http-services/shop/", 0).await.expect("told");
+    let all = client.changes_since("http-services/shop/", 0).await.expect("told");
     report("1,501 changes told", began.elapsed());
     assert_eq!((all.changes.len(), all.before.entries.len(), all.revision), (1501, 0, first + 1500));
     assert!(matches!(all.changes.last(), Some(Change::Delete { key, .. }) if key == KEY));
-    let some = client.changes("http-services/shop/", first + 1490).await.expect("told");
+    let some = client.changes_since("http-services/shop/", first + 1490).await.expect("told");
     assert_eq!((some.before.entries.len(), some.changes.len()), (1, 10));
-    assert_eq!(client.oldest("http-services/shop/").await.expect("told"), 1);
+    assert_eq!(client.oldest_revision("http-services/shop/").await.expect("told"), 1);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -241,15 +241,15 @@ async fn what_is_compacted_away_is_not_told_and_the_oldest_revision_is() {
     // At a deletion: what watches tell of that very revision is not whole any more.
     let compacted = revisions[3];
     etcd.raw().await.compact(compacted, None).await.expect("compacted");
-    assert_eq!(client.oldest("").await.expect("told"), compacted);
+    assert_eq!(client.oldest_revision("").await.expect("told"), compacted);
     for since in [0, compacted - 1, compacted] {
-        let told = client.changes("", since).await.expect("told");
+        let told = client.changes_since("", since).await.expect("told");
         assert_eq!(told.before.revision, compacted, "since {since}");
         let values: Vec<_> = told.before.entries.iter().map(|entry| entry.value.as_slice()).collect();
         assert_eq!(values, [b"b"], "since {since}");
         assert_eq!(told.changes.len(), 6, "since {since}: {:?}", told.changes);
     }
-    assert!(matches!(client.snapshot_at("", compacted - 1).await, Err(Error::Compacted { .. })));
-    let error = client.changes("", 1_000_000).await.expect_err("still to come").to_string();
+    assert!(matches!(client.read_snapshot_at("", compacted - 1).await, Err(Error::Compacted { .. })));
+    let error = client.changes_since("", 1_000_000).await.expect_err("still to come").to_string();
     assert!(error.contains("future revision"), "{error}");
 }

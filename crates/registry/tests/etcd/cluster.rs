@@ -23,7 +23,7 @@ async fn the_leader_is_killed() {
         mirror.until("the snapshot", LIMIT, |mirror| mirror.snapshots == 1).await;
     }
     let ttl = Duration::from_secs(6);
-    let mut lease = on_leader.hold(ttl, CancellationToken::new());
+    let mut lease = on_leader.keep_lease(ttl, CancellationToken::new());
     lease.wait_for(Option::is_some).await.expect("held");
     let id = *lease.borrow();
     on_leader.commit(Txn::new().put("leased", "", id)).await.expect("committed");

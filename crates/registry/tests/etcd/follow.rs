@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use discovery::{Change, Entry};
 use etcd_client::{EventType, WatchOptions};
-use registry::{Client, Event, Follow, Txn};
+use registry::{Client, Event, FollowOptions, Txn};
 use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
 
@@ -54,8 +54,10 @@ async fn a_folder_alone_can_be_followed() {
     for key in ["folder", "folder/a", "folder2/x"] {
         put(&client, key).await;
     }
-    let mut mirror =
-        Mirror::with(&client, Follow { below: "folder", resync: Duration::from_millis(20), ..Follow::default() });
+    let mut mirror = Mirror::with(
+        &client,
+        FollowOptions { folder: "folder", resync_interval: Duration::from_millis(20), ..FollowOptions::default() },
+    );
     mirror.until("the second listing", LIMIT, |mirror| mirror.snapshots >= 2).await;
     put(&client, "other").await;
     put(&client, "folder/b").await;
@@ -70,7 +72,7 @@ async fn a_key_alone_can_be_followed() {
     for key in ["a", "a/b", "a2"] {
         put(&client, key).await;
     }
-    let mut events = client.follow_key("a", Follow::default(), CancellationToken::new());
+    let mut events = client.follow_key("a", FollowOptions::default(), CancellationToken::new());
     let Some(Event::Snapshot(snapshot)) = events.recv().await else { panic!("a listing first") };
     assert_eq!(snapshot.entries.iter().map(|entry| entry.key.as_str()).collect::<Vec<_>>(), ["a"]);
     for key in ["a/c", "a0", "a"] {
@@ -153,7 +155,7 @@ async fn compacted_while_away() {
     for n in 0..50 {
         put(&writer, &format!("k{n}")).await;
     }
-    let revision = writer.snapshot("").await.expect("listed").revision;
+    let revision = writer.read_snapshot("").await.expect("listed").revision;
     etcd.raw().await.compact(revision, None).await.expect("compacted");
     let listed = mirror.snapshots;
     link.mend();
@@ -200,7 +202,7 @@ async fn wiped_and_ahead_again_is_seen_by_its_raft_term() {
     for n in 0..50 {
         put(&writer, &format!("k{n}")).await;
     }
-    assert!(writer.snapshot("").await.expect("listed").revision > mirror.revision);
+    assert!(writer.read_snapshot("").await.expect("listed").revision > mirror.revision);
     let listed = mirror.snapshots;
     link.mend();
     mirror.until("a snapshot", LIMIT, |mirror| mirror.snapshots > listed).await;
@@ -263,7 +265,8 @@ async fn a_resync_lists_anew_and_loses_nothing() {
     let client = client(&[etcd.endpoint()]);
     // Pages enough for changes to come while they are read.
     write_transactions(&client, "many", 40, 100, 10).await;
-    let mut mirror = Mirror::with(&client, Follow { resync: Duration::from_millis(20), ..Follow::default() });
+    let mut mirror =
+        Mirror::with(&client, FollowOptions { resync_interval: Duration::from_millis(20), ..FollowOptions::default() });
     let writing = async {
         for n in 0..500 {
             client.commit(random_txn()).await.expect("committed");
@@ -275,7 +278,7 @@ async fn a_resync_lists_anew_and_loses_nothing() {
     tokio::join!(writing, told);
     println!("{} snapshots among {} changes", mirror.snapshots, mirror.changes.len());
     assert!(mirror.snapshots > 10 && mirror.losses.is_empty());
-    let plain = client.snapshot("").await.expect("listed");
+    let plain = client.read_snapshot("").await.expect("listed");
     assert_eq!(mirror.map.into_values().collect::<Vec<_>>(), plain.entries);
 }
 
@@ -284,7 +287,7 @@ async fn it_ends_when_told_to() {
     let etcd = Etcd::start().await;
     let client = client(&[etcd.endpoint()]);
     let shutdown = CancellationToken::new();
-    let mut events = client.follow(Follow::default(), shutdown.clone());
+    let mut events = client.follow_folder(FollowOptions::default(), shutdown.clone());
     assert!(events.recv().await.is_some());
     shutdown.cancel();
     assert!(events.recv().await.is_none());
@@ -320,7 +323,7 @@ async fn nothing_is_missed_and_nothing_told_twice() {
     put(&writer, "last").await;
     mirror.until_key("last", LIMIT).await;
     assert!(written > 1000, "{written}");
-    let plain = writer.snapshot("").await.expect("listed");
+    let plain = writer.read_snapshot("").await.expect("listed");
     assert_eq!(mirror.map.into_values().collect::<Vec<_>>(), plain.entries);
     let told: Vec<_> = mirror.changes.iter().map(|(_, change)| fingerprint(change)).collect();
     let history = history(&etcd, plain.revision).await;

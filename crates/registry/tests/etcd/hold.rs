@@ -27,11 +27,11 @@ async fn a_lease_is_kept_and_no_value_changes() {
     let etcd = Etcd::start().await;
     let client = client(&[etcd.endpoint()]);
     let shutdown = CancellationToken::new();
-    let mut lease = client.hold(TTL, shutdown.clone());
+    let mut lease = client.keep_lease(TTL, shutdown.clone());
     let id = held(&mut lease, None).await;
     let put = client.commit(Txn::new().put("upstream", "v", Some(id))).await.expect("committed");
     sleep(TTL * 2).await;
-    let snapshot = client.snapshot("").await.expect("listed");
+    let snapshot = client.read_snapshot("").await.expect("listed");
     assert_eq!((snapshot.revision, snapshot.entries.len()), (put.revision, 1), "a heartbeat writes nothing");
     assert_eq!(*lease.borrow(), Some(id));
     shutdown.cancel();
@@ -43,9 +43,9 @@ async fn a_lease_is_kept_and_no_value_changes() {
 async fn revoked_behind_the_back() {
     let etcd = Etcd::start().await;
     let client = client(&[etcd.endpoint()]);
-    let mut lease = client.hold(TTL, CancellationToken::new());
+    let mut lease = client.keep_lease(TTL, CancellationToken::new());
     let first = held(&mut lease, None).await;
-    client.revoke(first).await.expect("revoked");
+    client.revoke_lease(first).await.expect("revoked");
     let began = Instant::now();
     let second = held(&mut lease, Some(first)).await;
     report("revoked → another lease (TTL 3 s)", began.elapsed());
@@ -57,13 +57,13 @@ async fn revoked_behind_the_back() {
 async fn a_lease_that_is_doubted_is_asked_for_at_once() {
     let etcd = Etcd::start().await;
     let client = client(&[etcd.endpoint()]);
-    let (counted, _beats) = watch::channel(registry::Beats::default());
+    let (counted, _beats) = watch::channel(registry::LeaseStats::default());
     let doubt = std::sync::Arc::<tokio::sync::Notify>::default();
     // Its next beat is 20 minutes away.
     let ttl = Duration::from_secs(3600);
-    let mut lease = client.hold_counted(ttl, CancellationToken::new(), counted, doubt.clone());
+    let mut lease = client.keep_lease_with_stats(ttl, CancellationToken::new(), counted, doubt.clone());
     let first = held(&mut lease, None).await;
-    client.revoke(first).await.expect("revoked");
+    client.revoke_lease(first).await.expect("revoked");
     doubt.notify_one();
     held(&mut lease, Some(first)).await;
 }
@@ -72,7 +72,7 @@ async fn a_lease_that_is_doubted_is_asked_for_at_once() {
 async fn a_restart_of_etcd_is_no_loss() {
     let mut etcd = Etcd::start().await;
     let client = client(&[etcd.endpoint()]);
-    let mut lease = client.hold(TTL, CancellationToken::new());
+    let mut lease = client.keep_lease(TTL, CancellationToken::new());
     let id = held(&mut lease, None).await;
     client.commit(Txn::new().put("upstream", "v", Some(id))).await.expect("committed");
     etcd.kill();
@@ -88,7 +88,7 @@ async fn a_restart_of_etcd_is_no_loss() {
 async fn frozen_past_the_ttl() {
     let etcd = Etcd::start().await;
     let client = client(&[etcd.endpoint()]);
-    let mut lease = client.hold(TTL, CancellationToken::new());
+    let mut lease = client.keep_lease(TTL, CancellationToken::new());
     let first = held(&mut lease, None).await;
     etcd.freeze().await;
     sleep(Duration::from_secs(10)).await;
@@ -111,7 +111,7 @@ async fn frozen_past_the_ttl() {
 async fn a_wiped_store_knows_no_lease() {
     let mut etcd = Etcd::start().await;
     let client = client(&[etcd.endpoint()]);
-    let mut lease = client.hold(TTL, CancellationToken::new());
+    let mut lease = client.keep_lease(TTL, CancellationToken::new());
     let first = held(&mut lease, None).await;
     etcd.recreate_empty().await;
     let began = Instant::now();
@@ -125,7 +125,7 @@ async fn etcd_may_come_later() {
     let mut etcd = Etcd::start().await;
     etcd.kill();
     let client = client(&[etcd.endpoint()]);
-    let mut lease = client.hold(TTL, CancellationToken::new());
+    let mut lease = client.keep_lease(TTL, CancellationToken::new());
     sleep(Duration::from_secs(1)).await;
     assert_eq!(*lease.borrow_and_update(), None);
     etcd.restart().await;
@@ -143,7 +143,7 @@ async fn many_that_lost_etcd_together_come_back_spread_out() {
     let ttl = Duration::from_secs(24);
     let mut leases = Vec::new();
     for _ in 0..MANY {
-        leases.push(client(&[link.endpoint()]).hold(ttl, CancellationToken::new()));
+        leases.push(client(&[link.endpoint()]).keep_lease(ttl, CancellationToken::new()));
     }
     let mut ids = Vec::new();
     for lease in &mut leases {

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use etcd_client::{Permission, PermissionType};
 use rcgen::{BasicConstraints, CertificateParams, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair};
-use registry::{Act, Args, Client, Error, Txn};
+use registry::{Args, Client, Error, Operation, Txn};
 use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
 
@@ -54,7 +54,8 @@ async fn what_the_roles_forbid_is_named() {
     );
     let error = eve.commit(Txn::new().put("own/b", "", None).put("other", "", None)).await.expect_err("not hers");
     let keys = ["own/b", "other"].map(|key| format!("{PREFIX}/{key}")).to_vec();
-    let is_named = matches!(&error, Error::PermissionDenied { act: Act::Commit { writes, .. }, .. } if *writes == keys);
+    let is_named =
+        matches!(&error, Error::PermissionDenied { act: Operation::Commit { writes, .. }, .. } if *writes == keys);
     assert!(is_named && error.to_string().contains("readwrite on what it writes"), "{error}");
     assert_eq!(eve.get("own/b").await.expect("hers"), None, "the whole transaction is denied");
     assert!(matches!(
@@ -95,7 +96,7 @@ async fn a_token_that_has_expired_is_replaced() {
     let directory = tempfile::tempdir().expect("a directory");
     let password_file = Some(write(directory.path(), "password", "secret\n"));
     let eve = connect(Args { password_file, ..as_user(link.endpoint(), "eve") });
-    let mut lease = eve.hold(Duration::from_secs(3), CancellationToken::new());
+    let mut lease = eve.keep_lease(Duration::from_secs(3), CancellationToken::new());
     let mut mirror = Mirror::of(&eve);
     mirror.until("the snapshot", LIMIT, |mirror| mirror.snapshots == 1).await;
     let id = *lease.wait_for(Option::is_some).await.expect("held");

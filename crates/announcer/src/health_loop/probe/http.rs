@@ -21,26 +21,30 @@ use super::tls;
 use crate::health::check::HttpCheck;
 
 /// Whether the status is one of those that pass. The body isn't read, and no redirection followed.
-pub(super) async fn answers(check: &HttpCheck, tls: &mut Option<Arc<ClientConfig>>) -> Result<(), String> {
-    let stream = TcpStream::connect((check.host(), check.port())).await.map_err(|error| error.to_string())?;
+pub(super) async fn expect_status(check: &HttpCheck, tls: &mut Option<Arc<ClientConfig>>) -> Result<(), String> {
+    let stream =
+        TcpStream::connect((check.connect_host(), check.connect_port())).await.map_err(|error| error.to_string())?;
     let status = match &check.trust {
-        None => ask(check, stream).await?,
+        None => request_status(check, stream).await?,
         Some(trust) => {
             let config = match tls {
                 Some(config) => config.clone(),
-                None => tls.insert(tls::config(trust).await?).clone(),
+                None => tls.insert(tls::build_client_config(trust).await?).clone(),
             };
             let name = check.server_name.trim_start_matches('[').trim_end_matches(']').to_owned();
             let name = ServerName::try_from(name).map_err(|error| error.to_string())?;
             let stream = TlsConnector::from(config).connect(name, stream).await.map_err(|error| error.to_string())?;
-            ask(check, stream).await?
+            request_status(check, stream).await?
         }
     };
     if check.status.contains(status) { Ok(()) } else { Err(format!("status {status}, expected {}", check.status)) }
 }
 
-async fn ask(check: &HttpCheck, stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static) -> Result<u16, String> {
-    let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await.map_err(innermost)?;
+async fn request_status(
+    check: &HttpCheck,
+    stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
+) -> Result<u16, String> {
+    let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await.map_err(innermost_cause)?;
     // Ends when this function does.
     let mut connections = JoinSet::new();
     connections.spawn(connection);
@@ -55,13 +59,13 @@ async fn ask(check: &HttpCheck, stream: impl AsyncRead + AsyncWrite + Unpin + Se
         request = request.header(name, value);
     }
     let request = request.body(Empty::<Bytes>::new()).map_err(|error| error.to_string())?;
-    let response = sender.send_request(request).await.map_err(innermost)?;
+    let response = sender.send_request(request).await.map_err(innermost_cause)?;
     Ok(response.status().as_u16())
 }
 
 /// "Connection reset by peer" says more than "error shutting down connection".
 #[expect(clippy::needless_pass_by_value, reason = "taken by `map_err`")]
-fn innermost(error: hyper::Error) -> String {
+fn innermost_cause(error: hyper::Error) -> String {
     let mut cause: &dyn Error = &error;
     while let Some(source) = cause.source() {
         cause = source;

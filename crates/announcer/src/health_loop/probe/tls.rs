@@ -12,21 +12,22 @@ use rustls::{
 use crate::health::check::Trust;
 
 /// What to hold certificates against. Reads the CA's file.
-pub(super) async fn config(trust: &Trust) -> Result<Arc<ClientConfig>, String> {
+pub(super) async fn build_client_config(trust: &Trust) -> Result<Arc<ClientConfig>, String> {
     let provider = Arc::new(ring::default_provider());
     let builder = ClientConfig::builder_with_provider(provider.clone())
         .with_safe_default_protocol_versions()
         .map_err(|error| error.to_string())?;
     let config = match trust {
-        Trust::Anybody => {
-            builder.dangerous().with_custom_certificate_verifier(Arc::new(Anybody(provider))).with_no_client_auth()
-        }
-        Trust::Ca(file) => builder.with_root_certificates(roots(file).await?).with_no_client_auth(),
+        Trust::AnyCertificate => builder
+            .dangerous()
+            .with_custom_certificate_verifier(Arc::new(AnyCertificate(provider)))
+            .with_no_client_auth(),
+        Trust::Ca(file) => builder.with_root_certificates(read_roots(file).await?).with_no_client_auth(),
     };
     Ok(Arc::new(config))
 }
 
-async fn roots(file: &Path) -> Result<RootCertStore, String> {
+async fn read_roots(file: &Path) -> Result<RootCertStore, String> {
     let named = |error: &dyn std::fmt::Display| format!("{} (--check-ca) can't be read: {error}", file.display());
     let path = file.to_owned();
     let read = tokio::task::spawn_blocking(move || regular_file::read(&path, regular_file::SMALL)).await;
@@ -40,9 +41,9 @@ async fn roots(file: &Path) -> Result<RootCertStore, String> {
 
 /// Takes any certificate, and checks only that its holder signs the handshake.
 #[derive(Debug)]
-struct Anybody(Arc<CryptoProvider>);
+struct AnyCertificate(Arc<CryptoProvider>);
 
-impl ServerCertVerifier for Anybody {
+impl ServerCertVerifier for AnyCertificate {
     fn verify_server_cert(
         &self,
         _: &CertificateDer<'_>,

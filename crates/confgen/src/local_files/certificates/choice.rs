@@ -64,7 +64,7 @@ pub enum Validity {
 
 impl Validity {
     /// The validity at a time in Unix seconds. A certificate whose times can't be read counts as valid.
-    pub fn of(certificate: &Certificate, now: i64) -> Self {
+    pub fn at(certificate: &Certificate, now: i64) -> Self {
         if certificate.not_after.is_some_and(|end| end < now) {
             Self::Expired
         } else if certificate.not_before.is_some_and(|start| start > now) {
@@ -128,10 +128,10 @@ pub fn wildcard_of(name: &str) -> Option<String> {
 
 impl Choice {
     /// Chooses among certificates at a time in Unix seconds.
-    pub fn of(certificates: &[Certificate], now: i64) -> Self {
+    pub fn choose(certificates: &[Certificate], now: i64) -> Self {
         let mut holders: BTreeMap<&str, Vec<(usize, Coverage)>> = BTreeMap::new();
         for (index, certificate) in certificates.iter().enumerate() {
-            for (name, coverage) in servable(certificate) {
+            for (name, coverage) in listable_names(certificate) {
                 holders.entry(name).or_default().push((index, coverage));
             }
         }
@@ -144,14 +144,14 @@ impl Choice {
             claimants.extend(own);
             let claimant = |(index, coverage): (usize, Coverage)| {
                 let certificate = certificates.get(index)?;
-                let rank = Rank::of(certificate, coverage, index, now);
+                let rank = Rank::new(certificate, coverage, index, now);
                 Some(Claimant { index, rank, key_type: certificate.key_type, is_chosen: false })
             };
             mark_chosen(claimants.into_iter().filter_map(claimant).collect())
         };
         let names: BTreeMap<String, Vec<Claimant>> =
             holders.keys().map(|name| ((*name).to_owned(), of_name(name))).collect();
-        Self { default: default(certificates, &names, now), names }
+        Self { default: choose_default(certificates, &names, now), names }
     }
 
     /// The certificates that are for a host, the best first. Empty if only the default certificate is left for it.
@@ -161,7 +161,7 @@ impl Choice {
     }
 
     /// The names that each certificate serves, by its place. A certificate that serves none is left out.
-    pub fn served(&self) -> BTreeMap<usize, Vec<&str>> {
+    pub fn names_by_certificate(&self) -> BTreeMap<usize, Vec<&str>> {
         let mut served: BTreeMap<usize, Vec<&str>> = BTreeMap::new();
         for (name, claimants) in &self.names {
             for claimant in claimants.iter().filter(|it| it.is_chosen) {
@@ -173,7 +173,7 @@ impl Choice {
 
     /// The lines of the crt-list behind its first one: places of certificates, with filters. Without filters, HAProxy serves
     /// all names of a certificate.
-    pub fn lines(&self, certificates: &[Certificate]) -> Vec<(usize, Vec<SniFilter>)> {
+    pub fn crt_list_lines(&self, certificates: &[Certificate]) -> Vec<(usize, Vec<SniFilter>)> {
         let mut exact_below: BTreeMap<String, Vec<&str>> = BTreeMap::new();
         for name in self.names.keys() {
             if let Some(wildcard) = wildcard_of(name) {
@@ -181,7 +181,7 @@ impl Choice {
             }
         }
         let line = |(index, certificate): (usize, &Certificate)| {
-            let names: Vec<&str> = servable(certificate).map(|(name, _)| name).collect();
+            let names: Vec<&str> = listable_names(certificate).map(|(name, _)| name).collect();
             let kept: Vec<&str> = names.iter().copied().filter(|name| self.is_chosen(name, index)).collect();
             if kept.is_empty() && !names.is_empty() {
                 return None;
@@ -195,9 +195,9 @@ impl Choice {
             if kept.len() == names.len() && excluded.is_empty() {
                 return Some((index, Vec::new()));
             }
-            let serving = kept.into_iter().filter_map(SniFilter::serving);
+            let serving = kept.into_iter().filter_map(SniFilter::for_name);
             let filters: Vec<SniFilter> =
-                serving.chain(excluded.into_iter().filter_map(SniFilter::excluding)).collect();
+                serving.chain(excluded.into_iter().filter_map(SniFilter::excluding_host)).collect();
             let length: usize = filters.iter().map(|filter| filter.as_str().len() + 1).sum();
             Some((index, if length > LONGEST_LINE { Vec::new() } else { filters }))
         };
@@ -205,12 +205,12 @@ impl Choice {
     }
 
     /// Tells what a certificate has for a name over the best other one of the same kind of key.
-    pub fn advantage(&self, host: &str, claimant: &Claimant) -> (Advantage, Option<usize>) {
+    pub fn advantage_of(&self, host: &str, claimant: &Claimant) -> (Advantage, Option<usize>) {
         let others = self.claimants(host).iter().filter(|it| it.index != claimant.index);
         let Some(other) = others.into_iter().find(|it| it.key_type == claimant.key_type) else {
             return (Advantage::Only, None);
         };
-        (claimant.rank.over(&other.rank), Some(other.index))
+        (claimant.rank.advantage_over(&other.rank), Some(other.index))
     }
 
     fn is_chosen(&self, name: &str, index: usize) -> bool {
@@ -234,9 +234,9 @@ impl Choice {
 }
 
 impl Rank {
-    fn of(certificate: &Certificate, coverage: Coverage, index: usize, now: i64) -> Self {
+    fn new(certificate: &Certificate, coverage: Coverage, index: usize, now: i64) -> Self {
         Self {
-            validity: Validity::of(certificate, now),
+            validity: Validity::at(certificate, now),
             coverage,
             not_after: Reverse(certificate.not_after.unwrap_or(i64::MIN)),
             not_before: Reverse(certificate.not_before.unwrap_or(i64::MIN)),
@@ -246,7 +246,7 @@ impl Rank {
     }
 
     /// What this one, which is better, has over the other one.
-    fn over(&self, other: &Self) -> Advantage {
+    fn advantage_over(&self, other: &Self) -> Advantage {
         if self.validity != other.validity {
             Advantage::Validity(other.validity)
         } else if self.coverage != other.coverage {
@@ -264,9 +264,9 @@ impl Rank {
 }
 
 /// The names of a certificate that a line of the list can be given for.
-fn servable(certificate: &Certificate) -> impl Iterator<Item = (&str, Coverage)> {
+fn listable_names(certificate: &Certificate) -> impl Iterator<Item = (&str, Coverage)> {
     let names = certificate.servable.iter().map(|(name, coverage)| (name.as_str(), *coverage));
-    names.filter(|(name, _)| SniFilter::serving(name).is_some())
+    names.filter(|(name, _)| SniFilter::for_name(name).is_some())
 }
 
 /// Sorts a name's certificates, and marks the best of each kind of key.
@@ -274,7 +274,7 @@ fn mark_chosen(mut claimants: Vec<Claimant>) -> Vec<Claimant> {
     claimants.sort_by_key(|claimant| claimant.rank);
     let best = |of: KeyType| claimants.iter().find(|it| it.key_type == of).copied();
     let bests: Vec<Claimant> = [KeyType::Ecdsa, KeyType::Rsa, KeyType::Other].into_iter().filter_map(best).collect();
-    let chosen = bests.iter().filter(|it| !bests.iter().any(|other| displaces(other, it)));
+    let chosen = bests.iter().filter(|it| !bests.iter().any(|other| must_displace(other, it)));
     let chosen: BTreeSet<usize> = chosen.map(|it| it.index).collect();
     for claimant in &mut claimants {
         claimant.is_chosen = chosen.contains(&claimant.index);
@@ -284,7 +284,7 @@ fn mark_chosen(mut claimants: Vec<Claimant>) -> Vec<Claimant> {
 
 /// Whether HAProxy must not have `other`, because it would serve it before `this`, which is better. HAProxy prefers ECDSA,
 /// then RSA. Nearly every client can use RSA. Few can use other kinds, so one of those only displaces what isn't valid.
-fn displaces(this: &Claimant, other: &Claimant) -> bool {
+fn must_displace(this: &Claimant, other: &Claimant) -> bool {
     let is_preferred = other.key_type < this.key_type;
     let is_better = match this.key_type {
         KeyType::Ecdsa => false,
@@ -296,8 +296,8 @@ fn displaces(this: &Claimant, other: &Claimant) -> bool {
 
 /// The default certificate is the one that serves the first name of the first valid file, so that a renewal under another
 /// file name is followed, and files for other names don't matter.
-fn default(certificates: &[Certificate], names: &BTreeMap<String, Vec<Claimant>>, now: i64) -> Option<usize> {
-    let by_validity = |(index, certificate): &(usize, &Certificate)| (Validity::of(certificate, now), *index);
+fn choose_default(certificates: &[Certificate], names: &BTreeMap<String, Vec<Claimant>>, now: i64) -> Option<usize> {
+    let by_validity = |(index, certificate): &(usize, &Certificate)| (Validity::at(certificate, now), *index);
     let (first, certificate) = certificates.iter().enumerate().min_by_key(by_validity)?;
     let name = certificate.names.iter().map(|name| name.to_ascii_lowercase()).find(|name| names.contains_key(name));
     let claimants = name.and_then(|name| names.get(&name)).map(Vec::as_slice).unwrap_or_default();

@@ -15,7 +15,7 @@ use rustls::pki_types::PrivateKeyDer;
 use rustls::pki_types::pem::PemObject;
 use x509_parser::prelude::{FromDer, SubjectPublicKeyInfo, X509Certificate};
 
-use crate::state_dir::{Error, failed};
+use crate::state_dir::{Error, io_error};
 
 /// How the names of certificates' files end, in lower case.
 const CERTIFICATES: [&str; 7] = [".pem", ".crt", ".cer", ".cert", ".pem.rsa", ".pem.ecdsa", ".pem.dsa"];
@@ -67,21 +67,21 @@ struct Key {
 }
 
 /// Reads the directory. One that does not exist is empty.
-pub(super) fn read(source: &Path) -> Result<Directory, Error> {
+pub(super) fn read_directory(source: &Path) -> Result<Directory, Error> {
     let mut found = Directory::default();
-    let listed = match list(source) {
+    let listed = match list_visible(source) {
         Ok(listed) => listed,
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(found),
-        Err(error) => return Err(failed("list", source)(error)),
+        Err(error) => return Err(io_error("list", source)(error)),
     };
     let (folders, files): (Vec<PathBuf>, Vec<PathBuf>) = listed.into_iter().partition(|path| path.is_dir());
-    found.add(&files);
+    found.add_folder(&files);
     // `lost+found` lies at the top of a file system, and is root's.
     for folder in folders.iter().filter(|folder| !folder.ends_with("lost+found")) {
-        match list(folder) {
+        match list_visible(folder) {
             Ok(listed) => {
                 let (deeper, files): (Vec<PathBuf>, Vec<PathBuf>) = listed.into_iter().partition(|path| path.is_dir());
-                found.add(&files);
+                found.add_folder(&files);
                 let reason = "certificates are read from the directory and its direct subdirectories, no deeper";
                 found.certificates.extend(deeper.into_iter().map(|path| (path, Err(reason.to_owned()))));
             }
@@ -92,7 +92,7 @@ pub(super) fn read(source: &Path) -> Result<Directory, Error> {
 }
 
 /// The paths in a directory, sorted, without hidden ones.
-fn list(dir: &Path) -> io::Result<Vec<PathBuf>> {
+fn list_visible(dir: &Path) -> io::Result<Vec<PathBuf>> {
     let entries = fs::read_dir(dir)?.collect::<io::Result<Vec<_>>>()?;
     let shown = entries.into_iter().filter(|entry| !entry.file_name().as_encoded_bytes().starts_with(b"."));
     let mut paths: Vec<PathBuf> = shown.map(|entry| entry.path()).collect();
@@ -102,15 +102,15 @@ fn list(dir: &Path) -> io::Result<Vec<PathBuf>> {
 
 impl Directory {
     /// Adds the files of one directory. Keys and chains are looked for in this one only.
-    fn add(&mut self, files: &[PathBuf]) {
+    fn add_folder(&mut self, files: &[PathBuf]) {
         let entries: Vec<Entry> = files.iter().map(|path| Entry::read(path)).collect();
         let folder = Folder { entries: &entries };
         let mut used = BTreeSet::new();
         let mut issuers = Vec::new();
         for entry in &entries {
-            let Some(outcome) = folder.certificate(entry, &mut used) else { continue };
+            let Some(outcome) = folder.certificate_text(entry, &mut used) else { continue };
             if let (Ok(_), Ok(content)) = (&outcome, &entry.content) {
-                issuers.extend(content.certificates.iter().filter_map(|der| Some(names(der)?.1)));
+                issuers.extend(content.certificates.iter().filter_map(|der| Some(subject_and_issuer(der)?.1)));
             }
             self.certificates.insert(entry.path.clone(), outcome);
         }
@@ -125,12 +125,12 @@ impl Directory {
     /// Adds a file that is no server's certificate, and no key that one uses.
     fn add_other(&mut self, entry: &Entry, issuers: &[Vec<u8>]) {
         let Ok(content) = &entry.content else { return };
-        let is_issuer = |der: &Vec<u8>| names(der).is_some_and(|(subject, _)| issuers.contains(&subject));
+        let is_issuer = |der: &Vec<u8>| subject_and_issuer(der).is_some_and(|(subject, _)| issuers.contains(&subject));
         let mut refuse = |reason: &str| drop(self.certificates.insert(entry.path.clone(), Err(reason.to_owned())));
         if content.certificates.iter().any(is_issuer) {
             // Part of a chain that is served, or could be.
             self.unused.insert(entry.path.clone(), "the authority of a certificate beside it".to_owned());
-        } else if !content.certificates.is_empty() && entry.is_certificates() {
+        } else if !content.certificates.is_empty() && entry.is_certificate_file() {
             refuse(
                 "it holds an authority's certificate and no private key: nothing can be served with it. \
                     CA certificates for upstreams belong into --ca-dir",
@@ -142,7 +142,7 @@ impl Directory {
             refuse("there is no CERTIFICATE in it, and no certificate beside it is for its private key");
         } else if content.is_request {
             self.unused.insert(entry.path.clone(), "a request for a certificate".to_owned());
-        } else if entry.ends_with(&[".ocsp", ".sctl"]) {
+        } else if entry.has_ending(&[".ocsp", ".sctl"]) {
             self.unused.insert(entry.path.clone(), "OCSP answers and SCT lists are not served".to_owned());
         }
     }
@@ -156,34 +156,34 @@ struct Folder<'a> {
 impl Folder<'_> {
     /// The text of a certificate's file, or why it can't be served. None for a file that is none. Adds to `used` the files
     /// that its key and its chain come from.
-    fn certificate(&self, entry: &Entry, used: &mut BTreeSet<PathBuf>) -> Option<Result<Vec<u8>, String>> {
+    fn certificate_text(&self, entry: &Entry, used: &mut BTreeSet<PathBuf>) -> Option<Result<Vec<u8>, String>> {
         let content = match &entry.content {
             Ok(content) => content,
             // An unreadable README is no certificate.
             Err(reason) => return entry.may_concern_certificates().then(|| Err(reason.clone())),
         };
-        if !entry.is_certificates() {
-            return entry.other_format(content).map(Err);
+        if !entry.is_certificate_file() {
+            return entry.explain_other_format(content).map(Err);
         }
         if content.is_malformed {
             return Some(Err(haproxy::runtime::NotPem::Unreadable.to_string()));
         }
         if content.certificates.is_empty() {
             let is_only_key = !content.keys.is_empty() || content.is_request;
-            return (!is_only_key).then(|| Err(entry.without_certificate(content)));
+            return (!is_only_key).then(|| Err(entry.explain_missing_certificate(content)));
         }
         if !content.keys.is_empty() {
             // With one key there is nothing to choose.
             let choices = if content.keys.len() > 1 { &content.keys[..] } else { &[] };
-            let fitting = choices.iter().find(|key| fits(key, content)).map(std::slice::from_ref);
-            return Some(Ok(self.assemble(content, fitting.unwrap_or(&content.keys), used)));
+            let fitting = choices.iter().find(|key| is_key_in(key, content)).map(std::slice::from_ref);
+            return Some(Ok(self.assemble_pem(content, fitting.unwrap_or(&content.keys), used)));
         }
-        if let Some((from, key)) = self.key_for(entry, content) {
+        if let Some((from, key)) = self.find_key(entry, content) {
             used.insert(from.path.clone());
-            return Some(Ok(self.assemble(content, std::slice::from_ref(key), used)));
+            return Some(Ok(self.assemble_pem(content, std::slice::from_ref(key), used)));
         }
-        let is_authority = content.certificates.first().is_some_and(|der| is_authority(der));
-        let complaint = self.without_key(entry);
+        let is_authority = content.certificates.first().is_some_and(|der| is_ca(der));
+        let complaint = self.explain_missing_key(entry);
         if complaint.is_none() && is_authority {
             return None;
         }
@@ -191,13 +191,13 @@ impl Folder<'_> {
     }
 
     /// The key of a certificate without one in its file: by its public key, else by its file's name.
-    fn key_for(&self, entry: &Entry, content: &Content) -> Option<(&Entry, &Key)> {
+    fn find_key(&self, entry: &Entry, content: &Content) -> Option<(&Entry, &Key)> {
         let keys = || {
             let readable = self.entries.iter().filter_map(|it| Some((it, it.content.as_ref().ok()?)));
             readable.flat_map(|(it, content)| content.keys.iter().map(move |key| (it, key)))
         };
-        let by_name = keys().find(|(it, key)| it.is_key_of(entry) && fits(key, content));
-        let by_content = || keys().find(|(_, key)| fits(key, content));
+        let by_name = keys().find(|(it, key)| it.is_key_of(entry) && is_key_in(key, content));
+        let by_content = || keys().find(|(_, key)| is_key_in(key, content));
         let unknown = || keys().find(|(it, key)| it.is_key_of(entry) && key.public_key().is_none());
         by_name.or_else(by_content).or_else(unknown)
     }
@@ -211,7 +211,7 @@ impl Folder<'_> {
                 return false;
             }
             let belongs = |key: &Key| match key.public_key() {
-                Some(_) => certificates().any(|(_, it)| fits(key, it)),
+                Some(_) => certificates().any(|(_, it)| is_key_in(key, it)),
                 None => certificates().any(|(it, content)| !content.certificates.is_empty() && entry.is_key_of(it)),
             };
             content.keys.iter().any(belongs)
@@ -220,7 +220,7 @@ impl Folder<'_> {
     }
 
     /// What is wrong with the key that a certificate should have, if a file's name tells which that is.
-    fn without_key(&self, entry: &Entry) -> Option<String> {
+    fn explain_missing_key(&self, entry: &Entry) -> Option<String> {
         let named = self.entries.iter().find(|it| it.is_key_of(entry))?;
         let file = named.path.file_name().unwrap_or_default().to_string_lossy();
         Some(match &named.content {
@@ -233,17 +233,17 @@ impl Folder<'_> {
     }
 
     /// One PEM text: the certificate that the key is for, its chain, and the key.
-    fn assemble(&self, content: &Content, keys: &[Key], used: &mut BTreeSet<PathBuf>) -> Vec<u8> {
+    fn assemble_pem(&self, content: &Content, keys: &[Key], used: &mut BTreeSet<PathBuf>) -> Vec<u8> {
         let mut blocks = content.public.clone();
         // HAProxy takes the first certificate of a file for the server's own.
-        if content.certificates.first().is_some_and(|der| is_authority(der)) {
-            let own = blocks.iter().position(|block| keys.iter().any(|key| key.is_of(block)));
+        if content.certificates.first().is_some_and(|der| is_ca(der)) {
+            let own = blocks.iter().position(|block| keys.iter().any(|key| key.is_key_of_block(block)));
             if let Some(own) = own.and_then(|own| (own > 0).then(|| blocks.remove(own))) {
                 blocks.insert(0, own);
             }
         }
         if let [only] = &content.certificates[..] {
-            blocks.extend(self.chain_of(only, used));
+            blocks.extend(self.find_chain(only, used));
         }
         blocks.extend(keys.iter().map(|key| key.block.clone()));
         pem::encode_many(&blocks).into_bytes()
@@ -251,14 +251,16 @@ impl Folder<'_> {
 
     /// The chain of a certificate that stands alone in its file, from the authorities' files beside it. Without the root,
     /// which clients have.
-    fn chain_of(&self, own: &[u8], used: &mut BTreeSet<PathBuf>) -> Vec<pem::Pem> {
+    fn find_chain(&self, own: &[u8], used: &mut BTreeSet<PathBuf>) -> Vec<pem::Pem> {
         let mut chain: Vec<pem::Pem> = Vec::new();
-        let Some((mut subject, mut issuer)) = names(own) else { return chain };
+        let Some((mut subject, mut issuer)) = subject_and_issuer(own) else { return chain };
         while subject != issuer && chain.len() < LONGEST_CHAIN {
-            let next = self.authorities().find(|(_, block)| names(block.contents()).is_some_and(|it| it.0 == issuer));
+            let next = self
+                .ca_certificates()
+                .find(|(_, block)| subject_and_issuer(block.contents()).is_some_and(|it| it.0 == issuer));
             let Some((entry, block)) = next else { break };
             used.insert(entry.path.clone());
-            match names(block.contents()) {
+            match subject_and_issuer(block.contents()) {
                 Some(names) if names.0 != names.1 => (subject, issuer) = names,
                 _ => break,
             }
@@ -268,45 +270,45 @@ impl Folder<'_> {
     }
 
     /// The certificates of authorities in files without a key.
-    fn authorities(&self) -> impl Iterator<Item = (&Entry, &pem::Pem)> {
+    fn ca_certificates(&self) -> impl Iterator<Item = (&Entry, &pem::Pem)> {
         let files = self.entries.iter().filter_map(|it| Some((it, it.content.as_ref().ok()?)));
         let files = files.filter(|(_, content)| content.keys.is_empty());
         let blocks = files.flat_map(|(it, content)| content.public.iter().map(move |block| (it, block)));
-        blocks.filter(|(_, block)| block.tag() == "CERTIFICATE" && is_authority(block.contents()))
+        blocks.filter(|(_, block)| block.tag() == "CERTIFICATE" && is_ca(block.contents()))
     }
 }
 
 impl Entry {
     fn read(path: &Path) -> Self {
         let read = regular_file::read(path, regular_file::SMALL);
-        Self { path: path.to_owned(), content: read.map(|bytes| Content::of(&bytes)).map_err(|it| it.to_string()) }
+        Self { path: path.to_owned(), content: read.map(|bytes| Content::parse(&bytes)).map_err(|it| it.to_string()) }
     }
 
-    fn name(&self) -> String {
+    fn lowercase_name(&self) -> String {
         self.path.file_name().unwrap_or_default().to_string_lossy().to_lowercase()
     }
 
-    fn ends_with(&self, ends: &[&str]) -> bool {
-        let name = self.name();
+    fn has_ending(&self, ends: &[&str]) -> bool {
+        let name = self.lowercase_name();
         ends.iter().any(|end| name.ends_with(end))
     }
 
     /// Whether its name is one of a certificate's file.
-    fn is_certificates(&self) -> bool {
-        self.ends_with(&CERTIFICATES)
+    fn is_certificate_file(&self) -> bool {
+        self.has_ending(&CERTIFICATES)
     }
 
     /// Whether its name is of a file that should have been readable. A special file never should lie here.
     fn may_concern_certificates(&self) -> bool {
         let ends = OTHER_FORMATS.map(|(end, _)| end);
         let is_special = fs::metadata(&self.path).is_ok_and(|it| !it.is_file());
-        is_special || self.is_certificates() || self.ends_with(&ends) || self.ends_with(&[".key", ".ca-bundle"])
+        is_special || self.is_certificate_file() || self.has_ending(&ends) || self.has_ending(&[".key", ".ca-bundle"])
     }
 
     /// Whether its name says that it has the key of a certificate's file: `a.pem.key` or `a.key` for `a.pem`, mkcert's
     /// `a-key.pem`, and in a directory of one host the names of certbot, Kubernetes and uacme.
     fn is_key_of(&self, certificate: &Self) -> bool {
-        let (name, of) = (self.name(), certificate.name());
+        let (name, of) = (self.lowercase_name(), certificate.lowercase_name());
         let stem = of.rsplit_once('.').map_or(of.as_str(), |(stem, _)| stem);
         let own = [format!("{of}.key"), format!("{stem}.key"), format!("{stem}-key.pem"), format!("{stem}.key.pem")];
         let shared = ["privkey.pem", "key.pem", "tls.key"];
@@ -315,13 +317,13 @@ impl Entry {
     }
 
     /// Why a file in another format can't be read.
-    fn other_format(&self, content: &Content) -> Option<String> {
-        let (end, command) = OTHER_FORMATS.into_iter().find(|(end, _)| self.ends_with(&[end]))?;
+    fn explain_other_format(&self, content: &Content) -> Option<String> {
+        let (end, command) = OTHER_FORMATS.into_iter().find(|(end, _)| self.has_ending(&[end]))?;
         let is_pem = !content.public.is_empty() || !content.keys.is_empty();
         (!is_pem).then(|| format!("a {end} file is not PEM; convert it: {command}"))
     }
 
-    fn without_certificate(&self, content: &Content) -> String {
+    fn explain_missing_certificate(&self, content: &Content) -> String {
         if content.is_binary {
             let command = "openssl x509 -inform der -in FILE -out NEW.pem";
             return format!("there is no CERTIFICATE in it in PEM; it may be DER: {command}");
@@ -331,7 +333,7 @@ impl Entry {
 }
 
 impl Content {
-    fn of(bytes: &[u8]) -> Self {
+    fn parse(bytes: &[u8]) -> Self {
         // DER begins with a SEQUENCE.
         let is_binary = bytes.first() == Some(&0x30);
         let Ok(blocks) = pem::parse_many(bytes) else { return Self { is_malformed: true, ..Self::default() } };
@@ -339,24 +341,24 @@ impl Content {
         let (keys, public): (Vec<_>, Vec<_>) = blocks.into_iter().partition(|it| it.tag().ends_with("PRIVATE KEY"));
         let certificates =
             public.iter().filter(|it| it.tag() == "CERTIFICATE").map(|it| it.contents().to_vec()).collect();
-        let keys = keys.into_iter().map(Key::of).collect();
+        let keys = keys.into_iter().map(Key::new).collect();
         Self { certificates, keys, public, is_request, is_binary, is_malformed: false }
     }
 }
 
 /// Whether a key is one of the file's certificates'.
-fn fits(key: &Key, content: &Content) -> bool {
-    content.public.iter().any(|block| key.is_of(block))
+fn is_key_in(key: &Key, content: &Content) -> bool {
+    content.public.iter().any(|block| key.is_key_of_block(block))
 }
 
 impl Key {
     /// Whether a PEM block is the certificate that the key is for. False for a key that can't be read here.
-    fn is_of(&self, block: &pem::Pem) -> bool {
+    fn is_key_of_block(&self, block: &pem::Pem) -> bool {
         block.tag() == "CERTIFICATE"
             && self.public_key().is_some_and(|own| public_key_of(block.contents()).is_some_and(|key| key == own))
     }
 
-    fn of(block: pem::Pem) -> Self {
+    fn new(block: pem::Pem) -> Self {
         Self { block, public_key: OnceCell::new() }
     }
 
@@ -364,7 +366,7 @@ impl Key {
     fn public_key(&self) -> Option<&[u8]> {
         let derive = || {
             let der = PrivateKeyDer::from_pem_slice(pem::encode(&self.block).as_bytes()).ok()?;
-            bits_of(&any_supported_type(&der).ok()?.public_key()?)
+            key_bits(&any_supported_type(&der).ok()?.public_key()?)
         };
         self.public_key.get_or_init(derive).as_deref()
     }
@@ -376,18 +378,18 @@ fn public_key_of(der: &[u8]) -> Option<Vec<u8>> {
     Some(certificate.public_key().subject_public_key.data.to_vec())
 }
 
-fn bits_of(public_key: &[u8]) -> Option<Vec<u8>> {
+fn key_bits(public_key: &[u8]) -> Option<Vec<u8>> {
     let (_, public_key) = SubjectPublicKeyInfo::from_der(public_key).ok()?;
     Some(public_key.subject_public_key.data.to_vec())
 }
 
 /// A certificate's subject and issuer, in DER.
-fn names(der: &[u8]) -> Option<(Vec<u8>, Vec<u8>)> {
+fn subject_and_issuer(der: &[u8]) -> Option<(Vec<u8>, Vec<u8>)> {
     let (_, certificate) = X509Certificate::from_der(der).ok()?;
     Some((certificate.subject().as_raw().to_vec(), certificate.issuer().as_raw().to_vec()))
 }
 
-fn is_authority(der: &[u8]) -> bool {
+fn is_ca(der: &[u8]) -> bool {
     X509Certificate::from_der(der).is_ok_and(|(_, certificate)| certificate.is_ca())
 }
 

@@ -5,10 +5,10 @@ use std::io::{self, Write};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
-use haproxy::check::{Checker, Verdict};
+use haproxy::check::{CheckResult, Checker};
 
 use super::Candidate;
-use crate::state_dir::{Error, failed};
+use crate::state_dir::{Error, io_error};
 
 /// A configuration that does nothing but serve TLS, in a folder of its own, which goes again.
 pub(super) struct Trial<'a> {
@@ -20,18 +20,18 @@ pub(super) struct Trial<'a> {
 
 impl Trial<'_> {
     /// Why HAProxy would not start with these certificates.
-    pub(super) fn verdict(&self, candidates: &[Candidate]) -> Result<Option<String>, Error> {
+    pub(super) fn find_complaint(&self, candidates: &[Candidate]) -> Result<Option<String>, Error> {
         // A killed confgen may have left it.
-        self.clear()?;
-        DirBuilder::new().mode(0o700).create(&self.folder).map_err(failed("create", &self.folder))?;
-        let cfg = self.lay_out(candidates)?;
+        self.remove_folder()?;
+        DirBuilder::new().mode(0o700).create(&self.folder).map_err(io_error("create", &self.folder))?;
+        let cfg = self.write_folder(candidates)?;
         let files: Vec<PathBuf> = self.beside.map(Path::to_owned).into_iter().chain([cfg]).collect();
-        let verdict = self.checker.check(&files);
-        self.clear()?;
+        let verdict = self.checker.check_files(&files);
+        self.remove_folder()?;
         let folder = format!("{}/", self.folder.display());
         Ok(match verdict {
-            Ok(Verdict::Valid { .. }) => None,
-            Ok(Verdict::Refused { output }) => {
+            Ok(CheckResult::Valid { .. }) => None,
+            Ok(CheckResult::Rejected { output }) => {
                 let words = first_alert(&output).replace(&folder, "");
                 Some(words.split_once("'crt-list' : ").map_or(words.as_str(), |(_, words)| words).to_owned())
             }
@@ -39,37 +39,37 @@ impl Trial<'_> {
         })
     }
 
-    fn lay_out(&self, candidates: &[Candidate]) -> Result<PathBuf, Error> {
+    fn write_folder(&self, candidates: &[Candidate]) -> Result<PathBuf, Error> {
         let mut lines = String::new();
         for candidate in candidates {
             let path = self.folder.join(&candidate.name);
-            scratch(&path, &candidate.content)?;
+            write_scratch(&path, &candidate.content)?;
             lines.push_str(&format!("{}\n", path.display()));
         }
         let (list, cfg) = (self.folder.join("crt-list.txt"), self.folder.join("haproxy.cfg"));
-        scratch(&list, lines.as_bytes())?;
+        write_scratch(&list, lines.as_bytes())?;
         // Nothing is bound by a check; the port only has to be one.
         let text = format!(
             "defaults\n    mode http\n    timeout client 1s\nfrontend confgen-check\n    bind 127.0.0.1:443 ssl crt-list {}\n",
             list.display()
         );
-        scratch(&cfg, text.as_bytes())?;
+        write_scratch(&cfg, text.as_bytes())?;
         Ok(cfg)
     }
 
-    fn clear(&self) -> Result<(), Error> {
+    fn remove_folder(&self) -> Result<(), Error> {
         match fs::remove_dir_all(&self.folder) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(failed("remove", &self.folder)(error)),
+            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(io_error("remove", &self.folder)(error)),
             _ => Ok(()),
         }
     }
 }
 
 /// A file that needn't outlive a crash, for its owner alone.
-fn scratch(path: &Path, content: &[u8]) -> Result<(), Error> {
+fn write_scratch(path: &Path, content: &[u8]) -> Result<(), Error> {
     let mut file =
-        OpenOptions::new().write(true).create_new(true).mode(0o600).open(path).map_err(failed("create", path))?;
-    file.write_all(content).map_err(failed("write", path))
+        OpenOptions::new().write(true).create_new(true).mode(0o600).open(path).map_err(io_error("create", path))?;
+    file.write_all(content).map_err(io_error("write", path))
 }
 
 /// What HAProxy says is wrong first, in one line without its prefix. 3.0 goes on in lines that begin with blanks.

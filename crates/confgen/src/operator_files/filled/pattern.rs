@@ -3,7 +3,7 @@
 use std::fmt::Write;
 
 use discovery::UpstreamId;
-use haproxy::config::words;
+use haproxy::config::tokenize;
 
 use crate::desired::{Server, ServerState};
 
@@ -37,17 +37,17 @@ const PLACEHOLDERS: [(&str, Part); 5] = [
 impl Pattern {
     /// Reads a pattern, or says what is wrong with it.
     pub(super) fn parse(text: &str) -> Result<Self, String> {
-        let has_backup = words(text).iter().any(|word| word.text == "backup");
-        let pattern = Self { parts: parts(text.trim_end())?, has_backup };
-        pattern.check()?;
+        let has_backup = tokenize(text).iter().any(|word| word.text == "backup");
+        let pattern = Self { parts: parse_parts(text.trim_end())?, has_backup };
+        pattern.check_sample_lines()?;
         Ok(pattern)
     }
 
     /// Whether HAProxy will read its lines as they are meant: what stands in a comment or an open quote, it won't.
-    fn check(&self) -> Result<(), String> {
-        let lines = ["192.0.2.1:1", "192.0.2.2:2"].map(|address| self.sample(address));
-        let [one, other] = lines.each_ref().map(|line| line.as_deref().map(words).unwrap_or_default());
-        let word = |at: usize| Some((one.get(at)?.known()?, other.get(at)?.known()?));
+    fn check_sample_lines(&self) -> Result<(), String> {
+        let lines = ["192.0.2.1:1", "192.0.2.2:2"].map(|address| self.render_sample(address));
+        let [one, other] = lines.each_ref().map(|line| line.as_deref().map(tokenize).unwrap_or_default());
+        let word = |at: usize| Some((one.get(at)?.known_text()?, other.get(at)?.known_text()?));
         match word(1) {
             Some((name, same)) if name == same && name.contains(SAMPLE) => {}
             _ => return Err("`server` is followed by a name that is made with <id> alone".into()),
@@ -55,15 +55,15 @@ impl Pattern {
         if !word(2).is_some_and(|(one, other)| one.contains("192.0.2.1") && other.contains("192.0.2.2")) {
             return Err("the name is followed by <address>, or <ip> with a port of yours".into());
         }
-        if one.last().and_then(|word| word.known()) != Some(DISABLED) {
+        if one.last().and_then(|word| word.known_text()) != Some(DISABLED) {
             return Err("a comment, a quote that isn't closed, or a backslash at its end".into());
         }
         Ok(())
     }
 
-    fn sample(&self, address: &str) -> Option<String> {
+    fn render_sample(&self, address: &str) -> Option<String> {
         let (id, address) = (SAMPLE.parse().ok()?, address.parse().ok()?);
-        Some(self.line(&Server {
+        Some(self.render_line(&Server {
             id,
             address,
             weight: 1,
@@ -75,9 +75,9 @@ impl Pattern {
     }
 
     /// The server's line, without what begins and ends it.
-    pub(super) fn line(&self, server: &Server) -> String {
+    pub(super) fn render_line(&self, server: &Server) -> String {
         let weight = if server.state == ServerState::Drain { 0 } else { server.weight };
-        let address = server.address.socket();
+        let address = server.address.socket_addr();
         let mut line = String::new();
         for part in &self.parts {
             // Writing to a string can't fail.
@@ -106,7 +106,7 @@ impl Pattern {
     }
 
     /// The name that an upstream's server bears.
-    pub(super) fn name(&self, id: &UpstreamId) -> Option<String> {
+    pub(super) fn server_name(&self, id: &UpstreamId) -> Option<String> {
         let address = "192.0.2.1:1".parse().ok()?;
         let server = Server {
             id: id.clone(),
@@ -117,7 +117,7 @@ impl Pattern {
             is_unproven: false,
             hash_id: None,
         };
-        words(&self.line(&server)).get(1).map(|name| name.text.clone())
+        tokenize(&self.render_line(&server)).get(1).map(|name| name.text.clone())
     }
 }
 
@@ -126,7 +126,7 @@ const SAMPLE: &str = "discover-sample";
 
 const DISABLED: &str = "disabled";
 
-fn parts(text: &str) -> Result<Vec<Part>, String> {
+fn parse_parts(text: &str) -> Result<Vec<Part>, String> {
     let mut parts = Vec::new();
     let mut rest = text;
     while let Some(at) = rest.find('<') {
@@ -161,7 +161,7 @@ mod tests {
     }
 
     fn line(pattern: &str, server: &Server) -> String {
-        Pattern::parse(pattern).unwrap().line(server)
+        Pattern::parse(pattern).unwrap().render_line(server)
     }
 
     #[test]
@@ -177,7 +177,7 @@ mod tests {
         assert_eq!(of(weighted, Drain, false), "server a-shop-1 10.0.0.1:8000 weight 0 backup");
         let parts = line("server <id> <ip>:443 check port <port>", &server("[fd00::1]:8000", 100, Ready, false));
         assert_eq!(parts, "server shop-1 [fd00::1]:443 check port 8000");
-        assert_eq!(Pattern::parse(weighted).unwrap().name(&"x".parse().unwrap()).as_deref(), Some("a-x"));
+        assert_eq!(Pattern::parse(weighted).unwrap().server_name(&"x".parse().unwrap()).as_deref(), Some("a-x"));
     }
 
     #[test]

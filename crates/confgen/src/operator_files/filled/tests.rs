@@ -19,7 +19,7 @@ fn fills(text: &str) -> FilledFiles {
 }
 
 fn will(fills: &FilledFiles, store: &str) -> String {
-    fills.due(&settled(store)).into_iter().map(|due| String::from_utf8(due.will).unwrap()).collect()
+    fills.pending_edits(&settled(store)).into_iter().map(|due| String::from_utf8(due.after).unwrap()).collect()
 }
 
 #[test]
@@ -30,11 +30,11 @@ fn each_run_has_its_services_upstreams() {
         both.contains("<address>\nserver a 10.0.0.1:80\n\n#") && both.ends_with("\nserver db-a 10.0.0.2:3306\n"),
         "{both}"
     );
-    assert_eq!(fills.remarks(&settled(&format!("{SHOP}{DB}"))), Vec::<String>::new());
+    assert_eq!(fills.list_remarks(&settled(&format!("{SHOP}{DB}"))), Vec::<String>::new());
     let none = will(&fills, "");
     assert!(!none.contains("\nserver"), "{none}");
     let said = ["/mine.cfg:2: there is no service shop", "/mine.cfg:5: there is no service tcp-services/db"];
-    assert_eq!(fills.remarks(&settled("")), said);
+    assert_eq!(fills.list_remarks(&settled("")), said);
     assert!(will(&fills, &SHOP.replace("http-", "tcp-")).contains("server a 10.0.0.1:80"), "the kind that there is");
 }
 
@@ -43,15 +43,15 @@ fn nobody_guesses_which_service_is_meant() {
     let (two, both) = (fills(TEXT), format!("{SHOP}{}", SHOP.replace("http-", "tcp-")));
     assert!(will(&two, &both).is_empty(), "the lines stay");
     let said = "/mine.cfg:2: say which: http-services/shop or tcp-services/shop; the lines below are left as they are";
-    assert_eq!(two.remarks(&settled(&both)).first().map(String::as_str), Some(said));
-    let remarks = fills("# nothing\n").remarks(&settled(""));
+    assert_eq!(two.list_remarks(&settled(&both)).first().map(String::as_str), Some(said));
+    let remarks = fills("# nothing\n").list_remarks(&settled(""));
     assert!(remarks[0].contains("nothing to fill"), "{remarks:?}");
 }
 
 #[test]
 fn what_needs_a_restart_is_told_by_lines_and_service() {
     let fills = fills(TEXT);
-    let prints = |store: &str| fills.prints(&settled(store));
+    let prints = |store: &str| fills.fingerprint_blocks(&settled(store));
     assert!(prints("").is_empty(), "an empty run says nothing");
     let one = prints(SHOP);
     assert_eq!(
@@ -61,36 +61,36 @@ fn what_needs_a_restart_is_told_by_lines_and_service() {
     assert_ne!(one, prints(&SHOP.replace(":80", ":81")));
     assert_eq!(one, prints(&format!("{SHOP}http-services/shop/domain a.com\nhttp-services/other/domain b.com\n")));
     assert_eq!(prints(&format!("{SHOP}{DB}"))["/mine.cfg#1"].service, "tcp-db");
-    let id = |text: &str| crate::desired::names::service(text).unwrap();
-    assert!(fills.concern([&id("http-shop")].into_iter()) && fills.concern([&id("tcp-db")].into_iter()));
-    assert!(!fills.concern([&id("http-db")].into_iter()));
+    let id = |text: &str| crate::desired::names::parse_section(text).unwrap();
+    assert!(fills.mentions_any([&id("http-shop")].into_iter()) && fills.mentions_any([&id("tcp-db")].into_iter()));
+    assert!(!fills.mentions_any([&id("http-db")].into_iter()));
 }
 
 #[test]
 fn what_haproxy_refuses_stays_until_something_is_another() {
     let mut fills = fills(TEXT);
-    fills.leave(&[("/mine.cfg".into(), "bad".to_owned())].into());
-    assert_eq!(fills.left(), ["/mine.cfg can't be filled: bad"]);
-    assert!(will(&fills, SHOP).is_empty() && fills.left_out().len() == 3, "{:?}", fills.left_out());
+    fills.mark_rejected(&[("/mine.cfg".into(), "bad".to_owned())].into());
+    assert_eq!(fills.list_rejections(), ["/mine.cfg can't be filled: bad"]);
+    assert!(will(&fills, SHOP).is_empty() && fills.rejected_services().len() == 3, "{:?}", fills.rejected_services());
     let left = fills.get(Path::new("/mine.cfg")).unwrap();
-    let edited = |text: &str| FilledFiles::new(vec![fill(text, Some(left))]).left().len();
+    let edited = |text: &str| FilledFiles::new(vec![fill(text, Some(left))]).list_rejections().len();
     assert_eq!(edited(&TEXT.replace("server x", "server y")), 1, "nobody's hand below the comment helps");
     assert_eq!(edited(&TEXT.replace("<address>", "<address> check")), 0);
-    assert!(fills.retry() && !will(&fills, SHOP).is_empty() && !fills.retry());
+    assert!(fills.clear_rejections() && !will(&fills, SHOP).is_empty() && !fills.clear_rejections());
 }
 
 #[test]
 fn a_hand_below_the_comment_is_told_from_confgens() {
     let mut fills = fills(TEXT);
-    let due = fills.due(&settled(SHOP));
-    assert_eq!((due[0].is_ours, due[0].by_hand.len()), (false, 0), "before the first time nobody knows");
-    fills.wrote(&due);
-    assert!(fills.due(&settled(SHOP)).is_empty());
+    let due = fills.pending_edits(&settled(SHOP));
+    assert_eq!((due[0].is_ours, due[0].edited_lines.len()), (false, 0), "before the first time nobody knows");
+    fills.mark_written(&due);
+    assert!(fills.pending_edits(&settled(SHOP)).is_empty());
     let known = fills.get(Path::new("/mine.cfg")).unwrap();
-    let written = String::from_utf8(due[0].will.clone()).unwrap();
+    let written = String::from_utf8(due[0].after.clone()).unwrap();
     let read = |text: &str, store: &str| {
-        let due = FilledFiles::new(vec![fill(text, Some(known))]).due(&settled(store));
-        due.into_iter().next().map(|due| (due.is_ours, due.by_hand))
+        let due = FilledFiles::new(vec![fill(text, Some(known))]).pending_edits(&settled(store));
+        due.into_iter().next().map(|due| (due.is_ours, due.edited_lines))
     };
     assert_eq!(read(&written, SHOP), None);
     assert_eq!(read(&written, DB), Some((true, vec![])), "the store has changed, nobody else");

@@ -6,21 +6,21 @@ use std::path::{Path, PathBuf};
 use discovery::Bind;
 
 use super::addresses::{Address, Bound, may_be_path};
-use super::directives::{hindrance, hindrance_of_section};
+use super::directives::{find_directive_conflict, find_section_conflict};
 use super::references::Part;
-use super::{Listener, OperatorConfig, is_proxy};
-use crate::desired::Holdings;
-use crate::desired::names::service;
+use super::{Listener, OperatorConfig, is_proxy_kind};
+use crate::desired::HeldNames;
+use crate::desired::names::parse_section;
 
 /// The addresses, sockets and files that belong to confgen and handover.
 #[derive(Clone, Debug, Default)]
-pub struct Taken {
+pub struct OwnEndpoints {
     /// The addresses of the generated file's own frontends, each with the option that sets it.
     pub binds: Vec<(Bind, &'static str)>,
     /// The Runtime API's socket.
     pub runtime_socket: PathBuf,
     /// The directories in one of which handover keeps its masters' sockets.
-    pub masters: Vec<PathBuf>,
+    pub master_dirs: Vec<PathBuf>,
     /// The file that keeps the servers' states over a restart.
     pub state_file: PathBuf,
 }
@@ -34,40 +34,44 @@ const OTHERS: [(&str, &str); 2] = [("userlist", "discover-stats"), ("peers", "di
 const INNER: [&str; 2] = ["discover-tls", "discover-peers"];
 
 /// Everything that keeps the files from being used. `real` gives the place to which a path of the operator's leads.
-pub(super) fn conflicts(operator: &OperatorConfig, taken: &Taken, real: &dyn Fn(&Path) -> PathBuf) -> Vec<String> {
-    let mut found: Vec<String> = operator.sections.iter().filter_map(name_conflict).collect();
+pub(super) fn find_conflicts(
+    operator: &OperatorConfig,
+    taken: &OwnEndpoints,
+    real: &dyn Fn(&Path) -> PathBuf,
+) -> Vec<String> {
+    let mut found: Vec<String> = operator.sections.iter().filter_map(find_name_conflict).collect();
     found.extend(operator.directives.iter().filter_map(|(spot, words)| {
         let words: Vec<&str> = words.iter().map(String::as_str).collect();
-        hindrance(&words, &taken.state_file).map(|why| format!("{spot}: {why}"))
+        find_directive_conflict(&words, &taken.state_file).map(|why| format!("{spot}: {why}"))
     }));
     found.extend(operator.listeners.iter().filter_map(|listener| match &listener.bound {
-        Bound::Tcp(..) => bind_conflict(listener, taken),
-        Bound::Path(path) => socket_conflict(listener, path, taken, real),
+        Bound::Tcp(..) => find_bind_conflict(listener, taken),
+        Bound::Path(path) => find_socket_conflict(listener, path, taken, real),
         Bound::None | Bound::Unknown => None,
     }));
-    found.extend(shared_addresses(&operator.listeners));
-    let servers = operator.references.iter().filter(|it| it.part == Part::Server && !operator.has_own(&it.section));
+    found.extend(find_shared_addresses(&operator.listeners));
+    let servers = operator.references.iter().filter(|it| it.part == Part::Server && !operator.has_section(&it.section));
     found.extend(servers.map(|it| {
         format!(
             "{}: it names an upstream of {}, which comes and goes: without it HAProxy would not start. Let the server have \
              its own `check`, or ask for the whole service with nbsrv({})",
-            it.spot, it.section, it.section
+            it.source, it.section, it.section
         )
     }));
     found
 }
 
-fn name_conflict(section: &super::Section) -> Option<String> {
-    let super::Section { spot, kind, name } = section;
-    if let Some(why) = hindrance_of_section(kind) {
+fn find_name_conflict(section: &super::Section) -> Option<String> {
+    let super::Section { source: spot, kind, name } = section;
+    if let Some(why) = find_section_conflict(kind) {
         return Some(format!("{spot}: {why}"));
     }
-    let is_taken = if is_proxy(kind) { PROXIES.contains(&name.as_str()) } else { OTHERS.contains(&(kind, name)) };
+    let is_taken = if is_proxy_kind(kind) { PROXIES.contains(&name.as_str()) } else { OTHERS.contains(&(kind, name)) };
     is_taken.then(|| format!("{spot}: the generated file has a section of this name. Rename yours"))
 }
 
-fn bind_conflict(listener: &Listener, taken: &Taken) -> Option<String> {
-    let (bind, option) = taken.binds.iter().find(|(bind, _)| overlaps(listener, bind))?;
+fn find_bind_conflict(listener: &Listener, taken: &OwnEndpoints) -> Option<String> {
+    let (bind, option) = taken.binds.iter().find(|(bind, _)| is_overlapping(listener, bind))?;
     let v6only = match listener.bound {
         Bound::Tcp(Address::AnyV6, _) if bind.address.is_none_or(|it| it.is_ipv4()) => ", `v6only`",
         _ => "",
@@ -75,13 +79,13 @@ fn bind_conflict(listener: &Listener, taken: &Taken) -> Option<String> {
     Some(format!(
         "{}: confgen's own {bind} ({option}) is bound there too: HAProxy would accept both, and clients reach one or the other. \
          Give yours another port{v6only}, or an address that {option} doesn't have",
-        listener.spot
+        listener.source
     ))
 }
 
 /// True if some client's connection fits both. HAProxy shares the connections of an equal address between the two. A narrower
 /// address takes all of its connections from the wider one, which gets the rest.
-fn overlaps(listener: &Listener, bind: &Bind) -> bool {
+fn is_overlapping(listener: &Listener, bind: &Bind) -> bool {
     let Bound::Tcp(address, ports) = &listener.bound else { return false };
     // Most peers are other hosts.
     if listener.namespace.is_some() || listener.is_peer || !ports.contains(&bind.port) {
@@ -107,13 +111,13 @@ fn own_address(bind: &Bind) -> Address {
     }
 }
 
-fn socket_conflict(
+fn find_socket_conflict(
     listener: &Listener,
     written: &str,
-    taken: &Taken,
+    taken: &OwnEndpoints,
     real: &dyn Fn(&Path) -> PathBuf,
 ) -> Option<String> {
-    let spot = &listener.spot;
+    let spot = &listener.source;
     // A variable, or the directory that a relative path begins in, is only known to HAProxy.
     let is_whole = written.starts_with('/') && !written.contains('$');
     let path = if is_whole { real(Path::new(written)) } else { PathBuf::from(written) };
@@ -125,7 +129,9 @@ fn socket_conflict(
             taken.runtime_socket.display()
         ));
     }
-    if let Some(masters) = taken.masters.iter().map(|masters| real(masters)).find(|masters| path.starts_with(masters)) {
+    if let Some(masters) =
+        taken.master_dirs.iter().map(|masters| real(masters)).find(|masters| path.starts_with(masters))
+    {
         return Some(format!("{spot}: {} is handover's own directory. Give it another path", masters.display()));
     }
     let name = path.file_name().unwrap_or_default().to_string_lossy();
@@ -137,24 +143,24 @@ fn socket_conflict(
 
 /// Different sections on one address: HAProxy would share the connections between them. Within one section it is meant, to
 /// give each thread a socket. Of lines in conditionals only some may hold.
-fn shared_addresses(listeners: &[Listener]) -> Vec<String> {
+fn find_shared_addresses(listeners: &[Listener]) -> Vec<String> {
     let mut found = Vec::new();
     for (number, one) in listeners.iter().enumerate() {
         let others = listeners.iter().skip(number + 1);
         if let Some(other) =
-            others.filter(|other| are_one(one, other)).find(|other| one.spot.section != other.spot.section)
+            others.filter(|other| is_same_address(one, other)).find(|other| one.source.section != other.source.section)
         {
             found.push(format!(
                 "{}, and {}: HAProxy would share the connections between the two. Give one another port",
-                one.spot, other.spot
+                one.source, other.source
             ));
         }
     }
     found
 }
 
-fn are_one(one: &Listener, other: &Listener) -> bool {
-    let both_hold = !one.spot.is_conditional && !other.spot.is_conditional;
+fn is_same_address(one: &Listener, other: &Listener) -> bool {
+    let both_hold = !one.source.is_conditional && !other.source.is_conditional;
     let alike = (&one.interface, &one.namespace) == (&other.interface, &other.namespace);
     let are_peers = one.is_peer || other.is_peer;
     match (&one.bound, &other.bound) {
@@ -170,34 +176,34 @@ fn are_one(one: &Listener, other: &Listener) -> bool {
 }
 
 /// Refusals of what a service had before the file. `before` are the files as they were taken last: what they have is theirs.
-pub(super) fn late_claims(operator: &OperatorConfig, before: &OperatorConfig, held: &Holdings) -> Vec<String> {
+pub(super) fn find_late_claims(operator: &OperatorConfig, before: &OperatorConfig, held: &HeldNames) -> Vec<String> {
     let mut found = Vec::new();
-    for section in operator.sections.iter().filter(|section| !before.has_own(&section.name)) {
-        if is_proxy(&section.kind) && held.sections.contains(section.claimed()) {
+    for section in operator.sections.iter().filter(|section| !before.has_section(&section.name)) {
+        if is_proxy_kind(&section.kind) && held.sections.contains(section.service_section()) {
             found.push(format!(
                 "{}: the section of {}, which is served, has this name. Rename yours, or delete the service first",
-                section.spot,
-                key_of(section.claimed())
+                section.source,
+                key_of(section.service_section())
             ));
         }
     }
     // Without this, HAProxy would refuse the whole, and the service would be blamed.
     let tables = operator.references.iter().filter(|it| it.part == Part::Table);
-    for it in tables.filter(|it| held.without_table.contains(&it.section) && !operator.has_own(&it.section)) {
+    for it in tables.filter(|it| held.without_stick_table.contains(&it.section) && !operator.has_section(&it.section)) {
         found.push(format!(
             "{}: {} has no stick table. Use one of your own, or set the service's `sticky` to source",
-            it.spot,
+            it.source,
             key_of(&it.section)
         ));
     }
     for listener in &operator.listeners {
         let (Bound::Tcp(_, ports), None) = (&listener.bound, &listener.namespace) else { continue };
-        let had = |port: u16| before.ports().any(|(ports, _)| ports.contains(&port));
+        let had = |port: u16| before.tcp_ports().any(|(ports, _)| ports.contains(&port));
         let claimed = held.ports.range(ports.clone()).find(|(port, _)| !had(**port));
         if let Some((port, section)) = claimed {
             found.push(format!(
                 "{}: port {port} belongs to {}, which had it first. Give yours another port, or change the service's `ports`",
-                listener.spot,
+                listener.source,
                 key_of(section)
             ));
         }
@@ -207,16 +213,16 @@ pub(super) fn late_claims(operator: &OperatorConfig, before: &OperatorConfig, he
 
 /// The key of the service whose section is called so: `http-services/shop`.
 fn key_of(section: &str) -> String {
-    service(section).map_or(section.to_owned(), |id| id.folder().trim_end_matches('/').to_owned())
+    parse_section(section).map_or(section.to_owned(), |id| id.folder_path().trim_end_matches('/').to_owned())
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    fn taken() -> Taken {
+    fn taken() -> OwnEndpoints {
         let bind = |text: &str| text.parse().unwrap();
-        Taken {
+        OwnEndpoints {
             binds: vec![
                 (bind("*:80"), "--http-bind"),
                 (bind("*:443"), "--https-bind"),
@@ -224,7 +230,7 @@ mod tests {
                 (bind("[::]:8443"), "--https-bind"),
             ],
             runtime_socket: "/run/haproxy/admin.sock".into(),
-            masters: vec!["/run/haproxy-handover".into(), "/run/haproxy/handover".into()],
+            master_dirs: vec!["/run/haproxy-handover".into(), "/run/haproxy/handover".into()],
             state_file: "/run/haproxy/servers.state".into(),
         }
     }
@@ -235,7 +241,7 @@ mod tests {
     }
 
     fn found(text: &str) -> Vec<String> {
-        conflicts(&OperatorConfig::of([("mine.cfg", text)]), &taken(), &real)
+        find_conflicts(&OperatorConfig::from_texts([("mine.cfg", text)]), &taken(), &real)
     }
 
     #[test]
@@ -362,23 +368,23 @@ mod tests {
 
     #[test]
     fn what_a_service_has_is_not_taken_by_a_later_edit() {
-        let of = |text: &str| OperatorConfig::of([("mine.cfg", text)]);
-        let held = Holdings {
+        let of = |text: &str| OperatorConfig::from_texts([("mine.cfg", text)]);
+        let held = HeldNames {
             sections: ["http-in", "tcp-db"].map(str::to_owned).into(),
-            without_table: ["http-in".to_owned()].into(),
+            without_stick_table: ["http-in".to_owned()].into(),
             ports: [(5432, "tcp-db".to_owned())].into(),
         };
         let named = of("backend x\n stick match src table http-in\n stick store-request src table http-out\n");
-        let late = late_claims(&named, &named, &held);
+        let late = find_late_claims(&named, &named, &held);
         assert!(late.len() == 1 && late[0].contains("http-services/in has no stick table"), "{late:?}");
         let file = of("frontend http-in\n bind :5000-6000\nbackend http-out\nbackend http-in:preview-blue\n");
-        let late = late_claims(&file, &OperatorConfig::default(), &held);
+        let late = find_late_claims(&file, &OperatorConfig::default(), &held);
         assert_eq!(late.len(), 3, "{late:?}");
         assert!(
             late[0].starts_with("mine.cfg:1: `frontend http-in`: the section of http-services/in, which"),
             "{late:?}"
         );
         assert!(late[2].contains("port 5432 belongs to tcp-services/db, which had it first"), "{late:?}");
-        assert_eq!(late_claims(&file, &file, &held), Vec::<String>::new(), "the file had it first");
+        assert_eq!(find_late_claims(&file, &file, &held), Vec::<String>::new(), "the file had it first");
     }
 }

@@ -9,7 +9,7 @@ const BUFFER: u64 = 16_384;
 const SESSIONS: u64 = 10;
 
 /// The reason why a line of `global` is not taken, and the way out. `None` if it does no harm.
-pub(super) fn hindrance(words: &[&str], state_file: &Path) -> Option<String> {
+pub(super) fn find_directive_conflict(words: &[&str], state_file: &Path) -> Option<String> {
     let number = |text: &str| text.parse::<u64>().ok();
     match words {
         // The first of two counts, and handover writes only its own.
@@ -53,7 +53,7 @@ pub(super) fn hindrance(words: &[&str], state_file: &Path) -> Option<String> {
         ["stats", "maxconn", most, ..] if number(most).is_some_and(|most| most < SESSIONS) => Some(format!(
             "one open session on the Runtime API would keep confgen and handover out. Write at least {SESSIONS}"
         )),
-        ["stats", "timeout", time, ..] if milliseconds(time).is_some_and(|time| time < 1_000) => {
+        ["stats", "timeout", time, ..] if parse_milliseconds(time).is_some_and(|time| time < 1_000) => {
             Some("HAProxy would close the Runtime API before confgen and handover have spoken. Write at least 1s".into())
         }
         _ => None,
@@ -61,7 +61,7 @@ pub(super) fn hindrance(words: &[&str], state_file: &Path) -> Option<String> {
 }
 
 /// The reason why a section of this kind is not taken, and the way out. `None` if it does no harm.
-pub(super) fn hindrance_of_section(kind: &str) -> Option<&'static str> {
+pub(super) fn find_section_conflict(kind: &str) -> Option<&'static str> {
     // `haproxy -c` refuses it without -W, and each HAProxy that still finishes its requests would run the program too.
     (kind == "program").then_some("each HAProxy, old ones too, would run the program. Run it under supervisord")
 }
@@ -79,7 +79,7 @@ fn is_limit_of_variables(keyword: &str) -> bool {
 }
 
 /// A time as HAProxy writes it; without a unit it is milliseconds.
-fn milliseconds(text: &str) -> Option<u64> {
+fn parse_milliseconds(text: &str) -> Option<u64> {
     let end = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
     let (digits, unit) = text.split_at(end);
     let number: u64 = digits.parse().ok()?;
@@ -100,7 +100,7 @@ mod tests {
 
     fn is_refused(line: &str) -> bool {
         let words: Vec<&str> = line.split(' ').collect();
-        hindrance(&words, Path::new("/run/haproxy/servers.state")).is_some()
+        find_directive_conflict(&words, Path::new("/run/haproxy/servers.state")).is_some()
     }
 
     #[test]

@@ -1,9 +1,9 @@
 //! Names of confgen's sections in lines of the operator's. HAProxy does not start while a section is missing that a line
 //! names. Pure.
 
-use haproxy::config::Word;
+use haproxy::config::ConfigWord;
 
-use crate::desired::names::service;
+use crate::desired::names::parse_section;
 
 /// The part of a section that a line names.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -25,47 +25,47 @@ const OF_BACKENDS: [&str; 4] = ["nbsrv", "avg_queue", "queue", "connslots"];
 const OF_TABLES: [&str; 7] = ["sc_", "sc0_", "sc1_", "sc2_", "src_", "table_", "in_table"];
 
 /// The sections of services that a line names, each with what of it is named.
-pub(super) fn references(words: &[Word]) -> Vec<(String, Part)> {
+pub(super) fn find_references(words: &[ConfigWord]) -> Vec<(String, Part)> {
     let texts: Vec<&str> = words.iter().map(|word| word.text.as_str()).collect();
     let mut found = Vec::new();
     if let ["use_backend" | "default_backend", name, ..] = texts.as_slice() {
-        found.extend(section(name, Part::Route));
+        found.extend(reference_to(name, Part::Route));
     }
     for pair in texts.windows(2) {
         match pair {
-            ["table", name] => found.extend(section(name, Part::Table)),
-            ["track" | "attach-srv", name] => found.extend(section(name, Part::Server)),
+            ["table", name] => found.extend(reference_to(name, Part::Table)),
+            ["track" | "attach-srv", name] => found.extend(reference_to(name, Part::Server)),
             _ => {}
         }
     }
     for text in texts {
-        found.extend(calls(text).flat_map(|(function, arguments)| in_call(function, arguments)));
+        found.extend(find_calls(text).flat_map(|(function, arguments)| reference_in_call(function, arguments)));
     }
     found
 }
 
-fn section(name: &str, part: Part) -> Option<(String, Part)> {
+fn reference_to(name: &str, part: Part) -> Option<(String, Part)> {
     let (section, server) = name.split_once('/').map_or((name, None), |(section, server)| (section, Some(server)));
     let part = if server.is_some() { Part::Server } else { part };
-    service(section).map(|_| (section.to_owned(), part))
+    parse_section(section).map(|_| (section.to_owned(), part))
 }
 
-fn in_call(function: &str, arguments: &str) -> Option<(String, Part)> {
+fn reference_in_call(function: &str, arguments: &str) -> Option<(String, Part)> {
     let argument = |text: Option<&str>| text.map(str::trim).filter(|text| !text.is_empty()).map(str::to_owned);
     let (first, last) = (argument(arguments.split(',').next())?, argument(arguments.rsplit(',').next())?);
     if OF_BACKENDS.contains(&function) || function.starts_with("be_") {
-        section(&first, Part::Section)
+        reference_to(&first, Part::Section)
     } else if function.starts_with("srv_") {
-        section(&first, Part::Server)
+        reference_to(&first, Part::Server)
     } else if OF_TABLES.iter().any(|start| function.starts_with(start)) {
-        section(&last, Part::Table)
+        reference_to(&last, Part::Table)
     } else {
         None
     }
 }
 
 /// Every `function(arguments)` in a word.
-fn calls(word: &str) -> impl Iterator<Item = (&str, &str)> {
+fn find_calls(word: &str) -> impl Iterator<Item = (&str, &str)> {
     word.match_indices('(').filter_map(|(open, _)| {
         let (before, behind) = (word.get(..open)?, word.get(open + 1..)?);
         let is_name = |c: char| c.is_ascii_alphanumeric() || c == '_';
@@ -76,12 +76,12 @@ fn calls(word: &str) -> impl Iterator<Item = (&str, &str)> {
 
 #[cfg(test)]
 mod tests {
-    use haproxy::config::words;
+    use haproxy::config::tokenize;
 
     use super::*;
 
     fn named(line: &str) -> Vec<String> {
-        references(&words(line)).into_iter().map(|(section, part)| format!("{section} {part:?}")).collect()
+        find_references(&tokenize(line)).into_iter().map(|(section, part)| format!("{section} {part:?}")).collect()
     }
 
     #[test]

@@ -7,7 +7,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use haproxy::runtime::{CertificateChange, CrtEntry, Pem, ShownCertificate, SniFilter, Token};
 
 use crate::local_files::certificate::Certificate;
-use crate::local_files::certificates::Line;
+use crate::local_files::certificates::CrtListLine;
 
 /// The certificates of one crt-list, as HAProxy runs them.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -29,7 +29,7 @@ struct Entry {
 }
 
 impl Entry {
-    fn is(&self, wanted: &Line) -> bool {
+    fn matches_line(&self, wanted: &CrtListLine) -> bool {
         let filters = wanted.filters.iter().map(SniFilter::as_str);
         self.file == wanted.certificate.copy && filters.eq(self.filters.iter().map(String::as_str))
     }
@@ -41,8 +41,8 @@ impl From<CrtEntry> for Entry {
     }
 }
 
-impl From<&Line> for Entry {
-    fn from(line: &Line) -> Self {
+impl From<&CrtListLine> for Entry {
+    fn from(line: &CrtListLine) -> Self {
         let filters = line.filters.iter().map(|filter| filter.as_str().to_owned()).collect();
         Self { file: line.certificate.copy.clone(), filters, line: None }
     }
@@ -61,7 +61,7 @@ enum Content {
 
 impl LiveCertificates {
     /// What HAProxy answers about a list, and about the files in the copies' folder.
-    pub fn observed(list: Token, entries: Vec<CrtEntry>, files: BTreeMap<Token, Option<ShownCertificate>>) -> Self {
+    pub fn from_answers(list: Token, entries: Vec<CrtEntry>, files: BTreeMap<Token, Option<ShownCertificate>>) -> Self {
         let entries = entries.into_iter().map(Entry::from).collect();
         let content = |shown: Option<ShownCertificate>| shown.map_or(Content::Empty, Content::Shown);
         Self { list, entries, files: files.into_iter().map(|(file, shown)| (file, content(shown))).collect() }
@@ -69,7 +69,7 @@ impl LiveCertificates {
 
     /// The steps to the wanted lines. What is served already is replaced before anything is added, and nothing goes before
     /// what replaces it is there. A line can't be changed, so that one with other filters is a new one.
-    pub fn steps(&self, wanted: &[Line]) -> Vec<CertificateChange> {
+    pub fn plan_certificates(&self, wanted: &[CrtListLine]) -> Vec<CertificateChange> {
         let (mut replaced, mut added, mut gone) = (Vec::new(), Vec::new(), Vec::new());
         for line in wanted {
             let (file, certificate) = (&line.certificate.copy, &line.certificate);
@@ -79,17 +79,18 @@ impl LiveCertificates {
             if content.is_none() {
                 steps.push(CertificateChange::New(file.clone()));
             }
-            if !content.is_some_and(|content| content.is(certificate)) {
+            if !content.is_some_and(|content| content.holds_certificate(certificate)) {
                 steps.push(CertificateChange::Load(file.clone(), certificate.pem.clone()));
             }
-            if !self.entries.iter().any(|entry| entry.is(line)) {
+            if !self.entries.iter().any(|entry| entry.matches_line(line)) {
                 added.push(CertificateChange::List(self.list.clone(), file.clone(), line.filters.clone()));
             }
         }
         let mut kept = BTreeSet::new();
         for entry in &self.entries {
             // A line that is there twice stays once.
-            let is_wanted = wanted.iter().any(|line| entry.is(line)) && kept.insert((&entry.file, &entry.filters));
+            let is_wanted =
+                wanted.iter().any(|line| entry.matches_line(line)) && kept.insert((&entry.file, &entry.filters));
             if !is_wanted {
                 gone.push(CertificateChange::Unlist(self.list.clone(), entry.file.clone(), entry.line));
             }
@@ -101,13 +102,15 @@ impl LiveCertificates {
     }
 
     /// Believes that the steps to this were made.
-    pub fn made(&mut self, wanted: &[Line]) {
+    pub fn mark_applied(&mut self, wanted: &[CrtListLine]) {
         let mut kept = BTreeSet::new();
         let mut stays = |entry: &Entry| {
-            wanted.iter().any(|line| entry.is(line)) && kept.insert((entry.file.clone(), entry.filters.clone()))
+            wanted.iter().any(|line| entry.matches_line(line))
+                && kept.insert((entry.file.clone(), entry.filters.clone()))
         };
         self.entries.retain(|entry| stays(entry));
-        let new: Vec<&Line> = wanted.iter().filter(|line| !self.entries.iter().any(|entry| entry.is(line))).collect();
+        let new: Vec<&CrtListLine> =
+            wanted.iter().filter(|line| !self.entries.iter().any(|entry| entry.matches_line(line))).collect();
         self.entries.extend(new.into_iter().map(Entry::from));
         let files = wanted.iter().map(|line| &line.certificate);
         self.files = files.map(|it| (it.copy.clone(), Content::Given(it.pem.clone()))).collect();
@@ -115,18 +118,18 @@ impl LiveCertificates {
 
     /// Takes in the lines' numbers, as HAProxy tells them. Without its number, one of several lines for a file can't be
     /// removed.
-    pub fn relisted(&mut self, entries: Vec<CrtEntry>) {
+    pub fn set_entries(&mut self, entries: Vec<CrtEntry>) {
         self.entries = entries.into_iter().map(Entry::from).collect();
     }
 
     /// Whether there are lines whose numbers are not known.
-    pub fn is_unnumbered(&self) -> bool {
+    pub fn has_unnumbered_lines(&self) -> bool {
         self.entries.iter().any(|entry| entry.line.is_none())
     }
 }
 
 impl Content {
-    fn is(&self, wanted: &Certificate) -> bool {
+    fn holds_certificate(&self, wanted: &Certificate) -> bool {
         match self {
             Self::Empty => false,
             Self::Shown(shown) => wanted.is_shown_as(shown),
@@ -142,39 +145,39 @@ mod tests {
 
     const LIST: &str = "/state/list";
 
-    fn line(host: &str, filters: &[&str]) -> Line {
-        let filters = filters.iter().filter_map(|filter| SniFilter::serving(filter)).collect();
-        Line { certificate: certificate(host, &format!("/state/{host}.pem")), filters }
+    fn line(host: &str, filters: &[&str]) -> CrtListLine {
+        let filters = filters.iter().filter_map(|filter| SniFilter::for_name(filter)).collect();
+        CrtListLine { certificate: certificate(host, &format!("/state/{host}.pem")), filters }
     }
 
-    fn wanted(hosts: &[&str]) -> Vec<Line> {
+    fn wanted(hosts: &[&str]) -> Vec<CrtListLine> {
         hosts.iter().map(|host| line(host, &[])).collect()
     }
 
-    fn shown(Line { certificate, .. }: &Line) -> Option<ShownCertificate> {
+    fn shown(CrtListLine { certificate, .. }: &CrtListLine) -> Option<ShownCertificate> {
         Some(ShownCertificate { fingerprint: certificate.fingerprint.to_lowercase(), chain: Vec::new() })
     }
 
-    fn entry(of: &Line, line: u32) -> CrtEntry {
+    fn entry(of: &CrtListLine, line: u32) -> CrtEntry {
         let filters = of.filters.iter().map(|filter| filter.as_str().to_owned()).collect();
         CrtEntry { file: of.certificate.copy.clone(), filters, line }
     }
 
     /// HAProxy with these, listed on lines 1, 2, 3, …
-    fn running(certificates: &[Line]) -> LiveCertificates {
+    fn running(certificates: &[CrtListLine]) -> LiveCertificates {
         let entries = (1..).zip(certificates).map(|(line, it)| entry(it, line)).collect();
         let files = certificates.iter().map(|it| (it.certificate.copy.clone(), shown(it))).collect();
-        LiveCertificates::observed(LIST.parse().unwrap(), entries, files)
+        LiveCertificates::from_answers(LIST.parse().unwrap(), entries, files)
     }
 
-    fn steps(live: &LiveCertificates, wanted: &[Line]) -> Vec<String> {
-        live.steps(wanted).iter().map(|step| step.to_string().replace("/state/", "")).collect()
+    fn steps(live: &LiveCertificates, wanted: &[CrtListLine]) -> Vec<String> {
+        live.plan_certificates(wanted).iter().map(|step| step.to_string().replace("/state/", "")).collect()
     }
 
     #[test]
     fn what_is_as_wanted_is_left_alone() {
         let all = wanted(&["default", "a", "b"]);
-        assert_eq!(running(&all).steps(&all), []);
+        assert_eq!(running(&all).plan_certificates(&all), []);
     }
 
     #[test]
@@ -191,8 +194,8 @@ mod tests {
             "del ssl cert a.pem",
         ];
         assert_eq!(steps(&live, &after), expected);
-        live.made(&after);
-        assert_eq!(live.steps(&after), []);
+        live.mark_applied(&after);
+        assert_eq!(live.plan_certificates(&after), []);
         let back = steps(&live, &before);
         assert!(back.contains(&"del ssl crt-list list new.pem".to_owned()), "its line isn't known: {back:?}");
     }
@@ -201,7 +204,7 @@ mod tests {
     fn another_chain_behind_the_same_certificate_is_another_content() {
         let all = wanted(&["default"]);
         let mut live = running(&all);
-        live.made(&all);
+        live.mark_applied(&all);
         let mut other = all.clone();
         other[0].certificate.pem = certificate("other", "/state/default.pem").pem;
         assert_eq!(steps(&live, &other), ["set ssl cert default.pem"], "what was given is known whole");
@@ -214,7 +217,7 @@ mod tests {
         let empty: Token = "/state/stray.pem".parse().unwrap();
         let copy = |at: usize| all[at].certificate.copy.clone();
         let files = [(copy(0), shown(&all[0])), (copy(1), None), (empty, None)];
-        let live = LiveCertificates::observed(LIST.parse().unwrap(), entries, files.into());
+        let live = LiveCertificates::from_answers(LIST.parse().unwrap(), entries, files.into());
         let expected = [
             "set ssl cert a.pem",
             "add ssl crt-list list a.pem",
@@ -233,11 +236,11 @@ mod tests {
         let mut live = running(&before);
         let expected = ["add ssl crt-list list a.pem a a.b", "del ssl crt-list list a.pem:2"];
         assert_eq!(steps(&live, &after), expected);
-        live.made(&after);
-        assert_eq!(live.steps(&after), []);
-        assert!(live.is_unnumbered());
-        live.relisted(vec![entry(&after[0], 1), entry(&after[2], 3), entry(&after[1], 9)]);
-        assert_eq!((live.steps(&after), live.is_unnumbered()), (vec![], false));
+        live.mark_applied(&after);
+        assert_eq!(live.plan_certificates(&after), []);
+        assert!(live.has_unnumbered_lines());
+        live.set_entries(vec![entry(&after[0], 1), entry(&after[2], 3), entry(&after[1], 9)]);
+        assert_eq!((live.plan_certificates(&after), live.has_unnumbered_lines()), (vec![], false));
         assert_eq!(steps(&live, &before), ["add ssl crt-list list a.pem", "del ssl crt-list list a.pem:9"]);
     }
 }

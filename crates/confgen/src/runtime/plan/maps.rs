@@ -20,7 +20,7 @@ pub(super) struct Maps<V> {
 
 /// The maps' contents as HAProxy lists them: a key may stand there twice.
 #[derive(Clone, Debug, Default)]
-pub struct Listed {
+pub struct ListedMaps {
     /// Host or wildcard → itself.
     pub hosts: Vec<(String, String)>,
     /// Host or wildcard + path prefix → section.
@@ -45,7 +45,7 @@ pub struct MapPaths {
 
 impl MapPaths {
     /// The maps of a generation among all that HAProxy has: an operator's may be called `hosts.map` too.
-    pub fn among(paths: &[Token], stamp: &str) -> Option<Self> {
+    pub fn find_generation(paths: &[Token], stamp: &str) -> Option<Self> {
         let map = |name: &str| {
             let end = format!("/{stamp}/{name}.map");
             paths.iter().find(|path| path.to_string().ends_with(&end)).cloned()
@@ -58,11 +58,11 @@ impl MapPaths {
 pub(super) type Routes = BTreeMap<(String, String), String>;
 
 /// A route as host and path key.
-pub(super) fn route(route: &Route) -> (String, String) {
+pub(super) fn route_key(route: &Route) -> (String, String) {
     (route.domain.to_string(), path_key(route))
 }
 
-pub(super) fn map_steps(
+pub(super) fn plan_map(
     live: &BTreeMap<String, String>,
     wanted: &BTreeMap<String, Option<String>>,
     map: &Token,
@@ -80,7 +80,7 @@ pub(super) fn map_steps(
     wanted.iter().filter_map(step).collect()
 }
 
-pub(super) fn settle_entries(live: &mut BTreeMap<String, String>, wanted: BTreeMap<String, Option<String>>) {
+pub(super) fn apply_entries(live: &mut BTreeMap<String, String>, wanted: BTreeMap<String, Option<String>>) {
     for (key, value) in wanted {
         match value {
             Some(value) => live.insert(key, value),

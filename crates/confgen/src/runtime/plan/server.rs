@@ -25,13 +25,13 @@ pub(super) struct LiveServer {
 
 impl LiveServer {
     /// The server after the steps to what is wanted. A drain leaves the weight as it is: it may be the file's 0.
-    pub(super) fn after(before: Option<&Self>, wanted: &Server) -> Self {
+    pub(super) fn after_plan(before: Option<&Self>, wanted: &Server) -> Self {
         let drain = wanted.state == ServerState::Drain;
         let weight = before.filter(|_| drain).map_or(wanted.weight, |before| before.weight);
         let maint = wanted.state == ServerState::Maint;
         // HAProxy chooses an id where none is asked for, and nobody needs to know which.
         let id = before.map_or(wanted.hash_id.map_or(0, NonZeroU32::get), |before| before.id);
-        Self { address: wanted.address.socket(), weight, maint, drain, id, leaving: false }
+        Self { address: wanted.address.socket_addr(), weight, maint, drain, id, leaving: false }
     }
 
     /// Whether the server takes a part of new requests.
@@ -39,8 +39,8 @@ impl LiveServer {
         !self.maint && !self.drain && self.weight > 0
     }
 
-    pub(super) fn steps(&self, name: &ServerName, wanted: &Server, changes: &mut Vec<Change>) {
-        let address = wanted.address.socket();
+    pub(super) fn plan_server(&self, name: &ServerName, wanted: &Server, changes: &mut Vec<Change>) {
+        let address = wanted.address.socket_addr();
         if self.address != address {
             changes.push(Change::SetAddress(name.clone(), address));
         }
@@ -61,18 +61,18 @@ impl LiveServer {
 }
 
 /// Whether a server takes no new request after this.
-pub(super) fn takes_out(change: &Change) -> bool {
+pub(super) fn stops_requests(change: &Change) -> bool {
     matches!(change, Change::SetState(_, AdminState::Drain | AdminState::Maint) | Change::SetWeight(_, 0))
 }
 
 /// Names that HAProxy runs have come from us, or from somebody else's hand: those that are no words are left alone.
-pub(super) fn server_name(section: &str, server: &str) -> Option<ServerName> {
+pub(super) fn parse_server_name(section: &str, server: &str) -> Option<ServerName> {
     Some(ServerName { backend: section.parse().ok()?, server: server.parse().ok()? })
 }
 
 /// New servers of a section. With sticky cookies, each gets its own before its first request: HAProxy would take an answer
 /// without one for the end of the client's (2.6).
-pub(super) fn arrivals(section: &str, wanted: &DesiredService, new: Vec<(ServerName, &Server)>) -> Vec<Change> {
+pub(super) fn plan_additions(section: &str, wanted: &DesiredService, new: Vec<(ServerName, &Server)>) -> Vec<Change> {
     let refresh = section.parse().ok().map(Change::RefreshCookies);
     let refresh = refresh.filter(|_| wanted.settings.sticky == Sticky::Cookie && !new.is_empty());
     let (mut added, mut states) = (Vec::new(), Vec::new());
@@ -85,16 +85,16 @@ pub(super) fn arrivals(section: &str, wanted: &DesiredService, new: Vec<(ServerN
         // One command is enough if nothing has to come in between.
         let at_once = admin_state(server);
         let is_plain = refresh.is_none() && !server.is_unproven;
-        added.push(add(name, server, wanted, if is_plain { at_once } else { AdminState::Maint }));
+        added.push(build_addition(name, server, wanted, if is_plain { at_once } else { AdminState::Maint }));
         states.extend(state.filter(|_| !is_plain));
     }
     added.into_iter().chain(refresh).chain(states).collect()
 }
 
-fn add(name: ServerName, server: &Server, wanted: &DesiredService, state: AdminState) -> Change {
+fn build_addition(name: ServerName, server: &Server, wanted: &DesiredService, state: AdminState) -> Change {
     let (weight, backup, id) = (server.weight, server.backup, server.hash_id);
-    let options = ServerOptions { weight, backup, id, ..server_options::options(wanted) };
-    Change::AddServer(name, server.address.socket(), options, state)
+    let options = ServerOptions { weight, backup, id, ..server_options::options_for(wanted) };
+    Change::AddServer(name, server.address.socket_addr(), options, state)
 }
 
 fn admin_state(server: &Server) -> AdminState {

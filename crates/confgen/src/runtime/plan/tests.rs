@@ -25,14 +25,14 @@ fn steps(before: &str, after: &str, name: &str) -> Vec<String> {
     let (before, after) = (settled(before), settled(after));
     let mut live = RuntimeState::default();
     let all: Vec<_> = before.services().map(|(id, wanted)| (id, Some(&**wanted))).collect();
-    live.made(Scope::All, &all);
+    live.mark_applied(Scope::All, &all);
     let one = [(&id, after.service(&id).map(|wanted| &**wanted))];
-    let Steps { changes, removals, .. } = live.steps(Scope::These, &one, &maps());
-    live.made(Scope::These, &one);
-    for name in live.leaving() {
-        live.removed(&name);
+    let Plan { changes, removals, .. } = live.plan_changes(Scope::These, &one, &maps());
+    live.mark_applied(Scope::These, &one);
+    for name in live.leaving_servers() {
+        live.mark_removed(&name);
     }
-    assert_eq!(live.steps(Scope::These, &one, &maps()), Steps::default(), "made is made");
+    assert_eq!(live.plan_changes(Scope::These, &one, &maps()), Plan::default(), "made is made");
     changes.iter().map(ToString::to_string).chain(removals.iter().map(|name| format!("remove {name}"))).collect()
 }
 
@@ -72,16 +72,16 @@ fn an_upstream_that_returns_starts_as_down() {
     let returning = |is_unproven, sticky: &str| {
         let (id, mut settled) = (id("a"), settled(&store(sticky)));
         let mut live = RuntimeState::default();
-        live.made(Scope::These, &[(&id, settled.service(&id).map(|wanted| &**wanted))]);
+        live.mark_applied(Scope::These, &[(&id, settled.service(&id).map(|wanted| &**wanted))]);
         let retained = crate::store::removal_guard::RetainedUpstream { record: record.clone(), is_unproven };
-        settled.keep(&id, [("2".parse().unwrap(), retained)].into());
+        settled.set_retained(&id, [("2".parse().unwrap(), retained)].into());
         let one = [(&id, settled.service(&id).map(|wanted| &**wanted))];
-        let mut all = live.steps(Scope::These, &one, &maps()).changes;
-        live.made(Scope::These, &one);
+        let mut all = live.plan_changes(Scope::These, &one, &maps()).changes;
+        live.mark_applied(Scope::These, &one);
         // It may still be on its way out.
         let gone = [(&id, None)];
-        live.made(Scope::These, &gone);
-        all.extend(live.steps(Scope::These, &one, &maps()).changes);
+        live.mark_applied(Scope::These, &gone);
+        all.extend(live.plan_changes(Scope::These, &one, &maps()).changes);
         all.iter().map(ToString::to_string).filter(|it| it.contains("http-a/2")).collect::<Vec<_>>()
     };
     let down = "set server http-a/2 state drain;set server http-a/2 health down;set server http-a/2 state ready";
@@ -103,7 +103,7 @@ fn a_server_that_would_be_spoken_to_wrongly_comes_by_restart() {
     let limits = |authorities| Policy {
         profiles: vec!["slow".parse().unwrap()],
         server_profiles: ["slow".parse().unwrap()].into(),
-        authorities,
+        ca_files: authorities,
         ..Policy::default()
     };
     for (setting, loaded, comes) in [
@@ -116,17 +116,17 @@ fn a_server_that_would_be_spoken_to_wrongly_comes_by_restart() {
         let settled = |lines: &str| settle(&topology(lines), &LastKnownGood::default(), &limits(Default::default()));
         let (before, after) = (settled(&store(setting, "")), settled(&store(setting, two)));
         let a = id("a");
-        let mut live = RuntimeState::default().trusting([loaded.to_owned()].into_iter());
-        let seen = LiveServer::after(None, &before.service(&a).unwrap().servers[0]);
+        let mut live = RuntimeState::default().with_authorities([loaded.to_owned()].into_iter());
+        let seen = LiveServer::after_plan(None, &before.service(&a).unwrap().servers[0]);
         live.servers.entry(a.to_string()).or_default().insert("1".to_owned(), seen);
-        live.made(Scope::All, &[(&a, before.service(&a).map(|wanted| &**wanted))]);
-        assert!(live.short().is_empty(), "{setting}: what is there is there");
+        live.mark_applied(Scope::All, &[(&a, before.service(&a).map(|wanted| &**wanted))]);
+        assert!(live.not_addable().is_empty(), "{setting}: what is there is there");
         let wanted = [(&a, after.service(&a).map(|wanted| &**wanted))];
-        let changes = live.steps(Scope::These, &wanted, &maps()).changes;
-        live.made(Scope::These, &wanted);
-        assert_eq!((changes.len(), live.short().len()), if comes { (1, 0) } else { (0, 1) }, "{setting}");
+        let changes = live.plan_changes(Scope::These, &wanted, &maps()).changes;
+        live.mark_applied(Scope::These, &wanted);
+        assert_eq!((changes.len(), live.not_addable().len()), if comes { (1, 0) } else { (0, 1) }, "{setting}");
         // The one that didn't come needn't go.
-        assert_eq!(live.steps(Scope::These, &wanted, &maps()), Steps::default(), "{setting}");
+        assert_eq!(live.plan_changes(Scope::These, &wanted, &maps()), Plan::default(), "{setting}");
     }
 }
 
@@ -134,8 +134,8 @@ fn a_server_that_would_be_spoken_to_wrongly_comes_by_restart() {
 fn turns(before: &str, after: &str) -> Vec<String> {
     let (a, before, after) = (id("a"), settled(before), settled(after));
     let mut live = RuntimeState::default();
-    live.made(Scope::All, &[(&a, before.service(&a).map(|wanted| &**wanted))]);
-    let turns = live.steps(Scope::These, &[(&a, after.service(&a).map(|wanted| &**wanted))], &maps()).turns;
+    live.mark_applied(Scope::All, &[(&a, before.service(&a).map(|wanted| &**wanted))]);
+    let turns = live.plan_changes(Scope::These, &[(&a, after.service(&a).map(|wanted| &**wanted))], &maps()).requeues;
     turns.iter().map(|turn| turn.to_string().split_once(';').unwrap().1.to_owned()).collect()
 }
 
@@ -169,9 +169,9 @@ fn turns_are_given_to_servers_that_take_requests() {
     );
     let mut live = RuntimeState::default();
     for id in ["a", "b"].map(id) {
-        live.made(Scope::These, &[(&id, store.service(&id).map(|wanted| &**wanted))]);
+        live.mark_applied(Scope::These, &[(&id, store.service(&id).map(|wanted| &**wanted))]);
     }
-    let turns = |section| -> Vec<String> { live.turns(section).iter().map(ToString::to_string).collect() };
+    let turns = |section| -> Vec<String> { live.plan_requeue(section).iter().map(ToString::to_string).collect() };
     let requeue =
         |id, other, weight| format!("set server http-a/{id} weight {other};set server http-a/{id} weight {weight}");
     assert_eq!(turns("http-a"), [requeue(1, 99, 100), requeue(2, 6, 7)]);
@@ -187,15 +187,15 @@ fn a_server_whose_id_another_one_has_waits_for_a_restart() {
     let (before, after) = (store(one), store(&format!("{one}http-services/a/upstreams/2 10.0.0.2:80\n")));
     let a = id("a");
     let mut live = RuntimeState::default();
-    live.made(Scope::All, &[(&a, before.service(&a).map(|wanted| &**wanted))]);
+    live.mark_applied(Scope::All, &[(&a, before.service(&a).map(|wanted| &**wanted))]);
     let wanted = [(&a, after.service(&a).map(|wanted| &**wanted))];
     let id = after.service(&a).unwrap().servers[1].hash_id.unwrap();
-    let added = live.steps(Scope::These, &wanted, &maps()).changes[0].to_string();
+    let added = live.plan_changes(Scope::These, &wanted, &maps()).changes[0].to_string();
     assert!(added.contains(&format!(" id {id};")), "{added}");
     live.servers.get_mut("http-a").unwrap().get_mut("1").unwrap().id = id.get();
-    assert_eq!(live.steps(Scope::These, &wanted, &maps()).changes, []);
-    live.made(Scope::These, &wanted);
-    assert_eq!(live.short().iter().collect::<Vec<_>>(), [&a]);
+    assert_eq!(live.plan_changes(Scope::These, &wanted, &maps()).changes, []);
+    live.mark_applied(Scope::These, &wanted);
+    assert_eq!(live.not_addable().iter().collect::<Vec<_>>(), [&a]);
 }
 
 #[test]
@@ -240,17 +240,17 @@ fn a_drain_that_the_file_has_is_undone_by_its_weight() {
         bk_f_forced_id srv_f_forced_id srv_fqdn srv_port srvrecord srv_use_ssl srv_check_port srv_check_addr \
         srv_agent_addr srv_agent_port\n3 http-a 1 1 10.0.0.1 2 0 0 0 9 1 0 2 0 0 0 0 - 80 - 0 0 - - 0\n";
     let state: ServersState = state.parse().unwrap();
-    let mut live = RuntimeState::observed(&state, Listed::default());
+    let mut live = RuntimeState::from_answers(&state, ListedMaps::default());
     let id = id("a");
     let drained =
         settled("http-services/a/upstreams/1 10.0.0.1:80\n http-services/a/overrides/1 {\"state\":\"drain\"}");
     let services = [(&id, drained.service(&id).map(|wanted| &**wanted))];
-    assert_eq!(live.steps(Scope::All, &services, &maps()), Steps::default(), "weight 0 is HAProxy's drain");
-    live.made(Scope::All, &services);
+    assert_eq!(live.plan_changes(Scope::All, &services, &maps()), Plan::default(), "weight 0 is HAProxy's drain");
+    live.mark_applied(Scope::All, &services);
     let ready = settled("http-services/a/upstreams/1 10.0.0.1:80");
     let services = [(&id, ready.service(&id).map(|wanted| &**wanted))];
     let changes: Vec<_> =
-        live.steps(Scope::These, &services, &maps()).changes.iter().map(ToString::to_string).collect();
+        live.plan_changes(Scope::These, &services, &maps()).changes.iter().map(ToString::to_string).collect();
     assert_eq!(changes, ["set server http-a/1 weight 100", "set server http-a/1 state ready"]);
 }
 
@@ -276,19 +276,20 @@ fn a_route_stays_where_it_is_until_its_new_service_can_answer() {
     let (before, after) = (settled("http-services/a/domain x.com y.com"), settled("http-services/b/domain x.com"));
     let a = id("a");
     let mut live = RuntimeState::default();
-    live.made(Scope::All, &[(&a, before.service(&a).map(|wanted| &**wanted))]);
-    live.awaiting(after.services().map(|(_, wanted)| &**wanted));
-    assert!(live.holds_back() && live.needs(&a));
-    assert_eq!(live.leads_meanwhile(), ["http-a"].into());
+    live.mark_applied(Scope::All, &[(&a, before.service(&a).map(|wanted| &**wanted))]);
+    live.set_pending_routes(after.services().map(|(_, wanted)| &**wanted));
+    assert!(live.retains_pending_routes() && live.is_needed_until_restart(&a));
+    assert_eq!(live.sections_until_restart(), ["http-a"].into());
     for scope in [Scope::These, Scope::All] {
-        let changes = live.steps(scope, &[(&a, None)], &maps()).changes;
+        let changes = live.plan_changes(scope, &[(&a, None)], &maps()).changes;
         let changes: Vec<_> = changes.iter().map(ToString::to_string).collect();
         assert_eq!(changes, ["del map /m/hosts.map y.com", "del map /m/paths.map y.com/"]);
     }
     // One whose section is there takes it over at once.
     let c = settled("http-services/c/domain x.com");
     let c = [(&id("c"), c.service(&id("c")).map(|wanted| &**wanted))];
-    let changes: Vec<_> = live.steps(Scope::These, &c, &maps()).changes.iter().map(ToString::to_string).collect();
+    let changes: Vec<_> =
+        live.plan_changes(Scope::These, &c, &maps()).changes.iter().map(ToString::to_string).collect();
     assert_eq!(changes, ["set map /m/paths.map x.com/ http-c"]);
 }
 
@@ -322,19 +323,19 @@ fn a_host_goes_over_from_one_that_terminates_to_one_that_passes_through_and_back
     let (terminated, passed): (&'static _, &'static _) = (Box::leak(Box::new(terminated)), Box::leak(Box::new(passed)));
     let words = |live: &RuntimeState, to: &'static DesiredState| -> Vec<String> {
         let targets = both(to).map(|(id, wanted)| (id, wanted.map(|wanted| &**wanted)));
-        live.steps(Scope::These, &targets, &maps()).changes.iter().map(ToString::to_string).collect()
+        live.plan_changes(Scope::These, &targets, &maps()).changes.iter().map(ToString::to_string).collect()
     };
     let mut live = RuntimeState::default();
-    live.made(Scope::All, &both(terminated).map(|(id, wanted)| (id, wanted.map(|wanted| &**wanted))));
+    live.mark_applied(Scope::All, &both(terminated).map(|(id, wanted)| (id, wanted.map(|wanted| &**wanted))));
     let there = ["add map /m/passthrough.map x.com http-a", "set map /m/paths.map x.com/ discover-passthrough"];
     assert_eq!(words(&live, passed), there);
-    live.made(Scope::These, &both(passed).map(|(id, wanted)| (id, wanted.map(|wanted| &**wanted))));
+    live.mark_applied(Scope::These, &both(passed).map(|(id, wanted)| (id, wanted.map(|wanted| &**wanted))));
     assert_eq!(words(&live, terminated), ["set map /m/paths.map x.com/ http-b", "del map /m/passthrough.map x.com"]);
     // One that has to wait for its section leaves the host where it is.
-    live.awaiting(terminated.service(&b).into_iter().map(|wanted| &**wanted));
-    assert!(live.needs(&a) && live.holds_back());
+    live.set_pending_routes(terminated.service(&b).into_iter().map(|wanted| &**wanted));
+    assert!(live.is_needed_until_restart(&a) && live.retains_pending_routes());
     let only_a = [(&a, terminated.service(&a).map(|wanted| &**wanted))];
-    assert_eq!(live.steps(Scope::These, &only_a, &maps()), Steps::default());
+    assert_eq!(live.plan_changes(Scope::These, &only_a, &maps()), Plan::default());
 }
 
 #[test]
@@ -342,11 +343,13 @@ fn what_nobody_wants_goes_when_everything_is_looked_at() {
     let entries = |entries: &[(&str, &str)]| entries.iter().map(|(k, v)| ((*k).into(), (*v).into())).collect();
     let state = "1\n# \n".parse().unwrap();
     let (hosts, paths) = (entries(&[("old.com", "old.com")]), entries(&[("old.com/", "http-old")]));
-    let live =
-        RuntimeState::observed(&state, Listed { hosts, paths, passthrough: entries(&[("old.com", "http-old")]) });
+    let live = RuntimeState::from_answers(
+        &state,
+        ListedMaps { hosts, paths, passthrough: entries(&[("old.com", "http-old")]) },
+    );
     let wanted = settled("http-services/a/domain a.com");
     let services: Vec<_> = wanted.services().map(|(id, wanted)| (id, Some(&**wanted))).collect();
-    let steps = live.steps(Scope::All, &services, &maps());
+    let steps = live.plan_changes(Scope::All, &services, &maps());
     let changes: Vec<_> = steps.changes.iter().map(ToString::to_string).collect();
     assert_eq!(
         changes,
@@ -371,20 +374,20 @@ http-services/a/upstreams/g {\"address\":\"10.0.0.2:80\",\"color\":\"green\",\"w
 /// A HAProxy that runs this, and has sections for previews of these colors.
 fn previewing(store: &str, colors: &[&str]) -> RuntimeState {
     let sections: Vec<String> = colors.iter().map(|color| format!("http-a:preview-{color}")).collect();
-    let mut live = RuntimeState::default().previewing(sections.iter());
+    let mut live = RuntimeState::default().with_preview_sections(sections.iter());
     let settled = settled(store);
     let all: Vec<_> = settled.services().map(|(id, wanted)| (id, Some(&**wanted))).collect();
-    live.made(Scope::All, &all);
+    live.mark_applied(Scope::All, &all);
     live
 }
 
 fn from(live: &RuntimeState, store: &str) -> Vec<String> {
     let (id, settled) = (id("a"), settled(store));
     let one = [(&id, settled.service(&id).map(|wanted| &**wanted))];
-    let Steps { changes, removals, .. } = live.steps(Scope::These, &one, &maps());
+    let Plan { changes, removals, .. } = live.plan_changes(Scope::These, &one, &maps());
     let mut after = live.clone();
-    after.made(Scope::These, &one);
-    assert_eq!(after.steps(Scope::These, &one, &maps()), Steps::default(), "made is made");
+    after.mark_applied(Scope::These, &one);
+    assert_eq!(after.plan_changes(Scope::These, &one, &maps()), Plan::default(), "made is made");
     changes.iter().map(ToString::to_string).chain(removals.iter().map(|name| format!("remove {name}"))).collect()
 }
 
@@ -424,9 +427,9 @@ fn a_preview_whose_section_comes_with_a_restart_gets_nothing_until_then() {
 fn an_operators_maps_are_none_of_ours() {
     let paths = ["/etc/haproxy/hosts.map", "/s/0123456789abcdef/hosts.map", "/s/0123456789abcdef/paths.map"];
     let paths: Vec<Token> = paths.iter().map(|path| path.parse().unwrap()).collect();
-    let maps = MapPaths::among(&paths, "0123456789abcdef").unwrap();
+    let maps = MapPaths::find_generation(&paths, "0123456789abcdef").unwrap();
     assert_eq!(maps.hosts.to_string(), "/s/0123456789abcdef/hosts.map");
-    assert_eq!(MapPaths::among(&paths, "fedcba9876543210"), None);
+    assert_eq!(MapPaths::find_generation(&paths, "fedcba9876543210"), None);
 }
 
 proptest! {
@@ -453,11 +456,11 @@ proptest! {
             let text: String = lines.iter().map(|(key, value)| format!("{key} {value}\n")).collect();
             let wanted = settled(&text);
             let services: Vec<_> = ids.iter().map(|id| (id, wanted.service(id).map(|w| &**w))).collect();
-            live.made(Scope::These, &services);
+            live.mark_applied(Scope::These, &services);
             let mut whole = RuntimeState::default();
-            whole.made(Scope::All, &services);
+            whole.mark_applied(Scope::All, &services);
             prop_assert_eq!(&live.maps, &whole.maps);
-            prop_assert_eq!(&live.uses, &whole.uses);
+            prop_assert_eq!(&live.host_uses, &whole.host_uses);
         }
     }
 }

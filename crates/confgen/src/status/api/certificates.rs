@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use discovery::{ServiceId, Tls};
 use serde::Serialize;
 
-use super::unix_time;
+use super::format_unix_time;
 use crate::desired::DesiredService;
 use crate::local_files::certificate::Certificate;
 use crate::local_files::certificates::{Certificates, Claimant, Validity};
@@ -78,43 +78,43 @@ pub struct ServedShown {
 }
 
 /// The certificates of now, in Unix seconds.
-pub fn certificates(report: &Status, now: i64) -> CertificatesShown {
-    let all = &*report.standing.certificates;
+pub fn show_certificates(report: &Status, now: i64) -> CertificatesShown {
+    let all = &*report.reconcile.certificates;
     let words = |files: &BTreeMap<std::path::PathBuf, String>| {
         files.iter().map(|(file, reason)| (file.display().to_string(), reason.clone())).collect()
     };
-    let mut served = all.choice.served();
+    let mut served = all.choice.names_by_certificate();
     let files = all.files.iter().enumerate().map(|(index, it)| {
         let serves = served.remove(&index).unwrap_or_default().into_iter().map(str::to_owned).collect();
-        certificate(it, serves, all.choice.default == Some(index), now)
+        show_certificate(it, serves, all.choice.default == Some(index), now)
     });
     // The self-signed one serves where there is no other.
     let own = all.default_certificate().filter(|_| all.files.is_empty());
-    let own = own.map(|it| certificate(it, Vec::new(), true, now));
+    let own = own.map(|it| show_certificate(it, Vec::new(), true, now));
     CertificatesShown {
         certificates: files.chain(own).collect(),
-        refused: words(&all.refused),
+        refused: words(&all.rejected),
         unused: words(&all.unused),
-        hosts: report.standing.settled.services().flat_map(|(id, wanted)| hosts(all, id, wanted, now)).collect(),
+        hosts: report.reconcile.desired.services().flat_map(|(id, wanted)| show_hosts(all, id, wanted, now)).collect(),
     }
 }
 
-fn certificate(it: &Certificate, serves: Vec<String>, default: bool, now: i64) -> CertificateShown {
+fn show_certificate(it: &Certificate, serves: Vec<String>, default: bool, now: i64) -> CertificateShown {
     CertificateShown {
         file: it.file.display().to_string(),
         names: it.names.clone(),
         serves,
         default,
         key_type: it.key_type.name(),
-        not_before: it.not_before.and_then(unix_time),
-        not_after: it.not_after.and_then(unix_time),
-        validity: Validity::of(it, now).name(),
+        not_before: it.not_before.and_then(format_unix_time),
+        not_after: it.not_after.and_then(format_unix_time),
+        validity: Validity::at(it, now).name(),
         fingerprint: it.fingerprint.clone(),
     }
 }
 
 /// The hosts of one service. None for a TCP service, which clients reach by its port, whatever name they ask for.
-fn hosts(all: &Certificates, id: &ServiceId, wanted: &DesiredService, now: i64) -> Vec<HostShown> {
+fn show_hosts(all: &Certificates, id: &ServiceId, wanted: &DesiredService, now: i64) -> Vec<HostShown> {
     let tls = wanted.settings.tls;
     if !matches!(tls, Tls::Both | Tls::Terminate | Tls::Reencrypt) {
         return Vec::new();
@@ -128,22 +128,22 @@ fn hosts(all: &Certificates, id: &ServiceId, wanted: &DesiredService, now: i64) 
             service: id.to_string(),
             tls: tls.to_string(),
             default: chosen.is_empty(),
-            certificates: chosen.into_iter().filter_map(|it| served(all, &host, it, now)).collect(),
+            certificates: chosen.into_iter().filter_map(|it| show_served(all, &host, it, now)).collect(),
             host,
         }
     };
     hosts.into_iter().map(host).collect()
 }
 
-fn served(all: &Certificates, host: &str, claimant: &Claimant, now: i64) -> Option<ServedShown> {
+fn show_served(all: &Certificates, host: &str, claimant: &Claimant, now: i64) -> Option<ServedShown> {
     let it = all.files.get(claimant.index)?;
-    let (advantage, other) = all.choice.advantage(host, claimant);
-    let over = other.and_then(|index| all.files.get(index)).map(|other| all.name_of(&other.file));
+    let (advantage, other) = all.choice.advantage_of(host, claimant);
+    let over = other.and_then(|index| all.files.get(index)).map(|other| all.relative_name(&other.file));
     Some(ServedShown {
         file: it.file.display().to_string(),
         key_type: it.key_type.name(),
-        not_after: it.not_after.and_then(unix_time),
-        validity: Validity::of(it, now).name(),
+        not_after: it.not_after.and_then(format_unix_time),
+        validity: Validity::at(it, now).name(),
         why: over.map_or_else(|| advantage.to_string(), |over| format!("{advantage} (over {over})")),
     })
 }

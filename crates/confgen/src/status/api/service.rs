@@ -5,8 +5,8 @@ use std::collections::BTreeMap;
 use discovery::{Kind, ServiceId, Tls};
 use serde::Serialize;
 
-use super::upstream::{Traffic, UpstreamShown, of_service};
-use super::{Counted, applied};
+use super::upstream::{Traffic, UpstreamShown, show_service_upstreams};
+use super::{Counted, applied_revision};
 use crate::desired::names::preview_section;
 use crate::desired::{Preview, Settings};
 use crate::status::Status;
@@ -105,35 +105,35 @@ pub struct ServiceInFull {
 }
 
 /// All services of now.
-pub fn services(report: &Status, counted: &Counted) -> Services {
-    let figures = Figures::of(counted);
-    let known = report.standing.settled.known();
-    let services = known.map(|id| show(report, id, &figures).0).collect();
-    Services { haproxy_error: counted.as_ref().err().cloned(), applied: applied(report), services }
+pub fn show_services(report: &Status, counted: &Counted) -> Services {
+    let figures = Figures::new(counted);
+    let known = report.reconcile.desired.known_services();
+    let services = known.map(|id| show_service(report, id, &figures).0).collect();
+    Services { haproxy_error: counted.as_ref().err().cloned(), applied: applied_revision(report), services }
 }
 
 /// One service of now; none if there is none of that id.
-pub fn service(report: &Status, counted: &Counted, id: &str) -> Option<ServiceInFull> {
-    let id = report.standing.settled.known().find(|known| known.to_string() == id)?;
-    Some(in_full(report, id, &Figures::of(counted)))
+pub fn find_service(report: &Status, counted: &Counted, id: &str) -> Option<ServiceInFull> {
+    let id = report.reconcile.desired.known_services().find(|known| known.to_string() == id)?;
+    Some(show_in_full(report, id, &Figures::new(counted)))
 }
 
 /// The first so many services of now.
-pub fn first_services(report: &Status, counted: &Counted, most: usize) -> Vec<ServiceInFull> {
-    let figures = Figures::of(counted);
-    report.standing.settled.known().take(most).map(|id| in_full(report, id, &figures)).collect()
+pub fn show_first_services(report: &Status, counted: &Counted, most: usize) -> Vec<ServiceInFull> {
+    let figures = Figures::new(counted);
+    report.reconcile.desired.known_services().take(most).map(|id| show_in_full(report, id, &figures)).collect()
 }
 
-fn in_full(report: &Status, id: &ServiceId, figures: &Figures) -> ServiceInFull {
-    let (service, upstreams) = show(report, id, figures);
-    let quarantine = report.quarantined(id).map(|(key, reason)| (key.clone(), reason.clone())).collect();
+fn show_in_full(report: &Status, id: &ServiceId, figures: &Figures) -> ServiceInFull {
+    let (service, upstreams) = show_service(report, id, figures);
+    let quarantine = report.quarantined_keys(id).map(|(key, reason)| (key.clone(), reason.clone())).collect();
     let haproxy_error = figures.error().map(str::to_owned);
-    ServiceInFull { haproxy_error, applied: applied(report), service, upstreams, quarantine }
+    ServiceInFull { haproxy_error, applied: applied_revision(report), service, upstreams, quarantine }
 }
 
-fn show(report: &Status, id: &ServiceId, figures: &Figures) -> (ServiceShown, Vec<UpstreamShown>) {
-    let settled = &report.standing.settled;
-    let upstreams = of_service(report, figures, id);
+fn show_service(report: &Status, id: &ServiceId, figures: &Figures) -> (ServiceShown, Vec<UpstreamShown>) {
+    let settled = &report.reconcile.desired;
+    let upstreams = show_service_upstreams(report, figures, id);
     let wanted = settled.service(id);
     let routes = wanted.iter().flat_map(|wanted| &wanted.routes);
     let binds = wanted.iter().flat_map(|wanted| &wanted.binds);
@@ -145,7 +145,7 @@ fn show(report: &Status, id: &ServiceId, figures: &Figures) -> (ServiceShown, Ve
             color: preview.color.to_string(),
             routes: preview.routes.iter().map(route).collect(),
             upstreams: preview.servers.len(),
-            haproxy: figures.backend(&section).map(Traffic::from),
+            haproxy: figures.find_backend(&section).map(Traffic::from),
             section,
         }
     };
@@ -156,30 +156,30 @@ fn show(report: &Status, id: &ServiceId, figures: &Figures) -> (ServiceShown, Ve
         routes: routes.map(route).collect(),
         url_reg: wanted.and_then(|it| it.url_reg.as_ref()).map(|(_, regex)| regex.to_string()),
         ports: binds.map(ToString::to_string).collect(),
-        settings: wanted.map(|it| settings(id.kind, &it.settings)).unwrap_or_default(),
-        pending: report.standing.pending.contains(id),
-        refused: settled.refused(id).map(str::to_owned),
+        settings: wanted.map(|it| show_settings(id.kind, &it.settings)).unwrap_or_default(),
+        pending: report.reconcile.pending.contains(id),
+        refused: settled.rejection(id).map(str::to_owned),
         upstreams: Census {
             total: upstreams.len(),
             ready: upstreams.iter().filter(|it| it.state == Some("ready")).count(),
             balanced: upstreams.iter().filter(|it| it.balanced == Some(true)).count(),
         },
-        haproxy: figures.backend(&id.to_string()).map(Traffic::from),
+        haproxy: figures.find_backend(&id.to_string()).map(Traffic::from),
         previews: wanted.iter().flat_map(|wanted| &wanted.previews).map(preview).collect(),
-        named_by: named_by(report, id),
+        named_by: list_naming_lines(report, id),
     };
     (shown, upstreams)
 }
 
 /// Lines of the operator's files that name the service's section, or one of its previews'.
-fn named_by(report: &Status, id: &ServiceId) -> Vec<String> {
-    let named = &report.standing.operators.named;
-    let of_it = named.iter().filter(|(section, _)| crate::desired::names::service(section).as_ref() == Some(id));
-    of_it.flat_map(|(_, named)| named.at.clone()).collect()
+fn list_naming_lines(report: &Status, id: &ServiceId) -> Vec<String> {
+    let named = &report.reconcile.operator_files.named_sections;
+    let of_it = named.iter().filter(|(section, _)| crate::desired::names::parse_section(section).as_ref() == Some(id));
+    of_it.flat_map(|(_, named)| named.places.clone()).collect()
 }
 
 /// The settings that count, by their keys' names.
-fn settings(kind: Kind, settings: &Settings) -> BTreeMap<&'static str, String> {
+fn show_settings(kind: Kind, settings: &Settings) -> BTreeMap<&'static str, String> {
     let (http, secure) = (kind == Kind::Http, settings.tls == Tls::Reencrypt);
     let all = [
         ("tls", Some(settings.tls.to_string())),

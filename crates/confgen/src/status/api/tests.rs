@@ -9,7 +9,7 @@ use crate::desired::tests::{settle, topology};
 use crate::local_files::certificate::Certificate;
 use crate::local_files::certificate::tests::certificate as make_certificate;
 use crate::local_files::certificates::{Certificates, Choice};
-use crate::status::{Identity, Kind, ReconcileStatus, Retained, Retainer, Running};
+use crate::status::{ActionKind, Identity, ReconcileStatus, Retained, Retainer, RunningHaproxy};
 use crate::store::StoreRevision;
 
 /// Unix seconds.
@@ -40,26 +40,30 @@ fn report() -> Status {
     let mut old = Certificate { file: "/certs/old.pem".into(), not_after: Some(1_750_000_000), ..own.clone() };
     old.fingerprint = "CD34".into();
     let files = vec![own, old];
-    let choice = Choice::of(&files, NOW);
+    let choice = Choice::choose(&files, NOW);
     let refused = [("/certs/b.pem".into(), "no key".into())].into();
     let standing = ReconcileStatus {
-        certificates: Arc::new(Certificates { files, choice, refused, ..Certificates::default() }),
-        quarantined: settled.quarantined(),
-        settled: settled.into(),
+        certificates: Arc::new(Certificates { files, choice, rejected: refused, ..Certificates::default() }),
+        quarantined: settled.quarantined_keys(),
+        desired: settled.into(),
         applied: Some(position),
-        operators: Operators { remarks: vec!["mine.cfg:3: there is no service shop".into()], ..Operators::default() },
-        filed: 19,
+        operator_files: OperatorFilesStatus {
+            remarks: vec!["mine.cfg:3: there is no service shop".into()],
+            ..OperatorFilesStatus::default()
+        },
+        published: 19,
         ..ReconcileStatus::default()
     };
-    let running = Running { pid: 7, version: Version::new(2, 6, 12), generation: Some("0123456789abcdef".into()) };
+    let running =
+        RunningHaproxy { pid: 7, version: Version::new(2, 6, 12), generation: Some("0123456789abcdef".into()) };
     let identity =
         Identity { node: "lb1".into(), prefix: "/haproxy-discover".into(), instance: "0123456789abcdef".into() };
     Status {
         seen: position,
         running: Some(running),
-        standing: Arc::new(standing),
+        reconcile: Arc::new(standing),
         identity: identity.into(),
-        begun: true,
+        has_reconciled: true,
         ..Status::default()
     }
 }
@@ -105,7 +109,7 @@ fn table(report: &Status, counted: &Counted) -> String {
         let line = it.line.as_deref().unwrap_or("-");
         format!("{}/{} {line} [{}] {balanced}\n", it.service, it.id, it.why.join("; "))
     };
-    upstreams(report, counted, None).upstreams.iter().map(line).collect()
+    show_upstreams(report, counted, None).upstreams.iter().map(line).collect()
 }
 
 #[test]
@@ -123,24 +127,24 @@ fn each_upstream_is_explained() {
     .assert_eq(&table(&report(), &counted()));
     let mut held = report();
     let retained = Retained { by: Retainer::Reset, since: Some(SystemTime::UNIX_EPOCH) };
-    Arc::make_mut(&mut held.standing).held.insert((db(), "a".parse().unwrap()), retained);
-    let held = upstreams(&held, &counted(), Some("tcp-db")).upstreams.remove(0);
+    Arc::make_mut(&mut held.reconcile).retained.insert((db(), "a".parse().unwrap()), retained);
+    let held = show_upstreams(&held, &counted(), Some("tcp-db")).upstreams.remove(0);
     assert_eq!((held.held, held.held_by), (true, Some("reset")));
     assert_eq!(held.held_since.as_deref(), Some("1970-01-01T00:00:00.000Z"));
     assert!(held.why[0].starts_with("the store was reset and lacks its key, since 1970"), "{:?}", held.why);
-    let silent = upstreams(&report(), &Err("gone".into()), Some("http-shop"));
+    let silent = show_upstreams(&report(), &Err("gone".into()), Some("http-shop"));
     assert_eq!((silent.upstreams.len(), silent.haproxy_error.as_deref()), (5, Some("gone")));
     assert!(silent.upstreams.iter().all(|it| it.balanced.is_none() && it.haproxy.is_none()));
 }
 
 #[test]
 fn a_service_is_shown_with_what_is_refused_of_it() {
-    let shop = service(&report(), &counted(), "http-shop").unwrap();
+    let shop = find_service(&report(), &counted(), "http-shop").unwrap();
     assert_eq!((shop.service.upstreams.total, shop.service.upstreams.balanced), (5, 1));
     assert_eq!(shop.quarantine.keys().collect::<Vec<_>>(), ["http-services/shop/upstreams/bad"]);
     assert_eq!(shop.service.settings.get("active").map(String::as_str), Some("blue=90 green=10"));
-    assert!(service(&report(), &counted(), "shop").is_none());
-    let all = services(&report(), &counted()).services;
+    assert!(find_service(&report(), &counted(), "shop").is_none());
+    let all = show_services(&report(), &counted()).services;
     assert_eq!(all.iter().map(|it| it.id.as_str()).collect::<Vec<_>>(), ["http-gated", "http-shop", "tcp-db"]);
 }
 
@@ -149,10 +153,10 @@ fn a_cluster_is_named_only_by_a_confgen_that_knows_what_it_serves() {
     let of = |change: fn(&mut Status)| {
         let mut report = report();
         change(&mut report);
-        identity(&report).cluster
+        show_identity(&report).cluster
     };
     assert_eq!(of(|_| {}).as_deref(), Some("14841639068965178418"));
-    assert_eq!(of(|report| report.begun = false), None, "no round is over");
+    assert_eq!(of(|report| report.has_reconciled = false), None, "no round is over");
     assert_eq!(of(|report| report.seen = StoreRevision::default()), None, "the store is not listed");
 }
 
@@ -160,23 +164,23 @@ fn a_cluster_is_named_only_by_a_confgen_that_knows_what_it_serves() {
 #[test]
 fn names_stay() {
     let mut report = report();
-    report.note(Done {
-        at: SystemTime::UNIX_EPOCH,
+    report.record_action(HistoryEntry {
+        began_at: SystemTime::UNIX_EPOCH,
         took: Duration::from_millis(20),
-        kind: Kind::Restart,
+        kind: ActionKind::Restart,
         reason: "http-shop is new".into(),
         revision: 20,
         outcome: Err("no".into()),
     });
-    let one = service(&report, &counted(), "tcp-db").unwrap();
+    let one = find_service(&report, &counted(), "tcp-db").unwrap();
     let text = |value: serde_json::Value| serde_json::to_string_pretty(&value).unwrap();
     let all = serde_json::json!({
-        "identity": identity(&report),
-        "status": status(&report),
+        "identity": show_identity(&report),
+        "status": show_status(&report),
         "service": one,
-        "history": history(&report),
-        "quarantine": quarantine(&report),
-        "certificates": certificates(&report, NOW),
+        "history": show_history(&report),
+        "quarantine": show_quarantine(&report),
+        "certificates": show_certificates(&report, NOW),
     });
     expect_test::expect_file!["golden.json"].assert_eq(&(text(all) + "\n"));
 }

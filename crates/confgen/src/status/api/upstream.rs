@@ -4,7 +4,7 @@ use discovery::{OverrideState, ServiceId, UpstreamState, Verdict};
 use haproxy::runtime::Stat;
 use serde::Serialize;
 
-use super::{Counted, applied};
+use super::{Counted, applied_revision};
 use crate::desired::names::preview_section;
 use crate::desired::{Server, ServerState, Settings, UpstreamExplanation};
 use crate::status::Status;
@@ -158,7 +158,7 @@ pub struct Traffic {
     pub total_seconds_average: Option<f64>,
 }
 
-fn seconds(ms: u64) -> f64 {
+fn ms_to_seconds(ms: u64) -> f64 {
     ms as f64 / 1000.0
 }
 
@@ -170,7 +170,7 @@ impl From<&Stat> for Traffic {
             weight: stat.weight,
             check: stat.check.clone(),
             check_words: stat.check_words.clone(),
-            check_seconds: stat.check_ms.map(seconds),
+            check_seconds: stat.check_ms.map(ms_to_seconds),
             since_seconds: stat.last_change,
             downtime_seconds: stat.downtime,
             sessions: stat.sessions.now,
@@ -187,44 +187,47 @@ impl From<&Stat> for Traffic {
             response_errors_total: stat.response_errors,
             retries_total: stat.retries.0,
             redispatches_total: stat.retries.1,
-            connect_seconds_average: stat.average.connect_ms.map(seconds),
-            response_seconds_average: stat.average.response_ms.map(seconds),
-            total_seconds_average: stat.average.total_ms.map(seconds),
+            connect_seconds_average: stat.average.connect_ms.map(ms_to_seconds),
+            response_seconds_average: stat.average.response_ms.map(ms_to_seconds),
+            total_seconds_average: stat.average.total_ms.map(ms_to_seconds),
         }
     }
 }
 
 /// The upstreams of now, of one service or of all.
-pub fn upstreams(report: &Status, counted: &Counted, of: Option<&str>) -> Upstreams {
-    let figures = Figures::of(counted);
-    let known = report.standing.settled.known().filter(|id| of.is_none_or(|of| id.to_string() == of));
-    let upstreams = known.flat_map(|id| of_service(report, &figures, id)).collect();
-    Upstreams { haproxy_error: counted.as_ref().err().cloned(), applied: applied(report), upstreams }
+pub fn show_upstreams(report: &Status, counted: &Counted, of: Option<&str>) -> Upstreams {
+    let figures = Figures::new(counted);
+    let known = report.reconcile.desired.known_services().filter(|id| of.is_none_or(|of| id.to_string() == of));
+    let upstreams = known.flat_map(|id| show_service_upstreams(report, &figures, id)).collect();
+    Upstreams { haproxy_error: counted.as_ref().err().cloned(), applied: applied_revision(report), upstreams }
 }
 
 /// The upstreams of one service.
-pub(super) fn of_service(report: &Status, figures: &Figures, id: &ServiceId) -> Vec<UpstreamShown> {
-    let standing = &report.standing;
-    let settings = standing.settled.service(id).map(|wanted| &wanted.settings);
+pub(super) fn show_service_upstreams(report: &Status, figures: &Figures, id: &ServiceId) -> Vec<UpstreamShown> {
+    let standing = &report.reconcile;
+    let settings = standing.desired.service(id).map(|wanted| &wanted.settings);
     let pending = standing.pending.contains(id);
-    let explained = standing.settled.explained(id);
-    let judge = Judge::of(report, figures, id);
+    let explained = standing.desired.explain_upstreams(id);
+    let judge = Judge::new(report, figures, id);
     let show = |upstream: &UpstreamExplanation| {
         let name = (id.clone(), upstream.id.clone());
-        let (draining, held) = (report.draining.get(&name).copied(), standing.held.get(&name));
-        let mut shown =
-            UpstreamShown { draining, pending, ..show(upstream, id, settings, judge.judge(upstream), figures) };
+        let (draining, held) = (report.draining.get(&name).copied(), standing.retained.get(&name));
+        let mut shown = UpstreamShown {
+            draining,
+            pending,
+            ..show_upstream(upstream, id, settings, judge.judge_upstream(upstream), figures)
+        };
         if let Some(retained) = held {
             (shown.held, shown.held_by) = (true, Some(retained.by.name()));
-            shown.held_since = retained.since.map(super::time);
-            shown.why.push(retained.words());
+            shown.held_since = retained.since.map(super::format_time);
+            shown.why.push(retained.describe());
         }
         shown
     };
     explained.iter().map(show).collect()
 }
 
-fn show(
+fn show_upstream(
     upstream: &UpstreamExplanation,
     service: &ServiceId,
     settings: Option<&Settings>,
@@ -238,8 +241,8 @@ fn show(
         id: id.to_string(),
         address: server.map(|server| server.address).or(announced.map(|it| it.address)).map(|it| it.to_string()),
         weight: server.map(|server| server.weight),
-        state: server.map(state),
-        why: why(upstream, settings),
+        state: server.map(state_name),
+        why: explain_state(upstream, settings),
         backup: announced.is_some_and(|it| it.backup),
         color: announced.and_then(|it| it.color.as_ref()).map(ToString::to_string),
         announced: announced.map(|it| Announced {
@@ -262,18 +265,18 @@ fn show(
         held_since: None,
         pending: false,
         draining: None,
-        line: server.map(Server::line),
+        line: server.map(Server::config_line),
         balanced: verdict.gets_requests,
         not_balanced: verdict.words().filter(|_| says_no).map(str::to_owned),
         verdict,
-        haproxy: figures.server(&section, id.as_str()).map(Traffic::from),
+        haproxy: figures.find_server(&section, id.as_str()).map(Traffic::from),
         preview: previewed.map(|(color, server)| {
             let section = preview_section(service, color);
             PreviewShown {
-                state: state(server),
+                state: state_name(server),
                 weight: server.weight,
-                line: server.line(),
-                haproxy: figures.server(&section, id.as_str()).map(Traffic::from),
+                line: server.config_line(),
+                haproxy: figures.find_server(&section, id.as_str()).map(Traffic::from),
                 section,
             }
         }),
@@ -281,7 +284,7 @@ fn show(
     }
 }
 
-fn state(server: &Server) -> &'static str {
+fn state_name(server: &Server) -> &'static str {
     match server.state {
         ServerState::Ready => "ready",
         ServerState::Drain => "drain",
@@ -290,7 +293,7 @@ fn state(server: &Server) -> &'static str {
 }
 
 /// Who has a say in it besides its announcer's plain record, in words.
-fn why(upstream: &UpstreamExplanation, settings: Option<&Settings>) -> Vec<String> {
+fn explain_state(upstream: &UpstreamExplanation, settings: Option<&Settings>) -> Vec<String> {
     let UpstreamExplanation { announced, imposed, .. } = *upstream;
     let mut words = Vec::new();
     match announced.map(|it| it.state) {
@@ -307,7 +310,7 @@ fn why(upstream: &UpstreamExplanation, settings: Option<&Settings>) -> Vec<Strin
     if let (Some(active), Some(announced)) = (settings.and_then(|it| it.active.as_ref()), announced) {
         words.push(match &announced.color {
             None => format!("it has no color, and active is {active}"),
-            Some(color) if active.share(color).is_none() => format!("color {color} is not active: {active}"),
+            Some(color) if active.share_of(color).is_none() => format!("color {color} is not active: {active}"),
             Some(color) => format!("color {color} is active: {active}"),
         });
     }

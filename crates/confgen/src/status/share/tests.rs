@@ -54,16 +54,16 @@ impl Scene {
     }
 
     fn look_as(&mut self, pid: u32) -> (Vec<String>, Vec<String>) {
-        let glance = self.tracker.glance(pid, std::slice::from_ref(&self.backend), &self.settled);
-        let before = self.tracker.starving();
+        let glance = self.tracker.observe_backends(pid, std::slice::from_ref(&self.backend), &self.settled);
+        let before = self.tracker.list_starving();
         if !glance.due.is_empty() {
             assert_eq!(glance.due, [3]);
             let rows = [&self.servers[..], std::slice::from_ref(&self.backend)].concat();
-            let found = self.tracker.count(pid, &rows, self.start + Duration::from_secs(self.clock));
-            let is_new = self.tracker.starving().keys().any(|name| !before.contains_key(name));
+            let found = self.tracker.count_servers(pid, &rows, self.start + Duration::from_secs(self.clock));
+            let is_new = self.tracker.list_starving().keys().any(|name| !before.contains_key(name));
             assert_eq!(found.contains(SECTION), is_new, "a server is found once");
         }
-        let starving = self.tracker.starving().into_keys().map(|(_, server)| server).collect();
+        let starving = self.tracker.list_starving().into_keys().map(|(_, server)| server).collect();
         (glance.grown.into_iter().collect(), starving)
     }
 
@@ -90,7 +90,7 @@ fn a_server_that_misses_twenty_turns_starves_until_it_is_chosen() {
     let mut scene = Scene::new("", 10);
     assert_eq!(scene.starving_after(150, &[4]), NONE, "not before 20 turns");
     assert_eq!(scene.starving_after(50, &[4]), ["s4"]);
-    let starved = *scene.tracker.starving().values().next().unwrap();
+    let starved = *scene.tracker.list_starving().values().next().unwrap();
     assert_eq!(starved, Starved { chosen: 0, requests: 200, share: 20 });
     assert_eq!(scene.starving_after(1_000, &[4]), ["s4"], "nor is it found again");
     scene.serve(10, &[]);
@@ -209,12 +209,12 @@ fn a_section_grows_with_its_weight_or_its_servers() {
 fn a_question_is_about_so_many_servers() {
     let due = |active: &[u64]| -> usize {
         let due: Vec<_> = active.iter().enumerate().map(|(id, active)| (0, *active, id as u32)).collect();
-        first(due).len()
+        pick_backends(due).len()
     };
     assert_eq!(due(&[]), 0);
     assert_eq!(due(&[10_000, 10]), 1, "the great one has a question of its own");
     assert_eq!(due(&[10_000]), 1);
     assert_eq!(due(&[200, 200, 200]), 2);
     assert_eq!(due(&vec![2; 1_000]), MOST_SECTIONS);
-    assert_eq!(first(vec![(9, 2, 1), (0, 499, 2), (5, 2, 3)]), [2], "longest ago first");
+    assert_eq!(pick_backends(vec![(9, 2, 1), (0, 499, 2), (5, 2, 3)]), [2], "longest ago first");
 }

@@ -7,12 +7,12 @@ use haproxy::version::Version;
 use prometheus_client::registry::Registry;
 
 use super::*;
-use crate::desired::domain_allowlist::Allowed;
+use crate::desired::domain_allowlist::DomainAllowlist;
 use crate::desired::tests::topology;
 use crate::desired::{DesiredState, Policy};
-use crate::operator_files::parse::Named;
+use crate::operator_files::parse::ReferencedSection;
 use crate::status::figures::Counted;
-use crate::status::{ReconcileStatus, Running};
+use crate::status::{ReconcileStatus, RunningHaproxy};
 use crate::status::{api, metrics, page};
 use crate::store::Changed;
 use crate::store::StoreRevision;
@@ -48,8 +48,8 @@ fn web(status: &str) -> Stat {
 
 fn settled(store: &str, limits: Policy) -> DesiredState {
     let mut settled = DesiredState::default();
-    settled.limit(limits);
-    settled.update(&topology(store), &Changed::All);
+    settled.set_policy(limits);
+    settled.update_services(&topology(store), &Changed::All);
     settled
 }
 
@@ -71,15 +71,15 @@ impl Scene {
 
     fn report(&self) -> Status {
         let position = StoreRevision { cluster: 7, raft_term: 2, revision: 20 };
-        let running = Running { pid: 7, version: Version::new(2, 6, 12), generation: None };
+        let running = RunningHaproxy { pid: 7, version: Version::new(2, 6, 12), generation: None };
         let standing = ReconcileStatus {
-            quarantined: self.settled.quarantined(),
-            settled: Arc::new(self.settled.clone()),
+            quarantined: self.settled.quarantined_keys(),
+            desired: Arc::new(self.settled.clone()),
             applied: Some(position),
             ..ReconcileStatus::default()
         };
         let mut report =
-            Status { seen: position, running: Some(running), standing: Arc::new(standing), ..Status::default() };
+            Status { seen: position, running: Some(running), reconcile: Arc::new(standing), ..Status::default() };
         (self.tweak)(&mut report);
         report
     }
@@ -92,7 +92,7 @@ impl Scene {
     #[track_caller]
     fn verdict(&self, id: &str) -> Verdict {
         let (report, counted) = (self.report(), self.counted());
-        let upstreams = api::upstreams(&report, &counted, None).upstreams;
+        let upstreams = api::show_upstreams(&report, &counted, None).upstreams;
         let shown = upstreams.iter().find(|it| it.service == self.service && it.id == id).expect("it is listed");
         let verdict = shown.verdict.clone();
         assert_eq!(shown.balanced, verdict.gets_requests);
@@ -100,19 +100,19 @@ impl Scene {
         assert_eq!(shown.not_balanced.as_deref(), words);
 
         let balanced = upstreams.iter().filter(|it| it.balanced == Some(true)).count();
-        let services = api::services(&report, &counted).services;
+        let services = api::show_services(&report, &counted).services;
         assert_eq!(services.iter().map(|it| it.upstreams.balanced).sum::<usize>(), balanced);
-        let service = api::service(&report, &counted, self.service).expect("it is known");
+        let service = api::find_service(&report, &counted, self.service).expect("it is known");
         assert!(service.upstreams.iter().any(|it| it.id == id && it.verdict == verdict));
 
-        let page = page::page(&report, &counted).unwrap();
+        let page = page::render_page(&report, &counted).unwrap();
         let (_, row) = page.split_once(&format!("<tr><td>{id}</td>")).expect("it is on the page");
         let (row, _) = row.split_once("</tr>").unwrap();
         let requests = verdict.cause().map_or("yes", Cause::name);
         assert!(row.contains(&format!(">{requests}</td>")), "{requests}: {row}");
 
         let mut registry = Registry::default();
-        metrics::register(&report, &counted, &mut registry);
+        metrics::register_all(&report, &counted, &mut registry);
         let mut text = String::new();
         prometheus_client::encoding::text::encode(&mut text, &registry).unwrap();
         let mut causes: BTreeMap<&str, usize> = BTreeMap::new();
@@ -139,11 +139,11 @@ impl Scene {
 }
 
 fn standing(report: &mut Status) -> &mut ReconcileStatus {
-    Arc::make_mut(&mut report.standing)
+    Arc::make_mut(&mut report.reconcile)
 }
 
 fn shop() -> ServiceId {
-    "http-services/shop/domain".parse::<Key>().unwrap().service().cloned().unwrap()
+    "http-services/shop/domain".parse::<Key>().unwrap().service_id().cloned().unwrap()
 }
 
 #[test]
@@ -202,12 +202,13 @@ fn a_service_that_no_request_finds_gets_none() {
     scene(A).tweak(|report| standing(report).acme = Some(shop())).assert("a", Some(true), "ok");
     // So do those of an operator's own frontend.
     let led: fn(&mut Status) = |report| {
-        let named = Named { is_led_to: true, ..Named::default() };
-        standing(report).operators.named.insert("http-shop".to_owned(), named);
+        let named = ReferencedSection { gets_requests: true, ..ReferencedSection::default() };
+        standing(report).operator_files.named_sections.insert("http-shop".to_owned(), named);
     };
     scene(A).tweak(led).assert("a", Some(true), "ok");
-    let asked: fn(&mut Status) =
-        |report| _ = standing(report).operators.named.insert("http-shop".to_owned(), Named::default());
+    let asked: fn(&mut Status) = |report| {
+        _ = standing(report).operator_files.named_sections.insert("http-shop".to_owned(), ReferencedSection::default())
+    };
     scene(A).tweak(asked).assert("a", Some(false), "no_domain");
     scene(&format!("http-services/api/domain shop.test\n{DOMAIN}{A}")).tweak(led).assert(
         "a",
@@ -224,7 +225,7 @@ fn a_service_that_no_request_finds_gets_none() {
         "{verdict:?}"
     );
     // The one that has the claim by now waits for a restart.
-    let meanwhile: fn(&mut Status) = |report| _ = standing(report).reached_meanwhile.insert(shop());
+    let meanwhile: fn(&mut Status) = |report| _ = standing(report).reached_until_restart.insert(shop());
     rival.tweak(meanwhile).assert("a", Some(true), "ok claim_held");
     let whole = "http-services/api/tls passthrough\nhttp-services/api/domain shop.test\n";
     scene(&format!("{whole}{DOMAIN}{A}")).assert("a", Some(false), "claim_held");
@@ -237,7 +238,8 @@ fn a_service_that_no_request_finds_gets_none() {
     for key in ["domain b\"c", "url_reg [", "domain shop.test\nhttp-services/shop/path x"] {
         scene(&format!("http-services/shop/{key}\n{A}")).assert("a", Some(false), "domain_quarantined");
     }
-    let limits = || Policy { allowed: Some(Allowed::parse("other other.test").unwrap()), ..Policy::default() };
+    let limits =
+        || Policy { domain_allowlist: Some(DomainAllowlist::parse("other other.test").unwrap()), ..Policy::default() };
     let domains = Scene { settled: settled(&format!("{DOMAIN}{A}"), limits()), ..scene("") };
     domains.assert("a", Some(false), "domain_quarantined");
     let store = "http-services/default/upstreams/a 10.0.0.1:80";
@@ -280,15 +282,15 @@ fn a_service_that_is_not_taken_gets_none() {
     scene(&format!("{DOMAIN}http-services/shop/balance mood\n{A}")).assert("a", Some(true), "ok quarantined");
     let mut refused = scene(&format!("{DOMAIN}{A}"));
     let then = refused.settled.clone();
-    refused.settled.refuse(&[(shop(), "unknown keyword".to_owned())].into(), &then);
+    refused.settled.reject_services(&[(shop(), "unknown keyword".to_owned())].into(), &then);
     refused.rows.clear();
     let verdict = refused.assert("a", Some(false), "service_refused");
     assert_eq!(verdict.words().unwrap(), "HAProxy refuses the service: unknown keyword");
     // Its last accepted form serves.
     let mut serves = scene(&format!("{DOMAIN}{A}"));
     let then = serves.settled.clone();
-    serves.settled.taken(&then);
-    serves.settled.refuse(&[(shop(), "unknown keyword".to_owned())].into(), &then);
+    serves.settled.mark_accepted(&then);
+    serves.settled.reject_services(&[(shop(), "unknown keyword".to_owned())].into(), &then);
     serves.assert("a", Some(true), "ok service_refused");
     serves.rows(vec![web("OPEN"), server("a", "DOWN"), backend(0)]).assert("a", Some(false), "check service_refused");
 }
@@ -301,20 +303,20 @@ fn a_record_that_is_gone_or_does_not_count() {
     let verdict = loopback.rows(vec![web("OPEN"), backend(0)]).assert("a", Some(false), "record_quarantined");
     assert!(verdict.words().unwrap().contains("--upstream-networks"), "{verdict:?}");
     let mut last_good = scene(&format!("{DOMAIN}{A}"));
-    last_good.settled.update(&topology(&format!("{DOMAIN}http-services/shop/upstreams/a ?")), &Changed::All);
+    last_good.settled.update_services(&topology(&format!("{DOMAIN}http-services/shop/upstreams/a ?")), &Changed::All);
     last_good.assert("a", Some(true), "ok record_quarantined");
     let override_ = scene(&format!("{DOMAIN}{A}http-services/shop/overrides/a ?"));
     override_.assert("a", Some(true), "ok quarantined");
     // One that is retained.
     let mut kept = scene(DOMAIN);
     let record = Upstream::parse(b"10.0.0.1:80").unwrap();
-    kept.settled.keep(
+    kept.settled.set_retained(
         &shop(),
         [("a".parse().unwrap(), crate::store::removal_guard::RetainedUpstream { record, is_unproven: false })].into(),
     );
     let kept = kept.tweak(|report| {
         let retained = Retained { by: Retainer::Guard, since: Some(std::time::SystemTime::UNIX_EPOCH) };
-        standing(report).held.insert((shop(), "a".parse().unwrap()), retained);
+        standing(report).retained.insert((shop(), "a".parse().unwrap()), retained);
     });
     let verdict = kept.assert("a", Some(true), "ok held");
     assert!(verdict.also[0].words.contains("since 1970-01-01T00:00:00Z; it is retained"), "{verdict:?}");

@@ -5,7 +5,7 @@ use serde::Serialize;
 
 /// What the store last had of a record.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-pub(super) struct Last {
+pub(super) struct LastRecord {
     /// A revision at which it stood there.
     pub(super) revision: i64,
     /// Its value.
@@ -17,14 +17,16 @@ pub(super) struct Last {
 }
 
 /// Why there is no record, as far as etcd's past tells.
-pub(super) fn no_record(last: Option<&Last>) -> Reason {
-    let words =
-        last.map_or_else(|| "it is not in the store, nor in the revisions that etcd keeps".to_owned(), Last::words);
-    Cause::NoRecord.because(words)
+pub(super) fn no_record_reason(last: Option<&LastRecord>) -> Reason {
+    let words = last.map_or_else(
+        || "it is not in the store, nor in the revisions that etcd keeps".to_owned(),
+        LastRecord::to_words,
+    );
+    Cause::NoRecord.into_reason(words)
 }
 
-impl Last {
-    fn words(&self) -> String {
+impl LastRecord {
+    fn to_words(&self) -> String {
         let lease = match (&self.lease, self.lease_lives) {
             (None, _) => "without a lease: somebody deleted it".to_owned(),
             (Some(lease), Some(true)) => format!("under lease {lease}, which lives: somebody deleted the key"),
@@ -41,13 +43,17 @@ mod tests {
 
     #[test]
     fn a_record_that_is_gone_is_told_from_its_past() {
-        assert!(no_record(None).words.ends_with("nor in the revisions that etcd keeps"));
-        let mut last =
-            Last { revision: 5, value: "10.0.0.1:80".into(), lease: Some("abc".into()), lease_lives: Some(false) };
-        assert!(no_record(Some(&last)).words.ends_with("under lease abc, which has ended"));
+        assert!(no_record_reason(None).words.ends_with("nor in the revisions that etcd keeps"));
+        let mut last = LastRecord {
+            revision: 5,
+            value: "10.0.0.1:80".into(),
+            lease: Some("abc".into()),
+            lease_lives: Some(false),
+        };
+        assert!(no_record_reason(Some(&last)).words.ends_with("under lease abc, which has ended"));
         last.lease_lives = Some(true);
-        assert!(no_record(Some(&last)).words.ends_with("somebody deleted the key"));
+        assert!(no_record_reason(Some(&last)).words.ends_with("somebody deleted the key"));
         last.lease = None;
-        assert!(no_record(Some(&last)).words.ends_with("without a lease: somebody deleted it"));
+        assert!(no_record_reason(Some(&last)).words.ends_with("without a lease: somebody deleted it"));
     }
 }

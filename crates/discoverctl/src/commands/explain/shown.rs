@@ -3,16 +3,16 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use discovery::{Cause, Field, Node, Override, ServiceId, Setting, Upstream as Record, UpstreamId, Verdict};
+use discovery::{Cause, Node, Override, ParsedEntry, ServiceId, Setting, Upstream as Record, UpstreamId, Verdict};
 use serde::Serialize;
 
-use super::last::{Last, no_record};
+use super::last::{LastRecord, no_record_reason};
 use super::unfollowed::{self, UnfollowedKey};
 use crate::balancer_api::{Answers, ServiceInFull, Traffic};
-use crate::print::{Block, Cell, Shown, Table};
+use crate::print::{Block, Cell, Printable, Table};
 use crate::store::Store;
-use crate::upstreams::Asked;
-use crate::verdict::{Answered, Case, Keys};
+use crate::upstreams::StoreView;
+use crate::verdict::{BalancerAnswer, Case, Keys};
 
 /// What `explain` answers.
 #[derive(Debug, Serialize)]
@@ -55,16 +55,16 @@ struct Explained {
     /// Its record and what is imposed on it.
     keys: Vec<KeyShown>,
     /// What they ask for.
-    asked: Asked,
+    asked: StoreView,
     /// What the store last had of its record, where it is gone.
-    last: Option<Last>,
+    last: Option<LastRecord>,
     /// By balancer; one without a name where none lives.
-    balancers: Vec<At>,
+    balancers: Vec<AtBalancer>,
 }
 
 /// One balancer's part.
 #[derive(Debug, Serialize)]
-struct At {
+struct AtBalancer {
     /// The balancer; null where none lives.
     balancer: Option<String>,
     /// The line in its haproxy.cfg.
@@ -76,51 +76,58 @@ struct At {
 }
 
 impl Explanation {
-    pub(super) fn of(
+    pub(super) fn new(
         store: &Store,
         service: &ServiceId,
         ids: &BTreeSet<UpstreamId>,
-        last: &BTreeMap<UpstreamId, Last>,
+        last: &BTreeMap<UpstreamId, LastRecord>,
         answers: &Answers<ServiceInFull>,
         is_one: bool,
     ) -> Self {
         let keys = store.topology.services().get(service);
         let settings = keys.into_iter().flat_map(|keys| keys.settings());
-        let settings = settings.map(|(_, field)| KeyShown::of(field, Setting::to_string)).collect();
+        let settings = settings.map(|(_, field)| KeyShown::from_field(field, Setting::to_string)).collect();
         let explain = |id: &UpstreamId| {
-            let record = keys.and_then(|keys| keys.upstream(id)).map(|field| KeyShown::of(field, record_words));
-            let imposed = keys.and_then(|keys| keys.imposed(id)).map(|field| KeyShown::of(field, override_words));
-            let case = Case::of(Keys::from(store), service, id);
-            let mut balancers: Vec<At> = answers.iter().map(|(node, answer)| At::of(&case, id, node, answer)).collect();
+            let record = keys.and_then(|keys| keys.upstream(id)).map(|field| KeyShown::from_field(field, record_words));
+            let imposed =
+                keys.and_then(|keys| keys.override_of(id)).map(|field| KeyShown::from_field(field, override_words));
+            let case = Case::new(Keys::from(store), service, id);
+            let mut balancers: Vec<AtBalancer> =
+                answers.iter().map(|(node, answer)| AtBalancer::from_answer(&case, id, node, answer)).collect();
             if balancers.is_empty() {
-                balancers.push(At { balancer: None, line: None, haproxy: None, verdict: case.without_balancer() });
+                balancers.push(AtBalancer {
+                    balancer: None,
+                    line: None,
+                    haproxy: None,
+                    verdict: case.judge_without_balancer(),
+                });
             }
             if is_one {
                 // Of a whole service's upstreams, none is looked for in the past.
-                balancers.iter_mut().for_each(|at| at.recall(last.get(id)));
+                balancers.iter_mut().for_each(|at| at.explain_no_record(last.get(id)));
             }
-            let asked = keys.map(|keys| Asked::of(keys, id)).unwrap_or_default();
+            let asked = keys.map(|keys| StoreView::from_keys(keys, id)).unwrap_or_default();
             let keys = record.into_iter().chain(imposed).collect();
             Explained { id: id.to_string(), keys, asked, last: last.get(id).cloned(), balancers }
         };
         let upstreams = ids.iter().map(explain).collect();
-        let unfollowed = if is_one { Vec::new() } else { UnfollowedKey::of_service(store, service) };
+        let unfollowed = if is_one { Vec::new() } else { UnfollowedKey::list_below_service(store, service) };
         Self { id: service.to_string(), revision: store.revision, settings, upstreams, unfollowed, is_one }
     }
 }
 
 impl KeyShown {
-    fn of<T>(field: &Arc<Field<T>>, words: impl Fn(&T) -> String) -> Self {
+    fn from_field<T>(field: &Arc<ParsedEntry<T>>, words: impl Fn(&T) -> String) -> Self {
         Self {
             key: field.entry.key.clone(),
             value: String::from_utf8_lossy(&field.entry.value).trim().to_owned(),
             parsed: field.value.as_ref().ok().map(words),
-            refused: field.refused(),
+            refused: field.refusal_text(),
             lease: field.entry.lease != 0,
         }
     }
 
-    fn read(&self) -> Cell {
+    fn parsed_cell(&self) -> Cell {
         match (&self.parsed, &self.refused) {
             (Some(parsed), None) => parsed.as_str().into(),
             (Some(parsed), Some(unread)) => Cell::bad(format!("{parsed} ({unread})")),
@@ -154,11 +161,11 @@ fn haproxy_words(traffic: &Traffic) -> String {
     format!("{status} for {since_seconds} s, weight {weight}, {sessions} sessions{check}")
 }
 
-impl At {
-    fn of(case: &Case, id: &UpstreamId, node: &Node, answer: &Result<ServiceInFull, String>) -> Self {
+impl AtBalancer {
+    fn from_answer(case: &Case, id: &UpstreamId, node: &Node, answer: &Result<ServiceInFull, String>) -> Self {
         let answered = match answer {
             Err(reason) => Err(reason.as_str()),
-            Ok(answer) => Ok(Answered {
+            Ok(answer) => Ok(BalancerAnswer {
                 haproxy_error: answer.haproxy_error.as_deref(),
                 applied: answer.applied,
                 upstream: answer.upstreams.iter().find(|it| it.id == id.as_str()),
@@ -169,18 +176,18 @@ impl At {
             balancer: Some(node.to_string()),
             line: there.and_then(|it| it.line.clone()),
             haproxy: there.and_then(|it| it.haproxy.as_ref()).map(haproxy_words),
-            verdict: case.at(node, answered),
+            verdict: case.judge_at(node, answered),
         }
     }
 
     /// Says what a record that is gone was, as far as etcd's past tells.
-    fn recall(&mut self, last: Option<&Last>) {
+    fn explain_no_record(&mut self, last: Option<&LastRecord>) {
         let reasons = self.verdict.because.iter_mut().chain(&mut self.verdict.also);
         let gone = reasons.filter(|reason| reason.cause == Cause::NoRecord);
-        gone.for_each(|reason| *reason = no_record(last));
+        gone.for_each(|reason| *reason = no_record_reason(last));
     }
 
-    fn requests(&self) -> Cell {
+    fn requests_cell(&self) -> Cell {
         match self.verdict.gets_requests {
             Some(true) => Cell::good("yes"),
             Some(false) => Cell::bad("no"),
@@ -189,26 +196,26 @@ impl At {
     }
 }
 
-impl Shown for Explanation {
-    fn blocks(&self) -> Vec<Block> {
+impl Printable for Explanation {
+    fn to_blocks(&self) -> Vec<Block> {
         let mut blocks = vec![Block::Text(format!("{} at revision {}", self.id, self.revision))];
         let upstreams = self.upstreams.iter().filter(|_| self.is_one).flat_map(|it| &it.keys);
         let mut keys = Table::new(["KEY", "VALUE", "READ AS"]);
         for it in self.settings.iter().chain(upstreams) {
-            keys.row([it.key.as_str().into(), it.value.as_str().into(), it.read()]);
+            keys.add_row([it.key.as_str().into(), it.value.as_str().into(), it.parsed_cell()]);
         }
         let mut lines = Table::new(["UPSTREAM", "BALANCER", "LINE", "HAPROXY"]);
         let mut verdicts = Table::new(["UPSTREAM", "BALANCER", "REQUESTS", "CAUSE", "WHY"]);
         for (it, at) in self.upstreams.iter().flat_map(|it| it.balancers.iter().map(move |at| (it, at))) {
-            let (id, balancer) = (Cell::from(it.id.as_str()), Cell::of(at.balancer.as_ref()));
-            let (line, haproxy) = (Cell::of(at.line.as_ref()), Cell::of(at.haproxy.as_ref()));
-            lines.row([id.clone(), balancer.clone(), line, haproxy]);
+            let (id, balancer) = (Cell::from(it.id.as_str()), Cell::or_dash(at.balancer.as_ref()));
+            let (line, haproxy) = (Cell::or_dash(at.line.as_ref()), Cell::or_dash(at.haproxy.as_ref()));
+            lines.add_row([id.clone(), balancer.clone(), line, haproxy]);
             let because = at.verdict.because.as_ref();
-            let cause = Cell::of(because.map(|reason| reason.cause.name()));
-            let why = Cell::of(because.map(|reason| &reason.words));
-            verdicts.row([id.clone(), balancer.clone(), at.requests(), cause, why]);
+            let cause = Cell::or_dash(because.map(|reason| reason.cause.name()));
+            let why = Cell::or_dash(because.map(|reason| &reason.words));
+            verdicts.add_row([id.clone(), balancer.clone(), at.requests_cell(), cause, why]);
             for also in &at.verdict.also {
-                verdicts.row([
+                verdicts.add_row([
                     id.clone(),
                     balancer.clone(),
                     "also".into(),
@@ -219,12 +226,12 @@ impl Shown for Explanation {
         }
         if self.upstreams.is_empty() {
             blocks.extend([keys].map(Block::Table));
-            blocks.extend(unfollowed::blocks(&self.unfollowed));
+            blocks.extend(unfollowed::keys_block(&self.unfollowed));
             blocks.push(Block::Text("no upstream: its clients get 503".into()));
             return blocks;
         }
         blocks.extend([keys, lines].map(Block::Table));
-        blocks.extend(unfollowed::blocks(&self.unfollowed));
+        blocks.extend(unfollowed::keys_block(&self.unfollowed));
         // Last, since scripts and people read the last line.
         blocks.push(Block::Table(verdicts));
         blocks

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use discovery::ServiceId;
 use serde::Serialize;
 
-use crate::print::{Block, Cell, Shown, Table};
+use crate::print::{Block, Cell, Printable, Table};
 use crate::store::Store;
 
 /// A key that isn't followed.
@@ -33,10 +33,10 @@ pub(super) struct Unfollowed {
 }
 
 impl UnfollowedKey {
-    fn of(store: &Store, key: &str, reason: &str) -> Self {
-        let value = store.entry(key).map(|entry| String::from_utf8_lossy(&entry.value).trim().to_owned());
-        let balancers = store.balancers.nodes().map(|(node, balancer)| {
-            let refuses = balancer.and_then(|balancer| balancer.refuses(key)).map(str::to_owned);
+    fn new(store: &Store, key: &str, reason: &str) -> Self {
+        let value = store.find_entry(key).map(|entry| String::from_utf8_lossy(&entry.value).trim().to_owned());
+        let balancers = store.balancers.records_by_node().map(|(node, balancer)| {
+            let refuses = balancer.and_then(|balancer| balancer.quarantine_reason(key)).map(str::to_owned);
             (node.to_string(), refuses)
         });
         let balancers = balancers.collect();
@@ -44,31 +44,31 @@ impl UnfollowedKey {
     }
 
     /// The keys below a service's folder, in either layout.
-    pub(super) fn of_service(store: &Store, service: &ServiceId) -> Vec<Self> {
-        let mut folders = vec![service.folder()];
+    pub(super) fn list_below_service(store: &Store, service: &ServiceId) -> Vec<Self> {
+        let mut folders = vec![service.folder_path()];
         if service.kind == discovery::Kind::Http {
             folders.push(format!("services/{}/", service.name));
         }
-        let keys = store.topology.unfollowed().iter();
+        let keys = store.topology.malformed_keys().iter();
         let keys = keys.filter(|(key, _)| folders.iter().any(|folder| key.starts_with(folder)));
-        keys.map(|(key, reason)| Self::of(store, key, reason)).collect()
+        keys.map(|(key, reason)| Self::new(store, key, reason)).collect()
     }
 }
 
 impl Unfollowed {
     /// What there is of `SVC/ID` as it was typed, or of a whole key. None if there is nothing.
-    pub(super) fn find(store: &Store, typed: &str) -> Option<Self> {
-        Self::filtered(store, typed, |key| is_named(key, typed))
+    pub(super) fn find_named(store: &Store, typed: &str) -> Option<Self> {
+        Self::find_matching(store, typed, |key| is_named(key, typed))
     }
 
     /// What there is of a service that has no other key. None if there is nothing.
-    pub(super) fn of_service_named(store: &Store, typed: &str) -> Option<Self> {
-        Self::filtered(store, typed, |key| is_below(key, typed))
+    pub(super) fn find_below_service(store: &Store, typed: &str) -> Option<Self> {
+        Self::find_matching(store, typed, |key| is_below(key, typed))
     }
 
-    fn filtered(store: &Store, typed: &str, is_meant: impl Fn(&str) -> bool) -> Option<Self> {
-        let keys = store.topology.unfollowed().iter().filter(|(key, _)| is_meant(key));
-        let unfollowed: Vec<UnfollowedKey> = keys.map(|(key, reason)| UnfollowedKey::of(store, key, reason)).collect();
+    fn find_matching(store: &Store, typed: &str, is_meant: impl Fn(&str) -> bool) -> Option<Self> {
+        let keys = store.topology.malformed_keys().iter().filter(|(key, _)| is_meant(key));
+        let unfollowed: Vec<UnfollowedKey> = keys.map(|(key, reason)| UnfollowedKey::new(store, key, reason)).collect();
         (!unfollowed.is_empty()).then(|| Self { id: typed.to_owned(), revision: store.revision, unfollowed })
     }
 }
@@ -90,21 +90,21 @@ fn is_below(key: &str, typed: &str) -> bool {
     typed == service || typed == format!("{kind}-{service}")
 }
 
-impl Shown for Unfollowed {
-    fn blocks(&self) -> Vec<Block> {
+impl Printable for Unfollowed {
+    fn to_blocks(&self) -> Vec<Block> {
         let head = Block::Text(format!("{} at revision {}", self.id, self.revision));
-        [head].into_iter().chain(blocks(&self.unfollowed)).collect()
+        [head].into_iter().chain(keys_block(&self.unfollowed)).collect()
     }
 }
 
 /// The keys as a table; nothing if there are none.
-pub(super) fn blocks(keys: &[UnfollowedKey]) -> Option<Block> {
+pub(super) fn keys_block(keys: &[UnfollowedKey]) -> Option<Block> {
     let mut table = Table::new(["KEY", "VALUE", "NOT FOLLOWED", "NAMED BY"]);
     for it in keys {
         let naming = it.balancers.iter().filter(|(_, reason)| reason.is_some()).map(|(node, _)| node.as_str());
         let naming = naming.collect::<Vec<_>>().join(", ");
-        let naming = Cell::of(Some(naming).filter(|naming| !naming.is_empty()));
-        table.row([it.key.as_str().into(), it.value.as_str().into(), Cell::bad(&it.reason), naming]);
+        let naming = Cell::or_dash(Some(naming).filter(|naming| !naming.is_empty()));
+        table.add_row([it.key.as_str().into(), it.value.as_str().into(), Cell::bad(&it.reason), naming]);
     }
     (!keys.is_empty()).then_some(Block::Table(table))
 }
@@ -126,17 +126,18 @@ mod tests {
             ("tcp-services/db/overrides/host:db:1", "{}"),
         ]);
         for typed in ["web/host:web:80", "http-web/host:web:80", "http-services/web/upstreams/host:web:80"] {
-            let found = Unfollowed::find(&store, typed).unwrap();
+            let found = Unfollowed::find_named(&store, typed).unwrap();
             let [key] = found.unfollowed.as_slice() else { panic!("{found:?}") };
             assert!(key.reason.contains("write `-` instead") && key.value == "10.0.0.1:80", "{key:?}");
             assert_eq!(key.balancers["lb1"].as_deref(), Some("no `:`"));
         }
-        assert!(Unfollowed::find(&store, "db/host:db:1").is_some(), "what is imposed on it, too");
-        assert!(Unfollowed::find(&store, "web/host:web:81").is_none());
+        assert!(Unfollowed::find_named(&store, "db/host:db:1").is_some(), "what is imposed on it, too");
+        assert!(Unfollowed::find_named(&store, "web/host:web:81").is_none());
         assert!(
-            Unfollowed::of_service_named(&store, "db").is_some() && Unfollowed::of_service_named(&store, "d").is_none()
+            Unfollowed::find_below_service(&store, "db").is_some()
+                && Unfollowed::find_below_service(&store, "d").is_none()
         );
-        let service = "http-services/web/domain".parse::<discovery::Key>().unwrap().service().unwrap().clone();
-        assert_eq!(UnfollowedKey::of_service(&store, &service).len(), 1);
+        let service = "http-services/web/domain".parse::<discovery::Key>().unwrap().service_id().unwrap().clone();
+        assert_eq!(UnfollowedKey::list_below_service(&store, &service).len(), 1);
     }
 }

@@ -8,7 +8,7 @@ use serde::de::{MapAccess, Visitor};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use serde_saphyr::{SingleQuoted, Spanned};
 
-use crate::durable_keys::Kept;
+use crate::durable_keys::KeyScope;
 use crate::edit::Edit;
 use crate::error::Error;
 use crate::store::Store;
@@ -25,23 +25,23 @@ pub(crate) enum Tree {
 /// A document that was read: keys with their values and lines.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Document {
-    keys: Vec<Given>,
+    keys: Vec<DocumentKey>,
 }
 
 /// A key as it was given.
 #[derive(Clone, Debug, PartialEq, Eq)]
-struct Given {
+struct DocumentKey {
     key: Key,
     value: String,
 }
 
 impl Tree {
     /// These entries, and the keys of those that are no text: no document can have them.
-    pub(crate) fn of<'a>(entries: impl IntoIterator<Item = &'a Entry>) -> (Self, Vec<String>) {
+    pub(crate) fn from_entries<'a>(entries: impl IntoIterator<Item = &'a Entry>) -> (Self, Vec<String>) {
         let (mut root, mut odd) = (BTreeMap::new(), Vec::new());
         for entry in entries {
             match std::str::from_utf8(&entry.value) {
-                Ok(value) => put(&mut root, &entry.key, value),
+                Ok(value) => insert_value(&mut root, &entry.key, value),
                 Err(_) => odd.push(entry.key.clone()),
             }
         }
@@ -62,7 +62,7 @@ impl Serialize for Tree {
     }
 }
 
-fn put(folder: &mut BTreeMap<String, Tree>, key: &str, value: &str) {
+fn insert_value(folder: &mut BTreeMap<String, Tree>, key: &str, value: &str) {
     match key.split_once('/') {
         None => {
             folder.insert(key.to_owned(), Tree::Value(value.to_owned()));
@@ -70,7 +70,7 @@ fn put(folder: &mut BTreeMap<String, Tree>, key: &str, value: &str) {
         Some((name, rest)) => {
             let inner = folder.entry(name.to_owned()).or_insert_with(|| Tree::Folder(BTreeMap::new()));
             if let Tree::Folder(inner) = inner {
-                put(inner, rest, value);
+                insert_value(inner, rest, value);
             }
         }
     }
@@ -78,20 +78,20 @@ fn put(folder: &mut BTreeMap<String, Tree>, key: &str, value: &str) {
 
 /// One service as it is written: what stands below it, with its lines.
 #[derive(Debug, Default)]
-struct Written(Vec<(String, Spanned<String>)>);
+struct ServiceKeys(Vec<(String, Spanned<String>)>);
 
-impl<'de> Deserialize<'de> for Written {
+impl<'de> Deserialize<'de> for ServiceKeys {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         struct Below;
         impl<'de> Visitor<'de> for Below {
-            type Value = Written;
+            type Value = ServiceKeys;
 
             fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
                 f.write_str("a service's settings, upstreams and overrides")
             }
 
-            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Written, A::Error> {
-                let mut written = Written::default();
+            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<ServiceKeys, A::Error> {
+                let mut written = ServiceKeys::default();
                 while let Some(name) = map.next_key::<String>()? {
                     if name == "upstreams" || name == "overrides" {
                         let below: BTreeMap<String, Spanned<String>> = map.next_value()?;
@@ -110,7 +110,7 @@ impl<'de> Deserialize<'de> for Written {
 impl Document {
     /// Reads it; each key and value is one that balancers could follow. An error begins with the file and the line.
     pub(crate) fn parse(file: &str, text: &str) -> Result<Self, Error> {
-        let read: BTreeMap<String, BTreeMap<String, Written>> = serde_saphyr::from_str(text).map_err(|error| {
+        let read: BTreeMap<String, BTreeMap<String, ServiceKeys>> = serde_saphyr::from_str(text).map_err(|error| {
             let line = error.location().map(|at| format!(":{}", at.line())).unwrap_or_default();
             let words = error.without_snippet().to_string();
             Error::Usage(format!("{file}{line}: {words}"))
@@ -120,7 +120,7 @@ impl Document {
             for (service, written) in services {
                 for (rest, value) in written.0 {
                     let line = value.referenced.line();
-                    let given = given(&format!("{folder}/{service}/{rest}"), value.value);
+                    let given = parse_key(&format!("{folder}/{service}/{rest}"), value.value);
                     let given = given.map_err(|words| Error::Usage(format!("{file}:{line}: {words}")))?;
                     document.keys.push(given);
                 }
@@ -133,15 +133,15 @@ impl Document {
     }
 
     /// The services that it names.
-    fn services(&self) -> BTreeSet<&ServiceId> {
-        self.keys.iter().filter_map(|given| given.key.service()).collect()
+    fn list_services(&self) -> BTreeSet<&ServiceId> {
+        self.keys.iter().filter_map(|given| given.key.service_id()).collect()
     }
 
     /// What makes the store say so; with `prune`, its services have no other durable keys then.
-    pub(crate) fn edit(&self, store: &Store, prune: bool) -> Result<Edit, Error> {
+    pub(crate) fn to_edit(&self, store: &Store, prune: bool) -> Result<Edit, Error> {
         let mut edit = Edit::default();
-        for Given { key, value } in &self.keys {
-            let is_leased = store.entry(&key.to_string()).is_some_and(|entry| entry.lease != 0);
+        for DocumentKey { key, value } in &self.keys {
+            let is_leased = store.find_entry(&key.to_string()).is_some_and(|entry| entry.lease != 0);
             if is_leased && matches!(key, Key::Upstream { .. }) {
                 return Err(Error::Refused(format!("{key} is its announcer's, under its lease; nothing was changed")));
             }
@@ -149,8 +149,8 @@ impl Document {
         }
         if prune {
             let named: BTreeSet<String> = self.keys.iter().map(|given| given.key.to_string()).collect();
-            for id in self.services() {
-                let there = Kept::AndPermanent.of(&store.entries, Some(id));
+            for id in self.list_services() {
+                let there = KeyScope::SettingsAndPermanent.select_entries(&store.entries, Some(id));
                 there.keys().filter(|key| !named.contains(**key)).for_each(|key| edit.delete(store, key));
             }
         }
@@ -158,7 +158,7 @@ impl Document {
     }
 }
 
-fn given(key: &str, value: String) -> Result<Given, String> {
+fn parse_key(key: &str, value: String) -> Result<DocumentKey, String> {
     let parsed: Key = key.parse().map_err(|oddity| format!("{key}: {oddity}"))?;
     let refused = |refusal: discovery::Refusal| format!("{key}: {refusal}");
     match &parsed {
@@ -173,7 +173,7 @@ fn given(key: &str, value: String) -> Result<Given, String> {
         }
         Key::Balancer(_) | Key::AcceptStore => return Err(format!("{key} is no key of a service")),
     }
-    Ok(Given { key: parsed, value })
+    Ok(DocumentKey { key: parsed, value })
 }
 
 #[cfg(test)]
@@ -201,7 +201,7 @@ mod tests {
 
     #[test]
     fn what_is_printed_is_read() {
-        let (tree, odd) = Tree::of(&entries());
+        let (tree, odd) = Tree::from_entries(&entries());
         assert!(odd.is_empty());
         let text = serde_saphyr::to_string(&tree).unwrap();
         expect![[r#"
@@ -229,12 +229,12 @@ mod tests {
         assert_eq!(read, written);
         // Longer than a line, with blanks that must not get lost.
         let long = format!("{}  two {}", "a.test ".repeat(30), "b ".repeat(60));
-        let (tree, _) = Tree::of(&[entry("http-services/shop/domain", &long, 0)]);
+        let (tree, _) = Tree::from_entries(&[entry("http-services/shop/domain", &long, 0)]);
         let read: BTreeMap<String, BTreeMap<String, BTreeMap<String, String>>> =
             serde_saphyr::from_str(&serde_saphyr::to_string(&tree).unwrap()).unwrap();
         assert_eq!(read["http-services"]["shop"]["domain"], long);
         let raw = Entry { value: vec![0xff], ..entry("http-services/shop/tls", "", 0) };
-        assert_eq!(Tree::of([&raw]).1, ["http-services/shop/tls"]);
+        assert_eq!(Tree::from_entries([&raw]).1, ["http-services/shop/tls"]);
         let hostile = Tree::Value("a\u{1b}[31m\u{9b}\u{7}".into());
         let text = serde_saphyr::to_string(&hostile).unwrap();
         assert!(!text.trim_end().chars().any(char::is_control), "{text:?}");
@@ -270,11 +270,11 @@ mod tests {
     fn what_is_missing_goes_only_if_it_is_told_to() {
         let mut all = entries();
         all.push(entry("tcp-services/db/upstreams/2", "10.0.0.2:3306", 7));
-        let store = Store::of(Snapshot { cluster: 1, revision: 9, raft_term: 1, entries: all });
+        let store = Store::from_snapshot(Snapshot { cluster: 1, revision: 9, raft_term: 1, entries: all });
         let document = Document::parse("x", "tcp-services: {db: {ports: 3307}}\n").unwrap();
-        let count = |prune| document.edit(&store, prune).unwrap().changes().count();
+        let count = |prune| document.to_edit(&store, prune).unwrap().changes().count();
         assert_eq!((count(false), count(true)), (1, 2), "the leased record stays, and so does the other service");
         let leased = Document::parse("x", "tcp-services: {db: {upstreams: {2: 10.0.0.9:1}}}\n").unwrap();
-        assert_eq!(leased.edit(&store, false).unwrap_err().exit_code(), 4);
+        assert_eq!(leased.to_edit(&store, false).unwrap_err().exit_code(), 4);
     }
 }

@@ -7,51 +7,51 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use discovery::{Cause, Key, Node, ServiceId, UpstreamId};
 
-use super::{Finding, Scene};
+use super::{Finding, LintInput};
 use crate::balancer_api::Service;
 use crate::upstreams::Row;
 use crate::verdict::record_key;
 
 /// Some balancers, by name.
-pub(super) fn names(nodes: &BTreeSet<&Node>) -> String {
+pub(super) fn join_names(nodes: &BTreeSet<&Node>) -> String {
     nodes.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ")
 }
 
-impl<'a> Scene<'a> {
+impl<'a> LintInput<'a> {
     /// The balancers whose API answers about upstreams.
-    pub(super) fn answering(&self) -> BTreeSet<&'a Node> {
+    pub(super) fn answering_nodes(&self) -> BTreeSet<&'a Node> {
         self.upstreams.iter().filter(|(_, answer)| answer.is_ok()).map(|(node, _)| node).collect()
     }
 
     /// The balancers that can't be asked.
-    pub(super) fn silent(&self) -> BTreeSet<&'a Node> {
+    pub(super) fn silent_nodes(&self) -> BTreeSet<&'a Node> {
         self.upstreams.iter().filter(|(_, answer)| answer.is_err()).map(|(node, _)| node).collect()
     }
 
     /// Why nobody can say what clients get; None if every balancer that lives answers.
-    pub(super) fn unknown(&self) -> Option<String> {
-        let silent = self.silent();
+    pub(super) fn unknown_reason(&self) -> Option<String> {
+        let silent = self.silent_nodes();
         if self.upstreams.is_empty() {
             return Some("no balancer lives that could be asked".into());
         }
-        (!silent.is_empty()).then(|| format!("{} can't be asked", names(&silent)))
+        (!silent.is_empty()).then(|| format!("{} can't be asked", join_names(&silent)))
     }
 
     /// The balancers that retain some upstream of the service without a key.
-    pub(super) fn retaining(&self, service: &ServiceId) -> BTreeSet<&'a Node> {
+    pub(super) fn nodes_retaining_service(&self, service: &ServiceId) -> BTreeSet<&'a Node> {
         let name = service.to_string();
         let of = self.retained.iter().filter(|((service, _), _)| *service == name);
         of.flat_map(|(_, by)| by.keys().copied()).collect()
     }
 
     /// The balancers that retain this upstream without a key.
-    pub(super) fn retaining_one(&self, service: &ServiceId, id: &UpstreamId) -> BTreeSet<&'a Node> {
+    pub(super) fn nodes_retaining_upstream(&self, service: &ServiceId, id: &UpstreamId) -> BTreeSet<&'a Node> {
         let name = service.to_string();
         self.retained.get(&(name.as_str(), id.as_str())).into_iter().flat_map(|by| by.keys().copied()).collect()
     }
 
     /// The service at each balancer that answers about services.
-    pub(super) fn served(&self, service: &ServiceId) -> impl Iterator<Item = (&'a Node, &'a Service)> {
+    pub(super) fn list_served(&self, service: &ServiceId) -> impl Iterator<Item = (&'a Node, &'a Service)> {
         let name = service.to_string();
         let served = self.served.get(name.as_str());
         served.into_iter().flatten().map(|(node, service)| (*node, *service)).collect::<Vec<_>>().into_iter()
@@ -64,16 +64,16 @@ impl<'a> Scene<'a> {
 }
 
 /// What the balancers' verdicts say.
-pub(super) fn findings(scene: &Scene) -> Vec<Finding> {
-    let mut findings = retained(scene);
+pub(super) fn lint_answers(scene: &LintInput) -> Vec<Finding> {
+    let mut findings = lint_retained(scene);
     for id in scene.store.topology.services().keys() {
-        findings.extend(unserved(scene, id));
+        findings.extend(lint_unserved(scene, id));
     }
     findings
 }
 
 /// Upstreams that are served although their keys are gone.
-fn retained(scene: &Scene) -> Vec<Finding> {
+fn lint_retained(scene: &LintInput) -> Vec<Finding> {
     let mut findings = Vec::new();
     for ((service, id), by) in &scene.retained {
         let each = by.iter().map(|(node, it)| match &it.held_since {
@@ -88,13 +88,13 @@ fn retained(scene: &Scene) -> Vec<Finding> {
             "see its announcer's log and lease; it goes when HAProxy's check fails; if it is meant to be gone: discoverctl \
              accept-store"
         };
-        let key = key_of(service, id).unwrap_or_else(|| format!("{service}/{id}"));
-        findings.push(Finding::new(key, "held", what, todo).because(Cause::Held));
+        let key = upstream_key(service, id).unwrap_or_else(|| format!("{service}/{id}"));
+        findings.push(Finding::new(key, "held", what, todo).with_cause(Cause::Retained));
     }
     findings
 }
 
-fn key_of(service: &str, id: &str) -> Option<String> {
+fn upstream_key(service: &str, id: &str) -> Option<String> {
     let (kind, name) = service.split_once('-')?;
     let kind = if kind == "http" { discovery::Kind::Http } else { discovery::Kind::Tcp };
     let key: Key = record_key(&ServiceId { kind, name: name.parse().ok()? }, &id.parse().ok()?).parse().ok()?;
@@ -105,13 +105,13 @@ fn key_of(service: &str, id: &str) -> Option<String> {
 /// and `verify`'s to tell; a balancer that is behind or out of sync is a finding of its own, or none for long.
 fn is_odd(cause: &Cause) -> bool {
     use Cause::{Behind, Check, HaproxySilent, OutOfSync, Pending};
-    !cause.is_asked_for() && !matches!(cause, Check | HaproxySilent | OutOfSync | Pending | Behind)
+    !cause.is_intended() && !matches!(cause, Check | HaproxySilent | OutOfSync | Pending | Behind)
 }
 
 /// Services of which no upstream gets requests at a balancer. A balancer that can't say is none.
-fn unserved(scene: &Scene, id: &ServiceId) -> Vec<Finding> {
+fn lint_unserved(scene: &LintInput, id: &ServiceId) -> Vec<Finding> {
     let mut by_cause: BTreeMap<Cause, (String, BTreeSet<&Node>)> = BTreeMap::new();
-    for node in scene.answering() {
+    for node in scene.answering_nodes() {
         let name = node.to_string();
         let there: Vec<_> = scene.rows_of(id).iter().filter_map(|row| row.balancers.get(&name)).collect();
         let is_unserved = !there.is_empty() && there.iter().all(|it| it.balanced == Some(false));
@@ -122,8 +122,9 @@ fn unserved(scene: &Scene, id: &ServiceId) -> Vec<Finding> {
         }
     }
     let finding = |(cause, (words, nodes)): (Cause, (String, BTreeSet<&Node>))| {
-        let what = format!("no upstream gets requests at {}: {words}", names(&nodes));
-        Finding::new(id.folder(), "no_requests", what, format!("discoverctl explain {}", id.name)).because(cause)
+        let what = format!("no upstream gets requests at {}: {words}", join_names(&nodes));
+        Finding::new(id.folder_path(), "no_requests", what, format!("discoverctl explain {}", id.name))
+            .with_cause(cause)
     };
     by_cause.into_iter().map(finding).collect()
 }

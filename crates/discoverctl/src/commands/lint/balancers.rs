@@ -4,21 +4,21 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use discovery::Node;
 
-use super::asked::names;
-use super::{Finding, Scene};
+use super::asked::join_names;
+use super::{Finding, LintInput};
 
 /// `known` are the findings in the store itself: a balancer that refuses what can't be read is no news.
-pub(super) fn findings(scene: &Scene, known: &[Finding]) -> Vec<Finding> {
-    let mut findings = own(scene);
-    findings.extend(quarantined(scene, known));
-    findings.extend(holders(scene));
+pub(super) fn lint_balancers(scene: &LintInput, known: &[Finding]) -> Vec<Finding> {
+    let mut findings = lint_balancer_keys(scene);
+    findings.extend(lint_quarantined(scene, known));
+    findings.extend(lint_disputed_claims(scene));
     findings
 }
 
 /// What a balancer's key says of itself.
-fn own(scene: &Scene) -> Vec<Finding> {
+fn lint_balancer_keys(scene: &LintInput) -> Vec<Finding> {
     let mut findings = Vec::new();
-    for (node, said) in scene.store.balancers.nodes() {
+    for (node, said) in scene.store.balancers.records_by_node() {
         let key = format!("balancers/{node}");
         let Some(said) = said else {
             let todo = "see which program writes it; nothing that waits for balancers ends while it stands";
@@ -43,9 +43,9 @@ fn own(scene: &Scene) -> Vec<Finding> {
 }
 
 /// By key and reason, who refuses it: what stands below `balancers/`, and the API, which has it whole.
-fn quarantined(scene: &Scene, known: &[Finding]) -> Vec<Finding> {
+fn lint_quarantined(scene: &LintInput, known: &[Finding]) -> Vec<Finding> {
     let mut by_node: BTreeMap<&Node, BTreeMap<&str, &str>> = BTreeMap::new();
-    for (node, said) in scene.store.balancers.nodes() {
+    for (node, said) in scene.store.balancers.records_by_node() {
         // One that says nothing agrees with nobody; a list that is cut doesn't tell what is followed.
         let Some(said) = said.filter(|said| !said.more.contains("quarantined")) else { continue };
         let keys = said.quarantined.iter();
@@ -68,12 +68,12 @@ fn quarantined(scene: &Scene, known: &[Finding]) -> Vec<Finding> {
         let is_known =
             known.iter().any(|finding| finding.key == key && ["unreadable", "unfollowed_key"].contains(&finding.kind));
         for (reason, nodes) in reasons.iter().filter(|_| !is_known) {
-            let what = format!("{} on {}", reason, names(nodes));
+            let what = format!("{} on {}", reason, join_names(nodes));
             findings.push(Finding::new(key, "quarantined", what, "mend the value, or delete the key"));
         }
         if refusing != everybody {
             let others: BTreeSet<&Node> = everybody.difference(&refusing).copied().collect();
-            let what = format!("refused on {}, followed on {}", names(&refusing), names(&others));
+            let what = format!("refused on {}, followed on {}", join_names(&refusing), join_names(&others));
             let todo = "their options or versions differ, or one is behind: look again, then compare them";
             findings.push(Finding::new(key, "disagreement", what, todo));
         }
@@ -82,7 +82,7 @@ fn quarantined(scene: &Scene, known: &[Finding]) -> Vec<Finding> {
 }
 
 /// Claims that different services hold on different balancers: who was there first there, holds it there.
-fn holders(scene: &Scene) -> Vec<Finding> {
+fn lint_disputed_claims(scene: &LintInput) -> Vec<Finding> {
     let mut by_claim: BTreeMap<String, BTreeMap<String, BTreeSet<&Node>>> = BTreeMap::new();
     for (node, answer) in scene.services.iter().filter_map(|(node, it)| Some((node, it.as_ref().ok()?))) {
         for service in &answer.services {
@@ -95,7 +95,7 @@ fn holders(scene: &Scene) -> Vec<Finding> {
     }
     let disputed = by_claim.into_iter().filter(|(_, holders)| holders.len() > 1);
     let finding = |(claim, holders): (String, BTreeMap<String, BTreeSet<&Node>>)| {
-        let each: Vec<String> = holders.iter().map(|(id, nodes)| format!("{id} on {}", names(nodes))).collect();
+        let each: Vec<String> = holders.iter().map(|(id, nodes)| format!("{id} on {}", join_names(nodes))).collect();
         let what = format!("{claim} is served by {}", each.join(", "));
         Finding::new("balancers/", "disagreement", what, "take the claim out of all but one of them")
     };

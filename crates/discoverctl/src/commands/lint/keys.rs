@@ -2,39 +2,42 @@
 
 use std::collections::BTreeSet;
 
-use discovery::{Balancer, Entry, Key, Kind, Layout, Oddity, Service, ServiceId, SettingName, Unknown, UpstreamId};
+use discovery::{
+    BalancerRecord, Entry, Key, KeyError, Kind, Layout, Service, ServiceId, SettingName, UnknownFields, UpstreamId,
+};
 
-use super::asked::names;
-use super::{Finding, Scene};
+use super::asked::join_names;
+use super::{Finding, LintInput};
 
-pub(super) fn findings(scene: &Scene) -> Vec<Finding> {
+pub(super) fn lint_keys(scene: &LintInput) -> Vec<Finding> {
     let store = scene.store;
     let mut findings = Vec::new();
-    for (key, oddity) in store.topology.odd() {
+    for (key, oddity) in store.topology.ignored_keys() {
         let (kind, todo) = match oddity {
-            Oddity::Unfollowed(_) => {
+            KeyError::Malformed(_) => {
                 ("unfollowed_key", "write it again under a key that is followed, and delete this one")
             }
-            Oddity::Unknown | Oddity::Name(_) => {
+            KeyError::Unknown | KeyError::BadName(_) => {
                 ("unknown_key", "delete it, or put it where it was meant: docs/keys.md lists the keys")
             }
         };
         findings.push(Finding::new(key, kind, oddity.to_string(), todo));
     }
     for (id, service) in store.topology.services() {
-        of_values(service, &mut findings);
-        findings.extend(stray_overrides(scene, id, service));
-        of_layouts(service, &mut findings);
+        lint_values(service, &mut findings);
+        findings.extend(lint_stray_overrides(scene, id, service));
+        lint_layouts(service, &mut findings);
     }
     if let Some(entry) = store.topology.accept_store() {
-        let retaining = store.balancers.nodes().filter(|(_, said)| said.is_some_and(Balancer::retains_anything));
+        let retaining =
+            store.balancers.records_by_node().filter(|(_, said)| said.is_some_and(BalancerRecord::retains_anything));
         let retaining: BTreeSet<_> = retaining.map(|(node, _)| node).collect();
         let what = if retaining.is_empty() {
             "left over: no balancer retains what the store lacks".to_owned()
         } else {
-            format!("{} still retains what the store lacks", names(&retaining))
+            format!("{} still retains what the store lacks", join_names(&retaining))
         };
-        findings.push(Finding::at(
+        findings.push(Finding::at_entry(
             entry,
             "accept_store_left",
             what,
@@ -44,20 +47,20 @@ pub(super) fn findings(scene: &Scene) -> Vec<Finding> {
     findings
 }
 
-fn of_values(service: &Service, findings: &mut Vec<Finding>) {
+fn lint_values(service: &Service, findings: &mut Vec<Finding>) {
     for (_, field) in service.settings() {
-        findings.extend(field.value.as_ref().err().map(|refusal| unread(&field.entry, refusal)));
-        findings.extend(field.unread.as_ref().map(|words| unread(&field.entry, words)));
+        findings.extend(field.value.as_ref().err().map(|refusal| unreadable_finding(&field.entry, refusal)));
+        findings.extend(field.refused_words.as_ref().map(|words| unreadable_finding(&field.entry, words)));
     }
     for (_, field) in service.upstreams() {
         let entry = &field.entry;
         match &field.value {
-            Err(refusal) => findings.push(unread(entry, refusal)),
+            Err(refusal) => findings.push(unreadable_finding(entry, refusal)),
             Ok(record) => {
-                findings.extend(unknown_fields(entry, &record.unknown));
+                findings.extend(lint_unknown_fields(entry, &record.unknown));
                 if entry.lease == 0 && !record.permanent {
                     let todo = "announce it with announcer, or write \"permanent\":true into it";
-                    findings.push(Finding::at(
+                    findings.push(Finding::at_entry(
                         entry,
                         "no_lease",
                         "a record without a lease never goes by itself",
@@ -70,11 +73,11 @@ fn of_values(service: &Service, findings: &mut Vec<Finding>) {
     for (_, field) in service.overrides() {
         let entry = &field.entry;
         match &field.value {
-            Err(refusal) => findings.push(unread(entry, refusal)),
+            Err(refusal) => findings.push(unreadable_finding(entry, refusal)),
             Ok(it) => {
-                findings.extend(unknown_fields(entry, &it.unknown));
+                findings.extend(lint_unknown_fields(entry, &it.unknown));
                 if it.state.is_none() && it.weight.is_none() {
-                    findings.push(Finding::at(entry, "empty_override", "it imposes nothing", "delete it"));
+                    findings.push(Finding::at_entry(entry, "empty_override", "it imposes nothing", "delete it"));
                 }
             }
         }
@@ -82,49 +85,50 @@ fn of_values(service: &Service, findings: &mut Vec<Finding>) {
 }
 
 /// Overrides of upstreams that have no record.
-fn stray_overrides(scene: &Scene, service_id: &ServiceId, service: &Service) -> Vec<Finding> {
+fn lint_stray_overrides(scene: &LintInput, service_id: &ServiceId, service: &Service) -> Vec<Finding> {
     let stray = service.overrides().filter(|(id, _)| service.upstream(id).is_none());
     let finding = |(id, entry): (&UpstreamId, &Entry)| {
-        let retaining = scene.retaining_one(service_id, id);
+        let retaining = scene.nodes_retaining_upstream(service_id, id);
         let (what, todo) = if retaining.is_empty() {
             (format!("there is no record of upstream {id}"), "delete it, unless that upstream is to come back so")
         } else {
-            let what = format!("upstream {id} has no record; {} retains it, and this counts there", names(&retaining));
+            let what =
+                format!("upstream {id} has no record; {} retains it, and this counts there", join_names(&retaining));
             (what, "leave it until the upstream is announced again or gone")
         };
-        Finding::at(entry, "override_without_upstream", what, todo)
+        Finding::at_entry(entry, "override_without_upstream", what, todo)
     };
     stray.map(|(id, field)| finding((id, &field.entry))).collect()
 }
 
-fn unread(entry: &Entry, refusal: &impl ToString) -> Finding {
+fn unreadable_finding(entry: &Entry, refusal: &impl ToString) -> Finding {
     let todo = "write it again, or delete it: docs/keys.md says what may stand there";
-    Finding::at(entry, "unreadable", refusal.to_string(), todo)
+    Finding::at_entry(entry, "unreadable", refusal.to_string(), todo)
 }
 
-fn unknown_fields(entry: &Entry, unknown: &Unknown) -> Option<Finding> {
+fn lint_unknown_fields(entry: &Entry, unknown: &UnknownFields) -> Option<Finding> {
     let names: Vec<String> = unknown.keys().map(|name| discovery::Excerpt::new(name).to_string()).collect();
     let what = || format!("fields that mean nothing: {}", names.join(", "));
-    (!names.is_empty()).then(|| Finding::at(entry, "unknown_field", what(), "take them out; nobody reads them"))
+    (!names.is_empty()).then(|| Finding::at_entry(entry, "unknown_field", what(), "take them out; nobody reads them"))
 }
 
 /// The ancestor's layout, where the current one says the same thing and counts.
-fn of_layouts(service: &Service, findings: &mut Vec<Finding>) {
+fn lint_layouts(service: &Service, findings: &mut Vec<Finding>) {
     let counts = |key: &Key| service.entries().any(|other| other.key == key.to_string());
     for entry in service.entries() {
         let current = match entry.key.parse::<Key>() {
-            Ok(Key::Setting { service, layout: Layout::Ancestor, name }) => Key::setting(&service, name),
-            Ok(Key::Upstream { service, layout: Layout::Ancestor, id }) => Key::upstream(&service, &id),
+            Ok(Key::Setting { service, layout: Layout::Legacy, name }) => Key::for_setting(&service, name),
+            Ok(Key::Upstream { service, layout: Layout::Legacy, id }) => Key::for_upstream(&service, &id),
             _ => continue,
         };
         if counts(&current) {
             let what = format!("{current} stands too, and counts");
-            findings.push(Finding::at(entry, "old_layout", what, "delete it, once no old tool writes it"));
+            findings.push(Finding::at_entry(entry, "old_layout", what, "delete it, once no old tool writes it"));
         }
     }
     let (sslpass, tls) = (service.setting(SettingName::Sslpass), service.setting(SettingName::Tls));
     if let (Some(sslpass), Some(tls), Kind::Http) = (sslpass, tls, service.kind()) {
         let what = format!("{} beats it", tls.entry.key);
-        findings.push(Finding::at(&sslpass.entry, "old_layout", what, "delete it"));
+        findings.push(Finding::at_entry(&sslpass.entry, "old_layout", what, "delete it"));
     }
 }

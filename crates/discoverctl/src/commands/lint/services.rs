@@ -2,70 +2,70 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use discovery::{Claim, Kind, Service, ServiceId, Setting, SettingName, UpstreamAddress, claims};
+use discovery::{Claim, Kind, Service, ServiceId, Setting, SettingName, UpstreamAddress, collect_claims};
 
-use super::asked::names;
-use super::{Finding, Scene};
-use crate::verdict::is_named;
+use super::asked::join_names;
+use super::{Finding, LintInput};
+use crate::verdict::has_claim_key;
 
-pub(super) fn findings(scene: &Scene) -> Vec<Finding> {
+pub(super) fn lint_services(scene: &LintInput) -> Vec<Finding> {
     let mut findings = Vec::new();
     let mut claimants: BTreeMap<(Kind, Claim), Vec<&ServiceId>> = BTreeMap::new();
     for (id, service) in scene.store.topology.services() {
-        findings.extend(nameless(scene, id, service));
-        findings.extend(without_record(scene, id, service));
-        findings.extend(empty_colors(scene, id, service));
-        findings.extend(doubles(service));
+        findings.extend(lint_nameless(scene, id, service));
+        findings.extend(lint_without_record(scene, id, service));
+        findings.extend(lint_empty_colors(scene, id, service));
+        findings.extend(lint_double_addresses(service));
         let settings: Vec<&Setting> = service.settings().filter_map(|(_, field)| field.value.as_ref().ok()).collect();
-        for claim in claims(settings) {
+        for claim in collect_claims(settings) {
             claimants.entry((id.kind, claim)).or_default().push(id);
         }
     }
     let contested = claimants.iter().filter(|(_, ids)| ids.len() > 1);
-    findings.extend(contested.flat_map(|((_, claim), ids)| rivals(scene, claim, ids)));
+    findings.extend(contested.flat_map(|((_, claim), ids)| lint_rivals(scene, claim, ids)));
     findings
 }
 
 /// No key says what the service answers for.
-fn nameless(scene: &Scene, id: &ServiceId, service: &Service) -> Option<Finding> {
-    if id.is_default() || is_named(service) {
+fn lint_nameless(scene: &LintInput, id: &ServiceId, service: &Service) -> Option<Finding> {
+    if id.is_default() || has_claim_key(service) {
         return None;
     }
     let key = if id.kind == Kind::Http { "domain" } else { "ports" };
-    let named = scene.served(id).filter(|(_, it)| !it.claims().is_empty());
+    let named = scene.list_served(id).filter(|(_, it)| !it.list_claims().is_empty());
     let named: BTreeSet<_> = named.map(|(node, _)| node).collect();
     let gets_requests =
         scene.rows_of(id).iter().flat_map(|row| row.balancers.values()).any(|it| it.balanced == Some(true));
     let what = match (named.is_empty(), gets_requests) {
-        (false, _) => format!("no {key} in the store; {} retains what it was", names(&named)),
+        (false, _) => format!("no {key} in the store; {} retains what it was", join_names(&named)),
         // ACME's challenges do, or those of an operator's own frontend.
         (true, true) => return None,
-        (true, false) if scene.served(id).next().is_none() => format!("no {key}"),
+        (true, false) if scene.list_served(id).next().is_none() => format!("no {key}"),
         (true, false) => format!("no {key}: no request finds it"),
     };
-    Some(Finding::new(id.folder(), "no_domain", what, format!("discoverctl set {} {key} VALUE", id.name)))
+    Some(Finding::new(id.folder_path(), "no_domain", what, format!("discoverctl set {} {key} VALUE", id.name)))
 }
 
 /// The service has no record of an upstream. A balancer may retain some all the same.
-fn without_record(scene: &Scene, id: &ServiceId, service: &Service) -> Option<Finding> {
+fn lint_without_record(scene: &LintInput, id: &ServiceId, service: &Service) -> Option<Finding> {
     if service.upstreams().next().is_some() {
         return None;
     }
-    let retaining = scene.retaining(id);
+    let retaining = scene.nodes_retaining_service(id);
     let (what, todo) = if !retaining.is_empty() {
-        let what = format!("no upstream's record; {} retains upstreams and serves them", names(&retaining));
+        let what = format!("no upstream's record; {} retains upstreams and serves them", join_names(&retaining));
         (what, "start an announcer")
-    } else if let Some(unknown) = scene.unknown() {
+    } else if let Some(unknown) = scene.unknown_reason() {
         let what = format!("no upstream's record; a balancer may retain upstreams, and {unknown}");
         (what, "start an announcer; delete the service only once every balancer says that it retains none")
     } else {
         ("no upstream: its clients get 503".to_owned(), "start an announcer, or discoverctl delete it")
     };
-    Some(Finding::new(id.folder(), "no_upstream", what, todo))
+    Some(Finding::new(id.folder_path(), "no_upstream", what, todo))
 }
 
 /// Active colors that no upstream has.
-fn empty_colors(scene: &Scene, id: &ServiceId, service: &Service) -> Option<Finding> {
+fn lint_empty_colors(scene: &LintInput, id: &ServiceId, service: &Service) -> Option<Finding> {
     let field = service.setting(SettingName::Active)?;
     let Ok(Setting::Active(active)) = &field.value else { return None };
     let records = service.upstreams().filter_map(|(_, field)| field.value.as_ref().ok());
@@ -78,11 +78,11 @@ fn empty_colors(scene: &Scene, id: &ServiceId, service: &Service) -> Option<Find
         active.iter().map(|(color, _)| color.to_string()).filter(|color| !colors.contains(color)).collect();
     let what = || format!("no upstream has the color {}", empty.join(", "));
     let todo = "start upstreams of that color, or discoverctl color SVC another";
-    (!empty.is_empty()).then(|| Finding::at(&field.entry, "color_without_upstream", what(), todo))
+    (!empty.is_empty()).then(|| Finding::at_entry(&field.entry, "color_without_upstream", what(), todo))
 }
 
 /// Records of one service with one address.
-fn doubles(service: &Service) -> Vec<Finding> {
+fn lint_double_addresses(service: &Service) -> Vec<Finding> {
     let mut by_address: BTreeMap<&UpstreamAddress, Vec<&discovery::Entry>> = BTreeMap::new();
     for (_, field) in service.upstreams() {
         if let Ok(record) = &field.value {
@@ -94,22 +94,27 @@ fn doubles(service: &Service) -> Vec<Finding> {
         let Some((first, others)) = entries.split_first() else { continue };
         let what = format!("{address} is that of {} too", first.key);
         findings.extend(others.iter().map(|entry| {
-            Finding::at(entry, "double_address", what.clone(), "deregister one of them; two announcers may be running")
+            Finding::at_entry(
+                entry,
+                "double_address",
+                what.clone(),
+                "deregister one of them; two announcers may be running",
+            )
         }));
     }
     findings
 }
 
 /// Claims that several services make. Only a balancer knows which of them has it.
-fn rivals(scene: &Scene, claim: &Claim, ids: &[&ServiceId]) -> Vec<Finding> {
-    let owners = owners(scene, claim);
+fn lint_rivals(scene: &LintInput, claim: &Claim, ids: &[&ServiceId]) -> Vec<Finding> {
+    let owners = describe_owners(scene, claim);
     let finding = |id: &&ServiceId| {
         let others: Vec<String> = ids.iter().filter(|other| *other != id).map(ToString::to_string).collect();
         let key = match claim {
             Claim::Route(..) => SettingName::Domain,
             Claim::Port(_) => SettingName::Ports,
         };
-        let key = format!("{}{key}", id.folder());
+        let key = format!("{}{key}", id.folder_path());
         let what = format!("{claim} is named by {} too; {owners}", others.join(", "));
         Finding::new(key, "rival_claim", what, "take it out of one of them")
     };
@@ -117,17 +122,17 @@ fn rivals(scene: &Scene, claim: &Claim, ids: &[&ServiceId]) -> Vec<Finding> {
 }
 
 /// Which service has a claim at which balancer.
-fn owners(scene: &Scene, claim: &Claim) -> String {
+fn describe_owners(scene: &LintInput, claim: &Claim) -> String {
     let mut by_owner: BTreeMap<&str, BTreeSet<_>> = BTreeMap::new();
     let answers = scene.services.iter().filter_map(|(node, it)| Some((node, it.as_ref().ok()?)));
     for (node, service) in answers.flat_map(|(node, it)| it.services.iter().map(move |service| (node, service))) {
-        if service.has(claim) {
+        if service.has_claim(claim) {
             by_owner.entry(&service.id).or_default().insert(node);
         }
     }
     if by_owner.is_empty() {
         return "which of them has it, no balancer says".into();
     }
-    let each = by_owner.iter().map(|(id, nodes)| format!("{id} has it at {}", names(nodes)));
+    let each = by_owner.iter().map(|(id, nodes)| format!("{id} has it at {}", join_names(nodes)));
     each.collect::<Vec<_>>().join(", ")
 }

@@ -19,10 +19,10 @@ fn linted(
     let (quarantine, upstreams) = (answers(quarantine), answers(upstreams));
     let store = store(keys);
     let (certificates, now) = (Answers::new(), SystemTime::UNIX_EPOCH);
-    let asked = Asked { status, services, quarantine, upstreams, certificates, now };
-    let scene = Scene::of(&store, &asked);
+    let asked = BalancerAnswers { status, services, quarantine, upstreams, certificates, now };
+    let scene = LintInput::new(&store, &asked);
     let line = |Finding { key, kind, what, .. }: &Finding| format!("{key} [{kind}] {what}\n");
-    scene.findings().iter().map(line).collect()
+    scene.find_all().iter().map(line).collect()
 }
 
 #[test]

@@ -12,11 +12,11 @@ use serde::Deserialize;
 use crate::error::Error;
 
 /// The daemon answers from memory.
-const REQUEST: Duration = Duration::from_secs(5);
+const REQUEST_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// `ID[:PORT]` as it was typed.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Container {
+pub(crate) struct ContainerArg {
     /// Its name, or its id or the beginning of that.
     name: UpstreamId,
     /// The port that it listens on.
@@ -25,7 +25,7 @@ pub(crate) struct Container {
 
 /// The address by which balancers are to reach the container.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) enum Reach {
+pub(crate) enum AddressSource {
     /// One of this host's, at the published port.
     Host(HostAddresses),
     /// The container's own, in this network.
@@ -43,9 +43,9 @@ pub(crate) struct HostAddresses {
     pub(crate) v6: Option<Ipv6Addr>,
 }
 
-impl Container {
+impl ContainerArg {
     /// With the port from an option of its own. An error if both say one.
-    pub(crate) fn at_port(mut self, port: Option<NonZeroU16>) -> Result<Self, Error> {
+    pub(crate) fn with_port(mut self, port: Option<NonZeroU16>) -> Result<Self, Error> {
         if let Some(port) = port {
             if self.port.is_some() {
                 return Err(Error::Usage(format!("the port twice: --container {} and --port {port}", self.name)));
@@ -56,7 +56,7 @@ impl Container {
     }
 }
 
-impl FromStr for Container {
+impl FromStr for ContainerArg {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
@@ -75,7 +75,7 @@ impl FromStr for Container {
 
 /// What was found.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Found {
+pub(crate) struct Listener {
     /// The container's name.
     pub(crate) id: UpstreamId,
     /// Where it listens.
@@ -145,24 +145,29 @@ struct Network {
 
 impl Docker {
     /// The API at `unix:///var/run/docker.sock`; a daemon across the network would be asked without TLS.
-    pub(crate) fn at(place: &str) -> Result<Self, Error> {
+    pub(crate) fn new(place: &str) -> Result<Self, Error> {
         let path = place.strip_prefix("unix://").filter(|path| path.starts_with('/'));
         let path = path.ok_or_else(|| Error::Usage(format!("--docker {place}: unix:///PATH is what can be asked")))?;
         let _ = rustls::crypto::ring::default_provider().install_default();
-        let client = reqwest::Client::builder().unix_socket(path).timeout(REQUEST).no_proxy();
+        let client = reqwest::Client::builder().unix_socket(path).timeout(REQUEST_TIMEOUT).no_proxy();
         let client = client.tls_certs_only([]).build();
         let http = client.map_err(|error| Error::Failed(format!("Docker's API: {error}")))?;
         Ok(Self { http, place: place.to_owned() })
     }
 
     /// The address by which balancers reach the container.
-    pub(crate) async fn find(&self, container: &Container, reach: &Reach) -> Result<Found, Error> {
+    pub(crate) async fn find_listener(
+        &self,
+        container: &ContainerArg,
+        reach: &AddressSource,
+    ) -> Result<Listener, Error> {
         let place = &self.place;
-        let failed = |error: reqwest::Error| Error::Refused(format!("Docker's API at {place}: {}", innermost(&error)));
+        let failed =
+            |error: reqwest::Error| Error::Refused(format!("Docker's API at {place}: {}", innermost_cause(&error)));
         let response = self.http.get(format!("http://docker/containers/{}/json", container.name)).send().await;
         let response = response.map_err(failed)?;
         match response.status().as_u16() {
-            200 => found(&response.json().await.map_err(failed)?, container, reach),
+            200 => locate_listener(&response.json().await.map_err(failed)?, container, reach),
             404 => Err(Error::Refused(format!("Docker knows no container {}", container.name))),
             code => Err(Error::Refused(format!("Docker's API at {place} answers {code} for {}", container.name))),
         }
@@ -170,46 +175,49 @@ impl Docker {
 }
 
 /// Finds the address in all that the API says.
-fn found(inspected: &Inspected, container: &Container, reach: &Reach) -> Result<Found, Error> {
+fn locate_listener(inspected: &Inspected, container: &ContainerArg, reach: &AddressSource) -> Result<Listener, Error> {
     let name = inspected.name.trim_start_matches('/');
     let refused = |words: String| Error::Refused(format!("container {name}: {words}"));
     if !inspected.state.running {
         return Err(refused(format!("is {}, not running", inspected.state.status)));
     }
     let address = match reach {
-        Reach::Own(network) => inspected.own_address(container, network),
-        Reach::Host(host) if inspected.host_config.network_mode == "host" => inspected.address_of_host(container, host),
-        Reach::Host(host) => inspected.published_address(container, host),
+        AddressSource::Own(network) => inspected.own_address(container, network),
+        AddressSource::Host(host) if inspected.host_config.network_mode == "host" => {
+            inspected.host_address(container, host)
+        }
+        AddressSource::Host(host) => inspected.published_address(container, host),
     };
     let id = name.parse().map_err(|refusal: discovery::Refusal| refused(refusal.to_string()))?;
     let address = address.map_err(refused)?.try_into();
-    Ok(Found { id, address: address.map_err(|refusal: discovery::Refusal| refused(refusal.to_string()))? })
+    Ok(Listener { id, address: address.map_err(|refusal: discovery::Refusal| refused(refusal.to_string()))? })
 }
 
 impl Inspected {
     /// The port that the container listens on: the one that was typed, else the only one that its image exposes.
-    fn exposed_port(&self, container: &Container) -> Result<u16, String> {
+    fn exposed_port(&self, container: &ContainerArg) -> Result<u16, String> {
         let exposed = self.config.exposed_ports.iter().flatten();
         let exposed: Vec<u16> = exposed.filter_map(|(port, _)| tcp_port(port)).collect();
         match (container.port, exposed.as_slice()) {
             (Some(port), _) => Ok(port),
             (None, [port]) => Ok(*port),
             (None, []) => Err("exposes no port; say which with --port".into()),
-            (None, several) => Err(format!("exposes the ports {}; say which with --port", list(several))),
+            (None, several) => Err(format!("exposes the ports {}; say which with --port", join_list(several))),
         }
     }
 
     /// With `--network host` the app listens on the host itself.
-    fn address_of_host(&self, container: &Container, host: &HostAddresses) -> Result<SocketAddr, String> {
+    fn host_address(&self, container: &ContainerArg, host: &HostAddresses) -> Result<SocketAddr, String> {
         let port = self.exposed_port(container)?;
         let ip = host.given.or(host.v4.map(IpAddr::V4)).or(host.v6.map(IpAddr::V6));
         Ok(SocketAddr::new(ip.ok_or_else(no_host_address)?, port))
     }
 
     /// The container's own address in a network, which balancers have to be in, too.
-    fn own_address(&self, container: &Container, network: &str) -> Result<SocketAddr, String> {
+    fn own_address(&self, container: &ContainerArg, network: &str) -> Result<SocketAddr, String> {
         let networks = self.network_settings.networks.iter().flatten();
-        let addresses: Vec<(&String, IpAddr)> = networks.filter_map(|(name, it)| Some((name, it.address()?))).collect();
+        let addresses: Vec<(&String, IpAddr)> =
+            networks.filter_map(|(name, it)| Some((name, it.parse_address()?))).collect();
         match addresses.iter().find(|(name, _)| *name == network) {
             Some((_, address)) => Ok(SocketAddr::new(*address, self.exposed_port(container)?)),
             None if addresses.is_empty() => Err("has no address of its own; leave --container-network out".into()),
@@ -221,11 +229,11 @@ impl Inspected {
     }
 
     /// Where `docker run -p` has the container's port on this host.
-    fn published_address(&self, container: &Container, host: &HostAddresses) -> Result<SocketAddr, String> {
+    fn published_address(&self, container: &ContainerArg, host: &HostAddresses) -> Result<SocketAddr, String> {
         let ports = self.network_settings.ports.iter().flatten();
         let published: Vec<(u16, Vec<SocketAddr>)> = ports
             .filter_map(|(port, bindings)| {
-                Some((tcp_port(port)?, bindings.iter().flatten().filter_map(Binding::socket).collect()))
+                Some((tcp_port(port)?, bindings.iter().flatten().filter_map(Binding::to_socket).collect()))
             })
             .filter(|(_, bindings): &(u16, Vec<SocketAddr>)| !bindings.is_empty())
             .collect();
@@ -243,21 +251,21 @@ impl Inspected {
                 ));
             }
             (None, [one]) => one,
-            (None, _) => return Err(format!("publishes the ports {}; say which with --port", list(&ports))),
+            (None, _) => return Err(format!("publishes the ports {}; say which with --port", join_list(&ports))),
             (Some(port), _) => inside(port)
                 .or_else(|| outside(port))
-                .ok_or_else(|| format!("doesn't publish port {port}, but {}", list(&ports)))?,
+                .ok_or_else(|| format!("doesn't publish port {port}, but {}", join_list(&ports)))?,
         };
         let reachable: Vec<&SocketAddr> = bindings.iter().filter(|it| !it.ip().is_loopback()).collect();
         if reachable.is_empty() {
-            let (at, outside) = (list(bindings), bindings.first().map_or(*port, SocketAddr::port));
+            let (at, outside) = (join_list(bindings), bindings.first().map_or(*port, SocketAddr::port));
             return Err(format!(
                 "publishes port {port} at {at} only, which no balancer on another host reaches: publish it with \
                  `--publish {outside}:{port}`"
             ));
         }
-        host.reach(&reachable).ok_or_else(|| match host.given {
-            Some(given) => format!("publishes port {port} at {}, not at {given}", list(&reachable)),
+        host.choose_address(&reachable).ok_or_else(|| match host.given {
+            Some(given) => format!("publishes port {port} at {}, not at {given}", join_list(&reachable)),
             None => no_host_address(),
         })
     }
@@ -266,7 +274,7 @@ impl Inspected {
 impl HostAddresses {
     /// The address at which one of these bindings is reached: the one that was typed; the binding's own, if it has one;
     /// else this host's. IPv4 first.
-    fn reach(&self, bindings: &[&SocketAddr]) -> Option<SocketAddr> {
+    fn choose_address(&self, bindings: &[&SocketAddr]) -> Option<SocketAddr> {
         let mut bindings = bindings.to_vec();
         bindings.sort_by_key(|it| (it.is_ipv6(), it.ip().is_unspecified()));
         bindings.into_iter().find_map(|binding| {
@@ -289,7 +297,7 @@ impl HostAddresses {
 }
 
 impl Binding {
-    fn socket(&self) -> Option<SocketAddr> {
+    fn to_socket(&self) -> Option<SocketAddr> {
         // Docker before 20.10 says nothing for all of IPv4.
         let ip = if self.host_ip.is_empty() { Ok(Ipv4Addr::UNSPECIFIED.into()) } else { self.host_ip.parse() };
         Some(SocketAddr::new(ip.ok()?, self.host_port.parse().ok().filter(|port| *port > 0)?))
@@ -306,14 +314,14 @@ fn tcp_port(text: &str) -> Option<u16> {
     text.strip_suffix("/tcp")?.parse().ok()
 }
 
-fn list<T: ToString>(items: &[T]) -> String {
+fn join_list<T: ToString>(items: &[T]) -> String {
     items.iter().map(T::to_string).collect::<Vec<_>>().join(", ")
 }
 
 impl HostAddresses {
     /// The address that was typed, and the kernel's choices towards these places and by the default route. Connecting a
     /// UDP socket sends nothing.
-    pub(crate) async fn find(given: Option<IpAddr>, places: &[(String, u16)]) -> Self {
+    pub(crate) async fn find_addresses(given: Option<IpAddr>, places: &[(String, u16)]) -> Self {
         let mut found = Self { given, ..Self::default() };
         if given.is_some() {
             return found;
@@ -321,20 +329,20 @@ impl HostAddresses {
         for (host, port) in places {
             let Ok(addresses) = tokio::net::lookup_host((host.as_str(), *port)).await else { continue };
             for address in addresses {
-                found.note(own_address_towards(address));
+                found.keep_if_first(own_address_towards(address));
             }
         }
         // Two addresses of no host (RFC 5737, RFC 3849): what leads there is the default route.
         for elsewhere in
             [SocketAddr::from(([192, 0, 2, 1], 9)), (Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, 1), 9).into()]
         {
-            found.note(own_address_towards(elsewhere));
+            found.keep_if_first(own_address_towards(elsewhere));
         }
         found
     }
 
     /// Keeps the first address of each family that other hosts reach.
-    fn note(&mut self, ip: Option<IpAddr>) {
+    fn keep_if_first(&mut self, ip: Option<IpAddr>) {
         match ip.filter(|ip| !ip.is_loopback() && !ip.is_unspecified()) {
             Some(IpAddr::V4(v4)) if !v4.is_link_local() => _ = self.v4.get_or_insert(v4),
             Some(IpAddr::V6(v6)) if !v6.is_unicast_link_local() => _ = self.v6.get_or_insert(v6),
@@ -351,13 +359,13 @@ fn own_address_towards(there: SocketAddr) -> Option<IpAddr> {
 }
 
 impl Network {
-    fn address(&self) -> Option<IpAddr> {
+    fn parse_address(&self) -> Option<IpAddr> {
         self.address.parse().or_else(|_| self.address_v6.parse()).ok()
     }
 }
 
 /// The cause that says something.
-fn innermost(error: &reqwest::Error) -> String {
+fn innermost_cause(error: &reqwest::Error) -> String {
     let mut cause: &dyn std::error::Error = error;
     while let Some(next) = cause.source() {
         cause = next;
@@ -390,15 +398,15 @@ mod tests {
         HostAddresses { given: address.parse().ok(), ..host() }
     }
 
-    fn find(inspected: &Inspected, typed: &str, reach: &Reach) -> Result<String, String> {
-        let found = found(inspected, &typed.parse().unwrap(), reach);
+    fn find(inspected: &Inspected, typed: &str, reach: &AddressSource) -> Result<String, String> {
+        let found = locate_listener(inspected, &typed.parse().unwrap(), reach);
         found.map(|it| format!("{} {}", it.id, it.address)).map_err(|error| error.to_string())
     }
 
     #[test]
     fn a_published_port_is_at_the_hosts_address() {
         let one = |published: &str, typed: &str, host: HostAddresses| {
-            find(&inspected("bridge", BRIDGE, "{}", published), typed, &Reach::Host(host))
+            find(&inspected("bridge", BRIDGE, "{}", published), typed, &AddressSource::Host(host))
         };
         assert_eq!(one(PUBLISHED, "web-1", host()).unwrap(), "web-1 10.0.0.5:23151");
         assert_eq!(one(PUBLISHED, "web-1:8000", host()).unwrap(), "web-1 10.0.0.5:23151");
@@ -442,7 +450,7 @@ mod tests {
     #[test]
     fn in_the_hosts_network_it_is_at_the_hosts_address() {
         let one = |exposed: &str, typed: &str| {
-            find(&inspected("host", r#"{"host":{"IPAddress":""}}"#, exposed, "{}"), typed, &Reach::Host(host()))
+            find(&inspected("host", r#"{"host":{"IPAddress":""}}"#, exposed, "{}"), typed, &AddressSource::Host(host()))
         };
         assert_eq!(one("null", "web-1:81").unwrap(), "web-1 10.0.0.5:81");
         assert_eq!(one(r#"{"8000/tcp":{},"53/udp":{}}"#, "web-1").unwrap(), "web-1 10.0.0.5:8000");
@@ -453,7 +461,7 @@ mod tests {
     #[test]
     fn its_own_address_has_to_be_asked_for() {
         let own = |networks: &str, typed: &str, network: &str| {
-            find(&inspected("bridge", networks, "null", PUBLISHED), typed, &Reach::Own(network.into()))
+            find(&inspected("bridge", networks, "null", PUBLISHED), typed, &AddressSource::Own(network.into()))
         };
         assert_eq!(own(BRIDGE, "web-1:81", "bridge").unwrap(), "web-1 172.17.0.2:81");
         let two = r#"{"a":{"IPAddress":"10.0.0.2"},"b":{"IPAddress":"","GlobalIPv6Address":"fd01::2"}}"#;
@@ -464,20 +472,20 @@ mod tests {
             own(r#"{"host":{"IPAddress":""}}"#, "web-1:1", "host").unwrap_err().contains("has no address of its own")
         );
         let stopped = serde_json::from_str(r#"{"Name":"/w","State":{"Status":"exited"}}"#).unwrap();
-        assert!(find(&stopped, "w:1", &Reach::Own("a".into())).unwrap_err().contains("is exited"));
+        assert!(find(&stopped, "w:1", &AddressSource::Own("a".into())).unwrap_err().contains("is exited"));
     }
 
     #[test]
     fn a_port_is_said_once() {
-        let (port, container) = (NonZeroU16::new(80), "web-1".parse::<Container>().unwrap());
-        assert_eq!(container.clone().at_port(port).unwrap(), "web-1:80".parse().unwrap());
-        assert_eq!(container.clone().at_port(None).unwrap(), container);
-        assert!("web-1:80".parse::<Container>().unwrap().at_port(port).is_err());
+        let (port, container) = (NonZeroU16::new(80), "web-1".parse::<ContainerArg>().unwrap());
+        assert_eq!(container.clone().with_port(port).unwrap(), "web-1:80".parse().unwrap());
+        assert_eq!(container.clone().with_port(None).unwrap(), container);
+        assert!("web-1:80".parse::<ContainerArg>().unwrap().with_port(port).is_err());
     }
 
     #[test]
     fn nothing_that_is_typed_leads_to_another_request() {
-        assert!("web-1:0".parse::<Container>().is_err() && "web-1:x".parse::<Container>().is_err());
-        assert!("../info".parse::<Container>().is_err() && "a/b".parse::<Container>().is_err());
+        assert!("web-1:0".parse::<ContainerArg>().is_err() && "web-1:x".parse::<ContainerArg>().is_err());
+        assert!("../info".parse::<ContainerArg>().is_err() && "a/b".parse::<ContainerArg>().is_err());
     }
 }

@@ -9,16 +9,16 @@ use tokio::time::{Instant, sleep};
 use crate::store::Store;
 
 /// How often is looked whether somebody else wrote it, and a write is tried again that etcd didn't answer.
-const PACE: Duration = Duration::from_secs(1);
+const RETRY_INTERVAL: Duration = Duration::from_secs(1);
 
 /// `active`, as it was and as we wrote it.
-pub(super) struct Written {
+pub(super) struct ActiveKey {
     /// The key, relative to the prefix.
     pub(super) key: String,
     /// What stood there; None in the ancestor's layout too.
-    pub(super) was: Option<Entry>,
+    pub(super) before: Option<Entry>,
     /// When it was last written; 0 where it isn't there.
-    at: i64,
+    mod_revision: i64,
     /// What stands there.
     pub(super) value: Option<String>,
     /// The revision that balancers have to follow.
@@ -26,11 +26,11 @@ pub(super) struct Written {
 }
 
 /// What became of a write.
-pub(super) enum Wrote {
+pub(super) enum WriteOutcome {
     /// It stands.
     Done,
     /// Somebody else wrote the key, and theirs stands.
-    Overtaken,
+    Conflict,
     /// etcd didn't say in time, or refuses.
     Unknown {
         /// Why.
@@ -40,59 +40,64 @@ pub(super) enum Wrote {
     },
 }
 
-impl Written {
+impl ActiveKey {
     /// As it stands.
     pub(super) fn new(store: &Store, id: &ServiceId) -> Self {
-        let key = Key::setting(id, SettingName::Active).to_string();
-        let was = store.entry(&key).cloned();
+        let key = Key::for_setting(id, SettingName::Active).to_string();
+        let before = store.find_entry(&key).cloned();
         Self {
-            at: was.as_ref().map_or(0, |entry| entry.mod_revision),
-            value: was.as_ref().map(|entry| String::from_utf8_lossy(&entry.value).into_owned()),
+            mod_revision: before.as_ref().map_or(0, |entry| entry.mod_revision),
+            value: before.as_ref().map(|entry| String::from_utf8_lossy(&entry.value).into_owned()),
             // Not the store's own: balancers follow the keys of services, whose last change may be long ago.
-            revision: was.as_ref().map_or(0, |entry| entry.mod_revision),
+            revision: before.as_ref().map_or(0, |entry| entry.mod_revision),
             key,
-            was,
+            before,
         }
     }
 
     /// Writes it, or deletes it, unless somebody else did. Where etcd doesn't say what became of it, it is asked.
-    pub(super) async fn write(&mut self, client: &Client, value: Option<String>, patience: Duration) -> Wrote {
+    pub(super) async fn write_value(
+        &mut self,
+        client: &Client,
+        value: Option<String>,
+        patience: Duration,
+    ) -> WriteOutcome {
         let deadline = Instant::now() + patience;
         let mut is_doubtful = false;
         loop {
-            match client.commit(self.txn(value.as_deref())).await {
+            match client.commit(self.build_txn(value.as_deref())).await {
                 Ok(committed) if committed.succeeded => {
                     let at = if value.is_some() { committed.revision } else { 0 };
-                    (self.at, self.revision, self.value) = (at, committed.revision, value);
-                    return Wrote::Done;
+                    (self.mod_revision, self.revision, self.value) = (at, committed.revision, value);
+                    return WriteOutcome::Done;
                 }
                 // What was not answered may have been done.
                 Ok(committed) if is_doubtful => {
                     let stands = committed.found.first();
                     if stands.map(|entry| entry.value.as_slice()) != value.as_deref().map(str::as_bytes) {
-                        return Wrote::Overtaken;
+                        return WriteOutcome::Conflict;
                     }
-                    self.at = stands.map_or(0, |entry| entry.mod_revision);
+                    self.mod_revision = stands.map_or(0, |entry| entry.mod_revision);
                     (self.revision, self.value) = (committed.revision, value);
-                    return Wrote::Done;
+                    return WriteOutcome::Done;
                 }
-                Ok(_) => return Wrote::Overtaken,
+                Ok(_) => return WriteOutcome::Conflict,
                 Err(error) if error.is_unreachable() && Instant::now() < deadline => is_doubtful = true,
                 Err(error) => {
                     let is_certain = !error.is_unreachable() && !is_doubtful;
-                    return Wrote::Unknown { error, is_certain };
+                    return WriteOutcome::Unknown { error, is_certain };
                 }
             }
-            sleep(PACE).await;
+            sleep(RETRY_INTERVAL).await;
         }
     }
 
-    fn txn(&self, value: Option<&str>) -> Txn {
-        let stands = match self.at {
+    fn build_txn(&self, value: Option<&str>) -> Txn {
+        let stands = match self.mod_revision {
             0 => Condition::Absent(self.key.clone()),
             at => Condition::ModRevisionIs(self.key.clone(), at),
         };
-        let txn = Txn::new().when(stands).or_get(self.key.as_str());
+        let txn = Txn::new().only_if(stands).or_get(self.key.as_str());
         match value {
             Some(value) => txn.put(self.key.as_str(), value, None),
             None => txn.delete(self.key.as_str()),
@@ -100,17 +105,17 @@ impl Written {
     }
 
     /// What stands there now, whoever wrote it.
-    pub(super) async fn now(&self, client: &Client) -> Option<String> {
+    pub(super) async fn read_current(&self, client: &Client) -> Option<String> {
         let entry = client.get(&self.key).await.ok().flatten()?;
         Some(String::from_utf8_lossy(&entry.value).into_owned())
     }
 
     /// Returns when it was written, or deleted, by somebody else.
-    pub(super) async fn overtaken(&self, client: &Client) {
+    pub(super) async fn wait_for_conflict(&self, client: &Client) {
         loop {
-            sleep(PACE).await;
+            sleep(RETRY_INTERVAL).await;
             if let Ok(entry) = client.get(&self.key).await
-                && entry.map_or(0, |entry| entry.mod_revision) != self.at
+                && entry.map_or(0, |entry| entry.mod_revision) != self.mod_revision
             {
                 return;
             }

@@ -9,7 +9,7 @@ use tokio::process::{Child, Command};
 
 /// What the command is told, by environment.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub(crate) struct Told {
+pub(crate) struct HookEnv {
     /// The service's name.
     pub(crate) service: String,
     /// The new color.
@@ -23,9 +23,9 @@ pub(crate) struct Told {
 }
 
 /// A command that runs. It and what it started end with this.
-struct Running(Child, Option<Pid>);
+struct RunningHook(Child, Option<Pid>);
 
-impl Drop for Running {
+impl Drop for RunningHook {
     fn drop(&mut self) {
         if let Some(group) = self.1.filter(|_| matches!(self.0.try_wait(), Ok(None))) {
             let _ = killpg(group, Signal::SIGTERM);
@@ -34,7 +34,7 @@ impl Drop for Running {
 }
 
 /// Runs it to its end; what it prints goes to standard error. An error says why it failed.
-pub(crate) async fn run(option: &str, command: &str, told: &Told) -> Result<(), String> {
+pub(crate) async fn run_hook(option: &str, command: &str, told: &HookEnv) -> Result<(), String> {
     let failed = |why: String| format!("{option} failed ({command}): {why}");
     // Standard output is the answer's.
     let out = std::io::stderr().as_fd().try_clone_to_owned().map_err(|error| failed(error.to_string()))?;
@@ -52,7 +52,7 @@ pub(crate) async fn run(option: &str, command: &str, told: &Told) -> Result<(), 
         .spawn()
         .map_err(|error| failed(error.to_string()))?;
     let group = child.id().and_then(|id| i32::try_from(id).ok()).map(Pid::from_raw);
-    let mut running = Running(child, group);
+    let mut running = RunningHook(child, group);
     let status = running.0.wait().await.map_err(|error| failed(error.to_string()))?;
     if status.success() { Ok(()) } else { Err(failed(status.to_string())) }
 }

@@ -38,16 +38,16 @@ pub(crate) struct Plan {
 
 impl Plan {
     /// The steps of a switch.
-    pub(crate) fn of(service: &Service, color: &Color, steps: &Steps) -> Result<Self, Error> {
-        let before = colors::active(service)?;
+    pub(crate) fn new(service: &Service, color: &Color, steps: &Steps) -> Result<Self, Error> {
+        let before = colors::read_active(service)?;
         let others: Vec<(Color, u32)> = match &before {
             Some(active) => active.iter().map(|(color, share)| (color.clone(), share)).collect(),
-            None => unset(service, color, steps)?,
+            None => count_other_colors(service, color, steps)?,
         };
-        if before.as_ref().is_some_and(|active| active.share(color).is_some() && active.iter().count() == 1) {
+        if before.as_ref().is_some_and(|active| active.share_of(color).is_some() && active.iter().count() == 1) {
             return Err(Error::Refused(format!("{color} is active already; nothing was changed")));
         }
-        let step = |percent: &u32| Ok((*percent, colors::shares(color, *percent, &others)?));
+        let step = |percent: &u32| Ok((*percent, colors::plan_shares(color, *percent, &others)?));
         let steps = steps.0.iter().map(step).collect::<Result<_, Error>>()?;
         Ok(Self { color: color.clone(), steps, before })
     }
@@ -55,15 +55,15 @@ impl Plan {
 
 /// Where no color is active, every upstream serves: the rest is shared by the other colors, as many parts as they have
 /// upstreams. Those without a color can have no part.
-fn unset(service: &Service, color: &Color, steps: &Steps) -> Result<Vec<(Color, u32)>, Error> {
+fn count_other_colors(service: &Service, color: &Color, steps: &Steps) -> Result<Vec<(Color, u32)>, Error> {
     let is_partial = steps.0.iter().any(|percent| *percent < 100);
-    if is_partial && !colors::ready(service, None).is_empty() {
+    if is_partial && !colors::find_ready(service, None).is_empty() {
         let words = "no color is active, and some upstreams have none: they would get nothing from the first step on";
         return Err(Error::Refused(format!("{words}; give them a color, or leave --steps out; nothing was changed")));
     }
-    let others = colors::colors(service).into_iter().flatten().filter(|other| other != color);
+    let others = colors::list_colors(service).into_iter().flatten().filter(|other| other != color);
     let part = |other: Color| {
-        let count = colors::ready(service, Some(&other)).len();
+        let count = colors::find_ready(service, Some(&other)).len();
         (other, u32::try_from(count).unwrap_or(u32::MAX).min(10_000))
     };
     Ok(others.map(part).filter(|(_, count)| *count > 0).collect())
@@ -83,9 +83,9 @@ mod tests {
             mod_revision: 1,
             lease: 0,
         };
-        let topology = Topology::of(&keys.iter().map(entry).collect::<Vec<_>>());
+        let topology = Topology::from_entries(&keys.iter().map(entry).collect::<Vec<_>>());
         let service = topology.services().values().next().unwrap();
-        let plan = Plan::of(service, &"green".parse().unwrap(), &steps.parse().unwrap());
+        let plan = Plan::new(service, &"green".parse().unwrap(), &steps.parse().unwrap());
         plan.map(|it| it.steps.iter().map(|(_, active)| active.to_string()).collect())
             .map_err(|error| error.to_string())
     }

@@ -5,12 +5,12 @@ use serde::Serialize;
 
 use super::plan::Plan;
 use super::state::State;
-use crate::commands::switch::sample::Sum;
-use crate::print::{Block, Shown};
+use crate::commands::switch::sample::StepSum;
+use crate::print::{Block, Printable};
 
 /// The whole of it.
 #[derive(Clone, Debug, Serialize)]
-pub(super) struct Said {
+pub(super) struct SwitchReport {
     /// As HAProxy's section is called: `http-shop`.
     service: String,
     /// The new color.
@@ -24,14 +24,14 @@ pub(super) struct Said {
     /// Why it isn't `done`.
     pub(super) reason: Option<String>,
     /// The steps that were begun.
-    pub(super) steps: Vec<Step>,
+    pub(super) steps: Vec<StepReport>,
     /// What is still open on other colors; null where nobody can say, or it isn't done.
     pub(super) sessions_left: Option<u64>,
 }
 
 /// One step.
 #[derive(Clone, Debug, Serialize)]
-pub(super) struct Step {
+pub(super) struct StepReport {
     /// The new color's share, in hundredths.
     percent: u32,
     /// The value of `active`.
@@ -42,10 +42,10 @@ pub(super) struct Step {
     pub(super) seconds: Option<f64>,
     /// What the new color answered in this step.
     #[serde(flatten)]
-    pub(super) sum: Sum,
+    pub(super) sum: StepSum,
 }
 
-impl Said {
+impl SwitchReport {
     /// Nothing is done yet.
     pub(super) fn new(id: &ServiceId, plan: &Plan) -> Self {
         let before = plan.before.as_ref().map(ToString::to_string);
@@ -62,25 +62,25 @@ impl Said {
     }
 
     /// What would be done.
-    pub(super) fn planned(id: &ServiceId, plan: &Plan) -> Self {
-        let steps = plan.steps.iter().map(|(percent, active)| Step::new(*percent, active)).collect();
+    pub(super) fn for_dry_run(id: &ServiceId, plan: &Plan) -> Self {
+        let steps = plan.steps.iter().map(|(percent, active)| StepReport::new(*percent, active)).collect();
         Self { steps, ..Self::new(id, plan) }
     }
 
     /// How it ended.
-    pub(super) fn ends(&mut self, state: State) {
+    pub(super) fn set_outcome(&mut self, state: State) {
         self.outcome = match state {
             State::Done => "done",
-            State::WentBack => "went_back",
+            State::RolledBack => "went_back",
             State::Stopped => "stopped",
-            State::Overtaken => "overtaken",
-            State::Lost => "lost",
+            State::Conflict => "overtaken",
+            State::WriteUnknown => "lost",
             _ => "unchanged",
         };
     }
 
     /// `blue is active`, `all colors are active`.
-    pub(super) fn what_is_active(&self) -> String {
+    pub(super) fn describe_active(&self) -> String {
         match &self.active {
             Some(active) => format!("active is {active}"),
             None => "active is not set: every upstream serves".into(),
@@ -88,17 +88,17 @@ impl Said {
     }
 }
 
-impl Step {
+impl StepReport {
     pub(super) fn new(percent: u32, active: &Active) -> Self {
-        Self { percent, active: active.to_string(), revision: None, seconds: None, sum: Sum::default() }
+        Self { percent, active: active.to_string(), revision: None, seconds: None, sum: StepSum::default() }
     }
 }
 
-impl Shown for Said {
+impl Printable for SwitchReport {
     /// Of what is planned; the rest was said as it went.
-    fn blocks(&self) -> Vec<Block> {
-        let step = |step: &Step| format!("{} %: {}", step.percent, step.active);
-        let mut lines = vec![format!("{}: {}", self.service, self.what_is_active())];
+    fn to_blocks(&self) -> Vec<Block> {
+        let step = |step: &StepReport| format!("{} %: {}", step.percent, step.active);
+        let mut lines = vec![format!("{}: {}", self.service, self.describe_active())];
         lines.extend(self.steps.iter().map(step));
         lines.push("nothing was written: --dry-run".into());
         vec![Block::Text(lines.join("\n"))]

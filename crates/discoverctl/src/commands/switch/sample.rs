@@ -10,7 +10,7 @@ use serde::Serialize;
 use crate::balancer_api::{Answers, ServiceInFull, Traffic, Upstream};
 
 /// Fewer requests than this are no ground for a judgement.
-const FEWEST: u64 = 20;
+const MIN_REQUESTS: u64 = 20;
 
 /// A share of requests, as `--max-errors` has it: `1%`, `0.5`.
 #[derive(Clone, Copy, Debug, PartialEq, PartialOrd)]
@@ -59,7 +59,7 @@ struct Counters {
 
 /// Counted since a step began.
 #[derive(Clone, Debug, Default, PartialEq)]
-pub(crate) struct Tally {
+pub(crate) struct StepCounts {
     last: BTreeMap<(String, String), Counters>,
     counted: BTreeMap<(String, String), Counters>,
     /// By balancer and upstream, how long the last requests took on average.
@@ -68,7 +68,7 @@ pub(crate) struct Tally {
 
 /// What a step came to.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize)]
-pub(crate) struct Sum {
+pub(crate) struct StepSum {
     /// Requests to the new color, and connections to it that failed.
     pub(crate) requests: u64,
     /// Of these, those answered 5xx, not answered, or never sent.
@@ -77,15 +77,15 @@ pub(crate) struct Sum {
     pub(crate) response_seconds_average: Option<f64>,
 }
 
-impl Tally {
+impl StepCounts {
     /// Takes in what the balancers count of these upstreams. What is seen for the first time is where counting begins.
-    pub(crate) fn take(&mut self, answers: &Answers<ServiceInFull>, is_one: impl Fn(&Upstream) -> bool) {
+    pub(crate) fn add_answers(&mut self, answers: &Answers<ServiceInFull>, is_one: impl Fn(&Upstream) -> bool) {
         for (node, answer) in answers {
             let Ok(service) = answer else { continue };
             for upstream in service.upstreams.iter().filter(|upstream| is_one(upstream)) {
                 let Some(traffic) = &upstream.haproxy else { continue };
                 let server = (node.to_string(), upstream.id.clone());
-                let now = Counters::of(traffic);
+                let now = Counters::from_traffic(traffic);
                 if let Some(last) = self.last.insert(server.clone(), now) {
                     self.counted.entry(server.clone()).or_default().add(now.since(last));
                 }
@@ -98,13 +98,13 @@ impl Tally {
     }
 
     /// The next step begins here.
-    pub(crate) fn begin(&mut self) {
+    pub(crate) fn reset_counts(&mut self) {
         self.counted.clear();
     }
 
     /// What came so far.
-    pub(crate) fn sum(&self) -> Sum {
-        let mut sum = Sum::default();
+    pub(crate) fn sum_up(&self) -> StepSum {
+        let mut sum = StepSum::default();
         let (mut seconds, mut weight) = (0.0, 0.0);
         for (server, counted) in &self.counted {
             sum.requests += counted.requests;
@@ -121,7 +121,7 @@ impl Tally {
 }
 
 impl Counters {
-    fn of(traffic: &Traffic) -> Self {
+    fn from_traffic(traffic: &Traffic) -> Self {
         let broken = traffic.connection_errors_total + traffic.response_errors_total;
         match traffic.responses_total {
             Some(answers) => {
@@ -149,15 +149,15 @@ impl Counters {
     }
 }
 
-impl Sum {
+impl StepSum {
     /// The share that failed, where there are enough requests to say.
-    pub(crate) fn share(&self) -> Option<Percent> {
-        (self.requests >= FEWEST).then(|| Percent(self.failed as f64 * 100.0 / self.requests as f64))
+    pub(crate) fn error_share(&self) -> Option<Percent> {
+        (self.requests >= MIN_REQUESTS).then(|| Percent(self.failed as f64 * 100.0 / self.requests as f64))
     }
 
     /// What is too much of it, in words.
-    pub(crate) fn judge(&self, limits: Limits) -> Result<(), String> {
-        let Some(share) = self.share() else { return Ok(()) };
+    pub(crate) fn check_limits(&self, limits: Limits) -> Result<(), String> {
+        let Some(share) = self.error_share() else { return Ok(()) };
         if let Some(most) = limits.errors.filter(|most| share > *most) {
             let Self { requests, failed, .. } = self;
             return Err(format!("{failed} of {requests} requests failed, {share} and not {most} at most"));
@@ -165,7 +165,7 @@ impl Sum {
         let average = self.response_seconds_average.map(Duration::from_secs_f64);
         match (average, limits.latency) {
             (Some(average), Some(most)) if average > most => {
-                Err(format!("it takes {} on average and not {} at most", millis(average), millis(most)))
+                Err(format!("it takes {} on average and not {} at most", format_millis(average), format_millis(most)))
             }
             _ => Ok(()),
         }
@@ -173,21 +173,21 @@ impl Sum {
 }
 
 /// `1,000 requests, 3 failed (0.3%), 12 ms on average`.
-impl fmt::Display for Sum {
+impl fmt::Display for StepSum {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { requests, failed, response_seconds_average } = self;
-        match self.share() {
+        match self.error_share() {
             Some(share) => write!(f, "{requests} requests, {failed} failed ({share})")?,
             None => write!(f, "{requests} requests, {failed} failed: too few to judge")?,
         }
         match response_seconds_average {
-            Some(seconds) => write!(f, ", {} on average", millis(Duration::from_secs_f64(*seconds))),
+            Some(seconds) => write!(f, ", {} on average", format_millis(Duration::from_secs_f64(*seconds))),
             None => Ok(()),
         }
     }
 }
 
-fn millis(duration: Duration) -> String {
+fn format_millis(duration: Duration) -> String {
     format!("{} ms", duration.as_millis())
 }
 
@@ -217,31 +217,31 @@ mod tests {
 
     #[test]
     fn what_was_before_does_not_count_and_a_restart_begins_anew() {
-        let mut tally = Tally::default();
+        let mut tally = StepCounts::default();
         let mut take = |one: &str, two: &str| {
-            tally.take(&answers(&[("lb1", one), ("lb2", two)]), |it| it.id == "g");
-            let sum = tally.sum();
+            tally.add_answers(&answers(&[("lb1", one), ("lb2", two)]), |it| it.id == "g");
+            let sum = tally.sum_up();
             (sum.requests, sum.failed)
         };
         assert_eq!(take(&traffic(1000, 100, 0, "null"), "away"), (0, 0));
         assert_eq!(take(&traffic(1010, 101, 1, "null"), "away"), (12, 2));
         assert_eq!(take(&traffic(5, 0, 0, "null"), &traffic(70, 7, 0, "null")), (17, 2), "restarted; lb2 is new");
         assert_eq!(take(&traffic(6, 0, 0, "null"), &traffic(71, 8, 0, "null")), (20, 3));
-        tally.begin();
-        assert_eq!(tally.sum(), Sum::default());
+        tally.reset_counts();
+        assert_eq!(tally.sum_up(), StepSum::default());
     }
 
     #[test]
     fn too_many_errors_and_too_slow_answers_are_said() {
-        let sum = |requests, failed, seconds| Sum { requests, failed, response_seconds_average: seconds };
-        assert_eq!(sum(19, 19, None).judge(limits("1%")), Ok(()), "too few");
-        assert_eq!(sum(200, 2, None).judge(limits("1%")), Ok(()));
+        let sum = |requests, failed, seconds| StepSum { requests, failed, response_seconds_average: seconds };
+        assert_eq!(sum(19, 19, None).check_limits(limits("1%")), Ok(()), "too few");
+        assert_eq!(sum(200, 2, None).check_limits(limits("1%")), Ok(()));
         assert_eq!(
-            sum(200, 3, None).judge(limits("1%")),
+            sum(200, 3, None).check_limits(limits("1%")),
             Err("3 of 200 requests failed, 1.5% and not 1% at most".into())
         );
         assert_eq!(
-            sum(20, 0, Some(0.6)).judge(limits("1")),
+            sum(20, 0, Some(0.6)).check_limits(limits("1")),
             Err("it takes 600 ms on average and not 500 ms at most".into())
         );
         assert_eq!(sum(1000, 3, Some(0.012)).to_string(), "1000 requests, 3 failed (0.3%), 12 ms on average");
@@ -251,11 +251,11 @@ mod tests {
 
     #[test]
     fn the_average_is_weighed_by_requests() {
-        let mut tally = Tally::default();
+        let mut tally = StepCounts::default();
         let mut take = |one: (u64, &str), two: (u64, &str)| {
             let [one, two] = [one, two].map(|(ok, seconds)| traffic(ok, 0, 0, seconds));
-            tally.take(&answers(&[("lb1", &one), ("lb2", &two)]), |it| it.id == "g");
-            tally.sum().response_seconds_average
+            tally.add_answers(&answers(&[("lb1", &one), ("lb2", &two)]), |it| it.id == "g");
+            tally.sum_up().response_seconds_average
         };
         assert_eq!(take((0, "0.1"), (0, "9.0")), None);
         assert_eq!(take((30, "0.1"), (10, "0.5")), Some(0.2));
@@ -263,13 +263,13 @@ mod tests {
 
     #[test]
     fn a_tcp_service_has_sessions_and_connection_errors() {
-        let mut tally = Tally::default();
+        let mut tally = StepCounts::default();
         for (sessions, errors) in [(10, 1), (50, 3)] {
             let json = format!(
                 r#"{{"upstreams":[{{"id":"g","haproxy":{{"sessions_total":{sessions},"connection_errors_total":{errors}}}}}]}}"#
             );
-            tally.take(&answers(&[("lb1", &json)]), |_| true);
+            tally.add_answers(&answers(&[("lb1", &json)]), |_| true);
         }
-        assert_eq!((tally.sum().requests, tally.sum().failed), (40, 2));
+        assert_eq!((tally.sum_up().requests, tally.sum_up().failed), (40, 2));
     }
 }

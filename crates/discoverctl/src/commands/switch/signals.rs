@@ -16,7 +16,7 @@ impl Signals {
     /// Listens from now on; `is_undone` as --undo-on-interrupt has it.
     pub(super) fn new(is_undone: bool) -> Result<Self, Error> {
         let listen = |kind| signal(kind).map_err(|error| Error::Failed(format!("signals: {error}")));
-        let event = if is_undone { Event::Undo } else { Event::Interrupted };
+        let event = if is_undone { Event::UndoRequested } else { Event::Interrupted };
         Ok(Self { interrupt: listen(SignalKind::interrupt())?, terminate: listen(SignalKind::terminate())?, event })
     }
 

@@ -4,7 +4,7 @@
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum State {
     /// Nothing is written; `--before` runs, if there is one.
-    Testing { left: usize },
+    BeforeHook { left: usize },
     /// A step is being written.
     Writing { left: usize },
     /// The balancers are waited for.
@@ -12,23 +12,23 @@ pub(crate) enum State {
     /// The new color serves its share, and is watched.
     Watching { left: usize },
     /// The last step is over; `--after` runs, if there is one.
-    Proving,
+    AfterHook,
     /// What was active before is being written again.
-    GoingBack,
+    RollingBack,
     /// The balancers are waited for once more.
-    Returning,
+    AwaitingRollback,
     /// Ended: nothing was written.
     Unchanged,
     /// Ended: the last step stands.
     Done,
     /// Ended: what was active before is active again.
-    WentBack,
+    RolledBack,
     /// Ended: the step stands that stood when it was interrupted.
     Stopped,
     /// Ended: somebody else wrote `active`, and theirs stands.
-    Overtaken,
+    Conflict,
     /// Ended: etcd didn't say what became of a write.
-    Lost,
+    WriteUnknown,
 }
 
 /// What can happen. Where there is no `--before` or no `--after`, it passes at once.
@@ -41,23 +41,23 @@ pub(crate) enum Event {
     /// The write was done.
     Written,
     /// etcd didn't say, for as long as balancers are waited for.
-    Unknown,
+    WriteUnknown,
     /// All live balancers follow.
     Followed,
     /// A balancer refuses, or doesn't follow in time.
     NotFollowed,
     /// The step's time is over, and nothing was found against it.
-    Over,
+    StepEnded,
     /// Too many requests failed, or they took too long.
-    Bad,
+    LimitExceeded,
     /// It can't be judged: a balancer has gone, or its API can't be asked, and a limit was given.
-    Blind,
+    Unjudged,
     /// Somebody else wrote `active`.
-    Overtaken,
+    Conflict,
     /// A signal, which leaves things as they stand.
     Interrupted,
     /// A signal with `--undo-on-interrupt`.
-    Undo,
+    UndoRequested,
 }
 
 /// What to do about it; each ends in the next event.
@@ -66,45 +66,54 @@ pub(crate) enum Action {
     /// Write the next step.
     WriteStep,
     /// Wait for the balancers.
-    Await,
+    AwaitBalancers,
     /// Watch the new color for a while.
     Watch,
     /// Run `--after`.
     RunAfter,
     /// Write what was active before.
-    WriteBack,
+    WriteRollback,
 }
 
 /// The next state, and what to do there. An event that means nothing in a state changes nothing.
 pub(crate) fn step(state: State, event: Event) -> (State, Option<Action>) {
     use {Action as A, Event as E, State as S};
     match (state, event) {
-        (S::Testing { left }, E::Passed) => (S::Writing { left: left.saturating_sub(1) }, Some(A::WriteStep)),
-        (S::Testing { .. }, E::Failed | E::Interrupted | E::Undo) => (S::Unchanged, None),
+        (S::BeforeHook { left }, E::Passed) => (S::Writing { left: left.saturating_sub(1) }, Some(A::WriteStep)),
+        (S::BeforeHook { .. }, E::Failed | E::Interrupted | E::UndoRequested) => (S::Unchanged, None),
 
         // Before the write: counting can't begin.
-        (S::Writing { .. }, E::Blind) => (S::GoingBack, Some(A::WriteBack)),
-        (S::Writing { left }, E::Written) => (S::Following { left }, Some(A::Await)),
+        (S::Writing { .. }, E::Unjudged) => (S::RollingBack, Some(A::WriteRollback)),
+        (S::Writing { left }, E::Written) => (S::Following { left }, Some(A::AwaitBalancers)),
         (S::Following { left }, E::Followed) => (S::Watching { left }, Some(A::Watch)),
-        (S::Watching { left: 0 }, E::Over) => (S::Proving, Some(A::RunAfter)),
-        (S::Watching { left }, E::Over) => (S::Writing { left: left - 1 }, Some(A::WriteStep)),
-        (S::Proving, E::Passed) => (S::Done, None),
+        (S::Watching { left: 0 }, E::StepEnded) => (S::AfterHook, Some(A::RunAfter)),
+        (S::Watching { left }, E::StepEnded) => (S::Writing { left: left - 1 }, Some(A::WriteStep)),
+        (S::AfterHook, E::Passed) => (S::Done, None),
 
-        (S::Following { .. }, E::NotFollowed) => (S::GoingBack, Some(A::WriteBack)),
-        (S::Watching { .. }, E::Bad | E::Blind) => (S::GoingBack, Some(A::WriteBack)),
-        (S::Proving, E::Failed) => (S::GoingBack, Some(A::WriteBack)),
-        (S::GoingBack, E::Written) => (S::Returning, Some(A::Await)),
+        (S::Following { .. }, E::NotFollowed) => (S::RollingBack, Some(A::WriteRollback)),
+        (S::Watching { .. }, E::LimitExceeded | E::Unjudged) => (S::RollingBack, Some(A::WriteRollback)),
+        (S::AfterHook, E::Failed) => (S::RollingBack, Some(A::WriteRollback)),
+        (S::RollingBack, E::Written) => (S::AwaitingRollback, Some(A::AwaitBalancers)),
         // What was active before is written; a second signal doesn't wait for the balancers.
-        (S::Returning, E::Followed | E::NotFollowed | E::Interrupted | E::Undo) => (S::WentBack, None),
+        (S::AwaitingRollback, E::Followed | E::NotFollowed | E::Interrupted | E::UndoRequested) => {
+            (S::RolledBack, None)
+        }
 
-        (S::Following { .. } | S::Watching { .. } | S::Proving, E::Interrupted) => (S::Stopped, None),
-        (S::Following { .. } | S::Watching { .. } | S::Proving, E::Undo) => (S::GoingBack, Some(A::WriteBack)),
+        (S::Following { .. } | S::Watching { .. } | S::AfterHook, E::Interrupted) => (S::Stopped, None),
+        (S::Following { .. } | S::Watching { .. } | S::AfterHook, E::UndoRequested) => {
+            (S::RollingBack, Some(A::WriteRollback))
+        }
 
-        (S::Writing { .. } | S::GoingBack, E::Unknown) => (S::Lost, None),
+        (S::Writing { .. } | S::RollingBack, E::WriteUnknown) => (S::WriteUnknown, None),
         (
-            S::Writing { .. } | S::Following { .. } | S::Watching { .. } | S::Proving | S::GoingBack | S::Returning,
-            E::Overtaken,
-        ) => (S::Overtaken, None),
+            S::Writing { .. }
+            | S::Following { .. }
+            | S::Watching { .. }
+            | S::AfterHook
+            | S::RollingBack
+            | S::AwaitingRollback,
+            E::Conflict,
+        ) => (S::Conflict, None),
 
         (state, _) => (state, None),
     }
@@ -115,7 +124,7 @@ impl State {
     /// Whether nothing comes after it.
     pub(crate) fn is_end(self) -> bool {
         use State as S;
-        matches!(self, S::Unchanged | S::Done | S::WentBack | S::Stopped | S::Overtaken | S::Lost)
+        matches!(self, S::Unchanged | S::Done | S::RolledBack | S::Stopped | S::Conflict | S::WriteUnknown)
     }
 }
 
@@ -128,37 +137,37 @@ mod tests {
     use super::*;
 
     const STATES: [State; 16] = [
-        State::Testing { left: 2 },
+        State::BeforeHook { left: 2 },
         State::Writing { left: 1 },
         State::Writing { left: 0 },
         State::Following { left: 1 },
         State::Following { left: 0 },
         State::Watching { left: 1 },
         State::Watching { left: 0 },
-        State::Proving,
-        State::GoingBack,
-        State::Returning,
+        State::AfterHook,
+        State::RollingBack,
+        State::AwaitingRollback,
         State::Unchanged,
         State::Done,
-        State::WentBack,
+        State::RolledBack,
         State::Stopped,
-        State::Overtaken,
-        State::Lost,
+        State::Conflict,
+        State::WriteUnknown,
     ];
 
     const EVENTS: [Event; 12] = [
         Event::Passed,
         Event::Failed,
         Event::Written,
-        Event::Unknown,
+        Event::WriteUnknown,
         Event::Followed,
         Event::NotFollowed,
-        Event::Over,
-        Event::Bad,
-        Event::Blind,
-        Event::Overtaken,
+        Event::StepEnded,
+        Event::LimitExceeded,
+        Event::Unjudged,
+        Event::Conflict,
         Event::Interrupted,
-        Event::Undo,
+        Event::UndoRequested,
     ];
 
     fn changes() -> impl Iterator<Item = (State, Event, State, Option<Action>)> {
@@ -204,15 +213,19 @@ mod tests {
         }
         // Nothing is written but from a state that says so.
         for (state, event, next, action) in changes() {
-            let writes = matches!(next, State::Writing { .. } | State::GoingBack) && next != state;
-            assert_eq!(writes, matches!(action, Some(Action::WriteStep | Action::WriteBack)), "{state:?} {event:?}");
+            let writes = matches!(next, State::Writing { .. } | State::RollingBack) && next != state;
+            assert_eq!(
+                writes,
+                matches!(action, Some(Action::WriteStep | Action::WriteRollback)),
+                "{state:?} {event:?}"
+            );
         }
     }
 
     #[test]
     fn all_is_well_to_the_end() {
-        let answers = [Event::Passed, Event::Written, Event::Followed, Event::Over];
-        let mut state = State::Testing { left: 3 };
+        let answers = [Event::Passed, Event::Written, Event::Followed, Event::StepEnded];
+        let mut state = State::BeforeHook { left: 3 };
         let mut writes = 0;
         while !state.is_end() {
             let moved = answers.iter().map(|event| step(state, *event)).find(|(next, _)| *next != state);

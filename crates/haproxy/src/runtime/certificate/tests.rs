@@ -3,7 +3,7 @@
 use std::time::Instant;
 
 use super::*;
-use crate::runtime::proxy::{Proxy, write};
+use crate::runtime::proxy::{Proxy, write_file};
 
 fn pem(host: &str) -> (String, Pem) {
     let made = rcgen::generate_simple_self_signed([host.to_owned()]).unwrap();
@@ -24,10 +24,10 @@ fn long_pem(bytes: usize) -> Pem {
 impl Proxy {
     /// One that serves `default.pem` alone.
     fn with_certificate() -> Self {
-        Self::start(&[], |dir| {
+        Self::start_haproxy(&[], |dir| {
             let [default, list, bind] = ["default.pem", "list", "tls.sock"].map(|name| dir.join(name));
-            write(&default, pem("default.test").0);
-            write(&list, format!("{}\n", default.display()));
+            write_file(&default, pem("default.test").0);
+            write_file(&list, format!("{}\n", default.display()));
             format!(
                 " ssl-default-bind-options ssl-min-ver TLSv1.2\n\
                  defaults\n mode http\n timeout client 1s\nfrontend tls\n bind {} ssl crt-list {}\n",
@@ -46,11 +46,11 @@ impl Proxy {
     }
 
     fn shown(&self) -> BTreeMap<Token, Option<ShownCertificate>> {
-        self.socket().certificates(&self.path("").display().to_string()).unwrap()
+        self.socket().show_certificates(&self.path("").display().to_string()).unwrap()
     }
 
     fn listed(&self) -> Vec<(Token, u32)> {
-        let list = self.socket().crt_list(&self.token("list")).unwrap().unwrap();
+        let list = self.socket().show_crt_list(&self.token("list")).unwrap().unwrap();
         list.into_iter().map(|entry| (entry.file, entry.line)).collect()
     }
 }
@@ -79,7 +79,7 @@ fn a_certificate_comes_changes_and_goes() {
     assert!(!proxy.shown().contains_key(&a));
     let complaint = proxy.make(&CertificateChange::Unlist(list, default, None)).unwrap();
     assert!(complaint.contains("default certificate"), "{complaint}");
-    assert_eq!(proxy.socket().crt_list(&a).unwrap(), None);
+    assert_eq!(proxy.socket().show_crt_list(&a).unwrap(), None);
 }
 
 #[test]
@@ -92,7 +92,7 @@ fn a_change_that_somebody_left_half_made_is_given_up() {
 ",
         pem("other.test").0
     );
-    let answer = proxy.socket().tell_lossy(&load(&default, ""), &other).unwrap();
+    let answer = proxy.socket().exchange_lossy(&load_command(&default, ""), &other).unwrap();
     assert!(answer.contains("Transaction created"), "{answer}");
     let before = proxy.shown()[&default].clone();
     assert_eq!(proxy.make(&CertificateChange::Load(a.clone(), pem("a.test").1)), None);
@@ -112,7 +112,7 @@ fn a_long_chain_goes_over_in_two_parts_and_a_longer_one_is_refused_at_once() {
     assert!(longest.public.len() + longest.key.len() < LONGEST, "{}", longest.public.len());
     longest.key = format!("{}{}", "# a comment\n".repeat(100), longest.key);
     assert!(longest.public.len() + longest.key.len() > LONGEST && key > 0);
-    assert_eq!(longest.payloads(&default).unwrap().len(), 2);
+    assert_eq!(longest.split_payloads(&default).unwrap().len(), 2);
     assert_eq!(proxy.make(&CertificateChange::Load(default.clone(), longest)), None);
     let begun = Instant::now();
     let complaint = proxy.make(&CertificateChange::Load(default.clone(), long_pem(20_000))).unwrap();
@@ -163,7 +163,7 @@ fn what_is_shown_is_read_in_every_version() {
                   Filename: /c/b.pem\nStatus: Empty\nOCSP Response Key: \n\n";
     let a = ShownCertificate { fingerprint: "AB".into(), chain: vec!["/CN=I".into()] };
     let expected = [("/c/a.pem", Some(a)), ("/c/b.pem", None)];
-    assert_eq!(parse_shown(answer), expected.map(|(file, shown)| (file.parse().unwrap(), shown)).into());
+    assert_eq!(parse_shown_certificates(answer), expected.map(|(file, shown)| (file.parse().unwrap(), shown)).into());
 }
 
 #[test]
@@ -171,16 +171,16 @@ fn a_line_is_listed_with_its_filters() {
     let proxy = Proxy::with_certificate();
     let (list, default) = (proxy.token("list"), proxy.token("default.pem"));
     let filters = vec![
-        SniFilter::serving("*.a.test").unwrap(),
-        SniFilter::serving("_b.test").unwrap(),
-        SniFilter::excluding("c.a.test").unwrap(),
+        SniFilter::for_name("*.a.test").unwrap(),
+        SniFilter::for_name("_b.test").unwrap(),
+        SniFilter::excluding_host("c.a.test").unwrap(),
     ];
     let change = CertificateChange::List(list.clone(), default.clone(), filters);
     assert_eq!(proxy.make(&change), None);
-    let listed = proxy.socket().crt_list(&list).unwrap().unwrap();
+    let listed = proxy.socket().show_crt_list(&list).unwrap().unwrap();
     assert_eq!(listed[1].filters, ["*.a.test", "_b.test", "!c.a.test"]);
     assert_eq!(proxy.make(&CertificateChange::Unlist(list.clone(), default.clone(), Some(listed[1].line))), None);
-    let many = vec![SniFilter::nothing(); LONGEST / 3];
+    let many = vec![SniFilter::for_no_name(); LONGEST / 3];
     let complaint = proxy.make(&CertificateChange::List(list, default, many)).unwrap();
     assert!(complaint.contains("longer than"), "{complaint}");
 }
@@ -188,8 +188,8 @@ fn a_line_is_listed_with_its_filters() {
 #[test]
 fn a_name_that_no_client_can_ask_for_is_no_filter() {
     for name in ["", "*", "*.", "a b.test", "a.test #", "[x]", "!a.test", "a.*.test", "A.test", "ä.test", "a\nb"] {
-        assert_eq!(SniFilter::serving(name), None, "{name:?}");
+        assert_eq!(SniFilter::for_name(name), None, "{name:?}");
     }
-    assert_eq!(SniFilter::serving(&"a".repeat(254)), None);
-    assert_eq!(SniFilter::excluding("*.a.test"), None);
+    assert_eq!(SniFilter::for_name(&"a".repeat(254)), None);
+    assert_eq!(SniFilter::excluding_host("*.a.test"), None);
 }

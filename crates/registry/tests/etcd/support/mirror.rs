@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
 use discovery::{Change, Entry};
-use registry::{Client, Event, Follow};
+use registry::{Client, Event, FollowOptions};
 use tokio::sync::mpsc;
 use tokio::time::timeout;
 use tokio_util::sync::{CancellationToken, DropGuard};
@@ -26,13 +26,13 @@ pub(crate) struct Mirror {
 
 impl Mirror {
     pub(crate) fn of(client: &Client) -> Self {
-        Self::with(client, Follow::default())
+        Self::with(client, FollowOptions::default())
     }
 
-    pub(crate) fn with(client: &Client, options: Follow) -> Self {
+    pub(crate) fn with(client: &Client, options: FollowOptions) -> Self {
         let stop = CancellationToken::new();
         Self {
-            events: client.follow(options, stop.clone()),
+            events: client.follow_folder(options, stop.clone()),
             map: BTreeMap::new(),
             revision: 0,
             cluster: 0,

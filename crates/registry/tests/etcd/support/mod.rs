@@ -33,7 +33,7 @@ pub(crate) fn client(endpoints: &[String]) -> Client {
     let config = args(endpoints).resolve().expect("valid options");
     loop {
         let client = Client::new(config.clone());
-        if client.endpoint() == endpoints[0] {
+        if client.current_endpoint() == endpoints[0] {
             return client;
         }
     }

@@ -22,7 +22,7 @@ fn ecdsa(file: &str, names: &[&str], validity: (i64, i64)) -> Certificate {
 
 /// The lines as they are written: `a.pem a.com !b.com`.
 fn lines(certificates: &[Certificate], now: i64) -> Vec<String> {
-    let lines = Choice::of(certificates, now).lines(certificates);
+    let lines = Choice::choose(certificates, now).crt_list_lines(certificates);
     let line = |(index, filters): (usize, Vec<SniFilter>)| {
         let file = certificates[index].file.display().to_string();
         filters.iter().fold(file, |line, filter| format!("{line} {}", filter.as_str()))
@@ -32,7 +32,7 @@ fn lines(certificates: &[Certificate], now: i64) -> Vec<String> {
 
 /// The file that serves a host, as HAProxy chooses by the lines: exact names, then wildcards, for each kind of key.
 fn haproxy_serves(certificates: &[Certificate], host: &str, can_use: &[KeyType]) -> Option<String> {
-    let listed = Choice::of(certificates, NOW).lines(certificates);
+    let listed = Choice::choose(certificates, NOW).crt_list_lines(certificates);
     let serving = |name: &str, key_type: KeyType| {
         let matches = |(index, filters): &&(usize, Vec<SniFilter>)| {
             let certificate = &certificates[*index];
@@ -66,7 +66,7 @@ fn valid_comes_before_not_yet_valid_before_expired() {
 #[test]
 fn a_validity_ends_after_its_last_second() {
     let it = ecdsa("a.pem", &["x"], (0, 5));
-    let at = |seconds: i64| Validity::of(&it, NOW + seconds);
+    let at = |seconds: i64| Validity::at(&it, NOW + seconds);
     assert_eq!([-1, 0, 5, 6].map(at), [Validity::NotYetValid, Validity::Valid, Validity::Valid, Validity::Expired]);
     assert_eq!(unchanged_within(std::slice::from_ref(&it), NOW + 1), NOW..NOW + 6);
     assert_eq!(unchanged_within(std::slice::from_ref(&it), NOW + 6), NOW + 6..i64::MAX);
@@ -83,7 +83,7 @@ fn later_expiry_then_later_issue_then_longer_chain_then_file_name_decides() {
     assert_eq!(lines(&[base.clone(), newer], NOW), ["y.pem"]);
     let text = crate::local_files::certificate::tests::pem("any");
     let (own, key) = text.split_at(text.find("-----BEGIN PRIVATE").unwrap());
-    let chained = Certificate::read("c".into(), "/c".parse().unwrap(), format!("{own}{own}{key}").as_bytes()).unwrap();
+    let chained = Certificate::parse("c".into(), "/c".parse().unwrap(), format!("{own}{own}{key}").as_bytes()).unwrap();
     assert_eq!(chained.chain_length(), 1);
     let dates = (base.not_before, base.not_after);
     let chained = Certificate {
@@ -139,7 +139,7 @@ fn both_kinds_of_keys_serve_unless_one_is_expired() {
 
 #[test]
 fn without_a_name_a_client_gets_what_serves_the_first_valid_files_name() {
-    let default = |all: &[Certificate]| Choice::of(all, NOW).default.map(|at| all[at].file.display().to_string());
+    let default = |all: &[Certificate]| Choice::choose(all, NOW).default.map(|at| all[at].file.display().to_string());
     let (old, new) = (ecdsa("b-2025.pem", &["x"], VALID), ecdsa("b-2026.pem", &["x"], (0, 900)));
     let (expired, other) = (ecdsa("a.pem", &["y"], EXPIRED), ecdsa("c.pem", &["z"], (0, 9_000)));
     assert_eq!(default(&[]), None);
@@ -167,10 +167,10 @@ fn a_line_that_would_be_too_long_has_no_filters() {
 #[test]
 fn an_advantage_is_told_in_words() {
     let all = [ecdsa("a.pem", &["x"], EXPIRED), ecdsa("b.pem", &["x"], VALID), ecdsa("c.pem", &["*.y"], VALID)];
-    let choice = Choice::of(&all, NOW);
+    let choice = Choice::choose(&all, NOW);
     let words = |host: &str| {
         let chosen = choice.claimants(host).iter().find(|it| it.is_chosen).unwrap();
-        let (advantage, other) = choice.advantage(host, chosen);
+        let (advantage, other) = choice.advantage_of(host, chosen);
         format!("{}: {advantage} {other:?}", all[chosen.index].file.display())
     };
     assert_eq!(words("x"), "b.pem: the other one has expired Some(0)");
@@ -190,7 +190,7 @@ proptest::proptest! {
             of(&format!("{at}.pem"), &names, [KeyType::Ecdsa, KeyType::Rsa, KeyType::Other][*kind], (*since, since + length))
         };
         let all: Vec<Certificate> = raw.iter().enumerate().map(certificate).collect();
-        let choice = Choice::of(&all, NOW);
+        let choice = Choice::choose(&all, NOW);
         for host in ["a.x.com", "b.x.com", "c.x.com", "y.com", "z.y.com", "none.com"] {
             for can_use in [&[KeyType::Rsa][..], MODERN, &[KeyType::Ecdsa], &[KeyType::Other]] {
                 let usable = |it: &&Claimant| it.is_chosen && can_use.contains(&it.key_type);
@@ -203,7 +203,7 @@ proptest::proptest! {
             if choice.claimants(host).iter().any(valid) {
                 let served = haproxy_serves(&all, host, MODERN).unwrap();
                 let served = all.iter().find(|it| it.file.ends_with(&served)).unwrap();
-                proptest::prop_assert_eq!(Validity::of(served, NOW), Validity::Valid);
+                proptest::prop_assert_eq!(Validity::at(served, NOW), Validity::Valid);
             }
         }
     }

@@ -1,7 +1,7 @@
 use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, DnType, IsCa, KeyPair};
 
 use super::*;
-use crate::test_support::Place;
+use crate::test_support::TempFiles;
 
 /// A server's certificate of an authority, in pieces.
 struct Issued {
@@ -26,13 +26,13 @@ fn issued(name: &str) -> Issued {
 
 /// What is found: the files that are taken, with how many certificates each has, and what is said of others.
 fn found(files: &[(&str, &str)]) -> (Vec<String>, Vec<String>) {
-    let place = Place::of(&[]);
+    let place = TempFiles::with_folders(&[]);
     for (name, content) in files {
         let path = place.path(name);
         fs::create_dir_all(path.parent().unwrap()).unwrap();
         fs::write(path, content).unwrap();
     }
-    let found = read(&place.path("certs")).unwrap();
+    let found = read_directory(&place.path("certs")).unwrap();
     let name = |path: &Path| path.strip_prefix(place.path("certs")).unwrap().display().to_string();
     let (mut taken, mut others) = (Vec::new(), Vec::new());
     for (path, outcome) in &found.certificates {
@@ -150,9 +150,9 @@ fn what_cannot_be_served_is_refused_with_the_true_reason() {
 #[test]
 fn the_servers_own_certificate_comes_first_whatever_the_files_order() {
     let Issued { own, chain, key } = &issued("a.com");
-    let place = Place::of(&["certs"]);
+    let place = TempFiles::with_folders(&["certs"]);
     place.write("certs/a.pem", format!("{chain}{own}{key}"));
-    let found = read(&place.path("certs")).unwrap();
+    let found = read_directory(&place.path("certs")).unwrap();
     let text = found.certificates[&place.path("certs/a.pem")].as_ref().unwrap();
     let first = pem::parse_many(text).unwrap().remove(0);
     assert_eq!(first, pem::parse(own).unwrap());

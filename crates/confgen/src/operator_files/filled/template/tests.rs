@@ -1,7 +1,7 @@
 use std::time::Duration;
 
 use expect_test::expect;
-use haproxy::check::{Checker, Verdict};
+use haproxy::check::{CheckResult, Checker};
 use proptest::prelude::*;
 
 use super::*;
@@ -14,7 +14,7 @@ fn server(id: &str, address: &str) -> Server {
 
 /// The file with these servers for each run.
 fn fill(text: &[u8], servers: &[Server]) -> Vec<u8> {
-    Template::parse(text).with(|run| run.filled(servers))
+    Template::parse(text).with_blocks(|run| run.render_lines(servers))
 }
 
 fn filled(text: &str, servers: &[Server]) -> String {
@@ -59,13 +59,14 @@ backend other
     "#]]
     .assert_eq(&filled(text, &two()));
     let template = Template::parse(text.as_bytes());
-    let runs: Vec<_> = template.runs().map(|run| (run.line, run.section.as_str(), run.candidate_names())).collect();
+    let runs: Vec<_> =
+        template.blocks().map(|run| (run.comment_line, run.section.as_str(), run.candidate_names())).collect();
     assert_eq!(runs, [(4, "mine", "http-shop tcp-shop".to_owned()), (10, "other", "http-blog".to_owned())]);
     let emptied = filled(text, &[]);
     assert!(!emptied.contains("gone") && emptied.contains("server static") && emptied.contains("server fixed"));
 }
 
-impl Run {
+impl ServerBlock {
     fn candidate_names(&self) -> String {
         self.service.candidates().iter().map(ToString::to_string).collect::<Vec<_>>().join(" ")
     }
@@ -98,7 +99,7 @@ fn prose_is_no_pattern_and_a_bad_pattern_is_left_alone() {
     for prose in
         ["# discover shop: see the wiki\n", "# discovered shop: server <id> <address>\n", "discover shop: server\n"]
     {
-        assert_eq!(Template::parse(prose.as_bytes()).runs().count(), 0, "{prose}");
+        assert_eq!(Template::parse(prose.as_bytes()).blocks().count(), 0, "{prose}");
     }
     for (bad, why) in [
         ("# discover shop: server <id> <adress>\nserver kept 10.0.0.1:80\n", "`<adress>`"),
@@ -106,7 +107,7 @@ fn prose_is_no_pattern_and_a_bad_pattern_is_left_alone() {
         ("# discover tcp/db: server <id> <address>\nserver kept 10.0.0.1:80\n", "`tcp/db` is no service"),
     ] {
         assert_eq!(filled(bad, &two()), bad);
-        assert!(Template::parse(bad.as_bytes()).runs().next().unwrap().wrong().unwrap().contains(why));
+        assert!(Template::parse(bad.as_bytes()).blocks().next().unwrap().pattern_error().unwrap().contains(why));
     }
 }
 
@@ -131,7 +132,7 @@ fn the_how_to_is_true() {
     let mut file = tempfile::NamedTempFile::new().unwrap();
     std::io::Write::write_all(&mut file, text.as_bytes()).unwrap();
     let checker = Checker::new("haproxy -c".parse().unwrap(), Duration::from_secs(20));
-    assert_eq!(checker.check(&[file.path().to_owned()]).unwrap(), Verdict::Valid { warnings: Vec::new() });
+    assert_eq!(checker.check_files(&[file.path().to_owned()]).unwrap(), CheckResult::Valid { warnings: Vec::new() });
 }
 
 /// A line as people may write it, or what is close to one of ours.
@@ -165,6 +166,6 @@ proptest! {
         // A comment at the very end of the file gets an end when lines follow it.
         let kept = after == before || after == [before.as_slice(), b"\n"].concat() || after == [&before[..], b"\r\n"].concat();
         prop_assert!(kept, "{before:?} {after:?}");
-        prop_assert_eq!(Template::parse(text).with(|run| run.standing.clone()), text);
+        prop_assert_eq!(Template::parse(text).with_blocks(|run| run.current.clone()), text);
     }
 }
