@@ -3,6 +3,7 @@
 
 mod exit_codes;
 mod keys;
+mod names;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{read_dir, read_to_string};
