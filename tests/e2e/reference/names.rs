@@ -9,13 +9,14 @@ use lab::SOURCE;
 use super::read;
 
 /// Options of other programs that pages name by themselves, without the program.
-const FOREIGN: [&str; 14] = [
+const FOREIGN: [&str; 15] = [
     "--auto-compaction-retention",
     "--cap-drop",
     "--enable-v2",
     "--header",
     "--health-cmd",
     "--hostname",
+    "--ignored",
     "--lib",
     "--local-ttl",
     "--network",
@@ -101,16 +102,19 @@ fn leads_somewhere(files: &BTreeSet<String>, page: &str, target: &str) -> bool {
         return is_there(files, &file);
     }
     files.contains(&file)
-        && read(&file).lines().filter(|line| line.starts_with('#')).any(|it| anchor(it.trim_matches(['#', ' '])) == heading)
+        && read(&file)
+            .lines()
+            .filter(|line| line.starts_with('#'))
+            .any(|it| anchor(it.trim_matches(['#', ' '])) == heading)
 }
 
 /// A file of Rust may be named from its crate, as ARCHITECTURE.md says: `registry/follow.rs` is
-/// `crates/registry/src/follow.rs`. Without a crate it is confgen's, or any crate's in the page about that crate.
+/// `crates/registry/src/follow.rs`. Without a crate it is a file of the crate or folder that the sentence is about.
 fn is_source(files: &BTreeSet<String>, path: &str) -> bool {
     let (first, rest) = path.split_once('/').unwrap_or((path, ""));
     files.contains(&format!("crates/{first}/src/{rest}"))
         || files.contains(&format!("tests/{path}"))
-        || files.iter().any(|file| file.ends_with(&format!("/src/{path}")))
+        || files.iter().any(|file| file.ends_with(&format!("/{path}")))
 }
 
 fn is_path(span: &str) -> bool {
