@@ -163,8 +163,8 @@ const BLOCKS: [(&str, &[(&str, &str)]); 36] = [
         "docs/dns.md",
         &[
             ("Names for balancers", "tutorial/howto.rs"),
-            ("Who lives", "tutorial/howto.rs"),
-            ("Who asks", "tutorial/howto.rs"),
+            ("Which balancers live", "tutorial/howto.rs"),
+            ("Resolvers", "tutorial/howto.rs"),
         ],
     ),
     ("docs/exit-codes.md", &[]),
