@@ -271,7 +271,7 @@ const BLOCKS: [(&str, &[(&str, &str)]); 37] = [
 ];
 
 #[test]
-fn no_page_has_a_block_that_nobody_runs() {
+fn every_block_of_a_page_names_the_test_that_runs_it() {
     let pages_in = |folder: &'static str| {
         let files = read_dir(Path::new(SOURCE).join(folder)).unwrap().map(|page| page.unwrap().file_name());
         let pages = files.map(move |name| format!("{folder}/{}", name.display()));
