@@ -10,6 +10,7 @@ use registry::Client;
 use similar::{ChangeTag, TextDiff};
 
 use crate::cli::Common;
+use crate::event_loop::once;
 use crate::publish::Publication;
 use crate::reconcile::{Reconciler, RestartOutcome};
 use crate::store::StoreUpdate;
@@ -38,9 +39,9 @@ pub fn exit_code(error: &anyhow::Error) -> ExitCode {
 pub async fn run_once(common: Common) -> anyhow::Result<ExitCode> {
     let snapshot = fetch_snapshot(common.store, None).await?;
     let round = move || {
-        let mut rounds = Reconciler::open(common.options, Box::new(|_| BTreeSet::new()))?;
-        let news = rounds.first_update(&snapshot);
-        rounds.run_once(&news)
+        let mut reconciler = Reconciler::open(common.options, Box::new(|_| BTreeSet::new()))?;
+        let replica = reconciler.replica_of(&snapshot);
+        once::run_once(reconciler, replica)
     };
     let outcome = tokio::task::spawn_blocking(round).await??;
     let code = match outcome {
@@ -88,8 +89,8 @@ async fn load_publication(common: Common, at_revision: Option<i64>) -> anyhow::R
     tokio::task::spawn_blocking(move || {
         let mut rounds = Reconciler::open_read_only(common.options)?;
         // The past is what it was; the present may lack what is held.
-        let news =
-            if at_revision.is_some() { StoreUpdate::from_snapshot(&snapshot) } else { rounds.first_update(&snapshot) };
+        let present = if at_revision.is_some() { None } else { rounds.replica_of(&snapshot).take_update() };
+        let news = present.unwrap_or_else(|| StoreUpdate::from_snapshot(&snapshot));
         rounds.update_desired(&news)?;
         Ok(rounds.publication())
     })

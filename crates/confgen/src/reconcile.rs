@@ -34,7 +34,8 @@ use crate::status::ReconcileStatus;
 use crate::store::Changed;
 use crate::store::removal_guard::RemovalGuard;
 use crate::store::{PersistedStore, RetainedKeys, StoreRevision, StoreUpdate};
-pub use outcome::{Pending, RestartOutcome};
+pub use log::Progress;
+pub use outcome::{Pending, RestartOutcome, leaves_part_out};
 
 /// What rounds are made with, and what they know.
 pub struct Reconciler {

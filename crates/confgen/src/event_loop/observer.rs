@@ -12,6 +12,7 @@ use tokio::sync::watch;
 use tokio::time::{MissedTickBehavior, interval};
 use tokio_util::sync::CancellationToken;
 
+use crate::event_loop::scheduler::Input;
 use crate::local_files::LocalPaths;
 use crate::local_files::expiry;
 use crate::local_files::file_stamps::FileStamps;
@@ -42,6 +43,22 @@ pub struct Observation {
     pub unsupervised: Option<String>,
     /// The processes that finish their last requests.
     pub old: OldProcesses,
+}
+
+impl Observation {
+    /// The scheduler's inputs, from the differences to the last observation.
+    pub fn inputs_since(&self, last: &Self) -> Vec<Input> {
+        // While two processes listen, either may have answered.
+        let listens_alone = last.old_process_listens && !self.old_process_listens;
+        let is_unsettled = self.process != last.process || self.old_process_listens || listens_alone;
+        let inputs = [
+            (is_unsettled, Input::HaproxyUnsettled),
+            (self.running != last.running || listens_alone, Input::HaproxyChanged),
+            (self.files != last.files, Input::FilesChanged),
+            (self.day != last.day, Input::DayBegan),
+        ];
+        inputs.into_iter().filter_map(|(happened, input)| happened.then_some(input)).collect()
+    }
 }
 
 /// How often supervisord and the old processes are asked. supervisord has one thread, and answers in 2 ms.
@@ -190,6 +207,18 @@ fn process_since(last: Option<(u32, Instant)>, pid: u32, uptime: Duration) -> (u
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn haproxy_is_observed_again_once_it_listens_alone() {
+        let process = Some((7, Instant::now()));
+        let mut last = Observation { process, ..Observation::default() };
+        for (old_process_listens, is_stale) in [(true, false), (true, false), (false, true), (false, false)] {
+            let now = Observation { old_process_listens, ..last.clone() };
+            let inputs = now.inputs_since(&last);
+            assert_eq!(inputs.contains(&Input::HaproxyChanged), is_stale, "{old_process_listens}");
+            last = now;
+        }
+    }
 
     #[test]
     fn a_program_that_fails_to_start_is_told_from_one_that_is_restarted() {

@@ -17,10 +17,10 @@ const REPEAT_EVERY: Duration = Duration::from_secs(3600);
 const MOST_NAMED: usize = 8;
 
 impl EventLoop {
-    /// What has come since the last act and is about no service is applied by that.
+    /// Changes since the last action that concern no service need none: HAProxy has them.
     pub(super) fn advance_applied(&self) {
         let position = Some(self.replica.store_revision());
-        if self.is_current && self.acting.is_none() && !self.replica.has_unseen_changes() {
+        if self.scheduler.is_current() && !self.replica.has_unseen_changes() {
             self.status.send_if_modified(|report| {
                 let behind = report.reconcile.applied != position;
                 if behind {

@@ -8,22 +8,41 @@ use haproxy::runtime::ServerName;
 use super::Reconciler;
 use crate::drain::DrainedUpstream;
 use crate::local_files::expiry;
+use crate::operator_files::filled::OtherBackends;
 use crate::status::{ReconcileStatus, Retained, Retainer};
 use crate::store::StoreRevision;
 
-impl Reconciler {
-    /// Up to where the store was known to the last round.
-    pub fn position(&self) -> StoreRevision {
-        self.position
-    }
+/// The reconciler's state after an action, as far as others need it.
+pub struct Progress {
+    /// The status for the API, the metrics and the balancer record.
+    pub status: ReconcileStatus,
+    /// HAProxy is known to run all of `store_revision`, except for pending services.
+    pub is_current: bool,
+    /// The operator's files are accepted as they are.
+    pub accepts_operator_files: bool,
+    /// The store, as the last reconcile had it.
+    pub store_revision: StoreRevision,
+    /// Upstreams that are no longer desired and still have connections.
+    pub leaving: Vec<DrainedUpstream>,
+    /// The operator's sections that send to upstreams too.
+    pub other_backends: OtherBackends,
+}
 
-    /// Whether HAProxy is known to run all of that, but for what is pending.
-    pub fn is_current(&self) -> bool {
-        self.haproxy.is_synced() && self.status.applied == Some(self.position)
+impl Reconciler {
+    /// The progress after an action.
+    pub fn progress(&self) -> Progress {
+        Progress {
+            status: self.to_status(),
+            is_current: self.haproxy.is_synced() && self.status.applied == Some(self.position),
+            accepts_operator_files: self.rejection.is_none(),
+            store_revision: self.position,
+            leaving: self.leaving_upstreams(),
+            other_backends: self.other_backends(),
+        }
     }
 
     /// Upstreams that nobody wants any more, and that still have connections.
-    pub fn leaving_upstreams(&self) -> Vec<DrainedUpstream> {
+    fn leaving_upstreams(&self) -> Vec<DrainedUpstream> {
         let upstream = |name: ServerName| {
             Some((crate::desired::names::parse_section(name.backend.as_str())?, name.server.as_str().parse().ok()?))
         };
@@ -31,7 +50,7 @@ impl Reconciler {
     }
 
     /// How things stand.
-    pub fn to_status(&self) -> ReconcileStatus {
+    fn to_status(&self) -> ReconcileStatus {
         ReconcileStatus {
             desired: Arc::new(self.desired.clone()),
             retained: self.retained_upstreams(),

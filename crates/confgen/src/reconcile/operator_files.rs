@@ -149,13 +149,13 @@ impl Reconciler {
         }
     }
 
-    /// Whether they are taken as they stand.
-    pub fn accepts_operator_files(&self) -> bool {
-        self.rejection.is_none()
+    /// The reason why the operator's files aren't accepted as they are.
+    pub fn operator_files_rejection(&self) -> Option<&Rejection> {
+        self.rejection.as_ref()
     }
 
-    /// Which sections of the operator's send to upstreams too.
-    pub fn other_backends(&self) -> OtherBackends {
+    /// The operator's sections that send to upstreams too.
+    pub(super) fn other_backends(&self) -> OtherBackends {
         self.files.operator_files.filled.other_backends()
     }
 

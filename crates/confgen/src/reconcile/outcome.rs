@@ -34,6 +34,11 @@ pub enum RestartOutcome {
     NotLive(String),
 }
 
+/// True if the next generation leaves out what HAProxy rejected, and can be published at once.
+pub fn leaves_part_out(outcome: &PublishOutcome) -> bool {
+    matches!(outcome, PublishOutcome::ServicesRejected(_) | PublishOutcome::FilledFilesRejected(_))
+}
+
 impl Pending {
     /// What was done, in words; none if nothing was.
     pub fn to_history_outcome(&self) -> Option<Result<String, String>> {

@@ -1,15 +1,14 @@
-//! Rounds that may take a restart: of the daemon where HAProxy lacks something, and the whole one of `once`.
+//! Restarts: publish, restart, apply what haproxy.cfg can't say. It decides nothing about when.
 
 use std::collections::BTreeMap;
 
 use discovery::ServiceId;
 
-use super::{Pending, Reconciler, RestartOutcome};
+use super::{Reconciler, RestartOutcome};
 use crate::desired::DesiredService;
 use crate::publish::PublishOutcome;
 use crate::runtime::RestartResult;
 use crate::runtime::ports::unbindable_reason;
-use crate::store::StoreUpdate;
 
 impl Reconciler {
     /// Writes the file, restarts HAProxy into it, and puts right what the file could not say.
@@ -55,38 +54,5 @@ impl Reconciler {
     fn find_unbindable(&self) -> BTreeMap<ServiceId, String> {
         let reasons = |wanted: &DesiredService| wanted.binds.iter().find_map(|bind| unbindable_reason(*bind));
         self.desired.services().filter_map(|(id, wanted)| Some((id.clone(), reasons(wanted)?))).collect()
-    }
-
-    /// One whole round, from nothing: HAProxy, file, restart if need be.
-    pub fn run_once(&mut self, news: &StoreUpdate) -> anyhow::Result<RestartOutcome> {
-        let left = self.apply_runtime(news)?;
-        self.log_quarantine();
-        let outcome = self.finish_once(left)?;
-        if let RestartOutcome::Rejected(PublishOutcome::ServicesRejected(_) | PublishOutcome::FilledFilesRejected(_)) =
-            outcome
-        {
-            // Once more, without them.
-            let left = self.apply_runtime(news)?;
-            self.log_quarantine();
-            return self.finish_once(left);
-        }
-        Ok(outcome)
-    }
-
-    /// Does what a quick round has left.
-    fn finish_once(&mut self, left: Pending) -> anyhow::Result<RestartOutcome> {
-        if let Some(rejection) = &self.rejection {
-            return Ok(RestartOutcome::Rejected(PublishOutcome::OperatorFilesRejected(rejection.clone())));
-        }
-        if let Some(reason) = left.restart {
-            return self.restart_haproxy(&reason);
-        }
-        let filing = self.publication();
-        let filed = filing.write_if_changed()?;
-        self.on_published(&filing, &filed)?;
-        Ok(match filed {
-            PublishOutcome::Unchanged | PublishOutcome::Written => RestartOutcome::InSync,
-            refused => RestartOutcome::Rejected(refused),
-        })
     }
 }

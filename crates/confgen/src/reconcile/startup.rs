@@ -24,7 +24,7 @@ use crate::state_dir;
 use crate::state_dir::StateDir;
 use crate::status::ReconcileStatus;
 use crate::store::removal_guard::{GuardPolicy, RemovalGuard};
-use crate::store::{PersistedStore, StoreReplica, StoreRevision, StoreUpdate};
+use crate::store::{PersistedStore, StoreReplica, StoreRevision};
 
 impl Reconciler {
     /// Opens the state directory and reads the local files.
@@ -163,18 +163,18 @@ impl Reconciler {
         Ok(rounds)
     }
 
-    /// The store as it was known before this process; whoever mirrors it takes it.
+    /// The store as it was known before this process; whoever replicas it takes it.
     pub fn take_persisted(&mut self) -> PersistedStore {
         std::mem::take(&mut self.persisted)
     }
 
-    /// What the store says, to one who sees it for the first time: what was known before is compared with it.
-    pub fn first_update(&mut self, snapshot: &Snapshot) -> StoreUpdate {
-        let mut mirror = StoreReplica::from_persisted(self.take_persisted());
-        mirror.set_listing_time(SystemTime::now());
-        mirror.apply_listing(snapshot);
-        mirror.take_reset_events().iter().for_each(|told| tracing::warn!("{told}"));
-        mirror.take_update().unwrap_or_else(|| StoreUpdate::from_snapshot(snapshot))
+    /// A replica of a store that is listed once. It retains keys that the persisted store has, if the store was reset since.
+    pub fn replica_of(&mut self, snapshot: &Snapshot) -> StoreReplica {
+        let mut replica = StoreReplica::from_persisted(self.take_persisted());
+        replica.set_listing_time(SystemTime::now());
+        replica.apply_listing(snapshot);
+        replica.take_reset_events().iter().for_each(|told| tracing::warn!("{told}"));
+        replica
     }
 }
 
