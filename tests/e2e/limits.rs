@@ -22,7 +22,7 @@ fn what_the_operator_keeps_is_not_to_be_had() {
     balancer.wait_status(DEADLINE, "shop.test", "/", 200);
     let refused = |key: &str, reason: &str| {
         until(DEADLINE, &format!("{key} to be refused"), || {
-            balancer.log("confgen").lines().any(|line| line.contains(&format!("{key}: ")) && line.contains(reason))
+            balancer.log("confgen").lines().any(|line| line.contains(&format!("key={key} ")) && line.contains(reason))
         });
     };
 

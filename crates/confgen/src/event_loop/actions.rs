@@ -25,12 +25,13 @@ pub(super) struct Published {
 }
 
 impl EventLoop {
+    /// Sends the action to the reconciler. A `Publish` first asks the reconciler for what to publish.
     pub(super) fn begin_action(&mut self, action: Action) {
         self.scheduler.begin(Instant::now(), &action);
         let request = match Task::for_action(action, &mut self.replica) {
             Some(task) => {
                 self.action_revision = self.replica.store_revision().revision;
-                // The reconciler hears of it before this task.
+                // The reconciler gets each `Published` before this task, so its next status has the revision.
                 self.published_meanwhile = None;
                 Request::Run(task)
             }
@@ -72,41 +73,51 @@ impl EventLoop {
     }
 
     fn schedule_next(&mut self, result: anyhow::Result<TaskResult>, progress: &Progress) {
-        let (is_current, accepts_files) = (progress.is_current, progress.accepts_operator_files);
-        let finished = |end| Input::Finished { end, is_current };
-        match result {
+        let Progress { is_current, accepts_operator_files: accepts_files, .. } = *progress;
+        let (mut problem, mut files_problem) = (String::new(), None);
+        let end = match result {
             Ok(TaskResult::Reconciled { pending, files }) => {
-                self.schedule(finished(End::Reconciled { pending, accepts_files }));
-                if let Err(error) = files {
-                    self.fail(Input::FilesUnusable, &format!("{error:#}"));
+                files_problem = files.err().map(|error| format!("{error:#}"));
+                End::Reconciled { pending, accepts_files }
+            }
+            Ok(TaskResult::ServersRemoved(pending)) => End::ServersRemoved(pending),
+            Ok(TaskResult::ServersRequeued { is_refused: false }) => End::Requeued,
+            Ok(TaskResult::ServersRequeued { is_refused: true }) => End::RequeueRefused,
+            Ok(TaskResult::Restarted(outcome)) => {
+                let end = restart_end(&outcome);
+                match end {
+                    End::Restarted => tracing::info!("{outcome}"),
+                    End::Failed => {}
+                    _ => tracing::warn!("{outcome}"),
                 }
+                problem = outcome.to_string();
+                end
             }
-            Ok(TaskResult::ServersRemoved(pending)) => self.schedule(finished(End::ServersRemoved(pending))),
-            Ok(TaskResult::ServersRequeued { is_refused: false }) => self.schedule(finished(End::Requeued)),
-            Ok(TaskResult::ServersRequeued { is_refused: true }) => self.schedule(finished(End::RequeueRefused)),
-            Ok(TaskResult::Restarted(outcome @ (RestartOutcome::Restarted | RestartOutcome::InSync))) => {
-                tracing::info!("{outcome}");
-                self.schedule(finished(End::Restarted));
-                // The restart also wrote haproxy.cfg.
-                self.status.send_modify(|status| status.publish_error = None);
+            Err(error) => {
+                problem = format!("{error:#}");
+                End::Failed
             }
-            Ok(TaskResult::Restarted(outcome @ RestartOutcome::Stopped)) => {
-                tracing::warn!("{outcome}");
-                self.schedule_with_problem(finished(End::Stopped), &outcome.to_string());
-            }
-            Ok(TaskResult::Restarted(RestartOutcome::Rejected(rejected))) if leaves_part_out(&rejected) => {
-                tracing::warn!("{rejected}");
-                self.schedule(finished(End::PartRejected));
-            }
-            Ok(TaskResult::Restarted(outcome)) => self.fail(finished(End::Failed), &outcome.to_string()),
-            Err(error) => self.fail(finished(End::Failed), &format!("{error:#}")),
+        };
+        if end == End::Restarted {
+            // The restart also wrote haproxy.cfg.
+            self.status.send_modify(|status| status.publish_error = None);
+        }
+        let is_failed = end == End::Failed;
+        let input = Input::Finished { end, is_current };
+        if is_failed {
+            self.fail(input, &problem)
+        } else {
+            self.schedule_with_problem(input, &problem)
+        }
+        if let Some(problem) = files_problem {
+            self.fail(Input::FilesUnusable, &problem);
         }
     }
 
     /// Makes the reconciler's progress visible.
     fn update_status(&mut self, progress: Progress) {
         let Progress { mut status, is_current, store_revision, leaving, other_backends, .. } = progress;
-        // The reconciler didn't know of this file yet when the action ended.
+        // The action ended before the reconciler had this publish.
         status.published = self.published_meanwhile.unwrap_or(status.published);
         self.reconciled_revision = store_revision.revision;
         if is_current {
@@ -137,7 +148,7 @@ impl EventLoop {
         let error = result.err();
         self.status.send_if_modified(|status| std::mem::replace(&mut status.publish_error, error.clone()) != error);
         if let Ok(outcome) = &outcome {
-            // Before any task that this end leads to.
+            // Before the next task: a rejected service must not be published again.
             self.reconciler.send(Request::Published(Box::new(publication), outcome.clone()));
         }
         match outcome {
@@ -158,13 +169,14 @@ impl EventLoop {
         }
     }
 
-    /// Tells the scheduler of something that happened, and does what it says.
+    /// Feeds the scheduler, and carries out the effect.
     pub(super) fn schedule(&mut self, input: Input) {
         self.schedule_with_problem(input, "");
     }
 
+    /// The same for an action that failed.
     fn fail(&mut self, input: Input, problem: &str) {
-        tracing::error!("out of sync: {problem}");
+        tracing::error!(%problem, "out of sync");
         self.schedule_with_problem(input, problem);
     }
 
@@ -172,7 +184,7 @@ impl EventLoop {
         match self.scheduler.on(Instant::now(), input) {
             Some(Effect::InSync) => self.report_in_sync(),
             Some(Effect::OutOfSync) => self.report_out_of_sync(problem),
-            Some(Effect::Rest) => drop(tokio::task::spawn_blocking(malloc::give_back)),
+            Some(Effect::Rest) => drop(tokio::task::spawn_blocking(malloc::trim_heap)),
             None => {}
         }
     }
@@ -189,5 +201,15 @@ impl EventLoop {
                 _ = await_task(&mut self.publishing) => is_publishing = false,
             }
         }
+    }
+}
+
+/// The end of a restart for the scheduler.
+pub(super) fn restart_end(outcome: &RestartOutcome) -> End {
+    match outcome {
+        RestartOutcome::Restarted | RestartOutcome::InSync => End::Restarted,
+        RestartOutcome::Stopped => End::Stopped,
+        RestartOutcome::Rejected(rejected) if leaves_part_out(rejected) => End::PartRejected,
+        RestartOutcome::Rejected(_) | RestartOutcome::NotLive(_) => End::Failed,
     }
 }

@@ -19,7 +19,7 @@ impl EventLoop {
         match event {
             Event::Snapshot(snapshot) => {
                 let (keys, revision) = (snapshot.entries.len(), snapshot.revision);
-                tracing::info!("store listed: {keys} keys at revision {revision}");
+                tracing::info!(keys, revision, "store listed");
                 self.replica.set_listing_time(SystemTime::now());
                 self.replica.apply_listing(&snapshot);
                 self.schedule(Input::StoreListed);
@@ -31,7 +31,7 @@ impl EventLoop {
             }
             Event::Disconnected { error, .. } => {
                 if self.status.borrow().store_error.is_none() {
-                    tracing::warn!("store: {error}; HAProxy keeps what it has");
+                    tracing::warn!(%error, "can't reach the store, HAProxy keeps what it has");
                     systemd::notify_status("the store is away; HAProxy keeps what it has");
                 }
                 self.status.send_modify(|status| status.store_error = Some(error.to_string()));
@@ -42,7 +42,7 @@ impl EventLoop {
         self.log_reset_events();
         let seen = self.replica.store_revision();
         if self.status.borrow().store_error.is_some() {
-            tracing::info!("store: followed again, at revision {}", seen.revision);
+            tracing::info!(revision = seen.revision, "following the store again");
             systemd::notify_status("following the store");
         }
         self.status.send_modify(|status| (status.seen, status.store_error) = (seen, None));
@@ -53,13 +53,13 @@ impl EventLoop {
     fn use_persisted(&mut self) {
         if self.replica.use_persisted() {
             let (keys, revision) = (self.replica.count_keys(), self.replica.store_revision().revision);
-            tracing::warn!("starting from what is remembered of the store: {keys} keys as of revision {revision}");
+            tracing::warn!(keys, revision, "starting from the persisted store");
             self.schedule(Input::StoreListed);
         }
     }
 
     pub(super) fn on_drains_counted(&mut self, count: &SessionCount) {
-        // After a wipe the file of before has a higher revision, and nothing of the new store.
+        // After a store reset the published file has a higher revision, and nothing of the new store.
         let published = Some(self.status.borrow().reconcile.published);
         let published = published.filter(|published| *published <= self.reconciled_revision);
         let context = DrainContext {
@@ -98,7 +98,7 @@ impl EventLoop {
     pub(super) fn check_certificate_dates(&mut self, now: i64) {
         let is_idle = !self.scheduler.is_acting() && !self.scheduler.is_reload_due();
         if is_idle && !self.status.borrow().reconcile.certificates.is_current(now) {
-            tracing::info!("certificates: the validity of one has begun or ended");
+            tracing::info!("the validity of a certificate began or ended, reloading files");
             self.schedule(Input::FilesChanged);
         }
     }
@@ -114,11 +114,11 @@ impl EventLoop {
     fn show_observation(&self, last: &Observation) {
         let now = &self.observation;
         if now.unexpected_files != last.unexpected_files {
-            now.unexpected_files.iter().for_each(|words| tracing::error!("out of sync: {words}"));
+            now.unexpected_files.iter().for_each(|problem| tracing::error!(%problem, "out of sync"));
         }
         if now.unsupervised != last.unsupervised {
             match &now.unsupervised {
-                Some(words) => tracing::error!("out of sync: {words}"),
+                Some(problem) => tracing::error!(%problem, "out of sync"),
                 None => tracing::info!("supervisord runs HAProxy again"),
             }
         }

@@ -3,6 +3,7 @@
 
 use std::time::Instant;
 
+use crate::event_loop::actions::restart_end;
 use crate::event_loop::scheduler::{End, Input, PublishEnd, Scheduler};
 use crate::event_loop::task::{Task, TaskResult};
 use crate::publish::PublishOutcome;
@@ -45,10 +46,9 @@ fn run_task(reconciler: &mut Reconciler, task: Task, outcome: &mut RestartOutcom
         }
         TaskResult::Restarted(restarted) => {
             *outcome = restarted;
-            match outcome {
-                RestartOutcome::InSync | RestartOutcome::Restarted => End::Restarted,
-                RestartOutcome::Rejected(rejected) if leaves_part_out(rejected) => End::PartRejected,
-                RestartOutcome::Rejected(_) | RestartOutcome::Stopped | RestartOutcome::NotLive(_) => return Ok(None),
+            match restart_end(outcome) {
+                End::Stopped | End::Failed => return Ok(None),
+                end => end,
             }
         }
         TaskResult::ServersRemoved(pending) => End::ServersRemoved(pending),
