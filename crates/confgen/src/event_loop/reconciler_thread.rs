@@ -14,7 +14,6 @@ use crate::status::activity::Activities;
 
 /// A request to the reconciler. The thread takes them in the order in which they were sent.
 pub enum Request {
-    /// Do the work of an action.
     Run(Task),
     /// Say what has to be published now.
     Publish,
@@ -24,29 +23,19 @@ pub enum Request {
 
 /// A reply to a request.
 pub enum Reply {
-    /// The task ended.
     Finished(Box<Finished>),
-    /// Publish this.
     Publish(Box<Publication>),
 }
 
-/// A task that ended.
 pub struct Finished {
-    /// The kind of the task.
     pub kind: ActionKind,
-    /// The reason of the task.
     pub reason: String,
-    /// Its result.
     pub result: anyhow::Result<TaskResult>,
-    /// When it began.
     pub began_at: SystemTime,
-    /// How long it took.
     pub took: Duration,
-    /// How the reconciler stands after it.
     pub progress: Progress,
 }
 
-/// The reconciler's thread.
 pub struct ReconcilerThread {
     requests: mpsc::Sender<Request>,
     replies: UnboundedReceiver<Reply>,

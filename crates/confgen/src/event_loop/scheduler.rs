@@ -1,11 +1,14 @@
 //! Decides which action begins next, and when. HAProxy follows a change at once, haproxy.cfg follows HAProxy, and a restart waits
 //! for the last change. Pure: no I/O, no clock. A test prints the whole table to SCHEDULE.md.
 
+mod input;
+
 use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
 use crate::cli::Pacing;
 use crate::reconcile::Pending;
+pub use input::{Action, Effect, End, Input, PublishEnd, Scope};
 
 /// Restarts that may follow another one at once, after a time without any. A service that is deleted and written again key by
 /// key can take three: one without it, one for its first key, one for the keys that came during that restart. HAProxy refuses
@@ -17,7 +20,7 @@ const SPARE_RESTARTS: u32 = 2;
 struct Delays {
     /// The file follows HAProxy after this, so that a burst of changes is written once.
     publish: Duration,
-    /// The time between two tries to remove servers that wait for their last connection. `None` tries only once.
+    /// The time between two tries to remove servers that wait for their last connection. `None` leaves it to reconciles.
     remove_servers: Option<Duration>,
     /// A restart waits until the store was quiet for this long. HAProxy follows no change while it restarts.
     quiet: Duration,
@@ -47,121 +50,6 @@ const ONCE: Delays = Delays {
     quiet_at_most: Duration::ZERO,
     unreachable: Duration::ZERO,
 };
-
-/// One thing to do. At most one action is in progress, except that a `Publish` may be in progress beside any but a `Restart`.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Action {
-    /// Resolve the desired state and apply it over the Runtime API.
-    Reconcile(Scope),
-    /// Publish haproxy.cfg and restart HAProxy into it.
-    Restart {
-        /// Why the running generation isn't the needed one.
-        reason: String,
-    },
-    /// Publish haproxy.cfg.
-    Publish,
-    /// Remove servers that waited for their last connection.
-    RemoveServers,
-    /// Give the servers of some sections their turns again.
-    RequeueServers {
-        /// The sections' names.
-        sections: BTreeSet<String>,
-    },
-}
-
-/// The inputs that a reconcile takes in besides the changed services.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Scope {
-    /// Local files changed since they were last read.
-    pub reload_files: bool,
-    /// HAProxy may run something else than it was last observed to run.
-    pub reobserve: bool,
-    /// Every service is resolved again, as if all had changed.
-    pub resolve_all: bool,
-}
-
-/// Something that happened.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Input {
-    /// The replica has all keys: from a listing, or from the persisted store while etcd can't be reached.
-    StoreListed,
-    /// The replica changed.
-    StoreChanged,
-    /// Local files changed, or the validity of a certificate began or ended.
-    FilesChanged,
-    /// HAProxy runs another process or generation, or an old process stopped listening.
-    HaproxyChanged,
-    /// Two HAProxy processes listen, or HAProxy has just become another process. Either may have answered.
-    HaproxyUnsettled,
-    /// A new day began. Certificates that expire are logged once a day.
-    DayBegan,
-    /// HAProxy may have set servers of these sections aside.
-    TurnsMissed {
-        /// The sections' names.
-        sections: BTreeSet<String>,
-    },
-    /// The local files couldn't be read or aren't accepted. The last good ones count.
-    FilesUnusable,
-    /// The action in progress ended.
-    Finished {
-        /// The result.
-        end: End,
-        /// HAProxy is known to run all that the action was given, except for pending services.
-        is_current: bool,
-    },
-    /// The `Publish` in progress ended.
-    Published(PublishEnd),
-}
-
-/// The result of an action other than `Publish`.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum End {
-    /// HAProxy runs all that it takes without a restart.
-    Reconciled {
-        /// The rest.
-        pending: Pending,
-        /// The operator's files are accepted as they are.
-        accepts_files: bool,
-    },
-    /// Servers were removed as far as their connections allow.
-    ServersRemoved(Pending),
-    /// Servers have their turns again.
-    Requeued,
-    /// HAProxy complained about the turns, and must be observed again.
-    RequeueRefused,
-    /// HAProxy runs the needed generation.
-    Restarted,
-    /// An operator has stopped HAProxy. Published files wait for its start.
-    Stopped,
-    /// HAProxy rejected services or filled files at the restart. The next generation leaves them out.
-    PartRejected,
-    /// The action failed.
-    Failed,
-}
-
-/// The result of a `Publish`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum PublishEnd {
-    /// haproxy.cfg is as it should be.
-    UpToDate,
-    /// HAProxy rejected services or filled files. The next generation leaves them out.
-    PartRejected,
-    /// The operator's files aren't accepted. Nothing was written.
-    Blocked,
-    /// haproxy.cfg couldn't be written.
-    Failed,
-}
-
-/// The consequence of an input outside of the scheduler.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Effect {
-    /// HAProxy runs the desired state. systemd may be told that confgen is ready.
-    InSync,
-    /// HAProxy doesn't run the desired state, and a try failed.
-    OutOfSync,
-    /// Nothing is left to do for now. Memory can be given back.
-    Rest,
-}
 
 /// The restart that waits.
 #[derive(Clone, Debug)]

@@ -27,10 +27,7 @@ pub enum Task {
     /// Remove servers that waited for their last connection.
     RemoveServers,
     /// Give the servers of these sections their turns again.
-    RequeueServers {
-        /// The sections' names.
-        sections: BTreeSet<String>,
-    },
+    RequeueServers { sections: BTreeSet<String> },
 }
 
 impl Task {
@@ -79,7 +76,6 @@ impl Task {
         }
     }
 
-    /// Does the work.
     pub fn run(self, reconciler: &mut Reconciler) -> anyhow::Result<TaskResult> {
         Ok(match self {
             Self::Reconcile { update, scope } => {
@@ -102,16 +98,13 @@ impl Task {
 pub enum TaskResult {
     /// HAProxy runs all that it takes without a restart.
     Reconciled {
-        /// The rest.
         pending: Pending,
         /// An error if the local files couldn't be read or aren't accepted. The last good ones count.
         files: anyhow::Result<()>,
     },
-    /// The restart came to an end.
     Restarted(RestartOutcome),
     /// Servers were removed as far as their connections allow.
     ServersRemoved(Pending),
-    /// Servers have their turns again.
     ServersRequeued {
         /// HAProxy complained. What it runs has to be observed again.
         is_refused: bool,
