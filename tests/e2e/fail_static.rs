@@ -197,7 +197,7 @@ fn what_is_held_is_held_over_restarts() {
     scene.assert_held();
     // etcd is away, for longer than every lease, and confgen starts.
     scene.etcd.freeze(0);
-    scene.restart_confgen("starting from what is remembered");
+    scene.restart_confgen("starting from the persisted store");
     sleep(2 * TTL);
     scene.assert_nothing_lost(loads);
     // HAProxy crashes too, and comes back without what the Runtime API had told it.

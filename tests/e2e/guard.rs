@@ -143,7 +143,7 @@ fn a_service_that_is_nothing_but_upstreams_is_kept_too() {
     balancer.wait_in_sync(DEADLINE);
     etcd.revoke(lease);
     until(DEADLINE, "the crowd to be seen", || {
-        balancer.log("confgen").contains("http-default: 2 upstreams lost their keys without notice")
+        balancer.log("confgen").contains("retained until a check fails service=http-default count=2")
     });
     let end = Instant::now() + 2 * TTL;
     while Instant::now() < end {
@@ -153,7 +153,7 @@ fn a_service_that_is_nothing_but_upstreams_is_kept_too() {
     }
     // They come back, and are deleted: nobody is kept whose lease lives, and nothing is left of the service.
     announce(etcd.grant(60));
-    until(DEADLINE, "them to be back", || balancer.log("confgen").contains("retained upstreams are announced again"));
+    until(DEADLINE, "them to be back", || balancer.log("confgen").contains("retained upstreams released"));
     etcd.delete_all("http-services/default/");
     balancer.wait_status(DEADLINE, "any.test", "/", 404);
 }
@@ -194,7 +194,7 @@ fn a_slow_and_long_loss_of_all_leases_takes_no_app_down() {
     apps[0].kill();
     // mail loses its second 15 s after its first.
     until(minute, "mail to lose both", || keys("mail") == 0);
-    until(DEADLINE, "mail's first to return", || says("http-mail: 1 upstreams that were lost before them"));
+    until(DEADLINE, "mail's first to return", || says("serve once a check passes service=http-mail count=1"));
     balancer.wait_servers(DEADLINE, "http-mail", 2);
     // What was lost is remembered over a restart of confgen.
     until(minute, "the second lease to end", || keys("shop") == 2);
@@ -202,7 +202,7 @@ fn a_slow_and_long_loss_of_all_leases_takes_no_app_down() {
     balancer.wait_in_sync(DEADLINE);
     assert!(balancer.ctl(&["restart", "confgen"]).status.success());
     until(minute, "shop to lose its third", || keys("shop") == 1);
-    until(DEADLINE, "shop's first two to return", || says("http-shop: 2 upstreams that were lost before them"));
+    until(DEADLINE, "shop's first two to return", || says("serve once a check passes service=http-shop count=2"));
     balancer.wait_servers(DEADLINE, "http-shop", 3);
     until(minute, "all to be lost", || keys("shop") == 0);
     // With a timer of 5 s, all would have gone by the end of this.

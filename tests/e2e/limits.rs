@@ -22,7 +22,7 @@ fn reserved_hosts_and_ports_can_not_be_claimed() {
     balancer.wait_status(DEADLINE, "shop.test", "/", 200);
     let refused = |key: &str, reason: &str| {
         until(DEADLINE, &format!("{key} to be refused"), || {
-            balancer.log("confgen").lines().any(|line| line.contains(&format!("{key}: ")) && line.contains(reason))
+            balancer.log("confgen").lines().any(|line| line.contains(&format!("key={key} ")) && line.contains(reason))
         });
     };
 

@@ -323,7 +323,10 @@ fn an_edit_is_applied_or_refused_and_holds_nothing_else_up() {
     balancer.wait_status(DEADLINE, "new.test", "/", 200);
     scene.wait_apps(&["shop-1", "shop-2"]);
     let log = balancer.log("confgen");
-    assert!(log.contains("the operator's files: missing timeouts for frontend 'direct'"), "{log}");
+    assert!(
+        log.contains("HAProxy warns of the operator's files warning=missing timeouts for frontend 'direct'"),
+        "{log}"
+    );
     assert!(!log.contains("haproxy -c:"), "the generated file has no warning: {log}");
 
     // Ports that they bind are theirs.

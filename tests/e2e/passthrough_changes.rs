@@ -250,7 +250,9 @@ fn the_inner_hop_outlives_a_crash_and_a_start_that_fails() {
     let passed = Plan::new(Kind::PerHandshake, balancer.https(), VAULT).rate(RATE).from("vault").start();
     etcd.put("tcp-services/clash/ports", taken.local_addr().unwrap().to_string());
     until(SERVED, "HAProxy not to start", || balancer.log("haproxy").contains("before it answered"));
-    until(SERVED, "the culprit to be left out", || balancer.log("confgen").contains("quarantine: tcp-services/clash"));
+    until(SERVED, "the culprit to be left out", || {
+        balancer.log("confgen").contains("key quarantined key=tcp-services/clash")
+    });
     balancer.wait_in_sync(SERVED);
     balancer.wait_running("haproxy");
     for report in [load, passed].map(lab::load::Running::stop) {

@@ -74,13 +74,13 @@ fn the_log_names_a_bad_value_that_changes_nothing() {
     let balancer = Balancer::start(&etcd);
     balancer.wait_status(SERVED, "shop.test", "/", 200);
     let logged = |line: &str| until(SERVED, line, || balancer.log("confgen").contains(line));
-    logged("quarantine: http-services/shop/balance: ");
+    logged("key quarantined key=http-services/shop/balance");
 
     let before = balancer.file();
     etcd.put("http-services/shop/domain", "what is \"this\"");
-    logged("quarantine: http-services/shop/domain: ");
+    logged("key quarantined key=http-services/shop/domain");
     etcd.put("http-services/shop/domain", "shop.test");
-    logged("quarantine: http-services/shop/domain: followed again");
+    logged("quarantine ended key=http-services/shop/domain");
     assert_eq!(balancer.file(), before);
 }
 

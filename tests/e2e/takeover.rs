@@ -84,7 +84,7 @@ fn haproxys_own_words_are_in_the_log_in_ready_and_on_the_page() {
             });
         }
         let log = balancer.log("confgen");
-        assert!(log.lines().any(|line| line.contains("out of sync: ") && line.contains(words)), "{log}");
+        assert!(log.lines().any(|line| line.contains("out of sync problem=") && line.contains(words)), "{log}");
         balancer.wait_status(DEADLINE, "shop.test", "/", 200);
         remove_file(&file).unwrap();
         balancer.ctl(&["start", "haproxy"]);

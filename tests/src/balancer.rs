@@ -112,7 +112,7 @@ impl Balancer {
 
     /// How often confgen has restarted HAProxy.
     pub fn restarts(&self) -> usize {
-        self.log("confgen").lines().filter(|line| line.contains(" restart: ")).count()
+        self.log("confgen").lines().filter(|line| line.contains(" restarting HAProxy ")).count()
     }
 
     /// supervisord and all below it, HAProxys in sessions of their own included.

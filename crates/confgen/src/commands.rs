@@ -1,4 +1,4 @@
-//! The one-shot forms: `once`, `render`, `diff`.
+//! The one-shot commands: `once`, `render`, `diff`. `render` and `diff` write nothing.
 
 use std::collections::BTreeSet;
 use std::io;
@@ -10,17 +10,18 @@ use registry::Client;
 use similar::{ChangeTag, TextDiff};
 
 use crate::cli::Common;
+use crate::event_loop::once;
 use crate::publish::Publication;
 use crate::reconcile::{Reconciler, RestartOutcome};
 use crate::store::StoreUpdate;
 
-/// Wrong usage, as clap has it.
+/// The exit code for wrong usage, as clap has it.
 pub const USAGE: u8 = 2;
 const STORE: u8 = 3;
-const REFUSED: u8 = 4;
+const REJECTED: u8 = 4;
 const NOT_LIVE: u8 = 5;
 
-/// The exit code that an error stands for.
+/// The exit code of an error.
 pub fn exit_code(error: &anyhow::Error) -> ExitCode {
     if error.is::<registry::Error>() {
         ExitCode::from(STORE)
@@ -34,47 +35,49 @@ pub fn exit_code(error: &anyhow::Error) -> ExitCode {
     }
 }
 
-/// One round.
+/// Applies the store once.
 pub async fn run_once(common: Common) -> anyhow::Result<ExitCode> {
     let snapshot = fetch_snapshot(common.store, None).await?;
-    let round = move || {
-        let mut rounds = Reconciler::open(common.options, Box::new(|_| BTreeSet::new()))?;
-        let news = rounds.first_update(&snapshot);
-        rounds.run_once(&news)
+    let run = move || {
+        let mut reconciler = Reconciler::open(common.options, Box::new(|_| BTreeSet::new()))?;
+        let replica = reconciler.replica_of(&snapshot);
+        once::run_once(reconciler, replica)
     };
-    let outcome = tokio::task::spawn_blocking(round).await??;
+    let outcome = tokio::task::spawn_blocking(run).await??;
     let code = match outcome {
         RestartOutcome::InSync | RestartOutcome::Restarted => {
             tracing::info!("{outcome}");
             return Ok(ExitCode::SUCCESS);
         }
-        RestartOutcome::Rejected(_) => REFUSED,
+        RestartOutcome::Rejected(_) => REJECTED,
         RestartOutcome::Stopped | RestartOutcome::NotLive(_) => NOT_LIVE,
     };
     tracing::error!("{outcome}");
     Ok(ExitCode::from(code))
 }
 
-/// Prints the file.
+/// Prints haproxy.cfg.
 pub async fn print_config(common: Common, at_revision: Option<i64>) -> anyhow::Result<ExitCode> {
-    let filing = load_publication(common, at_revision).await?;
-    let rendered = filing.render_config()?;
-    for (key, reason) in filing.quarantined() {
-        tracing::warn!("quarantine: {key}: {reason}");
+    let publication = load_publication(common, at_revision).await?;
+    let rendered = publication.render_config()?;
+    for (key, reason) in publication.quarantined() {
+        tracing::warn!(%key, %reason, "key quarantined");
     }
     print_answer(&rendered.cfg)?;
     Ok(ExitCode::SUCCESS)
 }
 
-/// Prints what a round would change.
+/// Prints the differences between the files on disk and the needed ones.
 pub async fn print_diff(common: Common) -> anyhow::Result<ExitCode> {
     let path = common.options.haproxy_cfg.display().to_string();
-    let filing = load_publication(common, None).await?;
-    let rendered = filing.render_config()?;
-    let old = filing.read_current()?.unwrap_or_default();
-    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
-    let fills = filing.pending_edits();
-    let fills = fills.iter().map(|due| (text(&due.before), text(&due.after), due.path.display().to_string()));
+    let publication = load_publication(common, None).await?;
+    let rendered = publication.render_config()?;
+    let old = publication.read_current()?.unwrap_or_default();
+    let edits = publication.pending_edits();
+    let fills = edits.iter().map(|edit| {
+        let (before, after) = (String::from_utf8_lossy(&edit.before), String::from_utf8_lossy(&edit.after));
+        (before.into_owned(), after.into_owned(), edit.path.display().to_string())
+    });
     let changed: Vec<_> = fills.chain([(old, rendered.cfg, path)]).filter(|(old, new, _)| old != new).collect();
     for (old, new, path) in &changed {
         print_answer(&format_diff(old, new, path, takes_colors(&io::stdout())))?;
@@ -82,16 +85,16 @@ pub async fn print_diff(common: Common) -> anyhow::Result<ExitCode> {
     Ok(if changed.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
-/// What the store asks for, without touching anything.
+/// The publication that the store asks for. It writes nothing.
 async fn load_publication(common: Common, at_revision: Option<i64>) -> anyhow::Result<Publication> {
     let snapshot = fetch_snapshot(common.store, at_revision).await?;
     tokio::task::spawn_blocking(move || {
-        let mut rounds = Reconciler::open_read_only(common.options)?;
-        // The past is what it was; the present may lack what is held.
-        let news =
-            if at_revision.is_some() { StoreUpdate::from_snapshot(&snapshot) } else { rounds.first_update(&snapshot) };
-        rounds.update_desired(&news)?;
-        Ok(rounds.publication())
+        let mut reconciler = Reconciler::open_read_only(common.options)?;
+        // An old revision counts as it was. The current one may lack keys that confgen retains since a reset.
+        let current = if at_revision.is_some() { None } else { reconciler.replica_of(&snapshot).take_update() };
+        let update = current.unwrap_or_else(|| StoreUpdate::from_snapshot(&snapshot));
+        reconciler.update_desired(&update)?;
+        Ok(reconciler.publication())
     })
     .await?
 }

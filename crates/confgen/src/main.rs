@@ -33,7 +33,7 @@ fn main() -> ExitCode {
     if let Some(code) = manual::print_if_asked(Cli::command()) {
         return code;
     }
-    event_loop::malloc::share();
+    event_loop::malloc::share_heap();
     let cli: Cli = match options::read_options(Cli::command(), commands::USAGE) {
         Ok(cli) => cli,
         Err(code) => return code,

@@ -1,4 +1,4 @@
-//! How things stand, for whoever asks: plain data, which the rounds write and nothing else does.
+//! The status of confgen, for the API, the metrics, the page and the balancer record. Data only: the event loop alone writes it.
 
 pub(crate) mod activity;
 pub(crate) mod admin;
@@ -30,70 +30,69 @@ use crate::status::metrics::{ActionCounters, RequeueCounters};
 use crate::status::share::Starving;
 use crate::store::StoreRevision;
 
-/// How many of the last acts are remembered.
+/// The length of the history.
 const REMEMBERED: usize = 200;
 
-/// How things stand. A clone costs little: it shares.
+/// The status. A clone costs little, because clones share the large parts.
 #[derive(Clone, Debug, Default)]
 pub struct Status {
-    /// Up to where the store is known.
+    /// The revision of the replica.
     pub seen: StoreRevision,
-    /// Why the store can't be followed, if it can't.
+    /// The reason why etcd can't be watched. `None` while it is.
     pub store_error: Option<String>,
-    /// What the rounds have come to.
+    /// The last reconcile.
     pub reconcile: Arc<ReconcileStatus>,
-    /// Why HAProxy doesn't run what the store asks for, and a try has failed.
+    /// The reason why the last action failed. `None` once HAProxy is in sync again.
     pub out_of_sync: Option<String>,
-    /// The release of HAProxy that answered last.
+    /// The release of the HAProxy that answered last.
     pub haproxy: Option<Version>,
-    /// Upstreams that take no new request, with what is still open on them in all of HAProxy's processes, for as long as
-    /// that isn't over.
+    /// Draining upstreams, with their sessions in all HAProxy processes.
     pub draining: Arc<BTreeMap<DrainedUpstream, u64>>,
-    /// When HAProxy was last seen to be another process, whoever started it.
+    /// The time when HAProxy was last observed to be another process.
     pub started: Option<SystemTime>,
-    /// How many drains have ended so far.
+    /// The number of drains that have ended in this process.
     pub drains_ended: u64,
-    /// Why haproxy.cfg could not be written as it should be, as of the last try.
+    /// The reason why the last publish failed. `None` if it didn't.
     pub publish_error: Option<String>,
     /// The HAProxy that answers on the Runtime API, if one does.
     pub running: Option<RunningHaproxy>,
-    /// Which files it was started with, in words, where they are not those that confgen checks.
+    /// The problem, if HAProxy was started with other files than confgen checks.
     pub unexpected_files: Option<String>,
-    /// Why HAProxy serves on without supervisord, if it does.
+    /// The problem, if HAProxy serves on and supervisord doesn't run it.
     pub unsupervised: Option<String>,
-    /// The processes that finish their last requests.
+    /// The HAProxy processes that finish their last requests.
     pub old: OldProcesses,
-    /// The last acts, newest first.
+    /// The last actions, newest first.
     pub history: VecDeque<Arc<HistoryEntry>>,
-    /// What confgen is at. Clones share it.
+    /// The activities in progress. Clones share them.
     pub activities: Activities,
-    /// All acts of this process, counted. Clones share it.
+    /// The actions of this process, counted. Clones share the counters.
     pub actions: ActionCounters,
-    /// Upstreams that HAProxy has up and doesn't choose, by section and name.
+    /// Upstreams that HAProxy finds up and doesn't choose, by section and name.
     pub starving: Arc<Starving>,
-    /// The sections whose servers were queued for their turns again, counted. Clones share it.
+    /// The sections whose servers were requeued, counted. Clones share the counters.
     pub requeues: RequeueCounters,
-    /// Where others find the admin port, if it has an address to call.
+    /// The admin port's URL, if it has an address that other hosts can call.
     pub url: Option<String>,
     /// This process and the store that it is configured for.
     pub identity: Arc<Identity>,
-    /// At least one round is over. Before that `standing` is empty, and HAProxy may serve everything.
+    /// At least one action is over. Before that `reconcile` is empty although HAProxy may serve all services.
     pub has_reconciled: bool,
 }
 
-/// What tells this confgen from every other. It stays the same for as long as the process lives.
+/// The identity of this process of confgen. It never changes.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Identity {
     /// The balancer's name: `--node`.
     pub node: String,
-    /// What all keys are below of: `--prefix`.
+    /// The prefix of all keys: `--prefix`.
     pub prefix: String,
-    /// 16 hexadecimal digits that no other process has. Two balancers may bear one name by mistake.
+    /// 16 hexadecimal digits that no other process has. Two balancers may have one name by mistake.
     pub instance: String,
 }
 
 impl Identity {
-    /// The identity of this process.
+    /// Each call makes another `instance`.
     pub fn new(node: &Node, prefix: &str) -> Self {
         // The standard library takes the keys of its hash maps from the system's random numbers.
         let random = RandomState::new().build_hasher().finish();
@@ -101,43 +100,43 @@ impl Identity {
     }
 }
 
-/// A HAProxy that answers.
+/// A HAProxy that answers on the Runtime API.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RunningHaproxy {
-    /// The worker.
+    /// The worker's pid.
     pub pid: u32,
     /// Its release.
     pub version: Version,
-    /// The generation of its file; none where that isn't one of ours.
+    /// The generation id of its file. `None` if confgen didn't write the file.
     pub generation: Option<String>,
 }
 
-/// What the rounds have come to.
+/// The results of the last reconcile.
 #[derive(Clone, Debug, Default)]
 pub struct ReconcileStatus {
-    /// HAProxy runs every change of a service up to here, but for what is pending. None until it was found to.
+    /// HAProxy runs all services as of this revision, except for pending ones. `None` before the first successful reconcile.
     pub applied: Option<StoreRevision>,
-    /// haproxy.cfg on disk has every change up to this revision; 0 is none.
+    /// The revision of haproxy.cfg on disk. 0 before the first publish.
     pub published: i64,
-    /// What is wanted.
+    /// The desired state.
     pub desired: Arc<DesiredState>,
-    /// Services of which some change waits for a restart.
+    /// Services that wait for a restart.
     pub pending: BTreeSet<ServiceId>,
-    /// Those of them that no request reaches until then.
+    /// Pending services that no request reaches before the restart.
     pub unrouted: BTreeSet<ServiceId>,
-    /// Services whose routes another service has by now, and that requests go to until the restart.
+    /// Services that get requests until the restart although another service has their routes by now.
     pub reached_until_restart: BTreeSet<ServiceId>,
-    /// The service that gets the ACME challenges of every host.
+    /// The service that gets the ACME challenges of all hosts.
     pub acme: Option<ServiceId>,
-    /// Upstreams that are served although their keys have gone.
+    /// Upstreams that are served although their keys are gone.
     pub retained: BTreeMap<(ServiceId, UpstreamId), Retained>,
-    /// The keys that are retained since the store was reset.
+    /// A summary of the keys that are retained since the store was reset.
     pub reset_lost: RetainedAfterReset,
-    /// Keys that are not followed, and why.
+    /// Quarantined keys, each with the reason.
     pub quarantined: BTreeMap<String, String>,
-    /// The certificates that are served, and those that are refused.
+    /// Served and rejected certificates.
     pub certificates: Arc<Certificates>,
-    /// How many error pages are refused.
+    /// The number of rejected error pages.
     pub refused_error_pages: usize,
     /// The operator's own files.
     pub operator_files: OperatorFilesStatus,
@@ -146,13 +145,12 @@ pub struct ReconcileStatus {
 /// An upstream that is served although its key is gone.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Retained {
-    /// Who retains it.
     pub by: Retainer,
-    /// Since when; None if it isn't known.
+    /// `None` if it isn't known.
     pub since: Option<SystemTime>,
 }
 
-/// Who retains upstreams.
+/// The mechanism that retains an upstream.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Retainer {
     /// The removal guard (`--guard`): the upstream disappeared together with others.
@@ -162,7 +160,7 @@ pub enum Retainer {
 }
 
 impl Retainer {
-    /// In one word.
+    /// The word in the API, the metrics and the log.
     pub fn name(self) -> &'static str {
         match self {
             Self::Guard => "guard",
@@ -171,28 +169,28 @@ impl Retainer {
     }
 }
 
-/// How the operator's own files stand.
+/// The state of the operator's own files.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct OperatorFilesStatus {
-    /// Why they aren't taken as they stand. Those that were taken last count.
+    /// The reason why they aren't accepted. The last accepted ones count.
     pub refused: Option<Rejection>,
-    /// Files that HAProxy would refuse filled, in its words; they are left as they stand.
+    /// Files that HAProxy would reject if confgen filled them, with HAProxy's words. They stay as they are.
     pub not_filled: Vec<String>,
-    /// What else an operator should know of them.
+    /// Facts that need an operator's attention.
     pub remarks: Vec<String>,
-    /// The sections of services that they name, with the lines that do.
+    /// The services' sections that they name, with the lines.
     pub named_sections: BTreeMap<String, ReferencedSection>,
 }
 
 impl OperatorFilesStatus {
-    /// Why HAProxy doesn't run what they ask for.
+    /// The first reason why HAProxy doesn't run them as they are.
     fn first_problem(&self) -> Option<String> {
         let refused = self.refused.as_ref().map(Rejection::to_string);
         refused.or_else(|| self.not_filled.first().cloned())
     }
 }
 
-/// What kind of act it was.
+/// The kind of an action.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum ActionKind {
     /// Changes over the Runtime API.
@@ -204,7 +202,7 @@ pub enum ActionKind {
 }
 
 impl ActionKind {
-    /// In one word.
+    /// The word in the API, the metrics and the log.
     pub fn name(self) -> &'static str {
         match self {
             Self::Runtime => "runtime",
@@ -220,32 +218,28 @@ impl fmt::Display for ActionKind {
     }
 }
 
-/// An act that is over.
+/// An action that ended.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct HistoryEntry {
-    /// When it began.
     pub began_at: SystemTime,
-    /// How long it took.
     pub took: Duration,
-    /// What was done.
     pub kind: ActionKind,
-    /// Why, in words.
     pub reason: String,
-    /// Up to where the store was known to it.
+    /// The store revision that the action had.
     pub revision: i64,
-    /// What came of it: a word on what was done, or why it failed.
+    /// What was done, or why it failed.
     pub outcome: Result<String, String>,
 }
 
 impl Status {
-    /// Counts an act and remembers it, and forgets the oldest.
+    /// Counts an action and adds it to the history.
     pub fn record_action(&mut self, done: HistoryEntry) {
         self.actions.count_action(&done);
         self.history.push_front(Arc::new(done));
         self.history.truncate(REMEMBERED);
     }
 
-    /// The keys of a service that are not followed, and why.
+    /// The quarantined keys of a service, each with the reason.
     pub fn quarantined_keys(&self, id: &ServiceId) -> impl Iterator<Item = (&String, &String)> {
         // The ancestor's layout has HTTP services only.
         let ancestors = (id.kind == discovery::Kind::Http).then(|| format!("services/{}/", id.name));
@@ -256,19 +250,18 @@ impl Status {
         })
     }
 
-    /// Whether HAProxy runs what the store asks for, in words either way. A service that waits for a restart, or a store
-    /// that is away, alone is no reason why not.
+    /// Checks that HAProxy runs what the store asks for, for `/ready`. A pending service, or an etcd that can't be reached, is no
+    /// reason for an error.
     pub fn check_in_sync(&self) -> Result<String, String> {
         let long = self.activities.find_long();
         if let Some(hanging) = long.as_ref().filter(|it| it.is_hanging()) {
             return Err(format!("confgen hangs, {}", hanging.describe()));
         }
-        let with_long =
-            |words: String| long.as_ref().map_or(words.clone(), |long| format!("{words}; {}", long.describe()));
-        self.check_last_actions().map(with_long).map_err(with_long)
+        let suffix = long.map(|long| format!("; {}", long.describe())).unwrap_or_default();
+        self.check_last_actions().map(|words| words + &suffix).map_err(|problem| problem + &suffix)
     }
 
-    /// Whether HAProxy runs what the store asks for, as of the last acts that ended.
+    /// The same, without the actions in progress.
     fn check_last_actions(&self) -> Result<String, String> {
         let away =
             self.store_error.as_ref().map(|reason| format!("the store is away, HAProxy keeps what it has: {reason}"));

@@ -266,16 +266,6 @@ impl StoreReplica {
         }
     }
 
-    /// The next round has to see everything anew.
-    pub fn mark_all_changed(&mut self) {
-        self.changed = Changed::All;
-    }
-
-    /// Whether the store is known, or taken as it is remembered.
-    pub fn is_known(&self) -> bool {
-        self.is_known
-    }
-
     /// Whether anything is left that no round has seen.
     pub fn has_unseen_changes(&self) -> bool {
         self.changed != Changed::no_services()

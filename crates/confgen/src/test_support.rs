@@ -1,4 +1,4 @@
-//! For tests: a place of files, and HAProxy to check what is taken over from it.
+//! Helpers for tests: a temporary folder, and HAProxy's own check.
 
 #[cfg(test)]
 mod docs;
@@ -11,11 +11,11 @@ use haproxy::check::Checker;
 
 use crate::state_dir::replace_file;
 
-/// A folder that goes with the test.
+/// A temporary folder. It is removed when this is dropped.
 pub struct TempFiles(tempfile::TempDir);
 
 impl TempFiles {
-    /// One with these folders in it.
+    /// A folder with these folders in it.
     pub fn with_folders(folders: &[&str]) -> Self {
         let place = Self(tempfile::tempdir().unwrap());
         folders.iter().for_each(|name| fs::create_dir(place.path(name)).unwrap());
@@ -31,7 +31,7 @@ impl TempFiles {
     }
 }
 
-/// The real one.
+/// The check of the installed HAProxy.
 pub fn new_checker() -> Checker {
     Checker::new("haproxy -c".parse().unwrap(), Duration::from_secs(10))
 }

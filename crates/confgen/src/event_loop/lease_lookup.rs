@@ -1,4 +1,4 @@
-//! Which leases live: what vanished while its lease lives was deleted by somebody.
+//! Asks etcd which leases live. If a key disappeared while its lease lives, a client deleted it. It decides nothing itself.
 
 use std::collections::BTreeSet;
 use std::time::Duration;
@@ -10,15 +10,13 @@ use tokio::time::{Instant, timeout_at};
 
 use crate::reconcile::LeaseLookup;
 
-/// The questions that are under way at once: etcd answers one in a millisecond, one behind the other is too slow for
-/// thousands.
+/// The number of questions in progress at once. etcd answers one in a millisecond, so thousands in sequence would take seconds.
 const AT_ONCE: usize = 64;
-/// A round waits for the answers, and with it whatever changes meanwhile. An etcd that has just told of the keys' end
-/// answers ten thousand questions within this; a silent one has to be given up.
+/// A reconcile waits for the answers, and later changes wait for the reconcile. etcd answers ten thousand questions within this.
 const WITHIN: Duration = Duration::from_secs(3);
 
-/// Asks etcd, from outside of the runtime. A lease that it doesn't answer for in time counts as dead: what hung on it is
-/// kept rather than lost.
+/// The lookup for threads outside of the async runtime. A lease that etcd doesn't answer for in time counts as dead, so that the
+/// removal guard may retain its upstreams.
 pub fn new_lease_lookup(client: Client) -> LeaseLookup {
     let runtime = Handle::current();
     Box::new(move |leases| runtime.block_on(find_alive(&client, leases, WITHIN)))
@@ -29,29 +27,37 @@ async fn find_alive(client: &Client, leases: BTreeSet<i64>, within: Duration) ->
     let mut leases = leases.into_iter();
     let mut questions = JoinSet::new();
     let mut alive = BTreeSet::new();
-    let ask = |questions: &mut JoinSet<_>, lease: i64| {
-        let client = client.clone();
-        questions.spawn(async move { (lease, client.time_to_live(LeaseId::from(lease)).await) });
-    };
-    leases.by_ref().take(AT_ONCE).for_each(|lease| ask(&mut questions, lease));
+    for lease in leases.by_ref().take(AT_ONCE) {
+        spawn_question(&mut questions, client, lease);
+    }
     loop {
         match timeout_at(deadline, questions.join_next()).await {
             Ok(None) => return alive,
             Ok(Some(Ok((lease, Ok(Some(_)))))) => drop(alive.insert(lease)),
             Ok(Some(Ok((_, Ok(None))) | Err(_))) => {}
             Ok(Some(Ok((_, Err(error))))) => {
-                tracing::warn!("{error}; upstreams whose leases can't be asked after count as lost");
+                tracing::warn!(%error, "can't ask etcd which leases live, upstreams without an answer count as lost");
                 return alive;
             }
             Err(_) => {
-                tracing::warn!("etcd doesn't say in {within:?} which leases live; the others' upstreams count as lost");
+                tracing::warn!(
+                    ?within,
+                    "etcd is slow to say which leases live, upstreams without an answer count as lost"
+                );
                 return alive;
             }
         }
         if let Some(lease) = leases.next() {
-            ask(&mut questions, lease);
+            spawn_question(&mut questions, client, lease);
         }
     }
+}
+
+type Answer = (i64, Result<Option<Duration>, registry::Error>);
+
+fn spawn_question(questions: &mut JoinSet<Answer>, client: &Client, lease: i64) {
+    let client = client.clone();
+    questions.spawn(async move { (lease, client.time_to_live(LeaseId::from(lease)).await) });
 }
 
 #[cfg(test)]

@@ -1,24 +1,24 @@
-//! glibc's heap, kept from growing with every burst of changes.
+//! glibc's heap: one for all threads, trimmed when confgen rests. It allocates nothing itself.
 //!
-//! A round takes several times the memory of what it leaves behind, and whichever thread is idle makes it. glibc would
-//! give each thread a heap of its own, and keep in each what its largest round has taken: 103 MB after some minutes of
-//! changes to 2,000 services, of which 22 MB were in use. musl gives memory back by itself.
+//! A reconcile takes several times the memory of its result, and different threads render and publish. glibc would give each thread
+//! a heap, and each heap would keep the memory of its largest action: 103 MB after some minutes of changes to 2,000 services, with
+//! 22 MB in use. musl gives memory back by itself.
 
-/// Has all threads share one heap; to be called before there are any. They allocate little at once: none waits for it.
+/// Makes all threads share one heap. To be called before there are any. Threads rarely allocate at the same time, so none waits.
 #[cfg(target_env = "gnu")]
-pub fn share() {
-    #[expect(unsafe_code, reason = "but for this, glibc listens only to a variable of whoever starts the process")]
+pub fn share_heap() {
+    #[expect(unsafe_code, reason = "glibc's only other way is an environment variable of the process")]
     // SAFETY: no other thread exists yet, and nothing but malloc's own settings is touched.
     unsafe {
         nix::libc::mallopt(nix::libc::M_ARENA_MAX, 1);
     }
 }
 
-/// Gives back what is free: a millisecond, some tens of them after a long burst, in which other threads that allocate
-/// wait. For when nothing else is to be done.
+/// Gives free memory back. It takes a millisecond, or some tens after a long burst, and other threads that allocate wait for it. So
+/// it is for times without work.
 #[cfg(target_env = "gnu")]
-pub fn give_back() {
-    #[expect(unsafe_code, reason = "glibc has no safe way to be asked")]
+pub fn trim_heap() {
+    #[expect(unsafe_code, reason = "the standard library has no call for this")]
     // SAFETY: it takes malloc's own locks, and touches only what is free.
     unsafe {
         nix::libc::malloc_trim(0);
@@ -26,7 +26,7 @@ pub fn give_back() {
 }
 
 #[cfg(not(target_env = "gnu"))]
-pub fn share() {}
+pub fn share_heap() {}
 
 #[cfg(not(target_env = "gnu"))]
-pub fn give_back() {}
+pub fn trim_heap() {}

@@ -1,17 +1,18 @@
-//! What is outside of the store, looked at four times a second: files, the day, the running HAProxy.
+//! Observes what is outside of the store four times a second: files, the day, the running HAProxy. It changes nothing.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
 use haproxy::masters::OldProcesses;
-use haproxy::runtime::{Info, Socket};
+use haproxy::runtime::Socket;
 use haproxy::supervisor::{Control, State};
 use haproxy::{masters, process};
 use tokio::sync::watch;
 use tokio::time::{MissedTickBehavior, interval};
 use tokio_util::sync::CancellationToken;
 
+use crate::event_loop::scheduler::Input;
 use crate::local_files::LocalPaths;
 use crate::local_files::expiry;
 use crate::local_files::file_stamps::FileStamps;
@@ -19,50 +20,65 @@ use crate::runtime;
 use crate::status::RunningHaproxy;
 use crate::status::activity::Activities;
 
-/// How often the files and the running generation are looked at. A restart or a crash of HAProxy is mended as soon as it
-/// is seen; four questions a second are nothing to it.
-const LOOK_EVERY: Duration = Duration::from_millis(250);
+/// A restart or a crash of HAProxy is mended once it is observed. Four questions a second cost HAProxy nothing that can be measured.
+const OBSERVE_EVERY: Duration = Duration::from_millis(250);
 
-/// What a look at the world outside of the store sees.
+/// One observation.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Observation {
-    /// The files.
+    /// The stamps of all local files.
     pub files: Arc<FileStamps>,
-    /// What HAProxy runs.
+    /// The HAProxy that answers, if one does.
     pub running: Option<RunningHaproxy>,
-    /// A new day: certificates that expire are named once a day.
+    /// Days since 1970. Certificates that expire are logged once a day.
     pub day: i64,
-    /// The process, and when it was last seen to be another one.
+    /// The worker's pid, and the time when it was first observed.
     pub process: Option<(u32, Instant)>,
-    /// Another process listens too, and may have answered what was asked after this look.
+    /// Another process listens too, and may answer questions on the Runtime API.
     pub old_process_listens: bool,
-    /// Which files it was started with, where they are not those that confgen checks.
+    /// The problem, if HAProxy was started with other files than confgen checks.
     pub unexpected_files: Option<String>,
-    /// Why HAProxy serves on without supervisord, if it does.
+    /// The problem, if HAProxy serves on and supervisord doesn't run it.
     pub unsupervised: Option<String>,
-    /// The processes that finish their last requests.
+    /// The HAProxy processes that finish their last requests.
     pub old: OldProcesses,
 }
 
-/// How often supervisord and the old processes are asked. supervisord has one thread, and answers in 2 ms.
+impl Observation {
+    /// The scheduler's inputs, from the differences to the last observation.
+    pub fn inputs_since(&self, last: &Self) -> Vec<Input> {
+        // While two processes listen, either may have answered.
+        let listens_alone = last.old_process_listens && !self.old_process_listens;
+        let is_unsettled = self.process != last.process || self.old_process_listens || listens_alone;
+        let inputs = [
+            (is_unsettled, Input::HaproxyUnsettled),
+            (self.running != last.running || listens_alone, Input::HaproxyChanged),
+            (self.files != last.files, Input::FilesChanged),
+            (self.day != last.day, Input::DayBegan),
+        ];
+        inputs.into_iter().filter_map(|(happened, input)| happened.then_some(input)).collect()
+    }
+}
+
+/// supervisord has one thread, and takes 2 ms for an answer. It and the old processes are asked only this often.
 const ASK_EVERY: Duration = Duration::from_secs(2);
 
-/// How long the program may be stopped while HAProxy serves on: a restart is a stop and a start, and a stop ends HAProxy only
-/// after handover's `--linger`.
+/// supervisord may have the program stopped for this long while HAProxy serves on. A restart is a stop and a start, and after a stop
+/// HAProxy ends only after handover's `--linger`.
 const STOPPED_FOR: Duration = Duration::from_secs(8);
 
-/// What is asked less often.
+/// The answers to questions that are asked less often.
 #[derive(Clone, Debug, Default)]
 struct SlowAnswers {
     at: Option<Instant>,
-    /// Since when supervisord has had the program stopped.
+    /// The time when supervisord was first observed to have the program stopped.
     stopped: Option<Instant>,
     unsupervised: Option<String>,
     old: OldProcesses,
 }
 
 impl SlowAnswers {
-    /// The answers of now, or those of a moment ago.
+    /// Asks again, unless the last answers are recent.
     fn refresh(self, socket: &Socket, control: &Control) -> Self {
         let now = Instant::now();
         if self.at.is_some_and(|at| now.duration_since(at) < ASK_EVERY) {
@@ -79,8 +95,8 @@ impl SlowAnswers {
     }
 }
 
-/// What is wrong with a HAProxy that serves while supervisord has its program in that state, and the words of a start that
-/// failed. `None` if nothing is.
+/// The problem of a HAProxy that serves while supervisord has its program in that state. `words` are those of a start that failed.
+/// `None` without a problem.
 fn describe_problem(state: State, stopped_for: Option<Duration>, words: Option<String>) -> Option<String> {
     let problem = match state {
         State::Fatal => {
@@ -101,83 +117,89 @@ fn describe_problem(state: State, stopped_for: Option<Duration>, words: Option<S
 
 const TRIES_AGAIN: &str = "HAProxy can't be started anew, supervisord tries again, and the one that runs serves on";
 
-/// A start takes handover less than this from HAProxy's first breath to the last of the old process: what was running
-/// before confgen may be a restart under way.
+/// From the start of a HAProxy to the end of the old process, handover takes less than this. A process that is younger at confgen's
+/// own start may still share the sockets with an old one.
 const START: Duration = Duration::from_secs(5);
 
-/// Looks every so often; the receiver is told when something is different. `checked` are the files that confgen checks, as
-/// HAProxy is to be started with them.
+/// The paths and sockets that an observation needs.
+struct Observer {
+    paths: LocalPaths,
+    checked: Vec<PathBuf>,
+    socket: Socket,
+    control: Control,
+    activities: Activities,
+}
+
+/// Observes four times a second. The receiver gets an observation if it differs from the last one. `checked` are the files that
+/// confgen checks, in the order in which HAProxy must be started with them.
 pub fn spawn_observer(
-    places: LocalPaths,
+    paths: LocalPaths,
     checked: Vec<PathBuf>,
     socket: Socket,
     control: Control,
     activities: Activities,
     shutdown: CancellationToken,
 ) -> watch::Receiver<Observation> {
-    let checked: Arc<[PathBuf]> = checked.into();
+    let observer = Arc::new(Observer { paths, checked, socket, control, activities });
     let (sender, receiver) = watch::channel(Observation::default());
-    let mut ticks = interval(LOOK_EVERY);
+    let mut ticks = interval(OBSERVE_EVERY);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     tokio::spawn(shutdown.run_until_cancelled_owned(async move {
-        let (mut process, mut shared): (Option<(u32, Instant)>, bool) = (None, false);
-        let mut files: Arc<FileStamps> = Arc::default();
-        let mut asked = SlowAnswers::default();
+        let (mut last, mut answers) = (Observation::default(), SlowAnswers::default());
         loop {
             ticks.tick().await;
-            let (places, checked, socket, last) = (places.clone(), Arc::clone(&checked), socket.clone(), process);
-            let (stamps, activities) = (Arc::clone(&files), activities.clone());
-            let (control, before) = (control.clone(), asked.clone());
-            let glance = move || {
-                let _activity = activities.begin("look", "files and the running HAProxy");
-                let info = socket.show_info().ok();
-                let process = info.as_ref().map_or(last, |info| Some(process_since(last, info.pid, info.uptime)));
-                // A process that was found alone stays so until it is another one.
-                let shared = (shared || process != last) && masters::other_process_listens(&socket);
-                let strange = info.as_ref().and_then(|info| describe_unexpected_files(info.pid, &checked));
-                let generation = || runtime::running_generation(&socket);
-                let running =
-                    |info: Info| RunningHaproxy { pid: info.pid, version: info.version, generation: generation() };
-                let files = Arc::new(places.take_stamps(&stamps, SystemTime::now()));
-                let day = expiry::day_of(expiry::unix_now());
-                let asked = before.refresh(&socket, &control);
-                let (unsupervised, old) = (asked.unsupervised.clone().filter(|_| info.is_some()), asked.old);
-                let running = info.map(running);
-                (
-                    Observation {
-                        files,
-                        running,
-                        process,
-                        old_process_listens: shared,
-                        day,
-                        unexpected_files: strange,
-                        unsupervised,
-                        old,
-                    },
-                    asked,
-                )
-            };
-            if let Ok((seen, answers)) = tokio::task::spawn_blocking(glance).await {
-                (process, shared, asked, files) =
-                    (seen.process, seen.old_process_listens, answers, Arc::clone(&seen.files));
-                sender.send_if_modified(|last| std::mem::replace(last, seen.clone()) != seen);
-            }
+            let (observer, before, slow) = (Arc::clone(&observer), last.clone(), answers.clone());
+            let observed = tokio::task::spawn_blocking(move || observer.observe(&before, slow)).await;
+            let Ok((observation, slow)) = observed else { continue };
+            (last, answers) = (observation.clone(), slow);
+            sender.send_if_modified(|last| std::mem::replace(last, observation.clone()) != observation);
         }
     }));
     receiver
 }
 
-/// Says how the files differ that a process was started with; where they can't be told, they count as the same.
-fn describe_unexpected_files(pid: u32, checked: &[PathBuf]) -> Option<String> {
-    let running = process::find_config_files(pid).filter(|running| !process::are_same_files(running, checked))?;
-    let words = |files: &[PathBuf]| {
-        let words: Vec<String> = files.iter().map(|file: &PathBuf| format!("-f {}", Path::display(file))).collect();
-        words.join(" ")
-    };
-    Some(format!("HAProxy was started with {}, and confgen checks {}", words(&running), words(checked)))
+impl Observer {
+    fn observe(&self, last: &Observation, answers: SlowAnswers) -> (Observation, SlowAnswers) {
+        let _activity = self.activities.begin("look", "files and the running HAProxy");
+        let info = self.socket.show_info().ok();
+        let process = match &info {
+            Some(info) => Some(process_since(last.process, info.pid, info.uptime)),
+            None => last.process,
+        };
+        // A process that listened alone does so until it is another process. Asking all masters takes longer than the rest.
+        let may_share = last.old_process_listens || process != last.process;
+        let old_process_listens = may_share && masters::other_process_listens(&self.socket);
+        let answers = answers.refresh(&self.socket, &self.control);
+        let observation = Observation {
+            process,
+            old_process_listens,
+            unexpected_files: info.as_ref().and_then(|info| describe_unexpected_files(info.pid, &self.checked)),
+            files: Arc::new(self.paths.take_stamps(&last.files, SystemTime::now())),
+            day: expiry::day_of(expiry::unix_now()),
+            unsupervised: answers.unsupervised.clone().filter(|_| info.is_some()),
+            old: answers.old,
+            running: info.map(|info| RunningHaproxy {
+                pid: info.pid,
+                version: info.version,
+                generation: runtime::running_generation(&self.socket),
+            }),
+        };
+        (observation, answers)
+    }
 }
 
-/// The process that answers, and when it was last seen to be another one.
+/// `None` if the process was started with the files that confgen checks, or if the kernel doesn't say.
+fn describe_unexpected_files(pid: u32, checked: &[PathBuf]) -> Option<String> {
+    let running = process::find_config_files(pid).filter(|running| !process::are_same_files(running, checked))?;
+    let (running, checked) = (format_file_options(&running), format_file_options(checked));
+    Some(format!("HAProxy was started with {running}, and confgen checks {checked}"))
+}
+
+fn format_file_options(files: &[PathBuf]) -> String {
+    files.iter().map(|file| format!("-f {}", file.display())).collect::<Vec<String>>().join(" ")
+}
+
+/// The process that answers, and the time when it was first observed. confgen's first observation takes its uptime.
 fn process_since(last: Option<(u32, Instant)>, pid: u32, uptime: Duration) -> (u32, Instant) {
     let now = Instant::now();
     match last {
@@ -190,6 +212,18 @@ fn process_since(last: Option<(u32, Instant)>, pid: u32, uptime: Duration) -> (u
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn haproxy_is_observed_again_once_it_listens_alone() {
+        let process = Some((7, Instant::now()));
+        let mut last = Observation { process, ..Observation::default() };
+        for (old_process_listens, is_stale) in [(true, false), (true, false), (false, true), (false, false)] {
+            let now = Observation { old_process_listens, ..last.clone() };
+            let inputs = now.inputs_since(&last);
+            assert_eq!(inputs.contains(&Input::HaproxyChanged), is_stale, "{old_process_listens}");
+            last = now;
+        }
+    }
 
     #[test]
     fn a_program_that_fails_to_start_is_told_from_one_that_is_restarted() {

@@ -1,335 +1,363 @@
-//! When what may begin: HAProxy follows a change at once, the file follows HAProxy, a restart waits for the last one. Pure:
-//! it is told the time.
+//! Decides which action begins next, and when. HAProxy follows a change at once, haproxy.cfg follows HAProxy, and a restart waits
+//! for the last change. Pure: no I/O, no clock. A test prints the whole table to SCHEDULE.md.
 
+mod input;
+
+use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
-use backon::{BackoffBuilder, ExponentialBackoff, ExponentialBuilder};
-
-/// The file follows HAProxy after this, so that a burst of changes is written once; a check of 10,000 servers takes some
-/// 100 ms more, and 500 ms is promised.
-const FILE_DELAY: Duration = Duration::from_millis(200);
-/// How often servers are asked after that wait for their last connection.
-const SWEEP_EVERY: Duration = Duration::from_millis(200);
-
-/// A start takes supervisord a second where one has just failed, HAProxy itself some 100 ms.
-const PATIENCE: Duration = Duration::from_millis(1_500);
-
-/// A restart waits until the store is quiet for so long: keys that are written one by one, each by an etcdctl of its own, come
-/// some 50 ms apart. While HAProxy restarts, no change is followed.
-const SETTLES_IN: Duration = Duration::from_millis(150);
-/// Changes that never end put a restart off by this at most.
-const SETTLES_WITHIN: Duration = Duration::from_secs(1);
+use crate::cli::Pacing;
+use crate::reconcile::Pending;
+pub use input::{Action, Effect, End, Input, PublishEnd, Scope};
 
 /// Restarts that may follow another one at once, after a time without any. A service that is deleted and written again key by
-/// key can take three: one without it, one for its first key, one for the keys that came during that restart. Its clients are
-/// refused until the last one.
-const SPARE: u32 = 2;
+/// key can take three: one without it, one for its first key, one for the keys that came during that restart. HAProxy refuses
+/// the service's clients until the last one.
+const SPARE_RESTARTS: u32 = 2;
 
-/// What may be done.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Action {
-    /// Follow the store as far as HAProxy takes it while it runs.
-    Reconcile,
-    /// Write the file and restart HAProxy into it.
-    Restart,
-    /// Write the file.
-    Publish,
-    /// Remove servers that had connections left.
-    RemoveServers,
-    /// Give the servers of some sections their turns again.
-    RequeueServers,
+/// The times that an action waits for others.
+#[derive(Clone, Copy, Debug)]
+struct Delays {
+    /// The file follows HAProxy after this, so that a burst of changes is written once.
+    publish: Duration,
+    /// The time between two tries to remove servers that wait for their last connection. `None` leaves it to reconciles.
+    remove_servers: Option<Duration>,
+    /// A restart waits until the store was quiet for this long. HAProxy follows no change while it restarts.
+    quiet: Duration,
+    /// Changes that never end put a restart off by this at most.
+    quiet_at_most: Duration,
+    /// A HAProxy that doesn't answer is not restarted before this.
+    unreachable: Duration,
 }
 
-/// What is due when. One act at a time, but for the file, which is written beside the others.
-#[derive(Debug)]
+/// The delays of the daemon.
+const DAEMON: Delays = Delays {
+    // A check of 10,000 servers takes some 100 ms more, and the documentation promises 500 ms.
+    publish: Duration::from_millis(200),
+    remove_servers: Some(Duration::from_millis(200)),
+    // Keys that are written one by one, each by an etcdctl of its own, come some 50 ms apart.
+    quiet: Duration::from_millis(150),
+    quiet_at_most: Duration::from_secs(1),
+    // After a start that failed, supervisord takes a second to start HAProxy again. HAProxy itself takes some 100 ms.
+    unreachable: Duration::from_millis(1_500),
+};
+
+/// The delays of `confgen once`. Its store doesn't change any more.
+const ONCE: Delays = Delays {
+    publish: Duration::ZERO,
+    remove_servers: None,
+    quiet: Duration::ZERO,
+    quiet_at_most: Duration::ZERO,
+    unreachable: Duration::ZERO,
+};
+
+/// The restart that waits.
+#[derive(Clone, Debug)]
+struct WantedRestart {
+    reason: String,
+    at: Instant,
+    /// The time when a restart was first wanted. Since then a reconcile has wanted one every time.
+    since: Instant,
+}
+
+/// The action in progress.
+#[derive(Clone, Copy, Debug)]
+struct InProgress {
+    is_restart: bool,
+    began_at: Instant,
+}
+
+/// All timers and flags of confgen's life.
+#[derive(Clone, Debug)]
 pub struct Scheduler {
-    /// How long a change waits for others to join it.
+    delays: Delays,
+    /// A change waits for others for this long.
     min_wait: Duration,
-    /// In so long there is one restart at most, but for [`SPARE`] after a quiet time.
+    /// In this time one restart begins at most, except for [`SPARE_RESTARTS`] after a quiet time.
     restart_interval: Duration,
+    is_store_known: bool,
+    scope: Scope,
     reconcile_at: Option<Instant>,
-    restart_at: Option<Instant>,
-    /// When the restart that is due was wanted first.
-    restart_wanted_at: Option<Instant>,
+    restart: Option<WantedRestart>,
     publish_at: Option<Instant>,
     remove_servers_at: Option<Instant>,
-    requeue_at: Option<Instant>,
-    /// No restart before this.
+    requeue: Option<(Instant, BTreeSet<String>)>,
+    in_progress: Option<InProgress>,
+    is_publishing: bool,
     earliest_restart_at: Option<Instant>,
-    /// When the restarts so far would be over if they had kept their distance.
+    /// The end of the intervals of all restarts so far, one after another.
     restarts_paid_until: Option<Instant>,
-    backoff: ExponentialBackoff,
+    /// Failures since all was well. Each doubles the delay.
+    failures: u32,
+    is_current: bool,
+    /// The begin of the last reconcile after which HAProxy was current.
+    current_since: Option<Instant>,
+    unsettled_at: Option<Instant>,
 }
 
-/// A try that fails is repeated soon, then ever more seldom: what it waits for is mostly a person.
-fn new_backoff() -> ExponentialBackoff {
-    let delays =
-        ExponentialBuilder::new().with_min_delay(Duration::from_secs(1)).with_max_delay(Duration::from_secs(30));
-    delays.without_max_times().build()
+/// The delays after a failure. Most failures end only when an operator mends something.
+const FIRST_RETRY: Duration = Duration::from_secs(1);
+const LONGEST_RETRY: Duration = Duration::from_secs(30);
+
+fn retry_delay(failures: u32) -> Duration {
+    FIRST_RETRY.saturating_mul(2_u32.saturating_pow(failures)).min(LONGEST_RETRY)
 }
 
 impl Scheduler {
-    /// A pace that has nothing to do yet.
-    pub fn new(min_wait: Duration, restart_interval: Duration) -> Self {
-        let (reconcile_at, restart_at, restart_wanted_at, publish_at, remove_servers_at) =
-            (None, None, None, None, None);
-        let backoff = new_backoff();
+    /// The scheduler of the daemon. Nothing is due before the store is known.
+    pub fn new(pacing: &Pacing, scope: Scope) -> Self {
         Self {
-            min_wait,
-            restart_interval,
-            reconcile_at,
-            restart_at,
-            restart_wanted_at,
-            publish_at,
-            remove_servers_at,
-            requeue_at: None,
+            delays: DAEMON,
+            min_wait: pacing.min_wait,
+            restart_interval: pacing.restart_interval,
+            is_store_known: false,
+            scope,
+            reconcile_at: None,
+            restart: None,
+            publish_at: None,
+            remove_servers_at: None,
+            requeue: None,
+            in_progress: None,
+            is_publishing: false,
             earliest_restart_at: None,
             restarts_paid_until: None,
-            backoff,
+            failures: 0,
+            is_current: false,
+            current_since: None,
+            unsettled_at: None,
         }
     }
 
-    /// Something changed. After failed tries it is a reason to try before the delay is over: it may be the remedy.
-    pub fn on_change(&mut self, now: Instant) {
-        self.reconcile_at = Some(self.reconcile_at.map_or(now + self.min_wait, |at| at.min(now + self.min_wait)));
-        if let (Some(at), Some(wanted_at)) = (self.restart_at, self.restart_wanted_at) {
-            let settled = (now + self.min_wait + SETTLES_IN).min(wanted_at + SETTLES_WITHIN);
-            self.restart_at = Some(at.max(settled));
+    /// The scheduler of `confgen once`: every action is due at once.
+    pub fn once() -> Self {
+        let pacing = Pacing { min_wait: Duration::ZERO, restart_interval: Duration::ZERO, resync: Duration::MAX };
+        Self { delays: ONCE, ..Self::new(&pacing, Scope::default()) }
+    }
+
+    /// The next action, and the time when it may begin. `None` while an action is in progress, or before the store is known.
+    pub fn next(&self) -> Option<(Instant, Action)> {
+        if !self.is_store_known || self.in_progress.is_some() {
+            return None;
         }
-    }
-
-    /// HAProxy has to be restarted, or no longer has to be. The restart waits for changes that are about to follow. A HAProxy
-    /// that doesn't answer may be about to: supervisord, or a person, is given the time to start it.
-    pub fn want_restart(&mut self, now: Instant, wanted: bool, silent: bool) {
-        let soon = now + if silent { PATIENCE } else { SETTLES_IN };
-        let earliest = self.earliest_restart_at.map_or(soon, |earliest| earliest.max(soon));
-        self.restart_at = wanted.then(|| self.restart_at.map_or(earliest, |at| at.min(earliest)));
-        self.restart_wanted_at = wanted.then(|| self.restart_wanted_at.unwrap_or(now));
-    }
-
-    /// The file is no longer what it should be.
-    pub fn want_publish(&mut self, now: Instant) {
-        self.publish_at.get_or_insert(now + FILE_DELAY);
-    }
-
-    /// Servers wait for their last connection.
-    pub fn want_server_removal(&mut self, now: Instant) {
-        self.remove_servers_at = Some(now + SWEEP_EVERY);
-    }
-
-    /// Servers may have been set aside: they are queued again at once.
-    pub fn want_requeue(&mut self, now: Instant) {
-        self.requeue_at.get_or_insert(now);
-    }
-
-    /// What is due next, and when. While a file is being written neither a second one nor a restart begins.
-    pub fn next_action(&self, filing: bool) -> Option<(Instant, Action)> {
-        let acts = [
-            (self.reconcile_at, Action::Reconcile),
-            (self.restart_at.filter(|_| !filing), Action::Restart),
-            // A restart writes the file, but one that has to wait is no reason for a file that lags behind.
-            (
-                self.publish_at.filter(|at| !filing && self.restart_at.is_none_or(|restart| restart > *at)),
-                Action::Publish,
-            ),
-            (self.remove_servers_at, Action::RemoveServers),
-            (self.requeue_at, Action::RequeueServers),
+        let restart = self.restart.as_ref();
+        // A restart publishes too, but a restart that has to wait is no reason for a file that lags behind.
+        let publish_at = self.publish_at.filter(|at| restart.is_none_or(|restart| restart.at > *at));
+        // While a file is written neither a second one nor a restart begins.
+        let (restart, publish_at) = if self.is_publishing { (None, None) } else { (restart, publish_at) };
+        let requeue = self.requeue.as_ref();
+        let actions = [
+            self.reconcile_at.map(|at| (at, Action::Reconcile(self.scope))),
+            restart.map(|restart| (restart.at, Action::Restart { reason: restart.reason.clone() })),
+            publish_at.map(|at| (at, Action::Publish)),
+            self.remove_servers_at.map(|at| (at, Action::RemoveServers)),
+            requeue.map(|(at, sections)| (*at, Action::RequeueServers { sections: sections.clone() })),
         ];
-        acts.into_iter().filter_map(|(at, act)| Some((at?, act))).min_by_key(|(at, _)| *at)
+        actions.into_iter().flatten().min_by_key(|(at, _)| *at)
     }
 
-    /// The act begins: it sees all that has come in so far.
-    pub fn on_began(&mut self, act: Action) {
-        match act {
-            Action::Reconcile => self.reconcile_at = None,
-            Action::Restart => (self.restart_at, self.restart_wanted_at, self.publish_at) = (None, None, None),
+    /// The action begins, with all inputs so far.
+    pub fn begin(&mut self, now: Instant, action: &Action) {
+        self.check_may_begin(action);
+        match action {
+            Action::Reconcile(_) => (self.reconcile_at, self.scope) = (None, Scope::default()),
+            Action::Restart { .. } => (self.restart, self.publish_at) = (None, None),
             Action::Publish => self.publish_at = None,
             Action::RemoveServers => self.remove_servers_at = None,
-            Action::RequeueServers => self.requeue_at = None,
+            Action::RequeueServers { .. } => self.requeue = None,
+        }
+        if *action == Action::Publish {
+            self.is_publishing = true;
+        } else {
+            self.in_progress = Some(InProgress { is_restart: matches!(action, Action::Restart { .. }), began_at: now });
         }
     }
 
-    /// HAProxy was restarted.
-    pub fn on_restarted(&mut self, now: Instant) {
-        let paid_until = self.restarts_paid_until.map_or(now, |paid| paid.max(now)) + self.restart_interval;
-        self.restarts_paid_until = Some(paid_until);
-        self.earliest_restart_at = paid_until.checked_sub(self.restart_interval * SPARE);
-        self.on_recovered();
+    /// Takes an input in.
+    pub fn on(&mut self, now: Instant, input: Input) -> Option<Effect> {
+        match input {
+            Input::StoreListed => {
+                self.is_store_known = true;
+                // HAProxy is observed with each listing, so that a manual change over the Runtime API lasts until the next one.
+                self.scope.reobserve = true;
+                self.want_reconcile(now);
+            }
+            Input::StoreChanged | Input::DayBegan => self.want_reconcile(now),
+            Input::FilesChanged => {
+                self.scope.reload_files = true;
+                self.want_reconcile(now);
+            }
+            Input::HaproxyChanged => {
+                self.scope.reobserve = true;
+                self.want_reconcile(now);
+            }
+            Input::HaproxyUnsettled => self.unsettled_at = Some(now),
+            Input::TurnsMissed { sections } => {
+                self.requeue.get_or_insert_with(|| (now, BTreeSet::new())).1.extend(sections);
+            }
+            Input::FilesUnusable => return self.on_failed(now, false),
+            Input::Finished { end, is_current } => {
+                let ended = self.in_progress.take();
+                self.is_current = is_current;
+                return self.on_finished(now, end, ended);
+            }
+            Input::Published(end) => {
+                self.is_publishing = false;
+                return self.on_published(now, end);
+            }
+        }
+        None
     }
 
-    /// Everything is as it should be: what fails next is tried again soon.
-    pub fn on_recovered(&mut self) {
-        self.backoff = new_backoff();
+    fn on_finished(&mut self, now: Instant, end: End, ended: Option<InProgress>) -> Option<Effect> {
+        match end {
+            End::Reconciled { pending, accepts_files } => {
+                self.current_since =
+                    ended.filter(|_| self.is_current).map(|ended| ended.began_at).or(self.current_since);
+                self.want_rest(now, &pending);
+                let is_in_sync = pending.restart.is_none() && accepts_files;
+                self.want_restart(now, pending.restart, pending.unreachable);
+                return is_in_sync.then_some(Effect::InSync);
+            }
+            End::ServersRemoved(pending) => self.want_rest(now, &pending),
+            End::Requeued => {}
+            End::RequeueRefused => self.want_reconcile(now),
+            End::Restarted => {
+                self.count_restart(now);
+                // The old process may still listen. Until it doesn't, servers can't be removed from it.
+                self.want_server_removal(now);
+                return Some(Effect::InSync);
+            }
+            // The operator's start of HAProxy is an input of its own.
+            End::Stopped => return Some(Effect::OutOfSync),
+            End::PartRejected => {
+                // HAProxy may have found this by a restart that failed.
+                self.count_restart(now);
+                self.want_everything(now);
+            }
+            End::Failed => return self.on_failed(now, ended.is_some_and(|ended| ended.is_restart)),
+        }
+        None
     }
 
-    /// The act failed, and is tried again as if everything had changed. A restart is not tried more often than one
-    /// that succeeds.
-    pub fn on_failed(&mut self, now: Instant, act: Action) {
-        let delay = self.backoff.next().unwrap_or(self.restart_interval);
-        if act == Action::Restart {
+    fn on_published(&mut self, now: Instant, end: PublishEnd) -> Option<Effect> {
+        match end {
+            PublishEnd::UpToDate => {
+                let Scope { reload_files, reobserve, .. } = self.scope;
+                let is_busy = self.restart.is_some() || self.in_progress.is_some() || reload_files || reobserve;
+                if is_busy {
+                    return None;
+                }
+                self.failures = 0;
+                Some(Effect::Rest)
+            }
+            PublishEnd::PartRejected => {
+                self.want_everything(now);
+                None
+            }
+            // The observer of the files says when it is over.
+            PublishEnd::Blocked => None,
+            PublishEnd::Failed => self.on_failed(now, false),
+        }
+    }
+
+    /// The failed action is tried again. A restart is not tried more often than one that succeeds.
+    fn on_failed(&mut self, now: Instant, is_restart: bool) -> Option<Effect> {
+        // The failed action may have consumed these inputs. Process them again.
+        self.scope = Scope { reload_files: true, reobserve: true, resolve_all: true };
+        let delay = retry_delay(self.failures);
+        self.failures = self.failures.saturating_add(1);
+        if is_restart {
             self.earliest_restart_at = Some(now + delay.max(self.restart_interval));
         }
-        self.reconcile_at = Some(self.reconcile_at.map_or(now + delay, |at| at.min(now + delay)));
+        self.reconcile_at = earlier(self.reconcile_at, now + delay);
+        Some(Effect::OutOfSync)
     }
+
+    /// Schedules a reconcile. It doesn't wait for the delay after a failure: the change may be the remedy.
+    fn want_reconcile(&mut self, now: Instant) {
+        self.reconcile_at = earlier(self.reconcile_at, now + self.min_wait);
+        if let Some(restart) = &mut self.restart {
+            let quiet = now + self.min_wait + self.delays.quiet;
+            restart.at = restart.at.max(quiet.min(restart.since + self.delays.quiet_at_most));
+        }
+    }
+
+    /// Schedules a reconcile of all services. HAProxy's verdict changed what is desired of some of them.
+    fn want_everything(&mut self, now: Instant) {
+        (self.scope.resolve_all, self.scope.reobserve) = (true, true);
+        self.want_reconcile(now);
+    }
+
+    /// Schedules a restart, or takes the one that waits back. The operator or supervisord may be about to start a HAProxy that
+    /// doesn't answer.
+    fn want_restart(&mut self, now: Instant, reason: Option<String>, unreachable: bool) {
+        let soon = now + if unreachable { self.delays.unreachable } else { self.delays.quiet };
+        let earliest = self.earliest_restart_at.map_or(soon, |earliest| earliest.max(soon));
+        let waits = self.restart.as_ref().map(|restart| (restart.at, restart.since));
+        self.restart = reason.map(|reason| WantedRestart {
+            reason,
+            at: earlier(waits.map(|(at, _)| at), earliest).unwrap_or(earliest),
+            since: waits.map_or(now, |(_, since)| since),
+        });
+    }
+
+    /// Schedules what an action left besides a restart.
+    fn want_rest(&mut self, now: Instant, pending: &Pending) {
+        if pending.file {
+            self.publish_at.get_or_insert(now + self.delays.publish);
+        }
+        if pending.removals {
+            self.want_server_removal(now);
+        }
+    }
+
+    fn want_server_removal(&mut self, now: Instant) {
+        self.remove_servers_at = self.delays.remove_servers.map(|delay| now + delay);
+    }
+
+    fn count_restart(&mut self, now: Instant) {
+        let paid_until = self.restarts_paid_until.map_or(now, |paid| paid.max(now)) + self.restart_interval;
+        self.restarts_paid_until = Some(paid_until);
+        self.earliest_restart_at = paid_until.checked_sub(self.restart_interval * SPARE_RESTARTS);
+        self.failures = 0;
+    }
+
+    /// Local files are known to have changed, and no reconcile has read them yet.
+    pub fn is_reload_due(&self) -> bool {
+        self.scope.reload_files
+    }
+
+    /// An action other than `Publish` is in progress.
+    pub fn is_acting(&self) -> bool {
+        self.in_progress.is_some()
+    }
+
+    /// A `Publish` is in progress.
+    pub fn is_publishing(&self) -> bool {
+        self.is_publishing
+    }
+
+    /// HAProxy runs all that the last action was given, no action is in progress, and no service waits to be resolved again.
+    pub fn is_current(&self) -> bool {
+        self.is_current && self.in_progress.is_none() && !self.scope.resolve_all
+    }
+
+    /// Since HAProxy was last unsettled, a reconcile has observed that HAProxy is current.
+    pub fn is_confirmed(&self) -> bool {
+        self.current_since >= self.unsettled_at
+    }
+
+    fn check_may_begin(&self, action: &Action) {
+        debug_assert!(self.is_store_known, "{action:?} begins before the store is known");
+        debug_assert!(self.in_progress.is_none(), "{action:?} begins beside another action");
+        let touches_file = matches!(action, Action::Publish | Action::Restart { .. });
+        debug_assert!(!(self.is_publishing && touches_file), "{action:?} begins while haproxy.cfg is written");
+    }
+}
+
+fn earlier(at: Option<Instant>, other: Instant) -> Option<Instant> {
+    Some(at.map_or(other, |at| at.min(other)))
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    const SECOND: Duration = Duration::from_secs(1);
-
-    #[test]
-    fn a_change_is_followed_at_once_and_the_file_later() {
-        let t = Instant::now();
-        let mut pace = Scheduler::new(Duration::ZERO, 2 * SECOND);
-        assert_eq!(pace.next_action(false), None);
-        pace.on_change(t);
-        assert_eq!(pace.next_action(true), Some((t, Action::Reconcile)), "also while the file is being written");
-        pace.on_began(Action::Reconcile);
-        pace.want_publish(t);
-        pace.want_publish(t + SECOND / 10);
-        assert_eq!(
-            pace.next_action(false),
-            Some((t + FILE_DELAY, Action::Publish)),
-            "a burst is written once, and not put off"
-        );
-        assert_eq!(pace.next_action(true), None);
-    }
-
-    #[test]
-    fn turns_are_given_at_once_also_while_a_file_is_written() {
-        let t = Instant::now();
-        let mut pace = Scheduler::new(Duration::ZERO, 2 * SECOND);
-        pace.want_requeue(t);
-        pace.want_requeue(t + SECOND);
-        assert_eq!(pace.next_action(true), Some((t, Action::RequeueServers)));
-        pace.on_began(Action::RequeueServers);
-        assert_eq!(pace.next_action(true), None);
-    }
-
-    #[test]
-    fn changes_wait_for_each_other_if_so_wished() {
-        let t = Instant::now();
-        let mut pace = Scheduler::new(SECOND, 2 * SECOND);
-        pace.on_change(t);
-        pace.on_change(t + SECOND / 2);
-        assert_eq!(pace.next_action(false), Some((t + SECOND, Action::Reconcile)));
-    }
-
-    #[test]
-    fn restarts_keep_their_distance() {
-        let t = Instant::now();
-        let mut pace = Scheduler::new(Duration::ZERO, 2 * SECOND);
-        pace.want_restart(t, true, false);
-        assert_eq!(
-            pace.next_action(false),
-            Some((t + SETTLES_IN, Action::Restart)),
-            "after a quiet interval it is at once"
-        );
-        pace.on_began(Action::Restart);
-        pace.on_restarted(t + SECOND);
-        pace.want_restart(t + SECOND, true, false);
-        for _ in 0..SPARE {
-            let next = Some((t + SECOND + SETTLES_IN, Action::Restart));
-            assert_eq!(pace.next_action(false), next, "so are some more: a service comes key by key");
-            pace.on_began(Action::Restart);
-            pace.on_restarted(t + SECOND);
-            pace.want_restart(t + SECOND, true, false);
-        }
-        pace.want_publish(t + SECOND);
-        assert_eq!(
-            pace.next_action(false),
-            Some((t + SECOND + FILE_DELAY, Action::Publish)),
-            "the file doesn't wait so long"
-        );
-        pace.on_began(Action::Publish);
-        pace.want_publish(t + 3 * SECOND);
-        assert_eq!(pace.next_action(false), Some((t + 3 * SECOND, Action::Restart)), "which writes the file too");
-        pace.want_restart(t + SECOND, false, false);
-        assert_eq!(pace.next_action(false), Some((t + 3 * SECOND + FILE_DELAY, Action::Publish)));
-    }
-
-    #[test]
-    fn without_a_quiet_time_there_is_one_restart_an_interval() {
-        let t = Instant::now();
-        let mut pace = Scheduler::new(Duration::ZERO, 2 * SECOND);
-        let mut begun = Vec::new();
-        let mut now = t;
-        for _ in 0..7 {
-            // The store has been quiet for long enough.
-            pace.want_restart(now.checked_sub(SETTLES_IN).unwrap(), true, false);
-            now = now.max(pace.next_action(false).unwrap().0);
-            pace.on_began(Action::Restart);
-            begun.push((now - t).as_secs());
-            pace.on_restarted(now);
-        }
-        assert_eq!(begun, [0, 0, 0, 2, 4, 6, 8]);
-        let later = now + 3 * SECOND;
-        pace.want_restart(later, true, false);
-        assert_eq!(pace.next_action(false), Some((later + SETTLES_IN, Action::Restart)));
-        pace.on_began(Action::Restart);
-        pace.on_restarted(later);
-        pace.want_restart(later, true, false);
-        assert_eq!(
-            pace.next_action(false),
-            Some((now + 4 * SECOND, Action::Restart)),
-            "half a quiet time saves half of the wait"
-        );
-    }
-
-    #[test]
-    fn a_restart_waits_for_keys_that_come_one_by_one_but_not_for_ever() {
-        let t = Instant::now();
-        let key = |number: u32| t + number * SECOND / 20;
-        let mut pace = Scheduler::new(Duration::ZERO, 2 * SECOND);
-        for number in 0..5 {
-            pace.on_change(key(number));
-            pace.on_began(Action::Reconcile);
-            pace.want_restart(key(number), true, false);
-        }
-        assert_eq!(pace.next_action(false), Some((key(4) + SETTLES_IN, Action::Restart)));
-        for number in 5..100 {
-            pace.on_change(key(number));
-            pace.on_began(Action::Reconcile);
-            pace.want_restart(key(number), true, false);
-        }
-        assert_eq!(pace.next_action(false), Some((t + SETTLES_WITHIN, Action::Restart)));
-        pace.want_restart(key(100), false, false);
-        assert_eq!(pace.next_action(false), None, "the last key may make it needless");
-    }
-
-    #[test]
-    fn a_silent_haproxy_is_given_time() {
-        let t = Instant::now();
-        let mut pace = Scheduler::new(Duration::ZERO, 2 * SECOND);
-        pace.want_restart(t, true, true);
-        pace.want_restart(t + SECOND, true, true);
-        assert_eq!(pace.next_action(false), Some((t + PATIENCE, Action::Restart)), "but not for ever");
-    }
-
-    #[test]
-    fn failures_are_repeated_ever_more_seldom_and_a_change_comes_sooner() {
-        let t = Instant::now();
-        let mut pace = Scheduler::new(Duration::ZERO, 2 * SECOND);
-        let mut delays = Vec::new();
-        for _ in 0..7 {
-            pace.on_failed(t, Action::Restart);
-            delays.push((pace.next_action(false).unwrap().0 - t).as_secs());
-            pace.on_began(Action::Reconcile);
-        }
-        assert_eq!(delays, [1, 2, 4, 8, 16, 30, 30]);
-        pace.on_change(t);
-        assert_eq!(pace.next_action(false), Some((t, Action::Reconcile)), "it may be the remedy");
-        pace.on_began(Action::Reconcile);
-        pace.want_restart(t, true, false);
-        assert_eq!(
-            pace.next_action(false),
-            Some((t + 30 * SECOND, Action::Restart)),
-            "but a restart is not tried more often"
-        );
-        pace.on_recovered();
-        pace.on_failed(t, Action::Publish);
-        assert_eq!(pace.next_action(false), Some((t + SECOND, Action::Reconcile)), "what is long over counts no more");
-    }
-}
+mod tests;

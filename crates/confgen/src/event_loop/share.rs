@@ -1,4 +1,4 @@
-//! Asks HAProxy how often it chose each server, so that a server that is up and gets nothing is noticed. Decides nothing else.
+//! Asks HAProxy how often it chose each server. `status/share.rs` decides which servers starve.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -14,14 +14,14 @@ use crate::status::activity::Activities;
 pub use crate::status::share::Starving;
 use crate::status::share::Tracker;
 
-/// How often the backends are counted. A check needs longer to find a server down and up again, unless a profile says otherwise.
+/// A server that goes down and comes up again takes longer than this, unless a profile says otherwise.
 const COUNT_EVERY: Duration = Duration::from_secs(1);
 
-/// So many backends are counted in a second. A row takes HAProxy and confgen some 5 µs each, which makes half a percent of one
-/// processor. The time that a count takes says less: a busy machine would be watched less.
+/// At most this many backends are counted in a second on average. A row takes HAProxy and confgen some 5 µs each, so this is half a
+/// percent of one processor. A limit by the time that a count takes would count less on a busy machine.
 const BACKENDS_A_SECOND: usize = 500;
 
-/// What a count has found.
+/// The differences to the last count.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct ShareChanges {
     /// Sections in which servers came back, or got more weight.
@@ -32,10 +32,10 @@ pub struct ShareChanges {
     pub starving: Arc<Starving>,
 }
 
-/// Counts until told to stop. The receiver gets what is new.
+/// Counts until the shutdown. The receiver gets only counts with differences.
 pub fn spawn_share_counter(
     socket: Socket,
-    report: watch::Receiver<Status>,
+    status: watch::Receiver<Status>,
     activities: Activities,
     shutdown: CancellationToken,
 ) -> mpsc::Receiver<ShareChanges> {
@@ -46,23 +46,24 @@ pub fn spawn_share_counter(
         loop {
             tokio::time::sleep(rest).await;
             let (socket, activities) = (socket.clone(), activities.clone());
-            let settled = Arc::clone(&report.borrow().reconcile.desired);
+            let desired = Arc::clone(&status.borrow().reconcile.desired);
             let mut moved = std::mem::take(&mut tracker);
             let counting = tokio::task::spawn_blocking(move || {
                 let _activity = activities.begin("look", "how often HAProxy chose each server");
-                let seen = count_shares(&mut moved, &socket, &settled);
-                (moved, seen)
+                let changes = count_shares(&mut moved, &socket, &desired);
+                (moved, changes)
             });
-            let Ok((back, seen)) = counting.await else { continue };
+            let Ok((back, changes)) = counting.await else { continue };
             tracker = back;
-            // A HAProxy that doesn't answer is noticed elsewhere.
-            let Ok((seen, backends)) = seen.inspect_err(|error| tracing::debug!(%error, "can't count requests")) else {
+            // The observer notices a HAProxy that doesn't answer.
+            let Ok((changes, backends)) = changes.inspect_err(|error| tracing::debug!(%error, "can't count requests"))
+            else {
                 continue;
             };
             rest = COUNT_EVERY.mul_f64((backends as f64 / BACKENDS_A_SECOND as f64).max(1.0));
-            let is_new = !seen.grown.is_empty() || !seen.starved.is_empty() || seen.starving != last;
-            last = Arc::clone(&seen.starving);
-            if is_new && sender.send(seen).await.is_err() {
+            let is_new = !changes.grown.is_empty() || !changes.starved.is_empty() || changes.starving != last;
+            last = Arc::clone(&changes.starving);
+            if is_new && sender.send(changes).await.is_err() {
                 return;
             }
         }
@@ -70,19 +71,19 @@ pub fn spawn_share_counter(
     receiver
 }
 
-/// Returns the number of backends, too.
+/// Returns the number of backends too.
 fn count_shares(
     tracker: &mut Tracker,
     socket: &Socket,
-    settled: &DesiredState,
+    desired: &DesiredState,
 ) -> Result<(ShareChanges, usize), runtime::Error> {
     let (pid, backends) = socket.show_backends()?;
-    let glance = tracker.observe_backends(pid, &backends, settled);
+    let glance = tracker.observe_backends(pid, &backends, desired);
     let mut found = BTreeSet::new();
     if !glance.due.is_empty() {
         match socket.show_servers_of(&glance.due) {
             Ok((pid, rows)) => found = tracker.count_servers(pid, &rows, Instant::now()),
-            // The sections that grew can't wait for another answer.
+            // The sections that grew must be requeued now. The servers are asked again a second later.
             Err(error) => tracing::debug!(%error, "can't count the requests of servers"),
         }
     }

@@ -1,4 +1,4 @@
-//! What the daemon says of itself: to the log, to systemd, and in the report.
+//! The daemon's own words: in the log, for systemd, in the status. It decides nothing.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -8,101 +8,99 @@ use daemon::systemd;
 use discovery::{Acceptance, Key, ServiceId};
 
 use super::EventLoop;
-use crate::status;
+use crate::status::HistoryEntry;
 use crate::store::{ResetEvent, StoreRevision};
 
-/// How often the log repeats what is retained. No timer ends that, so nobody may forget it.
+/// The log repeats this often that upstreams are retained, because no timer ends it.
 const REPEAT_EVERY: Duration = Duration::from_secs(3600);
 /// The most services that one line names.
-const MOST_NAMED: usize = 8;
+const SERVICES_NAMED: usize = 8;
 
 impl EventLoop {
-    /// What has come since the last act and is about no service is applied by that.
+    /// HAProxy needs no action for changes that concern no service, so they count as applied.
     pub(super) fn advance_applied(&self) {
-        let position = Some(self.replica.store_revision());
-        if self.is_current && self.acting.is_none() && !self.replica.has_unseen_changes() {
-            self.status.send_if_modified(|report| {
-                let behind = report.reconcile.applied != position;
-                if behind {
-                    Arc::make_mut(&mut report.reconcile).applied = position;
-                }
-                behind
-            });
+        if !self.scheduler.is_current() || self.replica.has_unseen_changes() {
+            return;
         }
-    }
-
-    pub(super) fn update_drains(&self) {
-        let (open, over) = (self.drains.tracker().open_drains(), self.drains.tracker().count_ended());
-        self.status.send_if_modified(|report| {
-            let another = *report.draining != open || report.drains_ended != over;
-            if another {
-                (report.draining, report.drains_ended) = (Arc::new(open), over);
+        let applied = Some(self.replica.store_revision());
+        self.status.send_if_modified(|status| {
+            let is_behind = status.reconcile.applied != applied;
+            if is_behind {
+                Arc::make_mut(&mut status.reconcile).applied = applied;
             }
-            another
+            is_behind
         });
     }
 
-    /// Says what has become of held keys, and what ends that they are.
+    pub(super) fn update_drains(&self) {
+        let (open, ended) = (self.drains.tracker().open_drains(), self.drains.tracker().count_ended());
+        self.status.send_if_modified(|status| {
+            let is_changed = *status.draining != open || status.drains_ended != ended;
+            if is_changed {
+                (status.draining, status.drains_ended) = (Arc::new(open), ended);
+            }
+            is_changed
+        });
+    }
+
+    /// Logs what became of retained keys, and what an operator can do about them.
     pub(super) fn log_reset_events(&mut self) {
-        for told in self.replica.take_reset_events() {
-            match &told {
+        for event in self.replica.take_reset_events() {
+            match &event {
                 ResetEvent::StoreReset { noticed, keys: 1.., .. } => {
                     let StoreRevision { cluster, revision, .. } = *noticed;
                     let (prefix, key, word) = (&self.prefix, Key::AcceptStore, Acceptance { cluster, revision });
                     tracing::warn!(
-                        "{told}; to let them all go: discoverctl accept-store, or etcdctl put {prefix}/{key} '{word}'"
+                        "{event}; to release them all: discoverctl accept-store, or etcdctl put {prefix}/{key} '{word}'"
                     );
                 }
-                ResetEvent::AcceptanceRejected(_) => tracing::warn!("{told}"),
+                ResetEvent::AcceptanceRejected(_) => tracing::warn!("{event}"),
                 ResetEvent::StoreReset { .. } | ResetEvent::KeysReleased { .. } | ResetEvent::Accepted { .. } => {
-                    tracing::info!("{told}");
+                    tracing::info!("{event}");
                 }
             }
         }
     }
 
-    /// Repeats once an hour what is served without a key, and how that ends.
+    /// Logs once an hour that upstreams are retained. Their begin has a line of its own.
     pub(super) fn repeat_retained_warning(&mut self, now: Instant) {
-        let held = Arc::clone(&self.status.borrow().reconcile);
-        if held.retained.is_empty() {
+        let reconcile = Arc::clone(&self.status.borrow().reconcile);
+        let retained = &reconcile.retained;
+        if retained.is_empty() {
             self.retained_logged_at = None;
             return;
         }
-        // The beginning has a line of its own.
         let last = *self.retained_logged_at.get_or_insert(now);
         if now.saturating_duration_since(last) < REPEAT_EVERY {
             return;
         }
         self.retained_logged_at = Some(now);
-        let services: BTreeSet<&ServiceId> = held.retained.keys().map(|(service, _)| service).collect();
-        let names: Vec<String> = services.iter().take(MOST_NAMED).map(ToString::to_string).collect();
-        let more = services.len().saturating_sub(MOST_NAMED);
-        let more = if more > 0 { format!(" and {more} more") } else { String::new() };
-        let since = held.retained.values().filter_map(|it| it.since).min();
-        let since = since.map(|at| format!(", the first since {}", humantime::format_rfc3339_seconds(at)));
+        let services: BTreeSet<&ServiceId> = retained.keys().map(|(service, _)| service).collect();
+        let names: Vec<String> = services.iter().take(SERVICES_NAMED).map(ToString::to_string).collect();
+        let since = retained.values().filter_map(|it| it.since).min().map(humantime::format_rfc3339_seconds);
         tracing::warn!(
-            "{} upstreams of {}{more} are served although their keys are gone{}; see discoverctl lint; if they are meant to \
-             be gone: discoverctl accept-store",
-            held.retained.len(),
-            names.join(", "),
-            since.unwrap_or_default()
+            upstreams = retained.len(),
+            services = services.len(),
+            first_services = names.join(","),
+            since = since.map(tracing::field::display),
+            "serving upstreams although their keys are gone; see discoverctl lint; if they must go: discoverctl accept-store",
         );
     }
 
-    pub(super) fn report_out_of_sync(&self, reason: &str) {
+    pub(super) fn report_out_of_sync(&self, problem: &str) {
         systemd::notify_status("out of sync: see the log");
-        self.status.send_modify(|report| report.out_of_sync = Some(reason.to_owned()));
+        self.status.send_modify(|status| status.out_of_sync = Some(problem.to_owned()));
     }
 
     pub(super) fn report_in_sync(&mut self) {
-        self.status.send_modify(|report| report.out_of_sync = None);
+        self.status.send_modify(|status| status.out_of_sync = None);
         systemd::notify_status("HAProxy runs what the store asks for");
         if !std::mem::replace(&mut self.is_ready, true) {
             systemd::notify_ready();
         }
     }
 
-    pub(super) fn record_action(&self, done: status::HistoryEntry) {
-        self.status.send_modify(|report| report.record_action(done));
+    pub(super) fn record_action(&self, entry: HistoryEntry) {
+        self.status.send_modify(|status| status.record_action(entry));
     }
 }

@@ -1,4 +1,5 @@
-//! The operator's own files in a round: judged by themselves first, and only then what everything else meets.
+//! Local files in a reconcile. The operator's own files are validated alone first, so that no service is blamed for them. It
+//! decides nothing about what is in them.
 
 use std::collections::BTreeSet;
 use std::path::PathBuf;
@@ -18,59 +19,60 @@ use crate::operator_files::validate::{OperatorVerdict, Rejection, Validator};
 use crate::publish::modified_at;
 use crate::status::OperatorFilesStatus;
 
-/// Who saves a file again and again is waited for so often; then the next look sees to it.
+/// Files that change while HAProxy checks them are checked again this often. After that, the observer of the files starts the next
+/// try.
 const TRIES: usize = 3;
 
 impl Reconciler {
-    /// Looks anew at the operator's files, the certificates, the authorities and the error pages. The next round has to be of everything.
+    /// Reads and checks all local files again. The reconcile after this must resolve all services. An error if some files can't be
+    /// read or aren't accepted: the last good ones count.
     pub fn reload_local_files(&mut self) -> anyhow::Result<()> {
         self.complete_startup()?;
         let include = self.load_operator_files()?;
-        let taken = self.paths.collect_files(&self.checker)?;
-        // A file of claims that can't be read holds up nothing else: the last one that could counts.
-        let allowed = self.paths.read_domain_allowlist();
-        let last = || self.files.allowed_domains.clone();
+        let taken = self.config.paths.collect_files(&self.config.checker)?;
+        // An allowlist that can't be read holds up no other file. The last good one counts, and the error is the result.
+        let allowed = self.config.paths.read_domain_allowlist();
         let outside = LocalFiles {
             operator_files: include,
-            allowed_domains: allowed.as_ref().map_or_else(|_| last(), Clone::clone),
+            allowed_domains: allowed.as_ref().unwrap_or(&self.files.local.allowed_domains).clone(),
             ..taken
         };
-        outside.certificates.log_changes(&self.files.certificates);
-        outside.pages.log_changes(&self.files.pages);
-        self.site.pages = Arc::clone(&outside.pages);
+        outside.certificates.log_changes(&self.files.local.certificates);
+        outside.pages.log_changes(&self.files.local.pages);
+        self.files.site.pages = Arc::clone(&outside.pages);
         self.haproxy.set_certificates(&outside.certificates);
-        if !self.files.is_unedited_since(&outside) {
+        if !self.files.local.is_unedited_since(&outside) {
             self.desired.clear_rejections();
         }
-        self.files = Arc::new(outside);
+        self.files.local = Arc::new(outside);
         allowed?;
-        match &self.rejection {
+        match &self.files.rejection {
             Some(rejection) => anyhow::bail!("{rejection}"),
             None => Ok(()),
         }
     }
 
-    /// Starts from what was taken last: files that are broken now have an effect no sooner than when they are mended.
+    /// Starts from the operator's files that were accepted last. Files that are broken now have no effect before they are mended.
     pub(super) fn restore_operator_files(&mut self) -> anyhow::Result<()> {
-        let taken = self.state_dir.load_operator_files()?;
+        let taken = self.config.state_dir.load_operator_files()?;
         let include = match taken {
-            Some(sources) => self.paths.parse_operator_files(sources, &FilledFiles::default()),
-            // Nothing better is known, whatever HAProxy makes of it.
-            None => self.paths.read_operator_files(&FilledFiles::default()).unwrap_or_default(),
+            Some(sources) => self.config.paths.parse_operator_files(sources, &FilledFiles::default()),
+            // No file was ever accepted. A site without a state directory must still learn its sections' names.
+            None => self.config.paths.read_operator_files(&FilledFiles::default()).unwrap_or_default(),
         };
-        Arc::make_mut(&mut self.files).operator_files = include;
-        self.rejection = Some(Rejection::Confgen("they have not been looked at yet".into()));
+        Arc::make_mut(&mut self.files.local).operator_files = include;
+        self.files.rejection = Some(Rejection::Confgen("they have not been read yet".into()));
         let admitted = self.load_operator_files()?;
-        Arc::make_mut(&mut self.files).operator_files = admitted;
+        Arc::make_mut(&mut self.files.local).operator_files = admitted;
         Ok(())
     }
 
-    /// Reads the operator's files and has HAProxy judge them, where people have changed anything. Gives back those that
-    /// count: of files that can't be taken, the ones that were taken last.
+    /// Reads the operator's files and has HAProxy check them if the operator changed them. Returns the files that count: the last
+    /// accepted ones if these are rejected.
     pub(super) fn load_operator_files(&mut self) -> anyhow::Result<OperatorFiles> {
-        let known = &self.files.operator_files;
-        let (read, verdict) = match self.paths.read_operator_files(&known.filled) {
-            Ok(read) if self.rejection.is_none() && read.fingerprints == known.fingerprints => {
+        let known = &self.files.local.operator_files;
+        let (read, verdict) = match self.config.paths.read_operator_files(&known.filled) {
+            Ok(read) if self.files.rejection.is_none() && read.fingerprints == known.fingerprints => {
                 return Ok(OperatorFiles { warnings: known.warnings.clone(), ..read });
             }
             Ok(read) => self.validate_operator_files(read)?,
@@ -79,32 +81,32 @@ impl Reconciler {
         let warnings = match verdict {
             Ok(warnings) => warnings,
             Err(rejection) => {
-                self.rejection = Some(rejection);
+                self.files.rejection = Some(rejection);
                 return Ok(known.clone());
             }
         };
         for warning in warnings.difference(&known.warnings) {
-            tracing::warn!("the operator's files: {warning}");
+            tracing::warn!(%warning, "HAProxy warns of the operator's files");
         }
-        self.state_dir.save_operator_files(&read.sources)?;
-        self.rejection = None;
+        self.config.state_dir.save_operator_files(&read.sources)?;
+        self.files.rejection = None;
         Ok(OperatorFiles { warnings, ..read })
     }
 
-    /// HAProxy's word on the operator's files, with those that it is about: somebody may be at work on them.
+    /// Returns HAProxy's verdict, and the files that it is about. The operator may save others while HAProxy checks.
     fn validate_operator_files(&self, mut read: OperatorFiles) -> anyhow::Result<(OperatorFiles, OperatorVerdict)> {
-        let Options { state_dir, haproxy_cfg, include, .. } = &self.options;
-        let judge = Validator { checker: &self.checker, state_dir, cfg: haproxy_cfg };
+        let Options { state_dir, haproxy_cfg, include, .. } = &self.config.options;
+        let judge = Validator { checker: &self.config.checker, state_dir, cfg: haproxy_cfg };
         let held = self.desired.held_names();
         for _ in 0..TRIES {
-            let late = read.config.find_late_claims(&self.files.operator_files.config, &held);
+            let late = read.config.find_late_claims(&self.files.local.operator_files.config, &held);
             let verdict = if late.is_empty() {
                 judge.validate_operator_files(&read, std::slice::from_ref(include))?
             } else {
                 let all: Vec<String> = read.config.conflicts.iter().cloned().chain(late).collect();
                 Err(Rejection::Confgen(all.join("; ")))
             };
-            let now = self.paths.read_operator_files(&self.files.operator_files.filled);
+            let now = self.config.paths.read_operator_files(&self.files.local.operator_files.filled);
             match now {
                 Ok(now) if now.sources != read.sources => read = now,
                 _ => return Ok((read, verdict)),
@@ -113,76 +115,75 @@ impl Reconciler {
         Ok((read, Err(Rejection::Confgen("they change faster than they can be checked".into()))))
     }
 
-    /// A file that HAProxy refused to take filled is tried with what has changed. True if there is one.
+    /// Tries rejected filled files again if one of their services changed. True if there is one.
     pub(super) fn retry_filled_files(&mut self, touched: &BTreeSet<ServiceId>) -> bool {
-        let left = self.files.operator_files.filled.rejected_services();
+        let left = self.files.local.operator_files.filled.rejected_services();
         touched.iter().any(|id| left.contains(id))
-            && Arc::make_mut(&mut self.files).operator_files.filled.clear_rejections()
+            && Arc::make_mut(&mut self.files.local).operator_files.filled.clear_rejections()
     }
 
-    /// The file that people had changed below its comments when HAProxy was started, if there is one. Where HAProxy lacks
-    /// nothing, as its generation says, it may run their lines all the same.
+    /// A filled file with foreign lines at the time when HAProxy was started. HAProxy may run these lines although it says that it
+    /// runs the needed generation.
     pub(super) fn may_run_edited_file(&self) -> Option<PathBuf> {
-        let due = self.files.operator_files.filled.pending_edits(&self.desired);
-        let mut stood = self.edit_windows.lock().unwrap_or_else(PoisonError::into_inner);
-        let born = if due.is_empty() && stood.is_empty() { None } else { self.haproxy.started_at() }?;
-        let stands =
-            due.into_iter().find(|due| modified_at(due).is_some_and(|saved| saved <= born)).map(|due| due.path);
-        stands.or_else(|| edit_windows::find_suspect(&mut stood, born, SystemTime::now()))
+        let due = self.files.local.operator_files.filled.pending_edits(&self.desired);
+        let mut windows = self.files.edit_windows.lock().unwrap_or_else(PoisonError::into_inner);
+        // HAProxy is asked only if there is a file to suspect.
+        let started_at = if due.is_empty() && windows.is_empty() { None } else { self.haproxy.started_at() }?;
+        let foreign = due.into_iter().find(|due| modified_at(due).is_some_and(|saved| saved <= started_at));
+        let foreign = foreign.map(|due| due.path);
+        foreign.or_else(|| edit_windows::find_suspect(&mut windows, started_at, SystemTime::now()))
     }
 
-    /// HAProxy was started with the right lines.
+    /// To be called when HAProxy was started with confgen's lines.
     pub(super) fn clear_edit_windows(&mut self) {
-        self.suspect_file = None;
-        self.edit_windows.lock().unwrap_or_else(PoisonError::into_inner).clear();
+        self.files.suspect = None;
+        self.files.edit_windows.lock().unwrap_or_else(PoisonError::into_inner).clear();
     }
 
-    /// How the operator's files stand.
     pub(super) fn operator_files_status(&self) -> OperatorFilesStatus {
-        let OperatorFiles { config: operator, filled: fills, .. } = &self.files.operator_files;
+        let OperatorFiles { config: operator, filled: fills, .. } = &self.files.local.operator_files;
         let remarks = operator.remarks.iter().cloned().chain(fills.list_remarks(&self.desired)).collect();
         OperatorFilesStatus {
-            refused: self.rejection.clone(),
+            refused: self.files.rejection.clone(),
             not_filled: fills.list_rejections(),
             remarks,
             named_sections: operator.referenced_sections(),
         }
     }
 
-    /// Whether they are taken as they stand.
-    pub fn accepts_operator_files(&self) -> bool {
-        self.rejection.is_none()
+    /// The reason why the operator's files aren't accepted as they are.
+    pub fn operator_files_rejection(&self) -> Option<&Rejection> {
+        self.files.rejection.as_ref()
     }
 
-    /// Which sections of the operator's send to upstreams too.
-    pub fn other_backends(&self) -> OtherBackends {
-        self.files.operator_files.filled.other_backends()
+    /// The operator's sections that send to upstreams too.
+    pub(super) fn other_backends(&self) -> OtherBackends {
+        self.files.local.operator_files.filled.other_backends()
     }
 
-    /// Says once what an operator should know of them.
     pub(super) fn log_operator_files(&mut self) {
         let remarks = self.operator_files_status().remarks;
-        for remark in remarks.iter().filter(|remark| !self.logged_remarks.contains(remark)) {
-            tracing::warn!("the operator's files: {remark}");
+        for remark in remarks.iter().filter(|remark| !self.logged.remarks.contains(remark)) {
+            tracing::warn!(%remark, "the operator's files need attention");
         }
-        self.logged_remarks = remarks;
+        self.logged.remarks = remarks;
     }
 
-    /// What the store may not ask for.
+    /// The limits that the store can't exceed.
     pub(super) fn current_policy(&self) -> Policy {
-        let operator = &self.files.operator_files.config;
-        let bound = self.options.bound_ports().into_iter().map(|(port, option)| (port..=port, option));
-        let stats_domain = self.options.stats_domain.iter();
+        let operator = &self.files.local.operator_files.config;
+        let bound = self.config.options.bound_ports().into_iter().map(|(port, option)| (port..=port, option));
+        let stats_domain = self.config.options.stats_domain.iter();
         Policy {
             reserved_ports: bound.chain(operator.tcp_ports()).collect(),
             reserved_sections: operator.reserved_sections(),
             reserved_hosts: stats_domain.map(|host| (host.clone(), "--stats-domain".into())).collect(),
             profiles: operator.profiles.clone(),
             server_profiles: operator.server_profiles.clone(),
-            ca_files: self.files.authorities.clone(),
-            upstream_networks: self.options.upstream_networks.clone(),
-            tcp_ports: Some(self.options.tcp_ports.clone()),
-            domain_allowlist: self.files.allowed_domains.clone(),
+            ca_files: self.files.local.authorities.clone(),
+            upstream_networks: self.config.options.upstream_networks.clone(),
+            tcp_ports: Some(self.config.options.tcp_ports.clone()),
+            domain_allowlist: self.files.local.allowed_domains.clone(),
             upstream_bound: self.desired.upstream_bound(),
         }
     }

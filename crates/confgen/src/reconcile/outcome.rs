@@ -1,41 +1,46 @@
-//! What a round has come to, and what it leaves to be done.
+//! The results of reconciles and restarts. Data only.
 
 use std::fmt;
 
 use crate::publish::PublishOutcome;
 
-/// What a quick round leaves to be done.
+/// The work that a reconcile leaves.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Pending {
-    /// How many changes HAProxy has taken.
+    /// The number of changes that HAProxy took over the Runtime API.
     pub changes: usize,
-    /// The file on disk is no longer what is wanted.
+    /// haproxy.cfg must be published.
     pub file: bool,
-    /// HAProxy has to be restarted, for this reason.
+    /// The reason for a restart, if HAProxy needs one.
     pub restart: Option<String>,
-    /// It doesn't answer at all.
+    /// HAProxy doesn't answer on its Runtime API.
     pub unreachable: bool,
-    /// Servers wait for their last connection, or are kept.
+    /// Something waits that only time ends: connections of removed servers, retained upstreams, or an old process that listens.
     pub removals: bool,
 }
 
-/// How a whole round went.
+/// The outcome of a restart, and of `confgen once`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum RestartOutcome {
-    /// HAProxy runs what is wanted, and needed no restart for it.
+    /// HAProxy runs the needed generation, and needed no restart.
     InSync,
-    /// HAProxy was restarted, and runs what is wanted.
+    /// HAProxy was restarted, and runs the needed generation.
     Restarted,
-    /// The file could not be put right.
+    /// haproxy.cfg couldn't be published as it should be.
     Rejected(PublishOutcome),
-    /// An operator has stopped HAProxy: the file is ready for its start.
+    /// An operator has stopped HAProxy. The published files wait for its start.
     Stopped,
-    /// The restart did not take.
+    /// HAProxy doesn't run the needed generation after the restart, for this reason.
     NotLive(String),
 }
 
+/// True if the next generation leaves out what HAProxy rejected, and can be published at once.
+pub fn leaves_part_out(outcome: &PublishOutcome) -> bool {
+    matches!(outcome, PublishOutcome::ServicesRejected(_) | PublishOutcome::FilledFilesRejected(_))
+}
+
 impl Pending {
-    /// What was done, in words; none if nothing was.
+    /// The outcome for the history. `None` if HAProxy took no change.
     pub fn to_history_outcome(&self) -> Option<Result<String, String>> {
         let changes = if self.changes == 1 { "change" } else { "changes" };
         (self.changes > 0).then(|| Ok(format!("{} {changes} over the Runtime API", self.changes)))
@@ -43,7 +48,7 @@ impl Pending {
 }
 
 impl RestartOutcome {
-    /// The same, told apart by whether it is as it should be.
+    /// The words, as an error if HAProxy doesn't run what it should.
     pub fn to_result(&self) -> Result<String, String> {
         match self {
             Self::InSync | Self::Restarted => Ok(self.to_string()),

@@ -1,24 +1,25 @@
-//! Which HAProxy it is that checks the files, and whether it can be written for.
+//! The release of the HAProxy that checks files. It makes no difference to the files themselves.
 
 use anyhow::bail;
 use haproxy::check::Checker;
 use haproxy::version::Support;
 
-/// Refuses a HAProxy that is too old, and warns of one that nobody has tested.
+/// Refuses a HAProxy that is too old, and warns of one that is newer than the tested ones.
 ///
-/// It is asked once, at the start. What runs may be another release, since a package's upgrade replaces the program under
-/// it: the file is the same for all of them, so that an upgrade alone is no reason for a restart.
+/// confgen asks once, at its start. The running HAProxy may be another release, because a package's upgrade replaces the program
+/// while it runs. All releases get the same file, so an upgrade alone is no reason for a restart.
 pub fn check_haproxy_version(checker: &Checker) -> anyhow::Result<()> {
     match checker.read_version() {
         Ok(version) => match version.support() {
             Support::TooOld => bail!("HAProxy {version} is too old: 2.6 or newer is needed (--check-command)"),
-            Support::Known => tracing::info!("HAProxy {version} checks the files"),
+            Support::Known => tracing::info!(%version, "HAProxy checks the files"),
             Support::Newer => tracing::warn!(
-                "HAProxy {version} is newer than 3.2, the newest that confgen was tested with; it gets the same file"
+                %version,
+                "HAProxy is newer than 3.2, the newest that confgen was tested with; it gets the same file"
             ),
         },
-        // Perhaps it is only not there yet; each check says what is wrong with it.
-        Err(error) => tracing::warn!("which HAProxy checks the files can't be told: {error}"),
+        // HAProxy may be installed later. Until then each check fails with its own words.
+        Err(error) => tracing::warn!(%error, "can't tell the release of the HAProxy that checks the files"),
     }
     Ok(())
 }

@@ -1,49 +1,49 @@
-//! Rounds that may take a restart: of the daemon where HAProxy lacks something, and the whole one of `once`.
+//! Restarts: publish, restart, apply what haproxy.cfg can't say. It decides nothing about when.
 
 use std::collections::BTreeMap;
 
 use discovery::ServiceId;
 
-use super::{Pending, Reconciler, RestartOutcome};
-use crate::desired::DesiredService;
+use super::{Reconciler, RestartOutcome};
 use crate::publish::PublishOutcome;
 use crate::runtime::RestartResult;
 use crate::runtime::ports::unbindable_reason;
-use crate::store::StoreUpdate;
 
 impl Reconciler {
-    /// Writes the file, restarts HAProxy into it, and puts right what the file could not say.
+    /// Publishes haproxy.cfg, restarts HAProxy into it, and applies what the file can't say.
     pub fn restart_haproxy(&mut self, reason: &str) -> anyhow::Result<RestartOutcome> {
-        let filing = self.publication();
-        let filed = filing.check_and_write()?;
-        self.on_published(&filing, &filed)?;
-        if !matches!(filed, PublishOutcome::Unchanged | PublishOutcome::Written) {
-            return Ok(RestartOutcome::Rejected(filed));
+        let publication = self.publication();
+        // Checked even if it is unchanged: the operator may have broken another file since.
+        let published = publication.check_and_write()?;
+        self.on_published(&publication, &published)?;
+        if !matches!(published, PublishOutcome::Unchanged | PublishOutcome::Written) {
+            return Ok(RestartOutcome::Rejected(published));
         }
-        // Whoever else has started it meanwhile may have done what is needed.
-        self.haproxy.apply_desired(&self.desired, std::iter::empty(), &self.state_dir)?;
+        // An operator or a crash may have restarted HAProxy meanwhile, and then no restart is needed any more.
+        self.haproxy.apply_desired(&self.desired, std::iter::empty(), &self.config.state_dir)?;
         if self.restart_reason().is_none() {
-            self.desired.mark_accepted(&filing.desired);
+            self.desired.mark_accepted(&publication.desired);
             return Ok(RestartOutcome::InSync);
         }
-        tracing::info!("restart: {reason}");
-        let stamp = self.fingerprints.generation_id();
-        match self.haproxy.restart_into(&stamp, self.suspect_file.is_some())? {
+        tracing::info!(%reason, "restarting HAProxy");
+        let generation = self.fingerprints.generation_id();
+        match self.haproxy.restart_into(&generation, self.files.suspect.is_some())? {
             RestartResult::Taken => self.clear_edit_windows(),
             RestartResult::Stopped => return Ok(RestartOutcome::Stopped),
             RestartResult::Failed(reason) => {
-                let culprits = self.find_unbindable();
-                if culprits.is_empty() {
+                // `haproxy -c` binds nothing, so a port that another program has shows only at the start.
+                let unbindable = self.find_unbindable();
+                if unbindable.is_empty() {
                     return Ok(RestartOutcome::NotLive(reason));
                 }
-                let filed = PublishOutcome::ServicesRejected(culprits);
-                self.on_published(&filing, &filed)?;
-                return Ok(RestartOutcome::Rejected(filed));
+                let rejected = PublishOutcome::ServicesRejected(unbindable);
+                self.on_published(&publication, &rejected)?;
+                return Ok(RestartOutcome::Rejected(rejected));
             }
         }
-        self.desired.mark_accepted(&filing.desired);
-        self.state_dir.remove_other_generations(&[&stamp])?;
-        self.haproxy.apply_desired(&self.desired, std::iter::empty(), &self.state_dir)?;
+        self.desired.mark_accepted(&publication.desired);
+        self.config.state_dir.remove_other_generations(&[&generation])?;
+        self.haproxy.apply_desired(&self.desired, std::iter::empty(), &self.config.state_dir)?;
         self.restart_reason();
         Ok(match self.haproxy.refused_change() {
             None => RestartOutcome::Restarted,
@@ -51,42 +51,14 @@ impl Reconciler {
         })
     }
 
-    /// The services that bind what can't be bound: HAProxy will not start with them.
+    /// The services with a port that can't be bound, each with the reason. HAProxy doesn't start with them.
     fn find_unbindable(&self) -> BTreeMap<ServiceId, String> {
-        let reasons = |wanted: &DesiredService| wanted.binds.iter().find_map(|bind| unbindable_reason(*bind));
-        self.desired.services().filter_map(|(id, wanted)| Some((id.clone(), reasons(wanted)?))).collect()
-    }
-
-    /// One whole round, from nothing: HAProxy, file, restart if need be.
-    pub fn run_once(&mut self, news: &StoreUpdate) -> anyhow::Result<RestartOutcome> {
-        let left = self.apply_runtime(news)?;
-        self.log_quarantine();
-        let outcome = self.finish_once(left)?;
-        if let RestartOutcome::Rejected(PublishOutcome::ServicesRejected(_) | PublishOutcome::FilledFilesRejected(_)) =
-            outcome
-        {
-            // Once more, without them.
-            let left = self.apply_runtime(news)?;
-            self.log_quarantine();
-            return self.finish_once(left);
+        let mut services = BTreeMap::new();
+        for (id, desired) in self.desired.services() {
+            if let Some(reason) = desired.binds.iter().find_map(|bind| unbindable_reason(*bind)) {
+                services.insert(id.clone(), reason);
+            }
         }
-        Ok(outcome)
-    }
-
-    /// Does what a quick round has left.
-    fn finish_once(&mut self, left: Pending) -> anyhow::Result<RestartOutcome> {
-        if let Some(rejection) = &self.rejection {
-            return Ok(RestartOutcome::Rejected(PublishOutcome::OperatorFilesRejected(rejection.clone())));
-        }
-        if let Some(reason) = left.restart {
-            return self.restart_haproxy(&reason);
-        }
-        let filing = self.publication();
-        let filed = filing.write_if_changed()?;
-        self.on_published(&filing, &filed)?;
-        Ok(match filed {
-            PublishOutcome::Unchanged | PublishOutcome::Written => RestartOutcome::InSync,
-            refused => RestartOutcome::Rejected(refused),
-        })
+        services
     }
 }

@@ -1,4 +1,4 @@
-//! The start of the reconciler. It loads the state directory and reads the local files.
+//! The start of the reconciler: the state directory and the local files. It neither asks etcd nor changes HAProxy.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -16,6 +16,7 @@ use crate::local_files::expiry::Expiry;
 use crate::local_files::stats_password;
 use crate::operator_files::filled::FilledFiles;
 use crate::reconcile::release;
+use crate::reconcile::state::{Config, Files, Logged, Retention, Standing};
 use crate::render::error_pages::ErrorPages;
 use crate::render::restart_needed::ConfigFingerprint;
 use crate::render::view::Site;
@@ -24,166 +25,172 @@ use crate::state_dir;
 use crate::state_dir::StateDir;
 use crate::status::ReconcileStatus;
 use crate::store::removal_guard::{GuardPolicy, RemovalGuard};
-use crate::store::{PersistedStore, StoreReplica, StoreRevision, StoreUpdate};
+use crate::store::{PersistedStore, StoreReplica, StoreRevision};
 
 impl Reconciler {
-    /// Opens the state directory and reads the local files.
-    pub fn open(options: Options, lives: LeaseLookup) -> anyhow::Result<Self> {
+    /// Opens the state directory and reads the local files. If the disk is full, the rest of the start follows later.
+    pub fn open(options: Options, lease_lookup: LeaseLookup) -> anyhow::Result<Self> {
         release::check_haproxy_version(&options.build_checker())?;
-        let disk = StateDir::open(&options.haproxy_cfg, &options.state_dir)?;
+        let state_dir = StateDir::open(&options.haproxy_cfg, &options.state_dir)?;
         match Self::load_local_files(&options) {
-            Ok((hash, outside)) => {
-                let remembered = (disk.load_last_known_good()?, disk.load_store()?);
-                let mut rounds = Self::new(options, lives, disk, hash, outside, remembered)?;
-                match rounds.restore_operator_files() {
-                    Err(error) if is_disk_full(&error) => rounds.startup_error = Some(format!("{error:#}")),
-                    recalled => recalled?,
+            Ok((hash, files)) => {
+                let persisted = (state_dir.load_last_known_good()?, state_dir.load_store()?);
+                let mut reconciler = Self::new(options, lease_lookup, state_dir, hash, files, persisted)?;
+                match reconciler.restore_operator_files() {
+                    Err(error) if is_disk_full(&error) => reconciler.files.startup_error = Some(format!("{error:#}")),
+                    restored => restored?,
                 }
-                Ok(rounds)
+                Ok(reconciler)
             }
-            Err(error) if is_disk_full(&error) => Self::open_without_room(options, lives, disk, &error),
+            Err(error) if is_disk_full(&error) => Self::open_without_room(options, lease_lookup, state_dir, &error),
             Err(error) => Err(error),
         }
     }
 
-    /// Makes what HAProxy and confgen need besides the store, and takes over certificates, authorities and error pages.
+    /// Creates the directories, the state file and the password, and collects certificates, CA files and error pages.
     fn load_local_files(options: &Options) -> anyhow::Result<(crate::render::stats_hash::Hash, LocalFiles)> {
-        let places = options.local_paths();
-        places.create_directories()?;
-        places.check_fill_files()?;
+        let paths = options.local_paths();
+        paths.create_directories()?;
+        paths.check_fill_files()?;
         state_dir::create_state_file(&options.server_state_file);
         let hash = stats_password::load_password_hash(options.stats_password_file.as_deref(), &options.state_dir)?;
-        let outside = LocalFiles {
-            allowed_domains: places.read_domain_allowlist()?,
-            ..places.collect_files(&options.build_checker())?
+        let files = LocalFiles {
+            allowed_domains: paths.read_domain_allowlist()?,
+            ..paths.collect_files(&options.build_checker())?
         };
-        Ok((hash, outside))
+        Ok((hash, files))
     }
 
-    /// Starts although the disk has no room: HAProxy follows the store over the Runtime API. Everything else counts as it was
-    /// taken over last, and certificates stay as HAProxy has them. The next looks at the files try again.
+    /// Starts although the disk is full. HAProxy then gets changes over the Runtime API only, and the last good files count. The
+    /// next reload of the files tries again.
     fn open_without_room(
         options: Options,
-        lives: LeaseLookup,
-        disk: StateDir,
+        lease_lookup: LeaseLookup,
+        state_dir: StateDir,
         error: &anyhow::Error,
     ) -> anyhow::Result<Self> {
         let words = format!("{error:#}");
-        tracing::error!("{words}; confgen starts without writing, and HAProxy follows over the Runtime API");
-        let places = options.local_paths();
-        let outside = LocalFiles { allowed_domains: places.read_domain_allowlist()?, ..places.read_unchecked() };
-        let (hash, remembered) = (stats_password::read_last_hash(&options.state_dir), disk.load_leniently());
-        let mut rounds = Self::new(options, lives, disk, hash, outside, remembered)?;
-        rounds.startup_error = Some(words);
-        if let Ok(Some(sources)) = rounds.state_dir.load_operator_files() {
-            let include = rounds.paths.parse_operator_files(sources, &FilledFiles::default());
-            Arc::make_mut(&mut rounds.files).operator_files = include;
+        tracing::error!(error = %words, "confgen starts without writing, HAProxy gets changes over the Runtime API only");
+        let paths = options.local_paths();
+        let files = LocalFiles { allowed_domains: paths.read_domain_allowlist()?, ..paths.read_unchecked() };
+        let (hash, persisted) = (stats_password::read_last_hash(&options.state_dir), state_dir.load_leniently());
+        let mut reconciler = Self::new(options, lease_lookup, state_dir, hash, files, persisted)?;
+        reconciler.files.startup_error = Some(words);
+        if let Ok(Some(sources)) = reconciler.config.state_dir.load_operator_files() {
+            let include = reconciler.config.paths.parse_operator_files(sources, &FilledFiles::default());
+            Arc::make_mut(&mut reconciler.files.local).operator_files = include;
         }
-        Ok(rounds)
+        Ok(reconciler)
     }
 
-    /// Whether the start could not write all that it has to.
+    /// The start couldn't write all that it has to.
     pub fn is_startup_incomplete(&self) -> bool {
-        self.startup_error.is_some()
+        self.files.startup_error.is_some()
     }
 
-    /// Makes up for what the start could not write. An error if there is still no room.
+    /// Writes what the start couldn't. An error if the disk is still full.
     pub(super) fn complete_startup(&mut self) -> anyhow::Result<()> {
-        if self.startup_error.is_none() {
+        if self.files.startup_error.is_none() {
             return Ok(());
         }
-        let (hash, outside) = Self::load_local_files(&self.options)?;
-        self.site.stats_hash = hash;
-        let include = self.files.operator_files.clone();
-        self.files = Arc::new(LocalFiles { operator_files: include, ..outside });
+        let (hash, files) = Self::load_local_files(&self.config.options)?;
+        self.files.site.stats_hash = hash;
+        let operator_files = self.files.local.operator_files.clone();
+        self.files.local = Arc::new(LocalFiles { operator_files, ..files });
         self.restore_operator_files()?;
-        self.startup_error = None;
-        tracing::info!("{} has room again", self.options.state_dir.display());
+        self.files.startup_error = None;
+        tracing::info!(dir = %self.config.options.state_dir.display(), "the state directory has room again");
         Ok(())
     }
 
-    /// Looks at the same, and touches nothing: enough to tell what the file would be.
+    /// Reads the same files and writes nothing, for `render` and `diff`.
     pub fn open_read_only(options: Options) -> anyhow::Result<Self> {
-        let disk = StateDir::open_read_only(&options.haproxy_cfg, &options.state_dir);
-        let (hash, places) = (stats_password::read_last_hash(&options.state_dir), options.local_paths());
-        let outside = LocalFiles { allowed_domains: places.read_domain_allowlist()?, ..places.read_unchecked() };
-        let remembered = disk.load_leniently();
-        Self::new(options, Box::new(|_| BTreeSet::new()), disk, hash, outside, remembered)
+        let state_dir = StateDir::open_read_only(&options.haproxy_cfg, &options.state_dir);
+        let (hash, paths) = (stats_password::read_last_hash(&options.state_dir), options.local_paths());
+        let files = LocalFiles { allowed_domains: paths.read_domain_allowlist()?, ..paths.read_unchecked() };
+        let persisted = state_dir.load_leniently();
+        Self::new(options, Box::new(|_| BTreeSet::new()), state_dir, hash, files, persisted)
     }
 
     fn new(
         options: Options,
-        lives: LeaseLookup,
-        disk: StateDir,
+        lease_lookup: LeaseLookup,
+        state_dir: StateDir,
         stats_hash: crate::render::stats_hash::Hash,
-        outside: LocalFiles,
-        (memory, stored): (LastKnownGood, PersistedStore),
+        files: LocalFiles,
+        (last_known_good, persisted): (LastKnownGood, PersistedStore),
     ) -> anyhow::Result<Self> {
         let marker = options.state_dir.join("restarting");
-        let mut proxy =
+        let mut haproxy =
             HaproxyControl::new(Socket::new(options.runtime_socket.clone()), options.build_control()?, marker);
-        proxy.set_certificates(&outside.certificates);
-        outside.certificates.log_changes(&Certificates::default());
-        outside.pages.log_changes(&ErrorPages::default());
-        let mut rounds = Self {
-            site: Site { pages: Arc::clone(&outside.pages), ..options.build_site(stats_hash) },
-            haproxy: proxy,
-            desired: DesiredState::from_last_known_good(memory),
-            files: Arc::new(outside),
+        haproxy.set_certificates(&files.certificates);
+        files.certificates.log_changes(&Certificates::default());
+        files.pages.log_changes(&ErrorPages::default());
+        let guard = GuardPolicy { share: options.guard, window: options.guard_window, hold: options.guard_hold };
+        let mut reconciler = Self {
+            files: Files {
+                site: Site { pages: Arc::clone(&files.pages), ..options.build_site(stats_hash) },
+                local: Arc::new(files),
+                rejection: None,
+                edit_windows: Arc::default(),
+                suspect: None,
+                accepted: None,
+                startup_error: None,
+            },
+            config: Config {
+                paths: options.local_paths(),
+                checker: options.build_checker(),
+                options,
+                state_dir,
+                lease_lookup,
+            },
+            desired: DesiredState::from_last_known_good(last_known_good),
             fingerprints: ConfigFingerprint::default(),
-            quarantined: BTreeMap::new(),
-            rejection: None,
-            logged_remarks: Vec::new(),
-            logged_warnings: Arc::default(),
-            edit_windows: Arc::default(),
-            suspect_file: None,
-            accepted_file: None,
-            removal_guard: RemovalGuard::new(GuardPolicy {
-                share: options.guard,
-                window: options.guard_window,
-                hold: options.guard_hold,
-            }),
-            lease_lookup: lives,
-            health_asked_at: Instant::now(),
-            last_acceptance: None,
-            startup_error: None,
-            position: StoreRevision::default(),
-            newest: 0,
-            retained_keys: Arc::default(),
-            persisted: stored,
-            status: ReconcileStatus::default(),
-            expiry: Expiry::default(),
-            old_process_listens: false,
-            paths: options.local_paths(),
-            checker: options.build_checker(),
-            options,
-            state_dir: disk,
+            haproxy,
+            retained: Retention {
+                guard: RemovalGuard::new(guard),
+                keys: Arc::default(),
+                health_asked_at: Instant::now(),
+                last_acceptance: None,
+                persisted,
+            },
+            status: Standing {
+                reconcile: ReconcileStatus::default(),
+                store_revision: StoreRevision::default(),
+                newest_revision: 0,
+                old_process_listens: false,
+            },
+            logged: Logged {
+                quarantined: BTreeMap::new(),
+                remarks: Vec::new(),
+                warnings: Arc::default(),
+                expiry: Expiry::default(),
+            },
         };
-        rounds.restore_removal_guard();
-        Ok(rounds)
+        reconciler.restore_removal_guard();
+        Ok(reconciler)
     }
 
-    /// The store as it was known before this process; whoever mirrors it takes it.
+    /// The store of the previous process, for the replica. Empty the second time.
     pub fn take_persisted(&mut self) -> PersistedStore {
-        std::mem::take(&mut self.persisted)
+        std::mem::take(&mut self.retained.persisted)
     }
 
-    /// What the store says, to one who sees it for the first time: what was known before is compared with it.
-    pub fn first_update(&mut self, snapshot: &Snapshot) -> StoreUpdate {
-        let mut mirror = StoreReplica::from_persisted(self.take_persisted());
-        mirror.set_listing_time(SystemTime::now());
-        mirror.apply_listing(snapshot);
-        mirror.take_reset_events().iter().for_each(|told| tracing::warn!("{told}"));
-        mirror.take_update().unwrap_or_else(|| StoreUpdate::from_snapshot(snapshot))
+    /// A replica of a store that is listed once. It retains keys that the persisted store has, if the store was reset since.
+    pub fn replica_of(&mut self, snapshot: &Snapshot) -> StoreReplica {
+        let mut replica = StoreReplica::from_persisted(self.take_persisted());
+        replica.set_listing_time(SystemTime::now());
+        replica.apply_listing(snapshot);
+        replica.take_reset_events().iter().for_each(|event| tracing::warn!("{event}"));
+        replica
     }
 }
 
-/// Whether the error is about a disk that takes nothing more.
+/// True if the disk takes no more bytes.
 fn is_disk_full(error: &anyhow::Error) -> bool {
     use std::io::ErrorKind::{QuotaExceeded, ReadOnlyFilesystem, StorageFull};
-    let of = |cause: &(dyn std::error::Error + 'static)| {
-        let io = cause.downcast_ref::<std::io::Error>();
-        io.is_some_and(|io| matches!(io.kind(), StorageFull | QuotaExceeded | ReadOnlyFilesystem))
-    };
-    error.chain().any(of)
+    error.chain().filter_map(|cause| cause.downcast_ref::<std::io::Error>()).any(|io| {
+        // A file system that fails is mounted read-only by the kernel, and may be writable again later.
+        matches!(io.kind(), StorageFull | QuotaExceeded | ReadOnlyFilesystem)
+    })
 }

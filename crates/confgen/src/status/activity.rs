@@ -1,15 +1,15 @@
-//! Activities: what confgen is at, and since when. So nothing can hang without showing it.
+//! The activities in progress, each with its age, so that nothing hangs unseen. It stops none of them.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-/// An activity that takes longer is mentioned. The longest ordinary ones are a restart that fails, 15 s, and `haproxy -c` on
-/// a loaded machine.
+/// `/ready` mentions an activity that takes longer. The longest ordinary ones are a restart that fails, 15 s, and `haproxy -c` on a
+/// loaded machine.
 pub const LONG: Duration = Duration::from_secs(10);
 
-/// An activity that takes longer hangs, and confgen is not ready. Everything that waits for another program has a bound of
-/// its own below this: `haproxy -c` 30 s, a start of HAProxy 15 s. Several in a row may take longer.
+/// confgen isn't ready while an activity takes longer. Each wait for another program has a bound below this: `haproxy -c` 30 s, a
+/// start of HAProxy 15 s. Several in sequence may take longer.
 pub const HANGS: Duration = Duration::from_secs(90);
 
 /// The kinds of activities, as metrics and the API name them.
@@ -25,21 +25,21 @@ struct Ongoing {
     by_number: BTreeMap<u64, (&'static str, String, Instant)>,
 }
 
-/// An activity that has begun. It ends when this is dropped.
+/// An activity in progress. It ends when this is dropped.
 #[derive(Debug)]
 pub struct Activity {
     number: u64,
     of: Activities,
 }
 
-/// An activity that has not ended yet.
+/// A copy of an activity in progress.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct UnderWay {
     /// One of `KINDS`.
     pub kind: &'static str,
-    /// What it is about, in words.
+    /// The reason, in words.
     pub reason: String,
-    /// How long it has been under way.
+    /// The time since its begin.
     pub taken: Duration,
 }
 
@@ -57,7 +57,7 @@ impl Activities {
         Activity { number, of: self.clone() }
     }
 
-    /// What is under way, the longest first.
+    /// All activities in progress, the longest first.
     pub fn under_way(&self) -> Vec<UnderWay> {
         let running = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let shown = running.by_number.values().map(|(kind, reason, since)| UnderWay {
@@ -70,7 +70,7 @@ impl Activities {
         shown
     }
 
-    /// The longest activity, if it takes longer than is ordinary.
+    /// The longest activity, if it takes longer than [`LONG`].
     pub fn find_long(&self) -> Option<UnderWay> {
         self.under_way().into_iter().next().filter(|it| it.taken > LONG)
     }
@@ -83,12 +83,11 @@ impl Drop for Activity {
 }
 
 impl UnderWay {
-    /// Whether it takes so long that it hangs.
+    /// It takes longer than [`HANGS`].
     pub fn is_hanging(&self) -> bool {
         self.taken > HANGS
     }
 
-    /// In words.
     pub fn describe(&self) -> String {
         format!("under way for {} s: {} ({})", self.taken.as_secs(), self.kind, self.reason)
     }

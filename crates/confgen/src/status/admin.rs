@@ -1,4 +1,4 @@
-//! The admin port: the report and HAProxy's own figures, shown. Nothing here can change anything, or keep a round waiting.
+//! The admin port: the status and HAProxy's own figures. It changes nothing, and no reconcile waits for it.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -24,10 +24,10 @@ use crate::status::balancer_record::to_balancer_record;
 use crate::status::page::render_page;
 use crate::status::{HistoryEntry, Status};
 
-/// HAProxy's figures serve everybody who asks within this, until the next act's end: its answer for 10,000 servers has some
+/// All requests within this get the same figures, unless an action ended meanwhile. HAProxy's answer for 10,000 servers has some
 /// 3 MB.
 const FIGURES_LAST: Duration = Duration::from_millis(500);
-/// A HAProxy that is slower than this has other worries.
+/// A request to the admin port waits no longer than this for HAProxy.
 const FIGURES_WITHIN: Duration = Duration::from_secs(2);
 
 /// An admin port that listens, and its address to call.
@@ -37,14 +37,14 @@ pub struct Port {
 }
 
 impl Port {
-    /// Binds it, where there is to be one.
+    /// `None` without a configuration.
     pub async fn bind(config: Option<Config>) -> Result<Option<Self>, Error> {
         let Some(config) = config else { return Ok(None) };
         let url = config.public_url();
         Ok(Some(Self { server: Server::bind(config).await?, url }))
     }
 
-    /// Answers from now on, beside the daemon.
+    /// Answers requests until `ended`.
     pub fn serve(self, report: &watch::Sender<Status>, pulse: Pulse, socket: Socket, ended: CancellationToken) {
         report.send_modify(|report| report.url = self.url);
         let figures = Mutex::new(None);
@@ -56,14 +56,14 @@ impl Port {
     }
 }
 
-/// What is shown.
+/// The sources of all answers.
 struct AdminState {
     report: watch::Receiver<Status>,
     socket: Socket,
     figures: Mutex<Option<CachedFigures>>,
 }
 
-/// What HAProxy counted, when it was asked, and after which act.
+/// HAProxy's figures, with the time of the question and the last action before it.
 struct CachedFigures {
     at: Instant,
     after_action: Option<Arc<HistoryEntry>>,
@@ -75,14 +75,14 @@ impl AdminState {
         self.report.borrow().clone()
     }
 
-    /// Makes an answer of the report alone.
+    /// Answers from the status alone.
     fn respond_from_status<T: Serialize>(&self, make: impl FnOnce(&Status) -> T) -> Response {
         let report = self.current_status();
         respond_json(&report, &make(&report))
     }
 
-    /// HAProxy's figures, asked for once however many want them. They are never from before the last act: who has heard that
-    /// HAProxy follows a change isn't shown what it was until then.
+    /// HAProxy's figures. Requests at the same time share one question. The figures are never older than the last action, so that a
+    /// client that saw a change applied doesn't get figures from before it.
     async fn fetch_figures(&self, acted: Option<&Arc<HistoryEntry>>) -> Arc<Counted> {
         let mut last = self.figures.lock().await;
         if let Some(figures) = &*last
@@ -98,7 +98,7 @@ impl AdminState {
         counted
     }
 
-    /// Makes an answer of report and figures, off the runtime: there may be ten thousand upstreams in it.
+    /// Answers from status and figures, off the async runtime: the answer may have ten thousand upstreams.
     async fn respond_off_runtime<T: Send + 'static>(
         &self,
         make: impl FnOnce(&Status, &Counted) -> T + Send + 'static,
@@ -117,13 +117,13 @@ impl Probes for AdminState {
 
     fn register_metrics(&self, registry: &mut Registry) {
         let report = self.current_status();
-        // This is called off the runtime, where waiting is allowed.
+        // The caller is off the async runtime, and may block.
         let figures = Handle::current().block_on(self.fetch_figures(report.history.front()));
         crate::status::metrics::register_all(&report, &figures, registry);
     }
 }
 
-/// Which upstreams are asked for.
+/// The query of `/api/v1/upstreams`.
 #[derive(Deserialize)]
 struct UpstreamQuery {
     service: Option<String>,
@@ -179,7 +179,7 @@ async fn get_status_page(State(shown): Shared) -> Result<Response, StatusCode> {
     Ok(Html(page.map_err(|_| StatusCode::INTERNAL_SERVER_ERROR)?).into_response())
 }
 
-/// An answer with the balancer and the store that it is about.
+/// An answer with the identity of its balancer and store.
 #[derive(Serialize)]
 struct Identified<'a, T> {
     identity: api::IdentityShown,
@@ -191,7 +191,7 @@ fn error_body(words: &str) -> serde_json::Value {
     serde_json::json!({ "error": words })
 }
 
-/// Writes an answer. Every answer of the API comes through here, so that each says whose it is.
+/// Writes an answer. Every answer of the API comes through here, so that each has the identity.
 fn respond_json(report: &Status, answer: &impl Serialize) -> Response {
     match serde_json::to_vec(&Identified { identity: api::show_identity(report), answer }) {
         Ok(text) => ([(CONTENT_TYPE, "application/json")], text).into_response(),

@@ -1,39 +1,39 @@
-//! `balancers/<node>`: what this balancer runs, written under a lease for whoever waits for it.
+//! Writes `balancers/<node>`, the balancer record, under a lease. Announcers and discoverctl wait for it.
 //!
-//! A task of its own, fed by the report: the state of etcd never holds up a round. Nothing is deleted at the end: the
-//! lease ends 10 s later, and until then a restarted confgen takes the key over, so that nobody takes a balancer whose
-//! HAProxy serves for one that has gone.
+//! It is a task of its own, so an etcd that doesn't answer delays no reconcile. It deletes nothing at the end: the lease ends 10 s
+//! later. Until then a restarted confgen takes the key over, and HAProxy has served all the time.
 
 use std::path::PathBuf;
 use std::time::Duration;
 
 use backon::{BackoffBuilder, ExponentialBackoff, ExponentialBuilder};
 use discovery::{BalancerRecord, Key, Node};
-use registry::{Client, Condition, LeaseId, Txn};
+use registry::{Client, Committed, Condition, LeaseId, Txn};
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep_until};
 use tokio_util::sync::CancellationToken;
 
+use crate::drain::DrainedUpstream;
 use crate::state_dir;
 use crate::status::{Retainer, Status};
 
-/// How long a balancer that is cut off from etcd is waited for.
+/// Announcers wait for a balancer that etcd can't reach for at most this long.
 const TTL: Duration = Duration::from_secs(10);
-/// How often it is written at most, but for a drain's end: somebody waits for that.
+/// The record is written at most this often, except at the end of a drain, because an announcer waits for that.
 const AT_MOST_EVERY: Duration = Duration::from_secs(1);
-/// How often it is looked at, in case that somebody's hand has taken it away: as often as the lease is renewed.
+/// The record is read this often, because an operator may have deleted it. The lease is renewed as often.
 const LOOK_EVERY: Duration = Duration::from_secs(3);
-/// How many leases are remembered. One is enough, but for a confgen that was killed between a lease and its first write.
+/// The number of leases in the state directory. One is enough, unless confgen was killed between a lease and its first write.
 const LEASES: usize = 4;
 
-/// What is to be written, and when a drain ended last.
+/// The desired record, and the number of drains that had ended.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 struct WantedRecord {
     value: BalancerRecord,
     drains_ended: u64,
 }
 
-/// What stands in the store.
+/// The record in the store.
 #[derive(Clone, Debug)]
 struct WrittenRecord {
     wanted: WantedRecord,
@@ -41,43 +41,44 @@ struct WrittenRecord {
     at: Instant,
 }
 
-/// How a write went.
 #[derive(Debug, PartialEq, Eq)]
 enum WriteOutcome {
     Written,
-    /// Another confgen has the key, under this lease.
+    /// Another confgen has the key under this lease.
     OwnedByOther(LeaseId),
 }
 
-/// What the report says to those who wait, with all entries of its lists.
-pub fn to_balancer_record(report: &Status) -> BalancerRecord {
-    let (seen, standing) = (report.seen, &report.reconcile);
-    let is_of_this_store =
-        |applied: &crate::store::StoreRevision| applied.cluster == seen.cluster && applied.revision <= seen.revision;
-    let server = |(service, id): &crate::drain::DrainedUpstream| BalancerRecord::server_name(service, id);
+/// The balancer record with whole lists. The stored one is shortened.
+pub fn to_balancer_record(status: &Status) -> BalancerRecord {
+    let (seen, reconcile) = (status.seen, &status.reconcile);
+    // A revision of the store before a reset says nothing about the store after it.
+    let applied = reconcile.applied.filter(|it| it.cluster == seen.cluster && it.revision <= seen.revision);
     BalancerRecord {
         cluster: seen.cluster,
         seen: seen.revision,
-        applied: standing.applied.filter(is_of_this_store).map_or(0, |applied| applied.revision),
-        url: report.url.clone(),
-        instance: Some(report.identity.instance.clone()).filter(|instance| !instance.is_empty()),
-        haproxy: report.haproxy.map(|version| version.to_string()),
-        pending: standing.pending.iter().map(ToString::to_string).collect(),
-        lost: Some(standing.reset_lost),
-        guarded: Some(standing.retained.values().filter(|it| it.by == Retainer::Guard).count()),
-        held: standing.retained.keys().map(server).collect(),
-        quarantined: standing.quarantined.iter().map(|(key, why)| (key.clone(), why.clone())).collect(),
-        draining: report.draining.iter().map(|(name, sessions)| (server(name), *sessions)).collect(),
+        applied: applied.map_or(0, |applied| applied.revision),
+        url: status.url.clone(),
+        instance: Some(status.identity.instance.clone()).filter(|instance| !instance.is_empty()),
+        haproxy: status.haproxy.map(|version| version.to_string()),
+        pending: reconcile.pending.iter().map(ToString::to_string).collect(),
+        lost: Some(reconcile.reset_lost),
+        guarded: Some(reconcile.retained.values().filter(|it| it.by == Retainer::Guard).count()),
+        held: reconcile.retained.keys().map(server_name).collect(),
+        quarantined: reconcile.quarantined.iter().map(|(key, why)| (key.clone(), why.clone())).collect(),
+        draining: status.draining.iter().map(|(name, sessions)| (server_name(name), *sessions)).collect(),
         ..BalancerRecord::default()
     }
 }
 
-/// What is to stand in the store.
-fn wanted_record(report: &Status) -> WantedRecord {
-    WantedRecord { value: to_balancer_record(report).fit_into_key(), drains_ended: report.drains_ended }
+fn server_name((service, id): &DrainedUpstream) -> String {
+    BalancerRecord::server_name(service, id)
 }
 
-/// When to write, or to look whether it is still there.
+fn wanted_record(status: &Status) -> WantedRecord {
+    WantedRecord { value: to_balancer_record(status).fit_into_key(), drains_ended: status.drains_ended }
+}
+
+/// The time for the next write, or for the next read if nothing changed.
 fn next_write_at(written: Option<&WrittenRecord>, wanted: &WantedRecord, lease: LeaseId, now: Instant) -> Instant {
     match written {
         Some(written) if written.lease != lease || written.wanted.drains_ended != wanted.drains_ended => now,
@@ -87,32 +88,30 @@ fn next_write_at(written: Option<&WrittenRecord>, wanted: &WantedRecord, lease: 
     }
 }
 
-/// What is written, by whom, and what it is about.
+/// The parts of the record that never change.
 pub struct RecordConfig {
-    /// The store.
     pub client: Client,
-    /// This balancer's name.
     pub node: Node,
-    /// The file that keeps the leases over a restart of confgen.
+    /// The file with the leases of this balancer, for the next process of confgen.
     pub leases: PathBuf,
 }
 
 impl RecordConfig {
-    /// Goes on until the shutdown.
-    pub async fn run(self, mut report: watch::Receiver<Status>, shutdown: CancellationToken) {
+    /// Writes until the shutdown.
+    pub async fn run(self, mut status: watch::Receiver<Status>, shutdown: CancellationToken) {
         let mut held = self.client.keep_lease(TTL, shutdown.clone());
         let mut keeper = RecordKeeper::open(self).await;
         loop {
             let lease = *held.borrow_and_update();
-            let wanted = wanted_record(&report.borrow_and_update());
-            // Before the store is known there is nothing to say.
+            let wanted = wanted_record(&status.borrow_and_update());
+            // Before the first listing the record would say that nothing is applied.
             let lease = lease.filter(|_| wanted.value.cluster != 0);
             let at = lease.map(|lease| next_write_at(keeper.written.as_ref(), &wanted, lease, Instant::now()));
             let at = at.map(|at| keeper.not_before.map_or(at, |earliest| at.max(earliest)));
             tokio::select! {
                 () = shutdown.cancelled() => return,
                 changed = held.changed() => if changed.is_err() { return },
-                changed = report.changed() => if changed.is_err() { return },
+                changed = status.changed() => if changed.is_err() { return },
                 () = sleep_until(at.unwrap_or_else(Instant::now)), if at.is_some() => {
                     if let Some(lease) = lease {
                         keeper.write_if_needed(wanted, lease).await;
@@ -123,21 +122,20 @@ impl RecordConfig {
     }
 }
 
-/// Keeps the key as it is wanted.
 struct RecordKeeper {
     config: RecordConfig,
     key: String,
     written: Option<WrittenRecord>,
-    /// Leases of this balancer, the latest last: a key under one of them is its own.
+    /// The leases of this balancer, the latest last. A key under one of them is this balancer's.
     leases: Vec<i64>,
-    /// After a failure.
+    /// After a failure, the time of the next try.
     not_before: Option<Instant>,
     retries: ExponentialBackoff,
-    /// What was last said of a failure.
+    /// The last logged problem. `None` while writes succeed.
     last_trouble: Option<String>,
 }
 
-/// Like the lease, so that balancers that lost etcd together don't come back in one instant.
+/// With jitter, as for leases: balancers that lost etcd together must not all come back at the same time.
 fn new_backoff() -> ExponentialBackoff {
     let delays = ExponentialBuilder::new().with_min_delay(Duration::from_millis(200));
     delays.with_max_delay(Duration::from_secs(2)).without_max_times().with_jitter().build()
@@ -169,26 +167,26 @@ impl RecordKeeper {
         let trouble = match answer {
             Ok(WriteOutcome::Written) => {
                 if self.last_trouble.take().is_some() {
-                    tracing::info!("{}: written", self.key);
+                    tracing::info!(key = self.key, "balancer record written again");
                 }
                 (self.not_before, self.retries) = (None, new_backoff());
                 self.written = Some(WrittenRecord { wanted, lease, at: Instant::now() });
                 return;
             }
             Ok(WriteOutcome::OwnedByOther(other)) => format!(
-                "another confgen writes it, under the lease {other}: give each balancer a --node of its own. Nobody \
-                 waits for this one's HAProxy until that lease has ended"
+                "another confgen writes it under the lease {other}; give each balancer a --node of its own. Announcers don't \
+                 wait for this one's HAProxy until that lease has ended"
             ),
             Err(error) => error.to_string(),
         };
         if self.last_trouble.as_ref() != Some(&trouble) {
-            tracing::warn!("{}: {trouble}", self.key);
+            tracing::warn!(key = self.key, problem = trouble, "can't write the balancer record");
         }
         self.last_trouble = Some(trouble);
         self.not_before = Some(Instant::now() + self.retries.next().unwrap_or(TTL));
     }
 
-    /// Whether all of it stands there already: looked at, so that a value that stays the same is not written anew.
+    /// True if the store has the record already. An unchanged record is read, not written, so that it makes no new revision.
     async fn is_in_store(&self, wanted: &WantedRecord, lease: LeaseId) -> bool {
         if !self.written.as_ref().is_some_and(|written| written.lease == lease && written.wanted == *wanted) {
             return false;
@@ -197,21 +195,18 @@ impl RecordKeeper {
         entry.is_ok_and(|entry| entry.is_some_and(|entry| entry.lease == lease.get()))
     }
 
-    /// Writes the key where it is this balancer's, or nobody's.
+    /// Writes the key if it is this balancer's or absent.
     async fn write_record(&self, value: &BalancerRecord, lease: LeaseId) -> Result<WriteOutcome, registry::Error> {
-        let put = |condition| {
-            let txn = Txn::new().only_if(condition).put(&self.key, value.to_string(), Some(lease)).or_get(&self.key);
-            self.config.client.commit(txn)
-        };
-        let answer = put(Condition::LeaseIs(self.key.clone(), lease)).await?;
+        let answer = self.put_if(Condition::LeaseIs(self.key.clone(), lease), value, lease).await?;
         if answer.succeeded {
             return Ok(WriteOutcome::Written);
         }
         let answer = match answer.found.first() {
-            None => put(Condition::Absent(self.key.clone())).await?,
-            // Without a lease it is of somebody's hand, and would never end.
+            None => self.put_if(Condition::Absent(self.key.clone()), value, lease).await?,
+            // A key without a lease was written by an operator, and would never end.
             Some(entry) if entry.lease == 0 || self.leases.contains(&entry.lease) => {
-                put(Condition::ModRevisionIs(self.key.clone(), entry.mod_revision)).await?
+                let unchanged = Condition::ModRevisionIs(self.key.clone(), entry.mod_revision);
+                self.put_if(unchanged, value, lease).await?
             }
             Some(entry) => return Ok(WriteOutcome::OwnedByOther(entry.lease.into())),
         };
@@ -219,7 +214,17 @@ impl RecordKeeper {
         Ok(if answer.succeeded { WriteOutcome::Written } else { WriteOutcome::OwnedByOther(other.into()) })
     }
 
-    /// Remembers a new lease before anything hangs on it.
+    async fn put_if(
+        &self,
+        condition: Condition,
+        value: &BalancerRecord,
+        lease: LeaseId,
+    ) -> Result<Committed, registry::Error> {
+        let txn = Txn::new().only_if(condition).put(&self.key, value.to_string(), Some(lease)).or_get(&self.key);
+        self.config.client.commit(txn).await
+    }
+
+    /// Saves a new lease before a key is written under it.
     async fn remember_lease(&mut self, lease: LeaseId) {
         if self.leases.last() == Some(&lease.get()) {
             return;
@@ -230,7 +235,7 @@ impl RecordKeeper {
             (self.config.leases.clone(), self.leases.iter().map(|lease| format!("{lease}\n")).collect::<String>());
         let kept = tokio::task::spawn_blocking(move || state_dir::replace_file(&path, text.as_bytes(), 0o600)).await;
         if let Ok(Err(error)) = kept {
-            tracing::warn!("{error}; a restarted confgen will wait for its own lease's end");
+            tracing::warn!(%error, "can't save the lease, a restarted confgen will wait for its end");
         }
     }
 }

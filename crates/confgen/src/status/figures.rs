@@ -1,10 +1,10 @@
-//! HAProxy's own figures, found by name. Pure.
+//! HAProxy's own figures, found by name. Pure: no I/O, no clock.
 
 use std::collections::HashMap;
 
 use haproxy::runtime::{RowKind, Stat};
 
-/// What HAProxy counts, by frontend, backend and server; or why it can't be asked.
+/// The rows of `show stat`, or the reason why HAProxy can't be asked.
 pub type Counted = Result<Vec<Stat>, String>;
 
 /// The rows of `show stat`, found by name. A row's kind keeps a server that is called `BACKEND` apart from its backend.
@@ -13,12 +13,12 @@ pub struct Figures<'a> {
     servers: HashMap<(&'a str, &'a str), &'a Stat>,
     backends: HashMap<&'a str, &'a Stat>,
     frontends: HashMap<&'a str, &'a Stat>,
-    /// By backend, the first backup server that is up and has weight, in HAProxy's order.
+    /// By backend, the first backup server that is up and has weight. The rows are in HAProxy's order.
     first_backups: HashMap<&'a str, &'a str>,
 }
 
 impl<'a> Figures<'a> {
-    /// There are no rows if HAProxy couldn't be asked.
+    /// Without rows if HAProxy couldn't be asked.
     pub fn new(counted: &'a Counted) -> Self {
         let error = counted.as_ref().err().map(String::as_str);
         let (mut servers, mut first_backups) = (HashMap::new(), HashMap::new());
@@ -39,22 +39,21 @@ impl<'a> Figures<'a> {
         Self { error, servers, backends, frontends, first_backups }
     }
 
-    /// Why HAProxy couldn't be asked; None if it could.
+    /// The reason why HAProxy couldn't be asked. `None` if it could.
     pub fn error(&self) -> Option<&'a str> {
         self.error
     }
 
-    /// One server of a section.
     pub fn find_server(&self, section: &str, name: &str) -> Option<&'a Stat> {
         self.servers.get(&(section, name)).copied()
     }
 
-    /// All servers of a section together.
+    /// The row of all servers of a section together.
     pub fn find_backend(&self, section: &str) -> Option<&'a Stat> {
         self.backends.get(section).copied()
     }
 
-    /// A frontend, or the listening half of a section.
+    /// A frontend, or the listening half of a TCP service's section.
     pub fn find_frontend(&self, name: &str) -> Option<&'a Stat> {
         self.frontends.get(name).copied()
     }
@@ -66,7 +65,7 @@ impl<'a> Figures<'a> {
     }
 }
 
-/// HAProxy may choose the server: it is up and has weight.
+/// True if HAProxy may choose the server: it is up and has weight.
 pub fn takes_requests(row: &Stat) -> bool {
     row.is_up() && row.weight > 0
 }

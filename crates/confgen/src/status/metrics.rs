@@ -1,7 +1,7 @@
-//! How things stand, as Prometheus reads it. Pure, but for the acts' counters, which count on.
+//! The status as Prometheus metrics. Pure, except for the actions' counters.
 //!
-//! No label has a value from the store: how many series there are is known beforehand, but for one for each certificate's
-//! file and for each service that retains upstreams. What single services and upstreams do, HAProxy itself counts.
+//! The number of series is bounded. Only certificates and services that retain upstreams have series of their own. HAProxy itself
+//! counts the requests of services and upstreams.
 
 use prometheus_client::encoding::EncodeLabelSet;
 use prometheus_client::metrics::counter::Counter;
@@ -25,7 +25,7 @@ use crate::status::{ActionKind, HistoryEntry, Status};
 /// In seconds: a Runtime change takes under a millisecond, a file some 50 ms, a restart some 200 ms, one that fails 15 s.
 const BUCKETS: [f64; 14] = [0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 15.0];
 
-/// All acts of this process. Clones share the counters.
+/// The actions of this process. Clones share the counters.
 #[derive(Clone, Debug)]
 pub struct ActionCounters {
     ended: Family<EndedLabels, Counter>,
@@ -44,7 +44,7 @@ struct KindLabel {
 }
 
 impl Default for ActionCounters {
-    /// All counters are there from the start: a rate needs a first value.
+    /// All counters exist from the start, because Prometheus computes a rate only from a first value.
     fn default() -> Self {
         let acts = Self { ended: Family::default(), took: Family::new_with_constructor(|| Histogram::new(BUCKETS)) };
         for kind in [ActionKind::Runtime, ActionKind::File, ActionKind::Restart].map(ActionKind::name) {
@@ -58,7 +58,6 @@ impl Default for ActionCounters {
 }
 
 impl ActionCounters {
-    /// Counts an act.
     pub fn count_action(&self, done: &HistoryEntry) {
         let kind = done.kind.name();
         let result = if done.outcome.is_ok() { "ok" } else { "failed" };
@@ -67,12 +66,12 @@ impl ActionCounters {
     }
 }
 
-/// Why the servers of a section are queued for their turns again.
+/// The reason to requeue the servers of a section.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum RequeueReason {
     /// Servers came back or got more weight.
     Grown,
-    /// A server was up and got nothing.
+    /// A server was up and got no requests.
     Starved,
 }
 
@@ -85,12 +84,12 @@ impl RequeueReason {
     }
 }
 
-/// The sections whose servers were queued for their turns again. Clones share the counters.
+/// The sections whose servers were requeued. Clones share the counters.
 #[derive(Clone, Debug)]
 pub struct RequeueCounters(Family<[(&'static str, &'static str); 1], Counter>);
 
 impl Default for RequeueCounters {
-    /// Both counters are there from the start, for the sake of rates.
+    /// Both counters exist from the start, for the same reason as [`ActionCounters`].
     fn default() -> Self {
         let requeues = Self(Family::default());
         requeues.count_sections(RequeueReason::Grown, 0);
@@ -100,31 +99,28 @@ impl Default for RequeueCounters {
 }
 
 impl RequeueCounters {
-    /// Counts so many sections.
     pub fn count_sections(&self, reason: RequeueReason, sections: usize) {
         let sections = u64::try_from(sections).unwrap_or(u64::MAX);
         self.0.get_or_create(&[("reason", reason.name())]).inc_by(sections);
     }
 }
 
-/// Adds all of it, as `confgen_…`.
+/// Registers all metrics of confgen, as `confgen_…`.
 pub fn register_all(report: &Status, counted: &Counted, registry: &mut Registry) {
     let registry = registry.sub_registry_with_prefix("confgen");
     let standing = &report.reconcile;
     let applied = standing.applied.map_or(0, |position| position.revision);
-    let sessions = i64::try_from(report.draining.values().sum::<u64>()).unwrap_or(i64::MAX);
-    let flag = i64::from;
-    let count = |number: usize| i64::try_from(number).unwrap_or(i64::MAX);
+    let sessions = to_gauge_value(report.draining.values().sum::<u64>());
     let gauges = [
         (
             "in_sync",
             "1 while HAProxy runs what the store asks for, as /ready says it",
-            flag(report.check_in_sync().is_ok()),
+            i64::from(report.check_in_sync().is_ok()),
         ),
         (
             "store_connected",
             "1 while the store is followed; while it isn't, nothing changes",
-            flag(report.store_error.is_none()),
+            i64::from(report.store_error.is_none()),
         ),
         ("store_seen_revision", "The newest revision of the store that is known", report.seen.revision),
         ("applied_revision", "The revision that HAProxy follows, but for pending services; 0 is none yet", applied),
@@ -133,28 +129,36 @@ pub fn register_all(report: &Status, counted: &Counted, registry: &mut Registry)
         (
             "quarantined_keys",
             "Keys that are not followed; /api/v1/quarantine says why",
-            count(standing.quarantined.len()),
+            to_gauge_value(standing.quarantined.len()),
         ),
-        ("held_upstreams", "Upstreams that are served although their keys have gone", count(standing.retained.len())),
+        (
+            "held_upstreams",
+            "Upstreams that are served although their keys have gone",
+            to_gauge_value(standing.retained.len()),
+        ),
         (
             "draining_upstreams",
             "Upstreams that take no new request and may still have some open",
-            count(report.draining.len()),
+            to_gauge_value(report.draining.len()),
         ),
         ("draining_sessions", "What is open on them, in old HAProxy processes too", sessions),
-        ("pending_services", "Services of which a change waits for a restart", count(standing.pending.len())),
-        ("refused_error_pages", "Error pages' files that are not taken over", count(standing.refused_error_pages)),
+        ("pending_services", "Services of which a change waits for a restart", to_gauge_value(standing.pending.len())),
+        (
+            "refused_error_pages",
+            "Error pages' files that are not taken over",
+            to_gauge_value(standing.refused_error_pages),
+        ),
         (
             "old_haproxy_processes",
             "HAProxy processes that take no new requests and finish their last ones",
-            count(report.old.count),
+            to_gauge_value(report.old.count),
         ),
         (
             "oldest_old_haproxy_seconds",
             "The time since the oldest of them was started; 0 if there is none",
-            i64::try_from(report.old.oldest_uptime.as_secs()).unwrap_or(i64::MAX),
+            to_gauge_value(report.old.oldest_uptime.as_secs()),
         ),
-        ("haproxy_up", "1 while HAProxy answers on its Runtime API", flag(report.running.is_some())),
+        ("haproxy_up", "1 while HAProxy answers on its Runtime API", i64::from(report.running.is_some())),
     ];
     for (name, help, value) in gauges {
         registry.register(name, help, new_gauge(value));
@@ -187,20 +191,27 @@ fn new_gauge(value: i64) -> Gauge {
     gauge
 }
 
-/// Gauges that are 1, for their labels' sake.
+/// A number above the greatest that a gauge holds becomes that.
+fn to_gauge_value<N: TryInto<i64>>(number: N) -> i64 {
+    number.try_into().unwrap_or(i64::MAX)
+}
+
+/// Gauges that are always 1. Their labels are the information.
 fn register_infos(report: &Status, registry: &mut Registry) {
-    let info = |version: String| {
-        let family = Family::<[(&'static str, String); 1], Gauge>::default();
-        family.get_or_create(&[("version", version)]).set(1);
-        family
-    };
-    registry.register("build_info", "confgen's version", info(env!("CARGO_PKG_VERSION").to_owned()));
+    registry.register("build_info", "confgen's version", version_family(env!("CARGO_PKG_VERSION").to_owned()));
     if let Some(running) = &report.running {
-        registry.register("haproxy_info", "The running HAProxy's version", info(running.version.to_string()));
+        let version = version_family(running.version.to_string());
+        registry.register("haproxy_info", "The running HAProxy's version", version);
     }
 }
 
-/// What is wanted, counted.
+fn version_family(version: String) -> Family<[(&'static str, String); 1], Gauge> {
+    let family = Family::<[(&'static str, String); 1], Gauge>::default();
+    family.get_or_create(&[("version", version)]).set(1);
+    family
+}
+
+/// The desired services and upstreams.
 fn register_totals(report: &Status, registry: &mut Registry) {
     let services = Family::<[(&'static str, &'static str); 1], Gauge>::default();
     let upstreams = Family::<[(&'static str, &'static str); 1], Gauge>::default();
@@ -223,8 +234,8 @@ fn register_totals(report: &Status, registry: &mut Registry) {
     registry.register("upstreams", "Upstreams that are served, by the state that is wanted of them", upstreams);
 }
 
-/// What is served without a key: by service, and for how long. Alerts need the service's name, so it is a label here. The
-/// label has at most a hundred values, and goes with the last retained upstream of its service.
+/// Retained upstreams by service. Alerts need the service's name, so it is a label here. The label has at most a hundred values, and
+/// goes with the last retained upstream of its service.
 fn register_retained(report: &Status, registry: &mut Registry) {
     const MOST: usize = 100;
     let held = &report.reconcile.retained;
@@ -242,18 +253,13 @@ fn register_retained(report: &Status, registry: &mut Registry) {
     let oldest = held.values().filter_map(|it| it.since).min();
     let age = oldest.and_then(|since| SystemTime::now().duration_since(since).ok()).unwrap_or_default();
     let help = "For how long the one that is retained longest has been; 0 if none is";
-    registry.register("oldest_retained_seconds", help, new_gauge(i64::try_from(age.as_secs()).unwrap_or(i64::MAX)));
+    registry.register("oldest_retained_seconds", help, new_gauge(to_gauge_value(age.as_secs())));
 }
 
-/// The verdicts on all upstreams, counted.
+/// The verdicts on all upstreams.
 fn register_verdicts(report: &Status, counted: &Counted, registry: &mut Registry) {
-    // The others are about a balancer that can't be asked, or about the store as it is now.
-    let is_ours = |cause: &Cause| {
-        use Cause::{ApiUnreachable, BalancerUnreadable, Behind, NoBalancer, NoRecord, OtherStore};
-        !matches!(cause, NoBalancer | BalancerUnreadable | OtherStore | NoRecord | Behind | ApiUnreachable)
-    };
     let unbalanced = Family::<[(&'static str, String); 1], Gauge>::default();
-    for cause in Cause::ALL.iter().filter(|cause| is_ours(cause)) {
+    for cause in Cause::ALL.iter().filter(|cause| is_found_here(cause)) {
         drop(unbalanced.get_or_create(&[("cause", cause.name().to_owned())]));
     }
     let (figures, mut balanced) = (Figures::new(counted), 0);
@@ -272,22 +278,31 @@ fn register_verdicts(report: &Status, counted: &Counted, registry: &mut Registry
     registry.register("unbalanced_upstreams", help, unbalanced);
 }
 
-fn register_times(report: &Status, registry: &mut Registry) {
-    let mut time = |name: &str, help: &str, time: Option<SystemTime>| {
-        let since = time.and_then(|time| time.duration_since(SystemTime::UNIX_EPOCH).ok());
-        if let Some(since) = since {
-            let gauge = Gauge::<f64, AtomicU64>::default();
-            gauge.set(since.as_secs_f64());
-            registry.register(name, help, gauge);
-        }
-    };
-    let applied = report.history.iter().find(|done| done.outcome.is_ok()).map(|done| done.began_at + done.took);
-    time("last_apply_timestamp_seconds", "When an act last succeeded, in seconds since 1970", applied);
-    let started = report.started;
-    time("haproxy_start_timestamp_seconds", "When HAProxy was last seen to be another process", started);
+/// The other causes are about a balancer that can't be asked, or about the store as it is now. Only discoverctl finds them.
+fn is_found_here(cause: &Cause) -> bool {
+    use Cause::{ApiUnreachable, BalancerUnreadable, Behind, NoBalancer, NoRecord, OtherStore};
+    !matches!(cause, NoBalancer | BalancerUnreadable | OtherStore | NoRecord | Behind | ApiUnreachable)
 }
 
-/// By kind, the longest activity of it; 0 without one.
+fn register_times(report: &Status, registry: &mut Registry) {
+    let applied = report.history.iter().find(|entry| entry.outcome.is_ok()).map(|entry| entry.began_at + entry.took);
+    let help = "When an act last succeeded, in seconds since 1970";
+    register_time(registry, "last_apply_timestamp_seconds", help, applied);
+    let help = "When HAProxy was last seen to be another process";
+    register_time(registry, "haproxy_start_timestamp_seconds", help, report.started);
+}
+
+/// Registers nothing for `None`, because 0 would be a time in 1970.
+fn register_time(registry: &mut Registry, name: &str, help: &str, time: Option<SystemTime>) {
+    let since = time.and_then(|time| time.duration_since(SystemTime::UNIX_EPOCH).ok());
+    if let Some(since) = since {
+        let gauge = Gauge::<f64, AtomicU64>::default();
+        gauge.set(since.as_secs_f64());
+        registry.register(name, help, gauge);
+    }
+}
+
+/// The longest activity of each kind. 0 without one.
 fn register_under_way(report: &Status, registry: &mut Registry) {
     let seconds = Family::<[(&'static str, &'static str); 1], Gauge<f64, AtomicU64>>::default();
     let under_way = report.activities.under_way();
@@ -298,23 +313,26 @@ fn register_under_way(report: &Status, registry: &mut Registry) {
     registry.register("under_way_seconds", "How long an act has been under way; 0 while there is none", seconds);
 }
 
-/// One for each file; those in which no end can be read have none.
+/// A series for each certificate's file, unless its end can't be read.
 fn register_certificates(report: &Status, registry: &mut Registry) {
     let expiry = Family::<[(&'static str, String); 1], Gauge>::default();
     let all = &report.reconcile.certificates;
-    // Without a file of the operator's, the self-signed one serves.
+    // Without a file of the operator's, the self-signed certificate serves.
     let own = all.default_certificate().filter(|_| all.files.is_empty());
     for certificate in all.files.iter().chain(own) {
         let is_own = own.is_some_and(|own| own.file == certificate.file);
-        let own_name = || certificate.file.file_name().unwrap_or_default().to_string_lossy().into_owned();
-        let name = if is_own { own_name() } else { all.relative_name(&certificate.file) };
+        let name = if is_own {
+            certificate.file.file_name().unwrap_or_default().to_string_lossy().into_owned()
+        } else {
+            all.relative_name(&certificate.file)
+        };
         if let Some(end) = certificate.not_after {
             expiry.get_or_create(&[("name", name)]).set(end);
         }
     }
     let help = "When the certificate in this file ends, in seconds since 1970";
     registry.register("certificate_expiry_timestamp_seconds", help, expiry);
-    let refused = i64::try_from(report.reconcile.certificates.rejected.len()).unwrap_or(i64::MAX);
+    let refused = to_gauge_value(report.reconcile.certificates.rejected.len());
     registry.register("refused_certificates", "Certificates' files that are not taken over", new_gauge(refused));
 }
 

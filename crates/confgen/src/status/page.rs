@@ -1,4 +1,4 @@
-//! The status page: what the API answers, for people. Pure.
+//! The status page: the API's answers as HTML. Pure: no I/O, no clock.
 
 use askama::Template;
 use discovery::Cause;
@@ -8,16 +8,16 @@ use crate::status::api::{
     Act, Counted, ServiceInFull, StatusShown, UpstreamShown, show_first_services, show_history, show_status,
 };
 
-/// A page with more services is no page; the API has them all.
+/// The most services. A page of more is too long to read, and the API has them all.
 const SERVICES: usize = 200;
-/// Upstreams of one service.
+/// The most upstreams of one service.
 const UPSTREAMS: usize = 50;
-/// What lies further back, the API has.
+/// The most actions of the history. The API has all.
 const ACTS: usize = 20;
-/// Keys that are not followed.
+/// The most quarantined keys.
 const KEYS: usize = 100;
 
-/// The whole page. Whatever is printed in it is escaped as HTML.
+/// The whole page. askama escapes all values as HTML.
 #[derive(Template)]
 #[template(path = "status.html")]
 struct Page<'a> {
@@ -30,7 +30,6 @@ struct Page<'a> {
     haproxy_error: Option<&'a String>,
 }
 
-/// The page of now.
 pub fn render_page(report: &Status, counted: &Counted) -> askama::Result<String> {
     let standing = &report.reconcile;
     let page = Page {
@@ -56,7 +55,7 @@ impl ServiceInFull {
 }
 
 impl UpstreamShown {
-    /// It gets requests, or the cause why it gets none.
+    /// `yes`, or the cause why the upstream gets no requests.
     fn requests(&self) -> &str {
         self.verdict.cause().map_or("yes", Cause::name)
     }
@@ -71,7 +70,7 @@ impl UpstreamShown {
 }
 
 impl Act {
-    /// How long it took, in ms with one digit behind the point.
+    /// The duration in ms with one decimal.
     fn ms(&self) -> String {
         format!("{:.1}", self.seconds * 1000.0)
     }

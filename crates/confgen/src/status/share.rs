@@ -15,69 +15,69 @@ use crate::desired::names::parse_section;
 use crate::desired::{DesiredService, DesiredState};
 use crate::status::figures::takes_requests;
 
-/// A server starves after this many turns that it should have had.
+/// A server starves after it missed this many turns.
 const MISSED_TURNS: u64 = 20;
 
-/// A section with two servers has to have had so many requests before one of them starves.
+/// A server starves only after the section had this many requests.
 const FEWEST_REQUESTS: u64 = 100;
 
-/// The most servers that one question is about, unless a single section has more.
+/// The most servers of one question, unless a single section has more.
 const MOST_SERVERS: u64 = 500;
 
-/// The most sections that one question is about. HAProxy's command line has room for some 500.
+/// The most sections of one question. HAProxy's command line has room for some 500.
 const MOST_SECTIONS: usize = 200;
 
-/// The servers that starve, by section and name.
+/// Starving servers, by section and name.
 pub type Starving = BTreeMap<(String, String), Starved>;
 
-/// A server that HAProxy doesn't choose.
+/// A server that is up and that HAProxy doesn't choose.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Starved {
-    /// How often HAProxy had chosen it before. A greater count ends the starvation.
+    /// The number of times that HAProxy had chosen it before. A greater number ends the starvation.
     pub chosen: u64,
-    /// How often HAProxy chose other servers of the section while this one waited.
+    /// The number of times that HAProxy chose other servers of the section meanwhile.
     pub requests: u64,
-    /// How many of those requests were its share.
+    /// The server's share of those requests, by weight.
     pub share: u64,
 }
 
-/// What the figures of all backends show.
+/// The findings in the figures of all backends.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub struct BackendFindings {
-    /// The sections with more weight, or more servers in use, than before. HAProxy may have set some of their servers aside.
+    /// The sections with more weight, or more servers in use, than before. HAProxy may give some of their servers no turn.
     pub grown: BTreeSet<String>,
-    /// The backends whose servers are to be counted now, by their number.
+    /// The numbers of the backends whose servers must be counted now.
     pub due: Vec<u32>,
 }
 
-/// What was counted so far in one process of HAProxy.
+/// The counts so far in one HAProxy process. Another process counts from 0.
 #[derive(Debug, Default)]
 pub struct Tracker {
     pid: Option<u32>,
     sections: BTreeMap<String, Section>,
-    /// How many times servers were counted.
+    /// The number of counts of servers.
     counts: u64,
 }
 
 #[derive(Debug)]
 struct Section {
-    /// What the store asked for. A new decision may be a drain that was taken back unseen.
+    /// The desired service. A new one may be a drain that was taken back between two counts.
     wanted: Arc<DesiredService>,
     weight: u64,
     active: u64,
     chosen: u64,
-    /// When its servers were counted last, as a number of counts, and how often HAProxy had chosen one of them.
+    /// The number of the last count of its servers, and the number of times that HAProxy had chosen one of them by then.
     counted: Option<(u64, u64)>,
     servers: BTreeMap<String, WaitingServer>,
 }
 
-/// A server that takes requests, since HAProxy last chose it.
+/// A server that takes requests and waits for its turn.
 #[derive(Debug)]
 struct WaitingServer {
     since: Instant,
     chosen: u64,
     weight: u64,
-    /// How often HAProxy had chosen any server of the section.
+    /// The number of times that HAProxy had chosen any server of the section.
     section_chosen: u64,
     /// The greatest weight of the section meanwhile.
     section_weight: u64,
@@ -85,7 +85,7 @@ struct WaitingServer {
 }
 
 impl Tracker {
-    /// Takes in the figures of all backends, without their servers.
+    /// Takes in the figures of all backends, without servers.
     pub fn observe_backends(&mut self, pid: u32, rows: &[Stat], settled: &DesiredState) -> BackendFindings {
         if self.pid.replace(pid) != Some(pid) {
             self.sections.clear();
@@ -128,13 +128,14 @@ impl Tracker {
         found.map(|backend| backend.proxy.clone()).collect()
     }
 
-    /// The servers that starve.
     pub fn list_starving(&self) -> Starving {
-        let of_section = |(section, it): (&String, &Section)| -> Vec<_> {
-            let starved = it.servers.iter().filter_map(|(name, it)| Some((name, it.starved?)));
-            starved.map(|(name, starved)| ((section.clone(), name.clone()), starved)).collect()
-        };
-        self.sections.iter().flat_map(of_section).collect()
+        let mut starving = Starving::new();
+        for (section, it) in &self.sections {
+            for (name, server) in &it.servers {
+                starving.extend(server.starved.map(|starved| ((section.clone(), name.clone()), starved)));
+            }
+        }
+        starving
     }
 }
 
@@ -151,15 +152,15 @@ impl Section {
     }
 
     fn update(&mut self, row: &Stat, wanted: &Arc<DesiredService>) {
-        // `clear counters` over the Runtime API starts them anew.
+        // An operator's `clear counters` sets them to 0, and a new desired service may have been drained meanwhile.
         if row.chosen < self.chosen || !Arc::ptr_eq(&self.wanted, wanted) {
             (self.counted, self.servers) = (None, BTreeMap::new());
         }
         (self.wanted, self.weight, self.active, self.chosen) = (Arc::clone(wanted), row.weight, row.active, row.chosen);
     }
 
-    /// Its servers are to be counted: twice in the time after which one starves, and at once if one of them may have stopped
-    /// starving.
+    /// True if the servers must be counted: twice in the time after which one starves, and at once if one may have stopped to
+    /// starve.
     fn is_due(&self) -> bool {
         let Some((_, counted)) = self.counted else { return self.active > 1 };
         let new = self.chosen.saturating_sub(counted);
@@ -211,31 +212,35 @@ impl WaitingServer {
     }
 }
 
-/// HAProxy gives each server of the section its turn. Where HAProxy doesn't name the algorithm, a profile may have chosen
+/// True if HAProxy gives each server of the section its turn. If HAProxy doesn't name the algorithm, a profile may have chosen
 /// another one than the service.
 fn takes_turns(backend: &Stat, wanted: &DesiredService) -> bool {
     let settings = &wanted.settings;
-    let says_so = || settings.balance == Balance::RoundRobin && settings.profile.is_none();
-    backend.algorithm.as_deref().map_or_else(says_so, |algorithm| algorithm == "roundrobin")
+    match backend.algorithm.as_deref() {
+        Some(algorithm) => algorithm == "roundrobin",
+        None => settings.balance == Balance::RoundRobin && settings.profile.is_none(),
+    }
 }
 
-/// It is this server's turn from time to time. HAProxy passes over a server that has reached its `maxconn`; one with a limit
-/// and anything open may have reached it meanwhile.
+/// True if the server gets a turn from time to time. HAProxy passes over a server that has reached its `maxconn`. A server with a
+/// limit and open sessions may have reached it between two counts.
 fn is_in_rotation(row: &Stat) -> bool {
     let may_be_full = row.limit.is_some() && row.sessions.now + row.queue.now > 0;
     takes_requests(row) && row.backup == 0 && !may_be_full
 }
 
-/// The backends that one question is about: those that were counted the longest time ago, as many as fit.
+/// The backends of one question: as many as fit, those first that were counted the longest time ago.
 fn pick_backends(mut due: Vec<(u64, u64, u32)>) -> Vec<u32> {
     due.sort_unstable();
-    let mut servers = 0;
-    let fits = |(_, active, _): &(u64, u64, u32)| {
-        let is_first = servers == 0;
+    let (mut servers, mut ids) = (0, Vec::new());
+    for (_, active, id) in due.into_iter().take(MOST_SECTIONS) {
         servers += active;
-        is_first || servers <= MOST_SERVERS
-    };
-    due.into_iter().take(MOST_SECTIONS).take_while(fits).map(|(.., id)| id).collect()
+        if servers > MOST_SERVERS && !ids.is_empty() {
+            break;
+        }
+        ids.push(id);
+    }
+    ids
 }
 
 #[cfg(test)]

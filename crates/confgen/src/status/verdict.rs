@@ -1,7 +1,7 @@
-//! The judge: does an upstream get new requests at this balancer, and why not. Pure.
+//! The judge: it decides whether an upstream gets new requests at this balancer, with the reasons. Pure: no I/O, no clock.
 //!
-//! The admin port's API, the status page and the metrics ask it, and discoverctl asks the API. It decides nothing about what
-//! HAProxy is to run; it reads what was decided, and what HAProxy says it runs.
+//! The API, the status page and the metrics ask the judge, and discoverctl asks the API. It reads the desired state and HAProxy's
+//! figures, and decides nothing about what HAProxy runs.
 
 use discovery::{Cause, Key, Kind, Reason, ServiceId, SettingName, Verdict, find_intended_reasons};
 use haproxy::runtime::Stat;
@@ -12,26 +12,26 @@ use crate::status::figures::{Figures, takes_requests};
 use crate::status::share::Starved;
 use crate::status::{Retained, Retainer, Status};
 
-/// The settings that say what a service answers for. `path` narrows what `domain` names.
+/// The settings that claim hosts, paths and ports for a service. `path` narrows the claims of `domain`.
 const NAMES: [SettingName; 4] = [SettingName::Domain, SettingName::Path, SettingName::UrlReg, SettingName::Ports];
 
-/// What is known of one service at this balancer.
+/// The facts about one service at this balancer.
 pub struct Judge<'a> {
     id: &'a ServiceId,
     section: String,
     status: &'a Status,
     facts: ServiceExplanation<'a>,
     figures: &'a Figures<'a>,
-    /// HAProxy has a way for requests to the service's section.
+    /// HAProxy has a route for requests to the service's section.
     is_reached: bool,
-    /// Why none of its upstreams gets requests.
+    /// The reasons why no upstream of the service gets requests.
     against: Vec<Reason>,
-    /// What else there is to know of all of them.
+    /// Facts about all upstreams that keep no request from them.
     notes: Vec<Reason>,
 }
 
 impl<'a> Judge<'a> {
-    /// The judge of a service's upstreams.
+    /// Checks what all upstreams of the service have in common.
     pub fn new(report: &'a Status, figures: &'a Figures<'a>, id: &'a ServiceId) -> Self {
         let facts = report.reconcile.desired.explain_service(id);
         let mut judge = Self {
@@ -51,7 +51,6 @@ impl<'a> Judge<'a> {
         judge
     }
 
-    /// The verdict on one of the service's upstreams.
     pub fn judge_upstream(&self, upstream: &UpstreamExplanation) -> Verdict {
         let row = self.figures.find_server(&self.section, upstream.id.as_str());
         let (mut against, mut notes) = (self.against.clone(), self.notes.clone());
@@ -71,7 +70,7 @@ impl<'a> Judge<'a> {
         Verdict::new(Some(gets_requests), against, notes)
     }
 
-    /// The frontend through which the service's requests come.
+    /// Checks the frontend that receives the service's requests.
     fn check_frontend(&mut self) {
         let name = match self.id.kind {
             Kind::Tcp => self.section.as_str(),
@@ -80,28 +79,27 @@ impl<'a> Judge<'a> {
         };
         let Some(row) = self.figures.find_frontend(name) else { return };
         let is_closed = !matches!(row.status.as_str(), "OPEN" | "FULL");
-        let reason = || {
-            let words = format!("HAProxy has the frontend {name} {}: it was closed over the Runtime API", row.status);
-            Cause::FrontendClosed.into_reason(words)
-        };
-        match (is_closed, self.is_led_to()) {
-            (true, false) => {
-                self.is_reached = false;
-                self.against.push(reason());
-            }
-            (true, true) if self.has_claims() => self.notes.push(reason()),
-            _ => {}
+        if !is_closed {
+            return;
+        }
+        let words = format!("HAProxy has the frontend {name} {}: it was closed over the Runtime API", row.status);
+        let reason = Cause::FrontendClosed.into_reason(words);
+        if !self.is_led_to() {
+            self.is_reached = false;
+            self.against.push(reason);
+        } else if self.has_claims() {
+            self.notes.push(reason);
         }
     }
 
-    /// A line of the operator's files sends requests to the service, past confgen's frontends. Only HTTP services have a
-    /// section without a name of their own.
+    /// True if a line of the operator's files sends requests to the service, past confgen's frontends. A TCP service's section has a
+    /// frontend of its own.
     fn is_led_to(&self) -> bool {
         let named = self.status.reconcile.operator_files.named_sections.get(&self.section);
         self.id.kind == Kind::Http && named.is_some_and(|named| named.gets_requests)
     }
 
-    /// A host, an expression or a port leads to the service.
+    /// True if a host, an expression or a port leads to the service.
     fn has_claims(&self) -> bool {
         let claims =
             |wanted: &DesiredService| !wanted.routes.is_empty() || wanted.url_reg.is_some() || !wanted.binds.is_empty();
@@ -112,7 +110,7 @@ impl<'a> Judge<'a> {
         self.facts.desired.is_some_and(|wanted| wanted.settings.passes_through())
     }
 
-    /// The hosts, expressions or ports that lead to the service.
+    /// Checks the hosts, expressions or ports that lead to the service.
     fn check_names(&mut self) {
         let standing = &self.status.reconcile;
         let gets_challenges = standing.acme.as_ref() == Some(self.id) && !self.passes_through();
@@ -136,22 +134,23 @@ impl<'a> Judge<'a> {
         self.against.extend(reasons);
     }
 
-    /// Why the keys that name what the service serves don't count.
+    /// The reasons why the keys with the service's claims don't count.
     fn explain_lost_names(&self) -> Vec<Reason> {
         let fields = NAMES.into_iter().filter_map(|name| self.facts.source?.setting(name));
-        let reason = |key: &str| {
-            let (words, rivals) = self.status.reconcile.desired.explain_lost_name(self.id, key)?;
-            if rivals.is_empty() {
-                return Some(Cause::DomainQuarantined.into_reason(format!("{key} is not followed: {words}")));
-            }
-            let owners: Vec<String> = rivals.into_iter().map(ToString::to_string).collect();
-            let verb = if owners.len() == 1 { "has" } else { "have" };
-            Some(Cause::ClaimHeld.into_reason(format!("{} {verb} the claim: {words}", owners.join(", "))))
-        };
-        fields.filter_map(|field| reason(&field.entry.key)).collect()
+        fields.filter_map(|field| self.explain_lost_name(&field.entry.key)).collect()
     }
 
-    /// How HAProxy stands to what the store asks for.
+    fn explain_lost_name(&self, key: &str) -> Option<Reason> {
+        let (words, rivals) = self.status.reconcile.desired.explain_lost_name(self.id, key)?;
+        if rivals.is_empty() {
+            return Some(Cause::DomainQuarantined.into_reason(format!("{key} is not followed: {words}")));
+        }
+        let owners: Vec<String> = rivals.into_iter().map(ToString::to_string).collect();
+        let verb = if owners.len() == 1 { "has" } else { "have" };
+        Some(Cause::ClaimHeld.into_reason(format!("{} {verb} the claim: {words}", owners.join(", "))))
+    }
+
+    /// Checks that HAProxy runs what the store asks for.
     fn check_balancer(&mut self) {
         if let Err(words) = self.status.check_in_sync() {
             self.against.push(Cause::OutOfSync.into_reason(words));
@@ -161,7 +160,7 @@ impl<'a> Judge<'a> {
         }
     }
 
-    /// Keys of the service that aren't followed, as far as no other reason names them.
+    /// Adds the quarantined keys of the service that no other reason names.
     fn check_quarantine(&mut self) {
         for (key, reason) in self.status.quarantined_keys(self.id) {
             let is_setting = matches!(key.parse(), Ok(Key::Setting { .. }));
@@ -173,7 +172,7 @@ impl<'a> Judge<'a> {
         }
     }
 
-    /// What keeps the whole service from being served as the store says.
+    /// Checks the reasons why the whole service isn't served as the store says.
     fn check_service(&self, upstream: &UpstreamExplanation, against: &mut Vec<Reason>, notes: &mut Vec<Reason>) {
         if let Some(reason) = self.facts.forbidden {
             let words = format!("the service gets no upstreams: {reason}");
@@ -181,7 +180,7 @@ impl<'a> Judge<'a> {
         }
         if let Some(words) = self.facts.rejection {
             let reason = Cause::ServiceRejected.into_reason(format!("HAProxy refuses the service: {words}"));
-            // Its last accepted form may serve.
+            // The service may serve in the form that HAProxy last accepted.
             if upstream.server.is_none() || !self.is_reached { against.push(reason) } else { notes.push(reason) }
         } else if upstream.server.is_none() {
             for (key, reason) in self.status.reconcile.desired.closed_gates(self.id) {
@@ -199,7 +198,7 @@ impl<'a> Judge<'a> {
         }
         if let Some((key, reason)) = upstream.rejected_record {
             let reason = Cause::RecordQuarantined.into_reason(format!("{key} is not followed: {reason}"));
-            // The last good value may serve.
+            // The upstream may serve with its last good record.
             if upstream.announced.is_none() { against.push(reason) } else { notes.push(reason) }
         }
         let key = Key::Override { service: self.id.clone(), id: upstream.id.clone() }.to_string();
@@ -208,13 +207,13 @@ impl<'a> Judge<'a> {
         }
     }
 
-    /// HAProxy has no server of that name.
+    /// The reason, if HAProxy has no server of the upstream's name.
     fn explain_missing(&self, wanted: Option<&Server>) -> Vec<Reason> {
         let absent = wanted.map(|_| Cause::ServerMissing.into_reason("HAProxy has no such server yet"));
         absent.into_iter().collect()
     }
 
-    /// What HAProxy's row of the server says against it. `wanted` is none unless it is wanted to take requests.
+    /// Checks HAProxy's row of the server. `wanted` is `None` unless the server is desired to take requests.
     fn check_row(&self, row: &Stat, wanted: Option<&Server>) -> Vec<Reason> {
         if let Some(words) = describe_failing_check(row) {
             return vec![Cause::Check.into_reason(words)];
@@ -232,7 +231,7 @@ impl<'a> Judge<'a> {
         vec![Cause::ServerStateDiffers.into_reason(words)]
     }
 
-    /// Why HAProxy doesn't use a backup server that is up.
+    /// The reason why HAProxy doesn't use a backup server that is up. `None` if HAProxy uses it.
     fn explain_unused_backup(&self, row: &Stat) -> Option<Reason> {
         if self.figures.find_backend(&self.section).is_some_and(|backend| backend.active > 0) {
             return Some(Cause::Backup.into_reason("a backup, and others are up"));
@@ -245,13 +244,13 @@ impl<'a> Judge<'a> {
         Some(Cause::Backup.into_reason(format!("a backup, and the backup {first} serves")))
     }
 
-    /// HAProxy has the server up and hasn't chosen it for long.
+    /// `Some` while HAProxy finds the server up and doesn't choose it.
     fn find_starved(&self, row: &Stat) -> Option<&Starved> {
         let starved = self.status.starving.get(&(self.section.clone(), row.name.clone()))?;
         (takes_requests(row) && row.chosen == starved.chosen).then_some(starved)
     }
 
-    /// HAProxy chooses the server for some of the requests that come to its section.
+    /// True if HAProxy chooses the server for some requests of its section.
     fn is_chosen(&self, row: &Stat) -> bool {
         takes_requests(row)
             && (row.backup == 0 || self.explain_unused_backup(row).is_none())
@@ -259,10 +258,11 @@ impl<'a> Judge<'a> {
     }
 }
 
-/// What HAProxy's check found, if it failed; None too if nothing is checked or the server is in maintenance.
+/// The result of a failed check. `None` if it passes, if there is no check, or if the server is in maintenance.
 fn describe_failing_check(row: &Stat) -> Option<String> {
     let check = row.check.as_deref().unwrap_or_default();
-    // A check that hasn't run says INI, UNK or SOCKERR. One that passes ends in OK, or in OKC where a 404 stops the server.
+    // A check that hasn't run says INI, UNK or SOCKERR. A check that passes ends in OK, or in OKC if a 404 stops the server
+    // (management guide 9.1, check_status).
     let has_failed = !(check.ends_with("OK") || check == "L7OKC" || matches!(check, "" | "INI" | "UNK" | "SOCKERR"));
     let is_down = row.status.starts_with("DOWN");
     let fails_drained = row.status.starts_with("DRAIN") && has_failed;
@@ -276,7 +276,6 @@ fn describe_failing_check(row: &Stat) -> Option<String> {
 }
 
 impl Starved {
-    /// What HAProxy does.
     fn describe(&self) -> String {
         let Self { requests, share, .. } = self;
         format!(
@@ -287,7 +286,7 @@ impl Starved {
 }
 
 impl Retained {
-    /// Why the upstream is served without its key.
+    /// The reason why the upstream is served without its key.
     pub fn describe(&self) -> String {
         let since =
             self.since.map(|at| format!(", since {}", humantime::format_rfc3339_seconds(at))).unwrap_or_default();

@@ -1,4 +1,4 @@
-//! `docs/settings.md` and `docs/keys.md` say of each setting what the code does.
+//! Holds the tables of `docs/settings.md` and `docs/keys.md` against the code.
 
 use std::path::Path;
 

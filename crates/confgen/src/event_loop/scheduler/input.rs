@@ -1,0 +1,111 @@
+//! The scheduler's actions, inputs and effects. Data only.
+
+use std::collections::BTreeSet;
+
+use crate::reconcile::Pending;
+
+/// One thing to do. At most one action is in progress, except that a `Publish` may be in progress beside any but a `Restart`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Action {
+    /// Resolve the desired state and apply it over the Runtime API.
+    Reconcile(Scope),
+    /// Publish haproxy.cfg and restart HAProxy into it.
+    Restart {
+        /// Why the running generation isn't the needed one.
+        reason: String,
+    },
+    Publish,
+    /// Remove servers that waited for their last connection.
+    RemoveServers,
+    /// Give the servers of some sections their turns again.
+    RequeueServers {
+        sections: BTreeSet<String>,
+    },
+}
+
+/// The inputs that a reconcile takes in besides the changed services.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Scope {
+    /// Local files changed since they were last read.
+    pub reload_files: bool,
+    /// HAProxy may run something else than it was last observed to run.
+    pub reobserve: bool,
+    /// Every service is resolved again, as if all had changed.
+    pub resolve_all: bool,
+}
+
+/// Something that happened.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Input {
+    /// The replica has all keys: from a listing, or from the persisted store while etcd can't be reached.
+    StoreListed,
+    StoreChanged,
+    /// Local files changed, or the validity of a certificate began or ended.
+    FilesChanged,
+    /// HAProxy runs another process or generation, or an old process stopped listening.
+    HaproxyChanged,
+    /// Two HAProxy processes listen, or HAProxy has just become another process. Either may have answered.
+    HaproxyUnsettled,
+    /// A new day began. Certificates that expire are logged once a day.
+    DayBegan,
+    /// HAProxy may have set servers of these sections aside.
+    TurnsMissed {
+        sections: BTreeSet<String>,
+    },
+    /// The local files couldn't be read or aren't accepted. The last good ones count.
+    FilesUnusable,
+    /// The action in progress ended.
+    Finished {
+        end: End,
+        /// HAProxy is known to run all that the action was given, except for pending services.
+        is_current: bool,
+    },
+    /// The `Publish` in progress ended.
+    Published(PublishEnd),
+}
+
+/// The result of an action other than `Publish`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum End {
+    /// HAProxy runs all that it takes without a restart.
+    Reconciled {
+        pending: Pending,
+        /// The operator's files are accepted as they are.
+        accepts_files: bool,
+    },
+    /// Servers were removed as far as their connections allow.
+    ServersRemoved(Pending),
+    Requeued,
+    /// HAProxy complained about the turns, and must be observed again.
+    RequeueRefused,
+    /// HAProxy runs the needed generation.
+    Restarted,
+    /// An operator has stopped HAProxy. Published files wait for its start.
+    Stopped,
+    /// HAProxy rejected services or filled files at the restart. The next generation leaves them out.
+    PartRejected,
+    Failed,
+}
+
+/// The result of a `Publish`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum PublishEnd {
+    /// haproxy.cfg is as it should be.
+    UpToDate,
+    /// HAProxy rejected services or filled files. The next generation leaves them out.
+    PartRejected,
+    /// The operator's files aren't accepted. Nothing was written.
+    Blocked,
+    Failed,
+}
+
+/// The consequence of an input outside of the scheduler.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Effect {
+    /// HAProxy runs the desired state. systemd may be told that confgen is ready.
+    InSync,
+    /// HAProxy doesn't run the desired state, and a try failed.
+    OutOfSync,
+    /// Nothing is left to do for now. Memory can be given back.
+    Rest,
+}

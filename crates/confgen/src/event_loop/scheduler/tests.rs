@@ -1,0 +1,446 @@
+use std::fmt::Write as _;
+
+use expect_test::expect_file;
+
+use super::*;
+
+const SECOND: Duration = Duration::from_secs(1);
+const QUIET: Duration = DAEMON.quiet;
+
+fn with_min_wait(min_wait: Duration) -> Scheduler {
+    Scheduler::new(&Pacing { min_wait, restart_interval: 2 * SECOND, resync: SECOND }, Scope::default())
+}
+
+/// A scheduler whose first reconcile left nothing.
+fn idle(now: Instant) -> Scheduler {
+    let mut scheduler = with_min_wait(Duration::ZERO);
+    scheduler.on(now, Input::StoreListed);
+    reconcile(&mut scheduler, now, Pending::default());
+    scheduler
+}
+
+fn begin_next(scheduler: &mut Scheduler, now: Instant) -> Action {
+    let (_, action) = scheduler.next().expect("an action is due");
+    scheduler.begin(now, &action);
+    action
+}
+
+fn reconciled(pending: Pending) -> Input {
+    Input::Finished { end: End::Reconciled { pending, accepts_files: true }, is_current: true }
+}
+
+fn finished(end: End) -> Input {
+    Input::Finished { end, is_current: true }
+}
+
+/// Begins the reconcile that is due next, and ends it.
+fn reconcile(scheduler: &mut Scheduler, now: Instant, pending: Pending) {
+    assert!(matches!(begin_next(scheduler, now), Action::Reconcile(_)));
+    scheduler.on(now, reconciled(pending));
+}
+
+/// A change comes, and its reconcile leaves this.
+fn change(scheduler: &mut Scheduler, now: Instant, pending: Pending) {
+    scheduler.on(now, Input::StoreChanged);
+    reconcile(scheduler, now, pending);
+}
+
+fn restart(reason: &str) -> Pending {
+    Pending { restart: Some(reason.to_owned()), ..Pending::default() }
+}
+
+fn file() -> Pending {
+    Pending { file: true, ..Pending::default() }
+}
+
+/// Ends the restart in progress. Nothing waits for its last connection.
+fn restarted(scheduler: &mut Scheduler, now: Instant) {
+    scheduler.on(now, finished(End::Restarted));
+    scheduler.remove_servers_at = None;
+}
+
+/// The time of the next action, and its name.
+fn next(scheduler: &Scheduler) -> Option<(Instant, &'static str)> {
+    scheduler.next().map(|(at, action)| (at, name(&action)))
+}
+
+fn name(action: &Action) -> &'static str {
+    match action {
+        Action::Reconcile(_) => "Reconcile",
+        Action::Restart { .. } => "Restart",
+        Action::Publish => "Publish",
+        Action::RemoveServers => "RemoveServers",
+        Action::RequeueServers { .. } => "RequeueServers",
+    }
+}
+
+#[test]
+fn a_change_is_applied_at_once_and_the_file_follows() {
+    let t = Instant::now();
+    let mut scheduler = with_min_wait(Duration::ZERO);
+    assert_eq!(next(&scheduler), None);
+    scheduler.on(t, Input::StoreListed);
+    reconcile(&mut scheduler, t, file());
+    change(&mut scheduler, t + SECOND / 10, file());
+    assert_eq!(next(&scheduler), Some((t + DAEMON.publish, "Publish")), "a burst is written once, and not put off");
+    begin_next(&mut scheduler, t + DAEMON.publish);
+    assert_eq!(next(&scheduler), None);
+    scheduler.on(t + SECOND, Input::StoreChanged);
+    assert_eq!(next(&scheduler), Some((t + SECOND, "Reconcile")), "also while the file is being written");
+}
+
+#[test]
+fn servers_are_requeued_at_once_also_while_a_file_is_written() {
+    let t = Instant::now();
+    let mut scheduler = idle(t);
+    change(&mut scheduler, t, file());
+    begin_next(&mut scheduler, t);
+    for (later, section) in [(0, "a"), (1, "b")] {
+        scheduler.on(t + later * SECOND, Input::TurnsMissed { sections: [section.to_owned()].into() });
+    }
+    let sections: BTreeSet<String> = ["a".to_owned(), "b".to_owned()].into();
+    assert_eq!(scheduler.next(), Some((t, Action::RequeueServers { sections })));
+    begin_next(&mut scheduler, t);
+    scheduler.on(t, finished(End::Requeued));
+    assert_eq!(next(&scheduler), None);
+}
+
+#[test]
+fn changes_wait_for_each_other_if_so_wished() {
+    let t = Instant::now();
+    let mut scheduler = with_min_wait(SECOND);
+    scheduler.on(t, Input::StoreListed);
+    scheduler.on(t + SECOND / 2, Input::StoreChanged);
+    assert_eq!(next(&scheduler), Some((t + SECOND, "Reconcile")));
+}
+
+#[test]
+fn restarts_keep_their_distance() {
+    let t = Instant::now();
+    let mut scheduler = idle(t);
+    change(&mut scheduler, t, restart("a"));
+    assert_eq!(next(&scheduler), Some((t + QUIET, "Restart")), "after a quiet interval it is at once");
+    let later = t + SECOND;
+    for _ in 0..SPARE_RESTARTS {
+        begin_next(&mut scheduler, later);
+        restarted(&mut scheduler, later);
+        change(&mut scheduler, later, restart("a"));
+        assert_eq!(next(&scheduler), Some((later + QUIET, "Restart")), "so are some more: a service comes key by key");
+    }
+    begin_next(&mut scheduler, later);
+    restarted(&mut scheduler, later);
+    change(&mut scheduler, later, Pending { file: true, ..restart("a") });
+    assert_eq!(next(&scheduler), Some((later + DAEMON.publish, "Publish")), "the file doesn't wait so long");
+    begin_next(&mut scheduler, later);
+    scheduler.on(later, Input::Published(PublishEnd::UpToDate));
+    change(&mut scheduler, t + 3 * SECOND, Pending { file: true, ..restart("a") });
+    assert_eq!(next(&scheduler), Some((t + 3 * SECOND, "Restart")), "which publishes too");
+    change(&mut scheduler, t + 3 * SECOND, Pending::default());
+    assert_eq!(next(&scheduler), Some((t + 3 * SECOND + DAEMON.publish, "Publish")));
+}
+
+#[test]
+fn without_a_quiet_time_there_is_one_restart_an_interval() {
+    let t = Instant::now() + SECOND;
+    let mut scheduler = idle(t);
+    let mut begun = Vec::new();
+    let mut now = t;
+    for _ in 0..7 {
+        // The store has been quiet for long enough.
+        change(&mut scheduler, now.checked_sub(QUIET).unwrap(), restart("a"));
+        now = now.max(next(&scheduler).unwrap().0);
+        begin_next(&mut scheduler, now);
+        begun.push((now - t).as_secs());
+        restarted(&mut scheduler, now);
+    }
+    assert_eq!(begun, [0, 0, 0, 2, 4, 6, 8]);
+    let later = now + 3 * SECOND;
+    change(&mut scheduler, later, restart("a"));
+    assert_eq!(next(&scheduler), Some((later + QUIET, "Restart")));
+    begin_next(&mut scheduler, later);
+    restarted(&mut scheduler, later);
+    change(&mut scheduler, later, restart("a"));
+    assert_eq!(next(&scheduler), Some((now + 4 * SECOND, "Restart")), "half a quiet time saves half of the wait");
+}
+
+#[test]
+fn a_restart_waits_for_keys_that_come_one_by_one_but_not_for_ever() {
+    let t = Instant::now();
+    let time_of = |number: u32| t + number * SECOND / 20;
+    let mut scheduler = idle(t);
+    for number in 0..5 {
+        change(&mut scheduler, time_of(number), restart("a"));
+    }
+    assert_eq!(next(&scheduler), Some((time_of(4) + QUIET, "Restart")));
+    for number in 5..19 {
+        change(&mut scheduler, time_of(number), restart("a"));
+    }
+    assert_eq!(next(&scheduler), Some((t + DAEMON.quiet_at_most, "Restart")));
+    change(&mut scheduler, time_of(19), Pending::default());
+    assert_eq!(next(&scheduler), None, "the last key may make it needless");
+}
+
+#[test]
+fn a_haproxy_that_does_not_answer_is_given_time() {
+    let t = Instant::now();
+    let mut scheduler = idle(t);
+    for now in [t, t + SECOND] {
+        change(&mut scheduler, now, Pending { unreachable: true, ..restart("a") });
+    }
+    assert_eq!(next(&scheduler), Some((t + DAEMON.unreachable, "Restart")), "but not for ever");
+}
+
+#[test]
+fn failures_are_repeated_ever_more_seldom_and_a_change_comes_sooner() {
+    let t = Instant::now();
+    let mut scheduler = idle(t);
+    let mut delays = Vec::new();
+    for _ in 0..7 {
+        change(&mut scheduler, t, restart("a"));
+        scheduler.earliest_restart_at = None;
+        assert!(matches!(begin_next(&mut scheduler, t), Action::Restart { .. }));
+        scheduler.on(t, finished(End::Failed));
+        delays.push((next(&scheduler).unwrap().0 - t).as_secs());
+    }
+    assert_eq!(delays, [1, 2, 4, 8, 16, 30, 30]);
+    scheduler.on(t, Input::StoreChanged);
+    assert_eq!(next(&scheduler), Some((t, "Reconcile")), "it may be the remedy");
+    reconcile(&mut scheduler, t, restart("a"));
+    assert_eq!(next(&scheduler), Some((t + 30 * SECOND, "Restart")), "but a restart is not tried more often");
+    change(&mut scheduler, t, file());
+    begin_next(&mut scheduler, t);
+    scheduler.on(t, Input::Published(PublishEnd::UpToDate));
+    scheduler.on(t, Input::FilesUnusable);
+    assert_eq!(next(&scheduler), Some((t + SECOND, "Reconcile")), "a failure that is long over counts no more");
+}
+
+#[test]
+fn a_failed_action_is_tried_again_with_everything_it_was_to_take_in() {
+    let t = Instant::now();
+    let mut scheduler = idle(t);
+    scheduler.on(t, Input::StoreChanged);
+    begin_next(&mut scheduler, t);
+    assert_eq!(scheduler.on(t, finished(End::Failed)), Some(Effect::OutOfSync));
+    let scope = Scope { reload_files: true, reobserve: true, resolve_all: true };
+    assert_eq!(scheduler.next(), Some((t + SECOND, Action::Reconcile(scope))));
+    assert!(!scheduler.is_current());
+}
+
+#[test]
+fn once_does_all_at_once_and_then_rests() {
+    let t = Instant::now();
+    let mut scheduler = Scheduler::once();
+    scheduler.on(t, Input::StoreListed);
+    reconcile(&mut scheduler, t, Pending { file: true, removals: true, unreachable: true, ..restart("a") });
+    assert_eq!(next(&scheduler), Some((t, "Restart")), "which publishes too");
+    begin_next(&mut scheduler, t);
+    scheduler.on(t, finished(End::PartRejected));
+    reconcile(&mut scheduler, t, file());
+    assert_eq!(next(&scheduler), Some((t, "Publish")));
+    begin_next(&mut scheduler, t);
+    assert_eq!(scheduler.on(t, Input::Published(PublishEnd::UpToDate)), Some(Effect::Rest));
+    assert_eq!(next(&scheduler), None, "it waits for no server's last connection");
+}
+
+#[test]
+fn drains_are_confirmed_by_a_reconcile_that_began_after_haproxy_changed() {
+    let t = Instant::now();
+    let mut scheduler = idle(t);
+    assert!(scheduler.is_confirmed());
+    scheduler.on(t + SECOND, Input::StoreChanged);
+    begin_next(&mut scheduler, t + SECOND);
+    scheduler.on(t + 2 * SECOND, Input::HaproxyUnsettled);
+    scheduler.on(t + 3 * SECOND, reconciled(Pending::default()));
+    assert!(!scheduler.is_confirmed());
+    change(&mut scheduler, t + 3 * SECOND, Pending::default());
+    assert!(scheduler.is_confirmed());
+}
+
+#[test]
+#[should_panic(expected = "beside another action")]
+fn two_actions_at_once_are_noticed() {
+    let t = Instant::now();
+    let mut scheduler = idle(t);
+    scheduler.on(t, Input::StoreChanged);
+    begin_next(&mut scheduler, t);
+    scheduler.begin(t, &Action::RemoveServers);
+}
+
+#[test]
+#[should_panic(expected = "while haproxy.cfg is written")]
+fn a_restart_beside_a_publish_is_noticed() {
+    let t = Instant::now();
+    let mut scheduler = idle(t);
+    scheduler.begin(t, &Action::Publish);
+    scheduler.begin(t, &Action::Restart { reason: "a".into() });
+}
+
+#[test]
+#[should_panic(expected = "before the store is known")]
+fn an_action_before_the_store_is_known_is_noticed() {
+    with_min_wait(Duration::ZERO).begin(Instant::now(), &Action::Publish);
+}
+
+/// The states of the table: each with the inputs and actions that lead to it from the one before, by its number.
+fn states(t: Instant) -> Vec<(&'static str, Scheduler)> {
+    let unknown = with_min_wait(Duration::ZERO);
+    let idle = idle(t);
+    let with = |of: &Scheduler, input: Input| {
+        let mut scheduler = of.clone();
+        scheduler.on(t, input);
+        scheduler
+    };
+    let begun = |of: &Scheduler| {
+        let mut scheduler = of.clone();
+        begin_next(&mut scheduler, t);
+        scheduler
+    };
+    let change_due = with(&idle, Input::StoreChanged);
+    let reconciling = begun(&change_due);
+    let publish_due = with(&reconciling, reconciled(file()));
+    let publishing = begun(&publish_due);
+    let both = begun(&with(&publishing, Input::StoreChanged));
+    let restart_due = with(&reconciling, reconciled(Pending { file: true, ..restart("needed") }));
+    let restart_waits = with(&both, reconciled(restart("needed")));
+    let restarting = begun(&restart_due);
+    let removing = begun(&with(&reconciling, reconciled(Pending { removals: true, ..Pending::default() })));
+    let requeueing = begun(&with(&idle, Input::TurnsMissed { sections: ["http-a".to_owned()].into() }));
+    let retry_due = with(&restarting, finished(End::Failed));
+    vec![
+        ("Store unknown", unknown),
+        ("Idle", idle),
+        ("Change due", change_due),
+        ("Reconciling", reconciling),
+        ("Publish due", publish_due),
+        ("Publishing", publishing),
+        ("Reconciling while publishing", both),
+        ("Restart due", restart_due),
+        ("Restart due while publishing", restart_waits),
+        ("Restarting", restarting),
+        ("Removing servers", removing),
+        ("Requeueing servers", requeueing),
+        ("Retry due after a failed restart", retry_due),
+    ]
+}
+
+/// The inputs that can come in this state, with their names.
+fn inputs(name: &str, scheduler: &Scheduler) -> Vec<(&'static str, Input)> {
+    let sections: BTreeSet<String> = ["http-a".to_owned()].into();
+    let mut inputs = vec![
+        ("StoreListed", Input::StoreListed),
+        ("StoreChanged", Input::StoreChanged),
+        ("FilesChanged", Input::FilesChanged),
+        ("HaproxyChanged", Input::HaproxyChanged),
+        ("HaproxyUnsettled", Input::HaproxyUnsettled),
+        ("DayBegan", Input::DayBegan),
+        ("TurnsMissed", Input::TurnsMissed { sections }),
+    ];
+    let ends = if name.starts_with("Reconciling") {
+        let left = Pending { file: true, removals: true, ..Pending::default() };
+        let silent = Pending { unreachable: true, ..restart("needed") };
+        let rejected = End::Reconciled { pending: Pending::default(), accepts_files: false };
+        vec![
+            ("Reconciled: nothing left", reconciled(Pending::default())),
+            ("Reconciled: file and removals left", reconciled(left)),
+            ("Reconciled: restart needed", reconciled(Pending { file: true, ..restart("needed") })),
+            ("Reconciled: restart needed, HAProxy doesn't answer", reconciled(silent)),
+            ("Reconciled: operator files not accepted", finished(rejected)),
+            ("Failed", finished(End::Failed)),
+        ]
+    } else if name == "Restarting" {
+        vec![
+            ("Restarted", finished(End::Restarted)),
+            ("Stopped by an operator", finished(End::Stopped)),
+            ("PartRejected", finished(End::PartRejected)),
+            ("Failed", finished(End::Failed)),
+        ]
+    } else if name.starts_with("Removing") {
+        let some = Pending { removals: true, ..Pending::default() };
+        vec![
+            ("ServersRemoved: all", finished(End::ServersRemoved(Pending::default()))),
+            ("ServersRemoved: some wait", finished(End::ServersRemoved(some))),
+            ("Failed", finished(End::Failed)),
+        ]
+    } else if name.starts_with("Requeueing") {
+        vec![("Requeued", finished(End::Requeued)), ("RequeueRefused", finished(End::RequeueRefused))]
+    } else {
+        Vec::new()
+    };
+    inputs.extend(ends);
+    if scheduler.is_publishing {
+        inputs.extend([
+            ("Published: UpToDate", Input::Published(PublishEnd::UpToDate)),
+            ("Published: PartRejected", Input::Published(PublishEnd::PartRejected)),
+            ("Published: Blocked", Input::Published(PublishEnd::Blocked)),
+            ("Published: Failed", Input::Published(PublishEnd::Failed)),
+        ]);
+    }
+    if name == "Idle" {
+        inputs.push(("FilesUnusable", Input::FilesUnusable));
+    }
+    inputs
+}
+
+/// The actions that wait, with the time until they may begin.
+fn waiting(scheduler: &Scheduler, now: Instant) -> String {
+    let Scope { reload_files, reobserve, resolve_all } = scheduler.scope;
+    let scope = [(reload_files, "reload files"), (reobserve, "observe HAProxy"), (resolve_all, "resolve all")];
+    let scope: Vec<&str> = scope.into_iter().filter_map(|(is_so, words)| is_so.then_some(words)).collect();
+    let scope = if scope.is_empty() { String::new() } else { format!(" ({})", scope.join(", ")) };
+    let timers = [
+        (format!("Reconcile{scope}"), scheduler.reconcile_at),
+        ("Restart".to_owned(), scheduler.restart.as_ref().map(|restart| restart.at)),
+        ("Publish".to_owned(), scheduler.publish_at),
+        ("RemoveServers".to_owned(), scheduler.remove_servers_at),
+        ("RequeueServers".to_owned(), scheduler.requeue.as_ref().map(|(at, _)| *at)),
+    ];
+    let waiting = timers.into_iter().filter_map(|(words, at)| {
+        let wait = at?.saturating_duration_since(now);
+        Some(if wait.is_zero() { words } else { format!("{words} in {} ms", wait.as_millis()) })
+    });
+    waiting.collect::<Vec<_>>().join(", ")
+}
+
+fn in_progress(scheduler: &Scheduler) -> &'static str {
+    let is_restart = scheduler.in_progress.map(|action| action.is_restart);
+    match (is_restart, scheduler.is_publishing) {
+        (None, false) => "",
+        (None, true) => "publish",
+        (Some(true), _) => "restart",
+        (Some(false), false) => "action",
+        (Some(false), true) => "action, publish",
+    }
+}
+
+fn row(scheduler: &Scheduler, now: Instant) -> String {
+    let next = scheduler.next().map(|(_, action)| name(&action)).unwrap_or_default();
+    format!("{} | {} | {next}", in_progress(scheduler), waiting(scheduler, now))
+}
+
+#[test]
+fn the_table_is_the_code() {
+    let t = Instant::now() + 10 * SECOND;
+    let mut table = String::from(
+        "<!-- Printed by the test `the_table_is_the_code`; UPDATE_EXPECT=1 writes it anew. -->\n\
+         # The schedule of confgen\n\n\
+         For each state, the first row says how it stands, and the others what an input makes of it. Inputs that change nothing \
+         are left\nout. `--min-wait` is 0 and `--restart-interval` 2 s here. \"Waiting\" has every timer that is set, with the time until \
+         it runs out.\n\"Next\" is the action that begins first of them. It is empty while an action is in progress, and \
+         before the store is known.\n",
+    );
+    for (name, scheduler) in states(t) {
+        write!(table, "\n## {name}\n\n| input | in progress | waiting | next | effect |\n|---|---|---|---|---|\n")
+            .unwrap();
+        let before = row(&scheduler, t);
+        writeln!(table, "| *none yet* | {before} | |").unwrap();
+        for (input_name, input) in inputs(name, &scheduler) {
+            let mut scheduler = scheduler.clone();
+            let effect = scheduler.on(t, input).map(|effect| format!("{effect:?}")).unwrap_or_default();
+            let after = row(&scheduler, t);
+            if after != before || !effect.is_empty() {
+                writeln!(table, "| {input_name} | {after} | {effect} |").unwrap();
+            }
+        }
+    }
+    expect_file!["../../../SCHEDULE.md"].assert_eq(&table.replace("|  |", "| |").replace("|  |", "| |"));
+}
