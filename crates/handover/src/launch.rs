@@ -49,7 +49,7 @@ fn with_options(command: &CommandLine, options: impl IntoIterator<Item = OsStrin
     words.fold(CommandLine::new(command.program()), CommandLine::arg)
 }
 
-/// Starts a marked HAProxy, whose outputs are pipes. It gets a session of its own, which signals to handover's process
+/// Starts a marked HAProxy with pipes as its outputs. It gets a session of its own, which signals to handover's process
 /// group don't reach (supervisord's `stopasgroup` and `killasgroup`).
 pub(crate) fn spawn_haproxy(line: &CommandLine, socket: &Path, start: &str) -> anyhow::Result<Child> {
     let mut command = session_command(line.words());

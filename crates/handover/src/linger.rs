@@ -3,7 +3,7 @@
 //! - It ends HAProxy if supervisord has stopped the program, or ends itself. [`StopTimer::judge_status`] decides that,
 //!   purely.
 //! - It lets HAProxy serve on if supervisord tries to start a successor, or has given that up (BACKOFF, FATAL).
-//! - It ends a new HAProxy whose handover ended before that HAProxy served.
+//! - It ends a new HAProxy if its handover ended before that HAProxy served.
 //!
 //! It never starts a HAProxy.
 

@@ -111,7 +111,7 @@ fn parse_stat(pid: i32, stat: &[u8]) -> Option<Process> {
 }
 
 impl Haproxy {
-    /// The processes whose parent isn't one of these: the master, or the ones that a dead master left behind.
+    /// The processes without a parent among these: the master, or the ones that a dead master left behind.
     fn root_pids(&self) -> impl Iterator<Item = i32> {
         self.processes.iter().filter(move |process| !self.has_process(process.parent)).map(|process| process.pid)
     }
