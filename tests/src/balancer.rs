@@ -180,7 +180,7 @@ impl Balancer {
         until(deadline, "the process that handover waits for", || {
             let log = self.log("haproxy");
             let left = log.rfind("leaving HAProxy to a successor");
-            let begun = log.rfind(" takes over from ").max(log.rfind(" starts\n"));
+            let begun = log.rfind("starting HAProxy");
             (left <= begun || asked.elapsed() > LINGER) && begun <= log.rfind("HAProxy serves")
         });
         self.wait_in_sync(deadline);

@@ -1,4 +1,4 @@
-//! The command line.
+//! The command line. Parsing reads nothing of the host. `Start::resolve_settings` resolves what depends on it.
 
 use std::ffi::OsString;
 use std::path::PathBuf;
@@ -39,7 +39,7 @@ Exit status:
   Any other is HAProxy's own: its status, or 128 and the number of the signal
   that ended it.";
 
-/// Runs HAProxy under supervisord so that a restart loses no request.
+/// Run HAProxy under supervisord so that a restart loses no request
 #[derive(Debug, Parser)]
 #[command(version, about, after_help = AFTER_HELP, args_conflicts_with_subcommands = true, subcommand_negates_reqs = true)]
 pub(crate) struct Cli {
@@ -51,12 +51,12 @@ pub(crate) struct Cli {
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum Verb {
-    /// Stop every HAProxy that handover started for this socket: finish the requests, then end
+    /// Stop every HAProxy that handover started for this socket. Each one finishes its requests, then ends
     Stop(Stop),
-    /// The watchdog that a stopped handover leaves behind
+    /// Watch over HAProxy after its handover has ended
     #[command(hide = true)]
     Linger(Linger),
-    /// Runs a command in a session of its own
+    /// Run a command in a session of its own
     #[command(hide = true)]
     Session {
         #[arg(last = true, required = true)]
@@ -66,7 +66,7 @@ pub(crate) enum Verb {
 
 #[derive(Debug, Args)]
 pub(crate) struct Socket {
-    /// HAProxy's stats socket: where the new one asks the old one for its listening sockets
+    /// Ask the old HAProxy for its listening sockets over this stats socket
     #[arg(long, env = "HANDOVER_SOCKET", default_value = "/run/haproxy/admin.sock", value_name = "PATH")]
     socket: PathBuf,
 }
@@ -76,23 +76,24 @@ pub(crate) struct Start {
     #[command(flatten)]
     socket: Socket,
 
-    /// Where the servers' state goes for the new HAProxy [default: servers.state beside the socket]
+    /// Write the servers' state for the new HAProxy to this file [default: servers.state beside the socket]
     #[arg(long, env = "HANDOVER_STATE_FILE", value_name = "PATH")]
     state_file: Option<PathBuf>,
 
-    /// End HAProxy if supervisord has had the program stopped for so long (a restart is a stop and a start)
+    /// End HAProxy if supervisord keeps the program stopped for this long. A restart is a stop and a start
     #[arg(long, env = "HANDOVER_LINGER", default_value = "3s", value_name = "TIME", value_parser = humantime::parse_duration)]
     linger: Duration,
 
-    /// How long the configuration's check, and then the new HAProxy's first answer, may each take
+    /// Wait this long for the check of the configuration, and again for the first answer of the new HAProxy
     #[arg(long, env = "HANDOVER_WAIT", default_value = "20s", value_name = "TIME", value_parser = humantime::parse_duration)]
     wait: Duration,
 
-    /// How long requests may go on when supervisord itself shuts down; keep it below stopwaitsecs
+    // supervisord kills the program after stopwaitsecs, 10 s unless set.
+    /// Let requests go on for this long when supervisord itself shuts down. Keep it below stopwaitsecs
     #[arg(long, env = "HANDOVER_DRAIN", default_value = "8s", value_name = "TIME", value_parser = humantime::parse_duration)]
     drain: Duration,
 
-    /// Who may ask old HAProxys through their masters' sockets: confgen's group [default: nobody]
+    /// Let this group ask old HAProxys through their masters' sockets. confgen's group needs it [default: none]
     #[arg(long, env = "HANDOVER_GROUP", value_name = "GROUP")]
     group: Option<String>,
 
@@ -100,7 +101,7 @@ pub(crate) struct Start {
     #[arg(long, hide = true)]
     afresh: bool,
 
-    /// HAProxy and its arguments, after `--`
+    /// Run this HAProxy command, which stands after `--`
     #[arg(last = true, required = true, value_name = "HAPROXY")]
     command: Vec<OsString>,
 }
@@ -110,34 +111,34 @@ pub(crate) struct Stop {
     #[command(flatten)]
     socket: Socket,
 
-    /// How long requests may go on before the rest is cut off
+    /// Let requests go on for this long, then cut off the rest
     #[arg(long, env = "HANDOVER_DRAIN", default_value = "8s", value_name = "TIME", value_parser = humantime::parse_duration)]
     pub(crate) drain: Duration,
 }
 
 #[derive(Debug, Args)]
 pub(crate) struct Linger {
-    /// The runtime socket, by its real path
+    /// The real path of the runtime socket
     #[arg(long)]
     pub(crate) socket: PathBuf,
 
-    /// The start that is watched over
+    /// The name of the start to watch over
     #[arg(long)]
     pub(crate) start: String,
 
     #[arg(long, value_parser = humantime::parse_duration)]
     pub(crate) linger: Duration,
 
-    /// The process of the supervisord that runs handover
+    /// The process id of the supervisord that runs handover
     #[arg(long)]
     pub(crate) supervisord: Option<i32>,
 
-    /// Where handover's own file is
+    /// The path of handover's own file
     #[arg(long)]
     pub(crate) program: PathBuf,
 }
 
-/// A start as it will be made.
+/// The options of a start, with the socket's real path and each default filled in.
 #[derive(Debug)]
 pub(crate) struct Settings {
     pub(crate) socket: RuntimeSocket,
@@ -152,25 +153,29 @@ pub(crate) struct Settings {
 }
 
 impl Start {
-    /// Resolves the socket and what depends on it, making its directory if need be.
+    /// Resolves the socket's path, and makes its directory if it is missing.
     pub(crate) fn resolve_settings(self) -> anyhow::Result<Settings> {
         let socket = RuntimeSocket::find(&self.socket.socket)?;
-        let beside = || socket.path.with_file_name("servers.state");
+        let default_state_file = socket.path.with_file_name("servers.state");
         Ok(Settings {
-            state_file: self.state_file.unwrap_or_else(beside),
+            state_file: self.state_file.unwrap_or(default_state_file),
             socket,
             linger: self.linger,
             wait: self.wait,
             drain: self.drain,
             afresh: self.afresh,
             group: self.group.as_deref().map(find_group).transpose()?,
-            command: CommandLine::from_words(self.command).context("the command after -- is empty")?,
+            command: CommandLine::from_words(self.command)
+                .context("the command after -- is empty: name HAProxy and its arguments")?,
         })
     }
 }
 
 fn find_group(name: &str) -> anyhow::Result<Group> {
-    Group::from_name(name).ok().flatten().with_context(|| format!("there is no group {name}"))
+    Group::from_name(name)
+        .ok()
+        .flatten()
+        .with_context(|| format!("there is no group {name}: create it, or name another one with --group"))
 }
 
 impl Stop {

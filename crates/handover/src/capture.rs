@@ -1,4 +1,5 @@
-//! HAProxy's output: passed on as it comes, and the beginning of it kept, for a start that fails.
+//! Copies HAProxy's output to handover's own, and keeps an excerpt for a start that fails. A reader of handover's
+//! output that hangs holds HAProxy up once, for a second.
 
 use std::io::{ErrorKind, Read, Write};
 use std::os::fd::AsFd;
@@ -9,20 +10,20 @@ use std::time::{Duration, Instant};
 
 use nix::poll::{PollFd, PollFlags, poll};
 
-/// How much is kept, in bytes. HAProxy may warn of each of thousands of servers; why it doesn't start is in its first words
-/// and in its last, so as much is kept of the end.
+/// The longest beginning and the longest end that an excerpt keeps, in bytes each. HAProxy may warn of each of
+/// thousands of servers. The reason that it doesn't start is in its first lines or its last.
 const EXCERPT_LIMIT: usize = 16 * 1024;
 
-/// What is read at a time. A pipe that poll(2) finds writable has room for so much (pipe(7)).
+/// The bytes of one read. A pipe that poll(2) reports as writable has room for this many (`PIPE_BUF` in pipe(7)).
 const CHUNK: usize = 4096;
 
-/// How long a reader of handover's own output may keep HAProxy waiting, in milliseconds. Then the words are lost.
+/// The longest time that output waits for a reader of handover's own, in milliseconds. After that it is lost.
 const WRITE_TIMEOUT_MS: u16 = 1000;
 
-/// How long the last words of a HAProxy that has ended are waited for.
+/// The longest wait for the last output of a HAProxy that has ended. A process that it started may keep the pipe open.
 const END_TIMEOUT: Duration = Duration::from_millis(500);
 
-/// What HAProxy has said.
+/// The output of one HAProxy: the excerpt, and the threads that read it.
 #[derive(Debug, Default)]
 pub(crate) struct Capture {
     excerpt: Arc<Mutex<Excerpt>>,
@@ -52,7 +53,7 @@ impl Excerpt {
 }
 
 impl Capture {
-    /// Passes on what a child writes to its two outputs, which are pipes.
+    /// Copies the child's two outputs, which have to be pipes, from threads of their own.
     pub(crate) fn follow_child(child: &mut Child) -> Self {
         let excerpt = Arc::default();
         let outputs = child.stdout.take().map(|output| spawn_reader(output, std::io::stdout(), &excerpt));
@@ -61,7 +62,7 @@ impl Capture {
         Self { excerpt, readers }
     }
 
-    /// What was kept, once the child has ended.
+    /// Returns the excerpt. Call it after the child has ended, because it waits for the output's end.
     pub(crate) fn read_text(&self) -> String {
         let deadline = Instant::now() + END_TIMEOUT;
         while Instant::now() < deadline && !self.readers.iter().all(JoinHandle::is_finished) {
@@ -80,7 +81,7 @@ fn spawn_reader(
     std::thread::spawn(move || copy_output(output, to, &kept))
 }
 
-/// Copies until the other side has closed.
+/// Copies until the writer closes its end.
 fn copy_output(mut output: impl Read, mut to: impl Write + AsFd, kept: &Mutex<Excerpt>) {
     let mut chunk = [0; CHUNK];
     let mut patience = WRITE_TIMEOUT_MS;
@@ -92,9 +93,10 @@ fn copy_output(mut output: impl Read, mut to: impl Write + AsFd, kept: &Mutex<Ex
                 kept.lock().unwrap_or_else(PoisonError::into_inner).add_chunk(said);
                 if is_writable(&to, patience) {
                     patience = WRITE_TIMEOUT_MS;
-                    // supervisord may be gone, and the pipe with it.
+                    // If supervisord is gone, so is the reader of this pipe. HAProxy must not notice.
                     let _ = to.write_all(said).and_then(|()| to.flush());
                 } else {
+                    // This reader hangs. Until it reads again, output no longer waits for it.
                     patience = 0;
                 }
             }

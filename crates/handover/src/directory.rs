@@ -1,7 +1,9 @@
-//! Directories as a program opens them that may do more than other users: it never follows what they can change.
+//! Opens directories, and writes files in them, for a program with more rights than other users. It never follows a
+//! link that a lesser user can change.
 //!
 //! A directory holds an entry safely if only root and this process's user can exchange that entry. A path leads to a
-//! directory safely if each directory on the way holds the next one safely. It says nothing of the directory's content.
+//! directory safely if each directory on the way holds the next one safely. This says nothing of the directory's
+//! content.
 
 use std::collections::VecDeque;
 use std::ffi::{OsStr, OsString};
@@ -17,25 +19,25 @@ use rustix::fs::{
 };
 use rustix::io::Errno;
 
-/// As many links as the kernel follows on one path (path_resolution(7)).
+/// The most links on one path, as in the kernel (path_resolution(7)).
 const MAX_LINKS: usize = 40;
 
-/// An open directory.
+/// An open directory. Its methods use the descriptor, so that a path that changes later leads them nowhere else.
 #[derive(Debug)]
 pub(crate) struct Directory {
     fd: OwnedFd,
     /// Absolute, and without links.
     path: PathBuf,
-    /// Whether only root and this process's user can change what the path leads to, and what is in the directory.
+    /// True if only root and this process's user can change the path and the directory's content.
     private: bool,
 }
 
-/// What becomes of a directory that is missing.
+/// The treatment of a directory that is missing.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Missing {
-    /// An error.
+    /// A missing directory is an error.
     Fail,
-    /// It is made with this mode, and so is each one that is missing on the way, if a safe path leads to its place.
+    /// Make it with this mode, and each missing directory above it, if a safe path leads there.
     Create(u32),
 }
 
@@ -77,17 +79,17 @@ impl Directory {
         self.private
     }
 
-    /// Whether only root and this process's user can change what is in the directory, wherever it lies.
+    /// True if only root and this process's user can change the directory's content. The path to it doesn't count.
     pub(crate) fn is_exclusive(&self) -> io::Result<bool> {
         Ok(is_writable_only_by_us(&fstat(&self.fd)?))
     }
 
-    /// The user that the directory belongs to.
+    /// The user id of the owner.
     pub(crate) fn owner_uid(&self) -> io::Result<u32> {
         Ok(fstat(&self.fd)?.st_uid)
     }
 
-    /// Gives the directory a mode and, if one is named, a group.
+    /// Sets the mode and, unless it is `None`, the group.
     pub(crate) fn set_access(&self, mode: u32, group: Option<u32>) -> io::Result<()> {
         if let Some(group) = group {
             std::os::unix::fs::fchown(&self.fd, None, Some(group))?;
@@ -95,13 +97,13 @@ impl Directory {
         Ok(fchmod(&self.fd, Mode::from_raw_mode(mode))?)
     }
 
-    /// The directory once more, so that a lock on it is one of its own.
+    /// Opens the directory again. A lock belongs to an open file, so each lock needs one of its own.
     pub(crate) fn reopen(&self) -> io::Result<File> {
         let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
         Ok(File::from(openat(&self.fd, c".", flags, Mode::empty())?))
     }
 
-    /// The names in it.
+    /// The names in the directory, without `.` and `..`.
     pub(crate) fn list_names(&self) -> io::Result<Vec<OsString>> {
         let entries = rustix::fs::Dir::read_from(&self.fd)?;
         let names = entries.map(|entry| Ok(OsString::from_vec(entry?.file_name().to_bytes().to_vec())));
@@ -112,8 +114,9 @@ impl Directory {
         Ok(unlinkat(&self.fd, name, AtFlags::empty())?)
     }
 
-    /// The text of a regular file in it; no link is followed.
+    /// Reads a regular file in the directory. A link is an error.
     pub(crate) fn read_file(&self, name: &str) -> io::Result<String> {
+        // NONBLOCK, because opening a FIFO waits for its writer.
         let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
         let mut file = File::from(openat(&self.fd, name, flags, Mode::empty())?);
         if !file.metadata()?.is_file() {
@@ -124,36 +127,46 @@ impl Directory {
         Ok(text)
     }
 
-    /// Whether a regular file of that name is there, and has content.
+    /// True if a regular file of that name exists and isn't empty.
     pub(crate) fn has_nonempty_file(&self, name: &OsStr) -> bool {
         statat(&self.fd, name, AtFlags::SYMLINK_NOFOLLOW)
             .is_ok_and(|stat| has_kind(&stat, FileType::RegularFile) && stat.st_size > 0)
     }
 
-    /// Writes a file so that nobody ever sees half of it. What had the name is replaced, a link too.
+    /// Writes a file under a temporary name and renames it, so that a reader never sees half of it. A link of that name
+    /// is replaced, not followed.
     pub(crate) fn replace_file(&self, name: &OsStr, text: &str, mode: u32) -> io::Result<()> {
         let mut temporary = name.to_owned();
         temporary.push(format!(".{}.tmp", std::process::id()));
-        let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-        let create = || openat(&self.fd, &temporary, flags, Mode::from_raw_mode(0o600));
-        let fd = create().or_else(|errno| match errno {
-            // A process of that number was killed while it wrote.
-            Errno::EXIST => unlinkat(&self.fd, &temporary, AtFlags::empty()).and_then(|()| create()),
-            errno => Err(errno),
-        })?;
-        let write = || {
-            File::from(fd.try_clone()?).write_all(text.as_bytes())?;
-            fchmod(&fd, Mode::from_raw_mode(mode))?;
-            Ok(renameat(&self.fd, &temporary, &self.fd, name)?)
+        let file = match self.create_file(&temporary) {
+            // A process of this id was killed while it wrote, and left its file.
+            Err(Errno::EXIST) => {
+                self.remove_file(&temporary)?;
+                self.create_file(&temporary)?
+            }
+            created => created?,
         };
-        write().inspect_err(|_| {
-            let _ = unlinkat(&self.fd, &temporary, AtFlags::empty());
+        self.fill_and_rename(file, &temporary, name, text, mode).inspect_err(|_| {
+            let _ = self.remove_file(&temporary);
         })
     }
 
-    /// Writes over the beginning of a regular file, which is made if it is missing. A file that is as long already needs no
-    /// room on the disk.
+    fn create_file(&self, name: &OsStr) -> Result<File, Errno> {
+        let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        openat(&self.fd, name, flags, Mode::from_raw_mode(0o600)).map(File::from)
+    }
+
+    fn fill_and_rename(&self, mut file: File, from: &OsStr, to: &OsStr, text: &str, mode: u32) -> io::Result<()> {
+        file.write_all(text.as_bytes())?;
+        // Unlike the mode of openat(2), this one is not cut by the umask.
+        fchmod(&file, Mode::from_raw_mode(mode))?;
+        Ok(renameat(&self.fd, from, &self.fd, to)?)
+    }
+
+    /// Overwrites the beginning of a regular file, and makes a missing one. A file that is long enough needs no free
+    /// space on the disk.
     pub(crate) fn overwrite_file(&self, name: &str, bytes: &[u8], mode: u32, group: Option<u32>) -> io::Result<()> {
+        // No TRUNC: the file keeps its blocks, which a full disk could not give back.
         let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
         let mut file = File::from(openat(&self.fd, name, flags, Mode::from_raw_mode(0o600))?);
         if !file.metadata()?.is_file() {
@@ -167,13 +180,13 @@ impl Directory {
     }
 }
 
-/// A walk down a path.
+/// A walk down a path, one directory at a time.
 struct Walk {
     fd: OwnedFd,
     path: PathBuf,
-    /// Whether each directory so far holds the next one safely.
+    /// True if each directory so far holds the next one safely.
     safe: bool,
-    /// The same for each directory above.
+    /// The value of `safe` for each directory above, which `..` restores.
     safe_above: Vec<bool>,
 }
 
@@ -183,7 +196,7 @@ impl Walk {
         Ok(Self { fd, path: PathBuf::from("/"), safe: true, safe_above: Vec::new() })
     }
 
-    /// Goes one step down, or one up. Where a link lies in the way, returns its target and stays.
+    /// Enters the directory of that name, or the one above for `..`. At a link it stays, and returns the link's target.
     fn enter_entry(&mut self, name: &OsStr, missing: Missing) -> io::Result<Option<PathBuf>> {
         if name == ".." {
             self.safe = self.safe_above.pop().unwrap_or(true);
@@ -195,9 +208,10 @@ impl Walk {
         let entry = match statat(&self.fd, name, AtFlags::SYMLINK_NOFOLLOW) {
             Ok(entry) => entry,
             Err(Errno::NOENT) => match missing {
+                // Without root's rights there is nothing to gain for a lesser user, so that any place will do.
                 Missing::Create(mode) if self.safe && is_writable_only_by_us(&parent) || !geteuid().is_root() => {
                     match mkdirat(&self.fd, name, Mode::from_raw_mode(mode)) {
-                        // Another start has made it meanwhile.
+                        // Another start may have made it meanwhile.
                         Ok(()) | Err(Errno::EXIST) => {}
                         Err(errno) => return Err(errno.into()),
                     }
@@ -218,6 +232,7 @@ impl Walk {
             let target = readlinkat(&self.fd, name, Vec::new())?;
             return Ok(Some(PathBuf::from(OsString::from_vec(target.into_bytes()))));
         }
+        // NOFOLLOW, because the entry may have become a link since statat(2).
         self.fd = openat(&self.fd, name, directory_flags() | OFlags::NOFOLLOW, Mode::empty())?;
         self.safe_above.push(self.safe);
         self.safe = self.safe && held;
@@ -252,15 +267,17 @@ fn has_kind(stat: &Stat, kind: FileType) -> bool {
     FileType::from_raw_mode(stat.st_mode) == kind
 }
 
-/// Whether only root and this process's user, and no lesser one, can change the entry of a directory.
+/// True if only root and this process's user can exchange that entry of the directory.
 fn holds_safely(directory: &Stat, entry: &Stat) -> bool {
     const STICKY: u32 = 0o1000;
+    // In a sticky directory, only the owners of the directory and of the entry can rename or delete it (unlink(2)).
     let sticky = directory.st_mode & STICKY != 0 && is_trusted_user(directory.st_uid) && is_trusted_user(entry.st_uid);
     is_writable_only_by_us(directory) || sticky
 }
 
-/// Whether only root and this process's user can write there.
+/// True if only root and this process's user can write there.
 fn is_writable_only_by_us(stat: &Stat) -> bool {
+    // The members of group 0 count as root.
     let by_group = stat.st_mode & 0o020 != 0 && stat.st_gid != 0;
     is_trusted_user(stat.st_uid) && !by_group && stat.st_mode & 0o002 == 0
 }

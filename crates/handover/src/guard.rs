@@ -1,6 +1,7 @@
-//! The watchdog as handover sees it: a process that is told how far handover has come.
+//! Starts the watchdog, and tells it how far handover has come. The watchdog itself is `linger`.
 //!
-//! It is started before anything else, since a process table that is full later must not cost HAProxy its watchdog.
+//! handover starts it before anything else, because a process table that is full later must not cost HAProxy its
+//! watchdog.
 
 use std::io::Write;
 use std::os::fd::OwnedFd;
@@ -14,13 +15,13 @@ use nix::unistd::{Pid, pipe2};
 use crate::launch;
 use crate::linger::Message;
 
-/// How long its end is waited for when nothing is left to watch over.
+/// The longest wait for the watchdog's end after `Message::Done`.
 const END_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// How often that is looked at.
+/// The interval between two checks of that end.
 const TICK: Duration = Duration::from_millis(2);
 
-/// The running watchdog. It notices by itself that handover ends.
+/// The running watchdog. It notices handover's end by the end of this pipe.
 #[derive(Debug)]
 pub(crate) struct WatchdogHandle {
     messages: std::fs::File,
@@ -28,23 +29,26 @@ pub(crate) struct WatchdogHandle {
 }
 
 impl WatchdogHandle {
-    /// Starts the watchdog of a start.
+    /// Starts the watchdog in a session of its own.
     pub(crate) fn start_watchdog(watchdog: &launch::Watchdog<'_>) -> anyhow::Result<Self> {
-        let (reader, writer): (OwnedFd, OwnedFd) = pipe2(OFlag::O_CLOEXEC).context("can't make a pipe")?;
+        // CLOEXEC: with a copy of this pipe, HAProxy would hide the end of handover from the watchdog.
+        let (reader, writer): (OwnedFd, OwnedFd) =
+            pipe2(OFlag::O_CLOEXEC).context("can't make a pipe to the watchdog")?;
         let pid = watchdog.spawn_process(reader)?;
         Ok(Self { messages: writer.into(), pid: Pid::from_raw(pid) })
     }
 
-    /// Tells it. Its own death is no error: there is another one after the next restart.
+    /// Sends a message. A watchdog that has died is no error, because the next start brings its own.
     pub(crate) fn send_message(&mut self, word: Message) {
         if let Err(error) = self.messages.write_all(&[word as u8]) {
-            tracing::warn!("the watchdog has ended ({error}): HAProxy serves on, whatever supervisord says");
+            tracing::warn!(%error, "watchdog ended, so that HAProxy serves on after a stop by supervisord");
         }
     }
 
-    /// Tells it that nothing is left to watch over, and waits until it has ended.
+    /// Tells the watchdog that nothing is left to watch over, and waits for its end.
     pub(crate) fn dismiss(mut self) {
         if self.messages.write_all(&[Message::Done as u8]).is_err() {
+            // The watchdog has died already.
             return;
         }
         let deadline = Instant::now() + END_TIMEOUT;

@@ -1,4 +1,4 @@
-//! HAProxy's command lines, and how its processes come to be.
+//! Makes HAProxy's command lines, and starts HAProxy and the watchdog. It decides nothing.
 
 use std::convert::Infallible;
 use std::ffi::{CString, OsStr, OsString};
@@ -16,16 +16,16 @@ use nix::unistd::{Group, execvp};
 use crate::linger::own_path;
 use crate::processes;
 
-/// The program that runs, even where its file has been replaced since.
+/// The file of the running program, even if an upgrade has replaced it.
 const MYSELF: &str = "/proc/self/exe";
 
-/// The command that checks the files.
+/// Adds `-c`, which has HAProxy check its files.
 pub(crate) fn check_command(command: &CommandLine) -> CommandLine {
     with_options(command, ["-c".into()])
 }
 
-/// The command that starts a master with a socket of its own, and takes the listening sockets over from
-/// whoever answers on `from` (Management Guide, section 3: `-W`, `-db`, `-S`, `-x`).
+/// The command that starts a master with a socket of its own (Management Guide, section 3: `-W`, `-db`, `-S`, `-x`).
+/// The new HAProxy takes the listening sockets over from the one on `from`. With `None` it binds them itself.
 pub(crate) fn start_command(
     command: &CommandLine,
     master: &Path,
@@ -34,42 +34,42 @@ pub(crate) fn start_command(
 ) -> CommandLine {
     let mut bind = master.as_os_str().to_owned();
     bind.push(group.map_or(",mode,600".to_owned(), |group| format!(",mode,660,gid,{}", group.gid)));
+    // With -db the master stays in the foreground, and is this process's child.
     let options: [OsString; 4] = ["-W".into(), "-db".into(), "-S".into(), bind];
     let takeover = from.into_iter().flat_map(|socket| [OsString::from("-x"), socket.into()]);
     with_options(command, options.into_iter().chain(takeover))
 }
 
-/// The same command with options at its end, or before a `--`, behind which only files are read.
-/// At the end, since the program itself may stand behind another: `nice haproxy -f …`.
+/// Adds options at the command's end, because the program may stand behind another: `nice haproxy -f …`. Behind a `--`
+/// HAProxy reads only files, so that the options go before it.
 fn with_options(command: &CommandLine, options: impl IntoIterator<Item = OsString>) -> CommandLine {
-    let dashes = |arg: &OsString| arg == "--";
-    let (before, after) =
-        command.args().split_at(command.args().iter().position(dashes).unwrap_or(command.args().len()));
+    let args = command.args();
+    let (before, after) = args.split_at(args.iter().position(|arg| arg == "--").unwrap_or(args.len()));
     let words = before.iter().cloned().chain(options).chain(after.iter().cloned());
     words.fold(CommandLine::new(command.program()), CommandLine::arg)
 }
 
-/// Starts a marked HAProxy in a session of its own, out of reach of what is meant for handover's process group. Its outputs
-/// are pipes.
+/// Starts a marked HAProxy with pipes as its outputs. It gets a session of its own, which signals to handover's process
+/// group don't reach (supervisord's `stopasgroup` and `killasgroup`).
 pub(crate) fn spawn_haproxy(line: &CommandLine, socket: &Path, start: &str) -> anyhow::Result<Child> {
     let mut command = session_command(line.words());
     command.envs(processes::mark_variables(socket, start)).stdout(Stdio::piped()).stderr(Stdio::piped());
     command.spawn().with_context(|| format!("can't start `{line}`"))
 }
 
-/// A watchdog as it is started.
+/// The arguments of a watchdog.
 #[derive(Debug)]
 pub(crate) struct Watchdog<'a> {
     pub(crate) socket: &'a Path,
-    /// The start that it watches over.
+    /// The name of the start to watch over.
     pub(crate) start: &'a str,
     pub(crate) linger: Duration,
-    /// supervisord's process, if that runs handover.
+    /// supervisord's process id. `None` if supervisord doesn't run handover.
     pub(crate) supervisord: Option<i32>,
 }
 
 impl Watchdog<'_> {
-    /// Starts it, with what it is told as its input, and returns its process.
+    /// Starts the watchdog, which reads its messages from `words`, and returns its process id.
     pub(crate) fn spawn_process(&self, words: OwnedFd) -> anyhow::Result<i32> {
         let (linger, program) = (humantime::format_duration(self.linger).to_string(), own_path());
         let supervisord = self.supervisord.map(|pid| pid.to_string());
@@ -82,26 +82,28 @@ impl Watchdog<'_> {
     }
 }
 
-/// This program again, as the given command in a session of its own.
+/// The command of this program that runs `words` in a session of its own.
 fn session_command<'a>(words: impl Iterator<Item = &'a OsStr>) -> Command {
     let mut command = Command::new(MYSELF);
+    // Without a name of its own, the process would show as /proc/self/exe.
     command.arg0("handover").arg("session").arg("--").args(words).stdin(Stdio::null());
     command
 }
 
-/// Becomes the leader of a new session, and then the command. Returns only what went wrong.
+/// Makes this process the leader of a new session, and then the command. Returns only on failure.
 pub(crate) fn become_session(words: &[OsString]) -> anyhow::Error {
     let Some(program) = words.first() else { return anyhow::anyhow!("no command") };
     if let Err(errno) = nix::unistd::setsid() {
-        return anyhow::anyhow!("can't open a session: {errno}");
+        return anyhow::anyhow!("can't open a session (setsid): {errno}");
     }
+    // The command ends the thread that writes the output, and with it what is still queued.
     program::output::flush_stderr();
     let Err(error) = exec_command(words);
     anyhow::Error::new(error).context(format!("can't run {}", program.to_string_lossy()))
 }
 
-/// Becomes the command. Not by `Command`, which has SIGPIPE end the program again: a HAProxy that is still starting goes on
-/// when handover ends, and with it the pipe that HAProxy writes to.
+/// Replaces this process by the command. `Command::exec` would have SIGPIPE end the program again. But a HAProxy that
+/// is still starting goes on when handover ends, and the pipe that HAProxy writes to ends with it.
 fn exec_command(words: &[OsString]) -> std::io::Result<Infallible> {
     let words: Vec<CString> = words.iter().map(|word| CString::new(word.as_bytes())).collect::<Result<_, _>>()?;
     let program = words.first().ok_or(std::io::ErrorKind::InvalidInput)?;
@@ -111,14 +113,14 @@ fn exec_command(words: &[OsString]) -> std::io::Result<Infallible> {
 /// The option that has the new HAProxy bind its sockets itself.
 pub(crate) const AFRESH: &str = "--afresh";
 
-/// Begins this program anew, with the same arguments, in the same process; afresh, the new HAProxy binds its sockets itself.
-/// Returns only what went wrong.
+/// Executes this program again in the same process, with the same arguments. `afresh` adds [`AFRESH`]. Returns only on
+/// failure.
 pub(crate) fn reexec_self(afresh: bool) -> anyhow::Error {
     program::output::flush_stderr();
     let same = std::env::args_os().skip(1).filter(|arg| arg != AFRESH);
     let words = afresh.then(|| OsString::from(AFRESH)).into_iter().chain(same);
     let error = Command::new(MYSELF).arg0("handover").args(words).exec();
-    anyhow::Error::new(error).context("can't begin anew")
+    anyhow::Error::new(error).context("can't execute handover again")
 }
 
 #[cfg(test)]

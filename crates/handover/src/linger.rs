@@ -1,8 +1,11 @@
-//! The watchdog that each handover starts beside itself. It outlives handover, and then watches over HAProxy:
+//! The watchdog, a process that each handover starts. It outlives handover, and then watches over HAProxy:
 //!
-//! - HAProxy is ended if supervisord was told to stop it, or ends itself. [`Stop::judge`] decides that, purely.
-//! - HAProxy serves on if supervisord goes on trying to start a successor, or has given it up (BACKOFF, FATAL).
-//! - A new HAProxy is ended if its handover has ended before that HAProxy served.
+//! - It ends HAProxy if supervisord has stopped the program, or ends itself. [`StopTimer::judge_status`] decides that,
+//!   purely.
+//! - It lets HAProxy serve on if supervisord tries to start a successor, or has given that up (BACKOFF, FATAL).
+//! - It ends a new HAProxy if its handover ended before that HAProxy served.
+//!
+//! It never starts a HAProxy.
 
 use std::io::Read;
 use std::path::{Path, PathBuf};
@@ -17,29 +20,29 @@ use crate::processes::is_alive;
 use crate::release::{Releases, TICK};
 use crate::run_dir::{RunDir, RuntimeSocket};
 
-/// How often supervisord is asked; it answers in 2 ms.
+/// The interval between two questions to supervisord, which answers in 2 ms.
 const ASK_INTERVAL: Duration = Duration::from_millis(250);
 
-/// How long supervisord may take to answer. It may be starting programs just then.
+/// The time limit for supervisord's answer. It may be starting programs just then.
 const SUPERVISORD_TIMEOUT: Duration = Duration::from_secs(2);
 
-/// How often it is looked whether a HAProxy is left to watch over.
+/// The interval between two scans of `/proc` for a HAProxy that is left.
 const SCAN_INTERVAL: Duration = Duration::from_secs(2);
 
-/// How much longer than `--linger` a supervisord that was killed may take to be started again.
+/// The time beyond `--linger` in which a killed supervisord may be started again.
 const RESTART_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// How long a start that is handing over may keep the watchdog from ending HAProxy; by then it is a successor anyway.
+/// The longest wait for a start that is handing over. By then that start is a successor.
 const LOCK_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Waits until handover has ended, then watches until a successor has appeared or no HAProxy is left.
 pub(crate) fn run_watchdog(args: &Linger) -> anyhow::Result<()> {
-    let place = RunDir::open(&RuntimeSocket::find(&args.socket)?, None)?;
+    let run_dir = RunDir::open(&RuntimeSocket::find(&args.socket)?, None)?;
     let left = read_messages(std::io::stdin());
     if left == HandoverEnd::Done {
         return Ok(());
     }
-    let mut watch = Watch { args, run_dir: place, releases: Releases::default() };
+    let mut watch = Watch { args, run_dir, releases: Releases::default() };
     if !matches!(left, HandoverEnd::Serving { .. }) {
         watch.abandon_takeover();
     }
@@ -48,18 +51,18 @@ pub(crate) fn run_watchdog(args: &Linger) -> anyhow::Result<()> {
     watch.watch_until_over(StopTimer::new(Instant::now(), args.linger, is_told))
 }
 
-/// How handover ended.
+/// The end of handover, by the messages before it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum HandoverEnd {
     /// Nothing is left to watch over.
     Done,
-    /// Its HAProxy serves. Told: a signal ended handover, which may be a stop.
+    /// Its HAProxy serves. `was_signalled` means that a signal ended handover, which may be a stop.
     Serving { was_signalled: bool },
     /// Its HAProxy doesn't serve yet, or doesn't run any more.
     Starting { was_signalled: bool },
 }
 
-/// Listens to handover until it leaves. Without a last word, handover was killed.
+/// Reads handover's messages until it ends. If no message comes before the end, handover was killed.
 fn read_messages(mut words: impl Read) -> HandoverEnd {
     let mut is_serving = false;
     let mut is_told = false;
@@ -84,7 +87,7 @@ struct Watch<'a> {
 }
 
 impl Watch<'_> {
-    /// Has the new HAProxy end that was given up. If it is the only one, it stays for the successor.
+    /// Ends the new HAProxy of a takeover that was cut short. If it is the only one, it stays for the successor.
     fn abandon_takeover(&mut self) {
         let (new, old): (Vec<_>, Vec<_>) =
             self.run_dir.list_haproxys().into_iter().partition(|haproxy| haproxy.start == self.args.start);
@@ -92,7 +95,7 @@ impl Watch<'_> {
             return;
         }
         for haproxy in new {
-            tracing::warn!("HAProxy {} was starting when its handover ended: it is given up", haproxy.pid());
+            tracing::warn!(pid = haproxy.pid(), "giving up a HAProxy whose handover ended before it served");
             self.releases.release_haproxy(&haproxy, None);
         }
     }
@@ -101,7 +104,7 @@ impl Watch<'_> {
         let supervisord = ProgramMonitor::new(self.args);
         let (mut ask_at, mut look_at) = (Instant::now(), Instant::now());
         loop {
-            // Tending scans all processes, and this may last for as long as HAProxy serves.
+            // `check_progress` scans all of /proc, and this loop may last for as long as HAProxy serves.
             if !self.releases.are_all_ended() {
                 self.releases.check_progress(&self.run_dir);
             }
@@ -131,16 +134,17 @@ impl Watch<'_> {
     /// Ends every HAProxy, unless a successor appears at the last moment.
     fn end_haproxy(&mut self, why: &str) -> anyhow::Result<()> {
         let lock = self.run_dir.lock_within(LOCK_TIMEOUT)?;
+        // A start may have announced itself while this waited for the lock.
         if !self.run_dir.is_latest(&self.args.start) {
             return Ok(());
         }
         let linger = humantime::format_duration(self.args.linger);
-        tracing::info!("{why}, and no successor within {linger}: HAProxy finishes its requests");
+        tracing::info!(reason = why, %linger, "no successor started, so that HAProxy finishes its requests and ends");
         for haproxy in self.run_dir.list_haproxys() {
             self.releases.release_haproxy(&haproxy, None);
         }
         drop(lock);
-        // Each look removes the sockets of masters that have ended.
+        // Each scan removes the sockets of masters that have ended.
         while self.run_dir.is_latest(&self.args.start) && !self.run_dir.list_haproxys().is_empty() {
             self.releases.check_progress(&self.run_dir);
             std::thread::sleep(TICK);
@@ -153,11 +157,11 @@ impl Watch<'_> {
     }
 }
 
-/// What the state of the program is found to be.
+/// The program's status, as far as supervisord tells it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum ProgramStatus {
     State(State),
-    /// supervisord is on its way out, or has ended as it was told to.
+    /// supervisord is shutting down, or has shut down in order.
     Ending,
     /// supervisord was killed.
     Killed,
@@ -165,11 +169,11 @@ enum ProgramStatus {
     Silent,
     /// supervisord can't be asked: it gives its programs no address, or asks for a password.
     Unaskable,
-    /// The program is stopped, but supervisord could not start it either: that may have been a restart.
+    /// The program is stopped, and supervisord could not start it. That may have been a restart.
     Unstartable,
 }
 
-/// What the watchdog does.
+/// The watchdog's next act.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Decision {
     Wait,
@@ -179,11 +183,11 @@ enum Decision {
     Withdraw,
 }
 
-/// How long the program has been stopped.
+/// Measures how long supervisord has kept the program stopped. Pure: the caller gives the time.
 #[derive(Debug)]
 struct StopTimer {
     linger: Duration,
-    /// Whether a signal ended handover. Without one a stop must be seen.
+    /// True if a signal ended handover. Otherwise the timer starts only if supervisord reports a stop.
     was_signalled: bool,
     stopped_since: Option<Instant>,
 }
@@ -193,7 +197,7 @@ impl StopTimer {
         Self { linger, was_signalled, stopped_since: was_signalled.then_some(now) }
     }
 
-    /// What follows from supervisord's answer. A restart is a stop and a start, so a stop has to last.
+    /// Decides by supervisord's answer. A restart is a stop and a start, so that only a stop that lasts ends HAProxy.
     fn judge_status(&mut self, now: Instant, heard: ProgramStatus) -> Decision {
         let why = match heard {
             ProgramStatus::State(State::Stopped | State::Unknown) => "supervisord has stopped the program",
@@ -201,7 +205,7 @@ impl StopTimer {
             ProgramStatus::Killed if self.was_signalled => "supervisord is gone",
             ProgramStatus::Unaskable if self.was_signalled => "supervisord can't be asked",
             ProgramStatus::Unaskable => return Decision::Withdraw,
-            // Neither says anything new.
+            // These say nothing of a stop. The timer, if it runs, goes on.
             ProgramStatus::State(State::Stopping) | ProgramStatus::Silent | ProgramStatus::Killed => {
                 return Decision::Wait;
             }
@@ -210,6 +214,7 @@ impl StopTimer {
                 return Decision::Wait;
             }
         };
+        // systemd may start a killed supervisord again, and the next supervisord starts a successor.
         let patience = if heard == ProgramStatus::Killed { self.linger + RESTART_TIMEOUT } else { self.linger };
         let since = *self.stopped_since.get_or_insert(now);
         if now.duration_since(since) >= patience { Decision::End(why) } else { Decision::Wait }
@@ -224,7 +229,7 @@ struct ProgramMonitor<'a> {
 }
 
 impl<'a> ProgramMonitor<'a> {
-    /// As supervisord tells its programs (manual: "Subprocess Environment").
+    /// Reads the variables that supervisord gives its programs (manual: "Subprocess Environment").
     fn new(args: &'a Linger) -> Self {
         let supervisord = variable::read_text("SUPERVISOR_SERVER_URL").and_then(|url| url.parse().ok());
         let name = variable::read_text("SUPERVISOR_PROCESS_NAME");
@@ -246,7 +251,7 @@ impl<'a> ProgramMonitor<'a> {
             }
             Ok(process) => ProgramStatus::State(process.state),
             Err(Error::Fault { fault: Fault::ShutdownState, .. }) => ProgramStatus::Ending,
-            // It was removed from supervisord's configuration.
+            // The program was removed from supervisord's configuration.
             Err(Error::Fault { fault: Fault::BadName, .. }) => ProgramStatus::State(State::Stopped),
             Err(Error::Exchange { .. }) => ProgramStatus::Silent,
             Err(Error::Unreachable { .. }) if is_alive => ProgramStatus::Silent,
@@ -260,21 +265,22 @@ impl<'a> ProgramMonitor<'a> {
     }
 }
 
-/// Whether supervisord could run handover. A start that fails for that reason leaves the program STOPPED.
+/// True if supervisord could run handover. A start that fails for that reason leaves the program STOPPED.
 fn is_executable(program: &Path) -> bool {
     access(program, AccessFlags::X_OK).is_ok()
 }
 
-/// The path that this program was started from, even if its file has been replaced since.
+/// The path that this program was started from, even if an upgrade has replaced its file.
 pub(crate) fn own_path() -> PathBuf {
     let path = std::env::current_exe().unwrap_or_default();
+    // Linux appends this to the target of /proc/self/exe if the file is gone (proc(5)).
     match path.to_str().and_then(|path| path.strip_suffix(" (deleted)")) {
         Some(path) => PathBuf::from(path),
         None => path,
     }
 }
 
-/// What the watchdog is told.
+/// A message to the watchdog: one byte in the pipe.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Message {
     /// The new HAProxy serves.

@@ -1,4 +1,4 @@
-//! What supervisord runs as `haproxy`: hands the sockets over at a restart, so that no request is lost.
+//! The program that supervisord runs as `haproxy`. It hands the sockets over at a restart, so that no request is lost.
 
 mod args;
 mod capture;
@@ -9,6 +9,7 @@ mod linger;
 mod processes;
 mod release;
 mod run_dir;
+mod server_state;
 mod signals;
 mod state;
 mod stop;
@@ -40,7 +41,7 @@ fn main() -> ExitCode {
     };
     let code = run_verb(cli).map_or_else(
         |error| {
-            tracing::error!("{error:#}");
+            tracing::error!(error = %format_args!("{error:#}"), "handover failed");
             FAILED
         },
         Outcome::exit_code,
@@ -49,7 +50,7 @@ fn main() -> ExitCode {
 }
 
 fn run_verb(cli: Cli) -> anyhow::Result<Outcome> {
-    // First of all, so that a signal means what `--help` says from the beginning.
+    // Signals first, so that each one means what `--help` says from the beginning.
     let signals = cli.verb.is_none().then(Signals::hold_back).transpose()?;
     program::log::init("info")?;
     match cli.verb {

@@ -1,7 +1,7 @@
-//! The HAProxys that handover started, known by a mark in their environment.
+//! Finds the HAProxys that handover started by a mark in their environment, and signals them. It decides nothing.
 //!
-//! Never by a pid file: its number may be another process' by now. A process of another pid namespace
-//! isn't ours either, though a container's may bear the same mark and show in the host's `/proc`.
+//! A pid file would name another process one day. A process of another pid namespace doesn't count, although a
+//! container's process may bear the same mark and show in the host's `/proc`.
 
 use std::collections::BTreeMap;
 use std::ffi::{OsStr, OsString};
@@ -14,10 +14,10 @@ use std::path::{Path, PathBuf};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
-/// The variable that holds the socket of the HAProxy.
+/// The variable with the path of the runtime socket.
 pub(crate) const SOCKET_MARK: &str = "HANDOVER";
 
-/// The variable that holds the name of the start that it comes from.
+/// The variable with the name of the start.
 pub(crate) const START_MARK: &str = "HANDOVER_START";
 
 /// One start of HAProxy: its master, workers, and what those have started.
@@ -36,7 +36,7 @@ struct Process {
     is_stopped: bool,
 }
 
-/// Every HAProxy of that socket that lives.
+/// Finds every living HAProxy of that socket. This scans all of `/proc`.
 pub(crate) fn find_all(socket: &Path) -> Vec<Haproxy> {
     let namespace = read_pid_namespace("self");
     let pids =
@@ -50,18 +50,19 @@ pub(crate) fn find_all(socket: &Path) -> Vec<Haproxy> {
     group_by_start(marked)
 }
 
-/// The start that a living process of that socket comes from, by its mark.
+/// Reads the name of a process' start from its mark. `None` if it bears no mark of that socket.
 pub(crate) fn find_start(pid: i32, socket: &Path) -> Option<String> {
     read_mark(&read_environ(pid)?.1, socket)
 }
 
-/// Whether a process of that number lives. A zombie doesn't.
+/// True if a process of that id lives. A zombie doesn't.
 pub(crate) fn is_alive(pid: i32) -> bool {
     read_process(pid).is_some()
 }
 
-/// The environment of a process, and whose it really is: its nearest ancestor's that shows one. A worker that has given up
-/// root's rights shows it to nobody without CAP_SYS_PTRACE (ptrace(2)), which root in a container lacks; its master does.
+/// Reads the environment of a process, and returns the process that showed it: itself, or its nearest ancestor that
+/// does. A worker that has given up root's rights shows it only with CAP_SYS_PTRACE (ptrace(2)), which root in a
+/// container lacks. Its master shows it.
 fn read_environ(pid: i32) -> Option<(i32, Vec<u8>)> {
     match fs::read(format!("/proc/{pid}/environ")) {
         Err(error) if error.kind() == ErrorKind::PermissionDenied => read_environ(read_process(pid)?.parent),
@@ -69,15 +70,16 @@ fn read_environ(pid: i32) -> Option<(i32, Vec<u8>)> {
     }
 }
 
-/// The start that an environment is marked with.
+/// Reads the name of the start from an environment. `None` if it bears no mark of that socket.
 fn read_mark(environ: &[u8], socket: &Path) -> Option<String> {
-    let variable = |name: &str| {
-        environ.split(|byte| *byte == 0).find_map(|pair| pair.strip_prefix(name.as_bytes())?.strip_prefix(b"="))
-    };
-    if variable(SOCKET_MARK)? != socket.as_os_str().as_bytes() {
+    if find_variable(environ, SOCKET_MARK)? != socket.as_os_str().as_bytes() {
         return None;
     }
-    OsString::from_vec(variable(START_MARK)?.to_vec()).into_string().ok()
+    OsString::from_vec(find_variable(environ, START_MARK)?.to_vec()).into_string().ok()
+}
+
+fn find_variable<'a>(environ: &'a [u8], name: &str) -> Option<&'a [u8]> {
+    environ.split(|byte| *byte == 0).find_map(|pair| pair.strip_prefix(name.as_bytes())?.strip_prefix(b"="))
 }
 
 fn group_by_start(marked: impl Iterator<Item = (String, Process)>) -> Vec<Haproxy> {
@@ -96,7 +98,8 @@ fn read_process(pid: i32) -> Option<Process> {
     parse_stat(pid, &fs::read(format!("/proc/{pid}/stat")).ok()?)
 }
 
-/// Reads `/proc/PID/stat` (proc(5)): the fields begin behind the name's last parenthesis. A zombie is none.
+/// Parses `/proc/PID/stat` (proc(5)). `None` for a zombie. The fields begin behind the last parenthesis, because a name
+/// may hold one.
 fn parse_stat(pid: i32, stat: &[u8]) -> Option<Process> {
     let end = stat.iter().rposition(|byte| *byte == b')')?;
     let rest = std::str::from_utf8(stat.get(end + 1..)?).ok()?;
@@ -108,38 +111,42 @@ fn parse_stat(pid: i32, stat: &[u8]) -> Option<Process> {
 }
 
 impl Haproxy {
-    /// The processes that no other of it started: the master, or what it left behind.
+    /// The processes without a parent among these: the master, or the ones that a dead master left behind.
     fn root_pids(&self) -> impl Iterator<Item = i32> {
-        let inner = |process: &&Process| self.processes.iter().any(|other| other.pid == process.parent);
-        self.processes.iter().filter(move |process| !inner(process)).map(|process| process.pid)
+        self.processes.iter().filter(move |process| !self.has_process(process.parent)).map(|process| process.pid)
     }
 
-    /// The process that stands for it in the log.
+    fn has_process(&self, pid: i32) -> bool {
+        self.processes.iter().any(|process| process.pid == pid)
+    }
+
+    /// The process that the log names.
     pub(crate) fn pid(&self) -> i32 {
         self.root_pids().next().unwrap_or_default()
     }
 
-    /// Has it take no more connections, finish its requests and end (SIGUSR1, Management Guide, section 4).
+    /// Sends SIGUSR1. HAProxy then takes no more connections, finishes its requests and ends (Management Guide, section
+    /// 4).
     pub(crate) fn finish_requests(&self) {
         signal_all(self.root_pids(), Signal::SIGUSR1);
     }
 
-    /// Whether a signal has stopped a process of it.
+    /// True if a signal or a debugger has stopped one of the processes.
     pub(crate) fn is_stopped(&self) -> bool {
         self.processes.iter().any(|process| process.is_stopped)
     }
 
-    /// Has each process of it go on that a signal has stopped.
+    /// Sends SIGCONT, so that each stopped process goes on.
     pub(crate) fn wake(&self) {
         signal_all(self.processes.iter().map(|process| process.pid), Signal::SIGCONT);
     }
 
-    /// Has it end now.
+    /// Sends SIGTERM, which ends HAProxy and its connections.
     pub(crate) fn terminate(&self) {
         signal_all(self.root_pids(), Signal::SIGTERM);
     }
 
-    /// Kills every process of it.
+    /// Sends SIGKILL to each process, not just to the master.
     pub(crate) fn kill(&self) {
         signal_all(self.processes.iter().map(|process| process.pid), Signal::SIGKILL);
     }
@@ -147,7 +154,7 @@ impl Haproxy {
 
 fn signal_all(pids: impl Iterator<Item = i32>, signal: Signal) {
     for pid in pids {
-        // It may have ended in between.
+        // The process may have ended in between.
         if let Err(errno) = kill(Pid::from_raw(pid), signal) {
             tracing::debug!(pid, %signal, %errno, "not signalled");
         }

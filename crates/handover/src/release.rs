@@ -1,6 +1,6 @@
-//! HAProxys that were told to finish: one that hangs is ended, one that lets go of its listening sockets may take its time.
+//! Watches HAProxys that were told to finish. It ends one that hangs. One that no longer listens may take its time.
 //!
-//! [`Release::judge`] decides, purely; [`Releases`] asks and acts.
+//! [`Release::judge_answer`] decides, purely. [`Releases`] asks and acts.
 
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
@@ -8,34 +8,32 @@ use std::time::{Duration, Instant};
 use crate::processes::Haproxy;
 use crate::run_dir::{MasterAnswer, RunDir};
 
-/// How long a HAProxy may be silent until it counts as hung. It answers within a millisecond, unless it is starved.
+/// The silence after which a HAProxy counts as hung. It answers within a millisecond, unless it is starved.
 const SILENT_LIMIT: Duration = Duration::from_secs(5);
 
-/// The same for a process that a signal has stopped (SIGSTOP): that one can't be starved.
+/// The same for a process that a signal has stopped (SIGSTOP). That one can't be starved.
 const STOPPED_LIMIT: Duration = Duration::from_secs(1);
 
-/// How long a HAProxy may take to let go of its listening sockets while it answers.
+/// The time that a HAProxy that answers has to close its listening sockets.
 const LISTENING_LIMIT: Duration = Duration::from_secs(10);
 
-/// How often a HAProxy that answers is told again. One that is just starting may miss the signal.
+/// The interval between two SIGUSR1. A HAProxy that is just starting may miss the signal.
 const SIGNAL_INTERVAL: Duration = Duration::from_secs(1);
 
-/// How long each measure may take until the next one.
+/// The time between a measure and the next one.
 const MEASURE_INTERVAL: Duration = Duration::from_secs(2);
 
-/// How often they are looked at.
+/// The interval between two questions to a HAProxy.
 pub(crate) const TICK: Duration = Duration::from_millis(100);
 
-/// What is done about a HAProxy.
+/// An act against a HAProxy that doesn't finish.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Measure {
-    /// Tell it once more to finish.
+    /// Send SIGUSR1 once more.
     SignalAgain,
-    /// Have it go on if a signal has stopped it: then it finishes.
+    /// Send SIGCONT and SIGUSR1. A process that a signal has stopped goes on, and finishes.
     Resume,
-    /// Have it end now.
     Terminate,
-    /// Kill it.
     Kill,
 }
 
@@ -52,7 +50,7 @@ enum Phase {
 struct Release {
     released_at: Instant,
     signalled_at: Instant,
-    /// When it last answered, or was first found silent.
+    /// The time of its last answer, or of the first question that it did not answer.
     silent_since: Instant,
     phase: Phase,
 }
@@ -62,12 +60,13 @@ impl Release {
         Self { released_at: now, signalled_at: now, silent_since: silent_since.unwrap_or(now), phase: Phase::Finishing }
     }
 
-    /// What is to be done now, by its last answer.
+    /// Decides the next measure by the last answer. `None` means to wait.
     fn judge_answer(&mut self, now: Instant, answer: MasterAnswer, is_stopped: bool) -> Option<Measure> {
         match (self.phase, answer) {
             (Phase::Terminated(since), _) => {
                 return (now.duration_since(since) >= MEASURE_INTERVAL).then_some(Measure::Kill);
             }
+            // Only its requests are slow, and a worker that serves a client may be silent.
             (Phase::NotListening, _) => return None,
             (_, MasterAnswer::NotListening) => self.phase = Phase::NotListening,
             (_, MasterAnswer::Listening) => return self.judge_listening(now),
@@ -89,6 +88,7 @@ impl Release {
     }
 
     fn judge_listening(&mut self, now: Instant) -> Option<Measure> {
+        // The answer shows that it doesn't hang. A later silence is a new one.
         self.silent_since = now;
         self.phase = Phase::Finishing;
         if now.duration_since(self.released_at) >= LISTENING_LIMIT {
@@ -108,34 +108,34 @@ impl Release {
 pub(crate) struct Releases(BTreeMap<String, Release>);
 
 impl Releases {
-    /// Tells a HAProxy to finish. It may have been found silent before.
+    /// Tells a HAProxy to finish. `silent_since` is the time since when it hasn't answered, if it was asked before.
     pub(crate) fn release_haproxy(&mut self, haproxy: &Haproxy, silent_since: Option<Instant>) {
         haproxy.finish_requests();
         self.0.entry(haproxy.start.clone()).or_insert_with(|| Release::new(Instant::now(), silent_since));
     }
 
-    /// Looks at each that has not let go yet, and ends those that hang.
-    pub(crate) fn check_progress(&mut self, place: &RunDir) {
-        let alive = place.list_haproxys();
+    /// Asks each HAProxy that still listens, and takes the measure that is due. This scans all of `/proc`.
+    pub(crate) fn check_progress(&mut self, run_dir: &RunDir) {
+        let alive = run_dir.list_haproxys();
         self.0.retain(|start, _| alive.iter().any(|haproxy| haproxy.start == *start));
         for haproxy in &alive {
             let Some(release) = self.0.get_mut(&haproxy.start).filter(|release| release.phase != Phase::NotListening)
             else {
                 continue;
             };
-            let answer = place.ask_master(haproxy);
+            let answer = run_dir.ask_master(haproxy);
             if let Some(measure) = release.judge_answer(Instant::now(), answer, haproxy.is_stopped()) {
                 take_measure(haproxy, measure, answer);
             }
         }
     }
 
-    /// Whether nobody is left that was told to finish.
+    /// True if no HAProxy is left that was told to finish.
     pub(crate) fn are_all_ended(&self) -> bool {
         self.0.is_empty()
     }
 
-    /// Whether each that still lives has let go of its listening sockets.
+    /// True if every living HAProxy that was told to finish has closed its listening sockets.
     pub(crate) fn have_stopped_listening(&self) -> bool {
         self.0.values().all(|release| release.phase == Phase::NotListening)
     }
@@ -146,20 +146,20 @@ fn take_measure(haproxy: &Haproxy, measure: Measure, answer: MasterAnswer) {
     match measure {
         Measure::SignalAgain => haproxy.finish_requests(),
         Measure::Resume => {
-            tracing::warn!("HAProxy {pid} doesn't answer and keeps its share of the connections: it is woken up");
+            tracing::warn!(pid, "resuming a HAProxy that doesn't answer and keeps its share of the connections");
             haproxy.wake();
             haproxy.finish_requests();
         }
         Measure::Terminate if answer == MasterAnswer::Listening => {
-            tracing::warn!("HAProxy {pid} was told to finish and goes on taking connections: it is ended");
+            tracing::warn!(pid, "ending a HAProxy that was told to finish and goes on taking connections");
             haproxy.terminate();
         }
         Measure::Terminate => {
-            tracing::warn!("HAProxy {pid} doesn't answer and keeps its share of the connections: it is ended");
+            tracing::warn!(pid, "ending a HAProxy that doesn't answer and keeps its share of the connections");
             haproxy.terminate();
         }
         Measure::Kill => {
-            tracing::warn!("HAProxy {pid} doesn't end: it is killed");
+            tracing::warn!(pid, "killing a HAProxy that doesn't end");
             haproxy.kill();
         }
     }

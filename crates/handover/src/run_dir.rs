@@ -1,6 +1,7 @@
-//! The directory in which starts meet: the name of the latest, the lock, the masters' sockets, the words of a failure.
+//! The directory that all starts for one socket share: the latest start's name, the lock, the masters' sockets, the
+//! reason of the last failed start.
 //!
-//! It lies beside the runtime socket. If a lesser user can change that place, root has a directory of its own instead.
+//! It is beside the runtime socket. If a lesser user can change that place, root uses a protected directory instead.
 
 use std::ffi::OsStr;
 use std::fs::File;
@@ -19,52 +20,53 @@ use crate::directory::{Directory, Missing};
 use crate::processes;
 use crate::processes::Haproxy;
 
-/// How often a held lock is asked for again.
+/// The interval between two attempts to get the lock.
 const LOCK_TICK: Duration = Duration::from_millis(20);
 
-/// How long a master may take to show that it lives.
+/// The time limit for a master's answer.
 const ANSWER_TIMEOUT: Duration = Duration::from_millis(500);
 
-/// The file that holds the name of the latest start.
+/// The file with the name of the latest start.
 const LATEST: &str = "latest";
 
 /// The runtime socket, and the directory that it is in.
 #[derive(Debug)]
 pub(crate) struct RuntimeSocket {
-    /// Absolute, and without links on the way to its directory: it marks the HAProxys of this socket.
+    /// Absolute, and without links on the way to its directory. HAProxys bear this text as their mark.
     pub(crate) path: PathBuf,
     dir: Directory,
 }
 
-/// Where the starts of one runtime socket meet.
+/// The shared directory of the starts for one runtime socket.
 #[derive(Debug)]
 pub(crate) struct RunDir {
     socket: PathBuf,
     dir: Directory,
-    /// The directory of an earlier release, whose watchdog looks there for a successor.
+    /// The directory of an earlier release. That release's watchdog looks there for a successor.
     earlier_dir: Option<Directory>,
-    /// The group that may ask the masters, by its number.
+    /// The id of the group that may ask the masters. `None` for no group.
     group: Option<u32>,
 }
 
-/// Held while HAProxys change hands: one start, or one watchdog, at a time.
+/// The lock of a takeover. One start, or one watchdog, holds it at a time.
 pub(crate) struct Lock(
-    #[expect(dead_code, reason = "it is let go by being dropped, or by the process' death")] Flock<File>,
+    #[expect(dead_code, reason = "its drop releases the lock, and so does the process' death")] Flock<File>,
 );
 
-/// How a HAProxy answers over its master.
+/// A HAProxy's state, by the answer of its master.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum MasterAnswer {
     /// It takes new connections.
     Listening,
-    /// It takes none any more, or has no worker any more.
+    /// It takes no new connections, or has no worker left.
     NotListening,
-    /// It doesn't answer.
+    /// Its master or a worker doesn't answer in time.
     Silent,
 }
 
 impl RuntimeSocket {
-    /// Finds the socket's real path. `/var/run` and `/run` must read the same. A missing directory is made.
+    /// Resolves the socket's directory, and makes it if it is missing. Links are resolved, so that `/var/run` and
+    /// `/run` give the same path.
     pub(crate) fn find(path: &Path) -> anyhow::Result<Self> {
         let name = path.file_name().with_context(|| format!("{} names no socket", path.display()))?;
         let parent = match path.parent() {
@@ -78,8 +80,8 @@ impl RuntimeSocket {
 }
 
 impl RunDir {
-    /// Opens, or makes, the directory of that socket. The user and the group that reach a master's socket command its
-    /// HAProxy: that is the directory's owner, and the group if one is named.
+    /// Opens the directory of that socket, or makes it. A user that reaches a master's socket commands its HAProxy. So
+    /// the directory admits its owner and, unless it is `None`, that group.
     pub(crate) fn open(socket: &RuntimeSocket, group: Option<&Group>) -> anyhow::Result<Self> {
         let beside = masters::nested_directory(&socket.path);
         let is_protected = geteuid().is_root() && !socket.dir.is_private();
@@ -92,46 +94,44 @@ impl RunDir {
         Ok(Self { socket: socket.path.clone(), dir, earlier_dir: older, group })
     }
 
-    /// The socket of a start's master.
+    /// The path of the socket of a start's master.
     pub(crate) fn master_socket(&self, start: &str) -> PathBuf {
         self.dir.path().join(format!("{start}{SUFFIX}"))
     }
 
-    /// Makes that start the latest, which calls off every other watchdog.
+    /// Makes that start the latest one. The watchdog of every earlier start then ends.
     pub(crate) fn announce_start(&self, start: &str) -> anyhow::Result<()> {
-        let write = |dir: &Directory| {
-            dir.replace_file(OsStr::new(LATEST), start, 0o600)
-                .with_context(|| format!("can't write {}", dir.path().join(LATEST).display()))
-        };
-        // First, since the watchdog that looks there ends every HAProxy without asking supervisord.
-        if let Some(Err(error)) = self.earlier_dir.as_ref().map(write) {
-            tracing::warn!("{error:#}: a watchdog of an earlier release doesn't see this start");
+        // This one first. The watchdog of an earlier release ends every HAProxy without asking supervisord.
+        if let Some(Err(error)) = self.earlier_dir.as_ref().map(|dir| write_latest(dir, start)) {
+            tracing::warn!(error = %format_args!("{error:#}"), "can't announce this start to an earlier release's watchdog");
         }
-        write(&self.dir)
+        write_latest(&self.dir, start)
     }
 
-    /// Whether no start has been made since that one.
+    /// True if no start has been announced after that one.
     pub(crate) fn is_latest(&self, start: &str) -> bool {
         self.dir.read_file(LATEST).is_ok_and(|latest| latest == start)
     }
 
-    /// Leaves the words of a start that failed for confgen; empty ones once a start has succeeded.
+    /// Writes the reason of a failed start, which confgen shows. An empty text says that the last start succeeded.
     pub(crate) fn write_failure(&self, words: &str) {
         if let Err(error) = self.dir.overwrite_file(failure::FILE, &failure::encode_message(words), 0o640, self.group) {
-            tracing::debug!("can't write {}: {error}", self.dir.path().join(failure::FILE).display());
+            // confgen then shows the end of the program's log.
+            tracing::debug!(path = %self.dir.path().join(failure::FILE).display(), %error, "can't write the failure file");
         }
     }
 
-    /// Waits until no other process is handing over.
+    /// Waits for the lock, at most for `patience`.
     pub(crate) fn lock_within(&self, patience: Duration) -> anyhow::Result<Lock> {
         let deadline = Instant::now() + patience;
-        let failed = || format!("can't lock {}", self.dir.path().display());
-        let mut dir = self.dir.reopen().with_context(failed)?;
+        let failure = format!("can't lock {}", self.dir.path().display());
+        let mut dir = self.dir.reopen().context(failure.clone())?;
+        // flock(2) has no time limit of its own.
         loop {
             match Flock::lock(dir, FlockArg::LockExclusiveNonblock) {
                 Ok(lock) => return Ok(Lock(lock)),
                 Err((_, errno)) if errno != nix::errno::Errno::EWOULDBLOCK => {
-                    return Err(io::Error::from(errno)).with_context(failed);
+                    return Err(io::Error::from(errno)).context(failure);
                 }
                 Err(_) if Instant::now() >= deadline => {
                     bail!("another start has been handing over in {} for {patience:?}", self.dir.path().display());
@@ -142,9 +142,10 @@ impl RunDir {
         }
     }
 
-    /// Every HAProxy of this socket that lives; what dead ones left here is removed.
+    /// Lists every living HAProxy of this socket, and removes the sockets of dead ones.
     pub(crate) fn list_haproxys(&self) -> Vec<Haproxy> {
-        // Listed before the scan: a file of a start that begins in between isn't in it.
+        // The files are listed before the scan, so that the socket of a start that begins in between isn't taken for a
+        // dead one's.
         let files: Vec<_> = self
             .all_dirs()
             .flat_map(|dir| dir.list_names().into_iter().flatten().map(move |name| (dir, name)))
@@ -161,7 +162,24 @@ impl RunDir {
         alive
     }
 
-    /// Asks a HAProxy over its master. One that has no master's socket here counts as told by its signal alone.
+    /// Lists the HAProxy of that start, if it lives.
+    pub(crate) fn list_of(&self, start: &str) -> Vec<Haproxy> {
+        self.list_haproxys().into_iter().filter(|haproxy| haproxy.start == start).collect()
+    }
+
+    /// Lists the HAProxys of all other starts.
+    pub(crate) fn list_all_but(&self, start: &str) -> Vec<Haproxy> {
+        self.list_haproxys().into_iter().filter(|haproxy| haproxy.start != start).collect()
+    }
+
+    /// True if the HAProxy of that start takes new connections, by its own master's answer.
+    pub(crate) fn is_serving(&self, start: &str) -> bool {
+        let workers = masters::list_workers_of(&self.master_socket(start)).unwrap_or_default();
+        workers.iter().any(|worker| worker.show_info().is_ok_and(|info| !info.stopping))
+    }
+
+    /// Asks a HAProxy over its master. If it has no master's socket here, SIGUSR1 alone has to do, so that it counts as
+    /// `NotListening` unless a signal has stopped it.
     pub(crate) fn ask_master(&self, haproxy: &Haproxy) -> MasterAnswer {
         let name = format!("{}{SUFFIX}", haproxy.start);
         let sockets = self.all_dirs().map(|dir| dir.path().join(&name));
@@ -184,7 +202,12 @@ impl RunDir {
     }
 }
 
-/// Opens the directory as one that only this process's user can change.
+fn write_latest(dir: &Directory, start: &str) -> anyhow::Result<()> {
+    dir.replace_file(OsStr::new(LATEST), start, 0o600)
+        .with_context(|| format!("can't write {}", dir.path().join(LATEST).display()))
+}
+
+/// Opens the directory, or makes it, and ensures that only this process's user or root can change it.
 fn open_exclusive(path: &Path, group: Option<u32>) -> anyhow::Result<Directory> {
     let dir = Directory::open(path, Missing::Create(0o700))?;
     let (owner, me) = (dir.owner_uid()?, geteuid().as_raw());
@@ -202,12 +225,12 @@ fn open_exclusive(path: &Path, group: Option<u32>) -> anyhow::Result<Directory> 
     Ok(dir)
 }
 
-/// Whether a socket is left over. One of another pid namespace bears no mark that is seen here, but answers.
+/// True if no process listens on the socket. A HAProxy of another pid namespace shows no mark here, but it answers.
 fn is_left_behind(socket: &Path) -> bool {
     matches!(Socket::new(socket).with_timeout(ANSWER_TIMEOUT).show_info(), Err(runtime::Error::Absent { .. }))
 }
 
-/// A name that no other start has: the time in milliseconds, and the process.
+/// A name that no other start has: the time in milliseconds and the process id, in a form that a file's name can hold.
 pub(crate) fn new_start_name() -> String {
     let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
     format!("{:x}-{}", now.as_millis(), std::process::id())

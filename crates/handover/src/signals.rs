@@ -1,4 +1,4 @@
-//! Signals as events, and the children that ended.
+//! Reads signals as events, and collects children that have ended. It acts on nothing.
 
 use std::os::fd::AsFd;
 use std::time::Duration;
@@ -15,7 +15,7 @@ use program::variable;
 
 use crate::state::Event;
 
-/// How long supervisord may take to say whether it shuts down: it answers in 2 ms, and `stop` waits for us.
+/// The time limit for supervisord's answer. It answers in 2 ms, and its `stop` waits for this process.
 const SUPERVISORD_TIMEOUT: Duration = Duration::from_millis(500);
 
 const HANDLED: [Signal; 7] = [
@@ -25,13 +25,15 @@ const HANDLED: [Signal; 7] = [
     Signal::SIGUSR1,
     Signal::SIGHUP,
     Signal::SIGUSR2,
+    // It asks for nothing. It ends the wait, so that handover notices the end of HAProxy at once.
     Signal::SIGCHLD,
 ];
 
-/// The signals to this process, held back until they are asked for. Commands it starts get none of that.
+/// The signals to this process, blocked until they are read. Commands that this process starts don't inherit the block.
 pub(crate) struct Signals(SignalFd);
 
 impl Signals {
+    /// Blocks the signals. Threads inherit the block, so that this comes before the first one.
     pub(crate) fn hold_back() -> anyhow::Result<Self> {
         let set: SigSet = HANDLED.into_iter().collect();
         set.thread_block().context("can't hold signals back")?;
@@ -39,7 +41,7 @@ impl Signals {
         Ok(Self(fd.context("can't receive signals")?))
     }
 
-    /// The next signal within that time.
+    /// The next signal. `None` if none comes within that time.
     pub(crate) fn next_within(&self, wait: Duration) -> anyhow::Result<Option<Signal>> {
         let mut fds = [PollFd::new(self.0.as_fd(), PollFlags::POLLIN)];
         match poll(&mut fds, PollTimeout::try_from(wait).unwrap_or(PollTimeout::MAX)) {
@@ -51,47 +53,48 @@ impl Signals {
     }
 }
 
-/// Who is asked what a SIGTERM means.
+/// The supervisord that can tell what a SIGTERM means.
 pub(crate) struct Supervision {
-    /// Set in every program of supervisord.
+    /// True in every program of supervisord.
     enabled: bool,
-    /// Absent where supervisord listens nowhere.
+    /// `None` if supervisord listens on no address.
     url: Option<String>,
-    /// supervisord, whose child this process is.
+    /// The parent at this process's start. That is supervisord, if `enabled`.
     parent: Pid,
 }
 
 impl Supervision {
-    /// As supervisord tells its programs (manual: "Subprocess Environment").
+    /// Reads the variables that supervisord gives its programs (manual: "Subprocess Environment").
     pub(crate) fn of_this_process() -> Self {
         let enabled = variable::read("SUPERVISOR_ENABLED").is_some();
         Self { enabled, url: variable::read_text("SUPERVISOR_SERVER_URL"), parent: getppid() }
     }
 
-    /// supervisord's process, if that runs this one.
+    /// supervisord's process id. `None` if supervisord doesn't run this process.
     pub(crate) fn supervisord_pid(&self) -> Option<i32> {
         self.enabled.then(|| self.parent.as_raw())
     }
 
-    /// Whether supervisord has been killed: then this process is another one's child.
+    /// True if supervisord was killed, because this process then has another parent.
     pub(crate) fn is_orphaned(&self) -> bool {
         self.enabled && getppid() != self.parent
     }
 
-    /// A restart is a stop and a start, so a stop under supervisord may have a successor; its own shutdown has none.
+    /// True if a stop may be the first half of a restart. supervisord's own shutdown has no second half.
     fn expects_a_successor(&self) -> bool {
         let asked = self.url.as_ref().and_then(|url| url.parse::<Supervisord>().ok());
         match asked.map(|supervisord| supervisord.is_shutting_down(SUPERVISORD_TIMEOUT)) {
             Some(Ok(shutting_down)) => !shutting_down,
             Some(Err(error)) => {
-                tracing::warn!("can't tell a restart from supervisord's end: {error}");
+                // As for a restart: the watchdog can still end HAProxy, and a drain can't be undone.
+                tracing::warn!(%error, "can't tell a restart from supervisord's shutdown");
                 self.enabled
             }
             None => self.enabled,
         }
     }
 
-    /// What a signal means.
+    /// The meaning of a signal. `None` for SIGCHLD, which only ends the wait.
     pub(crate) fn interpret_signal(&self, signal: Signal) -> Option<Event> {
         match signal {
             Signal::SIGTERM | Signal::SIGINT | Signal::SIGQUIT if self.expects_a_successor() => Some(Event::Detach),
@@ -102,8 +105,9 @@ impl Supervision {
     }
 }
 
-/// Collects every child that has ended, adopted ones too, and returns how that one did.
+/// Collects every child that has ended, adopted ones too. Returns the exit code of the wanted one if it is among them.
 pub(crate) fn reap_children(wanted: Option<u32>) -> Option<u8> {
+    // All children: after a reload in place, the old HAProxy is one too.
     let mut found = None;
     loop {
         let (pid, code) = match waitpid(None, Some(WaitPidFlag::WNOHANG)) {
@@ -118,7 +122,7 @@ pub(crate) fn reap_children(wanted: Option<u32>) -> Option<u8> {
     }
 }
 
-/// As shells put it: 128 and the signal's number.
+/// The exit code that shells give for a signal: 128 and the signal's number.
 fn signal_code(signal: Signal) -> u8 {
     u8::try_from(128 + signal as i32).unwrap_or(u8::MAX)
 }

@@ -1,90 +1,90 @@
-//! What handover does when something happens: a pure table, printed whole into `step.golden`.
+//! The life of a start: a table of the next state and action for each state and event, printed to `step.golden`. Pure:
+//! no I/O, no clock.
 
-/// Where it stands.
+/// The state of a start.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum State {
-    /// HAProxy reads the files; nothing has been started.
+    /// `haproxy -c` reads the files. Nothing has been started.
     Checking,
-    /// The new HAProxy has been started and doesn't answer yet; an old one serves.
+    /// The new HAProxy has been started and doesn't answer yet. An old one, if any, serves.
     Starting,
-    /// The new HAProxy serves.
+    /// The new HAProxy has taken over.
     Serving,
     /// Every HAProxy finishes its requests.
     Draining,
     /// Every HAProxy has been told to end now.
     Ending,
-    /// Nothing more to do.
+    /// The start is over, and handover exits.
     Done(Outcome),
 }
 
-/// How it ended.
+/// The end of a start, which decides handover's exit code.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Outcome {
-    /// As it was told to.
+    /// A signal asked for this end.
     Stopped,
     /// HAProxy ended by itself, with this status.
     Ended(u8),
-    /// HAProxy refuses the configuration.
+    /// HAProxy rejected the configuration, and nothing was started.
     Rejected,
     /// The new HAProxy ended or didn't answer in time.
     Unready,
 }
 
-/// What can happen.
+/// An event in the life of a start.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Event {
-    /// HAProxy takes the configuration.
+    /// `haproxy -c` accepted the configuration.
     Accepted,
-    /// It doesn't.
+    /// `haproxy -c` rejected the configuration.
     Rejected,
-    /// The new HAProxy answers.
+    /// The new HAProxy answers on the runtime socket's path.
     Answered,
-    /// The new HAProxy answers over its master, and another one on the runtime socket's path: what it inherited is a listener
-    /// that the path no longer leads to.
+    /// The new HAProxy answers over its master, and another one on the runtime socket's path. The new one has inherited
+    /// a listener that the path no longer leads to.
     Bypassed,
-    /// supervisord is gone.
+    /// supervisord was killed, and this process has another parent.
     Orphaned,
     /// The new HAProxy's master ended with this status.
     Ended(u8),
     /// No HAProxy of this socket is left.
     AllEnded,
-    /// The state's time is over.
+    /// The time limit of the state has passed.
     Timeout,
-    /// Told to go, perhaps for a successor.
+    /// A signal asks handover to end. A successor may follow.
     Detach,
-    /// Told to end HAProxy.
+    /// A signal asks for the end of HAProxy.
     Finish,
-    /// Told to hand over to a new HAProxy.
+    /// A signal asks for a takeover by a new HAProxy.
     Reload,
 }
 
-/// What to do about it.
+/// An act that a step asks for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Action {
     /// Start the new HAProxy beside the old ones.
     Launch,
     /// Have the old ones finish their requests.
     ReleaseOld,
-    /// Have every one finish its requests.
+    /// Have every HAProxy finish its requests.
     FinishAll,
-    /// Have every one end now.
+    /// Have every HAProxy end now.
     TerminateAll,
-    /// Kill every one.
+    /// Kill every HAProxy of this socket.
     KillAll,
     /// Kill the new one, and let the old ones be.
     KillNew,
     /// Have the new one finish if an old one serves, and leave that to the watchdog.
     AbandonNew,
-    /// Have the new one finish, and begin anew with one that binds its sockets itself.
+    /// Start over with a HAProxy that binds its sockets itself. The present new one then finishes as an old one.
     StartAfresh,
     /// Leave HAProxy to the watchdog, which ends it unless a successor appears.
     LeaveToWatchdog,
-    /// Check the files, and begin anew in their favour.
+    /// Check the files and, if HAProxy accepts them, start over in the same process.
     Reload,
 }
 
 impl Outcome {
-    /// The exit status.
     pub(crate) fn exit_code(self) -> u8 {
         match self {
             Self::Stopped => 0,
@@ -95,8 +95,14 @@ impl Outcome {
     }
 }
 
-/// The next state, and what is to be done on the way. What isn't in the table changes nothing.
+/// Decides the next state, and the action on the way. A pair that isn't in the table changes nothing.
 pub(crate) fn step(state: State, event: Event) -> (State, Option<Action>) {
+    let (next, action) = look_up(state, event);
+    Step { state, event, next, action }.check_invariants();
+    (next, action)
+}
+
+fn look_up(state: State, event: Event) -> (State, Option<Action>) {
     use State::{Checking, Done, Draining, Ending, Serving, Starting};
     match (state, event) {
         (Checking, Event::Accepted) => (Starting, Some(Action::Launch)),
@@ -114,11 +120,81 @@ pub(crate) fn step(state: State, event: Event) -> (State, Option<Action>) {
         (Checking | Serving, Event::Detach) => (Done(Outcome::Stopped), Some(Action::LeaveToWatchdog)),
         (Checking | Starting | Serving, Event::Finish) => (Draining, Some(Action::FinishAll)),
         (Draining | Ending, Event::AllEnded) => (Done(Outcome::Stopped), None),
-        // They end by themselves, at the latest after their hard-stop-after.
+        // The HAProxys end by themselves, at the latest after their `hard-stop-after`.
         (Draining, Event::Detach) => (Done(Outcome::Stopped), None),
         (Draining, Event::Timeout | Event::Finish) => (Ending, Some(Action::TerminateAll)),
         (Ending, Event::Timeout | Event::Finish | Event::Detach) => (Done(Outcome::Stopped), Some(Action::KillAll)),
         (state, _) => (state, None),
+    }
+}
+
+/// One step, as the table has it.
+#[derive(Debug, Clone, Copy)]
+struct Step {
+    state: State,
+    event: Event,
+    next: State,
+    action: Option<Action>,
+}
+
+impl Step {
+    fn check_invariants(&self) {
+        debug_assert_eq!(self.find_broken_rule(), None, "{self:?}");
+    }
+
+    /// Finds the first rule that the step breaks. `None` if it keeps them all.
+    fn find_broken_rule(&self) -> Option<&'static str> {
+        let is_failure = matches!(self.next, State::Done(Outcome::Rejected | Outcome::Unready));
+        let rules = [
+            (
+                "a start that is over changes nothing",
+                !self.is_over() || (self.next == self.state && self.action.is_none()),
+            ),
+            ("a start never goes back", self.next.rank() >= self.state.rank()),
+            (
+                "a failed takeover touches no old HAProxy",
+                !is_failure || matches!(self.action, None | Some(Action::KillNew)),
+            ),
+            (
+                "old HAProxys finish once the new one serves",
+                self.action != Some(Action::ReleaseOld) || (self.state, self.next) == (State::Starting, State::Serving),
+            ),
+            (
+                "requests are cut off only after a drain",
+                !matches!(self.action, Some(Action::TerminateAll | Action::KillAll))
+                    || matches!(self.state, State::Draining | State::Ending),
+            ),
+            ("a HAProxy that is left has a watchdog", !self.leaves_haproxy() || self.has_left_it_to_watchdog()),
+        ];
+        rules.into_iter().find(|(_, holds)| !holds).map(|(rule, _)| rule)
+    }
+
+    fn is_over(&self) -> bool {
+        matches!(self.state, State::Done(_))
+    }
+
+    /// True if handover ends at a signal, and HAProxy serves on.
+    fn leaves_haproxy(&self) -> bool {
+        let has_served = matches!(self.state, State::Checking | State::Starting | State::Serving);
+        has_served && self.event == Event::Detach
+    }
+
+    fn has_left_it_to_watchdog(&self) -> bool {
+        matches!(self.action, Some(Action::LeaveToWatchdog | Action::AbandonNew))
+    }
+}
+
+impl State {
+    /// The order in which a start passes its states.
+    fn rank(self) -> u8 {
+        match self {
+            Self::Checking => 0,
+            Self::Starting => 1,
+            Self::Serving => 2,
+            Self::Draining => 3,
+            Self::Ending => 4,
+            Self::Done(_) => 5,
+        }
     }
 }
 
@@ -160,6 +236,45 @@ mod tests {
 
     fn debug(value: impl std::fmt::Debug) -> String {
         format!("{value:?}")
+    }
+
+    #[test]
+    fn a_step_that_breaks_a_rule_is_found() {
+        use State::{Checking, Done, Draining, Ending, Serving, Starting};
+        let stopped = Done(Outcome::Stopped);
+        for (state, event, next, action, rule) in [
+            (stopped, Event::Finish, stopped, Some(Action::KillAll), "a start that is over changes nothing"),
+            (stopped, Event::Reload, Checking, None, "a start that is over changes nothing"),
+            (Serving, Event::Reload, Starting, None, "a start never goes back"),
+            (
+                Starting,
+                Event::Ended(1),
+                Done(Outcome::Unready),
+                Some(Action::FinishAll),
+                "a failed takeover touches no old HAProxy",
+            ),
+            (
+                Starting,
+                Event::Timeout,
+                Starting,
+                Some(Action::ReleaseOld),
+                "old HAProxys finish once the new one serves",
+            ),
+            (Serving, Event::Finish, Ending, Some(Action::TerminateAll), "requests are cut off only after a drain"),
+            (Serving, Event::Detach, stopped, None, "a HAProxy that is left has a watchdog"),
+        ] {
+            assert_eq!(Step { state, event, next, action }.find_broken_rule(), Some(rule));
+        }
+        let kept = Step { state: Draining, event: Event::AllEnded, next: stopped, action: None };
+        assert_eq!(kept.find_broken_rule(), None);
+    }
+
+    #[test]
+    #[cfg(debug_assertions)]
+    #[should_panic(expected = "a start never goes back")]
+    fn a_broken_rule_ends_a_debug_build() {
+        let (state, next) = (State::Serving, State::Starting);
+        Step { state, event: Event::Reload, next, action: None }.check_invariants();
     }
 
     #[test]

@@ -9,29 +9,31 @@ use crate::processes::Haproxy;
 use crate::run_dir::RunDir;
 use crate::supervise::ENDING_LIMIT;
 
-/// How often the last one is looked for.
+/// The interval between two scans for a HAProxy that is left.
 const TICK: Duration = Duration::from_millis(50);
 
-/// Has every HAProxy finish its requests; the rest is cut off, and then killed.
+/// Has every HAProxy finish its requests for at most `--drain`. Then it ends the rest, and at last kills them.
 pub(crate) fn stop_all(args: &Stop) -> anyhow::Result<()> {
-    let place = RunDir::open(&args.find_socket()?, None)?;
-    signal_each(&place, "finishes its requests", Haproxy::finish_requests, args.drain);
-    signal_each(&place, "is cut off", Haproxy::terminate, ENDING_LIMIT);
-    signal_each(&place, "is killed", Haproxy::kill, ENDING_LIMIT);
-    match place.list_haproxys().first() {
-        Some(left) => bail!("HAProxy {} is still there, though it was killed", left.pid()),
+    let run_dir = RunDir::open(&args.find_socket()?, None)?;
+    signal_each(&run_dir, "HAProxy finishes its requests", Haproxy::finish_requests, args.drain);
+    signal_each(&run_dir, "ending HAProxy and its connections", Haproxy::terminate, ENDING_LIMIT);
+    signal_each(&run_dir, "killing HAProxy", Haproxy::kill, ENDING_LIMIT);
+    match run_dir.list_haproxys().first() {
+        Some(left) => {
+            bail!("HAProxy {} is still there, although it was killed: see if the kernel holds it", left.pid())
+        }
         None => Ok(()),
     }
 }
 
-/// Does it to every HAProxy, and waits until none is left, or the time is over.
-fn signal_each(place: &RunDir, what: &str, act: fn(&Haproxy), limit: Duration) {
-    for haproxy in place.list_haproxys() {
-        tracing::info!("HAProxy {} {what}", haproxy.pid());
+/// Signals every HAProxy, and waits until none is left or the limit has passed.
+fn signal_each(run_dir: &RunDir, event: &str, act: fn(&Haproxy), limit: Duration) {
+    for haproxy in run_dir.list_haproxys() {
+        tracing::info!(pid = haproxy.pid(), "{event}");
         act(&haproxy);
     }
     let deadline = Instant::now() + limit;
-    while Instant::now() < deadline && !place.list_haproxys().is_empty() {
+    while Instant::now() < deadline && !run_dir.list_haproxys().is_empty() {
         std::thread::sleep(TICK);
     }
 }

@@ -1,53 +1,50 @@
-//! A start: the one loop that turns what happens into events, and decisions into acts.
+//! The loop of a start. It turns signals, answers and timers into events, and performs the actions that `state::step`
+//! decides.
 
-use std::ffi::OsStr;
-use std::path::Path;
 use std::time::{Duration, Instant};
 
-use anyhow::Context;
 use haproxy::check::{self, CheckResult};
-use haproxy::masters;
+use haproxy::failure;
 use haproxy::runtime::{self, Socket};
-use haproxy::{config, failure, state_file};
 
 use crate::args::Settings;
 use crate::capture::Capture;
-use crate::directory::{Directory, Missing};
 use crate::guard::WatchdogHandle;
 use crate::launch;
 use crate::linger::Message;
 use crate::processes::{Haproxy, find_start};
 use crate::release::{self, Releases};
 use crate::run_dir::{Lock, RunDir, new_start_name};
+use crate::server_state;
 use crate::signals::{Signals, Supervision, reap_children};
 use crate::state::{Action, Event, Outcome, State, step};
 
-/// How often a new HAProxy is asked whether it answers; it takes 40–100 ms to.
+/// The interval between two questions to a new HAProxy, which takes 40–100 ms to its first answer.
 const STARTING_TICK: Duration = Duration::from_millis(10);
 
-/// How often the last HAProxy is looked for while all of them end.
+/// The interval between two scans while every HAProxy ends.
 const ENDING_TICK: Duration = Duration::from_millis(50);
 
-/// How often the sockets of old masters are looked after while one serves.
+/// The interval between two scans, which remove old masters' sockets, while one HAProxy serves.
 const SERVING_TICK: Duration = Duration::from_secs(5);
 
-/// How long HAProxys told to end now may take before they are killed: they close everything at once.
+/// The time between SIGTERM and SIGKILL. A HAProxy that gets SIGTERM closes everything at once.
 pub(crate) const ENDING_LIMIT: Duration = Duration::from_secs(2);
 
-/// How long one question to HAProxy may take while others wait for the answer.
+/// The time limit for an answer of HAProxy while the loop waits for it.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(2);
 
-/// How long an old HAProxy may answer on the runtime socket's path beside a new one that serves. While both hold the same
-/// listener, either answers; in so many questions the new one is among them.
+/// The time for which an old HAProxy may answer on the runtime socket's path beside a new one that serves. While both
+/// hold the same listener, either answers. Of so many answers, one is the new HAProxy's.
 const ASTRAY_AFTER: Duration = Duration::from_secs(3);
 
-/// How often HAProxys that are to finish are told again: one that is just starting may miss the signal.
+/// The interval between two SIGUSR1. A HAProxy that is just starting may miss the signal.
 const SIGNAL_INTERVAL: Duration = Duration::from_secs(1);
 
-/// Runs HAProxy as the settings say, until it ends or this process is told to go.
+/// Runs HAProxy as the settings say, until HAProxy ends or a signal ends this process.
 pub(crate) fn run_haproxy(settings: Settings, signals: Signals) -> anyhow::Result<Outcome> {
     let supervision = Supervision::of_this_process();
-    let place = RunDir::open(&settings.socket, settings.group.as_ref())?;
+    let run_dir = RunDir::open(&settings.socket, settings.group.as_ref())?;
     let start = new_start_name();
     let watchdog = launch::Watchdog {
         socket: &settings.socket.path,
@@ -55,16 +52,16 @@ pub(crate) fn run_haproxy(settings: Settings, signals: Signals) -> anyhow::Resul
         linger: settings.linger,
         supervisord: supervision.supervisord_pid(),
     };
-    let guard =
-        WatchdogHandle::start_watchdog(&watchdog).inspect_err(|error| place.write_failure(&format!("{error:#}")))?;
-    let mut serve = Handover {
+    let watchdog =
+        WatchdogHandle::start_watchdog(&watchdog).inspect_err(|error| run_dir.write_failure(&format!("{error:#}")))?;
+    let mut handover = Handover {
         settings,
-        run_dir: place,
+        run_dir,
         start,
         lock: None,
         signals,
         supervision,
-        watchdog: Some(guard),
+        watchdog: Some(watchdog),
         master: None,
         capture: Capture::default(),
         ready_since: None,
@@ -75,12 +72,12 @@ pub(crate) fn run_haproxy(settings: Settings, signals: Signals) -> anyhow::Resul
         failure: String::new(),
         state_since: Instant::now(),
     };
-    let outcome = serve.run_to_end();
+    let outcome = handover.run_to_end();
     if let Err(error) = &outcome {
-        serve.failure = format!("{error:#}");
+        handover.failure = format!("{error:#}");
     }
-    if !serve.failure.is_empty() {
-        serve.run_dir.write_failure(&serve.failure);
+    if !handover.failure.is_empty() {
+        handover.run_dir.write_failure(&handover.failure);
     }
     outcome
 }
@@ -89,47 +86,48 @@ struct Handover {
     settings: Settings,
     run_dir: RunDir,
     start: String,
-    /// Held until the new HAProxy serves.
+    /// The lock of the takeover, until the new HAProxy serves.
     lock: Option<Lock>,
     signals: Signals,
     supervision: Supervision,
-    /// The watchdog. None once it has been dismissed.
+    /// `None` after handover has dismissed the watchdog, or left HAProxy to it.
     watchdog: Option<WatchdogHandle>,
-    /// The new HAProxy's master.
+    /// The process id of the new HAProxy's master.
     master: Option<u32>,
     /// The new HAProxy's output.
     capture: Capture,
-    /// When the new HAProxy was first found to serve, by its own master.
+    /// The time since when the new HAProxy serves, by its own master's answer.
     ready_since: Option<Instant>,
-    /// When an old HAProxy that doesn't answer was first asked.
+    /// The time of the first question that the old HAProxy did not answer.
     silent_since: Option<Instant>,
     /// The HAProxys that were told to finish.
     releases: Releases,
-    /// When all HAProxys were last told to finish.
+    /// The time of the last SIGUSR1 to all HAProxys.
     signalled_at: Instant,
-    /// Whether old ones may still be finishing their requests; their sockets are removed behind them.
+    /// True while old HAProxys may be finishing their requests. Their sockets are removed after their end.
     has_old: bool,
-    /// Why this start failed, in handover's words and HAProxy's.
+    /// The reason that this start failed, with HAProxy's output. Empty before a failure.
     failure: String,
-    /// When the state began.
+    /// The time since when the state lasts.
     state_since: Instant,
 }
 
 impl Handover {
     fn run_to_end(&mut self) -> anyhow::Result<Outcome> {
-        // From here on no other watchdog ends the HAProxy that serves. If that can't be said, the other one stays.
+        // From here on no earlier watchdog ends the HAProxy that serves. If this fails, the earlier watchdog stays in
+        // charge.
         if let Err(error) = self.run_dir.announce_start(&self.start) {
             self.dismiss_watchdog();
             return Err(error);
         }
         self.lock = Some(self.run_dir.lock_within(self.settings.wait)?);
-        if lacks_server_state(&self.settings.state_file) {
-            write_server_state(&self.settings.state_file, state_file::EMPTY)?;
-        }
+        server_state::ensure_exists(&self.settings.state_file)?;
         let mut state = State::Checking;
         loop {
             if let State::Done(outcome) = state {
+                // For its effect: it removes the sockets of masters that have ended.
                 self.run_dir.list_haproxys();
+                // After a failed takeover the watchdog stays, and watches over the HAProxy that still serves.
                 if matches!(outcome, Outcome::Stopped | Outcome::Ended(_)) {
                     self.dismiss_watchdog();
                 }
@@ -139,7 +137,7 @@ impl Handover {
             let (next, action) = step(state, event);
             self.log_transition(state, event);
             if next != state {
-                tracing::debug!("{state:?} → {next:?} on {event:?}");
+                tracing::debug!(?state, ?event, ?next, "state changed");
                 (state, self.state_since) = (next, Instant::now());
             }
             if state == State::Serving && self.lock.is_some() {
@@ -151,7 +149,7 @@ impl Handover {
         }
     }
 
-    /// The new HAProxy has taken over.
+    /// Tells the watchdog and confgen that the new HAProxy has taken over, and releases the lock.
     fn complete_takeover(&mut self) {
         self.message_watchdog(Message::Serving);
         self.run_dir.write_failure("");
@@ -170,10 +168,11 @@ impl Handover {
         }
     }
 
-    /// What happens next, if anything does within a tick.
+    /// Waits for the next event. `None` if none comes within a tick.
     fn next_event(&mut self, state: State) -> anyhow::Result<Option<Event>> {
         if state == State::Checking {
             let verdict = self.check_config()?;
+            // A signal that came during the check counts first.
             let signal = self.signals.next_within(Duration::ZERO)?;
             return Ok(signal.and_then(|signal| self.supervision.interpret_signal(signal)).or(Some(verdict)));
         }
@@ -219,7 +218,7 @@ impl Handover {
             Action::Launch => self.launch_haproxy()?,
             Action::ReleaseOld => {
                 for old in self.list_old() {
-                    tracing::info!("HAProxy {} finishes its requests", old.pid());
+                    tracing::info!(pid = old.pid(), "HAProxy finishes its requests");
                     self.releases.release_haproxy(&old, self.silent_since);
                     self.has_old = true;
                 }
@@ -230,7 +229,7 @@ impl Handover {
             }
             Action::TerminateAll => self.run_dir.list_haproxys().iter().for_each(Haproxy::terminate),
             Action::KillAll => self.run_dir.list_haproxys().iter().for_each(Haproxy::kill),
-            Action::KillNew => self.list_new().iter().for_each(Haproxy::kill),
+            Action::KillNew => self.run_dir.list_of(&self.start).iter().for_each(Haproxy::kill),
             Action::AbandonNew => self.abandon_takeover(),
             Action::LeaveToWatchdog => self.leave_to_watchdog(),
             Action::StartAfresh => return Err(launch::reexec_self(true)),
@@ -239,12 +238,12 @@ impl Handover {
         Ok(())
     }
 
-    /// HAProxy's own word on the files.
+    /// Has HAProxy check the files. On a rejection it prints HAProxy's output, and keeps it as the reason.
     fn check_config(&mut self) -> anyhow::Result<Event> {
         match check::run_check(&launch::check_command(&self.settings.command), self.settings.wait)? {
             CheckResult::Valid { .. } => Ok(Event::Accepted),
             CheckResult::Rejected { output } => {
-                // As HAProxy wrote it, with its line breaks.
+                // Printed as HAProxy wrote it. A log event would lose the line breaks.
                 program::output::print_message(&output);
                 self.failure = format!("HAProxy refuses the configuration: {}", failure::summarize_output(&output));
                 Ok(Event::Rejected)
@@ -259,59 +258,42 @@ impl Handover {
             Ok(info) => Some(info),
             Err(runtime::Error::Absent { .. }) => None,
             Err(error) => {
-                tracing::warn!("{error}: the new HAProxy binds its sockets itself");
+                tracing::warn!(%error, "HAProxy doesn't answer, so that the new one binds its sockets itself");
                 self.silent_since = Some(asked);
                 None
             }
         };
-        self.save_server_state(old.as_ref().map(|_| &socket))?;
-        let from = old.as_ref().map(|_| self.settings.socket.path.as_path()).filter(|_| !self.settings.afresh);
         let (settings, master) = (&self.settings, self.run_dir.master_socket(&self.start));
+        server_state::save(&settings.state_file, &settings.command, old.as_ref().map(|_| &socket))?;
+        let from = old.as_ref().map(|_| settings.socket.path.as_path()).filter(|_| !settings.afresh);
         let line = launch::start_command(&settings.command, &master, settings.group.as_ref(), from);
-        let mut child = launch::spawn_haproxy(&line, &self.settings.socket.path, &self.start)?;
+        let mut child = launch::spawn_haproxy(&line, &settings.socket.path, &self.start)?;
         self.capture = Capture::follow_child(&mut child);
         self.master = Some(child.id());
         let Some(old) = old else {
-            tracing::info!("HAProxy {} starts", child.id());
+            tracing::info!(pid = child.id(), "starting HAProxy");
             return Ok(());
         };
-        tracing::info!("HAProxy {} takes over from {}", child.id(), old.pid);
+        tracing::info!(pid = child.id(), old_pid = old.pid, "starting HAProxy, which takes over");
         if self.find_start_by_pid(old.pid).is_none() {
-            tracing::warn!("HAProxy {} wasn't started by handover and will go on serving: end it", old.pid);
+            tracing::warn!(pid = old.pid, "HAProxy was not started by handover and will go on serving; end it");
         }
         Ok(())
     }
 
-    /// Writes what the new HAProxy takes over from the old one's servers.
-    fn save_server_state(&self, old: Option<&Socket>) -> anyhow::Result<()> {
-        let text = match old.map(Socket::show_servers_state) {
-            Some(Ok(state)) => {
-                let files = config::read_files(&self.settings.command.config_files()).context("the servers' state")?;
-                state_file::filter_servers(&state, &config::parse_servers(&files))
-            }
-            Some(Err(_)) | None => state_file::EMPTY.to_owned(),
-        };
-        write_server_state(&self.settings.state_file, &text)
-    }
-
-    /// Whether it is the new HAProxy that answers on the runtime socket's path. While both hold the listener, either may. If
-    /// only another one answers there for long, the new one is asked over its own master: it may serve, and the path lead past it.
+    /// Tells if the new HAProxy answers on the runtime socket's path. While both hold the listener, either may answer.
+    /// If only another one answers there for long, this asks the new one's master. It may serve although the path leads
+    /// elsewhere.
     fn check_new_haproxy(&mut self) -> Option<Event> {
         let on_path = Socket::new(&self.settings.socket.path).with_timeout(ANSWER_TIMEOUT).show_info().ok()?;
         if self.find_start_by_pid(on_path.pid).as_ref() == Some(&self.start) {
             return Some(Event::Answered);
         }
-        if self.settings.afresh || !self.is_new_ready() {
+        if self.settings.afresh || !self.run_dir.is_serving(&self.start) {
             return None;
         }
         let ready_since = *self.ready_since.get_or_insert_with(Instant::now);
         (ready_since.elapsed() >= ASTRAY_AFTER).then_some(Event::Bypassed)
-    }
-
-    /// Whether the new HAProxy serves, by its own master.
-    fn is_new_ready(&self) -> bool {
-        let workers = masters::list_workers_of(&self.run_dir.master_socket(&self.start)).unwrap_or_default();
-        workers.iter().any(|worker| worker.show_info().is_ok_and(|info| !info.stopping))
     }
 
     fn find_start_by_pid(&self, pid: u32) -> Option<String> {
@@ -323,11 +305,11 @@ impl Handover {
         all.iter().for_each(Haproxy::finish_requests);
     }
 
-    /// Gives the takeover up: the new one finishes if an old one serves. The watchdog sees to it that it ends.
+    /// Gives the takeover up. If an old HAProxy serves, the new one finishes, and the watchdog sees to its end.
     fn abandon_takeover(&mut self) {
         if !self.list_old().is_empty() {
-            for new in self.list_new() {
-                tracing::warn!("the takeover is given up: HAProxy {} finishes its requests", new.pid());
+            for new in self.run_dir.list_of(&self.start) {
+                tracing::warn!(pid = new.pid(), "takeover given up, so that the new HAProxy finishes its requests");
                 new.finish_requests();
             }
         }
@@ -336,7 +318,7 @@ impl Handover {
 
     fn leave_to_watchdog(&mut self) {
         self.message_watchdog(Message::Detaching);
-        // It goes on by itself.
+        // The watchdog goes on by itself.
         self.watchdog = None;
     }
 
@@ -345,31 +327,25 @@ impl Handover {
             Event::Accepted => Err(launch::reexec_self(false)),
             _ => {
                 self.failure.clear();
-                tracing::error!("HAProxy refuses the configuration; the old one serves on");
+                tracing::error!(pid = self.master, "HAProxy rejected the configuration, and the running one serves on");
                 Ok(())
             }
         }
     }
 
-    /// The HAProxys of other starts.
     fn list_old(&self) -> Vec<Haproxy> {
-        self.run_dir.list_haproxys().into_iter().filter(|haproxy| haproxy.start != self.start).collect()
+        self.run_dir.list_all_but(&self.start)
     }
 
-    /// The HAProxy of this start, if it lives.
-    fn list_new(&self) -> Vec<Haproxy> {
-        self.run_dir.list_haproxys().into_iter().filter(|haproxy| haproxy.start == self.start).collect()
-    }
-
-    /// Says what people look for in the log, and keeps why the start failed.
+    /// Logs the events that an operator looks for, and keeps the reason of a failed start.
     fn log_transition(&mut self, state: State, event: Event) {
         match (state, event) {
             (State::Checking, Event::Rejected) => {
-                tracing::error!("HAProxy refuses the configuration; {}", self.describe_old());
+                tracing::error!(serving = %self.describe_old(), "HAProxy rejected the configuration");
             }
             (State::Starting, Event::Ended(code)) => {
                 let words = format!("the new HAProxy ended with status {code} before it answered");
-                tracing::error!("{words}; {}", self.describe_old());
+                tracing::error!(status = code, serving = %self.describe_old(), "the new HAProxy ended before it answered");
                 self.record_failure(words);
             }
             (State::Starting, Event::Timeout) => {
@@ -379,57 +355,45 @@ impl Handover {
                     self.settings.socket.path.display(),
                     self.settings.wait
                 );
-                tracing::error!("{words} {}", self.describe_old());
+                tracing::error!(serving = %self.describe_old(), "{words}");
                 self.record_failure(words);
             }
             (State::Starting, Event::Bypassed) => tracing::warn!(
-                "{} doesn't lead to the new HAProxy, which has inherited another listener: it is given up, and another \
-                 one binds its sockets itself",
-                self.settings.socket.path.display()
+                pid = self.master,
+                socket = %self.settings.socket.path.display(),
+                "giving up the new HAProxy, because the socket's path leads to another one; the next one binds its sockets itself"
             ),
             (State::Checking | State::Starting, Event::Orphaned) => {
-                tracing::error!("supervisord is gone: the new HAProxy is given up");
+                tracing::error!(pid = self.master, "supervisord is gone, so that the new HAProxy is given up");
             }
-            (State::Starting, Event::Answered) => tracing::info!("HAProxy serves"),
-            (State::Serving, Event::Ended(code)) => tracing::warn!("HAProxy ended with status {code}"),
+            (State::Starting, Event::Answered) => tracing::info!(pid = self.master, "HAProxy serves"),
+            (State::Serving, Event::Ended(code)) => tracing::warn!(status = code, "HAProxy ended"),
             (State::Checking | State::Starting | State::Serving, Event::Detach) => tracing::info!(
-                "leaving HAProxy to a successor, or to its end in {}",
-                humantime::format_duration(self.settings.linger)
+                linger = %humantime::format_duration(self.settings.linger),
+                "leaving HAProxy to a successor"
             ),
-            (State::Starting | State::Serving, Event::Finish) => tracing::info!("HAProxy finishes its requests"),
-            (State::Draining, Event::Timeout) => tracing::warn!("requests are cut off after {:?}", self.settings.drain),
+            (State::Starting | State::Serving, Event::Finish) => tracing::info!(
+                drain = %humantime::format_duration(self.settings.drain),
+                "every HAProxy finishes its requests"
+            ),
+            (State::Draining, Event::Timeout) => tracing::warn!(
+                drain = %humantime::format_duration(self.settings.drain),
+                "cutting off the requests that are left"
+            ),
             _ => {}
         }
     }
 
     fn describe_old(&self) -> String {
         match self.list_old().first() {
-            Some(old) => format!("the old one, {}, serves on", old.pid()),
-            None => "nothing serves".to_owned(),
+            Some(old) => format!("the old HAProxy, {}", old.pid()),
+            None => "none".to_owned(),
         }
     }
 
-    /// Keeps why the start failed, with what HAProxy has said.
+    /// Keeps the reason that the start failed, with HAProxy's output in short.
     fn record_failure(&mut self, words: String) {
         let said = failure::summarize_output(&self.capture.read_text());
         self.failure = if said.is_empty() { words } else { format!("{words}: {said}") };
     }
-}
-
-/// Whether HAProxy would warn of that state file: missing or empty. What is no file is none: HAProxy would wait for a FIFO.
-fn lacks_server_state(path: &Path) -> bool {
-    let (dir, name) = split_directory(path);
-    Directory::open(dir, Missing::Fail).map_or(true, |dir| !dir.has_nonempty_file(name))
-}
-
-fn write_server_state(path: &Path, text: &str) -> anyhow::Result<()> {
-    let (dir, name) = split_directory(path);
-    // Addresses and states, nothing to hide.
-    let written = Directory::open(dir, Missing::Fail).and_then(|dir| dir.replace_file(name, text, 0o644));
-    written.with_context(|| format!("can't write {}", path.display()))
-}
-
-fn split_directory(path: &Path) -> (&Path, &OsStr) {
-    let dir = path.parent().filter(|dir| *dir != Path::new("")).unwrap_or(Path::new("."));
-    (dir, path.file_name().unwrap_or_default())
 }

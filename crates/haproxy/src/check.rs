@@ -1,4 +1,4 @@
-//! `haproxy -c`: HAProxy's own word on a configuration.
+//! Runs `haproxy -c`, and reads HAProxy's verdict on a configuration. It changes nothing.
 
 use std::ffi::OsStr;
 use std::path::PathBuf;
@@ -8,57 +8,57 @@ use std::time::Duration;
 use crate::command::{self, CommandLine};
 use crate::version::{NoVersion, Version};
 
-/// The command that has HAProxy check files.
+/// A command that has HAProxy check files, with its time limit.
 #[derive(Debug, Clone)]
 pub struct Checker {
     command: CommandLine,
     timeout: Duration,
 }
 
-/// What HAProxy says of a configuration.
+/// HAProxy's verdict on a configuration.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum CheckResult {
-    /// It would start with it.
+    /// HAProxy accepts the configuration.
     Valid {
-        /// The lines of its warnings, as printed; empty for a clean file.
+        /// The lines of HAProxy's warnings, as printed. Empty for a clean file.
         warnings: Vec<String>,
     },
-    /// It would not.
+    /// HAProxy rejects the configuration.
     Rejected {
-        /// Everything that HAProxy printed.
+        /// HAProxy's whole output, at most 64 KiB.
         output: String,
     },
 }
 
-/// Why there is no verdict.
+/// The reason that a check has no result.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// The command didn't run to its end.
     #[error(transparent)]
     Command(#[from] command::Error),
-    /// It ended in a way that says nothing about the files.
-    #[error("`{command}` ended with {status}, which is no verdict: {output}")]
+    /// The command ended in a way that says nothing about the files.
+    #[error("`{command}` ended with {status}, which says nothing about the files. Its output: {output}")]
     Inconclusive {
-        /// The whole command line.
+        /// The command line, as a shell would read it.
         command: String,
-        /// How it ended.
+        /// The exit status above 2, or the signal.
         status: ExitStatus,
-        /// What it printed.
+        /// The command's whole output, at most 64 KiB.
         output: String,
     },
-    /// `haproxy -v` printed something else.
+    /// `haproxy -v` printed no version.
     #[error("`{command}`: {source}")]
     Version {
-        /// The whole command line.
+        /// The command line, as a shell would read it.
         command: String,
-        /// What was read.
+        /// The beginning of the output.
         source: NoVersion,
     },
 }
 
 impl Checker {
-    /// A checker that runs `command` (`haproxy -c`, or a longer line that ends up there) with a
-    /// `-f` for each file, for at most `timeout`.
+    /// Makes a checker that runs `command` (`haproxy -c`, or a longer line that ends up there) with a `-f` for each
+    /// file, for at most `timeout`.
     pub fn new(command: CommandLine, timeout: Duration) -> Self {
         Self { command, timeout }
     }
@@ -66,15 +66,15 @@ impl Checker {
     /// Has HAProxy check the files, or directories of `*.cfg`, in this order.
     ///
     /// # Errors
-    /// When the command doesn't start, runs too long or ends in a way that is no verdict.
+    /// If the command doesn't start, runs too long, or ends in a way that says nothing about the files.
     pub fn check_files(&self, files: &[PathBuf]) -> Result<CheckResult, Error> {
         run_check(&files.iter().fold(self.command.clone(), |line, file| line.arg("-f").arg(file)), self.timeout)
     }
 
-    /// The version of the HAProxy that checks: the same command with `-v` in place of its `-c`.
+    /// Asks the HAProxy that checks for its version: the same command with `-v` in place of its `-c`.
     ///
     /// # Errors
-    /// When the command doesn't run, or prints no version.
+    /// If the command doesn't run, or prints no version.
     pub fn read_version(&self) -> Result<Version, Error> {
         let words = self.command.words().filter(|word| *word != OsStr::new("-c")).map(OsStr::to_owned);
         let line = CommandLine::from_words(words).unwrap_or_else(|| CommandLine::new("haproxy")).arg("-v");
@@ -86,18 +86,19 @@ impl Checker {
 /// Runs a whole check command line, such as `haproxy -f /etc/haproxy/haproxy.cfg -c`.
 ///
 /// # Errors
-/// When it doesn't start, runs too long or ends in a way that is no verdict.
+/// If the command doesn't start, runs too long, or ends in a way that says nothing about the files.
 pub fn run_check(line: &CommandLine, timeout: Duration) -> Result<CheckResult, Error> {
     let outcome = line.run_within(timeout)?;
     match outcome.status.code() {
         Some(0) => Ok(CheckResult::Valid { warnings: extract_warnings(&outcome.output) }),
-        // 1: errors; 2: none, "but will not start (no listener)". Others are a wrapper's (`docker exec`: 125–127).
+        // HAProxy exits with 1 for errors, and with 2 for a file that it "will not start" with (no listener). A wrapper
+        // has others (`docker exec`: 125–127).
         Some(1 | 2) => Ok(CheckResult::Rejected { output: outcome.output }),
         _ => Err(Error::Inconclusive { command: line.to_string(), status: outcome.status, output: outcome.output }),
     }
 }
 
-/// The warnings among what a successful check prints: everything but notices and the closing words.
+/// Finds the warnings in the output of a successful check: everything but notices and the closing words.
 fn extract_warnings(output: &str) -> Vec<String> {
     const CLOSING: [&str; 2] = ["Configuration file is valid", "Warnings were found."];
     output

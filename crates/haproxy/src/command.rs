@@ -1,4 +1,4 @@
-//! A command line run to its end, or to its deadline.
+//! Runs a command line to its end, or to its deadline. It knows nothing of the program that it runs.
 
 use std::ffi::{OsStr, OsString};
 use std::fmt;
@@ -15,32 +15,32 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::signal::{Signal, killpg};
 use nix::unistd::{Pid, pipe2};
 
-/// How much of a command's output is kept; the rest is read and dropped. HAProxy names at most a
-/// few hundred errors, and each is about a line.
+/// The longest output that is kept, in bytes. The rest is read and dropped. HAProxy names at most a few hundred errors,
+/// and each is about a line.
 const OUTPUT_LIMIT: usize = 64 * 1024;
 
-/// How often a command that keeps its output open, or is silent, is asked whether it has ended.
+/// The interval between two checks for the end of a command that is silent, or has closed its output.
 const TICK: Duration = Duration::from_millis(20);
 
-/// A program and its arguments, as a person would write them: `haproxy -c`. Never empty.
+/// A program and its arguments. [`FromStr`] and `Display` use a shell's syntax: `haproxy -c`. Never empty.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct CommandLine {
     program: OsString,
     args: Vec<OsString>,
-    /// Environment variables that the command does not inherit.
+    /// The environment variables that the command doesn't inherit.
     removed_variables: Vec<&'static str>,
 }
 
-/// What a command left behind.
+/// The end of a command that ran to its end.
 #[derive(Debug)]
 pub struct Outcome {
-    /// How it ended.
+    /// The exit status, or the signal.
     pub status: ExitStatus,
     /// Standard output and standard error in the order of writing, at most 64 KiB.
     pub output: String,
 }
 
-/// Why a command has no outcome.
+/// The reason that a command has no outcome.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// The text names no program, or a quote is left open.
@@ -49,70 +49,70 @@ pub enum Error {
     /// The program is missing or can't be executed.
     #[error("can't run `{command}`: {source}")]
     Spawn {
-        /// The whole command line.
+        /// The command line, as a shell would read it.
         command: String,
-        /// What the system said.
+        /// The system's error.
         source: io::Error,
     },
-    /// The system refused to go on reading from it or waiting for it.
-    #[error("lost sight of `{command}`: {source}")]
+    /// The system can't read the output, or can't wait for the end.
+    #[error("can't follow `{command}` to its end: {source}")]
     Wait {
-        /// The whole command line.
+        /// The command line, as a shell would read it.
         command: String,
-        /// What the system said.
+        /// The system's error.
         source: io::Error,
     },
-    /// It ran longer than it may, and was killed with its whole process group.
-    #[error("`{command}` was killed after {timeout:?}; it had said: {output}")]
+    /// The command ran longer than it may, and was killed with its whole process group.
+    #[error("`{command}` was killed after {timeout:?}. Its output until then: {output}")]
     Timeout {
-        /// The whole command line.
+        /// The command line, as a shell would read it.
         command: String,
-        /// How long it was allowed to run.
+        /// The time limit.
         timeout: Duration,
-        /// What it said until then.
+        /// The output until then, at most 64 KiB.
         output: String,
     },
 }
 
 impl CommandLine {
-    /// The command `program` without an argument.
+    /// Makes a command of `program` without an argument.
     pub fn new(program: impl Into<OsString>) -> Self {
         Self { program: program.into(), args: Vec::new(), removed_variables: Vec::new() }
     }
 
-    /// A command from its words, the first of which is the program; `None` without a word.
+    /// Makes a command of its words, of which the first is the program. `None` without a word.
     pub fn from_words<W: Into<OsString>>(words: impl IntoIterator<Item = W>) -> Option<Self> {
         let mut words = words.into_iter().map(Into::into);
         let program = words.next().filter(|program: &OsString| !program.is_empty())?;
         Some(Self { program, args: words.collect(), removed_variables: Vec::new() })
     }
 
-    /// The same command with one more argument.
+    /// Adds one argument at the end.
     #[must_use]
     pub fn arg(mut self, arg: impl Into<OsString>) -> Self {
         self.args.push(arg.into());
         self
     }
 
-    /// The same command, which does not inherit these environment variables.
+    /// Removes these variables from the environment that the command inherits.
     #[must_use]
     pub fn without_variables(mut self, names: impl IntoIterator<Item = &'static str>) -> Self {
         self.removed_variables.extend(names);
         self
     }
 
-    /// The program's name or path.
+    /// The program's name, or its path.
     pub fn program(&self) -> &OsStr {
         &self.program
     }
 
-    /// The arguments after the program.
+    /// The arguments behind the program.
     pub fn args(&self) -> &[OsString] {
         &self.args
     }
 
-    /// The files and directories that HAProxy reads when this line starts it, in its order: each `-f`, and what follows
-    /// `--` (Management Guide, section 3).
+    /// The files and directories that HAProxy reads if this line starts it, in HAProxy's order: each `-f`, and what
+    /// follows `--` (Management Guide, section 3).
     pub fn config_files(&self) -> Vec<PathBuf> {
         let mut files = Vec::new();
         let mut args = self.args.iter();
@@ -126,18 +126,17 @@ impl CommandLine {
         files
     }
 
-    /// Every word, the program first.
+    /// The program and its arguments, as words.
     pub fn words(&self) -> impl Iterator<Item = &OsStr> {
         std::iter::once(self.program.as_os_str()).chain(self.args.iter().map(OsString::as_os_str))
     }
 
-    /// Runs the command without input in a process group of its own, until it ends or `timeout`
-    /// is over; then the whole group is killed.
+    /// Runs the command without input, in a process group of its own. After `timeout` the whole group is killed.
     ///
-    /// What a background process of it writes after it ended is not waited for.
+    /// The function doesn't wait for output that a background process writes after the command's end.
     ///
     /// # Errors
-    /// When it can't be started, runs too long, or the system loses it. A bad exit status is none.
+    /// If the command can't be started, runs too long, or the system loses it. A bad exit status is no error.
     pub fn run_within(&self, timeout: Duration) -> Result<Outcome, Error> {
         let deadline = Instant::now() + timeout;
         let (mut child, reader) =
@@ -167,13 +166,14 @@ impl CommandLine {
             .stdin(Stdio::null())
             .stdout(writer.try_clone()?)
             .stderr(writer)
+            // With a group of its own, a timeout also kills what the command has started.
             .process_group(0)
             .spawn()?;
         Ok((child, reader.into()))
     }
 }
 
-/// Reads what the child says until it has ended; `None` when the deadline came first.
+/// Reads the child's output until the child has ended. `None` if the deadline passes first.
 fn read_until_exit(
     child: &mut Child,
     mut reader: std::fs::File,
@@ -183,7 +183,7 @@ fn read_until_exit(
     let mut open = true;
     loop {
         let ended = child.try_wait()?;
-        // A child that has ended is read until nothing more lies in the pipe.
+        // After the child's end this reads without waiting, until the pipe is empty.
         let wait = if ended.is_some() { Duration::ZERO } else { TICK };
         let said = if open { poll_readable(&reader, wait)? } else { false };
         if said {
@@ -209,7 +209,7 @@ fn poll_readable(reader: &std::fs::File, wait: Duration) -> io::Result<bool> {
     }
 }
 
-/// One read; false at the end of the output.
+/// Reads once. Returns false at the end of the output.
 fn read_some(reader: &mut std::fs::File, output: &mut Vec<u8>) -> io::Result<bool> {
     let mut chunk = [0; 8192];
     let read = reader.read(&mut chunk)?;
@@ -220,7 +220,7 @@ fn read_some(reader: &mut std::fs::File, output: &mut Vec<u8>) -> io::Result<boo
 
 fn kill_group(child: &mut Child) {
     if let Ok(id) = i32::try_from(child.id()) {
-        // Not reaped yet, so the group still exists and is the child's.
+        // The child isn't reaped yet, so that the group still exists and is the child's.
         let _ = killpg(Pid::from_raw(id), Signal::SIGKILL);
     }
     let _ = child.wait();

@@ -1,4 +1,4 @@
-//! Configuration files as HAProxy reads them: which ones, their words, and the `server` lines in them.
+//! Reads configuration files as HAProxy does: which files, their words, and the `server` lines in them. It writes none.
 
 mod servers;
 mod tokens;
@@ -34,43 +34,45 @@ pub const SECTIONS: [&str; 20] = [
     "namespace_list",
 ];
 
-/// 256 MiB. A generated file of 20,000 services has some 40 MB.
+/// The longest file that is read: 256 MiB. A generated file of 20,000 services has some 40 MB.
 const LONGEST: u64 = 256 << 20;
 
-/// A configuration file, or directory of them, that can't be read.
+/// The error of a configuration file, or a directory of them, that can't be read.
 #[derive(Debug, thiserror::Error)]
 #[error("can't read {path}: {source}")]
 pub struct Unreadable {
-    /// Which.
+    /// The file, or the directory.
     pub path: PathBuf,
-    /// What the system said.
+    /// The system's error.
     pub source: io::Error,
 }
 
-/// The whole text that HAProxy reads for these `-f` arguments, file by file: a directory stands for its
-/// `*.cfg`, by name, without hidden ones.
+/// Reads the whole text that HAProxy reads for these `-f` arguments, file by file. A directory stands for its `*.cfg`,
+/// by name, without hidden ones.
 ///
 /// # Errors
-/// When one of them can't be read.
+/// If one of them can't be read.
 pub fn read_files(paths: &[PathBuf]) -> Result<String, Unreadable> {
     let mut text = String::new();
     for path in paths {
         for file in list_files(path).map_err(|source| Unreadable { path: path.clone(), source })? {
-            // Comments may be in any encoding; what matters here is ASCII.
+            // A comment may be in any encoding. All that this project looks for is ASCII.
             let read = regular_file::read(&file, LONGEST);
             let bytes = read.map_err(|source| Unreadable { path: file.clone(), source })?;
             text.push_str(&String::from_utf8_lossy(&bytes));
+            // A last line without a line feed must not run into the next file's first one.
             text.push('\n');
         }
     }
     Ok(text)
 }
 
-/// The files that HAProxy reads for a `-f` argument, in its order: a directory stands for its `*.cfg`, by name, without
-/// hidden ones and what is no file. A link that leads nowhere is among them: HAProxy doesn't start with one.
+/// Lists the files that HAProxy reads for a `-f` argument, in HAProxy's order. A directory stands for its `*.cfg`, by
+/// name, without hidden ones and without directories. A link that leads nowhere is in the list, because HAProxy doesn't
+/// start with one.
 ///
 /// # Errors
-/// When the directory can't be listed.
+/// If the directory can't be listed.
 pub fn list_files(path: &Path) -> io::Result<Vec<PathBuf>> {
     if !path.is_dir() {
         return Ok(vec![path.to_owned()]);
@@ -79,13 +81,16 @@ pub fn list_files(path: &Path) -> io::Result<Vec<PathBuf>> {
     for entry in fs::read_dir(path)? {
         let file = entry?.path();
         let name = file.file_name().unwrap_or_default().to_string_lossy();
-        let leads_nowhere = || file.symlink_metadata().is_ok_and(|link| link.is_symlink()) && !file.exists();
-        if name.ends_with(".cfg") && !name.starts_with('.') && (file.is_file() || leads_nowhere()) {
+        if name.ends_with(".cfg") && !name.starts_with('.') && (file.is_file() || is_dangling_link(&file)) {
             files.push(file);
         }
     }
     files.sort();
     Ok(files)
+}
+
+fn is_dangling_link(path: &Path) -> bool {
+    path.symlink_metadata().is_ok_and(|link| link.is_symlink()) && !path.exists()
 }
 
 #[cfg(test)]

@@ -1,7 +1,7 @@
-//! The words of HAProxy's last start that failed: handover leaves them, confgen shows them.
+//! The reason of HAProxy's last failed start. handover writes it, confgen shows it.
 //!
-//! They are a file beside the masters' sockets. It always has the same size and is overwritten in place, so that a full
-//! disk doesn't keep them from it. It does not say whether the failure lasts: supervisord says that.
+//! It is a file beside the masters' sockets. handover overwrites it in place, and it always has the same size, so that
+//! a full disk doesn't prevent the write. The file doesn't say if the failure lasts. supervisord knows that.
 
 use std::fs::{self, File};
 use std::io::Read;
@@ -14,19 +14,20 @@ use nix::unistd::geteuid;
 
 use crate::masters;
 
-/// The file's name, in the directory of the masters' sockets.
+/// The file's name in the directory of the masters' sockets.
 pub const FILE: &str = "failure";
 
-/// The file's size in bytes: one page, of which the words may leave a part unused.
+/// The file's size in bytes: one page. Zeros follow a shorter text.
 pub const SIZE: usize = 4096;
 
-/// The longest text that [`in_short`] makes, in characters.
+/// The longest text that [`summarize_output`] returns, in characters.
 const SUMMARY_LIMIT: usize = 1500;
 
-/// The whole content of the file for these words. Empty words are those of a start that succeeded.
+/// Makes the file's whole content. A longer text is cut. An empty text means that the last start succeeded.
 pub fn encode_message(words: &str) -> Vec<u8> {
     let mut bytes = Vec::with_capacity(SIZE);
     for character in words.chars() {
+        // A cut in a character would leave bytes that are not UTF-8.
         if bytes.len() + character.len_utf8() > SIZE {
             break;
         }
@@ -36,17 +37,18 @@ pub fn encode_message(words: &str) -> Vec<u8> {
     bytes
 }
 
-/// The words of a start that failed since then, in short. `None` if handover has left none, or none since then.
+/// Reads the reason of a start that failed after `since`, in short. `None` if handover has left none, or an older one.
 pub fn read_message(runtime_socket: &Path, since: SystemTime) -> Option<String> {
     masters::candidate_directories(runtime_socket).find_map(|dir| read_file(&dir.join(FILE), since))
 }
 
 fn read_file(path: &Path, since: SystemTime) -> Option<String> {
-    // confgen may be root, and a lesser user may have put something else there: neither a link is followed nor a FIFO
-    // waited for.
+    // confgen may be root, and a lesser user may have put something else there. So this follows no link, and waits for
+    // no FIFO.
     let flags = OFlag::O_NOFOLLOW | OFlag::O_NONBLOCK;
     let file = fs::OpenOptions::new().read(true).custom_flags(flags.bits()).open(path).ok()?;
     let metadata = file.metadata().ok()?;
+    // Without root's rights, confgen takes the file of any user: handover may run as a third one.
     let is_trusted = [0, geteuid().as_raw()].contains(&metadata.uid()) || !geteuid().is_root();
     if !metadata.is_file() || !is_trusted || metadata.modified().ok()? < since {
         return None;
@@ -64,8 +66,8 @@ fn read_until_zero(file: File) -> Option<String> {
     Some(String::from_utf8_lossy(&bytes).into_owned())
 }
 
-/// What a person needs of a program's output, on one line: without HAProxy's notices, its process ids and anything that a
-/// terminal or a browser would not show as it stands.
+/// Shortens a program's output to one line for an operator. HAProxy's notices and process ids go. So does anything that
+/// a terminal or a browser would not show as it stands.
 pub fn summarize_output(output: &str) -> String {
     let lines = output.lines().map(tidy_line).filter(|line| !line.is_empty() && !line.starts_with("[NOTICE]"));
     let mut kept: Vec<String> = Vec::new();
@@ -81,18 +83,21 @@ pub fn summarize_output(output: &str) -> String {
     }
 }
 
-/// One line, such as `[ALERT]    (4142) : cannot bind socket`, without its padding and the process id.
+/// Shortens one line, such as `[ALERT]    (4142) : cannot bind socket`: its padding and process id go.
 fn tidy_line(line: &str) -> String {
     let plain: String = line.chars().map(|character| if is_hidden(character) { ' ' } else { character }).collect();
     let words: Vec<&str> = plain.split_whitespace().collect();
-    let is_pid = |word: &str| word.starts_with('(') && word.ends_with(')') && word.len() > 2;
     match words.as_slice() {
         [level, pid, ":", rest @ ..] if level.starts_with('[') && is_pid(pid) => format!("{level} {}", rest.join(" ")),
         words => words.join(" "),
     }
 }
 
-/// Control characters, and those that change the direction of a text or have no width.
+fn is_pid(word: &str) -> bool {
+    word.starts_with('(') && word.ends_with(')') && word.len() > 2
+}
+
+/// True for a control character, and for one that has no width or changes the direction of a text.
 fn is_hidden(character: char) -> bool {
     character.is_control()
         || matches!(character, '\u{ad}' | '\u{61c}' | '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}'

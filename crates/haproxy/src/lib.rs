@@ -1,7 +1,7 @@
-//! The HAProxy side of haproxy-discover: the Runtime API, `haproxy -c`, the version, supervisord.
+//! The HAProxy side of haproxy-discover: the Runtime API, `haproxy -c`, the version, and supervisord.
 //!
-//! Architecture invariant: nothing else in the project speaks to HAProxy or supervisord. Everything
-//! here blocks, and every call is bounded by a deadline; asynchronous callers use `spawn_blocking`.
+//! Architecture invariant: no other crate speaks to HAProxy or supervisord. Every call blocks, and has a deadline.
+//! Asynchronous callers use `spawn_blocking`.
 
 pub mod check;
 pub mod command;

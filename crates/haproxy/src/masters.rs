@@ -1,7 +1,7 @@
-//! Where the masters of a HAProxy under handover listen, and whom they look after.
+//! Finds the masters of a HAProxy under handover, and asks them for their workers. It signals no process.
 //!
-//! Each start has a master with a socket of its own. It answers for its worker until that has ended, while a
-//! worker's own stats socket falls silent as soon as it is told to finish.
+//! Each start has a master with a socket of its own. The master answers for its worker until the worker has ended. The
+//! worker's own stats socket falls silent as soon as the worker is told to finish.
 
 use std::fs;
 use std::io;
@@ -12,13 +12,13 @@ use nix::fcntl::{Flock, FlockArg};
 
 use crate::runtime::{self, Command, Info, Sessions, Socket, Streams, Word};
 
-/// How a master's socket is called: the name of its start, and this.
+/// The end of the name of a master's socket. The name of its start comes before it.
 pub const SUFFIX: &str = ".sock";
 
-/// A master has nothing else to do than to answer; one that is starved is asked again.
+/// The time limit for a master's answer. A master does nothing but answer, and one that is starved is asked again.
 const TIMEOUT: Duration = Duration::from_millis(500);
 
-/// The directory of the masters' sockets if nobody but handover's user and root can change the runtime socket's directory:
+/// The directory of the masters' sockets if only root and handover's user can change the runtime socket's directory:
 /// `handover/` in it.
 pub fn nested_directory(runtime_socket: &Path) -> PathBuf {
     runtime_socket.with_file_name("handover")
@@ -33,34 +33,35 @@ pub fn protected_directory(runtime_socket: &Path) -> Option<PathBuf> {
     Some(dir.with_file_name(name))
 }
 
-/// Both directories, the protected one first. After an upgrade, old masters have their sockets in the other one.
+/// The directories that may hold masters' sockets, the protected one first. After an upgrade, old masters have their
+/// sockets in the other one.
 pub fn candidate_directories(runtime_socket: &Path) -> impl Iterator<Item = PathBuf> {
     protected_directory(runtime_socket).into_iter().chain([nested_directory(runtime_socket)])
 }
 
-/// The time for all streams of a worker. 10,000 of them are some 3 MB.
+/// The time limit for all streams of a worker. 10,000 of them are some 3 MB.
 const STREAMS_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// A HAProxy process that a master looks after.
+/// A HAProxy process, known by its master.
 #[derive(Debug, Clone)]
 pub struct Worker {
-    /// Its process id, in its own pid namespace.
+    /// The process id, in the worker's own pid namespace.
     pub pid: u32,
     master: Socket,
 }
 
-/// All masters' workers, as far as the masters answer.
+/// The workers of all masters that answer.
 #[derive(Debug, Default)]
 pub struct Workers {
-    /// Those that live.
+    /// The workers that have not ended.
     pub alive: Vec<Worker>,
-    /// Sockets, or the directory itself, that can't be asked, and why.
+    /// The sockets, or directories, that can't be asked, and the reason.
     pub silent: Vec<(PathBuf, String)>,
-    /// Whether a start of HAProxy is under way. It may have read its files before the last change to them.
+    /// True while a start of HAProxy is in progress. It may have read its files before the last change to them.
     pub is_starting: bool,
 }
 
-/// Asks every master of the HAProxys on that socket: the running one's, and the old ones'. Without handover there is
+/// Asks every master of the HAProxys on that socket, the running one's and the old ones'. Without handover there is
 /// none.
 pub fn list_workers(runtime_socket: &Path) -> Workers {
     let mut workers = Workers::default();
@@ -70,17 +71,17 @@ pub fn list_workers(runtime_socket: &Path) -> Workers {
     workers
 }
 
-/// The workers of one master, by its socket.
+/// Asks one master for its workers.
 ///
 /// # Errors
-/// When the master doesn't answer.
+/// If the master doesn't answer.
 pub fn list_workers_of(master_socket: &Path) -> Result<Vec<Worker>, runtime::Error> {
     let master = Socket::new(master_socket).with_timeout(TIMEOUT);
     let answer = master.send_command(&Command::show_proc())?;
     Ok(parse_worker_pids(&answer).map(|pid| Worker { pid, master: master.clone() }).collect())
 }
 
-/// The old HAProxy processes of that socket, which finish their last requests.
+/// Counts the old HAProxy processes of that socket, which finish their last requests.
 pub fn count_old_processes(runtime_socket: &Path) -> OldProcesses {
     let finishing = list_workers(runtime_socket).alive.into_iter().filter_map(|worker| worker.show_info().ok());
     finishing.filter(|info| info.stopping).fold(OldProcesses::default(), |old, info| OldProcesses {
@@ -89,20 +90,21 @@ pub fn count_old_processes(runtime_socket: &Path) -> OldProcesses {
     })
 }
 
-/// HAProxy processes that take no new requests and have not ended yet.
+/// The HAProxy processes that take no new requests and have not ended yet.
 #[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
 pub struct OldProcesses {
-    /// How many there are.
+    /// The number of processes.
     pub count: usize,
-    /// The time since the oldest of them was started, in whole seconds; zero if there is none.
+    /// The time since the start of the oldest, in whole seconds. Zero if there is none.
     pub oldest_uptime: Duration,
 }
 
 impl Workers {
-    /// Asks the masters whose sockets are in that directory.
+    /// Asks each master that has a socket in that directory.
     fn add_directory(&mut self, dir: PathBuf) {
         let entries = match fs::read_dir(&dir) {
             Ok(entries) => entries,
+            // HAProxy runs without handover, or handover has another of the directories.
             Err(error) if error.kind() == io::ErrorKind::NotFound => return,
             Err(error) => return self.silent.push((dir, error.to_string())),
         };
@@ -117,34 +119,34 @@ impl Workers {
     }
 }
 
-/// Whether handover has locked the directory: it does so before HAProxy reads its files, and until the new
-/// process serves.
+/// True if handover has locked the directory: from before HAProxy reads its files until the new process serves.
 fn is_locked(dir: &Path) -> bool {
-    // A start that asks at this very moment asks again 20 ms later.
+    // If a start asks for the lock in this instant, it asks again 20 ms later.
     let locked = fs::File::open(dir).map(|dir| Flock::lock(dir, FlockArg::LockSharedNonblock));
     matches!(locked, Ok(Err((_, nix::errno::Errno::EWOULDBLOCK))))
 }
 
-/// HAProxy binds under a temporary name that begins with the final one.
+/// True for a socket's final name. HAProxy binds under a temporary name that begins with it.
 fn is_master_socket(path: &Path) -> bool {
     path.to_str().is_some_and(|path| path.ends_with(SUFFIX))
 }
 
-/// Whether another HAProxy, of before or of somebody else's restart, listens on that socket too. One whose master doesn't
-/// answer counts as gone: it was told to finish within milliseconds, and who may not ask it may never.
+/// True if another HAProxy process listens on that socket too, from before a restart or from a manual start. A master
+/// that doesn't answer counts as gone. handover told it to finish within milliseconds, and a user without the right to
+/// ask never gets an answer.
 pub fn other_process_listens(runtime_socket: &Socket) -> bool {
     let Ok(running) = runtime_socket.show_info() else { return false };
     let others = list_workers(runtime_socket.path()).alive.into_iter().filter(|worker| worker.pid != running.pid);
     others.filter_map(|worker| worker.show_info().ok()).any(|info| !info.stopping)
 }
 
-/// Whether the socket is what a master that has ended left behind.
+/// True for the socket of a master that has ended.
 fn is_left_behind(error: &runtime::Error) -> bool {
     use io::ErrorKind::{ConnectionRefused, NotFound};
     matches!(error, runtime::Error::Absent { source, .. } if matches!(source.kind(), ConnectionRefused | NotFound))
 }
 
-/// The workers in an answer to `show proc`, former ones too: `4425  worker  0  0d00h00m02s  2.6.12-1`.
+/// Parses the workers, former ones too, of an answer to `show proc`: `4425  worker  0  0d00h00m02s  2.6.12-1`.
 fn parse_worker_pids(answer: &str) -> impl Iterator<Item = u32> {
     answer.lines().filter_map(|line| {
         let mut words = line.split_whitespace();
@@ -154,31 +156,31 @@ fn parse_worker_pids(answer: &str) -> impl Iterator<Item = u32> {
 }
 
 impl Worker {
-    /// How it is: `show info`.
+    /// Sends `show info` to the worker over its master.
     ///
     /// # Errors
-    /// When its master doesn't answer, or it has ended.
+    /// If the master doesn't answer, or the worker has ended.
     pub fn show_info(&self) -> Result<Info, runtime::Error> {
         self.master.show_info_of(self.pid)
     }
 
-    /// The worker, and its connections and streams. Exact once the worker accepts no more connections.
+    /// Counts the worker's connections and streams. Exact if the worker accepts no more connections.
     ///
     /// # Errors
-    /// If its master doesn't answer, or the worker has ended.
+    /// If the master doesn't answer, or the worker has ended.
     pub fn count_streams(&self) -> Result<(Info, Streams), runtime::Error> {
         self.master.clone().with_timeout(STREAMS_TIMEOUT).count_streams_of(self.pid)
     }
 
-    /// The sessions of these backends' servers in it, as [`Socket::sessions`].
+    /// Counts the sessions of these backends' servers in the worker, as [`Socket::count_sessions`].
     ///
     /// # Errors
-    /// When its master doesn't answer, or it has ended.
+    /// If the master doesn't answer, or the worker has ended.
     pub fn count_sessions(&self, backends: &[Word]) -> Result<Vec<Sessions>, runtime::Error> {
         self.master.count_sessions(backends, Some(self.pid))
     }
 
-    /// Its master's socket.
+    /// The path of the master's socket.
     pub fn path(&self) -> &Path {
         self.master.path()
     }

@@ -1,4 +1,4 @@
-//! A running HAProxy as the system shows it: proc(5), for what its Runtime API doesn't say.
+//! Reads what the system shows of a running HAProxy (proc(5)) and its Runtime API doesn't tell. It signals no process.
 
 use std::ffi::OsString;
 use std::fs;
@@ -7,11 +7,11 @@ use std::path::{Path, PathBuf};
 
 use crate::command::CommandLine;
 
-/// The files and directories that a process was started with, as absolute paths; none where that can't be told: it has
-/// ended, runs in another pid namespace, or names relative paths and belongs to somebody else.
+/// Finds the files and directories that a HAProxy process was started with, as absolute paths. `None` if the process
+/// has ended, runs in another pid namespace, or names relative paths and belongs to another user.
 pub fn find_config_files(pid: u32) -> Option<Vec<PathBuf>> {
     let process = PathBuf::from(format!("/proc/{pid}"));
-    // Another pid namespace's number may be anybody's here.
+    // In another pid namespace the number may be any other process here.
     let name = fs::read_to_string(process.join("comm")).ok()?;
     let words = fs::read(process.join("cmdline")).ok()?;
     let words = words.strip_suffix(b"\0")?.split(|byte| *byte == 0).map(|word| OsString::from_vec(word.to_vec()));
@@ -27,14 +27,14 @@ pub fn find_config_files(pid: u32) -> Option<Vec<PathBuf>> {
         .collect()
 }
 
-/// Where it goes before it reads them (`-C`).
+/// The absolute directory that HAProxy changes to before it reads its files (`-C`).
 fn working_directory(line: &CommandLine) -> Option<PathBuf> {
     let mut args = line.args().iter().skip_while(|arg| *arg != "-C");
     args.nth(1).map(PathBuf::from).filter(|directory| directory.is_absolute())
 }
 
-/// Whether no other HAProxy runs beside that process, as far as the system shows. `None` if the process runs in another pid
-/// namespace or is hidden, so that the others may be too.
+/// True if no other HAProxy runs beside that process, as far as the system shows. `None` if the process runs in another
+/// pid namespace or is hidden, because other HAProxys may be hidden too.
 pub fn is_alone(pid: u32) -> Option<bool> {
     let pids = fs::read_dir("/proc").ok()?.flatten().filter_map(|entry| entry.file_name().to_str()?.parse().ok());
     let mut others = pids.filter(|other| *other != pid && is_haproxy(*other));
@@ -47,11 +47,11 @@ pub fn is_alone(pid: u32) -> Option<bool> {
 /// With CAP_SYS_RESOURCE HAProxy can raise that limit for a `maxconn` that is set. A `maxconn` that is not set comes from the limit
 /// at HAProxy's start, so that many upstreams would leave room for 100 connections.
 pub fn max_open_files(pid: u32) -> Option<u64> {
-    // Another pid namespace's number may be anybody's here.
+    // In another pid namespace the number may be any other process here.
     if is_haproxy(pid) { read_file_limit(pid) } else { None }
 }
 
-/// The same of a HAProxy that would be started like this process.
+/// The same limit for a HAProxy that this process's parent would start.
 pub fn own_max_open_files() -> Option<u64> {
     read_file_limit(std::process::id())
 }
@@ -66,10 +66,14 @@ fn is_haproxy(pid: u32) -> bool {
     fs::read_to_string(format!("/proc/{pid}/comm")).is_ok_and(|name| name.trim_end() == "haproxy")
 }
 
-/// Whether both name the same files in the same order, whichever links lead there.
+/// True if both name the same files in the same order, whichever links lead there.
 pub fn are_same_files(one: &[PathBuf], other: &[PathBuf]) -> bool {
-    let real = |path: &Path| path.canonicalize().unwrap_or_else(|_| path.to_owned());
-    one.len() == other.len() && one.iter().zip(other).all(|(one, other)| real(one) == real(other))
+    one.len() == other.len() && one.iter().zip(other).all(|(one, other)| resolve_links(one) == resolve_links(other))
+}
+
+fn resolve_links(path: &Path) -> PathBuf {
+    // A path that leads nowhere still equals itself.
+    path.canonicalize().unwrap_or_else(|_| path.to_owned())
 }
 
 #[cfg(test)]

@@ -1,4 +1,5 @@
-//! HAProxy's Runtime API over its stats socket (manual: "Management Guide", section 9.3).
+//! Speaks HAProxy's Runtime API over its stats socket (Management Guide, section 9.3). It decides nothing: every call
+//! is one exchange, and its answer is parsed whole or refused.
 
 mod certificate;
 mod change;
@@ -30,86 +31,87 @@ pub use streams::Streams;
 
 use crate::socket_io;
 
-/// How long an exchange may take; HAProxy answers within a millisecond, unless it is stopped or starved.
+/// The default time limit of an exchange. HAProxy answers within a millisecond, unless it is stopped or starved.
 const TIMEOUT: Duration = Duration::from_secs(5);
 
-/// The longest answer taken: `show servers state` of 100,000 servers has about 12 MB.
+/// The longest answer in bytes. `show servers state` of 100,000 servers has about 12 MB.
 const ANSWER_LIMIT: usize = 64 * 1024 * 1024;
 
-/// A stats socket, or a master's, by its path. Each question is a connection of its own.
+/// A stats socket, or a master's socket, by its path. Each exchange has a connection of its own.
 #[derive(Debug, Clone)]
 pub struct Socket {
     path: PathBuf,
     timeout: Duration,
 }
 
-/// Why a question has no answer.
+/// The reason that a command has no answer.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    /// Nobody listens there: no such file, or a file that a dead process left behind.
+    /// No process listens there: the file is missing, or a dead process left it behind.
     #[error("no HAProxy answers on {path}: {source}")]
     Absent {
-        /// The socket.
+        /// The path of the socket.
         path: PathBuf,
-        /// What the system said.
+        /// The system's error.
         source: io::Error,
     },
-    /// Somebody listens, but the exchange failed.
+    /// A process listens there, and the exchange failed.
     #[error("`{command}` on {path}: {source}")]
     Exchange {
-        /// The socket.
+        /// The path of the socket.
         path: PathBuf,
-        /// The command.
+        /// The command that was sent.
         command: Command,
-        /// What the system said.
+        /// The system's error.
         source: io::Error,
     },
     /// The answer ends before its closing empty line.
     #[error("`{command}` on {path}: the answer is cut short after {length} bytes")]
     CutShort {
-        /// The socket.
+        /// The path of the socket.
         path: PathBuf,
-        /// The command.
+        /// The command that was sent.
         command: Command,
-        /// How much came.
+        /// The length of the answer in bytes.
         length: usize,
     },
-    /// HAProxy answers something that isn't an answer to this: a refusal, most of the time.
-    #[error("`{command}` on {path} was answered: {answer}")]
+    /// HAProxy's answer has another form than expected. Most of the time it refuses the command.
+    #[error("HAProxy on {path} answered `{command}` with: {answer}")]
     Refused {
-        /// The socket.
+        /// The path of the socket.
         path: PathBuf,
-        /// The command.
+        /// The command that was sent.
         command: Command,
-        /// The beginning of what HAProxy said.
+        /// The beginning of the answer, at most 300 characters.
         answer: String,
     },
 }
 
 impl Socket {
-    /// The socket at that path, with 5 s for each question.
+    /// Makes a socket of that path, with 5 s for each exchange.
     pub fn new(path: impl Into<PathBuf>) -> Self {
         Self { path: path.into(), timeout: TIMEOUT }
     }
 
-    /// The same socket with another bound for each question.
+    /// Sets the time limit of each exchange.
     #[must_use]
     pub fn with_timeout(self, timeout: Duration) -> Self {
         Self { timeout, ..self }
     }
 
-    /// Where it is.
+    /// The path of the socket.
     pub fn path(&self) -> &Path {
         &self.path
     }
 
-    /// Asks, and returns what HAProxy says without the empty line that closes it. May be a refusal in words.
+    /// Sends a command, and returns HAProxy's answer without the empty line that closes it. The answer may be a refusal
+    /// in words.
     ///
     /// # Errors
-    /// When nobody answers, or not to the end within the bound.
+    /// If HAProxy doesn't answer, or not to the end within the time limit.
     pub fn send_command(&self, command: &Command) -> Result<String, Error> {
         let answer = self.exchange_text(command)?;
-        // Every answer, refusals included, is closed by an empty line: one that isn't lacks its end.
+        // HAProxy closes every answer, refusals included, with an empty line. An answer without it lacks its end.
         if let Some(whole) = answer.strip_suffix("\n\n") {
             Ok(format!("{whole}\n"))
         } else if answer == "\n" {
@@ -121,14 +123,14 @@ impl Socket {
         }
     }
 
-    /// Asks, and returns all that comes until HAProxy closes.
+    /// Sends a command, and returns all that comes until HAProxy closes.
     fn exchange_text(&self, command: &Command) -> Result<String, Error> {
         let answer = self.exchange_bytes(command, "")?;
         String::from_utf8(answer)
             .map_err(|error| self.exchange_error(command)(io::Error::new(ErrorKind::InvalidData, error)))
     }
 
-    /// Asks, with what follows the command's line; no error ever shows the payload.
+    /// Sends a command and its payload. No error ever shows the payload, because it may be a private key.
     fn exchange_bytes(&self, command: &Command, payload: &str) -> Result<Vec<u8>, Error> {
         let stream = socket_io::connect_unix(&self.path, self.timeout)
             .map_err(|source| Error::Absent { path: self.path.clone(), source })?;
@@ -145,28 +147,28 @@ impl Socket {
         socket_io::send_all(&mut stream, format!("{command}\n{payload}").as_bytes(), deadline)?;
         let mut answer = Vec::new();
         if command.is_to_worker() {
-            // Told so sooner, a master that has no such worker keeps some connections for ever (3.0), until it has no more
-            // of them.
+            // A master that has no such worker keeps some of the connections that the client has half closed by then,
+            // for ever (3.0). After some hundred it answers no command.
             answer = socket_io::receive_until(&mut stream, deadline, ANSWER_LIMIT, |some| !some.is_empty())?;
             if is_no_target(&answer) {
                 return Ok(answer);
             }
         }
-        // A master keeps the connection open for more commands until it is told that none will come.
+        // A master keeps the connection open for more commands until the client closes its half.
         stream.shutdown(Shutdown::Write)?;
         answer.extend(socket_io::receive_all(&mut stream, deadline, ANSWER_LIMIT)?);
         Ok(answer)
     }
 
-    /// Who answers, and how it is: `show info`.
+    /// Sends `show info`.
     ///
     /// # Errors
-    /// As [`ask`](Self::ask), or when it isn't the answer to that.
+    /// As [`send_command`](Self::send_command), or if the answer has another form.
     pub fn show_info(&self) -> Result<Info, Error> {
         self.request_info(Command::show_info())
     }
 
-    /// The same of one worker, over its master's socket.
+    /// Sends `show info` to one worker, over its master's socket.
     pub(crate) fn show_info_of(&self, worker: u32) -> Result<Info, Error> {
         self.request_info(Command::show_info().to_worker(worker))
     }
@@ -176,11 +178,11 @@ impl Socket {
         Info::parse(&answer).ok_or_else(|| self.refused_error(command, &answer))
     }
 
-    /// A variable of HAProxy's environment, which `setenv` in `global` adds to: `show env NAME`.
-    /// `None` when it has none of that name.
+    /// Reads a variable of HAProxy's environment, which `setenv` in `global` adds to: `show env NAME`. `None` if there
+    /// is no such variable.
     ///
     /// # Errors
-    /// As [`ask`](Self::ask), or when it isn't the answer to that.
+    /// As [`send_command`](Self::send_command), or if the answer has another form.
     pub fn show_env(&self, name: &Word) -> Result<Option<String>, Error> {
         let command = Command::show_env(name);
         let answer = self.send_command(&command)?;
@@ -194,92 +196,76 @@ impl Socket {
         }
     }
 
-    /// Every server with its state: `show servers state`.
+    /// Lists every server with its state: `show servers state`.
     ///
     /// # Errors
-    /// As [`ask`](Self::ask), or when it isn't the answer to that.
+    /// As [`send_command`](Self::send_command), or if the answer has another form.
     pub fn show_servers_state(&self) -> Result<ServersState, Error> {
         let command = Command::show_servers_state();
         let answer = self.send_command(&command)?;
         ServersState::parse(&answer).ok_or_else(|| self.refused_error(command, &answer))
     }
 
-    /// The servers of one backend, or listen section: `show servers state BACKEND`.
+    /// Lists the servers of one backend or listen section: `show servers state BACKEND`.
     ///
     /// # Errors
-    /// As [`ask`](Self::ask), or when HAProxy has no such backend.
+    /// As [`send_command`](Self::send_command), or if HAProxy has no such backend.
     pub fn show_servers_state_of(&self, backend: &Word) -> Result<ServersState, Error> {
         let command = Command::show_servers_state_of(backend);
         let answer = self.send_command(&command)?;
         ServersState::parse(&answer).ok_or_else(|| self.refused_error(command, &answer))
     }
 
-    /// What every frontend, backend and server has seen so far: `show stat`.
+    /// Reads the figures of every frontend, backend and server: `show stat`.
     ///
     /// # Errors
-    /// As [`ask`](Self::ask), or when it isn't the answer to that.
+    /// As [`send_command`](Self::send_command), or if the answer has another form.
     pub fn show_stat(&self) -> Result<Vec<Stat>, Error> {
         let command = Command::show_stat();
         let answer = self.send_command(&command)?;
         stats::parse_stats(&answer).ok_or_else(|| self.refused_error(command, &answer))
     }
 
-    /// The worker that answers, with the figures of its backends and without those of their servers.
+    /// Reads the answering worker's process id, and the figures of its backends without those of their servers.
     ///
     /// # Errors
-    /// As [`ask`](Self::ask), or when it isn't the answer to that.
+    /// As [`send_command`](Self::send_command), or if the answer has another form.
     pub fn show_backends(&self) -> Result<(u32, Vec<Stat>), Error> {
         self.request_sample(Command::show_backends())
     }
 
-    /// The worker that answers, with the figures of these backends, by [`Stat::proxy_id`], and of their servers. A line of
-    /// HAProxy's takes some 500 of them.
+    /// Reads the answering worker's process id, and the figures of these backends and of their servers. The backends
+    /// are given by [`Stat::proxy_id`]. HAProxy takes a line of some 500 of them.
     ///
     /// # Errors
-    /// As [`ask`](Self::ask), or when it isn't the answer to that.
+    /// As [`send_command`](Self::send_command), or if the answer has another form.
     pub fn show_servers_of(&self, backends: &[u32]) -> Result<(u32, Vec<Stat>), Error> {
         self.request_sample(Command::show_servers_of(backends))
     }
 
-    /// One connection, so that one process gives all answers.
+    /// All commands go over one connection, so that one process gives all answers.
     fn request_sample(&self, command: Command) -> Result<(u32, Vec<Stat>), Error> {
         let answer = self.send_command(&command)?;
-        let sample = || {
-            let (info, rows) = answer.split_at_checked(answer.find("# pxname").unwrap_or(answer.len()))?;
-            // The header of each further table counts as a row of no known kind.
-            Some((Info::parse(info)?.pid, if rows.is_empty() { Vec::new() } else { stats::parse_stats(rows)? }))
-        };
-        sample().ok_or_else(|| self.refused_error(command, &answer))
+        parse_sample(&answer).ok_or_else(|| self.refused_error(command, &answer))
     }
 
-    /// The paths of all maps that HAProxy has loaded from files: `show map`.
+    /// Lists the paths of all maps that HAProxy has loaded from files: `show map`.
     ///
     /// # Errors
-    /// As [`ask`](Self::ask).
+    /// As [`send_command`](Self::send_command).
     pub fn show_maps(&self) -> Result<Vec<Token>, Error> {
-        // "2 (/var/lib/confgen/…/hosts.map) pattern loaded from file …"
-        let path = |line: &str| line.split_once(" (")?.1.split_once(") ")?.0.parse().ok();
-        Ok(self
-            .send_command(&Command::show_maps())?
-            .lines()
-            .filter(|line| !line.starts_with('#'))
-            .filter_map(path)
-            .collect())
+        let answer = self.send_command(&Command::show_maps())?;
+        Ok(answer.lines().filter(|line| !line.starts_with('#')).filter_map(parse_map_path).collect())
     }
 
-    /// What a map holds: `show map PATH`.
+    /// Reads a map's keys and values: `show map PATH`.
     ///
     /// # Errors
-    /// As [`ask`](Self::ask), or when HAProxy has no such map.
+    /// As [`send_command`](Self::send_command), or if HAProxy has no such map.
     pub fn show_map(&self, path: &Token) -> Result<Vec<(String, String)>, Error> {
         let command = Command::show_map(path);
         let answer = self.send_command(&command)?;
-        // "0x55ba7cfcdf50 a.com http-shop"
-        let entry = |line: &str| {
-            let (_, rest) = line.split_once(' ').filter(|(pointer, _)| pointer.starts_with("0x"))?;
-            rest.split_once(' ').map(|(key, value)| (key.to_owned(), value.to_owned()))
-        };
-        let entries: Option<Vec<_>> = answer.lines().filter(|line| !line.is_empty()).map(entry).collect();
+        let entries: Option<Vec<_>> = answer.lines().filter(|line| !line.is_empty()).map(parse_map_entry).collect();
         entries.ok_or_else(|| self.refused_error(command, &answer))
     }
 
@@ -289,7 +275,26 @@ impl Socket {
     }
 }
 
-/// A master's answer when it has no such worker: no empty line closes it, and the connection is left open.
+/// Parses the answer to `show info` and `show stat` in one line: the process id, and the rows.
+fn parse_sample(answer: &str) -> Option<(u32, Vec<Stat>)> {
+    let (info, rows) = answer.split_at_checked(answer.find("# pxname").unwrap_or(answer.len()))?;
+    // The header of each further table counts as a row of no known kind.
+    Some((Info::parse(info)?.pid, if rows.is_empty() { Vec::new() } else { stats::parse_stats(rows)? }))
+}
+
+/// Parses `2 (/var/lib/confgen/…/hosts.map) pattern loaded from file …`.
+fn parse_map_path(line: &str) -> Option<Token> {
+    line.split_once(" (")?.1.split_once(") ")?.0.parse().ok()
+}
+
+/// Parses `0x55ba7cfcdf50 a.com http-shop`.
+fn parse_map_entry(line: &str) -> Option<(String, String)> {
+    let (_, rest) = line.split_once(' ').filter(|(pointer, _)| pointer.starts_with("0x"))?;
+    rest.split_once(' ').map(|(key, value)| (key.to_owned(), value.to_owned()))
+}
+
+/// True for a master's answer if it has no such worker. No empty line closes that answer, and the master leaves the
+/// connection open.
 fn is_no_target(answer: &[u8]) -> bool {
     answer.starts_with(b"Can't find the target") && answer.ends_with(b"\n")
 }

@@ -1,4 +1,4 @@
-//! One request and its whole answer over a stream socket, bounded by one deadline.
+//! Exchanges one request and its whole answer over a stream socket before a deadline. It knows no protocol.
 
 use std::io::{self, ErrorKind, Read, Write};
 use std::net::TcpStream;
@@ -12,9 +12,9 @@ use nix::sys::socket::{
 };
 use nix::sys::time::{TimeVal, TimeValLike};
 
-/// A stream whose reads and writes can be bounded.
+/// A stream with time limits for reads and writes.
 pub(crate) trait BoundedStream: Read + Write {
-    /// Bounds the next read and the next write.
+    /// Sets the time limit of the next read and of the next write.
     fn set_timeouts(&self, left: Duration) -> io::Result<()>;
 }
 
@@ -32,27 +32,29 @@ impl BoundedStream for TcpStream {
     }
 }
 
-/// Connects to a unix socket; the standard library would wait for ever where the listener's queue is full.
+/// Connects to a unix socket within `timeout`. The standard library would wait for ever if the listener's queue is
+/// full.
 pub(crate) fn connect_unix(path: &Path, timeout: Duration) -> io::Result<UnixStream> {
     let socket: OwnedFd = socket(AddressFamily::Unix, SockType::Stream, SockFlag::SOCK_CLOEXEC, None)?;
+    // SO_SNDTIMEO also limits connect(2), and takes 0 for no limit (socket(7)).
     let millis = i64::try_from(timeout.as_millis()).unwrap_or(i64::MAX).max(1);
     setsockopt(&socket, SendTimeout, &TimeVal::milliseconds(millis))?;
     connect(socket.as_raw_fd(), &UnixAddr::new(path)?)?;
     Ok(socket.into())
 }
 
-/// Sends the whole request.
+/// Sends the whole request before `deadline`.
 pub(crate) fn send_all(stream: &mut dyn BoundedStream, request: &[u8], deadline: Instant) -> io::Result<()> {
     stream.set_timeouts(time_left(deadline)?)?;
     stream.write_all(request)
 }
 
-/// Reads until the other side closes, `deadline`, or more than `limit` bytes.
+/// Reads until the other side closes. More than `limit` bytes are an error.
 pub(crate) fn receive_all(stream: &mut dyn BoundedStream, deadline: Instant, limit: usize) -> io::Result<Vec<u8>> {
     receive_until(stream, deadline, limit, |_| false)
 }
 
-/// The same, or until what has come is `whole`, where the other side may not close.
+/// Reads until the other side closes, or until `whole` accepts what has come, for a peer that may not close.
 pub(crate) fn receive_until(
     stream: &mut dyn BoundedStream,
     deadline: Instant,
@@ -80,6 +82,6 @@ pub(crate) fn receive_until(
 
 fn time_left(deadline: Instant) -> io::Result<Duration> {
     let left = deadline.saturating_duration_since(Instant::now());
-    // A timeout of zero would mean none at all.
+    // A socket takes a timeout of zero for none at all.
     if left.is_zero() { Err(ErrorKind::TimedOut.into()) } else { Ok(left) }
 }

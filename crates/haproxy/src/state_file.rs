@@ -1,39 +1,69 @@
-//! The server state file: what a new HAProxy takes over from the old one's servers.
+//! Makes the server state file, from which a new HAProxy takes over the states of the old one's servers. Pure.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::net::IpAddr;
 
 use crate::config::ServerLine;
 use crate::runtime::{Operation, ServerState, ServersState};
 
-/// A state file without a server. HAProxy warns of a missing or an empty one, not of this.
+/// A state file without a server. HAProxy warns of a missing or an empty file, and not of this one.
 pub const EMPTY: &str = "1\n";
 
-/// The state file for a configuration with these `server` lines.
+/// Makes the state file for a configuration with these `server` lines.
 ///
-/// HAProxy takes address and port from the state file, whatever the configuration says, and an old
-/// maintenance or drain too: the state of a server is kept only where backend, name, address and port
-/// are a line of the new files.
+/// HAProxy takes address and port from the state file, whatever the configuration says, and an old maintenance or drain
+/// too. So a server's state is kept only if a line of the new files has its backend, name, address and port.
 ///
-/// HAProxy (2.6) also believes the file that a server is down where nothing checks it any more, and
-/// never takes it up again: a stopped server that is no longer checked is left out too, unless somebody
-/// put it into maintenance.
+/// HAProxy (2.6) also takes a server as down that nothing checks any more, and never takes it up again. So a stopped
+/// server that is no longer checked is left out too, unless a command put it into maintenance.
 pub fn filter_servers(state: &ServersState, lines: &[ServerLine]) -> String {
-    let known: HashMap<_, _> = lines
-        .iter()
-        .map(|line| ((line.backend.as_str(), line.server.as_str(), line.address, line.port), line.checked))
-        .collect();
-    let stays = |server: &ServerState| {
-        let address: Option<IpAddr> = server.address.parse().ok();
-        let checked = address.and_then(|address| {
-            known.get(&(server.backend.as_str(), server.server.as_str(), address, server.port)).copied()
-        });
-        let may_rise = server.operation != Operation::Stopped || server.admin.is_in_maintenance_by_command();
-        checked.is_some_and(|checked| checked || may_rise)
-    };
+    let known = KnownServers::of_lines(lines);
     let mut kept = state.clone();
-    kept.servers.retain(stays);
-    if kept.servers.is_empty() { EMPTY.to_owned() } else { kept.to_string() }
+    kept.servers.retain(|server| known.may_keep(server));
+    let text = if kept.servers.is_empty() { EMPTY.to_owned() } else { kept.to_string() };
+    debug_assert_eq!(find_broken_rule(&text, state, &known), None);
+    text
+}
+
+/// The servers of the new files, each with whether it is checked.
+struct KnownServers<'a>(HashMap<(&'a str, &'a str, IpAddr, u16), bool>);
+
+impl<'a> KnownServers<'a> {
+    fn of_lines(lines: &'a [ServerLine]) -> Self {
+        let keyed = lines
+            .iter()
+            .map(|line| ((line.backend.as_str(), line.server.as_str(), line.address, line.port), line.checked));
+        Self(keyed.collect())
+    }
+
+    /// True if the new server is checked. `None` if no line has that server with its address and port.
+    fn is_checked(&self, server: &ServerState) -> Option<bool> {
+        let address = server.address.parse().ok()?;
+        self.0.get(&(server.backend.as_str(), server.server.as_str(), address, server.port)).copied()
+    }
+
+    fn may_keep(&self, server: &ServerState) -> bool {
+        let may_rise = server.operation != Operation::Stopped || server.admin.is_in_maintenance_by_command();
+        self.is_checked(server).is_some_and(|is_checked| is_checked || may_rise)
+    }
+}
+
+/// Finds the first rule that a state file breaks. `None` if it keeps them all.
+fn find_broken_rule(text: &str, state: &ServersState, known: &KnownServers<'_>) -> Option<&'static str> {
+    if text == EMPTY {
+        return None;
+    }
+    let Ok(written) = text.parse::<ServersState>() else { return Some("HAProxy can read the file") };
+    let old = state.to_string();
+    let old: HashSet<&str> = old.lines().collect();
+    let rules = [
+        ("every line is one of the old HAProxy's", text.lines().all(|line| old.contains(line))),
+        (
+            "every server is one of the new files",
+            written.servers.iter().all(|server| known.is_checked(server).is_some()),
+        ),
+    ];
+    rules.into_iter().find(|(_, holds)| !holds).map(|(rule, _)| rule)
 }
 
 #[cfg(test)]
@@ -88,6 +118,18 @@ mod tests {
         assert!(kept(state(0, 1), ""), "maintenance by command");
         assert!(!kept(state(0, 5), ""), "disabled in the old file");
         assert!(kept(state(2, 8), ""), "drained");
+    }
+
+    #[test]
+    fn a_file_that_breaks_a_rule_is_found() {
+        let state = ServersState::parse(STATE).unwrap();
+        let lines = config::parse_servers("backend http-app\n server one 10.0.0.1:8001 check\n");
+        let known = KnownServers::of_lines(&lines);
+        assert_eq!(find_broken_rule(&filter_servers(&state, &lines), &state, &known), None);
+        assert_eq!(find_broken_rule("", &state, &known), Some("HAProxy can read the file"));
+        let foreign = STATE.replace("10.0.0.1 2 8", "10.0.0.1 2 0");
+        assert_eq!(find_broken_rule(&foreign, &state, &known), Some("every line is one of the old HAProxy's"));
+        assert_eq!(find_broken_rule(STATE, &state, &known), Some("every server is one of the new files"));
     }
 
     #[test]

@@ -1,8 +1,8 @@
-//! supervisord: what state a program is in, and its restart.
+//! Asks supervisord for a program's state, and has it restart the program.
 //!
-//! The restart is supervisorctl's: a stop that is waited for, then a start. Where supervisord's socket
-//! can be reached, the XML-RPC calls behind it are made directly (2 ms and 3 ms; `supervisorctl` itself
-//! takes 0.15–0.4 s); else the command runs.
+//! A restart is a stop, the wait for its end, and a start, as supervisorctl makes it. If supervisord's socket can be
+//! reached, this makes the XML-RPC calls itself (2 ms and 3 ms). Otherwise it runs supervisorctl, which takes 0.15–0.4
+//! s.
 
 mod rpc;
 mod xml;
@@ -20,14 +20,14 @@ pub use rpc::{ProcessInfo, Supervisord};
 use crate::command::{self, CommandLine};
 use crate::failure;
 
-/// How long `supervisorctl` may take: it waits for the program's `stopwaitsecs` (10 s unless set)
-/// and `startsecs`, and answers no sooner.
+/// The time limit for `supervisorctl`. It waits for the program's `stopwaitsecs` (10 s unless set) and `startsecs`, and
+/// answers no sooner.
 const COMMAND_TIMEOUT: Duration = Duration::from_secs(60);
 
-/// How many lines at the end of a program's log are taken for those of its last start.
+/// The number of lines at the end of a program's log that are taken for those of its last start.
 const LOG_LINES: usize = 8;
 
-/// How to have supervisord restart one program.
+/// The way to have supervisord restart one program.
 #[derive(Debug, Clone)]
 pub struct Control {
     command: CommandLine,
@@ -37,121 +37,121 @@ pub struct Control {
 /// A program's state (supervisord's manual: "Process States").
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum State {
-    /// Stopped by somebody, or never started.
+    /// The program was stopped, or never started.
     Stopped,
-    /// Started, for less than `startsecs`.
+    /// The program was started less than `startsecs` ago.
     Starting,
-    /// Up for `startsecs` and more.
+    /// The program has been up for `startsecs`.
     Running,
-    /// Ended within `startsecs`; it will be tried again.
+    /// The program ended within `startsecs`, and supervisord will try again.
     Backoff,
-    /// Told to stop, and not gone yet.
+    /// The program was told to stop, and has not ended yet.
     Stopping,
-    /// Ended from running.
+    /// The program ended after it was `Running`.
     Exited,
-    /// Given up after `startretries`.
+    /// supervisord has given the program up after `startretries`.
     Fatal,
-    /// supervisord itself doesn't know.
+    /// supervisord itself doesn't know the state.
     Unknown,
 }
 
-/// Why supervisord refuses a call (`supervisor.xmlrpc.Faults`).
+/// The reason that supervisord refuses a call (`supervisor.xmlrpc.Faults`).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Fault {
     /// 6: supervisord itself is shutting down, or restarting.
     ShutdownState,
-    /// 10: it has no program of that name.
+    /// 10: supervisord has no program of that name.
     BadName,
     /// 20: the program's command doesn't exist.
     NoFile,
     /// 21: the program's command can't be executed.
     NotExecutable,
-    /// 30: it failed otherwise.
+    /// 30: the call failed in another way.
     Failed,
     /// 40: the program ended before `startsecs`, while a start was waited for.
     AbnormalTermination,
     /// 50: the program couldn't be started, or ended at once.
     SpawnError,
-    /// 60: it runs already.
+    /// 60: the program runs already.
     AlreadyStarted,
-    /// 70: it doesn't run.
+    /// 70: the program doesn't run.
     NotRunning,
-    /// Any other.
+    /// Any other code of supervisord's.
     Other(i64),
 }
 
-/// Why supervisord, or its command, didn't do it.
+/// The reason that supervisord, or its command, failed.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    /// Not `unix:///path` or `http://host:port`.
+    /// The address is neither `unix:///path` nor `http://host:port`.
     #[error("`{0}` is no supervisord address: unix:///path or http://host:port, without a password")]
     Address(String),
-    /// Nobody listens at supervisord's address.
+    /// No process listens at supervisord's address.
     #[error("supervisord can't be reached at {address}: {source}")]
     Unreachable {
-        /// Where it should be.
+        /// The address that was tried.
         address: String,
-        /// What the system said.
+        /// The system's error.
         source: io::Error,
     },
-    /// The exchange broke off or took too long.
+    /// The exchange broke off, or took too long.
     #[error("{method} to supervisord at {address}: {source}")]
     Exchange {
-        /// Where it is.
+        /// The address of supervisord.
         address: String,
-        /// The XML-RPC method.
+        /// The XML-RPC method of the call.
         method: &'static str,
-        /// What the system said.
+        /// The system's error.
         source: io::Error,
     },
-    /// The answer isn't one of XML-RPC.
-    #[error("{method} to supervisord at {address} was answered: {answer}")]
+    /// The answer is not XML-RPC.
+    #[error("supervisord at {address} answered {method} with: {answer}")]
     Answer {
-        /// Where it is.
+        /// The address of supervisord.
         address: String,
-        /// The XML-RPC method.
+        /// The XML-RPC method of the call.
         method: &'static str,
-        /// What came, in short.
+        /// The first line of the answer, at most 200 characters.
         answer: String,
     },
-    /// supervisord refuses.
+    /// supervisord refuses the call.
     #[error("supervisord refuses {method}: {text}")]
     Fault {
-        /// The XML-RPC method.
+        /// The XML-RPC method of the call.
         method: &'static str,
-        /// Why.
+        /// The code of the refusal.
         fault: Fault,
-        /// Its own words.
+        /// The refusal in supervisord's words.
         text: String,
     },
     /// The command didn't run to its end.
     #[error(transparent)]
     Command(#[from] command::Error),
-    /// The command failed.
+    /// The command ended with a bad status.
     #[error("`{command}` ended with {status}: {output}")]
     Refused {
-        /// The whole command line.
+        /// The command line, as a shell would read it.
         command: String,
-        /// How it ended.
+        /// The exit status, or the signal.
         status: ExitStatus,
-        /// What it printed.
+        /// The command's output in one line.
         output: String,
     },
-    /// The command isn't one that a state can be asked of, or its answer holds none.
-    #[error("`{command}` tells no state: {output}")]
+    /// The command isn't supervisorctl's, or its answer holds no state.
+    #[error("`{command}` shows no state of the program: {output}")]
     NoState {
-        /// The whole command line.
+        /// The command line, as a shell would read it.
         command: String,
-        /// What it printed.
+        /// The command's output in one line.
         output: String,
     },
 }
 
 impl Control {
-    /// `command` restarts the program: `supervisorctl restart haproxy`.
+    /// Makes a control of the command that restarts the program: `supervisorctl restart haproxy`.
     ///
-    /// A plain one (no option but `-s URL`) is replaced by direct calls while supervisord can be reached
-    /// at that URL, or else at `server_url`, which supervisord gives its children as `SUPERVISOR_SERVER_URL`.
+    /// Direct calls replace a plain command (no option but `-s URL`) while supervisord can be reached at that URL.
+    /// Without a URL they go to `server_url`, which supervisord gives its children as `SUPERVISOR_SERVER_URL`.
     pub fn new(command: CommandLine, server_url: Option<&str>) -> Self {
         let direct = parse_plain_restart(&command).and_then(|(url, program)| {
             let supervisord = url.or(server_url)?.parse().ok()?;
@@ -160,10 +160,10 @@ impl Control {
         Self { command, direct }
     }
 
-    /// The program's state.
+    /// Asks for the program's state.
     ///
     /// # Errors
-    /// When supervisord can't be asked, or doesn't know the program.
+    /// If supervisord can't be asked, or doesn't know the program.
     pub fn query_state(&self) -> Result<State, Error> {
         if let Some((supervisord, program)) = &self.direct {
             match supervisord.query_process(program) {
@@ -174,44 +174,46 @@ impl Control {
         self.query_state_by_command()
     }
 
-    /// What supervisord says of the program, by a direct call. `None` if only the command can ask, which takes long.
+    /// Asks supervisord about the program by a direct call. `None` if only the command can ask, which takes long.
     pub fn query_process(&self) -> Option<ProcessInfo> {
         let (supervisord, program) = self.direct.as_ref()?;
         supervisord.query_process(program).ok()
     }
 
-    /// The program's own words on its last start, for one that failed after `since`: those that handover left beside the
-    /// runtime socket, else the end of its log, else supervisord's. `None` if none of them says anything.
+    /// Reads the reason that the program's last start failed after `since`: the one that handover left beside the
+    /// runtime socket, otherwise the end of the program's log, otherwise supervisord's description. `None` if there is
+    /// none.
     pub fn read_failure_message(&self, runtime_socket: &Path, since: SystemTime) -> Option<String> {
         let Some(process) = self.query_process() else { return failure::read_message(runtime_socket, since) };
-        // The start that is told of may be a later one than the caller has seen.
+        // supervisord may mean a later start than the caller has seen.
         let left = failure::read_message(runtime_socket, process.started.unwrap_or(since));
         if left.is_some() || !matches!(process.state, State::Backoff | State::Fatal | State::Exited) {
             return left;
         }
-        // "can't find command …" says it all; the other words that supervisord has of a failed start point to the log.
+        // "can't find command …" is a reason by itself. supervisord's other descriptions of a failed start point to the
+        // log.
         let is_telling = process.state != State::Exited && !process.description.starts_with("Exited too quickly");
         let spawn = Some(process.description).filter(|words| !words.is_empty());
         if is_telling { spawn } else { self.read_last_lines().or(spawn) }
     }
 
-    /// The end of the program's log. `None` if there is none.
+    /// Reads the end of the program's log. `None` if there is none.
     fn read_last_lines(&self) -> Option<String> {
         let (supervisord, program) = self.direct.as_ref()?;
         let tail = supervisord.read_log_tail(program)?;
-        // Earlier starts failed too, and the first line may be cut.
+        // Earlier starts may have failed too, and the first line may be cut.
         let lines: Vec<&str> = tail.lines().collect();
         let words = failure::summarize_output(&lines.get(lines.len().saturating_sub(LOG_LINES)..)?.join("\n"));
         (!words.is_empty()).then_some(words)
     }
 
-    /// Stops the program, waits until it has ended, and starts it; a stopped one is started too.
+    /// Stops the program, waits until it has ended, and starts it. A stopped program is started too.
     ///
-    /// Direct calls return as soon as the program has been started, the command after its `startsecs`.
-    /// Neither says that it serves.
+    /// A direct call returns as soon as the program was started, the command after its `startsecs`. Neither says that
+    /// the program serves.
     ///
     /// # Errors
-    /// When supervisord can't be asked, refuses, or the command fails.
+    /// If supervisord can't be asked, refuses, or the command fails.
     pub fn restart_program(&self) -> Result<(), Error> {
         if let Some((supervisord, program)) = &self.direct {
             match supervisord.restart_program(program) {
@@ -231,17 +233,17 @@ impl Control {
         let Some((line, program)) = make_status_command(&self.command) else {
             return Err(Error::NoState { command: self.command.to_string(), output: "not supervisorctl".to_owned() });
         };
-        // Its exit code says less than its words: 0 for BACKOFF and STARTING, 3 for STOPPED and FATAL.
+        // supervisorctl's exit code says less than its output: 0 for BACKOFF and STARTING, 3 for STOPPED and FATAL.
         let output = line.run_within(COMMAND_TIMEOUT)?.output;
         parse_status_line(&output, &program)
             .ok_or_else(|| Error::NoState { command: line.to_string(), output: join_lines(&output) })
     }
 }
 
-/// The URL, if any, and program of `supervisorctl [-s URL] restart PROGRAM`; other options mean something
-/// that only supervisorctl knows.
+/// Parses the URL, if any, and the program of `supervisorctl [-s URL] restart PROGRAM`. Only supervisorctl knows the
+/// meaning of other options.
 fn parse_plain_restart(command: &CommandLine) -> Option<(Option<&str>, &str)> {
-    if Path::new(command.program()).file_name() != Some(OsStr::new("supervisorctl")) {
+    if !is_supervisorctl(command.program()) {
         return None;
     }
     let args: Vec<&str> = command.args().iter().map(|arg| arg.to_str()).collect::<Option<_>>()?;
@@ -252,25 +254,28 @@ fn parse_plain_restart(command: &CommandLine) -> Option<(Option<&str>, &str)> {
     }
 }
 
-/// The same command asking for the status of the program that it restarts.
+/// Makes the command that asks for the status of the program that `command` restarts.
 fn make_status_command(command: &CommandLine) -> Option<(CommandLine, String)> {
     let words: Vec<&OsStr> = command.words().collect();
-    let ctl = |word: &&OsStr| Path::new(word).file_name() == Some(OsStr::new("supervisorctl"));
     let [before @ .., verb, program] = words.as_slice() else { return None };
-    if *verb != OsStr::new("restart") || !before.iter().any(ctl) {
+    if *verb != OsStr::new("restart") || !before.iter().any(|word| is_supervisorctl(word)) {
         return None;
     }
     let line = before.iter().copied().chain([OsStr::new("status"), program]);
     Some((CommandLine::from_words(line)?, program.to_str()?.to_owned()))
 }
 
-/// The state in `haproxy    RUNNING   pid 7, uptime 0:00:03`.
+/// Parses the state in `haproxy    RUNNING   pid 7, uptime 0:00:03`.
 fn parse_status_line(output: &str, program: &str) -> Option<State> {
     output.lines().find_map(|line| {
         let mut words = line.split_whitespace();
         let named = words.next()? == program;
         words.next().filter(|_| named)?.parse().ok()
     })
+}
+
+fn is_supervisorctl(program: &OsStr) -> bool {
+    Path::new(program).file_name() == Some(OsStr::new("supervisorctl"))
 }
 
 fn join_lines(output: &str) -> String {
@@ -305,7 +310,7 @@ impl FromStr for State {
 }
 
 impl fmt::Display for State {
-    /// Writes it as supervisord does.
+    /// Writes the state as supervisord does.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Self::Stopped => "STOPPED",

@@ -1,42 +1,42 @@
-//! Which HAProxy it is.
+//! The version of a HAProxy. Pure.
 
 use std::fmt;
 use std::str::FromStr;
 
-/// A release of HAProxy. Ordered; a development version counts as its release.
+/// A release of HAProxy, ordered. A development version counts as its release.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Version {
-    /// 2 in `2.6.12`.
+    /// The major number: 2 in `2.6.12`.
     pub major: u16,
-    /// 6 in `2.6.12`.
+    /// The minor number: 6 in `2.6.12`.
     pub minor: u16,
-    /// 12 in `2.6.12`.
+    /// The patch number: 12 in `2.6.12`.
     pub patch: u16,
 }
 
-/// Whether the generated file and the Runtime API's answers are known to suit a release.
+/// The knowledge of a release: how far the generated file and the parsed answers are known to suit it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Support {
-    /// Older than 2.6, the oldest that the tests run on.
+    /// A release before 2.6, the oldest that the tests run on.
     TooOld,
-    /// From 2.6 to 3.2; the tests run on 2.6, 3.0 and 3.2, the ones with long-term support that Debian has.
+    /// A release from 2.6 to 3.2. The tests run on 2.6, 3.0 and 3.2, the ones with long-term support that Debian has.
     Known,
-    /// It came after the tests. It is given what the newest known one gets.
+    /// A release after those. confgen treats it like the newest known one.
     Newer,
 }
 
-/// The text holds no version.
+/// The error of a text that holds no version.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("`{0}` is no version of HAProxy, such as 2.6.12")]
 pub struct NoVersion(String);
 
 impl Version {
-    /// The version of that number.
+    /// Makes a version of its numbers.
     pub const fn new(major: u16, minor: u16, patch: u16) -> Self {
         Self { major, minor, patch }
     }
 
-    /// What is known of this release.
+    /// The knowledge of this release.
     pub fn support(self) -> Support {
         let release = (self.major, self.minor);
         if release < (2, 6) {
@@ -48,10 +48,10 @@ impl Version {
         }
     }
 
-    /// Finds the version in what `haproxy -v` prints: `HAProxy version 2.6.12-1+deb12u2 2025/…`.
+    /// Finds the version in the output of `haproxy -v`: `HAProxy version 2.6.12-1+deb12u2 2025/…`.
     ///
     /// # Errors
-    /// When no line of it names one.
+    /// If no line names a version.
     pub fn from_banner(banner: &str) -> Result<Self, NoVersion> {
         // Until 2.3 the banner began with `HA-Proxy version`.
         banner
@@ -66,7 +66,7 @@ impl Version {
 impl FromStr for Version {
     type Err = NoVersion;
 
-    /// Reads `2.6.12`, `2.6.12-1+deb12u2`, `3.4-dev5-1234`.
+    /// Parses `2.6.12`, `2.6.12-1+deb12u2`, `3.4-dev5-1234`.
     fn from_str(text: &str) -> Result<Self, NoVersion> {
         let number = text.split(|c: char| c != '.' && !c.is_ascii_digit()).next().unwrap_or_default();
         let mut parts = number.split('.').map(str::parse);

@@ -1,4 +1,4 @@
-//! The `server` lines of a configuration.
+//! Finds the `server` lines of a configuration. Pure: it resolves no name and reads no file.
 
 use std::collections::HashMap;
 use std::net::IpAddr;
@@ -9,22 +9,22 @@ use crate::config::tokens::{ConfigWord, tokenize};
 /// A `server` line with an IP address.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct ServerLine {
-    /// Its `backend` or `listen` section.
+    /// The name of the `backend` or `listen` section.
     pub backend: String,
-    /// Its name.
+    /// The server's name.
     pub server: String,
-    /// Its address.
+    /// The server's IP address.
     pub address: IpAddr,
-    /// Its port; 0 for none.
+    /// The server's port. 0 if the line has none.
     pub port: u16,
-    /// Whether something finds out if it is up: `check` or `agent-check`, its own or by default.
+    /// True if the line, or its `default-server`, has `check` or `agent-check`, so that HAProxy finds out if the server
+    /// is up.
     pub checked: bool,
 }
 
-/// The `server` lines of a configuration text that name an IP address, in the file's order.
+/// Finds the `server` lines of a configuration text that name an IP address, in the file's order.
 ///
-/// Host names, unix sockets, relative ports, templates and words from the environment are passed over.
-/// Both branches of an `.if` count.
+/// Host names, unix sockets, relative ports, templates and variables are passed over. Both branches of an `.if` count.
 pub fn parse_servers(text: &str) -> Vec<ServerLine> {
     let mut reader = ServerReader::default();
     for line in text.lines() {
@@ -34,14 +34,14 @@ pub fn parse_servers(text: &str) -> Vec<ServerLine> {
     reader.servers
 }
 
-/// Where in the file the next line stands.
+/// The section and the defaults that hold for the next line.
 #[derive(Default)]
 struct ServerReader {
     servers: Vec<ServerLine>,
     section: Section,
-    /// Whether a server is checked by default in the section.
+    /// True if a server of this section is checked by default.
     checked: bool,
-    /// The same in the last `defaults` section, and in each that has a name.
+    /// The value of `checked` in the last `defaults` section, and in each one that has a name.
     last_defaults: bool,
     named_defaults: HashMap<String, bool>,
 }
@@ -58,8 +58,7 @@ impl ServerReader {
     fn read_line(&mut self, words: &[Option<&str>]) {
         match (words, &self.section) {
             ([Some("defaults"), rest @ ..], _) => {
-                let named = |name: &&Option<&str>| **name != Some("from");
-                let name = rest.first().filter(named).and_then(|name| name.map(str::to_owned));
+                let name = rest.first().filter(|name| **name != Some("from")).and_then(|name| name.map(str::to_owned));
                 self.open_section(Section::Defaults(name), rest);
             }
             ([Some("backend" | "listen"), Some(name), rest @ ..], _) => {
@@ -86,10 +85,12 @@ impl ServerReader {
         }
     }
 
-    /// Opens a section whose line may end in `from NAME`; a `defaults` section without it starts from nothing.
+    /// Opens a section. Its line may end in `from NAME`. A `defaults` section without it starts from HAProxy's own
+    /// defaults.
     fn open_section(&mut self, section: Section, words: &[Option<&str>]) {
         let from =
             words.iter().position(|word| *word == Some("from")).and_then(|at| words.get(at + 1)).copied().flatten();
+        // A backend without `from` takes the last `defaults`, which may have a name.
         let unnamed = matches!(section, Section::Backend(_)) && self.last_defaults;
         self.checked = from.map_or(unnamed, |name| self.named_defaults.get(name).copied().unwrap_or_default());
         if let Section::Defaults(name) = &section {
@@ -103,6 +104,7 @@ impl ServerReader {
 }
 
 fn is_checked(options: &[Option<&str>], default: bool) -> bool {
+    // The last word counts, as in HAProxy.
     options.iter().fold(default, |checked, option| match option {
         Some("check" | "agent-check") => true,
         Some("no-check") => false,
@@ -110,11 +112,12 @@ fn is_checked(options: &[Option<&str>], default: bool) -> bool {
     })
 }
 
-/// An address as `server` takes it: the last colon separates the port, brackets or not.
+/// Parses an address of a `server` line. The last colon separates the port, with or without brackets.
 fn parse_address(text: &str) -> Option<(IpAddr, u16)> {
     let text = text.strip_prefix("ipv4@").or_else(|| text.strip_prefix("ipv6@")).unwrap_or(text);
     let (host, port) = match text.rsplit_once(':') {
         Some((host, port)) if port.bytes().all(|byte| byte.is_ascii_digit()) => (host, port.parse().ok()?),
+        // A relative port, or a host name behind a prefix such as `unix@`.
         Some(_) => return None,
         None => (text, 0),
     };

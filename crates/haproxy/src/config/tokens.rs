@@ -1,19 +1,21 @@
-//! A line of a configuration file, split into words (manual, section 2.2 "Quoting and escaping").
+//! Splits a line of a configuration file into words (manual, section 2.2 "Quoting and escaping"). Pure: it reads no
+//! variable by itself.
 
 use std::iter::Peekable;
 use std::str::Chars;
 
-/// One word of a line.
+/// One word of a configuration line.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct ConfigWord {
-    /// Without its quotes and backslashes. A variable whose value is not known stands in it as it is written: `${PORT}`.
+    /// The text without its quotes and backslashes. A variable without a known value stands in it as it is written:
+    /// `${PORT}`.
     pub text: String,
-    /// Such a variable is in it.
+    /// True if the text has such a variable in it.
     pub has_unknown_variable: bool,
 }
 
 impl ConfigWord {
-    /// The text; `None` if a variable is in it whose value is not known.
+    /// The text. `None` if a variable without a known value is in it.
     pub fn known_text(&self) -> Option<&str> {
         (!self.has_unknown_variable).then_some(self.text.as_str())
     }
@@ -48,6 +50,7 @@ fn read_word(chars: &mut Peekable<Chars<'_>>, value: &dyn Fn(&str) -> Option<Str
             (Some(open), close) if open == close => quote = None,
             (None, '\'' | '"') => quote = Some(next),
             (None | Some('"'), '\\') => word.text.extend(chars.next()),
+            // In single quotes, `$` and the backslash stand for themselves.
             (Some('"'), '$') => word.push_variable(chars, value),
             (_, plain) => word.text.push(plain),
         }

@@ -1,4 +1,4 @@
-//! Changes to what HAProxy runs, without a restart.
+//! Changes servers and maps without a restart. It decides no change: confgen's plan does.
 
 use std::fmt;
 use std::net::SocketAddr;
@@ -9,64 +9,66 @@ use super::{Command, Error, ServerOptions, Socket, Word};
 /// A server within its backend.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct ServerName {
-    /// The backend, or listen section.
+    /// The name of the backend or listen section.
     pub backend: Word,
-    /// The server.
+    /// The server's name in it.
     pub server: Word,
 }
 
-/// A state that may be imposed on a server.
+/// An admin state that a command may set.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum AdminState {
-    /// Takes requests while its checks are good.
+    /// The server takes requests while its checks pass.
     Ready,
-    /// Takes sticky clients only.
+    /// The server takes requests of sticky clients only.
     Drain,
-    /// Takes no new request, is not checked.
+    /// The server takes no request, and is not checked.
     Maint,
 }
 
-/// One change.
+/// One change to a server or a map.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Change {
-    /// A new server in this state, checked at once if so wished.
+    /// Add a server in this state. Enable its checks if its options have them.
     AddServer(ServerName, SocketAddr, ServerOptions, AdminState),
-    /// Another state.
+    /// Set the admin state of a server.
     SetState(ServerName, AdminState),
-    /// Takes requests once its checks have passed, as one that was down. It has to be in maintenance, and checked.
+    /// Have a server take requests once its checks have passed, like one that was down. The server has to be in
+    /// maintenance, and checked.
     ///
-    /// `set server … health down` has no effect in maintenance: a server that leaves it counts as up until its first check
-    /// (2.6). So it leaves as drained, and takes nothing meanwhile.
+    /// `set server … health down` has no effect in maintenance. A server that leaves maintenance counts as up until its
+    /// first check (2.6). So it leaves into drain, and takes nothing meanwhile.
     ReadyOnceChecked(ServerName),
-    /// Another weight.
+    /// Set the weight of a server.
     SetWeight(ServerName, u16),
-    /// Has a server queue for its turn again, with the weight that it has: `balance roundrobin` may have set it aside.
+    /// Have a server queue for its turn again with an unchanged weight, because `balance roundrobin` may have set it
+    /// aside.
     ///
-    /// HAProxy hands out turns in windows of as many requests as all weights add up to, times 16. If the weights shrink and
-    /// grow again within a few requests, servers that were moved to the next window wait until the present one is over, while
-    /// the others get all requests (`lb_fwrr.c` of 2.6 to 3.4). A new weight moves a server back. HAProxy ignores an unchanged
-    /// weight, so the change is there and back.
+    /// HAProxy gives turns in windows of as many requests as all weights add up to, times 16. If the weights shrink and
+    /// grow again within a few requests, servers that were moved to the next window wait for it, while the others get
+    /// all requests (`lb_fwrr.c` of 2.6 to 3.4). A changed weight moves a server back. HAProxy ignores an unchanged
+    /// weight, so that this sets another one first.
     Requeue(ServerName, u16),
-    /// Another address.
+    /// Set the address and port of a server.
     SetAddress(ServerName, SocketAddr),
-    /// Gives servers that were added the sticky cookie that they lack until then (2.6). Nobody else loses theirs.
+    /// Give servers that were added the sticky cookie that they lack until then (2.6). Other servers keep theirs.
     RefreshCookies(Word),
-    /// A map's new key.
+    /// Add a key with its value to a map.
     AddToMap(Token, Token, Token),
-    /// A map's key with another value.
+    /// Set another value of a map's key.
     SetInMap(Token, Token, Token),
-    /// A map's key goes.
+    /// Delete a key of a map.
     RemoveFromMap(Token, Token),
 }
 
-/// How the removal of a server went.
+/// The result of a server's removal.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Removal {
-    /// It is gone, or was not there.
+    /// The server is gone, or was not there.
     Removed,
-    /// It takes no new request, but has connections: to be asked again.
+    /// The server takes no new request, and still has connections. Ask again later.
     InUse,
-    /// HAProxy doesn't let it go, in its own words.
+    /// HAProxy refuses to delete the server, with its answer.
     Refused(String),
 }
 
@@ -76,17 +78,17 @@ impl fmt::Display for ServerName {
     }
 }
 
-/// As HAProxy reads it: commands separated by `;`.
+/// Writes the commands as HAProxy reads them, separated by `;`.
 impl fmt::Display for Change {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::AddServer(name, address, options, state) => {
                 write!(f, "add server {name} {address}{options}")?;
                 if options.check {
-                    // Without it the server is never checked, whatever `check` says.
+                    // Without this command the server is never checked, whatever `check` says.
                     write!(f, ";enable health {name}")?;
                 }
-                // It comes in maintenance.
+                // An added server starts in maintenance.
                 match state {
                     AdminState::Ready => write!(f, ";enable server {name}"),
                     AdminState::Drain => write!(f, ";set server {name} state drain"),
@@ -101,6 +103,7 @@ impl fmt::Display for Change {
             }
             Self::SetWeight(name, weight) => write!(f, "set server {name} weight {weight}"),
             Self::Requeue(name, weight) => {
+                // Never 0, which would take the server out.
                 let other = if *weight > 1 { weight - 1 } else { weight + 1 };
                 write!(f, "set server {name} weight {other};set server {name} weight {weight}")
             }
@@ -117,12 +120,12 @@ impl fmt::Display for Change {
     }
 }
 
-/// A file's path, or a map's key or value: what a person could have written in a line of a map, without what HAProxy's
-/// command line gives a meaning (blanks, `;`, `\`, `<`).
+/// A file's path, or a map's key or value, at most 4,096 bytes: text of a map's line without what HAProxy's command
+/// line gives a meaning (blanks, `;`, `\`, `<`).
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Token(String);
 
-/// The text can't stand in a command.
+/// The error of a text that can't stand in a command.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("`{0}` can't stand in a Runtime API command")]
 pub struct NotAToken(String);
@@ -131,13 +134,16 @@ impl FromStr for Token {
     type Err = NotAToken;
 
     fn from_str(text: &str) -> Result<Self, NotAToken> {
-        let fine = |byte: u8| byte.is_ascii_graphic() && !b";\\<\"'#".contains(&byte);
-        if !text.is_empty() && text.len() <= 4096 && text.bytes().all(fine) {
+        if !text.is_empty() && text.len() <= 4096 && text.bytes().all(is_token_byte) {
             Ok(Self(text.to_owned()))
         } else {
             Err(NotAToken(text.chars().take(80).flat_map(char::escape_debug).collect()))
         }
     }
+}
+
+fn is_token_byte(byte: u8) -> bool {
+    byte.is_ascii_graphic() && !b";\\<\"'#".contains(&byte)
 }
 
 impl fmt::Display for Token {
@@ -146,15 +152,17 @@ impl fmt::Display for Token {
     }
 }
 
-/// HAProxy reads a line into a buffer of 16 kB (`tune.bufsize`), and hangs on a longer one.
+/// The longest line of commands in bytes. HAProxy reads a line into a buffer of 16 kB (`tune.bufsize`), and hangs on a
+/// longer one.
 pub(super) const LINE_LIMIT: usize = 12 * 1024;
 
 impl Socket {
-    /// Makes the changes in their order, and returns HAProxy's complaints. They don't say what they are about: whoever
-    /// gets one has to look at what HAProxy runs now.
+    /// Makes the changes in their order, and returns HAProxy's complaints. A complaint doesn't name its change, so that
+    /// a caller that gets one has to observe HAProxy again.
     ///
     /// # Errors
-    /// When nobody answers, or not to the end within the bound; what of the changes was made is then not known.
+    /// If HAProxy doesn't answer, or not to the end within the time limit. HAProxy may then have made some of the
+    /// changes.
     pub fn apply_changes(&self, changes: &[Change]) -> Result<Vec<String>, Error> {
         let mut complaints = Vec::new();
         let mut rest = changes;
@@ -167,10 +175,10 @@ impl Socket {
         Ok(complaints)
     }
 
-    /// Takes a server out, and removes it if it has no connection left.
+    /// Sets a server to maintenance, and deletes it if it has no connection left.
     ///
     /// # Errors
-    /// When nobody answers, or not to the end within the bound.
+    /// If HAProxy doesn't answer, or not to the end within the time limit.
     pub fn remove_server(&self, server: &ServerName) -> Result<Removal, Error> {
         let answer = self.send_changes(format!("set server {server} state maint;del server {server}"))?;
         Ok(match complaints_in(&answer).next() {
@@ -182,8 +190,8 @@ impl Socket {
 }
 
 impl Socket {
-    /// Sends changes and returns what is said to them. `del server` closes its answer without the empty line that all
-    /// others have (2.6), so that only an answer without any end can be told to be cut short.
+    /// Sends changes and returns the answer. `del server` closes its answer without the empty line that all others have
+    /// (2.6). So this finds an answer cut short only if its last line has no end.
     fn send_changes(&self, line: String) -> Result<String, Error> {
         let command = Command::from_line(line);
         let answer = self.exchange_text(&command)?;
@@ -195,23 +203,28 @@ impl Socket {
     }
 }
 
-/// How many changes fit into a line: at least one.
+/// The number of changes that fit into a line. At least one, so that each line makes progress.
 fn count_fitting(changes: &[Change]) -> usize {
     let mut length = 0;
-    let fits = |change: &&Change| {
-        length += change.to_string().len() + 1;
-        length <= LINE_LIMIT
-    };
-    changes.iter().take_while(fits).count().max(1)
+    for (count, change) in changes.iter().enumerate() {
+        length += change.to_string().len() + ";".len();
+        if length > LINE_LIMIT {
+            return count.max(1);
+        }
+    }
+    changes.len().max(1)
 }
 
-/// The lines of an answer that say that something was not done.
+/// Finds the lines of an answer that say that something was not done.
 fn complaints_in(answer: &str) -> impl Iterator<Item = &str> {
-    // The last is what 3.0 says to `set server addr` with the address that the server has.
+    answer.lines().filter(|line| !line.is_empty() && !is_success(line))
+}
+
+fn is_success(line: &str) -> bool {
+    // The last one is the answer of 3.0 to `set server addr` with the address that the server has.
     const DONE: [&str; 3] = ["New server registered.", "Server deleted.", "nothing changed"];
-    // `set server addr` answers in any case: "IP changed from …", "no need to change the addr, port changed from …".
-    let done = |line: &str| DONE.contains(&line) || line.ends_with("by 'stats socket command'");
-    answer.lines().filter(move |line| !line.is_empty() && !done(line))
+    // `set server addr` always answers: "IP changed from …", "no need to change the addr, port changed from …".
+    DONE.contains(&line) || line.ends_with("by 'stats socket command'")
 }
 
 #[cfg(test)]

@@ -1,17 +1,17 @@
-//! What may be said to HAProxy.
+//! The commands that may be sent to HAProxy. A hostile name can't add a command to them.
 
 use std::fmt;
 use std::str::FromStr;
 
-/// One command of the Runtime API.
+/// One line of commands of the Runtime API.
 ///
-/// Made from fixed words and [`Word`]s alone, so it is a single line and a single command: `;`
-/// separates commands, a line break ends them, `<<` opens a payload, `\` quotes.
+/// It is made of fixed words, [`Word`]s and tokens. So it is a single line, and only this crate's own `;` separate
+/// commands. HAProxy would take a line break as the end, `<<` as the beginning of a payload, and `\` as a quote.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Command(String);
 
 impl Command {
-    /// `show info`: who answers.
+    /// `show info`: the process that answers.
     pub fn show_info() -> Self {
         Self("show info".to_owned())
     }
@@ -41,7 +41,7 @@ impl Command {
         Self("show stat -1 7 -1".to_owned())
     }
 
-    /// `show sess`: streams.
+    /// `show sess`: all streams of the process.
     pub fn show_streams() -> Self {
         Self("show sess".to_owned())
     }
@@ -62,7 +62,7 @@ impl Command {
         Self("show proc".to_owned())
     }
 
-    /// `show map`: the maps.
+    /// `show map`: the paths of all maps.
     pub fn show_maps() -> Self {
         Self("show map".to_owned())
     }
@@ -72,12 +72,12 @@ impl Command {
         Self(format!("show map {path}"))
     }
 
-    /// `show ssl cert`: the certificates' files.
+    /// `show ssl cert`: the paths of all certificates' files.
     pub fn show_certificate_files() -> Self {
         Self("show ssl cert".to_owned())
     }
 
-    /// `show ssl cert PATH` of each.
+    /// `show ssl cert PATH` of each path, in one line.
     pub fn show_certificates(paths: &[super::Token]) -> Self {
         let commands: Vec<String> = paths.iter().map(|path| format!("show ssl cert {path}")).collect();
         Self(commands.join(";"))
@@ -88,18 +88,35 @@ impl Command {
         Self(format!("show ssl crt-list -n {path}"))
     }
 
-    /// A line of commands, made of words and tokens alone.
+    /// Makes a line of commands. The caller has to make it of words and tokens alone.
     pub(super) fn from_line(line: String) -> Self {
-        Self(line)
+        let command = Self(line);
+        command.check_invariants();
+        command
     }
 
-    /// The same command for one worker, asked through its master's socket. It is answered after a soft stop too.
+    fn check_invariants(&self) {
+        debug_assert_eq!(self.find_broken_rule(), None, "{self}");
+    }
+
+    /// Finds the first rule that the command breaks. `None` if it keeps them all.
+    fn find_broken_rule(&self) -> Option<&'static str> {
+        let rules = [
+            ("a command is one line", !self.0.contains(['\n', '\r'])),
+            ("a payload begins only at a command's end", !self.0.strip_suffix("<<").unwrap_or(&self.0).contains("<<")),
+            ("a command quotes nothing", !self.0.contains(['\\', '"', '\''])),
+        ];
+        rules.into_iter().find(|(_, holds)| !holds).map(|(rule, _)| rule)
+    }
+
+    /// Addresses the command to one worker, over its master's socket. The worker answers after a soft stop too.
     #[must_use]
     pub fn to_worker(&self, pid: u32) -> Self {
+        // `@!` takes a process id, and reaches old workers too. `@1` is the current worker only.
         Self(format!("@!{pid} {}", self.0))
     }
 
-    /// Whether it is for one worker.
+    /// True for a command to one worker.
     pub(crate) fn is_to_worker(&self) -> bool {
         self.0.starts_with("@!")
     }
@@ -111,23 +128,23 @@ impl fmt::Display for Command {
     }
 }
 
-/// One word of a command: at least one of `[A-Za-z0-9_.:/-]`, at most 530.
+/// One word of a command: 1 to 530 bytes of `[A-Za-z0-9_.:/-]`.
 ///
-/// Nothing in it means anything to HAProxy's command line.
+/// No such byte has a meaning on HAProxy's command line.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Word(String);
 
-/// The text can't be a word of a command.
+/// The error of a text that can't be a word of a command.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("`{0}` can't be a word of a Runtime API command: letters, digits and `_.:/-` only")]
 pub struct NotAWord(String);
 
 impl Word {
-    /// Longer than any name HAProxy takes from us: that of a preview's backend is of a service's and a color's, 253 bytes
-    /// each at most, and what is put before and between.
+    /// The longest word in bytes. The longest name is that of a preview's backend. It is made of a service's and a
+    /// color's name, 253 bytes each at most, and what this project puts before and between.
     const LONGEST: usize = 530;
 
-    /// The word itself.
+    /// The word as text.
     pub fn as_str(&self) -> &str {
         &self.0
     }
@@ -137,13 +154,16 @@ impl FromStr for Word {
     type Err = NotAWord;
 
     fn from_str(text: &str) -> Result<Self, NotAWord> {
-        let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"_.:/-".contains(&byte);
-        if (1..=Self::LONGEST).contains(&text.len()) && text.bytes().all(plain) {
+        if (1..=Self::LONGEST).contains(&text.len()) && text.bytes().all(is_word_byte) {
             Ok(Self(text.to_owned()))
         } else {
             Err(NotAWord(text.chars().take(80).collect()))
         }
     }
+}
+
+fn is_word_byte(byte: u8) -> bool {
+    byte.is_ascii_alphanumeric() || b"_.:/-".contains(&byte)
 }
 
 impl fmt::Display for Word {
@@ -163,6 +183,25 @@ mod tests {
         }
         assert!("x".repeat(600).parse::<Word>().is_err());
         assert_eq!(Command::show_env(&"CONFGEN_GEN".parse().unwrap()).to_string(), "show env CONFGEN_GEN");
+    }
+
+    #[test]
+    fn a_command_that_breaks_a_rule_is_found() {
+        for (line, rule) in [
+            ("show env A\nshutdown sessions server a/b", "a command is one line"),
+            ("set ssl cert << a <<", "a payload begins only at a command's end"),
+            ("show env a\\", "a command quotes nothing"),
+        ] {
+            assert_eq!(Command(line.to_owned()).find_broken_rule(), Some(rule), "{line:?}");
+        }
+        assert_eq!(Command("show info;set ssl cert a.pem <<".to_owned()).find_broken_rule(), None);
+    }
+
+    #[test]
+    #[cfg(debug_assertions)]
+    #[should_panic(expected = "a command is one line")]
+    fn a_broken_rule_ends_a_debug_build() {
+        Command::from_line("show info\nshow stat".to_owned());
     }
 
     #[test]

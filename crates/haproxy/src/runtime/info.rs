@@ -1,41 +1,47 @@
-//! The answer to `show info`.
+//! Parses the answer to `show info`. Pure.
 
 use std::time::Duration;
 
 use crate::version::Version;
 
-/// A running HAProxy process. Of its sixty fields those that somebody here asks for.
+/// A running HAProxy process, by those of its sixty fields that this project uses.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Info {
     /// The worker's process id, in its own pid namespace.
     pub pid: u32,
-    /// Its release.
+    /// The release that it runs.
     pub version: Version,
-    /// Since it started, in whole seconds.
+    /// The time since its start, in whole seconds.
     pub uptime: Duration,
-    /// Whether it finishes its last requests and takes no new ones.
+    /// True after a soft stop: it finishes its last requests and takes no new ones.
     pub stopping: bool,
-    /// Whether it accepts new connections of clients.
+    /// True if it accepts new connections of clients.
     pub listening: bool,
-    /// Connections in use.
+    /// The client connections in use.
     pub connections: u64,
 }
 
 impl Info {
     pub(super) fn parse(answer: &str) -> Option<Self> {
-        let field =
-            |name: &str| answer.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(": ")).map(str::trim);
-        let number = |name: &str| field(name).and_then(|value| value.parse::<u64>().ok()).unwrap_or_default();
         Some(Self {
-            pid: field("Pid")?.parse().ok()?,
-            version: field("Version")?.parse().ok()?,
-            uptime: Duration::from_secs(field("Uptime_sec")?.parse().ok()?),
-            stopping: field("Stopping")? != "0",
-            // A soft stop leaves the listener for the master, which is the one job that can't be stopped.
-            listening: number("Listeners") > number("Unstoppable Jobs"),
-            connections: field("CurrConns")?.parse().ok()?,
+            pid: find_field(answer, "Pid")?.parse().ok()?,
+            version: find_field(answer, "Version")?.parse().ok()?,
+            uptime: Duration::from_secs(find_field(answer, "Uptime_sec")?.parse().ok()?),
+            stopping: find_field(answer, "Stopping")? != "0",
+            // A soft stop leaves the listener for the master. It is the one job that can't be stopped.
+            listening: read_number(answer, "Listeners") > read_number(answer, "Unstoppable Jobs"),
+            connections: find_field(answer, "CurrConns")?.parse().ok()?,
         })
     }
+}
+
+fn find_field<'a>(answer: &'a str, name: &str) -> Option<&'a str> {
+    answer.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(": ")).map(str::trim)
+}
+
+/// Reads a number, 0 if the answer has none of that name.
+fn read_number(answer: &str, name: &str) -> u64 {
+    find_field(answer, name).and_then(|value| value.parse().ok()).unwrap_or_default()
 }
 
 #[cfg(test)]

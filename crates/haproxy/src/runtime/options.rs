@@ -1,4 +1,4 @@
-//! What a server is added with.
+//! Writes the options of an added server. Pure.
 
 use std::fmt;
 use std::num::NonZeroU32;
@@ -6,59 +6,59 @@ use std::time::Duration;
 
 use super::{Token, Word};
 
-/// What a server is added with. `add server` takes nothing over from `default-server` (Management Guide, section 9.3).
+/// The options of an added server. `add server` takes nothing from `default-server` (Management Guide, section 9.3).
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct ServerOptions {
-    /// 0 to 256. HAProxy's own default is 1, which is next to nothing beside the file's 100.
+    /// The weight, 0 to 256. HAProxy's own default is 1, which is next to nothing beside the file's 100.
     pub weight: u16,
-    /// Whether HAProxy checks it, as its backend says how.
+    /// True if HAProxy checks the server, as its backend says.
     pub check: bool,
-    /// Used only when no other server is up.
+    /// True for a server that is used only if no other one is up.
     pub backup: bool,
-    /// Connections to it; what is beyond waits.
+    /// The most connections to the server. Further requests wait.
     pub maxconn: Option<NonZeroU32>,
-    /// HTTP/2: agreed on by ALPN over TLS, and taken for granted in the clear.
+    /// True for HTTP/2: agreed on by ALPN over TLS, and taken for granted in the clear.
     pub h2: bool,
     /// The PROXY protocol's version, 1 or 2.
     pub send_proxy: Option<u8>,
     /// The id that places it among its siblings under a consistent hash. `None` lets HAProxy choose the lowest free one, but
     /// 2.6 computes the place before it has chosen: all such servers then share one place, and most get no request.
     pub id: Option<NonZeroU32>,
-    /// How long it takes to its whole weight after having been down.
+    /// The time in which the server gets back to its whole weight after it was down.
     pub slowstart: Option<Duration>,
-    /// TLS to it.
+    /// TLS to the server. `None` for plain text.
     pub tls: Option<ServerTls>,
-    /// TLS in health checks alone, where what is sent there is TLS already.
+    /// TLS in health checks only, for a server that gets TLS from its clients anyway.
     pub check_tls: Option<CheckTls>,
 }
 
-/// How a health check alone speaks TLS. Whose certificate the server has isn't checked.
+/// TLS of a health check only. HAProxy doesn't verify the server's certificate.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct CheckTls {
-    /// The name that it is asked for.
+    /// The name that the check asks for. `None` for no name.
     pub sni: Option<Word>,
 }
 
-/// How TLS is spoken to a server.
+/// TLS to a server, in its checks too.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct ServerTls {
-    /// The authorities that its certificate is checked against: a file that HAProxy has loaded at its start, or
-    /// `@system-ca`. None is no check.
+    /// The CA certificates that the server's certificate is verified against: a file that HAProxy has loaded at its
+    /// start, or `@system-ca`. `None` for no verification.
     pub authorities: Option<Token>,
-    /// The name that it is asked for, and that its certificate has to bear.
+    /// The name that HAProxy asks for, and that the server's certificate has to bear.
     pub sni: Option<Sni>,
-    /// The same in health checks.
+    /// The same name in health checks.
     pub check_sni: Option<Word>,
-    /// The name that its certificate has to bear where it isn't asked for one.
+    /// The name that the server's certificate has to bear if HAProxy asks for none.
     pub verify_host: Option<Word>,
 }
 
-/// The name that a server is asked for.
+/// The name that HAProxy asks a server for.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Sni {
-    /// This one.
+    /// This name, in every request.
     Fixed(Word),
-    /// What this variable of the request holds.
+    /// The value of this variable of the request.
     Variable(Word),
 }
 
@@ -83,7 +83,8 @@ impl fmt::Display for ServerOptions {
             (true, None) => " proto h2",
             (false, _) => "",
         })?;
-        // The checks of a server of the file speak as its traffic does; those of one that is added have to be told.
+        // In a server of the file, checks use the PROXY protocol if its traffic does. In an added server they need an
+        // option.
         f.write_str(match self.send_proxy {
             Some(1) => " check-send-proxy send-proxy",
             Some(_) => " check-send-proxy send-proxy-v2",

@@ -1,4 +1,4 @@
-//! For tests: a real HAProxy in a folder of its own.
+//! Runs a real HAProxy in a folder of its own, for tests.
 
 use std::fs::File;
 use std::io::Write as _;
@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use super::Socket;
 
-/// A running HAProxy, until it is dropped; a worker ends with its master.
+/// A running HAProxy, until its drop. A worker ends with its master.
 pub(super) struct Proxy {
     child: Child,
     dir: tempfile::TempDir,
@@ -22,7 +22,8 @@ impl Drop for Proxy {
 }
 
 impl Proxy {
-    /// One with these flags and this configuration, made for the folder; it has a stats socket, and answers there.
+    /// Starts one with these flags and this configuration, which is made for the folder. It has a stats socket, and
+    /// answers there.
     pub(super) fn start_haproxy(flags: &[&str], config: impl FnOnce(&Path) -> String) -> Self {
         let dir = tempfile::tempdir().unwrap();
         let text =

@@ -1,4 +1,4 @@
-//! The answer to `show servers state`, which is also the format of a server state file.
+//! Parses the answer to `show servers state`, which is also the format of a server state file. Pure.
 
 use std::fmt;
 use std::str::FromStr;
@@ -7,69 +7,69 @@ use std::str::FromStr;
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ServersState {
     header: String,
-    /// One for each server.
+    /// The servers, one for each line.
     pub servers: Vec<ServerState>,
 }
 
-/// One server as HAProxy runs it.
+/// One server, as HAProxy runs it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ServerState {
-    /// Its backend's, or listen section's, name.
+    /// The name of its backend or listen section.
     pub backend: String,
-    /// Its name.
+    /// The server's name.
     pub server: String,
-    /// Its id (`srv_id`), unique in the backend.
+    /// The server's id (`srv_id`), unique in the backend.
     pub id: u32,
-    /// Its address as HAProxy writes it: an IP address without brackets, a unix socket's path, or `-`.
+    /// The address as HAProxy writes it: an IP address without brackets, a unix socket's path, or `-`.
     pub address: String,
-    /// Its port; 0 for none.
+    /// The port. 0 if there is none.
     pub port: u16,
-    /// Whether it takes requests, by its checks.
+    /// The state that the server's checks give it.
     pub operation: Operation,
-    /// What people and the configuration impose on it.
+    /// The states that commands and the configuration give it.
     pub admin: AdminFlags,
-    /// The weight in use.
+    /// The weight that HAProxy uses now.
     pub weight: u16,
     /// The weight in the configuration.
     pub initial_weight: u16,
     line: String,
 }
 
-/// `srv_op_state`.
+/// The state by the server's checks: `srv_op_state`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Operation {
-    /// Down, or in maintenance.
+    /// The server is down, or in maintenance.
     Stopped,
-    /// Warming up (slowstart).
+    /// The server is up, and warms up (`slowstart`).
     Starting,
-    /// Up.
+    /// The server is up, with its whole weight.
     Running,
-    /// Up, but on its way down (soft stop).
+    /// The server is up, and going down (soft stop).
     Stopping,
 }
 
-/// `srv_admin_state`, a set of flags.
+/// The admin state: `srv_admin_state`, a set of flags.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct AdminFlags(u32);
 
 impl AdminFlags {
-    /// In maintenance, for whatever reason: by command, by the configuration, inherited, unresolved.
+    /// True in maintenance, for any reason: a command, the configuration, inherited, unresolved.
     pub fn is_in_maintenance(self) -> bool {
         const FORCED: u32 = 0x01;
         const INHERITED: u32 = 0x02;
         const RESOLUTION: u32 = 0x20;
-        // 0x04 and 0x40 only tell where one of these came from: the configuration, the resolver's host name.
+        // 0x04 and 0x40 only tell the origin of one of these: the configuration, the resolver's host name.
         self.0 & (FORCED | INHERITED | RESOLUTION) != 0
     }
 
-    /// In maintenance by somebody's command, not by the configuration.
+    /// True in maintenance by a command and not by the configuration.
     pub fn is_in_maintenance_by_command(self) -> bool {
         const FORCED: u32 = 0x01;
         const CONFIGURED: u32 = 0x04;
         self.0 & (FORCED | CONFIGURED) == FORCED
     }
 
-    /// Drained: requests in flight and sticky clients only.
+    /// True in drain: the server takes requests of sticky clients only.
     pub fn is_in_drain(self) -> bool {
         const FORCED: u32 = 0x08;
         const INHERITED: u32 = 0x10;
@@ -77,13 +77,13 @@ impl AdminFlags {
     }
 }
 
-/// The text is no answer to `show servers state` in its version 1.
+/// The error of a text that is no answer to `show servers state` in its version 1.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("no list of servers' states in version 1")]
 pub struct NotServersState;
 
 impl ServersState {
-    /// The version of the format, alone on the first line.
+    /// The format's version, which is the whole first line.
     pub(crate) const FORMAT: &str = "1";
 
     pub(crate) fn parse(answer: &str) -> Option<Self> {
@@ -106,7 +106,7 @@ impl FromStr for ServersState {
 }
 
 impl fmt::Display for ServersState {
-    /// Writes it as HAProxy does, so that HAProxy can read it back.
+    /// Writes the list as HAProxy does, so that HAProxy can read it back.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         writeln!(f, "{}\n{}", Self::FORMAT, self.header)?;
         self.servers.iter().try_for_each(|server| writeln!(f, "{}", server.line))
@@ -116,24 +116,23 @@ impl fmt::Display for ServersState {
 impl ServerState {
     fn parse(line: &str) -> Option<Self> {
         let fields: Vec<&str> = line.split(' ').collect();
-        // Positions in version 1 of the format. HAProxy pads the dump of 2.6 to 25 fields; later ones may add some.
-        let field = |position: usize| fields.get(position).copied();
+        // Positions in version 1 of the format. 2.6 pads the answer to 25 fields, and later releases may add some.
         Some(Self {
-            backend: field(1)?.to_owned(),
-            server: field(3)?.to_owned(),
-            id: field(2)?.parse().ok()?,
-            address: field(4)?.to_owned(),
-            operation: match field(5)? {
+            backend: (*fields.get(1)?).to_owned(),
+            server: (*fields.get(3)?).to_owned(),
+            id: fields.get(2)?.parse().ok()?,
+            address: (*fields.get(4)?).to_owned(),
+            operation: match *fields.get(5)? {
                 "0" => Operation::Stopped,
                 "1" => Operation::Starting,
                 "2" => Operation::Running,
                 "3" => Operation::Stopping,
                 _ => return None,
             },
-            admin: AdminFlags(field(6)?.parse().ok()?),
-            weight: field(7)?.parse().ok()?,
-            initial_weight: field(8)?.parse().ok()?,
-            port: field(18)?.parse().ok()?,
+            admin: AdminFlags(fields.get(6)?.parse().ok()?),
+            weight: fields.get(7)?.parse().ok()?,
+            initial_weight: fields.get(8)?.parse().ok()?,
+            port: fields.get(18)?.parse().ok()?,
             line: line.to_owned(),
         })
     }

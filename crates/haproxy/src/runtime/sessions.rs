@@ -1,42 +1,39 @@
-//! How many requests and connections servers have, now (Management Guide, 9.3, `show stat`).
+//! Counts the requests and connections that servers have now (Management Guide, 9.3, `show stat`).
 
 use super::{Command, Error, Socket, Word};
 
-/// One server's.
+/// The sessions of one server.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Sessions {
-    /// Its backend.
+    /// The name of its backend.
     pub backend: String,
-    /// Its name.
+    /// The server's name.
     pub server: String,
-    /// Requests and TCP connections it has, and those that wait for it alone. An idle connection is none, whichever end
-    /// keeps it.
+    /// The server's requests and TCP connections, and those that wait for this server. An idle connection doesn't
+    /// count, whichever end keeps it.
     pub count: u64,
 }
 
-/// A longer line is not sent: all servers are asked for at once. HAProxy hangs on one that is longer than its buffer of
-/// 16 kB (`tune.bufsize`).
+/// The longest line that is sent, in bytes. Instead of a longer one this asks for all servers. HAProxy hangs on a line
+/// that is longer than its buffer of 16 kB (`tune.bufsize`).
 const LINE_LIMIT: usize = 8 * 1024;
 
-/// What HAProxy says of a backend that it doesn't have.
+/// HAProxy's answer about a backend that it doesn't have.
 const UNKNOWN: &str = "No such proxy.";
 
 impl Socket {
-    /// The sessions of these backends' servers, and maybe of others; a backend that isn't there has none. Without any name
-    /// they are everybody's: up to 3.2 a frontend may bear a backend's name, and is then the one that is asked. With a pid
-    /// it is that worker that is asked, over its master's socket: it answers after a soft stop too.
+    /// Counts the sessions of these backends' servers, and maybe of others. A backend that HAProxy doesn't have has
+    /// none. Without a name this asks for all servers: up to 3.2 a frontend may have a backend's name, and HAProxy then
+    /// answers for the frontend. With `worker` this asks that worker over its master's socket. It answers after a soft
+    /// stop too.
     ///
     /// # Errors
-    /// As [`ask`](Self::ask), or when it isn't the answer to that.
+    /// As [`send_command`](Self::send_command), or if the answer has another form.
     pub fn count_sessions(&self, backends: &[Word], worker: Option<u32>) -> Result<Vec<Sessions>, Error> {
-        // A master's prefix holds for one command, not for the line. 4 is servers; -1 is all.
-        let command = |backend: &str| {
-            let command = Command::from_line(format!("show stat {backend} 4 -1"));
-            worker.map_or(command.clone(), |pid| command.to_worker(pid)).to_string()
-        };
-        let mut commands: Vec<String> = backends.iter().map(|backend| command(backend.as_str())).collect();
+        let mut commands: Vec<String> =
+            backends.iter().map(|backend| format_command(backend.as_str(), worker)).collect();
         if commands.is_empty() || commands.iter().map(|command| command.len() + 1).sum::<usize>() > LINE_LIMIT {
-            commands = vec![command("-1")];
+            commands = vec![format_command("-1", worker)];
         }
         let line = Command::from_line(commands.join(";"));
         let answer = self.send_command(&line)?;
@@ -44,7 +41,14 @@ impl Socket {
     }
 }
 
-/// Reads so many answers; names hold nothing that CSV would quote.
+fn format_command(backend: &str, worker: Option<u32>) -> String {
+    // 4 asks for servers, and -1 for all of them.
+    let command = Command::from_line(format!("show stat {backend} 4 -1"));
+    // A master's prefix holds for one command, not for the line.
+    worker.map_or(command.clone(), |pid| command.to_worker(pid)).to_string()
+}
+
+/// Parses so many answers. No name holds a character that CSV would quote.
 fn parse_sessions(answer: &str, answers: usize) -> Option<Vec<Sessions>> {
     let (mut sessions, mut seen) = (Vec::new(), 0);
     for line in answer.lines().filter(|line| !line.is_empty()) {
@@ -54,11 +58,15 @@ fn parse_sessions(answer: &str, answers: usize) -> Option<Vec<Sessions>> {
         }
         let mut fields = line.split(',');
         let (backend, server) = (fields.next()?.to_owned(), fields.next()?.to_owned());
-        let mut number = || fields.next().map(|field| if field.is_empty() { Ok(0) } else { field.parse::<u64>() });
-        let (queued, _, current) = (number()?.ok()?, number()?, number()?.ok()?);
+        let (queued, _, current) = (parse_number(fields.next()?)?, fields.next()?, parse_number(fields.next()?)?);
         sessions.push(Sessions { backend, server, count: queued.saturating_add(current) });
     }
     (seen == answers).then_some(sessions)
+}
+
+/// Parses a figure. HAProxy leaves it empty if it counts none.
+fn parse_number(field: &str) -> Option<u64> {
+    if field.is_empty() { Some(0) } else { field.parse().ok() }
 }
 
 #[cfg(test)]

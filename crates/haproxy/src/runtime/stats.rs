@@ -1,23 +1,23 @@
-//! The answer to `show stat`: what HAProxy has seen of each backend and server (Management Guide, 9.1).
+//! Parses the answer to `show stat`: the figures of each frontend, backend and server (Management Guide, 9.1). Pure.
 
 use std::collections::HashMap;
 
-/// What a row is about: column `type`. A row's name doesn't tell, because a server may be called `BACKEND` or `FRONTEND`.
+/// The kind of a row: column `type`. A row's name doesn't tell, because a server may be called `BACKEND` or `FRONTEND`.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash)]
 pub enum RowKind {
     /// A frontend, or the listening half of a listen section.
     Frontend,
     /// All servers of a backend, or of a listen section, together.
     Backend,
-    /// One server.
+    /// One server of a backend.
     #[default]
     Server,
 }
 
-/// A frontend, a backend, or one server of it. Numbers that HAProxy leaves out are 0.
+/// The figures of a frontend, a backend, or one server. Numbers that HAProxy leaves out are 0.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Stat {
-    /// What the row is about.
+    /// The kind of the row.
     pub kind: RowKind,
     /// The number of the frontend, backend or listen section within its process: `iid`.
     pub proxy_id: u32,
@@ -28,145 +28,175 @@ pub struct Stat {
     /// In HAProxy's words: `UP`, `UP 1/3`, `DOWN`, `DRAIN`, `MAINT`, `NOLB`, `no check` and more; of a frontend `OPEN`, `FULL`,
     /// `PAUSED`, `STOP`.
     pub status: String,
-    /// The weight in use; a backend's is the sum.
+    /// The weight in use. A backend's is the sum.
     pub weight: u64,
     /// Of a backend, servers that take requests and are not backups. Of a server, 1 if it is not a backup, up or not.
     pub active: u64,
     /// Of a backend, backup servers that take requests. Of a server, 1 if it is a backup, up or not.
     pub backup: u64,
-    /// How often the balancing algorithm chose a server: `lbtot`. A sticky client's request isn't counted.
+    /// The number of times that the balancing algorithm chose a server: `lbtot`. A sticky client's request isn't
+    /// counted.
     pub chosen: u64,
     /// Of a backend, the balancing algorithm: `algo`. HAProxy has no word for some, such as `random`; 3.4 has none for any.
     pub algorithm: Option<String>,
     /// The most sessions at a time, if there is a limit: `slim`.
     pub limit: Option<u64>,
-    /// Since the last change of `status`, in seconds. HAProxy 3.4 doesn't count a drain.
+    /// The time since the last change of `status`, in seconds. HAProxy 3.4 doesn't count a drain.
     pub last_change: u64,
-    /// In all, in seconds.
+    /// The total time that it was down, in seconds.
     pub downtime: u64,
-    /// What the last check came to: `L4OK`, `L7STS`, …; none where nothing is checked.
+    /// The result of the last check: `L4OK`, `L7STS`, …. `None` if nothing is checked.
     pub check: Option<String>,
-    /// The HTTP or SMTP status that the last check got, if any.
+    /// The HTTP or SMTP status of the last check's answer, if any.
     pub check_code: Option<u16>,
-    /// How long the last check took, in ms.
+    /// The time that the last check took, in ms.
     pub check_ms: Option<u64>,
-    /// What the last check found, in words.
+    /// The finding of the last check, in HAProxy's words.
     pub check_words: Option<String>,
-    /// Sessions now, at most so far, and in all.
+    /// The sessions: now, at most so far, and in all.
     pub sessions: Count,
-    /// Requests that wait for a connection, now and at most so far; the total is not counted.
+    /// The requests that wait for a connection, now and at most so far. The total is not counted.
     pub queue: Count,
-    /// Sessions in the last second, and at most in one; the total is not counted.
+    /// The sessions in the last second, and at most in one. The total is not counted.
     pub rate: Count,
-    /// Bytes from clients and to them.
+    /// The bytes from clients, and to them.
     pub bytes: (u64, u64),
-    /// Requests by HTTP; none in TCP mode.
+    /// The HTTP requests. `None` in TCP mode.
     pub requests: Option<u64>,
-    /// Answers by the first digit of their status, 1 to 5; none in TCP mode.
+    /// The answers by the first digit of their status, 1 to 5. `None` in TCP mode.
     pub responses: Option<[u64; 5]>,
-    /// Connections that couldn't be made.
+    /// The connections to servers that failed.
     pub connection_errors: u64,
-    /// Answers that broke.
+    /// The answers of servers that failed.
     pub response_errors: u64,
-    /// Connections tried again, and requests sent to another server after all.
+    /// The connections that were tried again, and the requests that went to another server.
     pub retries: (u64, u64),
-    /// How long the last 1,024 requests took, on average.
+    /// The average times of the last 1,024 requests.
     pub average: Average,
 }
 
-/// Averages over the last 1,024 requests, or connections in TCP mode, in ms. One of nothing is 0.
+/// Average times of the last 1,024 requests, or connections in TCP mode, in ms. An average of nothing is 0.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Average {
-    /// Until the server's connection stood: `ctime`. 0 where one was there already.
+    /// The time until the connection to the server stood: `ctime`. 0 for a connection that was there already.
     pub connect_ms: Option<u64>,
-    /// From the request's end to the answer's first byte: `rtime`. None in TCP mode.
+    /// The time from the request's end to the answer's first byte: `rtime`. `None` in TCP mode.
     pub response_ms: Option<u64>,
-    /// From the first byte to the last: `ttime`.
+    /// The time from the first byte to the last: `ttime`.
     pub total_ms: Option<u64>,
 }
 
-/// A figure that comes and goes.
+/// A figure that rises and falls.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Count {
-    /// Now.
+    /// The present value.
     pub now: u64,
-    /// At most, since the process began.
+    /// The highest value since the process began.
     pub most: u64,
-    /// In all, since the process began.
+    /// The total since the process began.
     pub total: u64,
 }
 
 impl Stat {
-    /// Whether HAProxy may send new requests there: its checks find it up, or there are none, and nothing holds it back.
+    /// True if HAProxy may send new requests there: its checks pass, or it has none, and it is neither in drain nor in
+    /// maintenance.
     pub fn is_up(&self) -> bool {
+        // "UP 1/3" is up, too: it goes down after more failed checks.
         self.status.starts_with("UP") || self.status == "no check"
     }
 }
 
-/// Reads all rows. Columns are found by their names, since each release adds some; a row that is cut short lacks what
-/// it lacks. Rows of listening sockets and of kinds that later releases may add are left out. None if the text has no header: it
-/// is no answer to `show stat`.
+/// Parses all rows. It finds columns by their names, because each release adds some. A field that a row lacks is `None`
+/// or 0. Rows of listening sockets, and of kinds that later releases may add, are left out. `None` if the text has no
+/// header, and so is no answer to `show stat`.
 pub(super) fn parse_stats(answer: &str) -> Option<Vec<Stat>> {
     let text = answer.strip_prefix("# ")?;
     let mut reader = csv::ReaderBuilder::new().flexible(true).from_reader(text.as_bytes());
     let header = reader.headers().ok().filter(|header| header.get(0) == Some("pxname"))?.clone();
     let columns: HashMap<&str, usize> = header.iter().enumerate().map(|(position, name)| (name, position)).collect();
     let rows = reader.records().filter_map(Result::ok);
-    Some(
-        rows.filter_map(|row| parse_row(&|name| row.get(*columns.get(name)?).filter(|value| !value.is_empty())))
-            .collect(),
-    )
+    Some(rows.filter_map(|record| Row { record: &record, columns: &columns }.to_stat()).collect())
 }
 
-fn parse_row<'a>(field: &impl Fn(&str) -> Option<&'a str>) -> Option<Stat> {
-    let kind = match field("type")? {
-        "0" => RowKind::Frontend,
-        "1" => RowKind::Backend,
-        "2" => RowKind::Server,
-        _ => return None,
-    };
-    let word = |name: &str| field(name).unwrap_or_default().to_owned();
-    let maybe = |name: &str| field(name).and_then(|value| value.parse::<u64>().ok());
-    let number = |name: &str| maybe(name).unwrap_or_default();
-    let count =
-        |now: &str, most: &str, total: &str| Count { now: number(now), most: number(most), total: number(total) };
-    let responses = maybe("hrsp_2xx");
-    let of_class = ["hrsp_1xx", "hrsp_2xx", "hrsp_3xx", "hrsp_4xx", "hrsp_5xx"];
-    Some(Stat {
-        kind,
-        proxy_id: maybe("iid").and_then(|id| id.try_into().ok()).unwrap_or_default(),
-        proxy: word("pxname"),
-        name: word("svname"),
-        status: word("status"),
-        weight: number("weight"),
-        active: number("act"),
-        backup: number("bck"),
-        chosen: number("lbtot"),
-        algorithm: field("algo").filter(|algorithm| *algorithm != "unknown").map(str::to_owned),
-        limit: maybe("slim"),
-        last_change: number("lastchg"),
-        downtime: number("downtime"),
-        // While a check runs, its last outcome has an asterisk before it: "* L4OK".
-        check: field("check_status").map(|status| status.trim_start_matches("* ").to_owned()),
-        check_code: field("check_code").and_then(|code| code.parse().ok()).filter(|code| *code > 0),
-        check_ms: maybe("check_duration"),
-        check_words: field("last_chk").or_else(|| field("check_desc")).map(str::to_owned),
-        sessions: count("scur", "smax", "stot"),
-        queue: count("qcur", "qmax", ""),
-        rate: count("rate", "rate_max", ""),
-        bytes: (number("bin"), number("bout")),
-        requests: maybe("req_tot"),
-        responses: responses.map(|_| of_class.map(number)),
-        connection_errors: number("econ"),
-        response_errors: number("eresp"),
-        retries: (number("wretr"), number("wredis")),
-        average: Average {
-            connect_ms: maybe("ctime"),
-            // TCP has no answers: HAProxy says 0.
-            response_ms: responses.and(maybe("rtime")),
-            total_ms: maybe("ttime"),
-        },
-    })
+/// One row of the answer. It finds its columns by name.
+struct Row<'a> {
+    record: &'a csv::StringRecord,
+    columns: &'a HashMap<&'a str, usize>,
+}
+
+impl Row<'_> {
+    /// Finds a field. `None` if the column is missing, or if HAProxy leaves it empty.
+    fn find_field(&self, name: &str) -> Option<&str> {
+        self.record.get(*self.columns.get(name)?).filter(|value| !value.is_empty())
+    }
+
+    fn read_text(&self, name: &str) -> String {
+        self.find_field(name).unwrap_or_default().to_owned()
+    }
+
+    fn read_number(&self, name: &str) -> Option<u64> {
+        self.find_field(name).and_then(|value| value.parse().ok())
+    }
+
+    fn read_number_or_zero(&self, name: &str) -> u64 {
+        self.read_number(name).unwrap_or_default()
+    }
+
+    fn read_count(&self, now: &str, most: &str, total: &str) -> Count {
+        Count {
+            now: self.read_number_or_zero(now),
+            most: self.read_number_or_zero(most),
+            total: self.read_number_or_zero(total),
+        }
+    }
+
+    /// Reads the row. `None` for a kind that isn't known.
+    fn to_stat(&self) -> Option<Stat> {
+        let kind = match self.find_field("type")? {
+            "0" => RowKind::Frontend,
+            "1" => RowKind::Backend,
+            "2" => RowKind::Server,
+            _ => return None,
+        };
+        let responses = self.read_number("hrsp_2xx");
+        let of_class = ["hrsp_1xx", "hrsp_2xx", "hrsp_3xx", "hrsp_4xx", "hrsp_5xx"];
+        Some(Stat {
+            kind,
+            proxy_id: self.read_number("iid").and_then(|id| id.try_into().ok()).unwrap_or_default(),
+            proxy: self.read_text("pxname"),
+            name: self.read_text("svname"),
+            status: self.read_text("status"),
+            weight: self.read_number_or_zero("weight"),
+            active: self.read_number_or_zero("act"),
+            backup: self.read_number_or_zero("bck"),
+            chosen: self.read_number_or_zero("lbtot"),
+            // HAProxy has no name for some algorithms, such as `random`.
+            algorithm: self.find_field("algo").filter(|algorithm| *algorithm != "unknown").map(str::to_owned),
+            limit: self.read_number("slim"),
+            last_change: self.read_number_or_zero("lastchg"),
+            downtime: self.read_number_or_zero("downtime"),
+            // While a check runs, HAProxy puts an asterisk before the last result: "* L4OK".
+            check: self.find_field("check_status").map(|status| status.trim_start_matches("* ").to_owned()),
+            check_code: self.find_field("check_code").and_then(|code| code.parse().ok()).filter(|code| *code > 0),
+            check_ms: self.read_number("check_duration"),
+            check_words: self.find_field("last_chk").or_else(|| self.find_field("check_desc")).map(str::to_owned),
+            sessions: self.read_count("scur", "smax", "stot"),
+            queue: self.read_count("qcur", "qmax", ""),
+            rate: self.read_count("rate", "rate_max", ""),
+            bytes: (self.read_number_or_zero("bin"), self.read_number_or_zero("bout")),
+            requests: self.read_number("req_tot"),
+            responses: responses.map(|_| of_class.map(|name| self.read_number_or_zero(name))),
+            connection_errors: self.read_number_or_zero("econ"),
+            response_errors: self.read_number_or_zero("eresp"),
+            retries: (self.read_number_or_zero("wretr"), self.read_number_or_zero("wredis")),
+            average: Average {
+                connect_ms: self.read_number("ctime"),
+                // TCP has no answers, and HAProxy says 0.
+                response_ms: responses.and(self.read_number("rtime")),
+                total_ms: self.read_number("ttime"),
+            },
+        })
+    }
 }
 
 #[cfg(test)]

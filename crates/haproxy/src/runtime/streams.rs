@@ -1,4 +1,4 @@
-//! The connections and streams of a process, by whether they can still choose a server (Management Guide, 9.3, `show info`
+//! Counts the connections and streams of a process that can still choose a server (Management Guide, 9.3, `show info`
 //! and `show sess`).
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -11,21 +11,21 @@ use super::{Command, Error, Info, Socket};
 /// stream stays with that server.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Streams {
-    /// Client connections, those of the inner hop included. The Runtime API's own don't count.
+    /// The client connections, those of the internal sockets included. Those of the Runtime API don't count.
     pub connections: u64,
-    /// Client connections without a stream: in a TLS handshake, before a request, between two requests.
+    /// The client connections without a stream: in a TLS handshake, before a request, between two requests.
     pub idle: u64,
-    /// Streams that have no backend yet.
+    /// The streams that have no backend yet.
     pub unrouted: u64,
-    /// Streams of each backend that have no server yet, or may be sent to another one: in the queue, connecting, and
-    /// requests without the beginning of an answer, which `retry-on` may repeat.
+    /// The streams of each backend that have no server yet, or may be sent to another one: in the queue, connecting,
+    /// and requests without the beginning of an answer, which `retry-on` may repeat.
     pub undecided: BTreeMap<String, u64>,
 }
 
 /// The frontend of the Runtime API itself.
 const RUNTIME_API: &str = "GLOBAL";
 
-/// A stream whose server side has this state has a connection to its server (`SC_ST_EST`, 8 from 2.0 to 3.4). Lower
+/// A stream with this state on its server side has a connection to its server (`SC_ST_EST`, 8 from 2.0 to 3.4). Lower
 /// states come before it.
 const ESTABLISHED: u32 = 8;
 
@@ -46,15 +46,16 @@ struct Stream<'a> {
 }
 
 impl Socket {
-    /// A process, and its connections and streams, asked over its master's socket.
+    /// Counts a worker's connections and streams, over its master's socket.
     ///
-    /// Exact for a process that accepts no more connections: a request that comes while HAProxy answers is counted as an
-    /// idle connection.
+    /// The result is exact for a process that accepts no more connections. A request that comes while HAProxy answers
+    /// is counted as an idle connection.
     ///
     /// # Errors
-    /// As [`ask`](Self::ask), or if the answer can't be read.
+    /// As [`send_command`](Self::send_command), or if the answer can't be parsed.
     pub(crate) fn count_streams_of(&self, worker: u32) -> Result<(Info, Streams), Error> {
-        // In this order. A connection that ends between the two answers is counted too often, and never too seldom.
+        // In this order, a connection that ends between the two answers is counted once too often. In the other it
+        // would be missed.
         let commands =
             [Command::show_info(), Command::show_streams()].map(|command| command.to_worker(worker).to_string());
         let command = Command::from_line(commands.join(";"));
@@ -63,7 +64,7 @@ impl Socket {
     }
 }
 
-/// Reads both answers. An empty line ends the first.
+/// Parses both answers. An empty line ends the first.
 fn parse_streams(answer: &str) -> Option<(Info, Streams)> {
     let (info, streams) = answer.split_once("\n\n")?;
     let info = Info::parse(info)?;
@@ -79,7 +80,7 @@ fn count_streams(connections: u64, answer: &str) -> Option<Streams> {
         if !line.starts_with("0x") {
             return None;
         }
-        // HAProxy's own streams have no client: those that tell a peer, for example.
+        // HAProxy's own streams have no client, such as those that tell a peer.
         if !line.contains(" fe=") {
             continue;
         }
@@ -96,29 +97,50 @@ fn count_streams(connections: u64, answer: &str) -> Option<Streams> {
             Some(backend) => *counted.undecided.entry(backend.to_owned()).or_default() += 1,
         }
     }
+    // A stream may have come after HAProxy counted its connections.
     counted.idle = connections.saturating_sub(u64::try_from(busy.len()).ok()?);
+    counted.check_invariants();
     Some(counted)
 }
 
+impl Streams {
+    fn check_invariants(&self) {
+        debug_assert_eq!(self.find_broken_rule(), None, "{self:?}");
+    }
+
+    /// Finds the first rule that the counts break. `None` if they keep them all.
+    fn find_broken_rule(&self) -> Option<&'static str> {
+        let rules = [
+            ("an idle connection is a connection", self.idle <= self.connections),
+            ("a backend that is named has a stream", self.undecided.values().all(|count| *count > 0)),
+        ];
+        rules.into_iter().find(|(_, holds)| !holds).map(|(rule, _)| rule)
+    }
+}
+
 impl<'a> Stream<'a> {
-    /// Reads `0x…: proto=tcpv4 src=… fe=web be=shop srv=a … rp[f=…,an=…h,…] scf=[8,…,fd=24…] scb=[8,…] …`. Releases before
-    /// 2.6 write `s0` and `s1` for `scf` and `scb`.
+    /// Parses `0x…: proto=tcpv4 src=… fe=web be=shop srv=a … rp[f=…,an=…h,…] scf=[8,…,fd=24…] scb=[8,…] …`. Releases
+    /// before 2.6 write `s0` and `s1` for `scf` and `scb`.
     fn parse(line: &'a str) -> Option<Self> {
-        let word = |name: &str| line.split_once(name)?.1.split(' ').next();
-        let either = |one: &str, other: &str| word(one).or_else(|| word(other));
-        let (client, server) = (either(" scf=[", " s0=[")?, either(" scb=[", " s1=[")?);
+        let client = find_word(line, " scf=[").or_else(|| find_word(line, " s0=["))?;
+        let server = find_word(line, " scb=[").or_else(|| find_word(line, " s1=["))?;
         let state: u32 = server.split(',').next()?.parse().ok()?;
-        let analysers = word(" rp[")?.split_once(",an=")?.1.split('h').next()?;
+        let analysers = find_word(line, " rp[")?.split_once(",an=")?.1.split('h').next()?;
         let analysers = u32::from_str_radix(analysers, 16).ok()?;
         let connection = client.split_once(",fd=")?.1.split([',', ']']).next()?;
         Some(Self {
-            frontend: word(" fe=")?,
-            backend: word(" be=").filter(|backend| *backend != "<NONE>"),
+            frontend: find_word(line, " fe=")?,
+            backend: find_word(line, " be=").filter(|backend| *backend != "<NONE>"),
             connection: connection.parse::<i64>().ok().map(|fd| u32::try_from(fd).ok())?,
             state,
             is_decided: state >= ESTABLISHED && analysers & WAITS_FOR_ANSWER == 0,
         })
     }
+}
+
+/// Finds the text from `name` to the next blank.
+fn find_word<'a>(line: &'a str, name: &str) -> Option<&'a str> {
+    line.split_once(name)?.1.split(' ').next()
 }
 
 #[cfg(test)]
@@ -155,6 +177,15 @@ mod tests {
 
     const STREAM: &str = "0x55fe: proto=tcpv4 src=127.0.0.1:59082 fe=web be=app srv=b ts=00 rq[f=49c40080h,i=0,an=8000h,rx=] \
                           rp[f=80040202h,i=0,an=4000000h,rx=59s] scf=[8,80h,fd=24] scb=[8,11h,fd=25] exp=0s rc=0 c_exp=";
+
+    #[test]
+    fn counts_that_break_a_rule_are_found() {
+        let idle = Streams { connections: 1, idle: 2, ..Streams::default() };
+        assert_eq!(idle.find_broken_rule(), Some("an idle connection is a connection"));
+        let empty = Streams { undecided: BTreeMap::from([("app".to_owned(), 0)]), ..Streams::default() };
+        assert_eq!(empty.find_broken_rule(), Some("a backend that is named has a stream"));
+        assert_eq!(Streams { connections: 2, idle: 2, ..Streams::default() }.find_broken_rule(), None);
+    }
 
     #[test]
     fn a_stream_is_decided_once_its_answer_has_begun() {

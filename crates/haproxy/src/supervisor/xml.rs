@@ -1,10 +1,10 @@
-//! As much of XML-RPC as supervisord speaks: scalars, and structs of scalars.
+//! Writes and parses as much of XML-RPC as supervisord uses: scalars, and structs of scalars. Pure.
 
 use quick_xml::Reader;
 use quick_xml::escape::resolve_predefined_entity;
 use quick_xml::events::{BytesRef, Event};
 
-/// A call with parameters that are XML already.
+/// Formats a call. The parameters are XML already.
 pub(super) fn format_call(method: &str, params: impl Iterator<Item = String>) -> String {
     let params: String = params.map(|param| format!("<param><value>{param}</value></param>")).collect();
     format!(
@@ -12,7 +12,7 @@ pub(super) fn format_call(method: &str, params: impl Iterator<Item = String>) ->
     )
 }
 
-/// An answer: the scalars in it, each with the name of its struct member, or none.
+/// An answer: its scalars, each with the name of its struct member. The name is empty for a scalar by itself.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Reply {
     fault: bool,
@@ -20,17 +20,22 @@ pub(super) struct Reply {
 }
 
 impl Reply {
-    /// Whether it refuses the call.
+    /// True if the answer refuses the call.
     pub(super) fn is_fault(&self) -> bool {
         self.fault
     }
 
-    /// The member of that name.
+    /// Finds the member of that name. An empty name finds a scalar by itself.
     pub(super) fn find_field(&self, name: &str) -> Option<&str> {
         self.fields.iter().find(|(field, _)| field == name).map(|(_, text)| text.as_str())
     }
 
-    /// `None` when the text is no answer of XML-RPC.
+    /// Finds the number of that name. `None` if the member is missing or no number.
+    pub(super) fn find_number(&self, name: &str) -> Option<i64> {
+        self.find_field(name)?.parse().ok()
+    }
+
+    /// Parses an answer. `None` if the text is not XML-RPC.
     pub(super) fn parse(text: &str) -> Option<Self> {
         let mut reader = Reader::from_str(text);
         let mut reply = Self { fault: false, fields: Vec::new() };

@@ -134,6 +134,22 @@ fn a_certificate_that_haproxy_refuses_changes_nothing() {
 }
 
 #[test]
+fn a_content_that_breaks_a_rule_is_found() {
+    let (_, kept) = pem("a.test");
+    assert_eq!(kept.find_broken_rule(), None);
+    let bare = Pem { certificates: Vec::new(), ..kept.clone() };
+    assert_eq!(bare.find_broken_rule(), Some("there is a certificate"));
+    let cut = Pem { public: format!("{}\n{}", kept.public, kept.public), ..kept.clone() };
+    assert_eq!(cut.find_broken_rule(), Some("no empty line ends a payload"));
+    let joined = Pem { key: kept.key.trim_end().to_owned(), ..kept };
+    assert_eq!(
+        joined.find_broken_rule(),
+        Some("no empty line ends a payload"),
+        "the payload's end would join its line"
+    );
+}
+
+#[test]
 fn only_a_certificate_with_one_key_in_the_clear_is_taken() {
     let (text, pem) = pem("a.test");
     assert_eq!(pem.certificates().count(), 1);
