@@ -2,7 +2,7 @@
 
 use std::{sync::Arc, time::Duration};
 
-use backon::{BackoffBuilder, ExponentialBuilder};
+use registry::Backoff;
 use tokio::time::{Instant, sleep_until, timeout_at};
 
 /// Why something in the store could not be done in the time there was.
@@ -25,16 +25,13 @@ impl From<registry::Error> for StoreError {
 /// The delays between attempts that etcd is behind, for ever: with jitter, so that those who lost it together don't
 /// come back in one instant.
 pub(crate) fn store_delays() -> impl Iterator<Item = Duration> {
-    let (first, longest) = (Duration::from_millis(100), Duration::from_millis(750));
-    let delays = ExponentialBuilder::new().with_min_delay(first).with_max_delay(longest).without_max_times();
-    delays.with_jitter().build()
+    Backoff::new(Duration::from_millis(100), Duration::from_millis(750)).with_jitter().delays()
 }
 
 /// The delays between looks at this host, for ever: a look costs microseconds, and what is waited for is the app's
 /// start.
 pub(crate) fn local_delays() -> impl Iterator<Item = Duration> {
-    let (first, longest) = (Duration::from_millis(10), Duration::from_millis(200));
-    ExponentialBuilder::new().with_min_delay(first).with_max_delay(longest).without_max_times().build()
+    Backoff::new(Duration::from_millis(10), Duration::from_millis(200)).delays()
 }
 
 /// Does something until etcd answers, whatever the answer is, or the time is over.
