@@ -199,7 +199,7 @@ mod tests {
         assert!(known.is_empty() && missing(&known, 10).is_empty());
         let error = registry::Error::Silent {
             endpoint: "http://e".to_owned(),
-            act: registry::Operation::Connect,
+            operation: registry::Operation::Connect,
             limit: std::time::Duration::from_secs(1),
         };
         known.apply_event(Event::Disconnected { error, since: Instant::now() });

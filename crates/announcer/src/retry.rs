@@ -2,7 +2,7 @@
 
 use std::{sync::Arc, time::Duration};
 
-use backon::{BackoffBuilder, ExponentialBuilder};
+use registry::Backoff;
 use tokio::time::{Instant, sleep_until, timeout_at};
 
 /// Failure of an operation of the store within its deadline.
@@ -24,15 +24,12 @@ impl From<registry::Error> for StoreError {
 
 /// Delays between attempts at etcd, without end. Their jitter spreads announcers that lost etcd together.
 pub(crate) fn store_delays() -> impl Iterator<Item = Duration> {
-    let (first, longest) = (Duration::from_millis(100), Duration::from_millis(750));
-    let delays = ExponentialBuilder::new().with_min_delay(first).with_max_delay(longest).without_max_times();
-    delays.with_jitter().build()
+    Backoff::new(Duration::from_millis(100), Duration::from_millis(750)).with_jitter().delays()
 }
 
 /// Delays between looks at this host, without end. A look costs microseconds, and the app's start waits for it.
 pub(crate) fn local_delays() -> impl Iterator<Item = Duration> {
-    let (first, longest) = (Duration::from_millis(10), Duration::from_millis(200));
-    ExponentialBuilder::new().with_min_delay(first).with_max_delay(longest).without_max_times().build()
+    Backoff::new(Duration::from_millis(10), Duration::from_millis(200)).delays()
 }
 
 /// Repeats `act` until etcd answers, with success or a refusal, or until the deadline.

@@ -3,7 +3,7 @@
 
 use std::time::{Duration, Instant};
 
-use backon::{BackoffBuilder, ExponentialBackoff, ExponentialBuilder};
+use registry::{Backoff, Delays};
 
 /// The file follows HAProxy after this, so that a burst of changes is written once; a check of 10,000 servers takes some
 /// 100 ms more, and 500 ms is promised.
@@ -58,14 +58,12 @@ pub struct Scheduler {
     earliest_restart_at: Option<Instant>,
     /// When the restarts so far would be over if they had kept their distance.
     restarts_paid_until: Option<Instant>,
-    backoff: ExponentialBackoff,
+    backoff: Delays,
 }
 
 /// A try that fails is repeated soon, then ever more seldom: what it waits for is mostly a person.
-fn new_backoff() -> ExponentialBackoff {
-    let delays =
-        ExponentialBuilder::new().with_min_delay(Duration::from_secs(1)).with_max_delay(Duration::from_secs(30));
-    delays.without_max_times().build()
+fn new_backoff() -> Delays {
+    Backoff::new(Duration::from_secs(1), Duration::from_secs(30)).delays()
 }
 
 impl Scheduler {

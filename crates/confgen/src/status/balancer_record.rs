@@ -7,9 +7,8 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
-use backon::{BackoffBuilder, ExponentialBackoff, ExponentialBuilder};
 use discovery::{BalancerRecord, Key, Node};
-use registry::{Client, Condition, LeaseId, Txn};
+use registry::{Backoff, Client, Condition, Delays, LeaseId, Txn};
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep_until};
 use tokio_util::sync::CancellationToken;
@@ -132,15 +131,14 @@ struct RecordKeeper {
     leases: Vec<i64>,
     /// After a failure.
     not_before: Option<Instant>,
-    retries: ExponentialBackoff,
+    retries: Delays,
     /// What was last said of a failure.
     last_trouble: Option<String>,
 }
 
 /// Like the lease, so that balancers that lost etcd together don't come back in one instant.
-fn new_backoff() -> ExponentialBackoff {
-    let delays = ExponentialBuilder::new().with_min_delay(Duration::from_millis(200));
-    delays.with_max_delay(Duration::from_secs(2)).without_max_times().with_jitter().build()
+fn new_backoff() -> Delays {
+    Backoff::new(Duration::from_millis(200), Duration::from_secs(2)).with_jitter().delays()
 }
 
 impl RecordKeeper {
