@@ -1,9 +1,9 @@
 //! Real etcd, one node or three.
 
 use std::collections::BTreeMap;
-use std::fs::remove_dir_all;
+use std::fs::{read_dir, read_to_string, remove_dir_all};
 use std::future::Future;
-use std::net::Ipv4Addr;
+use std::net::{Ipv4Addr, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
@@ -27,6 +27,8 @@ const TXN_OPS: usize = 128;
 
 struct Node {
     name: String,
+    /// `https` if a flag names the node's certificate.
+    scheme: &'static str,
     /// Where other hosts reach it, besides on loopback.
     outside: Option<Ipv4Addr>,
     client: u16,
@@ -46,19 +48,25 @@ pub struct Etcd {
     folder: Scratch,
     /// `--initial-cluster-token`: with the nodes' names and addresses it makes the cluster id.
     token: String,
-    /// `--quota-backend-bytes`, where it isn't etcd's own.
-    quota: Option<u64>,
+    /// Further flags of each node.
+    flags: Vec<String>,
 }
 
 impl Etcd {
     /// Starts a single node and waits until it answers.
     pub fn start() -> Self {
-        Self::with_nodes(1, None, None)
+        Self::with_nodes(1, None, &[])
+    }
+
+    /// Starts a single node with further flags, and waits until it answers. With a certificate it waits until the port is
+    /// open.
+    pub fn with_flags(flags: &[&str]) -> Self {
+        Self::with_nodes(1, None, flags)
     }
 
     /// Starts a single node that refuses to write once its data takes this many bytes.
     pub fn with_quota(bytes: u64) -> Self {
-        Self::with_nodes(1, None, Some(bytes))
+        Self::with_nodes(1, None, &[&format!("--quota-backend-bytes={bytes}")])
     }
 
     /// Writes until the node is over its quota, and refuses.
@@ -75,24 +83,27 @@ impl Etcd {
 
     /// Starts a single node that is reached at this address too, and waits until it answers.
     pub fn at(outside: Ipv4Addr) -> Self {
-        Self::with_nodes(1, Some(outside), None)
+        Self::with_nodes(1, Some(outside), &[])
     }
 
     /// Starts three nodes and waits until they answer.
     pub fn cluster() -> Self {
-        Self::with_nodes(3, None, None)
+        Self::with_nodes(3, None, &[])
     }
 
-    fn with_nodes(count: usize, outside: Option<Ipv4Addr>, quota: Option<u64>) -> Self {
+    fn with_nodes(count: usize, outside: Option<Ipv4Addr>, flags: &[&str]) -> Self {
+        let scheme = if flags.iter().any(|flag| flag.starts_with("--cert-file")) { "https" } else { "http" };
+        let flags = flags.iter().map(ToString::to_string).collect();
         let node = |index| Node {
             name: format!("etcd{index}"),
+            scheme,
             outside,
             client: free_port(),
             peer: free_port(),
             process: None,
         };
         let nodes = (0..count).map(node).collect();
-        let mut etcd = Self { nodes, folder: Scratch::new(), token: TOKEN.to_owned(), quota };
+        let mut etcd = Self { nodes, folder: Scratch::new(), token: TOKEN.to_owned(), flags };
         for index in 0..count {
             etcd.launch(index);
         }
@@ -110,10 +121,15 @@ impl Etcd {
         self.nodes.first().and_then(Node::endpoint_outside)
     }
 
-    /// Waits until a linearizable read is answered.
+    /// Waits until a linearizable read is answered. A node with a certificate has to open its port only, because the
+    /// client here has none.
     #[track_caller]
     pub fn wait_ready(&self) {
         let endpoint = self.endpoint();
+        if let Some(address) = endpoint.strip_prefix("https://") {
+            until(STARTS, "etcd's port", || TcpStream::connect(address));
+            return;
+        }
         until(STARTS, "etcd", || {
             let endpoint = endpoint.clone();
             runtime::run(async move { connect(&endpoint).await?.get("health", None).await })
@@ -141,9 +157,15 @@ impl Etcd {
         self.nodes[node].process = None;
     }
 
-    /// Stops a node's clock: it neither answers nor closes a connection.
+    /// Stops a node's clock: it neither answers nor closes a connection. Waits until each of its threads stands, because
+    /// under load one goes on for some milliseconds.
     pub fn freeze(&mut self, node: usize) {
         self.process(node).signal(Signal::SIGSTOP);
+        let tasks = format!("/proc/{}/task", self.pid(node));
+        until(STARTS, "a frozen etcd", || {
+            let mut threads = read_dir(&tasks).expect("a process").map(|thread| thread.expect("an entry").path());
+            threads.all(|thread| read_to_string(thread.join("stat")).is_ok_and(|stat| stat.contains(") T ")))
+        });
     }
 
     /// Lets a frozen node go on.
@@ -362,10 +384,8 @@ impl Etcd {
             .args(["--listen-client-urls", &listen, "--advertise-client-urls", &node.endpoint()])
             .args(["--listen-peer-urls", &node.peer_url(), "--initial-advertise-peer-urls", &node.peer_url()])
             .args(["--logger", "zap", "--log-level", "warn", "--data-dir"])
-            .arg(self.folder.join(&node.name));
-        if let Some(quota) = self.quota {
-            command.args(["--quota-backend-bytes", &quota.to_string()]);
-        }
+            .arg(self.folder.join(&node.name))
+            .args(&self.flags);
         let process = Process::start(&self.folder, &node.name, &mut command);
         self.nodes[index].process = Some(process);
     }
@@ -373,7 +393,7 @@ impl Etcd {
 
 impl Node {
     fn endpoint(&self) -> String {
-        format!("http://127.0.0.1:{}", self.client)
+        format!("{}://127.0.0.1:{}", self.scheme, self.client)
     }
 
     fn endpoint_outside(&self) -> Option<String> {

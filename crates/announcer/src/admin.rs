@@ -1,4 +1,4 @@
-//! The admin port: how things stand, shown. Nothing here can change anything, or keep the loop waiting.
+//! The admin port serves the announcer's status, metrics and probes. It changes nothing and never delays the loop.
 
 use std::{
     sync::Arc,
@@ -16,28 +16,30 @@ use crate::registrar::RecordStatuses;
 use crate::status::metrics::CheckCounters;
 use crate::status::{KeyStatus, LoopStatus, Status, UpstreamStatus, metrics};
 
-/// An admin port that listens and doesn't answer yet.
+/// A bound admin port. Connections wait in the kernel's queue until [`Port::start_serving`].
 pub(crate) struct Port(Server);
 
 impl Port {
-    /// Binds it, where there is to be one.
+    /// Binds the port. `None` if `--admin` is off.
     pub(crate) async fn bind(config: Option<daemon::admin::Config>) -> Result<Option<Self>, Error> {
         let Some(config) = config else { return Ok(None) };
         Ok(Some(Self(Server::bind(config).await?)))
     }
 
-    /// Answers from now on, as long as the process lives: a probe is to see the drain too. Returns what is to beat.
-    pub(crate) fn start_serving(self, shown: StatusSources) -> Pulse {
+    /// Serves until the process ends, so that a probe sees the drain too. The returned pulse must be beaten by the
+    /// loop, or `/live` fails.
+    pub(crate) fn start_serving(self, sources: StatusSources) -> Pulse {
         let pulse = Pulse::default();
-        let routes = daemon::admin::build_routes(pulse.clone(), Arc::new(shown));
+        let routes = daemon::admin::build_routes(pulse.clone(), Arc::new(sources));
+        // Never cancelled: the port ends with the process.
         tokio::spawn(self.0.serve(routes, CancellationToken::new()));
         pulse
     }
 }
 
-/// What is shown, as others leave it behind.
+/// Sources of an answer. Each is written by the task that owns it, and read on demand.
 pub(crate) struct StatusSources {
-    /// The upstreams, as they are configured.
+    /// In the order of the configuration.
     pub(crate) names: Vec<(ServiceId, UpstreamId)>,
     pub(crate) loop_status: watch::Receiver<LoopStatus>,
     pub(crate) records: RecordStatuses,
@@ -48,17 +50,18 @@ pub(crate) struct StatusSources {
 }
 
 impl StatusSources {
+    /// Snapshot of all sources.
     fn collect_status(&self) -> Status {
-        let LoopStatus { state, status_line: words, healthy: works } = self.loop_status.borrow().clone();
+        let LoopStatus { state, status_line, healthy } = self.loop_status.borrow().clone();
         let upstreams = self.names.iter().enumerate().map(|(index, (service, id))| UpstreamStatus {
             service: service.clone(),
             id: id.clone(),
-            is_healthy: works.get(index).copied().unwrap_or_default(),
+            is_healthy: healthy.get(index).copied().unwrap_or_default(),
             record: self.records.status_of(service, id),
         });
         Status {
             state,
-            status_line: words,
+            status_line,
             upstreams: upstreams.collect(),
             ttl: self.ttl,
             lease_stats: *self.lease_stats.borrow(),

@@ -1,6 +1,7 @@
-//! What the balancers say, and who has not said it yet.
+//! The live balancers' records, followed in the store, and the balancers that have not confirmed a change. It writes
+//! nothing.
 
-pub(crate) mod reception;
+pub(crate) mod key_status;
 pub(crate) mod wait;
 
 use discovery::{BalancerRecord, BalancerRecords, Key, Node, QuarantinedKey, ServiceId, UpstreamId};
@@ -10,27 +11,27 @@ use tokio_util::sync::{CancellationToken, DropGuard};
 
 use crate::registrar::Written;
 
-/// What is asked of each balancer.
+/// Confirmation that the announcer waits for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Question {
-    /// Whether it sends requests to our records, none of which it refuses.
+    /// The balancer sends requests to our records and refuses none of them.
     Runs,
-    /// Whether it no longer does, and none is open.
+    /// The balancer sends no request to our records any more, and no session is open.
     Acknowledges,
 }
 
-/// What all live balancers say. Pure.
+/// Replica of `balancers/`. Pure.
 #[derive(Debug, Default)]
 pub(crate) struct BalancerStates {
     all: BalancerRecords,
-    /// The store can be followed now.
+    /// False while the watch is interrupted.
     pub(crate) is_connected: bool,
-    /// It could be once: those who are missing are known by name.
+    /// True after the first listing. From then on the missing balancers are known by name.
     pub(crate) was_connected: bool,
 }
 
 impl BalancerStates {
-    /// What else the store told.
+    /// Applies a change of the store. A listing replaces everything.
     pub(crate) fn apply_event(&mut self, event: Event) {
         self.is_connected = !matches!(event, Event::Disconnected { .. });
         self.was_connected |= self.is_connected;
@@ -41,46 +42,50 @@ impl BalancerStates {
         }
     }
 
-    /// Whether there is any balancer.
+    /// True if no live balancer has a record.
     pub(crate) fn is_empty(&self) -> bool {
         self.all.is_empty()
     }
 
-    /// The balancers whose answer for one of the records isn't yes.
-    pub(crate) fn list_unconfirmed(&self, question: Question, reached: &Written) -> Vec<&str> {
-        let cluster = self.all.cluster_id();
-        let agrees = |balancer: &BalancerRecord, service: &ServiceId, id: &UpstreamId| match question {
+    /// Nodes that have not confirmed at least one of the records, sorted.
+    pub(crate) fn list_unconfirmed(&self, question: Question, written: &Written) -> Vec<&str> {
+        let nodes = self.all.disagreeing_nodes(|balancer| match question {
             Question::Runs => {
-                let key = Key::for_upstream(service, id).to_string();
-                let is_refused = balancer.quarantine_reason(&key).is_some() || balancer.may_omit_quarantine(&key);
-                balancer.has_applied_upstream(cluster, reached.revision, service, id) && !is_refused
+                written.our_names().all(|(service, id)| self.has_applied(balancer, written.revision, service, id))
             }
-            Question::Acknowledges => balancer.acknowledges_upstream(cluster, reached.revision, service, id),
-        };
-        let missing = self.all.disagreeing_nodes(|balancer| match question {
-            Question::Runs => reached.our_names().all(|(service, id)| agrees(balancer, service, id)),
-            Question::Acknowledges => reached.all_names().all(|(service, id)| agrees(balancer, service, id)),
+            // A deleted record needs a confirmation too: the balancer may still serve it.
+            Question::Acknowledges => written.all_names().all(|(service, id)| {
+                balancer.acknowledges_upstream(self.all.cluster_id(), written.revision, service, id)
+            }),
         });
-        missing.into_iter().map(Node::as_str).collect()
+        nodes.into_iter().map(Node::as_str).collect()
     }
 
-    /// Which of these keys are refused, by whom and why.
+    /// True if the balancer serves the record and doesn't refuse it.
+    fn has_applied(&self, balancer: &BalancerRecord, revision: i64, service: &ServiceId, id: &UpstreamId) -> bool {
+        let key = Key::for_upstream(service, id).to_string();
+        // A cut list of refusals may hide this record, so it counts as refused.
+        let is_refused = balancer.quarantine_reason(&key).is_some() || balancer.may_omit_quarantine(&key);
+        balancer.has_applied_upstream(self.all.cluster_id(), revision, service, id) && !is_refused
+    }
+
+    /// Refusals of these keys, with the balancer and its reason.
     pub(crate) fn list_refusals<'a>(&'a self, keys: &'a [String]) -> impl Iterator<Item = QuarantinedKey> + 'a {
         self.all.quarantined_keys(keys)
     }
 }
 
-/// The balancers, followed until this is dropped.
+/// Watch of `balancers/`. Dropping it ends the watch.
 pub(crate) struct BalancerWatch {
     pub(crate) balancers: BalancerStates,
     events: mpsc::Receiver<Event>,
-    /// The log has heard that they can't be heard.
+    /// True after the interruption was logged, so that each one is logged once.
     is_outage_logged: bool,
     _ends_with_us: DropGuard,
 }
 
 impl BalancerWatch {
-    /// Begins to listen.
+    /// Starts to follow `balancers/`. The first listing is not applied yet.
     pub(crate) fn start(client: &Client) -> Self {
         let end = CancellationToken::new();
         let events =
@@ -88,13 +93,14 @@ impl BalancerWatch {
         Self { balancers: BalancerStates::default(), events, is_outage_logged: false, _ends_with_us: end.drop_guard() }
     }
 
-    /// Takes the next news in.
+    /// Waits for the next event and applies it. Cancellation loses no event.
     pub(crate) async fn apply_next(&mut self) {
+        // The channel ends only when the runtime shuts down.
         let Some(event) = self.events.recv().await else { return std::future::pending().await };
         if let Event::Disconnected { error, .. } = &event
             && !std::mem::replace(&mut self.is_outage_logged, true)
         {
-            tracing::warn!(%error, "balancers can't be heard");
+            tracing::warn!(%error, "can't read the balancers' records, trying again");
         }
         self.balancers.apply_event(event);
         self.is_outage_logged &= !self.balancers.is_connected;
@@ -193,7 +199,7 @@ mod tests {
         assert!(known.is_empty() && missing(&known, 10).is_empty());
         let error = registry::Error::Silent {
             endpoint: "http://e".to_owned(),
-            act: registry::Operation::Connect,
+            operation: registry::Operation::Connect,
             limit: std::time::Duration::from_secs(1),
         };
         known.apply_event(Event::Disconnected { error, since: Instant::now() });

@@ -1,4 +1,4 @@
-//! The app as a child process: what starts it, and what is meant for it.
+//! The app as a child process: its start, its signals and its end. It decides nothing.
 
 use std::{
     collections::HashMap,
@@ -30,32 +30,31 @@ use crate::processes::terminal::Terminal;
 use crate::retry;
 use crate::state::Event;
 
-/// What is meant for the app, whoever gets it. Registering them also means that the app starts with their default
-/// actions, even if we were started with some of them ignored.
+/// Signals that the announcer forwards. A registered handler also gives the app the default action, even if the
+/// announcer was started with the signal ignored.
 const FORWARDED: [Signal; 5] = [Signal::SIGHUP, Signal::SIGQUIT, Signal::SIGUSR1, Signal::SIGUSR2, Signal::SIGWINCH];
 
-/// The time that killed processes may take to be gone. A process that the kernel holds up in a system call takes longer, and
-/// nothing here can end it.
+/// Wait after SIGKILL. A process that hangs in a system call takes longer, and no signal ends it.
 const KILL_PATIENCE: Duration = Duration::from_secs(2);
 
-/// Why the app does not run.
+/// Failure to start the app.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum ChildError {
-    /// The program can't be started.
+    /// The program is missing or can't be executed.
     #[error("{program} can't be run: {source}")]
     Spawn {
-        /// As it was given.
+        /// Path or name from the command line.
         program: String,
-        /// The system's reason.
+        /// Error of fork or exec.
         source: io::Error,
     },
-    /// A signal handler can't be installed.
+    /// No handler for a signal that should be forwarded.
     #[error("signals can't be handled: {0}")]
     Signals(#[source] io::Error),
 }
 
 impl ChildError {
-    /// The exit code that shells give: 127 where there is no such program, 126 where it can't be run.
+    /// The shells' exit codes: 127 if there is no such program, 126 if it can't be run.
     pub(crate) fn exit_code(&self) -> u8 {
         match self {
             Self::Spawn { source, .. } if source.kind() == io::ErrorKind::NotFound => 127,
@@ -64,38 +63,39 @@ impl ChildError {
     }
 }
 
-/// The app as it runs: its process group and, where this process adopts orphans, all that descends from it. Clones are the
-/// same one.
+/// The running app: its process group and, if this process adopts orphans, all its descendants. Clones refer to one
+/// app.
 #[derive(Clone)]
 pub(crate) struct RunningApp {
     leader: Leader,
-    /// Nothing of it is left: its group's number may be another's by now.
+    /// Set when no process is left. The kernel may then reuse the group's number.
     is_gone: Arc<AtomicBool>,
-    /// The last that the group was told; orphans are told it too, once the group is gone.
+    /// Last signal that was sent to stop the app. Orphans get it too once the group is gone.
     stop_signal: Arc<Mutex<Option<Signal>>>,
 }
 
 impl RunningApp {
-    /// Tells all of it to end.
+    /// Sends a stop signal to the group, and remembers it for orphans.
     pub(crate) fn send_stop_signal(&self, signal: Signal) {
         *self.stop_signal.lock().unwrap_or_else(PoisonError::into_inner) = Some(signal);
         self.send_signal(signal);
     }
 
-    /// Kills all of it.
+    /// Sends SIGKILL to everything that is left.
     pub(crate) fn kill_all(&self) {
         self.send_stop_signal(Signal::SIGKILL);
     }
 
-    /// Sends a signal to the process group, as long as anything of it is left.
+    /// Sends a signal to the process group while a process of it is left.
     fn send_signal(&self, signal: Signal) {
         if !self.leader.has_ended() {
             self.leader.signal_group(signal);
+        // The reaper no longer knows the group after its leader ended. Its other members still take signals.
         } else if !self.is_gone.load(Ordering::Relaxed)
             && let Err(error) = killpg(self.leader.pid, signal)
             && error != Errno::ESRCH
         {
-            tracing::warn!(%signal, %error, "what is left of the app can't be signalled");
+            tracing::warn!(%signal, %error, "can't signal the rest of the app");
         }
     }
 
@@ -103,22 +103,29 @@ impl RunningApp {
         *self.stop_signal.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Waits until nothing is left, after the main process has ended: a shell that was told to stop ends before the app
-    /// that it has started.
+    /// Waits, after the main process ended, until no process is left. A shell that gets a stop signal ends before the
+    /// app that it started.
     async fn wait_until_gone(&self) {
-        let (mut orphans, mut killed) = (HashMap::new(), None);
-        let mut is_said = false;
+        let pid = self.leader.pid.as_raw();
+        let (mut signalled, mut killed_at) = (HashMap::new(), None);
+        let mut is_logged = false;
         for delay in retry::local_delays() {
-            if !self.has_processes_left(&mut orphans) {
+            let has_group = table::has_running_member(self.leader.pid);
+            let has_orphans = !has_group && table::adopts_orphans() && table::has_child();
+            if !has_group && !has_orphans {
                 break;
             }
-            if !std::mem::replace(&mut is_said, true) {
-                tracing::info!("the app's main process has ended before others of the app");
+            if has_orphans {
+                self.signal_orphans(&mut signalled);
             }
+            if !std::mem::replace(&mut is_logged, true) {
+                tracing::info!(pid, "the app's main process has ended, waiting for its other processes");
+            }
+            // The limit runs from the first look after SIGKILL, not from the stop signal.
             if self.last_stop_signal() == Some(Signal::SIGKILL)
-                && killed.get_or_insert_with(Instant::now).elapsed() > KILL_PATIENCE
+                && killed_at.get_or_insert_with(Instant::now).elapsed() > KILL_PATIENCE
             {
-                tracing::warn!("something of the app can't be killed: not waiting for it");
+                tracing::warn!(pid, "a process of the app survives SIGKILL, not waiting for it");
                 break;
             }
             sleep(delay).await;
@@ -126,51 +133,45 @@ impl RunningApp {
         self.is_gone.store(true, Ordering::Relaxed);
     }
 
-    /// True while any process of the app is left. Each orphan is told once.
-    fn has_processes_left(&self, orphans: &mut HashMap<Pid, Signal>) -> bool {
-        if table::has_running_member(self.leader.pid) {
-            return true;
-        }
-        if !table::adopts_orphans() || !table::has_child() {
-            return false;
-        }
-        if let Some(told) = self.last_stop_signal() {
-            // No child is reaped between the look and the signal: both are on this thread.
-            for pid in table::running_children() {
-                if orphans.insert(pid, told) != Some(told) {
-                    let _ = kill(pid, told);
-                }
+    /// Sends the stop signal to orphans, once to each. `signalled` has those that got it.
+    fn signal_orphans(&self, signalled: &mut HashMap<Pid, Signal>) {
+        let Some(signal) = self.last_stop_signal() else { return };
+        // A pid can't be reused between the listing and the signal: the reaper runs on this thread.
+        for pid in table::running_children() {
+            if signalled.insert(pid, signal) != Some(signal) {
+                let _ = kill(pid, signal);
             }
         }
-        true
     }
 }
 
-/// Starts the app. The end of its main process is reported, and then that nothing of it is left. The signals that ask for a
-/// stop are not passed on to it. Must be called within a tokio runtime.
+/// Starts the app. Reports the end of its main process, and later that no process is left. Signals of `--stop-on` are
+/// not forwarded. Must be called within a tokio runtime.
 pub(crate) fn start_app(
     app: &App,
     stop_on: &[i32],
     reaper: &Reaper,
-    reports: mpsc::Sender<Message>,
+    messages: mpsc::Sender<Message>,
 ) -> Result<RunningApp, ChildError> {
-    let passed_on = FORWARDED.into_iter().filter(|number| !stop_on.contains(&(*number as i32)));
-    let passed_on: Vec<_> = passed_on.map(|number| (number, signal(SignalKind::from_raw(number as i32)))).collect();
+    let forwarded = FORWARDED.into_iter().filter(|number| !stop_on.contains(&(*number as i32)));
+    // Before the fork: the app inherits an ignored signal, and gets the default action of a handled one.
+    let forwarded: Vec<_> = forwarded.map(|number| (number, signal(SignalKind::from_raw(number as i32)))).collect();
     let mut command = Command::new(&app.program);
     command.args(&app.arguments).stdin(Stdio::inherit());
     let terminal = Terminal::of_stdin();
     let (leader, changes) = reaper
         .spawn(&mut command)
         .map_err(|source| ChildError::Spawn { program: app.program.to_string_lossy().into_owned(), source })?;
+    // As a shell does for a foreground job. Otherwise the app is stopped when it reads from the terminal.
     if let Some(terminal) = &terminal {
         terminal.give_to(leader.pid);
     }
     tracing::info!(pid = leader.pid.as_raw(), program = %app.program.display(), "the app runs");
     let running = RunningApp { leader, is_gone: Arc::default(), stop_signal: Arc::default() };
-    for (number, signals) in passed_on {
+    for (number, signals) in forwarded {
         tokio::spawn(forward_signals(running.clone(), number, signals.map_err(ChildError::Signals)?));
     }
-    tokio::spawn(report_app_changes(running.clone(), changes, terminal, reports));
+    tokio::spawn(report_app_changes(running.clone(), changes, terminal, messages));
     Ok(running)
 }
 
@@ -184,7 +185,7 @@ async fn report_app_changes(
     running: RunningApp,
     mut changes: mpsc::Receiver<ChildChange>,
     terminal: Option<Terminal>,
-    reports: mpsc::Sender<Message>,
+    messages: mpsc::Sender<Message>,
 ) {
     while let Some(change) = changes.recv().await {
         match (change, &terminal) {
@@ -192,9 +193,9 @@ async fn report_app_changes(
                 if let Some(terminal) = &terminal {
                     terminal.take_back();
                 }
-                let _ = reports.send(Message::AppExited(status)).await;
+                let _ = messages.send(Message::AppExited(status)).await;
                 running.wait_until_gone().await;
-                let _ = reports.send(Message::Event(Event::AppGone)).await;
+                let _ = messages.send(Message::Event(Event::AppGone)).await;
             }
             (ChildChange::Stopped, Some(terminal)) => terminal.suspend_job(running.leader.pid),
             (ChildChange::Stopped, None) => {}

@@ -1,4 +1,4 @@
-//! What the command line means: pure, and checked as far as it can be without looking at the store or the network.
+//! The resolved command line. Pure: no store, no network, no file.
 
 pub(crate) mod address;
 pub(crate) mod cli;
@@ -18,45 +18,45 @@ use crate::config::host::Host;
 use crate::config::upstream::{Upstream, UpstreamError};
 use crate::processes::stop_signal;
 
-/// etcd grants no lease shorter than this.
+/// etcd's shortest lease: 1.5 times its election timeout of 1 s, in whole seconds.
 const SHORTEST_TTL: Duration = Duration::from_secs(2);
 
-/// A command line that makes sense.
+/// Checked options of all modes.
 #[derive(Debug)]
 pub(crate) struct Config {
     pub(crate) etcd: registry::Config,
-    /// At least one.
+    /// At least one entry. No two have the same key.
     pub(crate) upstreams: Vec<Upstream>,
     pub(crate) mode: Mode,
 }
 
-/// What is to be done.
+/// Task of this process.
 #[derive(Debug)]
 pub(crate) enum Mode {
-    /// Announce until told to stop.
+    /// Announce until a stop signal.
     Run(Box<RunParameters>),
-    /// Write the records, for this long if given.
+    /// Write the records and exit. `None` writes them without a lease.
     Register(Option<Duration>),
-    /// Delete the records.
+    /// Delete the records that have our addresses, and exit.
     Deregister,
 }
 
-/// The parameters of an announcement that lives as long as its announcer.
+/// Options of [`Mode::Run`].
 #[derive(Debug)]
 pub(crate) struct RunParameters {
     pub(crate) ttl: Duration,
     pub(crate) drain: Duration,
-    /// The numbers of the signals that ask for a stop.
+    /// Numbers, since real-time signals have no name in `nix`.
     pub(crate) stop_on: Vec<i32>,
-    /// READY waits for the balancers too.
+    /// READY waits for every live balancer, and for at least one.
     pub(crate) wait_balancers: bool,
-    /// The admin port, if there is to be one.
+    /// `None` if `--admin` is off.
     pub(crate) admin: Option<daemon::admin::Config>,
-    /// The app; None when something else runs it.
+    /// `None` if something else runs the app.
     pub(crate) app: Option<App>,
 }
 
-/// The app to run.
+/// Command line and stop options of the app.
 #[derive(Debug)]
 pub(crate) struct App {
     pub(crate) program: OsString,
@@ -66,13 +66,13 @@ pub(crate) struct App {
 }
 
 impl App {
-    /// The signal that it is stopped with, where this one asked for the stop.
+    /// Stop signal for the app. `asked` is the signal that the announcer got.
     pub(crate) fn stop_signal(&self, asked: Option<i32>) -> Signal {
         self.stop_signal.unwrap_or_else(|| stop_signal::signal_for_app(asked))
     }
 }
 
-/// Options that can't work together, or not at all.
+/// Options that contradict each other, or are invalid.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum ConfigError {
     #[error(transparent)]
@@ -92,12 +92,12 @@ pub(crate) enum ConfigError {
 }
 
 impl Cli {
-    /// The numbers of the signals that ask for a stop.
+    /// Signals that ask for a stop, without duplicates. SIGTERM and SIGINT are always among them.
     pub(crate) fn stop_signals(&self) -> Vec<i32> {
         stop_signal::list_stop_signals(&self.life.stop_on)
     }
 
-    /// Checks the options against each other, with the defaults that this host gives. `file` is what `--config` names.
+    /// Checks the options and adds this host's defaults. `file` is the content of `--config`.
     pub(crate) fn into_config(self, host: &Host, file: Option<ConfigFile>) -> Result<Config, ConfigError> {
         let stop_on = self.stop_signals();
         let Self { one_shot, common, life, admin, command } = self;
@@ -125,10 +125,10 @@ impl Cli {
 }
 
 fn build_config(common: Common, host: &Host, file: Option<ConfigFile>, form: Mode) -> Result<Config, ConfigError> {
-    let wraps = matches!(&form, Mode::Run(life) if life.app.is_some());
+    let runs_app = matches!(&form, Mode::Run(life) if life.app.is_some());
     let upstreams = match file {
-        Some(file) => resolve_file(file, host, wraps)?,
-        None => vec![Upstream::resolve(common.announce, host, wraps)?],
+        Some(file) => resolve_file(file, host, runs_app)?,
+        None => vec![Upstream::resolve(common.announce, host, runs_app)?],
     };
     Ok(Config { etcd: common.etcd.resolve()?, upstreams, mode: form })
 }
@@ -137,11 +137,11 @@ fn check_ttl(ttl: Duration) -> Result<(), ConfigError> {
     if ttl < SHORTEST_TTL { Err(ConfigError::Ttl(ttl)) } else { Ok(()) }
 }
 
-/// All upstreams of a file: each makes sense, none is there twice, and those of one service agree on its settings.
-pub(crate) fn resolve_file(file: ConfigFile, host: &Host, wraps: bool) -> Result<Vec<Upstream>, ConfigError> {
+/// Resolves all upstreams of a file. No key may occur twice, and upstreams of one service must have equal settings.
+pub(crate) fn resolve_file(file: ConfigFile, host: &Host, runs_app: bool) -> Result<Vec<Upstream>, ConfigError> {
     let mut upstreams: Vec<Upstream> = Vec::new();
     for (announce, place) in file.announces {
-        let next = Upstream::resolve(announce, host, wraps).map_err(|source| ConfigError::InFile {
+        let next = Upstream::resolve(announce, host, runs_app).map_err(|source| ConfigError::InFile {
             place: Box::new(place.clone().at_key(source.file_key())),
             source,
         })?;
@@ -162,6 +162,7 @@ fn check_agreement(before: &Upstream, next: &Upstream, place: &FilePosition) -> 
         let key = Key::for_upstream(&other.service, &other.id);
         return Err(ConfigError::SameKey { place: Box::new(place.clone().at_key("id")), key });
     }
+    // A setting belongs to the service. Two values would overwrite each other at every start.
     let differs = other.settings.iter().find_map(|setting| {
         let before = one.settings.iter().find(|before| before.name() == setting.name() && *before != setting)?;
         Some((before, setting))

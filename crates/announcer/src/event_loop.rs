@@ -1,4 +1,5 @@
-//! An announcement that lives as long as its announcer: the only loop that decides, and the only `select!`.
+//! The announcer's event loop. It feeds `state` with what the tasks report, and holds the only `select!`. It never
+//! waits for etcd or the app.
 
 use std::{
     sync::{Arc, OnceLock},
@@ -7,6 +8,7 @@ use std::{
 
 use anyhow::Context;
 use daemon::{shutdown::Shutdown, systemd};
+use discovery::UpstreamAddress;
 use registry::Client;
 use tokio::{
     sync::{mpsc, watch},
@@ -15,7 +17,7 @@ use tokio::{
 };
 
 use crate::admin::{Port, StatusSources};
-use crate::balancers::reception::{KeyStatusPoller, RefusalLog};
+use crate::balancers::key_status::{KeyStatusPoller, RefusalLog};
 use crate::balancers::wait;
 use crate::child::RunningApp;
 use crate::config::upstream::Upstream;
@@ -34,100 +36,120 @@ use crate::status::{KeyStatus, LoopStatus, heartbeat};
 use crate::withdraw::{DRAIN_WRITE_LIMIT, HASTY_WITHDRAW_LIMIT, WITHDRAW_LIMIT};
 use crate::{child, state, withdraw};
 
-/// Runs the app, if there is one, and announces it until told to stop. Returns the exit status.
-pub(crate) async fn run_announcer(config: Config, mut life: RunParameters, shutdown: &Shutdown) -> anyhow::Result<u8> {
+/// Runs the app, if there is one, and announces it until a stop signal. Returns the exit status.
+pub(crate) async fn run_announcer(
+    config: Config,
+    mut parameters: RunParameters,
+    shutdown: &Shutdown,
+) -> anyhow::Result<u8> {
+    // Before the first child: a child that ends earlier would never be reaped.
     let reaper = Reaper::start().context("signals can't be handled")?;
     let mut addresses = Vec::new();
     for upstream in &config.upstreams {
+        // Before the app starts: an address that can never be found must not cost a start.
         addresses.push(find_address_once(&upstream.address_source, config.etcd.endpoints()).await?);
     }
-    let admin = Port::bind(life.admin.take()).await?;
-    let (reports, inbox) = mpsc::channel(16);
-    let child =
-        life.app.as_ref().map(|app| child::start_app(app, &life.stop_on, &reaper, reports.clone())).transpose()?;
-    let lease = Lease::keep_alive(Client::new(config.etcd.clone()), life.ttl);
-    let (checked, mut watches) = (CheckCounters::default(), JoinSet::new());
+    let admin = Port::bind(parameters.admin.take()).await?;
+    let (messages, inbox) = mpsc::channel(16);
+    let app = parameters
+        .app
+        .as_ref()
+        .map(|app| child::start_app(app, &parameters.stop_on, &reaper, messages.clone()))
+        .transpose()?;
+    let lease = Lease::keep_alive(Client::new(config.etcd.clone()), parameters.ttl);
+    let (check_counters, mut announcing_tasks) = (CheckCounters::default(), JoinSet::new());
     for (index, (upstream, address)) in config.upstreams.iter().zip(addresses).enumerate() {
-        let (upstream, reports) = (upstream.clone(), reports.clone());
-        let checked = checked.for_upstream(&upstream);
-        let watch =
-            HealthLoop { index, upstream, address, runs_app: child.is_some(), counters: checked, messages: reports };
-        watches.spawn(watch.run(config.etcd.endpoints().to_vec(), reaper.clone()));
+        let counters = check_counters.for_upstream(upstream);
+        let (upstream, messages) = (upstream.clone(), messages.clone());
+        let health_loop = HealthLoop { index, upstream, address, runs_app: app.is_some(), counters, messages };
+        announcing_tasks.spawn(health_loop.run(config.etcd.endpoints().to_vec(), reaper.clone()));
     }
-    let registrar = Registrar::start(lease.clone(), config.upstreams.len(), reports.clone());
-    let (shown, now) = watch::channel(LoopStatus::default());
-    let reception = watch::Sender::<KeyStatus>::default();
-    let pulse = Heartbeat::new(admin.map(|port| {
-        let names = config.upstreams.iter().map(Upstream::service_and_id).collect();
-        let (beats, reception) = (lease.stats.clone(), reception.subscribe());
+    let registrar = Registrar::start(lease.clone(), config.upstreams.len(), messages.clone());
+    let (loop_status, status_receiver) = watch::channel(LoopStatus::default());
+    let key_status = watch::Sender::<KeyStatus>::default();
+    let heartbeat = Heartbeat::new(admin.map(|port| {
         port.start_serving(StatusSources {
-            names,
-            loop_status: now,
+            names: config.upstreams.iter().map(Upstream::service_and_id).collect(),
+            loop_status: status_receiver,
             records: registrar.watch_statuses(),
-            ttl: life.ttl,
-            lease_stats: beats,
-            check_counters: checked,
-            key_status: reception,
+            ttl: parameters.ttl,
+            lease_stats: lease.stats.clone(),
+            check_counters,
+            key_status: key_status.subscribe(),
         })
     }));
     let upstreams = config.upstreams.into_iter().map(|upstream| (upstream, None)).collect();
     let announcer = Announcer {
-        life,
-        child,
+        parameters,
+        app,
         lease,
         registrar,
         upstreams,
-        announcing_tasks: watches,
+        announcing_tasks,
         state_tasks: JoinSet::new(),
         final_tasks: JoinSet::new(),
-        messages: reports,
+        messages,
         blocked_by: None,
         refusals: RefusalLog::default(),
-        key_status: Some(reception),
-        loop_status: shown,
+        key_status: Some(key_status),
+        loop_status,
         first_signal: shutdown.first_signal.clone(),
         exit_status: 0,
     };
-    Ok(announcer.run_until_done(inbox, pulse, shutdown).await)
+    Ok(announcer.run_until_done(inbox, heartbeat, shutdown).await)
 }
 
-/// Everything that actions act on.
+/// State of the loop, and the tasks that it started.
 struct Announcer {
-    life: RunParameters,
-    child: Option<RunningApp>,
+    parameters: RunParameters,
+    /// `None` if something else runs the app.
+    app: Option<RunningApp>,
     lease: Lease,
     registrar: Registrar,
-    /// Each with its record, from the first healthy moment on.
+    /// Upstreams with their records. `None` before an upstream's first success.
     upstreams: Vec<(Upstream, Option<KnownUpstream>)>,
+    /// Health loops and the poller. The end of the announcement aborts them.
     announcing_tasks: JoinSet<()>,
-    /// Waits for balancers; the next state has no use for those of the last.
+    /// Tasks of the current state. A change of state aborts them.
     state_tasks: JoinSet<()>,
-    /// The last writes and the time of what the app has left behind: they go on in the states that follow.
+    /// Tasks that outlive their state: the last writes, and the timeout for what the app left behind.
     final_tasks: JoinSet<()>,
     messages: mpsc::Sender<Message>,
-    /// What keeps balancers from following, as long as they are waited for.
+    /// Reason why balancers don't follow. `None` while none is known, or while the loop doesn't wait for them.
     blocked_by: Option<String>,
     refusals: RefusalLog,
-    /// The way in which the reception of the records is shown. None once the task that looks has it.
+    /// `None` once the poller has it.
     key_status: Option<watch::Sender<KeyStatus>>,
-    /// How things stand, for whoever looks.
+    /// Published for the admin port.
     loop_status: watch::Sender<LoopStatus>,
-    /// The signal that asked for the stop.
+    /// First stop signal, which decides the app's stop signal.
     first_signal: Arc<OnceLock<i32>>,
     exit_status: u8,
 }
 
-/// What is known of an upstream.
+/// An upstream that has worked at least once.
 struct KnownUpstream {
     record: Arc<Record>,
     health: Health,
 }
 
+impl KnownUpstream {
+    fn new(upstream: &Upstream, address: UpstreamAddress, health: Health) -> Self {
+        let record = Record::new(upstream.announcement.clone(), address, upstream.overwrite_rules);
+        Self { record: Arc::new(record), health }
+    }
+
+    fn is_up(&self) -> bool {
+        self.health.is_up()
+    }
+}
+
 impl Announcer {
+    /// Runs until [`State::Done`]. Returns the exit status.
     async fn run_until_done(
         mut self,
         mut inbox: mpsc::Receiver<Message>,
-        mut pulse: Heartbeat,
+        mut heartbeat: Heartbeat,
         shutdown: &Shutdown,
     ) -> u8 {
         let mut state = State::Starting;
@@ -135,7 +157,7 @@ impl Announcer {
         self.update_status(state);
         while state != State::Done {
             let event = tokio::select! {
-                Some(report) = inbox.recv() => self.handle_message(state, report),
+                Some(message) = inbox.recv() => self.handle_message(state, message),
                 () = shutdown.drain.cancelled(), if !stopping => {
                     stopping = true;
                     Some(Event::Stop)
@@ -144,8 +166,8 @@ impl Announcer {
                     aborting = true;
                     Some(Event::Abort)
                 }
-                () = pulse.next_beat() => {
-                    pulse.send_beat(state, self.count_not_yet_healthy() == 0);
+                () = heartbeat.next_beat() => {
+                    heartbeat.send_beat(state, self.count_not_yet_healthy() == 0);
                     None
                 }
             };
@@ -154,11 +176,12 @@ impl Announcer {
         self.exit_status
     }
 
-    /// One event, and what follows from it at once.
+    /// Handles one event, and the events that its actions cause at once.
     fn handle_event(&mut self, mut state: State, mut next: Option<Event>) -> State {
         while let Some(event) = next {
             let (after, actions) = state::step(state, event);
             tracing::debug!(?state, ?event, ?after, ?actions, "step");
+            // A wait for balancers belongs to the state that is left.
             if after != state {
                 self.state_tasks.abort_all();
                 self.blocked_by = None;
@@ -172,12 +195,12 @@ impl Announcer {
         state
     }
 
-    fn handle_message(&mut self, state: State, report: Message) -> Option<Event> {
-        match report {
+    fn handle_message(&mut self, state: State, message: Message) -> Option<Event> {
+        match message {
             Message::Health { upstream, address, health } => {
                 let (upstream, known) = self.upstreams.get_mut(upstream)?;
-                let record = || Record::new(upstream.announcement.clone(), address, upstream.overwrite_rules);
-                known.get_or_insert_with(|| KnownUpstream { record: Arc::new(record()), health }).health = health;
+                // The first message brings the address, which never changes after it.
+                known.get_or_insert_with(|| KnownUpstream::new(upstream, address, health)).health = health;
                 self.order_records(state);
                 self.update_status(state);
                 Some(Event::Healthy)
@@ -196,7 +219,7 @@ impl Announcer {
         }
     }
 
-    /// What the records are to say now, all of them in one order.
+    /// Orders the records' states in the registrar, for all upstreams that have worked.
     fn order_records(&self, state: State) {
         let known = self.upstreams.iter().filter_map(|(_, known)| known.as_ref());
         let wants: Vec<_> =
@@ -206,12 +229,12 @@ impl Announcer {
         }
     }
 
-    /// How many upstreams have not worked yet.
+    /// Number of upstreams that have not worked yet.
     fn count_not_yet_healthy(&self) -> usize {
         self.upstreams.iter().filter(|(_, known)| known.is_none()).count()
     }
 
-    /// Starts what is to be done; nothing here takes time. Returns what happened at once.
+    /// Starts the actions, and takes no time itself. Returns an event that happened at once.
     fn start_actions(&mut self, before: State, after: State, actions: &'static [Action]) -> Option<Event> {
         let mut happened = None;
         for action in actions {
@@ -226,34 +249,32 @@ impl Announcer {
                 Action::StopApp => happened = self.stop_app(),
                 Action::StopRest => self.stop_leftovers(),
                 Action::KillApp => happened = self.kill_app(),
-                // The last writes follow each other in one task.
+                // One task runs the last writes in their order, started below.
                 Action::WriteDown | Action::Delete | Action::Revoke => {}
             }
         }
         if actions.contains(&Action::Revoke) {
-            self.start_withdrawal(
-                actions,
-                if before == State::Killing { HASTY_WITHDRAW_LIMIT } else { WITHDRAW_LIMIT },
-            );
+            let limit = if before == State::Killing { HASTY_WITHDRAW_LIMIT } else { WITHDRAW_LIMIT };
+            self.start_withdrawal(actions, limit);
         }
         happened
     }
 
-    /// Whoever doesn't wait for balancers has them at once.
+    /// Starts the wait for balancers. Without `--wait-balancers` it is over at once.
     fn await_balancers(&mut self) -> Option<Event> {
-        if !self.life.wait_balancers {
+        if !self.parameters.wait_balancers {
             return Some(Event::AllBalancersApplied);
         }
-        let (registrar, client, reports) = (self.registrar.clone(), self.lease.client.clone(), self.messages.clone());
+        let (registrar, client, messages) = (self.registrar.clone(), self.lease.client.clone(), self.messages.clone());
         let log = self.refusals.clone();
         self.state_tasks.spawn(async move {
-            wait::wait_until_applied(&registrar, &client, &log, &reports).await;
-            let _ = reports.send(Message::Event(Event::AllBalancersApplied)).await;
+            wait::wait_until_applied(&registrar, &client, &log, &messages).await;
+            let _ = messages.send(Message::Event(Event::AllBalancersApplied)).await;
         });
         None
     }
 
-    /// From the first time that all stand until the drain.
+    /// Starts the poller after the first complete registration. It runs until the drain.
     fn start_key_status_poller(&mut self) {
         if let Some(publish) = self.key_status.take() {
             let (registrar, client) = (self.registrar.clone(), self.lease.client.clone());
@@ -263,78 +284,80 @@ impl Announcer {
     }
 
     fn start_drain(&mut self) {
+        // Checks that fail while the app stops must not change its record.
         self.announcing_tasks.abort_all();
         systemd::notify_stopping();
-        systemd::extend_timeout(DRAIN_WRITE_LIMIT + self.life.drain + self.longest_stop_time());
-        let (registrar, lease, reports) = (self.registrar.clone(), self.lease.clone(), self.messages.clone());
-        let limit = self.life.drain;
+        systemd::extend_timeout(DRAIN_WRITE_LIMIT + self.parameters.drain + self.longest_stop_time());
+        let (registrar, lease, messages) = (self.registrar.clone(), self.lease.clone(), self.messages.clone());
+        let limit = self.parameters.drain;
         self.state_tasks.spawn(async move {
             withdraw::drain_records(&registrar, &lease, limit).await;
-            let _ = reports.send(Message::Event(Event::Drained)).await;
+            let _ = messages.send(Message::Event(Event::Drained)).await;
         });
     }
 
-    /// An app that something else runs is none of ours to stop: as far as we go, it has ended.
+    /// Sends the stop signal to the app. An app that something else runs counts as gone.
     fn stop_app(&mut self) -> Option<Event> {
         self.announcing_tasks.abort_all();
-        let Some((child, app)) = self.child.as_ref().zip(self.life.app.as_ref()) else {
+        let Some((running, app)) = self.app.as_ref().zip(self.parameters.app.as_ref()) else {
             return Some(Event::AppGone);
         };
         systemd::notify_stopping();
         systemd::extend_timeout(self.longest_stop_time());
         let signal = app.stop_signal(self.first_signal.get().copied());
         tracing::info!(%signal, "stopping the app");
-        child.send_stop_signal(signal);
+        running.send_stop_signal(signal);
         self.state_tasks.spawn(report_stop_timeout(app.stop_timeout, self.messages.clone()));
         None
     }
 
-    /// Gives the processes that the app's main process has left behind the time that the app would have had.
+    /// Sends the stop signal to the processes that the app's main process left behind, with the app's own timeout.
     fn stop_leftovers(&mut self) {
-        let Some((child, app)) = self.child.as_ref().zip(self.life.app.as_ref()) else { return };
+        let Some((running, app)) = self.app.as_ref().zip(self.parameters.app.as_ref()) else { return };
         systemd::extend_timeout(self.longest_stop_time());
-        child.send_stop_signal(app.stop_signal(self.first_signal.get().copied()));
+        running.send_stop_signal(app.stop_signal(self.first_signal.get().copied()));
         self.final_tasks.spawn(report_stop_timeout(app.stop_timeout, self.messages.clone()));
     }
 
     fn kill_app(&mut self) -> Option<Event> {
         self.announcing_tasks.abort_all();
-        let Some(child) = &self.child else { return Some(Event::AppGone) };
+        let Some(running) = &self.app else { return Some(Event::AppGone) };
         tracing::warn!("killing the app");
-        child.kill_all();
+        running.kill_all();
         None
     }
 
-    /// What may come after the drain, with a second for good measure.
+    /// Longest time from the end of the drain to the end of the process, with a second to spare.
     fn longest_stop_time(&self) -> Duration {
-        let app = self.life.app.as_ref().map_or(Duration::ZERO, |app| app.stop_timeout);
+        let app = self.parameters.app.as_ref().map_or(Duration::ZERO, |app| app.stop_timeout);
         app + WITHDRAW_LIMIT + Duration::from_secs(1)
     }
 
     fn start_withdrawal(&mut self, actions: &'static [Action], limit: Duration) {
         self.announcing_tasks.abort_all();
-        let (registrar, lease, reports) = (self.registrar.clone(), self.lease.clone(), self.messages.clone());
+        let (registrar, lease, messages) = (self.registrar.clone(), self.lease.clone(), self.messages.clone());
         self.final_tasks.spawn(async move {
             withdraw::withdraw_records(&registrar, &lease, actions, limit).await;
-            let _ = reports.send(Message::Event(Event::Withdrawn)).await;
+            let _ = messages.send(Message::Event(Event::Withdrawn)).await;
         });
     }
 
     fn update_status(&self, state: State) {
         let known = self.upstreams.iter().filter_map(|(_, known)| known.as_ref());
         let keys: Vec<_> = known.map(|known| known.record.key()).collect();
-        let words = heartbeat::describe_state(state, &keys, self.count_not_yet_healthy(), self.blocked_by.as_deref());
-        let works =
-            |(_, known): &(Upstream, Option<KnownUpstream>)| known.as_ref().is_some_and(|known| known.health.is_up());
-        let works = self.upstreams.iter().map(works).collect();
-        let before = self.loop_status.send_replace(LoopStatus { state, status_line: words.clone(), healthy: works });
-        if before.status_line != words {
-            systemd::notify_status(&words);
+        let status_line =
+            heartbeat::describe_state(state, &keys, self.count_not_yet_healthy(), self.blocked_by.as_deref());
+        let healthy =
+            self.upstreams.iter().map(|(_, known)| known.as_ref().is_some_and(KnownUpstream::is_up)).collect();
+        let new = LoopStatus { state, status_line: status_line.clone(), healthy };
+        let before = self.loop_status.send_replace(new);
+        if before.status_line != status_line {
+            systemd::notify_status(&status_line);
         }
     }
 }
 
-async fn report_stop_timeout(time: Duration, reports: mpsc::Sender<Message>) {
+async fn report_stop_timeout(time: Duration, messages: mpsc::Sender<Message>) {
     sleep(time).await;
-    let _ = reports.send(Message::Event(Event::StopTimeout)).await;
+    let _ = messages.send(Message::Event(Event::StopTimeout)).await;
 }

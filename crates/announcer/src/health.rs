@@ -1,40 +1,40 @@
-//! Whether an app works, going by its checks: pure. `STATES.md` is printed from it by a test.
+//! An app's health, from the results of its checks. Pure. A test prints the table to `STATES.md`.
 
 pub(crate) mod check;
 
 use std::num::NonZeroU32;
 
-/// What is known of an app.
+/// Health with a count of checks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Health {
-    /// It has not worked yet; this many checks in a row passed.
+    /// Has not worked yet. This many checks in a row passed.
     New(u32),
-    /// It works; this many checks in a row failed.
+    /// Works. This many checks in a row failed.
     Up(u32),
-    /// It worked once and does no longer; this many checks in a row passed.
+    /// Worked once and fails now. This many checks in a row passed.
     Down(u32),
 }
 
-/// How many checks in a row decide.
+/// Number of equal results in a row that change the health.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Thresholds {
-    /// Passed ones, until it works.
+    /// `--check-rise`: passes until the app counts as working.
     pub(crate) rise: NonZeroU32,
-    /// Failed ones, until it doesn't.
+    /// `--check-fall`: failures until it counts as down.
     pub(crate) fall: NonZeroU32,
 }
 
 impl Health {
-    /// Whether requests may be sent there.
+    /// True if requests may be sent to the upstream.
     pub(crate) fn is_up(self) -> bool {
         matches!(self, Self::Up(_))
     }
 }
 
-/// What is known after one more check. An app that is only starting can't fail: there is nothing to take back.
+/// Health after one more check. An app that is starting can't fail, because its record isn't written yet.
 pub(crate) fn step(health: Health, passed: bool, thresholds: Thresholds) -> Health {
     let (rise, fall) = (thresholds.rise.get(), thresholds.fall.get());
-    match (health, passed) {
+    let next = match (health, passed) {
         (Health::New(before) | Health::Down(before), true) if before.saturating_add(1) >= rise => Health::Up(0),
         (Health::New(before), true) => Health::New(before.saturating_add(1)),
         (Health::New(_), false) => Health::New(0),
@@ -43,6 +43,20 @@ pub(crate) fn step(health: Health, passed: bool, thresholds: Thresholds) -> Heal
         (Health::Up(before), false) => Health::Up(before.saturating_add(1)),
         (Health::Down(before), true) => Health::Down(before.saturating_add(1)),
         (Health::Down(_), false) => Health::Down(0),
+    };
+    check_invariants(next, thresholds);
+    next
+}
+
+/// Asserts that no count reaches the threshold that it is compared with.
+fn check_invariants(health: Health, thresholds: Thresholds) {
+    debug_assert!(is_below_thresholds(health, thresholds), "{health:?} with {thresholds:?}");
+}
+
+fn is_below_thresholds(health: Health, thresholds: Thresholds) -> bool {
+    match health {
+        Health::New(passes) | Health::Down(passes) => passes < thresholds.rise.get(),
+        Health::Up(failures) => failures < thresholds.fall.get(),
     }
 }
 
@@ -81,6 +95,14 @@ pub(crate) mod tests {
         for passed in [false, false, true].into_iter().cycle().take(300) {
             health = step(health, passed, thresholds(2, 3));
             assert!(health.is_up());
+        }
+    }
+
+    #[test]
+    fn a_count_at_its_threshold_violates_the_invariant() {
+        assert!(is_below_thresholds(Health::New(1), thresholds(2, 3)));
+        for health in [Health::New(2), Health::Up(3), Health::Down(2)] {
+            assert!(!is_below_thresholds(health, thresholds(2, 3)), "{health:?}");
         }
     }
 }

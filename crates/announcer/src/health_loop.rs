@@ -1,4 +1,4 @@
-//! Where an upstream is, and whether it works, for as long as that is of interest.
+//! Finds an upstream's address and runs its checks. It reports changes and decides nothing about the record.
 
 mod probe;
 
@@ -23,39 +23,40 @@ use crate::processes::reaper::Reaper;
 use crate::status::metrics::UpstreamCheckCounters;
 use crate::{health, retry};
 
-/// How long the first look for the address may put the app's start off; only a slow name server takes any time.
+/// Longest delay of the app's start by the search for its address. Only a slow name server takes time.
 const FIRST_ATTEMPT_LIMIT: Duration = Duration::from_secs(1);
 
-/// A full accept queue or a firewall answers nothing at all.
+/// Limit of a connection. A full accept queue or a firewall answers nothing.
 const CONNECT_LIMIT: Duration = Duration::from_secs(1);
 
-/// The time between checks of an app that is only starting: what is waited for is its first success.
+/// Interval of checks while the app starts, so that its first success is noticed soon.
 const STARTING_INTERVAL: Duration = Duration::from_millis(200);
 
-/// The address, if it can be known before the app is started; an error if it never will be.
+/// The address if it is found before the app starts. An error if it can never be found.
 pub(crate) async fn find_address_once(
-    whereabouts: &AddressSource,
+    source: &AddressSource,
     endpoints: &[Endpoint],
 ) -> Result<Option<UpstreamAddress>, AddressError> {
-    match timeout(FIRST_ATTEMPT_LIMIT, address::find_address(whereabouts, endpoints)).await {
+    match timeout(FIRST_ATTEMPT_LIMIT, address::find_address(source, endpoints)).await {
         Ok(Ok(address)) => Ok(Some(address)),
         Ok(Err(error)) if !error.is_temporary() => Err(error),
         Ok(Err(error)) => {
-            tracing::warn!(%error, "the app's address can't be found for now; trying on");
+            tracing::warn!(%error, "can't find the app's address, trying again");
             Ok(None)
         }
         Err(_) => {
-            tracing::warn!("the app's address can't be found for now: the name server doesn't answer; trying on");
+            let limit = humantime::format_duration(FIRST_ATTEMPT_LIMIT);
+            tracing::warn!(%limit, "can't find the app's address: the name server doesn't answer, trying again");
             Ok(None)
         }
     }
 }
 
-/// The address, however long it takes.
-async fn find_address_with_retries(whereabouts: &AddressSource, endpoints: &[Endpoint]) -> UpstreamAddress {
+/// The address, after as many attempts as it takes.
+async fn find_address_with_retries(source: &AddressSource, endpoints: &[Endpoint]) -> UpstreamAddress {
     let mut delays = retry::store_delays();
     loop {
-        match address::find_address(whereabouts, endpoints).await {
+        match address::find_address(source, endpoints).await {
             Ok(address) => return address,
             Err(error) => tracing::debug!(%error, "no address yet"),
         }
@@ -63,47 +64,49 @@ async fn find_address_with_retries(whereabouts: &AddressSource, endpoints: &[End
     }
 }
 
-/// One upstream to be watched.
+/// Task for one upstream.
 pub(crate) struct HealthLoop {
-    /// Its place among the configured ones.
+    /// Index in the configuration.
     pub(crate) index: usize,
     pub(crate) upstream: Upstream,
-    /// The address, if it is known already.
+    /// `None` if it still has to be found.
     pub(crate) address: Option<UpstreamAddress>,
-    /// The app is ours: it has to answer even without a check.
+    /// True if the announcer runs the app, which must then accept a connection even without a check.
     pub(crate) runs_app: bool,
     pub(crate) counters: UpstreamCheckCounters,
     pub(crate) messages: mpsc::Sender<Message>,
 }
 
 impl HealthLoop {
-    /// Reports each time that the upstream begins to work, or no longer does.
+    /// Runs until it is aborted. Reports each change between working and not working.
     pub(crate) async fn run(self, endpoints: Vec<Endpoint>, reaper: Reaper) {
         let address = match self.address {
             Some(address) => address,
             None => find_address_with_retries(&self.upstream.address_source, &endpoints).await,
         };
-        let listens = match self.upstream.listen_addresses.as_slice() {
+        let addresses = match self.upstream.listen_addresses.as_slice() {
             [] => vec![address.socket_addr()],
-            listens => listens.to_vec(),
+            addresses => addresses.to_vec(),
         };
         let checks = &self.upstream.checks;
         if !checks.all.is_empty() {
-            let probes = checks.all.iter().map(|check| Probe::new(check.clone(), &listens, &reaper)).collect();
+            let probes = checks.all.iter().map(|check| Probe::new(check.clone(), &addresses, &reaper)).collect();
             return self.run_checks(address, probes).await;
         }
         if self.runs_app {
-            wait_until_listening(&listens).await;
+            wait_until_listening(&addresses).await;
             tracing::info!(%address, "the app accepts connections");
         }
         self.report_health(address, Health::Up(0)).await;
     }
 
+    /// Runs the checks until the task is aborted.
     async fn run_checks(&self, address: UpstreamAddress, mut probes: Vec<Probe>) {
         let checks = &self.upstream.checks;
         let began = Instant::now();
         let (mut health, mut is_late) = (Health::New(0), false);
         loop {
+            // From start to start: a slow check doesn't stretch the interval.
             let due = Instant::now() + check_interval(checks, health);
             let outcome;
             (probes, outcome) = run_probes(probes, checks.timeout).await;
@@ -124,7 +127,7 @@ impl HealthLoop {
     }
 }
 
-/// What changes is said once; an app that is late too.
+/// Logs each change once, and once that the app is late.
 fn log_transition(
     address: UpstreamAddress,
     before: Health,
@@ -133,17 +136,17 @@ fn log_transition(
     is_newly_late: bool,
 ) {
     match (before, health, outcome) {
-        (Health::Up(_), Health::Down(_), Err(reason)) => tracing::warn!(%address, reason, "no longer works"),
+        (Health::Up(_), Health::Down(_), Err(reason)) => tracing::warn!(%address, reason, "the app no longer works"),
         (_, Health::New(_), Err(reason)) if is_newly_late => {
-            tracing::warn!(%address, reason, "still doesn't work, and isn't announced; checking on");
+            tracing::warn!(%address, reason, "the app still doesn't work and isn't announced, checking again");
         }
         (_, _, Err(reason)) => tracing::debug!(%address, reason, ?health, "a check failed"),
-        (Health::New(_) | Health::Down(_), Health::Up(_), Ok(())) => tracing::info!(%address, "works"),
+        (Health::New(_) | Health::Down(_), Health::Up(_), Ok(())) => tracing::info!(%address, "the app works"),
         (_, _, Ok(())) => {}
     }
 }
 
-/// The time until the next check.
+/// Time from the start of one round to the start of the next.
 fn check_interval(checks: &Checks, health: Health) -> Duration {
     match health {
         Health::New(_) => checks.interval.min(STARTING_INTERVAL),
@@ -151,22 +154,23 @@ fn check_interval(checks: &Checks, health: Health) -> Duration {
     }
 }
 
-/// All checks at the same time. The failure is that of the first in their order.
+/// Runs all checks at once. The error is that of the first failed check in their order.
 async fn run_probes(probes: Vec<Probe>, limit: Duration) -> (Vec<Probe>, Result<(), String>) {
     let mut running = JoinSet::new();
-    for (place, mut probe) in probes.into_iter().enumerate() {
+    for (index, mut probe) in probes.into_iter().enumerate() {
         running.spawn(async move {
             let outcome = probe.run_within(limit).await;
-            (place, probe, outcome)
+            (index, probe, outcome)
         });
     }
+    // Sorted, so that the log names the same check each time although they end in any order.
     let mut done = running.join_all().await;
-    done.sort_by_key(|(place, ..)| *place);
+    done.sort_by_key(|(index, ..)| *index);
     let outcome = done.iter().try_for_each(|(.., outcome)| outcome.clone());
     (done.into_iter().map(|(_, probe, _)| probe).collect(), outcome)
 }
 
-/// Waits until one of the addresses accepts a connection, for as long as that takes.
+/// Waits without limit until one of the addresses accepts a connection.
 async fn wait_until_listening(addresses: &[SocketAddr]) {
     for delay in retry::local_delays() {
         if matches!(timeout(CONNECT_LIMIT, probe::connect_to_any(addresses)).await, Ok(Ok(()))) {

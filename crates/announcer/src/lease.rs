@@ -1,4 +1,4 @@
-//! The lease that all records of this announcer hang on, and the task that keeps it alive.
+//! The lease of all records of this announcer, and its renewal. `registry` runs the task.
 
 use std::sync::Arc;
 
@@ -11,22 +11,22 @@ use tokio_util::sync::CancellationToken;
 use crate::retry;
 use crate::retry::StoreError;
 
-/// The lease of everything we announce, and what renews it.
+/// Handle of the lease. Clones refer to one lease.
 #[derive(Clone)]
 pub(crate) struct Lease {
     pub(crate) client: Client,
     pub(crate) id: watch::Receiver<Option<LeaseId>>,
-    /// How its renewal goes.
+    /// Counts of renewals, for metrics and `/ready`.
     pub(crate) stats: watch::Receiver<LeaseStats>,
-    /// Has the lease renewed at once: what hung on it is gone.
+    /// Requests a renewal at once: a record disappeared, so the lease may have ended.
     pub(crate) renew_now: Arc<Notify>,
-    /// Ends the renewal.
+    /// Cancelled at the end. The lease then ends by itself.
     pub(crate) stop_renewal: CancellationToken,
     pub(crate) ttl: Duration,
 }
 
 impl Lease {
-    /// Has a lease renewed in the background from now on.
+    /// Starts to grant and renew a lease in the background.
     pub(crate) fn keep_alive(client: Client, ttl: Duration) -> Self {
         let (stop_renewal, (counted, stats)) = (CancellationToken::new(), watch::channel(LeaseStats::default()));
         let renew_now = Arc::<Notify>::default();
@@ -35,6 +35,7 @@ impl Lease {
     }
 
     pub(crate) async fn revoke(&self, deadline: Instant) -> Result<(), StoreError> {
+        // First: a renewal task that finds the lease gone would grant a new one.
         self.stop_renewal.cancel();
         let held = *self.id.borrow();
         match held {

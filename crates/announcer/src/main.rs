@@ -1,8 +1,8 @@
-//! announcer: says where an app listens, only while it works, and not while it stops.
+//! announcer writes where an app listens, only while the app works, and not while it stops.
 //!
-//! Architecture invariant: `config`, `record`, `health`, `state` and `status` are pure. `event_loop` holds the only loop that
-//! decides, and the only `select!`. Work that takes time runs in tasks that report to it. `processes::reaper` alone waits for
-//! processes, `registrar` alone writes.
+//! Architecture invariant: `config`, `record`, `health`, `state` and `status` are pure. `event_loop` has the only loop
+//! that decides, and the only `select!`. Slow work runs in tasks that report to it. `processes::reaper` alone waits for
+//! processes, `registrar` alone writes a running announcer's records.
 
 mod admin;
 mod balancers;
@@ -37,7 +37,7 @@ use crate::config::host::Host;
 use crate::config::{Config, ConfigError, Mode};
 use crate::one_shot::OneShotError;
 
-/// The exit code for wrong usage, as `--help` lists it.
+/// Exit code for wrong usage, as `--help` lists it.
 const USAGE: u8 = 2;
 
 fn main() -> ExitCode {
@@ -50,7 +50,7 @@ fn main() -> ExitCode {
     };
     let code = run_command(args).unwrap_or_else(|error| {
         tracing::error!("{error:#}");
-        // Without a log, which may be what failed, this is all there is.
+        // Only stderr is left if the log could not be set up.
         if !tracing::event_enabled!(tracing::Level::ERROR) {
             output::print_message(&format!("announcer: {error:#}"));
         }
@@ -61,7 +61,7 @@ fn main() -> ExitCode {
 
 fn run_command(args: Cli) -> anyhow::Result<u8> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    // First of all: the kernel discards a SIGTERM to PID 1 that has no handler.
+    // Before anything else: the kernel discards a SIGTERM to PID 1 without a handler.
     let shutdown = args.one_shot.is_none().then(|| {
         let _entered = runtime.enter();
         Shutdown::on_numbers(&args.stop_signals())

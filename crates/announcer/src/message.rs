@@ -1,25 +1,25 @@
-//! What the tasks in the background tell the loop.
+//! Messages of the background tasks to the event loop.
 
 use discovery::UpstreamAddress;
 
 use crate::{health::Health, state::Event};
 
-/// One piece of news.
+/// A message to the event loop.
 #[derive(Clone, Debug)]
 pub(crate) enum Message {
-    /// An upstream began to work, or no longer does.
+    /// An upstream began to work, or no longer works.
     Health {
-        /// Which one, as they are configured.
+        /// Index in the configuration.
         upstream: usize,
-        /// Where it is announced.
+        /// Announced address.
         address: UpstreamAddress,
-        /// What is known of it.
+        /// Health after the change.
         health: Health,
     },
-    /// The app's main process ended with this exit status, as a shell would put it.
+    /// The app's main process ended with this exit status, in the form of a shell: 128 + N after signal N.
     AppExited(u8),
-    /// What keeps balancers from sending requests, in one line; None: nothing that is known.
+    /// First reason why balancers don't send requests, in one line. `None` if none is known.
     BlockedBy(Option<String>),
-    /// Anything that needs no more words.
+    /// An event that `state` takes as it is.
     Event(Event),
 }

@@ -1,4 +1,4 @@
-//! `register` and `deregister`: one write, and its answer as an exit code.
+//! `register` and `deregister`: one write, whose result is the exit code. They follow nothing.
 
 use std::{sync::Arc, time::Duration};
 
@@ -8,18 +8,18 @@ use tokio::time::Instant;
 
 use crate::config::address::AddressError;
 use crate::config::{Config, address};
-use crate::record::Want;
-use crate::record::{Owner, Record, claims};
+use crate::record::draft::draft_deregistration;
+use crate::record::ownership::Owner;
+use crate::record::{Record, Want, claims};
 use crate::registrar::log_changes::ChangeLog;
 use crate::registrar::record_set::RecordSet;
 use crate::registrar::transaction;
-use crate::retry;
-use crate::retry::StoreError;
+use crate::retry::{self, StoreError};
 
-/// How long etcd is given to answer: an election (2 s seen) and a frozen member (noticed after 2 to 5 s) fit in.
+/// Limit for etcd's answer. An election (2 s seen) and a frozen member (noticed after 2 to 5 s) fit in.
 const PATIENCE: Duration = Duration::from_secs(8);
 
-/// Why it was not done.
+/// Reason for a failed command.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum OneShotError {
     #[error(transparent)]
@@ -28,13 +28,13 @@ pub(crate) enum OneShotError {
     Store(#[from] StoreError),
     #[error("{key} belongs to {owner}; --takeover takes it over, another --id leaves it alone")]
     IdTaken { key: String, owner: Owner },
-    #[error("{key} bears {stands}, not {address}: left alone")]
-    OtherAddress { key: String, stands: String, address: String },
-    #[error("{key}: somebody else keeps writing the same keys")]
+    #[error("{key} has {stored}, not {address}; it was not deleted, since another announcer may own it")]
+    OtherAddress { key: String, stored: String, address: String },
+    #[error("can't write {key}: other writers keep changing the same keys; try again")]
     Contended { key: String },
 }
 
-/// Writes the records: for ever, or until `ttl` is over.
+/// Writes the records without a lease, or under one of `ttl` that is never renewed.
 pub(crate) async fn register_records(config: &Config, ttl: Option<Duration>) -> Result<(), OneShotError> {
     let (client, records) = resolve_records(config).await?;
     let deadline = Instant::now() + PATIENCE;
@@ -44,7 +44,7 @@ pub(crate) async fn register_records(config: &Config, ttl: Option<Duration>) -> 
     };
     let outcome = register_under(&client, &records, lease, deadline).await;
     if let (Some(lease), Err(_)) = (lease, &outcome) {
-        // What hangs on it is withdrawn with it; if this fails it ends by itself.
+        // Some records may have been written. If this fails, they end with the lease.
         let _ = retry::retry_until(deadline, || client.revoke_lease(lease)).await;
     }
     outcome
@@ -58,12 +58,12 @@ async fn register_under(
 ) -> Result<(), OneShotError> {
     let withheld = claims::find_withheld_settings(client, records).await.unwrap_or_default();
     let wants: Vec<_> = records.iter().map(|record| (record.clone(), Want::Present(UpstreamState::Ready))).collect();
-    // What an attempt wrote, the next one finds standing: it needn't be remembered.
+    // A new set for each attempt: it finds standing what an earlier attempt wrote.
     let round = retry::retry_until(deadline, || async {
-        let mut group = if lease.is_some() { RecordSet::default() } else { RecordSet::without_lease() };
-        group.withhold_settings(withheld.clone());
-        group.set_wants(lease, &wants);
-        let mut round = transaction::write_round(client, &mut group).await;
+        let mut set = if lease.is_some() { RecordSet::default() } else { RecordSet::without_lease() };
+        set.withhold_settings(withheld.clone());
+        set.set_wants(lease, &wants);
+        let mut round = transaction::write_round(client, &mut set).await;
         round.failure.take().map_or(Ok(round), Err)
     });
     let mut round = round.await?;
@@ -75,13 +75,14 @@ async fn register_under(
     }
 }
 
-/// Deletes the records that bear our addresses. One that isn't there is fine.
+/// Deletes the records that have our addresses. A missing record is no error.
 pub(crate) async fn deregister_records(config: &Config) -> Result<(), OneShotError> {
     let (client, records) = resolve_records(config).await?;
     let deadline = Instant::now() + PATIENCE;
     let mut outcome = Ok(());
     for record in records {
         let deregistered = deregister_one(&client, &record, deadline).await;
+        // The other records are deleted even if one fails. The first error counts.
         outcome = outcome.and(deregistered);
     }
     outcome
@@ -91,15 +92,16 @@ async fn deregister_one(client: &Client, record: &Record, deadline: Instant) -> 
     let key = record.key();
     let mut entry = retry::retry_until(deadline, || client.get(&key)).await?;
     while let Some(found) = entry {
-        let Some(txn) = record.deregistration_txn(&found) else {
-            let stands = String::from_utf8_lossy(&found.value).into_owned();
-            return Err(OneShotError::OtherAddress { key, stands, address: record.address().to_string() });
+        let Some(txn) = draft_deregistration(record, &found) else {
+            let stored = String::from_utf8_lossy(&found.value).into_owned();
+            return Err(OneShotError::OtherAddress { key, stored, address: record.address().to_string() });
         };
         let committed = retry::retry_until(deadline, || client.commit(txn.clone())).await?;
         if committed.succeeded {
             tracing::info!(key, "deregistered");
             return Ok(());
         }
+        // The record changed between the read and the write, so its address is compared again.
         entry = committed.found.into_iter().next();
     }
     tracing::info!(key, "nothing was registered");

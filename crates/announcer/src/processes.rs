@@ -1,4 +1,4 @@
-//! The children of this process, and the signals that they get. It decides nothing.
+//! The children of this process, and the signals that they get. Nothing here decides about the announcement.
 mod environment;
 pub(crate) mod reaper;
 pub(crate) mod stop_signal;

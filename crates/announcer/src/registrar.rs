@@ -1,5 +1,5 @@
-//! The records in the store: put them there, keep them there, change them while they are ours, take them out. One task
-//! writes; what is wanted is an order that it is given, and how far it came is what it publishes.
+//! The records in the store: one task writes them, keeps them, changes them and deletes them. It takes orders and
+//! publishes how far it came. It doesn't decide which states the records should have.
 
 pub(crate) mod log_changes;
 mod own_keys;
@@ -18,27 +18,24 @@ use tokio::{
 
 use crate::lease::Lease;
 use crate::message::Message;
-use crate::record::RecordStatus;
-use crate::record::Want;
-use crate::record::{Record, claims};
+use crate::record::{Record, RecordStatus, Want, claims};
 use crate::registrar::log_changes::ChangeLog;
 use crate::registrar::own_keys::{KeyNews, OwnKeys};
 use crate::registrar::record_set::{Conclusion, RecordSet};
 use crate::registrar::restores::RestorePacer;
 use crate::registrar::transaction::WriteRound;
-use crate::retry;
-use crate::retry::StoreError;
+use crate::retry::{self, StoreError};
 use crate::state::Event;
 
-/// How often a taken id is looked at while its key can't be followed: a replacement takes over within about a second
-/// after the old lease's end.
+/// Pause before a taken id is tried again while its key can't be followed. A replacement then takes over within about a
+/// second after the old lease's end.
 const OWNER_CHECK: Duration = Duration::from_secs(1);
 
-/// The time that a refused write is tried again. A login that no longer holds is mended by the next attempt, and a member that is
-/// asked too much recovers.
+/// Time for which a refused write is tried again. A new attempt renews an expired login, and an overloaded member
+/// recovers.
 const REFUSAL_LIMIT: Duration = Duration::from_secs(1);
 
-/// What is wanted of each record, and under which lease.
+/// Wanted states, and the lease to write them under.
 #[derive(Clone, Debug, Default)]
 struct Order {
     sequence: u64,
@@ -46,62 +43,62 @@ struct Order {
     wants: Vec<(Arc<Record>, Want)>,
 }
 
-/// How far an order was carried out.
+/// Result of the last round.
 #[derive(Clone, Debug, Default)]
 struct Progress {
     sequence: u64,
-    /// All that could be written was.
+    /// Everything that could be written was written.
     is_done: bool,
     written: Written,
     statuses: Vec<(Arc<Record>, RecordStatus)>,
     failure: Option<Arc<registry::Error>>,
 }
 
-/// An order that was carried out.
+/// Records as written.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Written {
-    /// The revision of the last write: balancers that run it run all of ours.
+    /// Revision of the last write. A balancer that applied it serves all of our records.
     pub(crate) revision: i64,
-    /// The records that stand under our lease and say what was ordered.
+    /// Records that are stored under our lease in the ordered state.
     pub(crate) ours: Vec<Arc<Record>>,
-    /// The records that stood once and are no longer in the store: balancers may not know that yet.
+    /// Records that were stored once and are no longer. Balancers may still serve them.
     pub(crate) gone: Vec<Arc<Record>>,
-    /// It isn't known at which revision one of those went.
+    /// True if the removal of one of those has no known revision.
     pub(crate) has_unknown_removal: bool,
-    /// The number of records that could not be written as ordered.
+    /// Number of records that couldn't be written as ordered.
     pub(crate) unwritten_count: usize,
 }
 
 impl Written {
-    /// Whose records stand, and their names.
+    /// Services and ids of [`Self::ours`].
     pub(crate) fn our_names(&self) -> impl Iterator<Item = (&ServiceId, &UpstreamId)> {
         self.ours.iter().map(|record| record.service_and_id())
     }
 
-    /// The same with those that are gone.
+    /// Services and ids of [`Self::ours`] and [`Self::gone`].
     pub(crate) fn all_names(&self) -> impl Iterator<Item = (&ServiceId, &UpstreamId)> {
         self.ours.iter().chain(&self.gone).map(|record| record.service_and_id())
     }
 }
 
-/// What is known of the records, for looking at.
+/// Read access to the records' statuses.
 pub(crate) struct RecordStatuses(watch::Receiver<Progress>);
 
 impl RecordStatuses {
-    /// What is known of one; nothing before it was ordered.
+    /// Status of one record. The default before it was ordered.
     pub(crate) fn status_of(&self, service: &ServiceId, id: &UpstreamId) -> RecordStatus {
         let progress = self.0.borrow();
         let found = progress.statuses.iter().find(|(record, _)| record.service_and_id() == (service, id));
-        found.map(|(_, stand)| stand.clone()).unwrap_or_default()
+        found.map(|(_, status)| status.clone()).unwrap_or_default()
     }
 
-    /// Why the last attempt to write failed, None if it didn't.
+    /// Error of the last round. `None` if it succeeded.
     pub(crate) fn last_failure(&self) -> Option<String> {
         self.0.borrow().failure.as_ref().map(ToString::to_string)
     }
 }
 
-/// What gives the orders. Clones give them to the same task.
+/// Gives orders. Clones give them to one task.
 #[derive(Clone)]
 pub(crate) struct Registrar {
     orders: Arc<watch::Sender<Order>>,
@@ -109,19 +106,19 @@ pub(crate) struct Registrar {
 }
 
 impl Registrar {
-    /// Starts the task. It reports when all of the `count` records stand for the first time, and when they are lost and
-    /// stand again.
-    pub(crate) fn start(lease: Lease, count: usize, reports: mpsc::Sender<Message>) -> Self {
+    /// Starts the task. It reports when all of the `count` records are stored for the first time, when one is lost, and
+    /// when all are stored again.
+    pub(crate) fn start(lease: Lease, count: usize, messages: mpsc::Sender<Message>) -> Self {
         let (orders, received) = watch::channel(Order::default());
-        let (publish, progress) = watch::channel(Progress::default());
+        let (publisher, progress) = watch::channel(Progress::default());
         let orders = Arc::new(orders);
         tokio::spawn(forward_lease(lease.id.clone(), orders.clone()));
-        let keeper = RegistrarTask {
+        let task = RegistrarTask {
             own_keys: OwnKeys::new(lease.client.clone()),
             lease,
             orders: received,
-            progress: publish,
-            messages: reports,
+            progress: publisher,
+            messages,
             expected_count: count,
             records: RecordSet::default(),
             change_log: ChangeLog::default(),
@@ -129,58 +126,61 @@ impl Registrar {
             has_checked_claims: false,
             is_registered: false,
         };
-        tokio::spawn(keeper.run());
+        tokio::spawn(task.run());
         Self { orders, progress }
     }
 
-    /// Wants this from now on, instead of what was wanted before. Returns its turn.
+    /// Replaces the wanted states. Returns the order's sequence number.
     pub(crate) fn set_wants(&self, wants: Vec<(Arc<Record>, Want)>) -> u64 {
-        let mut turn = 0;
+        let mut sequence = 0;
         self.orders.send_modify(|order| {
-            turn = order.sequence + 1;
-            *order = Order { sequence: turn, wants, lease: order.lease };
+            sequence = order.sequence + 1;
+            *order = Order { sequence, wants, lease: order.lease };
         });
-        turn
+        sequence
     }
 
-    /// The same of every record that is known, until it is so, or the time is over; a refusal is tried against for
-    /// [`REFUSED`]. Where etcd refuses some of it, the rest counts; an error if it refuses all.
+    /// Sets all known records to one state, and waits until it is written or the deadline is over. A refused write is
+    /// tried again for [`REFUSAL_LIMIT`]. If etcd refuses a part, the rest is returned. An error if it refuses
+    /// everything.
     pub(crate) async fn set_all_and_wait(&self, want: Want, deadline: Instant) -> Result<Written, StoreError> {
         let records: Vec<_> = self.orders.borrow().wants.iter().map(|(record, _)| (record.clone(), want)).collect();
-        let turn = self.set_wants(records);
+        let sequence = self.set_wants(records);
         let mut progress = self.progress.clone();
         let mut last = StoreError::OutOfTime;
-        let mut refused: Option<Instant> = None;
+        let mut refused_since: Option<Instant> = None;
         loop {
-            let told = timeout_at(deadline, progress.wait_for(|progress| progress.sequence >= turn)).await;
-            let Ok(Ok(now)) = told.map(|told| told.map(|progress| progress.clone())) else { return Err(last) };
+            let waited = timeout_at(deadline, progress.wait_for(|progress| progress.sequence >= sequence)).await;
+            let Ok(Ok(now)) = waited.map(|found| found.map(|progress| progress.clone())) else { return Err(last) };
             match now.failure {
                 None if now.is_done => return Ok(now.written),
                 None => {}
                 Some(error) => {
-                    refused = if error.is_unreachable() { None } else { Some(refused.unwrap_or_else(Instant::now)) };
+                    // An outage is no refusal. It may last until the deadline.
+                    let since = refused_since.unwrap_or_else(Instant::now);
+                    refused_since = (!error.is_unreachable()).then_some(since);
                     last = StoreError::Store(error);
                 }
             }
-            let end = refused.map_or(deadline, |since| deadline.min(since + REFUSAL_LIMIT));
+            let end = refused_since.map_or(deadline, |since| deadline.min(since + REFUSAL_LIMIT));
             if !matches!(timeout_at(end, progress.changed()).await, Ok(Ok(()))) {
                 return if now.written.ours.is_empty() { Err(last) } else { Ok(now.written) };
             }
         }
     }
 
-    /// What is known of the records, kept fresh.
+    /// The records' statuses, always current.
     pub(crate) fn watch_statuses(&self) -> RecordStatuses {
         RecordStatuses(self.progress.clone())
     }
 
-    /// What stands now.
+    /// The records as last written.
     pub(crate) fn latest_written(&self) -> Written {
         self.progress.borrow().written.clone()
     }
 }
 
-/// A change of the lease is one more order.
+/// Turns each change of the lease into an order.
 async fn forward_lease(mut lease: watch::Receiver<Option<LeaseId>>, orders: Arc<watch::Sender<Order>>) {
     loop {
         let now = *lease.borrow_and_update();
@@ -196,26 +196,26 @@ struct RegistrarTask {
     orders: watch::Receiver<Order>,
     progress: watch::Sender<Progress>,
     messages: mpsc::Sender<Message>,
-    /// How many records there are to be.
+    /// Number of configured records.
     expected_count: usize,
     records: RecordSet,
     own_keys: OwnKeys,
     change_log: ChangeLog,
     restores: RestorePacer,
-    /// It was looked who else names what our settings claim.
+    /// True once the claims of our settings were checked under this lease.
     has_checked_claims: bool,
-    /// It was reported that all stand.
+    /// True from the report that all records are stored until the report of a loss.
     is_registered: bool,
 }
 
 impl RegistrarTask {
-    /// Ends with its last [`Registrar`]; until then, every round is followed by a bounded wait or by news.
+    /// Runs until the last [`Registrar`] is dropped. Each round is followed by a bounded wait or by news.
     async fn run(mut self) {
         let mut delays = retry::store_delays();
         loop {
             let order = self.orders.borrow_and_update().clone();
             if self.records.set_wants(order.lease, &order.wants) {
-                tracing::warn!("the lease has ended, and the records with it; registering again");
+                tracing::warn!(records = order.wants.len(), "the lease has ended, registering again");
                 self.has_checked_claims = false;
                 self.report_loss().await;
             }
@@ -223,13 +223,16 @@ impl RegistrarTask {
             self.withhold_claimed_settings(&order).await;
             let round = transaction::write_round(&self.lease.client, &mut self.records).await;
             self.change_log.log_round(&round);
+            // etcd may have ended the lease since the last renewal. A renewal at once finds out.
             if round.failure.as_ref().is_some_and(registry::Error::is_lease_not_found) {
                 self.lease.renew_now.notify_one();
             }
+            // After a success the delays start anew, so that the next outage begins with short ones.
             let delay = if round.failure.is_some() || round.contended {
                 delays.next()
             } else {
                 delays = retry::store_delays();
+                // Without a watch, only a new attempt notices that the other owner has gone.
                 let is_blind = round.taken.iter().any(|(record, _)| !self.own_keys.is_following(&record.key()));
                 is_blind.then_some(OWNER_CHECK)
             };
@@ -240,7 +243,7 @@ impl RegistrarTask {
         }
     }
 
-    /// Withholds the settings that would claim what another service's keys name, once for each lease.
+    /// Withholds settings that claim what another service's keys name. Checked once for each lease.
     async fn withhold_claimed_settings(&mut self, order: &Order) {
         if order.lease.is_none() || self.has_checked_claims {
             return;
@@ -251,15 +254,15 @@ impl RegistrarTask {
         self.records.withhold_settings(withheld.unwrap_or_default());
     }
 
-    /// Waits until there is something to do: a new order, the end of the delay, or another hand at one of our keys. An
-    /// error if the last registrar is gone.
-    async fn wait_for_work(&mut self, turn: u64, delay: Option<Duration>) -> Result<(), watch::error::RecvError> {
+    /// Waits for a new order, the end of the delay, or a change of our keys by another writer. An error if the last
+    /// registrar was dropped.
+    async fn wait_for_work(&mut self, sequence: u64, delay: Option<Duration>) -> Result<(), watch::error::RecvError> {
         let mut due = delay.map(|delay| Instant::now() + delay);
         loop {
             tokio::select! {
                 changed = self.orders.changed() => return changed,
                 () = sleep_until(due.unwrap_or_else(Instant::now)), if due.is_some() => return Ok(()),
-                news = self.own_keys.next_news() => if let Some(pause) = self.apply_news(turn, &news).await {
+                news = self.own_keys.next_news() => if let Some(pause) = self.apply_news(sequence, &news).await {
                     let earliest = Instant::now() + pause;
                     due = Some(due.map_or(earliest, |due| due.min(earliest)));
                 }
@@ -267,16 +270,17 @@ impl RegistrarTask {
         }
     }
 
-    /// Takes news of our keys in. Returns the pause before the next round, where one follows from it.
-    async fn apply_news(&mut self, turn: u64, news: &KeyNews) -> Option<Duration> {
+    /// Applies news of our keys. Returns the pause before the next round, or `None` if none is needed.
+    async fn apply_news(&mut self, sequence: u64, news: &KeyNews) -> Option<Duration> {
         let mut pause: Option<Duration> = None;
         for (key, seen) in news.observations() {
             let next = match self.records.observe_key(key, seen) {
                 Conclusion::Nothing => continue,
                 Conclusion::MayBeFree => Duration::ZERO,
                 Conclusion::Lost(loss) => {
-                    tracing::debug!(key, ?loss, "another hand was at the record");
-                    // What was deleted may have gone with its lease: then that is lost, and no hand was there.
+                    tracing::debug!(key, ?loss, "another writer changed the record");
+                    // The deletion may be the lease's end. A renewal at once tells that from a deletion by another
+                    // writer.
                     self.lease.renew_now.notify_one();
                     self.restores.next_pause(Instant::now().into_std())
                 }
@@ -284,30 +288,24 @@ impl RegistrarTask {
             pause = Some(pause.map_or(next, |pause| pause.max(next)));
         }
         pause?;
-        self.publish_current(turn);
+        self.publish_current(sequence);
         if self.is_registered && !self.records.is_complete() {
             self.report_loss().await;
         }
         pause
     }
 
-    /// Tells the loop that not all records stand any more.
+    /// Reports that a record was lost.
     async fn report_loss(&mut self) {
         self.is_registered = false;
         let _ = self.messages.send(Message::Event(Event::RecordsLost)).await;
     }
 
-    /// Shows what is known now, where no round has been.
-    fn publish_current(&self, turn: u64) {
-        let (reached, stands) = (self.collect_written(), self.records.record_statuses());
+    /// Publishes the current knowledge between two rounds. The failure of the last round stays.
+    fn publish_current(&self, sequence: u64) {
+        let (written, statuses) = (self.collect_written(), self.records.record_statuses());
         self.progress.send_modify(|progress| {
-            *progress = Progress {
-                sequence: turn,
-                is_done: false,
-                written: reached,
-                statuses: stands,
-                failure: progress.failure.clone(),
-            };
+            *progress = Progress { sequence, is_done: false, written, statuses, failure: progress.failure.clone() };
         });
     }
 
@@ -321,12 +319,13 @@ impl RegistrarTask {
         }
     }
 
-    async fn publish_round(&mut self, turn: u64, round: WriteRound) {
-        let (reached, stands) = (self.collect_written(), self.records.record_statuses());
+    async fn publish_round(&mut self, sequence: u64, round: WriteRound) {
+        let (written, statuses) = (self.collect_written(), self.records.record_statuses());
         let (is_done, failure) = (!round.contended, round.failure.map(Arc::new));
-        self.progress.send_replace(Progress { sequence: turn, is_done, written: reached, statuses: stands, failure });
-        let is_whole = self.orders.borrow().wants.len() == self.expected_count && self.records.is_complete();
-        if is_whole && !std::mem::replace(&mut self.is_registered, true) {
+        self.progress.send_replace(Progress { sequence, is_done, written, statuses, failure });
+        // The first order may have only the upstreams that work already.
+        let are_all_stored = self.orders.borrow().wants.len() == self.expected_count && self.records.is_complete();
+        if are_all_stored && !std::mem::replace(&mut self.is_registered, true) {
             let _ = self.messages.send(Message::Event(Event::Registered)).await;
         }
     }

@@ -1,17 +1,17 @@
-//! Trying again: how often, and for how long.
+//! Delays between attempts, and attempts with a deadline. It decides nothing about errors except whether etcd answered.
 
 use std::{sync::Arc, time::Duration};
 
-use backon::{BackoffBuilder, ExponentialBuilder};
+use registry::Backoff;
 use tokio::time::{Instant, sleep_until, timeout_at};
 
-/// Why something in the store could not be done in the time there was.
+/// Failure of an operation of the store within its deadline.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum StoreError {
-    /// What the last attempt ended in.
+    /// Error of the last attempt.
     #[error(transparent)]
     Store(Arc<registry::Error>),
-    /// Not even one attempt ended.
+    /// No attempt ended.
     #[error("etcd didn't answer in time")]
     OutOfTime,
 }
@@ -22,22 +22,17 @@ impl From<registry::Error> for StoreError {
     }
 }
 
-/// The delays between attempts that etcd is behind, for ever: with jitter, so that those who lost it together don't
-/// come back in one instant.
+/// Delays between attempts at etcd, without end. Their jitter spreads announcers that lost etcd together.
 pub(crate) fn store_delays() -> impl Iterator<Item = Duration> {
-    let (first, longest) = (Duration::from_millis(100), Duration::from_millis(750));
-    let delays = ExponentialBuilder::new().with_min_delay(first).with_max_delay(longest).without_max_times();
-    delays.with_jitter().build()
+    Backoff::new(Duration::from_millis(100), Duration::from_millis(750)).with_jitter().delays()
 }
 
-/// The delays between looks at this host, for ever: a look costs microseconds, and what is waited for is the app's
-/// start.
+/// Delays between looks at this host, without end. A look costs microseconds, and the app's start waits for it.
 pub(crate) fn local_delays() -> impl Iterator<Item = Duration> {
-    let (first, longest) = (Duration::from_millis(10), Duration::from_millis(200));
-    ExponentialBuilder::new().with_min_delay(first).with_max_delay(longest).without_max_times().build()
+    Backoff::new(Duration::from_millis(10), Duration::from_millis(200)).delays()
 }
 
-/// Does something until etcd answers, whatever the answer is, or the time is over.
+/// Repeats `act` until etcd answers, with success or a refusal, or until the deadline.
 pub(crate) async fn retry_until<T, F>(deadline: Instant, mut act: impl FnMut() -> F) -> Result<T, StoreError>
 where
     F: Future<Output = Result<T, registry::Error>>,

@@ -1,92 +1,100 @@
-//! The life of an announcer, as a pure function. `STATES.md` is printed from it by a test.
+//! The life of an announcer, as a pure function. A test prints its table to `STATES.md`.
 
 use discovery::UpstreamState;
 
 use crate::health::Health;
 use crate::record::Want;
 
-/// Where it stands.
+/// State of the announcer's life.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum State {
-    /// The app runs, or will soon, and is not known to work. Nothing is announced.
+    /// The app runs or starts, and hasn't worked yet. Nothing is announced.
     Starting,
-    /// An upstream works; the records are on their way into the store, for as long as that takes.
+    /// An upstream works. The records are being written, for as long as that takes.
     Announcing,
-    /// All records stand in the store, under our lease. Balancers may be waited for.
+    /// All records are stored under our lease. The balancers may be waited for.
     AwaitingBalancers,
-    /// All there was to wait for has happened.
+    /// All records are stored, and the wait for balancers is over.
     Announced,
-    /// The end was asked for: balancers are told, and the requests in flight finish.
+    /// A stop was asked for. The records say `drain`, and open requests finish.
     Draining,
-    /// The app was told to end.
+    /// The app got its stop signal.
     Stopping,
-    /// The app was killed.
+    /// The app got SIGKILL.
     Killing,
-    /// The app's main process has ended by itself. The records follow, and what else is left of the app is told to end.
+    /// The app's main process ended by itself. The records are withdrawn, and the app's other processes get the stop
+    /// signal.
     Leaving,
-    /// The app is gone; its records follow.
+    /// The app is gone, and its records are being withdrawn.
     Withdrawing,
-    /// The records are gone; something of the app is still left.
+    /// The records are gone, and some process of the app is left.
     Clearing,
-    /// All is done.
+    /// The loop ends.
     Done,
 }
 
-/// What can happen. Without an app of its own, the announcer is its own app: it works at once, and ends when told.
+/// Input of the life. Without an app of its own, the announcer stands for it: it works at once, and ends with the first
+/// signal.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Event {
-    /// The first upstream works.
+    /// An upstream's health changed. The first one works.
     Healthy,
-    /// The records of all upstreams were written.
+    /// The records of all upstreams are stored.
     Registered,
-    /// The balancers that were to be waited for send requests, or none was.
+    /// Every live balancer sends requests, or none is waited for.
     AllBalancersApplied,
-    /// The lease ended, and the records with it; or another hand took a record away.
+    /// The lease ended and the records with it, or another writer took a record away.
     RecordsLost,
-    /// The first signal.
+    /// First stop signal.
     Stop,
-    /// The second signal.
+    /// Second stop signal.
     Abort,
-    /// No balancer sends requests any more, or the wait for that is over.
+    /// Every balancer acknowledged the drain, or the wait is over.
     Drained,
-    /// The app didn't end in time.
+    /// The app didn't end within `--stop-timeout`.
     StopTimeout,
-    /// The app's main process ended.
+    /// The app's main process ended. Others of its group may still run.
     AppExited,
-    /// Nothing of the app is left.
+    /// No process of the app is left.
     AppGone,
-    /// The records and the lease are gone, or the time for it is over.
+    /// The records and the lease are gone, or the time for that is over.
     Withdrawn,
 }
 
-/// What to do about it, in this order.
+/// Output of the life.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Action {
-    /// Write the records of all upstreams that work, follow their checks, and write them again whenever the lease was
-    /// lost.
+    /// Write the records of all upstreams that work, follow their checks, and write them again after each loss of the
+    /// lease.
     Announce,
-    /// Wait for balancers, if that was asked for.
+    /// Wait for the balancers if `--wait-balancers` is set.
     AwaitBalancers,
-    /// Tell systemd that the service is up.
+    /// Tell systemd READY.
     SayReady,
-    /// Write `drain`, then wait for the balancers.
+    /// Write `drain`, then wait for the balancers' acknowledgement.
     Drain,
-    /// Send the stop signal to the app, and start its time.
+    /// Send the stop signal to the app, and start its timeout.
     StopApp,
-    /// The same for what the app's main process has left behind.
+    /// Send the stop signal to the processes that the app's main process left behind, and start their timeout.
     StopRest,
-    /// Send SIGKILL to the app.
+    /// Send SIGKILL to everything of the app.
     KillApp,
-    /// Write `down`, so that balancers see no loss in what follows.
+    /// Write `down`, so that balancers count the following removal as graceful.
     WriteDown,
-    /// Delete the records.
+    /// Delete the records under our lease.
     Delete,
-    /// End the lease.
+    /// Revoke the lease, and stop its renewal.
     Revoke,
 }
 
-/// The next state, and what to do on the way there. An event that means nothing in a state changes nothing.
+/// Next state, and the actions in their order. An event that means nothing in a state changes nothing.
 pub(crate) fn step(state: State, event: Event) -> (State, &'static [Action]) {
+    let (next, actions) = decide(state, event);
+    check_invariants(state, next, actions);
+    (next, actions)
+}
+
+fn decide(state: State, event: Event) -> (State, &'static [Action]) {
     use {Action as A, Event as E, State as S};
     match (state, event) {
         (S::Starting, E::Healthy) => (S::Announcing, &[A::Announce]),
@@ -94,9 +102,9 @@ pub(crate) fn step(state: State, event: Event) -> (State, &'static [Action]) {
         (S::AwaitingBalancers, E::AllBalancersApplied) => (S::Announced, &[A::SayReady]),
         (S::AwaitingBalancers | S::Announced, E::RecordsLost) => (S::Announcing, &[]),
 
-        // Nothing was announced, so nobody has to be told.
+        // Nothing was announced, so no balancer has to be told.
         (S::Starting, E::Stop) => (S::Stopping, &[A::StopApp]),
-        // Balancers may still have the records of before the loss.
+        // After a loss, balancers may still serve the earlier records. So Announcing drains too.
         (S::Announcing | S::AwaitingBalancers | S::Announced, E::Stop) => (S::Draining, &[A::Drain]),
         (S::Draining, E::Drained) => (S::Stopping, &[A::StopApp]),
         (S::Stopping, E::StopTimeout) => (S::Killing, &[A::KillApp]),
@@ -104,12 +112,12 @@ pub(crate) fn step(state: State, event: Event) -> (State, &'static [Action]) {
         (S::Withdrawing | S::Done, E::Abort) => (state, &[]),
         (_, E::Abort) => (S::Killing, &[A::KillApp]),
 
-        // A shell that ends before what it started is no app that has ended.
+        // AppExited doesn't end Killing: a shell ends before the processes that it started.
         (S::Killing, E::AppGone) => (S::Withdrawing, &[A::WriteDown, A::Delete, A::Revoke]),
-        // The records say `drain` already.
+        // The records say `drain` already, so `down` would be one write more.
         (S::Stopping, E::AppGone) => (S::Withdrawing, &[A::Delete, A::Revoke]),
 
-        // Nobody told the app to end: what it leaves behind is no reason to announce it any longer.
+        // The app ended by itself. The processes that it left behind are no reason to announce it.
         (S::Starting, E::AppExited) => (S::Leaving, &[A::StopRest, A::Revoke]),
         (S::Announcing | S::AwaitingBalancers | S::Announced, E::AppExited) => {
             (S::Leaving, &[A::StopRest, A::WriteDown, A::Delete, A::Revoke])
@@ -124,8 +132,45 @@ pub(crate) fn step(state: State, event: Event) -> (State, &'static [Action]) {
     }
 }
 
+/// Asserts what holds for every transition.
+fn check_invariants(state: State, next: State, actions: &[Action]) {
+    debug_assert_eq!(find_violation(state, next, actions), None, "{state:?} to {next:?} with {actions:?}");
+}
+
+/// First violated invariant. `None` if all hold.
+fn find_violation(state: State, next: State, actions: &[Action]) -> Option<&'static str> {
+    let announcing = [Action::Announce, Action::AwaitBalancers, Action::SayReady];
+    if state.is_ending() && (!next.is_ending() || actions.iter().any(|action| announcing.contains(action))) {
+        return Some("a stop is taken back");
+    }
+    if state == State::Done && (next != State::Done || !actions.is_empty()) {
+        return Some("the end is left");
+    }
+    // `Action` is declared in the order in which the loop must carry actions out: `down`, deletion, end of the lease.
+    if !actions.iter().zip(actions.iter().skip(1)).all(|(one, other)| one < other) {
+        return Some("actions are out of order");
+    }
+    if actions.contains(&Action::Delete) && !actions.contains(&Action::Revoke) {
+        return Some("the lease outlives its records");
+    }
+    let stops = [Action::StopApp, Action::StopRest, Action::KillApp];
+    if actions.iter().filter(|action| stops.contains(action)).count() > 1 {
+        return Some("the app gets two signals at once");
+    }
+    // Only a second timeout or signal repeats an action. Everything else would act twice for one cause.
+    if next == state && !matches!(actions, [] | [Action::KillApp]) {
+        return Some("a state that stays acts");
+    }
+    None
+}
+
 impl State {
-    /// What an upstream's record is to say, going by its checks; None: nothing yet, or nothing else than before.
+    /// True from the first stop signal or the app's end on.
+    fn is_ending(self) -> bool {
+        !matches!(self, Self::Starting | Self::Announcing | Self::AwaitingBalancers | Self::Announced)
+    }
+
+    /// Wanted state of an upstream's record. `None` keeps the last one.
     pub(crate) fn want_for_health(self, health: Health) -> Option<Want> {
         match (self, health) {
             (Self::Announcing | Self::AwaitingBalancers | Self::Announced, Health::Up(_)) => {
@@ -249,5 +294,49 @@ mod tests {
             assert_eq!(state.want_for_health(Health::Up(2)), Some(Want::Present(UpstreamState::Ready)));
             assert_eq!(state.want_for_health(Health::Down(1)), Some(Want::Present(UpstreamState::Down)));
         }
+    }
+
+    #[test]
+    fn a_stop_is_never_taken_back() {
+        assert_eq!(find_violation(State::Announced, State::Draining, &[Action::Drain]), None);
+        let violation = Some("a stop is taken back");
+        assert_eq!(find_violation(State::Draining, State::Announced, &[]), violation);
+        assert_eq!(find_violation(State::Draining, State::Stopping, &[Action::Announce]), violation);
+    }
+
+    #[test]
+    fn the_end_is_never_left() {
+        assert_eq!(find_violation(State::Done, State::Clearing, &[]), Some("the end is left"));
+        assert_eq!(find_violation(State::Done, State::Done, &[Action::KillApp]), Some("the end is left"));
+    }
+
+    #[test]
+    fn records_are_deleted_before_their_lease_ends() {
+        let actions = [Action::WriteDown, Action::Revoke, Action::Delete];
+        assert_eq!(find_violation(State::Killing, State::Withdrawing, &actions), Some("actions are out of order"));
+        let twice = [Action::Revoke, Action::Revoke];
+        assert_eq!(find_violation(State::Killing, State::Withdrawing, &twice), Some("actions are out of order"));
+    }
+
+    #[test]
+    fn a_deletion_ends_the_lease_too() {
+        let violation = Some("the lease outlives its records");
+        assert_eq!(find_violation(State::Stopping, State::Withdrawing, &[Action::Delete]), violation);
+    }
+
+    #[test]
+    fn an_app_gets_one_signal_at_a_time() {
+        let violation = Some("the app gets two signals at once");
+        let actions = [Action::StopApp, Action::KillApp];
+        assert_eq!(find_violation(State::Draining, State::Stopping, &actions), violation);
+    }
+
+    #[test]
+    fn a_state_that_stays_only_kills() {
+        assert_eq!(find_violation(State::Leaving, State::Leaving, &[Action::KillApp]), None);
+        assert_eq!(
+            find_violation(State::Leaving, State::Leaving, &[Action::StopRest]),
+            Some("a state that stays acts")
+        );
     }
 }

@@ -1,4 +1,4 @@
-//! How things stand, for whoever asks: plain data, and what follows from it. Pure.
+//! The announcer's status as plain data, and the answers derived from it. Pure.
 
 pub(crate) mod heartbeat;
 pub(crate) mod metrics;
@@ -14,13 +14,13 @@ use registry::LeaseStats;
 use crate::record::RecordStatus;
 use crate::state::State;
 
-/// What the loop leaves behind whenever it changes.
+/// Status that the loop publishes after each change.
 #[derive(Clone, Debug)]
 pub(crate) struct LoopStatus {
     pub(crate) state: State,
-    /// The line of `systemctl status`.
+    /// Line of `systemctl status`.
     pub(crate) status_line: String,
-    /// Whether each upstream works, as they are configured.
+    /// True for each upstream that works, in the order of the configuration.
     pub(crate) healthy: Vec<bool>,
 }
 
@@ -30,18 +30,18 @@ impl Default for LoopStatus {
     }
 }
 
-/// The state of the keys at balancers and in the store, as of the last look at them.
+/// Balancers' verdict on our keys, and differing settings, as last polled.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct KeyStatus {
-    /// The records that balancers refuse, with the balancer and its reason.
+    /// Records that balancers refuse, with the balancer and its reason. They get no requests there.
     pub(crate) refused_records: BTreeSet<QuarantinedKey>,
-    /// The other keys of the service that they refuse: a last good value may serve instead.
+    /// Other keys of our services that balancers refuse. A last good value may serve.
     pub(crate) refused_service_keys: BTreeSet<QuarantinedKey>,
-    /// The settings that say otherwise than this announcer was given.
+    /// Settings in the store that differ from what this announcer was given.
     pub(crate) differing_settings: BTreeSet<String>,
 }
 
-/// One upstream.
+/// Status of an upstream.
 #[derive(Clone, Debug)]
 pub(crate) struct UpstreamStatus {
     pub(crate) service: ServiceId,
@@ -50,7 +50,7 @@ pub(crate) struct UpstreamStatus {
     pub(crate) record: RecordStatus,
 }
 
-/// All of it.
+/// Status of the whole announcer.
 #[derive(Clone, Debug)]
 pub(crate) struct Status {
     pub(crate) state: State,
@@ -58,7 +58,7 @@ pub(crate) struct Status {
     pub(crate) upstreams: Vec<UpstreamStatus>,
     pub(crate) ttl: Duration,
     pub(crate) lease_stats: LeaseStats,
-    /// Why the last attempt to write failed.
+    /// Error of the last write. `None` after a success.
     pub(crate) failure: Option<String>,
     pub(crate) key_status: KeyStatus,
 }
@@ -70,7 +70,8 @@ impl UpstreamStatus {
 }
 
 impl Status {
-    /// Ok if every record stands in the store, says `ready`, and no balancer refuses it. Words either way.
+    /// Answer of `/ready`: `Ok` if every record is stored as `ready` and no balancer refuses it. The text explains
+    /// either answer.
     pub(crate) fn check_ready(&self, now: Instant) -> Result<String, String> {
         let owned = self.upstreams.iter().find_map(|upstream| Some((upstream.key(), upstream.record.owner.as_ref()?)));
         if let (State::Announcing | State::AwaitingBalancers | State::Announced, Some((key, owner))) =
@@ -112,7 +113,7 @@ impl Status {
         Ok(format!("{}{away}{differs}{not_followed}", self.status_line))
     }
 
-    /// Whether etcd answered last.
+    /// True if the last renewal succeeded.
     pub(crate) fn is_connected(&self) -> bool {
         self.lease_stats.renewed > 0 && !self.lease_stats.is_failing
     }
@@ -150,58 +151,57 @@ pub(crate) mod tests {
     fn ready_is_when_every_record_says_so() {
         let now = Instant::now();
         let is_ready = |change: fn(&mut Status)| {
-            let mut standing = announced(now);
-            change(&mut standing);
-            standing.check_ready(now)
+            let mut status = announced(now);
+            change(&mut status);
+            status.check_ready(now)
         };
         assert_eq!(is_ready(|_| {}), Ok("announced as a and 1 more".to_owned()));
-        let draining =
-            |standing: &mut Status| (standing.state, standing.status_line) = (State::Draining, "draining".into());
+        let draining = |status: &mut Status| (status.state, status.status_line) = (State::Draining, "draining".into());
         assert_eq!(is_ready(draining), Err("draining".to_owned()));
-        let down = is_ready(|standing| standing.upstreams[1].is_healthy = false);
+        let down = is_ready(|status| status.upstreams[1].is_healthy = false);
         assert_eq!(down, Err("http-services/shop/upstreams/b no longer works".to_owned()));
         for says in [None, Some(UpstreamState::Down), Some(UpstreamState::Drain)] {
-            let mut standing = announced(now);
-            standing.upstreams[0].record.stored_state = says;
-            assert!(standing.check_ready(now).unwrap_err().starts_with("http-services/shop/upstreams/a doesn't say"));
+            let mut status = announced(now);
+            status.upstreams[0].record.stored_state = says;
+            assert!(status.check_ready(now).unwrap_err().starts_with("http-services/shop/upstreams/a doesn't say"));
         }
     }
 
     #[test]
     fn another_owner_and_a_balancer_that_refuses_are_said() {
         let now = Instant::now();
-        let mut standing = announced(now);
-        standing.upstreams[1].record.owner = Some("10.0.0.9:80 under lease 7".to_owned());
+        let mut status = announced(now);
+        status.upstreams[1].record.owner = Some("10.0.0.9:80 under lease 7".to_owned());
         for state in [State::Announcing, State::Announced] {
-            standing.state = state;
+            status.state = state;
             let words = "http-services/shop/upstreams/b belongs to 10.0.0.9:80 under lease 7";
-            assert_eq!(standing.check_ready(now), Err(words.to_owned()));
+            assert_eq!(status.check_ready(now), Err(words.to_owned()));
         }
-        let mut standing = announced(now);
+        let mut status = announced(now);
         let key = "http-services/shop/upstreams/a".to_owned();
         let refused = QuarantinedKey { node: "lb".parse().unwrap(), key: key.clone(), reason: "loopback".to_owned() };
-        standing.key_status.refused_records.insert(refused);
-        assert_eq!(standing.check_ready(now), Err(format!("lb refuses {key}: loopback")));
-        let mut standing = announced(now);
-        standing.key_status.differing_settings.insert("http-services/shop/domain".to_owned());
-        assert!(standing.check_ready(now).unwrap().contains("domain says otherwise"), "a setting is the service's");
+        status.key_status.refused_records.insert(refused);
+        assert_eq!(status.check_ready(now), Err(format!("lb refuses {key}: loopback")));
+        let mut status = announced(now);
+        status.key_status.differing_settings.insert("http-services/shop/domain".to_owned());
+        assert!(status.check_ready(now).unwrap().contains("domain says otherwise"), "a setting is the service's");
         let key = "http-services/shop/domain".to_owned();
         let refused = QuarantinedKey { node: "lb".parse().unwrap(), key, reason: "taken".to_owned() };
-        standing.key_status.refused_service_keys.insert(refused);
-        assert!(standing.check_ready(now).unwrap().ends_with("; lb refuses http-services/shop/domain: taken"));
-        (standing.state, standing.failure) = (State::Announcing, Some("no space".to_owned()));
-        assert!(standing.check_ready(now).unwrap_err().ends_with(": no space"));
+        status.key_status.refused_service_keys.insert(refused);
+        assert!(status.check_ready(now).unwrap().ends_with("; lb refuses http-services/shop/domain: taken"));
+        (status.state, status.failure) = (State::Announcing, Some("no space".to_owned()));
+        assert!(status.check_ready(now).unwrap_err().ends_with(": no space"));
     }
 
     #[test]
     fn a_lease_that_may_have_ended_is_not_ready() {
         let (now, ttl) = (Instant::now(), Duration::from_secs(10));
-        let mut standing = announced(now);
-        standing.lease_stats.is_failing = true;
-        assert!(!standing.is_connected());
-        assert!(standing.check_ready(now + ttl).unwrap().ends_with("can't be renewed for now"), "it still lives");
-        assert!(standing.check_ready(now + ttl + ttl).is_err());
-        standing.lease_stats.renewed_at = None;
-        assert!(standing.check_ready(now).is_err());
+        let mut status = announced(now);
+        status.lease_stats.is_failing = true;
+        assert!(!status.is_connected());
+        assert!(status.check_ready(now + ttl).unwrap().ends_with("can't be renewed for now"), "it still lives");
+        assert!(status.check_ready(now + ttl + ttl).is_err());
+        status.lease_stats.renewed_at = None;
+        assert!(status.check_ready(now).is_err());
     }
 }

@@ -1,7 +1,7 @@
-//! The admin port: a small HTTP server that shows how a daemon is, and changes nothing.
+//! The admin port: a small HTTP server that shows a daemon's status and changes nothing.
 //!
-//! It is bounded in connections and in time, and has no way back into the daemon: what it shows is read from a value that
-//! the daemon leaves behind. It may fail; what the daemon is for goes on.
+//! It is bounded in connections and in time. It reads only values that the daemon publishes, so a failure or a slow
+//! client never delays the daemon.
 
 mod access;
 mod args;

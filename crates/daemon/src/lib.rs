@@ -1,4 +1,5 @@
-//! What the daemons share: the log, the two-step shutdown, the word to systemd, the admin port.
+//! Shared parts of the daemons: the log, the two-step shutdown, systemd's notifications, the admin port. Nothing here
+//! knows what a daemon does.
 
 pub mod admin;
 pub mod shutdown;

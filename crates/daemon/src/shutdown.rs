@@ -1,4 +1,4 @@
-//! The two-step shutdown: the first SIGTERM or SIGINT drains, the second aborts.
+//! The two-step shutdown: the first signal drains, the second aborts. It ends nothing itself.
 
 use std::future::poll_fn;
 use std::io;
@@ -8,27 +8,31 @@ use std::task::Poll;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 
-/// What the parts of a daemon look at to know that it ends. Clones share the tokens.
+/// Tokens that the parts of a daemon wait for. Clones share them.
 #[derive(Clone, Debug, Default)]
 pub struct Shutdown {
-    /// Finish politely: the first signal came.
+    /// Set by the first signal: finish the work in progress.
     pub drain: CancellationToken,
-    /// Finish now: the second signal came. Never set before `drain`.
+    /// Set by the second signal: finish now. Never set before `drain`.
     pub abort: CancellationToken,
-    /// The number of the first signal, set before `drain`.
+    /// Number of the first signal, set before `drain`.
     pub first_signal: Arc<OnceLock<i32>>,
 }
 
 impl Shutdown {
-    /// Tokens that SIGTERM and SIGINT set. Must be called within a tokio runtime.
+    /// Tokens that SIGTERM and SIGINT set. From here on, neither ends the process. Must be called within a tokio
+    /// runtime.
     ///
-    /// From here on, neither signal ends the process by itself.
+    /// # Errors
+    /// A handler can't be installed.
     pub fn on_signals() -> io::Result<Self> {
         Self::on_numbers(&[SignalKind::terminate().as_raw_value(), SignalKind::interrupt().as_raw_value()])
     }
 
-    /// The same for these signals, by their numbers: real-time signals have no name that all libraries know. An error if
-    /// one can't be handled, as SIGKILL can't.
+    /// Tokens that these signals set, by number, since real-time signals have no name in every library.
+    ///
+    /// # Errors
+    /// A signal can't be handled, such as SIGKILL.
     pub fn on_numbers(numbers: &[i32]) -> io::Result<Self> {
         let signals = numbers.iter().map(|number| Ok((*number, signal(SignalKind::from_raw(*number))?)));
         let signals = signals.collect::<io::Result<Vec<_>>>()?;
@@ -40,18 +44,18 @@ impl Shutdown {
     async fn cancel_on_signals(self, mut signals: Vec<(i32, Signal)>) {
         for token in [self.drain, self.abort] {
             let number = next_signal(&mut signals).await;
-            // Before the log: that may be what is broken.
+            // Before the log, which may be the thing that hangs.
             let _ = self.first_signal.set(number);
             token.cancel();
             match nix::sys::signal::Signal::try_from(number) {
-                Ok(signal) => tracing::info!("{signal}"),
-                Err(_) => tracing::info!("signal {number}"),
+                Ok(signal) => tracing::info!(%signal, "signal received"),
+                Err(_) => tracing::info!(signal = number, "signal received"),
             }
         }
     }
 }
 
-/// The number of the next signal that comes.
+/// Number of the next signal.
 async fn next_signal(signals: &mut [(i32, Signal)]) -> i32 {
     poll_fn(|context| {
         let mut signals = signals.iter_mut();

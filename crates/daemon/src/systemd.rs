@@ -1,55 +1,53 @@
-//! The word to systemd (sd_notify(3)). Without `NOTIFY_SOCKET` nothing here does anything.
+//! Notifications to systemd (sd_notify(3)). Without `NOTIFY_SOCKET` none is sent.
 
 use std::time::Duration;
 
 use sd_notify::NotifyState;
 
-/// The variables by which systemd talks to a service. A child that inherited them could speak for the service.
-pub const VARIABLES: [&str; 3] = ["NOTIFY_SOCKET", "WATCHDOG_PID", "WATCHDOG_USEC"];
-
-/// The service is up: dependents may start.
+/// Tells that the service is up. systemd then starts its dependents.
 pub fn notify_ready() {
     send_state(&NotifyState::Ready);
 }
 
-/// One line for `systemctl status`.
+/// Sets the line of `systemctl status`.
 pub fn notify_status(line: &str) {
-    // A line break would start another assignment.
+    // sd_notify separates assignments by line breaks, so a line break would start another one.
     send_state(&NotifyState::Status(&program::text::escape_line(line)));
 }
 
-/// The service is going down.
+/// Tells that the service is going down.
 pub fn notify_stopping() {
     send_state(&NotifyState::Stopping);
 }
 
-/// The service lives. To be said at least every [`watchdog_interval`].
+/// Tells that the service lives. Due at least every [`watchdog_interval`].
 pub fn notify_watchdog() {
     send_state(&NotifyState::Watchdog);
 }
 
-/// Moves the end of the start or stop time to `time` from now, where that is later than it was.
+/// Moves the end of the start or stop timeout to `time` from now, if that is later than before.
 pub fn extend_timeout(time: Duration) {
+    // The library takes 32 bits of microseconds, some 71 minutes.
     send_state(&NotifyState::ExtendTimeoutUsec(u32::try_from(time.as_micros()).unwrap_or(u32::MAX)));
 }
 
-/// Whether systemd wants to hear from this service.
+/// True if systemd gave this service a notification socket.
 pub fn has_notify_socket() -> bool {
     program::variable::read("NOTIFY_SOCKET").is_some()
 }
 
-/// How often [`watchdog`] is to be said: half of the unit's `WatchdogSec`, as sd_watchdog_enabled(3) advises. None when
-/// the unit has none.
+/// Interval of [`notify_watchdog`]: half of the unit's `WatchdogSec`, as sd_watchdog_enabled(3) advises. `None` if the unit
+/// has none.
 pub fn watchdog_interval() -> Option<Duration> {
     sd_notify::watchdog_enabled().map(|time| time / 2).filter(|time| !time.is_zero())
 }
 
-/// A service manager that can't be reached is no reason to fail: the service works without it.
+/// Sends one notification. A failure is only logged, because the service works without systemd.
 fn send_state(state: &NotifyState<'_>) {
     if !has_notify_socket() {
         return;
     }
     if let Err(error) = sd_notify::notify(std::slice::from_ref(state)) {
-        tracing::debug!(%error, "systemd can't be told {state}");
+        tracing::debug!(%error, %state, "can't notify systemd");
     }
 }

@@ -1,4 +1,6 @@
-//! An operator's word that a wiped store is meant: what is held of the last one may go.
+//! The value of `control/accept-store`, with which an operator confirms that a reset store is meant.
+//!
+//! It says only what the value holds. confgen decides which retained keys it releases. Pure: no I/O, no clock.
 
 use std::fmt;
 
@@ -8,32 +10,32 @@ use crate::Refusal;
 use crate::balancer::{as_text, text_or_number};
 use crate::refusal::escape_text;
 
-/// The longest value that is read; ours has some 70 bytes.
+/// The longest value that is read, in bytes. `discoverctl accept-store` writes some 70.
 const LONGEST: usize = 1024;
 
 /// The value of `control/accept-store`: `{"cluster":"14841639068965178418","revision":12}`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Acceptance {
-    /// The cluster id of the store that is meant. Printed as text, since JSON's numbers end at 2^53 for many readers;
-    /// read as either.
+    /// The cluster id of the accepted store. It is printed as text, because many JSON readers lose precision above 2^53.
+    /// Text and numbers are read.
     #[serde(serialize_with = "as_text", deserialize_with = "text_or_number")]
     pub cluster: u64,
-    /// The store's revision when it was looked at, for whoever reads it; what counts is the key's own.
+    /// The store's revision when the operator looked at it, for human readers. confgen compares the key's own revision.
     #[serde(default)]
     pub revision: i64,
 }
 
 impl Acceptance {
-    /// Reads a value, whoever wrote it.
+    /// Reads a value. Unknown fields are ignored, so that a newer discoverctl may add some.
     pub fn parse(value: &[u8]) -> Result<Self, Refusal> {
         if value.len() > LONGEST {
-            return Err(Refusal::TooLong { length: value.len(), most: LONGEST });
+            return Err(Refusal::TooLong { length: value.len(), limit: LONGEST });
         }
         serde_json::from_slice(value).map_err(|error| Refusal::Json(escape_text(&error.to_string(), 200).into()))
     }
 }
 
-/// The value as it is written.
+/// Prints the JSON value that [`Acceptance::parse`] reads.
 impl fmt::Display for Acceptance {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&serde_json::to_string(self).map_err(|_| fmt::Error)?)

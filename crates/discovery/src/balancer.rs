@@ -1,6 +1,8 @@
-//! What a balancer says of itself below `balancers/`: what it runs, and what it can't follow.
+//! The balancer record, the value of `balancers/<node>`: the changes that a balancer has applied, and the keys that it
+//! can't apply.
 //!
-//! Whoever waits for balancers reads it. Garbage is a balancer that acknowledges nothing; it is never taken for a yes.
+//! The announcer and discoverctl wait for balancers by it. A record that can't be parsed acknowledges nothing. Pure: no
+//! I/O, no clock.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
@@ -10,65 +12,67 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use crate::refusal::escape_text;
 use crate::{Key, Refusal, ServiceId, UpstreamId};
 
-/// Characters that a reason keeps; the balancer's API has it whole.
+/// The most characters of a reason. The balancer's API has the whole reason.
 const LONGEST_REASON: usize = 300;
 
-/// The longest value that is read: etcd's limit of a request, so that no value of ours is ever too long.
+/// The longest value that is read, in bytes. It is etcd's limit of a request (`--max-request-bytes`), so that no value that
+/// a confgen could write is ever too long.
 const LONGEST: usize = 1536 * 1024;
 
 /// The value of `balancers/<node>`. Services are named as their sections are, `http-shop`, upstreams as HAProxy's log
 /// names a server, `http-shop/node-1`.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct BalancerRecord {
-    /// The cluster id of the store that the revisions are of. Printed as text, since JSON's numbers end at 2^53 for
-    /// many readers; read as either.
+    /// The cluster id of the store that the revisions belong to. It is printed as text, because many JSON readers lose
+    /// precision above 2^53. Text and numbers are read.
     #[serde(serialize_with = "as_text", deserialize_with = "text_or_number")]
     pub cluster: u64,
-    /// The newest revision that it has heard of.
+    /// The newest revision that confgen has received.
     #[serde(default)]
     pub seen: i64,
-    /// HAProxy runs every change of a service's key up to this revision, but for what is named as pending.
+    /// HAProxy runs every change of a service's key up to this revision, except for pending services and quarantined keys.
     pub applied: i64,
-    /// Where its API is.
+    /// The URL of the balancer's API. `None` if it has none.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub url: Option<String>,
-    /// The confgen process that wrote the value, as its API says too. Made anew at each start. None from an older confgen.
+    /// The id of the confgen process, new at each start. Its API has the same one. `None` from an older confgen.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub instance: Option<String>,
-    /// HAProxy's version.
+    /// HAProxy's version. `None` until HAProxy has answered.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub haproxy: Option<String>,
-    /// The services whose last change HAProxy doesn't run yet.
+    /// The pending services: a change of theirs waits for a restart of HAProxy.
     pub pending: BTreeSet<String>,
-    /// The upstreams that it keeps though the store has them no longer.
+    /// The upstreams that are retained although their keys are gone.
     pub held: BTreeSet<String>,
-    /// What it retains since the store was reset; None if an older confgen doesn't say.
+    /// The keys that are retained since the store was reset. `None` from an older confgen.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub lost: Option<RetainedAfterReset>,
-    /// How many upstreams its removal guard retains; None if an older confgen doesn't say, and accepts nothing of them.
+    /// The number of upstreams that the removal guard retains. `None` from an older confgen, which releases none of them
+    /// on an acceptance.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub guarded: Option<usize>,
-    /// The keys that it refuses, relative to the prefix, and why.
+    /// The keys that are not applied, relative to the prefix, each with the reason.
     #[serde(default)]
     pub quarantined: BTreeMap<String, String>,
-    /// The upstreams that finish requests, and with how many sessions. An upstream stands here at 0 too, for as long as
-    /// an old process may send it one more request.
+    /// The draining upstreams, each with its session count. An upstream is in here with 0 too, while an old HAProxy process
+    /// may still send it a request.
     pub draining: BTreeMap<String, u64>,
-    /// The lists that are cut: what is missing from them counts as in them.
+    /// The names of the lists that are cut. A missing entry of these counts as in them.
     #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
     pub more: BTreeSet<String>,
-    /// By list that is cut, the services of which entries are missing; `-` are keys of no service. If a list in `more` is
-    /// not here, entries of any service may be missing.
+    /// By name of a cut list, the services of the entries that it lacks. `-` stands for keys of no service. A list that is in
+    /// `more` and not in here may lack entries of any service.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub cut: BTreeMap<String, BTreeSet<String>>,
 }
 
-/// What a balancer retains of a store that was reset.
+/// The keys that a balancer retains since the store was reset.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct RetainedAfterReset {
-    /// The revision at which the balancer found the store reset; 0 if it retains nothing.
+    /// The revision at which the balancer found the store reset. 0 if it retains nothing.
     pub revision: i64,
-    /// How many keys of the store before it retains.
+    /// The number of retained keys.
     pub keys: usize,
 }
 
@@ -76,10 +80,10 @@ impl BalancerRecord {
     /// The most entries of a list.
     pub const MAX_ENTRIES: usize = 2_000;
 
-    /// The most bytes of a list's entries, as JSON: four full lists leave room in the 1.5 MiB that etcd takes.
+    /// The most bytes of a list's entries, as JSON. Four full lists leave room in the 1.5 MiB that etcd takes.
     const MAX_LIST_BYTES: usize = 256 * 1024;
 
-    /// The most services that are named as cut. If there are more, the list is cut for all.
+    /// The most services that are named as cut. With more of them, the list is cut for all services.
     const MAX_CUT_SERVICES: usize = 200;
 
     /// An upstream's name in the lists: `http-shop/node-1`.
@@ -87,17 +91,18 @@ impl BalancerRecord {
         format!("{service}/{upstream}")
     }
 
-    /// Reads a value, whoever wrote it.
+    /// Reads a value. Unknown fields are ignored, so that a newer confgen may add some.
     pub fn parse(value: &[u8]) -> Result<Self, Refusal> {
         if value.len() > LONGEST {
-            return Err(Refusal::TooLong { length: value.len(), most: LONGEST });
+            return Err(Refusal::TooLong { length: value.len(), limit: LONGEST });
         }
         serde_json::from_slice(value).map_err(|error| Refusal::Json(escape_text(&error.to_string(), 200).into()))
     }
 
-    /// The same with lists that fit into a key, and long reasons that end in `…`. A list is cut by service: those with the
-    /// fewest entries are listed whole, and `cut` names the others, so that a long list of one service says nothing of
-    /// another one.
+    /// The record with lists that fit into a key, and long reasons that end in `…`.
+    ///
+    /// A list is cut by service. Services with the fewest entries are listed whole, and `cut` names the others. So a long
+    /// list of one service hides nothing of another one.
     #[must_use]
     pub fn fit_into_key(mut self) -> Self {
         for reason in self.quarantined.values_mut() {
@@ -106,11 +111,9 @@ impl BalancerRecord {
                 reason.push('…');
             }
         }
-        let pending =
-            Cut::choose_entries(self.pending.iter().map(|name| (name.as_str(), json_length(name))), service_of_entry);
+        let pending = Cut::choose_entries(self.pending.iter().map(|name| sized_name(name)), service_of_entry);
         self.pending.retain(|name| pending.includes_entry(name));
-        let held =
-            Cut::choose_entries(self.held.iter().map(|name| (name.as_str(), json_length(name))), service_of_entry);
+        let held = Cut::choose_entries(self.held.iter().map(|name| sized_name(name)), service_of_entry);
         self.held.retain(|name| held.includes_entry(name));
         let quarantined = self.quarantined.iter().map(|(key, why)| (key.as_str(), json_length(key) + json_length(why)));
         let quarantined = Cut::choose_entries(quarantined, service_of_key);
@@ -119,25 +122,37 @@ impl BalancerRecord {
         let draining = Cut::choose_entries(draining, service_of_entry);
         self.draining.retain(|name, _| draining.includes_entry(name));
         for (list, cut) in [(PENDING, pending), (HELD, held), (QUARANTINED, quarantined), (DRAINING, draining)] {
-            if cut.dropped.is_empty() {
-                continue;
-            }
-            self.more.insert(list.to_owned());
-            // Which services wait is what the list of them says: one that is missing can't be named.
-            if cut.services.len() <= Self::MAX_CUT_SERVICES && list != PENDING {
-                self.cut.insert(list.to_owned(), cut.services);
-            }
+            self.note_cut(list, cut);
         }
+        self.check_invariants();
         self
     }
 
-    /// Whether a list may lack entries of this service, so that nothing follows from what it lacks.
+    /// Panics in debug builds if a list is too long for a key, or if the record names services of a list that isn't cut.
+    fn check_invariants(&self) {
+        let lengths = [self.pending.len(), self.held.len(), self.quarantined.len(), self.draining.len()];
+        debug_assert!(lengths.iter().all(|length| *length <= Self::MAX_ENTRIES), "too long: {lengths:?}");
+        debug_assert!(self.cut.keys().all(|list| self.more.contains(list)), "cut and whole: {:?}", self.cut.keys());
+    }
+
+    fn note_cut(&mut self, list: &str, cut: Cut) {
+        if cut.dropped.is_empty() {
+            return;
+        }
+        self.more.insert(list.to_owned());
+        // The list of pending services is one of services. Those that it lacks would have to be in `cut`, which is no shorter.
+        if cut.services.len() <= Self::MAX_CUT_SERVICES && list != PENDING {
+            self.cut.insert(list.to_owned(), cut.services);
+        }
+    }
+
+    /// True if a list may lack entries of this service. Their absence then means nothing.
     fn may_omit_entries(&self, list: &str, service: &str) -> bool {
         self.more.contains(list) && self.cut.get(list).is_none_or(|services| services.contains(service))
     }
 
-    /// Whether it runs what this upstream's record was at this revision of this store, and nobody sends requests there
-    /// who shouldn't: the answer that a drain waits for.
+    /// True if HAProxy runs this upstream's record as of this revision of this store, and its drain is over: no process
+    /// has a session with it or may send it a request. A drain waits for this answer.
     pub fn acknowledges_upstream(
         &self,
         cluster: u64,
@@ -151,30 +166,31 @@ impl BalancerRecord {
             && !self.may_omit_entries(DRAINING, &service.to_string())
     }
 
-    /// It retains keys that a reset store lacks, or may do so.
+    /// True if the balancer retains keys that a reset store lacks, or may do so.
     pub fn retains_lost_keys(&self) -> bool {
-        // An older confgen names only upstreams, and those of its removal guard among them.
+        // An older confgen has no `lost`. Its `held` names upstreams only, with those of the removal guard.
         self.lost.map_or(!self.held.is_empty() || self.more.contains("held"), |lost| lost.keys > 0)
     }
 
-    /// It retains upstreams whose keys are gone, or may do so: after a reset of the store or by its removal guard. An
-    /// acceptance ends that.
+    /// True if the balancer retains upstreams without keys, after a reset of the store or by the removal guard, or may do so.
+    /// An acceptance ends that.
     pub fn retains_anything(&self) -> bool {
         self.retains_lost_keys() || self.guarded.is_some_and(|count| count > 0)
     }
 
-    /// Why it refuses a key, relative to the prefix; None if it doesn't, or if its list lacks the key.
+    /// The reason why a key, relative to the prefix, is quarantined. `None` if the record doesn't list the key, which a cut
+    /// list may lack.
     pub fn quarantine_reason(&self, key: &str) -> Option<&str> {
         self.quarantined.get(key).map(String::as_str)
     }
 
-    /// Whether it may refuse this key and not say so, because its list is cut.
+    /// True if the key may be quarantined, and missing because the list is cut.
     pub fn may_omit_quarantine(&self, key: &str) -> bool {
         self.quarantine_reason(key).is_none() && self.may_omit_entries(QUARANTINED, &service_of_key(key))
     }
 
-    /// Whether it runs what this upstream's record was at this revision of this store; what a drain leaves behind is
-    /// not asked, nor whether it refuses the record.
+    /// True if HAProxy runs this upstream's record as of this revision of this store. The upstream may still drain, and its
+    /// record may be quarantined.
     pub fn has_applied_upstream(
         &self,
         cluster: u64,
@@ -187,8 +203,9 @@ impl BalancerRecord {
             && !self.may_omit_entries(HELD, &service.to_string())
     }
 
-    /// Whether it runs what this service's keys were at this revision of this store, but for those that it refuses.
+    /// True if HAProxy runs this service's keys as of this revision of this store, except for those that are quarantined.
     pub fn has_applied_service(&self, cluster: u64, revision: i64, service: &ServiceId) -> bool {
+        // A reset store counts its revisions from 1 again, so a revision means nothing without its cluster.
         self.cluster == cluster
             && self.applied >= revision
             && !self.pending.contains(&service.to_string())
@@ -196,7 +213,7 @@ impl BalancerRecord {
     }
 }
 
-/// The value as it is written.
+/// Prints the JSON value that [`BalancerRecord::parse`] reads.
 impl fmt::Display for BalancerRecord {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&serde_json::to_string(self).map_err(|_| fmt::Error)?)
@@ -208,38 +225,42 @@ const HELD: &str = "held";
 const QUARANTINED: &str = "quarantined";
 const DRAINING: &str = "draining";
 
-/// `cut` names keys of no service so.
+/// The entry of `cut` that stands for keys of no service. No service is called so.
 const NO_SERVICE_NAME: &str = "-";
 
-/// The longest session count with its colon and comma.
+/// The longest session count with its colon and comma, in bytes.
 const LONGEST_COUNT: usize = 22;
 
-/// The service of an upstream, or of a service's own name, in a list.
-fn service_of_entry(server: &str) -> String {
-    server.split_once('/').map_or(server, |(service, _)| service).to_owned()
+/// The service of a list's entry, which is an upstream's name or the service's own.
+fn service_of_entry(entry: &str) -> String {
+    entry.split_once('/').map_or(entry, |(service, _)| service).to_owned()
 }
 
-/// The service of a key.
 fn service_of_key(key: &str) -> String {
     let key = key.parse::<Key>().ok();
     key.and_then(|key| key.service_id().map(ToString::to_string)).unwrap_or_else(|| NO_SERVICE_NAME.to_owned())
 }
 
-/// The bytes of a text in JSON, with quotes and a comma. A character that needs an escape takes six at most.
+/// The most bytes of a text in JSON, with its quotes and a comma.
 fn json_length(text: &str) -> usize {
-    let of = |byte: u8| if byte < b' ' || byte == b'"' || byte == b'\\' { 6 } else { 1 };
-    text.bytes().map(of).sum::<usize>() + 3
+    // An escape such as `\u0001` has six bytes.
+    text.bytes().map(|byte| if byte < b' ' || byte == b'"' || byte == b'\\' { 6 } else { 1 }).sum::<usize>() + 3
 }
 
-/// What of a list does not fit.
+/// An entry of a list of names, with its bytes in JSON.
+fn sized_name(name: &str) -> (&str, usize) {
+    (name, json_length(name))
+}
+
+/// The entries of a list that don't fit into a record.
 struct Cut {
-    /// The entries.
     dropped: BTreeSet<String>,
-    /// Their services.
+    /// The services of the dropped entries.
     services: BTreeSet<String>,
 }
 
 impl Cut {
+    /// Chooses the entries, given with their length in bytes, that fit. `service` names an entry's service.
     fn choose_entries<'a>(entries: impl Iterator<Item = (&'a str, usize)>, service: fn(&str) -> String) -> Self {
         let entries: Vec<(&str, usize)> = entries.collect();
         let mut cut = Self { dropped: BTreeSet::new(), services: BTreeSet::new() };
@@ -348,7 +369,7 @@ mod tests {
     }
 
     #[test]
-    fn it_acknowledges_what_it_runs() {
+    fn a_balancer_acknowledges_applied_upstreams() {
         let balancer = BalancerRecord::parse(VALUE.as_bytes()).unwrap();
         assert!(acknowledges(&balancer, 10, "shop", "c"));
         assert!(!acknowledges(&balancer, 11, "shop", "c"), "not applied yet");
@@ -433,5 +454,18 @@ mod tests {
         let name = |n: usize| format!("http-x/{n}\u{1}{}", "\"".repeat(3000));
         let odd = BalancerRecord { held: (0..9999).map(name).collect(), ..BalancerRecord::default() }.fit_into_key();
         assert!(odd.to_string().len() < LONGEST / 2);
+    }
+
+    #[test]
+    #[should_panic(expected = "too long")]
+    fn a_list_that_is_too_long_for_a_key_panics_in_debug_builds() {
+        full(BalancerRecord::MAX_ENTRIES + 1).check_invariants();
+    }
+
+    #[test]
+    #[should_panic(expected = "cut and whole")]
+    fn services_of_a_list_that_is_whole_panic_in_debug_builds() {
+        let cut = BTreeMap::from([(HELD.to_owned(), ["http-shop".to_owned()].into())]);
+        BalancerRecord { cut, ..BalancerRecord::default() }.check_invariants();
     }
 }

@@ -1,37 +1,39 @@
-//! What all live balancers say of themselves: who is waited for.
+//! The records of all live balancers, for programs that wait until every balancer agrees.
+//!
+//! It follows records, and never waits itself. Pure: no I/O, no clock.
 
 use std::collections::BTreeMap;
 
 use crate::{BalancerRecord, Change, Entry, Key, Node, Snapshot};
 
-/// The balancers that have a key, which hangs on their lease: a balancer without one isn't waited for.
+/// The balancers that have a record. Each record has its confgen's lease, so that a dead balancer isn't waited for.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct BalancerRecords {
     cluster: u64,
-    /// None: it says nothing that makes sense, and agrees to nothing.
+    /// `None` is a record that can't be parsed. It agrees to nothing.
     nodes: BTreeMap<Node, Option<BalancerRecord>>,
 }
 
-/// A key that a balancer doesn't follow.
+/// A key that a balancer doesn't apply.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct QuarantinedKey {
-    /// The balancer.
+    /// The balancer's name.
     pub node: Node,
     /// The key, relative to the prefix.
     pub key: String,
-    /// The balancer's word for it.
+    /// The reason, in the balancer's words.
     pub reason: String,
 }
 
 impl BalancerRecords {
-    /// Those of a listing; its other keys say nothing here.
+    /// The records of a listing. Other keys are ignored.
     pub fn from_snapshot(snapshot: &Snapshot) -> Self {
-        let mut balancers = Self { cluster: snapshot.cluster, nodes: BTreeMap::new() };
-        snapshot.entries.iter().for_each(|entry| balancers.set_record(entry));
-        balancers
+        let mut records = Self { cluster: snapshot.cluster, nodes: BTreeMap::new() };
+        snapshot.entries.iter().for_each(|entry| records.set_record(entry));
+        records
     }
 
-    /// Takes one event of the watch in.
+    /// Applies one event of the watch.
     pub fn apply_change(&mut self, change: &Change) {
         match change {
             Change::Put(entry) => self.set_record(entry),
@@ -45,43 +47,42 @@ impl BalancerRecords {
 
     fn set_record(&mut self, entry: &Entry) {
         if let Ok(Key::Balancer(node)) = entry.key.parse() {
+            // A garbled record still stands for a balancer that runs. It must be waited for.
             self.nodes.insert(node, BalancerRecord::parse(&entry.value).ok());
         }
     }
 
-    /// The store that they are asked about.
+    /// The cluster id of the listing's store.
     pub fn cluster_id(&self) -> u64 {
         self.cluster
     }
 
-    /// Whether there is none.
+    /// True if no balancer has a record.
     pub fn is_empty(&self) -> bool {
         self.nodes.is_empty()
     }
 
-    /// All of them; None says nothing that makes sense.
+    /// All balancers. `None` is a record that can't be parsed.
     pub fn records_by_node(&self) -> impl Iterator<Item = (&Node, Option<&BalancerRecord>)> {
-        self.nodes.iter().map(|(node, balancer)| (node, balancer.as_ref()))
+        self.nodes.iter().map(|(node, record)| (node, record.as_ref()))
     }
 
-    /// Those that don't agree.
+    /// The balancers with a record that `agrees` is false for, or that can't be parsed.
     pub fn disagreeing_nodes(&self, agrees: impl Fn(&BalancerRecord) -> bool) -> Vec<&Node> {
-        let missing = self.records_by_node().filter(|(_, balancer)| !balancer.is_some_and(&agrees));
-        missing.map(|(node, _)| node).collect()
+        let disagreeing = self.records_by_node().filter(|(_, record)| !record.is_some_and(&agrees));
+        disagreeing.map(|(node, _)| node).collect()
     }
 
-    /// Which of these keys are refused, by whom and why.
+    /// Those of these keys that a balancer lists as quarantined, once for each such balancer.
     pub fn quarantined_keys<'a>(&'a self, keys: &'a [String]) -> impl Iterator<Item = QuarantinedKey> + 'a {
-        let balancers = self.records_by_node().filter_map(|(node, balancer)| Some((node, balancer?)));
-        balancers.flat_map(move |(node, balancer)| {
-            let of = move |key: &'a String| Some((key, balancer.quarantine_reason(key)?));
-            keys.iter().filter_map(of).map(move |(key, reason)| QuarantinedKey {
-                node: node.clone(),
-                key: key.clone(),
-                reason: reason.to_owned(),
-            })
-        })
+        let records = self.records_by_node().filter_map(|(node, record)| Some((node, record?)));
+        records.flat_map(move |(node, record)| keys.iter().filter_map(move |key| quarantined_key(node, record, key)))
     }
+}
+
+fn quarantined_key(node: &Node, record: &BalancerRecord, key: &str) -> Option<QuarantinedKey> {
+    let reason = record.quarantine_reason(key)?.to_owned();
+    Some(QuarantinedKey { node: node.clone(), key: key.to_owned(), reason })
 }
 
 #[cfg(test)]

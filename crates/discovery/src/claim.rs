@@ -1,4 +1,7 @@
-//! Claims: what only one service can have, read off the keys that name it.
+//! Claims: hosts with paths, and ports, of which each can belong to one service.
+//!
+//! It finds conflicts for a caller that is about to write settings. The owner of a claim is decided by confgen. Pure: no
+//! I/O, no clock.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
@@ -6,12 +9,12 @@ use std::sync::Arc;
 
 use crate::{Domain, PathPrefix, Service, ServiceId, Setting, SettingName};
 
-/// A host with a path, or a port: `*:3306` and `10.0.0.5:3306` are one claim.
+/// A host with a path, or a port. `*:3306` and `10.0.0.5:3306` are one claim.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Claim {
     /// A host and a path prefix within it.
     Route(Domain, PathPrefix),
-    /// A port.
+    /// A port on any address. Two services on one port of different addresses are a conflict too.
     Port(u16),
 }
 
@@ -27,9 +30,9 @@ impl fmt::Display for Claim {
 /// A claim that another service's keys make as well.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ClaimConflict {
-    /// What both want.
+    /// The host with its path, or the port.
     pub claim: Claim,
-    /// The other service.
+    /// The other service, which makes the claim already.
     pub service: ServiceId,
 }
 
@@ -39,7 +42,7 @@ impl fmt::Display for ClaimConflict {
     }
 }
 
-/// The claims that settings make. A path alone claims nothing.
+/// The claims that settings make. A path claims nothing without a host.
 pub fn collect_claims<'a>(settings: impl IntoIterator<Item = &'a Setting>) -> BTreeSet<Claim> {
     let (mut domains, mut paths, mut ports) = (BTreeSet::new(), BTreeSet::new(), BTreeSet::new());
     for setting in settings {
@@ -50,6 +53,7 @@ pub fn collect_claims<'a>(settings: impl IntoIterator<Item = &'a Setting>) -> BT
             _ => {}
         }
     }
+    // A service without `path` serves all paths of its hosts.
     if paths.is_empty() {
         paths.insert(PathPrefix::root());
     }
@@ -60,27 +64,40 @@ pub fn collect_claims<'a>(settings: impl IntoIterator<Item = &'a Setting>) -> BT
     routes.chain(ports).collect()
 }
 
-/// The claims that a service with these settings would newly make, and that others make already. Best effort: what is
-/// written in the same moment isn't seen, and the balancers decide. Claims that both make already are nobody's news.
+/// The claims that a service with these settings would newly make, and that other services of its kind make already.
+///
+/// The result is a hint for the writer. Another service may write the same claim in the same moment, and the balancers
+/// decide then. A claim that the service makes today is not reported again.
 pub fn find_claim_conflicts(
     services: &BTreeMap<ServiceId, Arc<Service>>,
     id: &ServiceId,
     settings: &[Setting],
 ) -> Vec<ClaimConflict> {
-    let standing: Vec<&Setting> = services.get(id).map(|it| readable_settings(it)).unwrap_or_default();
+    let current: Vec<&Setting> = services.get(id).map(|service| readable_settings(service)).unwrap_or_default();
     let given: BTreeSet<SettingName> = settings.iter().map(Setting::name).collect();
-    let kept = standing.iter().copied().filter(|setting| !given.contains(&setting.name()));
-    let wanted = collect_claims(settings.iter().chain(kept));
-    let wanted: BTreeSet<_> = wanted.difference(&collect_claims(standing.iter().copied())).cloned().collect();
-    let others = services.iter().filter(|(other, service)| *other != id && service.kind() == id.kind);
-    let made = others
-        .flat_map(|(other, service)| collect_claims(readable_settings(service)).into_iter().map(move |it| (it, other)));
-    let rival = |(claim, service): (Claim, &ServiceId)| ClaimConflict { claim, service: service.clone() };
-    made.filter(|(claim, _)| wanted.contains(claim)).map(rival).collect()
+    let unchanged = current.iter().copied().filter(|setting| !given.contains(&setting.name()));
+    let claims_before = collect_claims(current.iter().copied());
+    let claims_after = collect_claims(settings.iter().chain(unchanged));
+    let new: BTreeSet<&Claim> = claims_after.difference(&claims_before).collect();
+    let mut conflicts = Vec::new();
+    for (other, service) in services.iter().filter(|(other, service)| *other != id && service.kind() == id.kind) {
+        let claims = collect_claims(readable_settings(service)).into_iter().filter(|claim| new.contains(claim));
+        conflicts.extend(claims.map(|claim| ClaimConflict { claim, service: other.clone() }));
+    }
+    check_invariants(&conflicts, id);
+    conflicts
+}
+
+/// Panics in debug builds if a conflict is with the service itself or with another kind, or is reported twice.
+fn check_invariants(conflicts: &[ClaimConflict], id: &ServiceId) {
+    let is_foreign = |conflict: &ClaimConflict| conflict.service != *id && conflict.service.kind == id.kind;
+    debug_assert!(conflicts.iter().all(is_foreign), "{id} conflicts with itself or another kind: {conflicts:?}");
+    let distinct: BTreeSet<_> = conflicts.iter().map(|conflict| (&conflict.claim, &conflict.service)).collect();
+    debug_assert_eq!(distinct.len(), conflicts.len(), "a conflict is reported twice: {conflicts:?}");
 }
 
 fn readable_settings(service: &Service) -> Vec<&Setting> {
-    service.settings().filter_map(|(_, field)| field.value.as_ref().ok()).collect()
+    service.settings().filter_map(|(_, entry)| entry.value.as_ref().ok()).collect()
 }
 
 #[cfg(test)]
@@ -107,7 +124,7 @@ mod tests {
     }
 
     #[test]
-    fn a_host_with_its_path_or_a_port_is_one_services() {
+    fn a_host_with_its_path_or_a_port_belongs_to_one_service() {
         let all = topology(&[
             ("http-services/shop/domain", "shop.com www.shop.com"),
             ("http-services/api/domain", "shop.com"),
@@ -125,5 +142,22 @@ mod tests {
         );
         assert_eq!(found(&all, Kind::Tcp, "new", &[("ports", "3306")]), ["port 3306 is named by tcp-db already"]);
         assert!(found(&all, Kind::Http, "shop", &[("domain", "shop.com")]).is_empty(), "it has it already");
+    }
+
+    fn conflict(service: &str) -> ClaimConflict {
+        let service = ServiceId { kind: Kind::Tcp, name: service.parse().unwrap() };
+        ClaimConflict { claim: Claim::Port(3306), service }
+    }
+
+    #[test]
+    #[should_panic(expected = "conflicts with itself")]
+    fn a_service_that_conflicts_with_itself_panics_in_debug_builds() {
+        check_invariants(&[conflict("db")], &conflict("db").service);
+    }
+
+    #[test]
+    #[should_panic(expected = "reported twice")]
+    fn a_conflict_that_is_reported_twice_panics_in_debug_builds() {
+        check_invariants(&[conflict("db"), conflict("db")], &conflict("other").service);
     }
 }

@@ -1,4 +1,6 @@
-//! Host names as a service claims them and as routing looks them up: lower case, no trailing dot.
+//! Host names as a service claims them and as routing compares them: lower case, no trailing dot.
+//!
+//! Nothing here resolves a name. Pure: no I/O, no clock.
 
 use std::fmt;
 use std::str::FromStr;
@@ -13,7 +15,7 @@ const RULE: &str =
 pub struct Host(Box<str>);
 
 impl Host {
-    /// The name as text.
+    /// The name in lower case, without a trailing dot.
     pub fn as_str(&self) -> &str {
         &self.0
     }
@@ -21,6 +23,7 @@ impl Host {
 
 fn is_label(label: &str) -> bool {
     (1..=63).contains(&label.len())
+        // RFC 1123 has no `_`. HAProxy routes such a host like any other.
         && label.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-' || b == b'_')
         && !label.starts_with('-')
         && !label.ends_with('-')
@@ -30,6 +33,7 @@ impl FromStr for Host {
     type Err = Refusal;
 
     fn from_str(text: &str) -> Result<Self, Refusal> {
+        // `shop.test.` is the same host, and the generated file removes the dot from requests too.
         let name = text.strip_suffix('.').unwrap_or(text);
         if name.len() <= 253 && name.split('.').all(is_label) {
             Ok(Self(name.to_ascii_lowercase().into()))
@@ -39,11 +43,11 @@ impl FromStr for Host {
     }
 }
 
-/// What is wrong with a text that is no host name, and what to write instead. `wildcard` is what to say of a `*`.
+/// The reason why a text is no host name, with a form that is one. `wildcard` is the reason for a `*`.
 fn explain_fault(text: &str, wildcard: &'static str) -> &'static str {
-    let has = |characters: &[char]| text.contains(characters);
-    let foreign = |c: char| !c.is_ascii();
-    if has(&['"', '\'', '`', '\u{201c}', '\u{201d}']) {
+    // The order matters: `https://[::1]:80/` has a scheme, a bracket, several colons and a path. The first match is the
+    // part to remove first.
+    if text.contains(['"', '\'', '`', '\u{201c}', '\u{201d}']) {
         "write it without quotes"
     } else if text.starts_with("https://") {
         "leave `https://` out: a host is a name alone, and `tls` says how it is served"
@@ -51,17 +55,17 @@ fn explain_fault(text: &str, wildcard: &'static str) -> &'static str {
         "leave the scheme out: a host is a name alone"
     } else if text.starts_with('[') || text.matches(':').count() > 1 {
         "an IPv6 address is no host name"
-    } else if has(&[';', '|']) {
+    } else if text.contains([';', '|']) {
         "separate hosts by blanks or commas"
-    } else if has(&['/', '\\', '?', '#']) {
+    } else if text.contains(['/', '\\', '?', '#']) {
         "leave the path out: a host is a name alone, and paths belong into the key `path`"
-    } else if has(&['@']) {
+    } else if text.contains('@') {
         "leave the user out: a host is a name alone"
-    } else if has(&[':']) {
+    } else if text.contains(':') {
         "leave the port out: a host is served on every web port"
-    } else if has(&['*']) {
+    } else if text.contains('*') {
         wildcard
-    } else if text.contains(foreign) {
+    } else if !text.is_ascii() {
         "a host name has ASCII letters only: write others as punycode, `xn--…`, and look for characters that don't show"
     } else if text.starts_with('.') || text.ends_with('.') || text.contains("..") {
         "a dot has a label on each side"
@@ -78,12 +82,12 @@ impl fmt::Display for Host {
     }
 }
 
-/// What a service answers for: one host, or all hosts with exactly one more label in front (`*.example.com`).
+/// A word of the setting `domain`: one host, or all hosts with exactly one more label in front (`*.example.com`).
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Domain {
-    /// This host alone.
+    /// This host only, none below it.
     Exact(Host),
-    /// Every host one label below this one.
+    /// Every host one label below this one, which itself is not included.
     Wildcard(Host),
 }
 
@@ -96,7 +100,8 @@ impl FromStr for Domain {
         let parent = text.strip_prefix("*.");
         let host = parent.unwrap_or(text).parse();
         let host = host.map_err(|_| {
-            Refusal::new_malformed(text, if text == "*." { RULE } else { explain_fault(parent.unwrap_or(text), RULE) })
+            let rule = if text == "*." { RULE } else { explain_fault(parent.unwrap_or(text), RULE) };
+            Refusal::new_malformed(text, rule)
         })?;
         Ok(if parent.is_some() { Self::Wildcard(host) } else { Self::Exact(host) })
     }
@@ -158,7 +163,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_host_is_refused() {
+    fn a_text_that_is_no_host_is_refused() {
         for bad in
             ["", ".", "*", "*.", "a..b", "-a.com", "a-.com", "a b", "a.com:80", "a.com/", "*.*.com", "x*.com", "ä.de"]
         {

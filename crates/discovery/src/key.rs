@@ -1,4 +1,6 @@
-//! The keys below the prefix, and what each of them is about.
+//! The keys below the prefix: each one's service, setting, upstream or balancer, or the reason why it has none.
+//!
+//! It reads and prints keys only. Values are parsed elsewhere. Pure: no I/O, no clock.
 
 use std::fmt;
 use std::str::FromStr;
@@ -7,18 +9,18 @@ use serde::{Deserialize, Serialize};
 
 use crate::{Node, Refusal, ServiceName, SettingName, UpstreamId};
 
-/// HTTP or TCP.
+/// The kind of a service, HTTP or TCP.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Kind {
-    /// Routed by host and path.
+    /// HAProxy routes requests by host and path.
     Http,
-    /// Bound to ports of its own.
+    /// HAProxy binds ports for the service alone.
     Tcp,
 }
 
 impl Kind {
-    /// The folder of the kind's services.
+    /// The folder of the kind's services, without a `/`: `http-services`.
     pub fn folder_name(self) -> &'static str {
         match self {
             Self::Http => "http-services",
@@ -36,12 +38,12 @@ impl fmt::Display for Kind {
     }
 }
 
-/// A service: its kind and its name. Prints as its section in HAProxy is called: `http-shop`.
+/// A service: its kind and its name. It prints as its section in HAProxy is called, `http-shop`.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct ServiceId {
-    /// HTTP or TCP.
+    /// The kind. Services of both kinds may have one name.
     pub kind: Kind,
-    /// Its name among those of its kind.
+    /// The name, unique among the services of its kind.
     pub name: ServiceName,
 }
 
@@ -57,16 +59,16 @@ impl ServiceId {
         format!("{}/{}/", self.kind.folder_name(), self.name)
     }
 
-    /// Whether it answers for every host that no service names: `http-services/default`.
+    /// True for `http-services/default`, which answers for every host that no service names.
     pub fn is_default(&self) -> bool {
         self.kind == Kind::Http && self.name.as_str() == "default"
     }
 }
 
-/// Which layout a key belongs to; where both have the same thing, the current one beats the ancestor's.
+/// The layout that a key is written in. If both layouts have a key, the current one counts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Layout {
-    /// `services/…`
+    /// `services/…`, as other tools write it (docs/migrate.md). HTTP only.
     Legacy,
     /// `http-services/…` and `tcp-services/…`
     Current,
@@ -79,64 +81,66 @@ const LEGACY_FOLDER: &str = "services";
 pub enum Key {
     /// A setting of a service.
     Setting {
-        /// The service.
+        /// The service that the setting belongs to.
         service: ServiceId,
-        /// The layout the key is written in.
+        /// The layout that the key is written in.
         layout: Layout,
-        /// The setting.
+        /// The setting's name, in the current layout's spelling.
         name: SettingName,
     },
     /// An upstream's record.
     Upstream {
-        /// The service.
+        /// The service that the upstream belongs to.
         service: ServiceId,
-        /// The layout the key is written in.
+        /// The layout that the key is written in.
         layout: Layout,
-        /// The upstream.
+        /// The upstream's name within the service.
         id: UpstreamId,
     },
-    /// What an operator imposes on an upstream.
+    /// An operator's override of an upstream. The legacy layout has none.
     Override {
-        /// The service.
+        /// The service that the upstream belongs to.
         service: ServiceId,
-        /// The upstream.
+        /// The upstream's name. Its record may be missing.
         id: UpstreamId,
     },
-    /// What a balancer says of itself.
+    /// The record of a balancer, which its confgen writes.
     Balancer(Node),
-    /// An operator's word that a wiped store is meant.
+    /// The operator's acceptance of a reset store, see [`crate::Acceptance`].
     AcceptStore,
 }
 
-/// Why a key is none of ours.
+/// The reason why a text is no key.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum KeyError {
-    /// The key stands in no folder that means anything. It is ignored, and worth a hint.
+    /// No folder of the project explains the key. `discoverctl lint` names it.
     #[error("unknown key")]
     Unknown,
-    /// A name in the key breaks the rule of names. It is ignored, and worth a hint.
+    /// The balancer's name in the key breaks the rule of names. `discoverctl lint` names the key.
     #[error("{0}")]
     BadName(#[from] Refusal),
-    /// The key was meant for a service, an upstream or an override, and can't be followed. Its writer has to be told.
+    /// The key was meant for a service, an upstream or an override, and has a fault. It is quarantined, so that its writer
+    /// hears of it.
     #[error("{0}")]
     Malformed(Box<str>),
 }
 
 const LEGACY_OVERRIDE: &str = "overrides are read in `http-services/<svc>/overrides/<id>`; this layout has none";
 const TOO_DEEP: &str = "nothing stands below an upstream's key: write its address, or its fields as one JSON object, to \
-                      `upstreams/<id>` itself";
+                        `upstreams/<id>` itself";
 const NO_ID: &str = "an upstream's key ends in its id: `upstreams/<id>`";
 const TRAILING_SLASH: &str = "a key doesn't end in `/`: write the value to the key without it";
-/// Said of a key that no folder explains, if it reads like an upstream's.
+/// The fault of a key in no known folder, if its path or its value is that of an upstream.
 pub(crate) const WRONG_FOLDER: &str = "it reads like an upstream's, and upstreams are followed in \
-                                    `http-services/<svc>/upstreams/<id>` and `tcp-services/<svc>/upstreams/<id>`";
+                                       `http-services/<svc>/upstreams/<id>` and `tcp-services/<svc>/upstreams/<id>`";
 
 impl KeyError {
     fn malformed_key(words: &str) -> Self {
         Self::Malformed(words.into())
     }
 
-    /// A key below a service's folder that is none of its settings, upstreams and overrides.
+    /// Classifies a key below a service's folder that is none of its settings, upstreams and overrides. `rest` is the path
+    /// behind the folder of services, the service's name first.
     fn classify_service_key(layout: Layout, rest: &[&str]) -> Self {
         match rest {
             [_, "overrides", _] if layout == Layout::Legacy => Self::malformed_key(LEGACY_OVERRIDE),
@@ -149,30 +153,69 @@ impl KeyError {
     }
 }
 
-/// A key's text that a person would take for an upstream's: `http-service/shop/upstreams/a`, `http-services/shop/Upstream/a`.
+/// True if a reader would take the key for an upstream's: `http-service/shop/upstreams/a`, `http-services/shop/Upstream/a`.
 pub(crate) fn resembles_upstream_key(key: &str) -> bool {
+    // The last part is the id, and a setting or service may be called `upstreams`.
     let mut folders = key.split('/').rev().skip(1);
     folders.any(|folder| folder.eq_ignore_ascii_case("upstreams") || folder.eq_ignore_ascii_case("upstream"))
 }
 
+/// Parses a name within the folder of a service. A bad one was meant for that service.
+fn parse_name<T: FromStr<Err = Refusal>>(name: &str) -> Result<T, KeyError> {
+    name.parse().map_err(|refusal: Refusal| KeyError::malformed_key(&refusal.to_string()))
+}
+
 impl Key {
-    /// The key of an upstream's record.
+    /// The key of an upstream's record, in the current layout.
     pub fn for_upstream(service: &ServiceId, id: &UpstreamId) -> Self {
         Self::Upstream { service: service.clone(), layout: Layout::Current, id: id.clone() }
     }
 
-    /// The key of a setting.
+    /// The key of a setting, in the current layout.
     pub fn for_setting(service: &ServiceId, name: SettingName) -> Self {
         Self::Setting { service: service.clone(), layout: Layout::Current, name }
     }
 
-    /// The service the key belongs to.
+    /// The service that the key belongs to. `None` for the keys of balancers and of the store.
     pub fn service_id(&self) -> Option<&ServiceId> {
         match self {
             Self::Setting { service, .. } | Self::Upstream { service, .. } | Self::Override { service, .. } => {
                 Some(service)
             }
             Self::Balancer(_) | Self::AcceptStore => None,
+        }
+    }
+
+    /// Parses the path behind the folder of a kind's services, the service's name first.
+    fn parse_in_service(kind: Kind, layout: Layout, rest: &[&str]) -> Result<Self, KeyError> {
+        match rest {
+            [name, "upstreams", id] if !id.is_empty() => {
+                let service = ServiceId { kind, name: parse_name(name)? };
+                Ok(Self::Upstream { service, layout, id: parse_name(id)? })
+            }
+            [name, "overrides", id] if layout == Layout::Current && !id.is_empty() => {
+                let service = ServiceId { kind, name: parse_name(name)? };
+                Ok(Self::Override { service, id: parse_name(id)? })
+            }
+            [name, setting] => {
+                let service = ServiceId { kind, name: parse_name(name)? };
+                let name = match (layout, *setting) {
+                    // The legacy layout's name of `active`. Its own `active` never had a meaning.
+                    (Layout::Legacy, "color") => Some(SettingName::Active),
+                    (Layout::Legacy, "active") => None,
+                    (_, other) => other.parse().ok(),
+                };
+                name.map(|name| Self::Setting { service, layout, name })
+                    .ok_or_else(|| KeyError::classify_service_key(layout, rest))
+            }
+            _ => Err(KeyError::classify_service_key(layout, rest)),
+        }
+    }
+
+    fn format_service(service: &ServiceId, layout: Layout) -> String {
+        match layout {
+            Layout::Current => format!("{}/{}", service.kind.folder_name(), service.name),
+            Layout::Legacy => format!("{LEGACY_FOLDER}/{}", service.name),
         }
     }
 }
@@ -194,43 +237,25 @@ impl FromStr for Key {
             LEGACY_FOLDER => (Kind::Http, Layout::Legacy),
             _ => return Err(KeyError::Unknown),
         };
-        let told = |refusal: Refusal| KeyError::Malformed(refusal.to_string().into());
-        let service = |name: &str| Ok::<_, KeyError>(ServiceId { kind, name: name.parse().map_err(told)? });
-        match rest {
-            [name, "upstreams", id] if !id.is_empty() => {
-                Ok(Self::Upstream { service: service(name)?, layout, id: id.parse().map_err(told)? })
-            }
-            [name, "overrides", id] if layout == Layout::Current && !id.is_empty() => {
-                Ok(Self::Override { service: service(name)?, id: id.parse().map_err(told)? })
-            }
-            [name, setting] => {
-                let service = service(name)?;
-                let name = match (layout, *setting) {
-                    (Layout::Legacy, "color") => Some(SettingName::Active),
-                    (Layout::Legacy, "active") => None,
-                    (_, other) => other.parse().ok(),
-                };
-                name.map(|name| Self::Setting { service, layout, name })
-                    .ok_or_else(|| KeyError::classify_service_key(layout, rest))
-            }
-            _ => Err(KeyError::classify_service_key(layout, rest)),
-        }
+        Self::parse_in_service(kind, layout, rest)
     }
 }
 
 impl fmt::Display for Key {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let folder = |service: &ServiceId, layout: Layout| match layout {
-            Layout::Current => format!("{}/{}", service.kind.folder_name(), service.name),
-            Layout::Legacy => format!("{LEGACY_FOLDER}/{}", service.name),
-        };
         match self {
             Self::Setting { service, layout: Layout::Legacy, name: SettingName::Active } => {
-                write!(f, "{}/color", folder(service, Layout::Legacy))
+                write!(f, "{}/color", Self::format_service(service, Layout::Legacy))
             }
-            Self::Setting { service, layout, name } => write!(f, "{}/{name}", folder(service, *layout)),
-            Self::Upstream { service, layout, id } => write!(f, "{}/upstreams/{id}", folder(service, *layout)),
-            Self::Override { service, id } => write!(f, "{}/overrides/{id}", folder(service, Layout::Current)),
+            Self::Setting { service, layout, name } => {
+                write!(f, "{}/{name}", Self::format_service(service, *layout))
+            }
+            Self::Upstream { service, layout, id } => {
+                write!(f, "{}/upstreams/{id}", Self::format_service(service, *layout))
+            }
+            Self::Override { service, id } => {
+                write!(f, "{}/overrides/{id}", Self::format_service(service, Layout::Current))
+            }
             Self::Balancer(node) => write!(f, "balancers/{node}"),
             Self::AcceptStore => f.write_str("control/accept-store"),
         }
@@ -258,7 +283,7 @@ mod tests {
     }
 
     #[test]
-    fn what_was_meant_for_a_service_is_told_apart_from_what_nobody_knows() {
+    fn a_malformed_key_of_a_service_differs_from_an_unknown_key() {
         let odd = |key: &str| key.parse::<Key>().unwrap_err();
         for (key, told) in [
             ("http-services/web/upstreams/host:web:8000", "`host:web:8000`: a name has no `:`"),
@@ -292,7 +317,7 @@ mod tests {
     }
 
     #[test]
-    fn the_rest_is_odd() {
+    fn other_texts_are_no_keys() {
         for key in ["", "/", "x", "http-services", "http-services/", "http-services/shop", "http-services//domain"] {
             assert!(key.parse::<Key>().is_err(), "{key:?}");
         }

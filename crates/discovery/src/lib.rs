@@ -1,8 +1,7 @@
 //! The language of haproxy-discover: names, keys, settings, records, and the topology built from them.
 //!
-//! Architecture invariant: pure. Nothing here awaits, reads a clock or touches the world, and no input panics.
-//! Every type that may reach `haproxy.cfg` or the Runtime API holds no line break, quote, blank, `#` or `;`, whatever
-//! it was parsed from.
+//! Pure: no I/O, no clock, nothing awaits, and no input panics. Every type that may reach `haproxy.cfg` or the Runtime API
+//! holds no line break, quote, blank, `#` or `;`, for any text that it was parsed from.
 
 mod refusal;
 

@@ -1,4 +1,6 @@
 //! Names: `[A-Za-z0-9][A-Za-z0-9_.-]{0,252}`, which HAProxy takes as they are in section, server and map names.
+//!
+//! Each kind of name is a type of its own, so that none stands in for another. Pure: no I/O, no clock.
 
 use std::fmt;
 use std::str::FromStr;
@@ -7,20 +9,28 @@ use serde::{Deserialize, Serialize};
 
 use crate::Refusal;
 
+/// In bytes, all of them ASCII.
 const LONGEST: usize = 253;
 const RULE: &str = "a name is a letter or digit, then letters, digits, `_`, `.`, `-`, at most 253 in all";
 
-fn check(text: &str) -> Result<(), Refusal> {
-    let first = text.chars().next().is_some_and(|c| c.is_ascii_alphanumeric());
-    let rest = text.chars().all(|c| c.is_ascii_alphanumeric() || matches!(c, '_' | '.' | '-'));
-    if first && rest && text.len() <= LONGEST { Ok(()) } else { Err(Refusal::new_malformed(text, fault(text))) }
+fn check_name(text: &str) -> Result<(), Refusal> {
+    // A leading `.` would make `..` a name, and a file's name one that leads out of its directory. A leading `-` would
+    // make an option.
+    let is_first_valid = text.chars().next().is_some_and(|c| c.is_ascii_alphanumeric());
+    let is_rest_valid = text.chars().all(|c| c.is_ascii_alphanumeric() || matches!(c, '_' | '.' | '-'));
+    if is_first_valid && is_rest_valid && text.len() <= LONGEST {
+        Ok(())
+    } else {
+        Err(Refusal::new_malformed(text, explain_fault(text)))
+    }
 }
 
-/// What is wrong with a text that is no name, and what to write instead.
-fn fault(text: &str) -> &'static str {
+/// The reason why a text is no name, with a form that is one.
+fn explain_fault(text: &str) -> &'static str {
     if text.is_empty() {
         "a name has a letter or digit at least"
     } else if text.contains(':') {
+        // registrator's ids are `host:container:port` (docs/migrate.md).
         "a name has no `:`: write `-` instead, as in `host-web-8000`"
     } else if text.contains('/') {
         "a name has no `/`: write `-` instead"
@@ -39,7 +49,7 @@ macro_rules! name {
         pub struct $type(Box<str>);
 
         impl $type {
-            /// The name as text.
+            /// The name as it stands in a key and in haproxy.cfg.
             pub fn as_str(&self) -> &str {
                 &self.0
             }
@@ -49,7 +59,7 @@ macro_rules! name {
             type Err = Refusal;
 
             fn from_str(text: &str) -> Result<Self, Refusal> {
-                check(text).map(|()| Self(text.into()))
+                check_name(text).map(|()| Self(text.into()))
             }
         }
 
@@ -57,7 +67,7 @@ macro_rules! name {
             type Error = Refusal;
 
             fn try_from(text: String) -> Result<Self, Refusal> {
-                check(&text).map(|()| Self(text.into()))
+                check_name(&text).map(|()| Self(text.into()))
             }
         }
 
@@ -80,23 +90,23 @@ name! {
     ServiceName
 }
 name! {
-    /// An upstream's name within its service; it is the server's name in HAProxy.
+    /// An upstream's name within its service. HAProxy's server has the same name.
     UpstreamId
 }
 name! {
-    /// A color: which deployment of a service an upstream belongs to.
+    /// The name of one deployment of a service, such as `blue`.
     Color
 }
 name! {
-    /// The name of a `defaults` section that an operator keeps.
+    /// The name of a `defaults` section in the operator's files.
     Profile
 }
 name! {
-    /// The name of a file in a directory that an operator keeps: no path leads out of it.
+    /// The name of a file in a directory of the operator's. No path leads out of it.
     FileName
 }
 name! {
-    /// A balancer's name.
+    /// A balancer's name, the `<node>` of its record's key.
     Node
 }
 

@@ -1,21 +1,23 @@
 //! Path prefixes, matched at `/` boundaries.
+//!
+//! It decodes nothing: HAProxy compares a prefix with the path as the client wrote it. Pure: no I/O, no clock.
 
 use std::fmt;
 use std::str::FromStr;
 
 use crate::Refusal;
 
-/// Longer prefixes than any router needs would only bloat the maps.
+/// Longer prefixes than any router needs would only bloat the maps. In bytes.
 const LONGEST: usize = 512;
 const RULE: &str =
     "a path begins with `/`, has no `.` or `..` segment, no blank, quote, `?`, `#`, `;` or `\\`, and at most 512 bytes";
 
-/// A path prefix without a trailing `/`; the empty one stands for all paths and prints as `/`.
+/// A path prefix without a trailing `/`. The empty one stands for all paths and prints as `/`.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct PathPrefix(Box<str>);
 
 impl PathPrefix {
-    /// The prefix of every path.
+    /// The prefix of every path, which a service without `path` has.
     pub fn root() -> Self {
         Self("".into())
     }
@@ -36,12 +38,13 @@ impl FromStr for PathPrefix {
 
     fn from_str(text: &str) -> Result<Self, Refusal> {
         let prefix = text.trim_end_matches('/');
-        let fine = text.starts_with('/')
+        let is_valid = text.starts_with('/')
             && text.len() <= LONGEST
             && prefix.bytes().all(is_path_byte)
+            // Clients resolve both before they send a request (RFC 3986, section 5.2.4), so such a prefix would match none.
             && !prefix.split('/').any(|segment| segment == "." || segment == "..")
             && !prefix.contains("//");
-        if fine { Ok(Self(prefix.into())) } else { Err(Refusal::new_malformed(text, RULE)) }
+        if is_valid { Ok(Self(prefix.into())) } else { Err(Refusal::new_malformed(text, RULE)) }
     }
 }
 

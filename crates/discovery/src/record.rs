@@ -1,4 +1,6 @@
 //! An upstream's record and an operator's override, as text that people read and write.
+//!
+//! Whether an upstream serves is decided elsewhere, from its record, override and color. Pure: no I/O, no clock.
 
 use std::fmt;
 use std::str::FromStr;
@@ -15,12 +17,12 @@ use crate::{Color, Refusal, UpstreamAddress};
 pub struct Weight(u16);
 
 impl Weight {
-    /// HAProxy's largest.
+    /// HAProxy's largest weight.
     pub const MAX: u16 = 256;
-    /// What an upstream weighs unless it says otherwise; leaves room for shares on both sides.
+    /// The weight of a record that names none. It leaves room for larger and smaller shares.
     pub const DEFAULT: Self = Self(100);
 
-    /// The weight as a number.
+    /// The weight as a number, 0 to 256.
     pub fn get(self) -> u16 {
         self.0
     }
@@ -51,8 +53,8 @@ impl FromStr for Weight {
     type Err = Refusal;
 
     fn from_str(text: &str) -> Result<Self, Refusal> {
-        let refused = || Refusal::new_unexpected(text, "a weight from 0 to 256");
-        text.parse::<u32>().map_err(|_| refused())?.try_into()
+        let number = text.parse::<u32>();
+        number.map_err(|_| Refusal::new_unexpected(text, "a weight from 0 to 256"))?.try_into()
     }
 }
 
@@ -62,69 +64,69 @@ impl fmt::Display for Weight {
     }
 }
 
-/// What an announcer says of its upstream.
+/// The state that an announcer gives its upstream.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum UpstreamState {
-    /// Takes requests.
+    /// The upstream takes requests.
     #[default]
     Ready,
-    /// Is about to go: no new request, those in flight finish.
+    /// The upstream is about to stop. HAProxy sends no new request, and those in flight finish.
     Drain,
-    /// Is known not to work.
+    /// The announcer's check fails. HAProxy treats the upstream as it treats `drain`.
     Down,
 }
 
 /// An upstream's record: `172.17.8.101:8000`, or JSON with the same and more.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Upstream {
-    /// Where it listens.
+    /// The address that HAProxy connects to.
     pub address: UpstreamAddress,
-    /// Its share among the upstreams of its color.
+    /// The share among the upstreams of its color.
     #[serde(default, skip_serializing_if = "is_default")]
     pub weight: Weight,
-    /// Its color, if it has one.
+    /// The deployment that the upstream belongs to. `None` serves only while the service has no `active`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub color: Option<Color>,
-    /// What its announcer says of it.
+    /// The state that the announcer wrote.
     #[serde(default, skip_serializing_if = "is_default")]
     pub state: UpstreamState,
-    /// Used only when no other upstream is up.
+    /// True if the upstream serves only while no other upstream of the service is up.
     #[serde(default, skip_serializing_if = "is_default")]
     pub backup: bool,
-    /// Meant to stand without a lease.
+    /// True if the record is meant to stand without a lease, so that `discoverctl lint` doesn't name it.
     #[serde(default, skip_serializing_if = "is_default")]
     pub permanent: bool,
-    /// Fields that mean nothing here, and are worth a hint.
+    /// Fields with an unknown name, for `discoverctl lint`.
     #[serde(flatten, skip_serializing)]
     pub unknown: UnknownFields,
 }
 
-/// What an operator imposes on an upstream; what is not said is not imposed.
+/// An operator's override of an upstream. It outlives the announcer's writes and the record.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Override {
-    /// Takes it out: `drain` lets sticky clients stay, `maint` does not.
+    /// The state that HAProxy gives the upstream. `None` leaves the record's state.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub state: Option<OverrideState>,
-    /// Beats the announcer's weight.
+    /// The weight instead of the record's. `None` leaves the record's weight.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub weight: Option<Weight>,
-    /// Fields that mean nothing here, and are worth a hint.
+    /// Fields with an unknown name, for `discoverctl lint`.
     #[serde(flatten, skip_serializing)]
     pub unknown: UnknownFields,
 }
 
-/// The state that an operator imposes.
+/// The state of an override.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum OverrideState {
-    /// No new client; sticky ones stay.
+    /// HAProxy sends no new client. Clients with a cookie for this upstream stay.
     Drain,
-    /// No new request at all.
+    /// HAProxy sends no new request at all.
     Maint,
 }
 
-/// JSON fields that nothing here knows; read, ignored, never written.
+/// JSON fields with an unknown name, by name. They are read and ignored, and never written.
 pub type UnknownFields = std::collections::BTreeMap<String, serde_json::Value>;
 
 fn is_default<T: Default + PartialEq>(value: &T) -> bool {
@@ -132,7 +134,7 @@ fn is_default<T: Default + PartialEq>(value: &T) -> bool {
 }
 
 impl Upstream {
-    /// An upstream that says nothing but its address.
+    /// An upstream with this address, and the default of every other field.
     pub fn from_address(address: UpstreamAddress) -> Self {
         Self {
             address,
@@ -145,14 +147,14 @@ impl Upstream {
         }
     }
 
-    /// Reads a record, plain or JSON.
+    /// Reads a record. A value that begins with `{` is JSON, any other one is an address.
     pub fn parse(value: &[u8]) -> Result<Self, Refusal> {
         let text = decode_text(value)?;
         if text.starts_with('{') { parse_json(text) } else { text.parse().map(Self::from_address) }
     }
 }
 
-/// As short as it can be said: the address alone where nothing else differs from the default, else JSON.
+/// Prints the shortest form: the address if every other field has its default, else JSON.
 impl fmt::Display for Upstream {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         if *self == Self::from_address(self.address) {
@@ -163,7 +165,7 @@ impl fmt::Display for Upstream {
 }
 
 impl Override {
-    /// Reads an override.
+    /// Reads an override, always JSON.
     pub fn parse(value: &[u8]) -> Result<Self, Refusal> {
         parse_json(decode_text(value)?)
     }
@@ -178,13 +180,15 @@ impl fmt::Display for Override {
 fn decode_text(value: &[u8]) -> Result<&str, Refusal> {
     let length = value_length(value);
     if length > LONGEST_RECORD {
-        return Err(Refusal::TooLong { length, most: LONGEST_RECORD });
+        return Err(Refusal::TooLong { length, limit: LONGEST_RECORD });
     }
+    // `etcdctl put` from a file or a pipe leaves a line feed at the end.
     let text = std::str::from_utf8(value).map_err(|_| Refusal::NotText)?.trim();
     if text.is_empty() { Err(Refusal::Empty) } else { Ok(text) }
 }
 
 fn parse_json<'a, T: Deserialize<'a>>(text: &'a str) -> Result<T, Refusal> {
+    // serde repeats a piece of the value in its message, which may hold control characters.
     serde_json::from_str(text).map_err(|error| Refusal::Json(escape_text(&error.to_string(), 200).into()))
 }
 
@@ -221,7 +225,7 @@ mod tests {
     }
 
     #[test]
-    fn overrides() {
+    fn an_override_is_json_with_a_state_or_a_weight() {
         assert_eq!(Override::parse(br#"{"state":"maint"}"#).unwrap().state, Some(OverrideState::Maint));
         assert_eq!(Override::parse(br#"{"weight":10}"#).unwrap().weight.map(Weight::get), Some(10));
         assert!(Override::parse(br#"{"state":"ready"}"#).is_err());

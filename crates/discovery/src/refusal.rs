@@ -1,48 +1,48 @@
-//! Why a value is refused, in words for a log line, a status page and the person who wrote it.
+//! Reasons why a value is refused, for a log line, a status page and the writer of the value. Pure: no I/O, no clock.
 
 use std::fmt;
 
-/// The reason why a key's value is not used. It names what is wrong and, where it helps, what to write instead; the key
-/// is named by whoever reports it.
+/// The reason why a key's value is not used. It names the fault and, where that helps, a value that would be read. The
+/// caller names the key.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Refusal {
     /// The value is longer than anything that makes sense here.
-    #[error("{length} bytes, at most {most} are read")]
+    #[error("{length} bytes, at most {limit} are read")]
     TooLong {
-        /// Its length in bytes.
+        /// The value's length in bytes, from before [`crate::Entry::with_bounded_value`] cut it.
         length: usize,
         /// The limit in bytes.
-        most: usize,
+        limit: usize,
     },
-    /// The value is no text.
+    /// The value is no UTF-8 text.
     #[error("not UTF-8 text")]
     NotText,
-    /// The value has nothing in it.
+    /// The value is empty, or has only blanks.
     #[error("empty: delete the key to unset it")]
     Empty,
-    /// A word that must be one of a few.
+    /// The word is none of the few that the setting takes.
     #[error("{value}: expected {expected}")]
     Unexpected {
-        /// What stands there.
+        /// The word, escaped and cut.
         value: Excerpt,
-        /// What may stand there.
+        /// The words that the setting takes.
         expected: &'static str,
     },
-    /// A word that has to follow a rule.
+    /// The word breaks a rule.
     #[error("{value}: {rule}")]
     Malformed {
-        /// What stands there.
+        /// The word, escaped and cut.
         value: Excerpt,
-        /// The rule that it breaks.
+        /// The rule, or the way to mend the word.
         rule: &'static str,
     },
-    /// A JSON value that can't be read.
+    /// The value is no JSON, or has a field of another type.
     #[error("JSON: {0}")]
     Json(Box<str>),
     /// A list says two different things of one name.
     #[error("{0} contradicts a word before it")]
     Contradiction(Excerpt),
-    /// A setting that services of this kind don't have.
+    /// Services of this kind don't have the setting.
     #[error("{0} services have no such setting")]
     WrongKind(crate::Kind),
 }
@@ -57,24 +57,25 @@ impl Refusal {
     }
 }
 
-/// The first `most` characters of `text`, control characters escaped.
-pub(crate) fn escape_text(text: &str, most: usize) -> String {
-    let mut kept: String = text.chars().take(most).flat_map(char::escape_debug).collect();
-    if text.chars().nth(most).is_some() {
-        kept.push('…');
+/// The first `limit` characters of `text`, control characters escaped. `…` stands for the rest.
+pub(crate) fn escape_text(text: &str, limit: usize) -> String {
+    // `Debug`'s escapes also show bidi and zero-width characters, which would make a log line read as another one.
+    let mut escaped: String = text.chars().take(limit).flat_map(char::escape_debug).collect();
+    if text.chars().nth(limit).is_some() {
+        escaped.push('…');
     }
-    kept
+    escaped
 }
 
-/// A piece of somebody's value, made safe to print: quoted, control characters escaped, cut at a length.
+/// A piece of a stored value that is safe to print: quoted, control characters escaped, cut at a length.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Excerpt(String);
 
 impl Excerpt {
-    /// Characters kept: enough to find the place, too few to flood a log.
+    /// The most characters: enough to find the place in the value, too few to flood a log.
     const LENGTH: usize = 60;
 
-    /// Quotes, escapes and cuts `text`.
+    /// Escapes and cuts `text`. `Display` adds the quotes.
     pub fn new(text: &str) -> Self {
         Self(escape_text(text, Self::LENGTH))
     }

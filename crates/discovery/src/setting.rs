@@ -1,6 +1,6 @@
-//! What can be set for a service: one key each, one type each.
+//! The settings of a service: one key and one type for each. Pure: no I/O, no clock.
 //!
-//! To add one: a variant of [`SettingName`] and of [`Setting`], a line in the table of each, and a type that parses.
+//! To add a setting, add a line to the table `settings!`, and a type in `values` if none fits (CONTRIBUTING.md).
 
 mod values;
 
@@ -34,14 +34,14 @@ macro_rules! settings {
                 }
             }
 
-            /// The kinds of services that have it.
+            /// The kinds of services that have the setting.
             pub fn kinds(self) -> &'static [Kind] {
                 match self {
                     $(Self::$variant => $kinds,)*
                 }
             }
 
-            fn parse(self, text: &str) -> Result<Setting, Refusal> {
+            fn parse_value(self, text: &str) -> Result<Setting, Refusal> {
                 match self {
                     $(Self::$variant => {
                         let parse: fn(&str) -> Result<$type, Refusal> = $parse;
@@ -51,14 +51,14 @@ macro_rules! settings {
             }
         }
 
-        /// A setting's value.
+        /// A setting's value. It prints as `etcdctl put` would write it, and reads back as itself.
         #[derive(Clone, Debug, PartialEq, Eq)]
         pub enum Setting {
             $($(#[$doc])* $variant($type),)*
         }
 
         impl Setting {
-            /// Which setting this is the value of.
+            /// The setting that this is a value of.
             pub fn name(&self) -> SettingName {
                 match self {
                     $(Self::$variant(_) => SettingName::$variant,)*
@@ -66,7 +66,6 @@ macro_rules! settings {
             }
         }
 
-        /// The value as a person would write it.
         impl fmt::Display for Setting {
             fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
                 let text = match self {
@@ -86,80 +85,88 @@ const TCP: &[Kind] = &[Kind::Tcp];
 const BOTH: &[Kind] = &[Kind::Http, Kind::Tcp];
 
 settings! {
-    /// The hosts the service answers for; at least one, the first names it to people.
+    /// The hosts that the service answers for, at least one. The first names the service to people.
     Domain(Vec<Domain>) = "domain", HTTP, words::parse_list, |list| words::join_words(list);
-    /// The path prefixes it answers for; unset is all paths.
+    /// The path prefixes that the service answers for. Without it, all paths.
     Path(Vec<PathPrefix>) = "path", HTTP, words::parse_list, |list| words::join_words(list);
-    /// The old layout's expression on the URL.
+    /// A regular expression on path and query, from the legacy layout.
     UrlReg(UrlRegex) = "url_reg", HTTP, str::parse, ToString::to_string;
-    /// What a TCP service binds.
+    /// The binds of a TCP service.
     Ports(Vec<Bind>) = "ports", TCP, words::parse_list, |list| words::join_words(list);
-    /// How TLS is treated.
+    /// The use of TLS towards clients and upstreams.
     Tls(Tls) = "tls", BOTH, str::parse, ToString::to_string;
-    /// The old layout's way to say pass-through: the key's existence, whatever its value.
+    /// The legacy layout's `tls` `passthrough`. The key's existence counts, its value does not.
     Sslpass(()) = "sslpass", HTTP, |_| Ok(()), |()| String::new();
-    /// How requests are spread.
+    /// The rule by which HAProxy spreads requests.
     Balance(Balance) = "balance", BOTH, str::parse, ToString::to_string;
-    /// How HAProxy checks an upstream.
+    /// HAProxy's check of an upstream.
     Check(Check) = "check", BOTH, str::parse, ToString::to_string;
-    /// How a client stays with its upstream.
+    /// The way in which a client stays with its upstream.
     Sticky(Sticky) = "sticky", BOTH, str::parse, ToString::to_string;
-    /// The client networks that may come in; unset is everybody.
+    /// The client networks that may come in. Without it, all clients.
     Allow(Networks) = "allow", BOTH, str::parse, ToString::to_string;
-    /// Concurrent connections to one upstream; what is beyond waits in a queue.
+    /// The most connections to one upstream at a time. HAProxy queues the rest.
     Maxconn(NonZeroU32) = "maxconn", BOTH, values::parse_maxconn, ToString::to_string;
-    /// How long a recovering upstream's weight takes to grow to its whole.
+    /// The time in which a recovering upstream's weight grows to its full value.
     Slowstart(Span) = "slowstart", BOTH, str::parse, ToString::to_string;
     /// `Strict-Transport-Security` on HTTPS answers.
     Hsts(Hsts) = "hsts", HTTP, str::parse, ToString::to_string;
     /// The PROXY protocol's version that upstreams expect.
     ProxyProtocol(ProxyProtocol) = "proxy-protocol", BOTH, str::parse, ToString::to_string;
-    /// The HTTP version spoken to upstreams.
+    /// The HTTP version that HAProxy speaks to upstreams.
     Proto(Proto) = "proto", HTTP, str::parse, ToString::to_string;
-    /// How an upstream's certificate is verified with `tls` `reencrypt`.
+    /// The verification of upstreams' certificates with `tls` `reencrypt`.
     Verify(Verify) = "verify", HTTP, str::parse, ToString::to_string;
-    /// The server name sent to upstreams with `tls` `reencrypt`.
+    /// The server name that HAProxy sends to upstreams with `tls` `reencrypt`.
     Sni(Sni) = "sni", HTTP, str::parse, ToString::to_string;
     /// The operator's `defaults` section that the backend takes `from`.
     Profile(Profile) = "profile", BOTH, str::parse, ToString::to_string;
-    /// The active colors.
+    /// The active colors with their shares.
     Active(Active) = "active", BOTH, str::parse, ToString::to_string;
-    /// The networks that may reach a color by its name.
+    /// The client networks that may reach a color by its name.
     Preview(Networks) = "preview", HTTP, str::parse, ToString::to_string;
 }
 
 /// A setting's value as the store has it: readable as a whole, in parts, or not at all.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct StoredSetting {
-    /// What the readable words say, or why there is none.
+    /// The value of the readable words, or the reason why there is none.
     pub value: Result<Setting, Refusal>,
-    /// Why some words don't count while the others do. None if all count.
+    /// The reason why some words are ignored while the others count. `None` if all count, or none.
     pub refused_words: Option<Box<str>>,
 }
 
+impl StoredSetting {
+    fn refused(refusal: Refusal) -> Self {
+        Self { value: Err(refusal), refused_words: None }
+    }
+}
+
 impl SettingName {
-    /// Whether the value's words stand for themselves, so that a bad one costs that word only. Without one of its words
-    /// `domain`, `path` and `ports` ask for less. A list of networks says who may come in, and `active` shares a whole:
-    /// half of either is another order than the one that was given.
+    /// True if a bad word costs only that word, and the others count.
+    ///
+    /// `domain`, `path` and `ports` ask for less without one of their words. `allow` and `preview` decide access, and
+    /// `active` shares out a whole. Half of such a value is another rule than the one that was written.
     pub fn counts_word_by_word(self) -> bool {
         matches!(self, Self::Domain | Self::Path | Self::Ports)
     }
 }
 
-/// Refusals that are told one by one; a value of 16 kB has room for thousands.
+/// The most refusals that one reason names. A value of 16 kB has room for thousands of bad words.
 const REFUSALS_LISTED: usize = 8;
 
 impl Setting {
-    /// Reads a value of the store. In lists whose words stand for themselves, good words count beside bad ones.
-    /// [`Setting::parse`] is for a value that is about to be written, and takes it as a whole or not at all.
+    /// Reads a value of the store. If the words of the setting count one by one, good ones count beside bad ones. A
+    /// writer uses [`Setting::parse`], which takes the whole value or nothing.
     pub fn parse_stored(kind: Kind, name: SettingName, value: &[u8]) -> StoredSetting {
         let refusal = match Self::parse(kind, name, value) {
             Ok(setting) => return StoredSetting { value: Ok(setting), refused_words: None },
             Err(refusal) => refusal,
         };
         if !name.counts_word_by_word() || matches!(refusal, Refusal::TooLong { .. } | Refusal::WrongKind(_)) {
-            return StoredSetting { value: Err(refusal), refused_words: None };
+            return StoredSetting::refused(refusal);
         }
+        // A value in Latin-1 costs only the words with other bytes than ASCII: U+FFFD is in no good word.
         let text = String::from_utf8_lossy(value);
         let (mut good, mut bad) = (Vec::new(), Vec::new());
         for word in words::split_words(&text) {
@@ -169,37 +176,35 @@ impl Setting {
             }
         }
         if good.is_empty() {
-            return StoredSetting { value: Err(refusal), refused_words: None };
+            return StoredSetting::refused(refusal);
         }
-        let more = bad.len().saturating_sub(REFUSALS_LISTED);
-        bad.truncate(REFUSALS_LISTED);
-        let more = if more > 0 { format!("; and {more} more words") } else { String::new() };
-        let unread = format!("{}{more}; the other words count", bad.join("; "));
-        StoredSetting { value: Self::parse(kind, name, good.join(" ").as_bytes()), refused_words: Some(unread.into()) }
+        let value = Self::parse(kind, name, good.join(" ").as_bytes());
+        StoredSetting { value, refused_words: Some(list_refusals(bad).into()) }
     }
 
-    /// Reads the value of the setting `name` of a service of kind `kind`. Blanks around it, a line feed among them, are
-    /// no part of it.
+    /// Reads the value of the setting `name` of a service of kind `kind`. Blanks and line feeds around it are no part of it.
     pub fn parse(kind: Kind, name: SettingName, value: &[u8]) -> Result<Self, Refusal> {
         if !name.kinds().contains(&kind) {
             return Err(Refusal::WrongKind(kind));
         }
+        // Before the checks of the text: this key counts whatever its value is.
         if name == SettingName::Sslpass {
             return Ok(Self::Sslpass(()));
         }
         let length = value_length(value);
         if length > LONGEST_SETTING {
-            return Err(Refusal::TooLong { length, most: LONGEST_SETTING });
+            return Err(Refusal::TooLong { length, limit: LONGEST_SETTING });
         }
         let text = std::str::from_utf8(value).map_err(|_| Refusal::NotText)?.trim();
         if text.is_empty() {
             return Err(Refusal::Empty);
         }
-        let setting = name.parse(text)?;
+        let setting = name.parse_value(text)?;
         match (kind, &setting) {
             (Kind::Tcp, Self::Tls(tls)) if !matches!(tls, Tls::Off | Tls::Terminate) => {
                 Err(Refusal::new_unexpected(text, "off or terminate for a TCP service"))
             }
+            // Both need an HTTP request, and a TCP service has none.
             (Kind::Tcp, Self::Balance(Balance::Uri)) => {
                 Err(Refusal::new_unexpected(text, "roundrobin, leastconn, random or source for a TCP service"))
             }
@@ -209,6 +214,14 @@ impl Setting {
             _ => Ok(setting),
         }
     }
+}
+
+/// One reason for all refused words, with the first [`REFUSALS_LISTED`] of them.
+fn list_refusals(mut refusals: Vec<String>) -> String {
+    let more = refusals.len().saturating_sub(REFUSALS_LISTED);
+    refusals.truncate(REFUSALS_LISTED);
+    let more = if more > 0 { format!("; and {more} more words") } else { String::new() };
+    format!("{}{more}; the other words count", refusals.join("; "))
 }
 
 impl FromStr for SettingName {
@@ -305,7 +318,7 @@ mod tests {
     }
 
     #[test]
-    fn size_and_encoding_are_looked_at_first() {
+    fn size_and_encoding_are_checked_first() {
         assert!(matches!(http("domain", &"a".repeat(LONGEST_SETTING + 1)), Err(Refusal::TooLong { .. })));
         assert_eq!(Setting::parse(Kind::Http, SettingName::Domain, b"\xff"), Err(Refusal::NotText));
     }

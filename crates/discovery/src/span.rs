@@ -1,4 +1,4 @@
-//! Lengths of time as HAProxy writes them.
+//! Lengths of time as HAProxy writes them. Pure: no I/O, no clock.
 
 use std::fmt;
 use std::str::FromStr;
@@ -13,6 +13,18 @@ pub struct Span(u32);
 /// HAProxy's units that make sense here (configuration manual, section 2.5), longest first.
 const UNITS: [(&str, u32); 5] = [("d", 86_400_000), ("h", 3_600_000), ("m", 60_000), ("s", 1_000), ("ms", 1)];
 
+const LONGEST_MILLIS: u32 = 24 * 86_400_000;
+
+impl Span {
+    fn from_text(text: &str) -> Option<Self> {
+        // A unit is required: HAProxy reads a plain number as milliseconds (configuration manual, section 2.5).
+        let (number, unit) = text.split_at(text.find(|c: char| !c.is_ascii_digit())?);
+        let (_, factor) = UNITS.iter().find(|(name, _)| *name == unit)?;
+        let millis = number.parse::<u32>().ok()?.checked_mul(*factor)?;
+        (1..=LONGEST_MILLIS).contains(&millis).then_some(Self(millis))
+    }
+}
+
 impl From<Span> for Duration {
     fn from(span: Span) -> Self {
         Self::from_millis(span.0.into())
@@ -23,13 +35,8 @@ impl FromStr for Span {
     type Err = Refusal;
 
     fn from_str(text: &str) -> Result<Self, Refusal> {
-        let refused =
-            || Refusal::new_malformed(text, "a time is a number and its unit: 500ms, 30s, 5m, 1h; at most 24d");
-        let end = text.find(|c: char| !c.is_ascii_digit()).ok_or_else(refused)?;
-        let (number, unit) = text.split_at(end);
-        let (_, factor) = UNITS.iter().find(|(name, _)| *name == unit).ok_or_else(refused)?;
-        let millis = number.parse::<u32>().ok().and_then(|n| n.checked_mul(*factor)).ok_or_else(refused)?;
-        if (1..=24 * 86_400_000).contains(&millis) { Ok(Self(millis)) } else { Err(refused()) }
+        const RULE: &str = "a time is a number and its unit: 500ms, 30s, 5m, 1h; at most 24d";
+        Self::from_text(text).ok_or_else(|| Refusal::new_malformed(text, RULE))
     }
 }
 
@@ -45,7 +52,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn spans() {
+    fn a_span_prints_in_its_largest_unit() {
         for (written, read) in [("30s", "30s"), ("60s", "1m"), ("1500ms", "1500ms"), ("24d", "24d"), ("48h", "2d")] {
             assert_eq!(written.parse::<Span>().unwrap().to_string(), read);
         }

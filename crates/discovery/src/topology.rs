@@ -1,4 +1,6 @@
-//! The topology: what the keys say, service by service, each value parsed or refused with the reason.
+//! The topology: the keys service by service, each value parsed or refused with the reason.
+//!
+//! It holds what the keys say. Claims, colors and last good values are decided elsewhere. Pure: no I/O, no clock.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -9,57 +11,56 @@ use crate::{
     StoredSetting, Upstream, UpstreamId,
 };
 
-/// A key of a service with what was read from it.
+/// A key of a service with its parsed value.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ParsedEntry<T> {
     /// The key, the value as written, the revisions and the lease.
     pub entry: Entry,
-    /// What it says, or why it says nothing.
+    /// The parsed value, or the reason why it is refused.
     pub value: Result<T, Refusal>,
-    /// Why some words of a value don't count while the others do. None if all count.
+    /// The reason why some words of the value are ignored while the others count. `None` if all count, or none.
     pub refused_words: Option<Box<str>>,
 }
 
 impl<T> ParsedEntry<T> {
-    /// Why the value, or some of its words, don't count. None if all of it counts.
+    /// The reason why the value, or some of its words, are refused. `None` if all of it counts.
     pub fn refusal_text(&self) -> Option<String> {
         let whole = self.value.as_ref().err().map(ToString::to_string);
         whole.or_else(|| self.refused_words.as_ref().map(ToString::to_string))
     }
 }
 
-/// A key in the current layout, in the ancestor's, or in both: then the current one counts.
+/// A key in the current layout, in the legacy one, or in both. The current one counts. At least one is there.
 #[derive(Clone, Debug, PartialEq, Eq)]
 struct Layered<T> {
     current: Option<Arc<ParsedEntry<T>>>,
-    ancestor: Option<Arc<ParsedEntry<T>>>,
+    legacy: Option<Arc<ParsedEntry<T>>>,
 }
 
 impl<T> Default for Layered<T> {
     fn default() -> Self {
-        Self { current: None, ancestor: None }
+        Self { current: None, legacy: None }
     }
 }
 
 impl<T> Layered<T> {
     fn effective_entry(&self) -> Option<&Arc<ParsedEntry<T>>> {
-        self.current.as_ref().or(self.ancestor.as_ref())
+        self.current.as_ref().or(self.legacy.as_ref())
     }
 
-    /// The keys of both layouts.
     fn entries(&self) -> impl Iterator<Item = &Entry> {
-        self.current.iter().chain(&self.ancestor).map(|field| &field.entry)
+        self.current.iter().chain(&self.legacy).map(|parsed| &parsed.entry)
     }
 
     fn slot_mut(&mut self, layout: Layout) -> &mut Option<Arc<ParsedEntry<T>>> {
         match layout {
             Layout::Current => &mut self.current,
-            Layout::Legacy => &mut self.ancestor,
+            Layout::Legacy => &mut self.legacy,
         }
     }
 }
 
-/// Everything the store says of one service. It exists while any of its keys does.
+/// Everything that the store says of one service. A topology has it while any of its keys exists.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Service {
     kind: Kind,
@@ -69,98 +70,111 @@ pub struct Service {
 }
 
 impl Service {
-    /// A service of which the store has nothing.
+    /// A service without keys.
     pub fn new(kind: Kind) -> Self {
         Self { kind, settings: BTreeMap::new(), upstreams: BTreeMap::new(), overrides: BTreeMap::new() }
     }
 
-    /// HTTP or TCP.
+    /// The kind, which is that of the service's id.
     pub fn kind(&self) -> Kind {
         self.kind
     }
 
-    /// The key of one setting.
+    /// The key of one setting. `None` if it isn't set.
     pub fn setting(&self, name: SettingName) -> Option<&Arc<ParsedEntry<Setting>>> {
         self.settings.get(&name).and_then(Layered::effective_entry)
     }
 
-    /// The keys of all settings that are set, by name.
+    /// The keys of all settings that are set, by name. Their values may be refused.
     pub fn settings(&self) -> impl Iterator<Item = (SettingName, &Arc<ParsedEntry<Setting>>)> {
-        self.settings.iter().filter_map(|(name, field)| Some((*name, field.effective_entry()?)))
+        self.settings.iter().filter_map(|(name, layered)| Some((*name, layered.effective_entry()?)))
     }
 
-    /// The upstreams' records, by id.
+    /// The upstreams' records, by id. Their values may be refused.
     pub fn upstreams(&self) -> impl Iterator<Item = (&UpstreamId, &Arc<ParsedEntry<Upstream>>)> {
-        self.upstreams.iter().filter_map(|(id, field)| Some((id, field.effective_entry()?)))
+        self.upstreams.iter().filter_map(|(id, layered)| Some((id, layered.effective_entry()?)))
     }
 
-    /// How many upstreams have a record.
+    /// The number of upstreams with a record, refused ones included.
     pub fn upstream_count(&self) -> usize {
         self.upstreams.len()
     }
 
-    /// The record of one upstream.
+    /// The record of one upstream. `None` without a record.
     pub fn upstream(&self, id: &UpstreamId) -> Option<&Arc<ParsedEntry<Upstream>>> {
         self.upstreams.get(id).and_then(Layered::effective_entry)
     }
 
-    /// The key that imposes something on one upstream.
+    /// The override of one upstream. `None` without an override.
     pub fn override_of(&self, id: &UpstreamId) -> Option<&Arc<ParsedEntry<Override>>> {
         self.overrides.get(id).and_then(Layered::effective_entry)
     }
 
-    /// Everything that is imposed, by the upstream's id, whether or not that upstream is there.
+    /// The overrides by the upstream's id. Some upstreams may have no record.
     pub fn overrides(&self) -> impl Iterator<Item = (&UpstreamId, &Arc<ParsedEntry<Override>>)> {
-        self.overrides.iter().filter_map(|(id, field)| Some((id, field.effective_entry()?)))
+        self.overrides.iter().filter_map(|(id, layered)| Some((id, layered.effective_entry()?)))
     }
 
-    /// All its keys, those of the ancestor's layout that count for nothing included.
+    /// All keys of the service, with those of the legacy layout that don't count.
     pub fn entries(&self) -> impl Iterator<Item = &Entry> {
         let settings = self.settings.values().flat_map(Layered::entries);
         let upstreams = self.upstreams.values().flat_map(Layered::entries);
         settings.chain(upstreams).chain(self.overrides.values().flat_map(Layered::entries))
     }
 
-    /// Whether it has no key.
+    /// True if the service has no key.
     pub fn is_empty(&self) -> bool {
         self.settings.is_empty() && self.upstreams.is_empty() && self.overrides.is_empty()
     }
 
-    /// Writes one key of the service, or removes it.
+    /// Sets one key of the service. `None` removes it.
     fn set_key(&mut self, key: &Key, entry: Option<&Entry>) {
         match key {
             Key::Setting { layout, name, .. } => {
-                let field = entry.map(|entry| {
-                    let StoredSetting { value, refused_words: unread } =
-                        Setting::parse_stored(self.kind, *name, &entry.value);
-                    Arc::new(ParsedEntry { entry: entry.clone(), value, refused_words: unread })
+                let parsed = entry.map(|entry| {
+                    let StoredSetting { value, refused_words } = Setting::parse_stored(self.kind, *name, &entry.value);
+                    Arc::new(ParsedEntry { entry: entry.clone(), value, refused_words })
                 });
-                set_layer(&mut self.settings, name, *layout, field);
+                set_layer(&mut self.settings, name, *layout, parsed);
             }
             Key::Upstream { layout, id, .. } => {
-                let field = entry.map(|e| new_parsed_entry(e, Upstream::parse(&e.value)));
-                set_layer(&mut self.upstreams, id, *layout, field);
+                let parsed = entry.map(|entry| new_parsed_entry(entry, Upstream::parse(&entry.value)));
+                set_layer(&mut self.upstreams, id, *layout, parsed);
             }
             Key::Override { id, .. } => {
-                let field = entry.map(|e| new_parsed_entry(e, Override::parse(&e.value)));
-                set_layer(&mut self.overrides, id, Layout::Current, field);
+                let parsed = entry.map(|entry| new_parsed_entry(entry, Override::parse(&entry.value)));
+                set_layer(&mut self.overrides, id, Layout::Current, parsed);
             }
             Key::Balancer(_) | Key::AcceptStore => {}
         }
     }
+
+    /// The entry that the service has in the place of this key.
+    fn entry_of(&self, key: &Key) -> Option<&Entry> {
+        match key {
+            Key::Setting { layout, name, .. } => layer_entry(&self.settings, name, *layout),
+            Key::Upstream { layout, id, .. } => layer_entry(&self.upstreams, id, *layout),
+            Key::Override { id, .. } => layer_entry(&self.overrides, id, Layout::Current),
+            Key::Balancer(_) | Key::AcceptStore => None,
+        }
+    }
 }
 
-/// The longest folder and two names come to some 530 bytes. A longer key is told by `lint` only: a list of such keys would
-/// not fit into a balancer's own key.
+/// In bytes. The longest folder and two names come to some 530. Longer keys are left to `discoverctl lint`: a list of them
+/// would not fit into a balancer's record.
 const LONGEST_MALFORMED: usize = 600;
 
-/// The oddity of a key together with its value: a record in an unknown folder was meant for an upstream.
-fn refine_key_error(entry: &Entry, oddity: KeyError) -> KeyError {
+/// The error of a key, given its value: a record in an unknown folder was meant for an upstream.
+fn refine_key_error(entry: &Entry, error: KeyError) -> KeyError {
     if entry.key.len() > LONGEST_MALFORMED {
         return KeyError::Unknown;
     }
-    let is_record = || resembles_upstream_key(&entry.key) || Upstream::parse(&entry.value).is_ok();
-    if oddity == KeyError::Unknown && is_record() { KeyError::Malformed(WRONG_FOLDER.into()) } else { oddity }
+    let is_unknown = error == KeyError::Unknown;
+    if is_unknown && (resembles_upstream_key(&entry.key) || Upstream::parse(&entry.value).is_ok()) {
+        KeyError::Malformed(WRONG_FOLDER.into())
+    } else {
+        error
+    }
 }
 
 fn new_parsed_entry<T>(entry: &Entry, value: Result<T, Refusal>) -> Arc<ParsedEntry<T>> {
@@ -168,46 +182,61 @@ fn new_parsed_entry<T>(entry: &Entry, value: Result<T, Refusal>) -> Arc<ParsedEn
 }
 
 fn set_layer<K: Ord + Clone, T>(
-    fields: &mut BTreeMap<K, Layered<T>>,
-    at: &K,
+    entries: &mut BTreeMap<K, Layered<T>>,
+    name: &K,
     layout: Layout,
-    field: Option<Arc<ParsedEntry<T>>>,
+    parsed: Option<Arc<ParsedEntry<T>>>,
 ) {
-    let layered = fields.entry(at.clone()).or_default();
-    *layered.slot_mut(layout) = field;
+    let layered = entries.entry(name.clone()).or_default();
+    *layered.slot_mut(layout) = parsed;
+    // An empty pair would keep a deleted service alive.
     if layered.effective_entry().is_none() {
-        fields.remove(at);
+        entries.remove(name);
     }
 }
 
-/// What all keys say, whatever order they came in. A change touches its own service alone; the others stay the very
-/// same `Arc`s, so that whoever derives something from a service can tell by the pointer that nothing changed.
+fn layer_entry<'a, K: Ord, T>(entries: &'a BTreeMap<K, Layered<T>>, name: &K, layout: Layout) -> Option<&'a Entry> {
+    let layered = entries.get(name)?;
+    let parsed = match layout {
+        Layout::Current => layered.current.as_ref()?,
+        Layout::Legacy => layered.legacy.as_ref()?,
+    };
+    Some(&parsed.entry)
+}
+
+/// All keys, in any order of arrival. A change replaces the `Arc` of its own service only. So a caller that derives
+/// something from a service can compare pointers to find that nothing changed.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Topology {
     services: BTreeMap<ServiceId, Arc<Service>>,
     balancers: BTreeMap<Node, Entry>,
     accept_store: Option<Entry>,
     ignored: BTreeMap<String, KeyError>,
-    /// The same `Arc` until one of them comes, goes or changes.
+    /// The `Arc` is replaced only if one of the keys appears, disappears or gets another reason.
     malformed: Arc<BTreeMap<String, Box<str>>>,
 }
 
 impl Topology {
-    /// The topology of a set of keys.
+    /// The topology of a set of keys. If a key comes twice, the last entry counts.
     pub fn from_entries<'a>(entries: impl IntoIterator<Item = &'a Entry>) -> Self {
         let mut topology = Self::default();
         for entry in entries {
             topology.set_key(&entry.key, Some(entry));
         }
+        topology.check_invariants();
         topology
     }
 
-    /// Takes one event of the watch in, and says which service it is about; a balancer's heartbeat is about none.
+    /// Applies one event of the watch. Returns the service that the key belongs to. `None` for other keys, so that a
+    /// balancer's heartbeat touches no service.
     pub fn apply_change(&mut self, change: &Change) -> Option<ServiceId> {
-        match change {
+        let service = match change {
             Change::Put(entry) => self.set_key(&entry.key, Some(entry)),
             Change::Delete { key, .. } => self.set_key(key, None),
-        }
+        };
+        // Only the changed key: a check of all keys for each change would make a store of 10,000 unusable in debug builds.
+        debug_assert_eq!(self.find_fault_of(change.key(), matches!(change, Change::Put(_))), None);
+        service
     }
 
     fn set_key(&mut self, key: &str, entry: Option<&Entry>) -> Option<ServiceId> {
@@ -228,28 +257,29 @@ impl Topology {
                 self.set_service_key(id, &key, entry);
                 Some(id.clone())
             }
-            Err(oddity) => {
-                self.set_ignored_key(key, entry.map(|entry| refine_key_error(entry, oddity)));
+            Err(error) => {
+                self.set_ignored_key(key, entry.map(|entry| refine_key_error(entry, error)));
                 None
             }
         }
     }
 
-    /// Notes a key that means nothing, or that there is none any more.
-    fn set_ignored_key(&mut self, key: &str, oddity: Option<KeyError>) {
-        let words = match &oddity {
+    /// Sets the error of a key that is none of the project's. `None` removes it.
+    fn set_ignored_key(&mut self, key: &str, error: Option<KeyError>) {
+        let words = match &error {
             Some(KeyError::Malformed(words)) => Some(words.clone()),
             _ => None,
         };
+        // `make_mut` replaces the `Arc` even if nothing changes, and readers compare its pointer.
         if words.as_ref() != self.malformed.get(key) {
-            let unfollowed = Arc::make_mut(&mut self.malformed);
+            let malformed = Arc::make_mut(&mut self.malformed);
             match words {
-                Some(words) => unfollowed.insert(key.to_owned(), words),
-                None => unfollowed.remove(key),
+                Some(words) => malformed.insert(key.to_owned(), words),
+                None => malformed.remove(key),
             };
         }
-        match oddity {
-            Some(oddity) => self.ignored.insert(key.to_owned(), oddity),
+        match error {
+            Some(error) => self.ignored.insert(key.to_owned(), error),
             None => self.ignored.remove(key),
         };
     }
@@ -268,29 +298,73 @@ impl Topology {
         &self.services
     }
 
-    /// The keys of all services.
+    /// The keys of all services. [`Topology::from_entries`] makes the same services of them.
     pub fn entries(&self) -> impl Iterator<Item = &Entry> {
         self.services.values().flat_map(|service| service.entries())
     }
 
-    /// What the balancers say of themselves.
+    /// The balancers' records, unparsed: most changes are heartbeats, and most readers need none.
     pub fn balancer_entries(&self) -> &BTreeMap<Node, Entry> {
         &self.balancers
     }
 
-    /// An operator's word that a wiped store is meant.
+    /// The operator's acceptance of a reset store, unparsed.
     pub fn accept_store(&self) -> Option<&Entry> {
         self.accept_store.as_ref()
     }
 
-    /// Keys that were meant for a service, an upstream or an override and can't be followed, each with the reason.
+    /// Keys that were meant for a service, an upstream or an override, each with its fault.
     pub fn malformed_keys(&self) -> &Arc<BTreeMap<String, Box<str>>> {
         &self.malformed
     }
 
-    /// Keys that mean nothing here, those of [`Topology::unfollowed`] included: ignored, worth a hint.
+    /// Keys that mean nothing here, with those of [`Topology::malformed_keys`].
     pub fn ignored_keys(&self) -> &BTreeMap<String, KeyError> {
         &self.ignored
+    }
+
+    /// Panics in debug builds if a key stands in another place than its own, so that no name is there twice, if a service
+    /// has no key, or if the malformed keys are not those of the ignored ones.
+    pub fn check_invariants(&self) {
+        debug_assert_eq!(self.find_fault(), None);
+    }
+
+    fn find_fault(&self) -> Option<String> {
+        for (id, service) in &self.services {
+            if service.kind != id.kind || service.is_empty() {
+                return Some(format!("{id} is empty or of another kind"));
+            }
+        }
+        let balancers = self.balancers.values().chain(&self.accept_store);
+        let keys = self.entries().chain(balancers).map(|entry| entry.key.as_str());
+        let mut keys = keys.chain(self.ignored.keys().map(String::as_str));
+        keys.find_map(|key| self.find_fault_of(key, true)).or_else(|| {
+            let stale = self.malformed.keys().find(|key| !self.ignored.contains_key(*key));
+            stale.map(|key| format!("{key} is malformed and not ignored"))
+        })
+    }
+
+    /// The fault of one key, which is there or not.
+    fn find_fault_of(&self, key: &str, is_there: bool) -> Option<String> {
+        let ignored = self.ignored.get(key);
+        let found = match key.parse::<Key>() {
+            Ok(Key::Balancer(node)) => self.balancers.get(&node),
+            Ok(Key::AcceptStore) => self.accept_store.as_ref(),
+            Ok(parsed) => {
+                let service = parsed.service_id().and_then(|id| self.services.get(id));
+                service.and_then(|service| service.entry_of(&parsed))
+            }
+            Err(_) => {
+                let words = match ignored {
+                    Some(KeyError::Malformed(words)) => Some(words),
+                    _ => None,
+                };
+                let is_listed = ignored.is_some() == is_there && self.malformed.get(key) == words;
+                return (!is_listed).then(|| format!("{key} is not listed as it should be"));
+            }
+        };
+        let is_in_place = found.is_some_and(|entry| entry.key == key) == is_there && ignored.is_none();
+        (!is_in_place).then(|| format!("{key} is not in its place"))
     }
 }
 
@@ -353,7 +427,7 @@ mod tests {
     }
 
     #[test]
-    fn what_was_meant_for_an_upstream_is_not_overlooked() {
+    fn a_malformed_key_of_an_upstream_is_listed() {
         let colon = "http-services/web/upstreams/host:web:8000";
         let mut topology = Topology::from_entries(&[
             entry("http-services/web/domain", "web.test"),
@@ -375,7 +449,7 @@ mod tests {
     }
 
     #[test]
-    fn a_heartbeat_concerns_nobody() {
+    fn a_heartbeat_touches_no_service() {
         let mut topology = Topology::default();
         assert_eq!(topology.apply_change(&Change::Put(entry("balancers/lb1", "{}"))), None);
         assert_eq!(topology.apply_change(&Change::Put(entry("whatever", "x"))), None);
@@ -383,7 +457,7 @@ mod tests {
     }
 
     #[test]
-    fn the_keys_of_its_services_make_it_again() {
+    fn the_keys_of_a_topology_make_an_equal_one() {
         let entries = [
             entry("http-services/shop/domain", "a b\"c"),
             entry("http-services/shop/upstreams/a", "10.0.0.1:80"),
@@ -396,6 +470,56 @@ mod tests {
         assert_eq!(Topology::from_entries(topology.entries()), topology);
         let id = "a".parse().unwrap();
         assert_eq!(topology.services()[&http("shop")].upstream(&id).unwrap().entry, entries[1]);
+    }
+
+    #[test]
+    fn a_key_in_the_place_of_another_is_a_fault() {
+        let mut topology = Topology::from_entries(&[entry("http-services/a/domain", "a.com")]);
+        assert_eq!(topology.find_fault(), None);
+        let service = topology.services.remove(&http("a")).unwrap();
+        topology.services.insert(http("b"), service);
+        assert_eq!(topology.find_fault().unwrap(), "http-services/a/domain is not in its place");
+        let mut topology = Topology::from_entries(&[entry("balancers/lb1", "{}")]);
+        topology.balancers.insert("lb2".parse().unwrap(), entry("balancers/lb1", "{}"));
+        topology.balancers.remove(&"lb1".parse().unwrap());
+        assert_eq!(topology.find_fault().unwrap(), "balancers/lb1 is not in its place");
+    }
+
+    #[test]
+    fn a_key_of_a_service_that_is_ignored_too_is_a_fault() {
+        let mut topology = Topology::from_entries(&[entry("http-services/a/domain", "a.com")]);
+        topology.ignored.insert("http-services/a/domain".into(), KeyError::Unknown);
+        assert_eq!(topology.find_fault().unwrap(), "http-services/a/domain is not in its place");
+    }
+
+    #[test]
+    fn a_service_without_keys_or_of_another_kind_is_a_fault() {
+        let mut topology = Topology::default();
+        topology.services.insert(http("a"), Arc::new(Service::new(Kind::Http)));
+        assert_eq!(topology.find_fault().unwrap(), "http-a is empty or of another kind");
+        let mut topology = Topology::from_entries(&[entry("http-services/a/domain", "a.com")]);
+        Arc::make_mut(topology.services.get_mut(&http("a")).unwrap()).kind = Kind::Tcp;
+        assert_eq!(topology.find_fault().unwrap(), "http-a is empty or of another kind");
+    }
+
+    #[test]
+    fn malformed_keys_that_are_not_the_ignored_ones_are_a_fault() {
+        let colon = "http-services/web/upstreams/host:web:8000";
+        let mut topology = Topology::from_entries(&[entry(colon, "10.0.0.1:8000")]);
+        assert_eq!(topology.find_fault(), None);
+        let mut silent = topology.clone();
+        Arc::make_mut(&mut silent.malformed).clear();
+        assert_eq!(silent.find_fault().unwrap(), format!("{colon} is not listed as it should be"));
+        topology.ignored.clear();
+        assert_eq!(topology.find_fault().unwrap(), format!("{colon} is malformed and not ignored"));
+    }
+
+    #[test]
+    #[should_panic(expected = "is not in its place")]
+    fn a_topology_with_a_fault_panics_in_debug_builds() {
+        let mut topology = Topology::from_entries(&[entry("balancers/lb1", "{}")]);
+        topology.accept_store = topology.balancers.remove(&"lb1".parse().unwrap());
+        topology.check_invariants();
     }
 
     fn keys() -> impl Strategy<Value = String> {

@@ -1,4 +1,7 @@
-//! The regular expression of the old layout's `url_reg`.
+//! The regular expression of the setting `url_reg`.
+//!
+//! An expression is accepted only if PCRE, which HAProxy uses, reads it in the same way and never takes long to match it.
+//! Nothing is matched here. Pure: no I/O, no clock.
 
 mod cost;
 
@@ -9,23 +12,24 @@ use regex_syntax::ast::{self, Ast, visit};
 
 use crate::Refusal;
 
+/// In bytes.
 const LONGEST: usize = 256;
-/// PCRE refuses an expression whose compiled form is longer than 65,535 bytes, and with it HAProxy its whole file.
+/// PCRE refuses an expression if its compiled form is longer than 65,535 bytes, and HAProxy its whole file with it.
 const MAX_COMPILED_BYTES: u64 = 60_000;
-/// What one literal, class or group takes at most in the compiled form: a class is a table of 32 bytes.
+/// The most bytes of one literal, class or group in the compiled form. A class is a table of 32 bytes.
 const NODE_BYTES: u64 = 40;
 
-/// A regular expression in the part of the language that both PCRE (HAProxy) and this type read in the same way: no
-/// look-around, no back references, no names, no Unicode classes, no set operations, no inline flags but `i`. HAProxy never
-/// takes long to match it.
+/// A regular expression in the part of the language that both PCRE (HAProxy) and `regex-syntax` read in the same way: no
+/// look-around, no back references, no names, no Unicode classes, no set operations, no inline flags but `i`. Its worst
+/// case is bounded (docs/limits.md).
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct UrlRegex(Box<str>);
 
 impl UrlRegex {
-    /// The bytes of a URL that HAProxy compares with it, from the first.
+    /// The bytes of path and query that HAProxy compares, from the first.
     pub const COMPARED_BYTES: u64 = cost::SUBJECT_BYTES;
 
-    /// The expression as text.
+    /// The expression as it was written.
     pub fn as_str(&self) -> &str {
         &self.0
     }
@@ -35,15 +39,12 @@ impl FromStr for UrlRegex {
     type Err = Refusal;
 
     fn from_str(text: &str) -> Result<Self, Refusal> {
-        let refused = |rule| Refusal::new_malformed(text, rule);
-        if text.is_empty() || text.len() > LONGEST {
-            return Err(refused("a regular expression has 1 to 256 bytes"));
-        }
-        if !text.bytes().all(|b| b.is_ascii_graphic()) || text.contains(['"', '\'', '#', ';']) {
-            return Err(refused("no blank, quote, `#`, `;` or byte outside ASCII (write \\x20, \\x23, …)"));
-        }
-        let tree = ast::parse::Parser::new().parse(text).map_err(|_| refused("not a regular expression"))?;
-        visit(&tree, PortabilityCheck { copies: vec![1], size: 0 }).map_err(refused)?;
+        check_text(text).map_err(|rule| Refusal::new_malformed(text, rule))?;
+        let tree = ast::parse::Parser::new().parse(text);
+        let tree = tree.map_err(|_| Refusal::new_malformed(text, "not a regular expression"))?;
+        // Before the cost: its walk relies on a tree without names, Unicode classes and set operations.
+        let portable = visit(&tree, PortabilityCheck { copies: vec![1], size: 0 });
+        portable.map_err(|rule| Refusal::new_malformed(text, rule))?;
         cost::check_cost(&tree).map_err(|slow| {
             let part = text.get(slow.span.start.offset..slow.span.end.offset);
             Refusal::new_malformed(part.unwrap_or(text), slow.rule)
@@ -52,17 +53,28 @@ impl FromStr for UrlRegex {
     }
 }
 
+fn check_text(text: &str) -> Result<(), &'static str> {
+    if text.is_empty() || text.len() > LONGEST {
+        return Err("a regular expression has 1 to 256 bytes");
+    }
+    // The expression is one word in a line of haproxy.cfg.
+    if !text.bytes().all(|b| b.is_ascii_graphic()) || text.contains(['"', '\'', '#', ';']) {
+        return Err("no blank, quote, `#`, `;` or byte outside ASCII (write \\x20, \\x23, …)");
+    }
+    Ok(())
+}
+
 impl fmt::Display for UrlRegex {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.pad(&self.0)
     }
 }
 
-/// Walks the tree and stops at the first thing that PCRE reads otherwise.
+/// Walks the tree and stops at the first part that PCRE reads otherwise or can't compile.
 struct PortabilityCheck {
-    /// How often PCRE copies what stands here, one level for each repetition around it.
+    /// The number of copies that PCRE compiles of the current part, one level for each repetition around it.
     copies: Vec<u64>,
-    /// Of the compiled form, so far.
+    /// The bytes of the compiled form so far, at most.
     size: u64,
 }
 
@@ -84,7 +96,7 @@ impl ast::Visitor for PortabilityCheck {
             Ast::Flags(flags) => check_flags(&flags.flags),
             Ast::Group(group) => match &group.kind {
                 ast::GroupKind::NonCapturing(flags) => check_flags(flags),
-                // PCRE has another rule for them.
+                // PCRE has another rule for names.
                 ast::GroupKind::CaptureName { .. } => Err("no named group"),
                 ast::GroupKind::CaptureIndex(_) => Ok(()),
             },
@@ -107,6 +119,7 @@ impl ast::Visitor for PortabilityCheck {
                 Err("a repetition repeats a character, a class or a group")
             }
             Ast::Repetition(repetition) => {
+                // PCRE compiles `a{20}` as twenty copies of `a`. `a*` and `a+` are one.
                 let times = match &repetition.op.kind {
                     ast::RepetitionKind::Range(range) => u64::from(max_repeats(range)).max(1),
                     _ => 1,
@@ -150,6 +163,7 @@ fn max_repeats(range: &ast::RepetitionRange) -> u32 {
 fn check_literal(literal: &ast::Literal) -> Result<(), &'static str> {
     use ast::{HexLiteralKind, LiteralKind};
     match &literal.kind {
+        // PCRE refuses `\u0041`, and HAProxy its whole file with it.
         LiteralKind::HexFixed(kind) | LiteralKind::HexBrace(kind) if *kind != HexLiteralKind::X => {
             Err("no \\u or \\U (write \\x20)")
         }
@@ -159,11 +173,11 @@ fn check_literal(literal: &ast::Literal) -> Result<(), &'static str> {
 }
 
 fn check_flags(flags: &ast::Flags) -> Result<(), &'static str> {
-    let fine = flags.items.iter().all(|item| match item.kind {
+    let is_case_only = flags.items.iter().all(|item| match item.kind {
         ast::FlagsItemKind::Negation => true,
         ast::FlagsItemKind::Flag(flag) => flag == ast::Flag::CaseInsensitive,
     });
-    if fine { Ok(()) } else { Err("no inline flag but i") }
+    if is_case_only { Ok(()) } else { Err("no inline flag but i") }
 }
 
 #[cfg(test)]
@@ -171,7 +185,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_both_dialects_read_alike_is_taken() {
+    fn an_expression_that_both_dialects_read_alike_is_accepted() {
         for good in [
             "^/api/",
             "^/(a|b)/[0-9]{1,3}$",

@@ -1,24 +1,24 @@
 //! The verdict on one upstream at one balancer: it gets new requests, or the reasons why it gets none.
 //!
-//! confgen judges, because it knows what HAProxy runs. Everything else takes its verdict as it is: the admin port's API, the
-//! status page, the metrics, and discoverctl, which adds only what a balancer can't know. Pure.
+//! confgen judges, because it knows what HAProxy runs. The admin port's API, the status page, the metrics and discoverctl
+//! take its verdict as it is. discoverctl adds only causes that a balancer can't know. Pure: no I/O, no clock.
 
 use serde::{Deserialize, Serialize};
 
 use crate::{Active, Kind, Override, OverrideState, ServiceId, Upstream, UpstreamState};
 
-/// Why an upstream gets no new requests, or what else there is to know of it. The order is the one in which a request meets
-/// the causes: the first that applies is the verdict.
+/// The cause why an upstream gets no new requests, or a note. The order of the variants is the order in which a request
+/// meets the causes. The first that applies is the verdict's.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(from = "String", into = "String")]
 pub enum Cause {
-    /// No key stands below `balancers/`.
+    /// No key is below `balancers/`.
     NoBalancer,
-    /// The balancer's key can't be read.
+    /// The balancer's record can't be parsed.
     BalancerUnreadable,
     /// The balancer follows another cluster.
     OtherStore,
-    /// The frontend through which requests come is closed in HAProxy.
+    /// The frontend that requests come through is closed in HAProxy.
     FrontendClosed,
     /// HAProxy rejects the service.
     ServiceRejected,
@@ -26,17 +26,17 @@ pub enum Cause {
     NoDomain,
     /// Other services own all hosts or ports that the service claims.
     ClaimHeld,
-    /// The key that names what the service serves isn't followed.
+    /// The key with the service's hosts or ports is quarantined.
     DomainQuarantined,
-    /// A key isn't followed without which the service gets no upstreams.
+    /// A key is quarantined without which the service gets no upstreams.
     ServiceQuarantined,
     /// The upstream is retained: it is served although its key is gone.
     Retained,
     /// The upstream has no record.
     NoRecord,
-    /// The record isn't followed.
+    /// The upstream's record is quarantined.
     RecordQuarantined,
-    /// The announcer says `drain` or `down`.
+    /// The record says `drain` or `down`.
     Announcer,
     /// An override says `drain` or `maint`.
     Override,
@@ -48,11 +48,11 @@ pub enum Cause {
     Check,
     /// The upstream is a backup, and another upstream serves.
     Backup,
-    /// HAProxy has the upstream up and chooses only others.
+    /// The upstream is up in HAProxy, and HAProxy chooses only others.
     Starved,
     /// HAProxy can't be asked.
     HaproxySilent,
-    /// HAProxy doesn't run what the store asks for.
+    /// HAProxy doesn't run the desired state.
     OutOfSync,
     /// A change of the service waits for a restart.
     Pending,
@@ -60,13 +60,13 @@ pub enum Cause {
     Behind,
     /// HAProxy has no such server.
     ServerMissing,
-    /// HAProxy has the server in a state that isn't the wanted one.
+    /// The server's state in HAProxy isn't the desired one.
     ServerStateDiffers,
-    /// Another key of the service isn't followed.
+    /// Another key of the service is quarantined.
     Quarantined,
     /// The balancer's API can't be reached.
     ApiUnreachable,
-    /// A cause that a newer confgen knows.
+    /// A cause with this name, which a newer confgen knows.
     Other(String),
 }
 
@@ -102,8 +102,9 @@ impl Cause {
         Self::ApiUnreachable,
     ];
 
-    /// The stable name that programs read.
+    /// The stable name that programs read, in the API, the metrics and discoverctl's JSON.
     pub fn name(&self) -> &str {
+        // Some names are older than the variants'. Programs read them, so they stay.
         match self {
             Self::NoBalancer => "no_balancer",
             Self::BalancerUnreadable => "balancer_garbled",
@@ -136,12 +137,12 @@ impl Cause {
         }
     }
 
-    /// Somebody asked for it, with a record, an override, a color or a weight.
+    /// True if a record, an override, a color or a weight asks for it. Every other cause is a fault or a delay.
     pub fn is_intended(&self) -> bool {
         matches!(self, Self::Announcer | Self::Override | Self::InactiveColor | Self::Weight | Self::Backup)
     }
 
-    /// The cause with its words.
+    /// The cause with its sentence for people.
     pub fn into_reason(self, words: impl Into<String>) -> Reason {
         Reason { cause: self, words: words.into() }
     }
@@ -149,6 +150,7 @@ impl Cause {
 
 impl From<String> for Cause {
     fn from(name: String) -> Self {
+        // A discoverctl of this release may ask a newer confgen.
         Self::ALL.into_iter().find(|cause| cause.name() == name).unwrap_or(Self::Other(name))
     }
 }
@@ -162,14 +164,14 @@ impl From<Cause> for String {
 /// A cause, with a sentence for people.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Reason {
-    /// The cause.
+    /// The cause, for programs.
     pub cause: Cause,
     /// The sentence. It says what the cause is and, unless that is plain, what to do.
     pub words: String,
 }
 
 impl Reason {
-    /// The service claims nothing.
+    /// The reason of a service that claims nothing, with the command that sets a claim.
     pub fn no_domain(service: &ServiceId) -> Self {
         let key = if service.kind == Kind::Http { "domain" } else { "ports" };
         Cause::NoDomain.into_reason(format!("the service has no {key}: discoverctl set {} {key} VALUE", service.name))
@@ -179,21 +181,22 @@ impl Reason {
 /// The verdict on one upstream at one balancer.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Verdict {
-    /// The upstream gets new requests; None if the balancer can't tell.
+    /// True if the upstream gets new requests. `None` if the balancer can't tell.
     pub gets_requests: Option<bool>,
-    /// Why it gets none, or why the balancer can't tell; None if it gets requests.
+    /// The reason why the upstream gets none, or why the balancer can't tell. `None` if it gets requests.
     pub because: Option<Reason>,
-    /// What else there is to know, in the order of the causes.
+    /// Further reasons and notes, in the order of the causes.
     #[serde(default)]
     pub also: Vec<Reason>,
 }
 
 impl Verdict {
-    /// Puts a verdict together. `against` are reasons that keep requests off, `notes` are none.
+    /// A verdict from `against`, the reasons that keep requests off, and `notes`, which keep none off.
     pub fn new(gets_requests: Option<bool>, mut against: Vec<Reason>, notes: Vec<Reason>) -> Self {
         against.sort_by(|one, other| one.cause.cmp(&other.cause));
         let mut because = None;
         if gets_requests != Some(true) {
+            // A verdict without a reason would leave a reader nothing to do.
             if against.is_empty() {
                 against.push(Cause::ServerStateDiffers.into_reason("the balancer doesn't say why"));
             }
@@ -201,14 +204,17 @@ impl Verdict {
         }
         let mut also = against;
         for note in notes {
-            let is_told = also.contains(&note) || because.as_ref() == Some(&note);
-            also.extend((!is_told).then_some(note));
+            let is_known = also.contains(&note) || because.as_ref() == Some(&note);
+            also.extend((!is_known).then_some(note));
         }
         also.sort_by(|one, other| one.cause.cmp(&other.cause));
-        Self { gets_requests, because, also }
+        let verdict = Self { gets_requests, because, also };
+        verdict.check_invariants();
+        verdict
     }
 
-    /// Adds a reason that keeps requests off and that a request meets before all others.
+    /// Adds a reason that keeps requests off before all others do. It becomes the verdict's own, unless the upstream gets
+    /// requests all the same.
     #[must_use]
     pub fn with_leading_reason(mut self, reason: Reason) -> Self {
         if self.gets_requests == Some(true) {
@@ -219,7 +225,7 @@ impl Verdict {
         self
     }
 
-    /// Adds what else there is to know.
+    /// Adds a note, in the order of the causes.
     #[must_use]
     pub fn with_note(mut self, note: Reason) -> Self {
         self.also.push(note);
@@ -227,28 +233,36 @@ impl Verdict {
         self
     }
 
-    /// All reasons, the verdict's own first.
+    /// All reasons and notes, the verdict's own reason first.
     pub fn reasons(&self) -> impl Iterator<Item = &Reason> {
         self.because.iter().chain(&self.also)
     }
 
-    /// The words of the verdict's own reason.
+    /// The sentence of the verdict's own reason. `None` if the upstream gets requests.
     pub fn words(&self) -> Option<&str> {
         self.because.as_ref().map(|reason| reason.words.as_str())
     }
 
-    /// The verdict's own cause.
+    /// The verdict's own cause. `None` if the upstream gets requests.
     pub fn cause(&self) -> Option<&Cause> {
         self.because.as_ref().map(|reason| &reason.cause)
     }
 
-    /// One of the reasons has this cause.
+    /// True if a reason or note has this cause.
     pub fn has_cause(&self, cause: &Cause) -> bool {
         self.reasons().any(|reason| reason.cause == *cause)
     }
+
+    /// Panics in debug builds if an upstream that gets requests has a reason against it, or one that gets none has no
+    /// reason, or if the further reasons are not in the order of the causes.
+    pub fn check_invariants(&self) {
+        debug_assert_eq!(self.because.is_none(), self.gets_requests == Some(true), "{self:?}");
+        debug_assert!(self.also.is_sorted_by(|one, other| one.cause <= other.cause), "{self:?}");
+    }
 }
 
-/// Why an upstream is not wanted to take requests, by each that has a say in it. `upstream` is named as people do: `shop/node-1`.
+/// The intended causes why an upstream takes no requests: its record, override, color and weight. `upstream` is named as
+/// people name it, `shop/node-1`. Without a record there are none.
 pub fn find_intended_reasons(
     upstream: &str,
     record: Option<&Upstream>,
@@ -262,7 +276,7 @@ pub fn find_intended_reasons(
         UpstreamState::Drain => reasons.push(Cause::Announcer.into_reason("its announcer says drain")),
         UpstreamState::Down => reasons.push(Cause::Announcer.into_reason("its announcer says down")),
     }
-    if let Some(state) = imposed.and_then(|it| it.state) {
+    if let Some(state) = imposed.and_then(|imposed| imposed.state) {
         let state = match state {
             OverrideState::Drain => "drain",
             OverrideState::Maint => "maint",
@@ -279,7 +293,7 @@ pub fn find_intended_reasons(
         }
         _ => {}
     }
-    let weight = imposed.and_then(|it| it.weight);
+    let weight = imposed.and_then(|imposed| imposed.weight);
     let by = if weight.is_some() { "an override" } else { "its announcer" };
     if weight.unwrap_or(record.weight).get() == 0 {
         reasons.push(Cause::Weight.into_reason(format!("its weight is 0, says {by}")));
@@ -326,7 +340,7 @@ mod tests {
     }
 
     #[test]
-    fn each_that_has_a_say_is_named() {
+    fn each_intended_cause_is_named() {
         let record = Upstream::parse(br#"{"address":"10.0.0.1:80","color":"blue","state":"down","weight":0}"#).unwrap();
         let imposed = Override::parse(br#"{"state":"maint"}"#).unwrap();
         let active: Active = "green".parse().unwrap();
@@ -347,5 +361,18 @@ mod tests {
         assert_eq!(reasons.first().unwrap().words, "it has no color, and active is green");
         assert_eq!(reasons.last().unwrap().words, "its weight is 0, says an override");
         assert_eq!(find_intended_reasons("shop/a", Some(&plain), None, None), []);
+    }
+
+    #[test]
+    #[should_panic(expected = "gets_requests: Some(false)")]
+    fn a_refusal_without_a_reason_panics_in_debug_builds() {
+        Verdict { gets_requests: Some(false), ..Verdict::default() }.check_invariants();
+    }
+
+    #[test]
+    #[should_panic(expected = "gets_requests: Some(true)")]
+    fn notes_in_another_order_than_the_causes_panic_in_debug_builds() {
+        let also = vec![Cause::Check.into_reason("c"), Cause::Retained.into_reason("r")];
+        Verdict { gets_requests: Some(true), because: None, also }.check_invariants();
     }
 }

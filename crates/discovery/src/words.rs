@@ -1,15 +1,15 @@
-//! Values that are lists: words separated by blanks or commas.
+//! Values that are lists: words separated by blanks or commas. Pure: no I/O, no clock.
 
 use std::str::FromStr;
 
 use crate::Refusal;
 
-/// Splits at blanks and commas.
+/// The words between blanks and commas, none of them empty.
 pub(crate) fn split_words(text: &str) -> impl Iterator<Item = &str> {
     text.split(|c: char| c == ',' || c.is_whitespace()).filter(|word| !word.is_empty())
 }
 
-/// Prints the items as a list.
+/// The items with a blank between them, as [`parse_list`] reads them.
 pub(crate) fn join_words<T: ToString>(items: &[T]) -> String {
     items.iter().map(T::to_string).collect::<Vec<_>>().join(" ")
 }

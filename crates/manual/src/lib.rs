@@ -1,5 +1,5 @@
-//! `NAME man` and `NAME completions SHELL`, for every command of the project, and its page in `docs/`: from the same
-//! definitions as `--help`.
+//! `NAME man`, `NAME completions SHELL` and the page in `docs/` for every command, from the same definitions as
+//! `--help`. It defines no option.
 
 mod markdown;
 
@@ -14,8 +14,8 @@ use program::{options, output};
 
 pub use markdown::render_options_page;
 
-/// Prints what was asked for if the command line begins with `man` or `completions`; None where it doesn't. Neither word
-/// means anything else to any of the commands.
+/// Prints the page or the completions if the command line begins with `man` or `completions`. `None` otherwise. No
+/// command uses either word for anything else.
 pub fn print_if_asked(command: Command) -> Option<ExitCode> {
     let args: Vec<OsString> = std::env::args_os().collect();
     let name = command.get_name().to_owned();
@@ -26,7 +26,7 @@ pub fn print_if_asked(command: Command) -> Option<ExitCode> {
     Some(output::flush_and_return(code))
 }
 
-/// The exit code for wrong usage of `man` and `completions`, in all programs.
+/// Exit code for wrong usage of `man` and `completions`, in all programs.
 const USAGE: u8 = 2;
 
 fn run_if_asked(command: Command, args: Vec<OsString>) -> Option<io::Result<ExitCode>> {
@@ -42,6 +42,7 @@ fn run_if_asked(command: Command, args: Vec<OsString>) -> Option<io::Result<Exit
     let asking = Command::new(command.get_name().to_owned())
         .subcommand(Command::new("completions").about("Prints the completions for a shell").arg(shell))
         .subcommand(Command::new("man").about("Prints the man page, in roff").arg(dir));
+    // No variable counts here, so none can be empty.
     match options::parse_args(asking, args, |_| false) {
         Ok(matches) => Some(print_page(command, &matches).map(|()| ExitCode::SUCCESS)),
         Err(error) => Some(Ok(options::print_clap_message(&error, &name, USAGE))),

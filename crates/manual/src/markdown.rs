@@ -1,9 +1,9 @@
 //! A program's options as a page of the documentation: a table for each heading of `--help`, and a section for each
-//! subcommand that has only what is its own.
+//! subcommand with its own options. Pure.
 
 use clap::{Arg, Command};
 
-/// The page. What `clap` adds by itself (`--help`, `--version`) isn't on it.
+/// Renders the page. It leaves out the options that `clap` adds (`--help`, `--version`).
 pub fn render_options_page(command: &Command) -> String {
     let name = command.get_name();
     let mut page = format!(
@@ -31,32 +31,40 @@ fn render_about(name: &str, command: &Command) -> String {
     format!("{about}\n{}\n", usage.join(", "))
 }
 
-/// What is the subcommand's own, and in a sentence what it shares.
+/// Renders the subcommand's own options, and a sentence about those that it shares.
 fn render_subcommand_options(parent: &Command, sub: &Command) -> String {
     let (above, all) = (visible_arguments(parent), visible_arguments(sub));
-    let is_among = |arg: &Arg, others: &[&Arg]| others.iter().any(|other| render_row(other) == render_row(arg));
     let own: Vec<&Arg> = all.iter().copied().filter(|arg| !is_among(arg, &above)).collect();
     let (shared, missing): (Vec<&Arg>, Vec<&Arg>) = above
         .iter()
         .copied()
         .filter(|arg| !arg.is_positional())
         .partition(|arg| arg.is_global_set() || is_among(arg, &all));
-    let names = |args: &[&Arg]| args.iter().map(|arg| spell_option(arg, &[])).collect::<Vec<_>>().join(", ");
     let (name, too) = (parent.get_name(), if own.is_empty() { "" } else { " too" });
     let rest = match (shared.len(), missing.len()) {
         (0, _) => String::new(),
         (_, 0) => format!("\nIt has the options of `{name}`{too}.\n"),
-        (few, many) if few < many => format!("\nIt has {} of `{name}`{too}.\n", names(&shared)),
-        _ => format!("\nIt has the options of `{name}`{too}, but for {}.\n", names(&missing)),
+        // The shorter list is the better sentence.
+        (few, many) if few < many => format!("\nIt has {} of `{name}`{too}.\n", spell_options(&shared)),
+        _ => format!("\nIt has the options of `{name}`{too}, but for {}.\n", spell_options(&missing)),
     };
     render_tables(&own) + &rest
+}
+
+/// True if an equal row is among the others. Names alone don't tell: a subcommand may have its own default.
+fn is_among(arg: &Arg, others: &[&Arg]) -> bool {
+    others.iter().any(|other| render_row(other) == render_row(arg))
+}
+
+fn spell_options(args: &[&Arg]) -> String {
+    args.iter().map(|arg| spell_option(arg, &[])).collect::<Vec<_>>().join(", ")
 }
 
 fn visible_arguments(command: &Command) -> Vec<&Arg> {
     command.get_arguments().filter(|arg| !arg.is_hide_set()).collect()
 }
 
-/// One table for each heading, in the order in which they first come.
+/// Renders a table for each heading, in the order in which the headings first occur.
 fn render_tables(args: &[&Arg]) -> String {
     let mut headings: Vec<&str> = Vec::new();
     for heading in args.iter().map(|arg| heading_of(arg)) {
@@ -64,12 +72,15 @@ fn render_tables(args: &[&Arg]) -> String {
             headings.push(heading);
         }
     }
-    let table = |name: &&str| {
-        let title = if headings.len() > 1 { format!("\n**{name}**\n") } else { String::new() };
-        let rows: String = args.iter().filter(|arg| heading_of(arg) == *name).map(|arg| render_row(arg)).collect();
-        format!("{title}\n| option | variable | default | |\n|---|---|---|---|\n{rows}")
-    };
-    headings.iter().map(table).collect()
+    let mut text = String::new();
+    for name in &headings {
+        if headings.len() > 1 {
+            text += &format!("\n**{name}**\n");
+        }
+        text += "\n| option | variable | default | |\n|---|---|---|---|\n";
+        text.extend(args.iter().filter(|arg| heading_of(arg) == *name).map(|arg| render_row(arg)));
+    }
+    text
 }
 
 fn heading_of(arg: &Arg) -> &str {
@@ -79,6 +90,7 @@ fn heading_of(arg: &Arg) -> &str {
 fn render_row(arg: &Arg) -> String {
     let help = arg.get_long_help().or(arg.get_help()).map(ToString::to_string).unwrap_or_default();
     let help = help.split("\n\n").map(str::trim).collect::<Vec<_>>().join(". ").replace('\n', " ");
+    // Some defaults are computed after parsing. Their help text names them.
     let (help, computed) = match help.strip_suffix(']').and_then(|help| help.rsplit_once(" [default: ")) {
         Some((help, default)) => (help.to_owned(), Some(default.to_owned())),
         None => (help, None),
@@ -88,6 +100,7 @@ fn render_row(arg: &Arg) -> String {
     let variable = arg.get_env().map(|name| quote_code(&name.to_string_lossy())).unwrap_or_default();
     let cells = [spell_option(arg, &value_names(arg)), variable, default, help + &render_possible_values(arg)];
     let cells =
+        // A bare `|` would end the cell.
         cells.map(|cell| if cell.is_empty() { " ".to_owned() } else { format!(" {} ", cell.replace('|', "\\|")) });
     format!("|{}|\n", cells.join("|"))
 }
@@ -96,7 +109,7 @@ fn quote_code(text: &str) -> String {
     if text.is_empty() { String::new() } else { format!("`{text}`") }
 }
 
-/// `--output FORMAT`, `-o`; an argument by its name alone.
+/// `--output FORMAT`, `-o`. An argument has only its name.
 fn spell_option(arg: &Arg, values: &[&str]) -> String {
     let long = arg.get_long().map(|long| format!("--{long}"));
     let words: Vec<&str> = long.iter().map(String::as_str).chain(values.iter().copied()).collect();
@@ -104,25 +117,28 @@ fn spell_option(arg: &Arg, values: &[&str]) -> String {
     quote_code(&words.join(" ")) + &short
 }
 
-/// What stands behind it.
+/// Value names in the option's spelling. Empty for a flag.
 fn value_names(arg: &Arg) -> Vec<&str> {
     let names = arg.get_value_names().filter(|_| arg.get_action().takes_values()).unwrap_or_default();
     names.iter().map(clap::builder::Str::as_str).collect()
 }
 
-/// The words that it takes, where there are few.
+/// Accepted words, with their help. Empty if any value is accepted.
 fn render_possible_values(arg: &Arg) -> String {
     if !arg.get_action().takes_values() {
         return String::new();
     }
     let values = arg.get_possible_values();
     let values = values.iter().filter(|value| !value.is_hide_set());
-    let word = |value: &clap::builder::PossibleValue| match value.get_help() {
+    let words: Vec<String> = values.map(render_possible_value).collect();
+    if words.is_empty() { String::new() } else { format!(": {}", words.join(", ")) }
+}
+
+fn render_possible_value(value: &clap::builder::PossibleValue) -> String {
+    match value.get_help() {
         Some(help) => format!("`{}` ({help})", value.get_name()),
         None => quote_code(value.get_name()),
-    };
-    let words: Vec<String> = values.map(word).collect();
-    if words.is_empty() { String::new() } else { format!(": {}", words.join(", ")) }
+    }
 }
 
 #[cfg(test)]

@@ -1,4 +1,4 @@
-//! The destination of the log, and how one line for it begins.
+//! The destination of the log, and the beginning of its lines. It writes nothing.
 
 use std::io::{self, IsTerminal};
 
@@ -8,11 +8,11 @@ use tracing_subscriber::fmt::time::{FormatTime, SystemTime};
 
 use crate::variable;
 
-/// Where the lines go.
+/// Kind of the file behind stderr.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum Destination {
     Journal,
-    /// One that takes colors.
+    /// A terminal that shows colors.
     Terminal,
     Elsewhere,
 }
@@ -31,7 +31,7 @@ impl Destination {
     }
 }
 
-/// What stands in a log in place of lines that could not be written.
+/// Line that replaces lines which couldn't be written.
 pub(crate) fn describe_gap(count: u64) -> String {
     let lines = if count == 1 { "line was" } else { "lines were" };
     let words = format!("program::log: {count} {lines} dropped, since stderr took none");
@@ -47,15 +47,15 @@ pub(crate) fn describe_gap(count: u64) -> String {
     line + &words + "\n"
 }
 
-/// Whether stderr is still what systemd named in `JOURNAL_STREAM`, `device:inode` (systemd.exec(5)): a child may have
-/// inherited the variable, yet write elsewhere.
+/// True if stderr is the journal's socket that systemd named in `JOURNAL_STREAM`, `device:inode` (systemd.exec(5)). A
+/// child may inherit the variable and write to another file.
 pub(crate) fn is_journal(stream: Option<&str>, stderr: Option<(u64, u64)>) -> bool {
     let named = stream.and_then(|stream| stream.split_once(':'));
     let named = named.and_then(|(device, inode)| Some((device.parse().ok()?, inode.parse().ok()?)));
     named.is_some() && named == stderr
 }
 
-/// True if colors may be used there: on a terminal, unless `NO_COLOR` is set (no-color.org) or `TERM` says that it has none.
+/// True if colors may be used: on a terminal, unless `NO_COLOR` is set (no-color.org) or `TERM` is `dumb`.
 pub fn takes_colors(output: &impl IsTerminal) -> bool {
     output.is_terminal()
         && variable::read("NO_COLOR").is_none()

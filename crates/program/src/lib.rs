@@ -1,7 +1,6 @@
-//! What every program of the project does alike, whatever it is started with: it reads its options and variables, and
-//! writes its log and its answers.
+//! Shared parts of all programs: options and variables, log and output.
 //!
-//! Nothing here panics because an output is full, closed or not read.
+//! Nothing here panics or blocks the program because an output is full, closed or not read.
 
 mod destination;
 pub mod log;

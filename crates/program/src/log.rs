@@ -1,4 +1,4 @@
-//! The log: to stderr, one event a line whatever a value holds. A log that can't be written stops nothing.
+//! The log on stderr. An event is one line, whatever a value contains. A log that can't be written stops nothing.
 
 use std::{
     backtrace::{Backtrace, BacktraceStatus},
@@ -20,37 +20,37 @@ use tracing_subscriber::{
 use crate::destination::Destination;
 use crate::{output, text::OneLine};
 
-/// Why the log could not be set up.
+/// Failure to set up the log.
 #[derive(Debug, thiserror::Error)]
 pub enum LogError {
-    /// The filter is none that `tracing-subscriber` reads.
+    /// `tracing-subscriber` can't parse the filter.
     #[error(
         "--log-level {filter:?} is neither a level (error, warn, info, debug, trace) nor a filter like `info,registry=debug`"
     )]
     Filter {
-        /// The filter as it was given.
+        /// Filter from `--log-level`.
         filter: String,
-        /// What the parser said.
+        /// Error of the parser.
         source: ParseError,
     },
-    /// A log was set up before.
+    /// The process has a log already.
     #[error("the log is set up already")]
     Twice,
 }
 
-/// Sets the process's log up: events that pass `filter` (`info`, or `info,registry=debug`) go to stderr.
+/// Sets up the process's log: events that pass `filter` (`info`, or `info,registry=debug`) go to stderr.
 ///
-/// Where stderr is the journal, each line starts with its priority (sd-daemon(3)) and has no time stamp, since the
-/// journal has a better one; elsewhere it has one, in UTC. Colors only on a terminal.
+/// For the journal, each line starts with its priority (sd-daemon(3)) and has no time stamp, since the journal has a
+/// better one. Other destinations get a time stamp in UTC, and terminals get colors instead.
 ///
-/// From here on a panic is an event of the log too: the standard library's own words would wait for a reader.
+/// From here on a panic is an event of the log too. The standard library's own message would block on a full pipe.
 pub fn init(filter: &str) -> Result<(), LogError> {
     let filter = EnvFilter::try_new(filter).map_err(|source| LogError::Filter { filter: filter.to_owned(), source })?;
     let place = Destination::of_stderr();
     tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_writer(Stderr)
-        // It would print the complaint to stderr, and panic if that fails too.
+        // The library would print the complaint to stderr, and panic if that fails too.
         .log_internal_errors(false)
         .with_ansi(place == Destination::Terminal)
         .event_format(Line { place })
@@ -60,7 +60,7 @@ pub fn init(filter: &str) -> Result<(), LogError> {
     Ok(())
 }
 
-/// How many lines this process has dropped since its start, because stderr took none.
+/// Number of lines that this process has dropped since its start because stderr took none.
 pub fn dropped_lines() -> u64 {
     output::stderr().dropped_lines()
 }
@@ -69,11 +69,11 @@ fn log_panic(panic: &panic::PanicHookInfo<'_>) {
     let backtrace = Backtrace::capture();
     let backtrace = (backtrace.status() == BacktraceStatus::Captured).then(|| backtrace.to_string());
     tracing::error!(backtrace, "{panic}");
-    // The panic may end the process before anything else is written.
+    // The panic may end the process before the writing thread runs.
     output::flush_stderr();
 }
 
-/// Each event is one line, which goes to the queue in one piece.
+/// Writer that queues each event in one piece.
 struct Stderr;
 
 impl MakeWriter<'_> for Stderr {
@@ -95,7 +95,7 @@ impl io::Write for Stderr {
     }
 }
 
-/// The form of one line: `TIME LEVEL target: message field=value`.
+/// Form of a line: `TIME LEVEL target: message field=value`.
 struct Line {
     place: Destination,
 }
@@ -129,7 +129,7 @@ where
     }
 }
 
-/// syslog's priority (sd-daemon(3)).
+/// Priority of syslog (sd-daemon(3)).
 fn syslog_priority(level: Level) -> u8 {
     match level {
         Level::ERROR => 3,

@@ -1,7 +1,7 @@
-//! The command line and its variables, as every program reads them.
+//! Reads the command line and its variables, in the same way for every program. It knows no option.
 //!
-//! An empty value is the same as none, in every option: `NAME=` in the environment, `--name=` and `--name ''` on the command
-//! line. Scripts and Compose files write `${NAME}` without knowing whether it is set.
+//! An empty value counts as no value, for every option: `NAME=` in the environment, `--name=` and `--name ''` on the
+//! command line. Scripts and Compose files write `${NAME}` without knowing if it is set.
 
 use std::collections::BTreeSet;
 use std::ffi::{OsStr, OsString};
@@ -13,23 +13,30 @@ use clap::{Arg, ArgMatches, Command, FromArgMatches};
 
 use crate::{output, variable};
 
-/// Reads this process's command line and variables. An error is the exit code of what was printed instead: help or
-/// version, or what is wrong with the command line, which is `usage`.
+/// Reads this process's command line and variables.
+///
+/// # Errors
+/// The exit code, after help, version or a complaint was printed. It is `usage` for a complaint.
 pub fn read_options<T: FromArgMatches>(command: Command, usage: u8) -> Result<T, ExitCode> {
     let name = command.get_name().to_owned();
     let read = T::from_arg_matches(&read_matches(command, usage)?);
     read.map_err(|error| output::flush_and_return(print_clap_message(&error, &name, usage)))
 }
 
-/// The same, before it is put into a type: for a program that gives its options other defaults first.
+/// Reads them without putting them into a type, for a program that changes the defaults first.
+///
+/// # Errors
+/// As [`read_options`].
 pub fn read_matches(command: Command, usage: u8) -> Result<ArgMatches, ExitCode> {
     let (name, args) = (command.get_name().to_owned(), std::env::args_os().collect());
-    let is_set_and_empty = |name: &OsStr| std::env::var_os(name).is_some_and(|value| variable::is_empty(&value));
-    parse_args(command, args, is_set_and_empty)
+    parse_args(command, args, variable::is_set_and_empty)
         .map_err(|error| output::flush_and_return(print_clap_message(&error, &name, usage)))
 }
 
-/// What the command line says. `is_empty` tells which variables are set and empty.
+/// Parses a command line. `is_empty` tells if a variable is set and empty.
+///
+/// # Errors
+/// clap's, which also stands for help and version.
 pub fn parse_args(
     command: Command,
     args: Vec<OsString>,
@@ -47,34 +54,50 @@ pub fn parse_args(
     }
 }
 
-/// Every variable of a program's options, with the name of the option.
+/// All variables of a program's options, with the name of the option.
 pub fn list_variables(command: &Command) -> BTreeSet<(String, String)> {
     let own = command.get_arguments().filter_map(|arg| Some((arg.get_env()?, arg.get_id())));
     let own = own.map(|(name, id)| (name.to_string_lossy().into_owned(), id.to_string()));
     own.chain(command.get_subcommands().flat_map(list_variables)).collect()
 }
 
-/// The same command, whose options don't know the variables that are set and empty.
-fn without_variables(command: Command, is_empty: &dyn Fn(&OsStr) -> bool) -> Command {
-    let forget = |arg: Arg| if arg.get_env().is_some_and(is_empty) { arg.env(None::<&'static str>) } else { arg };
-    command.mut_args(forget).mut_subcommands(|sub| without_variables(sub, is_empty))
+/// Variables of a program's options that hold a secret or lead to one: those with values that `--help` hides, or with a
+/// telling name.
+pub fn secret_variables(command: &Command) -> BTreeSet<String> {
+    // Not every USER: a system user, as in CONFGEN_HAPROXY_USER, is no secret. etcd's has its password behind a colon.
+    const WORDS: [&str; 5] = ["PASSWORD", "TOKEN", "_KEY", "SECRET", "ETCDCTL_USER"];
+    let args = command.get_arguments().filter_map(|arg| Some((arg, arg.get_env()?.to_string_lossy().into_owned())));
+    let own = args.filter(|(arg, name)| arg.is_hide_env_values_set() || WORDS.iter().any(|word| name.contains(word)));
+    own.map(|(_, name)| name).chain(command.get_subcommands().flat_map(secret_variables)).collect()
 }
 
-/// The names of all options that take a value: `--color`, `-o`.
+/// The command without the variables that are set and empty.
+fn without_variables(command: Command, is_empty: &dyn Fn(&OsStr) -> bool) -> Command {
+    let command =
+        command.mut_args(|arg| if arg.get_env().is_some_and(is_empty) { arg.env(None::<&'static str>) } else { arg });
+    command.mut_subcommands(|sub| without_variables(sub, is_empty))
+}
+
+/// Names of all options that take a value: `--color`, `-o`.
 fn value_options(command: &Command) -> BTreeSet<String> {
-    let takes_one = |arg: &&Arg| {
-        !arg.is_positional() && arg.get_action().takes_values() && arg.get_num_args().is_none_or(|n| n.min_values() > 0)
-    };
-    let names = |arg: &Arg| {
-        let long = arg.get_long_and_visible_aliases().into_iter().flatten().map(|name| format!("--{name}"));
-        let short = arg.get_short_and_visible_aliases().into_iter().flatten().map(|name| format!("-{name}"));
-        long.chain(short).collect::<Vec<_>>()
-    };
-    let own = command.get_arguments().filter(takes_one).flat_map(names);
+    let own = command.get_arguments().filter(|arg| takes_value(arg)).flat_map(spellings);
     own.chain(command.get_subcommands().flat_map(value_options)).collect()
 }
 
-/// The command line without the options whose value is empty. What stands behind `--` is another program's.
+/// True for an option that needs a value. One with an optional value takes no following argument.
+fn takes_value(arg: &Arg) -> bool {
+    let needs_one = arg.get_num_args().is_none_or(|number| number.min_values() > 0);
+    !arg.is_positional() && arg.get_action().takes_values() && needs_one
+}
+
+/// Names of an option with their dashes.
+fn spellings(arg: &Arg) -> Vec<String> {
+    let long = arg.get_long_and_visible_aliases().into_iter().flatten().map(|name| format!("--{name}"));
+    let short = arg.get_short_and_visible_aliases().into_iter().flatten().map(|name| format!("-{name}"));
+    long.chain(short).collect()
+}
+
+/// Removes options with an empty value. Everything after `--` belongs to the app and stays.
 fn drop_empty_values(args: Vec<OsString>, options: &BTreeSet<String>) -> Vec<OsString> {
     let mut kept = Vec::with_capacity(args.len());
     let mut args = args.into_iter().peekable();
@@ -101,7 +124,7 @@ fn drop_empty_values(args: Vec<OsString>, options: &BTreeSet<String>) -> Vec<OsS
 }
 
 /// Prints help and version to standard output, complaints to standard error. Returns the exit code: `usage` for a
-/// complaint, 1 if standard output can't be written, which the program of that name says.
+/// complaint, 1 if standard output can't be written. `name` is the program's.
 pub fn print_clap_message(error: &clap::Error, name: &str, usage: u8) -> ExitCode {
     let text = error.render();
     let (is_complaint, stderr, stdout) = (error.use_stderr(), io::stderr(), io::stdout());

@@ -1,9 +1,9 @@
-//! An output that is written by a thread of its own, so that the program goes on whatever becomes of the output.
+//! An output that its own thread writes, so that a stuck output never stops the program.
 //!
-//! A pipe that nobody reads takes 64 KiB and then blocks its writer; a full disk and a closed pipe give errors.
-//! `O_NONBLOCK` would be no way out: it belongs to the open file, which the parent shell and an app may share.
-//! tracing-appender's writer is none either: where it can't be written any more, it prints to standard output at exit, and
-//! it bounds lines, not bytes.
+//! A pipe without a reader takes 64 KiB and then blocks its writer. A full disk and a closed pipe give errors.
+//! `O_NONBLOCK` is no solution: it belongs to the open file, which the parent shell and an app may share. Neither is
+//! tracing-appender's writer: if it can't write any more, it prints to standard output at exit, and it bounds lines,
+//! not bytes.
 
 use std::collections::VecDeque;
 use std::fmt::{self, Debug};
@@ -17,22 +17,22 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::signal::{SigSet, SigmaskHow};
 use nix::unistd::write;
 
-/// What is kept of an output that takes nothing at the moment, in bytes. A log of this length is some ten thousand lines.
+/// Limit of queued bytes while an output takes nothing. They are some ten thousand lines of a log.
 const MAX_QUEUED_BYTES: usize = 2 * 1024 * 1024;
 
-/// The most bytes that a write to a pipe keeps in one piece.
+/// Most bytes that one write puts into a pipe in one piece (pipe(7)).
 const PIPE_BUF: usize = 4096;
 
-/// The thread's stack: it writes lines and nothing else.
+/// Stack of the thread, which only writes lines.
 const STACK_BYTES: usize = 128 * 1024;
 
-/// An output. Clones write to the same one.
+/// Handle of an output. Clones share its queue.
 #[derive(Clone)]
 pub struct Stream(Arc<Shared>);
 
 struct Shared {
     file: Box<dyn AsFd + Send + Sync>,
-    /// Says how many lines were dropped. None keeps all lines, however many, and stops at the first error.
+    /// Line about dropped lines. `None` keeps all lines, without limit, and stops at the first error.
     describe_gap: Option<fn(u64) -> String>,
     queue: Mutex<Queue>,
     changed: Condvar,
@@ -41,37 +41,37 @@ struct Shared {
 #[derive(Default)]
 struct Queue {
     waiting: VecDeque<Piece>,
-    /// The length of all lines that wait.
+    /// Length of all queued lines.
     bytes: usize,
     writer: Writer,
-    /// The writer has taken a piece and isn't done with it.
+    /// True while the thread writes a piece.
     is_writing: bool,
-    /// The last write failed.
+    /// True if the last write failed.
     is_failing: bool,
-    /// Lines that were dropped and not yet told of.
+    /// Dropped lines that no gap reports yet.
     unreported: u64,
-    /// Lines that were dropped, ever.
+    /// Dropped lines since the start.
     dropped: u64,
-    /// The first error.
+    /// First error of the output.
     error: Option<Errno>,
-    /// Nothing waits for the writer any more.
+    /// True once the program has given up on the output.
     is_abandoned: bool,
 }
 
-/// The thread that writes.
+/// State of the writing thread.
 #[derive(Clone, Copy, Default, PartialEq, Eq)]
 enum Writer {
-    /// The first line starts it.
+    /// The first line starts the thread.
     #[default]
     NotStarted,
     Runs,
-    /// The host has no thread to give.
+    /// The kernel refused the thread: a limit of the user or the container.
     Refused,
 }
 
 enum Piece {
     Line(Vec<u8>),
-    /// So many lines are missing here.
+    /// This many lines are missing here.
     Gap(u64),
 }
 
@@ -82,13 +82,13 @@ impl Debug for Stream {
 }
 
 impl Stream {
-    /// An output for a log: lines that can't be written are dropped and counted. Once it can be written again, `note` says
-    /// how many are missing.
+    /// An output for a log. Lines that can't be written are dropped and counted. Once the output takes lines again,
+    /// `note` makes the line that says how many are missing.
     pub fn lossy(file: impl AsFd + Send + Sync + 'static, note: fn(u64) -> String) -> Self {
         Self::new(file, Some(note))
     }
 
-    /// An output for an answer: all lines are kept until they are written. After an error nothing more is.
+    /// An output for an answer. All lines are kept until they are written. An error ends the output.
     pub fn whole(file: impl AsFd + Send + Sync + 'static) -> Self {
         Self::new(file, None)
     }
@@ -98,7 +98,7 @@ impl Stream {
         Self(Arc::new(Shared { file: Box::new(file), describe_gap: note, queue, changed }))
     }
 
-    /// Has a line written, with the line break at its end. Never blocks and never fails.
+    /// Queues a line, which has its line break. Never blocks, never fails.
     pub fn queue_line(&self, line: Vec<u8>) {
         let mut queue = self.0.lock_queue();
         if queue.writer == Writer::NotStarted {
@@ -117,7 +117,8 @@ impl Stream {
         }
     }
 
-    /// Waits until all lines are written or dropped. False if that takes longer than `limit`; None waits without limit.
+    /// Waits until all lines are written or dropped. False if that takes longer than `limit`. `None` waits without
+    /// limit.
     pub fn flush(&self, limit: Option<Duration>) -> bool {
         let deadline = limit.and_then(|limit| Instant::now().checked_add(limit));
         let mut queue = self.0.lock_queue();
@@ -135,7 +136,7 @@ impl Stream {
         true
     }
 
-    /// Drops what isn't written, and ends every wait for it.
+    /// Drops all queued lines, and ends every [`Self::flush`].
     pub fn abandon(&self) {
         let mut queue = self.0.lock_queue();
         queue.is_abandoned = true;
@@ -143,19 +144,20 @@ impl Stream {
         self.0.changed.notify_all();
     }
 
-    /// How many lines were dropped so far.
+    /// Number of lines dropped so far.
     pub fn dropped_lines(&self) -> u64 {
         self.0.lock_queue().dropped
     }
 
-    /// The first error of an output; None while all could be written.
+    /// First error. `None` while every line could be written.
     pub fn first_error(&self) -> Option<io::Error> {
         self.0.lock_queue().error.map(io::Error::from)
     }
 
-    /// Starts the thread, with every signal blocked: they are for the threads that wait for them.
+    /// Starts the thread. False if the kernel refuses it.
     fn start_thread(&self) -> bool {
         let shared = Arc::clone(&self.0);
+        // The new thread inherits the mask. Signals are for the threads that wait for them.
         let before = SigSet::all().thread_swap_mask(SigmaskHow::SIG_SETMASK);
         let thread = std::thread::Builder::new().name("output".to_owned()).stack_size(STACK_BYTES);
         let started = thread.spawn(move || shared.write_for_ever()).is_ok();
@@ -192,6 +194,7 @@ impl Shared {
                     Piece::Gap(count) => queue.unreported += count,
                 }
                 if self.describe_gap.is_none() {
+                    // A part of an answer is worse than its end.
                     queue.waiting.clear();
                 }
             }
@@ -199,7 +202,7 @@ impl Shared {
         }
     }
 
-    /// Waits for the next piece.
+    /// Waits for the next piece, and marks it as being written.
     fn next_piece(&self) -> Piece {
         let mut queue = self.lock_queue();
         loop {
@@ -217,10 +220,10 @@ impl Shared {
         }
     }
 
-    /// Writes a line if that can be done without waiting, and drops it if not.
+    /// Writes a line if that needs no wait, and drops it otherwise.
     fn write_at_once(&self, queue: &mut Queue, line: &[u8]) {
         let mut fds = [PollFd::new(self.file.as_fd(), PollFlags::POLLOUT)];
-        // A pipe that is ready takes that much without a wait (pipe(7)).
+        // A pipe that is ready takes PIPE_BUF bytes without a wait (pipe(7)).
         let is_ready = line.len() <= PIPE_BUF && matches!(poll(&mut fds, PollTimeout::ZERO), Ok(1..));
         if !is_ready || write_whole(self.file.as_fd(), line, &mut false).is_err() {
             queue.drop_line();
@@ -234,7 +237,7 @@ impl Queue {
         self.dropped += 1;
     }
 
-    /// The lines that are missing were to stand here.
+    /// Queues a gap for the dropped lines, in their place.
     fn mark_gap(&mut self) {
         if self.unreported > 0 {
             self.waiting.push_back(Piece::Gap(std::mem::take(&mut self.unreported)));
@@ -242,7 +245,7 @@ impl Queue {
     }
 }
 
-/// Writes all of it. `is_torn` says that a line stands half written before it, and is set if this one does.
+/// Writes the whole text. `is_torn` is true if the text before it was written only in part, and is set if this one is.
 fn write_whole(file: BorrowedFd<'_>, text: &[u8], is_torn: &mut bool) -> Result<(), Errno> {
     if text.is_empty() {
         return Ok(());
@@ -256,7 +259,7 @@ fn write_whole(file: BorrowedFd<'_>, text: &[u8], is_torn: &mut bool) -> Result<
     outcome
 }
 
-/// How many bytes were written, and the error that kept the rest from it.
+/// Number of bytes written, and the error that stopped the rest.
 pub(crate) fn write_bytes(file: BorrowedFd<'_>, text: &[u8]) -> (usize, Result<(), Errno>) {
     let mut written = 0;
     while let Some(rest) = text.get(written..).filter(|rest| !rest.is_empty()) {
@@ -264,7 +267,7 @@ pub(crate) fn write_bytes(file: BorrowedFd<'_>, text: &[u8]) -> (usize, Result<(
             Ok(0) => return (written, Err(Errno::EIO)),
             Ok(count) => written += count,
             Err(Errno::EINTR) => {}
-            // Another process, such as the app, may have set O_NONBLOCK on the file that it shares with us.
+            // Another process, such as the app, may set O_NONBLOCK on the file that it shares with us.
             Err(Errno::EAGAIN) => {
                 let mut fds = [PollFd::new(file, PollFlags::POLLOUT)];
                 match poll(&mut fds, PollTimeout::NONE) {

@@ -1,24 +1,24 @@
-//! Text from elsewhere, made harmless for a terminal and for a reader's eyes.
+//! Makes foreign text harmless for a terminal and for a reader. Pure.
 //!
-//! A value in the store, a certificate's name or an error of HAProxy may hold anything. Printed as it is, a control
-//! character starts a line or moves the cursor, a bidi override turns the order of what follows, and a zero-width sign
-//! makes two different names look alike. All of them are written as `\u{202e}`.
+//! A value in the store, a certificate's name or an error of HAProxy may contain anything. Printed as it is, a control
+//! character starts a line or moves the cursor, a bidi override turns the order of the following text, and a zero-width
+//! character makes two different names look alike. All of them are written as `\u{202e}`.
 
 use std::borrow::Cow;
 use std::fmt::{self, Display, Write as _};
 
-/// The text in one line: hidden characters and line breaks are escaped.
+/// Escapes hidden characters and line breaks.
 pub fn escape_line(text: &str) -> Cow<'_, str> {
     escape_except(text, |c| !is_hidden(c))
 }
 
-/// The text with its line breaks, and all other hidden characters escaped.
+/// Escapes hidden characters, and keeps line breaks.
 pub fn escape_lines(text: &str) -> Cow<'_, str> {
     escape_except(text, |c| c == '\n' || !is_hidden(c))
 }
 
-/// JSON text with its hidden characters as `\u202e`: the same document. serde_json has escaped those of ASCII but for
-/// DEL, and the others stand in strings only.
+/// Escapes hidden characters in JSON as `\u202e`. The document stays the same: serde_json has escaped those of ASCII
+/// except DEL, and the others occur only in strings.
 pub fn escape_json(text: &str) -> Cow<'_, str> {
     if !text.chars().any(|c| c >= '\x7f' && is_hidden(c)) {
         return Cow::Borrowed(text);
@@ -37,7 +37,7 @@ pub fn escape_json(text: &str) -> Cow<'_, str> {
     Cow::Owned(escaped)
 }
 
-/// A text that is displayed in one line.
+/// A text that displays in one line.
 #[derive(Clone, Copy, Debug)]
 pub struct OneLine<'a>(pub &'a str);
 
@@ -63,8 +63,8 @@ fn escape_except(text: &str, is_kept: impl Fn(char) -> bool) -> Cow<'_, str> {
     Cow::Owned(escaped)
 }
 
-/// True for a character that shows nothing of itself, or that changes how others are shown: control characters, format
-/// characters (bidi, zero width), separators of lines and of words other than the blank, and what isn't assigned.
+/// True for a character that shows nothing, or that changes how others are shown: control characters, format characters
+/// (bidi, zero width), separators of lines and words other than the blank, unassigned characters.
 pub fn is_hidden(c: char) -> bool {
     if c.is_ascii() {
         return c.is_ascii_control();
@@ -72,16 +72,16 @@ pub fn is_hidden(c: char) -> bool {
     is_blank_by_name(c) || !is_printable(c)
 }
 
-/// The standard library's table of what `Debug` prints as it is: no control, format, private or unassigned character and no
-/// separator. It is asked behind a letter, since `Debug` escapes an accent that has nothing to stand on.
+/// True if `Debug` prints the character as it is: no control, format, private or unassigned character and no separator.
+/// A letter stands before it, since `Debug` escapes a combining accent at the start.
 fn is_printable(c: char) -> bool {
     let mut text = String::from("a");
     text.push(c);
     text.escape_debug().nth(1) == Some(c)
 }
 
-/// The characters that Unicode wants shown as nothing (`Default_Ignorable_Code_Point`) although their category is that of
-/// letters and marks, and the blank pattern of Braille.
+/// True for the characters that Unicode shows as nothing (`Default_Ignorable_Code_Point`) although they are letters or
+/// marks, and for Braille's blank pattern.
 fn is_blank_by_name(c: char) -> bool {
     matches!(c,
         '\u{34f}' | '\u{115f}' | '\u{1160}' | '\u{17b4}' | '\u{17b5}' | '\u{180b}'..='\u{180f}' | '\u{2800}'

@@ -1,4 +1,6 @@
 //! The etcd options, named as etcdctl names them, and the validated configuration made from them.
+//!
+//! It reads no file and opens no connection.
 
 use std::fmt;
 use std::path::PathBuf;
@@ -14,63 +16,60 @@ const DEFAULT_ENDPOINT: &str = "http://127.0.0.1:2379";
 #[derive(Clone, Debug, clap::Args)]
 #[command(next_help_heading = "etcd")]
 pub struct Args {
-    /// Where etcd listens, several by commas: any of them is asked first, the next where one fails. Without a scheme it is
-    /// https when a certificate option is given
+    /// Connect to etcd at these URLs, several by commas. Begin with any of them, and go to the next after a failure. Without
+    /// a scheme, use https if a certificate option is given
     #[arg(long, env = "ETCDCTL_ENDPOINTS", value_delimiter = ',', default_value = DEFAULT_ENDPOINT)]
     #[arg(value_name = "URL")]
     pub endpoints: Vec<String>,
 
-    /// The CA that etcd's certificate must be signed by; needed for https
+    /// Check etcd's certificate against this CA. Required for https
     #[arg(long, env = "ETCDCTL_CACERT", value_name = "FILE")]
     pub cacert: Option<PathBuf>,
 
-    /// The certificate shown to etcd
+    /// Show this certificate to etcd
     #[arg(long, env = "ETCDCTL_CERT", value_name = "FILE")]
     pub cert: Option<PathBuf>,
 
-    /// The key of --cert
+    /// Use this key with --cert
     #[arg(long, env = "ETCDCTL_KEY", value_name = "FILE")]
     pub key: Option<PathBuf>,
 
-    /// The etcd user; a password on the command line is visible to every process of the host, --password-file is not
+    /// Log in to etcd as this user. A password on the command line is visible to every process of the host, --password-file
+    /// is not
     #[arg(long, env = "ETCDCTL_USER", hide_env_values = true, value_name = "NAME[:PASSWORD]")]
     pub user: Option<User>,
 
-    /// The user's password, if --user has none. It counts for nothing without --user
+    /// Log in with this password if --user has none. Ignored without --user
     #[arg(long, env = "ETCDCTL_PASSWORD", hide_env_values = true, value_name = "PASSWORD")]
     pub password: Option<Secret>,
 
-    /// A file with the user's password; read at each connect, line breaks at its end are dropped
+    /// Read the user's password from this file at each connect, without line breaks at its end
     #[arg(long, env = "ETCDCTL_PASSWORD_FILE", value_name = "FILE")]
     pub password_file: Option<PathBuf>,
 
-    /// The prefix that all keys live below. It begins with a slash
+    /// Keep all keys below this prefix, which begins with a slash
     #[arg(long, env = "HAPROXY_DISCOVER_PREFIX", value_name = "KEY", default_value = "/haproxy-discover")]
     pub prefix: String,
 
-    /// etcdctl's. Refused, since it stands for other endpoints than the default
+    /// Refuse etcdctl's SRV discovery, which stands for other endpoints than the default
     #[arg(long, env = "ETCDCTL_DISCOVERY_SRV", hide = true)]
     pub discovery_srv: Option<String>,
 }
 
 impl Args {
-    /// Checks the options against each other. Reads no file: certificates and passwords are read at each connect, so
-    /// that replaced ones are picked up.
+    /// Checks the options against each other. Certificates and passwords are read at each connect, so that replaced ones
+    /// are used.
     pub fn resolve(self) -> Result<Config, ConfigError> {
+        // A host with etcdctl's variables would otherwise reach another etcd than etcdctl does.
         if self.discovery_srv.is_some() && self.endpoints == [DEFAULT_ENDPOINT] {
             return Err(ConfigError::Discovery);
         }
         let with_tls = self.cacert.is_some() || self.cert.is_some() || self.key.is_some();
-        let endpoints = self
-            .endpoints
-            .iter()
-            .map(|text| text.trim())
-            .filter(|text| !text.is_empty())
-            .map(|text| {
-                Endpoint::parse(text, with_tls)
-                    .map_err(|reason| ConfigError::Endpoint { given: text.to_owned(), reason })
-            })
-            .collect::<Result<Vec<_>, _>>()?;
+        let mut endpoints = Vec::new();
+        for text in self.endpoints.iter().map(|text| text.trim()).filter(|text| !text.is_empty()) {
+            let endpoint = Endpoint::parse(text, with_tls);
+            endpoints.push(endpoint.map_err(|reason| ConfigError::Endpoint { given: text.to_owned(), reason })?);
+        }
         let first = endpoints.first().cloned().ok_or(ConfigError::NoEndpoint)?;
         if let (Some(endpoint), None) = (endpoints.iter().find(|endpoint| endpoint.tls), &self.cacert) {
             return Err(ConfigError::NoCa { endpoint: endpoint.clone() });
@@ -91,7 +90,7 @@ impl Args {
     }
 }
 
-/// As etcdctl decides it: without a user there is no login, whatever password is set.
+/// The login. Without a user there is none, whatever password is set, as with etcdctl.
 fn find_login(
     user: Option<User>,
     password: Option<Secret>,
@@ -100,8 +99,8 @@ fn find_login(
     let Some(User { name, password: inline }) = user else {
         return if file.is_some() { Err(ConfigError::NoUser) } else { Ok(None) };
     };
-    let plain = |secret| Password::Plain(secret);
-    let given = [inline.map(plain), password.map(|Secret(secret)| Password::Plain(secret)), file.map(Password::File)];
+    let password = password.map(|Secret(secret)| Password::Plain(secret));
+    let given = [inline.map(Password::Plain), password, file.map(Password::File)];
     let mut given = given.into_iter().flatten();
     match (given.next(), given.next()) {
         (Some(password), None) => Ok(Some(Login { name, password })),
@@ -110,24 +109,26 @@ fn find_login(
     }
 }
 
-/// The variables of [`Args`] that hold a secret or lead to one. A program that starts another one takes them out of its
-/// environment. A certificate goes with its key: etcdctl refuses one without the other.
+/// The variables of [`Args`] that hold a secret or lead to one. A program removes them from the environment of programs
+/// that it starts. The certificate is among them because etcdctl refuses it without its key.
 pub const SECRET_VARIABLES: [&str; 5] =
     ["ETCDCTL_USER", "ETCDCTL_PASSWORD", "ETCDCTL_PASSWORD_FILE", "ETCDCTL_CERT", "ETCDCTL_KEY"];
 
-/// How to reach etcd, and the prefix that keys are relative to. Made by [`Args::resolve`].
+/// The validated options: endpoints, certificates, login and prefix. [`Args::resolve`] makes it.
 #[derive(Clone, Debug)]
 pub struct Config {
+    /// The first of `endpoints`, so that there is always one.
     first: Endpoint,
     endpoints: Vec<Endpoint>,
     pub(crate) cacert: Option<PathBuf>,
+    /// The files of the certificate and its key.
     pub(crate) identity: Option<(PathBuf, PathBuf)>,
     pub(crate) login: Option<Login>,
     pub(crate) prefix: Prefix,
 }
 
 impl Config {
-    /// The endpoints, in the order they are tried; a client begins with any of them.
+    /// The endpoints, at least one, in the order of the failover. A client begins with any of them.
     pub fn endpoints(&self) -> &[Endpoint] {
         &self.endpoints
     }
@@ -137,7 +138,7 @@ impl Config {
         self.prefix.as_str()
     }
 
-    /// The endpoint of the given turn; the turns go round.
+    /// The endpoint of this turn. After the last endpoint comes the first.
     pub(crate) fn endpoint_at(&self, turn: usize) -> &Endpoint {
         self.endpoints.iter().cycle().nth(turn % self.endpoints.len().max(1)).unwrap_or(&self.first)
     }
@@ -168,7 +169,7 @@ impl fmt::Debug for User {
     }
 }
 
-/// The value of `--password`. Never printed.
+/// The value of `--password`. It is never printed.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Secret(String);
 
@@ -186,14 +187,14 @@ impl fmt::Debug for Secret {
     }
 }
 
-/// Who to be towards etcd.
+/// The user and the password for etcd.
 #[derive(Clone, Debug)]
 pub(crate) struct Login {
     pub(crate) name: String,
     pub(crate) password: Password,
 }
 
-/// A password, or where to read it at each connect.
+/// A password, or the file that has it at each connect.
 #[derive(Clone)]
 pub(crate) enum Password {
     Plain(String),
@@ -209,35 +210,35 @@ impl fmt::Debug for Password {
     }
 }
 
-/// Options that can't work together, or not at all.
+/// Options that contradict each other, or that can't work.
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
 pub enum ConfigError {
-    /// An endpoint that can't be read.
+    /// An endpoint is no URL of the form that etcdctl takes.
     #[error("--endpoints: {given:?}: {reason}; write http://HOST:PORT or https://HOST:PORT")]
     Endpoint {
         /// The endpoint as given.
         given: String,
-        /// What is wrong with it.
+        /// The fault.
         reason: &'static str,
     },
-    /// An empty list of endpoints.
+    /// The list of endpoints is empty.
     #[error("--endpoints names no endpoint")]
     NoEndpoint,
-    /// https without a CA to check the certificate against.
+    /// An https endpoint without a CA to check its certificate against.
     #[error("{endpoint} needs --cacert FILE; the system's own CAs are /etc/ssl/certs/ca-certificates.crt on Debian")]
     NoCa {
-        /// The https endpoint.
+        /// The first https endpoint.
         endpoint: Endpoint,
     },
     /// A certificate without its key, or the other way round.
     #[error("{given} needs {missing} beside it")]
     HalfIdentity {
-        /// The option that is given.
+        /// The given option.
         given: &'static str,
-        /// The option that isn't.
+        /// The missing option.
         missing: &'static str,
     },
-    /// A password for nobody.
+    /// A password file without a user.
     #[error("--password-file needs --user NAME beside it")]
     NoUser,
     /// A user without a password.
@@ -246,26 +247,26 @@ pub enum ConfigError {
          ask for it, no program here does)"
     )]
     NoPassword {
-        /// The user's name.
+        /// The user's name, without a password.
         user: String,
     },
-    /// Two passwords.
+    /// Passwords from two sources. One of them would be ignored silently.
     #[error(
         "two passwords are given, by --user NAME:PASSWORD (ETCDCTL_USER), --password (ETCDCTL_PASSWORD) or \
          --password-file (ETCDCTL_PASSWORD_FILE); leave one"
     )]
     TwoPasswords,
-    /// A prefix below which no other program would look.
+    /// A prefix in another spelling than the one that all programs use.
     #[error("--prefix {given:?}: {reason}; write {right}")]
     Prefix {
         /// The prefix as given.
         given: String,
-        /// What is wrong with it.
+        /// The fault.
         reason: &'static str,
-        /// A prefix that is right, the nearest one if there is any.
+        /// A right prefix, the nearest one if there is any.
         right: String,
     },
-    /// Endpoints that have to be looked up.
+    /// Endpoints from SRV records, which are not looked up here.
     #[error("ETCDCTL_DISCOVERY_SRV isn't followed here: name etcd's endpoints, by --endpoints or ETCDCTL_ENDPOINTS")]
     Discovery,
 }

@@ -1,6 +1,6 @@
-//! What has happened since a revision: the keys as they were there, and each change since.
+//! The history since a revision: the keys as they were there, and each change since.
 //!
-//! etcd has no list of its revisions; a watch from an old one delivers them.
+//! etcd has no list of its revisions, but a watch from an old revision delivers them. Nothing is followed beyond now.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -13,79 +13,79 @@ use crate::classification::Failure;
 use crate::client::Client;
 use crate::entry::Range;
 use crate::error::{Error, Operation};
-use crate::revisions::{Decision, Position, ResyncReason, Revisions};
-use crate::watch::{MAX_SILENCE as SILENCE, Watch};
+use crate::revisions::{Decision, Position, ResyncReason, Revisions, revision_of};
+use crate::watch::{MAX_SILENCE, Watch};
 
-/// All of it. A hundred thousand revisions take some seconds.
+/// The whole read. A hundred thousand revisions take some seconds.
 const DEADLINE: Duration = Duration::from_secs(60);
 
-/// etcd sends a watcher that is behind its next part within 100 ms (`syncWatchersLoop`, etcd's `watchable_store.go`). This
-/// much quiet is a pause in that; what etcd says of a watcher's progress may run ahead of its events before 3.4.25.
+/// etcd sends a watcher that is behind its next part within 100 ms (`syncWatchersLoop`, etcd's `watchable_store.go`). A
+/// longer silence is a pause. Before 3.4.25, etcd's word on a watcher's progress may be ahead of its events.
 const PAUSE: Duration = Duration::from_millis(300);
 
-/// How often it is begun anew when what it reads at is compacted away below it, or etcd goes.
+/// The attempts of a read during which etcd compacts away its revision, or fails.
 const ATTEMPTS: usize = 3;
 
-/// A watch of what is compacted away says so with its second message.
+/// A watch of a compacted revision ends with its second message.
 const MAX_MESSAGES: usize = 5;
 
 /// etcd's first revision, at which it is empty.
 const FIRST_REVISION: i64 = 1;
 
-/// What has happened below a folder.
+/// The history below a folder.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Changes {
-    /// The keys as they were at the oldest revision that is told of: the one asked for, or the oldest that can be read.
+    /// The keys at the requested revision, or at the oldest one that can be read.
     pub before: Snapshot,
-    /// What has changed since, in order.
+    /// The changes since then, in order.
     pub changes: Vec<Change>,
-    /// The revision up to which they are told.
+    /// The revision of the last listing. All changes up to it are included.
     pub revision: i64,
 }
 
 impl Client {
-    /// The changes below a folder since a revision (at the earliest [`Client::oldest`]) up to now.
-    pub async fn changes_since(&self, below: &str, since: i64) -> Result<Changes, Error> {
-        let range = self.config().prefix.absolute_folder(below);
+    /// The changes below a folder since a revision, up to now. They begin at [`Client::oldest_revision`] if the requested
+    /// revision is older.
+    pub async fn changes_since(&self, folder: &str, since: i64) -> Result<Changes, Error> {
+        let range = self.config().prefix.absolute_folder(folder);
         let mut attempt = 1;
         loop {
-            let silent = || Error::Silent {
-                endpoint: self.current_endpoint(),
-                act: Operation::Watch(range.clone()),
-                limit: DEADLINE,
-            };
-            let told = timeout(DEADLINE, self.try_changes_since(below, since.max(FIRST_REVISION))).await;
-            match told.unwrap_or_else(|_| Err(silent())) {
+            let result = timeout(DEADLINE, self.try_changes_since(folder, since.max(FIRST_REVISION))).await;
+            let result = result.unwrap_or_else(|_| {
+                let operation = Operation::Watch(range.clone());
+                Err(Error::Silent { endpoint: self.current_endpoint(), operation, limit: DEADLINE })
+            });
+            match result {
                 Err(error) if attempt < ATTEMPTS && is_retryable(&error) => attempt += 1,
                 other => return other,
             }
         }
     }
 
-    /// The oldest revision at which keys below a folder can still be read: what was before is compacted away.
-    pub async fn oldest_revision(&self, below: &str) -> Result<i64, Error> {
-        match self.read_snapshot_at(below, FIRST_REVISION).await {
+    /// The oldest revision at which keys below a folder can still be read. Older ones are compacted away.
+    pub async fn oldest_revision(&self, folder: &str) -> Result<i64, Error> {
+        match self.read_snapshot_at(folder, FIRST_REVISION).await {
             Ok(_) => Ok(FIRST_REVISION),
-            Err(Error::Compacted { .. }) => self.compaction_revision(below).await,
+            Err(Error::Compacted { .. }) => self.compaction_revision(folder).await,
             Err(other) => Err(other),
         }
     }
 
-    async fn try_changes_since(&self, below: &str, since: i64) -> Result<Changes, Error> {
-        let before = match self.read_snapshot_at(below, since).await {
+    async fn try_changes_since(&self, folder: &str, since: i64) -> Result<Changes, Error> {
+        let before = match self.read_snapshot_at(folder, since).await {
             Err(Error::Compacted { .. }) => {
-                self.read_snapshot_at(below, self.compaction_revision(below).await?).await?
+                self.read_snapshot_at(folder, self.compaction_revision(folder).await?).await?
             }
             other => other?,
         };
-        let now = self.read_snapshot(below).await?;
-        let changes = self.watch_changes(below, &before, &now).await?;
+        let now = self.read_snapshot(folder).await?;
+        let changes = self.watch_changes(folder, &before, &now).await?;
         Ok(Changes { before, changes, revision: now.revision })
     }
 
-    /// The revision that the store was compacted at, as a watch that begins before it is told.
-    async fn compaction_revision(&self, below: &str) -> Result<i64, Error> {
-        let mut watch = self.open_watch(below, FIRST_REVISION).await?;
+    /// The revision that the store was compacted at. Only a watch that begins before it is told.
+    async fn compaction_revision(&self, folder: &str) -> Result<i64, Error> {
+        let mut watch = self.open_watch(folder, FIRST_REVISION).await?;
         for _ in 0..MAX_MESSAGES {
             let message = watch.next_message().await.map_err(|failure| failure.error)?;
             if message.compact_revision > 0 {
@@ -98,16 +98,16 @@ impl Client {
         Err(watch.cancel_failure("a watch of what is compacted away doesn't say so").error)
     }
 
-    async fn watch_changes(&self, below: &str, before: &Snapshot, now: &Snapshot) -> Result<Vec<Change>, Error> {
-        let range = self.config().prefix.absolute_folder(below);
-        // At that very revision, not behind it: only so etcd says that what follows is compacted away in part.
-        let mut watch = self.open_watch(below, before.revision).await?;
+    async fn watch_changes(&self, folder: &str, before: &Snapshot, now: &Snapshot) -> Result<Vec<Change>, Error> {
+        let range = self.config().prefix.absolute_folder(folder);
+        // At this very revision, not behind it: otherwise etcd doesn't say that the next ones are compacted away in part.
+        let mut watch = self.open_watch(folder, before.revision).await?;
         let mut revisions = Revisions::new(self.config().prefix.clone(), Position::of_snapshot(before));
         let mut replay = Replay::from_snapshots(before, now);
         loop {
             let message = match timeout(PAUSE, watch.next_message()).await {
                 Ok(message) => message,
-                // Quiet: where nothing is missing, a sign of life is the end of it.
+                // If nothing is missing, a sign of life after a pause is the end.
                 Err(_) => match watch.request_message().await {
                     Ok(message) if replay.is_complete() && is_sign_of_life(&message) => return Ok(replay.changes),
                     other => other,
@@ -117,7 +117,7 @@ impl Client {
                 Decision::Created | Decision::Alive => {}
                 Decision::Deliver { changes, .. } => replay.apply_changes(changes),
                 Decision::Resync(ResyncReason::Compacted) => {
-                    return Err(Error::Compacted { act: Operation::Watch(range) });
+                    return Err(Error::Compacted { operation: Operation::Watch(range) });
                 }
                 Decision::Resync(why) => return Err(watch.cancel_failure(&why.to_string()).error),
                 Decision::Canceled(reason) => return Err(watch.cancel_failure(&reason).error),
@@ -125,26 +125,27 @@ impl Client {
         }
     }
 
-    async fn open_watch(&self, below: &str, revision: i64) -> Result<Watch, Error> {
-        let range = Range::of_folder(&self.config().prefix, below);
-        Watch::open(self.clone(), &range, revision, SILENCE).await.map_err(|failure: Failure| failure.error)
+    async fn open_watch(&self, folder: &str, revision: i64) -> Result<Watch, Error> {
+        let range = Range::of_folder(&self.config().prefix, folder);
+        Watch::open(self.clone(), &range, revision, MAX_SILENCE).await.map_err(|failure: Failure| failure.error)
     }
 }
 
-/// Whether another attempt may succeed.
+/// True if another attempt may succeed.
 fn is_retryable(error: &Error) -> bool {
     matches!(error, Error::Compacted { .. } | Error::Unreachable { .. })
 }
 
-/// Whether it says nothing but that the member lives.
+/// True if the message says only that the member lives.
 fn is_sign_of_life(message: &PbWatchResponse) -> bool {
     message.events.is_empty() && !message.canceled && !message.created
 }
 
-/// Changes that lead from one listing to another.
+/// The changes that lead from one listing to another.
 struct Replay {
-    /// When each key was last written, as far as is told.
+    /// The revision of each key's last write, after the changes so far.
     written: BTreeMap<String, i64>,
+    /// The same in the second listing.
     target: BTreeMap<String, i64>,
     end_revision: i64,
     changes: Vec<Change>,
@@ -152,16 +153,14 @@ struct Replay {
 
 impl Replay {
     fn from_snapshots(before: &Snapshot, now: &Snapshot) -> Self {
-        let written = |snapshot: &Snapshot| -> BTreeMap<String, i64> {
-            snapshot.entries.iter().map(|Entry { key, mod_revision, .. }| (key.clone(), *mod_revision)).collect()
-        };
-        Self { written: written(before), target: written(now), end_revision: now.revision, changes: Vec::new() }
+        let (written, target) = (write_revisions(before), write_revisions(now));
+        Self { written, target, end_revision: now.revision, changes: Vec::new() }
     }
 
-    /// What is newer than the second listing is left out.
+    /// Applies changes, except for those that are newer than the second listing.
     fn apply_changes(&mut self, changes: Vec<Change>) {
         for change in changes {
-            let revision = crate::revisions::revision_of(&change);
+            let revision = revision_of(&change);
             if revision > self.end_revision {
                 continue;
             }
@@ -173,10 +172,14 @@ impl Replay {
         }
     }
 
-    /// Whether they lead there.
+    /// True if the changes so far lead to the second listing.
     fn is_complete(&self) -> bool {
         self.written == self.target
     }
+}
+
+fn write_revisions(snapshot: &Snapshot) -> BTreeMap<String, i64> {
+    snapshot.entries.iter().map(|Entry { key, mod_revision, .. }| (key.clone(), *mod_revision)).collect()
 }
 
 #[cfg(test)]

@@ -1,4 +1,4 @@
-//! What an error of the client library or an answer of etcd means. Pure.
+//! The meaning of an error of the client library, or of an answer of etcd. Pure: no I/O, no clock.
 
 use std::error::Error as StdError;
 use std::io;
@@ -6,43 +6,42 @@ use std::time::Duration;
 
 use crate::error::{Error, Operation};
 
-/// One failed attempt: the error, and whether the request can have reached etcd.
+/// One failed attempt.
 #[derive(Debug)]
 pub(crate) struct Failure {
     pub(crate) error: Error,
-    /// The request never left: trying again elsewhere can't do it twice.
+    /// True if the request never left. A second one elsewhere can't do it twice.
     pub(crate) is_unsent: bool,
-    /// The connection is to be given up: it is broken, silent, or its login no longer holds.
+    /// True if the connection is broken or silent, or its login no longer holds.
     pub(crate) ends_connection: bool,
 }
 
 impl Failure {
-    /// A failure before anything was sent.
     pub(crate) fn before_sending(error: Error) -> Self {
         Self { error, is_unsent: true, ends_connection: true }
     }
 }
 
-/// Who was asked for what, as whom.
+/// An attempt: the endpoint, the operation and the user.
 pub(crate) struct Context<'a> {
     pub(crate) endpoint: &'a str,
     pub(crate) operation: &'a Operation,
+    /// `None` without a login.
     pub(crate) user: Option<&'a str>,
 }
 
 impl Context<'_> {
-    /// Nothing came back in time.
+    /// The failure of an attempt without an answer in time.
     pub(crate) fn no_answer(&self, limit: Duration) -> Failure {
-        let error = Error::Silent { endpoint: self.endpoint.to_owned(), act: self.operation.clone(), limit };
-        Failure { error, is_unsent: false, ends_connection: true }
+        let (endpoint, operation) = (self.endpoint.to_owned(), self.operation.clone());
+        Failure { error: Error::Silent { endpoint, operation, limit }, is_unsent: false, ends_connection: true }
     }
 
-    /// What an error of the client library means.
     pub(crate) fn classify_error(&self, error: &etcd_client::Error) -> Failure {
         match error {
             etcd_client::Error::GRpcStatus(status) => {
                 let cause = status.source();
-                // A status that comes with a cause was made on this side, of a broken connection.
+                // A status with a cause comes from the gRPC library, on a broken connection. etcd's own has none.
                 let mut failure = match cause {
                     Some(cause) => self.connection_broken(innermost_cause(cause)),
                     None => self.classify_status(i32::from(status.code()), status.message()),
@@ -55,18 +54,19 @@ impl Context<'_> {
                 failure.is_unsent = is_connection_refused(cause);
                 failure
             }
-            // The library's word for the ttl of 0 that etcd answers for a lease that has ended.
+            // etcd answers a keep-alive of a lease that has ended with a TTL of 0, and the library turns that into this.
             etcd_client::Error::LeaseKeepAliveError(_) => self.classify_status(code::NOT_FOUND, ""),
             other => self.connection_broken(other.to_string()),
         }
     }
 
-    /// The stream came to its end without an error.
+    /// The failure of a stream that ended without an error.
     pub(crate) fn stream_ended(&self) -> Failure {
         self.connection_broken("the stream has ended".to_owned())
     }
 
-    /// etcd ended the watch. Only the words tell why (`CancelReason`, etcd 3.4's `api/v3rpc/watch.go`).
+    /// The failure of a watch that etcd ended. Only its words have the cause (`CancelReason`, etcd 3.4's
+    /// `api/v3rpc/watch.go`).
     pub(crate) fn watch_canceled(&self, reason: &str) -> Failure {
         if reason.contains("permission denied") {
             self.classify_status(code::PERMISSION_DENIED, reason)
@@ -80,31 +80,34 @@ impl Context<'_> {
     }
 
     fn connection_broken(&self, reason: String) -> Failure {
-        let error = Error::Unreachable { endpoint: self.endpoint.to_owned(), act: self.operation.clone(), reason };
-        Failure { error, is_unsent: false, ends_connection: true }
+        let (endpoint, operation) = (self.endpoint.to_owned(), self.operation.clone());
+        Failure { error: Error::Unreachable { endpoint, operation, reason }, is_unsent: false, ends_connection: true }
     }
 
-    /// What a gRPC status means that etcd sent (its `api/v3rpc/rpctypes/error.go`).
+    /// Classifies a gRPC status that etcd sent (its `api/v3rpc/rpctypes/error.go`).
     pub(crate) fn classify_status(&self, code: i32, message: &str) -> Failure {
-        let act = self.operation.clone();
+        let operation = self.operation.clone();
         let endpoint = self.endpoint.to_owned();
         let user = self.user.map(str::to_owned);
         let reason = message.strip_prefix("etcdserver: ").unwrap_or(message).to_owned();
         let error = match code {
-            code::PERMISSION_DENIED => Error::PermissionDenied { act, user },
-            code::NOT_FOUND => Error::LeaseNotFound { act },
-            code::OUT_OF_RANGE if reason.contains("compacted") => Error::Compacted { act },
-            code::UNAUTHENTICATED => Error::Login { endpoint, act, user, reason },
+            code::PERMISSION_DENIED => Error::PermissionDenied { operation, user },
+            code::NOT_FOUND => Error::LeaseNotFound { operation },
+            code::OUT_OF_RANGE if reason.contains("compacted") => Error::Compacted { operation },
+            // A login that is idle for 300 s (etcd's `--auth-token-ttl`).
+            code::UNAUTHENTICATED => Error::Login { endpoint, operation, user, reason },
             code::INVALID_ARGUMENT if LOGIN_REASONS.contains(&reason.as_str()) => {
-                Error::Login { endpoint, act, user, reason }
+                Error::Login { endpoint, operation, user, reason }
             }
+            // A member that can't serve now. Another one may.
             code::CANCELLED | code::UNKNOWN | code::DEADLINE_EXCEEDED | code::INTERNAL | code::UNAVAILABLE => {
-                Error::Unreachable { endpoint, act, reason }
+                Error::Unreachable { endpoint, operation, reason }
             }
-            _ => Error::Refused { endpoint, act, reason },
+            _ => Error::Refused { endpoint, operation, reason },
         };
-        let abandon = matches!(error, Error::Unreachable { .. } | Error::Login { .. });
-        Failure { error, is_unsent: false, ends_connection: abandon }
+        // The next connection logs in again, which mends a token that no longer holds.
+        let ends_connection = matches!(error, Error::Unreachable { .. } | Error::Login { .. });
+        Failure { error, is_unsent: false, ends_connection }
     }
 }
 
@@ -123,11 +126,11 @@ pub(crate) mod code {
     pub(crate) const UNAUTHENTICATED: i32 = 16;
 }
 
-/// What etcd says with "invalid argument" when it means the login.
+/// etcd's messages with "invalid argument" that are about the login.
 const LOGIN_REASONS: [&str; 3] = [
     "authentication failed, invalid user ID or password",
     "user name is empty",
-    // Users or roles were changed since the token was given out.
+    // Users or roles were changed since etcd issued the token.
     "revision of auth store is old",
 ];
 
@@ -136,7 +139,7 @@ fn innermost_cause(error: &(dyn StdError + 'static)) -> String {
     cause_chain(error).last().map(ToString::to_string).unwrap_or_default()
 }
 
-/// Only the connect itself ends in "refused", so nothing was sent.
+/// True if the connect itself was refused. Nothing was sent then.
 fn is_connection_refused(error: &(dyn StdError + 'static)) -> bool {
     cause_chain(error)
         .filter_map(|cause| cause.downcast_ref::<io::Error>())
@@ -152,11 +155,11 @@ mod tests {
     use super::*;
 
     fn answered(code: i32, message: &str) -> Failure {
-        let act = Operation::Commit {
+        let operation = Operation::Commit {
             writes: ["/p/a", "/p/b", "/p/c", "/p/d"].map(str::to_owned).to_vec(),
             reads: Vec::new(),
         };
-        Context { endpoint: "http://e:2379", operation: &act, user: Some("eve") }.classify_status(code, message)
+        Context { endpoint: "http://e:2379", operation: &operation, user: Some("eve") }.classify_status(code, message)
     }
 
     #[test]

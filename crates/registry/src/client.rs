@@ -1,4 +1,6 @@
 //! The client: one connection at a time, shared by all its clones, and the turn to the next endpoint.
+//!
+//! It decides when a connection is given up and whether a request is repeated. `classification` decides what failed.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -13,12 +15,12 @@ use crate::classification::{Context, Failure};
 use crate::connect::{CONNECT_TIMEOUT, Connection, open_connection};
 use crate::error::{Error, Operation};
 
-/// One request and its whole answer. An election takes one to two seconds; a proposal lost with its leader is answered
-/// by etcd after 7 s, when another member has long been able to.
+/// One request and its whole answer. An election takes one to two seconds. etcd answers a proposal that was lost with its
+/// leader after 7 s, when another member could have answered for long.
 pub(crate) const REQUEST_TIMEOUT: Duration = Duration::from_secs(3);
 
-/// A client of etcd. Clones share one connection. Every call ends within a bounded time; when an endpoint fails,
-/// the next call goes to the next one.
+/// A client of etcd. Clones share one connection. Every call ends within a bounded time. After an endpoint failed, the
+/// next call goes to the next one.
 #[derive(Clone)]
 pub struct Client {
     shared: Arc<Shared>,
@@ -26,116 +28,118 @@ pub struct Client {
 
 struct Shared {
     config: Config,
-    /// Which connection this is, counted up from any, each time one is given up; modulo the endpoints it is the endpoint.
+    /// The number of the current connection. It begins at random and grows by one each time that a connection is given up.
+    /// Modulo the number of endpoints it is the endpoint.
     turn: AtomicUsize,
-    /// The connection and its turn.
+    /// The connection with its turn. `None` before the first call.
     connection: Mutex<Option<(usize, Connection)>>,
 }
 
-/// Whether doing it twice does harm.
+/// The requests that may be sent a second time.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Repeat {
-    /// Reads are asked again on the next endpoint.
+    /// After every failure of the connection. For reads.
     Always,
-    /// Writes are, too, but only where the first request can't have left.
+    /// Only if the first request can't have left. For writes, which etcd may have applied without an answer.
     IfUnsent,
 }
 
 impl Client {
-    /// A client that isn't connected yet; the first call connects. It begins with any of the endpoints: of a fleet with the
-    /// same list, the first one would get all.
+    /// A client without a connection. The first call connects.
     pub fn new(config: Config) -> Self {
+        // At random: all hosts have one list, and its first member would get every client.
         let turn = AtomicUsize::new(fastrand::usize(..config.endpoints().len().max(1)));
         Self { shared: Arc::new(Shared { config, turn, connection: Mutex::new(None) }) }
     }
 
-    /// The configuration it was made from.
+    /// The configuration that the client was made from.
     pub fn config(&self) -> &Config {
         &self.shared.config
     }
 
-    /// The endpoint in use now, for messages and for finding the local address towards etcd.
+    /// The endpoint of the next call, as a URL. For messages, and to find the local address towards etcd.
     pub fn current_endpoint(&self) -> String {
         self.config().endpoint_at(self.current_turn()).to_string()
     }
 
-    /// One key as it is now (linearizable), None if it isn't there.
+    /// One key as it is now (linearizable). `None` if it doesn't exist.
     pub async fn get(&self, key: &str) -> Result<Option<Entry>, Error> {
         let prefix = &self.config().prefix;
         let key = prefix.absolute_key(key);
-        let run = |mut connection: Connection| {
+        let operation = Operation::Get(key.clone());
+        let answer = self.call_with_repeats(&operation, REQUEST_TIMEOUT, Repeat::Always, |mut connection| {
             let key = key.clone();
             async move { connection.kv.get(key, None).await }
-        };
-        let mut answer =
-            self.call_with_repeats(&Operation::Get(key.clone()), REQUEST_TIMEOUT, Repeat::Always, run).await?;
-        Ok(answer.take_kvs().into_iter().next().map(|kv| prefix.entry_from(kv.0)))
+        });
+        Ok(answer.await?.take_kvs().into_iter().next().map(|kv| prefix.entry_from(kv.0)))
     }
 
-    /// Runs one request, each attempt within `limit`, on the next endpoint if need be and if `repeat` allows it.
+    /// Sends one request, each attempt within `limit`. It goes to the next endpoint after a failure that `repeat` allows.
     pub(crate) async fn call_with_repeats<T, Fut>(
         &self,
-        act: &Operation,
+        operation: &Operation,
         limit: Duration,
         repeat: Repeat,
-        run: impl Fn(Connection) -> Fut,
+        send: impl Fn(Connection) -> Fut,
     ) -> Result<T, Error>
     where
         Fut: Future<Output = Result<T, etcd_client::Error>>,
     {
-        // Twice with a single endpoint: the connection at hand may have broken long ago, unnoticed.
+        // Twice with a single endpoint: the current connection may have broken long ago, unnoticed.
         let attempts = self.config().endpoints().len().max(2);
         let mut attempt = 1;
         loop {
-            let failure = match self.call_once(act, limit, &run).await {
+            let failure = match self.call_once(operation, limit, &send).await {
                 Ok(answer) => return Ok(answer),
                 Err(failure) => failure,
             };
-            let again = failure.is_unsent || (repeat == Repeat::Always && failure.ends_connection);
-            if attempt >= attempts || !again {
+            let may_repeat = failure.is_unsent || (repeat == Repeat::Always && failure.ends_connection);
+            if attempt >= attempts || !may_repeat {
                 return Err(failure.error);
             }
-            tracing::debug!(error = %failure.error, "trying again");
+            tracing::debug!(error = %failure.error, attempt, "repeating an etcd request");
             attempt += 1;
         }
     }
 
-    /// One attempt on the endpoint in use, connecting first if need be: at most [`CONNECT`] plus `limit`.
+    /// One attempt on the current endpoint. With a connect it takes at most [`CONNECT_TIMEOUT`] plus `limit`.
     pub(crate) async fn call_once<T, Fut>(
         &self,
-        act: &Operation,
+        operation: &Operation,
         limit: Duration,
-        run: impl Fn(Connection) -> Fut,
+        send: impl Fn(Connection) -> Fut,
     ) -> Result<T, Failure>
     where
         Fut: Future<Output = Result<T, etcd_client::Error>>,
     {
         let (turn, connection) = self.current_connection().await?;
-        match timeout(limit, run(connection)).await {
+        match timeout(limit, send(connection)).await {
             Ok(answer) => {
-                answer.map_err(|error| self.record_failure(turn, act, |context| context.classify_error(&error)))
+                answer.map_err(|error| self.record_failure(turn, operation, |context| context.classify_error(&error)))
             }
-            Err(_) => Err(self.record_failure(turn, act, |context| context.no_answer(limit))),
+            Err(_) => Err(self.record_failure(turn, operation, |context| context.no_answer(limit))),
         }
     }
 
-    /// The connection in use, made if there is none.
+    /// The current connection with its turn. It connects if there is none.
     pub(crate) async fn current_connection(&self) -> Result<(usize, Connection), Failure> {
         let turn = self.current_turn();
         let failure = match timeout(CONNECT_TIMEOUT, self.connect_current_turn()).await {
-            Ok(Ok(made)) => return Ok(made),
+            Ok(Ok(connection)) => return Ok(connection),
             Ok(Err(failure)) => failure,
             Err(_) => self.record_failure(turn, &Operation::Connect, |context| context.no_answer(CONNECT_TIMEOUT)),
         };
+        // After every failed connect, whatever its cause: the next endpoint may have another certificate or role.
         self.advance_turn(turn);
         Err(Failure { is_unsent: true, ..failure })
     }
 
     async fn connect_current_turn(&self) -> Result<(usize, Connection), Failure> {
+        // The lock makes all callers share one connect.
         let mut slot = self.shared.connection.lock().await;
         let turn = self.current_turn();
         match slot.as_ref() {
-            Some((made, connection)) if *made == turn => Ok((turn, connection.clone())),
+            Some((connected, connection)) if *connected == turn => Ok((turn, connection.clone())),
             _ => {
                 *slot = None;
                 let connection = open_connection(self.config(), self.config().endpoint_at(turn)).await?;
@@ -145,23 +149,23 @@ impl Client {
         }
     }
 
-    /// What a failure on the connection of this turn means; one that is broken is given up.
+    /// Classifies a failure on the connection of this turn, and gives up the connection if the failure ends it.
     pub(crate) fn record_failure(
         &self,
         turn: usize,
-        act: &Operation,
-        what: impl FnOnce(Context<'_>) -> Failure,
+        operation: &Operation,
+        classify: impl FnOnce(Context<'_>) -> Failure,
     ) -> Failure {
         let endpoint = self.config().endpoint_at(turn).to_string();
         let user = self.config().login.as_ref().map(|login| login.name.as_str());
-        let failure = what(Context { endpoint: &endpoint, operation: act, user });
+        let failure = classify(Context { endpoint: &endpoint, operation, user });
         if failure.ends_connection {
             self.advance_turn(turn);
         }
         failure
     }
 
-    /// Turns to the next endpoint, unless that has happened already: many notice the same loss.
+    /// Turns to the next endpoint, unless another caller did so: many notice one loss, and each would skip an endpoint.
     fn advance_turn(&self, turn: usize) {
         let next = turn.wrapping_add(1);
         let _ = self.shared.turn.compare_exchange(turn, next, Ordering::Relaxed, Ordering::Relaxed);

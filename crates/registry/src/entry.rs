@@ -1,22 +1,21 @@
-//! Keys and values on their way between etcd and the rest: below the prefix there, relative to it here.
+//! Keys and values between etcd and this API: below the prefix there, relative to it here. Pure: no I/O, no clock.
 
 use std::fmt;
 
 use discovery::Entry;
 use etcd_client::proto::PbKeyValue;
 
-/// The prefix that all keys live below, with one slash at its end.
+/// The prefix of all keys, with one slash at its end.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Prefix(String);
 
 impl Prefix {
-    /// Reads a prefix; slashes at its end don't count. An error says what is wrong, and names a prefix that is right.
+    /// Reads a prefix. Slashes at its end don't count. An error has the fault, and a prefix that is right.
     ///
-    /// All programs and etcdctl must mean the same keys. One prefix has one spelling: with a slash before each part, and
-    /// without characters that a person does not see.
+    /// All programs and etcdctl must mean the same keys. So one prefix has one spelling: a slash before each part, and no
+    /// character that a reader can't see.
     pub(crate) fn parse(text: &str) -> Result<Self, (&'static str, String)> {
         let name = text.trim_end_matches('/');
-        let is_odd = |c: char| c.is_whitespace() || c.is_control() || !is_visible(c);
         let reason = if name.is_empty() {
             "the whole store can't be one's own"
         } else if name.contains(is_odd) {
@@ -33,7 +32,7 @@ impl Prefix {
         Err((reason, if right.is_empty() { "/haproxy-discover".to_owned() } else { right }))
     }
 
-    /// Without the slash at its end.
+    /// The prefix without the slash at its end.
     pub(crate) fn as_str(&self) -> &str {
         self.0.strip_suffix('/').unwrap_or(&self.0)
     }
@@ -43,9 +42,9 @@ impl Prefix {
         format!("{}{key}", self.0)
     }
 
-    /// The range of all keys below a key, always read with a slash at its end, so that `shop` isn't `shop2` too.
-    pub(crate) fn absolute_folder(&self, key: &str) -> String {
-        let range = self.absolute_key(key);
+    /// The folder as the store has it, with a slash at its end, so that `shop` doesn't include `shop2`.
+    pub(crate) fn absolute_folder(&self, folder: &str) -> String {
+        let range = self.absolute_key(folder);
         if range.ends_with('/') { range } else { format!("{range}/") }
     }
 
@@ -65,9 +64,13 @@ impl Prefix {
     }
 }
 
-/// True unless the character is one that `Debug` escapes: format characters, such as bidi and zero-width signs, and what
-/// isn't assigned.
+fn is_odd(c: char) -> bool {
+    c.is_whitespace() || c.is_control() || !is_visible(c)
+}
+
+/// False for a character that `Debug` escapes: unassigned ones, and format characters such as bidi and zero-width signs.
 fn is_visible(c: char) -> bool {
+    // `escape_debug` escapes these three only for its quotes.
     matches!(c, '\'' | '"' | '\\') || c.escape_debug().len() == 1
 }
 
@@ -75,7 +78,7 @@ fn is_visible(c: char) -> bool {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Range {
     start: String,
-    /// The first key behind the range. None: the range is the one key.
+    /// The first key behind the range. `None`: the range is the one key.
     end: Option<Vec<u8>>,
 }
 
@@ -96,23 +99,23 @@ impl Range {
         &self.start
     }
 
-    /// The first key behind the range, None for one key.
+    /// The first key behind the range. `None` for one key.
     pub(crate) fn end(&self) -> Option<&[u8]> {
         self.end.as_deref()
     }
 }
 
-/// The first key after all those that begin with `range`: etcd's `range_end`. The range ends in a slash, so that its
-/// last byte can be counted up.
+/// The first key behind all keys that begin with `range`: etcd's `range_end`.
 pub(crate) fn range_end(range: &str) -> Vec<u8> {
     let mut end = range.as_bytes().to_vec();
+    // The range ends in a slash, so its last byte can't overflow.
     if let Some(last) = end.last_mut() {
         *last += 1;
     }
     end
 }
 
-/// A lease of etcd's. Printed in hexadecimal, as etcdctl does.
+/// The id of a lease. It prints in hexadecimal, as etcdctl prints it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct LeaseId(pub(crate) i64);
 
@@ -120,6 +123,12 @@ impl LeaseId {
     /// The number, as [`discovery::Entry::lease`] has it.
     pub fn get(self) -> i64 {
         self.0
+    }
+}
+
+impl From<i64> for LeaseId {
+    fn from(id: i64) -> Self {
+        Self(id)
     }
 }
 
@@ -134,7 +143,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn keys_go_there_and_back() {
+    fn keys_become_relative_and_absolute() {
         let prefix = Prefix::parse("/haproxy-discover/").expect("valid");
         assert_eq!(prefix.as_str(), "/haproxy-discover");
         assert_eq!(prefix.absolute_key("http-services/a/domain"), "/haproxy-discover/http-services/a/domain");

@@ -1,4 +1,6 @@
-//! What can go wrong with etcd, in words that say what to do.
+//! The errors of etcd calls, in words that say what to do.
+//!
+//! `classification` decides which error a failure is. Pure: no I/O, no clock.
 
 use std::fmt;
 use std::io;
@@ -7,32 +9,32 @@ use std::time::Duration;
 
 use crate::entry::LeaseId;
 
-/// What was being done when it went wrong. Keys are whole, as etcdctl wants them.
+/// The operation that failed. Its keys are absolute, as etcdctl takes them.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Operation {
     /// Connecting and, with a user, authenticating.
     Connect,
-    /// Reading one key.
+    /// Reading this key.
     Get(String),
-    /// Listing all keys below this one.
+    /// Listing all keys of the range that begins here.
     List(String),
-    /// Watching all keys below this one.
+    /// Watching all keys of the range that begins here.
     Watch(String),
-    /// A transaction.
+    /// Running a transaction.
     Commit {
-        /// The keys that it writes or deletes.
+        /// The keys that the transaction writes or deletes.
         writes: Vec<String>,
-        /// The keys that it only reads or compares.
+        /// The keys that it reads or compares, without those that it writes.
         reads: Vec<String>,
     },
     /// Granting a lease.
     Grant,
-    /// Keeping a lease alive.
+    /// Keeping this lease alive.
     KeepAlive(LeaseId),
-    /// Revoking a lease.
+    /// Revoking this lease.
     Revoke(LeaseId),
-    /// Asking how long a lease lives.
+    /// Asking for the remaining time of this lease.
     TimeToLive(LeaseId),
 }
 
@@ -57,16 +59,17 @@ impl fmt::Display for Operation {
 }
 
 impl Operation {
-    /// What etcd's roles must grant for it.
-    fn permission(&self) -> &'static str {
+    /// The permission of etcd's roles that the operation needs.
+    fn required_permission(&self) -> &'static str {
         match self {
+            // etcd checks comparisons as reads.
             Self::Commit { .. } => "readwrite on what it writes, read on what it reads",
             _ => "read",
         }
     }
 }
 
-/// The first keys of a list.
+/// The first keys of a list: a transaction may have 128.
 struct KeyList<'a>(&'a [String]);
 
 impl fmt::Display for KeyList<'_> {
@@ -78,110 +81,113 @@ impl fmt::Display for KeyList<'_> {
     }
 }
 
-/// Why something with etcd failed.
+/// The reason why an operation failed.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
-    /// No connection, a broken one, or a member that can't serve now (no leader).
-    #[error("etcd at {endpoint} can't be reached ({act}): {reason}")]
+    /// There is no connection, or it broke, or the member can't serve now because it has no leader.
+    #[error("etcd at {endpoint} can't be reached ({operation}): {reason}")]
     Unreachable {
-        /// The endpoint that was tried.
+        /// The endpoint that was tried, as a URL.
         endpoint: String,
-        /// What was being done.
-        act: Operation,
-        /// The innermost cause.
+        /// The operation that failed.
+        operation: Operation,
+        /// The innermost cause, in the words of its library.
         reason: String,
     },
-    /// Connected or not, no answer came in time.
-    #[error("etcd at {endpoint} didn't answer within {} ({act})", humantime::format_duration(*limit))]
+    /// No answer came in time, with a connection or without one.
+    #[error("etcd at {endpoint} didn't answer within {} ({operation})", humantime::format_duration(*limit))]
     Silent {
-        /// The endpoint that was asked.
+        /// The endpoint that was asked, as a URL.
         endpoint: String,
-        /// What was being done.
-        act: Operation,
-        /// How long was waited.
+        /// The operation that failed.
+        operation: Operation,
+        /// The time that the operation had.
         limit: Duration,
     },
-    /// A certificate, key or password file that can't be read.
-    #[error("{path} ({what}) can't be read: {source}")]
+    /// A certificate, key or password file can't be read.
+    #[error("{path} ({option}) can't be read: {source}")]
     File {
-        /// The file.
+        /// The file's path as given.
         path: PathBuf,
-        /// The option that names it.
-        what: &'static str,
-        /// The reason.
+        /// The option that names the file.
+        option: &'static str,
+        /// The error of the read.
         source: io::Error,
     },
     /// etcd doesn't know the user, or not with this password, or wants one.
-    #[error("etcd at {endpoint} refuses {} ({act}): {reason}; check --user, --password, --password-file", Who(user))]
+    #[error(
+        "etcd at {endpoint} refuses {} ({operation}): {reason}; check --user, --password, --password-file",
+        UserPhrase(user)
+    )]
     Login {
-        /// The endpoint.
+        /// The endpoint that refused, as a URL.
         endpoint: String,
-        /// What was being done.
-        act: Operation,
-        /// The user that was given.
+        /// The operation that failed.
+        operation: Operation,
+        /// The name in `--user`. `None` without a user.
         user: Option<String>,
-        /// etcd's words.
+        /// The reason in etcd's words.
         reason: String,
     },
-    /// The user's roles forbid it.
+    /// The user's roles forbid the operation.
     #[error(
-        "etcd's roles forbid {} {act}: it needs the permission {}; one operation outside the roles denies a whole transaction",
-        Who(user),
-        act.permission()
+        "etcd's roles forbid {} {operation}: it needs the permission {}; one operation outside the roles denies a whole transaction",
+        UserPhrase(user),
+        operation.required_permission()
     )]
     PermissionDenied {
-        /// What was being done, with its keys.
-        act: Operation,
-        /// The user that was given.
+        /// The operation that failed, with its keys.
+        operation: Operation,
+        /// The name in `--user`. `None` without a user.
         user: Option<String>,
     },
     /// The lease has expired or was revoked.
-    #[error("the lease has ended ({act})")]
+    #[error("the lease has ended ({operation})")]
     LeaseNotFound {
-        /// What was being done.
-        act: Operation,
+        /// The operation that failed.
+        operation: Operation,
     },
-    /// The revision asked for is compacted away.
-    #[error("the store no longer has the revision asked for: compacted ({act})")]
+    /// The requested revision is compacted away.
+    #[error("the store no longer has the revision asked for: compacted ({operation})")]
     Compacted {
-        /// What was being done.
-        act: Operation,
+        /// The operation that failed.
+        operation: Operation,
     },
-    /// Anything else that etcd answered.
-    #[error("etcd at {endpoint} refuses {act}: {reason}")]
+    /// etcd refused the operation for another reason.
+    #[error("etcd at {endpoint} refuses {operation}: {reason}")]
     Refused {
-        /// The endpoint.
+        /// The endpoint that refused, as a URL.
         endpoint: String,
-        /// What was being done.
-        act: Operation,
-        /// etcd's words.
+        /// The operation that failed.
+        operation: Operation,
+        /// The reason in etcd's words.
         reason: String,
     },
 }
 
 impl Error {
-    /// No answer from etcd: the same call may succeed later or on another endpoint. A transaction may have been
-    /// applied nevertheless.
+    /// True if no answer came from etcd. The call may succeed later or on another endpoint. A transaction may have been
+    /// applied all the same.
     pub fn is_unreachable(&self) -> bool {
         matches!(self, Self::Unreachable { .. } | Self::Silent { .. })
     }
 
-    /// The user's roles forbid it, see [`Error::PermissionDenied`].
+    /// True for [`Error::PermissionDenied`], which lasts until a person changes the roles.
     pub fn is_permission_denied(&self) -> bool {
         matches!(self, Self::PermissionDenied { .. })
     }
 
-    /// The lease has ended.
+    /// True for [`Error::LeaseNotFound`]. The keys of the lease are gone too.
     pub fn is_lease_not_found(&self) -> bool {
         matches!(self, Self::LeaseNotFound { .. })
     }
 }
 
 /// A user's name within a sentence.
-struct Who<'a>(&'a Option<String>);
+struct UserPhrase<'a>(&'a Option<String>);
 
-impl fmt::Display for Who<'_> {
+impl fmt::Display for UserPhrase<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self.0 {
             Some(name) => write!(f, "user {name}"),

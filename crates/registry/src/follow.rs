@@ -1,5 +1,7 @@
-//! Following the store: list, watch from there, resume or list anew, for ever. `revisions` decides what a message
-//! means, `retry` how long to wait; this carries it out.
+//! Following the store: list, watch from there, resume or list again, for ever.
+//!
+//! `revisions` decides what a message means and where a watch may resume, `backoff` how long to wait. This module carries
+//! the decisions out.
 
 use std::convert::Infallible;
 use std::time::{Duration, Instant};
@@ -9,31 +11,30 @@ use tokio::sync::mpsc;
 use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
 
+use crate::backoff::EndpointDelays;
 use crate::classification::Failure;
 use crate::client::Client;
-use crate::connect::Connection;
 use crate::entry::Range;
 use crate::error::{Error, Operation};
 use crate::resync::Resync;
-use crate::retry::Retry;
 use crate::revisions::{Decision, Position, ResyncReason, Revisions};
 use crate::watch::{MAX_SILENCE, Watch};
 
-/// Events kept for a consumer that is busy; beyond that etcd keeps them.
+/// The events that wait for a busy consumer. etcd keeps the rest.
 const BUFFER: usize = 16;
 
-/// The read before a watch is resumed. An election takes one to two seconds.
+/// The read before a watch resumes. An election takes one to two seconds.
 const CHECK_TIMEOUT: Duration = Duration::from_secs(3);
 
-/// How to follow the store.
+/// The options of [`Client::follow_folder`] and [`Client::follow_key`].
 #[derive(Clone, Copy, Debug)]
 pub struct FollowOptions {
-    /// The folder that is followed, relative to the prefix: `balancers`. "" is every key.
+    /// The folder, relative to the prefix: `balancers`. The empty folder has every key.
     pub folder: &'static str,
-    /// All keys are listed anew every so often, in case that something was missed nevertheless.
+    /// The interval in which all keys are listed again, in case that the watch missed something.
     pub resync_interval: Duration,
-    /// The silence after which etcd is asked for a sign of life, and the watch is given up if none comes. Raise it where
-    /// something else notices a dead connection soon enough: each question costs etcd a message.
+    /// The silence after which etcd is asked for a sign of life. If none comes, the watch is given up. A larger value saves
+    /// etcd messages. It is safe if the program notices a dead connection in another way.
     pub max_silence: Duration,
 }
 
@@ -43,40 +44,39 @@ impl Default for FollowOptions {
     }
 }
 
-/// What a follower is told. Applied in order, the events give the store's state at each event's revision.
+/// An event of a follower. Applied in order, the events give the store's state at each event's revision.
 #[derive(Debug)]
 pub enum Event {
-    /// Everything anew: at first, every [`Follow::resync`], after a compaction, and when the store is another one or
-    /// an older one (compare cluster, revision and raft term).
+    /// All keys: at first, after every [`FollowOptions::resync_interval`], after a compaction, and after the store was
+    /// replaced by another one or an older one. Cluster, revision and raft term tell.
     Snapshot(Snapshot),
-    /// What has changed, in order, whole revisions only: the keys of one transaction come together. Without changes
-    /// it says that the connection is back and nothing was missed.
+    /// The changes of whole revisions, in order, so that the keys of one transaction come together. Without changes it says
+    /// that the connection is back and nothing was missed.
     Changes {
         /// The newest revision among the changes.
         revision: i64,
         /// The changes of one or several revisions.
         changes: Vec<Change>,
     },
-    /// The store can't be followed for now; comes again with each failed attempt. A snapshot or changes follow when
-    /// it is back.
+    /// The store can't be followed. The event comes again with each failed attempt, until a snapshot or changes follow.
     Disconnected {
-        /// Why the last attempt failed.
+        /// The error of the last attempt.
         error: Error,
-        /// When the store was last heard of.
+        /// The time of the last message or listing.
         since: Instant,
     },
 }
 
 impl Client {
-    /// Follows all keys below [`Follow::below`] until `shutdown`, or until the receiver is dropped. No change is missed and
-    /// none comes twice, whatever happens to etcd. A slow consumer slows it down.
+    /// Follows all keys below [`FollowOptions::folder`] until `shutdown`, or until the receiver is dropped. Every change is
+    /// delivered exactly once, over all failures of etcd. A slow consumer slows the follower down.
     pub fn follow_folder(&self, options: FollowOptions, shutdown: CancellationToken) -> mpsc::Receiver<Event> {
         let range = Range::of_folder(&self.config().prefix, options.folder);
         self.follow_range(range, options, shutdown)
     }
 
-    /// Follows one key, relative to the prefix, as [`Client::follow`] follows a folder; [`Follow::below`] is not read. A
-    /// role needs no more than the permission to read that key.
+    /// Follows one key, relative to the prefix, as [`Client::follow_folder`] follows a folder. [`FollowOptions::folder`] is
+    /// ignored. A role needs only the permission to read that key.
     pub fn follow_key(&self, key: &str, options: FollowOptions, shutdown: CancellationToken) -> mpsc::Receiver<Event> {
         self.follow_range(Range::of_key(&self.config().prefix, key), options, shutdown)
     }
@@ -95,13 +95,13 @@ impl Client {
     }
 }
 
-/// Why a watch came to its end.
+/// The end of a watch.
 enum SessionEnd {
-    /// What is known can't be continued.
+    /// The known keys can't be continued.
     Resync(ResyncReason),
-    /// etcd ended it, or can't be reached.
+    /// etcd ended the watch, or can't be reached.
     Failed(Error),
-    /// Nobody listens any more.
+    /// The receiver was dropped.
     ReceiverClosed,
 }
 
@@ -116,20 +116,20 @@ struct Follower {
     range: Range,
     options: FollowOptions,
     events: mpsc::Sender<Event>,
-    /// None when everything must be listed.
+    /// `None` if everything must be listed.
     position: Option<Position>,
-    /// The revision that a watch was last resumed at while the store was ahead of it.
+    /// The revision at which a watch was last resumed while the store was ahead.
     resumed_behind_at: Option<i64>,
     listed_at: Instant,
     last_contact: Instant,
     is_connected: bool,
-    retry: Retry,
+    delays: EndpointDelays,
 }
 
 impl Follower {
     fn new(client: Client, range: Range, options: FollowOptions, events: mpsc::Sender<Event>) -> Self {
         let now = Instant::now();
-        let retry = Retry::new(client.config().endpoints().len());
+        let delays = EndpointDelays::new(client.config().endpoints().len());
         Self {
             client,
             range,
@@ -140,7 +140,7 @@ impl Follower {
             listed_at: now,
             last_contact: now,
             is_connected: true,
-            retry,
+            delays,
         }
     }
 
@@ -148,24 +148,24 @@ impl Follower {
         loop {
             let delay = match self.run_session().await {
                 SessionEnd::ReceiverClosed => return,
-                SessionEnd::Resync(why) => {
-                    tracing::warn!(%why, "listing all keys anew");
+                SessionEnd::Resync(reason) => {
+                    tracing::warn!(%reason, "listing all keys again");
                     self.position = None;
-                    self.retry.next_delay_but_first()
+                    self.delays.next_delay_but_first()
                 }
                 SessionEnd::Failed(error) => {
                     self.is_connected = false;
                     if self.events.send(Event::Disconnected { error, since: self.last_contact }).await.is_err() {
                         return;
                     }
-                    self.retry.next_delay()
+                    self.delays.next_delay()
                 }
             };
             sleep(delay).await;
         }
     }
 
-    /// From the listing, or from where the last session stood, to the end of one watch.
+    /// Runs from the listing, or from the last session's position, to the end of one watch.
     async fn run_session(&mut self) -> SessionEnd {
         let Err(end) = self.try_session().await;
         end
@@ -185,7 +185,8 @@ impl Follower {
             let message = tokio::select! {
                 message = watch.next_message() => message?,
                 snapshot = resync.await_snapshot() => {
-                    let snapshot = resync.catch_up_snapshot(snapshot.map_err(SessionEnd::Failed)?).map_err(SessionEnd::Resync)?;
+                    let snapshot = snapshot.map_err(SessionEnd::Failed)?;
+                    let snapshot = resync.catch_up_snapshot(snapshot).map_err(SessionEnd::Resync)?;
                     position = Position::of_snapshot(&snapshot);
                     self.position = Some(position);
                     revisions.skip_to(position.revision);
@@ -198,17 +199,17 @@ impl Follower {
             self.last_contact = Instant::now();
             match revisions.accept_message(message) {
                 Decision::Created => self.on_watch_created(position.revision).await?,
-                Decision::Alive => self.retry.reset(),
+                Decision::Alive => self.delays.reset(),
                 Decision::Deliver { revision, changes } => {
-                    self.retry.reset();
+                    self.delays.reset();
                     resync.record_changes(&changes);
                     self.send_event(Event::Changes { revision, changes }).await?;
                     position.revision = revision;
                     self.position = Some(position);
                 }
-                Decision::Resync(why) => return Err(SessionEnd::Resync(why)),
+                Decision::Resync(reason) => return Err(SessionEnd::Resync(reason)),
                 Decision::Canceled(reason) => {
-                    // A token that has expired is told as a missing permission; the listing finds out which it is.
+                    // etcd reports an expired token as a missing permission. The listing finds out which it is.
                     self.position = None;
                     return Err(watch.cancel_failure(&reason).into());
                 }
@@ -226,32 +227,29 @@ impl Follower {
         Ok(position)
     }
 
-    /// Asks whether the store is still the one known, before a watch is resumed there; and whether it can be: it is
-    /// resumed once at the same revision, if there is more to come.
+    /// Checks that the store is still the known one, and that a watch may resume at its position.
     async fn check_position(&mut self, position: Position) -> Result<Position, SessionEnd> {
-        let run = |mut connection: Connection| {
-            let key = self.range.start().to_owned();
+        // A linearizable read, because a member's own revision may lag behind.
+        let key = self.range.start();
+        let operation = Operation::Get(key.to_owned());
+        let answer = self.client.call_once(&operation, CHECK_TIMEOUT, |mut connection| {
+            let key = key.to_owned();
             async move { connection.kv.get(key, None).await }
-        };
-        let answer = self.client.call_once(&Operation::Get(self.range.start().to_owned()), CHECK_TIMEOUT, run).await?;
-        let now = Position::of_header(&answer.0.header.unwrap_or_default());
-        let position = position.check_same_store(&now).map_err(SessionEnd::Resync)?;
-        // etcd says nothing, not even that it lives, while it puts the events of one revision together: tens of
-        // thousands of deletions with their previous values take longer than a silence may last. A listing has pages.
-        let stuck = now.revision > position.revision
-            && self.resumed_behind_at.replace(position.revision) == Some(position.revision);
-        if stuck { Err(SessionEnd::Resync(ResyncReason::Stuck)) } else { Ok(position) }
+        });
+        let now = Position::of_header(&answer.await?.0.header.unwrap_or_default());
+        position.decide_resume(&now, &mut self.resumed_behind_at).map_err(SessionEnd::Resync)
     }
 
-    /// The watch stands: says so if it was lost before.
+    /// Tells the consumer that the connection is back, if it was lost.
     async fn on_watch_created(&mut self, revision: i64) -> Result<(), SessionEnd> {
-        match std::mem::replace(&mut self.is_connected, true) {
-            true => Ok(()),
-            false => self.send_event(Event::Changes { revision, changes: Vec::new() }).await,
+        if std::mem::replace(&mut self.is_connected, true) {
+            return Ok(());
         }
+        self.send_event(Event::Changes { revision, changes: Vec::new() }).await
     }
 
     fn schedule_resync(&self, position: Position) -> Resync {
+        // From the last listing, also over several sessions: a watch that breaks often must not put it off for ever.
         let delay = self.options.resync_interval.saturating_sub(self.listed_at.elapsed());
         Resync::start_after(self.client.clone(), self.range.clone(), delay, position)
     }

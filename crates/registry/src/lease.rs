@@ -1,4 +1,6 @@
-//! Leases, and the loop that holds one.
+//! Leases, and the loop that keeps one.
+//!
+//! The loop revokes nothing. The program does that, in the order that it needs.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -6,129 +8,149 @@ use std::time::{Duration, Instant};
 use tokio::sync::{Notify, watch};
 use tokio_util::sync::CancellationToken;
 
+use crate::backoff::EndpointDelays;
 use crate::classification::Failure;
 use crate::client::{Client, REQUEST_TIMEOUT, Repeat};
 use crate::connect::Connection;
 use crate::entry::LeaseId;
 use crate::error::{Error, Operation};
-use crate::retry::Retry;
 
 /// etcd grants whole seconds, and never fewer than 2.
 const MIN_TTL_SECONDS: u64 = 2;
 
-/// A step of the lease loop, so that even a lease of some seconds lives over a member that went silent.
+/// A step of the lease loop. A lease of some seconds must outlive a member that became silent.
 const STEP_TIMEOUT: Duration = Duration::from_secs(2);
 
-impl From<i64> for LeaseId {
-    fn from(id: i64) -> Self {
-        Self(id)
-    }
-}
-
-/// How the renewal of a lease goes.
+/// Counters of a lease's renewals.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct LeaseStats {
-    /// How often a lease was granted or renewed.
+    /// The number of grants and renewals.
     pub renewed: u64,
-    /// How often that failed, since etcd could not be reached or refused it.
+    /// The number of attempts that failed, because etcd could not be reached or refused them.
     pub failed: u64,
-    /// When the last one that was done was asked for: the lease lives for its TTL from then on, at least.
+    /// The time at which the last grant or renewal was requested. The lease lives for its TTL from then on, at least. `None`
+    /// without a lease.
     pub renewed_at: Option<Instant>,
-    /// The last one failed.
+    /// True if the last attempt failed.
     pub is_failing: bool,
 }
 
 impl Client {
-    /// A new lease. etcd counts in whole seconds and grants at least 2.
+    /// Grants a lease. etcd counts whole seconds and grants at least 2.
     pub async fn grant_lease(&self, ttl: Duration) -> Result<LeaseId, Error> {
         let seconds = whole_seconds(ttl);
-        let run = |mut connection: Connection| async move { connection.lease.grant(seconds, None).await };
-        // Doing it twice leaves a lease behind that nobody uses and that ends by itself.
-        let granted = self.call_with_repeats(&Operation::Grant, REQUEST_TIMEOUT, Repeat::Always, run).await?;
-        Ok(LeaseId(granted.id()))
+        // A second attempt may leave a lease that has no key, and ends by itself.
+        let granted = self.call_with_repeats(
+            &Operation::Grant,
+            REQUEST_TIMEOUT,
+            Repeat::Always,
+            |mut connection: Connection| async move { connection.lease.grant(seconds, None).await },
+        );
+        Ok(LeaseId(granted.await?.id()))
     }
 
-    /// Ends a lease, and every key with it. One that has ended already is fine.
+    /// Revokes a lease, which deletes all its keys. A lease that has ended is no error.
     pub async fn revoke_lease(&self, lease: LeaseId) -> Result<(), Error> {
-        let run = |mut connection: Connection| async move { connection.lease.revoke(lease.0).await };
-        match self.call_with_repeats(&Operation::Revoke(lease), REQUEST_TIMEOUT, Repeat::Always, run).await {
+        let operation = Operation::Revoke(lease);
+        let revoked = self.call_with_repeats(
+            &operation,
+            REQUEST_TIMEOUT,
+            Repeat::Always,
+            |mut connection: Connection| async move { connection.lease.revoke(lease.0).await },
+        );
+        match revoked.await {
             Ok(_) | Err(Error::LeaseNotFound { .. }) => Ok(()),
             Err(error) => Err(error),
         }
     }
 
-    /// How long a lease will live if nobody renews it, None if it has ended.
+    /// The remaining time of a lease without a further renewal. `None` if it has ended.
     pub async fn time_to_live(&self, lease: LeaseId) -> Result<Option<Duration>, Error> {
-        let run = |mut connection: Connection| async move { connection.lease.time_to_live(lease.0, None).await };
-        let answer =
-            self.call_with_repeats(&Operation::TimeToLive(lease), REQUEST_TIMEOUT, Repeat::Always, run).await?;
-        Ok(u64::try_from(answer.ttl()).ok().map(Duration::from_secs))
+        let operation = Operation::TimeToLive(lease);
+        let answer = self.call_with_repeats(
+            &operation,
+            REQUEST_TIMEOUT,
+            Repeat::Always,
+            |mut connection: Connection| async move { connection.lease.time_to_live(lease.0, None).await },
+        );
+        // etcd answers -1 for a lease that has ended.
+        Ok(u64::try_from(answer.await?.ttl()).ok().map(Duration::from_secs))
     }
 
-    /// Holds a lease until `shutdown`, for ever trying: `Some` while one is held, a new one after a loss (what hung on
-    /// the old one is gone, put it again), None before the first grant and between loss and grant. An unreachable etcd
-    /// is no loss. Nothing is revoked at the end: that is for the user, in the order it needs.
+    /// Keeps a lease until `shutdown`, over all failures of etcd.
+    ///
+    /// The receiver has the lease. It is `None` before the first grant, and between the end of a lease and the next grant.
+    /// After the end of a lease its keys are gone, and the program writes them again under the new one. While etcd can't be
+    /// reached, the lease stays. The loop revokes nothing at the end.
     pub fn keep_lease(&self, ttl: Duration, shutdown: CancellationToken) -> watch::Receiver<Option<LeaseId>> {
         self.keep_lease_with_stats(ttl, shutdown, watch::Sender::default(), Arc::default())
     }
 
-    /// The same, and leaves behind how it goes. At every beat: for looking at, not for waiting on. `doubt` has the lease
-    /// renewed at once instead of at its next beat: notify it where a key that hung on the lease is gone.
+    /// Keeps a lease as [`Client::keep_lease`] does, and updates `stats` at each renewal. Readers poll them.
+    ///
+    /// A notification of `doubt` renews the lease at once instead of at its next time. The program sends it if a key of the
+    /// lease has disappeared.
     pub fn keep_lease_with_stats(
         &self,
         ttl: Duration,
         shutdown: CancellationToken,
-        beats: watch::Sender<LeaseStats>,
+        stats: watch::Sender<LeaseStats>,
         doubt: Arc<Notify>,
     ) -> watch::Receiver<Option<LeaseId>> {
         let (publish, held) = watch::channel(None);
         let client = self.clone();
         tokio::spawn(
-            async move { shutdown.run_until_cancelled(run_lease_loop(client, ttl, publish, beats, doubt)).await },
+            async move { shutdown.run_until_cancelled(run_lease_loop(client, ttl, publish, stats, doubt)).await },
         );
         held
     }
 
-    /// Renews a lease once. A stream for each beat: one that is kept open goes on answering "ttl 0" for a lease that
-    /// has ended, and never reconnects.
     async fn renew_once(&self, lease: LeaseId) -> Result<(), Failure> {
-        let run = |mut connection: Connection| async move { connection.lease.keep_alive(lease.0).await };
-        self.call_once(&Operation::KeepAlive(lease), STEP_TIMEOUT, run).await.map(drop)
+        // A stream for each renewal: an open one answers "ttl 0" for a lease that has ended again and again, and never
+        // reconnects.
+        let operation = Operation::KeepAlive(lease);
+        let renewed = self.call_once(&operation, STEP_TIMEOUT, |mut connection: Connection| async move {
+            connection.lease.keep_alive(lease.0).await
+        });
+        renewed.await.map(drop)
     }
 
     async fn grant_once(&self, ttl: Duration) -> Result<LeaseId, Failure> {
         let seconds = whole_seconds(ttl);
-        let run = |mut connection: Connection| async move { connection.lease.grant(seconds, None).await };
-        self.call_once(&Operation::Grant, STEP_TIMEOUT, run).await.map(|granted| LeaseId(granted.id()))
+        let granted = self.call_once(&Operation::Grant, STEP_TIMEOUT, |mut connection: Connection| async move {
+            connection.lease.grant(seconds, None).await
+        });
+        granted.await.map(|granted| LeaseId(granted.id()))
     }
 }
 
-/// What one step of the loop brought.
+/// The result of one step of the loop.
 #[derive(Debug)]
 enum StepResult {
     Granted(LeaseId),
     Renewed,
+    /// The lease has expired or was revoked.
     Ended,
     Failed(Error),
 }
 
-/// What to do after it.
+/// The next step of the loop.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum NextStep {
-    /// Renew at the next beat.
+    /// Renew the lease after the usual interval.
     RenewLater,
-    /// The lease is lost: grant another one now.
+    /// Grant another lease at once.
     GrantNow,
-    /// Try the same again after a back-off.
+    /// Repeat the step after a delay.
     RetryLater,
 }
 
 impl LeaseStats {
-    /// What is known after one more step, asked for at this moment.
-    fn after_step(self, beat: &StepResult, asked: Instant) -> Self {
-        match beat {
+    /// The counters after one more step, which was requested at `requested_at`.
+    fn after_step(self, result: &StepResult, requested_at: Instant) -> Self {
+        match result {
             StepResult::Granted(_) | StepResult::Renewed => {
-                Self { renewed: self.renewed + 1, renewed_at: Some(asked), is_failing: false, ..self }
+                Self { renewed: self.renewed + 1, renewed_at: Some(requested_at), is_failing: false, ..self }
             }
             StepResult::Ended => Self { renewed_at: None, is_failing: false, ..self },
             StepResult::Failed(_) => Self { failed: self.failed + 1, is_failing: true, ..self },
@@ -136,9 +158,10 @@ impl LeaseStats {
     }
 }
 
-/// The lease is kept over every failure but etcd's own word that it has ended.
-fn decide_next_step(held: Option<LeaseId>, beat: &StepResult) -> (Option<LeaseId>, NextStep) {
-    match beat {
+/// Decides on the lease and the next step. Only etcd's own word ends a lease: after a restart, etcd renews every lease that
+/// it finds.
+fn decide_next_step(held: Option<LeaseId>, result: &StepResult) -> (Option<LeaseId>, NextStep) {
+    match result {
         StepResult::Granted(lease) => (Some(*lease), NextStep::RenewLater),
         StepResult::Renewed => (held, NextStep::RenewLater),
         StepResult::Ended => (None, NextStep::GrantNow),
@@ -150,59 +173,60 @@ async fn run_lease_loop(
     client: Client,
     ttl: Duration,
     publish: watch::Sender<Option<LeaseId>>,
-    beats: watch::Sender<LeaseStats>,
+    stats: watch::Sender<LeaseStats>,
     doubt: Arc<Notify>,
 ) {
-    let mut retry = Retry::new(client.config().endpoints().len());
+    let mut delays = EndpointDelays::new(client.config().endpoints().len());
     let mut held = None;
     loop {
-        let asked = Instant::now();
-        let beat = match held {
+        let requested_at = Instant::now();
+        let result = match held {
             None => client.grant_once(ttl).await.map(StepResult::Granted),
             Some(lease) => client.renew_once(lease).await.map(|()| StepResult::Renewed),
         };
-        let beat = beat.unwrap_or_else(|failure| match failure.error {
+        let result = result.unwrap_or_else(|failure| match failure.error {
             Error::LeaseNotFound { .. } => StepResult::Ended,
             error => StepResult::Failed(error),
         });
-        log_step(&beat, beats.borrow().is_failing);
-        beats.send_modify(|beats| *beats = beats.after_step(&beat, asked));
-        let (now, next) = decide_next_step(held, &beat);
+        log_step(&result, stats.borrow().is_failing);
+        stats.send_modify(|stats| *stats = stats.after_step(&result, requested_at));
+        let (now, next) = decide_next_step(held, &result);
         held = now;
         publish.send_if_modified(|published| std::mem::replace(published, now) != now);
         let delay = match next {
             NextStep::RenewLater => {
-                retry.reset();
-                // Only a lease that is thought to live can be doubted: any other is asked for soon enough.
-                let beat = renewal_delay(ttl, fastrand::f64());
-                let _ = tokio::time::timeout(beat, doubt.notified()).await;
+                delays.reset();
+                // A doubt counts only here. In the other steps etcd is asked soon enough.
+                let _ = tokio::time::timeout(renewal_delay(ttl, fastrand::f64()), doubt.notified()).await;
                 continue;
             }
             NextStep::GrantNow => Duration::ZERO,
-            NextStep::RetryLater => retry.next_delay(),
+            NextStep::RetryLater => delays.next_delay(),
         };
         tokio::time::sleep(delay).await;
     }
 }
 
-/// Says what happens once, not at each beat.
-fn log_step(beat: &StepResult, was_failing: bool) {
-    match beat {
+/// Logs the first failure and the recovery. The failures in between are debug lines.
+fn log_step(result: &StepResult, was_failing: bool) {
+    match result {
         StepResult::Granted(lease) => tracing::info!(%lease, "lease granted"),
-        StepResult::Renewed if was_failing => tracing::info!("etcd answers again, the lease is alive"),
+        StepResult::Renewed if was_failing => tracing::info!("etcd answers again, and the lease is alive"),
         StepResult::Renewed => {}
-        StepResult::Ended => tracing::warn!("the lease has ended, granting another one"),
-        StepResult::Failed(error) if was_failing => tracing::debug!(%error, "still trying"),
-        StepResult::Failed(error) => tracing::warn!(%error, "the lease can't be renewed for now, trying on"),
+        StepResult::Ended => tracing::warn!("lease ended, granting another one"),
+        StepResult::Failed(error) if was_failing => tracing::debug!(%error, "lease renewal fails again"),
+        StepResult::Failed(error) => tracing::warn!(%error, "lease renewal failed, retrying"),
     }
 }
 
-/// A third of the TTL leaves two more tries; up to a fifth less, so that those who began together drift apart.
+/// The time until the next renewal. A third of the TTL leaves two more attempts. Up to a fifth less at random, so that
+/// clients that began together drift apart.
 fn renewal_delay(ttl: Duration, random: f64) -> Duration {
     (ttl / 3).mul_f64(1.0 - 0.2 * random)
 }
 
 fn whole_seconds(ttl: Duration) -> i64 {
+    // Rounded up: a lease must not end before its TTL.
     let seconds = ttl.as_secs().saturating_add(u64::from(ttl.subsec_nanos() > 0));
     i64::try_from(seconds.max(MIN_TTL_SECONDS)).unwrap_or(i64::MAX)
 }
@@ -218,7 +242,7 @@ mod tests {
         let unreachable = || {
             StepResult::Failed(Error::Silent {
                 endpoint: "http://e".into(),
-                act: Operation::Grant,
+                operation: Operation::Grant,
                 limit: STEP_TIMEOUT,
             })
         };
@@ -230,11 +254,11 @@ mod tests {
     }
 
     #[test]
-    fn beats_are_counted() {
+    fn renewals_are_counted() {
         let (first, later) = (Instant::now(), Instant::now() + STEP_TIMEOUT);
         let failed = StepResult::Failed(Error::Silent {
             endpoint: "http://e".into(),
-            act: Operation::Grant,
+            operation: Operation::Grant,
             limit: STEP_TIMEOUT,
         });
         let granted = LeaseStats::default().after_step(&StepResult::Granted(LeaseId(7)), first);
@@ -246,7 +270,7 @@ mod tests {
     }
 
     #[test]
-    fn beats_come_within_a_third_of_the_ttl() {
+    fn renewals_come_within_a_third_of_the_ttl() {
         let ttl = Duration::from_secs(9);
         assert_eq!(renewal_delay(ttl, 0.0), Duration::from_secs(3));
         assert!(renewal_delay(ttl, 1.0) >= Duration::from_millis(2399));

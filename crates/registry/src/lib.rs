@@ -1,17 +1,17 @@
 //! The etcd side of haproxy-discover: connect, snapshot and watch, transactions, leases.
 //!
-//! Keys in this API are relative to the prefix (`http-services/shop/domain`); the prefix lives in [`Config`].
-//! It speaks to etcd 3.4 and later.
+//! Keys in this API are relative to the prefix (`http-services/shop/domain`). [`Config`] has the prefix. The crate speaks
+//! to etcd 3.4 and later.
 //!
-//! Architecture invariant: nothing else in the workspace names `etcd_client`, and no type of it shows in this API.
+//! Nothing else in the workspace names `etcd_client`, and no type of it shows in this API.
 //!
 //! ```no_run
 //! # async fn example(args: registry::Args) -> Result<(), Box<dyn std::error::Error>> {
-//! use registry::{Client, Event, Follow};
+//! use registry::{Client, Event, FollowOptions};
 //! use tokio_util::sync::CancellationToken;
 //!
 //! let client = Client::new(args.resolve()?);
-//! let mut events = client.follow(Follow::default(), CancellationToken::new());
+//! let mut events = client.follow_folder(FollowOptions::default(), CancellationToken::new());
 //! while let Some(event) = events.recv().await {
 //!     match event {
 //!         Event::Snapshot(all) => println!("{} keys at revision {}", all.entries.len(), all.revision),
@@ -23,10 +23,11 @@
 //! # }
 //! ```
 //!
-//! What to make of a message (`revisions`), an error (`classification`) or a failed attempt (`retry`) is decided by pure code;
-//! `client`, `follow` and `lease` only carry it out.
+//! `revisions` decides what a watch's message means, `classification` what an error means, and `backoff` how long to wait.
+//! They are pure. `client`, `follow` and `lease` carry the decisions out.
 
 mod args;
+mod backoff;
 mod changes;
 mod classification;
 mod client;
@@ -37,21 +38,13 @@ mod error;
 mod follow;
 mod lease;
 mod resync;
-mod retry;
 mod revisions;
 mod snapshot;
 mod txn;
 mod watch;
 
-// From options to a connection.
-
-// What is asked of etcd.
-
-// What goes on for ever.
-
-// What is decided without I/O.
-
 pub use args::{Args, Config, ConfigError, SECRET_VARIABLES, Secret, User};
+pub use backoff::{Backoff, Delays};
 pub use changes::Changes;
 pub use client::Client;
 pub use endpoint::Endpoint;

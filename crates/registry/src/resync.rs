@@ -1,4 +1,6 @@
-//! The full listing every so often, beside a watch that goes on meanwhile: a change doesn't wait for it.
+//! The periodic listing of all keys, beside a watch that goes on meanwhile.
+//!
+//! No change waits for the listing. The changes that the watch delivers meanwhile are applied to it.
 
 use std::pin::Pin;
 use std::time::Duration;
@@ -13,31 +15,32 @@ use crate::revisions::{Position, ResyncReason, revision_of};
 
 type Listing = Pin<Box<dyn Future<Output = Result<Snapshot, Error>> + Send>>;
 
-/// The next listing: waited for, then under way.
+/// The next listing, which waits for its time and then runs.
 pub(crate) struct Resync {
     client: Client,
     range: Range,
     due: Pin<Box<Sleep>>,
+    /// `None` before the listing is due.
     listing: Option<Listing>,
-    /// What was known before; the listing can't be older.
+    /// The known position when the wait began. The listing can't be older.
     position_before: Position,
-    /// What the watch told while the listing was under way.
+    /// The changes that the watch delivered since the listing began.
     changes_meanwhile: Vec<Change>,
 }
 
 impl Resync {
-    pub(crate) fn start_after(client: Client, range: Range, delay: Duration, position_before: Position) -> Self {
+    pub(crate) fn start_after(client: Client, range: Range, delay: Duration, known: Position) -> Self {
         Self {
             client,
             range,
             due: Box::pin(sleep(delay)),
             listing: None,
-            position_before,
+            position_before: known,
             changes_meanwhile: Vec::new(),
         }
     }
 
-    /// The listing, when it is due and done. Nothing is lost when this is dropped.
+    /// Waits until the listing is due and complete. Dropping the future loses nothing, the next call goes on.
     pub(crate) async fn await_snapshot(&mut self) -> Result<Snapshot, Error> {
         let listing = match &mut self.listing {
             Some(listing) => listing,
@@ -50,14 +53,15 @@ impl Resync {
         listing.as_mut().await
     }
 
-    /// Notes what the watch tells.
+    /// Records changes that the watch delivered.
     pub(crate) fn record_changes(&mut self, changes: &[Change]) {
+        // Before it begins, the listing will have them itself.
         if self.listing.is_some() {
             self.changes_meanwhile.extend_from_slice(changes);
         }
     }
 
-    /// The listing as of now, not as of when it was begun.
+    /// The listing with all delivered changes. The error says that it is of another store, or of an older one.
     pub(crate) fn catch_up_snapshot(self, snapshot: Snapshot) -> Result<Snapshot, ResyncReason> {
         self.position_before.check_same_store(&Position::of_snapshot(&snapshot))?;
         Ok(apply_newer_changes(snapshot, self.changes_meanwhile))
@@ -70,7 +74,17 @@ fn apply_newer_changes(mut snapshot: Snapshot, changes: Vec<Change>) -> Snapshot
         snapshot.revision = revision_of(&change);
         apply_change(&mut snapshot.entries, change);
     }
+    check_invariants(&snapshot, listed_at);
     snapshot
+}
+
+/// Panics in debug builds if the listing went back, is not sorted by key, or has an entry of a later revision.
+fn check_invariants(snapshot: &Snapshot, listed_at: i64) {
+    debug_assert!(snapshot.revision >= listed_at, "from {listed_at} back to {}", snapshot.revision);
+    // Two keys that are no UTF-8 may have one name here, so a key may come twice.
+    debug_assert!(snapshot.entries.is_sorted_by(|one, other| one.key <= other.key), "not sorted by key");
+    let newer = snapshot.entries.iter().find(|entry| entry.mod_revision > snapshot.revision);
+    debug_assert!(newer.is_none(), "newer than {}: {newer:?}", snapshot.revision);
 }
 
 /// Applies a change to entries that are sorted by key.
@@ -105,7 +119,7 @@ mod tests {
     }
 
     #[test]
-    fn what_the_watch_told_meanwhile_is_in_the_listing() {
+    fn changes_during_a_listing_are_applied_to_it() {
         let listed = Snapshot { revision: 10, entries: vec![entry("b", 3), entry("d", 10)], ..Default::default() };
         let meanwhile = vec![
             delete("d", 9),
@@ -126,5 +140,26 @@ mod tests {
     fn a_listing_that_is_ahead_stays_as_it_is() {
         let listed = Snapshot { revision: 10, entries: vec![entry("b", 3)], ..Default::default() };
         assert_eq!(apply_newer_changes(listed.clone(), vec![put("a", 10), delete("b", 2)]), listed);
+    }
+
+    #[test]
+    #[should_panic(expected = "from 10 back to 9")]
+    fn a_listing_that_goes_back_panics_in_debug_builds() {
+        check_invariants(&Snapshot { revision: 9, ..Default::default() }, 10);
+    }
+
+    #[test]
+    #[should_panic(expected = "not sorted by key")]
+    fn a_listing_that_is_not_sorted_panics_in_debug_builds() {
+        check_invariants(
+            &Snapshot { revision: 9, entries: vec![entry("b", 1), entry("a", 1)], ..Default::default() },
+            9,
+        );
+    }
+
+    #[test]
+    #[should_panic(expected = "newer than 9")]
+    fn an_entry_that_is_newer_than_its_listing_panics_in_debug_builds() {
+        check_invariants(&Snapshot { revision: 9, entries: vec![entry("a", 10)], ..Default::default() }, 9);
     }
 }

@@ -1,5 +1,5 @@
-//! What a message of the watch means: joins fragments into whole revisions, and says when the watch can't be trusted
-//! any more. Pure.
+//! The meaning of a watch's message: it joins fragments into whole revisions, and says when all keys must be listed again.
+//! Pure: no I/O, no clock.
 
 use std::fmt;
 
@@ -8,11 +8,11 @@ use etcd_client::proto::{PbEvent, PbResponseHeader, PbWatchResponse};
 
 use crate::entry::Prefix;
 
-/// `mvccpb.Event.EventType` of etcd's API.
+/// `mvccpb.Event.EventType` of etcd's API. The client library's accessor panics on other numbers.
 const PUT: i32 = 0;
 const DELETE: i32 = 1;
 
-/// Up to where the store is known, and which store that was.
+/// The store and the revision up to which its changes are known.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Position {
     pub(crate) cluster: u64,
@@ -20,16 +20,16 @@ pub(crate) struct Position {
     pub(crate) raft_term: u64,
 }
 
-/// Why what is known can't be continued and all keys must be listed anew.
+/// The reason why the known keys can't be continued, and all keys must be listed again.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum ResyncReason {
     /// The revisions in between are compacted away.
     Compacted,
-    /// Another store answers.
+    /// The endpoint belongs to another cluster.
     OtherCluster,
-    /// The store is an older one: wiped, recreated or restored. etcd would say nothing until it caught up.
+    /// The store is an older one: wiped, recreated or restored. A watch of it would be silent until it caught up.
     WentBack,
-    /// The store is ahead, but watches from here end before they say anything.
+    /// The store is ahead, but watches from the known revision end before they deliver anything.
     Stuck,
 }
 
@@ -53,31 +53,46 @@ impl Position {
         Self { cluster: header.cluster_id, revision: header.revision, raft_term: header.raft_term }
     }
 
-    /// Whether `now`, as a linearizable read told it, is the store that is known, and no older. (A member's own
-    /// revision may lag behind; such a read's doesn't.) What is known stays the same, but for the term.
+    /// Checks that `now`, from a linearizable read, is the known store and no older one. (A member's own revision may lag
+    /// behind, that of such a read doesn't.) The result is the known position with the newer term.
     pub(crate) fn check_same_store(self, now: &Self) -> Result<Self, ResyncReason> {
         if now.cluster != self.cluster {
             Err(ResyncReason::OtherCluster)
         } else if now.revision < self.revision || now.raft_term < self.raft_term {
+            // A recreated store may have the old cluster id, and more revisions than the old one. Its raft term is lower.
             Err(ResyncReason::WentBack)
         } else {
             Ok(Self { raft_term: now.raft_term, ..self })
         }
     }
+
+    /// Decides whether a watch may resume here while the store is at `now`. `resumed_behind_at` is the revision at which a
+    /// watch was last resumed while the store was ahead.
+    pub(crate) fn decide_resume(self, now: &Self, resumed_behind_at: &mut Option<i64>) -> Result<Self, ResyncReason> {
+        let position = self.check_same_store(now)?;
+        // etcd is silent, for progress requests too, while it puts the events of one revision together. Tens of thousands of
+        // deletions with their previous values take longer than a watch may be silent. A listing has pages.
+        let is_behind = now.revision > position.revision;
+        if is_behind && resumed_behind_at.replace(position.revision) == Some(position.revision) {
+            Err(ResyncReason::Stuck)
+        } else {
+            Ok(position)
+        }
+    }
 }
 
-/// What to do after a message.
+/// The consequence of a message.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum Decision {
-    /// The watch stands.
+    /// The watch was created.
     Created,
-    /// Nothing to pass on, or not yet. The watch lives.
+    /// The watch lives, and has no whole revision to deliver.
     Alive,
-    /// These revisions are whole.
+    /// The changes of whole revisions, up to this one.
     Deliver { revision: i64, changes: Vec<Change> },
-    /// List anew.
+    /// All keys must be listed again.
     Resync(ResyncReason),
-    /// etcd ended the watch, with its words; the stream stays open and silent.
+    /// etcd ended the watch for this reason. The stream stays open and silent.
     Canceled(String),
 }
 
@@ -86,9 +101,9 @@ pub(crate) enum Decision {
 pub(crate) struct Revisions {
     prefix: Prefix,
     cluster: u64,
-    /// The newest revision passed on.
+    /// The newest delivered revision.
     delivered: i64,
-    /// What came in fragments, and whose last revision may not be whole yet.
+    /// The changes of fragments so far. The last revision among them may not be whole yet. All are newer than `delivered`.
     pending: Vec<Change>,
 }
 
@@ -97,8 +112,16 @@ impl Revisions {
         Self { prefix, cluster: position.cluster, delivered: position.revision, pending: Vec::new() }
     }
 
-    /// Takes the next message. `canceled` is looked at first: a watch that is refused is `created` as well.
+    /// Decides on the next message.
     pub(crate) fn accept_message(&mut self, message: PbWatchResponse) -> Decision {
+        let delivered_before = self.delivered;
+        let decision = self.decide(message);
+        self.check_invariants(delivered_before, &decision);
+        decision
+    }
+
+    fn decide(&mut self, message: PbWatchResponse) -> Decision {
+        // First: the message of a refused watch is `created` too.
         if message.canceled || message.compact_revision > 0 {
             return if message.compact_revision > 0 {
                 Decision::Resync(ResyncReason::Compacted)
@@ -110,6 +133,7 @@ impl Revisions {
             if header.cluster_id != self.cluster {
                 return Decision::Resync(ResyncReason::OtherCluster);
             }
+            // A watch that begins ahead of the store is created, and then silent for good.
             if header.revision < self.delivered {
                 return Decision::Resync(ResyncReason::WentBack);
             }
@@ -118,6 +142,7 @@ impl Revisions {
             return Decision::Created;
         }
         for event in message.events {
+            // A watch that begins at a revision delivers that revision too, and a listing may have overtaken it.
             if let Some((revision, change)) = self.to_change(event)
                 && revision > self.delivered
             {
@@ -127,20 +152,23 @@ impl Revisions {
         self.take_complete(message.fragment)
     }
 
-    /// Everything up to this revision is known from elsewhere.
+    /// Drops what a listing has delivered: everything up to this revision.
     pub(crate) fn skip_to(&mut self, known: i64) {
+        let delivered_before = self.delivered;
         self.delivered = self.delivered.max(known);
         self.pending.retain(|change| revision_of(change) > self.delivered);
+        self.check_invariants(delivered_before, &Decision::Alive);
     }
 
-    /// Takes what is whole: everything, or while fragments are coming all but the last revision.
-    fn take_complete(&mut self, fragment: bool) -> Decision {
+    /// Delivers the complete revisions: all of them, or while fragments arrive all but the last.
+    fn take_complete(&mut self, is_fragment: bool) -> Decision {
         let newest = self.pending.last().map_or(self.delivered, revision_of);
-        let whole = match fragment {
-            true => self.pending.iter().take_while(|change| revision_of(change) < newest).count(),
-            false => self.pending.len(),
+        let complete = if is_fragment {
+            self.pending.iter().take_while(|change| revision_of(change) < newest).count()
+        } else {
+            self.pending.len()
         };
-        let changes: Vec<_> = self.pending.drain(..whole).collect();
+        let changes: Vec<_> = self.pending.drain(..complete).collect();
         match changes.last().map(revision_of) {
             None => Decision::Alive,
             Some(revision) => {
@@ -162,9 +190,21 @@ impl Revisions {
             _ => None,
         }
     }
+
+    /// Panics in debug builds if a revision goes back, is delivered twice, or is delivered in parts.
+    fn check_invariants(&self, delivered_before: i64, decision: &Decision) {
+        debug_assert!(self.delivered >= delivered_before, "from {delivered_before} back to {}", self.delivered);
+        let is_pending_new = self.pending.iter().all(|change| revision_of(change) > self.delivered);
+        debug_assert!(is_pending_new, "pending and delivered up to {}: {:?}", self.delivered, self.pending);
+        if let Decision::Deliver { revision, changes } = decision {
+            debug_assert!(*revision == self.delivered && !changes.is_empty(), "{decision:?}");
+            let is_new = changes.iter().all(|change| revision_of(change) > delivered_before);
+            debug_assert!(is_new, "delivered again after {delivered_before}: {decision:?}");
+        }
+    }
 }
 
-/// The revision that a change happened at.
+/// The revision at which a change happened.
 pub(crate) fn revision_of(change: &Change) -> i64 {
     match change {
         Change::Put(entry) => entry.mod_revision,
@@ -262,7 +302,7 @@ mod tests {
     }
 
     #[test]
-    fn what_was_passed_on_is_not_passed_on_again() {
+    fn a_delivered_revision_is_not_delivered_again() {
         let mut revisions = revisions();
         assert_eq!(revisions.accept_message(puts(false, &[("old", 10)])), Decision::Alive);
         assert_eq!(delivered(revisions.accept_message(puts(false, &[("old", 9), ("a", 11)]))), (11, vec!["a".into()]));
@@ -270,7 +310,7 @@ mod tests {
     }
 
     #[test]
-    fn what_a_listing_told_is_not_told_again() {
+    fn changes_before_a_listing_are_not_delivered() {
         let mut revisions = revisions();
         revisions.accept_message(puts(true, &[("a", 11), ("b", 11)]));
         revisions.skip_to(11);
@@ -280,7 +320,7 @@ mod tests {
     }
 
     #[test]
-    fn a_deletion_tells_what_was_there() {
+    fn a_deletion_has_the_previous_entry() {
         let event = PbEvent { r#type: DELETE, kv: Some(kv("a", 11)), prev_kv: Some(kv("a", 7)) };
         let verdict = revisions().accept_message(PbWatchResponse { events: vec![event], ..message(11) });
         let Decision::Deliver { changes, .. } = verdict else { panic!("{verdict:?}") };
@@ -294,5 +334,49 @@ mod tests {
     fn an_event_of_an_unknown_kind_or_without_a_key_is_left_out() {
         let odd = [PbEvent { r#type: 7, kv: Some(kv("a", 11)), prev_kv: None }, PbEvent::default()];
         assert_eq!(revisions().accept_message(PbWatchResponse { events: odd.into(), ..message(11) }), Decision::Alive);
+    }
+
+    #[test]
+    fn a_watch_that_was_resumed_once_at_a_revision_is_not_resumed_there_again() {
+        let now = Position { revision: 12, ..AT_10 };
+        let mut resumed_behind_at = None;
+        assert_eq!(AT_10.decide_resume(&AT_10, &mut resumed_behind_at), Ok(AT_10));
+        assert_eq!(AT_10.decide_resume(&now, &mut resumed_behind_at), Ok(AT_10));
+        assert_eq!(AT_10.decide_resume(&now, &mut resumed_behind_at), Err(ResyncReason::Stuck));
+        let at_11 = Position { revision: 11, ..AT_10 };
+        assert_eq!(at_11.decide_resume(&now, &mut resumed_behind_at), Ok(at_11), "the watch got further");
+        assert_eq!(at_11.decide_resume(&AT_10, &mut resumed_behind_at), Err(ResyncReason::WentBack));
+    }
+
+    fn change(revision: i64) -> Change {
+        Change::Delete { key: "a".into(), revision, previous: None }
+    }
+
+    #[test]
+    #[should_panic(expected = "from 11 back to 10")]
+    fn a_revision_that_goes_back_panics_in_debug_builds() {
+        revisions().check_invariants(11, &Decision::Alive);
+    }
+
+    #[test]
+    #[should_panic(expected = "pending and delivered")]
+    fn a_delivered_change_that_is_pending_panics_in_debug_builds() {
+        let mut revisions = revisions();
+        revisions.pending.push(change(10));
+        revisions.check_invariants(10, &Decision::Alive);
+    }
+
+    #[test]
+    #[should_panic(expected = "delivered again after 10")]
+    fn a_change_that_is_delivered_again_panics_in_debug_builds() {
+        let mut revisions = revisions();
+        revisions.delivered = 12;
+        revisions.check_invariants(10, &Decision::Deliver { revision: 12, changes: vec![change(10), change(12)] });
+    }
+
+    #[test]
+    #[should_panic(expected = "Deliver")]
+    fn a_delivery_without_changes_panics_in_debug_builds() {
+        revisions().check_invariants(10, &Decision::Deliver { revision: 10, changes: Vec::new() });
     }
 }

@@ -1,4 +1,4 @@
-//! Everything below a prefix at one revision.
+//! Listings: all keys of a range at one revision, page by page.
 
 use std::time::Duration;
 
@@ -7,27 +7,26 @@ use etcd_client::GetOptions;
 use etcd_client::proto::{PbRangeResponse, PbResponseHeader};
 
 use crate::client::{Client, Repeat};
-use crate::connect::Connection;
 use crate::entry::Range;
 use crate::error::{Error, Operation};
 
-/// Keys asked for at once: etcd holds up its other requests while it puts one answer together.
+/// The keys of one page. While etcd puts a page together, its other requests wait.
 const PAGE_KEYS: i64 = 1000;
 
-/// One page and its whole answer, which may be [`LARGEST_MESSAGE`](crate::connect::LARGEST_MESSAGE). A member that is
-/// silent is noticed by the connection's pings before.
+/// One page and its whole answer, which may be [`LARGEST_MESSAGE`](crate::connect::LARGEST_MESSAGE). The connection's pings
+/// notice a silent member earlier.
 const PAGE_TIMEOUT: Duration = Duration::from_secs(15);
 
-/// How often a listing is begun anew when the revision it reads at is compacted away below it.
+/// The attempts of a listing, if etcd compacts away its revision meanwhile.
 const ATTEMPTS: usize = 3;
 
 impl Client {
-    /// All keys below `below` ("" is everything), in pages that are pinned to the first one's revision (linearizable).
-    pub async fn read_snapshot(&self, below: &str) -> Result<Snapshot, Error> {
-        self.read_range(&Range::of_folder(&self.config().prefix, below)).await
+    /// All keys below a folder (linearizable). The empty folder has every key.
+    pub async fn read_snapshot(&self, folder: &str) -> Result<Snapshot, Error> {
+        self.read_range(&Range::of_folder(&self.config().prefix, folder)).await
     }
 
-    /// All keys of a range.
+    /// All keys of a range (linearizable).
     pub(crate) async fn read_range(&self, range: &Range) -> Result<Snapshot, Error> {
         let mut attempt = 1;
         loop {
@@ -38,24 +37,27 @@ impl Client {
         }
     }
 
-    /// The same as it was at a revision; an error if that is compacted away or still to come.
-    pub async fn read_snapshot_at(&self, below: &str, revision: i64) -> Result<Snapshot, Error> {
-        self.read_pages(&Range::of_folder(&self.config().prefix, below), revision).await
+    /// All keys below a folder as they were at a revision. The error is [`Error::Compacted`] if the store no longer has the
+    /// revision, and [`Error::Refused`] if it is still to come.
+    pub async fn read_snapshot_at(&self, folder: &str, revision: i64) -> Result<Snapshot, Error> {
+        self.read_pages(&Range::of_folder(&self.config().prefix, folder), revision).await
     }
 
-    async fn read_pages(&self, range: &Range, at: i64) -> Result<Snapshot, Error> {
-        let act = Operation::List(range.start().to_owned());
-        let mut pages = Pages::new(range, at);
+    /// Reads all pages at one revision: `revision`, or with 0 that of the first page.
+    async fn read_pages(&self, range: &Range, revision: i64) -> Result<Snapshot, Error> {
+        let operation = Operation::List(range.start().to_owned());
+        let mut pages = Pages::new(range, revision);
         let mut entries: Vec<Entry> = Vec::new();
         let first = loop {
-            let page = match self.read_page(&act, &pages).await {
+            let page = match self.read_page(&operation, &pages).await {
                 Err(Error::Refused { reason, .. }) if is_too_large(&reason) && pages.shrink_limit() => continue,
                 other => other?,
             };
             let header = pages.advance_past(&page);
+            // The next endpoint may belong to another cluster.
             if page.header.is_some_and(|now| now.cluster_id != header.cluster_id) {
                 let reason = "another cluster answered in the middle of it".to_owned();
-                return Err(Error::Refused { endpoint: self.current_endpoint(), act, reason });
+                return Err(Error::Refused { endpoint: self.current_endpoint(), operation, reason });
             }
             let more = page.more;
             entries.extend(page.kvs.into_iter().map(|kv| self.config().prefix.entry_from(kv)));
@@ -63,34 +65,36 @@ impl Client {
                 break header;
             }
         };
-        // etcd sorts by bytes, and so is ours, but for keys that are no UTF-8.
+        // etcd sorts by bytes, as `String` does. Only keys that are no UTF-8 change their place.
         entries.sort_by(|one, other| one.key.cmp(&other.key));
-        // The header has the store's revision, which may be newer than the one that was asked for.
-        let revision = if at > 0 { at } else { first.revision };
+        // The header has the store's revision, which may be newer than the requested one.
+        let revision = if revision > 0 { revision } else { first.revision };
         Ok(Snapshot { cluster: first.cluster_id, revision, raft_term: first.raft_term, entries })
     }
 
-    async fn read_page(&self, act: &Operation, pages: &Pages) -> Result<PbRangeResponse, Error> {
+    async fn read_page(&self, operation: &Operation, pages: &Pages) -> Result<PbRangeResponse, Error> {
         let mut options = GetOptions::new().with_limit(pages.limit).with_revision(pages.read_revision());
         if let Some(end) = &pages.end {
             options = options.with_range(end.clone());
         }
-        let run = |mut connection: Connection| {
+        let answer = self.call_with_repeats(operation, PAGE_TIMEOUT, Repeat::Always, |mut connection| {
             let (start, options) = (pages.start.clone(), options.clone());
             async move { connection.kv.get(start, Some(options)).await }
-        };
-        Ok(self.call_with_repeats(act, PAGE_TIMEOUT, Repeat::Always, run).await?.0)
+        });
+        Ok(answer.await?.0)
     }
 }
 
-/// Where a listing stands.
+/// The progress of a listing.
 struct Pages {
+    /// The first key of the next page.
     start: Vec<u8>,
-    /// None: one key is asked for.
+    /// The first key behind the range. `None` for one key.
     end: Option<Vec<u8>>,
     limit: i64,
-    /// The revision that was asked for; 0 is the newest.
+    /// 0 is the newest.
     requested_revision: i64,
+    /// The first page's header. `None` before that page.
     first: Option<PbResponseHeader>,
 }
 
@@ -100,7 +104,7 @@ impl Pages {
         Self { start, end, limit: PAGE_KEYS, requested_revision, first: None }
     }
 
-    /// The revision to read at: the one asked for, else the first page's.
+    /// The revision of the next page: the requested one, else the first page's.
     fn read_revision(&self) -> i64 {
         if self.requested_revision > 0 {
             self.requested_revision
@@ -109,22 +113,24 @@ impl Pages {
         }
     }
 
-    /// Goes on behind the page's last key, and answers the first page's header.
+    /// Moves behind the page's last key, and returns the first page's header.
     fn advance_past(&mut self, page: &PbRangeResponse) -> PbResponseHeader {
         if let Some(last) = page.kvs.last() {
+            // The smallest key that is greater.
             self.start = [last.key.as_slice(), b"\0"].concat();
         }
         *self.first.get_or_insert_with(|| page.header.unwrap_or_default())
     }
 
-    /// Asks for fewer keys from here on; false if there is no fewer.
+    /// Makes the next pages smaller. False if a page has only one key already.
     fn shrink_limit(&mut self) -> bool {
         let smaller = (self.limit / 10).max(1);
         std::mem::replace(&mut self.limit, smaller) > smaller
     }
 }
 
-/// What the gRPC library says of a message beyond `LARGEST_MESSAGE`, and etcd of one beyond its own limit.
+/// True for the words of the gRPC library about a message beyond `LARGEST_MESSAGE`, and of etcd about one beyond its own
+/// limit.
 fn is_too_large(reason: &str) -> bool {
     reason.contains("message length too large") || reason.contains("larger than max")
 }

@@ -1,23 +1,24 @@
-//! Transactions: conditions, what to write if all of them hold, what to read if not.
+//! Transactions: conditions, the writes if all of them hold, the reads if not.
+//!
+//! A transaction is sent once. It is never repeated unless the first request can't have left.
 
 use discovery::Entry;
 use etcd_client::proto::PbTxnOpResponse;
 use etcd_client::{Compare, CompareOp, PutOptions, TxnOp, TxnResponse};
 
 use crate::client::{Client, REQUEST_TIMEOUT, Repeat};
-use crate::connect::Connection;
 use crate::entry::LeaseId;
 use crate::entry::Prefix;
 use crate::error::{Error, Operation};
 
-/// What must hold for a transaction to write. Keys are relative to the prefix.
+/// A condition of a transaction's writes. Keys are relative to the prefix.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Condition {
-    /// The key isn't there.
+    /// The key doesn't exist.
     Absent(String),
-    /// The key is there.
+    /// The key exists.
     Present(String),
-    /// The key hangs on this lease.
+    /// The key has this lease.
     LeaseIs(String, LeaseId),
     /// The key was last written at this revision.
     ModRevisionIs(String, i64),
@@ -39,38 +40,38 @@ enum Write {
     Delete { key: String },
 }
 
-/// What became of a transaction.
+/// The outcome of a transaction.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Committed {
-    /// All conditions held and everything was written; else nothing was.
+    /// True if all conditions held and everything was written. Otherwise nothing was.
     pub succeeded: bool,
-    /// The store's revision: that of the writes, if there were any.
+    /// The store's revision after the transaction, which is that of its writes.
     pub revision: i64,
-    /// The keys of [`Txn::or_get`] that are there, if the conditions did not hold.
+    /// The keys of [`Txn::or_get`] that exist. Empty if the conditions held.
     pub found: Vec<Entry>,
 }
 
 impl Txn {
-    /// A transaction that does nothing yet.
+    /// A transaction without operations.
     pub fn new() -> Self {
         Self::default()
     }
 
-    /// Writes only if this holds too.
+    /// Writes only if this condition holds too.
     #[must_use]
     pub fn only_if(mut self, condition: Condition) -> Self {
         self.conditions.push(condition);
         self
     }
 
-    /// Writes a key, without a lease if None.
+    /// Writes a key. `None` writes it without a lease.
     #[must_use]
     pub fn put(mut self, key: impl Into<String>, value: impl Into<Vec<u8>>, lease: Option<LeaseId>) -> Self {
         self.writes.push(Write::Put { key: key.into(), value: value.into(), lease });
         self
     }
 
-    /// Deletes a key; one that isn't there is fine.
+    /// Deletes a key. A missing one is no error.
     #[must_use]
     pub fn delete(mut self, key: impl Into<String>) -> Self {
         self.writes.push(Write::Delete { key: key.into() });
@@ -115,6 +116,7 @@ impl Condition {
     fn into_compare(self, prefix: &Prefix) -> Compare {
         let key = prefix.absolute_key(self.key());
         match self {
+            // etcd compares a missing key as one with the create revision 0.
             Self::Absent(_) => Compare::create_revision(key, CompareOp::Equal, 0),
             Self::Present(_) => Compare::create_revision(key, CompareOp::Greater, 0),
             Self::LeaseIs(_, lease) => Compare::lease(key, CompareOp::Equal, lease.get()),
@@ -158,18 +160,17 @@ impl Committed {
 }
 
 impl Client {
-    /// Runs a transaction. After an error for which [`Error::is_unreachable`] holds it may have been applied or not:
-    /// it isn't sent twice, the caller knows how to find out.
+    /// Runs a transaction. After an error for which [`Error::is_unreachable`] holds, etcd may have applied the transaction
+    /// or not. It is not sent twice, and the caller reads the keys to find out.
     pub async fn commit(&self, txn: Txn) -> Result<Committed, Error> {
         let prefix = &self.config().prefix;
-        let act = txn.to_operation(prefix);
+        let operation = txn.to_operation(prefix);
         let request = txn.into_request(prefix);
-        let run = |mut connection: Connection| {
+        let answer = self.call_with_repeats(&operation, REQUEST_TIMEOUT, Repeat::IfUnsent, |mut connection| {
             let request = request.clone();
             async move { connection.kv.txn(request).await }
-        };
-        let answer = self.call_with_repeats(&act, REQUEST_TIMEOUT, Repeat::IfUnsent, run).await?;
-        Ok(Committed::from_response(answer, prefix))
+        });
+        Ok(Committed::from_response(answer.await?, prefix))
     }
 }
 
@@ -186,8 +187,11 @@ mod tests {
             .put("b", "1", None)
             .delete("c")
             .or_get("a");
-        let act = txn.to_operation(&prefix);
-        assert_eq!(act, Operation::Commit { writes: vec!["/p/b".into(), "/p/c".into()], reads: vec!["/p/a".into()] });
-        assert_eq!(act.to_string(), "writing /p/b, /p/c, reading /p/a");
+        let operation = txn.to_operation(&prefix);
+        assert_eq!(
+            operation,
+            Operation::Commit { writes: vec!["/p/b".into(), "/p/c".into()], reads: vec!["/p/a".into()] }
+        );
+        assert_eq!(operation.to_string(), "writing /p/b, /p/c, reading /p/a");
     }
 }

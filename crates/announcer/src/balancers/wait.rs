@@ -1,44 +1,46 @@
-//! The wait at the start: until balancers send requests.
+//! Wait at the start until balancers send requests. It only reads.
 
 use discovery::QuarantinedKey;
 use registry::Client;
 use tokio::sync::mpsc;
 
-use crate::balancers::reception::{AnnouncedKeys, RefusalLog};
+use crate::balancers::key_status::{AnnouncedKeys, RefusalLog};
 use crate::balancers::{BalancerWatch, Question};
 use crate::message::Message;
 use crate::registrar::Registrar;
 
-/// Waits until every live balancer, and there is one, sends requests to all records of ours. One that refuses a record
-/// doesn't; the log and the loop hear of that.
+/// Waits until at least one balancer is live and all live ones send requests to all of our records. A balancer that
+/// refuses a record is logged and reported to the loop.
 pub(crate) async fn wait_until_applied(
     registrar: &Registrar,
     client: &Client,
     log: &RefusalLog,
-    reports: &mpsc::Sender<Message>,
+    messages: &mpsc::Sender<Message>,
 ) {
-    let mut listening = BalancerWatch::start(client);
-    let mut told = None;
+    let mut watch = BalancerWatch::start(client);
+    let mut reported = None;
     loop {
-        let reached = registrar.latest_written();
-        let known = &listening.balancers;
-        let keys = AnnouncedKeys::from_written(&reached);
-        let refused: Vec<_> = known.list_refusals(&keys.records).collect();
-        log.log_refusals(refused.iter().cloned().chain(known.list_refusals(&keys.services)).collect(), &keys);
-        let runs = known.list_unconfirmed(Question::Runs, &reached).is_empty();
-        if known.is_connected && !known.is_empty() && !reached.ours.is_empty() && runs {
-            return tracing::info!("every balancer sends requests");
+        let written = registrar.latest_written();
+        let balancers = &watch.balancers;
+        let keys = AnnouncedKeys::from_written(&written);
+        // Refused settings are only logged. They don't block the start, because a last good value may serve.
+        let refused: Vec<_> = balancers.list_refusals(&keys.records).collect();
+        log.log_refusals(refused.iter().cloned().chain(balancers.list_refusals(&keys.services)).collect(), &keys);
+        let is_applied = balancers.list_unconfirmed(Question::Runs, &written).is_empty();
+        if balancers.is_connected && !balancers.is_empty() && !written.ours.is_empty() && is_applied {
+            return tracing::info!(records = written.ours.len(), "every balancer sends requests");
         }
         let blocked_by = describe_refusals(&refused);
-        if blocked_by != told {
-            let _ = reports.send(Message::BlockedBy(blocked_by.clone())).await;
-            told = blocked_by;
+        // The status line of systemd shows it, so an unchanged reason is not sent again.
+        if blocked_by != reported {
+            let _ = messages.send(Message::BlockedBy(blocked_by.clone())).await;
+            reported = blocked_by;
         }
-        listening.apply_next().await;
+        watch.apply_next().await;
     }
 }
 
-/// What is waited for, in one line.
+/// First refusal and the number of the others, in one line. `None` without a refusal.
 fn describe_refusals(refused: &[QuarantinedKey]) -> Option<String> {
     let (QuarantinedKey { node, key, reason }, others) = refused.split_first()?;
     let more = if others.is_empty() { String::new() } else { format!(", and {} more", others.len()) };

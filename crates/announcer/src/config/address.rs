@@ -1,4 +1,5 @@
-//! Where balancers reach the app.
+//! Finds the address at which balancers reach the app. It sends no packet, except to a name server if an endpoint is a
+//! name.
 
 use std::{
     io,
@@ -14,33 +15,33 @@ use nix::{
 use registry::Endpoint;
 use tokio::net::{UdpSocket, lookup_host};
 
-/// The address, or how to find it.
+/// Source of the announced address.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum AddressSource {
-    /// As it was given.
+    /// `--upstream`.
     Given(UpstreamAddress),
-    /// The port is known.
+    /// `--port`, with an IP address to be found.
     Find {
-        /// The app's port.
+        /// Port of the app on this host.
         port: u16,
-        /// What gives the IP address.
+        /// Source of the IP address.
         by: AddressFinder,
     },
 }
 
-/// What gives an IP address.
+/// Source of an IP address.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum AddressFinder {
-    /// This network interface.
+    /// Name from `--interface`.
     Interface(String),
-    /// `COREOS_PRIVATE_IPV4`.
+    /// Value of `COREOS_PRIVATE_IPV4`.
     Private(IpAddr),
-    /// The kernel's choice of a source address towards etcd: where etcd is, balancers are.
+    /// Source address that the kernel chooses towards etcd. Balancers are in etcd's network.
     TowardsEtcd,
 }
 
 impl AddressSource {
-    /// The port that is announced.
+    /// Announced port.
     pub(crate) fn port(&self) -> u16 {
         match self {
             Self::Given(address) => address.socket_addr().port(),
@@ -49,7 +50,7 @@ impl AddressSource {
     }
 }
 
-/// Why there is no address.
+/// Reason for a missing address.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum AddressError {
     #[error("there is no network interface {0}: correct --interface, or give --upstream IP:PORT")]
@@ -65,15 +66,15 @@ pub(crate) enum AddressError {
     #[error("there is no way to {endpoint} yet: {source}")]
     NoRoute { endpoint: String, source: io::Error },
     #[error("{from} says {ip}, which balancers refuse; give {}; {ip} itself is taken only by balancers on this host whose \
-             --upstream-networks has it", offered(offers, *port))]
+             --upstream-networks has it", describe_alternatives(offers, *port))]
     Useless {
-        /// The setting or route that gave the address.
+        /// Setting or route that gave the address.
         from: &'static str,
-        /// The address.
+        /// Loopback, unspecified or multicast address.
         ip: IpAddr,
-        /// The app's port.
+        /// Port for the proposals.
         port: u16,
-        /// The interfaces of this host that have a better one.
+        /// Usable interfaces of this host, each with its best address.
         offers: Vec<(String, IpAddr)>,
     },
     #[error(transparent)]
@@ -81,7 +82,7 @@ pub(crate) enum AddressError {
 }
 
 impl AddressError {
-    /// Whether the same question may be answered later: networks and name servers come up in their own time.
+    /// True if a later attempt may succeed: networks and name servers start in their own time.
     pub(crate) fn is_temporary(&self) -> bool {
         match self {
             Self::NoAddress(_) | Self::Interfaces(_) | Self::Resolve { .. } | Self::NoRoute { .. } => true,
@@ -90,12 +91,12 @@ impl AddressError {
     }
 }
 
-/// Finds the address. No packet is sent, but to a name server where an endpoint is a name.
+/// Finds the address.
 pub(crate) async fn find_address(
-    whereabouts: &AddressSource,
+    source: &AddressSource,
     endpoints: &[Endpoint],
 ) -> Result<UpstreamAddress, AddressError> {
-    let (ip, port) = match whereabouts {
+    let (ip, port) = match source {
         AddressSource::Given(address) => return Ok(*address),
         AddressSource::Find { port, by: AddressFinder::Interface(name) } => (interface_address(name)?, *port),
         AddressSource::Find { port, by: AddressFinder::Private(ip) } => {
@@ -108,7 +109,7 @@ pub(crate) async fn find_address(
     Ok(SocketAddr::new(ip, port).try_into()?)
 }
 
-/// An address that was not given is refused here where balancers would refuse it.
+/// Refuses a found address that balancers would refuse.
 fn reject_useless(ip: IpAddr, from: &'static str, port: u16) -> Result<IpAddr, AddressError> {
     if is_useless(ip) { Err(AddressError::Useless { from, ip, port, offers: list_alternatives() }) } else { Ok(ip) }
 }
@@ -117,7 +118,7 @@ fn is_useless(ip: IpAddr) -> bool {
     ip.is_loopback() || ip.is_unspecified() || ip.is_multicast()
 }
 
-/// The interfaces that are up and have an address which other hosts may reach, each with its best one.
+/// Interfaces that are up and have an address that other hosts may reach, each with its best address.
 fn list_alternatives() -> Vec<(String, IpAddr)> {
     let mut names: Vec<String> = getifaddrs().into_iter().flatten().map(|entry| entry.interface_name).collect();
     names.dedup();
@@ -131,18 +132,20 @@ fn list_alternatives() -> Vec<(String, IpAddr)> {
     offers
 }
 
-/// The options that would help, in one phrase.
-fn offered(offers: &[(String, IpAddr)], port: u16) -> String {
-    /// The message names no more than these.
+/// Options that would help, in one phrase.
+fn describe_alternatives(offers: &[(String, IpAddr)], port: u16) -> String {
+    /// A host with many bridges would fill the log with one message.
     const MOST: usize = 3;
     if offers.is_empty() {
         return "--interface NAME, or --upstream IP:PORT with an address of this host that balancers reach".to_owned();
     }
-    let offer = |(name, ip): &(String, IpAddr)| format!("--upstream {} ({name})", SocketAddr::new(*ip, port));
-    let offers: Vec<_> = offers.iter().take(MOST).map(offer).collect();
-    format!("{}, or --interface NAME", offers.join(" or "))
+    let most = offers.iter().take(MOST);
+    let options: Vec<_> =
+        most.map(|(name, ip)| format!("--upstream {} ({name})", SocketAddr::new(*ip, port))).collect();
+    format!("{}, or --interface NAME", options.join(" or "))
 }
 
+/// Best address of an interface that is up.
 fn interface_address(name: &str) -> Result<IpAddr, AddressError> {
     let listed = getifaddrs().map_err(AddressError::Interfaces)?;
     let addresses = listed.filter(|entry| entry.interface_name == name && entry.flags.contains(InterfaceFlags::IFF_UP));
@@ -153,19 +156,21 @@ fn interface_address(name: &str) -> Result<IpAddr, AddressError> {
     });
     match prefer_ipv4(ips) {
         Some(ip) => Ok(ip),
+        // An interface may still get its address, by DHCP for example. A missing interface is a mistake.
         None if if_nametoindex(name).is_ok() => Err(AddressError::NoAddress(name.to_owned())),
         None => Err(AddressError::NoInterface(name.to_owned())),
     }
 }
 
-/// The first IPv4 address, else the first IPv6 address that means the same on another host.
+/// First IPv4 address, or else the first IPv6 address that is not link-local.
 fn prefer_ipv4(ips: impl Iterator<Item = IpAddr>) -> Option<IpAddr> {
+    // A link-local address needs a zone, which means nothing on another host.
     let mut ips: Vec<_> = ips.filter(|ip| !matches!(ip, IpAddr::V6(v6) if v6.is_unicast_link_local())).collect();
     ips.sort_by_key(IpAddr::is_ipv6);
     ips.first().copied()
 }
 
-/// Our address towards the first endpoint that there is a way to.
+/// Source address towards the first endpoint that has a route.
 async fn source_address_to_first(endpoints: &[Endpoint]) -> Result<IpAddr, AddressError> {
     let mut failure = AddressError::NoEndpoint;
     for endpoint in endpoints {
@@ -177,16 +182,22 @@ async fn source_address_to_first(endpoints: &[Endpoint]) -> Result<IpAddr, Addre
     Err(failure)
 }
 
-/// Connecting a UDP socket sends nothing; the kernel only picks the route, and with it our address.
+/// Source address towards one endpoint. Connecting a UDP socket sends no packet: the kernel only chooses the route.
 async fn source_address_to(endpoint: &Endpoint) -> Result<IpAddr, AddressError> {
-    let resolve = |source| AddressError::Resolve { endpoint: endpoint.to_string(), source };
-    let mut addresses = lookup_host((endpoint.host(), endpoint.port())).await.map_err(resolve)?;
-    let first = addresses.next().ok_or_else(|| resolve(io::Error::other("the name has no address")))?;
-    let unspecified = if first.is_ipv4() { IpAddr::V4(Ipv4Addr::UNSPECIFIED) } else { Ipv6Addr::UNSPECIFIED.into() };
-    let no_route = |source| AddressError::NoRoute { endpoint: endpoint.to_string(), source };
-    let socket = UdpSocket::bind((unspecified, 0)).await.map_err(no_route)?;
-    socket.connect(first).await.map_err(no_route)?;
-    Ok(socket.local_addr().map_err(no_route)?.ip())
+    let address = match lookup_host((endpoint.host(), endpoint.port())).await {
+        Ok(mut addresses) => addresses.next().ok_or_else(|| io::Error::other("the name has no address")),
+        Err(error) => Err(error),
+    };
+    let address = address.map_err(|source| AddressError::Resolve { endpoint: endpoint.to_string(), source })?;
+    let route = source_address_of_route(address).await;
+    route.map_err(|source| AddressError::NoRoute { endpoint: endpoint.to_string(), source })
+}
+
+async fn source_address_of_route(to: SocketAddr) -> io::Result<IpAddr> {
+    let unspecified = if to.is_ipv4() { IpAddr::V4(Ipv4Addr::UNSPECIFIED) } else { Ipv6Addr::UNSPECIFIED.into() };
+    let socket = UdpSocket::bind((unspecified, 0)).await?;
+    socket.connect(to).await?;
+    Ok(socket.local_addr()?.ip())
 }
 
 #[cfg(test)]
@@ -238,7 +249,7 @@ mod tests {
     fn what_is_offered_instead_can_be_followed() {
         let offers: Vec<_> = ["10.0.0.5", "fd00::5"].map(|ip| ("eth0".to_owned(), ip.parse().unwrap())).into();
         let offered_here = "--upstream 10.0.0.5:8000 (eth0) or --upstream [fd00::5]:8000 (eth0), or --interface NAME";
-        assert_eq!(offered(&offers, 8000), offered_here);
+        assert_eq!(describe_alternatives(&offers, 8000), offered_here);
         let error =
             AddressError::Useless { from: "the way to etcd", ip: Ipv4Addr::LOCALHOST.into(), port: 8000, offers };
         let text = error.to_string();

@@ -1,4 +1,4 @@
-//! The command line as it is written. What it means is decided in `config`.
+//! The command line as typed. `config` decides its meaning.
 
 use std::{
     ffi::OsString,
@@ -112,7 +112,7 @@ pub(crate) enum OneShot {
 }
 
 impl Cli {
-    /// The options that every form has.
+    /// Options that all modes have.
     pub(crate) fn common(&self) -> &Common {
         match &self.one_shot {
             Some(OneShot::Register { common, .. } | OneShot::Deregister { common }) => common,
@@ -120,7 +120,7 @@ impl Cli {
         }
     }
 
-    /// The config file, if there is one.
+    /// `--config`, or the file of `check-config`.
     pub(crate) fn config_file(&self) -> Option<&Path> {
         match &self.one_shot {
             Some(OneShot::CheckConfig { file }) => Some(file),
@@ -129,7 +129,7 @@ impl Cli {
     }
 }
 
-/// What every form needs: what is announced, and where.
+/// Options that all modes have.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Common {
     #[command(flatten)]
@@ -145,7 +145,7 @@ pub(crate) struct Common {
     pub(crate) log_level: String,
 }
 
-/// How long things take, from the first write to the app's end.
+/// Times and signals of an announcement's life.
 #[derive(Debug, clap::Args)]
 #[command(next_help_heading = "Life")]
 pub(crate) struct LifeOptions {
@@ -176,7 +176,7 @@ pub(crate) struct LifeOptions {
     pub(crate) stop_timeout: Duration,
 }
 
-/// This daemon, as the admin port's options know it.
+/// The announcer's admin port options.
 #[derive(Clone, Debug)]
 pub(crate) struct Announcer;
 

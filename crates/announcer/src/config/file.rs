@@ -1,4 +1,4 @@
-//! The config file: several upstreams. Errors name its line and key.
+//! Reads the config file. Errors name its line and key. It checks only syntax.
 
 use std::{fmt, io, io::ErrorKind, path::Path};
 
@@ -7,26 +7,26 @@ use toml::{Spanned, de::DeTable};
 
 use crate::config::upstream_options::Announce;
 
-/// The largest file that is read: some hundred upstreams have a twentieth of it.
+/// Largest file in bytes. Some hundred upstreams take a twentieth of it.
 const LARGEST: u64 = 1 << 20;
 
-/// Upstreams as they are written, with their places.
+/// Upstreams as written, with their positions.
 #[derive(Clone, Debug)]
 pub(crate) struct ConfigFile {
     pub(crate) announces: Vec<(Announce, FilePosition)>,
 }
 
-/// Where an upstream stands in a file.
+/// Position of an upstream in a file, for errors.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct FilePosition {
     file: String,
-    /// Of its `[[announce]]`.
+    /// Line of its `[[announce]]`, from 1.
     line: usize,
-    /// The lines of its keys.
+    /// Keys with their lines.
     keys: Vec<(String, usize)>,
 }
 
-/// Why a file can't be used.
+/// Failure to read or parse a file.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum FileError {
     #[error("{file} can't be read: {source}")]
@@ -47,7 +47,7 @@ struct Content {
 }
 
 impl ConfigFile {
-    /// Reads a file.
+    /// Reads and parses a file of at most [`LARGEST`] bytes.
     pub(crate) fn read(path: &Path) -> Result<Self, FileError> {
         let file = path.display().to_string();
         let text = regular_file::read_text(path, LARGEST).map_err(|source| match source.kind() {
@@ -62,18 +62,19 @@ impl ConfigFile {
         if content.announce.is_empty() {
             return Err(FileError::Empty { file: file.to_owned() });
         }
-        let keys = key_lines(text);
-        let place = |(at, announce): (usize, Spanned<Announce>)| {
+        let mut keys = key_lines(text).into_iter();
+        let mut announces = Vec::new();
+        for announce in content.announce {
             let line = line_number(text, announce.span().start);
-            let place = FilePosition { file: file.to_owned(), line, keys: keys.get(at).cloned().unwrap_or_default() };
-            (announce.into_inner(), place)
-        };
-        Ok(Self { announces: content.announce.into_iter().enumerate().map(place).collect() })
+            let position = FilePosition { file: file.to_owned(), line, keys: keys.next().unwrap_or_default() };
+            announces.push((announce.into_inner(), position));
+        }
+        Ok(Self { announces })
     }
 }
 
 impl FilePosition {
-    /// The same, at one of its keys, where that is given.
+    /// Position of this key. An unknown key leaves the position at the `[[announce]]`.
     pub(crate) fn at_key(mut self, key: &str) -> Self {
         if let Some((_, line)) = self.keys.iter().find(|(known, _)| known == key) {
             self.line = *line;
@@ -88,21 +89,25 @@ impl fmt::Display for FilePosition {
     }
 }
 
-/// The keys of each `[[announce]]`, with their lines.
+/// Keys of each `[[announce]]`, with their lines.
 fn key_lines(text: &str) -> Vec<Vec<(String, usize)>> {
+    // serde reported the error already. Without positions, errors name the `[[announce]]`.
     let Ok(root) = DeTable::parse(text) else { return Vec::new() };
     let tables = root.get_ref().get("announce").and_then(|value| value.get_ref().as_array());
-    let keys = |table: &DeTable<'_>| -> Vec<(String, usize)> {
-        table.keys().map(|key| (key.get_ref().to_string(), line_number(text, key.span().start))).collect()
-    };
-    tables.into_iter().flatten().map(|value| value.get_ref().as_table().map(keys).unwrap_or_default()).collect()
+    let tables = tables.into_iter().flatten().map(|value| value.get_ref().as_table());
+    tables.map(|table| table.map(|table| table_key_lines(text, table)).unwrap_or_default()).collect()
 }
 
+fn table_key_lines(text: &str, table: &DeTable<'_>) -> Vec<(String, usize)> {
+    table.keys().map(|key| (key.get_ref().to_string(), line_number(text, key.span().start))).collect()
+}
+
+/// Line of a byte offset, from 1.
 fn line_number(text: &str, offset: usize) -> usize {
     1 + text.bytes().take(offset).filter(|byte| *byte == b'\n').count()
 }
 
-/// The line as it stands there names the key.
+/// The quoted line names the key, which toml's own message often doesn't.
 fn describe_syntax_error(file: &str, text: &str, error: &toml::de::Error) -> FileError {
     let number = line_number(text, error.span().map_or(0, |span| span.start));
     let written = text.lines().nth(number - 1).unwrap_or_default().trim();
@@ -115,13 +120,13 @@ fn describe_syntax_error(file: &str, text: &str, error: &toml::de::Error) -> Fil
     FileError::Syntax { file: file.to_owned(), line: number, what }
 }
 
-/// What serde says of an unknown key names all known ones: "unknown field `a`, expected one of `b`, `c`". The unknown
-/// key, and the known one that looks most like it.
+/// The unknown key in serde's message, and the known key that resembles it most. serde names all known keys: "unknown
+/// field `a`, expected one of `b`, `c`".
 fn suggest_key(message: &str) -> Option<(&str, Option<&str>)> {
     let rest = message.strip_prefix("unknown field `")?;
     let mut quoted = rest.split('`').step_by(2);
     let unknown = quoted.next()?;
-    // Closer than by chance: 0.7 is what clap asks for.
+    // 0.7 is clap's own threshold for a suggestion.
     let alike = quoted.filter(|known| !known.is_empty()).map(|known| (strsim::jaro(unknown, known), known));
     let best = alike.filter(|(likeness, _)| *likeness > 0.7).max_by(|(one, _), (other, _)| one.total_cmp(other));
     Some((unknown, best.map(|(_, known)| known)))

@@ -1,8 +1,8 @@
-//! What this host says about itself before anything is done.
+//! Facts about this host that defaults are made from. It reads the hostname and one variable.
 
 use nix::unistd::gethostname;
 
-/// What defaults are made from.
+/// Facts about this host.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Host {
     pub(crate) hostname: String,
@@ -11,7 +11,7 @@ pub(crate) struct Host {
 }
 
 impl Host {
-    /// Asks the host.
+    /// Reads the facts. An unknown hostname is empty, and then `--id` is required.
     pub(crate) fn from_system() -> Self {
         Self {
             hostname: gethostname().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default(),

@@ -1,5 +1,4 @@
-//! What one upstream, as it was written, means: pure, and checked as far as it can be without looking at the store or the
-//! network.
+//! Resolves one upstream's options. Pure: no store, no network, no file.
 
 use std::{
     fmt,
@@ -14,18 +13,18 @@ use crate::config::upstream_options::Announce;
 use crate::health::check::{Check, CheckError, Checks, HttpOptions};
 use crate::health::{Thresholds, check};
 
-/// An upstream that makes sense.
+/// Checked options of one upstream.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Upstream {
     pub(crate) announcement: Announcement,
     pub(crate) address_source: AddressSource,
     pub(crate) overwrite_rules: OverwriteRules,
     pub(crate) checks: Checks,
-    /// Where the app listens on this host, any of them; empty if that is where it is announced.
+    /// Addresses on this host, one of which the app must accept on. Empty if the announced address is checked.
     pub(crate) listen_addresses: Vec<SocketAddr>,
 }
 
-/// What is announced, but for the address, which may have to be found first.
+/// Announced values without the address, which may have to be found first.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Announcement {
     pub(crate) service: ServiceId,
@@ -36,16 +35,16 @@ pub(crate) struct Announcement {
     pub(crate) settings: Vec<Setting>,
 }
 
-/// What may be done to keys that say otherwise.
+/// Permissions to overwrite keys in the store.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct OverwriteRules {
-    /// Overwrite settings.
+    /// `--update`: overwrite settings that differ.
     pub(crate) update: bool,
-    /// Take the id over from another address.
+    /// `--takeover`: take the id over from another address.
     pub(crate) takeover: bool,
 }
 
-/// Options of one upstream that can't work together, or not at all.
+/// Options of one upstream that contradict each other, or are invalid.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum UpstreamError {
     #[error("{option} {given:?}: {refusal}")]
@@ -79,7 +78,7 @@ pub(crate) enum UpstreamError {
 }
 
 impl UpstreamError {
-    /// The key of a config file that it is about.
+    /// Key of the config file that the error is about. Empty if it is about the upstream as a whole.
     pub(crate) fn file_key(&self) -> &str {
         match self {
             Self::Value { option, .. } => option.trim_start_matches('-').split(' ').next().unwrap_or_default(),
@@ -95,22 +94,22 @@ impl UpstreamError {
 }
 
 impl Upstream {
-    /// Whose upstream it is, and its name.
+    /// Service and id.
     pub(crate) fn service_and_id(&self) -> (ServiceId, UpstreamId) {
         (self.announcement.service.clone(), self.announcement.id.clone())
     }
 
-    /// Checks the options against each other, with the defaults that this host gives. `wraps`: the app is ours to run.
-    pub(crate) fn resolve(announce: Announce, host: &Host, wraps: bool) -> Result<Self, UpstreamError> {
-        let whereabouts = resolve_address_source(&announce, wraps, host)?;
+    /// Checks the options and adds this host's defaults. `runs_app` is true if the announcer starts the app.
+    pub(crate) fn resolve(announce: Announce, host: &Host, runs_app: bool) -> Result<Self, UpstreamError> {
+        let address_source = resolve_address_source(&announce, runs_app, host)?;
         let settings = parse_settings(&announce)?;
         let name = choose_service_name(&announce, &settings)?;
-        let id = announce.id.clone().map_or_else(|| default_id(host, whereabouts.port()), Ok)?;
+        let id = announce.id.clone().map_or_else(|| default_id(host, address_source.port()), Ok)?;
         Ok(Self {
             overwrite_rules: OverwriteRules { update: announce.update, takeover: announce.takeover },
             checks: parse_checks(&announce)?,
             listen_addresses: find_listen_addresses(&announce),
-            address_source: whereabouts,
+            address_source,
             announcement: Announcement {
                 service: ServiceId { kind: announce.kind.into(), name },
                 id,
@@ -122,7 +121,7 @@ impl Upstream {
     }
 }
 
-/// One line: its key, its port, its checks.
+/// Key, port and checks in one line.
 impl fmt::Display for Upstream {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Announcement { service, id, .. } = &self.announcement;
@@ -143,10 +142,14 @@ fn parse_settings(announce: &Announce) -> Result<Vec<Setting>, UpstreamError> {
     for (name, text) in lists.into_iter().filter(|(_, text)| !text.is_empty()) {
         settings.push(parse_setting(kind, name, &text, &format!("--{name}"))?);
     }
+    // A trailing semicolon in ANNOUNCER_SET leaves an empty text.
     for text in announce.settings.iter().map(|text| text.trim()).filter(|text| !text.is_empty()) {
         let (name, value) = text.split_once('=').ok_or_else(|| UpstreamError::NoValue(text.to_owned()))?;
-        let refused = |refusal| UpstreamError::Value { option: "--set".to_owned(), given: text.to_owned(), refusal };
-        let name: SettingName = name.trim().parse().map_err(refused)?;
+        let name: SettingName = name.trim().parse().map_err(|refusal| UpstreamError::Value {
+            option: "--set".to_owned(),
+            given: text.to_owned(),
+            refusal,
+        })?;
         if settings.iter().any(|setting| setting.name() == name) {
             return Err(UpstreamError::Twice(name));
         }
@@ -163,7 +166,7 @@ fn parse_setting(kind: Kind, name: SettingName, text: &str, option: &str) -> Res
     })
 }
 
-/// The whole first domain, so that foo.a.com and foo.b.com never meet.
+/// The service's name, by default the whole first domain: foo.a.com and foo.b.com must not become one service.
 fn choose_service_name(announce: &Announce, settings: &[Setting]) -> Result<ServiceName, UpstreamError> {
     if let Some(name) = &announce.service {
         return Ok(name.clone());
@@ -186,12 +189,12 @@ fn default_id(host: &Host, port: u16) -> Result<UpstreamId, UpstreamError> {
     format!("{hostname}-{port}").parse().map_err(|refusal| UpstreamError::NoId { hostname, port, refusal })
 }
 
-fn resolve_address_source(announce: &Announce, wraps: bool, host: &Host) -> Result<AddressSource, UpstreamError> {
+fn resolve_address_source(announce: &Announce, runs_app: bool, host: &Host) -> Result<AddressSource, UpstreamError> {
     if announce.upstream.is_some() && announce.interface.is_some() {
         return Err(UpstreamError::InterfaceBesideUpstream);
     }
     match (announce.upstream, announce.port) {
-        (Some(_), Some(_)) if !wraps => Err(UpstreamError::PortBesideUpstream),
+        (Some(_), Some(_)) if !runs_app => Err(UpstreamError::PortBesideUpstream),
         (Some(address), _) => Ok(AddressSource::Given(address)),
         (None, Some(0)) => Err(UpstreamError::NoPort),
         (None, Some(port)) => {
@@ -208,8 +211,8 @@ fn resolve_address_source(announce: &Announce, wraps: bool, host: &Host) -> Resu
     }
 }
 
-/// With both an address and a port, the address is a way in from outside (a published port of a container), and the
-/// app itself is next door.
+/// Local addresses of the app. `--upstream` beside `--port` is a published port of a container, and the app itself
+/// listens on this host's loopback.
 fn find_listen_addresses(announce: &Announce) -> Vec<SocketAddr> {
     match (announce.upstream, announce.port) {
         (Some(_), Some(port)) => {

@@ -1,5 +1,5 @@
-//! One upstream as it is written, on the command line, in the environment or in a file. What it means is decided in
-//! `config`.
+//! Options of one upstream as typed, on the command line, in the environment or in a file. `config` decides their
+//! meaning.
 
 mod reading;
 
@@ -12,7 +12,7 @@ use serde::Deserialize;
 use self::reading::{Time, one_or_several, pairs, parsed};
 use crate::health::check::Checks;
 
-/// An upstream, its service and its checks. A file's keys bear the options' names.
+/// An upstream, its service and its checks. A file has the options' names as keys.
 #[derive(Clone, Debug, clap::Args, Deserialize)]
 #[serde(default, deny_unknown_fields, rename_all = "kebab-case")]
 pub(crate) struct Announce {
@@ -125,7 +125,7 @@ pub(crate) struct Announce {
 }
 
 impl Announce {
-    /// The default interval, timeout and grace, as they are printed.
+    /// Defaults of interval, timeout and grace in the form that `--help` prints.
     const CHECKS: (Time, Time, Time) = (Time(Checks::INTERVAL), Time(Checks::TIMEOUT), Time(Checks::GRACE));
 }
 

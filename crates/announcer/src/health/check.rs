@@ -1,4 +1,4 @@
-//! What is asked of an app, and how often: pure.
+//! Checks as configured, and their parser. Pure.
 
 use std::{fmt, num::NonZeroU32, path::PathBuf, time::Duration};
 
@@ -7,56 +7,56 @@ use http::{HeaderName, HeaderValue, Method, Uri, header::HOST, uri::Scheme};
 
 use crate::health::Thresholds;
 
-/// All checks of one upstream, and their pace.
+/// Checks of one upstream, and their pace.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Checks {
-    /// All of them have to pass. Empty: an app that accepted a connection works, and so does one that something else
-    /// runs.
+    /// All must pass. If empty, an app that the announcer runs has to accept one connection, and any other app counts
+    /// as working.
     pub(crate) all: Vec<Check>,
     pub(crate) interval: Duration,
-    /// For each check.
+    /// Limit of each check.
     pub(crate) timeout: Duration,
     pub(crate) thresholds: Thresholds,
-    /// How long an app may take to work before the log says so.
+    /// Time that an app may take to work. After that the log has a warning.
     pub(crate) grace: Duration,
 }
 
-/// One check.
+/// A check, as one `--check` has it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Check {
-    /// It accepts a connection.
+    /// Passes if the app accepts a connection.
     Tcp,
-    /// It answers.
+    /// Passes on an answer with an expected status.
     Http(Box<HttpCheck>),
-    /// A command ends with status 0: the program and its arguments.
+    /// Passes if the command ends with status 0. The program comes first, then its arguments.
     Exec(Vec<String>),
 }
 
-/// What an HTTP check asks, and which answers pass.
+/// Request of an HTTP check, and the statuses that pass.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct HttpCheck {
     pub(crate) uri: Uri,
-    /// Of the host in the URL, or what `--check-host` says.
+    /// The URL's host and port, or `--check-host`.
     pub(crate) host_header: HeaderValue,
-    /// The name in the certificate.
+    /// Name that the certificate must have.
     pub(crate) server_name: String,
     pub(crate) method: Method,
     pub(crate) headers: Vec<(HeaderName, HeaderValue)>,
     pub(crate) status: StatusRange,
-    /// None: plain HTTP.
+    /// `None` for plain HTTP.
     pub(crate) trust: Option<Trust>,
 }
 
-/// Which certificates pass.
+/// Certificates that pass.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Trust {
-    /// Those that a CA in this file signed.
+    /// Certificates that a CA in this file signed.
     Ca(PathBuf),
-    /// Any.
+    /// `--check-insecure`.
     AnyCertificate,
 }
 
-/// What HTTP checks have in common, as it was given.
+/// Options of all HTTP checks, as typed.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct HttpOptions {
     pub(crate) method: Option<String>,
@@ -67,7 +67,7 @@ pub(crate) struct HttpOptions {
     pub(crate) ca: Option<PathBuf>,
 }
 
-/// Why a check makes no sense.
+/// Invalid check, or invalid option of a check.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum CheckError {
     #[error("--check {0:?}: a check is written http://HOST:PORT/PATH, https://…, tcp or exec:COMMAND")]
@@ -86,7 +86,7 @@ pub(crate) enum CheckError {
 }
 
 impl CheckError {
-    /// The option that it is about, without its dashes.
+    /// Option without its dashes, which is also the config file's key.
     pub(crate) fn option_name(&self) -> &'static str {
         match self {
             Self::Option { option, .. } => option.trim_start_matches('-'),
@@ -95,19 +95,13 @@ impl CheckError {
     }
 }
 
-/// Several checks in one text: each begins behind a semicolon, as in `ANNOUNCER_CHECK='tcp;exec:/bin/check'`. Any other
-/// semicolon is the command's own.
+/// Splits several checks of one text, as in `ANNOUNCER_CHECK='tcp;exec:/bin/check'`. A semicolon separates only if a
+/// check begins behind it. Any other semicolon belongs to the command.
 pub(crate) fn split_checks(text: &str) -> Vec<String> {
-    let begins = |text: &str| {
-        let text = text.trim_start();
-        text.trim_end() == "tcp"
-            || text.starts_with("tcp;")
-            || ["http://", "https://", "exec:"].iter().any(|scheme| text.starts_with(scheme))
-    };
     let mut checks: Vec<String> = Vec::new();
     let mut rest = text;
     loop {
-        let end = rest.match_indices(';').map(|(at, _)| at).find(|at| rest.get(at + 1..).is_some_and(begins));
+        let end = rest.match_indices(';').map(|(at, _)| at).find(|at| rest.get(at + 1..).is_some_and(begins_check));
         let (first, others) = end.and_then(|at| rest.split_at_checked(at)).unwrap_or((rest, ""));
         checks.push(first.trim().to_owned());
         match others.strip_prefix(';') {
@@ -117,8 +111,16 @@ pub(crate) fn split_checks(text: &str) -> Vec<String> {
     }
 }
 
+/// True if a check begins here. `tcp` must be alone, since a command may have that word.
+fn begins_check(text: &str) -> bool {
+    let text = text.trim_start();
+    text.trim_end() == "tcp"
+        || text.starts_with("tcp;")
+        || ["http://", "https://", "exec:"].iter().any(|scheme| text.starts_with(scheme))
+}
+
 impl Check {
-    /// Reads one check.
+    /// Parses one check.
     pub(crate) fn parse(text: &str, options: &HttpOptions) -> Result<Self, CheckError> {
         if text == "tcp" {
             Ok(Self::Tcp)
@@ -135,13 +137,12 @@ impl Check {
 
 impl HttpCheck {
     fn parse(text: &str, options: &HttpOptions) -> Result<Self, CheckError> {
-        let url = |reason: &str| CheckError::Url(text.to_owned(), reason.to_owned());
-        let uri: Uri = text.parse().map_err(|error: http::uri::InvalidUri| url(&error.to_string()))?;
-        let authority = uri.authority().ok_or_else(|| url("there is no host in it"))?;
+        let uri: Uri = text.parse().map_err(|error: http::uri::InvalidUri| invalid_url(text, &error.to_string()))?;
+        let authority = uri.authority().ok_or_else(|| invalid_url(text, "there is no host in it"))?;
         let port = authority.as_str().strip_prefix(authority.host());
         let has_port = authority.port_u16().is_some_and(|port| port > 0);
         if authority.host().is_empty() || !(port == Some("") || port.is_some() && has_port) {
-            return Err(url("it needs a host and, if need be, a port: http://127.0.0.1:8000/health"));
+            return Err(invalid_url(text, "it needs a host and, if need be, a port: http://127.0.0.1:8000/health"));
         }
         let trust = match (uri.scheme() == Some(&Scheme::HTTPS), &options.ca) {
             (false, _) => None,
@@ -162,15 +163,19 @@ impl HttpCheck {
         })
     }
 
-    /// The host to connect to, an IPv6 address without its brackets.
+    /// Host to connect to. An IPv6 address has no brackets.
     pub(crate) fn connect_host(&self) -> &str {
         self.uri.host().unwrap_or_default().trim_start_matches('[').trim_end_matches(']')
     }
 
-    /// The port to connect to.
+    /// Port to connect to, by default that of the scheme.
     pub(crate) fn connect_port(&self) -> u16 {
         self.uri.port_u16().unwrap_or(if self.trust.is_some() { 443 } else { 80 })
     }
+}
+
+fn invalid_url(text: &str, reason: &str) -> CheckError {
+    CheckError::Url(text.to_owned(), reason.to_owned())
 }
 
 fn invalid_option(option: &'static str, given: &str, reason: &'static str) -> CheckError {
@@ -179,24 +184,27 @@ fn invalid_option(option: &'static str, given: &str, reason: &'static str) -> Ch
 
 fn parse_method(given: Option<&str>) -> Result<Method, CheckError> {
     let Some(given) = given else { return Ok(Method::GET) };
+    // HTTP methods are case-sensitive (RFC 9110, section 9.1): an app refuses `get`.
     let is_word = given.bytes().all(|byte| byte.is_ascii_uppercase());
     let parsed = Method::from_bytes(given.as_bytes()).ok().filter(|_| is_word);
     parsed.ok_or_else(|| invalid_option("--check-method", given, "a method is written GET, HEAD, OPTIONS"))
 }
 
 fn parse_header(text: &str) -> Result<(HeaderName, HeaderValue), CheckError> {
-    let read = || {
-        let (name, value) = text.split_once(':')?;
-        Some((name.trim().parse::<HeaderName>().ok()?, value.trim().parse::<HeaderValue>().ok()?))
-    };
-    match read() {
+    match split_header(text) {
+        // A server answers 400 to two Host headers (RFC 9112, section 3.2).
         Some((name, _)) if name == HOST => Err(invalid_option("--check-header", text, "--check-host says it")),
         Some(header) => Ok(header),
         None => Err(invalid_option("--check-header", text, "a header is written 'Name: value'")),
     }
 }
 
-/// The host in `host`, `host:port` or `[v6]:port`, an IPv6 address with its brackets.
+fn split_header(text: &str) -> Option<(HeaderName, HeaderValue)> {
+    let (name, value) = text.split_once(':')?;
+    Some((name.trim().parse().ok()?, value.trim().parse().ok()?))
+}
+
+/// Host of `host`, `host:port` or `[v6]:port`. An IPv6 address keeps its brackets.
 fn strip_port(host: &str) -> &str {
     match host.rsplit_once(':') {
         Some((name, port)) if port.bytes().all(|byte| byte.is_ascii_digit()) => name,
@@ -205,17 +213,17 @@ fn strip_port(host: &str) -> &str {
 }
 
 impl Checks {
-    /// As HAProxy's own checks in the generated file: `inter 2s`, `timeout check 1s`.
+    /// Pace of HAProxy's own checks in the generated file: `inter 2s`, `timeout check 1s`.
     pub(crate) const INTERVAL: Duration = Duration::from_secs(2);
     pub(crate) const TIMEOUT: Duration = Duration::from_secs(1);
-    /// Apps that take longer to start are few, and nothing but a line in the log hangs on it.
+    /// Few apps take longer to start, and the only effect is a line in the log.
     pub(crate) const GRACE: Duration = Duration::from_secs(30);
-    /// The first check that passes announces; HAProxy's `fall 3` takes back.
+    /// The first pass announces. Three failures take back, as with HAProxy's `fall 3`.
     pub(crate) const THRESHOLDS: Thresholds =
         Thresholds { rise: NonZeroU32::MIN, fall: NonZeroU32::MIN.saturating_add(2) };
 }
 
-/// As it is written on the command line.
+/// The form of the command line.
 impl fmt::Display for Check {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {

@@ -1,4 +1,4 @@
-//! Carries a check out, once.
+//! Runs one check once. It keeps no history.
 
 mod http;
 mod tls;
@@ -17,17 +17,17 @@ use tokio::{net::TcpStream, time::timeout};
 use crate::health::check::{Check, HttpCheck};
 use crate::processes::reaper::{ChildChange, Leader, Reaper};
 
-/// One check with all that carrying it out needs.
+/// A check with what its runs need.
 pub(crate) enum Probe {
-    /// Any of the addresses.
+    /// Passes if any of the addresses accepts.
     Tcp(Vec<SocketAddr>),
-    /// What certificates are held against is read once, and anew after a failure: its file may have been replaced.
+    /// The TLS configuration is read once, and again after a failure, because the CA's file may have been replaced.
     Http(Box<HttpCheck>, Option<Arc<ClientConfig>>),
     Exec(Vec<String>, Reaper),
 }
 
 impl Probe {
-    /// A TCP check asks the addresses.
+    /// A TCP check connects to `addresses`. Other checks ignore them.
     pub(crate) fn new(check: Check, addresses: &[SocketAddr], reaper: &Reaper) -> Self {
         match check {
             Check::Tcp => Self::Tcp(addresses.to_vec()),
@@ -36,7 +36,7 @@ impl Probe {
         }
     }
 
-    /// Whether it passes within the time; if not, why not, in words that name the check.
+    /// Runs the check within `limit`. The error names the check and the reason.
     pub(crate) async fn run_within(&mut self, limit: Duration) -> Result<(), String> {
         let outcome = timeout(limit, self.run_once()).await;
         let outcome = outcome.unwrap_or_else(|_| Err(format!("nothing within {}", humantime::format_duration(limit))));
@@ -65,7 +65,7 @@ impl Probe {
     }
 }
 
-/// Whether one of the addresses accepts a connection.
+/// Connects to the first address that accepts. The error is that of the last one.
 pub(crate) async fn connect_to_any(addresses: &[SocketAddr]) -> Result<(), String> {
     let mut failure = "no address".to_owned();
     for address in addresses {
@@ -77,7 +77,7 @@ pub(crate) async fn connect_to_any(addresses: &[SocketAddr]) -> Result<(), Strin
     Err(failure)
 }
 
-/// Runs a command, without input, its output dropped. Where it takes too long, its process group is killed.
+/// Runs a command without input, and drops its output. When the future is dropped, the process group is killed.
 async fn run_command(words: &[String], reaper: &Reaper) -> Result<(), String> {
     let (program, arguments) = words.split_first().ok_or("no command")?;
     let mut command = Command::new(program);
@@ -94,7 +94,7 @@ async fn run_command(words: &[String], reaper: &Reaper) -> Result<(), String> {
     Err("it was never seen to end".to_owned())
 }
 
-/// Leaves no process behind where nobody waits for it any more. One that has ended is left alone.
+/// Kills the process group on drop, unless its leader has ended.
 struct KillOnDrop(Leader);
 
 impl Drop for KillOnDrop {

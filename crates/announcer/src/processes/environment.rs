@@ -1,21 +1,23 @@
-//! The variables that no child of the announcer gets: neither the app nor a check's command.
+//! Removes the announcer's secrets from what its children inherit: the app and the checks' commands.
 
 use std::process::Command;
 
-/// The announcer's own variables that hold a secret or lead to one. A header may be an `Authorization`.
+use program::variable;
+
+/// Own variables that hold a secret or lead to one. A check's header may be an `Authorization`.
 const OWN_SECRETS: [&str; 4] =
     ["ANNOUNCER_ADMIN_TOKEN_FILE", "ANNOUNCER_ADMIN_CERT", "ANNOUNCER_ADMIN_KEY", "ANNOUNCER_CHECK_HEADER"];
 
-/// Takes them out of what a command would inherit. Everything else stays: an app may well read `ANNOUNCER_PORT` or
+/// Removes secrets from what a command inherits. Everything else stays: an app may read `ANNOUNCER_PORT` or
 /// `ETCDCTL_ENDPOINTS`.
 pub(crate) fn remove_secrets(command: &mut Command) {
-    for name in secret_variables() {
+    for name in withheld_variables() {
         command.env_remove(name);
     }
 }
 
-fn secret_variables() -> impl Iterator<Item = &'static str> {
-    daemon::systemd::VARIABLES.into_iter().chain(registry::SECRET_VARIABLES).chain(OWN_SECRETS)
+fn withheld_variables() -> impl Iterator<Item = &'static str> {
+    variable::withheld_variables(&registry::SECRET_VARIABLES, &OWN_SECRETS)
 }
 
 #[cfg(test)]
@@ -29,15 +31,10 @@ mod tests {
 
     #[test]
     fn every_variable_that_help_hides_or_that_names_a_secret_is_removed() {
-        let removed: BTreeSet<_> = secret_variables().collect();
-        let mut seen = 0;
-        for arg in Cli::command().get_arguments() {
-            let Some(name) = arg.get_env().and_then(|name| name.to_str()) else { continue };
-            let is_secret = arg.is_hide_env_values_set()
-                || ["PASSWORD", "TOKEN", "KEY", "SECRET", "USER"].iter().any(|word| name.contains(word));
-            assert!(!is_secret || removed.contains(name), "{name} is left in the app's environment");
-            seen += usize::from(is_secret);
-        }
-        assert!(seen >= 6, "{seen}");
+        let withheld: BTreeSet<String> = withheld_variables().map(str::to_owned).collect();
+        let secrets = program::options::secret_variables(&Cli::command());
+        assert!(secrets.len() >= 6, "{secrets:?}");
+        let inherited: Vec<_> = secrets.difference(&withheld).collect();
+        assert!(inherited.is_empty(), "left in the app's environment: {inherited:?}");
     }
 }

@@ -1,7 +1,7 @@
-//! The end of every child: the app, the commands of checks, and the orphans that PID 1 is given.
+//! Reaps every child: the app, the commands of checks, and the orphans that PID 1 gets.
 //!
-//! All waiting for children happens here. tokio's own (`tokio::process`) must not be used beside it: two that reap
-//! steal each other's exit statuses.
+//! All waiting for children happens here. `tokio::process` must not be used beside it: two reapers steal each other's
+//! exit statuses.
 
 use std::{
     collections::HashMap,
@@ -28,7 +28,7 @@ use tokio::{
 
 use crate::processes::environment;
 
-/// What reaps. Clones are the same one.
+/// Handle of the one reaper. Clones share its children.
 #[derive(Clone)]
 pub(crate) struct Reaper {
     children: Arc<Mutex<HashMap<Pid, WatchedChild>>>,
@@ -39,41 +39,41 @@ struct WatchedChild {
     changes: mpsc::Sender<ChildChange>,
 }
 
-/// A running child: the leader of its own process group.
+/// A child, which leads its own process group.
 #[derive(Clone)]
 pub(crate) struct Leader {
     pub(crate) pid: Pid,
-    /// Set as it is reaped: its number may then be somebody else's.
+    /// Set when the child is reaped. Another process may then have its number.
     is_reaped: Arc<AtomicBool>,
 }
 
-/// What became of a child.
+/// Change of a child's state.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum ChildChange {
-    /// It ended; the exit status as a shell would put it.
+    /// Exit status in the form of a shell: 128 + N after signal N.
     Ended(u8),
-    /// Somebody stopped it at the terminal.
+    /// Stopped, as by Ctrl-Z at the terminal.
     Stopped,
 }
 
 impl Leader {
-    /// True once it was reaped. Others of its group may still run.
+    /// True once the child was reaped. Other processes of its group may still run.
     pub(crate) fn has_ended(&self) -> bool {
         self.is_reaped.load(Ordering::Relaxed)
     }
 
-    /// Sends a signal to the child's process group, if the child still runs.
+    /// Sends a signal to the child's process group while the child runs.
     pub(crate) fn signal_group(&self, signal: Signal) {
         if !self.has_ended()
             && let Err(error) = killpg(self.pid, signal)
         {
-            tracing::warn!(%signal, pid = self.pid.as_raw(), %error, "a child can't be signalled");
+            tracing::warn!(%signal, pid = self.pid.as_raw(), %error, "can't signal a child");
         }
     }
 }
 
 impl Reaper {
-    /// Reaps from now on. Must be called within a tokio runtime, before the first child is started.
+    /// Starts to reap. Must be called within a tokio runtime, before the first child starts.
     pub(crate) fn start() -> io::Result<Self> {
         let ended = signal(SignalKind::child())?;
         let reaper = Self { children: Arc::default() };
@@ -81,19 +81,20 @@ impl Reaper {
         Ok(reaper)
     }
 
-    /// Starts a command as the leader of a process group of its own, and tells what becomes of it.
+    /// Starts a command as the leader of its own process group, without secrets in its environment. The receiver gets
+    /// its changes.
     pub(crate) fn spawn(&self, command: &mut Command) -> io::Result<(Leader, mpsc::Receiver<ChildChange>)> {
         use std::os::unix::process::CommandExt;
-        // The standard library gives the child an empty signal mask and the default action of SIGPIPE.
+        // The standard library also gives the child an empty signal mask and the default action of SIGPIPE.
         command.process_group(0);
         environment::remove_secrets(command);
-        let (changes, told) = mpsc::channel(4);
-        // Held from before the start: a child that ends at once is known by then.
+        let (changes, receiver) = mpsc::channel(4);
+        // Locked before the start, so that a child that ends at once is known when it is reaped.
         let mut children = self.lock_children();
         let pid = Pid::from_raw(command.spawn()?.id().cast_signed());
-        let gone = Arc::new(AtomicBool::new(false));
-        children.insert(pid, WatchedChild { is_reaped: gone.clone(), changes });
-        Ok((Leader { pid, is_reaped: gone }, told))
+        let is_reaped = Arc::new(AtomicBool::new(false));
+        children.insert(pid, WatchedChild { is_reaped: is_reaped.clone(), changes });
+        Ok((Leader { pid, is_reaped }, receiver))
     }
 
     fn lock_children(&self) -> MutexGuard<'_, HashMap<Pid, WatchedChild>> {
@@ -110,7 +111,7 @@ impl Reaper {
         }
     }
 
-    /// Reaps until the state of a child that somebody asks for has changed, or nothing is left to reap.
+    /// Reaps until a watched child changes, or until nothing is left to reap. Orphans are reaped silently.
     fn reap_next(&self) -> Option<(mpsc::Sender<ChildChange>, ChildChange)> {
         loop {
             let mut children = self.lock_children();
@@ -118,13 +119,14 @@ impl Reaper {
                 Ok(WaitStatus::StillAlive) | Err(Errno::ECHILD) => return None,
                 Ok(status) => (status.pid(), interpret_status(status)),
                 Err(Errno::EINTR) => continue,
-                // nix knows no real-time signals; the child that one of them ended has been reaped nevertheless.
+                // nix knows no real-time signals. A child that one of them ended is reaped nevertheless, and its pid is
+                // gone.
                 Err(Errno::EINVAL) => {
                     let missing = children.keys().find(|pid| kill(**pid, None) == Err(Errno::ESRCH));
                     (missing.copied(), Some(ChildChange::Ended(128)))
                 }
                 Err(error) => {
-                    tracing::error!(%error, "children can't be waited for");
+                    tracing::error!(%error, "can't wait for children");
                     return None;
                 }
             };

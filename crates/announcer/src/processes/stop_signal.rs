@@ -1,14 +1,14 @@
-//! The names of signals. Pure.
+//! Names and numbers of signals. Pure.
 
 use std::{fmt, str::FromStr};
 
 use nix::{libc, sys::signal::Signal};
 
-/// The number of a signal that asks the announcer to stop: a real-time signal has one, too, and no other name in `nix`.
+/// Number of a signal that asks for a stop. A number, since `nix` has no names for real-time signals.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct StopOn(pub(crate) i32);
 
-/// The signals that ask for a stop in any case.
+/// Signals that always ask for a stop.
 const ALWAYS: [Signal; 2] = [Signal::SIGTERM, Signal::SIGINT];
 
 /// Signals that can't be handled, or that mean something else here: the end of a child, the terminal, a fault.
@@ -27,7 +27,7 @@ const NEVER: [Signal; 12] = [
     Signal::SIGPIPE,
 ];
 
-/// The numbers of all signals that ask for a stop, those that are always among them first.
+/// Numbers of all signals that ask for a stop, without duplicates, [`ALWAYS`] first.
 pub(crate) fn list_stop_signals(more: &[StopOn]) -> Vec<i32> {
     let mut all: Vec<i32> = ALWAYS.iter().map(|signal| *signal as i32).collect();
     for StopOn(number) in more {
@@ -38,25 +38,25 @@ pub(crate) fn list_stop_signals(more: &[StopOn]) -> Vec<i32> {
     all
 }
 
-/// The signal that an app gets which has none of its own: what asked for the stop, if only `--stop-on` makes it ask for
-/// that. Such a signal is what the image's app expects: nginx finishes its requests on QUIT, and drops them on TERM.
+/// Stop signal for an app without `--stop-signal`: the signal that asked for the stop, if only `--stop-on` makes it
+/// ask. The image's app expects that one. nginx finishes its requests on QUIT, and drops them on TERM.
 pub(crate) fn signal_for_app(asked: Option<i32>) -> Signal {
     let asked = asked.and_then(|number| Signal::try_from(number).ok());
     asked.filter(|signal| !ALWAYS.contains(signal)).unwrap_or(Signal::SIGTERM)
 }
 
-/// `TERM`, `SIGTERM` or `15`.
+/// Parses `TERM`, `SIGTERM` or `15`.
 pub(crate) fn parse(text: &str) -> Result<Signal, String> {
     let upper = text.to_ascii_uppercase();
     let named = if upper.starts_with("SIG") { upper.parse() } else { format!("SIG{upper}").parse() };
-    let numbered = || text.parse::<i32>().ok().and_then(|number| Signal::try_from(number).ok());
-    named.ok().or_else(numbered).ok_or_else(|| "a signal is written TERM, SIGTERM or 15".to_owned())
+    let signal = named.ok().or_else(|| Signal::try_from(text.parse::<i32>().ok()?).ok());
+    signal.ok_or_else(|| "a signal is written TERM, SIGTERM or 15".to_owned())
 }
 
 impl FromStr for StopOn {
     type Err = String;
 
-    /// As [`parse`], and real-time signals: `RTMIN+3`, `SIGRTMIN+3` or `37`.
+    /// Parses what [`parse`] does, and real-time signals: `RTMIN+3`, `SIGRTMIN+3` or `37`.
     fn from_str(text: &str) -> Result<Self, String> {
         let text = text.trim();
         if let Ok(signal) = parse(text) {
@@ -67,8 +67,9 @@ impl FromStr for StopOn {
             };
         }
         let number = parse_real_time(text).or_else(|| text.parse().ok());
-        let is_real_time = |number: &i32| (libc::SIGRTMIN()..=libc::SIGRTMAX()).contains(number);
-        number.filter(is_real_time).map(Self).ok_or_else(|| {
+        // Other signals without a name in nix belong to the C library's threads.
+        let number = number.filter(|number| (libc::SIGRTMIN()..=libc::SIGRTMAX()).contains(number));
+        number.map(Self).ok_or_else(|| {
             "a signal is written QUIT, SIGQUIT or 3; a real-time one RTMIN+3, of those that this system has".to_owned()
         })
     }
@@ -92,7 +93,7 @@ fn parse_offset(offset: &str, sign: char) -> Option<i32> {
     offset.strip_prefix(sign)?.parse().ok().filter(|number| (0..64).contains(number))
 }
 
-/// As it is written: `SIGQUIT`, `SIGRTMIN+3`.
+/// `SIGQUIT`, `SIGRTMIN+3`.
 impl fmt::Display for StopOn {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match Signal::try_from(self.0) {

@@ -1,4 +1,4 @@
-//! The processes of this host, as far as a stop has to know them.
+//! Reads the processes of this host from `/proc`. It signals none.
 
 use std::fs;
 
@@ -12,14 +12,14 @@ use nix::{
     unistd::{Pid, getpid},
 };
 
-/// True if a process group has a member that runs. A zombie does nothing, and its parent may never reap it.
+/// True if a member of the process group runs. A zombie doesn't count, since its parent may never reap it.
 pub(crate) fn has_running_member(group: Pid) -> bool {
     if killpg(group, None) == Err(Errno::ESRCH) {
         return false;
     }
     let states: Vec<char> =
         list_processes().filter(|process| process.group == group.as_raw()).map(|process| process.state).collect();
-    // Where /proc shows none of them, the kernel's word counts.
+    // A /proc with `hidepid` shows none of them. Then the kernel's answer to killpg counts.
     states.is_empty() || states.iter().any(|state| !matches!(state, 'Z' | 'X'))
 }
 
@@ -28,20 +28,20 @@ pub(crate) fn adopts_orphans() -> bool {
     getpid().as_raw() == 1 || prctl::get_child_subreaper().unwrap_or(false)
 }
 
-/// True if this process has any child, zombies included.
+/// True if this process has a child. Zombies count.
 pub(crate) fn has_child() -> bool {
     let flags = WaitPidFlag::WEXITED | WaitPidFlag::WNOHANG | WaitPidFlag::WNOWAIT;
     waitid(Id::All, flags) != Err(Errno::ECHILD)
 }
 
-/// The children of this process that run.
+/// Running children of this process.
 pub(crate) fn running_children() -> Vec<Pid> {
     let us = getpid().as_raw();
     let ours = list_processes().filter(|process| process.parent == us && !matches!(process.state, 'Z' | 'X'));
     ours.map(|process| Pid::from_raw(process.pid)).collect()
 }
 
-/// A line of `/proc/PID/stat` (proc(5)).
+/// Fields of `/proc/PID/stat` (proc(5)).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Process {
     pid: i32,
@@ -50,14 +50,14 @@ struct Process {
     group: i32,
 }
 
-/// All that /proc shows; none where it isn't there.
+/// All processes that /proc shows. Empty without /proc.
 fn list_processes() -> impl Iterator<Item = Process> {
     let entries = fs::read_dir("/proc").into_iter().flatten().flatten();
     let pids = entries.filter(|entry| entry.file_name().to_string_lossy().bytes().all(|byte| byte.is_ascii_digit()));
     pids.filter_map(|entry| parse_stat(&fs::read_to_string(entry.path().join("stat")).ok()?))
 }
 
-/// The name in the brackets may have brackets and blanks itself.
+/// Parses a line. The name in brackets may contain brackets and blanks, so the last bracket ends it.
 fn parse_stat(stat: &str) -> Option<Process> {
     let (head, tail) = stat.rsplit_once(')')?;
     let pid = head.split_whitespace().next()?.parse().ok()?;

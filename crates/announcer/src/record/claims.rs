@@ -1,5 +1,5 @@
-//! Hosts and ports that another service's keys name already: settings that claim them aren't written. Best effort: the
-//! balancers decide.
+//! Finds settings that claim hosts or ports of another service, so that they aren't written. Best effort: the balancers
+//! decide.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -9,31 +9,32 @@ use registry::{Client, Error};
 
 use crate::record::Record;
 
-/// The keys of the settings that aren't to be written, which the log hears of. None where etcd can't be asked now, which is
-/// no reason to wait; where its roles don't let us look, nothing is withheld.
+/// Keys of settings that must not be written. They are logged. `None` if etcd is unreachable, which must not delay the
+/// records. Empty if etcd's roles forbid reading the other services.
 pub(crate) async fn find_withheld_settings(client: &Client, records: &[Arc<Record>]) -> Option<BTreeSet<String>> {
     match find_contested_settings(client, records).await {
         Ok(contested) => {
             for (key, rival) in &contested {
-                tracing::warn!(key, "not written: {rival}, and one service has it; take it out of one of the two");
+                let hint = "remove the claim from one of the two services";
+                tracing::warn!(key, %rival, hint, "another service has the same claim, setting not written");
             }
             Some(contested.into_keys().collect())
         }
         Err(error) => {
-            tracing::debug!(%error, "whether others name the same hosts or ports isn't known");
+            tracing::debug!(%error, "can't read the other services' claims");
             (!error.is_unreachable()).then(BTreeSet::new)
         }
     }
 }
 
-/// The settings' keys that would claim what another service's keys name, with the first such claim of each.
+/// Keys of settings that claim what another service's keys name, with the first such claim of each.
 async fn find_contested_settings(
     client: &Client,
     records: &[Arc<Record>],
 ) -> Result<BTreeMap<String, ClaimConflict>, Error> {
     let mut contested = BTreeMap::new();
     for (service, settings) in group_claiming_settings(records) {
-        // What stands so already is no new claim; then nobody else's keys have to be read.
+        // Stored settings make no new claim. Skipping them saves the read of all services at most starts.
         if !are_settings_stored(client, service, &settings).await? {
             let folder = client.read_snapshot(service.kind.folder_name()).await?;
             let topology = Topology::from_entries(&folder.entries);
@@ -49,18 +50,26 @@ async fn find_contested_settings(
     Ok(contested)
 }
 
-/// The settings that claim something, by service.
+/// Settings that claim hosts, paths or ports, by service.
 fn group_claiming_settings(records: &[Arc<Record>]) -> BTreeMap<&ServiceId, Vec<Setting>> {
     let mut all: BTreeMap<&ServiceId, Vec<Setting>> = BTreeMap::new();
     let mut seen = BTreeSet::new();
     for record in records {
         let (service, _) = record.service_and_id();
-        let claims = |it: &&Setting| matches!(it.name(), SettingName::Domain | SettingName::Path | SettingName::Ports);
-        for setting in record.announced_settings().filter(claims).filter(|it| seen.insert((service, it.name()))) {
+        for setting in record.announced_settings().filter(|setting| can_claim(setting)) {
+            // Records of one service have equal settings.
+            if !seen.insert((service, setting.name())) {
+                continue;
+            }
             all.entry(service).or_default().push(setting.clone());
         }
     }
     all
+}
+
+/// True if a setting of this kind claims hosts, paths or ports.
+fn can_claim(setting: &Setting) -> bool {
+    matches!(setting.name(), SettingName::Domain | SettingName::Path | SettingName::Ports)
 }
 
 async fn are_settings_stored(client: &Client, service: &ServiceId, settings: &[Setting]) -> Result<bool, Error> {
@@ -74,7 +83,7 @@ async fn are_settings_stored(client: &Client, service: &ServiceId, settings: &[S
     Ok(true)
 }
 
-/// Whether the setting has a part in the claim.
+/// True if the setting contributes to the claim.
 fn is_part_of_claim(setting: &Setting, claim: &Claim) -> bool {
     match (setting, claim) {
         (Setting::Ports(binds), Claim::Port(port)) => binds.iter().any(|bind| bind.port == *port),

@@ -1,4 +1,4 @@
-//! What the log has heard of the records: each thing is said once, not at each attempt.
+//! Logs each change of the records once, not at each attempt.
 
 use std::{
     collections::BTreeMap,
@@ -7,11 +7,12 @@ use std::{
 
 use discovery::UpstreamState;
 
-use crate::record::{Difference, Owner};
+use crate::record::difference::Difference;
+use crate::record::ownership::Owner;
 use crate::registrar::record_set::{Loss, RecordChange, RecordNews};
 use crate::registrar::transaction::WriteRound;
 
-/// What kind of failure it is: in one outage, etcd is unreachable in many words.
+/// Kind of failure. In one outage, etcd is unreachable with many different messages.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Failure {
     Unreachable,
@@ -24,7 +25,7 @@ impl Failure {
     }
 }
 
-/// What was said last.
+/// State of the last log lines.
 #[derive(Default)]
 pub(crate) struct ChangeLog {
     owners: BTreeMap<String, Owner>,
@@ -33,21 +34,21 @@ pub(crate) struct ChangeLog {
 }
 
 impl ChangeLog {
-    /// Says what is new in a round.
+    /// Logs the news of a round.
     pub(crate) fn log_round(&mut self, round: &WriteRound) {
         match &round.failure {
             Some(error) => self.log_failure(error),
             None => self.failure = None,
         }
         if round.contended {
-            tracing::debug!("somebody else keeps writing the same keys; trying on");
+            tracing::debug!("other writers keep changing the same keys, trying again");
         }
         for news in &round.news {
             log_news(news);
             self.owners.remove(&news.record.key());
         }
         for record in &round.lost {
-            tracing::warn!(key = record.key(), "the record is no longer ours: left alone as long as this lease lives");
+            tracing::warn!(key = record.key(), "the record is no longer ours, leaving it alone under this lease");
         }
         let new: Vec<_> = round.differences.iter().filter(|found| !self.differences.contains(found)).cloned().collect();
         log_differences(&new, round.settings_denied);
@@ -63,55 +64,57 @@ impl ChangeLog {
 
     fn log_failure(&mut self, error: &registry::Error) {
         let failure = Failure::classify(error);
-        // The loss of the lease is told by what holds it.
+        // The lease's renewal logs the loss of the lease.
         if self.failure == Some(failure) || error.is_lease_not_found() {
             tracing::debug!(%error, "still trying to write");
         } else {
-            tracing::warn!(%error, "can't write for now; the app goes on, and so do the attempts");
+            tracing::warn!(%error, "can't write to etcd, trying again while the app goes on");
         }
         self.failure = Some(failure);
     }
 }
 
-/// Says which settings stay as they are.
+/// Logs settings that differ and stay as they are.
 pub(crate) fn log_differences(differing: &[Difference], settings_denied: bool) {
     let hint = if settings_denied { "etcd's roles forbid writing it" } else { "--update would overwrite it" };
-    for Difference { key, stored: stands, given } in differing {
-        let stands = stands.as_deref().unwrap_or("nothing");
-        tracing::warn!(key, stands, given, "the store says otherwise than this announcer: left as it is; {hint}");
+    for Difference { key, stored, given } in differing {
+        let stored = stored.as_deref().unwrap_or("nothing");
+        tracing::warn!(key, stored, given, hint, "setting differs in the store, leaving it as it is");
     }
 }
 
-fn log_news(RecordNews { record, change: what }: &RecordNews) {
+fn log_news(RecordNews { record, change }: &RecordNews) {
     let (key, address) = (record.key(), record.address());
-    match what {
+    match change {
         RecordChange::Registered => tracing::info!(key, %address, "registered"),
         RecordChange::Restored(Loss::Deleted) => {
-            tracing::warn!(
-                key,
-                %address,
-                "written again: the record was deleted by another hand; stop this announcer to withdraw it, or write \
-                 overrides/ID to take requests from it"
-            );
+            let hint = "stop this announcer to withdraw the record, or write overrides/ID to take requests from it";
+            tracing::warn!(key, %address, hint, "another writer deleted the record, restored it");
         }
         RecordChange::Restored(Loss::Overwritten(found)) => {
-            tracing::warn!(
-                key,
-                %address,
-                found,
-                "written again: the record was changed by another hand; its weight and state are changed in overrides/ID"
-            );
+            let hint = "change weight and state in overrides/ID";
+            tracing::warn!(key, %address, found, hint, "another writer changed the record, restored it");
         }
         RecordChange::Restored(Loss::Displaced(owner)) => {
-            tracing::info!(key, %address, %owner, "registered again: the other owner has let go of the id");
+            tracing::info!(key, %address, %owner, "the other owner released the id, registered again");
         }
-        RecordChange::StateChanged(UpstreamState::Ready) => tracing::info!(key, %address, "says ready"),
-        RecordChange::StateChanged(UpstreamState::Down) => tracing::info!(key, %address, "says down"),
-        RecordChange::StateChanged(UpstreamState::Drain) => tracing::info!(key, %address, "says drain"),
+        RecordChange::StateChanged(state) => {
+            tracing::info!(key, %address, state = state_word(*state), "record updated");
+        }
+    }
+}
+
+/// Word for the state, as the record has it.
+fn state_word(state: UpstreamState) -> &'static str {
+    match state {
+        UpstreamState::Ready => "ready",
+        UpstreamState::Drain => "drain",
+        UpstreamState::Down => "down",
     }
 }
 
 fn log_owner(key: &str, owner: &Owner) {
-    let end = if owner.lease.is_some() { "that lease ends" } else { "it is deleted" };
-    tracing::warn!(key, %owner, "the id is taken: waiting until {end}; give each announcer of a service an --id of its own");
+    let until = if owner.lease.is_some() { "that lease ends" } else { "it is deleted" };
+    let hint = "give each announcer of a service its own --id";
+    tracing::warn!(key, %owner, until, hint, "the id is taken, waiting");
 }

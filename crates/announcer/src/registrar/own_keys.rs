@@ -1,4 +1,4 @@
-//! The announcer's own keys, followed: what another hand does to them comes as news. It decides nothing.
+//! Follows the announcer's own keys, so that changes by other writers come as news. It decides nothing.
 
 use std::collections::HashMap;
 
@@ -9,21 +9,21 @@ use tokio_util::sync::{CancellationToken, DropGuard};
 
 use crate::registrar::record_set::KeyObservation;
 
-/// The silence after which etcd is asked whether a watch lives. The pings of the connection, which the lease is renewed
-/// over too, notice a dead one within 9 s; a thousand announcers would ask for little else.
+/// Silence after which etcd is asked whether a watch lives. The connection's pings, which the lease's renewal shares,
+/// notice a dead connection within 9 s. A thousand announcers would otherwise ask for little else.
 const QUIET: Duration = Duration::from_secs(30);
 
-/// One event of one key.
+/// An event of one key.
 #[derive(Debug)]
 pub(crate) struct KeyNews {
     key: String,
     event: Event,
-    /// The store is another one than before, or was put back.
+    /// True if the store changed its cluster or was restored to an older revision.
     is_other_store: bool,
 }
 
 impl KeyNews {
-    /// The key as it came to be, in order; nothing where the store can't be followed.
+    /// States of the key, in their order. Empty while the store can't be followed.
     pub(crate) fn observations(&self) -> impl Iterator<Item = (&str, KeyObservation<'_>)> {
         let seen: Vec<KeyObservation<'_>> = match &self.event {
             Event::Snapshot(snapshot) => {
@@ -46,7 +46,7 @@ fn observe_change(change: &Change) -> KeyObservation<'_> {
     }
 }
 
-/// The progress of following a key.
+/// Position of a key's watch.
 #[derive(Clone, Copy, Debug, Default)]
 struct FollowProgress {
     cluster: u64,
@@ -54,20 +54,20 @@ struct FollowProgress {
     is_followed: bool,
 }
 
-/// The keys that are followed, until this is dropped.
+/// Watches of our keys. Dropping it ends them.
 pub(crate) struct OwnKeys {
     client: Client,
     progress: HashMap<String, FollowProgress>,
     sender: mpsc::Sender<(String, Event)>,
     inbox: mpsc::Receiver<(String, Event)>,
-    /// The log has heard that etcd refuses to let a key be followed.
+    /// True after etcd's refusal to let a key be followed was logged.
     is_refused: bool,
     end: CancellationToken,
     _ends_with_us: DropGuard,
 }
 
 impl OwnKeys {
-    /// No key is followed yet.
+    /// Follows no key yet.
     pub(crate) fn new(client: Client) -> Self {
         let (sender, inbox) = mpsc::channel(16);
         let end = CancellationToken::new();
@@ -75,7 +75,7 @@ impl OwnKeys {
         Self { client, progress: HashMap::new(), sender, inbox, is_refused: false, end, _ends_with_us }
     }
 
-    /// Follows these keys too, from now on.
+    /// Starts to follow these keys, in addition to the earlier ones.
     pub(crate) fn follow_keys(&mut self, keys: impl Iterator<Item = String>) {
         for key in keys {
             if self.progress.contains_key(&key) {
@@ -83,10 +83,10 @@ impl OwnKeys {
             }
             let options = FollowOptions { max_silence: QUIET, ..FollowOptions::default() };
             let mut events = self.client.follow_key(&key, options, self.end.clone());
-            let (told, name) = (self.sender.clone(), key.clone());
+            let (sender, name) = (self.sender.clone(), key.clone());
             tokio::spawn(async move {
                 while let Some(event) = events.recv().await {
-                    if told.send((name.clone(), event)).await.is_err() {
+                    if sender.send((name.clone(), event)).await.is_err() {
                         return;
                     }
                 }
@@ -100,9 +100,9 @@ impl OwnKeys {
         self.progress.get(key).is_some_and(|place| place.is_followed)
     }
 
-    /// The next news. Nothing is lost when this is dropped.
+    /// Waits for the next news. Cancellation loses none.
     pub(crate) async fn next_news(&mut self) -> KeyNews {
-        // This has a sender itself, so that the channel never ends.
+        // `self.sender` keeps the channel open, so it never ends.
         let Some((key, event)) = self.inbox.recv().await else { return std::future::pending().await };
         self.log_outage(&key, &event);
         let place = self.progress.entry(key.clone()).or_default();
@@ -110,7 +110,7 @@ impl OwnKeys {
         KeyNews { key, event, is_other_store }
     }
 
-    /// Says once that etcd refuses it. That etcd is away is said by the lease.
+    /// Logs once that etcd refuses the watch. The lease's renewal logs that etcd is unreachable.
     fn log_outage(&mut self, key: &str, event: &Event) {
         match event {
             Event::Disconnected { error, .. } if error.is_unreachable() => {
@@ -118,7 +118,7 @@ impl OwnKeys {
             }
             Event::Disconnected { error, .. } => {
                 if !std::mem::replace(&mut self.is_refused, true) {
-                    tracing::warn!(key, %error, "the record can't be followed: its loss would be noticed late or never");
+                    tracing::warn!(key, %error, "the record can't be followed, so its loss would be noticed late or never");
                 }
             }
             Event::Snapshot(_) | Event::Changes { .. } => self.is_refused = false,
@@ -127,7 +127,7 @@ impl OwnKeys {
 }
 
 impl FollowProgress {
-    /// Notes how far the key is known. True where the store is another one than before, or was put back.
+    /// Records the event's position. True if the store changed its cluster or was restored to an older revision.
     fn record_event(&mut self, event: &Event) -> bool {
         match event {
             Event::Snapshot(snapshot) => {

@@ -1,17 +1,18 @@
-//! The pace at which a record is written again that another hand deletes or writes over. Pure: no clock.
+//! Paces the restoration of a record that another writer deletes or overwrites. Pure: no clock.
 
 use std::time::{Duration, Instant};
 
-/// The pause before the first restoration. A lease that has ended is noticed within it, and a person's command is over.
+/// Pause before the first restoration. It is long enough to notice that the lease ended, and for an operator's command
+/// to finish.
 const FIRST_PAUSE: Duration = Duration::from_millis(150);
 
-/// The longest pause: whatever deletes the record again and again costs etcd two writes in this time.
+/// Longest pause. A writer that deletes the record again and again costs etcd two writes in this time.
 const LONGEST_PAUSE: Duration = Duration::from_secs(30);
 
-/// A record that stood for this long starts with the first pause again.
+/// Time without a loss after which the pauses start anew.
 const CALM: Duration = Duration::from_secs(120);
 
-/// The restorations so far.
+/// Losses so far.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct RestorePacer {
     in_a_row: u32,
@@ -19,7 +20,7 @@ pub(crate) struct RestorePacer {
 }
 
 impl RestorePacer {
-    /// The pause before a record that was lost now is written again.
+    /// Pause before a record that was lost at `now` is restored. It doubles with each loss.
     pub(crate) fn next_pause(&mut self, now: Instant) -> Duration {
         let is_calm = self.last.is_none_or(|last| now.saturating_duration_since(last) > CALM);
         self.in_a_row = if is_calm { 0 } else { self.in_a_row.saturating_add(1) };

@@ -1,45 +1,48 @@
-//! Carries out what `record_set` wants: one round of transactions.
+//! Runs one round of the transactions that `record_set` plans. It decides no content.
 
 use std::sync::Arc;
 
 use discovery::Entry;
 use registry::{Client, Error};
 
-use crate::record::{Difference, Owner, Record};
+use crate::record::Record;
+use crate::record::difference::{Difference, list_differences};
+use crate::record::ownership::Owner;
 use crate::registrar::record_set::{Part, RecordNews, RecordSet};
 
-/// Each attempt that fails means that somebody else has just written one of the keys. More than a few in a row are no
-/// accident, and worth a pause.
+/// Attempts before a pause. Each failed attempt means that another writer has just changed one of the keys, and more
+/// than a few in a row are no accident.
 const ATTEMPTS: usize = 8;
 
-/// What became of a round.
+/// Result of a round.
 #[derive(Debug, Default)]
 pub(crate) struct WriteRound {
-    /// The records that stand as they did not before.
+    /// Records whose stored state changed.
     pub(crate) news: Vec<RecordNews>,
-    /// The ids that belong to another owner.
+    /// Records whose id belongs to another owner.
     pub(crate) taken: Vec<(Arc<Record>, Owner)>,
-    /// The records that were deleted, or that somebody else has put there: they are left alone.
+    /// Records that were deleted or that another announcer overwrote. They are left alone.
     pub(crate) lost: Vec<Arc<Record>>,
-    /// The settings of registered records that say otherwise than ours.
+    /// Settings of registered records that differ from ours.
     pub(crate) differences: Vec<Difference>,
-    /// etcd's roles let us write no settings at all.
+    /// True if etcd's roles forbid writing settings.
     pub(crate) settings_denied: bool,
-    /// Others wrote the same keys at every attempt.
+    /// True if other writers changed the same keys at every attempt.
     pub(crate) contended: bool,
-    /// Why some of it could not be written.
+    /// Error of the last transaction that failed.
     pub(crate) failure: Option<Error>,
 }
 
-/// Writes what is to be written: all of it in one transaction, where it fits and etcd's roles allow that, else the
-/// records without their settings, else each by itself. One operation outside the roles denies a whole transaction.
-pub(crate) async fn write_round(client: &Client, group: &mut RecordSet) -> WriteRound {
+/// Writes what is open. One transaction has everything if it fits and etcd's roles allow it. Otherwise the records are
+/// written without their settings, and then each by itself: one operation outside of the roles denies a whole
+/// transaction.
+pub(crate) async fn write_round(client: &Client, set: &mut RecordSet) -> WriteRound {
     let mut round = WriteRound::default();
-    for indices in group.plan_parts() {
-        match write_part(client, group, &indices, &mut round).await {
+    for indices in set.plan_parts() {
+        match write_part(client, set, &indices, &mut round).await {
             Err(error) if error.is_permission_denied() && indices.len() > 1 => {
                 for index in indices {
-                    let written = write_part(client, group, &[index], &mut round).await;
+                    let written = write_part(client, set, &[index], &mut round).await;
                     round.failure = written.err().or(round.failure);
                 }
             }
@@ -49,15 +52,16 @@ pub(crate) async fn write_round(client: &Client, group: &mut RecordSet) -> Write
     round
 }
 
+/// Writes one part, without its settings if etcd's roles forbid those.
 async fn write_part(
     client: &Client,
-    group: &mut RecordSet,
+    set: &mut RecordSet,
     indices: &[usize],
     round: &mut WriteRound,
 ) -> Result<(), Error> {
-    match attempt_part(client, group, indices, true, round).await {
+    match attempt_part(client, set, indices, true, round).await {
         Err(error) if error.is_permission_denied() => {
-            attempt_part(client, group, indices, false, round).await?;
+            attempt_part(client, set, indices, false, round).await?;
             let registered: Vec<_> = round.news.iter().map(|news| news.record.clone()).collect();
             for record in registered {
                 let mut found = Vec::new();
@@ -65,7 +69,7 @@ async fn write_part(
                     round.settings_denied = true;
                     found.extend(client.get(&key).await?);
                 }
-                round.differences.extend(record.list_differences(&found));
+                round.differences.extend(list_differences(&record, &found));
             }
             Ok(())
         }
@@ -73,16 +77,18 @@ async fn write_part(
     }
 }
 
+/// Commits one part, and drafts it again from what etcd returned while its conditions fail.
 async fn attempt_part(
     client: &Client,
-    group: &mut RecordSet,
+    set: &mut RecordSet,
     indices: &[usize],
     with_settings: bool,
     round: &mut WriteRound,
 ) -> Result<(), Error> {
     let mut found: Option<Vec<Entry>> = None;
     for _ in 0..ATTEMPTS {
-        let mut part = group.draft_part(indices, with_settings, found.as_deref());
+        let mut part = set.draft_part(indices, with_settings, found.as_deref());
+        // A part without writes still has news: an id that is taken, a record that is no longer ours.
         let mut revision = 0;
         if !part.is_empty() {
             let committed = client.commit(part.draft.txn.clone()).await?;
@@ -92,16 +98,16 @@ async fn attempt_part(
             }
             revision = committed.revision;
         }
-        finish_part(group, &mut part, revision, round);
+        finish_part(set, &mut part, revision, round);
         return Ok(());
     }
     round.contended = true;
     Ok(())
 }
 
-fn finish_part(group: &mut RecordSet, part: &mut Part, revision: i64, round: &mut WriteRound) {
-    round.lost.extend(group.lost_records(part));
-    round.news.extend(group.mark_written(part, revision));
+fn finish_part(set: &mut RecordSet, part: &mut Part, revision: i64, round: &mut WriteRound) {
+    round.lost.extend(set.lost_records(part));
+    round.news.extend(set.mark_written(part, revision));
     round.taken.append(&mut part.taken);
     round.differences.append(&mut part.draft.differences);
 }

@@ -1,4 +1,4 @@
-//! The signs of life: what systemd hears from us besides READY and STOPPING, and what `/live` goes by.
+//! The heartbeat for systemd and for `/live`, and the line of `systemctl status`. It decides nothing.
 
 use std::time::Duration;
 
@@ -7,13 +7,13 @@ use tokio::time::{Interval, MissedTickBehavior, interval};
 
 use crate::state::State;
 
-/// How often systemd hears from us without a watchdog.
+/// Period towards systemd without a watchdog. systemd's start timeout is extended by three of them.
 const PERIOD: Duration = Duration::from_secs(20);
 
-/// How often the admin port does, where there is one.
+/// Period towards the admin port. `/live` fails after 10 s without a beat.
 const ADMIN_PERIOD: Duration = Duration::from_secs(2);
 
-/// When we say that we live; never where nobody listens.
+/// Timer of the heartbeat. It never fires without systemd and without an admin port.
 pub(crate) struct Heartbeat {
     interval: Option<Interval>,
     admin: Option<admin::Pulse>,
@@ -23,16 +23,17 @@ impl Heartbeat {
     pub(crate) fn new(admin: Option<admin::Pulse>) -> Self {
         let systemd = systemd::watchdog_interval().or_else(|| systemd::has_notify_socket().then_some(PERIOD));
         let shown = admin.as_ref().map(|_| ADMIN_PERIOD);
-        let period = systemd.into_iter().chain(shown).min().map(|period| period.min(PERIOD));
-        let interval = period.map(|period| {
-            let mut interval = interval(period);
+        let period = systemd.into_iter().chain(shown).min();
+        // A longer watchdog must not delay the extensions of the start timeout.
+        let mut interval = period.map(|period| interval(period.min(PERIOD)));
+        if let Some(interval) = &mut interval {
+            // After a suspend of the host, one beat is enough.
             interval.set_missed_tick_behavior(MissedTickBehavior::Delay);
-            interval
-        });
+        }
         Self { interval, admin }
     }
 
-    /// The next moment to call [`Self::beat`].
+    /// Waits until the next beat is due.
     pub(crate) async fn next_beat(&mut self) {
         match &mut self.interval {
             Some(interval) => _ = interval.tick().await,
@@ -40,25 +41,25 @@ impl Heartbeat {
         }
     }
 
-    /// Says that we live, and that a start which waits for etcd or for balancers is no failed start: the app works, and
-    /// systemd would stop it at the end of the unit's start time.
-    pub(crate) fn send_beat(&self, state: State, all_work: bool) {
+    /// Beats. Extends systemd's start timeout while the start waits for etcd or for balancers: the app works, and
+    /// systemd would stop it at the end of the unit's start timeout.
+    pub(crate) fn send_beat(&self, state: State, are_all_healthy: bool) {
         if let Some(admin) = &self.admin {
             admin.beat();
         }
         systemd::notify_watchdog();
-        if matches!(state, State::Announcing | State::AwaitingBalancers) && all_work {
+        if matches!(state, State::Announcing | State::AwaitingBalancers) && are_all_healthy {
             systemd::extend_timeout(3 * PERIOD);
         }
     }
 }
 
-/// The line of `systemctl status`. `missing` are the upstreams that have not worked yet; `blocked_by` is what keeps
-/// balancers from following.
-pub(crate) fn describe_state(state: State, keys: &[String], missing: usize, blocked_by: Option<&str>) -> String {
+/// Line of `systemctl status`. `not_healthy` is the number of upstreams that have not worked yet, `blocked_by` the reason
+/// why balancers don't follow.
+pub(crate) fn describe_state(state: State, keys: &[String], not_healthy: usize, blocked_by: Option<&str>) -> String {
     let what = match state {
         State::Starting => "waiting for the app",
-        State::Announcing if missing > 0 => "waiting for more of the app, announcing",
+        State::Announcing if not_healthy > 0 => "waiting for more of the app, announcing",
         State::Announcing => "the app works, waiting for etcd to take",
         State::AwaitingBalancers => "waiting for balancers to follow",
         State::Announced => "announced as",

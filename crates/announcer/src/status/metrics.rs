@@ -1,6 +1,6 @@
-//! How things stand, as Prometheus reads it. Pure, but for the counters of checks, which count on.
+//! The status as Prometheus reads it. Pure, except for the counters of checks, which outlive an answer.
 //!
-//! Labels name what this announcer announces and nothing else: how many series there are is known beforehand.
+//! Labels name only what this announcer announces, so the number of series is known beforehand.
 
 use std::{
     sync::atomic::AtomicU64,
@@ -34,11 +34,11 @@ const STATES: [(State, &str); 10] = [
 const RECORD_STATES: [(UpstreamState, &str); 3] =
     [(UpstreamState::Ready, "ready"), (UpstreamState::Drain, "drain"), (UpstreamState::Down, "down")];
 
-/// What checks came to, of all upstreams. Clones share the counters.
+/// Counters of all upstreams' checks. Clones share them.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct CheckCounters(Family<CheckLabels, Counter>);
 
-/// What the checks of one upstream came to.
+/// Counters of one upstream's checks.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct UpstreamCheckCounters {
     passed: Counter,
@@ -66,23 +66,25 @@ struct StateLabels {
 }
 
 impl CheckCounters {
-    /// The counters of an upstream's checks, if it has any. They are shown from now on: a rate needs a first value.
+    /// Counters of an upstream, shown from now on: a rate needs a first value. An upstream without checks gets counters
+    /// that are not shown.
     pub(crate) fn for_upstream(&self, upstream: &upstream::Upstream) -> UpstreamCheckCounters {
         let (service, id) = upstream.service_and_id();
         if upstream.checks.all.is_empty() { UpstreamCheckCounters::default() } else { self.counters_for(&service, &id) }
     }
 
     fn counters_for(&self, service: &ServiceId, id: &UpstreamId) -> UpstreamCheckCounters {
-        let counter = |result| {
-            let labels = CheckLabels { service: service.to_string(), upstream: id.to_string(), result };
-            self.0.get_or_create(&labels).clone()
-        };
-        UpstreamCheckCounters { passed: counter("ok"), failed: counter("failed") }
+        UpstreamCheckCounters { passed: self.counter(service, id, "ok"), failed: self.counter(service, id, "failed") }
+    }
+
+    fn counter(&self, service: &ServiceId, id: &UpstreamId, result: &'static str) -> Counter {
+        let labels = CheckLabels { service: service.to_string(), upstream: id.to_string(), result };
+        self.0.get_or_create(&labels).clone()
     }
 }
 
 impl UpstreamCheckCounters {
-    /// Counts a round of checks.
+    /// Counts one round of checks.
     pub(crate) fn count_round(&self, has_passed: bool) {
         if has_passed {
             self.passed.inc()
@@ -92,23 +94,29 @@ impl UpstreamCheckCounters {
     }
 }
 
-/// Adds all of it, as `announcer_…`.
-pub(crate) fn register_metrics(standing: &Status, checked: &CheckCounters, registry: &mut Registry) {
+/// Adds all metrics, as `announcer_…`.
+pub(crate) fn register_metrics(status: &Status, counters: &CheckCounters, registry: &mut Registry) {
     let registry = registry.sub_registry_with_prefix("announcer");
-    let ready = standing.check_ready(Instant::now()).is_ok();
+    let ready = status.check_ready(Instant::now()).is_ok();
     registry.register("ready", "1 while every record says ready in the store, as /ready says it", flag_gauge(ready));
     let states = Family::<[(&'static str, &'static str); 1], Gauge>::default();
     for (state, name) in STATES {
-        states.get_or_create(&[("state", name)]).set(i64::from(state == standing.state));
+        states.get_or_create(&[("state", name)]).set(i64::from(state == status.state));
     }
     registry.register("state", "1 for where the announcer stands in its life", states);
-    register_upstreams(standing, registry);
-    registry.register("checks", "Rounds of an upstream's checks", checked.0.clone());
-    register_lease(standing, registry);
+    register_upstreams(status, registry);
+    registry.register("checks", "Rounds of an upstream's checks", counters.0.clone());
+    register_lease(status, registry);
     let info = Family::<[(&'static str, &'static str); 1], Gauge>::default();
     info.get_or_create(&[("version", env!("CARGO_PKG_VERSION"))]).set(1);
     registry.register("build_info", "announcer's version", info);
     daemon::admin::register_log(registry);
+}
+
+fn seconds_gauge(value: f64) -> Gauge<f64, AtomicU64> {
+    let gauge = Gauge::<f64, AtomicU64>::default();
+    gauge.set(value);
+    gauge
 }
 
 fn flag_gauge(value: bool) -> Gauge {
@@ -117,16 +125,16 @@ fn flag_gauge(value: bool) -> Gauge {
     gauge
 }
 
-fn register_upstreams(standing: &Status, registry: &mut Registry) {
+fn register_upstreams(status: &Status, registry: &mut Registry) {
     let (healthy, registered) =
         (Family::<UpstreamLabels, Gauge>::default(), Family::<UpstreamLabels, Gauge>::default());
     let (taken, refused) = (Family::<UpstreamLabels, Gauge>::default(), Family::<UpstreamLabels, Gauge>::default());
     let says = Family::<StateLabels, Gauge>::default();
     let (registrations, restorations) =
         (Family::<UpstreamLabels, Counter>::default(), Family::<UpstreamLabels, Counter>::default());
-    for UpstreamStatus { service, id, is_healthy: works, record: stand } in &standing.upstreams {
+    for UpstreamStatus { service, id, is_healthy: works, record: stand } in &status.upstreams {
         let key = Key::for_upstream(service, id).to_string();
-        let refusals = standing.key_status.refused_records.iter().filter(|refused| refused.key == key).count();
+        let refusals = status.key_status.refused_records.iter().filter(|refused| refused.key == key).count();
         let (service, upstream) = (service.to_string(), id.to_string());
         let of = UpstreamLabels { service: service.clone(), upstream: upstream.clone() };
         healthy.get_or_create(&of).set((*works).into());
@@ -154,25 +162,20 @@ fn register_upstreams(standing: &Status, registry: &mut Registry) {
     registry.register("restorations", help, restorations);
     let help = "How many settings say otherwise than this announcer was given, as of the last look at them";
     let differing = Gauge::<i64>::default();
-    differing.set(i64::try_from(standing.key_status.differing_settings.len()).unwrap_or(i64::MAX));
+    differing.set(i64::try_from(status.key_status.differing_settings.len()).unwrap_or(i64::MAX));
     registry.register("settings_differing", help, differing);
 }
 
-fn register_lease(standing: &Status, registry: &mut Registry) {
-    let beats = &standing.lease_stats;
-    let seconds = |value: f64| {
-        let gauge = Gauge::<f64, AtomicU64>::default();
-        gauge.set(value);
-        gauge
-    };
+fn register_lease(status: &Status, registry: &mut Registry) {
+    let beats = &status.lease_stats;
     let help = "1 while etcd answers the lease's renewals";
-    registry.register("store_connected", help, flag_gauge(standing.is_connected()));
+    registry.register("store_connected", help, flag_gauge(status.is_connected()));
     let help = "How long the records outlive their last renewal";
-    registry.register_with_unit("lease_ttl", help, Unit::Seconds, seconds(standing.ttl.as_secs_f64()));
+    registry.register_with_unit("lease_ttl", help, Unit::Seconds, seconds_gauge(status.ttl.as_secs_f64()));
     let last = beats.renewed_at.and_then(|last| SystemTime::now().checked_sub(last.elapsed()));
     if let Some(last) = last.and_then(|last| last.duration_since(SystemTime::UNIX_EPOCH).ok()) {
         let help = "When the lease was last renewed, in seconds since 1970; missing while there is none";
-        registry.register("lease_last_renewal_timestamp_seconds", help, seconds(last.as_secs_f64()));
+        registry.register("lease_last_renewal_timestamp_seconds", help, seconds_gauge(last.as_secs_f64()));
     }
     let renewals = Family::<[(&'static str, &'static str); 1], Counter>::default();
     for (result, count) in [("ok", beats.renewed), ("failed", beats.failed)] {
@@ -188,9 +191,9 @@ mod tests {
     use super::*;
     use crate::status::tests::announced;
 
-    fn text(standing: &Status, checked: &CheckCounters) -> String {
+    fn text(status: &Status, counters: &CheckCounters) -> String {
         let mut registry = Registry::default();
-        register_metrics(standing, checked, &mut registry);
+        register_metrics(status, counters, &mut registry);
         let mut text = String::new();
         prometheus_client::encoding::text::encode(&mut text, &registry).unwrap();
         text
@@ -198,18 +201,18 @@ mod tests {
 
     #[test]
     fn they_follow_the_standing() {
-        let mut standing = announced(Instant::now());
-        standing.upstreams[1].is_healthy = false;
-        standing.upstreams[1].record.stored_state = Some(UpstreamState::Down);
-        standing.lease_stats.failed = 2;
-        standing.upstreams[1].record.owner = Some("another".to_owned());
-        standing.upstreams[0].record.restorations = 3;
+        let mut status = announced(Instant::now());
+        status.upstreams[1].is_healthy = false;
+        status.upstreams[1].record.stored_state = Some(UpstreamState::Down);
+        status.lease_stats.failed = 2;
+        status.upstreams[1].record.owner = Some("another".to_owned());
+        status.upstreams[0].record.restorations = 3;
         let (node, key) = ("lb".parse().unwrap(), "http-services/shop/upstreams/a".to_owned());
-        standing.key_status.refused_records.insert(QuarantinedKey { node, key, reason: "why".to_owned() });
-        let checked = CheckCounters::default();
-        let of_a = checked.counters_for(&standing.upstreams[0].service, &standing.upstreams[0].id);
+        status.key_status.refused_records.insert(QuarantinedKey { node, key, reason: "why".to_owned() });
+        let counters = CheckCounters::default();
+        let of_a = counters.counters_for(&status.upstreams[0].service, &status.upstreams[0].id);
         [true, true, false].into_iter().for_each(|passed| of_a.count_round(passed));
-        let text = text(&standing, &checked);
+        let text = text(&status, &counters);
         for line in [
             "announcer_ready 0",
             "announcer_state{state=\"announced\"} 1",
@@ -239,10 +242,10 @@ mod tests {
 
     #[test]
     fn every_state_but_the_end_has_a_name() {
-        let mut standing = announced(Instant::now());
+        let mut status = announced(Instant::now());
         for (state, name) in STATES {
-            standing.state = state;
-            let text = text(&standing, &CheckCounters::default());
+            status.state = state;
+            let text = text(&status, &CheckCounters::default());
             let ones: Vec<_> = text.lines().filter(|line| line.starts_with("announcer_state{")).collect();
             let ones: Vec<_> = ones.into_iter().filter(|line| line.ends_with(" 1")).collect();
             assert_eq!(ones, [format!("announcer_state{{state=\"{name}\"}} 1")]);

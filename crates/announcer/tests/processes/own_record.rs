@@ -37,7 +37,7 @@ fn a_deleted_record_is_written_again() {
     let lease = site.etcd.lease_of(KEY).unwrap();
     site.etcd.delete(KEY);
     until_restored(&site, &shown, lease, 1.0);
-    until_logged(&shown.announcer, "written again: the record was deleted by another hand");
+    until_logged(&shown.announcer, "another writer deleted the record, restored it");
     // The whole service, and then all there is.
     for (times, below) in [(2.0, "http-services/shop/"), (3.0, "")] {
         site.etcd.delete_all(below);
@@ -187,11 +187,11 @@ fn a_setting_that_another_hand_deletes_or_changes_is_said_and_left() {
     std::thread::sleep(Duration::from_secs(1));
     site.etcd.delete(DOMAIN);
     shown.until_metric("announcer_settings_differing", 1.0);
-    until_logged(&shown.announcer, "another hand has deleted a setting");
+    until_logged(&shown.announcer, "another writer deleted a setting");
     shown.until_ready(200, "domain says otherwise than this announcer");
     assert_eq!(site.etcd.get(DOMAIN), None);
     site.etcd.put(DOMAIN, "b.com");
-    until_logged(&shown.announcer, "another hand has changed a setting");
+    until_logged(&shown.announcer, "another writer changed a setting");
     assert_eq!(site.etcd.get(DOMAIN).as_deref(), Some("b.com"));
 }
 

@@ -62,7 +62,7 @@ fn a_difference_is_said_once_even_if_the_lease_is_lost() {
     site.etcd.revoke(site.etcd.lease_of(KEY).unwrap());
     until(SOON, "the loss", || announcer.log().contains("registering again"));
     site.until_registered();
-    assert_eq!(announcer.log().matches("says otherwise").count(), 1, "{}", announcer.log());
+    assert_eq!(announcer.log().matches("setting differs in the store").count(), 1, "{}", announcer.log());
     assert_eq!(site.etcd.get("http-services/shop/domain").as_deref(), Some("old.com"));
 }
 
@@ -75,7 +75,7 @@ fn roles_that_forbid_settings_leave_the_upstream() {
     let mut announcer = site.beside("announcer", &flags);
     until(SOON, "both differences", || {
         let log = announcer.log();
-        let differs = log.contains(r#"stands="old.com""#) && log.contains(r#"stands="nothing""#);
+        let differs = log.contains(r#"stored="old.com""#) && log.contains(r#"stored="nothing""#);
         differs && log.contains("roles forbid") && log.contains(" registered ")
     });
     announcer.signal(Signal::SIGTERM);

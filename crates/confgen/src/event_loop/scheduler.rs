@@ -6,6 +6,8 @@ mod input;
 use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
+use registry::Backoff;
+
 use crate::cli::Pacing;
 use crate::reconcile::Pending;
 pub use input::{Action, Effect, End, Input, PublishEnd, Scope};
@@ -96,12 +98,8 @@ pub struct Scheduler {
 }
 
 /// The delays after a failure. Most failures end only when an operator mends something.
-const FIRST_RETRY: Duration = Duration::from_secs(1);
 const LONGEST_RETRY: Duration = Duration::from_secs(30);
-
-fn retry_delay(failures: u32) -> Duration {
-    FIRST_RETRY.saturating_mul(2_u32.saturating_pow(failures)).min(LONGEST_RETRY)
-}
+const RETRIES: Backoff = Backoff::new(Duration::from_secs(1), LONGEST_RETRY);
 
 impl Scheduler {
     /// The scheduler of the daemon. Nothing is due before the store is known.
@@ -264,7 +262,7 @@ impl Scheduler {
     fn on_failed(&mut self, now: Instant, is_restart: bool) -> Option<Effect> {
         // The failed action may have consumed these inputs. Process them again.
         self.scope = Scope { reload_files: true, reobserve: true, resolve_all: true };
-        let delay = retry_delay(self.failures);
+        let delay = RETRIES.delay_after(self.failures);
         self.failures = self.failures.saturating_add(1);
         if is_restart {
             self.earliest_restart_at = Some(now + delay.max(self.restart_interval));

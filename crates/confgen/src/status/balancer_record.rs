@@ -6,9 +6,8 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
-use backon::{BackoffBuilder, ExponentialBackoff, ExponentialBuilder};
 use discovery::{BalancerRecord, Key, Node};
-use registry::{Client, Committed, Condition, LeaseId, Txn};
+use registry::{Backoff, Client, Committed, Condition, Delays, LeaseId, Txn};
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep_until};
 use tokio_util::sync::CancellationToken;
@@ -130,15 +129,14 @@ struct RecordKeeper {
     leases: Vec<i64>,
     /// After a failure, the time of the next try.
     not_before: Option<Instant>,
-    retries: ExponentialBackoff,
+    retries: Delays,
     /// The last logged problem. `None` while writes succeed.
     last_trouble: Option<String>,
 }
 
 /// With jitter, as for leases: balancers that lost etcd together must not all come back at the same time.
-fn new_backoff() -> ExponentialBackoff {
-    let delays = ExponentialBuilder::new().with_min_delay(Duration::from_millis(200));
-    delays.with_max_delay(Duration::from_secs(2)).without_max_times().with_jitter().build()
+fn new_backoff() -> Delays {
+    Backoff::new(Duration::from_millis(200), Duration::from_secs(2)).with_jitter().delays()
 }
 
 impl RecordKeeper {

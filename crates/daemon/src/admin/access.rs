@@ -1,7 +1,7 @@
-//! Who is answered. Pure but for the token's file.
+//! Decides if a request is answered. Pure except for the token's file.
 //!
-//! The Host is checked because a browser on this host may be made to ask the admin port for somebody else's page: a name
-//! that its owner lets point at 127.0.0.1 (DNS rebinding) makes the answer readable for that page.
+//! The Host header is checked against DNS rebinding: a page may point its own name at 127.0.0.1 and have a browser on
+//! this host ask the admin port. The browser would let the page read the answer.
 
 use std::net::IpAddr;
 use std::path::Path;
@@ -14,18 +14,18 @@ use subtle::ConstantTimeEq;
 
 use crate::admin::reloaded_file::ReloadedFile;
 
-/// Shorter tokens can be guessed; 16 bytes are what `openssl rand -hex 8` prints.
+/// A shorter token can be guessed. `openssl rand -hex 8` prints 16 characters.
 const SHORTEST_TOKEN: usize = 16;
 
-/// The token that requests must bear. Never printed.
+/// Secret of the `Authorization` header. It is never printed.
 #[derive(Clone)]
 pub struct Token(Arc<[u8]>);
 
 impl Token {
-    /// Reads a token's file: its only line.
+    /// Reads the only line of a token's file.
     ///
     /// # Errors
-    /// In words, when it can't be read, or is too short to be a secret.
+    /// In words, if the file can't be read or the token is too short.
     pub fn read(path: &Path) -> Result<Self, String> {
         let text = regular_file::read_text(path, regular_file::SMALL)
             .map_err(|error| format!("read {}: {error}", path.display()))?;
@@ -40,32 +40,32 @@ impl Token {
         Ok(Self(token.as_bytes().into()))
     }
 
-    /// Takes as long for a near miss as for a far one.
+    /// Compares in constant time, so that the time tells nothing about the token.
     fn equals_bytes(&self, given: &[u8]) -> bool {
         self.0.ct_eq(given).into()
     }
 }
 
-/// What is asked of whoever asks.
+/// Conditions of a request.
 pub struct AccessRules {
     pub(super) token: Option<ReloadedFile<Token>>,
-    /// Names that it may be asked by, in lower case.
+    /// Host names of this daemon, in lower case.
     pub(super) hosts: Vec<String>,
 }
 
-/// Why somebody isn't answered.
+/// Reason for a refused request.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Refusal {
-    /// Asked by a name that isn't ours.
+    /// The Host isn't a name of this daemon.
     Host(String),
-    /// Not a mere question.
+    /// The method is neither GET nor HEAD.
     Method,
-    /// Without the token.
+    /// The token is missing or wrong.
     Token,
 }
 
 impl AccessRules {
-    /// Whether a request that came to this address of ours is answered. Blocks: the token's file may have changed.
+    /// Checks a request that came to our address `local`. Blocks, since the token's file may have changed.
     pub(super) fn check_request(
         &self,
         method: &Method,
@@ -78,14 +78,11 @@ impl AccessRules {
             return Err(Refusal::Method);
         }
         let Some(token) = &self.token else { return Ok(()) };
-        let bearer = |value: &axum::http::HeaderValue| {
-            let (scheme, given) = value.as_bytes().split_at_checked(b"Bearer ".len())?;
-            (scheme.eq_ignore_ascii_case(b"Bearer ")).then(|| token.get().equals_bytes(given))
-        };
-        if headers.get(AUTHORIZATION).and_then(bearer) == Some(true) { Ok(()) } else { Err(Refusal::Token) }
+        let has_token = headers.get(AUTHORIZATION).is_some_and(|value| bears_token(value.as_bytes(), &token.get()));
+        if has_token { Ok(()) } else { Err(Refusal::Token) }
     }
 
-    /// Every name that the request says counts: the Host, and the one in an absolute target.
+    /// Checks every name in the request: all Host headers, and the authority of an absolute target.
     fn check_host(&self, uri: &Uri, headers: &HeaderMap, local: IpAddr) -> Result<(), Refusal> {
         let mut named = headers.get_all(HOST).iter().map(|host| String::from_utf8_lossy(host.as_bytes()).into_owned());
         let first = named.next().ok_or_else(|| Refusal::Host("no Host at all".into()))?;
@@ -101,6 +98,7 @@ impl AccessRules {
             Some((host, port)) if port.bytes().all(|byte| byte.is_ascii_digit()) => host,
             _ => authority,
         };
+        // An address can't be rebound, so our own address and loopback are allowed.
         let literal = host.strip_prefix('[').and_then(|host| host.strip_suffix(']')).unwrap_or(host);
         if let Ok(ip) = literal.parse::<IpAddr>() {
             let ip = ip.to_canonical();
@@ -111,22 +109,28 @@ impl AccessRules {
     }
 }
 
+/// True for `Bearer TOKEN`. The scheme's case doesn't matter (RFC 9110, section 11.1).
+fn bears_token(authorization: &[u8], token: &Token) -> bool {
+    let split = authorization.split_at_checked(b"Bearer ".len());
+    split.is_some_and(|(scheme, given)| scheme.eq_ignore_ascii_case(b"Bearer ") && token.equals_bytes(given))
+}
+
 impl IntoResponse for Refusal {
     fn into_response(self) -> Response {
-        let words = |code: StatusCode, words: String| (code, words).into_response();
         match self {
-            Self::Host(name) => words(
-                StatusCode::MISDIRECTED_REQUEST,
-                format!("421: asked by the name {name:?}, which is not known here; --admin-host makes it known\n"),
-            ),
+            Self::Host(name) => {
+                let text =
+                    format!("421: asked by the name {name:?}, which is not known here; --admin-host makes it known\n");
+                (StatusCode::MISDIRECTED_REQUEST, text).into_response()
+            }
             Self::Method => {
-                let words = "405: nothing can be changed here; GET and HEAD only\n";
-                (StatusCode::METHOD_NOT_ALLOWED, [(ALLOW, "GET, HEAD")], words).into_response()
+                let text = "405: nothing can be changed here; GET and HEAD only\n";
+                (StatusCode::METHOD_NOT_ALLOWED, [(ALLOW, "GET, HEAD")], text).into_response()
             }
             Self::Token => {
-                let words =
+                let text =
                     "401: the header \"Authorization: Bearer TOKEN\" is missing or wrong; see --admin-token-file\n";
-                (StatusCode::UNAUTHORIZED, [(WWW_AUTHENTICATE, "Bearer")], words).into_response()
+                (StatusCode::UNAUTHORIZED, [(WWW_AUTHENTICATE, "Bearer")], text).into_response()
             }
         }
     }

@@ -1,4 +1,4 @@
-//! The admin port's options, and the validated configuration made from them.
+//! The admin port's options, and the validated configuration made from them. Reads no file.
 
 use std::fmt::Debug;
 use std::marker::PhantomData;
@@ -6,55 +6,61 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::str::FromStr;
 
-/// A daemon, as far as its options go.
+/// A daemon's part of the options.
 pub trait Daemon: Clone + Debug + Send + Sync + 'static {
-    /// What its variables begin with: `CONFGEN`.
+    /// Prefix of the variables, such as `CONFGEN`.
     const PREFIX: &'static str;
-    /// Where its admin port is unless `--admin` says something else; `off` is nowhere.
+    /// Default of `--admin`. `off` is no admin port.
     const ADMIN: &'static str;
-    /// What is there, for `--help`.
+    /// Contents of the port, for `--help`.
     const SHOWN: &'static str;
 }
 
-fn variable<D: Daemon>(name: &str) -> String {
+fn variable_name<D: Daemon>(name: &str) -> String {
     format!("{}_{name}", D::PREFIX)
 }
 
-/// The admin port's options. To be flattened into a daemon's own; variables bear the daemon's prefix.
+/// The admin port's options, to be flattened into a daemon's own.
 #[derive(Clone, Debug, clap::Args)]
 #[command(next_help_heading = "Admin port")]
 pub struct AdminArgs<D: Daemon> {
     /// Where it is.
-    #[arg(long, env = variable::<D>("ADMIN"), default_value = D::ADMIN, value_delimiter = ',', value_name = "IP:PORT")]
+    #[arg(long, env = variable_name::<D>("ADMIN"), default_value = D::ADMIN, value_delimiter = ',', value_name = "IP:PORT")]
     #[arg(help = format!("Where {} are; several by commas, off is nowhere", D::SHOWN))]
     pub admin: Vec<Listen>,
     /// A file with the token that requests must bear ("Authorization: Bearer …"); wider than loopback needs this or
     /// --admin-client-ca; read anew when it changes
-    #[arg(long, env = variable::<D>("ADMIN_TOKEN_FILE"), value_name = "FILE")]
+    #[arg(long, env = variable_name::<D>("ADMIN_TOKEN_FILE"), value_name = "FILE")]
     pub admin_token_file: Option<PathBuf>,
     /// The admin port's certificate, a PEM file with its chain: makes it HTTPS; read anew when it changes
-    #[arg(long, env = variable::<D>("ADMIN_CERT"), value_name = "FILE")]
+    #[arg(long, env = variable_name::<D>("ADMIN_CERT"), value_name = "FILE")]
     pub admin_cert: Option<PathBuf>,
     /// The key of --admin-cert, a PEM file
-    #[arg(long, env = variable::<D>("ADMIN_KEY"), value_name = "FILE")]
+    #[arg(long, env = variable_name::<D>("ADMIN_KEY"), value_name = "FILE")]
     pub admin_key: Option<PathBuf>,
     /// Clients of the admin port must show a certificate signed by this CA, a PEM file
-    #[arg(long, env = variable::<D>("ADMIN_CLIENT_CA"), value_name = "FILE")]
+    #[arg(long, env = variable_name::<D>("ADMIN_CLIENT_CA"), value_name = "FILE")]
     pub admin_client_ca: Option<PathBuf>,
     /// A name that the admin port is asked by, beside localhost and its own addresses; several by commas
-    #[arg(long, env = variable::<D>("ADMIN_HOST"), value_delimiter = ',', value_name = "NAME", value_parser = host)]
+    #[arg(long, env = variable_name::<D>("ADMIN_HOST"), value_delimiter = ',', value_name = "NAME", value_parser = parse_host)]
     pub admin_host: Vec<String>,
     #[arg(skip)]
     daemon: PhantomData<D>,
 }
 
-/// One value of `--admin`.
+/// A value of `--admin`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Listen {
-    /// No admin port.
+    /// `off`: no admin port.
     Off,
-    /// An address to listen on.
+    /// Address and port to listen on.
     At(SocketAddr),
+}
+
+impl Listen {
+    fn address(self) -> Option<SocketAddr> {
+        if let Self::At(address) = self { Some(address) } else { None }
+    }
 }
 
 impl FromStr for Listen {
@@ -68,27 +74,27 @@ impl FromStr for Listen {
     }
 }
 
-fn host(text: &str) -> Result<String, String> {
-    let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"-_.".contains(&byte);
-    if !text.is_empty() && text.bytes().all(plain) {
+fn parse_host(text: &str) -> Result<String, String> {
+    let is_name = text.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-_.".contains(&byte));
+    if !text.is_empty() && is_name {
         Ok(text.trim_end_matches('.').to_ascii_lowercase())
     } else {
         Err("a host's name without a port: lb1.example.com".into())
     }
 }
 
-/// Where to listen, and whom to answer. Made by [`AdminArgs::resolve`].
+/// Addresses and access rules. Made by [`AdminArgs::resolve`].
 #[derive(Clone, Debug)]
 pub struct Config {
-    /// At least one.
+    /// At least one address.
     pub(super) addresses: Vec<SocketAddr>,
     pub(super) token: Option<PathBuf>,
     pub(super) tls: Option<TlsFiles>,
-    /// Names in lower case.
+    /// Names in lower case, without a port.
     pub(super) hosts: Vec<String>,
 }
 
-/// The files that TLS is made of.
+/// Files of TLS, as paths.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct TlsFiles {
     pub(super) cert: PathBuf,
@@ -96,49 +102,52 @@ pub(super) struct TlsFiles {
     pub(super) client_ca: Option<PathBuf>,
 }
 
-/// Options that can't work together.
+/// Options that contradict each other.
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
 pub enum ArgsError {
-    /// Anybody who reaches the host would be answered.
+    /// The port would answer every host in reach.
     #[error(
         "--admin {address} is reached from outside of this host: it needs --admin-token-file, or --admin-client-ca"
     )]
     Open {
-        /// The address.
+        /// First address that isn't loopback.
         address: SocketAddr,
     },
-    /// Both `off` and an address.
+    /// `off` beside an address.
     #[error("--admin off goes with no address")]
     OffAndOn,
-    /// An option that lacks another.
+    /// An option without another that it needs.
     #[error("{given} needs {missing} beside it")]
     Lacks {
-        /// The option that is given.
+        /// Option that was given.
         given: &'static str,
-        /// The option that isn't.
+        /// Option that is missing.
         missing: &'static str,
     },
 }
 
+fn lacks(given: &'static str, missing: &'static str) -> ArgsError {
+    ArgsError::Lacks { given, missing }
+}
+
 impl<D: Daemon> AdminArgs<D> {
-    /// Checks the options against each other; none is no admin port. Reads no file.
+    /// Checks the options against each other. `None` is no admin port. Reads no file.
     pub fn resolve(self) -> Result<Option<Config>, ArgsError> {
-        let at = |listen: &Listen| if let Listen::At(address) = listen { Some(*address) } else { None };
-        let addresses: Vec<SocketAddr> = self.admin.iter().filter_map(at).collect();
+        let addresses: Vec<SocketAddr> = self.admin.iter().filter_map(|listen| listen.address()).collect();
         if addresses.is_empty() {
             return Ok(None);
         }
         if addresses.len() < self.admin.len() {
             return Err(ArgsError::OffAndOn);
         }
-        let lacks = |given, missing| Err(ArgsError::Lacks { given, missing });
         let tls = match (self.admin_cert, self.admin_key, self.admin_client_ca) {
             (Some(cert), Some(key), client_ca) => Some(TlsFiles { cert, key, client_ca }),
-            (Some(_), None, _) => return lacks("--admin-cert", "--admin-key"),
-            (None, Some(_), _) => return lacks("--admin-key", "--admin-cert"),
-            (None, None, Some(_)) => return lacks("--admin-client-ca", "--admin-cert"),
+            (Some(_), None, _) => return Err(lacks("--admin-cert", "--admin-key")),
+            (None, Some(_), _) => return Err(lacks("--admin-key", "--admin-cert")),
+            (None, None, Some(_)) => return Err(lacks("--admin-client-ca", "--admin-cert")),
             (None, None, None) => None,
         };
+        // A certificate without a client CA encrypts, and keeps no client out.
         let closed = self.admin_token_file.is_some() || tls.as_ref().is_some_and(|tls| tls.client_ca.is_some());
         if let Some(address) = addresses.iter().find(|address| !closed && !address.ip().to_canonical().is_loopback()) {
             return Err(ArgsError::Open { address: *address });
@@ -148,22 +157,23 @@ impl<D: Daemon> AdminArgs<D> {
 }
 
 impl Config {
-    /// Where others find it. An address that other hosts reach comes before loopback, in whatever order they are given. An
-    /// unspecified address (`0.0.0.0`) is called by the first `--admin-host`. None if only such an address is given, and no
-    /// name.
+    /// URL under which other hosts find the port. An address that other hosts reach comes before loopback, in any order
+    /// of the options. An unspecified address (`0.0.0.0`) is replaced by the first `--admin-host`. `None` if that is
+    /// missing.
     pub fn public_url(&self) -> Option<String> {
-        let scheme = if self.tls.is_some() { "https" } else { "http" };
-        let is_wide = |address: &&SocketAddr| !address.ip().to_canonical().is_loopback();
-        let (wide, narrow): (Vec<_>, Vec<_>) = self.addresses.iter().partition(is_wide);
-        let call = |address: &SocketAddr| {
-            if !address.ip().is_unspecified() {
-                return Some(format!("{scheme}://{address}"));
-            }
-            self.hosts.first().map(|host| format!("{scheme}://{host}:{}", address.port()))
-        };
-        // Loopback beside 0.0.0.0 would be taken for every host's own.
+        let (wide, narrow): (Vec<_>, Vec<_>) =
+            self.addresses.iter().partition(|address| !address.ip().to_canonical().is_loopback());
+        // Other hosts would take loopback beside 0.0.0.0 for their own.
         let candidates = if wide.is_empty() { narrow } else { wide };
-        candidates.into_iter().find_map(call)
+        candidates.into_iter().find_map(|address| self.url_of(address))
+    }
+
+    fn url_of(&self, address: &SocketAddr) -> Option<String> {
+        let scheme = if self.tls.is_some() { "https" } else { "http" };
+        if !address.ip().is_unspecified() {
+            return Some(format!("{scheme}://{address}"));
+        }
+        self.hosts.first().map(|host| format!("{scheme}://{host}:{}", address.port()))
     }
 }
 

@@ -1,4 +1,4 @@
-//! What every process tells of itself, under the names that Prometheus's own clients give it. Blocks: it reads /proc.
+//! Metrics of the process, under the names of Prometheus's own clients. Blocks, since it reads /proc.
 
 use std::sync::OnceLock;
 use std::sync::atomic::AtomicU64;
@@ -10,7 +10,7 @@ use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::registry::{Registry, Unit};
 
-/// Adds `process_…`. What can't be read is left out.
+/// Adds `process_…`. A value that can't be read is left out.
 pub(super) fn register_process(registry: &mut Registry) {
     let myself = Process::myself().and_then(|process| Ok((process.stat()?, process)));
     let Ok((stat, process)) = myself else { return };
@@ -21,30 +21,33 @@ pub(super) fn register_process(registry: &mut Registry) {
     cpu.inc_by((stat.utime + stat.stime) as f64 / ticks);
     registry.register_with_unit("cpu", "CPU time spent, by the program and by the kernel for it", Unit::Seconds, cpu);
 
-    let mut gauge = |name: &str, help: &str, unit: Option<Unit>, value: f64| {
-        let gauge = Gauge::<f64, AtomicU64>::default();
-        gauge.set(value);
-        match unit {
-            Some(unit) => registry.register_with_unit(name, help, unit, gauge),
-            None => registry.register(name, help, gauge),
-        }
-    };
-    gauge("virtual_memory", "Virtual memory", Some(Unit::Bytes), stat.vsize as f64);
-    gauge("resident_memory", "Resident memory", Some(Unit::Bytes), (stat.rss * procfs::page_size()) as f64);
+    register_gauge(registry, "virtual_memory", "Virtual memory", Some(Unit::Bytes), stat.vsize as f64);
+    let resident = (stat.rss * procfs::page_size()) as f64;
+    register_gauge(registry, "resident_memory", "Resident memory", Some(Unit::Bytes), resident);
     if let Some(start) = start_time(stat.starttime as f64 / ticks) {
-        gauge("start_time", "When the process started, in seconds since 1970", Some(Unit::Seconds), start);
+        let help = "When the process started, in seconds since 1970";
+        register_gauge(registry, "start_time", help, Some(Unit::Seconds), start);
     }
     if let Ok(count) = process.fd_count() {
-        gauge("open_fds", "Open file descriptors", None, count as f64);
+        register_gauge(registry, "open_fds", "Open file descriptors", None, count as f64);
     }
     if let Ok(limits) = process.limits()
         && let LimitValue::Value(most) = limits.max_open_files.soft_limit
     {
-        gauge("max_fds", "How many file descriptors may be open", None, most as f64);
+        register_gauge(registry, "max_fds", "How many file descriptors may be open", None, most as f64);
     }
 }
 
-/// Adds `log_lines_dropped`, to the daemon's own metrics.
+fn register_gauge(registry: &mut Registry, name: &str, help: &str, unit: Option<Unit>, value: f64) {
+    let gauge = Gauge::<f64, AtomicU64>::default();
+    gauge.set(value);
+    match unit {
+        Some(unit) => registry.register_with_unit(name, help, unit, gauge),
+        None => registry.register(name, help, gauge),
+    }
+}
+
+/// Adds `log_lines_dropped` to the daemon's own metrics.
 pub fn register_log(registry: &mut Registry) {
     let dropped = Counter::<u64, AtomicU64>::default();
     dropped.inc_by(program::log::dropped_lines());
@@ -52,9 +55,9 @@ pub fn register_log(registry: &mut Registry) {
     registry.register("log_lines_dropped", help, dropped);
 }
 
-/// When the process started, in seconds since 1970, by how long after the machine's boot that was. /proc/stat has the boot's
-/// time, and systemd's `ProcSubset=pid` hides it: the clock that counts from there is asked. Once, so that what is told
-/// stays the same when the time of day is set.
+/// Start of the process in seconds since 1970, from its time after boot. systemd's `ProcSubset=pid` hides /proc/stat,
+/// which has the boot's time, so the clock of that time is read. It is read once, so that the value doesn't jump when
+/// the time of day is set.
 fn start_time(after_boot: f64) -> Option<f64> {
     static START: OnceLock<Option<f64>> = OnceLock::new();
     *START.get_or_init(|| {

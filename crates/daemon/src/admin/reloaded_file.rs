@@ -1,11 +1,11 @@
-//! Files that are read anew when they change. Blocks.
+//! Values of files that are read again when the files change. Blocks. It watches nothing: each use compares stamps.
 
 use std::fs;
 use std::os::unix::fs::MetadataExt;
 use std::path::PathBuf;
 use std::sync::{Mutex, PoisonError};
 
-/// What tells one state of a file from the next: device and inode, size, and the times of its content and its place.
+/// Stamp of a file's state: device and inode, size, times of its content and of its inode.
 type Stamp = (u64, u64, u64, i64, i64, i64, i64);
 
 fn read_stamp(path: &PathBuf) -> Option<Stamp> {
@@ -15,7 +15,7 @@ fn read_stamp(path: &PathBuf) -> Option<Stamp> {
 
 type Read<T> = Box<dyn Fn() -> Result<T, String> + Send + Sync>;
 
-/// A value made from files. A new state of them that can't be read leaves the last good value, and is logged once.
+/// A value made from files. If a new state can't be read, the last good value stays, and the error is logged once.
 pub(super) struct ReloadedFile<T> {
     paths: Vec<PathBuf>,
     read: Read<T>,
@@ -23,18 +23,18 @@ pub(super) struct ReloadedFile<T> {
 }
 
 impl<T: Clone> ReloadedFile<T> {
-    /// Reads for the first time; then a failure is an error.
+    /// Reads the value for the first time. Only then a failure is an error.
     pub(super) fn open(
         paths: Vec<PathBuf>,
         read: impl Fn() -> Result<T, String> + Send + Sync + 'static,
     ) -> Result<Self, String> {
-        // The stamp comes first: what is written in between is read again.
+        // Stamps come first: a change during the read is then read again.
         let stamps = paths.iter().map(read_stamp).collect();
         let value = read()?;
         Ok(Self { paths, read: Box::new(read), seen: Mutex::new((stamps, value)) })
     }
 
-    /// The value of now.
+    /// Current value, read again if a stamp changed.
     pub(super) fn get(&self) -> T {
         let stamps: Vec<_> = self.paths.iter().map(read_stamp).collect();
         let mut seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
@@ -42,7 +42,7 @@ impl<T: Clone> ReloadedFile<T> {
             seen.0 = stamps;
             match (self.read)() {
                 Ok(value) => seen.1 = value,
-                Err(reason) => tracing::warn!("admin port: {reason}; what was read before counts on"),
+                Err(reason) => tracing::warn!(reason, "admin port can't reload a file, keeping its last good value"),
             }
         }
         seen.1.clone()

@@ -1,4 +1,4 @@
-//! What every daemon's admin port has: `/live`, `/ready`, `/metrics`.
+//! Routes of every admin port: `/live`, `/ready`, `/metrics`.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -14,25 +14,25 @@ use prometheus_client::registry::Registry;
 
 use super::process;
 
-/// A loop that has not turned for so long hangs: its slowest step takes milliseconds.
+/// A loop without a turn for this long hangs: its slowest step takes milliseconds.
 const LIVE_WITHIN: Duration = Duration::from_secs(10);
 
-/// What OpenMetrics text is called; Prometheus asks for it and curl shows it as it is.
+/// Content type of OpenMetrics. Prometheus asks for it, and curl shows it as text.
 const OPENMETRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
 
-/// What a daemon says of itself. Called beside its loop; must not wait for it.
+/// Answers that differ between daemons. Called beside a daemon's loop, for which they must not wait.
 pub trait Probes: Send + Sync + 'static {
-    /// Whether it does what it is for, in words either way.
+    /// Answer of `/ready`, as text.
     ///
     /// # Errors
-    /// Why it doesn't.
+    /// The reason why the daemon isn't ready.
     fn check_ready(&self) -> Result<String, String>;
 
-    /// Adds its own metrics. Called off the runtime: it may block.
+    /// Adds the daemon's own metrics. Called off the runtime, so it may block.
     fn register_metrics(&self, registry: &mut Registry);
 }
 
-/// The sign of life of a daemon's loop. Clones share it.
+/// Time of the last turn of a daemon's loop. Clones share it.
 #[derive(Clone, Debug)]
 pub struct Pulse {
     start: Instant,
@@ -47,18 +47,18 @@ impl Default for Pulse {
 }
 
 impl Pulse {
-    /// The loop has turned. To be said every second or two.
+    /// Records a turn of the loop. Due every second or two.
     pub fn beat(&self) {
         self.last.store(self.start.elapsed().as_millis() as u64, Ordering::Relaxed);
     }
 
-    /// Since the last beat, or since this was made.
+    /// Time since the last beat. Before the first one, time since this was made.
     pub fn time_since_beat(&self) -> Duration {
         self.start.elapsed().saturating_sub(Duration::from_millis(self.last.load(Ordering::Relaxed)))
     }
 }
 
-/// The routes of every admin port, for a daemon to add its own to.
+/// Routes of every admin port. A daemon adds its own to them.
 pub fn build_routes(pulse: Pulse, probes: Arc<dyn Probes>) -> Router {
     Router::new()
         .route("/live", get(move || std::future::ready(answer_live(pulse.time_since_beat()))))
@@ -83,17 +83,20 @@ async fn answer_ready(State(probes): State<Arc<dyn Probes>>) -> Response {
 }
 
 async fn answer_metrics(State(probes): State<Arc<dyn Probes>>) -> Response {
-    let encode = move || {
-        let mut registry = Registry::default();
-        probes.register_metrics(&mut registry);
-        process::register_process(&mut registry);
-        let mut text = String::new();
-        prometheus_client::encoding::text::encode(&mut text, &registry).map(|()| text)
-    };
-    match tokio::task::spawn_blocking(encode).await {
+    // Off the runtime: it reads /proc, and a daemon's own metrics may block.
+    match tokio::task::spawn_blocking(move || encode_metrics(&*probes)).await {
         Ok(Ok(text)) => ([(CONTENT_TYPE, OPENMETRICS)], text).into_response(),
         Ok(Err(_)) | Err(_) => StatusCode::INTERNAL_SERVER_ERROR.into_response(),
     }
+}
+
+/// All metrics as OpenMetrics text, from a new registry: each answer shows the state of its own moment.
+fn encode_metrics(probes: &dyn Probes) -> Result<String, std::fmt::Error> {
+    let mut registry = Registry::default();
+    probes.register_metrics(&mut registry);
+    process::register_process(&mut registry);
+    let mut text = String::new();
+    prometheus_client::encoding::text::encode(&mut text, &registry).map(|()| text)
 }
 
 #[cfg(test)]

@@ -1,4 +1,4 @@
-//! The server: HTTP/1.1 on a few addresses, bounded in connections and in time.
+//! The server: HTTP/1.1 on a few addresses, bounded in connections and in time. It knows nothing of the answers.
 
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
@@ -26,34 +26,34 @@ use super::tls;
 use crate::admin::access::{AccessRules, Token};
 use crate::admin::reloaded_file::ReloadedFile;
 
-/// Prometheus, a probe, a person and a few discoverctls; more wait for their turn.
+/// Enough for Prometheus, a probe, an operator and a few discoverctls. Further connections wait.
 const CONNECTIONS: usize = 64;
-/// For the TLS handshake, and for each request's head; an idle connection ends after it too.
+/// Limit of the TLS handshake and of each request's head. An idle connection ends after it.
 const HEAD_WITHIN: Duration = Duration::from_secs(5);
-/// A connection ends with the answer after this, so that clients who don't read can't keep all of them.
+/// A connection ends with the answer after this, so that clients that don't read can't occupy all of them.
 const CONNECTION_LIMIT: Duration = Duration::from_secs(300);
-/// For the last answers at the end, of a connection or of the server.
+/// Limit of the last answers at the end of a connection or of the server.
 const GRACE: Duration = Duration::from_secs(2);
-/// An address that can't be accepted on for want of file descriptors will not be better in the next microsecond.
+/// Pause after a failed accept. If file descriptors are missing, the next microsecond has none either.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
-/// Why the admin port can't be.
+/// Failure to open the admin port.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    /// An address that can't be bound.
+    /// An address can't be bound.
     #[error("--admin {address}: {source}; is another daemon's admin port there? --admin takes another address, or off")]
     Bind {
-        /// The address.
+        /// Address from `--admin`.
         address: SocketAddr,
-        /// What the system said.
+        /// Error of bind.
         source: std::io::Error,
     },
-    /// A token or a certificate that can't be used.
+    /// A token or certificate can't be used.
     #[error("admin port: {0}")]
     File(String),
 }
 
-/// An admin port that listens and doesn't answer yet.
+/// A bound admin port that doesn't answer yet.
 pub struct Server {
     listeners: Vec<TcpListener>,
     access: Arc<AccessRules>,
@@ -64,7 +64,7 @@ impl Server {
     /// Binds all addresses and reads all files. Must be called within a tokio runtime.
     ///
     /// # Errors
-    /// When an address is taken, or a file is no good.
+    /// An address is taken, or a file can't be used.
     pub async fn bind(config: Config) -> Result<Self, Error> {
         let token = config.token.map(|path| {
             let from = path.clone();
@@ -75,40 +75,40 @@ impl Server {
             let paths = paths.into_iter().flatten().cloned().collect();
             ReloadedFile::open(paths, move || tls::build_server_config(&files)).map(Arc::new).map_err(Error::File)
         });
-        let gate = AccessRules { token: token.transpose()?, hosts: config.hosts };
+        let rules = AccessRules { token: token.transpose()?, hosts: config.hosts };
         let mut listeners = Vec::new();
         for address in config.addresses {
             let bound = TcpListener::bind(address).await;
             listeners.push(bound.map_err(|source| Error::Bind { address, source })?);
         }
-        Ok(Self { listeners, access: Arc::new(gate), tls: tls.transpose()? })
+        Ok(Self { listeners, access: Arc::new(rules), tls: tls.transpose()? })
     }
 
-    /// Where it listens.
+    /// Bound addresses. Port 0 is replaced by the port that the kernel chose.
     pub fn addresses(&self) -> Vec<SocketAddr> {
         self.listeners.iter().filter_map(|listener| listener.local_addr().ok()).collect()
     }
 
-    /// Answers until told to end, then finishes what it has begun, for two seconds at most.
+    /// Answers until `ended` is cancelled. Open requests then get two seconds.
     pub async fn serve(self, routes: Router, ended: CancellationToken) {
         let routes = routes.layer(from_fn_with_state(self.access, admit_request));
-        let turns = Arc::new(Semaphore::new(CONNECTIONS));
+        let permits = Arc::new(Semaphore::new(CONNECTIONS));
         let mut accepting = JoinSet::new();
         for listener in self.listeners {
             let address = listener.local_addr().map_or_else(|error| error.to_string(), |address| address.to_string());
-            tracing::info!("admin port: http{}://{address}", if self.tls.is_some() { "s" } else { "" });
+            tracing::info!(address, tls = self.tls.is_some(), "admin port listens");
             accepting.spawn(accept_connections(
                 listener,
-                Arc::clone(&turns),
+                Arc::clone(&permits),
                 self.tls.clone(),
                 routes.clone(),
                 ended.clone(),
             ));
         }
         while accepting.join_next().await.is_some() {}
-        // Connections hold a permit each.
+        // Each connection holds a permit, so all permits are free once the last one ended.
         let all = u32::try_from(CONNECTIONS).unwrap_or(u32::MAX);
-        let _ = timeout(GRACE, turns.acquire_many(all)).await;
+        let _ = timeout(GRACE, permits.acquire_many(all)).await;
     }
 }
 
@@ -116,21 +116,22 @@ type Tls = Option<Arc<ReloadedFile<Arc<ServerConfig>>>>;
 
 async fn accept_connections(
     listener: TcpListener,
-    turns: Arc<Semaphore>,
+    permits: Arc<Semaphore>,
     tls: Tls,
     routes: Router,
     ended: CancellationToken,
 ) {
     loop {
         let next = async {
-            let turn = Arc::clone(&turns).acquire_owned().await;
-            (turn, listener.accept().await)
+            // Before the accept: a connection that waits stays in the kernel's queue.
+            let permit = Arc::clone(&permits).acquire_owned().await;
+            (permit, listener.accept().await)
         };
-        let Some((Ok(turn), accepted)) = ended.run_until_cancelled(next).await else { return };
+        let Some((Ok(permit), accepted)) = ended.run_until_cancelled(next).await else { return };
         let stream = match accepted {
             Ok((stream, _)) => stream,
             Err(error) => {
-                tracing::debug!("admin port: accept: {error}");
+                tracing::debug!(%error, "admin port can't accept a connection");
                 sleep(ACCEPT_PAUSE).await;
                 continue;
             }
@@ -138,9 +139,9 @@ async fn accept_connections(
         let (tls, routes, ended) = (tls.clone(), routes.clone(), ended.clone());
         tokio::spawn(async move {
             if let Err(error) = serve_connection(stream, tls, routes, ended).await {
-                tracing::debug!("admin port: {error}");
+                tracing::debug!(%error, "admin port's connection failed");
             }
-            drop(turn);
+            drop(permit);
         });
     }
 }
@@ -155,6 +156,7 @@ async fn serve_connection(
 ) -> Result<(), ConnectionError> {
     let local = stream.local_addr()?.ip();
     let Some(tls) = tls else { return serve_http(stream, local, routes, ended).await };
+    // The files may have changed, and reading them blocks.
     let config = tokio::task::spawn_blocking(move || tls.get()).await?;
     let stream = timeout(HEAD_WITHIN, TlsAcceptor::from(config).accept(stream)).await??;
     serve_http(stream, local, routes, ended).await
@@ -185,19 +187,20 @@ where
     Ok(timeout(GRACE, connection).await??)
 }
 
-/// The address of ours that a connection came to.
+/// Our address that a connection came to.
 #[derive(Clone, Copy)]
 struct LocalAddress(IpAddr);
 
-/// Answers those that the gate lets in. Whatever is shown is as it is now, and is no page of anybody else's.
+/// Runs a request that the access rules allow. Sets headers so that no cache keeps the answer and no other page shows
+/// it.
 async fn admit_request(
-    State(gate): State<Arc<AccessRules>>,
+    State(rules): State<Arc<AccessRules>>,
     Extension(LocalAddress(local)): Extension<LocalAddress>,
     request: Request,
     next: Next,
 ) -> Response {
     let (method, uri, headers) = (request.method().clone(), request.uri().clone(), request.headers().clone());
-    let judged = tokio::task::spawn_blocking(move || gate.check_request(&method, &uri, &headers, local)).await;
+    let judged = tokio::task::spawn_blocking(move || rules.check_request(&method, &uri, &headers, local)).await;
     let mut response = match judged {
         Ok(Ok(())) => next.run(request).await,
         Ok(Err(refusal)) => refusal.into_response(),
@@ -207,7 +210,7 @@ async fn admit_request(
     response
 }
 
-/// What a browser shall make of it: nothing but what it is.
+/// Headers that keep a browser from caching, embedding or interpreting an answer.
 const SECURITY_HEADERS: [(HeaderName, HeaderValue); 5] = [
     (header::CACHE_CONTROL, HeaderValue::from_static("no-store")),
     (header::CONTENT_SECURITY_POLICY, HeaderValue::from_static(CONTENT_POLICY)),
@@ -216,6 +219,6 @@ const SECURITY_HEADERS: [(HeaderName, HeaderValue); 5] = [
     (header::X_FRAME_OPTIONS, HeaderValue::from_static("DENY")),
 ];
 
-/// No script, no picture, nothing from anywhere; the status page has its style within it.
+/// No script and no other resource. The status page has its style in the page.
 const CONTENT_POLICY: &str =
     "default-src 'none'; style-src 'unsafe-inline'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'";

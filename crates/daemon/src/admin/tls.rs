@@ -1,4 +1,4 @@
-//! TLS of the admin port: rustls with ring, TLS 1.2 and 1.3, client certificates where a CA for them is given. Blocks.
+//! TLS of the admin port: rustls with ring, TLS 1.2 and 1.3, client certificates if a CA for them is given. Blocks.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -10,7 +10,7 @@ use rustls::{RootCertStore, ServerConfig};
 
 use super::args::TlsFiles;
 
-/// Reads the files.
+/// Builds the configuration from its files. The error names the file.
 pub(super) fn build_server_config(files: &TlsFiles) -> Result<Arc<ServerConfig>, String> {
     let provider = Arc::new(rustls::crypto::ring::default_provider());
     let chain = read_certificates(&files.cert)?;
@@ -32,6 +32,7 @@ pub(super) fn build_server_config(files: &TlsFiles) -> Result<Arc<ServerConfig>,
     let mut config = builder
         .with_single_cert(chain, key)
         .map_err(|error| format!("{} with {}: {error}", files.cert.display(), files.key.display()))?;
+    // The server speaks only HTTP/1.1, and a browser would otherwise offer HTTP/2.
     config.alpn_protocols = vec![b"http/1.1".to_vec()];
     Ok(Arc::new(config))
 }

@@ -1,4 +1,7 @@
 //! The types of the settings' values.
+//!
+//! None of them can hold a line break, a quote, a blank, `#` or `;`, and each prints as text that it reads. Pure: no I/O,
+//! no clock.
 
 use std::fmt;
 use std::num::NonZeroU32;
@@ -6,7 +9,7 @@ use std::str::FromStr;
 
 use crate::{Color, FileName, Host, Refusal, words};
 
-/// An enum whose variants are words: parsed from them, printed as them.
+/// Defines an enum that parses from words and prints as them.
 macro_rules! choice {
     ($(#[$doc:meta])* $type:ident, $expected:literal, $($(#[$vdoc:meta])* $variant:ident = $word:literal),*) => {
         $(#[$doc])*
@@ -37,28 +40,29 @@ macro_rules! choice {
 }
 
 choice! {
-    /// How TLS is treated.
+    /// The use of TLS towards clients and upstreams.
     Tls, "both, terminate, off, passthrough or reencrypt",
-    /// HTTP and HTTPS, the default.
+    /// HAProxy serves HTTP and HTTPS. This is the default.
     Both = "both",
-    /// HTTPS; HTTP redirects there.
+    /// HAProxy serves HTTPS, and redirects HTTP there.
     Terminate = "terminate",
-    /// HTTP only.
+    /// HAProxy serves HTTP only.
     Off = "off",
-    /// TLS untouched, chosen by SNI; HTTP redirects to HTTPS.
+    /// HAProxy leaves TLS untouched, routes by SNI, and redirects HTTP to HTTPS.
     Passthrough = "passthrough",
-    /// As `terminate`, then TLS to the upstream.
+    /// As `terminate`, with TLS to the upstream too.
     Reencrypt = "reencrypt"
 }
 
 choice! {
-    /// How requests are spread over upstreams; all of them take servers at run time.
+    // All of these take servers and weights while HAProxy runs. `static-rr` doesn't (configuration manual, section 4.2).
+    /// The rule by which HAProxy spreads requests over upstreams.
     Balance, "roundrobin, leastconn, random, source or uri",
     /// In turns, by weight.
     RoundRobin = "roundrobin",
     /// To the upstream with the fewest connections.
     LeastConn = "leastconn",
-    /// By chance, the better of two.
+    /// The less loaded of two random upstreams.
     Random = "random",
     /// By the client's address, hashed consistently.
     Source = "source",
@@ -67,38 +71,39 @@ choice! {
 }
 
 choice! {
-    /// How a client stays with its upstream.
+    /// The way in which a client stays with its upstream.
     Sticky, "off, cookie or source",
-    /// Not at all.
+    /// The client doesn't stay.
     Off = "off",
-    /// By a cookie of HAProxy's.
+    /// By a cookie that HAProxy sets.
     Cookie = "cookie",
-    /// By the client's address.
+    /// By the client's address, which HAProxy remembers.
     Source = "source"
 }
 
 choice! {
-    /// The PROXY protocol's version towards upstreams.
+    /// The version of the PROXY protocol that HAProxy sends to upstreams.
     ProxyProtocol, "off, v1 or v2",
-    /// None.
+    /// HAProxy sends no header of it.
     Off = "off",
-    /// Text.
+    /// The text form.
     V1 = "v1",
-    /// Binary.
+    /// The binary form.
     V2 = "v2"
 }
 
 choice! {
-    /// The HTTP version towards upstreams.
+    /// The HTTP version that HAProxy speaks to upstreams.
     Proto, "h1 or h2",
     /// HTTP/1.1.
     H1 = "h1",
-    /// HTTP/2, in the clear with prior knowledge.
+    /// HTTP/2, without negotiation: the upstream must know.
     H2 = "h2"
 }
 
 choice! {
-    /// A method that a check may use.
+    // Methods that change nothing at the upstream, however often HAProxy checks.
+    /// The method of a check's request.
     Method, "GET, HEAD or OPTIONS",
     /// `GET`
     Get = "GET",
@@ -108,29 +113,29 @@ choice! {
     Options = "OPTIONS"
 }
 
-/// How HAProxy checks an upstream: `tcp`, `off`, or `http [METHOD] /path [STATUS]`.
+/// HAProxy's check of an upstream: `tcp`, `off`, or `http [METHOD] /path [STATUS]`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Check {
-    /// A connection is accepted.
+    /// The upstream passes if it accepts a connection.
     Tcp,
-    /// Not at all.
+    /// HAProxy checks nothing, and takes every upstream for up.
     Off,
-    /// A request is answered as expected.
+    /// The upstream passes if it answers a request as expected.
     Http(HttpCheck),
 }
 
 /// A check by HTTP request.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct HttpCheck {
-    /// The method; `GET` unless said.
+    /// The request's method, `GET` by default.
     pub method: Method,
     /// The path, with a query if there is one.
     pub target: Box<str>,
-    /// The statuses that pass; 200–399 unless said.
+    /// The statuses that pass, 200–399 by default.
     pub status: StatusRange,
 }
 
-/// HTTP statuses from the first to the last.
+/// HTTP statuses from the first to the last, both included.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct StatusRange {
     first: u16,
@@ -162,12 +167,12 @@ impl FromStr for Check {
 }
 
 fn check_target(text: &str) -> Result<Box<str>, Refusal> {
-    let fine = text.starts_with('/')
+    // `%` would begin a format and `$` a variable in the line that holds the target.
+    let is_valid = text.starts_with('/')
         && text.len() <= 256
         && text.bytes().all(|b| b.is_ascii_alphanumeric() || b"/-._~!&()*+,=:@?".contains(&b));
-    // `%` would begin a format and `$` a variable in the line that holds it.
     let rule = "a check's path begins with `/`, at most 256 bytes, no blank, quote, `#`, `;`, `%`, `$` or `\\`";
-    if fine { Ok(text.into()) } else { Err(Refusal::new_malformed(text, rule)) }
+    if is_valid { Ok(text.into()) } else { Err(Refusal::new_malformed(text, rule)) }
 }
 
 impl fmt::Display for Check {
@@ -181,26 +186,30 @@ impl fmt::Display for Check {
 }
 
 impl StatusRange {
-    /// Whether a status is one of them.
+    /// True if a check passes with this status.
     pub fn contains(self, status: u16) -> bool {
         (self.first..=self.last).contains(&status)
     }
 }
 
-/// What passes unless said otherwise, as in HAProxy: success and redirections.
+/// HAProxy's own default: success and redirections.
 impl Default for StatusRange {
     fn default() -> Self {
         Self { first: 200, last: 399 }
     }
 }
 
+/// Parses three digits from 100 to 599. `u16` would also parse `+99` and `0200`.
+fn parse_status(digits: &str) -> Option<u16> {
+    digits.parse().ok().filter(|status| digits.len() == 3 && (100..=599).contains(status))
+}
+
 impl FromStr for StatusRange {
     type Err = Refusal;
 
     fn from_str(text: &str) -> Result<Self, Refusal> {
-        let status = |digits: &str| digits.parse::<u16>().ok().filter(|s| digits.len() == 3 && (100..=599).contains(s));
         let (first, last) = text.split_once('-').unwrap_or((text, text));
-        match (status(first), status(last)) {
+        match (parse_status(first), parse_status(last)) {
             (Some(first), Some(last)) if first <= last => Ok(Self { first, last }),
             _ => Err(Refusal::new_unexpected(text, "a status or a range: 200, 200-299")),
         }
@@ -214,15 +223,43 @@ impl fmt::Display for StatusRange {
     }
 }
 
-/// `Strict-Transport-Security`: `off`, or how long (`180d`), then `include-subdomains` and `preload` if wished.
+/// `Strict-Transport-Security`: `off`, or a time (`180d`), then optionally `include-subdomains` and `preload`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Hsts {
-    /// `max-age` in seconds; 0 makes browsers forget, and is what `off` stands for.
+    /// `max-age` in seconds. `off` is 0, which makes browsers forget an earlier header.
     pub max_age: u64,
-    /// Subdomains as well.
+    /// True if the header holds for subdomains too.
     pub include_subdomains: bool,
-    /// The operator agrees to the browsers' preload lists.
+    /// True if the operator agrees to the browsers' preload lists.
     pub preload: bool,
+}
+
+impl Hsts {
+    /// Parses a `max-age` in seconds, or in days with a `d`. 32 bits, so that the days can't overflow.
+    fn parse_max_age(word: &str) -> Option<u64> {
+        if word == "off" {
+            return Some(0);
+        }
+        match word.strip_suffix('d') {
+            Some(days) => Some(u64::from(days.parse::<u32>().ok()?) * 86_400),
+            None => word.parse::<u32>().ok().map(u64::from),
+        }
+    }
+
+    fn from_words(text: &str) -> Option<Self> {
+        let mut words = words::split_words(text);
+        let max_age = Self::parse_max_age(words.next()?)?;
+        let mut hsts = Self { max_age, include_subdomains: false, preload: false };
+        for word in words {
+            match word {
+                // The second spelling is the header's own (RFC 6797).
+                "include-subdomains" | "includeSubDomains" => hsts.include_subdomains = true,
+                "preload" => hsts.preload = true,
+                _ => return None,
+            }
+        }
+        Some(hsts)
+    }
 }
 
 impl FromStr for Hsts {
@@ -230,42 +267,24 @@ impl FromStr for Hsts {
 
     fn from_str(text: &str) -> Result<Self, Refusal> {
         let expected = "off, or a max-age in seconds or days (31536000, 180d), then include-subdomains, preload";
-        let refused = || Refusal::new_unexpected(text, expected);
-        let mut words = words::split_words(text);
-        let max_age = match words.next().ok_or_else(refused)? {
-            "off" => 0,
-            age => match age.strip_suffix('d') {
-                Some(days) => u64::from(days.parse::<u32>().map_err(|_| refused())?) * 86_400,
-                None => age.parse::<u32>().map_err(|_| refused())?.into(),
-            },
-        };
-        let mut hsts = Self { max_age, include_subdomains: false, preload: false };
-        for word in words {
-            match word {
-                "include-subdomains" | "includeSubDomains" => hsts.include_subdomains = true,
-                "preload" => hsts.preload = true,
-                _ => return Err(refused()),
-            }
-        }
-        Ok(hsts)
+        Self::from_words(text).ok_or_else(|| Refusal::new_unexpected(text, expected))
     }
 }
 
 impl fmt::Display for Hsts {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let flag = |set: bool, word: &'static str| if set { word } else { "" };
-        let (subdomains, preload) =
-            (flag(self.include_subdomains, " include-subdomains"), flag(self.preload, " preload"));
+        let subdomains = if self.include_subdomains { " include-subdomains" } else { "" };
+        let preload = if self.preload { " preload" } else { "" };
         write!(f, "{}{subdomains}{preload}", self.max_age)
     }
 }
 
-/// How an upstream's certificate is verified: `on` (the system's authorities), `off`, or a file's name in `--ca-dir`.
+/// The verification of an upstream's certificate: `on`, `off`, or the name of a file in `--ca-dir`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Verify {
     /// Against the system's authorities.
     On,
-    /// Not at all.
+    /// HAProxy accepts every certificate.
     Off,
     /// Against the authorities in this file of `--ca-dir`.
     CaFile(FileName),
@@ -294,14 +313,14 @@ impl fmt::Display for Verify {
     }
 }
 
-/// The server name sent to an upstream: `host` (the request's host), `off`, or one fixed name.
+/// The server name (SNI) that HAProxy sends to an upstream: `host`, `off`, or one fixed name.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Sni {
-    /// The request's host.
+    /// The host of the client's request.
     RequestHost,
-    /// None.
+    /// HAProxy sends none.
     Off,
-    /// This name.
+    /// One name for all requests.
     Fixed(Host),
 }
 
@@ -327,15 +346,16 @@ impl fmt::Display for Sni {
     }
 }
 
-/// The active colors with their shares: `blue`, or `blue=90 green=10`. A share is the color's, not its upstreams'.
+/// The active colors with their shares: `blue`, or `blue=90 green=10`. A share belongs to the color as a whole, and its
+/// upstreams divide it by their weights.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Active(Vec<(Color, u32)>);
 
 impl Active {
-    /// Shares are parts of a whole; finer than a ten-thousandth can't be told apart in 256 weights.
+    /// Shares are parts of a whole. Finer than a ten-thousandth can't be told apart in 256 weights.
     const LARGEST_SHARE: u32 = 10_000;
 
-    /// The color's share, if it is active.
+    /// The color's share. `None` if the color is not active.
     pub fn share_of(&self, color: &Color) -> Option<u32> {
         self.0.iter().find(|(name, _)| name == color).map(|(_, share)| *share)
     }
@@ -343,6 +363,17 @@ impl Active {
     /// Every active color with its share, in the order they were written.
     pub fn iter(&self) -> impl Iterator<Item = (&Color, u32)> {
         self.0.iter().map(|(color, share)| (color, *share))
+    }
+
+    /// Splits `blue=90` into a color's name and its share. `blue` has the share 1.
+    fn split_share(word: &str) -> Result<(&str, u32), Refusal> {
+        let (color, share) = match word.split_once('=') {
+            Some((color, share)) => (color, share.parse().ok()),
+            None => (word, Some(1)),
+        };
+        let share = share.filter(|share| (1..=Self::LARGEST_SHARE).contains(share));
+        let refusal = || Refusal::new_unexpected(word, "a color, or color=share with a share from 1 to 10000");
+        Ok((color, share.ok_or_else(refusal)?))
     }
 }
 
@@ -352,23 +383,16 @@ impl FromStr for Active {
     fn from_str(text: &str) -> Result<Self, Refusal> {
         let mut shares: Vec<(Color, u32)> = Vec::new();
         for word in words::split_words(text) {
-            let refused = || Refusal::new_unexpected(word, "a color, or color=share with a share from 1 to 10000");
-            let (color, share) = match word.split_once('=') {
-                Some((color, share)) => (color, share.parse().map_err(|_| refused())?),
-                None => (word, 1),
-            };
-            if !(1..=Self::LARGEST_SHARE).contains(&share) {
-                return Err(refused());
-            }
+            let (color, share) = Self::split_share(word)?;
             let color: Color = color.parse()?;
             match shares.iter().find(|(name, _)| *name == color) {
                 None => shares.push((color, share)),
-                // The same said twice is said once.
+                // The same word twice counts once, as in every list.
                 Some((_, other)) if *other == share => {}
                 Some(_) => return Err(Refusal::Contradiction(crate::Excerpt::new(word))),
             }
         }
-        // One color alone has the whole, whatever its number.
+        // The only color has the whole. One spelling of it keeps an unchanged meaning an unchanged value.
         if let [(_, share)] = shares.as_mut_slice() {
             *share = 1;
         }
@@ -390,7 +414,8 @@ impl fmt::Display for Active {
     }
 }
 
-/// HAProxy keeps counters of this size per server; a million connections to one upstream is beyond any host.
+/// Parses 1 to 1,000,000. HAProxy keeps counters of this size per server, and more connections to one upstream are beyond
+/// any host.
 pub(super) fn parse_maxconn(text: &str) -> Result<NonZeroU32, Refusal> {
     let number = text.parse::<NonZeroU32>().ok().filter(|n| n.get() <= 1_000_000);
     number.ok_or_else(|| Refusal::new_unexpected(text, "a number from 1 to 1000000"))
@@ -401,7 +426,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn checks() {
+    fn a_check_reads_and_prints() {
         for (written, read) in [
             ("tcp", "tcp"),
             ("off", "off"),
@@ -426,7 +451,7 @@ mod tests {
     }
 
     #[test]
-    fn active_colors() {
+    fn active_colors_read_and_print() {
         assert_eq!("blue".parse::<Active>().unwrap().to_string(), "blue");
         assert_eq!("blue=90,green=10".parse::<Active>().unwrap().to_string(), "blue=90 green=10");
         for bad in ["", "blue=0", "blue=x", "blue=2 blue=3", "bl ue=1 =2", "blue=10001"] {
@@ -435,7 +460,7 @@ mod tests {
     }
 
     #[test]
-    fn hsts() {
+    fn hsts_reads_days_and_flags() {
         let read = "180d include-subdomains preload".parse::<Hsts>().unwrap();
         assert_eq!(read, Hsts { max_age: 15_552_000, include_subdomains: true, preload: true });
         assert_eq!("off".parse::<Hsts>().unwrap().max_age, 0);

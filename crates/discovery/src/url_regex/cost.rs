@@ -1,12 +1,12 @@
-//! How many steps a backtracking engine such as PCRE takes at the worst to match an expression. Pure: no I/O, no clock.
+//! The most steps that a backtracking engine such as PCRE takes to match an expression.
 //!
 //! A part of an expression costs `steps` and `scan` each time that the engine enters it, and returns control in up to
-//! `ways` different ways if what follows keeps failing. A repetition has one way only if what follows can't begin with a
-//! byte that it repeats: giving bytes back is then pointless, and fails at once.
+//! `ways` different ways if the rest keeps failing. A repetition has one way only if the rest can't begin with a byte that
+//! it repeats: giving bytes back is then pointless, and fails at once. Nothing is matched. Pure: no I/O, no clock.
 
 use regex_syntax::ast::{self, Ast};
 
-/// The bytes of a URL that are compared. The access log shows as many.
+/// The bytes of path and query that HAProxy compares. The access log shows as many.
 pub(super) const SUBJECT_BYTES: u64 = 1024;
 
 /// The worst of 6,300 random expressions within this took PCRE2 10.42 (with JIT) 5.7 ms, with the worst of eleven URLs.
@@ -17,9 +17,9 @@ const QUARTERS_PER_STEP: u64 = 4;
 
 /// The part of an expression that takes too long.
 pub(super) struct TooSlow {
-    /// Where it stands.
+    /// The part's place in the expression.
     pub(super) span: ast::Span,
-    /// Why.
+    /// The reason, for the expression's writer.
     pub(super) rule: &'static str,
 }
 
@@ -27,14 +27,15 @@ const SEVERAL_WAYS: &str = "HAProxy would take too long: this repeats what can m
 const EMPTY: &str = "HAProxy would take too long: this repeats what can match nothing";
 const TOO_MANY: &str = "HAProxy would take too long up to here: begin with `^`, or repeat less";
 
-/// Refuses an expression that takes HAProxy too long.
+/// Refuses an expression that takes HAProxy too long on some URL.
 pub(super) fn check_cost(tree: &Ast) -> Result<(), TooSlow> {
+    // PCRE tries an expression without an anchor at each byte.
     let starts = if is_anchored(tree) { 1 } else { SUBJECT_BYTES };
     let end = Next { bytes: Bytes::NONE, accepts: true };
     Budget { most: MAX_STEPS / starts }.cost_of(tree, end).map(drop)
 }
 
-/// Whether a match can begin at the first byte only. PCRE itself anchors a leading `.*`.
+/// True if a match can begin at the first byte only. PCRE itself anchors a leading `.*`.
 fn is_anchored(tree: &Ast) -> bool {
     match tree {
         Ast::Assertion(assertion) => assertion.kind == ast::AssertionKind::StartLine,
@@ -48,7 +49,8 @@ fn is_anchored(tree: &Ast) -> bool {
     }
 }
 
-/// A set of bytes. Upper and lower case always come together: more bytes than can match are only more careful.
+/// A set of bytes. Upper and lower case always come together, since `(?i)` may hold. A set that is too large only makes
+/// the bound more careful.
 #[derive(Clone, Copy, PartialEq, Eq)]
 struct Bytes([bool; 256]);
 
@@ -75,41 +77,45 @@ impl Bytes {
     }
 }
 
-/// What follows a part of the expression.
+/// The rest of the expression behind a part.
 #[derive(Clone, Copy)]
 struct Next {
-    /// The bytes that it can begin with.
+    /// The bytes that the rest can begin with.
     bytes: Bytes,
-    /// It never fails: the match can end here.
+    /// True if the rest never fails, so that the match can end here.
     accepts: bool,
 }
 
-/// How a part of the expression begins.
+/// The beginning of a part of the expression.
 struct First {
     bytes: Bytes,
-    /// It can match nothing, so that what follows it comes first.
+    /// True if the part can match nothing, so that the rest may begin in its place.
     is_transparent: bool,
 }
 
+impl First {
+    fn opaque(bytes: Bytes) -> Self {
+        Self { bytes, is_transparent: false }
+    }
+}
+
 fn first_bytes(part: &Ast) -> First {
-    let bytes = |bytes| First { bytes, is_transparent: false };
     match part {
         Ast::Empty(_) | Ast::Flags(_) => First { bytes: Bytes::NONE, is_transparent: true },
-        // Nothing comes after `$`. What the other assertions ask for isn't known here.
-        Ast::Assertion(assertion) if assertion.kind == ast::AssertionKind::EndLine => bytes(Bytes::NONE),
-        Ast::Assertion(_) | Ast::ClassUnicode(_) => bytes(Bytes::ALL),
-        Ast::Dot(_) => bytes(Bytes::from_predicate(|byte| byte != b'\n')),
-        Ast::Literal(literal) => bytes(Bytes::from_predicate(|byte| char::from(byte) == literal.c)),
-        Ast::ClassPerl(class) => bytes(perl_class_bytes(class)),
-        Ast::ClassBracketed(class) => bytes(negate_if(class.negated, class_set_bytes(&class.kind))),
+        // Nothing comes after `$`. The bytes that the other assertions ask for aren't known here.
+        Ast::Assertion(assertion) if assertion.kind == ast::AssertionKind::EndLine => First::opaque(Bytes::NONE),
+        Ast::Assertion(_) | Ast::ClassUnicode(_) => First::opaque(Bytes::ALL),
+        Ast::Dot(_) => First::opaque(Bytes::from_predicate(|byte| byte != b'\n')),
+        Ast::Literal(literal) => First::opaque(Bytes::from_predicate(|byte| char::from(byte) == literal.c)),
+        Ast::ClassPerl(class) => First::opaque(perl_class_bytes(class)),
+        Ast::ClassBracketed(class) => First::opaque(negate_if(class.negated, class_set_bytes(&class.kind))),
         Ast::Group(group) => first_bytes(&group.ast),
-        Ast::Alternation(alternation) => alternation.asts.iter().map(first_bytes).fold(
-            First { bytes: Bytes::NONE, is_transparent: false },
-            |all, one| First {
+        Ast::Alternation(alternation) => {
+            alternation.asts.iter().map(first_bytes).fold(First::opaque(Bytes::NONE), |all, one| First {
                 bytes: all.bytes.union_with(&one.bytes),
                 is_transparent: all.is_transparent || one.is_transparent,
-            },
-        ),
+            })
+        }
         Ast::Concat(concat) => {
             let mut all = First { bytes: Bytes::NONE, is_transparent: true };
             for item in concat.asts.iter().map(first_bytes) {
@@ -122,12 +128,13 @@ fn first_bytes(part: &Ast) -> First {
         }
         Ast::Repetition(repetition) => {
             let inner = first_bytes(&repetition.ast);
-            First { is_transparent: inner.is_transparent || repeat_bounds(&repetition.op.kind).0 == 0, ..inner }
+            let (least, _) = repeat_bounds(&repetition.op.kind);
+            First { is_transparent: inner.is_transparent || least == 0, ..inner }
         }
     }
 }
 
-/// What tells the branches of an alternation apart.
+/// The beginning of an alternation's branch, by which branches exclude each other.
 struct BranchStart {
     /// The literals at the beginning, in lower case.
     literals: String,
@@ -137,12 +144,14 @@ struct BranchStart {
 impl BranchStart {
     fn from_branch(branch: &Ast) -> Self {
         let items = if let Ast::Concat(concat) = branch { &concat.asts[..] } else { std::slice::from_ref(branch) };
-        let letter = |item: &Ast| if let Ast::Literal(literal) = item { Some(literal.c) } else { None };
-        let literals = items.iter().map_while(letter).map(|letter| letter.to_ascii_lowercase()).collect();
-        Self { literals, first: first_bytes(branch) }
+        let literals = items.iter().map_while(|item| match item {
+            Ast::Literal(literal) => Some(literal.c.to_ascii_lowercase()),
+            _ => None,
+        });
+        Self { literals: literals.collect(), first: first_bytes(branch) }
     }
 
-    /// Whether both can match at the same place.
+    /// True if both can match at the same place.
     fn can_meet(&self, other: &Self) -> bool {
         let agree = self.literals.chars().zip(other.literals.chars()).all(|(one, other)| one == other);
         let empty = self.first.is_transparent || other.first.is_transparent;
@@ -153,6 +162,7 @@ impl BranchStart {
 fn perl_class_bytes(class: &ast::ClassPerl) -> Bytes {
     let bytes = Bytes::from_predicate(|byte| match class.kind {
         ast::ClassPerlKind::Digit => byte.is_ascii_digit(),
+        // PCRE's `\s` has the vertical tab, `is_ascii_whitespace` doesn't.
         ast::ClassPerlKind::Space => byte.is_ascii_whitespace() || byte == 0x0b,
         ast::ClassPerlKind::Word => byte.is_ascii_alphanumeric() || byte == b'_',
     });
@@ -196,12 +206,13 @@ fn ascii_class_bytes(kind: &ast::ClassAsciiKind) -> Bytes {
     })
 }
 
-/// The other bytes. What a set has too much, its complement has too little, so letters stay in.
+/// The complement of the bytes, if negated. A set that is too large has a complement that is too small, so all letters
+/// stay in it.
 fn negate_if(is_negated: bool, bytes: Bytes) -> Bytes {
     if is_negated { Bytes::from_predicate(|byte| byte.is_ascii_alphabetic() || !bytes.contains(byte)) } else { bytes }
 }
 
-/// How often a repetition repeats, at least and at most.
+/// The least and the most rounds of a repetition. Without a bound, the most is `u64::MAX`.
 fn repeat_bounds(kind: &ast::RepetitionKind) -> (u64, u64) {
     let (least, most) = match kind {
         ast::RepetitionKind::ZeroOrOne => (0, 1),
@@ -214,16 +225,16 @@ fn repeat_bounds(kind: &ast::RepetitionKind) -> (u64, u64) {
     (least.min(SUBJECT_BYTES), if most == u64::MAX { most } else { most.min(SUBJECT_BYTES) })
 }
 
-/// What a part of the expression costs each time that the engine enters it.
+/// The cost of a part of the expression each time that the engine enters it.
 #[derive(Clone, Copy)]
 struct Cost {
-    /// How often it returns control if what follows keeps failing.
+    /// The number of times that the part returns control if the rest keeps failing.
     ways: u64,
-    /// Work in quarters of a step, apart from `scan`.
+    /// The work in quarters of a step, apart from `scan`.
     steps: u64,
-    /// Bytes that its repetitions read.
+    /// The bytes that the part's repetitions read.
     scan: u64,
-    /// The fewest bytes that it matches.
+    /// The fewest bytes that the part matches.
     least: u64,
 }
 
@@ -234,13 +245,12 @@ impl Cost {
         (self.steps / QUARTERS_PER_STEP).saturating_add(self.scan)
     }
 
-    /// All of it so many times.
     fn multiplied_by(self, times: u64) -> Self {
         Self { steps: self.steps.saturating_mul(times), scan: self.scan.saturating_mul(times), ..self }
     }
 }
 
-/// How many steps a match may take from one start.
+/// The most steps that a match may take from one start.
 struct Budget {
     most: u64,
 }
@@ -263,24 +273,12 @@ impl Budget {
     }
 
     fn cost_of_concat(&self, items: &[Ast], next: Next) -> Result<Cost, TooSlow> {
-        // From the last to the first: what follows each.
-        let mut following = Vec::with_capacity(items.len());
-        let mut after = next;
-        for item in items.iter().rev() {
-            following.push(after);
-            let first = first_bytes(item);
-            after = if first.is_transparent {
-                Next { bytes: first.bytes.union_with(&after.bytes), ..after }
-            } else {
-                Next { bytes: first.bytes, accepts: false }
-            };
-        }
         let mut all = Cost::NOTHING;
-        // How often a group before this item gives back a round, so that the engine tries the item again and fails.
+        // The times that a group before this item gives back a round, so that the engine tries the item again and fails.
         let mut given_back = 1;
-        for (item, next) in items.iter().zip(following.into_iter().rev()) {
+        for (item, next) in items.iter().zip(rests_of_concat(items, next)) {
             let cost = self.cost_of(item, next)?;
-            // What can't fail ends the match, so the engine enters it once.
+            // An item that can't fail ends the match, so the engine enters it once.
             let never_fails = next.accepts && first_bytes(item).is_transparent;
             let each = cost.multiplied_by(if never_fails { 1 } else { all.ways.saturating_mul(given_back) });
             given_back = match item {
@@ -305,17 +303,13 @@ impl Budget {
 
     fn cost_of_alternation(&self, branches: &[Ast], next: Next) -> Result<Cost, TooSlow> {
         let costs = branches.iter().map(|branch| self.cost_of(branch, next)).collect::<Result<Vec<_>, _>>()?;
-        let begins: Vec<BranchStart> = branches.iter().map(BranchStart::from_branch).collect();
-        // Of the branches that can match at one place, each can match together with any one of them.
-        let beside = |one: &BranchStart| {
-            let together = costs.iter().zip(&begins).filter(|(_, other)| one.can_meet(other));
-            together.fold(0_u64, |ways, (cost, _)| ways.saturating_add(cost.ways))
-        };
-        let sum = |of: fn(&Cost) -> u64| costs.iter().map(of).fold(0_u64, u64::saturating_add);
+        let starts: Vec<BranchStart> = branches.iter().map(BranchStart::from_branch).collect();
+        let ways = starts.iter().map(|start| ways_of_branches(start, &costs, &starts)).max();
         Ok(Cost {
-            ways: begins.iter().map(beside).max().unwrap_or(1),
-            steps: sum(|cost| cost.steps).saturating_add(QUARTERS_PER_STEP),
-            scan: sum(|cost| cost.scan),
+            ways: ways.unwrap_or(1),
+            // PCRE may try every branch before one matches.
+            steps: costs.iter().fold(QUARTERS_PER_STEP, |sum, cost| sum.saturating_add(cost.steps)),
+            scan: costs.iter().fold(0, |sum, cost| sum.saturating_add(cost.scan)),
             least: costs.iter().map(|cost| cost.least).min().unwrap_or_default(),
         })
     }
@@ -328,9 +322,8 @@ impl Budget {
         let after =
             if is_several { Next { bytes: begins.bytes.union_with(&next.bytes), accepts: false } } else { next };
         let each = self.cost_of(inner, after)?;
-        let slow = |rule| TooSlow { span: repetition.span, rule };
         if is_several && each.least == 0 {
-            return Err(slow(EMPTY));
+            return Err(TooSlow { span: repetition.span, rule: EMPTY });
         }
         let gives_back = !next.accepts && begins.bytes.shares_byte_with(&next.bytes);
         if !is_several {
@@ -338,8 +331,14 @@ impl Budget {
             return Ok(Cost { ways: each.ways.saturating_add(skipped), least: each.least * least, ..each });
         }
         if each.ways > 1 {
-            return if most == u64::MAX { Err(slow(SEVERAL_WAYS)) } else { Ok(multiply_ways(each, least, most)) };
+            // Without a bound the ways grow with each byte of the URL.
+            return if most == u64::MAX {
+                Err(TooSlow { span: repetition.span, rule: SEVERAL_WAYS })
+            } else {
+                Ok(multiply_ways(each, least, most))
+            };
         }
+        // Each round takes at least one byte of the URL, so the URL bounds the rounds too.
         let rounds = most.min(SUBJECT_BYTES / each.least.max(1)).max(least);
         let reads = if least == most && each.scan == 0 { 0 } else { rounds };
         Ok(Cost {
@@ -351,8 +350,31 @@ impl Budget {
     }
 }
 
-/// The most rounds of a repeated group; 1 of anything else. PCRE gives back the rounds of a group one by one, even if what
-/// follows can't begin there. It does so for single characters and classes only if that can help.
+/// The rest of the expression behind each of these items.
+fn rests_of_concat(items: &[Ast], end: Next) -> Vec<Next> {
+    let mut rests = Vec::with_capacity(items.len());
+    let mut rest = end;
+    for item in items.iter().rev() {
+        rests.push(rest);
+        let first = first_bytes(item);
+        rest = if first.is_transparent {
+            Next { bytes: first.bytes.union_with(&rest.bytes), ..rest }
+        } else {
+            Next { bytes: first.bytes, accepts: false }
+        };
+    }
+    rests.reverse();
+    rests
+}
+
+/// The ways of all branches that can match at the place where the branch with this start matches.
+fn ways_of_branches(start: &BranchStart, costs: &[Cost], starts: &[BranchStart]) -> u64 {
+    let together = costs.iter().zip(starts).filter(|(_, other)| start.can_meet(other));
+    together.fold(0, |ways, (cost, _)| ways.saturating_add(cost.ways))
+}
+
+/// The most rounds of a repeated group. 1 of anything else. PCRE gives back the rounds of a group one by one, even if the
+/// rest can't begin there. For single characters and classes it does so only if that can help.
 fn rounds_of_group(item: &Ast) -> u64 {
     match item {
         Ast::Group(group) => rounds_of_group(&group.ast),
@@ -365,7 +387,7 @@ fn rounds_of_group(item: &Ast) -> u64 {
     }
 }
 
-/// A repetition of what has several ways: each round multiplies them.
+/// The cost of a bounded repetition of a part with several ways: each round multiplies them.
 fn multiply_ways(each: Cost, least: u64, most: u64) -> Cost {
     let (mut ways, mut entered, mut power) = (u64::from(least == 0), 0_u64, 1_u64);
     for round in 1..=most {

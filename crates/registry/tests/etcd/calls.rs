@@ -3,17 +3,18 @@
 use std::time::{Duration, Instant};
 
 use discovery::Change;
+use lab::Etcd;
 use registry::{Condition, Error, LeaseId, Operation, Txn};
 use tokio::time::sleep;
 
-use crate::support::{Etcd, Link, PREFIX, client, eventually, report};
+use crate::support::{Link, PREFIX, client, eventually, raw_client, report};
 
 const KEY: &str = "http-services/shop/domain";
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_transaction_writes_all_or_reads_instead() {
-    let etcd = Etcd::start().await;
-    let client = client(&[etcd.endpoint()]);
+    let etcd = Etcd::start();
+    let client = client(&[etcd.endpoints()]);
     let put = |condition| Txn::new().only_if(condition).put(KEY, "shop.test", None).or_get(KEY);
 
     let first = client.commit(put(Condition::Absent(KEY.into()))).await.expect("committed");
@@ -21,7 +22,7 @@ async fn a_transaction_writes_all_or_reads_instead() {
     let entry = client.get(KEY).await.expect("read").expect("there");
     assert_eq!((entry.key.as_str(), entry.value.as_slice()), (KEY, b"shop.test".as_slice()));
     assert_eq!((entry.create_revision, entry.lease), (first.revision, 0));
-    let raw = etcd.raw().await.get(format!("{PREFIX}/{KEY}"), None).await.expect("read");
+    let raw = raw_client(&etcd).await.get(format!("{PREFIX}/{KEY}"), None).await.expect("read");
     assert_eq!(raw.kvs().len(), 1, "the key is below the prefix");
 
     let second = client.commit(put(Condition::Absent(KEY.into()))).await.expect("committed");
@@ -51,8 +52,8 @@ async fn a_transaction_writes_all_or_reads_instead() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_lease_lives_until_it_is_revoked_and_takes_its_keys_along() {
-    let etcd = Etcd::start().await;
-    let client = client(&[etcd.endpoint()]);
+    let etcd = Etcd::start();
+    let client = client(&[etcd.endpoints()]);
     let lease = client.grant_lease(Duration::from_secs(60)).await.expect("granted");
     assert!(client.time_to_live(lease).await.expect("asked").expect("alive") > Duration::from_secs(50));
     client.commit(Txn::new().put(KEY, "v", Some(lease))).await.expect("committed");
@@ -68,8 +69,8 @@ async fn a_lease_lives_until_it_is_revoked_and_takes_its_keys_along() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn twelve_thousand_keys_are_listed_at_one_revision() {
-    let etcd = Etcd::start().await;
-    let client = client(&[etcd.endpoint()]);
+    let etcd = Etcd::start();
+    let client = client(&[etcd.endpoints()]);
     for batch in 0..120 {
         let txn = (0..100).fold(Txn::new(), |txn, n| txn.put(format!("services/s{batch}/upstreams/{n}"), "v", None));
         client.commit(txn).await.expect("committed");
@@ -89,8 +90,8 @@ async fn twelve_thousand_keys_are_listed_at_one_revision() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_page_larger_than_a_message_may_be_is_asked_for_in_smaller_ones() {
-    let etcd = Etcd::start().await;
-    let client = client(&[etcd.endpoint()]);
+    let etcd = Etcd::start();
+    let client = client(&[etcd.endpoints()]);
     for n in 0..80 {
         client.commit(Txn::new().put(format!("big/{n}"), vec![b'x'; 1 << 20], None)).await.expect("committed");
     }
@@ -103,52 +104,52 @@ async fn a_page_larger_than_a_message_may_be_is_asked_for_in_smaller_ones() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_request_to_a_frozen_etcd_ends_in_time() {
-    let etcd = Etcd::start().await;
-    let connected = client(&[etcd.endpoint()]);
+    let mut etcd = Etcd::start();
+    let connected = client(&[etcd.endpoints()]);
     connected.get(KEY).await.expect("read");
-    let fresh = client(&[etcd.endpoint()]);
-    etcd.freeze().await;
+    let fresh = client(&[etcd.endpoints()]);
+    etcd.freeze(0);
     let began = Instant::now();
     let error = connected.commit(Txn::new().put(KEY, "v", None)).await.expect_err("frozen");
     report("a commit on a frozen etcd gave up", began.elapsed());
-    assert!(matches!(error, Error::Silent { act: Operation::Commit { .. }, .. }), "{error:?}");
+    assert!(matches!(error, Error::Silent { operation: Operation::Commit { .. }, .. }), "{error:?}");
     assert!(began.elapsed() < Duration::from_secs(12));
     let began = Instant::now();
     let error = fresh.get(KEY).await.expect_err("frozen");
     report("a connect to a frozen etcd gave up", began.elapsed());
     assert!(error.is_unreachable(), "{error:?}");
     assert!(began.elapsed() < Duration::from_secs(12));
-    etcd.thaw();
+    etcd.thaw(0);
     connected.get(KEY).await.expect("thawed");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_next_endpoint_answers_where_one_refuses_or_is_silent() {
-    let etcd = Etcd::start().await;
-    let frozen = Etcd::start().await;
-    frozen.freeze().await;
+    let etcd = Etcd::start();
+    let mut frozen = Etcd::start();
+    frozen.freeze(0);
     let nobody = "http://127.0.0.1:1".to_owned();
-    let client = client(&[nobody.clone(), frozen.endpoint(), etcd.endpoint()]);
+    let client = client(&[nobody.clone(), frozen.endpoints(), etcd.endpoints()]);
     assert_eq!(client.current_endpoint(), nobody);
     let began = Instant::now();
     // A write, too: nothing was sent to the others.
     client.commit(Txn::new().put(KEY, "v", None)).await.expect("committed");
     report("a refusing and a silent endpoint passed by", began.elapsed());
     assert!(began.elapsed() < Duration::from_secs(12));
-    assert_eq!(client.current_endpoint(), etcd.endpoint());
-    frozen.thaw();
+    assert_eq!(client.current_endpoint(), etcd.endpoints());
+    frozen.thaw(0);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_write_that_cannot_have_left_goes_to_the_next_endpoint() {
-    let (mut first, second) = (Etcd::start().await, Etcd::start().await);
-    let client = client(&[first.endpoint(), second.endpoint()]);
+    let (mut first, second) = (Etcd::start(), Etcd::start());
+    let client = client(&[first.endpoints(), second.endpoints()]);
     client.get(KEY).await.expect("read");
-    first.kill();
+    first.kill(0);
     // The loss is known by then, so that the write begins with a connect; before, it may have been sent.
     sleep(Duration::from_millis(500)).await;
     client.commit(Txn::new().put(KEY, "v", None)).await.expect("committed");
-    assert_eq!(client.current_endpoint(), second.endpoint());
+    assert_eq!(client.current_endpoint(), second.endpoints());
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -162,18 +163,18 @@ async fn an_error_names_the_endpoint_the_act_and_the_cause() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_write_after_an_idle_restart_of_etcd_just_works() {
-    let mut etcd = Etcd::start().await;
-    let client = client(&[etcd.endpoint()]);
+    let mut etcd = Etcd::start();
+    let client = client(&[etcd.endpoints()]);
     client.get(KEY).await.expect("read");
-    etcd.restart().await;
+    etcd.restart(0);
     client.commit(Txn::new().put(KEY, "v", None)).await.expect("committed");
     assert!(client.get(KEY).await.expect("read").is_some());
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_etcd_refuses_is_told_in_its_words() {
-    let etcd = Etcd::start().await;
-    let client = client(&[etcd.endpoint()]);
+    let etcd = Etcd::start();
+    let client = client(&[etcd.endpoints()]);
     let many = (0..129).fold(Txn::new(), |txn, n| txn.put(format!("k{n}"), "", None));
     let error = client.commit(many).await.expect_err("129 operations").to_string();
     assert!(error.ends_with("and 126 more: too many operations in txn request"), "{error}");
@@ -185,8 +186,8 @@ async fn what_etcd_refuses_is_told_in_its_words() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_connection_that_is_given_up_leaves_nothing_behind() {
-    let etcd = Etcd::start().await;
-    let link = Link::to(etcd.port()).await;
+    let etcd = Etcd::start();
+    let link = Link::to(&etcd.endpoints()).await;
     let client = client(&[link.endpoint()]);
     let tasks = || tokio::runtime::Handle::current().metrics().num_alive_tasks();
     client.get(KEY).await.expect("read");
@@ -203,8 +204,8 @@ async fn a_connection_that_is_given_up_leaves_nothing_behind() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn changes_are_told_since_any_revision_that_is_left() {
-    let etcd = Etcd::start().await;
-    let client = client(&[etcd.endpoint()]);
+    let etcd = Etcd::start();
+    let client = client(&[etcd.endpoints()]);
     let nothing = client.changes_since("http-services/shop/", 0).await.expect("told");
     assert_eq!((nothing.before.revision, nothing.changes.len(), nothing.revision), (1, 0, 1));
 
@@ -230,8 +231,8 @@ async fn changes_are_told_since_any_revision_that_is_left() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_is_compacted_away_is_not_told_and_the_oldest_revision_is() {
-    let etcd = Etcd::start().await;
-    let client = client(&[etcd.endpoint()]);
+    let etcd = Etcd::start();
+    let client = client(&[etcd.endpoints()]);
     let mut revisions = Vec::new();
     for value in ["a", "b", "c", "d"] {
         revisions.push(client.commit(Txn::new().put(KEY, value, None)).await.expect("committed").revision);
@@ -240,7 +241,7 @@ async fn what_is_compacted_away_is_not_told_and_the_oldest_revision_is() {
     }
     // At a deletion: what watches tell of that very revision is not whole any more.
     let compacted = revisions[3];
-    etcd.raw().await.compact(compacted, None).await.expect("compacted");
+    raw_client(&etcd).await.compact(compacted, None).await.expect("compacted");
     assert_eq!(client.oldest_revision("").await.expect("told"), compacted);
     for since in [0, compacted - 1, compacted] {
         let told = client.changes_since("", since).await.expect("told");

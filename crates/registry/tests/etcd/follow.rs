@@ -4,11 +4,12 @@ use std::time::{Duration, Instant};
 
 use discovery::{Change, Entry};
 use etcd_client::{EventType, WatchOptions};
+use lab::Etcd;
 use registry::{Client, Event, FollowOptions, Txn};
 use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
 
-use crate::support::{Etcd, Link, Mirror, PREFIX, client, report};
+use crate::support::{Link, Mirror, PREFIX, client, raw_client, report};
 
 /// Longer than any recovery should take, on a busy machine too.
 const LIMIT: Duration = Duration::from_secs(20);
@@ -28,13 +29,13 @@ async fn put(client: &Client, key: &str) {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_change_is_told_at_once_and_only_below_the_prefix() {
-    let etcd = Etcd::start().await;
-    let client = client(&[etcd.endpoint()]);
+    let etcd = Etcd::start();
+    let client = client(&[etcd.endpoints()]);
     put(&client, "before").await;
     let mut mirror = Mirror::of(&client);
     mirror.until("the snapshot", LIMIT, |mirror| mirror.snapshots == 1).await;
     assert_eq!(mirror.values(), [("before".to_owned(), b"before".to_vec())]);
-    etcd.raw().await.put(format!("{PREFIX}2/x"), "", None).await.expect("put");
+    raw_client(&etcd).await.put(format!("{PREFIX}2/x"), "", None).await.expect("put");
     put(&client, "warm").await;
     mirror.until_key("warm", LIMIT).await;
     let began = Instant::now();
@@ -49,8 +50,8 @@ async fn a_change_is_told_at_once_and_only_below_the_prefix() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_folder_alone_can_be_followed() {
-    let etcd = Etcd::start().await;
-    let client = client(&[etcd.endpoint()]);
+    let etcd = Etcd::start();
+    let client = client(&[etcd.endpoints()]);
     for key in ["folder", "folder/a", "folder2/x"] {
         put(&client, key).await;
     }
@@ -67,8 +68,8 @@ async fn a_folder_alone_can_be_followed() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_key_alone_can_be_followed() {
-    let etcd = Etcd::start().await;
-    let client = client(&[etcd.endpoint()]);
+    let etcd = Etcd::start();
+    let client = client(&[etcd.endpoints()]);
     for key in ["a", "a/b", "a2"] {
         put(&client, key).await;
     }
@@ -92,8 +93,8 @@ async fn a_key_alone_can_be_followed() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_watch_that_is_merely_quiet_is_left_alone() {
-    let etcd = Etcd::start().await;
-    let client = client(&[etcd.endpoint()]);
+    let etcd = Etcd::start();
+    let client = client(&[etcd.endpoints()]);
     let mut mirror = standing(&client).await;
     // Longer than a frozen etcd would go unnoticed.
     sleep(Duration::from_secs(8)).await;
@@ -104,15 +105,15 @@ async fn a_watch_that_is_merely_quiet_is_left_alone() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn etcd_killed_and_restarted() {
-    let mut etcd = Etcd::start().await;
-    let client = client(&[etcd.endpoint()]);
+    let mut etcd = Etcd::start();
+    let client = client(&[etcd.endpoints()]);
     let mut mirror = standing(&client).await;
     let began = Instant::now();
-    etcd.kill();
+    etcd.kill(0);
     mirror.until("the loss", LIMIT, |mirror| !mirror.connected).await;
     report("killed → noticed", began.elapsed());
     sleep(Duration::from_secs(5)).await;
-    etcd.restart().await;
+    etcd.restart(0);
     let began = Instant::now();
     mirror.until("the way back", LIMIT, |mirror| mirror.connected).await;
     report("up again after 5 s → back", began.elapsed());
@@ -123,16 +124,16 @@ async fn etcd_killed_and_restarted() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn etcd_frozen_for_10_s() {
-    let etcd = Etcd::start().await;
-    let client = client(&[etcd.endpoint()]);
+    let mut etcd = Etcd::start();
+    let client = client(&[etcd.endpoints()]);
     let mut mirror = standing(&client).await;
     let frozen = Instant::now();
-    etcd.freeze().await;
+    etcd.freeze(0);
     mirror.until("the loss", LIMIT, |mirror| !mirror.connected).await;
     report("frozen → noticed", frozen.elapsed());
     assert!(frozen.elapsed() < Duration::from_secs(10));
     sleep(Duration::from_secs(10).saturating_sub(frozen.elapsed())).await;
-    etcd.thaw();
+    etcd.thaw(0);
     let began = Instant::now();
     mirror.until("the way back", LIMIT, |mirror| mirror.connected).await;
     report("thawed after 10 s → back", began.elapsed());
@@ -143,9 +144,9 @@ async fn etcd_frozen_for_10_s() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn compacted_while_away() {
-    let etcd = Etcd::start().await;
-    let writer = client(&[etcd.endpoint()]);
-    let link = Link::to(etcd.port()).await;
+    let etcd = Etcd::start();
+    let writer = client(&[etcd.endpoints()]);
+    let link = Link::to(&etcd.endpoints()).await;
     let mut mirror = Mirror::of(&client(&[link.endpoint()]));
     put(&writer, "goes").await;
     mirror.until_key("goes", LIMIT).await;
@@ -156,7 +157,7 @@ async fn compacted_while_away() {
         put(&writer, &format!("k{n}")).await;
     }
     let revision = writer.read_snapshot("").await.expect("listed").revision;
-    etcd.raw().await.compact(revision, None).await.expect("compacted");
+    raw_client(&etcd).await.compact(revision, None).await.expect("compacted");
     let listed = mirror.snapshots;
     link.mend();
     let took = mirror.until("a snapshot", LIMIT, |mirror| mirror.snapshots > listed).await;
@@ -168,15 +169,15 @@ async fn compacted_while_away() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn wiped_and_recreated() {
-    let mut etcd = Etcd::start().await;
-    let client = client(&[etcd.endpoint()]);
+    let mut etcd = Etcd::start();
+    let client = client(&[etcd.endpoints()]);
     let mut mirror = Mirror::of(&client);
     for n in 0..20 {
         put(&client, &format!("k{n}")).await;
     }
     mirror.until("all keys", LIMIT, |mirror| mirror.map.len() == 20).await;
     let (cluster, revision) = (mirror.cluster, mirror.revision);
-    etcd.recreate_empty().await;
+    etcd.wipe();
     let listed = mirror.snapshots;
     let took = mirror.until("a snapshot", LIMIT, |mirror| mirror.snapshots > listed).await;
     report("wiped and up again → listed anew", took);
@@ -189,16 +190,16 @@ async fn wiped_and_recreated() {
 /// The store came back wiped, and by the time it is seen again it is further than the old one was.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn wiped_and_ahead_again_is_seen_by_its_raft_term() {
-    let mut etcd = Etcd::start().await;
+    let mut etcd = Etcd::start();
     // One more election, so that the wiped store's term is lower.
-    etcd.restart().await;
-    let writer = client(&[etcd.endpoint()]);
-    let link = Link::to(etcd.port()).await;
+    etcd.restart(0);
+    let writer = client(&[etcd.endpoints()]);
+    let link = Link::to(&etcd.endpoints()).await;
     let mut mirror = Mirror::of(&client(&[link.endpoint()]));
     put(&writer, "old").await;
     mirror.until_key("old", LIMIT).await;
     link.cut();
-    etcd.recreate_empty().await;
+    etcd.wipe();
     for n in 0..50 {
         put(&writer, &format!("k{n}")).await;
     }
@@ -211,9 +212,9 @@ async fn wiped_and_ahead_again_is_seen_by_its_raft_term() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_keys_of_one_transaction_come_together() {
-    let etcd = Etcd::start().await;
-    let writer = client(&[etcd.endpoint()]);
-    let link = Link::to(etcd.port()).await;
+    let etcd = Etcd::start();
+    let writer = client(&[etcd.endpoints()]);
+    let link = Link::to(&etcd.endpoints()).await;
     let mut mirror = Mirror::of(&client(&[link.endpoint()]));
     mirror.until("the snapshot", LIMIT, |mirror| mirror.snapshots == 1).await;
     // etcd's limit of operations a transaction, as small ones while watching …
@@ -244,8 +245,8 @@ async fn write_transactions(client: &Client, name: &str, count: usize, keys: usi
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_slow_consumer_misses_nothing() {
-    let etcd = Etcd::start().await;
-    let client = client(&[etcd.endpoint()]);
+    let etcd = Etcd::start();
+    let client = client(&[etcd.endpoints()]);
     let mut mirror = Mirror::of(&client);
     mirror.until("the snapshot", LIMIT, |mirror| mirror.snapshots == 1).await;
     // Far more than the buffers between etcd and here hold.
@@ -261,8 +262,8 @@ async fn a_slow_consumer_misses_nothing() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_resync_lists_anew_and_loses_nothing() {
-    let etcd = Etcd::start().await;
-    let client = client(&[etcd.endpoint()]);
+    let etcd = Etcd::start();
+    let client = client(&[etcd.endpoints()]);
     // Pages enough for changes to come while they are read.
     write_transactions(&client, "many", 40, 100, 10).await;
     let mut mirror =
@@ -284,8 +285,8 @@ async fn a_resync_lists_anew_and_loses_nothing() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn it_ends_when_told_to() {
-    let etcd = Etcd::start().await;
-    let client = client(&[etcd.endpoint()]);
+    let etcd = Etcd::start();
+    let client = client(&[etcd.endpoints()]);
     let shutdown = CancellationToken::new();
     let mut events = client.follow_folder(FollowOptions::default(), shutdown.clone());
     assert!(events.recv().await.is_some());
@@ -297,9 +298,9 @@ async fn it_ends_when_told_to() {
 /// own history, event by event.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn nothing_is_missed_and_nothing_told_twice() {
-    let mut etcd = Etcd::start().await;
-    let writer = client(&[etcd.endpoint()]);
-    let link = Link::to(etcd.port()).await;
+    let mut etcd = Etcd::start();
+    let writer = client(&[etcd.endpoints()]);
+    let link = Link::to(&etcd.endpoints()).await;
     let mut mirror = Mirror::of(&client(&[link.endpoint()]));
     mirror.until("the snapshot", LIMIT, |mirror| mirror.snapshots == 1).await;
     let mut written = 0;
@@ -310,12 +311,12 @@ async fn nothing_is_missed_and_nothing_told_twice() {
         }
         match round % 4 {
             0 => link.cut(),
-            1 => drop(etcd.restart().await),
+            1 => etcd.restart(0),
             2 => link.mend(),
             _ => {
-                etcd.freeze().await;
+                etcd.freeze(0);
                 sleep(Duration::from_millis(300)).await;
-                etcd.thaw();
+                etcd.thaw(0);
             }
         }
     }
@@ -354,7 +355,7 @@ fn fingerprint(change: &Change) -> (i64, String, bool) {
 /// Every event from the first revision to this one, straight from etcd.
 async fn history(etcd: &Etcd, last: i64) -> Vec<(i64, String, bool)> {
     let options = WatchOptions::new().with_prefix().with_start_revision(2);
-    let mut watch = etcd.raw().await.watch(format!("{PREFIX}/"), Some(options)).await.expect("a watch");
+    let mut watch = raw_client(etcd).await.watch(format!("{PREFIX}/"), Some(options)).await.expect("a watch");
     let mut history = Vec::new();
     while history.last().is_none_or(|(revision, _, _)| *revision < last) {
         let message = watch.message().await.expect("a message").expect("a stream");

@@ -2,12 +2,13 @@
 
 use std::time::{Duration, Instant};
 
+use lab::Etcd;
 use registry::{Client, LeaseId, Txn};
 use tokio::sync::watch;
 use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
 
-use crate::support::{Etcd, Link, client, report};
+use crate::support::{Link, client, report};
 
 const LIMIT: Duration = Duration::from_secs(20);
 /// Short, but with time for two more tries on a machine that is busy.
@@ -24,8 +25,8 @@ async fn is_alive(client: &Client, lease: LeaseId) -> bool {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_lease_is_kept_and_no_value_changes() {
-    let etcd = Etcd::start().await;
-    let client = client(&[etcd.endpoint()]);
+    let etcd = Etcd::start();
+    let client = client(&[etcd.endpoints()]);
     let shutdown = CancellationToken::new();
     let mut lease = client.keep_lease(TTL, shutdown.clone());
     let id = held(&mut lease, None).await;
@@ -41,8 +42,8 @@ async fn a_lease_is_kept_and_no_value_changes() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn revoked_behind_the_back() {
-    let etcd = Etcd::start().await;
-    let client = client(&[etcd.endpoint()]);
+    let etcd = Etcd::start();
+    let client = client(&[etcd.endpoints()]);
     let mut lease = client.keep_lease(TTL, CancellationToken::new());
     let first = held(&mut lease, None).await;
     client.revoke_lease(first).await.expect("revoked");
@@ -55,8 +56,8 @@ async fn revoked_behind_the_back() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_lease_that_is_doubted_is_asked_for_at_once() {
-    let etcd = Etcd::start().await;
-    let client = client(&[etcd.endpoint()]);
+    let etcd = Etcd::start();
+    let client = client(&[etcd.endpoints()]);
     let (counted, _beats) = watch::channel(registry::LeaseStats::default());
     let doubt = std::sync::Arc::<tokio::sync::Notify>::default();
     // Its next beat is 20 minutes away.
@@ -70,15 +71,15 @@ async fn a_lease_that_is_doubted_is_asked_for_at_once() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_restart_of_etcd_is_no_loss() {
-    let mut etcd = Etcd::start().await;
-    let client = client(&[etcd.endpoint()]);
+    let mut etcd = Etcd::start();
+    let client = client(&[etcd.endpoints()]);
     let mut lease = client.keep_lease(TTL, CancellationToken::new());
     let id = held(&mut lease, None).await;
     client.commit(Txn::new().put("upstream", "v", Some(id))).await.expect("committed");
-    etcd.kill();
+    etcd.kill(0);
     // Longer than the TTL: etcd renews what it finds when it starts.
     sleep(TTL + Duration::from_secs(1)).await;
-    etcd.restart().await;
+    etcd.restart(0);
     sleep(TTL * 2).await;
     assert_eq!(*lease.borrow(), Some(id));
     assert_eq!(client.get("upstream").await.expect("read").map(|entry| entry.lease), Some(id.get()));
@@ -86,14 +87,14 @@ async fn a_restart_of_etcd_is_no_loss() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn frozen_past_the_ttl() {
-    let etcd = Etcd::start().await;
-    let client = client(&[etcd.endpoint()]);
+    let mut etcd = Etcd::start();
+    let client = client(&[etcd.endpoints()]);
     let mut lease = client.keep_lease(TTL, CancellationToken::new());
     let first = held(&mut lease, None).await;
-    etcd.freeze().await;
+    etcd.freeze(0);
     sleep(Duration::from_secs(10)).await;
     assert_eq!(*lease.borrow(), Some(first), "an unreachable etcd is no loss");
-    etcd.thaw();
+    etcd.thaw(0);
     let began = Instant::now();
     // etcd ends what has expired; only a renewal that it finds waiting can come before.
     let second = timeout(LIMIT, lease.wait_for(|held| held.is_some() && *held != Some(first)));
@@ -109,11 +110,11 @@ async fn frozen_past_the_ttl() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_wiped_store_knows_no_lease() {
-    let mut etcd = Etcd::start().await;
-    let client = client(&[etcd.endpoint()]);
+    let mut etcd = Etcd::start();
+    let client = client(&[etcd.endpoints()]);
     let mut lease = client.keep_lease(TTL, CancellationToken::new());
     let first = held(&mut lease, None).await;
-    etcd.recreate_empty().await;
+    etcd.wipe();
     let began = Instant::now();
     let second = held(&mut lease, Some(first)).await;
     report("wiped and up again → another lease", began.elapsed());
@@ -122,13 +123,13 @@ async fn a_wiped_store_knows_no_lease() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn etcd_may_come_later() {
-    let mut etcd = Etcd::start().await;
-    etcd.kill();
-    let client = client(&[etcd.endpoint()]);
+    let mut etcd = Etcd::start();
+    etcd.kill(0);
+    let client = client(&[etcd.endpoints()]);
     let mut lease = client.keep_lease(TTL, CancellationToken::new());
     sleep(Duration::from_secs(1)).await;
     assert_eq!(*lease.borrow_and_update(), None);
-    etcd.restart().await;
+    etcd.restart(0);
     let began = Instant::now();
     held(&mut lease, None).await;
     report("first start of etcd → a lease", began.elapsed());
@@ -137,8 +138,8 @@ async fn etcd_may_come_later() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn many_that_lost_etcd_together_come_back_spread_out() {
     const MANY: usize = 200;
-    let etcd = Etcd::start().await;
-    let link = Link::to(etcd.port()).await;
+    let etcd = Etcd::start();
+    let link = Link::to(&etcd.endpoints()).await;
     // A cut of a third of it and 3 s, and the way back, fit into it.
     let ttl = Duration::from_secs(24);
     let mut leases = Vec::new();

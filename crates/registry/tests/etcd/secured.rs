@@ -1,22 +1,21 @@
 //! Users, roles, tokens and TLS.
 
-use std::path::Path;
 use std::time::{Duration, Instant};
 
 use etcd_client::{Permission, PermissionType};
-use rcgen::{BasicConstraints, CertificateParams, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair};
+use lab::{Authority, Etcd, Scratch, write};
 use registry::{Args, Client, Error, Operation, Txn};
 use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
 
-use crate::support::{Etcd, Link, Mirror, PREFIX, args, report};
+use crate::support::{Link, Mirror, PREFIX, args, eventually, raw_client, report};
 
 const LIMIT: Duration = Duration::from_secs(20);
 
 /// An etcd with a root user, and `eve` who may read and write below `<prefix>/own/`.
 async fn guarded(flags: &[&str]) -> Etcd {
-    let etcd = Etcd::with(flags).await;
-    let mut raw = etcd.raw().await;
+    let etcd = Etcd::with_flags(flags);
+    let mut raw = raw_client(&etcd).await;
     raw.user_add("root", "root", None).await.expect("added");
     raw.user_grant_role("root", "root").await.expect("granted");
     raw.role_add("own").await.expect("added");
@@ -30,7 +29,7 @@ async fn guarded(flags: &[&str]) -> Etcd {
 
 async fn root(etcd: &Etcd) -> etcd_client::Client {
     let options = etcd_client::ConnectOptions::new().with_user("root", "root");
-    etcd_client::Client::connect([etcd.endpoint()], Some(options)).await.expect("root may")
+    etcd_client::Client::connect([etcd.endpoints()], Some(options)).await.expect("root may")
 }
 
 fn as_user(endpoint: String, user: &str) -> Args {
@@ -44,7 +43,7 @@ fn connect(args: Args) -> Client {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_the_roles_forbid_is_named() {
     let etcd = guarded(&[]).await;
-    let eve = connect(as_user(etcd.endpoint(), "eve:secret"));
+    let eve = connect(as_user(etcd.endpoints(), "eve:secret"));
     eve.commit(Txn::new().put("own/a", "", None)).await.expect("hers");
     let error = eve.get("other").await.expect_err("not hers");
     assert_eq!(
@@ -54,21 +53,20 @@ async fn what_the_roles_forbid_is_named() {
     );
     let error = eve.commit(Txn::new().put("own/b", "", None).put("other", "", None)).await.expect_err("not hers");
     let keys = ["own/b", "other"].map(|key| format!("{PREFIX}/{key}")).to_vec();
-    let is_named =
-        matches!(&error, Error::PermissionDenied { act: Operation::Commit { writes, .. }, .. } if *writes == keys);
+    let is_named = matches!(&error, Error::PermissionDenied { operation: Operation::Commit { writes, .. }, .. } if *writes == keys);
     assert!(is_named && error.to_string().contains("readwrite on what it writes"), "{error}");
     assert_eq!(eve.get("own/b").await.expect("hers"), None, "the whole transaction is denied");
     assert!(matches!(
-        connect(as_user(etcd.endpoint(), "eve:wrong")).get("own/a").await.expect_err("wrong"),
+        connect(as_user(etcd.endpoints(), "eve:wrong")).get("own/a").await.expect_err("wrong"),
         Error::Login { .. }
     ));
-    assert!(matches!(connect(args(&[etcd.endpoint()])).get("own/a").await.expect_err("nobody"), Error::Login { .. }));
+    assert!(matches!(connect(args(&[etcd.endpoints()])).get("own/a").await.expect_err("nobody"), Error::Login { .. }));
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn permission_denied_until_it_is_granted() {
     let etcd = guarded(&[]).await;
-    let eve = connect(as_user(etcd.endpoint(), "eve:secret"));
+    let eve = connect(as_user(etcd.endpoints(), "eve:secret"));
     let mut mirror = Mirror::of(&eve);
     mirror.until("the refusal", LIMIT, |mirror| mirror.losses.len() > 1).await;
     assert!(mirror.losses[0].1.contains("forbid user eve listing /haproxy-discover/"), "{:?}", mirror.losses);
@@ -82,8 +80,8 @@ async fn permission_denied_until_it_is_granted() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_user_where_nobody_has_to_be_one_is_no_error() {
-    let etcd = Etcd::start().await;
-    let eve = connect(as_user(etcd.endpoint(), "eve:secret"));
+    let etcd = Etcd::start();
+    let eve = connect(as_user(etcd.endpoints(), "eve:secret"));
     eve.commit(Txn::new().put("a", "", None)).await.expect("committed");
 }
 
@@ -92,9 +90,11 @@ async fn a_token_that_has_expired_is_replaced() {
     let etcd = guarded(&["--auth-token-ttl=2"]).await;
     let all = Permission::new(PermissionType::Readwrite, format!("{PREFIX}/")).with_prefix();
     root(&etcd).await.role_grant_permission("own", all).await.expect("granted");
-    let link = Link::to(etcd.port()).await;
-    let directory = tempfile::tempdir().expect("a directory");
-    let password_file = Some(write(directory.path(), "password", "secret\n"));
+    let link = Link::to(&etcd.endpoints()).await;
+    let folder = Scratch::new();
+    let password = folder.join("password");
+    write(&password, "secret\n");
+    let password_file = Some(password.clone());
     let eve = connect(Args { password_file, ..as_user(link.endpoint(), "eve") });
     let mut lease = eve.keep_lease(Duration::from_secs(3), CancellationToken::new());
     let mut mirror = Mirror::of(&eve);
@@ -115,20 +115,19 @@ async fn a_token_that_has_expired_is_replaced() {
 
     // The password changes, and the file with it.
     root(&etcd).await.user_change_password("eve", "other").await.expect("changed");
-    write(directory.path(), "password", "other");
+    write(&password, "other");
     sleep(Duration::from_secs(4)).await;
     let put = Txn::new().put("last", "", None);
-    let done = crate::support::eventually("the new password", LIMIT, async || eve.commit(put.clone()).await.ok());
+    let done = eventually("the new password", LIMIT, async || eve.commit(put.clone()).await.ok());
     done.await;
     mirror.until_key("last", LIMIT).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn certificates_are_checked_both_ways_and_read_at_each_connect() {
-    let directory = tempfile::tempdir().expect("a directory");
-    let path = directory.path();
-    authority(path, "ca").sign(path, "server").sign(path, "client");
-    authority(path, "other-ca").sign(path, "other-client");
+    let path = Scratch::new();
+    issue(&path, "ca", &["server", "client"]);
+    issue(&path, "other-ca", &["other-client"]);
     let flag = |flag: &str, file: &str| format!("--{flag}={}", path.join(file).display());
     let flags = [
         flag("cert-file", "server.pem"),
@@ -136,8 +135,8 @@ async fn certificates_are_checked_both_ways_and_read_at_each_connect() {
         flag("trusted-ca-file", "ca.pem"),
         "--client-cert-auth".to_owned(),
     ];
-    let etcd = Etcd::with(&flags.each_ref().map(String::as_str)).await;
-    let endpoint = etcd.endpoint().replace("127.0.0.1", "localhost");
+    let etcd = Etcd::with_flags(&flags.each_ref().map(String::as_str));
+    let endpoint = etcd.endpoints().replace("127.0.0.1", "localhost");
     let with = |ca: &str, client: &str| {
         let file = |name: String| Some(path.join(name));
         let (cacert, cert, key) =
@@ -158,33 +157,14 @@ async fn certificates_are_checked_both_ways_and_read_at_each_connect() {
     assert!(error.contains("missing.pem (--cert) can't be read"), "{error}");
 }
 
-struct Authority(Issuer<'static, KeyPair>);
-
-fn authority(directory: &Path, name: &str) -> Authority {
-    let key = KeyPair::generate().expect("a key");
-    let mut params = CertificateParams::new(Vec::new()).expect("parameters");
-    params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
-    let certificate = params.self_signed(&key).expect("signed");
-    write(directory, &format!("{name}.pem"), &certificate.pem());
-    Authority(Issuer::new(params, key))
-}
-
-impl Authority {
-    fn sign(self, directory: &Path, name: &str) -> Self {
-        let key = KeyPair::generate().expect("a key");
-        let hosts = vec!["localhost".to_owned(), "127.0.0.1".to_owned()];
-        let mut params = CertificateParams::new(hosts).expect("parameters");
-        params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth, ExtendedKeyUsagePurpose::ClientAuth];
-        let certificate = params.signed_by(&key, &self.0).expect("signed");
-        write(directory, &format!("{name}.pem"), &certificate.pem());
-        write(directory, &format!("{name}.key"), &key.serialize_pem());
-        self
+/// Writes an authority's certificate, and certificates with their keys that it issued.
+fn issue(folder: &Scratch, name: &str, certificates: &[&str]) {
+    let authority = Authority::new(name);
+    write(folder.join(format!("{name}.pem")), authority.pem());
+    for name in certificates {
+        let certificate = authority.issue(&["localhost", "127.0.0.1"]);
+        let (pem, key) = certificate.parts();
+        write(folder.join(format!("{name}.pem")), pem);
+        write(folder.join(format!("{name}.key")), key);
     }
-}
-
-#[expect(clippy::disallowed_methods, reason = "nobody reads these files meanwhile")]
-fn write(directory: &Path, name: &str, text: &str) -> std::path::PathBuf {
-    let path = directory.join(name);
-    std::fs::write(&path, text).expect("written");
-    path
 }

@@ -1,4 +1,4 @@
-//! How the values of a config file are read: as people write them, not as types would have it.
+//! Deserializes a config file's values in the forms that people write: a text or a list, a number or a text.
 
 use std::{fmt, str::FromStr, time::Duration};
 
@@ -7,7 +7,7 @@ use serde::{
     de::{Error, MapAccess, SeqAccess, Visitor},
 };
 
-/// A length of time, written `1m 30s`, `500ms`.
+/// A duration, written `1m 30s` or `500ms`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Time(pub(crate) Duration);
 
@@ -31,12 +31,12 @@ impl<'de> Deserialize<'de> for Time {
     }
 }
 
-/// A text that is parsed.
+/// Parses a text. The error is that of the type's own parser.
 pub(super) fn parsed<'de, D: Deserializer<'de>, T: FromStr<Err: fmt::Display>>(deserializer: D) -> Result<T, D::Error> {
     String::deserialize(deserializer)?.parse().map_err(D::Error::custom)
 }
 
-/// `"a"` or `["a", "b"]`; numbers as well, since ports look like them.
+/// Reads `"a"` or `["a", "b"]`. Numbers are accepted, since `ports = 3306` is natural.
 pub(super) fn one_or_several<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<String>, D::Error> {
     struct Words;
 
@@ -67,7 +67,7 @@ pub(super) fn one_or_several<'de, D: Deserializer<'de>>(deserializer: D) -> Resu
     deserializer.deserialize_any(Words)
 }
 
-/// A table of settings, as `KEY=VALUE` each.
+/// Reads a table of settings, and returns `KEY=VALUE` for each.
 pub(super) fn pairs<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<String>, D::Error> {
     struct Pairs;
 
@@ -90,7 +90,7 @@ pub(super) fn pairs<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<St
     deserializer.deserialize_map(Pairs)
 }
 
-/// A text, a number or a truth, as text.
+/// A text or a number, as text.
 struct Scalar(String);
 
 impl<'de> Deserialize<'de> for Scalar {

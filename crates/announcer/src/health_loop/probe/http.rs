@@ -1,4 +1,4 @@
-//! An HTTP check: one request on a connection of its own.
+//! An HTTP check: one request on its own connection. It reads no body and follows no redirect.
 
 use std::{error::Error, sync::Arc};
 
@@ -20,7 +20,7 @@ use tokio_rustls::TlsConnector;
 use super::tls;
 use crate::health::check::HttpCheck;
 
-/// Whether the status is one of those that pass. The body isn't read, and no redirection followed.
+/// Sends the request. An error if the status is not an expected one.
 pub(super) async fn expect_status(check: &HttpCheck, tls: &mut Option<Arc<ClientConfig>>) -> Result<(), String> {
     let stream =
         TcpStream::connect((check.connect_host(), check.connect_port())).await.map_err(|error| error.to_string())?;
@@ -45,7 +45,7 @@ async fn request_status(
     stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
 ) -> Result<u16, String> {
     let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await.map_err(innermost_cause)?;
-    // Ends when this function does.
+    // Dropping the set aborts the connection's task, so a timeout leaves none behind.
     let mut connections = JoinSet::new();
     connections.spawn(connection);
     let target = check.uri.path_and_query().map_or("/", |target| target.as_str());
@@ -63,7 +63,7 @@ async fn request_status(
     Ok(response.status().as_u16())
 }
 
-/// "Connection reset by peer" says more than "error shutting down connection".
+/// The innermost cause: "Connection reset by peer" says more than "error shutting down connection".
 #[expect(clippy::needless_pass_by_value, reason = "taken by `map_err`")]
 fn innermost_cause(error: hyper::Error) -> String {
     let mut cause: &dyn Error = &error;

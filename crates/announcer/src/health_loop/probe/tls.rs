@@ -1,4 +1,4 @@
-//! Which certificates an HTTPS check takes.
+//! TLS of an HTTPS check. It verifies certificates with the CA's file only, never with the system's CAs.
 
 use std::{path::Path, sync::Arc};
 
@@ -11,7 +11,7 @@ use rustls::{
 
 use crate::health::check::Trust;
 
-/// What to hold certificates against. Reads the CA's file.
+/// Builds the configuration. Reads the CA's file. The error names it.
 pub(super) async fn build_client_config(trust: &Trust) -> Result<Arc<ClientConfig>, String> {
     let provider = Arc::new(ring::default_provider());
     let builder = ClientConfig::builder_with_provider(provider.clone())
@@ -27,19 +27,26 @@ pub(super) async fn build_client_config(trust: &Trust) -> Result<Arc<ClientConfi
     Ok(Arc::new(config))
 }
 
+/// Reads the CA's file. Off the runtime, since a file may hang.
 async fn read_roots(file: &Path) -> Result<RootCertStore, String> {
-    let named = |error: &dyn std::fmt::Display| format!("{} (--check-ca) can't be read: {error}", file.display());
     let path = file.to_owned();
-    let read = tokio::task::spawn_blocking(move || regular_file::read(&path, regular_file::SMALL)).await;
-    let pem = read.map_err(|error| named(&error))?.map_err(|error| named(&error))?;
-    let mut roots = RootCertStore::empty();
-    for certificate in CertificateDer::pem_slice_iter(&pem) {
-        roots.add(certificate.map_err(|error| named(&error))?).map_err(|error| named(&error))?;
-    }
-    if roots.is_empty() { Err(named(&"there is no certificate in it")) } else { Ok(roots) }
+    let read = tokio::task::spawn_blocking(move || parse_roots(&path)).await;
+    let roots = read.unwrap_or_else(|error| Err(error.to_string()));
+    roots.map_err(|error| format!("can't read {} (--check-ca): {error}", file.display()))
 }
 
-/// Takes any certificate, and checks only that its holder signs the handshake.
+fn parse_roots(file: &Path) -> Result<RootCertStore, String> {
+    let pem = regular_file::read(file, regular_file::SMALL).map_err(|error| error.to_string())?;
+    let mut roots = RootCertStore::empty();
+    for certificate in CertificateDer::pem_slice_iter(&pem) {
+        let certificate = certificate.map_err(|error| error.to_string())?;
+        roots.add(certificate).map_err(|error| error.to_string())?;
+    }
+    // An empty store would refuse every certificate with a less clear reason.
+    if roots.is_empty() { Err("there is no certificate in it".to_owned()) } else { Ok(roots) }
+}
+
+/// Accepts any certificate, and checks only that its holder signs the handshake.
 #[derive(Debug)]
 struct AnyCertificate(Arc<CryptoProvider>);
 

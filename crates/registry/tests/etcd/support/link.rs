@@ -16,7 +16,10 @@ pub(crate) struct Link {
 type Arrivals = Arc<Mutex<Vec<Instant>>>;
 
 impl Link {
-    pub(crate) async fn to(target: u16) -> Self {
+    /// A link to an endpoint of this host.
+    pub(crate) async fn to(endpoint: &str) -> Self {
+        let (_, port) = endpoint.rsplit_once(':').expect("a port");
+        let target = port.parse().expect("a port");
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
         let port = listener.local_addr().expect("an address").port();
         let (open, watched) = watch::channel(true);

@@ -1,12 +1,11 @@
-//! Real etcd for the tests, links that can be cut, and a follower's mirror of the store.
+//! Clients of the lab's etcd, links that can be cut, and a follower's mirror of the store.
 
-pub(crate) mod etcd;
 pub(crate) mod link;
 pub(crate) mod mirror;
 
 use std::time::{Duration, Instant};
 
-pub(crate) use etcd::{Cluster, Etcd};
+use lab::Etcd;
 pub(crate) use link::Link;
 pub(crate) use mirror::Mirror;
 use registry::{Args, Client};
@@ -28,7 +27,7 @@ pub(crate) fn args(endpoints: &[String]) -> Args {
     }
 }
 
-/// A client that begins with the first of these; by itself it begins with any.
+/// A client that begins with the first of these. By itself it begins with any.
 pub(crate) fn client(endpoints: &[String]) -> Client {
     let config = args(endpoints).resolve().expect("valid options");
     loop {
@@ -39,7 +38,12 @@ pub(crate) fn client(endpoints: &[String]) -> Client {
     }
 }
 
-/// Asks until the answer is there; a deadline, no sleep that hopes.
+/// A client of the client library, which this crate's own is compared with. It doesn't log in.
+pub(crate) async fn raw_client(etcd: &Etcd) -> etcd_client::Client {
+    etcd_client::Client::connect([etcd.endpoints()], None).await.expect("a lazy connect")
+}
+
+/// Asks until the answer is there, at most for the limit. [`lab::until`] is for questions that block.
 pub(crate) async fn eventually<T>(what: &str, limit: Duration, mut ask: impl AsyncFnMut() -> Option<T>) -> T {
     let began = Instant::now();
     loop {
