@@ -1,4 +1,4 @@
-//! The command line as it is written. Each command's own options stand beside the command.
+//! The command line. Each command's own options are in the command's module.
 
 use clap::Parser;
 
@@ -39,7 +39,7 @@ Exit codes:
   7    a switch went back, or was stopped on its way; the last line says what is active
   130  interrupted";
 
-/// Sees, explains and changes what haproxy-discover's balancers follow.
+/// See, explain and change what haproxy-discover's balancers follow.
 #[derive(Debug, Parser)]
 #[command(name = "discoverctl", version, after_long_help = EXAMPLES, disable_help_subcommand = true)]
 #[command(subcommand_required = true, arg_required_else_help = true)]

@@ -1,4 +1,5 @@
-//! What every command has at hand, and how one that changes something goes about it.
+//! The context of a command: etcd, the balancers' API and the screen. Each command that changes keys does so through
+//! it.
 
 pub(crate) mod at_revision;
 
@@ -19,23 +20,22 @@ use crate::shared_options::Common;
 use crate::store::Store;
 use crate::wait::{FollowGoal, goal_of_write, wait_until_followed};
 
-/// The store, the balancers, and the screen.
+/// The context of one command.
 pub(crate) struct Context {
-    /// etcd.
     pub(crate) client: Client,
     api: Api,
-    /// Where answers go.
+    /// Writes answers to standard output.
     pub(crate) screen: Screen,
 }
 
 impl Context {
-    /// Nothing is asked yet.
+    /// Connects to nothing yet.
     pub(crate) fn new(common: Common) -> Result<Self, Error> {
         let client = Client::new(common.etcd.resolve()?);
         Ok(Self { client, api: common.api, screen: Screen::new(common.output) })
     }
 
-    /// Everything below the prefix, at one revision.
+    /// Reads everything below the prefix, at one revision.
     pub(crate) async fn read_store(&self) -> Result<Store, Error> {
         Ok(Store::from_snapshot(self.client.read_snapshot("").await?))
     }
@@ -50,12 +50,15 @@ impl Context {
         BalancerApi::new(&self.api, balancers, self.client.config().prefix())
     }
 
-    /// Whether a fleet asks these balancers, as their keys describe them now.
+    /// An API asks exactly these balancers, at the URLs that their keys name now.
     pub(crate) fn is_api_of(&self, fleet: &BalancerApi, balancers: &BalancerRecords) -> bool {
         fleet.matches_balancers(balancers, self.client.config().prefix())
     }
 
-    /// Writes it and answers the revision; None where there is nothing to write.
+    /// Writes an edit. Returns the revision, or None if the edit is empty.
+    ///
+    /// # Errors
+    /// [`Error::Refused`] if a key was changed since it was read.
     pub(crate) async fn commit_edit(&self, edit: &Edit) -> Result<Option<i64>, Error> {
         let mut revision = None;
         for txn in edit.to_transactions() {
@@ -69,8 +72,8 @@ impl Context {
         Ok(revision)
     }
 
-    /// Writes it, waits for the balancers, and says what was done; with --dry-run says what would be. `drained` must have no
-    /// request left.
+    /// Writes an edit, waits for the balancers, and reports the changes. With --dry-run it only reports them. At the
+    /// end no request may be open on the `drained` upstreams.
     pub(crate) async fn apply_edit(
         &self,
         store: &Store,
@@ -81,7 +84,7 @@ impl Context {
         self.apply_edit_until(store, edit, changing, FollowGoal { drained, ..FollowGoal::default() }).await
     }
 
-    /// The same where something else has to come true than that balancers follow, or more.
+    /// Writes an edit and waits until the balancers meet a goal, like [`Context::apply_edit`].
     pub(crate) async fn apply_edit_until(
         &self,
         store: &Store,
@@ -94,8 +97,8 @@ impl Context {
             done.is_dry = true;
         } else {
             let written = self.commit_edit(edit).await?;
-            // What stands already may not be followed yet. Balancers say how far they follow the services' keys: the
-            // store's own revision may be ahead of that for ever.
+            // An unchanged key may still be unapplied. Balancers report the revision of the services' keys. The store's
+            // own revision may stay ahead of that for ever, because other keys count there too.
             let revision =
                 written.unwrap_or_else(|| store.newest_revision_of(what.drained.iter().map(|(service, _)| service)));
             done.revision = written;
@@ -117,22 +120,22 @@ impl Context {
     }
 }
 
-/// What a command did, or would do.
+/// The changes that a command made, or would make.
 #[derive(Clone, Debug, Default, Serialize)]
 struct ChangeReport {
     /// By key, relative to the prefix.
     changed: BTreeMap<String, Values>,
-    /// Nothing was written: --dry-run.
+    /// With --dry-run nothing was written.
     is_dry: bool,
-    /// Where it was written; null where nothing was.
+    /// The revision of the write; null if nothing was written.
     revision: Option<i64>,
-    /// The balancers that follow; null where nobody was waited for.
+    /// The balancers that follow; null if the command didn't wait.
     followed_by: Option<Vec<String>>,
-    /// How long that took.
+    /// The time from the write until all followed; null if the command didn't wait.
     seconds: Option<f64>,
 }
 
-/// A key's value before and after; null is no key.
+/// A key's value before and after the change; null if the key is absent.
 #[derive(Clone, Debug, Serialize)]
 struct Values {
     before: Option<String>,
@@ -158,7 +161,7 @@ impl Printable for ChangeReport {
             (Some(before), None) => format!("{key}: deleted, was {before}"),
             (None, None) => key.clone(),
         };
-        // A value may be of several lines; each stays on its own.
+        // A value may have line breaks. Each key stays on its own line.
         let mut lines: Vec<String> = self.changed.iter().map(line).map(|line| line.replace('\n', "\\n")).collect();
         if lines.is_empty() {
             lines.push("nothing to change".into());

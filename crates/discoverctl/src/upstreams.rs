@@ -1,4 +1,6 @@
-//! Upstreams at a glance: what the store asks for, and what each balancer makes of it. Pure.
+//! Upstreams as the store describes them and as each balancer serves them, in one row each.
+//!
+//! Pure: joins keys and answers. The verdicts come from `verdict`.
 
 use std::collections::{BTreeMap, HashMap};
 
@@ -11,71 +13,71 @@ use serde::Serialize;
 use crate::balancer_api::{Answers, ServiceInFull, Traffic, Upstream, Upstreams};
 use crate::verdict::{BalancerAnswer, Case, Keys};
 
-/// One upstream: what is asked for it, and what is made of that.
+/// One upstream in the store and at each balancer.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub(crate) struct Row {
-    /// Its service: `http-shop`.
+    /// The section of its service: `http-shop`.
     pub(crate) service: String,
-    /// Its id.
     pub(crate) id: String,
-    /// What the store says.
+    /// The state that its keys ask for.
     #[serde(flatten)]
     pub(crate) asked: StoreView,
-    /// By balancer, what it makes of that.
+    /// The state at each balancer, by node.
     pub(crate) balancers: BTreeMap<String, BalancerView>,
 }
 
-/// What the keys say of one upstream.
+/// The state of one upstream as the store's keys ask for it.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 pub(crate) struct StoreView {
-    /// Where it listens.
+    /// The record's IP address and port.
     pub(crate) address: Option<String>,
-    /// Its color.
     pub(crate) color: Option<String>,
-    /// Its own weight, or the one that is imposed. A color's share is not in it.
+    /// The override's weight, else the record's. A color's share is not included.
     pub(crate) weight: Option<u16>,
-    /// The strictest of all: `ready`, `drain`, `maint`; null where there is no record that makes sense.
+    /// The strictest of record, override and color: `ready`, `drain`, `maint`; null without a good record.
     pub(crate) state: Option<&'static str>,
-    /// What its announcer says: `ready`, `drain`, `down`.
+    /// The record's state: `ready`, `drain`, `down`.
     pub(crate) announced: Option<&'static str>,
-    /// What an operator imposes: `drain`, `maint`.
+    /// The override's state: `drain`, `maint`.
     pub(crate) imposed: Option<&'static str>,
-    /// Whether its color is active; null where no colors are set.
+    /// The upstream's color is active; null if the service sets no active colors.
     pub(crate) active: Option<bool>,
-    /// Used only when no other is up.
+    /// HAProxy uses it only if no other upstream is up.
     pub(crate) backup: bool,
 }
 
-/// What one balancer makes of an upstream.
+/// The state of one upstream at one balancer.
 #[derive(Clone, Debug, Default, PartialEq, Serialize)]
 pub(crate) struct BalancerView {
-    /// `up`, `down`, `draining`, `maint`, `absent` (HAProxy has no such server); null where it can't be asked.
+    /// `up`, `down`, `draining`, `maint`, `absent` (HAProxy has no such server); null if HAProxy or the API doesn't
+    /// answer.
     pub(crate) state: Option<&'static str>,
-    /// Whether it gets new requests.
+    /// It gets new requests; null if the balancer can't tell.
     pub(crate) balanced: Option<bool>,
-    /// The cause why not, or why nobody knows, as `explain` names it.
+    /// The verdict's cause, as `explain` names it; null if it gets requests.
     pub(crate) cause: Option<Cause>,
-    /// The same in words.
+    /// The verdict's cause in words.
     pub(crate) why: Option<String>,
-    /// Sessions now.
+    /// Open sessions; while it drains, in old HAProxy processes too.
     pub(crate) sessions: Option<u64>,
     /// Requests in the last second; connections of a TCP service.
     pub(crate) rate: Option<u64>,
-    /// Its key has gone, and it is served all the same.
+    /// It is retained: served although its key is gone.
     pub(crate) held: bool,
-    /// Since when, RFC 3339; null where that isn't known.
+    /// The time since when it is retained, RFC 3339; null if it isn't, or if the balancer doesn't know.
     pub(crate) held_since: Option<String>,
-    /// What retains it then: `guard` or `reset`.
+    /// `guard` or `reset`, by the mechanism that retains it.
     pub(crate) held_by: Option<String>,
-    /// HAProxy's own figures.
+    /// HAProxy's own counters and check result.
     #[serde(skip)]
     pub(crate) traffic: Option<Traffic>,
-    /// The whole verdict.
+    /// The verdict with all its reasons.
     #[serde(skip)]
     pub(crate) verdict: Verdict,
 }
 
-/// The upstreams of all services, or of one: those that have a record, and those that a balancer serves without one.
+/// Builds the rows of all services, or of one: upstreams that have a record, and upstreams that a balancer retains
+/// without one.
 pub(crate) fn build_rows(
     store: Keys,
     answers: &Answers<Upstreams>,
@@ -110,7 +112,7 @@ pub(crate) fn build_rows(
     rows
 }
 
-/// One balancer's answer, found by name.
+/// One balancer's answer, indexed by service and id.
 struct Index<'a> {
     error: Option<&'a str>,
     applied: Option<i64>,
@@ -135,10 +137,11 @@ impl<'a> Index<'a> {
 }
 
 impl BalancerView {
-    /// What a balancer answers about an upstream, None if it can't be asked, and the verdict there.
+    /// `answered` is None if the balancer can't be asked.
     fn from_verdict(answered: Option<BalancerAnswer>, verdict: Verdict) -> Self {
         let upstream = answered.and_then(|it| it.upstream);
-        // HAProxy that can't be asked has no figures: what it makes of the upstream isn't known.
+        // If HAProxy doesn't answer, the balancer knows no state. An upstream that the balancer doesn't know is absent
+        // all the same.
         let is_known = answered.is_some_and(|it| it.haproxy_error.is_none() || it.upstream.is_none());
         let traffic = upstream.and_then(|it| it.haproxy.as_ref());
         let draining = upstream.and_then(|it| it.draining);
@@ -158,7 +161,7 @@ impl BalancerView {
     }
 }
 
-/// HAProxy's many words in four.
+/// Reduces HAProxy's many status words to four. `draining` is the number of sessions that are left of a drain.
 fn simplify_status(traffic: &Traffic, draining: Option<u64>) -> &'static str {
     let is = |word: &str| traffic.status.starts_with(word);
     match draining {
@@ -171,7 +174,7 @@ fn simplify_status(traffic: &Traffic, draining: Option<u64>) -> &'static str {
 }
 
 impl StoreView {
-    /// What the service's keys say of this upstream.
+    /// Reads what the service's keys ask for this upstream.
     pub(crate) fn from_keys(service: &Service, id: &UpstreamId) -> Self {
         let record = service.upstream(id).and_then(|field| field.value.as_ref().ok());
         let imposed = service.override_of(id).and_then(|field| field.value.as_ref().ok());
@@ -198,7 +201,7 @@ impl StoreView {
         }
     }
 
-    /// The state and, in brackets, who is stricter than its announcer's `ready`.
+    /// The state, and in brackets each source that is stricter than the announcer's `ready`.
     pub(crate) fn describe_state(&self) -> String {
         let announced = self.announced.filter(|state| *state != "ready").map(|state| format!("announcer: {state}"));
         let imposed = self.imposed.map(|state| format!("override: {state}"));
@@ -209,14 +212,14 @@ impl StoreView {
     }
 }
 
-/// Whether an upstream's color is active; none where no colors are set, or not well.
+/// The upstream's color is active; None if the service sets no active colors, or if their value can't be read.
 pub(crate) fn is_color_active(service: &Service, record: &Record) -> Option<bool> {
     let Ok(Setting::Active(active)) = &service.setting(SettingName::Active)?.value else { return None };
     Some(record.color.as_ref().is_some_and(|color| active.share_of(color).is_some()))
 }
 
-/// An announcer's drain is HAProxy's maint: that upstream is about to go. An operator's, and an inactive color, are its
-/// drain.
+/// An announcer's `drain` becomes HAProxy's maint, because that upstream is about to stop. The `drain` of an override
+/// or of an inactive color keeps sticky clients.
 fn strictest_state(announced: UpstreamState, imposed: Option<OverrideState>, active: Option<bool>) -> &'static str {
     match (announced, imposed, active) {
         (UpstreamState::Drain | UpstreamState::Down, _, _) | (_, Some(OverrideState::Maint), _) => "maint",
@@ -225,7 +228,7 @@ fn strictest_state(announced: UpstreamState, imposed: Option<OverrideState>, act
     }
 }
 
-/// What the balancers say of the upstreams of one service.
+/// Extracts the upstreams from answers about one service.
 pub(crate) fn extract_upstreams(answers: &Answers<ServiceInFull>) -> Answers<Upstreams> {
     let upstreams = |it: &ServiceInFull| Upstreams {
         haproxy_error: it.haproxy_error.clone(),
@@ -235,12 +238,12 @@ pub(crate) fn extract_upstreams(answers: &Answers<ServiceInFull>) -> Answers<Ups
     answers.iter().map(|(node, answer)| (node.clone(), answer.as_ref().map(upstreams).map_err(Clone::clone))).collect()
 }
 
-/// The balancers that couldn't be asked, and why.
+/// Lists the balancers without an answer, with the reason.
 pub(crate) fn list_unreachable<T>(answers: &Answers<T>) -> BTreeMap<String, String> {
     answers.iter().filter_map(|(node, it)| Some((node.to_string(), it.as_ref().err()?.clone()))).collect()
 }
 
-/// The same for people, a line for each.
+/// Describes the balancers without an answer, a line for each.
 pub(crate) fn describe_unreachable(unreachable: &BTreeMap<String, String>) -> impl Iterator<Item = String> {
     unreachable.iter().map(|(node, reason)| format!("{node} can't be asked: {reason}"))
 }

@@ -1,4 +1,6 @@
-//! Waiting until every live balancer follows what was written.
+//! Waits until every live balancer follows a write.
+//!
+//! Reads the balancers' records only. It decides on them alone, and asks no balancer's API.
 
 use std::collections::BTreeSet;
 use std::time::Duration;
@@ -11,35 +13,34 @@ use tokio_util::sync::CancellationToken;
 use crate::error::Error;
 use crate::progress::Progress;
 
-/// How often is looked whether the wait is worth a word.
+/// The interval at which the progress line is offered again. The first line is due after 2 s without any event.
 const MESSAGE_INTERVAL: Duration = Duration::from_millis(500);
 
-/// What has to be followed.
+/// The condition that all live balancers must meet.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct FollowGoal {
-    /// The revision of the write.
     pub(crate) revision: i64,
-    /// The services that it is about.
+    /// The services that the write is about.
     pub(crate) services: BTreeSet<ServiceId>,
-    /// The upstreams that must have no request left.
+    /// The upstreams on which no request may be open.
     pub(crate) drained: BTreeSet<(ServiceId, UpstreamId)>,
-    /// The keys that nobody may refuse, relative to the prefix.
+    /// The keys that no balancer may refuse, relative to the prefix.
     pub(crate) keys: Vec<String>,
-    /// Nothing may be retained that the store lacks, after a reset or by the removal guard.
+    /// No balancer may retain keys or upstreams, after a reset or by the removal guard.
     pub(crate) releases_retained: bool,
 }
 
-/// Who follows, and how long that took.
+/// The balancers that follow, and the time until they did.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Followed {
-    /// The balancers; none where none lives.
+    /// Empty if no balancer lives.
     pub(crate) by: Vec<Node>,
     /// Since the write.
     pub(crate) took: Duration,
 }
 
 impl FollowGoal {
-    /// Whether this balancer does all of it.
+    /// The balancer meets the goal, as far as its record says.
     fn is_met_by(&self, cluster: u64, balancer: &BalancerRecord) -> bool {
         self.services.iter().all(|service| balancer.has_applied_service(cluster, self.revision, service))
             && self
@@ -50,14 +51,14 @@ impl FollowGoal {
             && (!self.releases_retained || self.has_released(cluster, balancer))
     }
 
-    /// The balancer has seen the revision, and retains nothing that the store lacks.
+    /// The balancer knows the revision, and retains nothing that the store lacks.
     fn has_released(&self, cluster: u64, balancer: &BalancerRecord) -> bool {
-        // An older confgen says only that it has seen the revision. `applied` says that HAProxy follows.
+        // `seen` of an older confgen says only that it received the revision. `applied` says that HAProxy follows.
         let reached = if balancer.lost.is_some() { balancer.applied } else { balancer.seen };
         balancer.cluster == cluster && reached >= self.revision && !balancer.retains_anything()
     }
 
-    /// The keys that a balancer which has seen them refuses.
+    /// The refused keys, of balancers that have applied the write. A reason from before it may be outdated.
     fn find_refused(&self, balancers: &BalancerRecords) -> Vec<QuarantinedKey> {
         let has_seen = |node: &Node| {
             let mut nodes = balancers.records_by_node();
@@ -66,7 +67,7 @@ impl FollowGoal {
         balancers.quarantined_keys(&self.keys).filter(|refused| has_seen(&refused.node)).collect()
     }
 
-    /// What is waited for, in one line.
+    /// Describes the balancers that don't follow yet, in one line.
     fn describe_missing(&self, balancers: &BalancerRecords) -> String {
         let cluster = balancers.cluster_id();
         let missing = balancers.disagreeing_nodes(|balancer| self.is_met_by(cluster, balancer));
@@ -80,7 +81,7 @@ impl FollowGoal {
         missing.into_iter().map(one).collect::<Vec<_>>().join(", ")
     }
 
-    /// What keeps a balancer from following, as far as it says so.
+    /// Why a balancer doesn't follow, as far as its record says.
     fn find_obstacle(&self, cluster: u64, said: Option<&BalancerRecord>) -> Option<String> {
         let Some(said) = said else { return Some("its key says nothing that makes sense".into()) };
         if said.cluster != cluster {
@@ -106,7 +107,10 @@ impl FollowGoal {
     }
 }
 
-/// Waits until all live balancers follow. No balancer lives: nobody is waited for, and `by` is empty.
+/// Waits until all live balancers meet the goal. Returns at once if there are none.
+///
+/// # Errors
+/// [`Error::NotFollowed`] if a balancer refuses a key, [`Error::NotInTime`] after `patience`.
 pub(crate) async fn wait_until_followed(
     client: &Client,
     awaited: &FollowGoal,
@@ -122,14 +126,14 @@ pub(crate) async fn wait_until_followed(
         progress.set_message(format!("waiting for {words}"));
         let event = match timeout_at(deadline.min(Instant::now() + MESSAGE_INTERVAL), events.recv()).await {
             Ok(Some(event)) => event,
-            // What is waited for is said again: it may not have been worth a word before.
+            // The progress line skips messages of the first 2 s, so it is set again.
             Err(_) if Instant::now() < deadline => continue,
             _ => return Err(Error::NotInTime { revision: awaited.revision, waited: patience, missing: words }),
         };
         match event {
             Event::Snapshot(snapshot) => balancers = BalancerRecords::from_snapshot(&snapshot),
             Event::Changes { changes, .. } => changes.iter().for_each(|change| balancers.apply_change(change)),
-            // The write is done; etcd may be back in time.
+            // The write is done. etcd may be back before the deadline.
             Event::Disconnected { .. } => {
                 is_heard = false;
                 continue;
@@ -148,7 +152,7 @@ pub(crate) async fn wait_until_followed(
     }
 }
 
-/// What a write of these keys has to be followed in.
+/// The goal after a write of these keys.
 pub(crate) fn goal_of_write(revision: i64, keys: impl IntoIterator<Item = String>) -> FollowGoal {
     let keys: Vec<String> = keys.into_iter().collect();
     let services = keys.iter().filter_map(|key| key.parse::<Key>().ok()?.service_id().cloned()).collect();

@@ -1,7 +1,8 @@
-//! Whether an answer is the asked balancer's own. Pure.
+//! Checks that an answer comes from the balancer that was asked. Pure.
 //!
-//! A URL may lead to another confgen than the one that wrote it: 127.0.0.1 is every host's own address, an address may be
-//! given to another host, and two clusters may share hosts. So the answer itself has to say whose it is.
+//! A URL may lead to another confgen than the one that wrote it. 127.0.0.1 is every host's own address, an address may
+//! be given to another host, and two clusters may share hosts. So the answer itself has to name its balancer and its
+//! store.
 
 use std::net::IpAddr;
 
@@ -12,19 +13,17 @@ use serde::Deserialize;
 /// A balancer as its key below `balancers/` describes it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct AskedBalancer {
-    /// Its name.
     pub(super) node: Node,
-    /// The cluster id of the store that the key was read from.
+    /// The cluster id of the store from which the key was read.
     pub(super) cluster: u64,
-    /// The prefix that the key was read below.
+    /// The prefix below which the key was read.
     pub(super) prefix: String,
-    /// Where its API is, or why that isn't known.
+    /// The URL of its API, or the reason why there is none.
     pub(super) url: Result<String, &'static str>,
-    /// The process that wrote the key. None from a confgen that doesn't say.
+    /// The confgen process that wrote the key; None from a confgen that doesn't say.
     pub(super) instance: Option<String>,
 }
 
-/// Who answered, as the answer says.
 #[derive(Clone, Debug, Default, Deserialize)]
 #[serde(default)]
 struct Identity {
@@ -34,14 +33,14 @@ struct Identity {
     instance: String,
 }
 
-/// The part of every answer that says whose it is.
+/// The part of every answer that names its origin; None from an older confgen.
 #[derive(Deserialize)]
 struct Identified {
     identity: Option<Identity>,
 }
 
 impl AskedBalancer {
-    /// The balancer of this key. `said` is None where its value makes no sense.
+    /// Describes the balancer of a key. `said` is None if its value is invalid.
     pub(super) fn from_key(node: &Node, said: Option<&BalancerRecord>, cluster: u64, prefix: &str) -> Self {
         let url = match said {
             None => Err("its key says nothing that makes sense"),
@@ -53,10 +52,10 @@ impl AskedBalancer {
         Self { node: node.clone(), cluster, prefix: prefix.to_owned(), url, instance }
     }
 
-    /// Believes an answer only if this balancer gave it, and gave it about this store.
+    /// Accepts an answer only if this balancer gave it, about this store.
     ///
     /// # Errors
-    /// Who answered instead, and what to do.
+    /// The origin of the answer, and what to do.
     pub(super) fn check_origin(&self, answer: &[u8]) -> Result<(), String> {
         let Self { node, cluster, prefix, instance, .. } = self;
         let identified = serde_json::from_slice::<Identified>(answer).ok();
@@ -90,12 +89,12 @@ impl AskedBalancer {
     }
 }
 
-/// What an answer calls itself, without what a terminal would obey.
+/// Escapes a name from an answer, so that no terminal obeys it.
 fn escape_name(word: &str) -> String {
     word.escape_debug().take(300).collect()
 }
 
-/// Whether a URL is of the asking host itself, whichever host asks.
+/// A URL leads to the host itself on which it is used.
 pub(super) fn is_loopback(url: &str) -> bool {
     let Some(host) = Url::parse(url).ok().and_then(|url| url.host_str().map(str::to_owned)) else { return false };
     let address = host.trim_start_matches('[').trim_end_matches(']').parse::<IpAddr>();

@@ -1,4 +1,4 @@
-//! `accept-store`: the store is meant as it is, and nothing that it lacks is retained.
+//! `accept-store`: the operator says that keys which the store lacks are meant to be missing.
 
 use clap::Args;
 use discovery::{Acceptance, BalancerRecord, BalancerRecords, Key, Node};
@@ -31,7 +31,6 @@ pub(crate) struct AcceptStore {
 }
 
 impl AcceptStore {
-    /// Does it.
     pub(crate) async fn run(self, ctl: &Context) -> Result<Outcome, Error> {
         let store = ctl.read_store().await?;
         let retaining = find_retaining(&store.balancers);
@@ -52,7 +51,8 @@ impl AcceptStore {
         Ok(outcome)
     }
 
-    /// Nothing is retained. A key that an earlier acceptance left is deleted; else there is nothing to accept.
+    /// Deletes the key of an earlier acceptance. Without such a key there is nothing to accept, and the command is
+    /// refused.
     async fn delete_leftover(&self, ctl: &Context, store: &Store) -> Result<Outcome, Error> {
         let mut edit = Edit::default();
         edit.delete(store, &Key::AcceptStore.to_string());
@@ -66,7 +66,7 @@ impl AcceptStore {
     }
 }
 
-/// Deletes the acceptance once every balancer has heard it, unless another one stands there by now.
+/// Deletes the acceptance after every balancer applied it. A newer acceptance, of another operator, stays.
 async fn delete_acceptance(ctl: &Context, word: &Acceptance) -> Result<(), Error> {
     let store = ctl.read_store().await?;
     let key = Key::AcceptStore.to_string();
@@ -79,13 +79,13 @@ async fn delete_acceptance(ctl: &Context, word: &Acceptance) -> Result<(), Error
     Ok(())
 }
 
-/// The balancers that retain what the store lacks.
+/// Finds the balancers that retain keys or upstreams.
 fn find_retaining(balancers: &BalancerRecords) -> Vec<(&Node, &BalancerRecord)> {
     let said = balancers.records_by_node().filter_map(|(node, said)| Some((node, said?)));
     said.filter(|(_, said)| said.retains_anything()).collect()
 }
 
-/// Which balancer retains how much.
+/// Describes the number of keys and upstreams that each balancer retains.
 fn describe_retained(retaining: &[(&Node, &BalancerRecord)]) -> String {
     let one = |(node, said): &(&Node, &BalancerRecord)| {
         let cut = if said.more.contains("held") { " or more" } else { "" };

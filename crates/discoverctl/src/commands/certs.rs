@@ -1,4 +1,4 @@
-//! `certs`: the certificate that serves each host, on each balancer, and the files that are refused.
+//! `certs`: the certificate that serves each host at each balancer, and rejected files.
 
 use std::collections::BTreeMap;
 use std::time::{Duration, SystemTime};
@@ -22,46 +22,46 @@ Exit code 1 if a host gets a certificate that is not valid or not for it, or if 
 tls `both` is no reason: it may be meant for plain HTTP. Exit code 6 if all is well as far as it is known, and a balancer's API
 can't be reached.";
 
-/// Let's Encrypt's clients renew a month ahead: at two weeks a renewal has been failing for some time.
+/// Let's Encrypt's clients renew a month before the end. Two weeks before the end a renewal has failed for some time.
 pub(super) const EXPIRES_SOON_DAYS: i64 = 14;
 
 /// Options of `certs`.
 #[derive(Debug, Args)]
 pub(crate) struct Certs {
-    /// These hosts only
+    /// Show only these hosts
     #[arg(value_name = "HOST")]
     hosts: Vec<String>,
 }
 
-/// What `certs` answers.
+/// The answer of `certs`.
 #[derive(Debug, Serialize)]
 struct Listing {
     /// By host, then by balancer.
     hosts: Vec<Row>,
-    /// The files, by balancer, that serve nothing.
+    /// The files that serve no name, by balancer.
     idle: Vec<File>,
-    /// The files that are refused, by balancer. The last good content of such a file is still used, if there was one.
+    /// The rejected files, by balancer. If such a file was good before, its last good content is still used.
     refused: Vec<File>,
-    /// The files that are of no use as certificates, without being wrong, by balancer.
+    /// The files that are valid and of no use as certificates, by balancer.
     unused: Vec<File>,
-    /// The balancers that couldn't be asked, and why.
+    /// The balancers without an answer, with the reason.
     unreachable: BTreeMap<String, String>,
 }
 
-/// A host on one balancer.
+/// A host at one balancer.
 #[derive(Debug, Serialize)]
 struct Row {
-    /// The host; null for clients that ask for no name, or for one that no certificate is for.
+    /// Null for clients that ask for no name, or for a name that no certificate is for.
     host: Option<String>,
-    /// The balancer.
     balancer: String,
-    /// The service that has the host.
+    /// The service that owns the host.
     service: Option<String>,
-    /// The service's `tls`.
+    /// The value of the service's setting `tls`.
     tls: Option<String>,
-    /// No certificate is for the host: clients get the default one.
+    /// No certificate is for the host. Clients get the default one.
     default: bool,
-    /// The certificates that serve it, one for each kind of key. Of the default certificate, only file and dates.
+    /// The certificates that serve the host, one for each key type. The default certificate has only file, dates and
+    /// names.
     certificates: Vec<Served>,
 }
 
@@ -70,25 +70,22 @@ struct Row {
 struct Served {
     #[serde(flatten)]
     by: ServedBy,
-    /// The names in it.
+    /// The names in the certificate.
     names: Vec<String>,
-    /// Whole days until it ends, negative after that; null where the end can't be read.
+    /// Whole days until its end, negative after it; null if the date is unreadable.
     days_left: Option<i64>,
 }
 
-/// A file on one balancer.
+/// A file at one balancer.
 #[derive(Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 struct File {
-    /// Its path.
     file: String,
-    /// The balancer.
     balancer: String,
-    /// Why it serves nothing.
+    /// The reason why the file serves nothing.
     reason: String,
 }
 
 impl Certs {
-    /// Does it.
     pub(crate) async fn run(self, ctl: &Context) -> Result<Outcome, Error> {
         let store = ctl.read_store().await?;
         let answers: Answers<Certificates> = ctl.balancer_api(&store)?.ask_all("certificates").await;
@@ -133,13 +130,13 @@ impl Listing {
         listing
     }
 
-    /// Whether every host that needs a certificate has a valid one, and no file is refused.
+    /// Every host that needs a certificate has a valid one, and no file is rejected.
     fn is_good(&self) -> bool {
         self.refused.is_empty() && self.hosts.iter().all(Row::is_good)
     }
 }
 
-/// The rows of one balancer: its hosts, and clients without a known name.
+/// Lists the rows of one balancer: first that of clients without a known name, then its hosts.
 fn list_rows(node: &str, answer: &Certificates, now: SystemTime) -> Vec<Row> {
     let names = |file: &str| {
         let found = answer.certificates.iter().find(|it| it.file == file);
@@ -181,7 +178,7 @@ fn list_rows(node: &str, answer: &Certificates, now: SystemTime) -> Vec<Row> {
     rows
 }
 
-/// Whole days until an RFC 3339 time, negative if it is over.
+/// Whole days until a time in RFC 3339, negative after it; None if the time is unreadable.
 pub(super) fn days_left(end: Option<&str>, now: SystemTime) -> Option<i64> {
     let end = humantime::parse_rfc3339(end?).ok()?;
     let days = |span: Duration| i64::try_from(span.as_secs() / (24 * 60 * 60)).unwrap_or(i64::MAX);
@@ -190,7 +187,7 @@ pub(super) fn days_left(end: Option<&str>, now: SystemTime) -> Option<i64> {
 
 impl Row {
     fn is_good(&self) -> bool {
-        // Clients without a name have to take what there is, and `both` may be meant for HTTP.
+        // Clients without a name accept any certificate or none. A host with tls `both` may be meant for plain HTTP.
         let is_needed = self.tls.as_ref().is_some_and(|tls| tls != "both");
         !is_needed || !self.default && self.certificates.iter().all(|it| it.by.validity == "valid")
     }

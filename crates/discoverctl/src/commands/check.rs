@@ -1,5 +1,5 @@
-//! `check` and `verify`: does every balancer send requests there, and does something answer. Words and meaning are those of
-//! haproxy-docker-config.
+//! `check` and `verify`: every balancer sends requests to an upstream, or something answers there. The words and their
+//! meaning are those of haproxy-docker-config.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -36,7 +36,7 @@ not_found, 6 if any balancer can't be asked.";
 /// Options of `check`.
 #[derive(Debug, Args)]
 pub(crate) struct Check {
-    /// Services or upstreams; all of them unless said
+    /// Check these services or upstreams instead of all
     #[arg(value_name = "SVC[/ID]")]
     targets: Vec<TargetArg>,
 }
@@ -44,54 +44,52 @@ pub(crate) struct Check {
 /// Options of `verify`.
 #[derive(Debug, Args)]
 pub(crate) struct Verify {
-    /// The service; all of them unless said
+    /// Check this service instead of all
     #[arg(value_name = "SVC")]
     service: Option<ServiceArg>,
 }
 
-/// What `check` and `verify` answer.
+/// The answer of `check` and `verify`.
 #[derive(Debug, Default, PartialEq, Serialize)]
 struct Report {
     /// By service, then by id.
     upstreams: Vec<CheckedUpstream>,
-    /// The balancers that couldn't be asked, and why.
+    /// The balancers without an answer, with the reason.
     unreachable: BTreeMap<String, String>,
 }
 
-/// One upstream.
+/// The status of one upstream.
 #[derive(Debug, PartialEq, Serialize)]
 struct CheckedUpstream {
-    /// Its service: `http-shop`.
+    /// The section of its service: `http-shop`.
     service: String,
-    /// Its id.
     id: String,
-    /// `balanced` or `not_balanced`, `found` or `not_found`; null where nobody can say.
+    /// `balanced` or `not_balanced`, `found` or `not_found`; null if a balancer can't tell and no other one says no.
     status: Option<&'static str>,
-    /// The same by balancer.
+    /// The status at each balancer.
     balancers: BTreeMap<String, BalancerStatus>,
 }
 
-/// What one balancer says of an upstream.
+/// The status of an upstream at one balancer.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 struct BalancerStatus {
-    /// As above.
+    /// Null if the balancer can't tell.
     status: Option<&'static str>,
-    /// The cause why the upstream gets no requests there, as `explain` names it; null where it gets some.
+    /// The cause why the upstream gets no requests there, as `explain` names it; null if it gets requests.
     cause: Option<Cause>,
-    /// Why the status is so, or why the balancer can't say.
+    /// The reason for the status, or the reason why the balancer can't tell.
     why: Option<String>,
 }
 
-/// Yes and no.
+/// The words for yes and no.
 type YesNo = [&'static str; 2];
 const BALANCED: YesNo = ["balanced", "not_balanced"];
 const FOUND: YesNo = ["found", "not_found"];
 
-/// What is asked about.
+/// The services and upstreams to check. None stands for all. A service without an id stands for all its upstreams.
 struct Scope(Option<BTreeSet<(ServiceId, Option<UpstreamId>)>>);
 
 impl Check {
-    /// Does it.
     pub(crate) async fn run(self, ctl: &Context) -> Result<Outcome, Error> {
         let store = ctl.read_store().await?;
         let scope = Scope::from_targets(&self.targets, &store.topology)?;
@@ -100,14 +98,13 @@ impl Check {
         ctl.screen.show(&report)?;
         require_all_answers(&answers)?;
         let all = report.upstreams.iter().all(|it| it.status == Some(BALANCED[0]));
-        // A service that was named and has no upstream is not balanced.
+        // A service that the operator named and that has no upstream gets no requests.
         let is_empty = report.upstreams.is_empty() && !self.targets.is_empty();
         Ok(if all && !is_empty { Outcome::Yes } else { Outcome::No })
     }
 }
 
 impl Verify {
-    /// Does it.
     pub(crate) async fn run(self, ctl: &Context) -> Result<Outcome, Error> {
         let store = ctl.read_store().await?;
         let targets: Vec<TargetArg> = self.service.into_iter().map(TargetArg::Service).collect();
@@ -121,7 +118,7 @@ impl Verify {
     }
 }
 
-/// Refuses to decide while a balancer can't be asked, or can't ask its HAProxy: the others' answers say nothing about it.
+/// Refuses to decide while a balancer or its HAProxy doesn't answer. The other answers say nothing about that balancer.
 fn require_all_answers(answers: &Answers<Upstreams>) -> Result<(), Error> {
     if answers.is_empty() {
         return Err(Error::NoBalancer("no balancer lives: nothing stands below balancers/".into()));
@@ -130,7 +127,7 @@ fn require_all_answers(answers: &Answers<Upstreams>) -> Result<(), Error> {
     if silent.is_empty() { Ok(()) } else { Err(Error::NoBalancer(silent.join("; "))) }
 }
 
-/// Why a balancer's answer decides nothing; None where it does.
+/// Why a balancer's answer decides nothing; None if it does.
 fn unasked_reason(node: &Node, answer: &Result<Upstreams, String>) -> Option<String> {
     match answer {
         Err(reason) => Some(format!("{node} can't be asked: {reason}")),
@@ -178,14 +175,14 @@ impl Report {
     }
 }
 
-/// Does it get new requests?
+/// Judges if the upstream gets new requests.
 fn judge_balanced(there: &BalancerView) -> BalancerStatus {
     let [yes, no] = BALANCED;
     let status = there.balanced.map(|is| if is { yes } else { no });
     BalancerStatus { status, cause: there.cause.clone(), why: there.why.clone().or_else(|| there.describe_retained()) }
 }
 
-/// Does something answer there? HAProxy's last check says so, whether or not requests go there.
+/// Judges if something answers at the upstream's address. HAProxy's last check says so, with or without requests there.
 fn judge_found(there: &BalancerView) -> BalancerStatus {
     let said = |status, why: Option<String>| BalancerStatus { status, cause: there.cause.clone(), why };
     let silent = |why: &str| said(None, Some(why.to_owned()));
@@ -197,7 +194,8 @@ fn judge_found(there: &BalancerView) -> BalancerStatus {
         _ if traffic.status.starts_with("MAINT") => silent("in maintenance, which HAProxy doesn't check"),
         None if traffic.status == "no check" => silent("its check is off"),
         None | Some("INI" | "UNK" | "SOCKERR" | "") => silent("not checked yet"),
-        // HAProxy believes it down or up after some checks in a row; a drained one is checked all the same.
+        // HAProxy changes UP and DOWN only after several checks in a row (`rise`, `fall`). It checks a drained server
+        // all the same.
         _ if traffic.status.starts_with("DOWN") => said(Some(FOUND[1]), Some(words)),
         _ if traffic.status.starts_with("UP") => said(Some(FOUND[0]), None),
         Some(check) if check.ends_with("OK") || check == "L7OKC" => said(Some(FOUND[0]), None),

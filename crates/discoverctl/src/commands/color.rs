@@ -1,4 +1,4 @@
-//! `color`: which colors are active, and another one at once.
+//! `color`: the active colors of a service, and other ones at once.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -35,48 +35,47 @@ pub(crate) struct Color {
     /// The service
     #[arg(value_name = "SVC")]
     service: ServiceArg,
-    /// The active colors: blue, or blue=90 green=10
+    /// Make these colors active: blue, or blue=90 green=10
     #[arg(value_name = "SPEC")]
     spec: Vec<String>,
-    /// Also colors that have no healthy upstream, or nobody knows
+    /// Accept colors without a healthy upstream, or whose health no balancer knows
     #[arg(long, requires = "spec")]
     force: bool,
     #[command(flatten)]
     changing: Changing,
 }
 
-/// What `color` answers.
+/// The answer of `color` without SPEC.
 #[derive(Debug, Serialize)]
 struct ColorReport {
-    /// As HAProxy's section is called: `http-shop`.
+    /// The service's section: `http-shop`.
     service: String,
-    /// The active colors, as they were written; null: every upstream serves.
+    /// The value of the key `active`; null if every upstream serves.
     active: Option<String>,
-    /// By name; those without a color last.
+    /// By name; upstreams without a color come last.
     colors: Vec<Row>,
-    /// The balancers that couldn't be asked, and why.
+    /// The balancers without an answer, with the reason.
     unreachable: BTreeMap<String, String>,
 }
 
-/// One color.
+/// One color of the service.
 #[derive(Debug, Serialize)]
 struct Row {
-    /// Its name; null are the upstreams without one.
+    /// Null stands for the upstreams without a color.
     color: Option<String>,
-    /// Whether its upstreams serve.
+    /// Its upstreams serve.
     active: bool,
-    /// Its share among the active ones; null where it has none of its own.
+    /// Its share among the active ones; null for a color without a share.
     share: Option<u32>,
-    /// Its upstreams' records.
+    /// The number of its upstreams' good records.
     upstreams: usize,
-    /// Those that say ready, and that nobody has taken out.
+    /// The upstreams that say `ready` and that no override takes out.
     ready: usize,
-    /// By balancer, how many of these HAProxy's checks find up; null where the balancer can't say.
+    /// The number of these whose checks pass, by balancer; null if the balancer can't tell.
     healthy: BTreeMap<String, Option<usize>>,
 }
 
 impl Color {
-    /// Does it.
     pub(crate) async fn run(self, ctl: &Context) -> Result<Outcome, Error> {
         let store = ctl.read_store().await?;
         let id = self.service.find_service(&store.topology)?;
@@ -124,7 +123,7 @@ impl ColorReport {
                 ready: ready.len(),
             }
         };
-        // None sorts first; people look for names first.
+        // None sorts first, but names matter more to the reader.
         let (named, bare): (Vec<_>, Vec<_>) = colors::list_colors(service).into_iter().partition(Option::is_some);
         Self {
             service: id.to_string(),

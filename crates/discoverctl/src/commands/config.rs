@@ -1,4 +1,4 @@
-//! `config`: the options that count, and where each comes from.
+//! `config`: the options in effect, and the source of each.
 
 use clap::Args;
 use serde::Serialize;
@@ -26,17 +26,16 @@ struct Options {
     options: std::collections::BTreeMap<&'static str, OptionShown>,
 }
 
-/// One option.
+/// One option and its source.
 #[derive(Debug, Serialize)]
 struct OptionShown {
-    /// Its value; null where it has none.
+    /// Null for an option without a value.
     value: Option<String>,
-    /// The flag, the variable, the file, or `default`; null where it has no value.
+    /// The flag, the variable, the file, or `default`; null for an option without a value.
     source: Option<String>,
 }
 
 impl Config {
-    /// Prints them.
     pub(crate) fn run(&self, screen: &Screen, options: Vec<EffectiveOption>) -> Result<Outcome, Error> {
         let shown = |EffectiveOption { key, value, source }| {
             (key, OptionShown { source: value.as_ref().map(|_| source), value })

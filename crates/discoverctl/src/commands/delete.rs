@@ -1,4 +1,4 @@
-//! `delete`: a whole service.
+//! `delete`: a service with all its keys.
 
 use std::collections::BTreeSet;
 use std::io::{self, BufRead, IsTerminal, Write};
@@ -30,10 +30,10 @@ pub(crate) struct Delete {
     /// The service
     #[arg(value_name = "SVC")]
     service: ServiceArg,
-    /// Don't ask
+    /// Don't ask for confirmation
     #[arg(long, short)]
     yes: bool,
-    /// Though announcers speak for it
+    /// Delete a service although announcers still register it
     #[arg(long)]
     force: bool,
     #[command(flatten)]
@@ -41,7 +41,6 @@ pub(crate) struct Delete {
 }
 
 impl Delete {
-    /// Does it.
     pub(crate) async fn run(self, ctl: &Context) -> Result<Outcome, Error> {
         let store = ctl.read_store().await?;
         let id = self.service.find_service(&store.topology)?;
@@ -61,8 +60,8 @@ impl Delete {
     }
 }
 
-/// Warns of lines in the operators' files that name the service's section: their clients get 503 from then on. A balancer that
-/// can't be asked is named, and doesn't hold up the deletion.
+/// Warns of lines in the operators' files that name the service's section. Their clients get 503 after the deletion. A
+/// balancer that can't be asked is named, and doesn't stop the deletion.
 async fn warn_of_references(ctl: &Context, store: &Store, id: &ServiceId) -> Result<(), Error> {
     let answers = ctl.balancer_api(store)?.ask_all::<ServiceInFull>(&format!("services/{id}")).await;
     for (node, answer) in answers {
@@ -79,12 +78,15 @@ async fn warn_of_references(ctl: &Context, store: &Store, id: &ServiceId) -> Res
     Ok(())
 }
 
-/// Asks at the terminal; without one nobody can be asked.
+/// Asks for confirmation at the terminal.
+///
+/// # Errors
+/// [`Error::Usage`] without a terminal.
 fn is_confirmed(question: &str) -> Result<bool, Error> {
     if !io::stdin().is_terminal() || !io::stderr().is_terminal() {
         return Err(Error::Usage(format!("{question} There is no terminal to ask at: --yes")));
     }
-    // The warnings come before the question.
+    // The operator has to see the warnings before the question.
     output::flush_stderr();
     let mut answer = String::new();
     let mut err = io::stderr().lock();

@@ -1,4 +1,4 @@
-//! `diff`: what differs between two revisions.
+//! `diff`: differences between two revisions.
 
 use std::collections::BTreeSet;
 
@@ -27,44 +27,43 @@ Exits 1 where anything differs.";
 /// Options of `diff`.
 #[derive(Debug, Args)]
 pub(crate) struct Diff {
-    /// The revision to begin with
+    /// Compare this older revision
     #[arg(value_name = "REV")]
     from: i64,
-    /// The one to end with; now, if not given
+    /// Compare with this newer revision instead of the present one
     #[arg(value_name = "REV")]
     to: Option<i64>,
-    /// Only this service
+    /// Compare only this service
     #[arg(long, value_name = "SVC")]
     service: Option<ServiceArg>,
-    /// Upstreams' records too, which come and go
+    /// Compare upstreams' records too, which come and go
     #[arg(long)]
     all: bool,
 }
 
-/// What `diff` answers.
+/// The answer of `diff`.
 #[derive(Debug, Serialize)]
 struct Differences {
-    /// The revision it begins with.
+    /// The older revision.
     from: i64,
-    /// The one it ends with.
+    /// The newer revision.
     to: i64,
     /// By key.
     differences: Vec<Difference>,
 }
 
-/// A key that differs.
+/// A key with different values.
 #[derive(Debug, Serialize)]
 struct Difference {
-    /// Relative to the prefix.
+    /// The key, relative to the prefix.
     key: String,
-    /// Its value at `from`; null is no key.
+    /// Its value at `from`; null if the key is absent.
     before: Option<String>,
-    /// Its value at `to`; null is no key.
+    /// Its value at `to`; null if the key is absent.
     after: Option<String>,
 }
 
 impl Diff {
-    /// Does it.
     pub(crate) async fn run(self, ctl: &Context) -> Result<Outcome, Error> {
         let now = ctl.read_store().await?;
         let before = at_revision::read_store_at(ctl, self.from, &now).await?;

@@ -1,4 +1,4 @@
-//! `explain`: from the key to the request, and where on the way an upstream gets none.
+//! `explain`: the way from the key to the request, and where on that way an upstream gets none.
 
 mod last;
 mod shown;
@@ -41,7 +41,8 @@ pub(crate) struct Explain {
     target: Target,
 }
 
-/// SVC or SVC/ID as it was typed. An ID that is no name may still stand in a key, which has to be explained.
+/// SVC or SVC/ID as it was typed. An ID that breaks the rule of names may still be in a key, which `explain` has to
+/// explain.
 #[derive(Clone, Debug)]
 enum Target {
     Named(TargetArg),
@@ -61,7 +62,6 @@ impl FromStr for Target {
 }
 
 impl Explain {
-    /// Does it.
     pub(crate) async fn run(self, ctl: &Context) -> Result<Outcome, Error> {
         let store = ctl.read_store().await?;
         let target = match self.target {
@@ -94,7 +94,7 @@ impl Explain {
                 && !last.contains_key(id)
                 && let TargetArg::Upstream(named) = &target
             {
-                // Says which are alike. One with an override alone is found, and explained.
+                // The error names similar upstreams. An upstream that has only an override is found, and explained.
                 named.find_upstream(&store.topology)?;
             }
         }
@@ -105,7 +105,7 @@ impl Explain {
     }
 }
 
-/// The service; one that the store has lost may be served all the same.
+/// Finds the service in the store, or at a balancer that retains it although the store has lost it.
 async fn locate_service(named: &ServiceArg, store: &Store, fleet: &BalancerApi) -> Result<ServiceId, Error> {
     let error = match named.find_service(&store.topology) {
         Err(error @ Error::Refused(_)) => error,
@@ -127,7 +127,7 @@ fn has_record(store: &Store, service: &ServiceId, id: &UpstreamId) -> bool {
     store.topology.services().get(service).is_some_and(|keys| keys.upstream(id).is_some())
 }
 
-/// The upstreams that have a record, or are served without one.
+/// Lists the upstreams that have a record or that a balancer serves without one.
 fn list_known_upstreams(store: &Store, service: &ServiceId, answers: &Answers<ServiceInFull>) -> BTreeSet<UpstreamId> {
     let records = store.topology.services().get(service).into_iter().flat_map(|keys| keys.upstreams());
     let answers = answers.values().filter_map(|answer| answer.as_ref().ok());
@@ -135,8 +135,8 @@ fn list_known_upstreams(store: &Store, service: &ServiceId, answers: &Answers<Se
     records.map(|(id, _)| id.clone()).chain(served).collect()
 }
 
-/// What the store last had of a record, at revisions ever further back: a few reads, however many revisions there are. A
-/// record that lived between two of them isn't found.
+/// Finds the last value of a record that is gone. The reads go back by 1, 2, 4, 8 … revisions, so they are few even if
+/// there are many revisions. They miss a record that lived only between two of them.
 async fn find_last_record(client: &Client, store: &Store, service: &ServiceId, id: &UpstreamId) -> Option<LastRecord> {
     let folder = service.folder_path();
     let below = format!("{folder}upstreams");

@@ -39,7 +39,7 @@ a domain or port that another service has, are refused before anything is writte
 /// Options of `export`.
 #[derive(Debug, Args)]
 pub(crate) struct Export {
-    /// The services; all, if none is given
+    /// Export these services instead of all
     #[arg(value_name = "SVC")]
     services: Vec<ServiceArg>,
 }
@@ -47,10 +47,10 @@ pub(crate) struct Export {
 /// Options of `import`.
 #[derive(Debug, Args)]
 pub(crate) struct Import {
-    /// The document; - is standard input
+    /// Read the document from this file; - is standard input
     #[arg(value_name = "FILE", default_value = "-")]
     file: PathBuf,
-    /// Delete what else the file's services have: settings, overrides, records without a lease
+    /// Delete all other durable keys of the document's services
     #[arg(long)]
     prune: bool,
     #[command(flatten)]
@@ -58,7 +58,6 @@ pub(crate) struct Import {
 }
 
 impl Export {
-    /// Does it.
     pub(crate) async fn run(self, ctl: &Context) -> Result<Outcome, Error> {
         let store = ctl.read_store().await?;
         let ids = self
@@ -82,7 +81,7 @@ impl Export {
     }
 }
 
-/// The durable keys of these services; of all, if there are none.
+/// Selects the durable keys of these services, or of all if `ids` is empty.
 fn select_exported<'a>(entries: &'a [Entry], ids: &BTreeSet<ServiceId>) -> Vec<&'a Entry> {
     if ids.is_empty() {
         return KeyScope::SettingsAndPermanent.select_entries(entries, None).into_values().collect();
@@ -95,7 +94,6 @@ fn select_exported<'a>(entries: &'a [Entry], ids: &BTreeSet<ServiceId>) -> Vec<&
 }
 
 impl Import {
-    /// Does it.
     pub(crate) async fn run(self, ctl: &Context) -> Result<Outcome, Error> {
         let (name, text) = self.read_document()?;
         let document = Document::parse(&name, &text)?;

@@ -1,4 +1,4 @@
-//! `history`: what has changed in a service's keys, as far back as etcd keeps it.
+//! `history`: the changes of a service's keys, as far back as etcd keeps them.
 
 use std::collections::BTreeMap;
 
@@ -28,20 +28,20 @@ pub(crate) struct History {
     /// The service
     #[arg(value_name = "SVC")]
     service: ServiceArg,
-    /// Only what came after this revision
+    /// List only changes after this revision
     #[arg(long, value_name = "REV", default_value_t = 1, hide_default_value = true)]
     since: i64,
-    /// Upstreams' records too, which come and go
+    /// List changes of upstreams' records too, which come and go
     #[arg(long)]
     all: bool,
 }
 
-/// What `history` answers.
+/// The answer of `history`.
 #[derive(Debug, Default, Serialize)]
 struct ChangeLog {
-    /// The revision that it begins behind: what was before is compacted away, or wasn't asked for.
+    /// The revision after which the list begins. Older changes are compacted away, or --since left them out.
     since: i64,
-    /// Whether that is because of a compaction.
+    /// `since` comes from a compaction, not from --since.
     compacted: bool,
     /// The store's revision.
     revision: i64,
@@ -49,28 +49,27 @@ struct ChangeLog {
     changes: Vec<Row>,
 }
 
-/// A key that was written or deleted.
+/// The write or the deletion of a key.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 struct Row {
-    /// When.
+    /// The revision of the change.
     revision: i64,
-    /// Relative to the prefix.
+    /// The key, relative to the prefix.
     key: String,
-    /// Its value before; null is no key.
+    /// Its value before; null if the key was absent.
     before: Option<String>,
-    /// Its value from then on; null is no key.
+    /// Its value after; null if the key was deleted.
     after: Option<String>,
 }
 
 impl History {
-    /// Does it.
     pub(crate) async fn run(self, ctl: &Context) -> Result<Outcome, Error> {
         let store = ctl.read_store().await?;
         if self.since > store.revision {
             return Err(Error::Usage(format!("--since {}: the store is at {}", self.since, store.revision)));
         }
         let found = self.service.find_service(&store.topology);
-        // A service that is gone has a past.
+        // A deleted service still has a history, in both kinds.
         let kinds = [Kind::Http, Kind::Tcp].map(Some);
         let ids: Vec<ServiceId> = match &found {
             Ok(id) => vec![id.clone()],

@@ -1,4 +1,4 @@
-//! `lint`: everything that is quarantined or odd, and what to do about it.
+//! `lint`: quarantined keys and other faults, each with its remedy.
 
 mod asked;
 mod balancers;
@@ -33,33 +33,33 @@ reached is named, and is no finding. What it quarantines it also writes below ba
 #[derive(Debug, Args)]
 pub(crate) struct Lint {}
 
-/// What `lint` answers.
+/// The answer of `lint`.
 #[derive(Debug, Serialize)]
 struct LintReport {
     /// The store's revision.
     revision: i64,
     /// By key.
     findings: Vec<Finding>,
-    /// The balancers that couldn't be asked, and why.
+    /// The balancers without an answer, with the reason.
     unreachable: BTreeMap<String, String>,
 }
 
-/// Something odd.
+/// A fault and its remedy.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 struct Finding {
     /// The key or the folder, relative to the prefix.
     key: String,
-    /// Its kind; stays.
+    /// A stable name of the kind, for programs.
     kind: &'static str,
-    /// What is odd.
+    /// The fault in words.
     what: String,
-    /// What to do.
+    /// The remedy in words.
     todo: String,
-    /// The cause that `explain` names, where the finding is about requests.
+    /// The cause that `explain` names; null if the fault isn't about requests.
     cause: Option<Cause>,
 }
 
-/// Everything that is looked at.
+/// The input of all checks: the store, and the balancers' answers with their indexes.
 struct LintInput<'a> {
     store: &'a Store,
     status: &'a Answers<Status>,
@@ -70,13 +70,13 @@ struct LintInput<'a> {
     upstreams: &'a Answers<Upstreams>,
     /// By service, its upstreams as the balancers judge them.
     rows: BTreeMap<ServiceId, Vec<Row>>,
-    /// By service, what it is at each balancer that answers.
+    /// By service, its state at each balancer that answers.
     served: BTreeMap<&'a str, BTreeMap<&'a Node, &'a Service>>,
     /// By service and upstream, the balancers that retain it without a key.
     retained: BTreeMap<(&'a str, &'a str), BTreeMap<&'a Node, &'a Upstream>>,
 }
 
-/// What the balancers answered, and when.
+/// The balancers' answers, and the time at which they came.
 #[derive(Debug)]
 struct BalancerAnswers {
     status: Answers<Status>,
@@ -88,7 +88,6 @@ struct BalancerAnswers {
 }
 
 impl Lint {
-    /// Does it.
     pub(crate) async fn run(self, ctl: &Context) -> Result<Outcome, Error> {
         let store = ctl.read_store().await?;
         let fleet = ctl.balancer_api(&store)?;
@@ -140,7 +139,7 @@ impl<'a> LintInput<'a> {
         }
     }
 
-    /// All of it, sorted by key.
+    /// Finds all faults, sorted by key.
     fn find_all(&self) -> Vec<Finding> {
         let mut findings = keys::lint_keys(self);
         findings.extend(services::lint_services(self));
@@ -153,7 +152,7 @@ impl<'a> LintInput<'a> {
     }
 }
 
-/// The answers that came.
+/// Lists the answers that are no errors.
 fn list_answers<T>(answers: &Answers<T>) -> impl Iterator<Item = (&Node, &T)> {
     answers.iter().filter_map(|(node, it)| Some((node, it.as_ref().ok()?)))
 }

@@ -22,38 +22,37 @@ pub(crate) const EXAMPLES: &str = "Examples:
 #[derive(Debug, Args)]
 pub(crate) struct List {}
 
-/// What `list` answers.
+/// The answer of `list`.
 #[derive(Debug, Serialize)]
 struct Listing {
     /// The store's revision.
     revision: i64,
     /// By kind, then by name.
     services: Vec<Row>,
-    /// The balancers that couldn't be asked, and why.
+    /// The balancers without an answer, with the reason.
     unreachable: BTreeMap<String, String>,
 }
 
-/// One service.
+/// One service at a glance.
 #[derive(Debug, Serialize)]
 struct Row {
-    /// As HAProxy's section is called: `http-shop`.
+    /// The service's section: `http-shop`.
     id: String,
-    /// Its name.
+    /// The service's own name: `shop`.
     name: String,
-    /// Its domains or ports, as they were written.
+    /// The value of `domain` or `ports`; null without both.
     serves: Option<String>,
-    /// The active colors, as they were written.
+    /// The value of `active`; null if every upstream serves.
     active: Option<String>,
-    /// Its upstreams' records.
+    /// The number of its upstreams' records.
     upstreams: usize,
-    /// Those that say ready.
+    /// The number of good records that say `ready`.
     ready: usize,
-    /// By balancer, how many get new requests there; null where the balancer can't say.
+    /// The number of upstreams that get new requests, by balancer; null if the balancer can't tell.
     balanced: BTreeMap<String, Option<usize>>,
 }
 
 impl List {
-    /// Does it.
     pub(crate) async fn run(self, ctl: &Context) -> Result<Outcome, Error> {
         let store = ctl.read_store().await?;
         let answers = ctl.balancer_api(&store)?.ask_all("services").await;

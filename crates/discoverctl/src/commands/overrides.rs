@@ -1,4 +1,4 @@
-//! `drain`, `ready`, `maint`, `weight`: what an operator imposes on an upstream. It outlives whatever its announcer writes.
+//! `drain`, `ready`, `maint`, `weight`: an operator's overrides of upstreams. They stay whatever the announcer writes.
 
 use std::collections::BTreeSet;
 
@@ -64,12 +64,12 @@ pub(crate) struct ChangeWeight {
     changing: Changing,
 }
 
-/// A weight, or none of the operator's.
+/// A weight, or None for `default`, which deletes the override's weight.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct WeightArg(Option<Weight>);
 
 impl ChangeState {
-    /// Imposes this state, or none.
+    /// Writes overrides with this state; None deletes their state.
     pub(crate) async fn run(self, ctl: &Context, state: Option<OverrideState>) -> Result<Outcome, Error> {
         let store = ctl.read_store().await?;
         let mut edit = Edit::default();
@@ -85,7 +85,6 @@ impl ChangeState {
 }
 
 impl ChangeWeight {
-    /// Does it.
     pub(crate) async fn run(self, ctl: &Context) -> Result<Outcome, Error> {
         let store = ctl.read_store().await?;
         let (service, id) = self.upstream.find_upstream(&store.topology)?;
@@ -95,7 +94,7 @@ impl ChangeWeight {
     }
 }
 
-/// Changes what is imposed; what imposes nothing any more is deleted.
+/// Changes an override. One without state and weight is deleted.
 fn change_override(
     edit: &mut Edit,
     store: &Store,
@@ -108,7 +107,8 @@ fn change_override(
     let mut imposed = match standing.map(|field| &field.value) {
         None => Override::default(),
         Some(Ok(imposed)) => imposed.clone(),
-        // What it meant to impose beside this isn't known.
+        // An unreadable override may mean more than this change. Writing over it could put an upstream back into
+        // service.
         Some(Err(refusal)) => {
             return Err(Error::Refused(format!("{key} makes no sense, mend or delete it: {refusal}")));
         }

@@ -1,4 +1,4 @@
-//! `register` and `deregister`: upstreams that no announcer speaks for.
+//! `register` and `deregister`: upstreams without an announcer.
 
 mod docker;
 
@@ -43,43 +43,43 @@ instead, or use `maint`; --force deletes it, and the announcer leaves it alone a
 /// Options of `register`.
 #[derive(Debug, Args)]
 pub(crate) struct Register {
-    /// The service; a new one is made
+    /// The service; a new name makes a new service
     #[arg(value_name = "SVC")]
     service: ServiceArg,
-    /// The upstream's name in it
+    /// The upstream's name in the service
     #[arg(value_name = "ID", required_unless_present = "container")]
     id: Option<UpstreamId>,
-    /// Where it listens
+    /// The upstream's IP address and port
     #[arg(value_name = "ADDR", required_unless_present = "container", conflicts_with = "container")]
     address: Option<UpstreamAddress>,
-    /// A running container on this host, by name or id, and the port that it listens on
+    /// Take the address of a running container on this host, by its name or id, and the port on which it listens
     #[arg(long, value_name = "ID[:PORT]")]
     container: Option<ContainerArg>,
-    /// The port that the container listens on. Needed where it publishes several
+    /// Take the container's port on which it listens. Needed if it publishes several
     #[arg(long, value_name = "PORT", requires = "container")]
     port: Option<NonZeroU16>,
-    /// This host's address, at which balancers reach published ports
+    /// Take this address of the host, at which balancers reach published ports
     #[arg(long, value_name = "IP", requires = "container", conflicts_with = "container_network")]
     host_address: Option<IpAddr>,
-    /// Take the container's own address in this network, which balancers have to reach; no published port is needed
+    /// Take the container's own address in this network, which balancers must reach. It needs no published port
     #[arg(long, alias = "network", value_name = "NAME", requires = "container")]
     container_network: Option<String>,
-    /// Where Docker's API listens
+    /// Ask Docker's API at this socket
     #[arg(long, env = "DOCKER_HOST", value_name = "unix://PATH", default_value = "unix:///var/run/docker.sock")]
     docker: String,
-    /// Its share among the upstreams of its color
+    /// Give it this share among the upstreams of its color
     #[arg(long, value_name = "0-256")]
     weight: Option<Weight>,
-    /// Its color
+    /// Give it this color
     #[arg(long)]
     color: Option<Color>,
-    /// Used only when no other upstream is up
+    /// Use it only if no other upstream is up
     #[arg(long)]
     backup: bool,
-    /// What kind of service, where it is made, or where two bear the name
+    /// Make a service of this kind, or choose it if two services have the name
     #[arg(long = "type", value_enum)]
     kind: Option<Type>,
-    /// Replace a record that bears another address or hangs on a lease
+    /// Replace a record that has another address or a lease
     #[arg(long)]
     takeover: bool,
     #[command(flatten)]
@@ -95,7 +95,7 @@ pub(crate) struct Deregister {
     /// The upstream
     #[arg(value_name = "ID")]
     id: UpstreamId,
-    /// Delete a record that hangs on a lease, too
+    /// Delete a record that has a lease, too
     #[arg(long)]
     force: bool,
     #[command(flatten)]
@@ -103,7 +103,6 @@ pub(crate) struct Deregister {
 }
 
 impl Register {
-    /// Does it.
     pub(crate) async fn run(self, ctl: &Context) -> Result<Outcome, Error> {
         let (id, address) = match (self.container, self.id, self.address) {
             (Some(container), id, _) => {
@@ -141,7 +140,7 @@ impl Register {
     }
 }
 
-/// Puts the record, unless it is somebody else's.
+/// Plans the write of a record. Refuses to replace the record of another owner.
 fn plan_registration(
     store: &Store,
     service: &ServiceId,
@@ -160,7 +159,7 @@ fn plan_registration(
     Ok(edit)
 }
 
-/// Why a record isn't ours to replace.
+/// Why a record belongs to another owner; None if it may be replaced.
 fn find_obstacle(entry: &Entry, upstream: &Upstream) -> Option<String> {
     let standing = Upstream::parse(&entry.value);
     match standing {
@@ -171,7 +170,6 @@ fn find_obstacle(entry: &Entry, upstream: &Upstream) -> Option<String> {
 }
 
 impl Deregister {
-    /// Does it.
     pub(crate) async fn run(self, ctl: &Context) -> Result<Outcome, Error> {
         let store = ctl.read_store().await?;
         let named = UpstreamArg { service: self.service, id: self.id };
@@ -181,7 +179,7 @@ impl Deregister {
     }
 }
 
-/// Deletes the record, in whichever layout it stands, and what is imposed on it.
+/// Plans the deletion of a record, in either layout, and of the override.
 fn plan_deregistration(store: &Store, service: &ServiceId, id: &UpstreamId, force: bool) -> Result<Edit, Error> {
     let mut edit = Edit::default();
     let Some(known) = store.topology.services().get(service) else { return Ok(edit) };

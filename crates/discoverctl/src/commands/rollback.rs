@@ -30,7 +30,7 @@ pub(crate) struct Rollback {
     /// The service
     #[arg(value_name = "SVC")]
     service: ServiceArg,
-    /// The revision
+    /// Restore the state at this revision
     #[arg(value_name = "REV")]
     revision: i64,
     #[command(flatten)]
@@ -38,7 +38,6 @@ pub(crate) struct Rollback {
 }
 
 impl Rollback {
-    /// Does it.
     pub(crate) async fn run(self, ctl: &Context) -> Result<Outcome, Error> {
         let store = ctl.read_store().await?;
         let then = at_revision::read_store_at(ctl, self.revision, &store).await?;
@@ -49,7 +48,7 @@ impl Rollback {
     }
 }
 
-/// What leads back there.
+/// Plans the edit that restores the settings and overrides of `then`.
 fn plan_rollback(store: &Store, then: &Store, id: &ServiceId) -> Result<Edit, Error> {
     let old = KeyScope::Settings.select_entries(&then.entries, Some(id));
     if old.is_empty() {

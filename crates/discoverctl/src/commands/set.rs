@@ -37,10 +37,10 @@ pub(crate) struct Set {
     /// Its value; several words are a list
     #[arg(value_name = "VALUE", required = true)]
     value: Vec<String>,
-    /// Make the service if there is none of that name
+    /// Make the service if it doesn't exist
     #[arg(long)]
     create: bool,
-    /// What kind of service, where it is made, or where two bear the name
+    /// Make a service of this kind, or choose it if two services have the name
     #[arg(long = "type", value_enum)]
     kind: Option<Type>,
     #[command(flatten)]
@@ -61,7 +61,6 @@ pub(crate) struct Unset {
 }
 
 impl Set {
-    /// Does it.
     pub(crate) async fn run(self, ctl: &Context) -> Result<Outcome, Error> {
         let store = ctl.read_store().await?;
         let id = match self.create {
@@ -78,13 +77,13 @@ impl Set {
 }
 
 impl Unset {
-    /// Does it.
     pub(crate) async fn run(self, ctl: &Context) -> Result<Outcome, Error> {
         let store = ctl.read_store().await?;
         let id = self.service.find_service(&store.topology)?;
         let mut edit = Edit::default();
         for name in self.names {
-            // The ancestor's layout may say so too: what was unset must not come back from there.
+            // The ancestor's layout may have the setting too. It would count again if only the current key were
+            // deleted.
             if let Some(service) = store.topology.services().get(&id) {
                 let keys = service.entries().map(|entry| &entry.key);
                 keys.filter(|key| is_key_of_setting(key, name)).for_each(|key| edit.delete(&store, key));
@@ -94,18 +93,18 @@ impl Unset {
     }
 }
 
-/// Whether the key is that of this setting, in either layout.
+/// The key is that of this setting, in either layout.
 fn is_key_of_setting(key: &str, setting: SettingName) -> bool {
     matches!(key.parse(), Ok(Key::Setting { name, .. }) if name == setting)
 }
 
-/// A setting's value as it was typed.
+/// Parses a setting's value as it was typed.
 pub(crate) fn parse_setting(id: &ServiceId, name: SettingName, value: &str) -> Result<Setting, Error> {
     let setting = Setting::parse(id.kind, name, value.as_bytes());
     setting.map_err(|refusal| Error::Usage(format!("{name} of {id}: {refusal}")))
 }
 
-/// Writes settings, unless they claim what another service's keys name.
+/// Plans the write of settings. Refuses a claim that another service's keys make.
 pub(crate) fn plan_settings(store: &Store, id: &ServiceId, settings: &[Setting]) -> Result<Edit, Error> {
     if let Some(rival) = find_claim_conflicts(store.topology.services(), id, settings).first() {
         return Err(Error::Refused(format!("{rival}: one service has it, and it wouldn't be {id}")));

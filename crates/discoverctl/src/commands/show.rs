@@ -33,54 +33,53 @@ pub(crate) struct Show {
     service: ServiceArg,
 }
 
-/// What `show` answers.
+/// The answer of `show`.
 #[derive(Debug, Serialize)]
 struct ServiceReport {
-    /// `http-shop`.
+    /// The service's section: `http-shop`.
     id: String,
-    /// Its name.
+    /// The service's own name: `shop`.
     name: String,
     /// The store's revision.
     revision: i64,
-    /// By name; those that are set, and those that count without being set.
+    /// By name: settings in the store, and defaults in effect.
     settings: BTreeMap<String, SettingShown>,
-    /// By balancer, the hosts with their paths, or the ports, that it holds there.
+    /// By balancer, the hosts with their paths, or the ports, that the service owns there.
     claims: BTreeMap<String, Vec<String>>,
     /// By id.
     upstreams: Vec<UpstreamShown>,
-    /// By key, relative to the prefix, and balancer: why it isn't followed.
+    /// By key, relative to the prefix, and by balancer: the reason for the quarantine.
     quarantine: BTreeMap<String, BTreeMap<String, String>>,
-    /// By balancer: why HAProxy doesn't take the service as it stands.
+    /// By balancer, the reason why HAProxy rejects the service.
     refused: BTreeMap<String, String>,
-    /// The balancers that couldn't be asked, and why.
+    /// The balancers without an answer, with the reason.
     unreachable: BTreeMap<String, String>,
 }
 
-/// A setting.
+/// A setting in the store and in effect.
 #[derive(Debug, Default, PartialEq, Serialize)]
 struct SettingShown {
-    /// As it stands in the store; null where it doesn't.
+    /// Its value in the store; null if the key is absent.
     written: Option<String>,
-    /// By balancer, what counts.
+    /// The value in effect, by balancer.
     counts: BTreeMap<String, String>,
 }
 
-/// An upstream.
+/// An upstream and its lease.
 #[derive(Debug, Serialize)]
 struct UpstreamShown {
     #[serde(flatten)]
     row: Row,
-    /// `lives` with its seconds, `none`, `ended`, or `unknown` where etcd didn't say.
+    /// `lives`, `none`, `ended`, or `unknown` if etcd didn't say.
     lease: &'static str,
-    /// What is left of its lease.
+    /// The rest of its lease in seconds; null unless it lives.
     lease_seconds: Option<u64>,
 }
 
-/// The leases that upstreams hang on: what is left; None has ended.
+/// The rest of each lease in seconds; None if the lease has ended.
 type Leases = BTreeMap<i64, Option<u64>>;
 
 impl Show {
-    /// Does it.
     pub(crate) async fn run(self, ctl: &Context) -> Result<Outcome, Error> {
         let store = ctl.read_store().await?;
         let id = self.service.find_service(&store.topology)?;
@@ -95,7 +94,8 @@ impl Show {
     }
 }
 
-/// A lease that etcd can't be asked after is left out: the rest of the answer is none the worse.
+/// Reads the leases of all records. A lease that etcd doesn't answer for is left out, and the rest of the answer
+/// stands.
 async fn read_leases(client: &Client, service: &Service) -> Leases {
     let all: BTreeSet<i64> = service.upstreams().map(|(_, field)| field.entry.lease).filter(|id| *id != 0).collect();
     let asked = all.into_iter().map(|id| async move {
@@ -177,7 +177,7 @@ impl UpstreamShown {
 }
 
 impl BalancerView {
-    /// That the upstream is served without a key, and since when; None if it has one.
+    /// Describes that the upstream is retained, and since when; None if it isn't.
     pub(crate) fn describe_retained(&self) -> Option<String> {
         let since = self.held_since.as_ref().map(|since| format!(" since {since}")).unwrap_or_default();
         let by = match self.held_by.as_deref() {
@@ -188,9 +188,9 @@ impl BalancerView {
         self.held.then(|| format!("its key is gone; retained{by}{since}"))
     }
 
-    /// One word, or a dash.
+    /// The state in one word with its cause, or a dash.
     pub(crate) fn to_cell(&self) -> Cell {
-        // A server that is up says nothing of why it gets no requests.
+        // An upstream that is down or drains says enough. One that is up without requests needs its cause.
         let cause = self.cause.as_ref().filter(|_| matches!(self.state, Some("up" | "absent"))).map(Cause::name);
         let notes: Vec<&str> = self.held.then_some("held").into_iter().chain(cause).collect();
         let notes = if notes.is_empty() { String::new() } else { format!(" ({})", notes.join(", ")) };
@@ -209,7 +209,7 @@ impl Printable for ServiceReport {
         let mut settings = Table::new(["SETTING", "WRITTEN", "COUNTS"]);
         for (name, it) in &self.settings {
             let written = it.written.as_ref().map(|value| value.replace('\n', "\\n"));
-            // What counts is a balancer's word only where it isn't what was written, or not everywhere.
+            // Balancers' values are only worth a column if they differ from the store's value.
             let counts = if it.counts.values().all(|value| Some(value) == it.written.as_ref()) {
                 Cell::from(if it.counts.is_empty() { "–" } else { "as written" })
             } else {
@@ -244,7 +244,7 @@ impl Printable for ServiceReport {
     }
 }
 
-/// `value` where all balancers say the same, else `lb1 value, lb2 other`.
+/// Writes `value` if all balancers have the same, else `lb1 value, lb2 other`.
 pub(crate) fn same_or_each(by: &BTreeMap<String, String>) -> Cell {
     let mut values = by.values();
     match values.next() {

@@ -1,4 +1,4 @@
-//! `switch`: another color becomes active, in steps, each waited for and watched.
+//! `switch`: makes another color active, in steps. Each step is waited for and watched.
 
 mod active_key;
 mod hook;
@@ -52,43 +52,42 @@ pub(crate) struct Switch {
     /// The service
     #[arg(value_name = "SVC")]
     service: ServiceArg,
-    /// The color that becomes active
+    /// The color to make active
     #[arg(value_name = "COLOR")]
     color: Color,
-    /// The color's share of the traffic in each step, in hundredths
+    /// Give the color this share of the traffic in each step, in percent
     #[arg(long, value_name = "LIST", default_value = "100")]
     steps: Steps,
-    /// How long each step is watched
+    /// Watch each step for this time
     #[arg(long, value_name = "TIME", default_value = "30s", value_parser = humantime::parse_duration)]
     every: Duration,
-    /// Go back when more of the color's requests fail
+    /// Go back if more than this share of the color's requests fails
     #[arg(long, value_name = "SHARE")]
     max_errors: Option<Percent>,
-    /// Go back when the color's average response time exceeds this
+    /// Go back if the color's average response time exceeds this
     #[arg(long, value_name = "TIME", value_parser = humantime::parse_duration)]
     max_latency: Option<Duration>,
-    /// A command that has to succeed before anything is written (sh -c)
+    /// Run this command with sh -c before anything is written, and stop if it fails
     #[arg(long, value_name = "CMD")]
     before: Option<String>,
-    /// A command that has to succeed after the last step; else it goes back (sh -c)
+    /// Run this command with sh -c after the last step, and go back if it fails
     #[arg(long, value_name = "CMD")]
     after: Option<String>,
-    /// Go back on Ctrl-C and SIGTERM instead of leaving the step as it stands
+    /// Go back on Ctrl-C and SIGTERM instead of keeping the step
     #[arg(long)]
     undo_on_interrupt: bool,
-    /// Switch to a color that has no healthy upstream, or nobody knows
+    /// Switch to a color without a healthy upstream, or whose health no balancer knows
     #[arg(long)]
     force: bool,
-    /// Say what would be written, and write nothing
+    /// Print the steps, and write nothing
     #[arg(long)]
     dry_run: bool,
-    /// How long to wait for the balancers, each step
+    /// Wait at most this long for the balancers in each step
     #[arg(long, value_name = "TIME", default_value = "60s", value_parser = humantime::parse_duration)]
     timeout: Duration,
 }
 
 impl Switch {
-    /// Does it.
     pub(crate) async fn run(self, ctl: &Context) -> Result<Outcome, Error> {
         let store = ctl.read_store().await?;
         let id = self.service.find_service(&store.topology)?;
@@ -105,7 +104,7 @@ impl Switch {
         run::SwitchRun::new(ctl, &store, &id, plan, self, limits, told)?.run().await
     }
 
-    /// Whether the color has what it takes, as far as the balancers know.
+    /// Refuses a color that has no ready or no healthy upstream, and limits that the balancers' answers can't judge.
     async fn check_color(
         &self,
         ctl: &Context,
@@ -135,14 +134,14 @@ impl Switch {
     }
 }
 
-/// What the operator's commands are told.
+/// Builds the environment of the operator's commands.
 fn hook_env(id: &ServiceId, service: &Service, color: &Color) -> HookEnv {
     let addresses = colors::find_records(service, Some(color)).map(|(_, it)| it.address.to_string());
     let hosts = match service.setting(SettingName::Domain).and_then(|field| field.value.as_ref().ok()) {
         Some(Setting::Domain(hosts)) => hosts.iter().map(ToString::to_string).collect(),
         _ => Vec::new(),
     };
-    // A wildcard has no preview.
+    // A preview's host is `<color>.<host>`, which no wildcard names.
     let exact = hosts.iter().find(|host| !host.starts_with('*'));
     let preview = exact.filter(|_| service.setting(SettingName::Preview).is_some());
     HookEnv {

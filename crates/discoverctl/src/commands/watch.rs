@@ -1,4 +1,4 @@
-//! `watch`: upstreams as they come, go and change.
+//! `watch`: prints upstreams as they come, go and change.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -31,34 +31,34 @@ pub(crate) const EXAMPLES: &str = "Examples:
 A row for each upstream, then one for each change, until Ctrl-C; with --output json one object a line. The store is followed,
 the balancers are asked every second. While etcd is away it goes on trying.";
 
-/// How often the balancers are asked; their figures are at most half a second old.
+/// The interval between two questions to the balancers. Their counters are at most half a second old.
 const PACE: Duration = Duration::from_secs(1);
 
 /// Options of `watch`.
 #[derive(Debug, Args)]
 pub(crate) struct Watch {
-    /// The service; all of them unless said
+    /// Watch this service instead of all
     #[arg(value_name = "SVC")]
     service: Option<ServiceArg>,
-    /// End after this
+    /// End after this time
     #[arg(long = "for", value_name = "TIME", value_parser = humantime::parse_duration)]
     limit: Option<Duration>,
 }
 
 type Rows = BTreeMap<(ServiceId, UpstreamId), Row>;
 
-/// One line.
+/// One printed change.
 #[derive(Debug, PartialEq, Serialize)]
 struct Line {
-    /// When it was seen, RFC 3339 in UTC.
+    /// The time at which the change was seen, RFC 3339 in UTC.
     time: String,
-    /// `present` at first, then `new`, `changed` and `gone`.
+    /// `present` in the first listing, then `new`, `changed` and `gone`.
     change: &'static str,
     #[serde(flatten)]
     row: Row,
 }
 
-/// What is known: the store's keys, and what the balancers answered last.
+/// The store's keys, and the balancers' last answers.
 struct WatchState {
     topology: Topology,
     balancers: BalancerRecords,
@@ -68,14 +68,13 @@ struct WatchState {
 }
 
 impl Watch {
-    /// Does it.
     pub(crate) async fn run(self, ctl: &Context) -> Result<Outcome, Error> {
         let store = ctl.read_store().await?;
         let only = self.service.as_ref().map(|named| named.find_service(&store.topology)).transpose()?;
         let fleet = Arc::new(ctl.balancer_api(&store)?);
         let answers = fleet.ask_all("upstreams").await;
         let scene = WatchState { topology: store.topology, balancers: store.balancers, answers, only, is_away: false };
-        // Without a limit, or with one that no clock reaches, for ever.
+        // A limit that the clock can't represent is as good as none.
         let deadline = self.limit.and_then(|limit| Instant::now().checked_add(limit));
         tokio::select! {
             told = follow_changes(ctl, scene, fleet) => told?,
@@ -87,7 +86,7 @@ impl Watch {
     }
 }
 
-/// Prints what changes, until nobody reads it any more.
+/// Prints changes until the reader closes the output.
 async fn follow_changes(ctl: &Context, mut scene: WatchState, mut fleet: Arc<BalancerApi>) -> Result<(), Error> {
     let mut teller = ChangePrinter::new(ctl.screen);
     let mut shown = Rows::new();
@@ -100,7 +99,7 @@ async fn follow_changes(ctl: &Context, mut scene: WatchState, mut fleet: Arc<Bal
     loop {
         let now = build_rows(scene.keys(), &scene.answers, scene.only.as_ref());
         teller.print_changes(&shown, &now)?;
-        // What comes meanwhile is compared with what was printed last, and no queue grows.
+        // The next listing is compared with the one that was printed, so a slow reader causes no queue.
         if !until_written().await? {
             return Ok(());
         }
@@ -124,13 +123,13 @@ async fn follow_changes(ctl: &Context, mut scene: WatchState, mut fleet: Arc<Bal
     }
 }
 
-/// On a task of its own: a balancer that is slow holds up no change of the store.
+/// Asks all balancers in a task, so that a slow balancer delays no change of the store.
 fn ask_in_background(fleet: &Arc<BalancerApi>) -> JoinHandle<Answers<Upstreams>> {
     let fleet = Arc::clone(fleet);
     tokio::spawn(async move { fleet.ask_all("upstreams").await })
 }
 
-/// The answers that are under way; never, where none are.
+/// Waits for the answers that are under way, for ever if there are none.
 async fn await_answers(asked: &mut Option<JoinHandle<Answers<Upstreams>>>) -> Answers<Upstreams> {
     match asked {
         Some(asked) => asked.await.unwrap_or_default(),
@@ -168,7 +167,7 @@ impl WatchState {
     }
 }
 
-/// What two listings differ in. Sessions and rates are no change: they always do.
+/// Compares two listings. Sessions and rates are left out, because they change every second.
 fn compare_rows<'a>(before: &'a Rows, now: &'a Rows) -> Vec<(&'static str, &'a Row)> {
     let mut changes: Vec<(&'static str, &Row)> = Vec::new();
     for (name, row) in now {
@@ -190,7 +189,7 @@ fn is_unchanged(one: &Row, other: &Row) -> bool {
     one.asked == other.asked && words(one) == words(other)
 }
 
-/// Prints lines; columns are as wide as what was printed first, and wider where they must be.
+/// Prints changes in columns. A column is as wide as the widest cell so far.
 struct ChangePrinter {
     screen: Screen,
     has_printed: bool,
@@ -204,7 +203,7 @@ impl ChangePrinter {
         Self { screen, has_printed: false, widths: HEAD.iter().map(|name| name.len()).collect() }
     }
 
-    /// Prints what has changed.
+    /// Prints the changes between two listings.
     fn print_changes(&mut self, before: &Rows, now: &Rows) -> Result<(), Error> {
         let has_begun = std::mem::replace(&mut self.has_printed, true);
         let line = |(change, row): (&'static str, &Row)| Line {
@@ -256,7 +255,7 @@ impl Line {
         let or_dash = |value: Option<String>| Cell::or_dash(value).text().to_owned();
         let there = there.collect::<Vec<_>>().join(", ");
         [
-            // The time of day, in UTC as the rest of it.
+            // The time of day, in UTC like the rest.
             self.time.get(11..19).unwrap_or(&self.time).to_owned(),
             self.change.to_owned(),
             format!("{service}/{id}"),

@@ -1,4 +1,4 @@
-//! The store as it was.
+//! The store at an older revision.
 
 use registry::Error as StoreError;
 
@@ -6,7 +6,10 @@ use crate::context::Context;
 use crate::error::Error;
 use crate::store::Store;
 
-/// Everything below the prefix as it was at a revision, if that is neither compacted away nor still to come.
+/// Reads everything below the prefix at a revision.
+///
+/// # Errors
+/// [`Error::Usage`] for a future revision, [`Error::Refused`] for a compacted one.
 pub(crate) async fn read_store_at(ctl: &Context, revision: i64, now: &Store) -> Result<Store, Error> {
     if !(1..=now.revision).contains(&revision) {
         return Err(Error::Usage(format!("revision {revision}: the store is at {}", now.revision)));

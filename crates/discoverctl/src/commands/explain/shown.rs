@@ -1,4 +1,4 @@
-//! What `explain` answers.
+//! The answer of `explain`: keys, lines, HAProxy's state and the verdicts. Pure.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -14,10 +14,10 @@ use crate::store::Store;
 use crate::upstreams::StoreView;
 use crate::verdict::{BalancerAnswer, Case, Keys};
 
-/// What `explain` answers.
+/// The answer of `explain`.
 #[derive(Debug, Serialize)]
 pub(super) struct Explanation {
-    /// `http-shop`.
+    /// The service's section: `http-shop`.
     id: String,
     /// The store's revision.
     revision: i64,
@@ -27,49 +27,48 @@ pub(super) struct Explanation {
     upstreams: Vec<Explained>,
     /// The keys below the service that no balancer can follow.
     unfollowed: Vec<UnfollowedKey>,
-    /// One upstream was asked about.
+    /// The operator asked for one upstream.
     #[serde(skip)]
     is_one: bool,
 }
 
-/// A key and what is read from it.
+/// A key and its parsed value.
 #[derive(Debug, Serialize)]
 struct KeyShown {
-    /// Relative to the prefix.
+    /// The key, relative to the prefix.
     key: String,
-    /// As it stands there.
+    /// The value in the store.
     value: String,
-    /// What it means; null where that can't be read.
+    /// The meaning of the value; null if it can't be read.
     parsed: Option<String>,
-    /// Why it can't.
+    /// Why the value, or a part of it, can't be read; null if it can.
     refused: Option<String>,
-    /// It hangs on a lease.
+    /// The key has a lease.
     lease: bool,
 }
 
-/// One upstream.
+/// One upstream with its keys and verdicts.
 #[derive(Debug, Serialize)]
 struct Explained {
-    /// Its id.
     id: String,
-    /// Its record and what is imposed on it.
+    /// Its record and its override.
     keys: Vec<KeyShown>,
-    /// What they ask for.
+    /// The state that the keys ask for.
     asked: StoreView,
-    /// What the store last had of its record, where it is gone.
+    /// The last value of its record; null if the record exists, or if no old value was found.
     last: Option<LastRecord>,
-    /// By balancer; one without a name where none lives.
+    /// By balancer. Without a live balancer it has one entry, whose name is null.
     balancers: Vec<AtBalancer>,
 }
 
-/// One balancer's part.
+/// One upstream at one balancer.
 #[derive(Debug, Serialize)]
 struct AtBalancer {
-    /// The balancer; null where none lives.
+    /// Null if no balancer lives.
     balancer: Option<String>,
-    /// The line in its haproxy.cfg.
+    /// The upstream's line in the balancer's haproxy.cfg.
     line: Option<String>,
-    /// What HAProxy makes of it.
+    /// HAProxy's state of the server, in words.
     haproxy: Option<String>,
     #[serde(flatten)]
     verdict: Verdict,
@@ -103,7 +102,7 @@ impl Explanation {
                 });
             }
             if is_one {
-                // Of a whole service's upstreams, none is looked for in the past.
+                // The search for old values takes several requests, so `explain SVC` doesn't search for each upstream.
                 balancers.iter_mut().for_each(|at| at.explain_no_record(last.get(id)));
             }
             let asked = keys.map(|keys| StoreView::from_keys(keys, id)).unwrap_or_default();
@@ -180,7 +179,7 @@ impl AtBalancer {
         }
     }
 
-    /// Says what a record that is gone was, as far as etcd's past tells.
+    /// Replaces the reason of a missing record by what etcd's older revisions tell.
     fn explain_no_record(&mut self, last: Option<&LastRecord>) {
         let reasons = self.verdict.because.iter_mut().chain(&mut self.verdict.also);
         let gone = reasons.filter(|reason| reason.cause == Cause::NoRecord);
@@ -232,7 +231,7 @@ impl Printable for Explanation {
         }
         blocks.extend([keys, lines].map(Block::Table));
         blocks.extend(unfollowed::keys_block(&self.unfollowed));
-        // Last, since scripts and people read the last line.
+        // The verdict comes last, because scripts and people read the last line.
         blocks.push(Block::Table(verdicts));
         blocks
     }

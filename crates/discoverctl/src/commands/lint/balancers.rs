@@ -1,4 +1,4 @@
-//! What is odd about the balancers: what they refuse, and where they don't agree.
+//! Faults of the balancers: their records, the keys that they refuse, and their disagreements.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -7,7 +7,7 @@ use discovery::Node;
 use super::asked::join_names;
 use super::{Finding, LintInput};
 
-/// `known` are the findings in the store itself: a balancer that refuses what can't be read is no news.
+/// Finds the faults. `known` are those of the store: if a value is unreadable, every balancer refuses it.
 pub(super) fn lint_balancers(scene: &LintInput, known: &[Finding]) -> Vec<Finding> {
     let mut findings = lint_balancer_keys(scene);
     findings.extend(lint_quarantined(scene, known));
@@ -15,7 +15,7 @@ pub(super) fn lint_balancers(scene: &LintInput, known: &[Finding]) -> Vec<Findin
     findings
 }
 
-/// What a balancer's key says of itself.
+/// Finds faults in the balancers' own records.
 fn lint_balancer_keys(scene: &LintInput) -> Vec<Finding> {
     let mut findings = Vec::new();
     for (node, said) in scene.store.balancers.records_by_node() {
@@ -42,11 +42,13 @@ fn lint_balancer_keys(scene: &LintInput) -> Vec<Finding> {
     findings
 }
 
-/// By key and reason, who refuses it: what stands below `balancers/`, and the API, which has it whole.
+/// Finds refused keys, and keys that only some balancers refuse. The API's list is complete. The list in a balancer's
+/// record may be cut.
 fn lint_quarantined(scene: &LintInput, known: &[Finding]) -> Vec<Finding> {
     let mut by_node: BTreeMap<&Node, BTreeMap<&str, &str>> = BTreeMap::new();
     for (node, said) in scene.store.balancers.records_by_node() {
-        // One that says nothing agrees with nobody; a list that is cut doesn't tell what is followed.
+        // A balancer without a record disagrees with none. A list that is cut doesn't tell which other keys are
+        // followed.
         let Some(said) = said.filter(|said| !said.more.contains("quarantined")) else { continue };
         let keys = said.quarantined.iter();
         by_node.insert(node, keys.map(|(key, reason)| (key.as_str(), reason.as_str())).collect());
@@ -81,7 +83,7 @@ fn lint_quarantined(scene: &LintInput, known: &[Finding]) -> Vec<Finding> {
     findings
 }
 
-/// Claims that different services hold on different balancers: who was there first there, holds it there.
+/// Finds claims that different services own at different balancers. The first claimant owns a claim at each balancer.
 fn lint_disputed_claims(scene: &LintInput) -> Vec<Finding> {
     let mut by_claim: BTreeMap<String, BTreeMap<String, BTreeSet<&Node>>> = BTreeMap::new();
     for (node, answer) in scene.services.iter().filter_map(|(node, it)| Some((node, it.as_ref().ok()?))) {

@@ -1,4 +1,4 @@
-//! Odd certificates: files that a balancer refuses, certificates that end soon, hosts that none is for.
+//! Faults of certificates: rejected files, certificates that end soon, hosts without one. Pure.
 
 use std::time::SystemTime;
 
@@ -6,7 +6,7 @@ use super::Finding;
 use crate::balancer_api::{Answers, Certificates};
 use crate::commands::certs::{EXPIRES_SOON_DAYS, days_left};
 
-/// The findings of all balancers, below their keys.
+/// Finds the faults of all balancers. Their keys are those of the balancers.
 pub(super) fn lint_certificates(answers: &Answers<Certificates>, now: SystemTime) -> Vec<Finding> {
     let answers = answers.iter().filter_map(|(node, it)| Some((format!("balancers/{node}"), it.as_ref().ok()?)));
     answers.flat_map(|(key, answer)| lint_certificates_of(&key, answer, now)).collect()

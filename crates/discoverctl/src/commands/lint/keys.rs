@@ -1,4 +1,4 @@
-//! What is odd about a key by itself.
+//! Faults of single keys. Pure.
 
 use std::collections::BTreeSet;
 
@@ -84,7 +84,7 @@ fn lint_values(service: &Service, findings: &mut Vec<Finding>) {
     }
 }
 
-/// Overrides of upstreams that have no record.
+/// Finds overrides of upstreams that have no record.
 fn lint_stray_overrides(scene: &LintInput, service_id: &ServiceId, service: &Service) -> Vec<Finding> {
     let stray = service.overrides().filter(|(id, _)| service.upstream(id).is_none());
     let finding = |(id, entry): (&UpstreamId, &Entry)| {
@@ -112,7 +112,7 @@ fn lint_unknown_fields(entry: &Entry, unknown: &UnknownFields) -> Option<Finding
     (!names.is_empty()).then(|| Finding::at_entry(entry, "unknown_field", what(), "take them out; nobody reads them"))
 }
 
-/// The ancestor's layout, where the current one says the same thing and counts.
+/// Finds keys in the ancestor's layout that a key in the current layout replaces.
 fn lint_layouts(service: &Service, findings: &mut Vec<Finding>) {
     let counts = |key: &Key| service.entries().any(|other| other.key == key.to_string());
     for entry in service.entries() {

@@ -1,4 +1,4 @@
-//! What is odd about a service as a whole.
+//! Faults of whole services. Pure.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -26,7 +26,7 @@ pub(super) fn lint_services(scene: &LintInput) -> Vec<Finding> {
     findings
 }
 
-/// No key says what the service answers for.
+/// Finds a service without a key that names its hosts or ports.
 fn lint_nameless(scene: &LintInput, id: &ServiceId, service: &Service) -> Option<Finding> {
     if id.is_default() || has_claim_key(service) {
         return None;
@@ -38,7 +38,7 @@ fn lint_nameless(scene: &LintInput, id: &ServiceId, service: &Service) -> Option
         scene.rows_of(id).iter().flat_map(|row| row.balancers.values()).any(|it| it.balanced == Some(true));
     let what = match (named.is_empty(), gets_requests) {
         (false, _) => format!("no {key} in the store; {} retains what it was", join_names(&named)),
-        // ACME's challenges do, or those of an operator's own frontend.
+        // The service gets requests all the same: ACME's challenges, or those of an operator's own frontend.
         (true, true) => return None,
         (true, false) if scene.list_served(id).next().is_none() => format!("no {key}"),
         (true, false) => format!("no {key}: no request finds it"),
@@ -46,7 +46,7 @@ fn lint_nameless(scene: &LintInput, id: &ServiceId, service: &Service) -> Option
     Some(Finding::new(id.folder_path(), "no_domain", what, format!("discoverctl set {} {key} VALUE", id.name)))
 }
 
-/// The service has no record of an upstream. A balancer may retain some all the same.
+/// Finds a service without a record. A balancer may retain upstreams of it all the same.
 fn lint_without_record(scene: &LintInput, id: &ServiceId, service: &Service) -> Option<Finding> {
     if service.upstreams().next().is_some() {
         return None;
@@ -64,7 +64,7 @@ fn lint_without_record(scene: &LintInput, id: &ServiceId, service: &Service) -> 
     Some(Finding::new(id.folder_path(), "no_upstream", what, todo))
 }
 
-/// Active colors that no upstream has.
+/// Finds active colors without an upstream.
 fn lint_empty_colors(scene: &LintInput, id: &ServiceId, service: &Service) -> Option<Finding> {
     let field = service.setting(SettingName::Active)?;
     let Ok(Setting::Active(active)) = &field.value else { return None };
@@ -81,7 +81,7 @@ fn lint_empty_colors(scene: &LintInput, id: &ServiceId, service: &Service) -> Op
     (!empty.is_empty()).then(|| Finding::at_entry(&field.entry, "color_without_upstream", what(), todo))
 }
 
-/// Records of one service with one address.
+/// Finds records of one service that have the same address.
 fn lint_double_addresses(service: &Service) -> Vec<Finding> {
     let mut by_address: BTreeMap<&UpstreamAddress, Vec<&discovery::Entry>> = BTreeMap::new();
     for (_, field) in service.upstreams() {
@@ -105,7 +105,7 @@ fn lint_double_addresses(service: &Service) -> Vec<Finding> {
     findings
 }
 
-/// Claims that several services make. Only a balancer knows which of them has it.
+/// Finds claims of several services. Only a balancer knows the owner.
 fn lint_rivals(scene: &LintInput, claim: &Claim, ids: &[&ServiceId]) -> Vec<Finding> {
     let owners = describe_owners(scene, claim);
     let finding = |id: &&ServiceId| {
@@ -121,7 +121,7 @@ fn lint_rivals(scene: &LintInput, claim: &Claim, ids: &[&ServiceId]) -> Vec<Find
     ids.iter().map(finding).collect()
 }
 
-/// Which service has a claim at which balancer.
+/// Describes the owner of a claim at each balancer.
 fn describe_owners(scene: &LintInput, claim: &Claim) -> String {
     let mut by_owner: BTreeMap<&str, BTreeSet<_>> = BTreeMap::new();
     let answers = scene.services.iter().filter_map(|(node, it)| Some((node, it.as_ref().ok()?)));

@@ -1,4 +1,4 @@
-//! `--before` and `--after`: a command of the operator's.
+//! Runs the operator's commands of `--before` and `--after`.
 
 use std::os::fd::AsFd as _;
 use std::process::Stdio;
@@ -7,22 +7,22 @@ use nix::sys::signal::{Signal, killpg};
 use nix::unistd::Pid;
 use tokio::process::{Child, Command};
 
-/// What the command is told, by environment.
+/// The environment variables of the command.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct HookEnv {
-    /// The service's name.
+    /// `DISCOVER_SERVICE`, the service's own name.
     pub(crate) service: String,
-    /// The new color.
+    /// `DISCOVER_COLOR`, the new color.
     pub(crate) color: String,
-    /// Its upstreams' addresses, separated by blanks.
+    /// `DISCOVER_UPSTREAMS`, the new color's addresses, separated by blanks.
     pub(crate) upstreams: String,
-    /// The service's first host; empty where it has none.
+    /// `DISCOVER_DOMAIN`, the service's first host; empty if it has none.
     pub(crate) domain: String,
-    /// The host that previews the new color; empty where there is no preview.
+    /// `DISCOVER_PREVIEW`, the host that previews the new color; empty if there is no preview.
     pub(crate) preview: String,
 }
 
-/// A command that runs. It and what it started end with this.
+/// A running command. Dropping it ends the command with its whole process group.
 struct RunningHook(Child, Option<Pid>);
 
 impl Drop for RunningHook {
@@ -33,10 +33,10 @@ impl Drop for RunningHook {
     }
 }
 
-/// Runs it to its end; what it prints goes to standard error. An error says why it failed.
+/// Runs a command until it ends. Its output goes to standard error. The error says why it failed.
 pub(crate) async fn run_hook(option: &str, command: &str, told: &HookEnv) -> Result<(), String> {
     let failed = |why: String| format!("{option} failed ({command}): {why}");
-    // Standard output is the answer's.
+    // Standard output belongs to the answer of discoverctl.
     let out = std::io::stderr().as_fd().try_clone_to_owned().map_err(|error| failed(error.to_string()))?;
     let child = Command::new("sh")
         .args(["-c", command])
@@ -47,7 +47,8 @@ pub(crate) async fn run_hook(option: &str, command: &str, told: &HookEnv) -> Res
         .env("DISCOVER_PREVIEW", &told.preview)
         .stdin(Stdio::null())
         .stdout(out)
-        // Ctrl-C is for the switch to see first: it ends the command's whole group.
+        // In a group of its own the command doesn't get the terminal's Ctrl-C. The switch gets it first, and then ends
+        // the group.
         .process_group(0)
         .spawn()
         .map_err(|error| failed(error.to_string()))?;

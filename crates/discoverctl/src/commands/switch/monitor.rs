@@ -1,4 +1,4 @@
-//! Watching the new color through the balancers' API.
+//! Watches the new color through the balancers' API.
 
 use std::collections::BTreeSet;
 use std::time::Duration;
@@ -15,16 +15,17 @@ use crate::error::Error;
 use crate::progress::Progress;
 use crate::store::Store;
 
-/// How often the balancers are asked.
+/// The interval between two samples.
 const SAMPLE_INTERVAL: Duration = Duration::from_secs(1);
-/// HAProxy answers nobody while it is restarted, and a restart has to do with another service more often than not.
+/// HAProxy doesn't answer during a restart, which mostly concerns another service. So a short silence isn't held
+/// against the color.
 const MAX_SILENCE: Duration = Duration::from_secs(5);
 
-/// The balancers, and what was counted.
+/// The balancers, and the counts of the current step.
 pub(super) struct Monitor<'a> {
     ctl: &'a Context,
     api: BalancerApi,
-    /// Those that lived when the switch began.
+    /// The balancers that lived when the switch began.
     nodes: BTreeSet<Node>,
     path: String,
     color: Color,
@@ -45,10 +46,10 @@ impl<'a> Monitor<'a> {
         Ok(Self { ctl, api: fleet, nodes, path, color: color.clone(), limits, counts: StepCounts::default() })
     }
 
-    /// Begins to count for a step.
+    /// Begins a step's counts.
     ///
     /// # Errors
-    /// With a limit, why a balancer can't be judged: requests before its first answer would not be counted.
+    /// With a limit, the reason why a balancer can't be judged. Requests before its first answer would not be counted.
     pub(super) async fn begin_step(&mut self) -> Result<(), String> {
         let begun = Instant::now();
         while let Err(gone) = self.take_sample().await {
@@ -64,7 +65,7 @@ impl<'a> Monitor<'a> {
         Ok(())
     }
 
-    /// Watches for so long, unless there is something against it; the words say what.
+    /// Watches a step for `every`. Returns early if a limit is exceeded or can't be judged, with the reason.
     pub(super) async fn watch_step(&mut self, every: Duration) -> (Event, String) {
         let (mut progress, end) = (Progress::new(), Instant::now() + every);
         let mut seen = Instant::now();
@@ -83,7 +84,8 @@ impl<'a> Monitor<'a> {
             if let Err(words) = sum.check_limits(self.limits) {
                 return (Event::LimitExceeded, words);
             }
-            // A step passes only with every balancer's counters of its end: what was not seen may have failed.
+            // A step passes only with every balancer's counters from its end, because requests that were not counted
+            // may have failed.
             if Instant::now() >= end && !is_blind {
                 return (Event::StepEnded, String::new());
             }
@@ -92,12 +94,12 @@ impl<'a> Monitor<'a> {
         }
     }
 
-    /// What came of the step so far.
+    /// The counts of the step so far.
     pub(super) fn step_sum(&self) -> StepSum {
         self.counts.sum_up()
     }
 
-    /// What is still open on the upstreams of other colors; None where a balancer can't say.
+    /// The number of open sessions on other colors' upstreams; None if a balancer can't tell.
     pub(super) async fn sessions_left(&mut self) -> Option<u64> {
         let answers: Answers<ServiceInFull> = self.api.ask_all(&self.path).await;
         if answers.is_empty() || colors::find_unjudged(&answers).is_some() {
@@ -110,7 +112,7 @@ impl<'a> Monitor<'a> {
     }
 
     async fn take_sample(&mut self) -> Result<(), Unjudged> {
-        // etcd away takes nobody's sight: the balancers are where they were.
+        // If etcd doesn't answer, the balancers are still where they were.
         if let Ok(snapshot) = self.ctl.client.read_snapshot("balancers").await {
             let balancers = BalancerRecords::from_snapshot(&snapshot);
             if let Some(node) = self.nodes.iter().find(|node| balancers.records_by_node().all(|(it, _)| it != *node)) {
@@ -127,10 +129,10 @@ impl<'a> Monitor<'a> {
     }
 }
 
-/// A balancer that doesn't say.
+/// The reason why a balancer can't be judged.
 struct Unjudged {
     words: String,
-    /// Its key is gone: its lease was long enough.
+    /// The balancer's key is gone. Its lease has lasted long enough, so there is no further grace.
     is_final: bool,
 }
 

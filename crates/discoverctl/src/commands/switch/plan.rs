@@ -1,4 +1,4 @@
-//! What a switch will write, decided before anything is. Pure.
+//! The plan of a switch, decided before anything is written. Pure.
 
 use std::str::FromStr;
 
@@ -7,7 +7,7 @@ use discovery::{Active, Color, Service};
 use crate::colors;
 use crate::error::Error;
 
-/// `--steps 10,50,100`: hundredths of the traffic, each more than the one before.
+/// `--steps 10,50,100`: the share of each step in percent, in rising order.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Steps(Vec<u32>);
 
@@ -25,19 +25,19 @@ impl FromStr for Steps {
     }
 }
 
-/// What is written one after the other, and what stood before.
+/// The values that a switch writes, and the value before.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Plan {
-    /// The new color.
+    /// The color to make active.
     pub(crate) color: Color,
-    /// Each step's hundredths and value.
+    /// The share in percent and the value of each step.
     pub(crate) steps: Vec<(u32, Active)>,
-    /// What was active; None where nothing was set.
+    /// The active colors before; None if none were set.
     pub(crate) before: Option<Active>,
 }
 
 impl Plan {
-    /// The steps of a switch.
+    /// Plans the steps of a switch.
     pub(crate) fn new(service: &Service, color: &Color, steps: &Steps) -> Result<Self, Error> {
         let before = colors::read_active(service)?;
         let others: Vec<(Color, u32)> = match &before {
@@ -53,8 +53,8 @@ impl Plan {
     }
 }
 
-/// Where no color is active, every upstream serves: the rest is shared by the other colors, as many parts as they have
-/// upstreams. Those without a color can have no part.
+/// Counts the upstreams of each other color if no color is active. Every upstream serves then, so the others share the
+/// rest by their numbers. Upstreams without a color can't have a share, and a partial step is refused.
 fn count_other_colors(service: &Service, color: &Color, steps: &Steps) -> Result<Vec<(Color, u32)>, Error> {
     let is_partial = steps.0.iter().any(|percent| *percent < 100);
     if is_partial && !colors::find_ready(service, None).is_empty() {

@@ -1,4 +1,4 @@
-//! Carrying a switch out: `state` says what to do, this does it and says what came of it.
+//! Carries out a switch. `state` decides the next action. This module does it and reports the result as an event.
 
 use discovery::{Active, ServiceId};
 
@@ -17,7 +17,7 @@ use crate::error::Outcome;
 use crate::store::Store;
 use crate::wait::{goal_of_write, wait_until_followed};
 
-/// A switch under way.
+/// A switch that is being carried out.
 pub(super) struct SwitchRun<'a> {
     ctl: &'a Context,
     plan: Plan,
@@ -27,12 +27,12 @@ pub(super) struct SwitchRun<'a> {
     signals: Signals,
     active: ActiveKey,
     report: SwitchReport,
-    /// An error of etcd's that isn't its absence.
+    /// The error if etcd refused a write for certain.
     write_refusal: Option<registry::Error>,
 }
 
 impl<'a> SwitchRun<'a> {
-    /// Nothing is done yet.
+    /// Writes nothing yet.
     pub(super) fn new(
         ctl: &'a Context,
         store: &Store,
@@ -59,7 +59,7 @@ impl<'a> SwitchRun<'a> {
         })
     }
 
-    /// Does it, to an end.
+    /// Runs the switch until it ends.
     pub(super) async fn run(mut self) -> Result<Outcome, Error> {
         let mut state = State::BeforeHook { left: self.plan.steps.len() };
         let mut event = self.run_before_hook().await;
@@ -192,7 +192,7 @@ impl<'a> SwitchRun<'a> {
         Ok(event)
     }
 
-    /// What the step came to.
+    /// Notes and prints the step's counts.
     fn end_step(&mut self) {
         let sum = self.monitor.step_sum();
         self.update_last_step(|step| step.sum = sum);
@@ -205,7 +205,7 @@ impl<'a> SwitchRun<'a> {
         }
     }
 
-    /// The first reason is the one that counts, but for what happens on the way back.
+    /// Keeps the first reason, which caused the rest. A failed rollback adds to it.
     fn set_reason(&mut self, why: String) {
         if self.report.reason.is_none() && !why.is_empty() {
             self.report.reason = Some(why);
@@ -273,7 +273,7 @@ impl<'a> SwitchRun<'a> {
         }
     }
 
-    /// How to go on from here, or back.
+    /// Describes the commands that continue from here, or go back.
     fn describe_ways(&self) -> String {
         let (service, color) = (&self.hook_env.service, &self.plan.color);
         let left = self.plan.steps.iter().skip(self.report.steps.len()).map(|(percent, _)| percent.to_string());

@@ -1,4 +1,4 @@
-//! Signals, as a switch takes them.
+//! Ctrl-C and SIGTERM as events of a switch.
 
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
@@ -13,14 +13,14 @@ pub(super) struct Signals {
 }
 
 impl Signals {
-    /// Listens from now on; `is_undone` as --undo-on-interrupt has it.
+    /// Takes both signals from their default action. `is_undone` is --undo-on-interrupt.
     pub(super) fn new(is_undone: bool) -> Result<Self, Error> {
         let listen = |kind| signal(kind).map_err(|error| Error::Failed(format!("signals: {error}")));
         let event = if is_undone { Event::UndoRequested } else { Event::Interrupted };
         Ok(Self { interrupt: listen(SignalKind::interrupt())?, terminate: listen(SignalKind::terminate())?, event })
     }
 
-    /// The next of them, as the switch takes it.
+    /// Waits for the next signal.
     pub(super) async fn next(&mut self) -> Event {
         tokio::select! { _ = self.interrupt.recv() => self.event, _ = self.terminate.recv() => self.event }
     }

@@ -1,88 +1,88 @@
-//! The course of a switch, as a pure function. `SWITCH.md` is printed from it by a test.
+//! The course of a switch, as a pure function. A test prints it to `SWITCH.md`.
 
-/// Where it stands. `left` counts the steps behind this one.
+/// The state of a switch. `left` is the number of steps after this one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum State {
-    /// Nothing is written; `--before` runs, if there is one.
+    /// Nothing is written yet. `--before` runs, if it was given.
     BeforeHook { left: usize },
     /// A step is being written.
     Writing { left: usize },
-    /// The balancers are waited for.
+    /// The step is written, and the balancers have to follow.
     Following { left: usize },
-    /// The new color serves its share, and is watched.
+    /// The new color has its share, and is watched.
     Watching { left: usize },
-    /// The last step is over; `--after` runs, if there is one.
+    /// The last step is over. `--after` runs, if it was given.
     AfterHook,
-    /// What was active before is being written again.
+    /// The value from before the switch is being written.
     RollingBack,
-    /// The balancers are waited for once more.
+    /// That value is written, and the balancers have to follow.
     AwaitingRollback,
     /// Ended: nothing was written.
     Unchanged,
     /// Ended: the last step stands.
     Done,
-    /// Ended: what was active before is active again.
+    /// Ended: the value from before the switch is active again.
     RolledBack,
-    /// Ended: the step stands that stood when it was interrupted.
+    /// Ended: the step that was active at the signal stands.
     Stopped,
-    /// Ended: somebody else wrote `active`, and theirs stands.
+    /// Ended: another client wrote `active`, and its value stands.
     Conflict,
-    /// Ended: etcd didn't say what became of a write.
+    /// Ended: etcd didn't say if a write was done.
     WriteUnknown,
 }
 
-/// What can happen. Where there is no `--before` or no `--after`, it passes at once.
+/// An event of a switch. A hook that wasn't given passes at once.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Event {
-    /// The command succeeded.
+    /// The hook succeeded.
     Passed,
-    /// The command failed.
+    /// The hook failed.
     Failed,
-    /// The write was done.
+    /// The write is done.
     Written,
-    /// etcd didn't say, for as long as balancers are waited for.
+    /// etcd didn't say before --timeout if the write was done.
     WriteUnknown,
-    /// All live balancers follow.
+    /// All live balancers follow the write.
     Followed,
-    /// A balancer refuses, or doesn't follow in time.
+    /// A balancer refuses the value, or doesn't follow before --timeout.
     NotFollowed,
-    /// The step's time is over, and nothing was found against it.
+    /// The step's time is over, and no limit was exceeded.
     StepEnded,
     /// Too many requests failed, or they took too long.
     LimitExceeded,
-    /// It can't be judged: a balancer has gone, or its API can't be asked, and a limit was given.
+    /// A limit can't be judged: a balancer's key is gone, or its API can't be asked.
     Unjudged,
-    /// Somebody else wrote `active`.
+    /// Another client wrote `active`.
     Conflict,
-    /// A signal, which leaves things as they stand.
+    /// A signal without --undo-on-interrupt came.
     Interrupted,
-    /// A signal with `--undo-on-interrupt`.
+    /// A signal with --undo-on-interrupt came.
     UndoRequested,
 }
 
-/// What to do about it; each ends in the next event.
+/// An action of a switch. Each action ends with an event.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Action {
-    /// Write the next step.
+    /// Write the next step's value.
     WriteStep,
-    /// Wait for the balancers.
+    /// Wait until the balancers follow.
     AwaitBalancers,
-    /// Watch the new color for a while.
+    /// Watch the new color for --every.
     Watch,
-    /// Run `--after`.
+    /// Run the command of `--after`.
     RunAfter,
-    /// Write what was active before.
+    /// Write the value from before the switch.
     WriteRollback,
 }
 
-/// The next state, and what to do there. An event that means nothing in a state changes nothing.
+/// Decides the next state and the action there. An event without a meaning in a state changes nothing.
 pub(crate) fn step(state: State, event: Event) -> (State, Option<Action>) {
     use {Action as A, Event as E, State as S};
     match (state, event) {
         (S::BeforeHook { left }, E::Passed) => (S::Writing { left: left.saturating_sub(1) }, Some(A::WriteStep)),
         (S::BeforeHook { .. }, E::Failed | E::Interrupted | E::UndoRequested) => (S::Unchanged, None),
 
-        // Before the write: counting can't begin.
+        // The first sample failed before the write, so the step's requests can't be counted.
         (S::Writing { .. }, E::Unjudged) => (S::RollingBack, Some(A::WriteRollback)),
         (S::Writing { left }, E::Written) => (S::Following { left }, Some(A::AwaitBalancers)),
         (S::Following { left }, E::Followed) => (S::Watching { left }, Some(A::Watch)),
@@ -94,7 +94,7 @@ pub(crate) fn step(state: State, event: Event) -> (State, Option<Action>) {
         (S::Watching { .. }, E::LimitExceeded | E::Unjudged) => (S::RollingBack, Some(A::WriteRollback)),
         (S::AfterHook, E::Failed) => (S::RollingBack, Some(A::WriteRollback)),
         (S::RollingBack, E::Written) => (S::AwaitingRollback, Some(A::AwaitBalancers)),
-        // What was active before is written; a second signal doesn't wait for the balancers.
+        // The old value is written already, so a second signal ends the wait for the balancers.
         (S::AwaitingRollback, E::Followed | E::NotFollowed | E::Interrupted | E::UndoRequested) => {
             (S::RolledBack, None)
         }
@@ -121,7 +121,7 @@ pub(crate) fn step(state: State, event: Event) -> (State, Option<Action>) {
 
 #[cfg(test)]
 impl State {
-    /// Whether nothing comes after it.
+    /// No state follows this one.
     pub(crate) fn is_end(self) -> bool {
         use State as S;
         matches!(self, S::Unchanged | S::Done | S::RolledBack | S::Stopped | S::Conflict | S::WriteUnknown)
