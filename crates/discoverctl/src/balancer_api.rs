@@ -3,7 +3,6 @@
 //! Asks all balancers at once, and accepts an answer only from the balancer that it asked. Decides nothing about an
 //! answer.
 
-mod api;
 mod identity;
 
 use std::collections::BTreeMap;
@@ -15,7 +14,7 @@ use futures_util::future::join_all;
 use reqwest::{Certificate, Identity};
 use serde::de::DeserializeOwned;
 
-pub(crate) use api::{
+pub(crate) use discovery::balancer_api::{
     Certificates, Quarantine, ServedBy, Service, ServiceInFull, Services, Status, Traffic, Upstream, Upstreams,
 };
 
@@ -39,6 +38,19 @@ pub(crate) trait ApiAnswer: DeserializeOwned {
     /// The value to use if the balancer answers 404; None if that is an error.
     fn answer_if_unknown() -> Option<Self> {
         None
+    }
+}
+
+impl ApiAnswer for Certificates {}
+impl ApiAnswer for Quarantine {}
+impl ApiAnswer for Services {}
+impl ApiAnswer for Status {}
+impl ApiAnswer for Upstreams {}
+
+impl ApiAnswer for ServiceInFull {
+    fn answer_if_unknown() -> Option<Self> {
+        // A new service is in the store before the balancer has heard of it. It has no upstream there yet.
+        Some(Self::default())
     }
 }
 

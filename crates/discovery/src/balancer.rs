@@ -2,6 +2,8 @@
 //!
 //! Whoever waits for balancers reads it. Garbage is a balancer that acknowledges nothing; it is never taken for a yes.
 
+pub mod api;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 

@@ -6,6 +6,7 @@
 
 use std::net::IpAddr;
 
+use discovery::balancer_api::Identity;
 use discovery::{BalancerRecord, Node};
 use reqwest::Url;
 use serde::Deserialize;
@@ -22,15 +23,6 @@ pub(super) struct AskedBalancer {
     pub(super) url: Result<String, &'static str>,
     /// The confgen process that wrote the key; None from a confgen that doesn't say.
     pub(super) instance: Option<String>,
-}
-
-#[derive(Clone, Debug, Default, Deserialize)]
-#[serde(default)]
-struct Identity {
-    node: String,
-    cluster: Option<String>,
-    prefix: String,
-    instance: String,
 }
 
 /// The part of every answer that names its origin; None from an older confgen.

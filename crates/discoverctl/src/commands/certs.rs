@@ -164,7 +164,7 @@ fn list_rows(node: &str, answer: &Certificates, now: SystemTime) -> Vec<Row> {
         default: true,
         certificates: default.iter().cloned().map(served).collect(),
     }];
-    for host in answer.hosts.iter().flatten() {
+    for host in answer.hosts.iter() {
         let by = if host.default { default.clone() } else { host.certificates.clone() };
         rows.push(Row {
             host: Some(host.host.clone()),

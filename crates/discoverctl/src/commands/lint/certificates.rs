@@ -30,7 +30,7 @@ fn lint_certificates_of(key: &str, answer: &Certificates, now: SystemTime) -> Ve
         let what = format!("{} for {} {when}, and no better one is there", it.file, it.names.join(", "));
         findings.push(Finding::new(key, kind, what, "see why it has not been renewed"));
     }
-    for host in answer.hosts.iter().flatten().filter(|host| host.default && host.tls != "both") {
+    for host in answer.hosts.iter().filter(|host| host.default && host.tls != "both") {
         let what = format!("no certificate is for {} of {}: clients get the default one", host.host, host.service);
         let todo = "add a certificate, or take the host out of `domain`";
         findings.push(Finding::new(key, "no_certificate", what, todo));
