@@ -3,6 +3,7 @@
 
 mod exit_codes;
 mod keys;
+mod names;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{read_dir, read_to_string};
@@ -91,7 +92,7 @@ fn every_metric_is_documented() {
 }
 
 /// Who runs the blocks below a heading: a test's file in this folder or in a crate, or else why there is no command.
-const BLOCKS: [(&str, &[(&str, &str)]); 34] = [
+const BLOCKS: [(&str, &[(&str, &str)]); 36] = [
     (
         "README.md",
         &[
@@ -103,6 +104,7 @@ const BLOCKS: [(&str, &[(&str, &str)]); 34] = [
         ],
     ),
     ("CONTRIBUTING.md", &[("Build and test", "make's targets"), ("Run one test", "they run tests")]),
+    ("docs/announce.md", &[]),
     (
         "docs/ansible.md",
         &[
@@ -128,6 +130,7 @@ const BLOCKS: [(&str, &[(&str, &str)]); 34] = [
             ("Only for apps", "tutorial/howto.rs"),
         ],
     ),
+    ("docs/behaviour.md", &[("A store that is wiped or restored", "the command that the log names; store.rs runs it")]),
     (
         "docs/debug.md",
         &[
