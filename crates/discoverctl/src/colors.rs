@@ -6,7 +6,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use discovery::{Active, Color, Service, SettingName, Upstream, UpstreamId, UpstreamState};
 
-use crate::balancer_api::{Answers, ServiceInFull, Traffic};
+use crate::balancer_api::{self, Answers, ServiceInFull, Traffic};
 use crate::error::Error;
 
 /// The largest share with which a color can be written (`discovery::Active`).
@@ -25,16 +25,14 @@ pub(crate) struct Health {
 /// Finds the upstreams of a color that would take requests if the color were active. Their records say `ready`, and no
 /// override takes them out.
 pub(crate) fn find_ready(service: &Service, color: Option<&Color>) -> BTreeSet<UpstreamId> {
-    let is_out = |id: &UpstreamId| {
-        let imposed = service.override_of(id).and_then(|field| field.value.as_ref().ok());
-        imposed.is_some_and(|it| it.state.is_some() || it.weight.is_some_and(|weight| weight.get() == 0))
-    };
-    let ready = find_records(service, color).filter(|(id, it)| {
-        let weighs =
-            service.override_of(id).is_some_and(|field| field.value.as_ref().is_ok_and(|it| it.weight.is_some()));
-        it.state == UpstreamState::Ready && (weighs || it.weight.get() > 0) && !is_out(id)
-    });
+    let ready = find_records(service, color).filter(|(id, record)| is_ready(service, id, record));
     ready.map(|(id, _)| id.clone()).collect()
+}
+
+fn is_ready(service: &Service, id: &UpstreamId, record: &Upstream) -> bool {
+    let imposed = service.override_of(id).and_then(|field| field.value.as_ref().ok());
+    let weight = imposed.and_then(|it| it.weight).unwrap_or(record.weight);
+    record.state == UpstreamState::Ready && imposed.is_none_or(|it| it.state.is_none()) && weight.get() > 0
 }
 
 /// Finds the good records of a color's upstreams. `None` stands for upstreams without a color.
@@ -69,14 +67,19 @@ pub(crate) fn read_active(service: &Service) -> Result<Option<Active>, Error> {
 
 /// Counts the healthy ones of these upstreams at each balancer.
 pub(crate) fn count_healthy(answers: &Answers<ServiceInFull>, ids: &BTreeSet<UpstreamId>) -> Health {
-    let count = |service: &ServiceInFull| {
-        let is_one = |id: &str| ids.iter().any(|it| it.as_str() == id);
-        let up = |it: &&crate::balancer_api::Upstream| is_one(&it.id) && it.haproxy.as_ref().is_some_and(is_healthy);
-        service.haproxy_error.is_none().then(|| service.upstreams.iter().filter(up).count())
-    };
-    let healthy = answers.iter().map(|(node, it)| (node.to_string(), it.as_ref().ok().and_then(count)));
-    let silent = answers.iter().filter_map(|(node, answer)| Some((node.to_string(), unasked_reason(answer)?)));
-    Health { healthy: healthy.collect(), unknown: silent.collect() }
+    let mut health = Health::default();
+    for (node, answer) in answers {
+        let reason = unasked_reason(answer);
+        let upstreams = answer.iter().filter(|_| reason.is_none()).map(|service| &service.upstreams);
+        health.healthy.insert(node.to_string(), upstreams.map(|all| count_up(all, ids)).next());
+        health.unknown.extend(reason.map(|reason| (node.to_string(), reason)));
+    }
+    health
+}
+
+fn count_up(upstreams: &[balancer_api::Upstream], ids: &BTreeSet<UpstreamId>) -> usize {
+    let named = upstreams.iter().filter(|it| ids.iter().any(|id| id.as_str() == it.id));
+    named.filter(|it| it.haproxy.as_ref().is_some_and(is_healthy)).count()
 }
 
 /// Why a balancer can't tell how HAProxy's checks find a service's upstreams; None if it can.
@@ -111,7 +114,7 @@ impl Health {
             return Ok(());
         }
         if self.healthy.is_empty() {
-            let words = "no balancer lives, so nobody knows whether";
+            let words = "no balancer lives, so it isn't known whether";
             return Err(Error::NoBalancer(format!(
                 "{words} {color} works; nothing was changed (--force does it anyway)"
             )));
@@ -153,8 +156,12 @@ pub(crate) fn plan_shares(color: &Color, percent: u32, others: &[(Color, u32)]) 
         shares.push((color, percent * total.max(1)));
     }
     let largest = shares.iter().map(|(_, share)| *share).max().unwrap_or(1);
-    let fit = |share: u64| if largest > MAX_SHARE { (share * MAX_SHARE / largest).max(1) } else { share };
-    let words: Vec<String> = shares.iter().map(|(color, share)| format!("{color}={}", fit(*share))).collect();
+    if largest > MAX_SHARE {
+        for (_, share) in &mut shares {
+            *share = (*share * MAX_SHARE / largest).max(1);
+        }
+    }
+    let words: Vec<String> = shares.iter().map(|(color, share)| format!("{color}={share}")).collect();
     words.join(" ").parse().map_err(|refusal| Error::Failed(format!("{}: {refusal}", words.join(" "))))
 }
 

@@ -5,7 +5,6 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::OsString;
-use std::fmt;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::str::FromStr as _;
@@ -90,13 +89,12 @@ struct ConfigPaths {
 
 impl ConfigPaths {
     fn from_environment(variable: impl Fn(&str) -> Option<OsString>) -> Self {
-        let path = |name: &str| variable(name).map(PathBuf::from);
-        let home = path("HOME");
-        if let Some(instead) = path(INSTEAD_VARIABLE) {
-            return Self { home, files: Vec::new(), instead: Some(instead) };
+        let home = variable("HOME").map(PathBuf::from);
+        if let Some(instead) = variable(INSTEAD_VARIABLE) {
+            return Self { home, files: Vec::new(), instead: Some(instead.into()) };
         }
         // A relative path is invalid there and must be ignored (XDG Base Directory Specification 0.8).
-        let folder = path("XDG_CONFIG_HOME").filter(|path| path.is_absolute());
+        let folder = variable("XDG_CONFIG_HOME").map(PathBuf::from).filter(|path| path.is_absolute());
         let user = folder.or_else(|| Some(home.as_ref()?.join(".config"))).map(|folder| folder.join(USER_FILE));
         Self { home, files: user.into_iter().chain([HOST_FILE.into()]).collect(), instead: None }
     }
@@ -144,11 +142,13 @@ impl Config {
     /// Makes the files' values the options' defaults, except groups of which the command line or the environment sets
     /// an option. `given` is the result of parsing without the files.
     pub(crate) fn apply_defaults(&self, mut command: clap::Command, given: &ArgMatches) -> clap::Command {
-        // A password on the command line or in the environment replaces the file's password, and belongs to the file's
-        // user.
-        let is_beaten =
-            |key: &str| is_group_given(given, key) || (key == "password-file" && is_option_given(given, "password"));
-        for (key, Value { words, .. }) in self.0.iter().filter(|(key, _)| !is_beaten(key)) {
+        for (key, Value { words, .. }) in &self.0 {
+            // A password on the command line or in the environment replaces the file's password, and belongs to the
+            // file's user.
+            let has_password = *key == "password-file" && is_option_given(given, "password");
+            if has_password || is_group_given(given, key) {
+                continue;
+            }
             // `--help` shows defaults, and `user` may hold a password.
             command =
                 command.mut_arg(clap_id(key), |arg: Arg| arg.default_values(words.clone()).hide_default_value(true));
@@ -172,10 +172,7 @@ impl Config {
         let words =
             matches.get_raw(&id).map(|words| words.map(|it| it.to_string_lossy().into_owned()).collect::<Vec<_>>());
         let value = words.map(|words| words.join(","));
-        let hidden = |value: String| match value.split_once(':') {
-            Some((name, _)) if kind == Kind::User => format!("{name}:…"),
-            _ => value,
-        };
+        let value = value.map(|value| if kind == Kind::User { hide_password(&value) } else { value });
         let variable = command.get_arguments().find(|arg| arg.get_id() == id.as_str()).and_then(Arg::get_env);
         let source = match matches.value_source(&id) {
             Some(ValueSource::CommandLine) => format!("--{key}"),
@@ -186,8 +183,13 @@ impl Config {
             },
             None => "–".to_owned(),
         };
-        EffectiveOption { key, value: value.map(hidden), source }
+        EffectiveOption { key, value, source }
     }
+}
+
+/// Hides the password of `name:password`.
+fn hide_password(user: &str) -> String {
+    user.split_once(':').map_or_else(|| user.to_owned(), |(name, _)| format!("{name}:…"))
 }
 
 /// Names an option as clap does.
@@ -228,20 +230,18 @@ type Words = Vec<(&'static str, Vec<String>)>;
 
 /// Parses a file into keys and their values. An empty value counts as none.
 fn parse_file(path: &Path, bytes: &[u8], home: Option<&Path>) -> Result<Words, Error> {
-    let at = |place: usize, what: &dyn fmt::Display| {
-        let line = 1 + bytes.iter().take(place).filter(|byte| **byte == b'\n').count();
-        Error::Usage(format!("{} line {line}: {what}", path.display()))
-    };
-    let text = std::str::from_utf8(bytes).map_err(|error| at(error.valid_up_to(), &"it is no UTF-8"))?;
-    let table: BTreeMap<Spanned<String>, Spanned<toml::Value>> =
-        toml::from_str(text).map_err(|error| at(error.span().map_or(0, |span| span.start), &error.message()))?;
+    let source = Source { path, bytes };
+    let text = std::str::from_utf8(bytes).map_err(|error| source.error_at(error.valid_up_to(), "it is no UTF-8"))?;
+    let table: BTreeMap<Spanned<String>, Spanned<toml::Value>> = toml::from_str(text)
+        .map_err(|error| source.error_at(error.span().map_or(0, |span| span.start), error.message()))?;
     let mut found = Words::new();
     for (key, value) in table {
         let place = key.span().start;
         let Some((name, kind, _)) = KEYS.iter().find(|(name, ..)| name == key.get_ref()) else {
-            return Err(at(place, &describe_unknown_key(key.get_ref())));
+            return Err(source.error_at(place, &describe_unknown_key(key.get_ref())));
         };
-        let words = parse_value(*kind, value.get_ref()).map_err(|why| at(place, &format!("{name}: {why}")))?;
+        let words =
+            parse_value(*kind, value.get_ref()).map_err(|why| source.error_at(place, &format!("{name}: {why}")))?;
         let words: Vec<String> = words
             .into_iter()
             .map(|word| if *kind == Kind::Path { resolve_path(&word, path, home) } else { word })
@@ -251,6 +251,20 @@ fn parse_file(path: &Path, bytes: &[u8], home: Option<&Path>) -> Result<Words, E
         }
     }
     Ok(found)
+}
+
+/// A file's text, for the line numbers of errors.
+struct Source<'a> {
+    path: &'a Path,
+    bytes: &'a [u8],
+}
+
+impl Source<'_> {
+    /// An error in the line that has the byte at this offset.
+    fn error_at(&self, offset: usize, words: &str) -> Error {
+        let line = 1 + self.bytes.iter().take(offset).filter(|byte| **byte == b'\n').count();
+        Error::Usage(format!("{} line {line}: {words}", self.path.display()))
+    }
 }
 
 fn describe_unknown_key(key: &str) -> String {

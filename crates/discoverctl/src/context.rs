@@ -17,7 +17,7 @@ use crate::print::{Block, Printable, Screen};
 use crate::shared_options::Api;
 use crate::shared_options::Changing;
 use crate::shared_options::Common;
-use crate::store::Store;
+use crate::store::{Store, lossy_text};
 use crate::wait::{FollowGoal, goal_of_write, wait_until_followed};
 
 /// The context of one command.
@@ -65,7 +65,9 @@ impl Context {
             let committed = self.client.commit(txn).await?;
             if !committed.succeeded {
                 let what = if revision.is_none() { "nothing was changed" } else { "a part of it was changed" };
-                return Err(Error::Refused(format!("somebody changed the same keys in between: {what}; try again")));
+                return Err(Error::Refused(format!(
+                    "another client changed the same keys in between: {what}; try again"
+                )));
             }
             revision = Some(committed.revision);
         }
@@ -144,25 +146,31 @@ struct Values {
 
 impl ChangeReport {
     fn from_edit(edit: &Edit) -> Self {
-        let values = |Change { before, after }: &Change| Values {
-            before: before.as_ref().map(|entry| String::from_utf8_lossy(&entry.value).into_owned()),
-            after: after.clone(),
-        };
-        let changed = edit.changes().map(|(key, change)| (key.clone(), values(change))).collect();
+        let changed = edit.changes().map(|(key, change)| (key.clone(), Values::from_change(change))).collect();
         Self { changed, ..Self::default() }
+    }
+}
+
+impl Values {
+    fn from_change(Change { before, after }: &Change) -> Self {
+        Self { before: before.as_ref().map(lossy_text), after: after.clone() }
+    }
+
+    fn describe(&self, key: &str) -> String {
+        match (&self.before, &self.after) {
+            (None, Some(after)) => format!("{key}: {after}"),
+            (Some(before), Some(after)) => format!("{key}: {before} → {after}"),
+            (Some(before), None) => format!("{key}: deleted, was {before}"),
+            (None, None) => key.to_owned(),
+        }
     }
 }
 
 impl Printable for ChangeReport {
     fn to_blocks(&self) -> Vec<Block> {
-        let line = |(key, Values { before, after }): (&String, &Values)| match (before, after) {
-            (None, Some(after)) => format!("{key}: {after}"),
-            (Some(before), Some(after)) => format!("{key}: {before} → {after}"),
-            (Some(before), None) => format!("{key}: deleted, was {before}"),
-            (None, None) => key.clone(),
-        };
         // A value may have line breaks. Each key stays on its own line.
-        let mut lines: Vec<String> = self.changed.iter().map(line).map(|line| line.replace('\n', "\\n")).collect();
+        let changed = self.changed.iter().map(|(key, values)| values.describe(key).replace('\n', "\\n"));
+        let mut lines: Vec<String> = changed.collect();
         if lines.is_empty() {
             lines.push("nothing to change".into());
         }

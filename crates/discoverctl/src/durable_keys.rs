@@ -39,13 +39,14 @@ impl KeyScope {
         entries: &'a [Entry],
         only: Option<&'a ServiceId>,
     ) -> BTreeMap<&'a str, &'a Entry> {
-        let is_in = move |entry: &&Entry| match (only, entry.key.parse::<Key>()) {
-            (None, _) => true,
-            (Some(id), Ok(key)) => key.service_id() == Some(id),
-            _ => false,
-        };
-        let kept = entries.iter().filter(move |entry| self.has_entry(entry));
-        kept.filter(is_in).map(|entry| (entry.key.as_str(), entry)).collect()
+        let mut selected = BTreeMap::new();
+        for entry in entries.iter().filter(|entry| self.has_entry(entry)) {
+            let key = entry.key.parse::<Key>().ok();
+            if only.is_none() || key.as_ref().and_then(Key::service_id) == only {
+                selected.insert(entry.key.as_str(), entry);
+            }
+        }
+        selected
     }
 }
 

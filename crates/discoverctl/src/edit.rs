@@ -70,10 +70,12 @@ impl Edit {
     /// Turns the edit into transactions: one for each hundred keys.
     pub(crate) fn to_transactions(&self) -> Vec<Txn> {
         let changes: Vec<_> = self.changes.iter().collect();
-        let txn =
-            |changes: &[(&String, &Change)]| changes.iter().fold(Txn::new(), |txn, (key, it)| it.add_to(txn, key));
-        changes.chunks(MAX_KEYS).map(txn).collect()
+        changes.chunks(MAX_KEYS).map(to_transaction).collect()
     }
+}
+
+fn to_transaction(changes: &[(&String, &Change)]) -> Txn {
+    changes.iter().fold(Txn::new(), |txn, (key, change)| change.add_to(txn, key))
 }
 
 impl Change {

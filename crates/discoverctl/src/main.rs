@@ -73,8 +73,8 @@ fn run_command_line(command: clap::Command) -> Result<ExitCode, Error> {
             block_on_command(async { it.run(&screen, config.list_effective(&matches, &command)) })
         }
         _ => {
-            let ctl = Context::new(cli.common)?;
-            block_on_command(cli.command.run(&ctl))
+            let context = Context::new(cli.common)?;
+            block_on_command(cli.command.run(&context))
         }
     };
     Ok(match outcome? {

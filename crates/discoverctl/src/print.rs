@@ -127,13 +127,16 @@ impl Screen {
     }
 
     fn render_blocks(&self, blocks: &[Block]) -> String {
-        let block = |block: &Block| match block {
-            Block::Text(text) => escape_lines(text).into_owned(),
-            Block::Table(table) if table.rows.is_empty() => String::new(),
-            Block::Table(table) => self.render_table(table),
-        };
-        let blocks: Vec<String> = blocks.iter().map(block).filter(|text| !text.is_empty()).collect();
-        blocks.join("\n\n")
+        let mut texts = Vec::new();
+        for block in blocks {
+            texts.push(match block {
+                Block::Text(text) => escape_lines(text).into_owned(),
+                Block::Table(table) if table.rows.is_empty() => continue,
+                Block::Table(table) => self.render_table(table),
+            });
+        }
+        texts.retain(|text| !text.is_empty());
+        texts.join("\n\n")
     }
 
     fn render_table(&self, table: &Table) -> String {

@@ -17,6 +17,11 @@ pub(crate) struct Store {
     pub(crate) balancers: BalancerRecords,
 }
 
+/// A value as text. Bytes that are no UTF-8 are replaced, so the text is for people only.
+pub(crate) fn lossy_text(entry: &Entry) -> String {
+    String::from_utf8_lossy(&entry.value).into_owned()
+}
+
 impl Store {
     /// Parses a listing of all keys.
     pub(crate) fn from_snapshot(snapshot: Snapshot) -> Self {

@@ -70,19 +70,18 @@ impl ServiceArg {
     /// # Errors
     /// [`Error::Refused`] with similar names, or [`Error::Usage`] if an HTTP and a TCP service have the name.
     pub(crate) fn find_service(&self, topology: &Topology) -> Result<ServiceId, Error> {
-        let known = |id: &ServiceId| topology.services().contains_key(id);
-        let of = |kind| ServiceId { kind, name: self.0.clone() };
-        match [of(Kind::Http), of(Kind::Tcp)] {
-            [http, tcp] if known(&http) && known(&tcp) => {
-                return Err(Error::Usage(format!("{self} is both {http} and {tcp}; say which")));
-            }
-            [http, _] if known(&http) => return Ok(http),
-            [_, tcp] if known(&tcp) => return Ok(tcp),
-            _ => {}
+        let services = topology.services();
+        let [http, tcp] = [Kind::Http, Kind::Tcp].map(|kind| ServiceId { kind, name: self.0.clone() });
+        match (services.contains_key(&http), services.contains_key(&tcp)) {
+            (true, true) => return Err(Error::Usage(format!("{self} is both {http} and {tcp}; say which"))),
+            (true, false) => return Ok(http),
+            (false, true) => return Ok(tcp),
+            (false, false) => {}
         }
-        let whole = self.parse_with_kind().filter(known);
-        whole.ok_or_else(|| {
-            let names = topology.services().keys().flat_map(|id| [id.name.to_string(), id.to_string()]);
+        // A service may be called `http-shop` itself, so the whole name comes first.
+        let section = self.parse_with_kind().filter(|id| services.contains_key(id));
+        section.ok_or_else(|| {
+            let names = services.keys().flat_map(|id| [id.name.to_string(), id.to_string()]);
             Error::Refused(format!("no service {self} in the store{}", suggest_names(self.0.as_str(), names)))
         })
     }

@@ -11,6 +11,7 @@ use discovery::{
 use serde::Serialize;
 
 use crate::balancer_api::{Answers, ServiceInFull, Traffic, Upstream, Upstreams};
+use crate::print::Cell;
 use crate::verdict::{BalancerAnswer, Case, Keys};
 
 /// One upstream in the store and at each balancer.
@@ -93,19 +94,17 @@ pub(crate) fn build_rows(
         let held = held.filter_map(|id| id.parse().ok());
         for id in keys.upstreams().map(|(id, _)| id.clone()).chain(held) {
             let case = Case::new(store, service, &id);
-            let at = |(node, index): (&&Node, &Result<Index, &String>)| {
+            let mut balancers = BTreeMap::new();
+            for (node, index) in &indexed {
                 let answered = match index {
                     Ok(index) => Ok(index.find_answer(&name, id.as_str())),
                     Err(reason) => Err(reason.as_str()),
                 };
-                (node.to_string(), BalancerView::from_verdict(answered.ok(), case.judge_at(node, answered)))
-            };
-            let row = Row {
-                service: name.clone(),
-                id: id.to_string(),
-                asked: StoreView::from_keys(keys, &id),
-                balancers: indexed.iter().map(at).collect(),
-            };
+                balancers
+                    .insert(node.to_string(), BalancerView::from_verdict(answered.ok(), case.judge_at(node, answered)));
+            }
+            let asked = StoreView::from_keys(keys, &id);
+            let row = Row { service: name.clone(), id: id.to_string(), asked, balancers };
             rows.insert((service.clone(), id), row);
         }
     }
@@ -159,17 +158,43 @@ impl BalancerView {
             verdict,
         }
     }
+
+    /// Describes that the upstream is retained, and since when; None if it isn't.
+    pub(crate) fn describe_retained(&self) -> Option<String> {
+        let since = self.held_since.as_ref().map(|since| format!(" since {since}")).unwrap_or_default();
+        let by = match self.held_by.as_deref() {
+            Some("guard") => " by the removal guard",
+            Some("reset") => " after a reset of the store",
+            _ => "",
+        };
+        self.held.then(|| format!("its key is gone; retained{by}{since}"))
+    }
+
+    /// The state in one word with its cause, or a dash.
+    pub(crate) fn to_cell(&self) -> Cell {
+        // An upstream that is down or drains says enough. One that is up without requests needs its cause.
+        let cause = self.cause.as_ref().filter(|_| matches!(self.state, Some("up" | "absent"))).map(Cause::name);
+        let notes: Vec<&str> = self.held.then_some("held").into_iter().chain(cause).collect();
+        let notes = if notes.is_empty() { String::new() } else { format!(" ({})", notes.join(", ")) };
+        match self.state {
+            None => "–".into(),
+            Some("up") if self.balanced == Some(false) => Cell::bad(format!("up{notes}")),
+            Some("up") => Cell::good(format!("up{notes}")),
+            Some(state @ ("down" | "absent")) => Cell::bad(format!("{state}{notes}")),
+            Some(state) => Cell::odd(format!("{state}{notes}")),
+        }
+    }
 }
 
 /// Reduces HAProxy's many status words to four. `draining` is the number of sessions that are left of a drain.
 fn simplify_status(traffic: &Traffic, draining: Option<u64>) -> &'static str {
-    let is = |word: &str| traffic.status.starts_with(word);
-    match draining {
-        Some(_) => "draining",
-        None if traffic.up => "up",
-        None if is("DRAIN") => "draining",
-        None if is("MAINT") => "maint",
-        None => "down",
+    // HAProxy adds to its words: `UP 1/3`, `MAINT (resolution)`.
+    match (draining, traffic.status.as_str()) {
+        (Some(_), _) => "draining",
+        (None, _) if traffic.up => "up",
+        (None, status) if status.starts_with("DRAIN") => "draining",
+        (None, status) if status.starts_with("MAINT") => "maint",
+        (None, _) => "down",
     }
 }
 
@@ -206,9 +231,9 @@ impl StoreView {
         let announced = self.announced.filter(|state| *state != "ready").map(|state| format!("announcer: {state}"));
         let imposed = self.imposed.map(|state| format!("override: {state}"));
         let inactive = (self.active == Some(false)).then(|| "inactive color".to_owned());
-        let who: Vec<String> = [announced, imposed, inactive].into_iter().flatten().collect();
+        let sources: Vec<String> = [announced, imposed, inactive].into_iter().flatten().collect();
         let state = self.state.unwrap_or("–");
-        if who.is_empty() { state.to_owned() } else { format!("{state} ({})", who.join(", ")) }
+        if sources.is_empty() { state.to_owned() } else { format!("{state} ({})", sources.join(", ")) }
     }
 }
 
@@ -230,12 +255,12 @@ fn strictest_state(announced: UpstreamState, imposed: Option<OverrideState>, act
 
 /// Extracts the upstreams from answers about one service.
 pub(crate) fn extract_upstreams(answers: &Answers<ServiceInFull>) -> Answers<Upstreams> {
-    let upstreams = |it: &ServiceInFull| Upstreams {
-        haproxy_error: it.haproxy_error.clone(),
-        applied: it.applied,
-        upstreams: it.upstreams.clone(),
-    };
-    answers.iter().map(|(node, answer)| (node.clone(), answer.as_ref().map(upstreams).map_err(Clone::clone))).collect()
+    answers.iter().map(|(node, answer)| (node.clone(), answer.clone().map(keep_upstreams))).collect()
+}
+
+fn keep_upstreams(answer: ServiceInFull) -> Upstreams {
+    let ServiceInFull { haproxy_error, applied, upstreams, .. } = answer;
+    Upstreams { haproxy_error, applied, upstreams }
 }
 
 /// Lists the balancers without an answer, with the reason.

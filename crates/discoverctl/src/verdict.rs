@@ -52,8 +52,8 @@ impl<'a> Case<'a> {
 
     /// The verdict if there is no live balancer.
     pub(crate) fn judge_without_balancer(&self) -> Verdict {
-        let nobody = Cause::NoBalancer.into_reason("no balancer lives: nothing stands below balancers/");
-        Verdict::new(Some(false), [vec![nobody], self.list_store_reasons()].concat(), Vec::new())
+        let no_balancer = Cause::NoBalancer.into_reason("no balancer lives: nothing stands below balancers/");
+        Verdict::new(Some(false), [vec![no_balancer], self.list_store_reasons()].concat(), Vec::new())
     }
 
     /// The verdict at one balancer. `answered` is an error if the balancer can't be asked.

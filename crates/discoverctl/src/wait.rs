@@ -60,25 +60,22 @@ impl FollowGoal {
 
     /// The refused keys, of balancers that have applied the write. A reason from before it may be outdated.
     fn find_refused(&self, balancers: &BalancerRecords) -> Vec<QuarantinedKey> {
-        let has_seen = |node: &Node| {
-            let mut nodes = balancers.records_by_node();
-            nodes.any(|(it, said)| it == node && said.is_some_and(|said| said.applied >= self.revision))
-        };
-        balancers.quarantined_keys(&self.keys).filter(|refused| has_seen(&refused.node)).collect()
+        let mut refused: Vec<QuarantinedKey> = balancers.quarantined_keys(&self.keys).collect();
+        refused.retain(|it| find_record(balancers, &it.node).is_some_and(|record| record.applied >= self.revision));
+        refused
     }
 
     /// Describes the balancers that don't follow yet, in one line.
     fn describe_missing(&self, balancers: &BalancerRecords) -> String {
         let cluster = balancers.cluster_id();
-        let missing = balancers.disagreeing_nodes(|balancer| self.is_met_by(cluster, balancer));
-        let one = |node: &Node| {
-            let said = balancers.records_by_node().find(|(it, _)| *it == node).and_then(|(_, said)| said);
-            match self.find_obstacle(cluster, said) {
+        let mut missing = Vec::new();
+        for node in balancers.disagreeing_nodes(|balancer| self.is_met_by(cluster, balancer)) {
+            missing.push(match self.find_obstacle(cluster, find_record(balancers, &node)) {
                 Some(obstacle) => format!("{node} ({obstacle})"),
                 None => node.to_string(),
-            }
-        };
-        missing.into_iter().map(one).collect::<Vec<_>>().join(", ")
+            });
+        }
+        missing.join(", ")
     }
 
     /// Why a balancer doesn't follow, as far as its record says.
@@ -97,14 +94,22 @@ impl FollowGoal {
             let keys = said.lost.map(|lost| format!("it retains {} keys", lost.keys));
             return Some(keys.unwrap_or_else(|| format!("it retains {} upstreams", said.held.len())));
         }
-        let open = self.drained.iter().find_map(|(service, id)| {
+        for (service, id) in &self.drained {
             let server = BalancerRecord::server_name(service, id);
-            said.draining.get(&server).map(|sessions| format!("{server} has {sessions} open"))
-        });
-        let is_cut = || self.keys.iter().any(|key| said.may_omit_quarantine(key));
-        let cut = || is_cut().then(|| "it refuses more keys of the service than it can name".to_owned());
-        open.or_else(cut).or_else(|| (said.applied < self.revision).then(|| format!("at revision {}", said.applied)))
+            if let Some(sessions) = said.draining.get(&server) {
+                return Some(format!("{server} has {sessions} open"));
+            }
+        }
+        if self.keys.iter().any(|key| said.may_omit_quarantine(key)) {
+            return Some("it refuses more keys of the service than it can name".into());
+        }
+        (said.applied < self.revision).then(|| format!("at revision {}", said.applied))
     }
+}
+
+/// Finds a balancer's record; None if its value is invalid.
+fn find_record<'a>(balancers: &'a BalancerRecords, node: &Node) -> Option<&'a BalancerRecord> {
+    balancers.records_by_node().find(|(it, _)| *it == node).and_then(|(_, record)| record)
 }
 
 /// Waits until all live balancers meet the goal. Returns at once if there are none.

@@ -46,10 +46,7 @@ pub fn show_status(report: &Status) -> balancer_api::Status {
             seen: report.seen.revision,
         },
         haproxy: report.running.as_ref().map(|running| show_haproxy(running, report.started)),
-        old_haproxys: OldProcesses {
-            processes: report.old.count,
-            oldest_seconds: report.old.oldest_uptime.as_secs(),
-        },
+        old_haproxys: OldProcesses { processes: report.old.count, oldest_seconds: report.old.oldest_uptime.as_secs() },
         applied: applied_revision(report),
         filed: reconcile.published,
         pending: reconcile.pending.iter().map(ServiceId::to_string).collect(),

@@ -86,11 +86,11 @@ struct File {
 }
 
 impl Certs {
-    pub(crate) async fn run(self, ctl: &Context) -> Result<Outcome, Error> {
-        let store = ctl.read_store().await?;
-        let answers: Answers<Certificates> = ctl.balancer_api(&store)?.ask_all("certificates").await;
+    pub(crate) async fn run(self, context: &Context) -> Result<Outcome, Error> {
+        let store = context.read_store().await?;
+        let answers: Answers<Certificates> = context.balancer_api(&store)?.ask_all("certificates").await;
         let listing = Listing::from_answers(&answers, &self.hosts, SystemTime::now());
-        ctl.screen.show(&listing)?;
+        context.screen.show(&listing)?;
         if !listing.is_good() {
             return Ok(Outcome::No);
         }
@@ -112,18 +112,15 @@ impl Listing {
             unreachable: list_unreachable(answers),
         };
         for (node, answer) in answers.iter().filter_map(|(node, it)| Some((node.to_string(), it.as_ref().ok()?))) {
-            let is_asked = |row: &Row| only.is_empty() || row.host.as_ref().is_some_and(|host| only.contains(host));
-            listing.hosts.extend(list_rows(&node, answer, now).into_iter().filter(is_asked));
-            let file = |(file, reason): (&String, &String)| File {
-                file: file.clone(),
-                balancer: node.clone(),
-                reason: reason.clone(),
-            };
-            listing.refused.extend(answer.refused.iter().map(file));
-            listing.unused.extend(answer.unused.iter().map(file));
-            let idle = answer.certificates.iter().filter(|it| it.serves.is_empty() && !it.default);
-            let words = |names: &[String]| format!("others are better for {}", names.join(", "));
-            listing.idle.extend(idle.map(|it| file((&it.file, &words(&it.names)))));
+            let mut rows = list_rows(&node, answer, now);
+            rows.retain(|row| only.is_empty() || row.host.as_ref().is_some_and(|host| only.contains(host)));
+            listing.hosts.extend(rows);
+            listing.refused.extend(answer.refused.iter().map(|(file, reason)| File::new(file, &node, reason)));
+            listing.unused.extend(answer.unused.iter().map(|(file, reason)| File::new(file, &node, reason)));
+            for it in answer.certificates.iter().filter(|it| it.serves.is_empty() && !it.default) {
+                let reason = format!("others are better for {}", it.names.join(", "));
+                listing.idle.push(File::new(&it.file, &node, &reason));
+            }
         }
         listing.hosts.sort_by(|a, b| (&a.host, &a.balancer).cmp(&(&b.host, &b.balancer)));
         [&mut listing.idle, &mut listing.refused, &mut listing.unused].into_iter().for_each(|files| files.sort());
@@ -138,12 +135,6 @@ impl Listing {
 
 /// Lists the rows of one balancer: first that of clients without a known name, then its hosts.
 fn list_rows(node: &str, answer: &Certificates, now: SystemTime) -> Vec<Row> {
-    let names = |file: &str| {
-        let found = answer.certificates.iter().find(|it| it.file == file);
-        found.map(|it| it.names.clone()).unwrap_or_default()
-    };
-    let served =
-        |by: ServedBy| Served { names: names(&by.file), days_left: days_left(by.not_after.as_deref(), now), by };
     let default: Vec<ServedBy> = answer
         .certificates
         .iter()
@@ -162,17 +153,17 @@ fn list_rows(node: &str, answer: &Certificates, now: SystemTime) -> Vec<Row> {
         service: None,
         tls: None,
         default: true,
-        certificates: default.iter().cloned().map(served).collect(),
+        certificates: default.iter().map(|by| Served::new(by, answer, now)).collect(),
     }];
-    for host in answer.hosts.iter() {
-        let by = if host.default { default.clone() } else { host.certificates.clone() };
+    for host in &answer.hosts {
+        let by = if host.default { &default } else { &host.certificates };
         rows.push(Row {
             host: Some(host.host.clone()),
             balancer: node.to_owned(),
             service: Some(host.service.clone()),
             tls: Some(host.tls.clone()),
             default: host.default,
-            certificates: by.into_iter().map(served).collect(),
+            certificates: by.iter().map(|by| Served::new(by, answer, now)).collect(),
         });
     }
     rows
@@ -181,8 +172,11 @@ fn list_rows(node: &str, answer: &Certificates, now: SystemTime) -> Vec<Row> {
 /// Whole days until a time in RFC 3339, negative after it; None if the time is unreadable.
 pub(super) fn days_left(end: Option<&str>, now: SystemTime) -> Option<i64> {
     let end = humantime::parse_rfc3339(end?).ok()?;
-    let days = |span: Duration| i64::try_from(span.as_secs() / (24 * 60 * 60)).unwrap_or(i64::MAX);
-    Some(end.duration_since(now).map_or_else(|error| -days(error.duration()) - 1, days))
+    Some(end.duration_since(now).map_or_else(|error| -whole_days(error.duration()) - 1, whole_days))
+}
+
+fn whole_days(span: Duration) -> i64 {
+    i64::try_from(span.as_secs() / (24 * 60 * 60)).unwrap_or(i64::MAX)
 }
 
 impl Row {
@@ -193,7 +187,20 @@ impl Row {
     }
 }
 
+impl File {
+    fn new(file: &str, balancer: &str, reason: &str) -> Self {
+        Self { file: file.to_owned(), balancer: balancer.to_owned(), reason: reason.to_owned() }
+    }
+}
+
 impl Served {
+    /// `answer` has the names in the certificate.
+    fn new(by: &ServedBy, answer: &Certificates, now: SystemTime) -> Self {
+        let certificate = answer.certificates.iter().find(|it| it.file == by.file);
+        let names = certificate.map(|it| it.names.clone()).unwrap_or_default();
+        Self { names, days_left: days_left(by.not_after.as_deref(), now), by: by.clone() }
+    }
+
     fn days_left_cell(&self) -> Cell {
         match self.days_left {
             None => Cell::or_dash(None::<i64>),

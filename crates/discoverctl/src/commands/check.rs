@@ -7,7 +7,7 @@ use clap::Args;
 use discovery::{Cause, Node, ServiceId, Topology, UpstreamId};
 use serde::Serialize;
 
-use crate::balancer_api::{Answers, Upstreams};
+use crate::balancer_api::{Answers, Traffic, Upstreams};
 use crate::context::Context;
 use crate::error::Error;
 use crate::error::Outcome;
@@ -90,12 +90,12 @@ const FOUND: YesNo = ["found", "not_found"];
 struct Scope(Option<BTreeSet<(ServiceId, Option<UpstreamId>)>>);
 
 impl Check {
-    pub(crate) async fn run(self, ctl: &Context) -> Result<Outcome, Error> {
-        let store = ctl.read_store().await?;
+    pub(crate) async fn run(self, context: &Context) -> Result<Outcome, Error> {
+        let store = context.read_store().await?;
         let scope = Scope::from_targets(&self.targets, &store.topology)?;
-        let answers = ctl.balancer_api(&store)?.ask_all("upstreams").await;
+        let answers = context.balancer_api(&store)?.ask_all("upstreams").await;
         let report = Report::from_answers(Keys::from(&store), &answers, &scope, BALANCED, judge_balanced);
-        ctl.screen.show(&report)?;
+        context.screen.show(&report)?;
         require_all_answers(&answers)?;
         let all = report.upstreams.iter().all(|it| it.status == Some(BALANCED[0]));
         // A service that the operator named and that has no upstream gets no requests.
@@ -105,13 +105,13 @@ impl Check {
 }
 
 impl Verify {
-    pub(crate) async fn run(self, ctl: &Context) -> Result<Outcome, Error> {
-        let store = ctl.read_store().await?;
+    pub(crate) async fn run(self, context: &Context) -> Result<Outcome, Error> {
+        let store = context.read_store().await?;
         let targets: Vec<TargetArg> = self.service.into_iter().map(TargetArg::Service).collect();
         let scope = Scope::from_targets(&targets, &store.topology)?;
-        let answers = ctl.balancer_api(&store)?.ask_all("upstreams").await;
+        let answers = context.balancer_api(&store)?.ask_all("upstreams").await;
         let report = Report::from_answers(Keys::from(&store), &answers, &scope, FOUND, judge_found);
-        ctl.screen.show(&report)?;
+        context.screen.show(&report)?;
         require_all_answers(&answers)?;
         let any = report.upstreams.iter().any(|it| it.status == Some(FOUND[1]));
         Ok(if any { Outcome::No } else { Outcome::Yes })
@@ -137,19 +137,22 @@ fn unasked_reason(node: &Node, answer: &Result<Upstreams, String>) -> Option<Str
 
 impl Scope {
     fn from_targets(targets: &[TargetArg], topology: &Topology) -> Result<Self, Error> {
-        let find = |target: &TargetArg| match target {
-            TargetArg::Service(named) => Ok((named.find_service(topology)?, None)),
-            TargetArg::Upstream(named) => named.find_upstream(topology).map(|(service, id)| (service, Some(id))),
-        };
-        let found = targets.iter().map(find).collect::<Result<BTreeSet<_>, Error>>()?;
+        let mut found = BTreeSet::new();
+        for target in targets {
+            found.insert(match target {
+                TargetArg::Service(named) => (named.find_service(topology)?, None),
+                TargetArg::Upstream(named) => {
+                    let (service, id) = named.find_upstream(topology)?;
+                    (service, Some(id))
+                }
+            });
+        }
         Ok(Self((!targets.is_empty()).then_some(found)))
     }
 
     fn has_upstream(&self, service: &ServiceId, id: &UpstreamId) -> bool {
-        let named = |all: &BTreeSet<(ServiceId, Option<UpstreamId>)>| {
-            all.contains(&(service.clone(), None)) || all.contains(&(service.clone(), Some(id.clone())))
-        };
-        self.0.as_ref().is_none_or(named)
+        let Some(named) = &self.0 else { return true };
+        named.contains(&(service.clone(), None)) || named.contains(&(service.clone(), Some(id.clone())))
     }
 }
 
@@ -158,20 +161,25 @@ impl Report {
         keys: Keys,
         answers: &Answers<Upstreams>,
         scope: &Scope,
-        [yes, no]: YesNo,
-        said: impl Fn(&BalancerView) -> BalancerStatus,
+        words: YesNo,
+        judge: impl Fn(&BalancerView) -> BalancerStatus,
     ) -> Self {
-        let checked = |row: &Row| {
-            let by = row.balancers.iter().map(|(node, there)| (node.clone(), said(there)));
-            let by: BTreeMap<String, BalancerStatus> = by.collect();
-            let says = |word| by.values().any(|said| said.status == Some(word));
-            let silent = by.is_empty() || by.values().any(|said| said.status.is_none());
-            let status = if says(no) { Some(no) } else { (!silent).then_some(yes) };
-            CheckedUpstream { service: row.service.clone(), id: row.id.clone(), status, balancers: by }
-        };
         let rows = build_rows(keys, answers, None);
         let asked = rows.iter().filter(|((service, id), _)| scope.has_upstream(service, id));
-        Self { upstreams: asked.map(|(_, row)| checked(row)).collect(), unreachable: list_unreachable(answers) }
+        let upstreams = asked.map(|(_, row)| CheckedUpstream::new(row, words, &judge)).collect();
+        Self { upstreams, unreachable: list_unreachable(answers) }
+    }
+}
+
+impl CheckedUpstream {
+    /// One balancer's no decides. A yes needs the yes of all.
+    fn new(row: &Row, [yes, no]: YesNo, judge: impl Fn(&BalancerView) -> BalancerStatus) -> Self {
+        let by = row.balancers.iter().map(|(node, there)| (node.clone(), judge(there)));
+        let balancers: BTreeMap<String, BalancerStatus> = by.collect();
+        let statuses: BTreeSet<Option<&str>> = balancers.values().map(|it| it.status).collect();
+        let is_silent = statuses.is_empty() || statuses.contains(&None);
+        let status = if statuses.contains(&Some(no)) { Some(no) } else { (!is_silent).then_some(yes) };
+        Self { service: row.service.clone(), id: row.id.clone(), status, balancers }
     }
 }
 
@@ -184,22 +192,33 @@ fn judge_balanced(there: &BalancerView) -> BalancerStatus {
 
 /// Judges if something answers at the upstream's address. HAProxy's last check says so, with or without requests there.
 fn judge_found(there: &BalancerView) -> BalancerStatus {
-    let said = |status, why: Option<String>| BalancerStatus { status, cause: there.cause.clone(), why };
-    let silent = |why: &str| said(None, Some(why.to_owned()));
-    let Some(traffic) = &there.traffic else { return said(None, there.why.clone()) };
+    let (status, why) = match &there.traffic {
+        None => (None, there.why.clone()),
+        Some(traffic) if there.verdict.has_cause(&Cause::Check) => (Some(FOUND[1]), Some(check_text(traffic))),
+        Some(traffic) => read_check(traffic),
+    };
+    BalancerStatus { status, cause: there.cause.clone(), why }
+}
+
+/// The last check's outcome with its words.
+fn check_text(traffic: &Traffic) -> String {
     let words = [&traffic.check, &traffic.check_words].into_iter().flatten().map(String::as_str);
-    let words = words.collect::<Vec<_>>().join(": ");
+    words.collect::<Vec<_>>().join(": ")
+}
+
+/// Reads the status from HAProxy's last check, with a reason unless something answers.
+fn read_check(traffic: &Traffic) -> (Option<&'static str>, Option<String>) {
+    let [found, not_found] = FOUND;
     match traffic.check.as_deref() {
-        _ if there.verdict.has_cause(&Cause::Check) => said(Some(FOUND[1]), Some(words)),
-        _ if traffic.status.starts_with("MAINT") => silent("in maintenance, which HAProxy doesn't check"),
-        None if traffic.status == "no check" => silent("its check is off"),
-        None | Some("INI" | "UNK" | "SOCKERR" | "") => silent("not checked yet"),
+        _ if traffic.status.starts_with("MAINT") => (None, Some("in maintenance, which HAProxy doesn't check".into())),
+        None if traffic.status == "no check" => (None, Some("its check is off".into())),
+        None | Some("INI" | "UNK" | "SOCKERR" | "") => (None, Some("not checked yet".into())),
         // HAProxy changes UP and DOWN only after several checks in a row (`rise`, `fall`). It checks a drained server
         // all the same.
-        _ if traffic.status.starts_with("DOWN") => said(Some(FOUND[1]), Some(words)),
-        _ if traffic.status.starts_with("UP") => said(Some(FOUND[0]), None),
-        Some(check) if check.ends_with("OK") || check == "L7OKC" => said(Some(FOUND[0]), None),
-        Some(_) => said(Some(FOUND[1]), Some(words)),
+        _ if traffic.status.starts_with("DOWN") => (Some(not_found), Some(check_text(traffic))),
+        _ if traffic.status.starts_with("UP") => (Some(found), None),
+        Some(check) if check.ends_with("OK") || check == "L7OKC" => (Some(found), None),
+        Some(_) => (Some(not_found), Some(check_text(traffic))),
     }
 }
 

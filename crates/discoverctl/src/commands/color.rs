@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use clap::Args;
-use discovery::{Active, Color as Name, Service, ServiceId, Setting};
+use discovery::{Active, Color as Name, Service, ServiceId, Setting, SettingName};
 use serde::Serialize;
 
 use super::set::plan_settings;
@@ -14,6 +14,7 @@ use crate::error::Error;
 use crate::error::Outcome;
 use crate::print::{Block, Cell, Printable, Table};
 use crate::shared_options::Changing;
+use crate::store::lossy_text;
 use crate::target::ServiceArg;
 use crate::upstreams::{describe_unreachable, list_unreachable};
 
@@ -76,14 +77,14 @@ struct Row {
 }
 
 impl Color {
-    pub(crate) async fn run(self, ctl: &Context) -> Result<Outcome, Error> {
-        let store = ctl.read_store().await?;
+    pub(crate) async fn run(self, context: &Context) -> Result<Outcome, Error> {
+        let store = context.read_store().await?;
         let id = self.service.find_service(&store.topology)?;
         let service = store.topology.services().get(&id);
         let service = service.ok_or_else(|| Error::Refused(format!("no service {id} in the store")))?;
-        let answers = ctl.balancer_api(&store)?.ask_all::<ServiceInFull>(&format!("services/{id}")).await;
+        let answers = context.balancer_api(&store)?.ask_all::<ServiceInFull>(&format!("services/{id}")).await;
         if self.spec.is_empty() {
-            ctl.screen.show(&ColorReport::from_answers(&id, service, &answers))?;
+            context.screen.show(&ColorReport::from_answers(&id, service, &answers))?;
             return Ok(Outcome::Yes);
         }
         let spec = self.spec.join(" ");
@@ -92,7 +93,7 @@ impl Color {
             self.check_color(service, color, &answers)?;
         }
         let edit = plan_settings(&store, &id, &[Setting::Active(active)])?;
-        ctl.apply_edit(&store, &edit, &self.changing, BTreeSet::new()).await
+        context.apply_edit(&store, &edit, &self.changing, BTreeSet::new()).await
     }
 
     fn check_color(&self, service: &Service, color: &Name, answers: &Answers<ServiceInFull>) -> Result<(), Error> {
@@ -109,27 +110,34 @@ impl Color {
 
 impl ColorReport {
     fn from_answers(id: &ServiceId, service: &Service, answers: &Answers<ServiceInFull>) -> Self {
-        let written = service.setting(discovery::SettingName::Active);
+        let written = service.setting(SettingName::Active);
         let active = colors::read_active(service).ok().flatten();
-        let row = |color: &Option<Name>| {
-            let ready = colors::find_ready(service, color.as_ref());
-            let share = active.as_ref().zip(color.as_ref()).and_then(|(active, color)| active.share_of(color));
-            Row {
-                color: color.as_ref().map(ToString::to_string),
-                active: written.is_none() || share.is_some(),
-                share,
-                upstreams: colors::find_records(service, color.as_ref()).count(),
-                healthy: colors::count_healthy(answers, &ready).healthy,
-                ready: ready.len(),
-            }
-        };
         // None sorts first, but names matter more to the reader.
         let (named, bare): (Vec<_>, Vec<_>) = colors::list_colors(service).into_iter().partition(Option::is_some);
         Self {
             service: id.to_string(),
-            active: written.map(|field| String::from_utf8_lossy(&field.entry.value).trim().to_owned()),
-            colors: named.iter().chain(&bare).map(row).collect(),
+            active: written.map(|field| lossy_text(&field.entry).trim().to_owned()),
+            colors: named
+                .iter()
+                .chain(&bare)
+                .map(|color| Row::new(service, color.as_ref(), active.as_ref(), answers))
+                .collect(),
             unreachable: list_unreachable(answers),
+        }
+    }
+}
+
+impl Row {
+    fn new(service: &Service, color: Option<&Name>, active: Option<&Active>, answers: &Answers<ServiceInFull>) -> Self {
+        let ready = colors::find_ready(service, color);
+        let share = active.zip(color).and_then(|(active, color)| active.share_of(color));
+        Self {
+            color: color.map(ToString::to_string),
+            active: service.setting(SettingName::Active).is_none() || share.is_some(),
+            share,
+            upstreams: colors::find_records(service, color).count(),
+            healthy: colors::count_healthy(answers, &ready).healthy,
+            ready: ready.len(),
         }
     }
 }

@@ -1,5 +1,7 @@
 //! `config`: the options in effect, and the source of each.
 
+use std::collections::BTreeMap;
+
 use clap::Args;
 use serde::Serialize;
 
@@ -23,7 +25,7 @@ pub(crate) struct Config {}
 #[derive(Debug, Serialize)]
 struct Options {
     /// By name.
-    options: std::collections::BTreeMap<&'static str, OptionShown>,
+    options: BTreeMap<&'static str, OptionShown>,
 }
 
 /// One option and its source.
@@ -37,10 +39,11 @@ struct OptionShown {
 
 impl Config {
     pub(crate) fn run(&self, screen: &Screen, options: Vec<EffectiveOption>) -> Result<Outcome, Error> {
-        let shown = |EffectiveOption { key, value, source }| {
-            (key, OptionShown { source: value.as_ref().map(|_| source), value })
-        };
-        screen.show(&Options { options: options.into_iter().map(shown).collect() })?;
+        let mut shown = BTreeMap::new();
+        for EffectiveOption { key, value, source } in options {
+            shown.insert(key, OptionShown { source: value.as_ref().map(|_| source), value });
+        }
+        screen.show(&Options { options: shown })?;
         Ok(Outcome::Yes)
     }
 }

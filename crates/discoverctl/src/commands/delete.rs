@@ -41,29 +41,29 @@ pub(crate) struct Delete {
 }
 
 impl Delete {
-    pub(crate) async fn run(self, ctl: &Context) -> Result<Outcome, Error> {
-        let store = ctl.read_store().await?;
+    pub(crate) async fn run(self, context: &Context) -> Result<Outcome, Error> {
+        let store = context.read_store().await?;
         let id = self.service.find_service(&store.topology)?;
         let entries: Vec<_> = store.topology.services().get(&id).iter().flat_map(|service| service.entries()).collect();
         let leased = entries.iter().filter(|entry| entry.lease != 0).count();
         if leased > 0 && !self.force {
-            let words = format!("announcers speak for {leased} of the upstreams of {id}");
+            let words = format!("announcers register {leased} of the upstreams of {id}");
             return Err(Error::Refused(format!("{words}: stop them first, or --force")));
         }
-        warn_of_references(ctl, &store, &id).await?;
+        warn_of_references(context, &store, &id).await?;
         if !self.yes && !self.changing.dry_run && !is_confirmed(&format!("delete {id}, {} keys?", entries.len()))? {
             return Err(Error::Refused("nothing was deleted".into()));
         }
         let mut edit = Edit::default();
         entries.iter().for_each(|entry| edit.delete(&store, &entry.key));
-        ctl.apply_edit(&store, &edit, &self.changing, BTreeSet::new()).await
+        context.apply_edit(&store, &edit, &self.changing, BTreeSet::new()).await
     }
 }
 
 /// Warns of lines in the operators' files that name the service's section. Their clients get 503 after the deletion. A
 /// balancer that can't be asked is named, and doesn't stop the deletion.
-async fn warn_of_references(ctl: &Context, store: &Store, id: &ServiceId) -> Result<(), Error> {
-    let answers = ctl.balancer_api(store)?.ask_all::<ServiceInFull>(&format!("services/{id}")).await;
+async fn warn_of_references(context: &Context, store: &Store, id: &ServiceId) -> Result<(), Error> {
+    let answers = context.balancer_api(store)?.ask_all::<ServiceInFull>(&format!("services/{id}")).await;
     for (node, answer) in answers {
         let told = match answer {
             Ok(answer) if answer.service.named_by.is_empty() => continue,

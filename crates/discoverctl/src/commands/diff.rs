@@ -3,7 +3,6 @@
 use std::collections::BTreeSet;
 
 use clap::Args;
-use discovery::Entry;
 use serde::Serialize;
 
 use crate::context::Context;
@@ -13,7 +12,7 @@ use crate::durable_keys::KeyScope;
 use crate::error::Error;
 use crate::error::Outcome;
 use crate::print::{Block, Cell, Printable, Table};
-use crate::store::Store;
+use crate::store::{Store, lossy_text};
 use crate::target::ServiceArg;
 
 pub(crate) const EXAMPLES: &str = "Examples:
@@ -64,18 +63,18 @@ struct Difference {
 }
 
 impl Diff {
-    pub(crate) async fn run(self, ctl: &Context) -> Result<Outcome, Error> {
-        let now = ctl.read_store().await?;
-        let before = at_revision::read_store_at(ctl, self.from, &now).await?;
+    pub(crate) async fn run(self, context: &Context) -> Result<Outcome, Error> {
+        let now = context.read_store().await?;
+        let before = at_revision::read_store_at(context, self.from, &now).await?;
         let after = match self.to {
-            Some(to) => at_revision::read_store_at(ctl, to, &now).await?,
+            Some(to) => at_revision::read_store_at(context, to, &now).await?,
             None => now,
         };
         let only =
             self.service.as_ref().map(|named| durable_keys::find_service(named, &after.topology, &before.topology));
         let kept = if self.all { KeyScope::SettingsAndUpstreams } else { KeyScope::Settings };
         let differences = Differences::between(&before, &after, kept, only.transpose()?.as_ref());
-        ctl.screen.show(&differences)?;
+        context.screen.show(&differences)?;
         Ok(if differences.differences.is_empty() { Outcome::Yes } else { Outcome::No })
     }
 }
@@ -84,14 +83,15 @@ impl Differences {
     fn between(before: &Store, after: &Store, kept: KeyScope, only: Option<&discovery::ServiceId>) -> Self {
         let (old, new) = (kept.select_entries(&before.entries, only), kept.select_entries(&after.entries, only));
         let keys: BTreeSet<&str> = old.keys().chain(new.keys()).copied().collect();
-        let value = |entry: &&Entry| String::from_utf8_lossy(&entry.value).into_owned();
-        let differences = keys.into_iter().filter_map(|key| {
+        let mut differences = Vec::new();
+        for key in keys {
             let (before, after) = (old.get(key), new.get(key));
-            let differs = before.map(|entry| &entry.value) != after.map(|entry| &entry.value);
-            let difference = || Difference { key: key.to_owned(), before: before.map(value), after: after.map(value) };
-            differs.then(difference)
-        });
-        Self { differences: differences.collect(), from: before.revision, to: after.revision }
+            if before.map(|entry| &entry.value) != after.map(|entry| &entry.value) {
+                let (before, after) = (before.map(|it| lossy_text(it)), after.map(|it| lossy_text(it)));
+                differences.push(Difference { key: key.to_owned(), before, after });
+            }
+        }
+        Self { differences, from: before.revision, to: after.revision }
     }
 }
 
@@ -116,7 +116,7 @@ impl Printable for Differences {
 
 #[cfg(test)]
 mod tests {
-    use discovery::Snapshot;
+    use discovery::{Entry, Snapshot};
 
     use super::*;
 

@@ -62,17 +62,17 @@ impl FromStr for Target {
 }
 
 impl Explain {
-    pub(crate) async fn run(self, ctl: &Context) -> Result<Outcome, Error> {
-        let store = ctl.read_store().await?;
+    pub(crate) async fn run(self, context: &Context) -> Result<Outcome, Error> {
+        let store = context.read_store().await?;
         let target = match self.target {
             Target::Named(named) => named,
             Target::NoName { typed, refusal } => {
                 let found = Unfollowed::find_named(&store, &typed).ok_or(Error::Usage(refusal))?;
-                ctl.screen.show(&found)?;
+                context.screen.show(&found)?;
                 return Ok(Outcome::Yes);
             }
         };
-        let fleet = ctl.balancer_api(&store)?;
+        let fleet = context.balancer_api(&store)?;
         let (named, asked) = match &target {
             TargetArg::Service(named) => (named, None),
             TargetArg::Upstream(named) => (&named.service, Some(named.id.clone())),
@@ -81,7 +81,7 @@ impl Explain {
             Ok(service) => service,
             Err(error) => {
                 let found = Unfollowed::find_below_service(&store, &named.to_string()).ok_or(error)?;
-                ctl.screen.show(&found)?;
+                context.screen.show(&found)?;
                 return Ok(Outcome::Yes);
             }
         };
@@ -89,7 +89,7 @@ impl Explain {
         let known = list_known_upstreams(&store, &service, &answers);
         let mut last = BTreeMap::new();
         if let Some(id) = asked.as_ref().filter(|id| !has_record(&store, &service, id)) {
-            last.extend(find_last_record(&ctl.client, &store, &service, id).await.map(|last| (id.clone(), last)));
+            last.extend(find_last_record(&context.client, &store, &service, id).await.map(|last| (id.clone(), last)));
             if !known.contains(id)
                 && !last.contains_key(id)
                 && let TargetArg::Upstream(named) = &target
@@ -100,7 +100,7 @@ impl Explain {
         }
         let is_one = asked.is_some();
         let ids: BTreeSet<UpstreamId> = asked.map_or(known, |id| [id].into());
-        ctl.screen.show(&Explanation::new(&store, &service, &ids, &last, &answers, is_one))?;
+        context.screen.show(&Explanation::new(&store, &service, &ids, &last, &answers, is_one))?;
         Ok(Outcome::Yes)
     }
 }

@@ -58,8 +58,8 @@ pub(crate) struct Import {
 }
 
 impl Export {
-    pub(crate) async fn run(self, ctl: &Context) -> Result<Outcome, Error> {
-        let store = ctl.read_store().await?;
+    pub(crate) async fn run(self, context: &Context) -> Result<Outcome, Error> {
+        let store = context.read_store().await?;
         let ids = self
             .services
             .iter()
@@ -69,13 +69,13 @@ impl Export {
         for key in odd {
             output::print_message(&format!("discoverctl: {key}: its value is no text, and left out"));
         }
-        if ctl.screen.is_json() {
-            ctl.screen.show(&tree)?;
+        if context.screen.is_json() {
+            context.screen.show(&tree)?;
         } else {
             let yaml = to_yaml(&tree)?;
-            let (prefix, revision) = (ctl.client.config().prefix(), store.revision);
+            let (prefix, revision) = (context.client.config().prefix(), store.revision);
             let head = format!("# Durable keys below {prefix} at revision {revision}; discoverctl import reads them.");
-            ctl.screen.print(&format!("{head}\n{yaml}"));
+            context.screen.print(&format!("{head}\n{yaml}"));
         }
         Ok(Outcome::Yes)
     }
@@ -86,25 +86,28 @@ fn select_exported<'a>(entries: &'a [Entry], ids: &BTreeSet<ServiceId>) -> Vec<&
     if ids.is_empty() {
         return KeyScope::SettingsAndPermanent.select_entries(entries, None).into_values().collect();
     }
-    let is_one = |entry: &&Entry| {
+    let mut selected = Vec::new();
+    for entry in entries.iter().filter(|entry| KeyScope::SettingsAndPermanent.has_entry(entry)) {
         let key = entry.key.parse::<discovery::Key>().ok();
-        key.and_then(|key| key.service_id().map(|id| ids.contains(id))).unwrap_or_default()
-    };
-    entries.iter().filter(|entry| KeyScope::SettingsAndPermanent.has_entry(entry)).filter(is_one).collect()
+        if key.as_ref().and_then(discovery::Key::service_id).is_some_and(|id| ids.contains(id)) {
+            selected.push(entry);
+        }
+    }
+    selected
 }
 
 impl Import {
-    pub(crate) async fn run(self, ctl: &Context) -> Result<Outcome, Error> {
+    pub(crate) async fn run(self, context: &Context) -> Result<Outcome, Error> {
         let (name, text) = self.read_document()?;
         let document = Document::parse(&name, &text)?;
-        let store = ctl.read_store().await?;
+        let store = context.read_store().await?;
         let edit = document.to_edit(&store, self.prune)?;
         check_claims(&store, &edit)?;
         let parts = edit.to_transactions().len();
         if parts > 1 {
             output::print_message(&format!("discoverctl: {} keys, in {parts} transactions", edit.changes().count()));
         }
-        ctl.apply_edit(&store, &edit, &self.changing, BTreeSet::new()).await
+        context.apply_edit(&store, &edit, &self.changing, BTreeSet::new()).await
     }
 
     fn read_document(&self) -> Result<(String, String), Error> {

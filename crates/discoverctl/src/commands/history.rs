@@ -13,6 +13,7 @@ use crate::durable_keys::KeyScope;
 use crate::error::Error;
 use crate::error::Outcome;
 use crate::print::{Block, Cell, Printable, Table};
+use crate::store::lossy_text;
 use crate::target::ServiceArg;
 
 pub(crate) const EXAMPLES: &str = "Examples:
@@ -63,8 +64,8 @@ struct Row {
 }
 
 impl History {
-    pub(crate) async fn run(self, ctl: &Context) -> Result<Outcome, Error> {
-        let store = ctl.read_store().await?;
+    pub(crate) async fn run(self, context: &Context) -> Result<Outcome, Error> {
+        let store = context.read_store().await?;
         if self.since > store.revision {
             return Err(Error::Usage(format!("--since {}: the store is at {}", self.since, store.revision)));
         }
@@ -82,12 +83,12 @@ impl History {
         let kept = if self.all { KeyScope::SettingsAndUpstreams } else { KeyScope::Settings };
         let mut past = ChangeLog::default();
         for folder in ids.iter().flat_map(durable_keys::list_folders) {
-            past.add_changes(&ctl.client.changes_since(&folder, self.since).await?, kept, self.since);
+            past.add_changes(&context.client.changes_since(&folder, self.since).await?, kept, self.since);
         }
         past.changes.sort();
         match found {
             Err(error) if past.changes.is_empty() => Err(error),
-            _ => ctl.screen.show(&past).map(|()| Outcome::Yes),
+            _ => context.screen.show(&past).map(|()| Outcome::Yes),
         }
     }
 }
@@ -99,7 +100,6 @@ impl ChangeLog {
         self.revision = self.revision.max(told.revision);
         let mut values: BTreeMap<&str, &Entry> =
             told.before.entries.iter().map(|entry| (entry.key.as_str(), entry)).collect();
-        let text = |entry: Option<&Entry>| entry.map(|it| String::from_utf8_lossy(&it.value).into_owned());
         for change in &told.changes {
             let (before, after, revision) = match change {
                 Change::Put(entry) => (values.insert(&entry.key, entry), Some(entry), entry.mod_revision),
@@ -107,7 +107,7 @@ impl ChangeLog {
             };
             let is_kept = before.or(after).is_some_and(|entry| kept.has_entry(entry));
             if is_kept && before.map(|it| &it.value) != after.map(|it| &it.value) {
-                let (before, after) = (text(before), text(after));
+                let (before, after) = (before.map(lossy_text), after.map(lossy_text));
                 self.changes.push(Row { revision, key: change.key().to_owned(), before, after });
             }
         }

@@ -1,6 +1,6 @@
 //! `lint`: quarantined keys and other faults, each with its remedy.
 
-mod asked;
+mod answers;
 mod balancers;
 mod certificates;
 mod keys;
@@ -88,9 +88,9 @@ struct BalancerAnswers {
 }
 
 impl Lint {
-    pub(crate) async fn run(self, ctl: &Context) -> Result<Outcome, Error> {
-        let store = ctl.read_store().await?;
-        let fleet = ctl.balancer_api(&store)?;
+    pub(crate) async fn run(self, context: &Context) -> Result<Outcome, Error> {
+        let store = context.read_store().await?;
+        let fleet = context.balancer_api(&store)?;
         let (status, services, quarantine, upstreams, certificates) = tokio::join!(
             fleet.ask_all("status"),
             fleet.ask_all("services"),
@@ -101,7 +101,7 @@ impl Lint {
         let asked = BalancerAnswers { status, services, quarantine, upstreams, certificates, now: SystemTime::now() };
         let findings = LintInput::new(&store, &asked).find_all();
         let linted = LintReport { revision: store.revision, findings, unreachable: list_unreachable(&asked.status) };
-        ctl.screen.show(&linted)?;
+        context.screen.show(&linted)?;
         Ok(if linted.findings.is_empty() { Outcome::Yes } else { Outcome::No })
     }
 }
@@ -143,7 +143,7 @@ impl<'a> LintInput<'a> {
     fn find_all(&self) -> Vec<Finding> {
         let mut findings = keys::lint_keys(self);
         findings.extend(services::lint_services(self));
-        findings.extend(asked::lint_answers(self));
+        findings.extend(answers::lint_answers(self));
         findings.extend(balancers::lint_balancers(self, &findings));
         findings.extend(certificates::lint_certificates(self.certificates, self.now));
         findings.sort();

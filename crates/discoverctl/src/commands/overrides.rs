@@ -70,8 +70,8 @@ struct WeightArg(Option<Weight>);
 
 impl ChangeState {
     /// Writes overrides with this state; None deletes their state.
-    pub(crate) async fn run(self, ctl: &Context, state: Option<OverrideState>) -> Result<Outcome, Error> {
-        let store = ctl.read_store().await?;
+    pub(crate) async fn run(self, context: &Context, state: Option<OverrideState>) -> Result<Outcome, Error> {
+        let store = context.read_store().await?;
         let mut edit = Edit::default();
         let mut named = BTreeSet::new();
         for upstream in &self.upstreams {
@@ -80,17 +80,17 @@ impl ChangeState {
             named.insert((service, id));
         }
         let drained = if state.is_some() { named } else { BTreeSet::new() };
-        ctl.apply_edit(&store, &edit, &self.changing, drained).await
+        context.apply_edit(&store, &edit, &self.changing, drained).await
     }
 }
 
 impl ChangeWeight {
-    pub(crate) async fn run(self, ctl: &Context) -> Result<Outcome, Error> {
-        let store = ctl.read_store().await?;
+    pub(crate) async fn run(self, context: &Context) -> Result<Outcome, Error> {
+        let store = context.read_store().await?;
         let (service, id) = self.upstream.find_upstream(&store.topology)?;
         let mut edit = Edit::default();
         change_override(&mut edit, &store, &service, &id, |imposed| imposed.weight = self.weight.0)?;
-        ctl.apply_edit(&store, &edit, &self.changing, BTreeSet::new()).await
+        context.apply_edit(&store, &edit, &self.changing, BTreeSet::new()).await
     }
 }
 

@@ -103,14 +103,14 @@ pub(crate) struct Deregister {
 }
 
 impl Register {
-    pub(crate) async fn run(self, ctl: &Context) -> Result<Outcome, Error> {
+    pub(crate) async fn run(self, context: &Context) -> Result<Outcome, Error> {
         let (id, address) = match (self.container, self.id, self.address) {
             (Some(container), id, _) => {
                 let container = container.with_port(self.port)?;
                 let reach = match self.container_network {
                     Some(network) => AddressSource::Own(network),
                     None => {
-                        let endpoints = ctl.client.config().endpoints().iter();
+                        let endpoints = context.client.config().endpoints().iter();
                         let places: Vec<_> = endpoints.map(|it| (it.host().to_owned(), it.port())).collect();
                         AddressSource::Host(HostAddresses::find_addresses(self.host_address, &places).await)
                     }
@@ -121,7 +121,7 @@ impl Register {
             (None, Some(id), Some(address)) => (id, address),
             (None, ..) => return Err(Error::Usage("an ID and an ADDR, or --container".into())),
         };
-        let store = ctl.read_store().await?;
+        let store = context.read_store().await?;
         let service = self.service.find_or_name_new(&store.topology, self.kind.map(Into::into))?;
         if !store.topology.services().contains_key(&service) {
             let alike =
@@ -136,7 +136,7 @@ impl Register {
             ..Upstream::from_address(address)
         };
         let edit = plan_registration(&store, &service, &id, &upstream, self.takeover)?;
-        ctl.apply_edit(&store, &edit, &self.changing, BTreeSet::new()).await
+        context.apply_edit(&store, &edit, &self.changing, BTreeSet::new()).await
     }
 }
 
@@ -163,19 +163,19 @@ fn plan_registration(
 fn find_obstacle(entry: &Entry, upstream: &Upstream) -> Option<String> {
     let standing = Upstream::parse(&entry.value);
     match standing {
-        _ if entry.lease != 0 => Some(format!("hangs on lease {:x}: an announcer speaks for it", entry.lease)),
-        Ok(standing) if standing.address != upstream.address => Some(format!("bears {}", standing.address)),
+        _ if entry.lease != 0 => Some(format!("has lease {:x} of an announcer", entry.lease)),
+        Ok(standing) if standing.address != upstream.address => Some(format!("has the address {}", standing.address)),
         _ => None,
     }
 }
 
 impl Deregister {
-    pub(crate) async fn run(self, ctl: &Context) -> Result<Outcome, Error> {
-        let store = ctl.read_store().await?;
+    pub(crate) async fn run(self, context: &Context) -> Result<Outcome, Error> {
+        let store = context.read_store().await?;
         let named = UpstreamArg { service: self.service, id: self.id };
         let (service, id) = named.find_upstream(&store.topology)?;
         let edit = plan_deregistration(&store, &service, &id, self.force)?;
-        ctl.apply_edit(&store, &edit, &self.changing, BTreeSet::new()).await
+        context.apply_edit(&store, &edit, &self.changing, BTreeSet::new()).await
     }
 }
 
@@ -189,8 +189,9 @@ fn plan_deregistration(store: &Store, service: &ServiceId, id: &UpstreamId, forc
             _ => false,
         };
         if is_its_own && entry.lease != 0 && !force {
-            let words = format!("{} hangs on lease {:x}: an announcer speaks for it", entry.key, entry.lease);
-            return Err(Error::Refused(format!("{words}. Stop that, or `discoverctl maint`; --force deletes it")));
+            let words = format!("{} has lease {:x} of an announcer", entry.key, entry.lease);
+            let remedy = "stop that announcer, or use `discoverctl maint`; --force deletes the key";
+            return Err(Error::Refused(format!("{words}; {remedy}")));
         }
         if is_its_own {
             edit.delete(store, &entry.key);
@@ -231,7 +232,9 @@ mod tests {
         let ours = |store: &Store, takeover| plan_registration(store, &service, &id, &at("10.0.0.1:80"), takeover);
         assert!(ours(&store(&[]), false).is_ok());
         assert!(ours(&store(&[(KEY, "10.0.0.1:80", 0)]), false).is_ok(), "the same, without its color");
-        for (value, lease, words) in [("10.0.0.2:80", 0, "bears 10.0.0.2:80"), ("10.0.0.1:80", 7, "hangs on lease 7")] {
+        for (value, lease, words) in
+            [("10.0.0.2:80", 0, "has the address 10.0.0.2:80"), ("10.0.0.1:80", 7, "has lease 7")]
+        {
             let store = store(&[(KEY, value, lease)]);
             let refused = ours(&store, false).unwrap_err();
             assert!(refused.to_string().contains(words) && refused.exit_code() == 4, "{refused}");

@@ -38,13 +38,13 @@ pub(crate) struct Rollback {
 }
 
 impl Rollback {
-    pub(crate) async fn run(self, ctl: &Context) -> Result<Outcome, Error> {
-        let store = ctl.read_store().await?;
-        let then = at_revision::read_store_at(ctl, self.revision, &store).await?;
+    pub(crate) async fn run(self, context: &Context) -> Result<Outcome, Error> {
+        let store = context.read_store().await?;
+        let then = at_revision::read_store_at(context, self.revision, &store).await?;
         let id = durable_keys::find_service(&self.service, &store.topology, &then.topology)?;
         let edit = plan_rollback(&store, &then, &id)?;
         durable_keys::check_claims(&store, &edit)?;
-        ctl.apply_edit(&store, &edit, &self.changing, BTreeSet::new()).await
+        context.apply_edit(&store, &edit, &self.changing, BTreeSet::new()).await
     }
 }
 

@@ -61,8 +61,8 @@ pub(crate) struct Unset {
 }
 
 impl Set {
-    pub(crate) async fn run(self, ctl: &Context) -> Result<Outcome, Error> {
-        let store = ctl.read_store().await?;
+    pub(crate) async fn run(self, context: &Context) -> Result<Outcome, Error> {
+        let store = context.read_store().await?;
         let id = match self.create {
             true => self.service.find_or_name_new(&store.topology, self.kind.map(Into::into))?,
             false => self.service.find_service(&store.topology).map_err(|error| match error {
@@ -72,13 +72,13 @@ impl Set {
         };
         let setting = parse_setting(&id, self.name, &self.value.join(" "))?;
         let edit = plan_settings(&store, &id, &[setting])?;
-        ctl.apply_edit(&store, &edit, &self.changing, BTreeSet::new()).await
+        context.apply_edit(&store, &edit, &self.changing, BTreeSet::new()).await
     }
 }
 
 impl Unset {
-    pub(crate) async fn run(self, ctl: &Context) -> Result<Outcome, Error> {
-        let store = ctl.read_store().await?;
+    pub(crate) async fn run(self, context: &Context) -> Result<Outcome, Error> {
+        let store = context.read_store().await?;
         let id = self.service.find_service(&store.topology)?;
         let mut edit = Edit::default();
         for name in self.names {
@@ -89,7 +89,7 @@ impl Unset {
                 keys.filter(|key| is_key_of_setting(key, name)).for_each(|key| edit.delete(&store, key));
             }
         }
-        ctl.apply_edit(&store, &edit, &self.changing, BTreeSet::new()).await
+        context.apply_edit(&store, &edit, &self.changing, BTreeSet::new()).await
     }
 }
 

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use clap::Args;
-use discovery::{Cause, Service, ServiceId, UpstreamId};
+use discovery::{Service, ServiceId};
 use futures_util::future::join_all;
 use registry::{Client, LeaseId};
 use serde::Serialize;
@@ -13,9 +13,9 @@ use crate::context::Context;
 use crate::error::Error;
 use crate::error::Outcome;
 use crate::print::{Block, Cell, Printable, Table};
-use crate::store::Store;
+use crate::store::{Store, lossy_text};
 use crate::target::ServiceArg;
-use crate::upstreams::{BalancerView, Row, build_rows, describe_unreachable, extract_upstreams, list_unreachable};
+use crate::upstreams::{Row, build_rows, describe_unreachable, extract_upstreams, list_unreachable};
 use crate::verdict::Keys;
 
 pub(crate) const EXAMPLES: &str = "Examples:
@@ -80,16 +80,16 @@ struct UpstreamShown {
 type Leases = BTreeMap<i64, Option<u64>>;
 
 impl Show {
-    pub(crate) async fn run(self, ctl: &Context) -> Result<Outcome, Error> {
-        let store = ctl.read_store().await?;
+    pub(crate) async fn run(self, context: &Context) -> Result<Outcome, Error> {
+        let store = context.read_store().await?;
         let id = self.service.find_service(&store.topology)?;
         let Some(service) = store.topology.services().get(&id) else {
             return Err(Error::Refused(format!("no service {id} in the store")));
         };
-        let fleet = ctl.balancer_api(&store)?;
+        let fleet = context.balancer_api(&store)?;
         let path = format!("services/{id}");
-        let (answers, leases) = tokio::join!(fleet.ask_all(&path), read_leases(&ctl.client, service));
-        ctl.screen.show(&ServiceReport::from_answers(&store, &id, service, &answers, &leases))?;
+        let (answers, leases) = tokio::join!(fleet.ask_all(&path), read_leases(&context.client, service));
+        context.screen.show(&ServiceReport::from_answers(&store, &id, service, &answers, &leases))?;
         Ok(Outcome::Yes)
     }
 }
@@ -115,7 +115,7 @@ impl ServiceReport {
     ) -> Self {
         let mut settings: BTreeMap<String, SettingShown> = BTreeMap::new();
         for (name, field) in service.settings() {
-            let written = String::from_utf8_lossy(&field.entry.value).trim().to_owned();
+            let written = lossy_text(&field.entry).trim().to_owned();
             settings.entry(name.to_string()).or_default().written = Some(written);
         }
         let (mut quarantine, mut claims, mut refused) = (BTreeMap::new(), BTreeMap::new(), BTreeMap::new());
@@ -130,9 +130,11 @@ impl ServiceReport {
             refused.extend(answer.service.refused.clone().map(|words| (node.clone(), words)));
             claims.insert(node, answer.service.list_claims());
         }
-        let lease = |id: &UpstreamId| service.upstream(id).map(|field| field.entry.lease);
-        let upstreams = build_rows(Keys::from(store), &extract_upstreams(answers), Some(id)).into_iter();
-        let upstreams = upstreams.map(|((_, id), row)| UpstreamShown::new(row, lease(&id), leases)).collect();
+        let mut upstreams = Vec::new();
+        for ((_, id), row) in build_rows(Keys::from(store), &extract_upstreams(answers), Some(id)) {
+            let lease = service.upstream(&id).map(|field| field.entry.lease);
+            upstreams.push(UpstreamShown::new(row, lease, leases));
+        }
         let (id, name, unreachable) = (id.to_string(), id.name.to_string(), list_unreachable(answers));
         Self { id, name, revision: store.revision, settings, claims, upstreams, quarantine, refused, unreachable }
     }
@@ -153,54 +155,24 @@ impl UpstreamShown {
     }
 
     fn add_rows_to(&self, table: &mut Table) {
-        let Row { id, asked, balancers, .. } = &self.row;
-        let lease = self.lease_seconds.map_or_else(|| self.lease.to_owned(), |left| format!("{left} s"));
+        if self.row.balancers.is_empty() {
+            table.add_row(self.to_cells("–".into(), "–".into(), "–".into(), "–".into()));
+        }
+        for (node, there) in &self.row.balancers {
+            let (sessions, rate) = (Cell::or_dash(there.sessions), Cell::or_dash(there.rate));
+            table.add_row(self.to_cells(node.as_str().into(), there.to_cell(), sessions, rate));
+        }
+    }
+
+    /// The row at one balancer.
+    fn to_cells(&self, node: Cell, there: Cell, sessions: Cell, rate: Cell) -> [Cell; 10] {
+        let Row { id, asked, .. } = &self.row;
         let state = asked.describe_state();
-        let cells = |node: Cell, there: Cell, sessions: Cell, rate: Cell| {
-            let state = if asked.state == Some("ready") { Cell::good(&state) } else { Cell::odd(&state) };
-            let (address, color) = (Cell::or_dash(asked.address.as_ref()), Cell::or_dash(asked.color.as_ref()));
-            let lease = Cell::from(lease.as_str());
-            [id.as_str().into(), address, color, Cell::or_dash(asked.weight), state, lease, node, there, sessions, rate]
-        };
-        if balancers.is_empty() {
-            table.add_row(cells("–".into(), "–".into(), "–".into(), "–".into()));
-        }
-        for (node, there) in balancers {
-            table.add_row(cells(
-                node.as_str().into(),
-                there.to_cell(),
-                Cell::or_dash(there.sessions),
-                Cell::or_dash(there.rate),
-            ));
-        }
-    }
-}
-
-impl BalancerView {
-    /// Describes that the upstream is retained, and since when; None if it isn't.
-    pub(crate) fn describe_retained(&self) -> Option<String> {
-        let since = self.held_since.as_ref().map(|since| format!(" since {since}")).unwrap_or_default();
-        let by = match self.held_by.as_deref() {
-            Some("guard") => " by the removal guard",
-            Some("reset") => " after a reset of the store",
-            _ => "",
-        };
-        self.held.then(|| format!("its key is gone; retained{by}{since}"))
-    }
-
-    /// The state in one word with its cause, or a dash.
-    pub(crate) fn to_cell(&self) -> Cell {
-        // An upstream that is down or drains says enough. One that is up without requests needs its cause.
-        let cause = self.cause.as_ref().filter(|_| matches!(self.state, Some("up" | "absent"))).map(Cause::name);
-        let notes: Vec<&str> = self.held.then_some("held").into_iter().chain(cause).collect();
-        let notes = if notes.is_empty() { String::new() } else { format!(" ({})", notes.join(", ")) };
-        match self.state {
-            None => "–".into(),
-            Some("up") if self.balanced == Some(false) => Cell::bad(format!("up{notes}")),
-            Some("up") => Cell::good(format!("up{notes}")),
-            Some(state @ ("down" | "absent")) => Cell::bad(format!("{state}{notes}")),
-            Some(state) => Cell::odd(format!("{state}{notes}")),
-        }
+        let state = if asked.state == Some("ready") { Cell::good(state) } else { Cell::odd(state) };
+        let (address, color) = (Cell::or_dash(asked.address.as_ref()), Cell::or_dash(asked.color.as_ref()));
+        let lease = self.lease_seconds.map_or_else(|| self.lease.to_owned(), |left| format!("{left} s"));
+        let weight = Cell::or_dash(asked.weight);
+        [id.as_str().into(), address, color, weight, state, lease.into(), node, there, sessions, rate]
     }
 }
 

@@ -88,26 +88,26 @@ pub(crate) struct Switch {
 }
 
 impl Switch {
-    pub(crate) async fn run(self, ctl: &Context) -> Result<Outcome, Error> {
-        let store = ctl.read_store().await?;
+    pub(crate) async fn run(self, context: &Context) -> Result<Outcome, Error> {
+        let store = context.read_store().await?;
         let id = self.service.find_service(&store.topology)?;
         let service = store.topology.services().get(&id).cloned();
         let service = service.ok_or_else(|| Error::Refused(format!("no service {id} in the store")))?;
         let plan = Plan::new(&service, &self.color, &self.steps)?;
         let limits = Limits { errors: self.max_errors, latency: self.max_latency };
-        self.check_color(ctl, &store, &id, &service, limits).await?;
+        self.check_color(context, &store, &id, &service, limits).await?;
         if self.dry_run {
-            ctl.screen.show(&report::SwitchReport::for_dry_run(&id, &plan))?;
+            context.screen.show(&report::SwitchReport::for_dry_run(&id, &plan))?;
             return Ok(Outcome::Yes);
         }
         let told = hook_env(&id, &service, &self.color);
-        run::SwitchRun::new(ctl, &store, &id, plan, self, limits, told)?.run().await
+        run::SwitchRun::new(context, &store, &id, plan, self, limits, told)?.run().await
     }
 
     /// Refuses a color that has no ready or no healthy upstream, and limits that the balancers' answers can't judge.
     async fn check_color(
         &self,
-        ctl: &Context,
+        context: &Context,
         store: &Store,
         id: &ServiceId,
         service: &Service,
@@ -120,7 +120,7 @@ impl Switch {
             let words = "no upstream of it is ready; nothing was changed (--force does it anyway)";
             return Err(Error::Refused(format!("{}{hint}: {words}", self.color)));
         }
-        let answers = ctl.balancer_api(store)?.ask_all::<ServiceInFull>(&format!("services/{id}")).await;
+        let answers = context.balancer_api(store)?.ask_all::<ServiceInFull>(&format!("services/{id}")).await;
         if limits.is_any() && answers.is_empty() {
             return Err(Error::NoBalancer(
                 "no balancer lives whose API could judge --max-errors; nothing was changed".into(),

@@ -1,6 +1,7 @@
 //! `watch`: prints upstreams as they come, go and change.
 
 use std::collections::BTreeMap;
+use std::fmt::Display;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
@@ -68,31 +69,31 @@ struct WatchState {
 }
 
 impl Watch {
-    pub(crate) async fn run(self, ctl: &Context) -> Result<Outcome, Error> {
-        let store = ctl.read_store().await?;
+    pub(crate) async fn run(self, context: &Context) -> Result<Outcome, Error> {
+        let store = context.read_store().await?;
         let only = self.service.as_ref().map(|named| named.find_service(&store.topology)).transpose()?;
-        let fleet = Arc::new(ctl.balancer_api(&store)?);
+        let fleet = Arc::new(context.balancer_api(&store)?);
         let answers = fleet.ask_all("upstreams").await;
         let scene = WatchState { topology: store.topology, balancers: store.balancers, answers, only, is_away: false };
         // A limit that the clock can't represent is as good as none.
         let deadline = self.limit.and_then(|limit| Instant::now().checked_add(limit));
         tokio::select! {
-            told = follow_changes(ctl, scene, fleet) => told?,
+            told = follow_changes(context, scene, fleet) => told?,
             () = async { match deadline { Some(at) => sleep_until(at).await, None => std::future::pending().await } } => {}
             _ = tokio::signal::ctrl_c() => {}
         }
-        ctl.screen.flush_briefly();
+        context.screen.flush_briefly();
         Ok(Outcome::Yes)
     }
 }
 
 /// Prints changes until the reader closes the output.
-async fn follow_changes(ctl: &Context, mut scene: WatchState, mut fleet: Arc<BalancerApi>) -> Result<(), Error> {
-    let mut teller = ChangePrinter::new(ctl.screen);
+async fn follow_changes(context: &Context, mut scene: WatchState, mut fleet: Arc<BalancerApi>) -> Result<(), Error> {
+    let mut teller = ChangePrinter::new(context.screen);
     let mut shown = Rows::new();
     let end = CancellationToken::new();
     let _ends_with_us = end.clone().drop_guard();
-    let mut events = ctl.client.follow_folder(FollowOptions::default(), end);
+    let mut events = context.client.follow_folder(FollowOptions::default(), end);
     let mut ticks = interval(PACE);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut asked: Option<JoinHandle<Answers<Upstreams>>> = None;
@@ -114,8 +115,8 @@ async fn follow_changes(ctl: &Context, mut scene: WatchState, mut fleet: Arc<Bal
                 scene.answers = answers;
             }
             _ = ticks.tick(), if asked.is_none() => {
-                if !ctl.is_api_of(&fleet, &scene.balancers) {
-                    fleet = Arc::new(ctl.balancer_api_of(&scene.balancers)?);
+                if !context.is_api_of(&fleet, &scene.balancers) {
+                    fleet = Arc::new(context.balancer_api_of(&scene.balancers)?);
                 }
                 asked = Some(ask_in_background(&fleet));
             }
@@ -182,11 +183,13 @@ fn compare_rows<'a>(before: &'a Rows, now: &'a Rows) -> Vec<(&'static str, &'a R
 }
 
 fn is_unchanged(one: &Row, other: &Row) -> bool {
-    let words = |row: &Row| -> Vec<_> {
-        let there = |it: &BalancerView| (it.state, it.balanced, it.cause.clone(), it.held);
-        row.balancers.iter().map(|(node, it)| (node.clone(), there(it))).collect()
-    };
-    one.asked == other.asked && words(one) == words(other)
+    one.asked == other.asked
+        && one.balancers.keys().eq(other.balancers.keys())
+        && one.balancers.values().zip(other.balancers.values()).all(|(one, other)| is_view_unchanged(one, other))
+}
+
+fn is_view_unchanged(one: &BalancerView, other: &BalancerView) -> bool {
+    (one.state, one.balanced, &one.cause, one.held) == (other.state, other.balanced, &other.cause, other.held)
 }
 
 /// Prints changes in columns. A column is as wide as the widest cell so far.
@@ -206,12 +209,12 @@ impl ChangePrinter {
     /// Prints the changes between two listings.
     fn print_changes(&mut self, before: &Rows, now: &Rows) -> Result<(), Error> {
         let has_begun = std::mem::replace(&mut self.has_printed, true);
-        let line = |(change, row): (&'static str, &Row)| Line {
-            time: humantime::format_rfc3339_millis(SystemTime::now()).to_string(),
-            change: if has_begun { change } else { "present" },
-            row: row.clone(),
-        };
-        let lines: Vec<Line> = compare_rows(before, now).into_iter().map(line).collect();
+        let mut lines = Vec::new();
+        for (change, row) in compare_rows(before, now) {
+            let change = if has_begun { change } else { "present" };
+            let time = humantime::format_rfc3339_millis(SystemTime::now()).to_string();
+            lines.push(Line { time, change, row: row.clone() });
+        }
         let mut texts = Vec::new();
         match self.screen.format() {
             Format::Json => {
@@ -252,20 +255,24 @@ impl Line {
             Some("draining") => format!("{node} draining {}", there.sessions.unwrap_or_default()),
             _ => format!("{node} {}", there.to_cell().text()),
         });
-        let or_dash = |value: Option<String>| Cell::or_dash(value).text().to_owned();
         let there = there.collect::<Vec<_>>().join(", ");
         [
             // The time of day, in UTC like the rest.
             self.time.get(11..19).unwrap_or(&self.time).to_owned(),
             self.change.to_owned(),
             format!("{service}/{id}"),
-            or_dash(asked.address.clone()),
-            or_dash(asked.color.clone()),
-            or_dash(asked.weight.map(|weight| weight.to_string())),
+            cell_text(asked.address.as_ref()),
+            cell_text(asked.color.as_ref()),
+            cell_text(asked.weight),
             Cell::from(asked.describe_state()).text().to_owned(),
-            or_dash((!there.is_empty()).then_some(there)),
+            cell_text((!there.is_empty()).then_some(there)),
         ]
     }
+}
+
+/// The text of a cell, in which hidden characters are escaped.
+fn cell_text(value: Option<impl Display>) -> String {
+    Cell::or_dash(value).text().to_owned()
 }
 
 #[cfg(test)]

@@ -52,11 +52,14 @@ impl Cell {
     /// The counts of all balancers, out of `of`: `lb1 2/3, lb2 –`. The smallest count decides the color: bad at 0, odd
     /// below `enough`.
     pub(crate) fn from_counts(by_balancer: &BTreeMap<String, Option<usize>>, of: usize, enough: usize) -> Self {
-        let one = |(node, count): (&String, &Option<usize>)| match count {
-            Some(count) => format!("{node} {count}/{of}"),
-            None => format!("{node} –"),
-        };
-        let text = by_balancer.iter().map(one).collect::<Vec<_>>().join(", ");
+        let mut words = Vec::new();
+        for (node, count) in by_balancer {
+            words.push(match count {
+                Some(count) => format!("{node} {count}/{of}"),
+                None => format!("{node} –"),
+            });
+        }
+        let text = words.join(", ");
         match by_balancer.values().flatten().min() {
             None => Self::or_dash((!text.is_empty()).then_some(text)),
             Some(0) => Self::bad(text),

@@ -95,10 +95,8 @@ fn show_upstream(
         why: explain_state(upstream, settings),
         backup: announced.is_some_and(|it| it.backup),
         color: announced.and_then(|it| it.color.as_ref()).map(ToString::to_string),
-        announced: announced.map(|it| Announced {
-            state: announced_name(it.state).to_owned(),
-            weight: it.weight.get(),
-        }),
+        announced: announced
+            .map(|it| Announced { state: announced_name(it.state).to_owned(), weight: it.weight.get() }),
         imposed: imposed.map(|it| Imposed {
             state: it.state.map(|state| imposed_name(state).to_owned()),
             weight: it.weight.map(discovery::Weight::get),

@@ -28,8 +28,8 @@ pub(super) fn no_record_reason(last: Option<&LastRecord>) -> Reason {
 impl LastRecord {
     fn to_words(&self) -> String {
         let lease = match (&self.lease, self.lease_lives) {
-            (None, _) => "without a lease: somebody deleted it".to_owned(),
-            (Some(lease), Some(true)) => format!("under lease {lease}, which lives: somebody deleted the key"),
+            (None, _) => "without a lease, and was deleted".to_owned(),
+            (Some(lease), Some(true)) => format!("under lease {lease}, which lives: the key was deleted"),
             (Some(lease), Some(false)) => format!("under lease {lease}, which has ended"),
             (Some(lease), None) => format!("under lease {lease}"),
         };
@@ -52,8 +52,8 @@ mod tests {
         };
         assert!(no_record_reason(Some(&last)).words.ends_with("under lease abc, which has ended"));
         last.lease_lives = Some(true);
-        assert!(no_record_reason(Some(&last)).words.ends_with("somebody deleted the key"));
+        assert!(no_record_reason(Some(&last)).words.ends_with("which lives: the key was deleted"));
         last.lease = None;
-        assert!(no_record_reason(Some(&last)).words.ends_with("without a lease: somebody deleted it"));
+        assert!(no_record_reason(Some(&last)).words.ends_with("without a lease, and was deleted"));
     }
 }

@@ -86,32 +86,46 @@ impl Explanation {
         let keys = store.topology.services().get(service);
         let settings = keys.into_iter().flat_map(|keys| keys.settings());
         let settings = settings.map(|(_, field)| KeyShown::from_field(field, Setting::to_string)).collect();
-        let explain = |id: &UpstreamId| {
-            let record = keys.and_then(|keys| keys.upstream(id)).map(|field| KeyShown::from_field(field, record_words));
-            let imposed =
-                keys.and_then(|keys| keys.override_of(id)).map(|field| KeyShown::from_field(field, override_words));
-            let case = Case::new(Keys::from(store), service, id);
-            let mut balancers: Vec<AtBalancer> =
-                answers.iter().map(|(node, answer)| AtBalancer::from_answer(&case, id, node, answer)).collect();
-            if balancers.is_empty() {
-                balancers.push(AtBalancer {
-                    balancer: None,
-                    line: None,
-                    haproxy: None,
-                    verdict: case.judge_without_balancer(),
-                });
-            }
+        let mut upstreams = Vec::new();
+        for id in ids {
+            let mut upstream = Explained::new(store, service, id, answers);
+            // The search for old values takes several requests, so `explain SVC` doesn't search for each upstream.
             if is_one {
-                // The search for old values takes several requests, so `explain SVC` doesn't search for each upstream.
-                balancers.iter_mut().for_each(|at| at.explain_no_record(last.get(id)));
+                upstream.add_last_record(last.get(id));
             }
-            let asked = keys.map(|keys| StoreView::from_keys(keys, id)).unwrap_or_default();
-            let keys = record.into_iter().chain(imposed).collect();
-            Explained { id: id.to_string(), keys, asked, last: last.get(id).cloned(), balancers }
-        };
-        let upstreams = ids.iter().map(explain).collect();
+            upstreams.push(upstream);
+        }
         let unfollowed = if is_one { Vec::new() } else { UnfollowedKey::list_below_service(store, service) };
         Self { id: service.to_string(), revision: store.revision, settings, upstreams, unfollowed, is_one }
+    }
+}
+
+impl Explained {
+    fn new(store: &Store, service: &ServiceId, id: &UpstreamId, answers: &Answers<ServiceInFull>) -> Self {
+        let service_keys = store.topology.services().get(service);
+        let record = service_keys.and_then(|keys| keys.upstream(id));
+        let imposed = service_keys.and_then(|keys| keys.override_of(id));
+        let record = record.map(|field| KeyShown::from_field(field, record_words));
+        let imposed = imposed.map(|field| KeyShown::from_field(field, override_words));
+        let case = Case::new(Keys::from(store), service, id);
+        let mut balancers: Vec<AtBalancer> =
+            answers.iter().map(|(node, answer)| AtBalancer::from_answer(&case, id, node, answer)).collect();
+        if balancers.is_empty() {
+            let verdict = case.judge_without_balancer();
+            balancers.push(AtBalancer { balancer: None, line: None, haproxy: None, verdict });
+        }
+        Self {
+            id: id.to_string(),
+            keys: record.into_iter().chain(imposed).collect(),
+            asked: service_keys.map(|keys| StoreView::from_keys(keys, id)).unwrap_or_default(),
+            last: None,
+            balancers,
+        }
+    }
+
+    fn add_last_record(&mut self, last: Option<&LastRecord>) {
+        self.balancers.iter_mut().for_each(|at| at.explain_no_record(last));
+        self.last = last.cloned();
     }
 }
 

@@ -165,19 +165,13 @@ impl Document {
 
 fn parse_key(key: &str, value: String) -> Result<DocumentKey, String> {
     let parsed: Key = key.parse().map_err(|oddity| format!("{key}: {oddity}"))?;
-    let refused = |refusal: discovery::Refusal| format!("{key}: {refusal}");
-    match &parsed {
-        Key::Setting { service, name, .. } => {
-            Setting::parse(service.kind, *name, value.as_bytes()).map_err(refused)?;
-        }
-        Key::Upstream { .. } => {
-            Upstream::parse(value.as_bytes()).map_err(refused)?;
-        }
-        Key::Override { .. } => {
-            Override::parse(value.as_bytes()).map_err(refused)?;
-        }
+    let checked = match &parsed {
+        Key::Setting { service, name, .. } => Setting::parse(service.kind, *name, value.as_bytes()).map(drop),
+        Key::Upstream { .. } => Upstream::parse(value.as_bytes()).map(drop),
+        Key::Override { .. } => Override::parse(value.as_bytes()).map(drop),
         Key::Balancer(_) | Key::AcceptStore => return Err(format!("{key} is no key of a service")),
-    }
+    };
+    checked.map_err(|refusal| format!("{key}: {refusal}"))?;
     Ok(DocumentKey { key: parsed, value })
 }
 

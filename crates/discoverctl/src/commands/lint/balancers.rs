@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use discovery::Node;
 
-use super::asked::join_names;
+use super::answers::join_names;
 use super::{Finding, LintInput};
 
 /// Finds the faults. `known` are those of the store: if a value is unreadable, every balancer refuses it.
@@ -57,7 +57,7 @@ fn lint_quarantined(scene: &LintInput, known: &[Finding]) -> Vec<Finding> {
         let keys = answer.quarantine.iter().map(|(key, reason)| (key.as_str(), reason.as_str()));
         by_node.insert(node, keys.collect());
     }
-    let everybody: BTreeSet<&Node> = by_node.keys().copied().collect();
+    let all_nodes: BTreeSet<&Node> = by_node.keys().copied().collect();
     let mut by_key: BTreeMap<&str, BTreeMap<&str, BTreeSet<&Node>>> = BTreeMap::new();
     for (node, keys) in &by_node {
         for (key, reason) in keys {
@@ -73,8 +73,8 @@ fn lint_quarantined(scene: &LintInput, known: &[Finding]) -> Vec<Finding> {
             let what = format!("{} on {}", reason, join_names(nodes));
             findings.push(Finding::new(key, "quarantined", what, "mend the value, or delete the key"));
         }
-        if refusing != everybody {
-            let others: BTreeSet<&Node> = everybody.difference(&refusing).copied().collect();
+        if refusing != all_nodes {
+            let others: BTreeSet<&Node> = all_nodes.difference(&refusing).copied().collect();
             let what = format!("refused on {}, followed on {}", join_names(&refusing), join_names(&others));
             let todo = "their options or versions differ, or one is behind: look again, then compare them";
             findings.push(Finding::new(key, "disagreement", what, todo));
@@ -95,11 +95,12 @@ fn lint_disputed_claims(scene: &LintInput) -> Vec<Finding> {
             }
         }
     }
-    let disputed = by_claim.into_iter().filter(|(_, holders)| holders.len() > 1);
-    let finding = |(claim, holders): (String, BTreeMap<String, BTreeSet<&Node>>)| {
-        let each: Vec<String> = holders.iter().map(|(id, nodes)| format!("{id} on {}", join_names(nodes))).collect();
+    let mut findings = Vec::new();
+    for (claim, owners) in by_claim.into_iter().filter(|(_, owners)| owners.len() > 1) {
+        let each: Vec<String> = owners.iter().map(|(id, nodes)| format!("{id} on {}", join_names(nodes))).collect();
         let what = format!("{claim} is served by {}", each.join(", "));
-        Finding::new("balancers/", "disagreement", what, "take the claim out of all but one of them")
-    };
-    disputed.map(finding).collect()
+        let todo = "take the claim out of all but one of them";
+        findings.push(Finding::new("balancers/", "disagreement", what, todo));
+    }
+    findings
 }

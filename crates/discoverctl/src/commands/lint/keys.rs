@@ -2,11 +2,9 @@
 
 use std::collections::BTreeSet;
 
-use discovery::{
-    BalancerRecord, Entry, Key, KeyError, Kind, Layout, Service, ServiceId, SettingName, UnknownFields, UpstreamId,
-};
+use discovery::{BalancerRecord, Entry, Key, KeyError, Kind, Layout, Service, ServiceId, SettingName, UnknownFields};
 
-use super::asked::join_names;
+use super::answers::join_names;
 use super::{Finding, LintInput};
 
 pub(super) fn lint_keys(scene: &LintInput) -> Vec<Finding> {
@@ -86,19 +84,19 @@ fn lint_values(service: &Service, findings: &mut Vec<Finding>) {
 
 /// Finds overrides of upstreams that have no record.
 fn lint_stray_overrides(scene: &LintInput, service_id: &ServiceId, service: &Service) -> Vec<Finding> {
-    let stray = service.overrides().filter(|(id, _)| service.upstream(id).is_none());
-    let finding = |(id, entry): (&UpstreamId, &Entry)| {
+    let mut findings = Vec::new();
+    for (id, field) in service.overrides().filter(|(id, _)| service.upstream(id).is_none()) {
         let retaining = scene.nodes_retaining_upstream(service_id, id);
         let (what, todo) = if retaining.is_empty() {
             (format!("there is no record of upstream {id}"), "delete it, unless that upstream is to come back so")
         } else {
-            let what =
-                format!("upstream {id} has no record; {} retains it, and this counts there", join_names(&retaining));
+            let nodes = join_names(&retaining);
+            let what = format!("upstream {id} has no record; {nodes} retains it, and this counts there");
             (what, "leave it until the upstream is announced again or gone")
         };
-        Finding::at_entry(entry, "override_without_upstream", what, todo)
-    };
-    stray.map(|(id, field)| finding((id, &field.entry))).collect()
+        findings.push(Finding::at_entry(&field.entry, "override_without_upstream", what, todo));
+    }
+    findings
 }
 
 fn unreadable_finding(entry: &Entry, refusal: &impl ToString) -> Finding {
@@ -108,20 +106,23 @@ fn unreadable_finding(entry: &Entry, refusal: &impl ToString) -> Finding {
 
 fn lint_unknown_fields(entry: &Entry, unknown: &UnknownFields) -> Option<Finding> {
     let names: Vec<String> = unknown.keys().map(|name| discovery::Excerpt::new(name).to_string()).collect();
-    let what = || format!("fields that mean nothing: {}", names.join(", "));
-    (!names.is_empty()).then(|| Finding::at_entry(entry, "unknown_field", what(), "take them out; nobody reads them"))
+    if names.is_empty() {
+        return None;
+    }
+    let what = format!("fields that mean nothing: {}", names.join(", "));
+    Some(Finding::at_entry(entry, "unknown_field", what, "take them out; no program reads them"))
 }
 
 /// Finds keys in the ancestor's layout that a key in the current layout replaces.
 fn lint_layouts(service: &Service, findings: &mut Vec<Finding>) {
-    let counts = |key: &Key| service.entries().any(|other| other.key == key.to_string());
     for entry in service.entries() {
         let current = match entry.key.parse::<Key>() {
             Ok(Key::Setting { service, layout: Layout::Legacy, name }) => Key::for_setting(&service, name),
             Ok(Key::Upstream { service, layout: Layout::Legacy, id }) => Key::for_upstream(&service, &id),
             _ => continue,
         };
-        if counts(&current) {
+        let current = current.to_string();
+        if service.entries().any(|other| other.key == current) {
             let what = format!("{current} stands too, and counts");
             findings.push(Finding::at_entry(entry, "old_layout", what, "delete it, once no old tool writes it"));
         }

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use discovery::{Claim, Kind, Service, ServiceId, Setting, SettingName, UpstreamAddress, collect_claims};
 
-use super::asked::join_names;
+use super::answers::join_names;
 use super::{Finding, LintInput};
 use crate::verdict::has_claim_key;
 
@@ -76,9 +76,12 @@ fn lint_empty_colors(scene: &LintInput, id: &ServiceId, service: &Service) -> Op
     colors.extend(retained.flat_map(|(_, by)| by.values()).filter_map(|it| it.color.clone()));
     let empty: Vec<String> =
         active.iter().map(|(color, _)| color.to_string()).filter(|color| !colors.contains(color)).collect();
-    let what = || format!("no upstream has the color {}", empty.join(", "));
+    if empty.is_empty() {
+        return None;
+    }
+    let what = format!("no upstream has the color {}", empty.join(", "));
     let todo = "start upstreams of that color, or discoverctl color SVC another";
-    (!empty.is_empty()).then(|| Finding::at_entry(&field.entry, "color_without_upstream", what(), todo))
+    Some(Finding::at_entry(&field.entry, "color_without_upstream", what, todo))
 }
 
 /// Finds records of one service that have the same address.
@@ -108,7 +111,8 @@ fn lint_double_addresses(service: &Service) -> Vec<Finding> {
 /// Finds claims of several services. Only a balancer knows the owner.
 fn lint_rivals(scene: &LintInput, claim: &Claim, ids: &[&ServiceId]) -> Vec<Finding> {
     let owners = describe_owners(scene, claim);
-    let finding = |id: &&ServiceId| {
+    let mut findings = Vec::new();
+    for id in ids {
         let others: Vec<String> = ids.iter().filter(|other| *other != id).map(ToString::to_string).collect();
         let key = match claim {
             Claim::Route(..) => SettingName::Domain,
@@ -116,9 +120,9 @@ fn lint_rivals(scene: &LintInput, claim: &Claim, ids: &[&ServiceId]) -> Vec<Find
         };
         let key = format!("{}{key}", id.folder_path());
         let what = format!("{claim} is named by {} too; {owners}", others.join(", "));
-        Finding::new(key, "rival_claim", what, "take it out of one of them")
-    };
-    ids.iter().map(finding).collect()
+        findings.push(Finding::new(key, "rival_claim", what, "take it out of one of them"));
+    }
+    findings
 }
 
 /// Describes the owner of a claim at each balancer.

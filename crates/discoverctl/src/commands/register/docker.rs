@@ -167,38 +167,46 @@ impl Docker {
         reach: &AddressSource,
     ) -> Result<Listener, Error> {
         let place = &self.place;
-        let failed =
-            |error: reqwest::Error| Error::Refused(format!("Docker's API at {place}: {}", innermost_cause(&error)));
         let response = self.http.get(format!("http://docker/containers/{}/json", container.name)).send().await;
-        let response = response.map_err(failed)?;
+        let response = response.map_err(|error| self.refuse(&error))?;
         match response.status().as_u16() {
-            200 => locate_listener(&response.json().await.map_err(failed)?, container, reach),
+            200 => {
+                let inspected = response.json().await.map_err(|error| self.refuse(&error))?;
+                locate_listener(&inspected, container, reach)
+            }
             404 => Err(Error::Refused(format!("Docker knows no container {}", container.name))),
             code => Err(Error::Refused(format!("Docker's API at {place} answers {code} for {}", container.name))),
         }
+    }
+
+    fn refuse(&self, error: &reqwest::Error) -> Error {
+        Error::Refused(format!("Docker's API at {}: {}", self.place, innermost_cause(error)))
     }
 }
 
 /// Finds the address in the API's answer.
 fn locate_listener(inspected: &Inspected, container: &ContainerArg, reach: &AddressSource) -> Result<Listener, Error> {
     let name = inspected.name.trim_start_matches('/');
-    let refused = |words: String| Error::Refused(format!("container {name}: {words}"));
-    if !inspected.state.running {
-        return Err(refused(format!("is {}, not running", inspected.state.status)));
-    }
-    let address = match reach {
-        AddressSource::Own(network) => inspected.own_address(container, network),
-        AddressSource::Host(host) if inspected.host_config.network_mode == "host" => {
-            inspected.host_address(container, host)
-        }
-        AddressSource::Host(host) => inspected.published_address(container, host),
-    };
-    let id = name.parse().map_err(|refusal: discovery::Refusal| refused(refusal.to_string()))?;
-    let address = address.map_err(refused)?.try_into();
-    Ok(Listener { id, address: address.map_err(|refusal: discovery::Refusal| refused(refusal.to_string()))? })
+    let found = inspected.find_address(container, reach).and_then(|address| {
+        let id = name.parse().map_err(|refusal: discovery::Refusal| refusal.to_string())?;
+        let address = address.try_into().map_err(|refusal: discovery::Refusal| refusal.to_string())?;
+        Ok(Listener { id, address })
+    });
+    found.map_err(|words| Error::Refused(format!("container {name}: {words}")))
 }
 
 impl Inspected {
+    fn find_address(&self, container: &ContainerArg, reach: &AddressSource) -> Result<SocketAddr, String> {
+        if !self.state.running {
+            return Err(format!("is {}, not running", self.state.status));
+        }
+        match reach {
+            AddressSource::Own(network) => self.own_address(container, network),
+            AddressSource::Host(host) if self.host_config.network_mode == "host" => self.host_address(container, host),
+            AddressSource::Host(host) => self.published_address(container, host),
+        }
+    }
+
     /// The port inside the container: the typed one, or the only one that its image exposes.
     fn exposed_port(&self, container: &ContainerArg) -> Result<u16, String> {
         let exposed = self.config.exposed_ports.iter().flatten();
@@ -233,19 +241,19 @@ impl Inspected {
         }
     }
 
+    fn published_ports(&self) -> Vec<PublishedPort> {
+        let mut published = Vec::new();
+        for (port, bindings) in self.network_settings.ports.iter().flatten() {
+            let sockets: Vec<SocketAddr> = bindings.iter().flatten().filter_map(Binding::to_socket).collect();
+            published.extend(tcp_port(port).filter(|_| !sockets.is_empty()).map(|port| (port, sockets)));
+        }
+        published
+    }
+
     /// The host's address and port that `docker run --publish` leads to the container.
     fn published_address(&self, container: &ContainerArg, host: &HostAddresses) -> Result<SocketAddr, String> {
-        let ports = self.network_settings.ports.iter().flatten();
-        let published: Vec<(u16, Vec<SocketAddr>)> = ports
-            .filter_map(|(port, bindings)| {
-                Some((tcp_port(port)?, bindings.iter().flatten().filter_map(Binding::to_socket).collect()))
-            })
-            .filter(|(_, bindings): &(u16, Vec<SocketAddr>)| !bindings.is_empty())
-            .collect();
+        let published = self.published_ports();
         let ports: Vec<u16> = published.iter().map(|(port, _)| *port).collect();
-        // The typed port is the container's. If it has no such port, it is the host's.
-        let inside = |port: u16| published.iter().find(|(it, _)| *it == port);
-        let outside = |port: u16| published.iter().find(|(_, bindings)| bindings.iter().any(|it| it.port() == port));
         let (port, bindings) = match (container.port, published.as_slice()) {
             (_, []) => {
                 let networks = self.network_settings.networks.iter().flatten().map(|(name, _)| name.as_str());
@@ -257,8 +265,7 @@ impl Inspected {
             }
             (None, [one]) => one,
             (None, _) => return Err(format!("publishes the ports {}; say which with --port", join_list(&ports))),
-            (Some(port), _) => inside(port)
-                .or_else(|| outside(port))
+            (Some(port), all) => find_published(all, port)
                 .ok_or_else(|| format!("doesn't publish port {port}, but {}", join_list(&ports)))?,
         };
         let reachable: Vec<&SocketAddr> = bindings.iter().filter(|it| !it.ip().is_loopback()).collect();
@@ -274,6 +281,15 @@ impl Inspected {
             None => no_host_address(),
         })
     }
+}
+
+/// A port of the container, and the addresses on the host that lead to it.
+type PublishedPort = (u16, Vec<SocketAddr>);
+
+/// Finds the typed port. It is the container's, or if the container has no such port, the host's.
+fn find_published(published: &[PublishedPort], port: u16) -> Option<&PublishedPort> {
+    let inside = published.iter().find(|(it, _)| *it == port);
+    inside.or_else(|| published.iter().find(|(_, bindings)| bindings.iter().any(|it| it.port() == port)))
 }
 
 impl HostAddresses {

@@ -1,7 +1,8 @@
 //! Runs the operator's commands of `--before` and `--after`.
 
+use std::io;
 use std::os::fd::AsFd as _;
-use std::process::Stdio;
+use std::process::{ExitStatus, Stdio};
 
 use nix::sys::signal::{Signal, killpg};
 use nix::unistd::Pid;
@@ -33,27 +34,33 @@ impl Drop for RunningHook {
     }
 }
 
-/// Runs a command until it ends. Its output goes to standard error. The error says why it failed.
-pub(crate) async fn run_hook(option: &str, command: &str, told: &HookEnv) -> Result<(), String> {
-    let failed = |why: String| format!("{option} failed ({command}): {why}");
+/// Runs the command of an option until it ends. Its output goes to standard error. The error says why it failed.
+pub(crate) async fn run_hook(option: &str, command: &str, env: &HookEnv) -> Result<(), String> {
+    let why = match run_command(command, env).await {
+        Ok(status) if status.success() => return Ok(()),
+        Ok(status) => status.to_string(),
+        Err(error) => error.to_string(),
+    };
+    Err(format!("{option} failed ({command}): {why}"))
+}
+
+async fn run_command(command: &str, env: &HookEnv) -> io::Result<ExitStatus> {
     // Standard output belongs to the answer of discoverctl.
-    let out = std::io::stderr().as_fd().try_clone_to_owned().map_err(|error| failed(error.to_string()))?;
+    let out = io::stderr().as_fd().try_clone_to_owned()?;
     let child = Command::new("sh")
         .args(["-c", command])
-        .env("DISCOVER_SERVICE", &told.service)
-        .env("DISCOVER_COLOR", &told.color)
-        .env("DISCOVER_UPSTREAMS", &told.upstreams)
-        .env("DISCOVER_DOMAIN", &told.domain)
-        .env("DISCOVER_PREVIEW", &told.preview)
+        .env("DISCOVER_SERVICE", &env.service)
+        .env("DISCOVER_COLOR", &env.color)
+        .env("DISCOVER_UPSTREAMS", &env.upstreams)
+        .env("DISCOVER_DOMAIN", &env.domain)
+        .env("DISCOVER_PREVIEW", &env.preview)
         .stdin(Stdio::null())
         .stdout(out)
         // In a group of its own the command doesn't get the terminal's Ctrl-C. The switch gets it first, and then ends
         // the group.
         .process_group(0)
-        .spawn()
-        .map_err(|error| failed(error.to_string()))?;
+        .spawn()?;
     let group = child.id().and_then(|id| i32::try_from(id).ok()).map(Pid::from_raw);
     let mut running = RunningHook(child, group);
-    let status = running.0.wait().await.map_err(|error| failed(error.to_string()))?;
-    if status.success() { Ok(()) } else { Err(failed(status.to_string())) }
+    running.0.wait().await
 }

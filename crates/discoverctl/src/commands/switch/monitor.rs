@@ -23,7 +23,7 @@ const MAX_SILENCE: Duration = Duration::from_secs(5);
 
 /// The balancers, and the counts of the current step.
 pub(super) struct Monitor<'a> {
-    ctl: &'a Context,
+    context: &'a Context,
     api: BalancerApi,
     /// The balancers that lived when the switch began.
     nodes: BTreeSet<Node>,
@@ -35,15 +35,15 @@ pub(super) struct Monitor<'a> {
 
 impl<'a> Monitor<'a> {
     pub(super) fn new(
-        ctl: &'a Context,
+        context: &'a Context,
         store: &Store,
         id: &ServiceId,
         color: &Color,
         limits: Limits,
     ) -> Result<Self, Error> {
         let nodes = store.balancers.records_by_node().map(|(node, _)| node.clone()).collect();
-        let (fleet, path) = (ctl.balancer_api(store)?, format!("services/{id}"));
-        Ok(Self { ctl, api: fleet, nodes, path, color: color.clone(), limits, counts: StepCounts::default() })
+        let (fleet, path) = (context.balancer_api(store)?, format!("services/{id}"));
+        Ok(Self { context, api: fleet, nodes, path, color: color.clone(), limits, counts: StepCounts::default() })
     }
 
     /// Begins a step's counts.
@@ -113,13 +113,13 @@ impl<'a> Monitor<'a> {
 
     async fn take_sample(&mut self) -> Result<(), Unjudged> {
         // If etcd doesn't answer, the balancers are still where they were.
-        if let Ok(snapshot) = self.ctl.client.read_snapshot("balancers").await {
+        if let Ok(snapshot) = self.context.client.read_snapshot("balancers").await {
             let balancers = BalancerRecords::from_snapshot(&snapshot);
             if let Some(node) = self.nodes.iter().find(|node| balancers.records_by_node().all(|(it, _)| it != *node)) {
                 return Err(Unjudged { words: format!("balancer {node} has gone"), is_final: true });
             }
-            if !self.ctl.is_api_of(&self.api, &balancers) {
-                let fleet = self.ctl.balancer_api_of(&balancers);
+            if !self.context.is_api_of(&self.api, &balancers) {
+                let fleet = self.context.balancer_api_of(&balancers);
                 self.api = fleet.map_err(|error| Unjudged { words: error.to_string(), is_final: false })?;
             }
         }

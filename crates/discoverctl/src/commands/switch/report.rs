@@ -97,9 +97,8 @@ impl StepReport {
 impl Printable for SwitchReport {
     /// Only a planned switch is shown so. The lines of a real one were printed as it went on.
     fn to_blocks(&self) -> Vec<Block> {
-        let step = |step: &StepReport| format!("{} %: {}", step.percent, step.active);
         let mut lines = vec![format!("{}: {}", self.service, self.describe_active())];
-        lines.extend(self.steps.iter().map(step));
+        lines.extend(self.steps.iter().map(|step| format!("{} %: {}", step.percent, step.active)));
         lines.push("nothing was written: --dry-run".into());
         vec![Block::Text(lines.join("\n"))]
     }

@@ -19,7 +19,7 @@ use crate::wait::{goal_of_write, wait_until_followed};
 
 /// A switch that is being carried out.
 pub(super) struct SwitchRun<'a> {
-    ctl: &'a Context,
+    context: &'a Context,
     plan: Plan,
     options: Switch,
     hook_env: HookEnv,
@@ -34,7 +34,7 @@ pub(super) struct SwitchRun<'a> {
 impl<'a> SwitchRun<'a> {
     /// Writes nothing yet.
     pub(super) fn new(
-        ctl: &'a Context,
+        context: &'a Context,
         store: &Store,
         id: &ServiceId,
         plan: Plan,
@@ -42,12 +42,12 @@ impl<'a> SwitchRun<'a> {
         limits: Limits,
         told: HookEnv,
     ) -> Result<Self, Error> {
-        let eyes = Monitor::new(ctl, store, id, &plan.color, limits)?;
+        let eyes = Monitor::new(context, store, id, &plan.color, limits)?;
         let said = SwitchReport::new(id, &plan);
         let signals = Signals::new(options.undo_on_interrupt)?;
         let active = ActiveKey::new(store, id);
         Ok(Self {
-            ctl,
+            context,
             plan,
             options,
             hook_env: told,
@@ -96,7 +96,7 @@ impl<'a> SwitchRun<'a> {
         let (event, why) = tokio::select! {
             passed = hook::run_hook("--after", command, &self.hook_env) => hook_event(passed),
             event = self.signals.next() => (event, String::new()),
-            () = self.active.wait_for_conflict(&self.ctl.client) => (Event::Conflict, String::new()),
+            () = self.active.wait_for_conflict(&self.context.client) => (Event::Conflict, String::new()),
         };
         self.set_reason(why);
         event
@@ -139,7 +139,7 @@ impl<'a> SwitchRun<'a> {
     }
 
     async fn write_active(&mut self, value: Option<String>) -> Event {
-        match self.active.write_value(&self.ctl.client, value, self.options.timeout).await {
+        match self.active.write_value(&self.context.client, value, self.options.timeout).await {
             WriteOutcome::Done => Event::Written,
             WriteOutcome::Conflict => Event::Conflict,
             WriteOutcome::Unknown { error, is_certain } => {
@@ -153,9 +153,9 @@ impl<'a> SwitchRun<'a> {
     async fn await_balancers(&mut self, state: State) -> Result<Event, Error> {
         let awaited = goal_of_write(self.active.revision, [self.active.key.clone()]);
         let followed = tokio::select! {
-            followed = wait_until_followed(&self.ctl.client, &awaited, self.options.timeout) => followed,
+            followed = wait_until_followed(&self.context.client, &awaited, self.options.timeout) => followed,
             event = self.signals.next() => return Ok(event),
-            () = self.active.wait_for_conflict(&self.ctl.client) => return Ok(Event::Conflict),
+            () = self.active.wait_for_conflict(&self.context.client) => return Ok(Event::Conflict),
         };
         match followed {
             Ok(followed) => {
@@ -183,7 +183,7 @@ impl<'a> SwitchRun<'a> {
         let (event, why) = tokio::select! {
             seen = self.monitor.watch_step(self.options.every) => seen,
             event = self.signals.next() => (event, String::new()),
-            () = self.active.wait_for_conflict(&self.ctl.client) => (Event::Conflict, String::new()),
+            () = self.active.wait_for_conflict(&self.context.client) => (Event::Conflict, String::new()),
         };
         self.set_reason(why);
         if event == Event::StepEnded {
@@ -213,8 +213,8 @@ impl<'a> SwitchRun<'a> {
     }
 
     fn print_line(&self, line: &str) {
-        if !self.ctl.screen.is_for_programs() {
-            self.ctl.screen.print(line);
+        if !self.context.screen.is_for_programs() {
+            self.context.screen.print(line);
         }
     }
 
@@ -237,10 +237,10 @@ impl<'a> SwitchRun<'a> {
             State::RolledBack => Some(Error::Undone(format!("{why}; went back: {words}"))),
             State::Stopped => Some(Error::Interrupted(format!("{words}; {}", self.describe_ways()))),
             State::Conflict => {
-                self.report.active = self.active.read_current(&self.ctl.client).await;
+                self.report.active = self.active.read_current(&self.context.client).await;
                 let words = self.report.describe_active();
                 Some(Error::Refused(format!(
-                    "somebody else wrote {} meanwhile, and theirs stands: {words}",
+                    "another client wrote {} meanwhile, and its value stands: {words}",
                     self.active.key
                 )))
             }
@@ -252,9 +252,9 @@ impl<'a> SwitchRun<'a> {
                 )),
             }),
         };
-        if self.ctl.screen.is_for_programs() {
+        if self.context.screen.is_for_programs() {
             self.report.reason = error.as_ref().map(ToString::to_string);
-            self.ctl.screen.show(&self.report)?;
+            self.context.screen.show(&self.report)?;
         }
         match error {
             Some(error) => Err(error),

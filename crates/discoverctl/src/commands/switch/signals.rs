@@ -15,13 +15,20 @@ pub(super) struct Signals {
 impl Signals {
     /// Takes both signals from their default action. `is_undone` is --undo-on-interrupt.
     pub(super) fn new(is_undone: bool) -> Result<Self, Error> {
-        let listen = |kind| signal(kind).map_err(|error| Error::Failed(format!("signals: {error}")));
         let event = if is_undone { Event::UndoRequested } else { Event::Interrupted };
-        Ok(Self { interrupt: listen(SignalKind::interrupt())?, terminate: listen(SignalKind::terminate())?, event })
+        Ok(Self {
+            interrupt: listen_for(SignalKind::interrupt())?,
+            terminate: listen_for(SignalKind::terminate())?,
+            event,
+        })
     }
 
     /// Waits for the next signal.
     pub(super) async fn next(&mut self) -> Event {
         tokio::select! { _ = self.interrupt.recv() => self.event, _ = self.terminate.recv() => self.event }
     }
+}
+
+fn listen_for(kind: SignalKind) -> Result<Signal, Error> {
+    signal(kind).map_err(|error| Error::Failed(format!("can't listen for signals: {error}")))
 }

@@ -77,6 +77,12 @@ pub(crate) enum Action {
 
 /// Decides the next state and the action there. An event without a meaning in a state changes nothing.
 pub(crate) fn step(state: State, event: Event) -> (State, Option<Action>) {
+    let (next, action) = decide(state, event);
+    debug_assert_eq!(check_invariants(state, next, action), Ok(()), "{state:?} {event:?}");
+    (next, action)
+}
+
+fn decide(state: State, event: Event) -> (State, Option<Action>) {
     use {Action as A, Event as E, State as S};
     match (state, event) {
         (S::BeforeHook { left }, E::Passed) => (S::Writing { left: left.saturating_sub(1) }, Some(A::WriteStep)),
@@ -119,8 +125,58 @@ pub(crate) fn step(state: State, event: Event) -> (State, Option<Action>) {
     }
 }
 
-#[cfg(test)]
+/// Checks what has to hold of every transition. The error is the rule that it breaks.
+fn check_invariants(from: State, next: State, action: Option<Action>) -> Result<(), &'static str> {
+    if from.is_end() && (next, action) != (from, None) {
+        return Err("an ended switch does nothing any more");
+    }
+    if action != next.action().filter(|_| next != from) {
+        return Err("an action belongs to the state that it leads to");
+    }
+    if from.left().zip(next.left()).is_some_and(|(before, after)| after > before || after + 1 < before) {
+        return Err("steps are taken one by one");
+    }
+    if from.is_rollback() && !(next.is_rollback() || next.is_end()) {
+        return Err("a rollback never goes forward again");
+    }
+    if next == State::Unchanged && !matches!(from, State::BeforeHook { .. } | State::Unchanged) {
+        return Err("a switch that has begun to write doesn't end as unchanged");
+    }
+    if next == State::Done && !matches!(from, State::AfterHook | State::Done) {
+        return Err("a switch is done only after its last step and its hook");
+    }
+    Ok(())
+}
+
 impl State {
+    /// The action on the way into this state. None for an end, and for `--before`, which runs before the first event.
+    fn action(self) -> Option<Action> {
+        use State as S;
+        match self {
+            S::Writing { .. } => Some(Action::WriteStep),
+            S::Following { .. } | S::AwaitingRollback => Some(Action::AwaitBalancers),
+            S::Watching { .. } => Some(Action::Watch),
+            S::AfterHook => Some(Action::RunAfter),
+            S::RollingBack => Some(Action::WriteRollback),
+            S::BeforeHook { .. } => None,
+            S::Unchanged | S::Done | S::RolledBack | S::Stopped | S::Conflict | S::WriteUnknown => None,
+        }
+    }
+
+    /// The number of steps after this one; None if no further step can follow.
+    fn left(self) -> Option<usize> {
+        use State as S;
+        match self {
+            S::BeforeHook { left } | S::Writing { left } | S::Following { left } | S::Watching { left } => Some(left),
+            S::AfterHook => Some(0),
+            _ => None,
+        }
+    }
+
+    fn is_rollback(self) -> bool {
+        matches!(self, Self::RollingBack | Self::AwaitingRollback)
+    }
+
     /// No state follows this one.
     pub(crate) fn is_end(self) -> bool {
         use State as S;
@@ -203,6 +259,31 @@ mod tests {
             writeln!(drawing, "| {} | {event:?} | {} | {action} |", name(state), name(next)).unwrap();
         }
         expect_file!["../../../SWITCH.md"].assert_eq(&drawing);
+    }
+
+    #[track_caller]
+    fn assert_broken(from: State, next: State, action: Option<Action>, rule: &str) {
+        let broken = check_invariants(from, next, action).unwrap_err();
+        assert!(broken.contains(rule), "{broken}");
+    }
+
+    #[test]
+    fn each_rule_of_a_transition_is_checked() {
+        use State as S;
+        let rollback = Some(Action::WriteRollback);
+        assert_broken(S::Done, S::RollingBack, rollback, "an ended switch");
+        assert_broken(S::Stopped, S::Stopped, rollback, "an ended switch");
+        assert_broken(S::AfterHook, S::RollingBack, None, "an action belongs");
+        assert_broken(S::Writing { left: 1 }, S::Following { left: 1 }, rollback, "an action belongs");
+        assert_broken(S::Watching { left: 1 }, S::Watching { left: 1 }, Some(Action::Watch), "an action belongs");
+        let write = Some(Action::WriteStep);
+        assert_broken(S::Watching { left: 1 }, S::Writing { left: 2 }, write, "one by one");
+        assert_broken(S::Watching { left: 2 }, S::Writing { left: 0 }, write, "one by one");
+        assert_broken(S::Watching { left: 2 }, S::AfterHook, Some(Action::RunAfter), "one by one");
+        assert_broken(S::RollingBack, S::Writing { left: 0 }, write, "never goes forward");
+        assert_broken(S::Following { left: 0 }, S::Unchanged, None, "doesn't end as unchanged");
+        assert_broken(S::Watching { left: 0 }, S::Done, None, "only after its last step");
+        assert_broken(S::AwaitingRollback, S::Done, None, "only after its last step");
     }
 
     #[test]

@@ -34,11 +34,8 @@ fn names_and_their_order_stay() {
     let host = Host { certificates: vec![ServedBy::default()], ..Host::default() };
     let certificates =
         Certificates { certificates: vec![Certificate::default()], hosts: vec![host], ..Certificates::default() };
-    let service = Service {
-        routes: vec![Route::default()],
-        previews: vec![PreviewColor::default()],
-        ..Service::default()
-    };
+    let service =
+        Service { routes: vec![Route::default()], previews: vec![PreviewColor::default()], ..Service::default() };
     let full = ServiceInFull { service: service.clone(), ..ServiceInFull::default() };
     let text = [
         to_line(&Identity::default()),
@@ -75,12 +72,8 @@ fn a_missing_field_is_empty_and_an_unknown_one_is_ignored() {
     let nested: Upstreams =
         serde_json::from_str(r#"{"upstreams":[{"id":"a","haproxy":{"status":"UP","new":1},"preview":{}}]}"#).unwrap();
     let traffic = Traffic { status: "UP".into(), ..Traffic::default() };
-    let upstream = Upstream {
-        id: "a".into(),
-        haproxy: Some(traffic),
-        preview: Some(Preview::default()),
-        ..Upstream::default()
-    };
+    let upstream =
+        Upstream { id: "a".into(), haproxy: Some(traffic), preview: Some(Preview::default()), ..Upstream::default() };
     assert_eq!(nested.upstreams, [upstream]);
 }
 

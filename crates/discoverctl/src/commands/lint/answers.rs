@@ -117,14 +117,15 @@ fn lint_unserved(scene: &LintInput, id: &ServiceId) -> Vec<Finding> {
         let is_unserved = !there.is_empty() && there.iter().all(|it| it.balanced == Some(false));
         let first = there.iter().filter(|_| is_unserved).find_map(|it| it.verdict.because.as_ref());
         if let Some(reason) = first.filter(|reason| is_odd(&reason.cause)) {
-            let words = || (reason.words.clone(), BTreeSet::new());
-            by_cause.entry(reason.cause.clone()).or_insert_with(words).1.insert(node);
+            let (_, nodes) = by_cause.entry(reason.cause.clone()).or_insert((reason.words.clone(), BTreeSet::new()));
+            nodes.insert(node);
         }
     }
-    let finding = |(cause, (words, nodes)): (Cause, (String, BTreeSet<&Node>))| {
+    let mut findings = Vec::new();
+    for (cause, (words, nodes)) in by_cause {
         let what = format!("no upstream gets requests at {}: {words}", join_names(&nodes));
-        Finding::new(id.folder_path(), "no_requests", what, format!("discoverctl explain {}", id.name))
-            .with_cause(cause)
-    };
-    by_cause.into_iter().map(finding).collect()
+        let todo = format!("discoverctl explain {}", id.name);
+        findings.push(Finding::new(id.folder_path(), "no_requests", what, todo).with_cause(cause));
+    }
+    findings
 }
