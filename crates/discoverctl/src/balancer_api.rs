@@ -120,6 +120,7 @@ impl BalancerApi {
         let response = request.send().await.map_err(|error| join_causes(&error))?;
         let status = response.status().as_u16();
         match status {
+            // confgen's 404 names its origin, too.
             200 | 404 => {}
             401 if self.token.is_some() => return Err("it has another token than --api-token-file".into()),
             401 => return Err("it asks for a token: --api-token-file".into()),

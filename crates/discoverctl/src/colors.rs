@@ -119,6 +119,7 @@ impl Health {
                 "{words} {color} works; nothing was changed (--force does it anyway)"
             )));
         }
+        // A balancer without a healthy upstream is a certain reason. It comes before balancers that can't tell.
         let without = self.healthy.iter().filter(|(_, count)| **count == Some(0)).map(|(node, _)| node.as_str());
         let without: Vec<&str> = without.collect();
         if !without.is_empty() {

@@ -51,8 +51,8 @@ impl Context {
     }
 
     /// An API asks exactly these balancers, at the URLs that their keys name now.
-    pub(crate) fn is_api_of(&self, fleet: &BalancerApi, balancers: &BalancerRecords) -> bool {
-        fleet.matches_balancers(balancers, self.client.config().prefix())
+    pub(crate) fn is_api_of(&self, api: &BalancerApi, balancers: &BalancerRecords) -> bool {
+        api.matches_balancers(balancers, self.client.config().prefix())
     }
 
     /// Writes an edit. Returns the revision, or None if the edit is empty.
@@ -63,6 +63,7 @@ impl Context {
         let mut revision = None;
         for txn in edit.to_transactions() {
             let committed = self.client.commit(txn).await?;
+            // An edit of more than a hundred keys has several transactions, and the first ones can't be taken back.
             if !committed.succeeded {
                 let what = if revision.is_none() { "nothing was changed" } else { "a part of it was changed" };
                 return Err(Error::Refused(format!(
@@ -109,6 +110,7 @@ impl Context {
                 let FollowGoal { revision, services, keys, .. } = goal_of_write(revision, keys);
                 let awaited = FollowGoal { revision, services, keys, ..what };
                 let followed = wait_until_followed(&self.client, &awaited, changing.timeout).await;
+                // The keys are written, so the operator has to see them before the error.
                 if followed.is_err() && !self.screen.is_for_programs() {
                     self.screen.show(&done)?;
                 }

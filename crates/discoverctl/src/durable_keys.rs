@@ -62,6 +62,7 @@ pub(crate) fn check_claims(store: &Store, edit: &Edit) -> Result<(), Error> {
     let touched = edit.changes().filter_map(|(key, _)| key.parse::<Key>().ok()?.service_id().cloned());
     for id in touched.collect::<std::collections::BTreeSet<_>>() {
         let settings = after.services().get(&id).map(|service| collect_settings(service)).unwrap_or_default();
+        // The check compares the new settings with the service's old ones, so that only new claims count.
         let mut services = after.services().clone();
         match store.topology.services().get(&id) {
             Some(standing) => services.insert(id.clone(), standing.clone()),

@@ -32,6 +32,7 @@ impl Edit {
     pub(crate) fn put(&mut self, store: &Store, key: &Key, value: impl Into<String>) {
         let (key, value) = (key.to_string(), value.into());
         let before = store.find_entry(&key).cloned();
+        // A key that keeps its lease would go with it.
         if before.as_ref().is_none_or(|entry| entry.value != value.as_bytes() || entry.lease != 0) {
             self.changes.insert(key, Change { before, after: Some(value) });
         }
@@ -53,6 +54,7 @@ impl Edit {
                     key: key.clone(),
                     value: value.clone().into_bytes(),
                     create_revision: change.before.as_ref().map_or(0, |entry| entry.create_revision),
+                    // etcd gives the revision with the write.
                     mod_revision: 0,
                     lease: 0,
                 }),

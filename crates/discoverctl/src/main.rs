@@ -68,6 +68,7 @@ fn run_command_line(command: clap::Command) -> Result<ExitCode, Error> {
     };
     let cli = Cli::from_arg_matches(&matches).map_err(|error| Error::Usage(error.to_string()))?;
     let outcome = match &cli.command {
+        // A context needs valid etcd options. `config` has to show invalid ones, too.
         Command::Config(it) => {
             let screen = Screen::new(cli.common.output);
             block_on_command(async { it.run(&screen, config.list_effective(&matches, &command)) })
@@ -89,6 +90,7 @@ fn block_on_command(command: impl Future<Output = Result<Outcome, Error>>) -> Re
     let runtime = runtime.map_err(|error| Error::Failed(format!("no runtime: {error}")))?;
     let outcome = runtime.block_on(async {
         let outcome = command.await;
+        // A reader that never reads must not keep Ctrl-C from ending the command.
         let written = tokio::select! {
             written = until_written() => written.map(|_| ()),
             () = wait_for_signal() => Err(Error::Interrupted("the answer isn't read".into())),

@@ -37,6 +37,7 @@ impl Progress {
     /// Sets the line, which says what the command waits for.
     pub(crate) fn set_message(&mut self, words: String) {
         if let Some(bar) = &self.bar {
+            // Names from the store may be in it, and the terminal must not obey their control characters.
             return bar.set_message(escape_line(&words).into_owned());
         }
         let is_news = self.last_line.as_ref().is_none_or(|(at, said)| *said != words && at.elapsed() >= LINE_INTERVAL);

@@ -85,14 +85,16 @@ pub(crate) fn build_rows(
     only: Option<&ServiceId>,
 ) -> BTreeMap<(ServiceId, UpstreamId), Row> {
     let services = store.topology.services().iter().filter(|(id, _)| only.is_none_or(|only| only == *id));
+    // A balancer may list 10,000 upstreams. A search through its list for each row would take quadratic time.
     let indexed: BTreeMap<&Node, Result<Index, &String>> =
         answers.iter().map(|(node, answer)| (node, answer.as_ref().map(Index::from_answer))).collect();
     let mut rows = BTreeMap::new();
     for (service, keys) in services {
         let name = service.to_string();
-        let held = indexed.values().flatten().flat_map(|index| index.held.get(name.as_str()).into_iter().flatten());
-        let held = held.filter_map(|id| id.parse().ok());
-        for id in keys.upstreams().map(|(id, _)| id.clone()).chain(held) {
+        // A retained upstream has no record, so only the answers name it.
+        let retained = indexed.values().flatten().flat_map(|index| index.retained.get(name.as_str()));
+        let retained = retained.flatten().filter_map(|id| id.parse().ok());
+        for id in keys.upstreams().map(|(id, _)| id.clone()).chain(retained) {
             let case = Case::new(store, service, &id);
             let mut balancers = BTreeMap::new();
             for (node, index) in &indexed {
@@ -116,17 +118,18 @@ struct Index<'a> {
     error: Option<&'a str>,
     applied: Option<i64>,
     upstreams: HashMap<(&'a str, &'a str), &'a Upstream>,
-    held: HashMap<&'a str, Vec<&'a str>>,
+    /// By service, the ids of retained upstreams.
+    retained: HashMap<&'a str, Vec<&'a str>>,
 }
 
 impl<'a> Index<'a> {
     fn from_answer(answer: &'a Upstreams) -> Self {
-        let mut held: HashMap<&str, Vec<&str>> = HashMap::new();
+        let mut retained: HashMap<&str, Vec<&str>> = HashMap::new();
         for it in answer.upstreams.iter().filter(|it| it.held) {
-            held.entry(&it.service).or_default().push(&it.id);
+            retained.entry(&it.service).or_default().push(&it.id);
         }
         let upstreams = answer.upstreams.iter().map(|it| ((it.service.as_str(), it.id.as_str()), it)).collect();
-        Self { error: answer.haproxy_error.as_deref(), applied: answer.applied, upstreams, held }
+        Self { error: answer.haproxy_error.as_deref(), applied: answer.applied, upstreams, retained }
     }
 
     fn find_answer(&self, service: &str, id: &str) -> BalancerAnswer<'a> {

@@ -73,10 +73,11 @@ impl<'a> Case<'a> {
                 Cause::BalancerUnreadable
                     .into_reason("the balancer's key makes no sense: is another program writing it?"),
             ),
-            Some((_, Some(said))) if said.cluster != self.keys.balancers.cluster_id() => verdict.with_leading_reason(
-                Cause::OtherStore
-                    .into_reason("the balancer follows another etcd cluster: see --endpoints of its confgen"),
-            ),
+            Some((_, Some(record))) if record.cluster != self.keys.balancers.cluster_id() => verdict
+                .with_leading_reason(
+                    Cause::OtherStore
+                        .into_reason("the balancer follows another etcd cluster: see --endpoints of its confgen"),
+                ),
             _ => verdict,
         }
     }

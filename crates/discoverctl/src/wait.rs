@@ -79,31 +79,31 @@ impl FollowGoal {
     }
 
     /// Why a balancer doesn't follow, as far as its record says.
-    fn find_obstacle(&self, cluster: u64, said: Option<&BalancerRecord>) -> Option<String> {
-        let Some(said) = said else { return Some("its key says nothing that makes sense".into()) };
-        if said.cluster != cluster {
+    fn find_obstacle(&self, cluster: u64, record: Option<&BalancerRecord>) -> Option<String> {
+        let Some(record) = record else { return Some("its key says nothing that makes sense".into()) };
+        if record.cluster != cluster {
             return Some("it follows another store".into());
         }
-        if let Some(service) = self.services.iter().find(|service| said.pending.contains(&service.to_string())) {
+        if let Some(service) = self.services.iter().find(|service| record.pending.contains(&service.to_string())) {
             return Some(format!("{service} waits for a restart"));
         }
-        if self.releases_retained && said.retains_anything() && !said.retains_lost_keys() {
-            return Some(format!("it retains {} upstreams", said.guarded.unwrap_or_default()));
+        if self.releases_retained && record.retains_anything() && !record.retains_lost_keys() {
+            return Some(format!("it retains {} upstreams", record.guarded.unwrap_or_default()));
         }
-        if self.releases_retained && said.retains_lost_keys() {
-            let keys = said.lost.map(|lost| format!("it retains {} keys", lost.keys));
-            return Some(keys.unwrap_or_else(|| format!("it retains {} upstreams", said.held.len())));
+        if self.releases_retained && record.retains_lost_keys() {
+            let keys = record.lost.map(|lost| format!("it retains {} keys", lost.keys));
+            return Some(keys.unwrap_or_else(|| format!("it retains {} upstreams", record.held.len())));
         }
         for (service, id) in &self.drained {
             let server = BalancerRecord::server_name(service, id);
-            if let Some(sessions) = said.draining.get(&server) {
+            if let Some(sessions) = record.draining.get(&server) {
                 return Some(format!("{server} has {sessions} open"));
             }
         }
-        if self.keys.iter().any(|key| said.may_omit_quarantine(key)) {
+        if self.keys.iter().any(|key| record.may_omit_quarantine(key)) {
             return Some("it refuses more keys of the service than it can name".into());
         }
-        (said.applied < self.revision).then(|| format!("at revision {}", said.applied))
+        (record.applied < self.revision).then(|| format!("at revision {}", record.applied))
     }
 }
 
@@ -181,19 +181,20 @@ mod tests {
         let mut awaited = goal_of_write(10, ["http-services/shop/overrides/a".to_owned()]);
         let service = awaited.services.first().unwrap().clone();
         awaited.drained.insert((service, "a".parse().unwrap()));
-        let describe = |said: &str| awaited.describe_missing(&balancers(said));
-        let said = |applied: i64, pending: &str, draining: &str| {
+        let describe = |record: &str| awaited.describe_missing(&balancers(record));
+        let record = |applied: i64, pending: &str, draining: &str| {
             format!(
                 r#"{{"cluster":"7","applied":{applied},"pending":[{pending}],"held":[],"draining":{{{draining}}}}}"#
             )
         };
-        assert_eq!(describe(&said(10, "", "")), "");
-        assert_eq!(describe(&said(9, "", "")), "lb1 (at revision 9)");
-        assert_eq!(describe(&said(10, r#""http-shop""#, "")), "lb1 (http-shop waits for a restart)");
-        assert_eq!(describe(&said(10, "", r#""http-shop/a":3"#)), "lb1 (http-shop/a has 3 open)");
-        assert_eq!(describe(&said(10, "", "").replace('7', "8")), "lb1 (it follows another store)");
+        assert_eq!(describe(&record(10, "", "")), "");
+        assert_eq!(describe(&record(9, "", "")), "lb1 (at revision 9)");
+        assert_eq!(describe(&record(10, r#""http-shop""#, "")), "lb1 (http-shop waits for a restart)");
+        assert_eq!(describe(&record(10, "", r#""http-shop/a":3"#)), "lb1 (http-shop/a has 3 open)");
+        assert_eq!(describe(&record(10, "", "").replace('7', "8")), "lb1 (it follows another store)");
         assert_eq!(describe("?"), "lb1 (its key says nothing that makes sense)");
-        let refuses = said(10, "", "").replacen('}', r#"},"quarantined":{"http-services/shop/overrides/a":"bad"}"#, 1);
+        let refuses =
+            record(10, "", "").replacen('}', r#"},"quarantined":{"http-services/shop/overrides/a":"bad"}"#, 1);
         assert_eq!(awaited.find_refused(&balancers(&refuses)).len(), 1);
         assert!(
             awaited.find_refused(&balancers(&refuses.replace("10", "9"))).is_empty(),

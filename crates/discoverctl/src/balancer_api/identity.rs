@@ -33,14 +33,14 @@ struct Identified {
 
 impl AskedBalancer {
     /// Describes the balancer of a key. `said` is None if its value is invalid.
-    pub(super) fn from_key(node: &Node, said: Option<&BalancerRecord>, cluster: u64, prefix: &str) -> Self {
-        let url = match said {
+    pub(super) fn from_key(node: &Node, record: Option<&BalancerRecord>, cluster: u64, prefix: &str) -> Self {
+        let url = match record {
             None => Err("its key says nothing that makes sense"),
-            Some(said) => {
-                said.url.clone().ok_or("it doesn't say where its API is: --admin and --admin-host of its confgen")
+            Some(record) => {
+                record.url.clone().ok_or("it doesn't say where its API is: --admin and --admin-host of its confgen")
             }
         };
-        let instance = said.and_then(|said| said.instance.clone());
+        let instance = record.and_then(|record| record.instance.clone());
         Self { node: node.clone(), cluster, prefix: prefix.to_owned(), url, instance }
     }
 
@@ -98,12 +98,12 @@ mod tests {
     use super::*;
 
     fn asked() -> AskedBalancer {
-        let said = BalancerRecord {
+        let record = BalancerRecord {
             url: Some("http://127.0.0.1:9101".into()),
             instance: Some("a1".into()),
             ..BalancerRecord::default()
         };
-        AskedBalancer::from_key(&"lb1".parse().unwrap(), Some(&said), 7, "/haproxy-discover")
+        AskedBalancer::from_key(&"lb1".parse().unwrap(), Some(&record), 7, "/haproxy-discover")
     }
 
     fn answer(node: &str, cluster: &str, prefix: &str, instance: &str) -> String {
@@ -138,8 +138,8 @@ mod tests {
 
     #[test]
     fn a_key_without_a_url_says_why_it_can_not_be_asked() {
-        let url = |said: Option<&BalancerRecord>| {
-            AskedBalancer::from_key(&"lb1".parse().unwrap(), said, 7, "/p").url.unwrap_err()
+        let url = |record: Option<&BalancerRecord>| {
+            AskedBalancer::from_key(&"lb1".parse().unwrap(), record, 7, "/p").url.unwrap_err()
         };
         assert!(url(None).contains("makes sense"));
         assert!(url(Some(&BalancerRecord::default())).contains("--admin"));

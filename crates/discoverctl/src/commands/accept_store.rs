@@ -12,16 +12,16 @@ use crate::store::Store;
 use crate::wait::FollowGoal;
 
 pub(crate) const EXAMPLES: &str = "Examples:
-  What is retained, and what would be written?
+  Print what is retained, and what would be written:
       discoverctl accept-store --dry-run
-  The store is meant as it is:
+  Accept the store as it is:
       discoverctl accept-store
 
-After a store was wiped or restored, balancers serve every key of before until that very key is written again. If too many
-upstreams lose their keys without notice, the removal guard serves them until a check fails. This command says that the
-missing keys are meant to be missing. Each balancer stops serving them at once. The command writes control/accept-store,
-waits for all live balancers, and deletes it. It counts for what was noticed before it, and for nothing later. If no balancer
-retains anything, it is refused (exit code 4).";
+After a store was wiped or restored, balancers serve every old key until that key is written again. If too many upstreams lose
+their keys without notice, the removal guard serves them until a check fails. This command says that the missing keys are meant
+to be missing. Each balancer stops serving them at once. The command writes control/accept-store, waits for all live balancers,
+and deletes the key. It applies to keys that were missing before it, and to none later. If no balancer retains anything, it is
+refused (exit code 4).";
 
 /// Options of `accept-store`.
 #[derive(Debug, Args)]
@@ -45,6 +45,7 @@ impl AcceptStore {
         }
         let awaited = FollowGoal { releases_retained: true, ..FollowGoal::default() };
         let outcome = context.apply_edit_until(&store, &edit, &self.changing, awaited).await?;
+        // Without the wait a balancer may not have read the key yet. `lint` reports a key that is left over.
         if !self.changing.dry_run && !self.changing.no_wait {
             delete_acceptance(context, &word).await?;
         }
@@ -81,8 +82,8 @@ async fn delete_acceptance(context: &Context, acceptance: &Acceptance) -> Result
 
 /// Finds the balancers that retain keys or upstreams.
 fn find_retaining(balancers: &BalancerRecords) -> Vec<(&Node, &BalancerRecord)> {
-    let said = balancers.records_by_node().filter_map(|(node, said)| Some((node, said?)));
-    said.filter(|(_, said)| said.retains_anything()).collect()
+    let record = balancers.records_by_node().filter_map(|(node, record)| Some((node, record?)));
+    record.filter(|(_, record)| record.retains_anything()).collect()
 }
 
 /// Describes the number of keys and upstreams that each balancer retains.

@@ -18,9 +18,9 @@ pub(crate) const EXAMPLES: &str = "Examples:
   discoverctl certs shop.com
   discoverctl certs --output json | jq -r '.refused[].reason'
 
-Exit code 1 if a host gets a certificate that is not valid or not for it, or if a file is refused. A host of a service with
-tls `both` is no reason: it may be meant for plain HTTP. Exit code 6 if all is well as far as it is known, and a balancer's API
-can't be reached.";
+Exit code 1 if a host gets a certificate that is invalid or for another host, or if a file is rejected. A host of a service with
+tls `both` doesn't count, because it may be meant for plain HTTP. Exit code 6 if a balancer's API can't be reached and the other
+balancers are fine.";
 
 /// Let's Encrypt's clients renew a month before the end. Two weeks before the end a renewal has failed for some time.
 pub(super) const EXPIRES_SOON_DAYS: i64 = 14;
@@ -98,7 +98,10 @@ impl Certs {
             return Ok(Outcome::Yes);
         }
         let silent: Vec<&str> = listing.unreachable.keys().map(String::as_str).collect();
-        Err(Error::NoBalancer(format!("what {} serves can't be told: its API can't be reached", silent.join(", "))))
+        Err(Error::NoBalancer(format!(
+            "the certificates of {} are unknown: its API can't be reached",
+            silent.join(", ")
+        )))
     }
 }
 

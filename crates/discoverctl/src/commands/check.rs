@@ -21,17 +21,17 @@ pub(crate) const EXAMPLES: &str = "Examples:
   discoverctl check shop db/node-1
   until discoverctl check shop/node-1; do sleep 1; done
 
-balanced: every live balancer sends new requests there. not_balanced: one of them doesn't; `discoverctl explain SVC/ID` says
-why. –: a balancer can't be asked, and no other says no. Exit code 0 only if all are balanced. 6 if any balancer can't be asked:
-an answer of the others alone would be a guess.";
+balanced: every live balancer sends new requests there. not_balanced: a balancer doesn't, and `discoverctl explain SVC/ID` says
+why. –: a balancer can't be asked, and no other one says no. Exit code 0 only if all upstreams are balanced. Exit code 6 if a
+balancer can't be asked, because the answer of the others alone would be a guess.";
 
 pub(crate) const VERIFY_EXAMPLES: &str = "Examples:
   discoverctl verify
   discoverctl verify shop
 
-found: HAProxy's own checks find something that answers. not_found: on one balancer they don't. –: nobody says, because the
-check is off, hasn't run yet or is paused by maintenance, or because a balancer can't be asked. Exit code 1 if any upstream is
-not_found, 6 if any balancer can't be asked.";
+found: HAProxy's checks get an answer. not_found: at one balancer they don't. –: no balancer can tell, because the check is off,
+hasn't run yet or is paused by maintenance, or because a balancer can't be asked. Exit code 1 if any upstream is not_found. Exit
+code 6 if a balancer can't be asked.";
 
 /// Options of `check`.
 #[derive(Debug, Args)]
@@ -244,13 +244,13 @@ impl Printable for Report {
                     "no balancer lives".into(),
                 ]);
             }
-            for (node, said) in &it.balancers {
-                let why = Cell::or_dash(said.why.as_ref());
+            for (node, status) in &it.balancers {
+                let why = Cell::or_dash(status.why.as_ref());
                 table.add_row([
                     name.as_str().into(),
                     status_cell(it.status),
                     node.as_str().into(),
-                    status_cell(said.status),
+                    status_cell(status.status),
                     why,
                 ]);
             }
@@ -276,19 +276,19 @@ mod tests {
 
     fn lines(report: &Report) -> Vec<String> {
         let line = |it: &CheckedUpstream| {
-            let by: Vec<_> = it.balancers.values().map(|said| said.status.unwrap_or("–")).collect();
+            let by: Vec<_> = it.balancers.values().map(|it| it.status.unwrap_or("–")).collect();
             format!("{} {}: {}", it.id, it.status.unwrap_or("–"), by.join(" "))
         };
         report.upstreams.iter().map(line).collect()
     }
 
-    fn report(answers: &Answers<Upstreams>, words: YesNo, said: impl Fn(&BalancerView) -> BalancerStatus) -> Report {
+    fn report(answers: &Answers<Upstreams>, words: YesNo, judge: impl Fn(&BalancerView) -> BalancerStatus) -> Report {
         let store = store(&[
             ("http-services/shop/upstreams/a", "10.0.0.1:80"),
             ("http-services/shop/upstreams/b", "10.0.0.2:80"),
             ("http-services/shop/upstreams/c", "10.0.0.3:80"),
         ]);
-        Report::from_answers(Keys::from(&store), answers, &Scope(None), words, said)
+        Report::from_answers(Keys::from(&store), answers, &Scope(None), words, judge)
     }
 
     #[test]

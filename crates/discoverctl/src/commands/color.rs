@@ -19,16 +19,16 @@ use crate::target::ServiceArg;
 use crate::upstreams::{describe_unreachable, list_unreachable};
 
 pub(crate) const EXAMPLES: &str = "Examples:
-  Which colors are there, and how many of each would work?
+  Show the colors, and the number of healthy upstreams of each:
       discoverctl color shop
-  One color, at once:
+  Make one color active at once:
       discoverctl color shop green
-  Two with their shares, for as long as you like:
+  Make two colors active with their shares:
       discoverctl color shop blue=90 green=10
-  Every upstream again, whatever its color:
+  Use every upstream again, whatever its color is:
       discoverctl unset shop active
 
-In steps, watched, and back by itself: discoverctl switch.";
+`discoverctl switch` makes a color active in steps, watches it and goes back if it fails.";
 
 /// Options of `color`.
 #[derive(Debug, Args)]

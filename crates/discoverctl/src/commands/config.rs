@@ -14,8 +14,8 @@ pub(crate) const EXAMPLES: &str = "Examples:
   discoverctl config
   discoverctl config --output json | jq -r '.options.endpoints.value'
 
-An option of the command line beats its variable, which beats ~/.config/haproxy-discover/discoverctl.toml, which beats
-/etc/haproxy-discover/discoverctl.toml. Nothing is asked for this: neither etcd nor a balancer.";
+An option of the command line beats its variable. A variable beats ~/.config/haproxy-discover/discoverctl.toml, and that file beats
+/etc/haproxy-discover/discoverctl.toml. The command asks neither etcd nor a balancer.";
 
 /// Options of `config`.
 #[derive(Debug, Args)]

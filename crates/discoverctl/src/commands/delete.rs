@@ -20,9 +20,9 @@ pub(crate) const EXAMPLES: &str = "Examples:
   discoverctl export shop > shop.yaml && discoverctl delete shop --yes
   discoverctl delete shop --dry-run
 
-Every key of the service goes: settings, overrides, records. While announcers speak for it it is refused: they would leave
-upstreams behind that no host leads to; stop them first, or --force. Lines of operators' own HAProxy files that name the service
-are warned of: it stays there as an empty backend, which answers 503.";
+It deletes every key of the service: settings, overrides, records. While announcers register upstreams it is refused, because
+they would leave upstreams without a host. Stop them first, or use --force. It warns of lines in operators' own HAProxy files
+that name the service. The service stays there as an empty backend, which answers 503.";
 
 /// Options of `delete`.
 #[derive(Debug, Args)]
@@ -65,7 +65,7 @@ impl Delete {
 async fn warn_of_references(context: &Context, store: &Store, id: &ServiceId) -> Result<(), Error> {
     let answers = context.balancer_api(store)?.ask_all::<ServiceInFull>(&format!("services/{id}")).await;
     for (node, answer) in answers {
-        let told = match answer {
+        let warning = match answer {
             Ok(answer) if answer.service.named_by.is_empty() => continue,
             Ok(answer) => {
                 let lines = answer.service.named_by.join(", ");
@@ -73,7 +73,7 @@ async fn warn_of_references(context: &Context, store: &Store, id: &ServiceId) ->
             }
             Err(error) => format!("warning: {node} can't be asked if a file of its operator names {id}: {error}"),
         };
-        output::print_message(&told);
+        output::print_message(&warning);
     }
     Ok(())
 }

@@ -16,12 +16,12 @@ use crate::store::{Store, lossy_text};
 use crate::target::ServiceArg;
 
 pub(crate) const EXAMPLES: &str = "Examples:
-  What has changed since revision 1200?
+  Show the changes since revision 1200:
       discoverctl diff 1200
-  Of one service, between two revisions:
+  Compare one service between two revisions:
       discoverctl diff 1200 1250 --service shop
 
-Exits 1 where anything differs.";
+Exit code 1 if anything differs.";
 
 /// Options of `diff`.
 #[derive(Debug, Args)]
@@ -72,16 +72,16 @@ impl Diff {
         };
         let only =
             self.service.as_ref().map(|named| durable_keys::find_service(named, &after.topology, &before.topology));
-        let kept = if self.all { KeyScope::SettingsAndUpstreams } else { KeyScope::Settings };
-        let differences = Differences::between(&before, &after, kept, only.transpose()?.as_ref());
+        let scope = if self.all { KeyScope::SettingsAndUpstreams } else { KeyScope::Settings };
+        let differences = Differences::between(&before, &after, scope, only.transpose()?.as_ref());
         context.screen.show(&differences)?;
         Ok(if differences.differences.is_empty() { Outcome::Yes } else { Outcome::No })
     }
 }
 
 impl Differences {
-    fn between(before: &Store, after: &Store, kept: KeyScope, only: Option<&discovery::ServiceId>) -> Self {
-        let (old, new) = (kept.select_entries(&before.entries, only), kept.select_entries(&after.entries, only));
+    fn between(before: &Store, after: &Store, scope: KeyScope, only: Option<&discovery::ServiceId>) -> Self {
+        let (old, new) = (scope.select_entries(&before.entries, only), scope.select_entries(&after.entries, only));
         let keys: BTreeSet<&str> = old.keys().chain(new.keys()).copied().collect();
         let mut differences = Vec::new();
         for key in keys {
@@ -136,8 +136,8 @@ mod tests {
         let before =
             store(5, &[("a/balance", "random", 0), ("a/domain", "a.com", 0), ("a/upstreams/x", "10.0.0.1:80", 3)]);
         let after = store(9, &[("a/domain", "a.com b.com", 0), ("b/domain", "c.com", 0)]);
-        let all = |kept, only| {
-            let found = Differences::between(&before, &after, kept, only).differences;
+        let all = |scope, only| {
+            let found = Differences::between(&before, &after, scope, only).differences;
             found.into_iter().map(|it| (it.key, it.before, it.after)).collect::<Vec<_>>()
         };
         let settings = all(KeyScope::Settings, None);

@@ -15,7 +15,7 @@ use crate::balancer_api::{Answers, BalancerApi, ServiceInFull, Services};
 use crate::context::Context;
 use crate::error::Error;
 use crate::error::Outcome;
-use crate::store::Store;
+use crate::store::{Store, lossy_text};
 use crate::target::{ServiceArg, TargetArg};
 
 use crate::verdict::record_key;
@@ -29,9 +29,9 @@ pub(crate) const EXAMPLES: &str = "Examples:
   discoverctl explain shop/node-1
   discoverctl explain shop --output json | jq '.upstreams[].balancers[] | select(.gets_requests != true).because'
 
-For each upstream and each live balancer: the key, its value, what was read from it, the line in haproxy.cfg, what HAProxy
-makes of it, and the verdict. Where several causes apply, the one that a request meets first is the verdict; the others are
-listed as well. An upstream that is gone is explained from etcd's retained revisions.";
+It prints the key, its value and the parsed value, and for each live balancer the line in haproxy.cfg, HAProxy's state and the
+verdict. If several causes apply, the verdict is the one that a request meets first, and the others follow. An upstream that is
+gone is explained from etcd's older revisions.";
 
 /// Options of `explain`.
 #[derive(Debug, Args)]
@@ -72,12 +72,12 @@ impl Explain {
                 return Ok(Outcome::Yes);
             }
         };
-        let fleet = context.balancer_api(&store)?;
-        let (named, asked) = match &target {
+        let api = context.balancer_api(&store)?;
+        let (named, only) = match &target {
             TargetArg::Service(named) => (named, None),
             TargetArg::Upstream(named) => (&named.service, Some(named.id.clone())),
         };
-        let service = match locate_service(named, &store, &fleet).await {
+        let service = match locate_service(named, &store, &api).await {
             Ok(service) => service,
             Err(error) => {
                 let found = Unfollowed::find_below_service(&store, &named.to_string()).ok_or(error)?;
@@ -85,10 +85,10 @@ impl Explain {
                 return Ok(Outcome::Yes);
             }
         };
-        let answers: Answers<ServiceInFull> = fleet.ask_all(&format!("services/{service}")).await;
+        let answers: Answers<ServiceInFull> = api.ask_all(&format!("services/{service}")).await;
         let known = list_known_upstreams(&store, &service, &answers);
         let mut last = BTreeMap::new();
-        if let Some(id) = asked.as_ref().filter(|id| !has_record(&store, &service, id)) {
+        if let Some(id) = only.as_ref().filter(|id| !has_record(&store, &service, id)) {
             last.extend(find_last_record(&context.client, &store, &service, id).await.map(|last| (id.clone(), last)));
             if !known.contains(id)
                 && !last.contains_key(id)
@@ -98,20 +98,21 @@ impl Explain {
                 named.find_upstream(&store.topology)?;
             }
         }
-        let is_one = asked.is_some();
-        let ids: BTreeSet<UpstreamId> = asked.map_or(known, |id| [id].into());
+        let is_one = only.is_some();
+        let ids: BTreeSet<UpstreamId> = only.map_or(known, |id| [id].into());
         context.screen.show(&Explanation::new(&store, &service, &ids, &last, &answers, is_one))?;
         Ok(Outcome::Yes)
     }
 }
 
 /// Finds the service in the store, or at a balancer that retains it although the store has lost it.
-async fn locate_service(named: &ServiceArg, store: &Store, fleet: &BalancerApi) -> Result<ServiceId, Error> {
+async fn locate_service(named: &ServiceArg, store: &Store, api: &BalancerApi) -> Result<ServiceId, Error> {
     let error = match named.find_service(&store.topology) {
+        // An ambiguous name is a usage error, which no balancer could resolve.
         Err(error @ Error::Refused(_)) => error,
         other => return other,
     };
-    let answers: Answers<Services> = fleet.ask_all("services").await;
+    let answers: Answers<Services> = api.ask_all("services").await;
     let served = answers.values().flatten().flat_map(|answer| &answer.services);
     let mut ids = served.filter_map(|it| it.id.split_once('-').map(|(kind, name)| (it.id.as_str(), kind, name)));
     let wanted = named.to_string();
@@ -156,6 +157,6 @@ async fn find_last_record(client: &Client, store: &Store, service: &ServiceId, i
         Some(lease) => client.time_to_live(lease).await.ok().map(|left| left.is_some()),
         None => None,
     };
-    let value = String::from_utf8_lossy(&entry.value).into_owned();
+    let value = lossy_text(&entry);
     Some(LastRecord { revision, value, lease: lease.map(|lease| lease.to_string()), lease_lives })
 }

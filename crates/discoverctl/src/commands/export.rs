@@ -23,18 +23,19 @@ pub(crate) const EXAMPLES: &str = "Examples:
   discoverctl export > services.yaml
   discoverctl export shop db
 
-Settings, overrides and upstreams' records that hang on no lease: what announcers put there they put there again. With
---output json the same as JSON, which import reads too.";
+It prints settings, overrides and records without a lease. Announcers write the other records again by themselves. With --output
+json it prints JSON, which import reads too.";
 
 pub(crate) const IMPORT_EXAMPLES: &str = "Examples:
-  What would be written?
+  Print what would be written:
       discoverctl import services.yaml --dry-run
-  discoverctl export | ssh other discoverctl import
-  The services that are in the file, exactly as they are in the file:
+  Copy the services of one store to another:
+      discoverctl export | ssh other discoverctl import
+  Make the file's services exactly as they are in the file:
       discoverctl import services.yaml --prune
 
-All of it is one transaction, or one for each hundred keys where there are more. A value that no balancer could follow, and
-a domain or port that another service has, are refused before anything is written.";
+All keys are written in one transaction, or in one for each hundred keys. A value that no balancer could follow, and a domain or
+port that another service has, are refused before anything is written.";
 
 /// Options of `export`.
 #[derive(Debug, Args)]
@@ -72,6 +73,7 @@ impl Export {
         if context.screen.is_json() {
             context.screen.show(&tree)?;
         } else {
+            // JSON has no comments, so only YAML says where it comes from.
             let yaml = to_yaml(&tree)?;
             let (prefix, revision) = (context.client.config().prefix(), store.revision);
             let head = format!("# Durable keys below {prefix} at revision {revision}; discoverctl import reads them.");

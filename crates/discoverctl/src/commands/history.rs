@@ -21,7 +21,7 @@ pub(crate) const EXAMPLES: &str = "Examples:
   discoverctl history shop --since 1200
   discoverctl history shop --all --output json | jq '.changes[-1]'
 
-How far back it reaches is etcd's to say: --auto-compaction-retention.";
+etcd keeps old revisions as its --auto-compaction-retention says.";
 
 /// Options of `history`.
 #[derive(Debug, Args)]
@@ -80,32 +80,32 @@ impl History {
                 .collect::<Result<_, _>>()?,
             Err(_) => Vec::new(),
         };
-        let kept = if self.all { KeyScope::SettingsAndUpstreams } else { KeyScope::Settings };
-        let mut past = ChangeLog::default();
+        let scope = if self.all { KeyScope::SettingsAndUpstreams } else { KeyScope::Settings };
+        let mut log = ChangeLog::default();
         for folder in ids.iter().flat_map(durable_keys::list_folders) {
-            past.add_changes(&context.client.changes_since(&folder, self.since).await?, kept, self.since);
+            log.add_changes(&context.client.changes_since(&folder, self.since).await?, scope, self.since);
         }
-        past.changes.sort();
+        log.changes.sort();
         match found {
-            Err(error) if past.changes.is_empty() => Err(error),
-            _ => context.screen.show(&past).map(|()| Outcome::Yes),
+            Err(error) if log.changes.is_empty() => Err(error),
+            _ => context.screen.show(&log).map(|()| Outcome::Yes),
         }
     }
 }
 
 impl ChangeLog {
-    fn add_changes(&mut self, told: &Changes, kept: KeyScope, asked: i64) {
-        self.since = self.since.max(told.before.revision);
-        self.compacted |= told.before.revision > asked.max(1);
-        self.revision = self.revision.max(told.revision);
+    fn add_changes(&mut self, listed: &Changes, scope: KeyScope, asked: i64) {
+        self.since = self.since.max(listed.before.revision);
+        self.compacted |= listed.before.revision > asked.max(1);
+        self.revision = self.revision.max(listed.revision);
         let mut values: BTreeMap<&str, &Entry> =
-            told.before.entries.iter().map(|entry| (entry.key.as_str(), entry)).collect();
-        for change in &told.changes {
+            listed.before.entries.iter().map(|entry| (entry.key.as_str(), entry)).collect();
+        for change in &listed.changes {
             let (before, after, revision) = match change {
                 Change::Put(entry) => (values.insert(&entry.key, entry), Some(entry), entry.mod_revision),
                 Change::Delete { key, revision, .. } => (values.remove(key.as_str()), None, *revision),
             };
-            let is_kept = before.or(after).is_some_and(|entry| kept.has_entry(entry));
+            let is_kept = before.or(after).is_some_and(|entry| scope.has_entry(entry));
             if is_kept && before.map(|it| &it.value) != after.map(|it| &it.value) {
                 let (before, after) = (before.map(lossy_text), after.map(lossy_text));
                 self.changes.push(Row { revision, key: change.key().to_owned(), before, after });
@@ -157,13 +157,13 @@ mod tests {
             Change::Put(entry("active", "blue=90 green=10", 8)),
             gone,
         ];
-        let told = Changes { before, changes, revision: 10 };
-        let past = |kept| {
-            let mut past = ChangeLog::default();
-            past.add_changes(&told, kept, 1);
-            past
+        let listed = Changes { before, changes, revision: 10 };
+        let log = |scope| {
+            let mut log = ChangeLog::default();
+            log.add_changes(&listed, scope, 1);
+            log
         };
-        let settings = past(KeyScope::Settings);
+        let settings = log(KeyScope::Settings);
         assert_eq!((settings.since, settings.compacted, settings.revision), (5, true, 10));
         let row = |revision, before: Option<&str>, after: Option<&str>| Row {
             revision,
@@ -173,6 +173,6 @@ mod tests {
         };
         let step = "blue=90 green=10";
         assert_eq!(settings.changes, [row(6, Some("blue"), Some(step)), row(9, Some(step), None)]);
-        assert_eq!(past(KeyScope::SettingsAndUpstreams).changes.len(), 3);
+        assert_eq!(log(KeyScope::SettingsAndUpstreams).changes.len(), 3);
     }
 }

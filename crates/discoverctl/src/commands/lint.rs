@@ -26,8 +26,8 @@ pub(crate) const EXAMPLES: &str = "Examples:
   discoverctl lint
   discoverctl lint --output json | jq -r '.findings[].key'
 
-What clients get is said only where a balancer says it. Exit code 1 if anything is found. A balancer whose API can't be
-reached is named, and is no finding. What it quarantines it also writes below balancers/.";
+A finding mentions clients only if a balancer says so. Exit code 1 if anything is found. A balancer whose API can't be reached is
+named, and is no finding. Each balancer also writes the keys that it quarantines below balancers/.";
 
 /// Options of `lint`.
 #[derive(Debug, Args)]
@@ -90,25 +90,25 @@ struct BalancerAnswers {
 impl Lint {
     pub(crate) async fn run(self, context: &Context) -> Result<Outcome, Error> {
         let store = context.read_store().await?;
-        let fleet = context.balancer_api(&store)?;
+        let api = context.balancer_api(&store)?;
         let (status, services, quarantine, upstreams, certificates) = tokio::join!(
-            fleet.ask_all("status"),
-            fleet.ask_all("services"),
-            fleet.ask_all("quarantine"),
-            fleet.ask_all("upstreams"),
-            fleet.ask_all("certificates")
+            api.ask_all("status"),
+            api.ask_all("services"),
+            api.ask_all("quarantine"),
+            api.ask_all("upstreams"),
+            api.ask_all("certificates")
         );
-        let asked = BalancerAnswers { status, services, quarantine, upstreams, certificates, now: SystemTime::now() };
-        let findings = LintInput::new(&store, &asked).find_all();
-        let linted = LintReport { revision: store.revision, findings, unreachable: list_unreachable(&asked.status) };
+        let answers = BalancerAnswers { status, services, quarantine, upstreams, certificates, now: SystemTime::now() };
+        let findings = LintInput::new(&store, &answers).find_all();
+        let linted = LintReport { revision: store.revision, findings, unreachable: list_unreachable(&answers.status) };
         context.screen.show(&linted)?;
         Ok(if linted.findings.is_empty() { Outcome::Yes } else { Outcome::No })
     }
 }
 
 impl<'a> LintInput<'a> {
-    fn new(store: &'a Store, asked: &'a BalancerAnswers) -> Self {
-        let BalancerAnswers { status, services, quarantine, upstreams, certificates, now } = asked;
+    fn new(store: &'a Store, answers: &'a BalancerAnswers) -> Self {
+        let BalancerAnswers { status, services, quarantine, upstreams, certificates, now } = answers;
         let mut by_service: BTreeMap<ServiceId, Vec<Row>> = BTreeMap::new();
         for ((id, _), row) in build_rows(Keys::from(store), upstreams, None) {
             by_service.entry(id).or_default().push(row);
@@ -144,6 +144,7 @@ impl<'a> LintInput<'a> {
         let mut findings = keys::lint_keys(self);
         findings.extend(services::lint_services(self));
         findings.extend(answers::lint_answers(self));
+        // These need the store's findings: a value that can't be read is refused by every balancer.
         findings.extend(balancers::lint_balancers(self, &findings));
         findings.extend(certificates::lint_certificates(self.certificates, self.now));
         findings.sort();

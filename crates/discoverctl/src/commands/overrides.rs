@@ -18,28 +18,28 @@ pub(crate) const DRAIN_EXAMPLES: &str = "Examples:
   discoverctl drain shop/node-1 shop/node-2 --timeout 10m
   discoverctl drain shop/node-1 --no-wait
 
-New clients go elsewhere, sticky ones stay; `maint` sends those elsewhere too. It ends when no request is open on the upstream
-at any live balancer, in HAProxy processes of before a restart neither. A balancer that is cut off from etcd isn't waited
-for, and sends requests until its own checks fail. `ready` takes it back.";
+New clients go to other upstreams, and sticky clients stay. `maint` moves sticky clients too. The command ends when no request is
+open on the upstream at any live balancer, in HAProxy processes from before a restart neither. It doesn't wait for a balancer that
+is cut off from etcd, which sends requests until its own checks fail. `ready` takes the drain back.";
 
 pub(crate) const MAINT_EXAMPLES: &str = "Examples:
   discoverctl maint shop/node-1
   discoverctl ready shop/node-1
 
-No new request, from sticky clients neither; those in flight finish, and are waited for.";
+The upstream gets no new requests, from sticky clients neither. The command waits until the open requests are finished.";
 
 pub(crate) const READY_EXAMPLES: &str = "Examples:
   discoverctl ready shop/node-1
 
-Takes `drain` and `maint` back; a weight that was imposed stays. What its announcer says, its color and HAProxy's checks still
-count: `discoverctl explain shop/node-1`.";
+It takes `drain` and `maint` back, and keeps an overridden weight. The announcer's state, the color and HAProxy's checks still
+count, as `discoverctl explain shop/node-1` shows.";
 
 pub(crate) const WEIGHT_EXAMPLES: &str = "Examples:
   discoverctl weight shop/node-1 10
   discoverctl weight shop/node-1 default
 
-Among the upstreams of its color; 100 is what one weighs that says nothing else, 0 takes no new clients. `default` takes the
-imposed weight back.";
+The weight counts among the upstreams of the same color. Without an own weight an upstream has 100. With 0 it gets no new
+clients. `default` takes the override's weight back.";
 
 /// Options of `drain`, `ready` and `maint`.
 #[derive(Debug, Args)]
@@ -79,6 +79,7 @@ impl ChangeState {
             change_override(&mut edit, &store, &service, &id, |imposed| imposed.state = state)?;
             named.insert((service, id));
         }
+        // `ready` puts upstreams back into service, so their requests need no end.
         let drained = if state.is_some() { named } else { BTreeSet::new() };
         context.apply_edit(&store, &edit, &self.changing, drained).await
     }

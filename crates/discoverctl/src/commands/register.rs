@@ -27,18 +27,18 @@ pub(crate) const EXAMPLES: &str = "Examples:
   discoverctl register shop --container web-1 --port 8000 --host-address 172.17.8.101
   discoverctl register --type tcp db db-1 172.17.8.101:3306
 
-The record hangs on no lease: it stands until it is deregistered, whether or not something answers there; HAProxy's checks
-decide who gets requests. An app with an announcer needs none of this. A new service has no domain yet:
+The record has no lease. It stays until it is deregistered, even if nothing answers at its address. HAProxy's checks decide if it
+gets requests. An app with an announcer needs no `register`. A new service has no domain yet, and needs
 `discoverctl set shop domain shop.example.com`.
-With --container, Docker's API is asked where the container's port is published on this host. The id is the container's name.
-The address is this host's towards etcd, else that of its default route, unless the port is published at one address. A
-container in the host's network is at the host's address. A port that is published on loopback, or not at all, is refused.";
+With --container it asks Docker's API for the address and port at which the container's port is published on this host. The id is
+the container's name. If the port is published at all addresses, the host's address towards etcd is taken, or that of the default
+route. A container in the host's network has the host's address. A port that is published on loopback, or not at all, is refused.";
 
 pub(crate) const DEREGISTER_EXAMPLES: &str = "Examples:
   discoverctl drain shop/node-1 && discoverctl deregister shop node-1
 
-What an operator imposed on the upstream goes with it. A record under a lease belongs to an announcer that lives: stop that
-instead, or use `maint`; --force deletes it, and the announcer leaves it alone as long as its lease lives.";
+The upstream's override is deleted, too. A record with a lease belongs to a running announcer. Stop that announcer instead, or use
+`maint`. --force deletes the record, and the announcer doesn't write it again while its lease lives.";
 
 /// Options of `register`.
 #[derive(Debug, Args)]
@@ -124,6 +124,7 @@ impl Register {
         let store = context.read_store().await?;
         let service = self.service.find_or_name_new(&store.topology, self.kind.map(Into::into))?;
         if !store.topology.services().contains_key(&service) {
+            // A misspelled name would make a new service without a word.
             let alike =
                 suggest_names(service.name.as_str(), store.topology.services().keys().map(|id| id.name.to_string()));
             output::print_message(&format!("{service} is a new service, without a domain or port yet{alike}"));

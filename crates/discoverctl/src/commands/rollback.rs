@@ -17,12 +17,12 @@ use crate::store::Store;
 use crate::target::ServiceArg;
 
 pub(crate) const EXAMPLES: &str = "Examples:
-  What would be written?
+  Print what would be written:
       discoverctl rollback shop 1200 --dry-run
-  As it was at revision 1200 (discoverctl history shop lists them):
+  Restore the state at revision 1200, which `discoverctl history shop` lists:
       discoverctl rollback shop 1200
 
-Settings and overrides go back, in one transaction; upstreams' records are left alone.";
+It restores settings and overrides in one transaction, and leaves upstreams' records alone.";
 
 /// Options of `rollback`.
 #[derive(Debug, Args)]
@@ -51,6 +51,7 @@ impl Rollback {
 /// Plans the edit that restores the settings and overrides of `then`.
 fn plan_rollback(store: &Store, then: &Store, id: &ServiceId) -> Result<Edit, Error> {
     let old = KeyScope::Settings.select_entries(&then.entries, Some(id));
+    // An empty past would delete all present settings, which an operator has to ask `delete` for.
     if old.is_empty() {
         let words = format!("{id} had no settings at revision {}; nothing was changed", then.revision);
         return Err(Error::Refused(format!("{words} (discoverctl delete takes a service away)")));

@@ -19,7 +19,7 @@ pub(crate) const EXAMPLES: &str = "Examples:
   discoverctl set shop domain shop.example.com www.example.com
   discoverctl set --create --type tcp db ports 3306
 
-The settings and their values: docs/settings.md.";
+docs/settings.md lists the settings and their values.";
 
 pub(crate) const UNSET_EXAMPLES: &str = "Examples:
   discoverctl unset shop hsts

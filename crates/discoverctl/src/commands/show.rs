@@ -22,8 +22,8 @@ pub(crate) const EXAMPLES: &str = "Examples:
   discoverctl show shop
   discoverctl show shop --output json | jq '.upstreams[] | select(.state == \"ready\").address'
 
-LEASE is what is left of the upstream's lease in seconds; `none` is a record without one, which stays until somebody deletes
-it. SESSIONS and RATE (requests in the last second; connections of a TCP service) are of one balancer.";
+LEASE is the rest of the upstream's lease in seconds. `none` is a record without a lease, which stays until it is deleted.
+SESSIONS and RATE (requests in the last second, or connections of a TCP service) are those of one balancer.";
 
 /// Options of `show`.
 #[derive(Debug, Args)]
@@ -98,11 +98,11 @@ impl Show {
 /// stands.
 async fn read_leases(client: &Client, service: &Service) -> Leases {
     let all: BTreeSet<i64> = service.upstreams().map(|(_, field)| field.entry.lease).filter(|id| *id != 0).collect();
-    let asked = all.into_iter().map(|id| async move {
+    let requests = all.into_iter().map(|id| async move {
         let left = client.time_to_live(LeaseId::from(id)).await.ok()?;
         Some((id, left.map(|left| left.as_secs())))
     });
-    join_all(asked).await.into_iter().flatten().collect()
+    join_all(requests).await.into_iter().flatten().collect()
 }
 
 impl ServiceReport {
@@ -144,6 +144,7 @@ impl UpstreamShown {
     fn new(row: Row, lease: Option<i64>, leases: &Leases) -> Self {
         let (lease, lease_seconds) = match lease {
             Some(0) => ("none", None),
+            // Only a retained upstream has no record.
             None => ("ended", None),
             Some(id) => match leases.get(&id) {
                 Some(Some(left)) => ("lives", Some(*left)),

@@ -27,24 +27,24 @@ use crate::store::Store;
 use crate::target::ServiceArg;
 
 pub(crate) const EXAMPLES: &str = "Examples:
-  All at once:
+  Switch all requests at once:
       discoverctl switch shop green
-  A canary that grows, and goes back by itself when more than 1 % of its requests fail:
+  Switch in steps, and go back if more than 1 % of the new color's requests fail:
       discoverctl switch shop green --steps 10,50,100 --every 30s --max-errors 1%
-  Only if the new color passes a test first, and goes back if the service fails one afterwards:
+  Test the new color first, and the service afterwards:
       discoverctl switch shop green --before 'curl --fail --silent --output /dev/null https://$DISCOVER_PREVIEW/' \\
           --after 'curl --fail --silent --output /dev/null https://$DISCOVER_DOMAIN/'
 
-Each step is one write of the service's `active` key, waited for on every live balancer, then watched for --every. It goes
-back, to what was active before, when a balancer doesn't follow within --timeout, a limit is exceeded, --after fails, or,
-with a limit, when a balancer vanishes or its API can't be asked for 5 s. Ctrl-C and SIGTERM leave the step as it stands
-and say how to go on or back. Where somebody else writes `active` meanwhile, it stops and touches nothing.
+Each step is one write of the service's `active` key. The command waits until every live balancer follows, and then watches the
+step for --every. It restores the old value if a balancer doesn't follow within --timeout, if a limit is exceeded, if --after
+fails, or with a limit if a balancer's key is gone or its API can't be asked for 5 s. Ctrl-C and SIGTERM keep the step, and the
+last line says how to continue or go back. If another client writes `active` meanwhile, the command stops and changes nothing.
 
-A failed request is one that the color's upstreams answer with 5xx or not at all; of a TCP service, a connection that can't
-be made. Fewer than 20 requests in a step are no ground for a judgement.
+A failed request is one that the color's upstreams answer with 5xx or not at all. For a TCP service it is a connection that can't
+be made. Fewer than 20 requests in a step are not judged.
 
-The commands know DISCOVER_SERVICE, DISCOVER_COLOR, DISCOVER_UPSTREAMS (the color's addresses, by blanks) and
-DISCOVER_DOMAIN (the service's first host).";
+The commands get DISCOVER_SERVICE, DISCOVER_COLOR, DISCOVER_UPSTREAMS (the color's addresses, separated by blanks),
+DISCOVER_DOMAIN (the service's first host) and DISCOVER_PREVIEW (the host that previews the color).";
 
 /// Options of `switch`.
 #[derive(Debug, Args)]
@@ -95,13 +95,14 @@ impl Switch {
         let service = service.ok_or_else(|| Error::Refused(format!("no service {id} in the store")))?;
         let plan = Plan::new(&service, &self.color, &self.steps)?;
         let limits = Limits { errors: self.max_errors, latency: self.max_latency };
+        // Checked for --dry-run as well, so that it prints no steps that would be refused.
         self.check_color(context, &store, &id, &service, limits).await?;
         if self.dry_run {
             context.screen.show(&report::SwitchReport::for_dry_run(&id, &plan))?;
             return Ok(Outcome::Yes);
         }
-        let told = hook_env(&id, &service, &self.color);
-        run::SwitchRun::new(context, &store, &id, plan, self, limits, told)?.run().await
+        let env = hook_env(&id, &service, &self.color);
+        run::SwitchRun::new(context, &store, &id, plan, self, limits, env)?.run().await
     }
 
     /// Refuses a color that has no ready or no healthy upstream, and limits that the balancers' answers can't judge.
@@ -159,7 +160,7 @@ mod tests {
 
     #[test]
     fn a_preview_is_at_the_first_exact_host() {
-        let told = |keys: &[(&str, &str)]| {
+        let env = |keys: &[(&str, &str)]| {
             let entry = |(key, value): &(&str, &str)| Entry {
                 key: format!("http-services/shop/{key}"),
                 value: (*value).into(),
@@ -172,9 +173,9 @@ mod tests {
             super::hook_env(id, service, &"Green".parse().unwrap())
         };
         let upstream = ("upstreams/a", r#"{"address":"10.0.0.1:80","color":"Green"}"#);
-        let all = told(&[("domain", "*.shop.com shop.com"), ("preview", "10.0.0.0/8"), upstream]);
+        let all = env(&[("domain", "*.shop.com shop.com"), ("preview", "10.0.0.0/8"), upstream]);
         assert_eq!((all.domain.as_str(), all.preview.as_str()), ("*.shop.com", "green.shop.com"));
         assert_eq!(all.upstreams, "10.0.0.1:80");
-        assert_eq!(told(&[("domain", "shop.com"), upstream]).preview, "");
+        assert_eq!(env(&[("domain", "shop.com"), upstream]).preview, "");
     }
 }

@@ -29,8 +29,8 @@ pub(crate) const EXAMPLES: &str = "Examples:
   discoverctl watch shop --for 1m
   discoverctl watch --output json | jq -r 'select(.change == \"gone\") | .service + \"/\" + .id'
 
-A row for each upstream, then one for each change, until Ctrl-C; with --output json one object a line. The store is followed,
-the balancers are asked every second. While etcd is away it goes on trying.";
+It prints a row for each upstream, then a row for each change, until Ctrl-C. With --output json each row is an object in one line.
+It follows the store, and asks the balancers every second. While etcd is away it tries again.";
 
 /// The interval between two questions to the balancers. Their counters are at most half a second old.
 const PACE: Duration = Duration::from_secs(1);
@@ -72,13 +72,13 @@ impl Watch {
     pub(crate) async fn run(self, context: &Context) -> Result<Outcome, Error> {
         let store = context.read_store().await?;
         let only = self.service.as_ref().map(|named| named.find_service(&store.topology)).transpose()?;
-        let fleet = Arc::new(context.balancer_api(&store)?);
-        let answers = fleet.ask_all("upstreams").await;
-        let scene = WatchState { topology: store.topology, balancers: store.balancers, answers, only, is_away: false };
+        let api = Arc::new(context.balancer_api(&store)?);
+        let answers = api.ask_all("upstreams").await;
+        let known = WatchState { topology: store.topology, balancers: store.balancers, answers, only, is_away: false };
         // A limit that the clock can't represent is as good as none.
         let deadline = self.limit.and_then(|limit| Instant::now().checked_add(limit));
         tokio::select! {
-            told = follow_changes(context, scene, fleet) => told?,
+            printed = follow_changes(context, known, api) => printed?,
             () = async { match deadline { Some(at) => sleep_until(at).await, None => std::future::pending().await } } => {}
             _ = tokio::signal::ctrl_c() => {}
         }
@@ -88,18 +88,19 @@ impl Watch {
 }
 
 /// Prints changes until the reader closes the output.
-async fn follow_changes(context: &Context, mut scene: WatchState, mut fleet: Arc<BalancerApi>) -> Result<(), Error> {
-    let mut teller = ChangePrinter::new(context.screen);
+async fn follow_changes(context: &Context, mut known: WatchState, mut api: Arc<BalancerApi>) -> Result<(), Error> {
+    let mut printer = ChangePrinter::new(context.screen);
     let mut shown = Rows::new();
     let end = CancellationToken::new();
     let _ends_with_us = end.clone().drop_guard();
     let mut events = context.client.follow_folder(FollowOptions::default(), end);
     let mut ticks = interval(PACE);
+    // After a slow answer the balancers get a whole interval of rest.
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    let mut asked: Option<JoinHandle<Answers<Upstreams>>> = None;
+    let mut pending: Option<JoinHandle<Answers<Upstreams>>> = None;
     loop {
-        let now = build_rows(scene.keys(), &scene.answers, scene.only.as_ref());
-        teller.print_changes(&shown, &now)?;
+        let now = build_rows(known.keys(), &known.answers, known.only.as_ref());
+        printer.print_changes(&shown, &now)?;
         // The next listing is compared with the one that was printed, so a slow reader causes no queue.
         if !until_written().await? {
             return Ok(());
@@ -107,33 +108,33 @@ async fn follow_changes(context: &Context, mut scene: WatchState, mut fleet: Arc
         shown = now;
         tokio::select! {
             event = events.recv() => match event {
-                Some(event) => scene.apply_event(event),
+                Some(event) => known.apply_event(event),
                 None => return Ok(()),
             },
-            answers = await_answers(&mut asked) => {
-                asked = None;
-                scene.answers = answers;
+            answers = await_answers(&mut pending) => {
+                pending = None;
+                known.answers = answers;
             }
-            _ = ticks.tick(), if asked.is_none() => {
-                if !context.is_api_of(&fleet, &scene.balancers) {
-                    fleet = Arc::new(context.balancer_api_of(&scene.balancers)?);
+            _ = ticks.tick(), if pending.is_none() => {
+                if !context.is_api_of(&api, &known.balancers) {
+                    api = Arc::new(context.balancer_api_of(&known.balancers)?);
                 }
-                asked = Some(ask_in_background(&fleet));
+                pending = Some(ask_in_background(&api));
             }
         }
     }
 }
 
 /// Asks all balancers in a task, so that a slow balancer delays no change of the store.
-fn ask_in_background(fleet: &Arc<BalancerApi>) -> JoinHandle<Answers<Upstreams>> {
-    let fleet = Arc::clone(fleet);
-    tokio::spawn(async move { fleet.ask_all("upstreams").await })
+fn ask_in_background(api: &Arc<BalancerApi>) -> JoinHandle<Answers<Upstreams>> {
+    let api = Arc::clone(api);
+    tokio::spawn(async move { api.ask_all("upstreams").await })
 }
 
 /// Waits for the answers that are under way, for ever if there are none.
-async fn await_answers(asked: &mut Option<JoinHandle<Answers<Upstreams>>>) -> Answers<Upstreams> {
-    match asked {
-        Some(asked) => asked.await.unwrap_or_default(),
+async fn await_answers(pending: &mut Option<JoinHandle<Answers<Upstreams>>>) -> Answers<Upstreams> {
+    match pending {
+        Some(pending) => pending.await.unwrap_or_default(),
         None => std::future::pending().await,
     }
 }
@@ -297,18 +298,18 @@ mod tests {
         assert_eq!(compare_rows(&Rows::new(), &one).len(), 1);
         assert!(compare_rows(&one, &all(&[a], &answers("UP", 2))).is_empty());
         let down = all(&[a], &answers("DOWN", 1));
-        let told = compare_rows(&one, &down);
-        let line = Line { time: "2026-11-21T12:00:07.000Z".into(), change: told[0].0, row: told[0].1.clone() };
+        let printed = compare_rows(&one, &down);
+        let line = Line { time: "2026-11-21T12:00:07.000Z".into(), change: printed[0].0, row: printed[0].1.clone() };
         assert_eq!(line.to_cells().join(" "), "12:00:07 changed http-shop/a 10.0.0.1:80 blue 100 ready lb1 down");
         let drained = ("http-services/shop/overrides/a", r#"{"state":"drain"}"#);
         let drained = all(&[a, drained], &answers("UP", 1));
         assert_eq!(compare_rows(&one, &drained)[0].1.asked.state, Some("drain"));
         assert_eq!(compare_rows(&one, &Rows::new())[0].0, "gone");
-        let mut teller = ChangePrinter::new(Screen::for_test(Format::Table));
-        teller.widen_columns(&line.to_cells());
+        let mut printer = ChangePrinter::new(Screen::for_test(Format::Table));
+        printer.widen_columns(&line.to_cells());
         assert_eq!(
-            teller.pad_cells(&HEAD.map(str::to_owned)).find("BALANCERS"),
-            teller.pad_cells(&line.to_cells()).find("lb1 down")
+            printer.pad_cells(&HEAD.map(str::to_owned)).find("BALANCERS"),
+            printer.pad_cells(&line.to_cells()).find("lb1 down")
         );
     }
 }

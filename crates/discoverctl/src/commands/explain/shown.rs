@@ -10,7 +10,7 @@ use super::last::{LastRecord, no_record_reason};
 use super::unfollowed::{self, UnfollowedKey};
 use crate::balancer_api::{Answers, ServiceInFull, Traffic};
 use crate::print::{Block, Cell, Printable, Table};
-use crate::store::Store;
+use crate::store::{Store, lossy_text};
 use crate::upstreams::StoreView;
 use crate::verdict::{BalancerAnswer, Case, Keys};
 
@@ -133,7 +133,7 @@ impl KeyShown {
     fn from_field<T>(field: &Arc<ParsedEntry<T>>, words: impl Fn(&T) -> String) -> Self {
         Self {
             key: field.entry.key.clone(),
-            value: String::from_utf8_lossy(&field.entry.value).trim().to_owned(),
+            value: lossy_text(&field.entry).trim().to_owned(),
             parsed: field.value.as_ref().ok().map(words),
             refused: field.refusal_text(),
             lease: field.entry.lease != 0,

@@ -6,7 +6,7 @@ use discovery::ServiceId;
 use serde::Serialize;
 
 use crate::print::{Block, Cell, Printable, Table};
-use crate::store::Store;
+use crate::store::{Store, lossy_text};
 
 /// A key that isn't followed.
 #[derive(Debug, Serialize)]
@@ -34,7 +34,7 @@ pub(super) struct Unfollowed {
 
 impl UnfollowedKey {
     fn new(store: &Store, key: &str, reason: &str) -> Self {
-        let value = store.find_entry(key).map(|entry| String::from_utf8_lossy(&entry.value).trim().to_owned());
+        let value = store.find_entry(key).map(|entry| lossy_text(entry).trim().to_owned());
         let balancers = store.balancers.records_by_node().map(|(node, balancer)| {
             let refuses = balancer.and_then(|balancer| balancer.quarantine_reason(key)).map(str::to_owned);
             (node.to_string(), refuses)

@@ -146,6 +146,7 @@ impl Document {
     pub(crate) fn to_edit(&self, store: &Store, prune: bool) -> Result<Edit, Error> {
         let mut edit = Edit::default();
         for DocumentKey { key, value } in &self.keys {
+            // A write would take the key from its lease, and the upstream would stay after its app has ended.
             let is_leased = store.find_entry(&key.to_string()).is_some_and(|entry| entry.lease != 0);
             if is_leased && matches!(key, Key::Upstream { .. }) {
                 return Err(Error::Refused(format!("{key} is its announcer's, under its lease; nothing was changed")));

@@ -64,24 +64,25 @@ impl<'a> LintInput<'a> {
 }
 
 /// Finds retained upstreams, and services without requests.
-pub(super) fn lint_answers(scene: &LintInput) -> Vec<Finding> {
-    let mut findings = lint_retained(scene);
-    for id in scene.store.topology.services().keys() {
-        findings.extend(lint_unserved(scene, id));
+pub(super) fn lint_answers(input: &LintInput) -> Vec<Finding> {
+    let mut findings = lint_retained(input);
+    for id in input.store.topology.services().keys() {
+        findings.extend(lint_unserved(input, id));
     }
     findings
 }
 
 /// Finds upstreams that are served although their keys are gone.
-fn lint_retained(scene: &LintInput) -> Vec<Finding> {
+fn lint_retained(input: &LintInput) -> Vec<Finding> {
     let mut findings = Vec::new();
-    for ((service, id), by) in &scene.retained {
+    for ((service, id), by) in &input.retained {
         let each = by.iter().map(|(node, it)| match &it.held_since {
             Some(since) => format!("{node} since {since}"),
             None => node.to_string(),
         });
         let what = format!("its key is gone; retained by {}", each.collect::<Vec<_>>().join(", "));
         let is_reset = by.values().any(|it| it.held_by.as_deref() == Some("reset"));
+        // After a reset only an announcement or the operator releases a key. The removal guard also does if a check fails.
         let todo = if is_reset {
             "have it announced again; if it is meant to be gone: discoverctl accept-store"
         } else {
@@ -109,11 +110,11 @@ fn is_odd(cause: &Cause) -> bool {
 }
 
 /// Finds services of which no upstream gets requests at a balancer. A balancer that can't tell doesn't count.
-fn lint_unserved(scene: &LintInput, id: &ServiceId) -> Vec<Finding> {
+fn lint_unserved(input: &LintInput, id: &ServiceId) -> Vec<Finding> {
     let mut by_cause: BTreeMap<Cause, (String, BTreeSet<&Node>)> = BTreeMap::new();
-    for node in scene.answering_nodes() {
+    for node in input.answering_nodes() {
         let name = node.to_string();
-        let there: Vec<_> = scene.rows_of(id).iter().filter_map(|row| row.balancers.get(&name)).collect();
+        let there: Vec<_> = input.rows_of(id).iter().filter_map(|row| row.balancers.get(&name)).collect();
         let is_unserved = !there.is_empty() && there.iter().all(|it| it.balanced == Some(false));
         let first = there.iter().filter(|_| is_unserved).find_map(|it| it.verdict.because.as_ref());
         if let Some(reason) = first.filter(|reason| is_odd(&reason.cause)) {

@@ -8,33 +8,33 @@ use super::answers::join_names;
 use super::{Finding, LintInput};
 
 /// Finds the faults. `known` are those of the store: if a value is unreadable, every balancer refuses it.
-pub(super) fn lint_balancers(scene: &LintInput, known: &[Finding]) -> Vec<Finding> {
-    let mut findings = lint_balancer_keys(scene);
-    findings.extend(lint_quarantined(scene, known));
-    findings.extend(lint_disputed_claims(scene));
+pub(super) fn lint_balancers(input: &LintInput, known: &[Finding]) -> Vec<Finding> {
+    let mut findings = lint_balancer_keys(input);
+    findings.extend(lint_quarantined(input, known));
+    findings.extend(lint_disputed_claims(input));
     findings
 }
 
 /// Finds faults in the balancers' own records.
-fn lint_balancer_keys(scene: &LintInput) -> Vec<Finding> {
+fn lint_balancer_keys(input: &LintInput) -> Vec<Finding> {
     let mut findings = Vec::new();
-    for (node, said) in scene.store.balancers.records_by_node() {
+    for (node, record) in input.store.balancers.records_by_node() {
         let key = format!("balancers/{node}");
-        let Some(said) = said else {
+        let Some(record) = record else {
             let todo = "see which program writes it; nothing that waits for balancers ends while it stands";
             findings.push(Finding::new(key, "balancer_garbled", "it makes no sense", todo));
             continue;
         };
-        if said.cluster != scene.store.cluster {
-            let what = format!("it follows the cluster {}, and this is {}", said.cluster, scene.store.cluster);
+        if record.cluster != input.store.cluster {
+            let what = format!("it follows the cluster {}, and this is {}", record.cluster, input.store.cluster);
             let todo = "see --endpoints of its confgen; after a wiped store: discoverctl accept-store";
             findings.push(Finding::new(key.clone(), "other_store", what, todo));
         }
-        if let Some(Ok(status)) = scene.status.get(node).filter(|status| status.as_ref().is_ok_and(|it| !it.in_sync)) {
+        if let Some(Ok(status)) = input.status.get(node).filter(|status| status.as_ref().is_ok_and(|it| !it.in_sync)) {
             let todo = "its log and its /api/v1/history say what was tried";
             findings.push(Finding::new(key.clone(), "out_of_sync", status.words.clone(), todo));
         }
-        if said.url.is_none() {
+        if record.url.is_none() {
             let what = "it doesn't say where its API is: check, verify and explain can't ask it";
             findings.push(Finding::new(key, "no_url", what, "--admin and --admin-host of its confgen"));
         }
@@ -44,16 +44,16 @@ fn lint_balancer_keys(scene: &LintInput) -> Vec<Finding> {
 
 /// Finds refused keys, and keys that only some balancers refuse. The API's list is complete. The list in a balancer's
 /// record may be cut.
-fn lint_quarantined(scene: &LintInput, known: &[Finding]) -> Vec<Finding> {
+fn lint_quarantined(input: &LintInput, known: &[Finding]) -> Vec<Finding> {
     let mut by_node: BTreeMap<&Node, BTreeMap<&str, &str>> = BTreeMap::new();
-    for (node, said) in scene.store.balancers.records_by_node() {
+    for (node, record) in input.store.balancers.records_by_node() {
         // A balancer without a record disagrees with none. A list that is cut doesn't tell which other keys are
         // followed.
-        let Some(said) = said.filter(|said| !said.more.contains("quarantined")) else { continue };
-        let keys = said.quarantined.iter();
+        let Some(record) = record.filter(|record| !record.more.contains("quarantined")) else { continue };
+        let keys = record.quarantined.iter();
         by_node.insert(node, keys.map(|(key, reason)| (key.as_str(), reason.as_str())).collect());
     }
-    for (node, answer) in scene.quarantine.iter().filter_map(|(node, it)| Some((node, it.as_ref().ok()?))) {
+    for (node, answer) in input.quarantine.iter().filter_map(|(node, it)| Some((node, it.as_ref().ok()?))) {
         let keys = answer.quarantine.iter().map(|(key, reason)| (key.as_str(), reason.as_str()));
         by_node.insert(node, keys.collect());
     }
@@ -84,9 +84,9 @@ fn lint_quarantined(scene: &LintInput, known: &[Finding]) -> Vec<Finding> {
 }
 
 /// Finds claims that different services own at different balancers. The first claimant owns a claim at each balancer.
-fn lint_disputed_claims(scene: &LintInput) -> Vec<Finding> {
+fn lint_disputed_claims(input: &LintInput) -> Vec<Finding> {
     let mut by_claim: BTreeMap<String, BTreeMap<String, BTreeSet<&Node>>> = BTreeMap::new();
-    for (node, answer) in scene.services.iter().filter_map(|(node, it)| Some((node, it.as_ref().ok()?))) {
+    for (node, answer) in input.services.iter().filter_map(|(node, it)| Some((node, it.as_ref().ok()?))) {
         for service in &answer.services {
             let routes = service.routes.iter().map(|route| format!("{}{}", route.host, route.path));
             let ports = service.ports.iter().map(|bind| format!("port {}", bind.rsplit(':').next().unwrap_or(bind)));

@@ -19,6 +19,7 @@ fn lint_certificates_of(key: &str, answer: &Certificates, now: SystemTime) -> Ve
         let todo = "mend or remove the file; its last good content serves meanwhile, if there was any";
         findings.push(Finding::new(key, "certificate_refused", what, todo));
     }
+    // A certificate that serves no name may end.
     for it in answer.certificates.iter().filter(|it| it.default || !it.serves.is_empty()) {
         let days = days_left(it.not_after.as_deref(), now);
         let (kind, when) = match days {
@@ -30,6 +31,7 @@ fn lint_certificates_of(key: &str, answer: &Certificates, now: SystemTime) -> Ve
         let what = format!("{} for {} {when}, and no better one is there", it.file, it.names.join(", "));
         findings.push(Finding::new(key, kind, what, "see why it has not been renewed"));
     }
+    // With tls `both` a host may be meant for plain HTTP.
     for host in answer.hosts.iter().filter(|host| host.default && host.tls != "both") {
         let what = format!("no certificate is for {} of {}: clients get the default one", host.host, host.service);
         let todo = "add a certificate, or take the host out of `domain`";

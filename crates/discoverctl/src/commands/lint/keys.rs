@@ -7,8 +7,8 @@ use discovery::{BalancerRecord, Entry, Key, KeyError, Kind, Layout, Service, Ser
 use super::answers::join_names;
 use super::{Finding, LintInput};
 
-pub(super) fn lint_keys(scene: &LintInput) -> Vec<Finding> {
-    let store = scene.store;
+pub(super) fn lint_keys(input: &LintInput) -> Vec<Finding> {
+    let store = input.store;
     let mut findings = Vec::new();
     for (key, oddity) in store.topology.ignored_keys() {
         let (kind, todo) = match oddity {
@@ -23,7 +23,7 @@ pub(super) fn lint_keys(scene: &LintInput) -> Vec<Finding> {
     }
     for (id, service) in store.topology.services() {
         lint_values(service, &mut findings);
-        findings.extend(lint_stray_overrides(scene, id, service));
+        findings.extend(lint_stray_overrides(input, id, service));
         lint_layouts(service, &mut findings);
     }
     if let Some(entry) = store.topology.accept_store() {
@@ -83,10 +83,10 @@ fn lint_values(service: &Service, findings: &mut Vec<Finding>) {
 }
 
 /// Finds overrides of upstreams that have no record.
-fn lint_stray_overrides(scene: &LintInput, service_id: &ServiceId, service: &Service) -> Vec<Finding> {
+fn lint_stray_overrides(input: &LintInput, service_id: &ServiceId, service: &Service) -> Vec<Finding> {
     let mut findings = Vec::new();
     for (id, field) in service.overrides().filter(|(id, _)| service.upstream(id).is_none()) {
-        let retaining = scene.nodes_retaining_upstream(service_id, id);
+        let retaining = input.nodes_retaining_upstream(service_id, id);
         let (what, todo) = if retaining.is_empty() {
             (format!("there is no record of upstream {id}"), "delete it, unless that upstream is to come back so")
         } else {

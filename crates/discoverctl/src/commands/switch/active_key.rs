@@ -8,7 +8,7 @@ use discovery::{Entry, Key, ServiceId, SettingName};
 use registry::{Client, Condition, Error, Txn};
 use tokio::time::{Instant, sleep};
 
-use crate::store::Store;
+use crate::store::{Store, lossy_text};
 
 /// The interval between two checks for another client's write, and between two tries of a write that etcd did not
 /// answer.
@@ -49,7 +49,7 @@ impl ActiveKey {
         let before = store.find_entry(&key).cloned();
         Self {
             mod_revision: before.as_ref().map_or(0, |entry| entry.mod_revision),
-            value: before.as_ref().map(|entry| String::from_utf8_lossy(&entry.value).into_owned()),
+            value: before.as_ref().map(lossy_text),
             // The store's own revision would be wrong here. Balancers report the revision of services' keys, whose last
             // change may be old.
             revision: before.as_ref().map_or(0, |entry| entry.mod_revision),
@@ -111,7 +111,7 @@ impl ActiveKey {
     /// Reads the present value, which another client may have written.
     pub(super) async fn read_current(&self, client: &Client) -> Option<String> {
         let entry = client.get(&self.key).await.ok().flatten()?;
-        Some(String::from_utf8_lossy(&entry.value).into_owned())
+        Some(lossy_text(&entry))
     }
 
     /// Returns as soon as another client has written or deleted the key.

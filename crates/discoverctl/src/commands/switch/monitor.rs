@@ -42,8 +42,8 @@ impl<'a> Monitor<'a> {
         limits: Limits,
     ) -> Result<Self, Error> {
         let nodes = store.balancers.records_by_node().map(|(node, _)| node.clone()).collect();
-        let (fleet, path) = (context.balancer_api(store)?, format!("services/{id}"));
-        Ok(Self { context, api: fleet, nodes, path, color: color.clone(), limits, counts: StepCounts::default() })
+        let (api, path) = (context.balancer_api(store)?, format!("services/{id}"));
+        Ok(Self { context, api: api, nodes, path, color: color.clone(), limits, counts: StepCounts::default() })
     }
 
     /// Begins a step's counts.
@@ -119,8 +119,8 @@ impl<'a> Monitor<'a> {
                 return Err(Unjudged { words: format!("balancer {node} has gone"), is_final: true });
             }
             if !self.context.is_api_of(&self.api, &balancers) {
-                let fleet = self.context.balancer_api_of(&balancers);
-                self.api = fleet.map_err(|error| Unjudged { words: error.to_string(), is_final: false })?;
+                let api = self.context.balancer_api_of(&balancers);
+                self.api = api.map_err(|error| Unjudged { words: error.to_string(), is_final: false })?;
             }
         }
         let answers: Answers<ServiceInFull> = self.api.ask_all(&self.path).await;

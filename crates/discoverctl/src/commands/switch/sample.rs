@@ -125,6 +125,7 @@ impl Counters {
     fn from_traffic(traffic: &Traffic) -> Self {
         let broken = traffic.connection_errors_total + traffic.response_errors_total;
         match traffic.responses_total {
+            // 1xx answers are left out, because another answer follows each of them.
             Some(answers) => {
                 let [_, ok, moved, refused, failed] = answers;
                 Self { requests: ok + moved + refused + failed + broken, failed: failed + broken }
@@ -221,18 +222,18 @@ mod tests {
 
     #[test]
     fn what_was_before_does_not_count_and_a_restart_begins_anew() {
-        let mut tally = StepCounts::default();
+        let mut counts = StepCounts::default();
         let mut take = |one: &str, two: &str| {
-            tally.add_answers(&answers(&[("lb1", one), ("lb2", two)]), |it| it.id == "g");
-            let sum = tally.sum_up();
+            counts.add_answers(&answers(&[("lb1", one), ("lb2", two)]), |it| it.id == "g");
+            let sum = counts.sum_up();
             (sum.requests, sum.failed)
         };
         assert_eq!(take(&traffic(1000, 100, 0, "null"), "away"), (0, 0));
         assert_eq!(take(&traffic(1010, 101, 1, "null"), "away"), (12, 2));
         assert_eq!(take(&traffic(5, 0, 0, "null"), &traffic(70, 7, 0, "null")), (17, 2), "restarted; lb2 is new");
         assert_eq!(take(&traffic(6, 0, 0, "null"), &traffic(71, 8, 0, "null")), (20, 3));
-        tally.reset_counts();
-        assert_eq!(tally.sum_up(), StepSum::default());
+        counts.reset_counts();
+        assert_eq!(counts.sum_up(), StepSum::default());
     }
 
     #[test]
@@ -255,11 +256,11 @@ mod tests {
 
     #[test]
     fn the_average_is_weighed_by_requests() {
-        let mut tally = StepCounts::default();
+        let mut counts = StepCounts::default();
         let mut take = |one: (u64, &str), two: (u64, &str)| {
             let [one, two] = [one, two].map(|(ok, seconds)| traffic(ok, 0, 0, seconds));
-            tally.add_answers(&answers(&[("lb1", &one), ("lb2", &two)]), |it| it.id == "g");
-            tally.sum_up().response_seconds_average
+            counts.add_answers(&answers(&[("lb1", &one), ("lb2", &two)]), |it| it.id == "g");
+            counts.sum_up().response_seconds_average
         };
         assert_eq!(take((0, "0.1"), (0, "9.0")), None);
         assert_eq!(take((30, "0.1"), (10, "0.5")), Some(0.2));
@@ -267,13 +268,13 @@ mod tests {
 
     #[test]
     fn a_tcp_service_has_sessions_and_connection_errors() {
-        let mut tally = StepCounts::default();
+        let mut counts = StepCounts::default();
         for (sessions, errors) in [(10, 1), (50, 3)] {
             let json = format!(
                 r#"{{"upstreams":[{{"id":"g","haproxy":{{"sessions_total":{sessions},"connection_errors_total":{errors}}}}}]}}"#
             );
-            tally.add_answers(&answers(&[("lb1", &json)]), |_| true);
+            counts.add_answers(&answers(&[("lb1", &json)]), |_| true);
         }
-        assert_eq!((tally.sum_up().requests, tally.sum_up().failed), (40, 2));
+        assert_eq!((counts.sum_up().requests, counts.sum_up().failed), (40, 2));
     }
 }
