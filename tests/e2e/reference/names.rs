@@ -160,6 +160,20 @@ fn every_link_path_and_flag_of_a_page_is_there() {
 }
 
 #[test]
+fn every_fault_has_the_test_that_the_table_names() {
+    let page = read("docs/internals/bugs.md");
+    let rows: Vec<&str> = page.lines().filter(|line| line.starts_with("| ") && line.contains('`')).collect();
+    assert!(rows.len() > 40, "{rows:?}");
+    for row in rows {
+        let cell = row.trim_end_matches(" |").rsplit(" | ").next().unwrap();
+        let (file, test) = cell.split_once(": ").unwrap_or_else(|| panic!("no file and test: {row}"));
+        let file = file.trim_matches('`');
+        let path = if file.starts_with("crates/") { file.to_owned() } else { format!("tests/e2e/{file}") };
+        assert!(read(&path).contains(&format!("fn {}(", test.trim_matches('`'))), "{path} has no {test}");
+    }
+}
+
+#[test]
 fn a_name_that_is_not_there_is_found() {
     let files = BTreeSet::from(["docs/a.md", "crates/confgen/src/store.rs"].map(str::to_owned));
     assert!(is_there(&files, "crates/confgen/") && !is_there(&files, "crates/conf"));
