@@ -26,7 +26,7 @@ use identity::{AskedBalancer, is_loopback};
 /// Limits a request with its whole answer. confgen answers from memory, so a slower balancer is as good as unreachable.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(3);
 
-/// The advice in the error for a balancer whose URL is on loopback.
+/// The advice in the error for a balancer with a URL on loopback.
 const LOOPBACK_HINT: &str = "a loopback address is every host's own: ask on its host, or give its confgen an --admin address that \
                         other hosts reach, with --admin-token-file; docs/deploy.md says how";
 
@@ -58,7 +58,7 @@ impl ApiAnswer for ServiceInFull {
 pub(crate) struct BalancerApi {
     http: reqwest::Client,
     token: Option<String>,
-    /// Sorted by node.
+    /// Sorted by the names of the nodes.
     balancers: Vec<AskedBalancer>,
 }
 

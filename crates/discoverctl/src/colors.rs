@@ -82,7 +82,7 @@ fn count_up(upstreams: &[balancer_api::Upstream], ids: &BTreeSet<UpstreamId>) ->
     named.filter(|it| it.haproxy.as_ref().is_some_and(is_healthy)).count()
 }
 
-/// Why a balancer can't tell how HAProxy's checks find a service's upstreams; None if it can.
+/// The reason why a balancer can't tell how HAProxy's checks find a service's upstreams; None if it can.
 fn unasked_reason(answer: &Result<ServiceInFull, String>) -> Option<String> {
     match answer {
         Err(reason) => Some(reason.clone()),
@@ -90,7 +90,7 @@ fn unasked_reason(answer: &Result<ServiceInFull, String>) -> Option<String> {
     }
 }
 
-/// Finds the first balancer whose counters of this service can't be judged, with the reason. A balancer that doesn't
+/// Finds the first balancer that has no usable counters of this service, with the reason. A balancer that doesn't
 /// know the service counts nothing, although its HAProxy may serve it.
 pub(crate) fn find_unjudged(answers: &Answers<ServiceInFull>) -> Option<String> {
     answers.iter().find_map(|(node, answer)| {

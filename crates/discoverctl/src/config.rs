@@ -277,7 +277,7 @@ fn describe_unknown_key(key: &str) -> String {
     format!("there is no key {key}{hint}")
 }
 
-/// Parses a value. It checks the forms whose errors clap would report without the file's name.
+/// Parses a value. clap would report errors without the file's name, so the form is checked here.
 fn parse_value(kind: Kind, value: &toml::Value) -> Result<Vec<String>, String> {
     let words: Vec<String> = match value {
         toml::Value::String(text) if kind == Kind::List => text.split(',').map(|word| word.trim().to_owned()).collect(),

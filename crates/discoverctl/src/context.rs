@@ -29,7 +29,6 @@ pub(crate) struct Context {
 }
 
 impl Context {
-    /// Connects to nothing yet.
     pub(crate) fn new(common: Common) -> Result<Self, Error> {
         let client = Client::new(common.etcd.resolve()?);
         Ok(Self { client, api: common.api, screen: Screen::new(common.output) })

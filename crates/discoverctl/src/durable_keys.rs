@@ -13,7 +13,7 @@ use crate::store::Store;
 /// A selection of the services' keys.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum KeyScope {
-    /// Settings and overrides only.
+    /// Settings and overrides, without any record.
     Settings,
     /// Also the upstreams' records that have no lease.
     SettingsAndPermanent,

@@ -30,7 +30,7 @@ pub(crate) enum Error {
     NotInTime {
         /// The revision of the write.
         revision: i64,
-        /// The value of --timeout.
+        /// The value of the option --timeout.
         waited: Duration,
         /// The balancers that don't follow, with what they say about it.
         missing: String,

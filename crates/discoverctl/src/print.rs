@@ -22,7 +22,6 @@ use crate::shared_options::Format;
 
 /// An answer. serde writes it for programs, and published names stay.
 pub(crate) trait Printable: Serialize {
-    /// The answer for people.
     fn to_blocks(&self) -> Vec<Block>;
 }
 
@@ -71,7 +70,6 @@ pub(crate) struct Screen {
 }
 
 impl Screen {
-    /// The process's standard output.
     pub(crate) fn new(format: Format) -> Self {
         let is_terminal = io::stdout().is_terminal();
         let colors = output::takes_colors(&io::stdout());

@@ -21,7 +21,6 @@ pub(crate) struct Progress {
 }
 
 impl Progress {
-    /// Shows no line yet.
     pub(crate) fn new() -> Self {
         let bar = io::stderr().is_terminal().then(|| {
             let bar = ProgressBar::new_spinner();

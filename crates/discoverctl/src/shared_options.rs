@@ -14,9 +14,9 @@ pub(crate) enum Format {
     Table,
     /// The table's cells separated by tabs, without a head
     Plain,
-    /// JSON, whose names don't change
+    /// JSON with names that don't change
     Json,
-    /// The same as YAML
+    /// YAML with the names of the JSON
     Yaml,
 }
 
@@ -38,7 +38,7 @@ pub(crate) struct Api {
     pub(crate) api_key: Option<PathBuf>,
 }
 
-/// Options of every command.
+/// The options that every command has.
 #[derive(Debug, Args)]
 pub(crate) struct Common {
     /// Print answers in this form

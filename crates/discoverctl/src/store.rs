@@ -5,7 +5,6 @@ use discovery::{BalancerRecords, Entry, ServiceId, Snapshot, Topology};
 /// Everything below the prefix at one revision.
 #[derive(Clone, Debug)]
 pub(crate) struct Store {
-    /// etcd's cluster id.
     pub(crate) cluster: u64,
     /// The revision at which the keys were read.
     pub(crate) revision: i64,

@@ -26,9 +26,9 @@ pub(crate) struct UpstreamArg {
 /// A service or an upstream as it was typed.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum TargetArg {
-    /// A whole service: `shop`.
+    /// A service with all its upstreams: `shop`.
     Service(ServiceArg),
-    /// One upstream: `shop/node-1`.
+    /// One upstream of a service: `shop/node-1`.
     Upstream(UpstreamArg),
 }
 

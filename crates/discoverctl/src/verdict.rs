@@ -11,7 +11,7 @@ use discovery::{
 use crate::balancer_api::Upstream;
 use crate::store::Store;
 
-/// The store's keys, parsed.
+/// The store's keys, parsed into services and balancers.
 #[derive(Clone, Copy)]
 pub(crate) struct Keys<'a> {
     pub(crate) topology: &'a Topology,
@@ -27,7 +27,7 @@ impl<'a> From<&'a Store> for Keys<'a> {
 /// A balancer's answer about one upstream.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct BalancerAnswer<'a> {
-    /// Why HAProxy doesn't answer the balancer; None if it does.
+    /// HAProxy's error; None if it answers the balancer.
     pub(crate) haproxy_error: Option<&'a str>,
     /// The revision that HAProxy follows there; None before the first one, or from an older confgen.
     pub(crate) applied: Option<i64>,

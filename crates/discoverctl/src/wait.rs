@@ -35,7 +35,7 @@ pub(crate) struct FollowGoal {
 pub(crate) struct Followed {
     /// Empty if no balancer lives.
     pub(crate) by: Vec<Node>,
-    /// Since the write.
+    /// The time since the write.
     pub(crate) took: Duration,
 }
 
@@ -78,7 +78,7 @@ impl FollowGoal {
         missing.join(", ")
     }
 
-    /// Why a balancer doesn't follow, as far as its record says.
+    /// The reason why a balancer doesn't follow, as far as its record says.
     fn find_obstacle(&self, cluster: u64, record: Option<&BalancerRecord>) -> Option<String> {
         let Some(record) = record else { return Some("its key says nothing that makes sense".into()) };
         if record.cluster != cluster {

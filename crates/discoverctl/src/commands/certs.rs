@@ -24,16 +24,12 @@ balancers are fine.";
 
 /// Let's Encrypt's clients renew a month before the end. Two weeks before the end a renewal has failed for some time.
 pub(super) const EXPIRES_SOON_DAYS: i64 = 14;
-
-/// Options of `certs`.
 #[derive(Debug, Args)]
 pub(crate) struct Certs {
-    /// Show only these hosts
+    /// Show these hosts instead of all
     #[arg(value_name = "HOST")]
     hosts: Vec<String>,
 }
-
-/// The answer of `certs`.
 #[derive(Debug, Serialize)]
 struct Listing {
     /// By host, then by balancer.

@@ -32,16 +32,12 @@ pub(crate) const VERIFY_EXAMPLES: &str = "Examples:
 found: HAProxy's checks get an answer. not_found: at one balancer they don't. –: no balancer can tell, because the check is off,
 hasn't run yet or is paused by maintenance, or because a balancer can't be asked. Exit code 1 if any upstream is not_found. Exit
 code 6 if a balancer can't be asked.";
-
-/// Options of `check`.
 #[derive(Debug, Args)]
 pub(crate) struct Check {
     /// Check these services or upstreams instead of all
     #[arg(value_name = "SVC[/ID]")]
     targets: Vec<TargetArg>,
 }
-
-/// Options of `verify`.
 #[derive(Debug, Args)]
 pub(crate) struct Verify {
     /// Check this service instead of all
@@ -127,7 +123,7 @@ fn require_all_answers(answers: &Answers<Upstreams>) -> Result<(), Error> {
     if silent.is_empty() { Ok(()) } else { Err(Error::NoBalancer(silent.join("; "))) }
 }
 
-/// Why a balancer's answer decides nothing; None if it does.
+/// The reason why a balancer's answer decides nothing; None if it does.
 fn unasked_reason(node: &Node, answer: &Result<Upstreams, String>) -> Option<String> {
     match answer {
         Err(reason) => Some(format!("{node} can't be asked: {reason}")),

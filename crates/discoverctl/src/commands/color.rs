@@ -29,17 +29,15 @@ pub(crate) const EXAMPLES: &str = "Examples:
       discoverctl unset shop active
 
 `discoverctl switch` makes a color active in steps, watches it and goes back if it fails.";
-
-/// Options of `color`.
 #[derive(Debug, Args)]
 pub(crate) struct Color {
-    /// The service
+    /// The service: shop, or http-shop or tcp-shop if two have the name
     #[arg(value_name = "SVC")]
     service: ServiceArg,
     /// Make these colors active: blue, or blue=90 green=10
     #[arg(value_name = "SPEC")]
     spec: Vec<String>,
-    /// Accept colors without a healthy upstream, or whose health no balancer knows
+    /// Accept colors without a healthy upstream, or of unknown health
     #[arg(long, requires = "spec")]
     force: bool,
     #[command(flatten)]
@@ -49,7 +47,7 @@ pub(crate) struct Color {
 /// The answer of `color` without SPEC.
 #[derive(Debug, Serialize)]
 struct ColorReport {
-    /// The service's section: `http-shop`.
+    /// The name of the service's section: `http-shop`.
     service: String,
     /// The value of the key `active`; null if every upstream serves.
     active: Option<String>,
@@ -64,7 +62,6 @@ struct ColorReport {
 struct Row {
     /// Null stands for the upstreams without a color.
     color: Option<String>,
-    /// Its upstreams serve.
     active: bool,
     /// Its share among the active ones; null for a color without a share.
     share: Option<u32>,
@@ -72,7 +69,7 @@ struct Row {
     upstreams: usize,
     /// The upstreams that say `ready` and that no override takes out.
     ready: usize,
-    /// The number of these whose checks pass, by balancer; null if the balancer can't tell.
+    /// The number of these with passing checks, by balancer; null if the balancer can't tell.
     healthy: BTreeMap<String, Option<usize>>,
 }
 

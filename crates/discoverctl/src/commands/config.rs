@@ -16,15 +16,10 @@ pub(crate) const EXAMPLES: &str = "Examples:
 
 An option of the command line beats its variable. A variable beats ~/.config/haproxy-discover/discoverctl.toml, and that file beats
 /etc/haproxy-discover/discoverctl.toml. The command asks neither etcd nor a balancer.";
-
-/// Options of `config`.
 #[derive(Debug, Args)]
 pub(crate) struct Config {}
-
-/// The answer of `config`.
 #[derive(Debug, Serialize)]
 struct Options {
-    /// By name.
     options: BTreeMap<&'static str, OptionShown>,
 }
 

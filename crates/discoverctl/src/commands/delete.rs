@@ -23,14 +23,12 @@ pub(crate) const EXAMPLES: &str = "Examples:
 It deletes every key of the service: settings, overrides, records. While announcers register upstreams it is refused, because
 they would leave upstreams without a host. Stop them first, or use --force. It warns of lines in operators' own HAProxy files
 that name the service. The service stays there as an empty backend, which answers 503.";
-
-/// Options of `delete`.
 #[derive(Debug, Args)]
 pub(crate) struct Delete {
-    /// The service
+    /// The service: shop, or http-shop or tcp-shop if two have the name
     #[arg(value_name = "SVC")]
     service: ServiceArg,
-    /// Don't ask for confirmation
+    /// Don't ask for confirmation at the terminal
     #[arg(long, short)]
     yes: bool,
     /// Delete a service although announcers still register it

@@ -22,32 +22,25 @@ pub(crate) const EXAMPLES: &str = "Examples:
       discoverctl diff 1200 1250 --service shop
 
 Exit code 1 if anything differs.";
-
-/// Options of `diff`.
 #[derive(Debug, Args)]
 pub(crate) struct Diff {
-    /// Compare this older revision
+    /// Compare this revision, the older one
     #[arg(value_name = "REV")]
     from: i64,
-    /// Compare with this newer revision instead of the present one
+    /// Compare with this revision instead of the present one
     #[arg(value_name = "REV")]
     to: Option<i64>,
-    /// Compare only this service
+    /// Compare this service instead of all
     #[arg(long, value_name = "SVC")]
     service: Option<ServiceArg>,
     /// Compare upstreams' records too, which come and go
     #[arg(long)]
     all: bool,
 }
-
-/// The answer of `diff`.
 #[derive(Debug, Serialize)]
 struct Differences {
-    /// The older revision.
     from: i64,
-    /// The newer revision.
     to: i64,
-    /// By key.
     differences: Vec<Difference>,
 }
 

@@ -22,11 +22,9 @@ pub(crate) const EXAMPLES: &str = "Examples:
   discoverctl history shop --all --output json | jq '.changes[-1]'
 
 etcd keeps old revisions as its --auto-compaction-retention says.";
-
-/// Options of `history`.
 #[derive(Debug, Args)]
 pub(crate) struct History {
-    /// The service
+    /// The service: shop, or http-shop or tcp-shop if two have the name
     #[arg(value_name = "SVC")]
     service: ServiceArg,
     /// List only changes after this revision
@@ -36,17 +34,13 @@ pub(crate) struct History {
     #[arg(long)]
     all: bool,
 }
-
-/// The answer of `history`.
 #[derive(Debug, Default, Serialize)]
 struct ChangeLog {
     /// The revision after which the list begins. Older changes are compacted away, or --since left them out.
     since: i64,
     /// `since` comes from a compaction, not from --since.
     compacted: bool,
-    /// The store's revision.
     revision: i64,
-    /// Oldest first.
     changes: Vec<Row>,
 }
 

@@ -28,17 +28,11 @@ pub(crate) const EXAMPLES: &str = "Examples:
 
 A finding mentions clients only if a balancer says so. Exit code 1 if anything is found. A balancer whose API can't be reached is
 named, and is no finding. Each balancer also writes the keys that it quarantines below balancers/.";
-
-/// Options of `lint`.
 #[derive(Debug, Args)]
 pub(crate) struct Lint {}
-
-/// The answer of `lint`.
 #[derive(Debug, Serialize)]
 struct LintReport {
-    /// The store's revision.
     revision: i64,
-    /// By key.
     findings: Vec<Finding>,
     /// The balancers without an answer, with the reason.
     unreachable: BTreeMap<String, String>,
@@ -51,9 +45,9 @@ struct Finding {
     key: String,
     /// A stable name of the kind, for programs.
     kind: &'static str,
-    /// The fault in words.
+    /// The fault, as a sentence for people.
     what: String,
-    /// The remedy in words.
+    /// The remedy, as a sentence for people.
     todo: String,
     /// The cause that `explain` names; null if the fault isn't about requests.
     cause: Option<Cause>,

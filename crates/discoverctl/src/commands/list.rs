@@ -17,15 +17,10 @@ use crate::upstreams::{describe_unreachable, list_unreachable};
 pub(crate) const EXAMPLES: &str = "Examples:
   discoverctl list
   discoverctl list --output json | jq '.services[] | select(.upstreams == 0).name'";
-
-/// Options of `list`.
 #[derive(Debug, Args)]
 pub(crate) struct List {}
-
-/// The answer of `list`.
 #[derive(Debug, Serialize)]
 struct Listing {
-    /// The store's revision.
     revision: i64,
     /// By kind, then by name.
     services: Vec<Row>,
@@ -36,7 +31,7 @@ struct Listing {
 /// One service at a glance.
 #[derive(Debug, Serialize)]
 struct Row {
-    /// The service's section: `http-shop`.
+    /// The name of the service's section: `http-shop`.
     id: String,
     /// The service's own name: `shop`.
     name: String,

@@ -44,17 +44,15 @@ clients. `default` takes the override's weight back.";
 /// Options of `drain`, `ready` and `maint`.
 #[derive(Debug, Args)]
 pub(crate) struct ChangeState {
-    /// The upstreams
+    /// The upstreams, each as SVC/ID
     #[arg(value_name = "SVC/ID", required = true)]
     upstreams: Vec<UpstreamArg>,
     #[command(flatten)]
     changing: Changing,
 }
-
-/// Options of `weight`.
 #[derive(Debug, Args)]
 pub(crate) struct ChangeWeight {
-    /// The upstream
+    /// The upstream, as SVC/ID or ID
     #[arg(value_name = "SVC/ID")]
     upstream: UpstreamArg,
     /// 0 to 256, or `default`

@@ -39,8 +39,6 @@ pub(crate) const DEREGISTER_EXAMPLES: &str = "Examples:
 
 The upstream's override is deleted, too. A record with a lease belongs to a running announcer. Stop that announcer instead, or use
 `maint`. --force deletes the record, and the announcer doesn't write it again while its lease lives.";
-
-/// Options of `register`.
 #[derive(Debug, Args)]
 pub(crate) struct Register {
     /// The service; a new name makes a new service
@@ -70,7 +68,7 @@ pub(crate) struct Register {
     /// Give it this share among the upstreams of its color
     #[arg(long, value_name = "0-256")]
     weight: Option<Weight>,
-    /// Give it this color
+    /// Write this color into the record
     #[arg(long)]
     color: Option<Color>,
     /// Use it only if no other upstream is up
@@ -85,14 +83,12 @@ pub(crate) struct Register {
     #[command(flatten)]
     changing: Changing,
 }
-
-/// Options of `deregister`.
 #[derive(Debug, Args)]
 pub(crate) struct Deregister {
-    /// The service
+    /// The service: shop, or http-shop or tcp-shop if two have the name
     #[arg(value_name = "SVC")]
     service: ServiceArg,
-    /// The upstream
+    /// The upstream, as SVC/ID or ID
     #[arg(value_name = "ID")]
     id: UpstreamId,
     /// Delete a record that has a lease, too
@@ -160,7 +156,7 @@ fn plan_registration(
     Ok(edit)
 }
 
-/// Why a record belongs to another owner; None if it may be replaced.
+/// The reason why a record belongs to another owner; None if it may be replaced.
 fn find_obstacle(entry: &Entry, upstream: &Upstream) -> Option<String> {
     let standing = Upstream::parse(&entry.value);
     match standing {

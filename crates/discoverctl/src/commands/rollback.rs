@@ -23,11 +23,9 @@ pub(crate) const EXAMPLES: &str = "Examples:
       discoverctl rollback shop 1200
 
 It restores settings and overrides in one transaction, and leaves upstreams' records alone.";
-
-/// Options of `rollback`.
 #[derive(Debug, Args)]
 pub(crate) struct Rollback {
-    /// The service
+    /// The service: shop, or http-shop or tcp-shop if two have the name
     #[arg(value_name = "SVC")]
     service: ServiceArg,
     /// Restore the state at this revision

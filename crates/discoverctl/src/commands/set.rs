@@ -24,14 +24,12 @@ docs/settings.md lists the settings and their values.";
 pub(crate) const UNSET_EXAMPLES: &str = "Examples:
   discoverctl unset shop hsts
   discoverctl unset shop allow maxconn";
-
-/// Options of `set`.
 #[derive(Debug, Args)]
 pub(crate) struct Set {
-    /// The service
+    /// The service: shop, or http-shop or tcp-shop if two have the name
     #[arg(value_name = "SVC")]
     service: ServiceArg,
-    /// The setting
+    /// The setting, as docs/settings.md lists it
     #[arg(value_name = "KEY")]
     name: SettingName,
     /// Its value; several words are a list
@@ -46,14 +44,12 @@ pub(crate) struct Set {
     #[command(flatten)]
     changing: Changing,
 }
-
-/// Options of `unset`.
 #[derive(Debug, Args)]
 pub(crate) struct Unset {
-    /// The service
+    /// The service: shop, or http-shop or tcp-shop if two have the name
     #[arg(value_name = "SVC")]
     service: ServiceArg,
-    /// The settings
+    /// The settings, as docs/settings.md lists them
     #[arg(value_name = "KEY", required = true)]
     names: Vec<SettingName>,
     #[command(flatten)]

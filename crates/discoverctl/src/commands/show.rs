@@ -24,29 +24,23 @@ pub(crate) const EXAMPLES: &str = "Examples:
 
 LEASE is the rest of the upstream's lease in seconds. `none` is a record without a lease, which stays until it is deleted.
 SESSIONS and RATE (requests in the last second, or connections of a TCP service) are those of one balancer.";
-
-/// Options of `show`.
 #[derive(Debug, Args)]
 pub(crate) struct Show {
-    /// The service
+    /// The service: shop, or http-shop or tcp-shop if two have the name
     #[arg(value_name = "SVC")]
     service: ServiceArg,
 }
-
-/// The answer of `show`.
 #[derive(Debug, Serialize)]
 struct ServiceReport {
-    /// The service's section: `http-shop`.
+    /// The name of the service's section: `http-shop`.
     id: String,
     /// The service's own name: `shop`.
     name: String,
-    /// The store's revision.
     revision: i64,
     /// By name: settings in the store, and defaults in effect.
     settings: BTreeMap<String, SettingShown>,
     /// By balancer, the hosts with their paths, or the ports, that the service owns there.
     claims: BTreeMap<String, Vec<String>>,
-    /// By id.
     upstreams: Vec<UpstreamShown>,
     /// By key, relative to the prefix, and by balancer: the reason for the quarantine.
     quarantine: BTreeMap<String, BTreeMap<String, String>>,

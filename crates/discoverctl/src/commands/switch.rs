@@ -45,11 +45,9 @@ be made. Fewer than 20 requests in a step are not judged.
 
 The commands get DISCOVER_SERVICE, DISCOVER_COLOR, DISCOVER_UPSTREAMS (the color's addresses, separated by blanks),
 DISCOVER_DOMAIN (the service's first host) and DISCOVER_PREVIEW (the host that previews the color).";
-
-/// Options of `switch`.
 #[derive(Debug, Args)]
 pub(crate) struct Switch {
-    /// The service
+    /// The service: shop, or http-shop or tcp-shop if two have the name
     #[arg(value_name = "SVC")]
     service: ServiceArg,
     /// The color to make active
@@ -76,7 +74,7 @@ pub(crate) struct Switch {
     /// Go back on Ctrl-C and SIGTERM instead of keeping the step
     #[arg(long)]
     undo_on_interrupt: bool,
-    /// Switch to a color without a healthy upstream, or whose health no balancer knows
+    /// Switch to a color without a healthy upstream, or of unknown health
     #[arg(long)]
     force: bool,
     /// Print the steps, and write nothing

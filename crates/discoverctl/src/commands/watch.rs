@@ -34,21 +34,19 @@ It follows the store, and asks the balancers every second. While etcd is away it
 
 /// The interval between two questions to the balancers. Their counters are at most half a second old.
 const PACE: Duration = Duration::from_secs(1);
-
-/// Options of `watch`.
 #[derive(Debug, Args)]
 pub(crate) struct Watch {
     /// Watch this service instead of all
     #[arg(value_name = "SVC")]
     service: Option<ServiceArg>,
-    /// End after this time
+    /// End after this time instead of at Ctrl-C
     #[arg(long = "for", value_name = "TIME", value_parser = humantime::parse_duration)]
     limit: Option<Duration>,
 }
 
 type Rows = BTreeMap<(ServiceId, UpstreamId), Row>;
 
-/// One printed change.
+/// A change, as it is printed.
 #[derive(Debug, PartialEq, Serialize)]
 struct Line {
     /// The time at which the change was seen, RFC 3339 in UTC.

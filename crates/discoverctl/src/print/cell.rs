@@ -8,14 +8,13 @@ use program::text::escape_line;
 /// The judgement that a cell's color shows.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) enum Tone {
-    /// No judgement.
     #[default]
     Plain,
-    /// All is well.
+    /// All is well: green.
     Good,
-    /// Worth a look.
+    /// Worth a look: shown in yellow.
     Odd,
-    /// Something doesn't work.
+    /// Something doesn't work: shown in red.
     Bad,
 }
 
@@ -27,7 +26,7 @@ pub(crate) struct Cell {
 }
 
 impl Cell {
-    /// A cell whose color shows a judgement.
+    /// A cell that shows a judgement by its color.
     pub(crate) fn with_tone(text: impl Display, tone: Tone) -> Self {
         Self { text: escape_line(&text.to_string()).into_owned(), tone }
     }

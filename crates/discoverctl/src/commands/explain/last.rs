@@ -8,7 +8,6 @@ use serde::Serialize;
 pub(super) struct LastRecord {
     /// A revision at which the record existed.
     pub(super) revision: i64,
-    /// The record's value.
     pub(super) value: String,
     /// Its lease as etcdctl prints it; null if it had none.
     pub(super) lease: Option<String>,

@@ -13,17 +13,12 @@ use crate::print::{Block, Cell, Printable, Table};
 use crate::store::{Store, lossy_text};
 use crate::upstreams::StoreView;
 use crate::verdict::{BalancerAnswer, Case, Keys};
-
-/// The answer of `explain`.
 #[derive(Debug, Serialize)]
 pub(super) struct Explanation {
-    /// The service's section: `http-shop`.
+    /// The name of the service's section: `http-shop`.
     id: String,
-    /// The store's revision.
     revision: i64,
-    /// The service's settings.
     settings: Vec<KeyShown>,
-    /// By id.
     upstreams: Vec<Explained>,
     /// The keys below the service that no balancer can follow.
     unfollowed: Vec<UnfollowedKey>,
@@ -41,7 +36,7 @@ struct KeyShown {
     value: String,
     /// The meaning of the value; null if it can't be read.
     parsed: Option<String>,
-    /// Why the value, or a part of it, can't be read; null if it can.
+    /// The reason why the value, or a part of it, can't be read; null if it can.
     refused: Option<String>,
     /// The key has a lease.
     lease: bool,
@@ -57,7 +52,7 @@ struct Explained {
     asked: StoreView,
     /// The last value of its record; null if the record exists, or if no old value was found.
     last: Option<LastRecord>,
-    /// By balancer. Without a live balancer it has one entry, whose name is null.
+    /// By balancer. Without a live balancer it has one entry, without a name.
     balancers: Vec<AtBalancer>,
 }
 

@@ -15,7 +15,7 @@ pub(super) struct UnfollowedKey {
     pub(super) key: String,
     /// The value in the store.
     value: String,
-    /// Why it isn't followed, and the remedy.
+    /// The reason why it isn't followed, and the remedy.
     pub(super) reason: String,
     /// By balancer, the reason that it reports itself; null if it doesn't name the key.
     balancers: BTreeMap<String, Option<String>>,
@@ -26,7 +26,6 @@ pub(super) struct UnfollowedKey {
 pub(super) struct Unfollowed {
     /// The target as it was typed.
     id: String,
-    /// The store's revision.
     revision: i64,
     /// The record and the override.
     unfollowed: Vec<UnfollowedKey>,

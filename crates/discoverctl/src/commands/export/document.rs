@@ -36,7 +36,7 @@ struct DocumentKey {
 }
 
 impl Tree {
-    /// Makes a document of entries. Also returns the keys whose values are no text, which no document can hold.
+    /// Makes a document of entries. Also returns the keys without text values, which no document can hold.
     pub(crate) fn from_entries<'a>(entries: impl IntoIterator<Item = &'a Entry>) -> (Self, Vec<String>) {
         let (mut root, mut odd) = (BTreeMap::new(), Vec::new());
         for entry in entries {

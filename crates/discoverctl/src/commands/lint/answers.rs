@@ -28,7 +28,7 @@ impl<'a> LintInput<'a> {
         self.upstreams.iter().filter(|(_, answer)| answer.is_err()).map(|(node, _)| node).collect()
     }
 
-    /// Why the state of clients is unknown; None if every live balancer answered.
+    /// The reason why the state of clients is unknown; None if every live balancer answered.
     pub(super) fn unknown_reason(&self) -> Option<String> {
         let silent = self.silent_nodes();
         if self.upstreams.is_empty() {

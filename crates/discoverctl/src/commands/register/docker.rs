@@ -37,7 +37,7 @@ pub(crate) enum AddressSource {
 /// The host's addresses that balancers on other hosts reach.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct HostAddresses {
-    /// The value of --host-address.
+    /// The address that --host-address gives.
     pub(crate) given: Option<IpAddr>,
     /// Without --host-address: the host's IPv4 address towards etcd or the default route.
     pub(crate) v4: Option<Ipv4Addr>,

@@ -30,7 +30,6 @@ pub(super) struct ActiveKey {
 
 /// The outcome of a write.
 pub(super) enum WriteOutcome {
-    /// The value is written.
     Done,
     /// Another client wrote the key, and its value stands.
     Conflict,

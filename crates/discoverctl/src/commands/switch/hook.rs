@@ -13,7 +13,7 @@ use tokio::process::{Child, Command};
 pub(crate) struct HookEnv {
     /// `DISCOVER_SERVICE`, the service's own name.
     pub(crate) service: String,
-    /// `DISCOVER_COLOR`, the new color.
+    /// `DISCOVER_COLOR`, the color to make active.
     pub(crate) color: String,
     /// `DISCOVER_UPSTREAMS`, the new color's addresses, separated by blanks.
     pub(crate) upstreams: String,

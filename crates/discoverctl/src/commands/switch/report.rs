@@ -7,11 +7,9 @@ use super::plan::Plan;
 use super::state::State;
 use crate::commands::switch::sample::StepSum;
 use crate::print::{Block, Printable};
-
-/// The report for programs.
 #[derive(Clone, Debug, Serialize)]
 pub(super) struct SwitchReport {
-    /// The service's section: `http-shop`.
+    /// The name of the service's section: `http-shop`.
     service: String,
     /// The color to make active.
     color: String,
@@ -34,7 +32,6 @@ pub(super) struct SwitchReport {
 pub(super) struct StepReport {
     /// The new color's share in percent.
     percent: u32,
-    /// The value of `active`.
     pub(super) active: String,
     /// The revision of the write; null if it wasn't written.
     pub(super) revision: Option<i64>,

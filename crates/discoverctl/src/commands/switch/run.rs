@@ -32,7 +32,6 @@ pub(super) struct SwitchRun<'a> {
 }
 
 impl<'a> SwitchRun<'a> {
-    /// Writes nothing yet.
     pub(super) fn new(
         context: &'a Context,
         store: &Store,

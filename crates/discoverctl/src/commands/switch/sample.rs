@@ -44,7 +44,6 @@ pub(crate) struct Limits {
 }
 
 impl Limits {
-    /// Any limit is set.
     pub(crate) fn is_any(self) -> bool {
         self.errors.is_some() || self.latency.is_some()
     }

@@ -5,7 +5,7 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 use super::state::Event;
 use crate::error::Error;
 
-/// Ctrl-C and SIGTERM.
+/// The two signals that end a switch.
 pub(super) struct Signals {
     interrupt: Signal,
     terminate: Signal,

@@ -17,7 +17,7 @@ pub(crate) enum State {
     RollingBack,
     /// That value is written, and the balancers have to follow.
     AwaitingRollback,
-    /// Ended: nothing was written.
+    /// Ended before anything was written.
     Unchanged,
     /// Ended: the last step stands.
     Done,
@@ -34,11 +34,11 @@ pub(crate) enum State {
 /// An event of a switch. A hook that wasn't given passes at once.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Event {
-    /// The hook succeeded.
+    /// The command of `--before` or `--after` succeeded.
     Passed,
-    /// The hook failed.
+    /// The command of `--before` or `--after` failed.
     Failed,
-    /// The write is done.
+    /// etcd has made the write.
     Written,
     /// etcd didn't say before --timeout if the write was done.
     WriteUnknown,
@@ -52,7 +52,7 @@ pub(crate) enum Event {
     LimitExceeded,
     /// A limit can't be judged: a balancer's key is gone, or its API can't be asked.
     Unjudged,
-    /// Another client wrote `active`.
+    /// Another client wrote the key `active`.
     Conflict,
     /// A signal without --undo-on-interrupt came.
     Interrupted,
