@@ -177,6 +177,7 @@ impl Config {
         let source = match matches.value_source(&id) {
             Some(ValueSource::CommandLine) => format!("--{key}"),
             Some(ValueSource::EnvVariable) => variable.unwrap_or_default().to_string_lossy().into_owned(),
+            // clap takes a value of a file for the default, which `apply_defaults` made of it.
             Some(_) => match self.0.get(key) {
                 Some(value) => value.file.display().to_string(),
                 None => "default".to_owned(),
@@ -213,6 +214,7 @@ fn is_option_given(given: &ArgMatches, id: &str) -> bool {
 }
 
 fn is_absent(error: &io::Error) -> bool {
+    // A file in the place of the folder is as good as no file.
     matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory)
 }
 
@@ -289,6 +291,7 @@ fn parse_value(kind: Kind, value: &toml::Value) -> Result<Vec<String>, String> {
         _ if kind == Kind::List => return Err("a text in quotes, or an array of them".to_owned()),
         _ => return Err("a text in quotes".to_owned()),
     };
+    // An empty value leaves the option to the next source.
     let words: Vec<String> = words.into_iter().filter(|word| !word.is_empty()).collect();
     for word in &words {
         if word.chars().any(char::is_control) {

@@ -106,6 +106,7 @@ impl Context {
             done.revision = written;
             if !changing.no_wait {
                 let keys = edit.changes().map(|(key, _)| key.clone());
+                // The caller knows what has to be drained or released, the edit its services and keys.
                 let FollowGoal { revision, services, keys, .. } = goal_of_write(revision, keys);
                 let awaited = FollowGoal { revision, services, keys, ..what };
                 let followed = wait_until_followed(&self.client, &awaited, changing.timeout).await;

@@ -86,6 +86,7 @@ fn run_command_line(command: clap::Command) -> Result<ExitCode, Error> {
 
 /// Runs a command, and waits until its answer is written.
 fn block_on_command(command: impl Future<Output = Result<Outcome, Error>>) -> Result<Outcome, Error> {
+    // One thread is enough, because a command mostly waits for answers.
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     let runtime = runtime.map_err(|error| Error::Failed(format!("no runtime: {error}")))?;
     let outcome = runtime.block_on(async {

@@ -116,6 +116,7 @@ impl Screen {
         match self.format {
             Format::Json => {
                 let json = serde_json::to_string_pretty(answer).map_err(|error| Error::Failed(error.to_string()))?;
+                // serde_json escapes control characters, and leaves bidi and zero-width characters as they are.
                 Ok(escape_json(&json).into_owned())
             }
             Format::Yaml => to_yaml(answer),
@@ -143,6 +144,7 @@ impl Screen {
         if self.colors {
             drawn.enforce_styling();
         } else if !self.is_terminal {
+            // comfy-table would ask for the terminal's width, which a file or a pipe doesn't have.
             drawn.force_no_tty();
         }
         let head = table.head.iter().map(|name| comfy_table::Cell::new(name).add_attribute(Attribute::Bold));

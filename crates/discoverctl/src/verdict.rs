@@ -60,6 +60,7 @@ impl<'a> Case<'a> {
     pub(crate) fn judge_at(&self, node: &Node, answered: Result<BalancerAnswer, &str>) -> Verdict {
         let verdict = match answered {
             Err(reason) => {
+                // The reasons in the store hold at every balancer, asked or not.
                 let unasked = Cause::ApiUnreachable.into_reason(format!("the balancer can't be asked: {reason}"));
                 Verdict::new(None, [vec![unasked], self.list_store_reasons()].concat(), Vec::new())
             }
@@ -68,6 +69,7 @@ impl<'a> Case<'a> {
                 None => self.judge_unlisted(answered.applied),
             },
         };
+        // A balancer of another store, or one with an invalid record, explains every other cause. So that reason leads.
         match self.keys.balancers.records_by_node().find(|(it, _)| *it == node) {
             Some((_, None)) => verdict.with_leading_reason(
                 Cause::BalancerUnreadable
@@ -86,9 +88,11 @@ impl<'a> Case<'a> {
     fn extend_verdict(&self, upstream: &Upstream, answered: BalancerAnswer) -> Verdict {
         let mut verdict =
             upstream.verdict.clone().unwrap_or_else(|| judge_older_answer(upstream, answered.haproxy_error));
+        // A retained upstream has no record, and the balancer's verdict says so already.
         if !upstream.held && self.record().is_none() {
             verdict = verdict.with_note(no_record_reason());
         }
+        // The verdict is about the revision that HAProxy follows there. A newer key may change it.
         match (answered.applied, self.newest_revision()) {
             (Some(applied), Some(revision)) if applied < revision => {
                 verdict.with_note(behind_reason(applied, revision))
@@ -100,6 +104,7 @@ impl<'a> Case<'a> {
     /// The verdict of a balancer that doesn't know the upstream.
     fn judge_unlisted(&self, applied: Option<i64>) -> Verdict {
         let mut against = self.list_store_reasons();
+        // A balancer that had received a good record would list the upstream.
         if let Some(record) = self.record().filter(|record| record.value.is_ok()) {
             against.push(match applied {
                 Some(applied) => behind_reason(applied, record.entry.mod_revision),
@@ -125,6 +130,8 @@ impl<'a> Case<'a> {
             }
             Some((_, Ok(record))) => {
                 let imposed = service.override_of(self.upstream).and_then(|field| field.value.as_ref().ok());
+                // An unreadable `active` is left out. The balancer may follow its last good value, which the store
+                // lacks.
                 let active = match service.setting(SettingName::Active).map(|field| &field.value) {
                     Some(Ok(Setting::Active(active))) => Some(active),
                     _ => None,

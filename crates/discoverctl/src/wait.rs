@@ -127,6 +127,7 @@ pub(crate) async fn wait_until_followed(
     let deadline = Instant::now() + patience;
     let (mut balancers, mut is_heard) = (BalancerRecords::default(), false);
     loop {
+        // Before the first listing etcd itself is waited for.
         let words = if is_heard { awaited.describe_missing(&balancers) } else { "etcd".to_owned() };
         progress.set_message(format!("waiting for {words}"));
         let event = match timeout_at(deadline.min(Instant::now() + MESSAGE_INTERVAL), events.recv()).await {

@@ -71,6 +71,7 @@ impl AskedBalancer {
                 escape_name(&followed)
             ));
         }
+        // Two balancers may have one name by mistake. Only the instance tells them apart.
         match instance {
             Some(instance) if *instance != by.instance => Err(format!(
                 "another confgen called {node} answers there than the one that writes balancers/{node}: was it restarted just \
@@ -90,6 +91,7 @@ fn escape_name(word: &str) -> String {
 pub(super) fn is_loopback(url: &str) -> bool {
     let Some(host) = Url::parse(url).ok().and_then(|url| url.host_str().map(str::to_owned)) else { return false };
     let address = host.trim_start_matches('[').trim_end_matches(']').parse::<IpAddr>();
+    // `localhost` and the names below it are loopback, too (RFC 6761), and so is ::ffff:127.0.0.1.
     address.map_or(host == "localhost" || host.ends_with(".localhost"), |ip| ip.to_canonical().is_loopback())
 }
 

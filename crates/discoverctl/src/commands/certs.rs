@@ -87,6 +87,7 @@ impl Certs {
         let answers: Answers<Certificates> = context.balancer_api(&store)?.ask_all("certificates").await;
         let listing = Listing::from_answers(&answers, &self.hosts, SystemTime::now());
         context.screen.show(&listing)?;
+        // A certain no comes before a balancer that can't be asked.
         if !listing.is_good() {
             return Ok(Outcome::No);
         }
@@ -146,6 +147,7 @@ fn list_rows(node: &str, answer: &Certificates, now: SystemTime) -> Vec<Row> {
             ..ServedBy::default()
         })
         .collect();
+    // Clients without a known name come to every balancer, so each one has this row.
     let mut rows = vec![Row {
         host: None,
         balancer: node.to_owned(),

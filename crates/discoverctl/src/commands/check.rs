@@ -92,6 +92,7 @@ impl Check {
         let answers = context.balancer_api(&store)?.ask_all("upstreams").await;
         let report = Report::from_answers(Keys::from(&store), &answers, &scope, BALANCED, judge_balanced);
         context.screen.show(&report)?;
+        // Printed first, because the rows show the answers of the other balancers.
         require_all_answers(&answers)?;
         let all = report.upstreams.iter().all(|it| it.status == Some(BALANCED[0]));
         // A service that the operator named and that has no upstream gets no requests.

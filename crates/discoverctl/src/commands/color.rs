@@ -86,6 +86,7 @@ impl Color {
         }
         let spec = self.spec.join(" ");
         let active: Active = spec.parse().map_err(|refusal| Error::Usage(format!("{spec}: {refusal}")))?;
+        // Each active color gets requests, so each of them has to work.
         for (color, _) in active.iter() {
             self.check_color(service, color, &answers)?;
         }

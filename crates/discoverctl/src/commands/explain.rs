@@ -78,6 +78,7 @@ impl Explain {
         let service = match locate_service(named, &store, &api).await {
             Ok(service) => service,
             Err(error) => {
+                // All keys of the service may have names that no balancer can follow.
                 let found = Unfollowed::find_below_service(&store, &named.to_string()).ok_or(error)?;
                 context.screen.show(&found)?;
                 return Ok(Outcome::Yes);
@@ -143,6 +144,7 @@ async fn find_last_record(client: &Client, store: &Store, service: &ServiceId, i
     let mut back = 1;
     let entry = loop {
         let revision = store.revision.checked_sub(back).filter(|revision| *revision > 0)?;
+        // A compacted revision ends the search.
         let then = client.read_snapshot_at(&below, revision).await.ok()?;
         if let Some(entry) = then.entries.into_iter().find(|entry| entry.key == key) {
             break Some((revision, entry));
@@ -151,6 +153,7 @@ async fn find_last_record(client: &Client, store: &Store, service: &ServiceId, i
     };
     let (revision, entry) = entry?;
     let lease = (entry.lease != 0).then(|| LeaseId::from(entry.lease));
+    // If the lease lives, its announcer runs, and the key was deleted. Else the key went with the lease.
     let lease_lives = match lease {
         Some(lease) => client.time_to_live(lease).await.ok().map(|left| left.is_some()),
         None => None,

@@ -101,6 +101,7 @@ impl Import {
         let store = context.read_store().await?;
         let edit = document.to_edit(&store, self.prune)?;
         check_claims(&store, &edit)?;
+        // Several transactions are not atomic, so the operator is told.
         let parts = edit.to_transactions().len();
         if parts > 1 {
             output::print_message(&format!("discoverctl: {} keys, in {parts} transactions", edit.changes().count()));

@@ -99,7 +99,9 @@ impl ChangeLog {
                 Change::Put(entry) => (values.insert(&entry.key, entry), Some(entry), entry.mod_revision),
                 Change::Delete { key, revision, .. } => (values.remove(key.as_str()), None, *revision),
             };
+            // A deleted key has only a value before.
             let is_kept = before.or(after).is_some_and(|entry| scope.has_entry(entry));
+            // etcd reports the write of an unchanged value, too.
             if is_kept && before.map(|it| &it.value) != after.map(|it| &it.value) {
                 let (before, after) = (before.map(lossy_text), after.map(lossy_text));
                 self.changes.push(Row { revision, key: change.key().to_owned(), before, after });

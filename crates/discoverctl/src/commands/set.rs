@@ -61,6 +61,7 @@ impl Set {
         let store = context.read_store().await?;
         let id = match self.create {
             true => self.service.find_or_name_new(&store.topology, self.kind.map(Into::into))?,
+            // A misspelled name must not make a new service.
             false => self.service.find_service(&store.topology).map_err(|error| match error {
                 Error::Refused(words) => Error::Refused(format!("{words} (--create makes a new one)")),
                 other => other,

@@ -82,6 +82,7 @@ impl Show {
         };
         let fleet = context.balancer_api(&store)?;
         let path = format!("services/{id}");
+        // etcd and the balancers are asked at once, so only the slower one costs time.
         let (answers, leases) = tokio::join!(fleet.ask_all(&path), read_leases(&context.client, service));
         context.screen.show(&ServiceReport::from_answers(&store, &id, service, &answers, &leases))?;
         Ok(Outcome::Yes)

@@ -120,6 +120,7 @@ impl Switch {
             return Err(Error::Refused(format!("{}{hint}: {words}", self.color)));
         }
         let answers = context.balancer_api(store)?.ask_all::<ServiceInFull>(&format!("services/{id}")).await;
+        // --force accepts unknown health. It can't make up for counters that a limit needs.
         if limits.is_any() && answers.is_empty() {
             return Err(Error::NoBalancer(
                 "no balancer lives whose API could judge --max-errors; nothing was changed".into(),

@@ -78,8 +78,10 @@ impl Watch {
         tokio::select! {
             printed = follow_changes(context, known, api) => printed?,
             () = async { match deadline { Some(at) => sleep_until(at).await, None => std::future::pending().await } } => {}
+            // Ctrl-C is the usual end of this command, so it is no error.
             _ = tokio::signal::ctrl_c() => {}
         }
+        // A slow reader must not keep a command that was stopped.
         context.screen.flush_briefly();
         Ok(Outcome::Yes)
     }
@@ -145,6 +147,7 @@ impl WatchState {
     fn apply_event(&mut self, event: Event) {
         match event {
             Event::Disconnected { error, .. } => {
+                // The first error is printed, and not each retry.
                 if !std::mem::replace(&mut self.is_away, true) {
                     output::print_message(&format!("discoverctl: {error}; trying on"));
                 }
@@ -220,6 +223,7 @@ impl ChangePrinter {
                 texts.extend(lines.iter().map(json_line).collect::<Result<Vec<_>, _>>()?);
             }
             Format::Yaml => {
+                // `---` begins the next document of a stream.
                 let documents = lines.iter().map(to_yaml).collect::<Result<Vec<_>, _>>()?;
                 texts.extend(documents.into_iter().map(|text| format!("---\n{text}")));
             }

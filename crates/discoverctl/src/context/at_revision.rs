@@ -17,6 +17,7 @@ pub(crate) async fn read_store_at(context: &Context, revision: i64, now: &Store)
     match context.client.read_snapshot_at("", revision).await {
         Ok(snapshot) => Ok(Store::from_snapshot(snapshot)),
         Err(StoreError::Compacted { .. }) => {
+            // The operator has to know how far back the store reaches.
             let oldest = context.client.oldest_revision("").await?;
             let words = format!("revision {revision} is compacted away; the oldest that can be read is {oldest}");
             Err(Error::Refused(words))

@@ -30,6 +30,7 @@ fn lint_balancer_keys(input: &LintInput) -> Vec<Finding> {
             let todo = "see --endpoints of its confgen; after a wiped store: discoverctl accept-store";
             findings.push(Finding::new(key.clone(), "other_store", what, todo));
         }
+        // A balancer that can't be asked is no finding, so only an answer counts.
         if let Some(Ok(status)) = input.status.get(node).filter(|status| status.as_ref().is_ok_and(|it| !it.in_sync)) {
             let todo = "its log and its /api/v1/history say what was tried";
             findings.push(Finding::new(key.clone(), "out_of_sync", status.words.clone(), todo));
@@ -53,6 +54,7 @@ fn lint_quarantined(input: &LintInput, known: &[Finding]) -> Vec<Finding> {
         let keys = record.quarantined.iter();
         by_node.insert(node, keys.map(|(key, reason)| (key.as_str(), reason.as_str())).collect());
     }
+    // The API's list replaces that of the record, because it is never cut.
     for (node, answer) in input.quarantine.iter().filter_map(|(node, it)| Some((node, it.as_ref().ok()?))) {
         let keys = answer.quarantine.iter().map(|(key, reason)| (key.as_str(), reason.as_str()));
         by_node.insert(node, keys.collect());
@@ -67,6 +69,7 @@ fn lint_quarantined(input: &LintInput, known: &[Finding]) -> Vec<Finding> {
     let mut findings = Vec::new();
     for (key, reasons) in by_key {
         let refusing: BTreeSet<&Node> = reasons.values().flatten().copied().collect();
+        // The store's own finding names the fault already. A disagreement is still new.
         let is_known =
             known.iter().any(|finding| finding.key == key && ["unreadable", "unfollowed_key"].contains(&finding.kind));
         for (reason, nodes) in reasons.iter().filter(|_| !is_known) {
@@ -89,6 +92,7 @@ fn lint_disputed_claims(input: &LintInput) -> Vec<Finding> {
     for (node, answer) in input.services.iter().filter_map(|(node, it)| Some((node, it.as_ref().ok()?))) {
         for service in &answer.services {
             let routes = service.routes.iter().map(|route| format!("{}{}", route.host, route.path));
+            // `*:3306` and `10.0.0.5:3306` are the same claim.
             let ports = service.ports.iter().map(|bind| format!("port {}", bind.rsplit(':').next().unwrap_or(bind)));
             for claim in routes.chain(ports) {
                 by_claim.entry(claim).or_default().entry(service.id.clone()).or_default().insert(node);

@@ -23,6 +23,7 @@ fn lint_certificates_of(key: &str, answer: &Certificates, now: SystemTime) -> Ve
     for it in answer.certificates.iter().filter(|it| it.default || !it.serves.is_empty()) {
         let days = days_left(it.not_after.as_deref(), now);
         let (kind, when) = match days {
+            // The end of such a certificate is far away, so its date alone would look fine.
             _ if it.validity == "not valid yet" => ("certificate_not_valid_yet", "is not valid yet".to_owned()),
             Some(..0) => ("certificate_expired", "has expired".to_owned()),
             Some(days @ 0..EXPIRES_SOON_DAYS) => ("certificate_expires", format!("expires in {days} days")),

@@ -56,6 +56,7 @@ fn lint_values(service: &Service, findings: &mut Vec<Finding>) {
             Err(refusal) => findings.push(unreadable_finding(entry, refusal)),
             Ok(record) => {
                 findings.extend(lint_unknown_fields(entry, &record.unknown));
+                // A record that is meant to have no lease says `permanent`, as `register` writes it.
                 if entry.lease == 0 && !record.permanent {
                     let todo = "announce it with announcer, or write \"permanent\":true into it";
                     findings.push(Finding::at_entry(
@@ -127,6 +128,7 @@ fn lint_layouts(service: &Service, findings: &mut Vec<Finding>) {
             findings.push(Finding::at_entry(entry, "old_layout", what, "delete it, once no old tool writes it"));
         }
     }
+    // `tls` replaces the ancestor's `sslpass`, which only HTTP services have.
     let (sslpass, tls) = (service.setting(SettingName::Sslpass), service.setting(SettingName::Tls));
     if let (Some(sslpass), Some(tls), Kind::Http) = (sslpass, tls, service.kind()) {
         let what = format!("{} beats it", tls.entry.key);

@@ -73,6 +73,7 @@ fn lint_empty_colors(input: &LintInput, id: &ServiceId, service: &Service) -> Op
     let mut colors: BTreeSet<String> =
         records.filter_map(|record| record.color.as_ref()).map(ToString::to_string).collect();
     let name = id.to_string();
+    // A retained upstream keeps its color, and serves.
     let retained = input.retained.iter().filter(|((service, _), _)| *service == name);
     colors.extend(retained.flat_map(|(_, by)| by.values()).filter_map(|it| it.color.clone()));
     let empty: Vec<String> =

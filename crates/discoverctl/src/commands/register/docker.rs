@@ -153,6 +153,7 @@ impl Docker {
     pub(crate) fn new(place: &str) -> Result<Self, Error> {
         let path = place.strip_prefix("unix://").filter(|path| path.starts_with('/'));
         let path = path.ok_or_else(|| Error::Usage(format!("--docker {place}: unix:///PATH is what can be asked")))?;
+        // The call fails if a provider is installed already. That one is as good.
         let _ = rustls::crypto::ring::default_provider().install_default();
         let client = reqwest::Client::builder().unix_socket(path).timeout(REQUEST_TIMEOUT).no_proxy();
         let client = client.tls_certs_only([]).build();
@@ -210,6 +211,7 @@ impl Inspected {
     /// The port inside the container: the typed one, or the only one that its image exposes.
     fn exposed_port(&self, container: &ContainerArg) -> Result<u16, String> {
         let exposed = self.config.exposed_ports.iter().flatten();
+        // UDP ports are left out, because HAProxy's servers are reached by TCP.
         let exposed: Vec<u16> = exposed.filter_map(|(port, _)| tcp_port(port)).collect();
         match (container.port, exposed.as_slice()) {
             (Some(port), _) => Ok(port),
@@ -301,6 +303,7 @@ impl HostAddresses {
         bindings.into_iter().find_map(|binding| {
             let ip = match self.given {
                 Some(given) => {
+                    // A port at all addresses is reached at any address of the same family.
                     let fits = if binding.ip().is_unspecified() {
                         binding.is_ipv4() == given.is_ipv4()
                     } else {
@@ -373,6 +376,7 @@ impl HostAddresses {
 }
 
 fn own_address_towards(there: SocketAddr) -> Option<IpAddr> {
+    // The kernel chooses the address with which it would connect.
     let any: IpAddr = if there.is_ipv4() { Ipv4Addr::UNSPECIFIED.into() } else { Ipv6Addr::UNSPECIFIED.into() };
     let socket = std::net::UdpSocket::bind((any, 0)).ok()?;
     socket.connect(there).ok()?;

@@ -70,6 +70,7 @@ impl ActiveKey {
         loop {
             match client.commit(self.build_txn(value.as_deref())).await {
                 Ok(committed) if committed.succeeded => {
+                    // A deleted key has no revision. The condition of its next write is that it is absent.
                     let at = if value.is_some() { committed.revision } else { 0 };
                     (self.mod_revision, self.revision, self.value) = (at, committed.revision, value);
                     return WriteOutcome::Done;
@@ -87,6 +88,7 @@ impl ActiveKey {
                 Ok(_) => return WriteOutcome::Conflict,
                 Err(error) if error.is_unreachable() && Instant::now() < deadline => is_doubtful = true,
                 Err(error) => {
+                    // After an unanswered try a refusal says nothing about that try.
                     let is_certain = !error.is_unreachable() && !is_doubtful;
                     return WriteOutcome::Unknown { error, is_certain };
                 }
@@ -117,6 +119,7 @@ impl ActiveKey {
     pub(super) async fn wait_for_conflict(&self, client: &Client) {
         loop {
             sleep(RETRY_INTERVAL).await;
+            // An etcd that doesn't answer is no conflict. The condition of the next write finds one.
             if let Ok(entry) = client.get(&self.key).await
                 && entry.map_or(0, |entry| entry.mod_revision) != self.mod_revision
             {

@@ -28,6 +28,7 @@ struct RunningHook(Child, Option<Pid>);
 
 impl Drop for RunningHook {
     fn drop(&mut self) {
+        // A command that has ended has no group any more, and its id may belong to another process.
         if let Some(group) = self.1.filter(|_| matches!(self.0.try_wait(), Ok(None))) {
             let _ = killpg(group, Signal::SIGTERM);
         }

@@ -43,7 +43,7 @@ impl<'a> Monitor<'a> {
     ) -> Result<Self, Error> {
         let nodes = store.balancers.records_by_node().map(|(node, _)| node.clone()).collect();
         let (api, path) = (context.balancer_api(store)?, format!("services/{id}"));
-        Ok(Self { context, api: api, nodes, path, color: color.clone(), limits, counts: StepCounts::default() })
+        Ok(Self { context, api, nodes, path, color: color.clone(), limits, counts: StepCounts::default() })
     }
 
     /// Begins a step's counts.
@@ -53,6 +53,7 @@ impl<'a> Monitor<'a> {
     pub(super) async fn begin_step(&mut self) -> Result<(), String> {
         let begun = Instant::now();
         while let Err(gone) = self.take_sample().await {
+            // Without a limit the counts are only printed, so a missing first sample does no harm.
             if !self.limits.is_any() {
                 break;
             }
@@ -71,6 +72,7 @@ impl<'a> Monitor<'a> {
         let mut seen = Instant::now();
         loop {
             let looked = self.take_sample().await;
+            // Without a limit a balancer that doesn't answer stops nothing.
             let is_blind = self.limits.is_any() && looked.is_err();
             match looked {
                 Ok(()) => seen = Instant::now(),
@@ -90,6 +92,7 @@ impl<'a> Monitor<'a> {
                 return (Event::StepEnded, String::new());
             }
             let next = Instant::now() + SAMPLE_INTERVAL;
+            // The last sample is taken at the end of the step, not up to a second later.
             sleep_until(if is_blind { next } else { next.min(end) }).await;
         }
     }
@@ -107,6 +110,7 @@ impl<'a> Monitor<'a> {
         }
         let upstreams = answers.values().flatten().flat_map(|it| &it.upstreams);
         let others = upstreams.filter(|it| it.color.as_deref() != Some(self.color.as_str()));
+        // `draining` counts the sessions of old HAProxy processes, too.
         let open = others.map(|it| it.draining.or(it.haproxy.as_ref().map(|it| it.sessions)).unwrap_or_default());
         Some(open.sum())
     }
@@ -118,6 +122,7 @@ impl<'a> Monitor<'a> {
             if let Some(node) = self.nodes.iter().find(|node| balancers.records_by_node().all(|(it, _)| it != *node)) {
                 return Err(Unjudged { words: format!("balancer {node} has gone"), is_final: true });
             }
+            // A confgen that was restarted has a new instance id, and a moved one has a new URL.
             if !self.context.is_api_of(&self.api, &balancers) {
                 let api = self.context.balancer_api_of(&balancers);
                 self.api = api.map_err(|error| Unjudged { words: error.to_string(), is_final: false })?;

@@ -66,6 +66,7 @@ impl SwitchReport {
 
     /// Sets the outcome by the state in which the switch ended.
     pub(super) fn set_outcome(&mut self, state: State) {
+        // docs/discoverctl.md publishes these words. They stay, whatever the states are called.
         self.outcome = match state {
             State::Done => "done",
             State::RolledBack => "went_back",

@@ -109,6 +109,7 @@ impl StepCounts {
         for (server, counted) in &self.counted {
             sum.requests += counted.requests;
             sum.failed += counted.failed;
+            // Each average is over the server's last 1,024 requests. It is weighed by the server's share of this step.
             if let Some(average) = self.seconds.get(server) {
                 let requests = counted.requests as f64;
                 seconds += average * requests;
@@ -161,6 +162,7 @@ impl StepSum {
     /// # Errors
     /// The limit that is exceeded, in words.
     pub(crate) fn check_limits(&self, limits: Limits) -> Result<(), String> {
+        // With few requests a later sample decides, or the step passes.
         let Some(share) = self.error_share() else { return Ok(()) };
         if let Some(most) = limits.errors.filter(|most| share > *most) {
             let Self { requests, failed, .. } = self;
