@@ -24,8 +24,7 @@ use clap::Subcommand;
 use discovery::OverrideState;
 
 use crate::context::Context;
-use crate::error::Error;
-use crate::error::Outcome;
+use crate::error::{Error, Outcome};
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {

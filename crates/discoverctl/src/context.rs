@@ -11,12 +11,9 @@ use serde::Serialize;
 
 use crate::balancer_api::BalancerApi;
 use crate::edit::{Change, Edit};
-use crate::error::Error;
-use crate::error::Outcome;
+use crate::error::{Error, Outcome};
 use crate::print::{Block, Printable, Screen};
-use crate::shared_options::Api;
-use crate::shared_options::Changing;
-use crate::shared_options::Common;
+use crate::shared_options::{Api, Changing, Common};
 use crate::store::{Store, lossy_text};
 use crate::wait::{FollowGoal, goal_of_write, wait_until_followed};
 
@@ -92,7 +89,7 @@ impl Context {
         store: &Store,
         edit: &Edit,
         changing: &Changing,
-        what: FollowGoal,
+        goal: FollowGoal,
     ) -> Result<Outcome, Error> {
         let mut done = ChangeReport::from_edit(edit);
         if changing.dry_run {
@@ -102,14 +99,14 @@ impl Context {
             // An unchanged key may still be unapplied. Balancers report the revision of the services' keys. The store's
             // own revision may stay ahead of that for ever, because other keys count there too.
             let revision =
-                written.unwrap_or_else(|| store.newest_revision_of(what.drained.iter().map(|(service, _)| service)));
+                written.unwrap_or_else(|| store.newest_revision_of(goal.drained.iter().map(|(service, _)| service)));
             done.revision = written;
             if !changing.no_wait {
                 let keys = edit.changes().map(|(key, _)| key.clone());
                 // The caller knows what has to be drained or released, the edit its services and keys.
                 let FollowGoal { revision, services, keys, .. } = goal_of_write(revision, keys);
-                let awaited = FollowGoal { revision, services, keys, ..what };
-                let followed = wait_until_followed(&self.client, &awaited, changing.timeout).await;
+                let goal = FollowGoal { revision, services, keys, ..goal };
+                let followed = wait_until_followed(&self.client, &goal, changing.timeout).await;
                 // The keys are written, so the operator has to see them before the error.
                 if followed.is_err() && !self.screen.is_for_programs() {
                     self.screen.show(&done)?;

@@ -33,8 +33,7 @@ use crate::args::Cli;
 use crate::commands::Command;
 use crate::config::Config;
 use crate::context::Context;
-use crate::error::Error;
-use crate::error::Outcome;
+use crate::error::{Error, Outcome};
 use crate::print::{Screen, until_written};
 
 /// The exit code for wrong usage, as `--help` lists it.

@@ -118,40 +118,40 @@ fn find_record<'a>(balancers: &'a BalancerRecords, node: &Node) -> Option<&'a Ba
 /// [`Error::NotFollowed`] if a balancer refuses a key, [`Error::NotInTime`] after `patience`.
 pub(crate) async fn wait_until_followed(
     client: &Client,
-    awaited: &FollowGoal,
+    goal: &FollowGoal,
     patience: Duration,
 ) -> Result<Followed, Error> {
     let (mut progress, end) = (Progress::new(), CancellationToken::new());
     let _ends_with_us = end.clone().drop_guard();
     let mut events = client.follow_folder(FollowOptions { folder: "balancers", ..FollowOptions::default() }, end);
     let deadline = Instant::now() + patience;
-    let (mut balancers, mut is_heard) = (BalancerRecords::default(), false);
+    let (mut balancers, mut has_listing) = (BalancerRecords::default(), false);
     loop {
         // Before the first listing etcd itself is waited for.
-        let words = if is_heard { awaited.describe_missing(&balancers) } else { "etcd".to_owned() };
+        let words = if has_listing { goal.describe_missing(&balancers) } else { "etcd".to_owned() };
         progress.set_message(format!("waiting for {words}"));
         let event = match timeout_at(deadline.min(Instant::now() + MESSAGE_INTERVAL), events.recv()).await {
             Ok(Some(event)) => event,
             // The progress line skips messages of the first 2 s, so it is set again.
             Err(_) if Instant::now() < deadline => continue,
-            _ => return Err(Error::NotInTime { revision: awaited.revision, waited: patience, missing: words }),
+            _ => return Err(Error::NotInTime { revision: goal.revision, waited: patience, missing: words }),
         };
         match event {
             Event::Snapshot(snapshot) => balancers = BalancerRecords::from_snapshot(&snapshot),
             Event::Changes { changes, .. } => changes.iter().for_each(|change| balancers.apply_change(change)),
             // The write is done. etcd may be back before the deadline.
             Event::Disconnected { .. } => {
-                is_heard = false;
+                has_listing = false;
                 continue;
             }
         }
-        is_heard = true;
-        if let Some(QuarantinedKey { node, key, reason }) = awaited.find_refused(&balancers).into_iter().next() {
+        has_listing = true;
+        if let Some(QuarantinedKey { node, key, reason }) = goal.find_refused(&balancers).into_iter().next() {
             let refused = format!("{node} refuses {key}: {reason}");
-            return Err(Error::NotFollowed { revision: awaited.revision, refused });
+            return Err(Error::NotFollowed { revision: goal.revision, refused });
         }
         let cluster = balancers.cluster_id();
-        if balancers.disagreeing_nodes(|balancer| awaited.is_met_by(cluster, balancer)).is_empty() {
+        if balancers.disagreeing_nodes(|balancer| goal.is_met_by(cluster, balancer)).is_empty() {
             let by = balancers.records_by_node().map(|(node, _)| node.clone()).collect();
             return Ok(Followed { by, took: progress.elapsed() });
         }
@@ -179,10 +179,10 @@ mod tests {
 
     #[test]
     fn what_is_waited_for_is_said() {
-        let mut awaited = goal_of_write(10, ["http-services/shop/overrides/a".to_owned()]);
-        let service = awaited.services.first().unwrap().clone();
-        awaited.drained.insert((service, "a".parse().unwrap()));
-        let describe = |record: &str| awaited.describe_missing(&balancers(record));
+        let mut goal = goal_of_write(10, ["http-services/shop/overrides/a".to_owned()]);
+        let service = goal.services.first().unwrap().clone();
+        goal.drained.insert((service, "a".parse().unwrap()));
+        let describe = |record: &str| goal.describe_missing(&balancers(record));
         let record = |applied: i64, pending: &str, draining: &str| {
             format!(
                 r#"{{"cluster":"7","applied":{applied},"pending":[{pending}],"held":[],"draining":{{{draining}}}}}"#
@@ -196,10 +196,7 @@ mod tests {
         assert_eq!(describe("?"), "lb1 (its key says nothing that makes sense)");
         let refuses =
             record(10, "", "").replacen('}', r#"},"quarantined":{"http-services/shop/overrides/a":"bad"}"#, 1);
-        assert_eq!(awaited.find_refused(&balancers(&refuses)).len(), 1);
-        assert!(
-            awaited.find_refused(&balancers(&refuses.replace("10", "9"))).is_empty(),
-            "it hasn't seen the new value"
-        );
+        assert_eq!(goal.find_refused(&balancers(&refuses)).len(), 1);
+        assert!(goal.find_refused(&balancers(&refuses.replace("10", "9"))).is_empty(), "it hasn't seen the new value");
     }
 }

@@ -5,8 +5,7 @@ use discovery::{Acceptance, BalancerRecord, BalancerRecords, Key, Node};
 
 use crate::context::Context;
 use crate::edit::Edit;
-use crate::error::Error;
-use crate::error::Outcome;
+use crate::error::{Error, Outcome};
 use crate::shared_options::Changing;
 use crate::store::Store;
 use crate::wait::FollowGoal;

@@ -8,8 +8,7 @@ use serde::Serialize;
 
 use crate::balancer_api::{Answers, Certificates, ServedBy};
 use crate::context::Context;
-use crate::error::Error;
-use crate::error::Outcome;
+use crate::error::{Error, Outcome};
 use crate::print::{Block, Cell, Printable, Table};
 use crate::upstreams::{describe_unreachable, list_unreachable};
 

@@ -9,8 +9,7 @@ use serde::Serialize;
 
 use crate::balancer_api::{Answers, Traffic, Upstreams};
 use crate::context::Context;
-use crate::error::Error;
-use crate::error::Outcome;
+use crate::error::{Error, Outcome};
 use crate::print::{Block, Cell, Printable, Table};
 use crate::target::{ServiceArg, TargetArg};
 use crate::upstreams::{BalancerView, Row, build_rows, list_unreachable};

@@ -6,8 +6,7 @@ use clap::Args;
 use serde::Serialize;
 
 use crate::config::EffectiveOption;
-use crate::error::Error;
-use crate::error::Outcome;
+use crate::error::{Error, Outcome};
 use crate::print::{Block, Cell, Printable, Screen, Table};
 
 pub(crate) const EXAMPLES: &str = "Examples:

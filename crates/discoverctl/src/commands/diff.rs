@@ -5,12 +5,9 @@ use std::collections::BTreeSet;
 use clap::Args;
 use serde::Serialize;
 
-use crate::context::Context;
-use crate::context::at_revision;
-use crate::durable_keys;
-use crate::durable_keys::KeyScope;
-use crate::error::Error;
-use crate::error::Outcome;
+use crate::context::{Context, at_revision};
+use crate::durable_keys::{self, KeyScope};
+use crate::error::{Error, Outcome};
 use crate::print::{Block, Cell, Printable, Table};
 use crate::store::{Store, lossy_text};
 use crate::target::ServiceArg;

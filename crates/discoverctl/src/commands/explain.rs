@@ -13,8 +13,7 @@ use registry::{Client, LeaseId};
 
 use crate::balancer_api::{Answers, BalancerApi, ServiceInFull, Services};
 use crate::context::Context;
-use crate::error::Error;
-use crate::error::Outcome;
+use crate::error::{Error, Outcome};
 use crate::store::{Store, lossy_text};
 use crate::target::{ServiceArg, TargetArg};
 

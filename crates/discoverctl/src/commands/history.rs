@@ -8,10 +8,8 @@ use registry::Changes;
 use serde::Serialize;
 
 use crate::context::Context;
-use crate::durable_keys;
-use crate::durable_keys::KeyScope;
-use crate::error::Error;
-use crate::error::Outcome;
+use crate::durable_keys::{self, KeyScope};
+use crate::error::{Error, Outcome};
 use crate::print::{Block, Cell, Printable, Table};
 use crate::store::lossy_text;
 use crate::target::ServiceArg;

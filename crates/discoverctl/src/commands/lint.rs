@@ -15,8 +15,7 @@ use serde::Serialize;
 
 use crate::balancer_api::{Answers, Certificates, Quarantine, Service, Services, Status, Upstream, Upstreams};
 use crate::context::Context;
-use crate::error::Error;
-use crate::error::Outcome;
+use crate::error::{Error, Outcome};
 use crate::print::{Block, Cell, Printable, Table};
 use crate::store::Store;
 use crate::upstreams::{Row, build_rows, describe_unreachable, list_unreachable};

@@ -7,8 +7,7 @@ use discovery::{Key, Override, OverrideState, ServiceId, UpstreamId, Weight};
 
 use crate::context::Context;
 use crate::edit::Edit;
-use crate::error::Error;
-use crate::error::Outcome;
+use crate::error::{Error, Outcome};
 use crate::shared_options::Changing;
 use crate::store::Store;
 use crate::target::UpstreamArg;
@@ -52,7 +51,7 @@ pub(crate) struct ChangeState {
 }
 #[derive(Debug, Args)]
 pub(crate) struct ChangeWeight {
-    /// The upstream, as SVC/ID or ID
+    /// The upstream, written as SVC/ID
     #[arg(value_name = "SVC/ID")]
     upstream: UpstreamArg,
     /// 0 to 256, or `default`

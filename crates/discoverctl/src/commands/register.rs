@@ -13,10 +13,8 @@ use program::output;
 use crate::commands::register::docker::{AddressSource, ContainerArg, Docker, HostAddresses};
 use crate::context::Context;
 use crate::edit::Edit;
-use crate::error::Error;
-use crate::error::Outcome;
-use crate::shared_options::Changing;
-use crate::shared_options::Type;
+use crate::error::{Error, Outcome};
+use crate::shared_options::{Changing, Type};
 use crate::store::Store;
 use crate::target::{ServiceArg, UpstreamArg, suggest_names};
 
@@ -88,7 +86,7 @@ pub(crate) struct Deregister {
     /// The service: shop, or http-shop or tcp-shop if two have the name
     #[arg(value_name = "SVC")]
     service: ServiceArg,
-    /// The upstream, as SVC/ID or ID
+    /// The upstream's name in the service
     #[arg(value_name = "ID")]
     id: UpstreamId,
     /// Delete a record that has a lease, too
@@ -223,7 +221,7 @@ mod tests {
     }
 
     #[test]
-    fn somebody_elses_record_is_left_alone() {
+    fn another_owners_record_is_left_alone() {
         let service = KEY.parse::<Key>().unwrap().service_id().unwrap().clone();
         let id: UpstreamId = "a".parse().unwrap();
         let ours = |store: &Store, takeover| plan_registration(store, &service, &id, &at("10.0.0.1:80"), takeover);

@@ -5,13 +5,10 @@ use std::collections::BTreeSet;
 use clap::Args;
 use discovery::ServiceId;
 
-use crate::context::Context;
-use crate::context::at_revision;
-use crate::durable_keys;
-use crate::durable_keys::KeyScope;
+use crate::context::{Context, at_revision};
+use crate::durable_keys::{self, KeyScope};
 use crate::edit::Edit;
-use crate::error::Error;
-use crate::error::Outcome;
+use crate::error::{Error, Outcome};
 use crate::shared_options::Changing;
 use crate::store::Store;
 use crate::target::ServiceArg;

@@ -7,10 +7,8 @@ use discovery::{Key, ServiceId, Setting, SettingName, find_claim_conflicts};
 
 use crate::context::Context;
 use crate::edit::Edit;
-use crate::error::Error;
-use crate::error::Outcome;
-use crate::shared_options::Changing;
-use crate::shared_options::Type;
+use crate::error::{Error, Outcome};
+use crate::shared_options::{Changing, Type};
 use crate::store::Store;
 use crate::target::ServiceArg;
 

@@ -10,8 +10,7 @@ use serde::Serialize;
 
 use crate::balancer_api::{Answers, ServiceInFull};
 use crate::context::Context;
-use crate::error::Error;
-use crate::error::Outcome;
+use crate::error::{Error, Outcome};
 use crate::print::{Block, Cell, Printable, Table};
 use crate::store::{Store, lossy_text};
 use crate::target::ServiceArg;

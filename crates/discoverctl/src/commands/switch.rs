@@ -21,8 +21,7 @@ use crate::balancer_api::ServiceInFull;
 use crate::colors;
 use crate::commands::switch::sample::{Limits, Percent};
 use crate::context::Context;
-use crate::error::Error;
-use crate::error::Outcome;
+use crate::error::{Error, Outcome};
 use crate::store::Store;
 use crate::target::ServiceArg;
 

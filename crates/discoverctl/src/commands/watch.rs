@@ -16,8 +16,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::balancer_api::{Answers, BalancerApi, Upstreams};
 use crate::context::Context;
-use crate::error::Error;
-use crate::error::Outcome;
+use crate::error::{Error, Outcome};
 use crate::print::{Cell, Screen, json_line, to_yaml, until_written};
 use crate::shared_options::Format;
 use crate::target::ServiceArg;

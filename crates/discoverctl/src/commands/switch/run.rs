@@ -12,8 +12,7 @@ use crate::commands::switch::monitor::Monitor;
 use crate::commands::switch::report::{StepReport, SwitchReport};
 use crate::commands::switch::sample::Limits;
 use crate::context::Context;
-use crate::error::Error;
-use crate::error::Outcome;
+use crate::error::{Error, Outcome};
 use crate::store::{Store, lossy_text};
 use crate::wait::{goal_of_write, wait_until_followed};
 
