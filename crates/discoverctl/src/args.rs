@@ -1,4 +1,4 @@
-//! The command line as it is written. Each command's own options stand beside the command.
+//! The command line. Each command's own options are in the command's module.
 
 use clap::Parser;
 
@@ -6,40 +6,40 @@ use crate::commands::Command;
 use crate::shared_options::Common;
 
 const EXAMPLES: &str = "Examples:
-  What is there, and what every balancer makes of it:
+  List the services, and their state at every balancer:
       discoverctl list
       discoverctl show shop
-  Why does this upstream get no traffic?
+  Explain why an upstream gets no requests:
       discoverctl explain shop/node-1
-  Take an upstream out, wait until its last request is answered, put it back:
+  Take an upstream out, wait until its last request is answered, and put it back:
       discoverctl drain shop/node-1
       discoverctl ready shop/node-1
-  A blue-green switch in steps that goes back by itself when too many requests fail:
+  Switch from blue to green in steps, and go back if too many requests fail:
       discoverctl switch shop green --steps 10,50,100 --every 30s --max-errors 1%
-  For programs:
+  Print JSON for programs:
       discoverctl list --output json
-  Man pages, and completions for bash, zsh or fish; the other commands have these too:
+  Write man pages, and completions for bash, zsh or fish. The other programs have these commands, too:
       discoverctl man /usr/local/share/man/man1
       discoverctl completions bash > /etc/bash_completion.d/discoverctl
 
-Options that stand for a host or a user: /etc/haproxy-discover/discoverctl.toml and ~/.config/haproxy-discover/discoverctl.toml
-(`discoverctl config` shows what counts).
+Options for a whole host are in /etc/haproxy-discover/discoverctl.toml, options for a user in
+~/.config/haproxy-discover/discoverctl.toml. `discoverctl config` shows the options in effect.
 
-A service is named as its keys are, `shop`; where an HTTP and a TCP service bear one name, as HAProxy's sections are:
-`http-shop`, `tcp-shop`. An upstream is SVC/ID.
+SVC is a service's name, as in its keys: `shop`. If an HTTP and a TCP service have that name, SVC is the name of HAProxy's
+section: `http-shop` or `tcp-shop`. SVC/ID is an upstream.
 
 Exit codes:
-  0    yes; done, and every live balancer follows
-  1    no: not balanced, not found, something to complain about
-  2    the command line doesn't make sense
-  3    etcd can't be reached, or refuses the login; nothing was changed
-  4    refused, nothing was changed: no such service or upstream, forbidden by etcd's roles, somebody else's key or claim
-  5    changed, but a balancer doesn't follow: refused there, or not in time
+  0    yes, or done, and every live balancer follows
+  1    no: not balanced, not found, or lint found a fault
+  2    the command line makes no sense
+  3    etcd can't be reached, or refuses the login. Nothing was changed
+  4    refused. Nothing was changed: no such service or upstream, forbidden by etcd's roles, another owner's key or claim
+  5    changed, but a balancer doesn't follow: it refuses the change, or is too late
   6    a balancer can't be asked, and the answer needs it
-  7    a switch went back, or was stopped on its way; the last line says what is active
+  7    a switch went back, or was stopped on its way. The last line names the active colors
   130  interrupted";
 
-/// Sees, explains and changes what haproxy-discover's balancers follow.
+/// See, explain and change what haproxy-discover's balancers follow.
 #[derive(Debug, Parser)]
 #[command(name = "discoverctl", version, after_long_help = EXAMPLES, disable_help_subcommand = true)]
 #[command(subcommand_required = true, arg_required_else_help = true)]

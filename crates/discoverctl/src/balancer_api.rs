@@ -1,6 +1,8 @@
-//! The balancers' API: what each HAProxy makes of the store.
+//! The client of the balancers' admin ports.
+//!
+//! Asks all balancers at once, and accepts an answer only from the balancer that it asked. Decides nothing about an
+//! answer.
 
-mod api;
 mod identity;
 
 use std::collections::BTreeMap;
@@ -12,7 +14,7 @@ use futures_util::future::join_all;
 use reqwest::{Certificate, Identity};
 use serde::de::DeserializeOwned;
 
-pub(crate) use api::{
+pub(crate) use discovery::balancer_api::{
     Certificates, Quarantine, ServedBy, Service, ServiceInFull, Services, Status, Traffic, Upstream, Upstreams,
 };
 
@@ -21,41 +23,56 @@ use crate::file;
 use crate::shared_options::Api;
 use identity::{AskedBalancer, is_loopback};
 
-/// One request and its whole answer; the API answers from memory.
+/// Limits a request with its whole answer. confgen answers from memory, so a slower balancer is as good as unreachable.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(3);
 
-/// The way out where a balancer's URL is on loopback.
+/// The advice in the error for a balancer with a URL on loopback.
 const LOOPBACK_HINT: &str = "a loopback address is every host's own: ask on its host, or give its confgen an --admin address that \
                         other hosts reach, with --admin-token-file; docs/deploy.md says how";
 
-/// What each balancer answered, or why it didn't.
+/// The answer of each balancer, or the reason why there is none.
 pub(crate) type Answers<T> = BTreeMap<Node, Result<T, String>>;
 
-/// What the API may answer.
+/// A type of answer that the API may give.
 pub(crate) trait ApiAnswer: DeserializeOwned {
-    /// What stands for an answer where the balancer doesn't know what it is asked about.
+    /// The value to use if the balancer answers 404; None if that is an error.
     fn answer_if_unknown() -> Option<Self> {
         None
     }
 }
 
-/// The balancers that live, and how they are asked.
+impl ApiAnswer for Certificates {}
+impl ApiAnswer for Quarantine {}
+impl ApiAnswer for Services {}
+impl ApiAnswer for Status {}
+impl ApiAnswer for Upstreams {}
+
+impl ApiAnswer for ServiceInFull {
+    fn answer_if_unknown() -> Option<Self> {
+        // A new service is in the store before the balancer has heard of it. It has no upstream there yet.
+        Some(Self::default())
+    }
+}
+
+/// The live balancers, with what a request to them needs.
 pub(crate) struct BalancerApi {
     http: reqwest::Client,
     token: Option<String>,
-    /// In the order of their names.
+    /// Sorted by the names of the nodes.
     balancers: Vec<AskedBalancer>,
 }
 
 impl BalancerApi {
-    /// Reads the token and the certificates. Asks nothing yet. `prefix` is the one that the balancers' keys were read below.
+    /// Reads the token and the certificates, and sends nothing yet. `prefix` is the one below which the balancers' keys
+    /// were read.
     pub(crate) fn new(api: &Api, balancers: &BalancerRecords, prefix: &str) -> Result<Self, Error> {
-        // A second call finds it installed, which is as good.
+        // The call fails if a provider is installed already. That one is as good.
         let _ = rustls::crypto::ring::default_provider().install_default();
         let token = api.api_token_file.as_deref().map(read_token).transpose()?;
         let mut client = reqwest::Client::builder().timeout(REQUEST_TIMEOUT).no_proxy();
         client = client.redirect(reqwest::redirect::Policy::none());
-        // With no CA of one's own nobody is trusted: the balancers' certificates are the operator's.
+        // The balancers' certificates are the operator's own, so public authorities must not vouch for them. Without
+        // --api-cacert no HTTPS certificate is trusted.
         let mut authorities = Vec::new();
         if let Some(path) = &api.api_cacert {
             let bundle = Certificate::from_pem_bundle(&file::read_option_file("--api-cacert", path)?);
@@ -73,14 +90,14 @@ impl BalancerApi {
         Ok(Self { http, token, balancers: list_balancers(balancers, prefix) })
     }
 
-    /// Asks all of them at once: `services/http-shop`.
+    /// Sends `GET /api/v1/<path>` to all balancers at once, for example with `services/http-shop`.
     pub(crate) async fn ask_all<T: ApiAnswer>(&self, path: &str) -> Answers<T> {
         let answers =
             self.balancers.iter().map(|asked| async move { (asked.node.clone(), self.ask_one(asked, path).await) });
         join_all(answers).await.into_iter().collect()
     }
 
-    /// Whether it asks these balancers, as their keys describe them now.
+    /// This client asks exactly these balancers, at the URLs that their keys name now.
     pub(crate) fn matches_balancers(&self, balancers: &BalancerRecords, prefix: &str) -> bool {
         self.balancers == list_balancers(balancers, prefix)
     }
@@ -94,7 +111,7 @@ impl BalancerApi {
         })
     }
 
-    /// The only place where an answer comes in: nothing is believed that isn't recognized.
+    /// Sends one request. An answer is parsed only after its origin is checked, whatever its status is.
     async fn request_answer<T: ApiAnswer>(&self, asked: &AskedBalancer, url: &str, path: &str) -> Result<T, String> {
         let mut request = self.http.get(format!("{url}/api/v1/{path}"));
         if let Some(token) = &self.token {
@@ -103,6 +120,7 @@ impl BalancerApi {
         let response = request.send().await.map_err(|error| join_causes(&error))?;
         let status = response.status().as_u16();
         match status {
+            // confgen's 404 names its origin, too.
             200 | 404 => {}
             401 if self.token.is_some() => return Err("it has another token than --api-token-file".into()),
             401 => return Err("it asks for a token: --api-token-file".into()),
@@ -117,7 +135,7 @@ impl BalancerApi {
     }
 }
 
-/// What the keys say of the balancers that live.
+/// The live balancers, as their keys describe them.
 fn list_balancers(balancers: &BalancerRecords, prefix: &str) -> Vec<AskedBalancer> {
     balancers
         .records_by_node()
@@ -125,7 +143,7 @@ fn list_balancers(balancers: &BalancerRecords, prefix: &str) -> Vec<AskedBalance
         .collect()
 }
 
-/// An error with its causes: the outermost alone says little.
+/// Joins an error and its causes. reqwest's outermost error alone says little more than "error sending request".
 fn join_causes(error: &dyn std::error::Error) -> String {
     let mut words = error.to_string();
     let mut source = error.source();

@@ -1,40 +1,41 @@
-//! A service's colors: which are active, and how many upstreams of each would take requests. Pure.
+//! A service's colors: the active ones, and the number of upstreams of each that would take requests.
+//!
+//! Pure: decides on the store's keys and the balancers' answers, and asks for neither.
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use discovery::{Active, Color, Service, SettingName, Upstream, UpstreamId, UpstreamState};
 
-use crate::balancer_api::{Answers, ServiceInFull, Traffic};
+use crate::balancer_api::{self, Answers, ServiceInFull, Traffic};
 use crate::error::Error;
 
-/// The largest share that a color can be written with.
+/// The largest share with which a color can be written (`discovery::Active`).
 const MAX_SHARE: u64 = 10_000;
 
-/// What balancers say of a color's upstreams, and who can't say.
+/// The health of a color's upstreams, by balancer.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Health {
-    /// By balancer, how many would take requests if the color were active; None where HAProxy or the API can't be asked.
+    /// The number of upstreams that would take requests if the color were active, by balancer. None if the API or
+    /// HAProxy doesn't answer.
     pub(crate) healthy: BTreeMap<String, Option<usize>>,
-    /// By balancer, why it can't say.
+    /// The reason by balancer that can't tell.
     pub(crate) unknown: BTreeMap<String, String>,
 }
 
-/// The upstreams of a color that nothing but an inactive color keeps from taking requests: their records say ready, and
-/// nobody has taken them out.
+/// Finds the upstreams of a color that would take requests if the color were active. Their records say `ready`, and no
+/// override takes them out.
 pub(crate) fn find_ready(service: &Service, color: Option<&Color>) -> BTreeSet<UpstreamId> {
-    let is_out = |id: &UpstreamId| {
-        let imposed = service.override_of(id).and_then(|field| field.value.as_ref().ok());
-        imposed.is_some_and(|it| it.state.is_some() || it.weight.is_some_and(|weight| weight.get() == 0))
-    };
-    let ready = find_records(service, color).filter(|(id, it)| {
-        let weighs =
-            service.override_of(id).is_some_and(|field| field.value.as_ref().is_ok_and(|it| it.weight.is_some()));
-        it.state == UpstreamState::Ready && (weighs || it.weight.get() > 0) && !is_out(id)
-    });
+    let ready = find_records(service, color).filter(|(id, record)| is_ready(service, id, record));
     ready.map(|(id, _)| id.clone()).collect()
 }
 
-/// The records of a color's upstreams; None are those without a color.
+fn is_ready(service: &Service, id: &UpstreamId, record: &Upstream) -> bool {
+    let imposed = service.override_of(id).and_then(|field| field.value.as_ref().ok());
+    let weight = imposed.and_then(|it| it.weight).unwrap_or(record.weight);
+    record.state == UpstreamState::Ready && imposed.is_none_or(|it| it.state.is_none()) && weight.get() > 0
+}
+
+/// Finds the good records of a color's upstreams. `None` stands for upstreams without a color.
 pub(crate) fn find_records<'a>(
     service: &'a Service,
     color: Option<&'a Color>,
@@ -43,7 +44,7 @@ pub(crate) fn find_records<'a>(
     readable.filter(move |(_, it)| it.color.as_ref() == color)
 }
 
-/// Every color that an upstream bears or that is active, and None where an upstream bears none.
+/// Lists every color that an upstream has or that is active. `None` is in the list if an upstream has no color.
 pub(crate) fn list_colors(service: &Service) -> BTreeSet<Option<Color>> {
     let borne = service.upstreams().filter_map(|(_, field)| Some(field.value.as_ref().ok()?.color.clone()));
     let active = read_active(service).ok().flatten();
@@ -51,7 +52,10 @@ pub(crate) fn list_colors(service: &Service) -> BTreeSet<Option<Color>> {
     borne.chain(active).collect()
 }
 
-/// The active colors, if any are set. A value that can't be read is no base for a decision.
+/// Reads the active colors; None if none are set.
+///
+/// # Errors
+/// [`Error::Refused`] if the value can't be read, because no decision may rest on it.
 pub(crate) fn read_active(service: &Service) -> Result<Option<Active>, Error> {
     let Some(field) = service.setting(SettingName::Active) else { return Ok(None) };
     match field.value.as_ref() {
@@ -61,19 +65,24 @@ pub(crate) fn read_active(service: &Service) -> Result<Option<Active>, Error> {
     }
 }
 
-/// What the balancers say of these upstreams.
+/// Counts the healthy ones of these upstreams at each balancer.
 pub(crate) fn count_healthy(answers: &Answers<ServiceInFull>, ids: &BTreeSet<UpstreamId>) -> Health {
-    let count = |service: &ServiceInFull| {
-        let is_one = |id: &str| ids.iter().any(|it| it.as_str() == id);
-        let up = |it: &&crate::balancer_api::Upstream| is_one(&it.id) && it.haproxy.as_ref().is_some_and(is_healthy);
-        service.haproxy_error.is_none().then(|| service.upstreams.iter().filter(up).count())
-    };
-    let healthy = answers.iter().map(|(node, it)| (node.to_string(), it.as_ref().ok().and_then(count)));
-    let silent = answers.iter().filter_map(|(node, answer)| Some((node.to_string(), unasked_reason(answer)?)));
-    Health { healthy: healthy.collect(), unknown: silent.collect() }
+    let mut health = Health::default();
+    for (node, answer) in answers {
+        let reason = unasked_reason(answer);
+        let upstreams = answer.iter().filter(|_| reason.is_none()).map(|service| &service.upstreams);
+        health.healthy.insert(node.to_string(), upstreams.map(|all| count_up(all, ids)).next());
+        health.unknown.extend(reason.map(|reason| (node.to_string(), reason)));
+    }
+    health
 }
 
-/// Why a balancer can't say how its HAProxy finds a service's upstreams; None where it can.
+fn count_up(upstreams: &[balancer_api::Upstream], ids: &BTreeSet<UpstreamId>) -> usize {
+    let named = upstreams.iter().filter(|it| ids.iter().any(|id| id.as_str() == it.id));
+    named.filter(|it| it.haproxy.as_ref().is_some_and(is_healthy)).count()
+}
+
+/// The reason why a balancer can't tell how HAProxy's checks find a service's upstreams; None if it can.
 fn unasked_reason(answer: &Result<ServiceInFull, String>) -> Option<String> {
     match answer {
         Err(reason) => Some(reason.clone()),
@@ -81,8 +90,8 @@ fn unasked_reason(answer: &Result<ServiceInFull, String>) -> Option<String> {
     }
 }
 
-/// The first balancer whose counters of this service can't be judged, and why; None where all can. A balancer that doesn't
-/// know the service counts nothing, though its HAProxy may serve it.
+/// Finds the first balancer that has no usable counters of this service, with the reason. A balancer that doesn't
+/// know the service counts nothing, although its HAProxy may serve it.
 pub(crate) fn find_unjudged(answers: &Answers<ServiceInFull>) -> Option<String> {
     answers.iter().find_map(|(node, answer)| {
         let is_unknown = answer.as_ref().is_ok_and(|service| service.service.id.is_empty());
@@ -91,24 +100,26 @@ pub(crate) fn find_unjudged(answers: &Answers<ServiceInFull>) -> Option<String> 
     })
 }
 
-/// Whether HAProxy's checks find it up, or there are none: one that is drained, as those of an inactive color are, too.
+/// HAProxy's checks pass, or there are none. Upstreams of an inactive color drain, and HAProxy checks them all the
+/// same.
 fn is_healthy(traffic: &Traffic) -> bool {
     ["UP", "DRAIN", "no check"].iter().any(|status| traffic.status.starts_with(status))
 }
 
 impl Health {
-    /// Refuses a color that some balancer has no healthy upstream of, or of which some balancer can't say: requests go through
-    /// all of them. `is_forced` takes it unseen.
+    /// Refuses a color that has no healthy upstream at some balancer, or whose health some balancer can't tell. Clients
+    /// come through all balancers. `is_forced` skips the check.
     pub(crate) fn require_healthy(&self, color: &Color, is_forced: bool) -> Result<(), Error> {
         if is_forced {
             return Ok(());
         }
         if self.healthy.is_empty() {
-            let words = "no balancer lives, so nobody knows whether";
+            let words = "no balancer lives, so it isn't known whether";
             return Err(Error::NoBalancer(format!(
                 "{words} {color} works; nothing was changed (--force does it anyway)"
             )));
         }
+        // A balancer without a healthy upstream is a certain reason. It comes before balancers that can't tell.
         let without = self.healthy.iter().filter(|(_, count)| **count == Some(0)).map(|(node, _)| node.as_str());
         let without: Vec<&str> = without.collect();
         if !without.is_empty() {
@@ -129,11 +140,12 @@ impl Health {
     }
 }
 
-/// `active` with so many hundredths for a color, and the rest shared by the others as it was before.
+/// Plans a value of `active` that gives a color this share in percent. The other colors keep their shares relative to
+/// each other.
 pub(crate) fn plan_shares(color: &Color, percent: u32, others: &[(Color, u32)]) -> Result<Active, Error> {
     let percent = u64::from(percent.min(100));
     let others: Vec<_> = others.iter().filter(|(other, share)| other != color && *share > 0).collect();
-    // Small numbers are what people write: blue=50 green=50 after blue=90 green=10.
+    // Operators read small numbers better: after blue=90 green=10 comes blue=50 green=50, not blue=4500 green=4500.
     let common = others.iter().map(|(_, share)| *share).reduce(common_divisor).unwrap_or(1).max(1);
     let others: Vec<_> = others.into_iter().map(|(other, share)| (other, share / common)).collect();
     let total: u64 = others.iter().map(|(_, share)| u64::from(*share)).sum();
@@ -145,8 +157,12 @@ pub(crate) fn plan_shares(color: &Color, percent: u32, others: &[(Color, u32)]) 
         shares.push((color, percent * total.max(1)));
     }
     let largest = shares.iter().map(|(_, share)| *share).max().unwrap_or(1);
-    let fit = |share: u64| if largest > MAX_SHARE { (share * MAX_SHARE / largest).max(1) } else { share };
-    let words: Vec<String> = shares.iter().map(|(color, share)| format!("{color}={}", fit(*share))).collect();
+    if largest > MAX_SHARE {
+        for (_, share) in &mut shares {
+            *share = (*share * MAX_SHARE / largest).max(1);
+        }
+    }
+    let words: Vec<String> = shares.iter().map(|(color, share)| format!("{color}={share}")).collect();
     words.join(" ").parse().map_err(|refusal| Error::Failed(format!("{}: {refusal}", words.join(" "))))
 }
 

@@ -1,11 +1,10 @@
-//! The operator's files: options that stand for a whole host, or for one user, so that no command line has to name them.
+//! The configuration files: options for a whole host or for one user, so that no command line has to name them.
 //!
-//! An option of the command line beats its variable, a variable beats the user's file, and the user's file beats the host's.
-//! clap applies that order: what the files say is handed to it as the options' defaults.
+//! An option of the command line beats its variable. A variable beats the user's file, and the user's file beats the
+//! host's file. This module only turns files into clap's defaults. clap applies that order.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::OsString;
-use std::fmt;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::str::FromStr as _;
@@ -19,15 +18,15 @@ use crate::error::Error;
 use crate::file::read_small;
 use crate::shared_options::Format;
 
-/// The host's file.
+/// The configuration file for all users of a host.
 const HOST_FILE: &str = "/etc/haproxy-discover/discoverctl.toml";
 /// The user's file, below `$XDG_CONFIG_HOME` or `~/.config`.
 const USER_FILE: &str = "haproxy-discover/discoverctl.toml";
-/// The variable that names a file to be read instead of both.
+/// The variable that names one file to read instead of both.
 const INSTEAD_VARIABLE: &str = "DISCOVERCTL_CONFIG";
 
-/// The keys, which are the options' names. Options in one group are taken together, from the first source that says any of
-/// them: a user of the command line doesn't get the file's password.
+/// The keys, which are the options' names. Options of one group come from one source: the first that names any of them.
+/// So a user name on the command line doesn't get the file's password.
 const KEYS: [(&str, Kind, u8); 12] = [
     ("endpoints", Kind::List, 0),
     ("cacert", Kind::Path, 1),
@@ -49,54 +48,53 @@ enum Kind {
     Word,
     /// Several words, as an array or separated by commas.
     List,
-    /// A path. A relative one is relative to the file's folder; `~/` is the user's home.
+    /// A path. A relative path starts at the file's folder, and `~/` at the user's home.
     Path,
     User,
     Output,
 }
 
-/// The options that the files give, by their keys.
+/// The options that the files set, by key.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Config(BTreeMap<&'static str, Value>);
 
-/// An option's value, and the file that gives it.
+/// An option's value, and the file that sets it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 struct Value {
     words: Vec<String>,
     file: PathBuf,
 }
 
-/// An option as it counts, and its source.
+/// An option's value in effect, and its source.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct EffectiveOption {
     /// The option's name without the dashes.
     pub(crate) key: &'static str,
-    /// Its value; None where it has none.
+    /// None for an option without a value and a default.
     pub(crate) value: Option<String>,
-    /// The flag, the variable, the file, or `default`.
+    /// The flag, the variable, the path of the file, or `default`.
     pub(crate) source: String,
 }
 
-/// The places of the files, by the environment.
+/// The paths of the files, as the environment variables name them.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 struct ConfigPaths {
     /// The user's home; None for a process without one.
     home: Option<PathBuf>,
-    /// The files that may exist, the one that counts more first.
+    /// Optional files. The first one counts most.
     files: Vec<PathBuf>,
-    /// A file that must exist.
+    /// A file that must exist, instead of all `files`.
     instead: Option<PathBuf>,
 }
 
 impl ConfigPaths {
     fn from_environment(variable: impl Fn(&str) -> Option<OsString>) -> Self {
-        let path = |name: &str| variable(name).map(PathBuf::from);
-        let home = path("HOME");
-        if let Some(instead) = path(INSTEAD_VARIABLE) {
-            return Self { home, files: Vec::new(), instead: Some(instead) };
+        let home = variable("HOME").map(PathBuf::from);
+        if let Some(instead) = variable(INSTEAD_VARIABLE) {
+            return Self { home, files: Vec::new(), instead: Some(instead.into()) };
         }
-        // A relative path is to be ignored there (XDG Base Directory Specification 0.8).
-        let folder = path("XDG_CONFIG_HOME").filter(|path| path.is_absolute());
+        // A relative path is invalid there and must be ignored (XDG Base Directory Specification 0.8).
+        let folder = variable("XDG_CONFIG_HOME").map(PathBuf::from).filter(|path| path.is_absolute());
         let user = folder.or_else(|| Some(home.as_ref()?.join(".config"))).map(|folder| folder.join(USER_FILE));
         Self { home, files: user.into_iter().chain([HOST_FILE.into()]).collect(), instead: None }
     }
@@ -106,7 +104,7 @@ impl Config {
     /// Reads the files.
     ///
     /// # Errors
-    /// [`Error::Usage`] where a file can't be read, or isn't understood.
+    /// [`Error::Usage`] if a file can't be read, or if its text is invalid.
     pub(crate) fn read() -> Result<Self, Error> {
         Self::read_from(&ConfigPaths::from_environment(|name| variable::read(name)))
     }
@@ -123,7 +121,8 @@ impl Config {
             let bytes = match read_small(path) {
                 Ok(bytes) => bytes,
                 Err(error) if is_absent(&error) => continue,
-                // The host's file may be root's alone. A user with an own file does without it.
+                // Only root may read the host's file if it holds a password. A user who has a file must not fail for
+                // that.
                 Err(error) if error.kind() == io::ErrorKind::PermissionDenied && is_any_read => continue,
                 Err(error) => return Err(unreadable_error(path, &error)),
             };
@@ -133,28 +132,31 @@ impl Config {
         Ok(config)
     }
 
-    /// Takes in what a file says of options of which no file before it says a part.
+    /// Adds the options of a file, except groups of which an earlier file sets an option.
     fn add_file(&mut self, path: &Path, keys: Words) {
         let taken: BTreeSet<Option<u8>> = self.0.keys().map(|key| find_group(key)).collect();
         let fresh = keys.into_iter().filter(|(key, _)| !taken.contains(&find_group(key)));
         self.0.extend(fresh.map(|(key, words)| (key, Value { words, file: path.to_owned() })));
     }
 
-    /// Gives the options their values as defaults, except those of which the command line or the environment says a part.
-    /// `given` is what was parsed without the files.
+    /// Makes the files' values the options' defaults, except groups of which the command line or the environment sets
+    /// an option. `given` is the result of parsing without the files.
     pub(crate) fn apply_defaults(&self, mut command: clap::Command, given: &ArgMatches) -> clap::Command {
-        // A password of the command line or the environment takes the place of the file's, for the file's user.
-        let is_beaten =
-            |key: &str| is_group_given(given, key) || (key == "password-file" && is_option_given(given, "password"));
-        for (key, Value { words, .. }) in self.0.iter().filter(|(key, _)| !is_beaten(key)) {
-            // `--help` shows defaults, and a password may stand in `user`.
+        for (key, Value { words, .. }) in &self.0 {
+            // A password on the command line or in the environment replaces the file's password, and belongs to the
+            // file's user.
+            let has_password = *key == "password-file" && is_option_given(given, "password");
+            if has_password || is_group_given(given, key) {
+                continue;
+            }
+            // `--help` shows defaults, and `user` may hold a password.
             command =
                 command.mut_arg(clap_id(key), |arg: Arg| arg.default_values(words.clone()).hide_default_value(true));
         }
         command
     }
 
-    /// Every option of the files' as it counts, and its source.
+    /// Lists every option that a file may set, with its value in effect and the source of that.
     pub(crate) fn list_effective(&self, matches: &ArgMatches, command: &clap::Command) -> Vec<EffectiveOption> {
         KEYS.iter().map(|(key, kind, _)| self.describe_option(key, *kind, matches, command)).collect()
     }
@@ -170,25 +172,28 @@ impl Config {
         let words =
             matches.get_raw(&id).map(|words| words.map(|it| it.to_string_lossy().into_owned()).collect::<Vec<_>>());
         let value = words.map(|words| words.join(","));
-        let hidden = |value: String| match value.split_once(':') {
-            Some((name, _)) if kind == Kind::User => format!("{name}:…"),
-            _ => value,
-        };
+        let value = value.map(|value| if kind == Kind::User { hide_password(&value) } else { value });
         let variable = command.get_arguments().find(|arg| arg.get_id() == id.as_str()).and_then(Arg::get_env);
         let source = match matches.value_source(&id) {
             Some(ValueSource::CommandLine) => format!("--{key}"),
             Some(ValueSource::EnvVariable) => variable.unwrap_or_default().to_string_lossy().into_owned(),
+            // clap takes a value of a file for the default, which `apply_defaults` made of it.
             Some(_) => match self.0.get(key) {
                 Some(value) => value.file.display().to_string(),
                 None => "default".to_owned(),
             },
             None => "–".to_owned(),
         };
-        EffectiveOption { key, value: value.map(hidden), source }
+        EffectiveOption { key, value, source }
     }
 }
 
-/// clap's name of an option.
+/// Hides the password of `name:password`.
+fn hide_password(user: &str) -> String {
+    user.split_once(':').map_or_else(|| user.to_owned(), |(name, _)| format!("{name}:…"))
+}
+
+/// Names an option as clap does.
 fn clap_id(key: &str) -> String {
     key.replace('-', "_")
 }
@@ -197,18 +202,19 @@ fn find_group(key: &str) -> Option<u8> {
     KEYS.iter().find(|(name, ..)| *name == key).map(|(.., group)| *group)
 }
 
-/// Whether the command line or the environment gives an option of the key's group.
+/// The command line or the environment sets an option of the key's group.
 fn is_group_given(given: &ArgMatches, key: &str) -> bool {
     let mut together = KEYS.iter().filter(|(.., other)| Some(*other) == find_group(key));
     together.any(|(name, ..)| is_option_given(given, &clap_id(name)))
 }
 
-/// Whether the command line or the environment gives the option with clap's name `id`.
+/// The command line or the environment sets the option with clap's name `id`.
 fn is_option_given(given: &ArgMatches, id: &str) -> bool {
     matches!(given.value_source(id), Some(ValueSource::CommandLine | ValueSource::EnvVariable))
 }
 
 fn is_absent(error: &io::Error) -> bool {
+    // A file in the place of the folder is as good as no file.
     matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory)
 }
 
@@ -224,22 +230,20 @@ fn unreadable_error(path: &Path, error: &io::Error) -> Error {
 
 type Words = Vec<(&'static str, Vec<String>)>;
 
-/// The keys of a file with their values. An empty value is none.
+/// Parses a file into keys and their values. An empty value counts as none.
 fn parse_file(path: &Path, bytes: &[u8], home: Option<&Path>) -> Result<Words, Error> {
-    let at = |place: usize, what: &dyn fmt::Display| {
-        let line = 1 + bytes.iter().take(place).filter(|byte| **byte == b'\n').count();
-        Error::Usage(format!("{} line {line}: {what}", path.display()))
-    };
-    let text = std::str::from_utf8(bytes).map_err(|error| at(error.valid_up_to(), &"it is no UTF-8"))?;
-    let table: BTreeMap<Spanned<String>, Spanned<toml::Value>> =
-        toml::from_str(text).map_err(|error| at(error.span().map_or(0, |span| span.start), &error.message()))?;
+    let source = Source { path, bytes };
+    let text = std::str::from_utf8(bytes).map_err(|error| source.error_at(error.valid_up_to(), "it is no UTF-8"))?;
+    let table: BTreeMap<Spanned<String>, Spanned<toml::Value>> = toml::from_str(text)
+        .map_err(|error| source.error_at(error.span().map_or(0, |span| span.start), error.message()))?;
     let mut found = Words::new();
     for (key, value) in table {
         let place = key.span().start;
         let Some((name, kind, _)) = KEYS.iter().find(|(name, ..)| name == key.get_ref()) else {
-            return Err(at(place, &describe_unknown_key(key.get_ref())));
+            return Err(source.error_at(place, &describe_unknown_key(key.get_ref())));
         };
-        let words = parse_value(*kind, value.get_ref()).map_err(|why| at(place, &format!("{name}: {why}")))?;
+        let words =
+            parse_value(*kind, value.get_ref()).map_err(|why| source.error_at(place, &format!("{name}: {why}")))?;
         let words: Vec<String> = words
             .into_iter()
             .map(|word| if *kind == Kind::Path { resolve_path(&word, path, home) } else { word })
@@ -249,6 +253,20 @@ fn parse_file(path: &Path, bytes: &[u8], home: Option<&Path>) -> Result<Words, E
         }
     }
     Ok(found)
+}
+
+/// A file's text, for the line numbers of errors.
+struct Source<'a> {
+    path: &'a Path,
+    bytes: &'a [u8],
+}
+
+impl Source<'_> {
+    /// An error in the line that has the byte at this offset.
+    fn error_at(&self, offset: usize, words: &str) -> Error {
+        let line = 1 + self.bytes.iter().take(offset).filter(|byte| **byte == b'\n').count();
+        Error::Usage(format!("{} line {line}: {words}", self.path.display()))
+    }
 }
 
 fn describe_unknown_key(key: &str) -> String {
@@ -261,7 +279,7 @@ fn describe_unknown_key(key: &str) -> String {
     format!("there is no key {key}{hint}")
 }
 
-/// The words of a value, checked as far as clap would name no file.
+/// Parses a value. clap would report errors without the file's name, so the form is checked here.
 fn parse_value(kind: Kind, value: &toml::Value) -> Result<Vec<String>, String> {
     let words: Vec<String> = match value {
         toml::Value::String(text) if kind == Kind::List => text.split(',').map(|word| word.trim().to_owned()).collect(),
@@ -273,6 +291,7 @@ fn parse_value(kind: Kind, value: &toml::Value) -> Result<Vec<String>, String> {
         _ if kind == Kind::List => return Err("a text in quotes, or an array of them".to_owned()),
         _ => return Err("a text in quotes".to_owned()),
     };
+    // An empty value leaves the option to the next source.
     let words: Vec<String> = words.into_iter().filter(|word| !word.is_empty()).collect();
     for word in &words {
         if word.chars().any(char::is_control) {
@@ -291,7 +310,7 @@ fn parse_value(kind: Kind, value: &toml::Value) -> Result<Vec<String>, String> {
     Ok(words)
 }
 
-/// A path as the file means it.
+/// Resolves a path that a file names.
 fn resolve_path(word: &str, file: &Path, home: Option<&Path>) -> String {
     let path = match (word.strip_prefix("~/"), home) {
         (Some(rest), Some(home)) => home.join(rest),

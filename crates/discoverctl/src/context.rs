@@ -1,4 +1,5 @@
-//! What every command has at hand, and how one that changes something goes about it.
+//! The context of a command: etcd, the balancers' API and the screen. Each command that changes keys does so through
+//! it.
 
 pub(crate) mod at_revision;
 
@@ -10,32 +11,27 @@ use serde::Serialize;
 
 use crate::balancer_api::BalancerApi;
 use crate::edit::{Change, Edit};
-use crate::error::Error;
-use crate::error::Outcome;
+use crate::error::{Error, Outcome};
 use crate::print::{Block, Printable, Screen};
-use crate::shared_options::Api;
-use crate::shared_options::Changing;
-use crate::shared_options::Common;
-use crate::store::Store;
+use crate::shared_options::{Api, Changing, Common};
+use crate::store::{Store, lossy_text};
 use crate::wait::{FollowGoal, goal_of_write, wait_until_followed};
 
-/// The store, the balancers, and the screen.
+/// The context of one command.
 pub(crate) struct Context {
-    /// etcd.
     pub(crate) client: Client,
     api: Api,
-    /// Where answers go.
+    /// Writes answers to standard output.
     pub(crate) screen: Screen,
 }
 
 impl Context {
-    /// Nothing is asked yet.
     pub(crate) fn new(common: Common) -> Result<Self, Error> {
         let client = Client::new(common.etcd.resolve()?);
         Ok(Self { client, api: common.api, screen: Screen::new(common.output) })
     }
 
-    /// Everything below the prefix, at one revision.
+    /// Reads everything below the prefix, at one revision.
     pub(crate) async fn read_store(&self) -> Result<Store, Error> {
         Ok(Store::from_snapshot(self.client.read_snapshot("").await?))
     }
@@ -50,27 +46,33 @@ impl Context {
         BalancerApi::new(&self.api, balancers, self.client.config().prefix())
     }
 
-    /// Whether a fleet asks these balancers, as their keys describe them now.
-    pub(crate) fn is_api_of(&self, fleet: &BalancerApi, balancers: &BalancerRecords) -> bool {
-        fleet.matches_balancers(balancers, self.client.config().prefix())
+    /// An API asks exactly these balancers, at the URLs that their keys name now.
+    pub(crate) fn is_api_of(&self, api: &BalancerApi, balancers: &BalancerRecords) -> bool {
+        api.matches_balancers(balancers, self.client.config().prefix())
     }
 
-    /// Writes it and answers the revision; None where there is nothing to write.
+    /// Writes an edit. Returns the revision, or None if the edit is empty.
+    ///
+    /// # Errors
+    /// [`Error::Refused`] if a key was changed since it was read.
     pub(crate) async fn commit_edit(&self, edit: &Edit) -> Result<Option<i64>, Error> {
         let mut revision = None;
         for txn in edit.to_transactions() {
             let committed = self.client.commit(txn).await?;
+            // An edit of more than a hundred keys has several transactions, and the first ones can't be taken back.
             if !committed.succeeded {
                 let what = if revision.is_none() { "nothing was changed" } else { "a part of it was changed" };
-                return Err(Error::Refused(format!("somebody changed the same keys in between: {what}; try again")));
+                return Err(Error::Refused(format!(
+                    "another client changed the same keys in between: {what}; try again"
+                )));
             }
             revision = Some(committed.revision);
         }
         Ok(revision)
     }
 
-    /// Writes it, waits for the balancers, and says what was done; with --dry-run says what would be. `drained` must have no
-    /// request left.
+    /// Writes an edit, waits for the balancers, and reports the changes. With --dry-run it only reports them. At the
+    /// end no request may be open on the `drained` upstreams.
     pub(crate) async fn apply_edit(
         &self,
         store: &Store,
@@ -81,29 +83,31 @@ impl Context {
         self.apply_edit_until(store, edit, changing, FollowGoal { drained, ..FollowGoal::default() }).await
     }
 
-    /// The same where something else has to come true than that balancers follow, or more.
+    /// Writes an edit and waits until the balancers meet a goal, like [`Context::apply_edit`].
     pub(crate) async fn apply_edit_until(
         &self,
         store: &Store,
         edit: &Edit,
         changing: &Changing,
-        what: FollowGoal,
+        goal: FollowGoal,
     ) -> Result<Outcome, Error> {
         let mut done = ChangeReport::from_edit(edit);
         if changing.dry_run {
             done.is_dry = true;
         } else {
             let written = self.commit_edit(edit).await?;
-            // What stands already may not be followed yet. Balancers say how far they follow the services' keys: the
-            // store's own revision may be ahead of that for ever.
+            // An unchanged key may still be unapplied. Balancers report the revision of the services' keys. The store's
+            // own revision may stay ahead of that for ever, because other keys count there too.
             let revision =
-                written.unwrap_or_else(|| store.newest_revision_of(what.drained.iter().map(|(service, _)| service)));
+                written.unwrap_or_else(|| store.newest_revision_of(goal.drained.iter().map(|(service, _)| service)));
             done.revision = written;
             if !changing.no_wait {
                 let keys = edit.changes().map(|(key, _)| key.clone());
+                // The caller knows what has to be drained or released, the edit its services and keys.
                 let FollowGoal { revision, services, keys, .. } = goal_of_write(revision, keys);
-                let awaited = FollowGoal { revision, services, keys, ..what };
-                let followed = wait_until_followed(&self.client, &awaited, changing.timeout).await;
+                let goal = FollowGoal { revision, services, keys, ..goal };
+                let followed = wait_until_followed(&self.client, &goal, changing.timeout).await;
+                // The keys are written, so the operator has to see them before the error.
                 if followed.is_err() && !self.screen.is_for_programs() {
                     self.screen.show(&done)?;
                 }
@@ -117,22 +121,22 @@ impl Context {
     }
 }
 
-/// What a command did, or would do.
+/// The changes that a command made, or would make.
 #[derive(Clone, Debug, Default, Serialize)]
 struct ChangeReport {
     /// By key, relative to the prefix.
     changed: BTreeMap<String, Values>,
-    /// Nothing was written: --dry-run.
+    /// With --dry-run nothing was written.
     is_dry: bool,
-    /// Where it was written; null where nothing was.
+    /// The revision of the write; null if nothing was written.
     revision: Option<i64>,
-    /// The balancers that follow; null where nobody was waited for.
+    /// The balancers that follow; null if the command didn't wait.
     followed_by: Option<Vec<String>>,
-    /// How long that took.
+    /// The time from the write until all followed; null if the command didn't wait.
     seconds: Option<f64>,
 }
 
-/// A key's value before and after; null is no key.
+/// A key's value before and after the change; null if the key is absent.
 #[derive(Clone, Debug, Serialize)]
 struct Values {
     before: Option<String>,
@@ -141,25 +145,31 @@ struct Values {
 
 impl ChangeReport {
     fn from_edit(edit: &Edit) -> Self {
-        let values = |Change { before, after }: &Change| Values {
-            before: before.as_ref().map(|entry| String::from_utf8_lossy(&entry.value).into_owned()),
-            after: after.clone(),
-        };
-        let changed = edit.changes().map(|(key, change)| (key.clone(), values(change))).collect();
+        let changed = edit.changes().map(|(key, change)| (key.clone(), Values::from_change(change))).collect();
         Self { changed, ..Self::default() }
+    }
+}
+
+impl Values {
+    fn from_change(Change { before, after }: &Change) -> Self {
+        Self { before: before.as_ref().map(lossy_text), after: after.clone() }
+    }
+
+    fn describe(&self, key: &str) -> String {
+        match (&self.before, &self.after) {
+            (None, Some(after)) => format!("{key}: {after}"),
+            (Some(before), Some(after)) => format!("{key}: {before} → {after}"),
+            (Some(before), None) => format!("{key}: deleted, was {before}"),
+            (None, None) => key.to_owned(),
+        }
     }
 }
 
 impl Printable for ChangeReport {
     fn to_blocks(&self) -> Vec<Block> {
-        let line = |(key, Values { before, after }): (&String, &Values)| match (before, after) {
-            (None, Some(after)) => format!("{key}: {after}"),
-            (Some(before), Some(after)) => format!("{key}: {before} → {after}"),
-            (Some(before), None) => format!("{key}: deleted, was {before}"),
-            (None, None) => key.clone(),
-        };
-        // A value may be of several lines; each stays on its own.
-        let mut lines: Vec<String> = self.changed.iter().map(line).map(|line| line.replace('\n', "\\n")).collect();
+        // A value may have line breaks. Each key stays on its own line.
+        let changed = self.changed.iter().map(|(key, values)| values.describe(key).replace('\n', "\\n"));
+        let mut lines: Vec<String> = changed.collect();
         if lines.is_empty() {
             lines.push("nothing to change".into());
         }

@@ -1,4 +1,6 @@
-//! Keys that stay: what people and announcers have set, and what comes and goes with a lease. Pure.
+//! Durable keys: settings, overrides and records without a lease.
+//!
+//! Pure: selects keys and checks claims. It writes nothing.
 
 use std::collections::BTreeMap;
 
@@ -8,19 +10,19 @@ use crate::edit::Edit;
 use crate::error::Error;
 use crate::store::Store;
 
-/// Which keys of services are meant.
+/// A selection of the services' keys.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum KeyScope {
-    /// Settings and overrides.
+    /// Settings and overrides, without any record.
     Settings,
-    /// And upstreams' records that hang on no lease.
+    /// Also the upstreams' records that have no lease.
     SettingsAndPermanent,
-    /// And every upstream's record.
+    /// Also all records of upstreams.
     SettingsAndUpstreams,
 }
 
 impl KeyScope {
-    /// Whether it is one of them.
+    /// The selection contains this key.
     pub(crate) fn has_entry(self, entry: &Entry) -> bool {
         match entry.key.parse() {
             Ok(Key::Setting { .. } | Key::Override { .. }) => true,
@@ -31,33 +33,36 @@ impl KeyScope {
         }
     }
 
-    /// Those among some entries, of one service if only that is asked for.
+    /// Selects entries by key, of one service if `only` names one.
     pub(crate) fn select_entries<'a>(
         self,
         entries: &'a [Entry],
         only: Option<&'a ServiceId>,
     ) -> BTreeMap<&'a str, &'a Entry> {
-        let is_in = move |entry: &&Entry| match (only, entry.key.parse::<Key>()) {
-            (None, _) => true,
-            (Some(id), Ok(key)) => key.service_id() == Some(id),
-            _ => false,
-        };
-        let kept = entries.iter().filter(move |entry| self.has_entry(entry));
-        kept.filter(is_in).map(|entry| (entry.key.as_str(), entry)).collect()
+        let mut selected = BTreeMap::new();
+        for entry in entries.iter().filter(|entry| self.has_entry(entry)) {
+            let key = entry.key.parse::<Key>().ok();
+            if only.is_none() || key.as_ref().and_then(Key::service_id) == only {
+                selected.insert(entry.key.as_str(), entry);
+            }
+        }
+        selected
     }
 }
 
-/// A value that is to be written again.
+/// Reads a value as text, so that it can be written again.
 pub(crate) fn value_text(entry: &Entry) -> Result<&str, Error> {
     std::str::from_utf8(&entry.value).map_err(|_| Error::Refused(format!("the value of {} is no text", entry.key)))
 }
 
-/// Refuses an edit after which a service claims what another's keys name, unless both do so already.
+/// Refuses an edit after which two services claim the same host and path, or port. A claim that both have already is
+/// allowed.
 pub(crate) fn check_claims(store: &Store, edit: &Edit) -> Result<(), Error> {
     let after = edit.apply_to(&store.topology);
     let touched = edit.changes().filter_map(|(key, _)| key.parse::<Key>().ok()?.service_id().cloned());
     for id in touched.collect::<std::collections::BTreeSet<_>>() {
         let settings = after.services().get(&id).map(|service| collect_settings(service)).unwrap_or_default();
+        // The check compares the new settings with the service's old ones, so that only new claims count.
         let mut services = after.services().clone();
         match store.topology.services().get(&id) {
             Some(standing) => services.insert(id.clone(), standing.clone()),
@@ -72,13 +77,13 @@ pub(crate) fn check_claims(store: &Store, edit: &Edit) -> Result<(), Error> {
     Ok(())
 }
 
-/// The service's keys' folders, in both layouts.
+/// Lists the folders of the service's keys: the current layout, then the ancestor's.
 pub(crate) fn list_folders(id: &ServiceId) -> Vec<String> {
     let ancestor = (id.kind == discovery::Kind::Http).then(|| format!("services/{}/", id.name));
     [id.folder_path()].into_iter().chain(ancestor).collect()
 }
 
-/// The service that is meant, now or as it was.
+/// Finds the service that was typed, in the present store or else in the past one.
 pub(crate) fn find_service(
     named: &crate::target::ServiceArg,
     now: &Topology,

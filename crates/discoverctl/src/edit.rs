@@ -1,4 +1,6 @@
-//! What a command would write: keys with what stood there and what shall. Pure.
+//! Edits: keys with the value that was read and the value to write.
+//!
+//! Pure: an edit becomes transactions. It sends none.
 
 use std::collections::BTreeMap;
 
@@ -7,42 +9,43 @@ use registry::{Condition, Txn};
 
 use crate::store::Store;
 
-/// Keys in one transaction; etcd takes 128 operations, and as many conditions.
+/// The most keys of one transaction. etcd accepts 128 operations, and as many conditions (`--max-txn-ops`).
 const MAX_KEYS: usize = 100;
 
-/// Changes of keys, decided on what was read: none of them is made where a key is another by then.
+/// Changes of keys, decided on the values that were read. None of them is made if one of these keys was changed since.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Edit {
     changes: BTreeMap<String, Change>,
 }
 
-/// One key's change.
+/// The change of one key.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Change {
-    /// What stood there.
+    /// The entry that was read; None if there was none.
     pub(crate) before: Option<Entry>,
-    /// What shall; None deletes it.
+    /// The value to write; None deletes the key.
     pub(crate) after: Option<String>,
 }
 
 impl Edit {
-    /// Writes a key, without a lease; one that says so already, and has none, is left alone.
+    /// Writes a key without a lease. A key that has this value and no lease is left alone.
     pub(crate) fn put(&mut self, store: &Store, key: &Key, value: impl Into<String>) {
         let (key, value) = (key.to_string(), value.into());
         let before = store.find_entry(&key).cloned();
+        // A key that keeps its lease would go with it.
         if before.as_ref().is_none_or(|entry| entry.value != value.as_bytes() || entry.lease != 0) {
             self.changes.insert(key, Change { before, after: Some(value) });
         }
     }
 
-    /// Deletes a key, if it is there.
+    /// Deletes a key; a key that is absent is ignored.
     pub(crate) fn delete(&mut self, store: &Store, key: &str) {
         if let Some(entry) = store.find_entry(key) {
             self.changes.insert(key.to_owned(), Change { before: Some(entry.clone()), after: None });
         }
     }
 
-    /// What the keys say once it is done.
+    /// The topology after the edit.
     pub(crate) fn apply_to(&self, topology: &Topology) -> Topology {
         let mut after = topology.clone();
         for (key, change) in &self.changes {
@@ -51,6 +54,7 @@ impl Edit {
                     key: key.clone(),
                     value: value.clone().into_bytes(),
                     create_revision: change.before.as_ref().map_or(0, |entry| entry.create_revision),
+                    // etcd gives the revision with the write.
                     mod_revision: 0,
                     lease: 0,
                 }),
@@ -65,13 +69,15 @@ impl Edit {
         self.changes.iter()
     }
 
-    /// The transactions that carry it out: one, but for more than a hundred keys.
+    /// Turns the edit into transactions: one for each hundred keys.
     pub(crate) fn to_transactions(&self) -> Vec<Txn> {
         let changes: Vec<_> = self.changes.iter().collect();
-        let txn =
-            |changes: &[(&String, &Change)]| changes.iter().fold(Txn::new(), |txn, (key, it)| it.add_to(txn, key));
-        changes.chunks(MAX_KEYS).map(txn).collect()
+        changes.chunks(MAX_KEYS).map(to_transaction).collect()
     }
+}
+
+fn to_transaction(changes: &[(&String, &Change)]) -> Txn {
+    changes.iter().fold(Txn::new(), |txn, (key, change)| change.add_to(txn, key))
 }
 
 impl Change {

@@ -1,56 +1,56 @@
-//! Why a command failed, and the exit code that says so to programs.
+//! The errors of a command, and the exit code of each.
 
 use std::time::Duration;
 
-/// Why a command failed.
+/// The reason why a command failed.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum Error {
-    /// What was typed makes no sense.
+    /// The command line or a file makes no sense.
     #[error("{0}")]
     Usage(String),
-    /// The etcd options.
+    /// The options for etcd make no sense.
     #[error(transparent)]
     Config(#[from] registry::ConfigError),
-    /// etcd.
+    /// A request to etcd failed.
     #[error(transparent)]
     Store(#[from] registry::Error),
-    /// Nothing was changed, and why.
+    /// The command refused to act, and changed nothing.
     #[error("{0}")]
     Refused(String),
-    /// It was written, and a balancer refuses it.
+    /// The keys were written, and a balancer refuses one of them.
     #[error("written at revision {revision}, but {refused}")]
     NotFollowed {
-        /// Where it was written.
+        /// The revision of the write.
         revision: i64,
-        /// By whom and why.
+        /// The balancer, the key and the reason.
         refused: String,
     },
-    /// It was written, and not all balancers follow.
+    /// The keys were written, and a balancer doesn't follow in time.
     #[error("written at revision {revision}, but not followed within {} by {missing}", humantime::format_duration(*waited))]
     NotInTime {
-        /// Where it was written.
+        /// The revision of the write.
         revision: i64,
-        /// How long was waited.
+        /// The value of the option --timeout.
         waited: Duration,
-        /// Who doesn't, and what is known of why.
+        /// The balancers that don't follow, with what they say about it.
         missing: String,
     },
     /// The answer needs a balancer's API.
     #[error("{0}")]
     NoBalancer(String),
-    /// A switch that didn't come to its end.
+    /// A switch went back or stopped before its last step.
     #[error("{0}")]
     Undone(String),
-    /// Ctrl-C.
+    /// Ctrl-C or SIGTERM ended the command.
     #[error("interrupted: {0}")]
     Interrupted(String),
-    /// Anything else.
+    /// The host failed: a signal handler, the terminal, standard output.
     #[error("{0}")]
     Failed(String),
 }
 
 impl Error {
-    /// The exit codes that `--help` lists.
+    /// The exit code for programs, as `--help` lists it.
     pub(crate) fn exit_code(&self) -> u8 {
         match self {
             Self::Failed(_) => 1,
@@ -66,11 +66,10 @@ impl Error {
     }
 }
 
-/// The answer of a command that asks; one that acts says yes.
+/// The answer of a command that asks a question. A command that acts answers yes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Outcome {
-    /// Yes, or done.
+    /// Yes; a command that acts has succeeded.
     Yes,
-    /// No.
     No,
 }

@@ -1,4 +1,4 @@
-//! Reads the small files that an operator names. Never waits for a pipe that nobody writes to.
+//! Reads the small files that an operator names. Never waits for a pipe without a writer.
 
 use std::io;
 use std::path::Path;
@@ -8,7 +8,7 @@ use crate::error::Error;
 /// Reads a file that an option names, for example `--api-token-file`.
 ///
 /// # Errors
-/// [`Error::Usage`] with the option, the path and the way out.
+/// [`Error::Usage`] with the option, the path and the remedy.
 pub(crate) fn read_option_file(option: &str, path: &Path) -> Result<Vec<u8>, Error> {
     read_small(path).map_err(|error| {
         let hint = match error.kind() {
@@ -24,7 +24,7 @@ pub(crate) fn read_option_file(option: &str, path: &Path) -> Result<Vec<u8>, Err
 /// Reads a file of at most 1 MiB.
 ///
 /// # Errors
-/// The system's, or in words why the file is none to read.
+/// The system's error, or the reason why this is no file to read.
 pub(crate) fn read_small(path: &Path) -> io::Result<Vec<u8>> {
     regular_file::read(path, regular_file::SMALL)
 }

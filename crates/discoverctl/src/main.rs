@@ -1,7 +1,8 @@
 //! discoverctl: the operator's command line.
 //!
-//! Architecture invariant: `target`, `edit`, `print` and each command's decisions are pure; `context`, `balancer_api`, `docker` and
-//! `wait` alone ask others; `config` and `file` alone read files. An error is never followed by an action: what is written is one transaction on what was read.
+//! Architecture invariant: `target`, `edit`, `print` and each command's decisions are pure. Only `context`,
+//! `balancer_api`, `docker` and `wait` send requests, and only `config` and `file` read files. After an error no action
+//! follows. A write is one transaction on the values that were read.
 
 mod args;
 mod balancer_api;
@@ -32,15 +33,14 @@ use crate::args::Cli;
 use crate::commands::Command;
 use crate::config::Config;
 use crate::context::Context;
-use crate::error::Error;
-use crate::error::Outcome;
+use crate::error::{Error, Outcome};
 use crate::print::{Screen, until_written};
 
 /// The exit code for wrong usage, as `--help` lists it.
 const USAGE: u8 = 2;
 
 fn main() -> ExitCode {
-    // Every option may stand behind the command too: people write it there.
+    // Operators write options behind the command too, so every option is global.
     let command = Cli::command().mut_args(|arg| arg.global(true));
     if let Some(code) = manual::print_if_asked(command.clone()) {
         return code;
@@ -52,9 +52,9 @@ fn main() -> ExitCode {
     output::flush_and_return(code)
 }
 
-/// Reads the options, and carries the command out. Returns the exit code.
+/// Reads the options and runs the command. Returns the exit code.
 fn run_command_line(command: clap::Command) -> Result<ExitCode, Error> {
-    // Without the operator's files first: a broken one is no reason to refuse `--help`.
+    // The first pass leaves the configuration files out, so that `--help` works although one of them is broken.
     let given = match options::read_matches(command.clone(), USAGE) {
         Ok(given) => given,
         Err(code) => return Ok(code),
@@ -67,13 +67,14 @@ fn run_command_line(command: clap::Command) -> Result<ExitCode, Error> {
     };
     let cli = Cli::from_arg_matches(&matches).map_err(|error| Error::Usage(error.to_string()))?;
     let outcome = match &cli.command {
+        // A context needs valid etcd options. `config` has to show invalid ones, too.
         Command::Config(it) => {
             let screen = Screen::new(cli.common.output);
             block_on_command(async { it.run(&screen, config.list_effective(&matches, &command)) })
         }
         _ => {
-            let ctl = Context::new(cli.common)?;
-            block_on_command(cli.command.run(&ctl))
+            let context = Context::new(cli.common)?;
+            block_on_command(cli.command.run(&context))
         }
     };
     Ok(match outcome? {
@@ -82,25 +83,28 @@ fn run_command_line(command: clap::Command) -> Result<ExitCode, Error> {
     })
 }
 
-/// Carries a command out, and waits until its answer is written.
+/// Runs a command, and waits until its answer is written.
 fn block_on_command(command: impl Future<Output = Result<Outcome, Error>>) -> Result<Outcome, Error> {
+    // One thread is enough, because a command mostly waits for answers.
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     let runtime = runtime.map_err(|error| Error::Failed(format!("no runtime: {error}")))?;
     let outcome = runtime.block_on(async {
         let outcome = command.await;
+        // A reader that never reads must not keep Ctrl-C from ending the command.
         let written = tokio::select! {
             written = until_written() => written.map(|_| ()),
             () = wait_for_signal() => Err(Error::Interrupted("the answer isn't read".into())),
         };
-        // The command's own error says more.
+        // The command's own error says more than an error of standard output.
         outcome.and_then(|outcome| written.map(|()| outcome))
     });
-    // A thread may still wait for a reader.
+    // A thread may still wait for a reader of standard output. Dropping the runtime would wait for that thread.
     runtime.shutdown_background();
     outcome
 }
 
-/// Waits for Ctrl-C or SIGTERM: a command may have taken both from their default.
+/// Waits for Ctrl-C or SIGTERM. A command may have replaced their default handlers, so they no longer end the process
+/// by themselves.
 async fn wait_for_signal() {
     let (Ok(mut interrupt), Ok(mut terminate)) = (signal(SignalKind::interrupt()), signal(SignalKind::terminate()))
     else {

@@ -1,4 +1,7 @@
-//! Answers, for people and for programs: each is a value that serde writes, and tables made from it.
+//! Prints answers, as tables for people and as JSON or YAML for programs.
+//!
+//! Turns answers into text, and decides nothing about them. Characters that would change a terminal's state are
+//! escaped.
 
 mod cell;
 pub(crate) mod yaml;
@@ -17,99 +20,92 @@ pub(crate) use yaml::to_yaml;
 use crate::error::Error;
 use crate::shared_options::Format;
 
-/// An answer. What serde writes of it is for programs: names that are there stay.
+/// An answer. serde writes it for programs, and published names stay.
 pub(crate) trait Printable: Serialize {
-    /// The same for people.
     fn to_blocks(&self) -> Vec<Block>;
 }
 
 /// A part of an answer for people.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) enum Block {
-    /// Lines.
+    /// One or more lines of text.
     Text(String),
-    /// A table.
     Table(Table),
 }
 
 impl Block {
-    /// Lines, each of them in one line whatever it holds. None without any line.
+    /// Makes a block of lines. A line break inside of one is escaped. None if there are no lines.
     pub(crate) fn from_lines(lines: impl Iterator<Item = String>) -> Option<Self> {
         let lines: Vec<String> = lines.map(|line| escape_line(&line).into_owned()).collect();
         (!lines.is_empty()).then(|| Self::Text(lines.join("\n")))
     }
 }
 
-/// A table; its rows are as long as its head.
+/// A table. Each row has as many cells as the head.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub(crate) struct Table {
     /// The columns' names, in capitals.
     pub(crate) head: Vec<&'static str>,
-    /// The rows.
     pub(crate) rows: Vec<Vec<Cell>>,
 }
 
 impl Table {
-    /// A table without rows.
+    /// A table without rows yet.
     pub(crate) fn new<const N: usize>(head: [&'static str; N]) -> Self {
         Self { head: head.to_vec(), rows: Vec::new() }
     }
 
-    /// One more row.
     pub(crate) fn add_row<const N: usize>(&mut self, cells: [Cell; N]) {
         self.rows.push(cells.into());
     }
 }
 
-/// Where answers go: standard output.
+/// Standard output, and the form in which it gets answers.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Screen {
     format: Format,
     is_terminal: bool,
-    /// On a terminal, unless `NO_COLOR` is set (no-color.org).
+    /// Standard output is a terminal, and `NO_COLOR` isn't set (no-color.org).
     colors: bool,
 }
 
 impl Screen {
-    /// The process's standard output.
     pub(crate) fn new(format: Format) -> Self {
         let is_terminal = io::stdout().is_terminal();
         let colors = output::takes_colors(&io::stdout());
         Self { format, is_terminal, colors }
     }
 
-    /// One that nobody reads.
+    /// A screen for tests, which is no terminal.
     #[cfg(test)]
     pub(crate) fn for_test(format: Format) -> Self {
         Self { format, is_terminal: false, colors: false }
     }
 
-    /// How answers are printed.
     pub(crate) fn format(&self) -> Format {
         self.format
     }
 
-    /// Whether programs read it.
+    /// Programs read the output: it is JSON or YAML.
     pub(crate) fn is_for_programs(&self) -> bool {
         matches!(self.format, Format::Json | Format::Yaml)
     }
 
-    /// Whether they read JSON.
     pub(crate) fn is_json(&self) -> bool {
         self.format == Format::Json
     }
 
-    /// Prints an answer. Nothing waits for the reader before the end of the command: see [`until_written`].
+    /// Prints an answer. It doesn't wait for the reader, which [`until_written`] does at the end of the command.
     pub(crate) fn show(&self, answer: &impl Printable) -> Result<(), Error> {
         self.render_answer(answer).map(|text| write_text(&text))
     }
 
-    /// Prints lines, with their hidden characters escaped and a line feed at the end.
+    /// Prints lines. Hidden characters are escaped, and a line feed ends the text.
     pub(crate) fn print(&self, text: &str) {
         write_text(&escape_lines(text));
     }
 
-    /// Ends the wait for a reader that does not read: what it has not taken by now is dropped.
+    /// Waits briefly for a slow reader, and drops the rest of the output.
     pub(crate) fn flush_briefly(&self) {
         if !output::stdout().flush(Some(LAST_FLUSH)) {
             output::stdout().abandon();
@@ -120,6 +116,7 @@ impl Screen {
         match self.format {
             Format::Json => {
                 let json = serde_json::to_string_pretty(answer).map_err(|error| Error::Failed(error.to_string()))?;
+                // serde_json escapes control characters, and leaves bidi and zero-width characters as they are.
                 Ok(escape_json(&json).into_owned())
             }
             Format::Yaml => to_yaml(answer),
@@ -129,13 +126,16 @@ impl Screen {
     }
 
     fn render_blocks(&self, blocks: &[Block]) -> String {
-        let block = |block: &Block| match block {
-            Block::Text(text) => escape_lines(text).into_owned(),
-            Block::Table(table) if table.rows.is_empty() => String::new(),
-            Block::Table(table) => self.render_table(table),
-        };
-        let blocks: Vec<String> = blocks.iter().map(block).filter(|text| !text.is_empty()).collect();
-        blocks.join("\n\n")
+        let mut texts = Vec::new();
+        for block in blocks {
+            texts.push(match block {
+                Block::Text(text) => escape_lines(text).into_owned(),
+                Block::Table(table) if table.rows.is_empty() => continue,
+                Block::Table(table) => self.render_table(table),
+            });
+        }
+        texts.retain(|text| !text.is_empty());
+        texts.join("\n\n")
     }
 
     fn render_table(&self, table: &Table) -> String {
@@ -144,6 +144,7 @@ impl Screen {
         if self.colors {
             drawn.enforce_styling();
         } else if !self.is_terminal {
+            // comfy-table would ask for the terminal's width, which a file or a pipe doesn't have.
             drawn.force_no_tty();
         }
         let head = table.head.iter().map(|name| comfy_table::Cell::new(name).add_attribute(Attribute::Bold));
@@ -166,22 +167,23 @@ impl Screen {
     }
 }
 
-/// How long the end of a command that prints without end waits for a slow reader.
+/// The longest wait for a slow reader at the end of a command that prints until it is stopped.
 const LAST_FLUSH: Duration = Duration::from_millis(200);
 
 fn write_text(text: &str) {
     output::stdout().queue_line(format!("{}\n", text.trim_end_matches('\n')).into_bytes());
 }
 
-/// One value in one line of JSON.
+/// Writes a value as one line of JSON.
 pub(crate) fn json_line(answer: &impl Serialize) -> Result<String, Error> {
     let json = serde_json::to_string(answer).map_err(|error| Error::Failed(error.to_string()))?;
     Ok(escape_json(&json).into_owned())
 }
 
-/// Waits until all that was printed is written. False if the reader has gone, as `head` goes: no error.
+/// Waits until everything is written. False if the reader has closed the pipe, as `head` does, which is no error.
 pub(crate) async fn until_written() -> Result<bool, Error> {
-    // On a thread of its own: a reader may take its time, and a signal still ends the command.
+    // The flush blocks, and a reader may take its time. On a thread of its own it leaves signals free to end the
+    // command.
     let _ = tokio::task::spawn_blocking(|| output::stdout().flush(None)).await;
     match output::stdout().first_error() {
         None => Ok(true),
@@ -190,7 +192,7 @@ pub(crate) async fn until_written() -> Result<bool, Error> {
     }
 }
 
-/// The rows of all tables, cells separated by tabs; text where there is no table.
+/// Renders tables without heads, with cells separated by tabs. Text is only rendered if there is no table.
 fn render_plain(blocks: &[Block]) -> String {
     let tables = blocks.iter().filter_map(|block| match block {
         Block::Table(table) => Some(table),

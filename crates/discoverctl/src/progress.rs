@@ -1,4 +1,5 @@
-//! One line that says what is waited for: on a terminal it is drawn over, elsewhere it is said once and when it changes.
+//! The progress line on standard error. A terminal redraws one line. A file or pipe gets a line at first and when it
+//! changes.
 
 use std::io::{self, IsTerminal};
 use std::time::{Duration, Instant};
@@ -7,12 +8,12 @@ use indicatif::{ProgressBar, ProgressStyle};
 use program::output;
 use program::text::escape_line;
 
-/// What takes less than this needs no word.
+/// The time before the first line. A shorter wait needs no explanation.
 const FIRST_LINE_AFTER: Duration = Duration::from_secs(2);
-/// In a file or a pipe, a line at most so often.
+/// The shortest time between two lines in a file or a pipe.
 const LINE_INTERVAL: Duration = Duration::from_secs(5);
 
-/// A line on standard error, gone with this on a terminal.
+/// A line on standard error. On a terminal it disappears when this is dropped.
 pub(crate) struct Progress {
     bar: Option<ProgressBar>,
     started: Instant,
@@ -20,7 +21,6 @@ pub(crate) struct Progress {
 }
 
 impl Progress {
-    /// Nothing is said yet.
     pub(crate) fn new() -> Self {
         let bar = io::stderr().is_terminal().then(|| {
             let bar = ProgressBar::new_spinner();
@@ -33,9 +33,10 @@ impl Progress {
         Self { bar, started: Instant::now(), last_line: None }
     }
 
-    /// What is waited for now.
+    /// Sets the line, which says what the command waits for.
     pub(crate) fn set_message(&mut self, words: String) {
         if let Some(bar) = &self.bar {
+            // Names from the store may be in it, and the terminal must not obey their control characters.
             return bar.set_message(escape_line(&words).into_owned());
         }
         let is_news = self.last_line.as_ref().is_none_or(|(at, said)| *said != words && at.elapsed() >= LINE_INTERVAL);
@@ -45,7 +46,7 @@ impl Progress {
         }
     }
 
-    /// How long it has taken so far.
+    /// The time since this was made.
     pub(crate) fn elapsed(&self) -> Duration {
         self.started.elapsed()
     }

@@ -1,4 +1,4 @@
-//! The options that several commands share.
+//! Options that several commands share.
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -6,42 +6,42 @@ use std::time::Duration;
 use clap::{Args, ValueEnum};
 use discovery::Kind;
 
-/// How the answer is printed.
+/// The form in which answers are printed.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
 pub(crate) enum Format {
     /// A table for people, as wide as the terminal
     #[default]
     Table,
-    /// The same cells separated by tabs, without a head
+    /// The table's cells separated by tabs, without a head
     Plain,
-    /// JSON; names that are there stay
+    /// JSON with names that don't change
     Json,
-    /// The same as YAML
+    /// YAML with the names of the JSON
     Yaml,
 }
 
-/// How the balancers' API is asked. Where it is, they say themselves below `balancers/`.
+/// Options of requests to the balancers' API. The balancers' keys below `balancers/` name its URLs.
 #[derive(Clone, Debug, Args)]
 #[command(next_help_heading = "Balancers' API")]
 pub(crate) struct Api {
-    /// The token of confgen's --admin-token-file
+    /// Send the token in this file, that of confgen's --admin-token-file
     #[arg(long, env = "DISCOVERCTL_API_TOKEN_FILE", value_name = "FILE")]
     pub(crate) api_token_file: Option<PathBuf>,
-    /// The CA that the balancers' certificates must be signed by; needed for https
+    /// Trust balancers' certificates that the CA in this file signed. Needed for https
     #[arg(long, env = "DISCOVERCTL_API_CACERT", value_name = "FILE")]
     pub(crate) api_cacert: Option<PathBuf>,
-    /// The certificate shown to balancers that ask for one
+    /// Show the certificate in this file to balancers that ask for one
     #[arg(long, env = "DISCOVERCTL_API_CERT", value_name = "FILE")]
     pub(crate) api_cert: Option<PathBuf>,
-    /// The key of --api-cert
+    /// Use the key in this file for --api-cert
     #[arg(long, env = "DISCOVERCTL_API_KEY", value_name = "FILE")]
     pub(crate) api_key: Option<PathBuf>,
 }
 
-/// What every command takes.
+/// The options that every command has.
 #[derive(Debug, Args)]
 pub(crate) struct Common {
-    /// How the answer is printed
+    /// Print answers in this form
     #[arg(long, short, value_enum, default_value_t, env = "DISCOVERCTL_OUTPUT")]
     pub(crate) output: Format,
     #[command(flatten)]
@@ -50,17 +50,17 @@ pub(crate) struct Common {
     pub(crate) etcd: registry::Args,
 }
 
-/// What every command takes that changes something.
+/// Options of every command that changes keys.
 #[derive(Clone, Debug, Args)]
 #[command(next_help_heading = "Waiting")]
 pub(crate) struct Changing {
-    /// Say what would be written, and write nothing
+    /// Print the changes, and write nothing
     #[arg(long)]
     pub(crate) dry_run: bool,
     /// Don't wait for the balancers
     #[arg(long)]
     pub(crate) no_wait: bool,
-    /// How long to wait until every live balancer follows
+    /// Wait at most this long until every live balancer follows
     #[arg(long, value_name = "TIME", default_value = "60s", value_parser = humantime::parse_duration)]
     pub(crate) timeout: Duration,
 }

@@ -1,24 +1,28 @@
-//! The store as it was read: every key at one revision.
+//! The store as one request read it.
 
 use discovery::{BalancerRecords, Entry, ServiceId, Snapshot, Topology};
 
 /// Everything below the prefix at one revision.
 #[derive(Clone, Debug)]
 pub(crate) struct Store {
-    /// The cluster's id.
     pub(crate) cluster: u64,
-    /// The revision that it was read at.
+    /// The revision at which the keys were read.
     pub(crate) revision: i64,
-    /// All keys, sorted.
+    /// All keys, sorted by name.
     pub(crate) entries: Vec<Entry>,
-    /// What they say.
+    /// The services, parsed from the keys.
     pub(crate) topology: Topology,
-    /// The balancers that live.
+    /// The live balancers, parsed from the keys.
     pub(crate) balancers: BalancerRecords,
 }
 
+/// A value as text. Bytes that are no UTF-8 are replaced, so the text is for people only.
+pub(crate) fn lossy_text(entry: &Entry) -> String {
+    String::from_utf8_lossy(&entry.value).into_owned()
+}
+
 impl Store {
-    /// What a listing says.
+    /// Parses a listing of all keys.
     pub(crate) fn from_snapshot(snapshot: Snapshot) -> Self {
         let topology = Topology::from_entries(&snapshot.entries);
         let balancers = BalancerRecords::from_snapshot(&snapshot);
@@ -26,12 +30,12 @@ impl Store {
         Self { cluster, revision, entries, topology, balancers }
     }
 
-    /// One key.
+    /// Finds a key by its name, relative to the prefix.
     pub(crate) fn find_entry(&self, key: &str) -> Option<&Entry> {
         self.entries.binary_search_by(|entry| entry.key.as_str().cmp(key)).ok().and_then(|at| self.entries.get(at))
     }
 
-    /// When one of these services' keys was last written.
+    /// The newest revision of these services' keys; 0 if they have none.
     pub(crate) fn newest_revision_of<'a>(&self, services: impl IntoIterator<Item = &'a ServiceId>) -> i64 {
         let known = services.into_iter().filter_map(|id| self.topology.services().get(id));
         known.flat_map(|service| service.entries()).map(|entry| entry.mod_revision).max().unwrap_or_default()

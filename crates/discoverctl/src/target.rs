@@ -1,4 +1,4 @@
-//! Services and upstreams as people name them: `shop`, `http-shop`, `shop/node-1`. Pure.
+//! Names of services and upstreams, as operators type them: `shop`, `http-shop`, `shop/node-1`. Pure.
 
 use std::fmt;
 use std::str::FromStr;
@@ -7,30 +7,28 @@ use discovery::{Kind, ServiceId, ServiceName, Topology, UpstreamId};
 
 use crate::error::Error;
 
-/// Two names as alike as this are worth a hint (Jaro-Winkler: 1 is the same).
+/// The least similarity of a name that is worth suggesting (Jaro-Winkler; 1 is equality).
 const MIN_SIMILARITY: f64 = 0.75;
-/// Hints at most.
+/// The most names that an error suggests.
 const MAX_SUGGESTIONS: usize = 3;
 
-/// SVC as it was typed.
+/// A service as it was typed: `shop` or `http-shop`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct ServiceArg(ServiceName);
 
-/// SVC/ID as it was typed.
+/// An upstream as it was typed: `shop/node-1`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct UpstreamArg {
-    /// The service.
     pub(crate) service: ServiceArg,
-    /// The upstream.
     pub(crate) id: UpstreamId,
 }
 
-/// SVC or SVC/ID as it was typed.
+/// A service or an upstream as it was typed.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum TargetArg {
-    /// A whole service.
+    /// A service with all its upstreams: `shop`.
     Service(ServiceArg),
-    /// One upstream of it.
+    /// One upstream of a service: `shop/node-1`.
     Upstream(UpstreamArg),
 }
 
@@ -67,27 +65,28 @@ impl FromStr for TargetArg {
 }
 
 impl ServiceArg {
-    /// The service of that name; an error names those that are alike.
+    /// Finds the service in the store.
+    ///
+    /// # Errors
+    /// [`Error::Refused`] with similar names, or [`Error::Usage`] if an HTTP and a TCP service have the name.
     pub(crate) fn find_service(&self, topology: &Topology) -> Result<ServiceId, Error> {
-        let known = |id: &ServiceId| topology.services().contains_key(id);
-        let of = |kind| ServiceId { kind, name: self.0.clone() };
-        match [of(Kind::Http), of(Kind::Tcp)] {
-            [http, tcp] if known(&http) && known(&tcp) => {
-                return Err(Error::Usage(format!("{self} is both {http} and {tcp}; say which")));
-            }
-            [http, _] if known(&http) => return Ok(http),
-            [_, tcp] if known(&tcp) => return Ok(tcp),
-            _ => {}
+        let services = topology.services();
+        let [http, tcp] = [Kind::Http, Kind::Tcp].map(|kind| ServiceId { kind, name: self.0.clone() });
+        match (services.contains_key(&http), services.contains_key(&tcp)) {
+            (true, true) => return Err(Error::Usage(format!("{self} is both {http} and {tcp}; say which"))),
+            (true, false) => return Ok(http),
+            (false, true) => return Ok(tcp),
+            (false, false) => {}
         }
-        let whole = self.parse_with_kind().filter(known);
-        whole.ok_or_else(|| {
-            let names = topology.services().keys().flat_map(|id| [id.name.to_string(), id.to_string()]);
+        // A service may be called `http-shop` itself, so the whole name comes first.
+        let section = self.parse_with_kind().filter(|id| services.contains_key(id));
+        section.ok_or_else(|| {
+            let names = services.keys().flat_map(|id| [id.name.to_string(), id.to_string()]);
             Error::Refused(format!("no service {self} in the store{}", suggest_names(self.0.as_str(), names)))
         })
     }
 
-    /// The service of that name, or the one that will be: of this kind, unless the name says which, as `tcp-db` does where
-    /// no service is called just that.
+    /// Finds the service, or names a new one of this kind. Without a kind a new service is an HTTP service.
     pub(crate) fn find_or_name_new(&self, topology: &Topology, kind: Option<Kind>) -> Result<ServiceId, Error> {
         match self.find_service(topology) {
             Ok(id) if kind.is_none_or(|kind| kind == id.kind) => Ok(id),
@@ -96,7 +95,7 @@ impl ServiceArg {
         }
     }
 
-    /// `http-shop` read as HAProxy's section.
+    /// Reads `http-shop` as the section of the service `shop`; None without such a prefix.
     fn parse_with_kind(&self) -> Option<ServiceId> {
         let [http, tcp] = [Kind::Http, Kind::Tcp].map(|kind| (kind, self.0.as_str().strip_prefix(&format!("{kind}-"))));
         let (kind, name) = [http, tcp].into_iter().find_map(|(kind, name)| Some((kind, name?)))?;
@@ -105,7 +104,7 @@ impl ServiceArg {
 }
 
 impl UpstreamArg {
-    /// The service and its upstream: it has a record, or something is imposed on it.
+    /// Finds the service and the upstream, which has a record or an override.
     pub(crate) fn find_upstream(&self, topology: &Topology) -> Result<(ServiceId, UpstreamId), Error> {
         let service = self.service.find_service(topology)?;
         let Some(known) = topology.services().get(&service) else {
@@ -120,7 +119,7 @@ impl UpstreamArg {
     }
 }
 
-/// `; did you mean shop, shop2?`, or nothing.
+/// Writes the end of an error: `; did you mean shop, shop2?`. Empty if no name is similar.
 pub(crate) fn suggest_names(unknown: &str, known: impl Iterator<Item = String>) -> String {
     let mut alike: Vec<(f64, String)> = known.map(|name| (strsim::jaro_winkler(unknown, &name), name)).collect();
     alike.retain(|(score, _)| *score >= MIN_SIMILARITY);

@@ -1,4 +1,6 @@
-//! Upstreams at a glance: what the store asks for, and what each balancer makes of it. Pure.
+//! Upstreams as the store describes them and as each balancer serves them, in one row each.
+//!
+//! Pure: joins keys and answers. The verdicts come from `verdict`.
 
 use std::collections::{BTreeMap, HashMap};
 
@@ -9,123 +11,125 @@ use discovery::{
 use serde::Serialize;
 
 use crate::balancer_api::{Answers, ServiceInFull, Traffic, Upstream, Upstreams};
+use crate::print::Cell;
 use crate::verdict::{BalancerAnswer, Case, Keys};
 
-/// One upstream: what is asked for it, and what is made of that.
+/// One upstream in the store and at each balancer.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub(crate) struct Row {
-    /// Its service: `http-shop`.
+    /// The section of its service: `http-shop`.
     pub(crate) service: String,
-    /// Its id.
     pub(crate) id: String,
-    /// What the store says.
+    /// The state that its keys ask for.
     #[serde(flatten)]
     pub(crate) asked: StoreView,
-    /// By balancer, what it makes of that.
+    /// The state at each balancer, by node.
     pub(crate) balancers: BTreeMap<String, BalancerView>,
 }
 
-/// What the keys say of one upstream.
+/// The state of one upstream as the store's keys ask for it.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 pub(crate) struct StoreView {
-    /// Where it listens.
+    /// The record's IP address and port.
     pub(crate) address: Option<String>,
-    /// Its color.
     pub(crate) color: Option<String>,
-    /// Its own weight, or the one that is imposed. A color's share is not in it.
+    /// The override's weight, else the record's. A color's share is not included.
     pub(crate) weight: Option<u16>,
-    /// The strictest of all: `ready`, `drain`, `maint`; null where there is no record that makes sense.
+    /// The strictest of record, override and color: `ready`, `drain`, `maint`; null without a good record.
     pub(crate) state: Option<&'static str>,
-    /// What its announcer says: `ready`, `drain`, `down`.
+    /// The record's state: `ready`, `drain`, `down`.
     pub(crate) announced: Option<&'static str>,
-    /// What an operator imposes: `drain`, `maint`.
+    /// The override's state: `drain`, `maint`.
     pub(crate) imposed: Option<&'static str>,
-    /// Whether its color is active; null where no colors are set.
+    /// The upstream's color is active; null if the service sets no active colors.
     pub(crate) active: Option<bool>,
-    /// Used only when no other is up.
+    /// HAProxy uses it only if no other upstream is up.
     pub(crate) backup: bool,
 }
 
-/// What one balancer makes of an upstream.
+/// The state of one upstream at one balancer.
 #[derive(Clone, Debug, Default, PartialEq, Serialize)]
 pub(crate) struct BalancerView {
-    /// `up`, `down`, `draining`, `maint`, `absent` (HAProxy has no such server); null where it can't be asked.
+    /// `up`, `down`, `draining`, `maint`, `absent` (HAProxy has no such server); null if HAProxy or the API doesn't
+    /// answer.
     pub(crate) state: Option<&'static str>,
-    /// Whether it gets new requests.
+    /// It gets new requests; null if the balancer can't tell.
     pub(crate) balanced: Option<bool>,
-    /// The cause why not, or why nobody knows, as `explain` names it.
+    /// The verdict's cause, as `explain` names it; null if it gets requests.
     pub(crate) cause: Option<Cause>,
-    /// The same in words.
+    /// The verdict's cause in words.
     pub(crate) why: Option<String>,
-    /// Sessions now.
+    /// Open sessions; while it drains, in old HAProxy processes too.
     pub(crate) sessions: Option<u64>,
     /// Requests in the last second; connections of a TCP service.
     pub(crate) rate: Option<u64>,
-    /// Its key has gone, and it is served all the same.
+    /// It is retained: served although its key is gone.
     pub(crate) held: bool,
-    /// Since when, RFC 3339; null where that isn't known.
+    /// The time since when it is retained, RFC 3339; null if it isn't, or if the balancer doesn't know.
     pub(crate) held_since: Option<String>,
-    /// What retains it then: `guard` or `reset`.
+    /// `guard` or `reset`, by the mechanism that retains it.
     pub(crate) held_by: Option<String>,
-    /// HAProxy's own figures.
+    /// HAProxy's own counters and check result.
     #[serde(skip)]
     pub(crate) traffic: Option<Traffic>,
-    /// The whole verdict.
+    /// The verdict with all its reasons.
     #[serde(skip)]
     pub(crate) verdict: Verdict,
 }
 
-/// The upstreams of all services, or of one: those that have a record, and those that a balancer serves without one.
+/// Builds the rows of all services, or of one: upstreams that have a record, and upstreams that a balancer retains
+/// without one.
 pub(crate) fn build_rows(
     store: Keys,
     answers: &Answers<Upstreams>,
     only: Option<&ServiceId>,
 ) -> BTreeMap<(ServiceId, UpstreamId), Row> {
     let services = store.topology.services().iter().filter(|(id, _)| only.is_none_or(|only| only == *id));
+    // A balancer may list 10,000 upstreams. A search through its list for each row would take quadratic time.
     let indexed: BTreeMap<&Node, Result<Index, &String>> =
         answers.iter().map(|(node, answer)| (node, answer.as_ref().map(Index::from_answer))).collect();
     let mut rows = BTreeMap::new();
     for (service, keys) in services {
         let name = service.to_string();
-        let held = indexed.values().flatten().flat_map(|index| index.held.get(name.as_str()).into_iter().flatten());
-        let held = held.filter_map(|id| id.parse().ok());
-        for id in keys.upstreams().map(|(id, _)| id.clone()).chain(held) {
+        // A retained upstream has no record, so only the answers name it.
+        let retained = indexed.values().flatten().flat_map(|index| index.retained.get(name.as_str()));
+        let retained = retained.flatten().filter_map(|id| id.parse().ok());
+        for id in keys.upstreams().map(|(id, _)| id.clone()).chain(retained) {
             let case = Case::new(store, service, &id);
-            let at = |(node, index): (&&Node, &Result<Index, &String>)| {
+            let mut balancers = BTreeMap::new();
+            for (node, index) in &indexed {
                 let answered = match index {
                     Ok(index) => Ok(index.find_answer(&name, id.as_str())),
                     Err(reason) => Err(reason.as_str()),
                 };
-                (node.to_string(), BalancerView::from_verdict(answered.ok(), case.judge_at(node, answered)))
-            };
-            let row = Row {
-                service: name.clone(),
-                id: id.to_string(),
-                asked: StoreView::from_keys(keys, &id),
-                balancers: indexed.iter().map(at).collect(),
-            };
+                balancers
+                    .insert(node.to_string(), BalancerView::from_verdict(answered.ok(), case.judge_at(node, answered)));
+            }
+            let asked = StoreView::from_keys(keys, &id);
+            let row = Row { service: name.clone(), id: id.to_string(), asked, balancers };
             rows.insert((service.clone(), id), row);
         }
     }
     rows
 }
 
-/// One balancer's answer, found by name.
+/// One balancer's answer, indexed by service and id.
 struct Index<'a> {
     error: Option<&'a str>,
     applied: Option<i64>,
     upstreams: HashMap<(&'a str, &'a str), &'a Upstream>,
-    held: HashMap<&'a str, Vec<&'a str>>,
+    /// By service, the ids of retained upstreams.
+    retained: HashMap<&'a str, Vec<&'a str>>,
 }
 
 impl<'a> Index<'a> {
     fn from_answer(answer: &'a Upstreams) -> Self {
-        let mut held: HashMap<&str, Vec<&str>> = HashMap::new();
+        let mut retained: HashMap<&str, Vec<&str>> = HashMap::new();
         for it in answer.upstreams.iter().filter(|it| it.held) {
-            held.entry(&it.service).or_default().push(&it.id);
+            retained.entry(&it.service).or_default().push(&it.id);
         }
         let upstreams = answer.upstreams.iter().map(|it| ((it.service.as_str(), it.id.as_str()), it)).collect();
-        Self { error: answer.haproxy_error.as_deref(), applied: answer.applied, upstreams, held }
+        Self { error: answer.haproxy_error.as_deref(), applied: answer.applied, upstreams, retained }
     }
 
     fn find_answer(&self, service: &str, id: &str) -> BalancerAnswer<'a> {
@@ -135,10 +139,11 @@ impl<'a> Index<'a> {
 }
 
 impl BalancerView {
-    /// What a balancer answers about an upstream, None if it can't be asked, and the verdict there.
+    /// `answered` is None if the balancer can't be asked.
     fn from_verdict(answered: Option<BalancerAnswer>, verdict: Verdict) -> Self {
         let upstream = answered.and_then(|it| it.upstream);
-        // HAProxy that can't be asked has no figures: what it makes of the upstream isn't known.
+        // If HAProxy doesn't answer, the balancer knows no state. An upstream that the balancer doesn't know is absent
+        // all the same.
         let is_known = answered.is_some_and(|it| it.haproxy_error.is_none() || it.upstream.is_none());
         let traffic = upstream.and_then(|it| it.haproxy.as_ref());
         let draining = upstream.and_then(|it| it.draining);
@@ -156,22 +161,48 @@ impl BalancerView {
             verdict,
         }
     }
+
+    /// Describes that the upstream is retained, and since when; None if it isn't.
+    pub(crate) fn describe_retained(&self) -> Option<String> {
+        let since = self.held_since.as_ref().map(|since| format!(" since {since}")).unwrap_or_default();
+        let by = match self.held_by.as_deref() {
+            Some("guard") => " by the removal guard",
+            Some("reset") => " after a reset of the store",
+            _ => "",
+        };
+        self.held.then(|| format!("its key is gone; retained{by}{since}"))
+    }
+
+    /// The state in one word with its cause, or a dash.
+    pub(crate) fn to_cell(&self) -> Cell {
+        // An upstream that is down or drains says enough. One that is up without requests needs its cause.
+        let cause = self.cause.as_ref().filter(|_| matches!(self.state, Some("up" | "absent"))).map(Cause::name);
+        let notes: Vec<&str> = self.held.then_some("held").into_iter().chain(cause).collect();
+        let notes = if notes.is_empty() { String::new() } else { format!(" ({})", notes.join(", ")) };
+        match self.state {
+            None => "–".into(),
+            Some("up") if self.balanced == Some(false) => Cell::bad(format!("up{notes}")),
+            Some("up") => Cell::good(format!("up{notes}")),
+            Some(state @ ("down" | "absent")) => Cell::bad(format!("{state}{notes}")),
+            Some(state) => Cell::odd(format!("{state}{notes}")),
+        }
+    }
 }
 
-/// HAProxy's many words in four.
+/// Reduces HAProxy's many status words to four. `draining` is the number of sessions that are left of a drain.
 fn simplify_status(traffic: &Traffic, draining: Option<u64>) -> &'static str {
-    let is = |word: &str| traffic.status.starts_with(word);
-    match draining {
-        Some(_) => "draining",
-        None if traffic.up => "up",
-        None if is("DRAIN") => "draining",
-        None if is("MAINT") => "maint",
-        None => "down",
+    // HAProxy adds to its words: `UP 1/3`, `MAINT (resolution)`.
+    match (draining, traffic.status.as_str()) {
+        (Some(_), _) => "draining",
+        (None, _) if traffic.up => "up",
+        (None, status) if status.starts_with("DRAIN") => "draining",
+        (None, status) if status.starts_with("MAINT") => "maint",
+        (None, _) => "down",
     }
 }
 
 impl StoreView {
-    /// What the service's keys say of this upstream.
+    /// Reads what the service's keys ask for this upstream.
     pub(crate) fn from_keys(service: &Service, id: &UpstreamId) -> Self {
         let record = service.upstream(id).and_then(|field| field.value.as_ref().ok());
         let imposed = service.override_of(id).and_then(|field| field.value.as_ref().ok());
@@ -198,25 +229,25 @@ impl StoreView {
         }
     }
 
-    /// The state and, in brackets, who is stricter than its announcer's `ready`.
+    /// The state, and in brackets each source that is stricter than the announcer's `ready`.
     pub(crate) fn describe_state(&self) -> String {
         let announced = self.announced.filter(|state| *state != "ready").map(|state| format!("announcer: {state}"));
         let imposed = self.imposed.map(|state| format!("override: {state}"));
         let inactive = (self.active == Some(false)).then(|| "inactive color".to_owned());
-        let who: Vec<String> = [announced, imposed, inactive].into_iter().flatten().collect();
+        let sources: Vec<String> = [announced, imposed, inactive].into_iter().flatten().collect();
         let state = self.state.unwrap_or("–");
-        if who.is_empty() { state.to_owned() } else { format!("{state} ({})", who.join(", ")) }
+        if sources.is_empty() { state.to_owned() } else { format!("{state} ({})", sources.join(", ")) }
     }
 }
 
-/// Whether an upstream's color is active; none where no colors are set, or not well.
+/// The upstream's color is active; None if the service sets no active colors, or if their value can't be read.
 pub(crate) fn is_color_active(service: &Service, record: &Record) -> Option<bool> {
     let Ok(Setting::Active(active)) = &service.setting(SettingName::Active)?.value else { return None };
     Some(record.color.as_ref().is_some_and(|color| active.share_of(color).is_some()))
 }
 
-/// An announcer's drain is HAProxy's maint: that upstream is about to go. An operator's, and an inactive color, are its
-/// drain.
+/// An announcer's `drain` becomes HAProxy's maint, because that upstream is about to stop. The `drain` of an override
+/// or of an inactive color keeps sticky clients.
 fn strictest_state(announced: UpstreamState, imposed: Option<OverrideState>, active: Option<bool>) -> &'static str {
     match (announced, imposed, active) {
         (UpstreamState::Drain | UpstreamState::Down, _, _) | (_, Some(OverrideState::Maint), _) => "maint",
@@ -225,22 +256,22 @@ fn strictest_state(announced: UpstreamState, imposed: Option<OverrideState>, act
     }
 }
 
-/// What the balancers say of the upstreams of one service.
+/// Extracts the upstreams from answers about one service.
 pub(crate) fn extract_upstreams(answers: &Answers<ServiceInFull>) -> Answers<Upstreams> {
-    let upstreams = |it: &ServiceInFull| Upstreams {
-        haproxy_error: it.haproxy_error.clone(),
-        applied: it.applied,
-        upstreams: it.upstreams.clone(),
-    };
-    answers.iter().map(|(node, answer)| (node.clone(), answer.as_ref().map(upstreams).map_err(Clone::clone))).collect()
+    answers.iter().map(|(node, answer)| (node.clone(), answer.clone().map(keep_upstreams))).collect()
 }
 
-/// The balancers that couldn't be asked, and why.
+fn keep_upstreams(answer: ServiceInFull) -> Upstreams {
+    let ServiceInFull { haproxy_error, applied, upstreams, .. } = answer;
+    Upstreams { haproxy_error, applied, upstreams }
+}
+
+/// Lists the balancers without an answer, with the reason.
 pub(crate) fn list_unreachable<T>(answers: &Answers<T>) -> BTreeMap<String, String> {
     answers.iter().filter_map(|(node, it)| Some((node.to_string(), it.as_ref().err()?.clone()))).collect()
 }
 
-/// The same for people, a line for each.
+/// Describes the balancers without an answer, a line for each.
 pub(crate) fn describe_unreachable(unreachable: &BTreeMap<String, String>) -> impl Iterator<Item = String> {
     unreachable.iter().map(|(node, reason)| format!("{node} can't be asked: {reason}"))
 }

@@ -1,7 +1,7 @@
 //! The balancers' verdicts, for every command that shows them. Pure.
 //!
-//! confgen judges. What is added here is what a balancer can't know: that no balancer lives, that it can't be asked, that it
-//! follows another store, that it is behind, and what the store has instead of a record.
+//! confgen judges. This module adds only what a balancer can't know: that no balancer lives, that one can't be asked,
+//! that it follows another store or is behind, and what the store has instead of a record.
 
 use discovery::{
     BalancerRecords, Cause, Key, Node, Reason, Service, ServiceId, Setting, SettingName, Topology, UpstreamId, Verdict,
@@ -11,12 +11,10 @@ use discovery::{
 use crate::balancer_api::Upstream;
 use crate::store::Store;
 
-/// The store's keys.
+/// The store's keys, parsed into services and balancers.
 #[derive(Clone, Copy)]
 pub(crate) struct Keys<'a> {
-    /// Those of services.
     pub(crate) topology: &'a Topology,
-    /// What balancers say of themselves.
     pub(crate) balancers: &'a BalancerRecords,
 }
 
@@ -26,18 +24,18 @@ impl<'a> From<&'a Store> for Keys<'a> {
     }
 }
 
-/// What a balancer answers about one upstream.
+/// A balancer's answer about one upstream.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct BalancerAnswer<'a> {
-    /// Why it can't ask its HAProxy.
+    /// HAProxy's error; None if it answers the balancer.
     pub(crate) haproxy_error: Option<&'a str>,
-    /// The revision that it follows; None if it follows none yet, or doesn't say.
+    /// The revision that HAProxy follows there; None before the first one, or from an older confgen.
     pub(crate) applied: Option<i64>,
-    /// The upstream; None if the balancer doesn't know it.
+    /// None if the balancer doesn't know the upstream.
     pub(crate) upstream: Option<&'a Upstream>,
 }
 
-/// One upstream, and what the store has of it.
+/// One upstream with the store's keys about it.
 #[derive(Clone, Copy)]
 pub(crate) struct Case<'a> {
     keys: Keys<'a>,
@@ -47,21 +45,22 @@ pub(crate) struct Case<'a> {
 }
 
 impl<'a> Case<'a> {
-    /// An upstream that has a record, or had one, or is served without.
+    /// The upstream need not have a record: it may be gone or retained.
     pub(crate) fn new(keys: Keys<'a>, id: &'a ServiceId, upstream: &'a UpstreamId) -> Self {
         Self { keys, id, upstream, service: keys.topology.services().get(id).map(|it| &**it) }
     }
 
-    /// The verdict if no balancer lives.
+    /// The verdict if there is no live balancer.
     pub(crate) fn judge_without_balancer(&self) -> Verdict {
-        let nobody = Cause::NoBalancer.into_reason("no balancer lives: nothing stands below balancers/");
-        Verdict::new(Some(false), [vec![nobody], self.list_store_reasons()].concat(), Vec::new())
+        let no_balancer = Cause::NoBalancer.into_reason("no balancer lives: nothing stands below balancers/");
+        Verdict::new(Some(false), [vec![no_balancer], self.list_store_reasons()].concat(), Vec::new())
     }
 
-    /// The verdict at one balancer.
+    /// The verdict at one balancer. `answered` is an error if the balancer can't be asked.
     pub(crate) fn judge_at(&self, node: &Node, answered: Result<BalancerAnswer, &str>) -> Verdict {
         let verdict = match answered {
             Err(reason) => {
+                // The reasons in the store hold at every balancer, asked or not.
                 let unasked = Cause::ApiUnreachable.into_reason(format!("the balancer can't be asked: {reason}"));
                 Verdict::new(None, [vec![unasked], self.list_store_reasons()].concat(), Vec::new())
             }
@@ -70,26 +69,30 @@ impl<'a> Case<'a> {
                 None => self.judge_unlisted(answered.applied),
             },
         };
+        // A balancer of another store, or one with an invalid record, explains every other cause. So that reason leads.
         match self.keys.balancers.records_by_node().find(|(it, _)| *it == node) {
             Some((_, None)) => verdict.with_leading_reason(
                 Cause::BalancerUnreadable
                     .into_reason("the balancer's key makes no sense: is another program writing it?"),
             ),
-            Some((_, Some(said))) if said.cluster != self.keys.balancers.cluster_id() => verdict.with_leading_reason(
-                Cause::OtherStore
-                    .into_reason("the balancer follows another etcd cluster: see --endpoints of its confgen"),
-            ),
+            Some((_, Some(record))) if record.cluster != self.keys.balancers.cluster_id() => verdict
+                .with_leading_reason(
+                    Cause::OtherStore
+                        .into_reason("the balancer follows another etcd cluster: see --endpoints of its confgen"),
+                ),
             _ => verdict,
         }
     }
 
-    /// The balancer's own verdict, with what the store has that the balancer has not applied.
+    /// Adds to the balancer's own verdict that the record is gone, or that the balancer hasn't applied the newest key.
     fn extend_verdict(&self, upstream: &Upstream, answered: BalancerAnswer) -> Verdict {
         let mut verdict =
             upstream.verdict.clone().unwrap_or_else(|| judge_older_answer(upstream, answered.haproxy_error));
+        // A retained upstream has no record, and the balancer's verdict says so already.
         if !upstream.held && self.record().is_none() {
             verdict = verdict.with_note(no_record_reason());
         }
+        // The verdict is about the revision that HAProxy follows there. A newer key may change it.
         match (answered.applied, self.newest_revision()) {
             (Some(applied), Some(revision)) if applied < revision => {
                 verdict.with_note(behind_reason(applied, revision))
@@ -98,9 +101,10 @@ impl<'a> Case<'a> {
         }
     }
 
-    /// The balancer doesn't know the upstream.
+    /// The verdict of a balancer that doesn't know the upstream.
     fn judge_unlisted(&self, applied: Option<i64>) -> Verdict {
         let mut against = self.list_store_reasons();
+        // A balancer that had received a good record would list the upstream.
         if let Some(record) = self.record().filter(|record| record.value.is_ok()) {
             against.push(match applied {
                 Some(applied) => behind_reason(applied, record.entry.mod_revision),
@@ -112,7 +116,7 @@ impl<'a> Case<'a> {
         Verdict::new(Some(false), against, Vec::new())
     }
 
-    /// What the keys themselves say against it.
+    /// The reasons against the upstream that the keys themselves give.
     fn list_store_reasons(&self) -> Vec<Reason> {
         let mut reasons = Vec::new();
         let Some(service) = self.service.filter(|service| !service.is_empty()) else { return vec![no_record_reason()] };
@@ -126,6 +130,8 @@ impl<'a> Case<'a> {
             }
             Some((_, Ok(record))) => {
                 let imposed = service.override_of(self.upstream).and_then(|field| field.value.as_ref().ok());
+                // An unreadable `active` is left out. The balancer may follow its last good value, which the store
+                // lacks.
                 let active = match service.setting(SettingName::Active).map(|field| &field.value) {
                     Some(Ok(Setting::Active(active))) => Some(active),
                     _ => None,
@@ -145,7 +151,7 @@ impl<'a> Case<'a> {
         self.service?.upstream(self.upstream).map(|field| &**field)
     }
 
-    /// The newest revision of the keys that have a say in the upstream.
+    /// The newest revision of the keys that decide about the upstream.
     fn newest_revision(&self) -> Option<i64> {
         let service = self.service?;
         let settings = service.settings().map(|(_, field)| field.entry.mod_revision);
@@ -155,7 +161,7 @@ impl<'a> Case<'a> {
     }
 }
 
-/// A key says what the service answers for, whether or not it can be read.
+/// The service has a key that names its hosts or ports. Its value may be unreadable.
 pub(crate) fn has_claim_key(service: &Service) -> bool {
     [SettingName::Domain, SettingName::UrlReg, SettingName::Ports]
         .into_iter()
@@ -172,7 +178,7 @@ fn behind_reason(applied: i64, revision: i64) -> Reason {
     Cause::Behind.into_reason(words)
 }
 
-/// An older confgen says yes or no, and why in words only.
+/// Judges the answer of an older confgen, which has `balanced` and words, but no verdict.
 fn judge_older_answer(upstream: &Upstream, haproxy_error: Option<&str>) -> Verdict {
     if let Some(error) = haproxy_error {
         let silent = Cause::HaproxySilent.into_reason(format!("HAProxy can't be asked: {error}"));

@@ -1,4 +1,6 @@
-//! Waiting until every live balancer follows what was written.
+//! Waits until every live balancer follows a write.
+//!
+//! Reads the balancers' records only. It decides on them alone, and asks no balancer's API.
 
 use std::collections::BTreeSet;
 use std::time::Duration;
@@ -11,35 +13,34 @@ use tokio_util::sync::CancellationToken;
 use crate::error::Error;
 use crate::progress::Progress;
 
-/// How often is looked whether the wait is worth a word.
+/// The interval at which the progress line is offered again. The first line is due after 2 s without any event.
 const MESSAGE_INTERVAL: Duration = Duration::from_millis(500);
 
-/// What has to be followed.
+/// The condition that all live balancers must meet.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct FollowGoal {
-    /// The revision of the write.
     pub(crate) revision: i64,
-    /// The services that it is about.
+    /// The services that the write is about.
     pub(crate) services: BTreeSet<ServiceId>,
-    /// The upstreams that must have no request left.
+    /// The upstreams on which no request may be open.
     pub(crate) drained: BTreeSet<(ServiceId, UpstreamId)>,
-    /// The keys that nobody may refuse, relative to the prefix.
+    /// The keys that no balancer may refuse, relative to the prefix.
     pub(crate) keys: Vec<String>,
-    /// Nothing may be retained that the store lacks, after a reset or by the removal guard.
+    /// No balancer may retain keys or upstreams, after a reset or by the removal guard.
     pub(crate) releases_retained: bool,
 }
 
-/// Who follows, and how long that took.
+/// The balancers that follow, and the time until they did.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Followed {
-    /// The balancers; none where none lives.
+    /// Empty if no balancer lives.
     pub(crate) by: Vec<Node>,
-    /// Since the write.
+    /// The time since the write.
     pub(crate) took: Duration,
 }
 
 impl FollowGoal {
-    /// Whether this balancer does all of it.
+    /// The balancer meets the goal, as far as its record says.
     fn is_met_by(&self, cluster: u64, balancer: &BalancerRecord) -> bool {
         self.services.iter().all(|service| balancer.has_applied_service(cluster, self.revision, service))
             && self
@@ -50,105 +51,114 @@ impl FollowGoal {
             && (!self.releases_retained || self.has_released(cluster, balancer))
     }
 
-    /// The balancer has seen the revision, and retains nothing that the store lacks.
+    /// The balancer knows the revision, and retains nothing that the store lacks.
     fn has_released(&self, cluster: u64, balancer: &BalancerRecord) -> bool {
-        // An older confgen says only that it has seen the revision. `applied` says that HAProxy follows.
+        // `seen` of an older confgen says only that it received the revision. `applied` says that HAProxy follows.
         let reached = if balancer.lost.is_some() { balancer.applied } else { balancer.seen };
         balancer.cluster == cluster && reached >= self.revision && !balancer.retains_anything()
     }
 
-    /// The keys that a balancer which has seen them refuses.
+    /// The refused keys, of balancers that have applied the write. A reason from before it may be outdated.
     fn find_refused(&self, balancers: &BalancerRecords) -> Vec<QuarantinedKey> {
-        let has_seen = |node: &Node| {
-            let mut nodes = balancers.records_by_node();
-            nodes.any(|(it, said)| it == node && said.is_some_and(|said| said.applied >= self.revision))
-        };
-        balancers.quarantined_keys(&self.keys).filter(|refused| has_seen(&refused.node)).collect()
+        let mut refused: Vec<QuarantinedKey> = balancers.quarantined_keys(&self.keys).collect();
+        refused.retain(|it| find_record(balancers, &it.node).is_some_and(|record| record.applied >= self.revision));
+        refused
     }
 
-    /// What is waited for, in one line.
+    /// Describes the balancers that don't follow yet, in one line.
     fn describe_missing(&self, balancers: &BalancerRecords) -> String {
         let cluster = balancers.cluster_id();
-        let missing = balancers.disagreeing_nodes(|balancer| self.is_met_by(cluster, balancer));
-        let one = |node: &Node| {
-            let said = balancers.records_by_node().find(|(it, _)| *it == node).and_then(|(_, said)| said);
-            match self.find_obstacle(cluster, said) {
+        let mut missing = Vec::new();
+        for node in balancers.disagreeing_nodes(|balancer| self.is_met_by(cluster, balancer)) {
+            missing.push(match self.find_obstacle(cluster, find_record(balancers, &node)) {
                 Some(obstacle) => format!("{node} ({obstacle})"),
                 None => node.to_string(),
-            }
-        };
-        missing.into_iter().map(one).collect::<Vec<_>>().join(", ")
+            });
+        }
+        missing.join(", ")
     }
 
-    /// What keeps a balancer from following, as far as it says so.
-    fn find_obstacle(&self, cluster: u64, said: Option<&BalancerRecord>) -> Option<String> {
-        let Some(said) = said else { return Some("its key says nothing that makes sense".into()) };
-        if said.cluster != cluster {
+    /// The reason why a balancer doesn't follow, as far as its record says.
+    fn find_obstacle(&self, cluster: u64, record: Option<&BalancerRecord>) -> Option<String> {
+        let Some(record) = record else { return Some("its key says nothing that makes sense".into()) };
+        if record.cluster != cluster {
             return Some("it follows another store".into());
         }
-        if let Some(service) = self.services.iter().find(|service| said.pending.contains(&service.to_string())) {
+        if let Some(service) = self.services.iter().find(|service| record.pending.contains(&service.to_string())) {
             return Some(format!("{service} waits for a restart"));
         }
-        if self.releases_retained && said.retains_anything() && !said.retains_lost_keys() {
-            return Some(format!("it retains {} upstreams", said.guarded.unwrap_or_default()));
+        if self.releases_retained && record.retains_anything() && !record.retains_lost_keys() {
+            return Some(format!("it retains {} upstreams", record.guarded.unwrap_or_default()));
         }
-        if self.releases_retained && said.retains_lost_keys() {
-            let keys = said.lost.map(|lost| format!("it retains {} keys", lost.keys));
-            return Some(keys.unwrap_or_else(|| format!("it retains {} upstreams", said.held.len())));
+        if self.releases_retained && record.retains_lost_keys() {
+            let keys = record.lost.map(|lost| format!("it retains {} keys", lost.keys));
+            return Some(keys.unwrap_or_else(|| format!("it retains {} upstreams", record.held.len())));
         }
-        let open = self.drained.iter().find_map(|(service, id)| {
+        for (service, id) in &self.drained {
             let server = BalancerRecord::server_name(service, id);
-            said.draining.get(&server).map(|sessions| format!("{server} has {sessions} open"))
-        });
-        let is_cut = || self.keys.iter().any(|key| said.may_omit_quarantine(key));
-        let cut = || is_cut().then(|| "it refuses more keys of the service than it can name".to_owned());
-        open.or_else(cut).or_else(|| (said.applied < self.revision).then(|| format!("at revision {}", said.applied)))
+            if let Some(sessions) = record.draining.get(&server) {
+                return Some(format!("{server} has {sessions} open"));
+            }
+        }
+        if self.keys.iter().any(|key| record.may_omit_quarantine(key)) {
+            return Some("it refuses more keys of the service than it can name".into());
+        }
+        (record.applied < self.revision).then(|| format!("at revision {}", record.applied))
     }
 }
 
-/// Waits until all live balancers follow. No balancer lives: nobody is waited for, and `by` is empty.
+/// Finds a balancer's record; None if its value is invalid.
+fn find_record<'a>(balancers: &'a BalancerRecords, node: &Node) -> Option<&'a BalancerRecord> {
+    balancers.records_by_node().find(|(it, _)| *it == node).and_then(|(_, record)| record)
+}
+
+/// Waits until all live balancers meet the goal. Returns at once if there are none.
+///
+/// # Errors
+/// [`Error::NotFollowed`] if a balancer refuses a key, [`Error::NotInTime`] after `patience`.
 pub(crate) async fn wait_until_followed(
     client: &Client,
-    awaited: &FollowGoal,
+    goal: &FollowGoal,
     patience: Duration,
 ) -> Result<Followed, Error> {
     let (mut progress, end) = (Progress::new(), CancellationToken::new());
     let _ends_with_us = end.clone().drop_guard();
     let mut events = client.follow_folder(FollowOptions { folder: "balancers", ..FollowOptions::default() }, end);
     let deadline = Instant::now() + patience;
-    let (mut balancers, mut is_heard) = (BalancerRecords::default(), false);
+    let (mut balancers, mut has_listing) = (BalancerRecords::default(), false);
     loop {
-        let words = if is_heard { awaited.describe_missing(&balancers) } else { "etcd".to_owned() };
+        // Before the first listing etcd itself is waited for.
+        let words = if has_listing { goal.describe_missing(&balancers) } else { "etcd".to_owned() };
         progress.set_message(format!("waiting for {words}"));
         let event = match timeout_at(deadline.min(Instant::now() + MESSAGE_INTERVAL), events.recv()).await {
             Ok(Some(event)) => event,
-            // What is waited for is said again: it may not have been worth a word before.
+            // The progress line skips messages of the first 2 s, so it is set again.
             Err(_) if Instant::now() < deadline => continue,
-            _ => return Err(Error::NotInTime { revision: awaited.revision, waited: patience, missing: words }),
+            _ => return Err(Error::NotInTime { revision: goal.revision, waited: patience, missing: words }),
         };
         match event {
             Event::Snapshot(snapshot) => balancers = BalancerRecords::from_snapshot(&snapshot),
             Event::Changes { changes, .. } => changes.iter().for_each(|change| balancers.apply_change(change)),
-            // The write is done; etcd may be back in time.
+            // The write is done. etcd may be back before the deadline.
             Event::Disconnected { .. } => {
-                is_heard = false;
+                has_listing = false;
                 continue;
             }
         }
-        is_heard = true;
-        if let Some(QuarantinedKey { node, key, reason }) = awaited.find_refused(&balancers).into_iter().next() {
+        has_listing = true;
+        if let Some(QuarantinedKey { node, key, reason }) = goal.find_refused(&balancers).into_iter().next() {
             let refused = format!("{node} refuses {key}: {reason}");
-            return Err(Error::NotFollowed { revision: awaited.revision, refused });
+            return Err(Error::NotFollowed { revision: goal.revision, refused });
         }
         let cluster = balancers.cluster_id();
-        if balancers.disagreeing_nodes(|balancer| awaited.is_met_by(cluster, balancer)).is_empty() {
+        if balancers.disagreeing_nodes(|balancer| goal.is_met_by(cluster, balancer)).is_empty() {
             let by = balancers.records_by_node().map(|(node, _)| node.clone()).collect();
             return Ok(Followed { by, took: progress.elapsed() });
         }
     }
 }
 
-/// What a write of these keys has to be followed in.
+/// The goal after a write of these keys.
 pub(crate) fn goal_of_write(revision: i64, keys: impl IntoIterator<Item = String>) -> FollowGoal {
     let keys: Vec<String> = keys.into_iter().collect();
     let services = keys.iter().filter_map(|key| key.parse::<Key>().ok()?.service_id().cloned()).collect();
@@ -169,26 +179,24 @@ mod tests {
 
     #[test]
     fn what_is_waited_for_is_said() {
-        let mut awaited = goal_of_write(10, ["http-services/shop/overrides/a".to_owned()]);
-        let service = awaited.services.first().unwrap().clone();
-        awaited.drained.insert((service, "a".parse().unwrap()));
-        let describe = |said: &str| awaited.describe_missing(&balancers(said));
-        let said = |applied: i64, pending: &str, draining: &str| {
+        let mut goal = goal_of_write(10, ["http-services/shop/overrides/a".to_owned()]);
+        let service = goal.services.first().unwrap().clone();
+        goal.drained.insert((service, "a".parse().unwrap()));
+        let describe = |record: &str| goal.describe_missing(&balancers(record));
+        let record = |applied: i64, pending: &str, draining: &str| {
             format!(
                 r#"{{"cluster":"7","applied":{applied},"pending":[{pending}],"held":[],"draining":{{{draining}}}}}"#
             )
         };
-        assert_eq!(describe(&said(10, "", "")), "");
-        assert_eq!(describe(&said(9, "", "")), "lb1 (at revision 9)");
-        assert_eq!(describe(&said(10, r#""http-shop""#, "")), "lb1 (http-shop waits for a restart)");
-        assert_eq!(describe(&said(10, "", r#""http-shop/a":3"#)), "lb1 (http-shop/a has 3 open)");
-        assert_eq!(describe(&said(10, "", "").replace('7', "8")), "lb1 (it follows another store)");
+        assert_eq!(describe(&record(10, "", "")), "");
+        assert_eq!(describe(&record(9, "", "")), "lb1 (at revision 9)");
+        assert_eq!(describe(&record(10, r#""http-shop""#, "")), "lb1 (http-shop waits for a restart)");
+        assert_eq!(describe(&record(10, "", r#""http-shop/a":3"#)), "lb1 (http-shop/a has 3 open)");
+        assert_eq!(describe(&record(10, "", "").replace('7', "8")), "lb1 (it follows another store)");
         assert_eq!(describe("?"), "lb1 (its key says nothing that makes sense)");
-        let refuses = said(10, "", "").replacen('}', r#"},"quarantined":{"http-services/shop/overrides/a":"bad"}"#, 1);
-        assert_eq!(awaited.find_refused(&balancers(&refuses)).len(), 1);
-        assert!(
-            awaited.find_refused(&balancers(&refuses.replace("10", "9"))).is_empty(),
-            "it hasn't seen the new value"
-        );
+        let refuses =
+            record(10, "", "").replacen('}', r#"},"quarantined":{"http-services/shop/overrides/a":"bad"}"#, 1);
+        assert_eq!(goal.find_refused(&balancers(&refuses)).len(), 1);
+        assert!(goal.find_refused(&balancers(&refuses.replace("10", "9"))).is_empty(), "it hasn't seen the new value");
     }
 }

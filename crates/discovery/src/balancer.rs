@@ -4,6 +4,8 @@
 //! The announcer and discoverctl wait for balancers by it. A record that can't be parsed acknowledges nothing. Pure: no
 //! I/O, no clock.
 
+pub mod api;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 

@@ -27,6 +27,7 @@ mod verdict;
 
 pub use acceptance::Acceptance;
 pub use address::{Bind, Networks, UpstreamAddress};
+pub use balancer::api as balancer_api;
 pub use balancer::{BalancerRecord, RetainedAfterReset};
 pub use balancers::{BalancerRecords, QuarantinedKey};
 pub use claim::{Claim, ClaimConflict, collect_claims, find_claim_conflicts};

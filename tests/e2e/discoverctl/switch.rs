@@ -189,7 +189,7 @@ fn it_can_be_interrupted_and_overtaken() {
     let (mut process, _folder) = begin(&[]);
     let theirs = scene.etcd.put(ACTIVE, "green=1 blue=1");
     assert_eq!(process.wait(DEADLINE).code(), Some(4), "{}", process.log());
-    assert!(process.log().contains("somebody else wrote http-services/shop/active"), "{}", process.log());
+    assert!(process.log().contains("another client wrote http-services/shop/active"), "{}", process.log());
     assert_eq!(scene.etcd.records(ACTIVE)[&format!("{}{ACTIVE}", lab::PREFIX)].written, theirs);
     scene.etcd.put(ACTIVE, "blue");
 

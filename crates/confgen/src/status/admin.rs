@@ -10,6 +10,7 @@ use axum::http::header::CONTENT_TYPE;
 use axum::response::{Html, IntoResponse, Response};
 use axum::routing::get;
 use daemon::admin::{Config, Error, Probes, Pulse, Server};
+use discovery::balancer_api::Identity;
 use haproxy::runtime::Socket;
 use prometheus_client::registry::Registry;
 use serde::{Deserialize, Serialize};
@@ -182,7 +183,7 @@ async fn get_status_page(State(shown): Shared) -> Result<Response, StatusCode> {
 /// An answer with the identity of its balancer and store.
 #[derive(Serialize)]
 struct Identified<'a, T> {
-    identity: api::IdentityShown,
+    identity: Identity,
     #[serde(flatten)]
     answer: &'a T,
 }

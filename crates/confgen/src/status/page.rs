@@ -1,12 +1,11 @@
 //! The status page: the API's answers as HTML. Pure: no I/O, no clock.
 
 use askama::Template;
-use discovery::Cause;
+use discovery::balancer_api::{self, Act, ServiceInFull, Upstream};
+use discovery::{Cause, Verdict};
 
 use crate::status::Status;
-use crate::status::api::{
-    Act, Counted, ServiceInFull, StatusShown, UpstreamShown, show_first_services, show_history, show_status,
-};
+use crate::status::api::{Counted, show_first_services, show_history, show_status};
 
 /// The most services. A page of more is too long to read, and the API has them all.
 const SERVICES: usize = 200;
@@ -21,7 +20,7 @@ const KEYS: usize = 100;
 #[derive(Template)]
 #[template(path = "status.html")]
 struct Page<'a> {
-    status: StatusShown,
+    status: balancer_api::Status,
     services: Vec<ServiceInFull>,
     more_services: usize,
     quarantine: Vec<(&'a String, &'a String)>,
@@ -44,36 +43,38 @@ pub fn render_page(report: &Status, counted: &Counted) -> askama::Result<String>
     page.render()
 }
 
-impl ServiceInFull {
-    fn shown(&self) -> &[UpstreamShown] {
-        self.upstreams.get(..UPSTREAMS).unwrap_or(&self.upstreams)
-    }
+/// The upstreams that the page lists of a service.
+fn listed_upstreams(service: &ServiceInFull) -> &[Upstream] {
+    service.upstreams.get(..UPSTREAMS).unwrap_or(&service.upstreams)
+}
 
-    fn more(&self) -> usize {
-        self.upstreams.len().saturating_sub(UPSTREAMS)
+/// The number of upstreams that the page leaves out.
+fn count_unlisted(service: &ServiceInFull) -> usize {
+    service.upstreams.len().saturating_sub(UPSTREAMS)
+}
+
+/// `yes` for an upstream that gets requests, else the cause why it gets none.
+fn requests_word(upstream: &Upstream) -> &str {
+    upstream.verdict.as_ref().and_then(Verdict::cause).map_or("yes", Cause::name)
+}
+
+/// The reason of the verdict in words; None for an upstream that gets requests.
+fn verdict_words(upstream: &Upstream) -> Option<&str> {
+    upstream.verdict.as_ref()?.words()
+}
+
+/// The style of the verdict, as the page's head defines it.
+fn verdict_style(upstream: &Upstream) -> &'static str {
+    match upstream.balanced {
+        Some(true) => "good",
+        Some(false) => "bad",
+        None => "soft",
     }
 }
 
-impl UpstreamShown {
-    /// `yes`, or the cause why the upstream gets no requests.
-    fn requests(&self) -> &str {
-        self.verdict.cause().map_or("yes", Cause::name)
-    }
-
-    fn tone(&self) -> &'static str {
-        match self.verdict.gets_requests {
-            Some(true) => "good",
-            Some(false) => "bad",
-            None => "soft",
-        }
-    }
-}
-
-impl Act {
-    /// The duration in ms with one decimal.
-    fn ms(&self) -> String {
-        format!("{:.1}", self.seconds * 1000.0)
-    }
+/// The time that an action took, in ms with one digit behind the point.
+fn format_ms(act: &Act) -> String {
+    format!("{:.1}", act.seconds * 1000.0)
 }
 
 #[cfg(test)]

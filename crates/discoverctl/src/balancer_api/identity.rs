@@ -1,10 +1,12 @@
-//! Whether an answer is the asked balancer's own. Pure.
+//! Checks that an answer comes from the balancer that was asked. Pure.
 //!
-//! A URL may lead to another confgen than the one that wrote it: 127.0.0.1 is every host's own address, an address may be
-//! given to another host, and two clusters may share hosts. So the answer itself has to say whose it is.
+//! A URL may lead to another confgen than the one that wrote it. 127.0.0.1 is every host's own address, an address may
+//! be given to another host, and two clusters may share hosts. So the answer itself has to name its balancer and its
+//! store.
 
 use std::net::IpAddr;
 
+use discovery::balancer_api::Identity;
 use discovery::{BalancerRecord, Node};
 use reqwest::Url;
 use serde::Deserialize;
@@ -12,51 +14,40 @@ use serde::Deserialize;
 /// A balancer as its key below `balancers/` describes it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct AskedBalancer {
-    /// Its name.
     pub(super) node: Node,
-    /// The cluster id of the store that the key was read from.
+    /// The cluster id of the store from which the key was read.
     pub(super) cluster: u64,
-    /// The prefix that the key was read below.
+    /// The prefix below which the key was read.
     pub(super) prefix: String,
-    /// Where its API is, or why that isn't known.
+    /// The URL of its API, or the reason why there is none.
     pub(super) url: Result<String, &'static str>,
-    /// The process that wrote the key. None from a confgen that doesn't say.
+    /// The confgen process that wrote the key; None from a confgen that doesn't say.
     pub(super) instance: Option<String>,
 }
 
-/// Who answered, as the answer says.
-#[derive(Clone, Debug, Default, Deserialize)]
-#[serde(default)]
-struct Identity {
-    node: String,
-    cluster: Option<String>,
-    prefix: String,
-    instance: String,
-}
-
-/// The part of every answer that says whose it is.
+/// The part of every answer that names its origin; None from an older confgen.
 #[derive(Deserialize)]
 struct Identified {
     identity: Option<Identity>,
 }
 
 impl AskedBalancer {
-    /// The balancer of this key. `said` is None where its value makes no sense.
-    pub(super) fn from_key(node: &Node, said: Option<&BalancerRecord>, cluster: u64, prefix: &str) -> Self {
-        let url = match said {
+    /// Describes the balancer of a key. `said` is None if its value is invalid.
+    pub(super) fn from_key(node: &Node, record: Option<&BalancerRecord>, cluster: u64, prefix: &str) -> Self {
+        let url = match record {
             None => Err("its key says nothing that makes sense"),
-            Some(said) => {
-                said.url.clone().ok_or("it doesn't say where its API is: --admin and --admin-host of its confgen")
+            Some(record) => {
+                record.url.clone().ok_or("it doesn't say where its API is: --admin and --admin-host of its confgen")
             }
         };
-        let instance = said.and_then(|said| said.instance.clone());
+        let instance = record.and_then(|record| record.instance.clone());
         Self { node: node.clone(), cluster, prefix: prefix.to_owned(), url, instance }
     }
 
-    /// Believes an answer only if this balancer gave it, and gave it about this store.
+    /// Accepts an answer only if this balancer gave it, about this store.
     ///
     /// # Errors
-    /// Who answered instead, and what to do.
+    /// The origin of the answer, and what to do.
     pub(super) fn check_origin(&self, answer: &[u8]) -> Result<(), String> {
         let Self { node, cluster, prefix, instance, .. } = self;
         let identified = serde_json::from_slice::<Identified>(answer).ok();
@@ -80,6 +71,7 @@ impl AskedBalancer {
                 escape_name(&followed)
             ));
         }
+        // Two balancers may have one name by mistake. Only the instance tells them apart.
         match instance {
             Some(instance) if *instance != by.instance => Err(format!(
                 "another confgen called {node} answers there than the one that writes balancers/{node}: was it restarted just \
@@ -90,15 +82,16 @@ impl AskedBalancer {
     }
 }
 
-/// What an answer calls itself, without what a terminal would obey.
+/// Escapes a name from an answer, so that no terminal obeys it.
 fn escape_name(word: &str) -> String {
     word.escape_debug().take(300).collect()
 }
 
-/// Whether a URL is of the asking host itself, whichever host asks.
+/// A URL leads to the host itself on which it is used.
 pub(super) fn is_loopback(url: &str) -> bool {
     let Some(host) = Url::parse(url).ok().and_then(|url| url.host_str().map(str::to_owned)) else { return false };
     let address = host.trim_start_matches('[').trim_end_matches(']').parse::<IpAddr>();
+    // `localhost` and the names below it are loopback, too (RFC 6761), and so is ::ffff:127.0.0.1.
     address.map_or(host == "localhost" || host.ends_with(".localhost"), |ip| ip.to_canonical().is_loopback())
 }
 
@@ -107,12 +100,12 @@ mod tests {
     use super::*;
 
     fn asked() -> AskedBalancer {
-        let said = BalancerRecord {
+        let record = BalancerRecord {
             url: Some("http://127.0.0.1:9101".into()),
             instance: Some("a1".into()),
             ..BalancerRecord::default()
         };
-        AskedBalancer::from_key(&"lb1".parse().unwrap(), Some(&said), 7, "/haproxy-discover")
+        AskedBalancer::from_key(&"lb1".parse().unwrap(), Some(&record), 7, "/haproxy-discover")
     }
 
     fn answer(node: &str, cluster: &str, prefix: &str, instance: &str) -> String {
@@ -147,8 +140,8 @@ mod tests {
 
     #[test]
     fn a_key_without_a_url_says_why_it_can_not_be_asked() {
-        let url = |said: Option<&BalancerRecord>| {
-            AskedBalancer::from_key(&"lb1".parse().unwrap(), said, 7, "/p").url.unwrap_err()
+        let url = |record: Option<&BalancerRecord>| {
+            AskedBalancer::from_key(&"lb1".parse().unwrap(), record, 7, "/p").url.unwrap_err()
         };
         assert!(url(None).contains("makes sense"));
         assert!(url(Some(&BalancerRecord::default())).contains("--admin"));

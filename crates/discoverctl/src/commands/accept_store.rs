@@ -1,29 +1,26 @@
-//! `accept-store`: the store is meant as it is, and nothing that it lacks is retained.
+//! `accept-store`: the operator says that keys which the store lacks are meant to be missing.
 
 use clap::Args;
 use discovery::{Acceptance, BalancerRecord, BalancerRecords, Key, Node};
 
 use crate::context::Context;
 use crate::edit::Edit;
-use crate::error::Error;
-use crate::error::Outcome;
+use crate::error::{Error, Outcome};
 use crate::shared_options::Changing;
 use crate::store::Store;
 use crate::wait::FollowGoal;
 
 pub(crate) const EXAMPLES: &str = "Examples:
-  What is retained, and what would be written?
+  Print what is retained, and what would be written:
       discoverctl accept-store --dry-run
-  The store is meant as it is:
+  Accept the store as it is:
       discoverctl accept-store
 
-After a store was wiped or restored, balancers serve every key of before until that very key is written again. If too many
-upstreams lose their keys without notice, the removal guard serves them until a check fails. This command says that the
-missing keys are meant to be missing. Each balancer stops serving them at once. The command writes control/accept-store,
-waits for all live balancers, and deletes it. It counts for what was noticed before it, and for nothing later. If no balancer
-retains anything, it is refused (exit code 4).";
-
-/// Options of `accept-store`.
+After a store was wiped or restored, balancers serve every old key until that key is written again. If too many upstreams lose
+their keys without notice, the removal guard serves them until a check fails. This command says that the missing keys are meant
+to be missing. Each balancer stops serving them at once. The command writes control/accept-store, waits for all live balancers,
+and deletes the key. It applies to keys that were missing before it, and to none later. If no balancer retains anything, it is
+refused (exit code 4).";
 #[derive(Debug, Args)]
 pub(crate) struct AcceptStore {
     #[command(flatten)]
@@ -31,33 +28,34 @@ pub(crate) struct AcceptStore {
 }
 
 impl AcceptStore {
-    /// Does it.
-    pub(crate) async fn run(self, ctl: &Context) -> Result<Outcome, Error> {
-        let store = ctl.read_store().await?;
+    pub(crate) async fn run(self, context: &Context) -> Result<Outcome, Error> {
+        let store = context.read_store().await?;
         let retaining = find_retaining(&store.balancers);
         if retaining.is_empty() {
-            return self.delete_leftover(ctl, &store).await;
+            return self.delete_leftover(context, &store).await;
         }
         let word = Acceptance { cluster: store.cluster, revision: store.revision };
         let mut edit = Edit::default();
         edit.put(&store, &Key::AcceptStore, word.to_string());
-        if !ctl.screen.is_for_programs() {
-            ctl.screen.print(&describe_retained(&retaining));
+        if !context.screen.is_for_programs() {
+            context.screen.print(&describe_retained(&retaining));
         }
         let awaited = FollowGoal { releases_retained: true, ..FollowGoal::default() };
-        let outcome = ctl.apply_edit_until(&store, &edit, &self.changing, awaited).await?;
+        let outcome = context.apply_edit_until(&store, &edit, &self.changing, awaited).await?;
+        // Without the wait a balancer may not have read the key yet. `lint` reports a key that is left over.
         if !self.changing.dry_run && !self.changing.no_wait {
-            delete_acceptance(ctl, &word).await?;
+            delete_acceptance(context, &word).await?;
         }
         Ok(outcome)
     }
 
-    /// Nothing is retained. A key that an earlier acceptance left is deleted; else there is nothing to accept.
-    async fn delete_leftover(&self, ctl: &Context, store: &Store) -> Result<Outcome, Error> {
+    /// Deletes the key of an earlier acceptance. Without such a key there is nothing to accept, and the command is
+    /// refused.
+    async fn delete_leftover(&self, context: &Context, store: &Store) -> Result<Outcome, Error> {
         let mut edit = Edit::default();
         edit.delete(store, &Key::AcceptStore.to_string());
         if edit.changes().next().is_some() {
-            return ctl.apply_edit_until(store, &edit, &self.changing, FollowGoal::default()).await;
+            return context.apply_edit_until(store, &edit, &self.changing, FollowGoal::default()).await;
         }
         Err(Error::Refused(match store.balancers.is_empty() {
             true => "no balancer lives that could retain anything: run it again once one does".into(),
@@ -66,35 +64,36 @@ impl AcceptStore {
     }
 }
 
-/// Deletes the acceptance once every balancer has heard it, unless another one stands there by now.
-async fn delete_acceptance(ctl: &Context, word: &Acceptance) -> Result<(), Error> {
-    let store = ctl.read_store().await?;
+/// Deletes the acceptance after every balancer applied it. A newer acceptance, of another operator, stays.
+async fn delete_acceptance(context: &Context, acceptance: &Acceptance) -> Result<(), Error> {
+    let store = context.read_store().await?;
     let key = Key::AcceptStore.to_string();
-    let is_ours = |value: &[u8]| Acceptance::parse(value).is_ok_and(|it| it == *word);
-    if store.find_entry(&key).is_some_and(|entry| is_ours(&entry.value)) {
+    let standing = store.find_entry(&key).and_then(|entry| Acceptance::parse(&entry.value).ok());
+    if standing.as_ref() == Some(acceptance) {
         let mut edit = Edit::default();
         edit.delete(&store, &key);
-        ctl.commit_edit(&edit).await?;
+        context.commit_edit(&edit).await?;
     }
     Ok(())
 }
 
-/// The balancers that retain what the store lacks.
+/// Finds the balancers that retain keys or upstreams.
 fn find_retaining(balancers: &BalancerRecords) -> Vec<(&Node, &BalancerRecord)> {
-    let said = balancers.records_by_node().filter_map(|(node, said)| Some((node, said?)));
-    said.filter(|(_, said)| said.retains_anything()).collect()
+    let record = balancers.records_by_node().filter_map(|(node, record)| Some((node, record?)));
+    record.filter(|(_, record)| record.retains_anything()).collect()
 }
 
-/// Which balancer retains how much.
+/// Describes the number of keys and upstreams that each balancer retains.
 fn describe_retained(retaining: &[(&Node, &BalancerRecord)]) -> String {
-    let one = |(node, said): &(&Node, &BalancerRecord)| {
-        let cut = if said.more.contains("held") { " or more" } else { "" };
-        let keys = said.lost.filter(|lost| lost.keys > 0);
+    let mut words = Vec::new();
+    for (node, record) in retaining {
+        // A record lists at most so many upstreams. `more` says that the list was cut.
+        let cut = if record.more.contains("held") { " or more" } else { "" };
+        let keys = record.lost.filter(|lost| lost.keys > 0);
         let keys = keys.map(|lost| format!("{} keys, ", lost.keys)).unwrap_or_default();
-        format!("{node} retains {keys}{}{cut} upstreams", said.held.len())
-    };
-    let each: Vec<String> = retaining.iter().map(one).collect();
-    format!("{}: what the store lacks of it goes now", each.join(", "))
+        words.push(format!("{node} retains {keys}{}{cut} upstreams", record.held.len()));
+    }
+    format!("{}: what the store lacks of it goes now", words.join(", "))
 }
 
 #[cfg(test)]

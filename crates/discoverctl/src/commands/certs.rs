@@ -1,4 +1,4 @@
-//! `certs`: the certificate that serves each host, on each balancer, and the files that are refused.
+//! `certs`: the certificate that serves each host at each balancer, and rejected files.
 
 use std::collections::BTreeMap;
 use std::time::{Duration, SystemTime};
@@ -8,8 +8,7 @@ use serde::Serialize;
 
 use crate::balancer_api::{Answers, Certificates, ServedBy};
 use crate::context::Context;
-use crate::error::Error;
-use crate::error::Outcome;
+use crate::error::{Error, Outcome};
 use crate::print::{Block, Cell, Printable, Table};
 use crate::upstreams::{describe_unreachable, list_unreachable};
 
@@ -18,50 +17,46 @@ pub(crate) const EXAMPLES: &str = "Examples:
   discoverctl certs shop.com
   discoverctl certs --output json | jq -r '.refused[].reason'
 
-Exit code 1 if a host gets a certificate that is not valid or not for it, or if a file is refused. A host of a service with
-tls `both` is no reason: it may be meant for plain HTTP. Exit code 6 if all is well as far as it is known, and a balancer's API
-can't be reached.";
+Exit code 1 if a host gets a certificate that is invalid or for another host, or if a file is rejected. A host of a service with
+tls `both` doesn't count, because it may be meant for plain HTTP. Exit code 6 if a balancer's API can't be reached and the other
+balancers are fine.";
 
-/// Let's Encrypt's clients renew a month ahead: at two weeks a renewal has been failing for some time.
+/// Let's Encrypt's clients renew a month before the end. Two weeks before the end a renewal has failed for some time.
 pub(super) const EXPIRES_SOON_DAYS: i64 = 14;
-
-/// Options of `certs`.
 #[derive(Debug, Args)]
 pub(crate) struct Certs {
-    /// These hosts only
+    /// Show these hosts instead of all
     #[arg(value_name = "HOST")]
     hosts: Vec<String>,
 }
-
-/// What `certs` answers.
 #[derive(Debug, Serialize)]
 struct Listing {
     /// By host, then by balancer.
     hosts: Vec<Row>,
-    /// The files, by balancer, that serve nothing.
+    /// The files that serve no name, by balancer.
     idle: Vec<File>,
-    /// The files that are refused, by balancer. The last good content of such a file is still used, if there was one.
+    /// The rejected files, by balancer. If such a file was good before, its last good content is still used.
     refused: Vec<File>,
-    /// The files that are of no use as certificates, without being wrong, by balancer.
+    /// The files that are valid and of no use as certificates, by balancer.
     unused: Vec<File>,
-    /// The balancers that couldn't be asked, and why.
+    /// The balancers without an answer, with the reason.
     unreachable: BTreeMap<String, String>,
 }
 
-/// A host on one balancer.
+/// A host at one balancer.
 #[derive(Debug, Serialize)]
 struct Row {
-    /// The host; null for clients that ask for no name, or for one that no certificate is for.
+    /// Null for clients that ask for no name, or for a name that no certificate is for.
     host: Option<String>,
-    /// The balancer.
     balancer: String,
-    /// The service that has the host.
+    /// The service that owns the host.
     service: Option<String>,
-    /// The service's `tls`.
+    /// The value of the service's setting `tls`.
     tls: Option<String>,
-    /// No certificate is for the host: clients get the default one.
+    /// No certificate is for the host. Clients get the default one.
     default: bool,
-    /// The certificates that serve it, one for each kind of key. Of the default certificate, only file and dates.
+    /// The certificates that serve the host, one for each key type. The default certificate has only file, dates and
+    /// names.
     certificates: Vec<Served>,
 }
 
@@ -70,30 +65,28 @@ struct Row {
 struct Served {
     #[serde(flatten)]
     by: ServedBy,
-    /// The names in it.
+    /// The names in the certificate.
     names: Vec<String>,
-    /// Whole days until it ends, negative after that; null where the end can't be read.
+    /// Whole days until its end, negative after it; null if the date is unreadable.
     days_left: Option<i64>,
 }
 
-/// A file on one balancer.
+/// A file at one balancer.
 #[derive(Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 struct File {
-    /// Its path.
     file: String,
-    /// The balancer.
     balancer: String,
-    /// Why it serves nothing.
+    /// The reason why the file serves nothing.
     reason: String,
 }
 
 impl Certs {
-    /// Does it.
-    pub(crate) async fn run(self, ctl: &Context) -> Result<Outcome, Error> {
-        let store = ctl.read_store().await?;
-        let answers: Answers<Certificates> = ctl.balancer_api(&store)?.ask_all("certificates").await;
+    pub(crate) async fn run(self, context: &Context) -> Result<Outcome, Error> {
+        let store = context.read_store().await?;
+        let answers: Answers<Certificates> = context.balancer_api(&store)?.ask_all("certificates").await;
         let listing = Listing::from_answers(&answers, &self.hosts, SystemTime::now());
-        ctl.screen.show(&listing)?;
+        context.screen.show(&listing)?;
+        // A certain no comes before a balancer that can't be asked.
         if !listing.is_good() {
             return Ok(Outcome::No);
         }
@@ -101,7 +94,10 @@ impl Certs {
             return Ok(Outcome::Yes);
         }
         let silent: Vec<&str> = listing.unreachable.keys().map(String::as_str).collect();
-        Err(Error::NoBalancer(format!("what {} serves can't be told: its API can't be reached", silent.join(", "))))
+        Err(Error::NoBalancer(format!(
+            "the certificates of {} are unknown: its API can't be reached",
+            silent.join(", ")
+        )))
     }
 }
 
@@ -115,38 +111,29 @@ impl Listing {
             unreachable: list_unreachable(answers),
         };
         for (node, answer) in answers.iter().filter_map(|(node, it)| Some((node.to_string(), it.as_ref().ok()?))) {
-            let is_asked = |row: &Row| only.is_empty() || row.host.as_ref().is_some_and(|host| only.contains(host));
-            listing.hosts.extend(list_rows(&node, answer, now).into_iter().filter(is_asked));
-            let file = |(file, reason): (&String, &String)| File {
-                file: file.clone(),
-                balancer: node.clone(),
-                reason: reason.clone(),
-            };
-            listing.refused.extend(answer.refused.iter().map(file));
-            listing.unused.extend(answer.unused.iter().map(file));
-            let idle = answer.certificates.iter().filter(|it| it.serves.is_empty() && !it.default);
-            let words = |names: &[String]| format!("others are better for {}", names.join(", "));
-            listing.idle.extend(idle.map(|it| file((&it.file, &words(&it.names)))));
+            let mut rows = list_rows(&node, answer, now);
+            rows.retain(|row| only.is_empty() || row.host.as_ref().is_some_and(|host| only.contains(host)));
+            listing.hosts.extend(rows);
+            listing.refused.extend(answer.refused.iter().map(|(file, reason)| File::new(file, &node, reason)));
+            listing.unused.extend(answer.unused.iter().map(|(file, reason)| File::new(file, &node, reason)));
+            for it in answer.certificates.iter().filter(|it| it.serves.is_empty() && !it.default) {
+                let reason = format!("others are better for {}", it.names.join(", "));
+                listing.idle.push(File::new(&it.file, &node, &reason));
+            }
         }
         listing.hosts.sort_by(|a, b| (&a.host, &a.balancer).cmp(&(&b.host, &b.balancer)));
         [&mut listing.idle, &mut listing.refused, &mut listing.unused].into_iter().for_each(|files| files.sort());
         listing
     }
 
-    /// Whether every host that needs a certificate has a valid one, and no file is refused.
+    /// Every host that needs a certificate has a valid one, and no file is rejected.
     fn is_good(&self) -> bool {
         self.refused.is_empty() && self.hosts.iter().all(Row::is_good)
     }
 }
 
-/// The rows of one balancer: its hosts, and clients without a known name.
+/// Lists the rows of one balancer: first that of clients without a known name, then its hosts.
 fn list_rows(node: &str, answer: &Certificates, now: SystemTime) -> Vec<Row> {
-    let names = |file: &str| {
-        let found = answer.certificates.iter().find(|it| it.file == file);
-        found.map(|it| it.names.clone()).unwrap_or_default()
-    };
-    let served =
-        |by: ServedBy| Served { names: names(&by.file), days_left: days_left(by.not_after.as_deref(), now), by };
     let default: Vec<ServedBy> = answer
         .certificates
         .iter()
@@ -159,44 +146,61 @@ fn list_rows(node: &str, answer: &Certificates, now: SystemTime) -> Vec<Row> {
             ..ServedBy::default()
         })
         .collect();
+    // Clients without a known name come to every balancer, so each one has this row.
     let mut rows = vec![Row {
         host: None,
         balancer: node.to_owned(),
         service: None,
         tls: None,
         default: true,
-        certificates: default.iter().cloned().map(served).collect(),
+        certificates: default.iter().map(|by| Served::new(by, answer, now)).collect(),
     }];
-    for host in answer.hosts.iter().flatten() {
-        let by = if host.default { default.clone() } else { host.certificates.clone() };
+    for host in &answer.hosts {
+        let by = if host.default { &default } else { &host.certificates };
         rows.push(Row {
             host: Some(host.host.clone()),
             balancer: node.to_owned(),
             service: Some(host.service.clone()),
             tls: Some(host.tls.clone()),
             default: host.default,
-            certificates: by.into_iter().map(served).collect(),
+            certificates: by.iter().map(|by| Served::new(by, answer, now)).collect(),
         });
     }
     rows
 }
 
-/// Whole days until an RFC 3339 time, negative if it is over.
+/// Whole days until a time in RFC 3339, negative after it; None if the time is unreadable.
 pub(super) fn days_left(end: Option<&str>, now: SystemTime) -> Option<i64> {
     let end = humantime::parse_rfc3339(end?).ok()?;
-    let days = |span: Duration| i64::try_from(span.as_secs() / (24 * 60 * 60)).unwrap_or(i64::MAX);
-    Some(end.duration_since(now).map_or_else(|error| -days(error.duration()) - 1, days))
+    Some(end.duration_since(now).map_or_else(|error| -whole_days(error.duration()) - 1, whole_days))
+}
+
+fn whole_days(span: Duration) -> i64 {
+    i64::try_from(span.as_secs() / (24 * 60 * 60)).unwrap_or(i64::MAX)
 }
 
 impl Row {
     fn is_good(&self) -> bool {
-        // Clients without a name have to take what there is, and `both` may be meant for HTTP.
+        // Clients without a name accept any certificate or none. A host with tls `both` may be meant for plain HTTP.
         let is_needed = self.tls.as_ref().is_some_and(|tls| tls != "both");
         !is_needed || !self.default && self.certificates.iter().all(|it| it.by.validity == "valid")
     }
 }
 
+impl File {
+    fn new(file: &str, balancer: &str, reason: &str) -> Self {
+        Self { file: file.to_owned(), balancer: balancer.to_owned(), reason: reason.to_owned() }
+    }
+}
+
 impl Served {
+    /// `answer` has the names in the certificate.
+    fn new(by: &ServedBy, answer: &Certificates, now: SystemTime) -> Self {
+        let certificate = answer.certificates.iter().find(|it| it.file == by.file);
+        let names = certificate.map(|it| it.names.clone()).unwrap_or_default();
+        Self { names, days_left: days_left(by.not_after.as_deref(), now), by: by.clone() }
+    }
+
     fn days_left_cell(&self) -> Cell {
         match self.days_left {
             None => Cell::or_dash(None::<i64>),

@@ -1,5 +1,5 @@
-//! `check` and `verify`: does every balancer send requests there, and does something answer. Words and meaning are those of
-//! haproxy-docker-config.
+//! `check` and `verify`: every balancer sends requests to an upstream, or something answers there. The words and their
+//! meaning are those of haproxy-docker-config.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -7,10 +7,9 @@ use clap::Args;
 use discovery::{Cause, Node, ServiceId, Topology, UpstreamId};
 use serde::Serialize;
 
-use crate::balancer_api::{Answers, Upstreams};
+use crate::balancer_api::{Answers, Traffic, Upstreams};
 use crate::context::Context;
-use crate::error::Error;
-use crate::error::Outcome;
+use crate::error::{Error, Outcome};
 use crate::print::{Block, Cell, Printable, Table};
 use crate::target::{ServiceArg, TargetArg};
 use crate::upstreams::{BalancerView, Row, build_rows, list_unreachable};
@@ -21,107 +20,101 @@ pub(crate) const EXAMPLES: &str = "Examples:
   discoverctl check shop db/node-1
   until discoverctl check shop/node-1; do sleep 1; done
 
-balanced: every live balancer sends new requests there. not_balanced: one of them doesn't; `discoverctl explain SVC/ID` says
-why. –: a balancer can't be asked, and no other says no. Exit code 0 only if all are balanced. 6 if any balancer can't be asked:
-an answer of the others alone would be a guess.";
+balanced: every live balancer sends new requests there. not_balanced: a balancer doesn't, and `discoverctl explain SVC/ID` says
+why. –: a balancer can't be asked, and no other one says no. Exit code 0 only if all upstreams are balanced. Exit code 6 if a
+balancer can't be asked, because the answer of the others alone would be a guess.";
 
 pub(crate) const VERIFY_EXAMPLES: &str = "Examples:
   discoverctl verify
   discoverctl verify shop
 
-found: HAProxy's own checks find something that answers. not_found: on one balancer they don't. –: nobody says, because the
-check is off, hasn't run yet or is paused by maintenance, or because a balancer can't be asked. Exit code 1 if any upstream is
-not_found, 6 if any balancer can't be asked.";
-
-/// Options of `check`.
+found: HAProxy's checks get an answer. not_found: at one balancer they don't. –: no balancer can tell, because the check is off,
+hasn't run yet or is paused by maintenance, or because a balancer can't be asked. Exit code 1 if any upstream is not_found. Exit
+code 6 if a balancer can't be asked.";
 #[derive(Debug, Args)]
 pub(crate) struct Check {
-    /// Services or upstreams; all of them unless said
+    /// Check these services or upstreams instead of all
     #[arg(value_name = "SVC[/ID]")]
     targets: Vec<TargetArg>,
 }
-
-/// Options of `verify`.
 #[derive(Debug, Args)]
 pub(crate) struct Verify {
-    /// The service; all of them unless said
+    /// Check this service instead of all
     #[arg(value_name = "SVC")]
     service: Option<ServiceArg>,
 }
 
-/// What `check` and `verify` answer.
+/// The answer of `check` and `verify`.
 #[derive(Debug, Default, PartialEq, Serialize)]
 struct Report {
     /// By service, then by id.
     upstreams: Vec<CheckedUpstream>,
-    /// The balancers that couldn't be asked, and why.
+    /// The balancers without an answer, with the reason.
     unreachable: BTreeMap<String, String>,
 }
 
-/// One upstream.
+/// The status of one upstream.
 #[derive(Debug, PartialEq, Serialize)]
 struct CheckedUpstream {
-    /// Its service: `http-shop`.
+    /// The section of its service: `http-shop`.
     service: String,
-    /// Its id.
     id: String,
-    /// `balanced` or `not_balanced`, `found` or `not_found`; null where nobody can say.
+    /// `balanced` or `not_balanced`, `found` or `not_found`; null if a balancer can't tell and no other one says no.
     status: Option<&'static str>,
-    /// The same by balancer.
+    /// The status at each balancer.
     balancers: BTreeMap<String, BalancerStatus>,
 }
 
-/// What one balancer says of an upstream.
+/// The status of an upstream at one balancer.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 struct BalancerStatus {
-    /// As above.
+    /// Null if the balancer can't tell.
     status: Option<&'static str>,
-    /// The cause why the upstream gets no requests there, as `explain` names it; null where it gets some.
+    /// The cause why the upstream gets no requests there, as `explain` names it; null if it gets requests.
     cause: Option<Cause>,
-    /// Why the status is so, or why the balancer can't say.
+    /// The reason for the status, or the reason why the balancer can't tell.
     why: Option<String>,
 }
 
-/// Yes and no.
+/// The words for yes and no.
 type YesNo = [&'static str; 2];
 const BALANCED: YesNo = ["balanced", "not_balanced"];
 const FOUND: YesNo = ["found", "not_found"];
 
-/// What is asked about.
+/// The services and upstreams to check. None stands for all. A service without an id stands for all its upstreams.
 struct Scope(Option<BTreeSet<(ServiceId, Option<UpstreamId>)>>);
 
 impl Check {
-    /// Does it.
-    pub(crate) async fn run(self, ctl: &Context) -> Result<Outcome, Error> {
-        let store = ctl.read_store().await?;
+    pub(crate) async fn run(self, context: &Context) -> Result<Outcome, Error> {
+        let store = context.read_store().await?;
         let scope = Scope::from_targets(&self.targets, &store.topology)?;
-        let answers = ctl.balancer_api(&store)?.ask_all("upstreams").await;
+        let answers = context.balancer_api(&store)?.ask_all("upstreams").await;
         let report = Report::from_answers(Keys::from(&store), &answers, &scope, BALANCED, judge_balanced);
-        ctl.screen.show(&report)?;
+        context.screen.show(&report)?;
+        // Printed first, because the rows show the answers of the other balancers.
         require_all_answers(&answers)?;
         let all = report.upstreams.iter().all(|it| it.status == Some(BALANCED[0]));
-        // A service that was named and has no upstream is not balanced.
+        // A service that the operator named and that has no upstream gets no requests.
         let is_empty = report.upstreams.is_empty() && !self.targets.is_empty();
         Ok(if all && !is_empty { Outcome::Yes } else { Outcome::No })
     }
 }
 
 impl Verify {
-    /// Does it.
-    pub(crate) async fn run(self, ctl: &Context) -> Result<Outcome, Error> {
-        let store = ctl.read_store().await?;
+    pub(crate) async fn run(self, context: &Context) -> Result<Outcome, Error> {
+        let store = context.read_store().await?;
         let targets: Vec<TargetArg> = self.service.into_iter().map(TargetArg::Service).collect();
         let scope = Scope::from_targets(&targets, &store.topology)?;
-        let answers = ctl.balancer_api(&store)?.ask_all("upstreams").await;
+        let answers = context.balancer_api(&store)?.ask_all("upstreams").await;
         let report = Report::from_answers(Keys::from(&store), &answers, &scope, FOUND, judge_found);
-        ctl.screen.show(&report)?;
+        context.screen.show(&report)?;
         require_all_answers(&answers)?;
         let any = report.upstreams.iter().any(|it| it.status == Some(FOUND[1]));
         Ok(if any { Outcome::No } else { Outcome::Yes })
     }
 }
 
-/// Refuses to decide while a balancer can't be asked, or can't ask its HAProxy: the others' answers say nothing about it.
+/// Refuses to decide while a balancer or its HAProxy doesn't answer. The other answers say nothing about that balancer.
 fn require_all_answers(answers: &Answers<Upstreams>) -> Result<(), Error> {
     if answers.is_empty() {
         return Err(Error::NoBalancer("no balancer lives: nothing stands below balancers/".into()));
@@ -130,7 +123,7 @@ fn require_all_answers(answers: &Answers<Upstreams>) -> Result<(), Error> {
     if silent.is_empty() { Ok(()) } else { Err(Error::NoBalancer(silent.join("; "))) }
 }
 
-/// Why a balancer's answer decides nothing; None where it does.
+/// The reason why a balancer's answer decides nothing; None if it does.
 fn unasked_reason(node: &Node, answer: &Result<Upstreams, String>) -> Option<String> {
     match answer {
         Err(reason) => Some(format!("{node} can't be asked: {reason}")),
@@ -140,19 +133,22 @@ fn unasked_reason(node: &Node, answer: &Result<Upstreams, String>) -> Option<Str
 
 impl Scope {
     fn from_targets(targets: &[TargetArg], topology: &Topology) -> Result<Self, Error> {
-        let find = |target: &TargetArg| match target {
-            TargetArg::Service(named) => Ok((named.find_service(topology)?, None)),
-            TargetArg::Upstream(named) => named.find_upstream(topology).map(|(service, id)| (service, Some(id))),
-        };
-        let found = targets.iter().map(find).collect::<Result<BTreeSet<_>, Error>>()?;
+        let mut found = BTreeSet::new();
+        for target in targets {
+            found.insert(match target {
+                TargetArg::Service(named) => (named.find_service(topology)?, None),
+                TargetArg::Upstream(named) => {
+                    let (service, id) = named.find_upstream(topology)?;
+                    (service, Some(id))
+                }
+            });
+        }
         Ok(Self((!targets.is_empty()).then_some(found)))
     }
 
     fn has_upstream(&self, service: &ServiceId, id: &UpstreamId) -> bool {
-        let named = |all: &BTreeSet<(ServiceId, Option<UpstreamId>)>| {
-            all.contains(&(service.clone(), None)) || all.contains(&(service.clone(), Some(id.clone())))
-        };
-        self.0.as_ref().is_none_or(named)
+        let Some(named) = &self.0 else { return true };
+        named.contains(&(service.clone(), None)) || named.contains(&(service.clone(), Some(id.clone())))
     }
 }
 
@@ -161,47 +157,64 @@ impl Report {
         keys: Keys,
         answers: &Answers<Upstreams>,
         scope: &Scope,
-        [yes, no]: YesNo,
-        said: impl Fn(&BalancerView) -> BalancerStatus,
+        words: YesNo,
+        judge: impl Fn(&BalancerView) -> BalancerStatus,
     ) -> Self {
-        let checked = |row: &Row| {
-            let by = row.balancers.iter().map(|(node, there)| (node.clone(), said(there)));
-            let by: BTreeMap<String, BalancerStatus> = by.collect();
-            let says = |word| by.values().any(|said| said.status == Some(word));
-            let silent = by.is_empty() || by.values().any(|said| said.status.is_none());
-            let status = if says(no) { Some(no) } else { (!silent).then_some(yes) };
-            CheckedUpstream { service: row.service.clone(), id: row.id.clone(), status, balancers: by }
-        };
         let rows = build_rows(keys, answers, None);
         let asked = rows.iter().filter(|((service, id), _)| scope.has_upstream(service, id));
-        Self { upstreams: asked.map(|(_, row)| checked(row)).collect(), unreachable: list_unreachable(answers) }
+        let upstreams = asked.map(|(_, row)| CheckedUpstream::new(row, words, &judge)).collect();
+        Self { upstreams, unreachable: list_unreachable(answers) }
     }
 }
 
-/// Does it get new requests?
+impl CheckedUpstream {
+    /// One balancer's no decides. A yes needs the yes of all.
+    fn new(row: &Row, [yes, no]: YesNo, judge: impl Fn(&BalancerView) -> BalancerStatus) -> Self {
+        let by = row.balancers.iter().map(|(node, there)| (node.clone(), judge(there)));
+        let balancers: BTreeMap<String, BalancerStatus> = by.collect();
+        let statuses: BTreeSet<Option<&str>> = balancers.values().map(|it| it.status).collect();
+        let is_silent = statuses.is_empty() || statuses.contains(&None);
+        let status = if statuses.contains(&Some(no)) { Some(no) } else { (!is_silent).then_some(yes) };
+        Self { service: row.service.clone(), id: row.id.clone(), status, balancers }
+    }
+}
+
+/// Judges if the upstream gets new requests.
 fn judge_balanced(there: &BalancerView) -> BalancerStatus {
     let [yes, no] = BALANCED;
     let status = there.balanced.map(|is| if is { yes } else { no });
     BalancerStatus { status, cause: there.cause.clone(), why: there.why.clone().or_else(|| there.describe_retained()) }
 }
 
-/// Does something answer there? HAProxy's last check says so, whether or not requests go there.
+/// Judges if something answers at the upstream's address. HAProxy's last check says so, with or without requests there.
 fn judge_found(there: &BalancerView) -> BalancerStatus {
-    let said = |status, why: Option<String>| BalancerStatus { status, cause: there.cause.clone(), why };
-    let silent = |why: &str| said(None, Some(why.to_owned()));
-    let Some(traffic) = &there.traffic else { return said(None, there.why.clone()) };
+    let (status, why) = match &there.traffic {
+        None => (None, there.why.clone()),
+        Some(traffic) if there.verdict.has_cause(&Cause::Check) => (Some(FOUND[1]), Some(check_text(traffic))),
+        Some(traffic) => read_check(traffic),
+    };
+    BalancerStatus { status, cause: there.cause.clone(), why }
+}
+
+/// The last check's outcome with its words.
+fn check_text(traffic: &Traffic) -> String {
     let words = [&traffic.check, &traffic.check_words].into_iter().flatten().map(String::as_str);
-    let words = words.collect::<Vec<_>>().join(": ");
+    words.collect::<Vec<_>>().join(": ")
+}
+
+/// Reads the status from HAProxy's last check, with a reason unless something answers.
+fn read_check(traffic: &Traffic) -> (Option<&'static str>, Option<String>) {
+    let [found, not_found] = FOUND;
     match traffic.check.as_deref() {
-        _ if there.verdict.has_cause(&Cause::Check) => said(Some(FOUND[1]), Some(words)),
-        _ if traffic.status.starts_with("MAINT") => silent("in maintenance, which HAProxy doesn't check"),
-        None if traffic.status == "no check" => silent("its check is off"),
-        None | Some("INI" | "UNK" | "SOCKERR" | "") => silent("not checked yet"),
-        // HAProxy believes it down or up after some checks in a row; a drained one is checked all the same.
-        _ if traffic.status.starts_with("DOWN") => said(Some(FOUND[1]), Some(words)),
-        _ if traffic.status.starts_with("UP") => said(Some(FOUND[0]), None),
-        Some(check) if check.ends_with("OK") || check == "L7OKC" => said(Some(FOUND[0]), None),
-        Some(_) => said(Some(FOUND[1]), Some(words)),
+        _ if traffic.status.starts_with("MAINT") => (None, Some("in maintenance, which HAProxy doesn't check".into())),
+        None if traffic.status == "no check" => (None, Some("its check is off".into())),
+        None | Some("INI" | "UNK" | "SOCKERR" | "") => (None, Some("not checked yet".into())),
+        // HAProxy changes UP and DOWN only after several checks in a row (`rise`, `fall`). It checks a drained server
+        // all the same.
+        _ if traffic.status.starts_with("DOWN") => (Some(not_found), Some(check_text(traffic))),
+        _ if traffic.status.starts_with("UP") => (Some(found), None),
+        Some(check) if check.ends_with("OK") || check == "L7OKC" => (Some(found), None),
+        Some(_) => (Some(not_found), Some(check_text(traffic))),
     }
 }
 
@@ -227,13 +240,13 @@ impl Printable for Report {
                     "no balancer lives".into(),
                 ]);
             }
-            for (node, said) in &it.balancers {
-                let why = Cell::or_dash(said.why.as_ref());
+            for (node, status) in &it.balancers {
+                let why = Cell::or_dash(status.why.as_ref());
                 table.add_row([
                     name.as_str().into(),
                     status_cell(it.status),
                     node.as_str().into(),
-                    status_cell(said.status),
+                    status_cell(status.status),
                     why,
                 ]);
             }
@@ -259,19 +272,19 @@ mod tests {
 
     fn lines(report: &Report) -> Vec<String> {
         let line = |it: &CheckedUpstream| {
-            let by: Vec<_> = it.balancers.values().map(|said| said.status.unwrap_or("–")).collect();
+            let by: Vec<_> = it.balancers.values().map(|it| it.status.unwrap_or("–")).collect();
             format!("{} {}: {}", it.id, it.status.unwrap_or("–"), by.join(" "))
         };
         report.upstreams.iter().map(line).collect()
     }
 
-    fn report(answers: &Answers<Upstreams>, words: YesNo, said: impl Fn(&BalancerView) -> BalancerStatus) -> Report {
+    fn report(answers: &Answers<Upstreams>, words: YesNo, judge: impl Fn(&BalancerView) -> BalancerStatus) -> Report {
         let store = store(&[
             ("http-services/shop/upstreams/a", "10.0.0.1:80"),
             ("http-services/shop/upstreams/b", "10.0.0.2:80"),
             ("http-services/shop/upstreams/c", "10.0.0.3:80"),
         ]);
-        Report::from_answers(Keys::from(&store), answers, &Scope(None), words, said)
+        Report::from_answers(Keys::from(&store), answers, &Scope(None), words, judge)
     }
 
     #[test]

@@ -1,99 +1,96 @@
-//! `color`: which colors are active, and another one at once.
+//! `color`: the active colors of a service, and other ones at once.
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use clap::Args;
-use discovery::{Active, Color as Name, Service, ServiceId, Setting};
+use discovery::{Active, Color as Name, Service, ServiceId, Setting, SettingName};
 use serde::Serialize;
 
 use super::set::plan_settings;
 use crate::balancer_api::{Answers, ServiceInFull};
 use crate::colors;
 use crate::context::Context;
-use crate::error::Error;
-use crate::error::Outcome;
+use crate::error::{Error, Outcome};
 use crate::print::{Block, Cell, Printable, Table};
 use crate::shared_options::Changing;
+use crate::store::lossy_text;
 use crate::target::ServiceArg;
 use crate::upstreams::{describe_unreachable, list_unreachable};
 
 pub(crate) const EXAMPLES: &str = "Examples:
-  Which colors are there, and how many of each would work?
+  Show the colors, and the number of healthy upstreams of each:
       discoverctl color shop
-  One color, at once:
+  Make one color active at once:
       discoverctl color shop green
-  Two with their shares, for as long as you like:
+  Make two colors active with their shares:
       discoverctl color shop blue=90 green=10
-  Every upstream again, whatever its color:
+  Use every upstream again, whatever its color is:
       discoverctl unset shop active
 
-In steps, watched, and back by itself: discoverctl switch.";
-
-/// Options of `color`.
+`discoverctl switch` makes a color active in steps, watches it and goes back if it fails.";
 #[derive(Debug, Args)]
 pub(crate) struct Color {
-    /// The service
+    /// The service: shop, or http-shop or tcp-shop if two have the name
     #[arg(value_name = "SVC")]
     service: ServiceArg,
-    /// The active colors: blue, or blue=90 green=10
+    /// Make these colors active: blue, or blue=90 green=10
     #[arg(value_name = "SPEC")]
     spec: Vec<String>,
-    /// Also colors that have no healthy upstream, or nobody knows
+    /// Accept colors without a healthy upstream, or of unknown health
     #[arg(long, requires = "spec")]
     force: bool,
     #[command(flatten)]
     changing: Changing,
 }
 
-/// What `color` answers.
+/// The answer of `color` without SPEC.
 #[derive(Debug, Serialize)]
 struct ColorReport {
-    /// As HAProxy's section is called: `http-shop`.
+    /// The name of the service's section: `http-shop`.
     service: String,
-    /// The active colors, as they were written; null: every upstream serves.
+    /// The value of the key `active`; null if every upstream serves.
     active: Option<String>,
-    /// By name; those without a color last.
+    /// By name; upstreams without a color come last.
     colors: Vec<Row>,
-    /// The balancers that couldn't be asked, and why.
+    /// The balancers without an answer, with the reason.
     unreachable: BTreeMap<String, String>,
 }
 
-/// One color.
+/// One color of the service.
 #[derive(Debug, Serialize)]
 struct Row {
-    /// Its name; null are the upstreams without one.
+    /// Null stands for the upstreams without a color.
     color: Option<String>,
-    /// Whether its upstreams serve.
     active: bool,
-    /// Its share among the active ones; null where it has none of its own.
+    /// Its share among the active ones; null for a color without a share.
     share: Option<u32>,
-    /// Its upstreams' records.
+    /// The number of its upstreams' good records.
     upstreams: usize,
-    /// Those that say ready, and that nobody has taken out.
+    /// The upstreams that say `ready` and that no override takes out.
     ready: usize,
-    /// By balancer, how many of these HAProxy's checks find up; null where the balancer can't say.
+    /// The number of these with passing checks, by balancer; null if the balancer can't tell.
     healthy: BTreeMap<String, Option<usize>>,
 }
 
 impl Color {
-    /// Does it.
-    pub(crate) async fn run(self, ctl: &Context) -> Result<Outcome, Error> {
-        let store = ctl.read_store().await?;
+    pub(crate) async fn run(self, context: &Context) -> Result<Outcome, Error> {
+        let store = context.read_store().await?;
         let id = self.service.find_service(&store.topology)?;
         let service = store.topology.services().get(&id);
         let service = service.ok_or_else(|| Error::Refused(format!("no service {id} in the store")))?;
-        let answers = ctl.balancer_api(&store)?.ask_all::<ServiceInFull>(&format!("services/{id}")).await;
+        let answers = context.balancer_api(&store)?.ask_all::<ServiceInFull>(&format!("services/{id}")).await;
         if self.spec.is_empty() {
-            ctl.screen.show(&ColorReport::from_answers(&id, service, &answers))?;
+            context.screen.show(&ColorReport::from_answers(&id, service, &answers))?;
             return Ok(Outcome::Yes);
         }
         let spec = self.spec.join(" ");
         let active: Active = spec.parse().map_err(|refusal| Error::Usage(format!("{spec}: {refusal}")))?;
+        // Each active color gets requests, so each of them has to work.
         for (color, _) in active.iter() {
             self.check_color(service, color, &answers)?;
         }
         let edit = plan_settings(&store, &id, &[Setting::Active(active)])?;
-        ctl.apply_edit(&store, &edit, &self.changing, BTreeSet::new()).await
+        context.apply_edit(&store, &edit, &self.changing, BTreeSet::new()).await
     }
 
     fn check_color(&self, service: &Service, color: &Name, answers: &Answers<ServiceInFull>) -> Result<(), Error> {
@@ -110,27 +107,34 @@ impl Color {
 
 impl ColorReport {
     fn from_answers(id: &ServiceId, service: &Service, answers: &Answers<ServiceInFull>) -> Self {
-        let written = service.setting(discovery::SettingName::Active);
+        let written = service.setting(SettingName::Active);
         let active = colors::read_active(service).ok().flatten();
-        let row = |color: &Option<Name>| {
-            let ready = colors::find_ready(service, color.as_ref());
-            let share = active.as_ref().zip(color.as_ref()).and_then(|(active, color)| active.share_of(color));
-            Row {
-                color: color.as_ref().map(ToString::to_string),
-                active: written.is_none() || share.is_some(),
-                share,
-                upstreams: colors::find_records(service, color.as_ref()).count(),
-                healthy: colors::count_healthy(answers, &ready).healthy,
-                ready: ready.len(),
-            }
-        };
-        // None sorts first; people look for names first.
+        // None sorts first, but names matter more to the reader.
         let (named, bare): (Vec<_>, Vec<_>) = colors::list_colors(service).into_iter().partition(Option::is_some);
         Self {
             service: id.to_string(),
-            active: written.map(|field| String::from_utf8_lossy(&field.entry.value).trim().to_owned()),
-            colors: named.iter().chain(&bare).map(row).collect(),
+            active: written.map(|field| lossy_text(&field.entry).trim().to_owned()),
+            colors: named
+                .iter()
+                .chain(&bare)
+                .map(|color| Row::new(service, color.as_ref(), active.as_ref(), answers))
+                .collect(),
             unreachable: list_unreachable(answers),
+        }
+    }
+}
+
+impl Row {
+    fn new(service: &Service, color: Option<&Name>, active: Option<&Active>, answers: &Answers<ServiceInFull>) -> Self {
+        let ready = colors::find_ready(service, color);
+        let share = active.zip(color).and_then(|(active, color)| active.share_of(color));
+        Self {
+            color: color.map(ToString::to_string),
+            active: service.setting(SettingName::Active).is_none() || share.is_some(),
+            share,
+            upstreams: colors::find_records(service, color).count(),
+            healthy: colors::count_healthy(answers, &ready).healthy,
+            ready: ready.len(),
         }
     }
 }

@@ -1,47 +1,43 @@
-//! `config`: the options that count, and where each comes from.
+//! `config`: the options in effect, and the source of each.
+
+use std::collections::BTreeMap;
 
 use clap::Args;
 use serde::Serialize;
 
 use crate::config::EffectiveOption;
-use crate::error::Error;
-use crate::error::Outcome;
+use crate::error::{Error, Outcome};
 use crate::print::{Block, Cell, Printable, Screen, Table};
 
 pub(crate) const EXAMPLES: &str = "Examples:
   discoverctl config
   discoverctl config --output json | jq -r '.options.endpoints.value'
 
-An option of the command line beats its variable, which beats ~/.config/haproxy-discover/discoverctl.toml, which beats
-/etc/haproxy-discover/discoverctl.toml. Nothing is asked for this: neither etcd nor a balancer.";
-
-/// Options of `config`.
+An option of the command line beats its variable. A variable beats ~/.config/haproxy-discover/discoverctl.toml, and that file beats
+/etc/haproxy-discover/discoverctl.toml. The command asks neither etcd nor a balancer.";
 #[derive(Debug, Args)]
 pub(crate) struct Config {}
-
-/// The answer of `config`.
 #[derive(Debug, Serialize)]
 struct Options {
-    /// By name.
-    options: std::collections::BTreeMap<&'static str, OptionShown>,
+    options: BTreeMap<&'static str, OptionShown>,
 }
 
-/// One option.
+/// One option and its source.
 #[derive(Debug, Serialize)]
 struct OptionShown {
-    /// Its value; null where it has none.
+    /// Null for an option without a value.
     value: Option<String>,
-    /// The flag, the variable, the file, or `default`; null where it has no value.
+    /// The flag, the variable, the file, or `default`; null for an option without a value.
     source: Option<String>,
 }
 
 impl Config {
-    /// Prints them.
     pub(crate) fn run(&self, screen: &Screen, options: Vec<EffectiveOption>) -> Result<Outcome, Error> {
-        let shown = |EffectiveOption { key, value, source }| {
-            (key, OptionShown { source: value.as_ref().map(|_| source), value })
-        };
-        screen.show(&Options { options: options.into_iter().map(shown).collect() })?;
+        let mut shown = BTreeMap::new();
+        for EffectiveOption { key, value, source } in options {
+            shown.insert(key, OptionShown { source: value.as_ref().map(|_| source), value });
+        }
+        screen.show(&Options { options: shown })?;
         Ok(Outcome::Yes)
     }
 }

@@ -1,98 +1,87 @@
-//! `diff`: what differs between two revisions.
+//! `diff`: differences between two revisions.
 
 use std::collections::BTreeSet;
 
 use clap::Args;
-use discovery::Entry;
 use serde::Serialize;
 
-use crate::context::Context;
-use crate::context::at_revision;
-use crate::durable_keys;
-use crate::durable_keys::KeyScope;
-use crate::error::Error;
-use crate::error::Outcome;
+use crate::context::{Context, at_revision};
+use crate::durable_keys::{self, KeyScope};
+use crate::error::{Error, Outcome};
 use crate::print::{Block, Cell, Printable, Table};
-use crate::store::Store;
+use crate::store::{Store, lossy_text};
 use crate::target::ServiceArg;
 
 pub(crate) const EXAMPLES: &str = "Examples:
-  What has changed since revision 1200?
+  Show the changes since revision 1200:
       discoverctl diff 1200
-  Of one service, between two revisions:
+  Compare one service between two revisions:
       discoverctl diff 1200 1250 --service shop
 
-Exits 1 where anything differs.";
-
-/// Options of `diff`.
+Exit code 1 if anything differs.";
 #[derive(Debug, Args)]
 pub(crate) struct Diff {
-    /// The revision to begin with
+    /// Compare this revision, the older one
     #[arg(value_name = "REV")]
     from: i64,
-    /// The one to end with; now, if not given
+    /// Compare with this revision instead of the present one
     #[arg(value_name = "REV")]
     to: Option<i64>,
-    /// Only this service
+    /// Compare this service instead of all
     #[arg(long, value_name = "SVC")]
     service: Option<ServiceArg>,
-    /// Upstreams' records too, which come and go
+    /// Compare upstreams' records too, which come and go
     #[arg(long)]
     all: bool,
 }
-
-/// What `diff` answers.
 #[derive(Debug, Serialize)]
 struct Differences {
-    /// The revision it begins with.
     from: i64,
-    /// The one it ends with.
     to: i64,
-    /// By key.
     differences: Vec<Difference>,
 }
 
-/// A key that differs.
+/// A key with different values.
 #[derive(Debug, Serialize)]
 struct Difference {
-    /// Relative to the prefix.
+    /// The key, relative to the prefix.
     key: String,
-    /// Its value at `from`; null is no key.
+    /// Its value at `from`; null if the key is absent.
     before: Option<String>,
-    /// Its value at `to`; null is no key.
+    /// Its value at `to`; null if the key is absent.
     after: Option<String>,
 }
 
 impl Diff {
-    /// Does it.
-    pub(crate) async fn run(self, ctl: &Context) -> Result<Outcome, Error> {
-        let now = ctl.read_store().await?;
-        let before = at_revision::read_store_at(ctl, self.from, &now).await?;
+    pub(crate) async fn run(self, context: &Context) -> Result<Outcome, Error> {
+        let now = context.read_store().await?;
+        let before = at_revision::read_store_at(context, self.from, &now).await?;
         let after = match self.to {
-            Some(to) => at_revision::read_store_at(ctl, to, &now).await?,
+            Some(to) => at_revision::read_store_at(context, to, &now).await?,
             None => now,
         };
         let only =
             self.service.as_ref().map(|named| durable_keys::find_service(named, &after.topology, &before.topology));
-        let kept = if self.all { KeyScope::SettingsAndUpstreams } else { KeyScope::Settings };
-        let differences = Differences::between(&before, &after, kept, only.transpose()?.as_ref());
-        ctl.screen.show(&differences)?;
+        let scope = if self.all { KeyScope::SettingsAndUpstreams } else { KeyScope::Settings };
+        let differences = Differences::between(&before, &after, scope, only.transpose()?.as_ref());
+        context.screen.show(&differences)?;
         Ok(if differences.differences.is_empty() { Outcome::Yes } else { Outcome::No })
     }
 }
 
 impl Differences {
-    fn between(before: &Store, after: &Store, kept: KeyScope, only: Option<&discovery::ServiceId>) -> Self {
-        let (old, new) = (kept.select_entries(&before.entries, only), kept.select_entries(&after.entries, only));
+    fn between(before: &Store, after: &Store, scope: KeyScope, only: Option<&discovery::ServiceId>) -> Self {
+        let (old, new) = (scope.select_entries(&before.entries, only), scope.select_entries(&after.entries, only));
         let keys: BTreeSet<&str> = old.keys().chain(new.keys()).copied().collect();
-        let value = |entry: &&Entry| String::from_utf8_lossy(&entry.value).into_owned();
-        let differences = keys.into_iter().filter_map(|key| {
+        let mut differences = Vec::new();
+        for key in keys {
             let (before, after) = (old.get(key), new.get(key));
-            let differs = before.map(|entry| &entry.value) != after.map(|entry| &entry.value);
-            let difference = || Difference { key: key.to_owned(), before: before.map(value), after: after.map(value) };
-            differs.then(difference)
-        });
-        Self { differences: differences.collect(), from: before.revision, to: after.revision }
+            if before.map(|entry| &entry.value) != after.map(|entry| &entry.value) {
+                let (before, after) = (before.map(|it| lossy_text(it)), after.map(|it| lossy_text(it)));
+                differences.push(Difference { key: key.to_owned(), before, after });
+            }
+        }
+        Self { differences, from: before.revision, to: after.revision }
     }
 }
 
@@ -117,7 +106,7 @@ impl Printable for Differences {
 
 #[cfg(test)]
 mod tests {
-    use discovery::Snapshot;
+    use discovery::{Entry, Snapshot};
 
     use super::*;
 
@@ -137,8 +126,8 @@ mod tests {
         let before =
             store(5, &[("a/balance", "random", 0), ("a/domain", "a.com", 0), ("a/upstreams/x", "10.0.0.1:80", 3)]);
         let after = store(9, &[("a/domain", "a.com b.com", 0), ("b/domain", "c.com", 0)]);
-        let all = |kept, only| {
-            let found = Differences::between(&before, &after, kept, only).differences;
+        let all = |scope, only| {
+            let found = Differences::between(&before, &after, scope, only).differences;
             found.into_iter().map(|it| (it.key, it.before, it.after)).collect::<Vec<_>>()
         };
         let settings = all(KeyScope::Settings, None);

@@ -1,4 +1,4 @@
-//! `explain`: from the key to the request, and where on the way an upstream gets none.
+//! `explain`: the way from the key to the request, and where on that way an upstream gets none.
 
 mod last;
 mod shown;
@@ -13,9 +13,8 @@ use registry::{Client, LeaseId};
 
 use crate::balancer_api::{Answers, BalancerApi, ServiceInFull, Services};
 use crate::context::Context;
-use crate::error::Error;
-use crate::error::Outcome;
-use crate::store::Store;
+use crate::error::{Error, Outcome};
+use crate::store::{Store, lossy_text};
 use crate::target::{ServiceArg, TargetArg};
 
 use crate::verdict::record_key;
@@ -29,11 +28,9 @@ pub(crate) const EXAMPLES: &str = "Examples:
   discoverctl explain shop/node-1
   discoverctl explain shop --output json | jq '.upstreams[].balancers[] | select(.gets_requests != true).because'
 
-For each upstream and each live balancer: the key, its value, what was read from it, the line in haproxy.cfg, what HAProxy
-makes of it, and the verdict. Where several causes apply, the one that a request meets first is the verdict; the others are
-listed as well. An upstream that is gone is explained from etcd's retained revisions.";
-
-/// Options of `explain`.
+It prints the key, its value and the parsed value, and for each live balancer the line in haproxy.cfg, HAProxy's state and the
+verdict. If several causes apply, the verdict is the one that a request meets first, and the others follow. An upstream that is
+gone is explained from etcd's older revisions.";
 #[derive(Debug, Args)]
 pub(crate) struct Explain {
     /// A service, or one of its upstreams
@@ -41,7 +38,8 @@ pub(crate) struct Explain {
     target: Target,
 }
 
-/// SVC or SVC/ID as it was typed. An ID that is no name may still stand in a key, which has to be explained.
+/// SVC or SVC/ID as it was typed. An ID that breaks the rule of names may still be in a key, which `explain` has to
+/// explain.
 #[derive(Clone, Debug)]
 enum Target {
     Named(TargetArg),
@@ -61,57 +59,58 @@ impl FromStr for Target {
 }
 
 impl Explain {
-    /// Does it.
-    pub(crate) async fn run(self, ctl: &Context) -> Result<Outcome, Error> {
-        let store = ctl.read_store().await?;
+    pub(crate) async fn run(self, context: &Context) -> Result<Outcome, Error> {
+        let store = context.read_store().await?;
         let target = match self.target {
             Target::Named(named) => named,
             Target::NoName { typed, refusal } => {
                 let found = Unfollowed::find_named(&store, &typed).ok_or(Error::Usage(refusal))?;
-                ctl.screen.show(&found)?;
+                context.screen.show(&found)?;
                 return Ok(Outcome::Yes);
             }
         };
-        let fleet = ctl.balancer_api(&store)?;
-        let (named, asked) = match &target {
+        let api = context.balancer_api(&store)?;
+        let (named, only) = match &target {
             TargetArg::Service(named) => (named, None),
             TargetArg::Upstream(named) => (&named.service, Some(named.id.clone())),
         };
-        let service = match locate_service(named, &store, &fleet).await {
+        let service = match locate_service(named, &store, &api).await {
             Ok(service) => service,
             Err(error) => {
+                // All keys of the service may have names that no balancer can follow.
                 let found = Unfollowed::find_below_service(&store, &named.to_string()).ok_or(error)?;
-                ctl.screen.show(&found)?;
+                context.screen.show(&found)?;
                 return Ok(Outcome::Yes);
             }
         };
-        let answers: Answers<ServiceInFull> = fleet.ask_all(&format!("services/{service}")).await;
+        let answers: Answers<ServiceInFull> = api.ask_all(&format!("services/{service}")).await;
         let known = list_known_upstreams(&store, &service, &answers);
         let mut last = BTreeMap::new();
-        if let Some(id) = asked.as_ref().filter(|id| !has_record(&store, &service, id)) {
-            last.extend(find_last_record(&ctl.client, &store, &service, id).await.map(|last| (id.clone(), last)));
+        if let Some(id) = only.as_ref().filter(|id| !has_record(&store, &service, id)) {
+            last.extend(find_last_record(&context.client, &store, &service, id).await.map(|last| (id.clone(), last)));
             if !known.contains(id)
                 && !last.contains_key(id)
                 && let TargetArg::Upstream(named) = &target
             {
-                // Says which are alike. One with an override alone is found, and explained.
+                // The error names similar upstreams. An upstream that has only an override is found, and explained.
                 named.find_upstream(&store.topology)?;
             }
         }
-        let is_one = asked.is_some();
-        let ids: BTreeSet<UpstreamId> = asked.map_or(known, |id| [id].into());
-        ctl.screen.show(&Explanation::new(&store, &service, &ids, &last, &answers, is_one))?;
+        let is_one = only.is_some();
+        let ids: BTreeSet<UpstreamId> = only.map_or(known, |id| [id].into());
+        context.screen.show(&Explanation::new(&store, &service, &ids, &last, &answers, is_one))?;
         Ok(Outcome::Yes)
     }
 }
 
-/// The service; one that the store has lost may be served all the same.
-async fn locate_service(named: &ServiceArg, store: &Store, fleet: &BalancerApi) -> Result<ServiceId, Error> {
+/// Finds the service in the store, or at a balancer that retains it although the store has lost it.
+async fn locate_service(named: &ServiceArg, store: &Store, api: &BalancerApi) -> Result<ServiceId, Error> {
     let error = match named.find_service(&store.topology) {
+        // An ambiguous name is a usage error, which no balancer could resolve.
         Err(error @ Error::Refused(_)) => error,
         other => return other,
     };
-    let answers: Answers<Services> = fleet.ask_all("services").await;
+    let answers: Answers<Services> = api.ask_all("services").await;
     let served = answers.values().flatten().flat_map(|answer| &answer.services);
     let mut ids = served.filter_map(|it| it.id.split_once('-').map(|(kind, name)| (it.id.as_str(), kind, name)));
     let wanted = named.to_string();
@@ -127,7 +126,7 @@ fn has_record(store: &Store, service: &ServiceId, id: &UpstreamId) -> bool {
     store.topology.services().get(service).is_some_and(|keys| keys.upstream(id).is_some())
 }
 
-/// The upstreams that have a record, or are served without one.
+/// Lists the upstreams that have a record or that a balancer serves without one.
 fn list_known_upstreams(store: &Store, service: &ServiceId, answers: &Answers<ServiceInFull>) -> BTreeSet<UpstreamId> {
     let records = store.topology.services().get(service).into_iter().flat_map(|keys| keys.upstreams());
     let answers = answers.values().filter_map(|answer| answer.as_ref().ok());
@@ -135,8 +134,8 @@ fn list_known_upstreams(store: &Store, service: &ServiceId, answers: &Answers<Se
     records.map(|(id, _)| id.clone()).chain(served).collect()
 }
 
-/// What the store last had of a record, at revisions ever further back: a few reads, however many revisions there are. A
-/// record that lived between two of them isn't found.
+/// Finds the last value of a record that is gone. The reads go back by 1, 2, 4, 8 … revisions, so they are few even if
+/// there are many revisions. They miss a record that lived only between two of them.
 async fn find_last_record(client: &Client, store: &Store, service: &ServiceId, id: &UpstreamId) -> Option<LastRecord> {
     let folder = service.folder_path();
     let below = format!("{folder}upstreams");
@@ -144,6 +143,7 @@ async fn find_last_record(client: &Client, store: &Store, service: &ServiceId, i
     let mut back = 1;
     let entry = loop {
         let revision = store.revision.checked_sub(back).filter(|revision| *revision > 0)?;
+        // A compacted revision ends the search.
         let then = client.read_snapshot_at(&below, revision).await.ok()?;
         if let Some(entry) = then.entries.into_iter().find(|entry| entry.key == key) {
             break Some((revision, entry));
@@ -152,10 +152,11 @@ async fn find_last_record(client: &Client, store: &Store, service: &ServiceId, i
     };
     let (revision, entry) = entry?;
     let lease = (entry.lease != 0).then(|| LeaseId::from(entry.lease));
+    // If the lease lives, its announcer runs, and the key was deleted. Else the key went with the lease.
     let lease_lives = match lease {
         Some(lease) => client.time_to_live(lease).await.ok().map(|left| left.is_some()),
         None => None,
     };
-    let value = String::from_utf8_lossy(&entry.value).into_owned();
+    let value = lossy_text(&entry);
     Some(LastRecord { revision, value, lease: lease.map(|lease| lease.to_string()), lease_lives })
 }

@@ -13,8 +13,7 @@ use program::output;
 use crate::commands::export::document::{Document, Tree};
 use crate::context::Context;
 use crate::durable_keys::{KeyScope, check_claims};
-use crate::error::Error;
-use crate::error::Outcome;
+use crate::error::{Error, Outcome};
 use crate::print::{Block, Printable, to_yaml};
 use crate::shared_options::Changing;
 use crate::target::ServiceArg;
@@ -23,34 +22,31 @@ pub(crate) const EXAMPLES: &str = "Examples:
   discoverctl export > services.yaml
   discoverctl export shop db
 
-Settings, overrides and upstreams' records that hang on no lease: what announcers put there they put there again. With
---output json the same as JSON, which import reads too.";
+It prints settings, overrides and records without a lease. Announcers write the other records again by themselves. With --output
+json it prints JSON, which import reads too.";
 
 pub(crate) const IMPORT_EXAMPLES: &str = "Examples:
-  What would be written?
+  Print what would be written:
       discoverctl import services.yaml --dry-run
-  discoverctl export | ssh other discoverctl import
-  The services that are in the file, exactly as they are in the file:
+  Copy the services of one store to another:
+      discoverctl export | ssh other discoverctl import
+  Make the file's services exactly as they are in the file:
       discoverctl import services.yaml --prune
 
-All of it is one transaction, or one for each hundred keys where there are more. A value that no balancer could follow, and
-a domain or port that another service has, are refused before anything is written.";
-
-/// Options of `export`.
+All keys are written in one transaction, or in one for each hundred keys. A value that no balancer could follow, and a domain or
+port that another service has, are refused before anything is written.";
 #[derive(Debug, Args)]
 pub(crate) struct Export {
-    /// The services; all, if none is given
+    /// Export these services instead of all
     #[arg(value_name = "SVC")]
     services: Vec<ServiceArg>,
 }
-
-/// Options of `import`.
 #[derive(Debug, Args)]
 pub(crate) struct Import {
-    /// The document; - is standard input
+    /// Read the document from this file; - is standard input
     #[arg(value_name = "FILE", default_value = "-")]
     file: PathBuf,
-    /// Delete what else the file's services have: settings, overrides, records without a lease
+    /// Delete all other durable keys of the document's services
     #[arg(long)]
     prune: bool,
     #[command(flatten)]
@@ -58,9 +54,8 @@ pub(crate) struct Import {
 }
 
 impl Export {
-    /// Does it.
-    pub(crate) async fn run(self, ctl: &Context) -> Result<Outcome, Error> {
-        let store = ctl.read_store().await?;
+    pub(crate) async fn run(self, context: &Context) -> Result<Outcome, Error> {
+        let store = context.read_store().await?;
         let ids = self
             .services
             .iter()
@@ -70,43 +65,47 @@ impl Export {
         for key in odd {
             output::print_message(&format!("discoverctl: {key}: its value is no text, and left out"));
         }
-        if ctl.screen.is_json() {
-            ctl.screen.show(&tree)?;
+        if context.screen.is_json() {
+            context.screen.show(&tree)?;
         } else {
+            // JSON has no comments, so only YAML says where it comes from.
             let yaml = to_yaml(&tree)?;
-            let (prefix, revision) = (ctl.client.config().prefix(), store.revision);
+            let (prefix, revision) = (context.client.config().prefix(), store.revision);
             let head = format!("# Durable keys below {prefix} at revision {revision}; discoverctl import reads them.");
-            ctl.screen.print(&format!("{head}\n{yaml}"));
+            context.screen.print(&format!("{head}\n{yaml}"));
         }
         Ok(Outcome::Yes)
     }
 }
 
-/// The durable keys of these services; of all, if there are none.
+/// Selects the durable keys of these services, or of all if `ids` is empty.
 fn select_exported<'a>(entries: &'a [Entry], ids: &BTreeSet<ServiceId>) -> Vec<&'a Entry> {
     if ids.is_empty() {
         return KeyScope::SettingsAndPermanent.select_entries(entries, None).into_values().collect();
     }
-    let is_one = |entry: &&Entry| {
+    let mut selected = Vec::new();
+    for entry in entries.iter().filter(|entry| KeyScope::SettingsAndPermanent.has_entry(entry)) {
         let key = entry.key.parse::<discovery::Key>().ok();
-        key.and_then(|key| key.service_id().map(|id| ids.contains(id))).unwrap_or_default()
-    };
-    entries.iter().filter(|entry| KeyScope::SettingsAndPermanent.has_entry(entry)).filter(is_one).collect()
+        if key.as_ref().and_then(discovery::Key::service_id).is_some_and(|id| ids.contains(id)) {
+            selected.push(entry);
+        }
+    }
+    selected
 }
 
 impl Import {
-    /// Does it.
-    pub(crate) async fn run(self, ctl: &Context) -> Result<Outcome, Error> {
+    pub(crate) async fn run(self, context: &Context) -> Result<Outcome, Error> {
         let (name, text) = self.read_document()?;
         let document = Document::parse(&name, &text)?;
-        let store = ctl.read_store().await?;
+        let store = context.read_store().await?;
         let edit = document.to_edit(&store, self.prune)?;
         check_claims(&store, &edit)?;
+        // Several transactions are not atomic, so the operator is told.
         let parts = edit.to_transactions().len();
         if parts > 1 {
             output::print_message(&format!("discoverctl: {} keys, in {parts} transactions", edit.changes().count()));
         }
-        ctl.apply_edit(&store, &edit, &self.changing, BTreeSet::new()).await
+        context.apply_edit(&store, &edit, &self.changing, BTreeSet::new()).await
     }
 
     fn read_document(&self) -> Result<(String, String), Error> {

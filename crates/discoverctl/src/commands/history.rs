@@ -1,4 +1,4 @@
-//! `history`: what has changed in a service's keys, as far back as etcd keeps it.
+//! `history`: the changes of a service's keys, as far back as etcd keeps them.
 
 use std::collections::BTreeMap;
 
@@ -8,11 +8,10 @@ use registry::Changes;
 use serde::Serialize;
 
 use crate::context::Context;
-use crate::durable_keys;
-use crate::durable_keys::KeyScope;
-use crate::error::Error;
-use crate::error::Outcome;
+use crate::durable_keys::{self, KeyScope};
+use crate::error::{Error, Outcome};
 use crate::print::{Block, Cell, Printable, Table};
+use crate::store::lossy_text;
 use crate::target::ServiceArg;
 
 pub(crate) const EXAMPLES: &str = "Examples:
@@ -20,57 +19,50 @@ pub(crate) const EXAMPLES: &str = "Examples:
   discoverctl history shop --since 1200
   discoverctl history shop --all --output json | jq '.changes[-1]'
 
-How far back it reaches is etcd's to say: --auto-compaction-retention.";
-
-/// Options of `history`.
+etcd keeps old revisions as its --auto-compaction-retention says.";
 #[derive(Debug, Args)]
 pub(crate) struct History {
-    /// The service
+    /// The service: shop, or http-shop or tcp-shop if two have the name
     #[arg(value_name = "SVC")]
     service: ServiceArg,
-    /// Only what came after this revision
+    /// List only changes after this revision
     #[arg(long, value_name = "REV", default_value_t = 1, hide_default_value = true)]
     since: i64,
-    /// Upstreams' records too, which come and go
+    /// List changes of upstreams' records too, which come and go
     #[arg(long)]
     all: bool,
 }
-
-/// What `history` answers.
 #[derive(Debug, Default, Serialize)]
 struct ChangeLog {
-    /// The revision that it begins behind: what was before is compacted away, or wasn't asked for.
+    /// The revision after which the list begins. Older changes are compacted away, or --since left them out.
     since: i64,
-    /// Whether that is because of a compaction.
+    /// `since` comes from a compaction, not from --since.
     compacted: bool,
-    /// The store's revision.
     revision: i64,
-    /// Oldest first.
     changes: Vec<Row>,
 }
 
-/// A key that was written or deleted.
+/// The write or the deletion of a key.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 struct Row {
-    /// When.
+    /// The revision of the change.
     revision: i64,
-    /// Relative to the prefix.
+    /// The key, relative to the prefix.
     key: String,
-    /// Its value before; null is no key.
+    /// Its value before; null if the key was absent.
     before: Option<String>,
-    /// Its value from then on; null is no key.
+    /// Its value after; null if the key was deleted.
     after: Option<String>,
 }
 
 impl History {
-    /// Does it.
-    pub(crate) async fn run(self, ctl: &Context) -> Result<Outcome, Error> {
-        let store = ctl.read_store().await?;
+    pub(crate) async fn run(self, context: &Context) -> Result<Outcome, Error> {
+        let store = context.read_store().await?;
         if self.since > store.revision {
             return Err(Error::Usage(format!("--since {}: the store is at {}", self.since, store.revision)));
         }
         let found = self.service.find_service(&store.topology);
-        // A service that is gone has a past.
+        // A deleted service still has a history, in both kinds.
         let kinds = [Kind::Http, Kind::Tcp].map(Some);
         let ids: Vec<ServiceId> = match &found {
             Ok(id) => vec![id.clone()],
@@ -80,35 +72,36 @@ impl History {
                 .collect::<Result<_, _>>()?,
             Err(_) => Vec::new(),
         };
-        let kept = if self.all { KeyScope::SettingsAndUpstreams } else { KeyScope::Settings };
-        let mut past = ChangeLog::default();
+        let scope = if self.all { KeyScope::SettingsAndUpstreams } else { KeyScope::Settings };
+        let mut log = ChangeLog::default();
         for folder in ids.iter().flat_map(durable_keys::list_folders) {
-            past.add_changes(&ctl.client.changes_since(&folder, self.since).await?, kept, self.since);
+            log.add_changes(&context.client.changes_since(&folder, self.since).await?, scope, self.since);
         }
-        past.changes.sort();
+        log.changes.sort();
         match found {
-            Err(error) if past.changes.is_empty() => Err(error),
-            _ => ctl.screen.show(&past).map(|()| Outcome::Yes),
+            Err(error) if log.changes.is_empty() => Err(error),
+            _ => context.screen.show(&log).map(|()| Outcome::Yes),
         }
     }
 }
 
 impl ChangeLog {
-    fn add_changes(&mut self, told: &Changes, kept: KeyScope, asked: i64) {
-        self.since = self.since.max(told.before.revision);
-        self.compacted |= told.before.revision > asked.max(1);
-        self.revision = self.revision.max(told.revision);
+    fn add_changes(&mut self, listed: &Changes, scope: KeyScope, asked: i64) {
+        self.since = self.since.max(listed.before.revision);
+        self.compacted |= listed.before.revision > asked.max(1);
+        self.revision = self.revision.max(listed.revision);
         let mut values: BTreeMap<&str, &Entry> =
-            told.before.entries.iter().map(|entry| (entry.key.as_str(), entry)).collect();
-        let text = |entry: Option<&Entry>| entry.map(|it| String::from_utf8_lossy(&it.value).into_owned());
-        for change in &told.changes {
+            listed.before.entries.iter().map(|entry| (entry.key.as_str(), entry)).collect();
+        for change in &listed.changes {
             let (before, after, revision) = match change {
                 Change::Put(entry) => (values.insert(&entry.key, entry), Some(entry), entry.mod_revision),
                 Change::Delete { key, revision, .. } => (values.remove(key.as_str()), None, *revision),
             };
-            let is_kept = before.or(after).is_some_and(|entry| kept.has_entry(entry));
+            // A deleted key has only a value before.
+            let is_kept = before.or(after).is_some_and(|entry| scope.has_entry(entry));
+            // etcd reports the write of an unchanged value, too.
             if is_kept && before.map(|it| &it.value) != after.map(|it| &it.value) {
-                let (before, after) = (text(before), text(after));
+                let (before, after) = (before.map(lossy_text), after.map(lossy_text));
                 self.changes.push(Row { revision, key: change.key().to_owned(), before, after });
             }
         }
@@ -158,13 +151,13 @@ mod tests {
             Change::Put(entry("active", "blue=90 green=10", 8)),
             gone,
         ];
-        let told = Changes { before, changes, revision: 10 };
-        let past = |kept| {
-            let mut past = ChangeLog::default();
-            past.add_changes(&told, kept, 1);
-            past
+        let listed = Changes { before, changes, revision: 10 };
+        let log = |scope| {
+            let mut log = ChangeLog::default();
+            log.add_changes(&listed, scope, 1);
+            log
         };
-        let settings = past(KeyScope::Settings);
+        let settings = log(KeyScope::Settings);
         assert_eq!((settings.since, settings.compacted, settings.revision), (5, true, 10));
         let row = |revision, before: Option<&str>, after: Option<&str>| Row {
             revision,
@@ -174,6 +167,6 @@ mod tests {
         };
         let step = "blue=90 green=10";
         assert_eq!(settings.changes, [row(6, Some("blue"), Some(step)), row(9, Some(step), None)]);
-        assert_eq!(past(KeyScope::SettingsAndUpstreams).changes.len(), 3);
+        assert_eq!(log(KeyScope::SettingsAndUpstreams).changes.len(), 3);
     }
 }

@@ -1,6 +1,6 @@
-//! `lint`: everything that is quarantined or odd, and what to do about it.
+//! `lint`: quarantined keys and other faults, each with its remedy.
 
-mod asked;
+mod answers;
 mod balancers;
 mod certificates;
 mod keys;
@@ -15,8 +15,7 @@ use serde::Serialize;
 
 use crate::balancer_api::{Answers, Certificates, Quarantine, Service, Services, Status, Upstream, Upstreams};
 use crate::context::Context;
-use crate::error::Error;
-use crate::error::Outcome;
+use crate::error::{Error, Outcome};
 use crate::print::{Block, Cell, Printable, Table};
 use crate::store::Store;
 use crate::upstreams::{Row, build_rows, describe_unreachable, list_unreachable};
@@ -26,40 +25,34 @@ pub(crate) const EXAMPLES: &str = "Examples:
   discoverctl lint
   discoverctl lint --output json | jq -r '.findings[].key'
 
-What clients get is said only where a balancer says it. Exit code 1 if anything is found. A balancer whose API can't be
-reached is named, and is no finding. What it quarantines it also writes below balancers/.";
-
-/// Options of `lint`.
+A finding mentions clients only if a balancer says so. Exit code 1 if anything is found. A balancer whose API can't be reached is
+named, and is no finding. Each balancer also writes the keys that it quarantines below balancers/.";
 #[derive(Debug, Args)]
 pub(crate) struct Lint {}
-
-/// What `lint` answers.
 #[derive(Debug, Serialize)]
 struct LintReport {
-    /// The store's revision.
     revision: i64,
-    /// By key.
     findings: Vec<Finding>,
-    /// The balancers that couldn't be asked, and why.
+    /// The balancers without an answer, with the reason.
     unreachable: BTreeMap<String, String>,
 }
 
-/// Something odd.
+/// A fault and its remedy.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 struct Finding {
     /// The key or the folder, relative to the prefix.
     key: String,
-    /// Its kind; stays.
+    /// A stable name of the kind, for programs.
     kind: &'static str,
-    /// What is odd.
+    /// The fault, as a sentence for people.
     what: String,
-    /// What to do.
+    /// The remedy, as a sentence for people.
     todo: String,
-    /// The cause that `explain` names, where the finding is about requests.
+    /// The cause that `explain` names; null if the fault isn't about requests.
     cause: Option<Cause>,
 }
 
-/// Everything that is looked at.
+/// The input of all checks: the store, and the balancers' answers with their indexes.
 struct LintInput<'a> {
     store: &'a Store,
     status: &'a Answers<Status>,
@@ -70,13 +63,13 @@ struct LintInput<'a> {
     upstreams: &'a Answers<Upstreams>,
     /// By service, its upstreams as the balancers judge them.
     rows: BTreeMap<ServiceId, Vec<Row>>,
-    /// By service, what it is at each balancer that answers.
+    /// By service, its state at each balancer that answers.
     served: BTreeMap<&'a str, BTreeMap<&'a Node, &'a Service>>,
     /// By service and upstream, the balancers that retain it without a key.
     retained: BTreeMap<(&'a str, &'a str), BTreeMap<&'a Node, &'a Upstream>>,
 }
 
-/// What the balancers answered, and when.
+/// The balancers' answers, and the time at which they came.
 #[derive(Debug)]
 struct BalancerAnswers {
     status: Answers<Status>,
@@ -88,28 +81,27 @@ struct BalancerAnswers {
 }
 
 impl Lint {
-    /// Does it.
-    pub(crate) async fn run(self, ctl: &Context) -> Result<Outcome, Error> {
-        let store = ctl.read_store().await?;
-        let fleet = ctl.balancer_api(&store)?;
+    pub(crate) async fn run(self, context: &Context) -> Result<Outcome, Error> {
+        let store = context.read_store().await?;
+        let api = context.balancer_api(&store)?;
         let (status, services, quarantine, upstreams, certificates) = tokio::join!(
-            fleet.ask_all("status"),
-            fleet.ask_all("services"),
-            fleet.ask_all("quarantine"),
-            fleet.ask_all("upstreams"),
-            fleet.ask_all("certificates")
+            api.ask_all("status"),
+            api.ask_all("services"),
+            api.ask_all("quarantine"),
+            api.ask_all("upstreams"),
+            api.ask_all("certificates")
         );
-        let asked = BalancerAnswers { status, services, quarantine, upstreams, certificates, now: SystemTime::now() };
-        let findings = LintInput::new(&store, &asked).find_all();
-        let linted = LintReport { revision: store.revision, findings, unreachable: list_unreachable(&asked.status) };
-        ctl.screen.show(&linted)?;
+        let answers = BalancerAnswers { status, services, quarantine, upstreams, certificates, now: SystemTime::now() };
+        let findings = LintInput::new(&store, &answers).find_all();
+        let linted = LintReport { revision: store.revision, findings, unreachable: list_unreachable(&answers.status) };
+        context.screen.show(&linted)?;
         Ok(if linted.findings.is_empty() { Outcome::Yes } else { Outcome::No })
     }
 }
 
 impl<'a> LintInput<'a> {
-    fn new(store: &'a Store, asked: &'a BalancerAnswers) -> Self {
-        let BalancerAnswers { status, services, quarantine, upstreams, certificates, now } = asked;
+    fn new(store: &'a Store, answers: &'a BalancerAnswers) -> Self {
+        let BalancerAnswers { status, services, quarantine, upstreams, certificates, now } = answers;
         let mut by_service: BTreeMap<ServiceId, Vec<Row>> = BTreeMap::new();
         for ((id, _), row) in build_rows(Keys::from(store), upstreams, None) {
             by_service.entry(id).or_default().push(row);
@@ -140,11 +132,12 @@ impl<'a> LintInput<'a> {
         }
     }
 
-    /// All of it, sorted by key.
+    /// Finds all faults, sorted by key.
     fn find_all(&self) -> Vec<Finding> {
         let mut findings = keys::lint_keys(self);
         findings.extend(services::lint_services(self));
-        findings.extend(asked::lint_answers(self));
+        findings.extend(answers::lint_answers(self));
+        // These need the store's findings: a value that can't be read is refused by every balancer.
         findings.extend(balancers::lint_balancers(self, &findings));
         findings.extend(certificates::lint_certificates(self.certificates, self.now));
         findings.sort();
@@ -153,7 +146,7 @@ impl<'a> LintInput<'a> {
     }
 }
 
-/// The answers that came.
+/// Lists the answers that are no errors.
 fn list_answers<T>(answers: &Answers<T>) -> impl Iterator<Item = (&Node, &T)> {
     answers.iter().filter_map(|(node, it)| Some((node, it.as_ref().ok()?)))
 }

@@ -8,56 +8,49 @@ use serde::Serialize;
 
 use crate::balancer_api::{Answers, Services};
 use crate::context::Context;
-use crate::error::Error;
-use crate::error::Outcome;
+use crate::error::{Error, Outcome};
 use crate::print::{Block, Cell, Printable, Table};
-use crate::store::Store;
+use crate::store::{Store, lossy_text};
 use crate::upstreams::{describe_unreachable, list_unreachable};
 
 pub(crate) const EXAMPLES: &str = "Examples:
   discoverctl list
   discoverctl list --output json | jq '.services[] | select(.upstreams == 0).name'";
-
-/// Options of `list`.
 #[derive(Debug, Args)]
 pub(crate) struct List {}
-
-/// What `list` answers.
 #[derive(Debug, Serialize)]
 struct Listing {
-    /// The store's revision.
     revision: i64,
     /// By kind, then by name.
     services: Vec<Row>,
-    /// The balancers that couldn't be asked, and why.
+    /// The balancers without an answer, with the reason.
     unreachable: BTreeMap<String, String>,
 }
 
-/// One service.
+/// One service at a glance.
 #[derive(Debug, Serialize)]
 struct Row {
-    /// As HAProxy's section is called: `http-shop`.
+    /// The name of the service's section: `http-shop`.
     id: String,
-    /// Its name.
+    /// The service's own name: `shop`.
     name: String,
-    /// Its domains or ports, as they were written.
+    /// The value of `domain` or `ports`; null without both.
     serves: Option<String>,
-    /// The active colors, as they were written.
+    /// The value of `active`; null if every upstream serves.
     active: Option<String>,
-    /// Its upstreams' records.
+    /// The number of its upstreams' records.
     upstreams: usize,
-    /// Those that say ready.
+    /// The number of good records that say `ready`.
     ready: usize,
-    /// By balancer, how many get new requests there; null where the balancer can't say.
+    /// The number of upstreams that get new requests, by balancer; null if the balancer can't tell.
     balanced: BTreeMap<String, Option<usize>>,
 }
 
 impl List {
-    /// Does it.
-    pub(crate) async fn run(self, ctl: &Context) -> Result<Outcome, Error> {
-        let store = ctl.read_store().await?;
-        let answers = ctl.balancer_api(&store)?.ask_all("services").await;
-        ctl.screen.show(&Listing::from_store(&store, &answers))?;
+    pub(crate) async fn run(self, context: &Context) -> Result<Outcome, Error> {
+        let store = context.read_store().await?;
+        let answers = context.balancer_api(&store)?.ask_all("services").await;
+        context.screen.show(&Listing::from_store(&store, &answers))?;
         Ok(Outcome::Yes)
     }
 }
@@ -71,28 +64,33 @@ impl Listing {
 
 impl Row {
     fn from_service(id: &ServiceId, service: &Service, answers: &Answers<Services>) -> Self {
-        let written = |name| {
-            let field = service.setting(name)?;
-            Some(String::from_utf8_lossy(&field.entry.value).trim().to_owned())
-        };
-        let is_ready = |state: UpstreamState| state == UpstreamState::Ready;
-        let ready = service.upstreams().filter(|(_, field)| field.value.as_ref().is_ok_and(|it| is_ready(it.state)));
-        let name = id.to_string();
-        let known = |services: &Services| {
-            let found = services.services.iter().find(|it| it.id == name);
-            services.haproxy_error.is_none().then(|| found.map_or(0, |it| it.upstreams.balanced))
-        };
-        let balanced = |services: &Result<Services, String>| services.as_ref().ok().and_then(known);
+        let records = service.upstreams().filter_map(|(_, field)| field.value.as_ref().ok());
+        let mut balanced = BTreeMap::new();
+        for (node, answer) in answers {
+            balanced.insert(node.to_string(), answer.as_ref().ok().and_then(|services| count_balanced(services, id)));
+        }
         Self {
-            id: name.clone(),
+            id: id.to_string(),
             name: id.name.to_string(),
-            serves: written(SettingName::Domain).or_else(|| written(SettingName::Ports)),
-            active: written(SettingName::Active),
+            serves: setting_text(service, SettingName::Domain).or_else(|| setting_text(service, SettingName::Ports)),
+            active: setting_text(service, SettingName::Active),
             upstreams: service.upstreams().count(),
-            ready: ready.count(),
-            balanced: answers.iter().map(|(node, services)| (node.to_string(), balanced(services))).collect(),
+            ready: records.filter(|record| record.state == UpstreamState::Ready).count(),
+            balanced,
         }
     }
+}
+
+fn setting_text(service: &Service, name: SettingName) -> Option<String> {
+    Some(lossy_text(&service.setting(name)?.entry).trim().to_owned())
+}
+
+/// The number of the service's upstreams that get requests; None if HAProxy doesn't answer. A balancer that doesn't know
+/// the service sends it none.
+fn count_balanced(services: &Services, id: &ServiceId) -> Option<usize> {
+    let name = id.to_string();
+    let found = services.services.iter().find(|it| it.id == name);
+    services.haproxy_error.is_none().then(|| found.map_or(0, |it| it.upstreams.balanced))
 }
 
 impl Printable for Listing {

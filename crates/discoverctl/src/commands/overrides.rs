@@ -1,4 +1,4 @@
-//! `drain`, `ready`, `maint`, `weight`: what an operator imposes on an upstream. It outlives whatever its announcer writes.
+//! `drain`, `ready`, `maint`, `weight`: an operator's overrides of upstreams. They stay whatever the announcer writes.
 
 use std::collections::BTreeSet;
 
@@ -7,8 +7,7 @@ use discovery::{Key, Override, OverrideState, ServiceId, UpstreamId, Weight};
 
 use crate::context::Context;
 use crate::edit::Edit;
-use crate::error::Error;
-use crate::error::Outcome;
+use crate::error::{Error, Outcome};
 use crate::shared_options::Changing;
 use crate::store::Store;
 use crate::target::UpstreamArg;
@@ -18,43 +17,41 @@ pub(crate) const DRAIN_EXAMPLES: &str = "Examples:
   discoverctl drain shop/node-1 shop/node-2 --timeout 10m
   discoverctl drain shop/node-1 --no-wait
 
-New clients go elsewhere, sticky ones stay; `maint` sends those elsewhere too. It ends when no request is open on the upstream
-at any live balancer, in HAProxy processes of before a restart neither. A balancer that is cut off from etcd isn't waited
-for, and sends requests until its own checks fail. `ready` takes it back.";
+New clients go to other upstreams, and sticky clients stay. `maint` moves sticky clients too. The command ends when no request is
+open on the upstream at any live balancer, in HAProxy processes from before a restart neither. It doesn't wait for a balancer that
+is cut off from etcd, which sends requests until its own checks fail. `ready` takes the drain back.";
 
 pub(crate) const MAINT_EXAMPLES: &str = "Examples:
   discoverctl maint shop/node-1
   discoverctl ready shop/node-1
 
-No new request, from sticky clients neither; those in flight finish, and are waited for.";
+The upstream gets no new requests, from sticky clients neither. The command waits until the open requests are finished.";
 
 pub(crate) const READY_EXAMPLES: &str = "Examples:
   discoverctl ready shop/node-1
 
-Takes `drain` and `maint` back; a weight that was imposed stays. What its announcer says, its color and HAProxy's checks still
-count: `discoverctl explain shop/node-1`.";
+It takes `drain` and `maint` back, and keeps an overridden weight. The announcer's state, the color and HAProxy's checks still
+count, as `discoverctl explain shop/node-1` shows.";
 
 pub(crate) const WEIGHT_EXAMPLES: &str = "Examples:
   discoverctl weight shop/node-1 10
   discoverctl weight shop/node-1 default
 
-Among the upstreams of its color; 100 is what one weighs that says nothing else, 0 takes no new clients. `default` takes the
-imposed weight back.";
+The weight counts among the upstreams of the same color. Without an own weight an upstream has 100. With 0 it gets no new
+clients. `default` takes the override's weight back.";
 
 /// Options of `drain`, `ready` and `maint`.
 #[derive(Debug, Args)]
 pub(crate) struct ChangeState {
-    /// The upstreams
+    /// The upstreams, each as SVC/ID
     #[arg(value_name = "SVC/ID", required = true)]
     upstreams: Vec<UpstreamArg>,
     #[command(flatten)]
     changing: Changing,
 }
-
-/// Options of `weight`.
 #[derive(Debug, Args)]
 pub(crate) struct ChangeWeight {
-    /// The upstream
+    /// The upstream, written as SVC/ID
     #[arg(value_name = "SVC/ID")]
     upstream: UpstreamArg,
     /// 0 to 256, or `default`
@@ -64,14 +61,14 @@ pub(crate) struct ChangeWeight {
     changing: Changing,
 }
 
-/// A weight, or none of the operator's.
+/// A weight, or None for `default`, which deletes the override's weight.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct WeightArg(Option<Weight>);
 
 impl ChangeState {
-    /// Imposes this state, or none.
-    pub(crate) async fn run(self, ctl: &Context, state: Option<OverrideState>) -> Result<Outcome, Error> {
-        let store = ctl.read_store().await?;
+    /// Writes overrides with this state; None deletes their state.
+    pub(crate) async fn run(self, context: &Context, state: Option<OverrideState>) -> Result<Outcome, Error> {
+        let store = context.read_store().await?;
         let mut edit = Edit::default();
         let mut named = BTreeSet::new();
         for upstream in &self.upstreams {
@@ -79,23 +76,23 @@ impl ChangeState {
             change_override(&mut edit, &store, &service, &id, |imposed| imposed.state = state)?;
             named.insert((service, id));
         }
+        // `ready` puts upstreams back into service, so their requests need no end.
         let drained = if state.is_some() { named } else { BTreeSet::new() };
-        ctl.apply_edit(&store, &edit, &self.changing, drained).await
+        context.apply_edit(&store, &edit, &self.changing, drained).await
     }
 }
 
 impl ChangeWeight {
-    /// Does it.
-    pub(crate) async fn run(self, ctl: &Context) -> Result<Outcome, Error> {
-        let store = ctl.read_store().await?;
+    pub(crate) async fn run(self, context: &Context) -> Result<Outcome, Error> {
+        let store = context.read_store().await?;
         let (service, id) = self.upstream.find_upstream(&store.topology)?;
         let mut edit = Edit::default();
         change_override(&mut edit, &store, &service, &id, |imposed| imposed.weight = self.weight.0)?;
-        ctl.apply_edit(&store, &edit, &self.changing, BTreeSet::new()).await
+        context.apply_edit(&store, &edit, &self.changing, BTreeSet::new()).await
     }
 }
 
-/// Changes what is imposed; what imposes nothing any more is deleted.
+/// Changes an override. One without state and weight is deleted.
 fn change_override(
     edit: &mut Edit,
     store: &Store,
@@ -108,7 +105,8 @@ fn change_override(
     let mut imposed = match standing.map(|field| &field.value) {
         None => Override::default(),
         Some(Ok(imposed)) => imposed.clone(),
-        // What it meant to impose beside this isn't known.
+        // An unreadable override may mean more than this change. Writing over it could put an upstream back into
+        // service.
         Some(Err(refusal)) => {
             return Err(Error::Refused(format!("{key} makes no sense, mend or delete it: {refusal}")));
         }

@@ -1,4 +1,4 @@
-//! `register` and `deregister`: upstreams that no announcer speaks for.
+//! `register` and `deregister`: upstreams without an announcer.
 
 mod docker;
 
@@ -13,10 +13,8 @@ use program::output;
 use crate::commands::register::docker::{AddressSource, ContainerArg, Docker, HostAddresses};
 use crate::context::Context;
 use crate::edit::Edit;
-use crate::error::Error;
-use crate::error::Outcome;
-use crate::shared_options::Changing;
-use crate::shared_options::Type;
+use crate::error::{Error, Outcome};
+use crate::shared_options::{Changing, Type};
 use crate::store::Store;
 use crate::target::{ServiceArg, UpstreamArg, suggest_names};
 
@@ -27,75 +25,71 @@ pub(crate) const EXAMPLES: &str = "Examples:
   discoverctl register shop --container web-1 --port 8000 --host-address 172.17.8.101
   discoverctl register --type tcp db db-1 172.17.8.101:3306
 
-The record hangs on no lease: it stands until it is deregistered, whether or not something answers there; HAProxy's checks
-decide who gets requests. An app with an announcer needs none of this. A new service has no domain yet:
+The record has no lease. It stays until it is deregistered, even if nothing answers at its address. HAProxy's checks decide if it
+gets requests. An app with an announcer needs no `register`. A new service has no domain yet, and needs
 `discoverctl set shop domain shop.example.com`.
-With --container, Docker's API is asked where the container's port is published on this host. The id is the container's name.
-The address is this host's towards etcd, else that of its default route, unless the port is published at one address. A
-container in the host's network is at the host's address. A port that is published on loopback, or not at all, is refused.";
+With --container it asks Docker's API for the address and port at which the container's port is published on this host. The id is
+the container's name. If the port is published at all addresses, the host's address towards etcd is taken, or that of the default
+route. A container in the host's network has the host's address. A port that is published on loopback, or not at all, is refused.";
 
 pub(crate) const DEREGISTER_EXAMPLES: &str = "Examples:
   discoverctl drain shop/node-1 && discoverctl deregister shop node-1
 
-What an operator imposed on the upstream goes with it. A record under a lease belongs to an announcer that lives: stop that
-instead, or use `maint`; --force deletes it, and the announcer leaves it alone as long as its lease lives.";
-
-/// Options of `register`.
+The upstream's override is deleted, too. A record with a lease belongs to a running announcer. Stop that announcer instead, or use
+`maint`. --force deletes the record, and the announcer doesn't write it again while its lease lives.";
 #[derive(Debug, Args)]
 pub(crate) struct Register {
-    /// The service; a new one is made
+    /// The service; a new name makes a new service
     #[arg(value_name = "SVC")]
     service: ServiceArg,
-    /// The upstream's name in it
+    /// The upstream's name in the service
     #[arg(value_name = "ID", required_unless_present = "container")]
     id: Option<UpstreamId>,
-    /// Where it listens
+    /// The upstream's IP address and port
     #[arg(value_name = "ADDR", required_unless_present = "container", conflicts_with = "container")]
     address: Option<UpstreamAddress>,
-    /// A running container on this host, by name or id, and the port that it listens on
+    /// Take the address of a running container on this host, by its name or id, and the port on which it listens
     #[arg(long, value_name = "ID[:PORT]")]
     container: Option<ContainerArg>,
-    /// The port that the container listens on. Needed where it publishes several
+    /// Take the container's port on which it listens. Needed if it publishes several
     #[arg(long, value_name = "PORT", requires = "container")]
     port: Option<NonZeroU16>,
-    /// This host's address, at which balancers reach published ports
+    /// Take this address of the host, at which balancers reach published ports
     #[arg(long, value_name = "IP", requires = "container", conflicts_with = "container_network")]
     host_address: Option<IpAddr>,
-    /// Take the container's own address in this network, which balancers have to reach; no published port is needed
+    /// Take the container's own address in this network, which balancers must reach. It needs no published port
     #[arg(long, alias = "network", value_name = "NAME", requires = "container")]
     container_network: Option<String>,
-    /// Where Docker's API listens
+    /// Ask Docker's API at this socket
     #[arg(long, env = "DOCKER_HOST", value_name = "unix://PATH", default_value = "unix:///var/run/docker.sock")]
     docker: String,
-    /// Its share among the upstreams of its color
+    /// Give it this share among the upstreams of its color
     #[arg(long, value_name = "0-256")]
     weight: Option<Weight>,
-    /// Its color
+    /// Write this color into the record
     #[arg(long)]
     color: Option<Color>,
-    /// Used only when no other upstream is up
+    /// Use it only if no other upstream is up
     #[arg(long)]
     backup: bool,
-    /// What kind of service, where it is made, or where two bear the name
+    /// Make a service of this kind, or choose it if two services have the name
     #[arg(long = "type", value_enum)]
     kind: Option<Type>,
-    /// Replace a record that bears another address or hangs on a lease
+    /// Replace a record that has another address or a lease
     #[arg(long)]
     takeover: bool,
     #[command(flatten)]
     changing: Changing,
 }
-
-/// Options of `deregister`.
 #[derive(Debug, Args)]
 pub(crate) struct Deregister {
-    /// The service
+    /// The service: shop, or http-shop or tcp-shop if two have the name
     #[arg(value_name = "SVC")]
     service: ServiceArg,
-    /// The upstream
+    /// The upstream's name in the service
     #[arg(value_name = "ID")]
     id: UpstreamId,
-    /// Delete a record that hangs on a lease, too
+    /// Delete a record that has a lease, too
     #[arg(long)]
     force: bool,
     #[command(flatten)]
@@ -103,15 +97,14 @@ pub(crate) struct Deregister {
 }
 
 impl Register {
-    /// Does it.
-    pub(crate) async fn run(self, ctl: &Context) -> Result<Outcome, Error> {
+    pub(crate) async fn run(self, context: &Context) -> Result<Outcome, Error> {
         let (id, address) = match (self.container, self.id, self.address) {
             (Some(container), id, _) => {
                 let container = container.with_port(self.port)?;
                 let reach = match self.container_network {
                     Some(network) => AddressSource::Own(network),
                     None => {
-                        let endpoints = ctl.client.config().endpoints().iter();
+                        let endpoints = context.client.config().endpoints().iter();
                         let places: Vec<_> = endpoints.map(|it| (it.host().to_owned(), it.port())).collect();
                         AddressSource::Host(HostAddresses::find_addresses(self.host_address, &places).await)
                     }
@@ -122,9 +115,10 @@ impl Register {
             (None, Some(id), Some(address)) => (id, address),
             (None, ..) => return Err(Error::Usage("an ID and an ADDR, or --container".into())),
         };
-        let store = ctl.read_store().await?;
+        let store = context.read_store().await?;
         let service = self.service.find_or_name_new(&store.topology, self.kind.map(Into::into))?;
         if !store.topology.services().contains_key(&service) {
+            // A misspelled name would make a new service without a word.
             let alike =
                 suggest_names(service.name.as_str(), store.topology.services().keys().map(|id| id.name.to_string()));
             output::print_message(&format!("{service} is a new service, without a domain or port yet{alike}"));
@@ -137,11 +131,11 @@ impl Register {
             ..Upstream::from_address(address)
         };
         let edit = plan_registration(&store, &service, &id, &upstream, self.takeover)?;
-        ctl.apply_edit(&store, &edit, &self.changing, BTreeSet::new()).await
+        context.apply_edit(&store, &edit, &self.changing, BTreeSet::new()).await
     }
 }
 
-/// Puts the record, unless it is somebody else's.
+/// Plans the write of a record. Refuses to replace the record of another owner.
 fn plan_registration(
     store: &Store,
     service: &ServiceId,
@@ -160,28 +154,27 @@ fn plan_registration(
     Ok(edit)
 }
 
-/// Why a record isn't ours to replace.
+/// The reason why a record belongs to another owner; None if it may be replaced.
 fn find_obstacle(entry: &Entry, upstream: &Upstream) -> Option<String> {
     let standing = Upstream::parse(&entry.value);
     match standing {
-        _ if entry.lease != 0 => Some(format!("hangs on lease {:x}: an announcer speaks for it", entry.lease)),
-        Ok(standing) if standing.address != upstream.address => Some(format!("bears {}", standing.address)),
+        _ if entry.lease != 0 => Some(format!("has lease {:x} of an announcer", entry.lease)),
+        Ok(standing) if standing.address != upstream.address => Some(format!("has the address {}", standing.address)),
         _ => None,
     }
 }
 
 impl Deregister {
-    /// Does it.
-    pub(crate) async fn run(self, ctl: &Context) -> Result<Outcome, Error> {
-        let store = ctl.read_store().await?;
+    pub(crate) async fn run(self, context: &Context) -> Result<Outcome, Error> {
+        let store = context.read_store().await?;
         let named = UpstreamArg { service: self.service, id: self.id };
         let (service, id) = named.find_upstream(&store.topology)?;
         let edit = plan_deregistration(&store, &service, &id, self.force)?;
-        ctl.apply_edit(&store, &edit, &self.changing, BTreeSet::new()).await
+        context.apply_edit(&store, &edit, &self.changing, BTreeSet::new()).await
     }
 }
 
-/// Deletes the record, in whichever layout it stands, and what is imposed on it.
+/// Plans the deletion of a record, in either layout, and of the override.
 fn plan_deregistration(store: &Store, service: &ServiceId, id: &UpstreamId, force: bool) -> Result<Edit, Error> {
     let mut edit = Edit::default();
     let Some(known) = store.topology.services().get(service) else { return Ok(edit) };
@@ -191,8 +184,9 @@ fn plan_deregistration(store: &Store, service: &ServiceId, id: &UpstreamId, forc
             _ => false,
         };
         if is_its_own && entry.lease != 0 && !force {
-            let words = format!("{} hangs on lease {:x}: an announcer speaks for it", entry.key, entry.lease);
-            return Err(Error::Refused(format!("{words}. Stop that, or `discoverctl maint`; --force deletes it")));
+            let words = format!("{} has lease {:x} of an announcer", entry.key, entry.lease);
+            let remedy = "stop that announcer, or use `discoverctl maint`; --force deletes the key";
+            return Err(Error::Refused(format!("{words}; {remedy}")));
         }
         if is_its_own {
             edit.delete(store, &entry.key);
@@ -227,13 +221,15 @@ mod tests {
     }
 
     #[test]
-    fn somebody_elses_record_is_left_alone() {
+    fn another_owners_record_is_left_alone() {
         let service = KEY.parse::<Key>().unwrap().service_id().unwrap().clone();
         let id: UpstreamId = "a".parse().unwrap();
         let ours = |store: &Store, takeover| plan_registration(store, &service, &id, &at("10.0.0.1:80"), takeover);
         assert!(ours(&store(&[]), false).is_ok());
         assert!(ours(&store(&[(KEY, "10.0.0.1:80", 0)]), false).is_ok(), "the same, without its color");
-        for (value, lease, words) in [("10.0.0.2:80", 0, "bears 10.0.0.2:80"), ("10.0.0.1:80", 7, "hangs on lease 7")] {
+        for (value, lease, words) in
+            [("10.0.0.2:80", 0, "has the address 10.0.0.2:80"), ("10.0.0.1:80", 7, "has lease 7")]
+        {
             let store = store(&[(KEY, value, lease)]);
             let refused = ours(&store, false).unwrap_err();
             assert!(refused.to_string().contains(words) && refused.exit_code() == 4, "{refused}");

@@ -5,32 +5,27 @@ use std::collections::BTreeSet;
 use clap::Args;
 use discovery::ServiceId;
 
-use crate::context::Context;
-use crate::context::at_revision;
-use crate::durable_keys;
-use crate::durable_keys::KeyScope;
+use crate::context::{Context, at_revision};
+use crate::durable_keys::{self, KeyScope};
 use crate::edit::Edit;
-use crate::error::Error;
-use crate::error::Outcome;
+use crate::error::{Error, Outcome};
 use crate::shared_options::Changing;
 use crate::store::Store;
 use crate::target::ServiceArg;
 
 pub(crate) const EXAMPLES: &str = "Examples:
-  What would be written?
+  Print what would be written:
       discoverctl rollback shop 1200 --dry-run
-  As it was at revision 1200 (discoverctl history shop lists them):
+  Restore the state at revision 1200, which `discoverctl history shop` lists:
       discoverctl rollback shop 1200
 
-Settings and overrides go back, in one transaction; upstreams' records are left alone.";
-
-/// Options of `rollback`.
+It restores settings and overrides in one transaction, and leaves upstreams' records alone.";
 #[derive(Debug, Args)]
 pub(crate) struct Rollback {
-    /// The service
+    /// The service: shop, or http-shop or tcp-shop if two have the name
     #[arg(value_name = "SVC")]
     service: ServiceArg,
-    /// The revision
+    /// Restore the state at this revision
     #[arg(value_name = "REV")]
     revision: i64,
     #[command(flatten)]
@@ -38,20 +33,20 @@ pub(crate) struct Rollback {
 }
 
 impl Rollback {
-    /// Does it.
-    pub(crate) async fn run(self, ctl: &Context) -> Result<Outcome, Error> {
-        let store = ctl.read_store().await?;
-        let then = at_revision::read_store_at(ctl, self.revision, &store).await?;
+    pub(crate) async fn run(self, context: &Context) -> Result<Outcome, Error> {
+        let store = context.read_store().await?;
+        let then = at_revision::read_store_at(context, self.revision, &store).await?;
         let id = durable_keys::find_service(&self.service, &store.topology, &then.topology)?;
         let edit = plan_rollback(&store, &then, &id)?;
         durable_keys::check_claims(&store, &edit)?;
-        ctl.apply_edit(&store, &edit, &self.changing, BTreeSet::new()).await
+        context.apply_edit(&store, &edit, &self.changing, BTreeSet::new()).await
     }
 }
 
-/// What leads back there.
+/// Plans the edit that restores the settings and overrides of `then`.
 fn plan_rollback(store: &Store, then: &Store, id: &ServiceId) -> Result<Edit, Error> {
     let old = KeyScope::Settings.select_entries(&then.entries, Some(id));
+    // An empty past would delete all present settings, which an operator has to ask `delete` for.
     if old.is_empty() {
         let words = format!("{id} had no settings at revision {}; nothing was changed", then.revision);
         return Err(Error::Refused(format!("{words} (discoverctl delete takes a service away)")));

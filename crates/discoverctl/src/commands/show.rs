@@ -3,106 +3,100 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use clap::Args;
-use discovery::{Cause, Service, ServiceId, UpstreamId};
+use discovery::{Service, ServiceId};
 use futures_util::future::join_all;
 use registry::{Client, LeaseId};
 use serde::Serialize;
 
 use crate::balancer_api::{Answers, ServiceInFull};
 use crate::context::Context;
-use crate::error::Error;
-use crate::error::Outcome;
+use crate::error::{Error, Outcome};
 use crate::print::{Block, Cell, Printable, Table};
-use crate::store::Store;
+use crate::store::{Store, lossy_text};
 use crate::target::ServiceArg;
-use crate::upstreams::{BalancerView, Row, build_rows, describe_unreachable, extract_upstreams, list_unreachable};
+use crate::upstreams::{Row, build_rows, describe_unreachable, extract_upstreams, list_unreachable};
 use crate::verdict::Keys;
 
 pub(crate) const EXAMPLES: &str = "Examples:
   discoverctl show shop
   discoverctl show shop --output json | jq '.upstreams[] | select(.state == \"ready\").address'
 
-LEASE is what is left of the upstream's lease in seconds; `none` is a record without one, which stays until somebody deletes
-it. SESSIONS and RATE (requests in the last second; connections of a TCP service) are of one balancer.";
-
-/// Options of `show`.
+LEASE is the rest of the upstream's lease in seconds. `none` is a record without a lease, which stays until it is deleted.
+SESSIONS and RATE (requests in the last second, or connections of a TCP service) are those of one balancer.";
 #[derive(Debug, Args)]
 pub(crate) struct Show {
-    /// The service
+    /// The service: shop, or http-shop or tcp-shop if two have the name
     #[arg(value_name = "SVC")]
     service: ServiceArg,
 }
-
-/// What `show` answers.
 #[derive(Debug, Serialize)]
 struct ServiceReport {
-    /// `http-shop`.
+    /// The name of the service's section: `http-shop`.
     id: String,
-    /// Its name.
+    /// The service's own name: `shop`.
     name: String,
-    /// The store's revision.
     revision: i64,
-    /// By name; those that are set, and those that count without being set.
+    /// By name: settings in the store, and defaults in effect.
     settings: BTreeMap<String, SettingShown>,
-    /// By balancer, the hosts with their paths, or the ports, that it holds there.
+    /// By balancer, the hosts with their paths, or the ports, that the service owns there.
     claims: BTreeMap<String, Vec<String>>,
-    /// By id.
     upstreams: Vec<UpstreamShown>,
-    /// By key, relative to the prefix, and balancer: why it isn't followed.
+    /// By key, relative to the prefix, and by balancer: the reason for the quarantine.
     quarantine: BTreeMap<String, BTreeMap<String, String>>,
-    /// By balancer: why HAProxy doesn't take the service as it stands.
+    /// By balancer, the reason why HAProxy rejects the service.
     refused: BTreeMap<String, String>,
-    /// The balancers that couldn't be asked, and why.
+    /// The balancers without an answer, with the reason.
     unreachable: BTreeMap<String, String>,
 }
 
-/// A setting.
+/// A setting in the store and in effect.
 #[derive(Debug, Default, PartialEq, Serialize)]
 struct SettingShown {
-    /// As it stands in the store; null where it doesn't.
+    /// Its value in the store; null if the key is absent.
     written: Option<String>,
-    /// By balancer, what counts.
+    /// The value in effect, by balancer.
     counts: BTreeMap<String, String>,
 }
 
-/// An upstream.
+/// An upstream and its lease.
 #[derive(Debug, Serialize)]
 struct UpstreamShown {
     #[serde(flatten)]
     row: Row,
-    /// `lives` with its seconds, `none`, `ended`, or `unknown` where etcd didn't say.
+    /// `lives`, `none`, `ended`, or `unknown` if etcd didn't say.
     lease: &'static str,
-    /// What is left of its lease.
+    /// The rest of its lease in seconds; null unless it lives.
     lease_seconds: Option<u64>,
 }
 
-/// The leases that upstreams hang on: what is left; None has ended.
+/// The rest of each lease in seconds; None if the lease has ended.
 type Leases = BTreeMap<i64, Option<u64>>;
 
 impl Show {
-    /// Does it.
-    pub(crate) async fn run(self, ctl: &Context) -> Result<Outcome, Error> {
-        let store = ctl.read_store().await?;
+    pub(crate) async fn run(self, context: &Context) -> Result<Outcome, Error> {
+        let store = context.read_store().await?;
         let id = self.service.find_service(&store.topology)?;
         let Some(service) = store.topology.services().get(&id) else {
             return Err(Error::Refused(format!("no service {id} in the store")));
         };
-        let fleet = ctl.balancer_api(&store)?;
+        let fleet = context.balancer_api(&store)?;
         let path = format!("services/{id}");
-        let (answers, leases) = tokio::join!(fleet.ask_all(&path), read_leases(&ctl.client, service));
-        ctl.screen.show(&ServiceReport::from_answers(&store, &id, service, &answers, &leases))?;
+        // etcd and the balancers are asked at once, so only the slower one costs time.
+        let (answers, leases) = tokio::join!(fleet.ask_all(&path), read_leases(&context.client, service));
+        context.screen.show(&ServiceReport::from_answers(&store, &id, service, &answers, &leases))?;
         Ok(Outcome::Yes)
     }
 }
 
-/// A lease that etcd can't be asked after is left out: the rest of the answer is none the worse.
+/// Reads the leases of all records. A lease that etcd doesn't answer for is left out, and the rest of the answer
+/// stands.
 async fn read_leases(client: &Client, service: &Service) -> Leases {
     let all: BTreeSet<i64> = service.upstreams().map(|(_, field)| field.entry.lease).filter(|id| *id != 0).collect();
-    let asked = all.into_iter().map(|id| async move {
+    let requests = all.into_iter().map(|id| async move {
         let left = client.time_to_live(LeaseId::from(id)).await.ok()?;
         Some((id, left.map(|left| left.as_secs())))
     });
-    join_all(asked).await.into_iter().flatten().collect()
+    join_all(requests).await.into_iter().flatten().collect()
 }
 
 impl ServiceReport {
@@ -115,7 +109,7 @@ impl ServiceReport {
     ) -> Self {
         let mut settings: BTreeMap<String, SettingShown> = BTreeMap::new();
         for (name, field) in service.settings() {
-            let written = String::from_utf8_lossy(&field.entry.value).trim().to_owned();
+            let written = lossy_text(&field.entry).trim().to_owned();
             settings.entry(name.to_string()).or_default().written = Some(written);
         }
         let (mut quarantine, mut claims, mut refused) = (BTreeMap::new(), BTreeMap::new(), BTreeMap::new());
@@ -130,9 +124,11 @@ impl ServiceReport {
             refused.extend(answer.service.refused.clone().map(|words| (node.clone(), words)));
             claims.insert(node, answer.service.list_claims());
         }
-        let lease = |id: &UpstreamId| service.upstream(id).map(|field| field.entry.lease);
-        let upstreams = build_rows(Keys::from(store), &extract_upstreams(answers), Some(id)).into_iter();
-        let upstreams = upstreams.map(|((_, id), row)| UpstreamShown::new(row, lease(&id), leases)).collect();
+        let mut upstreams = Vec::new();
+        for ((_, id), row) in build_rows(Keys::from(store), &extract_upstreams(answers), Some(id)) {
+            let lease = service.upstream(&id).map(|field| field.entry.lease);
+            upstreams.push(UpstreamShown::new(row, lease, leases));
+        }
         let (id, name, unreachable) = (id.to_string(), id.name.to_string(), list_unreachable(answers));
         Self { id, name, revision: store.revision, settings, claims, upstreams, quarantine, refused, unreachable }
     }
@@ -142,6 +138,7 @@ impl UpstreamShown {
     fn new(row: Row, lease: Option<i64>, leases: &Leases) -> Self {
         let (lease, lease_seconds) = match lease {
             Some(0) => ("none", None),
+            // Only a retained upstream has no record.
             None => ("ended", None),
             Some(id) => match leases.get(&id) {
                 Some(Some(left)) => ("lives", Some(*left)),
@@ -153,54 +150,24 @@ impl UpstreamShown {
     }
 
     fn add_rows_to(&self, table: &mut Table) {
-        let Row { id, asked, balancers, .. } = &self.row;
-        let lease = self.lease_seconds.map_or_else(|| self.lease.to_owned(), |left| format!("{left} s"));
+        if self.row.balancers.is_empty() {
+            table.add_row(self.to_cells("–".into(), "–".into(), "–".into(), "–".into()));
+        }
+        for (node, there) in &self.row.balancers {
+            let (sessions, rate) = (Cell::or_dash(there.sessions), Cell::or_dash(there.rate));
+            table.add_row(self.to_cells(node.as_str().into(), there.to_cell(), sessions, rate));
+        }
+    }
+
+    /// The row at one balancer.
+    fn to_cells(&self, node: Cell, there: Cell, sessions: Cell, rate: Cell) -> [Cell; 10] {
+        let Row { id, asked, .. } = &self.row;
         let state = asked.describe_state();
-        let cells = |node: Cell, there: Cell, sessions: Cell, rate: Cell| {
-            let state = if asked.state == Some("ready") { Cell::good(&state) } else { Cell::odd(&state) };
-            let (address, color) = (Cell::or_dash(asked.address.as_ref()), Cell::or_dash(asked.color.as_ref()));
-            let lease = Cell::from(lease.as_str());
-            [id.as_str().into(), address, color, Cell::or_dash(asked.weight), state, lease, node, there, sessions, rate]
-        };
-        if balancers.is_empty() {
-            table.add_row(cells("–".into(), "–".into(), "–".into(), "–".into()));
-        }
-        for (node, there) in balancers {
-            table.add_row(cells(
-                node.as_str().into(),
-                there.to_cell(),
-                Cell::or_dash(there.sessions),
-                Cell::or_dash(there.rate),
-            ));
-        }
-    }
-}
-
-impl BalancerView {
-    /// That the upstream is served without a key, and since when; None if it has one.
-    pub(crate) fn describe_retained(&self) -> Option<String> {
-        let since = self.held_since.as_ref().map(|since| format!(" since {since}")).unwrap_or_default();
-        let by = match self.held_by.as_deref() {
-            Some("guard") => " by the removal guard",
-            Some("reset") => " after a reset of the store",
-            _ => "",
-        };
-        self.held.then(|| format!("its key is gone; retained{by}{since}"))
-    }
-
-    /// One word, or a dash.
-    pub(crate) fn to_cell(&self) -> Cell {
-        // A server that is up says nothing of why it gets no requests.
-        let cause = self.cause.as_ref().filter(|_| matches!(self.state, Some("up" | "absent"))).map(Cause::name);
-        let notes: Vec<&str> = self.held.then_some("held").into_iter().chain(cause).collect();
-        let notes = if notes.is_empty() { String::new() } else { format!(" ({})", notes.join(", ")) };
-        match self.state {
-            None => "–".into(),
-            Some("up") if self.balanced == Some(false) => Cell::bad(format!("up{notes}")),
-            Some("up") => Cell::good(format!("up{notes}")),
-            Some(state @ ("down" | "absent")) => Cell::bad(format!("{state}{notes}")),
-            Some(state) => Cell::odd(format!("{state}{notes}")),
-        }
+        let state = if asked.state == Some("ready") { Cell::good(state) } else { Cell::odd(state) };
+        let (address, color) = (Cell::or_dash(asked.address.as_ref()), Cell::or_dash(asked.color.as_ref()));
+        let lease = self.lease_seconds.map_or_else(|| self.lease.to_owned(), |left| format!("{left} s"));
+        let weight = Cell::or_dash(asked.weight);
+        [id.as_str().into(), address, color, weight, state, lease.into(), node, there, sessions, rate]
     }
 }
 
@@ -209,7 +176,7 @@ impl Printable for ServiceReport {
         let mut settings = Table::new(["SETTING", "WRITTEN", "COUNTS"]);
         for (name, it) in &self.settings {
             let written = it.written.as_ref().map(|value| value.replace('\n', "\\n"));
-            // What counts is a balancer's word only where it isn't what was written, or not everywhere.
+            // Balancers' values are only worth a column if they differ from the store's value.
             let counts = if it.counts.values().all(|value| Some(value) == it.written.as_ref()) {
                 Cell::from(if it.counts.is_empty() { "–" } else { "as written" })
             } else {
@@ -244,7 +211,7 @@ impl Printable for ServiceReport {
     }
 }
 
-/// `value` where all balancers say the same, else `lb1 value, lb2 other`.
+/// Writes `value` if all balancers have the same, else `lb1 value, lb2 other`.
 pub(crate) fn same_or_each(by: &BTreeMap<String, String>) -> Cell {
     let mut values = by.values();
     match values.next() {

@@ -1,4 +1,4 @@
-//! `switch`: another color becomes active, in steps, each waited for and watched.
+//! `switch`: makes another color active, in steps. Each step is waited for and watched.
 
 mod active_key;
 mod hook;
@@ -21,94 +21,91 @@ use crate::balancer_api::ServiceInFull;
 use crate::colors;
 use crate::commands::switch::sample::{Limits, Percent};
 use crate::context::Context;
-use crate::error::Error;
-use crate::error::Outcome;
+use crate::error::{Error, Outcome};
 use crate::store::Store;
 use crate::target::ServiceArg;
 
 pub(crate) const EXAMPLES: &str = "Examples:
-  All at once:
+  Switch all requests at once:
       discoverctl switch shop green
-  A canary that grows, and goes back by itself when more than 1 % of its requests fail:
+  Switch in steps, and go back if more than 1 % of the new color's requests fail:
       discoverctl switch shop green --steps 10,50,100 --every 30s --max-errors 1%
-  Only if the new color passes a test first, and goes back if the service fails one afterwards:
+  Test the new color first, and the service afterwards:
       discoverctl switch shop green --before 'curl --fail --silent --output /dev/null https://$DISCOVER_PREVIEW/' \\
           --after 'curl --fail --silent --output /dev/null https://$DISCOVER_DOMAIN/'
 
-Each step is one write of the service's `active` key, waited for on every live balancer, then watched for --every. It goes
-back, to what was active before, when a balancer doesn't follow within --timeout, a limit is exceeded, --after fails, or,
-with a limit, when a balancer vanishes or its API can't be asked for 5 s. Ctrl-C and SIGTERM leave the step as it stands
-and say how to go on or back. Where somebody else writes `active` meanwhile, it stops and touches nothing.
+Each step is one write of the service's `active` key. The command waits until every live balancer follows, and then watches the
+step for --every. It restores the old value if a balancer doesn't follow within --timeout, if a limit is exceeded, if --after
+fails, or with a limit if a balancer's key is gone or its API can't be asked for 5 s. Ctrl-C and SIGTERM keep the step, and the
+last line says how to continue or go back. If another client writes `active` meanwhile, the command stops and changes nothing.
 
-A failed request is one that the color's upstreams answer with 5xx or not at all; of a TCP service, a connection that can't
-be made. Fewer than 20 requests in a step are no ground for a judgement.
+A failed request is one that the color's upstreams answer with 5xx or not at all. For a TCP service it is a connection that can't
+be made. Fewer than 20 requests in a step are not judged.
 
-The commands know DISCOVER_SERVICE, DISCOVER_COLOR, DISCOVER_UPSTREAMS (the color's addresses, by blanks) and
-DISCOVER_DOMAIN (the service's first host).";
-
-/// Options of `switch`.
+The commands get DISCOVER_SERVICE, DISCOVER_COLOR, DISCOVER_UPSTREAMS (the color's addresses, separated by blanks),
+DISCOVER_DOMAIN (the service's first host) and DISCOVER_PREVIEW (the host that previews the color).";
 #[derive(Debug, Args)]
 pub(crate) struct Switch {
-    /// The service
+    /// The service: shop, or http-shop or tcp-shop if two have the name
     #[arg(value_name = "SVC")]
     service: ServiceArg,
-    /// The color that becomes active
+    /// The color to make active
     #[arg(value_name = "COLOR")]
     color: Color,
-    /// The color's share of the traffic in each step, in hundredths
+    /// Give the color this share of the traffic in each step, in percent
     #[arg(long, value_name = "LIST", default_value = "100")]
     steps: Steps,
-    /// How long each step is watched
+    /// Watch each step for this time
     #[arg(long, value_name = "TIME", default_value = "30s", value_parser = humantime::parse_duration)]
     every: Duration,
-    /// Go back when more of the color's requests fail
+    /// Go back if more than this share of the color's requests fails
     #[arg(long, value_name = "SHARE")]
     max_errors: Option<Percent>,
-    /// Go back when the color's average response time exceeds this
+    /// Go back if the color's average response time exceeds this
     #[arg(long, value_name = "TIME", value_parser = humantime::parse_duration)]
     max_latency: Option<Duration>,
-    /// A command that has to succeed before anything is written (sh -c)
+    /// Run this command with sh -c before anything is written, and stop if it fails
     #[arg(long, value_name = "CMD")]
     before: Option<String>,
-    /// A command that has to succeed after the last step; else it goes back (sh -c)
+    /// Run this command with sh -c after the last step, and go back if it fails
     #[arg(long, value_name = "CMD")]
     after: Option<String>,
-    /// Go back on Ctrl-C and SIGTERM instead of leaving the step as it stands
+    /// Go back on Ctrl-C and SIGTERM instead of keeping the step
     #[arg(long)]
     undo_on_interrupt: bool,
-    /// Switch to a color that has no healthy upstream, or nobody knows
+    /// Switch to a color without a healthy upstream, or of unknown health
     #[arg(long)]
     force: bool,
-    /// Say what would be written, and write nothing
+    /// Print the steps, and write nothing
     #[arg(long)]
     dry_run: bool,
-    /// How long to wait for the balancers, each step
+    /// Wait at most this long for the balancers in each step
     #[arg(long, value_name = "TIME", default_value = "60s", value_parser = humantime::parse_duration)]
     timeout: Duration,
 }
 
 impl Switch {
-    /// Does it.
-    pub(crate) async fn run(self, ctl: &Context) -> Result<Outcome, Error> {
-        let store = ctl.read_store().await?;
+    pub(crate) async fn run(self, context: &Context) -> Result<Outcome, Error> {
+        let store = context.read_store().await?;
         let id = self.service.find_service(&store.topology)?;
         let service = store.topology.services().get(&id).cloned();
         let service = service.ok_or_else(|| Error::Refused(format!("no service {id} in the store")))?;
         let plan = Plan::new(&service, &self.color, &self.steps)?;
         let limits = Limits { errors: self.max_errors, latency: self.max_latency };
-        self.check_color(ctl, &store, &id, &service, limits).await?;
+        // Checked for --dry-run as well, so that it prints no steps that would be refused.
+        self.check_color(context, &store, &id, &service, limits).await?;
         if self.dry_run {
-            ctl.screen.show(&report::SwitchReport::for_dry_run(&id, &plan))?;
+            context.screen.show(&report::SwitchReport::for_dry_run(&id, &plan))?;
             return Ok(Outcome::Yes);
         }
-        let told = hook_env(&id, &service, &self.color);
-        run::SwitchRun::new(ctl, &store, &id, plan, self, limits, told)?.run().await
+        let env = hook_env(&id, &service, &self.color);
+        run::SwitchRun::new(context, &store, &id, plan, self, limits, env)?.run().await
     }
 
-    /// Whether the color has what it takes, as far as the balancers know.
+    /// Refuses a color that has no ready or no healthy upstream, and limits that the balancers' answers can't judge.
     async fn check_color(
         &self,
-        ctl: &Context,
+        context: &Context,
         store: &Store,
         id: &ServiceId,
         service: &Service,
@@ -121,7 +118,8 @@ impl Switch {
             let words = "no upstream of it is ready; nothing was changed (--force does it anyway)";
             return Err(Error::Refused(format!("{}{hint}: {words}", self.color)));
         }
-        let answers = ctl.balancer_api(store)?.ask_all::<ServiceInFull>(&format!("services/{id}")).await;
+        let answers = context.balancer_api(store)?.ask_all::<ServiceInFull>(&format!("services/{id}")).await;
+        // --force accepts unknown health. It can't make up for counters that a limit needs.
         if limits.is_any() && answers.is_empty() {
             return Err(Error::NoBalancer(
                 "no balancer lives whose API could judge --max-errors; nothing was changed".into(),
@@ -135,14 +133,14 @@ impl Switch {
     }
 }
 
-/// What the operator's commands are told.
+/// Builds the environment of the operator's commands.
 fn hook_env(id: &ServiceId, service: &Service, color: &Color) -> HookEnv {
     let addresses = colors::find_records(service, Some(color)).map(|(_, it)| it.address.to_string());
     let hosts = match service.setting(SettingName::Domain).and_then(|field| field.value.as_ref().ok()) {
         Some(Setting::Domain(hosts)) => hosts.iter().map(ToString::to_string).collect(),
         _ => Vec::new(),
     };
-    // A wildcard has no preview.
+    // A preview's host is `<color>.<host>`, which no wildcard names.
     let exact = hosts.iter().find(|host| !host.starts_with('*'));
     let preview = exact.filter(|_| service.setting(SettingName::Preview).is_some());
     HookEnv {
@@ -160,7 +158,7 @@ mod tests {
 
     #[test]
     fn a_preview_is_at_the_first_exact_host() {
-        let told = |keys: &[(&str, &str)]| {
+        let env = |keys: &[(&str, &str)]| {
             let entry = |(key, value): &(&str, &str)| Entry {
                 key: format!("http-services/shop/{key}"),
                 value: (*value).into(),
@@ -173,9 +171,9 @@ mod tests {
             super::hook_env(id, service, &"Green".parse().unwrap())
         };
         let upstream = ("upstreams/a", r#"{"address":"10.0.0.1:80","color":"Green"}"#);
-        let all = told(&[("domain", "*.shop.com shop.com"), ("preview", "10.0.0.0/8"), upstream]);
+        let all = env(&[("domain", "*.shop.com shop.com"), ("preview", "10.0.0.0/8"), upstream]);
         assert_eq!((all.domain.as_str(), all.preview.as_str()), ("*.shop.com", "green.shop.com"));
         assert_eq!(all.upstreams, "10.0.0.1:80");
-        assert_eq!(told(&[("domain", "shop.com"), upstream]).preview, "");
+        assert_eq!(env(&[("domain", "shop.com"), upstream]).preview, "");
     }
 }

@@ -1,6 +1,7 @@
-//! `watch`: upstreams as they come, go and change.
+//! `watch`: prints upstreams as they come, go and change.
 
 use std::collections::BTreeMap;
+use std::fmt::Display;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
@@ -15,8 +16,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::balancer_api::{Answers, BalancerApi, Upstreams};
 use crate::context::Context;
-use crate::error::Error;
-use crate::error::Outcome;
+use crate::error::{Error, Outcome};
 use crate::print::{Cell, Screen, json_line, to_yaml, until_written};
 use crate::shared_options::Format;
 use crate::target::ServiceArg;
@@ -28,37 +28,35 @@ pub(crate) const EXAMPLES: &str = "Examples:
   discoverctl watch shop --for 1m
   discoverctl watch --output json | jq -r 'select(.change == \"gone\") | .service + \"/\" + .id'
 
-A row for each upstream, then one for each change, until Ctrl-C; with --output json one object a line. The store is followed,
-the balancers are asked every second. While etcd is away it goes on trying.";
+It prints a row for each upstream, then a row for each change, until Ctrl-C. With --output json each row is an object in one line.
+It follows the store, and asks the balancers every second. While etcd is away it tries again.";
 
-/// How often the balancers are asked; their figures are at most half a second old.
+/// The interval between two questions to the balancers. Their counters are at most half a second old.
 const PACE: Duration = Duration::from_secs(1);
-
-/// Options of `watch`.
 #[derive(Debug, Args)]
 pub(crate) struct Watch {
-    /// The service; all of them unless said
+    /// Watch this service instead of all
     #[arg(value_name = "SVC")]
     service: Option<ServiceArg>,
-    /// End after this
+    /// End after this time instead of at Ctrl-C
     #[arg(long = "for", value_name = "TIME", value_parser = humantime::parse_duration)]
     limit: Option<Duration>,
 }
 
 type Rows = BTreeMap<(ServiceId, UpstreamId), Row>;
 
-/// One line.
+/// A change, as it is printed.
 #[derive(Debug, PartialEq, Serialize)]
 struct Line {
-    /// When it was seen, RFC 3339 in UTC.
+    /// The time at which the change was seen, RFC 3339 in UTC.
     time: String,
-    /// `present` at first, then `new`, `changed` and `gone`.
+    /// `present` in the first listing, then `new`, `changed` and `gone`.
     change: &'static str,
     #[serde(flatten)]
     row: Row,
 }
 
-/// What is known: the store's keys, and what the balancers answered last.
+/// The store's keys, and the balancers' last answers.
 struct WatchState {
     topology: Topology,
     balancers: BalancerRecords,
@@ -68,72 +66,74 @@ struct WatchState {
 }
 
 impl Watch {
-    /// Does it.
-    pub(crate) async fn run(self, ctl: &Context) -> Result<Outcome, Error> {
-        let store = ctl.read_store().await?;
+    pub(crate) async fn run(self, context: &Context) -> Result<Outcome, Error> {
+        let store = context.read_store().await?;
         let only = self.service.as_ref().map(|named| named.find_service(&store.topology)).transpose()?;
-        let fleet = Arc::new(ctl.balancer_api(&store)?);
-        let answers = fleet.ask_all("upstreams").await;
-        let scene = WatchState { topology: store.topology, balancers: store.balancers, answers, only, is_away: false };
-        // Without a limit, or with one that no clock reaches, for ever.
+        let api = Arc::new(context.balancer_api(&store)?);
+        let answers = api.ask_all("upstreams").await;
+        let known = WatchState { topology: store.topology, balancers: store.balancers, answers, only, is_away: false };
+        // A limit that the clock can't represent is as good as none.
         let deadline = self.limit.and_then(|limit| Instant::now().checked_add(limit));
         tokio::select! {
-            told = follow_changes(ctl, scene, fleet) => told?,
+            printed = follow_changes(context, known, api) => printed?,
             () = async { match deadline { Some(at) => sleep_until(at).await, None => std::future::pending().await } } => {}
+            // Ctrl-C is the usual end of this command, so it is no error.
             _ = tokio::signal::ctrl_c() => {}
         }
-        ctl.screen.flush_briefly();
+        // A slow reader must not keep a command that was stopped.
+        context.screen.flush_briefly();
         Ok(Outcome::Yes)
     }
 }
 
-/// Prints what changes, until nobody reads it any more.
-async fn follow_changes(ctl: &Context, mut scene: WatchState, mut fleet: Arc<BalancerApi>) -> Result<(), Error> {
-    let mut teller = ChangePrinter::new(ctl.screen);
+/// Prints changes until the reader closes the output.
+async fn follow_changes(context: &Context, mut known: WatchState, mut api: Arc<BalancerApi>) -> Result<(), Error> {
+    let mut printer = ChangePrinter::new(context.screen);
     let mut shown = Rows::new();
     let end = CancellationToken::new();
     let _ends_with_us = end.clone().drop_guard();
-    let mut events = ctl.client.follow_folder(FollowOptions::default(), end);
+    let mut events = context.client.follow_folder(FollowOptions::default(), end);
     let mut ticks = interval(PACE);
+    // After a slow answer the balancers get a whole interval of rest.
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    let mut asked: Option<JoinHandle<Answers<Upstreams>>> = None;
+    let mut pending: Option<JoinHandle<Answers<Upstreams>>> = None;
     loop {
-        let now = build_rows(scene.keys(), &scene.answers, scene.only.as_ref());
-        teller.print_changes(&shown, &now)?;
-        // What comes meanwhile is compared with what was printed last, and no queue grows.
+        let now = build_rows(known.keys(), &known.answers, known.only.as_ref());
+        printer.print_changes(&shown, &now)?;
+        // The next listing is compared with the one that was printed, so a slow reader causes no queue.
         if !until_written().await? {
             return Ok(());
         }
         shown = now;
         tokio::select! {
             event = events.recv() => match event {
-                Some(event) => scene.apply_event(event),
+                Some(event) => known.apply_event(event),
                 None => return Ok(()),
             },
-            answers = await_answers(&mut asked) => {
-                asked = None;
-                scene.answers = answers;
+            answers = await_answers(&mut pending) => {
+                pending = None;
+                known.answers = answers;
             }
-            _ = ticks.tick(), if asked.is_none() => {
-                if !ctl.is_api_of(&fleet, &scene.balancers) {
-                    fleet = Arc::new(ctl.balancer_api_of(&scene.balancers)?);
+            _ = ticks.tick(), if pending.is_none() => {
+                if !context.is_api_of(&api, &known.balancers) {
+                    api = Arc::new(context.balancer_api_of(&known.balancers)?);
                 }
-                asked = Some(ask_in_background(&fleet));
+                pending = Some(ask_in_background(&api));
             }
         }
     }
 }
 
-/// On a task of its own: a balancer that is slow holds up no change of the store.
-fn ask_in_background(fleet: &Arc<BalancerApi>) -> JoinHandle<Answers<Upstreams>> {
-    let fleet = Arc::clone(fleet);
-    tokio::spawn(async move { fleet.ask_all("upstreams").await })
+/// Asks all balancers in a task, so that a slow balancer delays no change of the store.
+fn ask_in_background(api: &Arc<BalancerApi>) -> JoinHandle<Answers<Upstreams>> {
+    let api = Arc::clone(api);
+    tokio::spawn(async move { api.ask_all("upstreams").await })
 }
 
-/// The answers that are under way; never, where none are.
-async fn await_answers(asked: &mut Option<JoinHandle<Answers<Upstreams>>>) -> Answers<Upstreams> {
-    match asked {
-        Some(asked) => asked.await.unwrap_or_default(),
+/// Waits for the answers that are under way, for ever if there are none.
+async fn await_answers(pending: &mut Option<JoinHandle<Answers<Upstreams>>>) -> Answers<Upstreams> {
+    match pending {
+        Some(pending) => pending.await.unwrap_or_default(),
         None => std::future::pending().await,
     }
 }
@@ -146,6 +146,7 @@ impl WatchState {
     fn apply_event(&mut self, event: Event) {
         match event {
             Event::Disconnected { error, .. } => {
+                // The first error is printed, and not each retry.
                 if !std::mem::replace(&mut self.is_away, true) {
                     output::print_message(&format!("discoverctl: {error}; trying on"));
                 }
@@ -168,7 +169,7 @@ impl WatchState {
     }
 }
 
-/// What two listings differ in. Sessions and rates are no change: they always do.
+/// Compares two listings. Sessions and rates are left out, because they change every second.
 fn compare_rows<'a>(before: &'a Rows, now: &'a Rows) -> Vec<(&'static str, &'a Row)> {
     let mut changes: Vec<(&'static str, &Row)> = Vec::new();
     for (name, row) in now {
@@ -183,14 +184,16 @@ fn compare_rows<'a>(before: &'a Rows, now: &'a Rows) -> Vec<(&'static str, &'a R
 }
 
 fn is_unchanged(one: &Row, other: &Row) -> bool {
-    let words = |row: &Row| -> Vec<_> {
-        let there = |it: &BalancerView| (it.state, it.balanced, it.cause.clone(), it.held);
-        row.balancers.iter().map(|(node, it)| (node.clone(), there(it))).collect()
-    };
-    one.asked == other.asked && words(one) == words(other)
+    one.asked == other.asked
+        && one.balancers.keys().eq(other.balancers.keys())
+        && one.balancers.values().zip(other.balancers.values()).all(|(one, other)| is_view_unchanged(one, other))
 }
 
-/// Prints lines; columns are as wide as what was printed first, and wider where they must be.
+fn is_view_unchanged(one: &BalancerView, other: &BalancerView) -> bool {
+    (one.state, one.balanced, &one.cause, one.held) == (other.state, other.balanced, &other.cause, other.held)
+}
+
+/// Prints changes in columns. A column is as wide as the widest cell so far.
 struct ChangePrinter {
     screen: Screen,
     has_printed: bool,
@@ -204,21 +207,22 @@ impl ChangePrinter {
         Self { screen, has_printed: false, widths: HEAD.iter().map(|name| name.len()).collect() }
     }
 
-    /// Prints what has changed.
+    /// Prints the changes between two listings.
     fn print_changes(&mut self, before: &Rows, now: &Rows) -> Result<(), Error> {
         let has_begun = std::mem::replace(&mut self.has_printed, true);
-        let line = |(change, row): (&'static str, &Row)| Line {
-            time: humantime::format_rfc3339_millis(SystemTime::now()).to_string(),
-            change: if has_begun { change } else { "present" },
-            row: row.clone(),
-        };
-        let lines: Vec<Line> = compare_rows(before, now).into_iter().map(line).collect();
+        let mut lines = Vec::new();
+        for (change, row) in compare_rows(before, now) {
+            let change = if has_begun { change } else { "present" };
+            let time = humantime::format_rfc3339_millis(SystemTime::now()).to_string();
+            lines.push(Line { time, change, row: row.clone() });
+        }
         let mut texts = Vec::new();
         match self.screen.format() {
             Format::Json => {
                 texts.extend(lines.iter().map(json_line).collect::<Result<Vec<_>, _>>()?);
             }
             Format::Yaml => {
+                // `---` begins the next document of a stream.
                 let documents = lines.iter().map(to_yaml).collect::<Result<Vec<_>, _>>()?;
                 texts.extend(documents.into_iter().map(|text| format!("---\n{text}")));
             }
@@ -253,20 +257,24 @@ impl Line {
             Some("draining") => format!("{node} draining {}", there.sessions.unwrap_or_default()),
             _ => format!("{node} {}", there.to_cell().text()),
         });
-        let or_dash = |value: Option<String>| Cell::or_dash(value).text().to_owned();
         let there = there.collect::<Vec<_>>().join(", ");
         [
-            // The time of day, in UTC as the rest of it.
+            // The time of day, in UTC like the rest.
             self.time.get(11..19).unwrap_or(&self.time).to_owned(),
             self.change.to_owned(),
             format!("{service}/{id}"),
-            or_dash(asked.address.clone()),
-            or_dash(asked.color.clone()),
-            or_dash(asked.weight.map(|weight| weight.to_string())),
+            cell_text(asked.address.as_ref()),
+            cell_text(asked.color.as_ref()),
+            cell_text(asked.weight),
             Cell::from(asked.describe_state()).text().to_owned(),
-            or_dash((!there.is_empty()).then_some(there)),
+            cell_text((!there.is_empty()).then_some(there)),
         ]
     }
+}
+
+/// The text of a cell, in which hidden characters are escaped.
+fn cell_text(value: Option<impl Display>) -> String {
+    Cell::or_dash(value).text().to_owned()
 }
 
 #[cfg(test)]
@@ -291,18 +299,18 @@ mod tests {
         assert_eq!(compare_rows(&Rows::new(), &one).len(), 1);
         assert!(compare_rows(&one, &all(&[a], &answers("UP", 2))).is_empty());
         let down = all(&[a], &answers("DOWN", 1));
-        let told = compare_rows(&one, &down);
-        let line = Line { time: "2026-11-21T12:00:07.000Z".into(), change: told[0].0, row: told[0].1.clone() };
+        let printed = compare_rows(&one, &down);
+        let line = Line { time: "2026-11-21T12:00:07.000Z".into(), change: printed[0].0, row: printed[0].1.clone() };
         assert_eq!(line.to_cells().join(" "), "12:00:07 changed http-shop/a 10.0.0.1:80 blue 100 ready lb1 down");
         let drained = ("http-services/shop/overrides/a", r#"{"state":"drain"}"#);
         let drained = all(&[a, drained], &answers("UP", 1));
         assert_eq!(compare_rows(&one, &drained)[0].1.asked.state, Some("drain"));
         assert_eq!(compare_rows(&one, &Rows::new())[0].0, "gone");
-        let mut teller = ChangePrinter::new(Screen::for_test(Format::Table));
-        teller.widen_columns(&line.to_cells());
+        let mut printer = ChangePrinter::new(Screen::for_test(Format::Table));
+        printer.widen_columns(&line.to_cells());
         assert_eq!(
-            teller.pad_cells(&HEAD.map(str::to_owned)).find("BALANCERS"),
-            teller.pad_cells(&line.to_cells()).find("lb1 down")
+            printer.pad_cells(&HEAD.map(str::to_owned)).find("BALANCERS"),
+            printer.pad_cells(&line.to_cells()).find("lb1 down")
         );
     }
 }

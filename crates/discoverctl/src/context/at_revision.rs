@@ -1,4 +1,4 @@
-//! The store as it was.
+//! The store at an older revision.
 
 use registry::Error as StoreError;
 
@@ -6,15 +6,19 @@ use crate::context::Context;
 use crate::error::Error;
 use crate::store::Store;
 
-/// Everything below the prefix as it was at a revision, if that is neither compacted away nor still to come.
-pub(crate) async fn read_store_at(ctl: &Context, revision: i64, now: &Store) -> Result<Store, Error> {
+/// Reads everything below the prefix at a revision.
+///
+/// # Errors
+/// [`Error::Usage`] for a future revision, [`Error::Refused`] for a compacted one.
+pub(crate) async fn read_store_at(context: &Context, revision: i64, now: &Store) -> Result<Store, Error> {
     if !(1..=now.revision).contains(&revision) {
         return Err(Error::Usage(format!("revision {revision}: the store is at {}", now.revision)));
     }
-    match ctl.client.read_snapshot_at("", revision).await {
+    match context.client.read_snapshot_at("", revision).await {
         Ok(snapshot) => Ok(Store::from_snapshot(snapshot)),
         Err(StoreError::Compacted { .. }) => {
-            let oldest = ctl.client.oldest_revision("").await?;
+            // The operator has to know how far back the store reaches.
+            let oldest = context.client.oldest_revision("").await?;
             let words = format!("revision {revision} is compacted away; the oldest that can be read is {oldest}");
             Err(Error::Refused(words))
         }

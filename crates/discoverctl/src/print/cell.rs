@@ -1,25 +1,24 @@
-//! Cells: text that anybody may have written, made harmless for a terminal.
+//! Table cells. Their text may come from any client of etcd, and is made harmless for a terminal.
 
 use std::collections::BTreeMap;
 use std::fmt::Display;
 
 use program::text::escape_line;
 
-/// What a cell says of what it shows.
+/// The judgement that a cell's color shows.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) enum Tone {
-    /// Nothing.
     #[default]
     Plain,
-    /// All is well.
+    /// All is well: green.
     Good,
-    /// Worth a look.
+    /// Worth a look: shown in yellow.
     Odd,
-    /// Something doesn't work.
+    /// Something doesn't work: shown in red.
     Bad,
 }
 
-/// A cell. It holds no hidden character.
+/// A cell without hidden characters.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Cell {
     text: String,
@@ -27,38 +26,39 @@ pub(crate) struct Cell {
 }
 
 impl Cell {
-    /// A cell that says something by its color.
+    /// A cell that shows a judgement by its color.
     pub(crate) fn with_tone(text: impl Display, tone: Tone) -> Self {
         Self { text: escape_line(&text.to_string()).into_owned(), tone }
     }
 
-    /// All is well.
     pub(crate) fn good(text: impl Display) -> Self {
         Self::with_tone(text, Tone::Good)
     }
 
-    /// Worth a look.
     pub(crate) fn odd(text: impl Display) -> Self {
         Self::with_tone(text, Tone::Odd)
     }
 
-    /// Something doesn't work.
     pub(crate) fn bad(text: impl Display) -> Self {
         Self::with_tone(text, Tone::Bad)
     }
 
-    /// What is there, or a dash.
+    /// The value, or a dash for None.
     pub(crate) fn or_dash(value: Option<impl Display>) -> Self {
         value.map_or_else(|| "–".into(), |value| Self::with_tone(value, Tone::Plain))
     }
 
-    /// What every balancer counts of so many, and whether all of them count enough: `lb1 2/3, lb2 –`.
+    /// The counts of all balancers, out of `of`: `lb1 2/3, lb2 –`. The smallest count decides the color: bad at 0, odd
+    /// below `enough`.
     pub(crate) fn from_counts(by_balancer: &BTreeMap<String, Option<usize>>, of: usize, enough: usize) -> Self {
-        let one = |(node, count): (&String, &Option<usize>)| match count {
-            Some(count) => format!("{node} {count}/{of}"),
-            None => format!("{node} –"),
-        };
-        let text = by_balancer.iter().map(one).collect::<Vec<_>>().join(", ");
+        let mut words = Vec::new();
+        for (node, count) in by_balancer {
+            words.push(match count {
+                Some(count) => format!("{node} {count}/{of}"),
+                None => format!("{node} –"),
+            });
+        }
+        let text = words.join(", ");
         match by_balancer.values().flatten().min() {
             None => Self::or_dash((!text.is_empty()).then_some(text)),
             Some(0) => Self::bad(text),
@@ -67,12 +67,10 @@ impl Cell {
         }
     }
 
-    /// Its text.
     pub(crate) fn text(&self) -> &str {
         &self.text
     }
 
-    /// What it says of that.
     pub(crate) fn tone(&self) -> Tone {
         self.tone
     }

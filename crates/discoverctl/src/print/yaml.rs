@@ -1,4 +1,4 @@
-//! YAML whose hidden characters are escaped.
+//! YAML with escaped hidden characters.
 
 use std::fmt::Write as _;
 
@@ -8,8 +8,8 @@ use serde_json::Value;
 
 use crate::error::Error;
 
-/// The answer as YAML. serde-saphyr escapes control characters and leaves bidi and zero-width signs as they are: where
-/// there is one, the whole value is written between double quotes, with `\u202e` in it.
+/// Writes an answer as YAML. serde-saphyr escapes control characters, and leaves bidi and zero-width characters as they
+/// are. A value with one of these is written between double quotes, with `\u202e` in it.
 pub(crate) fn to_yaml(answer: &impl Serialize) -> Result<String, Error> {
     let text = serde_saphyr::to_string(answer).map_err(|error| Error::Failed(error.to_string()))?;
     if !text.chars().any(must_be_escaped) {
@@ -22,12 +22,12 @@ pub(crate) fn to_yaml(answer: &impl Serialize) -> Result<String, Error> {
     Ok(marks.put_back(text))
 }
 
-/// Tabs and line breaks are YAML's own.
+/// Tabs and line breaks belong to YAML's own layout.
 fn must_be_escaped(c: char) -> bool {
     !matches!(c, '\n' | '\t') && is_hidden(c)
 }
 
-/// A word that stands nowhere in the text.
+/// A word that the text doesn't contain.
 fn unused_word(text: &str) -> String {
     let mut word = "hidden".to_owned();
     while text.contains(&word) {
@@ -36,7 +36,7 @@ fn unused_word(text: &str) -> String {
     word
 }
 
-/// Words that stand for texts with hidden characters.
+/// Words that replace texts with hidden characters until the YAML is written.
 struct Marks {
     start: String,
     texts: Vec<String>,
@@ -77,7 +77,7 @@ impl Marks {
     }
 }
 
-/// A scalar between double quotes (YAML 1.2, section 5.7).
+/// Quotes a scalar (YAML 1.2, section 5.7).
 fn double_quoted(text: &str) -> String {
     let mut quoted = String::from("\"");
     for c in text.chars() {

@@ -1,5 +1,6 @@
 use std::sync::Arc;
 
+use discovery::balancer_api::{ServiceInFull, Upstream};
 use expect_test::expect;
 use haproxy::runtime::{Count, RowKind, Stat};
 use haproxy::version::Version;
@@ -9,7 +10,7 @@ use crate::desired::tests::{settle, topology};
 use crate::local_files::certificate::Certificate;
 use crate::local_files::certificate::tests::certificate as make_certificate;
 use crate::local_files::certificates::{Certificates, Choice};
-use crate::status::{ActionKind, Identity, ReconcileStatus, Retained, Retainer, RunningHaproxy};
+use crate::status::{ActionKind, ReconcileStatus, Retained, Retainer, RunningHaproxy};
 use crate::store::StoreRevision;
 
 /// Unix seconds.
@@ -102,9 +103,9 @@ fn db() -> ServiceId {
     ServiceId { kind: discovery::Kind::Tcp, name: "db".parse().unwrap() }
 }
 
-/// One line for each upstream: who it is, what is wanted, why, and what HAProxy makes of it.
+/// One line for each upstream: its name, its line in haproxy.cfg, the reasons for its state, and the verdict.
 fn table(report: &Status, counted: &Counted) -> String {
-    let line = |it: &UpstreamShown| {
+    let line = |it: &Upstream| {
         let balanced = it.not_balanced.clone().unwrap_or_else(|| format!("{:?}", it.balanced));
         let line = it.line.as_deref().unwrap_or("-");
         format!("{}/{} {line} [{}] {balanced}\n", it.service, it.id, it.why.join("; "))
@@ -129,7 +130,7 @@ fn each_upstream_is_explained() {
     let retained = Retained { by: Retainer::Reset, since: Some(SystemTime::UNIX_EPOCH) };
     Arc::make_mut(&mut held.reconcile).retained.insert((db(), "a".parse().unwrap()), retained);
     let held = show_upstreams(&held, &counted(), Some("tcp-db")).upstreams.remove(0);
-    assert_eq!((held.held, held.held_by), (true, Some("reset")));
+    assert_eq!((held.held, held.held_by.as_deref()), (true, Some("reset")));
     assert_eq!(held.held_since.as_deref(), Some("1970-01-01T00:00:00.000Z"));
     assert!(held.why[0].starts_with("the store was reset and lacks its key, since 1970"), "{:?}", held.why);
     let silent = show_upstreams(&report(), &Err("gone".into()), Some("http-shop"));
@@ -173,6 +174,8 @@ fn names_stay() {
         outcome: Err("no".into()),
     });
     let one = find_service(&report, &counted(), "tcp-db").unwrap();
+    let read: ServiceInFull = serde_json::from_str(&serde_json::to_string(&one).unwrap()).unwrap();
+    assert_eq!(read, one, "discoverctl reads all of it");
     let text = |value: serde_json::Value| serde_json::to_string_pretty(&value).unwrap();
     let all = serde_json::json!({
         "identity": show_identity(&report),

@@ -94,7 +94,7 @@ impl Scene {
         let (report, counted) = (self.report(), self.counted());
         let upstreams = api::show_upstreams(&report, &counted, None).upstreams;
         let shown = upstreams.iter().find(|it| it.service == self.service && it.id == id).expect("it is listed");
-        let verdict = shown.verdict.clone();
+        let verdict = shown.verdict.clone().expect("confgen judges every upstream");
         assert_eq!(shown.balanced, verdict.gets_requests);
         let words = verdict.words().filter(|_| verdict.gets_requests == Some(false));
         assert_eq!(shown.not_balanced.as_deref(), words);
@@ -103,7 +103,7 @@ impl Scene {
         let services = api::show_services(&report, &counted).services;
         assert_eq!(services.iter().map(|it| it.upstreams.balanced).sum::<usize>(), balanced);
         let service = api::find_service(&report, &counted, self.service).expect("it is known");
-        assert!(service.upstreams.iter().any(|it| it.id == id && it.verdict == verdict));
+        assert!(service.upstreams.iter().any(|it| it.id == id && it.verdict.as_ref() == Some(&verdict)));
 
         let page = page::render_page(&report, &counted).unwrap();
         let (_, row) = page.split_once(&format!("<tr><td>{id}</td>")).expect("it is on the page");
@@ -116,7 +116,7 @@ impl Scene {
         let mut text = String::new();
         prometheus_client::encoding::text::encode(&mut text, &registry).unwrap();
         let mut causes: BTreeMap<&str, usize> = BTreeMap::new();
-        for cause in upstreams.iter().filter_map(|it| it.verdict.cause()) {
+        for cause in upstreams.iter().filter_map(|it| it.verdict.as_ref()?.cause()) {
             *causes.entry(cause.name()).or_default() += 1;
         }
         assert!(text.contains(&format!("\nconfgen_balanced_upstreams {balanced}\n")), "{text}");

@@ -1,22 +1,21 @@
-//! What the store last had of a record that is gone.
+//! The last value of a record that is gone, from etcd's older revisions.
 
 use discovery::{Cause, Reason};
 use serde::Serialize;
 
-/// What the store last had of a record.
+/// The last value of a record that is gone.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub(super) struct LastRecord {
-    /// A revision at which it stood there.
+    /// A revision at which the record existed.
     pub(super) revision: i64,
-    /// Its value.
     pub(super) value: String,
-    /// Its lease, as etcdctl prints it; null is none.
+    /// Its lease as etcdctl prints it; null if it had none.
     pub(super) lease: Option<String>,
-    /// Whether that lease lives; null where nobody knows.
+    /// That lease still lives; null if etcd doesn't know.
     pub(super) lease_lives: Option<bool>,
 }
 
-/// Why there is no record, as far as etcd's past tells.
+/// The reason for a missing record, as far as etcd's older revisions tell.
 pub(super) fn no_record_reason(last: Option<&LastRecord>) -> Reason {
     let words = last.map_or_else(
         || "it is not in the store, nor in the revisions that etcd keeps".to_owned(),
@@ -28,8 +27,8 @@ pub(super) fn no_record_reason(last: Option<&LastRecord>) -> Reason {
 impl LastRecord {
     fn to_words(&self) -> String {
         let lease = match (&self.lease, self.lease_lives) {
-            (None, _) => "without a lease: somebody deleted it".to_owned(),
-            (Some(lease), Some(true)) => format!("under lease {lease}, which lives: somebody deleted the key"),
+            (None, _) => "without a lease, and was deleted".to_owned(),
+            (Some(lease), Some(true)) => format!("under lease {lease}, which lives: the key was deleted"),
             (Some(lease), Some(false)) => format!("under lease {lease}, which has ended"),
             (Some(lease), None) => format!("under lease {lease}"),
         };
@@ -52,8 +51,8 @@ mod tests {
         };
         assert!(no_record_reason(Some(&last)).words.ends_with("under lease abc, which has ended"));
         last.lease_lives = Some(true);
-        assert!(no_record_reason(Some(&last)).words.ends_with("somebody deleted the key"));
+        assert!(no_record_reason(Some(&last)).words.ends_with("which lives: the key was deleted"));
         last.lease = None;
-        assert!(no_record_reason(Some(&last)).words.ends_with("without a lease: somebody deleted it"));
+        assert!(no_record_reason(Some(&last)).words.ends_with("without a lease, and was deleted"));
     }
 }

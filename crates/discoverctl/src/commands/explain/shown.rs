@@ -1,4 +1,4 @@
-//! What `explain` answers.
+//! The answer of `explain`: keys, lines, HAProxy's state and the verdicts. Pure.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -10,66 +10,60 @@ use super::last::{LastRecord, no_record_reason};
 use super::unfollowed::{self, UnfollowedKey};
 use crate::balancer_api::{Answers, ServiceInFull, Traffic};
 use crate::print::{Block, Cell, Printable, Table};
-use crate::store::Store;
+use crate::store::{Store, lossy_text};
 use crate::upstreams::StoreView;
 use crate::verdict::{BalancerAnswer, Case, Keys};
-
-/// What `explain` answers.
 #[derive(Debug, Serialize)]
 pub(super) struct Explanation {
-    /// `http-shop`.
+    /// The name of the service's section: `http-shop`.
     id: String,
-    /// The store's revision.
     revision: i64,
-    /// The service's settings.
     settings: Vec<KeyShown>,
-    /// By id.
     upstreams: Vec<Explained>,
     /// The keys below the service that no balancer can follow.
     unfollowed: Vec<UnfollowedKey>,
-    /// One upstream was asked about.
+    /// The operator asked for one upstream.
     #[serde(skip)]
     is_one: bool,
 }
 
-/// A key and what is read from it.
+/// A key and its parsed value.
 #[derive(Debug, Serialize)]
 struct KeyShown {
-    /// Relative to the prefix.
+    /// The key, relative to the prefix.
     key: String,
-    /// As it stands there.
+    /// The value in the store.
     value: String,
-    /// What it means; null where that can't be read.
+    /// The meaning of the value; null if it can't be read.
     parsed: Option<String>,
-    /// Why it can't.
+    /// The reason why the value, or a part of it, can't be read; null if it can.
     refused: Option<String>,
-    /// It hangs on a lease.
+    /// The key has a lease.
     lease: bool,
 }
 
-/// One upstream.
+/// One upstream with its keys and verdicts.
 #[derive(Debug, Serialize)]
 struct Explained {
-    /// Its id.
     id: String,
-    /// Its record and what is imposed on it.
+    /// Its record and its override.
     keys: Vec<KeyShown>,
-    /// What they ask for.
+    /// The state that the keys ask for.
     asked: StoreView,
-    /// What the store last had of its record, where it is gone.
+    /// The last value of its record; null if the record exists, or if no old value was found.
     last: Option<LastRecord>,
-    /// By balancer; one without a name where none lives.
+    /// By balancer. Without a live balancer it has one entry, without a name.
     balancers: Vec<AtBalancer>,
 }
 
-/// One balancer's part.
+/// One upstream at one balancer.
 #[derive(Debug, Serialize)]
 struct AtBalancer {
-    /// The balancer; null where none lives.
+    /// Null if no balancer lives.
     balancer: Option<String>,
-    /// The line in its haproxy.cfg.
+    /// The upstream's line in the balancer's haproxy.cfg.
     line: Option<String>,
-    /// What HAProxy makes of it.
+    /// HAProxy's state of the server, in words.
     haproxy: Option<String>,
     #[serde(flatten)]
     verdict: Verdict,
@@ -87,32 +81,46 @@ impl Explanation {
         let keys = store.topology.services().get(service);
         let settings = keys.into_iter().flat_map(|keys| keys.settings());
         let settings = settings.map(|(_, field)| KeyShown::from_field(field, Setting::to_string)).collect();
-        let explain = |id: &UpstreamId| {
-            let record = keys.and_then(|keys| keys.upstream(id)).map(|field| KeyShown::from_field(field, record_words));
-            let imposed =
-                keys.and_then(|keys| keys.override_of(id)).map(|field| KeyShown::from_field(field, override_words));
-            let case = Case::new(Keys::from(store), service, id);
-            let mut balancers: Vec<AtBalancer> =
-                answers.iter().map(|(node, answer)| AtBalancer::from_answer(&case, id, node, answer)).collect();
-            if balancers.is_empty() {
-                balancers.push(AtBalancer {
-                    balancer: None,
-                    line: None,
-                    haproxy: None,
-                    verdict: case.judge_without_balancer(),
-                });
-            }
+        let mut upstreams = Vec::new();
+        for id in ids {
+            let mut upstream = Explained::new(store, service, id, answers);
+            // The search for old values takes several requests, so `explain SVC` doesn't search for each upstream.
             if is_one {
-                // Of a whole service's upstreams, none is looked for in the past.
-                balancers.iter_mut().for_each(|at| at.explain_no_record(last.get(id)));
+                upstream.add_last_record(last.get(id));
             }
-            let asked = keys.map(|keys| StoreView::from_keys(keys, id)).unwrap_or_default();
-            let keys = record.into_iter().chain(imposed).collect();
-            Explained { id: id.to_string(), keys, asked, last: last.get(id).cloned(), balancers }
-        };
-        let upstreams = ids.iter().map(explain).collect();
+            upstreams.push(upstream);
+        }
         let unfollowed = if is_one { Vec::new() } else { UnfollowedKey::list_below_service(store, service) };
         Self { id: service.to_string(), revision: store.revision, settings, upstreams, unfollowed, is_one }
+    }
+}
+
+impl Explained {
+    fn new(store: &Store, service: &ServiceId, id: &UpstreamId, answers: &Answers<ServiceInFull>) -> Self {
+        let service_keys = store.topology.services().get(service);
+        let record = service_keys.and_then(|keys| keys.upstream(id));
+        let imposed = service_keys.and_then(|keys| keys.override_of(id));
+        let record = record.map(|field| KeyShown::from_field(field, record_words));
+        let imposed = imposed.map(|field| KeyShown::from_field(field, override_words));
+        let case = Case::new(Keys::from(store), service, id);
+        let mut balancers: Vec<AtBalancer> =
+            answers.iter().map(|(node, answer)| AtBalancer::from_answer(&case, id, node, answer)).collect();
+        if balancers.is_empty() {
+            let verdict = case.judge_without_balancer();
+            balancers.push(AtBalancer { balancer: None, line: None, haproxy: None, verdict });
+        }
+        Self {
+            id: id.to_string(),
+            keys: record.into_iter().chain(imposed).collect(),
+            asked: service_keys.map(|keys| StoreView::from_keys(keys, id)).unwrap_or_default(),
+            last: None,
+            balancers,
+        }
+    }
+
+    fn add_last_record(&mut self, last: Option<&LastRecord>) {
+        self.balancers.iter_mut().for_each(|at| at.explain_no_record(last));
+        self.last = last.cloned();
     }
 }
 
@@ -120,7 +128,7 @@ impl KeyShown {
     fn from_field<T>(field: &Arc<ParsedEntry<T>>, words: impl Fn(&T) -> String) -> Self {
         Self {
             key: field.entry.key.clone(),
-            value: String::from_utf8_lossy(&field.entry.value).trim().to_owned(),
+            value: lossy_text(&field.entry).trim().to_owned(),
             parsed: field.value.as_ref().ok().map(words),
             refused: field.refusal_text(),
             lease: field.entry.lease != 0,
@@ -180,7 +188,7 @@ impl AtBalancer {
         }
     }
 
-    /// Says what a record that is gone was, as far as etcd's past tells.
+    /// Replaces the reason of a missing record by what etcd's older revisions tell.
     fn explain_no_record(&mut self, last: Option<&LastRecord>) {
         let reasons = self.verdict.because.iter_mut().chain(&mut self.verdict.also);
         let gone = reasons.filter(|reason| reason.cause == Cause::NoRecord);
@@ -232,7 +240,7 @@ impl Printable for Explanation {
         }
         blocks.extend([keys, lines].map(Block::Table));
         blocks.extend(unfollowed::keys_block(&self.unfollowed));
-        // Last, since scripts and people read the last line.
+        // The verdict comes last, because scripts and people read the last line.
         blocks.push(Block::Table(verdicts));
         blocks
     }

@@ -1,4 +1,4 @@
-//! Keys that were written for an upstream and that no balancer can follow: their ids break the rule of names. Pure.
+//! Keys of upstreams that no balancer can follow, because their ids break the rule of names. Pure.
 
 use std::collections::BTreeMap;
 
@@ -6,35 +6,34 @@ use discovery::ServiceId;
 use serde::Serialize;
 
 use crate::print::{Block, Cell, Printable, Table};
-use crate::store::Store;
+use crate::store::{Store, lossy_text};
 
 /// A key that isn't followed.
 #[derive(Debug, Serialize)]
 pub(super) struct UnfollowedKey {
-    /// Relative to the prefix.
+    /// The key, relative to the prefix.
     pub(super) key: String,
-    /// As it stands there.
+    /// The value in the store.
     value: String,
-    /// Why it isn't followed, and what to write instead.
+    /// The reason why it isn't followed, and the remedy.
     pub(super) reason: String,
-    /// By balancer: the reason that it gives itself. `null` if it doesn't name the key.
+    /// By balancer, the reason that it reports itself; null if it doesn't name the key.
     balancers: BTreeMap<String, Option<String>>,
 }
 
-/// What `explain SVC/ID` answers for an ID that can be no upstream's.
+/// The answer of `explain SVC/ID` if the ID breaks the rule of names.
 #[derive(Debug, Serialize)]
 pub(super) struct Unfollowed {
-    /// As it was typed.
+    /// The target as it was typed.
     id: String,
-    /// The store's revision.
     revision: i64,
-    /// Its record and what is imposed on it.
+    /// The record and the override.
     unfollowed: Vec<UnfollowedKey>,
 }
 
 impl UnfollowedKey {
     fn new(store: &Store, key: &str, reason: &str) -> Self {
-        let value = store.find_entry(key).map(|entry| String::from_utf8_lossy(&entry.value).trim().to_owned());
+        let value = store.find_entry(key).map(|entry| lossy_text(entry).trim().to_owned());
         let balancers = store.balancers.records_by_node().map(|(node, balancer)| {
             let refuses = balancer.and_then(|balancer| balancer.quarantine_reason(key)).map(str::to_owned);
             (node.to_string(), refuses)
@@ -43,7 +42,7 @@ impl UnfollowedKey {
         Self { key: key.to_owned(), value: value.unwrap_or_default(), reason: reason.to_owned(), balancers }
     }
 
-    /// The keys below a service's folder, in either layout.
+    /// Lists such keys below a service's folder, in either layout.
     pub(super) fn list_below_service(store: &Store, service: &ServiceId) -> Vec<Self> {
         let mut folders = vec![service.folder_path()];
         if service.kind == discovery::Kind::Http {
@@ -56,12 +55,12 @@ impl UnfollowedKey {
 }
 
 impl Unfollowed {
-    /// What there is of `SVC/ID` as it was typed, or of a whole key. None if there is nothing.
+    /// Finds the keys of `SVC/ID` as it was typed, or a whole key that was typed. None without such a key.
     pub(super) fn find_named(store: &Store, typed: &str) -> Option<Self> {
         Self::find_matching(store, typed, |key| is_named(key, typed))
     }
 
-    /// What there is of a service that has no other key. None if there is nothing.
+    /// Finds the keys of a service that has no valid key. None without such a key.
     pub(super) fn find_below_service(store: &Store, typed: &str) -> Option<Self> {
         Self::find_matching(store, typed, |key| is_below(key, typed))
     }
@@ -73,7 +72,7 @@ impl Unfollowed {
     }
 }
 
-/// Whether the key is that of the upstream that was typed: `web/a:1` or `http-web/a:1` for `http-services/web/upstreams/a:1`.
+/// The key is that of the typed upstream: `web/a:1` or `http-web/a:1` names `http-services/web/upstreams/a:1`.
 fn is_named(key: &str, typed: &str) -> bool {
     let parts: Vec<&str> = key.split('/').collect();
     let [folder, service, "upstreams" | "overrides", id @ ..] = parts.as_slice() else { return key == typed };
@@ -82,7 +81,7 @@ fn is_named(key: &str, typed: &str) -> bool {
     key == typed || typed == format!("{service}/{id}") || typed == format!("{kind}-{service}/{id}")
 }
 
-/// Whether the key stands below the service that was typed: `web` or `http-web`.
+/// The key is below the typed service: `web` or `http-web`.
 fn is_below(key: &str, typed: &str) -> bool {
     let mut parts = key.split('/');
     let (Some(folder), Some(service)) = (parts.next(), parts.next()) else { return false };
@@ -97,7 +96,7 @@ impl Printable for Unfollowed {
     }
 }
 
-/// The keys as a table; nothing if there are none.
+/// The keys as a table; None if there are none.
 pub(super) fn keys_block(keys: &[UnfollowedKey]) -> Option<Block> {
     let mut table = Table::new(["KEY", "VALUE", "NOT FOLLOWED", "NAMED BY"]);
     for it in keys {

@@ -1,4 +1,4 @@
-//! Keys of services as a YAML document: folder, service, setting, as they stand in the store. Pure.
+//! Durable keys as a YAML document: folder, service, setting, as in the store. Pure.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
@@ -13,22 +13,22 @@ use crate::edit::Edit;
 use crate::error::Error;
 use crate::store::Store;
 
-/// What `export` prints.
+/// The document that `export` prints.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Tree {
-    /// A value.
+    /// The value of a key.
     Value(String),
-    /// A folder.
+    /// Keys or folders by name.
     Folder(BTreeMap<String, Tree>),
 }
 
-/// A document that was read: keys with their values and lines.
+/// A parsed document, with valid keys and values only.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Document {
     keys: Vec<DocumentKey>,
 }
 
-/// A key as it was given.
+/// A key and its value.
 #[derive(Clone, Debug, PartialEq, Eq)]
 struct DocumentKey {
     key: Key,
@@ -36,7 +36,7 @@ struct DocumentKey {
 }
 
 impl Tree {
-    /// These entries, and the keys of those that are no text: no document can have them.
+    /// Makes a document of entries. Also returns the keys without text values, which no document can hold.
     pub(crate) fn from_entries<'a>(entries: impl IntoIterator<Item = &'a Entry>) -> (Self, Vec<String>) {
         let (mut root, mut odd) = (BTreeMap::new(), Vec::new());
         for entry in entries {
@@ -53,7 +53,8 @@ impl Serialize for Tree {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         match self {
             Self::Folder(folder) => folder.serialize(serializer),
-            // JSON stays what people write, without a backslash before each quote.
+            // JSON between double quotes needs a backslash before each of its quotes. Single quotes leave it as people
+            // write it.
             Self::Value(value) if value.starts_with('{') && !value.contains(|c: char| c == '\'' || c.is_control()) => {
                 SingleQuoted(value).serialize(serializer)
             }
@@ -76,7 +77,7 @@ fn insert_value(folder: &mut BTreeMap<String, Tree>, key: &str, value: &str) {
     }
 }
 
-/// One service as it is written: what stands below it, with its lines.
+/// One service in a document: its keys' last parts and their values with line numbers.
 #[derive(Debug, Default)]
 struct ServiceKeys(Vec<(String, Spanned<String>)>);
 
@@ -108,7 +109,10 @@ impl<'de> Deserialize<'de> for ServiceKeys {
 }
 
 impl Document {
-    /// Reads it; each key and value is one that balancers could follow. An error begins with the file and the line.
+    /// Parses a document. It accepts only keys and values that balancers can follow.
+    ///
+    /// # Errors
+    /// [`Error::Usage`] with the file and the line.
     pub(crate) fn parse(file: &str, text: &str) -> Result<Self, Error> {
         let read: BTreeMap<String, BTreeMap<String, ServiceKeys>> = serde_saphyr::from_str(text).map_err(|error| {
             let line = error.location().map(|at| format!(":{}", at.line())).unwrap_or_default();
@@ -132,15 +136,17 @@ impl Document {
         Ok(document)
     }
 
-    /// The services that it names.
+    /// The services in the document.
     fn list_services(&self) -> BTreeSet<&ServiceId> {
         self.keys.iter().filter_map(|given| given.key.service_id()).collect()
     }
 
-    /// What makes the store say so; with `prune`, its services have no other durable keys then.
+    /// Plans the edit that writes the document. With `prune` it deletes all other durable keys of the document's
+    /// services.
     pub(crate) fn to_edit(&self, store: &Store, prune: bool) -> Result<Edit, Error> {
         let mut edit = Edit::default();
         for DocumentKey { key, value } in &self.keys {
+            // A write would take the key from its lease, and the upstream would stay after its app has ended.
             let is_leased = store.find_entry(&key.to_string()).is_some_and(|entry| entry.lease != 0);
             if is_leased && matches!(key, Key::Upstream { .. }) {
                 return Err(Error::Refused(format!("{key} is its announcer's, under its lease; nothing was changed")));
@@ -160,19 +166,13 @@ impl Document {
 
 fn parse_key(key: &str, value: String) -> Result<DocumentKey, String> {
     let parsed: Key = key.parse().map_err(|oddity| format!("{key}: {oddity}"))?;
-    let refused = |refusal: discovery::Refusal| format!("{key}: {refusal}");
-    match &parsed {
-        Key::Setting { service, name, .. } => {
-            Setting::parse(service.kind, *name, value.as_bytes()).map_err(refused)?;
-        }
-        Key::Upstream { .. } => {
-            Upstream::parse(value.as_bytes()).map_err(refused)?;
-        }
-        Key::Override { .. } => {
-            Override::parse(value.as_bytes()).map_err(refused)?;
-        }
+    let checked = match &parsed {
+        Key::Setting { service, name, .. } => Setting::parse(service.kind, *name, value.as_bytes()).map(drop),
+        Key::Upstream { .. } => Upstream::parse(value.as_bytes()).map(drop),
+        Key::Override { .. } => Override::parse(value.as_bytes()).map(drop),
         Key::Balancer(_) | Key::AcceptStore => return Err(format!("{key} is no key of a service")),
-    }
+    };
+    checked.map_err(|refusal| format!("{key}: {refusal}"))?;
     Ok(DocumentKey { key: parsed, value })
 }
 

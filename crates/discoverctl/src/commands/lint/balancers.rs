@@ -1,40 +1,41 @@
-//! What is odd about the balancers: what they refuse, and where they don't agree.
+//! Faults of the balancers: their records, the keys that they refuse, and their disagreements.
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use discovery::Node;
 
-use super::asked::join_names;
+use super::answers::join_names;
 use super::{Finding, LintInput};
 
-/// `known` are the findings in the store itself: a balancer that refuses what can't be read is no news.
-pub(super) fn lint_balancers(scene: &LintInput, known: &[Finding]) -> Vec<Finding> {
-    let mut findings = lint_balancer_keys(scene);
-    findings.extend(lint_quarantined(scene, known));
-    findings.extend(lint_disputed_claims(scene));
+/// Finds the faults. `known` are those of the store: if a value is unreadable, every balancer refuses it.
+pub(super) fn lint_balancers(input: &LintInput, known: &[Finding]) -> Vec<Finding> {
+    let mut findings = lint_balancer_keys(input);
+    findings.extend(lint_quarantined(input, known));
+    findings.extend(lint_disputed_claims(input));
     findings
 }
 
-/// What a balancer's key says of itself.
-fn lint_balancer_keys(scene: &LintInput) -> Vec<Finding> {
+/// Finds faults in the balancers' own records.
+fn lint_balancer_keys(input: &LintInput) -> Vec<Finding> {
     let mut findings = Vec::new();
-    for (node, said) in scene.store.balancers.records_by_node() {
+    for (node, record) in input.store.balancers.records_by_node() {
         let key = format!("balancers/{node}");
-        let Some(said) = said else {
+        let Some(record) = record else {
             let todo = "see which program writes it; nothing that waits for balancers ends while it stands";
             findings.push(Finding::new(key, "balancer_garbled", "it makes no sense", todo));
             continue;
         };
-        if said.cluster != scene.store.cluster {
-            let what = format!("it follows the cluster {}, and this is {}", said.cluster, scene.store.cluster);
+        if record.cluster != input.store.cluster {
+            let what = format!("it follows the cluster {}, and this is {}", record.cluster, input.store.cluster);
             let todo = "see --endpoints of its confgen; after a wiped store: discoverctl accept-store";
             findings.push(Finding::new(key.clone(), "other_store", what, todo));
         }
-        if let Some(Ok(status)) = scene.status.get(node).filter(|status| status.as_ref().is_ok_and(|it| !it.in_sync)) {
+        // A balancer that can't be asked is no finding, so only an answer counts.
+        if let Some(Ok(status)) = input.status.get(node).filter(|status| status.as_ref().is_ok_and(|it| !it.in_sync)) {
             let todo = "its log and its /api/v1/history say what was tried";
             findings.push(Finding::new(key.clone(), "out_of_sync", status.words.clone(), todo));
         }
-        if said.url.is_none() {
+        if record.url.is_none() {
             let what = "it doesn't say where its API is: check, verify and explain can't ask it";
             findings.push(Finding::new(key, "no_url", what, "--admin and --admin-host of its confgen"));
         }
@@ -42,20 +43,23 @@ fn lint_balancer_keys(scene: &LintInput) -> Vec<Finding> {
     findings
 }
 
-/// By key and reason, who refuses it: what stands below `balancers/`, and the API, which has it whole.
-fn lint_quarantined(scene: &LintInput, known: &[Finding]) -> Vec<Finding> {
+/// Finds refused keys, and keys that only some balancers refuse. The API's list is complete. The list in a balancer's
+/// record may be cut.
+fn lint_quarantined(input: &LintInput, known: &[Finding]) -> Vec<Finding> {
     let mut by_node: BTreeMap<&Node, BTreeMap<&str, &str>> = BTreeMap::new();
-    for (node, said) in scene.store.balancers.records_by_node() {
-        // One that says nothing agrees with nobody; a list that is cut doesn't tell what is followed.
-        let Some(said) = said.filter(|said| !said.more.contains("quarantined")) else { continue };
-        let keys = said.quarantined.iter();
+    for (node, record) in input.store.balancers.records_by_node() {
+        // A balancer without a record disagrees with none. A list that is cut doesn't tell which other keys are
+        // followed.
+        let Some(record) = record.filter(|record| !record.more.contains("quarantined")) else { continue };
+        let keys = record.quarantined.iter();
         by_node.insert(node, keys.map(|(key, reason)| (key.as_str(), reason.as_str())).collect());
     }
-    for (node, answer) in scene.quarantine.iter().filter_map(|(node, it)| Some((node, it.as_ref().ok()?))) {
+    // The API's list replaces that of the record, because it is never cut.
+    for (node, answer) in input.quarantine.iter().filter_map(|(node, it)| Some((node, it.as_ref().ok()?))) {
         let keys = answer.quarantine.iter().map(|(key, reason)| (key.as_str(), reason.as_str()));
         by_node.insert(node, keys.collect());
     }
-    let everybody: BTreeSet<&Node> = by_node.keys().copied().collect();
+    let all_nodes: BTreeSet<&Node> = by_node.keys().copied().collect();
     let mut by_key: BTreeMap<&str, BTreeMap<&str, BTreeSet<&Node>>> = BTreeMap::new();
     for (node, keys) in &by_node {
         for (key, reason) in keys {
@@ -65,14 +69,15 @@ fn lint_quarantined(scene: &LintInput, known: &[Finding]) -> Vec<Finding> {
     let mut findings = Vec::new();
     for (key, reasons) in by_key {
         let refusing: BTreeSet<&Node> = reasons.values().flatten().copied().collect();
+        // The store's own finding names the fault already. A disagreement is still new.
         let is_known =
             known.iter().any(|finding| finding.key == key && ["unreadable", "unfollowed_key"].contains(&finding.kind));
         for (reason, nodes) in reasons.iter().filter(|_| !is_known) {
             let what = format!("{} on {}", reason, join_names(nodes));
             findings.push(Finding::new(key, "quarantined", what, "mend the value, or delete the key"));
         }
-        if refusing != everybody {
-            let others: BTreeSet<&Node> = everybody.difference(&refusing).copied().collect();
+        if refusing != all_nodes {
+            let others: BTreeSet<&Node> = all_nodes.difference(&refusing).copied().collect();
             let what = format!("refused on {}, followed on {}", join_names(&refusing), join_names(&others));
             let todo = "their options or versions differ, or one is behind: look again, then compare them";
             findings.push(Finding::new(key, "disagreement", what, todo));
@@ -81,23 +86,25 @@ fn lint_quarantined(scene: &LintInput, known: &[Finding]) -> Vec<Finding> {
     findings
 }
 
-/// Claims that different services hold on different balancers: who was there first there, holds it there.
-fn lint_disputed_claims(scene: &LintInput) -> Vec<Finding> {
+/// Finds claims that different services own at different balancers. The first claimant owns a claim at each balancer.
+fn lint_disputed_claims(input: &LintInput) -> Vec<Finding> {
     let mut by_claim: BTreeMap<String, BTreeMap<String, BTreeSet<&Node>>> = BTreeMap::new();
-    for (node, answer) in scene.services.iter().filter_map(|(node, it)| Some((node, it.as_ref().ok()?))) {
+    for (node, answer) in input.services.iter().filter_map(|(node, it)| Some((node, it.as_ref().ok()?))) {
         for service in &answer.services {
             let routes = service.routes.iter().map(|route| format!("{}{}", route.host, route.path));
+            // `*:3306` and `10.0.0.5:3306` are the same claim.
             let ports = service.ports.iter().map(|bind| format!("port {}", bind.rsplit(':').next().unwrap_or(bind)));
             for claim in routes.chain(ports) {
                 by_claim.entry(claim).or_default().entry(service.id.clone()).or_default().insert(node);
             }
         }
     }
-    let disputed = by_claim.into_iter().filter(|(_, holders)| holders.len() > 1);
-    let finding = |(claim, holders): (String, BTreeMap<String, BTreeSet<&Node>>)| {
-        let each: Vec<String> = holders.iter().map(|(id, nodes)| format!("{id} on {}", join_names(nodes))).collect();
+    let mut findings = Vec::new();
+    for (claim, owners) in by_claim.into_iter().filter(|(_, owners)| owners.len() > 1) {
+        let each: Vec<String> = owners.iter().map(|(id, nodes)| format!("{id} on {}", join_names(nodes))).collect();
         let what = format!("{claim} is served by {}", each.join(", "));
-        Finding::new("balancers/", "disagreement", what, "take the claim out of all but one of them")
-    };
-    disputed.map(finding).collect()
+        let todo = "take the claim out of all but one of them";
+        findings.push(Finding::new("balancers/", "disagreement", what, todo));
+    }
+    findings
 }

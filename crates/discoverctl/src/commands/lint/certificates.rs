@@ -1,4 +1,4 @@
-//! Odd certificates: files that a balancer refuses, certificates that end soon, hosts that none is for.
+//! Faults of certificates: rejected files, certificates that end soon, hosts without one. Pure.
 
 use std::time::SystemTime;
 
@@ -6,7 +6,7 @@ use super::Finding;
 use crate::balancer_api::{Answers, Certificates};
 use crate::commands::certs::{EXPIRES_SOON_DAYS, days_left};
 
-/// The findings of all balancers, below their keys.
+/// Finds the faults of all balancers. Their keys are those of the balancers.
 pub(super) fn lint_certificates(answers: &Answers<Certificates>, now: SystemTime) -> Vec<Finding> {
     let answers = answers.iter().filter_map(|(node, it)| Some((format!("balancers/{node}"), it.as_ref().ok()?)));
     answers.flat_map(|(key, answer)| lint_certificates_of(&key, answer, now)).collect()
@@ -19,9 +19,11 @@ fn lint_certificates_of(key: &str, answer: &Certificates, now: SystemTime) -> Ve
         let todo = "mend or remove the file; its last good content serves meanwhile, if there was any";
         findings.push(Finding::new(key, "certificate_refused", what, todo));
     }
+    // A certificate that serves no name may end.
     for it in answer.certificates.iter().filter(|it| it.default || !it.serves.is_empty()) {
         let days = days_left(it.not_after.as_deref(), now);
         let (kind, when) = match days {
+            // The end of such a certificate is far away, so its date alone would look fine.
             _ if it.validity == "not valid yet" => ("certificate_not_valid_yet", "is not valid yet".to_owned()),
             Some(..0) => ("certificate_expired", "has expired".to_owned()),
             Some(days @ 0..EXPIRES_SOON_DAYS) => ("certificate_expires", format!("expires in {days} days")),
@@ -30,7 +32,8 @@ fn lint_certificates_of(key: &str, answer: &Certificates, now: SystemTime) -> Ve
         let what = format!("{} for {} {when}, and no better one is there", it.file, it.names.join(", "));
         findings.push(Finding::new(key, kind, what, "see why it has not been renewed"));
     }
-    for host in answer.hosts.iter().flatten().filter(|host| host.default && host.tls != "both") {
+    // With tls `both` a host may be meant for plain HTTP.
+    for host in answer.hosts.iter().filter(|host| host.default && host.tls != "both") {
         let what = format!("no certificate is for {} of {}: clients get the default one", host.host, host.service);
         let todo = "add a certificate, or take the host out of `domain`";
         findings.push(Finding::new(key, "no_certificate", what, todo));

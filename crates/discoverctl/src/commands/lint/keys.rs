@@ -1,16 +1,14 @@
-//! What is odd about a key by itself.
+//! Faults of single keys. Pure.
 
 use std::collections::BTreeSet;
 
-use discovery::{
-    BalancerRecord, Entry, Key, KeyError, Kind, Layout, Service, ServiceId, SettingName, UnknownFields, UpstreamId,
-};
+use discovery::{BalancerRecord, Entry, Key, KeyError, Kind, Layout, Service, ServiceId, SettingName, UnknownFields};
 
-use super::asked::join_names;
+use super::answers::join_names;
 use super::{Finding, LintInput};
 
-pub(super) fn lint_keys(scene: &LintInput) -> Vec<Finding> {
-    let store = scene.store;
+pub(super) fn lint_keys(input: &LintInput) -> Vec<Finding> {
+    let store = input.store;
     let mut findings = Vec::new();
     for (key, oddity) in store.topology.ignored_keys() {
         let (kind, todo) = match oddity {
@@ -25,7 +23,7 @@ pub(super) fn lint_keys(scene: &LintInput) -> Vec<Finding> {
     }
     for (id, service) in store.topology.services() {
         lint_values(service, &mut findings);
-        findings.extend(lint_stray_overrides(scene, id, service));
+        findings.extend(lint_stray_overrides(input, id, service));
         lint_layouts(service, &mut findings);
     }
     if let Some(entry) = store.topology.accept_store() {
@@ -58,6 +56,7 @@ fn lint_values(service: &Service, findings: &mut Vec<Finding>) {
             Err(refusal) => findings.push(unreadable_finding(entry, refusal)),
             Ok(record) => {
                 findings.extend(lint_unknown_fields(entry, &record.unknown));
+                // A record that is meant to have no lease says `permanent`, as `register` writes it.
                 if entry.lease == 0 && !record.permanent {
                     let todo = "announce it with announcer, or write \"permanent\":true into it";
                     findings.push(Finding::at_entry(
@@ -84,21 +83,21 @@ fn lint_values(service: &Service, findings: &mut Vec<Finding>) {
     }
 }
 
-/// Overrides of upstreams that have no record.
-fn lint_stray_overrides(scene: &LintInput, service_id: &ServiceId, service: &Service) -> Vec<Finding> {
-    let stray = service.overrides().filter(|(id, _)| service.upstream(id).is_none());
-    let finding = |(id, entry): (&UpstreamId, &Entry)| {
-        let retaining = scene.nodes_retaining_upstream(service_id, id);
+/// Finds overrides of upstreams that have no record.
+fn lint_stray_overrides(input: &LintInput, service_id: &ServiceId, service: &Service) -> Vec<Finding> {
+    let mut findings = Vec::new();
+    for (id, field) in service.overrides().filter(|(id, _)| service.upstream(id).is_none()) {
+        let retaining = input.nodes_retaining_upstream(service_id, id);
         let (what, todo) = if retaining.is_empty() {
             (format!("there is no record of upstream {id}"), "delete it, unless that upstream is to come back so")
         } else {
-            let what =
-                format!("upstream {id} has no record; {} retains it, and this counts there", join_names(&retaining));
+            let nodes = join_names(&retaining);
+            let what = format!("upstream {id} has no record; {nodes} retains it, and this counts there");
             (what, "leave it until the upstream is announced again or gone")
         };
-        Finding::at_entry(entry, "override_without_upstream", what, todo)
-    };
-    stray.map(|(id, field)| finding((id, &field.entry))).collect()
+        findings.push(Finding::at_entry(&field.entry, "override_without_upstream", what, todo));
+    }
+    findings
 }
 
 fn unreadable_finding(entry: &Entry, refusal: &impl ToString) -> Finding {
@@ -108,24 +107,28 @@ fn unreadable_finding(entry: &Entry, refusal: &impl ToString) -> Finding {
 
 fn lint_unknown_fields(entry: &Entry, unknown: &UnknownFields) -> Option<Finding> {
     let names: Vec<String> = unknown.keys().map(|name| discovery::Excerpt::new(name).to_string()).collect();
-    let what = || format!("fields that mean nothing: {}", names.join(", "));
-    (!names.is_empty()).then(|| Finding::at_entry(entry, "unknown_field", what(), "take them out; nobody reads them"))
+    if names.is_empty() {
+        return None;
+    }
+    let what = format!("fields that mean nothing: {}", names.join(", "));
+    Some(Finding::at_entry(entry, "unknown_field", what, "take them out; no program reads them"))
 }
 
-/// The ancestor's layout, where the current one says the same thing and counts.
+/// Finds keys in the ancestor's layout that a key in the current layout replaces.
 fn lint_layouts(service: &Service, findings: &mut Vec<Finding>) {
-    let counts = |key: &Key| service.entries().any(|other| other.key == key.to_string());
     for entry in service.entries() {
         let current = match entry.key.parse::<Key>() {
             Ok(Key::Setting { service, layout: Layout::Legacy, name }) => Key::for_setting(&service, name),
             Ok(Key::Upstream { service, layout: Layout::Legacy, id }) => Key::for_upstream(&service, &id),
             _ => continue,
         };
-        if counts(&current) {
+        let current = current.to_string();
+        if service.entries().any(|other| other.key == current) {
             let what = format!("{current} stands too, and counts");
             findings.push(Finding::at_entry(entry, "old_layout", what, "delete it, once no old tool writes it"));
         }
     }
+    // `tls` replaces the ancestor's `sslpass`, which only HTTP services have.
     let (sslpass, tls) = (service.setting(SettingName::Sslpass), service.setting(SettingName::Tls));
     if let (Some(sslpass), Some(tls), Kind::Http) = (sslpass, tls, service.kind()) {
         let what = format!("{} beats it", tls.entry.key);

@@ -20,9 +20,9 @@ fn linted(
     let store = store(keys);
     let (certificates, now) = (Answers::new(), SystemTime::UNIX_EPOCH);
     let asked = BalancerAnswers { status, services, quarantine, upstreams, certificates, now };
-    let scene = LintInput::new(&store, &asked);
+    let input = LintInput::new(&store, &asked);
     let line = |Finding { key, kind, what, .. }: &Finding| format!("{key} [{kind}] {what}\n");
-    scene.find_all().iter().map(line).collect()
+    input.find_all().iter().map(line).collect()
 }
 
 #[test]

@@ -1,4 +1,6 @@
-//! Where a container listens, by Docker's API (Engine API v1.24 and later, `GET /containers/{id}/json`).
+//! The address of a container, from Docker's API (Engine API v1.24 and later, `GET /containers/{id}/json`).
+//!
+//! Reads only. It starts and changes no container.
 
 use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
@@ -11,40 +13,43 @@ use serde::Deserialize;
 
 use crate::error::Error;
 
-/// The daemon answers from memory.
+/// Limits a request. The daemon answers from memory.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// `ID[:PORT]` as it was typed.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct ContainerArg {
-    /// Its name, or its id or the beginning of that.
+    /// The container's name or id, or the beginning of its id.
     name: UpstreamId,
-    /// The port that it listens on.
+    /// The port inside the container; None if it wasn't typed.
     port: Option<u16>,
 }
 
-/// The address by which balancers are to reach the container.
+/// The kind of address at which balancers reach the container.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum AddressSource {
-    /// One of this host's, at the published port.
+    /// One of the host's addresses, at the published port.
     Host(HostAddresses),
-    /// The container's own, in this network.
+    /// The container's own address in this network.
     Own(String),
 }
 
-/// This host's addresses, as far as balancers on other hosts reach them.
+/// The host's addresses that balancers on other hosts reach.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct HostAddresses {
-    /// As it was typed.
+    /// The address that --host-address gives.
     pub(crate) given: Option<IpAddr>,
-    /// By IPv4.
+    /// Without --host-address: the host's IPv4 address towards etcd or the default route.
     pub(crate) v4: Option<Ipv4Addr>,
-    /// By IPv6.
+    /// Without --host-address: the host's IPv6 address towards etcd or the default route.
     pub(crate) v6: Option<Ipv6Addr>,
 }
 
 impl ContainerArg {
-    /// With the port from an option of its own. An error if both say one.
+    /// Adds the port of --port.
+    ///
+    /// # Errors
+    /// [`Error::Usage`] if --container has a port too.
     pub(crate) fn with_port(mut self, port: Option<NonZeroU16>) -> Result<Self, Error> {
         if let Some(port) = port {
             if self.port.is_some() {
@@ -67,28 +72,28 @@ impl FromStr for ContainerArg {
                 (name, Some(port.ok_or_else(|| format!("{text:?}: the port is a number from 1 to 65535"))?))
             }
         };
-        // A container's name follows the same rule as an upstream's; so nothing of it means anything in a URL.
+        // A container's name follows the same rule as an upstream's. So it can't change the path of the URL.
         let name = name.parse().map_err(|refusal: discovery::Refusal| refusal.to_string())?;
         Ok(Self { name, port })
     }
 }
 
-/// What was found.
+/// A container's name and address.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Listener {
-    /// The container's name.
+    /// The container's name as an upstream's id.
     pub(crate) id: UpstreamId,
-    /// Where it listens.
+    /// The address at which balancers reach it.
     pub(crate) address: UpstreamAddress,
 }
 
-/// Docker's API.
+/// A client of Docker's API.
 pub(crate) struct Docker {
     http: reqwest::Client,
     place: String,
 }
 
-/// What the API says of a container, as far as it is used.
+/// The parts of the API's answer that are read here.
 #[derive(Debug, Default, Deserialize)]
 #[serde(rename_all = "PascalCase", default)]
 struct Inspected {
@@ -118,7 +123,7 @@ struct HostConfig {
     network_mode: String,
 }
 
-/// Where a port is published on the host.
+/// A port on the host that leads to the container.
 #[derive(Debug, Default, Deserialize)]
 #[serde(rename_all = "PascalCase", default)]
 struct Binding {
@@ -144,10 +149,11 @@ struct Network {
 }
 
 impl Docker {
-    /// The API at `unix:///var/run/docker.sock`; a daemon across the network would be asked without TLS.
+    /// Opens the API at `unix:///var/run/docker.sock`. Other URLs are refused, because they would be used without TLS.
     pub(crate) fn new(place: &str) -> Result<Self, Error> {
         let path = place.strip_prefix("unix://").filter(|path| path.starts_with('/'));
         let path = path.ok_or_else(|| Error::Usage(format!("--docker {place}: unix:///PATH is what can be asked")))?;
+        // The call fails if a provider is installed already. That one is as good.
         let _ = rustls::crypto::ring::default_provider().install_default();
         let client = reqwest::Client::builder().unix_socket(path).timeout(REQUEST_TIMEOUT).no_proxy();
         let client = client.tls_certs_only([]).build();
@@ -155,48 +161,57 @@ impl Docker {
         Ok(Self { http, place: place.to_owned() })
     }
 
-    /// The address by which balancers reach the container.
+    /// Finds the address at which balancers reach the container.
     pub(crate) async fn find_listener(
         &self,
         container: &ContainerArg,
         reach: &AddressSource,
     ) -> Result<Listener, Error> {
         let place = &self.place;
-        let failed =
-            |error: reqwest::Error| Error::Refused(format!("Docker's API at {place}: {}", innermost_cause(&error)));
         let response = self.http.get(format!("http://docker/containers/{}/json", container.name)).send().await;
-        let response = response.map_err(failed)?;
+        let response = response.map_err(|error| self.refuse(&error))?;
         match response.status().as_u16() {
-            200 => locate_listener(&response.json().await.map_err(failed)?, container, reach),
+            200 => {
+                let inspected = response.json().await.map_err(|error| self.refuse(&error))?;
+                locate_listener(&inspected, container, reach)
+            }
             404 => Err(Error::Refused(format!("Docker knows no container {}", container.name))),
             code => Err(Error::Refused(format!("Docker's API at {place} answers {code} for {}", container.name))),
         }
     }
+
+    fn refuse(&self, error: &reqwest::Error) -> Error {
+        Error::Refused(format!("Docker's API at {}: {}", self.place, innermost_cause(error)))
+    }
 }
 
-/// Finds the address in all that the API says.
+/// Finds the address in the API's answer.
 fn locate_listener(inspected: &Inspected, container: &ContainerArg, reach: &AddressSource) -> Result<Listener, Error> {
     let name = inspected.name.trim_start_matches('/');
-    let refused = |words: String| Error::Refused(format!("container {name}: {words}"));
-    if !inspected.state.running {
-        return Err(refused(format!("is {}, not running", inspected.state.status)));
-    }
-    let address = match reach {
-        AddressSource::Own(network) => inspected.own_address(container, network),
-        AddressSource::Host(host) if inspected.host_config.network_mode == "host" => {
-            inspected.host_address(container, host)
-        }
-        AddressSource::Host(host) => inspected.published_address(container, host),
-    };
-    let id = name.parse().map_err(|refusal: discovery::Refusal| refused(refusal.to_string()))?;
-    let address = address.map_err(refused)?.try_into();
-    Ok(Listener { id, address: address.map_err(|refusal: discovery::Refusal| refused(refusal.to_string()))? })
+    let found = inspected.find_address(container, reach).and_then(|address| {
+        let id = name.parse().map_err(|refusal: discovery::Refusal| refusal.to_string())?;
+        let address = address.try_into().map_err(|refusal: discovery::Refusal| refusal.to_string())?;
+        Ok(Listener { id, address })
+    });
+    found.map_err(|words| Error::Refused(format!("container {name}: {words}")))
 }
 
 impl Inspected {
-    /// The port that the container listens on: the one that was typed, else the only one that its image exposes.
+    fn find_address(&self, container: &ContainerArg, reach: &AddressSource) -> Result<SocketAddr, String> {
+        if !self.state.running {
+            return Err(format!("is {}, not running", self.state.status));
+        }
+        match reach {
+            AddressSource::Own(network) => self.own_address(container, network),
+            AddressSource::Host(host) if self.host_config.network_mode == "host" => self.host_address(container, host),
+            AddressSource::Host(host) => self.published_address(container, host),
+        }
+    }
+
+    /// The port inside the container: the typed one, or the only one that its image exposes.
     fn exposed_port(&self, container: &ContainerArg) -> Result<u16, String> {
         let exposed = self.config.exposed_ports.iter().flatten();
+        // UDP ports are left out, because HAProxy's servers are reached by TCP.
         let exposed: Vec<u16> = exposed.filter_map(|(port, _)| tcp_port(port)).collect();
         match (container.port, exposed.as_slice()) {
             (Some(port), _) => Ok(port),
@@ -206,14 +221,14 @@ impl Inspected {
         }
     }
 
-    /// With `--network host` the app listens on the host itself.
+    /// With `--network host` the app listens at the host's own addresses.
     fn host_address(&self, container: &ContainerArg, host: &HostAddresses) -> Result<SocketAddr, String> {
         let port = self.exposed_port(container)?;
         let ip = host.given.or(host.v4.map(IpAddr::V4)).or(host.v6.map(IpAddr::V6));
         Ok(SocketAddr::new(ip.ok_or_else(no_host_address)?, port))
     }
 
-    /// The container's own address in a network, which balancers have to be in, too.
+    /// The container's own address in a network to which the balancers must have a route.
     fn own_address(&self, container: &ContainerArg, network: &str) -> Result<SocketAddr, String> {
         let networks = self.network_settings.networks.iter().flatten();
         let addresses: Vec<(&String, IpAddr)> =
@@ -228,19 +243,19 @@ impl Inspected {
         }
     }
 
-    /// Where `docker run -p` has the container's port on this host.
+    fn published_ports(&self) -> Vec<PublishedPort> {
+        let mut published = Vec::new();
+        for (port, bindings) in self.network_settings.ports.iter().flatten() {
+            let sockets: Vec<SocketAddr> = bindings.iter().flatten().filter_map(Binding::to_socket).collect();
+            published.extend(tcp_port(port).filter(|_| !sockets.is_empty()).map(|port| (port, sockets)));
+        }
+        published
+    }
+
+    /// The host's address and port that `docker run --publish` leads to the container.
     fn published_address(&self, container: &ContainerArg, host: &HostAddresses) -> Result<SocketAddr, String> {
-        let ports = self.network_settings.ports.iter().flatten();
-        let published: Vec<(u16, Vec<SocketAddr>)> = ports
-            .filter_map(|(port, bindings)| {
-                Some((tcp_port(port)?, bindings.iter().flatten().filter_map(Binding::to_socket).collect()))
-            })
-            .filter(|(_, bindings): &(u16, Vec<SocketAddr>)| !bindings.is_empty())
-            .collect();
+        let published = self.published_ports();
         let ports: Vec<u16> = published.iter().map(|(port, _)| *port).collect();
-        // A port of the container's is meant; one of the host's where there is no such.
-        let inside = |port: u16| published.iter().find(|(it, _)| *it == port);
-        let outside = |port: u16| published.iter().find(|(_, bindings)| bindings.iter().any(|it| it.port() == port));
         let (port, bindings) = match (container.port, published.as_slice()) {
             (_, []) => {
                 let networks = self.network_settings.networks.iter().flatten().map(|(name, _)| name.as_str());
@@ -252,8 +267,7 @@ impl Inspected {
             }
             (None, [one]) => one,
             (None, _) => return Err(format!("publishes the ports {}; say which with --port", join_list(&ports))),
-            (Some(port), _) => inside(port)
-                .or_else(|| outside(port))
+            (Some(port), all) => find_published(all, port)
                 .ok_or_else(|| format!("doesn't publish port {port}, but {}", join_list(&ports)))?,
         };
         let reachable: Vec<&SocketAddr> = bindings.iter().filter(|it| !it.ip().is_loopback()).collect();
@@ -271,15 +285,25 @@ impl Inspected {
     }
 }
 
+/// A port of the container, and the addresses on the host that lead to it.
+type PublishedPort = (u16, Vec<SocketAddr>);
+
+/// Finds the typed port. It is the container's, or if the container has no such port, the host's.
+fn find_published(published: &[PublishedPort], port: u16) -> Option<&PublishedPort> {
+    let inside = published.iter().find(|(it, _)| *it == port);
+    inside.or_else(|| published.iter().find(|(_, bindings)| bindings.iter().any(|it| it.port() == port)))
+}
+
 impl HostAddresses {
-    /// The address at which one of these bindings is reached: the one that was typed; the binding's own, if it has one;
-    /// else this host's. IPv4 first.
+    /// Chooses the address of one of these bindings: the typed one, else the binding's own one, else the host's. IPv4
+    /// comes first.
     fn choose_address(&self, bindings: &[&SocketAddr]) -> Option<SocketAddr> {
         let mut bindings = bindings.to_vec();
         bindings.sort_by_key(|it| (it.is_ipv6(), it.ip().is_unspecified()));
         bindings.into_iter().find_map(|binding| {
             let ip = match self.given {
                 Some(given) => {
+                    // A port at all addresses is reached at any address of the same family.
                     let fits = if binding.ip().is_unspecified() {
                         binding.is_ipv4() == given.is_ipv4()
                     } else {
@@ -298,7 +322,7 @@ impl HostAddresses {
 
 impl Binding {
     fn to_socket(&self) -> Option<SocketAddr> {
-        // Docker before 20.10 says nothing for all of IPv4.
+        // Docker before 20.10 leaves the address of a port on all IPv4 addresses empty.
         let ip = if self.host_ip.is_empty() { Ok(Ipv4Addr::UNSPECIFIED.into()) } else { self.host_ip.parse() };
         Some(SocketAddr::new(ip.ok()?, self.host_port.parse().ok().filter(|port| *port > 0)?))
     }
@@ -309,7 +333,7 @@ fn no_host_address() -> String {
         .into()
 }
 
-/// The number of `8000/tcp`. None for another protocol.
+/// The number in `8000/tcp`; None for another protocol.
 fn tcp_port(text: &str) -> Option<u16> {
     text.strip_suffix("/tcp")?.parse().ok()
 }
@@ -319,8 +343,8 @@ fn join_list<T: ToString>(items: &[T]) -> String {
 }
 
 impl HostAddresses {
-    /// The address that was typed, and the kernel's choices towards these places and by the default route. Connecting a
-    /// UDP socket sends nothing.
+    /// Finds the addresses that the kernel would use towards these places and the default route. A UDP socket's connect
+    /// sends nothing. A typed address makes the search needless.
     pub(crate) async fn find_addresses(given: Option<IpAddr>, places: &[(String, u16)]) -> Self {
         let mut found = Self { given, ..Self::default() };
         if given.is_some() {
@@ -332,7 +356,7 @@ impl HostAddresses {
                 found.keep_if_first(own_address_towards(address));
             }
         }
-        // Two addresses of no host (RFC 5737, RFC 3849): what leads there is the default route.
+        // Addresses of no host, reserved for documentation (RFC 5737, RFC 3849). Only the default route leads there.
         for elsewhere in
             [SocketAddr::from(([192, 0, 2, 1], 9)), (Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, 1), 9).into()]
         {
@@ -341,7 +365,7 @@ impl HostAddresses {
         found
     }
 
-    /// Keeps the first address of each family that other hosts reach.
+    /// Keeps the first address of each family that other hosts can reach.
     fn keep_if_first(&mut self, ip: Option<IpAddr>) {
         match ip.filter(|ip| !ip.is_loopback() && !ip.is_unspecified()) {
             Some(IpAddr::V4(v4)) if !v4.is_link_local() => _ = self.v4.get_or_insert(v4),
@@ -352,6 +376,7 @@ impl HostAddresses {
 }
 
 fn own_address_towards(there: SocketAddr) -> Option<IpAddr> {
+    // The kernel chooses the address with which it would connect.
     let any: IpAddr = if there.is_ipv4() { Ipv4Addr::UNSPECIFIED.into() } else { Ipv6Addr::UNSPECIFIED.into() };
     let socket = std::net::UdpSocket::bind((any, 0)).ok()?;
     socket.connect(there).ok()?;
@@ -364,7 +389,7 @@ impl Network {
     }
 }
 
-/// The cause that says something.
+/// The innermost cause. reqwest's outer errors only repeat the URL.
 fn innermost_cause(error: &reqwest::Error) -> String {
     let mut cause: &dyn std::error::Error = error;
     while let Some(next) = cause.source() {

@@ -1,4 +1,6 @@
-//! The key `active`, as it was and as a switch writes it: only as long as nobody else does.
+//! The key `active` during a switch.
+//!
+//! Writes it only while no other client does: each write has the condition that the key is as this switch left it.
 
 use std::time::Duration;
 
@@ -6,56 +8,57 @@ use discovery::{Entry, Key, ServiceId, SettingName};
 use registry::{Client, Condition, Error, Txn};
 use tokio::time::{Instant, sleep};
 
-use crate::store::Store;
+use crate::store::{Store, lossy_text};
 
-/// How often is looked whether somebody else wrote it, and a write is tried again that etcd didn't answer.
+/// The interval between two checks for another client's write, and between two tries of a write that etcd did not
+/// answer.
 const RETRY_INTERVAL: Duration = Duration::from_secs(1);
 
-/// `active`, as it was and as we wrote it.
+/// The key `active` before the switch and now.
 pub(super) struct ActiveKey {
     /// The key, relative to the prefix.
     pub(super) key: String,
-    /// What stood there; None in the ancestor's layout too.
+    /// The entry before the switch; None if the current layout has none.
     pub(super) before: Option<Entry>,
-    /// When it was last written; 0 where it isn't there.
+    /// The revision of the last write; 0 if the key is absent.
     mod_revision: i64,
-    /// What stands there.
+    /// The present value; None if the key is absent.
     pub(super) value: Option<String>,
     /// The revision that balancers have to follow.
     pub(super) revision: i64,
 }
 
-/// What became of a write.
+/// The outcome of a write.
 pub(super) enum WriteOutcome {
-    /// It stands.
     Done,
-    /// Somebody else wrote the key, and theirs stands.
+    /// Another client wrote the key, and its value stands.
     Conflict,
-    /// etcd didn't say in time, or refuses.
+    /// etcd refused the write, or didn't say in time if it was done.
     Unknown {
-        /// Why.
         error: Error,
-        /// It was refused for certain: nothing was written.
+        /// etcd refused the write for certain, so nothing was written.
         is_certain: bool,
     },
 }
 
 impl ActiveKey {
-    /// As it stands.
+    /// Takes the key from the store as it was read.
     pub(super) fn new(store: &Store, id: &ServiceId) -> Self {
         let key = Key::for_setting(id, SettingName::Active).to_string();
         let before = store.find_entry(&key).cloned();
         Self {
             mod_revision: before.as_ref().map_or(0, |entry| entry.mod_revision),
-            value: before.as_ref().map(|entry| String::from_utf8_lossy(&entry.value).into_owned()),
-            // Not the store's own: balancers follow the keys of services, whose last change may be long ago.
+            value: before.as_ref().map(lossy_text),
+            // The store's own revision would be wrong here. Balancers report the revision of services' keys, whose last
+            // change may be old.
             revision: before.as_ref().map_or(0, |entry| entry.mod_revision),
             key,
             before,
         }
     }
 
-    /// Writes it, or deletes it, unless somebody else did. Where etcd doesn't say what became of it, it is asked.
+    /// Writes the value, or deletes the key if it is None. After an unanswered try it asks etcd for the outcome, and
+    /// tries again until `patience` ends.
     pub(super) async fn write_value(
         &mut self,
         client: &Client,
@@ -67,11 +70,12 @@ impl ActiveKey {
         loop {
             match client.commit(self.build_txn(value.as_deref())).await {
                 Ok(committed) if committed.succeeded => {
+                    // A deleted key has no revision. The condition of its next write is that it is absent.
                     let at = if value.is_some() { committed.revision } else { 0 };
                     (self.mod_revision, self.revision, self.value) = (at, committed.revision, value);
                     return WriteOutcome::Done;
                 }
-                // What was not answered may have been done.
+                // The unanswered try may have been done. The key then has our value, and the condition fails.
                 Ok(committed) if is_doubtful => {
                     let stands = committed.found.first();
                     if stands.map(|entry| entry.value.as_slice()) != value.as_deref().map(str::as_bytes) {
@@ -84,6 +88,7 @@ impl ActiveKey {
                 Ok(_) => return WriteOutcome::Conflict,
                 Err(error) if error.is_unreachable() && Instant::now() < deadline => is_doubtful = true,
                 Err(error) => {
+                    // After an unanswered try a refusal says nothing about that try.
                     let is_certain = !error.is_unreachable() && !is_doubtful;
                     return WriteOutcome::Unknown { error, is_certain };
                 }
@@ -104,16 +109,17 @@ impl ActiveKey {
         }
     }
 
-    /// What stands there now, whoever wrote it.
+    /// Reads the present value, which another client may have written.
     pub(super) async fn read_current(&self, client: &Client) -> Option<String> {
         let entry = client.get(&self.key).await.ok().flatten()?;
-        Some(String::from_utf8_lossy(&entry.value).into_owned())
+        Some(lossy_text(&entry))
     }
 
-    /// Returns when it was written, or deleted, by somebody else.
+    /// Returns as soon as another client has written or deleted the key.
     pub(super) async fn wait_for_conflict(&self, client: &Client) {
         loop {
             sleep(RETRY_INTERVAL).await;
+            // An etcd that doesn't answer is no conflict. The condition of the next write finds one.
             if let Ok(entry) = client.get(&self.key).await
                 && entry.map_or(0, |entry| entry.mod_revision) != self.mod_revision
             {

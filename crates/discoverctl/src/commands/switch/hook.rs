@@ -1,58 +1,67 @@
-//! `--before` and `--after`: a command of the operator's.
+//! Runs the operator's commands of `--before` and `--after`.
 
+use std::io;
 use std::os::fd::AsFd as _;
-use std::process::Stdio;
+use std::process::{ExitStatus, Stdio};
 
 use nix::sys::signal::{Signal, killpg};
 use nix::unistd::Pid;
 use tokio::process::{Child, Command};
 
-/// What the command is told, by environment.
+/// The environment variables of the command.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct HookEnv {
-    /// The service's name.
+    /// `DISCOVER_SERVICE`, the service's own name.
     pub(crate) service: String,
-    /// The new color.
+    /// `DISCOVER_COLOR`, the color to make active.
     pub(crate) color: String,
-    /// Its upstreams' addresses, separated by blanks.
+    /// `DISCOVER_UPSTREAMS`, the new color's addresses, separated by blanks.
     pub(crate) upstreams: String,
-    /// The service's first host; empty where it has none.
+    /// `DISCOVER_DOMAIN`, the service's first host; empty if it has none.
     pub(crate) domain: String,
-    /// The host that previews the new color; empty where there is no preview.
+    /// `DISCOVER_PREVIEW`, the host that previews the new color; empty if there is no preview.
     pub(crate) preview: String,
 }
 
-/// A command that runs. It and what it started end with this.
+/// A running command. Dropping it ends the command with its whole process group.
 struct RunningHook(Child, Option<Pid>);
 
 impl Drop for RunningHook {
     fn drop(&mut self) {
+        // A command that has ended has no group any more, and its id may belong to another process.
         if let Some(group) = self.1.filter(|_| matches!(self.0.try_wait(), Ok(None))) {
             let _ = killpg(group, Signal::SIGTERM);
         }
     }
 }
 
-/// Runs it to its end; what it prints goes to standard error. An error says why it failed.
-pub(crate) async fn run_hook(option: &str, command: &str, told: &HookEnv) -> Result<(), String> {
-    let failed = |why: String| format!("{option} failed ({command}): {why}");
-    // Standard output is the answer's.
-    let out = std::io::stderr().as_fd().try_clone_to_owned().map_err(|error| failed(error.to_string()))?;
+/// Runs the command of an option until it ends. Its output goes to standard error. The error says why it failed.
+pub(crate) async fn run_hook(option: &str, command: &str, env: &HookEnv) -> Result<(), String> {
+    let why = match run_command(command, env).await {
+        Ok(status) if status.success() => return Ok(()),
+        Ok(status) => status.to_string(),
+        Err(error) => error.to_string(),
+    };
+    Err(format!("{option} failed ({command}): {why}"))
+}
+
+async fn run_command(command: &str, env: &HookEnv) -> io::Result<ExitStatus> {
+    // Standard output belongs to the answer of discoverctl.
+    let out = io::stderr().as_fd().try_clone_to_owned()?;
     let child = Command::new("sh")
         .args(["-c", command])
-        .env("DISCOVER_SERVICE", &told.service)
-        .env("DISCOVER_COLOR", &told.color)
-        .env("DISCOVER_UPSTREAMS", &told.upstreams)
-        .env("DISCOVER_DOMAIN", &told.domain)
-        .env("DISCOVER_PREVIEW", &told.preview)
+        .env("DISCOVER_SERVICE", &env.service)
+        .env("DISCOVER_COLOR", &env.color)
+        .env("DISCOVER_UPSTREAMS", &env.upstreams)
+        .env("DISCOVER_DOMAIN", &env.domain)
+        .env("DISCOVER_PREVIEW", &env.preview)
         .stdin(Stdio::null())
         .stdout(out)
-        // Ctrl-C is for the switch to see first: it ends the command's whole group.
+        // In a group of its own the command doesn't get the terminal's Ctrl-C. The switch gets it first, and then ends
+        // the group.
         .process_group(0)
-        .spawn()
-        .map_err(|error| failed(error.to_string()))?;
+        .spawn()?;
     let group = child.id().and_then(|id| i32::try_from(id).ok()).map(Pid::from_raw);
     let mut running = RunningHook(child, group);
-    let status = running.0.wait().await.map_err(|error| failed(error.to_string()))?;
-    if status.success() { Ok(()) } else { Err(failed(status.to_string())) }
+    running.0.wait().await
 }

@@ -1,4 +1,4 @@
-//! What a switch says, for people as it goes and for programs at its end.
+//! The report of a switch: lines for people as it goes on, a value for programs at its end.
 
 use discovery::{Active, ServiceId};
 use serde::Serialize;
@@ -7,46 +7,43 @@ use super::plan::Plan;
 use super::state::State;
 use crate::commands::switch::sample::StepSum;
 use crate::print::{Block, Printable};
-
-/// The whole of it.
 #[derive(Clone, Debug, Serialize)]
 pub(super) struct SwitchReport {
-    /// As HAProxy's section is called: `http-shop`.
+    /// The name of the service's section: `http-shop`.
     service: String,
-    /// The new color.
+    /// The color to make active.
     color: String,
-    /// What was active; null where nothing was set.
+    /// The active colors before; null if none were set.
     before: Option<String>,
-    /// What is active now; null where nothing is set.
+    /// The active colors now; null if none are set.
     pub(super) active: Option<String>,
     /// `planned`, `done`, `unchanged`, `went_back`, `stopped`, `overtaken` or `lost`.
     outcome: &'static str,
-    /// Why it isn't `done`.
+    /// The reason for an outcome other than `done`.
     pub(super) reason: Option<String>,
     /// The steps that were begun.
     pub(super) steps: Vec<StepReport>,
-    /// What is still open on other colors; null where nobody can say, or it isn't done.
+    /// Open sessions on other colors; null if a balancer can't tell, or if the switch isn't done.
     pub(super) sessions_left: Option<u64>,
 }
 
-/// One step.
+/// One step of the switch.
 #[derive(Clone, Debug, Serialize)]
 pub(super) struct StepReport {
-    /// The new color's share, in hundredths.
+    /// The new color's share in percent.
     percent: u32,
-    /// The value of `active`.
     pub(super) active: String,
-    /// Where it was written; null where it wasn't.
+    /// The revision of the write; null if it wasn't written.
     pub(super) revision: Option<i64>,
-    /// How long until every live balancer followed; null where they don't.
+    /// The time in seconds until every live balancer followed; null if one doesn't.
     pub(super) seconds: Option<f64>,
-    /// What the new color answered in this step.
+    /// The new color's requests in this step.
     #[serde(flatten)]
     pub(super) sum: StepSum,
 }
 
 impl SwitchReport {
-    /// Nothing is done yet.
+    /// The report before the first step.
     pub(super) fn new(id: &ServiceId, plan: &Plan) -> Self {
         let before = plan.before.as_ref().map(ToString::to_string);
         Self {
@@ -61,14 +58,15 @@ impl SwitchReport {
         }
     }
 
-    /// What would be done.
+    /// The report of --dry-run, with all steps.
     pub(super) fn for_dry_run(id: &ServiceId, plan: &Plan) -> Self {
         let steps = plan.steps.iter().map(|(percent, active)| StepReport::new(*percent, active)).collect();
         Self { steps, ..Self::new(id, plan) }
     }
 
-    /// How it ended.
+    /// Sets the outcome by the state in which the switch ended.
     pub(super) fn set_outcome(&mut self, state: State) {
+        // docs/discoverctl.md publishes these words. They stay, whatever the states are called.
         self.outcome = match state {
             State::Done => "done",
             State::RolledBack => "went_back",
@@ -79,7 +77,7 @@ impl SwitchReport {
         };
     }
 
-    /// `blue is active`, `all colors are active`.
+    /// Describes the active colors: `active is blue=90 green=10`.
     pub(super) fn describe_active(&self) -> String {
         match &self.active {
             Some(active) => format!("active is {active}"),
@@ -95,11 +93,10 @@ impl StepReport {
 }
 
 impl Printable for SwitchReport {
-    /// Of what is planned; the rest was said as it went.
+    /// Only a planned switch is shown so. The lines of a real one were printed as it went on.
     fn to_blocks(&self) -> Vec<Block> {
-        let step = |step: &StepReport| format!("{} %: {}", step.percent, step.active);
         let mut lines = vec![format!("{}: {}", self.service, self.describe_active())];
-        lines.extend(self.steps.iter().map(step));
+        lines.extend(self.steps.iter().map(|step| format!("{} %: {}", step.percent, step.active)));
         lines.push("nothing was written: --dry-run".into());
         vec![Block::Text(lines.join("\n"))]
     }

@@ -1,4 +1,4 @@
-//! Carrying a switch out: `state` says what to do, this does it and says what came of it.
+//! Carries out a switch. `state` decides the next action. This module does it and reports the result as an event.
 
 use discovery::{Active, ServiceId};
 
@@ -12,14 +12,13 @@ use crate::commands::switch::monitor::Monitor;
 use crate::commands::switch::report::{StepReport, SwitchReport};
 use crate::commands::switch::sample::Limits;
 use crate::context::Context;
-use crate::error::Error;
-use crate::error::Outcome;
-use crate::store::Store;
+use crate::error::{Error, Outcome};
+use crate::store::{Store, lossy_text};
 use crate::wait::{goal_of_write, wait_until_followed};
 
-/// A switch under way.
+/// A switch that is being carried out.
 pub(super) struct SwitchRun<'a> {
-    ctl: &'a Context,
+    context: &'a Context,
     plan: Plan,
     options: Switch,
     hook_env: HookEnv,
@@ -27,54 +26,44 @@ pub(super) struct SwitchRun<'a> {
     signals: Signals,
     active: ActiveKey,
     report: SwitchReport,
-    /// An error of etcd's that isn't its absence.
+    /// The error if etcd refused a write for certain.
     write_refusal: Option<registry::Error>,
 }
 
 impl<'a> SwitchRun<'a> {
-    /// Nothing is done yet.
     pub(super) fn new(
-        ctl: &'a Context,
+        context: &'a Context,
         store: &Store,
         id: &ServiceId,
         plan: Plan,
         options: Switch,
         limits: Limits,
-        told: HookEnv,
+        hook_env: HookEnv,
     ) -> Result<Self, Error> {
-        let eyes = Monitor::new(ctl, store, id, &plan.color, limits)?;
+        let eyes = Monitor::new(context, store, id, &plan.color, limits)?;
         let said = SwitchReport::new(id, &plan);
         let signals = Signals::new(options.undo_on_interrupt)?;
         let active = ActiveKey::new(store, id);
-        Ok(Self {
-            ctl,
-            plan,
-            options,
-            hook_env: told,
-            monitor: eyes,
-            signals,
-            active,
-            report: said,
-            write_refusal: None,
-        })
+        Ok(Self { context, plan, options, hook_env, monitor: eyes, signals, active, report: said, write_refusal: None })
     }
 
-    /// Does it, to an end.
+    /// Runs the switch until it ends.
     pub(super) async fn run(mut self) -> Result<Outcome, Error> {
         let mut state = State::BeforeHook { left: self.plan.steps.len() };
         let mut event = self.run_before_hook().await;
         loop {
             let (next, action) = step(state, event);
+            // An earlier failure stays the reason: `set_reason` keeps the first one.
             if next == State::RollingBack && event == Event::UndoRequested {
                 self.set_reason("interrupted".into());
             }
             state = next;
             event = match action {
-                Some(Action::WriteStep) => self.write_step(state).await?,
-                Some(Action::AwaitBalancers) => self.await_balancers(state).await?,
-                Some(Action::Watch) => self.watch_step().await?,
+                Some(Action::WriteStep) => self.write_step(state).await,
+                Some(Action::AwaitBalancers) => self.await_balancers(state).await,
+                Some(Action::Watch) => self.watch_step().await,
                 Some(Action::RunAfter) => self.run_after_hook().await,
-                Some(Action::WriteRollback) => self.write_back().await?,
+                Some(Action::WriteRollback) => self.write_back().await,
                 None => break,
             };
         }
@@ -96,50 +85,50 @@ impl<'a> SwitchRun<'a> {
         let (event, why) = tokio::select! {
             passed = hook::run_hook("--after", command, &self.hook_env) => hook_event(passed),
             event = self.signals.next() => (event, String::new()),
-            () = self.active.wait_for_conflict(&self.ctl.client) => (Event::Conflict, String::new()),
+            () = self.active.wait_for_conflict(&self.context.client) => (Event::Conflict, String::new()),
         };
         self.set_reason(why);
         event
     }
 
-    async fn write_step(&mut self, state: State) -> Result<Event, Error> {
-        let State::Writing { left } = state else { return Ok(Event::WriteUnknown) };
+    async fn write_step(&mut self, state: State) -> Event {
+        let State::Writing { left } = state else { return Event::WriteUnknown };
         let at = self.plan.steps.len().saturating_sub(left + 1);
-        let Some((percent, active)) = self.plan.steps.get(at).cloned() else { return Ok(Event::WriteUnknown) };
+        let Some((percent, active)) = self.plan.steps.get(at).cloned() else { return Event::WriteUnknown };
+        // The counters are read before the write, so that the first requests of the step count.
         if let Err(why) = self.monitor.begin_step().await {
             self.set_reason(why);
-            return Ok(Event::Unjudged);
+            return Event::Unjudged;
         }
         self.report.steps.push(StepReport::new(percent, &active));
-        let stands = self.active.value.as_ref().and_then(|value| value.parse::<Active>().ok());
-        let event = if stands.as_ref() == Some(&active) {
-            Event::Written
-        } else {
-            self.write_active(Some(active.to_string())).await
-        };
+        // A switch that continues after an interruption finds its first step written already.
+        let standing = self.active.value.as_ref().and_then(|value| value.parse::<Active>().ok());
+        let is_written = standing.as_ref() == Some(&active);
+        let event = if is_written { Event::Written } else { self.write_active(Some(active.to_string())).await };
         if event == Event::Written {
             let revision = self.active.revision;
             self.update_last_step(|step| step.revision = Some(revision));
             self.report.active = Some(active.to_string());
             self.print_line(&format!("{percent} %: {active}"));
         }
-        Ok(event)
+        event
     }
 
-    async fn write_back(&mut self) -> Result<Event, Error> {
+    async fn write_back(&mut self) -> Event {
         self.end_step();
-        let was = self.active.before.as_ref().map(|entry| String::from_utf8_lossy(&entry.value).into_owned());
+        let before = self.active.before.as_ref().map(lossy_text);
         let why = self.report.reason.clone().unwrap_or_default();
         self.print_line(&format!("going back: {why}"));
-        let event = if self.active.value == was { Event::Written } else { self.write_active(was).await };
+        // If the first write was never made, the old value stands already.
+        let event = if self.active.value == before { Event::Written } else { self.write_active(before).await };
         if event == Event::Written {
             self.report.active.clone_from(&self.plan.before.as_ref().map(ToString::to_string));
         }
-        Ok(event)
+        event
     }
 
     async fn write_active(&mut self, value: Option<String>) -> Event {
-        match self.active.write_value(&self.ctl.client, value, self.options.timeout).await {
+        match self.active.write_value(&self.context.client, value, self.options.timeout).await {
             WriteOutcome::Done => Event::Written,
             WriteOutcome::Conflict => Event::Conflict,
             WriteOutcome::Unknown { error, is_certain } => {
@@ -150,16 +139,17 @@ impl<'a> SwitchRun<'a> {
         }
     }
 
-    async fn await_balancers(&mut self, state: State) -> Result<Event, Error> {
-        let awaited = goal_of_write(self.active.revision, [self.active.key.clone()]);
+    async fn await_balancers(&mut self, state: State) -> Event {
+        let goal = goal_of_write(self.active.revision, [self.active.key.clone()]);
         let followed = tokio::select! {
-            followed = wait_until_followed(&self.ctl.client, &awaited, self.options.timeout) => followed,
-            event = self.signals.next() => return Ok(event),
-            () = self.active.wait_for_conflict(&self.ctl.client) => return Ok(Event::Conflict),
+            followed = wait_until_followed(&self.context.client, &goal, self.options.timeout) => followed,
+            event = self.signals.next() => return event,
+            () = self.active.wait_for_conflict(&self.context.client) => return Event::Conflict,
         };
         match followed {
             Ok(followed) => {
                 let seconds = followed.took.as_secs_f64();
+                // A rollback is no step. Its time must not replace that of the step that failed.
                 if state != State::AwaitingRollback {
                     self.update_last_step(|step| step.seconds = Some(seconds));
                 }
@@ -168,31 +158,32 @@ impl<'a> SwitchRun<'a> {
                     true => "    no balancer lives that could follow".to_owned(),
                     false => format!("    followed by {} after {seconds:.1} s", by.join(", ")),
                 });
-                Ok(Event::Followed)
+                Event::Followed
             }
             Err(error) => {
+                // On the way back there is a first reason already, and the operator has to know both.
                 let before =
                     self.report.reason.take().map(|why| format!("{why}; on the way back: ")).unwrap_or_default();
                 self.report.reason = Some(format!("{before}{error}"));
-                Ok(Event::NotFollowed)
+                Event::NotFollowed
             }
         }
     }
 
-    async fn watch_step(&mut self) -> Result<Event, Error> {
+    async fn watch_step(&mut self) -> Event {
         let (event, why) = tokio::select! {
             seen = self.monitor.watch_step(self.options.every) => seen,
             event = self.signals.next() => (event, String::new()),
-            () = self.active.wait_for_conflict(&self.ctl.client) => (Event::Conflict, String::new()),
+            () = self.active.wait_for_conflict(&self.context.client) => (Event::Conflict, String::new()),
         };
         self.set_reason(why);
         if event == Event::StepEnded {
             self.end_step();
         }
-        Ok(event)
+        event
     }
 
-    /// What the step came to.
+    /// Notes and prints the step's counts.
     fn end_step(&mut self) {
         let sum = self.monitor.step_sum();
         self.update_last_step(|step| step.sum = sum);
@@ -205,7 +196,7 @@ impl<'a> SwitchRun<'a> {
         }
     }
 
-    /// The first reason is the one that counts, but for what happens on the way back.
+    /// Keeps the first reason, which caused the rest. A failed rollback adds to it.
     fn set_reason(&mut self, why: String) {
         if self.report.reason.is_none() && !why.is_empty() {
             self.report.reason = Some(why);
@@ -213,48 +204,24 @@ impl<'a> SwitchRun<'a> {
     }
 
     fn print_line(&self, line: &str) {
-        if !self.ctl.screen.is_for_programs() {
-            self.ctl.screen.print(line);
+        if !self.context.screen.is_for_programs() {
+            self.context.screen.print(line);
         }
     }
 
     async fn report_end(mut self, state: State, event: Event) -> Result<Outcome, Error> {
+        // Below 100 % the other colors still get requests, so their sessions say nothing.
         if state == State::Done && self.plan.steps.last().is_some_and(|(percent, _)| *percent == 100) {
             self.report.sessions_left = self.monitor.sessions_left().await;
         }
+        if state == State::Conflict {
+            self.report.active = self.active.read_current(&self.context.client).await;
+        }
         self.report.set_outcome(state);
-        let words = self.report.describe_active();
-        let why = self.report.reason.clone().unwrap_or_default();
-        let error = match state {
-            State::Done => None,
-            State::Unchanged if event == Event::Failed => {
-                Some(Error::Undone(format!("{why}; nothing was changed: {words}")))
-            }
-            State::Unchanged => Some(Error::Interrupted(format!("nothing was changed: {words}"))),
-            State::RolledBack if why.starts_with("interrupted") => {
-                Some(Error::Interrupted(format!("went back: {words}")))
-            }
-            State::RolledBack => Some(Error::Undone(format!("{why}; went back: {words}"))),
-            State::Stopped => Some(Error::Interrupted(format!("{words}; {}", self.describe_ways()))),
-            State::Conflict => {
-                self.report.active = self.active.read_current(&self.ctl.client).await;
-                let words = self.report.describe_active();
-                Some(Error::Refused(format!(
-                    "somebody else wrote {} meanwhile, and theirs stands: {words}",
-                    self.active.key
-                )))
-            }
-            _ => Some(match self.write_refusal.take().filter(|_| self.report.steps.len() <= 1) {
-                Some(error) => Error::Store(error),
-                None => Error::Undone(format!(
-                    "{why}; what is active isn't known: discoverctl color {}",
-                    self.hook_env.service
-                )),
-            }),
-        };
-        if self.ctl.screen.is_for_programs() {
+        let error = self.take_error(state, event);
+        if self.context.screen.is_for_programs() {
             self.report.reason = error.as_ref().map(ToString::to_string);
-            self.ctl.screen.show(&self.report)?;
+            self.context.screen.show(&self.report)?;
         }
         match error {
             Some(error) => Err(error),
@@ -265,6 +232,32 @@ impl<'a> SwitchRun<'a> {
         }
     }
 
+    /// The error that the command ends with; None if the switch is done.
+    fn take_error(&mut self, state: State, event: Event) -> Option<Error> {
+        let words = self.report.describe_active();
+        let why = self.report.reason.clone().unwrap_or_default();
+        Some(match state {
+            State::Done => return None,
+            State::Unchanged if event == Event::Failed => Error::Undone(format!("{why}; nothing was changed: {words}")),
+            State::Unchanged => Error::Interrupted(format!("nothing was changed: {words}")),
+            State::RolledBack if why.starts_with("interrupted") => Error::Interrupted(format!("went back: {words}")),
+            State::RolledBack => Error::Undone(format!("{why}; went back: {words}")),
+            State::Stopped => Error::Interrupted(format!("{words}; {}", self.describe_next_commands())),
+            State::Conflict => {
+                let key = &self.active.key;
+                Error::Refused(format!("another client wrote {key} meanwhile, and its value stands: {words}"))
+            }
+            // The exit code of etcd's error says that nothing was changed. That is true only of the first step.
+            _ => match self.write_refusal.take().filter(|_| self.report.steps.len() <= 1) {
+                Some(error) => Error::Store(error),
+                None => {
+                    let service = &self.hook_env.service;
+                    Error::Undone(format!("{why}; what is active isn't known: discoverctl color {service}"))
+                }
+            },
+        })
+    }
+
     fn describe_done(&self) -> String {
         let words = self.report.describe_active();
         match self.report.sessions_left {
@@ -273,8 +266,8 @@ impl<'a> SwitchRun<'a> {
         }
     }
 
-    /// How to go on from here, or back.
-    fn describe_ways(&self) -> String {
+    /// Describes the commands that continue from here, or go back.
+    fn describe_next_commands(&self) -> String {
         let (service, color) = (&self.hook_env.service, &self.plan.color);
         let left = self.plan.steps.iter().skip(self.report.steps.len()).map(|(percent, _)| percent.to_string());
         let left: Vec<String> = left.collect();
@@ -283,9 +276,7 @@ impl<'a> SwitchRun<'a> {
             false => format!("on with `discoverctl switch {service} {color} --steps {}`, ", left.join(",")),
         };
         match self.active.before.as_ref() {
-            Some(was) => {
-                format!("{on}back with `discoverctl color {service} {}`", String::from_utf8_lossy(&was.value).trim())
-            }
+            Some(before) => format!("{on}back with `discoverctl color {service} {}`", lossy_text(before).trim()),
             None => format!("{on}back with `discoverctl unset {service} active`"),
         }
     }

@@ -1,4 +1,4 @@
-//! What the new color's upstreams have answered since a step began, over all balancers. Pure.
+//! The new color's requests since a step began, over all balancers. Pure.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -9,10 +9,10 @@ use serde::Serialize;
 
 use crate::balancer_api::{Answers, ServiceInFull, Traffic, Upstream};
 
-/// Fewer requests than this are no ground for a judgement.
+/// Fewer requests than this don't justify a judgement: one failure of 19 would be 5 %.
 const MIN_REQUESTS: u64 = 20;
 
-/// A share of requests, as `--max-errors` has it: `1%`, `0.5`.
+/// A share of requests as --max-errors has it: `1%`, `0.5`.
 #[derive(Clone, Copy, Debug, PartialEq, PartialOrd)]
 pub(crate) struct Percent(f64);
 
@@ -28,57 +28,57 @@ impl FromStr for Percent {
 
 impl fmt::Display for Percent {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        // Two digits, and none that say nothing.
+        // At most two digits behind the point, without trailing zeros.
         let text = format!("{:.2}", self.0);
         write!(f, "{}%", text.trim_end_matches('0').trim_end_matches('.'))
     }
 }
 
-/// What is too much.
+/// The limits of a step.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub(crate) struct Limits {
-    /// Failed requests.
+    /// The largest share of failed requests.
     pub(crate) errors: Option<Percent>,
-    /// The average response time.
+    /// The longest average response time.
     pub(crate) latency: Option<Duration>,
 }
 
 impl Limits {
-    /// Whether anything has to be judged.
     pub(crate) fn is_any(self) -> bool {
         self.errors.is_some() || self.latency.is_some()
     }
 }
 
-/// One server's counters, as one HAProxy process has them.
+/// One server's counters in one HAProxy process.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 struct Counters {
     requests: u64,
     failed: u64,
 }
 
-/// Counted since a step began.
+/// The counts of all servers since a step began.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub(crate) struct StepCounts {
     last: BTreeMap<(String, String), Counters>,
     counted: BTreeMap<(String, String), Counters>,
-    /// By balancer and upstream, how long the last requests took on average.
+    /// The average response time of each server in seconds, by balancer and upstream.
     seconds: BTreeMap<(String, String), f64>,
 }
 
-/// What a step came to.
+/// The counts of one step, added up.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize)]
 pub(crate) struct StepSum {
-    /// Requests to the new color, and connections to it that failed.
+    /// Requests to the new color, failed connections included.
     pub(crate) requests: u64,
-    /// Of these, those answered 5xx, not answered, or never sent.
+    /// The requests that were answered 5xx, not answered, or never sent.
     pub(crate) failed: u64,
-    /// The average response time of the last requests; null where balancers don't say.
+    /// The average response time in seconds, weighed by requests; null if no balancer says.
     pub(crate) response_seconds_average: Option<f64>,
 }
 
 impl StepCounts {
-    /// Takes in what the balancers count of these upstreams. What is seen for the first time is where counting begins.
+    /// Adds the balancers' counters of these upstreams. The first counters of a server are only where its counting
+    /// begins.
     pub(crate) fn add_answers(&mut self, answers: &Answers<ServiceInFull>, is_one: impl Fn(&Upstream) -> bool) {
         for (node, answer) in answers {
             let Ok(service) = answer else { continue };
@@ -97,18 +97,19 @@ impl StepCounts {
         }
     }
 
-    /// The next step begins here.
+    /// Begins the counts of the next step.
     pub(crate) fn reset_counts(&mut self) {
         self.counted.clear();
     }
 
-    /// What came so far.
+    /// Adds up the counts of all servers.
     pub(crate) fn sum_up(&self) -> StepSum {
         let mut sum = StepSum::default();
         let (mut seconds, mut weight) = (0.0, 0.0);
         for (server, counted) in &self.counted {
             sum.requests += counted.requests;
             sum.failed += counted.failed;
+            // Each average is over the server's last 1,024 requests. It is weighed by the server's share of this step.
             if let Some(average) = self.seconds.get(server) {
                 let requests = counted.requests as f64;
                 seconds += average * requests;
@@ -124,6 +125,7 @@ impl Counters {
     fn from_traffic(traffic: &Traffic) -> Self {
         let broken = traffic.connection_errors_total + traffic.response_errors_total;
         match traffic.responses_total {
+            // 1xx answers are left out, because another answer follows each of them.
             Some(answers) => {
                 let [_, ok, moved, refused, failed] = answers;
                 Self { requests: ok + moved + refused + failed + broken, failed: failed + broken }
@@ -135,7 +137,7 @@ impl Counters {
         }
     }
 
-    /// What was added. Counters begin anew with each HAProxy process: one that is lower now has begun at 0 in between.
+    /// The increase since `last`. Each HAProxy process begins at 0, so a lower count comes from a new process.
     fn since(self, last: Self) -> Self {
         if self.requests < last.requests || self.failed < last.failed {
             return self;
@@ -150,13 +152,17 @@ impl Counters {
 }
 
 impl StepSum {
-    /// The share that failed, where there are enough requests to say.
+    /// The share of failed requests; None below [`MIN_REQUESTS`].
     pub(crate) fn error_share(&self) -> Option<Percent> {
         (self.requests >= MIN_REQUESTS).then(|| Percent(self.failed as f64 * 100.0 / self.requests as f64))
     }
 
-    /// What is too much of it, in words.
+    /// Checks the counts against the limits.
+    ///
+    /// # Errors
+    /// The limit that is exceeded, in words.
     pub(crate) fn check_limits(&self, limits: Limits) -> Result<(), String> {
+        // With few requests a later sample decides, or the step passes.
         let Some(share) = self.error_share() else { return Ok(()) };
         if let Some(most) = limits.errors.filter(|most| share > *most) {
             let Self { requests, failed, .. } = self;
@@ -172,7 +178,7 @@ impl StepSum {
     }
 }
 
-/// `1,000 requests, 3 failed (0.3%), 12 ms on average`.
+/// Writes `1,000 requests, 3 failed (0.3%), 12 ms on average`.
 impl fmt::Display for StepSum {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { requests, failed, response_seconds_average } = self;
@@ -217,18 +223,18 @@ mod tests {
 
     #[test]
     fn what_was_before_does_not_count_and_a_restart_begins_anew() {
-        let mut tally = StepCounts::default();
+        let mut counts = StepCounts::default();
         let mut take = |one: &str, two: &str| {
-            tally.add_answers(&answers(&[("lb1", one), ("lb2", two)]), |it| it.id == "g");
-            let sum = tally.sum_up();
+            counts.add_answers(&answers(&[("lb1", one), ("lb2", two)]), |it| it.id == "g");
+            let sum = counts.sum_up();
             (sum.requests, sum.failed)
         };
         assert_eq!(take(&traffic(1000, 100, 0, "null"), "away"), (0, 0));
         assert_eq!(take(&traffic(1010, 101, 1, "null"), "away"), (12, 2));
         assert_eq!(take(&traffic(5, 0, 0, "null"), &traffic(70, 7, 0, "null")), (17, 2), "restarted; lb2 is new");
         assert_eq!(take(&traffic(6, 0, 0, "null"), &traffic(71, 8, 0, "null")), (20, 3));
-        tally.reset_counts();
-        assert_eq!(tally.sum_up(), StepSum::default());
+        counts.reset_counts();
+        assert_eq!(counts.sum_up(), StepSum::default());
     }
 
     #[test]
@@ -251,11 +257,11 @@ mod tests {
 
     #[test]
     fn the_average_is_weighed_by_requests() {
-        let mut tally = StepCounts::default();
+        let mut counts = StepCounts::default();
         let mut take = |one: (u64, &str), two: (u64, &str)| {
             let [one, two] = [one, two].map(|(ok, seconds)| traffic(ok, 0, 0, seconds));
-            tally.add_answers(&answers(&[("lb1", &one), ("lb2", &two)]), |it| it.id == "g");
-            tally.sum_up().response_seconds_average
+            counts.add_answers(&answers(&[("lb1", &one), ("lb2", &two)]), |it| it.id == "g");
+            counts.sum_up().response_seconds_average
         };
         assert_eq!(take((0, "0.1"), (0, "9.0")), None);
         assert_eq!(take((30, "0.1"), (10, "0.5")), Some(0.2));
@@ -263,13 +269,13 @@ mod tests {
 
     #[test]
     fn a_tcp_service_has_sessions_and_connection_errors() {
-        let mut tally = StepCounts::default();
+        let mut counts = StepCounts::default();
         for (sessions, errors) in [(10, 1), (50, 3)] {
             let json = format!(
                 r#"{{"upstreams":[{{"id":"g","haproxy":{{"sessions_total":{sessions},"connection_errors_total":{errors}}}}}]}}"#
             );
-            tally.add_answers(&answers(&[("lb1", &json)]), |_| true);
+            counts.add_answers(&answers(&[("lb1", &json)]), |_| true);
         }
-        assert_eq!((tally.sum_up().requests, tally.sum_up().failed), (40, 2));
+        assert_eq!((counts.sum_up().requests, counts.sum_up().failed), (40, 2));
     }
 }

@@ -1,11 +1,11 @@
-//! Signals, as a switch takes them.
+//! Ctrl-C and SIGTERM as events of a switch.
 
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use super::state::Event;
 use crate::error::Error;
 
-/// Ctrl-C and SIGTERM.
+/// The two signals that end a switch.
 pub(super) struct Signals {
     interrupt: Signal,
     terminate: Signal,
@@ -13,15 +13,22 @@ pub(super) struct Signals {
 }
 
 impl Signals {
-    /// Listens from now on; `is_undone` as --undo-on-interrupt has it.
+    /// Takes both signals from their default action. `is_undone` is --undo-on-interrupt.
     pub(super) fn new(is_undone: bool) -> Result<Self, Error> {
-        let listen = |kind| signal(kind).map_err(|error| Error::Failed(format!("signals: {error}")));
         let event = if is_undone { Event::UndoRequested } else { Event::Interrupted };
-        Ok(Self { interrupt: listen(SignalKind::interrupt())?, terminate: listen(SignalKind::terminate())?, event })
+        Ok(Self {
+            interrupt: listen_for(SignalKind::interrupt())?,
+            terminate: listen_for(SignalKind::terminate())?,
+            event,
+        })
     }
 
-    /// The next of them, as the switch takes it.
+    /// Waits for the next signal.
     pub(super) async fn next(&mut self) -> Event {
         tokio::select! { _ = self.interrupt.recv() => self.event, _ = self.terminate.recv() => self.event }
     }
+}
+
+fn listen_for(kind: SignalKind) -> Result<Signal, Error> {
+    signal(kind).map_err(|error| Error::Failed(format!("can't listen for signals: {error}")))
 }

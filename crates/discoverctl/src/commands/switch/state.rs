@@ -1,88 +1,94 @@
-//! The course of a switch, as a pure function. `SWITCH.md` is printed from it by a test.
+//! The course of a switch, as a pure function. A test prints it to `SWITCH.md`.
 
-/// Where it stands. `left` counts the steps behind this one.
+/// The state of a switch. `left` is the number of steps after this one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum State {
-    /// Nothing is written; `--before` runs, if there is one.
+    /// Nothing is written yet. `--before` runs, if it was given.
     BeforeHook { left: usize },
     /// A step is being written.
     Writing { left: usize },
-    /// The balancers are waited for.
+    /// The step is written, and the balancers have to follow.
     Following { left: usize },
-    /// The new color serves its share, and is watched.
+    /// The new color has its share, and is watched.
     Watching { left: usize },
-    /// The last step is over; `--after` runs, if there is one.
+    /// The last step is over. `--after` runs, if it was given.
     AfterHook,
-    /// What was active before is being written again.
+    /// The value from before the switch is being written.
     RollingBack,
-    /// The balancers are waited for once more.
+    /// That value is written, and the balancers have to follow.
     AwaitingRollback,
-    /// Ended: nothing was written.
+    /// Ended before anything was written.
     Unchanged,
     /// Ended: the last step stands.
     Done,
-    /// Ended: what was active before is active again.
+    /// Ended: the value from before the switch is active again.
     RolledBack,
-    /// Ended: the step stands that stood when it was interrupted.
+    /// Ended: the step that was active at the signal stands.
     Stopped,
-    /// Ended: somebody else wrote `active`, and theirs stands.
+    /// Ended: another client wrote `active`, and its value stands.
     Conflict,
-    /// Ended: etcd didn't say what became of a write.
+    /// Ended: etcd didn't say if a write was done.
     WriteUnknown,
 }
 
-/// What can happen. Where there is no `--before` or no `--after`, it passes at once.
+/// An event of a switch. A hook that wasn't given passes at once.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Event {
-    /// The command succeeded.
+    /// The command of `--before` or `--after` succeeded.
     Passed,
-    /// The command failed.
+    /// The command of `--before` or `--after` failed.
     Failed,
-    /// The write was done.
+    /// etcd has made the write.
     Written,
-    /// etcd didn't say, for as long as balancers are waited for.
+    /// etcd didn't say before --timeout if the write was done.
     WriteUnknown,
-    /// All live balancers follow.
+    /// All live balancers follow the write.
     Followed,
-    /// A balancer refuses, or doesn't follow in time.
+    /// A balancer refuses the value, or doesn't follow before --timeout.
     NotFollowed,
-    /// The step's time is over, and nothing was found against it.
+    /// The step's time is over, and no limit was exceeded.
     StepEnded,
     /// Too many requests failed, or they took too long.
     LimitExceeded,
-    /// It can't be judged: a balancer has gone, or its API can't be asked, and a limit was given.
+    /// A limit can't be judged: a balancer's key is gone, or its API can't be asked.
     Unjudged,
-    /// Somebody else wrote `active`.
+    /// Another client wrote the key `active`.
     Conflict,
-    /// A signal, which leaves things as they stand.
+    /// A signal without --undo-on-interrupt came.
     Interrupted,
-    /// A signal with `--undo-on-interrupt`.
+    /// A signal with --undo-on-interrupt came.
     UndoRequested,
 }
 
-/// What to do about it; each ends in the next event.
+/// An action of a switch. Each action ends with an event.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Action {
-    /// Write the next step.
+    /// Write the next step's value.
     WriteStep,
-    /// Wait for the balancers.
+    /// Wait until the balancers follow.
     AwaitBalancers,
-    /// Watch the new color for a while.
+    /// Watch the new color for --every.
     Watch,
-    /// Run `--after`.
+    /// Run the command of `--after`.
     RunAfter,
-    /// Write what was active before.
+    /// Write the value from before the switch.
     WriteRollback,
 }
 
-/// The next state, and what to do there. An event that means nothing in a state changes nothing.
+/// Decides the next state and the action there. An event without a meaning in a state changes nothing.
 pub(crate) fn step(state: State, event: Event) -> (State, Option<Action>) {
+    let (next, action) = decide(state, event);
+    debug_assert_eq!(check_invariants(state, next, action), Ok(()), "{state:?} {event:?}");
+    (next, action)
+}
+
+fn decide(state: State, event: Event) -> (State, Option<Action>) {
     use {Action as A, Event as E, State as S};
     match (state, event) {
         (S::BeforeHook { left }, E::Passed) => (S::Writing { left: left.saturating_sub(1) }, Some(A::WriteStep)),
         (S::BeforeHook { .. }, E::Failed | E::Interrupted | E::UndoRequested) => (S::Unchanged, None),
 
-        // Before the write: counting can't begin.
+        // The first sample failed before the write, so the step's requests can't be counted.
         (S::Writing { .. }, E::Unjudged) => (S::RollingBack, Some(A::WriteRollback)),
         (S::Writing { left }, E::Written) => (S::Following { left }, Some(A::AwaitBalancers)),
         (S::Following { left }, E::Followed) => (S::Watching { left }, Some(A::Watch)),
@@ -94,7 +100,7 @@ pub(crate) fn step(state: State, event: Event) -> (State, Option<Action>) {
         (S::Watching { .. }, E::LimitExceeded | E::Unjudged) => (S::RollingBack, Some(A::WriteRollback)),
         (S::AfterHook, E::Failed) => (S::RollingBack, Some(A::WriteRollback)),
         (S::RollingBack, E::Written) => (S::AwaitingRollback, Some(A::AwaitBalancers)),
-        // What was active before is written; a second signal doesn't wait for the balancers.
+        // The old value is written already, so a second signal ends the wait for the balancers.
         (S::AwaitingRollback, E::Followed | E::NotFollowed | E::Interrupted | E::UndoRequested) => {
             (S::RolledBack, None)
         }
@@ -119,9 +125,59 @@ pub(crate) fn step(state: State, event: Event) -> (State, Option<Action>) {
     }
 }
 
-#[cfg(test)]
+/// Checks what has to hold of every transition. The error is the rule that it breaks.
+fn check_invariants(from: State, next: State, action: Option<Action>) -> Result<(), &'static str> {
+    if from.is_end() && (next, action) != (from, None) {
+        return Err("an ended switch does nothing any more");
+    }
+    if action != next.action().filter(|_| next != from) {
+        return Err("an action belongs to the state that it leads to");
+    }
+    if from.left().zip(next.left()).is_some_and(|(before, after)| after > before || after + 1 < before) {
+        return Err("steps are taken one by one");
+    }
+    if from.is_rollback() && !(next.is_rollback() || next.is_end()) {
+        return Err("a rollback never goes forward again");
+    }
+    if next == State::Unchanged && !matches!(from, State::BeforeHook { .. } | State::Unchanged) {
+        return Err("a switch that has begun to write doesn't end as unchanged");
+    }
+    if next == State::Done && !matches!(from, State::AfterHook | State::Done) {
+        return Err("a switch is done only after its last step and its hook");
+    }
+    Ok(())
+}
+
 impl State {
-    /// Whether nothing comes after it.
+    /// The action on the way into this state. None for an end, and for `--before`, which runs before the first event.
+    fn action(self) -> Option<Action> {
+        use State as S;
+        match self {
+            S::Writing { .. } => Some(Action::WriteStep),
+            S::Following { .. } | S::AwaitingRollback => Some(Action::AwaitBalancers),
+            S::Watching { .. } => Some(Action::Watch),
+            S::AfterHook => Some(Action::RunAfter),
+            S::RollingBack => Some(Action::WriteRollback),
+            S::BeforeHook { .. } => None,
+            S::Unchanged | S::Done | S::RolledBack | S::Stopped | S::Conflict | S::WriteUnknown => None,
+        }
+    }
+
+    /// The number of steps after this one; None if no further step can follow.
+    fn left(self) -> Option<usize> {
+        use State as S;
+        match self {
+            S::BeforeHook { left } | S::Writing { left } | S::Following { left } | S::Watching { left } => Some(left),
+            S::AfterHook => Some(0),
+            _ => None,
+        }
+    }
+
+    fn is_rollback(self) -> bool {
+        matches!(self, Self::RollingBack | Self::AwaitingRollback)
+    }
+
+    /// No state follows this one.
     pub(crate) fn is_end(self) -> bool {
         use State as S;
         matches!(self, S::Unchanged | S::Done | S::RolledBack | S::Stopped | S::Conflict | S::WriteUnknown)
@@ -203,6 +259,31 @@ mod tests {
             writeln!(drawing, "| {} | {event:?} | {} | {action} |", name(state), name(next)).unwrap();
         }
         expect_file!["../../../SWITCH.md"].assert_eq(&drawing);
+    }
+
+    #[track_caller]
+    fn assert_broken(from: State, next: State, action: Option<Action>, rule: &str) {
+        let broken = check_invariants(from, next, action).unwrap_err();
+        assert!(broken.contains(rule), "{broken}");
+    }
+
+    #[test]
+    fn each_rule_of_a_transition_is_checked() {
+        use State as S;
+        let rollback = Some(Action::WriteRollback);
+        assert_broken(S::Done, S::RollingBack, rollback, "an ended switch");
+        assert_broken(S::Stopped, S::Stopped, rollback, "an ended switch");
+        assert_broken(S::AfterHook, S::RollingBack, None, "an action belongs");
+        assert_broken(S::Writing { left: 1 }, S::Following { left: 1 }, rollback, "an action belongs");
+        assert_broken(S::Watching { left: 1 }, S::Watching { left: 1 }, Some(Action::Watch), "an action belongs");
+        let write = Some(Action::WriteStep);
+        assert_broken(S::Watching { left: 1 }, S::Writing { left: 2 }, write, "one by one");
+        assert_broken(S::Watching { left: 2 }, S::Writing { left: 0 }, write, "one by one");
+        assert_broken(S::Watching { left: 2 }, S::AfterHook, Some(Action::RunAfter), "one by one");
+        assert_broken(S::RollingBack, S::Writing { left: 0 }, write, "never goes forward");
+        assert_broken(S::Following { left: 0 }, S::Unchanged, None, "doesn't end as unchanged");
+        assert_broken(S::Watching { left: 0 }, S::Done, None, "only after its last step");
+        assert_broken(S::AwaitingRollback, S::Done, None, "only after its last step");
     }
 
     #[test]

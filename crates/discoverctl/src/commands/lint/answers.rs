@@ -1,7 +1,7 @@
-//! What the balancers say about upstreams and services, as far as they can be asked. Pure.
+//! Faults that the balancers' answers about upstreams and services show. Pure.
 //!
-//! The store alone doesn't tell what a client gets: a balancer may retain upstreams without a key, and another service may own
-//! a claim. So nothing is said of clients unless a balancer says it.
+//! The store alone doesn't tell the state of clients. A balancer may retain upstreams without a key, and another
+//! service may own a claim. So a fault mentions clients only if a balancer says so.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -12,23 +12,23 @@ use crate::balancer_api::Service;
 use crate::upstreams::Row;
 use crate::verdict::record_key;
 
-/// Some balancers, by name.
+/// Joins the names of balancers.
 pub(super) fn join_names(nodes: &BTreeSet<&Node>) -> String {
     nodes.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ")
 }
 
 impl<'a> LintInput<'a> {
-    /// The balancers whose API answers about upstreams.
+    /// The balancers that answered about upstreams.
     pub(super) fn answering_nodes(&self) -> BTreeSet<&'a Node> {
         self.upstreams.iter().filter(|(_, answer)| answer.is_ok()).map(|(node, _)| node).collect()
     }
 
-    /// The balancers that can't be asked.
+    /// The balancers that couldn't be asked.
     pub(super) fn silent_nodes(&self) -> BTreeSet<&'a Node> {
         self.upstreams.iter().filter(|(_, answer)| answer.is_err()).map(|(node, _)| node).collect()
     }
 
-    /// Why nobody can say what clients get; None if every balancer that lives answers.
+    /// The reason why the state of clients is unknown; None if every live balancer answered.
     pub(super) fn unknown_reason(&self) -> Option<String> {
         let silent = self.silent_nodes();
         if self.upstreams.is_empty() {
@@ -37,7 +37,7 @@ impl<'a> LintInput<'a> {
         (!silent.is_empty()).then(|| format!("{} can't be asked", join_names(&silent)))
     }
 
-    /// The balancers that retain some upstream of the service without a key.
+    /// The balancers that retain an upstream of the service without a key.
     pub(super) fn nodes_retaining_service(&self, service: &ServiceId) -> BTreeSet<&'a Node> {
         let name = service.to_string();
         let of = self.retained.iter().filter(|((service, _), _)| *service == name);
@@ -50,7 +50,7 @@ impl<'a> LintInput<'a> {
         self.retained.get(&(name.as_str(), id.as_str())).into_iter().flat_map(|by| by.keys().copied()).collect()
     }
 
-    /// The service at each balancer that answers about services.
+    /// The service at each balancer that answered about services.
     pub(super) fn list_served(&self, service: &ServiceId) -> impl Iterator<Item = (&'a Node, &'a Service)> {
         let name = service.to_string();
         let served = self.served.get(name.as_str());
@@ -63,25 +63,26 @@ impl<'a> LintInput<'a> {
     }
 }
 
-/// What the balancers' verdicts say.
-pub(super) fn lint_answers(scene: &LintInput) -> Vec<Finding> {
-    let mut findings = lint_retained(scene);
-    for id in scene.store.topology.services().keys() {
-        findings.extend(lint_unserved(scene, id));
+/// Finds retained upstreams, and services without requests.
+pub(super) fn lint_answers(input: &LintInput) -> Vec<Finding> {
+    let mut findings = lint_retained(input);
+    for id in input.store.topology.services().keys() {
+        findings.extend(lint_unserved(input, id));
     }
     findings
 }
 
-/// Upstreams that are served although their keys are gone.
-fn lint_retained(scene: &LintInput) -> Vec<Finding> {
+/// Finds upstreams that are served although their keys are gone.
+fn lint_retained(input: &LintInput) -> Vec<Finding> {
     let mut findings = Vec::new();
-    for ((service, id), by) in &scene.retained {
+    for ((service, id), by) in &input.retained {
         let each = by.iter().map(|(node, it)| match &it.held_since {
             Some(since) => format!("{node} since {since}"),
             None => node.to_string(),
         });
         let what = format!("its key is gone; retained by {}", each.collect::<Vec<_>>().join(", "));
         let is_reset = by.values().any(|it| it.held_by.as_deref() == Some("reset"));
+        // After a reset only an announcement or the operator releases a key. The removal guard also does if a check fails.
         let todo = if is_reset {
             "have it announced again; if it is meant to be gone: discoverctl accept-store"
         } else {
@@ -101,30 +102,31 @@ fn upstream_key(service: &str, id: &str) -> Option<String> {
     Some(key.to_string())
 }
 
-/// The cause is a fault of the keys, or one that only a person ends. Checks that fail, and what somebody asked for, are `check`'s
-/// and `verify`'s to tell; a balancer that is behind or out of sync is a finding of its own, or none for long.
+/// The cause is a fault of the keys, or only an operator can end it. `check` and `verify` report failing checks and
+/// requested states. A balancer that is behind or out of sync has a finding of its own, or soon none.
 fn is_odd(cause: &Cause) -> bool {
     use Cause::{Behind, Check, HaproxySilent, OutOfSync, Pending};
     !cause.is_intended() && !matches!(cause, Check | HaproxySilent | OutOfSync | Pending | Behind)
 }
 
-/// Services of which no upstream gets requests at a balancer. A balancer that can't say is none.
-fn lint_unserved(scene: &LintInput, id: &ServiceId) -> Vec<Finding> {
+/// Finds services of which no upstream gets requests at a balancer. A balancer that can't tell doesn't count.
+fn lint_unserved(input: &LintInput, id: &ServiceId) -> Vec<Finding> {
     let mut by_cause: BTreeMap<Cause, (String, BTreeSet<&Node>)> = BTreeMap::new();
-    for node in scene.answering_nodes() {
+    for node in input.answering_nodes() {
         let name = node.to_string();
-        let there: Vec<_> = scene.rows_of(id).iter().filter_map(|row| row.balancers.get(&name)).collect();
+        let there: Vec<_> = input.rows_of(id).iter().filter_map(|row| row.balancers.get(&name)).collect();
         let is_unserved = !there.is_empty() && there.iter().all(|it| it.balanced == Some(false));
         let first = there.iter().filter(|_| is_unserved).find_map(|it| it.verdict.because.as_ref());
         if let Some(reason) = first.filter(|reason| is_odd(&reason.cause)) {
-            let words = || (reason.words.clone(), BTreeSet::new());
-            by_cause.entry(reason.cause.clone()).or_insert_with(words).1.insert(node);
+            let (_, nodes) = by_cause.entry(reason.cause.clone()).or_insert((reason.words.clone(), BTreeSet::new()));
+            nodes.insert(node);
         }
     }
-    let finding = |(cause, (words, nodes)): (Cause, (String, BTreeSet<&Node>))| {
+    let mut findings = Vec::new();
+    for (cause, (words, nodes)) in by_cause {
         let what = format!("no upstream gets requests at {}: {words}", join_names(&nodes));
-        Finding::new(id.folder_path(), "no_requests", what, format!("discoverctl explain {}", id.name))
-            .with_cause(cause)
-    };
-    by_cause.into_iter().map(finding).collect()
+        let todo = format!("discoverctl explain {}", id.name);
+        findings.push(Finding::new(id.folder_path(), "no_requests", what, todo).with_cause(cause));
+    }
+    findings
 }
