@@ -1,6 +1,5 @@
 //! What concerns the generated file and isn't in the store: the operator's files, certificates, authorities, error pages.
 
-pub(crate) mod bisect;
 mod ca_files;
 pub(crate) mod certificate;
 pub(crate) mod certificates;
@@ -8,6 +7,7 @@ pub(crate) mod error_pages;
 pub(crate) mod expiry;
 pub(crate) mod file_stamps;
 pub(crate) mod stats_password;
+pub(crate) mod trial;
 
 use std::fs;
 use std::io;

@@ -3,6 +3,7 @@
 pub(crate) mod edit_windows;
 pub(crate) mod filled;
 pub(crate) mod parse;
+pub(crate) mod server_words;
 pub(crate) mod validate;
 
 use std::collections::BTreeSet;

@@ -12,7 +12,6 @@ use std::time::{Duration, SystemTime};
 use anyhow::Context;
 use discovery::ServiceId;
 use haproxy::check::{CheckResult, Checker};
-use tempfile::NamedTempFile;
 
 use crate::cli::Options;
 use crate::desired::DesiredState;
@@ -23,7 +22,7 @@ use crate::operator_files::validate::Rejection;
 use crate::render::restart_needed::ConfigFingerprint;
 use crate::render::view::{Site, View};
 use crate::render::{Rendered, render_config};
-use crate::state_dir::{StateDir, exchange_file, stage_file};
+use crate::state_dir::{StagedFile, StateDir, exchange_file, stage_file};
 use crate::store::removal_guard::PersistedUpstream;
 use crate::store::{PersistedStore, RetainedKeys, StoreRevision};
 use blame::StagedTrial;
@@ -179,7 +178,7 @@ impl Publication {
         }
         fills.iter().for_each(wait_for_quiet);
         let stage = |due: &PendingEdit| stage_file(&due.real, &due.after, FILLED_MODE);
-        let filled: Vec<NamedTempFile> = fills.iter().map(stage).collect::<Result<_, _>>()?;
+        let filled: Vec<StagedFile> = fills.iter().map(stage).collect::<Result<_, _>>()?;
         let cfg = self.state_dir.stage_config(rendered)?;
         let trial = StagedTrial::new(self, fills.iter().zip(&filled), &cfg);
         match self.checker.check_files(&trial.files_with(cfg.path()))? {

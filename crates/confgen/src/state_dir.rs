@@ -12,7 +12,6 @@ use std::time::Duration;
 use nix::fcntl::Flock;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
-use tempfile::NamedTempFile;
 
 use crate::desired::LastKnownGood;
 use crate::operator_files::SourceFile;
@@ -20,7 +19,9 @@ use crate::render::Rendered;
 use crate::render::restart_needed::ConfigFingerprint;
 use crate::render::view::Maps;
 use crate::store::PersistedStore;
-pub(crate) use atomic_file::{check_replaceable, exchange_file, remove_leftovers, replace_file, stage_file};
+pub(crate) use atomic_file::{
+    StagedFile, check_replaceable, exchange_file, remove_leftovers, replace_file, stage_file,
+};
 use atomic_file::{parent_dir, persist_file};
 
 /// A file that could not be read, written or put in place.
@@ -51,7 +52,7 @@ pub struct StateDir {
 
 /// A generation that is written but not yet what HAProxy will read.
 pub struct StagedConfig {
-    file: NamedTempFile,
+    file: StagedFile,
 }
 
 /// Beside a generation's maps: what of it a restart alone can change.

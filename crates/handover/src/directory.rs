@@ -12,8 +12,9 @@ use std::os::unix::ffi::OsStringExt;
 use std::path::{Component, Path, PathBuf};
 
 use nix::unistd::geteuid;
+use regular_file::Temporary;
 use rustix::fs::{
-    AtFlags, CWD, FileType, Mode, OFlags, Stat, fchmod, fstat, mkdirat, openat, readlinkat, renameat, statat, unlinkat,
+    AtFlags, CWD, FileType, Mode, OFlags, Stat, fchmod, fstat, mkdirat, openat, readlinkat, statat, unlinkat,
 };
 use rustix::io::Errno;
 
@@ -130,25 +131,14 @@ impl Directory {
             .is_ok_and(|stat| has_kind(&stat, FileType::RegularFile) && stat.st_size > 0)
     }
 
-    /// Writes a file so that nobody ever sees half of it. What had the name is replaced, a link too.
+    /// Replaces a file in one step. What had the name is replaced, a link too.
     pub(crate) fn replace_file(&self, name: &OsStr, text: &str, mode: u32) -> io::Result<()> {
         let mut temporary = name.to_owned();
         temporary.push(format!(".{}.tmp", std::process::id()));
-        let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-        let create = || openat(&self.fd, &temporary, flags, Mode::from_raw_mode(0o600));
-        let fd = create().or_else(|errno| match errno {
-            // A process of that number was killed while it wrote.
-            Errno::EXIST => unlinkat(&self.fd, &temporary, AtFlags::empty()).and_then(|()| create()),
-            errno => Err(errno),
-        })?;
-        let write = || {
-            File::from(fd.try_clone()?).write_all(text.as_bytes())?;
-            fchmod(&fd, Mode::from_raw_mode(mode))?;
-            Ok(renameat(&self.fd, &temporary, &self.fd, name)?)
-        };
-        write().inspect_err(|_| {
-            let _ = unlinkat(&self.fd, &temporary, AtFlags::empty());
-        })
+        let mut file = Temporary::create(self.fd.try_clone()?, temporary)?;
+        file.write(text.as_bytes(), mode)?;
+        // No sync: these files describe running processes, and a crash of the host ends those.
+        file.rename_to(name)
     }
 
     /// Writes over the beginning of a regular file, which is made if it is missing. A file that is as long already needs no

@@ -98,15 +98,23 @@ impl Validator<'_> {
 
     fn write_minimal_config(&self, operator: &OperatorConfig) -> anyhow::Result<tempfile::NamedTempFile> {
         let mut file = tempfile::Builder::new().prefix(MINIMAL_CONFIG).tempfile_in(self.state_dir)?;
-        let timeouts = "timeout client 1s\n    timeout connect 1s\n    timeout server 1s";
-        writeln!(file, "defaults\n    mode http\n    {timeouts}\nfrontend confgen-check\n    bind 127.0.0.1:1")?;
+        writeln!(file, "{CHECK_DEFAULTS}{CHECK_FRONTEND}")?;
         // Only the kind of a service is known here.
         file.write_all(render_stub_backends(operator, &|id| id.kind == Kind::Tcp, &|_| false).as_bytes())?;
         Ok(file)
     }
 }
 
-/// Files that are only tried; one that a killed confgen left is swept away as they are.
+/// The `defaults` of a configuration that HAProxy only checks. Without the timeouts HAProxy warns.
+pub const CHECK_DEFAULTS: &str =
+    "defaults\n    mode http\n    timeout client 1s\n    timeout connect 1s\n    timeout server 1s\n";
+
+/// The frontend of a configuration that HAProxy only checks. It has no line feed at its end, for more options of `bind`. A check
+/// binds nothing, and HAProxy rejects a configuration without a listener.
+pub const CHECK_FRONTEND: &str = "frontend confgen-check\n    bind 127.0.0.1:1";
+
+/// The start of the minimal configuration's name. Its first characters are [`crate::state_dir::TRIAL`], so a start of confgen
+/// removes what a killed confgen left.
 const MINIMAL_CONFIG: &str = ".trial-least.";
 
 /// Empty sections for all that the files may name. `is_tcp` says which services carry TCP, `is_there` which sections have no

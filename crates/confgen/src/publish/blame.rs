@@ -6,13 +6,11 @@ use std::sync::{Arc, PoisonError};
 
 use discovery::{Kind, ServiceId, Tls};
 use haproxy::check::CheckResult;
-use tempfile::NamedTempFile;
 
 use super::{Publication, PublishOutcome};
 use crate::cli::Options;
 use crate::desired::DesiredService;
-use crate::local_files::bisect::find_culprits;
-use crate::local_files::certificates::first_alert;
+use crate::local_files::trial::{find_culprits, first_alert};
 use crate::operator_files::filled::PendingEdit;
 use crate::operator_files::validate::{
     Rejection, Validator, join_alerts, list_with_staged, normalize_warnings, render_stub_backends, replace_staged_name,
@@ -20,7 +18,7 @@ use crate::operator_files::validate::{
 use crate::render::render_config;
 use crate::render::restart_needed::ConfigFingerprint;
 use crate::render::view::View;
-use crate::state_dir::{StagedConfig, StateDir, TRIAL};
+use crate::state_dir::{StagedConfig, StagedFile, StateDir, TRIAL};
 
 /// Enough to single out half a dozen services of a thousand; a check takes some 50 ms.
 const JUDGEMENTS: usize = 120;
@@ -37,7 +35,7 @@ impl<'a> StagedTrial<'a> {
     /// Of a whole that is staged: the files that are filled, and the generated one.
     pub(super) fn new(
         publication: &'a Publication,
-        fills: impl Iterator<Item = (&'a PendingEdit, &'a NamedTempFile)>,
+        fills: impl Iterator<Item = (&'a PendingEdit, &'a StagedFile)>,
         cfg: &'a StagedConfig,
     ) -> Self {
         let staged_fills = fills.map(|(due, file)| (due.path.clone(), file.path().to_owned())).collect();

@@ -1,9 +1,10 @@
 //! What the templates ask of a section, and of a server in it.
 
-use discovery::{Balance, Check, Host, HttpCheck, Networks, ServiceId, Sni, Sticky, Tls};
+use discovery::{Balance, Check, Host, HttpCheck, Networks, ServiceId, Sni, Sticky, Tls, Weight};
 
 use crate::desired::names::preview_section;
-use crate::desired::{DesiredService, Preview, Server, ServerState};
+use crate::desired::{DesiredService, Preview, Server};
+use crate::operator_files::server_words::{state_words, written_weight};
 use crate::render::server_options;
 use crate::render::view::Site;
 
@@ -155,7 +156,7 @@ impl Section<'_> {
             (false, false) => {}
         }
         if self.has_profile() {
-            words.push(format!("weight {}", discovery::Weight::DEFAULT));
+            words.push(format!("weight {}", Weight::DEFAULT));
         }
         words.extend(server_options::default_server_words(self.wanted));
         (!words.is_empty()).then(|| words.join(" "))
@@ -168,15 +169,10 @@ impl Server {
         format!("server {} {}{}", self.id, self.address, self.options())
     }
 
-    /// What follows the address on the server's line. Drained is written as weight 0: HAProxy reads it as its own
-    /// `drain` (management manual, `set server state`), and no keyword says it.
+    /// The words behind the address on the server's line. The file's `defaults` set the default weight.
     pub(crate) fn options(&self) -> String {
-        let weight = if self.state == ServerState::Drain { 0 } else { self.weight };
-        let weight =
-            if weight == discovery::Weight::DEFAULT.get() { String::new() } else { format!(" weight {weight}") };
-        let backup = if self.backup { " backup" } else { "" };
-        let disabled = if self.state == ServerState::Maint { " disabled" } else { "" };
+        let weight = Some(written_weight(self)).filter(|weight| *weight != Weight::DEFAULT.get());
         let id = self.hash_id.map(|id| format!(" id {id}")).unwrap_or_default();
-        format!("{weight}{backup}{disabled}{id}")
+        format!("{}{id}", state_words(weight, self.backup, self.state))
     }
 }

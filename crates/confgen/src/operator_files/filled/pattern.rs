@@ -6,6 +6,7 @@ use discovery::UpstreamId;
 use haproxy::config::tokenize;
 
 use crate::desired::{Server, ServerState};
+use crate::operator_files::server_words::{DISABLED, state_words, written_weight};
 
 /// What the operator wants each upstream's line to be like. The text is the operator's own; what is put into it comes
 /// from types that can hold no blank, quote or line break.
@@ -76,7 +77,7 @@ impl Pattern {
 
     /// The server's line, without what begins and ends it.
     pub(super) fn render_line(&self, server: &Server) -> String {
-        let weight = if server.state == ServerState::Drain { 0 } else { server.weight };
+        let weight = written_weight(server);
         let address = server.address.socket_addr();
         let mut line = String::new();
         for part in &self.parts {
@@ -91,17 +92,9 @@ impl Pattern {
                 Part::Weight => write!(line, "{weight}"),
             };
         }
-        // As on the generated file's lines: HAProxy reads weight 0 as `drain`.
-        if server.state == ServerState::Drain && !self.parts.contains(&Part::Weight) {
-            line.push_str(" weight 0");
-        }
-        if server.backup && !self.has_backup {
-            line.push_str(" backup");
-        }
-        if server.state == ServerState::Maint {
-            line.push(' ');
-            line.push_str(DISABLED);
-        }
+        // The operator's own text says the weight, unless the pattern lacks `<weight>` and a drain needs it.
+        let weight = Some(weight).filter(|_| server.state == ServerState::Drain && !self.parts.contains(&Part::Weight));
+        line.push_str(&state_words(weight, server.backup && !self.has_backup, server.state));
         line
     }
 
@@ -123,8 +116,6 @@ impl Pattern {
 
 /// An id that nothing else in a pattern is likely to be.
 const SAMPLE: &str = "discover-sample";
-
-const DISABLED: &str = "disabled";
 
 fn parse_parts(text: &str) -> Result<Vec<Part>, String> {
     let mut parts = Vec::new();
