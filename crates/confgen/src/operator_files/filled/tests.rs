@@ -97,3 +97,17 @@ fn a_hand_below_the_comment_is_told_from_confgens() {
     assert_eq!(read(&written.replace("server a", "server b"), SHOP), Some((false, vec![2])));
     assert_eq!(read(&written.replace("mine", "ours").replace("server a", "server b"), SHOP), Some((false, vec![])));
 }
+
+#[test]
+fn an_edit_that_changes_the_operators_part_is_a_violation() {
+    let file = fill(TEXT, None);
+    let good = file.pending_edit(&settled(SHOP)).unwrap();
+    assert_eq!(good.find_violation(), None);
+    let text = String::from_utf8(good.after.clone()).unwrap();
+    for broken in
+        [text.replace("backend mine", "backend ours"), format!("{text}server stray 10.0.0.9:1\nmore\n"), String::new()]
+    {
+        let edit = PendingEdit { after: broken.clone().into(), ..good.clone() };
+        assert!(edit.find_violation().is_some(), "{broken}");
+    }
+}

@@ -1,5 +1,5 @@
-//! What the operator's files take of confgen's: addresses, sockets, names, and `global` lines that break what confgen and
-//! handover rely on. Each refusal names file, line, reason and the way out. Pure.
+//! Conflicts of the operator's files with confgen and handover: addresses, sockets, names, and `global` lines that break a
+//! restart. Each message names file, line, reason and remedy. Pure: no I/O, links are resolved by an argument.
 
 use std::path::{Path, PathBuf};
 
@@ -19,21 +19,21 @@ pub struct OwnEndpoints {
     pub binds: Vec<(Bind, &'static str)>,
     /// The Runtime API's socket.
     pub runtime_socket: PathBuf,
-    /// The directories in one of which handover keeps its masters' sockets.
+    /// The directories in one of which handover keeps the sockets of its masters.
     pub master_dirs: Vec<PathBuf>,
     /// The file that keeps the servers' states over a restart.
     pub state_file: PathBuf,
 }
 
-/// The names that the generated file has, or may have with another service, whatever the services are called.
+/// The names of the generated file's own frontends and backends, in each of its forms.
 const PROXIES: [&str; 5] =
     ["discover-web", "discover-tls", "discover-stats", "discover-passthrough", "discover-terminated"];
 const OTHERS: [(&str, &str); 2] = [("userlist", "discover-stats"), ("peers", "discover-sticky")];
 
-/// The beginnings of the names of HAProxy's sockets to itself, beside the Runtime API's or in the chroot.
+/// The beginnings of the names of `render::internal_sockets`, beside the Runtime API's socket or in the chroot.
 const INNER: [&str; 2] = ["discover-tls", "discover-peers"];
 
-/// Everything that keeps the files from being used. `real` gives the place to which a path of the operator's leads.
+/// The reasons why the files can't be used. `real` resolves the links of a path.
 pub(super) fn find_conflicts(
     operator: &OperatorConfig,
     taken: &OwnEndpoints,
@@ -83,8 +83,8 @@ fn find_bind_conflict(listener: &Listener, taken: &OwnEndpoints) -> Option<Strin
     ))
 }
 
-/// True if some client's connection fits both. HAProxy shares the connections of an equal address between the two. A narrower
-/// address takes all of its connections from the wider one, which gets the rest.
+/// True if a client's connection fits both. HAProxy shares the connections of an equal address between the two. A narrower address
+/// takes its connections from the wider one.
 fn is_overlapping(listener: &Listener, bind: &Bind) -> bool {
     let Bound::Tcp(address, ports) = &listener.bound else { return false };
     // Most peers are other hosts.
@@ -118,11 +118,10 @@ fn find_socket_conflict(
     real: &dyn Fn(&Path) -> PathBuf,
 ) -> Option<String> {
     let spot = &listener.source;
-    // A variable, or the directory that a relative path begins in, is only known to HAProxy.
+    // Only HAProxy knows the value of a variable, and the directory in which a relative path begins.
     let is_whole = written.starts_with('/') && !written.contains('$');
     let path = if is_whole { real(Path::new(written)) } else { PathBuf::from(written) };
-    let may_be = |own: &Path| may_be_path(&path.to_string_lossy(), &real(own));
-    if may_be(&taken.runtime_socket) {
+    if may_be_path(&path.to_string_lossy(), &real(&taken.runtime_socket)) {
         return Some(format!(
             "{spot}: confgen's own socket for the Runtime API is {} (--runtime-socket). Delete the line: the generated file \
              has that socket. Or give one of the two another path; handover's --socket is confgen's --runtime-socket",
@@ -141,8 +140,8 @@ fn find_socket_conflict(
         .then(|| format!("{spot}: HAProxy reaches itself over sockets of this name. Give it another"))
 }
 
-/// Different sections on one address: HAProxy would share the connections between them. Within one section it is meant, to
-/// give each thread a socket. Of lines in conditionals only some may hold.
+/// Different sections on one address, between which HAProxy would share the connections. Within one section that is meant, to give
+/// each thread a socket.
 fn find_shared_addresses(listeners: &[Listener]) -> Vec<String> {
     let mut found = Vec::new();
     for (number, one) in listeners.iter().enumerate() {
@@ -175,7 +174,8 @@ fn is_same_address(one: &Listener, other: &Listener) -> bool {
     }
 }
 
-/// Refusals of what a service had before the file. `before` are the files as they were taken last: what they have is theirs.
+/// The reasons why services lose something to these files that they had first. The files keep what they had in `before`, the last
+/// accepted form.
 pub(super) fn find_late_claims(operator: &OperatorConfig, before: &OperatorConfig, held: &HeldNames) -> Vec<String> {
     let mut found = Vec::new();
     for section in operator.sections.iter().filter(|section| !before.has_section(&section.name)) {
@@ -187,7 +187,7 @@ pub(super) fn find_late_claims(operator: &OperatorConfig, before: &OperatorConfi
             ));
         }
     }
-    // Without this, HAProxy would refuse the whole, and the service would be blamed.
+    // Without this, HAProxy would reject the whole, and confgen would blame the service.
     let tables = operator.references.iter().filter(|it| it.part == Part::Table);
     for it in tables.filter(|it| held.without_stick_table.contains(&it.section) && !operator.has_section(&it.section)) {
         found.push(format!(
@@ -198,8 +198,7 @@ pub(super) fn find_late_claims(operator: &OperatorConfig, before: &OperatorConfi
     }
     for listener in &operator.listeners {
         let (Bound::Tcp(_, ports), None) = (&listener.bound, &listener.namespace) else { continue };
-        let had = |port: u16| before.tcp_ports().any(|(ports, _)| ports.contains(&port));
-        let claimed = held.ports.range(ports.clone()).find(|(port, _)| !had(**port));
+        let claimed = held.ports.range(ports.clone()).find(|(port, _)| !has_port(before, **port));
         if let Some((port, section)) = claimed {
             found.push(format!(
                 "{}: port {port} belongs to {}, which had it first. Give yours another port, or change the service's `ports`",
@@ -211,7 +210,11 @@ pub(super) fn find_late_claims(operator: &OperatorConfig, before: &OperatorConfi
     found
 }
 
-/// The key of the service whose section is called so: `http-services/shop`.
+fn has_port(operator: &OperatorConfig, port: u16) -> bool {
+    operator.tcp_ports().any(|(ports, _)| ports.contains(&port))
+}
+
+/// The key of the service with this section: `http-services/shop`.
 fn key_of(section: &str) -> String {
     parse_section(section).map_or(section.to_owned(), |id| id.folder_path().trim_end_matches('/').to_owned())
 }
