@@ -21,22 +21,22 @@ use crate::operator_files::validate::{CHECK_DEFAULTS, CHECK_FRONTEND};
 use crate::state_dir::{Error, io_error};
 pub use choice::{Choice, Claimant, Validity};
 
-/// What HTTPS is served with.
+/// The certificates that were taken over, and the crt-list.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Certificates {
-    /// The list that HAProxy reads; none where nothing was collected.
+    /// The path of the list. `None` if nothing was collected: `render` and `diff` don't.
     pub crt_list: Option<Token>,
-    /// The list's lines: `default.pem`, then those of the certificates that serve a name.
+    /// `default.pem` first, then the certificates that serve a name.
     pub lines: Vec<CrtListLine>,
-    /// Each of the operator's files that was taken, by path, whether it serves a name or not.
+    /// The operator's files in use, sorted by path. Some serve no name.
     pub files: Vec<Certificate>,
-    /// Which of `files` serves which name.
+    /// The names that each of `files` serves.
     pub choice: Choice,
-    /// The times, in Unix seconds, between which the choice holds. Later, or earlier, another certificate is the best one.
+    /// The time, in Unix seconds, in which the choice holds. Before and after, another certificate is the best for a name.
     pub choice_holds_within: Range<i64>,
-    /// Files that are not used, or whose last good copy still is, and why.
+    /// Files that aren't used as they stand, with the reason. The last good copy of one may serve.
     pub rejected: BTreeMap<PathBuf, String>,
-    /// Files that are of no use here, without being wrong, and why.
+    /// Files that are of no use here, though nothing is wrong with them, with the reason.
     pub unused: BTreeMap<PathBuf, String>,
     /// The operator's directory.
     pub directory: PathBuf,
@@ -45,19 +45,18 @@ pub struct Certificates {
 /// A line of the crt-list.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct CrtListLine {
-    /// The certificate, with the copy that the line names.
     pub certificate: Certificate,
-    /// The names that the line serves. Empty for all names of the certificate.
+    /// The names that the line serves. Empty means all names of the certificate.
     pub filters: Vec<SniFilter>,
 }
 
 impl Certificates {
-    /// Whether the choice is still right at a time in Unix seconds. The clock may have been set back, too.
+    /// True if the choice holds at `now`, in Unix seconds. The clock may have been set back.
     pub fn is_current(&self, now: i64) -> bool {
         self.crt_list.is_none() || self.choice_holds_within.contains(&now)
     }
 
-    /// The certificate that clients get that ask for no name, or for one that no certificate is for.
+    /// The certificate for clients that ask for no name, or for a name without a certificate.
     pub fn default_certificate(&self) -> Option<&Certificate> {
         self.lines.first().map(|line| &line.certificate)
     }
@@ -68,60 +67,60 @@ impl Certificates {
         self.files.iter().filter(move |it| listed.contains(it.file.as_path()))
     }
 
-    /// A file's path within the operator's directory.
+    /// A file's path relative to the operator's directory.
     pub fn relative_name(&self, file: &Path) -> String {
         file.strip_prefix(&self.directory).unwrap_or(file).display().to_string()
     }
 
-    /// The names that each file serves.
+    /// The names that each file serves, by path. A file that serves none has an empty list.
     fn names_by_file(&self) -> BTreeMap<&Path, Vec<&str>> {
         let mut served = self.choice.names_by_certificate();
         let files = self.files.iter().enumerate();
         files.map(|(index, it)| (it.file.as_path(), served.remove(&index).unwrap_or_default())).collect()
     }
 
-    /// Logs what is another than before: what is refused, what was taken over, and what serves other names from now on. At
-    /// the start, when nothing was before, only what is refused, and what serves nothing.
+    /// Logs the differences from `before`. At the start, when nothing was before, only rejected and useless files.
     pub fn log_changes(&self, before: &Self) {
         for (file, reason) in &self.rejected {
             if before.rejected.get(file) != Some(reason) {
-                tracing::warn!("certificate {}: {reason}; not taken over", file.display());
+                tracing::warn!(file = %file.display(), %reason, "rejected a certificate");
             }
         }
         for (file, reason) in &self.unused {
             if before.unused.get(file) != Some(reason) {
-                tracing::info!("certificate {}: not used: {reason}", file.display());
+                tracing::info!(file = %file.display(), %reason, "certificate not used");
             }
         }
-        let known = |it: &Certificate| before.files.iter().any(|other| other.file == it.file && other.pem == it.pem);
         if before.crt_list.is_some() {
-            for certificate in self.files.iter().filter(|it| !known(it)) {
-                let (file, names) = (certificate.file.display(), certificate.names.join(", "));
-                tracing::info!("certificate {file}: taken over for {names}");
+            for it in self.files.iter().filter(|it| before.find_file(&it.file).is_none_or(|old| old.pem != it.pem)) {
+                tracing::info!(file = %it.file.display(), names = it.names.join(", "), "took over a certificate");
             }
-            for gone in before.files.iter().filter(|it| !self.files.iter().any(|other| other.file == it.file)) {
-                tracing::info!("certificate {}: gone", gone.file.display());
+            for gone in before.files.iter().filter(|it| self.find_file(&it.file).is_none()) {
+                tracing::info!(file = %gone.file.display(), "certificate deleted");
             }
         }
         self.log_served_names(before);
     }
 
-    /// Logs which files serve other names than before, where the file itself is no news.
+    fn find_file(&self, file: &Path) -> Option<&Certificate> {
+        self.files.iter().find(|it| it.file == file)
+    }
+
+    /// Logs the files whose names have changed, if the file itself is old.
     fn log_served_names(&self, before: &Self) {
         let (now, then) = (self.names_by_file(), before.names_by_file());
         for (file, names) in &now {
             let was = then.get(file);
             if names.is_empty() && was.is_none_or(|was| !was.is_empty()) && self.has_names(file) {
-                tracing::info!("certificate {}: serves no name, others are better", file.display());
+                tracing::info!(file = %file.display(), "certificate serves no name, others are better");
             } else if was.is_some_and(|was| was != names) {
-                tracing::info!("certificate {}: serves {} from now on", file.display(), names.join(", "));
+                tracing::info!(file = %file.display(), names = names.join(", "), "certificate serves other names");
             }
         }
     }
 
-    /// Whether a file's certificate has a name that could be served.
     fn has_names(&self, file: &Path) -> bool {
-        self.files.iter().any(|it| it.file == file && !it.servable.is_empty())
+        self.find_file(file).is_some_and(|it| !it.servable.is_empty())
     }
 }
 

@@ -1,4 +1,4 @@
-//! Whose time is running out, said once a day. `Expiry` is pure: it is told the time.
+//! Warnings about certificates that expire soon, once a day. `Expiry` is pure: it is told the time, and logs nothing.
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -8,13 +8,14 @@ use crate::local_files::certificate::Certificate;
 
 const DAY: i64 = 24 * 60 * 60;
 
-/// Let's Encrypt's clients renew a month ahead: at two weeks a renewal has been failing for some time.
+/// The time before the expiry from which confgen warns. Let's Encrypt's clients renew a month ahead, so at two weeks a renewal has
+/// been failing for some time.
 const SOON: i64 = 14 * DAY;
 
-/// What was said already.
+/// The warnings that were given.
 #[derive(Clone, Debug, Default)]
 pub struct Expiry {
-    /// By file: the certificate, and the day.
+    /// By file: the certificate's fingerprint, and the day of its last warning.
     warned: BTreeMap<PathBuf, (String, i64)>,
 }
 
@@ -30,8 +31,7 @@ pub fn unix_now() -> i64 {
 }
 
 impl Expiry {
-    /// What is to be said now (Unix seconds): a line for each certificate that has expired or will within 14 days, once
-    /// a day.
+    /// The warnings that are due at `now`, in Unix seconds: a line a day for each certificate that has expired, or will within 14 days.
     pub fn due_warnings<'a>(&mut self, certificates: impl Iterator<Item = &'a Certificate>, now: i64) -> Vec<String> {
         let mut warnings = Vec::new();
         let mut said = BTreeMap::new();

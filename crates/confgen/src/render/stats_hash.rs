@@ -6,7 +6,7 @@ use sha2::{Digest, Sha256};
 /// A hash. Its text is safe in a line of haproxy.cfg.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Hash {
-    /// SHA-256 in upper-case hexadecimal digits, of a password that confgen made. 142 random bits need no costly hash.
+    /// SHA-256 in upper-case hexadecimal digits, of a password that confgen made. 144 random bits need no costly hash.
     Sha256(String),
     /// crypt(3), of any other password. Each check takes HAProxy's event loop about a millisecond.
     Crypt(String),

@@ -9,7 +9,7 @@ use discovery::{Bind, Host, Kind, Networks, ServiceId, Sticky};
 use crate::cli::Rights;
 use crate::desired::names::parse_section;
 use crate::desired::{DesiredService, DesiredState, Route};
-use crate::operator_files::parse::{OperatorConfig, ReferencedSection};
+use crate::operator_files::parse::OperatorConfig;
 use crate::render::error_pages::ErrorPages;
 use crate::render::internal_sockets::InternalSocket;
 

@@ -208,3 +208,18 @@ proptest::proptest! {
         }
     }
 }
+
+#[test]
+fn a_choice_with_two_certificates_of_a_kind_or_with_none_is_a_violation() {
+    let all = [ecdsa("a.pem", &["x"], VALID), ecdsa("b.pem", &["x"], VALID)];
+    let good = Choice::choose(&all, NOW);
+    assert_eq!(good.find_violation(&all), None);
+    for chosen in [true, false] {
+        let mut bad = good.clone();
+        bad.names.get_mut("x").unwrap().iter_mut().for_each(|it| it.is_chosen = chosen);
+        assert!(bad.find_violation(&all).unwrap().starts_with("x has the certificates"), "{chosen}");
+    }
+    assert!(good.find_violation(&all[..1]).is_some(), "it names a certificate that doesn't exist");
+    assert!(Choice { default: None, ..good.clone() }.find_violation(&all).is_some());
+    assert!(Choice { default: Some(2), ..good }.find_violation(&all).is_some());
+}
