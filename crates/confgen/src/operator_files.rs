@@ -89,7 +89,7 @@ mod tests {
     }
 
     #[test]
-    fn what_confgen_fills_in_is_nothing_that_people_wrote() {
+    fn filled_lines_are_no_part_of_the_files_fingerprint() {
         let filled = ["/real/b.cfg".into()];
         let read = |own: &str, run: &str| {
             let fill = format!("backend b\n# discover a: server <id> <address>\n{run}# end\n");

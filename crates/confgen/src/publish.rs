@@ -85,7 +85,7 @@ impl fmt::Display for PublishOutcome {
 /// The time after an edit in which confgen doesn't replace a file, since editors write in several steps.
 const QUIET: Duration = Duration::from_millis(500);
 
-/// A publication, with a copy of its whole input. It runs beside reconciles, whose changes must not reach it.
+/// A publication, with a copy of its whole input. It runs beside reconciles, and their changes must not reach it.
 #[derive(Clone)]
 pub struct Publication {
     pub(crate) site: Site,
@@ -125,7 +125,7 @@ impl Publication {
         Ok(self.state_dir.read_cfg()?)
     }
 
-    /// The filled files whose lines have changed.
+    /// The filled files with other lines than the desired ones.
     pub fn pending_edits(&self) -> Vec<PendingEdit> {
         self.local_files.operator_files.filled.pending_edits(&self.desired)
     }
@@ -134,7 +134,7 @@ impl Publication {
         self.desired.quarantined_keys()
     }
 
-    /// Saves the state, and replaces the files whose content has changed, if HAProxy accepts them.
+    /// Saves the state, and replaces the files that have changed, if HAProxy accepts them.
     pub fn write_if_changed(&self) -> anyhow::Result<PublishOutcome> {
         let (rendered, fills) = self.save_and_render()?;
         if fills.is_empty() && self.is_on_disk(&rendered)? {
@@ -190,6 +190,7 @@ impl Publication {
                 return Ok(PublishOutcome::EditedMeanwhile(due.path.clone()));
             }
             log_filled(due);
+            // HAProxy may have started while the file had an editor's lines. `edit_windows` compares the times.
             if let Some(from) = saved.filter(|_| !due.is_ours) {
                 let stood = EditWindow { path: due.path.clone(), from, until: SystemTime::now() };
                 self.edit_windows.lock().unwrap_or_else(PoisonError::into_inner).push(stood);

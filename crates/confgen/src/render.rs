@@ -42,7 +42,7 @@ struct HaproxyCfg<'a> {
     site: &'a Site,
     sections: Sections<'a>,
     maps: String,
-    stamp: &'a str,
+    generation_id: &'a str,
 }
 
 /// The services' sections, in the order of the file. Without them the template renders the common part.
@@ -80,29 +80,34 @@ impl HaproxyCfg<'_> {
 }
 
 /// Renders a generation. `state_dir` has the folders of the maps.
-pub fn render_config(view: &View, structure: &ConfigFingerprint, state_dir: &Path) -> Result<Rendered, askama::Error> {
-    let stamp = structure.generation_id();
-    let maps = state_dir.join(&stamp).display().to_string();
+pub fn render_config(
+    view: &View,
+    fingerprint: &ConfigFingerprint,
+    state_dir: &Path,
+) -> Result<Rendered, askama::Error> {
+    let generation_id = fingerprint.generation_id();
+    let maps = state_dir.join(&generation_id).display().to_string();
     check_invariants(view);
     let View { http, passthrough, tcp, stubs, lingers, .. } = view;
-    let cfg = render_file(view, Sections { http, passthrough, tcp, stubs, lingers: *lingers }, maps, &stamp)?;
+    let cfg = render_file(view, Sections { http, passthrough, tcp, stubs, lingers: *lingers }, maps, &generation_id)?;
     Ok(Rendered {
-        generation_id: stamp,
+        generation_id,
         cfg,
         maps: view.maps.clone(),
         pages: Arc::clone(&view.site.pages),
-        fingerprint: structure.clone(),
+        fingerprint: fingerprint.clone(),
     })
 }
 
 /// The common part: the file without services and without the generation's id.
 pub fn render_frame(view: &View) -> Result<String, askama::Error> {
+    // The file has the `defaults` for TCP only with such a service or with passthrough, and this text has no TCP section.
     let tcp = if view.tcp.is_empty() { "" } else { "tcp" };
     render_file(view, Sections::default(), "-".into(), tcp)
 }
 
-fn render_file(view: &View, sections: Sections, maps: String, stamp: &str) -> Result<String, askama::Error> {
-    let text = HaproxyCfg { view, site: view.site, sections, maps, stamp }.render()?;
+fn render_file(view: &View, sections: Sections, maps: String, generation_id: &str) -> Result<String, askama::Error> {
+    let text = HaproxyCfg { view, site: view.site, sections, maps, generation_id }.render()?;
     // HAProxy rejects a file without a line feed at its end, and Askama drops the template's.
     Ok(format!("{}\n", text.trim_end()))
 }

@@ -88,10 +88,11 @@ impl StateDir {
     pub fn open(cfg: &Path, state_dir: &Path) -> Result<Self, Error> {
         fs::create_dir_all(state_dir).map_err(io_error("create", state_dir))?;
         let lock = Some(Arc::new(lock::take_lock(state_dir, FREE_WITHIN)?));
-        let disk = Self { lock, ..Self::open_read_only(cfg, state_dir) };
-        disk.remove_temporaries()?;
-        check_replaceable(&disk.cfg)?;
-        Ok(disk)
+        let opened = Self { lock, ..Self::open_read_only(cfg, state_dir) };
+        // Behind the lock, since the files of another confgen are no leftovers.
+        opened.remove_temporaries()?;
+        check_replaceable(&opened.cfg)?;
+        Ok(opened)
     }
 
     /// Opens without a lock, for reading. Nothing is created or removed.
@@ -112,6 +113,7 @@ impl StateDir {
 
     /// Writes the maps into the generation's folder, and haproxy.cfg beside its place.
     pub fn stage_config(&self, rendered: &Rendered) -> Result<StagedConfig, Error> {
+        // `haproxy -c` reads the maps that the staged file names.
         self.write_maps(rendered)?;
         let file = stage_file(&self.cfg, rendered.cfg.as_bytes(), NEW_MODE)?;
         Ok(StagedConfig { file })
@@ -128,18 +130,19 @@ impl StateDir {
         for (name, content) in rendered.pages.files() {
             replace_file(&maps.join(name), content, NEW_MODE)?;
         }
-        let structure = maps.join(FINGERPRINT);
+        let fingerprint = maps.join(FINGERPRINT);
         let json =
-            serde_json::to_vec(&rendered.fingerprint).map_err(|error| io_error("write", &structure)(error.into()))?;
-        replace_file(&structure, &json, NEW_MODE)
+            serde_json::to_vec(&rendered.fingerprint).map_err(|error| io_error("write", &fingerprint)(error.into()))?;
+        replace_file(&fingerprint, &json, NEW_MODE)
     }
 
     /// The fingerprints of a generation. `None` if confgen didn't make it, or its folder is gone.
-    pub fn read_fingerprint(&self, stamp: &str) -> Option<ConfigFingerprint> {
-        if !is_generation_id(stamp) {
+    pub fn read_fingerprint(&self, id: &str) -> Option<ConfigFingerprint> {
+        // The id is HAProxy's answer, and an operator may have started a HAProxy with any text as its `CONFGEN_GEN`.
+        if !is_generation_id(id) {
             return None;
         }
-        serde_json::from_slice(&regular_file::read(&self.state_dir.join(stamp).join(FINGERPRINT), LARGEST).ok()?).ok()
+        serde_json::from_slice(&regular_file::read(&self.state_dir.join(id).join(FINGERPRINT), LARGEST).ok()?).ok()
     }
 
     /// Renames the staged file to haproxy.cfg. This rename is the only commit.

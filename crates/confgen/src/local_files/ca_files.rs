@@ -19,7 +19,7 @@ use crate::state_dir::{Error, io_error};
 /// CA certificates are no secret, so others may read the copies.
 const MODE: u32 = 0o644;
 
-/// Takes over the files of `source` into `state_dir/ca/`. A copy whose file is broken or gone can still be named: its last good
+/// Takes over the files of `source` into `state_dir/ca/`. If a file is broken or gone, its copy can still be named: the last good
 /// content serves. The copy of a file that is gone is removed once haproxy.cfg (`cfg`) doesn't name it.
 ///
 /// # Errors

@@ -198,7 +198,7 @@ pub(crate) mod tests {
     }
 
     #[test]
-    fn says_for_whom_and_until_when() {
+    fn a_certificate_has_its_names_and_its_end() {
         let certificate = chained("Root");
         assert_eq!(certificate.names, ["a.com", "10.0.0.5"]);
         assert_eq!(certificate.not_after, Some(1_893_456_000));
@@ -206,7 +206,7 @@ pub(crate) mod tests {
     }
 
     #[test]
-    fn is_what_haproxy_shows_by_fingerprint_and_chain() {
+    fn a_certificate_is_compared_with_haproxys_by_fingerprint_and_chain() {
         let certificate = chained("Root");
         let shown = |fingerprint: &str, chain: &[&str]| {
             let chain = chain.iter().map(|name| (*name).to_owned()).collect();

@@ -106,7 +106,7 @@ impl Certificates {
         self.files.iter().find(|it| it.file == file)
     }
 
-    /// Logs the files whose names have changed, if the file itself is old.
+    /// Logs the old files that serve other names than before.
     fn log_served_names(&self, before: &Self) {
         let (now, then) = (self.names_by_file(), before.names_by_file());
         for (file, names) in &now {
@@ -150,7 +150,7 @@ fn copies_of(state_dir: &Path) -> Copies {
 /// at the time `now`, in Unix seconds. The list's first line is `default.pem`, for clients that ask for no known name: a copy
 /// of the best certificate, or a self-signed one if there is none. HAProxy needs its first line, so that file is never deleted.
 ///
-/// HAProxy checks certificates beside the operator's own files (`include`), whose `global` may ask more of a certificate.
+/// HAProxy checks certificates beside the operator's own files (`include`), since their `global` may ask more of a certificate.
 ///
 /// # Errors
 /// If a directory can't be listed, or a file of the state directory can't be written or removed.
@@ -179,6 +179,7 @@ pub fn collect_certificates(
     let files: Vec<Certificate> = collected.in_use.into_values().collect();
     let choice = Choice::choose(&files, now);
     let default = fallback::write_default(choice.default.and_then(|index| files.get(index)), &copies)?;
+    // `!*` makes the first line the default certificate and nothing else.
     let mut lines = vec![CrtListLine { certificate: default, filters: vec![SniFilter::for_no_name()] }];
     for (index, filters) in choice.crt_list_lines(&files) {
         lines.extend(files.get(index).cloned().map(|certificate| CrtListLine { certificate, filters }));

@@ -26,8 +26,8 @@ const LONGEST: u64 = 15_000;
 /// The owner may write a copy, and HAProxy's group may read it.
 const MODE: u32 = 0o640;
 
-/// Takes over the pages of `source` into `state_dir`. HAProxy checks each beside the operator's own files (`include`), whose
-/// `global` may leave less room for a page.
+/// Takes over the pages of `source` into `state_dir`. HAProxy checks each beside the operator's own files (`include`), since
+/// their `global` may leave less room for a page.
 ///
 /// # Errors
 /// If a directory can't be listed, or a copy can't be written or removed.
@@ -45,6 +45,7 @@ pub fn collect_error_pages(
         |_, name, content| parse_page(name, content),
         |some| find_complaint(some, state_dir, include, checker),
     )?;
+    // haproxy.cfg names the generation's own copies, so these may go.
     copies.remove_stale(|path| !collected.in_use.values().any(|(_, page)| path.ends_with(&page.name)))?;
     Ok(choose_pages(collected))
 }
@@ -88,6 +89,7 @@ fn read_files(source: Option<&Path>) -> Result<Vec<LocalFile<PathBuf>>, Error> {
     };
     paths.sort();
     let mut files = Vec::new();
+    // The directory may have other files, such as an editor's or a style sheet.
     for path in paths {
         let Some(name) = path.file_name().and_then(|name| name.to_str()) else { continue };
         let Some(outcome) = parse_page_name(name) else { continue };
@@ -134,6 +136,7 @@ fn find_complaint(
     }
     text += &format!("{CHECK_FRONTEND}\n");
     let words = match folder.check(&text, Some(include), checker)? {
+        // A page over 15,360 bytes is a warning, and one over about 16,200 bytes a 500 to clients (2.6, 3.0, 3.2).
         Ok(CheckResult::Valid { warnings }) => warnings.join("\n"),
         Ok(CheckResult::Rejected { output }) => output,
         Err(failure) => return Ok(Some(failure)),

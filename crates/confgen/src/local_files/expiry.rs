@@ -37,6 +37,7 @@ impl Expiry {
         let mut said = BTreeMap::new();
         for certificate in certificates {
             let Some(left) = certificate.not_after.map(|end| end - now).filter(|left| *left < SOON) else { continue };
+            // The fingerprint is part of it, so that a renewal which expires soon too is a new warning.
             let this = (certificate.fingerprint.clone(), day_of(now));
             if self.warned.get(&certificate.file) != Some(&this) && !said.contains_key(&certificate.file) {
                 let file = certificate.file.display();
@@ -60,7 +61,7 @@ mod tests {
     use crate::local_files::certificate::tests::certificate;
 
     #[test]
-    fn it_is_said_once_a_day_from_two_weeks_on() {
+    fn a_warning_comes_once_a_day_from_two_weeks_on() {
         let mut one = certificate("a.com", "/state/a.pem");
         let end = 1_000 * DAY + 5;
         one.not_after = Some(end);
@@ -75,7 +76,7 @@ mod tests {
     }
 
     #[test]
-    fn a_renewed_one_is_another() {
+    fn a_renewed_certificate_has_a_warning_of_its_own() {
         let (mut old, mut new) = (certificate("a.com", "/state/a.pem"), certificate("a.com", "/state/a.pem"));
         (old.not_after, new.not_after) = (Some(10), Some(20));
         let mut expiry = Expiry::default();

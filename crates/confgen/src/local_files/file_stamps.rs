@@ -27,6 +27,7 @@ struct Stamp {
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 struct State {
+    // A file that is renamed over another one may keep length and times. Its inode differs.
     device: u64,
     inode: u64,
     /// The file's kind and permissions.

@@ -13,8 +13,8 @@ use crate::state_dir::{Error, io_error, replace_file};
 
 /// The characters of a made password: 144 random bits, with no character that a shell needs quoted.
 const LENGTH: usize = 24;
-/// The least number of different characters in a made password. 24 random ones out of 64 have fewer once in ten million times. A
-/// person who writes 24 characters into the state directory may repeat a few.
+/// The least number of different characters in a made password. 24 random ones out of 64 have fewer once in ten million times. An
+/// operator's password of 24 characters may repeat a few.
 const VARIETY: usize = 12;
 const SIGNS: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_";
 /// The bytes of a salt. Twelve bytes are sixteen characters, the most that crypt(3) reads. A longer salt would never verify.
@@ -27,6 +27,7 @@ pub fn load_password_hash(given: Option<&Path>, state_dir: &Path) -> Result<Hash
         Some(path) => regular_file::read_text(path, SMALL).map_err(io_error("read", path))?,
         None => load_own_password(&state_dir.join("stats-password"))?,
     };
+    // Editors and `echo` end the file with a line feed.
     let password = password.trim_end_matches(['\r', '\n']);
     let path = state_dir.join("stats-password.hash");
     if password.is_empty() {
@@ -35,6 +36,7 @@ pub fn load_password_hash(given: Option<&Path>, state_dir: &Path) -> Result<Hash
     }
     let is_random = given.is_none() && is_generated(password);
     let last = regular_file::read_text(&path, SMALL).ok().and_then(|text| Hash::parse(text.trim()));
+    // A new salt would give a new haproxy.cfg, and so a restart.
     if let Some(last) = last
         && matches!(last, Hash::Sha256(_)) == is_random
         && last.is_hash_of(password)

@@ -29,9 +29,10 @@ impl EditWindow {
 
 /// The file that a HAProxy may have read with an editor's lines. `born` is the latest time at which that HAProxy can have
 /// started. Removes the windows that can concern no later HAProxy.
-pub fn find_suspect(stood: &mut Vec<EditWindow>, born: SystemTime, now: SystemTime) -> Option<PathBuf> {
-    stood.retain(|it| it.covers_start(born) || now <= it.until + FORGOTTEN_AFTER);
-    stood.iter().find(|it| it.covers_start(born)).map(|it| it.path.clone())
+pub fn find_suspect(windows: &mut Vec<EditWindow>, born: SystemTime, now: SystemTime) -> Option<PathBuf> {
+    // A HAProxy that lives on may still be one that read the lines, so its window stays.
+    windows.retain(|it| it.covers_start(born) || now <= it.until + FORGOTTEN_AFTER);
+    windows.iter().find(|it| it.covers_start(born)).map(|it| it.path.clone())
 }
 
 #[cfg(test)]

@@ -41,7 +41,7 @@ pub struct BlockFingerprint {
     pub print: String,
 }
 
-/// A filled file whose lines differ from the desired ones.
+/// A filled file with other server lines than the desired ones.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PendingEdit {
     /// The path that HAProxy reads.
@@ -103,6 +103,7 @@ impl FilledFile {
 
     fn pending_edit(&self, desired: &DesiredState) -> Option<PendingEdit> {
         let after = self.template.with_blocks(|block| self.render_block(block, desired));
+        // If confgen wrote the present text, no editor is at work, and no HAProxy can have read an editor's lines.
         let is_ours = self.last_written.as_ref() == Some(&self.bytes);
         let (path, real, before) = (self.path.clone(), self.real.clone(), self.bytes.clone());
         let edit = PendingEdit { path, real, before, after, is_ours, edited_lines: self.find_edited_lines() };
@@ -113,6 +114,7 @@ impl FilledFile {
     /// The comments' line numbers of the blocks that differ from those that confgen wrote last.
     fn find_edited_lines(&self) -> Vec<usize> {
         let last = self.last_written.as_deref().map(Template::parse).unwrap_or_default();
+        // After an edit of the rest, a block's number no longer tells which block it was.
         if last.skeleton() != self.skeleton() {
             return Vec::new();
         }

@@ -43,7 +43,7 @@ pub struct OperatorConfig {
     pub profiles: Vec<Profile>,
     /// The profiles with a `default-server` line, in themselves or in the section that they are taken `from`.
     pub server_profiles: BTreeSet<Profile>,
-    /// The services whose sections the files may name. Words that only look like a section count too.
+    /// The services that the files may name by their section. Words that only look like a section count too.
     pub mentioned_services: BTreeSet<ServiceId>,
     /// Sentences for the operator about lines that confgen can't understand.
     pub remarks: Vec<String>,
@@ -157,7 +157,7 @@ impl LineContext<'_> {
     }
 
     /// This line, of which `words` are the first words.
-    fn to_source_line(&self, words: &[&str]) -> SourceLine {
+    fn to_source_line(self, words: &[&str]) -> SourceLine {
         let line: String = words.join(" ").chars().take(LONGEST_QUOTE).collect();
         let at = format!("{}:{}", self.file, self.line);
         let section = format!("{} {}", self.kind, self.name).trim().to_owned();
@@ -181,6 +181,7 @@ impl OperatorConfig {
             operator.parse_file(file, text, &mut environment);
         }
         let own: BTreeSet<String> = operator.sections.iter().map(|section| section.name.clone()).collect();
+        // The operator's own section of that name is meant. It needs no stub.
         operator.mentioned_services.retain(|id| !own.contains(&id.to_string()));
         operator
     }
@@ -257,6 +258,7 @@ impl OperatorConfig {
                 );
             }
         }
+        // One remark is enough for a file with many conditions.
         if let Some(line) = conditional {
             let words = "whether a conditional holds only HAProxy knows: its lines count as if it did";
             self.remarks.push(format!("{file}:{line}: {words}"));
@@ -307,7 +309,7 @@ impl OperatorConfig {
             }
             ("defaults", ["default-server", ..]) => self.mark_server_profile(place.name),
             (_, ["bind", addresses, options @ ..]) => {
-                self.add_listeners(place, &["bind", addresses], addresses, options)
+                self.add_listeners(place, &["bind", addresses], addresses, options);
             }
             _ => {}
         }
@@ -368,6 +370,7 @@ fn set_variables(environment: &mut Environment, words: &[ConfigWord]) {
     let (Some(keyword), names) = (words.first(), words.get(1..).unwrap_or_default()) else { return };
     match (keyword.text.as_str(), names) {
         ("setenv", [name, value, ..]) => {
+            // A value that isn't known here is better unknown than old.
             if value.has_unknown_variable {
                 environment.remove(&name.text);
             } else {
@@ -382,7 +385,7 @@ fn set_variables(environment: &mut Environment, words: &[ConfigWord]) {
     }
 }
 
-/// The services whose sections a word may name: `http-shop`, also in `nbsrv(http-shop)`.
+/// The services that a word may name by their section: `http-shop`, also in `nbsrv(http-shop)`.
 fn services_in_word(word: &str) -> impl Iterator<Item = ServiceId> + '_ {
     let parts = word.split(|c: char| !(c.is_ascii_alphanumeric() || "_.-".contains(c)));
     parts.filter_map(parse_section)
@@ -401,7 +404,7 @@ mod tests {
     }
 
     #[test]
-    fn reads_what_matters() {
+    fn every_part_that_the_generated_file_depends_on_is_read() {
         let operator = of("
 global
     log 127.0.0.1 local0   # mine
@@ -450,7 +453,7 @@ backend mine # not discovered
     }
 
     #[test]
-    fn sections_of_services_are_known_by_who_names_them_and_who_has_them() {
+    fn a_referenced_section_is_told_from_an_own_one() {
         let operator = of("frontend f
     bind :8000
     use_backend http-own if { nbsrv(http-shop) gt 0 }
@@ -474,7 +477,7 @@ backend tcp-db:preview-blue
     }
 
     #[test]
-    fn the_environment_is_read_as_haproxy_reads_it() {
+    fn variables_are_expanded_as_haproxy_expands_them() {
         let environment = [("PORT".to_owned(), "8001".to_owned())].into();
         let text = "frontend a
     bind \"*:${PORT}\"
@@ -495,7 +498,7 @@ frontend c
     }
 
     #[test]
-    fn what_only_haproxy_knows_is_said() {
+    fn an_unknown_value_is_a_remark() {
         let operator = of("frontend \"$NAME\"
     bind \"${IP}:8001\"
     bind \"127.0.0.1:${PORT}\"

@@ -1,5 +1,5 @@
-//! Has HAProxy check the operator's files without the services, so that confgen knows whose fault a rejection is. Blocks until
-//! HAProxy answers. It never changes a file of the operator's.
+//! Has HAProxy check the operator's files without the services, so that no service is blamed for them. Blocks until HAProxy answers.
+//! It never changes a file of the operator's.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
@@ -62,6 +62,7 @@ impl Validator<'_> {
         include: &OperatorFiles,
         files: &[PathBuf],
     ) -> anyhow::Result<OperatorVerdict> {
+        // HAProxy accepts such files: two frontends on one address pass `haproxy -c` (2.6).
         if !include.config.conflicts.is_empty() {
             return Ok(Err(Rejection::Confgen(include.config.conflicts.join("; "))));
         }
@@ -206,7 +207,7 @@ mod tests {
     use crate::state_dir::replace_file;
 
     #[test]
-    fn what_haproxy_says_of_old_states_is_no_warning() {
+    fn warnings_about_old_server_states_are_left_out() {
         let warning = |words: &str| format!("[WARNING]  (1) : config : {words}");
         let all = [
             warning("Server http-a/b is DOWN, changed from server-state after a reload. 0 active"),
@@ -271,7 +272,7 @@ mod tests {
     }
 
     #[test]
-    fn what_needs_the_generated_file_is_tried_with_it() {
+    fn files_that_need_the_generated_file_are_checked_with_it() {
         let needs =
             format!("{HTTP}frontend f\n bind :8000\n acl in http_auth(of-ours)\n http-request deny unless in\n");
         assert!(verdict(&needs, None).is_err());

@@ -1,4 +1,4 @@
-//! Finds whose fault a rejection is: the operator's files, the filled lines, single services, or the generated file. It replaces no
+//! Finds the cause of a rejection: the operator's files, the filled lines, single services, or the generated file. It replaces no
 //! file.
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -82,6 +82,7 @@ impl<'a> StagedTrial<'a> {
     pub(super) fn find_fault(&self, output: &str) -> anyhow::Result<PublishOutcome> {
         let include = &self.publication.local_files.operator_files;
         let Options { state_dir, haproxy_cfg, .. } = &self.publication.options;
+        // The operator's files come first: no service is to blame for a file that HAProxy rejects alone.
         let judge = Validator { checker: &self.publication.checker, state_dir, cfg: haproxy_cfg };
         if let Err(rejection) =
             judge.validate_operator_files(include, std::slice::from_ref(&self.publication.options.include))?
@@ -99,6 +100,7 @@ impl<'a> StagedTrial<'a> {
             }
             return Ok(PublishOutcome::FilledFilesRejected(rejected));
         }
+        // If HAProxy rejects the file even without services, no service can be left out to mend it.
         if self.check_services(&[])?.is_some() {
             return Ok(PublishOutcome::Rejected(output.to_owned()));
         }
@@ -112,9 +114,9 @@ impl<'a> StagedTrial<'a> {
 
     /// The services that HAProxy rejects, each with its complaint.
     fn find_culprits(&self) -> anyhow::Result<Vec<(ServiceId, String)>> {
-        let settled = &self.publication.desired;
-        let services = settled.services().map(|(id, _)| id.clone());
-        let (taken, new): (Vec<_>, Vec<_>) = services.partition(|id| settled.is_accepted(id));
+        let desired = &self.publication.desired;
+        let services = desired.services().map(|(id, _)| id.clone());
+        let (taken, new): (Vec<_>, Vec<_>) = services.partition(|id| desired.is_accepted(id));
         // If the services that HAProxy accepted before still pass, only the others are suspects.
         let (beside, suspects) =
             if self.check_services(&taken)?.is_none() { (taken, new) } else { (Vec::new(), [taken, new].concat()) };
@@ -123,13 +125,13 @@ impl<'a> StagedTrial<'a> {
 
     /// HAProxy's complaint about a file with only these services.
     fn check_services(&self, services: &[ServiceId]) -> anyhow::Result<Option<String>> {
-        let filing = self.publication;
+        let publication = self.publication;
         // The trial has a state directory of its own, since HAProxy never runs its generation.
-        let folder = tempfile::Builder::new().prefix(TRIAL).tempdir_in(&filing.options.state_dir)?;
-        let disk = StateDir::open_read_only(&filing.options.haproxy_cfg, folder.path());
-        let settled = filing.desired.restrict_to(services);
-        let include = &filing.local_files.operator_files;
-        let view = View::new(&settled, &filing.site, &include.config);
+        let folder = tempfile::Builder::new().prefix(TRIAL).tempdir_in(&publication.options.state_dir)?;
+        let disk = StateDir::open_read_only(&publication.options.haproxy_cfg, folder.path());
+        let desired = publication.desired.restrict_to(services);
+        let include = &publication.local_files.operator_files;
+        let view = View::new(&desired, &publication.site, &include.config);
         let structure = ConfigFingerprint::from_view(&view, &include.fingerprints)?;
         let mut rendered = render_config(&view, &structure, folder.path())?;
         let stubs = render_stub_backends(&include.config, &|id| self.carries_tcp(id), &|name| {
@@ -137,10 +139,10 @@ impl<'a> StagedTrial<'a> {
         });
         rendered.cfg += &stubs;
         let staged = disk.stage_config(&rendered)?;
-        Ok(match filing.checker.check_files(&self.files_with(staged.path()))? {
+        Ok(match publication.checker.check_files(&self.files_with(staged.path()))? {
             CheckResult::Valid { .. } => None,
             CheckResult::Rejected { output } => {
-                Some(first_alert(&replace_staged_name(&output, staged.path(), &filing.options.haproxy_cfg)))
+                Some(first_alert(&replace_staged_name(&output, staged.path(), &publication.options.haproxy_cfg)))
             }
         })
     }

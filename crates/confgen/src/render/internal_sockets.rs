@@ -1,7 +1,7 @@
 //! Unix sockets by which HAProxy reaches itself. Pure: it binds nothing.
 //!
-//! Over the first, connections whose TLS isn't passed through get from the frontend that reads the server name to the one that
-//! terminates TLS. Over the second, a process sends its stick tables to its successor. Their mode keeps other programs out: a
+//! Over the first, connections get from the frontend that reads the server name to the one that terminates TLS, unless their TLS
+//! is passed through. Over the second, a process sends its stick tables to its successor. Their mode keeps other programs out: a
 //! program that could connect to the first could forge any client's address.
 
 use std::path::Path;
@@ -22,6 +22,7 @@ impl InternalSocket {
     pub(crate) fn new(runtime_socket: &Path, name: &str, owner: Option<String>, chroot: Option<&str>) -> Self {
         let who = owner.as_deref().and_then(|user| user.split(' ').nth(1)).unwrap_or_default();
         let who: String = who.chars().filter(|c| c.is_ascii_alphanumeric() || "_-".contains(*c)).collect();
+        // HAProxy binds before `chroot` and `user`, and connects behind those (2.6, 3.0, 3.2). So the two paths differ.
         let name = if who.is_empty() { format!("{name}.sock") } else { format!("{name}-{who}.sock") };
         match chroot {
             Some(jail) => {
@@ -46,7 +47,7 @@ mod tests {
     }
 
     #[test]
-    fn the_socket_is_where_haproxy_finds_it_as_whoever_it_becomes() {
+    fn the_socket_has_a_path_and_an_owner_for_each_user_and_chroot() {
         let beside = "/run/haproxy/discover-tls.sock";
         assert_eq!(hop(None, None), [beside, beside, ""]);
         let own = "/run/haproxy/discover-tls-haproxy.sock";

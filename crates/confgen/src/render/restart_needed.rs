@@ -83,16 +83,18 @@ impl ConfigFingerprint {
         let parts = [frame.as_str(), &view.maps.urls].into_iter().chain(TEMPLATES).map(str::as_bytes);
         let prints = outside.iter().map(String::as_bytes).chain(view.site.pages.contents());
         let common = hash_parts(parts.chain(prints));
-        let mut structure = Self { common, ..Self::default() };
+        let mut fingerprints = Self { common, ..Self::default() };
         for section in view.http.iter().chain(&view.passthrough).chain(&view.tcp) {
             let Section { id, wanted, preview, .. } = section;
-            structure.sections.insert(section.name(), Self::fingerprint_section(id, wanted, *preview, view.site)?);
-            structure.shares.extend(view::shared_part_of(id, wanted, view.site).map(|share| (id.to_string(), share)));
-            structure.authorities.extend(ca_file_of(wanted).map(|file| (id.to_string(), file)));
+            fingerprints.sections.insert(section.name(), Self::fingerprint_section(id, wanted, *preview, view.site)?);
+            fingerprints
+                .shares
+                .extend(view::shared_part_of(id, wanted, view.site).map(|share| (id.to_string(), share)));
+            fingerprints.authorities.extend(ca_file_of(wanted).map(|file| (id.to_string(), file)));
         }
-        structure.passthrough = view.passthrough.iter().map(|section| section.id.to_string()).collect();
-        structure.check_invariants();
-        Ok(structure)
+        fingerprints.passthrough = view.passthrough.iter().map(|section| section.id.to_string()).collect();
+        fingerprints.check_invariants();
+        Ok(fingerprints)
     }
 
     /// The fingerprint of one section of a service, its own or a preview's.
@@ -159,6 +161,7 @@ impl ConfigFingerprint {
     ) -> Result<bool, askama::Error> {
         let (name, wanted) = (id.to_string(), wanted.filter(|wanted| has_section(id, wanted)));
         let share = wanted.and_then(|wanted| view::shared_part_of(id, wanted, site));
+        // A share shows only in the common part, which needs all services.
         if self.shares.get(&name) != share.as_ref() {
             return Ok(false);
         }
@@ -173,6 +176,7 @@ impl ConfigFingerprint {
             self.passthrough.remove(&name);
         }
         let previews = preview_prefix(id);
+        // A preview's section of a color that is gone has to go too.
         self.sections.retain(|section, _| *section != name && !section.starts_with(&previews));
         if let Some(wanted) = wanted {
             self.sections.insert(name, Self::fingerprint_section(id, wanted, None, site)?);
@@ -208,6 +212,7 @@ impl ConfigFingerprint {
         let mut services = BTreeSet::new();
         let mut reason = None;
         for (name, print) in &wanted.sections {
+            // No release before 3.4 can add a backend while it runs.
             let words = match self.sections.get(name) {
                 None => "is new",
                 Some(running) if running != print => "has another setting or port",
@@ -216,6 +221,7 @@ impl ConfigFingerprint {
             services.extend(parse_section(name));
             reason.get_or_insert_with(|| format!("{name} {words}"));
         }
+        // A block that is gone counts too: HAProxy would go on sending requests to its servers.
         for (place, filled) in self.fills.iter().chain(&wanted.fills) {
             if self.fills.get(place) != wanted.fills.get(place) {
                 services.extend(parse_section(&filled.service));
@@ -257,7 +263,7 @@ mod tests {
     }
 
     #[test]
-    fn only_what_is_missing_or_another_needs_a_restart() {
+    fn only_a_new_or_changed_section_needs_a_restart() {
         let running = structure("c", &[("http-a", "1"), ("http-b", "1")]);
         let lacks =
             |wanted: ConfigFingerprint| running.restart_reason(&wanted).map(|lack| lack.reason).unwrap_or_default();
@@ -330,7 +336,7 @@ mod tests {
     }
 
     #[test]
-    fn a_filled_section_lacks_what_goes_too() {
+    fn a_block_that_is_gone_needs_a_restart_too() {
         let filled = |print: &str| BlockFingerprint { service: "http-a".into(), print: print.into() };
         let with = |fills: &[(&str, &str)]| ConfigFingerprint {
             fills: fills.iter().map(|(place, print)| ((*place).to_owned(), filled(print))).collect(),
@@ -347,7 +353,7 @@ mod tests {
     }
 
     #[test]
-    fn what_waits_for_a_restart_is_known_by_name() {
+    fn each_service_that_waits_for_a_restart_is_named() {
         let running = ConfigFingerprint {
             shares: [("http-b".to_owned(), "4 ^/old".to_owned())].into(),
             ..structure("c", &[("http-a", "1"), ("http-b", "1")])

@@ -30,6 +30,7 @@ pub(super) fn sections_of<'a>(id: &'a ServiceId, wanted: &'a DesiredService) -> 
 pub(super) fn rows_of(networks: Option<&Networks>) -> Vec<String> {
     const PER_LINE: usize = 16;
     let all: Vec<String> = networks.iter().flat_map(|n| n.iter()).map(ToString::to_string).collect();
+    // With the words before them, 16 stay far below the limit.
     all.chunks(PER_LINE).map(|row| row.join(" ")).collect()
 }
 
@@ -50,13 +51,13 @@ impl Section<'_> {
         format!("discover-{}{color}", self.id.name)
     }
 
-    /// The networks whose clients may preview.
+    /// The networks of clients that may preview.
     pub(crate) fn preview_rows(&self) -> Vec<String> {
         rows_of(self.wanted.settings.preview.as_ref())
     }
 
-    /// A regular expression for the label that a preview's host has before the service's host. HAProxy removes it for upstreams,
-    /// whose certificates are for the service's host. `None` if HAProxy doesn't ask upstreams for the request's host.
+    /// A regular expression for the label that a preview's host has before the service's host. HAProxy removes it, since the
+    /// upstreams' certificates are for the service's host. `None` if HAProxy doesn't ask upstreams for the request's host.
     pub(crate) fn label(&self) -> Option<String> {
         let settings = &self.wanted.settings;
         let asks = settings.tls == Tls::Reencrypt && settings.sni == Sni::RequestHost;
@@ -66,6 +67,7 @@ impl Section<'_> {
 
     /// The comment above the section: the hosts and paths that lead to it.
     pub(crate) fn comment(&self, site: &Site) -> String {
+        // A service may have thousands of routes (docs/limits.md).
         const SHOWN: usize = 4;
         let routes = self.preview.map_or(&self.wanted.routes, |preview| &preview.routes);
         let mut words: Vec<String> =
@@ -73,6 +75,7 @@ impl Section<'_> {
         if routes.len() > SHOWN {
             words.push(format!("{} more", routes.len() - SHOWN));
         }
+        // Without a host of its own, a preview is reached by the header only.
         if let Some(preview) = self.preview {
             let asked = if words.is_empty() { "by header alone".into() } else { words.join(", ") };
             return format!("{} of {}, for those who may preview it: {asked}", preview.color, self.id);
@@ -108,6 +111,7 @@ impl Section<'_> {
 
     /// True if the section needs a consistent hash: HAProxy adds servers at run time only under such a one.
     pub(crate) fn hashes(&self) -> bool {
+        // `roundrobin`, `leastconn`, `first` and `random` are dynamic by themselves.
         matches!(self.wanted.settings.balance, Balance::Source | Balance::Uri)
     }
 
@@ -156,6 +160,7 @@ impl Section<'_> {
             (false, true) => words.push("check".to_owned()),
             (false, false) => {}
         }
+        // Without the file's `defaults`, a server has HAProxy's weight of 1, and an added server the file's 100.
         if self.has_profile() {
             words.push(format!("weight {}", Weight::DEFAULT));
         }

@@ -30,7 +30,7 @@ pub struct Site {
     pub crt_list: PathBuf,
     /// The target of the log: a socket's path or `host:port`.
     pub log: String,
-    /// Proxies whose `X-Forwarded-*` headers are kept. `None` trusts no proxy.
+    /// Proxies that may send `X-Forwarded-*` headers. `None` trusts no proxy.
     pub trusted_proxies: Option<Networks>,
     /// Peers that begin each connection with the PROXY protocol.
     pub proxy_protocol_from: Option<Networks>,
@@ -49,7 +49,7 @@ pub struct View<'a> {
     pub(crate) site: &'a Site,
     pub(crate) operator: &'a OperatorConfig,
     pub(crate) http: Vec<Section<'a>>,
-    /// The HTTP services whose TLS is passed through.
+    /// The HTTP services with `tls passthrough`.
     pub(crate) passthrough: Vec<Section<'a>>,
     pub(crate) tcp: Vec<Section<'a>>,
     /// Empty sections in place of services that an operator's file names and that don't exist.
@@ -106,7 +106,7 @@ pub struct Maps {
     pub paths: String,
     /// Regular expression → backend. HAProxy takes the first match.
     pub urls: String,
-    /// Host or wildcard whose TLS is passed through → backend.
+    /// Host or wildcard of a service with `tls passthrough` → backend.
     pub passthrough: String,
 }
 
@@ -116,20 +116,21 @@ pub const WEB: &str = "discover-web";
 /// The frontend that accepts all TLS while some of it is passed through.
 pub const TLS: &str = "discover-tls";
 
-/// The backend for requests to hosts whose TLS is passed through. It redirects HTTP to HTTPS, and answers 421 on a connection that
-/// HAProxy terminates.
+/// The backend for requests to hosts with `tls passthrough`. It redirects HTTP to HTTPS, and answers 421 on a connection that HAProxy
+/// terminates.
 pub const PASSTHROUGH: &str = "discover-passthrough";
 
 impl<'a> View<'a> {
     /// Arranges the desired services. With this view alone, no process before needs the inner socket.
-    pub fn new(settled: &'a DesiredState, site: &'a Site, operator: &'a OperatorConfig) -> Self {
+    pub fn new(desired: &'a DesiredState, site: &'a Site, operator: &'a OperatorConfig) -> Self {
         let of_kind = |kind| {
-            let services = settled.services().filter(move |(id, _)| id.kind == kind);
+            let services = desired.services().filter(move |(id, _)| id.kind == kind);
             services.flat_map(|(id, wanted)| sections_of(id, wanted))
         };
         let (owner, chroot) = resolve_rights(site, operator);
         let default = of_kind(Kind::Http).any(|section| section.is_default());
-        let sticks_by_source = settled.services().any(|(id, wanted)| remembers_clients(id, wanted));
+        let sticks_by_source = desired.services().any(|(id, wanted)| remembers_clients(id, wanted));
+        // HAProxy reads no request of a passed-through service, so its sections come in a part of the file with `mode tcp`.
         let (passthrough, http): (Vec<Section>, Vec<Section>) =
             of_kind(Kind::Http).partition(|section| section.wanted.settings.passes_through());
         let tcp: Vec<Section> = of_kind(Kind::Tcp).filter(|section| has_section(section.id, section.wanted)).collect();
@@ -144,12 +145,13 @@ impl<'a> View<'a> {
             peers: InternalSocket::new(&site.runtime_socket, "discover-peers", owner, None),
             is_shut_in: chroot.is_some(),
             tcp,
-            maps: build_maps(settled),
+            maps: build_maps(desired),
             default,
             acme: site
                 .acme
                 .as_ref()
-                .filter(|id| settled.service(id).is_some_and(|wanted| gets_challenges(id, wanted, site))),
+                .filter(|id| desired.service(id).is_some_and(|wanted| gets_challenges(id, wanted, site))),
+            // Only `with_previous_passthrough` knows the process before.
             lingers: false,
         }
     }
@@ -186,6 +188,7 @@ pub fn shared_part_of(id: &ServiceId, wanted: &DesiredService, site: &Site) -> O
     let regex = wanted.url_reg.as_ref().map(|(since, regex)| format!("{since} {regex}"));
     let remembers = remembers_clients(id, wanted).then(|| "remembers its clients".to_owned());
     let previewed = wanted.settings.preview.as_ref().map(|networks| format!("is previewed from {networks}"));
+    // The frontend names these two services, so their existence alone is a share.
     let named = (id.is_default() || gets_challenges(id, wanted, site)).then(String::new);
     let share: Vec<String> = named.into_iter().chain(remembers).chain(previewed).chain(regex).collect();
     (!share.is_empty()).then(|| share.join(" "))
@@ -193,7 +196,7 @@ pub fn shared_part_of(id: &ServiceId, wanted: &DesiredService, site: &Site) -> O
 
 /// True if ACME's challenges go to the service.
 fn gets_challenges(id: &ServiceId, wanted: &DesiredService, site: &Site) -> bool {
-    // HAProxy sends no HTTP request to a service whose TLS is passed through.
+    // HAProxy sends no HTTP request to a service with `tls passthrough`.
     site.acme.as_ref() == Some(id) && !wanted.settings.passes_through()
 }
 
@@ -208,12 +211,12 @@ fn remembers_clients(id: &ServiceId, wanted: &DesiredService) -> bool {
     wanted.settings.sticky == Sticky::Source && has_section(id, wanted)
 }
 
-fn build_maps(settled: &DesiredState) -> Maps {
+fn build_maps(desired: &DesiredState) -> Maps {
     let mut hosts: BTreeMap<String, ()> = BTreeMap::new();
     let mut paths: BTreeMap<String, String> = BTreeMap::new();
     let mut urls: Vec<(i64, String, String)> = Vec::new();
     let mut passthrough: BTreeMap<String, String> = BTreeMap::new();
-    for (id, wanted) in settled.services() {
+    for (id, wanted) in desired.services() {
         for route in &wanted.routes {
             hosts.insert(route.domain.to_string(), ());
             paths.insert(path_key(route), backend_of(id, wanted));
@@ -233,6 +236,7 @@ fn build_maps(settled: &DesiredState) -> Maps {
     }
     // The oldest expression comes first, so that a new service takes no request from an old one.
     urls.sort();
+    // Sorted maps give the same bytes for the same store.
     Maps {
         hosts: hosts.keys().map(|host| map_line(host, host)).collect(),
         paths: paths.iter().map(|(path, backend)| map_line(path, backend)).collect(),

@@ -88,8 +88,8 @@ pub fn remove_leftovers(path: &Path) -> Result<(), Error> {
     Ok(())
 }
 
-/// Puts a staged file in the place of one whose content is `before`. Returns false, and changes nothing, if an editor has saved
-/// other content there.
+/// Puts a staged file in the place of one with the content `before`. Returns false, and changes nothing, if an editor has saved other
+/// content there.
 pub fn exchange_file(staged: StagedFile, path: &Path, before: &[u8]) -> Result<bool, Error> {
     if read_whole(path)? != before {
         return Ok(false);
@@ -181,14 +181,14 @@ mod tests {
     use super::*;
 
     #[test]
-    fn nothing_is_taken_from_anybody() {
+    fn a_replaced_file_stays_with_its_owner() {
         let may = |user: u32, file, dir| is_safe_to_replace(Uid::from_raw(user), file, dir);
         assert!(may(0, Some(7), Some(8)) && may(7, None, Some(0)) && may(7, Some(7), Some(7)));
         assert!(!may(7, Some(0), Some(7)) && !may(7, Some(7), Some(0)));
     }
 
     #[test]
-    fn what_somebody_saved_meanwhile_is_not_replaced() {
+    fn an_edit_in_between_is_not_replaced() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("mine.cfg");
         replace_file(&path, b"read", 0o604).unwrap();

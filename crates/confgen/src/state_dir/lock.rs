@@ -62,7 +62,7 @@ mod tests {
     use crate::test_support::TempFiles;
 
     #[test]
-    fn a_second_one_is_told_who_has_it() {
+    fn a_second_confgen_is_told_the_pid_of_the_first() {
         let place = TempFiles::with_folders(&[]);
         let take = || take_lock(&place.path(""), Duration::ZERO);
         let lock = take().unwrap();
@@ -78,7 +78,7 @@ mod tests {
     }
 
     #[test]
-    fn one_that_ends_is_waited_for() {
+    fn a_lock_waits_for_a_confgen_that_ends() {
         let place = TempFiles::with_folders(&[]);
         let lock = take_lock(&place.path(""), Duration::ZERO).unwrap();
         let (begun, within) = (Instant::now(), Duration::from_millis(200));

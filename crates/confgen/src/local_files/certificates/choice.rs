@@ -60,7 +60,7 @@ pub enum Validity {
 }
 
 impl Validity {
-    /// The validity at a time in Unix seconds. A certificate whose times can't be read counts as valid.
+    /// The validity at a time in Unix seconds. A certificate without readable times counts as valid.
     pub fn at(certificate: &Certificate, now: i64) -> Self {
         if certificate.not_after.is_some_and(|end| end < now) {
             Self::Expired
@@ -332,6 +332,7 @@ fn must_displace(this: &Claimant, other: &Claimant) -> bool {
 /// The default certificate: the one that serves the first name of the first valid file. So a renewal under another file name replaces
 /// it, and files for other names don't matter.
 fn choose_default(certificates: &[Certificate], names: &BTreeMap<String, Vec<Claimant>>, now: i64) -> Option<usize> {
+    // An expired default would be an error to all clients that ask for no known name.
     let (first, certificate) =
         certificates.iter().enumerate().min_by_key(|(index, it)| (Validity::at(it, now), *index))?;
     let name = certificate.names.iter().map(|name| name.to_ascii_lowercase()).find(|name| names.contains_key(name));

@@ -273,6 +273,7 @@ impl Folder<'_> {
     fn find_chain(&self, own: &[u8], used: &mut BTreeSet<PathBuf>) -> Vec<pem::Pem> {
         let mut chain: Vec<pem::Pem> = Vec::new();
         let Some((mut subject, mut issuer)) = subject_and_issuer(own) else { return chain };
+        // A root is its own issuer. A ring of issuers would have no end.
         while subject != issuer && chain.len() < LONGEST_CHAIN {
             let next = self
                 .ca_certificates()
@@ -329,6 +330,7 @@ impl Entry {
         let (name, of) = (self.lowercase_name(), certificate.lowercase_name());
         let stem = of.rsplit_once('.').map_or(of.as_str(), |(stem, _)| stem);
         let own = [format!("{of}.key"), format!("{stem}.key"), format!("{stem}-key.pem"), format!("{stem}.key.pem")];
+        // certbot, Kubernetes and uacme have a directory for each host, with the same names in each.
         let shared = ["privkey.pem", "key.pem", "tls.key"];
         let is_shared = ["fullchain.pem", "cert.pem", "tls.crt"].contains(&of.as_str()) && shared.contains(&&*name);
         name != of && (own.contains(&name) || is_shared)
@@ -354,6 +356,7 @@ impl Content {
     fn parse(bytes: &[u8]) -> Self {
         // DER begins with a SEQUENCE.
         let is_binary = bytes.first() == Some(&0x30);
+        // A file without any block is well formed: a README, or a file in DER.
         let Ok(blocks) = pem::parse_many(bytes) else { return Self { is_malformed: true, ..Self::default() } };
         let is_request = blocks.iter().any(|block| block.tag().ends_with("CERTIFICATE REQUEST"));
         let (keys, public): (Vec<_>, Vec<_>) = blocks.into_iter().partition(|it| it.tag().ends_with("PRIVATE KEY"));

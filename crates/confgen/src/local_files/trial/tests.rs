@@ -32,7 +32,7 @@ fn without_tries_left_no_item_is_cleared() {
 }
 
 #[test]
-fn what_is_refused_together_alone_is_guilty_together() {
+fn items_that_are_rejected_only_together_are_all_culprits() {
     let mut judge = |part: &[u8]| {
         Ok::<_, Infallible>((part.contains(&3) && part.contains(&6)).then(|| "they bind one port".to_owned()))
     };

@@ -1,5 +1,5 @@
-//! The pattern of a block's lines: `server <id> <address> check`. Pure: no I/O, no clock. It accepts only a pattern whose lines
-//! HAProxy reads as meant.
+//! The pattern of a block's lines: `server <id> <address> check`. Pure: no I/O, no clock. It rejects a pattern with
+//! lines that HAProxy would read in another way.
 
 use std::fmt::Write;
 
@@ -96,6 +96,7 @@ impl Pattern {
         }
         // The operator's own text says the weight, unless the pattern lacks `<weight>` and a drain needs it.
         let weight = Some(weight).filter(|_| server.state == ServerState::Drain && !self.parts.contains(&Part::Weight));
+        // It comes last, since of two weights on a line HAProxy takes the last (2.6).
         line.push_str(&state_words(weight, server.backup && !self.has_backup, server.state));
         line
     }
@@ -179,7 +180,7 @@ mod tests {
     }
 
     #[test]
-    fn what_haproxy_would_read_otherwise_is_refused() {
+    fn a_pattern_that_haproxy_would_misread_is_refused() {
         for (pattern, why) in [
             ("server <id> <adress>", "`<adress>` is none of"),
             ("server <id> <address", "`<address` is none of"),

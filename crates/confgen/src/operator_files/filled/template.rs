@@ -190,7 +190,7 @@ impl Reader {
                 pattern,
                 indent,
                 line_end: self.line_end.clone(),
-                missing_end: missing_end,
+                missing_end,
             });
         } else if let [kind, rest @ ..] = tokenize(&text).as_slice()
             && SECTIONS.contains(&kind.text.as_str())

@@ -33,7 +33,7 @@ pub(crate) enum Address {
 const OTHERS: [&str; 11] =
     ["abns", "abnsz", "sockpair", "rhttp", "rev", "udp", "udp4", "udp6", "quic4", "quic6", "quic"];
 
-/// Families whose address is a path.
+/// Families with a path as their address.
 const UNIX: [&str; 3] = ["unix", "uxst", "uxdg"];
 
 /// Reads one address.
@@ -118,7 +118,7 @@ mod tests {
     }
 
     #[test]
-    fn every_form_of_an_address() {
+    fn every_form_of_an_address_is_read() {
         for (address, host, first, last) in [
             (":80", Address::AnyV4, 80, 80),
             ("*:80", Address::AnyV4, 80, 80),

@@ -36,19 +36,20 @@ const INNER: [&str; 2] = ["discover-tls", "discover-peers"];
 /// The reasons why the files can't be used. `real` resolves the links of a path.
 pub(super) fn find_conflicts(
     operator: &OperatorConfig,
-    taken: &OwnEndpoints,
+    own: &OwnEndpoints,
     real: &dyn Fn(&Path) -> PathBuf,
 ) -> Vec<String> {
     let mut found: Vec<String> = operator.sections.iter().filter_map(find_name_conflict).collect();
-    found.extend(operator.directives.iter().filter_map(|(spot, words)| {
+    found.extend(operator.directives.iter().filter_map(|(source, words)| {
         let words: Vec<&str> = words.iter().map(String::as_str).collect();
-        find_directive_conflict(&words, &taken.state_file).map(|why| format!("{spot}: {why}"))
+        find_directive_conflict(&words, &own.state_file).map(|why| format!("{source}: {why}"))
     }));
     found.extend(operator.listeners.iter().filter_map(|listener| match &listener.bound {
-        Bound::Tcp(..) => find_bind_conflict(listener, taken),
-        Bound::Path(path) => find_socket_conflict(listener, path, taken, real),
+        Bound::Tcp(..) => find_bind_conflict(listener, own),
+        Bound::Path(path) => find_socket_conflict(listener, path, own, real),
         Bound::None | Bound::Unknown => None,
     }));
+    // Two frontends on one address pass `haproxy -c` (2.6), so only confgen can tell the operator.
     found.extend(find_shared_addresses(&operator.listeners));
     let servers = operator.references.iter().filter(|it| it.part == Part::Server && !operator.has_section(&it.section));
     found.extend(servers.map(|it| {
@@ -62,16 +63,16 @@ pub(super) fn find_conflicts(
 }
 
 fn find_name_conflict(section: &super::Section) -> Option<String> {
-    let super::Section { source: spot, kind, name } = section;
+    let super::Section { source, kind, name } = section;
     if let Some(why) = find_section_conflict(kind) {
-        return Some(format!("{spot}: {why}"));
+        return Some(format!("{source}: {why}"));
     }
     let is_taken = if is_proxy_kind(kind) { PROXIES.contains(&name.as_str()) } else { OTHERS.contains(&(kind, name)) };
-    is_taken.then(|| format!("{spot}: the generated file has a section of this name. Rename yours"))
+    is_taken.then(|| format!("{source}: the generated file has a section of this name. Rename yours"))
 }
 
-fn find_bind_conflict(listener: &Listener, taken: &OwnEndpoints) -> Option<String> {
-    let (bind, option) = taken.binds.iter().find(|(bind, _)| is_overlapping(listener, bind))?;
+fn find_bind_conflict(listener: &Listener, own: &OwnEndpoints) -> Option<String> {
+    let (bind, option) = own.binds.iter().find(|(bind, _)| is_overlapping(listener, bind))?;
     let v6only = match listener.bound {
         Bound::Tcp(Address::AnyV6, _) if bind.address.is_none_or(|it| it.is_ipv4()) => ", `v6only`",
         _ => "",
@@ -114,30 +115,29 @@ fn own_address(bind: &Bind) -> Address {
 fn find_socket_conflict(
     listener: &Listener,
     written: &str,
-    taken: &OwnEndpoints,
+    own: &OwnEndpoints,
     real: &dyn Fn(&Path) -> PathBuf,
 ) -> Option<String> {
-    let spot = &listener.source;
+    let source = &listener.source;
     // Only HAProxy knows the value of a variable, and the directory in which a relative path begins.
     let is_whole = written.starts_with('/') && !written.contains('$');
     let path = if is_whole { real(Path::new(written)) } else { PathBuf::from(written) };
-    if may_be_path(&path.to_string_lossy(), &real(&taken.runtime_socket)) {
+    if may_be_path(&path.to_string_lossy(), &real(&own.runtime_socket)) {
         return Some(format!(
-            "{spot}: confgen's own socket for the Runtime API is {} (--runtime-socket). Delete the line: the generated file \
+            "{source}: confgen's own socket for the Runtime API is {} (--runtime-socket). Delete the line: the generated file \
              has that socket. Or give one of the two another path; handover's --socket is confgen's --runtime-socket",
-            taken.runtime_socket.display()
+            own.runtime_socket.display()
         ));
     }
-    if let Some(masters) =
-        taken.master_dirs.iter().map(|masters| real(masters)).find(|masters| path.starts_with(masters))
+    if let Some(masters) = own.master_dirs.iter().map(|masters| real(masters)).find(|masters| path.starts_with(masters))
     {
-        return Some(format!("{spot}: {} is handover's own directory. Give it another path", masters.display()));
+        return Some(format!("{source}: {} is handover's own directory. Give it another path", masters.display()));
     }
     let name = path.file_name().unwrap_or_default().to_string_lossy();
     INNER
         .iter()
         .any(|inner| name.starts_with(inner))
-        .then(|| format!("{spot}: HAProxy reaches itself over sockets of this name. Give it another"))
+        .then(|| format!("{source}: HAProxy reaches itself over sockets of this name. Give it another"))
 }
 
 /// Different sections on one address, between which HAProxy would share the connections. Within one section that is meant, to give
@@ -163,6 +163,7 @@ fn is_same_address(one: &Listener, other: &Listener) -> bool {
     let alike = (&one.interface, &one.namespace) == (&other.interface, &other.namespace);
     let are_peers = one.is_peer || other.is_peer;
     match (&one.bound, &other.bound) {
+        // Most peers are other hosts' addresses.
         _ if are_peers => false,
         (Bound::Tcp(Address::Unknown, _), _) | (_, Bound::Tcp(Address::Unknown, _)) => false,
         (Bound::Tcp(address, ports), Bound::Tcp(same, others)) => {
@@ -370,7 +371,7 @@ mod tests {
     }
 
     #[test]
-    fn what_a_service_has_is_not_taken_by_a_later_edit() {
+    fn a_later_edit_takes_nothing_from_a_service() {
         let of = |text: &str| OperatorConfig::from_texts([("mine.cfg", text)]);
         let held = HeldNames {
             sections: ["http-in", "tcp-db"].map(str::to_owned).into(),

@@ -107,7 +107,7 @@ mod tests {
     }
 
     #[test]
-    fn what_breaks_a_restart_or_the_runtime_api_is_refused() {
+    fn a_line_that_breaks_a_restart_or_the_runtime_api_is_refused() {
         for line in [
             "server-state-file /var/lib/haproxy/state",
             "server-state-file servers.state",
@@ -129,7 +129,7 @@ mod tests {
     }
 
     #[test]
-    fn what_does_no_harm_is_the_operators_to_decide() {
+    fn a_harmless_line_is_accepted() {
         for line in [
             "server-state-file /run/haproxy/servers.state",
             "server-state-base /var/lib/haproxy",

@@ -31,6 +31,7 @@ pub(super) fn find_references(words: &[ConfigWord]) -> Vec<(String, Part)> {
     if let ["use_backend" | "default_backend", name, ..] = texts.as_slice() {
         found.extend(reference_to(name, Part::Route));
     }
+    // `table` and `track` stand anywhere in a line, behind other options.
     for pair in texts.windows(2) {
         match pair {
             ["table", name] => found.extend(reference_to(name, Part::Table)),
@@ -86,7 +87,7 @@ mod tests {
     }
 
     #[test]
-    fn every_place_where_a_section_is_named() {
+    fn every_place_that_names_a_section_is_found() {
         for (line, expected) in [
             ("use_backend http-shop if { nbsrv(tcp-db) gt 0 }", &["http-shop Route", "tcp-db Section"][..]),
             ("default_backend http-shop:preview-blue", &["http-shop:preview-blue Route"]),
@@ -109,7 +110,7 @@ mod tests {
     }
 
     #[test]
-    fn what_only_looks_like_a_name_is_none() {
+    fn a_word_that_only_looks_like_a_name_is_no_reference() {
         for line in [
             "option http-server-close",
             "http-request deny if { req.hdr(http-x) -m found }",
