@@ -145,8 +145,8 @@ fn certificates_come_and_go_and_a_broken_one_is_refused() {
     let (public, _) = a.pem.split_at(a.pem.find("-----BEGIN PRIVATE").unwrap());
     let (_, key) = other.pem.split_at(other.pem.find("-----BEGIN PRIVATE").unwrap());
     for (broken, words) in [
-        (public[..200].to_owned(), "a.pem: there is no CERTIFICATE"),
-        (public.to_owned(), "a.pem: there has to be one PRIVATE KEY"),
+        (public[..200].to_owned(), "a.pem reason=there is no CERTIFICATE"),
+        (public.to_owned(), "a.pem reason=there has to be one PRIVATE KEY"),
         (format!("{public}{key}"), "inconsistencies"),
     ] {
         write(place.file("a.pem"), &broken);

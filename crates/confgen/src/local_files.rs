@@ -1,6 +1,6 @@
-//! What concerns the generated file and isn't in the store: the operator's files, certificates, authorities, error pages.
+//! The operator's local files that haproxy.cfg depends on: `--include`, certificates, CA files, error pages, domains. This module
+//! reads them and keeps copies. It never changes them.
 
-pub(crate) mod bisect;
 mod ca_files;
 pub(crate) mod certificate;
 pub(crate) mod certificates;
@@ -8,6 +8,7 @@ pub(crate) mod error_pages;
 pub(crate) mod expiry;
 pub(crate) mod file_stamps;
 pub(crate) mod stats_password;
+pub(crate) mod trial;
 
 use std::fs;
 use std::io;
@@ -29,95 +30,83 @@ use crate::operator_files::filled::FilledFiles;
 use crate::operator_files::parse::{Environment, OwnEndpoints};
 use crate::operator_files::{OperatorFiles, SourceFile};
 
-/// The files that confgen looks at, and may find changed.
+/// The paths of the local files, and what confgen needs to judge their content.
 #[derive(Clone, Debug)]
 pub struct LocalPaths {
-    /// The operator's own `*.cfg` files.
+    /// The directory of the operator's own `*.cfg` files.
     pub include: PathBuf,
-    /// Those of them that are filled.
+    /// The files among them that `--fill` names, as the flag has them.
     pub fill: Vec<PathBuf>,
-    /// The certificates.
+    /// The directory of the certificates.
     pub certs: PathBuf,
-    /// The authorities that upstreams' certificates may be checked against.
+    /// The directory of the CA files (`--ca-dir`).
     pub authorities: PathBuf,
-    /// Which service may claim which hosts.
+    /// The file that says which service may claim which hosts. `None` allows every service every host.
     pub domains: Option<PathBuf>,
-    /// The error pages.
+    /// The directory of the error pages.
     pub pages: Option<PathBuf>,
-    /// haproxy.cfg itself, which somebody may have edited.
+    /// haproxy.cfg itself, which an operator may have edited.
     pub cfg: PathBuf,
-    /// What confgen keeps.
     pub state_dir: PathBuf,
-    /// What HAProxy shuts itself into.
+    /// HAProxy's chroot.
     pub chroot: Option<PathBuf>,
-    /// The addresses, sockets and files that an operator's file may not take.
+    /// The addresses, sockets and files that an operator's file may not use.
     pub own_endpoints: OwnEndpoints,
-    /// The environment that HAProxy's check has.
+    /// The environment of HAProxy's check.
     pub environment: Environment,
 }
 
-/// The operator's files, the certificates, the authorities and the error pages, read.
+/// The content of the local files.
 #[derive(Clone, Debug, Default)]
 pub struct LocalFiles {
-    /// The operator's files.
     pub operator_files: OperatorFiles,
-    /// The certificates in use.
     pub certificates: Arc<Certificates>,
-    /// The authorities that `verify` may name.
+    /// The CA files that `verify` may name.
     pub authorities: Authorities,
-    /// Who may claim which hosts; none is anybody any.
+    /// The hosts that each service may claim. `None` allows every service every host.
     pub allowed_domains: Option<DomainAllowlist>,
-    /// What clients are shown in place of the built-in errors.
     pub pages: Arc<ErrorPages>,
 }
 
 impl LocalFiles {
-    /// Whether people have changed nothing: what confgen itself fills in doesn't count.
+    /// True if no operator has changed a file since `other`. The lines that confgen fills in don't count.
     pub fn is_unedited_since(&self, other: &Self) -> bool {
-        let parts = |it: &Self| {
-            let (pages, authorities) = (Arc::clone(&it.pages), it.authorities.clone());
-            (
-                it.operator_files.fingerprints.clone(),
-                Arc::clone(&it.certificates),
-                authorities,
-                it.allowed_domains.clone(),
-                pages,
-            )
-        };
-        parts(self) == parts(other)
+        self.operator_files.fingerprints == other.operator_files.fingerprints
+            && self.certificates == other.certificates
+            && self.authorities == other.authorities
+            && self.allowed_domains == other.allowed_domains
+            && self.pages == other.pages
     }
 }
 
 impl LocalPaths {
-    /// Makes the directories without which HAProxy refuses to start: the operator's, and the one it shuts itself into.
+    /// Creates the directories without which HAProxy doesn't start: `--include` and the chroot.
     pub fn create_directories(&self) -> Result<(), Error> {
         let needed = std::iter::once(&self.include).chain(&self.chroot);
         needed.into_iter().try_for_each(|dir| fs::create_dir_all(dir).map_err(io_error("create", dir)))
     }
 
-    /// Reads the operator's files. What confgen did with those that it fills is kept of `before`.
+    /// Reads the operator's files. `before` tells which lines of filled files confgen wrote.
     pub fn read_operator_files(&self, before: &FilledFiles) -> Result<OperatorFiles, Error> {
         Ok(self.parse_operator_files(self.read_sources()?, before))
     }
 
-    /// The same of files that were read earlier.
+    /// The same for files that were read earlier.
     pub fn parse_operator_files(&self, sources: Vec<SourceFile>, before: &FilledFiles) -> OperatorFiles {
-        // Where links lead now.
+        // The links may lead elsewhere than at the start.
         let filled: Vec<PathBuf> = self.fill.iter().filter_map(|file| file.canonicalize().ok()).collect();
         let mut include = OperatorFiles::from_sources(sources, &filled, before, &self.environment);
         include.config.detect_conflicts(&self.own_endpoints, &resolve_path);
-        let is_read = |file: &&PathBuf| {
-            file.canonicalize().is_ok_and(|real| include.sources.iter().any(|source| source.real == real))
-        };
-        let unread = self.fill.iter().filter(|file| !is_read(file));
-        let words =
-            |file: &PathBuf| format!("--fill {}: HAProxy reads no such file, nothing is filled", file.display());
-        let remarks: Vec<String> = unread.map(words).collect();
-        include.config.remarks.extend(remarks);
+        for file in &self.fill {
+            if !file.canonicalize().is_ok_and(|real| has_source(&include.sources, &real)) {
+                let words = format!("--fill {}: HAProxy reads no such file, nothing is filled", file.display());
+                include.config.remarks.push(words);
+            }
+        }
         include
     }
 
-    /// Takes over new certificates, authorities and error pages.
+    /// Takes over new certificates, CA files and error pages. Leaves the other parts empty.
     pub fn collect_files(&self, checker: &Checker) -> Result<LocalFiles, Error> {
         let certificates = certificates::collect_certificates(
             &self.certs,
@@ -132,7 +121,7 @@ impl LocalPaths {
         Ok(LocalFiles { certificates, authorities, pages, ..LocalFiles::default() })
     }
 
-    /// All of it as it is, but for who may claim which hosts; nothing is taken over.
+    /// Reads the files without HAProxy, for `render` and `diff`, and writes nothing. Leaves certificates and domains empty.
     pub fn read_unchecked(&self) -> LocalFiles {
         let authorities = ca_files::read_ca_files_unchecked(&self.authorities, &self.state_dir);
         let pages = Arc::new(error_pages::read_error_pages_unchecked(self.pages.as_deref(), &self.state_dir));
@@ -140,12 +129,12 @@ impl LocalPaths {
         LocalFiles { operator_files: include, authorities, pages, ..LocalFiles::default() }
     }
 
-    /// Whether the files that are to be filled are among those that HAProxy reads, and may be replaced. What a killed
-    /// confgen left beside them goes.
+    /// Checks that HAProxy reads the files of `--fill`, and that confgen may replace them. Removes the temporary files that a killed
+    /// confgen left beside them.
     pub fn check_fill_files(&self) -> Result<(), Error> {
         for file in &self.fill {
             let real = file.canonicalize().map_err(io_error("fill", file))?;
-            if !self.read_sources()?.iter().any(|source| source.real == real) {
+            if !has_source(&self.read_sources()?, &real) {
                 let dir = self.include.display();
                 let why =
                     format!("HAProxy doesn't read it: it has to be a *.cfg in --include {dir}, or linked from there");
@@ -157,29 +146,24 @@ impl LocalPaths {
         Ok(())
     }
 
-    /// Who may claim which hosts, as the file says; an error names its line.
+    /// The hosts that each service may claim. `None` without `--domains-file`. An error names the line.
     pub fn read_domain_allowlist(&self) -> Result<Option<DomainAllowlist>, Error> {
         let Some(file) = &self.domains else { return Ok(None) };
         let text = regular_file::read_text(file, regular_file::LARGE).map_err(io_error("read", file))?;
         DomainAllowlist::parse(&text).map(Some).map_err(|wrong| io_error("read", file)(io::Error::other(wrong)))
     }
 
-    /// The operator's files, as HAProxy reads their directory.
+    /// The operator's files, in the order in which HAProxy reads them.
     fn read_sources(&self) -> Result<Vec<SourceFile>, Error> {
         let files = config::list_files(&self.include).map_err(io_error("list", &self.include))?;
-        let read = |path: PathBuf| {
-            let bytes = regular_file::read(&path, regular_file::LARGE).map_err(io_error("read", &path))?;
-            let real = path.canonicalize().map_err(io_error("read", &path))?;
-            Ok(SourceFile { path, real, bytes })
-        };
-        files.into_iter().map(read).collect()
+        files.into_iter().map(read_source).collect()
     }
 
-    /// Takes a look at the files. Two looks that are equal saw the same files, unchanged. `last` is the look before.
+    /// The stamps of all local files. They equal those of `last` if no file has changed since.
     pub fn take_stamps(&self, last: &FileStamps, now: SystemTime) -> FileStamps {
         let listed =
             [&self.include, &self.authorities].into_iter().chain(&self.pages).flat_map(|dir| list_entries(dir));
-        // Certificates may lie one directory deeper.
+        // `certificates::directory` reads direct subdirectories too.
         let certificates = list_entries(&self.certs).into_iter().flat_map(|path| {
             let deeper = if path.is_dir() { list_entries(&path) } else { Vec::new() };
             std::iter::once(path).chain(deeper)
@@ -190,19 +174,29 @@ impl LocalPaths {
     }
 }
 
-/// A directory that can't be listed shows by its own stamp.
+fn has_source(sources: &[SourceFile], real: &Path) -> bool {
+    sources.iter().any(|source| source.real == real)
+}
+
+fn read_source(path: PathBuf) -> Result<SourceFile, Error> {
+    let bytes = regular_file::read(&path, regular_file::LARGE).map_err(io_error("read", &path))?;
+    let real = path.canonicalize().map_err(io_error("read", &path))?;
+    Ok(SourceFile { path, real, bytes })
+}
+
 fn list_entries(dir: &Path) -> Vec<PathBuf> {
+    // A directory that can't be listed has a stamp of its own in `take_stamps`.
     fs::read_dir(dir).into_iter().flatten().flatten().map(|entry| entry.path()).collect()
 }
 
-/// The place to which a path leads: links in its directories are followed, `.` and `..` are resolved. The last part may not be
-/// there yet; HAProxy replaces what lies there.
+/// A path with the links in its directories followed, and without `.` and `..`. The last part stays as it is: it may not exist yet,
+/// and HAProxy replaces a socket there.
 fn resolve_path(path: &Path) -> PathBuf {
     let (Some(directory), Some(name)) = (path.parent(), path.file_name()) else { return path.to_owned() };
     directory.canonicalize().unwrap_or_else(|_| normalize_path(directory)).join(name)
 }
 
-/// The path without `.` and `..`, of a directory that is not there.
+/// A path without `.` and `..`, for a directory that doesn't exist.
 fn normalize_path(path: &Path) -> PathBuf {
     let mut parts = PathBuf::new();
     for part in path.components() {

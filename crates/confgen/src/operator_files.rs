@@ -1,8 +1,10 @@
-//! The operator's own files, as they were read. Pure: what they mean is told from their bytes.
+//! The operator's own `*.cfg` files (`--include`), as they were read, and their meaning. Pure: no I/O, no clock, except that
+//! `validate` has HAProxy check files.
 
 pub(crate) mod edit_windows;
 pub(crate) mod filled;
 pub(crate) mod parse;
+pub(crate) mod server_words;
 pub(crate) mod validate;
 
 use std::collections::BTreeSet;
@@ -14,35 +16,32 @@ use crate::desired::fingerprint::hash_parts;
 use crate::operator_files::filled::{FilledFile, FilledFiles};
 use crate::operator_files::parse::{Environment, OperatorConfig};
 
-/// One file that HAProxy reads.
+/// One file of `--include`. `operator.json` keeps it under these field names.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SourceFile {
-    /// As HAProxy names it.
+    /// The path that HAProxy's output has.
     pub path: PathBuf,
-    /// Where the links lead.
+    /// The path with all links followed.
     pub real: PathBuf,
-    /// What is in it.
     pub bytes: Vec<u8>,
 }
 
-/// All of them, in the order HAProxy reads them.
+/// The files of `--include`, in the order in which HAProxy reads them.
 #[derive(Clone, Debug, Default)]
 pub struct OperatorFiles {
-    /// The files.
     pub sources: Vec<SourceFile>,
-    /// What they say.
     pub config: OperatorConfig,
-    /// Those that are filled.
+    /// The files among them that `--fill` names.
     pub filled: FilledFiles,
-    /// Fingerprints of what people wrote: only a restart takes it in.
+    /// Fingerprints of the files without the lines that confgen fills in. HAProxy reads the rest only at its start.
     pub fingerprints: Vec<String>,
-    /// What HAProxy warns of in them.
+    /// HAProxy's warnings about these files alone.
     pub warnings: BTreeSet<String>,
 }
 
 impl OperatorFiles {
-    /// Takes in what was read. `filled` are the files of `--fill`; of `before` is kept what confgen did with them.
-    /// `environment` is the one that HAProxy's check has.
+    /// Interprets the files. `filled` has the real paths of the files that `--fill` names. `before` tells which lines in them
+    /// confgen wrote, and which HAProxy rejected. `environment` is that of HAProxy's check.
     pub fn from_sources(
         sources: Vec<SourceFile>,
         filled: &[PathBuf],
@@ -53,19 +52,20 @@ impl OperatorFiles {
             sources.iter().map(|it| (display_path(&it.path), decode_lossy(&it.bytes))).collect();
         let config =
             OperatorConfig::parse_files(texts.iter().map(|(name, text)| (name.as_str(), text.as_str())), environment);
-        let fill = |it: &SourceFile| {
-            let known = before.get(&it.path);
-            filled
-                .contains(&it.real)
-                .then(|| FilledFile::new(it.path.clone(), it.real.clone(), it.bytes.clone(), known))
-        };
-        let filled = FilledFiles::new(sources.iter().filter_map(fill).collect());
-        let human = |it: &SourceFile| filled.get(&it.path).map_or_else(|| it.bytes.clone(), FilledFile::skeleton);
-        let fingerprints = sources.iter().map(|it| hash_parts([human(it).as_slice()])).collect();
+        let filled = sources
+            .iter()
+            .filter(|it| filled.contains(&it.real))
+            .map(|it| FilledFile::new(it.path.clone(), it.real.clone(), it.bytes.clone(), before.get(&it.path)));
+        let filled = FilledFiles::new(filled.collect());
+        let fingerprints = sources.iter().map(|it| {
+            // The server lines that confgen fills in have fingerprints of their own: `FilledFiles::fingerprint_blocks`.
+            let own = filled.get(&it.path).map_or_else(|| it.bytes.clone(), FilledFile::skeleton);
+            hash_parts([own.as_slice()])
+        });
+        let fingerprints = fingerprints.collect();
         Self { sources, config, filled, fingerprints, warnings: BTreeSet::new() }
     }
 
-    /// The same files in the same order, whatever stands in them.
     pub fn paths(&self) -> impl Iterator<Item = &Path> {
         self.sources.iter().map(|source| source.path.as_path())
     }
@@ -75,8 +75,8 @@ fn display_path(path: &Path) -> String {
     path.display().to_string()
 }
 
-/// What matters here is ASCII; comments may be in any encoding.
 fn decode_lossy(bytes: &[u8]) -> String {
+    // Keywords and names are ASCII. Comments may be in any encoding.
     String::from_utf8_lossy(bytes).into_owned()
 }
 
@@ -89,7 +89,7 @@ mod tests {
     }
 
     #[test]
-    fn what_confgen_fills_in_is_nothing_that_people_wrote() {
+    fn filled_lines_are_no_part_of_the_files_fingerprint() {
         let filled = ["/real/b.cfg".into()];
         let read = |own: &str, run: &str| {
             let fill = format!("backend b\n# discover a: server <id> <address>\n{run}# end\n");

@@ -1,4 +1,4 @@
-//! The files that follow HAProxy: rendered, checked by HAProxy itself, and put in place by a rename. Blocks.
+//! Publishes a generation: renders it, has HAProxy check it, and puts its files in place. Blocks, and never restarts HAProxy.
 
 mod blame;
 
@@ -12,7 +12,6 @@ use std::time::{Duration, SystemTime};
 use anyhow::Context;
 use discovery::ServiceId;
 use haproxy::check::{CheckResult, Checker};
-use tempfile::NamedTempFile;
 
 use crate::cli::Options;
 use crate::desired::DesiredState;
@@ -23,34 +22,34 @@ use crate::operator_files::validate::Rejection;
 use crate::render::restart_needed::ConfigFingerprint;
 use crate::render::view::{Site, View};
 use crate::render::{Rendered, render_config};
-use crate::state_dir::{StateDir, exchange_file, stage_file};
+use crate::state_dir::{StagedFile, StateDir, exchange_file, stage_file};
 use crate::store::removal_guard::PersistedUpstream;
 use crate::store::{PersistedStore, RetainedKeys, StoreRevision};
 use blame::StagedTrial;
 
-/// How writing the file went.
+/// The outcome of one publication.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum PublishOutcome {
-    /// It was what it should be.
+    /// All files had the wanted content.
     Unchanged,
-    /// It was replaced.
+    /// At least one file was replaced.
     Written,
-    /// HAProxy refuses the generated file, in its own words. The old one stays.
+    /// HAProxy rejects the generated file even without services. Its output. The old file stays.
     Rejected(String),
-    /// HAProxy refuses these services, for these reasons; the file would be fine without them.
+    /// HAProxy rejects these services, for these reasons. It accepts the file without them.
     ServicesRejected(BTreeMap<ServiceId, String>),
-    /// The operator's own files are not taken. Nothing of the store is to blame.
+    /// The operator's own files are rejected. No service is to blame.
     OperatorFilesRejected(Rejection),
-    /// Nothing was written, since HAProxy could not be started with it: the operator's own files are to be mended first.
+    /// Nothing was written, since HAProxy would not start with the operator's own files.
     Blocked,
-    /// HAProxy refuses these files of the operator's as they would be filled, in its own words. They stay as they are.
+    /// HAProxy rejects these filled files with their new lines. Its complaints. The files stay as they are.
     FilledFilesRejected(BTreeMap<PathBuf, String>),
-    /// Somebody has edited this file meanwhile: it is read anew.
+    /// An editor saved this filled file during the publication. confgen has to read it again.
     EditedMeanwhile(PathBuf),
 }
 
 impl PublishOutcome {
-    /// The same, told apart by whether it is as it should be.
+    /// The outcome in words. `Ok` if the files have the wanted content.
     pub fn to_result(&self) -> Result<String, String> {
         match self {
             Self::Unchanged | Self::Written => Ok(self.to_string()),
@@ -83,31 +82,31 @@ impl fmt::Display for PublishOutcome {
     }
 }
 
-/// Nobody who has just saved a file is likely to be done with it: editors write in several steps.
+/// The time after an edit in which confgen doesn't replace a file, since editors write in several steps.
 const QUIET: Duration = Duration::from_millis(500);
 
-/// A file to be written, with all that it is written from: later changes don't touch it.
+/// A publication, with a copy of its whole input. It runs beside reconciles, and their changes must not reach it.
 #[derive(Clone)]
 pub struct Publication {
     pub(crate) site: Site,
     pub(crate) local_files: Arc<LocalFiles>,
     pub(crate) desired: DesiredState,
     pub(crate) fingerprint: ConfigFingerprint,
-    /// Whether the HAProxy that runs passes TLS through.
+    /// The running HAProxy passes TLS through.
     pub(crate) passed_through: bool,
     pub(crate) store_revision: StoreRevision,
-    /// The newest revision that was heard of.
+    /// The newest revision that any answer of etcd had.
     pub(crate) newest_revision: i64,
-    /// What the store lacks, and what the guard keeps.
+    /// The keys that are retained after a store reset.
     pub(crate) retained_keys: Arc<RetainedKeys>,
     pub(crate) retained_upstreams: Vec<PersistedUpstream>,
-    /// What was lost of late, and is not retained.
+    /// The unexpected removals of the last hour that are not retained. The removal guard counts them.
     pub(crate) removed_upstreams: Vec<PersistedUpstream>,
-    /// What HAProxy warned of last.
+    /// HAProxy's warnings at the last check.
     pub(crate) logged_warnings: Arc<Mutex<BTreeSet<String>>>,
-    /// When lines of somebody else's stood in files that are filled.
+    /// The times in which filled files had an editor's lines.
     pub(crate) edit_windows: Arc<Mutex<Vec<EditWindow>>>,
-    /// The operator's files aren't taken as they stand: nothing is written.
+    /// The operator's files are rejected as they are, so nothing is written.
     pub(crate) is_blocked: bool,
     pub(crate) options: Options,
     pub(crate) state_dir: StateDir,
@@ -115,30 +114,27 @@ pub struct Publication {
 }
 
 impl Publication {
-    /// The bytes.
     pub fn render_config(&self) -> anyhow::Result<Rendered> {
         let view = View::new(&self.desired, &self.site, &self.local_files.operator_files.config)
             .with_previous_passthrough(self.passed_through);
         render_config(&view, &self.fingerprint, &self.options.state_dir).context("render haproxy.cfg")
     }
 
-    /// haproxy.cfg as it stands.
+    /// The content of haproxy.cfg. `None` without a file.
     pub fn read_current(&self) -> anyhow::Result<Option<String>> {
         Ok(self.state_dir.read_cfg()?)
     }
 
-    /// The files that are to be filled anew.
+    /// The filled files with other lines than the desired ones.
     pub fn pending_edits(&self) -> Vec<PendingEdit> {
         self.local_files.operator_files.filled.pending_edits(&self.desired)
     }
 
-    /// What is refused, and why.
     pub fn quarantined(&self) -> BTreeMap<String, String> {
         self.desired.quarantined_keys()
     }
 
-    /// Remembers, has HAProxy check what is staged, and commits it: the files that are filled, then haproxy.cfg. Whoever
-    /// starts HAProxy in between starts it with the generation of before, which is then known to lack something.
+    /// Saves the state, and replaces the files that have changed, if HAProxy accepts them.
     pub fn write_if_changed(&self) -> anyhow::Result<PublishOutcome> {
         let (rendered, fills) = self.save_and_render()?;
         if fills.is_empty() && self.is_on_disk(&rendered)? {
@@ -147,15 +143,15 @@ impl Publication {
         self.check_and_commit(&rendered, &fills)
     }
 
-    /// The same before a restart: what lies there already may meet a file that the operator has broken since.
+    /// The same, but HAProxy checks unchanged files too. Before a restart that is needed: an operator may have broken another file.
     pub fn check_and_write(&self) -> anyhow::Result<PublishOutcome> {
         let (rendered, fills) = self.save_and_render()?;
         self.check_and_commit(&rendered, &fills)
     }
 
-    /// First, so that no claim in a file is forgotten whenever this is cut short.
     fn save_and_render(&self) -> anyhow::Result<(Rendered, Vec<PendingEdit>)> {
         let rendered = self.render_config()?;
+        // The state comes before haproxy.cfg. So no claim in a file is forgotten if confgen ends in between.
         let heard =
             StoreRevision { revision: self.newest_revision.max(self.store_revision.revision), ..self.store_revision };
         let mut stored = PersistedStore::from_entries(self.desired.entries(), heard)
@@ -165,6 +161,7 @@ impl Publication {
         Ok((rendered, self.pending_edits()))
     }
 
+    /// True if haproxy.cfg has this content. Then its maps are written again, since an operator may have deleted them.
     fn is_on_disk(&self, rendered: &Rendered) -> anyhow::Result<bool> {
         let same = self.state_dir.read_cfg()?.as_deref() == Some(&rendered.cfg);
         if same {
@@ -178,20 +175,22 @@ impl Publication {
             return Ok(PublishOutcome::Blocked);
         }
         fills.iter().for_each(wait_for_quiet);
-        let stage = |due: &PendingEdit| stage_file(&due.real, &due.after, FILLED_MODE);
-        let filled: Vec<NamedTempFile> = fills.iter().map(stage).collect::<Result<_, _>>()?;
+        let filled = fills.iter().map(|due| stage_file(&due.real, &due.after, FILLED_MODE));
+        let filled: Vec<StagedFile> = filled.collect::<Result<_, _>>()?;
         let cfg = self.state_dir.stage_config(rendered)?;
         let trial = StagedTrial::new(self, fills.iter().zip(&filled), &cfg);
         match self.checker.check_files(&trial.files_with(cfg.path()))? {
             CheckResult::Valid { warnings } => trial.log_warnings(&warnings),
             CheckResult::Rejected { output } => return trial.find_fault(&trial.rename_staged(&output)),
         }
+        // Filled files come just before haproxy.cfg. If HAProxy starts in between, it runs the previous generation and needs a restart.
         for (due, filled) in fills.iter().zip(filled) {
             let saved = modified_at(due);
             if !exchange_file(filled, &due.real, &due.before)? {
                 return Ok(PublishOutcome::EditedMeanwhile(due.path.clone()));
             }
             log_filled(due);
+            // HAProxy may have started while the file had an editor's lines. `edit_windows` compares the times.
             if let Some(from) = saved.filter(|_| !due.is_ours) {
                 let stood = EditWindow { path: due.path.clone(), from, until: SystemTime::now() };
                 self.edit_windows.lock().unwrap_or_else(PoisonError::into_inner).push(stood);
@@ -205,10 +204,10 @@ impl Publication {
     }
 }
 
-/// Never used: a file that is filled is there.
+/// The permissions of a new file. A filled file exists, and keeps its own.
 const FILLED_MODE: u32 = 0o640;
 
-/// Somebody who has just saved the file is given the time to finish.
+/// Waits until an editor's last save is half a second old.
 fn wait_for_quiet(due: &PendingEdit) {
     let age = modified_at(due).and_then(|saved| SystemTime::now().duration_since(saved).ok());
     if let Some(age) = age.filter(|age| !due.is_ours && *age < QUIET) {
@@ -216,17 +215,14 @@ fn wait_for_quiet(due: &PendingEdit) {
     }
 }
 
-/// When what stands there was saved.
+/// The time at which the file on disk was saved. `None` if it can't be read.
 pub fn modified_at(due: &PendingEdit) -> Option<SystemTime> {
     fs::metadata(&due.real).and_then(|metadata| metadata.modified()).ok()
 }
 
 fn log_filled(due: &PendingEdit) {
     for line in &due.edited_lines {
-        tracing::warn!(
-            "{}:{line}: the lines below are confgen's; what somebody wrote there is overwritten",
-            due.path.display()
-        );
+        tracing::warn!(file = %due.path.display(), line, "overwrote an edit of the server lines below this comment");
     }
-    tracing::info!("{} is filled anew", due.path.display());
+    tracing::info!(file = %due.path.display(), "filled a file");
 }

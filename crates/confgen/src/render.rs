@@ -1,7 +1,8 @@
-//! From the view to bytes: the file, its maps, and the stamp that names them. Pure: the same view, the same bytes.
+//! Renders haproxy.cfg and its maps. Pure: no I/O, no clock, and the same view gives the same bytes.
 
 pub(crate) mod error_pages;
 mod internal_sockets;
+mod invariants;
 pub(crate) mod restart_needed;
 mod section;
 pub(crate) mod server_options;
@@ -17,21 +18,20 @@ use askama::Template;
 
 use crate::render::error_pages::ErrorPages;
 use crate::render::error_pages::HttpErrorLine;
+use crate::render::invariants::check_invariants;
 use crate::render::restart_needed::ConfigFingerprint;
 use crate::render::view::{Maps, Section, Site, Stub, View};
 
-/// What is to stand on disk.
+/// One generation: the files of a haproxy.cfg.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Rendered {
-    /// Names this generation: `setenv CONFGEN_GEN` in the file, the maps' folder in the state directory.
+    /// 16 hexadecimal digits: the value of `CONFGEN_GEN` in the file, and the name of the maps' folder in the state directory.
     pub generation_id: String,
-    /// haproxy.cfg, ending in a line feed.
+    /// The content of haproxy.cfg, with a line feed at its end.
     pub cfg: String,
-    /// The maps that it names.
     pub maps: Maps,
-    /// The error pages that it names.
     pub pages: Arc<ErrorPages>,
-    /// What of it a restart alone can change.
+    /// The fingerprint of the parts that only a restart changes.
     pub fingerprint: ConfigFingerprint,
 }
 
@@ -42,18 +42,18 @@ struct HaproxyCfg<'a> {
     site: &'a Site,
     sections: Sections<'a>,
     maps: String,
-    stamp: &'a str,
+    generation_id: &'a str,
 }
 
-/// The services' sections, in the order of the file.
+/// The services' sections, in the order of the file. Without them the template renders the common part.
 #[derive(Clone, Copy, Default)]
 struct Sections<'a> {
     http: &'a [Section<'a>],
     passthrough: &'a [Section<'a>],
     tcp: &'a [Section<'a>],
-    /// No reason for a restart: a HAProxy that lacks one also lacks the operator's line that names it.
+    /// Stubs are no part of the common part: a HAProxy that lacks one also lacks the operator's line that names it.
     stubs: &'a [Stub],
-    /// Whether the inner hop is kept for the process before: a service's matter no more.
+    /// The inner socket stays bound for the process before. No part of the common part, so this alone needs no restart.
     lingers: bool,
 }
 
@@ -79,34 +79,40 @@ impl HaproxyCfg<'_> {
     }
 }
 
-/// Renders. `state_dir` is where the maps' folders are.
-pub fn render_config(view: &View, structure: &ConfigFingerprint, state_dir: &Path) -> Result<Rendered, askama::Error> {
-    let stamp = structure.generation_id();
-    let maps = state_dir.join(&stamp).display().to_string();
+/// Renders a generation. `state_dir` has the folders of the maps.
+pub fn render_config(
+    view: &View,
+    fingerprint: &ConfigFingerprint,
+    state_dir: &Path,
+) -> Result<Rendered, askama::Error> {
+    let generation_id = fingerprint.generation_id();
+    let maps = state_dir.join(&generation_id).display().to_string();
+    check_invariants(view);
     let View { http, passthrough, tcp, stubs, lingers, .. } = view;
-    let cfg = render_file(view, Sections { http, passthrough, tcp, stubs, lingers: *lingers }, maps, &stamp)?;
+    let cfg = render_file(view, Sections { http, passthrough, tcp, stubs, lingers: *lingers }, maps, &generation_id)?;
     Ok(Rendered {
-        generation_id: stamp,
+        generation_id,
         cfg,
         maps: view.maps.clone(),
         pages: Arc::clone(&view.site.pages),
-        fingerprint: structure.clone(),
+        fingerprint: fingerprint.clone(),
     })
 }
 
-/// The file without any service, nor anything that tells one generation from another.
+/// The common part: the file without services and without the generation's id.
 pub fn render_frame(view: &View) -> Result<String, askama::Error> {
+    // The file has the `defaults` for TCP only with such a service or with passthrough, and this text has no TCP section.
     let tcp = if view.tcp.is_empty() { "" } else { "tcp" };
     render_file(view, Sections::default(), "-".into(), tcp)
 }
 
-fn render_file(view: &View, sections: Sections, maps: String, stamp: &str) -> Result<String, askama::Error> {
-    let text = HaproxyCfg { view, site: view.site, sections, maps, stamp }.render()?;
-    // Askama drops the template's last line feed, without which HAProxy refuses the file.
+fn render_file(view: &View, sections: Sections, maps: String, generation_id: &str) -> Result<String, askama::Error> {
+    let text = HaproxyCfg { view, site: view.site, sections, maps, generation_id }.render()?;
+    // HAProxy rejects a file without a line feed at its end, and Askama drops the template's.
     Ok(format!("{}\n", text.trim_end()))
 }
 
-/// `timeout http-keep-alive` in haproxy.cfg.
+/// The value of `timeout http-keep-alive` in haproxy.cfg. The drain waits for it too.
 pub const KEEP_ALIVE: Duration = Duration::from_secs(4);
 
 #[cfg(test)]

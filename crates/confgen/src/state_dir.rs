@@ -1,4 +1,4 @@
-//! The files: staged beside their places, renamed into them, never truncated, never half written.
+//! haproxy.cfg and the files below `--state-dir`. Each is replaced whole or not at all. This module doesn't decide what they hold.
 
 mod atomic_file;
 mod lock;
@@ -12,7 +12,6 @@ use std::time::Duration;
 use nix::fcntl::Flock;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
-use tempfile::NamedTempFile;
 
 use crate::desired::LastKnownGood;
 use crate::operator_files::SourceFile;
@@ -20,18 +19,18 @@ use crate::render::Rendered;
 use crate::render::restart_needed::ConfigFingerprint;
 use crate::render::view::Maps;
 use crate::store::PersistedStore;
-pub(crate) use atomic_file::{check_replaceable, exchange_file, remove_leftovers, replace_file, stage_file};
+pub(crate) use atomic_file::{
+    StagedFile, check_replaceable, exchange_file, remove_leftovers, replace_file, stage_file,
+};
 use atomic_file::{parent_dir, persist_file};
 
-/// A file that could not be read, written or put in place.
+/// A file that could not be read, written or replaced.
 #[derive(Debug, thiserror::Error)]
 #[error("{act} {}: {source}", path.display())]
 pub struct Error {
-    /// What was being done.
+    /// The verb of the failed act, `read` or `replace`.
     pub act: &'static str,
-    /// With what.
     pub path: PathBuf,
-    /// Why not.
     pub source: io::Error,
 }
 
@@ -39,68 +38,71 @@ pub(crate) fn io_error(act: &'static str, path: &Path) -> impl FnOnce(io::Error)
     move |source| Error { act, path: path.to_owned(), source }
 }
 
-/// Where a generation lives: haproxy.cfg, and the state directory with the maps it names.
+/// haproxy.cfg, and the state directory with its maps.
 #[derive(Clone, Debug)]
 pub struct StateDir {
     cfg: PathBuf,
     state_dir: PathBuf,
-    /// Held by all that may write; none for somebody who only looks.
-    #[expect(dead_code, reason = "held, never looked at")]
+    /// Clones share the lock. `None` for `render` and `diff`, which write nothing.
+    #[expect(dead_code, reason = "the lock ends with its last holder, and has no other use")]
     lock: Option<Arc<Flock<File>>>,
 }
 
-/// A generation that is written but not yet what HAProxy will read.
+/// A haproxy.cfg beside its place, not yet committed. Its maps are in their place already.
 pub struct StagedConfig {
-    file: NamedTempFile,
+    file: StagedFile,
 }
 
-/// Beside a generation's maps: what of it a restart alone can change.
+/// The generation's fingerprints, beside its maps.
 const FINGERPRINT: &str = "structure.json";
 
-/// Good values and claims.
+/// The last known good values, and the owners of claims.
 const MEMORY: &str = "memory.json";
-/// The services' keys, and what is served without one.
+/// The services' keys, and the upstreams that are retained.
 const STORE: &str = "store.json";
 
-/// The operator's files as HAProxy took them last.
+/// The operator's files as HAProxy accepted them last.
 const OPERATOR: &str = "operator.json";
 
-/// 1 GiB. The longest of confgen's own files: those of a store with some 100,000 keys have 100 MB.
+/// 1 GiB, the longest file that is read. Those of a store with some 100,000 keys have 100 MB.
 const LARGEST: u64 = 1 << 30;
 
-/// Files and folders of what is only tried.
+/// The start of the names of files and folders that exist only for a check.
 pub const TRIAL: &str = ".trial-";
 
 fn is_generation_id(name: &str) -> bool {
     name.len() == 16 && name.bytes().all(|byte| byte.is_ascii_hexdigit())
 }
 
-/// Another confgen that ends, or a `once`, is waited for.
+/// The wait for another confgen that is about to end, or for a `once`.
 const FREE_WITHIN: Duration = Duration::from_secs(2);
 
-/// A new haproxy.cfg: its group may read it, others need not know who is behind which host.
+/// The permissions of a new haproxy.cfg and of maps. The group may read them. Other users need not know the addresses of upstreams.
 const NEW_MODE: u32 = 0o640;
 
 impl StateDir {
-    /// Makes the state directory and takes it for this process, clears what a killed confgen left half written, and makes
-    /// sure that replacing the file will not take it from its owner.
+    /// Creates and locks the state directory, and removes the temporary files that a killed confgen left.
+    ///
+    /// # Errors
+    /// If another confgen holds the lock, or if a replaced haproxy.cfg could not keep its owner.
     pub fn open(cfg: &Path, state_dir: &Path) -> Result<Self, Error> {
         fs::create_dir_all(state_dir).map_err(io_error("create", state_dir))?;
         let lock = Some(Arc::new(lock::take_lock(state_dir, FREE_WITHIN)?));
-        let disk = Self { lock, ..Self::open_read_only(cfg, state_dir) };
-        disk.remove_temporaries()?;
-        check_replaceable(&disk.cfg)?;
-        Ok(disk)
+        let opened = Self { lock, ..Self::open_read_only(cfg, state_dir) };
+        // Behind the lock, since the files of another confgen are no leftovers.
+        opened.remove_temporaries()?;
+        check_replaceable(&opened.cfg)?;
+        Ok(opened)
     }
 
-    /// The same for somebody who only looks: nothing is made or cleared.
+    /// Opens without a lock, for reading. Nothing is created or removed.
     pub fn open_read_only(cfg: &Path, state_dir: &Path) -> Self {
-        // A link stays one: what it leads to is replaced.
+        // A rename would replace a link, so the file that it leads to is replaced instead.
         let cfg = cfg.canonicalize().unwrap_or_else(|_| cfg.to_owned());
         Self { cfg, state_dir: state_dir.to_owned(), lock: None }
     }
 
-    /// haproxy.cfg as it stands; none if there is no file.
+    /// The content of haproxy.cfg. `None` without a file.
     pub fn read_cfg(&self) -> Result<Option<String>, Error> {
         match regular_file::read(&self.cfg, LARGEST) {
             Ok(bytes) => Ok(Some(String::from_utf8_lossy(&bytes).into_owned())),
@@ -109,14 +111,15 @@ impl StateDir {
         }
     }
 
-    /// Writes the maps under the generation's name, and the file beside its place.
+    /// Writes the maps into the generation's folder, and haproxy.cfg beside its place.
     pub fn stage_config(&self, rendered: &Rendered) -> Result<StagedConfig, Error> {
+        // `haproxy -c` reads the maps that the staged file names.
         self.write_maps(rendered)?;
         let file = stage_file(&self.cfg, rendered.cfg.as_bytes(), NEW_MODE)?;
         Ok(StagedConfig { file })
     }
 
-    /// Writes the maps and error pages of a generation, and beside them its structure.
+    /// Writes the maps, error pages and fingerprints of a generation into its folder.
     pub fn write_maps(&self, rendered: &Rendered) -> Result<(), Error> {
         let maps = self.state_dir.join(&rendered.generation_id);
         fs::create_dir_all(&maps).map_err(io_error("create", &maps))?;
@@ -127,26 +130,27 @@ impl StateDir {
         for (name, content) in rendered.pages.files() {
             replace_file(&maps.join(name), content, NEW_MODE)?;
         }
-        let structure = maps.join(FINGERPRINT);
+        let fingerprint = maps.join(FINGERPRINT);
         let json =
-            serde_json::to_vec(&rendered.fingerprint).map_err(|error| io_error("write", &structure)(error.into()))?;
-        replace_file(&structure, &json, NEW_MODE)
+            serde_json::to_vec(&rendered.fingerprint).map_err(|error| io_error("write", &fingerprint)(error.into()))?;
+        replace_file(&fingerprint, &json, NEW_MODE)
     }
 
-    /// The structure of a generation; none if it isn't one of ours, or its folder is gone.
-    pub fn read_fingerprint(&self, stamp: &str) -> Option<ConfigFingerprint> {
-        if !is_generation_id(stamp) {
+    /// The fingerprints of a generation. `None` if confgen didn't make it, or its folder is gone.
+    pub fn read_fingerprint(&self, id: &str) -> Option<ConfigFingerprint> {
+        // The id is HAProxy's answer, and an operator may have started a HAProxy with any text as its `CONFGEN_GEN`.
+        if !is_generation_id(id) {
             return None;
         }
-        serde_json::from_slice(&regular_file::read(&self.state_dir.join(stamp).join(FINGERPRINT), LARGEST).ok()?).ok()
+        serde_json::from_slice(&regular_file::read(&self.state_dir.join(id).join(FINGERPRINT), LARGEST).ok()?).ok()
     }
 
-    /// Makes the staged file haproxy.cfg. This rename is the only commit.
+    /// Renames the staged file to haproxy.cfg. This rename is the only commit.
     pub fn commit(&self, staged: StagedConfig) -> Result<(), Error> {
         persist_file(staged.file, &self.cfg)
     }
 
-    /// Removes the maps of every generation but the given ones.
+    /// Removes the folders of all generations but these.
     pub fn remove_other_generations(&self, keep: &[&str]) -> Result<(), Error> {
         for entry in fs::read_dir(&self.state_dir).map_err(io_error("list", &self.state_dir))? {
             let entry = entry.map_err(io_error("list", &self.state_dir))?;
@@ -158,39 +162,36 @@ impl StateDir {
         Ok(())
     }
 
-    /// What was remembered of values and claims; nothing at first, and nothing when the file can't be read as such (it
-    /// is then kept aside).
+    /// The saved values and claims. Empty without a file, and if the file can't be parsed. That file is put aside then.
     pub fn load_last_known_good(&self) -> Result<LastKnownGood, Error> {
         load_json(&self.state_dir.join(MEMORY))
     }
 
-    /// What was remembered of the store, in the same way.
+    /// The saved replica of the store, in the same way.
     pub fn load_store(&self) -> Result<PersistedStore, Error> {
         load_json(&self.state_dir.join(STORE))
     }
 
-    /// Both, for somebody who only looks: nothing where it can't be read.
+    /// Both, for `render` and `diff`. Empty if a file can't be read. Nothing is put aside.
     pub fn load_leniently(&self) -> (LastKnownGood, PersistedStore) {
         (load_json_leniently(&self.state_dir.join(MEMORY)), load_json_leniently(&self.state_dir.join(STORE)))
     }
 
-    /// Remembers.
     pub fn save_state(&self, memory: &LastKnownGood, stored: &PersistedStore) -> Result<(), Error> {
         save_json(&self.state_dir.join(MEMORY), memory)?;
         save_json(&self.state_dir.join(STORE), stored)
     }
 
-    /// The operator's files as HAProxy took them last; none where that isn't known.
+    /// The operator's files as HAProxy accepted them last. `None` if that isn't known.
     pub fn load_operator_files(&self) -> Result<Option<Vec<SourceFile>>, Error> {
         load_json(&self.state_dir.join(OPERATOR))
     }
 
-    /// Remembers them.
     pub fn save_operator_files(&self, sources: &[SourceFile]) -> Result<(), Error> {
         save_json(&self.state_dir.join(OPERATOR), &sources)
     }
 
-    /// Temporary files of ours that a killed process left.
+    /// Removes the temporary files and trials that a killed confgen left.
     fn remove_temporaries(&self) -> Result<(), Error> {
         let kept = [MEMORY, STORE, OPERATOR].map(|name| self.state_dir.join(name));
         for place in kept.iter().chain([&self.cfg]) {
@@ -207,7 +208,7 @@ impl StateDir {
 }
 
 impl StagedConfig {
-    /// Where the staged file is, for `haproxy -c`.
+    /// The path of the staged file, for `haproxy -c`.
     pub fn path(&self) -> &Path {
         self.file.path()
     }
@@ -221,7 +222,9 @@ fn load_json<T: DeserializeOwned + Default>(path: &Path) -> Result<T, Error> {
     };
     serde_json::from_slice(&bytes).or_else(|error| {
         let aside = path.with_extension("json.broken");
-        tracing::warn!("{}: {error}; kept as {}, starting without it", path.display(), aside.display());
+        // A start without old values serves. A start that fails on them doesn't.
+        let (file, aside_to) = (path.display(), aside.display());
+        tracing::warn!(%file, %error, %aside_to, "can't parse a file of the state directory, starting without it");
         fs::rename(path, &aside).map_err(io_error("rename", path)).map(|()| T::default())
     })
 }
@@ -235,15 +238,15 @@ fn save_json(path: &Path, what: &impl Serialize) -> Result<(), Error> {
     replace_file(path, &json, 0o600)
 }
 
-/// Makes the file that HAProxy reads its servers' states from, with nothing but its version in it: a missing or an empty
-/// one is a warning at every check. handover makes and fills it too; where confgen may not, that is handover's.
+/// Creates HAProxy's state file if it is missing, with no server in it. handover fills it at each restart.
 pub fn create_state_file(path: &Path) {
     if path.exists() {
         return;
     }
+    // HAProxy warns of a missing or empty state file at every check. `1` is the format's version.
     let made = fs::create_dir_all(parent_dir(path)).map_err(io_error("create", parent_dir(path)));
     if let Err(error) = made.and_then(|()| replace_file(path, b"1\n", 0o644)) {
-        tracing::warn!("{error}; left to handover");
+        tracing::warn!(%error, "can't create the state file, leaving that to handover");
     }
 }
 

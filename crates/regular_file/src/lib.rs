@@ -1,5 +1,8 @@
 //! Reads a file whose path a person gave. The crate refuses everything that is not a regular file of a bounded length, so
-//! that a FIFO, a device or an endless file can neither block a program nor fill its memory.
+//! that a FIFO, a device or an endless file can neither block a program nor fill its memory. It also has the only way in which
+//! the programs replace a file: [`Temporary`].
+
+mod temporary;
 
 use std::fs::{self, File, Metadata, OpenOptions};
 use std::io::{self, Read};
@@ -7,6 +10,8 @@ use std::os::unix::fs::{FileTypeExt, OpenOptionsExt};
 use std::path::Path;
 
 use nix::fcntl::OFlag;
+
+pub use temporary::Temporary;
 
 /// 1 MiB. Enough for a certificate with its chain, a bundle of CA certificates, a password or a token. Debian's whole
 /// bundle (`ca-certificates.crt`) has 220 kB.

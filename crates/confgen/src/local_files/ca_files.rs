@@ -1,9 +1,10 @@
-//! The authorities' files: each checked by HAProxy itself and copied, so that one that breaks, or goes, never stops it.
+//! Takes over the files of `--ca-dir`, so that HAProxy still starts when one breaks or disappears. This module doesn't decide
+//! which service may name which file.
 
-use std::collections::BTreeMap;
+use std::collections::BTreeSet;
 use std::fs;
 use std::io;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use discovery::FileName;
 use haproxy::check::{CheckResult, Checker};
@@ -11,115 +12,105 @@ use regular_file::LARGE;
 
 use crate::desired::fingerprint::hash_parts;
 use crate::desired::{Authorities, Authority};
-use crate::local_files::bisect::find_culprits;
-use crate::local_files::certificates::first_alert;
-use crate::state_dir::{Error, TRIAL, io_error, replace_file};
+use crate::local_files::trial::{self, Candidate, Copies, LocalFile, TrialFolder, first_alert};
+use crate::operator_files::validate::{CHECK_DEFAULTS, CHECK_FRONTEND};
+use crate::state_dir::{Error, io_error};
 
-/// Nothing secret, but nobody's to write.
+/// CA certificates are no secret, so others may read the copies.
 const MODE: u32 = 0o644;
 
-/// Enough to single out a dozen files of a thousand; a check takes some 50 ms.
-const JUDGEMENTS: usize = 120;
-
-type Contents = BTreeMap<FileName, Vec<u8>>;
-
-/// Takes over the files of `source` into `state_dir/ca/`. A copy whose file is broken or gone can still be named: the
-/// last good content serves. One whose file is gone goes too, once haproxy.cfg doesn't name it.
+/// Takes over the files of `source` into `state_dir/ca/`. If a file is broken or gone, its copy can still be named: the last good
+/// content serves. The copy of a file that is gone is removed once haproxy.cfg (`cfg`) doesn't name it.
+///
+/// # Errors
+/// If a directory can't be listed, or a copy can't be written or removed.
 pub fn collect_ca_files(source: &Path, state_dir: &Path, cfg: &Path, checker: &Checker) -> Result<Authorities, Error> {
-    let copies = copies_dir(state_dir);
-    fs::create_dir_all(&copies).map_err(io_error("create", &copies))?;
-    let ((files, unreadable), (kept, _)) = (read_contents(source)?, read_contents(&copies)?);
-    let new: Vec<FileName> = files.keys().filter(|name| kept.get(*name) != files.get(*name)).cloned().collect();
-    let mut judge =
-        |some: &[FileName]| check_ca_files(some.iter().filter_map(|name| files.get(name)), state_dir, checker);
-    let mut refused: BTreeMap<FileName, String> = find_culprits(&new, JUDGEMENTS, &mut judge)?.into_iter().collect();
-    let gone: Vec<&FileName> =
-        kept.keys().filter(|name| !files.contains_key(*name) && !unreadable.contains_key(*name)).collect();
-    for name in new.iter().filter(|name| !refused.contains_key(*name)) {
-        replace_file(&copies.join(name.as_str()), files.get(name).map_or(&[], Vec::as_slice), MODE)?;
-    }
-    let named = regular_file::read(cfg, LARGE).unwrap_or_default();
-    let named = String::from_utf8_lossy(&named);
-    for name in gone {
-        let copy = copies.join(name.as_str());
-        if named.contains(&copy.display().to_string()) {
-            refused.insert(name.clone(), "the file is gone".into());
+    let copies = copies_of(state_dir);
+    copies.create_folder()?;
+    let files = read_files(source)?;
+    let present: BTreeSet<FileName> = files.iter().map(|file| file.key.clone()).collect();
+    let mut collected = trial::collect(
+        files,
+        &copies,
+        |_, name, content| to_authority(&copies, name, content),
+        |some| find_complaint(some, state_dir, checker),
+    )?;
+    let cfg = regular_file::read(cfg, LARGE).unwrap_or_default();
+    let cfg = String::from_utf8_lossy(&cfg);
+    for copy in read_files(copies.folder())?.into_iter().filter(|copy| !present.contains(&copy.key)) {
+        let Ok(content) = copy.content else { continue };
+        let path = copies.path_of(&copy.copy_name);
+        // HAProxy would not start without a file that haproxy.cfg names, so the copy outlives its file until the next restart.
+        if cfg.contains(&path.display().to_string()) {
+            let authority = to_authority(&copies, &copy.copy_name, &content);
+            collected.in_use.extend(authority.map(|authority| (copy.key.clone(), authority)));
+            collected.rejected.insert(copy.key, "the file is gone".into());
         } else {
-            fs::remove_file(&copy).map_err(io_error("remove", &copy))?;
+            fs::remove_file(&path).map_err(io_error("remove", &path))?;
         }
     }
-    refused.extend(unreadable);
-    Ok(Authorities { usable: to_authorities(&read_contents(&copies)?.0, &copies), refused })
+    Ok(Authorities { usable: collected.in_use, refused: collected.rejected })
 }
 
-/// What can be named, as far as a look can tell; nothing is taken over.
+/// The files and copies that a service could name now. HAProxy checks none, and nothing is written.
 pub fn read_ca_files_unchecked(source: &Path, state_dir: &Path) -> Authorities {
-    let copies = copies_dir(state_dir);
-    let (mut files, _) = read_contents(&copies).unwrap_or_default();
-    files.extend(read_contents(source).unwrap_or_default().0);
-    Authorities { usable: to_authorities(&files, &copies), refused: BTreeMap::new() }
+    let copies = copies_of(state_dir);
+    let mut files = read_files(copies.folder()).unwrap_or_default();
+    // A file comes after its copy, and replaces it in the result.
+    files.extend(read_files(source).unwrap_or_default());
+    let collected = trial::collect_unchecked(files, &copies, |_, name, content| to_authority(&copies, name, content));
+    Authorities { usable: collected.in_use, ..Authorities::default() }
 }
 
-fn copies_dir(state_dir: &Path) -> PathBuf {
-    state_dir.join("ca")
+fn copies_of(state_dir: &Path) -> Copies {
+    Copies::new(state_dir.join("ca"), MODE, LARGE)
 }
 
-/// The files that a setting can name, and why some of them can't be read. A directory that isn't there holds none.
-fn read_contents(dir: &Path) -> Result<(Contents, BTreeMap<FileName, String>), Error> {
+/// The files of a directory that a setting can name, sorted. A missing directory has none.
+fn read_files(dir: &Path) -> Result<Vec<LocalFile<FileName>>, Error> {
     let entries = match fs::read_dir(dir) {
         Ok(entries) => entries,
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Default::default()),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
         Err(error) => return Err(io_error("list", dir)(error)),
     };
-    let (mut contents, mut unreadable) = (Contents::new(), BTreeMap::new());
+    let mut files = Vec::new();
     for path in entries.flatten().map(|entry| entry.path()).filter(|path| !path.is_dir()) {
-        let name = path.file_name().and_then(|name| name.to_str()?.parse().ok());
-        let Some(name) = name else { continue };
-        match regular_file::read(&path, LARGE) {
-            Ok(content) => drop(contents.insert(name, content)),
-            // It went since the directory was listed, or is a link that leads nowhere.
-            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
-            Err(error) => drop(unreadable.insert(name, error.to_string())),
-        }
+        let key = path.file_name().and_then(|name| name.to_str()?.parse::<FileName>().ok());
+        let Some(key) = key else { continue };
+        let content = match regular_file::read(&path, LARGE) {
+            // The file disappeared after the directory was listed, or a link leads nowhere.
+            Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
+            content => content.map_err(|error| error.to_string()),
+        };
+        files.push(LocalFile { copy_name: key.to_string(), key, content });
     }
-    Ok((contents, unreadable))
+    files.sort_by(|one, other| one.key.cmp(&other.key));
+    Ok(files)
 }
 
-fn to_authorities(contents: &Contents, copies: &Path) -> BTreeMap<FileName, Authority> {
-    let authority = |name: &FileName, content: &Vec<u8>| {
-        let copy = copies.join(name.as_str()).display().to_string().parse().ok()?;
-        Some((name.clone(), Authority { copy, fingerprint: hash_parts([content.as_slice()]) }))
-    };
-    contents.iter().filter_map(|(name, content)| authority(name, content)).collect()
+fn to_authority(copies: &Copies, name: &str, content: &[u8]) -> Result<Authority, String> {
+    let copy = copies.path_of(name).display().to_string();
+    let copy = copy.parse().map_err(|error| format!("HAProxy can't be given the path {copy}: {error}"))?;
+    Ok(Authority { copy, fingerprint: hash_parts([content]) })
 }
 
-/// Why HAProxy would not start with these files: it loads each that a configuration names.
-fn check_ca_files<'a>(
-    files: impl Iterator<Item = &'a Vec<u8>>,
-    state_dir: &Path,
-    checker: &Checker,
-) -> Result<Option<String>, Error> {
-    let folder = tempfile::Builder::new().prefix(TRIAL).tempdir_in(state_dir);
-    let folder = folder.map_err(io_error("create a folder in", state_dir))?;
-    // Nothing is bound by a check; it only wants something to bind.
-    let mut text = "defaults\n    mode http\n    timeout client 1s\n    timeout connect 1s\n    timeout server 1s\n\
-                    frontend confgen-check\n    bind 127.0.0.1:443\n"
-        .to_owned();
-    for (number, content) in files.enumerate() {
-        let file = folder.path().join(number.to_string());
-        replace_file(&file, content, MODE)?;
+/// HAProxy's complaint about some files together. HAProxy loads each file that a configuration names.
+fn find_complaint(some: &[&Candidate], state_dir: &Path, checker: &Checker) -> Result<Option<String>, Error> {
+    let folder = TrialFolder::create(state_dir)?;
+    let mut text = format!("{CHECK_DEFAULTS}{CHECK_FRONTEND}\n");
+    for (number, candidate) in some.iter().enumerate() {
+        let file = folder.write_file(&number.to_string(), &candidate.content)?;
         text += &format!("backend {number}\n    default-server ssl verify required ca-file {}\n", file.display());
     }
-    let cfg = folder.path().join("haproxy.cfg");
-    replace_file(&cfg, text.as_bytes(), MODE)?;
-    Ok(match checker.check_files(&[cfg]) {
+    Ok(match folder.check(&text, None, checker)? {
         Ok(CheckResult::Valid { .. }) => None,
         Ok(CheckResult::Rejected { output }) => {
             let words = first_alert(&output);
+            // HAProxy has the reason in parentheses, behind the path.
             let reason = words.rsplit_once('(').and_then(|(_, reason)| reason.split_once(')'));
             Some(reason.map_or(words.clone(), |(reason, _)| reason.to_owned()))
         }
-        Err(error) => Some(error.to_string()),
+        Err(failure) => Some(failure),
     })
 }
 

@@ -1,4 +1,4 @@
-//! One certificate, as far as somebody has to know it: for whom, until when, and how HAProxy shows it. Pure.
+//! One certificate: its names, its validity, and its form in HAProxy's output. Pure: no I/O, no clock.
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -7,35 +7,33 @@ use haproxy::runtime::{NotPem, Pem, ShownCertificate, Token};
 use sha1::{Digest, Sha1};
 use x509_parser::certificate::X509Certificate;
 use x509_parser::extensions::GeneralName;
-use x509_parser::x509::X509Name;
 
-/// A certificate that is served. `Debug` shows nothing of its key.
+/// A certificate that was taken over. `Debug` shows no byte of its key.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Certificate {
     /// The operator's file, or the self-signed one in the state directory.
     pub file: PathBuf,
-    /// The copy that HAProxy reads, which is its name for it too.
+    /// The path of the copy that HAProxy reads. HAProxy uses it as the certificate's name.
     pub copy: Token,
-    /// What HAProxy is given.
     pub pem: Pem,
-    /// The hosts and addresses it is for, its common name where it says no other.
+    /// The hosts and addresses that the certificate is for. Without any, its common names.
     pub names: Vec<String>,
-    /// The names, in lower case, that HAProxy serves it for without a filter: its DNS names and its common names.
-    /// Common names that are not among its DNS names come with `Coverage::CommonName`.
+    /// The names, in lower case, for which HAProxy serves it without a filter: its DNS names and its common names. A common name
+    /// that is no DNS name has `Coverage::CommonName`.
     pub servable: BTreeMap<String, Coverage>,
-    /// What kind of key it has. HAProxy prefers ECDSA, then RSA, and gives each client what it can use.
+    /// HAProxy prefers ECDSA, then RSA, among the kinds that the client can use.
     pub key_type: KeyType,
-    /// The start of its validity in Unix seconds; None if it can't be read.
+    /// The start of its validity in Unix seconds. `None` if it can't be read.
     pub not_before: Option<i64>,
-    /// The last second of its validity in Unix seconds; None if it can't be read (HAProxy may still take it).
+    /// The last second of its validity in Unix seconds. `None` if it can't be read, though HAProxy may accept the file.
     pub not_after: Option<i64>,
-    /// SHA-1 of it in hexadecimal capitals, as `show ssl cert` and `openssl x509 -fingerprint` have it.
+    /// SHA-1 in hexadecimal capitals, as in `show ssl cert` and `openssl x509 -fingerprint`.
     pub fingerprint: String,
-    /// The subjects of the chain behind it; none for one that can't be read.
+    /// The subjects of the chain behind it. `None` for a certificate that can't be read.
     pub chain: Vec<Option<Subject>>,
 }
 
-/// How a certificate comes by a name. The better one is less.
+/// The part of a certificate that has a name. The better one is less.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Coverage {
     /// The name is one of its DNS names.
@@ -49,16 +47,13 @@ pub enum Coverage {
 /// The kinds of keys that HAProxy tells apart, in the order in which it prefers them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum KeyType {
-    /// Elliptic curve.
     Ecdsa,
-    /// RSA.
     Rsa,
-    /// Any other, such as Ed25519.
+    /// Such as Ed25519.
     Other,
 }
 
 impl KeyType {
-    /// As people write it.
     pub fn name(self) -> &'static str {
         match self {
             Self::Ecdsa => "ECDSA",
@@ -77,11 +72,11 @@ impl KeyType {
     }
 }
 
-/// A name's values in their order, without what they are the values of.
+/// The values of a distinguished name in their order, without the attributes' types.
 pub type Subject = Vec<String>;
 
 impl Certificate {
-    /// Reads a file's content.
+    /// Parses the content of `file`, of which HAProxy reads `copy`.
     pub fn parse(file: PathBuf, copy: Token, content: &[u8]) -> Result<Self, NotPem> {
         let pem = Pem::parse(content)?;
         let own = pem.certificates().next().unwrap_or_default();
@@ -97,20 +92,19 @@ impl Certificate {
         Ok(Self { file, copy, names, servable, key_type, not_before, not_after, fingerprint, chain, pem })
     }
 
-    /// How many certificates stand behind it.
+    /// The number of certificates behind it.
     pub fn chain_length(&self) -> usize {
         self.chain.len()
     }
 
-    /// Whether this is what HAProxy shows: the same certificate, and the same names in the chain behind it. HAProxy shows
-    /// no more of a chain.
+    /// True if HAProxy shows this certificate with this chain. HAProxy shows only the names of a chain.
     pub fn is_shown_as(&self, shown: &ShownCertificate) -> bool {
-        let same =
-            |(own, shown): (&Option<Subject>, &String)| own.as_ref().is_none_or(|own| is_shown_subject(own, shown));
+        let mut chain = self.chain.iter().zip(&shown.chain);
         self.fingerprint.eq_ignore_ascii_case(&shown.fingerprint)
             // Without a chain of its own, HAProxy may find one (`issuers-chain-path`).
             && (self.chain.is_empty()
-                || self.chain.len() == shown.chain.len() && self.chain.iter().zip(&shown.chain).all(same))
+                || self.chain.len() == shown.chain.len()
+                    && chain.all(|(own, shown)| own.as_ref().is_none_or(|own| is_shown_subject(own, shown))))
     }
 }
 
@@ -120,7 +114,7 @@ fn servable_names(certificate: &X509Certificate) -> BTreeMap<String, Coverage> {
         _ => None,
     });
     let mut servable: BTreeMap<String, Coverage> = hosts.map(|host| (host, Coverage::Exact)).collect();
-    // Without any alternative name, clients that look at common names are all there is.
+    // Without any alternative name, only clients that accept common names can use the certificate.
     let coverage = if alternative_names(certificate).is_empty() { Coverage::Exact } else { Coverage::CommonName };
     for name in common_names(certificate) {
         servable.entry(name.to_ascii_lowercase()).or_insert(coverage);
@@ -150,21 +144,20 @@ fn names_of(certificate: &X509Certificate) -> Vec<String> {
 }
 
 fn parse_address(bytes: &[u8]) -> Option<String> {
-    let v4 = || <[u8; 4]>::try_from(bytes).ok().map(|octets| std::net::Ipv4Addr::from(octets).to_string());
-    let v6 = || <[u8; 16]>::try_from(bytes).ok().map(|octets| std::net::Ipv6Addr::from(octets).to_string());
-    v4().or_else(v6)
+    let v4 = <[u8; 4]>::try_from(bytes).ok().map(|octets| std::net::Ipv4Addr::from(octets).to_string());
+    let v6 = <[u8; 16]>::try_from(bytes).ok().map(|octets| std::net::Ipv6Addr::from(octets).to_string());
+    v4.or(v6)
 }
 
 fn parse_subject(der: &[u8]) -> Option<Subject> {
     let (_, certificate) = x509_parser::parse_x509_certificate(der).ok()?;
-    let values = |name: &X509Name| -> Subject {
-        name.iter_attributes().map(|it| String::from_utf8_lossy(it.attr_value().data).into_owned()).collect()
-    };
-    Some(values(certificate.subject()))
+    let values = certificate.subject().iter_attributes();
+    Some(values.map(|it| String::from_utf8_lossy(it.attr_value().data).into_owned()).collect())
 }
 
-/// Whether HAProxy's `/C=DE/O=a/b/CN=c` has these values. The short names before `=` are left to OpenSSL.
+/// True if HAProxy's `/C=DE/O=a/b/CN=c` has these values.
 fn is_shown_subject(values: &[String], shown: &str) -> bool {
+    // OpenSSL chooses the short names before `=`, so they don't count.
     let mut rest = shown;
     for value in values {
         let after = rest.strip_prefix('/').and_then(|rest| rest.split_once('=')).map(|(_, rest)| rest);
@@ -205,7 +198,7 @@ pub(crate) mod tests {
     }
 
     #[test]
-    fn says_for_whom_and_until_when() {
+    fn a_certificate_has_its_names_and_its_end() {
         let certificate = chained("Root");
         assert_eq!(certificate.names, ["a.com", "10.0.0.5"]);
         assert_eq!(certificate.not_after, Some(1_893_456_000));
@@ -213,7 +206,7 @@ pub(crate) mod tests {
     }
 
     #[test]
-    fn is_what_haproxy_shows_by_fingerprint_and_chain() {
+    fn a_certificate_is_compared_with_haproxys_by_fingerprint_and_chain() {
         let certificate = chained("Root");
         let shown = |fingerprint: &str, chain: &[&str]| {
             let chain = chain.iter().map(|name| (*name).to_owned()).collect();

@@ -1,43 +1,42 @@
-//! The certificates' files: each checked by HAProxy itself and copied, so that a broken one never stops it; and the list that
-//! says which of them serves which name.
+//! Takes over the operator's certificates, and writes the list that says which of them serves which name. A broken file never
+//! stops HAProxy. This module doesn't send certificates to a running HAProxy.
 
 mod choice;
 mod directory;
-mod trial;
+mod fallback;
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::fs;
 use std::io;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 
-use haproxy::check::Checker;
+use haproxy::check::{CheckResult, Checker};
 use haproxy::runtime::{SniFilter, Token, crt_line};
+use regular_file::LARGE;
 use sha1::{Digest, Sha1};
 
-use crate::local_files::bisect::find_culprits;
 use crate::local_files::certificate::Certificate;
-use crate::state_dir::{Error, io_error, replace_file};
+use crate::local_files::trial::{self, Candidate, Copies, LocalFile, TrialFolder, first_alert};
+use crate::operator_files::validate::{CHECK_DEFAULTS, CHECK_FRONTEND};
+use crate::state_dir::{Error, io_error};
 pub use choice::{Choice, Claimant, Validity};
-use trial::Trial;
-pub(crate) use trial::first_alert;
 
-/// What HTTPS is served with.
+/// The certificates that were taken over, and the crt-list.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Certificates {
-    /// The list that HAProxy reads; none where nothing was collected.
+    /// The path of the list. `None` if nothing was collected: `render` and `diff` don't.
     pub crt_list: Option<Token>,
-    /// The list's lines: `default.pem`, then those of the certificates that serve a name.
+    /// `default.pem` first, then the certificates that serve a name.
     pub lines: Vec<CrtListLine>,
-    /// Each of the operator's files that was taken, by path, whether it serves a name or not.
+    /// The operator's files in use, sorted by path. Some serve no name.
     pub files: Vec<Certificate>,
-    /// Which of `files` serves which name.
+    /// The names that each of `files` serves.
     pub choice: Choice,
-    /// The times, in Unix seconds, between which the choice holds. Later, or earlier, another certificate is the best one.
+    /// The time, in Unix seconds, in which the choice holds. Before and after, another certificate is the best for a name.
     pub choice_holds_within: Range<i64>,
-    /// Files that are not used, or whose last good copy still is, and why.
+    /// Files that aren't used as they stand, with the reason. The last good copy of one may serve.
     pub rejected: BTreeMap<PathBuf, String>,
-    /// Files that are of no use here, without being wrong, and why.
+    /// Files that are of no use here, though nothing is wrong with them, with the reason.
     pub unused: BTreeMap<PathBuf, String>,
     /// The operator's directory.
     pub directory: PathBuf,
@@ -46,19 +45,18 @@ pub struct Certificates {
 /// A line of the crt-list.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct CrtListLine {
-    /// The certificate, with the copy that the line names.
     pub certificate: Certificate,
-    /// The names that the line serves. Empty for all names of the certificate.
+    /// The names that the line serves. Empty means all names of the certificate.
     pub filters: Vec<SniFilter>,
 }
 
 impl Certificates {
-    /// Whether the choice is still right at a time in Unix seconds. The clock may have been set back, too.
+    /// True if the choice holds at `now`, in Unix seconds. The clock may have been set back.
     pub fn is_current(&self, now: i64) -> bool {
         self.crt_list.is_none() || self.choice_holds_within.contains(&now)
     }
 
-    /// The certificate that clients get that ask for no name, or for one that no certificate is for.
+    /// The certificate for clients that ask for no name, or for a name without a certificate.
     pub fn default_certificate(&self) -> Option<&Certificate> {
         self.lines.first().map(|line| &line.certificate)
     }
@@ -69,94 +67,93 @@ impl Certificates {
         self.files.iter().filter(move |it| listed.contains(it.file.as_path()))
     }
 
-    /// A file's path within the operator's directory.
+    /// A file's path relative to the operator's directory.
     pub fn relative_name(&self, file: &Path) -> String {
         file.strip_prefix(&self.directory).unwrap_or(file).display().to_string()
     }
 
-    /// The names that each file serves.
+    /// The names that each file serves, by path. A file that serves none has an empty list.
     fn names_by_file(&self) -> BTreeMap<&Path, Vec<&str>> {
         let mut served = self.choice.names_by_certificate();
         let files = self.files.iter().enumerate();
         files.map(|(index, it)| (it.file.as_path(), served.remove(&index).unwrap_or_default())).collect()
     }
 
-    /// Logs what is another than before: what is refused, what was taken over, and what serves other names from now on. At
-    /// the start, when nothing was before, only what is refused, and what serves nothing.
+    /// Logs the differences from `before`. At the start, when nothing was before, only rejected and useless files.
     pub fn log_changes(&self, before: &Self) {
         for (file, reason) in &self.rejected {
             if before.rejected.get(file) != Some(reason) {
-                tracing::warn!("certificate {}: {reason}; not taken over", file.display());
+                tracing::warn!(file = %file.display(), %reason, "rejected a certificate");
             }
         }
         for (file, reason) in &self.unused {
             if before.unused.get(file) != Some(reason) {
-                tracing::info!("certificate {}: not used: {reason}", file.display());
+                tracing::info!(file = %file.display(), %reason, "certificate not used");
             }
         }
-        let known = |it: &Certificate| before.files.iter().any(|other| other.file == it.file && other.pem == it.pem);
         if before.crt_list.is_some() {
-            for certificate in self.files.iter().filter(|it| !known(it)) {
-                let (file, names) = (certificate.file.display(), certificate.names.join(", "));
-                tracing::info!("certificate {file}: taken over for {names}");
+            for it in self.files.iter().filter(|it| before.find_file(&it.file).is_none_or(|old| old.pem != it.pem)) {
+                tracing::info!(file = %it.file.display(), names = it.names.join(", "), "took over a certificate");
             }
-            for gone in before.files.iter().filter(|it| !self.files.iter().any(|other| other.file == it.file)) {
-                tracing::info!("certificate {}: gone", gone.file.display());
+            for gone in before.files.iter().filter(|it| self.find_file(&it.file).is_none()) {
+                tracing::info!(file = %gone.file.display(), "certificate deleted");
             }
         }
         self.log_served_names(before);
     }
 
-    /// Logs which files serve other names than before, where the file itself is no news.
+    fn find_file(&self, file: &Path) -> Option<&Certificate> {
+        self.files.iter().find(|it| it.file == file)
+    }
+
+    /// Logs the old files that serve other names than before.
     fn log_served_names(&self, before: &Self) {
         let (now, then) = (self.names_by_file(), before.names_by_file());
         for (file, names) in &now {
             let was = then.get(file);
             if names.is_empty() && was.is_none_or(|was| !was.is_empty()) && self.has_names(file) {
-                tracing::info!("certificate {}: serves no name, others are better", file.display());
+                tracing::info!(file = %file.display(), "certificate serves no name, others are better");
             } else if was.is_some_and(|was| was != names) {
-                tracing::info!("certificate {}: serves {} from now on", file.display(), names.join(", "));
+                tracing::info!(file = %file.display(), names = names.join(", "), "certificate serves other names");
             }
         }
     }
 
-    /// Whether a file's certificate has a name that could be served.
     fn has_names(&self, file: &Path) -> bool {
-        self.files.iter().any(|it| it.file == file && !it.servable.is_empty())
+        self.find_file(file).is_some_and(|it| !it.servable.is_empty())
     }
 }
 
-/// Private keys: for the owner, and HAProxy's group to read.
+/// The owner may write a copy, and HAProxy's group may read it. Copies hold private keys.
 const MODE: u32 = 0o640;
 
 /// The first line of the list.
 const DEFAULT: &str = "default.pem";
 
-/// What lets HTTPS answer where there is nothing else.
+/// Serves HTTPS while the operator has no certificate.
 const SELF_SIGNED: &str = "self-signed.pem";
 
-/// Enough to single out a dozen files of a thousand; a check takes some 50 ms.
-const JUDGEMENTS: usize = 120;
-
-/// The longest copy's name that is taken from its file's name. File systems take 255 bytes.
+/// The longest name of a copy that is taken from its file's name, in bytes. File systems allow 255.
 const LONGEST_NAME: usize = 120;
 
-/// Where the list of certificates is, in the folder of the copies.
+/// The path of the list of certificates, in the folder of the copies.
 pub fn crt_list_path(state_dir: &Path) -> PathBuf {
-    copies_dir(state_dir).join("crt-list.txt")
+    copies_of(state_dir).path_of("crt-list.txt")
 }
 
-fn copies_dir(state_dir: &Path) -> PathBuf {
-    state_dir.join("certs")
+/// A copy may be longer than each of the files that its certificate, chain and key come from.
+fn copies_of(state_dir: &Path) -> Copies {
+    Copies::new(state_dir.join("certs"), MODE, LARGE)
 }
 
-/// Takes over the certificates of `source` into `state_dir/certs/`, and lists the copies of those that are the best ones for a
-/// name at the time `now`, in Unix seconds. The list's first line is `default.pem`, for clients that name no host or an
-/// unknown one: a copy of the best certificate, or a self-signed one where there is none. HAProxy can't do without its first
-/// line, so that file is never deleted.
+/// Takes over the certificates of `source` into `state_dir/certs/`, and lists the copies of those that are the best for a name
+/// at the time `now`, in Unix seconds. The list's first line is `default.pem`, for clients that ask for no known name: a copy
+/// of the best certificate, or a self-signed one if there is none. HAProxy needs its first line, so that file is never deleted.
 ///
-/// Whenever HAProxy starts, what is listed is there: a copy comes before its line, and goes after it. It is checked beside
-/// the operator's own files (`include`), whose `global` may ask more of a certificate.
+/// HAProxy checks certificates beside the operator's own files (`include`), since their `global` may ask more of a certificate.
+///
+/// # Errors
+/// If a directory can't be listed, or a file of the state directory can't be written or removed.
 pub fn collect_certificates(
     source: &Path,
     state_dir: &Path,
@@ -164,34 +161,32 @@ pub fn collect_certificates(
     checker: &Checker,
     now: i64,
 ) -> Result<Certificates, Error> {
-    let copies = copies_dir(state_dir);
-    fs::create_dir_all(&copies).map_err(io_error("create", &copies))?;
+    let copies = copies_of(state_dir);
+    copies.create_folder()?;
     let found = directory::read_directory(source)?;
-    let mut refused = BTreeMap::new();
-    let mut files = Vec::new();
-    for (file, outcome) in
-        check_new_candidates(list_candidates(source, found.certificates, &copies), &copies, include, checker)?
-    {
-        let taken = match outcome {
-            Ok(candidate) => {
-                replace_file(&copies.join(&candidate.name), &candidate.content, MODE)?;
-                Some(candidate.certificate)
-            }
-            Err(RejectedFile { name, reason }) => {
-                refused.insert(file.clone(), reason);
-                read_last_good(&file, &copies.join(name))
-            }
-        };
-        files.extend(taken);
-    }
+    let files = found.certificates.into_iter().map(|(key, content)| {
+        let copy_name = copy_name(key.strip_prefix(source).unwrap_or(&key));
+        LocalFile { key, copy_name, content }
+    });
+    let mut trial =
+        CertificateTrial { copies: &copies, state_dir, beside: Some(include), has_tried_own: false, checker };
+    let collected = trial::collect(
+        files.collect(),
+        &copies,
+        |file, name, content| parse_certificate(file, &copies.path_of(name), content),
+        |some| trial.find_complaint(some),
+    )?;
+    let files: Vec<Certificate> = collected.in_use.into_values().collect();
     let choice = Choice::choose(&files, now);
-    let default = write_default(choice.default.and_then(|index| files.get(index)), &copies)?;
+    let default = fallback::write_default(choice.default.and_then(|index| files.get(index)), &copies)?;
+    // `!*` makes the first line the default certificate and nothing else.
     let mut lines = vec![CrtListLine { certificate: default, filters: vec![SniFilter::for_no_name()] }];
-    let line =
-        |(index, filters)| files.get(index).map(|it: &Certificate| CrtListLine { certificate: it.clone(), filters });
-    lines.extend(choice.crt_list_lines(&files).into_iter().filter_map(line));
+    for (index, filters) in choice.crt_list_lines(&files) {
+        lines.extend(files.get(index).cloned().map(|certificate| CrtListLine { certificate, filters }));
+    }
+    // If HAProxy starts at any moment, each listed copy is there: a copy is written before its line, and removed after it.
     let text: String = lines.iter().map(|it| format!("{}\n", crt_line(&it.certificate.copy, &it.filters))).collect();
-    replace_file(&crt_list_path(state_dir), text.as_bytes(), MODE)?;
+    copies.write_copy("crt-list.txt", text.as_bytes())?;
     remove_stale_copies(&copies, &files)?;
     Ok(Certificates {
         crt_list: Some(path_token(&crt_list_path(state_dir))?),
@@ -199,59 +194,27 @@ pub fn collect_certificates(
         choice_holds_within: choice::unchanged_within(&files, now),
         files,
         choice,
-        rejected: refused,
+        rejected: collected.rejected,
         unused: found.unused,
         directory: source.to_owned(),
     })
 }
 
-/// A file that may become a certificate of HAProxy's.
-#[derive(Clone)]
-struct Candidate {
-    /// Of the copy.
-    name: String,
-    content: Vec<u8>,
-    certificate: Certificate,
-}
-
-/// Why a file isn't taken, with the name that its copy has.
-struct RejectedFile {
-    name: String,
-    reason: String,
-}
-
-type Outcome = Result<Candidate, RejectedFile>;
-
-/// What was found, with names for the copies.
-fn list_candidates(
-    source: &Path,
-    found: BTreeMap<PathBuf, Result<Vec<u8>, String>>,
-    copies: &Path,
-) -> Vec<(PathBuf, Outcome)> {
-    let candidate = |(file, content): (PathBuf, Result<Vec<u8>, String>)| {
-        let name = copy_name(file.strip_prefix(source).unwrap_or(&file));
-        let outcome = content.and_then(|content| parse_candidate(&file, &name, content, copies));
-        (file, outcome.map_err(|reason| RejectedFile { name, reason }))
-    };
-    found.into_iter().map(candidate).collect()
-}
-
-fn parse_candidate(file: &Path, name: &str, content: Vec<u8>, copies: &Path) -> Result<Candidate, String> {
-    let copy = path_token(&copies.join(name)).map_err(|error| error.to_string())?;
-    let certificate = Certificate::parse(file.to_owned(), copy, &content).map_err(|error| error.to_string())?;
-    Ok(Candidate { name: name.to_owned(), content, certificate })
+fn parse_certificate(file: &Path, copy: &Path, content: &[u8]) -> Result<Certificate, String> {
+    let copy = path_token(copy).map_err(|error| error.to_string())?;
+    Certificate::parse(file.to_owned(), copy, content).map_err(|error| error.to_string())
 }
 
 /// The copy's name for a file within the operator's directory: `a.pem` for `a.pem`, `a.pem.rsa.pem` for `a.pem.rsa`. For any
-/// other name, what of it is plain, and a digest of the whole: HAProxy's list and its Runtime API have their own syntax.
+/// other name, its plain characters and a digest of the whole: HAProxy's list and its Runtime API have their own syntax.
 fn copy_name(file: &Path) -> String {
     let name = file.display().to_string();
-    let is_plain = |byte: u8| byte.is_ascii_alphanumeric() || b"_.-".contains(&byte);
-    let fits = name.len() <= LONGEST_NAME && name.bytes().all(is_plain) && name != DEFAULT && name != SELF_SIGNED;
+    let is_own = name == DEFAULT || name == SELF_SIGNED;
+    let fits = name.len() <= LONGEST_NAME && name.bytes().all(is_plain) && !is_own;
     if fits && [".rsa", ".ecdsa", ".dsa"].iter().any(|end| name.ends_with(&format!(".pem{end}"))) {
         return format!("{name}.pem");
     }
-    // `a.pem.rsa.pem` is the copy of another file.
+    // `a.pem.rsa.pem` is the copy of `a.pem.rsa`.
     if fits && name.ends_with(".pem") && !name.contains(".pem.") {
         return name;
     }
@@ -262,111 +225,75 @@ fn copy_name(file: &Path) -> String {
     format!("{plain}-{digest}.pem")
 }
 
-/// HAProxy's own word on those that are new or changed.
-fn check_new_candidates(
-    candidates: Vec<(PathBuf, Outcome)>,
-    copies: &Path,
-    include: &Path,
-    checker: &Checker,
-) -> Result<Vec<(PathBuf, Outcome)>, Error> {
-    let is_new = |it: &&Candidate| !is_copied(&copies.join(&it.name), &it.content);
-    let unchecked = candidates.iter().filter_map(|(_, outcome)| outcome.as_ref().ok());
-    let unchecked: Vec<Candidate> = unchecked.filter(is_new).cloned().collect();
-    if unchecked.is_empty() {
-        return Ok(candidates);
-    }
-    let mut trial = Trial { folder: copies.join(".trial"), beside: Some(include), checker };
-    if trial.find_complaint(&unchecked)?.is_none() {
-        return Ok(candidates);
-    }
-    if trial.find_complaint(&[self_signed_candidate(copies)?])?.is_some() {
-        // The operator's files refuse even our own: no certificate is to blame for that.
-        trial.beside = None;
-    }
-    let guilty = find_culprits(&unchecked, JUDGEMENTS, &mut |some| trial.find_complaint(some))?;
-    let reasons: BTreeMap<String, String> = guilty.into_iter().map(|(it, reason)| (it.name, reason)).collect();
-    let judged = |candidate: Candidate| match reasons.get(&candidate.name) {
-        Some(reason) => Err(RejectedFile { name: candidate.name, reason: reason.clone() }),
-        None => Ok(candidate),
-    };
-    Ok(candidates.into_iter().map(|(file, outcome)| (file, outcome.and_then(judged))).collect())
+fn is_plain(byte: u8) -> bool {
+    byte.is_ascii_alphanumeric() || b"_.-".contains(&byte)
 }
 
-/// Our own certificate as a candidate.
-fn self_signed_candidate(copies: &Path) -> Result<Candidate, Error> {
-    let (path, content) = (copies.join(SELF_SIGNED), load_self_signed(copies)?);
-    let certificate = Certificate::parse(path.clone(), path_token(&path)?, &content)
-        .map_err(|error| io_error("read", &path)(io::Error::other(error)))?;
-    Ok(Candidate { name: SELF_SIGNED.into(), content, certificate })
+/// Has HAProxy check certificates that it isn't given yet.
+struct CertificateTrial<'a> {
+    copies: &'a Copies,
+    state_dir: &'a Path,
+    /// The operator's own files, which HAProxy reads first. `None` once they have turned out to reject any certificate.
+    beside: Option<&'a Path>,
+    /// The operator's own files were checked with confgen's certificate already.
+    has_tried_own: bool,
+    checker: &'a Checker,
 }
 
-/// Whether a copy has this content.
-fn is_copied(copy: &Path, content: &[u8]) -> bool {
-    read_copy(copy).is_ok_and(|old| old == content)
-}
-
-/// A copy may be longer than each of the files that its certificate, chain and key came from.
-fn read_copy(copy: &Path) -> io::Result<Vec<u8>> {
-    regular_file::read(copy, regular_file::LARGE)
-}
-
-/// The last good copy of a file that is broken now.
-fn read_last_good(file: &Path, copy: &Path) -> Option<Certificate> {
-    Certificate::parse(file.to_owned(), path_token(copy).ok()?, &read_copy(copy).ok()?).ok()
-}
-
-/// Writes `default.pem`: one of the certificates again, or a self-signed one.
-fn write_default(chosen: Option<&Certificate>, copies: &Path) -> Result<Certificate, Error> {
-    let path = copies.join(DEFAULT);
-    let (file, content) = match chosen {
-        Some(chosen) => {
-            let copy = PathBuf::from(chosen.copy.to_string());
-            (chosen.file.clone(), read_copy(&copy).map_err(io_error("read", &copy))?)
+impl CertificateTrial<'_> {
+    /// HAProxy's complaint about some certificates together.
+    fn find_complaint(&mut self, some: &[&Candidate]) -> Result<Option<String>, Error> {
+        let complaint = self.try_certificates(some)?;
+        if complaint.is_none() || self.has_tried_own {
+            return Ok(complaint);
         }
-        None => {
-            let own = self_signed_candidate(copies)?;
-            (own.certificate.file, own.content)
+        self.has_tried_own = true;
+        let own = Candidate { copy_name: SELF_SIGNED.into(), content: fallback::load_self_signed(self.copies)? };
+        if self.try_certificates(&[&own])?.is_none() {
+            return Ok(complaint);
         }
-    };
-    replace_file(&path, &content, MODE)?;
-    Certificate::parse(file, path_token(&path)?, &content)
-        .map_err(|error| io_error("read", &path)(io::Error::other(error)))
-}
-
-/// A certificate that lets HTTPS answer where there is none; made once, then kept. A file that was damaged is made anew.
-fn load_self_signed(copies: &Path) -> Result<Vec<u8>, Error> {
-    let path = copies.join(SELF_SIGNED);
-    if let Ok(content) = read_copy(&path)
-        && Certificate::parse(path.clone(), path_token(&path)?, &content).is_ok()
-    {
-        return Ok(content);
+        // The operator's files reject even confgen's own certificate. No certificate is to blame for that.
+        self.beside = None;
+        self.try_certificates(some)
     }
-    let made = rcgen::generate_simple_self_signed(["haproxy-discover.invalid".to_owned()])
-        .map_err(|error| io_error("make", &path)(io::Error::other(error)))?;
-    let content = (made.cert.pem() + &made.signing_key.serialize_pem()).into_bytes();
-    replace_file(&path, &content, MODE)?;
-    Ok(content)
+
+    fn try_certificates(&self, some: &[&Candidate]) -> Result<Option<String>, Error> {
+        let folder = TrialFolder::create(self.state_dir)?;
+        let mut lines = String::new();
+        for candidate in some {
+            lines += &format!("{}\n", folder.write_file(&candidate.copy_name, &candidate.content)?.display());
+        }
+        let list = folder.write_file("crt-list.txt", lines.as_bytes())?;
+        let text = format!("{CHECK_DEFAULTS}{CHECK_FRONTEND} ssl crt-list {}\n", list.display());
+        Ok(match folder.check(&text, self.beside, self.checker)? {
+            Ok(CheckResult::Valid { .. }) => None,
+            Ok(CheckResult::Rejected { output }) => {
+                let words = first_alert(&output).replace(&folder.prefix(), "");
+                Some(words.split_once("'crt-list' : ").map_or(words.as_str(), |(_, words)| words).to_owned())
+            }
+            Err(failure) => Some(failure),
+        })
+    }
 }
 
-/// Removes the copies of files that are gone, or were never taken.
-fn remove_stale_copies(copies: &Path, files: &[Certificate]) -> Result<(), Error> {
+/// Removes the copies of files that are gone, or were never taken over.
+fn remove_stale_copies(copies: &Copies, files: &[Certificate]) -> Result<(), Error> {
     let kept: BTreeSet<PathBuf> = files.iter().map(|it| PathBuf::from(it.copy.to_string())).collect();
-    let entries = fs::read_dir(copies).map_err(io_error("list", copies))?;
-    let is_ours = |path: &PathBuf| path.ends_with(SELF_SIGNED) || path.ends_with(DEFAULT) || kept.contains(path);
-    let is_copy = |path: &PathBuf| path.extension().is_some_and(|end| end == "pem");
-    for path in entries.flatten().map(|entry| entry.path()).filter(|path| is_copy(path) && !is_ours(path)) {
-        fs::remove_file(&path).map_err(io_error("remove", &path))?;
-    }
-    Ok(())
+    copies.remove_stale(|path| {
+        let is_ours = path.ends_with(SELF_SIGNED) || path.ends_with(DEFAULT) || kept.contains(path);
+        path.extension().is_some_and(|end| end == "pem") && !is_ours
+    })
 }
 
-/// The path as HAProxy is told it.
+/// The path as a word of HAProxy's list and Runtime API.
 fn path_token(path: &Path) -> Result<Token, Error> {
     path.display().to_string().parse().map_err(|error| io_error("name", path)(io::Error::other(error)))
 }
 
 #[cfg(test)]
 mod tests {
+    use std::fs;
+
     use super::*;
     use crate::local_files::certificate::tests::pem;
     use crate::test_support::{TempFiles, new_checker};
@@ -449,7 +376,7 @@ mod tests {
         let certificates = collected(&place);
         assert_eq!((summary(&certificates).0, certificates.files.len()), (vec!["4.pem".to_owned()], 8));
         assert!(certificates.rejected.values().all(|reason| reason.contains("'4.pem'")), "{:?}", certificates.rejected);
-        assert!(!place.path("state/certs/.trial").exists());
+        assert_eq!(fs::read_dir(place.path("state")).unwrap().count(), 1, "nothing of the trials is left");
     }
 
     #[test]

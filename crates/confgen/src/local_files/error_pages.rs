@@ -1,5 +1,5 @@
-//! What clients are shown where no service answers: built in, or from the operator's own files (`--error-pages`). Each
-//! of those is checked and copied, so that a broken one never stops HAProxy.
+//! Takes over the operator's error pages (`--error-pages`), so that HAProxy still starts when one breaks or disappears. This
+//! module doesn't write the lines of haproxy.cfg.
 
 use std::fs;
 use std::io;
@@ -7,105 +7,95 @@ use std::path::{Path, PathBuf};
 
 use haproxy::check::{CheckResult, Checker};
 
+use crate::local_files::trial::{self, Candidate, Collected, Copies, LocalFile, TrialFolder};
+use crate::operator_files::validate::{CHECK_DEFAULTS, CHECK_FRONTEND};
 use crate::render::error_pages::ErrorPages;
 use crate::render::error_pages::Page;
-use crate::state_dir::{Error, TRIAL, io_error, replace_file};
+use crate::state_dir::{Error, io_error};
 
-/// The statuses that HAProxy of any release answers with by itself, and knows `http-error` for.
+/// The statuses that HAProxy answers with by itself in every supported release, and for which it knows `http-error`.
 const STATUSES: [u16; 10] = [400, 403, 404, 408, 421, 429, 500, 502, 503, 504];
 
-/// By the end of a file's name.
+/// The content type by the end of a file's name.
 const TYPES: [(&str, &str); 3] =
     [("html", "\"text/html; charset=utf-8\""), ("json", "application/json"), ("txt", "\"text/plain; charset=utf-8\"")];
 
-/// Less than HAProxy's buffer (16,384 bytes) without what it keeps free for headers (1,024).
+/// The longest page, in bytes. HAProxy's buffer has 16,384 bytes, of which it keeps 1,024 free for headers.
 const LONGEST: u64 = 15_000;
 
-/// The folder of the last good copies.
-const COPIES: &str = "error-pages";
+/// The owner may write a copy, and HAProxy's group may read it.
+const MODE: u32 = 0o640;
 
-/// Takes over the pages of `source` into `state_dir`, each with HAProxy's own word on it. It is checked beside the
-/// operator's own files (`include`), whose `global` may leave less room for a page.
+/// Takes over the pages of `source` into `state_dir`. HAProxy checks each beside the operator's own files (`include`), since
+/// their `global` may leave less room for a page.
+///
+/// # Errors
+/// If a directory can't be listed, or a copy can't be written or removed.
 pub fn collect_error_pages(
     source: Option<&Path>,
     state_dir: &Path,
     include: &Path,
     checker: &Checker,
 ) -> Result<ErrorPages, Error> {
-    let copies = state_dir.join(COPIES);
-    fs::create_dir_all(&copies).map_err(io_error("create", &copies))?;
-    let trial = |name: &PageName, content: &[u8]| {
-        let known = regular_file::read(&copies.join(name.file), LONGEST).is_ok_and(|copy| copy == content);
-        if known { Ok(()) } else { check_page(name, content, state_dir, include, checker) }
-    };
-    let pages = gather_pages(source, &copies, &trial)?;
-    for (name, content) in pages.files() {
-        replace_file(&copies.join(name), content, 0o640)?;
-    }
-    remove_stale_copies(&copies, &pages)?;
-    Ok(pages)
+    let copies = copies_of(state_dir);
+    copies.create_folder()?;
+    let collected = trial::collect(
+        read_files(source)?,
+        &copies,
+        |_, name, content| parse_page(name, content),
+        |some| find_complaint(some, state_dir, include, checker),
+    )?;
+    // haproxy.cfg names the generation's own copies, so these may go.
+    copies.remove_stale(|path| !collected.in_use.values().any(|(_, page)| path.ends_with(&page.name)))?;
+    Ok(choose_pages(collected))
 }
 
-/// The same without HAProxy's word, for somebody who only looks: nothing is written.
+/// The pages as they would be taken over. HAProxy checks none, and nothing is written.
 pub fn read_error_pages_unchecked(source: Option<&Path>, state_dir: &Path) -> ErrorPages {
-    gather_pages(source, &state_dir.join(COPIES), &|_, _| Ok(())).unwrap_or_default()
+    let files = read_files(source).unwrap_or_default();
+    let copies = copies_of(state_dir);
+    choose_pages(trial::collect_unchecked(files, &copies, |_, name, content| parse_page(name, content)))
 }
 
-/// A file's name that is a page's.
-struct PageName<'a> {
-    file: &'a str,
-    status: u16,
-    content_type: &'static str,
+fn copies_of(state_dir: &Path) -> Copies {
+    Copies::new(state_dir.join("error-pages"), MODE, LONGEST)
 }
 
-/// Reads a name; none is no page's at all.
-fn parse_page_name(file: &str) -> Option<Result<PageName<'_>, String>> {
+/// The status and the content type that a file's name stands for, or the reason why it can't. `None` for a file that is no
+/// page at all, such as `style.css`.
+fn parse_page_name(file: &str) -> Option<Result<(u16, &'static str), String>> {
     let (status, end) = file.split_once('.')?;
     let status = status.parse().ok().filter(|_| status.len() == 3)?;
     let content_type = TYPES.iter().find(|(known, _)| *known == end).map(|(_, content_type)| *content_type);
     Some(match content_type {
         _ if !STATUSES.contains(&status) => Err(format!("a page may be for {STATUSES:?}")),
         None => Err("a page's name ends in .html, .json or .txt".into()),
-        Some(content_type) => Ok(PageName { file, status, content_type }),
+        Some(content_type) => Ok((status, content_type)),
     })
 }
 
-type Judge<'a> = &'a dyn Fn(&PageName, &[u8]) -> Result<(), String>;
-
-/// The pages of a directory; one that isn't there has none. A broken one is replaced by its last good copy.
-fn gather_pages(source: Option<&Path>, copies: &Path, judge: Judge) -> Result<ErrorPages, Error> {
-    let mut pages = ErrorPages::default();
-    for file in source.map_or(Ok(Vec::new()), list_sorted)? {
-        let Some(name) = file.file_name().and_then(|file| file.to_str()).and_then(parse_page_name) else { continue };
-        let outcome = name.and_then(|name| match pages.by_status.get(&name.status) {
-            Some(page) => Err(format!("{} is taken already, from {}", name.status, page.name)),
-            None => Ok(name),
-        });
-        let (page, refused) = match outcome {
-            Ok(name) => match read_page(&file).and_then(|content| judge(&name, &content).map(|()| content)) {
-                Ok(content) => (Some((name, content)), None),
-                Err(reason) => {
-                    (regular_file::read(&copies.join(name.file), LONGEST).ok().map(|copy| (name, copy)), Some(reason))
-                }
-            },
-            Err(reason) => (None, Some(reason)),
-        };
-        if let Some((name, content)) = page {
-            let page = Page { name: name.file.to_owned(), content_type: name.content_type, content };
-            pages.by_status.insert(name.status, page);
-        }
-        pages.rejected.extend(refused.map(|reason| (file.clone(), reason)));
-    }
-    Ok(pages)
+fn parse_page(name: &str, content: &[u8]) -> Result<(u16, Page), String> {
+    let (status, content_type) = parse_page_name(name).unwrap_or_else(|| Err("it is no page".into()))?;
+    Ok((status, Page { name: name.to_owned(), content_type, content: content.to_owned() }))
 }
 
-fn list_sorted(dir: &Path) -> Result<Vec<PathBuf>, Error> {
-    let mut files: Vec<PathBuf> = match fs::read_dir(dir) {
+/// The pages of a directory, sorted. A missing directory has none.
+fn read_files(source: Option<&Path>) -> Result<Vec<LocalFile<PathBuf>>, Error> {
+    let Some(dir) = source else { return Ok(Vec::new()) };
+    let mut paths: Vec<PathBuf> = match fs::read_dir(dir) {
         Ok(entries) => entries.flatten().map(|entry| entry.path()).collect(),
         Err(error) if error.kind() == io::ErrorKind::NotFound => Vec::new(),
         Err(error) => return Err(io_error("list", dir)(error)),
     };
-    files.sort();
+    paths.sort();
+    let mut files = Vec::new();
+    // The directory may have other files, such as an editor's or a style sheet.
+    for path in paths {
+        let Some(name) = path.file_name().and_then(|name| name.to_str()) else { continue };
+        let Some(outcome) = parse_page_name(name) else { continue };
+        let content = outcome.and_then(|_| read_page(&path));
+        files.push(LocalFile { copy_name: name.to_owned(), key: path, content });
+    }
     Ok(files)
 }
 
@@ -117,49 +107,43 @@ fn read_page(file: &Path) -> Result<Vec<u8>, String> {
     if content.is_empty() { Err("it is empty".into()) } else { Ok(content) }
 }
 
-/// Why HAProxy would not show this page. What it says of the operator's own files is none of the page's fault.
-fn check_page(
-    name: &PageName,
-    content: &[u8],
+/// One page for each status: the first by file name.
+fn choose_pages(collected: Collected<PathBuf, (u16, Page)>) -> ErrorPages {
+    let mut pages = ErrorPages { rejected: collected.rejected, ..ErrorPages::default() };
+    for (file, (status, page)) in collected.in_use {
+        match pages.by_status.get(&status) {
+            Some(first) => _ = pages.rejected.insert(file, format!("{status} is taken already, from {}", first.name)),
+            None => _ = pages.by_status.insert(status, page),
+        }
+    }
+    pages
+}
+
+/// HAProxy's complaint about some pages together. A complaint about the operator's own files is no page's fault.
+fn find_complaint(
+    some: &[&Candidate],
     state_dir: &Path,
     include: &Path,
     checker: &Checker,
-) -> Result<(), String> {
-    let lay_out = || -> io::Result<(tempfile::TempDir, PathBuf)> {
-        let folder = tempfile::Builder::new().prefix(TRIAL).tempdir_in(state_dir)?;
-        let (page, cfg) = (folder.path().join(name.file), folder.path().join("haproxy.cfg"));
-        fs::File::create_new(&page).and_then(|mut file| io::Write::write_all(&mut file, content))?;
-        let text = format!(
-            "defaults\n    mode http\n    http-error status {} content-type {} file {}\n    timeout client 1s\n\
-             frontend confgen-check\n    bind 127.0.0.1:1\n",
-            name.status,
-            name.content_type,
-            page.display()
-        );
-        fs::File::create_new(&cfg).and_then(|mut file| io::Write::write_all(&mut file, text.as_bytes()))?;
-        Ok((folder, cfg))
-    };
-    let (folder, cfg) = lay_out().map_err(|error| error.to_string())?;
-    let words = match checker.check_files(&[include.to_owned(), cfg]) {
+) -> Result<Option<String>, Error> {
+    let folder = TrialFolder::create(state_dir)?;
+    let mut text = CHECK_DEFAULTS.to_owned();
+    for candidate in some {
+        let file = folder.write_file(&candidate.copy_name, &candidate.content)?;
+        if let Some(Ok((status, content_type))) = parse_page_name(&candidate.copy_name) {
+            text += &format!("    http-error status {status} content-type {content_type} file {}\n", file.display());
+        }
+    }
+    text += &format!("{CHECK_FRONTEND}\n");
+    let words = match folder.check(&text, Some(include), checker)? {
+        // A page over 15,360 bytes is a warning, and one over about 16,200 bytes a 500 to clients (2.6, 3.0, 3.2).
         Ok(CheckResult::Valid { warnings }) => warnings.join("\n"),
         Ok(CheckResult::Rejected { output }) => output,
-        Err(error) => return Err(error.to_string()),
+        Err(failure) => return Ok(Some(failure)),
     };
-    let ours = folder.path().display().to_string();
+    let ours = folder.prefix();
     let complaint = words.lines().find(|line| line.contains(&ours) && line.contains("http"));
-    complaint.map_or(Ok(()), |line| {
-        Err(line.rsplit_once("] : ").map_or(line, |(_, words)| words).replace(&format!("{ours}/"), ""))
-    })
-}
-
-/// Removes the copies of pages that are gone.
-fn remove_stale_copies(copies: &Path, pages: &ErrorPages) -> Result<(), Error> {
-    let entries = fs::read_dir(copies).map_err(io_error("list", copies))?.flatten();
-    let gone = |path: &PathBuf| !pages.files().any(|(name, _)| path.ends_with(name));
-    for path in entries.map(|entry| entry.path()).filter(gone) {
-        fs::remove_file(&path).map_err(io_error("remove", &path))?;
-    }
-    Ok(())
+    Ok(complaint.map(|line| line.rsplit_once("] : ").map_or(line, |(_, words)| words).replace(&ours, "")))
 }
 
 #[cfg(test)]

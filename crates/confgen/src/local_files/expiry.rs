@@ -1,4 +1,4 @@
-//! Whose time is running out, said once a day. `Expiry` is pure: it is told the time.
+//! Warnings about certificates that expire soon, once a day. `Expiry` is pure: it is told the time, and logs nothing.
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -8,13 +8,14 @@ use crate::local_files::certificate::Certificate;
 
 const DAY: i64 = 24 * 60 * 60;
 
-/// Let's Encrypt's clients renew a month ahead: at two weeks a renewal has been failing for some time.
+/// The time before the expiry from which confgen warns. Let's Encrypt's clients renew a month ahead, so at two weeks a renewal has
+/// been failing for some time.
 const SOON: i64 = 14 * DAY;
 
-/// What was said already.
+/// The warnings that were given.
 #[derive(Clone, Debug, Default)]
 pub struct Expiry {
-    /// By file: the certificate, and the day.
+    /// By file: the certificate's fingerprint, and the day of its last warning.
     warned: BTreeMap<PathBuf, (String, i64)>,
 }
 
@@ -30,13 +31,13 @@ pub fn unix_now() -> i64 {
 }
 
 impl Expiry {
-    /// What is to be said now (Unix seconds): a line for each certificate that has expired or will within 14 days, once
-    /// a day.
+    /// The warnings that are due at `now`, in Unix seconds: a line a day for each certificate that has expired, or will within 14 days.
     pub fn due_warnings<'a>(&mut self, certificates: impl Iterator<Item = &'a Certificate>, now: i64) -> Vec<String> {
         let mut warnings = Vec::new();
         let mut said = BTreeMap::new();
         for certificate in certificates {
             let Some(left) = certificate.not_after.map(|end| end - now).filter(|left| *left < SOON) else { continue };
+            // The fingerprint is part of it, so that a renewal which expires soon too is a new warning.
             let this = (certificate.fingerprint.clone(), day_of(now));
             if self.warned.get(&certificate.file) != Some(&this) && !said.contains_key(&certificate.file) {
                 let file = certificate.file.display();
@@ -60,7 +61,7 @@ mod tests {
     use crate::local_files::certificate::tests::certificate;
 
     #[test]
-    fn it_is_said_once_a_day_from_two_weeks_on() {
+    fn a_warning_comes_once_a_day_from_two_weeks_on() {
         let mut one = certificate("a.com", "/state/a.pem");
         let end = 1_000 * DAY + 5;
         one.not_after = Some(end);
@@ -75,7 +76,7 @@ mod tests {
     }
 
     #[test]
-    fn a_renewed_one_is_another() {
+    fn a_renewed_certificate_has_a_warning_of_its_own() {
         let (mut old, mut new) = (certificate("a.com", "/state/a.pem"), certificate("a.com", "/state/a.pem"));
         (old.not_after, new.not_after) = (Some(10), Some(20));
         let mut expiry = Expiry::default();

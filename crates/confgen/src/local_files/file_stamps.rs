@@ -1,4 +1,4 @@
-//! Tells whether files have changed, without reading them each time.
+//! Notices changed files without reading them each time. It doesn't say what has changed.
 
 use std::collections::BTreeMap;
 use std::fs::{self, Metadata};
@@ -9,30 +9,31 @@ use std::time::{Duration, SystemTime};
 
 use sha1::{Digest, Sha1};
 
-/// A file that changed less than this ago may change again without a trace: Linux stamps files with the time of its last
-/// timer tick (1 to 10 ms), and some file systems count in whole seconds or, as FAT does, in twos.
+/// A file that changed less than this ago may change again and keep its times. Linux stamps files with the time of its last timer tick
+/// (1 to 10 ms). Some file systems count in whole seconds, and FAT in two.
 const RECENT: Duration = Duration::from_secs(3);
 
-/// The files at some paths, as they were when they were looked at.
+/// The stamps of some paths at one time.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct FileStamps(BTreeMap<PathBuf, Result<Stamp, io::ErrorKind>>);
 
-/// What tells one state of a file from the next. Links are followed.
+/// The metadata that differs between two states of a file. Links are followed.
 #[derive(Clone, Debug, PartialEq, Eq)]
 struct Stamp {
     state: State,
-    /// A digest of the content. None for a file that has not changed since long before it was first looked at.
+    /// A digest of the content. `None` for a file that was old already when it was first read.
     content: Option<[u8; 20]>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 struct State {
+    // A file that is renamed over another one may keep length and times. Its inode differs.
     device: u64,
     inode: u64,
-    /// Kind and permissions.
+    /// The file's kind and permissions.
     mode: u32,
     owner: (u32, u32),
-    /// None for a directory, whose own length and times say nothing that its entries don't.
+    /// Length, time of modification, time of change. `None` for a directory: its entries have stamps of their own.
     content: Option<(u64, Time, Time)>,
 }
 
@@ -40,16 +41,15 @@ struct State {
 type Time = (i64, i64);
 
 impl FileStamps {
-    /// Looks at the paths. `last` is the look before, and `now` the system's clock.
+    /// Reads the stamps of the paths. `last` are the stamps before, and `now` is the system's clock.
     pub fn read_paths(paths: impl Iterator<Item = PathBuf>, last: &Self, now: SystemTime) -> Self {
-        let stamp = |path: PathBuf| {
+        let stamps = paths.map(|path| {
             let known = last.0.get(&path).and_then(|stamp| stamp.as_ref().ok());
             let stamp = fs::metadata(&path).map(|found| Stamp::read(&path, &found, known, now));
             let stamp = stamp.map_err(|error| error.kind());
             (path, stamp)
-        };
-        let stamps = paths.map(stamp);
-        // A path without a file is as one that is not named.
+        });
+        // A path without a file counts like a path that isn't listed.
         Self(stamps.filter(|(_, stamp)| stamp.as_ref().err() != Some(&io::ErrorKind::NotFound)).collect())
     }
 }
@@ -59,7 +59,7 @@ impl Stamp {
         let state = State::from_metadata(found);
         let is_known = known.is_some_and(|known| known.state == state);
         let content = match known {
-            // Its time of change is trusted once the next change is sure to have another one.
+            // Once the file is old, its next change is sure to have another time.
             Some(known) if is_known && !is_recent(found, now) => known.content,
             _ if is_recent(found, now) => digest_content(path, found),
             _ => None,
@@ -70,26 +70,27 @@ impl Stamp {
 
 impl State {
     fn from_metadata(found: &Metadata) -> Self {
-        let times = || (found.len(), (found.mtime(), found.mtime_nsec()), (found.ctime(), found.ctime_nsec()));
+        let content = (found.len(), (found.mtime(), found.mtime_nsec()), (found.ctime(), found.ctime_nsec()));
         Self {
             device: found.dev(),
             inode: found.ino(),
             mode: found.mode(),
             owner: (found.uid(), found.gid()),
-            content: (!found.is_dir()).then(times),
+            content: (!found.is_dir()).then_some(content),
         }
     }
 }
 
-/// Whether the file's state changed shortly before `now`. True if it says that it will change later: the clock was set back.
+/// True if the file changed shortly before `now`, or after it: the clock may have been set back.
 fn is_recent(found: &Metadata, now: SystemTime) -> bool {
     let now = now.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_secs();
     let recent = i64::try_from(now.saturating_sub(RECENT.as_secs())).unwrap_or(i64::MAX);
     found.ctime() >= recent
 }
 
-/// None for a file that can't be read, or is long: nobody writes that twice within a tick.
+/// `None` for a file that can't be read or has more than 1 MiB.
 fn digest_content(path: &Path, found: &Metadata) -> Option<[u8; 20]> {
+    // No program writes a longer file twice within one timer tick, so its times are enough.
     if !found.is_file() {
         return None;
     }

@@ -1,4 +1,4 @@
-//! The stats page's password: given in a file, or made; haproxy.cfg gets its hash alone.
+//! The stats page's password: from a file of the operator's, or made by confgen. Only its hash leaves this module.
 
 use std::fs;
 use std::io::{self, Read};
@@ -11,22 +11,23 @@ use crate::render::stats_hash::Hash;
 use crate::render::stats_hash::sha256_hex;
 use crate::state_dir::{Error, io_error, replace_file};
 
-/// 24 letters and digits: 142 bits, and nobody has to quote them.
+/// The characters of a made password: 144 random bits, with no character that a shell needs quoted.
 const LENGTH: usize = 24;
-/// Of 24 random signs out of 64, fewer than twelve different ones come once in ten million times. A person who puts a
-/// password of 24 signs into the state directory may repeat a few.
+/// The least number of different characters in a made password. 24 random ones out of 64 have fewer once in ten million times. An
+/// operator's password of 24 characters may repeat a few.
 const VARIETY: usize = 12;
 const SIGNS: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_";
-/// Twelve bytes are sixteen letters of salt, the most that crypt(3) reads; a longer one would never verify.
+/// The bytes of a salt. Twelve bytes are sixteen characters, the most that crypt(3) reads. A longer salt would never verify.
 const SALT: usize = 12;
 
-/// The hash for haproxy.cfg. The password stands in `given`, or in `state_dir/stats-password`, which is made if need
-/// be, readable for its owner alone. A password keeps its hash, so that the same state gives the same file.
+/// The hash for haproxy.cfg. The password is in `given`, or else in `state_dir/stats-password`, which is created for its owner only. A
+/// password keeps its hash, so that the same state gives the same haproxy.cfg.
 pub fn load_password_hash(given: Option<&Path>, state_dir: &Path) -> Result<Hash, Error> {
     let password = match given {
         Some(path) => regular_file::read_text(path, SMALL).map_err(io_error("read", path))?,
         None => load_own_password(&state_dir.join("stats-password"))?,
     };
+    // Editors and `echo` end the file with a line feed.
     let password = password.trim_end_matches(['\r', '\n']);
     let path = state_dir.join("stats-password.hash");
     if password.is_empty() {
@@ -35,6 +36,7 @@ pub fn load_password_hash(given: Option<&Path>, state_dir: &Path) -> Result<Hash
     }
     let is_random = given.is_none() && is_generated(password);
     let last = regular_file::read_text(&path, SMALL).ok().and_then(|text| Hash::parse(text.trim()));
+    // A new salt would give a new haproxy.cfg, and so a restart.
     if let Some(last) = last
         && matches!(last, Hash::Sha256(_)) == is_random
         && last.is_hash_of(password)
@@ -46,7 +48,7 @@ pub fn load_password_hash(given: Option<&Path>, state_dir: &Path) -> Result<Hash
     Ok(hash)
 }
 
-/// The hash that was made last, for somebody who only looks; one that no password has where there is none.
+/// The hash that was made last, for `render` and `diff`. Without one, a hash that no password has.
 pub fn read_last_hash(state_dir: &Path) -> Hash {
     let text = regular_file::read_text(&state_dir.join("stats-password.hash"), SMALL).unwrap_or_default();
     Hash::parse(text.trim()).unwrap_or_else(|| Hash::Crypt("*".to_owned()))
@@ -59,7 +61,7 @@ fn hash_with_crypt(password: &str, path: &Path) -> Result<Hash, Error> {
     Ok(Hash::Crypt(hash.to_string()))
 }
 
-/// Whether confgen made the password.
+/// True if confgen made the password.
 fn is_generated(password: &str) -> bool {
     let mut signs: Vec<u8> = password.bytes().collect();
     signs.sort_unstable();
@@ -71,11 +73,11 @@ fn load_own_password(path: &Path) -> Result<String, Error> {
     match regular_file::read(path, SMALL).map(String::from_utf8) {
         Ok(Ok(password)) if !password.trim().is_empty() => return Ok(password),
         // A power cut or a full disk left it so. confgen made it, and can make another one.
-        Ok(_) => tracing::warn!("{}: it is empty or no text; a new stats page's password is made", path.display()),
+        Ok(_) => tracing::warn!(file = %path.display(), "stats page's password is empty or no text, making a new one"),
         Err(error) if error.kind() == io::ErrorKind::NotFound => {}
         Err(error) => return Err(io_error("read", path)(error)),
     }
-    // 64 signs for 256 values: none is likelier than another.
+    // 256 values for 64 characters: each is as likely as any other.
     let bytes = random_bytes::<LENGTH>()?;
     let password: String =
         bytes.iter().filter_map(|byte| SIGNS.get(usize::from(byte % 64))).map(|sign| char::from(*sign)).collect();

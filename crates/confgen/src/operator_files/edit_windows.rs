@@ -1,36 +1,38 @@
-//! How long a hand's lines stood where confgen's belong: HAProxy may have been started with them. Pure.
+//! Edit windows: times in which a filled file had an editor's lines in place of confgen's. HAProxy may have started with those
+//! lines. Pure: no I/O, the clock is an argument.
 
 use std::path::PathBuf;
 use std::time::{Duration, SystemTime};
 
-/// HAProxy counts its age in whole seconds.
+/// The error of a start time, since HAProxy tells its age in whole seconds.
 const SECOND: Duration = Duration::from_secs(1);
-/// A HAProxy that reads them answers within this, and the one before it no longer.
+/// The time after which a window can't concern a new HAProxy. A HAProxy that read the lines answers within it.
 const FORGOTTEN_AFTER: Duration = Duration::from_secs(60);
 
-/// One time that lines of somebody else's stood in a filled file.
+/// A time in which a filled file had an editor's lines.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct EditWindow {
-    /// The file, as HAProxy reads it.
+    /// The path that HAProxy reads.
     pub path: PathBuf,
-    /// When they were saved.
+    /// The time at which the editor saved them.
     pub from: SystemTime,
-    /// When confgen's stood there again.
+    /// The time at which confgen wrote its own lines again.
     pub until: SystemTime,
 }
 
 impl EditWindow {
-    /// Whether a HAProxy that was born then, or up to a second sooner, may have read them.
+    /// True if a HAProxy that started at this time, or up to a second before, may have read the lines.
     fn covers_start(&self, born: SystemTime) -> bool {
         self.from <= born && born <= self.until + SECOND
     }
 }
 
-/// The file that a HAProxy may have read so, which was born then at the latest. What can't be any later one's fault is
-/// forgotten.
-pub fn find_suspect(stood: &mut Vec<EditWindow>, born: SystemTime, now: SystemTime) -> Option<PathBuf> {
-    stood.retain(|it| it.covers_start(born) || now <= it.until + FORGOTTEN_AFTER);
-    stood.iter().find(|it| it.covers_start(born)).map(|it| it.path.clone())
+/// The file that a HAProxy may have read with an editor's lines. `born` is the latest time at which that HAProxy can have
+/// started. Removes the windows that can concern no later HAProxy.
+pub fn find_suspect(windows: &mut Vec<EditWindow>, born: SystemTime, now: SystemTime) -> Option<PathBuf> {
+    // A HAProxy that lives on may still be one that read the lines, so its window stays.
+    windows.retain(|it| it.covers_start(born) || now <= it.until + FORGOTTEN_AFTER);
+    windows.iter().find(|it| it.covers_start(born)).map(|it| it.path.clone())
 }
 
 #[cfg(test)]

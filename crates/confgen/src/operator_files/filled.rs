@@ -1,4 +1,5 @@
-//! The files that are filled (`--fill`): what is to stand in them, and what of that HAProxy has to be restarted for. Pure.
+//! The files that `--fill` names: the lines that belong in them, and the fingerprints by which a change of those lines needs a
+//! restart. Pure: no I/O, no clock. It never changes a byte outside of a server block.
 
 mod pattern;
 mod template;
@@ -13,66 +14,62 @@ use crate::desired::fingerprint::hash_parts;
 use crate::desired::{DesiredService, DesiredState};
 use crate::operator_files::filled::template::{ServerBlock, ServiceRef, Template};
 
-/// One file.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct FilledFile {
-    /// As HAProxy reads it.
+    /// The path that HAProxy reads.
     pub path: PathBuf,
-    /// Where the links lead: what is replaced.
+    /// The path with all links followed, which confgen replaces.
     pub real: PathBuf,
-    /// As it stands.
+    /// The content on disk.
     pub bytes: Vec<u8>,
     template: Template,
-    /// As confgen wrote it last, if this process did.
+    /// The content that this process wrote last. `None` if it wrote none yet.
     last_written: Option<Vec<u8>>,
-    /// What HAProxy has against it as it would be filled: it is left as it stands.
+    /// HAProxy's complaint about the file with the new lines. While there is one, the file stays as it is.
     rejection: Option<String>,
 }
 
-/// All of them.
+/// All filled files, in the order in which HAProxy reads them.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct FilledFiles(Vec<FilledFile>);
 
-/// What one run says, for a HAProxy that runs it or lacks it.
+/// One server block's fingerprint, for comparing the running HAProxy with the wanted one.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct BlockFingerprint {
-    /// The service's section.
+    /// The name of the service's own section, `http-shop`.
     pub service: String,
-    /// The lines' fingerprint.
     pub print: String,
 }
 
-/// A file that is to be written.
+/// A filled file with other server lines than the desired ones.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PendingEdit {
-    /// As HAProxy reads it.
+    /// The path that HAProxy reads.
     pub path: PathBuf,
-    /// What is replaced.
+    /// The path with all links followed, which confgen replaces.
     pub real: PathBuf,
-    /// As it was read.
     pub before: Vec<u8>,
-    /// As it is to be.
     pub after: Vec<u8>,
-    /// Whether `was` is what confgen itself wrote.
+    /// This process wrote `before`.
     pub is_ours: bool,
-    /// The lines of the comments below which people have been at work.
+    /// The line numbers of the comments below which an editor has changed server lines.
     pub edited_lines: Vec<usize>,
 }
 
-/// Which sections of the operator's send to a service's upstreams, besides its own.
+/// The operator's sections that send requests to upstreams, beside the services' own sections.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct OtherBackends(Vec<ServerBlock>);
 
-/// What a run's name stands for.
+/// The service that a block's comment names.
 enum ServiceMatch<'a> {
     One(ServiceId, &'a DesiredService),
     Missing,
     Ambiguous,
 }
 
-fn match_service<'a>(settled: &'a DesiredState, run: &ServerBlock) -> ServiceMatch<'a> {
-    let candidates = run.service.candidates().into_iter();
-    let mut services = candidates.filter_map(|id| settled.service(&id).map(|wanted| (id, &**wanted)));
+fn match_service<'a>(desired: &'a DesiredState, block: &ServerBlock) -> ServiceMatch<'a> {
+    let candidates = block.service.candidates().into_iter();
+    let mut services = candidates.filter_map(|id| desired.service(&id).map(|wanted| (id, &**wanted)));
     match (services.next(), services.next()) {
         (Some(_), Some(_)) => ServiceMatch::Ambiguous,
         (Some((id, wanted)), None) => ServiceMatch::One(id, wanted),
@@ -81,203 +78,219 @@ fn match_service<'a>(settled: &'a DesiredState, run: &ServerBlock) -> ServiceMat
 }
 
 impl FilledFile {
-    /// A file as it was read; `before` is the same one, as it was known.
+    /// `before` is the same file as it was known before this reading.
     pub fn new(path: PathBuf, real: PathBuf, bytes: Vec<u8>, before: Option<&Self>) -> Self {
         let template = Template::parse(&bytes);
-        // What HAProxy refused it may take now, if anything that people wrote is another.
+        // After an edit outside of the blocks, HAProxy may accept the file. Try again.
         let rejection = before.filter(|it| it.skeleton() == template.skeleton()).and_then(|it| it.rejection.clone());
         Self { path, real, bytes, template, last_written: before.and_then(|it| it.last_written.clone()), rejection }
     }
 
-    /// What people wrote of it.
+    /// The operator's part: the file without its server blocks.
     pub fn skeleton(&self) -> Vec<u8> {
         self.template.skeleton()
     }
 
-    fn render_block(&self, run: &ServerBlock, settled: &DesiredState) -> Vec<u8> {
-        match match_service(settled, run) {
-            _ if self.rejection.is_some() => run.current.clone(),
-            ServiceMatch::One(_, wanted) => run.render_lines(&wanted.servers),
-            ServiceMatch::Missing => run.render_lines(&[]),
-            // To guess would send one service's clients to the other.
-            ServiceMatch::Ambiguous => run.current.clone(),
+    fn render_block(&self, block: &ServerBlock, desired: &DesiredState) -> Vec<u8> {
+        match match_service(desired, block) {
+            _ if self.rejection.is_some() => block.current.clone(),
+            ServiceMatch::One(_, wanted) => block.render_lines(&wanted.servers),
+            ServiceMatch::Missing => block.render_lines(&[]),
+            // A guess would send one service's clients to the other.
+            ServiceMatch::Ambiguous => block.current.clone(),
         }
     }
 
-    fn pending_edit(&self, settled: &DesiredState) -> Option<PendingEdit> {
-        let will = self.template.with_blocks(|run| self.render_block(run, settled));
+    fn pending_edit(&self, desired: &DesiredState) -> Option<PendingEdit> {
+        let after = self.template.with_blocks(|block| self.render_block(block, desired));
+        // If confgen wrote the present text, no editor is at work, and no HAProxy can have read an editor's lines.
         let is_ours = self.last_written.as_ref() == Some(&self.bytes);
-        let (path, real, was) = (self.path.clone(), self.real.clone(), self.bytes.clone());
-        (will != was).then(|| PendingEdit {
-            path,
-            real,
-            before: was,
-            after: will,
-            is_ours,
-            edited_lines: self.find_edited_lines(),
-        })
+        let (path, real, before) = (self.path.clone(), self.real.clone(), self.bytes.clone());
+        let edit = PendingEdit { path, real, before, after, is_ours, edited_lines: self.find_edited_lines() };
+        edit.check_invariants();
+        (edit.after != edit.before).then_some(edit)
     }
 
-    /// The runs that are not as confgen wrote them last.
+    /// The comments' line numbers of the blocks that differ from those that confgen wrote last.
     fn find_edited_lines(&self) -> Vec<usize> {
         let last = self.last_written.as_deref().map(Template::parse).unwrap_or_default();
+        // After an edit of the rest, a block's number no longer tells which block it was.
         if last.skeleton() != self.skeleton() {
             return Vec::new();
         }
         let both = self.template.blocks().zip(last.blocks());
-        both.filter(|(run, last)| run.current != last.current).map(|(run, _)| run.comment_line).collect()
+        both.filter(|(block, last)| block.current != last.current).map(|(block, _)| block.comment_line).collect()
     }
 
-    fn list_remarks(&self, settled: &DesiredState) -> Vec<String> {
+    fn list_remarks(&self, desired: &DesiredState) -> Vec<String> {
         let path = self.path.display();
         let mut remarks = Vec::new();
         if self.template.blocks().next().is_none() {
             remarks
                 .push(format!("{path}: no comment like `# discover SERVICE: server <id> <address>`: nothing to fill"));
         }
-        for run in self.template.blocks() {
-            let at = |words: String| format!("{path}:{}: {words}", run.comment_line);
-            remarks
-                .extend(run.pattern_error().map(|wrong| at(format!("{wrong}; the lines below are left as they are"))));
-            match (&run.service, match_service(settled, run)) {
-                (ServiceRef::Invalid(_), _) | (_, ServiceMatch::One(..)) => {}
-                (ServiceRef::AnyKind(name), ServiceMatch::Missing) => {
-                    remarks.push(at(format!("there is no service {name}")))
-                }
-                (ServiceRef::Exact(id), ServiceMatch::Missing) => {
-                    remarks.push(at(format!("there is no service {}", id.folder_path().trim_end_matches('/'))));
-                }
-                (_, ServiceMatch::Ambiguous) => {
-                    let names: Vec<String> = run.service.candidates().iter().map(ServiceId::folder_path).collect();
-                    let names = names.join(" or ").replace("/ ", " ");
-                    let names = names.trim_end_matches('/');
-                    remarks.push(at(format!("say which: {names}; the lines below are left as they are")));
-                }
-            }
+        for block in self.template.blocks() {
+            let error = block.pattern_error().map(|error| format!("{error}; the lines below are left as they are"));
+            let words = error.into_iter().chain(describe_match(block, desired));
+            remarks.extend(words.map(|words| format!("{path}:{}: {words}", block.comment_line)));
         }
         remarks
     }
 }
 
+/// The reason why a block has no servers, or keeps those that it has. `None` if its comment names one service that exists, or
+/// no service at all.
+fn describe_match(block: &ServerBlock, desired: &DesiredState) -> Option<String> {
+    match (&block.service, match_service(desired, block)) {
+        (ServiceRef::Invalid(_), _) | (_, ServiceMatch::One(..)) => None,
+        (ServiceRef::AnyKind(name), ServiceMatch::Missing) => Some(format!("there is no service {name}")),
+        (ServiceRef::Exact(id), ServiceMatch::Missing) => {
+            Some(format!("there is no service {}", id.folder_path().trim_end_matches('/')))
+        }
+        (_, ServiceMatch::Ambiguous) => {
+            let names: Vec<String> = block.service.candidates().iter().map(ServiceId::folder_path).collect();
+            let names = names.join(" or ").replace("/ ", " ");
+            Some(format!("say which: {}; the lines below are left as they are", names.trim_end_matches('/')))
+        }
+    }
+}
+
+impl PendingEdit {
+    /// Panics in debug builds if the edit changes a byte of the operator's.
+    fn check_invariants(&self) {
+        debug_assert_eq!(self.find_violation(), None, "{} as it would be filled", self.path.display());
+    }
+
+    /// The operator's part as the edit would leave it, if it differs. A comment at the very end of the file may get a line end,
+    /// since lines follow it now.
+    fn find_violation(&self) -> Option<String> {
+        let [before, after] = [&self.before, &self.after].map(|bytes| Template::parse(bytes).skeleton());
+        let added = after.strip_prefix(before.as_slice());
+        let is_kept = added.is_some_and(|added| [&b""[..], b"\n", b"\r\n"].contains(&added));
+        (!is_kept).then(|| String::from_utf8_lossy(&after).into_owned())
+    }
+}
+
 impl FilledFiles {
-    /// These files.
     pub fn new(files: Vec<FilledFile>) -> Self {
         Self(files)
     }
 
-    /// The file that HAProxy reads there.
     pub fn get(&self, path: &Path) -> Option<&FilledFile> {
-        self.0.iter().find(|fill| fill.path == path)
+        self.0.iter().find(|file| file.path == path)
     }
 
-    /// What is to be written.
-    pub fn pending_edits(&self, settled: &DesiredState) -> Vec<PendingEdit> {
-        self.0.iter().filter_map(|fill| fill.pending_edit(settled)).collect()
+    pub fn pending_edits(&self, desired: &DesiredState) -> Vec<PendingEdit> {
+        self.0.iter().filter_map(|file| file.pending_edit(desired)).collect()
     }
 
-    /// What the runs say, by file and place; an empty one says nothing.
-    pub fn fingerprint_blocks(&self, settled: &DesiredState) -> BTreeMap<String, BlockFingerprint> {
+    /// The blocks' fingerprints, by `<path>#<number of the block>`. An empty block has none.
+    pub fn fingerprint_blocks(&self, desired: &DesiredState) -> BTreeMap<String, BlockFingerprint> {
         let mut prints = BTreeMap::new();
-        for fill in &self.0 {
-            for (number, run) in fill.template.blocks().enumerate() {
-                let lines = fill.render_block(run, settled);
-                let first = || run.service.candidates().into_iter().next();
-                let service =
-                    if let ServiceMatch::One(id, _) = match_service(settled, run) { Some(id) } else { first() };
+        for file in &self.0 {
+            for (number, block) in file.template.blocks().enumerate() {
+                let lines = file.render_block(block, desired);
+                let service = match match_service(desired, block) {
+                    ServiceMatch::One(id, _) => Some(id),
+                    ServiceMatch::Missing | ServiceMatch::Ambiguous => block.service.candidates().into_iter().next(),
+                };
                 if !lines.is_empty() {
                     let service = service.map(|id| id.to_string()).unwrap_or_default();
                     let filled = BlockFingerprint { service, print: hash_parts([lines.as_slice()]) };
-                    prints.insert(format!("{}#{number}", fill.path.display()), filled);
+                    prints.insert(format!("{}#{number}", file.path.display()), filled);
                 }
             }
         }
         prints
     }
 
-    /// Whether one of these services is asked for.
+    /// True if a comment names one of these services.
     pub fn mentions_any<'a>(&self, mut services: impl Iterator<Item = &'a ServiceId>) -> bool {
-        let asked: BTreeSet<ServiceId> =
-            self.0.iter().flat_map(|fill| fill.template.blocks()).flat_map(|run| run.service.candidates()).collect();
+        let asked: BTreeSet<ServiceId> = self
+            .0
+            .iter()
+            .flat_map(|file| file.template.blocks())
+            .flat_map(|block| block.service.candidates())
+            .collect();
         services.any(|id| asked.contains(id))
     }
 
-    /// Files that are left as they stand, and what HAProxy has against them as they would be filled.
+    /// The files that stay as they are, with HAProxy's complaint about their new lines.
     pub fn list_rejections(&self) -> Vec<String> {
-        let left = self.0.iter().filter_map(|fill| Some((fill.path.display(), fill.rejection.as_ref()?)));
+        let left = self.0.iter().filter_map(|file| Some((file.path.display(), file.rejection.as_ref()?)));
         left.map(|(path, words)| format!("{path} can't be filled: {words}")).collect()
     }
 
-    /// Services that are asked for in such a file.
+    /// The services that are named in a file which stays as it is.
     pub fn rejected_services(&self) -> BTreeSet<ServiceId> {
-        let left = self.0.iter().filter(|fill| fill.rejection.is_some());
-        left.flat_map(|fill| self.services_in(&fill.path)).collect()
+        let left = self.0.iter().filter(|file| file.rejection.is_some());
+        left.flat_map(|file| self.services_in(&file.path)).collect()
     }
 
-    /// Services that are asked for in a file.
+    /// The services that are named in a file.
     pub fn services_in(&self, path: &Path) -> BTreeSet<ServiceId> {
         self.get(path)
             .into_iter()
-            .flat_map(|fill| fill.template.blocks())
-            .flat_map(|run| run.service.candidates())
+            .flat_map(|file| file.template.blocks())
+            .flat_map(|block| block.service.candidates())
             .collect()
     }
 
-    /// HAProxy refuses these files as they would be filled.
+    /// Notes HAProxy's complaints about files with their new lines, by path.
     pub fn mark_rejected(&mut self, refused: &BTreeMap<PathBuf, String>) {
-        for fill in &mut self.0 {
-            if let Some(words) = refused.get(&fill.path) {
-                fill.rejection = Some(words.clone());
+        for file in &mut self.0 {
+            if let Some(words) = refused.get(&file.path) {
+                file.rejection = Some(words.clone());
             }
         }
     }
 
-    /// What HAProxy refused is tried anew. True if there was any of it.
+    /// Forgets all complaints, so that the files are tried again. True if there was one.
     pub fn clear_rejections(&mut self) -> bool {
-        let left = self.0.iter_mut().filter_map(|fill| fill.rejection.take()).count();
+        let left = self.0.iter_mut().filter_map(|file| file.rejection.take()).count();
         left > 0
     }
 
-    /// These were written, unless somebody was at them since.
+    /// Notes that these edits are on disk. A file that was read again since keeps its newer content.
     pub fn mark_written(&mut self, due: &[PendingEdit]) {
-        for fill in &mut self.0 {
-            if let Some(due) = due.iter().find(|due| due.path == fill.path) {
-                fill.last_written = Some(due.after.clone());
-                if fill.bytes == due.before {
-                    fill.bytes.clone_from(&due.after);
-                    fill.template = Template::parse(&fill.bytes);
+        for file in &mut self.0 {
+            if let Some(due) = due.iter().find(|due| due.path == file.path) {
+                file.last_written = Some(due.after.clone());
+                if file.bytes == due.before {
+                    file.bytes.clone_from(&due.after);
+                    file.template = Template::parse(&file.bytes);
                 }
             }
         }
     }
 
-    /// What an operator should know: places that can't be filled, and why.
-    pub fn list_remarks(&self, settled: &DesiredState) -> Vec<String> {
-        self.0.iter().flat_map(|fill| fill.list_remarks(settled)).collect()
+    /// Sentences for the operator about blocks that can't be filled.
+    pub fn list_remarks(&self, desired: &DesiredState) -> Vec<String> {
+        self.0.iter().flat_map(|file| file.list_remarks(desired)).collect()
     }
 
-    /// Where else upstreams are sent to.
     pub fn other_backends(&self) -> OtherBackends {
-        OtherBackends(self.0.iter().flat_map(|fill| fill.template.blocks()).cloned().collect())
+        OtherBackends(self.0.iter().flat_map(|file| file.template.blocks()).cloned().collect())
     }
 }
 
 impl OtherBackends {
     fn blocks_of<'a>(&'a self, service: &'a ServiceId) -> impl Iterator<Item = &'a ServerBlock> {
-        self.0.iter().filter(move |run| run.service.candidates().contains(service))
+        self.0.iter().filter(move |block| block.service.candidates().contains(service))
     }
 
-    /// Whether a section of theirs may send to the service.
+    /// True if a section of the operator's may send requests to the service.
     pub fn has_service(&self, service: &ServiceId) -> bool {
         self.blocks_of(service).next().is_some()
     }
 
-    /// What an upstream is called there, by section and server.
+    /// The section and the server's name for each of the operator's sections that sends requests to the upstream.
     pub fn servers_of<'a>(
         &'a self,
         service: &'a ServiceId,
         upstream: &'a UpstreamId,
     ) -> impl Iterator<Item = (String, String)> + 'a {
-        self.blocks_of(service).filter_map(|run| Some((run.section.clone(), run.server_name(upstream)?)))
+        self.blocks_of(service).filter_map(|block| Some((block.section.clone(), block.server_name(upstream)?)))
     }
 }
 

@@ -1,4 +1,5 @@
-//! Reads the operator's own files as far as the generated one has to know them. Pure: it reads text, not files.
+//! Reads the operator's own files as far as the generated file depends on them. Pure: it reads text, not files. It doesn't judge
+//! syntax, HAProxy does.
 
 mod addresses;
 mod conflicts;
@@ -25,47 +26,47 @@ use crate::desired::HeldNames;
 /// Environment variables by name.
 pub type Environment = BTreeMap<String, String>;
 
-/// The operator's files, read. A line in a conditional counts, whether it holds or not.
+/// The meaning of the operator's files. A line between `.if` and `.endif` counts, since only HAProxy knows the condition.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct OperatorConfig {
-    /// First words of their `global` lines.
+    /// The first words of `global` lines.
     pub global_keywords: BTreeSet<String>,
     /// The user that HAProxy becomes, as a `bind` line names it: `user haproxy`, or `uid 107`.
     pub user: Option<String>,
     /// The directory that HAProxy locks itself into.
     pub chroot: Option<String>,
-    /// The most connections of clients at a time, if a `global` line says so.
+    /// The limit of connections at a time. `None` if no `global` line sets it.
     pub maxconn: Option<u64>,
-    /// The reasons why confgen does not take the files, by file and line. Empty if it takes them.
+    /// The reasons why confgen rejects the files, with file and line. Empty if it accepts them.
     pub conflicts: Vec<String>,
-    /// Their named `defaults`.
+    /// The names of their `defaults` sections.
     pub profiles: Vec<Profile>,
-    /// Those of them that say something of servers (`default-server`), themselves or by what they are taken `from`.
+    /// The profiles with a `default-server` line, in themselves or in the section that they are taken `from`.
     pub server_profiles: BTreeSet<Profile>,
-    /// Services whose sections they may name: what only looks like one is among them.
+    /// The services that the files may name by their section. Words that only look like a section count too.
     pub mentioned_services: BTreeSet<ServiceId>,
-    /// What could not be understood, and what became of it.
+    /// Sentences for the operator about lines that confgen can't understand.
     pub remarks: Vec<String>,
-    /// Their sections, but for `global` and `defaults`.
+    /// All sections but `global` and `defaults`.
     sections: Vec<Section>,
-    /// The addresses and sockets that they listen on.
+    /// One for each address, also of lines with several.
     listeners: Vec<Listener>,
-    /// Their `global` lines.
+    /// The `global` lines, in words.
     directives: Vec<(SourceLine, Vec<String>)>,
-    /// The sections of services that they name.
+    /// The places that name a service's section.
     references: Vec<Reference>,
 }
 
-/// A line of a file. It is shown as `mine.cfg:3: \`bind :80\` in \`frontend web\``.
+/// A line of a file, for messages: `mine.cfg:3: \`bind :80\` in \`frontend web\``.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct SourceLine {
     /// `mine.cfg:3`.
     place: String,
-    /// The line's first words.
+    /// The line's first words, at most 80 characters.
     text: String,
-    /// The section that it stands in, `frontend web`; empty for the line that opens one.
+    /// The section with the line, `frontend web`. Empty for a line that opens a section.
     section: String,
-    /// It stands between `.if` and `.endif`.
+    /// The line is between `.if` and `.endif`.
     is_conditional: bool,
 }
 
@@ -96,7 +97,7 @@ pub(crate) struct Section {
 }
 
 impl Section {
-    /// The service's section that can't be beside this one.
+    /// The name of the service's section that conflicts with this section. A preview's section conflicts with its service's.
     fn service_section(&self) -> &str {
         self.name.split_once(PREVIEW).map_or(self.name.as_str(), |(own, _)| own)
     }
@@ -110,13 +111,12 @@ fn is_proxy_kind(kind: &str) -> bool {
 pub(crate) struct Listener {
     source: SourceLine,
     bound: Bound,
-    /// `v6only`.
+    /// The line says `v6only`.
     is_v6_only: bool,
-    /// The network interface that its connections come in by.
+    /// The only network interface from which connections are accepted.
     interface: Option<String>,
-    /// The network namespace that it listens in.
     namespace: Option<String>,
-    /// A `peer` line: HAProxy listens there if the peer is itself.
+    /// The line is a `peer`. HAProxy listens there only if the peer is this host.
     is_peer: bool,
 }
 
@@ -127,18 +127,18 @@ pub(crate) struct Reference {
     part: Part,
 }
 
-/// A section that lines of the operator's name.
+/// The operator's lines that name one section.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct ReferencedSection {
-    /// The lines: `mine.cfg:3`.
+    /// `mine.cfg:3`, in the order of the files.
     pub places: Vec<String>,
-    /// One of them names its stick table.
+    /// A line names the section's stick table.
     pub has_table: bool,
-    /// One of them sends requests there.
+    /// A line sends requests to the section.
     pub gets_requests: bool,
 }
 
-/// The section that a line stands in, and where.
+/// A line's file, number and section.
 #[derive(Clone, Copy)]
 struct LineContext<'a> {
     file: &'a str,
@@ -148,7 +148,7 @@ struct LineContext<'a> {
     is_conditional: bool,
 }
 
-/// A line shown in a message is cut here.
+/// The most characters of a line that a message shows.
 const LONGEST_QUOTE: usize = 80;
 
 impl LineContext<'_> {
@@ -156,8 +156,8 @@ impl LineContext<'_> {
         format!("{}:{}: {words}", self.file, self.line)
     }
 
-    /// This line, of which `words` are the first.
-    fn to_source_line(&self, words: &[&str]) -> SourceLine {
+    /// This line, of which `words` are the first words.
+    fn to_source_line(self, words: &[&str]) -> SourceLine {
         let line: String = words.join(" ").chars().take(LONGEST_QUOTE).collect();
         let at = format!("{}:{}", self.file, self.line);
         let section = format!("{} {}", self.kind, self.name).trim().to_owned();
@@ -166,14 +166,14 @@ impl LineContext<'_> {
 }
 
 impl OperatorConfig {
-    /// Reads the files, each with its name, in the order HAProxy reads them, without an environment.
+    /// Reads the files without an environment.
     #[cfg(test)]
     pub fn from_texts<'a>(files: impl IntoIterator<Item = (&'a str, &'a str)>) -> Self {
         Self::parse_files(files, &Environment::new())
     }
 
-    /// Reads the files, each with its name, in the order HAProxy reads them. `environment` is the one that `haproxy -c` has;
-    /// a variable that is missing there may still have a value for the HAProxy that serves.
+    /// Reads the files, each with its name, in the order in which HAProxy reads them. `environment` is that of `haproxy -c`. A
+    /// variable that it lacks may still have a value for the HAProxy that serves.
     pub fn parse_files<'a>(files: impl IntoIterator<Item = (&'a str, &'a str)>, environment: &Environment) -> Self {
         let mut operator = Self::default();
         let mut environment = environment.clone();
@@ -181,37 +181,39 @@ impl OperatorConfig {
             operator.parse_file(file, text, &mut environment);
         }
         let own: BTreeSet<String> = operator.sections.iter().map(|section| section.name.clone()).collect();
+        // The operator's own section of that name is meant. It needs no stub.
         operator.mentioned_services.retain(|id| !own.contains(&id.to_string()));
         operator
     }
 
-    /// Refuses what the files take of confgen's. `real` gives the place to which a path leads.
+    /// Sets `conflicts`: the files use something of confgen's. `real` resolves the links of a path.
     pub fn detect_conflicts(&mut self, taken: &OwnEndpoints, real: &dyn Fn(&Path) -> PathBuf) {
         self.conflicts = conflicts::find_conflicts(self, taken, real);
     }
 
-    /// Says what the files take of services that had it first. What they had when they were taken last, as `before`, is theirs.
+    /// The reasons why services lose something to these files that they had first. The files keep what they had in `before`,
+    /// the last accepted form.
     pub fn find_late_claims(&self, before: &Self, held: &HeldNames) -> Vec<String> {
         conflicts::find_late_claims(self, before, held)
     }
 
-    /// The TCP ports that the files bind, each with the line.
+    /// The TCP ports that the files bind, each with its line for messages.
     pub fn tcp_ports(&self) -> impl Iterator<Item = (RangeInclusive<u16>, String)> {
-        let tcp = |it: &Listener| match &it.bound {
+        self.listeners.iter().filter_map(|it| match &it.bound {
+            // Another network namespace has ports of its own.
             Bound::Tcp(_, ports) if it.namespace.is_none() => Some((ports.clone(), it.source.to_citation())),
             _ => None,
-        };
-        self.listeners.iter().filter_map(tcp)
+        })
     }
 
-    /// The names that no section of a service can have, each with the line that has it. A preview's name is its service's.
-    /// From HAProxy 3.3 on, a frontend and a backend can't share a name, so each kind of section counts.
+    /// The names that no service's section can have, each with its line for messages.
     pub fn reserved_sections(&self) -> BTreeMap<String, String> {
+        // Each kind of section counts: from HAProxy 3.3 on, a frontend and a backend can't share a name.
         let proxies = self.sections.iter().filter(|section| is_proxy_kind(&section.kind));
         proxies.map(|section| (section.service_section().to_owned(), section.source.to_citation())).collect()
     }
 
-    /// The sections of services that the files name, and don't have themselves.
+    /// The services' sections that the files name and don't have themselves, by name.
     pub fn referenced_sections(&self) -> BTreeMap<String, ReferencedSection> {
         let mut named: BTreeMap<String, ReferencedSection> = BTreeMap::new();
         for reference in self.references.iter().filter(|it| !self.has_section(&it.section)) {
@@ -225,7 +227,6 @@ impl OperatorConfig {
         named
     }
 
-    /// True if one of the sections has this name.
     fn has_section(&self, name: &str) -> bool {
         self.sections.iter().any(|section| section.name == name)
     }
@@ -257,6 +258,7 @@ impl OperatorConfig {
                 );
             }
         }
+        // One remark is enough for a file with many conditions.
         if let Some(line) = conditional {
             let words = "whether a conditional holds only HAProxy knows: its lines count as if it did";
             self.remarks.push(format!("{file}:{line}: {words}"));
@@ -307,7 +309,7 @@ impl OperatorConfig {
             }
             ("defaults", ["default-server", ..]) => self.mark_server_profile(place.name),
             (_, ["bind", addresses, options @ ..]) => {
-                self.add_listeners(place, &["bind", addresses], addresses, options)
+                self.add_listeners(place, &["bind", addresses], addresses, options);
             }
             _ => {}
         }
@@ -321,9 +323,8 @@ impl OperatorConfig {
         if !["user", "uid", "chroot"].contains(&keyword) {
             return;
         }
-        // It goes into lines of confgen's own.
-        let plain = |text: &&str| text.chars().all(|c| c.is_ascii_alphanumeric() || "_-./".contains(c));
-        match (keyword, values.first().and_then(ConfigWord::known_text).filter(plain)) {
+        // The value goes into lines of confgen's own, so it must not hold a blank or a quote.
+        match (keyword, values.first().and_then(ConfigWord::known_text).filter(|text| is_plain(text))) {
             ("chroot", Some(directory)) => self.chroot = Some(directory.to_owned()),
             (_, Some(who)) => self.user = Some(format!("{keyword} {who}")),
             (_, None) => self.remarks.push(place.format_remark(&format!("which `{keyword}` it is only HAProxy knows"))),
@@ -334,12 +335,8 @@ impl OperatorConfig {
         self.server_profiles.extend(profile.parse::<Profile>().ok());
     }
 
-    /// Takes in a line that binds these addresses, separated by commas.
+    /// Adds a listener for each of these addresses, which commas separate.
     fn add_listeners(&mut self, place: LineContext, line: &[&str], addresses: &str, options: &[&str]) {
-        let option = |name: &str| {
-            let at = options.iter().position(|option| *option == name)?;
-            options.get(at + 1).map(|value| (*value).to_owned())
-        };
         for address in addresses.split(',') {
             let bound = parse_bound(address);
             if bound == Bound::Unknown {
@@ -350,19 +347,30 @@ impl OperatorConfig {
                 source: place.to_source_line(line),
                 bound,
                 is_v6_only: options.contains(&"v6only"),
-                interface: option("interface"),
-                namespace: option("namespace"),
+                interface: find_value(options, "interface"),
+                namespace: find_value(options, "namespace"),
                 is_peer: false,
             });
         }
     }
 }
 
-/// Follows the `global` lines that change the environment of the lines behind them.
+fn is_plain(text: &str) -> bool {
+    text.chars().all(|c| c.is_ascii_alphanumeric() || "_-./".contains(c))
+}
+
+/// The word behind an option's name.
+fn find_value(options: &[&str], name: &str) -> Option<String> {
+    let at = options.iter().position(|option| *option == name)?;
+    options.get(at + 1).map(|value| (*value).to_owned())
+}
+
+/// Changes the environment as a `global` line does for the lines behind it.
 fn set_variables(environment: &mut Environment, words: &[ConfigWord]) {
     let (Some(keyword), names) = (words.first(), words.get(1..).unwrap_or_default()) else { return };
     match (keyword.text.as_str(), names) {
         ("setenv", [name, value, ..]) => {
+            // A value that isn't known here is better unknown than old.
             if value.has_unknown_variable {
                 environment.remove(&name.text);
             } else {
@@ -377,7 +385,7 @@ fn set_variables(environment: &mut Environment, words: &[ConfigWord]) {
     }
 }
 
-/// What in a word may be the section of a service: `http-shop`, also in `nbsrv(http-shop)`.
+/// The services that a word may name by their section: `http-shop`, also in `nbsrv(http-shop)`.
 fn services_in_word(word: &str) -> impl Iterator<Item = ServiceId> + '_ {
     let parts = word.split(|c: char| !(c.is_ascii_alphanumeric() || "_.-".contains(c)));
     parts.filter_map(parse_section)
@@ -396,7 +404,7 @@ mod tests {
     }
 
     #[test]
-    fn reads_what_matters() {
+    fn every_part_that_the_generated_file_depends_on_is_read() {
         let operator = of("
 global
     log 127.0.0.1 local0   # mine
@@ -445,7 +453,7 @@ backend mine # not discovered
     }
 
     #[test]
-    fn sections_of_services_are_known_by_who_names_them_and_who_has_them() {
+    fn a_referenced_section_is_told_from_an_own_one() {
         let operator = of("frontend f
     bind :8000
     use_backend http-own if { nbsrv(http-shop) gt 0 }
@@ -469,7 +477,7 @@ backend tcp-db:preview-blue
     }
 
     #[test]
-    fn the_environment_is_read_as_haproxy_reads_it() {
+    fn variables_are_expanded_as_haproxy_expands_them() {
         let environment = [("PORT".to_owned(), "8001".to_owned())].into();
         let text = "frontend a
     bind \"*:${PORT}\"
@@ -490,7 +498,7 @@ frontend c
     }
 
     #[test]
-    fn what_only_haproxy_knows_is_said() {
+    fn an_unknown_value_is_a_remark() {
         let operator = of("frontend \"$NAME\"
     bind \"${IP}:8001\"
     bind \"127.0.0.1:${PORT}\"

@@ -1,4 +1,5 @@
-//! HAProxy's own word on the operator's files by themselves: whose fault it is, where a whole is refused. Blocks.
+//! Has HAProxy check the operator's files without the services, so that no service is blamed for them. Blocks until HAProxy answers.
+//! It never changes a file of the operator's.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
@@ -12,30 +13,29 @@ use crate::desired::names::parse_section;
 use crate::operator_files::OperatorFiles;
 use crate::operator_files::parse::OperatorConfig;
 
-/// Who judges.
+/// Checks the operator's files.
 pub struct Validator<'a> {
-    /// HAProxy.
     pub checker: &'a Checker,
-    /// For files that are only tried.
+    /// The directory for files that exist only for the check.
     pub state_dir: &'a Path,
-    /// The generated file as it lies there.
+    /// The path of haproxy.cfg, with the generation that was published last.
     pub cfg: &'a Path,
 }
 
-/// HAProxy's warnings of the operator's files, or the reason why they are not taken. It does not depend on the generated file.
+/// HAProxy's warnings about the operator's files, or the reason why they are rejected. No service matters for it.
 pub type OperatorVerdict = Result<BTreeSet<String>, Rejection>;
 
-/// The reason why the operator's files are not taken.
+/// The reason why the operator's files are rejected.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Rejection {
-    /// HAProxy would not start with them, in its words.
+    /// HAProxy would not start with them. Its output.
     Haproxy(String),
-    /// They take something of confgen's, by file and line, or can't be read.
+    /// They use something of confgen's, with file and line, or can't be read.
     Confgen(String),
 }
 
 impl Rejection {
-    /// The reason alone.
+    /// The reason without the name of the program that gave it.
     pub fn reason(&self) -> &str {
         let (Self::Haproxy(words) | Self::Confgen(words)) = self;
         words.trim()
@@ -53,34 +53,36 @@ impl fmt::Display for Rejection {
 }
 
 impl Validator<'_> {
-    /// Judges the operator's files. `files` are what HAProxy is given of them: their directory, or one by one.
+    /// Checks the operator's files. `files` are the paths for HAProxy: the directory, or single files.
     ///
-    /// HAProxy refuses to check nothing at all: it is given the least that is something, with an empty section for each
-    /// service that the files may name. Where that won't do, since they need more of the generated file, the one that lies
-    /// there is tried.
+    /// # Errors
+    /// If the check can't be made. A rejection is no error.
     pub fn validate_operator_files(
         &self,
         include: &OperatorFiles,
         files: &[PathBuf],
     ) -> anyhow::Result<OperatorVerdict> {
+        // HAProxy accepts such files: two frontends on one address pass `haproxy -c` (2.6).
         if !include.config.conflicts.is_empty() {
             return Ok(Err(Rejection::Confgen(include.config.conflicts.join("; "))));
         }
-        let least = self.write_minimal_config(&include.config)?;
-        let with = |last: &Path| self.checker.check_files(&[files, &[last.to_owned()]].concat());
-        let output = match with(least.path())? {
+        // HAProxy rejects files without any listener, and lines that name a missing section.
+        let minimal = self.write_minimal_config(&include.config)?;
+        let output = match self.check_with(files, minimal.path())? {
             CheckResult::Valid { warnings } => return Ok(Ok(normalize_warnings(&warnings))),
             CheckResult::Rejected { output } => output,
         };
+        // The files may need more of the generated file, such as a `userlist`.
         if self.cfg.exists()
-            && let CheckResult::Valid { warnings } = with(self.cfg)?
+            && let CheckResult::Valid { warnings } = self.check_with(files, self.cfg)?
         {
             return Ok(Ok(normalize_warnings(&warnings)));
         }
         Ok(Err(Rejection::Haproxy(join_alerts(&output))))
     }
 
-    /// Which of these files HAProxy refuses as they would be filled, each staged in another place.
+    /// The filled files that HAProxy rejects, each with its complaint. `staged` maps a file to the path of its new form. Each is
+    /// checked with the other files in their old form.
     pub fn validate_filled_files(
         &self,
         include: &OperatorFiles,
@@ -96,21 +98,33 @@ impl Validator<'_> {
         Ok(refused)
     }
 
+    fn check_with(&self, files: &[PathBuf], last: &Path) -> anyhow::Result<CheckResult> {
+        Ok(self.checker.check_files(&[files, &[last.to_owned()]].concat())?)
+    }
+
     fn write_minimal_config(&self, operator: &OperatorConfig) -> anyhow::Result<tempfile::NamedTempFile> {
         let mut file = tempfile::Builder::new().prefix(MINIMAL_CONFIG).tempfile_in(self.state_dir)?;
-        let timeouts = "timeout client 1s\n    timeout connect 1s\n    timeout server 1s";
-        writeln!(file, "defaults\n    mode http\n    {timeouts}\nfrontend confgen-check\n    bind 127.0.0.1:1")?;
-        // Only the kind of a service is known here.
+        writeln!(file, "{CHECK_DEFAULTS}{CHECK_FRONTEND}")?;
+        // The settings of a service don't matter here: its name tells its kind, and so its mode.
         file.write_all(render_stub_backends(operator, &|id| id.kind == Kind::Tcp, &|_| false).as_bytes())?;
         Ok(file)
     }
 }
 
-/// Files that are only tried; one that a killed confgen left is swept away as they are.
+/// The `defaults` of a configuration that HAProxy only checks. Without the timeouts HAProxy warns.
+pub const CHECK_DEFAULTS: &str =
+    "defaults\n    mode http\n    timeout client 1s\n    timeout connect 1s\n    timeout server 1s\n";
+
+/// The frontend of a configuration that HAProxy only checks. It has no line feed at its end, for more options of `bind`. A check
+/// binds nothing, and HAProxy rejects a configuration without a listener.
+pub const CHECK_FRONTEND: &str = "frontend confgen-check\n    bind 127.0.0.1:1";
+
+/// The start of the minimal configuration's name. Its first characters are [`crate::state_dir::TRIAL`], so a start of confgen
+/// removes what a killed confgen left.
 const MINIMAL_CONFIG: &str = ".trial-least.";
 
-/// Empty sections for all that the files may name. `is_tcp` says which services carry TCP, `is_there` which sections have no
-/// need of one.
+/// Empty sections for all services that the files may name. `is_tcp` tells the mode. `is_there` tells that a section exists and
+/// needs no stub.
 pub fn render_stub_backends(
     operator: &OperatorConfig,
     is_tcp: &dyn Fn(&ServiceId) -> bool,
@@ -128,23 +142,23 @@ pub fn render_stub_backends(
     text
 }
 
-/// As a service's section has it with `sticky source`.
+/// The stick table of a service with `sticky source`, as the templates write it.
 const STUB_TABLE: &str = "    stick-table type ipv6 size 100k expire 30m\n";
 
-/// The operator's files one by one, some of them in other places.
+/// The paths of the operator's files, with the staged path of those that have one.
 pub fn list_with_staged(include: &OperatorFiles, staged: &BTreeMap<PathBuf, PathBuf>) -> Vec<PathBuf> {
     include.paths().map(|path| staged.get(path).map_or_else(|| path.to_owned(), Clone::clone)).collect()
 }
 
-/// HAProxy's words, with a staged file called by the name it will have.
+/// HAProxy's output with a file's final path in place of its staged path.
 pub fn replace_staged_name(words: &str, staged: &Path, path: &Path) -> String {
     words.replace(&staged.display().to_string(), &path.display().to_string())
 }
 
-/// Warnings without what tells one run of HAProxy from another, but for those about a server's state before the last
-/// restart: the check reads the state file too, and says so of each server that is down or taken out.
+/// Warnings without level and process, so that those of two checks can be compared. Warnings about servers' states are left out.
 pub fn normalize_warnings(warnings: &[String]) -> BTreeSet<String> {
     const OF_SERVERS: [&str; 2] = ["changed from server-state after a reload", "remains in forced "];
+    // The check reads the state file too, and warns of each server that was down or in maint before the last restart.
     let mut all: Vec<String> = Vec::new();
     for line in warnings {
         match all.last_mut().filter(|_| line.starts_with(' ')) {
@@ -155,13 +169,13 @@ pub fn normalize_warnings(warnings: &[String]) -> BTreeSet<String> {
     all.into_iter().filter(|line| !OF_SERVERS.iter().any(|words| line.contains(words))).collect()
 }
 
-/// The line without its level and process: `config : parsing […]`.
+/// The line without level and process: `config : parsing […]`.
 fn strip_level(line: &str) -> &str {
     let after = line.split_once(") : ").filter(|(level, _)| level.starts_with('['));
     after.map_or(line, |(_, words)| words)
 }
 
-/// Everything that HAProxy says is wrong, in one line. 3.0 goes on in lines that begin with blanks.
+/// All of HAProxy's complaints in one line. The whole output if it has none.
 pub fn join_alerts(output: &str) -> String {
     const CLOSING: [&str; 2] = ["Error(s) found in configuration file", "Fatal errors found in configuration"];
     let mut found: Vec<String> = Vec::new();
@@ -169,6 +183,7 @@ pub fn join_alerts(output: &str) -> String {
     for line in output.lines() {
         let is_alert = line.starts_with("[ALERT]");
         let words = strip_level(line).trim().trim_start_matches("config : ").to_owned();
+        // 3.0 continues an alert in lines that begin with blanks.
         match found.last_mut().filter(|_| goes_on && line.starts_with(' ')) {
             Some(last) => last.extend([" ", &words]),
             None => {
@@ -192,7 +207,7 @@ mod tests {
     use crate::state_dir::replace_file;
 
     #[test]
-    fn what_haproxy_says_of_old_states_is_no_warning() {
+    fn warnings_about_old_server_states_are_left_out() {
         let warning = |words: &str| format!("[WARNING]  (1) : config : {words}");
         let all = [
             warning("Server http-a/b is DOWN, changed from server-state after a reload. 0 active"),
@@ -257,7 +272,7 @@ mod tests {
     }
 
     #[test]
-    fn what_needs_the_generated_file_is_tried_with_it() {
+    fn files_that_need_the_generated_file_are_checked_with_it() {
         let needs =
             format!("{HTTP}frontend f\n bind :8000\n acl in http_auth(of-ours)\n http-request deny unless in\n");
         assert!(verdict(&needs, None).is_err());

@@ -1,18 +1,16 @@
-//! Staged files, and what HAProxy makes of them: whose fault it is, where it refuses the whole.
+//! Finds the cause of a rejection: the operator's files, the filled lines, single services, or the generated file. It replaces no
+//! file.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, PoisonError};
+use std::sync::PoisonError;
 
 use discovery::{Kind, ServiceId, Tls};
 use haproxy::check::CheckResult;
-use tempfile::NamedTempFile;
 
 use super::{Publication, PublishOutcome};
 use crate::cli::Options;
-use crate::desired::DesiredService;
-use crate::local_files::bisect::find_culprits;
-use crate::local_files::certificates::first_alert;
+use crate::local_files::trial::{find_culprits, first_alert};
 use crate::operator_files::filled::PendingEdit;
 use crate::operator_files::validate::{
     Rejection, Validator, join_alerts, list_with_staged, normalize_warnings, render_stub_backends, replace_staged_name,
@@ -20,38 +18,37 @@ use crate::operator_files::validate::{
 use crate::render::render_config;
 use crate::render::restart_needed::ConfigFingerprint;
 use crate::render::view::View;
-use crate::state_dir::{StagedConfig, StateDir, TRIAL};
+use crate::state_dir::{StagedConfig, StagedFile, StateDir, TRIAL};
 
-/// Enough to single out half a dozen services of a thousand; a check takes some 50 ms.
-const JUDGEMENTS: usize = 120;
+/// The most checks for one rejection. Enough to single out half a dozen services of a thousand. A check takes some 50 ms.
+const MOST_CHECKS: usize = 120;
 
-/// What is staged, and what HAProxy makes of it.
+/// The staged files of a publication.
 pub(super) struct StagedTrial<'a> {
     publication: &'a Publication,
-    /// Where the files that are filled are staged.
+    /// The staged path of each filled file that has changed.
     staged_fills: BTreeMap<PathBuf, PathBuf>,
     cfg: &'a StagedConfig,
 }
 
 impl<'a> StagedTrial<'a> {
-    /// Of a whole that is staged: the files that are filled, and the generated one.
     pub(super) fn new(
         publication: &'a Publication,
-        fills: impl Iterator<Item = (&'a PendingEdit, &'a NamedTempFile)>,
+        fills: impl Iterator<Item = (&'a PendingEdit, &'a StagedFile)>,
         cfg: &'a StagedConfig,
     ) -> Self {
         let staged_fills = fills.map(|(due, file)| (due.path.clone(), file.path().to_owned())).collect();
         Self { publication, staged_fills, cfg }
     }
 
-    /// The operator's files as they will be, and `last`.
+    /// The arguments of HAProxy: the operator's files in their new form, and `last`.
     pub(super) fn files_with(&self, last: &Path) -> Vec<PathBuf> {
         let mut files = self.operator_paths();
         files.push(last.to_owned());
         files
     }
 
-    /// Their directory, as HAProxy will read it; one by one where some of them are only staged.
+    /// The operator's directory, or the single files if some of them are staged elsewhere.
     fn operator_paths(&self) -> Vec<PathBuf> {
         if self.staged_fills.is_empty() {
             return vec![self.publication.options.include.clone()];
@@ -59,30 +56,33 @@ impl<'a> StagedTrial<'a> {
         list_with_staged(&self.publication.local_files.operator_files, &self.staged_fills)
     }
 
-    /// HAProxy's words, with the files called by the names they will have.
+    /// HAProxy's output with the files' final paths.
     pub(super) fn rename_staged(&self, words: &str) -> String {
         let cfg = replace_staged_name(words, self.cfg.path(), &self.publication.options.haproxy_cfg);
         self.staged_fills.iter().fold(cfg, |words, (path, place)| replace_staged_name(&words, place, path))
     }
 
-    /// Logs what HAProxy warns of since the last time, and whose it is.
+    /// Logs the warnings that the last check didn't have.
     pub(super) fn log_warnings(&self, warnings: &[String]) {
         let include = &self.publication.local_files.operator_files;
-        let of_them = |line: &str| include.paths().any(|path| line.contains(&path.display().to_string()));
         let warnings: BTreeSet<String> =
             normalize_warnings(warnings).iter().map(|line| self.rename_staged(line)).collect();
         let mut told = self.publication.logged_warnings.lock().unwrap_or_else(PoisonError::into_inner);
         for line in warnings.difference(&include.warnings).filter(|line| !told.contains(*line)) {
-            let whose = if of_them(line) { "the operator's files" } else { "haproxy -c" };
-            tracing::warn!("{whose}: {line}");
+            if include.paths().any(|path| line.contains(&path.display().to_string())) {
+                tracing::warn!(warning = %line, "HAProxy warns about the operator's files");
+            } else {
+                tracing::warn!(warning = %line, "HAProxy warns about the generated file");
+            }
         }
         *told = warnings;
     }
 
-    /// Whose fault it is that the whole is refused.
+    /// The cause of a rejection. `output` is HAProxy's.
     pub(super) fn find_fault(&self, output: &str) -> anyhow::Result<PublishOutcome> {
         let include = &self.publication.local_files.operator_files;
         let Options { state_dir, haproxy_cfg, .. } = &self.publication.options;
+        // The operator's files come first: no service is to blame for a file that HAProxy rejects alone.
         let judge = Validator { checker: &self.publication.checker, state_dir, cfg: haproxy_cfg };
         if let Err(rejection) =
             judge.validate_operator_files(include, std::slice::from_ref(&self.publication.options.include))?
@@ -92,57 +92,64 @@ impl<'a> StagedTrial<'a> {
         if !self.staged_fills.is_empty()
             && let Err(rejection) = judge.validate_operator_files(include, &self.operator_paths())?
         {
-            let some = judge.validate_filled_files(include, &self.staged_fills)?;
-            let all = || {
-                self.staged_fills.keys().map(|path| (path.clone(), self.rename_staged(rejection.reason()))).collect()
-            };
-            return Ok(PublishOutcome::FilledFilesRejected(if some.is_empty() { all() } else { some }));
+            let mut rejected = judge.validate_filled_files(include, &self.staged_fills)?;
+            if rejected.is_empty() {
+                // HAProxy accepts each of the files alone, and rejects them together.
+                let reason = self.rename_staged(rejection.reason());
+                rejected = self.staged_fills.keys().map(|path| (path.clone(), reason.clone())).collect();
+            }
+            return Ok(PublishOutcome::FilledFilesRejected(rejected));
         }
+        // If HAProxy rejects the file even without services, no service can be left out to mend it.
         if self.check_services(&[])?.is_some() {
             return Ok(PublishOutcome::Rejected(output.to_owned()));
         }
         let culprits = self.find_culprits()?;
         if culprits.is_empty() {
-            // With an empty section for each service that they name it is fine: one isn't there.
+            // The single checks have an empty section for each service that the operator's files name. The whole lacks one of them.
             return Ok(PublishOutcome::OperatorFilesRejected(Rejection::Haproxy(join_alerts(output))));
         }
         Ok(PublishOutcome::ServicesRejected(culprits.into_iter().collect()))
     }
 
-    /// Those of the services that HAProxy refuses: of what it hasn't taken yet, if all that it has taken still passes.
+    /// The services that HAProxy rejects, each with its complaint.
     fn find_culprits(&self) -> anyhow::Result<Vec<(ServiceId, String)>> {
-        let settled = &self.publication.desired;
-        let services = settled.services().map(|(id, _)| id.clone());
-        let (taken, new): (Vec<_>, Vec<_>) = services.partition(|id| settled.is_accepted(id));
+        let desired = &self.publication.desired;
+        let services = desired.services().map(|(id, _)| id.clone());
+        let (taken, new): (Vec<_>, Vec<_>) = services.partition(|id| desired.is_accepted(id));
+        // If the services that HAProxy accepted before still pass, only the others are suspects.
         let (beside, suspects) =
             if self.check_services(&taken)?.is_none() { (taken, new) } else { (Vec::new(), [taken, new].concat()) };
-        find_culprits(&suspects, JUDGEMENTS, &mut |some| self.check_services(&[&beside, some].concat()))
+        find_culprits(&suspects, MOST_CHECKS, &mut |some| self.check_services(&[&beside, some].concat()))
     }
 
-    /// What HAProxy has against a file with these services alone.
+    /// HAProxy's complaint about a file with only these services.
     fn check_services(&self, services: &[ServiceId]) -> anyhow::Result<Option<String>> {
-        let filing = self.publication;
-        // Of no generation: HAProxy never runs any of it.
-        let folder = tempfile::Builder::new().prefix(TRIAL).tempdir_in(&filing.options.state_dir)?;
-        let disk = StateDir::open_read_only(&filing.options.haproxy_cfg, folder.path());
-        let settled = filing.desired.restrict_to(services);
-        let include = &filing.local_files.operator_files;
-        let view = View::new(&settled, &filing.site, &include.config);
+        let publication = self.publication;
+        // The trial has a state directory of its own, since HAProxy never runs its generation.
+        let folder = tempfile::Builder::new().prefix(TRIAL).tempdir_in(&publication.options.state_dir)?;
+        let disk = StateDir::open_read_only(&publication.options.haproxy_cfg, folder.path());
+        let desired = publication.desired.restrict_to(services);
+        let include = &publication.local_files.operator_files;
+        let view = View::new(&desired, &publication.site, &include.config);
         let structure = ConfigFingerprint::from_view(&view, &include.fingerprints)?;
         let mut rendered = render_config(&view, &structure, folder.path())?;
-        let is_there =
-            |name: &str| structure.sections.contains_key(name) || view.stubs.iter().any(|stub| stub.name == name);
-        let is_tcp = |id: &ServiceId| {
-            let passes_through = |it: &Arc<DesiredService>| it.settings.tls == Tls::Passthrough;
-            id.kind == Kind::Tcp || filing.desired.service(id).is_some_and(passes_through)
-        };
-        rendered.cfg += &render_stub_backends(&include.config, &is_tcp, &is_there);
+        let stubs = render_stub_backends(&include.config, &|id| self.carries_tcp(id), &|name| {
+            structure.sections.contains_key(name) || view.stubs.iter().any(|stub| stub.name == name)
+        });
+        rendered.cfg += &stubs;
         let staged = disk.stage_config(&rendered)?;
-        Ok(match filing.checker.check_files(&self.files_with(staged.path()))? {
+        Ok(match publication.checker.check_files(&self.files_with(staged.path()))? {
             CheckResult::Valid { .. } => None,
             CheckResult::Rejected { output } => {
-                Some(first_alert(&replace_staged_name(&output, staged.path(), &filing.options.haproxy_cfg)))
+                Some(first_alert(&replace_staged_name(&output, staged.path(), &publication.options.haproxy_cfg)))
             }
         })
+    }
+
+    /// True if the service's section has `mode tcp`. With another mode, HAProxy would reject the operator's line that names it.
+    fn carries_tcp(&self, id: &ServiceId) -> bool {
+        let desired = self.publication.desired.service(id);
+        id.kind == Kind::Tcp || desired.is_some_and(|it| it.settings.tls == Tls::Passthrough)
     }
 }

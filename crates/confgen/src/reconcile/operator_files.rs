@@ -86,7 +86,7 @@ impl Reconciler {
             }
         };
         for warning in warnings.difference(&known.warnings) {
-            tracing::warn!(%warning, "HAProxy warns of the operator's files");
+            tracing::warn!(%warning, "HAProxy warns about the operator's files");
         }
         self.config.state_dir.save_operator_files(&read.sources)?;
         self.files.rejection = None;

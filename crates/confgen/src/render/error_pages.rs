@@ -1,18 +1,18 @@
-//! The pages that clients see if no service answers, as lines of haproxy.cfg. Pure.
+//! The pages that clients see if no service answers, as lines of haproxy.cfg. Pure: it reads no file.
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 
-/// The pages in use, by status; a status without one has its built-in words.
+/// The operator's pages. A status without one has a built-in text.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct ErrorPages {
     pub by_status: BTreeMap<u16, Page>,
-    /// Files that are not used, or whose last good copy still is, and why.
+    /// Files that aren't used as they stand, with the reason. The last good copy of one may serve.
     pub rejected: BTreeMap<PathBuf, String>,
 }
 
 impl ErrorPages {
-    /// The lines of the generated file, where the pages' files are in `folder`.
+    /// The lines for all statuses, sorted. `folder` has the pages' files.
     pub fn http_error_lines(&self, folder: &str) -> Vec<HttpErrorLine> {
         let built_in = BUILT_IN.iter().map(|(status, words)| {
             (
@@ -27,55 +27,54 @@ impl ErrorPages {
         built_in.chain(own).collect::<BTreeMap<_, _>>().into_values().collect()
     }
 
-    /// The files that the lines name, and what stands in them.
+    /// The name and the content of each file that the lines name.
     pub fn files(&self) -> impl Iterator<Item = (&str, &[u8])> {
         self.by_status.values().map(|page| (page.name.as_str(), page.content.as_slice()))
     }
 
-    /// All of it that HAProxy takes in at its start.
+    /// All bytes that HAProxy reads only at its start, for a fingerprint.
     pub fn contents(&self) -> impl Iterator<Item = &[u8]> {
         self.files().flat_map(|(name, content)| [name.as_bytes(), content])
     }
 
-    /// Logs what is another than before.
+    /// Logs the differences from `before`.
     pub fn log_changes(&self, before: &Self) {
         for (file, reason) in &self.rejected {
             if before.rejected.get(file) != Some(reason) {
-                tracing::warn!("error page {}: {reason}; not taken over", file.display());
+                tracing::warn!(file = %file.display(), %reason, "rejected an error page");
             }
         }
-        let differs = |(status, page): &(&u16, &Page)| before.by_status.get(status) != Some(page);
-        for (_, page) in self.by_status.iter().filter(differs) {
-            tracing::info!("error page {}: taken over", page.name);
+        for (status, page) in &self.by_status {
+            if before.by_status.get(status) != Some(page) {
+                tracing::info!(status, file = page.name, "took over an error page");
+            }
         }
         for (status, page) in before.by_status.iter().filter(|(status, _)| !self.by_status.contains_key(status)) {
-            tracing::info!("error page {}: gone; {status} is answered as built in", page.name);
+            tracing::info!(status, file = page.name, "error page deleted, answering with the built-in text");
         }
     }
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Page {
-    /// `404.html`
+    /// The file's name, `404.html`.
     pub name: String,
-    /// As HAProxy reads it.
+    /// The word of haproxy.cfg, with quotes if it needs them.
     pub content_type: &'static str,
-    /// The bytes of the file.
     pub content: Vec<u8>,
 }
 
 /// An `http-error` line of the generated file.
 #[derive(Debug, PartialEq, Eq)]
 pub struct HttpErrorLine {
-    /// The status.
     pub status: u16,
-    /// As HAProxy reads it.
+    /// The word of haproxy.cfg, with quotes if it needs them.
     pub content_type: &'static str,
-    /// The words, or the file with them.
+    /// `string "…"` or `file …`.
     pub body: String,
 }
 
-/// What is shown where there is no page: plain, since what reads it is as often a program as a person.
+/// The built-in texts. They are plain, since a program reads them as often as a person does.
 pub(crate) const BUILT_IN: [(u16, &str); 10] = [
     (400, "400 Bad Request"),
     (403, "403 Forbidden: this address may not come in"),

@@ -1,30 +1,28 @@
-//! Sockets by which HAProxy reaches itself: the inner hop, over which a connection whose TLS isn't passed through gets from
-//! the frontend that reads its server name to the one that terminates it; and the one over which a process tells its
-//! successor what it remembers of its clients. Pure.
+//! Unix sockets by which HAProxy reaches itself. Pure: it binds nothing.
 //!
-//! Unix sockets, which their mode keeps to HAProxy: who could connect to the first might forge any client's address.
+//! Over the first, connections get from the frontend that reads the server name to the one that terminates TLS, unless their TLS
+//! is passed through. Over the second, a process sends its stick tables to its successor. Their mode keeps other programs out: a
+//! program that could connect to the first could forge any client's address.
 
 use std::path::Path;
 
-/// Such a socket.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct InternalSocket {
-    /// Where it is bound, while HAProxy still is who started it, outside of any chroot.
+    /// The path for `bind`, which HAProxy opens with the rights of its start and outside of the chroot.
     pub(crate) bind: String,
-    /// Where it is reached from inside of it.
+    /// The path for `server`, as it is inside of the chroot.
     pub(crate) server: String,
-    /// Who may connect to it besides root, as `bind` says it: the user that HAProxy becomes.
+    /// The words of `bind` that give the socket to the user that HAProxy becomes: `user haproxy` or `uid 107`.
     pub(crate) owner: Option<String>,
 }
 
 impl InternalSocket {
-    /// One of this name beside the Runtime API's socket, or in the directory that HAProxy locks itself into. `owner` is the
-    /// user that it becomes, `user haproxy` or `uid 107`.
-    ///
-    /// A socket that is handed over at a restart keeps its owner. So another user has another name for it.
+    /// A socket in the chroot, or beside the Runtime API's socket without one. Its name ends in the owner's: a socket that is
+    /// handed over at a restart keeps its owner, so that another user needs another socket.
     pub(crate) fn new(runtime_socket: &Path, name: &str, owner: Option<String>, chroot: Option<&str>) -> Self {
         let who = owner.as_deref().and_then(|user| user.split(' ').nth(1)).unwrap_or_default();
         let who: String = who.chars().filter(|c| c.is_ascii_alphanumeric() || "_-".contains(*c)).collect();
+        // HAProxy binds before `chroot` and `user`, and connects behind those (2.6, 3.0, 3.2). So the two paths differ.
         let name = if who.is_empty() { format!("{name}.sock") } else { format!("{name}-{who}.sock") };
         match chroot {
             Some(jail) => {
@@ -49,7 +47,7 @@ mod tests {
     }
 
     #[test]
-    fn the_socket_is_where_haproxy_finds_it_as_whoever_it_becomes() {
+    fn the_socket_has_a_path_and_an_owner_for_each_user_and_chroot() {
         let beside = "/run/haproxy/discover-tls.sock";
         assert_eq!(hop(None, None), [beside, beside, ""]);
         let own = "/run/haproxy/discover-tls-haproxy.sock";

@@ -1,4 +1,5 @@
-//! What of the file a restart alone can change, told apart from what HAProxy takes while it runs. Pure.
+//! Fingerprints of the parts of haproxy.cfg that only a restart changes, and the reason for a restart. Pure: no I/O, no clock.
+//! Servers, hosts and paths are no part of a fingerprint, since HAProxy takes them while it runs.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -18,37 +19,37 @@ use crate::render::server_options;
 use crate::render::view;
 use crate::render::view::{Section, Site, View, has_section};
 
-/// Fingerprints of everything but servers, hosts and paths: of what all share, and of each service's section.
+/// The fingerprints of one generation. `structure.json` keeps them under these field names.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ConfigFingerprint {
-    /// `global`, `defaults`, the frontends, the operator's files.
+    /// `global`, `defaults`, the frontends, the templates, the error pages and the operator's files.
     pub common: String,
-    /// By the section's name.
+    /// The services' and previews' sections, by name.
     pub sections: BTreeMap<String, String>,
-    /// What single services have a say in of the part that all share, by the section's name.
+    /// The services' shares of the common part, by the name of the service's own section.
     #[serde(default)]
     pub shares: BTreeMap<String, String>,
-    /// What upstreams' certificates are checked against, by the section's name: HAProxy loads it at its start.
+    /// The CA file of a section, by name. HAProxy loads it only at its start.
     #[serde(default)]
     pub authorities: BTreeMap<String, String>,
-    /// The sections that pass TLS through; while there is one, all TLS takes the inner hop.
+    /// The sections that pass TLS through. While there is one, all other TLS takes the inner socket.
     #[serde(default)]
     pub passthrough: BTreeSet<String>,
-    /// What stands in the operator's files that are filled, by file and place.
+    /// The server blocks of filled files, by `<path>#<number>`.
     #[serde(default)]
     pub fills: BTreeMap<String, BlockFingerprint>,
 }
 
-/// What a running HAProxy lacks, for want of a restart.
+/// The difference between the running HAProxy and the wanted one that only a restart removes.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RestartReason {
-    /// In words.
+    /// The first reason that was found, for the log and the API.
     pub reason: String,
-    /// The services that it concerns; none where it is a matter of no service.
+    /// The services that wait for the restart. Empty if it concerns no single service.
     pub services: BTreeSet<ServiceId>,
 }
 
-/// The templates themselves: another confgen may write another file for the same store.
+/// The templates are a part of the fingerprint, since another release of confgen may write another file for the same store.
 const TEMPLATES: [&str; 3] = [
     include_str!("../../../../templates/http-service.cfg"),
     include_str!("../../../../templates/passthrough-service.cfg"),
@@ -76,25 +77,27 @@ struct TcpService<'a> {
 }
 
 impl ConfigFingerprint {
-    /// The structure of a whole view, with nothing filled yet. `outside` are fingerprints of what a restart alone takes in.
+    /// The fingerprints of a view, without filled files. `outside` are the fingerprints of the operator's files.
     pub fn from_view(view: &View, outside: &[String]) -> Result<Self, askama::Error> {
         let frame = render::render_frame(view)?;
         let parts = [frame.as_str(), &view.maps.urls].into_iter().chain(TEMPLATES).map(str::as_bytes);
         let prints = outside.iter().map(String::as_bytes).chain(view.site.pages.contents());
         let common = hash_parts(parts.chain(prints));
-        let mut structure = Self { common, ..Self::default() };
+        let mut fingerprints = Self { common, ..Self::default() };
         for section in view.http.iter().chain(&view.passthrough).chain(&view.tcp) {
             let Section { id, wanted, preview, .. } = section;
-            structure.sections.insert(section.name(), Self::fingerprint_section(id, wanted, *preview, view.site)?);
-            structure.shares.extend(view::shared_part_of(id, wanted, view.site).map(|share| (id.to_string(), share)));
-            structure.authorities.extend(ca_file_of(wanted).map(|file| (id.to_string(), file)));
+            fingerprints.sections.insert(section.name(), Self::fingerprint_section(id, wanted, *preview, view.site)?);
+            fingerprints
+                .shares
+                .extend(view::shared_part_of(id, wanted, view.site).map(|share| (id.to_string(), share)));
+            fingerprints.authorities.extend(ca_file_of(wanted).map(|file| (id.to_string(), file)));
         }
-        structure.passthrough = view.passthrough.iter().map(|section| section.id.to_string()).collect();
-        Ok(structure)
+        fingerprints.passthrough = view.passthrough.iter().map(|section| section.id.to_string()).collect();
+        fingerprints.check_invariants();
+        Ok(fingerprints)
     }
 
-    /// The fingerprint of one section of a service, its own or a preview's. Whether a server is a backup can't be changed while HAProxy runs, nor
-    /// can what a file of authorities holds.
+    /// The fingerprint of one section of a service, its own or a preview's.
     fn fingerprint_section(
         id: &ServiceId,
         wanted: &DesiredService,
@@ -108,35 +111,48 @@ impl ConfigFingerprint {
             Kind::Tcp => TcpService { section, site }.render()?,
         };
         let settings = &wanted.settings;
+        // The Runtime API changes neither a server's `backup` nor the content of a CA file.
         let backups = wanted.servers.iter().filter(|server| server.backup).map(|server| server.id.as_str().as_bytes());
         let authority = match &settings.trust {
             Trust::Authority(_, authority) if settings.tls == Tls::Reencrypt => Some(authority.fingerprint.as_bytes()),
             _ => None,
         };
-        // With default settings alone, the section reads the same whether it passes TLS through or not: the `defaults` above
-        // it make the difference. No server is called so: names hold no blank.
+        // With default settings, the section has the same text whether it passes TLS through or not: the `defaults` above it make
+        // the difference. These words can't be a backup's name, since names hold no blank.
         let mode = settings.passes_through().then_some(&b"tls passthrough"[..]);
         Ok(hash_parts(std::iter::once(text.as_bytes()).chain(backups).chain(authority).chain(mode)))
     }
 
-    /// The name of a generation with this structure.
+    /// Panics in debug builds if a fingerprint belongs to no section.
+    fn check_invariants(&self) {
+        debug_assert_eq!(self.find_violation(), None, "a fingerprint belongs to no section");
+    }
+
+    /// The name of a service without a section that has a share, a CA file or passes TLS through. `restart_reason` would compare it
+    /// for ever.
+    fn find_violation(&self) -> Option<&String> {
+        let named = self.shares.keys().chain(self.authorities.keys()).chain(&self.passthrough);
+        named.into_iter().find(|name| !self.sections.contains_key(*name))
+    }
+
+    /// The id of a generation with these fingerprints, 16 hexadecimal digits.
     pub fn generation_id(&self) -> String {
         let sections = self.sections.iter().flat_map(|(name, print)| [name.as_bytes(), print.as_bytes()]);
         let fills = self.fills.iter().flat_map(|(place, filled)| [place.as_bytes(), filled.print.as_bytes()]);
         hash_parts(std::iter::once(self.common.as_bytes()).chain(sections).chain(fills))
     }
 
-    /// The sections for previews.
     pub fn preview_sections(&self) -> impl Iterator<Item = &String> {
         self.sections.keys().filter(|section| section.contains(PREVIEW))
     }
 
-    /// The services that have a section.
+    /// The services that have a section. A service with previews comes several times.
     pub fn services(&self) -> impl Iterator<Item = ServiceId> {
         self.sections.keys().filter_map(|section| parse_section(section))
     }
 
-    /// Puts one service's section right. False where the part that all share is another now: then the whole is.
+    /// Updates the sections of one service. `None` as `wanted` removes them. Returns false if the common part has changed: then the
+    /// caller has to compute all fingerprints again.
     pub fn update_service(
         &mut self,
         id: &ServiceId,
@@ -145,6 +161,7 @@ impl ConfigFingerprint {
     ) -> Result<bool, askama::Error> {
         let (name, wanted) = (id.to_string(), wanted.filter(|wanted| has_section(id, wanted)));
         let share = wanted.and_then(|wanted| view::shared_part_of(id, wanted, site));
+        // A share shows only in the common part, which needs all services.
         if self.shares.get(&name) != share.as_ref() {
             return Ok(false);
         }
@@ -159,6 +176,7 @@ impl ConfigFingerprint {
             self.passthrough.remove(&name);
         }
         let previews = preview_prefix(id);
+        // A preview's section of a color that is gone has to go too.
         self.sections.retain(|section, _| *section != name && !section.starts_with(&previews));
         if let Some(wanted) = wanted {
             self.sections.insert(name, Self::fingerprint_section(id, wanted, None, site)?);
@@ -167,33 +185,34 @@ impl ConfigFingerprint {
                 self.sections.insert(name, Self::fingerprint_section(id, wanted, Some(preview), site)?);
             }
         }
+        self.check_invariants();
         Ok(had == (self.has_tcp(), self.passes_through()))
     }
 
-    /// Whether TLS is passed through to some service.
     pub fn passes_through(&self) -> bool {
         !self.passthrough.is_empty()
     }
 
-    /// Whether the service's section is there, and is one of the kind that the service needs: else its requests stay
-    /// where they are until a restart.
+    /// True if the service has a section that passes TLS through, or not, as the service wants it. If false, its requests stay in the
+    /// old section until a restart.
     pub fn has_section_for(&self, id: &ServiceId, wanted: &DesiredService) -> bool {
         let name = id.to_string();
         self.sections.contains_key(&name) && self.passthrough.contains(&name) == wanted.settings.passes_through()
     }
 
-    /// Whether there is a section of a TCP service: what all share says so.
+    /// True if there is a section of a TCP service. The common part has `defaults` for it then.
     fn has_tcp(&self) -> bool {
         let prefix = Kind::Tcp.to_string();
         self.sections.range(prefix.clone()..).next().is_some_and(|(name, _)| name.starts_with(&prefix))
     }
 
-    /// What a HAProxy that runs this structure needs a restart for to serve the wanted one; none where it doesn't. A
-    /// section that is no longer wanted is no reason: emptied, it does no harm.
+    /// The reason why a HAProxy with these fingerprints needs a restart to serve the wanted ones. `None` if it needs none. A section
+    /// that is no longer wanted is no reason: without servers and routes it does no harm.
     pub fn restart_reason(&self, wanted: &Self) -> Option<RestartReason> {
         let mut services = BTreeSet::new();
         let mut reason = None;
         for (name, print) in &wanted.sections {
+            // No release before 3.4 can add a backend while it runs.
             let words = match self.sections.get(name) {
                 None => "is new",
                 Some(running) if running != print => "has another setting or port",
@@ -202,6 +221,7 @@ impl ConfigFingerprint {
             services.extend(parse_section(name));
             reason.get_or_insert_with(|| format!("{name} {words}"));
         }
+        // A block that is gone counts too: HAProxy would go on sending requests to its servers.
         for (place, filled) in self.fills.iter().chain(&wanted.fills) {
             if self.fills.get(place) != wanted.fills.get(place) {
                 services.extend(parse_section(&filled.service));
@@ -211,8 +231,8 @@ impl ConfigFingerprint {
         }
         if self.common != wanted.common {
             let names = self.shares.keys().chain(wanted.shares.keys());
-            let differs = |name: &&String| self.shares.get(*name) != wanted.shares.get(*name);
-            services.extend(names.filter(differs).filter_map(|name| parse_section(name)));
+            let changed = names.filter(|name| self.shares.get(*name) != wanted.shares.get(*name));
+            services.extend(changed.filter_map(|name| parse_section(name)));
             reason = Some(match (self.passes_through(), wanted.passes_through()) {
                 (false, true) => "TLS is passed through from now on".into(),
                 (true, false) => "TLS is no longer passed through".into(),
@@ -223,7 +243,7 @@ impl ConfigFingerprint {
     }
 }
 
-/// What the service's section has HAProxy load to check certificates against.
+/// The CA file, or `@system-ca`, against which HAProxy checks certificates of the service's upstreams.
 fn ca_file_of(wanted: &DesiredService) -> Option<String> {
     Some(server_options::options_for(wanted).tls?.authorities?.to_string())
 }
@@ -243,7 +263,7 @@ mod tests {
     }
 
     #[test]
-    fn only_what_is_missing_or_another_needs_a_restart() {
+    fn only_a_new_or_changed_section_needs_a_restart() {
         let running = structure("c", &[("http-a", "1"), ("http-b", "1")]);
         let lacks =
             |wanted: ConfigFingerprint| running.restart_reason(&wanted).map(|lack| lack.reason).unwrap_or_default();
@@ -253,6 +273,20 @@ mod tests {
         assert_eq!(lacks(structure("c", &[("http-a", "2")])), "http-a has another setting or port");
         assert!(lacks(structure("d", &[])).starts_with("what all services share"));
         assert_ne!(running.generation_id(), structure("c", &[("http-a", "1")]).generation_id());
+    }
+
+    #[test]
+    fn a_share_without_a_section_is_a_violation() {
+        let good = structure("c", &[("http-a", "1")]);
+        assert_eq!(good.find_violation(), None);
+        let entry = || [("http-b".to_owned(), "x".to_owned())].into();
+        for bad in [
+            ConfigFingerprint { shares: entry(), ..good.clone() },
+            ConfigFingerprint { authorities: entry(), ..good.clone() },
+            ConfigFingerprint { passthrough: ["http-b".to_owned()].into(), ..good },
+        ] {
+            assert_eq!(bad.find_violation().map(String::as_str), Some("http-b"), "{bad:?}");
+        }
     }
 
     #[test]
@@ -302,7 +336,7 @@ mod tests {
     }
 
     #[test]
-    fn a_filled_section_lacks_what_goes_too() {
+    fn a_block_that_is_gone_needs_a_restart_too() {
         let filled = |print: &str| BlockFingerprint { service: "http-a".into(), print: print.into() };
         let with = |fills: &[(&str, &str)]| ConfigFingerprint {
             fills: fills.iter().map(|(place, print)| ((*place).to_owned(), filled(print))).collect(),
@@ -319,7 +353,7 @@ mod tests {
     }
 
     #[test]
-    fn what_waits_for_a_restart_is_known_by_name() {
+    fn each_service_that_waits_for_a_restart_is_named() {
         let running = ConfigFingerprint {
             shares: [("http-b".to_owned(), "4 ^/old".to_owned())].into(),
             ..structure("c", &[("http-a", "1"), ("http-b", "1")])

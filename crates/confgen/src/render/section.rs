@@ -1,33 +1,36 @@
-//! What the templates ask of a section, and of a server in it.
+//! The values that the templates need of a section and of its servers. Pure: no I/O, no clock.
 
-use discovery::{Balance, Check, Host, HttpCheck, Networks, ServiceId, Sni, Sticky, Tls};
+use discovery::{Balance, Check, Host, HttpCheck, Networks, ServiceId, Sni, Sticky, Tls, Weight};
 
 use crate::desired::names::preview_section;
-use crate::desired::{DesiredService, Preview, Server, ServerState};
+use crate::desired::{DesiredService, Preview, Server};
+use crate::operator_files::server_words::{state_words, written_weight};
 use crate::render::server_options;
 use crate::render::view::Site;
 
-/// A section of a service: its own, or one for those who may preview a color.
+/// A section of a service: its own, or one for the preview of a color.
 #[derive(Clone, Copy)]
 pub(crate) struct Section<'a> {
     pub(crate) id: &'a ServiceId,
     pub(crate) wanted: &'a DesiredService,
     pub(crate) preview: Option<&'a Preview>,
-    /// Its servers; a section's structure is what is left without those that can come and go at run time.
+    /// The servers of the service or of the color. Empty for a fingerprint.
     pub(crate) servers: &'a [Server],
 }
 
-/// A service's sections, its own first.
+/// The service's own section, then those of its previews.
 pub(super) fn sections_of<'a>(id: &'a ServiceId, wanted: &'a DesiredService) -> impl Iterator<Item = Section<'a>> {
     let own = Section { id, wanted, preview: None, servers: &wanted.servers };
-    let preview = move |preview: &'a Preview| Section { preview: Some(preview), servers: &preview.servers, ..own };
-    std::iter::once(own).chain(wanted.previews.iter().map(preview))
+    let previews = wanted.previews.iter();
+    let previews = previews.map(move |preview| Section { preview: Some(preview), servers: &preview.servers, ..own });
+    std::iter::once(own).chain(previews)
 }
 
-/// Networks in rows: HAProxy refuses a line of more than 64 words.
+/// Networks in rows of 16, since HAProxy rejects a line of more than 64 words.
 pub(super) fn rows_of(networks: Option<&Networks>) -> Vec<String> {
     const PER_LINE: usize = 16;
     let all: Vec<String> = networks.iter().flat_map(|n| n.iter()).map(ToString::to_string).collect();
+    // With the words before them, 16 stay far below the limit.
     all.chunks(PER_LINE).map(|row| row.join(" ")).collect()
 }
 
@@ -36,25 +39,25 @@ impl Section<'_> {
         self.id.is_default()
     }
 
-    /// As it is called.
     pub(crate) fn name(&self) -> String {
         self.preview.map_or(self.id.to_string(), |preview| preview_section(self.id, &preview.color))
     }
 
-    /// The cookie of those who stay with their upstream. A preview has another than its service on the same host: a
-    /// client would keep its way into that color. `~` is in no service's name.
+    /// The name of the cookie that keeps a client with its upstream.
     pub(crate) fn cookie(&self) -> String {
+        // With its service's cookie, a client of a preview would stay in that color on the service's host too. `~` is in no
+        // service's name.
         let color = self.preview.map(|preview| format!("~{}", preview.color)).unwrap_or_default();
         format!("discover-{}{color}", self.id.name)
     }
 
-    /// Who may preview, in rows of words.
+    /// The networks of clients that may preview.
     pub(crate) fn preview_rows(&self) -> Vec<String> {
         rows_of(self.wanted.settings.preview.as_ref())
     }
 
-    /// What stands before the service's own host in a preview's, as an expression: an upstream's certificate is for the
-    /// service's host. None where upstreams aren't asked for a request's host.
+    /// A regular expression for the label that a preview's host has before the service's host. HAProxy removes it, since the
+    /// upstreams' certificates are for the service's host. `None` if HAProxy doesn't ask upstreams for the request's host.
     pub(crate) fn label(&self) -> Option<String> {
         let settings = &self.wanted.settings;
         let asks = settings.tls == Tls::Reencrypt && settings.sni == Sni::RequestHost;
@@ -62,8 +65,9 @@ impl Section<'_> {
         Some(format!("^{}[.]", color.replace('.', "[.]")))
     }
 
-    /// What a person would write above the section: which hosts and paths lead here.
+    /// The comment above the section: the hosts and paths that lead to it.
     pub(crate) fn comment(&self, site: &Site) -> String {
+        // A service may have thousands of routes (docs/limits.md).
         const SHOWN: usize = 4;
         let routes = self.preview.map_or(&self.wanted.routes, |preview| &preview.routes);
         let mut words: Vec<String> =
@@ -71,6 +75,7 @@ impl Section<'_> {
         if routes.len() > SHOWN {
             words.push(format!("{} more", routes.len() - SHOWN));
         }
+        // Without a host of its own, a preview is reached by the header only.
         if let Some(preview) = self.preview {
             let asked = if words.is_empty() { "by header alone".into() } else { words.join(", ") };
             return format!("{} of {}, for those who may preview it: {asked}", preview.color, self.id);
@@ -99,13 +104,14 @@ impl Section<'_> {
         self.wanted.settings.tls == Tls::Terminate
     }
 
-    /// The line's value where it isn't HAProxy's default.
+    /// `None` for HAProxy's default.
     pub(crate) fn balance(&self) -> Option<Balance> {
         Some(self.wanted.settings.balance).filter(|balance| *balance != Balance::RoundRobin)
     }
 
-    /// Servers can come and go at run time under a hash only if it is consistent.
+    /// True if the section needs a consistent hash: HAProxy adds servers at run time only under such a one.
     pub(crate) fn hashes(&self) -> bool {
+        // `roundrobin`, `leastconn`, `first` and `random` are dynamic by themselves.
         matches!(self.wanted.settings.balance, Balance::Source | Balance::Uri)
     }
 
@@ -120,7 +126,7 @@ impl Section<'_> {
         }
     }
 
-    /// The host that a check asks for: the one that the service goes by.
+    /// The host that a check asks for: the service's primary host.
     pub(crate) fn check_host(&self) -> Option<&Host> {
         self.wanted.host.as_ref()
     }
@@ -141,12 +147,12 @@ impl Section<'_> {
         self.wanted.settings.sticky == Sticky::Source
     }
 
-    /// Whether the section takes an operator's `defaults` in place of the file's own, of which it then has nothing.
+    /// True if the section takes an operator's `defaults`. Then it takes nothing from the file's own.
     pub(crate) fn has_profile(&self) -> bool {
         self.wanted.settings.profile.is_some()
     }
 
-    /// What all servers of the section have in common and differs from the `defaults`.
+    /// The words that all servers of the section share and the `defaults` lack. `None` if there are none.
     pub(crate) fn default_server(&self) -> Option<String> {
         let mut words = Vec::new();
         match (self.wanted.settings.check == Check::Off, self.has_profile()) {
@@ -154,8 +160,9 @@ impl Section<'_> {
             (false, true) => words.push("check".to_owned()),
             (false, false) => {}
         }
+        // Without the file's `defaults`, a server has HAProxy's weight of 1, and an added server the file's 100.
         if self.has_profile() {
-            words.push(format!("weight {}", discovery::Weight::DEFAULT));
+            words.push(format!("weight {}", Weight::DEFAULT));
         }
         words.extend(server_options::default_server_words(self.wanted));
         (!words.is_empty()).then(|| words.join(" "))
@@ -163,20 +170,15 @@ impl Section<'_> {
 }
 
 impl Server {
-    /// Its line, as the template has it: who asks for it is told what to look for in the file.
+    /// The server's line as the templates have it. The API shows it, so that an operator can find it in the file.
     pub(crate) fn config_line(&self) -> String {
         format!("server {} {}{}", self.id, self.address, self.options())
     }
 
-    /// What follows the address on the server's line. Drained is written as weight 0: HAProxy reads it as its own
-    /// `drain` (management manual, `set server state`), and no keyword says it.
+    /// The words behind the address on the server's line. The file's `defaults` set the default weight.
     pub(crate) fn options(&self) -> String {
-        let weight = if self.state == ServerState::Drain { 0 } else { self.weight };
-        let weight =
-            if weight == discovery::Weight::DEFAULT.get() { String::new() } else { format!(" weight {weight}") };
-        let backup = if self.backup { " backup" } else { "" };
-        let disabled = if self.state == ServerState::Maint { " disabled" } else { "" };
+        let weight = Some(written_weight(self)).filter(|weight| *weight != Weight::DEFAULT.get());
         let id = self.hash_id.map(|id| format!(" id {id}")).unwrap_or_default();
-        format!("{weight}{backup}{disabled}{id}")
+        format!("{}{id}", state_words(weight, self.backup, self.state))
     }
 }

@@ -1,15 +1,15 @@
-//! How a service's upstreams are spoken to: the same for those that the file names and for those that are added while
-//! HAProxy runs. Pure.
+//! The options of a service's servers: the same for those of the file and for those that are added while HAProxy runs. Pure: no
+//! I/O, no clock.
 
 use discovery::{Check, Proto, ProxyProtocol, Sni, Tls};
 use haproxy::runtime::{self, CheckTls, ServerOptions, ServerTls, Word};
 
 use crate::desired::DesiredService;
 
-/// Where the generated file keeps the host of a request.
+/// The variable in which haproxy.cfg has the host of a request.
 const HOST: &str = "txn.host";
 
-/// What a server of the service is added with, but for what is its own.
+/// The options of `add server` for the service's servers. The weight, the backup flag and the id are a server's own.
 pub fn options_for(wanted: &DesiredService) -> ServerOptions {
     let settings = &wanted.settings;
     ServerOptions {
@@ -26,44 +26,44 @@ pub fn options_for(wanted: &DesiredService) -> ServerOptions {
         },
         slowstart: settings.slowstart.map(Into::into),
         tls: (settings.tls == Tls::Reencrypt).then(|| tls_options(wanted)),
-        // What is passed through is TLS; a check of HAProxy's own has to speak it too.
+        // Passed-through traffic is TLS already. A check is HAProxy's own traffic, and has to speak TLS too.
         check_tls: (settings.passes_through() && matches!(settings.check, Check::Http(_)))
             .then(|| CheckTls { sni: service_host(wanted) }),
     }
 }
 
-/// The name that the service goes by.
+/// The service's primary host. `None` if it has none.
 fn service_host(wanted: &DesiredService) -> Option<Word> {
     wanted.host.as_ref().and_then(|host| host.as_str().parse().ok())
 }
 
-/// A check has no request whose host it could ask for: it asks for the service's own.
 fn tls_options(wanted: &DesiredService) -> ServerTls {
     let settings = &wanted.settings;
-    let word = |name: &str| name.parse::<Word>().ok();
     let host = service_host(wanted);
     let authorities = settings.trust.authorities_token();
     let (sni, check_sni) = match &settings.sni {
-        Sni::RequestHost => (word(HOST).map(runtime::Sni::Variable), host.clone()),
-        Sni::Fixed(name) => (word(name.as_str()).map(runtime::Sni::Fixed), word(name.as_str())),
+        // A check has no request, so it asks for the service's host.
+        Sni::RequestHost => (parse_word(HOST).map(runtime::Sni::Variable), host.clone()),
+        Sni::Fixed(name) => (parse_word(name.as_str()).map(runtime::Sni::Fixed), parse_word(name.as_str())),
         Sni::Off => (None, None),
     };
+    // Without a requested name or `verifyhost`, HAProxy accepts any certificate of the authority.
     let verify_host = host.filter(|_| sni.is_none() && authorities.is_some());
     ServerTls { authorities, sni, check_sni, verify_host }
 }
 
-/// The same as a `default-server` line has it: what HAProxy takes for granted there isn't said.
+fn parse_word(name: &str) -> Option<Word> {
+    name.parse().ok()
+}
+
+/// The same options as words of a `default-server` line, sorted. HAProxy's defaults are left out.
 pub fn default_server_words(wanted: &DesiredService) -> Vec<String> {
     let options = options_for(wanted);
     let secure = options.tls.is_some();
     let tls = options.tls.unwrap_or_default();
-    let sni = |sni| match sni {
-        runtime::Sni::Fixed(name) => format!("sni str({name})"),
-        runtime::Sni::Variable(name) => format!("sni var({name})"),
-    };
-    let send_proxy = |version| if version == 1 { "send-proxy".into() } else { "send-proxy-v2".into() };
     let verify = if tls.authorities.is_some() { "verify required" } else { "verify none" };
     let check_tls = options.check_tls;
+    // `proto h2` over TLS leaves HTTP checks without an answer (2.6, 3.0). `alpn h2` with `check-alpn h2` doesn't.
     let lines: [Option<String>; 15] = [
         (options.h2 && secure).then(|| "alpn h2".into()),
         tls.authorities.map(|file| format!("ca-file {file}")),
@@ -73,9 +73,12 @@ pub fn default_server_words(wanted: &DesiredService) -> Vec<String> {
         check_tls.is_some().then(|| "check-ssl".into()),
         options.maxconn.map(|most| format!("maxconn {most}")),
         (options.h2 && !secure).then(|| "proto h2".into()),
-        options.send_proxy.map(send_proxy),
+        options.send_proxy.map(|version| if version == 1 { "send-proxy".into() } else { "send-proxy-v2".into() }),
         wanted.settings.slowstart.map(|span| format!("slowstart {span}")),
-        tls.sni.map(sni),
+        tls.sni.map(|sni| match sni {
+            runtime::Sni::Fixed(name) => format!("sni str({name})"),
+            runtime::Sni::Variable(name) => format!("sni var({name})"),
+        }),
         secure.then(|| "ssl".into()),
         secure.then(|| verify.into()),
         check_tls.is_some().then(|| "verify none".into()),
@@ -89,7 +92,6 @@ mod tests {
     use super::*;
     use crate::desired::tests::{settle, topology};
 
-    /// What stands in the file is what is said of a server that is added.
     #[test]
     fn an_added_server_is_spoken_to_as_one_of_the_file() {
         let settings = [

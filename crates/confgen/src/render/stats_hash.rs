@@ -1,19 +1,19 @@
-//! The hash of the password of the stats page, as haproxy.cfg has it. Pure.
+//! The hash of the stats page's password, as haproxy.cfg has it. Pure: it makes no password and no salt.
 
 use sha_crypt::{PasswordVerifier, ShaCrypt};
 use sha2::{Digest, Sha256};
 
-/// A password as haproxy.cfg has it.
+/// A hash. Its text is safe in a line of haproxy.cfg.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Hash {
-    /// SHA-256 in upper-case hex digits, of a password that confgen made. 142 random bits need no costly hash.
+    /// SHA-256 in upper-case hexadecimal digits, of a password that confgen made. 144 random bits need no costly hash.
     Sha256(String),
     /// crypt(3), of any other password. Each check takes HAProxy's event loop about a millisecond.
     Crypt(String),
 }
 
 impl Hash {
-    /// The hash that stands in this text, if it is one.
+    /// `None` if the text is no hash.
     pub fn parse(text: &str) -> Option<Self> {
         let is_sha256 = text.len() == 64 && text.bytes().all(|b| b.is_ascii_digit() || (b'A'..=b'F').contains(&b));
         match text {
@@ -36,8 +36,9 @@ impl Hash {
     }
 }
 
-/// Whatever was put into the file, only what crypt(3) makes may come near haproxy.cfg.
+/// True if the text has only characters of crypt(3).
 pub(crate) fn is_crypt(text: &str) -> bool {
+    // The text is from a file, and a blank or a line feed in it would change haproxy.cfg.
     !text.is_empty() && text.bytes().all(|b| b.is_ascii_alphanumeric() || b"$./=".contains(&b))
 }
 

@@ -265,7 +265,7 @@ fn every_public_frontend_reads_the_proxy_protocol_of_those_named() {
 }
 
 #[test]
-fn what_the_operator_sets_is_left_out() {
+fn a_global_line_of_the_operators_replaces_confgens() {
     let operator = OperatorConfig::from_texts([(
         "mine.cfg",
         "global\n    uid 0\n    group www-data\n    chroot /\n    log /dev/log local1\n",

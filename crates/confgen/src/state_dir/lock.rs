@@ -1,4 +1,5 @@
-//! One confgen a state directory: each would clear away what another has half written, and forget what it remembers.
+//! The lock of a state directory. Two processes of confgen would remove each other's temporary files and overwrite each other's state.
+//! This module locks nothing else, such as haproxy.cfg.
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write as _};
@@ -13,12 +14,12 @@ use nix::fcntl::{Flock, FlockArg};
 
 use super::{Error, io_error};
 
-/// Never removed: who has it open may be about to lock it.
+/// The lock's file. It is never removed, since another process may have opened it and be about to lock it.
 const NAME: &str = "lock";
-/// How often it is tried.
+/// The time between two attempts.
 const TRY_EVERY: Duration = Duration::from_millis(50);
 
-/// Takes it until it is dropped, or the process is dead, however it died. Whoever has it is waited for so long.
+/// Takes the lock, and waits at most `within` for another process. The kernel releases it if this process dies.
 pub fn take_lock(state_dir: &Path, within: Duration) -> Result<Flock<File>, Error> {
     let path = state_dir.join(NAME);
     let file = OpenOptions::new().write(true).create(true).truncate(false).mode(0o600).open(&path);
@@ -26,11 +27,11 @@ pub fn take_lock(state_dir: &Path, within: Duration) -> Result<Flock<File>, Erro
         Errno::EWOULDBLOCK => io_error("use", state_dir)(in_use_error(&path)),
         errno => io_error("lock", &path)(errno.into()),
     })?;
-    // Whose it is, for people, and for the words of whoever is refused.
+    // The pid is for operators, and for the error of a second confgen.
     let written = lock.set_len(0).and_then(|()| writeln!(lock, "{}", process::id()));
     if let Err(error) = written {
         // The lock holds all the same. A full disk must not keep confgen from its start.
-        tracing::warn!("{}", io_error("write", &path)(error));
+        tracing::warn!(error = %io_error("write", &path)(error), "lock held, but its pid is not in the file");
     }
     Ok(lock)
 }
@@ -61,7 +62,7 @@ mod tests {
     use crate::test_support::TempFiles;
 
     #[test]
-    fn a_second_one_is_told_who_has_it() {
+    fn a_second_confgen_is_told_the_pid_of_the_first() {
         let place = TempFiles::with_folders(&[]);
         let take = || take_lock(&place.path(""), Duration::ZERO);
         let lock = take().unwrap();
@@ -77,7 +78,7 @@ mod tests {
     }
 
     #[test]
-    fn one_that_ends_is_waited_for() {
+    fn a_lock_waits_for_a_confgen_that_ends() {
         let place = TempFiles::with_folders(&[]);
         let lock = take_lock(&place.path(""), Duration::ZERO).unwrap();
         let (begun, within) = (Instant::now(), Duration::from_millis(200));

@@ -13,23 +13,23 @@ use haproxy::runtime::SniFilter;
 
 use crate::local_files::certificate::{Certificate, Coverage, KeyType};
 
-/// HAProxy's buffer for a command has 16 kB, and a line has to fit into one. A certificate with more filters than this is
-/// listed without any. HAProxy then chooses by its own order between it and others for the same name.
+/// The most bytes of a line's filters. A command's buffer has 16 kB. A certificate with more filters is listed without any, so that
+/// HAProxy chooses by its own order between it and others for the same name.
 const LONGEST_LINE: usize = 12_000;
 
-/// Which of some certificates serve which names, at one point in time. Indexes are places in the slice that was given.
+/// The certificates that serve each name, at one point in time. An index is a place in the slice that `choose` was given.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Choice {
-    /// Serves clients that ask for no name, or for one that no certificate is for. None without certificates.
+    /// The certificate for clients that ask for no name, or for a name without a certificate. `None` without certificates.
     pub default: Option<usize>,
-    /// By name, wildcards included: the certificates that are for it, the best first.
+    /// The certificates for each name, wildcards included. The best one is first.
     names: BTreeMap<String, Vec<Claimant>>,
 }
 
 /// A certificate that is for a name.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Claimant {
-    /// Its place among the certificates.
+    /// The place among the certificates.
     pub index: usize,
     /// HAProxy serves it for the name, to clients that can use its kind of key.
     pub is_chosen: bool,
@@ -37,7 +37,7 @@ pub struct Claimant {
     key_type: KeyType,
 }
 
-/// How good a certificate is for a name. The better one is less.
+/// The order of certificates for one name. The better one is less.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 struct Rank {
     validity: Validity,
@@ -50,20 +50,17 @@ struct Rank {
     index: usize,
 }
 
-/// The better one is less. A certificate that is not valid yet may be valid for a client whose clock is right; an expired one
-/// never is again.
+/// The better one is less. A certificate that is not valid yet may be valid for a client, if this host's clock is wrong. An expired
+/// one never is again.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Validity {
-    /// Now.
     Valid,
-    /// Its validity begins later.
     NotYetValid,
-    /// Its validity is over.
     Expired,
 }
 
 impl Validity {
-    /// The validity at a time in Unix seconds. A certificate whose times can't be read counts as valid.
+    /// The validity at a time in Unix seconds. A certificate without readable times counts as valid.
     pub fn at(certificate: &Certificate, now: i64) -> Self {
         if certificate.not_after.is_some_and(|end| end < now) {
             Self::Expired
@@ -74,7 +71,7 @@ impl Validity {
         }
     }
 
-    /// In words.
+    /// The word that the API and the page show.
     pub fn name(self) -> &'static str {
         match self {
             Self::Valid => "valid",
@@ -84,10 +81,10 @@ impl Validity {
     }
 }
 
-/// Why a certificate serves a name and not another one of the same kind of key.
+/// The reason why a certificate serves a name, and another one with the same kind of key doesn't.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Advantage {
-    /// No other one is for the name.
+    /// No other certificate is for the name.
     Only,
     /// The other one has this validity, which is worse.
     Validity(Validity),
@@ -120,7 +117,7 @@ impl fmt::Display for Advantage {
     }
 }
 
-/// The wildcard that matches a host: `*.b.com` for `a.b.com`, and nothing else, as HAProxy has it. None for a wildcard.
+/// The only wildcard that HAProxy matches with a host: `*.b.com` for `a.b.com`. `None` for a wildcard.
 pub fn wildcard_of(name: &str) -> Option<String> {
     let (label, rest) = name.split_once('.')?;
     (label != "*").then(|| format!("*.{rest}"))
@@ -135,32 +132,42 @@ impl Choice {
                 holders.entry(name).or_default().push((index, coverage));
             }
         }
-        let of_name = |name: &str| {
-            let own = holders.get(name).into_iter().flatten().copied();
-            let wildcard = wildcard_of(name).and_then(|wildcard| holders.get(wildcard.as_str()));
-            let wide = wildcard.into_iter().flatten();
-            let wide = wide.map(|(index, coverage)| (*index, (*coverage).max(Coverage::Wildcard)));
-            let mut claimants: BTreeMap<usize, Coverage> = wide.collect();
-            claimants.extend(own);
-            let claimant = |(index, coverage): (usize, Coverage)| {
-                let certificate = certificates.get(index)?;
-                let rank = Rank::new(certificate, coverage, index, now);
-                Some(Claimant { index, rank, key_type: certificate.key_type, is_chosen: false })
-            };
-            mark_chosen(claimants.into_iter().filter_map(claimant).collect())
-        };
-        let names: BTreeMap<String, Vec<Claimant>> =
-            holders.keys().map(|name| ((*name).to_owned(), of_name(name))).collect();
-        Self { default: choose_default(certificates, &names, now), names }
+        let names: BTreeMap<String, Vec<Claimant>> = holders
+            .keys()
+            .map(|name| ((*name).to_owned(), rank_claimants(certificates, claims_on(name, &holders), now)))
+            .collect();
+        let choice = Self { default: choose_default(certificates, &names, now), names };
+        choice.check_invariants(certificates);
+        choice
     }
 
-    /// The certificates that are for a host, the best first. Empty if only the default certificate is left for it.
+    /// Panics in debug builds if the choice breaks an invariant.
+    fn check_invariants(&self, certificates: &[Certificate]) {
+        debug_assert_eq!(self.find_violation(certificates), None, "a choice breaks an invariant");
+    }
+
+    /// A name that has no certificate, two for one kind of key, or one that doesn't exist. HAProxy would choose by the order of
+    /// loading, or have none.
+    fn find_violation(&self, certificates: &[Certificate]) -> Option<String> {
+        let exists = |index: usize| index < certificates.len();
+        for (name, claimants) in &self.names {
+            let chosen: Vec<KeyType> = claimants.iter().filter(|it| it.is_chosen).map(|it| it.key_type).collect();
+            let kinds: BTreeSet<KeyType> = chosen.iter().copied().collect();
+            if chosen.is_empty() || kinds.len() < chosen.len() || !claimants.iter().all(|it| exists(it.index)) {
+                return Some(format!("{name} has the certificates {claimants:?}"));
+            }
+        }
+        let is_right = self.default.map_or(certificates.is_empty(), exists);
+        (!is_right).then(|| format!("{:?} is the default of {} certificates", self.default, certificates.len()))
+    }
+
+    /// The certificates for a host, the best first. Empty if the host gets the default certificate.
     pub fn claimants(&self, host: &str) -> &[Claimant] {
         let found = self.names.get(host).or_else(|| self.names.get(&wildcard_of(host)?));
         found.map_or(&[], Vec::as_slice)
     }
 
-    /// The names that each certificate serves, by its place. A certificate that serves none is left out.
+    /// The names that each certificate serves, by place. A certificate that serves none is left out.
     pub fn names_by_certificate(&self) -> BTreeMap<usize, Vec<&str>> {
         let mut served: BTreeMap<usize, Vec<&str>> = BTreeMap::new();
         for (name, claimants) in &self.names {
@@ -171,8 +178,8 @@ impl Choice {
         served
     }
 
-    /// The lines of the crt-list behind its first one: places of certificates, with filters. Without filters, HAProxy serves
-    /// all names of a certificate.
+    /// The lines of the crt-list behind `default.pem`: the place of a certificate, and its filters. Without filters, HAProxy serves all
+    /// names of the certificate.
     pub fn crt_list_lines(&self, certificates: &[Certificate]) -> Vec<(usize, Vec<SniFilter>)> {
         let mut exact_below: BTreeMap<String, Vec<&str>> = BTreeMap::new();
         for name in self.names.keys() {
@@ -180,31 +187,39 @@ impl Choice {
                 exact_below.entry(wildcard).or_default().push(name);
             }
         }
-        let line = |(index, certificate): (usize, &Certificate)| {
-            let names: Vec<&str> = listable_names(certificate).map(|(name, _)| name).collect();
-            let kept: Vec<&str> = names.iter().copied().filter(|name| self.is_chosen(name, index)).collect();
-            if kept.is_empty() && !names.is_empty() {
-                return None;
-            }
-            let excluded: BTreeSet<&str> = kept
-                .iter()
-                .flat_map(|name| exact_below.get(*name).into_iter().flatten())
-                .copied()
-                .filter(|host| self.must_exclude(host, index, certificates))
-                .collect();
-            if kept.len() == names.len() && excluded.is_empty() {
-                return Some((index, Vec::new()));
-            }
-            let serving = kept.into_iter().filter_map(SniFilter::for_name);
-            let filters: Vec<SniFilter> =
-                serving.chain(excluded.into_iter().filter_map(SniFilter::excluding_host)).collect();
-            let length: usize = filters.iter().map(|filter| filter.as_str().len() + 1).sum();
-            Some((index, if length > LONGEST_LINE { Vec::new() } else { filters }))
-        };
-        certificates.iter().enumerate().filter_map(line).collect()
+        let certificates_with_index = certificates.iter().enumerate();
+        certificates_with_index
+            .filter_map(|(index, it)| Some((index, self.filters_of(index, it, &exact_below, certificates)?)))
+            .collect()
     }
 
-    /// Tells what a certificate has for a name over the best other one of the same kind of key.
+    /// The filters of a certificate's line. `None` if it serves no name and needs no line. `exact_below` has the hosts below each
+    /// wildcard.
+    fn filters_of(
+        &self,
+        index: usize,
+        certificate: &Certificate,
+        exact_below: &BTreeMap<String, Vec<&str>>,
+        certificates: &[Certificate],
+    ) -> Option<Vec<SniFilter>> {
+        let names: Vec<&str> = listable_names(certificate).map(|(name, _)| name).collect();
+        let kept: Vec<&str> = names.iter().copied().filter(|name| self.is_chosen(name, index)).collect();
+        if kept.is_empty() && !names.is_empty() {
+            return None;
+        }
+        let below = kept.iter().flat_map(|name| exact_below.get(*name).into_iter().flatten()).copied();
+        let excluded: BTreeSet<&str> = below.filter(|host| self.must_exclude(host, index, certificates)).collect();
+        if kept.len() == names.len() && excluded.is_empty() {
+            return Some(Vec::new());
+        }
+        let serving = kept.into_iter().filter_map(SniFilter::for_name);
+        let filters: Vec<SniFilter> =
+            serving.chain(excluded.into_iter().filter_map(SniFilter::excluding_host)).collect();
+        let length: usize = filters.iter().map(|filter| filter.as_str().len() + 1).sum();
+        Some(if length > LONGEST_LINE { Vec::new() } else { filters })
+    }
+
+    /// The advantage of a certificate for a name over the best other one with the same kind of key, and the other's place.
     pub fn advantage_of(&self, host: &str, claimant: &Claimant) -> (Advantage, Option<usize>) {
         let others = self.claimants(host).iter().filter(|it| it.index != claimant.index);
         let Some(other) = others.into_iter().find(|it| it.key_type == claimant.key_type) else {
@@ -217,19 +232,19 @@ impl Choice {
         self.names.get(name).is_some_and(|claimants| claimants.iter().any(|it| it.is_chosen && it.index == index))
     }
 
-    /// HAProxy looks for each kind of key among exact names and then among wildcards. So a wildcard certificate would serve
-    /// a host that was left to a certificate with another kind of key.
+    /// True if a wildcard certificate needs a filter against this host, which another certificate serves.
     fn must_exclude(&self, host: &str, index: usize, certificates: &[Certificate]) -> bool {
         let claimants = self.names.get(host).map(Vec::as_slice).unwrap_or_default();
         let Some(own) = claimants.iter().find(|it| it.index == index).filter(|own| !own.is_chosen) else {
             return false;
         };
-        let is_found_first = |it: &Claimant| {
+        // HAProxy looks for each kind of key among exact names and then among wildcards. So a wildcard certificate would serve a
+        // host that was left to a certificate with another kind of key.
+        !claimants.iter().any(|it| {
             it.is_chosen
                 && it.key_type == own.key_type
                 && certificates.get(it.index).is_some_and(|it| it.servable.contains_key(host))
-        };
-        !claimants.iter().any(is_found_first)
+        })
     }
 }
 
@@ -245,7 +260,7 @@ impl Rank {
         }
     }
 
-    /// What this one, which is better, has over the other one.
+    /// The advantage of this rank, which is better, over the other one.
     fn advantage_over(&self, other: &Self) -> Advantage {
         if self.validity != other.validity {
             Advantage::Validity(other.validity)
@@ -263,17 +278,37 @@ impl Rank {
     }
 }
 
-/// The names of a certificate that a line of the list can be given for.
+/// The names of a certificate that can be filters.
 fn listable_names(certificate: &Certificate) -> impl Iterator<Item = (&str, Coverage)> {
     let names = certificate.servable.iter().map(|(name, coverage)| (name.as_str(), *coverage));
     names.filter(|(name, _)| SniFilter::for_name(name).is_some())
 }
 
+/// The certificates that have a name, or its wildcard.
+fn claims_on(name: &str, holders: &BTreeMap<&str, Vec<(usize, Coverage)>>) -> BTreeMap<usize, Coverage> {
+    let wildcard = wildcard_of(name).and_then(|wildcard| holders.get(wildcard.as_str())).into_iter().flatten();
+    let mut claims: BTreeMap<usize, Coverage> =
+        wildcard.map(|(index, coverage)| (*index, (*coverage).max(Coverage::Wildcard))).collect();
+    // A certificate with both the name and the wildcard counts as one with the name.
+    claims.extend(holders.get(name).into_iter().flatten().copied());
+    claims
+}
+
+fn rank_claimants(certificates: &[Certificate], claims: BTreeMap<usize, Coverage>, now: i64) -> Vec<Claimant> {
+    let claimants = claims.into_iter().filter_map(|(index, coverage)| {
+        let certificate = certificates.get(index)?;
+        let rank = Rank::new(certificate, coverage, index, now);
+        Some(Claimant { index, rank, key_type: certificate.key_type, is_chosen: false })
+    });
+    mark_chosen(claimants.collect())
+}
+
 /// Sorts a name's certificates, and marks the best of each kind of key.
 fn mark_chosen(mut claimants: Vec<Claimant>) -> Vec<Claimant> {
     claimants.sort_by_key(|claimant| claimant.rank);
-    let best = |of: KeyType| claimants.iter().find(|it| it.key_type == of).copied();
-    let bests: Vec<Claimant> = [KeyType::Ecdsa, KeyType::Rsa, KeyType::Other].into_iter().filter_map(best).collect();
+    let kinds = [KeyType::Ecdsa, KeyType::Rsa, KeyType::Other].into_iter();
+    let bests: Vec<Claimant> =
+        kinds.filter_map(|kind| claimants.iter().find(|it| it.key_type == kind).copied()).collect();
     let chosen = bests.iter().filter(|it| !bests.iter().any(|other| must_displace(other, it)));
     let chosen: BTreeSet<usize> = chosen.map(|it| it.index).collect();
     for claimant in &mut claimants {
@@ -282,8 +317,8 @@ fn mark_chosen(mut claimants: Vec<Claimant>) -> Vec<Claimant> {
     claimants
 }
 
-/// Whether HAProxy must not have `other`, because it would serve it before `this`, which is better. HAProxy prefers ECDSA,
-/// then RSA. Nearly every client can use RSA. Few can use other kinds, so one of those only displaces what isn't valid.
+/// True if `other` must not be listed: HAProxy would serve it before `this`, which is better. HAProxy prefers ECDSA, then RSA. Nearly
+/// every client can use RSA. Few can use other kinds, so such a certificate displaces only one that isn't valid.
 fn must_displace(this: &Claimant, other: &Claimant) -> bool {
     let is_preferred = other.key_type < this.key_type;
     let is_better = match this.key_type {
@@ -294,19 +329,20 @@ fn must_displace(this: &Claimant, other: &Claimant) -> bool {
     is_preferred && is_better
 }
 
-/// The default certificate is the one that serves the first name of the first valid file, so that a renewal under another
-/// file name is followed, and files for other names don't matter.
+/// The default certificate: the one that serves the first name of the first valid file. So a renewal under another file name replaces
+/// it, and files for other names don't matter.
 fn choose_default(certificates: &[Certificate], names: &BTreeMap<String, Vec<Claimant>>, now: i64) -> Option<usize> {
-    let by_validity = |(index, certificate): &(usize, &Certificate)| (Validity::at(certificate, now), *index);
-    let (first, certificate) = certificates.iter().enumerate().min_by_key(by_validity)?;
+    // An expired default would be an error to all clients that ask for no known name.
+    let (first, certificate) =
+        certificates.iter().enumerate().min_by_key(|(index, it)| (Validity::at(it, now), *index))?;
     let name = certificate.names.iter().map(|name| name.to_ascii_lowercase()).find(|name| names.contains_key(name));
     let claimants = name.and_then(|name| names.get(&name)).map(Vec::as_slice).unwrap_or_default();
-    let chosen = || claimants.iter().filter(|it| it.is_chosen);
-    let same = chosen().find(|it| it.key_type == certificate.key_type).or_else(|| chosen().next());
+    let mut chosen = claimants.iter().filter(|it| it.is_chosen);
+    let same = chosen.clone().find(|it| it.key_type == certificate.key_type).or_else(|| chosen.next());
     Some(same.map_or(first, |it| it.index))
 }
 
-/// The times, in Unix seconds, between which the choice is as it is at `now`.
+/// The time, in Unix seconds, in which the choice is the same as at `now`.
 pub fn unchanged_within(certificates: &[Certificate], now: i64) -> Range<i64> {
     let starts = certificates.iter().filter_map(|it| it.not_before);
     let ends = certificates.iter().filter_map(|it| it.not_after?.checked_add(1));

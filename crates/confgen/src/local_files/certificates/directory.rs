@@ -1,8 +1,8 @@
-//! Finds the certificates of the operator's directory: each with its private key and its chain, wherever the tool that wrote
-//! them has put those.
+//! Finds the certificates of the operator's directory, each with its private key and its chain. It has no HAProxy check them, and
+//! writes nothing.
 //!
-//! A file's role follows from its content, so that no tool's naming has to be known. acme.sh, lego, certbot, dehydrated,
-//! Caddy, mkcert, step and Kubernetes each have their own.
+//! A file's role follows from its content, since acme.sh, lego, certbot, dehydrated, Caddy, mkcert, step and Kubernetes each name
+//! files in their own way.
 
 use std::cell::OnceCell;
 use std::collections::{BTreeMap, BTreeSet};
@@ -17,10 +17,10 @@ use x509_parser::prelude::{FromDer, SubjectPublicKeyInfo, X509Certificate};
 
 use crate::state_dir::{Error, io_error};
 
-/// How the names of certificates' files end, in lower case.
+/// The ends of the names of certificates' files, in lower case.
 const CERTIFICATES: [&str; 7] = [".pem", ".crt", ".cer", ".cert", ".pem.rsa", ".pem.ecdsa", ".pem.dsa"];
 
-/// Endings that say in which other format a file holds a certificate or a key.
+/// The ends of the names of files in other formats, and the command that converts one.
 const OTHER_FORMATS: [(&str, &str); 6] = [
     (".p12", "openssl pkcs12 -in FILE -nodes -out NEW.pem"),
     (".pfx", "openssl pkcs12 -in FILE -nodes -out NEW.pem"),
@@ -30,19 +30,19 @@ const OTHER_FORMATS: [(&str, &str); 6] = [
     (".jks", "keytool -importkeystore and openssl pkcs12"),
 ];
 
-/// A chain has two or three certificates behind the server's own.
+/// The most certificates behind the server's own. A chain of a public authority has two or three.
 const LONGEST_CHAIN: usize = 8;
 
-/// What lies in a directory and its direct subdirectories.
+/// The files of a directory and of its direct subdirectories.
 #[derive(Debug, Default)]
 pub(super) struct Directory {
-    /// By certificate's file: its PEM text with key and chain, or why there is none.
+    /// By certificate's file: its PEM text with key and chain, or the reason why it can't be served.
     pub(super) certificates: BTreeMap<PathBuf, Result<Vec<u8>, String>>,
-    /// Files that are of no use here, without being wrong, and why.
+    /// Files that are of no use here, though nothing is wrong with them, with the reason.
     pub(super) unused: BTreeMap<PathBuf, String>,
 }
 
-/// One file, as far as it concerns certificates.
+/// A file and its content, or the reason why it can't be read.
 struct Entry {
     path: PathBuf,
     content: Result<Content, String>,
@@ -50,7 +50,7 @@ struct Entry {
 
 #[derive(Default)]
 struct Content {
-    /// DER.
+    /// In DER.
     certificates: Vec<Vec<u8>>,
     keys: Vec<Key>,
     /// All blocks but the keys, as PEM.
@@ -62,11 +62,11 @@ struct Content {
 
 struct Key {
     block: pem::Pem,
-    /// Derived only if it is asked for: it takes up to a millisecond.
+    /// Derived on the first use, since that takes up to a millisecond.
     public_key: OnceCell<Option<Vec<u8>>>,
 }
 
-/// Reads the directory. One that does not exist is empty.
+/// Reads the directory. A missing directory is empty.
 pub(super) fn read_directory(source: &Path) -> Result<Directory, Error> {
     let mut found = Directory::default();
     let listed = match list_visible(source) {
@@ -101,7 +101,7 @@ fn list_visible(dir: &Path) -> io::Result<Vec<PathBuf>> {
 }
 
 impl Directory {
-    /// Adds the files of one directory. Keys and chains are looked for in this one only.
+    /// Adds the files of one directory. A certificate's key and chain have to be in its directory.
     fn add_folder(&mut self, files: &[PathBuf]) {
         let entries: Vec<Entry> = files.iter().map(|path| Entry::read(path)).collect();
         let folder = Folder { entries: &entries };
@@ -122,29 +122,42 @@ impl Directory {
         }
     }
 
-    /// Adds a file that is no server's certificate, and no key that one uses.
+    /// Adds a file that is neither a server's certificate nor a key that one uses.
     fn add_other(&mut self, entry: &Entry, issuers: &[Vec<u8>]) {
         let Ok(content) = &entry.content else { return };
-        let is_issuer = |der: &Vec<u8>| subject_and_issuer(der).is_some_and(|(subject, _)| issuers.contains(&subject));
-        let mut refuse = |reason: &str| drop(self.certificates.insert(entry.path.clone(), Err(reason.to_owned())));
-        if content.certificates.iter().any(is_issuer) {
-            // Part of a chain that is served, or could be.
-            self.unused.insert(entry.path.clone(), "the authority of a certificate beside it".to_owned());
+        let has_issuer = content
+            .certificates
+            .iter()
+            .any(|der| subject_and_issuer(der).is_some_and(|(subject, _)| issuers.contains(&subject)));
+        if has_issuer {
+            // It is a part of a chain that is served or could be.
+            self.add_unused(entry, "the authority of a certificate beside it");
         } else if !content.certificates.is_empty() && entry.is_certificate_file() {
-            refuse(
+            self.add_rejected(
+                entry,
                 "it holds an authority's certificate and no private key: nothing can be served with it. \
                     CA certificates for upstreams belong into --ca-dir",
             );
         } else if !content.certificates.is_empty() {
-            let reason = format!("its name does not end in {}", CERTIFICATES[..4].join(", "));
-            self.unused.insert(entry.path.clone(), reason);
+            self.add_unused(entry, &format!("its name does not end in {}", CERTIFICATES[..4].join(", ")));
         } else if !content.keys.is_empty() {
-            refuse("there is no CERTIFICATE in it, and no certificate beside it is for its private key");
+            self.add_rejected(
+                entry,
+                "there is no CERTIFICATE in it, and no certificate beside it is for its private key",
+            );
         } else if content.is_request {
-            self.unused.insert(entry.path.clone(), "a request for a certificate".to_owned());
+            self.add_unused(entry, "a request for a certificate");
         } else if entry.has_ending(&[".ocsp", ".sctl"]) {
-            self.unused.insert(entry.path.clone(), "OCSP answers and SCT lists are not served".to_owned());
+            self.add_unused(entry, "OCSP answers and SCT lists are not served");
         }
+    }
+
+    fn add_unused(&mut self, entry: &Entry, reason: &str) {
+        self.unused.insert(entry.path.clone(), reason.to_owned());
+    }
+
+    fn add_rejected(&mut self, entry: &Entry, reason: &str) {
+        self.certificates.insert(entry.path.clone(), Err(reason.to_owned()));
     }
 }
 
@@ -154,12 +167,12 @@ struct Folder<'a> {
 }
 
 impl Folder<'_> {
-    /// The text of a certificate's file, or why it can't be served. None for a file that is none. Adds to `used` the files
-    /// that its key and its chain come from.
+    /// The text of a certificate's file, or the reason why it can't be served. `None` for a file of another kind. Adds the files of its
+    /// key and its chain to `used`.
     fn certificate_text(&self, entry: &Entry, used: &mut BTreeSet<PathBuf>) -> Option<Result<Vec<u8>, String>> {
         let content = match &entry.content {
             Ok(content) => content,
-            // An unreadable README is no certificate.
+            // An unreadable README concerns no certificate.
             Err(reason) => return entry.may_concern_certificates().then(|| Err(reason.clone())),
         };
         if !entry.is_certificate_file() {
@@ -190,36 +203,42 @@ impl Folder<'_> {
         Some(Err(complaint.unwrap_or_else(|| haproxy::runtime::NotPem::Keys(0).to_string())))
     }
 
-    /// The key of a certificate without one in its file: by its public key, else by its file's name.
+    /// The key of a certificate that has none in its own file. The file's name decides only between equal keys, and for a key that can't
+    /// be read here.
     fn find_key(&self, entry: &Entry, content: &Content) -> Option<(&Entry, &Key)> {
-        let keys = || {
-            let readable = self.entries.iter().filter_map(|it| Some((it, it.content.as_ref().ok()?)));
-            readable.flat_map(|(it, content)| content.keys.iter().map(move |key| (it, key)))
-        };
-        let by_name = keys().find(|(it, key)| it.is_key_of(entry) && is_key_in(key, content));
-        let by_content = || keys().find(|(_, key)| is_key_in(key, content));
-        let unknown = || keys().find(|(it, key)| it.is_key_of(entry) && key.public_key().is_none());
-        by_name.or_else(by_content).or_else(unknown)
+        self.keys()
+            .find(|(it, key)| it.is_key_of(entry) && is_key_in(key, content))
+            .or_else(|| self.keys().find(|(_, key)| is_key_in(key, content)))
+            .or_else(|| self.keys().find(|(it, key)| it.is_key_of(entry) && key.public_key().is_none()))
     }
 
-    /// Keys' files that no certificate's file needs, because that has the key in it, or in yet another file.
+    fn readable(&self) -> impl Iterator<Item = (&Entry, &Content)> {
+        self.entries.iter().filter_map(|it| Some((it, it.content.as_ref().ok()?)))
+    }
+
+    fn keys(&self) -> impl Iterator<Item = (&Entry, &Key)> {
+        self.readable().flat_map(|(it, content)| content.keys.iter().map(move |key| (it, key)))
+    }
+
+    /// The files of keys that belong to a certificate here which has its key from another file.
     fn spare_keys(&self) -> impl Iterator<Item = PathBuf> {
-        let certificates = || self.entries.iter().filter_map(|it| Some((it, it.content.as_ref().ok()?)));
-        let is_spare = move |entry: &&Entry| {
-            let Ok(content) = &entry.content else { return false };
-            if !content.certificates.is_empty() {
-                return false;
-            }
-            let belongs = |key: &Key| match key.public_key() {
-                Some(_) => certificates().any(|(_, it)| is_key_in(key, it)),
-                None => certificates().any(|(it, content)| !content.certificates.is_empty() && entry.is_key_of(it)),
-            };
-            content.keys.iter().any(belongs)
-        };
-        self.entries.iter().filter(is_spare).map(|entry| entry.path.clone())
+        self.entries.iter().filter(|entry| self.is_spare_key(entry)).map(|entry| entry.path.clone())
     }
 
-    /// What is wrong with the key that a certificate should have, if a file's name tells which that is.
+    fn is_spare_key(&self, entry: &Entry) -> bool {
+        let Ok(content) = &entry.content else { return false };
+        content.certificates.is_empty() && content.keys.iter().any(|key| self.has_certificate_for(entry, key))
+    }
+
+    /// True if a file has the certificate of a key. The name of the key's file decides if the key can't be read here.
+    fn has_certificate_for(&self, entry: &Entry, key: &Key) -> bool {
+        self.readable().any(|(it, content)| match key.public_key() {
+            Some(_) => is_key_in(key, content),
+            None => !content.certificates.is_empty() && entry.is_key_of(it),
+        })
+    }
+
+    /// The reason why the key in the file that is named after the certificate doesn't fit. `None` without such a file.
     fn explain_missing_key(&self, entry: &Entry) -> Option<String> {
         let named = self.entries.iter().find(|it| it.is_key_of(entry))?;
         let file = named.path.file_name().unwrap_or_default().to_string_lossy();
@@ -235,7 +254,7 @@ impl Folder<'_> {
     /// One PEM text: the certificate that the key is for, its chain, and the key.
     fn assemble_pem(&self, content: &Content, keys: &[Key], used: &mut BTreeSet<PathBuf>) -> Vec<u8> {
         let mut blocks = content.public.clone();
-        // HAProxy takes the first certificate of a file for the server's own.
+        // HAProxy takes the first certificate of a file as the server's own, and some tools write the authority's first.
         if content.certificates.first().is_some_and(|der| is_ca(der)) {
             let own = blocks.iter().position(|block| keys.iter().any(|key| key.is_key_of_block(block)));
             if let Some(own) = own.and_then(|own| (own > 0).then(|| blocks.remove(own))) {
@@ -249,11 +268,12 @@ impl Folder<'_> {
         pem::encode_many(&blocks).into_bytes()
     }
 
-    /// The chain of a certificate that stands alone in its file, from the authorities' files beside it. Without the root,
-    /// which clients have.
+    /// The chain of a certificate that is alone in its file, from the authorities' files beside it. The root is left out, since clients
+    /// have it.
     fn find_chain(&self, own: &[u8], used: &mut BTreeSet<PathBuf>) -> Vec<pem::Pem> {
         let mut chain: Vec<pem::Pem> = Vec::new();
         let Some((mut subject, mut issuer)) = subject_and_issuer(own) else { return chain };
+        // A root is its own issuer. A ring of issuers would have no end.
         while subject != issuer && chain.len() < LONGEST_CHAIN {
             let next = self
                 .ca_certificates()
@@ -271,8 +291,7 @@ impl Folder<'_> {
 
     /// The certificates of authorities in files without a key.
     fn ca_certificates(&self) -> impl Iterator<Item = (&Entry, &pem::Pem)> {
-        let files = self.entries.iter().filter_map(|it| Some((it, it.content.as_ref().ok()?)));
-        let files = files.filter(|(_, content)| content.keys.is_empty());
+        let files = self.readable().filter(|(_, content)| content.keys.is_empty());
         let blocks = files.flat_map(|(it, content)| content.public.iter().map(move |block| (it, block)));
         blocks.filter(|(_, block)| block.tag() == "CERTIFICATE" && is_ca(block.contents()))
     }
@@ -293,30 +312,31 @@ impl Entry {
         ends.iter().any(|end| name.ends_with(end))
     }
 
-    /// Whether its name is one of a certificate's file.
+    /// True if the name is one of a certificate's file.
     fn is_certificate_file(&self) -> bool {
         self.has_ending(&CERTIFICATES)
     }
 
-    /// Whether its name is of a file that should have been readable. A special file never should lie here.
+    /// True if an error in reading the file should be reported. A special file should never be here.
     fn may_concern_certificates(&self) -> bool {
         let ends = OTHER_FORMATS.map(|(end, _)| end);
         let is_special = fs::metadata(&self.path).is_ok_and(|it| !it.is_file());
         is_special || self.is_certificate_file() || self.has_ending(&ends) || self.has_ending(&[".key", ".ca-bundle"])
     }
 
-    /// Whether its name says that it has the key of a certificate's file: `a.pem.key` or `a.key` for `a.pem`, mkcert's
-    /// `a-key.pem`, and in a directory of one host the names of certbot, Kubernetes and uacme.
+    /// True if the name says that the file has the key of a certificate's file: `a.pem.key` or `a.key` for `a.pem`, mkcert's `a-key.pem`,
+    /// and in a directory of one host the names of certbot, Kubernetes and uacme.
     fn is_key_of(&self, certificate: &Self) -> bool {
         let (name, of) = (self.lowercase_name(), certificate.lowercase_name());
         let stem = of.rsplit_once('.').map_or(of.as_str(), |(stem, _)| stem);
         let own = [format!("{of}.key"), format!("{stem}.key"), format!("{stem}-key.pem"), format!("{stem}.key.pem")];
+        // certbot, Kubernetes and uacme have a directory for each host, with the same names in each.
         let shared = ["privkey.pem", "key.pem", "tls.key"];
         let is_shared = ["fullchain.pem", "cert.pem", "tls.crt"].contains(&of.as_str()) && shared.contains(&&*name);
         name != of && (own.contains(&name) || is_shared)
     }
 
-    /// Why a file in another format can't be read.
+    /// The remedy for a file in another format. `None` for a file that is PEM in spite of its name.
     fn explain_other_format(&self, content: &Content) -> Option<String> {
         let (end, command) = OTHER_FORMATS.into_iter().find(|(end, _)| self.has_ending(&[end]))?;
         let is_pem = !content.public.is_empty() || !content.keys.is_empty();
@@ -336,6 +356,7 @@ impl Content {
     fn parse(bytes: &[u8]) -> Self {
         // DER begins with a SEQUENCE.
         let is_binary = bytes.first() == Some(&0x30);
+        // A file without any block is well formed: a README, or a file in DER.
         let Ok(blocks) = pem::parse_many(bytes) else { return Self { is_malformed: true, ..Self::default() } };
         let is_request = blocks.iter().any(|block| block.tag().ends_with("CERTIFICATE REQUEST"));
         let (keys, public): (Vec<_>, Vec<_>) = blocks.into_iter().partition(|it| it.tag().ends_with("PRIVATE KEY"));
@@ -346,13 +367,13 @@ impl Content {
     }
 }
 
-/// Whether a key is one of the file's certificates'.
+/// True if the key belongs to a certificate of the file.
 fn is_key_in(key: &Key, content: &Content) -> bool {
     content.public.iter().any(|block| key.is_key_of_block(block))
 }
 
 impl Key {
-    /// Whether a PEM block is the certificate that the key is for. False for a key that can't be read here.
+    /// True if the PEM block is the key's certificate. False for a key that can't be read here.
     fn is_key_of_block(&self, block: &pem::Pem) -> bool {
         block.tag() == "CERTIFICATE"
             && self.public_key().is_some_and(|own| public_key_of(block.contents()).is_some_and(|key| key == own))
@@ -362,18 +383,20 @@ impl Key {
         Self { block, public_key: OnceCell::new() }
     }
 
-    /// None for an encrypted key, or one of a kind that can't be read here. HAProxy then says whether it fits.
+    /// `None` for an encrypted key, or a key of a kind that can't be read here. HAProxy then decides.
     fn public_key(&self) -> Option<&[u8]> {
-        let derive = || {
-            let der = PrivateKeyDer::from_pem_slice(pem::encode(&self.block).as_bytes()).ok()?;
-            key_bits(&any_supported_type(&der).ok()?.public_key()?)
-        };
-        self.public_key.get_or_init(derive).as_deref()
+        self.public_key.get_or_init(|| self.derive_public_key()).as_deref()
+    }
+
+    fn derive_public_key(&self) -> Option<Vec<u8>> {
+        let der = PrivateKeyDer::from_pem_slice(pem::encode(&self.block).as_bytes()).ok()?;
+        key_bits(&any_supported_type(&der).ok()?.public_key()?)
     }
 }
 
-/// The public key of a certificate, without its algorithm, which is not always written in the same way.
+/// The bits of a certificate's public key.
 fn public_key_of(der: &[u8]) -> Option<Vec<u8>> {
+    // Without the algorithm, which is not always written in the same way.
     let (_, certificate) = X509Certificate::from_der(der).ok()?;
     Some(certificate.public_key().subject_public_key.data.to_vec())
 }

@@ -1,18 +1,20 @@
-//! The pattern of a filled section's lines: `server <id> <address> check`.
+//! The pattern of a block's lines: `server <id> <address> check`. Pure: no I/O, no clock. It rejects a pattern with
+//! lines that HAProxy would read in another way.
 
 use std::fmt::Write;
 
 use discovery::UpstreamId;
-use haproxy::config::tokenize;
+use haproxy::config::{ConfigWord, tokenize};
 
 use crate::desired::{Server, ServerState};
+use crate::operator_files::server_words::{DISABLED, state_words, written_weight};
 
-/// What the operator wants each upstream's line to be like. The text is the operator's own; what is put into it comes
-/// from types that can hold no blank, quote or line break.
+/// The operator's text for each upstream's line, with placeholders. The values come from types that can't hold a blank, a quote
+/// or a line break.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Pattern {
     parts: Vec<Part>,
-    /// Says `backup` itself.
+    /// The text has the word `backup`.
     has_backup: bool,
 }
 
@@ -35,7 +37,7 @@ const PLACEHOLDERS: [(&str, Part); 5] = [
 ];
 
 impl Pattern {
-    /// Reads a pattern, or says what is wrong with it.
+    /// Reads a pattern. The error is a part of a sentence for the operator.
     pub(super) fn parse(text: &str) -> Result<Self, String> {
         let has_backup = tokenize(text).iter().any(|word| word.text == "backup");
         let pattern = Self { parts: parse_parts(text.trim_end())?, has_backup };
@@ -43,18 +45,19 @@ impl Pattern {
         Ok(pattern)
     }
 
-    /// Whether HAProxy will read its lines as they are meant: what stands in a comment or an open quote, it won't.
+    /// Fails if HAProxy would read the lines in another way: a part of them could be in a comment or an open quote.
     fn check_sample_lines(&self) -> Result<(), String> {
         let lines = ["192.0.2.1:1", "192.0.2.2:2"].map(|address| self.render_sample(address));
         let [one, other] = lines.each_ref().map(|line| line.as_deref().map(tokenize).unwrap_or_default());
-        let word = |at: usize| Some((one.get(at)?.known_text()?, other.get(at)?.known_text()?));
-        match word(1) {
+        match word_pair(&one, &other, 1) {
             Some((name, same)) if name == same && name.contains(SAMPLE) => {}
             _ => return Err("`server` is followed by a name that is made with <id> alone".into()),
         }
-        if !word(2).is_some_and(|(one, other)| one.contains("192.0.2.1") && other.contains("192.0.2.2")) {
+        let addresses = word_pair(&one, &other, 2);
+        if !addresses.is_some_and(|(one, other)| one.contains("192.0.2.1") && other.contains("192.0.2.2")) {
             return Err("the name is followed by <address>, or <ip> with a port of yours".into());
         }
+        // `disabled` ends the line. If HAProxy read it as a part of another word, it would run the server in maint as ready.
         if one.last().and_then(|word| word.known_text()) != Some(DISABLED) {
             return Err("a comment, a quote that isn't closed, or a backslash at its end".into());
         }
@@ -74,9 +77,9 @@ impl Pattern {
         }))
     }
 
-    /// The server's line, without what begins and ends it.
+    /// The server's line without indentation and line end.
     pub(super) fn render_line(&self, server: &Server) -> String {
-        let weight = if server.state == ServerState::Drain { 0 } else { server.weight };
+        let weight = written_weight(server);
         let address = server.address.socket_addr();
         let mut line = String::new();
         for part in &self.parts {
@@ -91,21 +94,14 @@ impl Pattern {
                 Part::Weight => write!(line, "{weight}"),
             };
         }
-        // As on the generated file's lines: HAProxy reads weight 0 as `drain`.
-        if server.state == ServerState::Drain && !self.parts.contains(&Part::Weight) {
-            line.push_str(" weight 0");
-        }
-        if server.backup && !self.has_backup {
-            line.push_str(" backup");
-        }
-        if server.state == ServerState::Maint {
-            line.push(' ');
-            line.push_str(DISABLED);
-        }
+        // The operator's own text says the weight, unless the pattern lacks `<weight>` and a drain needs it.
+        let weight = Some(weight).filter(|_| server.state == ServerState::Drain && !self.parts.contains(&Part::Weight));
+        // It comes last, since of two weights on a line HAProxy takes the last (2.6).
+        line.push_str(&state_words(weight, server.backup && !self.has_backup, server.state));
         line
     }
 
-    /// The name that an upstream's server bears.
+    /// The name of an upstream's server.
     pub(super) fn server_name(&self, id: &UpstreamId) -> Option<String> {
         let address = "192.0.2.1:1".parse().ok()?;
         let server = Server {
@@ -121,10 +117,13 @@ impl Pattern {
     }
 }
 
-/// An id that nothing else in a pattern is likely to be.
-const SAMPLE: &str = "discover-sample";
+/// The word at this position of both lines. `None` if a line lacks it, or it comes from the environment.
+fn word_pair<'a>(one: &'a [ConfigWord], other: &'a [ConfigWord], at: usize) -> Option<(&'a str, &'a str)> {
+    Some((one.get(at)?.known_text()?, other.get(at)?.known_text()?))
+}
 
-const DISABLED: &str = "disabled";
+/// An id that no operator's pattern is likely to have in its own text.
+const SAMPLE: &str = "discover-sample";
 
 fn parse_parts(text: &str) -> Result<Vec<Part>, String> {
     let mut parts = Vec::new();
@@ -181,7 +180,7 @@ mod tests {
     }
 
     #[test]
-    fn what_haproxy_would_read_otherwise_is_refused() {
+    fn a_pattern_that_haproxy_would_misread_is_refused() {
         for (pattern, why) in [
             ("server <id> <adress>", "`<adress>` is none of"),
             ("server <id> <address", "`<address` is none of"),

@@ -1,10 +1,10 @@
-//! A file that people keep, in which some sections' servers are confgen's. Pure: text and servers go in, text comes out.
+//! A file of the operator's in which confgen writes the servers of some sections. Pure: no I/O, no clock.
 //!
 //!     backend mine
 //!         # discover shop: server <id> <address> check inter 2000
 //!         server shop-1 10.0.0.1:8000 check inter 2000
 //!
-//! The comment is the pattern. The unbroken run of `server` lines right below it is confgen's; every other byte stays.
+//! The comment has the pattern. The unbroken block of `server` lines right below it is confgen's. Every other byte stays.
 
 use discovery::{Kind, ServiceId, ServiceName, UpstreamId};
 use haproxy::config::{SECTIONS, tokenize};
@@ -12,7 +12,7 @@ use haproxy::config::{SECTIONS, tokenize};
 use crate::desired::Server;
 use crate::operator_files::filled::pattern::Pattern;
 
-/// A file, taken apart.
+/// A file in pieces: the operator's text and server blocks, in turn.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Template {
     pieces: Vec<Piece>,
@@ -24,50 +24,51 @@ enum Piece {
     Servers(ServerBlock),
 }
 
-/// The lines of one service's servers, and the comment that asks for them.
+/// The server lines below one comment.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ServerBlock {
-    /// Where the comment stands, from 1.
+    /// The comment's line number, from 1.
     pub comment_line: usize,
-    /// Whose servers they are.
+    /// The service that the comment names.
     pub service: ServiceRef,
-    /// The section it stands in.
+    /// The section's name. Empty for a section without one.
     pub section: String,
-    /// As it stands now.
+    /// The lines as they are in the file.
     pub current: Vec<u8>,
-    /// Or what is wrong with it.
+    /// The error is a part of a sentence for the operator.
     pattern: Result<Pattern, String>,
     indent: Vec<u8>,
     line_end: Vec<u8>,
-    /// What the comment's own end lacks, as the file's last line.
+    /// The end that the comment lacks if it is the file's last line. Lines below need it.
     missing_end: Vec<u8>,
 }
 
 /// A service as a comment names it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum ServiceRef {
-    /// `shop`: of whichever kind there is.
+    /// `shop`, of either kind.
     AnyKind(ServiceName),
     /// `http-services/shop`, `tcp-services/db`.
     Exact(ServiceId),
-    /// What no service can be called.
+    /// A text that can't be a service's name.
     Invalid(String),
 }
 
 impl ServiceRef {
     fn parse(text: &str) -> Self {
-        let whole = |folder: &str, name: &str| {
-            let kind = [Kind::Http, Kind::Tcp].into_iter().find(|kind| kind.folder_name() == folder)?;
-            Some(Self::Exact(ServiceId { kind, name: name.parse().ok()? }))
-        };
         let named = match text.split_once('/') {
-            Some((folder, name)) => whole(folder, name),
+            Some((folder, name)) => Self::parse_exact(folder, name),
             None => text.parse().ok().map(Self::AnyKind),
         };
         named.unwrap_or_else(|| Self::Invalid(text.to_owned()))
     }
 
-    /// The services that it may be, HTTP first.
+    fn parse_exact(folder: &str, name: &str) -> Option<Self> {
+        let kind = [Kind::Http, Kind::Tcp].into_iter().find(|kind| kind.folder_name() == folder)?;
+        Some(Self::Exact(ServiceId { kind, name: name.parse().ok()? }))
+    }
+
+    /// The services that the comment may mean, HTTP first.
     pub fn candidates(&self) -> Vec<ServiceId> {
         match self {
             Self::AnyKind(name) => [Kind::Http, Kind::Tcp].map(|kind| ServiceId { kind, name: name.clone() }).into(),
@@ -78,12 +79,12 @@ impl ServiceRef {
 }
 
 impl ServerBlock {
-    /// What is wrong with its pattern: such a run is left as it stands.
+    /// The reason why the block stays as it is. `None` if its pattern is good.
     pub fn pattern_error(&self) -> Option<&str> {
         self.pattern.as_ref().err().map(String::as_str)
     }
 
-    /// The lines for these servers.
+    /// The block's lines for these servers. With a bad pattern, the lines that it has.
     pub fn render_lines(&self, servers: &[Server]) -> Vec<u8> {
         let Ok(pattern) = &self.pattern else { return self.current.clone() };
         let mut lines = if servers.is_empty() { Vec::new() } else { self.missing_end.clone() };
@@ -93,14 +94,14 @@ impl ServerBlock {
         lines
     }
 
-    /// The name that an upstream's server bears in this section.
+    /// The name of an upstream's server in this section. `None` with a bad pattern.
     pub fn server_name(&self, id: &UpstreamId) -> Option<String> {
         self.pattern.as_ref().ok()?.server_name(id)
     }
 }
 
 impl Template {
-    /// Takes a file apart.
+    /// Cuts a file into pieces. No byte is lost.
     pub fn parse(bytes: &[u8]) -> Self {
         let mut reader = Reader::default();
         for (number, line) in (1..).zip(bytes.split_inclusive(|byte| *byte == b'\n')) {
@@ -108,54 +109,64 @@ impl Template {
         }
         reader.close_block();
         reader.pieces.push(Piece::Text(reader.text));
-        Self { pieces: reader.pieces }
+        let template = Self { pieces: reader.pieces };
+        template.check_invariants(bytes);
+        template
     }
 
-    /// The runs, in the file's order.
+    /// Panics in debug builds if the pieces are not the file that was cut.
+    fn check_invariants(&self, bytes: &[u8]) {
+        debug_assert!(self.is_whole(bytes), "{} lost bytes", String::from_utf8_lossy(bytes));
+    }
+
+    /// True if the pieces, joined again, are these bytes.
+    fn is_whole(&self, bytes: &[u8]) -> bool {
+        self.with_blocks(|block| block.current.clone()) == bytes
+    }
+
     pub fn blocks(&self) -> impl Iterator<Item = &ServerBlock> {
-        self.pieces.iter().filter_map(|piece| if let Piece::Servers(run) = piece { Some(run) } else { None })
+        self.pieces.iter().filter_map(|piece| if let Piece::Servers(block) = piece { Some(block) } else { None })
     }
 
-    /// The file with these lines for each run.
+    /// The file with these lines in place of each block.
     pub fn with_blocks(&self, mut lines: impl FnMut(&ServerBlock) -> Vec<u8>) -> Vec<u8> {
         let mut bytes = Vec::new();
         for piece in &self.pieces {
             match piece {
-                Piece::Text(kept) => bytes.extend(kept),
-                Piece::Servers(run) => bytes.extend(lines(run)),
+                Piece::Text(text) => bytes.extend(text),
+                Piece::Servers(block) => bytes.extend(lines(block)),
             }
         }
         bytes
     }
 
-    /// What people wrote: the file without any run.
+    /// The operator's part: the file without its blocks.
     pub fn skeleton(&self) -> Vec<u8> {
         self.with_blocks(|_| Vec::new())
     }
 }
 
-/// What has been read so far.
 #[derive(Default)]
 struct Reader {
     pieces: Vec<Piece>,
     text: Vec<u8>,
-    /// The run that the next line may belong to.
+    /// The block that the next line may belong to.
     open_block: Option<ServerBlock>,
     section: String,
-    /// What ends the file's lines.
+    /// The line end that the file uses, `\n` or `\r\n`.
     line_end: Vec<u8>,
 }
 
 impl Reader {
     fn read_line(&mut self, number: usize, line: &[u8]) {
         let text = line.trim_ascii();
-        if let Some(run) = self.open_block.as_mut().filter(|_| first_word(text) == b"server") {
-            run.current.extend(line);
+        if let Some(block) = self.open_block.as_mut().filter(|_| first_word(text) == b"server") {
+            block.current.extend(line);
             return;
         }
         self.close_block();
         self.text.extend(line);
-        let lacks = match line {
+        let missing_end = match line {
             [.., b'\r', b'\n'] => self.set_line_end(b"\r\n", b""),
             [.., b'\n'] => self.set_line_end(b"\n", b""),
             [.., b'\r'] => self.set_line_end(b"\r\n", b"\n"),
@@ -179,7 +190,7 @@ impl Reader {
                 pattern,
                 indent,
                 line_end: self.line_end.clone(),
-                missing_end: lacks,
+                missing_end,
             });
         } else if let [kind, rest @ ..] = tokenize(&text).as_slice()
             && SECTIONS.contains(&kind.text.as_str())
@@ -188,16 +199,16 @@ impl Reader {
         }
     }
 
-    /// Takes note of how lines end here; gives back what is missing.
+    /// Notes the file's line end, and returns `missing`.
     fn set_line_end(&mut self, end: &[u8], missing: &[u8]) -> Vec<u8> {
         self.line_end = end.to_owned();
         missing.to_owned()
     }
 
-    /// Ends the run, if there is one.
+    /// Ends the open block, if there is one.
     fn close_block(&mut self) {
-        if let Some(run) = self.open_block.take() {
-            self.pieces.extend([Piece::Text(std::mem::take(&mut self.text)), Piece::Servers(run)]);
+        if let Some(block) = self.open_block.take() {
+            self.pieces.extend([Piece::Text(std::mem::take(&mut self.text)), Piece::Servers(block)]);
         }
     }
 }
@@ -206,7 +217,7 @@ fn first_word(text: &[u8]) -> &[u8] {
     text.split(u8::is_ascii_whitespace).next().unwrap_or_default()
 }
 
-/// The service and the pattern of a comment `# discover SVC: server …`; whatever else people say of discovering is prose.
+/// The service and the pattern of a comment `# discover SVC: server …`. `None` for any other comment, `# discover` as prose too.
 fn parse_comment(text: &str) -> Option<(ServiceRef, &str)> {
     let words = text.strip_prefix('#')?.trim_start().strip_prefix("discover")?;
     let (service, pattern) = words.strip_prefix([' ', '\t'])?.split_once(':')?;

@@ -39,7 +39,7 @@ fn each_run_has_its_services_upstreams() {
 }
 
 #[test]
-fn nobody_guesses_which_service_is_meant() {
+fn an_ambiguous_name_leaves_the_lines_as_they_are() {
     let (two, both) = (fills(TEXT), format!("{SHOP}{}", SHOP.replace("http-", "tcp-")));
     assert!(will(&two, &both).is_empty(), "the lines stay");
     let said = "/mine.cfg:2: say which: http-services/shop or tcp-services/shop; the lines below are left as they are";
@@ -49,7 +49,7 @@ fn nobody_guesses_which_service_is_meant() {
 }
 
 #[test]
-fn what_needs_a_restart_is_told_by_lines_and_service() {
+fn a_block_has_a_fingerprint_of_its_lines_and_service() {
     let fills = fills(TEXT);
     let prints = |store: &str| fills.fingerprint_blocks(&settled(store));
     assert!(prints("").is_empty(), "an empty run says nothing");
@@ -67,7 +67,7 @@ fn what_needs_a_restart_is_told_by_lines_and_service() {
 }
 
 #[test]
-fn what_haproxy_refuses_stays_until_something_is_another() {
+fn a_rejected_file_stays_until_the_operator_edits_it() {
     let mut fills = fills(TEXT);
     fills.mark_rejected(&[("/mine.cfg".into(), "bad".to_owned())].into());
     assert_eq!(fills.list_rejections(), ["/mine.cfg can't be filled: bad"]);
@@ -80,7 +80,7 @@ fn what_haproxy_refuses_stays_until_something_is_another() {
 }
 
 #[test]
-fn a_hand_below_the_comment_is_told_from_confgens() {
+fn an_edit_below_the_comment_is_told_from_confgens_own() {
     let mut fills = fills(TEXT);
     let due = fills.pending_edits(&settled(SHOP));
     assert_eq!((due[0].is_ours, due[0].edited_lines.len()), (false, 0), "before the first time nobody knows");
@@ -96,4 +96,18 @@ fn a_hand_below_the_comment_is_told_from_confgens() {
     assert_eq!(read(&written, DB), Some((true, vec![])), "the store has changed, nobody else");
     assert_eq!(read(&written.replace("server a", "server b"), SHOP), Some((false, vec![2])));
     assert_eq!(read(&written.replace("mine", "ours").replace("server a", "server b"), SHOP), Some((false, vec![])));
+}
+
+#[test]
+fn an_edit_that_changes_the_operators_part_is_a_violation() {
+    let file = fill(TEXT, None);
+    let good = file.pending_edit(&settled(SHOP)).unwrap();
+    assert_eq!(good.find_violation(), None);
+    let text = String::from_utf8(good.after.clone()).unwrap();
+    for broken in
+        [text.replace("backend mine", "backend ours"), format!("{text}server stray 10.0.0.9:1\nmore\n"), String::new()]
+    {
+        let edit = PendingEdit { after: broken.clone().into(), ..good.clone() };
+        assert!(edit.find_violation().is_some(), "{broken}");
+    }
 }

@@ -1,4 +1,4 @@
-//! Addresses as `bind` takes them (configuration manual, `bind` and chapter 11, "Address formats"). Pure.
+//! Addresses as `bind` takes them (configuration manual, `bind` and chapter 11, "Address formats"). Pure: it looks up no host.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::ops::RangeInclusive;
@@ -9,11 +9,11 @@ use std::path::Path;
 pub(crate) enum Bound {
     /// TCP ports of an address.
     Tcp(Address, RangeInclusive<u16>),
-    /// A unix socket, by its path as written.
+    /// The path of a unix socket, as the line has it.
     Path(String),
     /// No TCP port and no path: UDP, an abstract socket, a pair of sockets.
     None,
-    /// Only HAProxy knows: an inherited socket, or a port from the environment.
+    /// An inherited socket, or a port from the environment. Only HAProxy knows it.
     Unknown,
 }
 
@@ -22,9 +22,8 @@ pub(crate) enum Bound {
 pub(crate) enum Address {
     /// Every IPv4 address.
     AnyV4,
-    /// Every IPv6 address, and every IPv4 address unless the line says `v6only`.
+    /// Every IPv6 address. Every IPv4 address too, unless the line says `v6only`.
     AnyV6,
-    /// One address.
     Ip(IpAddr),
     /// A host name, or an address from the environment.
     Unknown,
@@ -34,10 +33,10 @@ pub(crate) enum Address {
 const OTHERS: [&str; 11] =
     ["abns", "abnsz", "sockpair", "rhttp", "rev", "udp", "udp4", "udp6", "quic4", "quic6", "quic"];
 
-/// Families of unix sockets.
+/// Families with a path as their address.
 const UNIX: [&str; 3] = ["unix", "uxst", "uxdg"];
 
-/// Reads one address. The last colon is the port's, with or without brackets.
+/// Reads one address.
 pub(super) fn parse_bound(address: &str) -> Bound {
     let is_datagram = address.starts_with("dgram+");
     let address = address.strip_prefix("stream+").or(address.strip_prefix("dgram+")).unwrap_or(address);
@@ -55,6 +54,7 @@ pub(super) fn parse_bound(address: &str) -> Bound {
     if is_datagram || OTHERS.contains(&family) {
         return Bound::None;
     }
+    // The last colon separates the port, also behind an IPv6 address without brackets.
     let Some((host, ports)) = rest.rsplit_once(':').filter(|_| family != "fd") else { return Bound::Unknown };
     match parse_range(ports) {
         Some(ports) => Bound::Tcp(parse_host(family, host), ports),
@@ -78,14 +78,18 @@ fn parse_host(family: &str, host: &str) -> Address {
 }
 
 fn parse_range(text: &str) -> Option<RangeInclusive<u16>> {
-    let number = |text: &str| text.bytes().all(|byte| byte.is_ascii_digit()).then(|| text.parse().ok()).flatten();
     let (first, last) = text.split_once('-').unwrap_or((text, text));
-    let (first, last) = (number(first)?, number(last)?);
+    let (first, last) = (parse_port(first)?, parse_port(last)?);
     (first > 0 && first <= last).then_some(first..=last)
 }
 
-/// True if a path as an operator wrote it may be this one. A variable whose value is not known may be anything. A relative
-/// path may begin anywhere, since only HAProxy knows its directory.
+fn parse_port(text: &str) -> Option<u16> {
+    // The standard library would accept `+80`, which HAProxy rejects.
+    text.bytes().all(|byte| byte.is_ascii_digit()).then(|| text.parse().ok()).flatten()
+}
+
+/// True if a path in the operator's words may be this path. A variable without a known value may be any text. A relative path may
+/// begin anywhere, since only HAProxy knows its directory.
 pub(super) fn may_be_path(written: &str, path: &Path) -> bool {
     let path = path.to_string_lossy();
     let Some((before, rest)) = written.split_once('$') else {
@@ -95,7 +99,7 @@ pub(super) fn may_be_path(written: &str, path: &Path) -> bool {
             path.ends_with(&format!("/{}", written.trim_start_matches("./")))
         };
     };
-    // Behind the last variable.
+    // Only the text before the first and behind the last variable is known.
     let last = rest.rsplit('$').next().unwrap_or_default();
     let after = match last.split_once('}') {
         Some((_, after)) => after,
@@ -114,7 +118,7 @@ mod tests {
     }
 
     #[test]
-    fn every_form_of_an_address() {
+    fn every_form_of_an_address_is_read() {
         for (address, host, first, last) in [
             (":80", Address::AnyV4, 80, 80),
             ("*:80", Address::AnyV4, 80, 80),

@@ -1,5 +1,5 @@
-//! What the operator's files take of confgen's: addresses, sockets, names, and `global` lines that break what confgen and
-//! handover rely on. Each refusal names file, line, reason and the way out. Pure.
+//! Conflicts of the operator's files with confgen and handover: addresses, sockets, names, and `global` lines that break a
+//! restart. Each message names file, line, reason and remedy. Pure: no I/O, links are resolved by an argument.
 
 use std::path::{Path, PathBuf};
 
@@ -19,36 +19,37 @@ pub struct OwnEndpoints {
     pub binds: Vec<(Bind, &'static str)>,
     /// The Runtime API's socket.
     pub runtime_socket: PathBuf,
-    /// The directories in one of which handover keeps its masters' sockets.
+    /// The directories in one of which handover keeps the sockets of its masters.
     pub master_dirs: Vec<PathBuf>,
     /// The file that keeps the servers' states over a restart.
     pub state_file: PathBuf,
 }
 
-/// The names that the generated file has, or may have with another service, whatever the services are called.
+/// The names of the generated file's own frontends and backends, in each of its forms.
 const PROXIES: [&str; 5] =
     ["discover-web", "discover-tls", "discover-stats", "discover-passthrough", "discover-terminated"];
 const OTHERS: [(&str, &str); 2] = [("userlist", "discover-stats"), ("peers", "discover-sticky")];
 
-/// The beginnings of the names of HAProxy's sockets to itself, beside the Runtime API's or in the chroot.
+/// The beginnings of the names of `render::internal_sockets`, beside the Runtime API's socket or in the chroot.
 const INNER: [&str; 2] = ["discover-tls", "discover-peers"];
 
-/// Everything that keeps the files from being used. `real` gives the place to which a path of the operator's leads.
+/// The reasons why the files can't be used. `real` resolves the links of a path.
 pub(super) fn find_conflicts(
     operator: &OperatorConfig,
-    taken: &OwnEndpoints,
+    own: &OwnEndpoints,
     real: &dyn Fn(&Path) -> PathBuf,
 ) -> Vec<String> {
     let mut found: Vec<String> = operator.sections.iter().filter_map(find_name_conflict).collect();
-    found.extend(operator.directives.iter().filter_map(|(spot, words)| {
+    found.extend(operator.directives.iter().filter_map(|(source, words)| {
         let words: Vec<&str> = words.iter().map(String::as_str).collect();
-        find_directive_conflict(&words, &taken.state_file).map(|why| format!("{spot}: {why}"))
+        find_directive_conflict(&words, &own.state_file).map(|why| format!("{source}: {why}"))
     }));
     found.extend(operator.listeners.iter().filter_map(|listener| match &listener.bound {
-        Bound::Tcp(..) => find_bind_conflict(listener, taken),
-        Bound::Path(path) => find_socket_conflict(listener, path, taken, real),
+        Bound::Tcp(..) => find_bind_conflict(listener, own),
+        Bound::Path(path) => find_socket_conflict(listener, path, own, real),
         Bound::None | Bound::Unknown => None,
     }));
+    // Two frontends on one address pass `haproxy -c` (2.6), so only confgen can tell the operator.
     found.extend(find_shared_addresses(&operator.listeners));
     let servers = operator.references.iter().filter(|it| it.part == Part::Server && !operator.has_section(&it.section));
     found.extend(servers.map(|it| {
@@ -62,16 +63,16 @@ pub(super) fn find_conflicts(
 }
 
 fn find_name_conflict(section: &super::Section) -> Option<String> {
-    let super::Section { source: spot, kind, name } = section;
+    let super::Section { source, kind, name } = section;
     if let Some(why) = find_section_conflict(kind) {
-        return Some(format!("{spot}: {why}"));
+        return Some(format!("{source}: {why}"));
     }
     let is_taken = if is_proxy_kind(kind) { PROXIES.contains(&name.as_str()) } else { OTHERS.contains(&(kind, name)) };
-    is_taken.then(|| format!("{spot}: the generated file has a section of this name. Rename yours"))
+    is_taken.then(|| format!("{source}: the generated file has a section of this name. Rename yours"))
 }
 
-fn find_bind_conflict(listener: &Listener, taken: &OwnEndpoints) -> Option<String> {
-    let (bind, option) = taken.binds.iter().find(|(bind, _)| is_overlapping(listener, bind))?;
+fn find_bind_conflict(listener: &Listener, own: &OwnEndpoints) -> Option<String> {
+    let (bind, option) = own.binds.iter().find(|(bind, _)| is_overlapping(listener, bind))?;
     let v6only = match listener.bound {
         Bound::Tcp(Address::AnyV6, _) if bind.address.is_none_or(|it| it.is_ipv4()) => ", `v6only`",
         _ => "",
@@ -83,8 +84,8 @@ fn find_bind_conflict(listener: &Listener, taken: &OwnEndpoints) -> Option<Strin
     ))
 }
 
-/// True if some client's connection fits both. HAProxy shares the connections of an equal address between the two. A narrower
-/// address takes all of its connections from the wider one, which gets the rest.
+/// True if a client's connection fits both. HAProxy shares the connections of an equal address between the two. A narrower address
+/// takes its connections from the wider one.
 fn is_overlapping(listener: &Listener, bind: &Bind) -> bool {
     let Bound::Tcp(address, ports) = &listener.bound else { return false };
     // Most peers are other hosts.
@@ -114,35 +115,33 @@ fn own_address(bind: &Bind) -> Address {
 fn find_socket_conflict(
     listener: &Listener,
     written: &str,
-    taken: &OwnEndpoints,
+    own: &OwnEndpoints,
     real: &dyn Fn(&Path) -> PathBuf,
 ) -> Option<String> {
-    let spot = &listener.source;
-    // A variable, or the directory that a relative path begins in, is only known to HAProxy.
+    let source = &listener.source;
+    // Only HAProxy knows the value of a variable, and the directory in which a relative path begins.
     let is_whole = written.starts_with('/') && !written.contains('$');
     let path = if is_whole { real(Path::new(written)) } else { PathBuf::from(written) };
-    let may_be = |own: &Path| may_be_path(&path.to_string_lossy(), &real(own));
-    if may_be(&taken.runtime_socket) {
+    if may_be_path(&path.to_string_lossy(), &real(&own.runtime_socket)) {
         return Some(format!(
-            "{spot}: confgen's own socket for the Runtime API is {} (--runtime-socket). Delete the line: the generated file \
+            "{source}: confgen's own socket for the Runtime API is {} (--runtime-socket). Delete the line: the generated file \
              has that socket. Or give one of the two another path; handover's --socket is confgen's --runtime-socket",
-            taken.runtime_socket.display()
+            own.runtime_socket.display()
         ));
     }
-    if let Some(masters) =
-        taken.master_dirs.iter().map(|masters| real(masters)).find(|masters| path.starts_with(masters))
+    if let Some(masters) = own.master_dirs.iter().map(|masters| real(masters)).find(|masters| path.starts_with(masters))
     {
-        return Some(format!("{spot}: {} is handover's own directory. Give it another path", masters.display()));
+        return Some(format!("{source}: {} is handover's own directory. Give it another path", masters.display()));
     }
     let name = path.file_name().unwrap_or_default().to_string_lossy();
     INNER
         .iter()
         .any(|inner| name.starts_with(inner))
-        .then(|| format!("{spot}: HAProxy reaches itself over sockets of this name. Give it another"))
+        .then(|| format!("{source}: HAProxy reaches itself over sockets of this name. Give it another"))
 }
 
-/// Different sections on one address: HAProxy would share the connections between them. Within one section it is meant, to
-/// give each thread a socket. Of lines in conditionals only some may hold.
+/// Different sections on one address, between which HAProxy would share the connections. Within one section that is meant, to give
+/// each thread a socket.
 fn find_shared_addresses(listeners: &[Listener]) -> Vec<String> {
     let mut found = Vec::new();
     for (number, one) in listeners.iter().enumerate() {
@@ -164,6 +163,7 @@ fn is_same_address(one: &Listener, other: &Listener) -> bool {
     let alike = (&one.interface, &one.namespace) == (&other.interface, &other.namespace);
     let are_peers = one.is_peer || other.is_peer;
     match (&one.bound, &other.bound) {
+        // Most peers are other hosts' addresses.
         _ if are_peers => false,
         (Bound::Tcp(Address::Unknown, _), _) | (_, Bound::Tcp(Address::Unknown, _)) => false,
         (Bound::Tcp(address, ports), Bound::Tcp(same, others)) => {
@@ -175,7 +175,8 @@ fn is_same_address(one: &Listener, other: &Listener) -> bool {
     }
 }
 
-/// Refusals of what a service had before the file. `before` are the files as they were taken last: what they have is theirs.
+/// The reasons why services lose something to these files that they had first. The files keep what they had in `before`, the last
+/// accepted form.
 pub(super) fn find_late_claims(operator: &OperatorConfig, before: &OperatorConfig, held: &HeldNames) -> Vec<String> {
     let mut found = Vec::new();
     for section in operator.sections.iter().filter(|section| !before.has_section(&section.name)) {
@@ -187,7 +188,7 @@ pub(super) fn find_late_claims(operator: &OperatorConfig, before: &OperatorConfi
             ));
         }
     }
-    // Without this, HAProxy would refuse the whole, and the service would be blamed.
+    // Without this, HAProxy would reject the whole, and confgen would blame the service.
     let tables = operator.references.iter().filter(|it| it.part == Part::Table);
     for it in tables.filter(|it| held.without_stick_table.contains(&it.section) && !operator.has_section(&it.section)) {
         found.push(format!(
@@ -198,8 +199,7 @@ pub(super) fn find_late_claims(operator: &OperatorConfig, before: &OperatorConfi
     }
     for listener in &operator.listeners {
         let (Bound::Tcp(_, ports), None) = (&listener.bound, &listener.namespace) else { continue };
-        let had = |port: u16| before.tcp_ports().any(|(ports, _)| ports.contains(&port));
-        let claimed = held.ports.range(ports.clone()).find(|(port, _)| !had(**port));
+        let claimed = held.ports.range(ports.clone()).find(|(port, _)| !has_port(before, **port));
         if let Some((port, section)) = claimed {
             found.push(format!(
                 "{}: port {port} belongs to {}, which had it first. Give yours another port, or change the service's `ports`",
@@ -211,7 +211,11 @@ pub(super) fn find_late_claims(operator: &OperatorConfig, before: &OperatorConfi
     found
 }
 
-/// The key of the service whose section is called so: `http-services/shop`.
+fn has_port(operator: &OperatorConfig, port: u16) -> bool {
+    operator.tcp_ports().any(|(ports, _)| ports.contains(&port))
+}
+
+/// The key of the service with this section: `http-services/shop`.
 fn key_of(section: &str) -> String {
     parse_section(section).map_or(section.to_owned(), |id| id.folder_path().trim_end_matches('/').to_owned())
 }
@@ -367,7 +371,7 @@ mod tests {
     }
 
     #[test]
-    fn what_a_service_has_is_not_taken_by_a_later_edit() {
+    fn a_later_edit_takes_nothing_from_a_service() {
         let of = |text: &str| OperatorConfig::from_texts([("mine.cfg", text)]);
         let held = HeldNames {
             sections: ["http-in", "tcp-db"].map(str::to_owned).into(),

@@ -1,18 +1,17 @@
-//! Lines of `global`, and sections, that break what confgen and handover rely on. Each was tried on HAProxy 2.6. Pure.
+//! `global` lines and sections that break confgen or handover. Each was tried on HAProxy 2.6. Pure: no I/O, no clock.
 
 use std::path::Path;
 
-/// HAProxy's own default. A payload over the Runtime API has to fit in.
+/// HAProxy's default for `tune.bufsize`, in bytes. A payload over the Runtime API has to fit in.
 const BUFFER: u64 = 16_384;
 
-/// HAProxy's own default for `stats maxconn`.
+/// HAProxy's default for `stats maxconn`.
 const SESSIONS: u64 = 10;
 
-/// The reason why a line of `global` is not taken, and the way out. `None` if it does no harm.
+/// The reason why confgen rejects a `global` line, and the remedy. `None` if the line does no harm.
 pub(super) fn find_directive_conflict(words: &[&str], state_file: &Path) -> Option<String> {
-    let number = |text: &str| text.parse::<u64>().ok();
     match words {
-        // The first of two counts, and handover writes only its own.
+        // Of two such lines the first counts, and handover writes only the file of its own option.
         ["server-state-file", file, ..] if Path::new(file) != state_file => Some(format!(
             "handover saves the servers' states in {} (--server-state-file), and HAProxy would read this one: after a \
              restart, upstreams that are down or drained would get requests. Delete the line",
@@ -44,13 +43,13 @@ pub(super) fn find_directive_conflict(words: &[&str], state_file: &Path) -> Opti
              knew them. Delete the line: handover needs no grace"
                 .into(),
         ),
-        ["tune.bufsize", size, ..] if number(size).is_some_and(|size| size < BUFFER) => {
+        ["tune.bufsize", size, ..] if parse_number(size).is_some_and(|size| size < BUFFER) => {
             Some(format!("what confgen sends over the Runtime API no longer fits. Write at least {BUFFER}"))
         }
-        [limit, size, ..] if is_limit_of_variables(limit) && number(size).is_some_and(|size| (1..BUFFER).contains(&size)) => {
+        [limit, size, ..] if is_limit_of_variables(limit) && parse_number(size).is_some_and(|size| (1..BUFFER).contains(&size)) => {
             Some(format!("confgen's frontend keeps host and path in variables, and would answer 404. Write at least {BUFFER}"))
         }
-        ["stats", "maxconn", most, ..] if number(most).is_some_and(|most| most < SESSIONS) => Some(format!(
+        ["stats", "maxconn", most, ..] if parse_number(most).is_some_and(|most| most < SESSIONS) => Some(format!(
             "one open session on the Runtime API would keep confgen and handover out. Write at least {SESSIONS}"
         )),
         ["stats", "timeout", time, ..] if parse_milliseconds(time).is_some_and(|time| time < 1_000) => {
@@ -60,7 +59,7 @@ pub(super) fn find_directive_conflict(words: &[&str], state_file: &Path) -> Opti
     }
 }
 
-/// The reason why a section of this kind is not taken, and the way out. `None` if it does no harm.
+/// The reason why confgen rejects a section of this kind, and the remedy. `None` if the section does no harm.
 pub(super) fn find_section_conflict(kind: &str) -> Option<&'static str> {
     // `haproxy -c` refuses it without -W, and each HAProxy that still finishes its requests would run the program too.
     (kind == "program").then_some("each HAProxy, old ones too, would run the program. Run it under supervisord")
@@ -70,6 +69,10 @@ pub(super) fn find_section_conflict(kind: &str) -> Option<&'static str> {
 const USED: [&str; 5] =
     ["CONFGEN_GEN", "HAPROXY_LOCALPEER", "HAPROXY_MWORKER", "HAPROXY_MWORKER_REEXEC", "HAPROXY_PROCESSES"];
 
+fn parse_number(text: &str) -> Option<u64> {
+    text.parse().ok()
+}
+
 fn is_used(name: &str) -> bool {
     USED.contains(&name)
 }
@@ -78,7 +81,7 @@ fn is_limit_of_variables(keyword: &str) -> bool {
     keyword.starts_with("tune.vars.") && keyword.ends_with("-max-size")
 }
 
-/// A time as HAProxy writes it; without a unit it is milliseconds.
+/// A time as HAProxy reads it. A number without a unit is milliseconds.
 fn parse_milliseconds(text: &str) -> Option<u64> {
     let end = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
     let (digits, unit) = text.split_at(end);
@@ -104,7 +107,7 @@ mod tests {
     }
 
     #[test]
-    fn what_breaks_a_restart_or_the_runtime_api_is_refused() {
+    fn a_line_that_breaks_a_restart_or_the_runtime_api_is_refused() {
         for line in [
             "server-state-file /var/lib/haproxy/state",
             "server-state-file servers.state",
@@ -126,7 +129,7 @@ mod tests {
     }
 
     #[test]
-    fn what_does_no_harm_is_the_operators_to_decide() {
+    fn a_harmless_line_is_accepted() {
         for line in [
             "server-state-file /run/haproxy/servers.state",
             "server-state-base /var/lib/haproxy",

@@ -1,5 +1,5 @@
-//! Names of confgen's sections in lines of the operator's. HAProxy does not start while a section is missing that a line
-//! names. Pure.
+//! Names of services' sections in the operator's lines. HAProxy does not start while a section is missing that a line names. Pure:
+//! no I/O, no clock.
 
 use haproxy::config::ConfigWord;
 
@@ -8,29 +8,30 @@ use crate::desired::names::parse_section;
 /// The part of a section that a line names.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Part {
-    /// The section itself, as the place that requests go to.
+    /// The section itself, as the target of requests.
     Route,
-    /// The section itself, in a question about it.
+    /// The section itself, as the argument of a condition or a value.
     Section,
-    /// Its stick table.
+    /// The section's stick table.
     Table,
-    /// One of its servers, which come and go with the upstreams.
+    /// A server of the section, which comes and goes with an upstream.
     Server,
 }
 
-/// Functions that take a backend: `nbsrv(http-shop)`. `be_*` and `srv_*` are known by their beginning.
+/// Functions that take a backend: `nbsrv(http-shop)`. The rest begins with `be_` or `srv_`.
 const OF_BACKENDS: [&str; 4] = ["nbsrv", "avg_queue", "queue", "connslots"];
 
 /// Beginnings of functions that take a table as their last argument: `src_conn_cur(http-shop)`.
 const OF_TABLES: [&str; 7] = ["sc_", "sc0_", "sc1_", "sc2_", "src_", "table_", "in_table"];
 
-/// The sections of services that a line names, each with what of it is named.
+/// The services' sections that a line names, each with the part that it names.
 pub(super) fn find_references(words: &[ConfigWord]) -> Vec<(String, Part)> {
     let texts: Vec<&str> = words.iter().map(|word| word.text.as_str()).collect();
     let mut found = Vec::new();
     if let ["use_backend" | "default_backend", name, ..] = texts.as_slice() {
         found.extend(reference_to(name, Part::Route));
     }
+    // `table` and `track` stand anywhere in a line, behind other options.
     for pair in texts.windows(2) {
         match pair {
             ["table", name] => found.extend(reference_to(name, Part::Table)),
@@ -51,14 +52,16 @@ fn reference_to(name: &str, part: Part) -> Option<(String, Part)> {
 }
 
 fn reference_in_call(function: &str, arguments: &str) -> Option<(String, Part)> {
-    let argument = |text: Option<&str>| text.map(str::trim).filter(|text| !text.is_empty()).map(str::to_owned);
-    let (first, last) = (argument(arguments.split(',').next())?, argument(arguments.rsplit(',').next())?);
+    let (first, last) = (arguments.split(',').next()?.trim(), arguments.rsplit(',').next()?.trim());
+    if first.is_empty() || last.is_empty() {
+        return None;
+    }
     if OF_BACKENDS.contains(&function) || function.starts_with("be_") {
-        reference_to(&first, Part::Section)
+        reference_to(first, Part::Section)
     } else if function.starts_with("srv_") {
-        reference_to(&first, Part::Server)
+        reference_to(first, Part::Server)
     } else if OF_TABLES.iter().any(|start| function.starts_with(start)) {
-        reference_to(&last, Part::Table)
+        reference_to(last, Part::Table)
     } else {
         None
     }
@@ -68,8 +71,7 @@ fn reference_in_call(function: &str, arguments: &str) -> Option<(String, Part)> 
 fn find_calls(word: &str) -> impl Iterator<Item = (&str, &str)> {
     word.match_indices('(').filter_map(|(open, _)| {
         let (before, behind) = (word.get(..open)?, word.get(open + 1..)?);
-        let is_name = |c: char| c.is_ascii_alphanumeric() || c == '_';
-        let function = before.rsplit(|c| !is_name(c)).next()?;
+        let function = before.rsplit(|c: char| !(c.is_ascii_alphanumeric() || c == '_')).next()?;
         Some((function, behind.split_once(')')?.0))
     })
 }
@@ -85,7 +87,7 @@ mod tests {
     }
 
     #[test]
-    fn every_place_where_a_section_is_named() {
+    fn every_place_that_names_a_section_is_found() {
         for (line, expected) in [
             ("use_backend http-shop if { nbsrv(tcp-db) gt 0 }", &["http-shop Route", "tcp-db Section"][..]),
             ("default_backend http-shop:preview-blue", &["http-shop:preview-blue Route"]),
@@ -108,7 +110,7 @@ mod tests {
     }
 
     #[test]
-    fn what_only_looks_like_a_name_is_none() {
+    fn a_word_that_only_looks_like_a_name_is_no_reference() {
         for line in [
             "option http-server-close",
             "http-request deny if { req.hdr(http-x) -m found }",

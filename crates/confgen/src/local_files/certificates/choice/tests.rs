@@ -138,7 +138,7 @@ fn both_kinds_of_keys_serve_unless_one_is_expired() {
 }
 
 #[test]
-fn without_a_name_a_client_gets_what_serves_the_first_valid_files_name() {
+fn a_client_without_a_name_gets_the_certificate_of_the_first_valid_files_name() {
     let default = |all: &[Certificate]| Choice::choose(all, NOW).default.map(|at| all[at].file.display().to_string());
     let (old, new) = (ecdsa("b-2025.pem", &["x"], VALID), ecdsa("b-2026.pem", &["x"], (0, 900)));
     let (expired, other) = (ecdsa("a.pem", &["y"], EXPIRED), ecdsa("c.pem", &["z"], (0, 9_000)));
@@ -165,7 +165,7 @@ fn a_line_that_would_be_too_long_has_no_filters() {
 }
 
 #[test]
-fn an_advantage_is_told_in_words() {
+fn an_advantage_has_words() {
     let all = [ecdsa("a.pem", &["x"], EXPIRED), ecdsa("b.pem", &["x"], VALID), ecdsa("c.pem", &["*.y"], VALID)];
     let choice = Choice::choose(&all, NOW);
     let words = |host: &str| {
@@ -207,4 +207,19 @@ proptest::proptest! {
             }
         }
     }
+}
+
+#[test]
+fn a_choice_with_two_certificates_of_a_kind_or_with_none_is_a_violation() {
+    let all = [ecdsa("a.pem", &["x"], VALID), ecdsa("b.pem", &["x"], VALID)];
+    let good = Choice::choose(&all, NOW);
+    assert_eq!(good.find_violation(&all), None);
+    for chosen in [true, false] {
+        let mut bad = good.clone();
+        bad.names.get_mut("x").unwrap().iter_mut().for_each(|it| it.is_chosen = chosen);
+        assert!(bad.find_violation(&all).unwrap().starts_with("x has the certificates"), "{chosen}");
+    }
+    assert!(good.find_violation(&all[..1]).is_some(), "it names a certificate that doesn't exist");
+    assert!(Choice { default: None, ..good.clone() }.find_violation(&all).is_some());
+    assert!(Choice { default: Some(2), ..good }.find_violation(&all).is_some());
 }

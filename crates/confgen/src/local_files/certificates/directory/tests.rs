@@ -50,7 +50,7 @@ fn found(files: &[(&str, &str)]) -> (Vec<String>, Vec<String>) {
 }
 
 #[test]
-fn what_common_tools_write_is_taken() {
+fn the_files_of_common_tools_are_found() {
     let Issued { own, chain, key } = &issued("a.com");
     let bundle = &format!("{own}{chain}");
     let whole = &format!("{own}{key}");
@@ -125,7 +125,7 @@ fn what_common_tools_write_is_taken() {
 }
 
 #[test]
-fn what_cannot_be_served_is_refused_with_the_true_reason() {
+fn a_file_that_cannot_be_served_is_refused_with_the_true_reason() {
     let (one, other) = (issued("a.com"), issued("b.com"));
     let encrypted = one.key.replace("PRIVATE KEY", "ENCRYPTED PRIVATE KEY");
     for (files, expected) in [

@@ -111,6 +111,15 @@ fn prose_is_no_pattern_and_a_bad_pattern_is_left_alone() {
     }
 }
 
+#[test]
+fn a_template_that_lost_a_byte_is_not_whole() {
+    let text = b"backend b\n# discover shop: server <id> <address>\nserver x 10.0.0.9:1\n# end\n";
+    let mut template = Template::parse(text);
+    assert!(template.is_whole(text));
+    template.pieces.pop();
+    assert!(!template.is_whole(text));
+}
+
 /// The indented block of the how-to that follows this mark.
 fn block(mark: &str) -> String {
     let page = std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/../../docs/operator-files.md")).unwrap();
