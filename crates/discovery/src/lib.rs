@@ -23,6 +23,7 @@ mod balancer;
 mod balancers;
 mod claim;
 mod store;
+mod store_revision;
 mod topology;
 mod verdict;
 
@@ -43,6 +44,7 @@ pub use setting::{
 };
 pub use span::Span;
 pub use store::{Change, Entry, Snapshot};
+pub use store_revision::{ResetReason, StoreRevision};
 pub use topology::{ParsedEntry, Service, Topology};
 pub use url_regex::UrlRegex;
 pub use verdict::{Cause, Reason, Verdict, find_intended_reasons};

@@ -16,7 +16,7 @@ use crate::entry::Range;
 use crate::error::{Error, Operation};
 use crate::resync::Resync;
 use crate::retry::Retry;
-use crate::revisions::{Decision, Position, ResyncReason, Revisions};
+use crate::revisions::{Decision, Position, ResyncReason, Revisions, check_same_store, position_of_header};
 use crate::watch::{MAX_SILENCE, Watch};
 
 /// Events kept for a consumer that is busy; beyond that etcd keeps them.
@@ -186,7 +186,7 @@ impl Follower {
                 message = watch.next_message() => message?,
                 snapshot = resync.await_snapshot() => {
                     let snapshot = resync.catch_up_snapshot(snapshot.map_err(SessionEnd::Failed)?).map_err(SessionEnd::Resync)?;
-                    position = Position::of_snapshot(&snapshot);
+                    position = Position::from_snapshot(&snapshot);
                     self.position = Some(position);
                     revisions.skip_to(position.revision);
                     self.listed_at = Instant::now();
@@ -218,7 +218,7 @@ impl Follower {
 
     async fn list_all_keys(&mut self) -> Result<Position, SessionEnd> {
         let snapshot = self.client.read_range(&self.range).await.map_err(SessionEnd::Failed)?;
-        let position = Position::of_snapshot(&snapshot);
+        let position = Position::from_snapshot(&snapshot);
         self.listed_at = Instant::now();
         self.last_contact = self.listed_at;
         self.is_connected = true;
@@ -234,8 +234,8 @@ impl Follower {
             async move { connection.kv.get(key, None).await }
         };
         let answer = self.client.call_once(&Operation::Get(self.range.start().to_owned()), CHECK_TIMEOUT, run).await?;
-        let now = Position::of_header(&answer.0.header.unwrap_or_default());
-        let position = position.check_same_store(&now).map_err(SessionEnd::Resync)?;
+        let now = position_of_header(&answer.0.header.unwrap_or_default());
+        let position = check_same_store(position, now).map_err(SessionEnd::Resync)?;
         // etcd says nothing, not even that it lives, while it puts the events of one revision together: tens of
         // thousands of deletions with their previous values take longer than a silence may last. A listing has pages.
         let stuck = now.revision > position.revision

@@ -9,7 +9,7 @@ use tokio::time::{Sleep, sleep};
 use crate::client::Client;
 use crate::entry::Range;
 use crate::error::Error;
-use crate::revisions::{Position, ResyncReason, revision_of};
+use crate::revisions::{Position, ResyncReason, check_same_store, revision_of};
 
 type Listing = Pin<Box<dyn Future<Output = Result<Snapshot, Error>> + Send>>;
 
@@ -59,7 +59,7 @@ impl Resync {
 
     /// The listing as of now, not as of when it was begun.
     pub(crate) fn catch_up_snapshot(self, snapshot: Snapshot) -> Result<Snapshot, ResyncReason> {
-        self.position_before.check_same_store(&Position::of_snapshot(&snapshot))?;
+        check_same_store(self.position_before, Position::from_snapshot(&snapshot))?;
         Ok(apply_newer_changes(snapshot, self.changes_meanwhile))
     }
 }

@@ -3,7 +3,7 @@
 
 use std::fmt;
 
-use discovery::{Change, Snapshot};
+use discovery::{Change, ResetReason, StoreRevision};
 use etcd_client::proto::{PbEvent, PbResponseHeader, PbWatchResponse};
 
 use crate::entry::Prefix;
@@ -12,13 +12,8 @@ use crate::entry::Prefix;
 const PUT: i32 = 0;
 const DELETE: i32 = 1;
 
-/// Up to where the store is known, and which store that was.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Position {
-    pub(crate) cluster: u64,
-    pub(crate) revision: i64,
-    pub(crate) raft_term: u64,
-}
+/// The store, and the revision up to which its changes are known.
+pub(crate) type Position = StoreRevision;
 
 /// Why what is known can't be continued and all keys must be listed anew.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -44,26 +39,24 @@ impl fmt::Display for ResyncReason {
     }
 }
 
-impl Position {
-    pub(crate) fn of_snapshot(snapshot: &Snapshot) -> Self {
-        Self { cluster: snapshot.cluster, revision: snapshot.revision, raft_term: snapshot.raft_term }
-    }
-
-    pub(crate) fn of_header(header: &PbResponseHeader) -> Self {
-        Self { cluster: header.cluster_id, revision: header.revision, raft_term: header.raft_term }
-    }
-
-    /// Whether `now`, as a linearizable read told it, is the store that is known, and no older. (A member's own
-    /// revision may lag behind; such a read's doesn't.) What is known stays the same, but for the term.
-    pub(crate) fn check_same_store(self, now: &Self) -> Result<Self, ResyncReason> {
-        if now.cluster != self.cluster {
-            Err(ResyncReason::OtherCluster)
-        } else if now.revision < self.revision || now.raft_term < self.raft_term {
-            Err(ResyncReason::WentBack)
-        } else {
-            Ok(Self { raft_term: now.raft_term, ..self })
+impl From<ResetReason> for ResyncReason {
+    fn from(reason: ResetReason) -> Self {
+        match reason {
+            ResetReason::ClusterChanged { .. } => Self::OtherCluster,
+            ResetReason::RevisionWentBack { .. } | ResetReason::TermWentBack { .. } => Self::WentBack,
         }
     }
+}
+
+pub(crate) fn position_of_header(header: &PbResponseHeader) -> Position {
+    Position { cluster: header.cluster_id, revision: header.revision, raft_term: header.raft_term }
+}
+
+/// Returns the known position with the term of `now`, which a linearizable read must have told: the revision of a single member
+/// may lag behind. The error says that `now` is another store or an older one.
+pub(crate) fn check_same_store(known: Position, now: Position) -> Result<Position, ResyncReason> {
+    known.compare(now)?;
+    Ok(Position { raft_term: now.raft_term, ..known })
 }
 
 /// What to do after a message.
@@ -235,10 +228,10 @@ mod tests {
     #[test]
     fn a_linearizable_read_shows_a_wiped_store_even_if_its_revision_is_ahead() {
         let now = |cluster, revision, raft_term| Position { cluster, revision, raft_term };
-        assert_eq!(AT_10.check_same_store(&now(1, 20, 4)), Ok(Position { raft_term: 4, ..AT_10 }));
-        assert_eq!(AT_10.check_same_store(&now(1, 20, 2)), Err(ResyncReason::WentBack));
-        assert_eq!(AT_10.check_same_store(&now(1, 9, 3)), Err(ResyncReason::WentBack));
-        assert_eq!(AT_10.check_same_store(&now(2, 10, 3)), Err(ResyncReason::OtherCluster));
+        assert_eq!(check_same_store(AT_10, now(1, 20, 4)), Ok(Position { raft_term: 4, ..AT_10 }));
+        assert_eq!(check_same_store(AT_10, now(1, 20, 2)), Err(ResyncReason::WentBack));
+        assert_eq!(check_same_store(AT_10, now(1, 9, 3)), Err(ResyncReason::WentBack));
+        assert_eq!(check_same_store(AT_10, now(2, 10, 3)), Err(ResyncReason::OtherCluster));
     }
 
     #[test]
