@@ -228,12 +228,16 @@ pub struct Options {
 /// A path that may stand in a line of haproxy.cfg.
 fn parse_line_path(text: &str) -> Result<PathBuf, String> {
     let path = PathBuf::from(text);
-    let breaks = |c: char| c.is_whitespace() || c.is_control() || "\"'\\#$,".contains(c);
-    if path.is_absolute() && !text.contains(breaks) {
+    if path.is_absolute() && !text.contains(breaks_line) {
         Ok(path)
     } else {
-        Err("an absolute path without blanks, quotes, backslashes, `#`, `$` and `,`".into())
+        Err("give an absolute path without blanks, quotes, backslashes, `#`, `$` and `,`".into())
     }
+}
+
+/// Paths stand unquoted in haproxy.cfg. There these characters end a word, or begin a comment, a quotation or a variable.
+fn breaks_line(c: char) -> bool {
+    c.is_whitespace() || c.is_control() || "\"'\\#$,".contains(c)
 }
 
 fn parse_log_target(text: &str) -> Result<String, String> {
@@ -241,23 +245,25 @@ fn parse_log_target(text: &str) -> Result<String, String> {
         return parse_line_path(text).map(|_| text.to_owned());
     }
     let host = text.rsplit_once(':').filter(|(host, port)| {
+        // An IPv6 address stands in brackets.
         let host = host.trim_start_matches('[').trim_end_matches(']');
         port.parse::<u16>().is_ok_and(|port| port > 0)
             && (host.parse::<std::net::IpAddr>().is_ok() || host.parse::<Host>().is_ok())
     });
-    host.map(|_| text.to_owned()).ok_or_else(|| "a socket's absolute path, or host:port: /dev/log, 10.0.0.9:514".into())
+    host.map(|_| text.to_owned())
+        .ok_or_else(|| "give a socket's absolute path, or host:port: /dev/log, 10.0.0.9:514".into())
 }
 
 fn parse_percent(text: &str) -> Result<u8, String> {
     let number = text.strip_suffix('%').unwrap_or(text).parse().ok().filter(|percent| *percent <= 100);
-    number.ok_or_else(|| "a share from 0% to 100%".into())
+    number.ok_or_else(|| "give a share from 0% to 100%".into())
 }
 
 fn parse_port_range(text: &str) -> Result<RangeInclusive<u16>, String> {
     let bounds = text.split_once('-').and_then(|(first, last)| Some((first.parse().ok()?, last.parse().ok()?)));
     match bounds {
         Some((first, last)) if first <= last && first > 0 => Ok(first..=last),
-        _ => Err("a range of ports: 1024-65535".into()),
+        _ => Err("give a range of ports: 1024-65535".into()),
     }
 }
 
@@ -281,7 +287,7 @@ mod tests {
     }
 
     #[test]
-    fn nothing_that_breaks_a_line_is_taken() {
+    fn a_value_that_breaks_a_line_is_rejected() {
         for (option, value) in [
             ("--haproxy-cfg", "/etc/a b.cfg"),
             ("--haproxy-cfg", "haproxy.cfg"),

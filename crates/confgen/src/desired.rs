@@ -51,7 +51,7 @@ use upstream_bound::UpstreamBound;
 pub struct Policy {
     /// Ports that a TCP service can't have, each with the option or file that binds it.
     pub reserved_ports: Vec<(RangeInclusive<u16>, String)>,
-    /// The names of the operator's sections, each with its file and line. A service whose section would have such a name is
+    /// The names of the operator's sections, each with its file and line. A service that needs a section of such a name is
     /// quarantined.
     pub reserved_sections: BTreeMap<String, String>,
     /// Hosts that no service can have, each with the option that takes it.
@@ -93,7 +93,7 @@ pub struct DesiredState {
     claims: Arc<Claims>,
     /// Good values from before this process, for services that were not read yet.
     last_known_good: Arc<LastKnownGood>,
-    /// Services whose name isn't allowed. None of them is in `services`.
+    /// Services with a name that isn't allowed. None of them is in `services`.
     forbidden: BTreeMap<ServiceId, Forbidden>,
     /// Keys that look like a service's or an upstream's but can't be parsed, with the reason.
     malformed_keys: Arc<BTreeMap<String, Box<str>>>,
@@ -142,13 +142,14 @@ impl DesiredState {
         self.policy = policy;
     }
 
-    /// Reads the changed services and decides again whatever that may affect. Returns the services whose desired form changed.
+    /// Reads the changed services and decides again whatever that may affect. Returns the services with a changed desired form.
     /// Services that are gone or forbidden are among them, and no longer in [`DesiredState::services`].
     pub fn update_services(&mut self, topology: &Topology, changed: &Changed) -> BTreeSet<ServiceId> {
         self.malformed_keys = Arc::clone(topology.malformed_keys());
         let earlier_removals = self.removals.len();
         let before = match changed {
             Changed::All => {
+                // A retained upstream outlives the keys of its service.
                 self.current_sources(topology.services().keys().chain(self.services.keys()).chain(self.retained.keys()))
             }
             Changed::Services(services) => self.current_sources(services.iter()),
@@ -165,6 +166,7 @@ impl DesiredState {
         }
         self.record_previous_owners(earlier_removals, &before);
         let mut affected: BTreeSet<ServiceId> = before.into_keys().collect();
+        // Most changes are about upstreams. They touch no claim, and so no other service.
         if is_renamed {
             let inputs = self.services.iter().map(|(id, it)| (id, &*it.input));
             self.claims = Arc::new(Claims::assign_claims(inputs, &self.claims, &self.policy));
@@ -178,6 +180,7 @@ impl DesiredState {
     /// Takes the persisted store in, so that the first listing is compared with it. The last known good values and claims stay until
     /// that listing.
     pub fn assume_topology(&mut self, topology: &Topology) {
+        // Reading all keys would drop both, but the persisted keys are not what etcd has.
         let (good, claims) = (Arc::clone(&self.last_known_good), Arc::clone(&self.claims));
         self.update_services(topology, &Changed::All);
         (self.last_known_good, self.claims) = (good, claims);
@@ -239,6 +242,7 @@ impl DesiredState {
 
     /// The sections and ports that services have now, and the sections that they had before this process.
     pub fn held_names(&self) -> HeldNames {
+        // A TCP service without a port has no section.
         let with_section = || self.services().filter(|(id, it)| id.kind == Kind::Http || !it.binds.is_empty());
         let sections = with_section().map(|(id, _)| id.to_string());
         let without_stick_table = with_section().filter(|(_, it)| it.settings.sticky != Sticky::Source);

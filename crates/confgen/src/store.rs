@@ -34,7 +34,7 @@ pub struct StoreUpdate {
     pub topology: Arc<Topology>,
     /// The revision of the last change that concerns confgen.
     pub store_revision: StoreRevision,
-    /// The services whose keys changed since the previous update.
+    /// The services with keys that changed since the previous update.
     pub changed: Changed,
     /// Upstreams that were removed gracefully since the previous update. The removal guard doesn't retain them.
     pub graceful_removals: BTreeSet<(ServiceId, UpstreamId)>,
@@ -130,6 +130,7 @@ impl StoreReplica {
             self.retain_missing_keys(&last, &listed, reset.map(|reason| (reason, now)));
         }
         (self.store_revision, self.newest_revision) = (Some(now), now.revision);
+        // Every listing has all services decided anew, in case that an event was lost.
         (self.is_known, self.changed) = (true, Changed::All);
         let stored = snapshot.entries.iter().map(|entry| entry.key.as_str());
         debug_assert_eq!(self.check_invariants(stored), Ok(()));
@@ -212,8 +213,8 @@ impl StoreReplica {
         is_relevant
     }
 
-    /// Releases retained keys that were written again or whose address has another record, and all if an operator accepts the
-    /// store. Returns true if a key was released.
+    /// Releases retained keys that were written again, or at an address that has another record. Releases all if an operator
+    /// accepts the store. Returns true if a key was released.
     fn release_changed_keys(&mut self, changes: &[Change]) -> bool {
         let before = self.retained.len();
         for change in changes {
@@ -248,6 +249,7 @@ impl StoreReplica {
         if !Arc::make_mut(&mut self.retained).remove_key(key) {
             return;
         }
+        // The store has no such key, so its removal has no revision.
         let removal = Change::Delete { key: key.to_owned(), revision: 0, previous: None };
         if let Some(id) = Arc::make_mut(&mut self.topology).apply_change(&removal) {
             self.changed.add_service(id);
@@ -340,6 +342,7 @@ fn bound_change(change: &Change) -> Option<Cow<'_, Change>> {
     match change {
         _ if change.key().len() > LONGEST_KEY => None,
         Change::Put(entry) => Some(Cow::Owned(Change::Put(entry.clone().with_bounded_value()))),
+        // Nothing keeps the previous value that a removal carries.
         Change::Delete { .. } => Some(Cow::Borrowed(change)),
     }
 }
@@ -351,7 +354,7 @@ fn parse_written_upstream(change: &Change) -> Option<(UpstreamRef, discovery::Up
     Some(((service, id), Upstream::parse(value).ok()?.address))
 }
 
-/// The services whose keys may have changed since the previous update.
+/// The services with keys that may have changed since the previous update.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Changed {
     /// Every service, after a listing or a failed action.

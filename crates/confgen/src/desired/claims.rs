@@ -150,6 +150,7 @@ impl Claims {
         let routes = domains.iter().flat_map(|domain| routes_of_domain(input, domain));
         let mut held: Vec<Route> =
             routes.filter(|route| self.holders.get(&route_claim_key(route)) == Some(id)).collect();
+        // Sorted, so that another order of the same words is no change.
         held.sort();
         held
     }
@@ -233,7 +234,7 @@ fn resolve_whole_hosts<'a>(
     best.into_iter().map(|(domain, (_, owner))| (domain, owner)).collect()
 }
 
-/// The reason why no service can have the port.
+/// The reason against the port for every service. `None` if services may bind it.
 fn unavailable_port_reason(port: u16, policy: &Policy) -> Option<String> {
     let outside = policy.tcp_ports.as_ref().filter(|ports| !ports.contains(&port));
     let reserved = policy.reserved_ports.iter().find(|(ports, _)| ports.contains(&port));

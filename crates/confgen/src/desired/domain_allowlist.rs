@@ -57,6 +57,7 @@ impl DomainAllowlist {
     /// Passes if the service may claim at least one of these hosts. The error is the reason against the first.
     pub fn check_some_domain(&self, service: &ServiceName, domains: &[Domain]) -> Result<(), String> {
         let mut verdicts = domains.iter().map(|domain| self.check_domain(service, domain));
+        // A key without any host claims nothing, and is allowed.
         let first = verdicts.next().unwrap_or(Ok(()));
         if verdicts.any(|verdict| verdict.is_ok()) { Ok(()) } else { first }
     }
@@ -111,7 +112,7 @@ mod tests {
     }
 
     #[test]
-    fn what_could_match_any_host_needs_every_host() {
+    fn a_service_that_could_match_any_host_needs_every_host() {
         let allowed = DomainAllowlist::parse("old *\nshop *.example.com").unwrap();
         assert!(allowed.check_catch_all(&"old".parse().unwrap()).is_ok());
         assert!(allowed.check_catch_all(&"shop".parse().unwrap()).is_err());

@@ -71,6 +71,7 @@ impl DesiredState {
 
     fn explain_forbidden_upstreams(&self, id: &ServiceId) -> Vec<UpstreamExplanation<'_>> {
         let Some(Forbidden { source, .. }) = self.forbidden.get(id) else { return Vec::new() };
+        // A forbidden service is not read, so only its records are known.
         source.upstreams().map(|(id, record)| explain_unserved(id, record)).collect()
     }
 
@@ -94,7 +95,7 @@ impl DesiredState {
         }
     }
 
-    /// The keys whose lack of a good value takes the service's upstreams away, with the reasons. Empty if the service gets its
+    /// The keys without a good value that take the service's upstreams away, with the reasons. Empty if the service gets its
     /// upstreams.
     pub fn closed_gates(&self, id: &ServiceId) -> impl Iterator<Item = (&str, &str)> {
         let withheld = self.services.get(id).map(|it| &it.input).filter(|input| input.upstreams_withheld);

@@ -177,7 +177,7 @@ http-services/shop/upstreams/plain 10.0.0.3:80
     }
 
     #[test]
-    fn what_cant_be_previewed_is_refused_and_said() {
+    fn a_service_that_cant_be_previewed_is_refused_with_the_reason() {
         for (store, reason) in [
             (
                 SHOP.replace("shop.test www.shop.test", "*.shop.test"),
@@ -206,7 +206,7 @@ http-services/shop/upstreams/plain 10.0.0.3:80
     }
 
     #[test]
-    fn what_of_it_cant_be_had_is_left_out_alone() {
+    fn a_host_that_cant_be_had_is_left_out_alone() {
         // A wildcard beside a host, a color whose host the service names itself, and one that is no label.
         let store = SHOP.replace("www.shop.test", "*.shop.test green.shop.test").replace("\"blue\"", "\"a_-\"");
         let settled = settled(&store);
@@ -228,7 +228,7 @@ http-services/shop/upstreams/plain 10.0.0.3:80
     }
 
     #[test]
-    fn its_hosts_are_claims_like_any_other() {
+    fn a_previews_hosts_are_claims_like_any_other() {
         let other = "http-services/other/domain green.shop.test\n";
         let first = settled(&format!("{other}{SHOP}"));
         assert_eq!(table(&first)[1], "green [green.www.shop.test/] [g weight 7]");

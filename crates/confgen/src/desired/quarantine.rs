@@ -24,6 +24,7 @@ impl DesiredState {
                 let reason = format!("HAProxy refuses the service: {reason}; {outcome}");
                 add_reason(&mut quarantine, &id.folder_path(), &reason);
             }
+            // The claims decide about HSTS, so the key's own value was good.
             if state.lacks_hsts() {
                 let reason = "a host of it has a service with tls off too, which HSTS would make unreachable";
                 add_reason(&mut quarantine, &state.input.hsts_origin.key, reason);

@@ -10,11 +10,13 @@ use super::DesiredState;
 impl DesiredState {
     /// Rejects services, each with HAProxy's reason. A rejected service goes back to the form that HAProxy accepted last, or out,
     /// until its keys are written again. Its servers still come and go, unless HAProxy rejects that too. `judged` is the state
-    /// that HAProxy judged: services with newer keys are left alone. Returns the services whose desired form changed.
+    /// that HAProxy judged: services with newer keys are left alone. Returns the services with a changed desired form.
     pub fn reject_services(&mut self, culprits: &BTreeMap<ServiceId, String>, judged: &Self) -> BTreeSet<ServiceId> {
         for (id, reason) in culprits {
             let (Some(now), Some(then)) = (self.services.get_mut(id), judged.services.get(id)) else { continue };
+            // The same `Arc` means the same keys. A service that was written meanwhile is judged anew.
             if Arc::ptr_eq(&now.source, &then.source) {
+                // A second rejection is about the last accepted form with the servers of now.
                 now.servers_rejected |= then.rejection.is_some();
                 now.rejection = Some(reason.clone());
             }
@@ -52,7 +54,7 @@ impl DesiredState {
         self.services.get(id).is_some_and(|it| it.desired.is_some() && it.desired == it.last_accepted)
     }
 
-    /// The services whose servers stay as they were, because HAProxy rejects the ones of now.
+    /// The services that keep earlier servers, because HAProxy rejects the ones of now.
     pub fn services_with_rejected_servers(&self) -> impl Iterator<Item = &ServiceId> {
         self.services.iter().filter(|(_, it)| it.servers_rejected && it.desired.is_some()).map(|(id, _)| id)
     }

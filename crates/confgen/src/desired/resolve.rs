@@ -22,6 +22,7 @@ impl DesiredState {
             let forbidden = Forbidden { source: Arc::clone(source), reason: reason.clone() };
             self.forbidden.insert(id.clone(), forbidden);
         }
+        // The service may be back after it lost all its keys.
         self.removed_services.remove(id);
         let without_keys = Arc::new(Service::new(id.kind));
         let source = match source {

@@ -57,6 +57,7 @@ pub(super) fn build_servers(
     let active = input.settings.active.as_ref();
     let upstreams = served_upstreams(input, retained);
     let mut servers: Vec<Server> = upstreams.iter().map(|(id, it)| build_server(input, id, it, active)).collect();
+    // A single active color gets all requests, so its servers keep their own weights.
     if let Some(active) = active.filter(|active| active.iter().nth(1).is_some()) {
         let colors: Vec<Option<&Color>> = upstreams.values().map(|it| it.record.color.as_ref()).collect();
         scale_weights(&mut servers, &colors, active);
@@ -75,6 +76,7 @@ pub(super) fn build_preview_servers(
     }
     let upstreams = served_upstreams(input, retained);
     let of_color = upstreams.iter().filter(|(_, it)| it.record.color.as_ref() == Some(color));
+    // Without `active`: a client that asks for a color by name gets it, whatever its share.
     let servers = of_color.map(|(id, it)| build_server(input, id, it, None)).collect();
     assign_hash_ids(servers, &input.settings)
 }

@@ -14,7 +14,7 @@ use super::{Policy, Settings, passthrough};
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct KeyOrigin {
     pub(super) key: String,
-    /// The create revision. The lowest wins a claim that nobody owns.
+    /// The create revision. The lowest wins a claim without an owner.
     pub(super) since: i64,
 }
 
@@ -179,6 +179,7 @@ impl ServiceInput {
     /// Leaves out the newest upstreams if HAProxy has no room for all. The upstreams that already serve go on.
     fn limit_upstreams(&mut self, service: &Service, policy: &Policy) {
         let Some(bound) = policy.upstream_bound else { return };
+        // Each service keeps one upstream, however little room there is.
         let most = (bound.max_per_service / count_sections(service)).max(1);
         self.max_upstreams = Some(most);
         if self.upstreams.len() <= most {
@@ -311,6 +312,7 @@ impl ValuePicker<'_> {
             }
             Err(reason) => reason,
         };
+        // A good value may be bad by now: a CA file or a profile that it names can be gone.
         let last = self.last_good.and_then(|good| good.get(key));
         let value = last.and_then(|text| parse(text.as_bytes()).ok()).filter(|value| check(value).is_ok());
         let outcome = if value.is_some() { "the last good value serves" } else { "no good value yet" };

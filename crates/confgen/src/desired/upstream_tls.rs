@@ -22,7 +22,7 @@ pub struct Authority {
 pub struct Authorities {
     /// The files that `verify` can name.
     pub usable: BTreeMap<FileName, Authority>,
-    /// The files whose content is rejected, with the reason. The last good copy of such a file may be usable.
+    /// The files with rejected content, each with the reason. The last good copy of such a file may be usable.
     pub refused: BTreeMap<FileName, String>,
 }
 

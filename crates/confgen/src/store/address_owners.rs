@@ -8,7 +8,7 @@ use discovery::{Service, ServiceId, UpstreamAddress, UpstreamId};
 /// The name of an upstream, which is unique in the store.
 pub type UpstreamRef = (ServiceId, UpstreamId);
 
-/// By address, the upstreams whose records have it. An app under two services has a record in each.
+/// By address, the upstreams with a record of it. An app under two services has a record in each.
 pub type AddressOwners = BTreeMap<UpstreamAddress, BTreeSet<UpstreamRef>>;
 
 /// Finds the owners of the addresses for which `is_wanted` is true, among these services. Rejected records own nothing.

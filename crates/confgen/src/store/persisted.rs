@@ -86,7 +86,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_is_remembered_is_what_was_known() {
+    fn a_persisted_store_reads_back_as_it_was() {
         let entry = |key: &str, value: &[u8], lease| Entry {
             key: key.into(),
             value: value.into(),

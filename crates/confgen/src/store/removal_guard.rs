@@ -51,7 +51,7 @@ pub struct UpstreamRemoval {
     pub upstream: Upstream,
     /// The lease of the key. 0 if it had none.
     pub lease: i64,
-    /// The upstreams, this one included, whose records had the same address before the removal.
+    /// The upstreams, this one included, with records of the same address before the removal.
     pub previous_owners: BTreeSet<UpstreamRef>,
 }
 
@@ -204,6 +204,7 @@ impl RemovalGuard {
         losses: Vec<UpstreamRemoval>,
         present: &UpstreamCounts,
     ) -> MassRemoval {
+        // An upstream that is lost again counts once, from now on.
         let again: BTreeSet<(&ServiceId, &UpstreamId)> = losses.iter().map(|it| (&it.service, &it.id)).collect();
         self.losses.retain(|Loss { elapsed, removal, .. }| {
             elapsed.age_at(moment.now) < MEMORY && !again.contains(&(&removal.service, &removal.id))
@@ -243,6 +244,7 @@ impl RemovalGuard {
     }
 
     fn exceeds_share(&self, lost: usize, present: usize) -> bool {
+        // Lost upstreams are no longer present, so both together are what the store had.
         lost * 100 > usize::from(self.policy.share) * (lost + present)
     }
 
@@ -321,6 +323,7 @@ impl RemovalGuard {
                 stays
             });
         }
+        // An empty map would keep confgen asking HAProxy about the service.
         self.retained.retain(|_, retained| !retained.is_empty());
         changed
     }
@@ -381,6 +384,7 @@ impl Retention {
                 self.is_unproven = false;
                 true
             }
+            // A HAProxy that is being restarted has found nothing dead.
             ServerHealth::Unknown => true,
             ServerHealth::Down | ServerHealth::Missing if self.is_unproven => age < PROVEN_WITHIN,
             ServerHealth::Down => false,

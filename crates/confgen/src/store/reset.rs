@@ -81,7 +81,7 @@ impl RetainedKeys {
         parsed.filter_map(|key| key.service_id().cloned()).collect::<BTreeSet<ServiceId>>().len()
     }
 
-    /// The upstreams whose record is a retained key. `record_key` tells the key of an upstream's record: an upstream with keys in
+    /// The upstreams with a retained key as their record. `record_key` tells the key of an upstream's record: an upstream with keys in
     /// both layouts may be served from the other one.
     pub fn served_upstreams<'a>(
         &self,
@@ -110,11 +110,12 @@ impl RetainedKeys {
         self.keys.remove(key)
     }
 
-    /// The retained keys of upstreams whose address is now a live record's.
+    /// The retained keys of upstreams at an address that a live record has now.
     pub fn reassigned_keys(&self, live: &UpstreamRef, address: UpstreamAddress) -> Vec<String> {
         let owners = self.previous_owners.get(&address);
         let gone =
             owners.into_iter().flatten().filter(|gone| *gone != live && address_was_reassigned(gone, live, owners));
+        // The upstream may have had its record in either layout, or in both.
         let keys = gone.flat_map(|(service, id)| {
             [Layout::Current, Layout::Legacy]
                 .map(|layout| Key::Upstream { service: service.clone(), layout, id: id.clone() }.to_string())
@@ -146,7 +147,7 @@ impl RetainedKeys {
     }
 }
 
-/// The addresses of the upstreams whose records are among these keys.
+/// The addresses in the records among these keys.
 fn upstream_addresses<'a>(
     topology: &'a Topology,
     keys: &'a BTreeSet<String>,

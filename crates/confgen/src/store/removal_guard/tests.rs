@@ -220,7 +220,7 @@ fn a_restart_of_confgen_forgets_nothing() {
 }
 
 #[test]
-fn what_is_remembered_is_bounded_but_a_mass_is_not() {
+fn remembered_losses_are_bounded_but_a_mass_removal_is_not() {
     let t = Instant::now();
     let mut guard = guard();
     let many = |from: usize, to: usize| -> Vec<UpstreamRemoval> {
@@ -257,4 +257,35 @@ fn an_announced_removal_is_no_loss() {
     departure.upstream.state = UpstreamState::Ready;
     departure.lease = 0;
     assert!(!departure.is_unexpected(), "written by hand, deleted by hand");
+}
+
+#[test]
+fn an_upstream_that_is_lost_twice_or_retained_too_is_a_violation() {
+    let t = Instant::now();
+    let mut guard = guard();
+    guard.record_losses(at(t, 1), losses("a", 1..3), &present(9, 100));
+    assert_eq!(guard.check_invariants(), Ok(()));
+    let loss = guard.losses[0].clone();
+    let mut twice = guard.clone();
+    twice.losses.push(loss.clone());
+    assert_eq!(twice.check_invariants(), Err("http-a/u1 is lost twice".into()));
+    let mut both = guard.clone();
+    both.retain_upstreams(at(t, 1), recent(losses("a", 1..2)));
+    both.losses.push(loss);
+    assert_eq!(both.check_invariants(), Err("http-a/u1 is both lost and retained".into()));
+    guard.retained.insert(service("a"), BTreeMap::new());
+    assert_eq!(guard.check_invariants(), Err("http-a is listed as retained without an upstream".into()));
+}
+
+#[test]
+fn an_edited_file_that_names_an_upstream_twice_breaks_no_invariant() {
+    let t = Instant::now();
+    let mut before = guard();
+    before.retain_upstreams(at(t, 1), recent(losses("a", 1..2)));
+    before.record_losses(at(t, 1), losses("a", 2..3), &present(9, 100));
+    let (retained, lost) = (before.persist_retained(t), before.persist_losses(t));
+    let mut again = guard();
+    again.restore_persisted(t, SystemTime::UNIX_EPOCH, retained.clone(), [retained, lost.clone(), lost].concat());
+    assert_eq!(again.check_invariants(), Ok(()));
+    assert_eq!((held(&again), again.losses.len()), (1, 1));
 }
