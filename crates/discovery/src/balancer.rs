@@ -4,10 +4,14 @@
 //! The announcer and discoverctl wait for balancers by it. A record that can't be parsed acknowledges nothing. Pure: no
 //! I/O, no clock.
 
+mod records;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
+
+pub use records::{BalancerRecords, QuarantinedKey};
 
 use crate::refusal::escape_text;
 use crate::{Key, Refusal, ServiceId, UpstreamId};
