@@ -1,4 +1,4 @@
-//! The options, resolved: what each part of confgen is told. Reads the host's name and the environment, and nothing else.
+//! The options, resolved into what each part of confgen takes. This module reads the host's name and the environment, and no file.
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -16,11 +16,11 @@ use crate::local_files::{LocalPaths, certificates};
 use crate::operator_files::parse::OwnEndpoints;
 use crate::render::view::Site;
 
-/// HAProxy's own check of ten thousand servers takes 90 ms; an address that has to be resolved may hang for longer.
+/// The bound on one `haproxy -c`. It takes 90 ms for ten thousand servers, but an address that must be resolved may hang.
 const CHECK_TIMEOUT: Duration = Duration::from_secs(30);
 
 impl Options {
-    /// What the template is told.
+    /// The options that stand in haproxy.cfg. Error pages come later, from the local files.
     pub fn build_site(&self, stats_hash: crate::render::stats_hash::Hash) -> Site {
         Site {
             http_binds: self.http_bind.clone(),
@@ -40,7 +40,7 @@ impl Options {
         }
     }
 
-    /// The files to keep an eye on.
+    /// The local files that confgen reads, and the variables that the operator's files can use.
     pub fn local_paths(&self) -> LocalPaths {
         LocalPaths {
             include: self.include.clone(),
@@ -59,7 +59,7 @@ impl Options {
         }
     }
 
-    /// The addresses, sockets and files that belong to the generated file and to handover.
+    /// The addresses, sockets and files of the generated file and of handover, which the operator's files can't use.
     fn reserved_addresses(&self) -> OwnEndpoints {
         OwnEndpoints {
             binds: self.frontend_binds().collect(),
@@ -69,35 +69,35 @@ impl Options {
         }
     }
 
-    /// The files that are checked, as HAProxy is to be started with them.
+    /// The files of a check, in the order in which HAProxy reads them at its start.
     pub fn checked_files(&self) -> Vec<PathBuf> {
         let mut files = self.check_command.config_files();
         files.extend([self.include.clone(), self.haproxy_cfg.clone()]);
         files
     }
 
-    /// This balancer's name.
+    /// This balancer's name: `--node`, else the host's name. The error says that the host's name can't be one.
     pub fn resolve_node(&self) -> anyhow::Result<Node> {
         if let Some(node) = &self.node {
             return Ok(node.clone());
         }
-        let host = nix::unistd::gethostname().context("ask for the host's name; or name this balancer with --node")?;
-        host.to_string_lossy().parse().context("the host's name can't be this balancer's: name it with --node")
+        let host = nix::unistd::gethostname().context("read the host's name, or name this balancer with --node")?;
+        host.to_string_lossy().parse().context("use the host's name as this balancer's; it can't be one, so set --node")
     }
 
-    /// Who checks files.
+    /// The checker for `--check-command`.
     pub fn build_checker(&self) -> Checker {
         Checker::new(self.check_command.clone(), CHECK_TIMEOUT)
     }
 
-    /// Who restarts HAProxy. supervisord tells its children where it is.
+    /// The control of HAProxy's program in supervisord. supervisord tells its children its URL.
     pub fn build_control(&self) -> anyhow::Result<Control> {
         let server = program::variable::read("SUPERVISOR_SERVER_URL");
         let server = server.as_deref().map(|url| url.to_str().context("read SUPERVISOR_SERVER_URL: not UTF-8"));
         Ok(Control::new(self.restart_command.clone(), server.transpose()?))
     }
 
-    /// The ports that are ours, by the option that says so.
+    /// The ports of the generated file's own frontends, each with the option that sets it.
     pub fn bound_ports(&self) -> BTreeMap<u16, String> {
         self.frontend_binds().map(|(bind, option)| (bind.port, option.to_owned())).collect()
     }

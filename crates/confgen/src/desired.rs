@@ -1,12 +1,13 @@
-//! What is wanted of HAProxy: the topology, less what is refused, with claims, colors and overrides decided.
+//! The desired state: the services, servers and routes that HAProxy should serve, decided from the keys, the policy, the last known
+//! good values and HAProxy's rejections.
 //!
-//! Pure. What this confgen knows besides the store comes in as [`LastKnownGood`] and [`Policy`]; what is to be known the next time
-//! goes out in [`DesiredState::memory`].
+//! Pure: no I/O, no clock. [`DesiredState::to_last_known_good`] returns what the next confgen must know.
 
 mod claims;
 pub(crate) mod domain_allowlist;
 mod explain;
 pub(crate) mod fingerprint;
+mod invariants;
 mod last_known_good;
 pub(crate) mod names;
 mod passthrough;
@@ -45,61 +46,62 @@ use claims::Claims;
 use service_input::ServiceInput;
 use upstream_bound::UpstreamBound;
 
-/// What a store may not ask for, whatever it says.
+/// The limits from flags and local files. The store can't exceed them.
 #[derive(Clone, Debug, Default)]
 pub struct Policy {
-    /// Ports that are bound already, by whom: a TCP service can't have them.
+    /// Ports that a TCP service can't have, each with the option or file that binds it.
     pub reserved_ports: Vec<(RangeInclusive<u16>, String)>,
-    /// The names of the operator's sections, each with its file and line. A service whose section would have such a name is
+    /// The names of the operator's sections, each with its file and line. A service that needs a section of such a name is
     /// quarantined.
     pub reserved_sections: BTreeMap<String, String>,
-    /// Hosts that are taken already, by what: no service can have them.
+    /// Hosts that no service can have, each with the option that takes it.
     pub reserved_hosts: BTreeMap<Host, String>,
-    /// The operator's named `defaults` sections: what `profile` may name.
+    /// The operator's named `defaults` sections, which `profile` can name.
     pub profiles: Vec<Profile>,
-    /// Those of them that say something of servers.
+    /// The profiles with options of servers. A server that is added at run time takes nothing from them.
     pub server_profiles: BTreeSet<Profile>,
-    /// The files of authorities: what `verify` may name.
+    /// The files of `--ca-dir`, which `verify` can name.
     pub ca_files: Authorities,
-    /// Where upstreams may be; none is anywhere but loopback, link-local, multicast and unspecified addresses.
+    /// The networks of upstreams. `None` allows all addresses except loopback, link-local, multicast and unspecified ones.
     pub upstream_networks: Option<Networks>,
-    /// The ports that TCP services may bind; none is any.
+    /// The ports that TCP services may bind. `None` allows all.
     pub tcp_ports: Option<RangeInclusive<u16>>,
-    /// The hosts that services may claim; none is any.
+    /// The hosts that services may claim. `None` allows all.
     pub domain_allowlist: Option<DomainAllowlist>,
-    /// The upstreams that HAProxy has room for. `None` if all have room.
+    /// The number of upstreams that HAProxy has room for. `None` if all have room.
     pub upstream_bound: Option<UpstreamBound>,
 }
 
-/// The sections and ports that services have.
+/// The sections and ports that services have, which the operator's files can't have too.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct HeldNames {
-    /// The sections' names: `http-shop`.
+    /// Sections, such as `http-shop`, of services that are served or had a good value before this process.
     pub sections: BTreeSet<String>,
-    /// Those of them that are served now and have no stick table.
+    /// Sections that are served now and have no stick table.
     pub without_stick_table: BTreeSet<String>,
     /// The ports of TCP services, with the section of each.
     pub ports: BTreeMap<u16, String>,
 }
 
-/// What was decided, kept so that a change costs what its own service costs. Every decision is a function of the
-/// topology, the limits and what was remembered; being kept changes none of them. A clone costs little: it shares.
+/// The desired state, kept between reconciles so that a change costs what its own service costs. Every decision is a function of
+/// topology, policy and last known good values. Reusing an unchanged decision changes none. A clone is cheap, because it shares
+/// its parts.
 #[derive(Clone, Debug, Default)]
 pub struct DesiredState {
     policy: Policy,
     services: BTreeMap<ServiceId, ServiceState>,
     claims: Arc<Claims>,
-    /// Good values from before this process, for services that it has not read yet.
+    /// Good values from before this process, for services that were not read yet.
     last_known_good: Arc<LastKnownGood>,
-    /// Services that may not be here, with the reason.
+    /// Services with a name that isn't allowed. None of them is in `services`.
     forbidden: BTreeMap<ServiceId, Forbidden>,
-    /// Keys that were meant for a service or an upstream and are none, with the reason.
+    /// Keys that look like a service's or an upstream's but can't be parsed, with the reason.
     malformed_keys: Arc<BTreeMap<String, Box<str>>>,
-    /// Upstreams whose keys have gone since they were last asked for.
+    /// Upstreams that lost their records since the last [`DesiredState::take_removals`].
     removals: Vec<UpstreamRemoval>,
-    /// Services without a key, until they are buried.
+    /// Services without a key, until [`DesiredState::drop_removed`].
     removed_services: BTreeSet<ServiceId>,
-    /// Upstreams without a key that are served all the same.
+    /// Upstreams that the removal guard retains. No inner map is empty.
     retained: BTreeMap<ServiceId, BTreeMap<UpstreamId, RetainedUpstream>>,
 }
 
@@ -113,149 +115,156 @@ struct Forbidden {
 struct ServiceState {
     source: Arc<Service>,
     input: Arc<ServiceInput>,
-    /// None where HAProxy refuses the service, and never took it in another form.
+    /// `None` if HAProxy rejects the service and never accepted it in another form.
     desired: Option<Arc<DesiredService>>,
-    /// What HAProxy says against it as it stands in the store.
+    /// HAProxy's reason against the service with its present keys.
     rejection: Option<String>,
-    /// HAProxy refuses its last good form with the servers of now, too.
+    /// HAProxy also rejects the last accepted form with the present servers.
     servers_rejected: bool,
-    /// Its form in the last file that HAProxy took.
+    /// The form in the last file that HAProxy accepted.
     last_accepted: Option<Arc<DesiredService>>,
 }
 
 impl DesiredState {
-    /// Nothing settled yet, but what was remembered.
-    pub fn from_last_known_good(memory: LastKnownGood) -> Self {
-        let claims = Arc::new(Claims::from_holders(memory.claims().clone()));
-        Self { claims, last_known_good: Arc::new(memory), ..Self::default() }
+    /// A state without services, from the good values and claims of the previous confgen.
+    pub fn from_last_known_good(good: LastKnownGood) -> Self {
+        let claims = Arc::new(Claims::from_holders(good.claims().clone()));
+        Self { claims, last_known_good: Arc::new(good), ..Self::default() }
     }
 
-    /// The bound on upstreams that counts.
+    /// The bound that the last decisions obeyed. `None` if all upstreams have room.
     pub fn upstream_bound(&self) -> Option<UpstreamBound> {
         self.policy.upstream_bound
     }
 
-    /// Takes new limits. The next update has to be of everything.
-    pub fn set_policy(&mut self, limits: Policy) {
-        self.policy = limits;
+    /// Replaces the policy. The next update must be of [`Changed::All`].
+    pub fn set_policy(&mut self, policy: Policy) {
+        self.policy = policy;
     }
 
-    /// Decides anew what has changed. Says for which services the outcome is another one; those that are gone, or that
-    /// the limits forbid, are among them and no longer in [`DesiredState::services`].
+    /// Reads the changed services and decides again whatever that may affect. Returns the services with a changed desired form.
+    /// Services that are gone or forbidden are among them, and no longer in [`DesiredState::services`].
     pub fn update_services(&mut self, topology: &Topology, changed: &Changed) -> BTreeSet<ServiceId> {
         self.malformed_keys = Arc::clone(topology.malformed_keys());
-        let mut touched = BTreeSet::new();
-        let mut renamed = *changed == Changed::All;
-        let departed = self.removals.len();
+        let earlier_removals = self.removals.len();
         let before = match changed {
             Changed::All => {
+                // A retained upstream outlives the keys of its service.
                 self.current_sources(topology.services().keys().chain(self.services.keys()).chain(self.retained.keys()))
             }
             Changed::Services(services) => self.current_sources(services.iter()),
         };
-        match changed {
-            Changed::All => {
-                for id in before.keys() {
-                    renamed |= self.read_service(topology, id, true);
-                    touched.insert(id.clone());
-                }
-                // All that there is has been read: a value lives on with its key alone.
-                self.last_known_good = Arc::default();
-            }
-            Changed::Services(services) => {
-                for id in services {
-                    renamed |= self.read_service(topology, id, false);
-                    touched.insert(id.clone());
-                }
-            }
+        // The policy may have changed too, so all services are read anew.
+        let reads_all = *changed == Changed::All;
+        let mut is_renamed = reads_all;
+        for id in before.keys() {
+            is_renamed |= self.read_service(topology, id, reads_all);
         }
-        self.record_previous_owners(departed, &before);
-        if renamed {
-            let readings = self.services.iter().map(|(id, it)| (id, &*it.input));
-            self.claims = Arc::new(Claims::assign_claims(readings, &self.claims, &self.policy));
-            touched.extend(self.services.keys().cloned());
+        if reads_all {
+            // Every key was read. From now on a good value lives as long as its key.
+            self.last_known_good = Arc::default();
         }
-        touched.retain(|id| self.resolve_service(id));
-        touched
+        self.record_previous_owners(earlier_removals, &before);
+        let mut affected: BTreeSet<ServiceId> = before.into_keys().collect();
+        // Most changes are about upstreams. They touch no claim, and so no other service.
+        if is_renamed {
+            let inputs = self.services.iter().map(|(id, it)| (id, &*it.input));
+            self.claims = Arc::new(Claims::assign_claims(inputs, &self.claims, &self.policy));
+            affected.extend(self.services.keys().cloned());
+        }
+        affected.retain(|id| self.resolve_service(id));
+        debug_assert_eq!(self.check_invariants(&affected), Ok(()));
+        affected
     }
 
-    /// Takes the store as it was before this process, to compare the first listing with. What is remembered besides stays
-    /// remembered until then.
+    /// Takes the persisted store in, so that the first listing is compared with it. The last known good values and claims stay until
+    /// that listing.
     pub fn assume_topology(&mut self, topology: &Topology) {
-        let (remembered, claims) = (Arc::clone(&self.last_known_good), Arc::clone(&self.claims));
+        // Reading all keys would drop both, but the persisted keys are not what etcd has.
+        let (good, claims) = (Arc::clone(&self.last_known_good), Arc::clone(&self.claims));
         self.update_services(topology, &Changed::All);
-        (self.last_known_good, self.claims) = (remembered, claims);
+        (self.last_known_good, self.claims) = (good, claims);
     }
 
-    /// The upstreams whose keys have gone since this was last asked.
+    /// Takes the upstreams that lost their records since the last call.
     pub fn take_removals(&mut self) -> Vec<UpstreamRemoval> {
         std::mem::take(&mut self.removals)
     }
 
-    /// How many upstreams there are, in all and of these services.
+    /// Counts the upstreams with a record, in all and of these services.
     pub fn count_upstreams(&self, services: &BTreeSet<ServiceId>) -> UpstreamCounts {
-        let count = |it: &ServiceState| it.input.upstreams.len();
-        let of = services.iter().filter_map(|id| Some((id.clone(), count(self.services.get(id)?))));
-        UpstreamCounts { services: of.collect(), all: self.services.values().map(count).sum() }
+        let counts = services.iter().filter_map(|id| Some((id.clone(), self.services.get(id)?.count_records())));
+        UpstreamCounts {
+            services: counts.collect(),
+            all: self.services.values().map(ServiceState::count_records).sum(),
+        }
     }
 
-    /// These upstreams of the service are served although they have no key. True if that changes anything.
+    /// Serves these upstreams of the service without records, and no others. Returns true if the service's desired form changed.
     pub fn set_retained(&mut self, id: &ServiceId, upstreams: BTreeMap<UpstreamId, RetainedUpstream>) -> bool {
         if upstreams.is_empty() {
             self.retained.remove(id);
         } else {
             self.retained.insert(id.clone(), upstreams);
         }
-        self.resolve_service(id)
+        let is_changed = self.resolve_service(id);
+        debug_assert_eq!(self.check_invariants([id]), Ok(()));
+        is_changed
     }
 
-    /// Forgets the services of which nothing is left, neither a key nor an upstream that is kept. Says which.
+    /// Forgets the services that have neither a key nor a retained upstream, and returns them.
     pub fn drop_removed(&mut self) -> Vec<ServiceId> {
-        let buried: Vec<ServiceId> =
+        let dropped: Vec<ServiceId> =
             self.removed_services.iter().filter(|id| !self.retained.contains_key(*id)).cloned().collect();
-        for id in &buried {
+        for id in &dropped {
             self.removed_services.remove(id);
             self.services.remove(id);
         }
-        buried
+        dropped
     }
 
-    /// The same with these services alone.
+    /// A copy with these services only, to have HAProxy judge a file with them.
     pub fn restrict_to(&self, services: &[ServiceId]) -> Self {
         let mut some = self.clone();
         some.services.retain(|id, _| services.contains(id));
         some
     }
 
-    /// The services to serve, by kind and name. One that didn't change is the very same `Arc`.
+    /// The services to serve, by kind and name. An unchanged service stays the same `Arc`.
     pub fn services(&self) -> impl Iterator<Item = (&ServiceId, &Arc<DesiredService>)> {
         self.services.iter().filter_map(|(id, it)| Some((id, it.desired.as_ref()?)))
     }
 
-    /// One service; none if it is gone or forbidden.
+    /// `None` if the service is gone, forbidden, or rejected without an accepted form.
     pub fn service(&self, id: &ServiceId) -> Option<&Arc<DesiredService>> {
         self.services.get(id)?.desired.as_ref()
     }
 
-    /// The sections and ports that services have now, and those that they had before this process.
+    /// The sections and ports that services have now, and the sections that they had before this process.
     pub fn held_names(&self) -> HeldNames {
-        let has_section =
-            |(id, wanted): &(&ServiceId, &Arc<DesiredService>)| id.kind == Kind::Http || !wanted.binds.is_empty();
-        let sections = self.services().filter(has_section).map(|(id, _)| id.to_string());
-        let without_table = self.services().filter(has_section).filter(|(_, it)| it.settings.sticky != Sticky::Source);
-        let ports = self.claims.holders().iter();
-        let ports = ports.filter_map(|(claim, id)| Some((claims::claimed_port(claim)?, id.to_string())));
+        // A TCP service without a port has no section.
+        let with_section = || self.services().filter(|(id, it)| id.kind == Kind::Http || !it.binds.is_empty());
+        let sections = with_section().map(|(id, _)| id.to_string());
+        let without_stick_table = with_section().filter(|(_, it)| it.settings.sticky != Sticky::Source);
+        let claims = self.claims.holders().iter();
+        let ports = claims.filter_map(|(claim, id)| Some((claims::claimed_port(claim)?, id.to_string())));
         HeldNames {
             sections: sections.chain(self.last_known_good.section_names().cloned()).collect(),
-            without_stick_table: without_table.map(|(id, _)| id.to_string()).collect(),
+            without_stick_table: without_stick_table.map(|(id, _)| id.to_string()).collect(),
             ports: ports.collect(),
         }
     }
 
-    /// What has to be remembered over a restart of confgen.
+    /// The good values and claims, for the next confgen.
     pub fn to_last_known_good(&self) -> LastKnownGood {
         let good = self.services.iter().map(|(id, it)| (id.to_string(), it.input.good_values.clone()));
         LastKnownGood::new(good.collect(), self.claims.holders().clone())
+    }
+}
+
+impl ServiceState {
+    fn count_records(&self) -> usize {
+        self.input.upstreams.len()
     }
 }
 

@@ -1,4 +1,4 @@
-//! confgen: follows the store, renders haproxy.cfg, has HAProxy validate it, and applies it.
+//! confgen: follows the store, renders haproxy.cfg, has HAProxy check it, and applies it.
 //!
 //! Data goes one way: store → desired → { runtime/plan, render → publish } → HAProxy and haproxy.cfg. ARCHITECTURE.md has the
 //! layers and what each folder does. Modules import only from the layers below them.
@@ -33,6 +33,7 @@ fn main() -> ExitCode {
     if let Some(code) = manual::print_if_asked(Cli::command()) {
         return code;
     }
+    // Before the runtime, because malloc's settings must be made before there is a second thread.
     event_loop::malloc::share_heap();
     let cli: Cli = match options::read_options(Cli::command(), commands::USAGE) {
         Ok(cli) => cli,
@@ -47,19 +48,20 @@ fn main() -> ExitCode {
     };
     let code = runtime.block_on(run_command(cli)).unwrap_or_else(|error| {
         tracing::error!("{error:#}");
-        // Without a log, which may be what failed, this is all there is.
+        // The log itself may have failed to start. Then standard error is the only place.
         if !tracing::event_enabled!(tracing::Level::ERROR) {
             output::print_message(&format!("confgen: {error:#}"));
         }
         commands::exit_code(&error)
     });
-    // What still blocks was given up: a stop during the start does not wait for `haproxy -c`. Files are written atomically.
+    // A stop during the start does not wait for `haproxy -c`. No task that is cut off leaves half a file, because files are
+    // replaced atomically.
     runtime.shutdown_background();
     output::flush_and_return(code)
 }
 
 async fn run_command(cli: Cli) -> anyhow::Result<ExitCode> {
-    // First of all: the kernel discards a SIGTERM to PID 1 that has no handler. The other forms end by it.
+    // This comes first, because the kernel discards a SIGTERM to PID 1 that has no handler. The commands end by the signal.
     let shutdown = cli.command.is_none().then(Shutdown::on_signals).transpose()?;
     let common = cli.command.as_ref().map_or(&cli.common, Command::common);
     daemon::log::init(&common.log_level)?;

@@ -1,4 +1,4 @@
-//! The store as this confgen knows it: every change so far, and what of it no round has seen yet. Pure.
+//! confgen's copy of the store, and the changes that no reconcile has seen yet. Pure: no I/O, no clock.
 
 pub(crate) mod address_owners;
 mod persisted;
@@ -11,53 +11,41 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::SystemTime;
 
-use discovery::{Change, Entry, Key, ServiceId, Snapshot, Topology, Upstream, UpstreamId};
-use serde::{Deserialize, Serialize};
+use discovery::{Change, Entry, Key, ResetReason, ServiceId, Snapshot, Topology, Upstream, UpstreamId};
 
 use crate::store::address_owners::UpstreamRef;
 use crate::store::removal_guard::parse_graceful_removal;
 
+pub use discovery::StoreRevision;
 pub use persisted::PersistedStore;
 pub use reset::RetainedKeys;
-pub use reset_event::{ResetEvent, ResetReason};
+pub use reset_event::ResetEvent;
 
-/// The longest key that is kept: the longest of ours has some 530 bytes.
+/// The longest key in bytes that the replica keeps. The longest key that confgen follows has some 530 bytes.
 const LONGEST_KEY: usize = 1024;
 
-/// Where balancers write.
+/// The folder of the balancer records.
 const BALANCERS: &str = "balancers/";
 
-/// A point in a store's life.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(default)]
-pub struct StoreRevision {
-    /// The store's cluster id.
-    pub cluster: u64,
-    /// Its raft term, as of the last listing.
-    pub raft_term: u64,
-    /// The revision.
-    pub revision: i64,
-}
-
-/// What a round is given of the store.
+/// The store as a reconcile gets it.
 #[derive(Clone, Debug)]
 pub struct StoreUpdate {
-    /// Everything, as of `position`, with what is held.
+    /// All keys as of `store_revision`, retained ones included.
     pub topology: Arc<Topology>,
-    /// Up to where that is.
+    /// The revision of the last change that concerns confgen.
     pub store_revision: StoreRevision,
-    /// What the rounds before have not seen.
+    /// The services with keys that changed since the previous update.
     pub changed: Changed,
-    /// Upstreams that said they would go, and went.
+    /// Upstreams that were removed gracefully since the previous update. The removal guard doesn't retain them.
     pub graceful_removals: BTreeSet<(ServiceId, UpstreamId)>,
-    /// What of it the store lacks.
+    /// The keys of `topology` that the store lacks since a reset.
     pub retained: Arc<RetainedKeys>,
-    /// The newest revision that was heard of.
+    /// The newest revision that etcd told, balancer records included.
     pub newest_revision: i64,
 }
 
 impl StoreUpdate {
-    /// A store of which nothing has been seen before.
+    /// The update of a one-shot command, which has no earlier one to compare with.
     pub fn from_snapshot(snapshot: &Snapshot) -> Self {
         Self {
             topology: Arc::new(Topology::from_entries(&snapshot.entries)),
@@ -70,28 +58,22 @@ impl StoreUpdate {
     }
 }
 
-impl StoreRevision {
-    fn from_snapshot(snapshot: &Snapshot) -> Self {
-        Self { cluster: snapshot.cluster, raft_term: snapshot.raft_term, revision: snapshot.revision }
-    }
-}
-
-/// The store, mirrored.
+/// confgen's copy of the store.
 #[derive(Debug)]
 pub struct StoreReplica {
-    /// What is in the store, and what is held.
+    /// The store's keys and the retained ones.
     topology: Arc<Topology>,
-    /// None where the store was never known.
+    /// `None` if neither etcd nor the state directory has told it yet.
     store_revision: Option<StoreRevision>,
-    /// The newest revision that was heard of, what balancers write included.
+    /// The newest revision that etcd told, balancer records included.
     newest_revision: i64,
-    /// It was listed, or is to be taken as it is remembered.
+    /// The store was listed, or the persisted store stands in for it.
     is_known: bool,
     retained: Arc<RetainedKeys>,
     changed: Changed,
     graceful_removals: BTreeSet<(ServiceId, UpstreamId)>,
     reset_events: Vec<ResetEvent>,
-    /// When the store was listed last, by this host's clock.
+    /// The time of the last listing, by this host's clock.
     listed_at: SystemTime,
 }
 
@@ -102,18 +84,19 @@ impl Default for StoreReplica {
 }
 
 impl StoreReplica {
-    /// A mirror that has seen nothing yet, but knows what was.
+    /// Starts from the persisted store. The replica isn't known until etcd answers or [`StoreReplica::use_persisted`] is called.
     pub fn from_persisted(mut stored: PersistedStore) -> Self {
-        let (store_revision, mut held) = (stored.position, std::mem::take(&mut stored.held));
+        let (store_revision, mut retained) = (stored.position, std::mem::take(&mut stored.held));
         let topology = stored.into_topology();
-        let there: BTreeSet<&str> = topology.entries().map(|entry| entry.key.as_str()).collect();
-        held.retain(|key| there.contains(key));
+        let keys: BTreeSet<&str> = topology.entries().map(|entry| entry.key.as_str()).collect();
+        // An edited store.json may name a retained key without an entry.
+        retained.retain(|key| keys.contains(key));
         Self {
             topology: Arc::new(topology),
             store_revision,
             newest_revision: 0,
             is_known: false,
-            retained: Arc::new(held),
+            retained: Arc::new(retained),
             changed: Changed::All,
             graceful_removals: BTreeSet::new(),
             reset_events: Vec::new(),
@@ -121,102 +104,117 @@ impl StoreReplica {
         }
     }
 
-    /// The listing that comes next is of this time.
+    /// Sets the time of the next [`StoreReplica::apply_listing`], by this host's clock.
     pub fn set_listing_time(&mut self, now: SystemTime) {
         self.listed_at = now;
     }
 
-    /// Takes what is remembered for what the store says, for want of anything newer. True if there is such a thing, and
-    /// that is news.
+    /// Serves the persisted store while etcd can't be reached. Returns true if that makes the replica known.
     pub fn use_persisted(&mut self) -> bool {
         let falls_back = !self.is_known && self.store_revision.is_some();
         self.is_known |= falls_back;
         falls_back
     }
 
-    /// Takes in a listing of the whole store. In a wiped one, the keys that it lacks are held.
+    /// Replaces the replica by a listing of all keys. If the store was reset, the keys that it lacks are retained.
     pub fn apply_listing(&mut self, snapshot: &Snapshot) {
         let now = StoreRevision::from_snapshot(snapshot);
-        let last =
-            self.store_revision.map(|last| StoreRevision { revision: last.revision.max(self.newest_revision), ..last });
-        let wiped = last.and_then(|last| ResetReason::compare_revisions(last, now));
+        // The newest revision counts: after a restore, the store may lack nothing but balancer records.
+        let known = self
+            .store_revision
+            .map(|known| StoreRevision { revision: known.revision.max(self.newest_revision), ..known });
+        let reset = known.and_then(|known| known.compare(now).err());
         let last = std::mem::replace(&mut self.topology, Arc::new(build_topology(&snapshot.entries)));
-        if wiped.is_some() || !self.retained.is_empty() {
+        if reset.is_some() || !self.retained.is_empty() {
             let listed: BTreeSet<&str> = snapshot.entries.iter().map(|entry| entry.key.as_str()).collect();
-            self.retain_missing_keys(&last, &listed, wiped.map(|why| (why, now)));
+            self.retain_missing_keys(&last, &listed, reset.map(|reason| (reason, now)));
         }
         (self.store_revision, self.newest_revision) = (Some(now), now.revision);
+        // Every listing has all services decided anew, in case that an event was lost.
         (self.is_known, self.changed) = (true, Changed::All);
+        let stored = snapshot.entries.iter().map(|entry| entry.key.as_str());
+        debug_assert_eq!(self.check_invariants(stored), Ok(()));
     }
 
-    /// Holds what a wiped store lacks, or what of the held is still lacking.
+    /// Retains the keys that a reset store lacks. Without a reset, releases the retained keys that were listed.
     fn retain_missing_keys(
         &mut self,
         last: &Topology,
         listed: &BTreeSet<&str>,
-        wiped: Option<(ResetReason, StoreRevision)>,
+        reset: Option<(ResetReason, StoreRevision)>,
     ) {
         let before = self.retained.len();
-        let held = Arc::make_mut(&mut self.retained);
-        match wiped {
-            Some((_, now)) => *held = RetainedKeys::from_reset(last, listed, now, self.listed_at),
-            None => held.retain(|key| !listed.contains(key)),
+        let retained = Arc::make_mut(&mut self.retained);
+        match reset {
+            Some((_, now)) => *retained = RetainedKeys::from_reset(last, listed, now, self.listed_at),
+            None => retained.retain(|key| !listed.contains(key)),
         }
         let topology = Arc::make_mut(&mut self.topology);
-        for entry in last.entries().filter(|entry| held.contains(&entry.key)) {
+        for entry in last.entries().filter(|entry| retained.contains(&entry.key)) {
             topology.apply_change(&Change::Put(entry.clone()));
         }
         let records = topology.services().iter().flat_map(|(service, keys)| {
             keys.upstreams()
-                .filter(|(_, field)| !held.contains(&field.entry.key))
-                .filter_map(|(id, field)| Some(((service.clone(), id.clone()), field.value.as_ref().ok()?.address)))
+                .filter(|(_, record)| !retained.contains(&record.entry.key))
+                .filter_map(|(id, record)| Some(((service.clone(), id.clone()), record.value.as_ref().ok()?.address)))
         });
-        let moved: Vec<String> = records.flat_map(|(live, address)| held.reassigned_keys(&live, address)).collect();
-        moved.iter().for_each(|key| self.release_key(key));
-        match wiped {
-            Some((why, noticed)) => {
+        let reassigned: Vec<String> =
+            records.flat_map(|(live, address)| retained.reassigned_keys(&live, address)).collect();
+        reassigned.iter().for_each(|key| self.release_key(key));
+        match reset {
+            Some((reason, noticed)) => {
                 let (keys, services) = (self.retained.len(), self.retained.count_services());
-                self.reset_events.push(ResetEvent::StoreReset { why, noticed, keys, services });
+                self.reset_events.push(ResetEvent::StoreReset { reason, noticed, keys, services });
             }
             None => self.note_released_keys(before),
         }
         self.check_acceptance();
     }
 
-    /// Takes in changes up to a revision. True if any is about a service, or was meant to be. What balancers say of themselves is none of a
-    /// balancer's business: the revision doesn't move, or each would answer each other's writes for ever.
+    /// Applies the changes up to a revision. Returns true if a reconcile has to see them.
     pub fn apply_changes(&mut self, revision: i64, changes: &[Change]) -> bool {
         if !self.is_known {
             return false;
         }
         self.newest_revision = self.newest_revision.max(revision);
+        // Each balancer acknowledges the store's revision with a write. If those writes moved the revision, the balancers would
+        // answer each other for ever.
         if !changes.is_empty() && changes.iter().all(|change| change.key().starts_with(BALANCERS)) {
             return false;
         }
-        if let Some(position) = &mut self.store_revision {
-            position.revision = revision;
+        if let Some(known) = &mut self.store_revision {
+            known.revision = revision;
         }
         self.graceful_removals.extend(changes.iter().filter_map(parse_graceful_removal));
-        let mut matter = false;
+        let mut is_relevant = false;
         for change in changes {
             let Some(change) = bound_change(change) else { continue };
-            let change = &*change;
-            let topology = Arc::make_mut(&mut self.topology);
-            let was = topology.malformed_keys().get(change.key()).cloned();
-            if let Some(id) = topology.apply_change(change) {
-                self.changed.add_service(id);
-                matter = true;
-            }
-            matter |= was.as_ref() != topology.malformed_keys().get(change.key());
+            is_relevant |= self.apply_change(&change);
         }
         if !self.retained.is_empty() {
-            matter |= self.release_changed_keys(changes);
+            is_relevant |= self.release_changed_keys(changes);
         }
-        // The removal guard retains upstreams that are not in here, and an acceptance is about them too.
-        matter || changes.iter().any(|change| change.key() == Key::AcceptStore.to_string())
+        let written = changes.iter().filter(|change| matches!(change, Change::Put(_))).map(Change::key);
+        debug_assert_eq!(self.check_invariants(written), Ok(()));
+        // The removal guard's upstreams aren't in the replica, but an acceptance releases them too.
+        is_relevant || changes.iter().any(|change| change.key() == Key::AcceptStore.to_string())
     }
 
-    /// Lets go what was written again, what has moved, and everything if an operator says so. True if anything went.
+    /// Returns true if the change is about a service, or is a malformed key that comes, goes or changes.
+    fn apply_change(&mut self, change: &Change) -> bool {
+        let topology = Arc::make_mut(&mut self.topology);
+        // One key is compared, since a copy of the whole list would cost its length with each batch.
+        let before = topology.malformed_keys().get(change.key()).cloned();
+        let service = topology.apply_change(change);
+        let is_relevant = service.is_some() || before.as_ref() != topology.malformed_keys().get(change.key());
+        if let Some(id) = service {
+            self.changed.add_service(id);
+        }
+        is_relevant
+    }
+
+    /// Releases retained keys that were written again, or at an address that has another record. Releases all if an operator
+    /// accepts the store. Returns true if a key was released.
     fn release_changed_keys(&mut self, changes: &[Change]) -> bool {
         let before = self.retained.len();
         for change in changes {
@@ -232,10 +230,10 @@ impl StoreReplica {
         self.retained.len() < before
     }
 
-    /// An operator may have said that the store is meant as it is.
+    /// Releases all retained keys if `control/accept-store` is about this reset.
     fn check_acceptance(&mut self) {
-        let Some(word) = self.topology.accept_store().filter(|_| !self.retained.is_empty()) else { return };
-        match self.retained.check_acceptance(word) {
+        let Some(acceptance) = self.topology.accept_store().filter(|_| !self.retained.is_empty()) else { return };
+        match self.retained.check_acceptance(acceptance) {
             Ok(()) => {
                 let keys: Vec<String> = self.retained.keys().cloned().collect();
                 keys.iter().for_each(|key| self.release_key(key));
@@ -245,13 +243,15 @@ impl StoreReplica {
         }
     }
 
-    /// A held key goes, and nobody is to keep its upstream.
+    /// Removes a retained key from the topology. Its upstream counts as removed gracefully, so that the removal guard doesn't
+    /// retain it in turn.
     fn release_key(&mut self, key: &str) {
         if !Arc::make_mut(&mut self.retained).remove_key(key) {
             return;
         }
-        let gone = Change::Delete { key: key.to_owned(), revision: 0, previous: None };
-        if let Some(id) = Arc::make_mut(&mut self.topology).apply_change(&gone) {
+        // The store has no such key, so its removal has no revision.
+        let removal = Change::Delete { key: key.to_owned(), revision: 0, previous: None };
+        if let Some(id) = Arc::make_mut(&mut self.topology).apply_change(&removal) {
             self.changed.add_service(id);
         }
         if let Ok(Key::Upstream { service, id, .. }) = key.parse() {
@@ -266,27 +266,27 @@ impl StoreReplica {
         }
     }
 
-    /// Whether anything is left that no round has seen.
+    /// True if services changed since the last [`StoreReplica::take_update`].
     pub fn has_unseen_changes(&self) -> bool {
         self.changed != Changed::no_services()
     }
 
-    /// Up to where the store is known.
+    /// The revision of the last change that concerns confgen. All zero before the store is known.
     pub fn store_revision(&self) -> StoreRevision {
         self.store_revision.unwrap_or_default()
     }
 
-    /// How many keys there are of services, held ones included.
+    /// Counts the services' keys, retained ones included.
     pub fn count_keys(&self) -> usize {
         self.topology.entries().count()
     }
 
-    /// What is to be said of held keys, once.
+    /// Takes what happened to retained keys since the last call, for the log.
     pub fn take_reset_events(&mut self) -> Vec<ResetEvent> {
         std::mem::take(&mut self.reset_events)
     }
 
-    /// What no round has seen yet; they have, from now on. None before the store is known.
+    /// Takes the changes that no reconcile has seen. `None` before the store is known.
     pub fn take_update(&mut self) -> Option<StoreUpdate> {
         Some(StoreUpdate {
             topology: Arc::clone(&self.topology),
@@ -297,9 +297,28 @@ impl StoreReplica {
             newest_revision: self.newest_revision,
         })
     }
+
+    /// Returns the first violated invariant. `stored` are keys that the store has now.
+    fn check_invariants<'a>(&self, mut stored: impl Iterator<Item = &'a str>) -> Result<(), String> {
+        if self.is_known && self.store_revision.is_none() {
+            return Err("the replica is known, but has no revision".into());
+        }
+        if self.retained.is_empty() {
+            return Ok(());
+        }
+        if let Some(key) = stored.find(|key| self.retained.contains(key)) {
+            return Err(format!("{key} is retained, but the store has it"));
+        }
+        let entries: BTreeSet<&str> = self.topology.entries().map(|entry| entry.key.as_str()).collect();
+        match self.retained.keys().find(|key| !entries.contains(key.as_str())) {
+            Some(key) => Err(format!("{key} is retained without an entry")),
+            None => Ok(()),
+        }
+    }
 }
 
-/// The topology of a listing, without what nothing reads.
+/// Builds the topology of a listing. Keys and values that are longer than what is read are dropped or cut: 60 rejected values of
+/// 1.4 MB each once stood whole in memory and in store.json.
 fn build_topology(entries: &[Entry]) -> Topology {
     let mut topology = Topology::default();
     for entry in entries.iter().filter(|entry| entry.key.len() <= LONGEST_KEY) {
@@ -308,40 +327,41 @@ fn build_topology(entries: &[Entry]) -> Topology {
     topology
 }
 
-/// The change without what nothing reads; None if its key can't be one of ours.
+/// The change with its value cut to what is read. `None` if the key is too long to be one that confgen follows.
 fn bound_change(change: &Change) -> Option<Cow<'_, Change>> {
     match change {
         _ if change.key().len() > LONGEST_KEY => None,
         Change::Put(entry) => Some(Cow::Owned(Change::Put(entry.clone().with_bounded_value()))),
+        // Nothing keeps the previous value that a removal carries.
         Change::Delete { .. } => Some(Cow::Borrowed(change)),
     }
 }
 
-/// The upstream that a change writes, and where it listens.
+/// The upstream that a change writes, and its address. `None` for a removal, another key, or a rejected record.
 fn parse_written_upstream(change: &Change) -> Option<(UpstreamRef, discovery::UpstreamAddress)> {
     let Change::Put(Entry { key, value, .. }) = change else { return None };
     let Ok(Key::Upstream { service, id, .. }) = key.parse::<Key>() else { return None };
     Some(((service, id), Upstream::parse(value).ok()?.address))
 }
 
-/// Which services may have changed since the last time.
+/// The services with keys that may have changed since the previous update.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Changed {
-    /// Any of them.
+    /// Every service, after a listing or a failed action.
     All,
-    /// These alone.
+    /// These services only.
     Services(BTreeSet<ServiceId>),
 }
 
 impl Changed {
-    /// Joins a service to what has changed.
+    /// Adds a service, unless all are in already.
     pub fn add_service(&mut self, id: ServiceId) {
         if let Self::Services(services) = self {
             services.insert(id);
         }
     }
 
-    /// Nothing has changed.
+    /// The value of an update without changes.
     pub fn no_services() -> Self {
         Self::Services(BTreeSet::new())
     }

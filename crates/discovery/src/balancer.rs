@@ -5,11 +5,14 @@
 //! I/O, no clock.
 
 pub mod api;
+mod records;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
+
+pub use records::{BalancerRecords, QuarantinedKey};
 
 use crate::refusal::escape_text;
 use crate::{Key, Refusal, ServiceId, UpstreamId};

@@ -19,7 +19,6 @@ mod setting;
 
 mod acceptance;
 mod balancer;
-mod balancers;
 mod claim;
 mod store;
 mod topology;
@@ -28,8 +27,7 @@ mod verdict;
 pub use acceptance::Acceptance;
 pub use address::{Bind, Networks, UpstreamAddress};
 pub use balancer::api as balancer_api;
-pub use balancer::{BalancerRecord, RetainedAfterReset};
-pub use balancers::{BalancerRecords, QuarantinedKey};
+pub use balancer::{BalancerRecord, BalancerRecords, QuarantinedKey, RetainedAfterReset};
 pub use claim::{Claim, ClaimConflict, collect_claims, find_claim_conflicts};
 pub use domain::{Domain, Host};
 pub use key::{Key, KeyError, Kind, Layout, ServiceId};
@@ -42,7 +40,7 @@ pub use setting::{
     Sticky, StoredSetting, Tls, Verify,
 };
 pub use span::Span;
-pub use store::{Change, Entry, Snapshot};
+pub use store::{Change, Entry, ResetReason, Snapshot, StoreRevision};
 pub use topology::{ParsedEntry, Service, Topology};
 pub use url_regex::UrlRegex;
 pub use verdict::{Cause, Reason, Verdict, find_intended_reasons};

@@ -1,5 +1,9 @@
 //! The contents of the store, as all crates pass them on: entries, listings and changes. Pure: no I/O, no clock.
 
+mod revision;
+
+pub use revision::{ResetReason, StoreRevision};
+
 use crate::Key;
 
 /// One key with its value, as etcd keeps it.

@@ -102,7 +102,7 @@ impl Client {
         let range = self.config().prefix.absolute_folder(folder);
         // At this very revision, not behind it: otherwise etcd doesn't say that the next ones are compacted away in part.
         let mut watch = self.open_watch(folder, before.revision).await?;
-        let mut revisions = Revisions::new(self.config().prefix.clone(), Position::of_snapshot(before));
+        let mut revisions = Revisions::new(self.config().prefix.clone(), Position::from_snapshot(before));
         let mut replay = Replay::from_snapshots(before, now);
         loop {
             let message = match timeout(PAUSE, watch.next_message()).await {

@@ -17,7 +17,7 @@ use crate::client::Client;
 use crate::entry::Range;
 use crate::error::{Error, Operation};
 use crate::resync::Resync;
-use crate::revisions::{Decision, Position, ResyncReason, Revisions};
+use crate::revisions::{Decision, Position, ResyncReason, Revisions, decide_resume, position_of_header};
 use crate::watch::{MAX_SILENCE, Watch};
 
 /// The events that wait for a busy consumer. etcd keeps the rest.
@@ -187,7 +187,7 @@ impl Follower {
                 snapshot = resync.await_snapshot() => {
                     let snapshot = snapshot.map_err(SessionEnd::Failed)?;
                     let snapshot = resync.catch_up_snapshot(snapshot).map_err(SessionEnd::Resync)?;
-                    position = Position::of_snapshot(&snapshot);
+                    position = Position::from_snapshot(&snapshot);
                     self.position = Some(position);
                     revisions.skip_to(position.revision);
                     self.listed_at = Instant::now();
@@ -219,7 +219,7 @@ impl Follower {
 
     async fn list_all_keys(&mut self) -> Result<Position, SessionEnd> {
         let snapshot = self.client.read_range(&self.range).await.map_err(SessionEnd::Failed)?;
-        let position = Position::of_snapshot(&snapshot);
+        let position = Position::from_snapshot(&snapshot);
         self.listed_at = Instant::now();
         self.last_contact = self.listed_at;
         self.is_connected = true;
@@ -236,8 +236,8 @@ impl Follower {
             let key = key.to_owned();
             async move { connection.kv.get(key, None).await }
         });
-        let now = Position::of_header(&answer.await?.0.header.unwrap_or_default());
-        position.decide_resume(&now, &mut self.resumed_behind_at).map_err(SessionEnd::Resync)
+        let now = position_of_header(&answer.await?.0.header.unwrap_or_default());
+        decide_resume(position, now, &mut self.resumed_behind_at).map_err(SessionEnd::Resync)
     }
 
     /// Tells the consumer that the connection is back, if it was lost.

@@ -11,7 +11,7 @@ use tokio::time::{Sleep, sleep};
 use crate::client::Client;
 use crate::entry::Range;
 use crate::error::Error;
-use crate::revisions::{Position, ResyncReason, revision_of};
+use crate::revisions::{Position, ResyncReason, check_same_store, revision_of};
 
 type Listing = Pin<Box<dyn Future<Output = Result<Snapshot, Error>> + Send>>;
 
@@ -63,7 +63,7 @@ impl Resync {
 
     /// The listing with all delivered changes. The error says that it is of another store, or of an older one.
     pub(crate) fn catch_up_snapshot(self, snapshot: Snapshot) -> Result<Snapshot, ResyncReason> {
-        self.position_before.check_same_store(&Position::of_snapshot(&snapshot))?;
+        check_same_store(self.position_before, Position::from_snapshot(&snapshot))?;
         Ok(apply_newer_changes(snapshot, self.changes_meanwhile))
     }
 }

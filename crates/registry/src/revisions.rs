@@ -3,7 +3,7 @@
 
 use std::fmt;
 
-use discovery::{Change, Snapshot};
+use discovery::{Change, ResetReason, StoreRevision};
 use etcd_client::proto::{PbEvent, PbResponseHeader, PbWatchResponse};
 
 use crate::entry::Prefix;
@@ -12,13 +12,8 @@ use crate::entry::Prefix;
 const PUT: i32 = 0;
 const DELETE: i32 = 1;
 
-/// The store and the revision up to which its changes are known.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Position {
-    pub(crate) cluster: u64,
-    pub(crate) revision: i64,
-    pub(crate) raft_term: u64,
-}
+/// The store, and the revision up to which its changes are known.
+pub(crate) type Position = StoreRevision;
 
 /// The reason why the known keys can't be continued, and all keys must be listed again.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -44,40 +39,41 @@ impl fmt::Display for ResyncReason {
     }
 }
 
-impl Position {
-    pub(crate) fn of_snapshot(snapshot: &Snapshot) -> Self {
-        Self { cluster: snapshot.cluster, revision: snapshot.revision, raft_term: snapshot.raft_term }
-    }
-
-    pub(crate) fn of_header(header: &PbResponseHeader) -> Self {
-        Self { cluster: header.cluster_id, revision: header.revision, raft_term: header.raft_term }
-    }
-
-    /// Checks that `now`, from a linearizable read, is the known store and no older one. (A member's own revision may lag
-    /// behind, that of such a read doesn't.) The result is the known position with the newer term.
-    pub(crate) fn check_same_store(self, now: &Self) -> Result<Self, ResyncReason> {
-        if now.cluster != self.cluster {
-            Err(ResyncReason::OtherCluster)
-        } else if now.revision < self.revision || now.raft_term < self.raft_term {
-            // A recreated store may have the old cluster id, and more revisions than the old one. Its raft term is lower.
-            Err(ResyncReason::WentBack)
-        } else {
-            Ok(Self { raft_term: now.raft_term, ..self })
+impl From<ResetReason> for ResyncReason {
+    fn from(reason: ResetReason) -> Self {
+        match reason {
+            ResetReason::ClusterChanged { .. } => Self::OtherCluster,
+            ResetReason::RevisionWentBack { .. } | ResetReason::TermWentBack { .. } => Self::WentBack,
         }
     }
+}
 
-    /// Decides whether a watch may resume here while the store is at `now`. `resumed_behind_at` is the revision at which a
-    /// watch was last resumed while the store was ahead.
-    pub(crate) fn decide_resume(self, now: &Self, resumed_behind_at: &mut Option<i64>) -> Result<Self, ResyncReason> {
-        let position = self.check_same_store(now)?;
-        // etcd is silent, for progress requests too, while it puts the events of one revision together. Tens of thousands of
-        // deletions with their previous values take longer than a watch may be silent. A listing has pages.
-        let is_behind = now.revision > position.revision;
-        if is_behind && resumed_behind_at.replace(position.revision) == Some(position.revision) {
-            Err(ResyncReason::Stuck)
-        } else {
-            Ok(position)
-        }
+pub(crate) fn position_of_header(header: &PbResponseHeader) -> Position {
+    Position { cluster: header.cluster_id, revision: header.revision, raft_term: header.raft_term }
+}
+
+/// The known position with the term of `now`, which a linearizable read must have told: a member's own revision may lag
+/// behind. The error says that `now` is another store or an older one.
+pub(crate) fn check_same_store(known: Position, now: Position) -> Result<Position, ResyncReason> {
+    known.compare(now)?;
+    Ok(Position { raft_term: now.raft_term, ..known })
+}
+
+/// Decides whether a watch may resume at the known position while the store is at `now`. `resumed_behind_at` is the
+/// revision at which a watch was last resumed while the store was ahead.
+pub(crate) fn decide_resume(
+    known: Position,
+    now: Position,
+    resumed_behind_at: &mut Option<i64>,
+) -> Result<Position, ResyncReason> {
+    let position = check_same_store(known, now)?;
+    // etcd is silent, for progress requests too, while it puts the events of one revision together. Tens of thousands of
+    // deletions with their previous values take longer than a watch may be silent. A listing has pages.
+    let is_behind = now.revision > position.revision;
+    if is_behind && resumed_behind_at.replace(position.revision) == Some(position.revision) {
+        Err(ResyncReason::Stuck)
+    } else {
+        Ok(position)
     }
 }
 
@@ -275,10 +271,10 @@ mod tests {
     #[test]
     fn a_linearizable_read_shows_a_wiped_store_even_if_its_revision_is_ahead() {
         let now = |cluster, revision, raft_term| Position { cluster, revision, raft_term };
-        assert_eq!(AT_10.check_same_store(&now(1, 20, 4)), Ok(Position { raft_term: 4, ..AT_10 }));
-        assert_eq!(AT_10.check_same_store(&now(1, 20, 2)), Err(ResyncReason::WentBack));
-        assert_eq!(AT_10.check_same_store(&now(1, 9, 3)), Err(ResyncReason::WentBack));
-        assert_eq!(AT_10.check_same_store(&now(2, 10, 3)), Err(ResyncReason::OtherCluster));
+        assert_eq!(check_same_store(AT_10, now(1, 20, 4)), Ok(Position { raft_term: 4, ..AT_10 }));
+        assert_eq!(check_same_store(AT_10, now(1, 20, 2)), Err(ResyncReason::WentBack));
+        assert_eq!(check_same_store(AT_10, now(1, 9, 3)), Err(ResyncReason::WentBack));
+        assert_eq!(check_same_store(AT_10, now(2, 10, 3)), Err(ResyncReason::OtherCluster));
     }
 
     #[test]
@@ -340,12 +336,12 @@ mod tests {
     fn a_watch_that_was_resumed_once_at_a_revision_is_not_resumed_there_again() {
         let now = Position { revision: 12, ..AT_10 };
         let mut resumed_behind_at = None;
-        assert_eq!(AT_10.decide_resume(&AT_10, &mut resumed_behind_at), Ok(AT_10));
-        assert_eq!(AT_10.decide_resume(&now, &mut resumed_behind_at), Ok(AT_10));
-        assert_eq!(AT_10.decide_resume(&now, &mut resumed_behind_at), Err(ResyncReason::Stuck));
+        assert_eq!(decide_resume(AT_10, AT_10, &mut resumed_behind_at), Ok(AT_10));
+        assert_eq!(decide_resume(AT_10, now, &mut resumed_behind_at), Ok(AT_10));
+        assert_eq!(decide_resume(AT_10, now, &mut resumed_behind_at), Err(ResyncReason::Stuck));
         let at_11 = Position { revision: 11, ..AT_10 };
-        assert_eq!(at_11.decide_resume(&now, &mut resumed_behind_at), Ok(at_11), "the watch got further");
-        assert_eq!(at_11.decide_resume(&AT_10, &mut resumed_behind_at), Err(ResyncReason::WentBack));
+        assert_eq!(decide_resume(at_11, now, &mut resumed_behind_at), Ok(at_11), "the watch got further");
+        assert_eq!(decide_resume(at_11, AT_10, &mut resumed_behind_at), Err(ResyncReason::WentBack));
     }
 
     fn change(revision: i64) -> Change {

@@ -1,4 +1,4 @@
-//! Whose rights HAProxy has once it listens, and who may command it.
+//! HAProxy's user, group and chroot, and the group that may use its Runtime API. Parsing looks no account up.
 
 use std::fmt;
 use std::path::PathBuf;
@@ -12,35 +12,34 @@ use super::parse_line_path;
 #[derive(Clone, Debug, Args)]
 #[command(next_help_heading = "HAProxy's rights")]
 pub struct Rights {
-    /// The user that HAProxy goes on as once it listens; off where it isn't started as root, or keeps its rights. The
-    /// operator's own `user` line beats it
+    /// Run HAProxy as this user once it listens. Use off if HAProxy isn't started as root, or keeps its rights. The operator's
+    /// own `user` line beats it
     #[arg(long, env = "CONFGEN_HAPROXY_USER", default_value = "haproxy", value_name = "USER")]
     pub haproxy_user: Account,
-    /// The same for its group
+    /// Run HAProxy in this group once it listens. The operator's own `group` line beats it
     #[arg(long, env = "CONFGEN_HAPROXY_GROUP", default_value = "haproxy", value_name = "GROUP")]
     pub haproxy_group: Account,
-    /// An empty directory that HAProxy shuts itself into once it listens. While TLS is passed through to some service, a
-    /// socket of HAProxy's own lies there. /dev/log isn't in it: give --log an address, or
-    /// mount a socket there
+    /// Shut HAProxy into this empty directory once it listens. While a service passes TLS through, a socket of HAProxy's own
+    /// lies there. /dev/log isn't in it: give --log an address, or mount a socket there
     #[arg(long, env = "CONFGEN_CHROOT", value_name = "DIR", value_parser = parse_line_path)]
     pub chroot: Option<PathBuf>,
-    /// Who, besides root, may command HAProxy over its Runtime API
+    /// Let this group, besides root, use HAProxy's Runtime API
     #[arg(long, env = "CONFGEN_RUNTIME_SOCKET_GROUP", default_value = "off", value_name = "GROUP")]
     pub runtime_socket_group: Account,
 }
 
-/// The name of a user or a group, or none.
+/// The name of a user or a group. `off` is none.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Account(Option<String>);
 
 impl Account {
-    /// The name, if there is one.
+    /// `None` if the option is `off`.
     pub fn name(&self) -> Option<&str> {
         self.0.as_deref()
     }
 }
 
-/// Neither a user nor a group.
+/// Text that is no name of a user or a group.
 #[derive(Debug, thiserror::Error)]
 #[error(
     "`off`, or a name of lower-case letters, digits, `_` and `-` that begins with a letter or `_`, at most 32 long"

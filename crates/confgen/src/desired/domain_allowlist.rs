@@ -1,14 +1,14 @@
-//! `--domains-file`: which service may claim which hosts. Pure: it reads text, not files.
+//! The hosts that each service may claim (`--domains-file`). Pure: this module reads text, not files.
 //!
-//! A line names a service and its hosts, `shop  shop.example.com *.shop.example.com`; `#` begins a comment. `*` in place
-//! of the service is every service, in place of a host every host. `*.example.com` takes in the wildcard itself and each
-//! host one label below. What a service is given in several lines adds up.
+//! A line names a service and its hosts: `shop  shop.example.com *.shop.example.com`. `#` begins a comment. `*` stands for every
+//! service, or for every host. `*.example.com` covers the wildcard itself and each host one label below. Several lines of one
+//! service add up.
 
 use std::collections::BTreeMap;
 
 use discovery::{Domain, ServiceName};
 
-/// Who may claim what; a service that isn't named may claim what all may.
+/// The hosts of each service. A service that the file doesn't name may claim the hosts of `*`.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct DomainAllowlist {
     all: Vec<Pattern>,
@@ -22,31 +22,30 @@ enum Pattern {
 }
 
 impl DomainAllowlist {
-    /// Reads the file's text; an error names the line.
+    /// Parses the file's text. The error names the first bad line.
     pub fn parse(text: &str) -> Result<Self, String> {
         let mut allowed = Self::default();
         for (number, line) in text.lines().enumerate() {
             let mut words =
                 line.split('#').next().unwrap_or_default().split([' ', '\t', ',']).filter(|w| !w.is_empty());
             let Some(service) = words.next() else { continue };
-            let wrong = |what: String| format!("line {}: {what}", number + 1);
             let patterns = if service == "*" {
                 &mut allowed.all
             } else {
-                let name = service.parse().map_err(|error| wrong(format!("{service}: {error}")))?;
+                let name = service.parse().map_err(|error| format!("line {}: {service}: {error}", number + 1))?;
                 allowed.services.entry(name).or_default()
             };
             for word in words {
                 patterns.push(match word {
                     "*" => Pattern::Any,
-                    _ => Pattern::Named(word.parse().map_err(|error| wrong(format!("{word}: {error}")))?),
+                    _ => Pattern::Named(word.parse().map_err(|error| format!("line {}: {word}: {error}", number + 1))?),
                 });
             }
         }
         Ok(allowed)
     }
 
-    /// Refuses a host that the service may not claim.
+    /// The error is the reason why the service can't claim the host.
     pub fn check_domain(&self, service: &ServiceName, domain: &Domain) -> Result<(), String> {
         if self.patterns_of(service).any(|pattern| pattern.matches_domain(domain)) {
             Ok(())
@@ -55,14 +54,15 @@ impl DomainAllowlist {
         }
     }
 
-    /// Refuses hosts of which the service may claim none.
+    /// Passes if the service may claim at least one of these hosts. The error is the reason against the first.
     pub fn check_some_domain(&self, service: &ServiceName, domains: &[Domain]) -> Result<(), String> {
         let mut verdicts = domains.iter().map(|domain| self.check_domain(service, domain));
+        // A key without any host claims nothing, and is allowed.
         let first = verdicts.next().unwrap_or(Ok(()));
         if verdicts.any(|verdict| verdict.is_ok()) { Ok(()) } else { first }
     }
 
-    /// Whether the service may answer for hosts that nobody names.
+    /// Passes if the service may answer for hosts that no service names. The error is the reason why it can't.
     pub fn check_catch_all(&self, service: &ServiceName) -> Result<(), String> {
         let any = self.patterns_of(service).any(|pattern| *pattern == Pattern::Any);
         if any {
@@ -112,7 +112,7 @@ mod tests {
     }
 
     #[test]
-    fn what_could_match_any_host_needs_every_host() {
+    fn a_service_that_could_match_any_host_needs_every_host() {
         let allowed = DomainAllowlist::parse("old *\nshop *.example.com").unwrap();
         assert!(allowed.check_catch_all(&"old".parse().unwrap()).is_ok());
         assert!(allowed.check_catch_all(&"shop".parse().unwrap()).is_err());

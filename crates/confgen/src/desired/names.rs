@@ -2,7 +2,7 @@
 
 use discovery::{Color, Kind, ServiceId};
 
-/// The service of which a section bears this name: its own, or one for previews.
+/// The service of a section, which may be a preview. `None` if the section is no service's.
 pub fn parse_section(section: &str) -> Option<ServiceId> {
     let section = section.split_once(PREVIEW).map_or(section, |(own, _)| own);
     let (kind, name) = section.split_once('-')?;
@@ -10,15 +10,15 @@ pub fn parse_section(section: &str) -> Option<ServiceId> {
     Some(ServiceId { kind, name: name.parse().ok()? })
 }
 
-/// Follows the service in the name of a section for previews.
+/// Stands between service and color in the name of a preview's section.
 pub const PREVIEW: &str = ":preview-";
 
-/// What the names of all such sections of a service begin with.
+/// The beginning of the names of all previews of a service.
 pub fn preview_prefix(id: &ServiceId) -> String {
     format!("{id}{PREVIEW}")
 }
 
-/// The section that a color is previewed in. No service is called so: names hold no colon.
+/// The section of a color's preview. No service has this name, because names hold no colon.
 pub fn preview_section(id: &ServiceId, color: &Color) -> String {
     format!("{}{color}", preview_prefix(id))
 }

@@ -1,37 +1,34 @@
-//! Pass-through owns its whole host, and sees nothing of what it passes through: what can't stand beside it.
+//! The settings that can't stand beside TLS pass-through. Such a service owns whole hosts, and HAProxy reads none of its requests.
+//! Pure.
 
 use discovery::{Balance, Service, ServiceId, Setting, SettingName, Sticky, Tls};
 
-/// What would have to be read in a request, or written into its answer.
+/// Settings that read a request or write into its answer.
 const INSIDE: [SettingName; 3] = [SettingName::Path, SettingName::UrlReg, SettingName::Hsts];
 
-/// Whether the setting asks for it.
+/// True if the setting asks for pass-through.
 pub(super) fn is_requested_by(setting: &Setting) -> bool {
     matches!(setting, Setting::Tls(Tls::Passthrough) | Setting::Sslpass(()))
 }
 
-/// Why the service can't have it; none where it can.
+/// The reason why the service can't pass TLS through. `None` if it can.
 pub(super) fn conflict_reason(id: &ServiceId, service: &Service) -> Option<String> {
     if id.is_default() {
         return Some("passthrough: `default` has no host that a client could ask for".into());
     }
-    let sets = |name| service.setting(name).map(|field| &field.value);
-    let beside = |what: String| Some(format!("passthrough has its whole host and sees no request: not beside {what}"));
-    if let Some(name) = INSIDE.into_iter().find(|name| sets(*name).is_some()) {
-        return beside(format!("`{name}`"));
-    }
-    match sets(SettingName::Sticky) {
-        Some(Ok(Setting::Sticky(Sticky::Cookie))) => beside("`sticky` cookie".into()),
-        _ => None,
-    }
+    let inside = INSIDE.into_iter().find(|name| service.setting(*name).is_some()).map(|name| format!("`{name}`"));
+    let sticky = service.setting(SettingName::Sticky).map(|field| &field.value);
+    let cookie = matches!(sticky, Some(Ok(Setting::Sticky(Sticky::Cookie)))).then(|| "`sticky` cookie".to_owned());
+    let conflict = inside.or(cookie)?;
+    Some(format!("passthrough has its whole host and sees no request: not beside {conflict}"))
 }
 
-/// Why a setting says nothing beside it.
+/// The reason why a setting has no effect beside pass-through. `None` if it has one.
 pub(super) fn unused_setting_reason(name: SettingName) -> Option<&'static str> {
     (name == SettingName::Proto).then_some("means nothing beside passthrough: client and upstream settle it in TLS")
 }
 
-/// Good in itself, but not to be had beside it.
+/// Checks that a setting with a good value can stand beside pass-through. The error is the reason why it can't.
 pub(super) fn check_setting(setting: &Setting) -> Result<(), String> {
     match setting {
         Setting::Balance(Balance::Uri) => Err("uri: passthrough sees none".into()),

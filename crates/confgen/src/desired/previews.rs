@@ -1,4 +1,4 @@
-//! Which colors of a service can be previewed, and the hosts that lead to them.
+//! The colors of a service that can be previewed, and their hosts: `<color>.<host>` for each exact host of the service. Pure.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -7,34 +7,35 @@ use discovery::{Color, Domain, Host, ServiceId};
 use super::Policy;
 use crate::desired::service_input::{KeyOrigin, MAX_ROUTES, ServiceInput};
 
-/// Each color has a section of its own, and announcers say which colors there are.
+/// The bound on a service's colors. Announcers name the colors, and each color takes a section of HAProxy.
 const MAX_COLORS: usize = 16;
 
 impl ServiceInput {
-    /// Names a host for each color below each exact host. What can't be had of it is refused, and the rest stays.
-    pub(super) fn name_previews(&mut self, id: &ServiceId, limits: &Policy) {
+    /// Names a host for each color below each exact host. A host that the service can't have is left out with a reason.
+    pub(super) fn name_previews(&mut self, id: &ServiceId, policy: &Policy) {
         if self.settings.preview.is_none() {
             return;
         }
         let colors = self.known_colors();
-        let own: Vec<Host> = self.domains.iter().filter_map(exact_host).cloned().collect();
-        if let Some(reason) = self.preview_conflict(&own, colors.len()) {
+        let own_hosts: Vec<Host> = self.domains.iter().filter_map(exact_host).cloned().collect();
+        if let Some(reason) = self.preview_conflict(&own_hosts, colors.len()) {
             self.settings.preview = None;
             self.refuse_preview(&reason);
             return;
         }
         let mut reasons: Vec<String> =
             self.domains.iter().filter(|it| exact_host(it).is_none()).map(wildcard_reason).collect();
-        let mine: BTreeSet<&Domain> = self.domains.iter().collect();
+        let own_domains: BTreeSet<&Domain> = self.domains.iter().collect();
         let mut named = BTreeSet::new();
         let mut previews: BTreeMap<Color, Vec<Domain>> = BTreeMap::new();
         for color in colors {
             let hosts = previews.entry(color.clone()).or_default();
-            for host in &own {
-                match build_preview_domain(&color, host, id, limits) {
-                    Ok(domain) if mine.contains(&domain) => {
+            for host in &own_hosts {
+                match build_preview_domain(&color, host, id, policy) {
+                    Ok(domain) if own_domains.contains(&domain) => {
                         reasons.push(format!("{domain} leads to no color: the service's own `domain` has it"));
                     }
+                    // Hosts are lower case, so colors that differ in case only would share one.
                     Ok(domain) if named.insert(domain.clone()) => hosts.push(domain),
                     Ok(domain) => {
                         reasons.push(format!("{domain} leads to another color already"));
@@ -49,48 +50,46 @@ impl ServiceInput {
         }
     }
 
-    /// Besides what is wrong with the value itself.
+    /// Adds a reason to those against the value of `preview` itself.
     fn refuse_preview(&mut self, reason: &str) {
-        let said = self.refusals.entry(self.previews_origin.key.clone()).or_default();
-        *said = if said.is_empty() { reason.to_owned() } else { format!("{said}; {reason}") };
+        let reasons = self.refusals.entry(self.previews_origin.key.clone()).or_default();
+        *reasons = if reasons.is_empty() { reason.to_owned() } else { format!("{reasons}; {reason}") };
     }
 
-    /// The colors that there are: those of its upstreams, and those that are said to be active.
+    /// The colors of the service's upstreams, and those that `active` names.
     fn known_colors(&self) -> BTreeSet<Color> {
         let announced = self.upstreams.values().filter_map(|upstream| upstream.color.as_ref());
         let active = self.settings.active.iter().flat_map(|active| active.iter().map(|(color, _)| color));
         announced.chain(active).cloned().collect()
     }
 
-    /// Why there can be no preview at all.
-    fn preview_conflict(&self, own: &[Host], colors: usize) -> Option<String> {
-        if let (Some(domain), []) = (self.domains.first(), own) {
+    /// The reason why the service can have no preview at all. `None` if it can.
+    fn preview_conflict(&self, own_hosts: &[Host], colors: usize) -> Option<String> {
+        if let (Some(domain), []) = (self.domains.first(), own_hosts) {
             return Some(wildcard_reason(domain));
         }
         if colors > MAX_COLORS {
             return Some(format!("{colors} colors; {MAX_COLORS} are the most that can be previewed; none is"));
         }
-        let hosts = own.len().saturating_mul(colors);
-        let routes = self.domains.len().saturating_add(hosts).saturating_mul(self.paths.len());
-        let words = || {
-            let paths = self.paths.len();
-            format!("{hosts} hosts for previews with {paths} paths each; {MAX_ROUTES} routes are the most")
-        };
-        (routes > MAX_ROUTES).then(words)
+        let (hosts, paths) = (own_hosts.len().saturating_mul(colors), self.paths.len());
+        let routes = self.domains.len().saturating_add(hosts).saturating_mul(paths);
+        (routes > MAX_ROUTES)
+            .then(|| format!("{hosts} hosts for previews with {paths} paths each; {MAX_ROUTES} routes are the most"))
     }
 
-    /// The hosts and wildcards that the service names, each with the key that does.
+    /// The hosts and wildcards that the service names, those of previews included, each with its key.
     pub(super) fn claimed_domains(&self) -> impl Iterator<Item = (&KeyOrigin, &Domain)> {
         let own = self.domains.iter().map(|domain| (&self.domains_origin, domain));
         own.chain(self.previews.values().flatten().map(|domain| (&self.previews_origin, domain)))
     }
 }
 
-fn build_preview_domain(color: &Color, host: &Host, id: &ServiceId, limits: &Policy) -> Result<Domain, String> {
+/// The error is the reason why the color has no host below this one: a color may hold letters that no host does.
+fn build_preview_domain(color: &Color, host: &Host, id: &ServiceId, policy: &Policy) -> Result<Domain, String> {
     let name = format!("{color}.{host}");
     let host: Host = name.parse().map_err(|error| format!("{name} leads to no color: {error}"))?;
     let domain = Domain::Exact(host);
-    let allowed = limits.domain_allowlist.as_ref().map_or(Ok(()), |it| it.check_domain(&id.name, &domain));
+    let allowed = policy.domain_allowlist.as_ref().map_or(Ok(()), |it| it.check_domain(&id.name, &domain));
     allowed.map(|()| domain)
 }
 
@@ -105,7 +104,7 @@ fn wildcard_reason(domain: &Domain) -> String {
     format!("{domain}: there are no previews of a wildcard; name a host in `domain`")
 }
 
-/// The first reasons: a list of hosts may be long.
+/// Joins the first reasons. A service may name hundreds of hosts.
 fn summarize_reasons(reasons: &[String]) -> Option<String> {
     const SHOWN: usize = 3;
     let more = reasons.len().checked_sub(SHOWN).filter(|more| *more > 0).map(|more| format!("{more} more"));
@@ -178,7 +177,7 @@ http-services/shop/upstreams/plain 10.0.0.3:80
     }
 
     #[test]
-    fn what_cant_be_previewed_is_refused_and_said() {
+    fn a_service_that_cant_be_previewed_is_refused_with_the_reason() {
         for (store, reason) in [
             (
                 SHOP.replace("shop.test www.shop.test", "*.shop.test"),
@@ -207,7 +206,7 @@ http-services/shop/upstreams/plain 10.0.0.3:80
     }
 
     #[test]
-    fn what_of_it_cant_be_had_is_left_out_alone() {
+    fn a_host_that_cant_be_had_is_left_out_alone() {
         // A wildcard beside a host, a color whose host the service names itself, and one that is no label.
         let store = SHOP.replace("www.shop.test", "*.shop.test green.shop.test").replace("\"blue\"", "\"a_-\"");
         let settled = settled(&store);
@@ -229,7 +228,7 @@ http-services/shop/upstreams/plain 10.0.0.3:80
     }
 
     #[test]
-    fn its_hosts_are_claims_like_any_other() {
+    fn a_previews_hosts_are_claims_like_any_other() {
         let other = "http-services/other/domain green.shop.test\n";
         let first = settled(&format!("{other}{SHOP}"));
         assert_eq!(table(&first)[1], "green [green.www.shop.test/] [g weight 7]");

@@ -1,4 +1,4 @@
-//! What HAProxy makes of the services: those it refuses, and the forms it took last.
+//! HAProxy's verdict on services: the rejected ones, and the form of each that HAProxy accepted last. Pure: `publish` asks HAProxy.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -8,26 +8,30 @@ use discovery::ServiceId;
 use super::DesiredState;
 
 impl DesiredState {
-    /// HAProxy refuses these services, for these reasons: each goes back to the form that HAProxy took last, or out,
-    /// until it is written anew. Its servers go on to come and go, unless HAProxy refuses that too. Services that `judged`
-    /// knew in another form than now have been written since. Says for which services the outcome is another one.
+    /// Rejects services, each with HAProxy's reason. A rejected service goes back to the form that HAProxy accepted last, or out,
+    /// until its keys are written again. Its servers still come and go, unless HAProxy rejects that too. `judged` is the state
+    /// that HAProxy judged: services with newer keys are left alone. Returns the services with a changed desired form.
     pub fn reject_services(&mut self, culprits: &BTreeMap<ServiceId, String>, judged: &Self) -> BTreeSet<ServiceId> {
-        for (id, words) in culprits {
+        for (id, reason) in culprits {
             let (Some(now), Some(then)) = (self.services.get_mut(id), judged.services.get(id)) else { continue };
+            // The same `Arc` means the same keys. A service that was written meanwhile is judged anew.
             if Arc::ptr_eq(&now.source, &then.source) {
+                // A second rejection is about the last accepted form with the servers of now.
                 now.servers_rejected |= then.rejection.is_some();
-                now.rejection = Some(words.clone());
+                now.rejection = Some(reason.clone());
             }
         }
-        culprits.keys().filter(|id| self.resolve_service(id)).cloned().collect()
+        let changed = culprits.keys().filter(|id| self.resolve_service(id)).cloned().collect();
+        debug_assert_eq!(self.check_invariants(&changed), Ok(()));
+        changed
     }
 
-    /// What HAProxy refused may be fine now: something beside the store is another.
+    /// Clears all rejections, because a local file changed and HAProxy may accept the services now.
     pub fn clear_rejections(&mut self) {
         self.services.values_mut().for_each(|it| (it.rejection, it.servers_rejected) = (None, false));
     }
 
-    /// HAProxy runs these services as they are wanted now: whatever started it, it took a file with them.
+    /// Notes that HAProxy runs these services in their desired form, and so accepted a file with them.
     pub fn mark_running<'a>(&mut self, services: impl Iterator<Item = &'a ServiceId>) {
         for id in services {
             if let Some(it) = self.services.get_mut(id) {
@@ -36,7 +40,7 @@ impl DesiredState {
         }
     }
 
-    /// HAProxy took a file with these services in this form.
+    /// Notes that HAProxy accepted a file with all services of this state.
     pub fn mark_accepted(&mut self, file: &Self) {
         for (id, then) in &file.services {
             if let Some(now) = self.services.get_mut(id) {
@@ -45,17 +49,17 @@ impl DesiredState {
         }
     }
 
-    /// Whether HAProxy took a file with this service in the form in which it is wanted now.
+    /// True if HAProxy accepted the service in its desired form.
     pub fn is_accepted(&self, id: &ServiceId) -> bool {
         self.services.get(id).is_some_and(|it| it.desired.is_some() && it.desired == it.last_accepted)
     }
 
-    /// The services whose servers are those of before: HAProxy takes no others.
+    /// The services that keep earlier servers, because HAProxy rejects the ones of now.
     pub fn services_with_rejected_servers(&self) -> impl Iterator<Item = &ServiceId> {
         self.services.iter().filter(|(_, it)| it.servers_rejected && it.desired.is_some()).map(|(id, _)| id)
     }
 
-    /// What HAProxy says against a service, if it refuses it.
+    /// HAProxy's reason against the service. `None` if HAProxy did not reject it.
     pub fn rejection(&self, id: &ServiceId) -> Option<&str> {
         self.services.get(id)?.rejection.as_deref()
     }

@@ -1,140 +1,164 @@
-//! One service: read from its keys, then decided with what others claim and HAProxy refuses.
+//! The steps of one service: keys → input, then input + claims + HAProxy's rejections → desired service. Pure.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use discovery::{Check, Color, Domain, ParsedEntry, Service, ServiceId, Topology, Upstream, UpstreamId};
+use discovery::{Check, Color, Domain, Service, ServiceId, Topology, UpstreamId};
 
+use super::claims::Claims;
 use super::{DesiredService, DesiredState, Forbidden, Preview, ServiceState, servers};
 use crate::desired::service_input;
 use crate::desired::service_input::ServiceInput;
-use crate::store::removal_guard::UpstreamRemoval;
+use crate::store::removal_guard::{RetainedUpstream, UpstreamRemoval};
 
 impl DesiredState {
-    /// Reads one service. True if it claims something else than before.
+    /// Reads one service's keys. `anew` reads it although its keys are unchanged, because the policy changed. Returns true if the
+    /// service's claims changed.
     pub(super) fn read_service(&mut self, topology: &Topology, id: &ServiceId, anew: bool) -> bool {
         let forbidden = self.forbidden_reason(id);
         self.forbidden.remove(id);
-        let service = topology.services().get(id);
-        if let (Some(reason), Some(source)) = (&forbidden, service) {
+        let source = topology.services().get(id);
+        if let (Some(reason), Some(source)) = (&forbidden, source) {
             let forbidden = Forbidden { source: Arc::clone(source), reason: reason.clone() };
             self.forbidden.insert(id.clone(), forbidden);
         }
+        // The service may be back after it lost all its keys.
         self.removed_services.remove(id);
-        let gone = Arc::new(Service::new(id.kind));
-        let service = match service {
-            Some(service) if forbidden.is_none() => service,
-            // Until it is known whether its upstreams are to be kept.
+        let without_keys = Arc::new(Service::new(id.kind));
+        let source = match source {
+            Some(source) if forbidden.is_none() => source,
+            // The service stays until the removal guard has decided about its upstreams.
             None if forbidden.is_none() && (self.services.contains_key(id) || self.retained.contains_key(id)) => {
                 self.removed_services.insert(id.clone());
-                &gone
+                &without_keys
             }
             _ => return self.services.remove(id).is_some(),
         };
-        let old = self.services.get(id);
-        if !anew && old.is_some_and(|old| Arc::ptr_eq(&old.source, service)) {
+        let before = self.services.get(id);
+        if !anew && before.is_some_and(|before| Arc::ptr_eq(&before.source, source)) {
             return false;
         }
-        let good = old.map(|old| &old.input.good_values).or_else(|| self.last_known_good.values_of(id));
-        let reading = Arc::new(service_input::read_input(id, service, good, &self.policy));
-        let renamed = old.is_none_or(|old| !old.input.has_same_claims(&reading));
-        self.removals.extend(old.iter().flat_map(|old| find_removals(id, old, service, &reading)));
-        let (wanted, taken) = old.map(|old| (old.desired.clone(), old.last_accepted.clone())).unwrap_or_default();
-        // What HAProxy has against it, it has against this very form of it.
-        let same = old.filter(|old| old.source == *service);
-        let (refused, frozen) = same.map(|old| (old.rejection.clone(), old.servers_rejected)).unwrap_or_default();
-        let settlement = ServiceState {
-            source: Arc::clone(service),
-            input: reading,
-            desired: wanted,
-            rejection: refused,
-            servers_rejected: frozen,
-            last_accepted: taken,
-        };
-        self.services.insert(id.clone(), settlement);
-        renamed
+        let good = before.map(|it| &it.input.good_values).or_else(|| self.last_known_good.values_of(id));
+        let input = Arc::new(service_input::read_input(id, source, good, &self.policy));
+        let is_renamed = before.is_none_or(|before| !before.input.has_same_claims(&input));
+        self.removals.extend(before.iter().flat_map(|before| find_removals(id, before, source, &input)));
+        let (desired, last_accepted) =
+            before.map(|it| (it.desired.clone(), it.last_accepted.clone())).unwrap_or_default();
+        // HAProxy rejected exactly these keys. Changed keys get another chance.
+        let same = before.filter(|before| before.source == *source);
+        let (rejection, servers_rejected) =
+            same.map(|it| (it.rejection.clone(), it.servers_rejected)).unwrap_or_default();
+        let source = Arc::clone(source);
+        let state = ServiceState { source, input, desired, rejection, servers_rejected, last_accepted };
+        self.services.insert(id.clone(), state);
+        is_renamed
     }
 
-    /// Why there may be no service of this name.
+    /// The reason why no service can have this name. `None` if it may.
     fn forbidden_reason(&self, id: &ServiceId) -> Option<String> {
         if let Some(by) = self.policy.reserved_sections.get(&id.to_string()) {
             let remedy = "rename the operator's, or the service";
             return Some(format!("the service's own section would be called {id} too, as {by}: {remedy}"));
         }
-        let allowed = self.policy.domain_allowlist.as_ref().filter(|_| id.is_default())?;
-        allowed.check_catch_all(&id.name).err()
+        // The service `default` answers for every host that no other service names.
+        let allowlist = self.policy.domain_allowlist.as_ref().filter(|_| id.is_default())?;
+        allowlist.check_catch_all(&id.name).err()
     }
 
-    /// Decides what is wanted of one service. True if that is another thing than before.
+    /// Decides the desired form of one service. Returns true if it changed, or if the service is gone.
     pub(super) fn resolve_service(&mut self, id: &ServiceId) -> bool {
-        let Some(settlement) = self.services.get_mut(id) else { return true };
-        let reading = &settlement.input;
-        let kept = self.retained.get(id);
-        let servers = || servers::build_servers(reading, kept);
-        let preview = |color: &Color, routes| Preview {
-            color: color.clone(),
-            routes,
-            servers: servers::build_preview_servers(reading, kept, color),
+        let Some(state) = self.services.get_mut(id) else { return true };
+        let retained = self.retained.get(id);
+        let desired = if state.rejection.is_some() {
+            build_accepted_form(id, state, &self.claims, retained)
+        } else {
+            Some(build_service(id, &state.input, &self.claims, retained))
         };
-        if settlement.rejection.is_some() {
-            let mut form = settlement.last_accepted.clone();
-            if let Some(form) = form.as_mut().filter(|_| !settlement.servers_rejected) {
-                let previews = form.previews.iter().map(|it| preview(&it.color, it.routes.clone())).collect();
-                let follows = DesiredService { servers: servers(), previews, ..DesiredService::clone(form) };
-                if **form != follows {
-                    *form = Arc::new(follows);
-                }
-            }
-            let another = settlement.desired != form;
-            if another {
-                settlement.desired = form;
-            }
-            return another;
+        // An unchanged service stays the same `Arc`, by which drains and plans tell that nothing changed.
+        let is_changed = state.desired.as_deref() != desired.as_ref();
+        if is_changed {
+            state.desired = desired.map(Arc::new);
         }
-        let claimed = |domains: &[Domain]| self.claims.held_routes(id, reading, domains);
-        let routes = claimed(&reading.domains);
-        let mut settings = reading.settings.clone();
-        // A browser that has seen HSTS for a host never asks it over HTTP again.
-        settings.hsts =
-            settings.hsts.filter(|_| !routes.iter().any(|route| self.claims.has_plain_service(&route.domain)));
-        let wanted = DesiredService {
-            host: reading.primary_host().cloned(),
-            routes,
-            url_reg: reading.url_reg.clone(),
-            binds: self.claims.held_binds(id, reading),
-            settings,
-            servers: servers(),
-            previews: reading.previews.iter().map(|(color, hosts)| preview(color, claimed(hosts))).collect(),
-        };
-        let another = settlement.desired.as_deref() != Some(&wanted);
-        if another {
-            settlement.desired = Some(Arc::new(wanted));
-        }
-        another
+        is_changed
     }
 }
 
-/// The upstreams that a service had and has no more.
+fn build_service(
+    id: &ServiceId,
+    input: &ServiceInput,
+    claims: &Claims,
+    retained: Option<&BTreeMap<UpstreamId, RetainedUpstream>>,
+) -> DesiredService {
+    let routes = claims.held_routes(id, input, &input.domains);
+    let mut settings = input.settings.clone();
+    // A browser that has seen HSTS for a host never asks it over HTTP again. The host's service without TLS would be lost to it.
+    settings.hsts = settings.hsts.filter(|_| !routes.iter().any(|route| claims.has_plain_service(&route.domain)));
+    let previews = input.previews.iter().map(|(color, hosts)| build_preview(id, input, claims, retained, color, hosts));
+    DesiredService {
+        host: input.primary_host().cloned(),
+        routes,
+        url_reg: input.url_reg.clone(),
+        binds: claims.held_binds(id, input),
+        settings,
+        servers: servers::build_servers(input, retained),
+        previews: previews.collect(),
+    }
+}
+
+fn build_preview(
+    id: &ServiceId,
+    input: &ServiceInput,
+    claims: &Claims,
+    retained: Option<&BTreeMap<UpstreamId, RetainedUpstream>>,
+    color: &Color,
+    hosts: &[Domain],
+) -> Preview {
+    let servers = servers::build_preview_servers(input, retained, color);
+    Preview { color: color.clone(), routes: claims.held_routes(id, input, hosts), servers }
+}
+
+/// The form that HAProxy accepted last, with the servers of now unless HAProxy rejects those too. `None` if HAProxy never accepted
+/// the service.
+fn build_accepted_form(
+    id: &ServiceId,
+    state: &ServiceState,
+    claims: &Claims,
+    retained: Option<&BTreeMap<UpstreamId, RetainedUpstream>>,
+) -> Option<DesiredService> {
+    let mut form = DesiredService::clone(state.last_accepted.as_ref()?);
+    // The keys of now may claim something else, and another service may have taken what this form claims.
+    form.routes.retain(|route| claims.may_serve_route(id, route));
+    form.binds.retain(|bind| claims.may_bind(id, *bind));
+    for preview in &mut form.previews {
+        preview.routes.retain(|route| claims.may_serve_route(id, route));
+    }
+    if !state.servers_rejected {
+        form.servers = servers::build_servers(&state.input, retained);
+        for preview in &mut form.previews {
+            preview.servers = servers::build_preview_servers(&state.input, retained, &preview.color);
+        }
+    }
+    Some(form)
+}
+
+/// The upstreams that lost their records, for the removal guard.
 fn find_removals(id: &ServiceId, old: &ServiceState, source: &Service, new: &ServiceInput) -> Vec<UpstreamRemoval> {
-    // A check that is off finds everything up: such an upstream is never kept.
+    // Without a check HAProxy finds everything up, so such an upstream would be retained for ever.
     let settings = if source.is_empty() { &old.input.settings } else { &new.settings };
     if settings.check == Check::Off {
         return Vec::new();
     }
-    let departure = |(gone, field): (&UpstreamId, &Arc<ParsedEntry<Upstream>>)| {
-        // A record that is there and isn't followed has not gone.
-        if source.upstream(gone).is_some() {
-            return None;
-        }
-        let upstream = old.input.upstreams.get(gone).filter(|_| !new.upstreams.contains_key(gone))?;
-        let (upstream, lease) = (upstream.clone(), field.entry.lease);
+    // A record that is there but isn't followed is no removal.
+    let removed = old.source.upstreams().filter(|(upstream, _)| source.upstream(upstream).is_none());
+    let removed = removed.filter(|(upstream, _)| !new.upstreams.contains_key(*upstream));
+    let removals = removed.filter_map(|(upstream, record)| {
         Some(UpstreamRemoval {
             service: id.clone(),
-            id: gone.clone(),
-            upstream,
-            lease,
+            id: upstream.clone(),
+            upstream: old.input.upstreams.get(upstream)?.clone(),
+            lease: record.entry.lease,
             previous_owners: BTreeSet::new(),
         })
-    };
-    old.source.upstreams().filter_map(departure).collect()
+    });
+    removals.collect()
 }

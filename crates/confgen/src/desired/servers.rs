@@ -1,4 +1,4 @@
-//! A service's servers: the strictest of what announcer, operator and color say.
+//! A service's servers. Each has the strictest state of record, override and color. Pure.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::num::NonZeroU32;
@@ -10,167 +10,184 @@ use super::Settings;
 use crate::desired::service_input::ServiceInput;
 use crate::store::removal_guard::RetainedUpstream;
 
-/// One server as HAProxy is to know it.
+/// One server, as HAProxy should have it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Server {
-    /// Its name.
+    /// The upstream's id, which is the server's name.
     pub id: UpstreamId,
-    /// Where it listens.
+    /// An IP address and a port. HAProxy resolves no names.
     pub address: UpstreamAddress,
     /// 0 to 256.
     pub weight: u16,
-    /// Whether it takes requests.
+    /// The strictest state of record, override and color.
     pub state: ServerState,
-    /// Used only when no other server is up.
+    /// HAProxy uses the server only while no other one is up.
     pub backup: bool,
-    /// It was out of HAProxy for a while, and its app may have been stopped: if HAProxy lacks it, it starts as DOWN.
+    /// HAProxy lacked the server for a while, and its app may have been stopped meanwhile. So HAProxy adds it as DOWN.
     pub is_unproven: bool,
-    /// Its id in HAProxy if requests are spread by a hash, else `None` and HAProxy counts.
+    /// The server's id in HAProxy if requests are spread by a hash. `None` lets HAProxy choose.
     pub hash_id: Option<NonZeroU32>,
 }
 
 /// A server's state, from the mildest to the strictest.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum ServerState {
-    /// Takes requests.
+    /// The server takes new requests.
     Ready,
-    /// Takes sticky clients only; it is checked.
+    /// The server takes requests of sticky clients only. HAProxy still checks it.
     Drain,
-    /// Takes no new request; those in flight finish.
+    /// The server takes no new request, and finishes those in flight. HAProxy doesn't check it.
     Maint,
 }
 
-/// The servers of a service, by id; `kept` ones are served although they have no record.
-pub(super) fn build_servers(
-    reading: &ServiceInput,
-    kept: Option<&BTreeMap<UpstreamId, RetainedUpstream>>,
-) -> Vec<Server> {
-    if reading.upstreams_withheld {
-        return Vec::new();
-    }
-    let active = reading.settings.active.as_ref();
-    let all = served_upstreams(reading, kept).into_iter();
-    let mut servers: Vec<(Option<&Color>, Server)> =
-        all.map(|(id, it)| (it.0.color.as_ref(), build_server(reading, id, it, active))).collect();
-    if let Some(active) = active.filter(|active| active.iter().nth(1).is_some()) {
-        scale_weights(&mut servers, active);
-    }
-    let servers = servers.into_iter().map(|(_, server)| server).collect();
-    assign_hash_ids(servers, &reading.settings)
+/// An upstream to serve, from its record or retained without one.
+struct ServedUpstream<'a> {
+    record: &'a Upstream,
+    is_unproven: bool,
 }
 
-/// The same of a color for those who may preview it: its upstreams, active or not, with their own weights.
+/// Builds the servers of a service, sorted by id. `retained` upstreams are served without records.
+pub(super) fn build_servers(
+    input: &ServiceInput,
+    retained: Option<&BTreeMap<UpstreamId, RetainedUpstream>>,
+) -> Vec<Server> {
+    if input.upstreams_withheld {
+        return Vec::new();
+    }
+    let active = input.settings.active.as_ref();
+    let upstreams = served_upstreams(input, retained);
+    let mut servers: Vec<Server> = upstreams.iter().map(|(id, it)| build_server(input, id, it, active)).collect();
+    // A single active color gets all requests, so its servers keep their own weights.
+    if let Some(active) = active.filter(|active| active.iter().nth(1).is_some()) {
+        let colors: Vec<Option<&Color>> = upstreams.values().map(|it| it.record.color.as_ref()).collect();
+        scale_weights(&mut servers, &colors, active);
+    }
+    assign_hash_ids(servers, &input.settings)
+}
+
+/// Builds the servers of a color's preview, sorted by id. They are the color's upstreams, active or not, with their own weights.
 pub(super) fn build_preview_servers(
-    reading: &ServiceInput,
-    kept: Option<&BTreeMap<UpstreamId, RetainedUpstream>>,
+    input: &ServiceInput,
+    retained: Option<&BTreeMap<UpstreamId, RetainedUpstream>>,
     color: &Color,
 ) -> Vec<Server> {
-    if reading.upstreams_withheld {
+    if input.upstreams_withheld {
         return Vec::new();
     }
-    let of_color =
-        served_upstreams(reading, kept).into_iter().filter(|(_, (upstream, _))| upstream.color.as_ref() == Some(color));
-    let servers = of_color.map(|(id, it)| build_server(reading, id, it, None)).collect();
-    assign_hash_ids(servers, &reading.settings)
+    let upstreams = served_upstreams(input, retained);
+    let of_color = upstreams.iter().filter(|(_, it)| it.record.color.as_ref() == Some(color));
+    // Without `active`: a client that asks for a color by name gets it, whatever its share.
+    let servers = of_color.map(|(id, it)| build_server(input, id, it, None)).collect();
+    assign_hash_ids(servers, &input.settings)
 }
 
-/// Gives each server an id that depends on its name alone, if its section spreads requests by a hash of ids.
+/// Gives each server an id that depends on its name only, if its section spreads requests by a hash of ids.
 ///
 /// HAProxy places a server on the hash ring by its id. An id that came from the server's line in the file, or from the order
 /// of arrival, would differ between balancers and after a restart, and `uri` and `source` would lead clients elsewhere.
 fn assign_hash_ids(mut servers: Vec<Server>, settings: &Settings) -> Vec<Server> {
     if settings.hashes_ids() {
-        let mut taken = BTreeSet::new();
+        let mut used = BTreeSet::new();
         for server in &mut servers {
-            let name = server.id.as_str();
-            server.hash_id =
-                (0_u8..=u8::MAX).map(|attempt| compute_hash_id(name, attempt)).find(|id| taken.insert(*id));
+            let mut attempts = (0_u8..=u8::MAX).map(|attempt| compute_hash_id(server.id.as_str(), attempt));
+            server.hash_id = attempts.find(|id| used.insert(*id));
         }
     }
     servers
 }
 
-/// The id of a server of this name; a later attempt gives another one, should a sibling have the first.
+/// Computes the id of a server with this name. If another server of the section has the id, a later attempt gives another one.
 ///
-/// 2.6 multiplies the id by 4096 in 32 bits (`lb_chash.c`): ids that differ only above bit 20 would share one place.
+/// 2.6 multiplies the id by 4096 in 32 bits (`lb_chash.c`), so ids that differ only above bit 20 would share one place.
 fn compute_hash_id(name: &str, attempt: u8) -> NonZeroU32 {
     const IDS: u32 = (1 << 20) - 1;
     // FNV-1a, 32 bits: short, and the same in every release of confgen.
-    let mix = |hash: u32, byte: u8| (hash ^ u32::from(byte)).wrapping_mul(0x0100_0193);
-    let hash = name.bytes().chain((attempt > 0).then_some(attempt)).fold(0x811c_9dc5, mix);
+    let hash = name
+        .bytes()
+        .chain((attempt > 0).then_some(attempt))
+        .fold(0x811c_9dc5, |hash: u32, byte| (hash ^ u32::from(byte)).wrapping_mul(0x0100_0193));
     NonZeroU32::MIN.saturating_add(hash % IDS)
 }
 
 fn served_upstreams<'a>(
-    reading: &'a ServiceInput,
-    kept: Option<&'a BTreeMap<UpstreamId, RetainedUpstream>>,
-) -> BTreeMap<&'a UpstreamId, (&'a Upstream, bool)> {
-    let kept = kept.into_iter().flatten().filter(|(id, _)| !reading.upstreams.contains_key(*id));
-    let room = reading.max_upstreams.map_or(usize::MAX, |most| most.saturating_sub(reading.upstreams.len()));
-    let kept = kept.take(room);
-    let kept = kept.map(|(id, retained)| (id, (&retained.record, retained.is_unproven)));
-    reading.upstreams.iter().map(|(id, upstream)| (id, (upstream, false))).chain(kept).collect()
+    input: &'a ServiceInput,
+    retained: Option<&'a BTreeMap<UpstreamId, RetainedUpstream>>,
+) -> BTreeMap<&'a UpstreamId, ServedUpstream<'a>> {
+    let records = input.upstreams.iter().map(|(id, record)| (id, ServedUpstream { record, is_unproven: false }));
+    // A record that is back counts before the next reconcile releases the retained one.
+    let retained = retained.into_iter().flatten().filter(|(id, _)| !input.upstreams.contains_key(*id));
+    let room = input.max_upstreams.map_or(usize::MAX, |most| most.saturating_sub(input.upstreams.len()));
+    let retained = retained.take(room).map(|(id, it)| {
+        let RetainedUpstream { record, is_unproven } = it;
+        (id, ServedUpstream { record, is_unproven: *is_unproven })
+    });
+    records.chain(retained).collect()
 }
 
-/// `is_unproven` is the second of the pair.
-fn build_server(
-    reading: &ServiceInput,
-    id: &UpstreamId,
-    (upstream, is_unproven): (&Upstream, bool),
-    active: Option<&Active>,
-) -> Server {
-    let imposed = reading.overrides.get(id);
-    let weight = imposed.and_then(|o| o.weight).unwrap_or(upstream.weight);
+fn build_server(input: &ServiceInput, id: &UpstreamId, upstream: &ServedUpstream, active: Option<&Active>) -> Server {
+    let ServedUpstream { record, is_unproven } = *upstream;
+    let imposed = input.overrides.get(id);
+    let weight = imposed.and_then(|it| it.weight).unwrap_or(record.weight);
     Server {
         id: id.clone(),
-        address: upstream.address,
+        address: record.address,
         weight: weight.get(),
-        state: strictest_state(upstream, imposed, active),
-        backup: upstream.backup,
+        state: strictest_state(record, imposed, active),
+        backup: record.backup,
         is_unproven,
         hash_id: None,
     }
 }
 
+/// The strictest of three states: the announced one, the operator's, and that of the color.
 fn strictest_state(upstream: &Upstream, imposed: Option<&Override>, active: Option<&Active>) -> ServerState {
     let announced = match upstream.state {
         UpstreamState::Ready => ServerState::Ready,
-        // It is about to go, or gone: a sticky client is better off elsewhere at once.
+        // The app stops soon, or has stopped. Drain would keep sending its sticky clients there.
         UpstreamState::Drain | UpstreamState::Down => ServerState::Maint,
     };
-    let imposed = match imposed.and_then(|o| o.state) {
+    let imposed = match imposed.and_then(|it| it.state) {
         None => ServerState::Ready,
         Some(OverrideState::Drain) => ServerState::Drain,
         Some(OverrideState::Maint) => ServerState::Maint,
     };
-    let share = |active: &Active| upstream.color.as_ref().and_then(|color| active.share_of(color));
-    let inactive = active.is_some_and(|active| share(active).is_none());
-    let colored = if inactive { ServerState::Drain } else { ServerState::Ready };
+    let is_active = active.is_none_or(|active| {
+        let color = upstream.color.as_ref();
+        color.is_some_and(|color| active.share_of(color).is_some())
+    });
+    // Drain, not maint: sticky clients stay with an inactive color until its upstreams are gone.
+    let colored = if is_active { ServerState::Ready } else { ServerState::Drain };
     announced.max(imposed).max(colored)
 }
 
-/// Spreads each color's share over its ready servers by their weights, and scales all onto 1 to 256.
-fn scale_weights(servers: &mut [(Option<&Color>, Server)], active: &Active) {
-    let counts = |server: &Server| server.state == ServerState::Ready && server.weight > 0;
+/// Spreads each color's share over its ready servers by their weights, and scales all weights onto 1 to 256. `colors` are those of
+/// the servers.
+fn scale_weights(servers: &mut [Server], colors: &[Option<&Color>], active: &Active) {
     let mut totals: BTreeMap<&Color, f64> = BTreeMap::new();
-    for (color, server) in servers.iter().filter(|(_, server)| counts(server)) {
+    for (server, color) in servers.iter().zip(colors).filter(|(server, _)| takes_requests(server)) {
         if let Some(color) = color {
             *totals.entry(color).or_default() += f64::from(server.weight);
         }
     }
-    let part = |color: Option<&Color>, server: &Server| {
-        let color = color?;
-        Some(f64::from(active.share_of(color)?) * f64::from(server.weight) / totals.get(color)?)
-    };
-    let parts: Vec<Option<f64>> =
-        servers.iter().map(|(color, server)| part(*color, server).filter(|_| counts(server))).collect();
+    let parts: Vec<Option<f64>> = servers
+        .iter()
+        .zip(colors)
+        .map(|(server, color)| {
+            let color = color.filter(|_| takes_requests(server))?;
+            Some(f64::from(active.share_of(color)?) * f64::from(server.weight) / totals.get(color)?)
+        })
+        .collect();
     let largest = parts.iter().flatten().copied().fold(0.0, f64::max);
-    for ((_, server), part) in servers.iter_mut().zip(parts) {
+    for (server, part) in servers.iter_mut().zip(parts) {
         if let Some(part) = part {
             // At least 1: 0 would drain a server of an active color. The value is within 1 to 256 by construction.
             server.weight = (part / largest * f64::from(Weight::MAX)).round().max(1.0) as u16;
         }
     }
+}
+
+fn takes_requests(server: &Server) -> bool {
+    server.state == ServerState::Ready && server.weight > 0
 }
 
 #[cfg(test)]

@@ -1,44 +1,44 @@
-//! What comes of it: a service as HAProxy is to serve it.
+//! The desired form of a service: an input of `render` and `runtime/plan`. Pure data.
 
 use discovery::{Bind, Color, Domain, Host, PathPrefix, UrlRegex};
 
 use super::{Server, Settings};
 
-/// One service as HAProxy is to serve it.
+/// One service, as HAProxy should serve it.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct DesiredService {
-    /// The host that it goes by, in its checks and in its upstreams' certificates.
+    /// The host in the service's checks and in its upstreams' certificates: the first that isn't a wildcard.
     pub host: Option<Host>,
-    /// The hosts and paths it holds, each with each, sorted.
+    /// The owned routes, each host with each path, sorted.
     pub routes: Vec<Route>,
-    /// The old layout's expression, with the revision that ranks it among its like: older ones first.
+    /// The old layout's expression, with the create revision of its key. HAProxy tries older expressions first.
     pub url_reg: Option<(i64, UrlRegex)>,
-    /// The ports it holds, sorted.
+    /// The owned ports, sorted.
     pub binds: Vec<Bind>,
-    /// Its settings.
+    /// Settings with their last good or default values.
     pub settings: Settings,
-    /// Its servers by id. Empty means 503.
+    /// The servers, sorted by id. Without any, HAProxy answers 503.
     pub servers: Vec<Server>,
-    /// The colors that can be previewed, each in a section of its own, sorted.
+    /// The colors that can be previewed, sorted. Each has a section of its own.
     pub previews: Vec<Preview>,
 }
 
-/// One color for those who may preview it.
+/// One color, for clients in the networks of `preview`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Preview {
-    /// Its name.
+    /// A color of `active` or of an upstream.
     pub color: Color,
-    /// Hosts and paths that lead to this color alone, sorted; it has none where it is only asked for by header.
+    /// The routes that lead to this color, sorted. Without any, clients ask for the color by a header.
     pub routes: Vec<Route>,
-    /// Its upstreams by id, while it is active too: who asks for it gets it, whatever its share.
+    /// The color's servers, sorted by id, active or not. A client that asks for an active color gets it, whatever its share.
     pub servers: Vec<Server>,
 }
 
 /// One host and one path prefix.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Route {
-    /// The host, or all hosts one label below one.
+    /// The host, or a wildcard for all hosts one label below.
     pub domain: Domain,
-    /// The prefix; the root is all paths.
+    /// The prefix. The root stands for all paths.
     pub path: PathPrefix,
 }

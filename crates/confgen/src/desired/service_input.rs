@@ -1,63 +1,59 @@
-//! One service's keys, each with the value that counts: its own if it is good, else its last good one.
+//! One service's keys, each with the value that counts: its own if that is good, else the last good one. Pure.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
-use std::sync::Arc;
 
 use discovery::{
-    Bind, Color, Domain, Override, ParsedEntry, PathPrefix, Refusal, Service, ServiceId, Setting, SettingName, Tls,
-    Upstream, UpstreamId, UrlRegex,
+    Bind, Color, Domain, Kind, Override, ParsedEntry, PathPrefix, Refusal, Service, ServiceId, Setting, SettingName,
+    Tls, Upstream, UpstreamId, UrlRegex,
 };
 
 use super::{Policy, Settings, passthrough};
 
-/// A key that names what a service claims.
+/// The key that claims something.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct KeyOrigin {
     pub(super) key: String,
-    /// Its create revision.
+    /// The create revision. The lowest wins a claim without an owner.
     pub(super) since: i64,
 }
 
-/// One service, read.
+/// The values of one service's keys that count.
 #[derive(Clone, Debug)]
 pub(super) struct ServiceInput {
-    /// The settings that don't claim anything.
+    /// Settings that claim nothing.
     pub(super) settings: Settings,
-    /// The hosts it names, and by which key.
     pub(super) domains: Vec<Domain>,
     pub(super) domains_origin: KeyOrigin,
-    /// The path prefixes it names; the root where none is set, nothing where the key can't be read.
+    /// Path prefixes. The root if no key sets any. Empty if the key has no good value.
     pub(super) paths: Vec<PathPrefix>,
-    /// The ports it names, and by which key.
     pub(super) ports: Vec<Bind>,
     pub(super) ports_origin: KeyOrigin,
     /// The old layout's expression, with the create revision of its key.
     pub(super) url_reg: Option<(i64, UrlRegex)>,
-    /// Which key asks for HSTS.
     pub(super) hsts_origin: KeyOrigin,
-    /// The colors that can be previewed, with the hosts that lead to them, and by which key.
+    /// By color that can be previewed: the hosts that lead to it.
     pub(super) previews: BTreeMap<Color, Vec<Domain>>,
     pub(super) previews_origin: KeyOrigin,
-    /// The upstreams and what is imposed on them, by id.
     pub(super) upstreams: BTreeMap<UpstreamId, Upstream>,
     pub(super) overrides: BTreeMap<UpstreamId, Override>,
-    /// The upstreams that HAProxy has no room for.
+    /// Upstreams with good records that HAProxy has no room for.
     pub(super) without_room: BTreeSet<UpstreamId>,
-    /// How many upstreams it may have, retained ones included. `None` if all have room.
+    /// The number of upstreams that HAProxy has room for, retained ones included. `None` if all have room.
     pub(super) max_upstreams: Option<usize>,
-    /// A key without any good value decides who may come in or how upstreams are spoken to: no upstream gets a request.
+    /// One of [`GATES`] has no good value, so no upstream gets a request.
     pub(super) upstreams_withheld: bool,
-    /// The values that count, by key.
+    /// By key, the value that counts.
     pub(super) good_values: BTreeMap<String, String>,
-    /// Keys whose own value doesn't count, and why.
+    /// By key, the reason why its own value, or a part of it, doesn't count.
     pub(super) refusals: BTreeMap<String, String>,
 }
 
-/// More than a service needs that lists a thousand hosts, and a few megabytes in HAProxy.
+/// The bound on a service's routes. A service with a thousand hosts needs less, and so many take a few megabytes in HAProxy.
 pub(crate) const MAX_ROUTES: usize = 10_000;
 
-/// Settings without which a request might go where it must not, or be spoken in a way the upstream doesn't read.
+/// Settings that decide access, or the protocol to upstreams. Without a good value, a request might reach an upstream that it
+/// must not reach, or in a form that the upstream doesn't read.
 pub(super) const GATES: [SettingName; 6] = [
     SettingName::Tls,
     SettingName::Sslpass,
@@ -67,121 +63,155 @@ pub(super) const GATES: [SettingName; 6] = [
     SettingName::Active,
 ];
 
-/// In how many sections an upstream may have a server with a check of its own: a previewed color has one more.
+/// The number of sections in which an upstream may have a server with a check of its own. A previewed color has one more.
 pub(super) fn count_sections(service: &Service) -> usize {
     if service.setting(SettingName::Preview).is_some() { 2 } else { 1 }
 }
 
-/// Reads a service. `remembered` are its last good values by key.
+/// Reads a service's keys. `last_good` are the last good values by key.
 pub(super) fn read_input(
     id: &ServiceId,
     service: &Service,
-    remembered: Option<&BTreeMap<String, String>>,
-    limits: &Policy,
+    last_good: Option<&BTreeMap<String, String>>,
+    policy: &Policy,
 ) -> ServiceInput {
-    let mut picker = ValuePicker { remembered, good_values: BTreeMap::new(), refusals: BTreeMap::new() };
-    let kind = service.kind();
-    let mut without = BTreeSet::new();
-    let mut settings = Vec::new();
-    let mut case =
-        Context { id, limits, passthrough_conflict: passthrough::conflict_reason(id, service), passes_through: false };
-    // In the order of the table: `tls` comes before what has to go with it.
-    for (name, field) in service.settings() {
+    let mut picker = ValuePicker { last_good, good_values: BTreeMap::new(), refusals: BTreeMap::new() };
+    let (settings, without) = pick_settings(&mut picker, id, service, policy);
+    let mut input = ServiceInput::without_settings(service.kind());
+    for (id, record) in service.upstreams() {
+        let upstream = picker.pick_value(record, Upstream::parse, |upstream| check_reachable(upstream, policy));
+        input.upstreams.extend(upstream.map(|upstream| (id.clone(), upstream)));
+    }
+    for (id, entry) in service.overrides() {
+        let imposed = picker.pick_value(entry, Override::parse, |_| Ok(()));
+        input.overrides.extend(imposed.map(|imposed| (id.clone(), imposed)));
+    }
+    (input.good_values, input.refusals) = (picker.good_values, picker.refusals);
+    input.limit_upstreams(service, policy);
+    input.upstreams_withheld = GATES.iter().any(|gate| without.contains(gate));
+    if without.contains(&SettingName::Path) {
+        input.paths.clear();
+    }
+    for (origin, setting) in settings {
+        if let Setting::Verify(verify) = &setting {
+            input.refusals.extend(policy.ca_files.outdated_reason(verify).map(|reason| (origin.key.clone(), reason)));
+        }
+        input.apply_setting(origin, setting, policy);
+    }
+    input.check_upstream_tls(service, &without);
+    input.limit_routes(service);
+    input.name_previews(id, policy);
+    input
+}
+
+/// Picks the values of all settings. Also returns the settings that are set and have no good value.
+fn pick_settings(
+    picker: &mut ValuePicker,
+    id: &ServiceId,
+    service: &Service,
+    policy: &Policy,
+) -> (Vec<(KeyOrigin, Setting)>, BTreeSet<SettingName>) {
+    let (mut settings, mut without) = (Vec::new(), BTreeSet::new());
+    let passthrough_conflict = passthrough::conflict_reason(id, service);
+    let mut context = Context { id, policy, passthrough_conflict, passes_through: false };
+    // In the order of the table: `tls` comes before the settings that depend on pass-through.
+    for (name, entry) in service.settings() {
+        // `sslpass` is the old layout's word for one value of `tls`.
         if name == SettingName::Sslpass && service.setting(SettingName::Tls).is_some() {
             continue;
         }
-        if let Some(reason) = passthrough::unused_setting_reason(name).filter(|_| case.passes_through) {
-            picker.refusals.insert(field.entry.key.clone(), reason.into());
+        if let Some(reason) = passthrough::unused_setting_reason(name).filter(|_| context.passes_through) {
+            picker.refusals.insert(entry.entry.key.clone(), reason.into());
             continue;
         }
-        let reread = |value: &[u8]| Setting::parse_stored(kind, name, value).value;
-        match picker.pick_value(field, reread, |setting| check_setting(&case, setting)) {
+        let picked = picker.pick_value(
+            entry,
+            |value| Setting::parse_stored(service.kind(), name, value).value,
+            |setting| check_setting(&context, setting),
+        );
+        match picked {
             Some(setting) => {
-                case.passes_through |= passthrough::is_requested_by(&setting);
-                let setting = picker.drop_disallowed_hosts(&field.entry.key, setting, &case);
-                settings.push((key_origin(field), setting));
+                context.passes_through |= passthrough::is_requested_by(&setting);
+                let setting = picker.drop_disallowed_hosts(&entry.entry.key, setting, &context);
+                settings.push((key_origin(entry), setting));
             }
             None => _ = without.insert(name),
         }
     }
-    let pick_upstream = |(id, field): (&UpstreamId, &Arc<ParsedEntry<Upstream>>)| {
-        Some((id.clone(), picker.pick_value(field, Upstream::parse, |upstream| check_reachable(upstream, limits))?))
-    };
-    let mut upstreams: BTreeMap<UpstreamId, Upstream> = service.upstreams().filter_map(pick_upstream).collect();
-    let most_upstreams = limits.upstream_bound.map(|bound| (bound.max_per_service / count_sections(service)).max(1));
-    let mut without_room = BTreeSet::new();
-    if let (Some(bound), Some(most)) = (limits.upstream_bound, most_upstreams.filter(|most| upstreams.len() > *most)) {
-        // Those that came last have no room: what serves goes on.
-        let since = |id: &UpstreamId| service.upstream(id).map(|field| field.entry.create_revision);
-        let mut ids: Vec<UpstreamId> = upstreams.keys().cloned().collect();
-        ids.sort_by_cached_key(since);
-        without_room.extend(ids.split_off(most));
-        upstreams.retain(|id, _| !without_room.contains(id));
-        let keys = without_room.iter().filter_map(|id| service.upstream(id));
-        picker.refusals.extend(keys.map(|field| (field.entry.key.clone(), bound.exceeded_reason())));
-    }
-    let pick_override = |(id, field): (&UpstreamId, &Arc<ParsedEntry<Override>>)| {
-        Some((id.clone(), picker.pick_value(field, Override::parse, |_| Ok(()))?))
-    };
-    let overrides = service.overrides().filter_map(pick_override).collect();
-    let mut reading = ServiceInput {
-        settings: Settings::defaults_for(kind),
-        domains: Vec::new(),
-        domains_origin: KeyOrigin::default(),
-        paths: if without.contains(&SettingName::Path) { Vec::new() } else { vec![PathPrefix::root()] },
-        ports: Vec::new(),
-        ports_origin: KeyOrigin::default(),
-        url_reg: None,
-        hsts_origin: KeyOrigin::default(),
-        previews: BTreeMap::new(),
-        previews_origin: KeyOrigin::default(),
-        upstreams,
-        overrides,
-        without_room,
-        max_upstreams: most_upstreams,
-        upstreams_withheld: GATES.iter().any(|gate| without.contains(gate)),
-        good_values: picker.good_values,
-        refusals: picker.refusals,
-    };
-    for (by, setting) in settings {
-        if let Setting::Verify(verify) = &setting {
-            reading.refusals.extend(limits.ca_files.outdated_reason(verify).map(|reason| (by.key.clone(), reason)));
-        }
-        reading.apply_setting(by, setting, limits);
-    }
-    reading.check_upstream_tls(service, &without);
-    reading.limit_routes(service);
-    reading.name_previews(id, limits);
-    reading
+    (settings, without)
 }
 
 impl ServiceInput {
-    /// Whether all that other services could be touched by is the same.
-    pub(super) fn has_same_claims(&self, other: &Self) -> bool {
-        let tls = |reading: &Self| (reading.settings.tls == Tls::Off, reading.settings.passes_through());
-        (&self.domains, &self.domains_origin, &self.paths) == (&other.domains, &other.domains_origin, &other.paths)
-            && (&self.ports, &self.ports_origin, tls(self)) == (&other.ports, &other.ports_origin, tls(other))
-            && (&self.previews, &self.previews_origin) == (&other.previews, &other.previews_origin)
+    fn without_settings(kind: Kind) -> Self {
+        Self {
+            settings: Settings::defaults_for(kind),
+            domains: Vec::new(),
+            domains_origin: KeyOrigin::default(),
+            paths: vec![PathPrefix::root()],
+            ports: Vec::new(),
+            ports_origin: KeyOrigin::default(),
+            url_reg: None,
+            hsts_origin: KeyOrigin::default(),
+            previews: BTreeMap::new(),
+            previews_origin: KeyOrigin::default(),
+            upstreams: BTreeMap::new(),
+            overrides: BTreeMap::new(),
+            without_room: BTreeSet::new(),
+            max_upstreams: None,
+            upstreams_withheld: false,
+            good_values: BTreeMap::new(),
+            refusals: BTreeMap::new(),
+        }
     }
 
-    /// Each host goes with each path: two values of a few kilobytes can ask for millions of routes.
+    /// True if nothing changed that could affect other services' claims.
+    pub(super) fn has_same_claims(&self, other: &Self) -> bool {
+        self.naming_parts() == other.naming_parts()
+            && (&self.previews, &self.previews_origin) == (&other.previews, &other.previews_origin)
+            && (self.settings.tls == Tls::Off) == (other.settings.tls == Tls::Off)
+            && self.settings.passes_through() == other.settings.passes_through()
+    }
+
+    fn naming_parts(&self) -> (&[Domain], &KeyOrigin, &[PathPrefix], &[Bind], &KeyOrigin) {
+        (&self.domains, &self.domains_origin, &self.paths, &self.ports, &self.ports_origin)
+    }
+
+    /// Leaves out the newest upstreams if HAProxy has no room for all. The upstreams that already serve go on.
+    fn limit_upstreams(&mut self, service: &Service, policy: &Policy) {
+        let Some(bound) = policy.upstream_bound else { return };
+        // Each service keeps one upstream, however little room there is.
+        let most = (bound.max_per_service / count_sections(service)).max(1);
+        self.max_upstreams = Some(most);
+        if self.upstreams.len() <= most {
+            return;
+        }
+        let mut ids: Vec<UpstreamId> = self.upstreams.keys().cloned().collect();
+        ids.sort_by_cached_key(|id| service.upstream(id).map(|record| record.entry.create_revision));
+        self.without_room.extend(ids.split_off(most));
+        self.upstreams.retain(|id, _| !self.without_room.contains(id));
+        let records = self.without_room.iter().filter_map(|id| service.upstream(id));
+        self.refusals.extend(records.map(|record| (record.entry.key.clone(), bound.exceeded_reason())));
+    }
+
+    /// Drops all paths if there are too many routes. Each host goes with each path, so two values of a few kilobytes can ask for
+    /// millions.
     fn limit_routes(&mut self, service: &Service) {
         let (hosts, paths) = (self.domains.len(), self.paths.len());
-        if let Some(field) = service.setting(SettingName::Path).filter(|_| hosts.saturating_mul(paths) > MAX_ROUTES) {
+        if let Some(entry) = service.setting(SettingName::Path).filter(|_| hosts.saturating_mul(paths) > MAX_ROUTES) {
             let reason =
                 format!("{hosts} hosts with {paths} paths each; {MAX_ROUTES} routes are the most; none is served");
-            self.refusals.insert(field.entry.key.clone(), reason);
+            self.refusals.insert(entry.entry.key.clone(), reason);
             self.paths.clear();
         }
     }
 
-    fn apply_setting(&mut self, by: KeyOrigin, setting: Setting, limits: &Policy) {
+    fn apply_setting(&mut self, origin: KeyOrigin, setting: Setting, policy: &Policy) {
         let settings = &mut self.settings;
         match setting {
-            Setting::Domain(domains) => (self.domains, self.domains_origin) = (domains, by),
+            Setting::Domain(domains) => (self.domains, self.domains_origin) = (domains, origin),
             Setting::Path(paths) => self.paths = paths,
-            Setting::UrlReg(regex) => self.url_reg = Some((by.since, regex)),
-            Setting::Ports(ports) => (self.ports, self.ports_origin) = (ports, by),
+            Setting::UrlReg(regex) => self.url_reg = Some((origin.since, regex)),
+            Setting::Ports(ports) => (self.ports, self.ports_origin) = (ports, origin),
             Setting::Tls(tls) => settings.tls = tls,
             Setting::Balance(balance) => settings.balance = balance,
             Setting::Check(check) => settings.check = check,
@@ -189,99 +219,102 @@ impl ServiceInput {
             Setting::Allow(networks) => settings.allow = Some(networks),
             Setting::Maxconn(most) => settings.maxconn = Some(most),
             Setting::Slowstart(span) => settings.slowstart = Some(span),
-            Setting::Hsts(hsts) => (settings.hsts, self.hsts_origin) = (Some(hsts), by),
+            Setting::Hsts(hsts) => (settings.hsts, self.hsts_origin) = (Some(hsts), origin),
             Setting::ProxyProtocol(version) => settings.proxy_protocol = version,
             Setting::Proto(version) => settings.proto = version,
-            Setting::Verify(verify) => settings.trust = limits.ca_files.resolve_trust(&verify).unwrap_or_default(),
+            Setting::Verify(verify) => settings.trust = policy.ca_files.resolve_trust(&verify).unwrap_or_default(),
             Setting::Sni(sni) => settings.sni = sni,
             Setting::Profile(profile) => {
-                settings.fixed_servers = limits.server_profiles.contains(&profile);
+                settings.fixed_servers = policy.server_profiles.contains(&profile);
                 settings.profile = Some(profile);
             }
             Setting::Active(active) => settings.active = Some(active),
-            Setting::Preview(networks) => (settings.preview, self.previews_origin) = (Some(networks), by),
+            Setting::Preview(networks) => (settings.preview, self.previews_origin) = (Some(networks), origin),
             Setting::Sslpass(()) => settings.tls = Tls::Passthrough,
         }
     }
 }
 
-fn key_origin<T>(field: &ParsedEntry<T>) -> KeyOrigin {
-    KeyOrigin { key: field.entry.key.clone(), since: field.entry.create_revision }
+fn key_origin<T>(entry: &ParsedEntry<T>) -> KeyOrigin {
+    KeyOrigin { key: entry.entry.key.clone(), since: entry.entry.create_revision }
 }
 
-/// What a setting's value has to go with.
+/// The facts that decide whether a good value can be applied here.
 struct Context<'a> {
     id: &'a ServiceId,
-    limits: &'a Policy,
-    /// Why TLS can't be passed through.
+    policy: &'a Policy,
+    /// The reason why the service can't pass TLS through. `None` if it can.
     passthrough_conflict: Option<String>,
-    /// Whether it is.
+    /// The settings that were read so far ask for pass-through.
     passes_through: bool,
 }
 
-/// Good in itself, but not to be had here.
-fn check_setting(case: &Context, setting: &Setting) -> Result<(), String> {
-    let Context { id, limits, passthrough_conflict: hindrance, .. } = case;
-    if let Some(reason) = hindrance.as_ref().filter(|_| passthrough::is_requested_by(setting)) {
+/// Checks a good value against policy and pass-through. The error is the reason why it can't be applied.
+fn check_setting(context: &Context, setting: &Setting) -> Result<(), String> {
+    let Context { id, policy, passthrough_conflict, .. } = context;
+    if let Some(reason) = passthrough_conflict.as_ref().filter(|_| passthrough::is_requested_by(setting)) {
         return Err(reason.clone());
     }
     match setting {
         Setting::Domain(domains) => {
-            limits.domain_allowlist.as_ref().map_or(Ok(()), |it| it.check_some_domain(&id.name, domains))
+            policy.domain_allowlist.as_ref().map_or(Ok(()), |it| it.check_some_domain(&id.name, domains))
         }
-        Setting::UrlReg(_) => limits.domain_allowlist.as_ref().map_or(Ok(()), |it| it.check_catch_all(&id.name)),
-        Setting::Verify(verify) => limits.ca_files.check_verify(verify),
-        Setting::Profile(profile) if !limits.profiles.contains(profile) => {
+        Setting::UrlReg(_) => policy.domain_allowlist.as_ref().map_or(Ok(()), |it| it.check_catch_all(&id.name)),
+        Setting::Verify(verify) => policy.ca_files.check_verify(verify),
+        Setting::Profile(profile) if !policy.profiles.contains(profile) => {
             Err(format!("no `defaults {profile}` in the operator's files"))
         }
-        setting if case.passes_through => passthrough::check_setting(setting),
+        setting if context.passes_through => passthrough::check_setting(setting),
         _ => Ok(()),
     }
 }
 
-/// Whether upstreams may be where this one says it is.
-fn check_reachable(upstream: &Upstream, limits: &Policy) -> Result<(), String> {
+/// Checks that the policy allows the upstream's address.
+fn check_reachable(upstream: &Upstream, policy: &Policy) -> Result<(), String> {
+    // `::ffff:127.0.0.1` is loopback too.
     let ip = upstream.address.socket_addr().ip().to_canonical();
-    let link_local = match ip {
+    let is_link_local = match ip {
         IpAddr::V4(v4) => v4.is_link_local() || v4.is_broadcast(),
         IpAddr::V6(v6) => v6.is_unicast_link_local(),
     };
-    let allowed = match &limits.upstream_networks {
+    let is_allowed = match &policy.upstream_networks {
         Some(networks) => networks.contains(&ip),
-        None => !(ip.is_loopback() || ip.is_multicast() || ip.is_unspecified() || link_local),
+        None => !(ip.is_loopback() || ip.is_multicast() || ip.is_unspecified() || is_link_local),
     };
-    if allowed { Ok(()) } else { Err(format!("{}: --upstream-networks doesn't allow it", upstream.address)) }
+    if is_allowed { Ok(()) } else { Err(format!("{}: --upstream-networks doesn't allow it", upstream.address)) }
 }
 
-/// Picks each key's value, and keeps the books.
+/// Picks the value of each key. It notes good values for the next time, and the reasons against the others.
 struct ValuePicker<'a> {
-    remembered: Option<&'a BTreeMap<String, String>>,
+    last_good: Option<&'a BTreeMap<String, String>>,
     good_values: BTreeMap<String, String>,
     refusals: BTreeMap<String, String>,
 }
 
 impl ValuePicker<'_> {
-    /// The key's own value if it is good, else the last good one.
+    /// Returns the key's own value if it is good, else the last good one. `None` if there is neither. The last good value is
+    /// parsed and checked anew, because the policy may have changed.
     fn pick_value<T: Clone>(
         &mut self,
-        field: &ParsedEntry<T>,
-        reread: impl Fn(&[u8]) -> Result<T, Refusal>,
-        vet: impl Fn(&T) -> Result<(), String>,
+        entry: &ParsedEntry<T>,
+        parse: impl Fn(&[u8]) -> Result<T, Refusal>,
+        check: impl Fn(&T) -> Result<(), String>,
     ) -> Option<T> {
-        let key = &field.entry.key;
-        let own = field.value.as_ref().map_err(ToString::to_string);
-        let reason = match own.and_then(|value| vet(value).map(|()| value)) {
+        let key = &entry.entry.key;
+        let own = entry.value.as_ref().map_err(ToString::to_string);
+        let reason = match own.and_then(|value| check(value).map(|()| value)) {
             Ok(value) => {
-                self.good_values.insert(key.clone(), String::from_utf8_lossy(&field.entry.value).into_owned());
-                if let Some(unread) = &field.refused_words {
-                    self.refusals.insert(key.clone(), unread.to_string());
+                self.good_values.insert(key.clone(), String::from_utf8_lossy(&entry.entry.value).into_owned());
+                if let Some(words) = &entry.refused_words {
+                    self.refusals.insert(key.clone(), words.to_string());
                 }
                 return Some(value.clone());
             }
             Err(reason) => reason,
         };
-        let last = self.remembered.and_then(|good| good.get(key));
-        let value = last.and_then(|text| reread(text.as_bytes()).ok()).filter(|value| vet(value).is_ok());
+        // A good value may be bad by now: a CA file or a profile that it names can be gone.
+        let last = self.last_good.and_then(|good| good.get(key));
+        let value = last.and_then(|text| parse(text.as_bytes()).ok()).filter(|value| check(value).is_ok());
         let outcome = if value.is_some() { "the last good value serves" } else { "no good value yet" };
         self.refusals.insert(key.clone(), format!("{reason}; {outcome}"));
         if let (Some(_), Some(text)) = (&value, last) {
@@ -290,14 +323,14 @@ impl ValuePicker<'_> {
         value
     }
 
-    /// The setting without the hosts that the service may not claim.
-    fn drop_disallowed_hosts(&mut self, key: &str, setting: Setting, case: &Context) -> Setting {
-        let (Setting::Domain(domains), Some(allowed)) = (&setting, &case.limits.domain_allowlist) else {
+    /// Drops the hosts of `domain` that `--domains-file` doesn't give to the service. A rejected host costs that host only.
+    fn drop_disallowed_hosts(&mut self, key: &str, setting: Setting, context: &Context) -> Setting {
+        let (Setting::Domain(domains), Some(allowlist)) = (&setting, &context.policy.domain_allowlist) else {
             return setting;
         };
         let mut reasons: Vec<String> = self.refusals.remove(key).into_iter().collect();
-        let mut kept = domains.clone();
-        kept.retain(|domain| match allowed.check_domain(&case.id.name, domain) {
+        let mut allowed = domains.clone();
+        allowed.retain(|domain| match allowlist.check_domain(&context.id.name, domain) {
             Ok(()) => true,
             Err(reason) => {
                 reasons.push(reason);
@@ -307,6 +340,6 @@ impl ValuePicker<'_> {
         if !reasons.is_empty() {
             self.refusals.insert(key.to_owned(), reasons.join("; "));
         }
-        Setting::Domain(kept)
+        Setting::Domain(allowed)
     }
 }

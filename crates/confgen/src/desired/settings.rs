@@ -1,4 +1,4 @@
-//! What a service is set to, once every key's value is known.
+//! A service's settings, each with its good value or its default. Pure data.
 
 use std::num::NonZeroU32;
 
@@ -6,40 +6,40 @@ use discovery::{Active, Balance, Check, Hsts, Kind, Networks, Profile, Proto, Pr
 
 use super::Trust;
 
-/// What a service is set to; what is unset has the default.
+/// The settings of one service. A setting without a good value has its default.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Settings {
-    /// How TLS is treated: `both` unless set; a TCP service's is `off`.
+    /// The treatment of TLS. `both` unless set. `off` for a TCP service.
     pub tls: Tls,
-    /// How requests are spread: in turns unless set.
+    /// The balancing algorithm. `roundrobin` unless set.
     pub balance: Balance,
-    /// How HAProxy checks: by connecting unless set.
+    /// The health check. A TCP connection unless set.
     pub check: Check,
-    /// How a client stays: not unless set.
+    /// The stickiness of clients. `off` unless set.
     pub sticky: Sticky,
-    /// Who may come in; none is everybody.
+    /// The networks of allowed clients. `None` allows all.
     pub allow: Option<Networks>,
-    /// Connections to one upstream.
+    /// The most connections to one upstream at a time. `None` sets no limit.
     pub maxconn: Option<NonZeroU32>,
-    /// How long a recovering upstream takes to its whole weight.
+    /// The time in which a recovering upstream gets to its whole weight. `None` if it gets there at once.
     pub slowstart: Option<Span>,
-    /// `Strict-Transport-Security`.
+    /// The header `Strict-Transport-Security`. `None` if a host of the service also has a service without TLS.
     pub hsts: Option<Hsts>,
-    /// The PROXY protocol towards upstreams.
+    /// The version of the PROXY protocol towards upstreams. `off` unless set.
     pub proxy_protocol: ProxyProtocol,
-    /// The HTTP version towards upstreams: HTTP/1.1 unless set.
+    /// The HTTP version towards upstreams. HTTP/1.1 unless set.
     pub proto: Proto,
-    /// What upstreams' certificates are checked against: the system's authorities unless set.
+    /// The authorities of upstreams' certificates. The system's unless set.
     pub trust: Trust,
-    /// The name that an upstream is asked for over TLS: the request's host unless set.
+    /// The name that HAProxy requests from an upstream over TLS. The request's host unless set.
     pub sni: Sni,
-    /// The operator's `defaults` section.
+    /// The operator's `defaults` section for this service.
     pub profile: Option<Profile>,
-    /// The profile says something of servers, which none that is added while HAProxy runs would take over.
+    /// The profile has options of servers. A server that is added at run time would lack them, so servers need a restart.
     pub fixed_servers: bool,
-    /// The active colors.
+    /// The active colors with their shares. `None` if the service has no colors.
     pub active: Option<Active>,
-    /// Who may reach a color by its name; none is nobody.
+    /// The networks of clients that may ask for a color. `None` allows none.
     pub preview: Option<Networks>,
 }
 
@@ -50,12 +50,12 @@ impl Default for Settings {
 }
 
 impl Settings {
-    /// Whether TLS goes to the upstreams as it comes.
+    /// True if HAProxy passes TLS on to the upstreams without ending it.
     pub fn passes_through(&self) -> bool {
         self.tls == Tls::Passthrough
     }
 
-    /// Whether HAProxy may place servers by a hash of their ids. A profile may say `balance` in the service's place.
+    /// True if HAProxy may place servers by a hash of their ids. A profile may override `balance`.
     pub fn hashes_ids(&self) -> bool {
         matches!(self.balance, Balance::Random | Balance::Source | Balance::Uri) || self.profile.is_some()
     }

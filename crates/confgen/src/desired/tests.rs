@@ -59,7 +59,7 @@ fn a_claim_belongs_to_the_first_and_the_loser_keeps_the_rest() {
 }
 
 #[test]
-fn who_holds_a_claim_keeps_it() {
+fn the_owner_of_a_claim_keeps_it() {
     let memory = settled("http-services/b/domain a.com").to_last_known_good();
     let later =
         settle(&topology("http-services/a/domain a.com\n http-services/b/domain a.com"), &memory, &Policy::default());
@@ -105,7 +105,7 @@ fn a_value_that_went_with_its_service_does_not_come_back() {
 }
 
 #[test]
-fn a_service_without_any_key_is_kept_with_its_upstreams_or_buried() {
+fn a_service_without_any_key_stays_with_retained_upstreams_or_is_dropped() {
     let all = topology("http-services/default/upstreams/1 10.0.0.1:80\n http-services/a/domain a.com");
     let none = topology("http-services/a/domain a.com");
     let mut settled = settle(&all, &LastKnownGood::default(), &Policy::default());
@@ -137,7 +137,7 @@ fn a_port_on_every_ipv4_address_takes_in_ipv4_alone() {
 }
 
 #[test]
-fn what_decides_who_may_come_in_is_never_guessed() {
+fn a_setting_that_decides_access_is_never_guessed() {
     for gate in ["allow nonsense", "tls nonsense", "proto h3", "active ="] {
         let lines =
             format!("http-services/a/domain a.com\n http-services/a/upstreams/1 10.0.0.1:80\n http-services/a/{gate}");
@@ -154,7 +154,7 @@ fn what_decides_who_may_come_in_is_never_guessed() {
 
 /// What concerns TLS to upstreams holds nobody back who doesn't speak it.
 #[test]
-fn whom_a_request_is_sent_to_over_tls_is_never_guessed() {
+fn an_upstream_that_is_trusted_over_tls_is_never_guessed() {
     for (lines, servers, quarantined) in [
         ("tls reencrypt", 1, 0),
         ("tls reencrypt\n http-services/a/verify no-such.pem", 0, 1),
@@ -232,7 +232,7 @@ fn passthrough_has_its_whole_host_and_nothing_inside_beside_it() {
 }
 
 #[test]
-fn what_was_before_a_bad_passthrough_serves_on() {
+fn the_setting_before_a_bad_passthrough_serves_on() {
     let store = |tls: &str| {
         topology(&format!(
             "http-services/a/domain a.com\n http-services/a/path /x\n http-services/a/tls {tls}\n \

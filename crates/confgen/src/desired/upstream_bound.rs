@@ -1,20 +1,20 @@
-//! How many upstreams HAProxy has room for. Each one that is checked takes a file descriptor at HAProxy's start, and a start
-//! that asks for too many fails. Pure.
+//! The bound on upstreams. Each upstream with a check takes a file descriptor at HAProxy's start, and a start that asks for too many
+//! fails, although `haproxy -c` passes. Pure: the caller knows HAProxy's limit.
 
-/// What HAProxy needs beside connections and checks: listeners, its own pipes, files, a few for each thread. 28 were seen with two
-/// threads and two listeners (2.6 and 3.2).
+/// File descriptors that HAProxy needs beside connections and checks: listeners, pipes, files, a few for each thread. 28 were seen
+/// with two threads and two listeners (2.6 and 3.2).
 const OTHER_FILES: u64 = 256;
 
-/// The upstreams that HAProxy has room for.
+/// The bound on upstreams while not all have room.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct UpstreamBound {
-    /// Of all services together.
+    /// The bound on all services together.
     pub max_total: usize,
-    /// Of one service. Smaller services leave more for the largest.
+    /// The bound on one service, which only the largest services reach. Smaller ones leave more for them.
     pub max_per_service: usize,
 }
 
-/// How many upstreams fit beside the connections of clients, each of which takes two files. `None` if a `maxconn` of the
+/// The number of upstreams that fit beside the connections of clients, each of which takes two files. `None` if a `maxconn` of the
 /// operator's leaves none: HAProxy runs all the same, without strict limits.
 ///
 /// Without a `maxconn` of the operator's, HAProxy makes it from what the upstreams leave. A quarter of the files stays for
@@ -25,8 +25,8 @@ pub fn max_upstreams(most_files: u64, maxconn: Option<u64>) -> Option<usize> {
     Some(usize::try_from(left).unwrap_or(usize::MAX))
 }
 
-/// The number with all digits but the first two set to zero. A bound that followed each upstream of the others would decide
-/// everything anew at each of their changes.
+/// Sets all digits of a number but the first two to zero. Otherwise each upstream of a smaller service would move the bound, and
+/// every move has all services decided again.
 fn round_down(number: usize) -> usize {
     let mut step = 1;
     while number / step >= 100 {
@@ -36,7 +36,7 @@ fn round_down(number: usize) -> usize {
 }
 
 impl UpstreamBound {
-    /// The bound for services with so many upstreams each. `None` if all have room.
+    /// Shares `in_all` among services with so many upstreams each. `None` if all upstreams have room.
     pub fn from_counts(counts: impl Iterator<Item = usize>, in_all: usize) -> Option<Self> {
         let mut counts: Vec<usize> = counts.collect();
         if counts.iter().sum::<usize>() <= in_all {
@@ -54,7 +54,7 @@ impl UpstreamBound {
         None
     }
 
-    /// Why an upstream has no room.
+    /// The reason against an upstream without room, with the remedies.
     pub fn exceeded_reason(&self) -> String {
         let Self { max_total: in_all, max_per_service: of_each } = self;
         format!(

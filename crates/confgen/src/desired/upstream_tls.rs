@@ -1,4 +1,4 @@
-//! Whose word on an upstream's certificate counts.
+//! The authorities that upstreams' certificates are checked against. Pure: `local_files` reads the files.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
@@ -8,38 +8,38 @@ use haproxy::runtime::Token;
 
 use crate::desired::service_input::ServiceInput;
 
-/// A file of authorities that HAProxy can load.
+/// A CA file that HAProxy accepted.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Authority {
-    /// The copy that it reads.
+    /// The path of the copy that HAProxy reads.
     pub copy: Token,
-    /// Of the content: HAProxy reads another one at its start alone.
+    /// The fingerprint of the content. HAProxy reads a changed file only at its start.
     pub fingerprint: String,
 }
 
-/// The files of `--ca-dir`.
+/// The CA files of `--ca-dir`.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Authorities {
-    /// What can be named.
+    /// The files that `verify` can name.
     pub usable: BTreeMap<FileName, Authority>,
-    /// Files that aren't taken over, and why; the last good copy of one may be usable.
+    /// The files with rejected content, each with the reason. The last good copy of such a file may be usable.
     pub refused: BTreeMap<FileName, String>,
 }
 
-/// What an upstream's certificate is checked against.
+/// The authorities that an upstream's certificate is checked against.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub enum Trust {
-    /// The system's authorities.
+    /// The system's own directory.
     #[default]
     System,
-    /// Nothing: whoever answers is believed.
+    /// None. Every certificate is accepted.
     Unverified,
-    /// The authorities in a file of this name.
+    /// The CA file of this name.
     Authority(FileName, Authority),
 }
 
 impl Authorities {
-    /// Whether the value can be had, or why not.
+    /// The error is the reason why the value can't be applied.
     pub(super) fn check_verify(&self, verify: &Verify) -> Result<(), String> {
         match verify {
             Verify::CaFile(name) if !self.usable.contains_key(name) => Err(match self.refused.get(name) {
@@ -50,14 +50,14 @@ impl Authorities {
         }
     }
 
-    /// Why an older content than the file's serves, if it does.
+    /// The reason why the last good copy serves instead of the file's content. `None` if the content serves.
     pub(super) fn outdated_reason(&self, verify: &Verify) -> Option<String> {
         let Verify::CaFile(name) = verify else { return None };
         let reason = self.refused.get(name).filter(|_| self.usable.contains_key(name))?;
         Some(format!("{name} in --ca-dir: {reason}; its last good content serves"))
     }
 
-    /// What the value stands for; none where it can't be had.
+    /// `None` if no usable file has this name.
     pub(super) fn resolve_trust(&self, verify: &Verify) -> Option<Trust> {
         match verify {
             Verify::On => Some(Trust::System),
@@ -68,7 +68,7 @@ impl Authorities {
 }
 
 impl Trust {
-    /// The authorities, as HAProxy calls them.
+    /// The value of HAProxy's `ca-file`. `None` if no certificate is checked.
     pub fn authorities_token(&self) -> Option<Token> {
         match self {
             Self::System => SYSTEM_AUTHORITIES.parse().ok(),
@@ -78,7 +78,7 @@ impl Trust {
     }
 }
 
-/// As `verify` says it.
+/// The value of the setting `verify`.
 impl fmt::Display for Trust {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.pad(match self {
@@ -92,11 +92,11 @@ impl fmt::Display for Trust {
 /// The system's own directory of authorities (configuration manual, section 5.2, `ca-file`).
 const SYSTEM_AUTHORITIES: &str = "@system-ca";
 
-/// Settings without which it can't be told whom a request is sent to, where TLS is spoken to upstreams.
+/// Settings that decide which upstreams are trusted over TLS. Without a good value, a request might reach a stranger.
 pub(super) const GATES: [SettingName; 2] = [SettingName::Verify, SettingName::Sni];
 
 impl ServiceInput {
-    /// The host that the service goes by: the first that it names, wildcards aside.
+    /// The first host that the service names and that is no wildcard. It goes into checks and certificates.
     pub(super) fn primary_host(&self) -> Option<&Host> {
         self.domains.iter().find_map(|domain| match domain {
             Domain::Exact(host) => Some(host),
@@ -104,8 +104,8 @@ impl ServiceInput {
         })
     }
 
-    /// Holds the service back where its upstreams' certificates couldn't be told from anybody's. `without` are the
-    /// settings that have no good value.
+    /// Withholds the service's upstreams if their certificates can't be told from others'. `without` are the settings that have no
+    /// good value.
     pub(super) fn check_upstream_tls(&mut self, service: &Service, without: &BTreeSet<SettingName>) {
         if self.settings.tls != Tls::Reencrypt {
             return;
@@ -115,6 +115,7 @@ impl ServiceInput {
         if let Some(field) = service.setting(SettingName::Sni)
             && (self.settings.sni == Sni::Off && verified && self.primary_host().is_none())
         {
+            // HAProxy looks for a name in the certificate only if it has one. Otherwise any certificate of the authority will do.
             let reason = "off: nothing says which name an upstream's certificate has to bear; name it here, name a host \
                           in `domain`, or set `verify` off";
             self.refusals.insert(field.entry.key.clone(), reason.into());

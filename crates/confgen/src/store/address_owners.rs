@@ -1,36 +1,40 @@
-//! Who bears which address: an address that another record bears now has moved, and nobody is kept there. Pure.
+//! The upstreams of each address. A removed upstream isn't retained at an address that has a new record. Pure.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use discovery::{Service, ServiceId, UpstreamAddress, UpstreamId};
 
-/// An upstream, by its service and its id.
+/// The name of an upstream, which is unique in the store.
 pub type UpstreamRef = (ServiceId, UpstreamId);
 
-/// The upstreams that bear an address, by that address.
+/// By address, the upstreams with a record of it. An app under two services has a record in each.
 pub type AddressOwners = BTreeMap<UpstreamAddress, BTreeSet<UpstreamRef>>;
 
-/// The upstreams of these services whose records bear one of these addresses.
+/// Finds the owners of the addresses for which `is_wanted` is true, among these services. Rejected records own nothing.
 pub fn find_owners<'a>(
     services: impl IntoIterator<Item = (&'a ServiceId, &'a Arc<Service>)>,
-    of: impl Fn(&UpstreamAddress) -> bool,
+    is_wanted: impl Fn(&UpstreamAddress) -> bool,
 ) -> AddressOwners {
-    let mut bearers = AddressOwners::new();
+    let mut owners = AddressOwners::new();
     for (service, keys) in services {
         for (id, field) in keys.upstreams() {
-            if let Some(upstream) = field.value.as_ref().ok().filter(|upstream| of(&upstream.address)) {
-                bearers.entry(upstream.address).or_default().insert((service.clone(), id.clone()));
+            if let Some(upstream) = field.value.as_ref().ok().filter(|upstream| is_wanted(&upstream.address)) {
+                owners.entry(upstream.address).or_default().insert((service.clone(), id.clone()));
             }
         }
     }
-    bearers
+    owners
 }
 
-/// Whether the address of an upstream without a key is now this live record's. `bore` are those that bore it when the
-/// key was there: an app under two services has a record in each, and either may come back first.
-pub fn address_was_reassigned(gone: &UpstreamRef, live: &UpstreamRef, bore: Option<&BTreeSet<UpstreamRef>>) -> bool {
-    live.0 == gone.0 || !bore.is_some_and(|bore| bore.contains(live))
+/// True if the address of an upstream without a key belongs to this live record now. `previous_owners` had it when the key was
+/// there. They still share it, because an app under two services may announce itself to either first.
+pub fn address_was_reassigned(
+    gone: &UpstreamRef,
+    live: &UpstreamRef,
+    previous_owners: Option<&BTreeSet<UpstreamRef>>,
+) -> bool {
+    live.0 == gone.0 || !previous_owners.is_some_and(|owners| owners.contains(live))
 }
 
 #[cfg(test)]

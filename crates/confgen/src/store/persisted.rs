@@ -1,5 +1,5 @@
-//! The store as a confgen remembers it over its own restarts: what to serve while etcd is away, and what to compare the
-//! store with once it is back. Pure. What it holds is believed no more than what the store says.
+//! The replica in `store.json`: confgen serves it while etcd can't be reached, and compares the first listing with it. Pure. Its
+//! values are checked like those of the store, because the file may have been edited.
 
 use discovery::{Entry, Topology};
 use serde::{Deserialize, Serialize};
@@ -7,22 +7,22 @@ use serde::{Deserialize, Serialize};
 use super::{RetainedKeys, StoreRevision};
 use crate::store::removal_guard::PersistedUpstream;
 
-/// The service keys as of a position. A field that an older confgen has not written has its default.
+/// The service keys as of a store revision. A field that an older confgen did not write has its default.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct PersistedStore {
-    /// Up to where the store was known; none where it never was.
+    /// The revision of the keys. `None` if the store was never known.
     pub position: Option<StoreRevision>,
-    /// Which keys are held.
+    /// The keys that are retained since a reset.
     pub held: RetainedKeys,
-    /// What the guard keeps.
+    /// The upstreams that the removal guard retains.
     pub kept: Vec<PersistedUpstream>,
-    /// The upstreams that lost their keys of late, and are not retained.
+    /// The upstreams that lost their keys within the last hour and are not retained.
     pub lost: Vec<PersistedUpstream>,
     entries: Vec<PersistedEntry>,
 }
 
-/// An entry.
+/// An entry of the store, with its value as readable as possible.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 struct PersistedEntry {
     key: String,
@@ -35,7 +35,7 @@ struct PersistedEntry {
     lease: i64,
 }
 
-/// Text as text; a value that is none is refused whatever it is, but has to be the same one.
+/// A value of the store. One that isn't UTF-8 is rejected anyway, but the reason must stay the same after a restart.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(untagged)]
 enum Value {
@@ -49,13 +49,13 @@ impl PersistedStore {
         Self { position: Some(position), entries: entries.map(PersistedEntry::from).collect(), ..Self::default() }
     }
 
-    /// The same with the keys that are retained since a reset.
+    /// Adds the keys that are retained since a reset.
     #[must_use]
     pub fn with_retained_keys(self, held: RetainedKeys) -> Self {
         Self { held, ..self }
     }
 
-    /// The services that were known.
+    /// Parses the keys anew. An older confgen may have written values without a bound on their length.
     pub fn into_topology(self) -> Topology {
         let entries: Vec<Entry> = self.entries.into_iter().map(|line| Entry::from(line).with_bounded_value()).collect();
         Topology::from_entries(&entries)
@@ -86,7 +86,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_is_remembered_is_what_was_known() {
+    fn a_persisted_store_reads_back_as_it_was() {
         let entry = |key: &str, value: &[u8], lease| Entry {
             key: key.into(),
             value: value.into(),

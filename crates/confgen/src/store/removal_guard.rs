@@ -1,8 +1,10 @@
-//! The removal guard: if more upstreams lose their keys than die, the store is at fault. Pure: it is told the time.
+//! The removal guard (`--guard`): it retains upstreams that lose their keys together. Pure: the caller tells the time.
 //!
 //! etcd can't tell a lease that expired from one that was revoked, and after a freeze it deletes every leased key before
 //! the announcers have written theirs again. A crashed app fails HAProxy's check before its lease ends. So a lease that ends
 //! while the check passes is unexpected. The guard remembers such upstreams, and retains them once they are too many.
+
+mod persisted;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant, SystemTime};
@@ -12,76 +14,65 @@ use serde::{Deserialize, Serialize};
 
 use crate::store::address_owners::UpstreamRef;
 
-/// How long an upstream that lost its key unexpectedly counts. Announcers of one service may have different `--ttl`, and
-/// an expired client certificate ends one lease after the other, as connections break.
-pub const MEMORY: Duration = Duration::from_secs(3600);
-/// The most that are remembered at a time, some 3 MB. The oldest are forgotten first.
-const MOST_LOSSES: usize = 10_000;
-/// An upstream that returns after a while starts as DOWN, and goes if no check has passed by then: two in a row do, and
-/// an operator's `inter` may be 20 s.
-const PROVEN_WITHIN: Duration = Duration::from_secs(60);
-/// HAProxy's answer may lack a server that was put back, for as long as that takes.
-const PUT_BACK_WITHIN: Duration = Duration::from_secs(2);
+pub use persisted::PersistedUpstream;
 
-/// When upstreams are retained, and for how long.
+/// A loss counts for this long. Announcers of one service may have different `--ttl`, and an expired client certificate ends
+/// one lease after the other, as connections break.
+pub const MEMORY: Duration = Duration::from_secs(3600);
+/// The guard remembers at most this many losses, some 3 MB. It forgets the oldest first.
+const MAX_LOSSES: usize = 10_000;
+/// An upstream that returns as DOWN is dropped if no check passes within this time. Two checks in a row make it UP, and an
+/// operator's `inter` may be 20 s.
+const PROVEN_WITHIN: Duration = Duration::from_secs(60);
+/// HAProxy's answer may lack a server that is being added again. Adding takes at most this long.
+const PUT_BACK_WITHIN: Duration = Duration::from_secs(2);
+/// HAProxy still has the upstreams that the same reconcile lost, even if `--guard-window` is 0.
+const SAME_RECONCILE: Duration = Duration::from_millis(1);
+
+/// The options of the removal guard.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct GuardPolicy {
-    /// Percent of a service's upstreams, or of all. If more are lost, they are retained. 100 disables the guard.
+    /// `--guard`, in percent of a service's upstreams, or of all. If more are lost, they are retained. 100 disables the guard.
     pub share: u8,
-    /// Upstreams lost within this time return at once. Those lost earlier have to pass a check first.
+    /// `--guard-window`. Upstreams lost within this time return at once. Those lost earlier must pass a check first.
     pub window: Duration,
-    /// Retained upstreams go after this time. None if no timer ends it.
+    /// `--guard-hold`. Retained upstreams are dropped after this time. `None` if no timer drops them.
     pub hold: Option<Duration>,
 }
 
-/// An upstream whose key went.
+/// An upstream that lost its key.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct UpstreamRemoval {
-    /// Its service.
+    /// The service that had the key.
     pub service: ServiceId,
-    /// Its id.
+    /// The upstream's id.
     pub id: UpstreamId,
-    /// Its last record.
+    /// The last record.
     pub upstream: Upstream,
-    /// The lease that its key hung on; 0 is none.
+    /// The lease of the key. 0 if it had none.
     pub lease: i64,
-    /// Whose records bore its address when it went.
+    /// The upstreams, this one included, with records of the same address before the removal.
     pub previous_owners: BTreeSet<UpstreamRef>,
 }
 
 impl UpstreamRemoval {
-    /// Nothing asked for it: the key hung on a lease, and its last record did not say that the upstream goes.
+    /// True if the key hung on a lease and its last record did not announce the removal. Keys without a lease are written and
+    /// deleted by hand.
     pub fn is_unexpected(&self) -> bool {
         self.lease != 0 && self.upstream.state == UpstreamState::Ready
     }
-}
 
-/// An upstream that is retained, or that was lost, as the state directory has it.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct PersistedUpstream {
-    service: ServiceId,
-    id: UpstreamId,
-    upstream: Upstream,
-    #[serde(default)]
-    bore: BTreeSet<UpstreamRef>,
-    /// For how many seconds it has been.
-    #[serde(default)]
-    seconds: u64,
-    /// Since when, by this host's clock; None if an older confgen wrote it.
-    #[serde(default)]
-    since: Option<SystemTime>,
-    #[serde(default)]
-    noticed: ClusterRevision,
-    #[serde(default)]
-    is_unproven: bool,
+    fn upstream_ref(&self) -> UpstreamRef {
+        (self.service.clone(), self.id.clone())
+    }
 }
 
 /// An upstream that is served without a key.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RetainedUpstream {
-    /// Its last record.
+    /// The last record before the key was lost.
     pub record: Upstream,
-    /// It was out of HAProxy for a while. It starts as DOWN, since its app may have been stopped meanwhile.
+    /// HAProxy lacked the upstream for a while, and its app may have been stopped meanwhile. So HAProxy adds it as DOWN.
     pub is_unproven: bool,
 }
 
@@ -90,16 +81,16 @@ pub struct RetainedUpstream {
 pub struct ClusterRevision {
     /// The store's cluster id.
     pub cluster: u64,
-    /// Its revision.
+    /// etcd's revision.
     pub revision: i64,
 }
 
-/// What HAProxy says of a server.
+/// HAProxy's answer about one server.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ServerHealth {
-    /// Its check passes.
+    /// The check passes.
     Up,
-    /// Its check fails.
+    /// The check fails.
     Down,
     /// HAProxy has no such server, or has it in maintenance.
     Missing,
@@ -107,21 +98,22 @@ pub enum ServerHealth {
     Unknown,
 }
 
-/// The upstream that an event takes away after its last record said so, or whose last record hung on no lease. Both events
-/// may come in one revision. Then no round has seen the record that said so.
+/// The upstream that an event removes, if its last record announced that or had no lease. The announcement and the removal may
+/// come in one revision. Then no reconcile has seen the announcement.
 pub fn parse_graceful_removal(change: &Change) -> Option<(ServiceId, UpstreamId)> {
     let Change::Delete { key, previous: Some(last), .. } = change else { return None };
     let Ok(Key::Upstream { service, id, .. }) = key.parse::<Key>() else { return None };
-    let going = Upstream::parse(&last.value).is_ok_and(|upstream| upstream.state != UpstreamState::Ready);
-    (going || last.lease == 0).then_some((service, id))
+    let is_announced = Upstream::parse(&last.value).is_ok_and(|upstream| upstream.state != UpstreamState::Ready);
+    (is_announced || last.lease == 0).then_some((service, id))
 }
 
-/// The lost and the retained upstreams.
+/// The upstreams that were lost unexpectedly, and those of them that are retained.
 #[derive(Clone, Debug)]
 pub struct RemovalGuard {
     policy: GuardPolicy,
-    /// Upstreams that HAProxy found up when their keys went, the latest last.
+    /// Upstreams that HAProxy found up when their keys went, and that aren't retained. The latest is the last.
     losses: Vec<Loss>,
+    /// No inner map is empty.
     retained: BTreeMap<ServiceId, BTreeMap<UpstreamId, Retention>>,
 }
 
@@ -141,13 +133,13 @@ struct Retention {
     is_unproven: bool,
 }
 
-/// The time since something happened, also before this process.
+/// The time since an event that may have happened before this process started.
 #[derive(Clone, Copy, Debug)]
 struct Elapsed {
     from: Instant,
-    /// What had passed by then.
+    /// The time that had passed by `from`.
     before: Duration,
-    /// When it happened, by this host's clock.
+    /// The time of the event, by this host's clock. `None` if an older confgen noted the event.
     since: Option<SystemTime>,
 }
 
@@ -157,30 +149,30 @@ impl Elapsed {
     }
 }
 
-/// How many upstreams the store has.
+/// The numbers of upstreams that the store has now.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct UpstreamCounts {
-    /// Of each service that has lost some.
+    /// The number of each service that lost upstreams.
     pub services: BTreeMap<ServiceId, usize>,
-    /// Of all services.
+    /// The number of all services together.
     pub all: usize,
 }
 
-/// Upstreams that are to be retained.
+/// The lost upstreams that are too many, and so are to be retained.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct MassRemoval {
-    /// HAProxy has them, or had them a moment ago.
+    /// Upstreams that HAProxy has, or had within `--guard-window`.
     pub recent: Vec<UpstreamRemoval>,
-    /// They were removed a while ago.
+    /// Upstreams that were removed longer ago.
     pub returning: Vec<UpstreamRemoval>,
 }
 
-/// When, for what is persisted too.
+/// The time of a reconcile, by all clocks.
 #[derive(Clone, Copy, Debug)]
 pub struct Moment {
-    /// By the clock that nobody sets.
+    /// The time by the monotonic clock.
     pub now: Instant,
-    /// By this host's clock.
+    /// The time by this host's clock, for what is persisted.
     pub wall_clock: SystemTime,
     /// The store's position.
     pub store_revision: ClusterRevision,
@@ -193,526 +185,217 @@ impl Moment {
 }
 
 impl RemovalGuard {
-    /// A guard that has seen nothing yet.
+    /// A guard without losses.
     pub fn new(policy: GuardPolicy) -> Self {
         Self { policy, losses: Vec::new(), retained: BTreeMap::new() }
     }
 
-    /// Forgets the losses that are explained: the upstream is back, its removal was announced, or its address is another
-    /// record's.
+    /// Forgets the losses that are explained: the upstream is back, its removal was announced, or its address has another
+    /// record.
     pub fn forget_explained(&mut self, is_explained: impl Fn(&UpstreamRemoval) -> bool) {
         self.losses.retain(|loss| !is_explained(&loss.removal));
     }
 
-    /// Takes in losses of upstreams that HAProxy finds up, and says which of all that are remembered are to be retained:
-    /// too many of one service, or of all.
+    /// Records losses of upstreams that HAProxy finds up. Returns the losses, also earlier ones, that are to be retained because
+    /// they are too many of one service, or of all.
     pub fn record_losses(
         &mut self,
         moment: Moment,
         losses: Vec<UpstreamRemoval>,
         present: &UpstreamCounts,
     ) -> MassRemoval {
-        let now = moment.now;
+        // An upstream that is lost again counts once, from now on.
         let again: BTreeSet<(&ServiceId, &UpstreamId)> = losses.iter().map(|it| (&it.service, &it.id)).collect();
-        self.losses.retain(|Loss { elapsed: span, removal: departure, .. }| {
-            span.age_at(now) < MEMORY && !again.contains(&(&departure.service, &departure.id))
+        self.losses.retain(|Loss { elapsed, removal, .. }| {
+            elapsed.age_at(moment.now) < MEMORY && !again.contains(&(&removal.service, &removal.id))
         });
-        // What is lost in one round is never too much: all of it was in the store.
-        self.losses.drain(..self.losses.len().saturating_sub(MOST_LOSSES));
-        let new = losses.into_iter().map(|departure| Loss {
+        // The bound counts before the new losses are added: one reconcile can't lose more than the store had.
+        self.losses.drain(..self.losses.len().saturating_sub(MAX_LOSSES));
+        self.losses.extend(losses.into_iter().map(|removal| Loss {
             elapsed: moment.start_elapsed(),
             noticed: moment.store_revision,
-            removal: departure,
-        });
-        self.losses.extend(new);
-        let is_mass = |lost: usize, present: usize| lost * 100 > usize::from(self.policy.share) * (lost + present);
-        // What is retained was lost too: further losses belong to the same event.
-        let kept = |service: &ServiceId| self.retained.get(service).map_or(0, BTreeMap::len);
-        let mut lost: BTreeMap<&ServiceId, usize> = BTreeMap::new();
-        for loss in &self.losses {
-            *lost.entry(&loss.removal.service).or_default() += 1;
-        }
-        let all = is_mass(self.losses.len() + self.retained.keys().map(kept).sum::<usize>(), present.all);
-        let belongs = |loss: &&Loss| {
-            let service = &loss.removal.service;
-            let present = present.services.get(service).copied().unwrap_or_default();
-            all || is_mass(lost.get(service).copied().unwrap_or_default() + kept(service), present)
-        };
-        let (recent, returning): (Vec<&Loss>, Vec<&Loss>) = self
-            .losses
-            .iter()
-            .filter(belongs)
-            .partition(|loss| loss.elapsed.age_at(now) < self.policy.window.max(SAME_RECONCILE));
-        let departures = |losses: Vec<&Loss>| losses.into_iter().map(|loss| loss.removal.clone()).collect();
-        MassRemoval { recent: departures(recent), returning: departures(returning) }
+            removal,
+        }));
+        debug_assert_eq!(self.check_invariants(), Ok(()));
+        self.find_mass_removal(moment.now, present)
     }
 
-    /// The services that have lost some: [`UpstreamCounts`] has to count them.
+    fn find_mass_removal(&self, now: Instant, present: &UpstreamCounts) -> MassRemoval {
+        let mut lost_of: BTreeMap<&ServiceId, usize> = BTreeMap::new();
+        for loss in &self.losses {
+            *lost_of.entry(&loss.removal.service).or_default() += 1;
+        }
+        // Retained upstreams count as lost: further losses belong to the same event.
+        let lost = self.losses.len() + self.iter_retained().count();
+        let exceeds_in_all = self.exceeds_share(lost, present.all);
+        let mut mass = MassRemoval::default();
+        for Loss { elapsed, removal, .. } in &self.losses {
+            let retained = self.retained.get(&removal.service).map_or(0, BTreeMap::len);
+            let lost = lost_of.get(&removal.service).copied().unwrap_or_default() + retained;
+            let present = present.services.get(&removal.service).copied().unwrap_or_default();
+            if !exceeds_in_all && !self.exceeds_share(lost, present) {
+                continue;
+            }
+            let is_recent = elapsed.age_at(now) < self.policy.window.max(SAME_RECONCILE);
+            let candidates = if is_recent { &mut mass.recent } else { &mut mass.returning };
+            candidates.push(removal.clone());
+        }
+        mass
+    }
+
+    fn exceeds_share(&self, lost: usize, present: usize) -> bool {
+        // Lost upstreams are no longer present, so both together are what the store had.
+        lost * 100 > usize::from(self.policy.share) * (lost + present)
+    }
+
+    /// The services of all losses. [`UpstreamCounts`] must count them.
     pub fn services_with_removals(&self) -> impl Iterator<Item = &ServiceId> {
         self.losses.iter().map(|loss| &loss.removal.service)
     }
 
-    /// The upstreams that were lost.
+    /// The last records of all losses.
     pub fn lost_upstreams(&self) -> impl Iterator<Item = &Upstream> {
         self.losses.iter().map(|loss| &loss.removal.upstream)
     }
 
-    /// Retains these. They are no longer losses.
+    /// Retains upstreams. They no longer count as losses.
     pub fn retain_upstreams(&mut self, moment: Moment, mass: MassRemoval) {
-        let taken: BTreeSet<UpstreamRef> =
-            mass.recent.iter().chain(&mass.returning).map(|it| (it.service.clone(), it.id.clone())).collect();
-        self.losses.retain(|loss| !taken.contains(&(loss.removal.service.clone(), loss.removal.id.clone())));
-        let recent = mass.recent.into_iter().map(|it| (it, false));
-        for (departure, is_unproven) in recent.chain(mass.returning.into_iter().map(|it| (it, true))) {
-            let UpstreamRemoval { service, id, upstream, previous_owners: bore, .. } = departure;
-            let hold = Retention {
-                elapsed: moment.start_elapsed(),
-                noticed: moment.store_revision,
-                upstream,
-                previous_owners: bore,
-                is_unproven,
-            };
-            self.retained.entry(service).or_default().insert(id, hold);
+        let retained: BTreeSet<UpstreamRef> =
+            mass.recent.iter().chain(&mass.returning).map(UpstreamRemoval::upstream_ref).collect();
+        self.losses.retain(|loss| !retained.contains(&loss.removal.upstream_ref()));
+        let recent = mass.recent.into_iter().map(|removal| (removal, false));
+        for (removal, is_unproven) in recent.chain(mass.returning.into_iter().map(|removal| (removal, true))) {
+            let UpstreamRemoval { service, id, upstream, previous_owners, .. } = removal;
+            let (elapsed, noticed) = (moment.start_elapsed(), moment.store_revision);
+            let retention = Retention { elapsed, noticed, upstream, previous_owners, is_unproven };
+            self.retained.entry(service).or_default().insert(id, retention);
         }
+        debug_assert_eq!(self.check_invariants(), Ok(()));
     }
 
-    /// What is retained, to be remembered over a restart.
-    pub fn persist_retained(&self, now: Instant) -> Vec<PersistedUpstream> {
-        let kept = |(service, id, hold): (&ServiceId, &UpstreamId, &Retention)| PersistedUpstream {
-            service: service.clone(),
-            id: id.clone(),
-            upstream: hold.upstream.clone(),
-            bore: hold.previous_owners.clone(),
-            seconds: hold.elapsed.age_at(now).as_secs(),
-            since: hold.elapsed.since,
-            noticed: hold.noticed,
-            is_unproven: hold.is_unproven,
-        };
-        self.iter_retained().map(kept).collect()
-    }
-
-    /// What was lost, to be remembered over a restart.
-    pub fn persist_losses(&self, now: Instant) -> Vec<PersistedUpstream> {
-        let kept = |loss: &Loss| PersistedUpstream {
-            service: loss.removal.service.clone(),
-            id: loss.removal.id.clone(),
-            upstream: loss.removal.upstream.clone(),
-            bore: loss.removal.previous_owners.clone(),
-            seconds: loss.elapsed.age_at(now).as_secs(),
-            since: loss.elapsed.since,
-            noticed: loss.noticed,
-            is_unproven: false,
-        };
-        self.losses.iter().map(kept).collect()
-    }
-
-    /// Goes on with what was retained and what was lost before a restart.
-    pub fn restore_persisted(
-        &mut self,
-        now: Instant,
-        at: SystemTime,
-        kept: Vec<PersistedUpstream>,
-        lost: Vec<PersistedUpstream>,
-    ) {
-        // What passed while confgen was away counts too. A clock that was set back takes nothing away.
-        let passed =
-            |it: &PersistedUpstream| it.since.and_then(|since| at.duration_since(since).ok()).unwrap_or_default();
-        let age = |it: &PersistedUpstream| passed(it).max(Duration::from_secs(it.seconds));
-        let span = |it: &PersistedUpstream| Elapsed { from: now, before: age(it), since: it.since };
-        for it in kept {
-            let span = span(&it);
-            let PersistedUpstream { service, id, upstream, bore, noticed, is_unproven, .. } = it;
-            let hold = Retention { elapsed: span, noticed, upstream, previous_owners: bore, is_unproven };
-            self.retained.entry(service).or_default().insert(id, hold);
-        }
-        for it in lost.into_iter().take(MOST_LOSSES) {
-            let span = span(&it);
-            let PersistedUpstream { service, id, upstream, bore, noticed, .. } = it;
-            let departure = UpstreamRemoval { service, id, upstream, previous_owners: bore, lease: 0 };
-            self.losses.push(Loss { elapsed: span, noticed, removal: departure });
-        }
-    }
-
-    /// Compares everything with the store as it is now. After a reset it has another id or a lower revision, and an
-    /// acceptance can name that only.
+    /// Moves noted positions that lie beyond the store's position to that. After a reset the store has another cluster id or a
+    /// lower revision, and an acceptance can name only that.
     pub fn lower_revisions(&mut self, now: ClusterRevision) {
-        let holds = self.retained.values_mut().flat_map(BTreeMap::values_mut).map(|hold| &mut hold.noticed);
-        for noticed in holds.chain(self.losses.iter_mut().map(|loss| &mut loss.noticed)) {
+        let retained = self.retained.values_mut().flat_map(BTreeMap::values_mut).map(|it| &mut it.noticed);
+        for noticed in retained.chain(self.losses.iter_mut().map(|loss| &mut loss.noticed)) {
             if noticed.cluster != now.cluster || noticed.revision > now.revision {
                 *noticed = now;
             }
         }
     }
 
-    /// Drops what an operator has accepted to be gone. Returns the services concerned, and how many of their upstreams go.
+    /// Drops the losses and retained upstreams that an acceptance is about. Returns the number of dropped upstreams by service.
     pub fn apply_acceptance(&mut self, acceptance: &Acceptance) -> BTreeMap<ServiceId, usize> {
-        let is_meant = |noticed: &ClusterRevision| {
-            noticed.cluster == acceptance.cluster && noticed.revision <= acceptance.revision
-        };
-        self.losses.retain(|loss| !is_meant(&loss.noticed));
-        let mut concerned = BTreeMap::new();
-        for (service, held) in &mut self.retained {
-            let before = held.len();
-            held.retain(|_, hold| !is_meant(&hold.noticed));
-            if held.len() < before {
-                concerned.insert(service.clone(), before - held.len());
+        self.losses.retain(|loss| !loss.noticed.is_covered_by(acceptance));
+        let mut dropped = BTreeMap::new();
+        for (service, retained) in &mut self.retained {
+            let before = retained.len();
+            retained.retain(|_, it| !it.noticed.is_covered_by(acceptance));
+            if retained.len() < before {
+                dropped.insert(service.clone(), before - retained.len());
             }
         }
-        self.retained.retain(|_, held| !held.is_empty());
-        concerned
+        self.retained.retain(|_, retained| !retained.is_empty());
+        dropped
     }
 
-    /// The upstreams that are retained.
+    /// The last records of the retained upstreams.
     pub fn retained_upstreams(&self) -> impl Iterator<Item = &Upstream> {
-        self.retained.values().flat_map(BTreeMap::values).map(|hold| &hold.upstream)
+        self.iter_retained().map(|(_, _, it)| &it.upstream)
     }
 
-    /// Drops what no longer is to be retained: upstreams that fail their check, those past the timer, if there is one, and
-    /// those for which `sight` is None because something explains their removal. Returns the services for which anything
-    /// changed.
+    /// Drops retained upstreams that fail their check, that are past `--guard-hold`, or for which `health` is `None` because
+    /// their removal is explained. Returns the services for which anything changed.
     pub fn release_upstreams(
         &mut self,
         now: Instant,
-        sight: impl Fn(&UpstreamRef, &Upstream, &BTreeSet<UpstreamRef>) -> Option<ServerHealth>,
+        health: impl Fn(&UpstreamRef, &Upstream, &BTreeSet<UpstreamRef>) -> Option<ServerHealth>,
     ) -> BTreeSet<ServiceId> {
-        let mut concerned = BTreeSet::new();
-        for (service, held) in &mut self.retained {
-            held.retain(|id, hold| {
-                let sight = sight(&(service.clone(), id.clone()), &hold.upstream, &hold.previous_owners);
-                let was_unproven = hold.is_unproven;
-                let stays = sight.is_some_and(|sight| hold.apply_health(now, sight, self.policy.hold));
-                if !stays || hold.is_unproven != was_unproven {
-                    concerned.insert(service.clone());
+        let mut changed = BTreeSet::new();
+        for (service, retained) in &mut self.retained {
+            retained.retain(|id, it| {
+                let health = health(&(service.clone(), id.clone()), &it.upstream, &it.previous_owners);
+                let was_unproven = it.is_unproven;
+                let stays = health.is_some_and(|health| it.apply_health(now, health, self.policy.hold));
+                if !stays || it.is_unproven != was_unproven {
+                    changed.insert(service.clone());
                 }
                 stays
             });
         }
-        self.retained.retain(|_, held| !held.is_empty());
-        concerned
+        // An empty map would keep confgen asking HAProxy about the service.
+        self.retained.retain(|_, retained| !retained.is_empty());
+        changed
     }
 
-    /// What is retained of a service.
+    /// The retained upstreams of one service.
     pub fn retained_of(&self, service: &ServiceId) -> BTreeMap<UpstreamId, RetainedUpstream> {
-        let held = self.retained.get(service).into_iter().flatten();
-        let retained =
-            |hold: &Retention| RetainedUpstream { record: hold.upstream.clone(), is_unproven: hold.is_unproven };
-        held.map(|(id, hold)| (id.clone(), retained(hold))).collect()
+        let retained = self.retained.get(service).into_iter().flatten();
+        retained.map(|(id, it)| (id.clone(), it.to_retained_upstream())).collect()
     }
 
-    /// The upstreams that are retained, and since when; None if that isn't known.
+    /// The retained upstreams, each with the time since when. `None` if an older confgen retained it.
     pub fn retained_since(&self) -> impl Iterator<Item = (UpstreamRef, Option<SystemTime>)> {
-        self.iter_retained().map(|(service, id, hold)| ((service.clone(), id.clone()), hold.elapsed.since))
+        self.iter_retained().map(|(service, id, it)| ((service.clone(), id.clone()), it.elapsed.since))
     }
 
-    /// The services of which something is retained.
+    /// The services that have retained upstreams.
     pub fn services_with_retained(&self) -> Vec<ServiceId> {
         self.retained.keys().cloned().collect()
     }
 
     fn iter_retained(&self) -> impl Iterator<Item = (&ServiceId, &UpstreamId, &Retention)> {
-        self.retained.iter().flat_map(|(service, held)| held.iter().map(move |(id, hold)| (service, id, hold)))
+        self.retained.iter().flat_map(|(service, retained)| retained.iter().map(move |(id, it)| (service, id, it)))
+    }
+
+    /// Returns the first violated invariant.
+    fn check_invariants(&self) -> Result<(), String> {
+        if let Some((service, _)) = self.retained.iter().find(|(_, retained)| retained.is_empty()) {
+            return Err(format!("{service} is listed as retained without an upstream"));
+        }
+        let mut lost = BTreeSet::new();
+        for UpstreamRemoval { service, id, .. } in self.losses.iter().map(|loss| &loss.removal) {
+            if self.retained.get(service).is_some_and(|retained| retained.contains_key(id)) {
+                return Err(format!("{service}/{id} is both lost and retained"));
+            }
+            if !lost.insert((service, id)) {
+                return Err(format!("{service}/{id} is lost twice"));
+            }
+        }
+        Ok(())
     }
 }
 
-/// What one round lost has not left HAProxy yet, whatever `--guard-window` says.
-const SAME_RECONCILE: Duration = Duration::from_millis(1);
+impl ClusterRevision {
+    fn is_covered_by(self, acceptance: &Acceptance) -> bool {
+        self.cluster == acceptance.cluster && self.revision <= acceptance.revision
+    }
+}
 
 impl Retention {
-    fn apply_health(&mut self, now: Instant, sight: ServerHealth, timer: Option<Duration>) -> bool {
+    /// Takes HAProxy's answer in. Returns false if the upstream is to be dropped.
+    fn apply_health(&mut self, now: Instant, health: ServerHealth, timer: Option<Duration>) -> bool {
         let age = self.elapsed.age_at(now);
         if timer.is_some_and(|timer| age >= timer) {
             return false;
         }
-        match sight {
+        match health {
             ServerHealth::Up => {
                 self.is_unproven = false;
                 true
             }
+            // A HAProxy that is being restarted has found nothing dead.
             ServerHealth::Unknown => true,
             ServerHealth::Down | ServerHealth::Missing if self.is_unproven => age < PROVEN_WITHIN,
             ServerHealth::Down => false,
             ServerHealth::Missing => age < PUT_BACK_WITHIN,
         }
     }
+
+    fn to_retained_upstream(&self) -> RetainedUpstream {
+        RetainedUpstream { record: self.upstream.clone(), is_unproven: self.is_unproven }
+    }
 }
 
 #[cfg(test)]
-mod tests {
-    use discovery::Kind;
-
-    use super::*;
-
-    const SECOND: Duration = Duration::from_secs(1);
-    const MINUTE: Duration = Duration::from_secs(60);
-
-    fn guard() -> RemovalGuard {
-        RemovalGuard::new(GuardPolicy { share: 50, window: 10 * SECOND, hold: None })
-    }
-
-    fn service(name: &str) -> ServiceId {
-        ServiceId { kind: Kind::Http, name: name.parse().unwrap() }
-    }
-
-    fn losses(name: &str, ids: std::ops::Range<u8>) -> Vec<UpstreamRemoval> {
-        let loss = |n| UpstreamRemoval {
-            service: service(name),
-            id: format!("u{n}").parse().unwrap(),
-            upstream: Upstream::parse(format!("10.0.0.{n}:80").as_bytes()).unwrap(),
-            lease: 7,
-            previous_owners: BTreeSet::new(),
-        };
-        ids.map(loss).collect()
-    }
-
-    fn present(of_a: usize, all: usize) -> UpstreamCounts {
-        UpstreamCounts { services: [(service("a"), of_a)].into(), all }
-    }
-
-    /// A time of this test, and the store's revision by then.
-    fn at(now: Instant, revision: i64) -> Moment {
-        Moment {
-            now,
-            wall_clock: SystemTime::UNIX_EPOCH + MINUTE,
-            store_revision: ClusterRevision { cluster: 7, revision },
-        }
-    }
-
-    fn ids(mass: &[UpstreamRemoval]) -> Vec<&str> {
-        mass.iter().map(|it| it.id.as_str()).collect()
-    }
-
-    fn held(guard: &RemovalGuard) -> usize {
-        guard.retained_of(&service("a")).len()
-    }
-
-    fn recent(recent: Vec<UpstreamRemoval>) -> MassRemoval {
-        MassRemoval { recent, returning: Vec::new() }
-    }
-
-    #[test]
-    fn more_than_half_of_a_service_is_retained() {
-        let t = Instant::now();
-        let mut guard = guard();
-        assert_eq!(
-            guard.record_losses(at(t, 1), losses("a", 1..4), &present(3, 100)),
-            MassRemoval::default(),
-            "half is not enough"
-        );
-        let mass = guard.record_losses(at(t + SECOND, 2), losses("a", 4..5), &present(2, 99));
-        assert_eq!((ids(&mass.recent), mass.returning.len()), (vec!["u1", "u2", "u3", "u4"], 0));
-        guard.retain_upstreams(at(t + SECOND, 2), mass);
-        assert_eq!(held(&guard), 4);
-        let again = guard.record_losses(at(t + 2 * SECOND, 2), Vec::new(), &present(2, 99));
-        assert_eq!(again, MassRemoval::default(), "what is retained is not retained twice");
-        let next = guard.record_losses(at(t + 20 * SECOND, 3), losses("a", 5..6), &present(1, 98));
-        assert_eq!(ids(&next.recent), ["u5"], "a further loss belongs to the same event");
-    }
-
-    #[test]
-    fn a_slow_mass_loss_is_one_and_the_first_return_unproven() {
-        let t = Instant::now();
-        let mut guard = guard();
-        for (n, seconds, left) in [(1, 5, 3), (2, 20, 2)] {
-            let mass = guard.record_losses(at(t + seconds * SECOND, 1), losses("a", n..n + 1), &present(left, 100));
-            assert_eq!(mass, MassRemoval::default(), "{seconds}");
-        }
-        let mass = guard.record_losses(at(t + 35 * SECOND, 1), losses("a", 3..4), &present(1, 100));
-        assert_eq!((ids(&mass.recent), ids(&mass.returning)), (vec!["u3"], vec!["u1", "u2"]));
-        guard.retain_upstreams(at(t + 35 * SECOND, 1), mass);
-        let unproven =
-            |guard: &RemovalGuard| guard.retained_of(&service("a")).values().filter(|it| it.is_unproven).count();
-        assert_eq!((held(&guard), unproven(&guard)), (3, 2));
-        let mass = guard.record_losses(at(t + 50 * SECOND, 1), losses("a", 4..5), &present(0, 100));
-        assert_eq!(ids(&mass.recent), ["u4"]);
-        guard.retain_upstreams(at(t + 50 * SECOND, 1), mass);
-        // u1 passes its check and fails it later. u2's app is gone.
-        let up = |_: &UpstreamRef, _: &Upstream, _: &BTreeSet<UpstreamRef>| Some(ServerHealth::Up);
-        let down = |down: &'static [&str]| {
-            move |(_, id): &UpstreamRef, _: &Upstream, _: &BTreeSet<UpstreamRef>| {
-                Some(if down.contains(&id.as_str()) { ServerHealth::Down } else { ServerHealth::Up })
-            }
-        };
-        assert_eq!(
-            guard.release_upstreams(t + 51 * SECOND, down(&["u1", "u2"])),
-            BTreeSet::new(),
-            "they wait for a check"
-        );
-        assert_eq!(guard.release_upstreams(t + 55 * SECOND, down(&["u2"])), [service("a")].into(), "u1 is proven");
-        assert_eq!((held(&guard), unproven(&guard)), (4, 1));
-        assert_eq!(guard.release_upstreams(t + 56 * SECOND, down(&["u1", "u2"])), [service("a")].into(), "u1 was up");
-        assert_eq!(held(&guard), 3);
-        assert_eq!(guard.release_upstreams(t + 35 * SECOND + PROVEN_WITHIN, down(&["u2"])), [service("a")].into());
-        assert_eq!(held(&guard), 2, "u2 never passed");
-        for minutes in [2, 5, 20, 60, 60 * 24 * 30] {
-            assert_eq!(
-                guard.release_upstreams(t + minutes * MINUTE, up),
-                BTreeSet::new(),
-                "no timer ends it: {minutes}"
-            );
-        }
-    }
-
-    #[test]
-    fn a_loss_counts_for_an_hour() {
-        let t = Instant::now();
-        let mut guard = guard();
-        let of = |ids, left| (losses("a", ids), present(left, 100));
-        for (minutes, expected) in [(20, 2), (59, 2), (61, 0)] {
-            let mut guard = guard.clone();
-            let (first, left) = of(1..3, 3);
-            guard.record_losses(at(t, 1), first, &left);
-            let (next, left) = of(3..4, 2);
-            assert_eq!(
-                guard.record_losses(at(t + minutes * MINUTE, 1), next, &left).returning.len(),
-                expected,
-                "{minutes}"
-            );
-        }
-        let (all, left) = of(1..4, 0);
-        guard.policy.share = 100;
-        assert_eq!(guard.record_losses(at(t, 1), all, &left), MassRemoval::default(), "100% disables the guard");
-    }
-
-    #[test]
-    fn more_than_half_of_all_is_retained() {
-        let t = Instant::now();
-        let mut guard = guard();
-        let both = [losses("a", 1..3), losses("b", 3..6)].concat();
-        let present = UpstreamCounts { services: [(service("a"), 9), (service("b"), 9)].into(), all: 4 };
-        assert_eq!(guard.record_losses(at(t, 1), both, &present).recent.len(), 5);
-    }
-
-    #[test]
-    fn a_retained_upstream_goes_when_its_check_fails() {
-        let t = Instant::now();
-        let mut guard = guard();
-        guard.retain_upstreams(at(t, 1), recent(losses("a", 1..5)));
-        let sight = |(_, id): &UpstreamRef, _: &Upstream, _: &BTreeSet<UpstreamRef>| match id.as_str() {
-            "u2" => Some(ServerHealth::Down),
-            "u3" => None,
-            "u4" => Some(ServerHealth::Missing),
-            _ => Some(ServerHealth::Unknown),
-        };
-        assert_eq!(guard.release_upstreams(t + SECOND, sight), [service("a")].into());
-        assert_eq!(held(&guard), 2, "u4 may not be back in HAProxy yet");
-        assert_eq!(guard.release_upstreams(t + 2 * SECOND, sight), [service("a")].into());
-        assert_eq!(held(&guard), 1);
-        assert_eq!(guard.release_upstreams(t + 3 * SECOND, sight), BTreeSet::new());
-    }
-
-    #[test]
-    fn a_timer_ends_it_if_there_is_one() {
-        let t = Instant::now();
-        let up = |_: &UpstreamRef, _: &Upstream, _: &BTreeSet<UpstreamRef>| Some(ServerHealth::Up);
-        for (hold, left) in [(Some(300 * SECOND), 0), (None, 3)] {
-            let mut guard = RemovalGuard::new(GuardPolicy { hold, ..guard().policy });
-            guard.retain_upstreams(at(t, 1), recent(losses("a", 1..4)));
-            guard.release_upstreams(t + 299 * SECOND, up);
-            assert_eq!(held(&guard), 3);
-            guard.release_upstreams(t + 300 * SECOND, up);
-            assert_eq!(held(&guard), left, "{hold:?}");
-        }
-    }
-
-    #[test]
-    fn an_explained_loss_does_not_count() {
-        let t = Instant::now();
-        let mut guard = guard();
-        assert_eq!(guard.record_losses(at(t, 1), losses("a", 1..3), &present(8, 100)), MassRemoval::default());
-        guard.forget_explained(|it| it.id.as_str() == "u1");
-        let mass = guard.record_losses(at(t + SECOND, 1), losses("a", 3..9), &present(2, 94));
-        assert_eq!(ids(&mass.recent), ["u2", "u3", "u4", "u5", "u6", "u7", "u8"]);
-    }
-
-    #[test]
-    fn an_operator_accepts_what_was_noticed_before() {
-        let t = Instant::now();
-        let mut guard = guard();
-        guard.retain_upstreams(at(t, 10), recent(losses("a", 1..3)));
-        guard.retain_upstreams(at(t, 20), recent(losses("a", 3..4)));
-        guard.record_losses(at(t, 10), losses("a", 4..5), &present(99, 100));
-        assert_eq!(guard.apply_acceptance(&Acceptance { cluster: 7, revision: 9 }), BTreeMap::new(), "an older word");
-        assert_eq!(guard.apply_acceptance(&Acceptance { cluster: 8, revision: 99 }), BTreeMap::new(), "another store");
-        assert_eq!(guard.apply_acceptance(&Acceptance { cluster: 7, revision: 19 }), [(service("a"), 2)].into());
-        assert_eq!((held(&guard), guard.services_with_removals().count()), (1, 0));
-        // A store that was reset has lower revisions, and it is the only one that can be named.
-        guard.lower_revisions(ClusterRevision { cluster: 7, revision: 5 });
-        assert_eq!(guard.apply_acceptance(&Acceptance { cluster: 7, revision: 4 }), BTreeMap::new());
-        assert_eq!(guard.apply_acceptance(&Acceptance { cluster: 7, revision: 5 }), [(service("a"), 1)].into());
-        assert_eq!(guard.services_with_retained(), []);
-    }
-
-    #[test]
-    fn a_restart_of_confgen_forgets_nothing() {
-        let t = Instant::now();
-        let mut guard = RemovalGuard::new(GuardPolicy { hold: Some(300 * SECOND), ..guard().policy });
-        guard.retain_upstreams(at(t, 1), recent(losses("a", 1..3)));
-        guard.record_losses(at(t, 1), losses("a", 3..4), &present(9, 100));
-        let later = t + 299 * SECOND;
-        let json = serde_json::to_vec(&(guard.persist_retained(later), guard.persist_losses(later))).unwrap();
-        let (kept, lost) = serde_json::from_slice(&json).unwrap();
-        let mut again = RemovalGuard::new(guard.policy);
-        let wall = SystemTime::UNIX_EPOCH + MINUTE;
-        again.restore_persisted(t, wall, kept, lost);
-        assert_eq!(again.retained_of(&service("a")), guard.retained_of(&service("a")));
-        assert!(again.retained_since().all(|(_, since)| since == Some(SystemTime::UNIX_EPOCH + MINUTE)));
-        let mass = again.record_losses(at(t, 1), losses("a", 4..7), &present(0, 96));
-        assert_eq!(ids(&mass.returning), ["u3"]);
-        let up = |_: &UpstreamRef, _: &Upstream, _: &BTreeSet<UpstreamRef>| Some(ServerHealth::Up);
-        assert_eq!(again.release_upstreams(t, up), BTreeSet::new());
-        assert_eq!(again.release_upstreams(t + SECOND, up), [service("a")].into(), "not for longer than before");
-        // The time without confgen counts.
-        guard.policy.hold = None;
-        let mut later = RemovalGuard::new(guard.policy);
-        later.restore_persisted(t, wall + 20 * SECOND, Vec::new(), guard.persist_losses(t));
-        assert_eq!(ids(&later.record_losses(at(t, 1), losses("a", 4..7), &present(0, 96)).returning), ["u3"]);
-    }
-
-    #[test]
-    fn what_is_remembered_is_bounded_but_a_mass_is_not() {
-        let t = Instant::now();
-        let mut guard = guard();
-        let many = |from: usize, to: usize| -> Vec<UpstreamRemoval> {
-            let one = losses("a", 1..2).remove(0);
-            (from..to).map(|n| UpstreamRemoval { id: format!("n{n}").parse().unwrap(), ..one.clone() }).collect()
-        };
-        assert_eq!(
-            guard.record_losses(at(t, 1), many(0, MOST_LOSSES), &present(99_999, 99_999)),
-            MassRemoval::default()
-        );
-        guard.record_losses(at(t, 1), many(MOST_LOSSES, MOST_LOSSES + 9), &present(99_999, 99_999));
-        guard.record_losses(at(t, 1), Vec::new(), &present(99_999, 99_999));
-        assert_eq!(guard.services_with_removals().count(), MOST_LOSSES);
-        let mass = guard.record_losses(at(t, 1), many(50_000, 65_000), &present(0, 0));
-        assert_eq!(mass.recent.len(), 25_000);
-    }
-
-    #[test]
-    fn the_last_record_counts_if_both_events_come_together() {
-        let gone = |value: &str| {
-            let key = "http-services/a/upstreams/u1".to_owned();
-            let last = discovery::Entry {
-                key: key.clone(),
-                value: value.into(),
-                create_revision: 1,
-                mod_revision: 2,
-                lease: 7,
-            };
-            parse_graceful_removal(&Change::Delete { key, revision: 3, previous: Some(last) })
-        };
-        assert_eq!(gone("10.0.0.1:80"), None);
-        let going = gone(r#"{"address":"10.0.0.1:80","state":"drain"}"#);
-        assert_eq!(going, Some((service("a"), "u1".parse().unwrap())));
-    }
-
-    #[test]
-    fn an_announced_removal_is_no_loss() {
-        let [mut departure] = <[UpstreamRemoval; 1]>::try_from(losses("a", 1..2)).unwrap();
-        assert!(departure.is_unexpected());
-        departure.upstream.state = UpstreamState::Drain;
-        assert!(!departure.is_unexpected());
-        departure.upstream.state = UpstreamState::Ready;
-        departure.lease = 0;
-        assert!(!departure.is_unexpected(), "written by hand, deleted by hand");
-    }
-}
+mod tests;

@@ -1,106 +1,57 @@
-//! What there is to say of a wiped store, once. Pure.
+//! The events of a store reset, as the log tells them. Pure.
 
 use std::fmt;
 
-use discovery::Key;
+use discovery::{Key, ResetReason};
 
 use super::StoreRevision;
 
-/// Why a store is taken for a wiped one.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum ResetReason {
-    /// It bears another cluster id.
-    OtherCluster {
-        /// The old one.
-        was: u64,
-        /// The new one.
-        is: u64,
-    },
-    /// It is an older one, or a new one under the old id.
-    RevisionWentBack {
-        /// The newest that was known.
-        from: i64,
-        /// The one it has.
-        to: i64,
-    },
-    /// The same.
-    TermWentBack {
-        /// The newest that was known.
-        from: u64,
-        /// The one it has.
-        to: u64,
-    },
-}
-
-impl fmt::Display for ResetReason {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::OtherCluster { was, is } => write!(f, "its cluster id is {is}, and was {was}"),
-            Self::RevisionWentBack { from, to } => write!(f, "its revision went back from {from} to {to}"),
-            Self::TermWentBack { from, to } => write!(f, "its raft term went back from {from} to {to}"),
-        }
-    }
-}
-
-impl ResetReason {
-    /// Compares two positions that linearizable reads told.
-    pub fn compare_revisions(last: StoreRevision, now: StoreRevision) -> Option<Self> {
-        if now.cluster != last.cluster {
-            Some(Self::OtherCluster { was: last.cluster, is: now.cluster })
-        } else if now.revision < last.revision {
-            Some(Self::RevisionWentBack { from: last.revision, to: now.revision })
-        } else if now.raft_term < last.raft_term {
-            Some(Self::TermWentBack { from: last.raft_term, to: now.raft_term })
-        } else {
-            None
-        }
-    }
-}
-
-/// What has become of held keys.
+/// An event in the life of retained keys.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum ResetEvent {
-    /// The store was wiped, and this much is held since.
+    /// A listing showed that the store was reset.
     StoreReset {
-        /// Why it is taken for that.
-        why: ResetReason,
-        /// The store, and as of when.
+        /// The difference to the store that was known.
+        reason: ResetReason,
+        /// The reset store, as of the listing. An acceptance must name it.
         noticed: StoreRevision,
-        /// How many keys it lacks.
+        /// The number of keys that the store lacks. 0 if it has every key again.
         keys: usize,
-        /// Of how many services.
+        /// The number of services with such a key.
         services: usize,
     },
-    /// Keys were written again, or their addresses have moved.
+    /// Keys were written again, or their addresses have other records.
     KeysReleased {
-        /// How many.
+        /// The number of released keys.
         keys: usize,
-        /// How many are still held.
+        /// The number of keys that are still retained.
         left: usize,
     },
-    /// An operator let them go.
+    /// An operator accepted the reset store.
     Accepted {
-        /// How many.
+        /// The number of released keys.
         keys: usize,
     },
-    /// An operator's word doesn't count, for this reason.
+    /// `control/accept-store` is not about this reset, for this reason.
     AcceptanceRejected(String),
 }
 
 impl fmt::Display for ResetEvent {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::StoreReset { why, keys: 0, .. } => write!(f, "the store was wiped ({why}), and has every key again"),
-            Self::StoreReset { why, keys, services, .. } => write!(
-                f,
-                "the store was wiped ({why}): {keys} keys of {services} services that it lacks are held, each until it is \
-                 written again"
-            ),
-            Self::KeysReleased { keys, left } => {
-                write!(f, "{keys} held keys were written again, or their addresses have moved; {left} are still held")
+            Self::StoreReset { reason, keys: 0, .. } => {
+                write!(f, "the store was wiped ({reason}), and has every key again")
             }
+            Self::StoreReset { reason, keys, services, .. } => write!(
+                f,
+                "the store was wiped ({reason}): retaining {keys} keys of {services} services, each until it is written again"
+            ),
+            Self::KeysReleased { keys, left } => write!(
+                f,
+                "{keys} retained keys were written again, or their addresses have other records; {left} are still retained"
+            ),
             Self::Accepted { keys } => {
-                write!(f, "{}: the store is meant as it is; {keys} held keys let go", Key::AcceptStore)
+                write!(f, "{}: the operator accepts the store; {keys} retained keys released", Key::AcceptStore)
             }
             Self::AcceptanceRejected(reason) => write!(f, "{}: not taken: {reason}", Key::AcceptStore),
         }
