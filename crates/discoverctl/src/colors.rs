@@ -60,6 +60,7 @@ pub(crate) fn read_active(service: &Service) -> Result<Option<Active>, Error> {
     let Some(field) = service.setting(SettingName::Active) else { return Ok(None) };
     match field.value.as_ref() {
         Ok(discovery::Setting::Active(active)) => Ok(Some(active.clone())),
+        // The name of the key decides the type of its value, so no other setting comes here.
         Ok(_) => Ok(None),
         Err(refusal) => Err(Error::Refused(format!("{}: {refusal}; set it or unset it first", field.entry.key))),
     }

@@ -79,6 +79,7 @@ pub(crate) fn check_claims(store: &Store, edit: &Edit) -> Result<(), Error> {
 
 /// Lists the folders of the service's keys: the current layout, then the ancestor's.
 pub(crate) fn list_folders(id: &ServiceId) -> Vec<String> {
+    // The ancestor has HTTP services only.
     let ancestor = (id.kind == discovery::Kind::Http).then(|| format!("services/{}/", id.name));
     [id.folder_path()].into_iter().chain(ancestor).collect()
 }

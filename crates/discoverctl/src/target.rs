@@ -90,6 +90,7 @@ impl ServiceArg {
     pub(crate) fn find_or_name_new(&self, topology: &Topology, kind: Option<Kind>) -> Result<ServiceId, Error> {
         match self.find_service(topology) {
             Ok(id) if kind.is_none_or(|kind| kind == id.kind) => Ok(id),
+            // Two services have the name. A kind chooses one of them.
             Err(error @ Error::Usage(_)) if kind.is_none() => Err(error),
             _ => Ok(ServiceId { kind: kind.unwrap_or(Kind::Http), name: self.0.clone() }),
         }
@@ -123,6 +124,7 @@ impl UpstreamArg {
 pub(crate) fn suggest_names(unknown: &str, known: impl Iterator<Item = String>) -> String {
     let mut alike: Vec<(f64, String)> = known.map(|name| (strsim::jaro_winkler(unknown, &name), name)).collect();
     alike.retain(|(score, _)| *score >= MIN_SIMILARITY);
+    // Equally similar names are sorted, so that the error is the same each time.
     alike.sort_by(|one, other| other.0.total_cmp(&one.0).then_with(|| one.1.cmp(&other.1)));
     let names: Vec<String> = alike.into_iter().take(MAX_SUGGESTIONS).map(|(_, name)| name).collect();
     if names.is_empty() { String::new() } else { format!("; did you mean {}?", names.join(", ")) }

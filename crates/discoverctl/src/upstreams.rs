@@ -213,6 +213,7 @@ impl StoreView {
         Self {
             address: record.map(|it| it.address.to_string()),
             color: record.and_then(|it| it.color.as_ref()).map(ToString::to_string),
+            // An override without a record has no upstream to weigh.
             weight: weight.filter(|_| record.is_some()),
             state: announced.map(|announced| strictest_state(announced, imposed, active)),
             announced: announced.map(|state| match state {

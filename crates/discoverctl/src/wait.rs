@@ -146,6 +146,7 @@ pub(crate) async fn wait_until_followed(
             }
         }
         has_listing = true;
+        // Waiting doesn't end a refusal. Only another value does.
         if let Some(QuarantinedKey { node, key, reason }) = goal.find_refused(&balancers).into_iter().next() {
             let refused = format!("{node} refuses {key}: {reason}");
             return Err(Error::NotFollowed { revision: goal.revision, refused });

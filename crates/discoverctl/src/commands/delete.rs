@@ -43,6 +43,7 @@ impl Delete {
         let id = self.service.find_service(&store.topology)?;
         let entries: Vec<_> = store.topology.services().get(&id).iter().flat_map(|service| service.entries()).collect();
         let leased = entries.iter().filter(|entry| entry.lease != 0).count();
+        // A running announcer keeps its record, and the upstream would stay without a host that leads to it.
         if leased > 0 && !self.force {
             let words = format!("announcers register {leased} of the upstreams of {id}");
             return Err(Error::Refused(format!("{words}: stop them first, or --force")));

@@ -63,6 +63,7 @@ impl Export {
             .collect::<Result<BTreeSet<_>, _>>()?;
         let (tree, odd) = Tree::from_entries(select_exported(&store.entries, &ids));
         for key in odd {
+            // Standard output is the document, so this goes to standard error.
             output::print_message(&format!("discoverctl: {key}: its value is no text, and left out"));
         }
         if context.screen.is_json() {

@@ -72,6 +72,7 @@ impl Row {
         Self {
             id: id.to_string(),
             name: id.name.to_string(),
+            // HTTP services have domains, and TCP services have ports.
             serves: setting_text(service, SettingName::Domain).or_else(|| setting_text(service, SettingName::Ports)),
             active: setting_text(service, SettingName::Active),
             upstreams: service.upstreams().count(),

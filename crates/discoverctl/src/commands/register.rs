@@ -127,6 +127,7 @@ impl Register {
             weight: self.weight.unwrap_or_default(),
             color: self.color,
             backup: self.backup,
+            // `lint` reports a record that has neither a lease nor this mark.
             permanent: true,
             ..Upstream::from_address(address)
         };

@@ -56,6 +56,7 @@ fn plan_rollback(store: &Store, then: &Store, id: &ServiceId) -> Result<Edit, Er
         let key = key.parse().map_err(|oddity| Error::Failed(format!("{key}: {oddity}")))?;
         edit.put(store, &key, durable_keys::value_text(entry)?);
     }
+    // Keys that are newer than the revision did not exist then.
     for key in KeyScope::Settings.select_entries(&store.entries, Some(id)).keys().filter(|key| !old.contains_key(*key))
     {
         edit.delete(store, key);

@@ -121,6 +121,7 @@ impl ServiceReport {
                 let by: &mut BTreeMap<String, String> = quarantine.entry(key.clone()).or_default();
                 by.insert(node.clone(), reason.clone());
             }
+            // HAProxy rejects a service as a whole, so there is one reason for each balancer.
             refused.extend(answer.service.refused.clone().map(|words| (node.clone(), words)));
             claims.insert(node, answer.service.list_claims());
         }

@@ -11,6 +11,7 @@ use crate::store::Store;
 /// # Errors
 /// [`Error::Usage`] for a future revision, [`Error::Refused`] for a compacted one.
 pub(crate) async fn read_store_at(context: &Context, revision: i64, now: &Store) -> Result<Store, Error> {
+    // etcd's own error for a future revision names neither this revision nor the newest one.
     if !(1..=now.revision).contains(&revision) {
         return Err(Error::Usage(format!("revision {revision}: the store is at {}", now.revision)));
     }

@@ -60,6 +60,7 @@ impl Cell {
         }
         let text = words.join(", ");
         match by_balancer.values().flatten().min() {
+            // No balancer can tell, or none lives.
             None => Self::or_dash((!text.is_empty()).then_some(text)),
             Some(0) => Self::bad(text),
             Some(least) if *least < enough => Self::odd(text),

@@ -92,6 +92,7 @@ impl<'a> SwitchRun<'a> {
     }
 
     async fn write_step(&mut self, state: State) -> Event {
+        // `step` asks for a write only in this state. The compiler can't know that.
         let State::Writing { left } = state else { return Event::WriteUnknown };
         let at = self.plan.steps.len().saturating_sub(left + 1);
         let Some((percent, active)) = self.plan.steps.get(at).cloned() else { return Event::WriteUnknown };

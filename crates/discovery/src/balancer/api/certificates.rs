@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
-/// The answer to `/api/v1/certificates`.
+/// The answer to `/api/v1/certificates`: files and hosts.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct Certificates {
@@ -18,7 +18,7 @@ pub struct Certificates {
     pub hosts: Vec<Host>,
 }
 
-/// One certificate.
+/// One certificate with its key, as a file has it.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct Certificate {
@@ -30,7 +30,7 @@ pub struct Certificate {
     pub serves: Vec<String>,
     /// It serves clients that ask for no name, or for a name that no certificate is for.
     pub default: bool,
-    /// `ECDSA`, `RSA` or `other`.
+    /// The kind of its key: `ECDSA`, `RSA` or `other`.
     pub key_type: String,
     /// The beginning of its validity, RFC 3339; None if the certificate's date is unreadable.
     pub not_before: Option<String>,
@@ -64,7 +64,7 @@ pub struct Host {
 pub struct ServedBy {
     /// The path of its file on the balancer.
     pub file: String,
-    /// `ECDSA`, `RSA` or `other`.
+    /// The kind of its key: `ECDSA`, `RSA` or `other`.
     pub key_type: String,
     /// The end of its validity, RFC 3339; None if the certificate's date is unreadable.
     pub not_after: Option<String>,

@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 use super::{Traffic, Upstream};
 use crate::claim::Claim;
 
-/// The answer to `/api/v1/services`.
+/// The answer to `/api/v1/services`: services without their upstreams.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct Services {
@@ -25,7 +25,7 @@ pub struct Services {
 pub struct Service {
     /// The name of its section in haproxy.cfg: `http-shop`.
     pub id: String,
-    /// `http` or `tcp`.
+    /// The kind of the service: `http` or `tcp`.
     pub kind: String,
     /// The service's own name: `shop`.
     pub name: String,
@@ -78,7 +78,7 @@ impl Service {
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct PreviewColor {
-    /// The color's name.
+    /// The color, as records name it.
     pub color: String,
     /// The name of its section in haproxy.cfg: `http-shop:preview-green`.
     pub section: String,
@@ -100,19 +100,19 @@ pub struct Route {
     pub path: String,
 }
 
-/// Numbers of upstreams.
+/// The numbers of a service's upstreams, by state.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct UpstreamCounts {
     /// All upstreams of the service, retained ones included.
     pub total: usize,
-    /// The upstreams whose wanted state is `ready`.
+    /// The upstreams with the wanted state `ready`.
     pub ready: usize,
     /// The upstreams that get new requests from HAProxy.
     pub balanced: usize,
 }
 
-/// The answer to `/api/v1/services/{id}`.
+/// The answer to `/api/v1/services/{id}`: one service with its upstreams.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct ServiceInFull {
@@ -120,7 +120,7 @@ pub struct ServiceInFull {
     pub haproxy_error: Option<String>,
     /// The revision that HAProxy follows, except for pending services; None before the first one.
     pub applied: Option<i64>,
-    /// The service itself.
+    /// The service, as `/api/v1/services` has it.
     pub service: Service,
     /// All its upstreams, by id.
     pub upstreams: Vec<Upstream>,

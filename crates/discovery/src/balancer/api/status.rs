@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
-/// The answer to `/api/v1/status`.
+/// The answer to `/api/v1/status`: the balancer at a glance.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct Status {
@@ -78,13 +78,13 @@ pub struct StoreStatus {
     pub seen: i64,
 }
 
-/// The running HAProxy.
+/// The HAProxy that answers on the Runtime API.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct HaproxyStatus {
     /// The process id of the worker.
     pub pid: u32,
-    /// HAProxy's release: `2.6.12`.
+    /// HAProxy's release, as it reports it: `2.6.12`.
     pub version: String,
     /// The generation id of the file that it runs (`CONFGEN_GEN`); None for a file that has none.
     pub generation: Option<String>,
@@ -102,7 +102,7 @@ pub struct OldProcesses {
     pub oldest_seconds: u64,
 }
 
-/// The answer to `/api/v1/quarantine`.
+/// The answer to `/api/v1/quarantine`: all quarantined keys.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct Quarantine {
@@ -110,7 +110,7 @@ pub struct Quarantine {
     pub quarantine: BTreeMap<String, String>,
 }
 
-/// The answer to `/api/v1/history`.
+/// The answer to `/api/v1/history`: the last actions.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct History {
@@ -124,7 +124,7 @@ pub struct History {
 pub struct Act {
     /// The time at which it began, RFC 3339.
     pub at: String,
-    /// `runtime`, `file` or `restart`.
+    /// The kind of the action: `runtime`, `file` or `restart`.
     pub kind: String,
     /// The cause of the action, in words.
     pub reason: String,
@@ -132,7 +132,7 @@ pub struct Act {
     pub revision: i64,
     /// The time that it took, in seconds.
     pub seconds: f64,
-    /// The action succeeded.
+    /// The action succeeded; else `outcome` is its error.
     pub ok: bool,
     /// The result in words, or the error.
     pub outcome: String,

@@ -54,7 +54,7 @@ pub struct Upstream {
     pub line: Option<String>,
     /// The verdict: it gets new requests, or the reasons why not. None only from a confgen of before this field.
     pub verdict: Option<Verdict>,
-    /// The verdict's `gets_requests`.
+    /// The verdict's `gets_requests`, which older programs read.
     pub balanced: Option<bool>,
     /// The words of the verdict's `because`, if the upstream gets no requests.
     pub not_balanced: Option<String>,
