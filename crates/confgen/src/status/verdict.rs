@@ -37,7 +37,7 @@ impl<'a> Judge<'a> {
         let mut judge = Self {
             id,
             section: id.to_string(),
-            status: status,
+            status,
             facts,
             figures,
             is_reached: true,

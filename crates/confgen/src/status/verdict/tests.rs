@@ -207,7 +207,10 @@ fn a_service_that_no_request_finds_gets_none() {
     };
     scene(A).tweak(led).assert("a", Some(true), "ok");
     let asked: fn(&mut Status) = |status| {
-        _ = reconcile(status).operator_files.named_sections.insert("http-shop".to_owned(), ReferencedSection::default())
+        _ = reconcile(status)
+            .operator_files
+            .named_sections
+            .insert("http-shop".to_owned(), ReferencedSection::default());
     };
     scene(A).tweak(asked).assert("a", Some(false), "no_domain");
     scene(&format!("http-services/api/domain shop.test\n{DOMAIN}{A}")).tweak(led).assert(
