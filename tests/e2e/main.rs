@@ -44,6 +44,7 @@ mod log;
 mod long_lived;
 mod many_upstreams;
 mod no_restart_changes;
+mod once;
 mod operator;
 mod operator_files;
 mod outputs;

@@ -11,7 +11,7 @@ use lab::{App, Balancer, Etcd, Pid, Process, Scratch, light, until};
 const DEADLINE: Duration = Duration::from_secs(30);
 
 /// How a process was started, word by word.
-fn command_line(pid: Pid) -> Vec<String> {
+pub(crate) fn command_line(pid: Pid) -> Vec<String> {
     let words = read(format!("/proc/{pid}/cmdline")).unwrap();
     words
         .split(|byte| *byte == 0)

@@ -11,7 +11,7 @@ mod startup;
 mod state;
 
 use std::collections::BTreeSet;
-use std::path::PathBuf;
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -146,7 +146,7 @@ impl Reconciler {
         reason.map(|reason| reason.reason)
     }
 
-    fn suspected_file_reason(&self, path: &PathBuf) -> RestartReason {
+    fn suspected_file_reason(&self, path: &Path) -> RestartReason {
         let reason = format!("{} was edited by hand, and HAProxy may have been started with it", path.display());
         RestartReason { reason, services: self.files.local.operator_files.filled.services_in(path) }
     }

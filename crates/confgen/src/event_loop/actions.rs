@@ -105,9 +105,9 @@ impl EventLoop {
         let is_failed = end == End::Failed;
         let input = Input::Finished { end, is_current };
         if is_failed {
-            self.fail(input, &problem)
+            self.fail(input, &problem);
         } else {
-            self.schedule_with_problem(input, &problem)
+            self.schedule_with_problem(input, &problem);
         }
         if let Some(problem) = files_problem {
             self.fail(Input::FilesUnusable, &problem);

@@ -4,13 +4,16 @@ use std::sync::mpsc;
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant, SystemTime};
 
-use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
+use tokio::sync::mpsc::{Receiver, Sender, channel};
 
 use crate::event_loop::task::{Task, TaskResult};
 use crate::publish::{Publication, PublishOutcome};
 use crate::reconcile::{Progress, Reconciler};
 use crate::status::ActionKind;
 use crate::status::activity::Activities;
+
+/// At most three requests wait: a task, the next publish, and the end of the last one. So sending never blocks the event loop.
+const MOST_WAITING: usize = 4;
 
 /// A request to the reconciler. The thread takes them in the order in which they were sent.
 pub enum Request {
@@ -37,16 +40,16 @@ pub struct Finished {
 }
 
 pub struct ReconcilerThread {
-    requests: mpsc::Sender<Request>,
-    replies: UnboundedReceiver<Reply>,
+    requests: mpsc::SyncSender<Request>,
+    replies: Receiver<Reply>,
     thread: Option<JoinHandle<()>>,
 }
 
 impl ReconcilerThread {
     /// Starts the thread. It ends when this is dropped, after the request in progress.
     pub fn spawn(reconciler: Reconciler, activities: Activities) -> std::io::Result<Self> {
-        let (requests, received) = mpsc::channel();
-        let (sender, replies) = unbounded_channel();
+        let (requests, received) = mpsc::sync_channel(MOST_WAITING);
+        let (sender, replies) = channel(MOST_WAITING);
         let thread = std::thread::Builder::new().name("reconciler".into());
         let thread = thread.spawn(move || serve_requests(reconciler, &received, &sender, &activities))?;
         Ok(Self { requests, replies, thread: Some(thread) })
@@ -73,7 +76,7 @@ impl ReconcilerThread {
 fn serve_requests(
     mut reconciler: Reconciler,
     requests: &mpsc::Receiver<Request>,
-    replies: &UnboundedSender<Reply>,
+    replies: &Sender<Reply>,
     activities: &Activities,
 ) {
     let mut published = Ok(());
@@ -96,7 +99,7 @@ fn serve_requests(
                 Reply::Finished(Box::new(Finished { kind, reason, result, began_at, took, progress }))
             }
         };
-        if replies.send(reply).is_err() {
+        if replies.blocking_send(reply).is_err() {
             return;
         }
     }

@@ -168,10 +168,17 @@ impl Scheduler {
         } else {
             self.in_progress = Some(InProgress { is_restart: matches!(action, Action::Restart { .. }), began_at: now });
         }
+        self.check_invariants(now);
     }
 
-    /// Takes an input in.
+    /// Takes an input in. `now` never goes back from one call to the next.
     pub fn on(&mut self, now: Instant, input: Input) -> Option<Effect> {
+        let effect = self.take_input(now, input);
+        self.check_invariants(now);
+        effect
+    }
+
+    fn take_input(&mut self, now: Instant, input: Input) -> Option<Effect> {
         match input {
             Input::StoreListed => {
                 self.is_store_known = true;
@@ -343,6 +350,20 @@ impl Scheduler {
     /// Since HAProxy was last unsettled, a reconcile has observed that HAProxy is current.
     pub fn is_confirmed(&self) -> bool {
         self.current_since >= self.unsettled_at
+    }
+
+    fn check_invariants(&self, now: Instant) {
+        let is_idle = self.in_progress.is_none() && !self.is_publishing;
+        debug_assert!(self.is_store_known || is_idle, "an action is in progress before the store is known");
+        let is_restarting = self.in_progress.is_some_and(|action| action.is_restart);
+        debug_assert!(!(is_restarting && self.is_publishing), "a restart is in progress while haproxy.cfg is written");
+        let latest = now + self.min_wait.max(LONGEST_RETRY);
+        debug_assert!(
+            self.reconcile_at.is_none_or(|at| at <= latest),
+            "a reconcile waits longer than the longest retry"
+        );
+        let is_in_order = self.restart.as_ref().is_none_or(|restart| restart.at >= restart.since);
+        debug_assert!(is_in_order, "a restart is due before it was wanted");
     }
 
     fn check_may_begin(&self, action: &Action) {

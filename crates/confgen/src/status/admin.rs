@@ -46,11 +46,11 @@ impl Port {
     }
 
     /// Answers requests until `ended`.
-    pub fn serve(self, report: &watch::Sender<Status>, pulse: Pulse, socket: Socket, ended: CancellationToken) {
-        report.send_modify(|report| report.url = self.url);
+    pub fn serve(self, status: &watch::Sender<Status>, pulse: Pulse, socket: Socket, ended: CancellationToken) {
+        status.send_modify(|status| status.url = self.url);
         let figures = Mutex::new(None);
         let shown =
-            Arc::new(AdminState { report: report.subscribe(), socket: socket.with_timeout(FIGURES_WITHIN), figures });
+            Arc::new(AdminState { status: status.subscribe(), socket: socket.with_timeout(FIGURES_WITHIN), figures });
         let probes = Arc::clone(&shown);
         let routes = daemon::admin::build_routes(pulse, probes).merge(build_routes(shown));
         tokio::spawn(self.server.serve(routes, ended));
@@ -59,7 +59,7 @@ impl Port {
 
 /// The sources of all answers.
 struct AdminState {
-    report: watch::Receiver<Status>,
+    status: watch::Receiver<Status>,
     socket: Socket,
     figures: Mutex<Option<CachedFigures>>,
 }
@@ -73,18 +73,18 @@ struct CachedFigures {
 
 impl AdminState {
     fn current_status(&self) -> Status {
-        self.report.borrow().clone()
+        self.status.borrow().clone()
     }
 
     /// Answers from the status alone.
     fn respond_from_status<T: Serialize>(&self, make: impl FnOnce(&Status) -> T) -> Response {
-        let report = self.current_status();
-        respond_json(&report, &make(&report))
+        let status = self.current_status();
+        respond_json(&status, &make(&status))
     }
 
-    /// HAProxy's figures. Requests at the same time share one question. The figures are never older than the last action, so that a
-    /// client that saw a change applied doesn't get figures from before it.
+    /// HAProxy's figures, never older than the last action: a client that saw a change applied gets no figures from before it.
     async fn fetch_figures(&self, acted: Option<&Arc<HistoryEntry>>) -> Arc<Counted> {
+        // The lock is held over the question, so that requests that come meanwhile share its answer.
         let mut last = self.figures.lock().await;
         if let Some(figures) = &*last
             && figures.at.elapsed() < FIGURES_LAST
@@ -104,23 +104,23 @@ impl AdminState {
         &self,
         make: impl FnOnce(&Status, &Counted) -> T + Send + 'static,
     ) -> Result<T, StatusCode> {
-        let report = self.current_status();
-        let figures = self.fetch_figures(report.history.front()).await;
-        let made = tokio::task::spawn_blocking(move || make(&report, &figures)).await;
+        let status = self.current_status();
+        let figures = self.fetch_figures(status.history.front()).await;
+        let made = tokio::task::spawn_blocking(move || make(&status, &figures)).await;
         made.map_err(|_| StatusCode::INTERNAL_SERVER_ERROR)
     }
 }
 
 impl Probes for AdminState {
     fn check_ready(&self) -> Result<String, String> {
-        self.report.borrow().check_in_sync()
+        self.status.borrow().check_in_sync()
     }
 
     fn register_metrics(&self, registry: &mut Registry) {
-        let report = self.current_status();
+        let status = self.current_status();
         // The caller is off the async runtime, and may block.
-        let figures = Handle::current().block_on(self.fetch_figures(report.history.front()));
-        crate::status::metrics::register_all(&report, &figures, registry);
+        let figures = Handle::current().block_on(self.fetch_figures(status.history.front()));
+        crate::status::metrics::register_all(&status, &figures, registry);
     }
 }
 
@@ -139,7 +139,7 @@ fn build_routes(shown: Arc<AdminState>) -> Router {
         .route(
             "/certificates",
             get(async |State(shown): Shared| {
-                shown.respond_from_status(|report| api::show_certificates(report, expiry::unix_now()))
+                shown.respond_from_status(|status| api::show_certificates(status, expiry::unix_now()))
             }),
         )
         .route("/services", get(get_services))
@@ -154,22 +154,22 @@ fn build_routes(shown: Arc<AdminState>) -> Router {
 type Shared = State<Arc<AdminState>>;
 
 async fn get_services(State(shown): Shared) -> Result<Response, StatusCode> {
-    shown.respond_off_runtime(|report, figures| respond_json(report, &api::show_services(report, figures))).await
+    shown.respond_off_runtime(|status, figures| respond_json(status, &api::show_services(status, figures))).await
 }
 
 async fn get_upstreams(State(shown): Shared, Query(which): Query<UpstreamQuery>) -> Result<Response, StatusCode> {
-    let answer = move |report: &Status, figures: &Counted| {
-        respond_json(report, &api::show_upstreams(report, figures, which.service.as_deref()))
+    let answer = move |status: &Status, figures: &Counted| {
+        respond_json(status, &api::show_upstreams(status, figures, which.service.as_deref()))
     };
     shown.respond_off_runtime(answer).await
 }
 
 async fn get_service(State(shown): Shared, Path(id): Path<String>) -> Result<Response, StatusCode> {
-    let answer = move |report: &Status, figures: &Counted| match api::find_service(report, figures, &id) {
-        Some(service) => respond_json(report, &service),
+    let answer = move |status: &Status, figures: &Counted| match api::find_service(status, figures, &id) {
+        Some(service) => respond_json(status, &service),
         None => {
             let words = format!("no service is called {id}; http-shop is the HTTP service shop");
-            (StatusCode::NOT_FOUND, respond_json(report, &error_body(&words))).into_response()
+            (StatusCode::NOT_FOUND, respond_json(status, &error_body(&words))).into_response()
         }
     };
     shown.respond_off_runtime(answer).await
@@ -193,8 +193,8 @@ fn error_body(words: &str) -> serde_json::Value {
 }
 
 /// Writes an answer. Every answer of the API comes through here, so that each has the identity.
-fn respond_json(report: &Status, answer: &impl Serialize) -> Response {
-    match serde_json::to_vec(&Identified { identity: api::show_identity(report), answer }) {
+fn respond_json(status: &Status, answer: &impl Serialize) -> Response {
+    match serde_json::to_vec(&Identified { identity: api::show_identity(status), answer }) {
         Ok(text) => ([(CONTENT_TYPE, "application/json")], text).into_response(),
         Err(_) => StatusCode::INTERNAL_SERVER_ERROR.into_response(),
     }

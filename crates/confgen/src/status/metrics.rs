@@ -106,83 +106,83 @@ impl RequeueCounters {
 }
 
 /// Registers all metrics of confgen, as `confgen_…`.
-pub fn register_all(report: &Status, counted: &Counted, registry: &mut Registry) {
+pub fn register_all(status: &Status, counted: &Counted, registry: &mut Registry) {
     let registry = registry.sub_registry_with_prefix("confgen");
-    let standing = &report.reconcile;
-    let applied = standing.applied.map_or(0, |position| position.revision);
-    let sessions = to_gauge_value(report.draining.values().sum::<u64>());
+    let reconcile = &status.reconcile;
+    let applied = reconcile.applied.map_or(0, |position| position.revision);
+    let sessions = to_gauge_value(status.draining.values().sum::<u64>());
     let gauges = [
         (
             "in_sync",
             "1 while HAProxy runs what the store asks for, as /ready says it",
-            i64::from(report.check_in_sync().is_ok()),
+            i64::from(status.check_in_sync().is_ok()),
         ),
         (
             "store_connected",
             "1 while the store is followed; while it isn't, nothing changes",
-            i64::from(report.store_error.is_none()),
+            i64::from(status.store_error.is_none()),
         ),
-        ("store_seen_revision", "The newest revision of the store that is known", report.seen.revision),
+        ("store_seen_revision", "The newest revision of the store that is known", status.seen.revision),
         ("applied_revision", "The revision that HAProxy follows, but for pending services; 0 is none yet", applied),
-        ("filed_revision", "The revision that haproxy.cfg has on disk; 0 is none yet", standing.published),
-        ("revision_lag", "Revisions seen and not yet applied", (report.seen.revision - applied).max(0)),
+        ("filed_revision", "The revision that haproxy.cfg has on disk; 0 is none yet", reconcile.published),
+        ("revision_lag", "Revisions seen and not yet applied", (status.seen.revision - applied).max(0)),
         (
             "quarantined_keys",
             "Keys that are not followed; /api/v1/quarantine says why",
-            to_gauge_value(standing.quarantined.len()),
+            to_gauge_value(reconcile.quarantined.len()),
         ),
         (
             "held_upstreams",
             "Upstreams that are served although their keys have gone",
-            to_gauge_value(standing.retained.len()),
+            to_gauge_value(reconcile.retained.len()),
         ),
         (
             "draining_upstreams",
             "Upstreams that take no new request and may still have some open",
-            to_gauge_value(report.draining.len()),
+            to_gauge_value(status.draining.len()),
         ),
         ("draining_sessions", "What is open on them, in old HAProxy processes too", sessions),
-        ("pending_services", "Services of which a change waits for a restart", to_gauge_value(standing.pending.len())),
+        ("pending_services", "Services of which a change waits for a restart", to_gauge_value(reconcile.pending.len())),
         (
             "refused_error_pages",
             "Error pages' files that are not taken over",
-            to_gauge_value(standing.refused_error_pages),
+            to_gauge_value(reconcile.refused_error_pages),
         ),
         (
             "old_haproxy_processes",
             "HAProxy processes that take no new requests and finish their last ones",
-            to_gauge_value(report.old.count),
+            to_gauge_value(status.old.count),
         ),
         (
             "oldest_old_haproxy_seconds",
             "The time since the oldest of them was started; 0 if there is none",
-            to_gauge_value(report.old.oldest_uptime.as_secs()),
+            to_gauge_value(status.old.oldest_uptime.as_secs()),
         ),
-        ("haproxy_up", "1 while HAProxy answers on its Runtime API", i64::from(report.running.is_some())),
+        ("haproxy_up", "1 while HAProxy answers on its Runtime API", i64::from(status.running.is_some())),
     ];
     for (name, help, value) in gauges {
         registry.register(name, help, new_gauge(value));
     }
-    register_infos(report, registry);
+    register_infos(status, registry);
     daemon::admin::register_log(registry);
-    register_totals(report, registry);
-    register_retained(report, registry);
-    register_verdicts(report, counted, registry);
-    register_times(report, registry);
-    register_certificates(report, registry);
-    register_under_way(report, registry);
+    register_totals(status, registry);
+    register_retained(status, registry);
+    register_verdicts(status, counted, registry);
+    register_times(status, registry);
+    register_certificates(status, registry);
+    register_under_way(status, registry);
     registry.register(
         "applies",
         "Acts: changes over the Runtime API, files written, restarts",
-        report.actions.ended.clone(),
+        status.actions.ended.clone(),
     );
     registry.register(
         "requeued_sections",
         "Sections whose servers were queued for their turns again, because some came back or starved",
-        report.requeues.0.clone(),
+        status.requeues.0.clone(),
     );
     let help = "How long acts took, with HAProxy's own check or start";
-    registry.register("apply_duration_seconds", help, report.actions.took.clone());
+    registry.register("apply_duration_seconds", help, status.actions.took.clone());
 }
 
 fn new_gauge(value: i64) -> Gauge {
@@ -197,9 +197,9 @@ fn to_gauge_value<N: TryInto<i64>>(number: N) -> i64 {
 }
 
 /// Gauges that are always 1. Their labels are the information.
-fn register_infos(report: &Status, registry: &mut Registry) {
+fn register_infos(status: &Status, registry: &mut Registry) {
     registry.register("build_info", "confgen's version", version_family(env!("CARGO_PKG_VERSION").to_owned()));
-    if let Some(running) = &report.running {
+    if let Some(running) = &status.running {
         let version = version_family(running.version.to_string());
         registry.register("haproxy_info", "The running HAProxy's version", version);
     }
@@ -212,7 +212,7 @@ fn version_family(version: String) -> Family<[(&'static str, String); 1], Gauge>
 }
 
 /// The desired services and upstreams.
-fn register_totals(report: &Status, registry: &mut Registry) {
+fn register_totals(status: &Status, registry: &mut Registry) {
     let services = Family::<[(&'static str, &'static str); 1], Gauge>::default();
     let upstreams = Family::<[(&'static str, &'static str); 1], Gauge>::default();
     for kind in ["http", "tcp"] {
@@ -220,7 +220,7 @@ fn register_totals(report: &Status, registry: &mut Registry) {
     }
     let mut states =
         [(ServerState::Ready, "ready", 0), (ServerState::Drain, "drain", 0), (ServerState::Maint, "maint", 0)];
-    for (id, wanted) in report.reconcile.desired.services() {
+    for (id, wanted) in status.reconcile.desired.services() {
         let kind = if id.kind == discovery::Kind::Http { "http" } else { "tcp" };
         services.get_or_create(&[("kind", kind)]).inc();
         for server in &wanted.servers {
@@ -236,9 +236,9 @@ fn register_totals(report: &Status, registry: &mut Registry) {
 
 /// Retained upstreams by service. Alerts need the service's name, so it is a label here. The label has at most a hundred values, and
 /// goes with the last retained upstream of its service.
-fn register_retained(report: &Status, registry: &mut Registry) {
+fn register_retained(status: &Status, registry: &mut Registry) {
     const MOST: usize = 100;
-    let held = &report.reconcile.retained;
+    let held = &status.reconcile.retained;
     let mut counts: BTreeMap<(String, &str), i64> = BTreeMap::new();
     for ((service, _), retained) in held {
         *counts.entry((service.to_string(), retained.by.name())).or_default() += 1;
@@ -257,16 +257,16 @@ fn register_retained(report: &Status, registry: &mut Registry) {
 }
 
 /// The verdicts on all upstreams.
-fn register_verdicts(report: &Status, counted: &Counted, registry: &mut Registry) {
+fn register_verdicts(status: &Status, counted: &Counted, registry: &mut Registry) {
     let unbalanced = Family::<[(&'static str, String); 1], Gauge>::default();
     for cause in Cause::ALL.iter().filter(|cause| is_found_here(cause)) {
         drop(unbalanced.get_or_create(&[("cause", cause.name().to_owned())]));
     }
     let (figures, mut balanced) = (Figures::new(counted), 0);
-    let settled = &report.reconcile.desired;
-    for id in settled.known_services() {
-        let judge = Judge::new(report, &figures, id);
-        for upstream in settled.explain_upstreams(id) {
+    let desired = &status.reconcile.desired;
+    for id in desired.known_services() {
+        let judge = Judge::new(status, &figures, id);
+        for upstream in desired.explain_upstreams(id) {
             match judge.judge_upstream(&upstream).cause() {
                 None => balanced += 1,
                 Some(cause) => _ = unbalanced.get_or_create(&[("cause", cause.name().to_owned())]).inc(),
@@ -284,12 +284,12 @@ fn is_found_here(cause: &Cause) -> bool {
     !matches!(cause, NoBalancer | BalancerUnreadable | OtherStore | NoRecord | Behind | ApiUnreachable)
 }
 
-fn register_times(report: &Status, registry: &mut Registry) {
-    let applied = report.history.iter().find(|entry| entry.outcome.is_ok()).map(|entry| entry.began_at + entry.took);
+fn register_times(status: &Status, registry: &mut Registry) {
+    let applied = status.history.iter().find(|entry| entry.outcome.is_ok()).map(|entry| entry.began_at + entry.took);
     let help = "When an act last succeeded, in seconds since 1970";
     register_time(registry, "last_apply_timestamp_seconds", help, applied);
     let help = "When HAProxy was last seen to be another process";
-    register_time(registry, "haproxy_start_timestamp_seconds", help, report.started);
+    register_time(registry, "haproxy_start_timestamp_seconds", help, status.started);
 }
 
 /// Registers nothing for `None`, because 0 would be a time in 1970.
@@ -303,9 +303,9 @@ fn register_time(registry: &mut Registry, name: &str, help: &str, time: Option<S
 }
 
 /// The longest activity of each kind. 0 without one.
-fn register_under_way(report: &Status, registry: &mut Registry) {
+fn register_under_way(status: &Status, registry: &mut Registry) {
     let seconds = Family::<[(&'static str, &'static str); 1], Gauge<f64, AtomicU64>>::default();
-    let under_way = report.activities.under_way();
+    let under_way = status.activities.under_way();
     for kind in activity::KINDS {
         let longest = under_way.iter().find(|it| it.kind == kind).map_or(0.0, |it| it.taken.as_secs_f64());
         seconds.get_or_create(&[("kind", kind)]).set(longest);
@@ -314,9 +314,9 @@ fn register_under_way(report: &Status, registry: &mut Registry) {
 }
 
 /// A series for each certificate's file, unless its end can't be read.
-fn register_certificates(report: &Status, registry: &mut Registry) {
+fn register_certificates(status: &Status, registry: &mut Registry) {
     let expiry = Family::<[(&'static str, String); 1], Gauge>::default();
-    let all = &report.reconcile.certificates;
+    let all = &status.reconcile.certificates;
     // Without a file of the operator's, the self-signed certificate serves.
     let own = all.default_certificate().filter(|_| all.files.is_empty());
     for certificate in all.files.iter().chain(own) {
@@ -332,7 +332,7 @@ fn register_certificates(report: &Status, registry: &mut Registry) {
     }
     let help = "When the certificate in this file ends, in seconds since 1970";
     registry.register("certificate_expiry_timestamp_seconds", help, expiry);
-    let refused = to_gauge_value(report.reconcile.certificates.rejected.len());
+    let refused = to_gauge_value(status.reconcile.certificates.rejected.len());
     registry.register("refused_certificates", "Certificates' files that are not taken over", new_gauge(refused));
 }
 
@@ -345,9 +345,9 @@ mod tests {
     use crate::desired::tests::{settle, topology};
     use crate::status::ReconcileStatus;
 
-    fn text(report: &Status) -> String {
+    fn text(status: &Status) -> String {
         let mut registry = Registry::default();
-        register_all(report, &Err("gone".into()), &mut registry);
+        register_all(status, &Err("gone".into()), &mut registry);
         let mut text = String::new();
         prometheus_client::encoding::text::encode(&mut text, &registry).unwrap();
         text
@@ -355,18 +355,18 @@ mod tests {
 
     #[test]
     fn they_follow_the_report() {
-        let mut report = Status::default();
-        let text_before = text(&report);
+        let mut status = Status::default();
+        let text_before = text(&status);
         assert!(text_before.contains("\nconfgen_in_sync 0\n"), "{text_before}");
         assert!(text_before.contains("confgen_applies_total{kind=\"restart\",result=\"failed\"} 0"), "{text_before}");
         let store = "http-services/a/upstreams/1 10.0.0.1:80\nhttp-services/a/upstreams/2 10.0.0.2:80\n\
                      http-services/a/overrides/2 {\"state\":\"drain\"}\ntcp-services/b/ports 3306";
-        let settled = settle(&topology(store), &Default::default(), &Default::default());
-        let mut standing = ReconcileStatus { desired: settled.into(), ..ReconcileStatus::default() };
-        standing.quarantined.insert("k".into(), "r".into());
-        report.reconcile = Arc::new(standing);
-        report.seen.revision = 9;
-        report.record_action(HistoryEntry {
+        let desired = settle(&topology(store), &Default::default(), &Default::default());
+        let mut reconcile = ReconcileStatus { desired: desired.into(), ..ReconcileStatus::default() };
+        reconcile.quarantined.insert("k".into(), "r".into());
+        status.reconcile = Arc::new(reconcile);
+        status.seen.revision = 9;
+        status.record_action(HistoryEntry {
             began_at: SystemTime::UNIX_EPOCH + Duration::from_secs(1000),
             took: Duration::from_millis(20),
             kind: ActionKind::Runtime,
@@ -374,7 +374,7 @@ mod tests {
             revision: 9,
             outcome: Ok("1 change over the Runtime API".into()),
         });
-        let text = text(&report);
+        let text = text(&status);
         for line in [
             "confgen_revision_lag 9",
             "confgen_quarantined_keys 1",

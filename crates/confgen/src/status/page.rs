@@ -29,15 +29,15 @@ struct Page<'a> {
     haproxy_error: Option<&'a String>,
 }
 
-pub fn render_page(report: &Status, counted: &Counted) -> askama::Result<String> {
-    let standing = &report.reconcile;
+pub fn render_page(status: &Status, counted: &Counted) -> askama::Result<String> {
+    let reconcile = &status.reconcile;
     let page = Page {
-        status: show_status(report),
-        services: show_first_services(report, counted, SERVICES),
-        more_services: standing.desired.known_services().count().saturating_sub(SERVICES),
-        quarantine: standing.quarantined.iter().take(KEYS).collect(),
-        more_keys: standing.quarantined.len().saturating_sub(KEYS),
-        acts: show_history(report).history.into_iter().take(ACTS).collect(),
+        status: show_status(status),
+        services: show_first_services(status, counted, SERVICES),
+        more_services: reconcile.desired.known_services().count().saturating_sub(SERVICES),
+        quarantine: reconcile.quarantined.iter().take(KEYS).collect(),
+        more_keys: reconcile.quarantined.len().saturating_sub(KEYS),
+        acts: show_history(status).history.into_iter().take(ACTS).collect(),
         haproxy_error: counted.as_ref().err(),
     };
     page.render()
@@ -89,12 +89,12 @@ mod tests {
     fn nothing_from_the_store_becomes_markup() {
         let store = "http-services/a/domain a.com\nhttp-services/a/upstreams/1 10.0.0.1:80\n\
                      http-services/a/tls <script>alert(1)</script>\nhttp-services/a/url_reg ^/<b>&\"'";
-        let settled = settle(&topology(store), &Default::default(), &Default::default());
-        let quarantined = settled.quarantined_keys();
+        let desired = settle(&topology(store), &Default::default(), &Default::default());
+        let quarantined = desired.quarantined_keys();
         assert!(quarantined.values().any(|reason| reason.contains("<script>")), "{quarantined:?}");
-        let standing = ReconcileStatus { desired: settled.into(), quarantined, ..ReconcileStatus::default() };
-        let report = Status { reconcile: Arc::new(standing), store_error: Some("<i>".into()), ..Status::default() };
-        let page = render_page(&report, &Err("</td><img src=x>".into())).unwrap();
+        let reconcile = ReconcileStatus { desired: desired.into(), quarantined, ..ReconcileStatus::default() };
+        let status = Status { reconcile: Arc::new(reconcile), store_error: Some("<i>".into()), ..Status::default() };
+        let page = render_page(&status, &Err("</td><img src=x>".into())).unwrap();
         for markup in ["<script", "<img", "<i>", "<b>"] {
             assert!(!page.contains(markup), "{markup} in {page}");
         }

@@ -86,14 +86,14 @@ struct WaitingServer {
 
 impl Tracker {
     /// Takes in the figures of all backends, without servers.
-    pub fn observe_backends(&mut self, pid: u32, rows: &[Stat], settled: &DesiredState) -> BackendFindings {
+    pub fn observe_backends(&mut self, pid: u32, rows: &[Stat], desired: &DesiredState) -> BackendFindings {
         if self.pid.replace(pid) != Some(pid) {
             self.sections.clear();
         }
         let mut before = std::mem::take(&mut self.sections);
         let (mut grown, mut due) = (BTreeSet::new(), Vec::new());
         for row in rows.iter().filter(|row| row.kind == RowKind::Backend) {
-            let Some(wanted) = parse_section(&row.proxy).and_then(|id| settled.service(&id)) else { continue };
+            let Some(wanted) = parse_section(&row.proxy).and_then(|id| desired.service(&id)) else { continue };
             if !takes_turns(row, wanted) {
                 continue;
             }
@@ -114,6 +114,7 @@ impl Tracker {
     /// Takes in the figures of some backends and their servers. Returns the sections with a server that was just found to
     /// starve.
     pub fn count_servers(&mut self, pid: u32, rows: &[Stat], now: Instant) -> BTreeSet<String> {
+        // HAProxy was restarted between the two questions, and counts from 0.
         if self.pid != Some(pid) {
             return BTreeSet::new();
         }
@@ -175,6 +176,7 @@ impl Section {
         for row in rows.filter(|row| is_in_rotation(row)) {
             let waiting = before.remove(&row.name).filter(|it| it.still_waits(row, now));
             let mut waiting = waiting.unwrap_or_else(|| WaitingServer::new(now, row, backend));
+            // The greatest weight of the section means the smallest share, so a server that missed it certainly starves.
             waiting.section_weight = waiting.section_weight.max(backend.weight);
             if waiting.starved.is_none() {
                 waiting.starved = waiting.find_starvation(backend);
@@ -198,8 +200,9 @@ impl WaitingServer {
         }
     }
 
-    /// HAProxy hasn't chosen the server, which has been up with the same weight all the time. HAProxy counts whole seconds.
+    /// True if HAProxy hasn't chosen the server, and it was up with an unchanged weight all the time.
     fn still_waits(&self, row: &Stat, now: Instant) -> bool {
+        // HAProxy counts whole seconds, so a change in the same second counts as one.
         let is_unchanged = row.last_change > now.duration_since(self.since).as_secs();
         is_unchanged && (row.chosen, row.weight) == (self.chosen, self.weight)
     }

@@ -32,12 +32,12 @@ pub struct Judge<'a> {
 
 impl<'a> Judge<'a> {
     /// Checks what all upstreams of the service have in common.
-    pub fn new(report: &'a Status, figures: &'a Figures<'a>, id: &'a ServiceId) -> Self {
-        let facts = report.reconcile.desired.explain_service(id);
+    pub fn new(status: &'a Status, figures: &'a Figures<'a>, id: &'a ServiceId) -> Self {
+        let facts = status.reconcile.desired.explain_service(id);
         let mut judge = Self {
             id,
             section: id.to_string(),
-            status: report,
+            status,
             facts,
             figures,
             is_reached: true,
@@ -60,6 +60,7 @@ impl<'a> Judge<'a> {
         let refrains = find_intended_reasons(&name, upstream.announced, upstream.imposed, self.facts.active);
         let is_ready = upstream.server.is_some_and(|server| server.state == ServerState::Ready && server.weight > 0);
         against.extend(refrains);
+        // The reasons so far don't depend on HAProxy's figures. They are worth reading without a verdict.
         if let Some(error) = self.figures.error() {
             against.push(Cause::HaproxySilent.into_reason(format!("HAProxy can't be asked: {error}")));
             return Verdict::new(None, against, notes);
@@ -112,18 +113,18 @@ impl<'a> Judge<'a> {
 
     /// Checks the hosts, expressions or ports that lead to the service.
     fn check_names(&mut self) {
-        let standing = &self.status.reconcile;
-        let gets_challenges = standing.acme.as_ref() == Some(self.id) && !self.passes_through();
+        let reconcile = &self.status.reconcile;
+        let gets_challenges = reconcile.acme.as_ref() == Some(self.id) && !self.passes_through();
         if self.id.is_default() || gets_challenges {
             return;
         }
         let is_led_to = self.is_led_to();
         if self.has_claims() {
-            self.is_reached &= is_led_to || !standing.unrouted.contains(self.id);
+            self.is_reached &= is_led_to || !reconcile.unrouted.contains(self.id);
             return;
         }
         let reasons = self.explain_lost_names();
-        if is_led_to || standing.reached_until_restart.contains(self.id) {
+        if is_led_to || reconcile.reached_until_restart.contains(self.id) {
             self.notes.extend(reasons);
             return;
         }

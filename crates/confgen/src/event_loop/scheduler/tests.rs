@@ -281,6 +281,42 @@ fn an_action_before_the_store_is_known_is_noticed() {
     with_min_wait(Duration::ZERO).begin(Instant::now(), &Action::Publish);
 }
 
+#[test]
+#[should_panic(expected = "an action is in progress before the store is known")]
+fn an_action_in_progress_before_the_store_is_known_is_noticed() {
+    let mut scheduler = with_min_wait(Duration::ZERO);
+    scheduler.is_publishing = true;
+    scheduler.check_invariants(Instant::now());
+}
+
+#[test]
+#[should_panic(expected = "a restart is in progress while haproxy.cfg is written")]
+fn a_restart_in_progress_beside_a_publish_is_noticed() {
+    let t = Instant::now();
+    let mut scheduler = idle(t);
+    scheduler.is_publishing = true;
+    scheduler.in_progress = Some(InProgress { is_restart: true, began_at: t });
+    scheduler.check_invariants(t);
+}
+
+#[test]
+#[should_panic(expected = "a reconcile waits longer than the longest retry")]
+fn a_reconcile_that_waits_too_long_is_noticed() {
+    let t = Instant::now();
+    let mut scheduler = idle(t);
+    scheduler.reconcile_at = Some(t + LONGEST_RETRY + SECOND);
+    scheduler.check_invariants(t);
+}
+
+#[test]
+#[should_panic(expected = "a restart is due before it was wanted")]
+fn a_restart_that_is_due_before_it_was_wanted_is_noticed() {
+    let t = Instant::now();
+    let mut scheduler = idle(t);
+    scheduler.restart = Some(WantedRestart { reason: "a".into(), at: t, since: t + SECOND });
+    scheduler.check_invariants(t);
+}
+
 /// The states of the table: each with the inputs and actions that lead to it from the one before, by its number.
 fn states(t: Instant) -> Vec<(&'static str, Scheduler)> {
     let unknown = with_min_wait(Duration::ZERO);

@@ -8,7 +8,7 @@ const SECTION: &str = "http-shop";
 /// HAProxy with one section, as it counts.
 struct Scene {
     tracker: Tracker,
-    settled: DesiredState,
+    desired: DesiredState,
     start: Instant,
     /// In seconds.
     clock: u64,
@@ -32,9 +32,9 @@ impl Scene {
         let active = servers.len() as u64;
         let algorithm = Some("roundrobin".into());
         let backend = Stat { kind: RowKind::Backend, weight: 100 * active, active, algorithm, ..server(0) };
-        let settled = decide(settings);
+        let desired = decide(settings);
         let mut scene =
-            Self { tracker: Tracker::default(), settled, start: Instant::now(), clock: 0, backend, servers };
+            Self { tracker: Tracker::default(), desired, start: Instant::now(), clock: 0, backend, servers };
         assert_eq!(scene.look(), (vec![], vec![]), "a first count shows nothing");
         scene
     }
@@ -54,7 +54,7 @@ impl Scene {
     }
 
     fn look_as(&mut self, pid: u32) -> (Vec<String>, Vec<String>) {
-        let glance = self.tracker.observe_backends(pid, std::slice::from_ref(&self.backend), &self.settled);
+        let glance = self.tracker.observe_backends(pid, std::slice::from_ref(&self.backend), &self.desired);
         let before = self.tracker.list_starving();
         if !glance.due.is_empty() {
             assert_eq!(glance.due, [3]);
@@ -174,7 +174,7 @@ fn what_changed_meanwhile_starts_the_count_anew() {
     assert_anew(|it| it.servers[2].last_change = 0);
     assert_anew(|it| it.servers[2].weight += 1);
     // A drain that the store asked for and took back.
-    assert_anew(|it| it.settled = decide(""));
+    assert_anew(|it| it.desired = decide(""));
     // Another process answers, and one whose counters were cleared.
     let mut scene = Scene::new("", 4);
     for pid in 8..28 {
