@@ -34,6 +34,7 @@ Every option has a variable: --http-bind is CONFGEN_HTTP_BIND.";
 
 /// Follow etcd, render haproxy.cfg, have HAProxy check it, and apply it without losing a request
 #[derive(Debug, Parser)]
+// Each command has its own copy of the options. One that stands before the command would count for nothing, so it is an error.
 #[command(version, after_help = EXAMPLES, args_conflicts_with_subcommands = true)]
 pub struct Cli {
     /// Run this command once. Without a command, confgen follows the store

@@ -172,9 +172,9 @@ impl DesiredState {
             self.claims = Arc::new(Claims::assign_claims(inputs, &self.claims, &self.policy));
             affected.extend(self.services.keys().cloned());
         }
-        affected.retain(|id| self.resolve_service(id));
+        let changed = affected.iter().filter(|id| self.resolve_service(id)).cloned().collect();
         debug_assert_eq!(self.check_invariants(&affected), Ok(()));
-        affected
+        changed
     }
 
     /// Takes the persisted store in, so that the first listing is compared with it. The last known good values and claims stay until

@@ -111,6 +111,7 @@ impl StoreReplica {
 
     /// Serves the persisted store while etcd can't be reached. Returns true if that makes the replica known.
     pub fn use_persisted(&mut self) -> bool {
+        // etcd's own answer is newer, and must never be replaced by the file.
         let falls_back = !self.is_known && self.store_revision.is_some();
         self.is_known |= falls_back;
         falls_back

@@ -1,7 +1,7 @@
 //! Claims: one host + path, or one port, belongs to one service. Pure.
 //!
 //! The owner of a claim keeps it as long as it claims it. A claim without an owner goes to the key with the lower create revision;
-//! if one transaction wrote both keys, to the service whose name sorts first. A service that passes TLS through claims whole hosts:
+//! if one transaction wrote both keys, to the service with the name that sorts first. A service that passes TLS through claims whole hosts:
 //! it gets a host alone, or leaves the host to the services that claim paths of it.
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -214,11 +214,13 @@ fn resolve_whole_hosts<'a>(
 ) -> BTreeMap<&'a Domain, HostOwner<'a>> {
     let whole = inputs.iter().filter(|(_, input)| input.settings.passes_through());
     let hosts: BTreeSet<&Domain> = whole.flat_map(|(_, input)| &input.domains).collect();
+    // Without pass-through, no host is claimed as a whole.
     if hosts.is_empty() {
         return BTreeMap::new();
     }
     // By host: the best claimant so far, and its rank.
     let mut best: BTreeMap<&Domain, ((u8, i64, &ServiceId), HostOwner)> = BTreeMap::new();
+    // A service without a path claims nothing of its hosts.
     for (id, input) in inputs.iter().filter(|(_, input)| !input.paths.is_empty()) {
         let is_whole = input.settings.passes_through();
         let owner = if is_whole { HostOwner::Whole(id) } else { HostOwner::Parts(id) };

@@ -77,6 +77,7 @@ impl DesiredState {
 
     /// Every service that has a key or a retained upstream, forbidden ones included.
     pub fn known_services(&self) -> impl Iterator<Item = &ServiceId> {
+        // No service is in both maps, but the ids must come sorted.
         let ids: BTreeSet<&ServiceId> = self.services.keys().chain(self.forbidden.keys()).collect();
         ids.into_iter()
     }

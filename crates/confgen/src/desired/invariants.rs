@@ -1,7 +1,7 @@
 //! The invariants of the desired state. Debug builds and tests check them after each decision, for the services that it changed.
 //! Pure.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use discovery::ServiceId;
 
@@ -14,7 +14,7 @@ impl DesiredState {
     }
 
     fn check_service(&self, id: &ServiceId) -> Result<(), String> {
-        if self.retained.get(id).is_some_and(|retained| retained.is_empty()) {
+        if self.retained.get(id).is_some_and(BTreeMap::is_empty) {
             return Err(format!("{id} is listed as retained without an upstream"));
         }
         let Some(state) = self.services.get(id) else {

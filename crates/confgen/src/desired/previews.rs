@@ -65,6 +65,7 @@ impl ServiceInput {
 
     /// The reason why the service can have no preview at all. `None` if it can.
     fn preview_conflict(&self, own_hosts: &[Host], colors: usize) -> Option<String> {
+        // Without any host, clients ask for a color by a header. With wildcards only, they would expect a host.
         if let (Some(domain), []) = (self.domains.first(), own_hosts) {
             return Some(wildcard_reason(domain));
         }

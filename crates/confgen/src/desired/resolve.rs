@@ -144,6 +144,7 @@ fn build_accepted_form(
 /// The upstreams that lost their records, for the removal guard.
 fn find_removals(id: &ServiceId, old: &ServiceState, source: &Service, new: &ServiceInput) -> Vec<UpstreamRemoval> {
     // Without a check HAProxy finds everything up, so such an upstream would be retained for ever.
+    // A service without keys has no settings of its own. Its last ones count.
     let settings = if source.is_empty() { &old.input.settings } else { &new.settings };
     if settings.check == Check::Off {
         return Vec::new();

@@ -42,6 +42,7 @@ impl UpstreamBound {
         if counts.iter().sum::<usize>() <= in_all {
             return None;
         }
+        // The smallest services go first, and leave the rest of their share to the others.
         counts.sort_unstable();
         let (mut room, mut services) = (in_all, counts.len());
         for count in counts {

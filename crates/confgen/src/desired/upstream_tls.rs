@@ -53,6 +53,7 @@ impl Authorities {
     /// The reason why the last good copy serves instead of the file's content. `None` if the content serves.
     pub(super) fn outdated_reason(&self, verify: &Verify) -> Option<String> {
         let Verify::CaFile(name) = verify else { return None };
+        // Without a last good copy, `check_verify` rejects the value.
         let reason = self.refused.get(name).filter(|_| self.usable.contains_key(name))?;
         Some(format!("{name} in --ca-dir: {reason}; its last good content serves"))
     }

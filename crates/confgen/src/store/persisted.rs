@@ -65,6 +65,7 @@ impl PersistedStore {
 impl From<&Entry> for PersistedEntry {
     fn from(entry: &Entry) -> Self {
         let Entry { key, value, create_revision, mod_revision, lease } = entry.clone();
+        // JSON has no byte strings. Nearly all values are text.
         let value = String::from_utf8(value).map_or_else(|error| Value::Bytes(error.into_bytes()), Value::Text);
         Self { key, value, create_revision, mod_revision, lease }
     }

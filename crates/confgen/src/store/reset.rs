@@ -100,6 +100,7 @@ impl RetainedKeys {
     /// Releases the keys for which `stays` is false.
     pub fn retain(&mut self, stays: impl Fn(&str) -> bool) {
         self.keys.retain(|key| stays(key));
+        // The owners may be thousands, and store.json would keep them for nothing.
         if self.keys.is_empty() {
             self.previous_owners.clear();
         }

@@ -97,6 +97,7 @@ impl RemovalGuard {
             }
             let elapsed = it.restore_elapsed(now, wall_clock);
             let PersistedUpstream { service, id, upstream, previous_owners, noticed, .. } = it;
+            // The guard asked for the lease before it recorded the loss, and does not ask again.
             let removal = UpstreamRemoval { service, id, upstream, previous_owners, lease: 0 };
             self.losses.push(Loss { elapsed, noticed, removal });
         }
