@@ -13,7 +13,7 @@ use std::time::SystemTime;
 
 use anyhow::Context;
 use discovery::ServiceId;
-use haproxy::runtime::{self, Change, Operation, Removal, ServerName, Socket, Word};
+use haproxy::runtime::{self, Change, Operation, Removal, ServerName, ServerState, Socket, Word};
 use haproxy::supervisor::Control;
 use haproxy::{masters, process};
 
@@ -22,6 +22,7 @@ use crate::local_files::certificates::Certificates;
 use crate::render::restart_needed::{ConfigFingerprint, RestartReason};
 use crate::runtime::plan::Scope;
 use crate::state_dir::StateDir;
+use crate::store::removal_guard::ServerHealth;
 use observed::{Observed, served_service};
 pub use restart::RestartResult;
 
@@ -53,6 +54,14 @@ fn query_generation(socket: &Socket) -> anyhow::Result<Option<String>> {
     match socket.show_env(&"CONFGEN_GEN".parse::<Word>()?) {
         Err(runtime::Error::Absent { .. }) => Ok(None),
         answer => Ok(answer?),
+    }
+}
+
+fn server_health(server: &ServerState) -> ServerHealth {
+    match server.operation {
+        _ if server.admin.is_in_maintenance() => ServerHealth::InMaintenance,
+        Operation::Running | Operation::Starting => ServerHealth::Up,
+        _ => ServerHealth::Down,
     }
 }
 
@@ -249,18 +258,15 @@ impl HaproxyControl {
         sent.map(|_| is_fine).context("give servers their turns")
     }
 
-    /// Which of a service's servers HAProxy's own checks find up; one that isn't there, or in maintenance, is not said.
-    /// None while HAProxy doesn't answer.
-    pub fn query_health(&self, id: &ServiceId) -> Option<BTreeMap<String, bool>> {
+    /// The health of a service's servers, by name, as HAProxy's checks find them. `None` if HAProxy doesn't answer.
+    pub fn query_health(&self, id: &ServiceId) -> Option<BTreeMap<String, ServerHealth>> {
         let Ok(backend) = id.to_string().parse::<Word>() else { return Some(BTreeMap::new()) };
         let state = match self.socket.show_servers_state_of(&backend) {
             Ok(state) => state.servers,
             Err(runtime::Error::Refused { .. }) => Vec::new(),
             Err(_) => return None,
         };
-        let up = |operation| matches!(operation, Operation::Running | Operation::Starting);
-        let seen = state.into_iter().filter(|server| !server.admin.is_in_maintenance());
-        Some(seen.map(|server| (server.server, up(server.operation))).collect())
+        Some(state.into_iter().map(|server| (server.server.clone(), server_health(&server))).collect())
     }
 
     /// Removes the servers that have been waiting for their last connection. True while some still do.

@@ -17,16 +17,12 @@ const ASK_EVERY: Duration = Duration::from_secs(1);
 const PAUSE_PER_SERVICE: Duration = Duration::from_millis(20);
 
 /// Which servers HAProxy finds up, by service; None while it doesn't answer.
-struct Health(Option<BTreeMap<ServiceId, BTreeMap<String, bool>>>);
+struct Health(Option<BTreeMap<ServiceId, BTreeMap<String, ServerHealth>>>);
 
 impl Health {
     fn find(&self, service: &ServiceId, id: &UpstreamId) -> ServerHealth {
         let Some(health) = &self.0 else { return ServerHealth::Unknown };
-        match health.get(service).and_then(|of| of.get(id.as_str())) {
-            Some(true) => ServerHealth::Up,
-            Some(false) => ServerHealth::Down,
-            None => ServerHealth::Missing,
-        }
+        health.get(service).and_then(|of| of.get(id.as_str())).copied().unwrap_or(ServerHealth::Missing)
     }
 }
 
@@ -82,7 +78,7 @@ impl Reconciler {
     /// The losses of upstreams that HAProxy finds up and whose lease has ended. If the lease lives, the key was deleted.
     fn filter_unexpected(&self, mut departures: Vec<UpstreamRemoval>) -> Vec<UpstreamRemoval> {
         let health = self.ask_health(&departures.iter().map(|it| it.service.clone()).collect());
-        // A HAProxy that is being restarted has found nothing dead.
+        // A HAProxy that is being restarted has found nothing dead. An upstream in maintenance is expected to go.
         departures.retain(|it| matches!(health.find(&it.service, &it.id), ServerHealth::Up | ServerHealth::Unknown));
         if !departures.is_empty() {
             let alive = (self.lease_lookup)(departures.iter().map(|it| it.lease).collect());

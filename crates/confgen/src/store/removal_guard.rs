@@ -101,8 +101,10 @@ pub enum ServerHealth {
     Up,
     /// Its check fails.
     Down,
-    /// HAProxy has no such server, or has it in maintenance.
+    /// HAProxy has no such server.
     Missing,
+    /// HAProxy has the server in maintenance, where no check runs.
+    InMaintenance,
     /// HAProxy doesn't answer.
     Unknown,
 }
@@ -428,7 +430,8 @@ impl Retention {
                 self.is_unproven = false;
                 true
             }
-            ServerHealth::Unknown => true,
+            // An operator's `maint`, or another active color, says nothing about the app. It serves again afterwards.
+            ServerHealth::InMaintenance | ServerHealth::Unknown => true,
             ServerHealth::Down | ServerHealth::Missing if self.is_unproven => age < PROVEN_WITHIN,
             ServerHealth::Down => false,
             ServerHealth::Missing => age < PUT_BACK_WITHIN,
@@ -580,6 +583,16 @@ mod tests {
         let both = [losses("a", 1..3), losses("b", 3..6)].concat();
         let present = UpstreamCounts { services: [(service("a"), 9), (service("b"), 9)].into(), all: 4 };
         assert_eq!(guard.record_losses(at(t, 1), both, &present).recent.len(), 5);
+    }
+
+    #[test]
+    fn a_retained_upstream_stays_while_it_is_in_maintenance() {
+        let t = Instant::now();
+        let mut guard = guard();
+        guard.retain_upstreams(at(t, 1), recent(losses("a", 1..3)));
+        let maintenance = |_: &UpstreamRef, _: &Upstream, _: &BTreeSet<UpstreamRef>| Some(ServerHealth::InMaintenance);
+        assert_eq!(guard.release_upstreams(t + 100 * SECOND, maintenance), BTreeSet::new());
+        assert_eq!(held(&guard), 2);
     }
 
     #[test]
