@@ -131,8 +131,8 @@ impl DesiredState {
     }
 
     /// The bound on upstreams that counts.
-    pub fn upstream_bound(&self) -> Option<UpstreamBound> {
-        self.policy.upstream_bound
+    pub fn upstream_bound(&self) -> Option<&UpstreamBound> {
+        self.policy.upstream_bound.as_ref()
     }
 
     /// Takes new limits. The next update has to be of everything.

@@ -100,14 +100,25 @@ impl Reconciler {
         let most_files = self.haproxy.max_open_files();
         let in_all =
             most_files.and_then(|most| upstream_bound::max_upstreams(most, self.files.operator_files.config.maxconn));
-        let counts = news.topology.services().iter().map(|(id, service)| self.desired.count_servers(id, service));
-        let bound = in_all.and_then(|in_all| UpstreamBound::from_counts(counts, in_all));
-        let is_rebound = bound != self.desired.upstream_bound();
+        let bound = in_all.and_then(|in_all| self.bound_upstreams(news, in_all));
+        let is_rebound = bound.as_ref() != self.desired.upstream_bound();
         let changed = if is_rebound { &Changed::All } else { &news.changed };
         if *changed == Changed::All {
             self.desired.set_policy(Policy { upstream_bound: bound, ..self.current_policy() });
         }
         self.desired.update_services(&news.topology, changed)
+    }
+
+    /// The bound on upstreams if only so many fit. `None` if all have room.
+    fn bound_upstreams(&mut self, news: &StoreUpdate, in_all: usize) -> Option<UpstreamBound> {
+        let services = news.topology.services().iter();
+        let counts: Vec<(&ServiceId, usize)> =
+            services.map(|(id, service)| (id, self.desired.count_servers(id, service))).collect();
+        if counts.iter().map(|(_, count)| count).sum::<usize>() <= in_all {
+            self.haproxy.forget_served_upstreams();
+            return None;
+        }
+        UpstreamBound::from_counts(counts.into_iter(), in_all, &self.haproxy.served_upstreams())
     }
 
     /// Has the structure follow these services, and those of which nothing is left; says which are concerned.

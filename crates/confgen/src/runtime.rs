@@ -17,6 +17,7 @@ use haproxy::runtime::{self, Change, Operation, Removal, ServerName, ServerState
 use haproxy::supervisor::Control;
 use haproxy::{masters, process};
 
+use crate::desired::upstream_bound::ServedUpstreams;
 use crate::desired::{DesiredService, DesiredState};
 use crate::local_files::certificates::Certificates;
 use crate::render::restart_needed::{ConfigFingerprint, RestartReason};
@@ -42,6 +43,8 @@ pub struct HaproxyControl {
     certificates: Arc<Certificates>,
     /// The most files that it can have open after its next start; `None` before it first answered.
     max_open_files: Option<u64>,
+    /// The upstreams that HAProxy served when there were too many for the first time. `None` while all have room.
+    served: Option<Arc<ServedUpstreams>>,
 }
 
 /// The generation that HAProxy runs; none when it doesn't answer, or runs a file of somebody else.
@@ -81,6 +84,7 @@ impl HaproxyControl {
             refused_change: None,
             certificates,
             max_open_files: None,
+            served: None,
         }
     }
 
@@ -96,6 +100,25 @@ impl HaproxyControl {
             self.max_open_files = now.or(self.max_open_files);
         }
         self.max_open_files.or_else(process::own_max_open_files)
+    }
+
+    /// The upstreams that HAProxy served at the first call since [`Self::forget_served_upstreams`]. Empty before HAProxy answers.
+    pub fn served_upstreams(&mut self) -> Arc<ServedUpstreams> {
+        if self.served.is_none() {
+            let answer = self.socket.show_servers_state();
+            let state =
+                answer.inspect_err(|error| tracing::debug!(%error, "can't ask which upstreams are served")).ok();
+            self.served = state.map(|state| {
+                let servers = state.servers.iter().map(|server| (&*server.backend, &*server.server));
+                Arc::new(ServedUpstreams::from_servers(servers))
+            });
+        }
+        self.served.clone().unwrap_or_default()
+    }
+
+    /// Asks HAProxy anew at the next call of [`Self::served_upstreams`].
+    pub fn forget_served_upstreams(&mut self) {
+        self.served = None;
     }
 
     /// From the next change on, it is to serve TLS with these.

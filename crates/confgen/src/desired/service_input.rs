@@ -108,13 +108,19 @@ pub(super) fn read_input(
         Some((id.clone(), picker.pick_value(field, Upstream::parse, |upstream| check_reachable(upstream, limits))?))
     };
     let mut upstreams: BTreeMap<UpstreamId, Upstream> = service.upstreams().filter_map(pick_upstream).collect();
-    let most_upstreams = limits.upstream_bound.map(|bound| (bound.max_per_service / count_sections(service)).max(1));
+    let bound = limits.upstream_bound.as_ref();
+    let most_upstreams = bound.map(|bound| {
+        let most = (bound.max_per_service / count_sections(service)).max(1);
+        most.max(bound.served.count_upstreams(id))
+    });
     let mut without_room = BTreeSet::new();
-    if let (Some(bound), Some(most)) = (limits.upstream_bound, most_upstreams.filter(|most| upstreams.len() > *most)) {
-        // Those that came last have no room: what serves goes on.
-        let since = |id: &UpstreamId| service.upstream(id).map(|field| field.entry.create_revision);
+    if let (Some(bound), Some(most)) = (bound, most_upstreams.filter(|most| upstreams.len() > *most)) {
+        // Upstreams that serve go on. Of the others, those that came last have no room.
         let mut ids: Vec<UpstreamId> = upstreams.keys().cloned().collect();
-        ids.sort_by_cached_key(since);
+        ids.sort_by_cached_key(|upstream| {
+            let since = service.upstream(upstream).map(|field| field.entry.create_revision);
+            (!bound.served.has_upstream(id, upstream), since)
+        });
         without_room.extend(ids.split_off(most));
         upstreams.retain(|id, _| !without_room.contains(id));
         let keys = without_room.iter().filter_map(|id| service.upstream(id));

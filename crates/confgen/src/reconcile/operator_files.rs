@@ -183,7 +183,7 @@ impl Reconciler {
             upstream_networks: self.options.upstream_networks.clone(),
             tcp_ports: Some(self.options.tcp_ports.clone()),
             domain_allowlist: self.files.allowed_domains.clone(),
-            upstream_bound: self.desired.upstream_bound(),
+            upstream_bound: self.desired.upstream_bound().cloned(),
         }
     }
 }
