@@ -19,7 +19,8 @@ use crate::render::KEEP_ALIVE;
 /// `timeout client` of HTTP in haproxy.cfg. It bounds a TLS handshake, and an idle connection of HTTP/2.
 pub const CLIENT_TIMEOUT: Duration = Duration::from_secs(60);
 
-/// `timeout client` of TCP services in haproxy.cfg. It bounds the TLS handshake of a service that terminates TLS.
+/// `timeout client` of TCP services in haproxy.cfg. It bounds the TLS handshake of a service that terminates TLS. So the old process
+/// may get a first session this long after a restart. `hard-stop-after` ends it earlier, unless the operator raised that.
 pub const TCP_CLIENT_TIMEOUT: Duration = Duration::from_secs(3600);
 
 /// The observer asks for HAProxy's pid four times a second. handover tells the old process to finish some milliseconds after
@@ -30,17 +31,13 @@ const RESTART_NOTICED_WITHIN: Duration = Duration::from_millis(250);
 /// GOAWAY at the restart, and the client may not have read it yet.
 const GOAWAY_WAIT: Duration = KEEP_ALIVE.saturating_add(RESTART_NOTICED_WITHIN);
 
-/// HAProxy's timers fire late on a busy machine.
-const TIMER_SLACK: Duration = Duration::from_secs(5);
+/// `tcp-request inspect-delay` in haproxy.cfg, within which a connection to a pass-through port names its host.
+const INSPECT_DELAY: Duration = Duration::from_secs(5);
 
 /// How long after a restart the old process may get a first HTTP request over an idle connection. A connection that was
-/// accepted just before the restart has `timeout client` for its TLS handshake. After it, HTTP/1 has `timeout http-request`,
-/// which is shorter, and HTTP/2 has `timeout client` again.
-pub const FIRST_REQUEST_WAIT: Duration = CLIENT_TIMEOUT.saturating_mul(2).saturating_add(TIMER_SLACK);
-
-/// How long after a restart the old process may get a first session for a TCP service that terminates TLS. The session begins
-/// with the end of the handshake. `hard-stop-after` ends the old process earlier, unless the operator raised it.
-pub const FIRST_TCP_SESSION_WAIT: Duration = TCP_CLIENT_TIMEOUT.saturating_add(TIMER_SLACK);
+/// accepted just before the restart has the inspect delay for its name, then `timeout client` for its TLS handshake. After it, HTTP/1
+/// has `timeout http-request`, which is shorter, and HTTP/2 has `timeout client` again.
+pub const FIRST_REQUEST_WAIT: Duration = INSPECT_DELAY.saturating_add(CLIENT_TIMEOUT.saturating_mul(2));
 
 /// How long a master or an old process that doesn't answer holds up all drains. It may have requests in flight, and an announcer
 /// waits this long by default (`--drain 15s`).
@@ -298,7 +295,7 @@ impl DrainTracker {
             let direct: u64 = servers.iter().filter_map(|server| count.sessions.get(server)).sum();
             drain.sessions = direct + count_preview_sessions(&count.sessions, service, upstream);
             let first_request_wait =
-                if tls_terminating.contains(service) { FIRST_TCP_SESSION_WAIT } else { FIRST_REQUEST_WAIT };
+                if tls_terminating.contains(service) { TCP_CLIENT_TIMEOUT } else { FIRST_REQUEST_WAIT };
             let previews = preview_prefix(service);
             let is_concerned =
                 |section: &str| section.starts_with(&previews) || servers.iter().any(|(own, _)| own == section);

@@ -14,7 +14,7 @@ use crate::drain::sessions::SessionCounter;
 use crate::drain::{DrainContext, DrainTracker, DrainedUpstream, SessionCount};
 use crate::operator_files::filled::OtherBackends;
 
-/// A drain's end is known within two counts. A count takes HAProxy a millisecond.
+/// A drain's end is known within two counts. Five counts a second are nothing to HAProxy.
 const COUNT_EVERY: Duration = Duration::from_millis(200);
 /// The pause after a count is this many times as long as the count. Thousands of servers in many old processes make it long.
 const REST_FACTOR: u32 = 10;

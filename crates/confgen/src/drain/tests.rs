@@ -173,7 +173,7 @@ fn a_tls_handshake_with_a_tcp_service_has_the_client_timeout_of_tcp_services() {
     let idle = Streams { connections: 1, idle: 1, ..Streams::default() };
     let seconds = |settings: &str| seconds_until_drained(drained_tcp(settings), Some(&idle));
     assert_eq!(seconds(""), FIRST_REQUEST_WAIT.as_secs() + AT_ONCE - 1, "a session begins with the connection");
-    assert_eq!(seconds("tcp-services/db/tls terminate\n"), FIRST_TCP_SESSION_WAIT.as_secs() + AT_ONCE - 1);
+    assert_eq!(seconds("tcp-services/db/tls terminate\n"), TCP_CLIENT_TIMEOUT.as_secs() + AT_ONCE - 1);
 }
 
 #[test]
@@ -183,7 +183,7 @@ fn an_old_process_goes_on_to_terminate_tls_if_the_service_no_longer_does() {
     let drain = r#"tcp-services/db/upstreams/b {"address":"10.0.0.2:80","state":"drain"}"#;
     bench.follow(&format!("tcp-services/db/ports 3306\n{drain}"), 7);
     bench.circumstances.published_revision = 7;
-    assert_eq!(seconds_until_drained(bench, Some(&idle)), FIRST_TCP_SESSION_WAIT.as_secs() + AT_ONCE - 1);
+    assert_eq!(seconds_until_drained(bench, Some(&idle)), TCP_CLIENT_TIMEOUT.as_secs() + AT_ONCE - 1);
 }
 
 #[test]
@@ -271,7 +271,7 @@ fn the_times_are_those_of_haproxy_cfg() {
     ] {
         assert!(template.contains(line), "{line}");
     }
-    assert_eq!(TCP_CLIENT_TIMEOUT, Duration::from_secs(3600));
+    assert_eq!((INSPECT_DELAY, TCP_CLIENT_TIMEOUT), (Duration::from_secs(5), Duration::from_secs(3600)));
     assert!(CLIENT_TIMEOUT == Duration::from_secs(60) && Duration::from_secs(10) <= CLIENT_TIMEOUT);
 }
 
