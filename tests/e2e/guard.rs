@@ -79,6 +79,25 @@ fn announcers_that_die_together_take_no_app_with_them() {
 }
 
 #[test]
+fn a_retained_upstream_stays_over_an_operators_maintenance() {
+    let _turn = light();
+    let mut crowd = crowd(3);
+    crowd.announcers.iter_mut().for_each(Process::kill);
+    crowd.assert_kept(0);
+    let imposed = "http-services/shop/overrides/shop-1";
+    crowd.etcd.put(imposed, r#"{"state":"maint"}"#);
+    crowd.balancer.wait_servers(TTL, "http-shop", 2);
+    // HAProxy is asked once a second.
+    let end = Instant::now() + 2 * TTL;
+    while Instant::now() < end {
+        assert!(crowd.balancer.file().contains("server shop-1 "), "{}", crowd.balancer.file());
+        sleep(Duration::from_millis(50));
+    }
+    crowd.etcd.delete(imposed);
+    crowd.balancer.wait_servers(TTL, "http-shop", 3);
+}
+
+#[test]
 fn announcers_that_are_cut_off_take_no_app_with_them() {
     let _turn = light();
     let mut crowd = crowd(5);

@@ -133,8 +133,8 @@ impl DesiredState {
     }
 
     /// The bound that the last decisions obeyed. `None` if all upstreams have room.
-    pub fn upstream_bound(&self) -> Option<UpstreamBound> {
-        self.policy.upstream_bound
+    pub fn upstream_bound(&self) -> Option<&UpstreamBound> {
+        self.policy.upstream_bound.as_ref()
     }
 
     /// Replaces the policy. The next update must be of [`Changed::All`].

@@ -58,15 +58,26 @@ impl Reconciler {
     fn resolve_desired(&mut self, update: &StoreUpdate) -> BTreeSet<ServiceId> {
         let maxconn = self.files.local.operator_files.config.maxconn;
         let most = self.haproxy.max_open_files().and_then(|files| upstream_bound::max_upstreams(files, maxconn));
-        let counts = update.topology.services().iter().map(|(id, service)| self.desired.count_servers(id, service));
-        let bound = most.and_then(|most| UpstreamBound::from_counts(counts, most));
+        let bound = most.and_then(|most| self.bound_upstreams(update, most));
         // The bound is for all services together, so one that grows may take upstreams from another.
-        let is_rebound = bound != self.desired.upstream_bound();
+        let is_rebound = bound.as_ref() != self.desired.upstream_bound();
         let changed = if is_rebound { &Changed::All } else { &update.changed };
         if *changed == Changed::All {
             self.desired.set_policy(Policy { upstream_bound: bound, ..self.current_policy() });
         }
         self.desired.update_services(&update.topology, changed)
+    }
+
+    /// The bound on upstreams if HAProxy has room for `most` of them. `None` if all have room.
+    fn bound_upstreams(&mut self, update: &StoreUpdate, most: usize) -> Option<UpstreamBound> {
+        let services = update.topology.services().iter();
+        let counts: Vec<(&ServiceId, usize)> =
+            services.map(|(id, service)| (id, self.desired.count_servers(id, service))).collect();
+        if counts.iter().map(|(_, count)| count).sum::<usize>() <= most {
+            self.haproxy.forget_served_upstreams();
+            return None;
+        }
+        UpstreamBound::from_counts(counts.into_iter(), most, &self.haproxy.served_upstreams())
     }
 
     /// Updates the fingerprints of these services and of removed ones, or of the `whole` generation. Returns all of these

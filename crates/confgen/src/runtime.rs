@@ -1,4 +1,6 @@
-//! HAProxy as confgen drives it: what it runs is looked at, changed over the Runtime API, and else restarted. Blocks.
+//! Observes, changes and restarts HAProxy. Blocks, and decides nothing about the desired state.
+//!
+//! After any error the observed state is stale, and HAProxy is observed again.
 
 mod certificates;
 mod observed;
@@ -13,15 +15,17 @@ use std::time::SystemTime;
 
 use anyhow::Context;
 use discovery::ServiceId;
-use haproxy::runtime::{self, Change, Operation, Removal, ServerName, Socket, Word};
+use haproxy::runtime::{self, Change, Operation, Removal, ServerName, ServerState, Socket, Word};
 use haproxy::supervisor::Control;
 use haproxy::{masters, process};
 
+use crate::desired::upstream_bound::ServedUpstreams;
 use crate::desired::{DesiredService, DesiredState};
 use crate::local_files::certificates::Certificates;
 use crate::render::restart_needed::{ConfigFingerprint, RestartReason};
 use crate::runtime::plan::Scope;
 use crate::state_dir::StateDir;
+use crate::store::removal_guard::ServerHealth;
 use observed::{Observed, served_service};
 pub use restart::RestartResult;
 
@@ -29,26 +33,28 @@ pub use restart::RestartResult;
 pub struct HaproxyControl {
     socket: Socket,
     control: Control,
-    /// Lies in the state directory while a stop of ours has not been followed by its start.
+    /// A file in the state directory that exists between confgen's stop of HAProxy and the start that follows.
     stop_marker: PathBuf,
-    /// None until it has been looked at, and after anything that leaves it in doubt.
+    /// `None` while the observed state is stale.
     observed: Option<Observed>,
-    /// Whether the last one that was known passes TLS through.
+    /// True if HAProxy passed TLS through when it was last observed.
     passes_through: bool,
-    /// What HAProxy said to a change that it doesn't make while it runs.
+    /// HAProxy's complaint about the last changes. `None` if it made them all.
     refused_change: Option<String>,
-    /// What it is to serve TLS with.
+    /// The wanted certificates.
     certificates: Arc<Certificates>,
     /// The most files that it can have open after its next start; `None` before it first answered.
     max_open_files: Option<u64>,
+    /// The upstreams that HAProxy served when there were too many for the first time. `None` while all have room.
+    served: Option<Arc<ServedUpstreams>>,
 }
 
-/// The generation that HAProxy runs; none when it doesn't answer, or runs a file of somebody else.
+/// The generation that HAProxy runs. `None` if HAProxy doesn't answer, or runs a file that isn't confgen's.
 pub fn running_generation(socket: &Socket) -> Option<String> {
     query_generation(socket).ok().flatten()
 }
 
-/// The same, where an answer that goes wrong is no answer.
+/// The generation that HAProxy runs. `None` if no HAProxy listens, or if it runs a file that isn't confgen's.
 fn query_generation(socket: &Socket) -> anyhow::Result<Option<String>> {
     match socket.show_env(&"CONFGEN_GEN".parse::<Word>()?) {
         Err(runtime::Error::Absent { .. }) => Ok(None),
@@ -56,11 +62,19 @@ fn query_generation(socket: &Socket) -> anyhow::Result<Option<String>> {
     }
 }
 
-/// The service, unless the section that it needs isn't there to be filled.
+fn server_health(server: &ServerState) -> ServerHealth {
+    match server.operation {
+        _ if server.admin.is_in_maintenance() => ServerHealth::InMaintenance,
+        Operation::Running | Operation::Starting => ServerHealth::Up,
+        _ => ServerHealth::Down,
+    }
+}
+
+/// A service with a section in the running HAProxy. `None` if it is gone.
 type Target<'a> = (&'a ServiceId, Option<&'a DesiredService>);
 
 impl HaproxyControl {
-    /// A proxy that has not been looked at yet.
+    /// A HAProxy that has not been observed yet.
     pub fn new(socket: Socket, control: Control, stop_marker: PathBuf) -> Self {
         let certificates = Arc::default();
         Self {
@@ -72,10 +86,11 @@ impl HaproxyControl {
             refused_change: None,
             certificates,
             max_open_files: None,
+            served: None,
         }
     }
 
-    /// Forgets what it runs: it will be looked at before the next change.
+    /// Makes the observed state stale. The next change observes HAProxy first.
     pub fn invalidate(&mut self) {
         self.observed = None;
     }
@@ -89,81 +104,93 @@ impl HaproxyControl {
         self.max_open_files.or_else(process::own_max_open_files)
     }
 
-    /// From the next change on, it is to serve TLS with these.
+    /// The upstreams that HAProxy served at the first call since [`Self::forget_served_upstreams`]. Empty before HAProxy answers.
+    pub fn served_upstreams(&mut self) -> Arc<ServedUpstreams> {
+        if self.served.is_none() {
+            let answer = self.socket.show_servers_state();
+            let state =
+                answer.inspect_err(|error| tracing::debug!(%error, "can't ask which upstreams are served")).ok();
+            self.served = state.map(|state| {
+                let servers = state.servers.iter().map(|server| (&*server.backend, &*server.server));
+                Arc::new(ServedUpstreams::from_servers(servers))
+            });
+        }
+        self.served.clone().unwrap_or_default()
+    }
+
+    /// Asks HAProxy anew at the next call of [`Self::served_upstreams`].
+    pub fn forget_served_upstreams(&mut self) {
+        self.served = None;
+    }
+
+    /// Sets the certificates that the next change applies.
     pub fn set_certificates(&mut self, certificates: &Arc<Certificates>) {
         self.certificates = Arc::clone(certificates);
     }
 
-    /// Whether it was passing TLS through when it was last looked at.
+    /// True if HAProxy passed TLS through when it was last observed.
     pub fn passes_through(&self) -> bool {
         self.passes_through
     }
 
-    /// The generation it was found to run.
+    /// The observed generation. `None` while the observed state is stale.
     pub fn generation_id(&self) -> Option<&str> {
-        self.observed.as_ref().map(|known| known.generation_id.as_str())
+        self.observed.as_ref().map(|observed| observed.generation_id.as_str())
     }
 
-    /// What it needs a restart for to serve this; none where it doesn't.
+    /// The reason why HAProxy needs a restart to serve this. `None` if it needs none.
     pub fn restart_reason(&self, wanted: &ConfigFingerprint) -> Option<RestartReason> {
-        let lack = |reason: String| Some(RestartReason { reason, services: BTreeSet::new() });
-        if let Some(words) = self.refused_change() {
-            return lack(format!("HAProxy refuses a change while it runs: {words}"));
-        }
-        match &self.observed {
-            None => lack("HAProxy doesn't answer, or runs no generation of ours".into()),
-            Some(known) => known.restart_reason(wanted),
-        }
+        let reason = match (self.refused_change(), &self.observed) {
+            (Some(complaint), _) => format!("HAProxy refuses a change while it runs: {complaint}"),
+            (None, None) => "HAProxy doesn't answer, or runs no generation of ours".into(),
+            (None, Some(observed)) => return observed.restart_reason(wanted),
+        };
+        Some(RestartReason { reason, services: BTreeSet::new() })
     }
 
-    /// Whether it is known to serve all that it can without a restart.
+    /// True if HAProxy serves the desired state as far as it can without a restart.
     pub fn is_synced(&self) -> bool {
         self.observed.is_some() && self.refused_change.is_none()
     }
 
-    /// The services that requests for awaited routes go to until the restart.
+    /// The services that get the requests for pending routes until the restart.
     pub fn services_reached_until_restart(&self) -> BTreeSet<ServiceId> {
-        let sections = self.observed.iter().flat_map(|known| known.state.sections_until_restart());
+        let sections = self.observed.iter().flat_map(|observed| observed.state.sections_until_restart());
         sections.filter_map(crate::desired::names::parse_section).collect()
     }
 
-    /// Which of these services, which wait for a restart, no request can reach until then: HAProxy has no route to them.
-    pub fn find_unrouted(&self, settled: &DesiredState, pending: &BTreeSet<ServiceId>) -> BTreeSet<ServiceId> {
-        let Some(known) = &self.observed else { return BTreeSet::new() };
-        let meanwhile = known.state.sections_until_restart();
-        let has_expression = |id: &ServiceId, wanted: &DesiredService| {
-            // HAProxy reads the map of expressions at its start only.
-            let words = wanted.url_reg.as_ref().map(|(since, regex)| format!("{since} {regex}"));
-            let running = known.fingerprint.shares.get(&id.to_string());
-            words.is_some_and(|words| running.is_some_and(|running| running.contains(&words)))
-        };
+    /// The pending services that no request reaches before the restart, because HAProxy has no route to them.
+    pub fn find_unrouted(&self, desired: &DesiredState, pending: &BTreeSet<ServiceId>) -> BTreeSet<ServiceId> {
+        let Some(observed) = &self.observed else { return BTreeSet::new() };
+        let until_restart = observed.state.sections_until_restart();
         let is_unrouted = |id: &&ServiceId| {
-            let Some(wanted) = settled.service(id) else { return false };
+            let Some(wanted) = desired.service(id) else { return false };
             match wanted.routes.is_empty() {
                 _ if id.kind == discovery::Kind::Tcp || id.is_default() => false,
-                true => !has_expression(id, wanted),
-                false => known.pending.contains(*id) && !meanwhile.contains(id.to_string().as_str()),
+                true => !observed.has_expression(id, wanted),
+                false => observed.pending.contains(*id) && !until_restart.contains(id.to_string().as_str()),
             }
         };
         pending.iter().filter(is_unrouted).cloned().collect()
     }
 
-    /// Whether nobody answers.
+    /// True if no HAProxy with a generation of confgen's answers.
     pub fn is_unreachable(&self) -> bool {
         self.observed.is_none() && running_generation(&self.socket).is_none()
     }
 
-    /// What HAProxy said to the last changes, if it didn't make them all: a restart alone brings them about.
+    /// HAProxy's complaint about the last changes. `None` if it made them all. Otherwise only a restart makes them.
     pub fn refused_change(&self) -> Option<&str> {
         self.refused_change.as_deref()
     }
 
-    /// Makes HAProxy serve what is wanted of these services, as far as it can without a restart, and says how many
-    /// changes that took. One that was in doubt is looked at, and put right as a whole; so is one that complains, once:
-    /// somebody else may have changed it. What it still complains of is left to a restart.
+    /// Makes HAProxy serve these services as desired, as far as it can without a restart. Returns the number of changes.
+    ///
+    /// While the observed state is stale, all services are brought to the desired state. The same happens once if HAProxy complains,
+    /// because an operator may have changed it over the Runtime API. After a second complaint only a restart helps.
     pub fn apply_desired<'a>(
         &mut self,
-        settled: &DesiredState,
+        desired: &DesiredState,
         touched: impl Iterator<Item = &'a ServiceId>,
         disk: &StateDir,
     ) -> anyhow::Result<usize> {
@@ -171,55 +198,56 @@ impl HaproxyControl {
         let touched: Vec<&ServiceId> = touched.collect();
         let mut made = 0;
         loop {
-            let looked = self.observed.is_none();
-            let (some, complaints) = self.apply_once(settled, &touched, disk)?;
-            made += some;
+            let is_first_look = self.observed.is_none();
+            let (count, complaints) = self.apply_once(desired, &touched, disk)?;
+            made += count;
             if complaints.is_empty() {
                 return Ok(made);
             }
-            // What it is about can't be told.
+            // HAProxy's answer doesn't tell which of the changes it means.
             self.invalidate();
-            if looked {
+            if is_first_look {
                 self.refused_change = Some(complaints.join("; "));
                 return Ok(made);
             }
         }
     }
 
-    /// Makes the changes, and returns how many, with HAProxy's complaints.
+    /// Plans and sends the changes. Returns their number, and HAProxy's complaints.
     fn apply_once(
         &mut self,
-        settled: &DesiredState,
+        desired: &DesiredState,
         touched: &[&ServiceId],
         disk: &StateDir,
     ) -> anyhow::Result<(usize, Vec<String>)> {
-        if self.observed.as_ref().is_some_and(|known| known.state.retains_pending_routes()) {
+        // A retained route is in no service's applied routes any more. Only a plan of everything removes it.
+        if self.observed.as_ref().is_some_and(|observed| observed.state.retains_pending_routes()) {
             self.invalidate();
         }
         let scope = if self.observed.is_some() { Scope::These } else { Scope::All };
         if scope == Scope::All {
             self.clear_stale_marker()?;
-            self.observed = self.observe(disk).context("look at HAProxy")?;
+            self.observed = self.observe(disk).context("observe HAProxy")?;
         }
-        let Some(known) = &mut self.observed else { return Ok((0, Vec::new())) };
-        self.passes_through = known.fingerprint.passes_through();
+        let Some(observed) = &mut self.observed else { return Ok((0, Vec::new())) };
+        self.passes_through = observed.fingerprint.passes_through();
         let touched: Vec<ServiceId> = match scope {
             Scope::These => touched.iter().map(|id| (*id).clone()).collect(),
-            Scope::All => settled.services().map(|(id, _)| id.clone()).chain(known.fingerprint.services()).collect(),
+            Scope::All => desired.services().map(|(id, _)| id.clone()).chain(observed.fingerprint.services()).collect(),
         };
-        known.update_pending(settled, &touched);
+        observed.update_pending(desired, &touched);
         let targets: BTreeMap<&ServiceId, Option<&DesiredService>> = touched
             .iter()
-            .filter(|id| known.fingerprint.sections.contains_key(&id.to_string()))
-            .map(|id| (id, served_service(settled, id)))
-            .filter(|(id, wanted)| wanted.is_none_or(|wanted| known.fingerprint.has_section_for(id, wanted)))
-            .filter(|(id, wanted)| wanted.is_some() || !known.state.is_needed_until_restart(id))
+            .filter(|id| observed.fingerprint.sections.contains_key(&id.to_string()))
+            .map(|id| (id, served_service(desired, id)))
+            .filter(|(id, wanted)| wanted.is_none_or(|wanted| observed.fingerprint.has_section_for(id, wanted)))
+            .filter(|(id, wanted)| wanted.is_some() || !observed.state.is_needed_until_restart(id))
             .collect();
         let targets: Vec<Target> = targets.into_iter().collect();
-        let steps = known.state.plan_changes(scope, &targets, &known.maps);
-        let made = steps.changes.len() + steps.removals.len();
-        let sent = self.socket.apply_changes(&steps.changes).and_then(|mut complaints| {
-            complaints.extend(self.socket.apply_changes(&steps.requeues)?);
+        let plan = observed.state.plan_changes(scope, &targets, &observed.maps);
+        let count = plan.changes.len() + plan.removals.len();
+        let sent = self.socket.apply_changes(&plan.changes).and_then(|mut complaints| {
+            complaints.extend(self.socket.apply_changes(&plan.requeues)?);
             Ok(complaints)
         });
         let mut complaints = match sent {
@@ -229,18 +257,18 @@ impl HaproxyControl {
                 return Err(error).context("change HAProxy");
             }
         };
-        known.state.mark_applied(scope, &targets);
-        self.remove_servers(&steps.removals)?;
-        let (swapped, refused) = self.swap_certificates()?;
+        observed.state.mark_applied(scope, &targets);
+        self.remove_servers(&plan.removals)?;
+        let (certificates, refused) = self.swap_certificates()?;
         complaints.extend(refused);
-        Ok((made + swapped, complaints))
+        Ok((count + certificates, complaints))
     }
 
     /// Gives the servers of these sections their turns again. Returns false if HAProxy complained.
     pub fn requeue_sections(&mut self, sections: &BTreeSet<String>) -> anyhow::Result<bool> {
-        // While HAProxy has to be observed, so have the weights that this would set.
-        let Some(known) = &self.observed else { return Ok(true) };
-        let turns: Vec<Change> = sections.iter().flat_map(|section| known.state.plan_requeue(section)).collect();
+        // A stale observed state may have old weights, which this would set again.
+        let Some(observed) = &self.observed else { return Ok(true) };
+        let turns: Vec<Change> = sections.iter().flat_map(|section| observed.state.plan_requeue(section)).collect();
         let sent = self.socket.apply_changes(&turns);
         let is_fine = sent.as_ref().is_ok_and(Vec::is_empty);
         if !is_fine {
@@ -249,37 +277,34 @@ impl HaproxyControl {
         sent.map(|_| is_fine).context("give servers their turns")
     }
 
-    /// Which of a service's servers HAProxy's own checks find up; one that isn't there, or in maintenance, is not said.
-    /// None while HAProxy doesn't answer.
-    pub fn query_health(&self, id: &ServiceId) -> Option<BTreeMap<String, bool>> {
+    /// The health of a service's servers, by name, as HAProxy's checks find them. `None` if HAProxy doesn't answer.
+    pub fn query_health(&self, id: &ServiceId) -> Option<BTreeMap<String, ServerHealth>> {
         let Ok(backend) = id.to_string().parse::<Word>() else { return Some(BTreeMap::new()) };
         let state = match self.socket.show_servers_state_of(&backend) {
             Ok(state) => state.servers,
             Err(runtime::Error::Refused { .. }) => Vec::new(),
             Err(_) => return None,
         };
-        let up = |operation| matches!(operation, Operation::Running | Operation::Starting);
-        let seen = state.into_iter().filter(|server| !server.admin.is_in_maintenance());
-        Some(seen.map(|server| (server.server, up(server.operation))).collect())
+        Some(state.into_iter().map(|server| (server.server.clone(), server_health(&server))).collect())
     }
 
-    /// Removes the servers that have been waiting for their last connection. True while some still do.
+    /// Deletes the leaving servers without connections. True if some still have connections.
     pub fn remove_leaving(&mut self) -> anyhow::Result<bool> {
         self.remove_servers(&self.leaving_servers())?;
         Ok(!self.leaving_servers().is_empty())
     }
 
-    /// The servers that wait for their last connection.
+    /// The servers that HAProxy deletes after their last connection.
     pub fn leaving_servers(&self) -> Vec<ServerName> {
-        self.observed.as_ref().map(|known| known.state.leaving_servers()).unwrap_or_default()
+        self.observed.as_ref().map(|observed| observed.state.leaving_servers()).unwrap_or_default()
     }
 
-    /// Whether another HAProxy listens too.
+    /// True if another HAProxy process listens too, as for some milliseconds of a restart.
     pub fn is_another_listening(&self) -> bool {
         masters::other_process_listens(&self.socket)
     }
 
-    /// When the process that answers was started, at the latest: it counts whole seconds.
+    /// The start of the process that answers, up to a second late, because HAProxy counts whole seconds. `None` if it doesn't answer.
     pub fn started_at(&self) -> Option<SystemTime> {
         SystemTime::now().checked_sub(self.socket.show_info().ok()?.uptime)
     }
@@ -289,11 +314,11 @@ impl HaproxyControl {
             match self.socket.remove_server(name) {
                 Ok(Removal::InUse) => {}
                 Ok(removal) => {
-                    if let Removal::Refused(words) = removal {
-                        tracing::warn!("{name} stays in maintenance until the next restart: {words}");
+                    if let Removal::Refused(answer) = removal {
+                        tracing::warn!(server = %name, %answer, "server stays in maintenance until a restart");
                     }
-                    if let Some(known) = &mut self.observed {
-                        known.state.mark_removed(name);
+                    if let Some(observed) = &mut self.observed {
+                        observed.state.mark_removed(name);
                     }
                 }
                 Err(error) => {

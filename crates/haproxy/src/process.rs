@@ -33,12 +33,25 @@ fn working_directory(line: &CommandLine) -> Option<PathBuf> {
     args.nth(1).map(PathBuf::from).filter(|directory| directory.is_absolute())
 }
 
-/// True if no other HAProxy runs beside that process, as far as the system shows. `None` if the process runs in another
-/// pid namespace or is hidden, because other HAProxys may be hidden too.
+/// True if no other HAProxy serves beside that process, as far as the system shows. The process's own master (`haproxy
+/// -W`) doesn't count. `None` if the process runs in another pid namespace or is hidden, because other HAProxys may be
+/// hidden too.
 pub fn is_alone(pid: u32) -> Option<bool> {
+    find_others(pid).map(|others| others.is_empty())
+}
+
+/// The HAProxy processes beside that one and its master. `None` as for [`is_alone`].
+fn find_others(pid: u32) -> Option<Vec<u32>> {
     let pids = fs::read_dir("/proc").ok()?.flatten().filter_map(|entry| entry.file_name().to_str()?.parse().ok());
-    let mut others = pids.filter(|other| *other != pid && is_haproxy(*other));
-    is_haproxy(pid).then(|| others.next().is_none())
+    // A master serves no client. It is the parent of its present worker and of those that finish their last requests.
+    let master = read_parent(pid);
+    let others = pids.filter(|other| *other != pid && Some(*other) != master && is_haproxy(*other));
+    is_haproxy(pid).then(|| others.collect())
+}
+
+fn read_parent(pid: u32) -> Option<u32> {
+    let status = fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
+    status.lines().find_map(|line| line.strip_prefix("PPid:"))?.trim().parse().ok()
 }
 
 /// The most files that HAProxy can have open after its next start: the hard limit (`RLIMIT_NOFILE`). `None` if the process can't
@@ -119,6 +132,38 @@ mod tests {
         assert!(own_max_open_files().is_some_and(|most| (1..=i64::MAX as u64).contains(&most)));
         assert_eq!(max_open_files(std::process::id()), None, "no HAProxy");
         assert_eq!(max_open_files(0), None);
+    }
+
+    #[test]
+    fn a_master_is_no_process_beside_its_worker() {
+        let dir = tempfile::tempdir().unwrap();
+        let (cfg, pid_file) = (dir.path().join("h.cfg"), dir.path().join("pid"));
+        let text = format!("defaults\n timeout client 1s\nfrontend f\n bind unix@{}/f.sock\n", dir.path().display());
+        fs::write(&cfg, text).unwrap();
+        let mut command = Command::new("haproxy");
+        command.arg("-W").arg("-p").arg(&pid_file).arg("-f").arg(&cfg).stderr(Stdio::null());
+        let mut master = command.spawn().unwrap();
+        let deadline = Instant::now() + Duration::from_secs(20);
+        let children = format!("/proc/{0}/task/{0}/children", master.id());
+        let worker = loop {
+            let children = fs::read_to_string(&children).unwrap_or_default();
+            let worker = children.split_whitespace().next().and_then(|pid| pid.parse().ok());
+            if let Some(worker) = worker.filter(|worker| is_haproxy(*worker)) {
+                break worker;
+            }
+            assert!(Instant::now() < deadline);
+            std::thread::sleep(Duration::from_millis(5));
+        };
+        // Other tests run HAProxys too.
+        let (beside_worker, beside_master) = (find_others(worker).unwrap(), find_others(master.id()).unwrap());
+        nix::sys::signal::kill(
+            nix::unistd::Pid::from_raw(master.id().cast_signed()),
+            nix::sys::signal::Signal::SIGTERM,
+        )
+        .unwrap();
+        master.wait().unwrap();
+        assert!(!beside_worker.contains(&master.id()) && !beside_worker.contains(&worker), "{beside_worker:?}");
+        assert!(beside_master.contains(&worker), "{beside_master:?}");
     }
 
     #[test]

@@ -87,7 +87,7 @@ pub(super) fn read_input(
         input.overrides.extend(imposed.map(|imposed| (id.clone(), imposed)));
     }
     (input.good_values, input.refusals) = (picker.good_values, picker.refusals);
-    input.limit_upstreams(service, policy);
+    input.limit_upstreams(id, service, policy);
     input.upstreams_withheld = GATES.iter().any(|gate| without.contains(gate));
     if without.contains(&SettingName::Path) {
         input.paths.clear();
@@ -177,16 +177,19 @@ impl ServiceInput {
     }
 
     /// Leaves out the newest upstreams if HAProxy has no room for all. The upstreams that already serve go on.
-    fn limit_upstreams(&mut self, service: &Service, policy: &Policy) {
-        let Some(bound) = policy.upstream_bound else { return };
+    fn limit_upstreams(&mut self, id: &ServiceId, service: &Service, policy: &Policy) {
+        let Some(bound) = &policy.upstream_bound else { return };
         // Each service keeps one upstream, however little room there is.
-        let most = (bound.max_per_service / count_sections(service)).max(1);
+        let most = (bound.max_per_service / count_sections(service)).max(1).max(bound.served.count_upstreams(id));
         self.max_upstreams = Some(most);
         if self.upstreams.len() <= most {
             return;
         }
         let mut ids: Vec<UpstreamId> = self.upstreams.keys().cloned().collect();
-        ids.sort_by_cached_key(|id| service.upstream(id).map(|record| record.entry.create_revision));
+        ids.sort_by_cached_key(|upstream| {
+            let since = service.upstream(upstream).map(|record| record.entry.create_revision);
+            (!bound.served.has_upstream(id, upstream), since)
+        });
         self.without_room.extend(ids.split_off(most));
         self.upstreams.retain(|id, _| !self.without_room.contains(id));
         let records = self.without_room.iter().filter_map(|id| service.upstream(id));

@@ -1,17 +1,68 @@
 //! The bound on upstreams. Each upstream with a check takes a file descriptor at HAProxy's start, and a start that asks for too many
 //! fails, although `haproxy -c` passes. Pure: the caller knows HAProxy's limit.
 
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use discovery::{ServiceId, UpstreamId};
+
+use crate::desired::names::parse_section;
+
 /// File descriptors that HAProxy needs beside connections and checks: listeners, pipes, files, a few for each thread. 28 were seen
 /// with two threads and two listeners (2.6 and 3.2).
 const OTHER_FILES: u64 = 256;
 
+/// The upstreams that HAProxy serves.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct ServedUpstreams {
+    services: BTreeMap<ServiceId, Served>,
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+struct Served {
+    upstreams: BTreeSet<UpstreamId>,
+    /// A previewed upstream has two.
+    servers: usize,
+}
+
+impl ServedUpstreams {
+    /// The upstreams of HAProxy's servers, each with the name of its section. Servers of the operator's sections don't count.
+    pub fn from_servers<'a>(servers: impl Iterator<Item = (&'a str, &'a str)>) -> Self {
+        let mut services: BTreeMap<ServiceId, Served> = BTreeMap::new();
+        for (section, server) in servers {
+            if let (Some(service), Ok(upstream)) = (parse_section(section), server.parse()) {
+                let served = services.entry(service).or_default();
+                served.upstreams.insert(upstream);
+                served.servers += 1;
+            }
+        }
+        Self { services }
+    }
+
+    fn count_servers(&self, service: &ServiceId) -> usize {
+        self.services.get(service).map_or(0, |served| served.servers)
+    }
+
+    /// The number of the service's upstreams.
+    pub fn count_upstreams(&self, service: &ServiceId) -> usize {
+        self.services.get(service).map_or(0, |served| served.upstreams.len())
+    }
+
+    /// True if HAProxy serves this upstream.
+    pub fn has_upstream(&self, service: &ServiceId, id: &UpstreamId) -> bool {
+        self.services.get(service).is_some_and(|served| served.upstreams.contains(id))
+    }
+}
+
 /// The bound on upstreams while not all have room.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct UpstreamBound {
     /// The bound on all services together.
     pub max_total: usize,
     /// The bound on one service, which only the largest services reach. Smaller ones leave more for them.
     pub max_per_service: usize,
+    /// The upstreams that stay although there are too many. Empty unless they alone are more than fit.
+    pub served: Arc<ServedUpstreams>,
 }
 
 /// The number of upstreams that fit beside the connections of clients, each of which takes two files. `None` if a `maxconn` of the
@@ -25,8 +76,8 @@ pub fn max_upstreams(most_files: u64, maxconn: Option<u64>) -> Option<usize> {
     Some(usize::try_from(left).unwrap_or(usize::MAX))
 }
 
-/// Sets all digits of a number but the first two to zero. Otherwise each upstream of a smaller service would move the bound, and
-/// every move has all services decided again.
+/// The number with all digits but the first two set to zero. A bound that followed each upstream of the others would decide
+/// everything anew at each of their changes.
 fn round_down(number: usize) -> usize {
     let mut step = 1;
     while number / step >= 100 {
@@ -36,28 +87,41 @@ fn round_down(number: usize) -> usize {
 }
 
 impl UpstreamBound {
-    /// Shares `in_all` among services with so many upstreams each. `None` if all upstreams have room.
-    pub fn from_counts(counts: impl Iterator<Item = usize>, in_all: usize) -> Option<Self> {
-        let mut counts: Vec<usize> = counts.collect();
-        if counts.iter().sum::<usize>() <= in_all {
+    /// The bound for services with so many servers each, of which `in_all` fit. `None` if all have room.
+    ///
+    /// HAProxy may serve more than fit: an earlier confgen knew no bound, or the limit has changed. It started with them, and
+    /// cutting them would take capacity away. So they stay, and nothing is added to them.
+    pub fn from_counts<'a>(
+        counts: impl Iterator<Item = (&'a ServiceId, usize)>,
+        in_all: usize,
+        served: &Arc<ServedUpstreams>,
+    ) -> Option<Self> {
+        let counts: Vec<(usize, usize)> =
+            counts.map(|(id, count)| (count, served.count_servers(id).min(count))).collect();
+        let served_in_all: usize = counts.iter().map(|(_, served)| served).sum();
+        let is_overfull = served_in_all > in_all;
+        let max_total = in_all.max(served_in_all);
+        if counts.iter().map(|(count, _)| count).sum::<usize>() <= max_total {
             return None;
         }
-        // The smallest services go first, and leave the rest of their share to the others.
-        counts.sort_unstable();
-        let (mut room, mut services) = (in_all, counts.len());
-        for count in counts {
-            let share = room / services;
-            if count > share {
-                return Some(Self { max_total: in_all, max_per_service: round_down(share).max(1) });
-            }
-            (room, services) = (room - count, services - 1);
+        let fits = |most: usize| {
+            let needed =
+                |(count, served): &(usize, usize)| (*count).min(most).max(if is_overfull { *served } else { 0 });
+            counts.iter().map(needed).sum::<usize>() <= max_total
+        };
+        // The largest number that fits. All that are smaller fit too.
+        let (mut most, mut too_many) = (0, counts.iter().map(|(count, _)| *count).max()?);
+        while most + 1 < too_many {
+            let middle = most.midpoint(too_many);
+            if fits(middle) { most = middle } else { too_many = middle }
         }
-        None
+        let served = if is_overfull { Arc::clone(served) } else { Arc::default() };
+        Some(Self { max_total, max_per_service: round_down(most).max(1), served })
     }
 
     /// The reason against an upstream without room, with the remedies.
     pub fn exceeded_reason(&self) -> String {
-        let Self { max_total: in_all, max_per_service: of_each } = self;
+        let Self { max_total: in_all, max_per_service: of_each, .. } = self;
         format!(
             "HAProxy can open files for the checks of {in_all} upstreams, and this service has more than the {of_each} that smaller \
              ones leave; raise LimitNOFILE of HAProxy's unit or minfds of supervisord, lower `maxconn`, or announce fewer"
@@ -68,6 +132,7 @@ impl UpstreamBound {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::desired::Policy;
 
     #[test]
     fn a_quarter_of_the_files_stays_for_connections_unless_the_operator_says_otherwise() {
@@ -76,16 +141,59 @@ mod tests {
         assert_eq!(max_upstreams(1_024, Some(10_000)), None);
     }
 
+    fn service(number: usize) -> ServiceId {
+        ServiceId { kind: discovery::Kind::Http, name: format!("s{number}").parse().unwrap() }
+    }
+
+    fn bound(counts: &[usize], in_all: usize, served: &[usize]) -> Option<UpstreamBound> {
+        let counts: Vec<_> = counts.iter().enumerate().map(|(number, count)| (service(number), *count)).collect();
+        let servers = served.iter().enumerate().flat_map(|(number, served)| {
+            (0..*served).map(move |server| (format!("http-s{number}"), format!("u{server}")))
+        });
+        let servers: Vec<_> = servers.collect();
+        let served = ServedUpstreams::from_servers(servers.iter().map(|(section, name)| (&**section, &**name)));
+        UpstreamBound::from_counts(counts.iter().map(|(id, count)| (id, *count)), in_all, &Arc::new(served))
+    }
+
     #[test]
     fn the_largest_service_is_cut_and_no_other() {
-        let bound = |counts: &[usize], in_all| {
-            UpstreamBound::from_counts(counts.iter().copied(), in_all).map(|it| it.max_per_service)
-        };
-        assert_eq!(bound(&[3, 4, 5], 12), None);
-        assert_eq!(bound(&[3, 4, 5], 11), Some(4));
-        assert_eq!(bound(&[2, 20_000, 3], 1_000), Some(990), "in steps");
-        assert_eq!(bound(&[500, 20_000, 600], 1_000), Some(330));
-        assert_eq!(bound(&[1, 1, 1], 2), Some(1), "each keeps one");
-        assert_eq!(bound(&[], 0), None);
+        let most = |counts: &[usize], in_all| bound(counts, in_all, &[]).map(|it| it.max_per_service);
+        assert_eq!(most(&[3, 4, 5], 12), None);
+        assert_eq!(most(&[3, 4, 5], 11), Some(4));
+        assert_eq!(most(&[2, 20_000, 3], 1_000), Some(990), "in steps");
+        assert_eq!(most(&[500, 20_000, 600], 1_000), Some(330));
+        assert_eq!(most(&[1, 1, 1], 2), Some(1), "each keeps one");
+        assert_eq!(most(&[], 0), None);
+    }
+
+    #[test]
+    fn a_service_that_haproxy_serves_makes_room_for_others_if_all_that_it_serves_fits() {
+        let bound = bound(&[20, 10], 22, &[20, 2]).unwrap();
+        assert_eq!((bound.max_total, bound.max_per_service), (22, 12));
+        assert_eq!(*bound.served, ServedUpstreams::default());
+    }
+
+    #[test]
+    fn upstreams_that_haproxy_serves_stay_and_none_is_added() {
+        assert_eq!(bound(&[20, 10], 10, &[20, 10]), None);
+        let bound = bound(&[21, 12, 3], 10, &[20, 10]).unwrap();
+        assert_eq!((bound.max_total, bound.max_per_service), (30, 1));
+        assert_eq!([0, 1, 2].map(|number| bound.served.count_upstreams(&service(number))), [20, 10, 0]);
+        let is_served = |name: &str| bound.served.has_upstream(&service(1), &name.parse().unwrap());
+        assert_eq!(["u9", "u10"].map(is_served), [true, false]);
+    }
+
+    #[test]
+    fn a_served_upstream_is_not_displaced_by_an_older_record() {
+        use crate::desired::tests::{settle, topology};
+        let served = ServedUpstreams::from_servers([("http-shop", "b"), ("http-shop", "c")].into_iter());
+        let bound = UpstreamBound { max_total: 2, max_per_service: 1, served: Arc::new(served) };
+        let policy = Policy { upstream_bound: Some(bound), ..Policy::default() };
+        let upstreams =
+            ["a 10.0.0.1:80", "b 10.0.0.2:80", "c 10.0.0.3:80"].map(|it| format!("http-services/shop/upstreams/{it}"));
+        let desired = settle(&topology(&upstreams.join("\n")), &Default::default(), &policy);
+        let (_, shop) = desired.services().next().unwrap();
+        let served: Vec<_> = shop.servers.iter().map(|server| server.id.as_str()).collect();
+        assert_eq!(served, ["b", "c"]);
     }
 }

@@ -1,5 +1,5 @@
-//! Asks HAProxy what is open on servers that are on their way out: the running process over its socket, old ones over
-//! their masters'. Blocks.
+//! Counts the sessions of draining upstreams in all HAProxy processes. The running process answers over its socket, an old one
+//! over its master's. Blocks, and decides nothing: [`DrainTracker`](super::DrainTracker) judges the counts.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
@@ -10,25 +10,58 @@ use haproxy::masters::{self, Worker, Workers};
 use haproxy::process;
 use haproxy::runtime::{self, Sessions, Socket, Word};
 
-use crate::drain::{OldProcess, SILENT_MASTER_WAIT, SessionCount};
+use crate::drain::{OldProcess, SILENCE_WAIT, SessionCount};
 
-/// Who counts.
+/// The socket of a process's master, and the process's pid. Each start of HAProxy has a socket of its own. A pid alone may be an
+/// earlier process's, because the kernel uses it again.
+type WorkerId = (PathBuf, u32);
+
+/// The counter of one HAProxy's sessions.
 #[derive(Debug)]
 pub struct SessionCounter {
     socket: Socket,
-    /// Masters that don't answer, since when, and whether the log says so.
-    silent_masters: BTreeMap<PathBuf, (Instant, bool)>,
-    /// The old processes by their pids, and when each was first found to be old.
-    old_processes: BTreeMap<u32, Instant>,
+    /// Masters that don't answer.
+    silent_masters: BTreeMap<PathBuf, Silence>,
+    /// Old processes that don't answer, although their masters do.
+    silent_workers: BTreeMap<WorkerId, Silence>,
+    /// When each old process was first found to be old.
+    old_processes: BTreeMap<WorkerId, Instant>,
+}
+
+/// The time in which questions to a master or a process were in vain.
+#[derive(Clone, Copy, Debug)]
+struct Silence {
+    since: Instant,
+    is_logged: bool,
+}
+
+impl Silence {
+    fn begin(now: Instant) -> Self {
+        Self { since: now, is_logged: false }
+    }
+
+    fn is_long(&self, now: Instant) -> bool {
+        now.duration_since(self.since) >= SILENCE_WAIT
+    }
+
+    /// True once, when the silence has become long.
+    fn is_log_due(&mut self, now: Instant) -> bool {
+        self.is_long(now) && !std::mem::replace(&mut self.is_logged, true)
+    }
 }
 
 impl SessionCounter {
-    /// Counts what the HAProxys on that socket have.
+    /// A counter for the HAProxy that listens on this socket, and for its old processes.
     pub fn new(socket: Socket) -> Self {
-        Self { socket, silent_masters: BTreeMap::new(), old_processes: BTreeMap::new() }
+        Self {
+            socket,
+            silent_masters: BTreeMap::new(),
+            silent_workers: BTreeMap::new(),
+            old_processes: BTreeMap::new(),
+        }
     }
 
-    /// Counts the sessions of these services' servers, in every process; `everywhere` in all sections.
+    /// Counts the sessions of these services' servers in every process. `everywhere` counts those of all sections.
     pub fn count_sessions(&mut self, services: &BTreeSet<ServiceId>, everywhere: bool) -> SessionCount {
         let at = Instant::now();
         let named = services.iter().filter(|_| !everywhere);
@@ -36,80 +69,126 @@ impl SessionCounter {
         let pid = self.socket.show_info().map(|info| info.pid).inspect_err(log_failed_question).ok();
         let Workers { alive, silent, is_starting } = masters::list_workers(self.socket.path());
         let is_mastered = pid.is_none_or(|pid| alive.iter().any(|worker| worker.pid == pid));
-        let mut answers: Vec<_> = alive.iter().map(|worker| worker.count_sessions(&backends)).collect();
-        if !is_mastered {
-            // Without handover, or its master doesn't answer.
-            answers.push(self.socket.count_sessions(&backends, None));
-        }
         let is_blind = !silent.is_empty() || !is_mastered && pid.and_then(process::is_alone) != Some(true);
-        let (silent, is_complete) = (self.log_silent_masters(silent, at), !is_starting);
         let mut count = SessionCount {
             at,
             pid,
             sessions: BTreeMap::new(),
             old_processes: Vec::new(),
-            silent_since: silent,
+            silent_since: self.log_silent_masters(silent, at),
             is_blind,
-            is_complete,
+            is_complete: !is_starting,
         };
-        for answer in answers {
-            match answer {
-                Ok(sessions) => add_sessions(&mut count, sessions),
-                // It has just ended, or is asked again.
-                Err(error) => {
-                    log_failed_question(&error);
-                    count.is_complete = false;
-                }
+        if !is_mastered {
+            // HAProxy runs without handover, or its master doesn't answer.
+            take_answer(&mut count, self.socket.count_sessions(&backends, None));
+        }
+        self.forget_ended(&alive);
+        for worker in &alive {
+            let sessions = worker.count_sessions(&backends);
+            if Some(worker.pid) == pid {
+                take_answer(&mut count, sessions);
+            } else {
+                self.count_old_process(worker, sessions, &mut count);
             }
         }
-        self.count_old_processes(&alive, &mut count);
         count
     }
 
-    /// Adds what the processes beside the running one have open.
-    fn count_old_processes(&mut self, alive: &[Worker], count: &mut SessionCount) {
-        let others: Vec<&Worker> = alive.iter().filter(|worker| Some(worker.pid) != count.pid).collect();
-        self.old_processes.retain(|pid, _| others.iter().any(|worker| worker.pid == *pid));
-        for worker in others {
-            match worker.count_streams() {
-                // A restart is under way: this process has just started, or has not been told to finish yet.
-                Ok((info, _)) if !info.stopping => count.is_complete = false,
-                Ok((info, mut streams)) => {
-                    if info.listening {
-                        // For some milliseconds after it was told to finish, clients may still connect to it.
-                        streams.connections = streams.connections.max(1);
-                        streams.idle = streams.idle.max(1);
-                    }
-                    let since = *self.old_processes.entry(worker.pid).or_insert(count.at);
-                    count.old_processes.push(OldProcess { since: Some(since), streams });
-                }
-                Err(error) => {
-                    log_failed_question(&error);
-                    count.is_complete = false;
-                }
-            }
+    /// Forgets the processes that are no longer alive.
+    fn forget_ended(&mut self, alive: &[Worker]) {
+        let alive: BTreeSet<WorkerId> = alive.iter().map(worker_id).collect();
+        self.old_processes.retain(|id, _| alive.contains(id));
+        self.silent_workers.retain(|id, _| alive.contains(id));
+    }
+
+    /// Adds the sessions, connections and streams of a process beside the running one.
+    fn count_old_process(
+        &mut self,
+        worker: &Worker,
+        sessions: Result<Vec<Sessions>, runtime::Error>,
+        count: &mut SessionCount,
+    ) {
+        let answers = sessions.and_then(|sessions| {
+            // An answer without the other one counts too: open sessions hold a drain up in any case.
+            add_sessions(count, sessions);
+            worker.count_streams()
+        });
+        let (info, mut streams) = match answers {
+            Ok(answers) => answers,
+            Err(error) => return self.count_silent_process(worker, &error, count),
+        };
+        self.silent_workers.remove(&worker_id(worker));
+        if !info.stopping {
+            // A restart is in progress. This process has just started, or handover has not told it to finish yet.
+            count.is_complete = false;
+            return;
         }
+        if info.listening {
+            // For some milliseconds after the process was told to finish, clients may still connect to it.
+            streams.connections = streams.connections.max(1);
+            streams.idle = streams.idle.max(1);
+        }
+        let since = *self.old_processes.entry(worker_id(worker)).or_insert(count.at);
+        count.old_processes.push(OldProcess { since: Some(since), streams: Some(streams) });
+    }
+
+    /// Adds a process that didn't tell its sessions or streams. It may have ended just now, or be busy. Drains wait for its
+    /// answer at first. After that they wait for its age alone, because a process that never answers would block them for ever.
+    fn count_silent_process(&mut self, worker: &Worker, error: &runtime::Error, count: &mut SessionCount) {
+        log_failed_question(error);
+        let id = worker_id(worker);
+        let silence = self.silent_workers.entry(id.clone()).or_insert_with(|| Silence::begin(count.at));
+        if !silence.is_long(count.at) {
+            count.is_complete = false;
+            return;
+        }
+        if silence.is_log_due(count.at) {
+            tracing::warn!(
+                pid = worker.pid,
+                master = %worker.path().display(),
+                %error,
+                "old HAProxy process doesn't tell its streams; drains wait for its age only"
+            );
+        }
+        let since = self.old_processes.get(&id).copied().unwrap_or(silence.since);
+        count.old_processes.push(OldProcess { since: Some(since), streams: None });
     }
 
     /// Logs which masters don't answer, and returns when the latest of them was first asked in vain.
     fn log_silent_masters(&mut self, silent: Vec<(PathBuf, String)>, now: Instant) -> Option<Instant> {
         self.silent_masters.retain(|path, _| silent.iter().any(|(other, _)| other == path));
-        for (path, why) in silent {
-            let (since, is_told) = self.silent_masters.entry(path.clone()).or_insert((now, false));
-            if now.duration_since(*since) >= SILENT_MASTER_WAIT && !std::mem::replace(is_told, true) {
+        for (path, error) in silent {
+            let silence = self.silent_masters.entry(path.clone()).or_insert_with(|| Silence::begin(now));
+            if silence.is_log_due(now) {
                 tracing::warn!(
-                    "{}: {why}; what old HAProxys still have in hand isn't known, and drains wait for it only for some time \
-                     after a restart: is confgen in handover's --group?",
-                    path.display()
+                    master = %path.display(),
+                    %error,
+                    "HAProxy master doesn't answer; drains wait for its process's age only. Is confgen in handover's --group?"
                 );
             }
         }
-        self.silent_masters.values().map(|(since, _)| *since).max()
+        self.silent_masters.values().map(|silence| silence.since).max()
     }
 }
 
+fn worker_id(worker: &Worker) -> WorkerId {
+    (worker.path().to_owned(), worker.pid)
+}
+
 fn log_failed_question(error: &runtime::Error) {
-    tracing::debug!("count sessions: {error}");
+    tracing::debug!(%error, "can't count sessions");
+}
+
+/// Adds the answer of the running process. The count isn't complete without it.
+fn take_answer(count: &mut SessionCount, answer: Result<Vec<Sessions>, runtime::Error>) {
+    match answer {
+        Ok(sessions) => add_sessions(count, sessions),
+        Err(error) => {
+            log_failed_question(&error);
+            count.is_complete = false;
+        }
+    }
 }
 
 fn add_sessions(count: &mut SessionCount, sessions: Vec<Sessions>) {
@@ -120,26 +199,125 @@ fn add_sessions(count: &mut SessionCount, sessions: Vec<Sessions>) {
 
 #[cfg(test)]
 mod tests {
+    use std::io::{BufRead, BufReader, Write};
+    use std::os::unix::net::UnixListener;
+    use std::path::Path;
+
     use super::*;
 
     #[test]
     fn a_silent_master_is_known_by_its_path() {
-        let mut census = SessionCounter::new(Socket::new("/no/such/socket"));
+        let mut counter = SessionCounter::new(Socket::new("/no/such/socket"));
         let silent = |path: &str| (PathBuf::from(path), "Permission denied".to_owned());
-        let (t, later) = (Instant::now(), Instant::now() + SILENT_MASTER_WAIT);
-        assert_eq!(census.log_silent_masters(Vec::new(), t), None);
-        assert_eq!(census.log_silent_masters(vec![silent("/x.sock")], t), Some(t));
-        assert_eq!(census.log_silent_masters(vec![silent("/x.sock")], later), Some(t));
-        assert_eq!(census.log_silent_masters(vec![silent("/x.sock"), silent("/y.sock")], later), Some(later));
-        assert_eq!(census.log_silent_masters(Vec::new(), later), None);
-        assert_eq!(census.log_silent_masters(vec![silent("/x.sock")], later), Some(later), "another one of that name");
+        let (t, later) = (Instant::now(), Instant::now() + SILENCE_WAIT);
+        assert_eq!(counter.log_silent_masters(Vec::new(), t), None);
+        assert_eq!(counter.log_silent_masters(vec![silent("/x.sock")], t), Some(t));
+        assert_eq!(counter.log_silent_masters(vec![silent("/x.sock")], later), Some(t));
+        assert_eq!(counter.log_silent_masters(vec![silent("/x.sock"), silent("/y.sock")], later), Some(later));
+        assert_eq!(counter.log_silent_masters(Vec::new(), later), None);
+        assert_eq!(counter.log_silent_masters(vec![silent("/x.sock")], later), Some(later), "another one of that name");
     }
 
     #[test]
-    fn nobody_there_is_no_process() {
+    fn a_missing_haproxy_is_no_process() {
         let dir = tempfile::tempdir().unwrap();
-        let count =
-            SessionCounter::new(Socket::new(dir.path().join("admin.sock"))).count_sessions(&BTreeSet::new(), false);
+        let mut counter = SessionCounter::new(Socket::new(dir.path().join("admin.sock")));
+        let count = counter.count_sessions(&BTreeSet::new(), false);
         assert!(count.pid.is_none() && count.is_complete);
+    }
+
+    /// The pid of every old process here.
+    const OLD: u32 = 4242;
+
+    const NO_STREAMS: &str = "";
+    const UNREADABLE: &str = "Permission denied\n";
+
+    /// A HAProxy whose old process has its last connections.
+    struct Bench {
+        dir: tempfile::TempDir,
+        counter: SessionCounter,
+    }
+
+    impl Bench {
+        fn new() -> Self {
+            let dir = tempfile::tempdir().unwrap();
+            std::fs::create_dir(dir.path().join("handover")).unwrap();
+            let socket = dir.path().join("admin.sock");
+            serve(&socket, answer_as_running);
+            Self { dir, counter: SessionCounter::new(Socket::new(socket)) }
+        }
+
+        /// The old process of this start has these streams, as `show sess` answers.
+        fn set_master(&self, start: &str, streams: &'static str) {
+            let path = self.dir.path().join("handover").join(format!("{start}.sock"));
+            serve(&path, move |command| answer_as_master(command, streams));
+        }
+
+        fn remove_master(&self, start: &str) {
+            std::fs::remove_file(self.dir.path().join("handover").join(format!("{start}.sock"))).unwrap();
+        }
+
+        fn count(&mut self) -> SessionCount {
+            self.counter.count_sessions(&BTreeSet::new(), true)
+        }
+    }
+
+    /// Answers each connection's one line until the test ends.
+    fn serve(path: &Path, answer: impl Fn(&str) -> String + Send + 'static) {
+        let listener = UnixListener::bind(path).unwrap();
+        std::thread::spawn(move || {
+            for stream in listener.incoming() {
+                let mut stream = stream.unwrap();
+                let mut line = String::new();
+                BufReader::new(&stream).read_line(&mut line).unwrap();
+                stream.write_all(answer(line.trim_end()).as_bytes()).unwrap();
+            }
+        });
+    }
+
+    fn show_info(pid: u32, stopping: u8) -> String {
+        format!("Version: 2.6.12\nPid: {pid}\nUptime_sec: 7\nCurrConns: 1\nListeners: 0\nStopping: {stopping}\n\n")
+    }
+
+    const NO_SESSIONS: &str = "# pxname,svname,qcur,qmax,scur,smax\n\n";
+
+    fn answer_as_running(command: &str) -> String {
+        if command == "show info" { show_info(7, 0) } else { NO_SESSIONS.to_owned() }
+    }
+
+    fn answer_as_master(command: &str, streams: &str) -> String {
+        match command {
+            "show proc" => format!("{OLD} worker 1 0d00h00m02s 2.6.12\n\n"),
+            _ if command.contains("show stat") => NO_SESSIONS.to_owned(),
+            _ => format!("{}{streams}\n", show_info(OLD, 1)),
+        }
+    }
+
+    #[test]
+    fn an_old_process_that_does_not_answer_holds_up_no_drain_for_ever() {
+        let mut bench = Bench::new();
+        bench.set_master("1", UNREADABLE);
+        let count = bench.count();
+        assert!(!count.is_complete && count.old_processes.is_empty(), "it may answer yet: {count:?}");
+        for silence in bench.counter.silent_workers.values_mut() {
+            silence.since = silence.since.checked_sub(SILENCE_WAIT).unwrap();
+        }
+        let count = bench.count();
+        assert!(count.is_complete, "{count:?}");
+        let old = count.old_processes.first().unwrap();
+        assert!(old.streams.is_none() && old.since <= count.at.checked_sub(SILENCE_WAIT), "{old:?}");
+    }
+
+    #[test]
+    fn an_old_process_is_known_by_its_master_and_pid() {
+        let mut bench = Bench::new();
+        bench.set_master("1", NO_STREAMS);
+        let since = |count: SessionCount| count.old_processes.first().unwrap().since.unwrap();
+        let first = since(bench.count());
+        assert_eq!(since(bench.count()), first);
+        // The kernel gives the next start's worker the pid of the one that ended.
+        bench.remove_master("1");
+        bench.set_master("2", NO_STREAMS);
+        assert!(since(bench.count()) > first);
     }
 }

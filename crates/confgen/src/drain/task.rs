@@ -1,4 +1,4 @@
-//! Drains under way: counts while there is one, and asks HAProxy nothing else.
+//! Counts sessions while a drain isn't over. Judges nothing: [`DrainTracker`] does.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -14,23 +14,23 @@ use crate::drain::sessions::SessionCounter;
 use crate::drain::{DrainContext, DrainTracker, DrainedUpstream, SessionCount};
 use crate::operator_files::filled::OtherBackends;
 
-/// How often it is counted: a drain's end is known soon, and four questions more a second are nothing to HAProxy.
+/// A drain's end is known within two counts. Five counts a second are nothing to HAProxy.
 const COUNT_EVERY: Duration = Duration::from_millis(200);
-/// Counts that take long, as of thousands of servers in many old processes, leave HAProxy so many times as long alone.
+/// The pause after a count is this many times as long as the count. Thousands of servers in many old processes make it long.
 const REST_FACTOR: u32 = 10;
 
-/// The drains, and whoever counts for them.
+/// The drains, and the counter of their sessions.
 pub struct DrainTask {
     tracker: DrainTracker,
-    /// None while it counts.
+    /// `None` while a count is running, which has the counter.
     counter: Option<SessionCounter>,
     running_count: Option<JoinHandle<(SessionCounter, SessionCount)>>,
-    /// The next count; none where nothing is on its way out.
+    /// The time of the next count. `None` without a drain.
     due: Option<Instant>,
 }
 
 impl DrainTask {
-    /// None yet, of the HAProxys on that socket.
+    /// No drain yet. The sessions are those of the HAProxy on this socket.
     pub fn new(socket: Socket) -> Self {
         Self {
             tracker: DrainTracker::default(),
@@ -40,46 +40,46 @@ impl DrainTask {
         }
     }
 
-    /// As [`DrainTracker::follow`].
+    /// See [`DrainTracker::update_drains`].
     pub fn update_drains(&mut self, settled: &Arc<DesiredState>, revision: i64, leaving: &[DrainedUpstream]) {
         let now = Instant::now();
         self.tracker.update_drains(now, settled, revision, leaving);
         self.schedule_count(now);
     }
 
-    /// As [`DrainTracker::elsewhere`].
-    pub fn set_other_backends(&mut self, elsewhere: OtherBackends, pending: &BTreeSet<ServiceId>) {
-        self.tracker.set_other_backends(elsewhere, pending);
+    /// See [`DrainTracker::set_other_backends`].
+    pub fn set_other_backends(&mut self, other_backends: OtherBackends, pending: &BTreeSet<ServiceId>) {
+        self.tracker.set_other_backends(other_backends, pending);
     }
 
-    /// The next count: waits until it is due, for ever if there is nothing to count. Nothing is lost when this is
-    /// dropped.
+    /// Waits until a count is due and done, for ever without a drain. Dropping the future loses nothing, because the count goes on
+    /// and the next call returns it.
     pub async fn next_count(&mut self) -> SessionCount {
         if let (None, Some(due)) = (&self.running_count, self.due) {
             sleep_until(due.into()).await;
             let services: BTreeSet<ServiceId> = self.tracker.draining_services().into_iter().cloned().collect();
             let everywhere = self.tracker.has_other_sections(&services);
-            self.running_count = self.counter.take().map(|mut census| {
+            self.running_count = self.counter.take().map(|mut counter| {
                 spawn_blocking(move || {
-                    let count = census.count_sessions(&services, everywhere);
-                    (census, count)
+                    let count = counter.count_sessions(&services, everywhere);
+                    (counter, count)
                 })
             });
         }
-        let (census, count) = await_task(&mut self.running_count).await;
-        self.counter = Some(census);
+        let (counter, count) = await_task(&mut self.running_count).await;
+        self.counter = Some(counter);
         count
     }
 
-    /// As [`DrainTracker::counted`].
-    pub fn apply_count(&mut self, count: &SessionCount, circumstances: DrainContext) {
-        self.tracker.apply_count(count, circumstances);
+    /// Ends drains as [`DrainTracker::apply_count`], and schedules the next count.
+    pub fn apply_count(&mut self, count: &SessionCount, context: DrainContext) {
+        self.tracker.apply_count(count, context);
         let now = Instant::now();
         self.due = None;
         self.schedule_count(now + COUNT_EVERY.max(now.duration_since(count.at) * REST_FACTOR));
     }
 
-    /// How it stands.
+    /// The drains.
     pub fn tracker(&self) -> &DrainTracker {
         &self.tracker
     }
@@ -89,7 +89,7 @@ impl DrainTask {
     }
 }
 
-/// Waits for what is under way, for ever if there is nothing. A panic in it is one of confgen's.
+/// Waits for the task and takes it, for ever if there is none. A panic in the task goes on in confgen.
 pub(crate) async fn await_task<T>(task: &mut Option<JoinHandle<T>>) -> T {
     let Some(running) = task else { return std::future::pending().await };
     let ended = running.await;

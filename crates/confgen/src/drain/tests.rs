@@ -112,14 +112,18 @@ fn the_file_has_it_too() {
 
 /// Counts each second after a restart until the drain is over, and returns how many seconds that took.
 fn seconds_after_a_restart(old: &Streams) -> u64 {
-    let mut bench = drained();
+    seconds_until_drained(drained(), Some(old))
+}
+
+/// The same of that balancer. `None` is an old process that doesn't tell its streams.
+fn seconds_until_drained(mut bench: Bench, old: Option<&Streams>) -> u64 {
     bench.circumstances.process = Some((8, bench.now()));
     let began = bench.seconds;
     let restarted = |count: &mut SessionCount| {
         count.pid = Some(8);
-        count.old_processes.push(OldProcess { since: None, streams: old.clone() });
+        count.old_processes.push(OldProcess { since: None, streams: old.cloned() });
     };
-    while bench.seconds < began + 1_000 {
+    while bench.seconds < began + 10_000 {
         if bench.count_with(&[], restarted).is_empty() {
             return bench.seconds - began;
         }
@@ -148,6 +152,41 @@ fn a_connection_whose_streams_are_all_decided_is_waited_for_until_its_goaway_has
 }
 
 #[test]
+fn an_old_process_that_tells_nothing_is_waited_for_as_long_as_it_may_get_a_first_request() {
+    assert_eq!(seconds_until_drained(drained(), None), FIRST_REQUEST_WAIT.as_secs() + AT_ONCE - 1);
+}
+
+/// A TCP service whose upstream drains.
+fn drained_tcp(settings: &str) -> Bench {
+    let upstream = |record: &str| format!("{settings}tcp-services/db/ports 3306\ntcp-services/db/upstreams/b {record}");
+    let mut bench = Bench::new();
+    bench.seconds = 100;
+    bench.follow(&upstream("10.0.0.2:80"), 5);
+    bench.follow(&upstream(r#"{"address":"10.0.0.2:80","state":"drain"}"#), 6);
+    bench.circumstances.published_revision = 6;
+    assert_eq!(bench.open(), "tcp-db/b=0");
+    bench
+}
+
+#[test]
+fn a_tls_handshake_with_a_tcp_service_has_the_client_timeout_of_tcp_services() {
+    let idle = Streams { connections: 1, idle: 1, ..Streams::default() };
+    let seconds = |settings: &str| seconds_until_drained(drained_tcp(settings), Some(&idle));
+    assert_eq!(seconds(""), FIRST_REQUEST_WAIT.as_secs() + AT_ONCE - 1, "a session begins with the connection");
+    assert_eq!(seconds("tcp-services/db/tls terminate\n"), TCP_CLIENT_TIMEOUT.as_secs() + AT_ONCE - 1);
+}
+
+#[test]
+fn an_old_process_goes_on_to_terminate_tls_if_the_service_no_longer_does() {
+    let idle = Streams { connections: 1, idle: 1, ..Streams::default() };
+    let mut bench = drained_tcp("tcp-services/db/tls terminate\n");
+    let drain = r#"tcp-services/db/upstreams/b {"address":"10.0.0.2:80","state":"drain"}"#;
+    bench.follow(&format!("tcp-services/db/ports 3306\n{drain}"), 7);
+    bench.circumstances.published_revision = 7;
+    assert_eq!(seconds_until_drained(bench, Some(&idle)), TCP_CLIENT_TIMEOUT.as_secs() + AT_ONCE - 1);
+}
+
+#[test]
 fn an_undecided_stream_of_an_old_process_is_waited_for_in_its_own_sections_only() {
     let undecided = |section: &str| {
         let undecided = [(section.to_owned(), 1)].into();
@@ -171,7 +210,7 @@ fn a_process_is_old_since_it_was_first_found_so_even_if_others_follow() {
         bench.circumstances.process = Some((8, bench.now()));
         let restarted = |count: &mut SessionCount| {
             count.pid = Some(8);
-            count.old_processes.push(OldProcess { since, streams: streams.clone() });
+            count.old_processes.push(OldProcess { since, streams: Some(streams.clone()) });
         };
         let is_over = bench.count_with(&[], restarted).is_empty();
         assert_eq!(is_over, second >= FIRST_REQUEST_WAIT.as_secs(), "{second}");
@@ -198,7 +237,7 @@ fn an_old_process_that_cannot_be_asked_is_waited_for_by_time() {
     };
     assert_eq!(seconds(|count, _| count.is_blind = true), FIRST_REQUEST_WAIT.as_secs() + AT_ONCE - 1);
     let silent = |count: &mut SessionCount, since: Instant| count.silent_since = Some(since);
-    assert_eq!(seconds(silent), SILENT_MASTER_WAIT.as_secs() + AT_ONCE - 1);
+    assert_eq!(seconds(silent), SILENCE_WAIT.as_secs() + AT_ONCE - 1);
 }
 
 #[test]
@@ -224,9 +263,15 @@ fn a_start_that_read_the_file_of_before_shows_in_a_later_count() {
 #[test]
 fn the_times_are_those_of_haproxy_cfg() {
     let template = include_str!("../../../../templates/haproxy.cfg");
-    for line in ["    timeout client 1m\n", "    timeout http-request 10s\n", "    tcp-request inspect-delay 5s\n"] {
+    for line in [
+        "    timeout client 1h\n",
+        "    timeout client 1m\n",
+        "    timeout http-request 10s\n",
+        "    tcp-request inspect-delay 5s\n",
+    ] {
         assert!(template.contains(line), "{line}");
     }
+    assert_eq!((INSPECT_DELAY, TCP_CLIENT_TIMEOUT), (Duration::from_secs(5), Duration::from_secs(3600)));
     assert!(CLIENT_TIMEOUT == Duration::from_secs(60) && Duration::from_secs(10) <= CLIENT_TIMEOUT);
 }
 
@@ -266,7 +311,7 @@ fn one_that_was_removed_leaves_when_it_is_free() {
 #[test]
 fn what_haproxy_was_removing_is_known_from_the_start() {
     let mut bench = Bench::new();
-    let shop = ServiceId { kind: discovery::Kind::Http, name: "shop".parse().unwrap() };
+    let shop = ServiceId { kind: Kind::Http, name: "shop".parse().unwrap() };
     let leaving = |id: &str| [(shop.clone(), id.parse().unwrap())];
     bench.settled.update_services(&topology(SHOP), &Changed::All);
     let settled = Arc::new(bench.settled.clone());
@@ -282,7 +327,7 @@ fn what_a_section_of_the_operators_has_open_counts_until_a_restart_has_filled_it
     let text = "backend mine\n# discover shop: server s-<id> <address>\n";
     let file = || "/mine.cfg".into();
     let fills = FilledFiles::new(vec![FilledFile::new(file(), file(), text.into(), None)]);
-    let shop = ServiceId { kind: discovery::Kind::Http, name: "shop".parse().unwrap() };
+    let shop = ServiceId { kind: Kind::Http, name: "shop".parse().unwrap() };
     let elsewhere = |bench: &mut Bench, pending: &[&ServiceId]| {
         let pending = pending.iter().copied().cloned().collect();
         bench.draining.set_other_backends(fills.other_backends(), &pending);
@@ -318,7 +363,7 @@ fn what_is_open_in_a_preview_counts() {
     let mut bench = Bench::new();
     bench.seconds = 100;
     bench.follow(PREVIEWED, 5);
-    let shop = ServiceId { kind: discovery::Kind::Http, name: "shop".parse().unwrap() };
+    let shop = ServiceId { kind: Kind::Http, name: "shop".parse().unwrap() };
     let everywhere = |bench: &Bench| bench.draining.has_other_sections(&[shop.clone()].into());
     assert!(everywhere(&bench));
     bench.circumstances.published_revision = 9;

@@ -18,16 +18,12 @@ const ASK_EVERY: Duration = Duration::from_secs(1);
 const PAUSE_PER_SERVICE: Duration = Duration::from_millis(20);
 
 /// The servers that HAProxy finds up or down, by service. `None` while HAProxy doesn't answer.
-struct Health(Option<BTreeMap<ServiceId, BTreeMap<String, bool>>>);
+struct Health(Option<BTreeMap<ServiceId, BTreeMap<String, ServerHealth>>>);
 
 impl Health {
     fn find(&self, service: &ServiceId, id: &UpstreamId) -> ServerHealth {
         let Some(health) = &self.0 else { return ServerHealth::Unknown };
-        match health.get(service).and_then(|of| of.get(id.as_str())) {
-            Some(true) => ServerHealth::Up,
-            Some(false) => ServerHealth::Down,
-            None => ServerHealth::Missing,
-        }
+        health.get(service).and_then(|of| of.get(id.as_str())).copied().unwrap_or(ServerHealth::Missing)
     }
 }
 
@@ -89,7 +85,8 @@ impl Reconciler {
     /// deleted the key.
     fn filter_unexpected(&self, mut removals: Vec<UpstreamRemoval>) -> Vec<UpstreamRemoval> {
         let health = self.ask_health(&removals.iter().map(|it| it.service.clone()).collect());
-        // A HAProxy that doesn't answer, or that restarts, can't have found an upstream down.
+        // A HAProxy that doesn't answer, or that restarts, can't have found an upstream down. An upstream in maintenance is
+        // expected to go.
         removals.retain(|it| matches!(health.find(&it.service, &it.id), ServerHealth::Up | ServerHealth::Unknown));
         if !removals.is_empty() {
             let alive = (self.config.lease_lookup)(removals.iter().map(|it| it.lease).collect());

@@ -184,7 +184,7 @@ impl Reconciler {
             upstream_networks: self.config.options.upstream_networks.clone(),
             tcp_ports: Some(self.config.options.tcp_ports.clone()),
             domain_allowlist: self.files.local.allowed_domains.clone(),
-            upstream_bound: self.desired.upstream_bound(),
+            upstream_bound: self.desired.upstream_bound().cloned(),
         }
     }
 }

@@ -167,8 +167,7 @@ fn assert_sorted(scenario: &str, block: &[&str]) {
 /// HAProxy's own defaults (configuration manual): a line that says one again only makes people wonder.
 #[test]
 fn no_default_is_restated() {
-    const DEFAULTS: [&str; 9] = [
-        "balance roundrobin",
+    const DEFAULTS: [&str; 8] = [
         "retries 3",
         "inter 2s",
         "inter 2000",
@@ -184,6 +183,17 @@ fn no_default_is_restated() {
             assert!(!cfg.contains(default), "{scenario}: {default}");
         }
         assert!(!cfg.lines().any(|line| line.trim_start().starts_with("server ") && line.contains("weight 100")));
+    }
+}
+
+/// HAProxy 3.3 made `random` its default.
+#[test]
+fn each_defaults_section_names_its_algorithm() {
+    for scenario in SCENARIOS {
+        let cfg = std::fs::read_to_string(golden(scenario, "haproxy.cfg")).unwrap();
+        let sections: Vec<_> = blocks(&cfg).into_iter().filter(|block| block.first() == Some(&"defaults")).collect();
+        assert!(!sections.is_empty(), "{scenario}");
+        assert!(sections.iter().all(|section| section.contains(&"    balance roundrobin")), "{scenario}: {sections:?}");
     }
 }
 

@@ -1,4 +1,4 @@
-//! The running HAProxy's certificates: looked at, and changed while it runs.
+//! Observes the running HAProxy's certificates and applies the planned changes. Decides nothing: `plan/certificates.rs` does.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -9,31 +9,30 @@ use super::{HaproxyControl, Observed};
 use crate::runtime::plan::certificates::LiveCertificates;
 
 impl HaproxyControl {
-    /// Has it serve TLS with the certificates that are wanted. Returns how many changes that took, with its complaints.
+    /// Has HAProxy serve TLS with the wanted certificates. Returns the number of changes, and HAProxy's complaints.
     pub(super) fn swap_certificates(&mut self) -> anyhow::Result<(usize, Vec<String>)> {
         let wanted = Arc::clone(&self.certificates);
-        let is_done =
-            |known: &Observed| known.applied_certificates.as_ref().is_some_and(|done| Arc::ptr_eq(done, &wanted));
-        let known = self.observed.as_mut().filter(|known| !is_done(known));
-        let Some(Observed { certificates: Some(live), applied_certificates: brought_to, .. }) = known else {
+        let observed = self.observed.as_mut().filter(|observed| !observed.has_applied(&wanted));
+        let Some(Observed { certificates: Some(live), applied_certificates, .. }) = observed else {
             return Ok((0, Vec::new()));
         };
-        let steps = live.plan_certificates(&wanted.lines);
+        let changes = live.plan_certificates(&wanted.lines);
         let mut complaints = Vec::new();
-        for step in &steps {
-            match self.socket.change_certificate(step) {
-                Ok(complaint) => complaints.extend(complaint.map(|words| format!("{step}: {words}"))),
+        for change in &changes {
+            match self.socket.change_certificate(change) {
+                Ok(complaint) => complaints.extend(complaint.map(|words| format!("{change}: {words}"))),
                 Err(error) => {
                     self.invalidate();
                     return Err(error).context("change HAProxy's certificates");
                 }
             }
         }
-        let made = steps.len() - complaints.len();
-        if made > 0 {
-            tracing::info!("certificates: {made} changes over the Runtime API");
+        let count = changes.len() - complaints.len();
+        if count > 0 {
+            tracing::info!(count, "certificates changed over the Runtime API");
         }
         live.mark_applied(&wanted.lines);
+        // HAProxy numbers a line when it is added. Removing one of several lines for a file needs its number.
         if live.has_unnumbered_lines()
             && let Some(list) = &wanted.crt_list
         {
@@ -41,15 +40,15 @@ impl HaproxyControl {
                 Ok(entries) => live.set_entries(entries.unwrap_or_default()),
                 Err(error) => {
                     self.invalidate();
-                    return Err(error).context("look at HAProxy's certificates");
+                    return Err(error).context("observe HAProxy's certificates");
                 }
             }
         }
-        *brought_to = Some(wanted);
-        Ok((made, complaints))
+        *applied_certificates = Some(wanted);
+        Ok((count, complaints))
     }
 
-    /// What it serves TLS with; none where it has no list of ours.
+    /// The certificates that HAProxy serves. `None` if it runs without confgen's crt-list.
     pub(super) fn observe_certificates(&self) -> anyhow::Result<Option<LiveCertificates>> {
         let Some(list) = &self.certificates.crt_list else { return Ok(None) };
         let Some(entries) = self.socket.show_crt_list(list)? else { return Ok(None) };

@@ -1,4 +1,4 @@
-//! What is known of the running HAProxy: all of it asked of itself.
+//! Observes the running HAProxy. Every fact is HAProxy's own answer. Changes nothing.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -14,52 +14,64 @@ use crate::runtime::plan::certificates::LiveCertificates;
 use crate::runtime::plan::{ListedMaps, MapPaths, RuntimeState};
 use crate::state_dir::StateDir;
 
-/// What is known of the running HAProxy.
+/// The observed state of the running HAProxy.
 pub(super) struct Observed {
     pub(super) generation_id: String,
-    /// What its file lets it be changed to without a restart.
+    /// The fingerprint of its generation: the settings that only a restart changes.
     pub(super) fingerprint: ConfigFingerprint,
     pub(super) maps: MapPaths,
     pub(super) state: RuntimeState,
-    /// Services whose section it lacks, or has in another kind.
+    /// Services without a fitting section in this generation.
     pub(super) pending: BTreeSet<ServiceId>,
-    /// What it serves TLS with; none where it has no such list.
+    /// `None` if HAProxy runs without confgen's crt-list.
     pub(super) certificates: Option<LiveCertificates>,
-    /// The certificates that it was brought to, if it was.
+    /// The certificates that confgen applied last. `None` before that.
     pub(super) applied_certificates: Option<Arc<Certificates>>,
 }
 
 impl Observed {
-    /// What it needs a restart for to serve this; none where it doesn't.
+    /// The reason why HAProxy needs a restart to serve this. `None` if it needs none.
     pub(super) fn restart_reason(&self, wanted: &ConfigFingerprint) -> Option<RestartReason> {
-        let short = self.state.not_addable();
-        let Some(first) = short.first() else { return self.fingerprint.restart_reason(wanted) };
+        let not_addable = self.state.not_addable();
+        let Some(first) = not_addable.first() else { return self.fingerprint.restart_reason(wanted) };
         let reason = format!("{first} has a server that can't be added while HAProxy runs");
-        let lack =
+        let other =
             self.fingerprint.restart_reason(wanted).unwrap_or(RestartReason { reason, services: BTreeSet::new() });
-        Some(RestartReason { services: lack.services.union(short).cloned().collect(), ..lack })
+        Some(RestartReason { services: other.services.union(not_addable).cloned().collect(), ..other })
     }
 
-    /// Takes note of which of these services wait for a restart.
-    pub(super) fn update_pending(&mut self, settled: &DesiredState, touched: &[ServiceId]) {
+    /// True if HAProxy matches requests with the service's `url_reg` now. It reads the map of expressions only at its start.
+    pub(super) fn has_expression(&self, id: &ServiceId, wanted: &DesiredService) -> bool {
+        let line = wanted.url_reg.as_ref().map(|(since, regex)| format!("{since} {regex}"));
+        let running = self.fingerprint.shares.get(&id.to_string());
+        line.is_some_and(|line| running.is_some_and(|running| running.contains(&line)))
+    }
+
+    /// True if confgen has applied exactly these certificates.
+    pub(super) fn has_applied(&self, certificates: &Arc<Certificates>) -> bool {
+        self.applied_certificates.as_ref().is_some_and(|applied| Arc::ptr_eq(applied, certificates))
+    }
+
+    /// Notes which of these services wait for a restart.
+    pub(super) fn update_pending(&mut self, desired: &DesiredState, touched: &[ServiceId]) {
         for id in touched {
-            if settled.service(id).is_some_and(|wanted| !self.fingerprint.has_section_for(id, wanted)) {
+            if desired.service(id).is_some_and(|wanted| !self.fingerprint.has_section_for(id, wanted)) {
                 self.pending.insert(id.clone());
             } else {
                 self.pending.remove(id);
             }
         }
-        self.state.set_pending_routes(self.pending.iter().filter_map(|id| served_service(settled, id)));
+        self.state.set_pending_routes(self.pending.iter().filter_map(|id| served_service(desired, id)));
     }
 }
 
 impl HaproxyControl {
-    /// What HAProxy runs, in its own words; none when nobody answers or it runs no file of ours. A question that goes
-    /// wrong says neither, and is no reason for a restart.
+    /// Asks HAProxy for all that it runs. `None` if HAProxy doesn't answer, or runs no file of confgen's: both need a restart. A
+    /// question that fails midway is an error, which needs none.
     pub(super) fn observe(&self, disk: &StateDir) -> anyhow::Result<Option<Observed>> {
-        let Some(stamp) = query_generation(&self.socket)? else { return Ok(None) };
-        let Some(structure) = disk.read_fingerprint(&stamp) else { return Ok(None) };
-        let Some(maps) = MapPaths::find_generation(&self.socket.show_maps()?, &stamp) else { return Ok(None) };
+        let Some(generation_id) = query_generation(&self.socket)? else { return Ok(None) };
+        let Some(fingerprint) = disk.read_fingerprint(&generation_id) else { return Ok(None) };
+        let Some(maps) = MapPaths::find_generation(&self.socket.show_maps()?, &generation_id) else { return Ok(None) };
         let passthrough = maps.passthrough.as_ref().map(|map| self.socket.show_map(map)).transpose()?;
         let passthrough = passthrough.unwrap_or_default();
         let listed = ListedMaps {
@@ -67,26 +79,24 @@ impl HaproxyControl {
             paths: self.socket.show_map(&maps.paths)?,
             passthrough,
         };
-        let live = RuntimeState::from_answers(&self.socket.show_servers_state()?, listed);
-        let live = live
-            .with_authorities(structure.authorities.values().cloned())
-            .with_preview_sections(structure.preview_sections());
-        let (certificates, waiting) = (self.observe_certificates()?, BTreeSet::new());
+        let state = RuntimeState::from_answers(&self.socket.show_servers_state()?, listed)
+            .with_authorities(fingerprint.authorities.values().cloned())
+            .with_preview_sections(fingerprint.preview_sections());
         Ok(Some(Observed {
-            generation_id: stamp,
-            fingerprint: structure,
+            generation_id,
+            fingerprint,
             maps,
-            state: live,
-            pending: waiting,
-            certificates,
+            state,
+            pending: BTreeSet::new(),
+            certificates: self.observe_certificates()?,
             applied_certificates: None,
         }))
     }
 }
 
-/// The service as the file has it: one without a section of its own gets no request.
-pub(super) fn served_service<'a>(settled: &'a DesiredState, id: &ServiceId) -> Option<&'a DesiredService> {
-    settled.service(id).map(|wanted| &**wanted).filter(|wanted| has_section(id, wanted))
+/// The service, if the file has a section for it. A TCP service without a port has none.
+pub(super) fn served_service<'a>(desired: &'a DesiredState, id: &ServiceId) -> Option<&'a DesiredService> {
+    desired.service(id).map(|wanted| &**wanted).filter(|wanted| has_section(id, wanted))
 }
 
 #[cfg(test)]

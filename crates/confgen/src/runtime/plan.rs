@@ -1,6 +1,6 @@
-//! What HAProxy runs, as far as it can be changed without a restart, and the changes that lead to what is wanted. Pure.
+//! Plans the Runtime API commands that lead from the observed to the desired state. Pure: no I/O, no clock.
 //!
-//! Desired minus current, both ways: per server, and per entry of the maps.
+//! A plan is desired minus observed, both ways, for each server and each entry of the maps.
 
 pub(crate) mod certificates;
 mod maps;
@@ -22,124 +22,121 @@ use maps::{Entries, Maps, Routes, apply_entries, plan_map, route_key};
 pub use maps::{ListedMaps, MapPaths};
 use server::{LiveServer, parse_server_name, plan_additions, stops_requests};
 
-/// Servers and map entries. A server that isn't in here doesn't run.
+/// The part of the observed state that HAProxy changes while it runs: servers and map entries.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct RuntimeState {
     /// By section, then by name.
     servers: BTreeMap<String, BTreeMap<String, LiveServer>>,
     maps: Maps<String>,
-    /// By service: the routes that were made, as host and path key. What to take away when they change.
+    /// The applied routes of each service, as host and path key. They are removed when the service's routes change.
     routes: BTreeMap<ServiceId, BTreeSet<(String, String)>>,
-    /// How many of those routes each host has: it stays in its map while there is one.
+    /// The number of those routes of each host. A host stays in its map while it has one.
     host_uses: BTreeMap<String, i64>,
     /// Routes, as host and path key, of services whose section comes with the next restart.
     pending_routes: BTreeSet<(String, String)>,
-    /// What HAProxy has loaded to check upstreams' certificates against.
+    /// The files of authorities that HAProxy has loaded. An added server can name no other.
     authorities: BTreeSet<String>,
-    /// The sections for previews that HAProxy has: the others come with a restart.
+    /// The sections for previews that HAProxy has. The others come with a restart.
     preview_sections: BTreeSet<String>,
     /// Services with a server that can't be added while HAProxy runs.
     not_addable: BTreeSet<ServiceId>,
 }
 
-/// Whether some services are looked at, or all that the running HAProxy has: then what nobody wants goes.
+/// The services that a plan is about.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Scope {
-    /// These services alone.
+    /// Only the services that changed.
     These,
-    /// Everything.
+    /// All that HAProxy or the store has. Entries of the maps that no service wants are removed.
     All,
 }
 
-/// The most servers of a section that are queued again after a change. HAProxy walks through all servers of a backend for
-/// each (2.6: 1 ms for 100 servers, 41 ms for 1,000).
+/// A larger section is not queued again after a change. HAProxy walks through all servers of the backend for each server (2.6:
+/// 1 ms for 100 servers, 41 ms for 1,000).
 const MAX_REQUEUED: usize = 250;
 
-/// What to do, in this order: changes, then turns, then removals.
+/// The commands, in the order of the fields.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Plan {
-    /// What HAProxy does at once.
+    /// Commands that HAProxy executes at once.
     pub changes: Vec<Change>,
-    /// Has servers that the changes may have set aside take their turns again.
+    /// Commands that give servers their turns again. The changes may have moved them to `roundrobin`'s next window.
     pub requeues: Vec<Change>,
-    /// Servers that go when their last connection is closed.
+    /// Servers to delete. HAProxy deletes a server once its last connection is closed.
     pub removals: Vec<ServerName>,
 }
 
 impl RuntimeState {
-    /// What an answer to `show servers state` and the maps' contents say. Of a host that stands in a map twice, the first
-    /// entry counts, as in HAProxy.
+    /// Reads the answers to `show servers state` and `show map`. If a key is in a map twice, the first entry counts, as in HAProxy.
     pub fn from_answers(state: &ServersState, maps: ListedMaps) -> Self {
         let mut live = Self::default();
         for server in &state.servers {
-            // One without an IP address and a port is none of ours.
+            // confgen only makes servers with an IP address. One by name is the operator's.
             let Ok(ip) = server.address.parse() else { continue };
             let (maint, drain) = (server.admin.is_in_maintenance(), server.admin.is_in_drain());
             let address = SocketAddr::new(ip, server.port);
             let seen = LiveServer { address, weight: server.weight, maint, drain, id: server.id, leaving: false };
             live.servers.entry(server.backend.clone()).or_default().insert(server.server.clone(), seen);
         }
-        let first = |entries: Vec<(String, String)>| entries.into_iter().rev().collect();
         let ListedMaps { hosts, paths, passthrough } = maps;
-        live.maps = Maps { hosts: first(hosts), paths: first(paths), passthrough: first(passthrough) };
+        live.maps =
+            Maps { hosts: first_entries(hosts), paths: first_entries(paths), passthrough: first_entries(passthrough) };
         live
     }
 
-    /// Takes note of what HAProxy has loaded to check upstreams' certificates against.
+    /// Sets the files of authorities that HAProxy has loaded.
     #[must_use]
     pub fn with_authorities(mut self, authorities: impl Iterator<Item = String>) -> Self {
         self.authorities = authorities.collect();
         self
     }
 
-    /// Takes note of the sections for previews that HAProxy has.
+    /// Sets the sections for previews that HAProxy has.
     #[must_use]
     pub fn with_preview_sections<'a>(mut self, sections: impl Iterator<Item = &'a String>) -> Self {
         self.preview_sections = sections.cloned().collect();
         self
     }
 
-    /// The services with a server that only a restart brings.
+    /// The services with a server that only a restart adds.
     pub fn not_addable(&self) -> &BTreeSet<ServiceId> {
         &self.not_addable
     }
 
-    /// Whether a server that is added would be spoken to as one of the file.
+    /// True if HAProxy would treat an added server like one of the file. An added server takes nothing from `default-server`.
     fn can_add_servers(&self, wanted: &DesiredService) -> bool {
         let authorities = server_options::options_for(wanted).tls.and_then(|tls| tls.authorities);
         let loaded = authorities.is_none_or(|it| self.authorities.contains(&it.to_string()));
         loaded && !wanted.settings.fixed_servers
     }
 
-    /// Takes note of the services that wait for a restart. Whoever has had their routes until now keeps them until then:
-    /// nobody else could answer.
+    /// Notes the services that wait for a restart. A service that has their routes now keeps them until then, because HAProxy has no
+    /// section that could answer instead.
     pub fn set_pending_routes<'a>(&mut self, services: impl Iterator<Item = &'a DesiredService>) {
         self.pending_routes = services.flat_map(|wanted| wanted.routes.iter().map(route_key)).collect();
     }
 
-    /// Whether something stays as it is until a restart, though nobody wants it so.
+    /// True if a route still leads to a service that no longer has it, until the restart.
     pub fn retains_pending_routes(&self) -> bool {
         self.pending_routes.iter().any(|(_, path)| self.maps.paths.contains_key(path))
     }
 
-    /// The sections that awaited routes lead to until the restart.
+    /// The sections to which pending routes lead until the restart.
     pub fn sections_until_restart(&self) -> BTreeSet<&str> {
         let Maps { paths, passthrough, .. } = &self.maps;
         let sections = self.pending_routes.iter().flat_map(|(host, path)| [paths.get(path), passthrough.get(host)]);
         sections.flatten().map(String::as_str).collect()
     }
 
-    /// Whether an awaited route leads to the service now: its servers are needed until the restart.
+    /// True if a pending route leads to the service now. Its servers stay until the restart.
     pub fn is_needed_until_restart(&self, id: &ServiceId) -> bool {
         let (section, Maps { paths, passthrough, .. }) = (id.to_string(), &self.maps);
-        let leads = |section: &String, (host, path): &(String, String)| {
-            paths.get(path) == Some(section) || passthrough.get(host) == Some(section)
-        };
-        self.pending_routes.iter().any(|route| leads(&section, route))
+        let mut routes = self.pending_routes.iter();
+        routes.any(|(host, path)| paths.get(path) == Some(&section) || passthrough.get(host) == Some(&section))
     }
 
-    /// The steps to what is wanted of some services, or of all there are; none of it where one is gone. Whatever has no
-    /// section in the running HAProxy must be left out by the caller.
+    /// Plans the changes to these services. `None` is a service that is gone. The caller leaves out services without a section in
+    /// the running HAProxy.
     pub fn plan_changes(
         &self,
         scope: Scope,
@@ -173,14 +170,14 @@ impl RuntimeState {
         let mut entries: Vec<Change> = through.collect();
         entries.extend(plan_map(&self.maps.hosts, &hosts, &maps.hosts));
         entries.extend(plan_map(&self.maps.paths, &paths, &maps.paths));
-        // New servers before the hosts that lead to them, and both before anything is taken away; who takes over before
-        // those who let go, or requests find nobody in between.
+        // A request in between must find a server. So new servers come before the routes that lead to them, and servers become
+        // ready before others drain. Removed routes come last.
         let (more, less): (Vec<_>, Vec<_>) = entries.into_iter().partition(|c| !matches!(c, Change::RemoveFromMap(..)));
         let (ready, out): (Vec<_>, Vec<_>) = changed.into_iter().partition(|change| !stops_requests(change));
         Plan { changes: [added, more, ready, out, less].concat(), requeues: turns, removals }
     }
 
-    /// Believes that the steps to this were made.
+    /// Notes that HAProxy made the planned changes.
     pub fn mark_applied(&mut self, scope: Scope, services: &[(&ServiceId, Option<&DesiredService>)]) {
         let Entries { hosts, paths, passthrough } = self.desired_entries(scope, services);
         apply_entries(&mut self.maps.hosts, hosts);
@@ -228,8 +225,8 @@ impl RuntimeState {
         }
     }
 
-    /// The service's sections with the servers that each is to have: its own, those for previews that HAProxy has, and
-    /// those that still have servers though nobody wants them.
+    /// The service's sections with the wanted servers of each: its own section, those for previews that HAProxy has, and those
+    /// that still have servers although they are no longer wanted.
     fn desired_sections<'a>(
         &self,
         id: &ServiceId,
@@ -248,7 +245,8 @@ impl RuntimeState {
         sections
     }
 
-    /// The service's routes. One that leads to a section that HAProxy lacks would lead nowhere.
+    /// The service's routes. A preview whose section HAProxy lacks has none, since it would lead
+    /// nowhere.
     fn routes_of(&self, id: &ServiceId, wanted: Option<&DesiredService>) -> Routes {
         let Some(wanted) = wanted else { return Routes::new() };
         let section = backend_of(id, wanted);
@@ -262,14 +260,15 @@ impl RuntimeState {
         routes
     }
 
-    /// What the maps are to hold for these services: a value, or nothing, for each key that they touch.
+    /// The wanted map entries for each key that these services have or had.
     fn desired_entries(&self, scope: Scope, services: &[(&ServiceId, Option<&DesiredService>)]) -> Entries {
-        let gone = |map: &BTreeMap<String, String>| match scope {
-            Scope::All => map.keys().map(|key| (key.clone(), None)).collect(),
-            Scope::These => BTreeMap::new(),
-        };
         let Maps { hosts, paths, passthrough } = &self.maps;
-        let mut entries = Entries { hosts: gone(hosts), paths: gone(paths), passthrough: gone(passthrough) };
+        let mut entries = match scope {
+            Scope::All => {
+                Entries { hosts: remove_all(hosts), paths: remove_all(paths), passthrough: remove_all(passthrough) }
+            }
+            Scope::These => Entries::default(),
+        };
         let mut uses: BTreeMap<String, i64> = BTreeMap::new();
         if scope == Scope::These {
             for (host, path) in services.iter().filter_map(|(id, _)| self.routes.get(id)).flatten() {
@@ -304,60 +303,62 @@ impl RuntimeState {
         entries
     }
 
-    /// A server is gone for good.
+    /// Notes that HAProxy deleted the server.
     pub fn mark_removed(&mut self, name: &ServerName) {
         if let Some(servers) = self.servers.get_mut(name.backend.as_str()) {
             servers.remove(name.server.as_str());
         }
     }
 
-    /// Queues the servers of a section for their turns again, with the weights that they have.
+    /// Plans to give the section's servers their turns again, with the weights that they have.
     pub fn plan_requeue(&self, section: &str) -> Vec<Change> {
         let servers = self.servers.get(section).into_iter().flatten();
         requeue_all(section, servers.filter(|(_, live)| live.takes_requests()).map(|(id, live)| (&**id, live.weight)))
     }
 
-    /// The servers that are on their way out.
+    /// The servers that HAProxy deletes after their last connection.
     pub fn leaving_servers(&self) -> Vec<ServerName> {
-        let of_section = |(section, servers): (&String, &BTreeMap<String, LiveServer>)| {
-            let leaving: Vec<ServerName> = servers
-                .iter()
-                .filter(|(_, server)| server.leaving)
-                .filter_map(|(name, _)| parse_server_name(section, name))
-                .collect();
-            leaving
-        };
-        self.servers.iter().flat_map(of_section).collect()
+        let servers = self.servers.iter().flat_map(|(section, servers)| servers.iter().map(move |it| (section, it)));
+        let leaving = servers.filter(|(_, (_, server))| server.leaving);
+        leaving.filter_map(|(section, (name, _))| parse_server_name(section, name)).collect()
     }
 }
 
-/// Whether another running server has the id that this one is to have: HAProxy would refuse it until a restart.
+/// The first entry of each key.
+fn first_entries(entries: Vec<(String, String)>) -> BTreeMap<String, String> {
+    entries.into_iter().rev().collect()
+}
+
+/// Entries that remove every key of the map.
+fn remove_all(map: &BTreeMap<String, String>) -> BTreeMap<String, Option<String>> {
+    map.keys().map(|key| (key.clone(), None)).collect()
+}
+
+/// True if another running server has the id of this one. HAProxy would refuse the addition, so a restart has to add it.
 fn is_id_taken(live: &BTreeMap<String, LiveServer>, server: &Server) -> bool {
     let id = server.hash_id.map(NonZeroU32::get);
     id.is_some_and(|id| live.iter().any(|(name, live)| live.id == id && name != server.id.as_str()))
 }
 
-/// Queues a section's servers for their turns again, if their weights together may grow by what is wanted.
+/// Gives a section's servers their turns again if their weights together may grow. Growth makes `roundrobin` pass over servers.
 fn requeue_grown(
     section: &str,
     wanted: &DesiredService,
     live: &BTreeMap<String, LiveServer>,
     servers: &[Server],
 ) -> Vec<Change> {
-    let weight = |server: &LiveServer| if server.takes_requests() { server.weight } else { 0 };
     let grows = |server: &Server| {
         let before = live.get(server.id.as_str());
-        weight(&LiveServer::after_plan(before, server)) > before.map_or(0, weight)
+        LiveServer::after_plan(before, server).active_weight() > before.map_or(0, LiveServer::active_weight)
     };
-    let in_turns = wanted.settings.balance == Balance::RoundRobin;
-    if !in_turns || !servers.iter().any(grows) {
+    if wanted.settings.balance != Balance::RoundRobin || !servers.iter().any(grows) {
         return Vec::new();
     }
     let ready = servers.iter().filter(|server| server.state == ServerState::Ready && server.weight > 0);
     requeue_all(section, ready.map(|server| (server.id.as_str(), server.weight)))
 }
 
-/// Queues these servers, with their weights, again. None of them if one server gets every turn, or if there are too many.
+/// Gives these servers their turns again. Returns no change if one server gets every turn, or if there are too many.
 fn requeue_all<'a>(section: &str, servers: impl Iterator<Item = (&'a str, u16)>) -> Vec<Change> {
     let requeue = |(id, weight)| Some(Change::Requeue(parse_server_name(section, id)?, weight));
     let queued: Vec<Change> = servers.filter_map(requeue).collect();

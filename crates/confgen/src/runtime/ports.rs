@@ -1,6 +1,6 @@
-//! Ports that can't be bound: an address the host doesn't have, or one that another program holds.
+//! Finds ports that can't be bound: the host lacks the address, or another program holds the port. Never keeps a port open.
 //!
-//! `haproxy -c` binds nothing, so a file that it takes may still keep HAProxy from starting.
+//! `haproxy -c` binds nothing. So a file that passes it may still keep HAProxy from starting.
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::os::fd::AsRawFd;
@@ -10,8 +10,8 @@ use nix::errno::Errno;
 use nix::sys::socket::sockopt::{ReuseAddr, ReusePort};
 use nix::sys::socket::{AddressFamily, SockFlag, SockType, SockaddrStorage, bind, setsockopt, socket};
 
-/// Why nobody could bind this now. A port that HAProxy holds itself can be bound once more, as HAProxy does it at a
-/// restart (SO_REUSEPORT); what only confgen may not bind is no reason.
+/// The reason why HAProxy could not bind this address now. `None` if it could, or if only confgen may not (a port below 1024).
+/// A port that HAProxy holds itself can be bound once more, as HAProxy does at a restart (SO_REUSEPORT).
 pub fn unbindable_reason(wanted: Bind) -> Option<String> {
     let address = SocketAddr::new(wanted.address.unwrap_or(IpAddr::V4(Ipv4Addr::UNSPECIFIED)), wanted.port);
     match try_bind(address) {
@@ -26,7 +26,7 @@ fn try_bind(address: SocketAddr) -> Result<(), Errno> {
     let probe = socket(family, SockType::Stream, SockFlag::SOCK_CLOEXEC, None)?;
     setsockopt(&probe, ReuseAddr, &true)?;
     setsockopt(&probe, ReusePort, &true)?;
-    // Nothing listens: whoever connects meanwhile is answered by HAProxy, or as before by nobody.
+    // Without `listen`, the kernel gives no connection to this socket.
     bind(probe.as_raw_fd(), &SockaddrStorage::from(address))
 }
 

@@ -1,4 +1,4 @@
-//! A restart: supervisord is asked for it, and HAProxy whether it took.
+//! Restarts HAProxy through supervisord, and asks HAProxy which generation runs. Never trusts supervisord's exit code.
 
 use std::fs;
 use std::time::{Duration, Instant, SystemTime};
@@ -8,43 +8,44 @@ use haproxy::supervisor::State;
 
 use super::{HaproxyControl, running_generation};
 
-/// A restart checks the file, starts HAProxy and waits for its answer: under a second for thousands of servers. A
-/// process that isn't live after this is looked at again by the next try.
+/// A restart checks the file, starts HAProxy and waits for its answer. That takes less than a second for thousands of servers.
+/// After this time the restart counts as failed, and the next try observes HAProxy again.
 const LIVE_TIMEOUT: Duration = Duration::from_secs(15);
-/// How soon, and how often, supervisord is asked whether HAProxy's start has failed.
+/// supervisord has one thread and answers in 2 ms. A failed start is noticed this late at most.
 const CHECK_FAILED_EVERY: Duration = Duration::from_millis(500);
-/// How long supervisord is left to start it by itself: a second after a start that failed, another one for its own look at
-/// what is due, and the program's `startsecs`.
+/// supervisord starts a program again by itself a second after a start that failed, notices that up to a second late, and
+/// counts a start only after the program's `startsecs`.
 const SUPERVISORD_START_WAIT: Duration = Duration::from_secs(3);
-/// How often supervisord is asked meanwhile; being asked, it looks at what is due.
+/// Each question makes supervisord start what is due, so that frequent ones shorten the wait.
 const ASK_SUPERVISORD_EVERY: Duration = Duration::from_millis(50);
-/// How often HAProxy is asked whether it has got there.
+/// The pause between two questions to a HAProxy that starts.
 const ASK_EVERY: Duration = Duration::from_millis(10);
 
-/// While both processes hold the socket, for some tens of milliseconds, either may answer: the new one has it alone when
-/// it has answered so often in a row.
+/// The new process must answer this many times in a row. While both processes hold the socket, for some tens of milliseconds,
+/// either may answer.
 const CONFIRMATIONS: u32 = 5;
 
-/// How a restart went.
+/// The outcome of a restart.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum RestartResult {
     /// HAProxy runs the wanted generation.
     Taken,
-    /// An operator has stopped it, and so it stays.
+    /// An operator stopped HAProxy. confgen doesn't start it.
     Stopped,
-    /// It didn't take, for this reason.
+    /// HAProxy doesn't run the wanted generation, for this reason.
     Failed(String),
 }
 
 impl HaproxyControl {
-    /// Takes the marker away where it no longer stands for a stop without its start: a confgen that was killed may have
-    /// left it, and an operator's stop would be taken for ours.
+    /// Removes the stop marker unless HAProxy is stopped. A killed confgen may have left it, and confgen would take an operator's next stop
+    /// for its own.
     pub(super) fn clear_stale_marker(&self) -> anyhow::Result<()> {
-        let under_way = |state| !matches!(state, State::Stopped | State::Stopping | State::Unknown);
-        if self.stop_marker.exists() && self.control.query_state().is_ok_and(under_way) {
-            self.remove_marker()
-        } else {
-            Ok(())
+        if !self.stop_marker.exists() {
+            return Ok(());
+        }
+        match self.control.query_state() {
+            Ok(State::Stopped | State::Stopping | State::Unknown) | Err(_) => Ok(()),
+            Ok(_) => self.remove_marker(),
         }
     }
 
@@ -52,24 +53,22 @@ impl HaproxyControl {
         fs::remove_file(&self.stop_marker).with_context(|| format!("remove {}", self.stop_marker.display()))
     }
 
-    /// Has HAProxy restarted into the generation that lies on disk, and waits until it runs it. Afresh: one that is just
-    /// starting may have read what lay there before, and isn't enough.
-    pub fn restart_into(&mut self, stamp: &str, afresh: bool) -> anyhow::Result<RestartResult> {
+    /// Restarts HAProxy into the generation on disk, and waits until it runs. With `afresh`, a process that is just starting doesn't
+    /// count, because it may have read the files before.
+    pub fn restart_into(&mut self, generation_id: &str, afresh: bool) -> anyhow::Result<RestartResult> {
         self.invalidate();
-        // A stop of ours that a crash cut short is mended; one of an operator's is respected.
+        // The marker tells confgen's own stop, which a crash left without its start, from an operator's.
         if matches!(self.control.query_state(), Ok(State::Stopped | State::Stopping)) && !self.stop_marker.exists() {
             return Ok(RestartResult::Stopped);
         }
         let begun = SystemTime::now();
-        // The old process may run the same generation: servers alone are no part of its stamp.
-        let process = || self.socket.show_info().ok().map(|info| info.pid);
-        let mut old = process();
-        let is_new = |old| process() != old && running_generation(&self.socket).as_deref() == Some(stamp);
-        if !self.await_supervisord_start(|| !afresh && is_new(old)) {
-            old = process();
+        // The pid tells the processes apart. Both may run the same generation, of which servers are no part.
+        let mut old_pid = self.ask_pid();
+        if !self.await_supervisord_start(|| !afresh && self.is_replaced(old_pid, generation_id)) {
+            old_pid = self.ask_pid();
             fs::File::create(&self.stop_marker).with_context(|| format!("create {}", self.stop_marker.display()))?;
             if let Err(error) = self.control.restart_program() {
-                // It may have failed between the stop and the start, and is then ours to finish.
+                // It may have failed between the stop and the start. The marker stays then, and the next try starts HAProxy.
                 self.clear_stale_marker()?;
                 return Ok(self.describe_failure(begun, error.to_string()));
             }
@@ -85,18 +84,29 @@ impl HaproxyControl {
                     return Ok(self.describe_failure(begun, format!("HAProxy doesn't start (supervisord: {state})")));
                 }
             }
-            answers = if is_new(old) { answers + 1 } else { 0 };
+            answers = if self.is_replaced(old_pid, generation_id) { answers + 1 } else { 0 };
             if answers == CONFIRMATIONS {
                 return Ok(RestartResult::Taken);
             }
             std::thread::sleep(ASK_EVERY);
         }
         let state = self.control.query_state().map_or_else(|error| error.to_string(), |state| state.to_string());
-        let reason = format!("HAProxy doesn't run generation {stamp} after {LIVE_TIMEOUT:?} (supervisord: {state})");
+        let reason =
+            format!("HAProxy doesn't run generation {generation_id} after {LIVE_TIMEOUT:?} (supervisord: {state})");
         Ok(self.describe_failure(begun, reason))
     }
 
-    /// The reason with the words of the start that failed, in which HAProxy itself says why.
+    /// `None` if HAProxy doesn't answer.
+    fn ask_pid(&self) -> Option<u32> {
+        self.socket.show_info().ok().map(|info| info.pid)
+    }
+
+    /// True if a new process answers, with this generation.
+    fn is_replaced(&self, old_pid: Option<u32>, generation_id: &str) -> bool {
+        self.ask_pid() != old_pid && running_generation(&self.socket).as_deref() == Some(generation_id)
+    }
+
+    /// Adds HAProxy's own message about the start that failed, which handover keeps.
     fn describe_failure(&self, begun: SystemTime, reason: String) -> RestartResult {
         let words = self.control.read_failure_message(self.socket.path(), begun);
         RestartResult::Failed(match words {
@@ -105,9 +115,10 @@ impl HaproxyControl {
         })
     }
 
-    /// Whether supervisord starts the new one by itself; it is left to do so for a while. What it is told to end right after
-    /// its start may not hear of it: supervisord's child catches the signal until it has become the program. supervisord
-    /// would wait for the whole `stopwaitsecs`, and all changes with it.
+    /// Waits while supervisord starts HAProxy by itself. True if the new process serves.
+    ///
+    /// A restart in that time could lose the stop: supervisord's child catches SIGTERM until it has become the program.
+    /// supervisord would wait for the whole `stopwaitsecs`, and all changes with it.
     fn await_supervisord_start(&self, is_new: impl Fn() -> bool) -> bool {
         let deadline = Instant::now() + SUPERVISORD_START_WAIT;
         while Instant::now() < deadline && matches!(self.control.query_state(), Ok(State::Backoff | State::Starting)) {

@@ -92,8 +92,10 @@ pub enum ServerHealth {
     Up,
     /// The check fails.
     Down,
-    /// HAProxy has no such server, or has it in maintenance.
+    /// HAProxy has no such server.
     Missing,
+    /// HAProxy has the server in maintenance, where no check runs.
+    InMaintenance,
     /// HAProxy doesn't answer.
     Unknown,
 }
@@ -385,7 +387,8 @@ impl Retention {
                 true
             }
             // A HAProxy that is being restarted has found nothing dead.
-            ServerHealth::Unknown => true,
+            // An operator's `maint`, or another active color, says nothing about the app. It serves again afterwards.
+            ServerHealth::InMaintenance | ServerHealth::Unknown => true,
             ServerHealth::Down | ServerHealth::Missing if self.is_unproven => age < PROVEN_WITHIN,
             ServerHealth::Down => false,
             ServerHealth::Missing => age < PUT_BACK_WITHIN,

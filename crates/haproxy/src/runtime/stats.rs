@@ -37,7 +37,7 @@ pub struct Stat {
     /// The number of times that the balancing algorithm chose a server: `lbtot`. A sticky client's request isn't
     /// counted.
     pub chosen: u64,
-    /// Of a backend, the balancing algorithm: `algo`. HAProxy has no word for some, such as `random`; 3.4 has none for any.
+    /// Of a backend, the balancing algorithm: `algo`. HAProxy has no word for some, such as `random`.
     pub algorithm: Option<String>,
     /// The most sessions at a time, if there is a limit: `slim`.
     pub limit: Option<u64>,

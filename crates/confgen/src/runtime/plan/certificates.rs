@@ -1,6 +1,6 @@
-//! What HAProxy serves TLS with, and the changes that lead to what is wanted. Pure.
+//! Plans the changes of HAProxy's certificates: desired minus observed, both ways. Pure: no I/O, no clock.
 //!
-//! As in `runtime::plan`: desired minus current, both ways, for the files that it has loaded and for the list that names them.
+//! The changes concern the files that HAProxy has loaded, and the crt-list that names them.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -24,7 +24,7 @@ struct Entry {
     file: Token,
     /// As HAProxy shows them, word by word.
     filters: Vec<String>,
-    /// None for a line that was added since HAProxy was last asked.
+    /// `None` if the line was added since HAProxy was last asked.
     line: Option<u32>,
 }
 
@@ -48,27 +48,27 @@ impl From<&CrtListLine> for Entry {
     }
 }
 
-/// What a file that HAProxy has loaded holds.
+/// The content of a file that HAProxy has loaded.
 #[derive(Clone, Debug, PartialEq, Eq)]
 enum Content {
-    /// Nothing.
+    /// `new ssl cert` makes such a file.
     Empty,
-    /// What HAProxy shows of it.
+    /// HAProxy's answer to `show ssl cert`, which has no key.
     Shown(ShownCertificate),
-    /// What it was given.
+    /// The content that confgen loaded.
     Given(Pem),
 }
 
 impl LiveCertificates {
-    /// What HAProxy answers about a list, and about the files in the copies' folder.
+    /// The observed state. `list` is the crt-list, and `files` are those in the copies' directory.
     pub fn from_answers(list: Token, entries: Vec<CrtEntry>, files: BTreeMap<Token, Option<ShownCertificate>>) -> Self {
         let entries = entries.into_iter().map(Entry::from).collect();
         let content = |shown: Option<ShownCertificate>| shown.map_or(Content::Empty, Content::Shown);
         Self { list, entries, files: files.into_iter().map(|(file, shown)| (file, content(shown))).collect() }
     }
 
-    /// The steps to the wanted lines. What is served already is replaced before anything is added, and nothing goes before
-    /// what replaces it is there. A line can't be changed, so that one with other filters is a new one.
+    /// Plans the changes to the wanted lines. Served files are replaced before others are added, and no line goes before the one
+    /// that replaces it is there. HAProxy can't change a line, so a line with other filters is a new one.
     pub fn plan_certificates(&self, wanted: &[CrtListLine]) -> Vec<CertificateChange> {
         let (mut replaced, mut added, mut gone) = (Vec::new(), Vec::new(), Vec::new());
         for line in wanted {
@@ -88,7 +88,7 @@ impl LiveCertificates {
         }
         let mut kept = BTreeSet::new();
         for entry in &self.entries {
-            // A line that is there twice stays once.
+            // HAProxy lists a file twice if it is added twice. One line stays.
             let is_wanted =
                 wanted.iter().any(|line| entry.matches_line(line)) && kept.insert((&entry.file, &entry.filters));
             if !is_wanted {
@@ -101,7 +101,7 @@ impl LiveCertificates {
         [replaced, added, gone].concat()
     }
 
-    /// Believes that the steps to this were made.
+    /// Notes that HAProxy made the planned changes.
     pub fn mark_applied(&mut self, wanted: &[CrtListLine]) {
         let mut kept = BTreeSet::new();
         let mut stays = |entry: &Entry| {
@@ -116,13 +116,12 @@ impl LiveCertificates {
         self.files = files.map(|it| (it.copy.clone(), Content::Given(it.pem.clone()))).collect();
     }
 
-    /// Takes in the lines' numbers, as HAProxy tells them. Without its number, one of several lines for a file can't be
-    /// removed.
+    /// Replaces the lines by HAProxy's listing, which has their numbers. Removing one of several lines for a file needs its number.
     pub fn set_entries(&mut self, entries: Vec<CrtEntry>) {
         self.entries = entries.into_iter().map(Entry::from).collect();
     }
 
-    /// Whether there are lines whose numbers are not known.
+    /// True if the number of a line isn't known.
     pub fn has_unnumbered_lines(&self) -> bool {
         self.entries.iter().any(|entry| entry.line.is_none())
     }

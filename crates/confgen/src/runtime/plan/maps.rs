@@ -1,4 +1,4 @@
-//! The maps that lead from hosts and paths to sections: what they hold, what they are to hold, and the changes between.
+//! Plans the changes of the maps that lead from hosts and paths to sections. Pure: no I/O, no clock.
 
 use std::collections::BTreeMap;
 
@@ -18,7 +18,7 @@ pub(super) struct Maps<V> {
     pub passthrough: BTreeMap<String, V>,
 }
 
-/// The maps' contents as HAProxy lists them: a key may stand there twice.
+/// The maps' contents as HAProxy lists them. A key may be there twice, because `add map` doesn't look for an old one.
 #[derive(Clone, Debug, Default)]
 pub struct ListedMaps {
     /// Host or wildcard → itself.
@@ -29,7 +29,7 @@ pub struct ListedMaps {
     pub passthrough: Vec<(String, String)>,
 }
 
-/// What the maps are to hold for some of their keys.
+/// Wanted entries for some of the maps' keys. `None` removes a key.
 pub(super) type Entries = Maps<Option<String>>;
 
 /// The running maps' paths.
@@ -39,15 +39,15 @@ pub struct MapPaths {
     pub hosts: Token,
     /// Host or wildcard + path prefix → section.
     pub paths: Token,
-    /// Host or wildcard whose TLS is passed through → section; none where the running HAProxy passes none through.
+    /// Host or wildcard whose TLS is passed through → section. `None` if the running HAProxy passes none through.
     pub passthrough: Option<Token>,
 }
 
 impl MapPaths {
-    /// The maps of a generation among all that HAProxy has: an operator's may be called `hosts.map` too.
-    pub fn find_generation(paths: &[Token], stamp: &str) -> Option<Self> {
+    /// Finds the maps of a generation among all that HAProxy has. An operator's map may be called `hosts.map` too.
+    pub fn find_generation(paths: &[Token], generation_id: &str) -> Option<Self> {
         let map = |name: &str| {
-            let end = format!("/{stamp}/{name}.map");
+            let end = format!("/{generation_id}/{name}.map");
             paths.iter().find(|path| path.to_string().ends_with(&end)).cloned()
         };
         Some(Self { hosts: map("hosts")?, paths: map("paths")?, passthrough: map("passthrough") })

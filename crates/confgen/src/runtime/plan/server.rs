@@ -1,4 +1,4 @@
-//! One server: as HAProxy runs it, and the changes that make it what is wanted, or add it.
+//! Plans the changes of one server, or its addition. Pure: no I/O, no clock.
 
 use std::net::SocketAddr;
 use std::num::NonZeroU32;
@@ -13,32 +13,38 @@ use crate::render::server_options;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct LiveServer {
     pub(super) address: SocketAddr,
-    /// The weight in use; 0 is a drain.
+    /// The weight in use. 0 is a drain.
     pub(super) weight: u16,
     pub(super) maint: bool,
     pub(super) drain: bool,
-    /// Its id, which nothing but a restart changes.
+    /// HAProxy's number of the server, which only a restart changes. 0 if HAProxy chose it and confgen hasn't asked.
     pub(super) id: u32,
-    /// On its way out: in maintenance until its last connection is closed.
+    /// No longer wanted. In maintenance until its last connection is closed.
     pub(super) leaving: bool,
 }
 
 impl LiveServer {
-    /// The server after the steps to what is wanted. A drain leaves the weight as it is: it may be the file's 0.
+    /// The server after the planned changes. A drain leaves the weight as it is, which may be the file's 0.
     pub(super) fn after_plan(before: Option<&Self>, wanted: &Server) -> Self {
         let drain = wanted.state == ServerState::Drain;
         let weight = before.filter(|_| drain).map_or(wanted.weight, |before| before.weight);
         let maint = wanted.state == ServerState::Maint;
-        // HAProxy chooses an id where none is asked for, and nobody needs to know which.
+        // Without a wanted id HAProxy chooses one. No decision depends on that one.
         let id = before.map_or(wanted.hash_id.map_or(0, NonZeroU32::get), |before| before.id);
         Self { address: wanted.address.socket_addr(), weight, maint, drain, id, leaving: false }
     }
 
-    /// Whether the server takes a part of new requests.
+    /// True if the server gets a share of new requests.
     pub(super) fn takes_requests(&self) -> bool {
         !self.maint && !self.drain && self.weight > 0
     }
 
+    /// The weight in the balancing, 0 if the server gets no new request.
+    pub(super) fn active_weight(&self) -> u16 {
+        if self.takes_requests() { self.weight } else { 0 }
+    }
+
+    /// Adds the changes that bring the server to the wanted address, weight and state.
     pub(super) fn plan_server(&self, name: &ServerName, wanted: &Server, changes: &mut Vec<Change>) {
         let address = wanted.address.socket_addr();
         if self.address != address {
@@ -60,18 +66,18 @@ impl LiveServer {
     }
 }
 
-/// Whether a server takes no new request after this.
+/// True if the server gets no new request after this change.
 pub(super) fn stops_requests(change: &Change) -> bool {
     matches!(change, Change::SetState(_, AdminState::Drain | AdminState::Maint) | Change::SetWeight(_, 0))
 }
 
-/// Names that HAProxy runs have come from us, or from somebody else's hand: those that are no words are left alone.
+/// `None` if a name can't stand in a command. A server that an operator added by hand may have such a name, and stays alone.
 pub(super) fn parse_server_name(section: &str, server: &str) -> Option<ServerName> {
     Some(ServerName { backend: section.parse().ok()?, server: server.parse().ok()? })
 }
 
-/// New servers of a section. With sticky cookies, each gets its own before its first request: HAProxy would take an answer
-/// without one for the end of the client's (2.6).
+/// Plans the addition of a section's new servers. With sticky cookies, each server gets its own before its first request. Without
+/// it, HAProxy 2.6 tells that server's clients that their cookie has expired.
 pub(super) fn plan_additions(section: &str, wanted: &DesiredService, new: Vec<(ServerName, &Server)>) -> Vec<Change> {
     let refresh = section.parse().ok().map(Change::RefreshCookies);
     let refresh = refresh.filter(|_| wanted.settings.sticky == Sticky::Cookie && !new.is_empty());
@@ -82,7 +88,7 @@ pub(super) fn plan_additions(section: &str, wanted: &DesiredService, new: Vec<(S
             AdminState::Ready if server.is_unproven => Some(Change::ReadyOnceChecked(name.clone())),
             state => Some(Change::SetState(name.clone(), state)),
         };
-        // One command is enough if nothing has to come in between.
+        // One command adds a server and makes it ready, unless its cookie or `health down` has to come in between.
         let at_once = admin_state(server);
         let is_plain = refresh.is_none() && !server.is_unproven;
         added.push(build_addition(name, server, wanted, if is_plain { at_once } else { AdminState::Maint }));

@@ -134,6 +134,16 @@ fn more_than_half_of_all_is_retained() {
 }
 
 #[test]
+fn a_retained_upstream_stays_while_it_is_in_maintenance() {
+    let t = Instant::now();
+    let mut guard = guard();
+    guard.retain_upstreams(at(t, 1), recent(losses("a", 1..3)));
+    let maintenance = |_: &UpstreamRef, _: &Upstream, _: &BTreeSet<UpstreamRef>| Some(ServerHealth::InMaintenance);
+    assert_eq!(guard.release_upstreams(t + 100 * SECOND, maintenance), BTreeSet::new());
+    assert_eq!(held(&guard), 2);
+}
+
+#[test]
 fn a_retained_upstream_goes_when_its_check_fails() {
     let t = Instant::now();
     let mut guard = guard();
