@@ -127,7 +127,7 @@ pub(crate) async fn wait_until_followed(
     let deadline = Instant::now() + patience;
     let (mut balancers, mut has_listing) = (BalancerRecords::default(), false);
     loop {
-        // Before the first listing etcd itself is waited for.
+        // Before the first listing the wait is for etcd itself.
         let words = if has_listing { goal.describe_missing(&balancers) } else { "etcd".to_owned() };
         progress.set_message(format!("waiting for {words}"));
         let event = match timeout_at(deadline.min(Instant::now() + MESSAGE_INTERVAL), events.recv()).await {

@@ -21,6 +21,7 @@ their keys without notice, the removal guard serves them until a check fails. Th
 to be missing. Each balancer stops serving them at once. The command writes control/accept-store, waits for all live balancers,
 and deletes the key. It applies to keys that were missing before it, and to none later. If no balancer retains anything, it is
 refused (exit code 4).";
+
 #[derive(Debug, Args)]
 pub(crate) struct AcceptStore {
     #[command(flatten)]

@@ -23,12 +23,14 @@ balancers are fine.";
 
 /// Let's Encrypt's clients renew a month before the end. Two weeks before the end a renewal has failed for some time.
 pub(super) const EXPIRES_SOON_DAYS: i64 = 14;
+
 #[derive(Debug, Args)]
 pub(crate) struct Certs {
     /// Show these hosts instead of all
     #[arg(value_name = "HOST")]
     hosts: Vec<String>,
 }
+
 #[derive(Debug, Serialize)]
 struct Listing {
     /// By host, then by balancer.

@@ -31,12 +31,14 @@ pub(crate) const VERIFY_EXAMPLES: &str = "Examples:
 found: HAProxy's checks get an answer. not_found: at one balancer they don't. –: no balancer can tell, because the check is off,
 hasn't run yet or is paused by maintenance, or because a balancer can't be asked. Exit code 1 if any upstream is not_found. Exit
 code 6 if a balancer can't be asked.";
+
 #[derive(Debug, Args)]
 pub(crate) struct Check {
     /// Check these services or upstreams instead of all
     #[arg(value_name = "SVC[/ID]")]
     targets: Vec<TargetArg>,
 }
+
 #[derive(Debug, Args)]
 pub(crate) struct Verify {
     /// Check this service instead of all

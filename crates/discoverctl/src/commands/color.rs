@@ -28,6 +28,7 @@ pub(crate) const EXAMPLES: &str = "Examples:
       discoverctl unset shop active
 
 `discoverctl switch` makes a color active in steps, watches it and goes back if it fails.";
+
 #[derive(Debug, Args)]
 pub(crate) struct Color {
     /// The service: shop, or http-shop or tcp-shop if two have the name

@@ -15,8 +15,10 @@ pub(crate) const EXAMPLES: &str = "Examples:
 
 An option of the command line beats its variable. A variable beats ~/.config/haproxy-discover/discoverctl.toml, and that file beats
 /etc/haproxy-discover/discoverctl.toml. The command asks neither etcd nor a balancer.";
+
 #[derive(Debug, Args)]
 pub(crate) struct Config {}
+
 #[derive(Debug, Serialize)]
 struct Options {
     options: BTreeMap<&'static str, OptionShown>,

@@ -22,6 +22,7 @@ pub(crate) const EXAMPLES: &str = "Examples:
 It deletes every key of the service: settings, overrides, records. While announcers register upstreams it is refused, because
 they would leave upstreams without a host. Stop them first, or use --force. It warns of lines in operators' own HAProxy files
 that name the service. The service stays there as an empty backend, which answers 503.";
+
 #[derive(Debug, Args)]
 pub(crate) struct Delete {
     /// The service: shop, or http-shop or tcp-shop if two have the name

@@ -19,6 +19,7 @@ pub(crate) const EXAMPLES: &str = "Examples:
       discoverctl diff 1200 1250 --service shop
 
 Exit code 1 if anything differs.";
+
 #[derive(Debug, Args)]
 pub(crate) struct Diff {
     /// Compare this revision, the older one
@@ -34,6 +35,7 @@ pub(crate) struct Diff {
     #[arg(long)]
     all: bool,
 }
+
 #[derive(Debug, Serialize)]
 struct Differences {
     from: i64,

@@ -31,6 +31,7 @@ pub(crate) const EXAMPLES: &str = "Examples:
 It prints the key, its value and the parsed value, and for each live balancer the line in haproxy.cfg, HAProxy's state and the
 verdict. If several causes apply, the verdict is the one that a request meets first, and the others follow. An upstream that is
 gone is explained from etcd's older revisions.";
+
 #[derive(Debug, Args)]
 pub(crate) struct Explain {
     /// A service, or one of its upstreams

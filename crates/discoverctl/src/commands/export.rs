@@ -35,12 +35,14 @@ pub(crate) const IMPORT_EXAMPLES: &str = "Examples:
 
 All keys are written in one transaction, or in one for each hundred keys. A value that no balancer could follow, and a domain or
 port that another service has, are refused before anything is written.";
+
 #[derive(Debug, Args)]
 pub(crate) struct Export {
     /// Export these services instead of all
     #[arg(value_name = "SVC")]
     services: Vec<ServiceArg>,
 }
+
 #[derive(Debug, Args)]
 pub(crate) struct Import {
     /// Read the document from this file; - is standard input

@@ -20,6 +20,7 @@ pub(crate) const EXAMPLES: &str = "Examples:
   discoverctl history shop --all --output json | jq '.changes[-1]'
 
 etcd keeps old revisions as its --auto-compaction-retention says.";
+
 #[derive(Debug, Args)]
 pub(crate) struct History {
     /// The service: shop, or http-shop or tcp-shop if two have the name
@@ -32,6 +33,7 @@ pub(crate) struct History {
     #[arg(long)]
     all: bool,
 }
+
 #[derive(Debug, Default, Serialize)]
 struct ChangeLog {
     /// The revision after which the list begins. Older changes are compacted away, or --since left them out.

@@ -27,8 +27,10 @@ pub(crate) const EXAMPLES: &str = "Examples:
 
 A finding mentions clients only if a balancer says so. Exit code 1 if anything is found. A balancer whose API can't be reached is
 named, and is no finding. Each balancer also writes the keys that it quarantines below balancers/.";
+
 #[derive(Debug, Args)]
 pub(crate) struct Lint {}
+
 #[derive(Debug, Serialize)]
 struct LintReport {
     revision: i64,

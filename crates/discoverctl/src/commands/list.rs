@@ -16,8 +16,10 @@ use crate::upstreams::{describe_unreachable, list_unreachable};
 pub(crate) const EXAMPLES: &str = "Examples:
   discoverctl list
   discoverctl list --output json | jq '.services[] | select(.upstreams == 0).name'";
+
 #[derive(Debug, Args)]
 pub(crate) struct List {}
+
 #[derive(Debug, Serialize)]
 struct Listing {
     revision: i64,

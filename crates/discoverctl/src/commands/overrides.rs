@@ -49,6 +49,7 @@ pub(crate) struct ChangeState {
     #[command(flatten)]
     changing: Changing,
 }
+
 #[derive(Debug, Args)]
 pub(crate) struct ChangeWeight {
     /// The upstream, written as SVC/ID

@@ -37,6 +37,7 @@ pub(crate) const DEREGISTER_EXAMPLES: &str = "Examples:
 
 The upstream's override is deleted, too. A record with a lease belongs to a running announcer. Stop that announcer instead, or use
 `maint`. --force deletes the record, and the announcer doesn't write it again while its lease lives.";
+
 #[derive(Debug, Args)]
 pub(crate) struct Register {
     /// The service; a new name makes a new service
@@ -81,6 +82,7 @@ pub(crate) struct Register {
     #[command(flatten)]
     changing: Changing,
 }
+
 #[derive(Debug, Args)]
 pub(crate) struct Deregister {
     /// The service: shop, or http-shop or tcp-shop if two have the name

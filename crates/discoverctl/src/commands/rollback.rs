@@ -20,6 +20,7 @@ pub(crate) const EXAMPLES: &str = "Examples:
       discoverctl rollback shop 1200
 
 It restores settings and overrides in one transaction, and leaves upstreams' records alone.";
+
 #[derive(Debug, Args)]
 pub(crate) struct Rollback {
     /// The service: shop, or http-shop or tcp-shop if two have the name

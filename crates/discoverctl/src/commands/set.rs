@@ -22,6 +22,7 @@ docs/settings.md lists the settings and their values.";
 pub(crate) const UNSET_EXAMPLES: &str = "Examples:
   discoverctl unset shop hsts
   discoverctl unset shop allow maxconn";
+
 #[derive(Debug, Args)]
 pub(crate) struct Set {
     /// The service: shop, or http-shop or tcp-shop if two have the name
@@ -42,6 +43,7 @@ pub(crate) struct Set {
     #[command(flatten)]
     changing: Changing,
 }
+
 #[derive(Debug, Args)]
 pub(crate) struct Unset {
     /// The service: shop, or http-shop or tcp-shop if two have the name

@@ -23,12 +23,14 @@ pub(crate) const EXAMPLES: &str = "Examples:
 
 LEASE is the rest of the upstream's lease in seconds. `none` is a record without a lease, which stays until it is deleted.
 SESSIONS and RATE (requests in the last second, or connections of a TCP service) are those of one balancer.";
+
 #[derive(Debug, Args)]
 pub(crate) struct Show {
     /// The service: shop, or http-shop or tcp-shop if two have the name
     #[arg(value_name = "SVC")]
     service: ServiceArg,
 }
+
 #[derive(Debug, Serialize)]
 struct ServiceReport {
     /// The name of the service's section: `http-shop`.

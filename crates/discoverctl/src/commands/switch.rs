@@ -44,6 +44,7 @@ be made. Fewer than 20 requests in a step are not judged.
 
 The commands get DISCOVER_SERVICE, DISCOVER_COLOR, DISCOVER_UPSTREAMS (the color's addresses, separated by blanks),
 DISCOVER_DOMAIN (the service's first host) and DISCOVER_PREVIEW (the host that previews the color).";
+
 #[derive(Debug, Args)]
 pub(crate) struct Switch {
     /// The service: shop, or http-shop or tcp-shop if two have the name

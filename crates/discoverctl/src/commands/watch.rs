@@ -33,6 +33,7 @@ It follows the store, and asks the balancers every second. While etcd is away it
 
 /// The interval between two questions to the balancers. Their counters are at most half a second old.
 const PACE: Duration = Duration::from_secs(1);
+
 #[derive(Debug, Args)]
 pub(crate) struct Watch {
     /// Watch this service instead of all

@@ -13,6 +13,7 @@ use crate::print::{Block, Cell, Printable, Table};
 use crate::store::{Store, lossy_text};
 use crate::upstreams::StoreView;
 use crate::verdict::{BalancerAnswer, Case, Keys};
+
 #[derive(Debug, Serialize)]
 pub(super) struct Explanation {
     /// The name of the service's section: `http-shop`.

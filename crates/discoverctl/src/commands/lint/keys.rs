@@ -28,7 +28,7 @@ pub(super) fn lint_keys(input: &LintInput) -> Vec<Finding> {
     }
     if let Some(entry) = store.topology.accept_store() {
         let retaining =
-            store.balancers.records_by_node().filter(|(_, said)| said.is_some_and(BalancerRecord::retains_anything));
+            store.balancers.records_by_node().filter(|(_, record)| record.is_some_and(BalancerRecord::retains_anything));
         let retaining: BTreeSet<_> = retaining.map(|(node, _)| node).collect();
         let what = if retaining.is_empty() {
             "left over: no balancer retains what the store lacks".to_owned()

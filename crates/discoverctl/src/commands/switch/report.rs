@@ -7,6 +7,7 @@ use super::plan::Plan;
 use super::state::State;
 use crate::commands::switch::sample::StepSum;
 use crate::print::{Block, Printable};
+
 #[derive(Clone, Debug, Serialize)]
 pub(super) struct SwitchReport {
     /// The name of the service's section: `http-shop`.
