@@ -75,26 +75,26 @@ impl Capture {
 fn spawn_reader(
     output: impl Read + Send + 'static,
     to: impl Write + AsFd + Send + 'static,
-    kept: &Arc<Mutex<Excerpt>>,
+    excerpt: &Arc<Mutex<Excerpt>>,
 ) -> JoinHandle<()> {
-    let kept = Arc::clone(kept);
-    std::thread::spawn(move || copy_output(output, to, &kept))
+    let excerpt = Arc::clone(excerpt);
+    std::thread::spawn(move || copy_output(output, to, &excerpt))
 }
 
 /// Copies until the writer closes its end.
-fn copy_output(mut output: impl Read, mut to: impl Write + AsFd, kept: &Mutex<Excerpt>) {
+fn copy_output(mut output: impl Read, mut to: impl Write + AsFd, excerpt: &Mutex<Excerpt>) {
     let mut chunk = [0; CHUNK];
     let mut patience = WRITE_TIMEOUT_MS;
     loop {
         match output.read(&mut chunk) {
             Ok(0) => return,
             Ok(length) => {
-                let said = chunk.get(..length).unwrap_or_default();
-                kept.lock().unwrap_or_else(PoisonError::into_inner).add_chunk(said);
+                let bytes = chunk.get(..length).unwrap_or_default();
+                excerpt.lock().unwrap_or_else(PoisonError::into_inner).add_chunk(bytes);
                 if is_writable(&to, patience) {
                     patience = WRITE_TIMEOUT_MS;
                     // If supervisord is gone, so is the reader of this pipe. HAProxy must not notice.
-                    let _ = to.write_all(said).and_then(|()| to.flush());
+                    let _ = to.write_all(bytes).and_then(|()| to.flush());
                 } else {
                     // This reader hangs. Until it reads again, output no longer waits for it.
                     patience = 0;

@@ -39,9 +39,9 @@ impl WatchdogHandle {
     }
 
     /// Sends a message. A watchdog that has died is no error, because the next start brings its own.
-    pub(crate) fn send_message(&mut self, word: Message) {
-        if let Err(error) = self.messages.write_all(&[word as u8]) {
-            tracing::warn!(%error, "watchdog ended, so that HAProxy serves on after a stop by supervisord");
+    pub(crate) fn send_message(&mut self, message: Message) {
+        if let Err(error) = self.messages.write_all(&[message as u8]) {
+            tracing::warn!(%error, "watchdog ended, so that a stop by supervisord leaves HAProxy running");
         }
     }
 

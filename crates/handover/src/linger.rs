@@ -38,17 +38,17 @@ const LOCK_TIMEOUT: Duration = Duration::from_secs(5);
 /// Waits until handover has ended, then watches until a successor has appeared or no HAProxy is left.
 pub(crate) fn run_watchdog(args: &Linger) -> anyhow::Result<()> {
     let run_dir = RunDir::open(&RuntimeSocket::find(&args.socket)?, None)?;
-    let left = read_messages(std::io::stdin());
-    if left == HandoverEnd::Done {
+    let end = read_messages(std::io::stdin());
+    if end == HandoverEnd::Done {
         return Ok(());
     }
     let mut watch = Watch { args, run_dir, releases: Releases::default() };
-    if !matches!(left, HandoverEnd::Serving { .. }) {
+    if !matches!(end, HandoverEnd::Serving { .. }) {
         watch.abandon_takeover();
     }
-    let is_told =
-        matches!(left, HandoverEnd::Serving { was_signalled: true } | HandoverEnd::Starting { was_signalled: true });
-    watch.watch_until_over(StopTimer::new(Instant::now(), args.linger, is_told))
+    let was_signalled =
+        matches!(end, HandoverEnd::Serving { was_signalled: true } | HandoverEnd::Starting { was_signalled: true });
+    watch.watch_until_over(StopTimer::new(Instant::now(), args.linger, was_signalled))
 }
 
 /// The end of handover, by the messages before it.
@@ -63,19 +63,19 @@ enum HandoverEnd {
 }
 
 /// Reads handover's messages until it ends. If no message comes before the end, handover was killed.
-fn read_messages(mut words: impl Read) -> HandoverEnd {
+fn read_messages(mut messages: impl Read) -> HandoverEnd {
     let mut is_serving = false;
-    let mut is_told = false;
-    let mut word = [0];
+    let mut was_signalled = false;
+    let mut message = [0];
     loop {
-        match words.read(&mut word) {
-            Ok(1) if word == [Message::Serving as u8] => is_serving = true,
-            Ok(1) if word == [Message::Detaching as u8] => is_told = true,
-            Ok(1) if word == [Message::Done as u8] => return HandoverEnd::Done,
+        match messages.read(&mut message) {
+            Ok(1) if message == [Message::Serving as u8] => is_serving = true,
+            Ok(1) if message == [Message::Detaching as u8] => was_signalled = true,
+            Ok(1) if message == [Message::Done as u8] => return HandoverEnd::Done,
             Err(error) if error.kind() == std::io::ErrorKind::Interrupted => {}
             Ok(1) => {}
-            Ok(_) | Err(_) if is_serving => return HandoverEnd::Serving { was_signalled: is_told },
-            Ok(_) | Err(_) => return HandoverEnd::Starting { was_signalled: is_told },
+            Ok(_) | Err(_) if is_serving => return HandoverEnd::Serving { was_signalled },
+            Ok(_) | Err(_) => return HandoverEnd::Starting { was_signalled },
         }
     }
 }
@@ -100,9 +100,9 @@ impl Watch<'_> {
         }
     }
 
-    fn watch_until_over(&mut self, mut stop: StopTimer) -> anyhow::Result<()> {
+    fn watch_until_over(&mut self, mut timer: StopTimer) -> anyhow::Result<()> {
         let supervisord = ProgramMonitor::new(self.args);
-        let (mut ask_at, mut look_at) = (Instant::now(), Instant::now());
+        let (mut ask_at, mut scan_at) = (Instant::now(), Instant::now());
         loop {
             // `check_progress` scans all of /proc, and this loop may last for as long as HAProxy serves.
             if !self.releases.are_all_ended() {
@@ -113,18 +113,18 @@ impl Watch<'_> {
             if is_over && self.releases.have_stopped_listening() {
                 return Ok(());
             }
-            if now >= look_at {
-                look_at = now + SCAN_INTERVAL;
+            if now >= scan_at {
+                scan_at = now + SCAN_INTERVAL;
                 if self.run_dir.list_haproxys().is_empty() {
                     return Ok(());
                 }
             }
             if !is_over && now >= ask_at {
                 ask_at = now + ASK_INTERVAL;
-                match stop.judge_status(now, supervisord.query_status()) {
+                match timer.judge_status(now, supervisord.query_status()) {
                     Decision::Wait => {}
                     Decision::Withdraw => return Ok(()),
-                    Decision::End(why) => return self.end_haproxy(why),
+                    Decision::End(reason) => return self.end_haproxy(reason),
                 }
             }
             std::thread::sleep(TICK);
@@ -132,14 +132,14 @@ impl Watch<'_> {
     }
 
     /// Ends every HAProxy, unless a successor appears at the last moment.
-    fn end_haproxy(&mut self, why: &str) -> anyhow::Result<()> {
+    fn end_haproxy(&mut self, reason: &str) -> anyhow::Result<()> {
         let lock = self.run_dir.lock_within(LOCK_TIMEOUT)?;
         // A start may have announced itself while this waited for the lock.
         if !self.run_dir.is_latest(&self.args.start) {
             return Ok(());
         }
         let linger = humantime::format_duration(self.args.linger);
-        tracing::info!(reason = why, %linger, "no successor started, so that HAProxy finishes its requests and ends");
+        tracing::info!(%reason, %linger, "no successor started, so that HAProxy finishes its requests and ends");
         for haproxy in self.run_dir.list_haproxys() {
             self.releases.release_haproxy(&haproxy, None);
         }
@@ -198,8 +198,8 @@ impl StopTimer {
     }
 
     /// Decides by supervisord's answer. A restart is a stop and a start, so that only a stop that lasts ends HAProxy.
-    fn judge_status(&mut self, now: Instant, heard: ProgramStatus) -> Decision {
-        let why = match heard {
+    fn judge_status(&mut self, now: Instant, status: ProgramStatus) -> Decision {
+        let reason = match status {
             ProgramStatus::State(State::Stopped | State::Unknown) => "supervisord has stopped the program",
             ProgramStatus::Ending => "supervisord ends",
             ProgramStatus::Killed if self.was_signalled => "supervisord is gone",
@@ -215,9 +215,9 @@ impl StopTimer {
             }
         };
         // systemd may start a killed supervisord again, and the next supervisord starts a successor.
-        let patience = if heard == ProgramStatus::Killed { self.linger + RESTART_TIMEOUT } else { self.linger };
+        let patience = if status == ProgramStatus::Killed { self.linger + RESTART_TIMEOUT } else { self.linger };
         let since = *self.stopped_since.get_or_insert(now);
-        if now.duration_since(since) >= patience { Decision::End(why) } else { Decision::Wait }
+        if now.duration_since(since) >= patience { Decision::End(reason) } else { Decision::Wait }
     }
 }
 

@@ -1,6 +1,6 @@
 //! Finds the HAProxys that handover started by a mark in their environment, and signals them. It decides nothing.
 //!
-//! A pid file would name another process one day. A process of another pid namespace doesn't count, although a
+//! A pid file may name another process by now. A process of another pid namespace doesn't count, although a
 //! container's process may bear the same mark and show in the host's `/proc`.
 
 use std::collections::BTreeMap;
@@ -44,8 +44,8 @@ pub(crate) fn find_all(socket: &Path) -> Vec<Haproxy> {
     let marked = pids.filter_map(|pid| {
         let (shown, environ) = read_environ(pid)?;
         let start = read_mark(&environ, socket)?;
-        let here = read_pid_namespace(shown) == namespace;
-        Some((start, read_process(pid)?)).filter(|_| here)
+        let is_here = read_pid_namespace(shown) == namespace;
+        Some((start, read_process(pid)?)).filter(|_| is_here)
     });
     group_by_start(marked)
 }

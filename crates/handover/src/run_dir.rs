@@ -114,8 +114,9 @@ impl RunDir {
     }
 
     /// Writes the reason of a failed start, which confgen shows. An empty text says that the last start succeeded.
-    pub(crate) fn write_failure(&self, words: &str) {
-        if let Err(error) = self.dir.overwrite_file(failure::FILE, &failure::encode_message(words), 0o640, self.group) {
+    pub(crate) fn write_failure(&self, reason: &str) {
+        if let Err(error) = self.dir.overwrite_file(failure::FILE, &failure::encode_message(reason), 0o640, self.group)
+        {
             // confgen then shows the end of the program's log.
             tracing::debug!(path = %self.dir.path().join(failure::FILE).display(), %error, "can't write the failure file");
         }

@@ -36,7 +36,7 @@ const ANSWER_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// The time for which an old HAProxy may answer on the runtime socket's path beside a new one that serves. While both
 /// hold the same listener, either answers. Of so many answers, one is the new HAProxy's.
-const ASTRAY_AFTER: Duration = Duration::from_secs(3);
+const BYPASSED_AFTER: Duration = Duration::from_secs(3);
 
 /// The interval between two SIGUSR1. A HAProxy that is just starting may miss the signal.
 const SIGNAL_INTERVAL: Duration = Duration::from_secs(1);
@@ -156,15 +156,15 @@ impl Handover {
         self.lock = None;
     }
 
-    fn message_watchdog(&mut self, word: Message) {
-        if let Some(guard) = &mut self.watchdog {
-            guard.send_message(word);
+    fn message_watchdog(&mut self, message: Message) {
+        if let Some(watchdog) = &mut self.watchdog {
+            watchdog.send_message(message);
         }
     }
 
     fn dismiss_watchdog(&mut self) {
-        if let Some(guard) = self.watchdog.take() {
-            guard.dismiss();
+        if let Some(watchdog) = self.watchdog.take() {
+            watchdog.dismiss();
         }
     }
 
@@ -293,7 +293,7 @@ impl Handover {
             return None;
         }
         let ready_since = *self.ready_since.get_or_insert_with(Instant::now);
-        (ready_since.elapsed() >= ASTRAY_AFTER).then_some(Event::Bypassed)
+        (ready_since.elapsed() >= BYPASSED_AFTER).then_some(Event::Bypassed)
     }
 
     fn find_start_by_pid(&self, pid: u32) -> Option<String> {
@@ -344,19 +344,19 @@ impl Handover {
                 tracing::error!(serving = %self.describe_old(), "HAProxy rejected the configuration");
             }
             (State::Starting, Event::Ended(code)) => {
-                let words = format!("the new HAProxy ended with status {code} before it answered");
+                let reason = format!("the new HAProxy ended with status {code} before it answered");
                 tracing::error!(status = code, serving = %self.describe_old(), "the new HAProxy ended before it answered");
-                self.record_failure(words);
+                self.record_failure(reason);
             }
             (State::Starting, Event::Timeout) => {
-                let words = format!(
+                let reason = format!(
                     "the new HAProxy didn't answer on {} within {:?}: does the configuration have `stats socket` with \
                      that path?",
                     self.settings.socket.path.display(),
                     self.settings.wait
                 );
-                tracing::error!(serving = %self.describe_old(), "{words}");
-                self.record_failure(words);
+                tracing::error!(serving = %self.describe_old(), "{reason}");
+                self.record_failure(reason);
             }
             (State::Starting, Event::Bypassed) => tracing::warn!(
                 pid = self.master,
@@ -392,8 +392,8 @@ impl Handover {
     }
 
     /// Keeps the reason that the start failed, with HAProxy's output in short.
-    fn record_failure(&mut self, words: String) {
-        let said = failure::summarize_output(&self.capture.read_text());
-        self.failure = if said.is_empty() { words } else { format!("{words}: {said}") };
+    fn record_failure(&mut self, reason: String) {
+        let output = failure::summarize_output(&self.capture.read_text());
+        self.failure = if output.is_empty() { reason } else { format!("{reason}: {output}") };
     }
 }
