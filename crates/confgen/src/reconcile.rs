@@ -60,7 +60,7 @@ impl Reconciler {
         let most = self.haproxy.max_open_files().and_then(|files| upstream_bound::max_upstreams(files, maxconn));
         let counts = update.topology.services().iter().map(|(id, service)| self.desired.count_servers(id, service));
         let bound = most.and_then(|most| UpstreamBound::from_counts(counts, most));
-        // The bound is for all services together, so one that grows may take upstreams from another.
+        // The bound depends on all services, so a service that didn't change may get another one.
         let is_rebound = bound != self.desired.upstream_bound();
         let changed = if is_rebound { &Changed::All } else { &update.changed };
         if *changed == Changed::All {
