@@ -1,4 +1,4 @@
-//! The status page: the API's answers as HTML. Pure: no I/O, no clock.
+//! The status page: what the API answers, for people. Pure.
 
 use askama::Template;
 use discovery::Cause;
@@ -8,16 +8,16 @@ use crate::status::api::{
     Act, Counted, ServiceInFull, StatusShown, UpstreamShown, show_first_services, show_history, show_status,
 };
 
-/// The most services. A page of more is too long to read, and the API has them all.
+/// A page with more services is no page; the API has them all.
 const SERVICES: usize = 200;
-/// The most upstreams of one service.
+/// Upstreams of one service.
 const UPSTREAMS: usize = 50;
-/// The most actions of the history. The API has all.
+/// What lies further back, the API has.
 const ACTS: usize = 20;
-/// The most quarantined keys.
+/// Keys that are not followed.
 const KEYS: usize = 100;
 
-/// The whole page. askama escapes all values as HTML.
+/// The whole page. Whatever is printed in it is escaped as HTML.
 #[derive(Template)]
 #[template(path = "status.html")]
 struct Page<'a> {
@@ -30,15 +30,16 @@ struct Page<'a> {
     haproxy_error: Option<&'a String>,
 }
 
-pub fn render_page(status: &Status, counted: &Counted) -> askama::Result<String> {
-    let reconcile = &status.reconcile;
+/// The page of now.
+pub fn render_page(report: &Status, counted: &Counted) -> askama::Result<String> {
+    let standing = &report.reconcile;
     let page = Page {
-        status: show_status(status),
-        services: show_first_services(status, counted, SERVICES),
-        more_services: reconcile.desired.known_services().count().saturating_sub(SERVICES),
-        quarantine: reconcile.quarantined.iter().take(KEYS).collect(),
-        more_keys: reconcile.quarantined.len().saturating_sub(KEYS),
-        acts: show_history(status).history.into_iter().take(ACTS).collect(),
+        status: show_status(report),
+        services: show_first_services(report, counted, SERVICES),
+        more_services: standing.desired.known_services().count().saturating_sub(SERVICES),
+        quarantine: standing.quarantined.iter().take(KEYS).collect(),
+        more_keys: standing.quarantined.len().saturating_sub(KEYS),
+        acts: show_history(report).history.into_iter().take(ACTS).collect(),
         haproxy_error: counted.as_ref().err(),
     };
     page.render()
@@ -55,7 +56,7 @@ impl ServiceInFull {
 }
 
 impl UpstreamShown {
-    /// `yes`, or the cause why the upstream gets no requests.
+    /// It gets requests, or the cause why it gets none.
     fn requests(&self) -> &str {
         self.verdict.cause().map_or("yes", Cause::name)
     }
@@ -70,7 +71,7 @@ impl UpstreamShown {
 }
 
 impl Act {
-    /// The duration in ms with one decimal.
+    /// How long it took, in ms with one digit behind the point.
     fn ms(&self) -> String {
         format!("{:.1}", self.seconds * 1000.0)
     }
@@ -88,12 +89,12 @@ mod tests {
     fn nothing_from_the_store_becomes_markup() {
         let store = "http-services/a/domain a.com\nhttp-services/a/upstreams/1 10.0.0.1:80\n\
                      http-services/a/tls <script>alert(1)</script>\nhttp-services/a/url_reg ^/<b>&\"'";
-        let desired = settle(&topology(store), &Default::default(), &Default::default());
-        let quarantined = desired.quarantined_keys();
+        let settled = settle(&topology(store), &Default::default(), &Default::default());
+        let quarantined = settled.quarantined_keys();
         assert!(quarantined.values().any(|reason| reason.contains("<script>")), "{quarantined:?}");
-        let reconcile = ReconcileStatus { desired: desired.into(), quarantined, ..ReconcileStatus::default() };
-        let status = Status { reconcile: Arc::new(reconcile), store_error: Some("<i>".into()), ..Status::default() };
-        let page = render_page(&status, &Err("</td><img src=x>".into())).unwrap();
+        let standing = ReconcileStatus { desired: settled.into(), quarantined, ..ReconcileStatus::default() };
+        let report = Status { reconcile: Arc::new(standing), store_error: Some("<i>".into()), ..Status::default() };
+        let page = render_page(&report, &Err("</td><img src=x>".into())).unwrap();
         for markup in ["<script", "<img", "<i>", "<b>"] {
             assert!(!page.contains(markup), "{markup} in {page}");
         }

@@ -22,7 +22,7 @@ const A: &str = "http-services/shop/upstreams/a 10.0.0.1:80\n";
 
 /// A balancer that runs the store, with HAProxy's figures.
 struct Scene {
-    desired: DesiredState,
+    settled: DesiredState,
     rows: Vec<Stat>,
     error: Option<&'static str>,
     tweak: fn(&mut Status),
@@ -46,18 +46,18 @@ fn web(status: &str) -> Stat {
     row(RowKind::Frontend, "discover-web", "FRONTEND", status)
 }
 
-fn desired(store: &str, limits: Policy) -> DesiredState {
-    let mut desired = DesiredState::default();
-    desired.set_policy(limits);
-    desired.update_services(&topology(store), &Changed::All);
-    desired
+fn settled(store: &str, limits: Policy) -> DesiredState {
+    let mut settled = DesiredState::default();
+    settled.set_policy(limits);
+    settled.update_services(&topology(store), &Changed::All);
+    settled
 }
 
 /// A store, and one server that is up.
 fn scene(store: &str) -> Scene {
     let rows = vec![web("OPEN"), server("a", "UP"), backend(1)];
-    let desired = desired(store, Policy::default());
-    Scene { desired, rows, error: None, tweak: |_| {}, service: "http-shop" }
+    let settled = settled(store, Policy::default());
+    Scene { settled, rows, error: None, tweak: |_| {}, service: "http-shop" }
 }
 
 impl Scene {
@@ -69,19 +69,19 @@ impl Scene {
         Self { tweak, ..self }
     }
 
-    fn status(&self) -> Status {
+    fn report(&self) -> Status {
         let position = StoreRevision { cluster: 7, raft_term: 2, revision: 20 };
         let running = RunningHaproxy { pid: 7, version: Version::new(2, 6, 12), generation: None };
-        let reconcile = ReconcileStatus {
-            quarantined: self.desired.quarantined_keys(),
-            desired: Arc::new(self.desired.clone()),
+        let standing = ReconcileStatus {
+            quarantined: self.settled.quarantined_keys(),
+            desired: Arc::new(self.settled.clone()),
             applied: Some(position),
             ..ReconcileStatus::default()
         };
-        let mut status =
-            Status { seen: position, running: Some(running), reconcile: Arc::new(reconcile), ..Status::default() };
-        (self.tweak)(&mut status);
-        status
+        let mut report =
+            Status { seen: position, running: Some(running), reconcile: Arc::new(standing), ..Status::default() };
+        (self.tweak)(&mut report);
+        report
     }
 
     fn counted(&self) -> Counted {
@@ -91,8 +91,8 @@ impl Scene {
     /// The verdict on an upstream, once everything that shows it has been found to say the same.
     #[track_caller]
     fn verdict(&self, id: &str) -> Verdict {
-        let (status, counted) = (self.status(), self.counted());
-        let upstreams = api::show_upstreams(&status, &counted, None).upstreams;
+        let (report, counted) = (self.report(), self.counted());
+        let upstreams = api::show_upstreams(&report, &counted, None).upstreams;
         let shown = upstreams.iter().find(|it| it.service == self.service && it.id == id).expect("it is listed");
         let verdict = shown.verdict.clone();
         assert_eq!(shown.balanced, verdict.gets_requests);
@@ -100,19 +100,19 @@ impl Scene {
         assert_eq!(shown.not_balanced.as_deref(), words);
 
         let balanced = upstreams.iter().filter(|it| it.balanced == Some(true)).count();
-        let services = api::show_services(&status, &counted).services;
+        let services = api::show_services(&report, &counted).services;
         assert_eq!(services.iter().map(|it| it.upstreams.balanced).sum::<usize>(), balanced);
-        let service = api::find_service(&status, &counted, self.service).expect("it is known");
+        let service = api::find_service(&report, &counted, self.service).expect("it is known");
         assert!(service.upstreams.iter().any(|it| it.id == id && it.verdict == verdict));
 
-        let page = page::render_page(&status, &counted).unwrap();
+        let page = page::render_page(&report, &counted).unwrap();
         let (_, row) = page.split_once(&format!("<tr><td>{id}</td>")).expect("it is on the page");
         let (row, _) = row.split_once("</tr>").unwrap();
         let requests = verdict.cause().map_or("yes", Cause::name);
         assert!(row.contains(&format!(">{requests}</td>")), "{requests}: {row}");
 
         let mut registry = Registry::default();
-        metrics::register_all(&status, &counted, &mut registry);
+        metrics::register_all(&report, &counted, &mut registry);
         let mut text = String::new();
         prometheus_client::encoding::text::encode(&mut text, &registry).unwrap();
         let mut causes: BTreeMap<&str, usize> = BTreeMap::new();
@@ -138,8 +138,8 @@ impl Scene {
     }
 }
 
-fn reconcile(status: &mut Status) -> &mut ReconcileStatus {
-    Arc::make_mut(&mut status.reconcile)
+fn standing(report: &mut Status) -> &mut ReconcileStatus {
+    Arc::make_mut(&mut report.reconcile)
 }
 
 fn shop() -> ServiceId {
@@ -199,18 +199,15 @@ fn a_service_that_no_request_finds_gets_none() {
     let path = scene(&format!("http-services/shop/path /x\n{A}"));
     path.assert("a", Some(false), "no_domain");
     // ACME's challenges reach it all the same.
-    scene(A).tweak(|status| reconcile(status).acme = Some(shop())).assert("a", Some(true), "ok");
+    scene(A).tweak(|report| standing(report).acme = Some(shop())).assert("a", Some(true), "ok");
     // So do those of an operator's own frontend.
-    let led: fn(&mut Status) = |status| {
+    let led: fn(&mut Status) = |report| {
         let named = ReferencedSection { gets_requests: true, ..ReferencedSection::default() };
-        reconcile(status).operator_files.named_sections.insert("http-shop".to_owned(), named);
+        standing(report).operator_files.named_sections.insert("http-shop".to_owned(), named);
     };
     scene(A).tweak(led).assert("a", Some(true), "ok");
-    let asked: fn(&mut Status) = |status| {
-        _ = reconcile(status)
-            .operator_files
-            .named_sections
-            .insert("http-shop".to_owned(), ReferencedSection::default());
+    let asked: fn(&mut Status) = |report| {
+        _ = standing(report).operator_files.named_sections.insert("http-shop".to_owned(), ReferencedSection::default());
     };
     scene(A).tweak(asked).assert("a", Some(false), "no_domain");
     scene(&format!("http-services/api/domain shop.test\n{DOMAIN}{A}")).tweak(led).assert(
@@ -228,7 +225,7 @@ fn a_service_that_no_request_finds_gets_none() {
         "{verdict:?}"
     );
     // The one that has the claim by now waits for a restart.
-    let meanwhile: fn(&mut Status) = |status| _ = reconcile(status).reached_until_restart.insert(shop());
+    let meanwhile: fn(&mut Status) = |report| _ = standing(report).reached_until_restart.insert(shop());
     rival.tweak(meanwhile).assert("a", Some(true), "ok claim_held");
     let whole = "http-services/api/tls passthrough\nhttp-services/api/domain shop.test\n";
     scene(&format!("{whole}{DOMAIN}{A}")).assert("a", Some(false), "claim_held");
@@ -243,16 +240,16 @@ fn a_service_that_no_request_finds_gets_none() {
     }
     let limits =
         || Policy { domain_allowlist: Some(DomainAllowlist::parse("other other.test").unwrap()), ..Policy::default() };
-    let domains = Scene { desired: desired(&format!("{DOMAIN}{A}"), limits()), ..scene("") };
+    let domains = Scene { settled: settled(&format!("{DOMAIN}{A}"), limits()), ..scene("") };
     domains.assert("a", Some(false), "domain_quarantined");
     let store = "http-services/default/upstreams/a 10.0.0.1:80";
-    let forbidden = Scene { desired: desired(store, limits()), service: "http-default", ..scene("") };
+    let forbidden = Scene { settled: settled(store, limits()), service: "http-default", ..scene("") };
     forbidden.assert("a", Some(false), "service_quarantined");
     let stats = Policy {
         reserved_hosts: [("shop.test".parse().unwrap(), "--stats-domain".to_owned())].into(),
         ..Policy::default()
     };
-    Scene { desired: desired(&format!("{DOMAIN}{A}"), stats), ..scene("") }.assert(
+    Scene { settled: settled(&format!("{DOMAIN}{A}"), stats), ..scene("") }.assert(
         "a",
         Some(false),
         "domain_quarantined",
@@ -264,7 +261,7 @@ fn a_tcp_service_is_found_by_its_ports() {
     let rows = || vec![row(RowKind::Server, "tcp-db", "a", "UP"), row(RowKind::Backend, "tcp-db", "BACKEND", "UP")];
     let store = "tcp-services/db/upstreams/a 10.0.0.1:80\n";
     let of = |store: &str, limits: Policy| Scene {
-        desired: desired(store, limits),
+        settled: settled(store, limits),
         service: "tcp-db",
         ..scene("").rows(rows())
     };
@@ -284,16 +281,16 @@ fn a_service_that_is_not_taken_gets_none() {
     // Another key that can't be read keeps nobody off.
     scene(&format!("{DOMAIN}http-services/shop/balance mood\n{A}")).assert("a", Some(true), "ok quarantined");
     let mut refused = scene(&format!("{DOMAIN}{A}"));
-    let then = refused.desired.clone();
-    refused.desired.reject_services(&[(shop(), "unknown keyword".to_owned())].into(), &then);
+    let then = refused.settled.clone();
+    refused.settled.reject_services(&[(shop(), "unknown keyword".to_owned())].into(), &then);
     refused.rows.clear();
     let verdict = refused.assert("a", Some(false), "service_refused");
     assert_eq!(verdict.words().unwrap(), "HAProxy refuses the service: unknown keyword");
     // Its last accepted form serves.
     let mut serves = scene(&format!("{DOMAIN}{A}"));
-    let then = serves.desired.clone();
-    serves.desired.mark_accepted(&then);
-    serves.desired.reject_services(&[(shop(), "unknown keyword".to_owned())].into(), &then);
+    let then = serves.settled.clone();
+    serves.settled.mark_accepted(&then);
+    serves.settled.reject_services(&[(shop(), "unknown keyword".to_owned())].into(), &then);
     serves.assert("a", Some(true), "ok service_refused");
     serves.rows(vec![web("OPEN"), server("a", "DOWN"), backend(0)]).assert("a", Some(false), "check service_refused");
 }
@@ -306,20 +303,20 @@ fn a_record_that_is_gone_or_does_not_count() {
     let verdict = loopback.rows(vec![web("OPEN"), backend(0)]).assert("a", Some(false), "record_quarantined");
     assert!(verdict.words().unwrap().contains("--upstream-networks"), "{verdict:?}");
     let mut last_good = scene(&format!("{DOMAIN}{A}"));
-    last_good.desired.update_services(&topology(&format!("{DOMAIN}http-services/shop/upstreams/a ?")), &Changed::All);
+    last_good.settled.update_services(&topology(&format!("{DOMAIN}http-services/shop/upstreams/a ?")), &Changed::All);
     last_good.assert("a", Some(true), "ok record_quarantined");
     let override_ = scene(&format!("{DOMAIN}{A}http-services/shop/overrides/a ?"));
     override_.assert("a", Some(true), "ok quarantined");
     // One that is retained.
     let mut kept = scene(DOMAIN);
     let record = Upstream::parse(b"10.0.0.1:80").unwrap();
-    kept.desired.set_retained(
+    kept.settled.set_retained(
         &shop(),
         [("a".parse().unwrap(), crate::store::removal_guard::RetainedUpstream { record, is_unproven: false })].into(),
     );
-    let kept = kept.tweak(|status| {
+    let kept = kept.tweak(|report| {
         let retained = Retained { by: Retainer::Guard, since: Some(std::time::SystemTime::UNIX_EPOCH) };
-        reconcile(status).retained.insert((shop(), "a".parse().unwrap()), retained);
+        standing(report).retained.insert((shop(), "a".parse().unwrap()), retained);
     });
     let verdict = kept.assert("a", Some(true), "ok held");
     assert!(verdict.also[0].words.contains("since 1970-01-01T00:00:00Z; it is retained"), "{verdict:?}");
@@ -372,13 +369,13 @@ fn an_upstream_that_haproxy_was_not_told_of() {
     let store = format!("{DOMAIN}{A}");
     let empty = || vec![web("OPEN"), backend(0)];
     scene(&store).rows(empty()).assert("a", Some(false), "absent");
-    let pending: fn(&mut Status) = |status| _ = reconcile(status).pending.insert(shop());
+    let pending: fn(&mut Status) = |report| _ = standing(report).pending.insert(shop());
     scene(&store).rows(empty()).tweak(pending).assert("a", Some(false), "pending absent");
     scene(&store).tweak(pending).assert("a", Some(true), "ok pending");
     // The section is there, and HAProxy's maps don't lead there yet.
-    let unrouted = scene(&store).tweak(|status| {
-        reconcile(status).pending.insert(shop());
-        reconcile(status).unrouted.insert(shop());
+    let unrouted = scene(&store).tweak(|report| {
+        standing(report).pending.insert(shop());
+        standing(report).unrouted.insert(shop());
     });
     unrouted.assert("a", Some(false), "pending");
     let strays = vec![web("OPEN"), Stat { weight: 0, ..server("a", "DRAIN") }, backend(0)];
@@ -387,7 +384,7 @@ fn an_upstream_that_haproxy_was_not_told_of() {
     let verdict = scene(&store).rows(weightless).assert("a", Some(false), "otherwise");
     assert_eq!(verdict.words().unwrap(), "its weight is 0");
     scene(&store).rows(vec![web("OPEN"), server("a", "NOLB"), backend(0)]).assert("a", Some(false), "otherwise");
-    let out: fn(&mut Status) = |status| status.out_of_sync = Some("no disk".into());
+    let out: fn(&mut Status) = |report| report.out_of_sync = Some("no disk".into());
     scene(&store).rows(empty()).tweak(out).assert("a", Some(false), "out_of_sync absent");
     scene(&store).tweak(out).assert("a", Some(true), "ok out_of_sync");
     let silent = Scene { error: Some("no socket"), ..scene(&store) };
@@ -398,9 +395,9 @@ fn an_upstream_that_haproxy_was_not_told_of() {
 #[test]
 fn a_starved_upstream_gets_requests_again_with_the_first_one() {
     let store = format!("{DOMAIN}{A}http-services/shop/upstreams/b 10.0.0.2:80");
-    let starving: fn(&mut Status) = |status| {
+    let starving: fn(&mut Status) = |report| {
         let starved = Starved { chosen: 3, requests: 240, share: 120 };
-        status.starving = Arc::new([(("http-shop".to_owned(), "a".to_owned()), starved)].into());
+        report.starving = Arc::new([(("http-shop".to_owned(), "a".to_owned()), starved)].into());
     };
     let rows = |chosen, status| {
         let a = Stat { chosen, ..server("a", status) };
