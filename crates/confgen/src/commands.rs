@@ -35,7 +35,6 @@ pub fn exit_code(error: &anyhow::Error) -> ExitCode {
     }
 }
 
-/// Applies the store once.
 pub async fn run_once(common: Common) -> anyhow::Result<ExitCode> {
     let snapshot = fetch_snapshot(common.store, None).await?;
     let run = move || {
@@ -56,7 +55,6 @@ pub async fn run_once(common: Common) -> anyhow::Result<ExitCode> {
     Ok(ExitCode::from(code))
 }
 
-/// Prints haproxy.cfg.
 pub async fn print_config(common: Common, at_revision: Option<i64>) -> anyhow::Result<ExitCode> {
     let publication = load_publication(common, at_revision).await?;
     let rendered = publication.render_config()?;

@@ -123,7 +123,7 @@ pub async fn run(
         }
     }
     systemd::notify_stopping();
-    // The next start would mend what is cut short here, but HAProxy would wait for it.
+    // Actions in progress end first. The next start would mend what is cut short, but only then.
     tokio::select! {
         () = event_loop.finish_actions() => {}
         () = shutdown.abort.cancelled() => {}

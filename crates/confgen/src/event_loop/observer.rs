@@ -20,7 +20,7 @@ use crate::runtime;
 use crate::status::RunningHaproxy;
 use crate::status::activity::Activities;
 
-/// A restart or a crash of HAProxy is mended once it is observed. Four questions a second cost HAProxy nothing that can be measured.
+/// A restart or a crash of HAProxy is mended once it is observed. Four questions a second are no load for HAProxy.
 const OBSERVE_EVERY: Duration = Duration::from_millis(250);
 
 /// One observation.
@@ -166,7 +166,7 @@ impl Observer {
             Some(info) => Some(process_since(last.process, info.pid, info.uptime)),
             None => last.process,
         };
-        // A process that listened alone does so until it is another process. Asking all masters takes longer than the rest.
+        // A process that listened alone does so until it is another process.
         let may_share = last.old_process_listens || process != last.process;
         let old_process_listens = may_share && masters::other_process_listens(&self.socket);
         let answers = answers.refresh(&self.socket, &self.control);

@@ -57,7 +57,7 @@ impl Reconciler {
         let taken = self.config.state_dir.load_operator_files()?;
         let include = match taken {
             Some(sources) => self.config.paths.parse_operator_files(sources, &FilledFiles::default()),
-            // No file was ever accepted. A site without a state directory must still learn its sections' names.
+            // No file was ever accepted, so the files as they are count, whatever HAProxy says of them.
             None => self.config.paths.read_operator_files(&FilledFiles::default()).unwrap_or_default(),
         };
         Arc::make_mut(&mut self.files.local).operator_files = include;
