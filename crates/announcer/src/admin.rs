@@ -50,7 +50,6 @@ pub(crate) struct StatusSources {
 }
 
 impl StatusSources {
-    /// Snapshot of all sources.
     fn collect_status(&self) -> Status {
         let LoopStatus { state, status_line, healthy } = self.loop_status.borrow().clone();
         let upstreams = self.names.iter().enumerate().map(|(index, (service, id))| UpstreamStatus {

@@ -20,7 +20,7 @@ pub(crate) enum Question {
     Acknowledges,
 }
 
-/// Replica of `balancers/`. Pure.
+/// Replica of `balancers/`, without its watch. Pure.
 #[derive(Debug, Default)]
 pub(crate) struct BalancerStates {
     all: BalancerRecords,

@@ -41,7 +41,7 @@ const KILL_PATIENCE: Duration = Duration::from_secs(2);
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum ChildError {
     /// The program is missing or can't be executed.
-    #[error("{program} can't be run: {source}")]
+    #[error("can't run {program}: {source}")]
     Spawn {
         /// Path or name from the command line.
         program: String,
@@ -49,7 +49,7 @@ pub(crate) enum ChildError {
         source: io::Error,
     },
     /// No handler for a signal that should be forwarded.
-    #[error("signals can't be handled: {0}")]
+    #[error("can't handle signals: {0}")]
     Signals(#[source] io::Error),
 }
 
@@ -93,6 +93,7 @@ impl RunningApp {
         // The reaper no longer knows the group after its leader ended. Its other members still take signals.
         } else if !self.is_gone.load(Ordering::Relaxed)
             && let Err(error) = killpg(self.leader.pid, signal)
+            // The last process may end between the look and the signal.
             && error != Errno::ESRCH
         {
             tracing::warn!(%signal, %error, "can't signal the rest of the app");

@@ -30,7 +30,6 @@ pub(crate) struct Config {
     pub(crate) mode: Mode,
 }
 
-/// Task of this process.
 #[derive(Debug)]
 pub(crate) enum Mode {
     /// Announce until a stop signal.

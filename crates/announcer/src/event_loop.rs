@@ -43,7 +43,7 @@ pub(crate) async fn run_announcer(
     shutdown: &Shutdown,
 ) -> anyhow::Result<u8> {
     // Before the first child: a child that ends earlier would never be reaped.
-    let reaper = Reaper::start().context("signals can't be handled")?;
+    let reaper = Reaper::start().context("can't handle signals")?;
     let mut addresses = Vec::new();
     for upstream in &config.upstreams {
         // Before the app starts: an address that can never be found must not cost a start.
@@ -201,6 +201,8 @@ impl Announcer {
                 let (upstream, known) = self.upstreams.get_mut(upstream)?;
                 // The first message brings the address, which never changes after it.
                 known.get_or_insert_with(|| KnownUpstream::new(upstream, address, health)).health = health;
+                // Before the event: once announced, the event has no action, and the record still has to follow the
+                // check.
                 self.order_records(state);
                 self.update_status(state);
                 Some(Event::Healthy)
@@ -287,6 +289,7 @@ impl Announcer {
         // Checks that fail while the app stops must not change its record.
         self.announcing_tasks.abort_all();
         systemd::notify_stopping();
+        // The unit's stop timeout doesn't know --drain, and systemd would kill the service at its end.
         systemd::extend_timeout(DRAIN_WRITE_LIMIT + self.parameters.drain + self.longest_stop_time());
         let (registrar, lease, messages) = (self.registrar.clone(), self.lease.clone(), self.messages.clone());
         let limit = self.parameters.drain;

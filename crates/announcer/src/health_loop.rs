@@ -97,6 +97,7 @@ impl HealthLoop {
             wait_until_listening(&addresses).await;
             tracing::info!(%address, "the app accepts connections");
         }
+        // Without a check, an app that something else runs counts as working.
         self.report_health(address, Health::Up(0)).await;
     }
 

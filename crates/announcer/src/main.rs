@@ -66,7 +66,7 @@ fn run_command(args: Cli) -> anyhow::Result<u8> {
         let _entered = runtime.enter();
         Shutdown::on_numbers(&args.stop_signals())
     });
-    let shutdown = shutdown.transpose().context("signals can't be handled")?;
+    let shutdown = shutdown.transpose().context("can't handle signals")?;
     daemon::log::init(&args.common().log_level)?;
     let (host, file) = (Host::from_system(), args.config_file().map(ConfigFile::read).transpose()?);
     if let (Some(OneShot::CheckConfig { .. }), Some(file)) = (&args.one_shot, &file) {

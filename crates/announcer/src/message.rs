@@ -11,9 +11,7 @@ pub(crate) enum Message {
     Health {
         /// Index in the configuration.
         upstream: usize,
-        /// Announced address.
         address: UpstreamAddress,
-        /// Health after the change.
         health: Health,
     },
     /// The app's main process ended with this exit status, in the form of a shell: 128 + N after signal N.

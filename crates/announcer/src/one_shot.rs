@@ -1,4 +1,4 @@
-//! `register` and `deregister`: one write, whose result is the exit code. They follow nothing.
+//! `register` and `deregister`: one write, and its result as the exit code. They follow nothing.
 
 use std::{sync::Arc, time::Duration};
 

@@ -25,7 +25,7 @@ pub(crate) enum Want {
     Present(UpstreamState),
     /// In this state if it is stored. A missing record stays missing.
     IfPresent(UpstreamState),
-    /// Not stored.
+    /// Not stored, or deleted.
     Absent,
 }
 
@@ -63,7 +63,7 @@ impl Record {
         (&self.announcement.service, &self.announcement.id)
     }
 
-    /// Settings from the options.
+    /// Settings that the options give to the service.
     pub(crate) fn announced_settings(&self) -> impl Iterator<Item = &Setting> {
         self.announcement.settings.iter()
     }

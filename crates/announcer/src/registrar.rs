@@ -54,7 +54,7 @@ struct Progress {
     failure: Option<Arc<registry::Error>>,
 }
 
-/// Records as written.
+/// Records as the last round left them.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Written {
     /// Revision of the last write. A balancer that applied it serves all of our records.
@@ -250,6 +250,7 @@ impl RegistrarTask {
         }
         let records: Vec<_> = order.wants.iter().map(|(record, _)| record.clone()).collect();
         let withheld = claims::find_withheld_settings(&self.lease.client, &records).await;
+        // An unreachable etcd is asked again in the next round.
         self.has_checked_claims = withheld.is_some() && !records.is_empty();
         self.records.withhold_settings(withheld.unwrap_or_default());
     }
@@ -261,6 +262,7 @@ impl RegistrarTask {
         loop {
             tokio::select! {
                 changed = self.orders.changed() => return changed,
+                // `select!` evaluates the expression even if its condition is false.
                 () = sleep_until(due.unwrap_or_else(Instant::now)), if due.is_some() => return Ok(()),
                 news = self.own_keys.next_news() => if let Some(pause) = self.apply_news(sequence, &news).await {
                     let earliest = Instant::now() + pause;
@@ -285,9 +287,11 @@ impl RegistrarTask {
                     self.restores.next_pause(Instant::now().into_std())
                 }
             };
+            // All keys are restored in one round, at the pace of the slowest.
             pause = Some(pause.map_or(next, |pause| pause.max(next)));
         }
         pause?;
+        // Before the next round: `/ready` must not claim a record that is gone.
         self.publish_current(sequence);
         if self.is_registered && !self.records.is_complete() {
             self.report_loss().await;

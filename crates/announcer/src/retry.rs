@@ -11,7 +11,7 @@ pub(crate) enum StoreError {
     /// Error of the last attempt.
     #[error(transparent)]
     Store(Arc<registry::Error>),
-    /// No attempt ended.
+    /// No attempt ended before the deadline.
     #[error("etcd didn't answer in time")]
     OutOfTime,
 }
@@ -47,6 +47,7 @@ where
             Err(_) => return Err(last),
         }
         let next = Instant::now() + delays.next().unwrap_or_default();
+        // No further attempt would fit in.
         if next >= deadline {
             return Err(last);
         }

@@ -61,7 +61,6 @@ pub(crate) enum Event {
     Withdrawn,
 }
 
-/// Output of the life.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Action {
     /// Write the records of all upstreams that work, follow their checks, and write them again after each loss of the

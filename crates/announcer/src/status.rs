@@ -41,7 +41,6 @@ pub(crate) struct KeyStatus {
     pub(crate) differing_settings: BTreeSet<String>,
 }
 
-/// Status of an upstream.
 #[derive(Clone, Debug)]
 pub(crate) struct UpstreamStatus {
     pub(crate) service: ServiceId,
@@ -73,6 +72,7 @@ impl Status {
     /// Answer of `/ready`: `Ok` if every record is stored as `ready` and no balancer refuses it. The text explains
     /// either answer.
     pub(crate) fn check_ready(&self, now: Instant) -> Result<String, String> {
+        // Before the state: the owner is the reason why the state doesn't advance.
         let owned = self.upstreams.iter().find_map(|upstream| Some((upstream.key(), upstream.record.owner.as_ref()?)));
         if let (State::Announcing | State::AwaitingBalancers | State::Announced, Some((key, owner))) =
             (self.state, owned)
@@ -101,6 +101,7 @@ impl Status {
         if let Some(QuarantinedKey { node, key, reason }) = self.key_status.refused_records.first() {
             return Err(format!("{node} refuses {key}: {reason}"));
         }
+        // Still ready: the lease lives until its TTL is over.
         let away = if self.is_connected() { "" } else { "; the lease can't be renewed for now" };
         let differs = match self.key_status.differing_settings.first() {
             Some(key) => format!("; {key} says otherwise than this announcer"),

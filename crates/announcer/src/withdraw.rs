@@ -63,6 +63,7 @@ async fn delete_instead(registrar: &Registrar, lease: &Lease, limit: Duration, e
         last = revoked.as_ref().err().map(ToString::to_string).or(last);
         is_out = revoked.is_ok();
     }
+    // A lease that can't be revoked ends at most one TTL after its last renewal.
     let wait = if is_out { unheard_wait } else { limit.min(lease.ttl + UNHEARD_WAIT) };
     let until = end.min(Instant::now() + wait);
     let wait = format_millis(wait);
@@ -94,6 +95,7 @@ async fn await_acknowledgement(client: &Client, written: &Written, limit: Durati
             let took = format_millis(written_at.elapsed());
             return tracing::info!(took, records, gone, "every balancer has acknowledged the drain");
         }
+        // Without a listing no balancer is known by name, so the usual time has to do.
         let end = written_at + if balancers.was_connected { limit } else { limit.min(UNHEARD_WAIT) };
         if Instant::now() >= end {
             return match balancers.is_connected {

@@ -37,6 +37,7 @@ pub(crate) fn describe_gap(count: u64) -> String {
     let words = format!("program::log: {count} {lines} dropped, since stderr took none");
     let mut line = String::new();
     match Destination::of_stderr() {
+        // 4 is a warning (sd-daemon(3)).
         Destination::Journal => line.push_str("<4>"),
         Destination::Terminal => line.push_str("\x1b[33m WARN\x1b[0m "),
         Destination::Elsewhere => {

@@ -115,6 +115,7 @@ where
                 write!(out, " {level:>5} ")?;
             }
         }
+        // Only fields and messages are escaped: targets and names of spans are constants of the program.
         write!(out, "{}: ", event.metadata().target())?;
         for span in ctx.event_scope().into_iter().flat_map(Scope::from_root) {
             write!(out, "{}", span.name())?;

@@ -251,6 +251,7 @@ fn write_whole(file: BorrowedFd<'_>, text: &[u8], is_torn: &mut bool) -> Result<
         return Ok(());
     }
     if *is_torn {
+        // A reader would join the rest of the torn line with this one.
         write_bytes(file, b"\n").1?;
         *is_torn = false;
     }
@@ -264,6 +265,7 @@ pub(crate) fn write_bytes(file: BorrowedFd<'_>, text: &[u8]) -> (usize, Result<(
     let mut written = 0;
     while let Some(rest) = text.get(written..).filter(|rest| !rest.is_empty()) {
         match write(file, rest) {
+            // Trying again would loop for ever.
             Ok(0) => return (written, Err(Errno::EIO)),
             Ok(count) => written += count,
             Err(Errno::EINTR) => {}

@@ -80,7 +80,6 @@ pub(crate) struct KeyStatusPoller {
     pub(crate) publish: watch::Sender<KeyStatus>,
 }
 
-/// Result of one poll.
 struct KeyStatusReading {
     key_status: KeyStatus,
     differences: Vec<Difference>,
@@ -97,6 +96,7 @@ impl KeyStatusPoller {
             let written = self.registrar.latest_written();
             if written.ours.is_empty() {
                 self.publish.send_replace(KeyStatus::default());
+                // The shorter bound: the registration may come at any moment.
                 pause = next_pause(pause, false, true);
                 continue;
             }

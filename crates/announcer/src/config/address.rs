@@ -41,7 +41,7 @@ pub(crate) enum AddressFinder {
 }
 
 impl AddressSource {
-    /// Announced port.
+    /// Announced port, which is known before the address.
     pub(crate) fn port(&self) -> u16 {
         match self {
             Self::Given(address) => address.socket_addr().port(),
@@ -53,17 +53,17 @@ impl AddressSource {
 /// Reason for a missing address.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum AddressError {
-    #[error("there is no network interface {0}: correct --interface, or give --upstream IP:PORT")]
+    #[error("no network interface {0}: correct --interface, or give --upstream IP:PORT")]
     NoInterface(String),
     #[error("the network interface {0} has no address yet")]
     NoAddress(String),
-    #[error("the network interfaces can't be listed: {0}")]
+    #[error("can't list the network interfaces: {0}")]
     Interfaces(Errno),
     #[error("no endpoint of etcd is known")]
     NoEndpoint,
-    #[error("the host of {endpoint} can't be resolved: {source}")]
+    #[error("can't resolve the host of {endpoint}: {source}")]
     Resolve { endpoint: String, source: io::Error },
-    #[error("there is no way to {endpoint} yet: {source}")]
+    #[error("no route to {endpoint} yet: {source}")]
     NoRoute { endpoint: String, source: io::Error },
     #[error("{from} says {ip}, which balancers refuse; give {}; {ip} itself is taken only by balancers on this host whose \
              --upstream-networks has it", describe_alternatives(offers, *port))]
@@ -72,7 +72,7 @@ pub(crate) enum AddressError {
         from: &'static str,
         /// Loopback, unspecified or multicast address.
         ip: IpAddr,
-        /// Port for the proposals.
+        /// Port for the proposals in the message.
         port: u16,
         /// Usable interfaces of this host, each with its best address.
         offers: Vec<(String, IpAddr)>,
@@ -91,7 +91,7 @@ impl AddressError {
     }
 }
 
-/// Finds the address.
+/// Finds the address. A temporary error may go away by itself, see [`AddressError::is_temporary`].
 pub(crate) async fn find_address(
     source: &AddressSource,
     endpoints: &[Endpoint],
@@ -115,6 +115,7 @@ fn reject_useless(ip: IpAddr, from: &'static str, port: u16) -> Result<IpAddr, A
 }
 
 fn is_useless(ip: IpAddr) -> bool {
+    // confgen refuses these unless its --upstream-networks has them.
     ip.is_loopback() || ip.is_unspecified() || ip.is_multicast()
 }
 

@@ -42,32 +42,32 @@ Config file (TOML): an [[announce]] for each upstream; its keys are the options 
       ports = 9000
       port = 9000
 
-Stopping: all records say `drain`; the app is stopped when every live balancer has acknowledged that (it sends no
-  request there and has none open, in old HAProxy processes neither), or after --drain. A balancer that is cut off from
-  etcd isn't waited for once its key is gone, and sends requests until its own checks fail. Where etcd refuses to write
-  `drain` (it is full, or the role has changed), the records are deleted, and the app is stopped 7s later. All processes
-  of the app's group are waited for and, as PID 1, all others too.
+Stopping: the announcer writes `drain` into all records. It stops the app when every live balancer has acknowledged that,
+  or after --drain. A balancer acknowledges when it sends no request to the app and has none open, in no HAProxy process.
+  A balancer that is cut off from etcd isn't waited for once its key is gone. It sends requests until its own checks fail.
+  If etcd refuses `drain` (it is full, or the role has changed), the announcer deletes the records, and stops the app 7s
+  later. It waits for all processes of the app's group and, as PID 1, for all others too.
 
 Signals:
-  SIGTERM, SIGINT and those of --stop-on: drain, stop the app, withdraw the record, exit; the second one doesn't wait
-  HUP, QUIT, USR1, USR2, WINCH are passed on to the app's process group, unless --stop-on has them
+  SIGTERM, SIGINT and those of --stop-on: drain, stop the app, withdraw the record, exit. The second one doesn't wait.
+  HUP, QUIT, USR1, USR2, WINCH: forwarded to the app's process group, unless --stop-on has them
 
-Environment: the app and the commands of checks inherit it, but for what holds a secret of the announcer or leads to one:
+Environment: the app and the checks' commands inherit it, except variables that hold a secret of the announcer:
   ETCDCTL_USER, _PASSWORD, _PASSWORD_FILE, _CERT, _KEY; ANNOUNCER_ADMIN_TOKEN_FILE, _CERT, _KEY; ANNOUNCER_CHECK_HEADER.
 
 Exit codes:
   0        done, as asked
-  1        anything that no other code says
-  2        the command line, the environment, the config file or this host's addresses don't work together
+  1        any other failure
+  2        the command line, the environment, the config file or this host's addresses are wrong
   3        register, deregister: etcd can't be reached, or refuses
   4        register, deregister: the id belongs to another address; nothing was changed
-  126, 127 the command can't be run, isn't there
-  else     the app's own; 128 + N when signal N ended it"#;
+  126, 127 the command can't be run, doesn't exist
+  else     the app's own; 128 + N if signal N ended it"#;
 
-/// Announces where an app listens, so that balancers send requests to it: only while it works, and not while it stops.
+/// Announce where an app listens, so that balancers send requests to it while it works.
 ///
-/// With `-- COMMAND` it runs the app, waits until its port accepts connections or its checks pass, announces it, and takes
-/// the record out before the app is stopped. Without a command it announces an app that something else runs.
+/// With `-- COMMAND`, run the app, wait until its port accepts connections or its checks pass, announce it, and withdraw
+/// the record before the app is stopped. Without a command, announce an app that something else runs.
 #[derive(Debug, Parser)]
 #[command(name = "announcer", version, after_long_help = EXAMPLES, args_conflicts_with_subcommands = true)]
 #[command(subcommand_value_name = "register|deregister|check-config", disable_help_subcommand = true)]
@@ -89,24 +89,24 @@ pub(crate) struct Cli {
 pub(crate) enum OneShot {
     /// Write the record and exit
     ///
-    /// It stands until it is deregistered, or for --ttl if that is given.
+    /// The record stays until `deregister`, or for --ttl if that is given.
     #[command(after_long_help = EXAMPLES)]
     Register {
         #[command(flatten)]
         common: Box<Common>,
-        /// Let the record end by itself after this time, at least 2s [default: it is permanent]
+        /// Let the record end after this time, at least 2s [default: it is permanent]
         #[arg(long, env = "ANNOUNCER_TTL", value_name = "TIME", value_parser = humantime::parse_duration)]
         ttl: Option<Duration>,
     },
-    /// Delete the record and exit, unless it bears another address
+    /// Delete the record and exit, unless it has another address
     #[command(after_long_help = EXAMPLES)]
     Deregister {
         #[command(flatten)]
         common: Box<Common>,
     },
-    /// Read a config file, say what it announces, and exit; 2 if there is anything wrong with it
+    /// Read a config file, print its upstreams, and exit; exit with 2 if it is wrong
     CheckConfig {
-        /// The file
+        /// Config file
         file: PathBuf,
     },
 }
@@ -134,13 +134,13 @@ impl Cli {
 pub(crate) struct Common {
     #[command(flatten)]
     pub(crate) announce: Announce,
-    /// A file of upstreams, each with its own service and checks, instead of the options for one; `--help` shows its form
+    /// Read the upstreams, their services and checks from this file, instead of the options for one; `--help` shows its form
     #[arg(long, env = "ANNOUNCER_CONFIG", value_name = "FILE", conflicts_with = "Announce")]
     #[arg(help_heading = "Config file")]
     pub(crate) config: Option<PathBuf>,
     #[command(flatten)]
     pub(crate) etcd: registry::Args,
-    /// How much is logged: error, warn, info, debug, trace, or a filter like `info,registry=debug`
+    /// Log events of this level and above: error, warn, info, debug, trace, or a filter like `info,registry=debug`
     #[arg(long, env = "ANNOUNCER_LOG_LEVEL", value_name = "LEVEL", default_value = "info", help_heading = "Log")]
     pub(crate) log_level: String,
 }
@@ -149,28 +149,28 @@ pub(crate) struct Common {
 #[derive(Debug, clap::Args)]
 #[command(next_help_heading = "Life")]
 pub(crate) struct LifeOptions {
-    /// How long the record outlives a dead announcer, at least 2s
+    /// Keep the record for this time if the announcer dies, at least 2s
     #[arg(long, env = "ANNOUNCER_TTL", value_name = "TIME", default_value = "10s")]
     #[arg(value_parser = humantime::parse_duration)]
     pub(crate) ttl: Duration,
-    /// The longest wait between `drain` and the app's stop signal, for every live balancer's acknowledgement; 0s doesn't
+    /// Wait at most this time for every live balancer's acknowledgement of `drain`, before the app is stopped; 0s doesn't
     /// wait
     #[arg(long, env = "ANNOUNCER_DRAIN", value_name = "TIME", default_value = "15s")]
     #[arg(value_parser = humantime::parse_duration)]
     pub(crate) drain: Duration,
-    /// Tell systemd READY only when every live balancer, and at least one, sends requests; one that refuses the record is
-    /// waited for, and the status line says why
+    /// Tell systemd READY only when every live balancer, and at least one, sends requests. A balancer that refuses the
+    /// record is waited for, and the status line has its reason
     #[arg(long, env = "ANNOUNCER_WAIT_BALANCERS", value_parser = FalseyValueParser::new())]
     pub(crate) wait_balancers: bool,
-    /// Stop on these signals too, beside TERM and INT: QUIT, WINCH, USR1, HUP, RTMIN+3, several by commas. Give what the
-    /// image's STOPSIGNAL says, if it is none of those two
+    /// Stop on these signals too, beside TERM and INT: QUIT, WINCH, USR1, HUP, RTMIN+3, several by commas. Give the image's
+    /// STOPSIGNAL if it is neither TERM nor INT
     #[arg(long, env = "ANNOUNCER_STOP_ON", value_name = "SIGNAL", value_delimiter = ',')]
     pub(crate) stop_on: Vec<StopOn>,
-    /// What tells the app to stop, sent to its process group [default: TERM, or the signal of --stop-on that asked for the
-    /// stop]
+    /// Send this signal to the app's process group to stop it [default: TERM, or the signal of --stop-on that asked for
+    /// the stop]
     #[arg(long, env = "ANNOUNCER_STOP_SIGNAL", value_name = "SIGNAL", value_parser = stop_signal::parse)]
     pub(crate) stop_signal: Option<Signal>,
-    /// How long the app, and all that it has started, may take to stop before it is killed
+    /// Kill the app, and everything that it started, if it hasn't stopped after this time
     #[arg(long, env = "ANNOUNCER_STOP_TIMEOUT", value_name = "TIME", default_value = "10s")]
     #[arg(value_parser = humantime::parse_duration)]
     pub(crate) stop_timeout: Duration,

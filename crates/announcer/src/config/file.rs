@@ -22,14 +22,14 @@ pub(crate) struct FilePosition {
     file: String,
     /// Line of its `[[announce]]`, from 1.
     line: usize,
-    /// Keys with their lines.
+    /// Lines of its keys, from 1.
     keys: Vec<(String, usize)>,
 }
 
 /// Failure to read or parse a file.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum FileError {
-    #[error("{file} can't be read: {source}")]
+    #[error("can't read {file}: {source}")]
     Read { file: String, source: io::Error },
     #[error("{file} is larger than {LARGEST} bytes: is it the right file?")]
     Large { file: String },
@@ -40,6 +40,7 @@ pub(crate) enum FileError {
 }
 
 #[derive(Deserialize)]
+// A misspelt key must not be ignored: the upstream would be announced otherwise than it was meant.
 #[serde(deny_unknown_fields)]
 struct Content {
     #[serde(default)]
@@ -204,7 +205,7 @@ mod tests {
     #[test]
     fn a_file_that_is_none_is_named() {
         let error = ConfigFile::read(Path::new("/no/such/file")).unwrap_err().to_string();
-        assert!(error.starts_with("/no/such/file can't be read: No such file"), "{error}");
+        assert!(error.starts_with("can't read /no/such/file: No such file"), "{error}");
         assert!(matches!(
             ConfigFile::read(Path::new("/proc/kcore")),
             Err(FileError::Large { .. } | FileError::Read { .. })

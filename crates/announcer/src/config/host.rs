@@ -2,7 +2,6 @@
 
 use nix::unistd::gethostname;
 
-/// Facts about this host.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Host {
     pub(crate) hostname: String,

@@ -94,7 +94,7 @@ impl UpstreamError {
 }
 
 impl Upstream {
-    /// Service and id.
+    /// Service and id, the two parts of its key.
     pub(crate) fn service_and_id(&self) -> (ServiceId, UpstreamId) {
         (self.announcement.service.clone(), self.announcement.id.clone())
     }
@@ -184,6 +184,7 @@ fn choose_service_name(announce: &Announce, settings: &[Setting]) -> Result<Serv
     }
 }
 
+// The port keeps two apps of one host apart.
 fn default_id(host: &Host, port: u16) -> Result<UpstreamId, UpstreamError> {
     let hostname = host.hostname.clone();
     format!("{hostname}-{port}").parse().map_err(|refusal| UpstreamError::NoId { hostname, port, refusal })

@@ -14,7 +14,7 @@ pub(crate) struct Checks {
     /// as working.
     pub(crate) all: Vec<Check>,
     pub(crate) interval: Duration,
-    /// Limit of each check.
+    /// Limit of each check, not of a round.
     pub(crate) timeout: Duration,
     pub(crate) thresholds: Thresholds,
     /// Time that an app may take to work. After that the log has a warning.
@@ -47,7 +47,6 @@ pub(crate) struct HttpCheck {
     pub(crate) trust: Option<Trust>,
 }
 
-/// Certificates that pass.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Trust {
     /// Certificates that a CA in this file signed.
@@ -120,7 +119,7 @@ fn begins_check(text: &str) -> bool {
 }
 
 impl Check {
-    /// Parses one check.
+    /// Parses one check. `options` apply to HTTP checks only.
     pub(crate) fn parse(text: &str, options: &HttpOptions) -> Result<Self, CheckError> {
         if text == "tcp" {
             Ok(Self::Tcp)
@@ -140,6 +139,7 @@ impl HttpCheck {
         let uri: Uri = text.parse().map_err(|error: http::uri::InvalidUri| invalid_url(text, &error.to_string()))?;
         let authority = uri.authority().ok_or_else(|| invalid_url(text, "there is no host in it"))?;
         let port = authority.as_str().strip_prefix(authority.host());
+        // A user in the URL would not be sent. It is refused here: the authority then doesn't begin with the host.
         let has_port = authority.port_u16().is_some_and(|port| port > 0);
         if authority.host().is_empty() || !(port == Some("") || port.is_some() && has_port) {
             return Err(invalid_url(text, "it needs a host and, if need be, a port: http://127.0.0.1:8000/health"));

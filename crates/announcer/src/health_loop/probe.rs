@@ -88,6 +88,7 @@ async fn run_command(words: &[String], reaper: &Reaper) -> Result<(), String> {
         match change {
             ChildChange::Ended(0) => return Ok(()),
             ChildChange::Ended(status) => return Err(format!("exit status {status}")),
+            // A stopped command is killed when its time is over.
             ChildChange::Stopped => {}
         }
     }

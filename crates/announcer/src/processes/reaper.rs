@@ -122,6 +122,7 @@ impl Reaper {
                 // nix knows no real-time signals. A child that one of them ended is reaped nevertheless, and its pid is
                 // gone.
                 Err(Errno::EINVAL) => {
+                    // The signal's number is lost too, so the status is 128 without one.
                     let missing = children.keys().find(|pid| kill(**pid, None) == Err(Errno::ESRCH));
                     (missing.copied(), Some(ChildChange::Ended(128)))
                 }

@@ -20,6 +20,7 @@ pub(crate) fn has_running_member(group: Pid) -> bool {
     let states: Vec<char> =
         list_processes().filter(|process| process.group == group.as_raw()).map(|process| process.state).collect();
     // A /proc with `hidepid` shows none of them. Then the kernel's answer to killpg counts.
+    // Z is a zombie, X is dead (proc(5)).
     states.is_empty() || states.iter().any(|state| !matches!(state, 'Z' | 'X'))
 }
 
@@ -30,6 +31,7 @@ pub(crate) fn adopts_orphans() -> bool {
 
 /// True if this process has a child. Zombies count.
 pub(crate) fn has_child() -> bool {
+    // WNOWAIT leaves the child to the reaper.
     let flags = WaitPidFlag::WEXITED | WaitPidFlag::WNOHANG | WaitPidFlag::WNOWAIT;
     waitid(Id::All, flags) != Err(Errno::ECHILD)
 }

@@ -7,7 +7,7 @@ use nix::{
     unistd::{Pid, getpgrp, getpid, getsid, tcgetpgrp, tcsetpgrp},
 };
 
-/// A terminal whose foreground group we were at the start.
+/// A terminal that had our group in its foreground at the start.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Terminal {
     our_group: Pid,

@@ -40,6 +40,7 @@ async fn find_contested_settings(
             let topology = Topology::from_entries(&folder.entries);
             for rival in find_claim_conflicts(topology.services(), service, &settings) {
                 for setting in settings.iter().filter(|setting| is_part_of_claim(setting, &rival.claim)) {
+                    // One rival is reason enough for the log.
                     contested
                         .entry(Key::for_setting(service, setting.name()).to_string())
                         .or_insert_with(|| rival.clone());

@@ -4,14 +4,13 @@ use discovery::{Entry, Key, Setting};
 
 use crate::record::Record;
 
-/// A setting whose value in the store is not the announced one.
+/// A setting that has another value in the store than in the options.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Difference {
     /// Key relative to the prefix.
     pub(crate) key: String,
     /// Value in the store, shortened. `None` if the key is missing.
     pub(crate) stored: Option<String>,
-    /// Value from the options.
     pub(crate) given: String,
 }
 

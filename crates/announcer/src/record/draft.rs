@@ -19,7 +19,6 @@ pub(crate) struct Draft {
     handled_settings: BTreeSet<String>,
 }
 
-/// Parameters of a registration.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Registration {
     pub(crate) state: UpstreamState,
@@ -50,6 +49,7 @@ impl Draft {
         if let Some(owner) = entry.and_then(|entry| find_other_owner(record, entry, lease, history)) {
             return Err(owner);
         }
+        // The key is read if the condition fails, so that the next attempt knows the reason.
         let value = record.encode_value(state, lease);
         self.extend(|txn| txn.only_if(unchanged_condition(&key, entry)).put(&key, value, lease).or_get(&key));
         for (key, setting) in record.keyed_settings().filter(|_| with_settings) {

@@ -18,7 +18,7 @@ pub(crate) struct OwnershipHistory {
     pub(crate) yielded_to: Option<LeaseId>,
 }
 
-/// Owner of an id.
+/// Owner of an id, as the store shows it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Owner {
     /// Address of the record, or the shortened value if it can't be parsed.

@@ -67,7 +67,6 @@ pub(crate) struct OwnKeys {
 }
 
 impl OwnKeys {
-    /// Follows no key yet.
     pub(crate) fn new(client: Client) -> Self {
         let (sender, inbox) = mpsc::channel(16);
         let end = CancellationToken::new();

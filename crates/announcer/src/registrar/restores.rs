@@ -12,7 +12,7 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(30);
 /// Time without a loss after which the pauses start anew.
 const CALM: Duration = Duration::from_secs(120);
 
-/// Losses so far.
+/// Losses in a row, and the last one.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct RestorePacer {
     in_a_row: u32,

@@ -14,12 +14,11 @@ use crate::registrar::record_set::{Part, RecordNews, RecordSet};
 /// than a few in a row are no accident.
 const ATTEMPTS: usize = 8;
 
-/// Result of a round.
 #[derive(Debug, Default)]
 pub(crate) struct WriteRound {
-    /// Records whose stored state changed.
+    /// Records that changed their state in the store.
     pub(crate) news: Vec<RecordNews>,
-    /// Records whose id belongs to another owner.
+    /// Records with an id that belongs to another owner.
     pub(crate) taken: Vec<(Arc<Record>, Owner)>,
     /// Records that were deleted or that another announcer overwrote. They are left alone.
     pub(crate) lost: Vec<Arc<Record>>,
@@ -62,6 +61,7 @@ async fn write_part(
     match attempt_part(client, set, indices, true, round).await {
         Err(error) if error.is_permission_denied() => {
             attempt_part(client, set, indices, false, round).await?;
+            // No setting was overwritten, so the log names those that differ.
             let registered: Vec<_> = round.news.iter().map(|news| news.record.clone()).collect();
             for record in registered {
                 let mut found = Vec::new();

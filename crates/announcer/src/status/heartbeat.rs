@@ -49,6 +49,7 @@ impl Heartbeat {
         }
         systemd::notify_watchdog();
         if matches!(state, State::Announcing | State::AwaitingBalancers) && are_all_healthy {
+            // Three periods, so that one late beat doesn't end the start.
             systemd::extend_timeout(3 * PERIOD);
         }
     }

@@ -18,6 +18,7 @@ use crate::config::upstream;
 use crate::state::State;
 use crate::status::{Status, UpstreamStatus};
 
+// Without `Done`: the process ends with it.
 const STATES: [(State, &str); 10] = [
     (State::Starting, "starting"),
     (State::Announcing, "announcing"),

@@ -46,7 +46,7 @@ impl Token {
     }
 }
 
-/// Conditions of a request.
+/// Conditions that a request must meet.
 pub struct AccessRules {
     pub(super) token: Option<ReloadedFile<Token>>,
     /// Host names of this daemon, in lower case.
@@ -89,6 +89,7 @@ impl AccessRules {
         let authority = uri.authority().map(ToString::to_string);
         match [first].into_iter().chain(named).chain(authority).find(|name| !self.is_own_name(name, local)) {
             None => Ok(()),
+            // The client chose the name, at any length.
             Some(name) => Err(Refusal::Host(name.chars().take(100).collect())),
         }
     }

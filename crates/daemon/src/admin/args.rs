@@ -24,31 +24,31 @@ fn variable_name<D: Daemon>(name: &str) -> String {
 #[derive(Clone, Debug, clap::Args)]
 #[command(next_help_heading = "Admin port")]
 pub struct AdminArgs<D: Daemon> {
-    /// Where it is.
+    /// Replaced by the `help` below, which knows what the daemon serves.
     #[arg(long, env = variable_name::<D>("ADMIN"), default_value = D::ADMIN, value_delimiter = ',', value_name = "IP:PORT")]
-    #[arg(help = format!("Where {} are; several by commas, off is nowhere", D::SHOWN))]
+    #[arg(help = format!("Serve {} on this address; several by commas, off serves nothing", D::SHOWN))]
     pub admin: Vec<Listen>,
-    /// A file with the token that requests must bear ("Authorization: Bearer …"); wider than loopback needs this or
-    /// --admin-client-ca; read anew when it changes
+    /// Require the token in this file ("Authorization: Bearer …"). An address beyond loopback needs this or
+    /// --admin-client-ca. The file is read again when it changes
     #[arg(long, env = variable_name::<D>("ADMIN_TOKEN_FILE"), value_name = "FILE")]
     pub admin_token_file: Option<PathBuf>,
-    /// The admin port's certificate, a PEM file with its chain: makes it HTTPS; read anew when it changes
+    /// Serve HTTPS with this certificate, a PEM file with its chain. The file is read again when it changes
     #[arg(long, env = variable_name::<D>("ADMIN_CERT"), value_name = "FILE")]
     pub admin_cert: Option<PathBuf>,
-    /// The key of --admin-cert, a PEM file
+    /// Use this key of --admin-cert, a PEM file
     #[arg(long, env = variable_name::<D>("ADMIN_KEY"), value_name = "FILE")]
     pub admin_key: Option<PathBuf>,
-    /// Clients of the admin port must show a certificate signed by this CA, a PEM file
+    /// Require client certificates that this CA signed, a PEM file
     #[arg(long, env = variable_name::<D>("ADMIN_CLIENT_CA"), value_name = "FILE")]
     pub admin_client_ca: Option<PathBuf>,
-    /// A name that the admin port is asked by, beside localhost and its own addresses; several by commas
+    /// Answer requests for this host name, beside localhost and own addresses; several by commas
     #[arg(long, env = variable_name::<D>("ADMIN_HOST"), value_delimiter = ',', value_name = "NAME", value_parser = parse_host)]
     pub admin_host: Vec<String>,
     #[arg(skip)]
     daemon: PhantomData<D>,
 }
 
-/// A value of `--admin`.
+/// Address of `--admin`, or none.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Listen {
     /// `off`: no admin port.
@@ -86,7 +86,6 @@ fn parse_host(text: &str) -> Result<String, String> {
 /// Addresses and access rules. Made by [`AdminArgs::resolve`].
 #[derive(Clone, Debug)]
 pub struct Config {
-    /// At least one address.
     pub(super) addresses: Vec<SocketAddr>,
     pub(super) token: Option<PathBuf>,
     pub(super) tls: Option<TlsFiles>,
@@ -107,17 +106,17 @@ pub(super) struct TlsFiles {
 pub enum ArgsError {
     /// The port would answer every host in reach.
     #[error(
-        "--admin {address} is reached from outside of this host: it needs --admin-token-file, or --admin-client-ca"
+        "other hosts can reach --admin {address}: give --admin-token-file or --admin-client-ca, or an address of loopback"
     )]
     Open {
         /// First address that isn't loopback.
         address: SocketAddr,
     },
     /// `off` beside an address.
-    #[error("--admin off goes with no address")]
+    #[error("--admin off excludes every other address: remove one of them")]
     OffAndOn,
     /// An option without another that it needs.
-    #[error("{given} needs {missing} beside it")]
+    #[error("{given} needs {missing}")]
     Lacks {
         /// Option that was given.
         given: &'static str,
@@ -149,6 +148,7 @@ impl<D: Daemon> AdminArgs<D> {
         };
         // A certificate without a client CA encrypts, and keeps no client out.
         let closed = self.admin_token_file.is_some() || tls.as_ref().is_some_and(|tls| tls.client_ca.is_some());
+        // `::ffff:127.0.0.1` is loopback too.
         if let Some(address) = addresses.iter().find(|address| !closed && !address.ip().to_canonical().is_loopback()) {
             return Err(ArgsError::Open { address: *address });
         }

@@ -39,6 +39,7 @@ impl<T: Clone> ReloadedFile<T> {
         let stamps: Vec<_> = self.paths.iter().map(read_stamp).collect();
         let mut seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
         if seen.0 != stamps {
+            // Kept after a failure too, so that each bad state is read and logged once.
             seen.0 = stamps;
             match (self.read)() {
                 Ok(value) => seen.1 = value,

@@ -41,7 +41,9 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// An address can't be bound.
-    #[error("--admin {address}: {source}; is another daemon's admin port there? --admin takes another address, or off")]
+    #[error(
+        "can't listen on {address}: {source}; if another daemon's admin port is there, set --admin to another address or off"
+    )]
     Bind {
         /// Address from `--admin`.
         address: SocketAddr,
@@ -136,6 +138,7 @@ async fn accept_connections(
                 continue;
             }
         };
+        // In a task of its own: a handshake that hangs must not keep other connections from being accepted.
         let (tls, routes, ended) = (tls.clone(), routes.clone(), ended.clone());
         tokio::spawn(async move {
             if let Err(error) = serve_connection(stream, tls, routes, ended).await {

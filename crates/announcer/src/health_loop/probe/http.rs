@@ -53,6 +53,7 @@ async fn request_status(
         .method(&check.method)
         .uri(target)
         .header(HOST, &check.host_header)
+        // No second request follows on this connection.
         .header(CONNECTION, "close")
         .header(USER_AGENT, concat!("announcer/", env!("CARGO_PKG_VERSION")));
     for (name, value) in &check.headers {

@@ -42,7 +42,6 @@ pub(crate) struct KeyObservation<'a> {
     pub(crate) is_other_store: bool,
 }
 
-/// Conclusion from an observation.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Conclusion {
     /// The record is stored as written, or the observation is older than the last write.
@@ -153,7 +152,7 @@ impl Member {
         if let Some((entry, lease)) = seen.entry.zip(lease).filter(|(entry, lease)| entry.lease == lease.get())
             && self.record.state_from_value(&entry.value, lease) == wanted_state(self.want)
         {
-            // etcd carried out a write of ours whose answer was lost.
+            // A write of ours reached etcd, and its answer was lost.
             self.revision = revision;
             return Conclusion::Nothing;
         }

@@ -15,13 +15,13 @@ use crate::registrar::record_set::member::{KeyState, Member};
 #[derive(Debug, Default)]
 pub(crate) struct Part {
     pub(crate) draft: Draft,
-    /// Records whose id belongs to another owner.
+    /// Records with an id that belongs to another owner.
     pub(crate) taken: Vec<(Arc<Record>, Owner)>,
     /// Owners of [`Self::taken`], in the same order.
     pub(super) owners_by_index: Vec<(usize, Owner)>,
     /// Members that the transaction writes, with their state after it.
     pub(super) writes: Vec<(usize, KeyState)>,
-    /// Members whose key is no longer ours.
+    /// Members that lost their key to another writer.
     pub(super) lost: Vec<usize>,
 }
 
