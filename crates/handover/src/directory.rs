@@ -133,34 +133,25 @@ impl Directory {
             .is_ok_and(|stat| has_kind(&stat, FileType::RegularFile) && stat.st_size > 0)
     }
 
-    /// Writes a file under a temporary name and renames it, so that a reader never sees half of it. A link of that name
-    /// is replaced, not followed.
+    /// Writes a file so that nobody ever sees half of it. What had the name is replaced, a link too.
     pub(crate) fn replace_file(&self, name: &OsStr, text: &str, mode: u32) -> io::Result<()> {
         let mut temporary = name.to_owned();
         temporary.push(format!(".{}.tmp", std::process::id()));
-        let file = match self.create_file(&temporary) {
-            // A process of this id was killed while it wrote, and left its file.
-            Err(Errno::EXIST) => {
-                self.remove_file(&temporary)?;
-                self.create_file(&temporary)?
-            }
-            created => created?,
-        };
-        self.fill_and_rename(file, &temporary, name, text, mode).inspect_err(|_| {
-            let _ = self.remove_file(&temporary);
-        })
-    }
-
-    fn create_file(&self, name: &OsStr) -> Result<File, Errno> {
         let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-        openat(&self.fd, name, flags, Mode::from_raw_mode(0o600)).map(File::from)
-    }
-
-    fn fill_and_rename(&self, mut file: File, from: &OsStr, to: &OsStr, text: &str, mode: u32) -> io::Result<()> {
-        file.write_all(text.as_bytes())?;
-        // Unlike the mode of openat(2), this one is not cut by the umask.
-        fchmod(&file, Mode::from_raw_mode(mode))?;
-        Ok(renameat(&self.fd, from, &self.fd, to)?)
+        let create = || openat(&self.fd, &temporary, flags, Mode::from_raw_mode(0o600));
+        let fd = create().or_else(|errno| match errno {
+            // A process of that number was killed while it wrote.
+            Errno::EXIST => unlinkat(&self.fd, &temporary, AtFlags::empty()).and_then(|()| create()),
+            errno => Err(errno),
+        })?;
+        let write = || {
+            File::from(fd.try_clone()?).write_all(text.as_bytes())?;
+            fchmod(&fd, Mode::from_raw_mode(mode))?;
+            Ok(renameat(&self.fd, &temporary, &self.fd, name)?)
+        };
+        write().inspect_err(|_| {
+            let _ = unlinkat(&self.fd, &temporary, AtFlags::empty());
+        })
     }
 
     /// Overwrites the beginning of a regular file, and makes a missing one. A file that is long enough needs no free
