@@ -70,7 +70,7 @@ impl FollowGoal {
         let cluster = balancers.cluster_id();
         let mut missing = Vec::new();
         for node in balancers.disagreeing_nodes(|balancer| self.is_met_by(cluster, balancer)) {
-            missing.push(match self.find_obstacle(cluster, find_record(balancers, &node)) {
+            missing.push(match self.find_obstacle(cluster, find_record(balancers, node)) {
                 Some(obstacle) => format!("{node} ({obstacle})"),
                 None => node.to_string(),
             });

@@ -27,8 +27,10 @@ pub(super) fn lint_keys(input: &LintInput) -> Vec<Finding> {
         lint_layouts(service, &mut findings);
     }
     if let Some(entry) = store.topology.accept_store() {
-        let retaining =
-            store.balancers.records_by_node().filter(|(_, record)| record.is_some_and(BalancerRecord::retains_anything));
+        let retaining = store
+            .balancers
+            .records_by_node()
+            .filter(|(_, record)| record.is_some_and(BalancerRecord::retains_anything));
         let retaining: BTreeSet<_> = retaining.map(|(node, _)| node).collect();
         let what = if retaining.is_empty() {
             "left over: no balancer retains what the store lacks".to_owned()
