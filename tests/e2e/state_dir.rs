@@ -39,8 +39,7 @@ fn a_second_confgen_is_refused_and_told_the_owner() {
         (process.wait(DEADLINE).code(), process.log())
     };
     let state = balancer.folder().join("state");
-    let words =
-        |pid: Pid| format!("use {}: another confgen, process {pid}, works with it; stop that one", state.display());
+    let words = |pid: Pid| format!("can't lock {}: in use by confgen (pid {pid}); stop it", state.display());
     for form in [&["--admin", "off"][..], &["once"]] {
         let (code, log) = confgen(form);
         assert!(code == Some(1) && log.contains(&words(first)), "{form:?}: {code:?} {log}");

@@ -26,7 +26,7 @@ use atomic_file::{parent_dir, persist_file};
 
 /// A file that could not be read, written or replaced.
 #[derive(Debug, thiserror::Error)]
-#[error("{act} {}: {source}", path.display())]
+#[error("can't {act} {}: {source}", path.display())]
 pub struct Error {
     /// The verb of the failed act, `read` or `replace`.
     pub act: &'static str,

@@ -48,11 +48,11 @@ pub fn replace_file(path: &Path, content: &[u8], mode: u32) -> Result<(), Error>
 pub fn check_replaceable(path: &Path) -> Result<(), Error> {
     let dir = parent_dir(path);
     if let Err(errno) = access(dir, AccessFlags::W_OK | AccessFlags::X_OK) {
-        return Err(replace_error(path, format!("its directory can't be written in: {}", errno.desc())));
+        return Err(replace_error(path, format!("confgen may not write in its directory: {}", errno.desc())));
     }
     let file = find_metadata(path)?;
     if file.as_ref().is_some_and(|found| !found.is_file()) {
-        return Err(replace_error(path, "it is no regular file".into()));
+        return Err(replace_error(path, "it is not a regular file".into()));
     }
     let (file, dir) = (file.map(|it| it.uid()), find_metadata(dir)?.map(|it| it.uid()));
     if is_safe_to_replace(geteuid(), file, dir) {
@@ -60,7 +60,7 @@ pub fn check_replaceable(path: &Path) -> Result<(), Error> {
     }
     Err(replace_error(
         path,
-        "it or its directory belongs to another user, whom a replaced file would be taken from: chown both to confgen's user"
+        "the file or its directory belongs to another user, and a new file would belong to confgen's: chown both to confgen's user"
             .into(),
     ))
 }

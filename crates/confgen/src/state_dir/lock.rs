@@ -24,7 +24,7 @@ pub fn take_lock(state_dir: &Path, within: Duration) -> Result<Flock<File>, Erro
     let path = state_dir.join(NAME);
     let file = OpenOptions::new().write(true).create(true).truncate(false).mode(0o600).open(&path);
     let mut lock = lock_within(file.map_err(io_error("open", &path))?, within).map_err(|errno| match errno {
-        Errno::EWOULDBLOCK => io_error("use", state_dir)(in_use_error(&path)),
+        Errno::EWOULDBLOCK => io_error("lock", state_dir)(in_use_error(&path)),
         errno => io_error("lock", &path)(errno.into()),
     })?;
     // The pid is for operators, and for the error of a second confgen.
@@ -50,10 +50,9 @@ fn lock_within(mut file: File, within: Duration) -> Result<Flock<File>, Errno> {
 
 fn in_use_error(path: &Path) -> io::Error {
     let pid = fs::read_to_string(path).ok().and_then(|text| text.trim().parse::<u32>().ok());
-    let whose = pid.map(|pid| format!(", process {pid},")).unwrap_or_default();
-    io::Error::other(format!(
-        "another confgen{whose} works with it; stop that one, or give each a --state-dir of its own"
-    ))
+    // The other process may not have written its pid yet, or its disk was full.
+    let holder = pid.map_or("another confgen".to_owned(), |pid| format!("confgen (pid {pid})"));
+    io::Error::other(format!("in use by {holder}; stop it, or set another --state-dir"))
 }
 
 #[cfg(test)]
@@ -66,13 +65,13 @@ mod tests {
         let place = TempFiles::with_folders(&[]);
         let take = || take_lock(&place.path(""), Duration::ZERO);
         let lock = take().unwrap();
-        let words = format!("another confgen, process {}, works with it;", process::id());
+        let words = format!("in use by confgen (pid {});", process::id());
         let refused = take().unwrap_err().to_string();
-        assert!(refused.starts_with(&format!("use {}: {words}", place.path("").display())), "{refused}");
-        // Not even that can be told.
+        assert!(refused.starts_with(&format!("can't lock {}: {words}", place.path("").display())), "{refused}");
+        // Without a pid in the file, the error names none.
         File::create(place.path(NAME)).unwrap();
         let refused = take().unwrap_err().to_string();
-        assert!(refused.contains(": another confgen works with it;"), "{refused}");
+        assert!(refused.contains(": in use by another confgen; stop it"), "{refused}");
         drop(lock);
         take().unwrap();
     }
