@@ -95,7 +95,7 @@ fn a_bad_word_in_a_list_costs_that_word_and_is_named() {
 }
 
 #[test]
-fn an_upstream_that_somebody_wrote_and_nobody_follows_is_named() {
+fn an_upstream_that_no_balancer_follows_is_named() {
     let _turn = light();
     let (etcd, app) = (Etcd::start(), App::alone("app"));
     etcd.http_service("web", "web.test", &[&app]);

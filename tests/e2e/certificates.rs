@@ -175,7 +175,7 @@ fn certificates_come_and_go_and_a_broken_one_is_refused() {
 }
 
 #[test]
-fn what_a_hand_has_changed_is_mended() {
+fn a_manual_change_of_certificates_is_repaired() {
     let _turn = light();
     let (a, b) = (Certificate::of(&["a.test"]), Certificate::of(&["b.test"]));
     let place = Place::new(&["--resync", "1s"], &[("a.pem", &a), ("b.pem", &b)]);

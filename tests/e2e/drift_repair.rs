@@ -25,7 +25,7 @@ fn scene(flags: &[&str]) -> (Etcd, Balancer, Vec<App>) {
 }
 
 #[test]
-fn a_hand_on_the_runtime_api_is_mended_without_a_restart() {
+fn a_manual_change_over_the_runtime_api_is_repaired_without_a_restart() {
     let _turn = light();
     let (etcd, balancer, apps) = scene(&["--resync", "500ms"]);
     let map = |name: &str| {
@@ -79,7 +79,7 @@ fn kill_haproxy(balancer: &Balancer, whole: bool) {
 }
 
 #[test]
-fn a_crash_of_haproxy_is_mended_also_of_what_no_file_had_yet() {
+fn a_crash_of_haproxy_loses_no_change_that_no_file_has_yet() {
     let _turn = light();
     let (etcd, balancer, apps) = scene(&[]);
     for (round, whole) in [false, true, false].into_iter().enumerate() {

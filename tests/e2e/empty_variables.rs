@@ -105,7 +105,7 @@ fn an_empty_value_of_an_option_is_none() {
 }
 
 #[test]
-fn a_prefix_below_which_nobody_looks_is_refused_alike_by_all_programs() {
+fn an_invalid_prefix_is_refused_alike_by_all_programs() {
     for (given, right) in
         [("haproxy-discover", "/haproxy-discover"), ("/a//b", "/a/b"), ("/", "/haproxy-discover"), ("/a\tb", "/ab")]
     {

@@ -109,7 +109,7 @@ impl Scene {
 }
 
 #[test]
-fn a_store_that_is_wiped_and_recreated_takes_nobody_down() {
+fn a_store_that_is_wiped_and_recreated_takes_no_service_down() {
     let _turn = light();
     let mut scene = scene();
     let id = scene.etcd.cluster_id();

@@ -101,7 +101,7 @@ fn announcers_that_are_cut_off_take_no_app_with_them() {
 }
 
 #[test]
-fn whoever_is_asked_to_go_goes_at_once() {
+fn an_upstream_that_is_withdrawn_is_removed_at_once() {
     let _turn = light();
     // All of them politely.
     let mut crowd = crowd(3);

@@ -416,7 +416,7 @@ fn assert_clean(balancer: &Balancer) {
 }
 
 #[test]
-fn nothing_of_it_gets_through_and_nobody_else_is_touched() {
+fn hostile_values_reach_neither_the_file_nor_other_services() {
     let _turn = heavy();
     let etcd = Etcd::start();
     let app = App::alone("shop-1");

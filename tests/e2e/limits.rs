@@ -10,7 +10,7 @@ use lab::{App, Etcd, Process, Scratch, Setup, bin, free_port, light, until, writ
 const DEADLINE: Duration = Duration::from_secs(30);
 
 #[test]
-fn what_the_operator_keeps_is_not_to_be_had() {
+fn reserved_hosts_and_ports_can_not_be_claimed() {
     let _alone = light();
     let etcd = Etcd::start();
     let app = App::alone("app");

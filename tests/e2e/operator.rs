@@ -231,7 +231,7 @@ fn a_section_that_people_keep_is_filled_and_every_other_byte_stays() {
 
 /// The hand's lines stand for half a second: an editor's pause, and a check. A restart takes about as long.
 #[test]
-fn a_haproxy_that_was_started_with_a_hands_lines_runs_them_no_longer() {
+fn lines_that_are_written_by_hand_end_with_the_next_restart() {
     let _turn = light();
     let (one, other) = (App::alone("shop-1"), App::alone("other"));
     let scene = Scene::start(|etcd, _| etcd.http_service("shop", "shop.test", &[&one]));
@@ -335,7 +335,7 @@ fn an_edit_is_applied_or_refused_and_holds_nothing_else_up() {
 }
 
 #[test]
-fn who_edits_while_confgen_writes_loses_nothing() {
+fn an_edit_while_confgen_writes_is_not_lost() {
     let _turn = light();
     let (one, two) = (App::alone("shop-1"), App::alone("shop-2"));
     let scene = Scene::start(|etcd, _| etcd.http_service("shop", "shop.test", &[&one]));

@@ -42,7 +42,7 @@ fn help_version_man_and_completions_that_could_not_be_written_are_failures() {
 }
 
 #[test]
-fn a_mistake_on_the_command_line_ends_the_program_although_nobody_can_be_told() {
+fn a_wrong_option_ends_the_program_even_if_no_output_can_be_written() {
     for (program, usage) in PROGRAMS {
         for outlet in Outlet::ALL {
             for words in ["--no-such-option", "completions --no-such-option"] {

@@ -207,7 +207,7 @@ fn the_package_comes_is_replaced_under_load_and_goes() {
     });
     let left =
         "cd /etc && ls -d haproxy-discover/* haproxy/certs/* /var/lib/confgen /usr/bin/confgen 2>/dev/null || true";
-    let settings = "confgen.env etcd.env haproxy.env supervisor.d supervisord.conf";
+    let settings = "confgen.env discoverctl.toml etcd.env haproxy.env supervisor.d supervisord.conf";
     let ours = |names: &str| {
         let names = format!("app-a.env app-b.env {names}");
         let mut all: Vec<_> = names.split_whitespace().map(|it| format!("haproxy-discover/{it}")).collect();

@@ -108,7 +108,7 @@ fn shown(name: &[&str]) -> Option<Vec<u8>> {
 }
 
 #[test]
-fn the_name_in_the_handshake_decides_who_ends_tls() {
+fn the_name_in_the_handshake_decides_where_tls_ends() {
     let scene = &*SCENE;
     let own = &scene.own.der[..];
     for (name, certificate, why) in [
@@ -153,7 +153,7 @@ fn over_http_a_host_that_is_passed_through_redirects() {
 
 /// HTTP/2 clients use a connection for every name in its certificate (RFC 9113, 9.1.1).
 #[test]
-fn a_request_on_somebody_elses_connection_is_misdirected() {
+fn a_request_on_another_hosts_connection_is_misdirected() {
     for host in ["vault.test", "VAULT.test:443", "x.wild.test", "old.test"] {
         assert_eq!(https("shop.test", host, "/").status, 421, "{host}");
         let answer = curl("shop.test", &["--http2", "--header", &format!("Host: {host}")]);
@@ -207,7 +207,7 @@ fn upstreams_know_their_clients_by_the_proxy_protocol() {
 }
 
 #[test]
-fn who_may_not_come_in_does_not() {
+fn a_client_outside_allow_is_refused() {
     let answer = curl("shut.test", &[]);
     assert!(answer.contains("\n000 0"), "{answer}");
 }

@@ -59,7 +59,7 @@ fn long(balancer: &Balancer, host: &str) -> JoinHandle<Response> {
 }
 
 #[test]
-fn the_first_comes_and_the_last_goes_under_load() {
+fn the_first_passthrough_service_comes_and_the_last_goes_under_load() {
     let _turn = heavy();
     let vault = Front::new("vault", VAULT);
     let mut ground = Ground::new();
@@ -271,7 +271,7 @@ fn owner(process: Pid) -> u32 {
 
 /// HAProxy gives its rights up, and sees no more than a folder of its own.
 #[test]
-fn the_inner_hop_is_reached_by_whoever_haproxy_becomes() {
+fn haproxys_own_user_reaches_the_inner_hop() {
     let _turn = light();
     let etcd = Etcd::start();
     let vault = Front::new("vault", VAULT);

@@ -78,7 +78,7 @@ fn color_of(response: &Response) -> Option<String> {
 }
 
 #[test]
-fn a_color_is_there_by_its_name_for_those_who_may_preview_it_alone() {
+fn only_clients_in_the_preview_networks_reach_a_color_by_its_name() {
     let _turn = light();
     let shop = Shop::open();
     let green = || Some("green".to_owned());

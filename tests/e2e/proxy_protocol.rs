@@ -130,7 +130,7 @@ fn begin(peer: &str, first: &[u8], address: SocketAddr) -> io::Result<TcpStream>
 }
 
 #[test]
-fn a_load_balancer_in_front_names_the_client_and_nobody_else_does() {
+fn only_a_listed_load_balancer_names_the_client() {
     let _turn = light();
     let scene = Scene::new();
     the_client_is_known_on_every_public_port(&scene);

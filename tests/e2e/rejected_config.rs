@@ -19,7 +19,7 @@ pub(crate) const PROFILE: &str = "defaults mine
 ";
 
 #[test]
-fn a_service_that_haproxy_refuses_hurts_nobody_else() {
+fn a_service_that_haproxy_refuses_hurts_no_other_service() {
     let _alone = light();
     let etcd = Etcd::start();
     let (shop, blog) = (App::alone("shop-1"), App::alone("blog-1"));
@@ -116,7 +116,7 @@ fn an_operators_broken_file_is_named_and_stops_no_server() {
 }
 
 #[test]
-fn a_port_that_can_not_be_bound_hurts_nobody_else() {
+fn a_port_that_can_not_be_bound_hurts_no_other_service() {
     let _alone = light();
     let etcd = Etcd::start();
     let app = App::alone("shop-1");

@@ -21,7 +21,7 @@ fn command_line(pid: Pid) -> Vec<String> {
 }
 
 #[test]
-fn a_second_confgen_is_refused_and_told_whose_the_directory_is() {
+fn a_second_confgen_is_refused_and_told_the_owner() {
     let _turn = light();
     let etcd = Etcd::start();
     let balancer = Balancer::start(&etcd);

@@ -55,7 +55,7 @@ fn break_handover(balancer: &Balancer) -> impl FnOnce() {
 }
 
 #[test]
-fn haproxys_own_words_reach_whoever_asks() {
+fn haproxys_own_words_are_in_the_log_in_ready_and_on_the_page() {
     let _turn = light();
     let etcd = Etcd::start();
     let app = App::alone("shop-1");

@@ -201,7 +201,7 @@ fn what_people_changed_stays() {
 }
 
 #[test]
-fn directories_are_whose_they_have_to_be() {
+fn directories_have_their_owners() {
     let _turn = light();
     let root = Root(Scratch::new());
     for kind in ["sysusers", "tmpfiles"] {

@@ -102,7 +102,7 @@ fn no_answer_of_another_balancer_store_or_prefix_counts() {
 }
 
 #[test]
-fn every_answer_says_whose_it_is() {
+fn every_answer_names_its_balancer() {
     let _turn = light();
     let etcd = Etcd::start();
     let app = App::alone("shop-1");

@@ -25,7 +25,7 @@ fn answers(balancer: &Balancer) -> Option<String> {
 }
 
 #[test]
-fn whatever_is_changed_is_followed_when_the_command_ends() {
+fn a_change_is_followed_when_the_command_ends() {
     let _turn = light();
     let etcd = Etcd::start();
     let (balancer, _one) = scene(&etcd);

@@ -228,7 +228,7 @@ fn scene(etcd: &Etcd, app: &App) -> Verdicts {
 }
 
 #[test]
-fn everybody_says_the_same_of_each_upstream() {
+fn every_command_gives_the_same_verdict() {
     let _turn = light();
     let etcd = Etcd::start();
     let app = App::alone("shop-1");
@@ -305,7 +305,7 @@ fn everybody_says_the_same_of_each_upstream() {
 
 /// HAProxy passes over servers that it has up. That lasts until the service's next requests.
 #[test]
-fn everybody_names_a_starved_upstream() {
+fn every_command_names_a_starved_upstream() {
     let _turn = light();
     let etcd = Etcd::start();
     let balancer = Setup::new().confgen(&etcd).flags(&["--node", NODE]).start();

@@ -26,7 +26,7 @@ fn every_block_of_the_page_is_run() {
 }
 
 #[test]
-fn everybody_does_their_own_and_nothing_else() {
+fn each_user_writes_its_own_keys_only() {
     let _turn = light();
     let mut site = Site::serving();
     operate(&site);

@@ -8,7 +8,7 @@ use lab::{Authority, Balancer, Etcd, Setup, Speaker, Speakers, light, until, wri
 use super::scene::SERVED;
 
 #[test]
-fn files_of_authorities_are_followed_and_a_broken_one_stops_nobody() {
+fn a_changed_ca_file_is_followed_and_a_broken_one_stops_no_service() {
     let _turn = light();
     let (old, new) = (Authority::new("old"), Authority::new("new"));
     let (of_old, of_new) = (old.issue(&["old.test", "late.test"]), new.issue(&["old.test"]));

@@ -6,7 +6,7 @@ use lab::light;
 use super::scene::SCENE;
 
 #[test]
-fn only_who_is_allowed_comes_in_whatever_is_said_of_them() {
+fn only_allowed_clients_come_in_whatever_the_headers_say() {
     let _turn = light();
     for (client, http) in [("127.0.0.9", 200), ("127.0.2.77", 200), ("127.0.0.8", 403), ("127.0.3.1", 403)] {
         for forged in ["127.0.0.9", "127.0.0.8"] {
