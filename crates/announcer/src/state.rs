@@ -245,7 +245,7 @@ mod tests {
         }
         drawing.push_str(
             "\n# The health of an upstream\n\nEach upstream has its own, with `--check-rise 2` and `--check-fall 3` here; \
-             the numbers count checks in a row.\nWhat its record says, while the announcer is Announcing, Spreading or \
+             the numbers count checks in a row.\nWhat its record says, while the announcer is Announcing, AwaitingBalancers or \
              Announced:\nnothing while New, `ready` while Up, `down` while Down. In any other state nothing is written \
              because of a check.\n\n",
         );
