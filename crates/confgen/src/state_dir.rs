@@ -65,7 +65,7 @@ const STORE: &str = "store.json";
 const OPERATOR: &str = "operator.json";
 
 /// 1 GiB, the longest file that is read. Those of a store with some 100,000 keys have 100 MB.
-const LARGEST: u64 = 1 << 30;
+pub(crate) const LARGEST: u64 = 1 << 30;
 
 /// The start of the names of files and folders that exist only for a check.
 pub const TRIAL: &str = ".trial-";

@@ -139,7 +139,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let (cfg, pid_file) = (dir.path().join("h.cfg"), dir.path().join("pid"));
         let text = format!("defaults\n timeout client 1s\nfrontend f\n bind unix@{}/f.sock\n", dir.path().display());
-        fs::write(&cfg, text).unwrap();
+        std::io::Write::write_all(&mut fs::File::create(&cfg).unwrap(), text.as_bytes()).unwrap();
         let mut command = Command::new("haproxy");
         command.arg("-W").arg("-p").arg(&pid_file).arg("-f").arg(&cfg).stderr(Stdio::null());
         let mut master = command.spawn().unwrap();

@@ -3,7 +3,7 @@
 
 use std::collections::BTreeSet;
 use std::fs;
-use std::io;
+use std::io::{self, ErrorKind};
 use std::path::Path;
 
 use discovery::FileName;
@@ -14,7 +14,7 @@ use crate::desired::fingerprint::hash_parts;
 use crate::desired::{Authorities, Authority};
 use crate::local_files::trial::{self, Candidate, Copies, LocalFile, TrialFolder, first_alert};
 use crate::operator_files::validate::{CHECK_DEFAULTS, CHECK_FRONTEND};
-use crate::state_dir::{Error, io_error};
+use crate::state_dir::{self, Error, io_error};
 
 /// CA certificates are no secret, so others may read the copies.
 const MODE: u32 = 0o644;
@@ -35,13 +35,12 @@ pub fn collect_ca_files(source: &Path, state_dir: &Path, cfg: &Path, checker: &C
         |_, name, content| to_authority(&copies, name, content),
         |some| find_complaint(some, state_dir, checker),
     )?;
-    let cfg = regular_file::read(cfg, LARGE).unwrap_or_default();
-    let cfg = String::from_utf8_lossy(&cfg);
+    let cfg = read_cfg(cfg);
     for copy in read_files(copies.folder())?.into_iter().filter(|copy| !present.contains(&copy.key)) {
         let Ok(content) = copy.content else { continue };
         let path = copies.path_of(&copy.copy_name);
         // HAProxy would not start without a file that haproxy.cfg names, so the copy outlives its file until the next restart.
-        if cfg.contains(&path.display().to_string()) {
+        if cfg.as_ref().is_none_or(|cfg| cfg.contains(&path.display().to_string())) {
             let authority = to_authority(&copies, &copy.copy_name, &content);
             collected.in_use.extend(authority.map(|authority| (copy.key.clone(), authority)));
             collected.rejected.insert(copy.key, "the file is gone".into());
@@ -50,6 +49,15 @@ pub fn collect_ca_files(source: &Path, state_dir: &Path, cfg: &Path, checker: &C
         }
     }
     Ok(Authorities { usable: collected.in_use, refused: collected.rejected })
+}
+
+/// The text of haproxy.cfg, empty if there is none. `None` if it can't be read, and then it may name any copy.
+fn read_cfg(path: &Path) -> Option<String> {
+    match regular_file::read(path, state_dir::LARGEST) {
+        Ok(cfg) => Some(String::from_utf8_lossy(&cfg).into_owned()),
+        Err(error) if error.kind() == ErrorKind::NotFound => Some(String::new()),
+        Err(_) => None,
+    }
 }
 
 /// The files and copies that a service could name now. HAProxy checks none, and nothing is written.
@@ -180,5 +188,16 @@ mod tests {
         assert_eq!(collected(&place), (has("internal", &ca), vec!["internal: the file is gone".to_owned()]));
         place.write("haproxy.cfg", "");
         assert_eq!(collected(&place), (vec![], vec![]));
+    }
+
+    #[test]
+    fn a_copy_stays_while_a_long_configuration_names_it() {
+        let (place, ca) = (place(), pem("ca.test"));
+        place.write("ca/internal", &ca);
+        collected(&place);
+        let comment = "# 20,000 services have some 40 MB\n".repeat(LARGE as usize / 16);
+        place.write("haproxy.cfg", format!("{comment}ca-file {}\n", place.path("state/ca/internal").display()));
+        fs::remove_file(place.path("ca/internal")).unwrap();
+        assert_eq!(collected(&place).0, has("internal", &ca));
     }
 }

@@ -244,7 +244,7 @@ mod tests {
         let mut drawing = String::from(
             "<!-- Printed by the test `the_drawing_is_the_code`; UPDATE_EXPECT=1 writes it anew. -->\n\
              # The course of a switch\n\nOf two steps here; the number behind a state counts the steps that are left.\n\n\
-             ```mermaid\nstateDiagram-v2\n    [*] --> Testing2\n",
+             ```mermaid\nstateDiagram-v2\n    [*] --> BeforeHook2\n",
         );
         for (state, event, next, _) in changes() {
             writeln!(drawing, "    {} --> {}: {event:?}", name(state), name(next)).unwrap();
