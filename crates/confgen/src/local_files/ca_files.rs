@@ -3,7 +3,7 @@
 
 use std::collections::BTreeSet;
 use std::fs;
-use std::io::{self, ErrorKind};
+use std::io::ErrorKind;
 use std::path::Path;
 
 use discovery::FileName;
@@ -78,7 +78,7 @@ fn copies_of(state_dir: &Path) -> Copies {
 fn read_files(dir: &Path) -> Result<Vec<LocalFile<FileName>>, Error> {
     let entries = match fs::read_dir(dir) {
         Ok(entries) => entries,
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(Vec::new()),
         Err(error) => return Err(io_error("list", dir)(error)),
     };
     let mut files = Vec::new();
@@ -87,7 +87,7 @@ fn read_files(dir: &Path) -> Result<Vec<LocalFile<FileName>>, Error> {
         let Some(key) = key else { continue };
         let content = match regular_file::read(&path, LARGE) {
             // The file disappeared after the directory was listed, or a link leads nowhere.
-            Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
+            Err(error) if error.kind() == ErrorKind::NotFound => continue,
             content => content.map_err(|error| error.to_string()),
         };
         files.push(LocalFile { copy_name: key.to_string(), key, content });
