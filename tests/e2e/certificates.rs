@@ -498,8 +498,8 @@ fn a_fifo_is_refused_and_nothing_hangs() {
         mkfifo(&dir.join("x.pem"), Mode::S_IRWXU).unwrap();
     }
     symlink("/dev/zero", place.file("zero.pem")).unwrap();
-    place.wait_logged("x.pem: it is a FIFO, not a regular file");
-    place.wait_logged("zero.pem: it is a character device");
+    place.wait_logged("x.pem reason=it is a FIFO, not a regular file");
+    place.wait_logged("zero.pem reason=it is a character device");
     let later = Certificate::of(&["later.test"]);
     later.write(place.file("later.pem"));
     place.wait_shown("later.test", &later);

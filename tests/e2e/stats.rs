@@ -220,7 +220,9 @@ fn errors_are_plain_or_the_operators(scene: &Scene) {
     let restarts = balancer.restarts();
     assert!((before + 1..=before + 3).contains(&restarts), "{before}, then {restarts}");
 
-    for (broken, words) in [(String::new(), "404.html: it is empty"), ("x".repeat(20_000), "longer than 15000 bytes")] {
+    for (broken, words) in
+        [(String::new(), "404.html reason=it is empty"), ("x".repeat(20_000), "longer than 15000 bytes")]
+    {
         write(scene.page("404.html"), broken);
         until(SERVED, words, || balancer.log("confgen").contains(words));
         balancer.restart();

@@ -197,9 +197,11 @@ impl StateDir {
         for place in kept.iter().chain([&self.cfg]) {
             remove_leftovers(place)?;
         }
-        let trials = fs::read_dir(&self.state_dir).map_err(io_error("list", &self.state_dir))?.flatten();
-        for trial in trials.filter(|entry| entry.file_name().to_string_lossy().starts_with(TRIAL)) {
-            let path = trial.path();
+        let entries = fs::read_dir(&self.state_dir).map_err(io_error("list", &self.state_dir))?.flatten();
+        let trials = entries.filter(|entry| entry.file_name().to_string_lossy().starts_with(TRIAL));
+        // An earlier confgen tried certificates here. If it was killed, their private keys are still there.
+        let old_trial = Some(self.state_dir.join("certs/.trial")).filter(|path| path.is_dir());
+        for path in trials.map(|entry| entry.path()).chain(old_trial) {
             let removed = if path.is_dir() { fs::remove_dir_all(&path) } else { fs::remove_file(&path) };
             removed.map_err(io_error("remove", &path))?;
         }
@@ -285,8 +287,11 @@ mod tests {
         let [leftover, editors] = [".haproxy.cfg.abc.confgen", ".haproxy.cfg.swp"].map(|name| dir.path().join(name));
         replace_file(&leftover, b"half", 0o600).unwrap();
         replace_file(&editors, b"mine", 0o600).unwrap();
+        let keys = dir.path().join("state/certs/.trial");
+        fs::create_dir_all(&keys).unwrap();
         let disk = StateDir::open(&cfg, &dir.path().join("state")).unwrap();
         assert!(!leftover.exists() && editors.exists());
+        assert!(!keys.exists(), "an earlier confgen's copies of private keys");
         disk.commit(disk.stage_config(&rendered("0123456789abcdef", "new")).unwrap()).unwrap();
         assert_eq!(fs::metadata(&cfg).unwrap().mode() & 0o7777, 0o604);
     }

@@ -26,6 +26,8 @@ pub struct SessionCounter {
     silent_workers: BTreeMap<WorkerId, Silence>,
     /// When each old process was first found to be old.
     old_processes: BTreeMap<WorkerId, Instant>,
+    /// The end of the last count. `None` before the first one.
+    counted_at: Option<Instant>,
 }
 
 /// The time in which questions to a master or a process were in vain.
@@ -58,12 +60,18 @@ impl SessionCounter {
             silent_masters: BTreeMap::new(),
             silent_workers: BTreeMap::new(),
             old_processes: BTreeMap::new(),
+            counted_at: None,
         }
     }
 
     /// Counts the sessions of these services' servers in every process. `everywhere` counts those of all sections.
     pub fn count_sessions(&mut self, services: &BTreeSet<ServiceId>, everywhere: bool) -> SessionCount {
         let at = Instant::now();
+        if self.counted_at.is_some_and(|last| at.duration_since(last) > SILENCE_WAIT) {
+            // No drain was open meanwhile, so nothing was asked. One missed answer before that is no long silence.
+            self.silent_masters.clear();
+            self.silent_workers.clear();
+        }
         let named = services.iter().filter(|_| !everywhere);
         let backends: Vec<Word> = named.filter_map(|service| service.to_string().parse().ok()).collect();
         let pid = self.socket.show_info().map(|info| info.pid).inspect_err(log_failed_question).ok();
@@ -92,6 +100,7 @@ impl SessionCounter {
                 self.count_old_process(worker, sessions, &mut count);
             }
         }
+        self.counted_at = Some(Instant::now());
         count
     }
 
@@ -306,6 +315,18 @@ mod tests {
         assert!(count.is_complete, "{count:?}");
         let old = count.old_processes.first().unwrap();
         assert!(old.streams.is_none() && old.since <= count.at.checked_sub(SILENCE_WAIT), "{old:?}");
+    }
+
+    #[test]
+    fn a_silence_before_a_pause_between_drains_does_not_count() {
+        let mut bench = Bench::new();
+        bench.set_master("1", UNREADABLE);
+        bench.count();
+        let earlier = |at: &mut Instant| *at = at.checked_sub(SILENCE_WAIT * 2).unwrap();
+        bench.counter.silent_workers.values_mut().for_each(|silence| earlier(&mut silence.since));
+        bench.counter.counted_at.iter_mut().for_each(earlier);
+        let count = bench.count();
+        assert!(!count.is_complete && count.old_processes.is_empty(), "it may be busy for a moment: {count:?}");
     }
 
     #[test]

@@ -35,7 +35,9 @@ impl Task {
     pub fn for_action(action: Action, replica: &mut StoreReplica) -> Option<Self> {
         Some(match action {
             Action::Reconcile(scope) => {
-                let mut update = replica.take_update()?;
+                // `None` would be taken for a publish, and this reconcile would never finish.
+                #[expect(clippy::expect_used, reason = "the scheduler reconciles only once the store is known")]
+                let mut update = replica.take_update().expect("the store is known");
                 if scope.reload_files || scope.resolve_all {
                     update.changed = Changed::All;
                 }
