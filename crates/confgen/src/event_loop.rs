@@ -66,6 +66,7 @@ pub async fn run(
     let (lease_lookup, prefix) = (lease_lookup::new_lease_lookup(client.clone()), client.config().prefix().to_owned());
     let identity = Identity::new(&node, &prefix);
     status.send_modify(|status| status.identity = identity.into());
+    // Before the start of the reconciler, which waits for HAProxy's checks. So `/ready` shows a start that hangs.
     if let Some(admin) = admin {
         admin.serve(&status, pulse.clone(), socket.clone(), shutdown.drain.clone());
     }
@@ -98,6 +99,7 @@ pub async fn run(
         retained_logged_at: None,
         status,
     };
+    // A task of its own, so that an etcd that doesn't answer holds up no reconcile.
     tokio::spawn(record.run(event_loop.status.subscribe(), shutdown.drain.clone()));
     systemd::notify_status("waiting for the store");
     loop {

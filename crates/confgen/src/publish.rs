@@ -171,6 +171,7 @@ impl Publication {
     }
 
     fn check_and_commit(&self, rendered: &Rendered, fills: &[PendingEdit]) -> anyhow::Result<PublishOutcome> {
+        // After the state was saved: retained keys and last good values must survive a restart of confgen meanwhile.
         if self.is_blocked {
             return Ok(PublishOutcome::Blocked);
         }

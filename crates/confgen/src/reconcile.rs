@@ -133,6 +133,7 @@ impl Reconciler {
         let restart = self.restart_reason();
         if restart.is_none() {
             if is_stale {
+                // Nothing was known of HAProxy until now, so this proves that it runs every service.
                 touched.extend(self.desired.services().map(|(id, _)| id.clone()));
             }
             self.desired.mark_running(touched.iter());
@@ -167,6 +168,7 @@ impl Reconciler {
         status.applied = Some(self.status.store_revision);
         pending.extend(self.desired.services_with_rejected_servers().cloned());
         pending.extend(self.files.local.operator_files.filled.rejected_services());
+        // The section of a deleted service stays, emptied, until the next restart. Nothing waits for that.
         pending.retain(|id| self.desired.service(id).is_some());
         let mut before = std::mem::replace(&mut status.pending, pending);
         before.retain(|id| self.desired.service(id).is_some());

@@ -253,6 +253,7 @@ impl Status {
     /// Checks that HAProxy runs what the store asks for, for `/ready`. A pending service, or an etcd that can't be reached, is no
     /// reason for an error.
     pub fn check_in_sync(&self) -> Result<String, String> {
+        // The facts below are those of the last action that ended. While an action hangs, they are out of date.
         let long = self.activities.find_long();
         if let Some(hanging) = long.as_ref().filter(|it| it.is_hanging()) {
             return Err(format!("confgen hangs, {}", hanging.describe()));
@@ -265,6 +266,7 @@ impl Status {
     fn check_last_actions(&self) -> Result<String, String> {
         let away =
             self.store_error.as_ref().map(|reason| format!("the store is away, HAProxy keeps what it has: {reason}"));
+        // The operator's files come first: a rejected file also stops every publish and every restart.
         let operators = self.reconcile.operator_files.first_problem();
         let reasons = [&operators, &self.out_of_sync, &self.publish_error, &self.unexpected_files, &self.unsupervised];
         if let Some(reason) = reasons.into_iter().flatten().next() {
@@ -282,6 +284,7 @@ impl Status {
         let waiting = self.reconcile.pending.len();
         let mut words = vec![format!("in sync at revision {}", applied.revision)];
         words.extend((waiting > 0).then(|| format!("services that wait for a restart: {waiting}")));
+        // An etcd that is away is named and is no error, because HAProxy serves on without it.
         words.extend(away);
         Ok(words.join("; "))
     }

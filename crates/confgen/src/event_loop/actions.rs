@@ -87,6 +87,7 @@ impl EventLoop {
                 let end = restart_end(&outcome);
                 match end {
                     End::Restarted => tracing::info!("{outcome}"),
+                    // `fail` logs this one.
                     End::Failed => {}
                     _ => tracing::warn!("{outcome}"),
                 }
@@ -184,6 +185,7 @@ impl EventLoop {
         match self.scheduler.on(Instant::now(), input) {
             Some(Effect::InSync) => self.report_in_sync(),
             Some(Effect::OutOfSync) => self.report_out_of_sync(problem),
+            // Off the event loop: after a long burst, trimming takes some tens of milliseconds.
             Some(Effect::Rest) => drop(tokio::task::spawn_blocking(malloc::trim_heap)),
             None => {}
         }
@@ -196,6 +198,7 @@ impl EventLoop {
             tokio::select! {
                 reply = self.reconciler.next_reply() => match reply {
                     Reply::Finished(_) => is_acting = false,
+                    // This publish had begun before the stop, and only its input was missing.
                     Reply::Publish(publication) => self.spawn_publish(*publication),
                 },
                 _ = await_task(&mut self.publishing) => is_publishing = false,

@@ -96,6 +96,7 @@ impl EventLoop {
     /// Has the certificates chosen again if the validity of one began or ended. `now` is in Unix seconds. An operator may set the
     /// clock, so no timer can say when.
     pub(super) fn check_certificate_dates(&mut self, now: i64) {
+        // A reload that runs or is due chooses the certificates anyway. This check runs each second.
         let is_idle = !self.scheduler.is_acting() && !self.scheduler.is_reload_due();
         if is_idle && !self.status.borrow().reconcile.certificates.is_current(now) {
             tracing::info!("the validity of a certificate began or ended, reloading files");

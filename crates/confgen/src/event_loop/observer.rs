@@ -143,6 +143,7 @@ pub fn spawn_observer(
     let observer = Arc::new(Observer { paths, checked, socket, control, activities });
     let (sender, receiver) = watch::channel(Observation::default());
     let mut ticks = interval(OBSERVE_EVERY);
+    // tokio's default makes up for missed ticks at once. After a stall HAProxy would get them as a burst.
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     tokio::spawn(shutdown.run_until_cancelled_owned(async move {
         let (mut last, mut answers) = (Observation::default(), SlowAnswers::default());
@@ -164,6 +165,7 @@ impl Observer {
         let info = self.socket.show_info().ok();
         let process = match &info {
             Some(info) => Some(process_since(last.process, info.pid, info.uptime)),
+            // No answer is no proof of another process. It may be busy, or restarting.
             None => last.process,
         };
         // A process that listened alone does so until it is another process.

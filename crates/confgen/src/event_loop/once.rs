@@ -36,6 +36,7 @@ pub fn run_once(mut reconciler: Reconciler, mut replica: StoreReplica) -> anyhow
 fn run_task(reconciler: &mut Reconciler, task: Task, outcome: &mut RestartOutcome) -> anyhow::Result<Option<Input>> {
     let end = match task.run(reconciler)? {
         TaskResult::Reconciled { pending, .. } => {
+            // HAProxy would not start with rejected operator files, so there is nothing to publish.
             if let Some(rejection) = reconciler.operator_files_rejection() {
                 *outcome = RestartOutcome::Rejected(PublishOutcome::OperatorFilesRejected(rejection.clone()));
                 return Ok(None);

@@ -150,6 +150,7 @@ impl Scheduler {
             self.remove_servers_at.map(|at| (at, Action::RemoveServers)),
             requeue.map(|(at, sections)| (*at, Action::RequeueServers { sections: sections.clone() })),
         ];
+        // `min_by_key` takes the first of equals, so a change reaches HAProxy before a restart or a file.
         actions.into_iter().flatten().min_by_key(|(at, _)| *at)
     }
 
@@ -195,6 +196,7 @@ impl Scheduler {
                 self.scope.reobserve = true;
                 self.want_reconcile(now);
             }
+            // Only the end of a drain depends on this. A changed HAProxy comes as `HaproxyChanged` too.
             Input::HaproxyUnsettled => self.unsettled_at = Some(now),
             Input::TurnsMissed { sections } => {
                 self.requeue.get_or_insert_with(|| (now, BTreeSet::new())).1.extend(sections);
@@ -216,6 +218,7 @@ impl Scheduler {
     fn on_finished(&mut self, now: Instant, end: End, ended: Option<InProgress>) -> Option<Effect> {
         match end {
             End::Reconciled { pending, accepts_files } => {
+                // From the reconcile's begin: HAProxy may have become another process while it ran.
                 self.current_since =
                     ended.filter(|_| self.is_current).map(|ended| ended.began_at).or(self.current_since);
                 self.want_rest(now, &pending);
@@ -301,6 +304,7 @@ impl Scheduler {
         let waits = self.restart.as_ref().map(|restart| (restart.at, restart.since));
         self.restart = reason.map(|reason| WantedRestart {
             reason,
+            // A reconcile in between doesn't put off a restart that waits. Only a change does, in `want_reconcile`.
             at: earlier(waits.map(|(at, _)| at), earliest).unwrap_or(earliest),
             since: waits.map_or(now, |(_, since)| since),
         });
@@ -309,6 +313,7 @@ impl Scheduler {
     /// Schedules what an action left besides a restart.
     fn want_rest(&mut self, now: Instant, pending: &Pending) {
         if pending.file {
+            // Later changes don't put the file off, or a steady stream of them would keep it from the disk.
             self.publish_at.get_or_insert(now + self.delays.publish);
         }
         if pending.removals {
@@ -321,6 +326,7 @@ impl Scheduler {
     }
 
     fn count_restart(&mut self, now: Instant) {
+        // Each restart costs one interval, and SPARE_RESTARTS of them may be owed. A quiet time pays the debt.
         let paid_until = self.restarts_paid_until.map_or(now, |paid| paid.max(now)) + self.restart_interval;
         self.restarts_paid_until = Some(paid_until);
         self.earliest_restart_at = paid_until.checked_sub(self.restart_interval * SPARE_RESTARTS);

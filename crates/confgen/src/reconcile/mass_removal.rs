@@ -158,6 +158,7 @@ impl Reconciler {
         let desired = &self.desired;
         let changed = self.retained.guard.release_upstreams(now, |kept, upstream, previous_owners| {
             let (service, id) = kept;
+            // HAProxy takes a server without a check for up, so nothing would ever end its retention.
             let goes = graceful.contains(kept) || desired.has_upstream(service, id) || !desired.has_checks(service);
             let goes = goes || address_has_new_owner(kept, upstream, previous_owners, &live);
             (!goes).then(|| health.find(service, id))

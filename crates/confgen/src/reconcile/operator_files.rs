@@ -41,6 +41,7 @@ impl Reconciler {
         outside.pages.log_changes(&self.files.local.pages);
         self.files.site.pages = Arc::clone(&outside.pages);
         self.haproxy.set_certificates(&outside.certificates);
+        // A CA file or a profile may be what HAProxy rejected a service for, so each service gets another chance.
         if !self.files.local.is_unedited_since(&outside) {
             self.desired.clear_rejections();
         }
@@ -61,6 +62,7 @@ impl Reconciler {
             None => self.config.paths.read_operator_files(&FilledFiles::default()).unwrap_or_default(),
         };
         Arc::make_mut(&mut self.files.local).operator_files = include;
+        // Only with a rejection does the load below ask HAProxy about files that equal the last accepted ones.
         self.files.rejection = Some(Rejection::Confgen("they have not been read yet".into()));
         let admitted = self.load_operator_files()?;
         Arc::make_mut(&mut self.files.local).operator_files = admitted;

@@ -42,6 +42,7 @@ impl Reconciler {
             }
         }
         self.desired.mark_accepted(&publication.desired);
+        // Not before: until the restart was taken, HAProxy ran another generation, with maps of its own.
         self.config.state_dir.remove_other_generations(&[&generation])?;
         self.haproxy.apply_desired(&self.desired, std::iter::empty(), &self.config.state_dir)?;
         self.restart_reason();

@@ -107,6 +107,7 @@ impl Reconciler {
     pub fn open_read_only(options: Options) -> anyhow::Result<Self> {
         let state_dir = StateDir::open_read_only(&options.haproxy_cfg, &options.state_dir);
         let (hash, paths) = (stats_password::read_last_hash(&options.state_dir), options.local_paths());
+        // HAProxy's check of certificates writes trial files, and this must write nothing.
         let files = LocalFiles { allowed_domains: paths.read_domain_allowlist()?, ..paths.read_unchecked() };
         let persisted = state_dir.load_leniently();
         Self::new(options, Box::new(|_| BTreeSet::new()), state_dir, hash, files, persisted)

@@ -50,6 +50,7 @@ impl Activities {
     }
 
     fn begin_at(&self, kind: &'static str, reason: impl Into<String>, at: Instant) -> Activity {
+        // A panic of another thread leaves the map whole, so a poisoned lock must not take `/ready` away.
         let mut running = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let number = running.next;
         running.next += 1;

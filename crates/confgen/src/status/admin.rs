@@ -113,6 +113,7 @@ impl AdminState {
 
 impl Probes for AdminState {
     fn check_ready(&self) -> Result<String, String> {
+        // Not from HAProxy's figures: a HAProxy that hangs must not delay the answer to a probe.
         self.status.borrow().check_in_sync()
     }
 

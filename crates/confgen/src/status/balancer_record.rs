@@ -80,6 +80,7 @@ fn wanted_record(status: &Status) -> WantedRecord {
 /// The time for the next write, or for the next read if nothing changed.
 fn next_write_at(written: Option<&WrittenRecord>, wanted: &WantedRecord, lease: LeaseId, now: Instant) -> Instant {
     match written {
+        // A lost lease takes the key with it, and an announcer waits for the end of its drain. Neither waits a second.
         Some(written) if written.lease != lease || written.wanted.drains_ended != wanted.drains_ended => now,
         Some(written) if written.wanted.value != wanted.value => written.at + AT_MOST_EVERY,
         Some(written) => written.at + LOOK_EVERY,
@@ -142,6 +143,7 @@ fn new_backoff() -> Delays {
 impl RecordKeeper {
     async fn open(settings: RecordConfig) -> Self {
         let key = Key::Balancer(settings.node.clone()).to_string();
+        // Without the file, a restarted confgen can't prove that the key is its own, and waits for the end of its lease.
         let text = tokio::fs::read_to_string(&settings.leases).await.unwrap_or_default();
         let leases = text.lines().filter_map(|line| line.parse().ok()).collect();
         Self {
@@ -189,6 +191,7 @@ impl RecordKeeper {
         if !self.written.as_ref().is_some_and(|written| written.lease == lease && written.wanted == *wanted) {
             return false;
         }
+        // A failed read counts as absent: the write that follows reports the error.
         let entry = self.config.client.get(&self.key).await;
         entry.is_ok_and(|entry| entry.is_some_and(|entry| entry.lease == lease.get()))
     }

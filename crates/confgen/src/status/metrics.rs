@@ -125,6 +125,7 @@ pub fn register_all(status: &Status, counted: &Counted, registry: &mut Registry)
         ("store_seen_revision", "The newest revision of the store that is known", status.seen.revision),
         ("applied_revision", "The revision that HAProxy follows, but for pending services; 0 is none yet", applied),
         ("filed_revision", "The revision that haproxy.cfg has on disk; 0 is none yet", reconcile.published),
+        // A reset store counts from 1 again, so its revision may be lower than the applied one.
         ("revision_lag", "Revisions seen and not yet applied", (status.seen.revision - applied).max(0)),
         (
             "quarantined_keys",
@@ -215,6 +216,7 @@ fn version_family(version: String) -> Family<[(&'static str, String); 1], Gauge>
 fn register_totals(status: &Status, registry: &mut Registry) {
     let services = Family::<[(&'static str, &'static str); 1], Gauge>::default();
     let upstreams = Family::<[(&'static str, &'static str); 1], Gauge>::default();
+    // A kind without services has the value 0. Without a series, an alert on it would find no data.
     for kind in ["http", "tcp"] {
         drop(services.get_or_create(&[("kind", kind)]));
     }
@@ -239,6 +241,7 @@ fn register_totals(status: &Status, registry: &mut Registry) {
 fn register_retained(status: &Status, registry: &mut Registry) {
     const MOST: usize = 100;
     let held = &status.reconcile.retained;
+    // Sorted by name, so that each scrape cuts the list at the same service.
     let mut counts: BTreeMap<(String, &str), i64> = BTreeMap::new();
     for ((service, _), retained) in held {
         *counts.entry((service.to_string(), retained.by.name())).or_default() += 1;
@@ -259,6 +262,7 @@ fn register_retained(status: &Status, registry: &mut Registry) {
 /// The verdicts on all upstreams.
 fn register_verdicts(status: &Status, counted: &Counted, registry: &mut Registry) {
     let unbalanced = Family::<[(&'static str, String); 1], Gauge>::default();
+    // Each cause has a series from the start, so that an alert can tell 0 from no data.
     for cause in Cause::ALL.iter().filter(|cause| is_found_here(cause)) {
         drop(unbalanced.get_or_create(&[("cause", cause.name().to_owned())]));
     }
@@ -307,6 +311,7 @@ fn register_under_way(status: &Status, registry: &mut Registry) {
     let seconds = Family::<[(&'static str, &'static str); 1], Gauge<f64, AtomicU64>>::default();
     let under_way = status.activities.under_way();
     for kind in activity::KINDS {
+        // `under_way` is sorted by age, so the first of a kind is its longest.
         let longest = under_way.iter().find(|it| it.kind == kind).map_or(0.0, |it| it.taken.as_secs_f64());
         seconds.get_or_create(&[("kind", kind)]).set(longest);
     }

@@ -209,6 +209,7 @@ impl WaitingServer {
 
     fn find_starvation(&self, backend: &Stat) -> Option<Starved> {
         let requests = backend.chosen.saturating_sub(self.section_chosen);
+        // In this many requests, the server's weight entitles it to MISSED_TURNS turns.
         let enough = (MISSED_TURNS * self.section_weight).div_ceil(self.weight.max(1)).max(FEWEST_REQUESTS);
         let share = requests * self.weight / self.section_weight.max(1);
         (requests >= enough).then_some(Starved { chosen: self.chosen, requests, share })

@@ -79,6 +79,7 @@ impl<'a> Judge<'a> {
             Kind::Http => WEB,
         };
         let Some(row) = self.figures.find_frontend(name) else { return };
+        // FULL is an open frontend that has reached its `maxconn`. Its clients wait.
         let is_closed = !matches!(row.status.as_str(), "OPEN" | "FULL");
         if !is_closed {
             return;
