@@ -1,4 +1,4 @@
-//! Whatever stands in the store: no panic, and nothing accepted that could break a line or a command.
+//! Hostile keys and values: no panic, and nothing accepted that could break a line or a command.
 
 mod safety;
 

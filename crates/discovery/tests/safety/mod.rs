@@ -1,4 +1,4 @@
-//! What every accepted value promises, checked over all that a topology holds. The fuzz target uses it too.
+//! The promises of every accepted value, checked over all that a topology holds. The fuzz target uses it too.
 
 use discovery::{Entry, ServiceId, Setting, Topology};
 
