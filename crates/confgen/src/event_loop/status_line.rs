@@ -47,6 +47,7 @@ impl EventLoop {
     pub(super) fn log_reset_events(&mut self) {
         for event in self.replica.take_reset_events() {
             match &event {
+                // Only a reset that retains keys needs the operator.
                 ResetEvent::StoreReset { noticed, keys: 1.., .. } => {
                     let StoreRevision { cluster, revision, .. } = *noticed;
                     let (prefix, key, word) = (&self.prefix, Key::AcceptStore, Acceptance { cluster, revision });

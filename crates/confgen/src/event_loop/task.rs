@@ -36,6 +36,7 @@ impl Task {
         Some(match action {
             Action::Reconcile(scope) => {
                 let mut update = replica.take_update()?;
+                // Local files give every service its policy: profiles, CA files, reserved ports.
                 if scope.reload_files || scope.resolve_all {
                     update.changed = Changed::All;
                 }

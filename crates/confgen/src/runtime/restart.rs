@@ -44,6 +44,7 @@ impl HaproxyControl {
             return Ok(());
         }
         match self.control.query_state() {
+            // Without an answer HAProxy may be stopped, and then the next try needs the marker.
             Ok(State::Stopped | State::Stopping | State::Unknown) | Err(_) => Ok(()),
             Ok(_) => self.remove_marker(),
         }

@@ -205,6 +205,7 @@ impl<'a> SwitchRun<'a> {
     }
 
     fn print_line(&self, line: &str) {
+        // A program gets one document at the end, with the same facts.
         if !self.context.screen.is_for_programs() {
             self.context.screen.print(line);
         }
