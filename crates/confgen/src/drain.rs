@@ -90,8 +90,8 @@ impl OldProcess {
         let Some(Streams { connections, idle, unrouted, undecided }) = &self.streams else {
             return age < first_request_wait;
         };
-        // For 4.25 s any connection may bring a request. Then clients of HTTP/2 know that HAProxy stops, and only a connection
-        // without a stream can bring its first one.
+        // For 4.25 s any connection may bring a request. Then clients of HTTP/2 know that HAProxy stops, and only a
+        // connection without a stream can bring its first one.
         let may_get_another = if age < GOAWAY_WAIT { *connections > 0 } else { *idle > 0 && age < first_request_wait };
         may_get_another || *unrouted > 0 || undecided.keys().any(|section| is_concerned(section))
     }
