@@ -155,6 +155,7 @@ fn join_causes(error: &dyn std::error::Error) -> String {
 }
 
 fn read_client_identity(cert: &Path, key: &Path) -> Result<Identity, Error> {
+    // reqwest takes both as one PEM, and the first file may lack a line feed at its end.
     let both = [file::read_option_file("--api-cert", cert)?, file::read_option_file("--api-key", key)?].join(&b'\n');
     Identity::from_pem(&both).map_err(|error| Error::Usage(format!("--api-cert {}: {error}", cert.display())))
 }

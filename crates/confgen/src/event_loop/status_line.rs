@@ -19,6 +19,7 @@ const SERVICES_NAMED: usize = 8;
 impl EventLoop {
     /// HAProxy needs no action for changes that concern no service, so they count as applied.
     pub(super) fn advance_applied(&self) {
+        // A change that no reconcile has seen must not count as applied, because announcers wait for it.
         if !self.scheduler.is_current() || self.replica.has_unseen_changes() {
             return;
         }

@@ -153,7 +153,7 @@ impl Reconciler {
             self.retained.health_asked_at = now;
             self.ask_health(&self.retained.guard.services_with_retained().into_iter().collect())
         } else {
-            // Unknown health releases nothing.
+            // An unknown health is no cause for a release.
             Health(None)
         };
         let live = self.desired.find_address_owners(self.retained.guard.retained_upstreams());

@@ -52,7 +52,6 @@ impl Reconciler {
         let paths = options.local_paths();
         paths.create_directories()?;
         paths.check_fill_files()?;
-        // `haproxy -c` warns of a missing state file.
         state_dir::create_state_file(&options.server_state_file);
         let hash = stats_password::load_password_hash(options.stats_password_file.as_deref(), &options.state_dir)?;
         let files = LocalFiles {

@@ -79,6 +79,7 @@ impl HaproxyControl {
         let mut answers = 0;
         let mut ask_supervisord = Instant::now() + CHECK_FAILED_EVERY;
         while Instant::now() < deadline {
+            // HAProxy's own answers count more than supervisord's view. supervisord is asked only while there are none.
             if answers == 0 && Instant::now() >= ask_supervisord {
                 ask_supervisord += CHECK_FAILED_EVERY;
                 if let Ok(state @ (State::Backoff | State::Fatal | State::Exited)) = self.control.query_state() {

@@ -254,6 +254,7 @@ fn register_retained(status: &Status, registry: &mut Registry) {
                 guard, or a reset of the store; of 100 services at most";
     registry.register("retained_upstreams", help, upstreams);
     let oldest = held.values().filter_map(|it| it.since).min();
+    // The clock may have been set back since.
     let age = oldest.and_then(|since| SystemTime::now().duration_since(since).ok()).unwrap_or_default();
     let help = "For how long the one that is retained longest has been; 0 if none is";
     registry.register("oldest_retained_seconds", help, new_gauge(to_gauge_value(age.as_secs())));

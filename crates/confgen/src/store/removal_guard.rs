@@ -390,7 +390,7 @@ impl Retention {
             // A HAProxy that is being restarted has found nothing dead.
             // An operator's `maint`, or another active color, says nothing about the app. It serves again afterwards.
             ServerHealth::InMaintenance | ServerHealth::Unknown => true,
-            // HAProxy adds it as DOWN, so a DOWN proves nothing before its first checks had the time to pass.
+            // HAProxy adds it as DOWN, so DOWN proves nothing before its first checks had time to pass.
             ServerHealth::Down | ServerHealth::Missing if self.is_unproven => age < PROVEN_WITHIN,
             ServerHealth::Down => false,
             ServerHealth::Missing => age < PUT_BACK_WITHIN,

@@ -116,6 +116,7 @@ impl<'a> SwitchRun<'a> {
     }
 
     async fn write_back(&mut self) -> Event {
+        // The failed step never reached its end, so its counts are noted and printed here.
         self.end_step();
         let before = self.active.before.as_ref().map(lossy_text);
         let why = self.report.reason.clone().unwrap_or_default();
