@@ -139,6 +139,7 @@ impl RunningApp {
         let Some(signal) = self.last_stop_signal() else { return };
         // A pid can't be reused between the listing and the signal: the reaper runs on this thread.
         for pid in table::running_children() {
+            // Once for each signal: many programs take a second SIGTERM as an order to hurry, as the announcer does.
             if signalled.insert(pid, signal) != Some(signal) {
                 let _ = kill(pid, signal);
             }

@@ -49,6 +49,7 @@ pub(crate) async fn run_announcer(
         // Before the app starts: an address that can never be found must not cost a start.
         addresses.push(find_address_once(&upstream.address_source, config.etcd.endpoints()).await?);
     }
+    // Before the app starts, too: a port that is in use must not cost a start.
     let admin = Port::bind(parameters.admin.take()).await?;
     let (messages, inbox) = mpsc::channel(16);
     let app = parameters

@@ -134,6 +134,7 @@ pub(crate) async fn withdraw_records(registrar: &Registrar, lease: &Lease, actio
             tracing::debug!(%error, ?action, "one of the last writes failed");
         }
     }
+    // Not before the writes, because each of them is conditional on the key still hanging on this lease.
     lease.stop_renewal.cancel();
     // Only the last failure counts: the end of the lease removes everything, even if earlier writes failed.
     if let Some((error, action)) = failed {

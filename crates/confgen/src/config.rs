@@ -72,6 +72,7 @@ impl Options {
     /// The files of a check, in the order in which HAProxy reads them at its start.
     pub fn checked_files(&self) -> Vec<PathBuf> {
         let mut files = self.check_command.config_files();
+        // In the order of HAProxy's `-f` options, because a file without `defaults` inherits those of the file before it.
         files.extend([self.include.clone(), self.haproxy_cfg.clone()]);
         files
     }

@@ -90,6 +90,8 @@ impl OldProcess {
         let Some(Streams { connections, idle, unrouted, undecided }) = &self.streams else {
             return age < first_request_wait;
         };
+        // For 4.25 s any connection may bring a request. Then clients of HTTP/2 know that HAProxy stops, and only a
+        // connection without a stream can bring its first one.
         let may_get_another = if age < GOAWAY_WAIT { *connections > 0 } else { *idle > 0 && age < first_request_wait };
         may_get_another || *unrouted > 0 || undecided.keys().any(|section| is_concerned(section))
     }
@@ -255,6 +257,7 @@ impl DrainTracker {
             for (upstream, state) in &new {
                 let name = (id.clone(), (*upstream).clone());
                 match self.upstreams.get(&name) {
+                    // The drain was taken back, so announcers and discoverctl no longer wait for it.
                     _ if state.own == ServerState::Ready => _ = self.upstreams.remove(&name),
                     Some(drain) if drain.state.as_ref() == Some(state) => {}
                     _ => _ = self.upstreams.insert(name, Drain::begin(Some(state.clone()), now, revision)),
@@ -264,6 +267,7 @@ impl DrainTracker {
                 let name = (id.clone(), (*upstream).clone());
                 match self.upstreams.get_mut(&name) {
                     Some(drain) if drain.is_over => _ = self.upstreams.remove(&name),
+                    // The drain goes on: the removal of the key closes no connection.
                     Some(drain) => drain.state = None,
                     None => _ = self.upstreams.insert(name, Drain::begin(None, now, revision)),
                 }

@@ -81,6 +81,7 @@ pub async fn run(
     });
     let Some(reconciler) = wait_for_startup(startup, &mut beats, &pulse, &shutdown).await else { return Ok(()) };
     let mut reconciler = reconciler?;
+    // A full disk may have kept the start from its files. The first reconcile tries again.
     let scope = Scope { reload_files: reconciler.is_startup_incomplete(), ..Scope::default() };
     let replica = StoreReplica::from_persisted(reconciler.take_persisted());
     let mut event_loop = EventLoop {

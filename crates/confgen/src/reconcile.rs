@@ -74,6 +74,7 @@ impl Reconciler {
         let counts: Vec<(&ServiceId, usize)> =
             services.map(|(id, service)| (id, self.desired.count_servers(id, service))).collect();
         if counts.iter().map(|(_, count)| count).sum::<usize>() <= most {
+            // The next shortage begins from the upstreams that HAProxy serves then.
             self.haproxy.forget_served_upstreams();
             return None;
         }
@@ -99,6 +100,7 @@ impl Reconciler {
         let operator_files = &self.files.local.operator_files;
         if whole {
             let view = View::new(&self.desired, &self.files.site, &operator_files.config);
+            // A view has no filled files. Their fingerprints are computed below.
             let fills = std::mem::take(&mut self.fingerprints.fills);
             let fingerprints = ConfigFingerprint::from_view(&view, &operator_files.fingerprints);
             self.fingerprints = ConfigFingerprint { fills, ..fingerprints.context("render haproxy.cfg")? };

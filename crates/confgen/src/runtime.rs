@@ -98,6 +98,7 @@ impl HaproxyControl {
     /// The most files that HAProxy can have open after its next start. Before HAProxy answered, confgen's own limit has to do.
     pub fn max_open_files(&mut self) -> Option<u64> {
         if self.observed.is_none() || self.max_open_files.is_none() {
+            // Asked again with each stale state: a restarted HAProxy may have been given another limit.
             let now = self.socket.show_info().ok().and_then(|info| process::max_open_files(info.pid));
             self.max_open_files = now.or(self.max_open_files);
         }
@@ -247,6 +248,7 @@ impl HaproxyControl {
         let plan = observed.state.plan_changes(scope, &targets, &observed.maps);
         let count = plan.changes.len() + plan.removals.len();
         let sent = self.socket.apply_changes(&plan.changes).and_then(|mut complaints| {
+            // After the changes: only a weight that is set behind them moves a server back into the present window.
             complaints.extend(self.socket.apply_changes(&plan.requeues)?);
             Ok(complaints)
         });
@@ -258,6 +260,7 @@ impl HaproxyControl {
             }
         };
         observed.state.mark_applied(scope, &targets);
+        // HAProxy deletes a server only in maintenance and without connections. What is left is tried every 200 ms.
         self.remove_servers(&plan.removals)?;
         let (certificates, refused) = self.swap_certificates()?;
         complaints.extend(refused);
@@ -282,6 +285,7 @@ impl HaproxyControl {
         let Ok(backend) = id.to_string().parse::<Word>() else { return Some(BTreeMap::new()) };
         let state = match self.socket.show_servers_state_of(&backend) {
             Ok(state) => state.servers,
+            // HAProxy has no such backend, so it has none of the servers. That is an answer, unlike a failed question.
             Err(runtime::Error::Refused { .. }) => Vec::new(),
             Err(_) => return None,
         };

@@ -30,17 +30,17 @@ use crate::status::metrics::{ActionCounters, RequeueCounters};
 use crate::status::share::Starving;
 use crate::store::StoreRevision;
 
-/// The length of the history.
+/// The most actions in the history. Older ones are dropped.
 const REMEMBERED: usize = 200;
 
-/// The status. A clone costs little, because clones share the large parts.
+/// The facts that the admin port and the balancer record show. A clone costs little, because clones share the large parts.
 #[derive(Clone, Debug, Default)]
 pub struct Status {
-    /// The revision of the replica.
+    /// The newest revision that concerns confgen. All zero before the store is known.
     pub seen: StoreRevision,
     /// The reason why etcd can't be watched. `None` while it is.
     pub store_error: Option<String>,
-    /// The last reconcile.
+    /// The reconciler's results, as of the last action that ended.
     pub reconcile: Arc<ReconcileStatus>,
     /// The reason why the last action failed. `None` once HAProxy is in sync again.
     pub out_of_sync: Option<String>,
@@ -62,7 +62,7 @@ pub struct Status {
     pub unsupervised: Option<String>,
     /// The HAProxy processes that finish their last requests.
     pub old: OldProcesses,
-    /// The last actions, newest first.
+    /// The last 200 actions, newest first.
     pub history: VecDeque<Arc<HistoryEntry>>,
     /// The activities in progress. Clones share them.
     pub activities: Activities,
@@ -105,7 +105,6 @@ impl Identity {
 pub struct RunningHaproxy {
     /// The worker's pid.
     pub pid: u32,
-    /// Its release.
     pub version: Version,
     /// The generation id of its file. `None` if confgen didn't write the file.
     pub generation: Option<String>,
@@ -118,7 +117,7 @@ pub struct ReconcileStatus {
     pub applied: Option<StoreRevision>,
     /// The revision of haproxy.cfg on disk. 0 before the first publish.
     pub published: i64,
-    /// The desired state.
+    /// The desired state as of the last action, applied or not.
     pub desired: Arc<DesiredState>,
     /// Services that wait for a restart.
     pub pending: BTreeSet<ServiceId>,
@@ -146,7 +145,7 @@ pub struct ReconcileStatus {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Retained {
     pub by: Retainer,
-    /// `None` if it isn't known.
+    /// `None` if an older confgen noticed the loss.
     pub since: Option<SystemTime>,
 }
 
@@ -169,7 +168,7 @@ impl Retainer {
     }
 }
 
-/// The state of the operator's own files.
+/// The verdict of HAProxy and confgen on the operator's own files.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct OperatorFilesStatus {
     /// The reason why they aren't accepted. The last accepted ones count.
@@ -190,7 +189,7 @@ impl OperatorFilesStatus {
     }
 }
 
-/// The kind of an action.
+/// The kinds of actions, as the history and the metrics tell them apart.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum ActionKind {
     /// Changes over the Runtime API.
@@ -262,7 +261,7 @@ impl Status {
         self.check_last_actions().map(|words| words + &suffix).map_err(|problem| problem + &suffix)
     }
 
-    /// The same, without the actions in progress.
+    /// Judges the last actions and observations, whatever is in progress now.
     fn check_last_actions(&self) -> Result<String, String> {
         let away =
             self.store_error.as_ref().map(|reason| format!("the store is away, HAProxy keeps what it has: {reason}"));

@@ -155,12 +155,15 @@ fn join_causes(error: &dyn std::error::Error) -> String {
 }
 
 fn read_client_identity(cert: &Path, key: &Path) -> Result<Identity, Error> {
+    // reqwest takes both as one PEM, and the first file may lack a line feed at its end.
     let both = [file::read_option_file("--api-cert", cert)?, file::read_option_file("--api-key", key)?].join(&b'\n');
     Identity::from_pem(&both).map_err(|error| Error::Usage(format!("--api-cert {}: {error}", cert.display())))
 }
 
 fn read_token(path: &Path) -> Result<String, Error> {
+    // Editors end the file with a line feed, which is no part of the token.
     let text = String::from_utf8_lossy(&file::read_option_file("--api-token-file", path)?).trim().to_owned();
+    // The token goes into a header, which can't hold other bytes.
     if text.is_empty() || !text.bytes().all(|byte| byte.is_ascii_graphic()) {
         let words = "a token is one line of letters, digits and signs, that of confgen's --admin-token-file";
         return Err(Error::Usage(format!("--api-token-file {}: {words}", path.display())));

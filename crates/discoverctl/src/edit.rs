@@ -83,6 +83,7 @@ fn to_transaction(changes: &[(&String, &Change)]) -> Txn {
 impl Change {
     fn add_to(&self, txn: Txn, key: &str) -> Txn {
         let txn = txn.only_if(match &self.before {
+            // A key that another client wrote since the read must not be overwritten.
             Some(entry) => Condition::ModRevisionIs(key.to_owned(), entry.mod_revision),
             None => Condition::Absent(key.to_owned()),
         });

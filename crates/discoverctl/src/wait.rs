@@ -47,6 +47,7 @@ impl FollowGoal {
                 .drained
                 .iter()
                 .all(|(service, id)| balancer.acknowledges_upstream(cluster, self.revision, service, id))
+            // A cut list may lack a refused key, so its silence proves nothing.
             && !self.keys.iter().any(|key| balancer.may_omit_quarantine(key))
             && (!self.releases_retained || self.has_released(cluster, balancer))
     }

@@ -282,6 +282,7 @@ impl Cut {
         let (mut count, mut room) = (BalancerRecord::MAX_ENTRIES, BalancerRecord::MAX_LIST_BYTES);
         for (service, entries) in smallest_first {
             for (entry, bytes) in entries {
+                // No `break` at the first that doesn't fit: a shorter entry may still have room.
                 if count > 0 && bytes <= room {
                     (count, room) = (count - 1, room - bytes);
                 } else {

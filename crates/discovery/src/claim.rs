@@ -80,6 +80,7 @@ pub fn find_claim_conflicts(
     let claims_after = collect_claims(settings.iter().chain(unchanged));
     let new: BTreeSet<&Claim> = claims_after.difference(&claims_before).collect();
     let mut conflicts = Vec::new();
+    // Services of different kinds can't conflict: HTTP services claim hosts, TCP services claim ports.
     for (other, service) in services.iter().filter(|(other, service)| *other != id && service.kind() == id.kind) {
         let claims = collect_claims(readable_settings(service)).into_iter().filter(|claim| new.contains(claim));
         conflicts.extend(claims.map(|claim| ClaimConflict { claim, service: other.clone() }));

@@ -42,6 +42,7 @@ impl Entry {
         let is_setting = matches!(self.key.parse(), Ok(Key::Setting { .. }));
         let limit = if is_setting { LONGEST_SETTING } else { LONGEST_RECORD };
         let length = value_length(&self.value);
+        // A value that was cut before stays as it is, since its mark has the original length.
         if length <= limit || self.value.len() <= CUT_HEAD + CUT_PREFACE {
             return self;
         }

@@ -193,6 +193,7 @@ pub struct Verdict {
 impl Verdict {
     /// A verdict from `against`, the reasons that keep requests off, and `notes`, which keep none off.
     pub fn new(gets_requests: Option<bool>, mut against: Vec<Reason>, notes: Vec<Reason>) -> Self {
+        // `Cause` is in the order in which a request meets the causes. The first one leads.
         against.sort_by(|one, other| one.cause.cmp(&other.cause));
         let mut because = None;
         if gets_requests != Some(true) {

@@ -108,6 +108,7 @@ impl Workers {
             Err(error) if error.kind() == io::ErrorKind::NotFound => return,
             Err(error) => return self.silent.push((dir, error.to_string())),
         };
+        // Before the masters are asked, so that a start that ends meanwhile counts as in progress.
         self.is_starting |= is_locked(&dir);
         for path in entries.flatten().map(|entry| entry.path()).filter(|path| is_master_socket(path)) {
             match list_workers_of(&path) {

@@ -216,6 +216,8 @@ impl Control {
     /// If supervisord can't be asked, refuses, or the command fails.
     pub fn restart_program(&self) -> Result<(), Error> {
         if let Some((supervisord, program)) = &self.direct {
+            // Only an unreachable supervisord has certainly done nothing. After another error the command could restart
+            // HAProxy a second time.
             match supervisord.restart_program(program) {
                 Err(Error::Unreachable { .. }) => {}
                 done => return done,

@@ -178,6 +178,7 @@ impl Follower {
         };
         self.position = Some(position);
         let mut watch =
+            // A watch delivers the revision that it begins at, and the listing has this one already.
             Watch::open(self.client.clone(), &self.range, position.revision + 1, self.options.max_silence).await?;
         let mut revisions = Revisions::new(self.client.config().prefix.clone(), position);
         let mut resync = self.schedule_resync(position);
@@ -198,6 +199,8 @@ impl Follower {
             };
             self.last_contact = Instant::now();
             match revisions.accept_message(message) {
+                // The delays go on: etcd may create a watch and end it before it delivers anything
+                // (`ResyncReason::Stuck`).
                 Decision::Created => self.on_watch_created(position.revision).await?,
                 Decision::Alive => self.delays.reset(),
                 Decision::Deliver { revision, changes } => {

@@ -192,6 +192,7 @@ async fn run_lease_loop(
         stats.send_modify(|stats| *stats = stats.after_step(&result, requested_at));
         let (now, next) = decide_next_step(held, &result);
         held = now;
+        // A renewal changes nothing for the receivers, so it wakes none.
         publish.send_if_modified(|published| std::mem::replace(published, now) != now);
         let delay = match next {
             NextStep::RenewLater => {

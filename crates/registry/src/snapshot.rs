@@ -31,6 +31,7 @@ impl Client {
         let mut attempt = 1;
         loop {
             match self.read_pages(range, 0).await {
+                // All pages are of the first page's revision, and a compaction may take it away between two pages.
                 Err(Error::Compacted { .. }) if attempt < ATTEMPTS => attempt += 1,
                 other => return other,
             }

@@ -196,6 +196,7 @@ async fn source_address_to(endpoint: &Endpoint) -> Result<IpAddr, AddressError> 
 
 async fn source_address_of_route(to: SocketAddr) -> io::Result<IpAddr> {
     let unspecified = if to.is_ipv4() { IpAddr::V4(Ipv4Addr::UNSPECIFIED) } else { Ipv6Addr::UNSPECIFIED.into() };
+    // The connect of a UDP socket sends nothing. The kernel only chooses the address.
     let socket = UdpSocket::bind((unspecified, 0)).await?;
     socket.connect(to).await?;
     Ok(socket.local_addr()?.ip())

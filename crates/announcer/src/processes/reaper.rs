@@ -146,6 +146,7 @@ impl Reaper {
 fn interpret_status(status: WaitStatus) -> Option<ChildChange> {
     match status {
         WaitStatus::Exited(_, code) => Some(ChildChange::Ended(u8::try_from(code & 0xff).unwrap_or(u8::MAX))),
+        // As a shell reports the signal that ended a command.
         WaitStatus::Signaled(_, signal, _) => Some(ChildChange::Ended(128 + signal as u8)),
         WaitStatus::Stopped(..) => Some(ChildChange::Stopped),
         _ => None,

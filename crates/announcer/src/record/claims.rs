@@ -22,6 +22,7 @@ pub(crate) async fn find_withheld_settings(client: &Client, records: &[Arc<Recor
         }
         Err(error) => {
             tracing::debug!(%error, "can't read the other services' claims");
+            // etcd's roles may forbid the read. Then the settings are written, and the balancers decide.
             (!error.is_unreachable()).then(BTreeSet::new)
         }
     }

@@ -40,6 +40,7 @@ pub(crate) async fn write_round(client: &Client, set: &mut RecordSet) -> WriteRo
     for indices in set.plan_parts() {
         match write_part(client, set, &indices, &mut round).await {
             Err(error) if error.is_permission_denied() && indices.len() > 1 => {
+                // One record that etcd's roles forbid must not keep the others out of the store.
                 for index in indices {
                     let written = write_part(client, set, &[index], &mut round).await;
                     round.failure = written.err().or(round.failure);

@@ -113,6 +113,7 @@ impl Claims {
         holder: Option<&ServiceId>,
     ) {
         claimants.sort_by_key(|(origin, id)| (origin.since, *id));
+        // A new claimant with an older key takes nothing from an owner that serves.
         let holder = holder.filter(|holder| claimants.iter().any(|(_, id)| id == holder));
         let Some(owner) = holder.or(claimants.first().map(|(_, id)| *id)) else { return };
         for (origin, id) in claimants.iter().filter(|(_, id)| *id != owner) {

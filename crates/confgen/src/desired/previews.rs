@@ -29,6 +29,7 @@ impl ServiceInput {
         let mut named = BTreeSet::new();
         let mut previews: BTreeMap<Color, Vec<Domain>> = BTreeMap::new();
         for color in colors {
+            // A color without a host gets a section too, because clients may ask for it by the header.
             let hosts = previews.entry(color.clone()).or_default();
             for host in &own_hosts {
                 match build_preview_domain(&color, host, id, policy) {

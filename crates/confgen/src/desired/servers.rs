@@ -127,6 +127,7 @@ fn served_upstreams<'a>(
 fn build_server(input: &ServiceInput, id: &UpstreamId, upstream: &ServedUpstream, active: Option<&Active>) -> Server {
     let ServedUpstream { record, is_unproven } = *upstream;
     let imposed = input.overrides.get(id);
+    // The operator's weight stays whatever the announcer writes.
     let weight = imposed.and_then(|it| it.weight).unwrap_or(record.weight);
     Server {
         id: id.clone(),

@@ -89,6 +89,7 @@ pub(super) fn read_input(
     (input.good_values, input.refusals) = (picker.good_values, picker.refusals);
     input.limit_upstreams(id, service, policy);
     input.upstreams_withheld = GATES.iter().any(|gate| without.contains(gate));
+    // Not the root: the service would take requests of the host's other services.
     if without.contains(&SettingName::Path) {
         input.paths.clear();
     }

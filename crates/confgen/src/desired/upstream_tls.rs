@@ -72,6 +72,8 @@ impl Trust {
     /// The value of HAProxy's `ca-file`. `None` if no certificate is checked.
     pub fn authorities_token(&self) -> Option<Token> {
         match self {
+            // HAProxy never rejects this word, whatever the system has (2.6, 3.0, 3.2). Without the system's authorities, an
+            // upstream fails in the handshake.
             Self::System => SYSTEM_AUTHORITIES.parse().ok(),
             Self::Unverified => None,
             Self::Authority(_, authority) => Some(authority.copy.clone()),

@@ -77,6 +77,7 @@ impl SessionCounter {
         let pid = self.socket.show_info().map(|info| info.pid).inspect_err(log_failed_question).ok();
         let Workers { alive, silent, is_starting } = masters::list_workers(self.socket.path());
         let is_mastered = pid.is_none_or(|pid| alive.iter().any(|worker| worker.pid == pid));
+        // Without handover no master can be asked. Then only the host's processes tell whether an old HAProxy lives.
         let is_blind = !silent.is_empty() || !is_mastered && pid.and_then(process::is_alone) != Some(true);
         let mut count = SessionCount {
             at,

@@ -85,6 +85,7 @@ impl DrainTask {
     }
 
     fn schedule_count(&mut self, at: Instant) {
+        // A scheduled count keeps its time, so that changes make counts no more frequent.
         self.due = if self.tracker.draining_services().is_empty() { None } else { Some(self.due.unwrap_or(at)) };
     }
 }
@@ -94,5 +95,6 @@ pub(crate) async fn await_task<T>(task: &mut Option<JoinHandle<T>>) -> T {
     let Some(running) = task else { return std::future::pending().await };
     let ended = running.await;
     *task = None;
+    // A panic in the task is a bug of confgen. systemd starts confgen again.
     ended.unwrap_or_else(|error| std::panic::resume_unwind(error.into_panic()))
 }

@@ -19,6 +19,7 @@ const SERVICES_NAMED: usize = 8;
 impl EventLoop {
     /// HAProxy needs no action for changes that concern no service, so they count as applied.
     pub(super) fn advance_applied(&self) {
+        // A change that no reconcile has seen must not count as applied, because announcers wait for it.
         if !self.scheduler.is_current() || self.replica.has_unseen_changes() {
             return;
         }
@@ -47,6 +48,7 @@ impl EventLoop {
     pub(super) fn log_reset_events(&mut self) {
         for event in self.replica.take_reset_events() {
             match &event {
+                // Only a reset that retains keys needs the operator.
                 ResetEvent::StoreReset { noticed, keys: 1.., .. } => {
                     let StoreRevision { cluster, revision, .. } = *noticed;
                     let (prefix, key, word) = (&self.prefix, Key::AcceptStore, Acceptance { cluster, revision });

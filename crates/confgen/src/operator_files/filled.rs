@@ -188,6 +188,7 @@ impl FilledFiles {
     pub fn fingerprint_blocks(&self, desired: &DesiredState) -> BTreeMap<String, BlockFingerprint> {
         let mut prints = BTreeMap::new();
         for file in &self.0 {
+            // By number, not by line: an edit above a block changes none of its servers.
             for (number, block) in file.template.blocks().enumerate() {
                 let lines = file.render_block(block, desired);
                 let service = match match_service(desired, block) {

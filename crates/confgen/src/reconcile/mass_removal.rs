@@ -121,6 +121,7 @@ impl Reconciler {
     fn check_acceptance(&mut self, update: &StoreUpdate) -> BTreeSet<ServiceId> {
         let word = update.topology.accept_store();
         let written = word.map(|word| (update.store_revision.cluster, word.mod_revision));
+        // An acceptance counts once. The key stays until discoverctl has seen all balancers follow.
         if std::mem::replace(&mut self.retained.last_acceptance, written) == written {
             return BTreeSet::new();
         }
@@ -152,6 +153,7 @@ impl Reconciler {
             self.retained.health_asked_at = now;
             self.ask_health(&self.retained.guard.services_with_retained().into_iter().collect())
         } else {
+            // An unknown health is no cause for a release.
             Health(None)
         };
         let live = self.desired.find_address_owners(self.retained.guard.retained_upstreams());

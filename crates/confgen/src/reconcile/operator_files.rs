@@ -75,6 +75,7 @@ impl Reconciler {
         let known = &self.files.local.operator_files;
         let (read, verdict) = match self.config.paths.read_operator_files(&known.filled) {
             Ok(read) if self.files.rejection.is_none() && read.fingerprints == known.fingerprints => {
+                // HAProxy doesn't check unchanged files again, so the warnings of the last check hold.
                 return Ok(OperatorFiles { warnings: known.warnings.clone(), ..read });
             }
             Ok(read) => self.validate_operator_files(read)?,

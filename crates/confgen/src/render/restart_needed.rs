@@ -137,6 +137,7 @@ impl ConfigFingerprint {
 
     /// The id of a generation with these fingerprints, 16 hexadecimal digits.
     pub fn generation_id(&self) -> String {
+        // The other fields only explain a difference. Each of them shows in the common part or in a section too.
         let sections = self.sections.iter().flat_map(|(name, print)| [name.as_bytes(), print.as_bytes()]);
         let fills = self.fills.iter().flat_map(|(place, filled)| [place.as_bytes(), filled.print.as_bytes()]);
         hash_parts(std::iter::once(self.common.as_bytes()).chain(sections).chain(fills))
@@ -169,6 +170,7 @@ impl ConfigFingerprint {
             Some(file) => self.authorities.insert(name.clone(), file),
             None => self.authorities.remove(&name),
         };
+        // Both decide about lines of the common part: the `defaults` for TCP, and the frontends of the inner hop.
         let had = (self.has_tcp(), self.passes_through());
         if wanted.is_some_and(|wanted| wanted.settings.passes_through()) {
             self.passthrough.insert(name.clone());
@@ -233,6 +235,7 @@ impl ConfigFingerprint {
             let names = self.shares.keys().chain(wanted.shares.keys());
             let changed = names.filter(|name| self.shares.get(*name) != wanted.shares.get(*name));
             services.extend(changed.filter_map(|name| parse_section(name)));
+            // A reason that concerns all services replaces the one of a single section.
             reason = Some(match (self.passes_through(), wanted.passes_through()) {
                 (false, true) => "TLS is passed through from now on".into(),
                 (true, false) => "TLS is no longer passed through".into(),

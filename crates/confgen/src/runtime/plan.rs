@@ -157,6 +157,7 @@ impl RuntimeState {
                     }
                 }
                 if let Some(wanted) = wanted.filter(|wanted| self.can_add_servers(wanted)) {
+                    // HAProxy would reject the command. Such a server comes with a restart.
                     new.retain(|(_, server)| !is_id_taken(live, server));
                     added.extend(plan_additions(&section, wanted, new));
                     turns.extend(requeue_grown(&section, wanted, live, servers));

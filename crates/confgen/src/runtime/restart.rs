@@ -44,6 +44,7 @@ impl HaproxyControl {
             return Ok(());
         }
         match self.control.query_state() {
+            // Without an answer HAProxy may be stopped, and then the next try needs the marker.
             Ok(State::Stopped | State::Stopping | State::Unknown) | Err(_) => Ok(()),
             Ok(_) => self.remove_marker(),
         }
@@ -78,6 +79,7 @@ impl HaproxyControl {
         let mut answers = 0;
         let mut ask_supervisord = Instant::now() + CHECK_FAILED_EVERY;
         while Instant::now() < deadline {
+            // HAProxy's own answers count more than supervisord's view. supervisord is asked only while there are none.
             if answers == 0 && Instant::now() >= ask_supervisord {
                 ask_supervisord += CHECK_FAILED_EVERY;
                 if let Ok(state @ (State::Backoff | State::Fatal | State::Exited)) = self.control.query_state() {

@@ -37,14 +37,13 @@ pub struct Activity {
 pub struct UnderWay {
     /// One of `KINDS`.
     pub kind: &'static str,
-    /// The reason, in words.
     pub reason: String,
-    /// The time since its begin.
+    /// The time since its begin, as of the copy.
     pub taken: Duration,
 }
 
 impl Activities {
-    /// Begins an activity of one of the `KINDS`.
+    /// Begins an activity. `kind` is one of [`KINDS`], because each has a series in the metrics.
     pub fn begin(&self, kind: &'static str, reason: impl Into<String>) -> Activity {
         self.begin_at(kind, reason, Instant::now())
     }
@@ -84,7 +83,7 @@ impl Drop for Activity {
 }
 
 impl UnderWay {
-    /// It takes longer than [`HANGS`].
+    /// True if it has taken longer than [`HANGS`]. confgen isn't ready then.
     pub fn is_hanging(&self) -> bool {
         self.taken > HANGS
     }

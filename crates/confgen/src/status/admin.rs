@@ -38,7 +38,7 @@ pub struct Port {
 }
 
 impl Port {
-    /// `None` without a configuration.
+    /// Binds the configured address. `None` without a configuration, because the admin port is optional.
     pub async fn bind(config: Option<Config>) -> Result<Option<Self>, Error> {
         let Some(config) = config else { return Ok(None) };
         let url = config.public_url();

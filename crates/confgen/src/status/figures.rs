@@ -18,7 +18,7 @@ pub struct Figures<'a> {
 }
 
 impl<'a> Figures<'a> {
-    /// Without rows if HAProxy couldn't be asked.
+    /// Indexes the rows by name. There are none if HAProxy couldn't be asked.
     pub fn new(counted: &'a Counted) -> Self {
         let error = counted.as_ref().err().map(String::as_str);
         let (mut servers, mut first_backups) = (HashMap::new(), HashMap::new());

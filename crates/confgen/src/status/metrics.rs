@@ -192,7 +192,7 @@ fn new_gauge(value: i64) -> Gauge {
     gauge
 }
 
-/// A number above the greatest that a gauge holds becomes that.
+/// Saturates at the greatest value of a gauge.
 fn to_gauge_value<N: TryInto<i64>>(number: N) -> i64 {
     number.try_into().unwrap_or(i64::MAX)
 }
@@ -212,7 +212,7 @@ fn version_family(version: String) -> Family<[(&'static str, String); 1], Gauge>
     family
 }
 
-/// The desired services and upstreams.
+/// Counts the desired services by kind, and the desired upstreams by state. Servers of previews don't count.
 fn register_totals(status: &Status, registry: &mut Registry) {
     let services = Family::<[(&'static str, &'static str); 1], Gauge>::default();
     let upstreams = Family::<[(&'static str, &'static str); 1], Gauge>::default();
@@ -254,12 +254,13 @@ fn register_retained(status: &Status, registry: &mut Registry) {
                 guard, or a reset of the store; of 100 services at most";
     registry.register("retained_upstreams", help, upstreams);
     let oldest = held.values().filter_map(|it| it.since).min();
+    // The clock may have been set back since.
     let age = oldest.and_then(|since| SystemTime::now().duration_since(since).ok()).unwrap_or_default();
     let help = "For how long the one that is retained longest has been; 0 if none is";
     registry.register("oldest_retained_seconds", help, new_gauge(to_gauge_value(age.as_secs())));
 }
 
-/// The verdicts on all upstreams.
+/// Counts the upstreams that get requests, and the others by cause.
 fn register_verdicts(status: &Status, counted: &Counted, registry: &mut Registry) {
     let unbalanced = Family::<[(&'static str, String); 1], Gauge>::default();
     // Each cause has a series from the start, so that an alert can tell 0 from no data.
@@ -306,7 +307,7 @@ fn register_time(registry: &mut Registry, name: &str, help: &str, time: Option<S
     }
 }
 
-/// The longest activity of each kind. 0 without one.
+/// The age of the longest activity of each kind, in seconds. 0 without one.
 fn register_under_way(status: &Status, registry: &mut Registry) {
     let seconds = Family::<[(&'static str, &'static str); 1], Gauge<f64, AtomicU64>>::default();
     let under_way = status.activities.under_way();

@@ -9,11 +9,11 @@ use crate::status::api::{Counted, show_first_services, show_history, show_status
 
 /// The most services. A page of more is too long to read, and the API has them all.
 const SERVICES: usize = 200;
-/// The most upstreams of one service.
+/// The most upstreams of one service. The page has the number of the others.
 const UPSTREAMS: usize = 50;
 /// The most actions of the history. The API has all.
 const ACTS: usize = 20;
-/// The most quarantined keys.
+/// The most quarantined keys. The page has the number of the others.
 const KEYS: usize = 100;
 
 /// The whole page. askama escapes all values as HTML.

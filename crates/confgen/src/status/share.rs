@@ -239,6 +239,7 @@ fn pick_backends(mut due: Vec<(u64, u64, u32)>) -> Vec<u32> {
     let (mut servers, mut ids) = (0, Vec::new());
     for (_, active, id) in due.into_iter().take(MOST_SECTIONS) {
         servers += active;
+        // A section with more servers than that is counted alone. Otherwise it would never be.
         if servers > MOST_SERVERS && !ids.is_empty() {
             break;
         }

@@ -116,6 +116,7 @@ impl<'a> Judge<'a> {
     fn check_names(&mut self) {
         let reconcile = &self.status.reconcile;
         let gets_challenges = reconcile.acme.as_ref() == Some(self.id) && !self.passes_through();
+        // Both get requests without a claim: for hosts that no service names, and for the ACME challenges of all hosts.
         if self.id.is_default() || gets_challenges {
             return;
         }
@@ -165,6 +166,7 @@ impl<'a> Judge<'a> {
     /// Adds the quarantined keys of the service that no other reason names.
     fn check_quarantine(&mut self) {
         for (key, reason) in self.status.quarantined_keys(self.id) {
+            // Records and overrides are left to `check_record`, which names them for their upstream only.
             let is_setting = matches!(key.parse(), Ok(Key::Setting { .. }));
             let mut told = self.against.iter().chain(&self.notes);
             let is_told = told.any(|it| it.words.contains(key) || it.words.ends_with(reason));
@@ -186,6 +188,7 @@ impl<'a> Judge<'a> {
             if upstream.server.is_none() || !self.is_reached { against.push(reason) } else { notes.push(reason) }
         } else if upstream.server.is_none() {
             for (key, reason) in self.status.reconcile.desired.closed_gates(self.id) {
+                // The reason below says the same as the note about the key.
                 notes.retain(|note| !note.words.starts_with(&format!("{key} ")));
                 let words = format!("the service gets no upstreams while {key} can't be read: {reason}");
                 against.push(Cause::ServiceQuarantined.into_reason(words));

@@ -315,6 +315,7 @@ impl RemovalGuard {
     ) -> BTreeSet<ServiceId> {
         let mut changed = BTreeSet::new();
         for (service, retained) in &mut self.retained {
+            // A proof is a change too, because the desired server says whether it is unproven.
             retained.retain(|id, it| {
                 let health = health(&(service.clone(), id.clone()), &it.upstream, &it.previous_owners);
                 let was_unproven = it.is_unproven;
@@ -389,6 +390,7 @@ impl Retention {
             // A HAProxy that is being restarted has found nothing dead.
             // An operator's `maint`, or another active color, says nothing about the app. It serves again afterwards.
             ServerHealth::InMaintenance | ServerHealth::Unknown => true,
+            // HAProxy adds it as DOWN, so DOWN proves nothing before its first checks had time to pass.
             ServerHealth::Down | ServerHealth::Missing if self.is_unproven => age < PROVEN_WITHIN,
             ServerHealth::Down => false,
             ServerHealth::Missing => age < PUT_BACK_WITHIN,

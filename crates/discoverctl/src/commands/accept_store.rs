@@ -70,6 +70,7 @@ async fn delete_acceptance(context: &Context, acceptance: &Acceptance) -> Result
     let store = context.read_store().await?;
     let key = Key::AcceptStore.to_string();
     let standing = store.find_entry(&key).and_then(|entry| Acceptance::parse(&entry.value).ok());
+    // Another operator may have written a later acceptance, which balancers still have to read.
     if standing.as_ref() == Some(acceptance) {
         let mut edit = Edit::default();
         edit.delete(&store, &key);

@@ -95,6 +95,7 @@ impl ChangeLog {
         let mut values: BTreeMap<&str, &Entry> =
             listed.before.entries.iter().map(|entry| (entry.key.as_str(), entry)).collect();
         for change in &listed.changes {
+            // The event of a write comes without the value before it, so the listing at the first revision is carried along.
             let (before, after, revision) = match change {
                 Change::Put(entry) => (values.insert(&entry.key, entry), Some(entry), entry.mod_revision),
                 Change::Delete { key, revision, .. } => (values.remove(key.as_str()), None, *revision),

@@ -161,6 +161,7 @@ fn plan_registration(
 fn find_obstacle(entry: &Entry, upstream: &Upstream) -> Option<String> {
     let standing = Upstream::parse(&entry.value);
     match standing {
+        // An announcer with a live lease writes its record again, so two owners would fight for the key.
         _ if entry.lease != 0 => Some(format!("has lease {:x} of an announcer", entry.lease)),
         Ok(standing) if standing.address != upstream.address => Some(format!("has the address {}", standing.address)),
         _ => None,

@@ -39,6 +39,7 @@ impl Rollback {
         let then = at_revision::read_store_at(context, self.revision, &store).await?;
         let id = durable_keys::find_service(&self.service, &store.topology, &then.topology)?;
         let edit = plan_rollback(&store, &then, &id)?;
+        // Another service may have taken a host or a port since then.
         durable_keys::check_claims(&store, &edit)?;
         context.apply_edit(&store, &edit, &self.changing, BTreeSet::new()).await
     }

@@ -149,6 +149,7 @@ fn hook_env(id: &ServiceId, service: &Service, color: &Color) -> HookEnv {
         color: color.to_string(),
         upstreams: addresses.collect::<Vec<_>>().join(" "),
         domain: hosts.first().cloned().unwrap_or_default(),
+        // confgen names the preview's host in lower case, whatever case the color has.
         preview: preview.map(|host| format!("{color}.{host}").to_lowercase()).unwrap_or_default(),
     }
 }

@@ -53,6 +53,7 @@ impl StoreRevision {
     /// Compares this revision with one that was read later. The error is the reason why the later store is another one, or an
     /// older one.
     pub fn compare(self, now: Self) -> Result<(), ResetReason> {
+        // The cluster comes first, because revisions and terms of two clusters can't be compared.
         if now.cluster != self.cluster {
             Err(ResetReason::ClusterChanged { before: self.cluster, now: now.cluster })
         } else if now.revision < self.revision {

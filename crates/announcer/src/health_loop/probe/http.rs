@@ -31,6 +31,7 @@ pub(super) async fn expect_status(check: &HttpCheck, tls: &mut Option<Arc<Client
                 Some(config) => config.clone(),
                 None => tls.insert(tls::build_client_config(trust).await?).clone(),
             };
+            // rustls takes an IPv6 address without the brackets that it has in a URL.
             let name = check.server_name.trim_start_matches('[').trim_end_matches(']').to_owned();
             let name = ServerName::try_from(name).map_err(|error| error.to_string())?;
             let stream = TlsConnector::from(config).connect(name, stream).await.map_err(|error| error.to_string())?;

@@ -169,6 +169,7 @@ impl Reader {
         let missing_end = match line {
             [.., b'\r', b'\n'] => self.set_line_end(b"\r\n", b""),
             [.., b'\n'] => self.set_line_end(b"\n", b""),
+            // The last line of a file with CRLF, cut before the line feed.
             [.., b'\r'] => self.set_line_end(b"\r\n", b"\n"),
             _ if self.line_end.is_empty() => self.set_line_end(b"\n", b"\n"),
             _ => self.line_end.clone(),

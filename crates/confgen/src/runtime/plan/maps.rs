@@ -47,6 +47,7 @@ impl MapPaths {
     /// Finds the maps of a generation among all that HAProxy has. An operator's map may be called `hosts.map` too.
     pub fn find_generation(paths: &[Token], generation_id: &str) -> Option<Self> {
         let map = |name: &str| {
+            // HAProxy names a map by the path that it was loaded from, and the state directory may have moved since.
             let end = format!("/{generation_id}/{name}.map");
             paths.iter().find(|path| path.to_string().ends_with(&end)).cloned()
         };
@@ -71,6 +72,7 @@ pub(super) fn plan_map(
         let token: Token = key.parse().ok()?;
         match (live.get(key), value) {
             (Some(live), Some(value)) if live == value => None,
+            // `add map` would make a second entry for the key.
             (Some(_), Some(value)) => Some(Change::SetInMap(map.clone(), token, value.parse().ok()?)),
             (None, Some(value)) => Some(Change::AddToMap(map.clone(), token, value.parse().ok()?)),
             (Some(_), None) => Some(Change::RemoveFromMap(map.clone(), token)),

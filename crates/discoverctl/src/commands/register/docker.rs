@@ -270,6 +270,7 @@ impl Inspected {
             (Some(port), all) => find_published(all, port)
                 .ok_or_else(|| format!("doesn't publish port {port}, but {}", join_list(&ports)))?,
         };
+        // 127.0.0.1 would be each balancer's own host.
         let reachable: Vec<&SocketAddr> = bindings.iter().filter(|it| !it.ip().is_loopback()).collect();
         if reachable.is_empty() {
             let (at, outside) = (join_list(bindings), bindings.first().map_or(*port, SocketAddr::port));
@@ -291,6 +292,7 @@ type PublishedPort = (u16, Vec<SocketAddr>);
 /// Finds the typed port. It is the container's, or if the container has no such port, the host's.
 fn find_published(published: &[PublishedPort], port: u16) -> Option<&PublishedPort> {
     let inside = published.iter().find(|(it, _)| *it == port);
+    // The port inside the container comes first. An operator may also name the one that is published outside.
     inside.or_else(|| published.iter().find(|(_, bindings)| bindings.iter().any(|it| it.port() == port)))
 }
 
@@ -299,6 +301,7 @@ impl HostAddresses {
     /// comes first.
     fn choose_address(&self, bindings: &[&SocketAddr]) -> Option<SocketAddr> {
         let mut bindings = bindings.to_vec();
+        // A binding at one address says where balancers reach it. One at all addresses leaves that to a guess.
         bindings.sort_by_key(|it| (it.is_ipv6(), it.ip().is_unspecified()));
         bindings.into_iter().find_map(|binding| {
             let ip = match self.given {

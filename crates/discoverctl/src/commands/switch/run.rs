@@ -116,6 +116,7 @@ impl<'a> SwitchRun<'a> {
     }
 
     async fn write_back(&mut self) -> Event {
+        // The failed step never reached its end, so its counts are noted and printed here.
         self.end_step();
         let before = self.active.before.as_ref().map(lossy_text);
         let why = self.report.reason.clone().unwrap_or_default();
@@ -205,6 +206,7 @@ impl<'a> SwitchRun<'a> {
     }
 
     fn print_line(&self, line: &str) {
+        // A program gets one document at the end, with the same facts.
         if !self.context.screen.is_for_programs() {
             self.context.screen.print(line);
         }
