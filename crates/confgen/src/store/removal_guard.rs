@@ -4,6 +4,7 @@
 //! the announcers have written theirs again. A crashed app fails HAProxy's check before its lease ends. So a lease that ends
 //! while the check passes is unexpected. The guard remembers such upstreams, and retains them once they are too many.
 
+mod invariants;
 mod persisted;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -349,23 +350,6 @@ impl RemovalGuard {
 
     fn iter_retained(&self) -> impl Iterator<Item = (&ServiceId, &UpstreamId, &Retention)> {
         self.retained.iter().flat_map(|(service, retained)| retained.iter().map(move |(id, it)| (service, id, it)))
-    }
-
-    /// Returns the first violated invariant.
-    fn check_invariants(&self) -> Result<(), String> {
-        if let Some((service, _)) = self.retained.iter().find(|(_, retained)| retained.is_empty()) {
-            return Err(format!("{service} is listed as retained without an upstream"));
-        }
-        let mut lost = BTreeSet::new();
-        for UpstreamRemoval { service, id, .. } in self.losses.iter().map(|loss| &loss.removal) {
-            if self.retained.get(service).is_some_and(|retained| retained.contains_key(id)) {
-                return Err(format!("{service}/{id} is both lost and retained"));
-            }
-            if !lost.insert((service, id)) {
-                return Err(format!("{service}/{id} is lost twice"));
-            }
-        }
-        Ok(())
     }
 }
 

@@ -2,8 +2,10 @@
 //!
 //! Reads only. It starts and changes no container.
 
+mod host_addresses;
+
 use std::collections::BTreeMap;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::num::NonZeroU16;
 use std::str::FromStr;
 use std::time::Duration;
@@ -12,6 +14,7 @@ use discovery::{UpstreamAddress, UpstreamId};
 use serde::Deserialize;
 
 use crate::error::Error;
+pub(crate) use host_addresses::HostAddresses;
 
 /// Limits a request. The daemon answers from memory.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(5);
@@ -32,17 +35,6 @@ pub(crate) enum AddressSource {
     Host(HostAddresses),
     /// The container's own address in this network.
     Own(String),
-}
-
-/// The host's addresses that balancers on other hosts reach.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub(crate) struct HostAddresses {
-    /// The address that --host-address gives.
-    pub(crate) given: Option<IpAddr>,
-    /// Without --host-address: the host's IPv4 address towards etcd or the default route.
-    pub(crate) v4: Option<Ipv4Addr>,
-    /// Without --host-address: the host's IPv6 address towards etcd or the default route.
-    pub(crate) v6: Option<Ipv6Addr>,
 }
 
 impl ContainerArg {
@@ -296,33 +288,6 @@ fn find_published(published: &[PublishedPort], port: u16) -> Option<&PublishedPo
     inside.or_else(|| published.iter().find(|(_, bindings)| bindings.iter().any(|it| it.port() == port)))
 }
 
-impl HostAddresses {
-    /// Chooses the address of one of these bindings: the typed one, else the binding's own one, else the host's. IPv4
-    /// comes first.
-    fn choose_address(&self, bindings: &[&SocketAddr]) -> Option<SocketAddr> {
-        let mut bindings = bindings.to_vec();
-        // A binding at one address says where balancers reach it. One at all addresses leaves that to a guess.
-        bindings.sort_by_key(|it| (it.is_ipv6(), it.ip().is_unspecified()));
-        bindings.into_iter().find_map(|binding| {
-            let ip = match self.given {
-                Some(given) => {
-                    // A port at all addresses is reached at any address of the same family.
-                    let fits = if binding.ip().is_unspecified() {
-                        binding.is_ipv4() == given.is_ipv4()
-                    } else {
-                        binding.ip() == given
-                    };
-                    fits.then_some(given)
-                }
-                None if !binding.ip().is_unspecified() => Some(binding.ip()),
-                None if binding.is_ipv4() => self.v4.map(IpAddr::V4),
-                None => self.v6.map(IpAddr::V6),
-            };
-            Some(SocketAddr::new(ip?, binding.port()))
-        })
-    }
-}
-
 impl Binding {
     fn to_socket(&self) -> Option<SocketAddr> {
         // Docker before 20.10 leaves the address of a port on all IPv4 addresses empty.
@@ -343,47 +308,6 @@ fn tcp_port(text: &str) -> Option<u16> {
 
 fn join_list<T: ToString>(items: &[T]) -> String {
     items.iter().map(T::to_string).collect::<Vec<_>>().join(", ")
-}
-
-impl HostAddresses {
-    /// Finds the addresses that the kernel would use towards these places and the default route. A UDP socket's connect
-    /// sends nothing. A typed address makes the search needless.
-    pub(crate) async fn find_addresses(given: Option<IpAddr>, places: &[(String, u16)]) -> Self {
-        let mut found = Self { given, ..Self::default() };
-        if given.is_some() {
-            return found;
-        }
-        for (host, port) in places {
-            let Ok(addresses) = tokio::net::lookup_host((host.as_str(), *port)).await else { continue };
-            for address in addresses {
-                found.keep_if_first(own_address_towards(address));
-            }
-        }
-        // Addresses of no host, reserved for documentation (RFC 5737, RFC 3849). Only the default route leads there.
-        for elsewhere in
-            [SocketAddr::from(([192, 0, 2, 1], 9)), (Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, 1), 9).into()]
-        {
-            found.keep_if_first(own_address_towards(elsewhere));
-        }
-        found
-    }
-
-    /// Keeps the first address of each family that other hosts can reach.
-    fn keep_if_first(&mut self, ip: Option<IpAddr>) {
-        match ip.filter(|ip| !ip.is_loopback() && !ip.is_unspecified()) {
-            Some(IpAddr::V4(v4)) if !v4.is_link_local() => _ = self.v4.get_or_insert(v4),
-            Some(IpAddr::V6(v6)) if !v6.is_unicast_link_local() => _ = self.v6.get_or_insert(v6),
-            _ => {}
-        }
-    }
-}
-
-fn own_address_towards(there: SocketAddr) -> Option<IpAddr> {
-    // The kernel chooses the address with which it would connect.
-    let any: IpAddr = if there.is_ipv4() { Ipv4Addr::UNSPECIFIED.into() } else { Ipv6Addr::UNSPECIFIED.into() };
-    let socket = std::net::UdpSocket::bind((any, 0)).ok()?;
-    socket.connect(there).ok()?;
-    Some(socket.local_addr().ok()?.ip())
 }
 
 impl Network {
