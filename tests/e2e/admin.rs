@@ -183,7 +183,10 @@ fn a_port_that_can_not_be_had_is_said_at_the_start() {
         (output.status.code(), String::from_utf8_lossy(&output.stderr).into_owned())
     };
     let (code, words) = confgen(&format!("127.0.0.1:{port}"));
-    assert!(code == Some(1) && words.contains(&format!("--admin 127.0.0.1:{port}: Address already in use")), "{words}");
+    assert!(
+        code == Some(1) && words.contains(&format!("can't listen on 127.0.0.1:{port}: Address already in use")),
+        "{words}"
+    );
     let (code, words) = confgen(&format!("0.0.0.0:{port}"));
     assert!(code == Some(2) && words.contains("--admin-token-file"), "{code:?} {words}");
 }

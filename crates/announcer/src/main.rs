@@ -27,6 +27,7 @@ use std::process::ExitCode;
 use anyhow::Context;
 use clap::CommandFactory;
 use daemon::shutdown::Shutdown;
+use program::text::describe_error;
 use program::{options, output};
 
 use crate::child::ChildError;
@@ -49,10 +50,10 @@ fn main() -> ExitCode {
         Err(code) => return code,
     };
     let code = run_command(args).unwrap_or_else(|error| {
-        tracing::error!("{error:#}");
+        tracing::error!("{}", describe_error(error.as_ref()));
         // Only stderr is left if the log could not be set up.
         if !tracing::event_enabled!(tracing::Level::ERROR) {
-            output::print_message(&format!("announcer: {error:#}"));
+            output::print_message(&format!("announcer: {}", describe_error(error.as_ref())));
         }
         exit_code(&error)
     });

@@ -25,6 +25,7 @@ use std::process::ExitCode;
 
 use clap::CommandFactory;
 use daemon::shutdown::Shutdown;
+use program::text::describe_error;
 use program::{options, output};
 
 use cli::{Cli, Command, Common};
@@ -47,10 +48,10 @@ fn main() -> ExitCode {
         }
     };
     let code = runtime.block_on(run_command(cli)).unwrap_or_else(|error| {
-        tracing::error!("{error:#}");
+        tracing::error!("{}", describe_error(error.as_ref()));
         // The log itself may have failed to start. Then standard error is the only place.
         if !tracing::event_enabled!(tracing::Level::ERROR) {
-            output::print_message(&format!("confgen: {error:#}"));
+            output::print_message(&format!("confgen: {}", describe_error(error.as_ref())));
         }
         commands::exit_code(&error)
     });

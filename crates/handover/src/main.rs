@@ -19,6 +19,7 @@ use std::process::ExitCode;
 
 use anyhow::Context;
 use clap::CommandFactory;
+use program::text::describe_error;
 use program::{options, output};
 
 use args::{Cli, Verb};
@@ -41,7 +42,7 @@ fn main() -> ExitCode {
     };
     let code = run_verb(cli).map_or_else(
         |error| {
-            tracing::error!(error = %format_args!("{error:#}"), "handover failed");
+            tracing::error!(error = %describe_error(error.as_ref()), "handover failed");
             FAILED
         },
         Outcome::exit_code,

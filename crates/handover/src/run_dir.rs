@@ -15,6 +15,7 @@ use haproxy::masters::{self, SUFFIX};
 use haproxy::runtime::{self, Socket};
 use nix::fcntl::{Flock, FlockArg};
 use nix::unistd::{Group, geteuid};
+use program::text::describe_error;
 
 use crate::directory::{Directory, Missing};
 use crate::processes;
@@ -103,7 +104,7 @@ impl RunDir {
     pub(crate) fn announce_start(&self, start: &str) -> anyhow::Result<()> {
         // This one first. The watchdog of an earlier release ends every HAProxy without asking supervisord.
         if let Some(Err(error)) = self.earlier_dir.as_ref().map(|dir| write_latest(dir, start)) {
-            tracing::warn!(error = %format_args!("{error:#}"), "can't announce this start to an earlier release's watchdog");
+            tracing::warn!(error = %describe_error(error.as_ref()), "can't announce this start to an earlier release's watchdog");
         }
         write_latest(&self.dir, start)
     }

@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 use haproxy::check::{self, CheckResult};
 use haproxy::failure;
 use haproxy::runtime::{self, Socket};
+use program::text::describe_error;
 
 use crate::args::Settings;
 use crate::capture::Capture;
@@ -52,8 +53,8 @@ pub(crate) fn run_haproxy(settings: Settings, signals: Signals) -> anyhow::Resul
         linger: settings.linger,
         supervisord: supervision.supervisord_pid(),
     };
-    let watchdog =
-        WatchdogHandle::start_watchdog(&watchdog).inspect_err(|error| run_dir.write_failure(&format!("{error:#}")))?;
+    let watchdog = WatchdogHandle::start_watchdog(&watchdog)
+        .inspect_err(|error| run_dir.write_failure(&describe_error(error.as_ref())))?;
     let mut handover = Handover {
         settings,
         run_dir,
@@ -74,7 +75,7 @@ pub(crate) fn run_haproxy(settings: Settings, signals: Signals) -> anyhow::Resul
     };
     let outcome = handover.run_to_end();
     if let Err(error) = &outcome {
-        handover.failure = format!("{error:#}");
+        handover.failure = describe_error(error.as_ref());
     }
     if !handover.failure.is_empty() {
         handover.run_dir.write_failure(&handover.failure);

@@ -5,6 +5,7 @@
 //! character makes two different names look alike. All of them are written as `\u{202e}`.
 
 use std::borrow::Cow;
+use std::error::Error;
 use std::fmt::{self, Display, Write as _};
 
 /// Escapes hidden characters and line breaks.
@@ -35,6 +36,21 @@ pub fn escape_json(text: &str) -> Cow<'_, str> {
         }
     }
     Cow::Owned(escaped)
+}
+
+/// An error with its causes. A cause that the text before it names already is left out, because many errors name theirs.
+pub fn describe_error(error: &(dyn Error + 'static)) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        let words = error.to_string();
+        if !text.contains(&words) {
+            text.push_str(": ");
+            text.push_str(&words);
+        }
+        cause = error.source();
+    }
+    text
 }
 
 /// A text that displays in one line.
@@ -91,6 +107,30 @@ fn is_blank_by_name(c: char) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// An error whose text may name its cause.
+    #[derive(Debug)]
+    struct Chained(&'static str, Option<Box<Chained>>);
+
+    impl Display for Chained {
+        fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+            out.write_str(self.0)
+        }
+    }
+
+    impl Error for Chained {
+        fn source(&self) -> Option<&(dyn Error + 'static)> {
+            self.1.as_deref().map(|cause| cause as _)
+        }
+    }
+
+    #[test]
+    fn a_cause_is_named_once() {
+        let full = || Some(Box::new(Chained("disk full", None)));
+        assert_eq!(describe_error(&Chained("can't write a: disk full", full())), "can't write a: disk full");
+        let inner = Some(Box::new(Chained("can't write a", full())));
+        assert_eq!(describe_error(&Chained("start", inner)), "start: can't write a: disk full");
+    }
 
     /// One of each kind.
     const HIDDEN: [char; 24] = [

@@ -65,7 +65,7 @@ fn a_record_that_a_person_writes_over_is_written_again() {
     // With the lease kept, as `etcdctl put --ignore-lease` does.
     site.etcd.put_leased(KEY, heavier, lease);
     until_restored(&site, &shown, lease, times + 1.0);
-    until_logged(&shown.announcer, "its weight and state are changed in overrides/ID");
+    until_logged(&shown.announcer, "change weight and state in overrides/ID");
 }
 
 #[test]

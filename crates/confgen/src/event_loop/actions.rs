@@ -3,6 +3,8 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
+use program::text::describe_error;
+
 use super::EventLoop;
 use crate::drain::task::await_task;
 use crate::event_loop::malloc;
@@ -62,7 +64,7 @@ impl EventLoop {
         let Finished { kind, reason, result, began_at, took, progress } = finished;
         let outcome = match &result {
             Ok(result) => result.to_history_outcome(),
-            Err(error) => Some(Err(format!("{error:#}"))),
+            Err(error) => Some(Err(describe_error(error.as_ref()))),
         };
         if let Some(outcome) = outcome {
             let revision = self.action_revision;
@@ -77,7 +79,7 @@ impl EventLoop {
         let (mut problem, mut files_problem) = (String::new(), None);
         let end = match result {
             Ok(TaskResult::Reconciled { pending, files }) => {
-                files_problem = files.err().map(|error| format!("{error:#}"));
+                files_problem = files.err().map(|error| describe_error(error.as_ref()));
                 End::Reconciled { pending, accepts_files }
             }
             Ok(TaskResult::ServersRemoved(pending)) => End::ServersRemoved(pending),
@@ -95,7 +97,7 @@ impl EventLoop {
                 end
             }
             Err(error) => {
-                problem = format!("{error:#}");
+                problem = describe_error(error.as_ref());
                 End::Failed
             }
         };
@@ -143,7 +145,8 @@ impl EventLoop {
         self.publishing = None;
         let Published { publication, outcome, began_at, took } = published;
         let revision = publication.store_revision.revision;
-        let result = outcome.as_ref().map_err(|error| format!("{error:#}")).and_then(PublishOutcome::to_result);
+        let result =
+            outcome.as_ref().map_err(|error| describe_error(error.as_ref())).and_then(PublishOutcome::to_result);
         if !matches!(outcome, Ok(PublishOutcome::Unchanged | PublishOutcome::Blocked)) {
             let (kind, reason, outcome) = (ActionKind::File, PUBLISH_REASON.to_owned(), result.clone());
             self.record_action(HistoryEntry { began_at, took, kind, reason, revision, outcome });
@@ -168,7 +171,7 @@ impl EventLoop {
             }
             Ok(PublishOutcome::Blocked) => self.schedule(Input::Published(PublishEnd::Blocked)),
             Ok(rejected) => self.fail(Input::Published(PublishEnd::Failed), &rejected.to_string()),
-            Err(error) => self.fail(Input::Published(PublishEnd::Failed), &format!("{error:#}")),
+            Err(error) => self.fail(Input::Published(PublishEnd::Failed), &describe_error(error.as_ref())),
         }
     }
 

@@ -6,6 +6,7 @@ use std::time::{Instant, SystemTime};
 
 use discovery::Snapshot;
 use haproxy::runtime::Socket;
+use program::text::describe_error;
 
 use super::{LeaseLookup, Reconciler};
 use crate::cli::Options;
@@ -37,7 +38,9 @@ impl Reconciler {
                 let persisted = (state_dir.load_last_known_good()?, state_dir.load_store()?);
                 let mut reconciler = Self::new(options, lease_lookup, state_dir, hash, files, persisted)?;
                 match reconciler.restore_operator_files() {
-                    Err(error) if is_disk_full(&error) => reconciler.files.startup_error = Some(format!("{error:#}")),
+                    Err(error) if is_disk_full(&error) => {
+                        reconciler.files.startup_error = Some(describe_error(error.as_ref()))
+                    }
                     restored => restored?,
                 }
                 Ok(reconciler)
@@ -69,7 +72,7 @@ impl Reconciler {
         state_dir: StateDir,
         error: &anyhow::Error,
     ) -> anyhow::Result<Self> {
-        let words = format!("{error:#}");
+        let words = describe_error(error.as_ref());
         tracing::error!(error = %words, "confgen starts without writing, HAProxy gets changes over the Runtime API only");
         let paths = options.local_paths();
         let files = LocalFiles { allowed_domains: paths.read_domain_allowlist()?, ..paths.read_unchecked() };
