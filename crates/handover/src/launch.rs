@@ -96,7 +96,7 @@ pub(crate) fn become_session(words: &[OsString]) -> anyhow::Error {
     if let Err(errno) = nix::unistd::setsid() {
         return anyhow::anyhow!("can't open a session (setsid): {errno}");
     }
-    // The command ends the thread that writes the output, and with it what is still queued.
+    // The exec ends the thread that writes the output, which would lose the queued messages.
     program::output::flush_stderr();
     let Err(error) = exec_command(words);
     anyhow::Error::new(error).context(format!("can't run {}", program.to_string_lossy()))

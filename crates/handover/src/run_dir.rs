@@ -101,7 +101,7 @@ impl RunDir {
 
     /// Makes that start the latest one. The watchdog of every earlier start then ends.
     pub(crate) fn announce_start(&self, start: &str) -> anyhow::Result<()> {
-        // This one first. The watchdog of an earlier release ends every HAProxy without asking supervisord.
+        // Write the earlier release's file first. Its watchdog ends every HAProxy without asking supervisord.
         if let Some(Err(error)) = self.earlier_dir.as_ref().map(|dir| write_latest(dir, start)) {
             tracing::warn!(error = %format_args!("{error:#}"), "can't announce this start to an earlier release's watchdog");
         }
@@ -145,8 +145,8 @@ impl RunDir {
 
     /// Lists every living HAProxy of this socket, and removes the sockets of dead ones.
     pub(crate) fn list_haproxys(&self) -> Vec<Haproxy> {
-        // The files are listed before the scan, so that the socket of a start that begins in between isn't taken for a
-        // dead one's.
+        // List the files before the scan. A start may begin in between, and this must not take its socket for that of a
+        // dead HAProxy.
         let files: Vec<_> = self
             .all_dirs()
             .flat_map(|dir| dir.list_names().into_iter().flatten().map(move |name| (dir, name)))
@@ -341,7 +341,7 @@ mod tests {
         place.write_failure("words");
         assert_eq!(secret(), before);
         assert!(place.earlier_dir.is_none());
-        // A directory of a lesser user is no better.
+        // The same holds for a directory of a lesser user.
         fs::remove_file(path.join("run/handover")).unwrap();
         fs::create_dir(path.join("run/handover")).unwrap();
         std::os::unix::fs::chown(path.join("run/handover"), Some(65534), None).unwrap();

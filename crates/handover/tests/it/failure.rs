@@ -50,7 +50,7 @@ const WAYS: [Way; 8] = [
     }),
     ("no process can be started", |lab| {
         let handover = env!("CARGO_BIN_EXE_handover");
-        // A user of its own would be needed for a full process table; a limit on its memory has fork fail too.
+        // A full process table would need a separate user. A limit on the memory makes fork fail too.
         lab.script("handover", &format!("ulimit -v 20000; exec {handover} \"$@\""));
     }),
 ];
@@ -208,7 +208,7 @@ fn a_first_haproxy_outlives_the_handover_that_started_it() {
     lab.until("HAProxy starts", || !lab.haproxys().is_empty());
     lab.script("handover", "exit 4");
     let _ = lab.rpc().restart_program("haproxy");
-    // What it writes while it starts goes nowhere by then.
+    // The pipe for HAProxy's output has no reader by then.
     lab.until("it serves", || lab.generation().as_deref() == Some("first"));
     std::thread::sleep(LINGER * 2);
     lab.assert_serves("first");

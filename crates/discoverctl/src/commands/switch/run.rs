@@ -163,7 +163,7 @@ impl<'a> SwitchRun<'a> {
                 Event::Followed
             }
             Err(error) => {
-                // On the way back there is a first reason already, and the operator has to know both.
+                // While the switch goes back, there is a first reason already. The operator has to know both.
                 let before =
                     self.report.reason.take().map(|why| format!("{why}; on the way back: ")).unwrap_or_default();
                 self.report.reason = Some(format!("{before}{error}"));
