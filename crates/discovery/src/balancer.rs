@@ -439,7 +439,7 @@ mod tests {
         assert!(!acknowledges(&cut, 10, "huge", "a"));
         assert!(cut.may_omit_quarantine("http-services/odd/upstreams/a"));
         assert!(!cut.may_omit_quarantine("http-services/shop/upstreams/a") && !cut.may_omit_quarantine("other/x"));
-        // As many as one deployment drains at a time are listed one by one, and each is acknowledged when it is over.
+        // One deployment's drains fit into the list, so the balancer acknowledges each of them when it is over.
         let draining: Vec<String> = many("http-big", 210);
         let some =
             BalancerRecord { applied: 10, draining: draining.into_iter().map(|name| (name, 1)).collect(), ..cut };

@@ -179,7 +179,7 @@ impl RunDir {
         workers.iter().any(|worker| worker.show_info().is_ok_and(|info| !info.stopping))
     }
 
-    /// Asks a HAProxy over its master. If it has no master's socket here, SIGUSR1 alone has to do, so that it counts as
+    /// Asks a HAProxy over its master. Without a master's socket here, only SIGUSR1 can tell it to finish. So it counts as
     /// `NotListening` unless a signal has stopped it.
     pub(crate) fn ask_master(&self, haproxy: &Haproxy) -> MasterAnswer {
         let name = format!("{}{SUFFIX}", haproxy.start);
@@ -310,7 +310,7 @@ mod tests {
         set_mode(&path.join("run"), 0o777);
         let place = open(&dir).unwrap();
         assert_eq!(place.dir.path(), path.join("run-handover"));
-        // A watchdog of an earlier release looks for its successor where it was.
+        // A watchdog of an earlier release looks for its successor in the earlier directory.
         place.announce_start("next").unwrap();
         let latest = |name: &str| fs::read_to_string(path.join(name).join(LATEST)).unwrap();
         assert_eq!((latest("run-handover"), latest("run/handover")), ("next".into(), "next".into()));

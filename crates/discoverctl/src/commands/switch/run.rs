@@ -121,7 +121,7 @@ impl<'a> SwitchRun<'a> {
         let before = self.active.before.as_ref().map(lossy_text);
         let why = self.report.reason.clone().unwrap_or_default();
         self.print_line(&format!("going back: {why}"));
-        // If the first write was never made, the old value stands already.
+        // If the first write was never made, the store still has the old value.
         let event = if self.active.value == before { Event::Written } else { self.write_active(before).await };
         if event == Event::Written {
             self.report.active.clone_from(&self.plan.before.as_ref().map(ToString::to_string));
