@@ -255,7 +255,7 @@ mod tests {
 
     #[test]
     fn every_state_leads_to_the_end() {
-        // What the world answers to each state, if nobody sends a second signal.
+        // The events that follow the actions of each state, without a second signal.
         let answers =
             [Event::Stop, Event::Drained, Event::StopTimeout, Event::AppExited, Event::AppGone, Event::Withdrawn];
         for start in STATES {

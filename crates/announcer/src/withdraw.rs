@@ -21,7 +21,7 @@ pub(crate) const DRAIN_WRITE_LIMIT: Duration = Duration::from_secs(5);
 /// which an old process sends an idle client's next request to any upstream that it knew.
 const UNHEARD_WAIT: Duration = Duration::from_secs(7);
 
-/// Limit for each of the other ways out of the store if `drain` can't be written_at.
+/// Limit for each of the other ways out of the store if `drain` can't be written.
 const REMOVE_LIMIT: Duration = Duration::from_secs(2);
 
 /// Limit for the last writes together. The second one applies after a second stop signal.

@@ -22,8 +22,8 @@ const BELOW: &str = "http-services/crowd/upstreams/";
 /// Long enough for two hundred processes on a busy machine.
 const DEADLINE: Duration = Duration::from_secs(120);
 
-/// Two hundred announcers beside apps that something else runs, a third of them on each member to begin with. They end
-/// with what is returned.
+/// Two hundred announcers beside apps that something else runs. At first a third of them is on each member. They end
+/// with the returned process.
 fn crowd(etcd: &Etcd, folder: &Scratch) -> Process {
     let script = r#"for n in $(seq "$COUNT"); do
             "$ANNOUNCER" --endpoints "$1,$2,$3" --upstream "10.77.0.$n:8000" --id "n$n" \
@@ -81,7 +81,7 @@ fn the_leader_is_killed_under_two_hundred_announcers_and_no_record_goes() {
     until_renewed(&etcd, &leases);
 
     assert_eq!(etcd.records(&below), records, "no record was written again, or hangs on another lease");
-    // What shows a deletion at all: that of a lease's key is the last one.
+    // The control: the deletion of this lease's key must show, and is the only one.
     etcd.revoke(control);
     let deletions = etcd.deletions(BELOW, first, etcd.revision());
     assert_eq!(deletions, [format!("{}{BELOW}control", lab::PREFIX)]);

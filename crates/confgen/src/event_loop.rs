@@ -126,7 +126,7 @@ pub async fn run(
         }
     }
     systemd::notify_stopping();
-    // Actions in progress end first. The next start would mend what is cut short, but only then.
+    // Actions in progress end first. The next start would repair an interrupted one, but only then.
     tokio::select! {
         () = event_loop.finish_actions() => {}
         () = shutdown.abort.cancelled() => {}

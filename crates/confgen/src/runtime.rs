@@ -260,7 +260,7 @@ impl HaproxyControl {
             }
         };
         observed.state.mark_applied(scope, &targets);
-        // HAProxy deletes a server only in maintenance and without connections. What is left is tried every 200 ms.
+        // HAProxy deletes a server only in maintenance and without connections. confgen retries the others every 200 ms.
         self.remove_servers(&plan.removals)?;
         let (certificates, refused) = self.swap_certificates()?;
         complaints.extend(refused);

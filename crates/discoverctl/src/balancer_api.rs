@@ -66,7 +66,7 @@ impl BalancerApi {
     /// Reads the token and the certificates, and sends nothing yet. `prefix` is the one below which the balancers' keys
     /// were read.
     pub(crate) fn new(api: &Api, balancers: &BalancerRecords, prefix: &str) -> Result<Self, Error> {
-        // The call fails if a provider is installed already. That one is as good.
+        // The call fails if a provider is installed already. Any provider will do.
         let _ = rustls::crypto::ring::default_provider().install_default();
         let token = api.api_token_file.as_deref().map(read_token).transpose()?;
         let mut client = reqwest::Client::builder().timeout(REQUEST_TIMEOUT).no_proxy();

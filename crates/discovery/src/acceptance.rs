@@ -1,4 +1,4 @@
-//! The value of `control/accept-store`, with which an operator confirms that a reset store is meant.
+//! The value of `control/accept-store`, with which an operator accepts a reset store as it is.
 //!
 //! It says only what the value holds. confgen decides which retained keys it releases. Pure: no I/O, no clock.
 

@@ -397,13 +397,13 @@ mod tests {
         assert!(whole.more.is_empty() && acknowledges(&whole, 10, "shop", "a"));
         let cut = full(MOST + 1).fit_into_key();
         assert_eq!(cut.more.len(), 4);
-        // These keys are of no service. The other lists have too many services to name them.
+        // These quarantined keys belong to no service. The other lists have entries of too many services to name them.
         assert_eq!(cut.cut, BTreeMap::from([(QUARANTINED.to_owned(), [NO_SERVICE_NAME.to_owned()].into())]));
         assert!(
             [cut.pending.len(), cut.held.len(), cut.quarantined.len(), cut.draining.len()].iter().all(|it| *it < MOST)
         );
         for list in ["pending", "held", "draining"] {
-            // So does an older confgen say it.
+            // An older confgen writes `more` without `cut`.
             let one = BalancerRecord { more: [list.to_owned()].into(), ..whole.clone() };
             assert!(!acknowledges(&one, 10, "shop", "a"), "{list}");
         }
@@ -439,7 +439,7 @@ mod tests {
         assert!(!acknowledges(&cut, 10, "huge", "a"));
         assert!(cut.may_omit_quarantine("http-services/odd/upstreams/a"));
         assert!(!cut.may_omit_quarantine("http-services/shop/upstreams/a") && !cut.may_omit_quarantine("other/x"));
-        // As many as one deployment drains at a time are listed one by one, and each is acknowledged when it is over.
+        // One deployment's drains fit into the list, so the balancer acknowledges each of them when it is over.
         let draining: Vec<String> = many("http-big", 210);
         let some =
             BalancerRecord { applied: 10, draining: draining.into_iter().map(|name| (name, 1)).collect(), ..cut };

@@ -1,7 +1,7 @@
 //! Claims: hosts with paths, and ports, of which each can belong to one service.
 //!
-//! It finds conflicts for a caller that is about to write settings. The owner of a claim is decided by confgen. Pure: no
-//! I/O, no clock.
+//! It finds conflicts for a caller that is about to write settings. confgen decides the owner of a claim. Pure: no I/O,
+//! no clock.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;

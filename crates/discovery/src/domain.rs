@@ -23,7 +23,7 @@ impl Host {
 
 fn is_label(label: &str) -> bool {
     (1..=63).contains(&label.len())
-        // RFC 1123 has no `_`. HAProxy routes such a host like any other.
+        // RFC 1123 allows no `_`, but HAProxy routes such a host like any other.
         && label.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-' || b == b'_')
         && !label.starts_with('-')
         && !label.ends_with('-')

@@ -102,7 +102,7 @@ name! {
     Profile
 }
 name! {
-    /// The name of a file in a directory of the operator's. No path leads out of it.
+    /// The name of a file in one of the operator's directories. It has no `/`, so it can't lead out of the directory.
     FileName
 }
 name! {

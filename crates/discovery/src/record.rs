@@ -94,7 +94,7 @@ pub struct Upstream {
     /// True if the upstream serves only while no other upstream of the service is up.
     #[serde(default, skip_serializing_if = "is_default")]
     pub backup: bool,
-    /// True if the record is meant to stand without a lease, so that `discoverctl lint` doesn't name it.
+    /// True if the record is meant to have no lease, so that `discoverctl lint` doesn't report it.
     #[serde(default, skip_serializing_if = "is_default")]
     pub permanent: bool,
     /// Fields with an unknown name, for `discoverctl lint`.

@@ -33,7 +33,7 @@ pub enum Refusal {
     Malformed {
         /// The word, escaped and cut.
         value: Excerpt,
-        /// The rule, or the way to mend the word.
+        /// The rule, or the way to correct the word.
         rule: &'static str,
     },
     /// The value is no JSON, or has a field of another type.

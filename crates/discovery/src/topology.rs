@@ -323,7 +323,7 @@ impl Topology {
         &self.ignored
     }
 
-    /// Panics in debug builds if a key stands in another place than its own, so that no name is there twice, if a service
+    /// Panics in debug builds if a key is filed under another key's place, so that no name is there twice, if a service
     /// has no key, or if the malformed keys are not those of the ignored ones.
     pub fn check_invariants(&self) {
         debug_assert_eq!(self.find_fault(), None);

@@ -266,7 +266,7 @@ mod tests {
         }
     }
 
-    /// PCRE2 10.42 with JIT took 10 ms to 2.9 s of one URL for such expressions.
+    /// PCRE2 10.42 with JIT took 10 ms to 2.9 s for one URL with such expressions.
     #[test]
     fn what_takes_haproxy_too_long_is_refused_by_its_part() {
         for (slow, part) in [

@@ -214,8 +214,7 @@ impl Verdict {
         verdict
     }
 
-    /// Adds a reason that keeps requests off before all others do. It becomes the verdict's own, unless the upstream gets
-    /// requests all the same.
+    /// Adds a reason that counts before all others. It becomes the verdict's own, unless the upstream gets requests.
     #[must_use]
     pub fn with_leading_reason(mut self, reason: Reason) -> Self {
         if self.gets_requests == Some(true) {

@@ -1,4 +1,4 @@
-//! Every cause of a verdict stands on the pages that explain them.
+//! The pages that explain the causes of a verdict have every cause.
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use discovery::Cause;

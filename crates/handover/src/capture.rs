@@ -130,7 +130,7 @@ mod tests {
     fn a_reader_that_hangs_holds_nothing_up() {
         let (reader, writer) = std::io::pipe().unwrap();
         let kept = Mutex::default();
-        // More than a pipe holds, and nobody reads.
+        // This is more than a pipe holds, and the reader never reads.
         copy_output(&vec![b'x'; 128 * 1024][..], writer, &kept);
         assert_eq!(kept.lock().unwrap().to_text().len(), 2 * EXCERPT_LIMIT);
         drop(reader);

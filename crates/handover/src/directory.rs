@@ -189,7 +189,7 @@ impl Walk {
         let entry = match statat(&self.fd, name, AtFlags::SYMLINK_NOFOLLOW) {
             Ok(entry) => entry,
             Err(Errno::NOENT) => match missing {
-                // Without root's rights there is nothing to gain for a lesser user, so that any place will do.
+                // Without root's rights, a lesser user gains nothing here, so any place is safe.
                 Missing::Create(mode) if self.safe && is_writable_only_by_us(&parent) || !geteuid().is_root() => {
                     match mkdirat(&self.fd, name, Mode::from_raw_mode(mode)) {
                         // Another start may have made it meanwhile.

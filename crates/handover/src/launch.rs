@@ -40,8 +40,8 @@ pub(crate) fn start_command(
     with_options(command, options.into_iter().chain(takeover))
 }
 
-/// Adds options at the command's end, because the program may stand behind another: `nice haproxy -f …`. Behind a `--`
-/// HAProxy reads only files, so that the options go before it.
+/// Adds options at the command's end, because the program may follow another one: `nice haproxy -f …`. After a `--`
+/// HAProxy reads only files, so the options go before it.
 fn with_options(command: &CommandLine, options: impl IntoIterator<Item = OsString>) -> CommandLine {
     let args = command.args();
     let (before, after) = args.split_at(args.iter().position(|arg| arg == "--").unwrap_or(args.len()));
@@ -96,7 +96,7 @@ pub(crate) fn become_session(words: &[OsString]) -> anyhow::Error {
     if let Err(errno) = nix::unistd::setsid() {
         return anyhow::anyhow!("can't open a session (setsid): {errno}");
     }
-    // The command ends the thread that writes the output, and with it what is still queued.
+    // The exec ends the thread that writes the output, which would lose the queued messages.
     program::output::flush_stderr();
     let Err(error) = exec_command(words);
     anyhow::Error::new(error).context(format!("can't run {}", program.to_string_lossy()))

@@ -205,7 +205,7 @@ impl StopTimer {
             ProgramStatus::Killed if self.was_signalled => "supervisord is gone",
             ProgramStatus::Unaskable if self.was_signalled => "supervisord can't be asked",
             ProgramStatus::Unaskable => return Decision::Withdraw,
-            // These say nothing of a stop. The timer, if it runs, goes on.
+            // These don't tell if the program is stopped. A timer that runs goes on.
             ProgramStatus::State(State::Stopping) | ProgramStatus::Silent | ProgramStatus::Killed => {
                 return Decision::Wait;
             }

@@ -102,7 +102,7 @@ impl RunDir {
 
     /// Makes that start the latest one. The watchdog of every earlier start then ends.
     pub(crate) fn announce_start(&self, start: &str) -> anyhow::Result<()> {
-        // This one first. The watchdog of an earlier release ends every HAProxy without asking supervisord.
+        // Write the earlier release's file first. Its watchdog ends every HAProxy without asking supervisord.
         if let Some(Err(error)) = self.earlier_dir.as_ref().map(|dir| write_latest(dir, start)) {
             tracing::warn!(error = %describe_error(error.as_ref()), "can't announce this start to an earlier release's watchdog");
         }
@@ -146,8 +146,8 @@ impl RunDir {
 
     /// Lists every living HAProxy of this socket, and removes the sockets of dead ones.
     pub(crate) fn list_haproxys(&self) -> Vec<Haproxy> {
-        // The files are listed before the scan, so that the socket of a start that begins in between isn't taken for a
-        // dead one's.
+        // List the files before the scan. A start may begin in between, and this must not take its socket for that of a
+        // dead HAProxy.
         let files: Vec<_> = self
             .all_dirs()
             .flat_map(|dir| dir.list_names().into_iter().flatten().map(move |name| (dir, name)))
@@ -180,7 +180,7 @@ impl RunDir {
         workers.iter().any(|worker| worker.show_info().is_ok_and(|info| !info.stopping))
     }
 
-    /// Asks a HAProxy over its master. If it has no master's socket here, SIGUSR1 alone has to do, so that it counts as
+    /// Asks a HAProxy over its master. Without a master's socket here, only SIGUSR1 can tell it to finish. So it counts as
     /// `NotListening` unless a signal has stopped it.
     pub(crate) fn ask_master(&self, haproxy: &Haproxy) -> MasterAnswer {
         let name = format!("{}{SUFFIX}", haproxy.start);
@@ -311,7 +311,7 @@ mod tests {
         set_mode(&path.join("run"), 0o777);
         let place = open(&dir).unwrap();
         assert_eq!(place.dir.path(), path.join("run-handover"));
-        // A watchdog of an earlier release looks for its successor where it was.
+        // A watchdog of an earlier release looks for its successor in the earlier directory.
         place.announce_start("next").unwrap();
         let latest = |name: &str| fs::read_to_string(path.join(name).join(LATEST)).unwrap();
         assert_eq!((latest("run-handover"), latest("run/handover")), ("next".into(), "next".into()));
@@ -342,7 +342,7 @@ mod tests {
         place.write_failure("words");
         assert_eq!(secret(), before);
         assert!(place.earlier_dir.is_none());
-        // A directory of a lesser user is no better.
+        // The same holds for a directory of a lesser user.
         fs::remove_file(path.join("run/handover")).unwrap();
         fs::create_dir(path.join("run/handover")).unwrap();
         std::os::unix::fs::chown(path.join("run/handover"), Some(65534), None).unwrap();

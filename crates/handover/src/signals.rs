@@ -33,7 +33,7 @@ const HANDLED: [Signal; 7] = [
 pub(crate) struct Signals(SignalFd);
 
 impl Signals {
-    /// Blocks the signals. Threads inherit the block, so that this comes before the first one.
+    /// Blocks the signals. Threads inherit the block, so call this before the first thread starts.
     pub(crate) fn hold_back() -> anyhow::Result<Self> {
         let set: SigSet = HANDLED.into_iter().collect();
         set.thread_block().context("can't hold signals back")?;
@@ -53,7 +53,7 @@ impl Signals {
     }
 }
 
-/// The supervisord that can tell what a SIGTERM means.
+/// The supervisord that runs this process. It knows if a SIGTERM belongs to a restart or to its own shutdown.
 pub(crate) struct Supervision {
     /// True in every program of supervisord.
     enabled: bool,
@@ -86,7 +86,7 @@ impl Supervision {
         match asked.map(|supervisord| supervisord.is_shutting_down(SUPERVISORD_TIMEOUT)) {
             Some(Ok(shutting_down)) => !shutting_down,
             Some(Err(error)) => {
-                // As for a restart: the watchdog can still end HAProxy, and a drain can't be undone.
+                // Assume a restart. The watchdog can still end HAProxy, but a drain can't be undone.
                 tracing::warn!(%error, "can't tell a restart from supervisord's shutdown");
                 self.enabled
             }
@@ -107,7 +107,7 @@ impl Supervision {
 
 /// Collects every child that has ended, adopted ones too. Returns the exit code of the wanted one if it is among them.
 pub(crate) fn reap_children(wanted: Option<u32>) -> Option<u8> {
-    // All children: after a reload in place, the old HAProxy is one too.
+    // Wait for all children. After a reload in place, the old HAProxy is one too.
     let mut found = None;
     loop {
         let (pid, code) = match waitpid(None, Some(WaitPidFlag::WNOHANG)) {

@@ -36,7 +36,7 @@ pub(crate) const ENDING_LIMIT: Duration = Duration::from_secs(2);
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// The time for which an old HAProxy may answer on the runtime socket's path beside a new one that serves. While both
-/// hold the same listener, either answers. Of so many answers, one is the new HAProxy's.
+/// hold the same listener, either may answer. Within this time the new HAProxy gives at least one of the answers.
 const BYPASSED_AFTER: Duration = Duration::from_secs(3);
 
 /// The interval between two SIGUSR1. A HAProxy that is just starting may miss the signal.
@@ -126,7 +126,7 @@ impl Handover {
         let mut state = State::Checking;
         loop {
             if let State::Done(outcome) = state {
-                // For its effect: it removes the sockets of masters that have ended.
+                // The call also removes the sockets of masters that have ended.
                 self.run_dir.list_haproxys();
                 // After a failed takeover the watchdog stays, and watches over the HAProxy that still serves.
                 if matches!(outcome, Outcome::Stopped | Outcome::Ended(_)) {
@@ -283,8 +283,8 @@ impl Handover {
     }
 
     /// Tells if the new HAProxy answers on the runtime socket's path. While both hold the listener, either may answer.
-    /// If only another one answers there for long, this asks the new one's master. It may serve although the path leads
-    /// elsewhere.
+    /// The path may also lead to another HAProxy for good. So this returns `Bypassed` if another one still answers there
+    /// [`BYPASSED_AFTER`] after the new one's master first said that it serves. `None` before either is known.
     fn check_new_haproxy(&mut self) -> Option<Event> {
         let on_path = Socket::new(&self.settings.socket.path).with_timeout(ANSWER_TIMEOUT).show_info().ok()?;
         if self.find_start_by_pid(on_path.pid).as_ref() == Some(&self.start) {
@@ -319,7 +319,7 @@ impl Handover {
 
     fn leave_to_watchdog(&mut self) {
         self.message_watchdog(Message::Detaching);
-        // The watchdog goes on by itself.
+        // Dropping the watchdog's handle does not end the watchdog.
         self.watchdog = None;
     }
 

@@ -265,7 +265,7 @@ pub(crate) fn write_bytes(file: BorrowedFd<'_>, text: &[u8]) -> (usize, Result<(
     let mut written = 0;
     while let Some(rest) = text.get(written..).filter(|rest| !rest.is_empty()) {
         match write(file, rest) {
-            // Trying again would loop for ever.
+            // A second attempt would write 0 bytes too, and loop forever.
             Ok(0) => return (written, Err(Errno::EIO)),
             Ok(count) => written += count,
             Err(Errno::EINTR) => {}

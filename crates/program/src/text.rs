@@ -27,7 +27,7 @@ pub fn escape_json(text: &str) -> Cow<'_, str> {
     let mut escaped = String::with_capacity(text.len() + 16);
     for c in text.chars() {
         if c >= '\x7f' && is_hidden(c) {
-            // JSON has UTF-16's units: two for what is beyond U+FFFF.
+            // JSON escapes UTF-16 units. A character beyond U+FFFF has two.
             for unit in c.encode_utf16(&mut [0; 2]) {
                 let _ = write!(escaped, "\\u{unit:04x}");
             }

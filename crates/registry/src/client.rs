@@ -85,7 +85,7 @@ impl Client {
     where
         Fut: Future<Output = Result<T, etcd_client::Error>>,
     {
-        // Twice with a single endpoint: the current connection may have broken long ago, unnoticed.
+        // Try a single endpoint twice, because the current connection may have broken long ago, unnoticed.
         let attempts = self.config().endpoints().len().max(2);
         let mut attempt = 1;
         loop {

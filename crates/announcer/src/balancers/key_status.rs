@@ -100,7 +100,7 @@ impl KeyStatusPoller {
                 pause = next_pause(pause, false, true);
                 continue;
             }
-            // After a write of ours the differences may be our own, so they are not logged as a change by hand.
+            // After a write of ours the differences may be our own, so they are not logged as another writer's change.
             let is_new = std::mem::replace(&mut revision, written.revision) != written.revision;
             match self.read_key_status(&written).await {
                 Ok(KeyStatusReading { key_status, differences }) => {

@@ -184,7 +184,7 @@ fn choose_service_name(announce: &Announce, settings: &[Setting]) -> Result<Serv
     }
 }
 
-// The port keeps two apps of one host apart.
+// The id has the port, so that two apps of one host have different ids.
 fn default_id(host: &Host, port: u16) -> Result<UpstreamId, UpstreamError> {
     let hostname = host.hostname.clone();
     format!("{hostname}-{port}").parse().map_err(|refusal| UpstreamError::NoId { hostname, port, refusal })

@@ -120,8 +120,8 @@ pub(crate) mod tests {
 
     const LONG: Duration = Duration::from_secs(20);
 
-    /// An address that refuses connections for as long as the socket lives: it is bound, so that nobody else gets the
-    /// port, and doesn't listen.
+    /// An address that refuses connections as long as the socket lives. The socket is bound, so that no other process
+    /// gets the port, and doesn't listen.
     pub(crate) fn closed() -> (TcpSocket, SocketAddr) {
         let socket = TcpSocket::new_v4().unwrap();
         socket.bind(SocketAddr::from(([127, 0, 0, 1], 0))).unwrap();
@@ -138,7 +138,7 @@ pub(crate) mod tests {
         assert_eq!(Probe::Tcp(vec![closed, open.local_addr().unwrap()]).run_within(LONG).await, Ok(()));
     }
 
-    // One test for all commands: whoever reaps, reaps the whole process's children.
+    // One test has all commands, because a reaper reaps the children of the whole process.
     #[tokio::test]
     async fn a_command_passes_with_status_0_and_never_outlives_its_time() {
         let reaper = Reaper::start().unwrap();
@@ -160,7 +160,7 @@ pub(crate) mod tests {
         assert!(began.elapsed() < Duration::from_secs(5));
         let pids = std::fs::read_to_string(folder.join("pids")).unwrap();
         for pid in pids.split_whitespace() {
-            // The shell's own child is reaped by whoever is its next parent; a zombie doesn't count.
+            // The next parent of the shell's own child reaps it, so a zombie counts as gone.
             lab::until(LONG, "the end of the whole group", || is_gone(pid));
             tokio::task::yield_now().await;
         }

@@ -32,9 +32,9 @@ pub(crate) struct WriteRound {
     pub(crate) failure: Option<Error>,
 }
 
-/// Writes what is open. One transaction has everything if it fits and etcd's roles allow it. Otherwise the records are
-/// written without their settings, and then each by itself: one operation outside of the roles denies a whole
-/// transaction.
+/// Writes all changes that are due. One transaction has everything if it fits and etcd's roles allow it. Otherwise this
+/// writes the records without their settings, and then each record by itself. One operation outside of the roles denies
+/// a whole transaction.
 pub(crate) async fn write_round(client: &Client, set: &mut RecordSet) -> WriteRound {
     let mut round = WriteRound::default();
     for indices in set.plan_parts() {

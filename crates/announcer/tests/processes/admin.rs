@@ -24,7 +24,7 @@ impl Shown {
         Self { announcer: Process::start(&site.folder, "announcer", &mut command), port }
     }
 
-    /// The status and what is said, once it answers.
+    /// The status and the body of the first answer.
     #[track_caller]
     pub(crate) fn ask(&self, target: &str) -> (u16, String) {
         let address = ([127, 0, 0, 1], self.port).into();
@@ -67,12 +67,12 @@ fn it_says_when_it_started_where_proc_has_processes_alone() {
     let (site, begun) = (Site::new(), now());
     let announcer = site.command(&[]);
     let mut hidden = Command::new("unshare");
-    // As systemd does for ProcSubset=pid.
+    // systemd mounts /proc like this for ProcSubset=pid.
     hidden.args(["--mount", "sh", "-ec", "mount -t proc -o subset=pid proc /proc; exec \"$0\" \"$@\""]);
     hidden.arg(announcer.get_program()).args(announcer.get_args());
     let shown = Shown::run(&site, hidden);
     let started = shown.metric("process_start_time_seconds");
-    // The kernel counts in hundredths.
+    // The kernel counts in hundredths of a second.
     assert!((begun - 0.1..now() + 0.1).contains(&started), "{started}, begun at {begun}");
     assert_eq!(shown.metric("process_start_time_seconds"), started);
 }

@@ -70,7 +70,7 @@ fn several_upstreams_share_a_lease_and_a_transaction() {
     }
     assert_eq!((leases(&site.etcd), site.etcd.lease_of(KEY)), (1, site.etcd.lease_of(OTHER)));
 
-    // One is down by itself.
+    // One upstream is down, and the other still works.
     let written = site.written_at(KEY);
     std::fs::remove_file(site.folder.join("db-works")).unwrap();
     is(&format!(r#"{{"address":"{address}","state":"down"}}"#));
@@ -84,7 +84,7 @@ fn several_upstreams_share_a_lease_and_a_transaction() {
     lab::write(site.folder.join("db-works"), "");
     is(&address);
 
-    // They leave together.
+    // Both upstreams drain together.
     let lease = site.balancer("lb", &site.applied(0, ""));
     process.signal(Signal::SIGTERM);
     is(&format!(r#"{{"address":"{address}","state":"drain"}}"#));

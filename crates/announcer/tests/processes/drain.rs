@@ -6,7 +6,8 @@ use lab::{Process, Signal, until};
 
 use crate::site::{KEY, SOON, Site};
 
-/// Longer than the fixed wait of those who can't hear balancers, so that it can't be mistaken for an acknowledgement.
+/// Longer than the fixed wait of an announcer that can't read the balancers' records. So the test can't mistake that
+/// wait for an acknowledgement.
 const PATIENT: [&str; 2] = ["--drain", "60s"];
 
 /// An announced app, asked to stop: its `drain` stands.

@@ -9,7 +9,7 @@ use crate::site::{KEY, SOON, Site, leases};
 /// A short lease, so that the tests are; its renewal comes within a third of it.
 const TTL: [&str; 2] = ["--ttl", "2s"];
 
-/// Whether it has logged this as often.
+/// Asserts that the process has logged this text so many times.
 #[track_caller]
 fn logged(process: &Process, what: &str, times: usize) {
     let log = process.log();

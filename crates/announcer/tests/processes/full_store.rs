@@ -1,4 +1,4 @@
-//! A stop while etcd refuses to write: never shorter than what is safe.
+//! A stop while etcd refuses to write. The announcer never waits less than the safe time.
 
 use std::time::{Duration, Instant};
 

@@ -72,7 +72,7 @@ fn ctrl_z_gives_the_shell_its_terminal_back() {
     let announcer = site.command(&["--drain", "0s"]);
     let words = announcer.get_args().map(|word| word.to_str().unwrap());
     let line = format!("{} {}", announcer.get_program().display(), words.collect::<Vec<_>>().join(" "));
-    // An interactive shell, whose job stops as somebody presses Ctrl-Z, and is put back into the foreground.
+    // Ctrl-Z stops the job of an interactive shell, and `fg` puts it back into the foreground.
     let script = format!(
         "set -m\n{line} -- sh -c 'echo > running; read line; echo \"got $line\" > answer'\necho > suspended; fg >/dev/null\n"
     );

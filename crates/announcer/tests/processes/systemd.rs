@@ -81,7 +81,7 @@ fn ready_can_wait_for_the_balancers() {
     let mut announcer = Process::start(&site.folder, "announcer", &mut command);
     site.until_registered();
     heard.until("STATUS=waiting for balancers to follow");
-    // Without any balancer nobody sends requests, and systemd is asked for patience.
+    // Without a balancer no requests come, and the announcer asks systemd for more time.
     heard.until("EXTEND_TIMEOUT_USEC=60000000");
     let slow = site.balancer("slow", &site.applied(site.written_at(KEY), r#","pending":["http-shop"]"#));
     let late = site.applied(site.written_at(KEY) - 1, "");

@@ -237,10 +237,10 @@ http-services/shop/upstreams/plain 10.0.0.3:80
         assert_eq!(first.quarantined_keys()[KEY], "green.shop.test/ belongs to http-other, which had it first");
         let second = settled(&format!("{SHOP}{other}"));
         assert!(second.quarantined_keys().contains_key("http-services/other/domain"));
-        // Who holds it keeps it.
+        // The service that holds the host keeps it.
         let later = settle(&topology(&format!("{other}{SHOP}")), &second.to_last_known_good(), &Policy::default());
         assert_eq!(table(&later), table(&second));
-        // One that is passed through belongs to its service as a whole, or to those who have parts of it.
+        // A passed-through host belongs to its service with all paths, or to the services that claimed parts of it before.
         let through = format!("{other}http-services/other/tls passthrough\n");
         let whole = settled(&format!("{through}{SHOP}"));
         let reason = "green.shop.test belongs to http-other, which passes all of it through";

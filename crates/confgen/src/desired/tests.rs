@@ -152,7 +152,7 @@ fn a_setting_that_decides_access_is_never_guessed() {
     assert!(beaten.quarantined_keys().is_empty());
 }
 
-/// What concerns TLS to upstreams holds nobody back who doesn't speak it.
+/// A bad `verify` or `sni` affects only services that speak TLS to their upstreams.
 #[test]
 fn an_upstream_that_is_trusted_over_tls_is_never_guessed() {
     for (lines, servers, quarantined) in [
@@ -252,7 +252,7 @@ fn a_host_is_passed_through_whole_or_not_at_all() {
     let routes_of = |settled: &DesiredState| (routes(settled, "pt"), routes(settled, "part"));
     let whole = || (vec!["a.com/".to_owned(), "*.b.com/".to_owned()], Vec::<String>::new());
     let parts = || (vec!["*.b.com/".to_owned()], vec!["a.com/x".to_owned()]);
-    // Whoever was there first, where nobody holds it; a line is a revision.
+    // If no service holds the host yet, it belongs to the service with the older key. A line is a revision.
     let first = settled(&format!("{through}{part}"));
     assert_eq!(routes_of(&first), whole());
     let second = settled(&format!("{part}{through}"));
@@ -398,7 +398,7 @@ fn a_change_costs_its_own_service_alone() {
 }
 
 proptest! {
-    /// Whatever comes in whatever order: keeping what was decided changes no decision.
+    /// In every order of changes, keeping the decisions of earlier steps changes no later decision.
     #[test]
     fn step_by_step_comes_to_the_same_as_at_once(
         steps in prop::collection::vec((0..4_usize, 0..6_usize, 0..6_usize), 1..30),
@@ -413,7 +413,7 @@ proptest! {
             let key = format!("{}{}", id.folder_path(), keys[key]);
             let revision = i64::try_from(step).unwrap() + 1;
             let value = values[value].into();
-            // The fifth value stands for a deletion of what is no upstream.
+            // Every fifth step deletes the key.
             let change = if step % 5 == 4 {
                 discovery::Change::Delete { key, revision, previous: None }
             } else {

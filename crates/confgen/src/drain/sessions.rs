@@ -337,7 +337,7 @@ mod tests {
         let since = |count: SessionCount| count.old_processes.first().unwrap().since.unwrap();
         let first = since(bench.count());
         assert_eq!(since(bench.count()), first);
-        // The kernel gives the next start's worker the pid of the one that ended.
+        // The kernel may give the next start's worker the pid of the worker that ended.
         bench.remove_master("1");
         bench.set_master("2", NO_STREAMS);
         assert!(since(bench.count()) > first);

@@ -123,8 +123,8 @@ impl EventLoop {
         // The action ended before the reconciler had this publish.
         status.published = self.published_meanwhile.unwrap_or(status.published);
         self.reconciled_revision = store_revision.revision;
-        // Only then: a count of sessions that began before HAProxy has the drain may miss a request that HAProxy sends in
-        // between.
+        // Begin drains only after the reconcile. A session count from before HAProxy has the drain may miss a request that
+        // HAProxy sends in between.
         if is_current {
             self.drains.update_drains(&status.desired, self.reconciled_revision, &leaving);
             self.drains.set_other_backends(other_backends, &status.pending);

@@ -14,12 +14,12 @@ pub fn share_heap() {
     }
 }
 
-/// Gives free memory back. It takes a millisecond, or some tens after a long burst, and other threads that allocate wait for it. So
-/// it is for times without work.
+/// Returns free memory to the kernel. The call takes a millisecond, or some tens after a long burst, and other threads that
+/// allocate wait for it. So call it only while there is no work.
 #[cfg(target_env = "gnu")]
 pub fn trim_heap() {
     #[expect(unsafe_code, reason = "the standard library has no call for this")]
-    // SAFETY: it takes malloc's own locks, and touches only what is free.
+    // SAFETY: malloc_trim takes malloc's own locks, and touches only free memory.
     unsafe {
         nix::libc::malloc_trim(0);
     }

@@ -1,4 +1,4 @@
-//! Observes what is outside of the store four times a second: files, the day, the running HAProxy. It changes nothing.
+//! Observes the world outside of the store four times a second: files, the day, the running HAProxy. It changes nothing.
 
 use std::path::PathBuf;
 use std::sync::Arc;

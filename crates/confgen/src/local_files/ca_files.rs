@@ -133,7 +133,7 @@ mod tests {
         TempFiles::with_folders(&["ca", "state"])
     }
 
-    /// What can be named, with the copy's content; and what is refused.
+    /// The usable names, each with the copy's content, and the refused ones.
     fn collected(place: &TempFiles) -> (Vec<(String, String)>, Vec<String>) {
         let [source, state, cfg] = ["ca", "state", "haproxy.cfg"].map(|name| place.path(name));
         let Authorities { usable, refused } = collect_ca_files(&source, &state, &cfg, &new_checker()).unwrap();

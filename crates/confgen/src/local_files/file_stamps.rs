@@ -196,7 +196,7 @@ mod tests {
         let mut seen = Seen::new();
         fs::write(seen.path("file"), "one").unwrap();
         assert!(seen.is_other());
-        // The states are made equal: what is left is the content.
+        // The test makes the states equal, so that only the content differs.
         let FileStamps(stamps) = &mut seen.last;
         let before = stamps.clone();
         File::options().write(true).open(seen.dir.path().join("file")).unwrap().write_all(b"two").unwrap();

@@ -72,7 +72,7 @@ fn is_generated(password: &str) -> bool {
 fn load_own_password(path: &Path) -> Result<String, Error> {
     match regular_file::read(path, SMALL).map(String::from_utf8) {
         Ok(Ok(password)) if !password.trim().is_empty() => return Ok(password),
-        // A power cut or a full disk left it so. confgen made it, and can make another one.
+        // A power cut or a full disk damaged the file. confgen made the password, and can make another one.
         Ok(_) => tracing::warn!(file = %path.display(), "stats page's password is empty or no text, making a new one"),
         Err(error) if error.kind() == io::ErrorKind::NotFound => {}
         Err(error) => return Err(io_error("read", path)(error)),

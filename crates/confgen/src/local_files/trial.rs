@@ -133,7 +133,7 @@ pub(super) fn collect_unchecked<K: Ord + Clone, T>(
     collected
 }
 
-/// Files that were read and parsed, with what is in them.
+/// Files that were read and parsed, with their parsed content.
 type Readable<K, T> = Vec<(K, Candidate, T)>;
 
 fn read_files<K: Ord + Clone, T>(

@@ -327,7 +327,7 @@ mod tests {
         let services: Vec<String> = lack.services.iter().map(ToString::to_string).collect();
         assert_eq!((lack.reason.as_str(), services), ("http-a:preview-red is new", vec!["http-a".to_owned()]));
         assert_eq!(of(&red).restart_reason(&running), None, "one that went leaves an empty backend");
-        // Service by service it comes to the same.
+        // An update service by service has the same result.
         let (id, settled) = (parse_section("http-a:preview-red").unwrap(), settled(&red));
         let mut updated = running.clone();
         assert!(updated.update_service(&id, settled.service(&id).map(|it| &**it), &site).unwrap());

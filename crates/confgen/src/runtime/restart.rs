@@ -16,7 +16,7 @@ const CHECK_FAILED_EVERY: Duration = Duration::from_millis(500);
 /// supervisord starts a program again by itself a second after a start that failed, notices that up to a second late, and
 /// counts a start only after the program's `startsecs`.
 const SUPERVISORD_START_WAIT: Duration = Duration::from_secs(3);
-/// Each question makes supervisord start what is due, so that frequent ones shorten the wait.
+/// Each question makes supervisord start the programs that are due, so frequent questions shorten the wait.
 const ASK_SUPERVISORD_EVERY: Duration = Duration::from_millis(50);
 /// The pause between two questions to a HAProxy that starts.
 const ASK_EVERY: Duration = Duration::from_millis(10);

@@ -57,8 +57,8 @@ pub struct UpstreamRemoval {
 }
 
 impl UpstreamRemoval {
-    /// True if the key hung on a lease and its last record did not announce the removal. Keys without a lease are written and
-    /// deleted by hand.
+    /// True if the key hung on a lease and its last record did not announce the removal. A key without a lease goes only if a
+    /// person or a program deletes it, so its removal is intended.
     pub fn is_unexpected(&self) -> bool {
         self.lease != 0 && self.upstream.state == UpstreamState::Ready
     }

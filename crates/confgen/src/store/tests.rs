@@ -155,7 +155,7 @@ fn a_retained_upstream_is_released_when_its_address_has_another_record() {
     assert_eq!(retained_keys(&replica), ["shop/domain"]);
     let goodbyes = replica.take_update().unwrap().graceful_removals;
     assert_eq!(goodbyes.iter().map(|(_, id)| id.as_str()).collect::<Vec<_>>(), ["a", "b"], "and the guard keeps none");
-    // The same where the listing tells.
+    // A listing has the same effect as an event.
     let replica = reset_replica(&[upstream("wiki", "z", "10.0.0.1:80", 2), upstream("blog", "b", "10.0.0.2:80", 3)]);
     assert_eq!(retained_keys(&replica), ["shop/domain", "shop/upstreams/b"]);
 }
@@ -194,7 +194,7 @@ fn an_accepted_reset_releases_all_keys() {
     let news = replica.take_update().unwrap();
     assert_eq!((news.graceful_removals.len(), news.retained.is_empty()), (3, true));
     assert_ne!(news.changed, Changed::no_services());
-    // Where it was written while nobody looked.
+    // The acceptance was written while confgen did not watch.
     let mut replica = reset_replica(&[]);
     replica.apply_listing(&listing(StoreRevision { revision: 6, ..RESET }, &[word(7, 6)]));
     assert!(keys(&replica).is_empty());
@@ -267,7 +267,7 @@ fn a_value_that_nothing_reads_is_cut() {
     let stored =
         serde_json::to_vec(&PersistedStore::from_entries(news.topology.entries(), news.store_revision)).unwrap();
     assert!(stored.len() < 2_000, "{}", stored.len());
-    // It is the same refusal over a restart, and after a listing.
+    // The refusal is unchanged after a restart, and after a listing.
     let again = serde_json::from_slice::<PersistedStore>(&stored).unwrap().into_topology();
     assert_eq!(again.services(), news.topology.services());
     replica.apply_listing(&listing(StoreRevision { revision: 103, ..FIRST }, &[upstream("shop", "long", &long, 101)]));

@@ -87,7 +87,7 @@ fn escape_name(word: &str) -> String {
     word.escape_debug().take(300).collect()
 }
 
-/// A URL leads to the host itself on which it is used.
+/// True if the URL leads to the host on which it is used.
 pub(super) fn is_loopback(url: &str) -> bool {
     let Some(host) = Url::parse(url).ok().and_then(|url| url.host_str().map(str::to_owned)) else { return false };
     let address = host.trim_start_matches('[').trim_end_matches(']').parse::<IpAddr>();

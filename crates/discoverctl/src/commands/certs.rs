@@ -88,7 +88,7 @@ impl Certs {
         let answers: Answers<Certificates> = context.balancer_api(&store)?.ask_all("certificates").await;
         let listing = Listing::from_answers(&answers, &self.hosts, SystemTime::now());
         context.screen.show(&listing)?;
-        // A certain no comes before a balancer that can't be asked.
+        // A fault that is certain counts more than a balancer that doesn't answer.
         if !listing.is_good() {
             return Ok(Outcome::No);
         }

@@ -47,7 +47,7 @@ impl BalancerRecords {
 
     fn set_record(&mut self, entry: &Entry) {
         if let Ok(Key::Balancer(node)) = entry.key.parse() {
-            // A garbled record still stands for a balancer that runs. It must be waited for.
+            // An unreadable record still belongs to a balancer that runs, so callers must wait for it.
             self.nodes.insert(node, BalancerRecord::parse(&entry.value).ok());
         }
     }
@@ -73,7 +73,7 @@ impl BalancerRecords {
         disagreeing.map(|(node, _)| node).collect()
     }
 
-    /// Those of these keys that a balancer lists as quarantined, once for each such balancer.
+    /// The given keys that a balancer lists as quarantined, once for each such balancer.
     pub fn quarantined_keys<'a>(&'a self, keys: &'a [String]) -> impl Iterator<Item = QuarantinedKey> + 'a {
         let records = self.records_by_node().filter_map(|(node, record)| Some((node, record?)));
         records.flat_map(move |(node, record)| keys.iter().filter_map(move |key| quarantined_key(node, record, key)))

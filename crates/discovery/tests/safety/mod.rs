@@ -1,14 +1,14 @@
-//! The promises of every accepted value, checked over all that a topology holds. The fuzz target uses it too.
+//! Checks what every accepted value promises, for all values of a topology. The fuzz target uses it too.
 
 use discovery::{Entry, ServiceId, Setting, Topology};
 
-/// No character that ends or splits a line, a word or a command, begins a comment, quotes, or expands.
+/// Asserts that no character ends or splits a line, a word or a command, begins a comment, quotes, or expands.
 fn assert_word(word: &str) {
     let breaks = |c: char| c.is_whitespace() || c.is_control() || "\"'#;".contains(c);
     assert!(!word.contains(breaks), "{word:?}");
 }
 
-/// Every value printed from the topology is words that can stand in a line of haproxy.cfg or in a command.
+/// Asserts that a printed value has only words that can stand in a line of haproxy.cfg or in a command.
 fn assert_service(id: &ServiceId, service: &discovery::Service) {
     assert_word(&id.to_string());
     for setting in service.settings().filter_map(|(_, field)| field.value.as_ref().ok()) {
@@ -31,13 +31,13 @@ fn assert_setting(setting: &Setting) {
     assert!(!printed.contains(['\n', '\r']), "{printed:?}");
     printed.split(' ').filter(|word| !word.is_empty()).for_each(assert_word);
     if !matches!(setting, Setting::Sslpass(())) {
-        // What is printed reads back as the same value: nothing hides in a second meaning.
+        // The printed text parses to the same value, so it has no second meaning.
         let kind = if matches!(setting, Setting::Ports(_)) { discovery::Kind::Tcp } else { discovery::Kind::Http };
         assert_eq!(Setting::parse(kind, setting.name(), printed.as_bytes()).as_ref(), Ok(setting), "{printed:?}");
     }
 }
 
-/// Builds a topology of the keys and checks all that it took; refusals must print on one line.
+/// Builds a topology of the keys and checks all accepted values. Refusals must print on one line.
 pub fn check(entries: &[(String, Vec<u8>)]) {
     let entry = |(key, value): &(String, Vec<u8>)| Entry {
         key: key.clone(),

@@ -18,7 +18,7 @@ fn words(lab: &Lab) -> Option<String> {
     failure::read_message(&lab.path("admin.sock"), SystemTime::UNIX_EPOCH)
 }
 
-/// What happens to a lab between two restarts, by a name. Undone by `Lab::install` and `mend`.
+/// A named fault in a lab between two restarts. `Lab::install` and `mend` undo it.
 type Way = (&'static str, fn(&Lab));
 
 fn place(lab: &Lab) -> std::path::PathBuf {
@@ -50,7 +50,7 @@ const WAYS: [Way; 8] = [
     }),
     ("no process can be started", |lab| {
         let handover = env!("CARGO_BIN_EXE_handover");
-        // A user of its own would be needed for a full process table; a limit on its memory has fork fail too.
+        // A full process table would need a separate user. A limit on the memory makes fork fail too.
         lab.script("handover", &format!("ulimit -v 20000; exec {handover} \"$@\""));
     }),
 ];
@@ -102,7 +102,7 @@ fn a_stop_is_still_a_stop_after_a_takeover_has_failed() {
     assert_eq!(lab.state(), Some(State::Fatal));
     std::thread::sleep(LINGER * 2);
     lab.assert_serves("first");
-    // There is no handover any more that could be told: its watchdog sees that supervisord ends.
+    // No handover is left that supervisord could signal. The watchdog sees that supervisord ends.
     lab.shut_down();
     lab.until("nothing is left", || lab.everyone().is_empty() && lab.haproxys().is_empty());
 }
@@ -167,7 +167,7 @@ fn takeovers_that_are_cut_short_do_not_pile_up() {
     let lab = Lab::start();
     lab.until_running();
     let load = Load::on(lab.web);
-    // It serves, and never answers on the runtime socket's path.
+    // The second HAProxy serves, and never answers on the runtime socket's path.
     lab.configure("second", "");
     let text = fs::read_to_string(lab.path("haproxy.cfg")).unwrap();
     lab.write("haproxy.cfg", &text.replace("/admin.sock", "/other.sock"));
@@ -208,7 +208,7 @@ fn a_first_haproxy_outlives_the_handover_that_started_it() {
     lab.until("HAProxy starts", || !lab.haproxys().is_empty());
     lab.script("handover", "exit 4");
     let _ = lab.rpc().restart_program("haproxy");
-    // What it writes while it starts goes nowhere by then.
+    // The pipe for HAProxy's output has no reader by then.
     lab.until("it serves", || lab.generation().as_deref() == Some("first"));
     std::thread::sleep(LINGER * 2);
     lab.assert_serves("first");

@@ -93,7 +93,7 @@ pub(crate) struct Load {
 }
 
 impl Load {
-    /// Four clients with a connection a request, two that keep theirs as long as HAProxy does.
+    /// Starts four clients with a new connection for each request, and two that keep theirs as long as HAProxy does.
     pub(crate) fn on(address: SocketAddr) -> Self {
         let stop = Arc::new(AtomicBool::new(false));
         let clients = (0..6).map(|client| {

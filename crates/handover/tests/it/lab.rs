@@ -291,7 +291,7 @@ serverurl=unix://{dir}/supervisor.sock
         get(self.web, "/generation").ok()
     }
 
-    /// The configuration of that name must be the one that answers.
+    /// Asserts that the HAProxy that answers has the configuration of that name.
     pub(crate) fn assert_serves(&self, generation: &str) {
         assert_eq!(self.generation().as_deref(), Some(generation), "{}", self.log());
     }
@@ -376,7 +376,7 @@ pub(crate) fn children(parent: i32) -> Vec<i32> {
     pids.filter(|pid| stat(*pid).is_some_and(|(_, of)| of == parent)).collect()
 }
 
-/// A port of the loopback that nobody has. It isn't held: HAProxy must be able to bind it.
+/// A free port of the loopback. It isn't held, because HAProxy must be able to bind it.
 pub(crate) fn free_port() -> SocketAddr {
     TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap()
 }

@@ -87,7 +87,7 @@ fn in_a_container_nothing_is_left_behind() {
         lab.ctl_ok(&["restart", "haproxy"]);
     }
     lab.assert_serves("third");
-    // Orphans are the namespace's first process' to reap.
+    // The namespace's first process reaps orphans.
     lab.until("no zombie is left", || {
         lab.haproxys().len() == 2
             && children(supervisord).iter().all(|pid| stat(*pid).is_none_or(|(state, _)| state != 'Z'))

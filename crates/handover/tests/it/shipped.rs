@@ -16,7 +16,7 @@ fn the_shipped_program_starts_restarts_and_drains() {
         .replace("/etc/haproxy", &dir)
         .replace("/var/log/supervisor", &dir);
     std::fs::create_dir(lab.path("conf.d")).unwrap();
-    // As in a distribution's configuration: the worker is another user's, its mark is still read.
+    // Distributions configure it like this. The worker runs as another user, and handover still reads its mark.
     let rights = "global\n    user haproxy\n    group haproxy";
     lab.configure("first", rights);
     lab.supervise(Host::Plain, &program);

@@ -38,7 +38,7 @@ fn states_are_kept_and_ports_are_not() {
     command(&lab, "set server drained/s state drain");
     command(&lab, "set server moving/s weight 0");
 
-    // So that a check can't be what finds the dead one.
+    // With this interval, no check finds the dead server in time. Only the state file can tell.
     lab.configure("third", &more(moves_to, "check inter 1h fall 1"));
     lab.ctl_ok(&["restart", "haproxy"]);
     assert_eq!(server(&lab, "dead").operation, Operation::Stopped);
@@ -47,7 +47,7 @@ fn states_are_kept_and_ports_are_not() {
     assert!(server(&lab, "drained").admin.is_in_drain());
     assert_eq!((server(&lab, "moving").port, server(&lab, "moving").weight), (moves_to.port(), 1));
 
-    // Where nothing checks any more, nothing would ever take it up again.
+    // Without checks, HAProxy would never set a server from down to up again.
     lab.configure("fourth", &more(moves_to, ""));
     lab.ctl_ok(&["restart", "haproxy"]);
     assert_eq!(server(&lab, "dead").operation, Operation::Running);

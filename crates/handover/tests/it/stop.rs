@@ -28,7 +28,7 @@ fn a_start_within_the_linger_is_a_restart() {
     lab.ctl_ok(&["stop", "haproxy"]);
     lab.ctl_ok(&["start", "haproxy"]);
     lab.assert_serves("second");
-    // Longer than the watchdog would have waited.
+    // This is longer than the watchdog would have waited.
     std::thread::sleep(LINGER * 2);
     load.stop_without_a_loss(&lab);
     lab.assert_serves("second");
@@ -45,7 +45,7 @@ fn handover_stop_ends_it_at_once() {
     assert_eq!((lab.generation(), lab.haproxys()), (None, vec![]));
     lab.handover_stop();
 
-    // Also while the program runs: its exit is expected, so supervisord doesn't start it again.
+    // handover stop works while the program runs, too. Its exit is expected, so supervisord doesn't start it again.
     lab.ctl_ok(&["start", "haproxy"]);
     lab.handover_stop();
     lab.until("the program has ended", || lab.state() == Some(State::Exited));

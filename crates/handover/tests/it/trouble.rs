@@ -23,7 +23,7 @@ fn a_refused_file_fails_the_restart_and_the_next_heals() {
     assert!(output.contains("ERROR (spawn error)"), "{output}");
     assert!(lab.log().contains("unknown keyword 'nonsense'"), "{}", lab.log());
     assert!(lab.log().contains("HAProxy rejected the configuration serving=the old HAProxy,"), "{}", lab.log());
-    // A successor that refused its file has called off the watchdog all the same.
+    // A successor whose file HAProxy rejected has ended the old watchdog too.
     std::thread::sleep(LINGER * 2);
     lab.assert_serves("first");
     lab.configure("third", "");

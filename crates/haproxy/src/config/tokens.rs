@@ -7,8 +7,7 @@ use std::str::Chars;
 /// One word of a configuration line.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct ConfigWord {
-    /// The text without its quotes and backslashes. A variable without a known value stands in it as it is written:
-    /// `${PORT}`.
+    /// The text without its quotes and backslashes. A variable without a known value stays as it is written: `${PORT}`.
     pub text: String,
     /// True if the text has such a variable in it.
     pub has_unknown_variable: bool,

@@ -47,7 +47,7 @@ pub enum Change {
     /// HAProxy gives turns in windows of as many requests as all weights add up to, times 16. If the weights shrink and
     /// grow again within a few requests, servers that were moved to the next window wait for it, while the others get
     /// all requests (`lb_fwrr.c` of 2.6 to 3.4). A changed weight moves a server back. HAProxy ignores an unchanged
-    /// weight, so that this sets another one first.
+    /// weight, so this sets a different weight first.
     Requeue(ServerName, u16),
     /// Set the address and port of a server.
     SetAddress(ServerName, SocketAddr),

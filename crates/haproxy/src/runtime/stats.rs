@@ -78,7 +78,7 @@ pub struct Stat {
 /// Average times of the last 1,024 requests, or connections in TCP mode, in ms. An average of nothing is 0.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Average {
-    /// The time until the connection to the server stood: `ctime`. 0 for a connection that was there already.
+    /// The time until the connection to the server was open: `ctime`. 0 for a reused connection.
     pub connect_ms: Option<u64>,
     /// The time from the request's end to the answer's first byte: `rtime`. `None` in TCP mode.
     pub response_ms: Option<u64>,

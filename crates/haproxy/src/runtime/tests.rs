@@ -91,7 +91,7 @@ fn asks_a_worker_through_its_master() {
     assert_eq!(servers, [("one", 0), ("two", 0)]);
     let many: Vec<Word> = (0..1000).map(|n| format!("b{n}").parse().unwrap()).collect();
     assert_eq!(master.count_sessions(&many, Some(worker)).unwrap(), of_worker, "all there are");
-    // A master of 3.0 that forgets some of the connections has none left by then.
+    // If a master of 3.0 leaks some of the connections, it has none left before the last request.
     for _ in 0..300 {
         let refused = master.send_command(&Command::show_info().to_worker(1)).unwrap_err();
         assert!(matches!(refused, Error::Refused { .. }), "{refused}");
@@ -179,7 +179,7 @@ fn a_silent_listener_costs_no_more_than_the_bound() {
     let begun = Instant::now();
     let silent = Socket::new(&path).with_timeout(bound).show_info().unwrap_err();
     assert!(matches!(silent, Error::Exchange { .. }), "{silent}");
-    // The queue is full with two that nobody takes; the standard library would wait for ever to join it.
+    // Two connections that the listener never accepts fill the queue. The standard library would wait there forever.
     let _queued: Vec<_> = (0..2).map(|_| socket_io::connect_unix(&path, bound)).collect();
     let full = Socket::new(&path).with_timeout(bound).show_info().unwrap_err();
     assert!(matches!(full, Error::Absent { .. }), "{full}");

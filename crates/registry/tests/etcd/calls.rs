@@ -146,7 +146,8 @@ async fn a_write_that_cannot_have_left_goes_to_the_next_endpoint() {
     let client = client(&[first.endpoints(), second.endpoints()]);
     client.get(KEY).await.expect("read");
     first.kill(0);
-    // The loss is known by then, so that the write begins with a connect; before, it may have been sent.
+    // By then the client knows that the connection is lost, so the write begins with a connect. Before that, the client
+    // may have sent the write.
     sleep(Duration::from_millis(500)).await;
     client.commit(Txn::new().put(KEY, "v", None)).await.expect("committed");
     assert_eq!(client.current_endpoint(), second.endpoints());

@@ -187,7 +187,7 @@ async fn wiped_and_recreated() {
     mirror.until_key("after", LIMIT).await;
 }
 
-/// The store came back wiped, and by the time it is seen again it is further than the old one was.
+/// The store was wiped, and its revision is beyond the old one before the follower sees it again.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn wiped_and_ahead_again_is_seen_by_its_raft_term() {
     let mut etcd = Etcd::start();
@@ -331,7 +331,7 @@ async fn nothing_is_missed_and_nothing_told_twice() {
     if mirror.snapshots == 1 {
         assert_eq!(told, history);
     } else {
-        // A watch that broke twice at one revision is given up for a listing, which stands for the events before it.
+        // After a watch broke twice at one revision, the follower lists. The listing replaces the events before it.
         let mut rest = history.iter();
         assert!(told.iter().all(|event| rest.any(|other| other == event)), "each once, in etcd's own order");
     }

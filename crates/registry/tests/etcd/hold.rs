@@ -152,7 +152,7 @@ async fn many_that_lost_etcd_together_come_back_spread_out() {
     }
     let before = link.arrivals().len();
     link.cut();
-    // Until each of them has had its next beat, and failed several times.
+    // Wait until each lease's next renewal was due, and has failed several times.
     sleep(ttl / 3 + Duration::from_secs(3)).await;
     link.mend();
     let began = Instant::now();

@@ -12,7 +12,7 @@ use crate::support::{Link, Mirror, PREFIX, args, eventually, raw_client, report}
 
 const LIMIT: Duration = Duration::from_secs(20);
 
-/// An etcd with a root user, and `eve` who may read and write below `<prefix>/own/`.
+/// An etcd with a root user and the user `eve`, which may read and write below `<prefix>/own/`.
 async fn guarded(flags: &[&str]) -> Etcd {
     let etcd = Etcd::with_flags(flags);
     let mut raw = raw_client(&etcd).await;

@@ -189,7 +189,7 @@ impl Member {
     /// Notes that another owner has the id.
     pub(super) fn mark_taken(&mut self, owner: &Owner) {
         self.key_state = KeyState::Unknown;
-        // A record that was never ours may be taken over at the next attempt. One that was is left to its new owner.
+        // The next attempt may take over a record that was never ours. A record that was ours stays with its new owner.
         if self.history.has_held {
             self.yield_to(owner);
         }

@@ -156,7 +156,7 @@ fn what_goes_while_it_leaves_stays_away() {
     assert!(group.plan_parts().is_empty(), "nothing is put back");
     assert_eq!(group.removed_records().iter().map(|record| record.key()).collect::<Vec<_>>(), [A]);
     assert_eq!((group.last_revision(), group.has_unknown_removal()), (6, false));
-    // One that was written over by hand would stay for ever.
+    // A value that another writer put without a lease would stay forever.
     let by_hand = Entry { mod_revision: 7, ..entry(B, "10.0.0.2:80", 0) };
     let sight = group.observe_key(B, KeyObservation { entry: Some(&by_hand), revision: 7, is_other_store: false });
     assert!(matches!(lost(&sight), Some(Loss::Overwritten(_))) && group.plan_parts() == [[1]]);

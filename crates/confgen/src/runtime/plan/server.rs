@@ -71,7 +71,8 @@ pub(super) fn stops_requests(change: &Change) -> bool {
     matches!(change, Change::SetState(_, AdminState::Drain | AdminState::Maint) | Change::SetWeight(_, 0))
 }
 
-/// `None` if a name can't stand in a command. A server that an operator added by hand may have such a name, and stays alone.
+/// `None` if a name can't stand in a command. A server that an operator added over the Runtime API may have such a name, and
+/// confgen leaves it alone.
 pub(super) fn parse_server_name(section: &str, server: &str) -> Option<ServerName> {
     Some(ServerName { backend: section.parse().ok()?, server: server.parse().ok()? })
 }

@@ -170,7 +170,7 @@ fn what_changed_meanwhile_starts_the_count_anew() {
             assert_eq!(scene.look().1, NONE);
         }
     };
-    // It was down, or in slow start.
+    // The server was down, or in slow start.
     assert_anew(|it| it.servers[2].last_change = 0);
     assert_anew(|it| it.servers[2].weight += 1);
     // A drain that the store asked for and took back.

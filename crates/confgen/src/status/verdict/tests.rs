@@ -281,7 +281,7 @@ fn a_service_that_is_not_taken_gets_none() {
     let gated = scene(&format!("{DOMAIN}http-services/shop/tls maybe\n{A}")).rows(vec![web("OPEN"), backend(0)]);
     let verdict = gated.assert("a", Some(false), "service_quarantined");
     assert!(verdict.words().unwrap().contains("http-services/shop/tls can't be read: `maybe`"), "{verdict:?}");
-    // Another key that can't be read keeps nobody off.
+    // A bad value of another key, such as `balance`, doesn't take the upstreams away.
     scene(&format!("{DOMAIN}http-services/shop/balance mood\n{A}")).assert("a", Some(true), "ok quarantined");
     let mut refused = scene(&format!("{DOMAIN}{A}"));
     let then = refused.desired.clone();

@@ -39,7 +39,7 @@ fn lint_nameless(input: &LintInput, id: &ServiceId, service: &Service) -> Option
         input.rows_of(id).iter().flat_map(|row| row.balancers.values()).any(|it| it.balanced == Some(true));
     let what = match (named.is_empty(), gets_requests) {
         (false, _) => format!("no {key} in the store; {} retains what it was", join_names(&named)),
-        // The service gets requests all the same: ACME's challenges, or those of an operator's own frontend.
+        // The service gets requests without the key: ACME's challenges, or those of an operator's own frontend.
         (true, true) => return None,
         (true, false) if input.list_served(id).next().is_none() => format!("no {key}"),
         (true, false) => format!("no {key}: no request finds it"),
@@ -47,7 +47,7 @@ fn lint_nameless(input: &LintInput, id: &ServiceId, service: &Service) -> Option
     Some(Finding::new(id.folder_path(), "no_domain", what, format!("discoverctl set {} {key} VALUE", id.name)))
 }
 
-/// Finds a service without a record. A balancer may retain upstreams of it all the same.
+/// Finds a service without a record. A balancer may still retain upstreams of it.
 fn lint_without_record(input: &LintInput, id: &ServiceId, service: &Service) -> Option<Finding> {
     if service.upstreams().next().is_some() {
         return None;

@@ -31,7 +31,7 @@ pub(super) struct ActiveKey {
 /// The outcome of a write.
 pub(super) enum WriteOutcome {
     Done,
-    /// Another client wrote the key, and its value stands.
+    /// Another client wrote the key, and its value stays.
     Conflict,
     /// etcd refused the write, or didn't say in time if it was done.
     Unknown {

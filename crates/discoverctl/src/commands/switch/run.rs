@@ -121,7 +121,7 @@ impl<'a> SwitchRun<'a> {
         let before = self.active.before.as_ref().map(lossy_text);
         let why = self.report.reason.clone().unwrap_or_default();
         self.print_line(&format!("going back: {why}"));
-        // If the first write was never made, the old value stands already.
+        // If the first write was never made, the store still has the old value.
         let event = if self.active.value == before { Event::Written } else { self.write_active(before).await };
         if event == Event::Written {
             self.report.active.clone_from(&self.plan.before.as_ref().map(ToString::to_string));
@@ -163,7 +163,7 @@ impl<'a> SwitchRun<'a> {
                 Event::Followed
             }
             Err(error) => {
-                // On the way back there is a first reason already, and the operator has to know both.
+                // While the switch goes back, there is a first reason already. The operator has to know both.
                 let before =
                     self.report.reason.take().map(|why| format!("{why}; on the way back: ")).unwrap_or_default();
                 self.report.reason = Some(format!("{before}{error}"));

@@ -19,13 +19,13 @@ pub(crate) enum State {
     AwaitingRollback,
     /// Ended before anything was written.
     Unchanged,
-    /// Ended: the last step stands.
+    /// Ended: the last step stays active.
     Done,
     /// Ended: the value from before the switch is active again.
     RolledBack,
-    /// Ended: the step that was active at the signal stands.
+    /// Ended: the step that was active at the signal stays active.
     Stopped,
-    /// Ended: another client wrote `active`, and its value stands.
+    /// Ended: another client wrote `active`, and its value stays.
     Conflict,
     /// Ended: etcd didn't say if a write was done.
     WriteUnknown,
@@ -292,7 +292,7 @@ mod tests {
             let ways = changes().filter(|(from, ..)| *from == state).count();
             assert_eq!(state.is_end(), ways == 0, "{state:?}");
         }
-        // Nothing is written but from a state that says so.
+        // Only a state that asks for a write leads to one.
         for (state, event, next, action) in changes() {
             let writes = matches!(next, State::Writing { .. } | State::RollingBack) && next != state;
             assert_eq!(

@@ -2,8 +2,8 @@
 
 use regex_syntax::ast;
 
-/// A set of bytes. Upper and lower case always come together, since `(?i)` may hold. A set that is too large only makes
-/// the bound more careful.
+/// A set of bytes. A set with a letter has both its cases, since `(?i)` may hold. A set that is too large only makes
+/// the bound stricter.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(super) struct Bytes([bool; 256]);
 

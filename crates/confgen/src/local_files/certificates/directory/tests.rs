@@ -24,7 +24,7 @@ fn issued(name: &str) -> Issued {
     Issued { own: own.pem(), chain: between.pem() + &root.pem(), key: key.serialize_pem() }
 }
 
-/// What is found: the files that are taken, with how many certificates each has, and what is said of others.
+/// The accepted files, each with its number of certificates, and the reasons for the others.
 fn found(files: &[(&str, &str)]) -> (Vec<String>, Vec<String>) {
     let place = TempFiles::with_folders(&[]);
     for (name, content) in files {

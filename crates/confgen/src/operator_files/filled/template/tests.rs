@@ -136,7 +136,7 @@ fn the_how_to_is_true() {
     servers[2].state = ServerState::Maint;
     let filled = filled(&block("before"), &servers);
     assert!(filled.ends_with(&format!("\n\n{}", block("after"))), "{filled}");
-    // Its certificates are nobody's here.
+    // The certificates of the text don't exist here.
     let text: String = filled.lines().map(|line| format!("{}\n", line.split(" ssl ").next().unwrap())).collect();
     let mut file = tempfile::NamedTempFile::new().unwrap();
     std::io::Write::write_all(&mut file, text.as_bytes()).unwrap();
@@ -144,7 +144,7 @@ fn the_how_to_is_true() {
     assert_eq!(checker.check_files(&[file.path().to_owned()]).unwrap(), CheckResult::Valid { warnings: Vec::new() });
 }
 
-/// A line as people may write it, or what is close to one of ours.
+/// A line as an operator may write it, or one that resembles confgen's.
 fn line() -> impl Strategy<Value = String> {
     prop_oneof![
         Just("backend b".to_owned()),
