@@ -18,6 +18,7 @@ mod certificates;
 mod change_burst;
 mod client_headers;
 mod container;
+mod crowd;
 mod discoverctl;
 mod drift_repair;
 mod early;

@@ -32,7 +32,7 @@ fn crowd(etcd: &Etcd, folder: &Scratch) -> Process {
         done; wait"#;
     let mut command = Command::new("sh");
     command.args(["-c", script, "crowd"]).args(etcd.endpoints().split(','));
-    command.env("COUNT", COUNT.to_string()).env("ANNOUNCER", env!("CARGO_BIN_EXE_announcer"));
+    command.env("COUNT", COUNT.to_string()).env("ANNOUNCER", lab::bin("announcer"));
     Process::start(folder, "crowd", &mut command)
 }
 
