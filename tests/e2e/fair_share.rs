@@ -270,7 +270,7 @@ fn a_starved_upstream_gets_its_turns_again_once_it_is_found() {
     assert!(found > Some(0));
     let log = shop.balancer.log("confgen");
     for server in &starved {
-        let is_told = |line: &&str| line.contains("gets no requests") && line.contains(server.as_str());
+        let is_told = |line: &&str| line.contains("upstream starves") && line.contains(server.as_str());
         assert!(log.lines().any(|line| is_told(&line)), "{server}: {log}");
     }
     shop.assert_even_now(&format!("{starved:?} starved"));

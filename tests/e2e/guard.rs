@@ -51,7 +51,7 @@ impl Crowd {
     /// may go, and come back when the others show that it is a crowd.
     fn assert_kept(&self, keys: usize) {
         until(DEADLINE, "the keys to go", || self.keys() == keys);
-        let kept = || self.balancer.log("confgen").contains("retained until a check fails");
+        let kept = || self.balancer.log("confgen").contains("retaining upstreams without keys until a check fails");
         until(TTL, "the crowd to be seen", kept);
         self.balancer.wait_servers(TTL, "http-shop", self.apps.len());
         let until = Instant::now() + 2 * TTL;
@@ -140,7 +140,7 @@ fn an_upstream_that_is_withdrawn_is_removed_at_once() {
     balancer.wait_servers(DEADLINE, "http-shop", 3);
     apps.iter().for_each(|app| etcd.delete(&key(app)));
     balancer.wait_servers(DEADLINE, "http-shop", 0);
-    assert!(!balancer.log("confgen").contains("retained until"), "{}", balancer.log("confgen"));
+    assert!(!balancer.log("confgen").contains("retaining upstreams without keys"), "{}", balancer.log("confgen"));
 }
 
 #[test]
@@ -162,7 +162,9 @@ fn a_service_that_is_nothing_but_upstreams_is_kept_too() {
     balancer.wait_in_sync(DEADLINE);
     etcd.revoke(lease);
     until(DEADLINE, "the crowd to be seen", || {
-        balancer.log("confgen").contains("retained until a check fails service=http-default count=2")
+        balancer
+            .log("confgen")
+            .contains("retaining upstreams without keys until a check fails service=http-default count=2")
     });
     let end = Instant::now() + 2 * TTL;
     while Instant::now() < end {

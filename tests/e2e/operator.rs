@@ -324,10 +324,10 @@ fn an_edit_is_applied_or_refused_and_holds_nothing_else_up() {
     scene.wait_apps(&["shop-1", "shop-2"]);
     let log = balancer.log("confgen");
     assert!(
-        log.contains("HAProxy warns of the operator's files warning=missing timeouts for frontend 'direct'"),
+        log.contains("HAProxy warns about the operator's files warning=missing timeouts for frontend 'direct'"),
         "{log}"
     );
-    assert!(!log.contains("HAProxy warns of the generated file"), "{log}");
+    assert!(!log.contains("HAProxy warns about the generated file"), "{log}");
 
     // Ports that they bind are theirs.
     etcd.put("tcp-services/db/ports", scene.port.port().to_string());

@@ -25,7 +25,7 @@ fn assert_valid(balancer: &Balancer) {
         .unwrap();
     let said = String::from_utf8_lossy(&[output.stdout, output.stderr].concat()).into_owned();
     assert!(output.status.success(), "haproxy -c refuses the file: {said}");
-    // It reads the servers' states too, and warns of each that was down: on a busy machine a restart came after a check.
+    // It reads the servers' states too, and warns about each that was down: on a busy machine a restart came after a check.
     let of_the_file = said.lines().filter(|line| !line.contains("changed from server-state after a reload"));
     for word in ["[WARNING]", "[ALERT]"] {
         assert!(!of_the_file.clone().any(|line| line.contains(word)), "haproxy -c isn't content: {said}");

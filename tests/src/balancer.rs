@@ -179,7 +179,7 @@ impl Balancer {
         let asked = Instant::now();
         until(deadline, "the process that handover waits for", || {
             let log = self.log("haproxy");
-            let left = log.rfind("leaving HAProxy to a successor");
+            let left = log.rfind("handover ends, HAProxy waits for a successor");
             let begun = log.rfind("starting HAProxy");
             (left <= begun || asked.elapsed() > LINGER) && begun <= log.rfind("HAProxy serves")
         });

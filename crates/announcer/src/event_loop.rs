@@ -187,7 +187,7 @@ impl Announcer {
                 self.state_tasks.abort_all();
                 self.blocked_by = None;
             }
-            next = self.start_actions(state, after, actions);
+            next = self.start_actions(event, state, after, actions);
             if after != state {
                 self.update_status(after);
             }
@@ -238,7 +238,13 @@ impl Announcer {
     }
 
     /// Starts the actions, and takes no time itself. Returns an event that happened at once.
-    fn start_actions(&mut self, before: State, after: State, actions: &'static [Action]) -> Option<Event> {
+    fn start_actions(
+        &mut self,
+        event: Event,
+        before: State,
+        after: State,
+        actions: &'static [Action],
+    ) -> Option<Event> {
         let mut happened = None;
         for action in actions {
             match action {
@@ -251,7 +257,7 @@ impl Announcer {
                 Action::Drain => self.start_drain(),
                 Action::StopApp => happened = self.stop_app(),
                 Action::StopRest => self.stop_leftovers(),
-                Action::KillApp => happened = self.kill_app(),
+                Action::KillApp => happened = self.kill_app(event),
                 // One task runs the last writes in their order, started below.
                 Action::WriteDown | Action::Delete | Action::Revoke => {}
             }
@@ -323,10 +329,17 @@ impl Announcer {
         self.final_tasks.spawn(report_stop_timeout(app.stop_timeout, self.messages.clone()));
     }
 
-    fn kill_app(&mut self) -> Option<Event> {
+    fn kill_app(&mut self, event: Event) -> Option<Event> {
         self.announcing_tasks.abort_all();
         let Some(running) = &self.app else { return Some(Event::AppGone) };
-        tracing::warn!("killing the app");
+        match (event, &self.parameters.app) {
+            (Event::StopTimeout, Some(app)) => {
+                let timeout = humantime::format_duration(app.stop_timeout);
+                tracing::warn!(%timeout, "stop timed out, killing the app");
+            }
+            // A second signal asks for it.
+            _ => tracing::warn!("killing the app"),
+        }
         running.kill_all();
         None
     }

@@ -137,12 +137,12 @@ fn log_transition(
     is_newly_late: bool,
 ) {
     match (before, health, outcome) {
-        (Health::Up(_), Health::Down(_), Err(reason)) => tracing::warn!(%address, reason, "the app no longer works"),
+        (Health::Up(_), Health::Down(_), Err(reason)) => tracing::warn!(%address, reason, "app is down"),
         (_, Health::New(_), Err(reason)) if is_newly_late => {
-            tracing::warn!(%address, reason, "the app still doesn't work and isn't announced, checking again");
+            tracing::warn!(%address, reason, "app is not up yet, checking again");
         }
         (_, _, Err(reason)) => tracing::debug!(%address, reason, ?health, "a check failed"),
-        (Health::New(_) | Health::Down(_), Health::Up(_), Ok(())) => tracing::info!(%address, "the app works"),
+        (Health::New(_) | Health::Down(_), Health::Up(_), Ok(())) => tracing::info!(%address, "app is up"),
         (_, _, Ok(())) => {}
     }
 }

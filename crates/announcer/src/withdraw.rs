@@ -36,7 +36,7 @@ pub(crate) async fn drain_records(registrar: &Registrar, lease: &Lease, limit: D
     match registrar.set_all_and_wait(Want::IfPresent(UpstreamState::Drain), Instant::now() + DRAIN_WRITE_LIMIT).await {
         Ok(written) if written.unwritten_count > 0 => {
             let records = written.unwritten_count;
-            tracing::warn!(records, "not all balancers can be told to drain, deleting the records");
+            tracing::warn!(records, "can't write `drain` for all records, deleting them");
             delete_instead(registrar, lease, limit, end).await;
         }
         Ok(written) if written.ours.is_empty() && written.gone.is_empty() => {
@@ -44,7 +44,7 @@ pub(crate) async fn drain_records(registrar: &Registrar, lease: &Lease, limit: D
         }
         Ok(written) => await_acknowledgement(&lease.client, &written, limit).await,
         Err(error) => {
-            tracing::warn!(%error, "balancers can't be told to drain, deleting the records");
+            tracing::warn!(%error, "can't write `drain`, deleting the records");
             delete_instead(registrar, lease, limit, end).await;
         }
     }
@@ -68,7 +68,7 @@ async fn delete_instead(registrar: &Registrar, lease: &Lease, limit: Duration, e
     let until = end.min(Instant::now() + wait);
     let wait = format_millis(wait);
     if is_out {
-        tracing::warn!(wait, "the records are out of the store, waiting for balancers to notice");
+        tracing::warn!(wait, "records deleted, waiting for balancers");
     } else {
         let error = last.unwrap_or_default();
         tracing::warn!(wait, error, "the records can't be deleted either, waiting until their lease ends by itself");
@@ -89,7 +89,7 @@ async fn await_acknowledgement(client: &Client, written: &Written, limit: Durati
         let missing = balancers.list_unconfirmed(Question::Acknowledges, written);
         let is_over = Instant::now() >= earliest;
         if is_over && balancers.is_connected && balancers.is_empty() {
-            return tracing::info!(records, gone, "no balancer is known, so none is waited for");
+            return tracing::info!(records, gone, "no balancer is known, not waiting");
         }
         if is_over && balancers.is_connected && missing.is_empty() {
             let took = format_millis(written_at.elapsed());
@@ -100,7 +100,7 @@ async fn await_acknowledgement(client: &Client, written: &Written, limit: Durati
         if Instant::now() >= end {
             return match balancers.is_connected {
                 true => tracing::warn!(?missing, "not every balancer has acknowledged the drain in time"),
-                false => tracing::warn!(records, gone, "the balancers' acknowledgement isn't known"),
+                false => tracing::warn!(records, gone, "can't read the balancers' acknowledgements"),
             };
         }
         let next = if is_over { end } else { end.min(earliest) };

@@ -158,9 +158,9 @@ pub struct Options {
     /// certificates for all hosts
     #[arg(long, env = "CONFGEN_ACME_SERVICE", value_name = "SERVICE")]
     pub acme_service: Option<ServiceName>,
-    /// Serve the certificates in this directory and its direct subdirectories. They are PEM files (*.pem, *.crt, *.cer), with
-    /// the private key in the file or in another one beside it. Changes need no restart. The log names certificates from
-    /// 14 days before they expire
+    /// Serve the certificates in this directory and its direct subdirectories. They are PEM files (*.pem, *.crt, *.cer,
+    /// *.cert, *.pem.rsa, *.pem.ecdsa, *.pem.dsa), with the private key in the file or in another one beside it. Changes need
+    /// no restart. The log names certificates from 14 days before they expire
     #[arg(long, env = "CONFGEN_CERTS", default_value = "/etc/haproxy/certs", value_name = "DIR", value_parser = parse_line_path)]
     pub certs: PathBuf,
     /// Read the CA files that `verify` can name from this directory. They are PEM files
@@ -175,7 +175,8 @@ pub struct Options {
     /// Send the access log here: a socket's path, or host:port for UDP
     #[arg(long, env = "CONFGEN_LOG", default_value = "/dev/log", value_name = "TARGET", value_parser = parse_log_target)]
     pub log: String,
-    /// Trust the X-Forwarded-* headers and the request id of clients in these networks. Separate networks by commas
+    /// Trust the headers in which these clients describe their own clients, such as X-Forwarded-For, and their request ids.
+    /// Give networks, separated by commas. The proxies must remove such headers from their clients' requests
     #[arg(long, env = "CONFGEN_TRUSTED_PROXIES", value_name = "CIDR,…")]
     pub trusted_proxies: Option<Networks>,
     /// Read the client's address from the PROXY protocol header, version 1 or 2, of TCP load balancers in these networks, on

@@ -245,7 +245,7 @@ pub fn create_state_file(path: &Path) {
     if path.exists() {
         return;
     }
-    // HAProxy warns of a missing or empty state file at every check. `1` is the format's version.
+    // HAProxy warns about a missing or empty state file at every check. `1` is the format's version.
     let made = fs::create_dir_all(parent_dir(path)).map_err(io_error("create", parent_dir(path)));
     if let Err(error) = made.and_then(|()| replace_file(path, b"1\n", 0o644)) {
         tracing::warn!(%error, "can't create the state file, leaving that to handover");

@@ -12,6 +12,8 @@ use std::time::Duration;
 use discovery::{BalancerRecords, Node};
 use futures_util::future::join_all;
 use reqwest::{Certificate, Identity};
+use rustls::pki_types::PrivateKeyDer;
+use rustls::pki_types::pem::PemObject;
 use serde::de::DeserializeOwned;
 
 pub(crate) use discovery::balancer_api::{
@@ -156,8 +158,15 @@ fn join_causes(error: &dyn std::error::Error) -> String {
 
 fn read_client_identity(cert: &Path, key: &Path) -> Result<Identity, Error> {
     // reqwest takes both as one PEM, and the first file may lack a line feed at its end.
-    let both = [file::read_option_file("--api-cert", cert)?, file::read_option_file("--api-key", key)?].join(&b'\n');
-    Identity::from_pem(&both).map_err(|error| Error::Usage(format!("--api-cert {}: {error}", cert.display())))
+    let cert_pem = file::read_option_file("--api-cert", cert)?;
+    let key_pem = file::read_option_file("--api-key", key)?;
+    Identity::from_pem(&[&*cert_pem, &*key_pem].join(&b'\n')).map_err(|error| {
+        // reqwest doesn't say in which half it found the fault.
+        match PrivateKeyDer::from_pem_slice(&key_pem) {
+            Ok(_) => Error::Usage(format!("--api-cert {}: {error}", cert.display())),
+            Err(error) => Error::Usage(format!("--api-key {}: {error}", key.display())),
+        }
+    })
 }
 
 fn read_token(path: &Path) -> Result<String, Error> {

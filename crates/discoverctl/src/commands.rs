@@ -64,22 +64,22 @@ pub(crate) enum Command {
     /// Delete a service with all its keys
     #[command(after_long_help = delete::EXAMPLES)]
     Delete(delete::Delete),
-    /// Take upstreams out for new clients, and wait until no request is open. Sticky clients stay
+    /// Stop sending new clients to upstreams, and wait until no request is open. Sticky clients stay
     #[command(after_long_help = overrides::DRAIN_EXAMPLES)]
     Drain(overrides::ChangeState),
-    /// Take `drain` and `maint` back
+    /// End `drain` and `maint`
     #[command(after_long_help = overrides::READY_EXAMPLES)]
     Ready(overrides::ChangeState),
-    /// Take upstreams out for all clients, and wait until no request is open
+    /// Stop sending requests to upstreams, and wait until no request is open
     #[command(after_long_help = overrides::MAINT_EXAMPLES)]
     Maint(overrides::ChangeState),
     /// Override the weight of an upstream
     #[command(after_long_help = overrides::WEIGHT_EXAMPLES)]
     Weight(overrides::ChangeWeight),
-    /// Show the active colors of a service, or set them at once
+    /// Show the active colors of a service, or set them in one step
     #[command(after_long_help = color::EXAMPLES)]
     Color(color::Color),
-    /// Make another color active, in steps that are watched
+    /// Make another color active in steps, and watch each step
     #[command(after_long_help = switch::EXAMPLES)]
     Switch(switch::Switch),
     /// List changes of a service's settings and overrides

@@ -41,7 +41,7 @@ impl WatchdogHandle {
     /// Sends a message. A watchdog that has died is no error, because the next start brings its own.
     pub(crate) fn send_message(&mut self, message: Message) {
         if let Err(error) = self.messages.write_all(&[message as u8]) {
-            tracing::warn!(%error, "watchdog ended, so that a stop by supervisord leaves HAProxy running");
+            tracing::warn!(%error, "watchdog ended, a stop by supervisord leaves HAProxy running");
         }
     }
 

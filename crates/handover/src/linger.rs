@@ -139,7 +139,7 @@ impl Watch<'_> {
             return Ok(());
         }
         let linger = humantime::format_duration(self.args.linger);
-        tracing::info!(%reason, %linger, "no successor started, so that HAProxy finishes its requests and ends");
+        tracing::info!(%reason, %linger, "no successor started, ending HAProxy after its requests");
         for haproxy in self.run_dir.list_haproxys() {
             self.releases.release_haproxy(&haproxy, None);
         }

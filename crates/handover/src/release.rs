@@ -146,16 +146,16 @@ fn take_measure(haproxy: &Haproxy, measure: Measure, answer: MasterAnswer) {
     match measure {
         Measure::SignalAgain => haproxy.finish_requests(),
         Measure::Resume => {
-            tracing::warn!(pid, "resuming a HAProxy that doesn't answer and keeps its share of the connections");
+            tracing::warn!(pid, "resuming a HAProxy that doesn't answer and still accepts connections");
             haproxy.wake();
             haproxy.finish_requests();
         }
         Measure::Terminate if answer == MasterAnswer::Listening => {
-            tracing::warn!(pid, "ending a HAProxy that was told to finish and goes on taking connections");
+            tracing::warn!(pid, "ending a HAProxy that was told to finish and still accepts connections");
             haproxy.terminate();
         }
         Measure::Terminate => {
-            tracing::warn!(pid, "ending a HAProxy that doesn't answer and keeps its share of the connections");
+            tracing::warn!(pid, "ending a HAProxy that doesn't answer and still accepts connections");
             haproxy.terminate();
         }
         Measure::Kill => {

@@ -259,7 +259,7 @@ impl Handover {
             Ok(info) => Some(info),
             Err(runtime::Error::Absent { .. }) => None,
             Err(error) => {
-                tracing::warn!(%error, "HAProxy doesn't answer, so that the new one binds its sockets itself");
+                tracing::warn!(%error, "old HAProxy doesn't answer, new one binds its own sockets");
                 self.silent_since = Some(asked);
                 None
             }
@@ -275,9 +275,10 @@ impl Handover {
             tracing::info!(pid = child.id(), "starting HAProxy");
             return Ok(());
         };
-        tracing::info!(pid = child.id(), old_pid = old.pid, "starting HAProxy, which takes over");
+        tracing::info!(pid = child.id(), old_pid = old.pid, "starting HAProxy to take over");
         if self.find_start_by_pid(old.pid).is_none() {
-            tracing::warn!(pid = old.pid, "HAProxy was not started by handover and will go on serving; end it");
+            let hint = "end it";
+            tracing::warn!(pid = old.pid, hint, "old HAProxy was not started by handover and keeps serving");
         }
         Ok(())
     }
@@ -310,7 +311,7 @@ impl Handover {
     fn abandon_takeover(&mut self) {
         if !self.list_old().is_empty() {
             for new in self.run_dir.list_of(&self.start) {
-                tracing::warn!(pid = new.pid(), "takeover given up, so that the new HAProxy finishes its requests");
+                tracing::warn!(pid = new.pid(), "takeover given up, new HAProxy finishes its requests");
                 new.finish_requests();
             }
         }
@@ -328,7 +329,7 @@ impl Handover {
             Event::Accepted => Err(launch::reexec_self(false)),
             _ => {
                 self.failure.clear();
-                tracing::error!(pid = self.master, "HAProxy rejected the configuration, and the running one serves on");
+                tracing::error!(pid = self.master, "configuration rejected, running HAProxy keeps serving");
                 Ok(())
             }
         }
@@ -365,13 +366,13 @@ impl Handover {
                 "giving up the new HAProxy, because the socket's path leads to another one; the next one binds its sockets itself"
             ),
             (State::Checking | State::Starting, Event::Orphaned) => {
-                tracing::error!(pid = self.master, "supervisord is gone, so that the new HAProxy is given up");
+                tracing::error!(pid = self.master, "supervisord is gone, giving up the new HAProxy");
             }
             (State::Starting, Event::Answered) => tracing::info!(pid = self.master, "HAProxy serves"),
             (State::Serving, Event::Ended(code)) => tracing::warn!(status = code, "HAProxy ended"),
             (State::Checking | State::Starting | State::Serving, Event::Detach) => tracing::info!(
                 linger = %humantime::format_duration(self.settings.linger),
-                "leaving HAProxy to a successor"
+                "handover ends, HAProxy waits for a successor"
             ),
             (State::Starting | State::Serving, Event::Finish) => tracing::info!(
                 drain = %humantime::format_duration(self.settings.drain),

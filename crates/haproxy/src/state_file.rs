@@ -6,7 +6,7 @@ use std::net::IpAddr;
 use crate::config::ServerLine;
 use crate::runtime::{Operation, ServerState, ServersState};
 
-/// A state file without a server. HAProxy warns of a missing or an empty file, and not of this one.
+/// A state file without a server. HAProxy warns about a missing or an empty file, and not of this one.
 pub const EMPTY: &str = "1\n";
 
 /// Makes the state file for a configuration with these `server` lines.

@@ -59,7 +59,7 @@ impl RefusalLog {
             if keys.records.contains(key) {
                 tracing::warn!(balancer = %node, key, reason, "a balancer refuses the record and sends nothing to it");
             } else {
-                tracing::warn!(balancer = %node, key, reason, "a balancer doesn't follow this key");
+                tracing::warn!(balancer = %node, key, reason, "a balancer quarantines this key");
             }
         }
         for QuarantinedKey { node, key, .. } in logged.difference(&refused) {

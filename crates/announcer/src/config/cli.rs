@@ -153,17 +153,17 @@ pub(crate) struct LifeOptions {
     #[arg(long, env = "ANNOUNCER_TTL", value_name = "TIME", default_value = "10s")]
     #[arg(value_parser = humantime::parse_duration)]
     pub(crate) ttl: Duration,
-    /// Wait at most this time for every live balancer's acknowledgement of `drain`, before the app is stopped; 0s doesn't
-    /// wait
+    /// Wait at most this time for every live balancer's acknowledgement of `drain`, before the app is stopped. With
+    /// 0s, don't wait
     #[arg(long, env = "ANNOUNCER_DRAIN", value_name = "TIME", default_value = "15s")]
     #[arg(value_parser = humantime::parse_duration)]
     pub(crate) drain: Duration,
-    /// Tell systemd READY only when every live balancer, and at least one, sends requests. A balancer that refuses the
-    /// record is waited for, and the status line has its reason
+    /// Tell systemd READY only when every live balancer, and at least one, sends requests. Keep waiting for a
+    /// balancer that refuses the record. The status line shows its reason
     #[arg(long, env = "ANNOUNCER_WAIT_BALANCERS", value_parser = FalseyValueParser::new())]
     pub(crate) wait_balancers: bool,
-    /// Stop on these signals too, beside TERM and INT: QUIT, WINCH, USR1, HUP, RTMIN+3, several by commas. Give the image's
-    /// STOPSIGNAL if it is neither TERM nor INT
+    /// Stop on these signals in addition to TERM and INT: QUIT, WINCH, USR1, HUP, RTMIN+3, several by commas. Give the
+    /// image's STOPSIGNAL if it is neither TERM nor INT
     #[arg(long, env = "ANNOUNCER_STOP_ON", value_name = "SIGNAL", value_delimiter = ',')]
     pub(crate) stop_on: Vec<StopOn>,
     /// Send this signal to the app's process group to stop it [default: TERM, or the signal of --stop-on that asked for

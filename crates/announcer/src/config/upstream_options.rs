@@ -73,15 +73,15 @@ pub(crate) struct Announce {
 
     /// Check that the app works: `http://127.0.0.1:8000/health`, `https://…`, `tcp`, `exec:COMMAND`
     ///
-    /// If there are several, all must pass; they are separated by semicolons in the variable. The record is written when
-    /// they first pass, says `down` while they fail, and `ready` when they pass again. `tcp` connects to the announced
+    /// If there are several, all must pass; they are separated by semicolons in the variable. Write the record when
+    /// they first pass. Write `down` while they fail, and `ready` when they pass again. `tcp` connects to the announced
     /// address, or to --port on this host if that is given beside --upstream. No shell reads COMMAND. It passes with
     /// status 0, and its output is dropped. Without a check, an app that the announcer runs has to accept one connection,
     /// and any other app counts as working.
     #[arg(long, env = "ANNOUNCER_CHECK", value_name = "CHECK", help_heading = "Checks")]
     #[serde(deserialize_with = "one_or_several")]
     pub(crate) check: Vec<String>,
-    /// Check at this interval; it is at most 200ms until the app first works
+    /// Check at this interval. Until the app first works, check at least every 200ms
     #[arg(long, env = "ANNOUNCER_CHECK_INTERVAL", value_name = "TIME", default_value_t = Self::CHECKS.0)]
     #[arg(help_heading = "Checks")]
     pub(crate) check_interval: Time,

@@ -113,11 +113,11 @@ impl OwnKeys {
     fn log_outage(&mut self, key: &str, event: &Event) {
         match event {
             Event::Disconnected { error, .. } if error.is_unreachable() => {
-                tracing::debug!(key, %error, "the record can't be followed for now");
+                tracing::debug!(key, %error, "can't watch the record for now");
             }
             Event::Disconnected { error, .. } => {
                 if !std::mem::replace(&mut self.is_refused, true) {
-                    tracing::warn!(key, %error, "the record can't be followed, so its loss would be noticed late or never");
+                    tracing::warn!(key, %error, "can't watch the record, its loss may go unnoticed");
                 }
             }
             Event::Snapshot(_) | Event::Changes { .. } => self.is_refused = false,

@@ -111,7 +111,7 @@ fn all_checks_have_to_pass_each_within_its_time() {
     let flags = ["--check-method", "HEAD", "--check-status", "204", "--check-grace", "200ms"];
     let announcer = checked(&site, &flags, &["tcp", &urls[0], &urls[1]]);
     until(SOON, "a word about it", || announcer.log().contains("nothing within 500ms"));
-    assert_eq!(announcer.log().matches("still doesn't work").count(), 1, "once: {}", announcer.log());
+    assert_eq!(announcer.log().matches("app is not up yet").count(), 1, "once: {}", announcer.log());
     assert_eq!(site.etcd.get(KEY), None);
     assert!(quick.last.lock().unwrap()[0].starts_with("HEAD / "));
     slow.answer(204);

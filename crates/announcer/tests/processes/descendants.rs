@@ -36,7 +36,7 @@ fn what_a_shell_has_started_and_doesnt_end_is_killed() {
     announcer.signal(Signal::SIGTERM);
     assert_eq!(announcer.wait(SOON).code(), Some(143));
     assert!(start.elapsed() >= Duration::from_millis(700), "{:?}", start.elapsed());
-    assert!(announcer.log().contains("killing the app"), "{}", announcer.log());
+    assert!(announcer.log().contains("stop timed out, killing the app"), "{}", announcer.log());
     until(SOON, "the end of all", || announcer.family().is_empty());
 }
 

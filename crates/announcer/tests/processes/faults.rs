@@ -106,7 +106,7 @@ fn etcd_away_at_the_end_bounds_the_wait_and_says_so() {
     assert!(start.elapsed() < Duration::from_secs(40), "{:?}", start.elapsed());
     assert!(start.elapsed() > Duration::from_secs(15), "the lease could end first: {:?}", start.elapsed());
     let log = announcer.log();
-    assert!(log.contains("can't be told to drain") && log.contains("their lease ends by itself"), "{log}");
+    assert!(log.contains("can't write `drain`") && log.contains("their lease ends by itself"), "{log}");
 }
 
 #[test]

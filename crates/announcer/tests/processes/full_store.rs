@@ -88,5 +88,5 @@ fn a_login_that_no_longer_holds_is_renewed_and_the_drain_is_written() {
     announcer.signal(Signal::SIGTERM);
     assert_eq!(announcer.wait(SOON).code(), Some(143));
     let log = announcer.log();
-    assert!(log.contains(r#"state="drain""#) && !log.contains("can't be told to drain"), "{log}");
+    assert!(log.contains(r#"state="drain""#) && !log.contains("can't write `drain`"), "{log}");
 }

@@ -207,5 +207,5 @@ fn a_role_that_cant_read_the_record_is_said() {
     let shown = Shown::start(&site, &["--user", "blind:word"]);
     shown.until_ready(503, "roles forbid user blind");
     assert_eq!(shown.metric(&format!("announcer_upstream_registered{OF_A}")), 0.0);
-    until_logged(&shown.announcer, "the record can't be followed");
+    until_logged(&shown.announcer, "can't watch the record");
 }

@@ -120,7 +120,7 @@ fn a_balancer_that_refuses_the_record_is_waited_for_and_named() {
     heard.until("READY=1");
     assert_eq!(heard.count("STATUS=waiting for balancers to follow: "), 1);
     let log = announcer.log();
-    for (words, key) in [("refuses the record", KEY), ("doesn't follow this key", "http-services/shop/domain")] {
+    for (words, key) in [("refuses the record", KEY), ("quarantines this key", "http-services/shop/domain")] {
         let lines: Vec<_> = log.lines().filter(|line| line.contains(words)).collect();
         let said = |line: &str| ["strict", key, "not one of ours"].iter().all(|word| line.contains(word));
         assert!(lines.len() == 1 && said(lines[0]), "{words}: {log}");

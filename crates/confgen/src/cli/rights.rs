@@ -19,8 +19,8 @@ pub struct Rights {
     /// Run HAProxy in this group once it listens. The operator's own `group` line beats it
     #[arg(long, env = "CONFGEN_HAPROXY_GROUP", default_value = "haproxy", value_name = "GROUP")]
     pub haproxy_group: Account,
-    /// Shut HAProxy into this empty directory once it listens. While a service passes TLS through, a socket of HAProxy's own
-    /// lies there. /dev/log isn't in it: give --log an address, or mount a socket there
+    /// Confine HAProxy to this empty directory once it listens. The directory also holds HAProxy's internal socket for
+    /// pass-through. /dev/log isn't in it: give --log an address, or mount a socket there
     #[arg(long, env = "CONFGEN_CHROOT", value_name = "DIR", value_parser = parse_line_path)]
     pub chroot: Option<PathBuf>,
     /// Let this group, besides root, use HAProxy's Runtime API

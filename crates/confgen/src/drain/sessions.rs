@@ -158,7 +158,7 @@ impl SessionCounter {
                 pid = worker.pid,
                 master = %worker.path().display(),
                 %error,
-                "old HAProxy process doesn't tell its streams; drains wait for its age only"
+                "old HAProxy process doesn't tell its streams, drains wait for its age only"
             );
         }
         let since = self.old_processes.get(&id).copied().unwrap_or(silence.since);
@@ -174,7 +174,8 @@ impl SessionCounter {
                 tracing::warn!(
                     master = %path.display(),
                     %error,
-                    "HAProxy master doesn't answer; drains wait for its process's age only. Is confgen in handover's --group?"
+                    hint = "is confgen in handover's --group?",
+                    "HAProxy master doesn't answer, drains wait for its process's age only"
                 );
             }
         }

@@ -31,7 +31,7 @@ impl EventLoop {
             }
             Event::Disconnected { error, .. } => {
                 if self.status.borrow().store_error.is_none() {
-                    tracing::warn!(%error, "can't reach the store, HAProxy keeps what it has");
+                    tracing::warn!(%error, "can't reach the store, keeping HAProxy unchanged");
                     systemd::notify_status("the store is away; HAProxy keeps what it has");
                 }
                 self.status.send_modify(|status| status.store_error = Some(error.to_string()));
@@ -77,7 +77,7 @@ impl EventLoop {
         let ShareChanges { grown, starved, starving } = changes;
         for ((section, server), it) in starving.iter().filter(|((section, _), _)| starved.contains(section)) {
             let (requests, share) = (it.requests, it.share);
-            tracing::warn!(%section, %server, requests, share, "upstream is up and gets no requests; giving it its turn");
+            tracing::warn!(%section, %server, requests, share, "upstream starves, requeuing it");
         }
         let sections = [(RequeueReason::Grown, grown), (RequeueReason::Starved, starved)];
         self.status.send_modify(|status| {

@@ -52,9 +52,10 @@ impl EventLoop {
                 ResetEvent::StoreReset { noticed, keys: 1.., .. } => {
                     let StoreRevision { cluster, revision, .. } = *noticed;
                     let (prefix, key, word) = (&self.prefix, Key::AcceptStore, Acceptance { cluster, revision });
-                    tracing::warn!(
-                        "{event}; to release them all: discoverctl accept-store, or etcdctl put {prefix}/{key} '{word}'"
+                    let hint = format!(
+                        "discoverctl accept-store releases them all, and so does etcdctl put {prefix}/{key} '{word}'"
                     );
+                    tracing::warn!(%hint, "{event}");
                 }
                 ResetEvent::AcceptanceRejected(_) => tracing::warn!("{event}"),
                 ResetEvent::StoreReset { .. } | ResetEvent::KeysReleased { .. } | ResetEvent::Accepted { .. } => {
@@ -85,7 +86,8 @@ impl EventLoop {
             services = services.len(),
             first_services = names.join(","),
             since = since.map(tracing::field::display),
-            "serving upstreams although their keys are gone; see discoverctl lint; if they must go: discoverctl accept-store",
+            hint = "discoverctl lint lists them, discoverctl accept-store releases them",
+            "serving retained upstreams",
         );
     }
 

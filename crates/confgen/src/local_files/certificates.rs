@@ -93,7 +93,7 @@ impl Certificates {
         }
         if before.crt_list.is_some() {
             for it in self.files.iter().filter(|it| before.find_file(&it.file).is_none_or(|old| old.pem != it.pem)) {
-                tracing::info!(file = %it.file.display(), names = it.names.join(", "), "took over a certificate");
+                tracing::info!(file = %it.file.display(), names = it.names.join(", "), "certificate loaded");
             }
             for gone in before.files.iter().filter(|it| self.find_file(&it.file).is_none()) {
                 tracing::info!(file = %gone.file.display(), "certificate deleted");
@@ -112,7 +112,7 @@ impl Certificates {
         for (file, names) in &now {
             let was = then.get(file);
             if names.is_empty() && was.is_none_or(|was| !was.is_empty()) && self.has_names(file) {
-                tracing::info!(file = %file.display(), "certificate serves no name, others are better");
+                tracing::info!(file = %file.display(), "certificate serves no name, better ones exist");
             } else if was.is_some_and(|was| was != names) {
                 tracing::info!(file = %file.display(), names = names.join(", "), "certificate serves other names");
             }

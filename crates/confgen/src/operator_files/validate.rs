@@ -158,7 +158,7 @@ pub fn replace_staged_name(words: &str, staged: &Path, path: &Path) -> String {
 /// Warnings without level and process, so that those of two checks can be compared. Warnings about servers' states are left out.
 pub fn normalize_warnings(warnings: &[String]) -> BTreeSet<String> {
     const OF_SERVERS: [&str; 2] = ["changed from server-state after a reload", "remains in forced "];
-    // The check reads the state file too, and warns of each server that was down or in maint before the last restart.
+    // The check reads the state file too, and warns about each server that was down or in maint before the last restart.
     let mut all: Vec<String> = Vec::new();
     for line in warnings {
         match all.last_mut().filter(|_| line.starts_with(' ')) {

@@ -70,9 +70,9 @@ impl<'a> StagedTrial<'a> {
         let mut told = self.publication.logged_warnings.lock().unwrap_or_else(PoisonError::into_inner);
         for line in warnings.difference(&include.warnings).filter(|line| !told.contains(*line)) {
             if include.paths().any(|path| line.contains(&path.display().to_string())) {
-                tracing::warn!(warning = %line, "HAProxy warns of the operator's files");
+                tracing::warn!(warning = %line, "HAProxy warns about the operator's files");
             } else {
-                tracing::warn!(warning = %line, "HAProxy warns of the generated file");
+                tracing::warn!(warning = %line, "HAProxy warns about the generated file");
             }
         }
         *told = warnings;

@@ -104,10 +104,10 @@ impl Reconciler {
         for service in &services {
             let (recent, returning) = (count_of(&mass.recent, service), count_of(&mass.returning, service));
             if recent > 0 {
-                tracing::warn!(%service, count = recent, "upstreams that are up lost their keys, retained until a check fails");
+                tracing::warn!(%service, count = recent, "retaining upstreams without keys until a check fails");
             }
             if returning > 0 {
-                tracing::warn!(%service, count = returning, "upstreams removed before are added again, and serve once a check passes");
+                tracing::warn!(%service, count = returning, "adding removed upstreams again, pending a check");
             }
         }
         self.retained.guard.retain_upstreams(moment, mass);

@@ -73,7 +73,7 @@ impl Reconciler {
         error: &anyhow::Error,
     ) -> anyhow::Result<Self> {
         let words = describe_error(error.as_ref());
-        tracing::error!(error = %words, "confgen starts without writing, HAProxy gets changes over the Runtime API only");
+        tracing::error!(error = %words, "can't write the state directory, using only the Runtime API");
         let paths = options.local_paths();
         let files = LocalFiles { allowed_domains: paths.read_domain_allowlist()?, ..paths.read_unchecked() };
         let (hash, persisted) = (stats_password::read_last_hash(&options.state_dir), state_dir.load_leniently());

@@ -46,7 +46,7 @@ impl ErrorPages {
         }
         for (status, page) in &self.by_status {
             if before.by_status.get(status) != Some(page) {
-                tracing::info!(status, file = page.name, "took over an error page");
+                tracing::info!(status, file = page.name, "error page loaded");
             }
         }
         for (status, page) in before.by_status.iter().filter(|(status, _)| !self.by_status.contains_key(status)) {

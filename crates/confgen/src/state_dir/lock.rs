@@ -31,7 +31,7 @@ pub fn take_lock(state_dir: &Path, within: Duration) -> Result<Flock<File>, Erro
     let written = lock.set_len(0).and_then(|()| writeln!(lock, "{}", process::id()));
     if let Err(error) = written {
         // The lock holds all the same. A full disk must not keep confgen from its start.
-        tracing::warn!(error = %io_error("write", &path)(error), "lock held, but its pid is not in the file");
+        tracing::warn!(error = %io_error("write", &path)(error), "can't write the pid into the lock file");
     }
     Ok(lock)
 }

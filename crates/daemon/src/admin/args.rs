@@ -41,7 +41,7 @@ pub struct AdminArgs<D: Daemon> {
     /// Require client certificates that this CA signed, a PEM file
     #[arg(long, env = variable_name::<D>("ADMIN_CLIENT_CA"), value_name = "FILE")]
     pub admin_client_ca: Option<PathBuf>,
-    /// Answer requests for this host name, beside localhost and own addresses; several by commas
+    /// Answer requests for this host name, in addition to localhost and this host's addresses; several by commas
     #[arg(long, env = variable_name::<D>("ADMIN_HOST"), value_delimiter = ',', value_name = "NAME", value_parser = parse_host)]
     pub admin_host: Vec<String>,
     #[arg(skip)]

@@ -39,14 +39,24 @@ impl<T: Clone> ReloadedFile<T> {
         let stamps: Vec<_> = self.paths.iter().map(read_stamp).collect();
         let mut seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
         if seen.0 != stamps {
+            let file = self.list_changed(&seen.0, &stamps);
             // Kept after a failure too, so that each bad state is read and logged once.
             seen.0 = stamps;
             match (self.read)() {
                 Ok(value) => seen.1 = value,
-                Err(reason) => tracing::warn!(reason, "admin port can't reload a file, keeping its last good value"),
+                Err(reason) => {
+                    tracing::warn!(file, reason, "admin port can't reload a file, keeping its last good value");
+                }
             }
         }
         seen.1.clone()
+    }
+
+    /// Paths of the files that changed, separated by commas.
+    fn list_changed(&self, before: &[Option<Stamp>], now: &[Option<Stamp>]) -> String {
+        let stamps = before.iter().zip(now);
+        let changed = self.paths.iter().zip(stamps).filter(|(_, (before, now))| before != now);
+        changed.map(|(path, _)| path.display().to_string()).collect::<Vec<_>>().join(",")
     }
 }
 

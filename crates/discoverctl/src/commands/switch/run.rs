@@ -28,6 +28,8 @@ pub(super) struct SwitchRun<'a> {
     report: SwitchReport,
     /// The error if etcd refused a write for certain.
     write_refusal: Option<registry::Error>,
+    /// The operator's interruption is the first reason of the rollback.
+    is_undo_requested: bool,
 }
 
 impl<'a> SwitchRun<'a> {
@@ -44,7 +46,18 @@ impl<'a> SwitchRun<'a> {
         let said = SwitchReport::new(id, &plan);
         let signals = Signals::new(options.undo_on_interrupt)?;
         let active = ActiveKey::new(store, id);
-        Ok(Self { context, plan, options, hook_env, monitor: eyes, signals, active, report: said, write_refusal: None })
+        Ok(Self {
+            context,
+            plan,
+            options,
+            hook_env,
+            monitor: eyes,
+            signals,
+            active,
+            report: said,
+            write_refusal: None,
+            is_undo_requested: false,
+        })
     }
 
     /// Runs the switch until it ends.
@@ -55,6 +68,7 @@ impl<'a> SwitchRun<'a> {
             let (next, action) = step(state, event);
             // An earlier failure stays the reason: `set_reason` keeps the first one.
             if next == State::RollingBack && event == Event::UndoRequested {
+                self.is_undo_requested |= self.report.reason.is_none();
                 self.set_reason("interrupted".into());
             }
             state = next;
@@ -243,7 +257,7 @@ impl<'a> SwitchRun<'a> {
             State::Done => return None,
             State::Unchanged if event == Event::Failed => Error::Undone(format!("{why}; nothing was changed: {words}")),
             State::Unchanged => Error::Interrupted(format!("nothing was changed: {words}")),
-            State::RolledBack if why.starts_with("interrupted") => Error::Interrupted(format!("went back: {words}")),
+            State::RolledBack if self.is_undo_requested => Error::Interrupted(format!("went back: {words}")),
             State::RolledBack => Error::Undone(format!("{why}; went back: {words}")),
             State::Stopped => Error::Interrupted(format!("{words}; {}", self.describe_next_commands())),
             State::Conflict => {
