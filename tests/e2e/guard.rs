@@ -215,7 +215,7 @@ fn a_slow_and_long_loss_of_all_leases_takes_no_app_down() {
     apps[0].kill();
     // mail loses its second 15 s after its first.
     until(minute, "mail to lose both", || keys("mail") == 0);
-    until(DEADLINE, "mail's first to return", || says("serve once a check passes service=http-mail count=1"));
+    until(DEADLINE, "mail's first to return", || says("pending a check service=http-mail count=1"));
     balancer.wait_servers(DEADLINE, "http-mail", 2);
     // What was lost is remembered over a restart of confgen.
     until(minute, "the second lease to end", || keys("shop") == 2);
