@@ -223,7 +223,7 @@ fn a_slow_and_long_loss_of_all_leases_takes_no_app_down() {
     balancer.wait_in_sync(DEADLINE);
     assert!(balancer.ctl(&["restart", "confgen"]).status.success());
     until(minute, "shop to lose its third", || keys("shop") == 1);
-    until(DEADLINE, "shop's first two to return", || says("serve once a check passes service=http-shop count=2"));
+    until(DEADLINE, "shop's first two to return", || says("pending a check service=http-shop count=2"));
     balancer.wait_servers(DEADLINE, "http-shop", 3);
     until(minute, "all to be lost", || keys("shop") == 0);
     // With a timer of 5 s, all would have gone by the end of this.
