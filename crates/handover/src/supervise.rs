@@ -1,5 +1,4 @@
-//! The loop of a start. It turns signals, answers and timers into events, and performs the actions that `state::step`
-//! decides.
+//! The loop of a start: signals, answers and timers become events. It performs what `state::step` decides.
 
 use std::time::{Duration, Instant};
 
@@ -115,8 +114,7 @@ struct Handover {
 
 impl Handover {
     fn run_to_end(&mut self) -> anyhow::Result<Outcome> {
-        // From here on no earlier watchdog ends the HAProxy that serves. If this fails, the earlier watchdog stays in
-        // charge.
+        // From here on no earlier watchdog ends the HAProxy that serves. If this fails, the earlier one stays in charge.
         if let Err(error) = self.run_dir.announce_start(&self.start) {
             self.dismiss_watchdog();
             return Err(error);
