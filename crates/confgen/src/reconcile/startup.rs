@@ -39,7 +39,7 @@ impl Reconciler {
                 let mut reconciler = Self::new(options, lease_lookup, state_dir, hash, files, persisted)?;
                 match reconciler.restore_operator_files() {
                     Err(error) if is_disk_full(&error) => {
-                        reconciler.files.startup_error = Some(describe_error(error.as_ref()))
+                        reconciler.files.startup_error = Some(describe_error(error.as_ref()));
                     }
                     restored => restored?,
                 }
