@@ -328,7 +328,7 @@ fn build_topology(entries: &[Entry]) -> Topology {
     topology
 }
 
-/// The change with its value cut to what is read. `None` if the key is too long to be one that confgen follows.
+/// Cuts the change's value to the length that confgen reads. `None` if the key is longer than any key that confgen follows.
 fn bound_change(change: &Change) -> Option<Cow<'_, Change>> {
     match change {
         _ if change.key().len() > LONGEST_KEY => None,

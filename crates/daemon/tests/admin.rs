@@ -1,4 +1,4 @@
-//! The admin port over real sockets: the clients that it answers, those that it refuses, and its time limits.
+//! The admin port over real sockets. It answers some clients, refuses others, and limits the time of each.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing, reason = "test code")]
 
 use std::fs;

@@ -157,7 +157,7 @@ impl Replay {
         Self { written, target, end_revision: now.revision, changes: Vec::new() }
     }
 
-    /// Applies changes, except for those that are newer than the second listing.
+    /// Applies changes up to the second listing's revision. It skips newer changes.
     fn apply_changes(&mut self, changes: Vec<Change>) {
         for change in changes {
             let revision = revision_of(&change);

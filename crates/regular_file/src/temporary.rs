@@ -51,8 +51,8 @@ impl Temporary {
         self.file.set_permissions(Permissions::from_mode(mode))
     }
 
-    /// Renames the file to `place` in the same directory. What has that name is replaced, a link too. The new name survives a
-    /// crash only once the caller has synced the directory.
+    /// Renames the file to `place` in the same directory. The file replaces a file or a link of that name. The new name
+    /// survives a crash only once the caller has synced the directory.
     ///
     /// # Errors
     /// If the system refuses. The temporary file is removed then.

@@ -62,7 +62,7 @@ async fn write_part(
     match attempt_part(client, set, indices, true, round).await {
         Err(error) if error.is_permission_denied() => {
             attempt_part(client, set, indices, false, round).await?;
-            // No setting was overwritten, so the log names those that differ.
+            // The transaction overwrote no setting. The log names each setting that differs.
             let registered: Vec<_> = round.news.iter().map(|news| news.record.clone()).collect();
             for record in registered {
                 let mut found = Vec::new();

@@ -1,4 +1,4 @@
-//! Notices changed files without reading them each time. It doesn't say what has changed.
+//! Compares the metadata of local files. It reads the content only of a file that changed a moment ago, and reports none of it.
 
 use std::collections::BTreeMap;
 use std::fs::{self, Metadata};

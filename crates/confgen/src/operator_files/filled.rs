@@ -111,7 +111,7 @@ impl FilledFile {
         (edit.after != edit.before).then_some(edit)
     }
 
-    /// The comments' line numbers of the blocks that differ from those that confgen wrote last.
+    /// The line numbers of the comments whose blocks were edited since confgen wrote them.
     fn find_edited_lines(&self) -> Vec<usize> {
         let last = self.last_written.as_deref().map(Template::parse).unwrap_or_default();
         // After an edit of the rest, a block's number no longer tells which block it was.
