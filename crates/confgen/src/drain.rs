@@ -1,6 +1,7 @@
 //! Tracks drains. A drain ends once no HAProxy process has a session on the upstream or can send it another request.
 //! Pure: no I/O, no clock. [`SessionCount`] and [`DrainContext`] bring the facts and the time.
 
+mod invariants;
 mod sessions;
 pub(crate) mod task;
 
@@ -273,6 +274,7 @@ impl DrainTracker {
                 }
             }
         }
+        debug_assert_eq!(self.check_desired(settled, revision), Ok(()));
     }
 
     /// Names the sections of operator files that send requests to upstreams too, and the services that wait for a restart. Until
@@ -315,6 +317,7 @@ impl DrainTracker {
         }
         self.ended += ended;
         self.upstreams.retain(|_, drain| !(drain.is_over && drain.state.is_none()));
+        debug_assert_eq!(self.check_ended(), Ok(()));
     }
 
     /// The upstreams whose drain isn't over, with their sessions.

@@ -8,9 +8,9 @@ const DRAIN: &str = r#"http-services/shop/upstreams/b {"address":"10.0.0.2:80","
 const READY: &str = "http-services/shop/upstreams/b 10.0.0.2:80";
 
 /// A balancer with a clock of its own.
-struct Bench {
-    draining: DrainTracker,
-    settled: DesiredState,
+pub(super) struct Bench {
+    pub(super) draining: DrainTracker,
+    pub(super) settled: DesiredState,
     began: Instant,
     seconds: u64,
     circumstances: DrainContext,
@@ -24,7 +24,7 @@ impl Bench {
         Self { draining: DrainTracker::default(), settled: DesiredState::default(), began, seconds: 0, circumstances }
     }
 
-    fn now(&self) -> Instant {
+    pub(super) fn now(&self) -> Instant {
         self.began + Duration::from_secs(self.seconds)
     }
 
@@ -63,8 +63,14 @@ impl Bench {
     }
 }
 
+/// The upstream that drains.
+pub(super) fn shop_b() -> DrainedUpstream {
+    let service = ServiceId { kind: Kind::Http, name: "shop".parse().unwrap() };
+    (service, "b".parse().unwrap())
+}
+
 /// One whose drain stands in the file, long after HAProxy was started.
-fn drained() -> Bench {
+pub(super) fn drained() -> Bench {
     let mut bench = Bench::new();
     bench.seconds = 100;
     bench.follow(READY, 5);

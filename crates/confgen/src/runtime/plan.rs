@@ -3,6 +3,7 @@
 //! A plan is desired minus observed, both ways, for each server and each entry of the maps.
 
 pub(crate) mod certificates;
+mod invariants;
 mod maps;
 mod server;
 
@@ -175,7 +176,9 @@ impl RuntimeState {
         // ready before others drain. Removed routes come last.
         let (more, less): (Vec<_>, Vec<_>) = entries.into_iter().partition(|c| !matches!(c, Change::RemoveFromMap(..)));
         let (ready, out): (Vec<_>, Vec<_>) = changed.into_iter().partition(|change| !stops_requests(change));
-        Plan { changes: [added, more, ready, out, less].concat(), requeues: turns, removals }
+        let plan = Plan { changes: [added, more, ready, out, less].concat(), requeues: turns, removals };
+        debug_assert_eq!(plan.check_invariants(), Ok(()));
+        plan
     }
 
     /// Notes that HAProxy made the planned changes.
@@ -205,6 +208,7 @@ impl RuntimeState {
                 self.routes.insert((*id).clone(), after);
             }
         }
+        debug_assert_eq!(self.check_invariants(services), Ok(()));
     }
 
     fn mark_servers_applied(&mut self, id: &ServiceId, wanted: Option<&DesiredService>) {

@@ -6,16 +6,16 @@ use super::*;
 use crate::desired::tests::{settle, topology};
 use crate::desired::{DesiredState, LastKnownGood, Policy};
 
-fn settled(lines: &str) -> DesiredState {
+pub(super) fn settled(lines: &str) -> DesiredState {
     settle(&topology(lines), &LastKnownGood::default(), &Policy::default())
 }
 
-fn maps() -> MapPaths {
+pub(super) fn maps() -> MapPaths {
     let map = |name: &str| format!("/m/{name}.map").parse().unwrap();
     MapPaths { hosts: map("hosts"), paths: map("paths"), passthrough: Some(map("passthrough")) }
 }
 
-fn id(name: &str) -> ServiceId {
+pub(super) fn id(name: &str) -> ServiceId {
     ServiceId { kind: Kind::Http, name: name.parse().unwrap() }
 }
 
