@@ -2,48 +2,24 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing, reason = "test code")]
 
 use std::process::Command;
-use std::time::Duration;
 
 use lab::http::Request;
-use lab::{App, Balancer, Etcd, Setup, bin, free_port, light, until, write};
+use lab::{App, Balancer, Ground, PATIENCE, bin, free_port, light, until, write};
 use serde_json::Value;
-
-const DEADLINE: Duration = Duration::from_secs(30);
-
-fn json(balancer: &Balancer, path: &str) -> Value {
-    let answer = balancer.asked(&format!("/api/v1/{path}")).unwrap();
-    assert_eq!(answer.status, 200, "{path}: {}", answer.body);
-    serde_json::from_str(&answer.body).unwrap_or_else(|error| panic!("{path}: {error}: {}", answer.body))
-}
-
-/// A metric's value; the name with its labels.
-fn metric(balancer: &Balancer, name: &str) -> Option<f64> {
-    let answer = balancer.asked("/metrics").unwrap();
-    answer.body.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' ')?.parse().ok())
-}
 
 #[track_caller]
 fn wait_metric(balancer: &Balancer, name: &str, value: f64) {
-    until(DEADLINE, &format!("{name} {value}"), || {
-        let found = metric(balancer, name);
+    until(PATIENCE, &format!("{name} {value}"), || {
+        let found = balancer.metric(name);
         if found == Some(value) { Ok(()) } else { Err(format!("{found:?}")) }
     });
-}
-
-/// Waits until `/ready` answers so, and returns its words.
-#[track_caller]
-fn wait_ready(balancer: &Balancer, status: u16) -> String {
-    until(DEADLINE, &format!("/ready to answer {status}"), || {
-        let answer = balancer.asked("/ready").map_err(|error| error.to_string())?;
-        if answer.status == status { Ok(answer.body) } else { Err(format!("{}: {}", answer.status, answer.body)) }
-    })
 }
 
 /// Waits until an upstream is shown as this says.
 #[track_caller]
 fn wait_upstream(balancer: &Balancer, id: &str, is: impl Fn(&Value) -> bool) -> Value {
-    until(DEADLINE, &format!("{id} to be shown so"), || {
-        let all = json(balancer, "upstreams?service=http-shop");
+    until(PATIENCE, &format!("{id} to be shown so"), || {
+        let all = balancer.api("upstreams?service=http-shop");
         let one = all["upstreams"].as_array().unwrap().iter().find(|it| it["id"] == id).cloned();
         one.filter(&is).ok_or_else(|| all.to_string())
     })
@@ -52,20 +28,17 @@ fn wait_upstream(balancer: &Balancer, id: &str, is: impl Fn(&Value) -> bool) -> 
 #[test]
 fn what_is_done_is_shown() {
     let _turn = light();
-    let etcd = Etcd::start();
-    let (one, mut two) = (App::alone("shop-1"), App::alone("shop-2"));
-    etcd.http_service("shop", "shop.test", &[&one]);
-    let balancer = Balancer::start(&etcd);
-    assert!(wait_ready(&balancer, 200).starts_with("in sync at revision "));
+    let Ground { etcd, balancer, apps, .. } = Ground::build().http("shop", "shop.test", &["shop-1"]).start();
+    let (one, mut two) = (&apps[0], App::alone("shop-2"));
+    assert!(balancer.wait_ready(200, "").starts_with("in sync at revision "));
     assert_eq!(balancer.asked("/live").unwrap().status, 200);
-    balancer.wait_servers(DEADLINE, "http-shop", 1);
 
     const RUNTIME: &str = r#"confgen_applies_total{kind="runtime",result="ok"}"#;
-    let before = metric(&balancer, RUNTIME).unwrap();
-    etcd.http_service("shop", "shop.test", &[&one, &two]);
+    let before = balancer.metric(RUNTIME).unwrap();
+    etcd.http_service("shop", "shop.test", &[one, &two]);
     wait_metric(&balancer, r#"confgen_upstreams{state="ready"}"#, 2.0);
-    assert!(metric(&balancer, RUNTIME).unwrap() > before);
-    assert_eq!(metric(&balancer, "confgen_in_sync"), Some(1.0));
+    assert!(balancer.metric(RUNTIME).unwrap() > before);
+    assert_eq!(balancer.metric("confgen_in_sync"), Some(1.0));
 
     // HAProxy's own word on each upstream, and its line in the file.
     let up = wait_upstream(&balancer, "shop-2", |it| it["balanced"] == true && it["haproxy"]["check"] == "L4OK");
@@ -73,7 +46,7 @@ fn what_is_done_is_shown() {
         assert!(up["haproxy"][format!("{average}_seconds_average")].is_f64(), "{average}: {up}");
     }
     assert_eq!(up["line"], format!("server shop-2 {}", two.address));
-    until(DEADLINE, "the line in the file", || balancer.file().contains(up["line"].as_str().unwrap()));
+    until(PATIENCE, "the line in the file", || balancer.file().contains(up["line"].as_str().unwrap()));
     two.kill();
     let down = wait_upstream(&balancer, "shop-2", |it| it["balanced"] == false);
     assert!(down["not_balanced"].as_str().unwrap().starts_with("HAProxy's check fails: L4CON"), "{down}");
@@ -85,7 +58,7 @@ fn what_is_done_is_shown() {
 
     etcd.put("http-services/shop/balance", "<i>by mood</i>");
     wait_metric(&balancer, "confgen_quarantined_keys", 1.0);
-    let shop = json(&balancer, "services/http-shop");
+    let shop = balancer.api("services/http-shop");
     assert!(shop["quarantine"]["http-services/shop/balance"].as_str().unwrap().contains("by mood"), "{shop}");
     assert_eq!(
         (&shop["service"]["upstreams"]["total"], &shop["service"]["routes"][0]["host"]),
@@ -93,15 +66,15 @@ fn what_is_done_is_shown() {
     );
 
     // A new service takes a restart.
-    etcd.http_service("blog", "blog.test", &[&one]);
-    balancer.wait_status(DEADLINE, "blog.test", "/", 200);
+    etcd.http_service("blog", "blog.test", &[one]);
+    balancer.wait_status(PATIENCE, "blog.test", "/", 200);
     let restarts = r#"confgen_apply_duration_seconds_count{kind="restart"}"#;
-    until(DEADLINE, "a restart to be counted", || metric(&balancer, restarts).is_some_and(|count| count >= 1.0));
-    let history = json(&balancer, "history");
+    until(PATIENCE, "a restart to be counted", || balancer.metric(restarts).is_some_and(|count| count >= 1.0));
+    let history = balancer.api("history");
     let acts: Vec<_> = history["history"].as_array().unwrap().iter().map(|act| act["kind"].as_str().unwrap()).collect();
     assert!(["runtime", "file", "restart"].iter().all(|kind| acts.contains(kind)), "{acts:?}");
-    assert_eq!(json(&balancer, "balancer")["url"], format!("http://{}", balancer.admin()));
-    assert!(json(&balancer, "certificates")["certificates"][0]["not_after"].is_string());
+    assert_eq!(balancer.api("balancer")["url"], format!("http://{}", balancer.admin()));
+    assert!(balancer.api("certificates")["certificates"][0]["not_after"].is_string());
     assert_eq!(balancer.asked("/api/v1/services/http-nobody").unwrap().status, 404);
 
     let page = balancer.asked("/").unwrap();
@@ -115,20 +88,16 @@ fn what_is_done_is_shown() {
 #[test]
 fn what_is_shown_once_a_change_is_followed_is_from_after_it() {
     let _turn = light();
-    let etcd = Etcd::start();
-    let app = App::alone("shop-1");
-    etcd.http_service("shop", "shop.test", &[&app]);
-    let balancer = Balancer::start(&etcd);
-    balancer.wait_status(DEADLINE, "shop.test", "/", 200);
-    let balanced = || json(&balancer, "services/http-shop")["upstreams"][0]["balanced"].clone();
+    let Ground { etcd, balancer, apps: _apps, .. } = Ground::build().http("shop", "shop.test", &["shop-1"]).start();
+    let balanced = || balancer.api("services/http-shop")["upstreams"][0]["balanced"].clone();
     for state in ["maint", "ready"].repeat(5) {
         let key = "http-services/shop/overrides/shop-1";
         // Asked for just before the change, and then just after it.
         let before = balanced();
         let value = if state == "maint" { r#"{"state":"maint"}"# } else { "{}" };
         let revision = etcd.put(key, value);
-        until(DEADLINE, "the change to be followed", || {
-            let said = json(&balancer, "balancer");
+        until(PATIENCE, "the change to be followed", || {
+            let said = balancer.api("balancer");
             if said["applied"].as_i64() >= Some(revision) { Ok(()) } else { Err(said.to_string()) }
         });
         assert_eq!(balanced(), Value::from(state == "ready"), "{state}; before it was {before}");
@@ -138,35 +107,31 @@ fn what_is_shown_once_a_change_is_followed_is_from_after_it() {
 #[test]
 fn ready_says_what_is_wrong() {
     let _turn = light();
-    let mut etcd = Etcd::start();
-    let app = App::alone("shop-1");
-    etcd.http_service("shop", "shop.test", &[&app]);
-    let setup = Setup::new().confgen(&etcd);
-    let broken = setup.folder().join("conf.d/mine.cfg");
-    let balancer = setup.start();
-    wait_ready(&balancer, 200);
+    let ground = Ground::build().http("shop", "shop.test", &["shop-1"]).start();
+    let Ground { mut etcd, balancer, apps: _apps, .. } = ground;
+    let broken = balancer.folder().join("conf.d/mine.cfg");
 
     write(&broken, "frontend mine\n    bind *:not-a-port\n");
-    let words = wait_ready(&balancer, 503);
+    let words = balancer.wait_ready(503, "");
     assert!(words.starts_with("out of sync: HAProxy refuses the operator's own files"), "{words}");
     wait_metric(&balancer, "confgen_in_sync", 0.0);
     write(&broken, "# mended\n");
-    wait_ready(&balancer, 200);
+    balancer.wait_ready(200, "");
 
     // An operator's stop: what HAProxy should run, it doesn't.
     assert!(balancer.ctl(&["stop", "haproxy"]).status.success());
-    wait_ready(&balancer, 503);
+    balancer.wait_ready(503, "");
     wait_metric(&balancer, "confgen_haproxy_up", 0.0);
     assert_eq!(balancer.asked("/live").unwrap().status, 200);
     let silent = wait_upstream(&balancer, "shop-1", |it| it["balanced"].is_null());
     assert_eq!(silent["state"], "ready");
     assert!(balancer.ctl(&["start", "haproxy"]).status.success());
-    wait_ready(&balancer, 200);
+    balancer.wait_ready(200, "");
 
     // etcd away alone is no reason to be unready: HAProxy runs what was asked for.
     etcd.kill(0);
     wait_metric(&balancer, "confgen_store_connected", 0.0);
-    assert!(wait_ready(&balancer, 200).contains("the store is away, HAProxy keeps what it has"));
+    assert!(balancer.wait_ready(200, "").contains("the store is away, HAProxy keeps what it has"));
     etcd.restart(0);
     wait_metric(&balancer, "confgen_store_connected", 1.0);
 }
@@ -193,16 +158,15 @@ fn a_port_that_can_not_be_had_is_said_at_the_start() {
 
 #[test]
 fn a_token_is_asked_for_and_others_names_are_refused() {
-    let etcd = Etcd::start();
-    let setup = Setup::new();
-    let token = setup.folder().join("token");
-    write(&token, "0123456789abcdef0123456789abcdef\n");
-    let balancer = setup.confgen(&etcd).flags(&["--admin-token-file", token.to_str().unwrap()]).launch();
+    let build = Ground::build().file("token", "0123456789abcdef0123456789abcdef\n");
+    let token = build.setup.folder().join("token");
+    let ground = build.flags(&["--admin-token-file", token.to_str().unwrap()]).launch();
+    let balancer = &ground.balancer;
     let ask = |host: &str, bearer: &str| {
         let request = Request::get(host, "/api/v1/status").header("Authorization", &format!("Bearer {bearer}"));
         request.send(balancer.admin()).map(|answer| answer.status)
     };
-    until(DEADLINE, "the admin port", || ask("localhost", "").is_ok());
+    until(PATIENCE, "the admin port", || ask("localhost", "").is_ok());
     assert_eq!(ask("localhost", "").unwrap(), 401);
     assert_eq!(ask("localhost", "0123456789abcdef0123456789abcdef").unwrap(), 200);
     assert_eq!(ask("shop.test", "0123456789abcdef0123456789abcdef").unwrap(), 421);

@@ -10,10 +10,11 @@ use std::time::Duration;
 
 use lab::http::Request;
 use lab::load::{Kind, Plan, Running};
-use lab::{Container, Etcd, Image, Machine, Network, SOURCE, Scratch, bin, heavy, light, until, write};
+use lab::{Container, Etcd, Image, Machine, Network, PATIENCE, SOURCE, Scratch, bin, heavy, light, until, write};
 use serde_json::Value;
 
-const DEADLINE: Duration = Duration::from_secs(60);
+/// For hosts and containers.
+const DEADLINE: Duration = PATIENCE.saturating_mul(2);
 
 /// Two hosts, each a balancer with an app, and a store on the first.
 struct Site {

@@ -2,28 +2,16 @@
 //! guarded as they are written.
 
 use std::process::Command;
-use std::time::Duration;
 
-use lab::http::{Request, raw};
-use lab::{App, Balancer, Etcd, Setup, bin, free_port, light, until};
+use lab::http::raw;
+use lab::{Balancer, Etcd, Ground, PATIENCE, bin, free_port, light, until};
 use serde_json::Value;
-
-const DEADLINE: Duration = Duration::from_secs(30);
-
-fn status(balancer: &Balancer, host: &str, target: &str) -> u16 {
-    Request::get(host, target).send(balancer.http()).unwrap().status
-}
-
-fn quarantine(balancer: &Balancer) -> Value {
-    let body = balancer.asked("/api/v1/quarantine").unwrap().body;
-    serde_json::from_str::<Value>(&body).unwrap()["quarantine"].take()
-}
 
 /// Waits until the balancer's API, its log and its key name what isn't followed, and why.
 #[track_caller]
 fn wait_quarantined(etcd: &Etcd, balancer: &Balancer, key: &str, reason: &str) {
-    until(DEADLINE, &format!("{key} to be named with {reason}"), || {
-        let all = quarantine(balancer);
+    until(PATIENCE, &format!("{key} to be named with {reason}"), || {
+        let all = balancer.quarantine();
         let record = etcd.get("balancers/lab").unwrap_or_default();
         let recorded: Value = serde_json::from_str(&record).unwrap_or_default();
         let is_there = |value: &Value| value.as_str().is_some_and(|words| words.contains(reason));
@@ -43,20 +31,22 @@ fn discoverctl(etcd: &Etcd, arguments: &[&str]) -> (Option<i32>, String) {
 #[test]
 fn a_bad_word_in_a_list_costs_that_word_and_is_named() {
     let _turn = light();
-    let (etcd, app) = (Etcd::start(), App::alone("app"));
-    etcd.http_service("shop", "a.test A.TEST, a.test.", &[&app]);
-    etcd.http_service("news", "news.test,news.test:8080 https://www.news.test/\n", &[&app]);
-    etcd.put("http-services/news/path", "/ api");
-    etcd.http_service("gate", "gate.test", &[&app]);
-    etcd.put("http-services/gate/allow", "127.0.0.0/8 everybody");
     let [good, other] = [(); 2].map(|()| free_port());
-    etcd.put("tcp-services/db/ports", format!("127.0.0.1:{good} mysql"));
-    etcd.put("tcp-services/db/upstreams/1", app.address.to_string());
-    let balancer = Setup::new().confgen(&etcd).flags(&["--node", "lab"]).start();
+    let build = Ground::build()
+        .http("shop", "a.test A.TEST, a.test.", &["app"])
+        .http("news", "news.test,news.test:8080 https://www.news.test/\n", &["app"])
+        .set("http-services/news", &[("path", "/ api")])
+        .tcp("db", &["app"])
+        .set("tcp-services/db", &[("ports", &format!("127.0.0.1:{good} mysql"))]);
+    // Its upstream gets nothing, so the builder can't wait for it.
+    let upstream = build.app("app").address.to_string();
+    let gate = [("domain", "gate.test"), ("allow", "127.0.0.0/8 everybody"), ("upstreams/app", &upstream)];
+    let build = build.set("http-services/gate", &gate).flags(&["--node", "lab"]);
+    let Ground { etcd, balancer, apps: _apps, .. } = build.start();
     for host in ["a.test", "news.test"] {
-        balancer.wait_status(DEADLINE, host, "/", 200);
+        balancer.wait_status(PATIENCE, host, "/", 200);
     }
-    until(DEADLINE, "the good port", || raw(([127, 0, 0, 1], good).into(), b"GET / HTTP/1.0\r\n\r\n").is_ok());
+    until(PATIENCE, "the good port", || raw(([127, 0, 0, 1], good).into(), b"GET / HTTP/1.0\r\n\r\n").is_ok());
     for (key, reason) in [
         ("http-services/news/domain", "`news.test:8080`: leave the port out"),
         ("http-services/news/domain", "`https://www.news.test/`: leave `https://` out"),
@@ -67,21 +57,21 @@ fn a_bad_word_in_a_list_costs_that_word_and_is_named() {
     ] {
         wait_quarantined(&etcd, &balancer, key, reason);
     }
-    assert!(quarantine(&balancer).get("http-services/shop/domain").is_none(), "a double is nothing to complain of");
-    assert_eq!(status(&balancer, "www.news.test", "/"), 404);
-    assert_eq!(status(&balancer, "gate.test", "/"), 503, "who may come in is never half of what was written");
+    assert!(balancer.quarantine().get("http-services/shop/domain").is_none(), "a double is nothing to complain of");
+    assert_eq!(balancer.get("www.news.test", "/").status, 404);
+    assert_eq!(balancer.get("gate.test", "/").status, 503, "who may come in is never half of what was written");
 
     // The good words of the new value count, not the last good value.
     etcd.put("http-services/news/domain", "paper.test paper.test/today");
-    balancer.wait_status(DEADLINE, "paper.test", "/", 200);
-    assert_eq!(status(&balancer, "news.test", "/"), 404);
+    balancer.wait_status(PATIENCE, "paper.test", "/", 200);
+    assert_eq!(balancer.get("news.test", "/").status, 404);
     wait_quarantined(&etcd, &balancer, "http-services/news/domain", "paths belong into the key `path`");
     // Without a good word, the last value with one does.
     etcd.put("http-services/news/domain", "https://gone.test/");
     wait_quarantined(&etcd, &balancer, "http-services/news/domain", "the last good value serves");
-    assert_eq!(status(&balancer, "paper.test", "/"), 200);
+    assert_eq!(balancer.get("paper.test", "/").status, 200);
     etcd.put("tcp-services/db/ports", format!("127.0.0.1:{other} 127.0.0.1:{other}"));
-    until(DEADLINE, "the port that is named twice", || {
+    until(PATIENCE, "the port that is named twice", || {
         raw(([127, 0, 0, 1], other).into(), b"GET / HTTP/1.0\r\n\r\n").is_ok()
     });
 
@@ -97,12 +87,10 @@ fn a_bad_word_in_a_list_costs_that_word_and_is_named() {
 #[test]
 fn an_upstream_that_no_balancer_follows_is_named() {
     let _turn = light();
-    let (etcd, app) = (Etcd::start(), App::alone("app"));
-    etcd.http_service("web", "web.test", &[&app]);
     let colon = "http-services/web/upstreams/host:web-1:8000";
-    etcd.put(colon, app.address.to_string());
-    let balancer = Setup::new().confgen(&etcd).flags(&["--node", "lab"]).start();
-    balancer.wait_status(DEADLINE, "web.test", "/", 200);
+    let build = Ground::build().http("web", "web.test", &["app"]).flags(&["--node", "lab"]);
+    build.etcd.put(colon, build.app("app").address.to_string());
+    let Ground { etcd, balancer, apps, .. } = build.start();
     wait_quarantined(&etcd, &balancer, colon, "a name has no `:`: write `-` instead");
     // Those that come later, too.
     let others = [
@@ -119,9 +107,9 @@ fn an_upstream_that_no_balancer_follows_is_named() {
     }
     etcd.put("http-services/web/colour", "blue");
     etcd.put("http-services/web/balance", "leastconn");
-    until(DEADLINE, "the good key to be followed", || balancer.file().contains("balance leastconn"));
+    until(PATIENCE, "the good key to be followed", || balancer.file().contains("balance leastconn"));
     assert!(
-        quarantine(&balancer).get("http-services/web/colour").is_none(),
+        balancer.quarantine().get("http-services/web/colour").is_none(),
         "a setting that nobody knows is linted only"
     );
 
@@ -137,40 +125,36 @@ fn an_upstream_that_no_balancer_follows_is_named() {
     assert!(said.contains("unfollowed_key") && said.contains("unknown_key"), "{said}");
 
     // Moved to a name, it is followed, and nothing is said of it any more.
-    etcd.put("http-services/web/upstreams/host-web-1-8000", app.address.to_string());
+    etcd.put("http-services/web/upstreams/host-web-1-8000", apps[0].address.to_string());
     etcd.delete(colon);
-    balancer.wait_servers(DEADLINE, "http-web", 2);
-    until(DEADLINE, "the quarantine to forget it", || quarantine(&balancer).get(colon).is_none());
+    balancer.wait_servers(PATIENCE, "http-web", 2);
+    until(PATIENCE, "the quarantine to forget it", || balancer.quarantine().get(colon).is_none());
 }
 
 /// docs/limits.md tells what `allow` on a path stops and what it doesn't.
 #[test]
 fn a_guarded_path_is_guarded_as_it_is_written() {
     let _turn = light();
-    let etcd = Etcd::start();
-    let (site, admin) = (App::alone("site"), App::alone("admin"));
-    etcd.http_service("site", "shop.test", &[&site]);
-    etcd.http_service("admin", "shop.test", &[&admin]);
-    etcd.put("http-services/admin/path", "/admin");
-    etcd.put("http-services/admin/allow", "192.0.2.0/24");
-    for (service, expression) in [("old", "^/Old/"), ("any", "(?i)^/Any/")] {
-        etcd.put(&format!("http-services/{service}/url_reg"), expression);
-        etcd.put(&format!("http-services/{service}/upstreams/1"), site.address.to_string());
-    }
-    let balancer = Setup::new().confgen(&etcd).start();
-    balancer.wait_status(DEADLINE, "shop.test", "/", 200);
-    balancer.wait_status(DEADLINE, "shop.test", "/admin", 403);
-    balancer.wait_status(DEADLINE, "elsewhere.test", "/Old/x", 200);
-    balancer.wait_status(DEADLINE, "elsewhere.test", "/aNY/x", 200);
-    assert_eq!(status(&balancer, "elsewhere.test", "/old/x"), 404);
+    let build = Ground::build().http("site", "shop.test", &["site"]).http("admin", "shop.test", &["admin"]);
+    let site = build.app("site").address.to_string();
+    let Ground { balancer, apps: _apps, etcd: _etcd, .. } = build
+        .set("http-services/admin", &[("path", "/admin"), ("allow", "192.0.2.0/24")])
+        .set("http-services/old", &[("url_reg", "^/Old/"), ("upstreams/1", &site)])
+        .set("http-services/any", &[("url_reg", "(?i)^/Any/"), ("upstreams/1", &site)])
+        .start();
+    balancer.wait_status(PATIENCE, "shop.test", "/", 200);
+    balancer.wait_status(PATIENCE, "shop.test", "/admin", 403);
+    balancer.wait_status(PATIENCE, "elsewhere.test", "/Old/x", 200);
+    balancer.wait_status(PATIENCE, "elsewhere.test", "/aNY/x", 200);
+    assert_eq!(balancer.get("elsewhere.test", "/old/x").status, 404);
     for stopped in ["/admin", "/admin/", "/admin/x", "/admin?x", "http://shop.test/admin/x"] {
-        assert_eq!(status(&balancer, "shop.test", stopped), 403, "{stopped}");
+        assert_eq!(balancer.get("shop.test", stopped).status, 403, "{stopped}");
     }
     for passed in
         ["//admin", "/./admin", "/x/../admin", "/%61dmin", "/admin%2Fx", "/ADMIN", "/admin;x", "/adminx", "/%2e/admin"]
     {
-        let answer = Request::get("shop.test", passed).send(balancer.http()).unwrap();
+        let answer = balancer.get("shop.test", passed);
         assert_eq!((answer.status, answer.app()), (200, "site"), "{passed}");
     }
-    assert_eq!(status(&balancer, "SHOP.test", "/admin"), 403, "a host has no case");
+    assert_eq!(balancer.get("SHOP.test", "/admin").status, 403, "a host has no case");
 }

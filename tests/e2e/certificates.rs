@@ -10,16 +10,11 @@ use std::time::{Duration, SystemTime};
 
 use lab::http::Request;
 use lab::load::Kind;
-use lab::{App, Balancer, Certificate, Etcd, Ground, Scratch, Setup, bin, heavy, light, until, write};
+use lab::{Balancer, Certificate, Etcd, Ground, PATIENCE, Scratch, bin, light, medium, until, write};
 use nix::sys::signal::{Signal, kill};
 use nix::sys::stat::Mode;
 use nix::unistd::{Pid, mkfifo};
 use serde_json::Value;
-
-const SERVED: Duration = Duration::from_secs(30);
-
-/// Files are looked at four times a second, and a check takes some 50 ms; the rest is for a busy machine.
-const TAKEN_OVER: Duration = Duration::from_secs(30);
 
 /// Handshakes a second: each costs the two ends about a millisecond, on two cores that do much else.
 const HANDSHAKES: u32 = 200;
@@ -32,14 +27,12 @@ struct Place {
 
 impl Place {
     fn new(flags: &[&str], certificates: &[(&str, &Certificate)]) -> Self {
-        let etcd = Etcd::start();
-        let setup = Setup::new();
+        let build = Ground::build().flags(flags);
         for (name, certificate) in certificates {
-            certificate.write(setup.folder().join("certs").join(name));
+            certificate.write(build.setup.folder().join("certs").join(name));
         }
-        let balancer = setup.confgen(&etcd).flags(flags).start();
-        // Until the one that confgen may have replaced is gone, either answers.
-        balancer.wait_settled(SERVED);
+        // Until the process that confgen may have replaced is gone, either answers.
+        let Ground { balancer, etcd, .. } = build.start();
         Self { balancer, etcd }
     }
 
@@ -64,18 +57,10 @@ impl Place {
 
     #[track_caller]
     fn wait_shown_to(&self, request: &Request, host: &str, certificate: &Certificate) {
-        until(TAKEN_OVER, &format!("the right certificate for {host}"), || match self.shown(request) {
+        until(PATIENCE, &format!("the right certificate for {host}"), || match self.shown(request) {
             Ok(shown) if shown == certificate.der => Ok(()),
             Ok(_) => Err("another one".to_owned()),
             Err(error) => Err(error),
-        });
-    }
-
-    #[track_caller]
-    fn wait_logged(&self, words: &str) {
-        until(TAKEN_OVER, &format!("{words:?} in confgen's log"), || {
-            let log = self.balancer.log("confgen");
-            if log.contains(words) { Ok(()) } else { Err(log) }
         });
     }
 
@@ -92,9 +77,8 @@ fn worker(balancer: &Balancer) -> Option<i32> {
 
 #[test]
 fn a_swap_under_load_loses_no_handshake_and_needs_no_restart() {
-    let _turn = heavy();
+    let _turn = medium();
     let mut ground = Ground::new();
-    ground.balancer.wait_settled(SERVED);
     let before = worker(&ground.balancer);
     let reports = ground.under_load(&[Kind::PerHandshake], HANDSHAKES, |ground| {
         let certs = ground.balancer.folder().join("certs");
@@ -107,9 +91,8 @@ fn a_swap_under_load_loses_no_handshake_and_needs_no_restart() {
             } else {
                 remove_file(certs.join("a-other.pem")).unwrap();
             }
-            until(TAKEN_OVER, "the new certificate", || {
-                let response = Request::get(Ground::HOST, "/").tls(Ground::HOST).send(ground.balancer.https());
-                let shown = response.map_err(|error| error.to_string())?.certificate;
+            until(PATIENCE, "the new certificate", || {
+                let shown = ground.balancer.get_tls(Ground::HOST, "/").certificate;
                 if shown.as_ref() == Some(&certificate.der) { Ok(()) } else { Err("another one".to_owned()) }
             });
         }
@@ -150,7 +133,7 @@ fn certificates_come_and_go_and_a_broken_one_is_refused() {
         (format!("{public}{key}"), "inconsistencies"),
     ] {
         write(place.file("a.pem"), &broken);
-        place.wait_logged(words);
+        place.balancer.wait_logged(words);
         assert_eq!(place.shown(&Request::get("a.test", "/").tls("a.test")).unwrap(), a.der, "the old one is kept");
     }
 
@@ -158,10 +141,10 @@ fn certificates_come_and_go_and_a_broken_one_is_refused() {
     place.wait_shown("one.b.test", &a);
     assert!(!place.copy("b.pem").exists());
     remove_file(place.file("a.pem")).unwrap();
-    until(TAKEN_OVER, "the self-signed one again", || {
+    until(PATIENCE, "the self-signed one again", || {
         place.shown(&Request::get("a.test", "/").tls("a.test")).is_ok_and(|shown| shown == self_signed)
     });
-    until(TAKEN_OVER, "HAProxy to forget what is gone", || {
+    until(PATIENCE, "HAProxy to forget what is gone", || {
         let files = place.balancer.ask("show ssl cert");
         if files.contains("a.pem") || files.contains("b.pem") { Err(files) } else { Ok(()) }
     });
@@ -221,7 +204,7 @@ fn a_haproxy_that_crashes_comes_back_with_the_certificates_of_now() {
     let crash = || {
         let pid = place.worker().unwrap();
         kill(Pid::from_raw(pid), Signal::SIGKILL).unwrap();
-        until(SERVED, "another HAProxy", || place.worker().is_some_and(|now| now != pid));
+        until(PATIENCE, "another HAProxy", || place.worker().is_some_and(|now| now != pid));
     };
     crash();
     place.wait_shown("a.test", &new);
@@ -249,7 +232,7 @@ fn clients_of_rsa_and_of_ecdsa_are_both_served() {
         place.wait_shown_to(&of("RSA"), "pair.test, RSA", &rsa);
         remove_file(place.file(one)).unwrap();
         remove_file(place.file(two)).unwrap();
-        until(TAKEN_OVER, "the copies to go", || {
+        until(PATIENCE, "the copies to go", || {
             !place.copy("pair.pem").exists() && !place.copy("rsa-pair.pem").exists()
         });
     }
@@ -272,7 +255,7 @@ fn a_chain_that_is_too_long_for_the_runtime_api_takes_one_restart() {
     let longest = Certificate::of(&["a.test"]).with_chain(20_000);
     longest.write(place.file("a.pem"));
     place.wait_shown("a.test", &longest);
-    until(TAKEN_OVER, "the restart to be over", || {
+    until(PATIENCE, "the restart to be over", || {
         log().split_once("longer than the").is_some_and(|(_, since)| since.contains("HAProxy was restarted"))
     });
     let worker = place.worker();
@@ -285,16 +268,13 @@ fn a_chain_that_is_too_long_for_the_runtime_api_takes_one_restart() {
 
 #[test]
 fn an_acme_challenge_is_answered_for_a_host_that_redirects() {
-    let etcd = Etcd::start();
-    let apps = ["shop", "acme"].map(App::alone);
-    etcd.http_service("shop", "shop.test", &[&apps[0]]);
-    etcd.put("http-services/shop/tls", "terminate");
-    etcd.http_service("acme", "shop.test", &[&apps[1]]);
-    etcd.put("http-services/acme/path", "/.well-known/acme-challenge/");
-    let balancer = Balancer::start(&etcd);
-    let answer = balancer.wait_status(SERVED, "shop.test", "/.well-known/acme-challenge/token", 200);
+    let build = Ground::build().http("shop", "shop.test", &["shop"]).http("acme", "shop.test", &["acme"]);
+    let build = build.set("http-services/shop", &[("tls", "terminate")]);
+    let ground = build.set("http-services/acme", &[("path", "/.well-known/acme-challenge/")]).start();
+    let balancer = &ground.balancer;
+    let answer = balancer.wait_status(PATIENCE, "shop.test", "/.well-known/acme-challenge/token", 200);
     assert_eq!(answer.app(), "acme");
-    balancer.wait_status(SERVED, "shop.test", "/.well-known/", 308);
+    balancer.wait_status(PATIENCE, "shop.test", "/.well-known/", 308);
 }
 
 #[test]
@@ -302,7 +282,7 @@ fn an_expiring_certificate_is_named_in_the_log() {
     // Half a day past a whole one, so that the number of days doesn't hang on when it is counted.
     let soon = Certificate::until("soon.test", Duration::from_secs(4 * 24 * 3600 + 12 * 3600));
     let place = Place::new(&[], &[("soon.pem", &soon), ("later.pem", &Certificate::of(&["later.test"]))]);
-    place.wait_logged("certs/soon.pem for soon.test: expires in 4 days");
+    place.balancer.wait_logged("certs/soon.pem for soon.test: expires in 4 days");
     assert!(!place.balancer.log("confgen").contains("later.test: expires"));
     assert!(read_to_string(place.copy("crt-list.txt")).unwrap().contains("soon.pem"), "it is served all the same");
 }
@@ -312,12 +292,6 @@ const DAY: Duration = Duration::from_secs(24 * 3600);
 fn expired(name: &str) -> Certificate {
     let now = SystemTime::now();
     Certificate::between(name, now - 30 * DAY, now - DAY)
-}
-
-/// What confgen's API says of certificates.
-fn told(place: &Place) -> Value {
-    let answer = place.balancer.asked("/api/v1/certificates").unwrap();
-    serde_json::from_str(&answer.body).unwrap()
 }
 
 #[test]
@@ -448,8 +422,8 @@ fn what_common_tools_write_is_served() {
     for (host, certificate) in &written {
         place.wait_shown(host, certificate);
     }
-    until(TAKEN_OVER, "nothing to be refused", || {
-        let refused = told(&place)["refused"].clone();
+    until(PATIENCE, "nothing to be refused", || {
+        let refused = place.balancer.api("certificates")["refused"].clone();
         if refused == serde_json::json!({}) { Ok(()) } else { Err(refused.to_string()) }
     });
     assert_eq!(place.worker(), before, "no restart");
@@ -498,8 +472,8 @@ fn a_fifo_is_refused_and_nothing_hangs() {
         mkfifo(&dir.join("x.pem"), Mode::S_IRWXU).unwrap();
     }
     symlink("/dev/zero", place.file("zero.pem")).unwrap();
-    place.wait_logged("x.pem reason=it is a FIFO, not a regular file");
-    place.wait_logged("zero.pem reason=it is a character device");
+    place.balancer.wait_logged("x.pem reason=it is a FIFO, not a regular file");
+    place.balancer.wait_logged("zero.pem reason=it is a character device");
     let later = Certificate::of(&["later.test"]);
     later.write(place.file("later.pem"));
     place.wait_shown("later.test", &later);
@@ -514,7 +488,7 @@ fn a_fifo_is_refused_and_nothing_hangs() {
         let output = command.output().unwrap();
         (output.status.code(), String::from_utf8_lossy(&output.stdout).into_owned())
     };
-    until(TAKEN_OVER, "the host in discoverctl's answer", || {
+    until(PATIENCE, "the host in discoverctl's answer", || {
         let (code, said) = certs(&["certs", "fifo.test", "--output", "json"]);
         let said: Value = serde_json::from_str(&said).map_err(|error| error.to_string())?;
         let is_there = said["hosts"][0]["certificates"][0]["validity"] == "expired" && code == Some(1);

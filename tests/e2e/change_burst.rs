@@ -3,7 +3,7 @@
 use std::thread::sleep;
 use std::time::Duration;
 
-use lab::{App, Balancer, Etcd, heavy, until};
+use lab::{App, Ground, PATIENCE, light, until};
 
 const BURSTS: usize = 10;
 const CHANGES: usize = 20;
@@ -11,12 +11,9 @@ const APART: Duration = Duration::from_millis(10);
 
 #[test]
 fn haproxy_runs_what_the_file_says_after_every_burst() {
-    let _turn = heavy();
-    let etcd = Etcd::start();
-    let apps = ["shop-1", "shop-2"].map(App::alone);
-    etcd.http_service("shop", "shop.test", &[&apps[0]]);
-    let balancer = Balancer::start(&etcd);
-    balancer.wait_status(Duration::from_secs(20), "shop.test", "/", 200);
+    let _turn = light();
+    let Ground { etcd, balancer, mut apps, .. } = Ground::build().http("shop", "shop.test", &["shop-1"]).start();
+    apps.push(App::alone("shop-2"));
 
     for burst in 0..BURSTS {
         for change in 0..CHANGES {
@@ -26,14 +23,14 @@ fn haproxy_runs_what_the_file_says_after_every_burst() {
             sleep(APART);
         }
         let wanted = &apps[(burst + CHANGES - 1) % 2];
-        until(Duration::from_secs(20), &format!("burst {burst} to be in the file"), || {
+        until(PATIENCE, &format!("burst {burst} to be in the file"), || {
             balancer.file().contains(&format!("server shop-1 {}", wanted.address))
         });
-        balancer.wait_in_sync(Duration::from_secs(20));
+        balancer.wait_in_sync(PATIENCE);
         let last = format!("b{burst}-{}.test", CHANGES - 1);
-        let answer = balancer.wait_status(Duration::from_secs(30), &last, "/", 200);
+        let answer = balancer.wait_status(PATIENCE, &last, "/", 200);
         assert_eq!(answer.app(), wanted.name, "burst {burst}: HAProxy sends to an upstream of before");
         let gone = format!("b{burst}-{}.test", CHANGES - 2);
-        balancer.wait_status(Duration::from_secs(30), &gone, "/", 404);
+        balancer.wait_status(PATIENCE, &gone, "/", 404);
     }
 }

@@ -4,12 +4,8 @@
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::process::Command;
-use std::time::Duration;
 
-use lab::http::Request;
-use lab::{App, Balancer, Certificate, Etcd, Setup, light, until};
-
-const SERVED: Duration = Duration::from_secs(30);
+use lab::{Balancer, Ground, light};
 
 /// All of 127.0.0.0/8 is this machine's.
 const TRUSTED: &str = "127.0.0.2";
@@ -76,21 +72,16 @@ fn passed_on(way: &[String], from: &str, names: &[String]) -> Vec<String> {
 #[test]
 fn only_a_trusted_proxy_describes_the_client() {
     let _turn = light();
-    let etcd = Etcd::start();
-    let app = App::alone("shop");
-    etcd.http_service("shop", "shop.test", &[&app]);
-    etcd.put("http-services/shop/tls", "both");
-    let setup = Setup::new();
-    Certificate::of(&["shop.test"]).write(setup.folder().join("certs/shop.pem"));
-    let balancer = setup.confgen(&etcd).flags(&["--trusted-proxies", TRUSTED]).start();
-    balancer.wait_status(SERVED, "shop.test", "/", 200);
-    let over_tls = Request::get("shop.test", "/").tls("shop.test");
-    until(SERVED, "HTTPS", || over_tls.send(balancer.https()).is_ok_and(|answer| answer.status == 200));
-    balancer.wait_settled(SERVED);
+    let ground = Ground::build()
+        .http("shop", "shop.test", &["shop"])
+        .set("http-services/shop", &[("tls", "both")])
+        .certificate(&["shop.test"])
+        .flags(&["--trusted-proxies", TRUSTED])
+        .start();
 
     let described = described();
     let spelled = |name: &&str| [(*name).to_owned(), name.replace('-', "_"), name.replacen('-', "_", 1).to_lowercase()];
-    for (way, arguments) in ways(&balancer) {
+    for (way, arguments) in ways(&ground.balancer) {
         // HAProxy takes 101 lines.
         for names in described.chunks(25) {
             let names: Vec<String> = names.iter().flat_map(spelled).collect();

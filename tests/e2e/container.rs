@@ -3,12 +3,9 @@
 
 use std::path::Path;
 use std::process::Command;
-use std::time::Duration;
 
 use lab::load::{Kind, Plan};
-use lab::{Container, Etcd, Ground, Image, Network, Setup, bin, free_port, heavy, light, until};
-
-const DEADLINE: Duration = Duration::from_secs(30);
+use lab::{Container, Etcd, Ground, Image, Network, PATIENCE, Setup, bin, free_port, heavy, light, until};
 
 /// Started by a shell, as in many images: it leaves an orphan behind, and ends with a status of its own. The app cuts at
 /// once what is still under way when it is stopped: only the drain before that keeps requests from being lost.
@@ -31,11 +28,11 @@ fn a_stop_under_load_loses_nothing_and_keeps_the_status() {
         image.run(&network, &[&flags[..], &["--id", id, "--port", "8000", "--", "/sh", "-c", APP, id]].concat())
     };
     let old = ["shop-1", "shop-2"].map(start);
-    balancer.wait_servers(DEADLINE, "http-shop", 2);
-    balancer.wait_in_sync(DEADLINE);
+    balancer.wait_servers(PATIENCE, "http-shop", 2);
+    balancer.wait_in_sync(PATIENCE);
     for container in &old {
         let orphan = format!("{} ", container.pid());
-        until(DEADLINE, "the orphan to be reaped", || {
+        until(PATIENCE, "the orphan to be reaped", || {
             let all = container.processes();
             let left = all.iter().any(|it| it.contains(" Z") || it.starts_with(&orphan) && it.ends_with(" sleep"));
             if left { Err(all.join("; ")) } else { Ok(()) }
@@ -47,9 +44,9 @@ fn a_stop_under_load_loses_nothing_and_keeps_the_status() {
         (plan.clone().rate(500).start(), plan.path("/slow?ms=1000").rate(10).start())
     });
     let answers = |name: &str| loads.iter().all(|(fast, _)| fast.report().upstreams.contains_key(name));
-    until(DEADLINE, "answers from both", || answers("shop-1") && answers("shop-2"));
+    until(PATIENCE, "answers from both", || answers("shop-1") && answers("shop-2"));
     let _new = start("shop-3");
-    balancer.wait_servers(DEADLINE, "http-shop", 3);
+    balancer.wait_servers(PATIENCE, "http-shop", 3);
     for container in &old {
         container.stop();
         assert_eq!(container.exit_code(), "7", "the app's own status");

@@ -3,31 +3,27 @@
 
 use std::time::Duration;
 
-use lab::{App, Balancer, Etcd, Ground, Mirror, Pid, Setup, Signal, light, until};
+use lab::{Balancer, Ground, Mirror, PATIENCE, Pid, Signal, light, until};
 use nix::sys::signal::kill;
 
 /// How often confgen lists the store here, and looks at HAProxy with it.
 const RESYNC: Duration = Duration::from_millis(500);
-const MENDED: Duration = Duration::from_secs(30);
-const SERVED: Duration = Duration::from_secs(30);
 
 /// Three apps with records by hand, one of them drained; `flags` are confgen's.
-fn scene(flags: &[&str]) -> (Etcd, Balancer, Vec<App>) {
-    let etcd = Etcd::start();
-    let apps: Vec<App> = ["shop-1", "shop-2", "shop-3"].map(App::alone).into();
-    etcd.http_service("shop", Ground::HOST, &apps.iter().collect::<Vec<_>>());
-    etcd.put("http-services/shop/overrides/shop-3", r#"{"state":"drain"}"#);
-    etcd.http_service("blog", "blog.test *.blog.test", &[&apps[0]]);
-    let balancer = Setup::new().confgen(&etcd).flags(flags).start();
-    until(SERVED, "the first state", || Mirror::agree(&balancer, &etcd));
-    balancer.wait_settled(SERVED);
-    (etcd, balancer, apps)
+fn start(flags: &[&str]) -> Ground {
+    let apps = ["shop-1", "shop-2", "shop-3"];
+    let build = Ground::build().http("shop", Ground::HOST, &apps).http("blog", "blog.test *.blog.test", &apps[..1]);
+    let build = build.set("http-services/shop", &[("overrides/shop-3", r#"{"state":"drain"}"#)]);
+    let ground = build.flags(flags).launch();
+    until(PATIENCE, "the first state", || Mirror::agree(&ground.balancer, &ground.etcd));
+    ground.balancer.wait_settled(PATIENCE);
+    ground
 }
 
 #[test]
 fn a_manual_change_over_the_runtime_api_is_repaired_without_a_restart() {
     let _turn = light();
-    let (etcd, balancer, apps) = scene(&["--resync", "500ms"]);
+    let Ground { etcd, balancer, apps, .. } = start(&["--resync", "500ms"]);
     let map = |name: &str| {
         let list = balancer.ask("show map");
         let path = list.lines().filter_map(|line| line.split_once(" (")?.1.split_once(") ")).map(|(path, _)| path);
@@ -54,10 +50,10 @@ fn a_manual_change_over_the_runtime_api_is_repaired_without_a_restart() {
         balancer.ask(&hand);
         assert!(Mirror::wanted(&etcd).runs_on(&balancer).is_err(), "{hand}: changes nothing");
         balancer.signal("confgen", Signal::SIGCONT);
-        until(RESYNC + MENDED, &hand, || Mirror::agree(&balancer, &etcd));
+        until(RESYNC + PATIENCE, &hand, || Mirror::agree(&balancer, &etcd));
     }
-    balancer.wait_status(MENDED, Ground::HOST, "/", 200);
-    balancer.wait_status(MENDED, "www.blog.test", "/", 200);
+    balancer.wait_status(PATIENCE, Ground::HOST, "/", 200);
+    balancer.wait_status(PATIENCE, "www.blog.test", "/", 200);
     assert_eq!((balancer.worker(), balancer.restarts()), before, "all of it was mended while HAProxy ran");
 }
 
@@ -71,7 +67,7 @@ fn kill_haproxy(balancer: &Balancer, whole: bool) {
         kill(Pid::from_raw(master), Signal::SIGKILL).unwrap();
     }
     let _ = kill(worker, Signal::SIGKILL);
-    until(SERVED, "another HAProxy", || {
+    until(PATIENCE, "another HAProxy", || {
         let info = balancer.try_ask("show info").map_err(|error| error.to_string())?;
         let pid = info.lines().find_map(|line| line.strip_prefix("Pid: ")).unwrap_or_default().to_owned();
         if pid.is_empty() || pid == worker.to_string() { Err(pid) } else { Ok(()) }
@@ -81,7 +77,7 @@ fn kill_haproxy(balancer: &Balancer, whole: bool) {
 #[test]
 fn a_crash_of_haproxy_loses_no_change_that_no_file_has_yet() {
     let _turn = light();
-    let (etcd, balancer, apps) = scene(&[]);
+    let Ground { etcd, balancer, apps, .. } = start(&[]);
     for (round, whole) in [false, true, false].into_iter().enumerate() {
         // The file follows 200 ms later: HAProxy alone knows of these.
         let file = balancer.file();
@@ -90,12 +86,12 @@ fn a_crash_of_haproxy_loses_no_change_that_no_file_has_yet() {
         etcd.put(&format!("http-services/shop/upstreams/late-{round}"), apps[0].address.to_string());
         etcd.put("http-services/shop/domain", format!("{} late-{round}.test", Ground::HOST));
         let wanted = Mirror::wanted(&etcd);
-        until(MENDED, "HAProxy to know", || wanted.runs_on(&balancer));
+        until(PATIENCE, "HAProxy to know", || wanted.runs_on(&balancer));
         println!("killed before the file was written: {}", balancer.file() == file);
         kill_haproxy(&balancer, whole);
-        balancer.wait_status(SERVED, Ground::HOST, "/", 200);
-        until(SERVED, "what is wanted", || Mirror::agree(&balancer, &etcd));
-        balancer.wait_status(MENDED, &format!("late-{round}.test"), "/", 200);
+        balancer.wait_status(PATIENCE, Ground::HOST, "/", 200);
+        until(PATIENCE, "what is wanted", || Mirror::agree(&balancer, &etcd));
+        balancer.wait_status(PATIENCE, &format!("late-{round}.test"), "/", 200);
         balancer.wait_running("haproxy");
     }
 }

@@ -7,12 +7,10 @@ use std::net::TcpStream;
 use std::thread::{JoinHandle, sleep, spawn};
 use std::time::{Duration, Instant};
 
-use lab::{App, Balancer, Certificate, Early, Etcd, Pause, Setup, light};
+use lab::{Early, Ground, PATIENCE, Pause, light};
 use serde_json::json;
 
-use crate::acknowledgement::{slow, start, wait_acknowledged};
-
-const DEADLINE: Duration = Duration::from_secs(30);
+use crate::acknowledgement::{slow, wait_acknowledged};
 
 /// So many clients pause at once.
 const CLIENTS: usize = 200;
@@ -28,27 +26,15 @@ const BOUND: Duration = Duration::from_millis(4_250 + 3_500);
 const AT_ONCE: Duration = Duration::from_millis(3_500);
 
 /// Two apps in one service. Both go on running, so that they answer whatever HAProxy sends them.
-struct Shop {
-    etcd: Etcd,
-    balancer: Balancer,
-    leaving: App,
-    staying: App,
-}
+struct Shop(Ground);
 
 /// A request of an early client: when it was sent, and which app answered.
 type Asked = JoinHandle<(Instant, String)>;
 
 impl Shop {
     fn open() -> Self {
-        let etcd = Etcd::start();
-        let [leaving, staying] = ["leaving", "staying"].map(App::alone);
-        etcd.http_service("shop", "shop.test", &[&leaving, &staying]);
-        let setup = Setup::new();
-        Certificate::of(&["shop.test"]).write(setup.folder().join("certs/shop.pem"));
-        let balancer = start(setup.confgen(&etcd));
-        balancer.wait_servers(DEADLINE, "http-shop", 2);
-        balancer.wait_settled(DEADLINE);
-        Self { etcd, balancer, leaving, staying }
+        let build = Ground::build().http("shop", "shop.test", &["leaving", "staying"]).certificate(&["shop.test"]);
+        Self(build.flags(&["--node", "lab"]).start())
     }
 
     /// Opens connections, each of which gets its first request a while later.
@@ -57,7 +43,7 @@ impl Shop {
         let opened = (0..CLIENTS).map(|number| {
             let pause = Pause::ALL[number % Pause::ALL.len()];
             let is_plain = matches!(pause, Pause::Connected | Pause::InRequest);
-            let address = if is_plain { self.balancer.http() } else { self.balancer.https() };
+            let address = if is_plain { self.0.balancer.http() } else { self.0.balancer.https() };
             let client = Early::open(pause, address, "shop.test").unwrap();
             let at = Instant::now() + PAUSE;
             spawn(move || {
@@ -73,8 +59,8 @@ impl Shop {
     }
 
     fn drain(&self) -> i64 {
-        let record = json!({"address": self.leaving.address.to_string(), "state": "drain"});
-        self.etcd.put("http-services/shop/upstreams/leaving", record.to_string())
+        let record = json!({"address": self.0.app("leaving").address.to_string(), "state": "drain"});
+        self.0.etcd.put("http-services/shop/upstreams/leaving", record.to_string())
     }
 
     /// Has the old process of a restart send a request to the app that stays, and know both upstreams.
@@ -84,19 +70,16 @@ impl Shop {
         println!("drain without a restart → acknowledged {:?}", began.elapsed());
         assert!(began.elapsed() < AT_ONCE, "{:?}", began.elapsed());
         let asked = ask(self);
-        lab::until(DEADLINE, "the request to reach the app", || {
-            let stat = self.balancer.ask("show stat http-shop 4 -1");
-            stat.lines().map(|row| row.split(',').collect::<Vec<_>>()).any(|row| row.get(4) == Some(&"1"))
-        });
-        self.etcd.http_service("shop", "shop.test", &[&self.leaving, &self.staying]);
-        self.balancer.wait_servers(DEADLINE, "http-shop", 2);
-        self.balancer.restart();
+        lab::until(PATIENCE, "the request to reach the app", || !self.0.balancer.busy_servers("http-shop").is_empty());
+        self.0.etcd.http_service("shop", "shop.test", &self.0.apps.iter().collect::<Vec<_>>());
+        self.0.balancer.wait_servers(PATIENCE, "http-shop", 2);
+        self.0.balancer.restart();
         asked
     }
 
     /// Waits for the acknowledgement and returns when it was seen.
     fn wait_acknowledged(&self, revision: i64) -> Instant {
-        wait_acknowledged(&self.etcd, revision, "http-shop/leaving");
+        wait_acknowledged(&self.0.etcd, revision, "http-shop/leaving");
         Instant::now()
     }
 }
@@ -118,7 +101,7 @@ fn a_drain_after_a_restart_is_acknowledged_once_no_early_connection_can_reach_th
     let _turn = light();
     let shop = Shop::open();
     let asked = shop.open_early();
-    shop.balancer.restart();
+    shop.0.balancer.restart();
     sleep(Duration::from_millis(800));
     let began = Instant::now();
     let revision = shop.drain();
@@ -135,7 +118,7 @@ fn a_restart_in_the_middle_of_a_drain_ends_like_one_before_it() {
     let asked = shop.open_early();
     let began = Instant::now();
     let revision = shop.drain();
-    shop.balancer.restart();
+    shop.0.balancer.restart();
     let acknowledged = shop.wait_acknowledged(revision);
     println!("drain with a restart in its middle → acknowledged {:?}", acknowledged - began);
     check(asked, acknowledged);
@@ -146,8 +129,8 @@ fn a_long_answer_of_another_upstream_in_an_old_process_does_not_hold_a_drain_up(
     let _turn = light();
     let shop = Shop::open();
     let mut download = shop.ask_staying(|shop| {
-        let mut stream = TcpStream::connect(shop.balancer.http()).unwrap();
-        stream.set_read_timeout(Some(DEADLINE)).unwrap();
+        let mut stream = TcpStream::connect(shop.0.balancer.http()).unwrap();
+        stream.set_read_timeout(Some(PATIENCE)).unwrap();
         stream.write_all(b"GET /drip?lines=300&ms=200 HTTP/1.1\r\nHost: shop.test\r\n\r\n").unwrap();
         assert!(stream.read(&mut [0; 4096]).unwrap() > 0);
         stream
@@ -168,7 +151,7 @@ fn a_request_that_an_old_process_may_send_again_is_waited_for() {
     let shop = Shop::open();
     // If the app ends the connection before it answers, HAProxy sends the request to another one. A client of the lab waits
     // 10 s.
-    let request = shop.ask_staying(|shop| slow(shop.balancer.http(), "shop.test", 9_000));
+    let request = shop.ask_staying(|shop| slow(shop.0.balancer.http(), "shop.test", 9_000));
     let acknowledged = shop.wait_acknowledged(shop.drain());
     assert!(request.is_finished(), "acknowledged before the answer");
     let (ended, status) = request.join().unwrap();

@@ -5,9 +5,7 @@
 use std::process::Command;
 use std::time::Duration;
 
-use lab::{App, Balancer, Etcd, Page, Process, Scratch, light, until};
-
-const SERVED: Duration = Duration::from_secs(30);
+use lab::{App, Balancer, Etcd, PATIENCE, Page, Process, Scratch, light, until};
 
 #[test]
 fn a_shell_script_announces_with_etcdctl() {
@@ -23,7 +21,7 @@ fn a_shell_script_announces_with_etcdctl() {
     command.args(["-euc", &script]).env("ETCDCTL_API", "3").env("ETCDCTL_ENDPOINTS", etcd.endpoints());
     let mut by_hand = Process::start(&folder, "by-hand", &mut command);
 
-    let response = balancer.wait_status(SERVED, "shop.example.com", "/", 200);
+    let response = balancer.wait_status(PATIENCE, "shop.example.com", "/", 200);
     assert_eq!(response.app(), "node-1");
     let key = "http-services/shop/upstreams/node-1";
     assert_ne!(etcd.lease_of(key), Some(0), "it hangs on a lease");
@@ -33,8 +31,8 @@ fn a_shell_script_announces_with_etcdctl() {
     assert_eq!(etcd.get(key), Some(app.address.to_string()));
 
     by_hand.kill();
-    until(SERVED, "the end of the lease", || etcd.get(key).is_none());
+    until(PATIENCE, "the end of the lease", || etcd.get(key).is_none());
     // An upstream that vanishes while its app is up may be kept: that is the guard's matter.
     app.kill();
-    balancer.wait_status(SERVED, "shop.example.com", "/", 503);
+    balancer.wait_status(PATIENCE, "shop.example.com", "/", 503);
 }

@@ -2,15 +2,14 @@
 //! operator's word ends it.
 #![allow(clippy::unwrap_used, clippy::indexing_slicing, reason = "a test fails by panicking")]
 
-use std::process::Command;
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
-use lab::http::Request;
 use lab::load::{Kind, Plan, Running};
-use lab::{App, Balancer, Etcd, Process, Scratch, Setup, bin, light, until};
+use lab::{App, Balancer, Etcd, Ground, PATIENCE, Process, Scratch, light, until};
 
-const DEADLINE: Duration = Duration::from_secs(30);
+use crate::guard::announce;
+
 /// Nobody waits for a timer in these: what takes longer was not done at once.
 const AT_ONCE: Duration = Duration::from_secs(3);
 /// The smallest that etcd grants is 2 s.
@@ -28,21 +27,16 @@ struct Scene {
 }
 
 fn scene() -> Scene {
-    let (etcd, folder) = (Etcd::start(), Scratch::new());
-    let apps: Vec<App> = ["shop-1", "shop-2", "wiki-1"].map(App::alone).into();
-    let announce = |app: &App| {
-        let mut command = Command::new(bin("announcer"));
-        command.args(["--endpoints", &etcd.endpoints(), "--service", "shop", "--domain", "shop.test", "--ttl", "2s"]);
-        command.args(["--drain", "0s", "--id", &app.name, "--upstream", &app.address.to_string()]);
-        Process::start(&folder, &format!("announcer-{}", app.name), &mut command)
-    };
-    let announcers = apps[..2].iter().map(announce).collect();
-    etcd.http_service("wiki", "wiki.test", &[&apps[2]]);
-    let balancer = Setup::new().confgen(&etcd).start();
+    let build = Ground::build().http("wiki", "wiki.test", &["wiki-1"]);
+    let folder = Scratch::new();
+    let shop = ["shop-1", "shop-2"].map(App::alone);
+    let announcers = shop.iter().map(|app| announce(&build.etcd, &folder, "shop", app, TTL)).collect();
+    let Ground { mut apps, balancer, etcd, .. } = build.start();
+    apps.extend(shop);
     age(&etcd);
     let scene = Scene { balancer, apps, _announcers: announcers, etcd, _folder: folder };
     scene.assert_served();
-    scene.balancer.wait_in_sync(DEADLINE);
+    scene.balancer.wait_in_sync(PATIENCE);
     scene
 }
 
@@ -74,26 +68,21 @@ impl Scene {
     /// All of it is served.
     #[track_caller]
     fn assert_served(&self) {
-        self.balancer.wait_servers(DEADLINE, "http-shop", 2);
-        self.balancer.wait_status(DEADLINE, "shop.test", "/", 200);
-        self.balancer.wait_status(DEADLINE, "wiki.test", "/", 200);
-    }
-
-    #[track_caller]
-    fn wait_logged(&self, words: &str) {
-        until(DEADLINE, words, || self.balancer.log("confgen").contains(words));
+        self.balancer.wait_servers(PATIENCE, "http-shop", 2);
+        self.balancer.wait_status(PATIENCE, "shop.test", "/", 200);
+        self.balancer.wait_status(PATIENCE, "wiki.test", "/", 200);
     }
 
     #[track_caller]
     fn wait_announced(&self) {
-        until(DEADLINE, "both announcers to register", || self.etcd.keys("http-services/shop/upstreams/").len() == 2);
+        until(PATIENCE, "both announcers to register", || self.etcd.keys("http-services/shop/upstreams/").len() == 2);
     }
 
     /// What is not in the store is served for as long as one looks, and never falls out.
     fn assert_held(&self) {
         let end = Instant::now() + 2 * TTL;
         while Instant::now() < end {
-            let answer = Request::get("wiki.test", "/").send(self.balancer.http()).unwrap();
+            let answer = self.balancer.get("wiki.test", "/");
             assert_eq!(answer.status, 200, "{}", answer.body);
             sleep(Duration::from_millis(50));
         }
@@ -104,7 +93,7 @@ impl Scene {
     fn restart_confgen(&self, says: &str) {
         let before = self.balancer.log("confgen").len();
         assert!(self.balancer.ctl(&["restart", "confgen"]).status.success());
-        until(DEADLINE, says, || self.balancer.log("confgen")[before..].contains(says));
+        until(PATIENCE, says, || self.balancer.log("confgen")[before..].contains(says));
     }
 }
 
@@ -117,26 +106,26 @@ fn a_store_that_is_wiped_and_recreated_takes_no_service_down() {
     // With the same flags it bears the same id.
     scene.etcd.wipe();
     assert_eq!(scene.etcd.cluster_id(), id);
-    scene.wait_logged("the store was wiped (its revision went back");
+    scene.balancer.wait_logged("the store was wiped (its revision went back");
     scene.wait_announced();
     scene.assert_held();
     // As another cluster, while everything written by hand is held already.
     scene.etcd.wipe_as("another");
     assert_ne!(scene.etcd.cluster_id(), id);
-    scene.wait_logged(&format!("the store was wiped (its cluster id is {}", scene.etcd.cluster_id()));
+    scene.balancer.wait_logged(&format!("the store was wiped (its cluster id is {}", scene.etcd.cluster_id()));
     scene.wait_announced();
     scene.assert_held();
     scene.assert_nothing_lost(loads);
 
     // What is written again is followed again.
     let key = "http-services/wiki/upstreams/wiki-1";
-    scene.etcd.put(key, scene.apps[2].address.to_string());
+    scene.etcd.put(key, scene.apps[0].address.to_string());
     scene.etcd.put("http-services/probe/domain", "probe.test");
-    scene.balancer.wait_status(DEADLINE, "probe.test", "/", 503);
+    scene.balancer.wait_status(PATIENCE, "probe.test", "/", 503);
     scene.etcd.delete(key);
     scene.balancer.wait_status(AT_ONCE, "wiki.test", "/", 503);
     // The rest is still held: its domain answers for it. Its address is somebody else's from now on.
-    scene.etcd.put("http-services/wiki/upstreams/other", scene.apps[2].address.to_string());
+    scene.etcd.put("http-services/wiki/upstreams/other", scene.apps[0].address.to_string());
     scene.balancer.wait_status(AT_ONCE, "wiki.test", "/", 200);
 }
 
@@ -145,8 +134,8 @@ fn an_address_that_was_given_to_another_service_is_not_held() {
     let _turn = light();
     let mut scene = scene();
     scene.etcd.wipe();
-    scene.wait_logged("the store was wiped");
-    scene.etcd.put("http-services/blog/upstreams/blog-1", scene.apps[2].address.to_string());
+    scene.balancer.wait_logged("the store was wiped");
+    scene.etcd.put("http-services/blog/upstreams/blog-1", scene.apps[0].address.to_string());
     scene.balancer.wait_status(AT_ONCE, "wiki.test", "/", 503);
 }
 
@@ -160,13 +149,13 @@ fn an_operator_accepts_the_store() {
     scene.balancer.wait_status(AT_ONCE, "wiki.test", "/", 404);
     scene.etcd.put("control/accept-store", word);
     let backup = scene.etcd.back_up();
-    scene.etcd.http_service("wiki", "wiki.test", &[&scene.apps[2]]);
+    scene.etcd.http_service("wiki", "wiki.test", &[&scene.apps[0]]);
     scene.assert_served();
-    scene.balancer.wait_in_sync(DEADLINE);
+    scene.balancer.wait_in_sync(PATIENCE);
     age(&scene.etcd);
     let loads = scene.load();
     scene.etcd.restore(&backup);
-    scene.wait_logged("control/accept-store: not taken: it was written before the store was found wiped");
+    scene.balancer.wait_logged("control/accept-store: not taken: it was written before the store was found wiped");
     scene.wait_announced();
     scene.assert_held();
     scene.assert_nothing_lost(loads);
@@ -194,7 +183,7 @@ fn what_is_held_is_held_over_restarts() {
     assert!(scene.balancer.ctl(&["stop", "confgen"]).status.success());
     scene.etcd.wipe();
     assert!(scene.balancer.ctl(&["start", "confgen"]).status.success());
-    scene.wait_logged("the store was wiped");
+    scene.balancer.wait_logged("the store was wiped");
     scene.wait_announced();
     scene.restart_confgen("store listed");
     scene.assert_held();
@@ -230,11 +219,9 @@ fn kill_haproxys(family: &[nix::unistd::Pid]) {
 #[test]
 fn without_a_store_and_without_memory_nothing_is_touched() {
     let _turn = light();
-    let mut etcd = Etcd::start();
-    let app = App::alone("shop-1");
-    etcd.http_service("shop", "shop.test", &[&app]);
-    etcd.freeze(0);
-    let setup = Setup::new().confgen(&etcd);
+    let mut build = Ground::build().http("shop", "shop.test", &["shop-1"]);
+    build.etcd.freeze(0);
+    let setup = &build.setup;
     let by_hand = format!(
         "defaults\n    mode http\n    timeout client 5s\n    timeout server 5s\n    timeout connect 1s\nglobal\n    \
          stats socket {} level admin expose-fd listeners\nfrontend hand\n    bind {}\n    http-request return status 418\n",
@@ -242,13 +229,13 @@ fn without_a_store_and_without_memory_nothing_is_touched() {
         setup.http()
     );
     lab::write(setup.haproxy_cfg(), &by_hand);
-    let balancer = setup.start();
-    balancer.wait_status(DEADLINE, "shop.test", "/", 418);
-    until(DEADLINE, "confgen to miss the store", || balancer.log("confgen").contains("keeping HAProxy unchanged"));
+    let Ground { mut etcd, balancer, apps: _apps, .. } = build.launch();
+    balancer.wait_status(PATIENCE, "shop.test", "/", 418);
+    balancer.wait_logged("keeping HAProxy unchanged");
     let pid = balancer.pid("haproxy");
     sleep(TTL);
     assert_eq!((balancer.file(), balancer.pid("haproxy")), (by_hand, pid));
     balancer.wait_status(AT_ONCE, "shop.test", "/", 418);
     etcd.thaw(0);
-    balancer.wait_status(DEADLINE, "shop.test", "/", 200);
+    balancer.wait_status(PATIENCE, "shop.test", "/", 200);
 }

@@ -10,10 +10,7 @@ use std::time::{Duration, Instant};
 
 use lab::http::Request;
 use lab::load::{Kind, Plan};
-use lab::{App, Balancer, Etcd, heavy, light, until};
-
-/// Longer than a change takes to be served on a busy machine.
-const SERVED: Duration = Duration::from_secs(30);
+use lab::{App, Balancer, Etcd, PATIENCE, light, medium, until};
 
 const UPSTREAMS: usize = 10;
 
@@ -84,19 +81,16 @@ impl Shop {
 
     #[track_caller]
     fn wait_served(&self, balancer: &Balancer, upstreams: usize) {
-        balancer.wait_settled(SERVED);
-        balancer.wait_servers(SERVED, "http-shop", upstreams);
+        balancer.wait_settled(PATIENCE);
+        balancer.wait_servers(PATIENCE, "http-shop", upstreams);
         // confgen may have been in sync with what the store held before. The process of then answers 404.
-        balancer.wait_one_haproxy(SERVED);
+        balancer.wait_one_haproxy(PATIENCE);
     }
 
     /// How often HAProxy has chosen each server, since it was added.
     fn chosen(&self) -> BTreeMap<String, u64> {
-        let table = self.balancer.ask("show stat");
-        let mut rows = table.lines().map(|line| line.trim_start_matches("# ").split(',').collect::<Vec<_>>());
-        let chosen = rows.next().unwrap().iter().position(|name| *name == "lbtot").unwrap();
-        let servers = rows.filter(|row| row[0] == "http-shop" && row[1].starts_with("shop-"));
-        servers.map(|row| (row[1].to_owned(), row[chosen].parse().unwrap())).collect()
+        let rows = self.balancer.server_rows("http-shop").into_iter();
+        rows.map(|row| (row["svname"].clone(), row["lbtot"].parse().unwrap())).collect()
     }
 
     /// Asks so many times, each time over a new connection.
@@ -122,16 +116,9 @@ impl Shop {
         assert!(starved.is_empty(), "{round}: {starved:?}: {counts:?}");
     }
 
-    /// A figure of confgen's metrics.
-    fn figure(&self, name: &str) -> Option<u64> {
-        let text = self.balancer.asked("/metrics").unwrap().body;
-        text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' ')?.parse().ok())
-    }
-
     /// The upstreams of which the API says that they starve.
     fn said_to_starve(&self) -> BTreeSet<String> {
-        let answer = self.balancer.asked("/api/v1/upstreams").unwrap().body;
-        let answer: serde_json::Value = serde_json::from_str(&answer).unwrap();
+        let answer = self.balancer.api("upstreams");
         let upstreams = answer["upstreams"].as_array().unwrap().iter();
         let starved = upstreams.filter(|it| it["verdict"]["because"]["cause"] == "starved");
         starved.map(|it| it["id"].as_str().unwrap().to_owned()).collect()
@@ -170,7 +157,7 @@ impl Shop {
         let more = |now: &BTreeMap<String, u64>| -> BTreeMap<String, u64> {
             now.iter().map(|(name, count)| (name.clone(), count.saturating_sub(before[name]))).collect()
         };
-        let counts = until(SERVED, "enough requests", || {
+        let counts = until(PATIENCE, "enough requests", || {
             let counts = more(&self.chosen());
             let total: u64 = counts.values().sum();
             if total >= requests_each * UPSTREAMS as u64 { Ok(counts) } else { Err(total.to_string()) }
@@ -187,7 +174,7 @@ fn rounds() -> usize {
 
 /// Upstreams that go and come back, by ones and by halves; the others stay as they are.
 fn assert_each_gets_its_share(balance: &str, requests_each: u64) {
-    let _turn = heavy();
+    let _turn = medium();
     let shop = Shop::start(balance);
     let load = Plan::new(Kind::KeepAlive, shop.balancer.http(), "shop.test").rate(500).from("shop-").start();
     for round in 0..rounds() {
@@ -207,12 +194,11 @@ fn assert_each_gets_its_share(balance: &str, requests_each: u64) {
         }
         // The store's own revision may be that of confgen's key, which confgen does not follow.
         let revision = some.iter().map(|number| shop.put(*number, WEIGHT)).max();
-        until(SERVED, "confgen to follow", || {
-            let status = shop.balancer.asked("/api/v1/status").map_err(|error| error.to_string())?.body;
-            let status: serde_json::Value = serde_json::from_str(&status).map_err(|error| error.to_string())?;
+        until(PATIENCE, "confgen to follow", || {
+            let status = shop.balancer.api("status");
             if status["applied"].as_i64() >= revision { Ok(()) } else { Err(status.to_string()) }
         });
-        shop.balancer.wait_servers(SERVED, "http-shop", UPSTREAMS);
+        shop.balancer.wait_servers(PATIENCE, "http-shop", UPSTREAMS);
         shop.assert_even(requests_each, &format!("round {round}, {some:?} of balance {balance}"));
     }
     load.stop().assert_nothing_lost();
@@ -242,14 +228,14 @@ fn in_turns_after_checks_have_passed_again() {
     for round in 0..rounds().div_ceil(2) {
         // The part of the window differs from round to round.
         shop.ask(170);
-        let before = shop.figure(GROWN).unwrap();
+        let before = shop.balancer.metric(GROWN).unwrap();
         shop.set_health(FLAPPING, "down");
         for _ in 0..3 {
             sleep(COUNTED / 2);
             shop.ask(1);
         }
         shop.set_health(FLAPPING, "up");
-        until(SERVED, "confgen to see that servers are back", || shop.figure(GROWN) > Some(before));
+        until(PATIENCE, "confgen to see that servers are back", || shop.balancer.metric(GROWN) > Some(before));
         shop.assert_even_now(&format!("round {round}"));
     }
 }
@@ -263,19 +249,19 @@ fn a_starved_upstream_gets_its_turns_again_once_it_is_found() {
     let etcd = Etcd::start();
     let balancer = Balancer::start(&etcd);
     let shop = Shop::in_long_windows(etcd, balancer);
-    assert_eq!(shop.figure(STARVED), Some(0));
+    assert_eq!(shop.balancer.metric(STARVED), Some(0.0));
     let starved = shop.starve();
     // It may have been found before, in the middle of requests.
-    let found = shop.figure(STARVED);
-    assert!(found > Some(0));
+    let found = shop.balancer.metric(STARVED);
+    assert!(found > Some(0.0));
     let log = shop.balancer.log("confgen");
     for server in &starved {
         let is_told = |line: &&str| line.contains("upstream starves") && line.contains(server.as_str());
         assert!(log.lines().any(|line| is_told(&line)), "{server}: {log}");
     }
     shop.assert_even_now(&format!("{starved:?} starved"));
-    until(SERVED, "nobody to starve", || shop.said_to_starve().is_empty());
-    assert_eq!(shop.figure(STARVED), found, "the section is queued again once");
+    until(PATIENCE, "nobody to starve", || shop.said_to_starve().is_empty());
+    assert_eq!(shop.balancer.metric(STARVED), found, "the section is queued again once");
 }
 
 /// The upstream that answers for each of many paths.
@@ -309,7 +295,7 @@ fn assert_hash_keeps_clients(balance: &str, answers: fn(&Balancer) -> Vec<String
         shop.delete(away);
         let balancers = [&shop.balancer, &other];
         for balancer in balancers {
-            balancer.wait_servers(SERVED, "http-shop", UPSTREAMS - 1);
+            balancer.wait_servers(PATIENCE, "http-shop", UPSTREAMS - 1);
         }
         if round % 4 == 2 {
             other.restart();
@@ -325,7 +311,7 @@ fn assert_hash_keeps_clients(balance: &str, answers: fn(&Balancer) -> Vec<String
         assert_eq!(answers(&other), meanwhile, "two balancers agree where the clients of {name} go");
         shop.put(away, WEIGHT);
         for balancer in balancers {
-            balancer.wait_servers(SERVED, "http-shop", UPSTREAMS);
+            balancer.wait_servers(PATIENCE, "http-shop", UPSTREAMS);
             assert_eq!(answers(balancer), first, "the clients of {name} are back");
         }
     }

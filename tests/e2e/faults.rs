@@ -7,9 +7,10 @@ use std::time::Duration;
 
 use lab::http::Request;
 use lab::load::Kind;
-use lab::{App, Etcd, Ground, Signal, heavy, until};
+use lab::{App, Etcd, Ground, Signal, medium, until};
 
-/// Requests a second: enough to see any outage, few enough to leave the cores to what is tested.
+/// Requests a second: enough to see any outage, few enough to leave the cores to what is tested. On a busy machine half of it has
+/// to come about, which sees an outage of some milliseconds.
 const RATE: u32 = 500;
 
 /// How long etcd is away: longer than the announcers' leases, whose TTL is 10 s.
@@ -30,7 +31,7 @@ fn nothing_lost(ground: &mut Ground, act: impl FnOnce(&mut Ground)) {
     };
     for (_, report) in ground.under_load(&[Kind::PerRequest, Kind::KeepAlive], RATE, act) {
         report.assert_nothing_lost();
-        report.assert_pace(RATE);
+        report.assert_pace(RATE / 2);
     }
 }
 
@@ -50,7 +51,7 @@ fn assert_converges(ground: &Ground, probe: &str) {
 
 #[test]
 fn etcd_killed() {
-    let _turn = heavy();
+    let _turn = medium();
     let mut ground = Ground::new();
     nothing_lost(&mut ground, |ground| {
         ground.etcd.kill(0);
@@ -61,7 +62,7 @@ fn etcd_killed() {
 
 #[test]
 fn etcd_frozen() {
-    let _turn = heavy();
+    let _turn = medium();
     let mut ground = Ground::new();
     nothing_lost(&mut ground, |ground| {
         let before = leases(ground);
@@ -83,7 +84,7 @@ fn etcd_frozen() {
 
 #[test]
 fn etcd_compacted_while_confgen_is_stopped() {
-    let _turn = heavy();
+    let _turn = medium();
     let mut ground = Ground::new();
     nothing_lost(&mut ground, |ground| {
         assert!(ground.balancer.ctl(&["stop", "confgen"]).status.success());
@@ -96,7 +97,7 @@ fn etcd_compacted_while_confgen_is_stopped() {
 /// Its watch breaks, and the revision that it would resume from is gone when it comes back.
 #[test]
 fn etcd_compacted_while_confgen_is_frozen() {
-    let _turn = heavy();
+    let _turn = medium();
     let mut ground = Ground::new();
     nothing_lost(&mut ground, |ground| {
         let confgen = ground.balancer.signal("confgen", Signal::SIGSTOP);
@@ -111,7 +112,7 @@ fn etcd_compacted_while_confgen_is_frozen() {
 
 #[test]
 fn lease_revoked_behind_the_announcers_back() {
-    let _turn = heavy();
+    let _turn = medium();
     let mut ground = Ground::new();
     nothing_lost(&mut ground, |ground| {
         for app in ["shop-1", "shop-2", "shop-3"] {
@@ -128,7 +129,7 @@ fn lease_revoked_behind_the_announcers_back() {
 
 #[test]
 fn confgen_killed_while_it_writes() {
-    let _turn = heavy();
+    let _turn = medium();
     let mut ground = Ground::new();
     let mut random = fastrand::Rng::with_seed(7);
     nothing_lost(&mut ground, |ground| {

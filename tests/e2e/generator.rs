@@ -4,7 +4,7 @@
 use std::time::Duration;
 
 use lab::load::{Kind, Plan, Report};
-use lab::{App, Balancer, Certificate, Setup, heavy, write};
+use lab::{App, Balancer, Certificate, PATIENCE, Setup, heavy_on, write};
 
 const RATE: u32 = 2_000;
 
@@ -28,9 +28,12 @@ fn by_hand(setup: Setup, apps: &[App]) -> Balancer {
 }
 
 fn under_load(kind: Kind, act: impl FnOnce(&Balancer)) -> Report {
-    let apps = ["shop-1", "shop-2", "shop-3"].map(App::alone);
-    let balancer = by_hand(Setup::new(), &apps);
-    balancer.wait_servers(Duration::from_secs(30), "apps", 3);
+    let (_turn, (balancer, _apps)) = heavy_on(|| {
+        let apps = ["shop-1", "shop-2", "shop-3"].map(App::alone);
+        let balancer = by_hand(Setup::new(), &apps);
+        balancer.wait_servers(PATIENCE, "apps", 3);
+        (balancer, apps)
+    });
     let target = if kind == Kind::Http2 { balancer.https() } else { balancer.http() };
     let load = Plan::new(kind, target, "shop.test").rate(RATE).from("shop-").start();
     std::thread::sleep(Duration::from_secs(1));
@@ -43,7 +46,6 @@ fn under_load(kind: Kind, act: impl FnOnce(&Balancer)) -> Report {
 
 #[test]
 fn loses_nothing_while_nothing_happens() {
-    let _turn = heavy();
     for kind in [Kind::PerRequest, Kind::KeepAlive, Kind::Http2] {
         let report = under_load(kind, |_| ());
         report.assert_nothing_lost();
@@ -55,7 +57,6 @@ fn loses_nothing_while_nothing_happens() {
 
 #[test]
 fn sees_what_a_plain_restart_loses() {
-    let _turn = heavy();
     for kind in [Kind::PerRequest, Kind::KeepAlive, Kind::Http2] {
         let report = under_load(kind, Balancer::restart);
         assert!(!report.failures.is_empty(), "a plain restart closes the ports for a while:\n{report}");

@@ -11,7 +11,7 @@ use h2::server::{SendResponse, handshake};
 use h2::{Reason, RecvStream};
 use http::{Request, Response};
 use lab::load::{Fault, Kind, Plan, Report};
-use lab::{Certificate, free_port, runtime};
+use lab::{Certificate, free_address, runtime};
 use rustls::ServerConfig;
 use rustls::pki_types::pem::PemObject as _;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
@@ -120,7 +120,7 @@ fn each_failure_is_called_by_its_name() {
         let report = few(Kind::KeepAlive, target);
         assert_eq!(faults(&report), [fault], "{report}");
     }
-    let nobody = SocketAddr::from(([127, 0, 0, 1], free_port()));
+    let nobody = free_address();
     let report = few(Kind::PerRequest, nobody);
     assert!(report.sent > 10 && faults(&report).iter().all(|fault| *fault == Fault::Refused), "{report}");
     assert_eq!(report.sent, report.failures.len() as u64);

@@ -7,34 +7,30 @@ use std::thread::sleep;
 use std::time::{Duration, Instant};
 
 use lab::load::{Kind, Plan};
-use lab::{App, Balancer, Etcd, Process, Scratch, Signal, bin, light, until};
+use lab::{App, Balancer, Etcd, Ground, PATIENCE, Process, Scratch, Signal, bin, light, until};
 
-/// No timer ends what is retained: what goes within this was let go.
-const DEADLINE: Duration = Duration::from_secs(30);
 /// The smallest that etcd grants is 2 s.
 const TTL: Duration = Duration::from_secs(2);
-/// HAProxy finds a dead server down by then: three checks, 2 s apart, each with 1 s.
-const CHECKED: Duration = Duration::from_secs(30);
 
 /// Apps, each with an announcer beside it, and a balancer that serves them.
 struct Crowd {
-    etcd: Etcd,
-    balancer: Balancer,
+    ground: Ground,
     apps: Vec<App>,
     announcers: Vec<Process>,
     _folder: Scratch,
 }
 
 fn crowd(count: usize) -> Crowd {
-    let (etcd, folder) = (Etcd::start(), Scratch::new());
+    let (build, folder) = (Ground::build(), Scratch::new());
     let apps: Vec<App> = (1..=count).map(|number| App::alone(&format!("shop-{number}"))).collect();
-    let announcers = apps.iter().map(|app| announce(&etcd, &folder, "shop", app, TTL)).collect();
-    let balancer = Balancer::start(&etcd);
-    balancer.wait_servers(DEADLINE, "http-shop", count);
-    Crowd { etcd, balancer, apps, announcers, _folder: folder }
+    let announcers = apps.iter().map(|app| announce(&build.etcd, &folder, "shop", app, TTL)).collect();
+    let ground = build.start();
+    ground.balancer.wait_servers(PATIENCE, "http-shop", count);
+    Crowd { ground, apps, announcers, _folder: folder }
 }
 
-fn announce(etcd: &Etcd, folder: &Scratch, service: &str, app: &App, ttl: Duration) -> Process {
+/// Starts an announcer beside an app. It ends without a drain.
+pub(crate) fn announce(etcd: &Etcd, folder: &Scratch, service: &str, app: &App, ttl: Duration) -> Process {
     let mut command = Command::new(bin("announcer"));
     command.args(["--endpoints", &etcd.endpoints(), "--service", service, "--domain", &format!("{service}.test")]);
     command.args(["--ttl", &format!("{}s", ttl.as_secs()), "--drain", "0s", "--id", &app.name]);
@@ -44,19 +40,20 @@ fn announce(etcd: &Etcd, folder: &Scratch, service: &str, app: &App, ttl: Durati
 
 impl Crowd {
     fn keys(&self) -> usize {
-        self.etcd.keys("http-services/shop/upstreams/").len()
+        self.ground.etcd.keys("http-services/shop/upstreams/").len()
     }
 
     /// All but these have lost their keys, and all are served for long after. Their leases end moments apart: the first
     /// may go, and come back when the others show that it is a crowd.
     fn assert_kept(&self, keys: usize) {
-        until(DEADLINE, "the keys to go", || self.keys() == keys);
-        let kept = || self.balancer.log("confgen").contains("retaining upstreams without keys until a check fails");
+        until(PATIENCE, "the keys to go", || self.keys() == keys);
+        let kept =
+            || self.ground.balancer.log("confgen").contains("retaining upstreams without keys until a check fails");
         until(TTL, "the crowd to be seen", kept);
-        self.balancer.wait_servers(TTL, "http-shop", self.apps.len());
+        self.ground.balancer.wait_servers(TTL, "http-shop", self.apps.len());
         let until = Instant::now() + 2 * TTL;
         while Instant::now() < until {
-            assert_eq!(self.balancer.servers_up("http-shop").len(), self.apps.len());
+            assert_eq!(self.ground.balancer.servers_up("http-shop").len(), self.apps.len());
             sleep(Duration::from_millis(50));
         }
     }
@@ -70,12 +67,12 @@ fn announcers_that_die_together_take_no_app_with_them() {
     crowd.assert_kept(0);
     // One that really dies goes; one that is announced again is no longer kept, and may go politely.
     crowd.apps[0].kill();
-    crowd.balancer.wait_servers(CHECKED, "http-shop", 2);
-    until(CHECKED, "the dead one to leave the file", || !crowd.balancer.file().contains("server shop-1 "));
+    crowd.ground.balancer.wait_servers(PATIENCE, "http-shop", 2);
+    until(PATIENCE, "the dead one to leave the file", || !crowd.ground.balancer.file().contains("server shop-1 "));
     let key = "http-services/shop/upstreams/shop-2";
-    crowd.etcd.put(key, crowd.apps[1].address.to_string());
-    crowd.etcd.delete(key);
-    crowd.balancer.wait_servers(DEADLINE, "http-shop", 1);
+    crowd.ground.etcd.put(key, crowd.apps[1].address.to_string());
+    crowd.ground.etcd.delete(key);
+    crowd.ground.balancer.wait_servers(PATIENCE, "http-shop", 1);
 }
 
 #[test]
@@ -85,38 +82,38 @@ fn a_retained_upstream_stays_over_an_operators_maintenance() {
     crowd.announcers.iter_mut().for_each(Process::kill);
     crowd.assert_kept(0);
     let imposed = "http-services/shop/overrides/shop-1";
-    crowd.etcd.put(imposed, r#"{"state":"maint"}"#);
-    crowd.balancer.wait_servers(TTL, "http-shop", 2);
+    crowd.ground.etcd.put(imposed, r#"{"state":"maint"}"#);
+    crowd.ground.balancer.wait_servers(TTL, "http-shop", 2);
     // HAProxy is asked once a second.
     let end = Instant::now() + 2 * TTL;
     while Instant::now() < end {
-        assert!(crowd.balancer.file().contains("server shop-1 "), "{}", crowd.balancer.file());
+        assert!(crowd.ground.balancer.file().contains("server shop-1 "), "{}", crowd.ground.balancer.file());
         sleep(Duration::from_millis(50));
     }
-    crowd.etcd.delete(imposed);
-    crowd.balancer.wait_servers(TTL, "http-shop", 3);
+    crowd.ground.etcd.delete(imposed);
+    crowd.ground.balancer.wait_servers(TTL, "http-shop", 3);
 }
 
 #[test]
 fn announcers_that_are_cut_off_take_no_app_with_them() {
     let _turn = light();
     let mut crowd = crowd(5);
-    let load = Plan::new(Kind::PerRequest, crowd.balancer.http(), "shop.test").rate(100).from("shop-").start();
+    let load = Plan::new(Kind::PerRequest, crowd.ground.balancer.http(), "shop.test").rate(100).from("shop-").start();
     let cut_off = |crowd: &mut Crowd, signal| crowd.announcers[..3].iter_mut().for_each(|it| it.signal(signal));
     cut_off(&mut crowd, Signal::SIGSTOP);
     crowd.assert_kept(2);
     // What is kept is kept over a restart of confgen.
-    assert!(crowd.balancer.ctl(&["restart", "confgen"]).status.success());
-    let listed = || crowd.balancer.log("confgen").matches("store listed").count() == 2;
-    until(DEADLINE, "confgen to follow again", listed);
+    assert!(crowd.ground.balancer.ctl(&["restart", "confgen"]).status.success());
+    let listed = || crowd.ground.balancer.log("confgen").matches("store listed").count() == 2;
+    until(PATIENCE, "confgen to follow again", listed);
     crowd.assert_kept(2);
     cut_off(&mut crowd, Signal::SIGCONT);
-    until(DEADLINE, "all to register again", || crowd.keys() == 5);
+    until(PATIENCE, "all to register again", || crowd.keys() == 5);
     crowd.assert_kept(5);
     load.stop().assert_nothing_lost();
     // Back again, they may go politely.
     crowd.announcers.iter_mut().for_each(|announcer| announcer.signal(Signal::SIGTERM));
-    crowd.balancer.wait_servers(DEADLINE, "http-shop", 0);
+    crowd.ground.balancer.wait_servers(PATIENCE, "http-shop", 0);
 }
 
 #[test]
@@ -127,7 +124,7 @@ fn an_upstream_that_is_withdrawn_is_removed_at_once() {
     for announcer in &mut crowd.announcers {
         announcer.signal(Signal::SIGTERM);
     }
-    crowd.balancer.wait_servers(DEADLINE, "http-shop", 0);
+    crowd.ground.balancer.wait_servers(PATIENCE, "http-shop", 0);
     drop(crowd);
     // All of them by a person, while their leases live. An announcer would write its record again.
     let etcd = Etcd::start();
@@ -137,9 +134,9 @@ fn an_upstream_that_is_withdrawn_is_removed_at_once() {
     let key = |app: &App| format!("http-services/shop/upstreams/{}", app.name);
     apps.iter().for_each(|app| etcd.put_leased(&key(app), app.address.to_string(), lease));
     let balancer = Balancer::start(&etcd);
-    balancer.wait_servers(DEADLINE, "http-shop", 3);
+    balancer.wait_servers(PATIENCE, "http-shop", 3);
     apps.iter().for_each(|app| etcd.delete(&key(app)));
-    balancer.wait_servers(DEADLINE, "http-shop", 0);
+    balancer.wait_servers(PATIENCE, "http-shop", 0);
     assert!(!balancer.log("confgen").contains("retaining upstreams without keys"), "{}", balancer.log("confgen"));
 }
 
@@ -157,11 +154,11 @@ fn a_service_that_is_nothing_but_upstreams_is_kept_too() {
     let lease = etcd.grant(60);
     announce(lease);
     let balancer = Balancer::start(&etcd);
-    balancer.wait_status(DEADLINE, "any.test", "/", 200);
-    until(DEADLINE, "both to be found up", || balancer.servers_up("http-default").len() == 2);
-    balancer.wait_in_sync(DEADLINE);
+    balancer.wait_status(PATIENCE, "any.test", "/", 200);
+    until(PATIENCE, "both to be found up", || balancer.servers_up("http-default").len() == 2);
+    balancer.wait_in_sync(PATIENCE);
     etcd.revoke(lease);
-    until(DEADLINE, "the crowd to be seen", || {
+    until(PATIENCE, "the crowd to be seen", || {
         balancer
             .log("confgen")
             .contains("retaining upstreams without keys until a check fails service=http-default count=2")
@@ -174,9 +171,9 @@ fn a_service_that_is_nothing_but_upstreams_is_kept_too() {
     }
     // They come back, and are deleted: nobody is kept whose lease lives, and nothing is left of the service.
     announce(etcd.grant(60));
-    until(DEADLINE, "them to be back", || balancer.log("confgen").contains("retained upstreams released"));
+    until(PATIENCE, "them to be back", || balancer.log("confgen").contains("retained upstreams released"));
     etcd.delete_all("http-services/default/");
-    balancer.wait_status(DEADLINE, "any.test", "/", 404);
+    balancer.wait_status(PATIENCE, "any.test", "/", 404);
 }
 
 /// The announcers of two services are cut off from etcd for good, as by an expired client certificate. Their leases end one
@@ -196,9 +193,9 @@ fn a_slow_and_long_loss_of_all_leases_takes_no_app_down() {
     let mut announcers: Vec<Process> =
         apps.iter().zip(ttls).map(|(app, ttl)| announce(&etcd, &folder, &of(app), app, ttl)).collect();
     let balancer = Balancer::start(&etcd);
-    balancer.wait_servers(DEADLINE, "http-shop", 4);
-    balancer.wait_servers(DEADLINE, "http-mail", 2);
-    balancer.wait_in_sync(DEADLINE);
+    balancer.wait_servers(PATIENCE, "http-shop", 4);
+    balancer.wait_servers(PATIENCE, "http-mail", 2);
+    balancer.wait_in_sync(PATIENCE);
     let load = |service: &str| {
         let plan = Plan::new(Kind::PerRequest, balancer.http(), &format!("{service}.test"));
         plan.rate(50).from(&format!("{service}-")).start()
@@ -211,20 +208,20 @@ fn a_slow_and_long_loss_of_all_leases_takes_no_app_down() {
 
     // The first loss is one of four, and is followed. Its app ends too, and nobody knows.
     until(minute, "the first lease to end", || keys("shop") == 3);
-    balancer.wait_servers(DEADLINE, "http-shop", 3);
+    balancer.wait_servers(PATIENCE, "http-shop", 3);
     apps[0].kill();
     // mail loses its second 15 s after its first.
     until(minute, "mail to lose both", || keys("mail") == 0);
-    until(DEADLINE, "mail's first to return", || says("pending a check service=http-mail count=1"));
-    balancer.wait_servers(DEADLINE, "http-mail", 2);
+    until(PATIENCE, "mail's first to return", || says("pending a check service=http-mail count=1"));
+    balancer.wait_servers(PATIENCE, "http-mail", 2);
     // What was lost is remembered over a restart of confgen.
     until(minute, "the second lease to end", || keys("shop") == 2);
-    balancer.wait_servers(DEADLINE, "http-shop", 2);
-    balancer.wait_in_sync(DEADLINE);
+    balancer.wait_servers(PATIENCE, "http-shop", 2);
+    balancer.wait_in_sync(PATIENCE);
     assert!(balancer.ctl(&["restart", "confgen"]).status.success());
     until(minute, "shop to lose its third", || keys("shop") == 1);
-    until(DEADLINE, "shop's first two to return", || says("pending a check service=http-shop count=2"));
-    balancer.wait_servers(DEADLINE, "http-shop", 3);
+    until(PATIENCE, "shop's first two to return", || says("pending a check service=http-shop count=2"));
+    balancer.wait_servers(PATIENCE, "http-shop", 3);
     until(minute, "all to be lost", || keys("shop") == 0);
     // With a timer of 5 s, all would have gone by the end of this.
     let end = Instant::now() + 4 * Duration::from_secs(5);
@@ -251,5 +248,5 @@ fn a_slow_and_long_loss_of_all_leases_takes_no_app_down() {
     balancer.wait_servers(TTL, "http-mail", 0);
     balancer.wait_servers(TTL, "http-bulk", 8);
     announcers.iter_mut().for_each(|announcer| announcer.signal(Signal::SIGCONT));
-    balancer.wait_servers(DEADLINE, "http-mail", 2);
+    balancer.wait_servers(PATIENCE, "http-mail", 2);
 }

@@ -6,9 +6,7 @@ use std::process::Command;
 use std::thread::scope;
 use std::time::{Duration, Instant};
 
-use lab::{App, Balancer, Etcd, Setup, cpu_seconds, light, until, write};
-
-const SERVED: Duration = Duration::from_secs(30);
+use lab::{Balancer, Ground, cpu_seconds, light, until};
 
 /// HAProxy counts wrong passwords of the last minute.
 const FORGOTTEN: Duration = Duration::from_secs(150);
@@ -42,43 +40,33 @@ fn guess(balancer: &Balancer) {
     assert_eq!(asked(balancer, GUESSER, None).0, 401, "a browser that hasn't asked for the password yet");
 }
 
-fn balancer(etcd: &Etcd, setup: Setup, flags: &[&str]) -> Balancer {
-    let balancer = setup.confgen(etcd).flags(flags).start();
-    balancer.wait_status(SERVED, "shop.test", "/", 200);
-    balancer.wait_settled(SERVED);
-    balancer
-}
-
 #[test]
 fn guesses_are_few_and_the_right_password_is_let_in() {
     let _turn = light();
-    let etcd = Etcd::start();
-    let app = App::alone("shop");
-    etcd.http_service("shop", "shop.test", &[&app]);
-
-    let made = balancer(&etcd, Setup::new(), &[]);
+    let ground = Ground::build().http("shop", "shop.test", &["shop"]).start();
+    let made = &ground.balancer;
     let password = read_to_string(made.folder().join("state/stats-password")).unwrap();
-    guess(&made);
+    guess(made);
     for from in [PROMETHEUS, GUESSER] {
-        assert_eq!(asked(&made, from, Some(password.trim())).0, 200, "the right one, from {from}");
+        assert_eq!(asked(made, from, Some(password.trim())).0, 200, "the right one, from {from}");
     }
     assert!(!made.file().contains("$6$") && !made.file().contains(password.trim()), "{}", made.file());
 
-    let setup = Setup::new();
-    let file = setup.folder().join("password");
-    write(file.clone(), "secret\n");
-    let given = balancer(&etcd, setup, &["--stats-password-file", &file.display().to_string()]);
+    let build = Ground::build().http("shop", "shop.test", &["shop"]).file("password", "secret\n");
+    let file = build.setup.folder().join("password").display().to_string();
+    let ground = build.flags(&["--stats-password-file", &file]).start();
+    let given = &ground.balancer;
     assert!(given.file().contains("user admin password $6$"), "{}", given.file());
     let worker = given.worker();
     let before = cpu_seconds(worker);
-    guess(&given);
+    guess(given);
     let hashed = cpu_seconds(worker) - before;
-    assert_eq!(asked(&given, PROMETHEUS, Some("secret")).0, 200, "the right one, from elsewhere");
+    assert_eq!(asked(given, PROMETHEUS, Some("secret")).0, 200, "the right one, from elsewhere");
 
     // Several times as many, none of which HAProxy looks at, right or wrong.
     let before = cpu_seconds(worker);
     scope(|threads| {
-        let guesses = (0..4 * ALLOWED).map(|_| threads.spawn(|| asked(&given, GUESSER, Some("secret")).0));
+        let guesses = (0..4 * ALLOWED).map(|_| threads.spawn(|| asked(given, GUESSER, Some("secret")).0));
         for guess in guesses.collect::<Vec<_>>() {
             assert_eq!(guess.join().unwrap(), 429);
         }
@@ -89,7 +77,7 @@ fn guesses_are_few_and_the_right_password_is_let_in() {
 
     let start = Instant::now();
     until(FORGOTTEN, "the address to be let in again", || {
-        let (status, _) = asked(&given, GUESSER, Some("secret"));
+        let (status, _) = asked(given, GUESSER, Some("secret"));
         if status == 200 { Ok(()) } else { Err(format!("{status} after {:?}", start.elapsed())) }
     });
 }

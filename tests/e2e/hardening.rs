@@ -14,10 +14,8 @@ use std::time::{Duration, Instant};
 
 use lab::http::{Request, raw};
 use lab::load::Kind;
-use lab::{Balancer, Certificate, Ground, Process, Scratch, free_port, heavy, light, until, write};
+use lab::{Balancer, Certificate, Ground, PATIENCE, Process, Scratch, free_port, light, until, write};
 use nix::unistd::User;
-
-const SERVED: Duration = Duration::from_secs(30);
 
 /// `timeout http-request`.
 const REQUEST: Duration = Duration::from_secs(10);
@@ -41,7 +39,7 @@ fn a_request_that_never_ends(http: SocketAddr) -> JoinHandle<()> {
         stream.set_read_timeout(Some(Duration::from_millis(300))).unwrap();
         stream.write_all(b"GET / HTTP/1.1\r\nHost: shop.test\r\nX-Slow: ").unwrap();
         let (mut answer, mut buffer) = (Vec::new(), [0; 1024]);
-        while start.elapsed() < SERVED {
+        while start.elapsed() < PATIENCE {
             match stream.read(&mut buffer) {
                 Ok(0) => break,
                 Ok(length) => answer.extend_from_slice(&buffer[..length]),
@@ -89,7 +87,7 @@ fn nothing_weak_is_offered(ground: &Ground) {
     let https = ground.balancer.https();
     let rsa = Certificate::rsa(Ground::HOST);
     rsa.write(ground.balancer.folder().join("certs/rsa.pem"));
-    until(SERVED, "the certificate with an RSA key", || {
+    until(PATIENCE, "the certificate with an RSA key", || {
         handshake(https, &["-tls1_2", "-cipher", "ECDHE-RSA-AES128-GCM-SHA256"]).is_some()
     });
 
@@ -104,7 +102,7 @@ fn nothing_weak_is_offered(ground: &Ground) {
     let old =
         [["-tls1", "-cipher", ANY], ["-tls1_1", "-cipher", ANY], ["-tls1_2", "-cipher", "AES128-SHA:@SECLEVEL=0"]];
     for arguments in &old {
-        until(SERVED, &format!("{arguments:?} of a weak server"), || handshake(weak, arguments).is_some());
+        until(PATIENCE, &format!("{arguments:?} of a weak server"), || handshake(weak, arguments).is_some());
         assert_eq!(handshake(https, arguments), None, "{arguments:?}");
     }
 
@@ -183,9 +181,9 @@ fn no_request_is_smuggled_in(ground: &Ground) {
     let recorder = Recorder::start();
     ground.etcd.put("http-services/raw/domain", "raw.test");
     ground.etcd.put("http-services/raw/upstreams/raw", recorder.address.to_string());
-    ground.balancer.wait_status(SERVED, "raw.test", "/served", 200);
-    ground.balancer.wait_in_sync(SERVED);
-    ground.balancer.wait_one_haproxy(SERVED);
+    ground.balancer.wait_status(PATIENCE, "raw.test", "/served", 200);
+    ground.balancer.wait_in_sync(PATIENCE);
+    ground.balancer.wait_one_haproxy(PATIENCE);
     let http = ground.balancer.http();
     let status = |path: &str, rest: &str| {
         let rest = rest.replace("LONG", &"x".repeat(16_000)).replace("MANY", &"X: y\r\n".repeat(120));
@@ -243,7 +241,7 @@ fn user(balancer: &Balancer) -> Option<u32> {
 
 #[test]
 fn a_haproxy_takes_over_from_one_of_other_rights() {
-    let _turn = heavy();
+    let _turn = light();
     let mut ground = Ground::new();
     let haproxy = User::from_name("haproxy").unwrap().expect("the user that Debian's package makes").uid.as_raw();
     assert_eq!(user(&ground.balancer), Some(haproxy));
@@ -253,14 +251,14 @@ fn a_haproxy_takes_over_from_one_of_other_rights() {
     let reports = ground.under_load(&[Kind::KeepAlive, Kind::PerHandshake], 100, |ground| {
         // The operator's own line beats ours; an HAProxy takes over from one of other rights, in both directions.
         write(&operators, "global\n    user root\n    group root\n");
-        until(SERVED, "a HAProxy of root's", || user(&ground.balancer) == Some(0));
+        until(PATIENCE, "a HAProxy of root's", || user(&ground.balancer) == Some(0));
         ground.wait_served(3);
-        ground.wait_one_haproxy(SERVED);
+        ground.wait_one_haproxy(PATIENCE);
         assert!(!ground.balancer.file().contains("user haproxy"), "{}", ground.balancer.file());
         remove_file(&operators).unwrap();
-        until(SERVED, "a HAProxy of its own user", || user(&ground.balancer) == Some(haproxy));
+        until(PATIENCE, "a HAProxy of its own user", || user(&ground.balancer) == Some(haproxy));
         ground.wait_served(3);
-        ground.wait_one_haproxy(SERVED);
+        ground.wait_one_haproxy(PATIENCE);
     });
     for (_, report) in reports {
         report.assert_nothing_lost();

@@ -7,12 +7,12 @@ use std::time::Duration;
 
 use lab::http::{Request, connect};
 use lab::load::{Kind, Plan, Running};
-use lab::{Cluster, Container, Images, heavy, until};
+use lab::{Cluster, Container, Images, PATIENCE, heavy, until};
 
 const HOST: &str = "app.localhost";
 
 /// For two cores on which seven containers start.
-const DEADLINE: Duration = Duration::from_secs(60);
+const DEADLINE: Duration = PATIENCE.saturating_mul(2);
 
 #[test]
 #[ignore = "needs Docker: make test-images"]

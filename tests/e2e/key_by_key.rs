@@ -3,9 +3,10 @@
 use std::time::{Duration, Instant};
 
 use lab::http::Request;
-use lab::{Etcd, Front, Setup, light, until};
+use lab::{Etcd, Front, PATIENCE, Setup, light, until};
 
-const DEADLINE: Duration = Duration::from_secs(60);
+/// Longer than a wait for [`INTERVAL`], which has to show.
+const DEADLINE: Duration = PATIENCE.saturating_mul(2);
 
 /// So long that a restart which had to wait for it would show on a busy machine, too.
 const INTERVAL: Duration = Duration::from_secs(30);

@@ -2,47 +2,42 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing, reason = "test code")]
 
 use std::process::Command;
-use std::time::Duration;
 
 use lab::http::Request;
-use lab::{App, Etcd, Process, Scratch, Setup, bin, free_port, light, until, write};
-
-const DEADLINE: Duration = Duration::from_secs(30);
+use lab::{Ground, PATIENCE, Process, Scratch, bin, free_port, light, until, write};
 
 #[test]
 fn reserved_hosts_and_ports_can_not_be_claimed() {
-    let _alone = light();
-    let etcd = Etcd::start();
-    let app = App::alone("app");
-    etcd.http_service("shop", "shop.test", &[&app]);
-    let setup = Setup::new().confgen(&etcd);
-    let file = setup.folder().join("domains");
-    write(file.clone(), "shop  shop.test  # the shop\n*  *.apps.test\n");
-    let balancer = setup.flags(&["--domains-file", &file.display().to_string(), "--tcp-ports", "20000-20001"]).start();
-    balancer.wait_status(DEADLINE, "shop.test", "/", 200);
+    let _turn = light();
+    let build = Ground::build().http("shop", "shop.test", &["app"]);
+    let build = build.file("domains", "shop  shop.test  # the shop\n*  *.apps.test\n");
+    let file = build.setup.folder().join("domains");
+    let flags = ["--domains-file", &file.display().to_string(), "--tcp-ports", "20000-20001"];
+    let Ground { etcd, balancer, apps, .. } = build.flags(&flags).start();
+    let app = &apps[0];
     let refused = |key: &str, reason: &str| {
-        until(DEADLINE, &format!("{key} to be refused"), || {
+        until(PATIENCE, &format!("{key} to be refused"), || {
             balancer.log("confgen").lines().any(|line| line.contains(&format!("key={key} ")) && line.contains(reason))
         });
     };
 
     // Hosts: one of another service, the rest of the world, a regular expression; and one that all may have.
-    etcd.http_service("thief", "bank.test", &[&app]);
+    etcd.http_service("thief", "bank.test", &[app]);
     refused("http-services/thief/domain", "bank.test: --domains-file doesn't give it to thief");
     etcd.put("http-services/thief/url_reg", ".*");
     refused("http-services/thief/url_reg", "could match any host");
-    etcd.http_service("default", "all.apps.test", &[&app]);
+    etcd.http_service("default", "all.apps.test", &[app]);
     refused("http-services/default/", "could match any host");
-    etcd.http_service("wiki", "wiki.apps.test", &[&app]);
-    balancer.wait_status(DEADLINE, "wiki.apps.test", "/", 200);
+    etcd.http_service("wiki", "wiki.apps.test", &[app]);
+    balancer.wait_status(PATIENCE, "wiki.apps.test", "/", 200);
     for host in ["bank.test", "nobody.test", "all.apps.test"] {
-        balancer.wait_status(DEADLINE, host, "/", 404);
+        balancer.wait_status(PATIENCE, host, "/", 404);
     }
 
     // A host too many costs that host.
     etcd.put("http-services/shop/domain", "shop.test bank.test");
     refused("http-services/shop/domain", "bank.test: --domains-file doesn't give it to shop");
-    balancer.wait_status(DEADLINE, "shop.test", "/", 200);
+    balancer.wait_status(PATIENCE, "shop.test", "/", 200);
 
     // Ports and networks.
     etcd.put("tcp-services/db/ports", "20002");
@@ -56,7 +51,7 @@ fn reserved_hosts_and_ports_can_not_be_claimed() {
         (Process::start(&folder, id, &mut command), admin)
     };
     let is_ready = |(_, admin): &(Process, u16), status: u16, words: &str| {
-        until(DEADLINE, words, || match Request::get("localhost", "/ready").send(([127, 0, 0, 1], *admin).into()) {
+        until(PATIENCE, words, || match Request::get("localhost", "/ready").send(([127, 0, 0, 1], *admin).into()) {
             Ok(answer) if answer.status == status && answer.body.contains(words) => Ok(()),
             other => Err(format!("{other:?}")),
         });
@@ -68,10 +63,10 @@ fn reserved_hosts_and_ports_can_not_be_claimed() {
 
     // A file that can't be read changes nothing; one that can, is followed.
     write(file.clone(), "shop  what/ever\n");
-    until(DEADLINE, "the bad line to be named", || balancer.log("confgen").contains("line 1: what/ever"));
-    balancer.wait_status(DEADLINE, "shop.test", "/", 200);
-    balancer.wait_status(DEADLINE, "bank.test", "/", 404);
+    balancer.wait_logged("line 1: what/ever");
+    balancer.wait_status(PATIENCE, "shop.test", "/", 200);
+    balancer.wait_status(PATIENCE, "bank.test", "/", 404);
     write(file, "shop  shop.test bank.test\n*  *.apps.test\n");
-    balancer.wait_status(DEADLINE, "bank.test", "/", 200);
-    balancer.wait_in_sync(DEADLINE);
+    balancer.wait_status(PATIENCE, "bank.test", "/", 200);
+    balancer.wait_in_sync(PATIENCE);
 }

@@ -3,17 +3,12 @@
 
 use std::collections::BTreeMap;
 use std::ffi::OsString;
-use std::net::SocketAddr;
 use std::os::unix::ffi::OsStringExt as _;
 use std::process::Command;
-use std::time::Duration;
 
 use lab::http::{Request, Response, raw};
-use lab::{App, Balancer, Certificate, Etcd, Setup, Syslog, free_port, light, until};
+use lab::{Ground, PATIENCE, Syslog, light, until};
 use serde_json::Value;
-
-const SERVED: Duration = Duration::from_secs(30);
-const LOGGED: Duration = Duration::from_secs(30);
 
 /// The only peer that is believed. All of 127.0.0.0/8 is this machine's.
 const TRUSTED: &str = "127.0.0.2";
@@ -24,39 +19,25 @@ const TAKEN: usize = 8 * 1024;
 
 /// A balancer that believes one peer, with its log.
 struct Scene {
-    balancer: Balancer,
+    ground: Ground,
     syslog: Syslog,
-    tcp: SocketAddr,
-    tls: SocketAddr,
-    _apps: Vec<App>,
-    _etcd: Etcd,
 }
 
 impl Scene {
     fn new() -> Self {
-        let etcd = Etcd::start();
-        let apps: Vec<App> = ["shop", "secure", "db"].map(App::alone).into();
-        etcd.http_service("shop", "shop.test", &[&apps[0]]);
-        etcd.http_service("secure", "secure.test", &[&apps[1]]);
-        etcd.put("http-services/secure/tls", "terminate");
-        etcd.put("http-services/secure/hsts", "1d");
-        let [tcp, tls] = [(); 2].map(|()| SocketAddr::from(([127, 0, 0, 1], free_port())));
-        for (name, address) in [("db", tcp), ("dbs", tls)] {
-            etcd.put(&format!("tcp-services/{name}/ports"), address.to_string());
-            etcd.put(&format!("tcp-services/{name}/upstreams/db"), apps[2].address.to_string());
-        }
-        etcd.put("tcp-services/dbs/tls", "terminate");
-        let (setup, syslog) = (Setup::new(), Syslog::start());
-        Certificate::of(&["shop.test", "secure.test"]).write(setup.folder().join("certs/shop.pem"));
-        let balancer = setup.confgen(&etcd).flags(&["--trusted-proxies", TRUSTED]).log(&syslog).start();
-        for host in ["shop.test", "secure.test"] {
-            until(SERVED, host, || {
-                Request::get(host, "/").tls(host).send(balancer.https()).is_ok_and(|it| it.status == 200)
-            });
-        }
-        until(SERVED, "TCP", || Request::get("db.test", "/").send(tcp).is_ok_and(|it| it.status == 200));
-        balancer.wait_in_sync(SERVED);
-        Self { balancer, syslog, tcp, tls, _apps: apps, _etcd: etcd }
+        let syslog = Syslog::start();
+        let ground = Ground::build()
+            .http("shop", "shop.test", &["shop"])
+            .http("secure", "secure.test", &["secure"])
+            .set("http-services/secure", &[("tls", "terminate"), ("hsts", "1d")])
+            .tcp("db", &["db"])
+            .tcp("dbs", &["db"])
+            .set("tcp-services/dbs", &[("tls", "terminate")])
+            .certificate(&["shop.test", "secure.test"])
+            .flags(&["--trusted-proxies", TRUSTED])
+            .with(|setup| setup.log(&syslog))
+            .start();
+        Self { ground, syslog }
     }
 
     /// The access log's lines so far: all that isn't HAProxy's own news of its servers and sections.
@@ -78,7 +59,7 @@ impl Scene {
     /// Waits for a line that bears this, and returns it.
     #[track_caller]
     fn logged(&self, what: &str, wanted: impl Fn(&Value) -> bool) -> Value {
-        until(LOGGED, &format!("a line of the log: {what}"), || {
+        until(PATIENCE, &format!("a line of the log: {what}"), || {
             let lines = self.log();
             lines.iter().find(|line| wanted(line)).cloned().ok_or_else(|| format!("{lines:#?}"))
         })
@@ -86,7 +67,7 @@ impl Scene {
 
     /// A request over HTTP/2 by curl, with these bytes in path and host.
     fn http2(&self, path: &[u8], host: &[u8]) {
-        let url = [b"https://", self.balancer.https().to_string().as_bytes(), path].concat();
+        let url = [b"https://", self.ground.balancer.https().to_string().as_bytes(), path].concat();
         let host = [b"Host: ", host].concat();
         let arguments = [b"-sk".to_vec(), b"--http2".to_vec(), b"-o/dev/null".to_vec(), b"-H".to_vec(), host, url];
         // A request that HAProxy ends is an error to curl; the log is what counts.
@@ -97,12 +78,12 @@ impl Scene {
     fn ask(&self, from: &str, headers: &[(&str, &str)]) -> BTreeMap<String, String> {
         let request = Request::get("shop.test", "/echo").from(from);
         let request = headers.iter().fold(request, |request, (name, value)| request.header(name, value));
-        told(&request.send(self.balancer.http()).unwrap())
+        told(&request.send(self.ground.balancer.http()).unwrap())
     }
 
     /// The port as it is told where nobody else has a say.
     fn port(&self) -> String {
-        self.balancer.http().port().to_string()
+        self.ground.balancer.http().port().to_string()
     }
 }
 
@@ -136,7 +117,7 @@ const HOSTILE: [&[u8]; 9] = [
 ];
 
 fn every_line_is_json_whatever_is_asked(scene: &Scene) {
-    let http = scene.balancer.http();
+    let http = scene.ground.balancer.http();
     let long = "%22\"x".repeat(800);
     let mut requests: Vec<Vec<u8>> = [
         "GET /quote\"in'path\\back HTTP/1.1\r\nHost: shop.test\r\n\r\n",
@@ -174,7 +155,7 @@ fn every_line_is_json_whatever_is_asked(scene: &Scene) {
     let line = scene.logged("the last one", |line| line["uri"] == "/the-last-one");
     assert_eq!((line["host"].as_str(), line["server"].as_str()), (Some("shop.test"), Some("shop")), "{line}");
     scene.logged("quotes as they came", |line| line["uri"] == "/quote\"in'path\\back" && line["method"] == "GET");
-    until(LOGGED, &format!("a line for each of {sent} requests"), || {
+    until(PATIENCE, &format!("a line for each of {sent} requests"), || {
         let more = scene.log().len() - before;
         if more > sent { Ok(()) } else { Err(more) }
     });
@@ -189,12 +170,12 @@ fn closing(request: &[u8]) -> Vec<u8> {
 }
 
 fn connections_of_tcp_and_tls_that_fail_are_json_too(scene: &Scene) {
-    let _ = Request::get("db.test", "/").send(scene.tcp).unwrap();
-    let _ = Request::get("db.test", "/").tls("shop.test").send(scene.tls).unwrap();
-    for target in [scene.tls, scene.balancer.https()] {
+    let _ = Request::get("db.test", "/").send(scene.ground.tcp["db"]).unwrap();
+    let _ = Request::get("db.test", "/").tls("shop.test").send(scene.ground.tcp["dbs"]).unwrap();
+    for target in [scene.ground.tcp["dbs"], scene.ground.balancer.https()] {
         let _ = raw(target, b"GET /\"no-tls HTTP/1.1\r\n\r\n");
     }
-    let _ = raw(scene.balancer.stats(), b"G\"ET /\\ nonsense\r\n\r\n");
+    let _ = raw(scene.ground.balancer.stats(), b"G\"ET /\\ nonsense\r\n\r\n");
     let line = scene.logged("TCP", |line| line["backend"] == "tcp-db");
     assert_eq!((line["server"].as_str(), line["client"].as_str()), (Some("db"), Some(NOBODY)), "{line}");
     scene.logged("TCP over TLS", |line| line["backend"] == "tcp-dbs" && line["tls"] == "TLSv1.3");
@@ -267,8 +248,11 @@ fn a_redirect_to_https_ends_where_a_trusted_proxy_speaks_tls(scene: &Scene) {
     let asked = |from: &str, proto: Option<&str>, tls: bool| {
         let request = Request::get("secure.test", "/a?b").from(from);
         let request = proto.into_iter().fold(request, |request, proto| request.header("X-Forwarded-Proto", proto));
-        let (request, target) =
-            if tls { (request.tls("secure.test"), scene.balancer.https()) } else { (request, scene.balancer.http()) };
+        let (request, target) = if tls {
+            (request.tls("secure.test"), scene.ground.balancer.https())
+        } else {
+            (request, scene.ground.balancer.http())
+        };
         let response = request.send(target).unwrap();
         assert_eq!(response.status == 200, response.header("strict-transport-security").is_some(), "{response:?}");
         (response.status, response.header("location").map(str::to_owned))

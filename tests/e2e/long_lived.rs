@@ -5,11 +5,8 @@ use std::io::{Read as _, Write as _};
 use std::net::{SocketAddr, TcpStream};
 use std::sync::{Arc, Mutex};
 use std::thread;
-use std::time::Duration;
 
-use lab::{App, Etcd, Setup, WebSocket, free_port, light, until};
-
-const SERVED: Duration = Duration::from_secs(30);
+use lab::{Ground, PATIENCE, WebSocket, light, until};
 
 /// Lines of a download, and the time between two: some eight seconds, over two restarts.
 const LINES: usize = 40;
@@ -24,7 +21,7 @@ struct Download {
 impl Download {
     fn begin(address: SocketAddr, host: &str) -> Self {
         let mut stream = TcpStream::connect(address).unwrap();
-        stream.set_read_timeout(Some(SERVED)).unwrap();
+        stream.set_read_timeout(Some(PATIENCE)).unwrap();
         let request =
             format!("GET /drip?lines={LINES}&ms={PAUSE} HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n\r\n");
         stream.write_all(request.as_bytes()).unwrap();
@@ -51,17 +48,10 @@ impl Download {
 #[test]
 fn nothing_is_cut_by_a_restart() {
     let _turn = light();
-    let etcd = Etcd::start();
-    let app = App::alone("shop");
-    etcd.http_service("shop", "shop.test", &[&app]);
-    let tcp = SocketAddr::from(([127, 0, 0, 1], free_port()));
-    etcd.put("tcp-services/chat/ports", tcp.to_string());
-    etcd.put("tcp-services/chat/upstreams/1", app.address.to_string());
-    let balancer = Setup::new().confgen(&etcd).start();
-    balancer.wait_status(SERVED, "shop.test", "/", 200);
-    balancer.wait_settled(SERVED);
+    let ground = Ground::build().http("shop", "shop.test", &["shop"]).tcp("chat", &["shop"]).start();
+    let Ground { etcd, balancer, apps, tcp } = ground;
 
-    let (http, https) = (balancer.http(), balancer.https());
+    let (http, https, tcp) = (balancer.http(), balancer.https(), tcp["chat"]);
     let mut sockets = [(http, false), (https, true), (tcp, false)]
         .map(|(address, secure)| (address, WebSocket::open(address, "shop.test", secure)));
     let mut say = |text: &str| {
@@ -73,19 +63,19 @@ fn nothing_is_cut_by_a_restart() {
     say("before");
     let downloads = [http, tcp].map(|address| Download::begin(address, "shop.test"));
     let under_way = |lines: usize| {
-        until(SERVED, "the downloads", || downloads.iter().all(|download| download.lines() > lines));
+        until(PATIENCE, "the downloads", || downloads.iter().all(|download| download.lines() > lines));
     };
     under_way(0);
     let mut workers = vec![balancer.worker()];
 
     // By hand, and by confgen for a new service.
     balancer.restart();
-    until(SERVED, "another process", || !workers.contains(&balancer.worker()));
+    until(PATIENCE, "another process", || !workers.contains(&balancer.worker()));
     workers.push(balancer.worker());
     say("after a restart");
-    etcd.http_service("blog", "blog.test", &[&app]);
-    balancer.wait_status(SERVED, "blog.test", "/", 200);
-    until(SERVED, "another process", || !workers.contains(&balancer.worker()));
+    etcd.http_service("blog", "blog.test", &[&apps[0]]);
+    balancer.wait_status(PATIENCE, "blog.test", "/", 200);
+    until(PATIENCE, "another process", || !workers.contains(&balancer.worker()));
     say("after another");
     assert!(
         downloads.iter().all(|download| download.lines() < LINES),

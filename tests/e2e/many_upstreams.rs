@@ -4,9 +4,10 @@
 use std::process::Command;
 use std::time::Duration;
 
-use lab::{App, Balancer, Etcd, Scratch, Setup, bin, light, until, write};
+use lab::{App, Balancer, Etcd, PATIENCE, Scratch, Setup, bin, light, until, write};
 
-const SERVED: Duration = Duration::from_secs(60);
+/// HAProxy starts to check 900 upstreams.
+const SERVED: Duration = PATIENCE.saturating_mul(2);
 
 /// The most files that HAProxy can have open here. A quarter is for connections, 256 are for everything else.
 const FILES: usize = 1_024;

@@ -6,15 +6,11 @@ use std::ops::RangeInclusive;
 use std::thread::sleep;
 use std::time::Duration;
 
-use lab::http::Request;
 use lab::load::{Kind, Plan, Running};
-use lab::{App, Balancer, Etcd, Ground, Pid, heavy, until};
+use lab::{App, Balancer, Etcd, Ground, PATIENCE, Pid, heavy_on, until};
 
 /// Requests a second.
 const RATE: u32 = 2_000;
-
-/// Every change is in effect long before; a restart alone would take some 100 ms.
-const SERVED: Duration = Duration::from_secs(20);
 
 /// So many requests of a load show a share to within a percent or two.
 const WINDOW: Duration = Duration::from_millis(150);
@@ -33,16 +29,15 @@ struct Scene {
 
 impl Scene {
     fn new() -> Self {
-        let etcd = Etcd::start();
+        let Ground { etcd, balancer, .. } = Ground::build().start();
         let apps = ["blue-1", "blue-2", "green-1"].map(|name| (name, App::alone(name))).into();
-        let balancer = Balancer::start(&etcd);
         let scene = Self { etcd, balancer, apps };
         scene.etcd.put(&format!("{SHOP}/domain"), Ground::HOST);
         for app in ["blue-1", "blue-2", "green-1"] {
             scene.record(app, app, "");
         }
-        scene.balancer.wait_servers(SERVED, "http-shop", 3);
-        scene.balancer.wait_in_sync(SERVED);
+        scene.balancer.wait_servers(PATIENCE, "http-shop", 3);
+        scene.balancer.wait_in_sync(PATIENCE);
         scene
     }
 
@@ -80,7 +75,7 @@ impl Scene {
 /// Waits until the answers of the load come from these apps, in these percentages, and from nobody else.
 #[track_caller]
 fn expect(load: &Running, what: &str, shares: &[(&str, RangeInclusive<f64>)]) {
-    until(SERVED, what, || {
+    until(PATIENCE, what, || {
         let before = load.report();
         sleep(WINDOW);
         let after = load.report();
@@ -169,18 +164,18 @@ fn replacements(scene: &mut Scene, load: &Running) {
 fn hosts(scene: &Scene) {
     scene.set("domain", &format!("{} also.test *.also.test", Ground::HOST));
     for host in ["also.test", "www.also.test"] {
-        scene.balancer.wait_status(SERVED, host, "/", 200);
+        scene.balancer.wait_status(PATIENCE, host, "/", 200);
     }
     scene.set("domain", Ground::HOST);
     for host in ["also.test", "www.also.test"] {
-        scene.balancer.wait_status(SERVED, host, "/", 404);
+        scene.balancer.wait_status(PATIENCE, host, "/", 404);
     }
 }
 
 #[test]
 fn what_changes_every_day_restarts_nothing_and_loses_nothing() {
-    let _turn = heavy();
-    let (mut scene, mut reports) = (Scene::new(), Vec::new());
+    let (_turn, mut scene) = heavy_on(Scene::new);
+    let mut reports = Vec::new();
     for kind in [Kind::PerRequest, Kind::KeepAlive] {
         let before = scene.processes();
         let load = Plan::new(kind, scene.balancer.http(), Ground::HOST).rate(RATE).start();
@@ -201,16 +196,18 @@ fn what_changes_every_day_restarts_nothing_and_loses_nothing() {
 
 #[test]
 fn a_new_service_after_a_quiet_interval_is_one_restart() {
-    let _turn = heavy();
-    let mut ground = Ground::new();
-    sleep(QUIET);
+    let (_turn, mut ground) = heavy_on(|| {
+        let ground = Ground::new();
+        sleep(QUIET);
+        ground
+    });
     let before = ground.balancer.restarts();
     for (kind, report) in ground.under_load(&[Kind::PerRequest, Kind::KeepAlive], RATE / 2, |ground| {
         let worker = ground.balancer.worker();
         let apps: Vec<&App> = ground.apps.iter().collect();
         ground.etcd.http_service("blog", "blog.test", &apps);
-        ground.balancer.wait_status(SERVED, "blog.test", "/", 200);
-        ground.balancer.wait_in_sync(SERVED);
+        ground.balancer.wait_status(PATIENCE, "blog.test", "/", 200);
+        ground.balancer.wait_in_sync(PATIENCE);
         // A second one, or an old process that ends badly, would show within this.
         sleep(QUIET);
         assert_ne!(ground.balancer.worker(), worker, "HAProxy has been restarted");
@@ -222,8 +219,8 @@ fn a_new_service_after_a_quiet_interval_is_one_restart() {
     }
     // It goes without one, and what asks for it is told so.
     ground.etcd.delete_all("http-services/blog/");
-    ground.balancer.wait_status(SERVED, "blog.test", "/", 404);
-    assert_eq!(Request::get(Ground::HOST, "/").send(ground.balancer.http()).unwrap().status, 200);
+    ground.balancer.wait_status(PATIENCE, "blog.test", "/", 404);
+    assert_eq!(ground.balancer.get(Ground::HOST, "/").status, 200);
     sleep(QUIET);
     assert_eq!(ground.balancer.restarts(), before + 1);
 }

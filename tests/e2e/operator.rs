@@ -11,10 +11,9 @@ use std::time::{Duration, Instant};
 
 use lab::http::{Request, Response};
 use lab::load::{Kind, Plan};
-use lab::{App, Balancer, Etcd, Pid, Process, Scratch, Setup, bin, free_port, heavy, light, until, write};
-use serde_json::Value;
-
-const DEADLINE: Duration = Duration::from_secs(30);
+use lab::{
+    App, Balancer, Etcd, Ground, PATIENCE, Pid, Process, Scratch, Setup, bin, free_address, light, medium, until, write,
+};
 
 /// Restarts need not keep their distance here: each change of a filled section is one.
 const AT_ONCE: [&str; 2] = ["--restart-interval", "100ms"];
@@ -68,9 +67,8 @@ const PATTERN: &str = "\t# discover shop: server s-<id> <address> check inter 50
 impl Scene {
     /// `around` is what else has to be there before the first start.
     fn start(around: impl FnOnce(&Etcd, &Setup)) -> Self {
-        let etcd = Etcd::start();
-        let port = SocketAddr::from(([127, 0, 0, 1], free_port()));
-        let setup = Setup::new().confgen(&etcd);
+        let (build, port) = (Ground::build(), free_address());
+        let setup = &build.setup;
         let (kept, link) = (setup.folder().join("kept"), setup.folder().join("conf.d/20-mine.cfg"));
         fs::create_dir(&kept).unwrap();
         let file = kept.join("mine.cfg");
@@ -79,9 +77,9 @@ impl Scene {
         chown(&file, Some(1), Some(1)).unwrap();
         fs::set_permissions(&file, Permissions::from_mode(0o640)).unwrap();
         symlink("../kept/mine.cfg", &link).unwrap();
-        around(&etcd, &setup);
+        around(&build.etcd, setup);
         let flags = [&AT_ONCE[..], &["--fill", link.to_str().unwrap()]].concat();
-        let balancer = setup.flags(&flags).start();
+        let Ground { etcd, balancer, .. } = build.flags(&flags).launch();
         Self { etcd, balancer, link, file, port }
     }
 
@@ -98,8 +96,8 @@ impl Scene {
 
     #[track_caller]
     fn wait_lines(&self, lines: &[String]) {
-        until(DEADLINE, &format!("{lines:?} in the operator's file"), || self.says(&text(self.port), PATTERN, lines));
-        self.balancer.wait_in_sync(DEADLINE);
+        until(PATIENCE, &format!("{lines:?} in the operator's file"), || self.says(&text(self.port), PATTERN, lines));
+        self.balancer.wait_in_sync(PATIENCE);
     }
 
     fn ask(&self) -> Option<Response> {
@@ -109,7 +107,7 @@ impl Scene {
     /// Waits until the operator's own frontend leads to these apps and to no other.
     #[track_caller]
     fn wait_apps(&self, names: &[&str]) {
-        until(DEADLINE, &format!("{names:?} to answer at the operator's frontend"), || {
+        until(PATIENCE, &format!("{names:?} to answer at the operator's frontend"), || {
             let mut seen: Vec<String> =
                 (0..6).filter_map(|_| self.ask()).map(|response| response.app().to_owned()).collect();
             seen.sort();
@@ -122,28 +120,13 @@ impl Scene {
     /// restarted.
     #[track_caller]
     fn settled(&self) -> (Pid, usize) {
-        until(DEADLINE, "nothing to wait for a restart", || {
+        until(PATIENCE, "nothing to wait for a restart", || {
             let body = self.balancer.asked("/ready").map_err(|error| error.to_string())?.body;
             if body.starts_with("in sync") && !body.contains("wait for a restart") { Ok(()) } else { Err(body) }
         });
-        self.balancer.wait_settled(DEADLINE);
+        self.balancer.wait_settled(PATIENCE);
         (self.balancer.worker(), self.balancer.restarts())
     }
-
-    /// Waits until `/ready` answers so, with these words.
-    #[track_caller]
-    fn wait_ready(&self, status: u16, words: &str) {
-        wait_ready(&self.balancer, status, words);
-    }
-}
-
-#[track_caller]
-fn wait_ready(balancer: &Balancer, status: u16, words: &str) {
-    until(DEADLINE, &format!("/ready to answer {status} {words:?}"), || {
-        let answer = balancer.asked("/ready").map_err(|error| error.to_string())?;
-        let fits = answer.status == status && answer.body.contains(words);
-        if fits { Ok(()) } else { Err(format!("{}: {}", answer.status, answer.body)) }
-    });
 }
 
 fn line(app: &App, more: &str) -> String {
@@ -165,18 +148,15 @@ fn a_section_that_people_keep_is_filled_and_every_other_byte_stays() {
         let port = scene.port;
         spawn(move || (Request::get("any.test", "/slow?ms=7000").send(port).map(|it| it.status), Instant::now()))
     };
-    until(DEADLINE, "the request to be under way", || {
+    until(PATIENCE, "the request to be under way", || {
         // By its name, the frontend would be asked.
         let table = balancer.ask("show stat -1 4 -1");
         if table.contains("mine,s-shop-1,0,0,1,") { Ok(()) } else { Err(table) }
     });
     etcd.put("http-services/shop/overrides/shop-1", r#"{"state":"drain"}"#);
-    let open = || {
-        let said: Value = serde_json::from_str(&balancer.asked("/api/v1/balancer").unwrap().body).unwrap();
-        said["draining"]["http-shop/shop-1"].as_i64()
-    };
-    until(DEADLINE, "the drain", || open().is_some());
-    until(DEADLINE, "the end of the drain", || if let Some(count) = open() { Err(count) } else { Ok(()) });
+    let open = || balancer.api("balancer")["draining"]["http-shop/shop-1"].as_i64();
+    until(PATIENCE, "the drain", || open().is_some());
+    until(PATIENCE, "the end of the drain", || if let Some(count) = open() { Err(count) } else { Ok(()) });
     let over = Instant::now();
     let (status, ended) = long.join().unwrap();
     assert_eq!(status.unwrap(), 200);
@@ -207,8 +187,8 @@ fn a_section_that_people_keep_is_filled_and_every_other_byte_stays() {
     // confgen's own writing is no reason for anything; nor is what doesn't concern the section.
     let before = scene.settled();
     etcd.put("http-services/shop/domain", "shop.test other.test");
-    balancer.wait_status(DEADLINE, "other.test", "/", 200);
-    until(DEADLINE, "the generated file", || balancer.file().contains("other.test"));
+    balancer.wait_status(PATIENCE, "other.test", "/", 200);
+    until(PATIENCE, "the generated file", || balancer.file().contains("other.test"));
     assert_eq!((balancer.worker(), balancer.restarts()), before);
     assert!(!balancer.log("confgen").contains("overwrote an edit"), "its own lines are nobody's hand");
 
@@ -217,7 +197,7 @@ fn a_section_that_people_keep_is_filled_and_every_other_byte_stays() {
     write(&scene.file, scene.text().replace(&line(&one, ""), by_hand));
     scene.wait_lines(&[line(&one, ""), line(&two, "")]);
     let words = format!("below this comment file={} line=24", scene.link.display());
-    until(DEADLINE, "confgen to say so", || {
+    until(PATIENCE, "confgen to say so", || {
         let log = balancer.log("confgen");
         if log.contains(&words) { Ok(()) } else { Err(log) }
     });
@@ -226,7 +206,7 @@ fn a_section_that_people_keep_is_filled_and_every_other_byte_stays() {
     etcd.delete("http-services/shop/upstreams/shop-1");
     etcd.delete("http-services/shop/upstreams/shop-2");
     scene.wait_lines(&[]);
-    until(DEADLINE, "nobody to answer", || scene.ask().is_none());
+    until(PATIENCE, "nobody to answer", || scene.ask().is_none());
 }
 
 /// The hand's lines stand for half a second: an editor's pause, and a check. A restart takes about as long.
@@ -252,7 +232,7 @@ fn lines_that_are_written_by_hand_end_with_the_next_restart() {
 fn an_edit_is_applied_or_refused_and_holds_nothing_else_up() {
     let _turn = light();
     let (one, two) = (App::alone("shop-1"), App::alone("shop-2"));
-    let direct = SocketAddr::from(([127, 0, 0, 1], free_port()));
+    let direct = free_address();
     let scene = Scene::start(|etcd, setup| {
         etcd.http_service("shop", "shop.test", &[&one]);
         // A section of theirs may lead to one of confgen's, which isn't there yet at the first start; and HAProxy's warnings
@@ -264,7 +244,7 @@ fn an_edit_is_applied_or_refused_and_holds_nothing_else_up() {
     });
     let Scene { etcd, balancer, link, .. } = &scene;
     scene.wait_apps(&["shop-1"]);
-    until(DEADLINE, "the way to the service's own section", || {
+    until(PATIENCE, "the way to the service's own section", || {
         Request::get("any.test", "/").send(direct).is_ok_and(|response| response.app() == "shop-1")
     });
 
@@ -275,16 +255,16 @@ fn an_edit_is_applied_or_refused_and_holds_nothing_else_up() {
     let pattern = PATTERN.replace("check inter 500", "check inter 700 weight <weight>");
     write(&scene.file, &people);
     let lines = [format!("server s-shop-1 {} check inter 700 weight 100", one.address)];
-    until(DEADLINE, "the new pattern", || scene.says(&people, &pattern, &lines));
-    until(DEADLINE, "the new header", || scene.ask().is_some_and(|response| response.header("x-mine") == Some("1")));
-    balancer.wait_in_sync(DEADLINE);
-    scene.wait_ready(200, "in sync");
+    until(PATIENCE, "the new pattern", || scene.says(&people, &pattern, &lines));
+    until(PATIENCE, "the new header", || scene.ask().is_some_and(|response| response.header("x-mine") == Some("1")));
+    balancer.wait_in_sync(PATIENCE);
+    scene.balancer.wait_ready(200, "in sync");
 
     // A pattern that HAProxy doesn't read: the old lines stay, and everything else goes on, restarts too.
     write(&scene.file, scene.text().replace("inter 700 weight <weight>\n", "inter 700 wieght <weight>\n"));
-    scene.wait_ready(503, "unknown keyword 'wieght'");
+    scene.balancer.wait_ready(503, "unknown keyword 'wieght'");
     etcd.http_service("blog", "blog.test", &[&two]);
-    balancer.wait_status(DEADLINE, "blog.test", "/", 200);
+    balancer.wait_status(PATIENCE, "blog.test", "/", 200);
     assert!(scene.text().contains(&format!("\t{}\n", lines[0])), "{}", scene.text());
     write(&scene.file, scene.text().replace("wieght", "weight"));
 
@@ -294,24 +274,24 @@ fn an_edit_is_applied_or_refused_and_holds_nothing_else_up() {
     // Half of what the file had is gone, and a service relies on it.
     let broken = good.replace("defaults slow", "defaults quick").replace("balance roundrobin", "balance by mood");
     write(&scene.file, broken);
-    scene.wait_ready(503, "balance only supports");
+    scene.balancer.wait_ready(503, "balance only supports");
     etcd.http_service("shop", "shop.test", &[&one, &two]);
-    balancer.wait_servers(DEADLINE, "http-shop", 2);
+    balancer.wait_servers(PATIENCE, "http-shop", 2);
     etcd.http_service("new", "new.test", &[&two]);
-    until(DEADLINE, "the new service to be pending", || {
+    until(PATIENCE, "the new service to be pending", || {
         balancer.asked("/api/v1/status").is_ok_and(|answer| answer.body.contains("http-new"))
     });
-    scene.wait_ready(503, "balance only supports");
+    scene.balancer.wait_ready(503, "balance only supports");
     assert_eq!((balancer.worker(), balancer.restarts()), before);
     // A name that a served service has, and a directory that isn't there, are no better.
     write(&scene.file, format!("{good}backend http-shop\n"));
-    scene.wait_ready(
+    scene.balancer.wait_ready(
         503,
         "20-mine.cfg:28: `backend http-shop`: the section of http-services/shop, which is served, has",
     );
     let (dir, aside) = (link.parent().unwrap(), balancer.folder().join("aside"));
     fs::rename(dir, &aside).unwrap();
-    scene.wait_ready(503, "No such file or directory");
+    scene.balancer.wait_ready(503, "No such file or directory");
     fs::rename(&aside, dir).unwrap();
     assert_eq!((balancer.worker(), balancer.restarts()), before);
     let log = balancer.log("confgen");
@@ -319,8 +299,8 @@ fn an_edit_is_applied_or_refused_and_holds_nothing_else_up() {
 
     // Mended: all of it is served.
     write(&scene.file, &good);
-    scene.wait_ready(200, "in sync");
-    balancer.wait_status(DEADLINE, "new.test", "/", 200);
+    scene.balancer.wait_ready(200, "in sync");
+    balancer.wait_status(PATIENCE, "new.test", "/", 200);
     scene.wait_apps(&["shop-1", "shop-2"]);
     let log = balancer.log("confgen");
     assert!(
@@ -331,7 +311,7 @@ fn an_edit_is_applied_or_refused_and_holds_nothing_else_up() {
 
     // Ports that they bind are theirs.
     etcd.put("tcp-services/db/ports", scene.port.port().to_string());
-    until(DEADLINE, "the port to be refused", || {
+    until(PATIENCE, "the port to be refused", || {
         let line = format!("20-mine.cfg:18 (`bind {}` in `frontend mine`) binds it", scene.port);
         balancer.log("confgen").contains(&line)
     });
@@ -365,16 +345,16 @@ fn an_edit_while_confgen_writes_is_not_lost() {
     let edited: String = (0..edits).map(|number| format!("# edit {number}\n")).collect();
     let people = format!("{}{edited}", text(scene.port));
     let lines = [line(&one, " disabled"), line(&two, "")];
-    until(DEADLINE, "every edit, and the right lines", || scene.says(&people, PATTERN, &lines));
-    scene.balancer.wait_in_sync(DEADLINE);
-    scene.wait_ready(200, "in sync");
+    until(PATIENCE, "every edit, and the right lines", || scene.says(&people, PATTERN, &lines));
+    scene.balancer.wait_in_sync(PATIENCE);
+    scene.balancer.wait_ready(200, "in sync");
     scene.wait_apps(&["shop-2"]);
 }
 
 #[test]
 fn no_request_is_lost_while_a_filled_sections_upstreams_come_and_go() {
     const RATE: u32 = 300;
-    let _turn = heavy();
+    let _turn = medium();
     let mut apps = Vec::new();
     let scene = Scene::start(|etcd, _| apps.extend((1..=2).map(|number| announced(etcd, number))));
     scene.wait_apps(&["shop-1", "shop-2"]);
@@ -402,9 +382,9 @@ fn announced(etcd: &Etcd, number: usize) -> App {
 #[test]
 fn a_command_line_with_other_files_is_out_of_sync() {
     let _turn = light();
-    let etcd = Etcd::start();
-    let balancer = Balancer::start(&etcd);
-    wait_ready(&balancer, 200, "in sync");
+    let ground = Ground::build().start();
+    let balancer = &ground.balancer;
+    balancer.wait_ready(200, "in sync");
     // Somebody starts it by hand, and forgets the operator's directory.
     let (socket, state, cfg) =
         (balancer.folder().join("admin.sock"), balancer.folder().join("servers.state"), balancer.haproxy_cfg());
@@ -413,9 +393,9 @@ fn a_command_line_with_other_files_is_out_of_sync() {
     command.arg("--socket").arg(&socket).arg("--state-file").arg(&state).args(["--", "haproxy", "-f"]).arg(&cfg);
     let folder = Scratch::new();
     let mut by_hand = Process::start(&folder, "by-hand", &mut command);
-    wait_ready(&balancer, 503, &format!("HAProxy was started with -f {}, and confgen checks -f ", cfg.display()));
+    balancer.wait_ready(503, &format!("HAProxy was started with -f {}, and confgen checks -f ", cfg.display()));
     assert!(balancer.ctl(&["start", "haproxy"]).status.success());
-    wait_ready(&balancer, 200, "in sync");
+    balancer.wait_ready(200, "in sync");
     by_hand.kill();
 }
 

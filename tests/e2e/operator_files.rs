@@ -6,13 +6,10 @@ use std::net::SocketAddr;
 use std::os::unix::fs::symlink;
 use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
-use std::process::{Command, Output};
-use std::time::Duration;
+use std::process::Command;
 
 use lab::http::{Request, Response};
-use lab::{App, Balancer, Etcd, Setup, bin, free_port, light, until, write};
-
-const DEADLINE: Duration = Duration::from_secs(60);
+use lab::{App, Balancer, Etcd, Ground, PATIENCE, Setup, bin, free_address, light, until, write};
 
 /// Restarts need not keep their distance here.
 const AT_ONCE: [&str; 2] = ["--restart-interval", "100ms"];
@@ -24,11 +21,6 @@ const DEFAULTS: &str = "defaults
     timeout server 10s
 ";
 
-/// An address of a frontend of the operator's.
-fn listening() -> SocketAddr {
-    SocketAddr::from(([127, 0, 0, 1], free_port()))
-}
-
 fn ask(address: SocketAddr, target: &str) -> Response {
     Request::get("any.test", target).send(address).unwrap_or_else(|error| panic!("{address}{target}: {error}"))
 }
@@ -37,52 +29,26 @@ fn status(address: SocketAddr) -> Option<u16> {
     Request::get("any.test", "/").send(address).ok().map(|response| response.status)
 }
 
-/// A balancer with one service, and a directory for files.
-struct Scene {
-    etcd: Etcd,
-    balancer: Balancer,
-    _app: App,
+/// A balancer with one service, and a directory for files. `lay_out` writes those that are there before the first start.
+fn start(lay_out: impl FnOnce(&Etcd, &Setup)) -> Ground {
+    let build = Ground::build().http("shop", "shop.test", &["shop-1"]).flags(&AT_ONCE);
+    lay_out(&build.etcd, &build.setup);
+    let ground = build.launch();
+    ground.balancer.wait_status(PATIENCE, "shop.test", "/", 200);
+    ground
 }
 
-impl Scene {
-    /// `lay_out` writes the files that are there before the first start.
-    fn start(lay_out: impl FnOnce(&Etcd, &Setup)) -> Self {
-        let etcd = Etcd::start();
-        let app = App::alone("shop-1");
-        etcd.http_service("shop", "shop.test", &[&app]);
-        let setup = Setup::new().confgen(&etcd);
-        lay_out(&etcd, &setup);
-        let balancer = setup.flags(&AT_ONCE).start();
-        balancer.wait_status(DEADLINE, "shop.test", "/", 200);
-        Self { etcd, balancer, _app: app }
-    }
-
-    fn file(&self, name: &str) -> PathBuf {
-        self.balancer.folder().join("conf.d").join(name)
-    }
-
-    #[track_caller]
-    fn wait_ready(&self, status: u16, words: &str) {
-        until(DEADLINE, &format!("/ready to answer {status} {words:?}"), || {
-            let answer = self.balancer.asked("/ready").map_err(|error| error.to_string())?;
-            let fits = answer.status == status && answer.body.contains(words);
-            if fits { Ok(()) } else { Err(format!("{}: {}", answer.status, answer.body)) }
-        });
-    }
-
-    fn discoverctl(&self, arguments: &[&str]) -> Output {
-        let mut command = Command::new(bin("discoverctl"));
-        command.args(arguments).args(["--endpoints", &self.etcd.endpoints()]).output().unwrap()
-    }
+fn own_file(balancer: &Balancer, name: &str) -> PathBuf {
+    balancer.folder().join("conf.d").join(name)
 }
 
 #[test]
 fn files_of_every_kind_work_beside_the_services() {
     let _turn = light();
-    let own: [SocketAddr; 8] = std::array::from_fn(|_| listening());
+    let own: [SocketAddr; 8] = std::array::from_fn(|_| free_address());
     let [in_, lua, resolved, closed, sticky, limited, paged, peers] = own;
     let other = App::alone("other");
-    let scene = Scene::start(|_, setup| {
+    let scene = start(|_, setup| {
         let conf = setup.folder().join("conf.d");
         let folder = setup.folder().display();
         let put = |name: &str, text: String| write(conf.join(name), text);
@@ -171,8 +137,8 @@ fn files_of_every_kind_work_beside_the_services() {
             ),
         );
     });
-    let Scene { etcd, balancer, .. } = &scene;
-    scene.wait_ready(200, "in sync");
+    let Ground { etcd, balancer, .. } = &scene;
+    balancer.wait_ready(200, "in sync");
     let works = || {
         assert_eq!(ask(in_, "/").app(), "other");
         assert!(ask(lua, "/").body.contains("from lua"));
@@ -186,7 +152,7 @@ fn files_of_every_kind_work_beside_the_services() {
         assert!(UnixStream::connect(balancer.folder().join("theirs.sock")).is_ok());
         assert!(UnixStream::connect(balancer.folder().join("late.sock")).is_ok());
         assert!(std::net::TcpStream::connect(peers).is_ok());
-        let answer = balancer.wait_status(DEADLINE, "shop.test", "/", 200);
+        let answer = balancer.wait_status(PATIENCE, "shop.test", "/", 200);
         assert_eq!(answer.app(), "shop-1");
     };
     works();
@@ -199,9 +165,9 @@ fn files_of_every_kind_work_beside_the_services() {
     etcd.put("http-services/shop/overrides/shop-1", r#"{"state":"drain"}"#);
     etcd.put("http-services/late/profile", "patient");
     etcd.http_service("late", "late.test", &[&other]);
-    balancer.wait_status(DEADLINE, "late.test", "/", 200);
+    balancer.wait_status(PATIENCE, "late.test", "/", 200);
     etcd.delete("http-services/shop/overrides/shop-1");
-    balancer.wait_settled(DEADLINE);
+    balancer.wait_settled(PATIENCE);
     works();
 }
 
@@ -209,16 +175,16 @@ fn files_of_every_kind_work_beside_the_services() {
 #[test]
 fn what_a_file_takes_of_confgens_is_refused_by_file_line_and_option() {
     let _turn = light();
-    let scene = Scene::start(|_, _| {});
-    let Scene { balancer, .. } = &scene;
-    scene.wait_ready(200, "in sync");
+    let scene = start(|_, _| {});
+    let Ground { balancer, .. } = &scene;
+    balancer.wait_ready(200, "in sync");
     let before = (balancer.worker(), balancer.restarts());
     let folder = balancer.folder().display();
     let (http, https, stats) = (balancer.http(), balancer.https(), balancer.stats());
     // Another way to the same directory.
     let link = balancer.folder().join("link");
     symlink(balancer.folder(), &link).unwrap();
-    let port = listening();
+    let port = free_address();
     for (text, line, words) in [
         (
             format!("frontend web\n    bind *:{}\nfrontend other\n    bind *:{}\n", http.port(), http.port()),
@@ -249,23 +215,23 @@ fn what_a_file_takes_of_confgens_is_refused_by_file_line_and_option() {
         (format!("frontend a\n    bind {port}\nfrontend b\n    bind {port}\n"), 2, "20-mine.cfg:4: `bind"),
         (format!("{DEFAULTS}backend mine\n    server a 127.0.0.1:9 track http-shop/shop-1\n"), 7, "nbsrv(http-shop)"),
     ] {
-        let file = scene.file("20-mine.cfg");
+        let file = own_file(balancer, "20-mine.cfg");
         write(&file, &text);
-        scene.wait_ready(
+        balancer.wait_ready(
             503,
             &format!("confgen refuses the operator's own files, mend them first: {}:{line}: ", file.display()),
         );
         let body = balancer.asked("/ready").unwrap().body;
         assert!(body.contains(words), "{words:?} is missing: {body}");
         // The log is written by a thread of its own.
-        until(DEADLINE, "the log to name the line", || {
+        until(PATIENCE, "the log to name the line", || {
             balancer.log("confgen").contains(&format!("{}:{line}: ", file.display()))
         });
         let page = balancer.asked("/").unwrap().body;
         assert!(page.contains(&format!("20-mine.cfg:{line}: ")), "{page}");
-        balancer.wait_status(DEADLINE, "shop.test", "/", 200);
+        balancer.wait_status(PATIENCE, "shop.test", "/", 200);
         fs::remove_file(&file).unwrap();
-        scene.wait_ready(200, "in sync");
+        balancer.wait_ready(200, "in sync");
     }
     assert_eq!((balancer.worker(), balancer.restarts()), before, "none of them met the HAProxy that runs");
 }
@@ -274,26 +240,26 @@ fn what_a_file_takes_of_confgens_is_refused_by_file_line_and_option() {
 #[test]
 fn debians_stock_file_is_taken_without_its_socket() {
     let _turn = light();
-    let scene = Scene::start(|_, _| {});
-    let Scene { balancer, .. } = &scene;
-    scene.wait_ready(200, "in sync");
+    let scene = start(|_, _| {});
+    let Ground { balancer, .. } = &scene;
+    balancer.wait_ready(200, "in sync");
     let stock = include_str!("operator_files/debian.cfg");
     let socket = balancer.socket().display().to_string();
-    let file = scene.file("haproxy.cfg");
+    let file = own_file(balancer, "haproxy.cfg");
     write(&file, stock.replace("/run/haproxy/admin.sock", &socket));
     let at = format!("{}:5: `stats socket {socket}` in `global`: ", file.display());
-    scene.wait_ready(503, &at);
+    balancer.wait_ready(503, &at);
     let body = balancer.asked("/ready").unwrap().body;
     assert!(body.contains("Delete the line"), "{body}");
-    balancer.wait_status(DEADLINE, "shop.test", "/", 200);
+    balancer.wait_status(PATIENCE, "shop.test", "/", 200);
 
     let before = balancer.restarts();
     let kept: Vec<&str> = stock.lines().filter(|line| !line.contains("stats socket")).collect();
     write(&file, kept.join("\n") + "\n");
-    until(DEADLINE, "a restart into it", || balancer.restarts() > before);
-    scene.wait_ready(200, "in sync");
-    balancer.wait_settled(DEADLINE);
-    balancer.wait_status(DEADLINE, "shop.test", "/", 200);
+    until(PATIENCE, "a restart into it", || balancer.restarts() > before);
+    balancer.wait_ready(200, "in sync");
+    balancer.wait_settled(PATIENCE);
+    balancer.wait_status(PATIENCE, "shop.test", "/", 200);
     let root = fs::read_link(format!("/proc/{}/root", balancer.worker())).unwrap();
     assert_eq!(root, PathBuf::from("/var/lib/haproxy"), "its `chroot` beats confgen's own");
 }
@@ -301,49 +267,49 @@ fn debians_stock_file_is_taken_without_its_socket() {
 #[test]
 fn a_section_keeps_the_name_that_it_had_before_a_service() {
     let _turn = light();
-    let own = listening();
+    let own = free_address();
     let app = App::alone("in-1");
     let text = format!("{DEFAULTS}frontend http-in\n    bind {own}\n    http-request return status 204\n");
-    let scene = Scene::start(|_, setup| write(setup.folder().join("conf.d/10-in.cfg"), &text));
-    let Scene { etcd, balancer, .. } = &scene;
-    scene.wait_ready(200, "in sync");
+    let scene = start(|_, setup| write(setup.folder().join("conf.d/10-in.cfg"), &text));
+    let Ground { etcd, balancer, .. } = &scene;
+    balancer.wait_ready(200, "in sync");
 
     // The service comes second: it alone isn't served.
     etcd.http_service("in", "in.test", &[&app]);
-    until(DEADLINE, "the service to be quarantined", || {
+    until(PATIENCE, "the service to be quarantined", || {
         let body = balancer.asked("/api/v1/quarantine").map_err(|error| error.to_string())?.body;
         let fits = body.contains("http-services/in/") && body.contains("10-in.cfg:6 (`frontend http-in`)");
         if fits { Ok(()) } else { Err(body) }
     });
     etcd.http_service("blog", "blog.test", &[&app]);
-    balancer.wait_status(DEADLINE, "blog.test", "/", 200);
-    scene.wait_ready(200, "in sync");
+    balancer.wait_status(PATIENCE, "blog.test", "/", 200);
+    balancer.wait_ready(200, "in sync");
     assert_eq!(status(own), Some(204));
 
     // The section goes: the service is served. The section comes back: it is second now.
-    fs::remove_file(scene.file("10-in.cfg")).unwrap();
-    balancer.wait_status(DEADLINE, "in.test", "/", 200);
-    balancer.wait_settled(DEADLINE);
-    write(scene.file("10-in.cfg"), &text);
-    scene.wait_ready(
+    fs::remove_file(own_file(balancer, "10-in.cfg")).unwrap();
+    balancer.wait_status(PATIENCE, "in.test", "/", 200);
+    balancer.wait_settled(PATIENCE);
+    write(own_file(balancer, "10-in.cfg"), &text);
+    balancer.wait_ready(
         503,
         "10-in.cfg:6: `frontend http-in`: the section of http-services/in, which is served, has this name",
     );
     // A new confgen knows that the service was first.
     balancer.kill("confgen");
-    scene.wait_ready(503, "the section of http-services/in, which is served, has this name");
-    balancer.wait_status(DEADLINE, "in.test", "/", 200);
+    balancer.wait_ready(503, "the section of http-services/in, which is served, has this name");
+    balancer.wait_status(PATIENCE, "in.test", "/", 200);
     etcd.delete_all("http-services/in/");
-    scene.wait_ready(200, "in sync");
-    until(DEADLINE, "the operator's frontend", || status(own) == Some(204));
-    balancer.wait_status(DEADLINE, "shop.test", "/", 200);
+    balancer.wait_ready(200, "in sync");
+    until(PATIENCE, "the operator's frontend", || status(own) == Some(204));
+    balancer.wait_status(PATIENCE, "shop.test", "/", 200);
 }
 
 #[test]
 fn a_service_that_a_file_names_leaves_an_empty_section() {
     let _turn = light();
-    let own = listening();
-    let scene = Scene::start(|etcd, setup| {
+    let own = free_address();
+    let scene = start(|etcd, setup| {
         // `gone` isn't there yet at the first start; `shop` is.
         let text = format!(
             "{DEFAULTS}frontend mine\n    bind {own}\n    use_backend http-gone if {{ path /gone }} {{ nbsrv(tcp-db) lt 1 }}\n    \
@@ -352,58 +318,61 @@ fn a_service_that_a_file_names_leaves_an_empty_section() {
         write(setup.folder().join("conf.d/10-mine.cfg"), text);
         etcd.put("http-services/aa/domain", "aa.test");
     });
-    let Scene { etcd, balancer, .. } = &scene;
+    let Ground { etcd, balancer, .. } = &scene;
     let app = App::alone("aa-1");
-    scene.wait_ready(200, "in sync");
+    balancer.wait_ready(200, "in sync");
     let file = balancer.file();
-    let at = scene.file("10-mine.cfg").display().to_string();
+    let at = own_file(balancer, "10-mine.cfg").display().to_string();
     assert!(file.contains(&format!("# No such service now; {at}:8 names it")), "{file}");
     assert_eq!(ask(own, "/gone").status, 503);
     etcd.http_service("aa", "aa.test", &[&app]);
-    until(DEADLINE, "the service at the operator's frontend", || ask(own, "/").status == 200);
+    until(PATIENCE, "the service at the operator's frontend", || ask(own, "/").status == 200);
 
     // The service goes by name: the warning says which line will answer 503, and everything else goes on.
-    let said = scene.discoverctl(&["delete", "aa", "--yes"]);
+    let said = Command::new(bin("discoverctl"))
+        .args(["delete", "aa", "--yes", "--endpoints", &etcd.endpoints()])
+        .output()
+        .unwrap();
     let stderr = String::from_utf8_lossy(&said.stderr).into_owned();
     assert!(said.status.success(), "{stderr}");
     assert!(stderr.contains(&format!("{at}:10 names http-aa")), "{stderr}");
-    until(DEADLINE, "503 at the operator's frontend", || ask(own, "/").status == 503);
+    until(PATIENCE, "503 at the operator's frontend", || ask(own, "/").status == 503);
     etcd.http_service("new", "new.test", &[&app]);
-    balancer.wait_status(DEADLINE, "new.test", "/", 200);
-    scene.wait_ready(200, "in sync");
+    balancer.wait_status(PATIENCE, "new.test", "/", 200);
+    balancer.wait_ready(200, "in sync");
     balancer.restart();
-    balancer.wait_settled(DEADLINE);
+    balancer.wait_settled(PATIENCE);
     assert_eq!(ask(own, "/").status, 503);
     assert!(balancer.file().contains("\nbackend http-aa\n"), "{}", balancer.file());
 
     // It comes back.
     etcd.http_service("aa", "aa.test", &[&app]);
-    balancer.wait_status(DEADLINE, "aa.test", "/", 200);
-    until(DEADLINE, "the service at the operator's frontend", || ask(own, "/").status == 200);
+    balancer.wait_status(PATIENCE, "aa.test", "/", 200);
+    until(PATIENCE, "the service at the operator's frontend", || ask(own, "/").status == 200);
 }
 
 #[test]
 fn a_port_belongs_to_a_service_that_had_it_first() {
     let _turn = light();
-    let (app, port) = (App::alone("db-1"), listening());
-    let scene = Scene::start(|_, _| {});
-    let Scene { etcd, balancer, .. } = &scene;
+    let (app, port) = (App::alone("db-1"), free_address());
+    let scene = start(|_, _| {});
+    let Ground { etcd, balancer, .. } = &scene;
     etcd.put("tcp-services/db/ports", port.to_string());
     etcd.put("tcp-services/db/upstreams/db-1", app.address.to_string());
-    until(DEADLINE, "the TCP service", || status(port) == Some(200));
-    let file = scene.file("20-mine.cfg");
+    until(PATIENCE, "the TCP service", || status(port) == Some(200));
+    let file = own_file(balancer, "20-mine.cfg");
     write(&file, format!("{DEFAULTS}frontend mine\n    bind {port}\n    http-request return status 204\n"));
-    scene.wait_ready(
+    balancer.wait_ready(
         503,
         &format!("20-mine.cfg:7: `bind {port}` in `frontend mine`: port {} belongs to tcp-services/db", port.port()),
     );
     assert_eq!(status(port), Some(200));
     etcd.delete_all("tcp-services/db/");
-    until(DEADLINE, "the operator's frontend", || status(port) == Some(204));
-    scene.wait_ready(200, "in sync");
+    until(PATIENCE, "the operator's frontend", || status(port) == Some(204));
+    balancer.wait_ready(200, "in sync");
     // Now the file had it first.
     etcd.put("tcp-services/db/ports", port.to_string());
-    until(DEADLINE, "the port to be refused", || {
+    until(PATIENCE, "the port to be refused", || {
         balancer
             .log("confgen")
             .contains(&format!("is reserved: {}:7 (`bind {port}` in `frontend mine`) binds it", file.display()))
@@ -415,8 +384,8 @@ fn a_port_belongs_to_a_service_that_had_it_first() {
 #[test]
 fn what_is_no_regular_file_is_passed_over_or_named() {
     let _turn = light();
-    let own = listening();
-    let scene = Scene::start(|_, setup| {
+    let own = free_address();
+    let scene = start(|_, setup| {
         let conf = setup.folder().join("conf.d");
         let fifo = CString::new(conf.join("10-fifo.cfg").display().to_string()).unwrap();
         nix::unistd::mkfifo(fifo.as_c_str(), nix::sys::stat::Mode::S_IRWXU).unwrap();
@@ -426,8 +395,8 @@ fn what_is_no_regular_file_is_passed_over_or_named() {
         let text = format!("{DEFAULTS}frontend mine\n    bind {own}\n    http-request return status 204\n");
         write(conf.join("40-lines.cfg"), text.replace('\n', "\r\n"));
     });
-    let Scene { balancer, .. } = &scene;
-    scene.wait_ready(200, "in sync");
+    let Ground { balancer, .. } = &scene;
+    balancer.wait_ready(200, "in sync");
     assert_eq!(status(own), Some(204));
     for (words, lay_out) in [
         ("50-odd.cfg", &(|file: &PathBuf| symlink("50-odd.cfg", file).unwrap()) as &dyn Fn(&PathBuf)),
@@ -436,11 +405,11 @@ fn what_is_no_regular_file_is_passed_over_or_named() {
         ("50-odd.cfg", &|file| write(file, "global\n    dae\0mon\n")),
         ("out of section", &|file| write(file, "\u{feff}global\n")),
     ] {
-        let file = scene.file("50-odd.cfg");
+        let file = own_file(balancer, "50-odd.cfg");
         lay_out(&file);
-        scene.wait_ready(503, words);
-        balancer.wait_status(DEADLINE, "shop.test", "/", 200);
+        balancer.wait_ready(503, words);
+        balancer.wait_status(PATIENCE, "shop.test", "/", 200);
         fs::remove_file(&file).unwrap();
-        scene.wait_ready(200, "in sync");
+        balancer.wait_ready(200, "in sync");
     }
 }

@@ -5,11 +5,8 @@ use std::fs::create_dir;
 use std::os::unix::process::ExitStatusExt as _;
 use std::path::Path;
 use std::process::{Command, Stdio};
-use std::time::Duration;
 
-use lab::{Etcd, Outlet, Process, Scratch, Signal, bin, free_port, light, until, write};
-
-const DEADLINE: Duration = Duration::from_secs(60);
+use lab::{Etcd, Outlet, PATIENCE, Process, Scratch, Signal, bin, free_port, light, until, write};
 
 const PROGRAMS: [(&str, i32); 4] = [("announcer", 2), ("confgen", 2), ("discoverctl", 2), ("handover", 64)];
 
@@ -49,7 +46,7 @@ fn a_wrong_option_ends_the_program_even_if_no_output_can_be_written() {
                 let words: Vec<&str> = words.split(' ').collect();
                 let usage = if words.len() > 1 { 2 } else { usage };
                 let mut process = Process::start_on(outlet, program, &command(program, &words));
-                assert_eq!(process.wait(DEADLINE).code(), Some(usage), "{program} {words:?} {outlet:?}");
+                assert_eq!(process.wait(PATIENCE).code(), Some(usage), "{program} {words:?} {outlet:?}");
             }
         }
     }
@@ -59,9 +56,9 @@ fn a_wrong_option_ends_the_program_even_if_no_output_can_be_written() {
 fn a_program_whose_answer_is_not_read_ends_by_a_signal() {
     for (program, _) in PROGRAMS {
         let mut process = Process::start_on(Outlet::Unread, program, &command(program, &["--help"]));
-        until(DEADLINE, "the write that waits", || waits_in_write(process.pid().as_raw()));
+        until(PATIENCE, "the write that waits", || waits_in_write(process.pid().as_raw()));
         process.signal(Signal::SIGTERM);
-        assert_eq!(process.wait(DEADLINE).signal(), Some(Signal::SIGTERM as i32), "{program}");
+        assert_eq!(process.wait(PATIENCE).signal(), Some(Signal::SIGTERM as i32), "{program}");
     }
 }
 
@@ -112,13 +109,13 @@ fn confgen_follows_the_store_and_stops_whatever_becomes_of_its_outputs() {
             // Several lines of the log come before each of them.
             etcd.put(&format!("http-services/{service}/domain"), format!("{service}-{outlet:?}.test").to_lowercase());
             etcd.put(&format!("http-services/{service}/upstreams/a"), "127.0.0.1:9");
-            until(DEADLINE, service, || {
+            until(PATIENCE, service, || {
                 let text = std::fs::read_to_string(folder.join("haproxy.cfg")).unwrap_or_default();
                 if text.contains(&format!("backend http-{service}")) && confgen.running() { Ok(()) } else { Err(text) }
             });
         }
         confgen.signal(Signal::SIGTERM);
-        assert_eq!(confgen.wait(DEADLINE).code(), Some(0), "{outlet:?}");
+        assert_eq!(confgen.wait(PATIENCE).code(), Some(0), "{outlet:?}");
         etcd.delete_all("http-services/");
     }
 }
@@ -170,26 +167,26 @@ fn a_command_that_waits_goes_on_while_its_outputs_are_not_read_and_takes_signals
         let (stderr, _reader) = outlet.open();
         let mut drain = ctl(&["drain", "shop/a", "--timeout", "4s"]);
         let mut drain = drain.stdin(Stdio::null()).stdout(Stdio::null()).stderr(stderr).spawn().unwrap();
-        let status = until(DEADLINE, "the end of the drain", || drain.try_wait().unwrap());
+        let status = until(PATIENCE, "the end of the drain", || drain.try_wait().unwrap());
         assert_eq!(status.code(), Some(5), "{outlet:?}");
         etcd.delete_all("balancers/");
         etcd.delete_all("http-services/shop/overrides/");
     }
     for (signal, code, by) in [(Signal::SIGINT, Some(0), None), (Signal::SIGTERM, None, Some(Signal::SIGTERM as i32))] {
         let mut watch = Process::start_on(Outlet::Unread, "watch", &ctl(&["watch"]));
-        until(DEADLINE, "the write that waits", || threads_wait_in_write(watch.pid().as_raw()));
+        until(PATIENCE, "the write that waits", || threads_wait_in_write(watch.pid().as_raw()));
         watch.signal(signal);
-        let status = watch.wait(DEADLINE);
+        let status = watch.wait(PATIENCE);
         assert_eq!((status.code(), status.signal()), (code, by), "watch, {signal}");
     }
     let mut list = Process::start_on(Outlet::Unread, "list", &ctl(&["list"]));
-    until(DEADLINE, "the write that waits", || threads_wait_in_write(list.pid().as_raw()));
+    until(PATIENCE, "the write that waits", || threads_wait_in_write(list.pid().as_raw()));
     list.signal(Signal::SIGINT);
     // By the signal itself if it comes before the command waits for its reader.
-    let status = list.wait(DEADLINE);
+    let status = list.wait(PATIENCE);
     assert!(status.code() == Some(130) || status.signal() == Some(Signal::SIGINT as i32), "list: {status}");
     let mut watch = Process::start_on(Outlet::ReaderGone, "watch", &ctl(&["watch"]));
-    assert_eq!(watch.wait(DEADLINE).code(), Some(0), "its reader has gone");
+    assert_eq!(watch.wait(PATIENCE).code(), Some(0), "its reader has gone");
 }
 
 fn threads_wait_in_write(pid: i32) -> bool {
@@ -219,12 +216,12 @@ fn handover_serves_and_stops_whatever_becomes_of_its_outputs() {
         command.arg(&socket).args(["--", "haproxy", "-f"]).arg(folder.join("haproxy.cfg"));
         command.env_remove("SUPERVISOR_ENABLED").env_remove("SUPERVISOR_SERVER_URL");
         let mut handover = Process::start_on(outlet, "handover", &command);
-        until(DEADLINE, "an answer", || std::net::TcpStream::connect(("127.0.0.1", port)).is_ok());
-        until(DEADLINE, "the runtime socket", || std::os::unix::net::UnixStream::connect(&socket).is_ok());
+        until(PATIENCE, "an answer", || std::net::TcpStream::connect(("127.0.0.1", port)).is_ok());
+        until(PATIENCE, "the runtime socket", || std::os::unix::net::UnixStream::connect(&socket).is_ok());
         assert!(handover.running(), "{outlet:?}");
         handover.signal(Signal::SIGTERM);
-        assert_eq!(handover.wait(DEADLINE).code(), Some(0), "{outlet:?}");
-        until(DEADLINE, "the end of HAProxy", || std::net::TcpStream::connect(("127.0.0.1", port)).is_err());
+        assert_eq!(handover.wait(PATIENCE).code(), Some(0), "{outlet:?}");
+        until(PATIENCE, "the end of HAProxy", || std::net::TcpStream::connect(("127.0.0.1", port)).is_err());
     }
     // Its own words alone: the file is refused, and HAProxy's words on that are passed on.
     let folder = Scratch::new();
@@ -233,6 +230,6 @@ fn handover_serves_and_stops_whatever_becomes_of_its_outputs() {
         let mut command = command("handover", &["--socket"]);
         command.arg(folder.join("none.sock")).args(["--", "haproxy", "-f"]).arg(folder.join("haproxy.cfg"));
         let mut handover = Process::start_on(outlet, "handover", &command);
-        assert_eq!(handover.wait(DEADLINE).code(), Some(2), "{outlet:?}");
+        assert_eq!(handover.wait(PATIENCE).code(), Some(2), "{outlet:?}");
     }
 }

@@ -1,28 +1,23 @@
 //! What clients see of a record that another hand takes away, and what the announcer says of one that balancers refuse.
 
 use std::process::Command;
-use std::time::Duration;
 
 use lab::http::Request;
 use lab::load::{Kind, Plan};
-use lab::{App, Balancer, Etcd, Process, Scratch, bin, free_port, heavy, light, until};
-
-const DEADLINE: Duration = Duration::from_secs(30);
+use lab::{App, Balancer, Etcd, Ground, PATIENCE, Process, Scratch, bin, free_port, light, until};
 
 const FLAGS: [&str; 4] = ["--service", "shop", "--domain", "shop.test"];
 
 #[test]
 fn a_service_whose_keys_were_deleted_serves_again() {
     let _turn = light();
-    let etcd = Etcd::start();
-    let balancer = Balancer::start(&etcd);
-    let _app = App::announced("shop-1", &etcd, &FLAGS);
-    balancer.wait_status(DEADLINE, "shop.test", "/", 200);
+    let Ground { etcd, balancer, apps: _apps, .. } =
+        Ground::build().announced("shop", "shop.test", &["shop-1"], &[]).start();
     for below in ["http-services/shop/upstreams/shop-1", "http-services/shop/", "http-services/"] {
         etcd.delete_all(below);
-        until(DEADLINE, "the record", || etcd.get("http-services/shop/upstreams/shop-1"));
-        balancer.wait_in_sync(DEADLINE);
-        balancer.wait_status(DEADLINE, "shop.test", "/", 200);
+        until(PATIENCE, "the record", || etcd.get("http-services/shop/upstreams/shop-1"));
+        balancer.wait_in_sync(PATIENCE);
+        balancer.wait_status(PATIENCE, "shop.test", "/", 200);
     }
 }
 
@@ -30,16 +25,16 @@ fn a_service_whose_keys_were_deleted_serves_again() {
 /// their time.
 #[test]
 fn a_stop_with_a_full_store_loses_no_request() {
-    let _turn = heavy();
+    let _turn = light();
     let etcd = Etcd::with_quota(1_000_000);
     let balancer = Balancer::start(&etcd);
     let [_stays, leaves] = ["shop-1", "shop-2"].map(|name| App::announced(name, &etcd, &FLAGS));
-    balancer.wait_servers(DEADLINE, "http-shop", 2);
+    balancer.wait_servers(PATIENCE, "http-shop", 2);
     // The process before the service's restart answers 404 for it while both listen.
-    balancer.wait_settled(DEADLINE);
+    balancer.wait_settled(PATIENCE);
     let loads =
         [Kind::PerRequest, Kind::KeepAlive].map(|kind| Plan::new(kind, balancer.http(), "shop.test").rate(100).start());
-    until(DEADLINE, "answers", || loads.iter().all(|load| load.report().upstreams.contains_key("shop-2")));
+    until(PATIENCE, "answers", || loads.iter().all(|load| load.report().upstreams.contains_key("shop-2")));
     etcd.fill();
     assert!(leaves.stop().success());
     assert_eq!(etcd.get("http-services/shop/upstreams/shop-2"), None);
@@ -59,7 +54,7 @@ fn an_announcer_says_that_a_balancer_refuses_its_record_and_why() {
     // An address that no --upstream-networks of the lab has, as loopback is in none unless it is named.
     command.args(FLAGS).args(["--id", "a", "--upstream", "192.0.2.7:80", "--drain", "0s", "--admin", &admin]);
     let announcer = Process::start(&folder, "announcer", command.args(["--endpoints", &etcd.endpoints()]));
-    until(DEADLINE, "/ready to say so", || {
+    until(PATIENCE, "/ready to say so", || {
         let answer =
             Request::get("localhost", "/ready").send(admin.parse().unwrap()).map_err(|error| error.to_string())?;
         let says = answer.body.contains("refuses http-services/shop/upstreams/a: ");

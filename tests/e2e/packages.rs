@@ -9,10 +9,10 @@ use std::sync::LazyLock;
 use std::time::Duration;
 
 use lab::load::{Kind, Plan};
-use lab::{Container, Image, Machine, Network, SOURCE, Scratch, bin, heavy, light, until};
+use lab::{Container, Image, Machine, Network, PATIENCE, SOURCE, Scratch, bin, heavy, light, until};
 
 /// For two busy cores.
-const DEADLINE: Duration = Duration::from_secs(60);
+const DEADLINE: Duration = PATIENCE.saturating_mul(2);
 
 /// A package, and one that is newer.
 static DEBS: LazyLock<[Deb; 2]> = LazyLock::new(|| ["1.0.0", "1.0.1"].map(Deb::build));

@@ -4,21 +4,18 @@
 use std::net::{Ipv6Addr, SocketAddr, TcpListener};
 use std::process::{Command, Stdio};
 use std::sync::LazyLock;
-use std::time::Duration;
 
 use lab::http::{Request, Response};
-use lab::{App, Balancer, Certificate, Etcd, Front, Setup, Speaker, Speakers, Syslog, WebSocket, free_port, until};
+use lab::{App, Certificate, Front, Ground, PATIENCE, Speaker, Speakers, Syslog, WebSocket, free_port, until};
 use rustls::pki_types::CertificateDer;
 use rustls::pki_types::pem::PemObject as _;
-
-const SERVED: Duration = Duration::from_secs(30);
 
 /// A client whose address no connection of HAProxy's own has.
 const CLIENT: &str = "127.0.0.7";
 
 /// One balancer for all tests of this file, which only look at it.
 struct Scene {
-    balancer: Balancer,
+    ground: Ground,
     /// Docker's containers have none.
     ipv6: Option<SocketAddr>,
     syslog: Syslog,
@@ -31,11 +28,10 @@ struct Scene {
     v1: Certificate,
     _speakers: Speakers,
     _apps: [App; 3],
-    _etcd: Etcd,
 }
 
 static SCENE: LazyLock<Scene> = LazyLock::new(|| {
-    let etcd = Etcd::start();
+    let mut build = Ground::build();
     let apps = ["shop", "near", "far"].map(App::alone);
     let vault = Front::new("vault", "vault.test");
     let [own, old, wild, v1] = ["shop.test", "old.test", "*.wild.test", "v1.far.test"].map(|it| Certificate::of(&[it]));
@@ -52,44 +48,38 @@ static SCENE: LazyLock<Scene> = LazyLock::new(|| {
         ("wild", "*.wild.test", speakers.at("wild"), &[("tls", "passthrough"), ("proxy-protocol", "v2")]),
         ("v1", "v1.far.test", speakers.at("v1"), &[("tls", "passthrough"), ("proxy-protocol", "v1")]),
         ("shut", "shut.test", vault.address, &[("tls", "passthrough"), ("allow", "10.0.0.0/8")]),
+        ("old", "old.test", speakers.at("old"), &[]),
     ] {
-        let entry = |key: &str, value: &str| (format!("http-services/{service}/{key}"), value.as_bytes().to_vec());
-        let known = [entry("domain", domain), entry("upstreams/1", &address.to_string())];
-        etcd.put_all(settings.iter().map(|(setting, value)| entry(setting, value)).chain(known));
+        let (domain, address) = (("domain", domain), address.to_string());
+        // The old layout says it by a key's existence.
+        let (folder, more) = if service == "old" { ("services", ("sslpass", "")) } else { ("http-services", domain) };
+        let settings = [settings, &[domain, more, ("upstreams/1", &address)]].concat();
+        build = build.set(&format!("{folder}/{service}"), &settings);
     }
-    // The ancestor's layout says it by a key's existence.
-    etcd.put("services/old/domain", "old.test");
-    etcd.put("services/old/sslpass", "");
-    etcd.put("services/old/upstreams/1", speakers.at("old").to_string());
-
-    let setup = Setup::new();
-    own.write(setup.folder().join("certs/own.pem"));
+    own.write(build.setup.folder().join("certs/own.pem"));
     let syslog = Syslog::start();
     let ipv6 = TcpListener::bind("[::1]:0").is_ok().then(|| SocketAddr::from((Ipv6Addr::LOCALHOST, free_port())));
     let bind = ipv6.iter().flat_map(|address| ["--https-bind".to_owned(), address.to_string()]);
     let flags: Vec<String> = bind.chain(["--stats-domain".to_owned(), "stats.wild.test".to_owned()]).collect();
     let flags: Vec<&str> = flags.iter().map(String::as_str).collect();
-    let balancer = setup.confgen(&etcd).log(&syslog).flags(&flags).start();
+    let ground = build.with(|setup| setup.log(&syslog)).flags(&flags).start();
     for service in ["shop", "near", "far", "vault", "old", "wild", "v1"] {
-        balancer.wait_servers(SERVED, &format!("http-{service}"), 1);
+        ground.balancer.wait_servers(PATIENCE, &format!("http-{service}"), 1);
     }
-    balancer.wait_in_sync(SERVED);
-    // One that confgen has replaced may have no pass-through yet.
-    balancer.wait_one_haproxy(SERVED);
-    Scene { balancer, ipv6, syslog, own, vault, old, wild, v1, _speakers: speakers, _apps: apps, _etcd: etcd }
+    Scene { ground, ipv6, syslog, own, vault, old, wild, v1, _speakers: speakers, _apps: apps }
 });
 
 fn http(host: &str, target: &str) -> Response {
-    Request::get(host, target).send(SCENE.balancer.http()).unwrap()
+    Request::get(host, target).send(SCENE.ground.balancer.http()).unwrap()
 }
 
 fn https(sni: &str, host: &str, target: &str) -> Response {
-    Request::get(host, target).tls(sni).send(SCENE.balancer.https()).unwrap()
+    Request::get(host, target).tls(sni).send(SCENE.ground.balancer.https()).unwrap()
 }
 
 /// What curl gets of `https://HOST/`, and in the last line the status and the version of HTTP.
 fn curl(host: &str, arguments: &[&str]) -> String {
-    let port = SCENE.balancer.https().port();
+    let port = SCENE.ground.balancer.https().port();
     let output = Command::new("curl")
         .args(["--silent", "--show-error", "--insecure", "--max-time", "10", "--interface", CLIENT])
         .args(["--write-out", "\n%{http_code} %{http_version}", "--resolve", &format!("{host}:{port}:127.0.0.1")])
@@ -102,7 +92,7 @@ fn curl(host: &str, arguments: &[&str]) -> String {
 
 /// The certificate that OpenSSL's client is shown, if it is.
 fn shown(name: &[&str]) -> Option<Vec<u8>> {
-    let connect = ["s_client", "-connect", &SCENE.balancer.https().to_string()];
+    let connect = ["s_client", "-connect", &SCENE.ground.balancer.https().to_string()];
     let output = Command::new("openssl").args(connect).args(name).stdin(Stdio::null()).output().unwrap();
     CertificateDer::from_pem_slice(&output.stdout).ok().map(|certificate| certificate.to_vec())
 }
@@ -167,7 +157,7 @@ fn a_request_on_another_hosts_connection_is_misdirected() {
 #[test]
 fn what_is_terminated_knows_its_client_by_ipv4_and_ipv6() {
     let scene = &*SCENE;
-    let port = scene.balancer.https().port().to_string();
+    let port = scene.ground.balancer.https().port().to_string();
     for version in ["1.1", "2"] {
         let answer = curl("shop.test", &[&format!("--http{version}")]);
         assert!(answer.ends_with(&format!("\n200 {version}")), "{answer}");
@@ -215,7 +205,7 @@ fn a_client_outside_allow_is_refused() {
 #[test]
 fn web_sockets_work_on_either_way() {
     for host in ["shop.test", "vault.test"] {
-        let mut socket = WebSocket::open(SCENE.balancer.https(), host, true);
+        let mut socket = WebSocket::open(SCENE.ground.balancer.https(), host, true);
         assert_eq!(socket.ask("hello").unwrap(), "hello", "{host}");
     }
 }
@@ -230,15 +220,15 @@ fn what_is_passed_through_is_in_the_log_and_what_is_terminated_once() {
     };
     // A name that would break the line, if anything could.
     shown(&["-servername", "\"},{\\.wild.test"]);
-    until(SERVED, "the line of the odd name", || {
+    until(PATIENCE, "the line of the odd name", || {
         lines("wild.test").iter().any(|line| line["sni"] == "\"},{\\.wild.test")
     });
     curl("logged.wild.test", &[]);
     curl("shop.test", &["--user-agent", "x", "--request-target", "/logged-once"]);
-    let passed = until(SERVED, "the line of what is passed through", || lines("logged.wild.test").pop());
+    let passed = until(PATIENCE, "the line of what is passed through", || lines("logged.wild.test").pop());
     assert_eq!((passed["client"].as_str(), passed["backend"].as_str()), (Some(CLIENT), Some("http-wild")));
     assert_eq!((passed["sni"].as_str(), passed["server"].as_str()), (Some("logged.wild.test"), Some("1")));
-    until(SERVED, "the line of what is terminated", || !lines("/logged-once").is_empty());
+    until(PATIENCE, "the line of what is terminated", || !lines("/logged-once").is_empty());
     assert_eq!(lines("/logged-once")[0]["client"], CLIENT);
     assert_eq!(lines("discover-terminated").len(), 0, "once");
 }

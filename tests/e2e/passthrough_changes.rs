@@ -10,10 +10,8 @@ use std::time::Duration;
 
 use lab::http::{Request, Response, connect};
 use lab::load::{Kind, Plan};
-use lab::{App, Balancer, Certificate, Etcd, Front, Ground, Mirror, Pid, Setup, heavy, light, until, write};
+use lab::{App, Balancer, Certificate, Etcd, Front, Ground, Mirror, PATIENCE, Pid, Setup, light, medium, until, write};
 use nix::sys::signal::{Signal, kill};
-
-const SERVED: Duration = Duration::from_secs(30);
 
 /// Requests a second of each kind: handshakes cost both ends about a millisecond, on two cores that do much else.
 const RATE: u32 = 150;
@@ -33,7 +31,7 @@ fn shown(balancer: &Balancer, host: &str) -> Result<Vec<u8>, String> {
 
 #[track_caller]
 fn wait_shown(balancer: &Balancer, host: &str, certificate: &[u8]) {
-    until(SERVED, &format!("the right certificate for {host}"), || match shown(balancer, host) {
+    until(PATIENCE, &format!("the right certificate for {host}"), || match shown(balancer, host) {
         Ok(shown) if shown == certificate => Ok(()),
         Ok(_) => Err("another one".to_owned()),
         Err(error) => Err(error),
@@ -60,10 +58,9 @@ fn long(balancer: &Balancer, host: &str) -> JoinHandle<Response> {
 
 #[test]
 fn the_first_passthrough_service_comes_and_the_last_goes_under_load() {
-    let _turn = heavy();
+    let _turn = medium();
     let vault = Front::new("vault", VAULT);
     let mut ground = Ground::new();
-    ground.wait_one_haproxy(SERVED);
     let before = shown(&ground.balancer, Ground::HOST).unwrap();
     let kinds = [Kind::PerRequest, Kind::PerHandshake, Kind::Http2];
     let reports = ground.under_load(&kinds, RATE, |ground| {
@@ -76,10 +73,10 @@ fn the_first_passthrough_service_comes_and_the_last_goes_under_load() {
             let slow = slow_client(balancer);
             let restarts = balancer.restarts();
             etcd.delete_all("http-services/vault/");
-            until(SERVED, "the hop to go", || balancer.restarts() > restarts);
-            balancer.wait_in_sync(SERVED);
+            until(PATIENCE, "the hop to go", || balancer.restarts() > restarts);
+            balancer.wait_in_sync(PATIENCE);
             // The process before is the one that has accepted it.
-            let seen = until(SERVED, "only one to listen", || {
+            let seen = until(PATIENCE, "only one to listen", || {
                 let seen: Vec<_> = (0..20).map(|_| shown(balancer, VAULT)).collect::<Result<_, _>>()?;
                 if seen.iter().all(|shown| *shown == before) { Ok(seen.len()) } else { Err("the old one".to_owned()) }
             });
@@ -92,20 +89,20 @@ fn the_first_passthrough_service_comes_and_the_last_goes_under_load() {
         assert!(report.good > 100, "{kind:?}: {report}");
     }
     let file = || ground.balancer.file();
-    until(SERVED, "the file to have nothing of the hop", || {
+    until(PATIENCE, "the file to have nothing of the hop", || {
         if file().contains("discover-tls") { Err(file()) } else { Ok(()) }
     });
-    ground.balancer.wait_in_sync(SERVED);
+    ground.balancer.wait_in_sync(PATIENCE);
 }
 
 #[test]
 fn restarts_lose_nothing_that_is_passed_through_or_on_the_inner_hop() {
-    let _turn = heavy();
+    let _turn = medium();
     let vault = Front::new("vault", VAULT);
     let mut ground = Ground::new();
     pass_through(&ground.etcd, "vault", VAULT, vault.address);
     wait_shown(&ground.balancer, VAULT, vault.der());
-    ground.balancer.wait_settled(SERVED);
+    ground.balancer.wait_settled(PATIENCE);
     let passed = Plan::new(Kind::PerHandshake, ground.balancer.https(), VAULT).rate(RATE).from("vault").start();
     let downloads = [VAULT, Ground::HOST].map(|host| long(&ground.balancer, host));
     let reports = ground.under_load(&[Kind::PerHandshake, Kind::Http2], RATE, |ground| {
@@ -125,7 +122,7 @@ fn restarts_lose_nothing_that_is_passed_through_or_on_the_inner_hop() {
         report.assert_nothing_lost();
         assert!(report.good > 100, "{report}");
     }
-    ground.wait_one_haproxy(SERVED);
+    ground.wait_one_haproxy(PATIENCE);
 }
 
 #[test]
@@ -136,7 +133,7 @@ fn hosts_and_servers_come_and_go_without_a_restart() {
     pass_through(&etcd, "vault", VAULT, one.address);
     let balancer = Setup::new().confgen(&etcd).flags(&["--node", "lab"]).start();
     wait_shown(&balancer, VAULT, one.der());
-    balancer.wait_settled(SERVED);
+    balancer.wait_settled(PATIENCE);
     let worker = balancer.worker();
     let own = shown(&balancer, "unknown.test").unwrap();
 
@@ -146,13 +143,13 @@ fn hosts_and_servers_come_and_go_without_a_restart() {
     etcd.put("http-services/vault/domain", "vault.test more.test *.more.test");
     for host in ["more.test", "x.more.test"] {
         wait_shown(&balancer, host, one.der());
-        balancer.wait_status(SERVED, host, "/", 308);
+        balancer.wait_status(PATIENCE, host, "/", 308);
     }
-    until(SERVED, "the file to follow", || Mirror::agree(&balancer, &etcd));
+    until(PATIENCE, "the file to follow", || Mirror::agree(&balancer, &etcd));
     etcd.put("http-services/vault/domain", VAULT);
     for host in ["more.test", "x.more.test"] {
         wait_shown(&balancer, host, &own);
-        balancer.wait_status(SERVED, host, "/", 404);
+        balancer.wait_status(PATIENCE, host, "/", 404);
     }
 
     // What is open on an upstream that is about to go is waited for.
@@ -160,7 +157,7 @@ fn hosts_and_servers_come_and_go_without_a_restart() {
     command.args(["s_client", "-quiet", "-no_ign_eof", "-servername", VAULT, "-connect"]);
     command.arg(balancer.https().to_string()).stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::null());
     let mut client = command.spawn().unwrap();
-    until(SERVED, "its session", || {
+    until(PATIENCE, "its session", || {
         let stat = balancer.ask("show stat");
         // Column 4 is scur (management guide, 9.1).
         let row =
@@ -168,13 +165,13 @@ fn hosts_and_servers_come_and_go_without_a_restart() {
         row.unwrap_or_default()
     });
     etcd.put("http-services/vault/upstreams/2", two.address.to_string());
-    balancer.wait_servers(SERVED, "http-vault", 2);
+    balancer.wait_servers(PATIENCE, "http-vault", 2);
     let leaves = format!(r#"{{"address":"{}","state":"drain"}}"#, one.address);
     let revision = etcd.put("http-services/vault/upstreams/1", leaves);
     let said = || -> serde_json::Value {
         etcd.get("balancers/lab").map_or_else(Default::default, |value| serde_json::from_str(&value).unwrap())
     };
-    until(SERVED, "the drain to be applied, and not over", || {
+    until(PATIENCE, "the drain to be applied, and not over", || {
         let said = said();
         let applied = said["applied"].as_i64().is_some_and(|applied| applied >= revision);
         if applied && said["draining"]["http-vault/1"] == 1 { Ok(()) } else { Err(said.to_string()) }
@@ -184,14 +181,14 @@ fn hosts_and_servers_come_and_go_without_a_restart() {
     }
     drop(client.stdin.take());
     client.wait().unwrap();
-    until(SERVED, "the drain to be over", || {
+    until(PATIENCE, "the drain to be over", || {
         let said = said();
         if said["draining"].get("http-vault/1").is_none() { Ok(()) } else { Err(said.to_string()) }
     });
     etcd.delete("http-services/vault/upstreams/1");
-    balancer.wait_servers(SERVED, "http-vault", 1);
+    balancer.wait_servers(PATIENCE, "http-vault", 1);
     wait_shown(&balancer, VAULT, two.der());
-    until(SERVED, "the file to follow", || Mirror::agree(&balancer, &etcd));
+    until(PATIENCE, "the file to follow", || Mirror::agree(&balancer, &etcd));
     assert_eq!(balancer.worker(), worker, "{}", balancer.log("confgen"));
 }
 
@@ -199,7 +196,7 @@ fn hosts_and_servers_come_and_go_without_a_restart() {
 /// upstream's new address: until HAProxy has been restarted, the old address is asked in the old way.
 #[test]
 fn a_service_changes_over_without_a_loss() {
-    let _turn = heavy();
+    let _turn = medium();
     let etcd = Etcd::start();
     let (plain, secure) = (App::alone("move-plain"), Front::new("move-secure", "move.test"));
     let change = |tls: &str, address: SocketAddr| {
@@ -213,16 +210,16 @@ fn a_service_changes_over_without_a_loss() {
     own.write(setup.folder().join("certs/own.pem"));
     let balancer = setup.confgen(&etcd).start();
     wait_shown(&balancer, "move.test", &own.der);
-    balancer.wait_servers(SERVED, "http-move", 1);
-    balancer.wait_settled(SERVED);
+    balancer.wait_servers(PATIENCE, "http-move", 1);
+    balancer.wait_settled(PATIENCE);
     let load = Plan::new(Kind::PerHandshake, balancer.https(), "move.test").rate(RATE).from("move-").start();
     // Until the process before is gone, either answers.
     change("passthrough", secure.address);
     wait_shown(&balancer, "move.test", secure.der());
-    balancer.wait_settled(SERVED);
+    balancer.wait_settled(PATIENCE);
     change("terminate", plain.address);
     wait_shown(&balancer, "move.test", &own.der);
-    balancer.wait_settled(SERVED);
+    balancer.wait_settled(PATIENCE);
     let report = load.stop();
     println!("{report}");
     report.assert_nothing_lost();
@@ -231,7 +228,7 @@ fn a_service_changes_over_without_a_loss() {
 
 #[test]
 fn the_inner_hop_outlives_a_crash_and_a_start_that_fails() {
-    let _turn = heavy();
+    let _turn = medium();
     let vault = Front::new("vault", VAULT);
     let ground = Ground::new();
     let Ground { balancer, etcd, .. } = &ground;
@@ -249,11 +246,11 @@ fn the_inner_hop_outlives_a_crash_and_a_start_that_fails() {
     let load = ground.load(Kind::PerHandshake, RATE);
     let passed = Plan::new(Kind::PerHandshake, balancer.https(), VAULT).rate(RATE).from("vault").start();
     etcd.put("tcp-services/clash/ports", taken.local_addr().unwrap().to_string());
-    until(SERVED, "HAProxy not to start", || balancer.log("haproxy").contains("before it answered"));
-    until(SERVED, "the culprit to be left out", || {
+    until(PATIENCE, "HAProxy not to start", || balancer.log("haproxy").contains("before it answered"));
+    until(PATIENCE, "the culprit to be left out", || {
         balancer.log("confgen").contains("key quarantined key=tcp-services/clash")
     });
-    balancer.wait_in_sync(SERVED);
+    balancer.wait_in_sync(PATIENCE);
     balancer.wait_running("haproxy");
     for report in [load, passed].map(lab::load::Running::stop) {
         println!("{report}");
@@ -294,12 +291,12 @@ fn haproxys_own_user_reaches_the_inner_hop() {
     assert_eq!(socket(balancer.folder()), [(owner(balancer.worker()), 0o600)]);
     for (chroot, folder) in [("", balancer.folder()), (&format!("    chroot {}\n", jail.display()), &*jail)] {
         write(balancer.folder().join("conf.d/user.cfg"), format!("global\n    user nobody\n{chroot}"));
-        until(SERVED, "HAProxy to be nobody", || {
+        until(PATIENCE, "HAProxy to be nobody", || {
             let (bound, worker) = (folder.join("discover-tls-nobody.sock"), balancer.worker());
             owner(worker) == NOBODY && balancer.file().contains(&format!("bind unix@{} ", bound.display()))
         });
-        balancer.wait_in_sync(SERVED);
-        balancer.wait_one_haproxy(SERVED);
+        balancer.wait_in_sync(PATIENCE);
+        balancer.wait_one_haproxy(PATIENCE);
         wait_shown(&balancer, VAULT, vault.der());
         wait_shown(&balancer, "shop.test", &own.der);
         assert!(socket(folder).contains(&(NOBODY, 0o600)), "{:?}", socket(folder));

@@ -4,12 +4,9 @@ use std::io::{self, Write as _};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener, TcpStream};
 use std::process::Command;
 use std::thread;
-use std::time::Duration;
 
 use lab::http::{Request, Response, connect};
-use lab::{App, Balancer, Certificate, Etcd, Setup, Speaker, Speakers, Syslog, free_port, light, until};
-
-const DEADLINE: Duration = Duration::from_secs(30);
+use lab::{Certificate, Ground, PATIENCE, Speaker, Speakers, Syslog, light, until};
 
 /// The load balancer in front. All of 127.0.0.0/8 is this machine's.
 const FRONT: &str = "127.0.0.3";
@@ -61,59 +58,46 @@ fn local() -> Vec<u8> {
 }
 
 struct Scene {
-    balancer: Balancer,
+    ground: Ground,
     syslog: Syslog,
-    db: SocketAddr,
-    dbs: SocketAddr,
     _speakers: Speakers,
-    _apps: Vec<App>,
-    _etcd: Etcd,
 }
 
 impl Scene {
     fn new() -> Self {
-        let etcd = Etcd::start();
-        let apps: Vec<App> = ["shop", "open", "db"].map(App::alone).into();
         let vault = Certificate::of(&["vault.test"]);
         let speakers = Speakers::start(&[Speaker::new("vault", "accept-proxy").tls(&vault)]);
-        let allow = CLIENTS.join(" ");
-        etcd.http_service("shop", "shop.test", &[&apps[0]]);
-        etcd.put("http-services/shop/sticky", "source");
-        etcd.http_service("open", "open.test", &[&apps[1]]);
-        etcd.put("http-services/vault/domain", "vault.test");
-        etcd.put("http-services/vault/tls", "passthrough");
-        etcd.put("http-services/vault/proxy-protocol", "v2");
-        etcd.put("http-services/vault/upstreams/1", speakers.at("vault").to_string());
-        let [db, dbs] = [(); 2].map(|()| SocketAddr::from(([127, 0, 0, 1], free_port())));
-        for (name, address) in [("db", db), ("dbs", dbs)] {
-            etcd.put(&format!("tcp-services/{name}/ports"), address.to_string());
-            etcd.put(&format!("tcp-services/{name}/upstreams/db"), apps[2].address.to_string());
-            etcd.put(&format!("tcp-services/{name}/allow"), &*allow);
-        }
-        etcd.put("tcp-services/dbs/tls", "terminate");
-        for service in ["shop", "vault"] {
-            etcd.put(&format!("http-services/{service}/allow"), &*allow);
-        }
-        let (setup, syslog) = (Setup::new(), Syslog::start());
-        Certificate::of(&["shop.test", "open.test"]).write(setup.folder().join("certs/shop.pem"));
-        let flags = ["--proxy-protocol-from", FRONT, "--trusted-proxies", CDN];
-        let balancer = setup.confgen(&etcd).flags(&flags).log(&syslog).start();
-        for service in ["http-shop", "http-open", "http-vault", "tcp-db", "tcp-dbs"] {
-            balancer.wait_servers(DEADLINE, service, 1);
-        }
-        balancer.wait_settled(DEADLINE);
-        Self { balancer, syslog, db, dbs, _speakers: speakers, _apps: apps, _etcd: etcd }
+        let (address, syslog) = (speakers.at("vault").to_string(), Syslog::start());
+        let allow = ("allow", &*CLIENTS.join(" "));
+        let passed = [("tls", "passthrough"), ("proxy-protocol", "v2"), ("upstreams/1", &address), allow];
+        let ground = Ground::build()
+            .http("shop", "shop.test", &["shop"])
+            .set("http-services/shop", &[("sticky", "source"), allow])
+            .http("open", "open.test", &["open"])
+            .http("vault", "vault.test", &[])
+            .set("http-services/vault", &passed)
+            .tcp("db", &["db"])
+            .set("tcp-services/db", &[allow])
+            .tcp("dbs", &["db"])
+            .set("tcp-services/dbs", &[("tls", "terminate"), allow])
+            .certificate(&["shop.test", "open.test"])
+            .flags(&["--proxy-protocol-from", FRONT, "--trusted-proxies", CDN])
+            .with(|setup| setup.log(&syslog))
+            .start();
+        ground.balancer.wait_servers(PATIENCE, "http-vault", 1);
+        Self { ground, syslog, _speakers: speakers }
     }
 
     /// Each way in, with a request that takes it.
     fn ways(&self) -> [(&'static str, SocketAddr, Request); 5] {
-        let (http, https) = (self.balancer.http(), self.balancer.https());
+        let Ground { balancer, tcp, .. } = &self.ground;
+        let (http, https) = (balancer.http(), balancer.https());
         [
             ("HTTP", http, Request::get("shop.test", "/")),
             ("HTTPS", https, Request::get("shop.test", "/").tls("shop.test")),
             ("pass-through", https, Request::get("vault.test", "/").tls("vault.test")),
-            ("TCP", self.db, Request::get("db.test", "/")),
-            ("TCP over TLS", self.dbs, Request::get("db.test", "/").tls("shop.test")),
+            ("TCP", tcp["db"], Request::get("db.test", "/")),
+            ("TCP over TLS", tcp["dbs"], Request::get("db.test", "/").tls("shop.test")),
         ]
     }
 }
@@ -174,7 +158,7 @@ fn a_client_is_kept_out_by_its_own_address(scene: &Scene) {
         let answer = ask(STRANGER, b"", address, &request);
         assert!(is_kept_out(&answer), "{way}, without the load balancer: {answer:?}");
     }
-    let told = ask(STRANGER, b"", scene.balancer.http(), &Request::get("open.test", "/")).unwrap();
+    let told = ask(STRANGER, b"", scene.ground.balancer.http(), &Request::get("open.test", "/")).unwrap();
     assert_eq!(told.line("x-forwarded-for"), Some(STRANGER), "who comes by itself is who it is");
 }
 
@@ -185,7 +169,7 @@ fn a_stranger_is_not_believed(scene: &Scene) {
             assert!(answer.as_ref().map_or(true, |answer| answer.status == 400), "{way} {version:?}: {answer:?}");
         }
         let answer =
-            ask(STRANGER, &header(version, CLIENTS[0]), scene.balancer.http(), &Request::get("open.test", "/"));
+            ask(STRANGER, &header(version, CLIENTS[0]), scene.ground.balancer.http(), &Request::get("open.test", "/"));
         assert!(answer.map_or(true, |answer| answer.status == 400), "{version:?}");
     }
 }
@@ -199,12 +183,12 @@ fn the_load_balancer_itself_gets_in_only_with_a_header(scene: &Scene) {
     }
     let open = Request::get("open.test", "/");
     for first in [local(), b"PROXY UNKNOWN\r\n".to_vec()] {
-        let answer = ask(FRONT, &first, scene.balancer.http(), &open).unwrap();
+        let answer = ask(FRONT, &first, scene.ground.balancer.http(), &open).unwrap();
         assert_eq!((answer.status, answer.line("x-forwarded-for")), (200, Some(FRONT)));
     }
     // A check that only connects is fine, and the stats page's port isn't behind the load balancer.
-    drop(begin(FRONT, b"", scene.balancer.http()).unwrap());
-    let answer = ask(FRONT, b"", scene.balancer.stats(), &Request::get("localhost", "/admin?stats")).unwrap();
+    drop(begin(FRONT, b"", scene.ground.balancer.http()).unwrap());
+    let answer = ask(FRONT, b"", scene.ground.balancer.stats(), &Request::get("localhost", "/admin?stats")).unwrap();
     assert_eq!(answer.status, 401, "{answer:?}");
 }
 
@@ -225,7 +209,7 @@ fn in_front_of(to: SocketAddr, first: Vec<u8>) -> SocketAddr {
 
 fn http2_knows_the_client(scene: &Scene) {
     for (version, client) in [(Version::V1, CLIENTS[1]), (Version::V2, CLIENTS[0])] {
-        let port = in_front_of(scene.balancer.https(), header(version, client)).port();
+        let port = in_front_of(scene.ground.balancer.https(), header(version, client)).port();
         let output = Command::new("curl")
             .args(["--silent", "--show-error", "--insecure", "--http2", "--max-time", "10"])
             .args([
@@ -248,7 +232,7 @@ fn a_trusted_proxy_is_one_by_the_address_in_the_header(scene: &Scene) {
     let request = Request::get("open.test", "/echo").header("X-Forwarded-For", "6.6.6.6");
     let told = |client: &str| {
         let first = header(Version::V2, client);
-        let answer = ask(FRONT, &first, scene.balancer.http(), &request).unwrap();
+        let answer = ask(FRONT, &first, scene.ground.balancer.http(), &request).unwrap();
         let all: serde_json::Value = serde_json::from_str(&answer.body).unwrap();
         all["x-forwarded-for"].to_string()
     };
@@ -257,10 +241,10 @@ fn a_trusted_proxy_is_one_by_the_address_in_the_header(scene: &Scene) {
 }
 
 fn the_log_and_the_sticky_table_name_the_client(scene: &Scene) {
-    let http = scene.balancer.http();
+    let http = scene.ground.balancer.http();
     ask(FRONT, &header(Version::V2, CLIENTS[0]), http, &Request::get("shop.test", "/logged")).unwrap();
     for (what, uri, backend) in [("a request", Some("/logged"), "http-shop"), ("a connection", None, "tcp-db")] {
-        until(DEADLINE, &format!("the line of {what}"), || {
+        until(PATIENCE, &format!("the line of {what}"), || {
             let lines = scene.syslog.access();
             let parsed = lines.iter().filter_map(|line| serde_json::from_str::<serde_json::Value>(line).ok());
             let found = parsed
@@ -269,7 +253,7 @@ fn the_log_and_the_sticky_table_name_the_client(scene: &Scene) {
             if found { Ok(()) } else { Err(format!("{lines:#?}")) }
         });
     }
-    let table = scene.balancer.ask("show table http-shop");
+    let table = scene.ground.balancer.ask("show table http-shop");
     for client in CLIENTS {
         assert!(table.contains(client), "{client}: {table}");
     }

@@ -8,12 +8,9 @@ mod names;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{read_dir, read_to_string};
 use std::path::Path;
-use std::time::Duration;
 
 use lab::http::Request;
-use lab::{App, Balancer, Etcd, Page, SOURCE, free_port, light, until};
-
-const DEADLINE: Duration = Duration::from_secs(60);
+use lab::{App, Balancer, Etcd, PATIENCE, Page, SOURCE, free_port, light, until};
 
 fn read(page: &str) -> String {
     read_to_string(Path::new(SOURCE).join(page)).unwrap()
@@ -66,11 +63,11 @@ fn every_metric_is_documented() {
     let admin = format!("{listens}:{port}");
     let flags = ["--service", "shop", "--domain", "shop.test", "--check", "tcp", "--admin", &admin];
     let _app = App::announced("shop-1", &etcd, &flags);
-    balancer.wait_status(DEADLINE, "shop.test", "/", 200);
+    balancer.wait_status(PATIENCE, "shop.test", "/", 200);
     // What is retained has a series of its own.
     let (lease, lost) = (etcd.grant(600), App::alone("lost"));
     etcd.put_leased("http-services/lost/upstreams/lost", lost.address.to_string(), lease);
-    balancer.wait_servers(DEADLINE, "http-lost", 1);
+    balancer.wait_servers(PATIENCE, "http-lost", 1);
     etcd.revoke(lease);
     let differs = |scraped: Metrics, headings: &[&str]| {
         let documented = documented(headings);
@@ -82,10 +79,10 @@ fn every_metric_is_documented() {
             Err(format!("no row: {missing:?}; no metric: {gone:?}"))
         }
     };
-    until(DEADLINE, "confgen's metrics to be those of the page", || {
+    until(PATIENCE, "confgen's metrics to be those of the page", || {
         differs(scraped(&balancer.asked("/metrics").unwrap().body), &["confgen", "Both"])
     });
-    until(DEADLINE, "announcer's metrics to be those of the page", || {
+    until(PATIENCE, "announcer's metrics to be those of the page", || {
         let answer = Request::get("localhost", "/metrics").send(admin.parse().unwrap()).unwrap();
         differs(scraped(&answer.body), &["announcer", "Both"])
     });

@@ -11,10 +11,10 @@ use std::time::Duration;
 
 use lab::http::{Request, Response};
 use lab::load::{Kind, Plan};
-use lab::{App, Balancer, Etcd, Ground, Mirror, heavy, light, until};
+use lab::{App, Balancer, Ground, Mirror, PATIENCE, heavy_on, light, until};
 
-const SERVED: Duration = Duration::from_secs(30);
 const SHOP: &str = "http-services/shop";
+const APPS: [&str; 3] = ["shop-1", "shop-2", "shop-3"];
 /// Requests a second: enough to hit a server of three within milliseconds of a restart.
 const RATE: u32 = 500;
 
@@ -76,24 +76,24 @@ fn names(of: &[&str]) -> BTreeSet<String> {
 
 #[test]
 fn the_dead_and_the_drained_get_nothing_and_weights_stay_over_restarts() {
-    let _turn = heavy();
-    let etcd = Etcd::start();
     let sick = Sick::start();
-    let apps = ["shop-1", "shop-2", "shop-3"].map(App::alone);
-    etcd.http_service("shop", Ground::HOST, &apps.iter().collect::<Vec<_>>());
-    etcd.put(&format!("{SHOP}/check"), "http /health");
-    etcd.put(&format!("{SHOP}/upstreams/sick"), sick.address.to_string());
-    let balancer = Balancer::start(&etcd);
-    balancer.wait_servers(SERVED, "http-shop", 4);
-    balancer.wait_in_sync(SERVED);
+    let (_turn, Ground { etcd, balancer, apps: _apps, .. }) = heavy_on(|| {
+        let settings = [("check", "http /health"), ("upstreams/sick", &sick.address.to_string())];
+        let build = Ground::build().http("shop", Ground::HOST, &APPS).set(SHOP, &settings);
+        // The fourth server is one that the builder doesn't know.
+        let ground = build.launch();
+        ground.balancer.wait_servers(PATIENCE, "http-shop", 4);
+        ground.balancer.wait_settled(PATIENCE);
+        ground
+    });
     let load = Plan::new(Kind::PerRequest, balancer.http(), Ground::HOST).rate(RATE).from("shop-").start();
-    until(SERVED, "all four to answer", || load.report().upstreams.len() == 4);
+    until(PATIENCE, "all four to answer", || load.report().upstreams.len() == 4);
 
     sick.ill.store(true, Relaxed);
-    balancer.wait_servers(SERVED, "http-shop", 3);
+    balancer.wait_servers(PATIENCE, "http-shop", 3);
     etcd.put(&format!("{SHOP}/overrides/shop-1"), r#"{"state":"drain"}"#);
     etcd.put(&format!("{SHOP}/overrides/shop-2"), r#"{"weight":25}"#);
-    until(SERVED, "the override", || Mirror::agree(&balancer, &etcd).map(|_| ()));
+    until(PATIENCE, "the override", || Mirror::agree(&balancer, &etcd).map(|_| ()));
     // What was on its way when that was said has arrived.
     sleep(Duration::from_millis(200));
     let (before, sick_before) = (load.report(), sick.requests.load(Relaxed));
@@ -101,7 +101,7 @@ fn the_dead_and_the_drained_get_nothing_and_weights_stay_over_restarts() {
     balancer.restart();
     for service in ["blog", "wiki"] {
         etcd.put(&format!("http-services/{service}/domain"), format!("{service}.test"));
-        balancer.wait_status(SERVED, &format!("{service}.test"), "/", 503);
+        balancer.wait_status(PATIENCE, &format!("{service}.test"), "/", 503);
     }
     sleep(Duration::from_secs(1));
     let report = load.stop();
@@ -117,15 +117,11 @@ fn the_dead_and_the_drained_get_nothing_and_weights_stay_over_restarts() {
 #[test]
 fn what_changed_while_haproxy_was_down_is_so_from_its_first_answer_on() {
     let _turn = light();
-    let etcd = Etcd::start();
-    let apps = ["shop-1", "shop-2", "shop-3"].map(App::alone);
-    etcd.http_service("shop", Ground::HOST, &apps.iter().collect::<Vec<_>>());
-    etcd.http_service("blog", "blog.test", &[&apps[2]]);
-    let balancer = Balancer::start(&etcd);
-    balancer.wait_servers(SERVED, "http-shop", 3);
-    until(SERVED, "the first state", || Mirror::agree(&balancer, &etcd));
+    let build = Ground::build().http("shop", Ground::HOST, &APPS).http("blog", "blog.test", &["shop-3"]);
+    let Ground { etcd, balancer, apps, .. } = build.start();
+    until(PATIENCE, "the first state", || Mirror::agree(&balancer, &etcd));
     assert!(balancer.ctl(&["stop", "haproxy"]).status.success());
-    until(SERVED, "HAProxy to be gone", || balancer.try_ask("show info").is_err());
+    until(PATIENCE, "HAProxy to be gone", || balancer.try_ask("show info").is_err());
 
     // shop-1 goes; shop-2's address becomes blog's; shop-2 and blog's server bear their old names.
     etcd.delete(&format!("{SHOP}/upstreams/shop-1"));
@@ -133,18 +129,18 @@ fn what_changed_while_haproxy_was_down_is_so_from_its_first_answer_on() {
     etcd.delete(&format!("{SHOP}/upstreams/shop-3"));
     etcd.put("http-services/blog/upstreams/shop-3", apps[1].address.to_string());
     let wanted = Mirror::wanted(&etcd);
-    until(SERVED, "the file to follow", || {
+    until(PATIENCE, "the file to follow", || {
         let filed = Mirror::filed(&balancer)?;
         if filed.servers == wanted.servers { Ok(()) } else { Err(format!("{:?}", filed.servers)) }
     });
     assert!(balancer.try_ask("show info").is_err(), "an operator's stop is respected");
     assert!(balancer.ctl(&["start", "haproxy"]).status.success());
-    until(SERVED, "HAProxy's first answer", || Request::get(Ground::HOST, "/").send(balancer.http()).is_ok());
+    until(PATIENCE, "HAProxy's first answer", || Request::get(Ground::HOST, "/").send(balancer.http()).is_ok());
     for _ in 0..20 {
         assert_eq!(answering(&balancer, Ground::HOST), names(&["shop-3"]));
         assert_eq!(answering(&balancer, "blog.test"), names(&["shop-2"]));
     }
-    until(SERVED, "all to agree", || Mirror::agree(&balancer, &etcd));
+    until(PATIENCE, "all to agree", || Mirror::agree(&balancer, &etcd));
 }
 
 /// A client's cookie leads to its server, whether that stood in the file or was added while HAProxy ran, and whatever it
@@ -152,16 +148,12 @@ fn what_changed_while_haproxy_was_down_is_so_from_its_first_answer_on() {
 #[test]
 fn sticky_clients_stay_over_restarts_and_re_adds() {
     let _turn = light();
-    let etcd = Etcd::start();
-    let apps = ["shop-1", "shop-2", "shop-3"].map(App::alone);
-    etcd.http_service("shop", Ground::HOST, &[&apps[0], &apps[1]]);
-    etcd.put(&format!("{SHOP}/sticky"), "cookie");
-    let balancer = Balancer::start(&etcd);
-    balancer.wait_servers(SERVED, "http-shop", 2);
-    balancer.wait_in_sync(SERVED);
+    let build = Ground::build().http("shop", Ground::HOST, &APPS[..2]).set(SHOP, &[("sticky", "cookie")]);
+    let Ground { etcd, balancer, apps, .. } = build.start();
+    let late = App::alone("shop-3");
     let worker = balancer.worker();
     let cookie_of = |name: &str| {
-        until(SERVED, &format!("a cookie of {name}"), || {
+        until(PATIENCE, &format!("a cookie of {name}"), || {
             let answer = ask(&balancer, Ground::HOST, None);
             let cookie = answer.header("set-cookie").and_then(|line| line.split(';').next()).map(str::to_owned);
             cookie.filter(|_| answer.app() == name)
@@ -178,16 +170,16 @@ fn sticky_clients_stay_over_restarts_and_re_adds() {
     // One of the file goes, and comes back while HAProxy runs; another comes for the first time.
     let key = format!("{SHOP}/upstreams/shop-1");
     etcd.delete(&key);
-    balancer.wait_servers(SERVED, "http-shop", 1);
+    balancer.wait_servers(PATIENCE, "http-shop", 1);
     assert_eq!(ask(&balancer, Ground::HOST, Some(&first)).app(), "shop-2", "it has to go elsewhere meanwhile");
     etcd.put(&key, apps[0].address.to_string());
-    etcd.put(&format!("{SHOP}/upstreams/shop-3"), apps[2].address.to_string());
-    balancer.wait_servers(SERVED, "http-shop", 3);
+    etcd.put(&format!("{SHOP}/upstreams/shop-3"), late.address.to_string());
+    balancer.wait_servers(PATIENCE, "http-shop", 3);
     stays("shop-1", &first);
     let third = cookie_of("shop-3");
     stays("shop-3", &third);
     assert_eq!(balancer.worker(), worker, "they came without a restart");
-    until(SERVED, "the file to follow", || Mirror::agree(&balancer, &etcd));
+    until(PATIENCE, "the file to follow", || Mirror::agree(&balancer, &etcd));
 
     balancer.restart();
     for (name, cookie) in [("shop-1", &first), ("shop-3", &third)] {
@@ -195,7 +187,7 @@ fn sticky_clients_stay_over_restarts_and_re_adds() {
     }
     // A drain leaves them where they are; new clients go elsewhere.
     etcd.put(&format!("{SHOP}/overrides/shop-3"), r#"{"state":"drain"}"#);
-    until(SERVED, "the drain", || Mirror::agree(&balancer, &etcd));
+    until(PATIENCE, "the drain", || Mirror::agree(&balancer, &etcd));
     stays("shop-3", &third);
     assert_eq!(answering(&balancer, Ground::HOST), names(&["shop-1", "shop-2"]));
     balancer.restart();

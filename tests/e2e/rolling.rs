@@ -4,9 +4,7 @@
 use std::time::Duration;
 
 use lab::load::{Kind, Plan};
-use lab::{Announce, App, Balancer, Certificate, Etcd, Ground, Setup, heavy, until};
-
-const SERVED: Duration = Duration::from_secs(30);
+use lab::{Announce, App, Balancer, Etcd, Ground, PATIENCE, heavy_on, until};
 
 /// Requests a second in all, besides the slow ones.
 const RATE: u32 = 2_000;
@@ -29,8 +27,8 @@ fn copy(etcd: &Etcd, id: &str) -> App {
 /// Until HAProxy finds all ten up, these with their new addresses among them.
 #[track_caller]
 fn wait_ten(balancer: &Balancer, new: &[App]) {
-    balancer.wait_servers(SERVED, "http-shop", 10);
-    until(SERVED, "the new addresses", || {
+    balancer.wait_servers(PATIENCE, "http-shop", 10);
+    until(PATIENCE, "the new addresses", || {
         let table = balancer.ask("show servers conn http-shop");
         let place = |app: &App| format!(" {} {} ", app.address.ip(), app.address.port());
         new.iter().all(|app| table.contains(&place(app))).then_some(()).ok_or(table)
@@ -39,23 +37,19 @@ fn wait_ten(balancer: &Balancer, new: &[App]) {
 
 /// Whether a request is under way on the server.
 fn is_busy(balancer: &Balancer, server: &str) -> bool {
-    let table = balancer.ask("show stat");
-    let rows = table.lines().map(|line| line.split(',').collect::<Vec<_>>());
-    // Columns 0, 1 and 4 are pxname, svname and scur (HAProxy's management guide, 9.1).
-    rows.into_iter().any(|row| row.get(..5).is_some_and(|it| it[0] == "http-shop" && it[1] == server && it[4] != "0"))
+    balancer.busy_servers("http-shop").iter().any(|busy| busy == server)
 }
 
 #[test]
 fn ten_copies_are_replaced_also_while_haproxy_restarts_in_the_middle_of_a_drain() {
-    let _turn = heavy();
-    let etcd = Etcd::start();
-    let setup = Setup::new();
-    Certificate::of(&[Ground::HOST]).write(setup.folder().join("certs/shop.pem"));
-    let balancer = setup.confgen(&etcd).start();
-    let mut old: Vec<App> = (1..=10).map(|number| copy(&etcd, &format!("shop-{number}"))).collect();
-    wait_ten(&balancer, &old);
-    // The process before the service's restart answers 404 for it while both listen.
-    balancer.wait_settled(SERVED);
+    let (_turn, Ground { etcd, balancer, apps: mut old, .. }) = heavy_on(|| {
+        let mut ground = Ground::build().certificate(&[Ground::HOST]).launch();
+        ground.apps = (1..=10).map(|number| copy(&ground.etcd, &format!("shop-{number}"))).collect();
+        wait_ten(&ground.balancer, &ground.apps);
+        // The process before the service's restart answers 404 for it while both listen.
+        ground.balancer.wait_settled(PATIENCE);
+        ground
+    });
 
     let plan = |kind| {
         let target = if kind == Kind::Http2 { balancer.https() } else { balancer.http() };
@@ -69,7 +63,7 @@ fn ten_copies_are_replaced_also_while_haproxy_restarts_in_the_middle_of_a_drain(
     for (count, restart) in [(3, false), (3, true), (4, true)] {
         let mut leaving: Vec<App> = old.drain(..count).collect();
         let names: Vec<String> = leaving.iter().map(|app| app.name.clone()).collect();
-        until(SERVED, "a slow request on each of them", || names.iter().all(|name| is_busy(&balancer, name)));
+        until(PATIENCE, "a slow request on each of them", || names.iter().all(|name| is_busy(&balancer, name)));
         leaving.iter_mut().for_each(App::terminate);
         if restart {
             balancer.restart();

@@ -1,32 +1,20 @@
 //! What a request gets: by its host and path, over HTTP, HTTPS and TCP.
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
-use std::net::SocketAddr;
 use std::sync::LazyLock;
-use std::time::Duration;
 
 use lab::http::{Request, Response, raw};
-use lab::{App, Balancer, Certificate, Etcd, Setup, free_port};
-
-const SERVED: Duration = Duration::from_secs(30);
+use lab::{App, Balancer, Certificate, Etcd, Ground, PATIENCE};
 
 /// One balancer for all tests of this file, which only look at it.
 struct Scene {
-    balancer: Balancer,
+    ground: Ground,
     shop: Certificate,
     wild: Certificate,
-    tcp: SocketAddr,
-    _apps: Vec<App>,
-    _etcd: Etcd,
 }
 
 static SCENE: LazyLock<Scene> = LazyLock::new(|| {
-    let etcd = Etcd::start();
-    let names = [
-        "shop", "any", "api", "site", "site-api", "site-v2", "only", "legacy", "newer", "secure", "gate", "plain", "db",
-    ];
-    let apps: Vec<App> = names.iter().map(|name| App::alone(name)).collect();
-    let app = |name: &str| apps.iter().find(|app| app.name == name).unwrap();
+    let mut build = Ground::build();
     for (name, domain, settings) in [
         ("shop", "shop.test, www.shop.test", &[][..]),
         ("any", "*.wild.test", &[]),
@@ -38,34 +26,27 @@ static SCENE: LazyLock<Scene> = LazyLock::new(|| {
         ("secure", "secure.test", &[("tls", "terminate")]),
         ("gate", "gate.test", &[("tls", "terminate"), ("path", "/in")]),
         ("plain", "plain.test", &[("tls", "off")]),
+        ("dead", "dead.test", &[]),
     ] {
-        etcd.http_service(name, domain, &[app(name)]);
-        for (setting, value) in settings {
-            etcd.put(&format!("http-services/{name}/{setting}"), *value);
-        }
+        let apps: &[&str] = if name == "dead" { &[] } else { &[name] };
+        build = build.http(name, domain, apps).set(&format!("http-services/{name}"), settings);
     }
     for (name, expression) in [("legacy", "^/legacy[0-9]+"), ("newer", "^/(legacy1|new)")] {
-        etcd.put(&format!("http-services/{name}/url_reg"), expression);
-        etcd.put(&format!("http-services/{name}/upstreams/{name}"), app(name).address.to_string());
+        let app = App::alone(name);
+        let upstream = (format!("upstreams/{name}"), app.address.to_string());
+        let settings = [("url_reg", expression), (&*upstream.0, &*upstream.1)];
+        build = build.set(&format!("http-services/{name}"), &settings);
+        build.apps.push(app);
     }
-    etcd.put("http-services/dead/domain", "dead.test");
-    let tcp = SocketAddr::from(([127, 0, 0, 1], free_port()));
-    etcd.put("tcp-services/db/ports", tcp.to_string());
-    etcd.put("tcp-services/db/upstreams/db", app("db").address.to_string());
-
-    let setup = Setup::new();
-    let shop = Certificate::of(&["shop.test", "www.shop.test"]);
-    let wild = Certificate::of(&["*.wild.test"]);
-    shop.write(setup.folder().join("certs/shop.pem"));
-    wild.write(setup.folder().join("certs/wild.pem"));
-    let balancer = setup.confgen(&etcd).start();
-    balancer.wait_status(SERVED, "shop.test", "/", 200);
-    balancer.wait_in_sync(SERVED);
-    Scene { balancer, shop, wild, tcp, _apps: apps, _etcd: etcd }
+    let [shop, wild] = [&["shop.test", "www.shop.test"][..], &["*.wild.test"]].map(Certificate::of);
+    for (name, certificate) in [("shop", &shop), ("wild", &wild)] {
+        certificate.write(build.setup.folder().join(format!("certs/{name}.pem")));
+    }
+    Scene { ground: build.tcp("db", &["db"]).start(), shop, wild }
 });
 
 fn http(host: &str, target: &str) -> Response {
-    Request::get(host, target).send(SCENE.balancer.http()).unwrap()
+    SCENE.ground.balancer.get(host, target)
 }
 
 fn https(host: &str, target: &str) -> Response {
@@ -73,7 +54,7 @@ fn https(host: &str, target: &str) -> Response {
 }
 
 fn https_as(name: &str, host: &str, target: &str) -> Response {
-    Request::get(host, target).tls(name).send(SCENE.balancer.https()).unwrap()
+    Request::get(host, target).tls(name).send(SCENE.ground.balancer.https()).unwrap()
 }
 
 #[track_caller]
@@ -154,7 +135,7 @@ fn a_host_is_one_name_and_the_whole_of_it() {
         ("Host: shop.test", "http://secure.test/"),
     ] {
         let request = format!("GET {first} HTTP/1.1\r\n{lines}\r\nConnection: close\r\n\r\n");
-        let answer = raw(SCENE.balancer.http(), request.as_bytes()).unwrap();
+        let answer = raw(SCENE.ground.balancer.http(), request.as_bytes()).unwrap();
         assert!(answer.starts_with(b"HTTP/1.1 400 "), "{lines}: {}", answer.escape_ascii());
     }
     assert_app(&http("shop.test", "http://shop.test/x"), "shop");
@@ -200,7 +181,7 @@ fn a_plain_service_is_not_on_https() {
 #[test]
 fn the_certificate_is_chosen_by_sni() {
     let shown = |name: &str| {
-        let response = Request::get("shop.test", "/").tls(name).send(SCENE.balancer.https()).unwrap();
+        let response = Request::get("shop.test", "/").tls(name).send(SCENE.ground.balancer.https()).unwrap();
         response.certificate.unwrap()
     };
     assert_eq!(shown("shop.test"), SCENE.shop.der);
@@ -213,7 +194,7 @@ fn the_certificate_is_chosen_by_sni() {
 
 #[test]
 fn tcp_goes_through() {
-    let response = Request::get("anything.test", "/x").send(SCENE.tcp).unwrap();
+    let response = Request::get("anything.test", "/x").send(SCENE.ground.tcp["db"]).unwrap();
     assert_app(&response, "db");
     assert_eq!(response.line("x-forwarded-for"), None, "nothing is added on the way");
 }
@@ -229,10 +210,10 @@ fn what_a_client_says_of_itself_is_replaced() {
             .header("X-Forwarded-Host", "evil.test")
             .header("X-Request-Id", "forged")
     };
-    let plain = forged(Request::get("shop.test", "/")).send(SCENE.balancer.http()).unwrap();
-    let secure = forged(Request::get("shop.test", "/")).tls("shop.test").send(SCENE.balancer.https()).unwrap();
+    let plain = forged(Request::get("shop.test", "/")).send(SCENE.ground.balancer.http()).unwrap();
+    let secure = forged(Request::get("shop.test", "/")).tls("shop.test").send(SCENE.ground.balancer.https()).unwrap();
     for (response, proto, port) in
-        [(plain, "http", SCENE.balancer.http().port()), (secure, "https", SCENE.balancer.https().port())]
+        [(plain, "http", SCENE.ground.balancer.http().port()), (secure, "https", SCENE.ground.balancer.https().port())]
     {
         let lines = |name: &str| {
             let start = format!("{name}: ");
@@ -260,7 +241,7 @@ fn default_takes_the_rest() {
     etcd.put("http-services/legacy/upstreams/legacy", apps[2].address.to_string());
     let balancer = Balancer::start(&etcd);
     let ask = |host: &str, target: &str| Request::get(host, target).send(balancer.http()).unwrap();
-    balancer.wait_status(SERVED, "shop.test", "/shop", 200);
+    balancer.wait_status(PATIENCE, "shop.test", "/shop", 200);
     assert_app(&ask("shop.test", "/shop"), "shop");
     assert_app(&ask("unknown.test", "/"), "rest");
     assert_app(&ask("127.0.0.1", "/x"), "rest");
@@ -270,5 +251,5 @@ fn default_takes_the_rest() {
 
     // A service that has lost its upstreams answers for itself, never through `default`.
     etcd.delete("http-services/shop/upstreams/shop");
-    balancer.wait_status(SERVED, "shop.test", "/shop", 503);
+    balancer.wait_status(PATIENCE, "shop.test", "/shop", 503);
 }

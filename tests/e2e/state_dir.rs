@@ -4,11 +4,8 @@ use std::fs::{self, read};
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::time::Duration;
 
-use lab::{App, Balancer, Etcd, Pid, Process, Scratch, light, until};
-
-const DEADLINE: Duration = Duration::from_secs(30);
+use lab::{App, Balancer, Etcd, PATIENCE, Pid, Process, Scratch, light, until};
 
 /// How a process was started, word by word.
 pub(crate) fn command_line(pid: Pid) -> Vec<String> {
@@ -25,7 +22,7 @@ fn a_second_confgen_is_refused_and_told_the_owner() {
     let _turn = light();
     let etcd = Etcd::start();
     let balancer = Balancer::start(&etcd);
-    balancer.wait_settled(DEADLINE);
+    balancer.wait_settled(PATIENCE);
     let first = balancer.pid("confgen").unwrap();
     let folder = Scratch::new();
     // With all of its options, but for the port, which can be had once too.
@@ -36,7 +33,7 @@ fn a_second_confgen_is_refused_and_told_the_owner() {
     let confgen = |form: &[&str]| {
         let mut command = Command::new(&program);
         let mut process = Process::start(&folder, &form.concat(), command.args(form).args(&options));
-        (process.wait(DEADLINE).code(), process.log())
+        (process.wait(PATIENCE).code(), process.log())
     };
     let state = balancer.folder().join("state");
     let words = |pid: Pid| format!("can't lock {}: in use by confgen (pid {pid}); stop it", state.display());
@@ -52,7 +49,7 @@ fn a_second_confgen_is_refused_and_told_the_owner() {
 
     // One that is killed has it no longer; one that stops neither.
     balancer.kill("confgen");
-    balancer.wait_settled(DEADLINE);
+    balancer.wait_settled(PATIENCE);
     let second = balancer.pid("confgen").unwrap();
     assert_ne!(second, first);
     let (code, log) = confgen(&["once"]);
@@ -107,7 +104,7 @@ fn confgen_starts_on_a_full_disk_and_publishes_once_there_is_room() {
     let (etcd, apps) = (Etcd::start(), ["shop-1", "shop-2"].map(App::alone));
     etcd.http_service("shop", "shop.test", &[&apps[0]]);
     let balancer = Balancer::start(&etcd);
-    balancer.wait_settled(DEADLINE);
+    balancer.wait_settled(PATIENCE);
     assert!(balancer.ctl(&["stop", "confgen"]).status.success());
     let state = balancer.folder().join("state");
     let disk = SmallDisk::under(&state);
@@ -118,8 +115,8 @@ fn confgen_starts_on_a_full_disk_and_publishes_once_there_is_room() {
     let before = balancer.pid("haproxy");
     etcd.put("http-services/shop/upstreams/shop-2", apps[1].address.to_string());
     assert!(balancer.ctl(&["start", "confgen"]).status.success());
-    balancer.wait_servers(DEADLINE, "http-shop", 2);
-    until(DEADLINE, "confgen to say why it isn't in sync", || {
+    balancer.wait_servers(PATIENCE, "http-shop", 2);
+    until(PATIENCE, "confgen to say why it isn't in sync", || {
         let ready = balancer.asked("/ready").map_err(|error| error.to_string())?;
         if ready.status == 503 && ready.body.contains("No space left") { Ok(()) } else { Err(ready.body) }
     });
@@ -127,11 +124,11 @@ fn confgen_starts_on_a_full_disk_and_publishes_once_there_is_room() {
     assert!(balancer.log("confgen").contains("can't write the state directory, using only the Runtime API"));
     assert!(!balancer.file().contains("server shop-2 "));
     assert_eq!(balancer.pid("haproxy"), before, "no restart without a file");
-    assert_eq!(balancer.wait_status(DEADLINE, "shop.test", "/", 200).status, 200);
+    assert_eq!(balancer.wait_status(PATIENCE, "shop.test", "/", 200).status, 200);
 
     disk.make_room();
-    until(DEADLINE, "the file to follow", || balancer.file().contains("server shop-2 "));
-    balancer.wait_settled(DEADLINE);
+    until(PATIENCE, "the file to follow", || balancer.file().contains("server shop-2 "));
+    balancer.wait_settled(PATIENCE);
     assert!(state.join("stats-password").exists() && state.join("certs/self-signed.pem").exists());
     assert!(balancer.log("confgen").contains("has room again"));
     assert!(balancer.ctl(&["stop", "confgen"]).status.success());

@@ -5,90 +5,62 @@ use std::fs::{create_dir, metadata, read_link, read_to_string, remove_file};
 use std::io::ErrorKind;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::PathBuf;
-use std::time::Duration;
 
-use lab::http::{Request, Response};
-use lab::{App, Balancer, Certificate, Etcd, Setup, light, until, write};
+use lab::http::Request;
+use lab::{App, Balancer, Ground, PATIENCE, light, until, write};
 use nix::unistd::Group;
-
-const SERVED: Duration = Duration::from_secs(30);
 
 const STATS: &str = "stats.wide.test";
 
 /// A balancer with every flag that this is about.
-struct Scene {
-    balancer: Balancer,
-    etcd: Etcd,
-    apps: Vec<App>,
+fn start() -> Ground {
+    let build = Ground::build()
+        .http("shop", "shop.test", &["shop"])
+        .http("secure", "secure.test", &["secure"])
+        .set("http-services/secure", &[("tls", "terminate")])
+        .http("plain", "plain.test", &["shop"])
+        .set("http-services/plain", &[("tls", "off")])
+        .http("closed", "closed.test", &["shop"])
+        .set("http-services/closed", &[("allow", "10.0.0.0/8")])
+        .http("dead", "dead.test", &[])
+        // Older than any claim that the balancer knows of.
+        .http("thief", STATS, &[])
+        // Neither the page's host nor a challenge is passed through.
+        .http("wide", "*.wide.test", &["shop"])
+        .set("http-services/wide", &[("tls", "passthrough")])
+        .certificate(&[STATS, "*.test"]);
+    let [pages, root] = ["pages", "empty"].map(|name| build.setup.folder().join(name));
+    create_dir(&pages).unwrap();
+    let (pages, root) = (pages.display().to_string(), root.display().to_string());
+    let flags = ["--stats-domain", STATS, "--acme-service", "acme", "--error-pages", &pages, "--chroot", &root];
+    build.flags(&flags).flags(&["--runtime-socket-group", "haproxy"]).start()
 }
 
-impl Scene {
-    fn new() -> Self {
-        let etcd = Etcd::start();
-        let apps: Vec<App> = ["shop", "secure", "acme"].map(App::alone).into();
-        etcd.http_service("shop", "shop.test", &[&apps[0]]);
-        etcd.http_service("secure", "secure.test", &[&apps[1]]);
-        etcd.put("http-services/secure/tls", "terminate");
-        etcd.http_service("plain", "plain.test", &[&apps[0]]);
-        etcd.put("http-services/plain/tls", "off");
-        etcd.http_service("closed", "closed.test", &[&apps[0]]);
-        etcd.put("http-services/closed/allow", "10.0.0.0/8");
-        etcd.put("http-services/dead/domain", "dead.test");
-        // Older than any claim that the balancer knows of.
-        etcd.put("http-services/thief/domain", STATS);
-        // Neither the page's host nor a challenge is passed through.
-        etcd.http_service("wide", "*.wide.test", &[&apps[0]]);
-        etcd.put("http-services/wide/tls", "passthrough");
-        let setup = Setup::new();
-        Certificate::of(&[STATS, "*.test"]).write(setup.folder().join("certs/test.pem"));
-        let pages = setup.folder().join("pages");
-        create_dir(&pages).unwrap();
-        let (pages, root) = (pages.display().to_string(), setup.folder().join("empty").display().to_string());
-        let flags = ["--stats-domain", STATS, "--acme-service", "acme", "--error-pages", &pages, "--chroot", &root];
-        let flags = [&flags[..], &["--runtime-socket-group", "haproxy"]].concat();
-        let balancer = setup.confgen(&etcd).flags(&flags).start();
-        let scene = Self { balancer, etcd, apps };
-        scene.settled("shop.test", "/", 200);
-        scene
-    }
+fn page(balancer: &Balancer, name: &str) -> PathBuf {
+    balancer.folder().join("pages").join(name)
+}
 
-    fn http(&self, host: &str, target: &str) -> Response {
-        Request::get(host, target).send(self.balancer.http()).unwrap()
-    }
+/// The header that the password makes.
+fn password(balancer: &Balancer) -> String {
+    let password = read_to_string(balancer.folder().join("state/stats-password")).unwrap();
+    basic(&format!("admin:{}", password.trim()))
+}
 
-    fn https(&self, host: &str, target: &str) -> Response {
-        Request::get(host, target).tls(host).send(self.balancer.https()).unwrap()
-    }
+/// Waits for this answer, and until whatever was before it has gone: while two processes listen, either answers.
+#[track_caller]
+fn wait_settled(balancer: &Balancer, host: &str, target: &str, status: u16) {
+    balancer.wait_status(PATIENCE, host, target, status);
+    balancer.wait_in_sync(PATIENCE);
+    balancer.wait_one_haproxy(PATIENCE);
+}
 
-    fn page(&self, name: &str) -> PathBuf {
-        self.balancer.folder().join("pages").join(name)
-    }
-
-    /// The header that the password makes.
-    fn password(&self) -> String {
-        let password = read_to_string(self.balancer.folder().join("state/stats-password")).unwrap();
-        basic(&format!("admin:{}", password.trim()))
-    }
-
-    /// Waits for this answer, and until whatever was before it has gone: while two processes listen, either answers.
-    #[track_caller]
-    fn settled(&self, host: &str, target: &str, status: u16) {
-        self.balancer.wait_status(SERVED, host, target, status);
-        self.balancer.wait_in_sync(SERVED);
-        self.balancer.wait_one_haproxy(SERVED);
-    }
-
-    #[track_caller]
-    fn wait_answer(&self, host: &str, status: u16, body: &str) -> Response {
-        until(SERVED, &format!("{status} with {body:?} for {host}"), || {
-            let response = self.http(host, "/");
-            if response.status == status && response.body.contains(body) {
-                Ok(response)
-            } else {
-                Err(format!("{response:?}"))
-            }
-        })
-    }
+#[track_caller]
+fn wait_body(balancer: &Balancer, host: &str, status: u16, body: &str) {
+    until(PATIENCE, &format!("{status} with {body:?} for {host}"), || {
+        let response = balancer.get(host, "/");
+        let fits = response.status == status && response.body.contains(body);
+        if fits { Ok(()) } else { Err(format!("{response:?}")) }
+    });
 }
 
 /// `Authorization` of RFC 7617: base64, by three bytes in four letters.
@@ -105,19 +77,20 @@ fn basic(user: &str) -> String {
 #[test]
 fn what_haproxy_answers_by_itself() {
     let _turn = light();
-    let mut scene = Scene::new();
-    the_stats_page_wants_its_password_and_changes_nothing(&scene);
-    the_stats_page_has_a_host_of_its_own(&scene);
-    challenges_go_to_one_service(&mut scene);
-    errors_are_plain_or_the_operators(&scene);
-    all_of_it_shut_in(&scene);
+    let ground = start();
+    let balancer = &ground.balancer;
+    the_stats_page_wants_its_password_and_changes_nothing(balancer);
+    the_stats_page_has_a_host_of_its_own(balancer);
+    challenges_go_to_one_service(&ground);
+    errors_are_plain_or_the_operators(balancer);
+    all_of_it_shut_in(balancer);
 }
 
 /// Through all of the restarts above.
-fn all_of_it_shut_in(scene: &Scene) {
-    let folder = scene.balancer.folder();
+fn all_of_it_shut_in(balancer: &Balancer) {
+    let folder = balancer.folder();
     // Without CAP_SYS_PTRACE, as in a container, root isn't shown it.
-    match read_link(format!("/proc/{}/root", scene.balancer.worker())) {
+    match read_link(format!("/proc/{}/root", balancer.worker())) {
         Err(error) if error.kind() == ErrorKind::PermissionDenied => {}
         root => assert_eq!(root.unwrap(), folder.join("empty")),
     }
@@ -126,8 +99,8 @@ fn all_of_it_shut_in(scene: &Scene) {
     assert_eq!((socket.gid(), socket.mode() & 0o777), (group.gid.as_raw(), 0o660));
 }
 
-fn the_stats_page_wants_its_password_and_changes_nothing(scene: &Scene) {
-    let (balancer, password) = (&scene.balancer, scene.password());
+fn the_stats_page_wants_its_password_and_changes_nothing(balancer: &Balancer) {
+    let password = password(balancer);
     let ask = |target: &str, password: &str| {
         Request::get("any.test", target).header("Authorization", password).send(balancer.stats()).unwrap()
     };
@@ -159,83 +132,81 @@ fn the_stats_page_wants_its_password_and_changes_nothing(scene: &Scene) {
     assert_eq!(balancer.servers_up("http-shop"), ["shop"]);
 }
 
-fn the_stats_page_has_a_host_of_its_own(scene: &Scene) {
-    let redirect = scene.http(STATS, "/admin?stats");
+fn the_stats_page_has_a_host_of_its_own(balancer: &Balancer) {
+    let redirect = balancer.get(STATS, "/admin?stats");
     let to = format!("https://{STATS}/admin?stats");
     assert_eq!((redirect.status, redirect.header("location")), (308, Some(&*to)), "no password crosses in clear");
     let ask = |target: &str, host: &str| {
-        let request = Request::get(host, target).tls(STATS).header("Authorization", &scene.password());
-        request.send(scene.balancer.https()).unwrap()
+        let request = Request::get(host, target).tls(STATS).header("Authorization", &password(balancer));
+        request.send(balancer.https()).unwrap()
     };
-    assert_eq!(scene.https(STATS, "/admin?stats").status, 401);
+    assert_eq!(balancer.get_tls(STATS, "/admin?stats").status, 401);
     assert!(ask("/admin?stats", "Stats.Wide.Test.:8443").body.contains("http-shop"));
     assert!(ask("/metrics", STATS).body.contains("haproxy_process_"));
     assert_eq!(ask("/elsewhere", STATS).status, 404);
     // Neither is it on other hosts, nor is its own anybody's, not even by a wildcard.
     assert_eq!(ask("/admin?stats", "unknown.example").status, 404);
-    let quarantine = scene.balancer.asked("/api/v1/quarantine").unwrap().body;
+    let quarantine = balancer.quarantine().to_string();
     assert!(quarantine.contains("stats.wide.test is reserved: --stats-domain has it"), "{quarantine}");
 }
 
-fn challenges_go_to_one_service(scene: &mut Scene) {
+fn challenges_go_to_one_service(ground: &Ground) {
+    let Ground { etcd, balancer, .. } = ground;
+    let acme = App::alone("acme");
     const TOKEN: &str = "/.well-known/acme-challenge/token";
-    assert_eq!(scene.http("secure.test", TOKEN).status, 308, "there is no such service yet");
-    scene.etcd.put("http-services/acme/upstreams/acme", scene.apps[2].address.to_string());
-    scene.settled("secure.test", TOKEN, 200);
+    assert_eq!(balancer.get("secure.test", TOKEN).status, 308, "there is no such service yet");
+    etcd.put("http-services/acme/upstreams/acme", acme.address.to_string());
+    wait_settled(balancer, "secure.test", TOKEN, 200);
     for host in ["secure.test", "shop.test", "closed.test", "dead.test", "unknown.example", "a.wide.test", STATS] {
-        assert_eq!(scene.http(host, TOKEN).app(), "acme", "{host}");
+        assert_eq!(balancer.get(host, TOKEN).app(), "acme", "{host}");
     }
-    assert_eq!(scene.https("secure.test", TOKEN).app(), "secure");
-    assert_eq!(scene.http("a.wide.test", "/").status, 308);
-    assert_eq!(scene.http("shop.test", "/.well-known/acme-challengers").app(), "shop");
-    scene.etcd.delete("http-services/acme/upstreams/acme");
-    scene.settled("secure.test", TOKEN, 308);
+    assert_eq!(balancer.get_tls("secure.test", TOKEN).app(), "secure");
+    assert_eq!(balancer.get("a.wide.test", "/").status, 308);
+    assert_eq!(balancer.get("shop.test", "/.well-known/acme-challengers").app(), "shop");
+    etcd.delete("http-services/acme/upstreams/acme");
+    wait_settled(balancer, "secure.test", TOKEN, 308);
 }
 
-fn errors_are_plain_or_the_operators(scene: &Scene) {
-    let balancer = &scene.balancer;
+fn errors_are_plain_or_the_operators(balancer: &Balancer) {
     for (host, status) in [("unknown.example", 404), ("closed.test", 403), ("dead.test", 503)] {
-        let response = scene.http(host, "/");
+        let response = balancer.get(host, "/");
         assert_eq!((response.status, response.header("content-type")), (status, Some("text/plain")), "{response:?}");
         assert!(response.body.starts_with(&status.to_string()), "{response:?}");
     }
-    assert_eq!(scene.http("dead.test", "/").header("retry-after"), Some("5"));
+    assert_eq!(balancer.get("dead.test", "/").header("retry-after"), Some("5"));
 
     let before = balancer.restarts();
     for (name, content) in [("404.html", "<p>nothing here"), ("503.html", "<p>soon"), ("403.json", "{\"no\":1}")] {
-        write(scene.page(name), content);
+        write(page(balancer, name), content);
     }
     // They may have been seen one after another.
     for (host, status, body) in
         [("unknown.example", 404, "<p>nothing here"), ("dead.test", 503, "<p>soon"), ("closed.test", 403, "{\"no\":1}")]
     {
-        scene.wait_answer(host, status, body);
+        wait_body(balancer, host, status, body);
     }
-    scene.settled("unknown.example", "/", 404);
-    let types =
-        ["unknown.example", "closed.test"].map(|host| scene.http(host, "/").header("content-type").map(str::to_owned));
+    wait_settled(balancer, "unknown.example", "/", 404);
+    let types = ["unknown.example", "closed.test"]
+        .map(|host| balancer.get(host, "/").header("content-type").map(str::to_owned));
     assert_eq!(types, [Some("text/html; charset=utf-8".to_owned()), Some("application/json".to_owned())]);
-    assert_eq!(scene.http("dead.test", "/").header("retry-after"), Some("5"));
-    assert!(scene.https("plain.test", "/").body.contains("<p>nothing here"), "where HTTPS isn't served");
+    assert_eq!(balancer.get("dead.test", "/").header("retry-after"), Some("5"));
+    assert!(balancer.get_tls("plain.test", "/").body.contains("<p>nothing here"), "where HTTPS isn't served");
     let restarts = balancer.restarts();
     assert!((before + 1..=before + 3).contains(&restarts), "{before}, then {restarts}");
 
     for (broken, words) in
         [(String::new(), "404.html reason=it is empty"), ("x".repeat(20_000), "longer than 15000 bytes")]
     {
-        write(scene.page("404.html"), broken);
-        until(SERVED, words, || balancer.log("confgen").contains(words));
+        write(page(balancer, "404.html"), broken);
+        balancer.wait_logged(words);
         balancer.restart();
-        balancer.wait_one_haproxy(SERVED);
-        assert!(scene.http("unknown.example", "/").body.contains("<p>nothing here"), "the last good one stays");
+        balancer.wait_one_haproxy(PATIENCE);
+        assert!(balancer.get("unknown.example", "/").body.contains("<p>nothing here"), "the last good one stays");
     }
-    until(SERVED, "the metric", || {
-        let metrics = balancer.asked("/metrics").unwrap().body;
-        if metrics.contains("confgen_refused_error_pages 1\n") { Ok(()) } else { Err(metrics) }
-    });
-    remove_file(scene.page("404.html")).unwrap();
-    scene.wait_answer("unknown.example", 404, "404 Not Found");
-    scene.settled("unknown.example", "/", 404);
+    until(PATIENCE, "the metric", || balancer.metric("confgen_refused_error_pages") == Some(1.0));
+    remove_file(page(balancer, "404.html")).unwrap();
+    wait_body(balancer, "unknown.example", 404, "404 Not Found");
+    wait_settled(balancer, "unknown.example", "/", 404);
     assert_eq!(balancer.restarts(), restarts + 1, "a broken page is no reason for a restart");
-    assert!(scene.http("dead.test", "/").body.contains("<p>soon"));
+    assert!(balancer.get("dead.test", "/").body.contains("<p>soon"));
 }

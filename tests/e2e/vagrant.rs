@@ -6,9 +6,10 @@ use std::process::{Command, Output};
 use std::time::Duration;
 
 use lab::http::Request;
-use lab::{SOURCE, Scratch, bin, heavy, light, until};
+use lab::{PATIENCE, SOURCE, Scratch, bin, heavy, light, until};
 
-const DEADLINE: Duration = Duration::from_secs(60);
+/// For hosts and containers.
+const DEADLINE: Duration = PATIENCE.saturating_mul(2);
 
 /// What Vagrant keeps, apart from anybody's own. Dropping it removes its machines.
 struct Vagrant {

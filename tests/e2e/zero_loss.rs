@@ -5,7 +5,7 @@ use std::thread::sleep;
 use std::time::{Duration, Instant};
 
 use lab::load::{Kind, Plan, Report};
-use lab::{App, Etcd, Ground, Setup, heavy, until, write};
+use lab::{Ground, PATIENCE, Setup, heavy_on, until, write};
 
 /// Requests a second of each kind.
 const RATE: u32 = 2_000;
@@ -19,9 +19,6 @@ const LASTS_HTTP2: Duration = Duration::from_secs(8);
 /// How often a load may be too light to show anything.
 const TRIES: u32 = 3;
 
-/// An old HAProxy ends when its idle clients have timed out (`timeout http-keep-alive`, 4 s) or have spoken again.
-const OLD_ENDS: Duration = Duration::from_secs(30);
-
 /// Does something `times` times, evenly over the load's time.
 fn spread(lasts: Duration, times: u32, mut act: impl FnMut(u32)) {
     let start = Instant::now();
@@ -34,13 +31,12 @@ fn spread(lasts: Duration, times: u32, mut act: impl FnMut(u32)) {
 /// Nothing is lost while `act` goes on: under per-request and keep-alive load at once, or one after the other where the
 /// machine is too slow for both, and under HTTP/2.
 fn nothing_lost(act: impl Fn(&mut Ground, Duration)) {
-    let _turn = heavy();
     let under = |kinds: &[Kind], lasts| -> Vec<Report> {
-        let mut ground = Ground::new();
+        let (_turn, mut ground) = heavy_on(Ground::new);
         let reports = ground.under_load(kinds, RATE, |ground| act(ground, lasts));
         reports.iter().for_each(|(_, report)| report.assert_nothing_lost());
-        ground.balancer.wait_in_sync(Duration::from_secs(20));
-        ground.wait_one_haproxy(OLD_ENDS);
+        ground.balancer.wait_in_sync(PATIENCE);
+        ground.wait_one_haproxy(PATIENCE);
         reports.into_iter().map(|(_, report)| report).collect()
     };
     // A machine that is busy with something else gets another chance to keep half of the pace, which is load enough to show a
@@ -96,7 +92,7 @@ fn with_bad_files_pushed_in_the_middle() {
                 // It writes the file anew, and starts the program, which is FATAL by now.
                 ground.etcd.put("http-services/blog/domain", "blog.test");
                 assert!(balancer.ctl(&["start", "confgen"]).status.success());
-                balancer.wait_in_sync(Duration::from_secs(20));
+                balancer.wait_in_sync(PATIENCE);
                 balancer.wait_running("haproxy");
             }
             2 => {
@@ -107,7 +103,7 @@ fn with_bad_files_pushed_in_the_middle() {
             }
             _ => {
                 // confgen may be at a restart of its own, now that it can.
-                until(Duration::from_secs(30), "confgen to be in sync", || {
+                until(PATIENCE, "confgen to be in sync", || {
                     balancer.asked("/ready").is_ok_and(|answer| answer.status == 200)
                 });
                 balancer.restart();
@@ -132,13 +128,14 @@ fn with_handover_killed() {
 /// handover's doing.
 #[test]
 fn but_a_plain_restart_loses_some() {
-    let _turn = heavy();
-    let etcd = Etcd::start();
-    let app = App::alone("shop-1");
-    etcd.http_service("shop", Ground::HOST, &[&app]);
-    let balancer = Setup::new().confgen(&etcd).plain().start();
-    balancer.wait_status(Duration::from_secs(20), Ground::HOST, "/", 200);
-    balancer.wait_in_sync(Duration::from_secs(20));
+    let (_turn, ground) = heavy_on(|| {
+        let build = Ground::build().http("shop", Ground::HOST, &["shop-1"]).with(Setup::plain);
+        let ground = build.launch();
+        ground.balancer.wait_status(PATIENCE, Ground::HOST, "/", 200);
+        ground.balancer.wait_in_sync(PATIENCE);
+        ground
+    });
+    let balancer = &ground.balancer;
     for kind in [Kind::PerRequest, Kind::KeepAlive] {
         let load = Plan::new(kind, balancer.http(), Ground::HOST).rate(RATE).start();
         sleep(Duration::from_secs(1));

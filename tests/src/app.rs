@@ -2,16 +2,12 @@
 
 use std::net::SocketAddr;
 use std::process::{Command, ExitStatus};
-use std::time::Duration;
 
 use nix::sys::signal::Signal;
 use nix::unistd::Pid;
 
 use crate::http::Request;
-use crate::{Etcd, Host, Process, Scratch, bin, free_port, until};
-
-/// A stop waits for the drain's acknowledgement (15 s at most) and for the app's own end.
-const STOPS: Duration = Duration::from_secs(30);
+use crate::{Etcd, Host, PATIENCE, Process, Scratch, bin, free_address, free_port, until};
 
 /// A running web app. Dropping it kills it.
 pub struct App {
@@ -46,7 +42,7 @@ impl App {
     /// Starts the app, announced or not, with more flags of its own, and waits until it answers.
     pub fn start(name: &str, announce: Option<Announce<'_>>, flags: &[&str]) -> Self {
         let app = Self::launch(name, announce, flags);
-        until(Duration::from_secs(30), &format!("{name} at {}", app.address), || {
+        until(PATIENCE, &format!("{name} at {}", app.address), || {
             Request::get(name, "/health").send(app.address).is_ok_and(|response| response.status == 200)
         });
         app
@@ -54,7 +50,7 @@ impl App {
 
     /// Starts the app and doesn't wait for it.
     pub fn launch(name: &str, announce: Option<Announce<'_>>, flags: &[&str]) -> Self {
-        let address = SocketAddr::from(([127, 0, 0, 1], free_port()));
+        let address = free_address();
         let mut command = match announce {
             None => Command::new(bin("webapp")),
             Some(Announce { etcd, flags }) => {
@@ -95,7 +91,7 @@ impl App {
     /// Waits for the end of one that was asked to stop: a second signal would cut its drain short.
     #[track_caller]
     pub fn wait(mut self) -> ExitStatus {
-        self.process.wait(STOPS)
+        self.process.wait(PATIENCE)
     }
 
     /// Asks it to stop and doesn't wait.

@@ -12,13 +12,10 @@ use nix::unistd::Pid;
 
 use crate::http::{Request, Response};
 use crate::supervisor::{Supervisor, said};
-use crate::{Etcd, Place, Setup, until};
+use crate::{Etcd, PATIENCE, Place, Setup, until};
 
 /// handover's own: after this without a successor it stops HAProxy.
 const LINGER: Duration = Duration::from_secs(3);
-
-/// A first start goes through confgen's first render, supervisord's `startsecs` and HAProxy's own start.
-pub(crate) const STARTS: Duration = Duration::from_secs(30);
 
 /// A running balancer. Dropping it kills supervisord and everything below it.
 pub struct Balancer {
@@ -88,7 +85,7 @@ impl Balancer {
     /// SIGKILL to supervisord's own child for a program, once it has one; supervisord starts it again.
     pub fn kill(&self, program: &str) {
         // supervisord may be about to start it, or a kill may meet its own end.
-        until(STARTS, &format!("{program} to be killed"), || {
+        until(PATIENCE, &format!("{program} to be killed"), || {
             self.pid(program).is_some_and(|pid| kill(pid, Signal::SIGKILL).is_ok())
         });
     }
@@ -96,7 +93,7 @@ impl Balancer {
     /// Waits until supervisord calls a program running: it has lived for its `startsecs`.
     #[track_caller]
     pub fn wait_running(&self, program: &str) {
-        until(STARTS, &format!("{program} to be RUNNING"), || {
+        until(PATIENCE, &format!("{program} to be RUNNING"), || {
             let output = self.ctl(&["status", program]);
             if output.stdout.windows(7).any(|word| word == b"RUNNING") { Ok(()) } else { Err(said(&output)) }
         });

@@ -6,7 +6,7 @@ use std::net::SocketAddr;
 use std::process::Command;
 use std::time::Duration;
 
-use crate::{Certificate, Process, Scratch, free_port, until, write};
+use crate::{Certificate, Process, Scratch, free_address, until, write};
 
 /// One of them.
 pub struct Speaker<'a> {
@@ -51,7 +51,7 @@ impl Speakers {
         let mut text = "defaults\n    mode http\n    timeout client 1m\n".to_owned();
         let mut addresses = BTreeMap::new();
         for Speaker { name, bind, certificate, only } in speakers {
-            let address = SocketAddr::from(([127, 0, 0, 1], free_port()));
+            let address = free_address();
             addresses.insert((*name).to_owned(), address);
             let tls = certificate.map(|certificate| {
                 let file = folder.join(format!("{name}.pem"));

@@ -14,13 +14,10 @@ use etcd_client::{
 use nix::sys::signal::Signal;
 use nix::unistd::Pid;
 
-use crate::{App, Process, Scratch, free_port, runtime, until};
+use crate::{App, PATIENCE, Process, Scratch, free_port, runtime, until};
 
 /// The project's default prefix, which relative keys are put below.
 pub const PREFIX: &str = "/haproxy-discover/";
-
-/// Long enough for three nodes to elect a leader on a busy machine.
-const STARTS: Duration = Duration::from_secs(30);
 
 /// etcd's `--max-txn-ops` is 128 unless told.
 const TXN_OPS: usize = 128;
@@ -127,10 +124,10 @@ impl Etcd {
     pub fn wait_ready(&self) {
         let endpoint = self.endpoint();
         if let Some(address) = endpoint.strip_prefix("https://") {
-            until(STARTS, "etcd's port", || TcpStream::connect(address));
+            until(PATIENCE, "etcd's port", || TcpStream::connect(address));
             return;
         }
-        until(STARTS, "etcd", || {
+        until(PATIENCE, "etcd", || {
             let endpoint = endpoint.clone();
             runtime::run(async move { connect(&endpoint).await?.get("health", None).await })
         });
@@ -162,7 +159,7 @@ impl Etcd {
     pub fn freeze(&mut self, node: usize) {
         self.process(node).signal(Signal::SIGSTOP);
         let tasks = format!("/proc/{}/task", self.pid(node));
-        until(STARTS, "a frozen etcd", || {
+        until(PATIENCE, "a frozen etcd", || {
             let mut threads = read_dir(&tasks).expect("a process").map(|thread| thread.expect("an entry").path());
             threads.all(|thread| read_to_string(thread.join("stat")).is_ok_and(|stat| stat.contains(") T ")))
         });

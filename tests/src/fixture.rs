@@ -1,54 +1,186 @@
-//! The usual scene: a store, a balancer, and one service with three announced apps.
+//! What most tests stand on: a store, apps, and a balancer that serves them.
 
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
 use std::time::Duration;
 
 use crate::load::{Kind, Plan, Report, Running};
-use crate::{App, Balancer, Certificate, Etcd, Setup};
+use crate::{App, Balancer, Certificate, Etcd, PATIENCE, Setup, free_address, write};
 
-/// Longer than any change may take to be served: a restart waits for the one before, and checks must rise.
-pub(crate) const SERVED: Duration = Duration::from_secs(30);
-
-/// etcd, supervisord with HAProxy under handover and confgen, and `shop.test` served by three announced apps.
+/// etcd, supervisord with HAProxy under handover and confgen, and apps.
 pub struct Ground {
-    /// The apps, announced as `shop-1`, `shop-2`, `shop-3`.
+    /// The apps, in the order in which they were named.
     pub apps: Vec<App>,
     /// The balancer.
     pub balancer: Balancer,
+    /// Where the TCP services are, by their names.
+    pub tcp: BTreeMap<String, SocketAddr>,
     /// The store; the last to go.
     pub etcd: Etcd,
 }
 
+/// A [`Ground`] in the making. The store and the apps run already, and the balancer doesn't.
+pub struct Builder {
+    /// The store, for what the builder has no word for.
+    pub etcd: Etcd,
+    /// The balancer's folder and ports, for what the builder has no word for.
+    pub setup: Setup,
+    /// The apps so far, in the order in which they were named.
+    pub apps: Vec<App>,
+    tcp: BTreeMap<String, SocketAddr>,
+    /// How many servers each section has once all is served.
+    served: BTreeMap<String, usize>,
+}
+
+impl Builder {
+    /// An HTTP service with these apps, whose keys are written by hand. An app that isn't there yet is started.
+    #[must_use]
+    pub fn http(mut self, service: &str, domain: &str, apps: &[&str]) -> Self {
+        self.start_apps(apps);
+        let apps: Vec<&App> = apps.iter().map(|name| self.app(name)).collect();
+        self.etcd.http_service(service, domain, &apps);
+        self.served.insert(format!("http-{service}"), apps.len());
+        self
+    }
+
+    /// A TCP service with these apps on a port of its own, whose keys are written by hand.
+    #[must_use]
+    pub fn tcp(mut self, service: &str, apps: &[&str]) -> Self {
+        self.start_apps(apps);
+        let address = free_address();
+        self.etcd.put(&format!("tcp-services/{service}/ports"), address.to_string());
+        for app in apps.iter().map(|name| self.app(name)) {
+            self.etcd.put(&format!("tcp-services/{service}/upstreams/{}", app.name), app.address.to_string());
+        }
+        self.tcp.insert(service.to_owned(), address);
+        self.served.insert(format!("tcp-{service}"), apps.len());
+        self
+    }
+
+    /// An HTTP service with these apps, each under an announcer with these flags.
+    #[must_use]
+    pub fn announced(mut self, service: &str, domain: &str, apps: &[&str], flags: &[&str]) -> Self {
+        let flags = [&["--service", service, "--domain", domain], flags].concat();
+        self.apps.extend(apps.iter().map(|name| App::announced(name, &self.etcd, &flags)));
+        *self.served.entry(format!("http-{service}")).or_default() += apps.len();
+        self
+    }
+
+    /// Settings of a service: `http-services/shop`.
+    #[must_use]
+    pub fn set(self, service: &str, settings: &[(&str, &str)]) -> Self {
+        settings.iter().for_each(|(name, value)| _ = self.etcd.put(&format!("{service}/{name}"), *value));
+        self
+    }
+
+    /// A certificate for these names, in a file that is called like the first one.
+    #[must_use]
+    pub fn certificate(self, names: &[&str]) -> Self {
+        Certificate::of(names).write(self.setup.folder().join(format!("certs/{}.pem", names[0])));
+        self
+    }
+
+    /// A file in the balancer's folder.
+    #[must_use]
+    pub fn file(self, name: &str, content: impl AsRef<[u8]>) -> Self {
+        write(self.setup.folder().join(name), content);
+        self
+    }
+
+    /// More flags for confgen.
+    #[must_use]
+    pub fn flags(mut self, flags: &[&str]) -> Self {
+        self.setup = self.setup.flags(flags);
+        self
+    }
+
+    /// Changes what the balancer is made of.
+    #[must_use]
+    pub fn with(mut self, change: impl FnOnce(Setup) -> Setup) -> Self {
+        self.setup = change(self.setup);
+        self
+    }
+
+    /// Starts the balancer, and waits until every app is served and nothing of the start is left to come.
+    #[track_caller]
+    pub fn start(self) -> Ground {
+        let served = self.served.clone();
+        let ground = self.launch();
+        for (section, count) in served.iter().filter(|(_, count)| **count > 0) {
+            ground.balancer.wait_servers(PATIENCE, section, *count);
+        }
+        ground.balancer.wait_settled(PATIENCE);
+        ground
+    }
+
+    /// Starts the balancer, and waits for HAProxy's Runtime API only.
+    pub fn launch(self) -> Ground {
+        let Self { etcd, setup, apps, tcp, .. } = self;
+        Ground { apps, balancer: setup.start(), tcp, etcd }
+    }
+
+    /// One of the apps.
+    ///
+    /// # Panics
+    /// When there is none of this name.
+    pub fn app(&self, name: &str) -> &App {
+        find(&self.apps, name)
+    }
+
+    fn start_apps(&mut self, names: &[&str]) {
+        for name in names {
+            if !self.apps.iter().any(|app| app.name == *name) {
+                self.apps.push(App::alone(name));
+            }
+        }
+    }
+}
+
+fn find<'a>(apps: &'a [App], name: &str) -> &'a App {
+    apps.iter().find(|app| app.name == name).unwrap_or_else(|| panic!("no app {name}"))
+}
+
 impl Ground {
-    /// The host that is served.
+    /// The host that is served by [`Ground::new`].
     pub const HOST: &str = "shop.test";
 
-    /// Sets the scene, and waits until all three apps are served over HTTP and HTTPS.
+    /// A store without keys and a balancer that isn't started.
+    pub fn build() -> Builder {
+        let etcd = Etcd::start();
+        let setup = Setup::new().confgen(&etcd);
+        Builder { etcd, setup, apps: Vec::new(), tcp: BTreeMap::new(), served: BTreeMap::new() }
+    }
+
+    /// The usual ground: `shop.test` with three announced apps, `shop-1`, `shop-2` and `shop-3`, over HTTP and HTTPS.
     pub fn new() -> Self {
         Self::with(&[])
     }
 
     /// The same with more flags for confgen.
     pub fn with(flags: &[&str]) -> Self {
-        let etcd = Etcd::start();
-        let setup = Setup::new();
-        Certificate::of(&[Self::HOST]).write(setup.folder().join("certs/shop.pem"));
-        let apps = (1..=3).map(|number| announced(&etcd, number)).collect();
-        let balancer = setup.confgen(&etcd).flags(flags).start();
-        let ground = Self { apps, balancer, etcd };
-        ground.wait_served(3);
-        ground
+        let apps = ["shop-1", "shop-2", "shop-3"];
+        Self::build().certificate(&[Self::HOST]).announced("shop", Self::HOST, &apps, &[]).flags(flags).start()
+    }
+
+    /// One of the apps.
+    ///
+    /// # Panics
+    /// When there is none of this name.
+    pub fn app(&self, name: &str) -> &App {
+        find(&self.apps, name)
     }
 
     /// Waits until HAProxy runs what the file says and finds so many upstreams of the service up.
     #[track_caller]
     pub fn wait_served(&self, upstreams: usize) {
-        self.balancer.wait_servers(SERVED, "http-shop", upstreams);
-        self.balancer.wait_in_sync(SERVED);
+        self.balancer.wait_servers(PATIENCE, "http-shop", upstreams);
+        self.balancer.wait_in_sync(PATIENCE);
     }
 
     /// Starts one more announced app, `shop-<number>`, and waits until it answers by itself.
     pub fn arrive(&mut self, number: usize) {
-        self.apps.push(announced(&self.etcd, number));
+        let flags = ["--service", "shop", "--domain", Self::HOST];
+        self.apps.push(App::announced(&format!("shop-{number}"), &self.etcd, &flags));
     }
 
     /// Starts a load on the service.
@@ -80,8 +212,4 @@ impl Default for Ground {
     fn default() -> Self {
         Self::new()
     }
-}
-
-fn announced(etcd: &Etcd, number: usize) -> App {
-    App::announced(&format!("shop-{number}"), etcd, &["--service", "shop", "--domain", Ground::HOST])
 }

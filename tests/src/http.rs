@@ -12,8 +12,8 @@ use rustls::{ClientConfig, ClientConnection, StreamOwned};
 
 use crate::tls;
 
-/// Longer than any answer should take, shorter than a person's patience with a hanging test.
-const PATIENCE: Duration = Duration::from_secs(10);
+/// Longer than any answer takes, and shorter than a test waits for anything.
+const ANSWERS: Duration = Duration::from_secs(10);
 
 /// No answer of HAProxy's or the web app's has more header lines.
 const HEADERS: usize = 64;
@@ -177,11 +177,11 @@ fn over_tls(stream: TcpStream, config: Arc<ClientConfig>, name: &str, request: &
 /// What the socket said.
 pub fn connect(address: SocketAddr, from: Option<IpAddr>) -> io::Result<TcpStream> {
     let stream = match from {
-        None => TcpStream::connect_timeout(&address, PATIENCE)?,
+        None => TcpStream::connect_timeout(&address, ANSWERS)?,
         Some(from) => connect_from(from, address)?,
     };
-    stream.set_read_timeout(Some(PATIENCE))?;
-    stream.set_write_timeout(Some(PATIENCE))?;
+    stream.set_read_timeout(Some(ANSWERS))?;
+    stream.set_write_timeout(Some(ANSWERS))?;
     Ok(stream)
 }
 

@@ -15,6 +15,7 @@
     reason = "test code: a lab that can't be set up fails its test, with the place and the cause"
 )]
 
+mod answers;
 mod app;
 mod balancer;
 mod balancer_paths;
@@ -64,14 +65,14 @@ pub use doc_blocks::{Page, Step, is_shown};
 pub use early::{Early, Pause};
 pub use echo_upstreams::{Speaker, Speakers};
 pub use etcd::{Etcd, PREFIX};
-pub use fixture::Ground;
+pub use fixture::{Builder, Ground};
 pub use host::Host;
 pub use hosts::{Hosts, ask_admin, servers_up};
 pub use images::{Images, SOURCE};
-pub use load_lock::{Turn, heavy, light};
+pub use load_lock::{Turn, heavy, heavy_on, light, medium};
 pub use machine::Machine;
 pub use outlet::Outlet;
-pub use port::free_port;
+pub use port::{free_address, free_port};
 pub use proc::{children, cpu_seconds, open_files, resident};
 pub use process::Process;
 pub use records::Record;
@@ -79,7 +80,7 @@ pub use scratch::{Scratch, write};
 pub use setup::Setup;
 pub use syslog::Syslog;
 pub use tls_front::Front;
-pub use until::{Answer, until};
+pub use until::{Answer, PATIENCE, until};
 pub use web_socket::WebSocket;
 
 pub use nix::sys::signal::Signal;

@@ -1,7 +1,8 @@
-//! Which tests run beside which: tests that mostly wait share the machine, a test that puts load on it has it alone.
+//! Which tests run beside which. Tests that mostly wait share the machine, and a test whose figures need the machine has it
+//! alone.
 //!
-//! A test that needs the machine alone runs when no other test of its program is under way or waits to share it. So the
-//! machine is never idle while the last of several tests ends, and the tests with a load come last.
+//! Tests that wait to share begin before those that want the machine alone, so that it is never idle while the last of several
+//! tests ends. A test that wants it alone sets up beside others first, where it can ([`heavy_on`]).
 
 use std::fs::{File, OpenOptions};
 use std::io::Write as _;
@@ -13,61 +14,182 @@ use nix::fcntl::{Flock, FlockArg};
 
 use crate::bins::folder;
 
-/// Tests for each core that may share the machine. They wait for leases, timeouts and restarts most of their time.
-const SHARED_BY_CORE: usize = 3;
+/// Shares of the machine for each core. Tests wait for leases, timeouts and restarts most of their time.
+const SHARES_BY_CORE: usize = 3;
 
-/// The tests of this program that share the machine, and those that wait to.
-struct Sharing {
-    running: usize,
+/// How often a test asks whether other programs share the machine.
+const ASKED_AGAIN: Duration = Duration::from_millis(100);
+
+/// So many tests may be set up while they wait to have the machine alone. Each has an etcd, a HAProxy and apps, which take about
+/// a fiftieth of a core while they idle. More of them would show in the figures of the one that runs.
+const PREPARED: usize = 3;
+
+/// The tests of this program and what they wait for.
+struct Turns {
+    /// The shares that tests have now.
+    shares: usize,
+    /// Tests that wait for shares.
     waiting: usize,
+    /// Tests that are being set up, or that are set up and wait.
+    prepared: usize,
+    /// Those of the prepared tests that wait to have the machine alone.
+    ready: usize,
+    /// Tests that wait to begin their set-up.
+    unprepared: usize,
+    /// True while a test has the machine alone.
+    is_taken: bool,
 }
 
-static SHARING: Mutex<Sharing> = Mutex::new(Sharing { running: 0, waiting: 0 });
+impl Turns {
+    /// A test that has the machine alone runs beside no other.
+    fn may_share(&self, shares: usize) -> bool {
+        !self.is_taken && self.shares + shares <= count_shares()
+    }
+
+    /// Tests that only share go first, and then those that are set up already.
+    fn may_prepare(&self) -> bool {
+        let is_ones_turn = self.shares == 0 && self.ready > 0;
+        self.waiting == 0 && !is_ones_turn && self.prepared < PREPARED && self.may_share(1)
+    }
+
+    fn may_take(&self) -> bool {
+        !self.is_taken && self.shares == 0
+    }
+
+    /// A test that isn't set up comes last of all.
+    fn may_take_unprepared(&self) -> bool {
+        self.may_take() && self.waiting + self.prepared + self.unprepared == 0
+    }
+}
+
+static TURNS: Mutex<Turns> =
+    Mutex::new(Turns { shares: 0, waiting: 0, prepared: 0, ready: 0, unprepared: 0, is_taken: false });
 static CHANGED: Condvar = Condvar::new();
+
+fn count_shares() -> usize {
+    SHARES_BY_CORE * available_parallelism().map_or(1, usize::from)
+}
+
+/// What a turn gives back when it ends.
+#[derive(Clone, Copy)]
+enum Part {
+    Shares(usize),
+    Alone,
+}
 
 /// A test's turn. Dropping it ends the turn, and prints how long the test waited for it and how long it took.
 #[must_use = "the turn ends when this is dropped"]
 pub struct Turn {
-    is_alone: bool,
+    part: Part,
     waited: Duration,
     begun: Instant,
     _lock: Flock<File>,
 }
 
-/// Waits for the turn of a test that has the machine to itself: loads side by side measure each other.
-pub fn heavy() -> Turn {
-    let asked = Instant::now();
-    // A test that begins to share from here on waits for the lock.
-    drop(CHANGED.wait_while(sharing(), |it| it.running + it.waiting > 0));
-    Turn::begin(true, asked, FlockArg::LockExclusive)
+/// Waits for the turn of a test that mostly waits.
+pub fn light() -> Turn {
+    wait_for_shares(1)
 }
 
-/// Waits for the turn of a test that others of its kind may run beside.
-pub fn light() -> Turn {
+/// Waits for the turn of a test that works one core at times, and whose figures are right beside others too: counts, not times.
+/// It takes half of the shares.
+pub fn medium() -> Turn {
+    wait_for_shares(count_shares() / 2)
+}
+
+/// Waits for the turn of a test that has the machine to itself: loads side by side measure each other.
+pub fn heavy() -> Turn {
+    Turn::wait_alone(Turns::may_take_unprepared)
+}
+
+/// The same for a test whose set-up needs no machine of its own: sets up beside others, and then waits. What is set up idles
+/// while it waits, and must not mind.
+pub fn heavy_on<T>(set_up: impl FnOnce() -> T) -> (Turn, T) {
     let asked = Instant::now();
-    let most = SHARED_BY_CORE * available_parallelism().map_or(1, usize::from);
-    let mut waits = sharing();
-    waits.waiting += 1;
-    let mut runs = CHANGED.wait_while(waits, |it| it.running >= most).unwrap_or_else(PoisonError::into_inner);
-    runs.waiting -= 1;
-    runs.running += 1;
-    drop(runs);
-    Turn::begin(false, asked, FlockArg::LockShared)
+    let mut turns = lock_turns();
+    turns.unprepared += 1;
+    let mut turns = wait_while(turns, |turns| !turns.may_prepare());
+    turns.unprepared -= 1;
+    turns.prepared += 1;
+    turns.shares += 1;
+    drop(turns);
+    let mut prepared = Prepared { is_ready: false };
+    let sharing = Turn::begin_shared(1, asked);
+    let ground = set_up();
+    drop(sharing);
+    prepared.set_ready();
+    (Turn::wait_alone(Turns::may_take), ground)
+}
+
+fn wait_for_shares(shares: usize) -> Turn {
+    let asked = Instant::now();
+    let mut turns = lock_turns();
+    turns.waiting += 1;
+    let mut turns = wait_while(turns, |turns| !turns.may_share(shares));
+    turns.waiting -= 1;
+    turns.shares += shares;
+    drop(turns);
+    // One less waits, for which a set-up may wait.
+    CHANGED.notify_all();
+    Turn::begin_shared(shares, asked)
+}
+
+/// A test that is being set up, or that is set up and waits. Dropping this counts it out.
+struct Prepared {
+    is_ready: bool,
+}
+
+impl Prepared {
+    fn set_ready(&mut self) {
+        lock_turns().ready += 1;
+        self.is_ready = true;
+        CHANGED.notify_all();
+    }
+}
+
+impl Drop for Prepared {
+    fn drop(&mut self) {
+        let mut turns = lock_turns();
+        turns.prepared -= 1;
+        turns.ready -= usize::from(self.is_ready);
+        drop(turns);
+        CHANGED.notify_all();
+    }
 }
 
 impl Turn {
-    /// Takes the lock that all test programs of this target directory share.
-    fn begin(is_alone: bool, asked: Instant, kind: FlockArg) -> Self {
-        let path = folder().join("lab.lock");
-        let file = File::create(&path).unwrap_or_else(|error| panic!("creating {}: {error}", path.display()));
-        let lock = Flock::lock(file, kind).map_err(|(_, error)| error).expect("the lock of the tests' turns");
-        Self { is_alone, waited: asked.elapsed(), begun: Instant::now(), _lock: lock }
+    /// Begins a turn that has been counted.
+    fn begin_shared(shares: usize, asked: Instant) -> Self {
+        let lock = take_lock(FlockArg::LockShared).expect("the lock of the tests' turns");
+        Self { part: Part::Shares(shares), waited: asked.elapsed(), begun: Instant::now(), _lock: lock }
     }
+
+    /// Waits to have the machine alone. Tests of this program may go on to share it while another program does.
+    fn wait_alone(may_take: fn(&Turns) -> bool) -> Self {
+        let asked = Instant::now();
+        let mut turns = lock_turns();
+        loop {
+            turns = wait_while(turns, |turns| !may_take(turns));
+            if let Ok(lock) = take_lock(FlockArg::LockExclusiveNonblock) {
+                turns.is_taken = true;
+                return Self { part: Part::Alone, waited: asked.elapsed(), begun: Instant::now(), _lock: lock };
+            }
+            let waited = CHANGED.wait_timeout(turns, ASKED_AGAIN);
+            turns = waited.unwrap_or_else(PoisonError::into_inner).0;
+        }
+    }
+}
+
+/// Takes the lock that all test programs of this target directory share.
+fn take_lock(kind: FlockArg) -> nix::Result<Flock<File>> {
+    let path = folder().join("lab.lock");
+    let file = File::create(&path).unwrap_or_else(|error| panic!("creating {}: {error}", path.display()));
+    Flock::lock(file, kind).map_err(|(_, error)| error)
 }
 
 impl Drop for Turn {
     fn drop(&mut self) {
-        let beside = if self.is_alone { "alone" } else { "shared" };
+        let beside = if matches!(self.part, Part::Alone) { "alone" } else { "shared" };
         let (waited, took) = (self.waited.as_secs_f64(), self.begun.elapsed().as_secs_f64());
         println!("turn: waited {waited:.1} s, had the machine {beside} for {took:.1} s");
         // libtest shows what a test has printed only if it fails.
@@ -76,14 +198,56 @@ impl Drop for Turn {
             let file = OpenOptions::new().create(true).append(true).open(path);
             let _ = file.and_then(|mut file| file.write_all(line.as_bytes()));
         }
-        if !self.is_alone {
-            sharing().running -= 1;
-            CHANGED.notify_all();
+        let mut turns = lock_turns();
+        match self.part {
+            Part::Shares(shares) => turns.shares -= shares,
+            Part::Alone => turns.is_taken = false,
         }
+        drop(turns);
+        CHANGED.notify_all();
     }
 }
 
 /// A test that failed has left the numbers right: each turn counts itself out.
-fn sharing() -> MutexGuard<'static, Sharing> {
-    SHARING.lock().unwrap_or_else(PoisonError::into_inner)
+fn lock_turns() -> MutexGuard<'static, Turns> {
+    TURNS.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+fn wait_while(turns: MutexGuard<'static, Turns>, mut holds: impl FnMut(&Turns) -> bool) -> MutexGuard<'static, Turns> {
+    CHANGED.wait_while(turns, |turns| holds(turns)).unwrap_or_else(PoisonError::into_inner)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const NONE: Turns = Turns { shares: 0, waiting: 0, prepared: 0, ready: 0, unprepared: 0, is_taken: false };
+
+    #[test]
+    fn a_test_that_has_the_machine_alone_runs_beside_no_other() {
+        let taken = Turns { is_taken: true, ..NONE };
+        assert!(!taken.may_share(1) && !taken.may_prepare() && !taken.may_take() && !taken.may_take_unprepared());
+        let shared = Turns { shares: 1, ready: 1, prepared: 1, ..NONE };
+        assert!(shared.may_share(1) && !shared.may_take());
+        assert!(!shared.may_share(count_shares()), "there are no more shares");
+    }
+
+    #[test]
+    fn a_test_that_is_set_up_goes_before_the_next_set_up() {
+        let ready = Turns { prepared: 1, ready: 1, unprepared: 1, ..NONE };
+        assert!(ready.may_take() && !ready.may_prepare() && !ready.may_take_unprepared());
+        let busy = Turns { shares: 1, ..ready };
+        assert!(!busy.may_take() && busy.may_prepare());
+    }
+
+    #[test]
+    fn a_set_up_comes_after_those_who_share_and_a_test_without_one_last() {
+        assert!(!Turns { waiting: 1, ..NONE }.may_prepare() && NONE.may_prepare());
+        let full = Turns { prepared: PREPARED, shares: 1, ..NONE };
+        assert!(!full.may_prepare() && full.may_share(1));
+        for other in [Turns { waiting: 1, ..NONE }, Turns { prepared: 1, ..NONE }, Turns { unprepared: 1, ..NONE }] {
+            assert!(!other.may_take_unprepared());
+        }
+        assert!(NONE.may_take_unprepared());
+    }
 }

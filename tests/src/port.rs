@@ -1,8 +1,8 @@
 //! Ports for the processes of a test.
 
-use std::net::TcpListener;
+use std::net::{Ipv4Addr, SocketAddr, TcpListener};
 use std::os::linux::net::SocketAddrExt as _;
-use std::os::unix::net::{SocketAddr, UnixListener};
+use std::os::unix::net::{SocketAddr as UnixAddr, UnixListener};
 use std::sync::Mutex;
 
 /// Below Linux's ephemeral range (32768–60999), so that no client's own port sits where a server of ours will listen.
@@ -18,13 +18,18 @@ static RESERVED: Mutex<Vec<UnixListener>> = Mutex::new(Vec::new());
 pub fn free_port() -> u16 {
     loop {
         let port = fastrand::u16(PORTS);
-        let name = SocketAddr::from_abstract_name(format!("haproxy-discover-lab-port-{port}")).expect("a short name");
+        let name = UnixAddr::from_abstract_name(format!("haproxy-discover-lab-port-{port}")).expect("a short name");
         let Ok(reservation) = UnixListener::bind_addr(&name) else { continue };
         if TcpListener::bind(("0.0.0.0", port)).is_ok() {
             RESERVED.lock().expect("the list of reserved ports").push(reservation);
             return port;
         }
     }
+}
+
+/// An address of loopback with such a port.
+pub fn free_address() -> SocketAddr {
+    SocketAddr::from((Ipv4Addr::LOCALHOST, free_port()))
 }
 
 #[cfg(test)]

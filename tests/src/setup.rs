@@ -6,9 +6,9 @@ use std::path::Path;
 
 use nix::unistd::geteuid;
 
-use crate::balancer::{Balancer, STARTS};
+use crate::balancer::Balancer;
 use crate::supervisor::{Program, Supervisor};
-use crate::{Etcd, Place, Syslog, bin, until};
+use crate::{Etcd, PATIENCE, Place, Syslog, bin, until};
 
 /// supervisord's own settings give a program up after three quick deaths, which some tests are about.
 const ALWAYS: &str = "autorestart=true\nstartsecs=0\n";
@@ -98,7 +98,7 @@ impl Setup {
     /// Starts supervisord with all of it, and waits until HAProxy answers on its Runtime API.
     pub fn start(self) -> Balancer {
         let balancer = self.launch();
-        until(STARTS, "HAProxy's Runtime API", || balancer.try_ask("show info"));
+        until(PATIENCE, "HAProxy's Runtime API", || balancer.try_ask("show info"));
         balancer
     }
 

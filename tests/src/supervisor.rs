@@ -2,15 +2,11 @@
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
-use std::time::Duration;
 
 use nix::unistd::Pid;
 
 use crate::process::print_tail;
-use crate::{Process, until, write};
-
-/// supervisord is Python: it takes its time.
-const STARTS: Duration = Duration::from_secs(30);
+use crate::{PATIENCE, Process, until, write};
 
 /// A program that supervisord keeps running.
 pub(crate) struct Program {
@@ -55,7 +51,7 @@ impl Supervisor {
         let process = Process::start(folder, "supervisord", Command::new("supervisord").arg("-c").arg(&config));
         let logs = programs.iter().map(|program| (program.name, folder.join(format!("{}.log", program.name))));
         let supervisor = Self { process, config, logs: logs.collect() };
-        until(STARTS, "supervisord", || {
+        until(PATIENCE, "supervisord", || {
             let pid = supervisor.ctl(&["pid"]);
             pid.status.success().then_some(()).ok_or_else(|| said(&pid))
         });

@@ -4,6 +4,11 @@ use std::fmt::Display;
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
+/// How long a test waits for something that must happen. It is longer than any change takes on a busy machine, where a restart
+/// waits for the one before and checks must rise. It is no longer than confgen's longest pause between two tries, and shorter
+/// than its other timers, because one of these could bring what the test waits for.
+pub const PATIENCE: Duration = Duration::from_secs(30);
+
 /// How often a probe is asked again: fine enough to time milliseconds, coarse enough to leave two cores to the others.
 const PAUSE: Duration = Duration::from_millis(5);
 

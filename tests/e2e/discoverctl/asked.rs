@@ -5,10 +5,10 @@ use std::net::{SocketAddr, TcpListener};
 use std::process::Command;
 use std::thread::spawn;
 
-use lab::{App, Balancer, Etcd, Scratch, Setup, bin, light, until, write};
+use lab::{App, Balancer, Etcd, PATIENCE, Scratch, Setup, bin, light, until, write};
 use serde_json::json;
 
-use super::scene::{DEADLINE, Said, ctl, json};
+use super::scene::{Said, ctl, json};
 
 const TOKEN: &str = "0123456789abcdef0123456789abcdef";
 
@@ -22,7 +22,7 @@ fn key(etcd: &Etcd, url: &str) -> String {
 /// A balancer whose HAProxy finds the app up.
 fn balancer(etcd: &Etcd, node: &str, flags: &[&str]) -> Balancer {
     let balancer = Setup::new().confgen(etcd).flags(&["--node", node]).flags(flags).start();
-    balancer.wait_settled(DEADLINE);
+    balancer.wait_settled(PATIENCE);
     balancer
 }
 
@@ -47,7 +47,7 @@ fn stub(answer: &'static str) -> SocketAddr {
 /// `check` comes to end so.
 #[track_caller]
 fn wait_check(etcd: &Etcd, status: i32) -> Said {
-    until(DEADLINE, &format!("check to end with {status}"), || {
+    until(PATIENCE, &format!("check to end with {status}"), || {
         let said = ctl(etcd, &["check", "shop"]);
         if said.status == status { Ok(said) } else { Err(format!("{said:#?}")) }
     })
@@ -70,7 +70,7 @@ fn no_answer_of_another_balancer_store_or_prefix_counts() {
     let first = balancer(&etcd, "lb1", &[]);
     let other_store = balancer(&elsewhere, "lb2", &[]);
     let other_prefix = balancer(&etcd, "lb2", &["--prefix", "/other"]);
-    until(DEADLINE, "blue to be balanced", || ctl(&etcd, &["check", "shop/blue"]).status == 0);
+    until(PATIENCE, "blue to be balanced", || ctl(&etcd, &["check", "shop/blue"]).status == 0);
 
     let old = "HTTP/1.1 200 OK\r\nContent-Length: 17\r\nConnection: close\r\n\r\n{\"upstreams\":[]}\n";
     let unknown = "HTTP/1.1 404 Not Found\r\nContent-Length: 0\r\nConnection: close\r\n\r\n";
@@ -124,7 +124,7 @@ fn every_answer_names_its_balancer() {
     let other = json!({"instance": "0123456789abcdef"});
     let mut value: serde_json::Value = serde_json::from_str(&key(&etcd, &url(&balancer))).unwrap();
     value.as_object_mut().unwrap().extend(other.as_object().unwrap().clone());
-    until(DEADLINE, "the other's key to be seen", || {
+    until(PATIENCE, "the other's key to be seen", || {
         // confgen takes its key back.
         etcd.put("balancers/lb1", value.to_string());
         let said = ctl(&etcd, &["check", "shop"]);
@@ -164,7 +164,7 @@ fn an_operators_file_has_the_endpoints_and_the_token() {
 
     write(home.join("haproxy-discover/token"), TOKEN);
     write(&file, format!("endpoints = ['{}']\napi-token-file = 'token'\n", etcd.endpoints()));
-    until(DEADLINE, "the app to be balanced", || {
+    until(PATIENCE, "the app to be balanced", || {
         let said = run(&["check", "shop"]);
         if said.status == 0 { Ok(()) } else { Err(format!("{said:#?}")) }
     });

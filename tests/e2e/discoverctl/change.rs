@@ -4,15 +4,15 @@ use std::process::Command;
 use std::time::{Duration, Instant};
 
 use lab::http::Request;
-use lab::{App, Balancer, Etcd, Scratch, free_port, light, until};
+use lab::{App, Balancer, Etcd, PATIENCE, Scratch, free_port, light, until};
 use serde_json::json;
 
-use super::scene::{DEADLINE, ctl, json, launch};
+use super::scene::{ctl, json, launch};
 
 /// One balancer, and the app `shop-1` registered by hand as `one`.
 fn scene(etcd: &Etcd) -> (Balancer, App) {
     let (balancer, app) = (Balancer::start(etcd), App::alone("shop-1"));
-    balancer.wait_settled(DEADLINE);
+    balancer.wait_settled(PATIENCE);
     let done = json(etcd, &["register", "shop", "one", &app.address.to_string()]);
     assert_eq!(done["followed_by"].as_array().unwrap().len(), 1, "{done}");
     json(etcd, &["set", "shop", "domain", "shop.test"]);
@@ -63,7 +63,7 @@ fn a_drain_ends_with_the_last_request() {
     let (balancer, _one) = scene(&etcd);
     let http = balancer.http();
     let slow = std::thread::spawn(move || Request::get("shop.test", "/slow?ms=4000").send(http));
-    until(DEADLINE, "the request to be under way", || {
+    until(PATIENCE, "the request to be under way", || {
         let stat = balancer.ask("show stat");
         // scur, the fifth field (HAProxy management guide, section 9.1).
         let sessions = stat.lines().find(|line| line.starts_with("http-shop,one,"))?.split(',').nth(4)?;
@@ -74,7 +74,7 @@ fn a_drain_ends_with_the_last_request() {
     let early = ctl(&etcd, &["drain", "shop/one", "--timeout", "1s"]);
     early.assert_error(5, "http-shop/one has 1 open");
     let mut drain = launch(&folder, &etcd, &["drain", "shop/one"]);
-    assert!(drain.wait(DEADLINE).success());
+    assert!(drain.wait(PATIENCE).success());
     assert!(begun.elapsed() >= Duration::from_secs(2), "it ended while the request was under way");
     let answer = slow.join().unwrap().unwrap();
     assert_eq!(answer.status, 200, "the request was answered");

@@ -2,10 +2,10 @@
 
 use std::collections::BTreeMap;
 
-use lab::{App, Balancer, Etcd, Scratch, Setup, Signal, free_port, light, until, write};
+use lab::{App, Balancer, Etcd, PATIENCE, Scratch, Setup, Signal, free_port, light, until, write};
 use serde_json::{Value, json};
 
-use super::scene::{DEADLINE, Said, ctl, json, launch};
+use super::scene::{Said, ctl, json, launch};
 use crate::rejected_config::PROFILE;
 
 fn start(setup: Setup) -> Balancer {
@@ -37,7 +37,7 @@ fn causes(etcd: &Etcd, target: &str) -> BTreeMap<String, String> {
 #[track_caller]
 fn wait_causes(etcd: &Etcd, target: &str, wanted: &[(&str, &str)]) {
     let wanted: BTreeMap<String, String> = wanted.iter().map(|(id, it)| ((*id).into(), (*it).into())).collect();
-    until(DEADLINE, &format!("{target} to be explained so"), || {
+    until(PATIENCE, &format!("{target} to be explained so"), || {
         let found = causes(etcd, target);
         if found == wanted { Ok(()) } else { Err(format!("{found:#?}")) }
     });
@@ -51,7 +51,7 @@ fn words(etcd: &Etcd, target: &str) -> String {
 
 #[track_caller]
 fn wait_status(etcd: &Etcd, arguments: &[&str], status: i32) -> Said {
-    until(DEADLINE, &format!("{arguments:?} to end with {status}"), || {
+    until(PATIENCE, &format!("{arguments:?} to end with {status}"), || {
         let said = ctl(etcd, arguments);
         if said.status == status { Ok(said) } else { Err(format!("{said:#?}")) }
     })
@@ -119,7 +119,7 @@ fn every_cause_is_explained() {
     let setup = Setup::new().confgen(&etcd);
     write(setup.folder().join("conf.d/mine.cfg"), PROFILE);
     let balancer = start(setup);
-    balancer.wait_settled(DEADLINE);
+    balancer.wait_settled(PATIENCE);
     let shop = [
         ("bad@lb1", "record_quarantined"),
         ("dead@lb1", "check"),
@@ -214,7 +214,7 @@ fn looked_at(etcd: &Etcd, app: &App) {
     ctl(etcd, &["verify", "crowd"]).assert(0);
     // A drained one is checked all the same; one that is in maintenance isn't.
     let verified = ["dead\tnot_found\tlb1\tnot_found\tL4CON", "drained\tfound\t", "leaving\t–\t", "ready\tfound\t"];
-    until(DEADLINE, "HAProxy's checks", || {
+    until(PATIENCE, "HAProxy's checks", || {
         let said = ctl(etcd, &["verify", "shop", "--output", "plain"]);
         let is_said = |words: &&str| said.stdout.contains(&format!("http-shop/{words}"));
         if said.status == 1 && verified.iter().all(is_said) { Ok(()) } else { Err(format!("{said:#?}")) }
@@ -254,7 +254,7 @@ fn a_store_without_a_fault_is_not_linted_and_a_watch_survives_etcd() {
     etcd.put("http-services/shop/domain", "shop.test");
     etcd.put("http-services/shop/upstreams/a", record(&app.address.to_string(), &json!({})));
     let balancer = start(Setup::new().confgen(&etcd));
-    balancer.wait_settled(DEADLINE);
+    balancer.wait_settled(PATIENCE);
     wait_status(&etcd, &["check"], 0);
     ctl(&etcd, &["lint"]).assert(0);
     let said = ctl(&etcd, &["watch", "shop", "--for", "100ms"]);
@@ -277,7 +277,7 @@ fn a_store_without_a_fault_is_not_linted_and_a_watch_survives_etcd() {
         lines.map(line).collect()
     };
     let wait = |watch: &lab::Process, wanted: &str| {
-        until(DEADLINE, wanted, || {
+        until(PATIENCE, wanted, || {
             let told = told(&watch.log());
             if told.iter().any(|line| line == wanted) { Ok(()) } else { Err(watch.log()) }
         });
@@ -286,9 +286,9 @@ fn a_store_without_a_fault_is_not_linted_and_a_watch_survives_etcd() {
     etcd.put("http-services/shop/overrides/a", r#"{"state":"drain"}"#);
     wait(&watch, "changed a drain draining");
     etcd.kill(0);
-    until(DEADLINE, "the loss of etcd to be said", || watch.log().contains("; trying on"));
+    until(PATIENCE, "the loss of etcd to be said", || watch.log().contains("; trying on"));
     etcd.restart(0);
-    until(DEADLINE, "etcd to be back", || watch.log().contains("discoverctl: etcd is back"));
+    until(PATIENCE, "etcd to be back", || watch.log().contains("discoverctl: etcd is back"));
     etcd.put("http-services/shop/upstreams/b", record(&app.address.to_string(), &json!({})));
     wait(&watch, "changed b ready up");
     app.kill();
@@ -296,5 +296,5 @@ fn a_store_without_a_fault_is_not_linted_and_a_watch_survives_etcd() {
     etcd.delete("http-services/shop/upstreams/b");
     wait(&watch, "gone b ready down");
     watch.signal(Signal::SIGINT);
-    assert!(watch.wait(DEADLINE).success(), "{}", watch.log());
+    assert!(watch.wait(PATIENCE).success(), "{}", watch.log());
 }

@@ -1,8 +1,8 @@
 //! `history`, `diff`, `rollback`, `export`, `import`, `accept-store`.
 
-use lab::{App, Balancer, Etcd, Scratch, light, until, write};
+use lab::{App, Balancer, Etcd, PATIENCE, Scratch, light, until, write};
 
-use super::scene::{DEADLINE, ctl, json};
+use super::scene::{ctl, json};
 
 #[test]
 fn what_was_is_told_compared_and_brought_back() {
@@ -138,19 +138,19 @@ fn a_wiped_store_is_accepted_once_and_nothing_is_left_of_that() {
         etcd.put("notes", number.to_string());
     }
     let balancer = Balancer::start(&etcd);
-    balancer.wait_status(DEADLINE, "shop.test", "/", 200);
-    balancer.wait_settled(DEADLINE);
+    balancer.wait_status(PATIENCE, "shop.test", "/", 200);
+    balancer.wait_settled(PATIENCE);
     // A healthy store has nothing to accept, and no word is left for the next reset.
-    until(DEADLINE, "the balancer to say how it stands", || !etcd.keys("balancers/").is_empty());
+    until(PATIENCE, "the balancer to say how it stands", || !etcd.keys("balancers/").is_empty());
     ctl(&etcd, &["accept-store"]).assert_error(4, "nothing to accept");
     assert!(etcd.keys("control/").is_empty());
     etcd.wipe();
-    until(DEADLINE, "the wipe to be noticed", || balancer.log("confgen").contains("the store was wiped"));
-    until(DEADLINE, "what is held to be said", || {
+    until(PATIENCE, "the wipe to be noticed", || balancer.log("confgen").contains("the store was wiped"));
+    until(PATIENCE, "what is held to be said", || {
         let said = ctl(&etcd, &["accept-store", "--dry-run"]);
         if said.stdout.contains("keys, 1 upstreams") { Ok(()) } else { Err(format!("{said:?}")) }
     });
-    balancer.wait_status(DEADLINE, "shop.test", "/", 200);
+    balancer.wait_status(PATIENCE, "shop.test", "/", 200);
     let said = ctl(&etcd, &["accept-store"]);
     said.assert(0);
     assert!(said.stdout.contains("followed by "), "{said:#?}");

@@ -1,12 +1,9 @@
 //! Running discoverctl against a store, and what it says.
 
 use std::process::{Command, Output};
-use std::time::Duration;
 
 use lab::{Etcd, Process, Scratch, bin};
 use serde_json::Value;
-
-pub(super) const DEADLINE: Duration = Duration::from_secs(30);
 
 /// What it said, and how it ended.
 #[derive(Clone, Debug)]

@@ -1,21 +1,17 @@
 //! `color` and `switch`: nothing is lost on the way, and it goes back by itself.
 
 use lab::load::{Fault, Kind, Plan, Report, Running};
-use lab::{Announce, App, Balancer, Etcd, Ground, Scratch, Signal, heavy, light, until};
+use lab::{Announce, App, Etcd, Ground, PATIENCE, Scratch, Signal, heavy_on, light, until};
 use serde_json::Value;
 
-use super::scene::{DEADLINE, Said, ctl, json, launch};
+use super::scene::{Said, ctl, json, launch};
 
 const ACTIVE: &str = "http-services/shop/active";
 /// Requests a second in all.
 const RATE: u32 = 2_000;
 
 /// So many copies of each color; blue is active.
-struct Scene {
-    etcd: Etcd,
-    balancer: Balancer,
-    apps: Vec<App>,
-}
+struct Scene(Ground);
 
 fn copies(etcd: &Etcd, color: &str, count: usize, flags: &[&str]) -> Vec<App> {
     let announced = ["--service", "shop", "--domain", Ground::HOST, "--color", color];
@@ -24,15 +20,12 @@ fn copies(etcd: &Etcd, color: &str, count: usize, flags: &[&str]) -> Vec<App> {
 }
 
 fn scene(count: usize, green: &[&str]) -> Scene {
-    let etcd = Etcd::start();
-    etcd.put(ACTIVE, "blue");
-    let mut apps = copies(&etcd, "blue", count, &[]);
-    apps.extend(copies(&etcd, "green", count, green));
-    let balancer = Balancer::start(&etcd);
+    let mut build = Ground::build().set("http-services/shop", &[("active", "blue")]);
+    build.apps = copies(&build.etcd, "blue", count, &[]);
+    build.apps.extend(copies(&build.etcd, "green", count, green));
+    let scene = Scene(build.start());
     // Those of an inactive color are up too, with no weight.
-    balancer.wait_servers(DEADLINE, "http-shop", 2 * count);
-    balancer.wait_settled(DEADLINE);
-    let scene = Scene { etcd, balancer, apps };
+    scene.0.balancer.wait_servers(PATIENCE, "http-shop", 2 * count);
     scene.wait_healthy("green", count);
     scene
 }
@@ -40,8 +33,8 @@ fn scene(count: usize, green: &[&str]) -> Scene {
 impl Scene {
     #[track_caller]
     fn wait_healthy(&self, color: &str, count: usize) {
-        until(DEADLINE, &format!("{count} {color} to be healthy"), || {
-            let shown = json(&self.etcd, &["color", "shop"]);
+        until(PATIENCE, &format!("{count} {color} to be healthy"), || {
+            let shown = json(&self.0.etcd, &["color", "shop"]);
             let row = shown["colors"].as_array().unwrap().iter().find(|row| row["color"] == color).cloned();
             let healthy = row.map(|row| row["healthy"].as_object().unwrap().values().cloned().collect::<Vec<_>>());
             if healthy == Some(vec![Value::from(count)]) { Ok(()) } else { Err(shown.to_string()) }
@@ -49,15 +42,15 @@ impl Scene {
     }
 
     fn ctl(&self, arguments: &[&str]) -> Said {
-        ctl(&self.etcd, arguments)
+        ctl(&self.0.etcd, arguments)
     }
 
     fn active(&self) -> Option<String> {
-        self.etcd.get(ACTIVE)
+        self.0.etcd.get(ACTIVE)
     }
 
     fn load(&self) -> Vec<Running> {
-        let load = |kind| Plan::new(kind, self.balancer.http(), Ground::HOST).rate(RATE / 2).start();
+        let load = |kind| Plan::new(kind, self.0.balancer.http(), Ground::HOST).rate(RATE / 2).start();
         [Kind::PerRequest, Kind::KeepAlive].map(load).into()
     }
 }
@@ -78,11 +71,10 @@ fn answers(reports: &[Report], color: &str) -> u64 {
 
 #[test]
 fn three_copies_give_way_to_three_others_and_no_request_is_lost() {
-    let _turn = heavy();
-    let scene = scene(3, &[]);
+    let (_turn, scene) = heavy_on(|| scene(3, &[]));
     let loads = scene.load();
     let switch = ["switch", "shop", "green", "--steps", "10,50,100", "--every", "2s", "--max-errors", "1%"];
-    let said = json(&scene.etcd, &switch);
+    let said = json(&scene.0.etcd, &switch);
     let reports = stop(loads);
     reports.iter().for_each(Report::assert_nothing_lost);
 
@@ -95,17 +87,16 @@ fn three_copies_give_way_to_three_others_and_no_request_is_lost() {
     assert!(requests[0] > 50 && requests[0] < requests[1] && requests[1] < requests[2], "{requests:?}");
     assert!(steps.iter().all(|step| step["failed"] == 0), "{said:#}");
     assert!(answers(&reports, "green") > 1000 && answers(&reports, "blue") > 1000);
-    until(DEADLINE, "only green to serve", || {
-        let answer = scene.balancer.wait_status(DEADLINE, Ground::HOST, "/", 200);
+    until(PATIENCE, "only green to serve", || {
+        let answer = scene.0.balancer.wait_status(PATIENCE, Ground::HOST, "/", 200);
         answer.body.starts_with("green")
     });
-    drop(scene.apps);
+    drop(scene.0.apps);
 }
 
 #[test]
 fn a_color_that_fails_loses_what_it_got_and_nothing_else() {
-    let _turn = heavy();
-    let scene = scene(3, &["--failing", "20"]);
+    let (_turn, scene) = heavy_on(|| scene(3, &["--failing", "20"]));
     let loads = scene.load();
     let said = scene.ctl(&["switch", "shop", "green", "--steps", "10,50,100", "--every", "5s", "--max-errors", "1%"]);
     let back = scene.active();
@@ -130,13 +121,13 @@ fn a_command_that_fails_stops_it_or_takes_it_back() {
     let _turn = light();
     let scene = scene(1, &[]);
     let switch = |more: &[&str]| scene.ctl(&[&["switch", "shop", "green", "--every", "100ms"], more].concat());
-    let before = scene.etcd.revision();
+    let before = scene.0.etcd.revision();
     let said =
         switch(&["--before", "echo $DISCOVER_SERVICE $DISCOVER_COLOR $DISCOVER_UPSTREAMS $DISCOVER_DOMAIN; exit 3"]);
     said.assert_error(7, "exit status: 3; nothing was changed: active is blue");
-    let green = &scene.apps[1];
+    let green = &scene.0.apps[1];
     assert!(said.stderr.contains(&format!("shop green {} {}\n", green.address, Ground::HOST)), "{said:#?}");
-    let active = &scene.etcd.records(ACTIVE)[&format!("{}{ACTIVE}", lab::PREFIX)];
+    let active = &scene.0.etcd.records(ACTIVE)[&format!("{}{ACTIVE}", lab::PREFIX)];
     assert!(active.written <= before, "it was written");
 
     let said = switch(&["--steps", "50,100", "--before", "true", "--after", "exit 4"]);
@@ -145,11 +136,11 @@ fn a_command_that_fails_stops_it_or_takes_it_back() {
     assert_eq!(scene.active().as_deref(), Some("blue"));
 
     // What was not set is not set again.
-    ctl(&scene.etcd, &["unset", "shop", "active"]).assert(0);
+    ctl(&scene.0.etcd, &["unset", "shop", "active"]).assert(0);
     switch(&["--after", "false", "--output", "json"]).assert(7);
     assert_eq!(scene.active(), None);
     let said =
-        switch(&["--after", &format!("test $(cat {}/confgen.log | wc -l) -gt 0", scene.balancer.folder().display())]);
+        switch(&["--after", &format!("test $(cat {}/confgen.log | wc -l) -gt 0", scene.0.balancer.folder().display())]);
     said.assert(0);
     assert!(
         said.stdout.contains("active is green; the other upstreams are drained, with 0 sessions left"),
@@ -165,8 +156,8 @@ fn it_can_be_interrupted_and_overtaken() {
     let begin = |more: &[&str]| {
         let folder = Scratch::new();
         let switch = ["switch", "shop", "green", "--steps", "10,50,100", "--every", "1h"];
-        let process = launch(&folder, &scene.etcd, &[&switch, more].concat());
-        until(DEADLINE, "the first step", || {
+        let process = launch(&folder, &scene.0.etcd, &[&switch, more].concat());
+        until(PATIENCE, "the first step", || {
             let is_followed = process.log().contains("followed by");
             if is_followed && scene.active().as_deref() == Some(canary) { Ok(()) } else { Err(process.log()) }
         });
@@ -175,7 +166,7 @@ fn it_can_be_interrupted_and_overtaken() {
 
     let (mut process, _folder) = begin(&[]);
     process.signal(Signal::SIGINT);
-    assert_eq!(process.wait(DEADLINE).code(), Some(130), "{}", process.log());
+    assert_eq!(process.wait(PATIENCE).code(), Some(130), "{}", process.log());
     let ways = "on with `discoverctl switch shop green --steps 50,100`, back with `discoverctl color shop blue`";
     assert!(process.log().contains(&format!("active is {canary}; {ways}")), "{}", process.log());
     assert_eq!(scene.active().as_deref(), Some(canary));
@@ -183,20 +174,20 @@ fn it_can_be_interrupted_and_overtaken() {
 
     let (mut process, _folder) = begin(&["--undo-on-interrupt"]);
     process.signal(Signal::SIGTERM);
-    assert_eq!(process.wait(DEADLINE).code(), Some(130), "{}", process.log());
+    assert_eq!(process.wait(PATIENCE).code(), Some(130), "{}", process.log());
     assert_eq!(scene.active().as_deref(), Some("blue"), "{}", process.log());
 
     let (mut process, _folder) = begin(&[]);
-    let theirs = scene.etcd.put(ACTIVE, "green=1 blue=1");
-    assert_eq!(process.wait(DEADLINE).code(), Some(4), "{}", process.log());
+    let theirs = scene.0.etcd.put(ACTIVE, "green=1 blue=1");
+    assert_eq!(process.wait(PATIENCE).code(), Some(4), "{}", process.log());
     assert!(process.log().contains("another client wrote http-services/shop/active"), "{}", process.log());
-    assert_eq!(scene.etcd.records(ACTIVE)[&format!("{}{ACTIVE}", lab::PREFIX)].written, theirs);
-    scene.etcd.put(ACTIVE, "blue");
+    assert_eq!(scene.0.etcd.records(ACTIVE)[&format!("{}{ACTIVE}", lab::PREFIX)].written, theirs);
+    scene.0.etcd.put(ACTIVE, "blue");
 
     // Nobody can judge any more.
     let (mut process, _folder) = begin(&["--max-errors", "1%"]);
-    assert!(scene.balancer.ctl(&["stop", "confgen"]).status.success());
-    assert_eq!(process.wait(DEADLINE).code(), Some(7), "{}", process.log());
+    assert!(scene.0.balancer.ctl(&["stop", "confgen"]).status.success());
+    assert_eq!(process.wait(PATIENCE).code(), Some(7), "{}", process.log());
     assert!(process.log().contains("it can't be judged any more"), "{}", process.log());
     assert_eq!(scene.active().as_deref(), Some("blue"));
 }
@@ -218,9 +209,9 @@ fn a_color_that_does_not_work_is_refused() {
         "http-shop: active is blue\n25 %: blue=75 green=25\n100 %: green\nnothing was written: --dry-run\n"
     );
     // The app hangs, and its announcer goes on: only the balancers know.
-    let app = scene.apps[1].family().into_iter().max().unwrap();
+    let app = scene.0.apps[1].family().into_iter().max().unwrap();
     nix::sys::signal::kill(app, Signal::SIGSTOP).unwrap();
-    scene.etcd.put("http-services/shop/check", "http /health");
+    scene.0.etcd.put("http-services/shop/check", "http /health");
     scene.wait_healthy("green", 0);
     for command in
         [&["switch", "shop", "green"][..], &["color", "shop", "green"], &["color", "shop", "blue=1", "green=1"]]
@@ -228,7 +219,7 @@ fn a_color_that_does_not_work_is_refused() {
         scene.ctl(command).assert_error(4, "green has no healthy upstream on ");
     }
     assert_eq!(scene.active().as_deref(), Some("blue"));
-    scene.apps.clear();
+    scene.0.apps.clear();
 }
 
 #[test]

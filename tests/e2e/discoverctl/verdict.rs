@@ -2,10 +2,10 @@
 
 use std::collections::BTreeMap;
 
-use lab::{App, Balancer, Etcd, Setup, free_port, light, until, write};
+use lab::{App, Balancer, Etcd, PATIENCE, Setup, free_port, light, until, write};
 use serde_json::{Value, json};
 
-use super::scene::{DEADLINE, ctl, json};
+use super::scene::{ctl, json};
 use crate::fair_share::Shop;
 use crate::rejected_config::PROFILE;
 
@@ -243,8 +243,8 @@ fn every_command_gives_the_same_verdict() {
     let setup = Setup::new().confgen(&etcd).flags(&["--node", NODE]);
     write(setup.folder().join("conf.d/mine.cfg"), PROFILE);
     let balancer = setup.start();
-    balancer.wait_settled(DEADLINE);
-    let wait = |what: &str, wanted: &Verdicts| until(3 * DEADLINE, what, || all_say(&etcd, &balancer, wanted));
+    balancer.wait_settled(PATIENCE);
+    let wait = |what: &str, wanted: &Verdicts| until(3 * PATIENCE, what, || all_say(&etcd, &balancer, wanted));
     wait("everybody to say the same", &wanted);
     ctl(&etcd, &["check", "nameless"]).assert(1);
     ctl(&etcd, &["check", "names/BACKEND"]).assert(1);
@@ -252,7 +252,7 @@ fn every_command_gives_the_same_verdict() {
 
     // The removal guard retains what nobody asked to go. lint says so, and since when, and not that clients get 503.
     etcd.revoke(lease);
-    until(DEADLINE, "lint to name what is retained", || {
+    until(PATIENCE, "lint to name what is retained", || {
         let lint = ctl(&etcd, &["lint", "--output", "json"]).json();
         let of = |key: &str| -> Vec<Value> {
             let findings = lint["findings"].as_array().unwrap().iter();
@@ -282,7 +282,7 @@ fn every_command_gives_the_same_verdict() {
     // Its section is there and its server up, and HAProxy reads expressions at its start only.
     etcd.put("http-services/nameless/url_reg", "^/nameless");
     let waiting = ["http-new/shop-1", "http-nameless/a"];
-    until(DEADLINE, "the new service and the expression to wait", || {
+    until(PATIENCE, "the new service and the expression to wait", || {
         let said = of_api(&balancer);
         if waiting.iter().all(|name| said.get(*name).is_some_and(|it| it == "out_of_sync")) {
             Ok(())
@@ -317,9 +317,9 @@ fn every_command_names_a_starved_upstream() {
         names.map(|name| (format!("http-shop/{name}"), verdict(name).to_owned())).collect()
     };
     let (etcd, balancer) = (&shop.etcd, &shop.balancer);
-    until(3 * DEADLINE, "everybody to name it", || all_say(etcd, balancer, &of(&verdict)));
+    until(3 * PATIENCE, "everybody to name it", || all_say(etcd, balancer, &of(&verdict)));
     ctl(etcd, &["check", "shop"]).assert(1);
     shop.ask(100);
-    until(3 * DEADLINE, "everybody to see it served", || all_say(etcd, balancer, &of(&|_| "ok")));
+    until(3 * PATIENCE, "everybody to see it served", || all_say(etcd, balancer, &of(&|_| "ok")));
     ctl(etcd, &["check", "shop"]).assert(0);
 }

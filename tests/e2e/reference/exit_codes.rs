@@ -5,9 +5,9 @@ use std::fs::create_dir;
 use std::net::TcpListener;
 use std::process::Command;
 
-use lab::{Etcd, Process, Scratch, Signal, bin, free_port, light, until, write};
+use lab::{Etcd, PATIENCE, Process, Scratch, Signal, bin, free_port, light, until, write};
 
-use super::{DEADLINE, read};
+use super::read;
 
 type Codes = BTreeMap<String, BTreeSet<i32>>;
 
@@ -114,9 +114,9 @@ impl Scene {
     /// What discoverctl ends with after Ctrl-C, while it waits for the balancer.
     fn interrupted(&self, line: &str) -> i32 {
         let mut process = Process::start(&self.folder, "interrupted", &mut self.command("discoverctl", line));
-        until(DEADLINE, "a word on who is waited for", || process.log().contains("lb-1"));
+        until(PATIENCE, "a word on who is waited for", || process.log().contains("lb-1"));
         process.signal(Signal::SIGINT);
-        process.wait(DEADLINE).code().unwrap_or_else(|| panic!("{}", process.log()))
+        process.wait(PATIENCE).code().unwrap_or_else(|| panic!("{}", process.log()))
     }
 }
 

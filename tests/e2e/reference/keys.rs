@@ -2,9 +2,7 @@
 
 use std::process::{Command, Output};
 
-use lab::{Certificate, Etcd, Page, Setup, bin, free_port, is_shown, light, until, write};
-
-use super::DEADLINE;
+use lab::{Certificate, Etcd, PATIENCE, Page, Setup, bin, free_port, is_shown, light, until, write};
 
 /// What `profile` names.
 const SLOW: &str =
@@ -34,12 +32,12 @@ fn what_the_page_writes_is_followed_and_not_linted() {
     assert!(written.status.success(), "{written:?}");
 
     for step in shows {
-        until(DEADLINE, &format!("{}to show what the page has", step.command), || {
+        until(PATIENCE, &format!("{}to show what the page has", step.command), || {
             let said = String::from_utf8(typed(&etcd, &step.command).stdout).unwrap();
             if is_shown(step.shown.as_deref().unwrap(), &said) { Ok(()) } else { Err(said) }
         });
     }
-    until(DEADLINE, "lint to find nothing", || {
+    until(PATIENCE, "lint to find nothing", || {
         let lint = Command::new(bin("discoverctl")).args(["lint", "--endpoints", &etcd.endpoints()]).output().unwrap();
         if lint.status.success() { Ok(()) } else { Err(String::from_utf8_lossy(&lint.stdout).into_owned()) }
     });

@@ -2,8 +2,8 @@
 
 use std::fs;
 
-use lab::heavy;
 use lab::load::{Kind, Plan, Running};
+use lab::medium;
 use serde_json::Value;
 
 use super::page;
@@ -18,7 +18,7 @@ const RATE: u32 = 100;
 
 #[test]
 fn nothing_goes_while_all_is_renewed() {
-    let _turn = heavy();
+    let _turn = medium();
     let mut site = Site::serving();
     let balancer = site.balancer.as_ref().unwrap();
     let hosts = ["shop.test", "blog.test"];

@@ -3,9 +3,9 @@
 use std::fs::copy;
 use std::process::Command;
 
-use lab::{Process, light, until};
+use lab::{PATIENCE, Process, light, until};
 
-use super::site::{BEFORE_ETCD, DEADLINE, Site, WITH_ETCD, said};
+use super::site::{BEFORE_ETCD, Site, WITH_ETCD, said};
 use super::{FIRST, page};
 
 /// Where each line has to be denied.
@@ -64,7 +64,7 @@ fn a_key_gets_out(site: &mut Site) {
     site.assert_done(&blocks[0]);
     let shop = site.apps.remove(0);
     site.announce(&shop, &["--domain", "shop.test"]);
-    site.balancer.as_ref().unwrap().wait_status(DEADLINE, "shop.test", "/", 200);
+    site.balancer.as_ref().unwrap().wait_status(PATIENCE, "shop.test", "/", 200);
     site.assert_done("as leaked get --prefix /haproxy-discover/http-services/");
     site.assert_done(&blocks[1]);
     assert_denied(site, "as leaked get --prefix /haproxy-discover/http-services/");
@@ -85,9 +85,9 @@ fn operate(site: &Site) {
         assert!(output.status.success(), "{user}: {command}: {}", said(&output));
     };
     done("operator", "maint shop/node-1");
-    balancer.wait_status(DEADLINE, "shop.test", "/", 503);
+    balancer.wait_status(PATIENCE, "shop.test", "/", 503);
     done("operator", "ready shop/node-1");
-    balancer.wait_status(DEADLINE, "shop.test", "/", 200);
+    balancer.wait_status(PATIENCE, "shop.test", "/", 200);
     done("viewer", "explain shop/node-1");
     done("viewer", "show blog");
     let refused = ctl("viewer", "drain shop/node-1");
@@ -121,7 +121,7 @@ fn strangers_are_kept_out(site: &Site) {
         let asked = site.run(&format!(r#"curl -sS --http1.1 --max-time 20 --cacert "$CA/ca.pem" {who} {url}/version"#));
         assert_eq!(asked.status.success(), let_in, "{url} {who}: {}", said(&asked));
         if !let_in {
-            until(DEADLINE, "etcd to say so", || site.rejected() > before);
+            until(PATIENCE, "etcd to say so", || site.rejected() > before);
         }
     }
 }

@@ -4,13 +4,10 @@ use std::collections::BTreeMap;
 use std::fs::{create_dir, read_to_string};
 use std::path::PathBuf;
 use std::process::{Command, Output};
-use std::time::Duration;
 
-use lab::{App, Balancer, Process, Scratch, Setup, Signal, bin, free_port, until};
+use lab::{App, Balancer, PATIENCE, Process, Scratch, Setup, Signal, bin, free_port, until};
 
 use super::{FIRST, page};
-
-pub(super) const DEADLINE: Duration = Duration::from_secs(30);
 
 /// What sets the site up, before etcd runs and after.
 pub(super) const BEFORE_ETCD: [&str; 2] = ["The authority and its certificates", "etcd"];
@@ -50,9 +47,9 @@ impl Site {
         site.serve("blog", &[]);
         let balancer = Setup::new().confgen_with(&site.variables(&["etcd.env", "confgen.env"])).start();
         for host in ["shop.test", "blog.test"] {
-            balancer.wait_status(DEADLINE, host, "/", 200);
+            balancer.wait_status(PATIENCE, host, "/", 200);
         }
-        balancer.wait_settled(DEADLINE);
+        balancer.wait_settled(PATIENCE);
         site.balancer = Some(balancer);
         site
     }
@@ -108,7 +105,7 @@ impl Site {
         command.env("ETCD_NAME", "node1").env("ETCD_DATA_DIR", self.folder.join("data"));
         command.args(["--logger", "zap", "--log-level", "warn"]);
         self.etcd = Some(Process::start(&self.folder, "etcd", &mut command));
-        until(DEADLINE, "etcd", || {
+        until(PATIENCE, "etcd", || {
             let output = self.run("as host endpoint health");
             if output.status.success() { Ok(()) } else { Err(said(&output)) }
         });
@@ -118,7 +115,7 @@ impl Site {
     pub(super) fn restart_etcd(&mut self) {
         let mut etcd = self.etcd.take().unwrap();
         etcd.signal(Signal::SIGTERM);
-        etcd.wait(DEADLINE);
+        etcd.wait(PATIENCE);
         self.start_etcd();
     }
 
@@ -164,7 +161,7 @@ impl Site {
     pub(super) fn withdraw(&mut self) {
         for mut announcer in self.announcers.drain(..) {
             announcer.signal(Signal::SIGTERM);
-            assert!(announcer.wait(DEADLINE).success(), "{}", announcer.log());
+            assert!(announcer.wait(PATIENCE).success(), "{}", announcer.log());
         }
         for service in ["shop", "blog"] {
             let below = format!("/haproxy-discover/http-services/{service}/upstreams/");

@@ -1,9 +1,7 @@
 //! Servers that are added while HAProxy runs are spoken to, and checked, as those of the file.
 
 use lab::http::{Request, Response};
-use lab::{App, Authority, Balancer, Etcd, Setup, Speaker, Speakers, light, until, write};
-
-use super::scene::{SERVED, stat};
+use lab::{App, Authority, Balancer, Etcd, PATIENCE, Setup, Speaker, Speakers, light, until, write};
 
 /// A service without an upstream: its name, which one it is to get, how it is set, and what its check comes to.
 type Row = (&'static str, &'static str, &'static [(&'static str, &'static str)], &'static str);
@@ -58,8 +56,8 @@ impl Place {
         write(setup.folder().join("conf.d/profiles.cfg"), profiles);
         let balancer = setup.confgen(&etcd).start();
         let (first, ..) = rows[0];
-        balancer.wait_status(SERVED, &format!("{first}.test"), "/", 503);
-        balancer.wait_settled(SERVED);
+        balancer.wait_status(PATIENCE, &format!("{first}.test"), "/", 503);
+        balancer.wait_settled(PATIENCE);
         Self { balancer, etcd, app: App::alone("one"), speakers }
     }
 
@@ -86,14 +84,14 @@ fn an_added_server_is_spoken_to_as_those_of_the_file() {
         for (service, upstream, _, check) in ROWS {
             let good = check.ends_with("OK");
             let status = if good { "UP" } else { "DOWN" };
-            until(SERVED, &format!("{service}: {status} {check}, restarted: {restarted}"), || {
+            until(PATIENCE, &format!("{service}: {status} {check}, restarted: {restarted}"), || {
                 let backend = format!("http-{service}");
                 // It comes within milliseconds.
                 let table = place.balancer.ask(&format!("show servers state {backend}"));
                 if !table.contains(&format!(" {upstream} ")) {
                     return Err(table);
                 }
-                let row = stat(&place.balancer, &backend, upstream);
+                let row = place.balancer.server_row(&backend, upstream);
                 // One that has not been checked for long says `UP 1/3`.
                 let seen = (row["status"].clone(), row["check_status"].clone());
                 if seen.0 == status && seen.1 == *check { Ok(()) } else { Err(format!("{seen:?}")) }
@@ -107,9 +105,9 @@ fn an_added_server_is_spoken_to_as_those_of_the_file() {
         }
         if !restarted {
             assert_eq!(place.balancer.worker(), worker, "without a restart");
-            place.balancer.wait_in_sync(SERVED);
+            place.balancer.wait_in_sync(PATIENCE);
             place.balancer.restart();
-            place.balancer.wait_one_haproxy(SERVED);
+            place.balancer.wait_one_haproxy(PATIENCE);
         }
     }
 }
@@ -123,17 +121,17 @@ fn a_server_that_a_profile_tunes_comes_by_restart() {
     let place = Place::new(&[("tuned", "secure", &[("profile", "tuned")], "")], profile);
     let worker = place.balancer.worker();
     place.add("tuned", "secure");
-    let response = place.balancer.wait_status(SERVED, "tuned.test", "/", 200);
+    let response = place.balancer.wait_status(PATIENCE, "tuned.test", "/", 200);
     assert_eq!(response.line("sni"), Some("up.test"), "{response:?}");
     // For a moment the old one answers too.
-    until(SERVED, "another process", || place.balancer.worker() != worker);
+    until(PATIENCE, "another process", || place.balancer.worker() != worker);
     // It goes without a restart, and comes back.
-    place.balancer.wait_one_haproxy(SERVED);
+    place.balancer.wait_one_haproxy(PATIENCE);
     let worker = place.balancer.worker();
     place.etcd.delete("http-services/tuned/upstreams/secure");
-    place.balancer.wait_status(SERVED, "tuned.test", "/", 503);
+    place.balancer.wait_status(PATIENCE, "tuned.test", "/", 503);
     assert_eq!(place.balancer.worker(), worker);
     place.add("tuned", "secure");
-    let response = place.balancer.wait_status(SERVED, "tuned.test", "/", 200);
+    let response = place.balancer.wait_status(PATIENCE, "tuned.test", "/", 200);
     assert_eq!(response.line("sni"), Some("up.test"), "{response:?}");
 }

@@ -3,9 +3,7 @@
 use std::fs::{read_to_string, remove_file};
 
 use lab::http::Request;
-use lab::{Authority, Balancer, Etcd, Setup, Speaker, Speakers, light, until, write};
-
-use super::scene::SERVED;
+use lab::{Authority, Balancer, Etcd, PATIENCE, Setup, Speaker, Speakers, light, until, write};
 
 #[test]
 fn a_changed_ca_file_is_followed_and_a_broken_one_stops_no_service() {
@@ -26,7 +24,7 @@ fn a_changed_ca_file_is_followed_and_a_broken_one_stops_no_service() {
     write(&ca, old.pem());
     let balancer = setup.confgen(&etcd).start();
     let answered = |service: &str, wanted: Result<&str, u16>| {
-        until(SERVED, &format!("{service}: {wanted:?}"), || {
+        until(PATIENCE, &format!("{service}: {wanted:?}"), || {
             let host = format!("{service}.test");
             let response = Request::get(&host, "/").tls(&host).send(balancer.https()).map_err(|e| e.to_string())?;
             let seen = if response.status == 200 { Ok(response.app()) } else { Err(response.status) };
@@ -35,7 +33,7 @@ fn a_changed_ca_file_is_followed_and_a_broken_one_stops_no_service() {
     };
     answered("old", Ok("old"));
     answered("late", Err(503));
-    balancer.wait_in_sync(SERVED);
+    balancer.wait_in_sync(PATIENCE);
 
     // A file that comes: its service, and no other, was held back for it.
     write(balancer.folder().join("ca/late.pem"), old.pem());
@@ -55,12 +53,12 @@ fn a_changed_ca_file_is_followed_and_a_broken_one_stops_no_service() {
         } else {
             remove_file(&ca).unwrap();
         }
-        until(SERVED, "the file to be refused", || {
+        until(PATIENCE, "the file to be refused", || {
             let list = quarantined(&balancer);
             let reason = if broken { "no certificate or crl found" } else { "the file is gone" };
             if list.contains(reason) && list.contains("last good content") { Ok(()) } else { Err(list) }
         });
-        balancer.wait_in_sync(SERVED);
+        balancer.wait_in_sync(PATIENCE);
         balancer.restart();
         answered("old", Ok("new"));
         answered("late", Ok("old"));
@@ -72,9 +70,9 @@ fn a_changed_ca_file_is_followed_and_a_broken_one_stops_no_service() {
     assert_eq!(read_to_string(&copy).unwrap(), new.pem());
     etcd.put("http-services/old/verify", "late.pem");
     answered("old", Err(503));
-    balancer.wait_in_sync(SERVED);
+    balancer.wait_in_sync(PATIENCE);
     write(balancer.folder().join("ca/another.pem"), new.pem());
-    until(SERVED, "the copy to go", || !copy.exists());
+    until(PATIENCE, "the copy to go", || !copy.exists());
 }
 
 fn quarantined(balancer: &Balancer) -> String {

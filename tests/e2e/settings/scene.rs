@@ -3,12 +3,11 @@
 use std::collections::BTreeMap;
 use std::net::{SocketAddr, TcpListener};
 use std::sync::LazyLock;
-use std::time::Duration;
 
 use lab::http::{Request, Response};
-use lab::{App, Authority, Balancer, Certificate, Etcd, Setup, Speaker, Speakers, free_port, until, write};
-
-pub const SERVED: Duration = Duration::from_secs(30);
+use lab::{
+    App, Authority, Balancer, Certificate, Etcd, PATIENCE, Setup, Speaker, Speakers, free_address, until, write,
+};
 
 /// What an operator keeps: upstreams get half a second, in place of a minute.
 const PROFILES: &str = "defaults hasty
@@ -110,7 +109,7 @@ impl Scene {
             speakers.addresses().map(|(name, address)| (name.to_owned(), address)).collect();
         upstreams.extend(apps.iter().map(|app| (app.name.clone(), app.address)));
         upstreams.extend(bare.iter().map(|(name, it)| ((*name).to_owned(), it.local_addr().unwrap())));
-        upstreams.insert("nobody".to_owned(), loopback());
+        upstreams.insert("nobody".to_owned(), free_address());
 
         let mut keys: BTreeMap<String, String> = BTreeMap::new();
         let mut put = |kind: &str, rows: Rows| {
@@ -129,7 +128,7 @@ impl Scene {
         put("http", HTTP);
         put("tcp", TCP);
         let ports: BTreeMap<&str, [SocketAddr; 2]> =
-            TCP.iter().map(|(service, ..)| (*service, [loopback(), loopback()])).collect();
+            TCP.iter().map(|(service, ..)| (*service, [free_address(), free_address()])).collect();
         keys.extend(
             ports.iter().map(|(service, [a, b])| (format!("tcp-services/{service}/ports"), format!("{a}, {b}"))),
         );
@@ -143,8 +142,8 @@ impl Scene {
         write(setup.folder().join("ca/internal.pem"), authority.pem());
         write(setup.folder().join("conf.d/profiles.cfg"), PROFILES);
         let balancer = setup.confgen(&etcd).start();
-        balancer.wait_status(SERVED, "turns.test", "/", 200);
-        balancer.wait_settled(SERVED);
+        balancer.wait_status(PATIENCE, "turns.test", "/", 200);
+        balancer.wait_settled(PATIENCE);
         let certificates = certificates.into();
         Self { balancer, etcd, bare, ports, certificates, _apps: apps, _speakers: speakers }
     }
@@ -172,28 +171,18 @@ impl Scene {
 
     /// A server's columns of `show stat` by their names.
     pub fn stat(&self, backend: &str, server: &str) -> BTreeMap<String, String> {
-        stat(&self.balancer, backend, server)
+        self.balancer.server_row(backend, server)
     }
 
     /// Waits until HAProxy says so of a server, and of its last check.
     #[track_caller]
     pub fn wait_check(&self, backend: &str, server: &str, status: &str, check: &str) {
-        until(SERVED, &format!("{backend}/{server}: {status} {check}"), || {
+        until(PATIENCE, &format!("{backend}/{server}: {status} {check}"), || {
             let row = self.stat(backend, server);
             let seen = (row["status"].as_str(), row["check_status"].as_str());
             if seen == (status, check) { Ok(()) } else { Err(format!("{seen:?}")) }
         });
     }
-}
-
-/// A server's columns of `show stat` by their names.
-pub fn stat(balancer: &Balancer, backend: &str, server: &str) -> BTreeMap<String, String> {
-    let table = balancer.ask("show stat");
-    let mut rows = table.lines().map(|line| line.trim_start_matches("# ").split(',').collect::<Vec<_>>());
-    let names = rows.next().unwrap();
-    let row = rows.find(|row| row[0] == backend && row[1] == server);
-    let row = row.unwrap_or_else(|| panic!("no {backend}/{server} in\n{table}"));
-    names.into_iter().zip(row).map(|(name, value)| (name.to_owned(), value.to_owned())).collect()
 }
 
 /// An upstream's id and record, of its name and what is said of it.
@@ -222,8 +211,4 @@ fn speakers(authority: &Authority) -> Speakers {
         Speaker::new("nameless", "").tls(&nameless),
         Speaker::new("open", "").tls(&own),
     ])
-}
-
-pub fn loopback() -> SocketAddr {
-    SocketAddr::from(([127, 0, 0, 1], free_port()))
 }

@@ -6,9 +6,9 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use lab::http::Request;
-use lab::{light, until};
+use lab::{PATIENCE, light, until};
 
-use super::scene::{SCENE, SERVED};
+use super::scene::SCENE;
 
 /// How often each upstream answers.
 fn counts(answers: impl Iterator<Item = String>) -> BTreeMap<String, usize> {
@@ -55,11 +55,11 @@ fn the_fewest_connections() {
         let slow = thread::spawn(move || Request::get("fewest.test", "/slow?ms=3000").send(address).unwrap());
         let backend = format!("{kind}-fewest");
         let is_busy = |server: &str| SCENE.stat(&backend, server)["scur"] != "0";
-        let busy = until(SERVED, "a request under way", || ["one", "two"].into_iter().find(|server| is_busy(server)));
+        let busy = until(PATIENCE, "a request under way", || ["one", "two"].into_iter().find(|server| is_busy(server)));
         let other = if busy == "one" { "two" } else { "one" };
         for _ in 0..6 {
             // A request counts for a moment longer than its client waits.
-            until(SERVED, "the last request to be over", || !is_busy(other));
+            until(PATIENCE, "the last request to be over", || !is_busy(other));
             let response = Request::get("fewest.test", "/").send(address).unwrap();
             assert_ne!(response.app(), busy, "{kind}: the one that is busy");
         }
@@ -102,9 +102,9 @@ fn a_spare_upstream_is_used_when_no_other_is_up() {
         }
         let key = format!("{kind}-services/spare/overrides/one");
         SCENE.etcd.put(&key, r#"{"state":"maint"}"#);
-        until(SERVED, "the spare one", || app().is_ok_and(|name| name == "two"));
+        until(PATIENCE, "the spare one", || app().is_ok_and(|name| name == "two"));
         SCENE.etcd.delete(&key);
-        until(SERVED, "the first one again", || app().is_ok_and(|name| name == "one"));
+        until(PATIENCE, "the first one again", || app().is_ok_and(|name| name == "one"));
     }
 }
 
@@ -132,7 +132,7 @@ fn a_recovering_upstream_starts_slowly() {
     let _turn = light();
     for backend in ["http-slow-start", "tcp-slow-start"] {
         SCENE.balancer.ask(&format!("set server {backend}/one health down"));
-        let weight = until(SERVED, "the upstream to be up again", || {
+        let weight = until(PATIENCE, "the upstream to be up again", || {
             let row = SCENE.stat(backend, "one");
             if row["status"] == "UP" {
                 row["weight"].parse::<u32>().map_err(|e| e.to_string())

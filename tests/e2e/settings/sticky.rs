@@ -6,9 +6,7 @@ use std::net::SocketAddr;
 use std::rc::Rc;
 
 use lab::http::Request;
-use lab::{App, Balancer, Etcd, Setup, light, until};
-
-use super::scene::{SERVED, loopback};
+use lab::{App, Balancer, Etcd, Ground, PATIENCE, free_address, light, until};
 
 /// So long a process of HAProxy 2.6 has to live before it tells its successor what it remembers.
 const REMEMBERS_AFTER: u64 = 6;
@@ -95,7 +93,7 @@ const BACKENDS: [&str; 4] = ["http-cookie", "http-below", "http-source", "tcp-so
 
 impl Place {
     fn new() -> Self {
-        let (etcd, tcp) = (Etcd::start(), loopback());
+        let (build, tcp) = (Ground::build(), free_address());
         for (key, value) in [
             ("http-services/cookie/domain", "cookie.test"),
             ("http-services/cookie/sticky", "cookie"),
@@ -108,10 +106,9 @@ impl Place {
             ("tcp-services/source/sticky", "source"),
             ("tcp-services/source/ports", &tcp.to_string()),
         ] {
-            etcd.put(key, value);
+            build.etcd.put(key, value);
         }
-        let balancer = Setup::new().confgen(&etcd).start();
-        balancer.wait_settled(SERVED);
+        let Ground { etcd, balancer, .. } = build.start();
         let place = Self { balancer, apps: ["one", "two", "three"].map(App::alone), tcp, etcd };
         place.announce(0, "blue");
         place.announce(1, "blue");
@@ -153,19 +150,19 @@ impl Place {
 
     fn wait_servers(&self, count: usize) {
         for backend in BACKENDS {
-            self.balancer.wait_servers(SERVED, backend, count);
+            self.balancer.wait_servers(PATIENCE, backend, count);
         }
     }
 
     /// Until the file has so many lines that say so: a restart brings what stands in it.
     fn wait_filed(&self, words: &str, count: usize) {
-        until(SERVED, &format!("{count} times `{words}` in the file"), || {
+        until(PATIENCE, &format!("{count} times `{words}` in the file"), || {
             self.balancer.file().matches(words).count() == count
         });
     }
 
     fn wait_state(&self, backend: &str, holds: impl Fn(&str) -> bool) {
-        until(SERVED, backend, || {
+        until(PATIENCE, backend, || {
             let state = self.balancer.ask(&format!("show stat {backend} 4 -1"));
             if holds(&state) { Ok(()) } else { Err(state) }
         });
@@ -173,13 +170,13 @@ impl Place {
 
     /// Restarts HAProxy once it is old enough to pass on what it remembers.
     fn restart(&self) {
-        until(SERVED, "HAProxy to be old enough", || {
+        until(PATIENCE, "HAProxy to be old enough", || {
             let info = self.balancer.ask("show info");
             let uptime = info.lines().find_map(|line| line.strip_prefix("Uptime_sec: ")?.parse::<u64>().ok());
             uptime.is_some_and(|uptime| uptime >= REMEMBERS_AFTER)
         });
         self.balancer.restart();
-        self.balancer.wait_one_haproxy(SERVED);
+        self.balancer.wait_one_haproxy(PATIENCE);
     }
 }
 

@@ -4,9 +4,9 @@ use std::io::{Read as _, Write as _};
 use std::thread;
 
 use lab::http::Request;
-use lab::light;
+use lab::{PATIENCE, light};
 
-use super::scene::{SCENE, SERVED};
+use super::scene::SCENE;
 
 /// Over TLS to the balancer, what the upstream saw of it: its answer's lines.
 #[track_caller]
@@ -86,7 +86,7 @@ fn the_proxy_protocols_version_is_the_one_said() {
         let listener = SCENE.bare[upstream].try_clone().unwrap();
         let seen = thread::spawn(move || {
             let (mut stream, _) = listener.accept().unwrap();
-            stream.set_read_timeout(Some(SERVED)).unwrap();
+            stream.set_read_timeout(Some(PATIENCE)).unwrap();
             let mut seen = Vec::new();
             // To the request's end: what is closed before it is read is reset.
             while !(seen.windows(5).any(|bytes| bytes == b"GET /") && seen.ends_with(b"\r\n\r\n")) {

@@ -3,12 +3,8 @@
 #![allow(clippy::expect_used, reason = "it may die with the place and the cause")]
 
 use std::io::{IsTerminal as _, stdout};
-use std::time::Duration;
 
-use lab::{App, Balancer, Etcd, Setup};
-
-/// From an announcement to an answer it takes a restart of HAProxy, which may wait for two seconds.
-const COMES_UP: Duration = Duration::from_secs(30);
+use lab::{App, Balancer, Etcd, PATIENCE, Setup};
 
 fn main() {
     println!("starting etcd, HAProxy, confgen and three announced apps …");
@@ -21,8 +17,8 @@ fn main() {
         App::announced("shop-2", &etcd, &shop),
         App::announced("blog-1", &etcd, &blog),
     ];
-    balancer.wait_servers(COMES_UP, "http-shop", 2);
-    balancer.wait_servers(COMES_UP, "http-blog", 1);
+    balancer.wait_servers(PATIENCE, "http-shop", 2);
+    balancer.wait_servers(PATIENCE, "http-blog", 1);
     print!("{}", words(&etcd, &balancer, &mut apps));
     // Until Ctrl-C: whatever was started ends with this process.
     loop {
