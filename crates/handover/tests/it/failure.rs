@@ -146,7 +146,7 @@ fn haproxys_own_words_are_left_for_confgen() {
 #[test]
 fn a_listener_that_its_path_no_longer_leads_to_is_not_taken_over() {
     let lab = Lab::start();
-    let stock = format!("global\n    stats socket {}/admin.sock mode 660 level admin", lab.dir.path().display());
+    let stock = format!("global\n    stats socket {}/admin.sock mode 660 level admin", lab.dir.display());
     lab.configure("second", &stock);
     lab.ctl_ok(&["restart", "haproxy"]);
     lab.until("the second serves", || lab.generation().as_deref() == Some("second"));

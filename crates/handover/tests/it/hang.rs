@@ -3,8 +3,7 @@
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
-use crate::http::get;
-use crate::lab::{Lab, stat};
+use crate::lab::{Lab, get, stat};
 
 /// Every request is answered, by the configuration of that name.
 fn assert_all_answered(lab: &Lab, generation: &str) {

@@ -8,7 +8,9 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use crate::lab::{Lab, PATIENCE};
+use lab::PATIENCE;
+
+use crate::lab::Lab;
 
 /// An app that answers `/slow` over 4 s, and everything else at once.
 pub(crate) fn serve_app() -> SocketAddr {
@@ -52,12 +54,6 @@ fn read_request(reader: &mut impl BufRead) -> std::io::Result<Option<String>> {
         path.get_or_insert_with(|| line.split(' ').nth(1).unwrap_or_default().to_owned());
     }
     Ok(None)
-}
-
-/// One request on a connection of its own; the body of a 200.
-pub(crate) fn get(address: SocketAddr, path: &str) -> Result<String, String> {
-    let mut stream = TcpStream::connect(address).map_err(|error| format!("connect: {error}"))?;
-    request(&mut stream, path, "close").map(|(body, _)| body)
 }
 
 /// The body of a 200, and whether HAProxy closes the connection behind it.

@@ -1,33 +1,31 @@
 //! A supervisord with handover and HAProxy in a directory of its own, an app behind it, and clients.
 
 use std::fs;
-use std::io::{ErrorKind, Write};
-use std::net::{SocketAddr, TcpListener};
+use std::io::ErrorKind;
+use std::net::SocketAddr;
 use std::os::unix::fs::PermissionsExt;
 use std::path::PathBuf;
-use std::process::{Child, Command, Stdio};
-use std::time::{Duration, Instant};
+use std::process::Command;
+use std::time::Duration;
 
 use haproxy::masters;
 use haproxy::runtime::Socket;
 use haproxy::supervisor::{ProcessInfo, State, Supervisord};
-use nix::sys::signal::{Signal, kill};
-use nix::unistd::Pid;
+use lab::http::Request;
+use lab::{PATIENCE, Process, Scratch, free_address, until, write};
 
-use crate::http::{get, serve_app};
-
-/// Long enough for a machine that builds something else meanwhile.
-pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
+use crate::http::serve_app;
 
 /// How long a handover of these tests waits for a successor.
 pub(crate) const LINGER: Duration = Duration::from_millis(1500);
 
 /// Everything that one test runs. Dropped, it leaves no process behind.
 pub(crate) struct Lab {
-    pub(crate) dir: tempfile::TempDir,
+    /// Each is killed with all that it started. Only the last one lives.
+    supervisords: Vec<Process>,
     pub(crate) web: SocketAddr,
     pub(crate) app: SocketAddr,
-    supervisord: Option<Child>,
+    pub(crate) dir: Scratch,
 }
 
 /// How supervisord is run.
@@ -72,8 +70,7 @@ impl Lab {
 
     /// The files and the app, without a process.
     pub(crate) fn prepare() -> Self {
-        let dir = tempfile::tempdir().unwrap();
-        Self { dir, web: free_port(), app: serve_app(), supervisord: None }
+        Self { supervisords: Vec::new(), web: free_address(), app: serve_app(), dir: Scratch::new() }
     }
 
     /// Puts the programs where a test can exchange them.
@@ -89,13 +86,13 @@ impl Lab {
     /// Puts a shell script in the place of a program.
     pub(crate) fn script(&self, program: &str, text: &str) {
         let (path, new) = (self.path("bin").join(program), self.path("bin").join("new"));
-        write!(fs::File::create(&new).unwrap(), "#!/bin/sh\n{text}\n").unwrap();
+        write(&new, format!("#!/bin/sh\n{text}\n"));
         fs::set_permissions(&new, fs::Permissions::from_mode(0o755)).unwrap();
         fs::rename(&new, &path).unwrap();
     }
 
     pub(crate) fn path(&self, name: &str) -> PathBuf {
-        self.dir.path().join(name)
+        self.dir.join(name)
     }
 
     /// The runtime socket.
@@ -110,7 +107,7 @@ impl Lab {
 
     /// The same with other options for the app's server.
     pub(crate) fn configure_server(&self, generation: &str, options: &str, more: &str) {
-        let (dir, web, app) = (self.dir.path().display(), self.web, self.app);
+        let (dir, web, app) = (self.dir.display(), self.web, self.app);
         self.write(
             "haproxy.cfg",
             &format!(
@@ -139,12 +136,12 @@ backend app
     }
 
     pub(crate) fn write(&self, name: &str, text: &str) {
-        fs::File::create(self.path(name)).unwrap().write_all(text.as_bytes()).unwrap();
+        write(self.path(name), text);
     }
 
     /// handover as a program of supervisord.
     fn program(&self, startsecs: u8) -> String {
-        let (dir, linger) = (self.dir.path().display(), LINGER.as_millis());
+        let (dir, linger) = (self.dir.display(), LINGER.as_millis());
         format!(
             "[program:haproxy]
 command={dir}/bin/handover --socket {dir}/admin.sock --linger {linger}ms --wait 10s --drain 6s -- {dir}/bin/haproxy -f {dir}/haproxy.cfg
@@ -162,7 +159,7 @@ redirect_stderr=true
 
     /// Starts supervisord with that program.
     pub(crate) fn supervise(&mut self, host: Host, program: &str) {
-        let dir = self.dir.path().display();
+        let dir = self.dir.display();
         let text = format!(
             "[unix_http_server]
 file={dir}/supervisor.sock
@@ -194,15 +191,18 @@ serverurl=unix://{dir}/supervisor.sock
                 setpriv
             }
         };
-        let child = command.arg("-c").arg(config).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
-        self.supervisord = Some(child);
+        self.supervisords.push(Process::start(&self.dir, "supervisord-output", command.arg("-c").arg(config)));
         self.until("supervisord answers", || self.path("supervisor.sock").exists());
     }
 
     /// Starts supervisord anew, after the first one was killed.
     pub(crate) fn supervise_again(&mut self) {
-        let _ = self.supervisord.take().unwrap().wait();
+        self.wait_end();
         self.supervise_program();
+    }
+
+    fn wait_end(&mut self) {
+        let _ = self.supervisords.last_mut().unwrap().wait(PATIENCE);
     }
 
     /// Has supervisord start the program, which by itself it does a second later.
@@ -211,7 +211,7 @@ serverurl=unix://{dir}/supervisor.sock
     }
 
     pub(crate) fn rpc(&self) -> Supervisord {
-        format!("unix://{}/supervisor.sock", self.dir.path().display()).parse().unwrap()
+        format!("unix://{}/supervisor.sock", self.dir.display()).parse().unwrap()
     }
 
     /// Runs supervisorctl; its exit status and what it says.
@@ -261,7 +261,7 @@ serverurl=unix://{dir}/supervisor.sock
 
     /// Every process that names this lab's directory on its command line: handovers and watchdogs too.
     pub(crate) fn everyone(&self) -> Vec<i32> {
-        let dir = self.dir.path().display().to_string();
+        let dir = self.dir.display().to_string();
         processes(|pid| {
             let line = fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
             String::from_utf8_lossy(&line).contains(&dir)
@@ -297,20 +297,15 @@ serverurl=unix://{dir}/supervisor.sock
     }
 
     /// Waits until it holds.
-    pub(crate) fn until(&self, what: &str, mut holds: impl FnMut() -> bool) {
-        let deadline = Instant::now() + PATIENCE;
-        while !holds() {
-            assert!(Instant::now() < deadline, "never: {what}\n{}", self.log());
-            std::thread::sleep(Duration::from_millis(20));
-        }
+    #[track_caller]
+    pub(crate) fn until(&self, what: &str, holds: impl FnMut() -> bool) {
+        until(2 * PATIENCE, what, holds);
     }
 
     /// Ends supervisord as an administrator would, and waits for it.
     pub(crate) fn shut_down(&mut self) {
         let _ = self.ctl(&["shutdown"]);
-        if let Some(mut child) = self.supervisord.take() {
-            let _ = child.wait();
-        }
+        self.wait_end();
     }
 
     /// Starts supervisord with the usual program, and starts that.
@@ -328,17 +323,14 @@ serverurl=unix://{dir}/supervisor.sock
 
     /// The supervisord process, or the one that stands for its namespace.
     pub(crate) fn supervisord(&self) -> i32 {
-        i32::try_from(self.supervisord.as_ref().unwrap().id()).unwrap()
+        self.supervisords.last().unwrap().pid().as_raw()
     }
 }
 
 impl Drop for Lab {
     fn drop(&mut self) {
-        for pid in self.everyone() {
-            let _ = kill(Pid::from_raw(pid), Signal::SIGKILL);
-        }
-        if let Some(mut child) = self.supervisord.take() {
-            let _ = child.wait();
+        if std::thread::panicking() {
+            eprintln!("{}", self.log());
         }
     }
 }
@@ -369,14 +361,8 @@ pub(crate) fn stat(pid: i32) -> Option<(char, i32)> {
     Some((fields.next()?.chars().next()?, fields.next()?.parse().ok()?))
 }
 
-/// The children of a process.
-pub(crate) fn children(parent: i32) -> Vec<i32> {
-    let entries = fs::read_dir("/proc").unwrap().flatten();
-    let pids = entries.filter_map(|entry| entry.file_name().to_str()?.parse().ok());
-    pids.filter(|pid| stat(*pid).is_some_and(|(_, of)| of == parent)).collect()
-}
-
-/// A free port of the loopback. It isn't held, because HAProxy must be able to bind it.
-pub(crate) fn free_port() -> SocketAddr {
-    TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap()
+/// One request on a connection of its own; the body of a 200.
+pub(crate) fn get(address: SocketAddr, path: &str) -> Result<String, String> {
+    let answer = Request::get("lab", path).send(address).map_err(|error| error.to_string())?;
+    if answer.status == 200 { Ok(answer.body) } else { Err(answer.status.to_string()) }
 }

@@ -2,8 +2,10 @@
 
 use haproxy::runtime::Command;
 
-use crate::http::{Load, SLOW_LINES, get};
-use crate::lab::{Host, Lab, children, stat};
+use lab::{Pid, children};
+
+use crate::http::{Load, SLOW_LINES};
+use crate::lab::{Host, Lab, get, stat};
 
 #[test]
 fn restarts_lose_nothing_and_leave_one_haproxy() {
@@ -21,7 +23,7 @@ fn restarts_lose_nothing_and_leave_one_haproxy() {
     let (code, status) = lab.ctl(&["status", "haproxy"]);
     assert!(code == 0 && status.contains("RUNNING"), "{status}");
     lab.shut_down();
-    assert_eq!(lab.everyone(), []);
+    assert_eq!(lab.everyone(), [0; 0]);
 }
 
 #[test]
@@ -62,7 +64,9 @@ fn a_signal_hands_over_in_place() {
     assert_eq!(lab.handover(), Some(handover), "the same process all along");
     lab.until("the old one ends, and is reaped", || {
         lab.haproxys().len() == 2
-            && children(handover).iter().all(|pid| stat(*pid).is_some_and(|(state, _)| state != 'Z'))
+            && children(Pid::from_raw(handover))
+                .iter()
+                .all(|pid| stat(pid.as_raw()).is_some_and(|(state, _)| state != 'Z'))
     });
 }
 
@@ -81,7 +85,7 @@ fn a_worker_that_hides_its_mark_is_known_by_its_master() {
 #[ignore = "needs namespaces of its own: make test runs it where it may make them"]
 fn in_a_container_nothing_is_left_behind() {
     let mut lab = Lab::start_in(Host::Container, 1);
-    let supervisord = children(lab.supervisord())[0];
+    let supervisord = children(Pid::from_raw(lab.supervisord()))[0];
     for generation in ["second", "third"] {
         lab.configure(generation, "");
         lab.ctl_ok(&["restart", "haproxy"]);
@@ -90,7 +94,7 @@ fn in_a_container_nothing_is_left_behind() {
     // The namespace's first process reaps orphans.
     lab.until("no zombie is left", || {
         lab.haproxys().len() == 2
-            && children(supervisord).iter().all(|pid| stat(*pid).is_none_or(|(state, _)| state != 'Z'))
+            && children(supervisord).iter().all(|pid| stat(pid.as_raw()).is_none_or(|(state, _)| state != 'Z'))
     });
     // What runs outside of the namespace isn't concerned, though it sees the marks, and the directory.
     lab.handover_stop();

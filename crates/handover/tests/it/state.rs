@@ -2,7 +2,9 @@
 
 use haproxy::runtime::{Operation, ServerState};
 
-use crate::lab::{Lab, free_port};
+use lab::free_address;
+
+use crate::lab::Lab;
 
 fn server(lab: &Lab, backend: &str) -> ServerState {
     let state = lab.socket().show_servers_state().unwrap();
@@ -22,7 +24,7 @@ fn command(lab: &Lab, line: &str) {
 #[test]
 fn states_are_kept_and_ports_are_not() {
     let lab = Lab::start();
-    let (dead, moved, moves_to) = (free_port(), free_port(), free_port());
+    let (dead, moved, moves_to) = (free_address(), free_address(), free_address());
     let more = |moving: std::net::SocketAddr, dead_options: &str| {
         format!(
             "backend dead\n    server s {dead} {dead_options}\nbackend heavy\n    server s {dead} weight 10\n\

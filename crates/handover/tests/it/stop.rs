@@ -4,8 +4,8 @@ use std::time::{Duration, Instant};
 
 use haproxy::supervisor::State;
 
-use crate::http::{Load, SLOW_LINES, get};
-use crate::lab::{LINGER, Lab};
+use crate::http::{Load, SLOW_LINES};
+use crate::lab::{LINGER, Lab, get};
 
 #[test]
 fn a_stop_ends_serving_after_the_linger() {
@@ -63,6 +63,6 @@ fn supervisords_end_is_a_drain() {
     lab.until("nobody new is served", || lab.generation().is_none());
     lab.shut_down();
     assert_eq!(download.join().unwrap(), Ok("slow\n".repeat(SLOW_LINES)));
-    assert_eq!(lab.everyone(), []);
+    assert_eq!(lab.everyone(), [0; 0]);
     assert_eq!(lab.master_sockets(), 0);
 }
