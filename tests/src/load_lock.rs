@@ -92,9 +92,9 @@ pub fn light() -> Turn {
 }
 
 /// Waits for the turn of a test that works one core at times, and whose figures are right beside others too: counts, not times.
-/// It takes half of the shares.
+/// It takes a third of the shares.
 pub fn medium() -> Turn {
-    wait_for_shares(count_shares() / 2)
+    wait_for_shares(count_shares() / 3)
 }
 
 /// Waits for the turn of a test that has the machine to itself: loads side by side measure each other.
