@@ -16,6 +16,7 @@ mod quarantine;
 mod records;
 mod rejected;
 mod resolve;
+mod saved_changes;
 mod servers;
 mod service;
 mod service_input;
@@ -33,7 +34,7 @@ use crate::desired::domain_allowlist::DomainAllowlist;
 use crate::store::removal_guard::{RetainedUpstream, UpstreamCounts, UpstreamRemoval};
 
 pub use explain::{ServiceExplanation, UpstreamExplanation};
-pub use last_known_good::LastKnownGood;
+pub use last_known_good::{LastKnownGood, LastKnownGoodChange};
 pub use servers::{Server, ServerState};
 pub use service::{DesiredService, Preview, Route};
 #[cfg(test)]

@@ -22,9 +22,9 @@ use crate::operator_files::validate::Rejection;
 use crate::render::restart_needed::ConfigFingerprint;
 use crate::render::view::{Site, View};
 use crate::render::{Rendered, render_config};
-use crate::state_dir::{StagedFile, StateDir, exchange_file, stage_file};
+use crate::state_dir::{SavedState, StagedFile, StateDir, exchange_file, stage_file};
 use crate::store::removal_guard::PersistedUpstream;
-use crate::store::{PersistedStore, RetainedKeys, StoreRevision};
+use crate::store::{RetainedKeys, StoreRevision};
 use blame::StagedTrial;
 
 /// The outcome of one publication.
@@ -154,10 +154,13 @@ impl Publication {
         // The state comes before haproxy.cfg. So no claim in a file is forgotten if confgen ends in between.
         let heard =
             StoreRevision { revision: self.newest_revision.max(self.store_revision.revision), ..self.store_revision };
-        let mut stored = PersistedStore::from_entries(self.desired.entries(), heard)
-            .with_retained_keys(RetainedKeys::clone(&self.retained_keys));
-        (stored.kept, stored.lost) = (self.retained_upstreams.clone(), self.removed_upstreams.clone());
-        self.state_dir.save_state(&self.desired.to_last_known_good(), &stored)?;
+        self.state_dir.save_state(SavedState {
+            desired: self.desired.clone(),
+            position: heard,
+            held: Arc::clone(&self.retained_keys),
+            kept: self.retained_upstreams.clone(),
+            lost: self.removed_upstreams.clone(),
+        })?;
         Ok((rendered, self.pending_edits()))
     }
 

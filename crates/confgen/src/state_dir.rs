@@ -1,12 +1,15 @@
-//! haproxy.cfg and the files below `--state-dir`. Each is replaced whole or not at all. This module doesn't decide what they hold.
+//! haproxy.cfg and the files below `--state-dir`. Each is replaced whole or not at all, except that the journal grows. This module
+//! doesn't decide what they hold.
 
 mod atomic_file;
+mod journal;
 mod lock;
+mod state_file;
 
 use std::fs::{self, File};
 use std::io;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use nix::fcntl::Flock;
@@ -23,6 +26,8 @@ pub(crate) use atomic_file::{
     StagedFile, check_replaceable, exchange_file, remove_leftovers, replace_file, stage_file,
 };
 use atomic_file::{parent_dir, persist_file};
+pub use state_file::SavedState;
+use state_file::StateFile;
 
 /// A file that could not be read, written or replaced.
 #[derive(Debug, thiserror::Error)]
@@ -46,6 +51,8 @@ pub struct StateDir {
     /// Clones share the lock. `None` for `render` and `diff`, which write nothing.
     #[expect(dead_code, reason = "the lock ends with its last holder, and has no other use")]
     lock: Option<Arc<Flock<File>>>,
+    /// Clones share it, so that each knows what the others wrote.
+    state: Arc<Mutex<StateFile>>,
 }
 
 /// A haproxy.cfg beside its place, not yet committed. Its maps are in their place already.
@@ -55,11 +62,6 @@ pub struct StagedConfig {
 
 /// The generation's fingerprints, beside its maps.
 const FINGERPRINT: &str = "structure.json";
-
-/// The last known good values, and the owners of claims.
-const MEMORY: &str = "memory.json";
-/// The services' keys, and the upstreams that are retained.
-const STORE: &str = "store.json";
 
 /// The operator's files as HAProxy accepted them last.
 const OPERATOR: &str = "operator.json";
@@ -99,7 +101,8 @@ impl StateDir {
     pub fn open_read_only(cfg: &Path, state_dir: &Path) -> Self {
         // A rename would replace a link, so the file that it leads to is replaced instead.
         let cfg = cfg.canonicalize().unwrap_or_else(|_| cfg.to_owned());
-        Self { cfg, state_dir: state_dir.to_owned(), lock: None }
+        let state = Arc::new(Mutex::new(StateFile::new(state_dir)));
+        Self { cfg, state_dir: state_dir.to_owned(), lock: None, state }
     }
 
     /// The content of haproxy.cfg. `None` without a file.
@@ -162,24 +165,24 @@ impl StateDir {
         Ok(())
     }
 
-    /// The saved values and claims. Empty without a file, and if the file can't be parsed. That file is put aside then.
-    pub fn load_last_known_good(&self) -> Result<LastKnownGood, Error> {
-        load_json(&self.state_dir.join(MEMORY))
+    /// The saved good values and claims, and the saved replica of the store. Empty without a file. A file that can't be parsed is
+    /// put aside.
+    pub fn load_state(&self) -> Result<(LastKnownGood, PersistedStore), Error> {
+        self.lock_state().load()
     }
 
-    /// The saved replica of the store, in the same way.
-    pub fn load_store(&self) -> Result<PersistedStore, Error> {
-        load_json(&self.state_dir.join(STORE))
-    }
-
-    /// Both, for `render` and `diff`. Empty if a file can't be read. Nothing is put aside.
+    /// Both, for `render` and `diff`. Empty if the file can't be read. Nothing is put aside.
     pub fn load_leniently(&self) -> (LastKnownGood, PersistedStore) {
-        (load_json_leniently(&self.state_dir.join(MEMORY)), load_json_leniently(&self.state_dir.join(STORE)))
+        self.lock_state().load_leniently()
     }
 
-    pub fn save_state(&self, memory: &LastKnownGood, stored: &PersistedStore) -> Result<(), Error> {
-        save_json(&self.state_dir.join(MEMORY), memory)?;
-        save_json(&self.state_dir.join(STORE), stored)
+    /// Saves what changed since the last call. After a crash at any moment, the next start finds this state or the previous one.
+    pub fn save_state(&self, state: SavedState) -> Result<(), Error> {
+        self.lock_state().save(state)
+    }
+
+    fn lock_state(&self) -> MutexGuard<'_, StateFile> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// The operator's files as HAProxy accepted them last. `None` if that isn't known.
@@ -193,9 +196,9 @@ impl StateDir {
 
     /// Removes the temporary files and trials that a killed confgen left.
     fn remove_temporaries(&self) -> Result<(), Error> {
-        let kept = [MEMORY, STORE, OPERATOR].map(|name| self.state_dir.join(name));
-        for place in kept.iter().chain([&self.cfg]) {
-            remove_leftovers(place)?;
+        let kept = StateFile::names().into_iter().chain([OPERATOR]).map(|name| self.state_dir.join(name));
+        for place in kept.chain([self.cfg.clone()]) {
+            remove_leftovers(&place)?;
         }
         let entries = fs::read_dir(&self.state_dir).map_err(io_error("list", &self.state_dir))?.flatten();
         let trials = entries.filter(|entry| entry.file_name().to_string_lossy().starts_with(TRIAL));
@@ -294,18 +297,5 @@ mod tests {
         assert!(!keys.exists(), "an earlier confgen's copies of private keys");
         disk.commit(disk.stage_config(&rendered("0123456789abcdef", "new")).unwrap()).unwrap();
         assert_eq!(fs::metadata(&cfg).unwrap().mode() & 0o7777, 0o604);
-    }
-
-    #[test]
-    fn a_broken_memory_is_put_aside() {
-        let dir = tempfile::tempdir().unwrap();
-        let disk = StateDir::open(&dir.path().join("haproxy.cfg"), dir.path()).unwrap();
-        replace_file(&dir.path().join("memory.json"), b"{\"good\":", 0o600).unwrap();
-        replace_file(&dir.path().join("store.json"), b"[7]", 0o600).unwrap();
-        assert_eq!((disk.load_last_known_good().unwrap(), disk.load_store().unwrap()), Default::default());
-        assert!(dir.path().join("memory.json.broken").exists() && dir.path().join("store.json.broken").exists());
-        disk.save_state(&LastKnownGood::default(), &PersistedStore::default()).unwrap();
-        assert!(dir.path().join("store.json").exists());
-        assert_eq!((disk.load_last_known_good().unwrap(), disk.load_store().unwrap()), Default::default());
     }
 }

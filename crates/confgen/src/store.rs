@@ -17,7 +17,7 @@ use crate::store::address_owners::UpstreamRef;
 use crate::store::removal_guard::parse_graceful_removal;
 
 pub use discovery::StoreRevision;
-pub use persisted::PersistedStore;
+pub use persisted::{PersistedStore, StoreChange};
 pub use reset::RetainedKeys;
 pub use reset_event::ResetEvent;
 
@@ -89,7 +89,7 @@ impl StoreReplica {
         let (store_revision, mut retained) = (stored.position, std::mem::take(&mut stored.held));
         let topology = stored.into_topology();
         let keys: BTreeSet<&str> = topology.entries().map(|entry| entry.key.as_str()).collect();
-        // An edited store.json may name a retained key without an entry.
+        // An edited state.json may name a retained key without an entry.
         retained.retain(|key| keys.contains(key));
         Self {
             topology: Arc::new(topology),
@@ -319,7 +319,7 @@ impl StoreReplica {
 }
 
 /// Builds the topology of a listing. Keys and values that are longer than what is read are dropped or cut: 60 rejected values of
-/// 1.4 MB each once stood whole in memory and in store.json.
+/// 1.4 MB each once stood whole in memory and on disk.
 fn build_topology(entries: &[Entry]) -> Topology {
     let mut topology = Topology::default();
     for entry in entries.iter().filter(|entry| entry.key.len() <= LONGEST_KEY) {

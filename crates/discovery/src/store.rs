@@ -38,7 +38,7 @@ impl Entry {
     /// not.
     #[must_use]
     pub fn with_bounded_value(self) -> Self {
-        // confgen keeps every entry in memory and in store.json. 60 refused values of 1.4 MB were 84 MB in both.
+        // confgen keeps every entry in memory and on disk. 60 refused values of 1.4 MB were 84 MB in both.
         let is_setting = matches!(self.key.parse(), Ok(Key::Setting { .. }));
         let limit = if is_setting { LONGEST_SETTING } else { LONGEST_RECORD };
         let length = value_length(&self.value);

@@ -35,7 +35,7 @@ impl Reconciler {
         let state_dir = StateDir::open(&options.haproxy_cfg, &options.state_dir)?;
         match Self::load_local_files(&options) {
             Ok((hash, files)) => {
-                let persisted = (state_dir.load_last_known_good()?, state_dir.load_store()?);
+                let persisted = state_dir.load_state()?;
                 let mut reconciler = Self::new(options, lease_lookup, state_dir, hash, files, persisted)?;
                 match reconciler.restore_operator_files() {
                     Err(error) if is_disk_full(&error) => {

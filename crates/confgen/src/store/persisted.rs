@@ -1,5 +1,7 @@
-//! The replica in `store.json`: confgen serves it while etcd can't be reached, and compares the first listing with it. Pure. Its
+//! The replica in `state.json`: confgen serves it while etcd can't be reached, and compares the first listing with it. Pure. Its
 //! values are checked like those of the store, because the file may have been edited.
+
+use std::collections::BTreeMap;
 
 use discovery::{Entry, Topology};
 use serde::{Deserialize, Serialize};
@@ -20,6 +22,37 @@ pub struct PersistedStore {
     /// The upstreams that lost their keys within the last hour and are not retained.
     pub lost: Vec<PersistedUpstream>,
     entries: Vec<PersistedEntry>,
+}
+
+/// The changes of a persisted store since it was written last. `None` is a part without a change.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct StoreChange {
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub position: Option<StoreRevision>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub held: Option<RetainedKeys>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub kept: Option<Vec<PersistedUpstream>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub lost: Option<Vec<PersistedUpstream>>,
+    /// Keys that were written, with their whole entries.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    written: Vec<PersistedEntry>,
+    /// Keys that are gone.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    removed: Vec<String>,
+}
+
+impl StoreChange {
+    /// The change of these keys alone: those that were written, and those that are gone. No key is in both.
+    pub fn from_entries<'a>(
+        written: impl IntoIterator<Item = &'a Entry>,
+        removed: impl IntoIterator<Item = &'a str>,
+    ) -> Self {
+        let written = written.into_iter().map(PersistedEntry::from).collect();
+        Self { written, removed: removed.into_iter().map(str::to_owned).collect(), ..Self::default() }
+    }
 }
 
 /// An entry of the store, with its value as readable as possible.
@@ -53,6 +86,26 @@ impl PersistedStore {
     #[must_use]
     pub fn with_retained_keys(self, held: RetainedKeys) -> Self {
         Self { held, ..self }
+    }
+
+    /// The store after these changes, in their order. The order of its entries is that of their keys then.
+    #[must_use]
+    pub fn apply_changes(mut self, changes: impl IntoIterator<Item = StoreChange>) -> Self {
+        let mut entries: BTreeMap<String, PersistedEntry> =
+            self.entries.into_iter().map(|entry| (entry.key.clone(), entry)).collect();
+        for change in changes {
+            let StoreChange { position, held, kept, lost, written, removed } = change;
+            self.position = position.or(self.position);
+            self.held = held.unwrap_or(self.held);
+            self.kept = kept.unwrap_or(self.kept);
+            self.lost = lost.unwrap_or(self.lost);
+            for key in &removed {
+                entries.remove(key);
+            }
+            entries.extend(written.into_iter().map(|entry| (entry.key.clone(), entry)));
+        }
+        self.entries = entries.into_values().collect();
+        self
     }
 
     /// Parses the keys anew. An older confgen may have written values without a bound on their length.

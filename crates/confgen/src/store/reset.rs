@@ -17,7 +17,7 @@ use crate::store::address_owners::{AddressOwners, UpstreamRef, address_was_reass
 #[serde(default)]
 pub struct RetainedKeys {
     keys: BTreeSet<String>,
-    /// The owners, before the reset, of the addresses of retained upstreams. store.json calls them `bore`.
+    /// The owners, before the reset, of the addresses of retained upstreams. state.json calls them `bore`.
     #[serde(rename = "bore")]
     previous_owners: AddressOwners,
     /// The reset store, as of the listing that showed the reset.
@@ -100,7 +100,7 @@ impl RetainedKeys {
     /// Releases the keys for which `stays` is false.
     pub fn retain(&mut self, stays: impl Fn(&str) -> bool) {
         self.keys.retain(|key| stays(key));
-        // The owners may be thousands, and store.json would keep them for nothing.
+        // The owners may be thousands, and state.json would keep them for nothing.
         if self.keys.is_empty() {
             self.previous_owners.clear();
         }

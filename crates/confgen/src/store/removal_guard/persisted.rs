@@ -1,4 +1,4 @@
-//! The removal guard's part of `store.json`. Pure: the caller tells the time.
+//! The removal guard's part of `state.json`. Pure: the caller tells the time.
 
 use std::collections::BTreeSet;
 use std::time::{Duration, Instant, SystemTime};
@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 use super::{ClusterRevision, Elapsed, Loss, MAX_LOSSES, RemovalGuard, Retention, UpstreamRemoval};
 use crate::store::address_owners::UpstreamRef;
 
-/// An upstream that is retained, or that was lost, as `store.json` has it.
+/// An upstream that is retained, or that was lost, as `state.json` has it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct PersistedUpstream {
     service: ServiceId,
