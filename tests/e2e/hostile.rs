@@ -278,28 +278,30 @@ fn normal(file: &str) -> String {
     file.replace(stamp, "GENERATION")
 }
 
-/// The lines from the first service's section on, in two: those of sections that are no service's, and the others.
+/// The lines in two: those of sections that no service has a part in, and those of services and of their shapes.
 fn ours_and_theirs(file: &str) -> (Vec<&str>, Vec<&str>) {
-    let (_, sections) = file.split_once("\n\n# ").unwrap();
-    let mut is_ours = false;
-    // The first one is a comment: its `#` went with the split.
-    sections.lines().skip(1).partition(|line| {
+    let mut is_ours = true;
+    file.lines().partition(|line| {
         if !line.is_empty() && !line.starts_with([' ', '#']) {
-            let name = line.split(' ').nth(1);
-            is_ours = *line == "defaults" || name.is_some_and(|name| name.starts_with("discover-"));
+            let words: Vec<&str> = line.split(' ').collect();
+            is_ours = match words.as_slice() {
+                ["defaults", _, "from", ..] => false,
+                [_, name, ..] => name.starts_with("discover-"),
+                _ => true,
+            };
         }
         is_ours && !line.starts_with('#')
     })
 }
 
-/// What stands before the first service's section and is no service's behind it, and the section of the good one.
+/// What no service has a part in, and the section of the good one.
 fn common_and_shop(file: &str) -> (String, String) {
     let file = normal(file);
-    let common: Vec<&str> = file.split("\n\n# ").next().unwrap().lines().filter(|line| !is_previews(line)).collect();
-    let common = common.join("\n") + &ours_and_theirs(&file).0.join("\n");
-    let shop = file.split("\n\n").find(|part| part.contains("backend http-shop\n")).unwrap();
+    let common: Vec<&str> =
+        ours_and_theirs(&file).0.into_iter().filter(|line| !line.is_empty() && !is_previews(line)).collect();
+    let shop = file.split("\n\n").find(|part| part.contains("backend http-shop from ")).unwrap();
     // The comment above it names its hosts, which the marks change.
-    (common, shop.lines().filter(|line| !line.starts_with('#')).collect::<Vec<_>>().join("\n"))
+    (common.join("\n"), shop.lines().filter(|line| !line.starts_with('#')).collect::<Vec<_>>().join("\n"))
 }
 
 fn is_name(text: &str) -> bool {
@@ -347,7 +349,9 @@ fn assert_known(line: &str) {
     let known = match words.as_slice() {
         [] => true,
         [first, ..] if first.starts_with('#') => line.starts_with("# "),
-        ["backend" | "listen", name] => !line.starts_with(' ') && is_name(name),
+        ["backend" | "listen" | "defaults", name, "from", parent] => {
+            !line.starts_with(' ') && is_name(name) && is_name(parent)
+        }
         ["server", name, address, options @ ..] => {
             let mut options = options.iter();
             let mut fine = is_name(name) && address.parse::<SocketAddr>().is_ok_and(|address| address.port() > 0);
@@ -369,7 +373,6 @@ fn assert_known(line: &str) {
         ["dynamic-cookie-key", name] => is_name(name),
         ["http-check", "send", "meth", method, "uri", _, ..] => ["GET", "HEAD", "OPTIONS"].contains(method),
         ["http-check", "expect", "status", status] => is_name(status),
-        ["http-request", "set-header", "X-Discover-Color", color] => is_name(color),
         ["http-request" | "tcp-request" | "http-response", ..] => {
             TEMPLATE.contains(&line.trim()) || line.contains("Strict-Transport-Security")
         }
@@ -381,7 +384,8 @@ fn assert_known(line: &str) {
     assert!(known, "no line of ours: {line:?}");
 }
 
-const TEMPLATE: [&str; 6] = [
+const TEMPLATE: [&str; 7] = [
+    "http-request set-header X-Discover-Color %[be_name,regsub(^.*:preview-,)]",
     "http-request deny unless previewed",
     "http-request deny unless allowed",
     "tcp-request content reject unless allowed",

@@ -343,7 +343,7 @@ fn a_service_that_a_file_names_leaves_an_empty_section() {
     balancer.restart();
     balancer.wait_settled(PATIENCE);
     assert_eq!(ask(own, "/").status, 503);
-    assert!(balancer.file().contains("\nbackend http-aa\n"), "{}", balancer.file());
+    assert!(balancer.file().contains("\nbackend http-aa from discover-http\n"), "{}", balancer.file());
 
     // It comes back.
     etcd.http_service("aa", "aa.test", &[&app]);

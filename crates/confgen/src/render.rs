@@ -6,6 +6,7 @@ mod invariants;
 pub(crate) mod restart_needed;
 mod section;
 pub(crate) mod server_options;
+pub(crate) mod shape;
 pub(crate) mod stats_hash;
 pub(crate) mod view;
 
@@ -20,6 +21,7 @@ use crate::render::error_pages::ErrorPages;
 use crate::render::error_pages::HttpErrorLine;
 use crate::render::invariants::check_invariants;
 use crate::render::restart_needed::ConfigFingerprint;
+use crate::render::shape::list_shapes;
 use crate::render::view::{Maps, Section, Site, Stub, View};
 
 /// One generation: the files of a haproxy.cfg.
@@ -41,13 +43,17 @@ struct HaproxyCfg<'a> {
     view: &'a View<'a>,
     site: &'a Site,
     sections: Sections<'a>,
-    maps: String,
+    maps: &'a str,
     generation_id: &'a str,
 }
 
 /// The services' sections, in the order of the file. Without them the template renders the common part.
 #[derive(Clone, Copy, Default)]
 struct Sections<'a> {
+    /// The shapes of HTTP backends.
+    http_shapes: &'a [String],
+    /// The shapes of backends that pass TLS through.
+    tcp_shapes: &'a [String],
     http: &'a [Section<'a>],
     passthrough: &'a [Section<'a>],
     tcp: &'a [Section<'a>],
@@ -75,7 +81,7 @@ impl HaproxyCfg<'_> {
     }
 
     fn error_pages(&self) -> Vec<HttpErrorLine> {
-        self.site.pages.http_error_lines(&self.maps)
+        self.site.pages.http_error_lines(self.maps)
     }
 }
 
@@ -89,13 +95,20 @@ pub fn render_config(
     let maps = state_dir.join(&generation_id).display().to_string();
     check_invariants(view);
     let View { http, passthrough, tcp, stubs, lingers, .. } = view;
-    let cfg = render_file(view, Sections { http, passthrough, tcp, stubs, lingers: *lingers }, maps, &generation_id)?;
+    let shapes = list_shapes(http.iter().chain(passthrough), view.site)?;
+    let texts = |base: &str| -> Vec<String> {
+        let of_base = shapes.iter().filter(|(name, _)| name.starts_with(base));
+        of_base.map(|(_, text)| text.replace(shape::MAPS, &maps)).collect()
+    };
+    let (http_shapes, tcp_shapes) = (&texts(shape::HTTP)[..], &texts(shape::TCP)[..]);
+    let sections = Sections { http_shapes, tcp_shapes, http, passthrough, tcp, stubs, lingers: *lingers };
+    let cfg = render_file(view, sections, &maps, &generation_id)?;
     Ok(Rendered {
         generation_id,
         cfg,
         maps: view.maps.clone(),
         pages: Arc::clone(&view.site.pages),
-        fingerprint: fingerprint.clone(),
+        fingerprint: ConfigFingerprint { shapes, ..fingerprint.clone() },
     })
 }
 
@@ -103,10 +116,10 @@ pub fn render_config(
 pub fn render_frame(view: &View) -> Result<String, askama::Error> {
     // The file has the `defaults` for TCP only with such a service or with passthrough, and this text has no TCP section.
     let tcp = if view.tcp.is_empty() { "" } else { "tcp" };
-    render_file(view, Sections::default(), "-".into(), tcp)
+    render_file(view, Sections::default(), "-", tcp)
 }
 
-fn render_file(view: &View, sections: Sections, maps: String, generation_id: &str) -> Result<String, askama::Error> {
+fn render_file(view: &View, sections: Sections, maps: &str, generation_id: &str) -> Result<String, askama::Error> {
     let text = HaproxyCfg { view, site: view.site, sections, maps, generation_id }.render()?;
     // HAProxy rejects a file without a line feed at its end, and Askama drops the template's.
     Ok(format!("{}\n", text.trim_end()))

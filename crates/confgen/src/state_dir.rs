@@ -126,8 +126,10 @@ impl StateDir {
     pub fn write_maps(&self, rendered: &Rendered) -> Result<(), Error> {
         let maps = self.state_dir.join(&rendered.generation_id);
         fs::create_dir_all(&maps).map_err(io_error("create", &maps))?;
-        let Maps { hosts, paths, urls, passthrough } = &rendered.maps;
-        for (name, content) in [("hosts", hosts), ("paths", paths), ("urls", urls), ("passthrough", passthrough)] {
+        let Maps { hosts, paths, urls, passthrough, checks } = &rendered.maps;
+        let maps_by_name =
+            [("hosts", hosts), ("paths", paths), ("urls", urls), ("passthrough", passthrough), ("checks", checks)];
+        for (name, content) in maps_by_name {
             replace_file(&maps.join(format!("{name}.map")), content.as_bytes(), NEW_MODE)?;
         }
         for (name, content) in rendered.pages.files() {

@@ -47,6 +47,8 @@ pub struct OperatorConfig {
     pub mentioned_services: BTreeSet<ServiceId>,
     /// Sentences for the operator about lines that confgen can't understand.
     pub remarks: Vec<String>,
+    /// The `defaults` sections with a name.
+    named_defaults: Vec<Section>,
     /// All sections but `global` and `defaults`.
     sections: Vec<Section>,
     /// One for each address, also of lines with several.
@@ -154,6 +156,12 @@ const LONGEST_QUOTE: usize = 80;
 impl LineContext<'_> {
     fn format_remark(&self, words: &str) -> String {
         format!("{}:{}: {words}", self.file, self.line)
+    }
+
+    /// The section that this line opens.
+    fn to_section(self) -> Section {
+        let source = SourceLine { section: String::new(), ..self.to_source_line(&[self.kind, self.name]) };
+        Section { source, kind: self.kind.to_owned(), name: self.name.to_owned() }
     }
 
     /// This line, of which `words` are the first words.
@@ -273,6 +281,7 @@ impl OperatorConfig {
             );
         } else if kind == "defaults" && name != "from" {
             self.profiles.extend(name.parse::<Profile>().ok());
+            self.named_defaults.push(place.to_section());
             if let [_, _, from, base] = words
                 && from.text == "from"
                 && (base.has_unknown_variable
@@ -281,8 +290,7 @@ impl OperatorConfig {
                 self.mark_server_profile(name);
             }
         } else if !["global", "defaults"].contains(&kind) {
-            let spot = SourceLine { section: String::new(), ..place.to_source_line(&[kind, name]) };
-            self.sections.push(Section { source: spot, kind: kind.to_owned(), name: name.to_owned() });
+            self.sections.push(place.to_section());
         }
     }
 

@@ -13,7 +13,8 @@ use crate::cli::Options;
 use crate::local_files::trial::{find_culprits, first_alert};
 use crate::operator_files::filled::PendingEdit;
 use crate::operator_files::validate::{
-    Rejection, Validator, join_alerts, list_with_staged, normalize_warnings, render_stub_backends, replace_staged_name,
+    CHECK_DEFAULTS, Rejection, Validator, join_alerts, list_with_staged, normalize_warnings, render_stub_backends,
+    replace_staged_name,
 };
 use crate::render::render_config;
 use crate::render::restart_needed::ConfigFingerprint;
@@ -137,7 +138,8 @@ impl<'a> StagedTrial<'a> {
         let stubs = render_stub_backends(&include.config, &|id| self.carries_tcp(id), &|name| {
             structure.sections.contains_key(name) || view.stubs.iter().any(|stub| stub.name == name)
         });
-        rendered.cfg += &stubs;
+        // Otherwise the stubs would take the last `defaults` of the file, which may have rules.
+        rendered.cfg += &format!("\n{CHECK_DEFAULTS}{stubs}");
         let staged = disk.stage_config(&rendered)?;
         Ok(match publication.checker.check_files(&self.files_with(staged.path()))? {
             CheckResult::Valid { .. } => None,

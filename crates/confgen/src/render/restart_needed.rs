@@ -3,7 +3,6 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use askama::Template;
 use discovery::{Kind, ServiceId, Tls};
 use serde::{Deserialize, Serialize};
 
@@ -38,6 +37,9 @@ pub struct ConfigFingerprint {
     /// The server blocks of filled files, by `<path>#<number>`.
     #[serde(default)]
     pub fills: BTreeMap<String, BlockFingerprint>,
+    /// The shapes in the file, by name, with their texts. Empty before the file is rendered.
+    #[serde(default)]
+    pub shapes: BTreeMap<String, String>,
 }
 
 /// The difference between the running HAProxy and the wanted one that only a restart removes.
@@ -55,26 +57,6 @@ const TEMPLATES: [&str; 3] = [
     include_str!("../../../../templates/passthrough-service.cfg"),
     include_str!("../../../../templates/tcp-service.cfg"),
 ];
-
-#[derive(Template)]
-#[template(path = "http-service.cfg")]
-struct HttpService<'a> {
-    section: Section<'a>,
-    site: &'a Site,
-}
-
-#[derive(Template)]
-#[template(path = "passthrough-service.cfg")]
-struct PassthroughService<'a> {
-    section: Section<'a>,
-}
-
-#[derive(Template)]
-#[template(path = "tcp-service.cfg")]
-struct TcpService<'a> {
-    section: Section<'a>,
-    site: &'a Site,
-}
 
 impl ConfigFingerprint {
     /// The fingerprints of a view, without filled files. `outside` are the fingerprints of the operator's files.
@@ -104,12 +86,9 @@ impl ConfigFingerprint {
         preview: Option<&Preview>,
         site: &Site,
     ) -> Result<String, askama::Error> {
-        let section = Section { id, wanted, preview, servers: &[] };
-        let text = match id.kind {
-            Kind::Http if wanted.settings.passes_through() => PassthroughService { section }.render()?,
-            Kind::Http => HttpService { section, site }.render()?,
-            Kind::Tcp => TcpService { section, site }.render()?,
-        };
+        let section = Section::without_servers(id, wanted, preview);
+        let text = section.render_text(site)?;
+        let shape = section.shape().map(|shape| shape.render_text(site)).transpose()?.unwrap_or_default();
         let settings = &wanted.settings;
         // The Runtime API changes neither a server's `backup` nor the content of a CA file.
         let backups = wanted.servers.iter().filter(|server| server.backup).map(|server| server.id.as_str().as_bytes());
@@ -117,10 +96,7 @@ impl ConfigFingerprint {
             Trust::Authority(_, authority) if settings.tls == Tls::Reencrypt => Some(authority.fingerprint.as_bytes()),
             _ => None,
         };
-        // With default settings, the section has the same text whether it passes TLS through or not: the `defaults` above it make
-        // the difference. These words can't be a backup's name, since names hold no blank.
-        let mode = settings.passes_through().then_some(&b"tls passthrough"[..]);
-        Ok(hash_parts(std::iter::once(text.as_bytes()).chain(backups).chain(authority).chain(mode)))
+        Ok(hash_parts([text.as_bytes(), shape.as_bytes()].into_iter().chain(backups).chain(authority)))
     }
 
     /// Panics in debug builds if a fingerprint belongs to no section.

@@ -1,11 +1,12 @@
 //! The values that the templates need of a section and of its servers. Pure: no I/O, no clock.
 
-use discovery::{Balance, Check, Host, HttpCheck, Networks, ServiceId, Sni, Sticky, Tls, Weight};
+use discovery::{Balance, Check, Host, HttpCheck, Kind, Networks, ServiceId, Sni, Sticky, Tls, Weight};
 
 use crate::desired::names::preview_section;
 use crate::desired::{DesiredService, Preview, Server};
 use crate::operator_files::server_words::{state_words, written_weight};
 use crate::render::server_options;
+use crate::render::shape::Part;
 use crate::render::view::Site;
 
 /// A section of a service: its own, or one for the preview of a color.
@@ -16,11 +17,13 @@ pub(crate) struct Section<'a> {
     pub(crate) preview: Option<&'a Preview>,
     /// The servers of the service or of the color. Empty for a fingerprint.
     pub(crate) servers: &'a [Server],
+    /// The lines that the templates write.
+    pub(crate) part: Part,
 }
 
 /// The service's own section, then those of its previews.
 pub(super) fn sections_of<'a>(id: &'a ServiceId, wanted: &'a DesiredService) -> impl Iterator<Item = Section<'a>> {
-    let own = Section { id, wanted, preview: None, servers: &wanted.servers };
+    let own = Section { servers: &wanted.servers, ..Section::without_servers(id, wanted, None) };
     let previews = wanted.previews.iter();
     let previews = previews.map(move |preview| Section { preview: Some(preview), servers: &preview.servers, ..own });
     std::iter::once(own).chain(previews)
@@ -32,6 +35,15 @@ pub(super) fn rows_of(networks: Option<&Networks>) -> Vec<String> {
     let all: Vec<String> = networks.iter().flat_map(|n| n.iter()).map(ToString::to_string).collect();
     // With the words before them, 16 stay far below the limit.
     all.chunks(PER_LINE).map(|row| row.join(" ")).collect()
+}
+
+impl<'a> Section<'a> {
+    /// The section as it stands in the file, but for its servers.
+    pub(super) fn without_servers(id: &'a ServiceId, wanted: &'a DesiredService, preview: Option<&'a Preview>) -> Self {
+        // HAProxy refuses a `defaults` section that takes another one with rules, and an operator's may have some (2.6 to 3.4).
+        let part = if id.kind == Kind::Tcp || wanted.settings.profile.is_some() { Part::Whole } else { Part::Own };
+        Self { id, wanted, preview, servers: &[], part }
+    }
 }
 
 impl Section<'_> {
@@ -154,6 +166,10 @@ impl Section<'_> {
 
     /// The words that all servers of the section share and the `defaults` lack. `None` if there are none.
     pub(crate) fn default_server(&self) -> Option<String> {
+        // An added server takes nothing from it, so it needs no shape of its own.
+        if self.part == Part::Shape {
+            return None;
+        }
         let mut words = Vec::new();
         match (self.wanted.settings.check == Check::Off, self.has_profile()) {
             (true, _) => words.push("no-check".to_owned()),

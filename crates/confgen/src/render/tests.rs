@@ -85,6 +85,7 @@ fn check(rendered: &Rendered, state_dir: &Path) -> CheckResult {
     put(maps.join("urls.map"), &rendered.maps.urls);
     rendered.pages.files().for_each(|(name, content)| put(maps.join(name), std::str::from_utf8(content).unwrap()));
     put(maps.join("passthrough.map"), &rendered.maps.passthrough);
+    put(maps.join("checks.map"), &rendered.maps.checks);
     put(state_dir.join("certs/default.pem"), &(key.cert.pem() + &key.signing_key.serialize_pem()));
     put(state_dir.join("ca/internal.pem"), &key.cert.pem());
     put(state_dir.join("certs/crt-list.txt"), &format!("{}\n", state_dir.join("certs/default.pem").display()));
@@ -105,6 +106,7 @@ fn scenarios_render_as_before() {
         expect_file![golden(scenario, "paths.map")].assert_eq(&rendered.maps.paths);
         expect_file![golden(scenario, "urls.map")].assert_eq(&rendered.maps.urls);
         expect_file![golden(scenario, "passthrough.map")].assert_eq(&rendered.maps.passthrough);
+        expect_file![golden(scenario, "checks.map")].assert_eq(&rendered.maps.checks);
         let quarantined: String =
             settled.quarantined_keys().iter().map(|(key, why)| format!("{key}: {why}\n")).collect();
         expect_file![golden(scenario, "quarantined")].assert_eq(&quarantined);
@@ -141,8 +143,9 @@ fn the_file_reads_as_if_written_by_hand() {
         for block in blocks(&cfg) {
             assert_sorted(scenario, &block);
         }
-        for (part, kind) in cfg.split("\ndefaults\n").flat_map(|part| ["backend ", "listen tcp-"].map(|it| (part, it)))
-        {
+        let parts = cfg.split("\ndefaults discover-tcp\n");
+        let kinds = ["defaults ", "backend ", "listen tcp-"];
+        for (part, kind) in parts.flat_map(|part| kinds.map(|kind| (part, kind))) {
             let names: Vec<_> = part.lines().filter(|line| line.starts_with(kind)).collect();
             assert!(names.is_sorted(), "{scenario}: {names:?}");
         }
@@ -191,9 +194,25 @@ fn no_default_is_restated() {
 fn each_defaults_section_names_its_algorithm() {
     for scenario in SCENARIOS {
         let cfg = std::fs::read_to_string(golden(scenario, "haproxy.cfg")).unwrap();
-        let sections: Vec<_> = blocks(&cfg).into_iter().filter(|block| block.first() == Some(&"defaults")).collect();
+        let is_base = |block: &Vec<&str>| {
+            block.first().is_some_and(|line| line.starts_with("defaults ") && !line.contains(" from "))
+        };
+        let sections: Vec<_> = blocks(&cfg).into_iter().filter(is_base).collect();
         assert!(!sections.is_empty(), "{scenario}");
         assert!(sections.iter().all(|section| section.contains(&"    balance roundrobin")), "{scenario}: {sections:?}");
+    }
+}
+
+/// A section that names no `defaults` would take the last one before it, which may have rules of a service.
+#[test]
+fn each_section_names_its_defaults() {
+    for scenario in SCENARIOS {
+        let cfg = std::fs::read_to_string(golden(scenario, "haproxy.cfg")).unwrap();
+        let opens = |line: &&str| ["frontend ", "backend ", "listen "].iter().any(|kind| line.starts_with(kind));
+        for line in cfg.lines().filter(opens) {
+            let (_, parent) = line.split_once(" from ").unwrap_or_else(|| panic!("{scenario}: {line}"));
+            assert!(cfg.contains(&format!("\ndefaults {parent}")), "{scenario}: {line}");
+        }
     }
 }
 

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use discovery::{Bind, Host, Kind, Networks, ServiceId, Sticky};
+use discovery::{Bind, Check, Host, Kind, Networks, ServiceId, Sticky};
 
 use crate::cli::Rights;
 use crate::desired::names::parse_section;
@@ -109,6 +109,8 @@ pub struct Maps {
     pub urls: String,
     /// Host or wildcard of a service with `tls passthrough` → backend.
     pub passthrough: String,
+    /// Backend → the host that its HTTP checks ask for.
+    pub checks: String,
 }
 
 /// The frontend that reads requests.
@@ -146,7 +148,7 @@ impl<'a> View<'a> {
             peers: InternalSocket::new(&site.runtime_socket, "discover-peers", owner, None),
             is_shut_in: chroot.is_some(),
             tcp,
-            maps: build_maps(desired),
+            maps: build_maps(desired, of_kind(Kind::Http)),
             default,
             acme: site
                 .acme
@@ -212,7 +214,7 @@ fn remembers_clients(id: &ServiceId, wanted: &DesiredService) -> bool {
     wanted.settings.sticky == Sticky::Source && has_section(id, wanted)
 }
 
-fn build_maps(desired: &DesiredState) -> Maps {
+fn build_maps<'a>(desired: &DesiredState, sections: impl Iterator<Item = Section<'a>>) -> Maps {
     let mut hosts: BTreeMap<String, ()> = BTreeMap::new();
     let mut paths: BTreeMap<String, String> = BTreeMap::new();
     let mut urls: Vec<(i64, String, String)> = Vec::new();
@@ -235,6 +237,8 @@ fn build_maps(desired: &DesiredState) -> Maps {
             urls.push((*since, id.to_string(), regex.to_string()));
         }
     }
+    let checks: BTreeMap<String, &Host> =
+        sections.filter_map(|section| Some((section.name(), checked_host(section.id, section.wanted)?))).collect();
     // The oldest expression comes first, so that a new service takes no request from an old one.
     urls.sort();
     // Sorted maps give the same bytes for the same store.
@@ -243,6 +247,7 @@ fn build_maps(desired: &DesiredState) -> Maps {
         paths: paths.iter().map(|(path, backend)| map_line(path, backend)).collect(),
         urls: urls.iter().map(|(_, backend, regex)| map_line(regex, backend)).collect(),
         passthrough: passthrough.iter().map(|(host, backend)| map_line(host, backend)).collect(),
+        checks: checks.iter().map(|(backend, host)| map_line(backend, host.as_str())).collect(),
     }
 }
 
@@ -253,6 +258,12 @@ fn map_line(key: &str, value: &str) -> String {
 /// The route's key in the map of paths.
 pub fn path_key(route: &Route) -> String {
     format!("{}{}", route.domain, route.path.with_boundary())
+}
+
+/// The host that the service's HTTP checks ask for. `None` if it has no such check, or no host.
+pub fn checked_host<'a>(id: &ServiceId, wanted: &'a DesiredService) -> Option<&'a Host> {
+    let is_asked = id.kind == Kind::Http && matches!(wanted.settings.check, Check::Http(_));
+    wanted.host.as_ref().filter(|_| is_asked)
 }
 
 /// The backend for the service's requests that HAProxy reads.

@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use discovery::ServiceId;
+use haproxy::runtime::Token;
 
 use super::{HaproxyControl, query_generation};
 use crate::desired::{DesiredService, DesiredState};
@@ -72,12 +73,12 @@ impl HaproxyControl {
         let Some(generation_id) = query_generation(&self.socket)? else { return Ok(None) };
         let Some(fingerprint) = disk.read_fingerprint(&generation_id) else { return Ok(None) };
         let Some(maps) = MapPaths::find_generation(&self.socket.show_maps()?, &generation_id) else { return Ok(None) };
-        let passthrough = maps.passthrough.as_ref().map(|map| self.socket.show_map(map)).transpose()?;
-        let passthrough = passthrough.unwrap_or_default();
+        let show_optional = |map: &Option<Token>| map.as_ref().map(|map| self.socket.show_map(map)).transpose();
         let listed = ListedMaps {
             hosts: self.socket.show_map(&maps.hosts)?,
             paths: self.socket.show_map(&maps.paths)?,
-            passthrough,
+            passthrough: show_optional(&maps.passthrough)?.unwrap_or_default(),
+            checks: show_optional(&maps.checks)?.unwrap_or_default(),
         };
         let state = RuntimeState::from_answers(&self.socket.show_servers_state()?, listed)
             .with_authorities(fingerprint.authorities.values().cloned())

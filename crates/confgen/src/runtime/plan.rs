@@ -18,7 +18,7 @@ use crate::desired::names::preview_prefix;
 use crate::desired::names::preview_section;
 use crate::desired::{DesiredService, Server, ServerState};
 use crate::render::server_options;
-use crate::render::view::backend_of;
+use crate::render::view::{backend_of, checked_host};
 use maps::{Entries, Maps, Routes, apply_entries, plan_map, route_key};
 pub use maps::{ListedMaps, MapPaths};
 use server::{LiveServer, parse_server_name, plan_additions, stops_requests};
@@ -79,9 +79,13 @@ impl RuntimeState {
             let seen = LiveServer { address, weight: server.weight, maint, drain, id: server.id, leaving: false };
             live.servers.entry(server.backend.clone()).or_default().insert(server.server.clone(), seen);
         }
-        let ListedMaps { hosts, paths, passthrough } = maps;
-        live.maps =
-            Maps { hosts: first_entries(hosts), paths: first_entries(paths), passthrough: first_entries(passthrough) };
+        let ListedMaps { hosts, paths, passthrough, checks } = maps;
+        live.maps = Maps {
+            hosts: first_entries(hosts),
+            paths: first_entries(paths),
+            passthrough: first_entries(passthrough),
+            checks: first_entries(checks),
+        };
         live
     }
 
@@ -167,23 +171,28 @@ impl RuntimeState {
                 removals.extend(gone.filter_map(|(name, _)| parse_server_name(&section, name)));
             }
         }
-        let Entries { hosts, paths, passthrough } = self.desired_entries(scope, services);
+        let Entries { hosts, paths, passthrough, checks } = self.desired_entries(scope, services);
+        let asked: Vec<Change> = maps.checks.iter().flat_map(|map| plan_map(&self.maps.checks, &checks, map)).collect();
+        // A server's first check needs the host.
+        let (asked, forgotten): (Vec<_>, Vec<_>) = asked.into_iter().partition(adds_entry);
         let through = maps.passthrough.iter().flat_map(|map| plan_map(&self.maps.passthrough, &passthrough, map));
         let mut entries: Vec<Change> = through.collect();
         entries.extend(plan_map(&self.maps.hosts, &hosts, &maps.hosts));
         entries.extend(plan_map(&self.maps.paths, &paths, &maps.paths));
         // A request in between must find a server. So new servers come before the routes that lead to them, and servers become
         // ready before others drain. Removed routes come last.
-        let (more, less): (Vec<_>, Vec<_>) = entries.into_iter().partition(|c| !matches!(c, Change::RemoveFromMap(..)));
+        let (more, less): (Vec<_>, Vec<_>) = entries.into_iter().partition(adds_entry);
         let (ready, out): (Vec<_>, Vec<_>) = changed.into_iter().partition(|change| !stops_requests(change));
-        let plan = Plan { changes: [added, more, ready, out, less].concat(), requeues: turns, removals };
+        let changes = [asked, added, more, ready, out, less, forgotten].concat();
+        let plan = Plan { changes, requeues: turns, removals };
         debug_assert_eq!(plan.check_invariants(), Ok(()));
         plan
     }
 
     /// Notes that HAProxy made the planned changes.
     pub fn mark_applied(&mut self, scope: Scope, services: &[(&ServiceId, Option<&DesiredService>)]) {
-        let Entries { hosts, paths, passthrough } = self.desired_entries(scope, services);
+        let Entries { hosts, paths, passthrough, checks } = self.desired_entries(scope, services);
+        apply_entries(&mut self.maps.checks, checks);
         apply_entries(&mut self.maps.hosts, hosts);
         apply_entries(&mut self.maps.paths, paths);
         apply_entries(&mut self.maps.passthrough, passthrough);
@@ -267,13 +276,21 @@ impl RuntimeState {
 
     /// The wanted map entries for each key that these services have or had.
     fn desired_entries(&self, scope: Scope, services: &[(&ServiceId, Option<&DesiredService>)]) -> Entries {
-        let Maps { hosts, paths, passthrough } = &self.maps;
+        let Maps { hosts, paths, passthrough, checks } = &self.maps;
         let mut entries = match scope {
-            Scope::All => {
-                Entries { hosts: remove_all(hosts), paths: remove_all(paths), passthrough: remove_all(passthrough) }
-            }
+            Scope::All => Entries {
+                hosts: remove_all(hosts),
+                paths: remove_all(paths),
+                passthrough: remove_all(passthrough),
+                checks: remove_all(checks),
+            },
             Scope::These => Entries::default(),
         };
+        for (id, wanted) in services {
+            let host = wanted.and_then(|wanted| checked_host(id, wanted)).map(ToString::to_string);
+            let sections = self.desired_sections(id, *wanted).into_keys();
+            entries.checks.extend(sections.map(|section| (section, host.clone())));
+        }
         let mut uses: BTreeMap<String, i64> = BTreeMap::new();
         if scope == Scope::These {
             for (host, path) in services.iter().filter_map(|(id, _)| self.routes.get(id)).flatten() {
@@ -298,7 +315,7 @@ impl RuntimeState {
             entries.hosts.insert(host.clone(), (before + change > 0).then_some(host));
         }
         for (host, path) in &self.pending_routes {
-            let Entries { hosts, paths, passthrough } = &mut entries;
+            let Entries { hosts, paths, passthrough, .. } = &mut entries;
             for (entries, key) in [(hosts, host), (paths, path), (passthrough, host)] {
                 if entries.get(key).is_some_and(Option::is_none) {
                     entries.remove(key);
@@ -327,6 +344,10 @@ impl RuntimeState {
         let leaving = servers.filter(|(_, (_, server))| server.leaving);
         leaving.filter_map(|(section, (name, _))| parse_server_name(section, name)).collect()
     }
+}
+
+fn adds_entry(change: &Change) -> bool {
+    !matches!(change, Change::RemoveFromMap(..))
 }
 
 /// The first entry of each key.

@@ -28,6 +28,8 @@ pub struct OwnEndpoints {
 /// The names of the generated file's own frontends and backends, in each of its forms.
 const PROXIES: [&str; 5] =
     ["discover-web", "discover-tls", "discover-stats", "discover-passthrough", "discover-terminated"];
+/// The beginnings of the names of the generated file's `defaults` sections.
+const DEFAULTS: [&str; 2] = ["discover-http", "discover-tcp"];
 const OTHERS: [(&str, &str); 2] = [("userlist", "discover-stats"), ("peers", "discover-sticky")];
 
 /// The beginnings of the names of `render::internal_sockets`, beside the Runtime API's socket or in the chroot.
@@ -39,7 +41,8 @@ pub(super) fn find_conflicts(
     own: &OwnEndpoints,
     real: &dyn Fn(&Path) -> PathBuf,
 ) -> Vec<String> {
-    let mut found: Vec<String> = operator.sections.iter().filter_map(find_name_conflict).collect();
+    let sections = operator.sections.iter().chain(&operator.named_defaults);
+    let mut found: Vec<String> = sections.filter_map(find_name_conflict).collect();
     found.extend(operator.directives.iter().filter_map(|(source, words)| {
         let words: Vec<&str> = words.iter().map(String::as_str).collect();
         find_directive_conflict(&words, &own.state_file).map(|why| format!("{source}: {why}"))
@@ -67,7 +70,13 @@ fn find_name_conflict(section: &super::Section) -> Option<String> {
     if let Some(why) = find_section_conflict(kind) {
         return Some(format!("{source}: {why}"));
     }
-    let is_taken = if is_proxy_kind(kind) { PROXIES.contains(&name.as_str()) } else { OTHERS.contains(&(kind, name)) };
+    let is_taken = match kind.as_str() {
+        "defaults" => DEFAULTS.iter().any(|base| {
+            name.strip_prefix(base).is_some_and(|rest| matches!(rest.as_bytes().first(), None | Some(b'-')))
+        }),
+        kind if is_proxy_kind(kind) => PROXIES.contains(&name.as_str()),
+        kind => OTHERS.contains(&(kind, name)),
+    };
     is_taken.then(|| format!("{source}: the generated file has a section of this name. Rename yours"))
 }
 
@@ -327,9 +336,11 @@ mod tests {
         let refused =
             found("frontend discover-web\nlisten discover-stats\nuserlist discover-stats\npeers discover-sticky\n");
         assert_eq!(refused.len(), 4, "{refused:?}");
+        let shapes = found("defaults discover-http\ndefaults discover-tcp-leastconn from other\n");
+        assert_eq!(shapes.len(), 2, "{shapes:?}");
         let words = "mine.cfg:1: `frontend discover-web`: the generated file has a section of this name. Rename yours";
         assert_eq!(refused[0], words);
-        let fine = "frontend http-in\nbackend tcp-x\ndefaults http-fast\nfrontend discovery\nfrontend discover-mine\n\
+        let fine = "frontend http-in\nbackend tcp-x\ndefaults http-fast\ndefaults discover-https\nfrontend discovery\nfrontend discover-mine\n\
                     userlist discover-web\npeers discover-stats\ncache discover-web\n";
         assert_eq!(found(fine), Vec::<String>::new());
         assert!(found("program p\n  command x\n")[0].contains("supervisord"));

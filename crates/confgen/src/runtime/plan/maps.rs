@@ -16,6 +16,8 @@ pub(super) struct Maps<V> {
     pub paths: BTreeMap<String, V>,
     /// Host or wildcard whose TLS is passed through → section.
     pub passthrough: BTreeMap<String, V>,
+    /// Section → the host that its HTTP checks ask for.
+    pub checks: BTreeMap<String, V>,
 }
 
 /// The maps' contents as HAProxy lists them. A key may be there twice, because `add map` doesn't look for an old one.
@@ -27,6 +29,8 @@ pub struct ListedMaps {
     pub paths: Vec<(String, String)>,
     /// Host or wildcard whose TLS is passed through → section.
     pub passthrough: Vec<(String, String)>,
+    /// Section → the host that its HTTP checks ask for.
+    pub checks: Vec<(String, String)>,
 }
 
 /// Wanted entries for some of the maps' keys. `None` removes a key.
@@ -41,6 +45,8 @@ pub struct MapPaths {
     pub paths: Token,
     /// Host or wildcard whose TLS is passed through → section. `None` if the running HAProxy passes none through.
     pub passthrough: Option<Token>,
+    /// Section → the host that its HTTP checks ask for. `None` if the running HAProxy has no shape with such checks.
+    pub checks: Option<Token>,
 }
 
 impl MapPaths {
@@ -51,7 +57,12 @@ impl MapPaths {
             let end = format!("/{generation_id}/{name}.map");
             paths.iter().find(|path| path.to_string().ends_with(&end)).cloned()
         };
-        Some(Self { hosts: map("hosts")?, paths: map("paths")?, passthrough: map("passthrough") })
+        Some(Self {
+            hosts: map("hosts")?,
+            paths: map("paths")?,
+            passthrough: map("passthrough"),
+            checks: map("checks"),
+        })
     }
 }
 

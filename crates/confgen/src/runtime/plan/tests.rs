@@ -12,7 +12,12 @@ pub(super) fn settled(lines: &str) -> DesiredState {
 
 pub(super) fn maps() -> MapPaths {
     let map = |name: &str| format!("/m/{name}.map").parse().unwrap();
-    MapPaths { hosts: map("hosts"), paths: map("paths"), passthrough: Some(map("passthrough")) }
+    MapPaths {
+        hosts: map("hosts"),
+        paths: map("paths"),
+        passthrough: Some(map("passthrough")),
+        checks: Some(map("checks")),
+    }
 }
 
 pub(super) fn id(name: &str) -> ServiceId {
@@ -345,7 +350,7 @@ fn what_nobody_wants_goes_when_everything_is_looked_at() {
     let (hosts, paths) = (entries(&[("old.com", "old.com")]), entries(&[("old.com/", "http-old")]));
     let live = RuntimeState::from_answers(
         &state,
-        ListedMaps { hosts, paths, passthrough: entries(&[("old.com", "http-old")]) },
+        ListedMaps { hosts, paths, passthrough: entries(&[("old.com", "http-old")]), checks: Vec::new() },
     );
     let wanted = settled("http-services/a/domain a.com");
     let services: Vec<_> = wanted.services().map(|(id, wanted)| (id, Some(&**wanted))).collect();
