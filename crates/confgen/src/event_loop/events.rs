@@ -26,7 +26,7 @@ impl EventLoop {
             }
             Event::Changes { revision, changes } => {
                 if self.replica.apply_changes(revision, &changes) {
-                    self.schedule(Input::StoreChanged);
+                    self.schedule(Input::from_changes(&changes));
                 }
             }
             Event::Disconnected { error, .. } => {
