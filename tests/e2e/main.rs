@@ -45,6 +45,7 @@ mod log;
 mod long_lived;
 mod many_upstreams;
 mod no_restart_changes;
+mod old_processes;
 mod once;
 mod operator;
 mod operator_files;

@@ -21,6 +21,7 @@ pub struct Setup {
     place: Place,
     haproxy: String,
     handover: bool,
+    handover_flags: Vec<String>,
     confgen: Option<Vec<String>>,
     log: String,
 }
@@ -46,6 +47,7 @@ impl Setup {
             place: Place::new(),
             haproxy: "haproxy".to_owned(),
             handover: true,
+            handover_flags: Vec::new(),
             confgen: None,
             log: NOWHERE.to_owned(),
         }
@@ -62,6 +64,13 @@ impl Setup {
     #[must_use]
     pub fn plain(mut self) -> Self {
         self.handover = false;
+        self
+    }
+
+    /// More flags for handover.
+    #[must_use]
+    pub fn handover_flags(mut self, flags: &[&str]) -> Self {
+        self.handover_flags.extend(flags.iter().map(ToString::to_string));
         self
     }
 
@@ -117,8 +126,10 @@ impl Setup {
         let haproxy = [&self.haproxy, "-f", &self.path("conf.d"), "-f", &self.path("haproxy.cfg")].map(str::to_owned);
         let command = if self.handover {
             let handover = bin("handover").display().to_string();
-            let socket = ["--socket", &self.path("admin.sock"), "--state-file", &self.path("servers.state"), "--"];
-            [vec![handover], socket.map(str::to_owned).to_vec(), haproxy.to_vec()].concat()
+            let socket = ["--socket", &self.path("admin.sock"), "--state-file", &self.path("servers.state")];
+            let end = vec!["--".to_owned()];
+            let flags = self.handover_flags.clone();
+            [vec![handover], socket.map(str::to_owned).to_vec(), flags, end, haproxy.to_vec()].concat()
         } else {
             [&haproxy[..], &["-db".to_owned()]].concat()
         };

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand};
 use daemon::admin::AdminArgs;
-use discovery::{Bind, Host, Networks, Node, ServiceName};
+use discovery::{Bind, Host, Networks, Node, ServiceName, Span};
 use haproxy::command::CommandLine;
 
 pub use rights::Rights;
@@ -187,6 +187,10 @@ pub struct Options {
     /// unspecified ones are allowed
     #[arg(long, env = "CONFGEN_UPSTREAM_NETWORKS", value_name = "CIDR,…")]
     pub upstream_networks: Option<Networks>,
+    /// Let connections go on for this long after a restart of HAProxy. Then the old process cuts those that are left
+    /// (`hard-stop-after`)
+    #[arg(long, env = "CONFGEN_HARD_STOP_AFTER", default_value = "24h", value_name = "TIME")]
+    pub hard_stop_after: Span,
     /// Allow TCP services to bind these ports only
     #[arg(long, env = "CONFGEN_TCP_PORTS", default_value = "1024-65535", value_name = "FIRST-LAST", value_parser = parse_port_range)]
     pub tcp_ports: RangeInclusive<u16>,
@@ -304,6 +308,8 @@ mod tests {
             ("--acme-service", "a b"),
             ("--haproxy-user", "root\n"),
             ("--chroot", "empty"),
+            ("--hard-stop-after", "30"),
+            ("--hard-stop-after", "25d"),
         ] {
             assert!(Cli::try_parse_from(["confgen", option, value]).is_err(), "{option} {value:?}");
         }

@@ -28,6 +28,7 @@ impl Options {
             stats_binds: self.stats_bind.clone(),
             runtime_socket: self.runtime_socket.clone(),
             server_state_file: self.server_state_file.clone(),
+            hard_stop_after: self.hard_stop_after,
             crt_list: certificates::crt_list_path(&self.state_dir),
             log: self.log.clone(),
             trusted_proxies: self.trusted_proxies.clone(),

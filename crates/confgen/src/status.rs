@@ -17,6 +17,7 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use discovery::{Node, RetainedAfterReset, ServiceId, UpstreamId};
+use haproxy::cutoffs::Cutoffs;
 use haproxy::masters::OldProcesses;
 use haproxy::version::Version;
 
@@ -61,7 +62,9 @@ pub struct Status {
     /// The problem, if HAProxy serves on and supervisord doesn't run it.
     pub unsupervised: Option<String>,
     /// The HAProxy processes that finish their last requests.
-    pub old: OldProcesses,
+    pub old: Arc<OldProcesses>,
+    /// Those of them that handover has cut off, because there were too many or they had too much memory.
+    pub cutoffs: Cutoffs,
     /// The last 200 actions, newest first.
     pub history: VecDeque<Arc<HistoryEntry>>,
     /// The activities in progress. Clones share them.

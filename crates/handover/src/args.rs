@@ -9,7 +9,9 @@ use clap::{Args, Parser, Subcommand};
 use haproxy::command::CommandLine;
 use nix::unistd::Group;
 
+use crate::memory::MemoryBound;
 use crate::run_dir::RuntimeSocket;
+use crate::surplus::Bounds;
 
 // Lines of at most 80 columns: clap would break longer ones without regard to the tables.
 const AFTER_HELP: &str = "\
@@ -97,6 +99,16 @@ pub(crate) struct Start {
     #[arg(long, env = "HANDOVER_GROUP", value_name = "GROUP")]
     group: Option<String>,
 
+    /// Keep at most this many old HAProxys, which finish their requests. If there are more, the oldest of those with the
+    /// fewest connections ends, and cuts them
+    #[arg(long, env = "HANDOVER_OLD_PROCESSES", default_value = "8", value_name = "N")]
+    old_processes: usize,
+
+    /// Let old HAProxys have at most this much memory together: a share of the host's or the container's, or a size such as
+    /// 512MiB or 2GiB. If they have more, they end as beyond --old-processes
+    #[arg(long, env = "HANDOVER_OLD_MEMORY", default_value = "50%", value_name = "SIZE")]
+    old_memory: MemoryBound,
+
     /// Have the new HAProxy bind its sockets itself
     #[arg(long, hide = true)]
     afresh: bool,
@@ -146,6 +158,8 @@ pub(crate) struct Settings {
     pub(crate) linger: Duration,
     pub(crate) wait: Duration,
     pub(crate) drain: Duration,
+    /// The bounds on old HAProxys.
+    pub(crate) bounds: Bounds,
     /// The new HAProxy binds its sockets itself.
     pub(crate) afresh: bool,
     pub(crate) group: Option<Group>,
@@ -163,6 +177,7 @@ impl Start {
             linger: self.linger,
             wait: self.wait,
             drain: self.drain,
+            bounds: Bounds { processes: self.old_processes, memory: self.old_memory.in_bytes() },
             afresh: self.afresh,
             group: self.group.as_deref().map(find_group).transpose()?,
             command: CommandLine::from_words(self.command)
@@ -207,12 +222,20 @@ mod tests {
         assert!(settings.socket.path.is_absolute());
         assert_eq!(settings.state_file, settings.socket.path.with_file_name("servers.state"));
         assert_eq!(settings.linger, Duration::from_millis(500));
+        assert_eq!(settings.bounds.processes, 8);
         assert_eq!(settings.command.to_string(), "haproxy -f 'a b.cfg'");
     }
 
     #[test]
     fn refuses_half_a_command_line() {
-        for words in [&["handover"][..], &["handover", "haproxy"], &["handover", "--linger", "x", "--", "haproxy"]] {
+        let refused = [
+            &["handover"][..],
+            &["handover", "haproxy"],
+            &["handover", "--linger", "x", "--", "haproxy"],
+            &["handover", "--old-processes", "-1", "--", "haproxy"],
+            &["handover", "--old-memory", "2", "--", "haproxy"],
+        ];
+        for words in refused {
             assert!(Cli::try_parse_from(words).is_err(), "{words:?}");
         }
     }

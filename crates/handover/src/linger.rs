@@ -147,7 +147,9 @@ impl Watch<'_> {
         // Each scan removes the sockets of masters that have ended.
         while self.run_dir.is_latest(&self.args.start) && !self.run_dir.list_haproxys().is_empty() {
             self.releases.check_progress(&self.run_dir);
-            std::thread::sleep(TICK);
+            // Each round scans /proc, and a HAProxy may finish its last connections for hours.
+            let is_let_go = self.releases.have_stopped_listening();
+            std::thread::sleep(if is_let_go { SCAN_INTERVAL } else { TICK });
         }
         Ok(())
     }

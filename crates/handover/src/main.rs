@@ -6,6 +6,7 @@ mod directory;
 mod guard;
 mod launch;
 mod linger;
+mod memory;
 mod processes;
 mod release;
 mod run_dir;
@@ -14,6 +15,7 @@ mod signals;
 mod state;
 mod stop;
 mod supervise;
+mod surplus;
 
 use std::process::ExitCode;
 

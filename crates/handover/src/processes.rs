@@ -1,4 +1,4 @@
-//! Finds the HAProxys that handover started by a mark in their environment, and signals them. It decides nothing.
+//! Finds the HAProxys that handover started by a mark in their environment, measures and signals them. It decides nothing.
 //!
 //! A pid file may name another process by now. A process of another pid namespace doesn't count, although a
 //! container's process may bear the same mark and show in the host's `/proc`.
@@ -10,9 +10,12 @@ use std::fs;
 use std::io::ErrorKind;
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
+use haproxy::process::private_memory;
 use nix::sys::signal::{Signal, kill};
-use nix::unistd::Pid;
+use nix::time::{ClockId, clock_gettime};
+use nix::unistd::{Pid, SysconfVar, sysconf};
 
 /// The variable with the path of the runtime socket.
 pub(crate) const SOCKET_MARK: &str = "HANDOVER";
@@ -34,6 +37,8 @@ struct Process {
     parent: i32,
     /// A signal or a debugger has stopped it.
     is_stopped: bool,
+    /// The time of its start since the boot, in clock ticks.
+    started: u64,
 }
 
 /// Finds every living HAProxy of that socket. This scans all of `/proc`.
@@ -58,6 +63,11 @@ pub(crate) fn find_start(pid: i32, socket: &Path) -> Option<String> {
 /// True if a process of that id lives. A zombie doesn't.
 pub(crate) fn is_alive(pid: i32) -> bool {
     read_process(pid).is_some()
+}
+
+/// The time since the boot, in which [`Haproxy::started`] counts too.
+pub(crate) fn time_since_boot() -> Duration {
+    clock_gettime(ClockId::CLOCK_BOOTTIME).map(Duration::from).unwrap_or_default()
 }
 
 /// Reads the environment of a process, and returns the process that showed it: itself, or its nearest ancestor that
@@ -107,7 +117,9 @@ fn parse_stat(pid: i32, stat: &[u8]) -> Option<Process> {
     let state = fields.next()?;
     let parent = fields.next()?.parse().ok()?;
     let is_stopped = matches!(state, "T" | "t");
-    (!matches!(state, "Z" | "X")).then_some(Process { pid, parent, is_stopped })
+    // The start is field 22, and the parent is field 4.
+    let started = fields.nth(17)?.parse().ok()?;
+    (!matches!(state, "Z" | "X")).then_some(Process { pid, parent, is_stopped, started })
 }
 
 impl Haproxy {
@@ -134,6 +146,20 @@ impl Haproxy {
     /// True if a signal or a debugger has stopped one of the processes.
     pub(crate) fn is_stopped(&self) -> bool {
         self.processes.iter().any(|process| process.is_stopped)
+    }
+
+    /// The time of its start since the boot.
+    pub(crate) fn started(&self) -> Duration {
+        let ticks = self.processes.iter().map(|process| process.started).min().unwrap_or_default();
+        let per_second = sysconf(SysconfVar::CLK_TCK).ok().flatten().and_then(|number| u64::try_from(number).ok());
+        // 100 on every platform that Linux has (USER_HZ).
+        Duration::from_millis(ticks.saturating_mul(1000) / per_second.unwrap_or(100).max(1))
+    }
+
+    /// The memory that its end frees, in bytes.
+    pub(crate) fn measure_memory(&self) -> u64 {
+        let pids = self.processes.iter().filter_map(|process| u32::try_from(process.pid).ok());
+        pids.filter_map(private_memory).sum()
     }
 
     /// Sends SIGCONT, so that each stopped process goes on.
@@ -172,8 +198,12 @@ mod tests {
     use std::process::{Command, Stdio};
     use std::time::{Duration, Instant};
 
+    fn process(pid: i32, parent: i32) -> Process {
+        Process { pid, parent, is_stopped: false, started: 0 }
+    }
+
     fn of(processes: &[(i32, i32)]) -> Haproxy {
-        let processes = processes.iter().map(|&(pid, parent)| Process { pid, parent, is_stopped: false }).collect();
+        let processes = processes.iter().map(|&(pid, parent)| process(pid, parent)).collect();
         Haproxy { start: "a".to_owned(), processes }
     }
 
@@ -185,21 +215,29 @@ mod tests {
 
     #[test]
     fn starts_are_kept_apart() {
-        let marked = [("b", 3), ("a", 1), ("b", 4)]
-            .map(|(start, pid)| (start.to_owned(), Process { pid, parent: 0, is_stopped: false }))
-            .into_iter();
+        let marked = [("b", 3), ("a", 1), ("b", 4)].map(|(start, pid)| (start.to_owned(), process(pid, 0))).into_iter();
         let sizes: Vec<_> = group_by_start(marked).iter().map(|h| (h.start.clone(), h.processes.len())).collect();
         assert_eq!(sizes, [("a".to_owned(), 1), ("b".to_owned(), 2)]);
     }
 
     #[test]
     fn reads_stat_whatever_the_name() {
-        assert_eq!(parse_stat(7, b"7 (ha) S (x) R 3 7 7 0"), Some(Process { pid: 7, parent: 3, is_stopped: false }));
-        assert!(parse_stat(7, b"7 (haproxy) T 3 7 7 0").unwrap().is_stopped);
-        assert_eq!(parse_stat(7, b"7 (haproxy) Z 3 7 7 0"), None);
-        for broken in [&b""[..], b"7 haproxy S 3", b"7 (h)", b"7 (h) S x"] {
+        let rest = "3 7 7 0 -1 4194560 1 0 0 0 1 2 0 0 20 0 1 0 4242 9 9";
+        let parse = |begin: &str| parse_stat(7, format!("{begin} {rest}").as_bytes());
+        assert_eq!(parse("7 (ha) S (x) R"), Some(Process { started: 4242, ..process(7, 3) }));
+        assert!(parse("7 (haproxy) T").unwrap().is_stopped);
+        assert_eq!(parse("7 (haproxy) Z"), None);
+        for broken in [&b""[..], b"7 haproxy S 3", b"7 (h)", b"7 (h) S x", b"7 (h) S 3 7 7 0"] {
             assert_eq!(parse_stat(7, broken), None);
         }
+    }
+
+    #[test]
+    fn its_own_start_is_in_the_past() {
+        let own = read_process(i32::try_from(std::process::id()).unwrap()).unwrap();
+        let started = Haproxy { start: "a".to_owned(), processes: vec![own] }.started();
+        let age = time_since_boot().saturating_sub(started);
+        assert!(started > Duration::ZERO && age < Duration::from_secs(3600), "{started:?} {age:?}");
     }
 
     #[test]

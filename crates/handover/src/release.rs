@@ -9,7 +9,7 @@ use crate::processes::Haproxy;
 use crate::run_dir::{MasterAnswer, RunDir};
 
 /// The silence after which a HAProxy counts as hung. It answers within a millisecond, unless it is starved.
-const SILENT_LIMIT: Duration = Duration::from_secs(5);
+pub(crate) const SILENT_LIMIT: Duration = Duration::from_secs(5);
 
 /// The same for a process that a signal has stopped (SIGSTOP). That one can't be starved.
 const STOPPED_LIMIT: Duration = Duration::from_secs(1);
@@ -114,8 +114,17 @@ impl Releases {
         self.0.entry(haproxy.start.clone()).or_insert_with(|| Release::new(Instant::now(), silent_since));
     }
 
-    /// Asks each HAProxy that still listens, and takes the measure that is due. This scans all of `/proc`.
-    pub(crate) fn check_progress(&mut self, run_dir: &RunDir) {
+    /// Ends a HAProxy and its connections. One that goes on is killed later.
+    pub(crate) fn end_haproxy(&mut self, haproxy: &Haproxy) {
+        haproxy.terminate();
+        let now = Instant::now();
+        let release = self.0.entry(haproxy.start.clone()).or_insert_with(|| Release::new(now, None));
+        release.phase = Phase::Terminated(now);
+    }
+
+    /// Asks each HAProxy that still listens, and takes the measure that is due. Returns all living HAProxys. This scans all
+    /// of `/proc`.
+    pub(crate) fn check_progress(&mut self, run_dir: &RunDir) -> Vec<Haproxy> {
         let alive = run_dir.list_haproxys();
         self.0.retain(|start, _| alive.iter().any(|haproxy| haproxy.start == *start));
         for haproxy in &alive {
@@ -128,6 +137,17 @@ impl Releases {
                 take_measure(haproxy, measure, answer);
             }
         }
+        alive
+    }
+
+    /// True if that start's HAProxy was told to finish and has closed its listening sockets.
+    pub(crate) fn is_finishing(&self, start: &str) -> bool {
+        self.0.get(start).is_some_and(|release| release.phase == Phase::NotListening)
+    }
+
+    /// True if that start's HAProxy was told to end at once.
+    pub(crate) fn is_ending(&self, start: &str) -> bool {
+        self.0.get(start).is_some_and(|release| matches!(release.phase, Phase::Terminated(_)))
     }
 
     /// True if no HAProxy is left that was told to finish.

@@ -10,6 +10,7 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant, SystemTime};
 
 use anyhow::{Context, bail, ensure};
+use haproxy::cutoffs::{self, Cutoffs};
 use haproxy::failure;
 use haproxy::masters::{self, SUFFIX};
 use haproxy::runtime::{self, Socket};
@@ -63,6 +64,17 @@ pub(crate) enum MasterAnswer {
     NotListening,
     /// Its master or a worker doesn't answer in time.
     Silent,
+}
+
+/// The client connections of a HAProxy, by the answer of its master.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Load {
+    /// The connections of all its workers.
+    Connections(u64),
+    /// The master answers, and a worker doesn't.
+    WorkerSilent,
+    /// The master doesn't answer, or has no socket here.
+    MasterSilent,
 }
 
 impl RuntimeSocket {
@@ -180,12 +192,31 @@ impl RunDir {
         workers.iter().any(|worker| worker.show_info().is_ok_and(|info| !info.stopping))
     }
 
+    /// Counts one more HAProxy that was cut off, with so many connections. confgen shows the counters.
+    pub(crate) fn count_cutoff(&self, connections: u64) {
+        let counted = Cutoffs::parse(&self.dir.read_file(cutoffs::FILE).unwrap_or_default()).with_another(connections);
+        if let Err(error) = self.dir.overwrite_file(cutoffs::FILE, counted.encode().as_bytes(), 0o640, self.group) {
+            tracing::warn!(path = %self.dir.path().join(cutoffs::FILE).display(), %error, "can't count a HAProxy that is cut off");
+        }
+    }
+
+    /// Counts the client connections of a HAProxy over its master.
+    pub(crate) fn measure_load(&self, haproxy: &Haproxy) -> Load {
+        let workers = self.find_master_socket(haproxy).map(|socket| masters::list_workers_of(&socket));
+        let Some(Ok(workers)) = workers else { return Load::MasterSilent };
+        let answers: Result<Vec<_>, _> = workers.iter().map(masters::Worker::show_info).collect();
+        answers.map_or(Load::WorkerSilent, |infos| Load::Connections(infos.iter().map(|info| info.connections).sum()))
+    }
+
+    fn find_master_socket(&self, haproxy: &Haproxy) -> Option<PathBuf> {
+        let name = format!("{}{SUFFIX}", haproxy.start);
+        self.all_dirs().map(|dir| dir.path().join(&name)).find(|socket| socket.exists())
+    }
+
     /// Asks a HAProxy over its master. Without a master's socket here, only SIGUSR1 can tell it to finish. So it counts as
     /// `NotListening` unless a signal has stopped it.
     pub(crate) fn ask_master(&self, haproxy: &Haproxy) -> MasterAnswer {
-        let name = format!("{}{SUFFIX}", haproxy.start);
-        let sockets = self.all_dirs().map(|dir| dir.path().join(&name));
-        let Some(socket) = sockets.into_iter().find(|socket| socket.exists()) else {
+        let Some(socket) = self.find_master_socket(haproxy) else {
             return if haproxy.is_stopped() { MasterAnswer::Silent } else { MasterAnswer::NotListening };
         };
         let Ok(workers) = masters::list_workers_of(&socket) else { return MasterAnswer::Silent };
@@ -298,6 +329,16 @@ mod tests {
         assert_eq!(left().as_deref(), Some("no space left"));
         place.write_failure("");
         assert_eq!(left(), None);
+    }
+
+    #[test]
+    fn cutoffs_add_up() {
+        let (dir, place) = place();
+        let socket = dir.path().canonicalize().unwrap().join("run/admin.sock");
+        place.count_cutoff(3);
+        place.count_cutoff(4);
+        let counted = cutoffs::read_cutoffs(&socket);
+        assert_eq!((counted.processes, counted.connections), (2, 7));
     }
 
     #[test]

@@ -18,6 +18,7 @@ use crate::run_dir::{Lock, RunDir, new_start_name};
 use crate::server_state;
 use crate::signals::{Signals, Supervision, reap_children};
 use crate::state::{Action, Event, Outcome, State, step};
+use crate::surplus::Surplus;
 
 /// The interval between two questions to a new HAProxy, which takes 40–100 ms to its first answer.
 const STARTING_TICK: Duration = Duration::from_millis(10);
@@ -54,6 +55,7 @@ pub(crate) fn run_haproxy(settings: Settings, signals: Signals) -> anyhow::Resul
     };
     let watchdog = WatchdogHandle::start_watchdog(&watchdog)
         .inspect_err(|error| run_dir.write_failure(&describe_error(error.as_ref())))?;
+    let surplus = Surplus::new(settings.bounds);
     let mut handover = Handover {
         settings,
         run_dir,
@@ -67,8 +69,8 @@ pub(crate) fn run_haproxy(settings: Settings, signals: Signals) -> anyhow::Resul
         ready_since: None,
         silent_since: None,
         releases: Releases::default(),
+        surplus,
         signalled_at: Instant::now(),
-        has_old: false,
         failure: String::new(),
         state_since: Instant::now(),
     };
@@ -102,10 +104,9 @@ struct Handover {
     silent_since: Option<Instant>,
     /// The HAProxys that were told to finish.
     releases: Releases,
+    surplus: Surplus,
     /// The time of the last SIGUSR1 to all HAProxys.
     signalled_at: Instant,
-    /// True while old HAProxys may be finishing their requests. Their sockets are removed after their end.
-    has_old: bool,
     /// The reason that this start failed, with HAProxy's output. Empty before a failure.
     failure: String,
     /// The time since when the state lasts.
@@ -205,8 +206,9 @@ impl Handover {
                 left.is_empty().then_some(Event::AllEnded)
             }
             State::Checking | State::Serving | State::Done(_) => {
-                self.releases.check_progress(&self.run_dir);
-                self.has_old = self.has_old && !self.list_old().is_empty();
+                // This also removes the sockets of masters that have ended.
+                let all = self.releases.check_progress(&self.run_dir);
+                self.surplus.end_surplus(&self.run_dir, &self.start, &all, &mut self.releases);
                 None
             }
         })
@@ -219,7 +221,6 @@ impl Handover {
                 for old in self.list_old() {
                     tracing::info!(pid = old.pid(), "HAProxy finishes its requests");
                     self.releases.release_haproxy(&old, self.silent_since);
-                    self.has_old = true;
                 }
             }
             Action::FinishAll => {

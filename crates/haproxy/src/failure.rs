@@ -3,16 +3,10 @@
 //! It is a file beside the masters' sockets. handover overwrites it in place, and it always has the same size, so that
 //! a full disk doesn't prevent the write. The file doesn't say if the failure lasts. supervisord knows that.
 
-use std::fs::{self, File};
-use std::io::Read;
-use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::Path;
 use std::time::SystemTime;
 
-use nix::fcntl::OFlag;
-use nix::unistd::geteuid;
-
-use crate::masters;
+use crate::{left_file, masters};
 
 /// The file's name in the directory of the masters' sockets.
 pub const FILE: &str = "failure";
@@ -43,27 +37,10 @@ pub fn read_message(runtime_socket: &Path, since: SystemTime) -> Option<String> 
 }
 
 fn read_file(path: &Path, since: SystemTime) -> Option<String> {
-    // confgen may be root, and a lesser user may have put something else there. So this follows no link, and waits for
-    // no FIFO.
-    let flags = OFlag::O_NOFOLLOW | OFlag::O_NONBLOCK;
-    let file = fs::OpenOptions::new().read(true).custom_flags(flags.bits()).open(path).ok()?;
-    let metadata = file.metadata().ok()?;
-    // Without root's rights, confgen takes the file of any user: handover may run as a third one.
-    let is_trusted = [0, geteuid().as_raw()].contains(&metadata.uid()) || !geteuid().is_root();
-    if !metadata.is_file() || !is_trusted || metadata.modified().ok()? < since {
-        return None;
-    }
-    let words = read_until_zero(file)?;
-    let words = summarize_output(&words);
-    (!words.is_empty()).then_some(words)
-}
-
-fn read_until_zero(file: File) -> Option<String> {
-    let mut bytes = Vec::new();
-    file.take(SIZE as u64).read_to_end(&mut bytes).ok()?;
+    let (bytes, modified) = left_file::read_trusted(path, SIZE)?;
     let end = bytes.iter().position(|byte| *byte == 0).unwrap_or(bytes.len());
-    bytes.truncate(end);
-    Some(String::from_utf8_lossy(&bytes).into_owned())
+    let words = summarize_output(&String::from_utf8_lossy(bytes.get(..end)?));
+    (modified >= since && !words.is_empty()).then_some(words)
 }
 
 /// Shortens a program's output to one line for an operator. HAProxy's notices and process ids go. So does anything that
@@ -106,6 +83,7 @@ fn is_hidden(character: char) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use std::fs::{self, File};
     use std::os::unix::fs::symlink;
     use std::time::Duration;
 

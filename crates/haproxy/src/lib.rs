@@ -6,7 +6,9 @@
 pub mod check;
 pub mod command;
 pub mod config;
+pub mod cutoffs;
 pub mod failure;
+mod left_file;
 pub mod masters;
 pub mod process;
 pub mod runtime;

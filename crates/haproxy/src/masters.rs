@@ -3,6 +3,7 @@
 //! Each start has a master with a socket of its own. The master answers for its worker until the worker has ended. The
 //! worker's own stats socket falls silent as soon as the worker is told to finish.
 
+use std::cmp::Reverse;
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
@@ -10,6 +11,7 @@ use std::time::Duration;
 
 use nix::fcntl::{Flock, FlockArg};
 
+use crate::process;
 use crate::runtime::{self, Command, Info, Sessions, Socket, Streams, Word};
 
 /// The end of the name of a master's socket. The name of its start comes before it.
@@ -81,22 +83,46 @@ pub fn list_workers_of(master_socket: &Path) -> Result<Vec<Worker>, runtime::Err
     Ok(parse_worker_pids(&answer).map(|pid| Worker { pid, master: master.clone() }).collect())
 }
 
-/// Counts the old HAProxy processes of that socket, which finish their last requests.
-pub fn count_old_processes(runtime_socket: &Path) -> OldProcesses {
-    let finishing = list_workers(runtime_socket).alive.into_iter().filter_map(|worker| worker.show_info().ok());
-    finishing.filter(|info| info.stopping).fold(OldProcesses::default(), |old, info| OldProcesses {
-        count: old.count + 1,
-        oldest_uptime: old.oldest_uptime.max(info.uptime),
-    })
+/// Lists the old HAProxy processes of that socket, which finish their last requests. The longest-lived is the first.
+pub fn list_old_processes(runtime_socket: &Path) -> OldProcesses {
+    let Workers { alive, silent, .. } = list_workers(runtime_socket);
+    let mut old = OldProcesses { list: Vec::new(), silent: silent.len() };
+    for worker in alive {
+        match worker.show_info() {
+            Ok(info) if info.stopping => old.list.push(OldProcess {
+                pid: info.pid,
+                uptime: info.uptime,
+                connections: info.connections,
+                memory: process::haproxy_memory(info.pid),
+            }),
+            Ok(_) => {}
+            Err(_) => old.silent += 1,
+        }
+    }
+    old.list.sort_by_key(|process| (Reverse(process.uptime), process.pid));
+    old
 }
 
 /// The HAProxy processes that take no new requests and have not ended yet.
-#[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Default, Clone, PartialEq, Eq)]
 pub struct OldProcesses {
-    /// The number of processes.
-    pub count: usize,
-    /// The time since the start of the oldest, in whole seconds. Zero if there is none.
-    pub oldest_uptime: Duration,
+    /// Those that answer, the longest-lived first.
+    pub list: Vec<OldProcess>,
+    /// The number of masters and processes that don't answer. Old processes may be among them.
+    pub silent: usize,
+}
+
+/// A HAProxy process that takes no new requests.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct OldProcess {
+    /// The process id.
+    pub pid: u32,
+    /// The time since its start, in whole seconds.
+    pub uptime: Duration,
+    /// Its open client connections.
+    pub connections: u64,
+    /// The memory that its end frees, in bytes. `None` if the system hides it.
+    pub memory: Option<u64>,
 }
 
 impl Workers {

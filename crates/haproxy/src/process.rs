@@ -75,6 +75,32 @@ fn read_file_limit(pid: u32) -> Option<u64> {
     line.split_whitespace().nth(1)?.parse().ok()
 }
 
+/// The memory that the end of that HAProxy process frees, as [`private_memory`]. `None` if the process can't be seen, or is
+/// no HAProxy.
+pub(crate) fn haproxy_memory(pid: u32) -> Option<u64> {
+    // In another pid namespace the number may be any other process here.
+    if is_haproxy(pid) { private_memory(pid) } else { None }
+}
+
+/// The memory that the end of a process frees, in bytes: all that isn't a part of a file, also if it is swapped out. The
+/// program and its libraries don't count, because every HAProxy shares them. `None` if the process can't be seen.
+pub fn private_memory(pid: u32) -> Option<u64> {
+    parse_private_memory(&fs::read_to_string(format!("/proc/{pid}/status")).ok()?)
+}
+
+/// Parses `RssAnon:    30720 kB` and its like. A zombie has no such line.
+fn parse_private_memory(status: &str) -> Option<u64> {
+    let mut total = None;
+    for line in status.lines() {
+        let Some((name, value)) = line.split_once(':') else { continue };
+        if ["RssAnon", "RssShmem", "VmSwap"].contains(&name) {
+            let kilobytes: u64 = value.split_whitespace().next()?.parse().ok()?;
+            total = Some(total.unwrap_or(0) + kilobytes * 1024);
+        }
+    }
+    total
+}
+
 fn is_haproxy(pid: u32) -> bool {
     fs::read_to_string(format!("/proc/{pid}/comm")).is_ok_and(|name| name.trim_end() == "haproxy")
 }
@@ -95,6 +121,16 @@ mod tests {
     use std::time::{Duration, Instant};
 
     use super::*;
+
+    #[test]
+    fn memory_of_files_does_not_count() {
+        let status = "Name:\thaproxy\nVmRSS:\t   40000 kB\nRssAnon:\t   30720 kB\nRssFile:\t    9000 kB\nRssShmem:\t     280 kB\n\
+                      VmSwap:\t    1000 kB\n";
+        assert_eq!(parse_private_memory(status), Some(32_000 * 1024));
+        assert_eq!(parse_private_memory("Name:\thaproxy\nState:\tZ (zombie)\n"), None);
+        assert!(private_memory(std::process::id()).is_some_and(|bytes| bytes > 100_000));
+        assert_eq!(haproxy_memory(std::process::id()), None, "a test is no HAProxy");
+    }
 
     /// What a real HAProxy in that directory is seen to read.
     fn seen(dir: &Path, args: &[&str]) -> Option<Vec<PathBuf>> {

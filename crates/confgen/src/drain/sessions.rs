@@ -26,6 +26,8 @@ pub struct SessionCounter {
     silent_workers: BTreeMap<WorkerId, Silence>,
     /// When each old process was first found to be old.
     old_processes: BTreeMap<WorkerId, Instant>,
+    /// The last answer of each process, by section and server. It counts until the process answers again or ends.
+    known_sessions: BTreeMap<WorkerId, BTreeMap<(String, String), u64>>,
     /// The end of the last count. `None` before the first one.
     counted_at: Option<Instant>,
 }
@@ -60,6 +62,7 @@ impl SessionCounter {
             silent_masters: BTreeMap::new(),
             silent_workers: BTreeMap::new(),
             old_processes: BTreeMap::new(),
+            known_sessions: BTreeMap::new(),
             counted_at: None,
         }
     }
@@ -93,8 +96,12 @@ impl SessionCounter {
             take_answer(&mut count, self.socket.count_sessions(&backends, None));
         }
         self.forget_ended(&alive);
+        self.add_hidden_sessions(&alive, pid, &mut count);
         for worker in &alive {
             let sessions = worker.count_sessions(&backends);
+            if let Ok(sessions) = &sessions {
+                self.remember_sessions(worker_id(worker), &backends, sessions);
+            }
             if Some(worker.pid) == pid {
                 take_answer(&mut count, sessions);
             } else {
@@ -105,11 +112,38 @@ impl SessionCounter {
         count
     }
 
-    /// Forgets the processes that are no longer alive.
+    /// Forgets the processes that are no longer alive. The processes of a silent master may be.
     fn forget_ended(&mut self, alive: &[Worker]) {
         let alive: BTreeSet<WorkerId> = alive.iter().map(worker_id).collect();
         self.old_processes.retain(|id, _| alive.contains(id));
         self.silent_workers.retain(|id, _| alive.contains(id));
+        let silent_masters = &self.silent_masters;
+        self.known_sessions.retain(|id, _| alive.contains(id) || is_hidden(id, silent_masters));
+    }
+
+    /// Adds the last known sessions of the processes whose masters don't answer. The running one answers by itself.
+    fn add_hidden_sessions(&self, alive: &[Worker], running: Option<u32>, count: &mut SessionCount) {
+        let alive: BTreeSet<WorkerId> = alive.iter().map(worker_id).collect();
+        let hidden = self.known_sessions.iter().filter(|(id, _)| !alive.contains(*id) && Some(id.1) != running);
+        hidden.for_each(|(_, known)| add_known_sessions(count, known));
+    }
+
+    /// Remembers the answer of a process to a question about these backends. Without a backend the question was about
+    /// all.
+    fn remember_sessions(&mut self, id: WorkerId, backends: &[Word], sessions: &[Sessions]) {
+        let known = self.known_sessions.entry(id).or_default();
+        known.retain(|(section, _), _| {
+            !backends.is_empty() && backends.iter().all(|backend| backend.as_str() != section)
+        });
+        for Sessions { backend, server, count } in sessions {
+            let server = (backend.clone(), server.clone());
+            // A question that would be too long is about all backends, so that others may be in the answer.
+            if *count > 0 {
+                known.insert(server, *count);
+            } else {
+                known.remove(&server);
+            }
+        }
     }
 
     /// Adds the sessions, connections and streams of a process beside the running one.
@@ -119,6 +153,9 @@ impl SessionCounter {
         sessions: Result<Vec<Sessions>, runtime::Error>,
         count: &mut SessionCount,
     ) {
+        if let (Err(_), Some(known)) = (&sessions, self.known_sessions.get(&worker_id(worker))) {
+            add_known_sessions(count, known);
+        }
         let answers = sessions.and_then(|sessions| {
             // An answer without the other one counts too: open sessions hold a drain up in any case.
             add_sessions(count, sessions);
@@ -144,7 +181,8 @@ impl SessionCounter {
     }
 
     /// Adds a process that didn't tell its sessions or streams. It may have ended just now, or be busy. Drains wait for its
-    /// answer at first. After that they wait for its age alone, because a process that never answers would block them for ever.
+    /// answer at first. After that they wait for its age and its last known sessions. A process that never answers would
+    /// block all other drains for ever.
     fn count_silent_process(&mut self, worker: &Worker, error: &runtime::Error, count: &mut SessionCount) {
         log_failed_question(error);
         let id = worker_id(worker);
@@ -158,7 +196,7 @@ impl SessionCounter {
                 pid = worker.pid,
                 master = %worker.path().display(),
                 %error,
-                "old HAProxy process doesn't tell its streams, drains wait for its age only"
+                "old HAProxy process doesn't tell its streams, drains wait for its age and its last known sessions"
             );
         }
         let since = self.old_processes.get(&id).copied().unwrap_or(silence.since);
@@ -175,7 +213,7 @@ impl SessionCounter {
                     master = %path.display(),
                     %error,
                     hint = "is confgen in handover's --group?",
-                    "HAProxy master doesn't answer, drains wait for its process's age only"
+                    "HAProxy master doesn't answer, drains wait for its process's age and its last known sessions"
                 );
             }
         }
@@ -199,6 +237,17 @@ fn take_answer(count: &mut SessionCount, answer: Result<Vec<Sessions>, runtime::
             log_failed_question(&error);
             count.is_complete = false;
         }
+    }
+}
+
+/// True if the process's master, or the directory of its socket, can't be asked.
+fn is_hidden((master, _): &WorkerId, silent_masters: &BTreeMap<PathBuf, Silence>) -> bool {
+    silent_masters.keys().any(|silent| master.starts_with(silent))
+}
+
+fn add_known_sessions(count: &mut SessionCount, known: &BTreeMap<(String, String), u64>) {
+    for (server, some) in known {
+        *count.sessions.entry(server.clone()).or_default() += some;
     }
 }
 
@@ -260,12 +309,19 @@ mod tests {
 
         /// The old process of this start has these streams, as `show sess` answers.
         fn set_master(&self, start: &str, streams: &'static str) {
-            let path = self.dir.path().join("handover").join(format!("{start}.sock"));
-            serve(&path, move |command| answer_as_master(command, streams));
+            self.serve_master(start, move |command| answer_as_master(command, streams));
+        }
+
+        fn serve_master(&self, start: &str, answer: impl Fn(&str) -> String + Send + 'static) {
+            serve(&self.master_path(start), answer);
+        }
+
+        fn master_path(&self, start: &str) -> PathBuf {
+            self.dir.path().join("handover").join(format!("{start}.sock"))
         }
 
         fn remove_master(&self, start: &str) {
-            std::fs::remove_file(self.dir.path().join("handover").join(format!("{start}.sock"))).unwrap();
+            std::fs::remove_file(self.master_path(start)).unwrap();
         }
 
         fn count(&mut self) -> SessionCount {
@@ -317,6 +373,31 @@ mod tests {
         assert!(count.is_complete, "{count:?}");
         let old = count.old_processes.first().unwrap();
         assert!(old.streams.is_none() && old.since <= count.at.checked_sub(SILENCE_WAIT), "{old:?}");
+    }
+
+    #[test]
+    fn the_last_known_sessions_of_a_process_that_falls_silent_count() {
+        let mut bench = Bench::new();
+        let server = ("http-shop".to_owned(), "b".to_owned());
+        let open = |bench: &mut Bench| bench.count().sessions.get(&server).copied();
+        bench.serve_master("1", |command| match command {
+            _ if command.contains("show stat") => {
+                "# pxname,svname,qcur,qmax,scur,smax\nhttp-shop,b,0,0,2,2\n\n".to_owned()
+            }
+            _ => answer_as_master(command, NO_STREAMS),
+        });
+        assert_eq!(open(&mut bench), Some(2));
+        bench.remove_master("1");
+        bench.serve_master("1", |command| match command {
+            "show proc" => answer_as_master(command, NO_STREAMS),
+            _ => "Permission denied\n\n".to_owned(),
+        });
+        assert_eq!(open(&mut bench), Some(2), "its master answers");
+        bench.remove_master("1");
+        let silent = UnixListener::bind(bench.master_path("1")).unwrap();
+        assert_eq!(open(&mut bench), Some(2), "its master is silent too");
+        drop(silent);
+        assert_eq!(open(&mut bench), None, "it has ended");
     }
 
     #[test]

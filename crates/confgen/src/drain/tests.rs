@@ -247,6 +247,21 @@ fn an_old_process_that_cannot_be_asked_is_waited_for_by_time() {
 }
 
 #[test]
+fn a_drain_goes_on_while_the_last_answer_of_a_silent_old_process_has_a_session() {
+    let mut bench = drained();
+    bench.circumstances.process = Some((8, bench.now()));
+    let silent = |count: &mut SessionCount| {
+        count.pid = Some(8);
+        count.old_processes.push(OldProcess { since: None, streams: None });
+    };
+    for _ in 0..2 * FIRST_REQUEST_WAIT.as_secs() {
+        assert_eq!(bench.count_with(&[("b", 1)], silent), "http-shop/b=1");
+    }
+    bench.count_with(&[], silent);
+    assert_eq!(bench.count_with(&[], silent), "");
+}
+
+#[test]
 fn a_new_process_has_to_be_found_to_follow_first() {
     let mut bench = drained();
     bench.circumstances.is_confirmed = false;

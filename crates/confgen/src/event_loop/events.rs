@@ -26,7 +26,7 @@ impl EventLoop {
             }
             Event::Changes { revision, changes } => {
                 if self.replica.apply_changes(revision, &changes) {
-                    self.schedule(Input::StoreChanged);
+                    self.schedule(Input::from_changes(&changes));
                 }
             }
             Event::Disconnected { error, .. } => {
@@ -127,7 +127,8 @@ impl EventLoop {
             status.running.clone_from(&now.running);
             status.unexpected_files.clone_from(&now.unexpected_files);
             status.unsupervised.clone_from(&now.unsupervised);
-            status.old = now.old;
+            status.old = Arc::clone(&now.old);
+            status.cutoffs = now.cutoffs;
             if now.process != last.process {
                 status.started = now.process.and_then(|(_, since)| SystemTime::now().checked_sub(since.elapsed()));
                 status.haproxy = now.running.as_ref().map(|running| running.version);

@@ -4,6 +4,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
+use haproxy::cutoffs::{Cutoffs, read_cutoffs};
 use haproxy::masters::OldProcesses;
 use haproxy::runtime::Socket;
 use haproxy::supervisor::{Control, State};
@@ -41,7 +42,9 @@ pub struct Observation {
     /// The problem, if HAProxy serves on and supervisord doesn't run it.
     pub unsupervised: Option<String>,
     /// The HAProxy processes that finish their last requests.
-    pub old: OldProcesses,
+    pub old: Arc<OldProcesses>,
+    /// Those of them that handover has cut off.
+    pub cutoffs: Cutoffs,
 }
 
 impl Observation {
@@ -74,7 +77,8 @@ struct SlowAnswers {
     /// The time when supervisord was first observed to have the program stopped.
     stopped: Option<Instant>,
     unsupervised: Option<String>,
-    old: OldProcesses,
+    old: Arc<OldProcesses>,
+    cutoffs: Cutoffs,
 }
 
 impl SlowAnswers {
@@ -91,7 +95,8 @@ impl SlowAnswers {
             let words = control.read_failure_message(socket.path(), SystemTime::now());
             describe_problem(process.state, stopped.map(|since| now.duration_since(since)), words)
         });
-        Self { at: Some(now), stopped, unsupervised, old: masters::count_old_processes(socket.path()) }
+        let old = Arc::new(masters::list_old_processes(socket.path()));
+        Self { at: Some(now), stopped, unsupervised, old, cutoffs: read_cutoffs(socket.path()) }
     }
 }
 
@@ -179,7 +184,8 @@ impl Observer {
             files: Arc::new(self.paths.take_stamps(&last.files, SystemTime::now())),
             day: expiry::day_of(expiry::unix_now()),
             unsupervised: answers.unsupervised.clone().filter(|_| info.is_some()),
-            old: answers.old,
+            old: Arc::clone(&answers.old),
+            cutoffs: answers.cutoffs,
             running: info.map(|info| RunningHaproxy {
                 pid: info.pid,
                 version: info.version,

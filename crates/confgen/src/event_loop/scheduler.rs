@@ -1,6 +1,7 @@
 //! Decides which action begins next, and when. HAProxy follows a change at once, haproxy.cfg follows HAProxy, and a restart waits
 //! for the last change. Pure: no I/O, no clock. A test prints the whole table to SCHEDULE.md.
 
+mod delays;
 mod input;
 
 use std::collections::BTreeSet;
@@ -10,48 +11,13 @@ use registry::Backoff;
 
 use crate::cli::Pacing;
 use crate::reconcile::Pending;
+use delays::{DAEMON, Delays, ONCE};
 pub use input::{Action, Effect, End, Input, PublishEnd, Scope};
 
 /// Restarts that may follow another one at once, after a time without any. A service that is deleted and written again key by
 /// key can take three: one without it, one for its first key, one for the keys that came during that restart. HAProxy refuses
 /// the service's clients until the last one.
 const SPARE_RESTARTS: u32 = 2;
-
-/// The times that an action waits for others.
-#[derive(Clone, Copy, Debug)]
-struct Delays {
-    /// The file follows HAProxy after this, so that a burst of changes is written once.
-    publish: Duration,
-    /// The time between two tries to remove servers that wait for their last connection. `None` leaves it to reconciles.
-    remove_servers: Option<Duration>,
-    /// A restart waits until the store was quiet for this long. HAProxy follows no change while it restarts.
-    quiet: Duration,
-    /// Changes that never end put a restart off by this at most.
-    quiet_at_most: Duration,
-    /// A HAProxy that doesn't answer is not restarted before this.
-    unreachable: Duration,
-}
-
-/// The delays of the daemon.
-const DAEMON: Delays = Delays {
-    // A check of 10,000 servers takes some 100 ms more, and the documentation promises 500 ms.
-    publish: Duration::from_millis(200),
-    remove_servers: Some(Duration::from_millis(200)),
-    // Keys that are written one by one, each by an etcdctl of its own, come some 50 ms apart.
-    quiet: Duration::from_millis(150),
-    quiet_at_most: Duration::from_secs(1),
-    // After a start that failed, supervisord takes a second to start HAProxy again. HAProxy itself takes some 100 ms.
-    unreachable: Duration::from_millis(1_500),
-};
-
-/// The delays of `confgen once`. Its store doesn't change any more.
-const ONCE: Delays = Delays {
-    publish: Duration::ZERO,
-    remove_servers: None,
-    quiet: Duration::ZERO,
-    quiet_at_most: Duration::ZERO,
-    unreachable: Duration::ZERO,
-};
 
 /// The restart that waits.
 #[derive(Clone, Debug)]
@@ -60,6 +26,8 @@ struct WantedRestart {
     at: Instant,
     /// The time when a restart was first wanted. Since then a reconcile has wanted one every time.
     since: Instant,
+    /// One transaction wrote the service that needs it, so that no further key is to be waited for.
+    is_complete: bool,
 }
 
 /// The action in progress.
@@ -67,6 +35,8 @@ struct WantedRestart {
 struct InProgress {
     is_restart: bool,
     began_at: Instant,
+    /// A transaction wrote a service, and this action takes it in.
+    takes_whole_service: bool,
 }
 
 /// All timers and flags of confgen's life.
@@ -80,6 +50,8 @@ pub struct Scheduler {
     is_store_known: bool,
     scope: Scope,
     reconcile_at: Option<Instant>,
+    /// A transaction has written a service since the last reconcile began.
+    has_whole_service: bool,
     restart: Option<WantedRestart>,
     publish_at: Option<Instant>,
     remove_servers_at: Option<Instant>,
@@ -111,6 +83,7 @@ impl Scheduler {
             is_store_known: false,
             scope,
             reconcile_at: None,
+            has_whole_service: false,
             restart: None,
             publish_at: None,
             remove_servers_at: None,
@@ -167,7 +140,10 @@ impl Scheduler {
         if *action == Action::Publish {
             self.is_publishing = true;
         } else {
-            self.in_progress = Some(InProgress { is_restart: matches!(action, Action::Restart { .. }), began_at: now });
+            let takes_whole_service =
+                matches!(action, Action::Reconcile(_)) && std::mem::take(&mut self.has_whole_service);
+            let is_restart = matches!(action, Action::Restart { .. });
+            self.in_progress = Some(InProgress { is_restart, began_at: now, takes_whole_service });
         }
         self.check_invariants(now);
     }
@@ -188,6 +164,10 @@ impl Scheduler {
                 self.want_reconcile(now);
             }
             Input::StoreChanged | Input::DayBegan => self.want_reconcile(now),
+            Input::ServiceWritten => {
+                self.has_whole_service = true;
+                self.want_reconcile(now);
+            }
             Input::FilesChanged => {
                 self.scope.reload_files = true;
                 self.want_reconcile(now);
@@ -223,7 +203,8 @@ impl Scheduler {
                     ended.filter(|_| self.is_current).map(|ended| ended.began_at).or(self.current_since);
                 self.want_rest(now, &pending);
                 let is_in_sync = pending.restart.is_none() && accepts_files;
-                self.want_restart(now, pending.restart, pending.unreachable);
+                let is_whole_service = ended.is_some_and(|ended| ended.takes_whole_service);
+                self.want_restart(now, pending.restart, pending.unreachable, is_whole_service);
                 return is_in_sync.then_some(Effect::InSync);
             }
             End::ServersRemoved(pending) => self.want_rest(now, &pending),
@@ -284,7 +265,7 @@ impl Scheduler {
     /// Schedules a reconcile. It doesn't wait for the delay after a failure: the change may be the remedy.
     fn want_reconcile(&mut self, now: Instant) {
         self.reconcile_at = earlier(self.reconcile_at, now + self.min_wait);
-        if let Some(restart) = &mut self.restart {
+        if let Some(restart) = self.restart.as_mut().filter(|restart| !restart.is_complete) {
             let quiet = now + self.min_wait + self.delays.quiet;
             restart.at = restart.at.max(quiet.min(restart.since + self.delays.quiet_at_most));
         }
@@ -297,9 +278,17 @@ impl Scheduler {
     }
 
     /// Schedules a restart, or takes the one that waits back. The operator or supervisord may be about to start a HAProxy that
-    /// doesn't answer.
-    fn want_restart(&mut self, now: Instant, reason: Option<String>, unreachable: bool) {
-        let soon = now + if unreachable { self.delays.unreachable } else { self.delays.quiet };
+    /// doesn't answer. A service that one transaction wrote waits for no further keys, if this is the first restart after a
+    /// quiet time. The next ones wait, so that a script that writes service after service takes few restarts.
+    fn want_restart(&mut self, now: Instant, reason: Option<String>, unreachable: bool, is_whole_service: bool) {
+        let is_first = self.restart.is_none() && self.restarts_paid_until.is_none_or(|paid| paid <= now);
+        let is_complete = self.restart.as_ref().map_or(is_whole_service && is_first, |restart| restart.is_complete);
+        let delay = match (unreachable, is_complete) {
+            (true, _) => self.delays.unreachable,
+            (false, true) => Duration::ZERO,
+            (false, false) => self.delays.quiet,
+        };
+        let soon = now + delay;
         let earliest = self.earliest_restart_at.map_or(soon, |earliest| earliest.max(soon));
         let waits = self.restart.as_ref().map(|restart| (restart.at, restart.since));
         self.restart = reason.map(|reason| WantedRestart {
@@ -307,6 +296,7 @@ impl Scheduler {
             // A reconcile in between doesn't put off a restart that waits. Only a change does, in `want_reconcile`.
             at: earlier(waits.map(|(at, _)| at), earliest).unwrap_or(earliest),
             since: waits.map_or(now, |(_, since)| since),
+            is_complete,
         });
     }
 

@@ -49,6 +49,7 @@ pub(crate) fn site(state_dir: &Path) -> Site {
         stats_binds: vec!["[::]:1936".parse().unwrap()],
         runtime_socket: "/run/haproxy/admin.sock".into(),
         server_state_file: state_dir.join("server-state"),
+        hard_stop_after: Cli::parse_from(["confgen"]).common.options.hard_stop_after,
         crt_list: state_dir.join("certs/crt-list.txt"),
         log: "/dev/log".into(),
         trusted_proxies: None,
@@ -245,13 +246,13 @@ fn full_site(state_dir: &Path) -> Site {
     let page = std::fs::File::create_new(pages.path().join("404.html")).unwrap();
     std::io::Write::write_all(&mut { page }, b"<p>nothing here").unwrap();
     let flags = "confgen --chroot /var/lib/haproxy --runtime-socket-group adm --stats-domain stats.example.com \
-         --trusted-proxies 10.0.0.0/8,fd00::/8 --acme-service acme";
+         --trusted-proxies 10.0.0.0/8,fd00::/8 --acme-service acme --hard-stop-after 90m";
     let options = Cli::parse_from(flags.split_whitespace()).common.options;
     // `crypt("secret")`
     let given = options.build_site(Hash::Crypt("$5$saltsalt$Yl8FPpuNxpJj1lZwZ8yZ3y1T1oKkJYQ8W5pZJgM1kL/".into()));
-    let Site { trusted_proxies, stats_domain, acme, rights, stats_hash, .. } = given;
+    let Site { trusted_proxies, stats_domain, acme, rights, stats_hash, hard_stop_after, .. } = given;
     let pages = Arc::new(error_pages::read_error_pages_unchecked(Some(pages.path()), pages.path()));
-    Site { trusted_proxies, stats_domain, acme, rights, pages, stats_hash, ..site(state_dir) }
+    Site { trusted_proxies, stats_domain, acme, rights, pages, stats_hash, hard_stop_after, ..site(state_dir) }
 }
 
 #[test]

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use discovery::{Bind, Check, Host, Kind, Networks, ServiceId, Sticky};
+use discovery::{Bind, Check, Host, Kind, Networks, ServiceId, Span, Sticky};
 
 use crate::cli::Rights;
 use crate::desired::names::parse_section;
@@ -27,6 +27,8 @@ pub struct Site {
     pub runtime_socket: PathBuf,
     /// The file that keeps the servers' states over a restart.
     pub server_state_file: PathBuf,
+    /// The time after which an old process cuts the connections that are left.
+    pub hard_stop_after: Span,
     pub crt_list: PathBuf,
     /// The target of the log: a socket's path or `host:port`.
     pub log: String,

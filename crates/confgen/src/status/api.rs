@@ -10,9 +10,12 @@ mod upstream;
 use std::time::{Duration, SystemTime};
 
 use discovery::balancer_api::{
-    self, Act, FilesStatus, HaproxyStatus, History, OldProcesses, Quarantine, StoreStatus, UnfinishedAct,
+    self, Act, CutOff, FilesStatus, HaproxyStatus, History, OldProcess, OldProcesses, Quarantine, StoreStatus,
+    UnfinishedAct,
 };
 use discovery::{BalancerRecord, ServiceId};
+use haproxy::cutoffs::Cutoffs;
+use haproxy::masters;
 
 use crate::status::activity::UnderWay;
 use crate::status::{HistoryEntry, Identity, OperatorFilesStatus, RunningHaproxy, Status};
@@ -46,7 +49,7 @@ pub fn show_status(report: &Status) -> balancer_api::Status {
             seen: report.seen.revision,
         },
         haproxy: report.running.as_ref().map(|running| show_haproxy(running, report.started)),
-        old_haproxys: OldProcesses { processes: report.old.count, oldest_seconds: report.old.oldest_uptime.as_secs() },
+        old_haproxys: show_old_haproxys(report),
         applied: applied_revision(report),
         filed: reconcile.published,
         pending: reconcile.pending.iter().map(ServiceId::to_string).collect(),
@@ -65,6 +68,30 @@ fn show_haproxy(running: &RunningHaproxy, started: Option<SystemTime>) -> Haprox
         version: running.version.to_string(),
         generation: running.generation.clone(),
         started: started.map(format_time),
+    }
+}
+
+/// The HAProxy processes that finish their last requests, and those that handover has cut off.
+pub fn show_old_haproxys(report: &Status) -> OldProcesses {
+    let list: Vec<OldProcess> = report.old.list.iter().map(show_old_process).collect();
+    let Cutoffs { processes, connections, last } = report.cutoffs;
+    OldProcesses {
+        processes: list.len(),
+        oldest_seconds: list.first().map(|oldest| oldest.seconds).unwrap_or_default(),
+        connections: list.iter().map(|process| process.connections).sum(),
+        memory_bytes: list.iter().filter_map(|process| process.memory_bytes).sum(),
+        silent: report.old.silent,
+        list,
+        cut_off: CutOff { processes, connections, last: last.map(format_time) },
+    }
+}
+
+fn show_old_process(process: &masters::OldProcess) -> OldProcess {
+    OldProcess {
+        pid: process.pid,
+        seconds: process.uptime.as_secs(),
+        connections: process.connections,
+        memory_bytes: process.memory,
     }
 }
 

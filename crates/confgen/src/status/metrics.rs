@@ -18,6 +18,7 @@ use discovery::Cause;
 
 use crate::desired::ServerState;
 use crate::status::activity;
+use crate::status::api::show_old_haproxys;
 use crate::status::figures::{Counted, Figures};
 use crate::status::verdict::Judge;
 use crate::status::{ActionKind, HistoryEntry, Status};
@@ -111,6 +112,7 @@ pub fn register_all(status: &Status, counted: &Counted, registry: &mut Registry)
     let reconcile = &status.reconcile;
     let applied = reconcile.applied.map_or(0, |position| position.revision);
     let sessions = to_gauge_value(status.draining.values().sum::<u64>());
+    let old = show_old_haproxys(status);
     let gauges = [
         (
             "in_sync",
@@ -152,18 +154,29 @@ pub fn register_all(status: &Status, counted: &Counted, registry: &mut Registry)
         (
             "old_haproxy_processes",
             "HAProxy processes that take no new requests and finish their last ones",
-            to_gauge_value(status.old.count),
+            to_gauge_value(old.processes),
         ),
         (
             "oldest_old_haproxy_seconds",
             "The time since the oldest of them was started; 0 if there is none",
-            to_gauge_value(status.old.oldest_uptime.as_secs()),
+            to_gauge_value(old.oldest_seconds),
+        ),
+        ("old_haproxy_connections", "Their open client connections", to_gauge_value(old.connections)),
+        ("old_haproxy_memory_bytes", "The memory that their ends free", to_gauge_value(old.memory_bytes)),
+        (
+            "silent_haproxy_processes",
+            "Masters and processes of HAProxy that don't answer; old ones may be among them",
+            to_gauge_value(old.silent),
         ),
         ("haproxy_up", "1 while HAProxy answers on its Runtime API", i64::from(status.running.is_some())),
     ];
     for (name, help, value) in gauges {
         registry.register(name, help, new_gauge(value));
     }
+    let help = "Old HAProxy processes that handover has ended, because there were too many or they had too much memory";
+    registry.register("cut_off_haproxys", help, new_counter(status.cutoffs.processes));
+    let help = "Client connections of the HAProxy processes that handover has ended so";
+    registry.register("cut_off_connections", help, new_counter(status.cutoffs.connections));
     register_infos(status, registry);
     daemon::admin::register_log(registry);
     register_totals(status, registry);
@@ -184,6 +197,12 @@ pub fn register_all(status: &Status, counted: &Counted, registry: &mut Registry)
     );
     let help = "How long acts took, with HAProxy's own check or start";
     registry.register("apply_duration_seconds", help, status.actions.took.clone());
+}
+
+fn new_counter(value: u64) -> Counter {
+    let counter = Counter::default();
+    counter.inc_by(value);
+    counter
 }
 
 fn new_gauge(value: i64) -> Gauge {

@@ -72,6 +72,12 @@ fn verdict_style(upstream: &Upstream) -> &'static str {
     }
 }
 
+/// A size in MiB, with one digit behind the point.
+#[expect(clippy::cast_precision_loss, reason = "one digit behind the point is shown")]
+fn format_mib(bytes: &u64) -> String {
+    format!("{:.1}", *bytes as f64 / f64::from(1 << 20))
+}
+
 /// The time that an action took, in ms with one digit behind the point.
 fn format_ms(act: &Act) -> String {
     format!("{:.1}", act.seconds * 1000.0)

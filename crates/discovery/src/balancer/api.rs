@@ -14,7 +14,8 @@ use serde::{Deserialize, Serialize};
 pub use certificates::{Certificate, Certificates, Host, ServedBy};
 pub use service::{PreviewColor, Route, Service, ServiceInFull, Services, UpstreamCounts};
 pub use status::{
-    Act, FilesStatus, HaproxyStatus, History, OldProcesses, Quarantine, Status, StoreStatus, UnfinishedAct,
+    Act, CutOff, FilesStatus, HaproxyStatus, History, OldProcess, OldProcesses, Quarantine, Status, StoreStatus,
+    UnfinishedAct,
 };
 pub use upstream::{Announced, Imposed, Preview, Traffic, Upstream, Upstreams};
 

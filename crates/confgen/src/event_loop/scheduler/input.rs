@@ -2,6 +2,8 @@
 
 use std::collections::BTreeSet;
 
+use discovery::Change;
+
 use crate::reconcile::Pending;
 
 /// One thing to do. At most one action is in progress, except that a `Publish` may be in progress beside any but a `Restart`.
@@ -40,6 +42,8 @@ pub enum Input {
     /// The replica has all keys: from a listing, or from the persisted store while etcd can't be reached.
     StoreListed,
     StoreChanged,
+    /// One transaction wrote several keys of one service, and the store changed in nothing else.
+    ServiceWritten,
     /// Local files changed, or the validity of a certificate began or ended.
     FilesChanged,
     /// HAProxy runs another process or generation, or an old process stopped listening.
@@ -62,6 +66,26 @@ pub enum Input {
     },
     /// The `Publish` in progress ended.
     Published(PublishEnd),
+}
+
+impl Input {
+    /// The input for changes of the store. A service that is written key by key, as with etcdctl, needs more than one
+    /// transaction. So a single key may be the first of several, and several keys of one transaction are all.
+    pub fn from_changes(changes: &[Change]) -> Self {
+        let mut written = changes.iter().map(|change| match change {
+            Change::Put(entry) => service_folder(&entry.key).map(|folder| (folder, entry.mod_revision)),
+            Change::Delete { .. } => None,
+        });
+        let first = written.next().flatten();
+        let is_whole = first.is_some() && changes.len() > 1 && written.all(|other| other == first);
+        if is_whole { Self::ServiceWritten } else { Self::StoreChanged }
+    }
+}
+
+/// `http-services/shop` of `http-services/shop/domain`.
+fn service_folder(key: &str) -> Option<&str> {
+    let (end, _) = key.match_indices('/').nth(1)?;
+    key.get(..end)
 }
 
 /// The result of an action other than `Publish`.
@@ -108,4 +132,38 @@ pub enum Effect {
     OutOfSync,
     /// Nothing is left to do for now. Memory can be given back.
     Rest,
+}
+
+#[cfg(test)]
+mod tests {
+    use discovery::Entry;
+
+    use super::*;
+
+    fn put(key: &str, revision: i64) -> Change {
+        Change::Put(Entry {
+            key: key.to_owned(),
+            value: Vec::new(),
+            create_revision: revision,
+            mod_revision: revision,
+            lease: 0,
+        })
+    }
+
+    #[test]
+    fn several_keys_of_one_service_and_one_revision_are_a_whole_service() {
+        let (domain, upstream) = ("http-services/a/domain", "http-services/a/upstreams/1");
+        let input = |changes: &[Change]| Input::from_changes(changes);
+        assert_eq!(input(&[put(domain, 7), put(upstream, 7)]), Input::ServiceWritten);
+        for changes in [
+            vec![],
+            vec![put(domain, 7)],
+            vec![put(domain, 7), put(upstream, 8)],
+            vec![put(domain, 7), put("http-services/b/domain", 7)],
+            vec![put(domain, 7), Change::Delete { key: upstream.to_owned(), revision: 7, previous: None }],
+            vec![put("control/x", 7), put("control/y", 7)],
+        ] {
+            assert_eq!(input(&changes), Input::StoreChanged, "{changes:?}");
+        }
+    }
 }

@@ -180,6 +180,47 @@ fn a_restart_waits_for_keys_that_come_one_by_one_but_not_for_ever() {
     assert_eq!(next(&scheduler), None, "the last key may make it needless");
 }
 
+/// One transaction writes a service, and its reconcile leaves this.
+fn write_service(scheduler: &mut Scheduler, now: Instant, pending: Pending) {
+    scheduler.on(now, Input::ServiceWritten);
+    reconcile(scheduler, now, pending);
+}
+
+#[test]
+fn a_service_of_one_transaction_waits_for_no_further_keys() {
+    let t = Instant::now();
+    let mut scheduler = idle(t);
+    write_service(&mut scheduler, t, restart("a"));
+    assert_eq!(next(&scheduler), Some((t, "Restart")));
+    change(&mut scheduler, t, restart("a"));
+    assert_eq!(next(&scheduler), Some((t, "Restart")), "other changes don't put it off");
+    begin_next(&mut scheduler, t);
+    restarted(&mut scheduler, t);
+    write_service(&mut scheduler, t, restart("b"));
+    assert_eq!(next(&scheduler), Some((t + QUIET, "Restart")), "the next one waits for more services");
+    let later = t + 3 * SECOND;
+    begin_next(&mut scheduler, later);
+    restarted(&mut scheduler, later);
+    write_service(&mut scheduler, later + 5 * SECOND, restart("c"));
+    assert_eq!(next(&scheduler), Some((later + 5 * SECOND, "Restart")), "after a quiet time");
+}
+
+#[test]
+fn a_service_of_one_transaction_hurries_no_service_that_is_written_key_by_key() {
+    let t = Instant::now();
+    let mut scheduler = idle(t);
+    change(&mut scheduler, t, restart("a"));
+    write_service(&mut scheduler, t + QUIET / 3, restart("a, b"));
+    assert_eq!(next(&scheduler), Some((t + QUIET / 3 + QUIET, "Restart")));
+    let mut scheduler = idle(t);
+    scheduler.on(t, Input::StoreChanged);
+    begin_next(&mut scheduler, t);
+    scheduler.on(t, Input::ServiceWritten);
+    scheduler.on(t, reconciled(restart("a")));
+    reconcile(&mut scheduler, t, restart("a, b"));
+    assert_eq!(next(&scheduler), Some((t + QUIET, "Restart")), "it came during the reconcile for the other one");
+}
+
 #[test]
 fn a_haproxy_that_does_not_answer_is_given_time() {
     let t = Instant::now();
@@ -295,7 +336,7 @@ fn a_restart_in_progress_beside_a_publish_is_noticed() {
     let t = Instant::now();
     let mut scheduler = idle(t);
     scheduler.is_publishing = true;
-    scheduler.in_progress = Some(InProgress { is_restart: true, began_at: t });
+    scheduler.in_progress = Some(InProgress { is_restart: true, began_at: t, takes_whole_service: false });
     scheduler.check_invariants(t);
 }
 
@@ -313,7 +354,7 @@ fn a_reconcile_that_waits_too_long_is_noticed() {
 fn a_restart_that_is_due_before_it_was_wanted_is_noticed() {
     let t = Instant::now();
     let mut scheduler = idle(t);
-    scheduler.restart = Some(WantedRestart { reason: "a".into(), at: t, since: t + SECOND });
+    scheduler.restart = Some(WantedRestart { reason: "a".into(), at: t, since: t + SECOND, is_complete: false });
     scheduler.check_invariants(t);
 }
 
@@ -333,6 +374,7 @@ fn states(t: Instant) -> Vec<(&'static str, Scheduler)> {
     };
     let change_due = with(&idle, Input::StoreChanged);
     let reconciling = begun(&change_due);
+    let reconciling_whole = begun(&with(&idle, Input::ServiceWritten));
     let publish_due = with(&reconciling, reconciled(file()));
     let publishing = begun(&publish_due);
     let both = begun(&with(&publishing, Input::StoreChanged));
@@ -347,6 +389,7 @@ fn states(t: Instant) -> Vec<(&'static str, Scheduler)> {
         ("Idle", idle),
         ("Change due", change_due),
         ("Reconciling", reconciling),
+        ("Reconciling a service of one transaction", reconciling_whole),
         ("Publish due", publish_due),
         ("Publishing", publishing),
         ("Reconciling while publishing", both),
@@ -365,6 +408,7 @@ fn inputs(name: &str, scheduler: &Scheduler) -> Vec<(&'static str, Input)> {
     let mut inputs = vec![
         ("StoreListed", Input::StoreListed),
         ("StoreChanged", Input::StoreChanged),
+        ("ServiceWritten", Input::ServiceWritten),
         ("FilesChanged", Input::FilesChanged),
         ("HaproxyChanged", Input::HaproxyChanged),
         ("HaproxyUnsettled", Input::HaproxyUnsettled),

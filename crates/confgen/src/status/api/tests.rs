@@ -176,6 +176,9 @@ fn names_stay() {
     let one = find_service(&report, &counted(), "tcp-db").unwrap();
     let read: ServiceInFull = serde_json::from_str(&serde_json::to_string(&one).unwrap()).unwrap();
     assert_eq!(read, one, "discoverctl reads all of it");
+    let process = masters::OldProcess { pid: 42, uptime: Duration::from_secs(90), connections: 3, memory: Some(4_096) };
+    report.old = Arc::new(masters::OldProcesses { list: vec![process], silent: 1 });
+    report.cutoffs = Cutoffs { processes: 2, connections: 40, last: Some(SystemTime::UNIX_EPOCH) };
     let text = |value: serde_json::Value| serde_json::to_string_pretty(&value).unwrap();
     let all = serde_json::json!({
         "identity": show_identity(&report),

@@ -1,6 +1,7 @@
 //! Faults of the balancers: their records, the keys that they refuse, and their disagreements.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
 
 use discovery::Node;
 
@@ -10,6 +11,7 @@ use super::{Finding, LintInput};
 /// Finds the faults. `known` are those of the store: if a value is unreadable, every balancer refuses it.
 pub(super) fn lint_balancers(input: &LintInput, known: &[Finding]) -> Vec<Finding> {
     let mut findings = lint_balancer_keys(input);
+    findings.extend(lint_old_haproxys(input));
     findings.extend(lint_quarantined(input, known));
     findings.extend(lint_disputed_claims(input));
     findings
@@ -38,6 +40,34 @@ fn lint_balancer_keys(input: &LintInput) -> Vec<Finding> {
         if record.url.is_none() {
             let what = "it doesn't say where its API is: check, verify and explain can't ask it";
             findings.push(Finding::new(key, "no_url", what, "--admin and --admin-host of its confgen"));
+        }
+    }
+    findings
+}
+
+/// The time for which a connection that was cut is a finding.
+const CUT_OFF_FOR: Duration = Duration::from_secs(24 * 3600);
+
+/// Finds balancers that can't ask all of their HAProxys, and those of which handover has lately cut connections.
+fn lint_old_haproxys(input: &LintInput) -> Vec<Finding> {
+    let mut findings = Vec::new();
+    for (node, status) in input.status.iter().filter_map(|(node, it)| Some((node, it.as_ref().ok()?))) {
+        let key = format!("balancers/{node}");
+        let old = &status.old_haproxys;
+        if old.silent > 0 {
+            let what =
+                format!("{} masters or processes of HAProxy don't answer: drains wait for their age", old.silent);
+            let todo = "is its confgen in handover's --group?";
+            findings.push(Finding::new(key.clone(), "haproxy_silent", what, todo));
+        }
+        let last = old.cut_off.last.as_deref().and_then(|last| humantime::parse_rfc3339(last).ok());
+        if last.is_some_and(|last| input.now.duration_since(last).unwrap_or_default() < CUT_OFF_FOR) {
+            let what = format!(
+                "handover has ended {} old HAProxys with {} connections, because there were too many or they had too much memory",
+                old.cut_off.processes, old.cut_off.connections
+            );
+            let todo = "restart HAProxy less often, or raise handover's --old-processes or --old-memory";
+            findings.push(Finding::new(key, "connections_cut", what, todo));
         }
     }
     findings

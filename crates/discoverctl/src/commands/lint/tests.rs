@@ -166,3 +166,15 @@ fn a_claim_belongs_to_whom_a_balancer_says() {
     let said = linted(&keys, &[], &[("lb1", Ok(services))], &[], &[("lb1", Ok("{}"))]);
     assert!(said.contains("[rival_claim] shop.test/ is named by http-shop too; http-shop has it at lb1"), "{said}");
 }
+
+#[test]
+fn old_haproxys_that_cannot_be_asked_or_were_cut_off_are_found() {
+    let status = |old: &str| format!(r#"{{"in_sync":true,"old_haproxys":{old}}}"#);
+    let cut = status(r#"{"silent":1,"cut_off":{"processes":2,"connections":40,"last":"1970-01-01T00:00:00.000Z"}}"#);
+    let fine = status(r#"{"silent":0,"cut_off":{"processes":0,"connections":0,"last":null}}"#);
+    expect![[r#"
+        balancers/lb1 [connections_cut] handover has ended 2 old HAProxys with 40 connections, because there were too many or they had too much memory
+        balancers/lb1 [haproxy_silent] 1 masters or processes of HAProxy don't answer: drains wait for their age
+    "#]]
+    .assert_eq(&linted(&[], &[("lb1", Ok(&cut)), ("lb2", Ok(&fine))], &[], &[], &[]));
+}

@@ -93,13 +93,49 @@ pub struct HaproxyStatus {
 }
 
 /// HAProxy processes that a restart has left to finish their requests.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct OldProcesses {
     /// The number of such processes.
     pub processes: usize,
     /// The age of the oldest one in whole seconds; 0 without any.
     pub oldest_seconds: u64,
+    /// The open client connections of all of them.
+    pub connections: u64,
+    /// The memory that their ends free, in bytes. A process that the system hides doesn't count.
+    pub memory_bytes: u64,
+    /// The number of masters and processes that don't answer. Old processes may be among them.
+    pub silent: usize,
+    /// Each process, the oldest first.
+    pub list: Vec<OldProcess>,
+    /// Those that handover has cut off since the boot, because there were too many or they had too much memory.
+    pub cut_off: CutOff,
+}
+
+/// A HAProxy process that finishes its last requests.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct OldProcess {
+    /// The process id of the worker.
+    pub pid: u32,
+    /// The time since its start in whole seconds.
+    pub seconds: u64,
+    /// Its open client connections.
+    pub connections: u64,
+    /// The memory that its end frees, in bytes; None if the system hides it.
+    pub memory_bytes: Option<u64>,
+}
+
+/// Old HAProxy processes that handover has ended before their last connection.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct CutOff {
+    /// The number of processes.
+    pub processes: u64,
+    /// The client connections that they had.
+    pub connections: u64,
+    /// The time of the last one, RFC 3339; None if there was none.
+    pub last: Option<String>,
 }
 
 /// The answer to `/api/v1/quarantine`: all quarantined keys.

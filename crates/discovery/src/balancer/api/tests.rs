@@ -28,6 +28,7 @@ fn whole_upstream() -> Upstream {
 fn names_and_their_order_stay() {
     let status = Status {
         haproxy: Some(HaproxyStatus::default()),
+        old_haproxys: OldProcesses { list: vec![OldProcess::default()], ..OldProcesses::default() },
         under_way: vec![UnfinishedAct::default()],
         ..Status::default()
     };
