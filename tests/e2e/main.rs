@@ -14,6 +14,7 @@ mod acknowledgement;
 mod admin;
 mod ansible;
 mod as_written;
+mod busy_acts;
 mod certificates;
 mod change_burst;
 mod client_headers;

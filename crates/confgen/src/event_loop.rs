@@ -28,7 +28,7 @@ use crate::cli::{Options, Pacing};
 use crate::drain::task::{DrainTask, await_task};
 use crate::event_loop::observer::{Observation, spawn_observer};
 use crate::event_loop::reconciler_thread::ReconcilerThread;
-use crate::event_loop::scheduler::{Action, Scheduler, Scope};
+use crate::event_loop::scheduler::{Action, Input, Scheduler};
 use crate::local_files::expiry;
 use crate::reconcile::Reconciler;
 use crate::status::admin;
@@ -81,18 +81,18 @@ pub async fn run(
     });
     let Some(reconciler) = wait_for_startup(startup, &mut beats, &pulse, &shutdown).await else { return Ok(()) };
     let mut reconciler = reconciler?;
-    // A full disk may have kept the start from its files. The first reconcile tries again.
-    let scope = Scope { reload_files: reconciler.is_startup_incomplete(), ..Scope::default() };
     let replica = StoreReplica::from_persisted(reconciler.take_persisted());
+    let is_startup_incomplete = reconciler.is_startup_incomplete();
     let mut event_loop = EventLoop {
         replica,
         prefix,
-        scheduler: Scheduler::new(&pacing, scope),
+        scheduler: Scheduler::new(&pacing),
         reconciler: ReconcilerThread::spawn(reconciler, activities)?,
         publishing: None,
+        restarting: None,
+        reading: None,
         published_meanwhile: None,
         published_at: Instant::now(),
-        action_revision: 0,
         reconciled_revision: 0,
         observation: Observation::default(),
         drains: DrainTask::new(socket),
@@ -100,6 +100,10 @@ pub async fn run(
         retained_logged_at: None,
         status,
     };
+    if is_startup_incomplete {
+        // A full disk may have kept the start from its files.
+        event_loop.schedule(Input::FilesChanged);
+    }
     // A task of its own, so that an etcd that doesn't answer holds up no reconcile.
     tokio::spawn(record.run(event_loop.status.subscribe(), shutdown.drain.clone()));
     systemd::notify_status("waiting for the store");
@@ -113,6 +117,9 @@ pub async fn run(
             action = wait_until_due(next) => event_loop.begin_action(action),
             reply = event_loop.reconciler.next_reply() => event_loop.on_reply(reply),
             published = await_task(&mut event_loop.publishing) => event_loop.on_published(published),
+            read = await_task(&mut event_loop.reading) => event_loop.on_files_read(read),
+            // Its end comes as a reply of the reconciler's. This notices a panic.
+            () = await_task(&mut event_loop.restarting) => {}
             count = event_loop.drains.next_count() => event_loop.on_drains_counted(&count),
             Some(changes) = shares.recv() => event_loop.on_shares_counted(changes),
             Ok(()) = observations.changed() => event_loop.on_observed(observations.borrow_and_update().clone()),
@@ -168,12 +175,12 @@ struct EventLoop {
     scheduler: Scheduler,
     reconciler: ReconcilerThread,
     publishing: Option<JoinHandle<Published>>,
+    restarting: Option<JoinHandle<()>>,
+    reading: Option<JoinHandle<anyhow::Result<()>>>,
     /// The revision of a file that was published since the last action began.
     published_meanwhile: Option<i64>,
     /// The time when haproxy.cfg last changed or was found to be as it should be.
     published_at: Instant,
-    /// The store revision of the last action.
-    action_revision: i64,
     /// The store revision of the last reconcile.
     reconciled_revision: i64,
     observation: Observation,

@@ -1,5 +1,6 @@
 //! One pass: resolve the desired state, observe HAProxy if its state is stale, plan, apply. The rest is left to publish and to
-//! restart. Everything here blocks, and runs on the reconciler's thread. It decides nothing about when.
+//! restart. Everything here blocks, and runs on the reconciler's thread, except that restarts and the reading of local files wait
+//! for other programs beside it. It decides nothing about when.
 
 mod log;
 mod mass_removal;
@@ -9,6 +10,7 @@ mod release;
 mod restart;
 mod startup;
 mod state;
+mod steps;
 
 use std::collections::BTreeSet;
 use std::path::Path;
@@ -26,9 +28,12 @@ use crate::render::view::View;
 use crate::runtime::HaproxyControl;
 use crate::store::{Changed, StoreUpdate};
 pub use log::Progress;
+pub use operator_files::reload_local_files;
 pub use outcome::{Pending, RestartOutcome, leaves_part_out};
+pub use restart::restart_haproxy;
 pub use state::LeaseLookup;
 use state::{Config, Files, Logged, Retention, Standing};
+pub use steps::Steps;
 
 /// The state of all reconciles: what is desired, and what confgen knows of files and HAProxy. One thread owns it.
 pub struct Reconciler {

@@ -10,7 +10,7 @@ mod restart;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::SystemTime;
 
 use anyhow::Context;
@@ -27,14 +27,13 @@ use crate::runtime::plan::Scope;
 use crate::state_dir::StateDir;
 use crate::store::removal_guard::ServerHealth;
 use observed::{Observed, served_service};
-pub use restart::RestartResult;
+use restart::StopMarker;
+pub use restart::{RestartResult, Restarter};
 
 /// The running HAProxy.
 pub struct HaproxyControl {
     socket: Socket,
-    control: Control,
-    /// A file in the state directory that exists between confgen's stop of HAProxy and the start that follows.
-    stop_marker: PathBuf,
+    restarter: Restarter,
     /// `None` while the observed state is stale.
     observed: Option<Observed>,
     /// True if HAProxy passed TLS through when it was last observed.
@@ -77,10 +76,10 @@ impl HaproxyControl {
     /// A HAProxy that has not been observed yet.
     pub fn new(socket: Socket, control: Control, stop_marker: PathBuf) -> Self {
         let certificates = Arc::default();
+        let stop_marker = StopMarker(Arc::new(Mutex::new(stop_marker)));
         Self {
+            restarter: Restarter { socket: socket.clone(), control, stop_marker },
             socket,
-            control,
-            stop_marker,
             observed: None,
             passes_through: false,
             refused_change: None,
@@ -88,6 +87,11 @@ impl HaproxyControl {
             max_open_files: None,
             served: None,
         }
+    }
+
+    /// Restarts this HAProxy beside changes over the Runtime API.
+    pub fn restarter(&self) -> Restarter {
+        self.restarter.clone()
     }
 
     /// Makes the observed state stale. The next change observes HAProxy first.
@@ -227,7 +231,7 @@ impl HaproxyControl {
         }
         let scope = if self.observed.is_some() { Scope::These } else { Scope::All };
         if scope == Scope::All {
-            self.clear_stale_marker()?;
+            self.restarter.clear_stale_marker();
             self.observed = self.observe(disk).context("observe HAProxy")?;
         }
         let Some(observed) = &mut self.observed else { return Ok((0, Vec::new())) };

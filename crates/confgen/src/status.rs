@@ -309,9 +309,9 @@ mod tests {
             Status { activities, ..report.clone() }.check_in_sync()
         };
         assert_eq!(words(second), Ok("in sync at revision 0".into()));
-        let long = Ok("in sync at revision 0; under way for 11 s: restart (a test)".into());
+        let long = Ok("in sync at revision 0; under way for 6 s: restart (a test)".into());
         assert_eq!(words(LONG + second), long);
-        assert_eq!(words(HANGS + second), Err("confgen hangs, under way for 91 s: restart (a test)".into()));
+        assert_eq!(words(HANGS + second), Err("confgen hangs, under way for 16 s: restart (a test)".into()));
     }
 
     #[test]

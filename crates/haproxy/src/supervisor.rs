@@ -147,6 +147,19 @@ pub enum Error {
     },
 }
 
+impl Error {
+    /// True if supervisord, or its command, gave no answer in time. A frozen supervisord still takes connections.
+    pub fn is_timeout(&self) -> bool {
+        match self {
+            Self::Unreachable { source, .. } | Self::Exchange { source, .. } => {
+                matches!(source.kind(), io::ErrorKind::TimedOut | io::ErrorKind::WouldBlock)
+            }
+            Self::Command(error) => matches!(error, command::Error::Timeout { .. }),
+            _ => false,
+        }
+    }
+}
+
 impl Control {
     /// Makes a control of the command that restarts the program: `supervisorctl restart haproxy`.
     ///
@@ -167,7 +180,8 @@ impl Control {
     pub fn query_state(&self) -> Result<State, Error> {
         if let Some((supervisord, program)) = &self.direct {
             match supervisord.query_process(program) {
-                Err(Error::Unreachable { .. }) => {}
+                // The command would wait for a supervisord that doesn't answer, and longer.
+                Err(error @ Error::Unreachable { .. }) if !error.is_timeout() => {}
                 asked => return asked.map(|process| process.state),
             }
         }
@@ -175,16 +189,19 @@ impl Control {
     }
 
     /// Asks supervisord about the program by a direct call. `None` if only the command can ask, which takes long.
-    pub fn query_process(&self) -> Option<ProcessInfo> {
+    ///
+    /// # Errors
+    /// If supervisord can't be asked, or doesn't know the program.
+    pub fn query_process(&self) -> Option<Result<ProcessInfo, Error>> {
         let (supervisord, program) = self.direct.as_ref()?;
-        supervisord.query_process(program).ok()
+        Some(supervisord.query_process(program))
     }
 
     /// Reads the reason that the program's last start failed after `since`: the one that handover left beside the
     /// runtime socket, otherwise the end of the program's log, otherwise supervisord's description. `None` if there is
     /// none.
     pub fn read_failure_message(&self, runtime_socket: &Path, since: SystemTime) -> Option<String> {
-        let Some(process) = self.query_process() else { return failure::read_message(runtime_socket, since) };
+        let Some(Ok(process)) = self.query_process() else { return failure::read_message(runtime_socket, since) };
         // supervisord may mean a later start than the caller has seen.
         let left = failure::read_message(runtime_socket, process.started.unwrap_or(since));
         if left.is_some() || !matches!(process.state, State::Backoff | State::Fatal | State::Exited) {
@@ -219,7 +236,7 @@ impl Control {
             // Only an unreachable supervisord has certainly done nothing. After another error the command could restart
             // HAProxy a second time.
             match supervisord.restart_program(program) {
-                Err(Error::Unreachable { .. }) => {}
+                Err(error @ Error::Unreachable { .. }) if !error.is_timeout() => {}
                 done => return done,
             }
         }

@@ -8,11 +8,11 @@ use program::text::describe_error;
 use super::EventLoop;
 use crate::drain::task::await_task;
 use crate::event_loop::malloc;
-use crate::event_loop::reconciler_thread::{Finished, Reply, Request};
-use crate::event_loop::scheduler::{Action, Effect, End, Input, PublishEnd};
+use crate::event_loop::reconciler_thread::{Ended, Finished, Reply, Request};
+use crate::event_loop::scheduler::{Action, Effect, End, Input, PublishEnd, RestartEnd};
 use crate::event_loop::task::{Task, TaskResult};
 use crate::publish::{Publication, PublishOutcome};
-use crate::reconcile::{Progress, RestartOutcome, leaves_part_out};
+use crate::reconcile::{Progress, RestartOutcome, leaves_part_out, reload_local_files, restart_haproxy};
 use crate::status::{ActionKind, HistoryEntry};
 
 /// The reason of each `Publish`, as the history and the activities show it.
@@ -27,19 +27,52 @@ pub(super) struct Published {
 }
 
 impl EventLoop {
-    /// Sends the action to the reconciler. A `Publish` first asks the reconciler for what to publish.
+    /// Sends the action to the reconciler, or begins it beside the reconciler. A `Publish` first asks the reconciler for what to
+    /// publish.
     pub(super) fn begin_action(&mut self, action: Action) {
         self.scheduler.begin(Instant::now(), &action);
-        let request = match Task::for_action(action, &mut self.replica) {
-            Some(task) => {
-                self.action_revision = self.replica.store_revision().revision;
-                // The reconciler gets each `Published` before this task, so its next status has the revision.
-                self.published_meanwhile = None;
-                Request::Run(task)
-            }
-            None => Request::Publish,
-        };
-        self.reconciler.send(request);
+        match action {
+            Action::Publish => return self.reconciler.send(Request::Publish),
+            Action::ReadFiles => return self.spawn_reading(),
+            _ => {}
+        }
+        let revision = self.replica.store_revision().revision;
+        // The reconciler gets each `Published` before this action, so its next status has the revision.
+        self.published_meanwhile = None;
+        if let Action::Restart { reason } = action {
+            self.spawn_restart(reason, revision);
+        } else if let Some(task) = Task::for_action(action, &mut self.replica) {
+            self.reconciler.send(Request::Run { task, revision });
+        }
+    }
+
+    /// Restarts HAProxy beside other actions: a frozen supervisord, `haproxy -c` and the start of HAProxy may each take seconds.
+    fn spawn_restart(&mut self, reason: String, revision: i64) {
+        let (activities, mut steps) = (self.status.borrow().activities.clone(), self.reconciler.step_sender());
+        self.restarting = Some(tokio::task::spawn_blocking(move || {
+            let kind = ActionKind::Restart;
+            let _activity = activities.begin(kind.name(), reason.clone());
+            let (began_at, began) = (SystemTime::now(), Instant::now());
+            let result = restart_haproxy(&mut steps, &reason).map(TaskResult::Restarted);
+            let ended = Ended { kind, reason, revision, result, began_at, took: began.elapsed() };
+            steps.send(Request::Ended(Box::new(ended)));
+        }));
+    }
+
+    /// Reads local files beside other actions: HAProxy checks those that changed.
+    fn spawn_reading(&mut self) {
+        let (activities, mut steps) = (self.status.borrow().activities.clone(), self.reconciler.step_sender());
+        self.reading = Some(tokio::task::spawn_blocking(move || {
+            let _activity = activities.begin("look", "local files changed, HAProxy checks them");
+            reload_local_files(&mut steps)
+        }));
+    }
+
+    pub(super) fn on_files_read(&mut self, read: anyhow::Result<()>) {
+        match read {
+            Ok(()) => self.schedule(Input::FilesRead { is_usable: true }),
+            Err(error) => self.fail(Input::FilesRead { is_usable: false }, &describe_error(error.as_ref())),
+        }
     }
 
     pub(super) fn on_reply(&mut self, reply: Reply) {
@@ -61,60 +94,50 @@ impl EventLoop {
     }
 
     fn on_finished(&mut self, finished: Finished) {
-        let Finished { kind, reason, result, began_at, took, progress } = finished;
+        let Finished { ended: Ended { kind, reason, revision, result, began_at, took }, progress } = finished;
         let outcome = match &result {
             Ok(result) => result.to_history_outcome(),
             Err(error) => Some(Err(describe_error(error.as_ref()))),
         };
         if let Some(outcome) = outcome {
-            let revision = self.action_revision;
             self.record_action(HistoryEntry { began_at, took, kind, reason, revision, outcome });
         }
-        self.schedule_next(result, &progress);
+        self.schedule_next(kind, result, &progress);
         self.update_status(progress);
     }
 
-    fn schedule_next(&mut self, result: anyhow::Result<TaskResult>, progress: &Progress) {
+    fn schedule_next(&mut self, kind: ActionKind, result: anyhow::Result<TaskResult>, progress: &Progress) {
         let Progress { is_current, accepts_operator_files: accepts_files, .. } = *progress;
-        let (mut problem, mut files_problem) = (String::new(), None);
         let end = match result {
-            Ok(TaskResult::Reconciled { pending, files }) => {
-                files_problem = files.err().map(|error| describe_error(error.as_ref()));
-                End::Reconciled { pending, accepts_files }
-            }
+            Ok(TaskResult::Reconciled(pending)) => End::Reconciled { pending, accepts_files },
             Ok(TaskResult::ServersRemoved(pending)) => End::ServersRemoved(pending),
             Ok(TaskResult::ServersRequeued { is_refused: false }) => End::Requeued,
             Ok(TaskResult::ServersRequeued { is_refused: true }) => End::RequeueRefused,
-            Ok(TaskResult::Restarted(outcome)) => {
-                let end = restart_end(&outcome);
-                match end {
-                    End::Restarted => tracing::info!("{outcome}"),
-                    // `fail` logs this one.
-                    End::Failed => {}
-                    _ => tracing::warn!("{outcome}"),
-                }
-                problem = outcome.to_string();
-                end
-            }
+            Ok(TaskResult::Restarted(outcome)) => return self.on_restarted(&outcome, is_current),
             Err(error) => {
-                problem = describe_error(error.as_ref());
-                End::Failed
+                let input = match kind {
+                    ActionKind::Restart => Input::Restarted { end: RestartEnd::Failed, is_current },
+                    ActionKind::Runtime | ActionKind::File => Input::Finished { end: End::Failed, is_current },
+                };
+                return self.fail(input, &describe_error(error.as_ref()));
             }
         };
-        if end == End::Restarted {
-            // The restart also wrote haproxy.cfg.
-            self.status.send_modify(|status| status.publish_error = None);
+        self.schedule(Input::Finished { end, is_current });
+    }
+
+    fn on_restarted(&mut self, outcome: &RestartOutcome, is_current: bool) {
+        let (end, problem) = (restart_end(outcome), outcome.to_string());
+        let input = Input::Restarted { end, is_current };
+        match end {
+            RestartEnd::Failed => return self.fail(input, &problem),
+            RestartEnd::Restarted => {
+                tracing::info!("{outcome}");
+                // The restart also wrote haproxy.cfg.
+                self.status.send_modify(|status| status.publish_error = None);
+            }
+            RestartEnd::Stopped | RestartEnd::PartRejected => tracing::warn!("{outcome}"),
         }
-        let is_failed = end == End::Failed;
-        let input = Input::Finished { end, is_current };
-        if is_failed {
-            self.fail(input, &problem);
-        } else {
-            self.schedule_with_problem(input, &problem);
-        }
-        if let Some(problem) = files_problem {
-            self.fail(Input::FilesUnusable, &problem);
-        }
+        self.schedule_with_problem(input, &problem);
     }
 
     /// Makes the reconciler's progress visible.
@@ -198,26 +221,28 @@ impl EventLoop {
 
     /// Waits for the actions in progress. They have no consequences any more.
     pub(super) async fn finish_actions(&mut self) {
-        let (mut is_acting, mut is_publishing) = (self.scheduler.is_acting(), self.scheduler.is_publishing());
-        while is_acting || is_publishing {
+        let (mut is_acting, mut is_waiting) = (self.scheduler.is_acting(), self.scheduler.is_waiting_beside());
+        while is_acting || is_waiting {
             tokio::select! {
                 reply = self.reconciler.next_reply() => match reply {
+                    Reply::Finished(it) if it.ended.kind == ActionKind::Restart => is_waiting = false,
                     Reply::Finished(_) => is_acting = false,
                     // This publish had begun before the stop, and only its input was missing.
                     Reply::Publish(publication) => self.spawn_publish(*publication),
                 },
-                _ = await_task(&mut self.publishing) => is_publishing = false,
+                _ = await_task(&mut self.publishing) => is_waiting = false,
+                _ = await_task(&mut self.reading) => is_waiting = false,
             }
         }
     }
 }
 
 /// The end of a restart for the scheduler.
-pub(super) fn restart_end(outcome: &RestartOutcome) -> End {
+pub(super) fn restart_end(outcome: &RestartOutcome) -> RestartEnd {
     match outcome {
-        RestartOutcome::Restarted | RestartOutcome::InSync => End::Restarted,
-        RestartOutcome::Stopped => End::Stopped,
-        RestartOutcome::Rejected(rejected) if leaves_part_out(rejected) => End::PartRejected,
-        RestartOutcome::Rejected(_) | RestartOutcome::NotLive(_) => End::Failed,
+        RestartOutcome::Restarted | RestartOutcome::InSync => RestartEnd::Restarted,
+        RestartOutcome::Stopped => RestartEnd::Stopped,
+        RestartOutcome::Rejected(rejected) if leaves_part_out(rejected) => RestartEnd::PartRejected,
+        RestartOutcome::Rejected(_) | RestartOutcome::NotLive(_) => RestartEnd::Failed,
     }
 }

@@ -10,6 +10,7 @@ use haproxy::runtime::Socket;
 use haproxy::supervisor::{Control, State};
 use haproxy::{masters, process};
 use tokio::sync::watch;
+use tokio::task::JoinHandle;
 use tokio::time::{MissedTickBehavior, interval};
 use tokio_util::sync::CancellationToken;
 
@@ -70,34 +71,53 @@ const ASK_EVERY: Duration = Duration::from_secs(2);
 /// HAProxy ends only after handover's `--linger`.
 const STOPPED_FOR: Duration = Duration::from_secs(8);
 
-/// The answers to questions that are asked less often.
+/// supervisord counts as frozen if it has not answered for this long. One question waits 5 s, so a single slow answer isn't enough.
+const SILENT_FOR: Duration = Duration::from_secs(8);
+
+/// The answers of other programs than the running HAProxy. Their questions run beside the observations, because a frozen program
+/// holds them up for seconds.
 #[derive(Clone, Debug, Default)]
 struct SlowAnswers {
     at: Option<Instant>,
     /// The time when supervisord was first observed to have the program stopped.
     stopped: Option<Instant>,
+    /// The time of the first question that supervisord left without an answer.
+    silent: Option<(Instant, SystemTime)>,
     unsupervised: Option<String>,
     old: Arc<OldProcesses>,
     cutoffs: Cutoffs,
 }
 
 impl SlowAnswers {
-    /// Asks again, unless the last answers are recent.
-    fn refresh(self, socket: &Socket, control: &Control) -> Self {
-        let now = Instant::now();
-        if self.at.is_some_and(|at| now.duration_since(at) < ASK_EVERY) {
-            return self;
-        }
-        let process = control.query_process();
+    fn is_due(&self) -> bool {
+        self.at.is_none_or(|at| at.elapsed() >= ASK_EVERY)
+    }
+
+    /// Asks again.
+    fn refresh(self, observer: &Observer) -> Self {
+        let _activity = observer.activities.begin("look", "supervisord and old HAProxy processes");
+        let (now, socket, control) = (Instant::now(), &observer.socket, &observer.control);
+        let answer = control.query_process();
+        let is_silent = matches!(&answer, Some(Err(error)) if error.is_timeout());
+        let silent = is_silent.then(|| self.silent.unwrap_or((now, SystemTime::now())));
+        let process = answer.and_then(Result::ok);
         let is_stopped = process.as_ref().is_some_and(|process| process.state == State::Stopped);
         let stopped = is_stopped.then(|| self.stopped.unwrap_or(now));
-        let unsupervised = process.and_then(|process| {
+        let problem = process.and_then(|process| {
             let words = control.read_failure_message(socket.path(), SystemTime::now());
             describe_problem(process.state, stopped.map(|since| now.duration_since(since)), words)
         });
+        let frozen =
+            silent.filter(|(since, _)| since.elapsed() >= SILENT_FOR).map(|(_, since)| describe_silence(since));
         let old = Arc::new(masters::list_old_processes(socket.path()));
-        Self { at: Some(now), stopped, unsupervised, old, cutoffs: read_cutoffs(socket.path()) }
+        let cutoffs = read_cutoffs(socket.path());
+        Self { at: Some(Instant::now()), stopped, silent, unsupervised: frozen.or(problem), old, cutoffs }
     }
+}
+
+fn describe_silence(since: SystemTime) -> String {
+    let since = humantime::format_rfc3339_seconds(since);
+    format!("supervisord has not answered since {since}, so HAProxy can't be started anew; the one that runs serves on")
 }
 
 /// The problem of a HAProxy that serves while supervisord has its program in that state. `words` are those of a start that failed.
@@ -152,12 +172,20 @@ pub fn spawn_observer(
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     tokio::spawn(shutdown.run_until_cancelled_owned(async move {
         let (mut last, mut answers) = (Observation::default(), SlowAnswers::default());
+        let mut asking: Option<JoinHandle<SlowAnswers>> = None;
         loop {
             ticks.tick().await;
+            if let Some(asked) = asking.take_if(|asking| asking.is_finished()) {
+                answers = asked.await.unwrap_or_default();
+            }
+            if asking.is_none() && answers.is_due() {
+                let (observer, before) = (Arc::clone(&observer), answers.clone());
+                asking = Some(tokio::task::spawn_blocking(move || before.refresh(&observer)));
+            }
             let (observer, before, slow) = (Arc::clone(&observer), last.clone(), answers.clone());
             let observed = tokio::task::spawn_blocking(move || observer.observe(&before, slow)).await;
-            let Ok((observation, slow)) = observed else { continue };
-            (last, answers) = (observation.clone(), slow);
+            let Ok(observation) = observed else { continue };
+            last = observation.clone();
             sender.send_if_modified(|last| std::mem::replace(last, observation.clone()) != observation);
         }
     }));
@@ -165,7 +193,7 @@ pub fn spawn_observer(
 }
 
 impl Observer {
-    fn observe(&self, last: &Observation, answers: SlowAnswers) -> (Observation, SlowAnswers) {
+    fn observe(&self, last: &Observation, answers: SlowAnswers) -> Observation {
         let _activity = self.activities.begin("look", "files and the running HAProxy");
         let info = self.socket.show_info().ok();
         let process = match &info {
@@ -176,8 +204,7 @@ impl Observer {
         // A process that listened alone does so until it is another process.
         let may_share = last.old_process_listens || process != last.process;
         let old_process_listens = may_share && masters::other_process_listens(&self.socket);
-        let answers = answers.refresh(&self.socket, &self.control);
-        let observation = Observation {
+        Observation {
             process,
             old_process_listens,
             unexpected_files: info.as_ref().and_then(|info| describe_unexpected_files(info.pid, &self.checked)),
@@ -191,8 +218,7 @@ impl Observer {
                 version: info.version,
                 generation: runtime::running_generation(&self.socket),
             }),
-        };
-        (observation, answers)
+        }
     }
 }
 

@@ -4,10 +4,10 @@
 use std::time::Instant;
 
 use crate::event_loop::actions::restart_end;
-use crate::event_loop::scheduler::{End, Input, PublishEnd, Scheduler};
+use crate::event_loop::scheduler::{Action, End, Input, PublishEnd, RestartEnd, Scheduler};
 use crate::event_loop::task::{Task, TaskResult};
 use crate::publish::PublishOutcome;
-use crate::reconcile::{Reconciler, RestartOutcome, leaves_part_out};
+use crate::reconcile::{Reconciler, RestartOutcome, leaves_part_out, reload_local_files, restart_haproxy};
 use crate::store::StoreReplica;
 
 /// A run goes on after this many rejections, without what HAProxy rejected.
@@ -20,9 +20,22 @@ pub fn run_once(mut reconciler: Reconciler, mut replica: StoreReplica) -> anyhow
     let (mut outcome, mut rejections) = (RestartOutcome::InSync, 0);
     while let Some((_, action)) = scheduler.next() {
         scheduler.begin(Instant::now(), &action);
-        let input = match Task::for_action(action, &mut replica) {
-            Some(task) => run_task(&mut reconciler, task, &mut outcome)?,
-            None => publish(&mut reconciler, &mut outcome)?,
+        let input = match action {
+            Action::Publish => publish(&mut reconciler, &mut outcome)?,
+            Action::Restart { reason } => {
+                outcome = restart_haproxy(&mut reconciler, &reason)?;
+                let end = restart_end(&outcome);
+                let ends_run = matches!(end, RestartEnd::Stopped | RestartEnd::Failed);
+                (!ends_run).then_some(Input::Restarted { end, is_current: true })
+            }
+            Action::ReadFiles => {
+                reload_local_files(&mut reconciler)?;
+                Some(Input::FilesRead { is_usable: true })
+            }
+            action => {
+                let Some(task) = Task::for_action(action, &mut replica) else { return Ok(outcome) };
+                run_task(&mut reconciler, task, &mut outcome)?
+            }
         };
         reconciler.log_quarantine();
         rejections += usize::from(matches!(outcome, RestartOutcome::Rejected(_)));
@@ -35,7 +48,7 @@ pub fn run_once(mut reconciler: Reconciler, mut replica: StoreReplica) -> anyhow
 /// Returns the input for the scheduler. `None` ends the run.
 fn run_task(reconciler: &mut Reconciler, task: Task, outcome: &mut RestartOutcome) -> anyhow::Result<Option<Input>> {
     let end = match task.run(reconciler)? {
-        TaskResult::Reconciled { pending, .. } => {
+        TaskResult::Reconciled(pending) => {
             // HAProxy would not start with rejected operator files, so there is nothing to publish.
             if let Some(rejection) = reconciler.operator_files_rejection() {
                 *outcome = RestartOutcome::Rejected(PublishOutcome::OperatorFilesRejected(rejection.clone()));
@@ -45,15 +58,8 @@ fn run_task(reconciler: &mut Reconciler, task: Task, outcome: &mut RestartOutcom
             *outcome = RestartOutcome::InSync;
             End::Reconciled { pending, accepts_files: true }
         }
-        TaskResult::Restarted(restarted) => {
-            *outcome = restarted;
-            match restart_end(outcome) {
-                End::Stopped | End::Failed => return Ok(None),
-                end => end,
-            }
-        }
         TaskResult::ServersRemoved(pending) => End::ServersRemoved(pending),
-        TaskResult::ServersRequeued { .. } => End::Requeued,
+        TaskResult::ServersRequeued { .. } | TaskResult::Restarted(_) => End::Requeued,
     };
     Ok(Some(Input::Finished { end, is_current: true }))
 }

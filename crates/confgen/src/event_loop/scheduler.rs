@@ -3,6 +3,7 @@
 
 mod delays;
 mod input;
+mod invariants;
 
 use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
@@ -12,7 +13,8 @@ use registry::Backoff;
 use crate::cli::Pacing;
 use crate::reconcile::Pending;
 use delays::{DAEMON, Delays, ONCE};
-pub use input::{Action, Effect, End, Input, PublishEnd, Scope};
+use input::Beside;
+pub use input::{Action, Effect, End, Input, PublishEnd, RestartEnd, Scope};
 
 /// Restarts that may follow another one at once, after a time without any. A service that is deleted and written again key by
 /// key can take three: one without it, one for its first key, one for the keys that came during that restart. HAProxy refuses
@@ -30,15 +32,6 @@ struct WantedRestart {
     is_complete: bool,
 }
 
-/// The action in progress.
-#[derive(Clone, Copy, Debug)]
-struct InProgress {
-    is_restart: bool,
-    began_at: Instant,
-    /// A transaction wrote a service, and this action takes it in.
-    takes_whole_service: bool,
-}
-
 /// All timers and flags of confgen's life.
 #[derive(Clone, Debug)]
 pub struct Scheduler {
@@ -52,17 +45,24 @@ pub struct Scheduler {
     reconcile_at: Option<Instant>,
     /// A transaction has written a service since the last reconcile began.
     has_whole_service: bool,
+    /// The reconcile in progress takes in a service that a transaction wrote.
+    takes_whole_service: bool,
+    /// When local files that changed are read.
+    files_at: Option<Instant>,
     restart: Option<WantedRestart>,
     publish_at: Option<Instant>,
     remove_servers_at: Option<Instant>,
     requeue: Option<(Instant, BTreeSet<String>)>,
-    in_progress: Option<InProgress>,
-    is_publishing: bool,
+    /// The begin of the action in progress, if there is one besides `beside`.
+    began_at: Option<Instant>,
+    beside: Option<Beside>,
     earliest_restart_at: Option<Instant>,
     /// The end of the intervals of all restarts so far, one after another.
     restarts_paid_until: Option<Instant>,
     /// Failures since all was well. Each doubles the delay.
     failures: u32,
+    /// Some local files couldn't be read or aren't accepted.
+    lacks_files: bool,
     is_current: bool,
     /// The begin of the last reconcile after which HAProxy was current.
     current_since: Option<Instant>,
@@ -75,24 +75,27 @@ const RETRIES: Backoff = Backoff::new(Duration::from_secs(1), LONGEST_RETRY);
 
 impl Scheduler {
     /// The scheduler of the daemon. Nothing is due before the store is known.
-    pub fn new(pacing: &Pacing, scope: Scope) -> Self {
+    pub fn new(pacing: &Pacing) -> Self {
         Self {
             delays: DAEMON,
             min_wait: pacing.min_wait,
             restart_interval: pacing.restart_interval,
             is_store_known: false,
-            scope,
+            scope: Scope::default(),
             reconcile_at: None,
             has_whole_service: false,
+            takes_whole_service: false,
+            files_at: None,
             restart: None,
             publish_at: None,
             remove_servers_at: None,
             requeue: None,
-            in_progress: None,
-            is_publishing: false,
+            began_at: None,
+            beside: None,
             earliest_restart_at: None,
             restarts_paid_until: None,
             failures: 0,
+            lacks_files: false,
             is_current: false,
             current_since: None,
             unsettled_at: None,
@@ -102,29 +105,29 @@ impl Scheduler {
     /// The scheduler of `confgen once`: every action is due at once.
     pub fn once() -> Self {
         let pacing = Pacing { min_wait: Duration::ZERO, restart_interval: Duration::ZERO, resync: Duration::MAX };
-        Self { delays: ONCE, ..Self::new(&pacing, Scope::default()) }
+        Self { delays: ONCE, ..Self::new(&pacing) }
     }
 
-    /// The next action, and the time when it may begin. `None` while an action is in progress, or before the store is known.
+    /// The next action, and the time when it may begin. `None` while none may begin, and before the store is known.
     pub fn next(&self) -> Option<(Instant, Action)> {
-        if !self.is_store_known || self.in_progress.is_some() {
+        if !self.is_store_known || self.began_at.is_some() {
             return None;
         }
         let restart = self.restart.as_ref();
         // A restart publishes too, but a restart that has to wait is no reason for a file that lags behind.
         let publish_at = self.publish_at.filter(|at| restart.is_none_or(|restart| restart.at > *at));
-        // While a file is written neither a second one nor a restart begins.
-        let (restart, publish_at) = if self.is_publishing { (None, None) } else { (restart, publish_at) };
         let requeue = self.requeue.as_ref();
         let actions = [
             self.reconcile_at.map(|at| (at, Action::Reconcile(self.scope))),
+            self.files_at.map(|at| (at, Action::ReadFiles)),
             restart.map(|restart| (restart.at, Action::Restart { reason: restart.reason.clone() })),
             publish_at.map(|at| (at, Action::Publish)),
             self.remove_servers_at.map(|at| (at, Action::RemoveServers)),
             requeue.map(|(at, sections)| (*at, Action::RequeueServers { sections: sections.clone() })),
         ];
+        let may_begin = |action: &Action| self.beside.is_none() || action.beside().is_none();
         // `min_by_key` takes the first of equals, so a change reaches HAProxy before a restart or a file.
-        actions.into_iter().flatten().min_by_key(|(at, _)| *at)
+        actions.into_iter().flatten().filter(|(_, action)| may_begin(action)).min_by_key(|(at, _)| *at)
     }
 
     /// The action begins, with all inputs so far.
@@ -134,16 +137,16 @@ impl Scheduler {
             Action::Reconcile(_) => (self.reconcile_at, self.scope) = (None, Scope::default()),
             Action::Restart { .. } => (self.restart, self.publish_at) = (None, None),
             Action::Publish => self.publish_at = None,
+            Action::ReadFiles => self.files_at = None,
             Action::RemoveServers => self.remove_servers_at = None,
             Action::RequeueServers { .. } => self.requeue = None,
         }
-        if *action == Action::Publish {
-            self.is_publishing = true;
-        } else {
-            let takes_whole_service =
-                matches!(action, Action::Reconcile(_)) && std::mem::take(&mut self.has_whole_service);
-            let is_restart = matches!(action, Action::Restart { .. });
-            self.in_progress = Some(InProgress { is_restart, began_at: now, takes_whole_service });
+        if matches!(action, Action::Reconcile(_)) {
+            self.takes_whole_service = std::mem::take(&mut self.has_whole_service);
+        }
+        match action.beside() {
+            Some(beside) => self.beside = Some(beside),
+            None => self.began_at = Some(now),
         }
         self.check_invariants(now);
     }
@@ -168,10 +171,7 @@ impl Scheduler {
                 self.has_whole_service = true;
                 self.want_reconcile(now);
             }
-            Input::FilesChanged => {
-                self.scope.reload_files = true;
-                self.want_reconcile(now);
-            }
+            Input::FilesChanged => self.files_at = earlier(self.files_at, now + self.min_wait),
             Input::HaproxyChanged => {
                 self.scope.reobserve = true;
                 self.want_reconcile(now);
@@ -181,58 +181,88 @@ impl Scheduler {
             Input::TurnsMissed { sections } => {
                 self.requeue.get_or_insert_with(|| (now, BTreeSet::new())).1.extend(sections);
             }
-            Input::FilesUnusable => return self.on_failed(now, false),
+            Input::FilesRead { is_usable } => {
+                self.beside = None;
+                return self.on_files_read(now, is_usable);
+            }
             Input::Finished { end, is_current } => {
-                let ended = self.in_progress.take();
+                let began_at = self.began_at.take();
                 self.is_current = is_current;
-                return self.on_finished(now, end, ended);
+                return self.on_finished(now, end, began_at);
             }
             Input::Published(end) => {
-                self.is_publishing = false;
+                self.beside = None;
                 return self.on_published(now, end);
+            }
+            Input::Restarted { end, is_current } => {
+                self.beside = None;
+                self.is_current = is_current;
+                return self.on_restarted(now, end);
             }
         }
         None
     }
 
-    fn on_finished(&mut self, now: Instant, end: End, ended: Option<InProgress>) -> Option<Effect> {
+    fn on_finished(&mut self, now: Instant, end: End, began_at: Option<Instant>) -> Option<Effect> {
         match end {
             End::Reconciled { pending, accepts_files } => {
                 // From the reconcile's begin: HAProxy may have become another process while it ran.
-                self.current_since =
-                    ended.filter(|_| self.is_current).map(|ended| ended.began_at).or(self.current_since);
+                self.current_since = began_at.filter(|_| self.is_current).or(self.current_since);
                 self.want_rest(now, &pending);
-                let is_in_sync = pending.restart.is_none() && accepts_files;
-                let is_whole_service = ended.is_some_and(|ended| ended.takes_whole_service);
+                let is_in_sync = pending.restart.is_none() && accepts_files && !self.lacks_files;
+                let is_whole_service = std::mem::take(&mut self.takes_whole_service);
                 self.want_restart(now, pending.restart, pending.unreachable, is_whole_service);
                 return is_in_sync.then_some(Effect::InSync);
             }
             End::ServersRemoved(pending) => self.want_rest(now, &pending),
             End::Requeued => {}
             End::RequeueRefused => self.want_reconcile(now),
-            End::Restarted => {
+            End::Failed => return self.on_failed(now, false),
+        }
+        None
+    }
+
+    fn on_restarted(&mut self, now: Instant, end: RestartEnd) -> Option<Effect> {
+        // A reconcile that ran meanwhile found the old process in need of a restart. Another one finds out what the new one needs.
+        let is_wanted_again = self.restart.take().is_some();
+        match end {
+            RestartEnd::Restarted => {
                 self.count_restart(now);
                 // The old process may still listen. Until it doesn't, servers can't be removed from it.
                 self.want_server_removal(now);
-                return Some(Effect::InSync);
+                if is_wanted_again {
+                    self.want_reconcile(now);
+                }
+                (!is_wanted_again && !self.lacks_files).then_some(Effect::InSync)
             }
             // The operator's start of HAProxy is an input of its own.
-            End::Stopped => return Some(Effect::OutOfSync),
-            End::PartRejected => {
+            RestartEnd::Stopped => Some(Effect::OutOfSync),
+            RestartEnd::PartRejected => {
                 // HAProxy may have found this by a restart that failed.
                 self.count_restart(now);
                 self.want_everything(now);
+                None
             }
-            End::Failed => return self.on_failed(now, ended.is_some_and(|ended| ended.is_restart)),
+            RestartEnd::Failed => self.on_failed(now, true),
         }
-        None
+    }
+
+    /// A reconcile follows in any case. It applies the files that can be used.
+    fn on_files_read(&mut self, now: Instant, is_usable: bool) -> Option<Effect> {
+        self.lacks_files = !is_usable;
+        (self.scope.files_read, self.scope.resolve_all) = (true, true);
+        let effect = if is_usable { None } else { self.on_failed(now, false) };
+        // `--min-wait` has passed before the files were read.
+        self.want_reconcile_at(now, now);
+        effect
     }
 
     fn on_published(&mut self, now: Instant, end: PublishEnd) -> Option<Effect> {
         match end {
             PublishEnd::UpToDate => {
-                let Scope { reload_files, reobserve, .. } = self.scope;
-                let is_busy = self.restart.is_some() || self.in_progress.is_some() || reload_files || reobserve;
+                let Scope { files_read, reobserve, .. } = self.scope;
+                let is_busy = self.restart.is_some() || self.began_at.is_some() || self.files_at.is_some();
+                let is_busy = is_busy || files_read || reobserve;
                 if is_busy {
                     return None;
                 }
@@ -252,19 +282,24 @@ impl Scheduler {
     /// The failed action is tried again. A restart is not tried more often than one that succeeds.
     fn on_failed(&mut self, now: Instant, is_restart: bool) -> Option<Effect> {
         // The failed action may have consumed these inputs. Process them again.
-        self.scope = Scope { reload_files: true, reobserve: true, resolve_all: true };
+        (self.scope.reobserve, self.scope.resolve_all) = (true, true);
         let delay = RETRIES.delay_after(self.failures);
         self.failures = self.failures.saturating_add(1);
         if is_restart {
             self.earliest_restart_at = Some(now + delay.max(self.restart_interval));
         }
+        self.files_at = earlier(self.files_at, now + delay);
         self.reconcile_at = earlier(self.reconcile_at, now + delay);
         Some(Effect::OutOfSync)
     }
 
     /// Schedules a reconcile. It doesn't wait for the delay after a failure: the change may be the remedy.
     fn want_reconcile(&mut self, now: Instant) {
-        self.reconcile_at = earlier(self.reconcile_at, now + self.min_wait);
+        self.want_reconcile_at(now, now + self.min_wait);
+    }
+
+    fn want_reconcile_at(&mut self, now: Instant, at: Instant) {
+        self.reconcile_at = earlier(self.reconcile_at, at);
         if let Some(restart) = self.restart.as_mut().filter(|restart| !restart.is_complete) {
             let quiet = now + self.min_wait + self.delays.quiet;
             restart.at = restart.at.max(quiet.min(restart.since + self.delays.quiet_at_most));
@@ -323,50 +358,29 @@ impl Scheduler {
         self.failures = 0;
     }
 
-    /// Local files are known to have changed, and no reconcile has read them yet.
+    /// Local files are known to have changed, and no reconcile has applied them yet.
     pub fn is_reload_due(&self) -> bool {
-        self.scope.reload_files
+        self.files_at.is_some() || self.beside == Some(Beside::ReadFiles) || self.scope.files_read
     }
 
-    /// An action other than `Publish` is in progress.
+    /// A change over the Runtime API is in progress.
     pub fn is_acting(&self) -> bool {
-        self.in_progress.is_some()
+        self.began_at.is_some()
     }
 
-    /// A `Publish` is in progress.
-    pub fn is_publishing(&self) -> bool {
-        self.is_publishing
+    /// An action that waits for another program is in progress.
+    pub fn is_waiting_beside(&self) -> bool {
+        self.beside.is_some()
     }
 
     /// HAProxy runs all that the last action was given, no action is in progress, and no service waits to be resolved again.
     pub fn is_current(&self) -> bool {
-        self.is_current && self.in_progress.is_none() && !self.scope.resolve_all
+        self.is_current && self.began_at.is_none() && !self.scope.resolve_all
     }
 
     /// Since HAProxy was last unsettled, a reconcile has observed that HAProxy is current.
     pub fn is_confirmed(&self) -> bool {
         self.current_since >= self.unsettled_at
-    }
-
-    fn check_invariants(&self, now: Instant) {
-        let is_idle = self.in_progress.is_none() && !self.is_publishing;
-        debug_assert!(self.is_store_known || is_idle, "an action is in progress before the store is known");
-        let is_restarting = self.in_progress.is_some_and(|action| action.is_restart);
-        debug_assert!(!(is_restarting && self.is_publishing), "a restart is in progress while haproxy.cfg is written");
-        let latest = now + self.min_wait.max(LONGEST_RETRY);
-        debug_assert!(
-            self.reconcile_at.is_none_or(|at| at <= latest),
-            "a reconcile waits longer than the longest retry"
-        );
-        let is_in_order = self.restart.as_ref().is_none_or(|restart| restart.at >= restart.since);
-        debug_assert!(is_in_order, "a restart is due before it was wanted");
-    }
-
-    fn check_may_begin(&self, action: &Action) {
-        debug_assert!(self.is_store_known, "{action:?} begins before the store is known");
-        debug_assert!(self.in_progress.is_none(), "{action:?} begins beside another action");
-        let touches_file = matches!(action, Action::Publish | Action::Restart { .. });
-        debug_assert!(!(self.is_publishing && touches_file), "{action:?} begins while haproxy.cfg is written");
     }
 }
 

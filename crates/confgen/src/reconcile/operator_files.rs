@@ -7,36 +7,86 @@ use std::sync::{Arc, PoisonError};
 use std::time::SystemTime;
 
 use discovery::ServiceId;
+use haproxy::check::Checker;
 
-use super::Reconciler;
+use super::state::Config;
+use super::{Reconciler, Steps};
 use crate::cli::Options;
-use crate::desired::Policy;
-use crate::local_files::LocalFiles;
+use crate::desired::{HeldNames, Policy};
+use crate::local_files::{LocalFiles, LocalPaths};
 use crate::operator_files::OperatorFiles;
 use crate::operator_files::edit_windows;
 use crate::operator_files::filled::{FilledFiles, OtherBackends};
 use crate::operator_files::validate::{OperatorVerdict, Rejection, Validator};
 use crate::publish::modified_at;
+use crate::state_dir::StateDir;
 use crate::status::OperatorFilesStatus;
 
 /// Files that change while HAProxy checks them are checked again this often. After that, the observer of the files starts the next
 /// try.
 const TRIES: usize = 3;
 
+/// Reads and checks all local files again, and takes them over. The reconcile after this must resolve all services. An error if some
+/// files can't be read or aren't accepted: the last good ones count. Blocks while HAProxy checks changed files.
+pub fn reload_local_files(steps: &mut impl Steps) -> anyhow::Result<()> {
+    let reader = steps.run(|reconciler| {
+        reconciler.complete_startup()?;
+        Ok(reconciler.file_reader())
+    })?;
+    let (include, rejection) = reader.load_operator_files()?;
+    // As before, the verdict counts even if a certificate can't be read below.
+    steps.run(move |reconciler| {
+        reconciler.files.rejection = rejection;
+        Ok(())
+    })?;
+    let taken = reader.paths.collect_files(&reader.checker)?;
+    // An allowlist that can't be read holds up no other file. The last good one counts, and the error is the result.
+    let allowed = reader.paths.read_domain_allowlist();
+    let outside = LocalFiles {
+        operator_files: include,
+        allowed_domains: allowed.as_ref().unwrap_or(&reader.known.allowed_domains).clone(),
+        ..taken
+    };
+    steps.run(move |reconciler| {
+        let refused = reconciler.take_local_files(outside);
+        allowed?;
+        refused
+    })
+}
+
+/// Reads the local files beside changes over the Runtime API. It has copies of all that it needs.
+pub(super) struct FileReader {
+    paths: LocalPaths,
+    checker: Checker,
+    options: Options,
+    state_dir: StateDir,
+    /// The files that count.
+    known: Arc<LocalFiles>,
+    /// The reason why the operator's files aren't accepted as they were last read.
+    rejection: Option<Rejection>,
+    held: HeldNames,
+}
+
 impl Reconciler {
-    /// Reads and checks all local files again. The reconcile after this must resolve all services. An error if some files can't be
-    /// read or aren't accepted: the last good ones count.
-    pub fn reload_local_files(&mut self) -> anyhow::Result<()> {
-        self.complete_startup()?;
-        let include = self.load_operator_files()?;
-        let taken = self.config.paths.collect_files(&self.config.checker)?;
-        // An allowlist that can't be read holds up no other file. The last good one counts, and the error is the result.
-        let allowed = self.config.paths.read_domain_allowlist();
-        let outside = LocalFiles {
-            operator_files: include,
-            allowed_domains: allowed.as_ref().unwrap_or(&self.files.local.allowed_domains).clone(),
-            ..taken
-        };
+    pub(super) fn file_reader(&self) -> FileReader {
+        let Config { paths, checker, options, state_dir, .. } = &self.config;
+        FileReader {
+            paths: paths.clone(),
+            checker: checker.clone(),
+            options: options.clone(),
+            state_dir: state_dir.clone(),
+            known: Arc::clone(&self.files.local),
+            rejection: self.files.rejection.clone(),
+            held: self.desired.held_names(),
+        }
+    }
+
+    /// An error if the operator's files aren't accepted as they are.
+    fn take_local_files(&mut self, mut outside: LocalFiles) -> anyhow::Result<()> {
+        // A service of a rejected filled file may have changed since the files were read.
+        if self.files.local.operator_files.filled.list_rejections().is_empty() {
+            outside.operator_files.filled.clear_rejections();
+        }
         outside.certificates.log_changes(&self.files.local.certificates);
         outside.pages.log_changes(&self.files.local.pages);
         self.files.site.pages = Arc::clone(&outside.pages);
@@ -46,7 +96,6 @@ impl Reconciler {
             self.desired.clear_rejections();
         }
         self.files.local = Arc::new(outside);
-        allowed?;
         match &self.files.rejection {
             Some(rejection) => anyhow::bail!("{rejection}"),
             None => Ok(()),
@@ -64,58 +113,10 @@ impl Reconciler {
         Arc::make_mut(&mut self.files.local).operator_files = include;
         // Only with a rejection does the load below ask HAProxy about files that equal the last accepted ones.
         self.files.rejection = Some(Rejection::Confgen("they have not been read yet".into()));
-        let admitted = self.load_operator_files()?;
+        let (admitted, rejection) = self.file_reader().load_operator_files()?;
+        self.files.rejection = rejection;
         Arc::make_mut(&mut self.files.local).operator_files = admitted;
         Ok(())
-    }
-
-    /// Reads the operator's files and has HAProxy check them if the operator changed them. Returns the files that count: the last
-    /// accepted ones if these are rejected.
-    pub(super) fn load_operator_files(&mut self) -> anyhow::Result<OperatorFiles> {
-        let known = &self.files.local.operator_files;
-        let (read, verdict) = match self.config.paths.read_operator_files(&known.filled) {
-            Ok(read) if self.files.rejection.is_none() && read.fingerprints == known.fingerprints => {
-                // HAProxy doesn't check unchanged files again, so the warnings of the last check hold.
-                return Ok(OperatorFiles { warnings: known.warnings.clone(), ..read });
-            }
-            Ok(read) => self.validate_operator_files(read)?,
-            Err(error) => (known.clone(), Err(Rejection::Confgen(error.to_string()))),
-        };
-        let warnings = match verdict {
-            Ok(warnings) => warnings,
-            Err(rejection) => {
-                self.files.rejection = Some(rejection);
-                return Ok(known.clone());
-            }
-        };
-        for warning in warnings.difference(&known.warnings) {
-            tracing::warn!(%warning, "HAProxy warns about the operator's files");
-        }
-        self.config.state_dir.save_operator_files(&read.sources)?;
-        self.files.rejection = None;
-        Ok(OperatorFiles { warnings, ..read })
-    }
-
-    /// Returns HAProxy's verdict, and the files that it is about. The operator may save others while HAProxy checks.
-    fn validate_operator_files(&self, mut read: OperatorFiles) -> anyhow::Result<(OperatorFiles, OperatorVerdict)> {
-        let Options { state_dir, haproxy_cfg, include, .. } = &self.config.options;
-        let judge = Validator { checker: &self.config.checker, state_dir, cfg: haproxy_cfg };
-        let held = self.desired.held_names();
-        for _ in 0..TRIES {
-            let late = read.config.find_late_claims(&self.files.local.operator_files.config, &held);
-            let verdict = if late.is_empty() {
-                judge.validate_operator_files(&read, std::slice::from_ref(include))?
-            } else {
-                let all: Vec<String> = read.config.conflicts.iter().cloned().chain(late).collect();
-                Err(Rejection::Confgen(all.join("; ")))
-            };
-            let now = self.config.paths.read_operator_files(&self.files.local.operator_files.filled);
-            match now {
-                Ok(now) if now.sources != read.sources => read = now,
-                _ => return Ok((read, verdict)),
-            }
-        }
-        Ok((read, Err(Rejection::Confgen("they change faster than they can be checked".into()))))
     }
 
     /// Tries rejected filled files again if one of their services changed. True if there is one.
@@ -189,5 +190,51 @@ impl Reconciler {
             domain_allowlist: self.files.local.allowed_domains.clone(),
             upstream_bound: self.desired.upstream_bound().cloned(),
         }
+    }
+}
+
+impl FileReader {
+    /// Reads the operator's files and has HAProxy check them if the operator changed them. Returns the files that count, the last
+    /// accepted ones if these are rejected, and the rejection.
+    fn load_operator_files(&self) -> anyhow::Result<(OperatorFiles, Option<Rejection>)> {
+        let known = &self.known.operator_files;
+        let (read, verdict) = match self.paths.read_operator_files(&known.filled) {
+            Ok(read) if self.rejection.is_none() && read.fingerprints == known.fingerprints => {
+                // HAProxy doesn't check unchanged files again, so the warnings of the last check hold.
+                return Ok((OperatorFiles { warnings: known.warnings.clone(), ..read }, None));
+            }
+            Ok(read) => self.validate_operator_files(read)?,
+            Err(error) => (known.clone(), Err(Rejection::Confgen(error.to_string()))),
+        };
+        let warnings = match verdict {
+            Ok(warnings) => warnings,
+            Err(rejection) => return Ok((known.clone(), Some(rejection))),
+        };
+        for warning in warnings.difference(&known.warnings) {
+            tracing::warn!(%warning, "HAProxy warns about the operator's files");
+        }
+        self.state_dir.save_operator_files(&read.sources)?;
+        Ok((OperatorFiles { warnings, ..read }, None))
+    }
+
+    /// Returns HAProxy's verdict, and the files that it is about. The operator may save others while HAProxy checks.
+    fn validate_operator_files(&self, mut read: OperatorFiles) -> anyhow::Result<(OperatorFiles, OperatorVerdict)> {
+        let Options { state_dir, haproxy_cfg, include, .. } = &self.options;
+        let judge = Validator { checker: &self.checker, state_dir, cfg: haproxy_cfg };
+        let known = &self.known.operator_files;
+        for _ in 0..TRIES {
+            let late = read.config.find_late_claims(&known.config, &self.held);
+            let verdict = if late.is_empty() {
+                judge.validate_operator_files(&read, std::slice::from_ref(include))?
+            } else {
+                let all: Vec<String> = read.config.conflicts.iter().cloned().chain(late).collect();
+                Err(Rejection::Confgen(all.join("; ")))
+            };
+            match self.paths.read_operator_files(&known.filled) {
+                Ok(now) if now.sources != read.sources => read = now,
+                _ => return Ok((read, verdict)),
+            }
+        }
+        Ok((read, Err(Rejection::Confgen("they change faster than they can be checked".into()))))
     }
 }

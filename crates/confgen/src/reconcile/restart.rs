@@ -1,33 +1,57 @@
-//! Restarts: publish, restart, apply what haproxy.cfg can't say. It decides nothing about when.
+//! Restarts: publish, restart, apply what haproxy.cfg can't say. Only the steps that need the reconciler's state run on its thread, so
+//! changes over the Runtime API go on during the waits. It decides nothing about when.
 
 use std::collections::BTreeMap;
 
 use discovery::ServiceId;
 
-use super::{Reconciler, RestartOutcome};
-use crate::publish::PublishOutcome;
-use crate::runtime::RestartResult;
+use super::{Reconciler, RestartOutcome, Steps};
+use crate::publish::{Publication, PublishOutcome};
 use crate::runtime::ports::unbindable_reason;
+use crate::runtime::{RestartResult, Restarter};
+
+/// The next step of a restart whose haproxy.cfg was published.
+enum Begun {
+    /// HAProxy must be restarted. True if a process that is just starting doesn't count.
+    Restart(Restarter, bool),
+    Over(RestartOutcome),
+}
+
+/// Publishes haproxy.cfg, restarts HAProxy into it, and applies what the file can't say. Blocks for the whole time.
+pub fn restart_haproxy(steps: &mut impl Steps, reason: &str) -> anyhow::Result<RestartOutcome> {
+    let publication = steps.run(|reconciler| Ok(reconciler.publication()))?;
+    // Checked even if it is unchanged: the operator may have broken another file since.
+    let published = publication.check_and_write()?;
+    let written = publication.clone();
+    let (restarter, afresh) = match steps.run(move |reconciler| reconciler.begin_restart(&written, published))? {
+        Begun::Over(outcome) => return Ok(outcome),
+        Begun::Restart(restarter, afresh) => (restarter, afresh),
+    };
+    tracing::info!(%reason, "restarting HAProxy");
+    let result = restarter.restart_into(&publication.fingerprint.generation_id(), afresh)?;
+    steps.run(move |reconciler| reconciler.end_restart(&publication, result))
+}
 
 impl Reconciler {
-    /// Publishes haproxy.cfg, restarts HAProxy into it, and applies what the file can't say.
-    pub fn restart_haproxy(&mut self, reason: &str) -> anyhow::Result<RestartOutcome> {
-        let publication = self.publication();
-        // Checked even if it is unchanged: the operator may have broken another file since.
-        let published = publication.check_and_write()?;
-        self.on_published(&publication, &published)?;
+    fn begin_restart(&mut self, publication: &Publication, published: PublishOutcome) -> anyhow::Result<Begun> {
+        self.on_published(publication, &published)?;
         if !matches!(published, PublishOutcome::Unchanged | PublishOutcome::Written) {
-            return Ok(RestartOutcome::Rejected(published));
+            return Ok(Begun::Over(RestartOutcome::Rejected(published)));
         }
         // An operator or a crash may have restarted HAProxy meanwhile, and then no restart is needed any more.
         self.haproxy.apply_desired(&self.desired, std::iter::empty(), &self.config.state_dir)?;
         if self.restart_reason().is_none() {
             self.desired.mark_accepted(&publication.desired);
-            return Ok(RestartOutcome::InSync);
+            return Ok(Begun::Over(RestartOutcome::InSync));
         }
-        tracing::info!(%reason, "restarting HAProxy");
-        let generation = self.fingerprints.generation_id();
-        match self.haproxy.restart_into(&generation, self.files.suspect.is_some())? {
+        self.haproxy.invalidate();
+        Ok(Begun::Restart(self.haproxy.restarter(), self.files.suspect.is_some()))
+    }
+
+    fn end_restart(&mut self, publication: &Publication, result: RestartResult) -> anyhow::Result<RestartOutcome> {
+        // A reconcile may have observed either process meanwhile.
+        self.haproxy.invalidate();
+        match result {
             RestartResult::Taken => self.clear_edit_windows(),
             RestartResult::Stopped => return Ok(RestartOutcome::Stopped),
             RestartResult::Failed(reason) => {
@@ -37,13 +61,13 @@ impl Reconciler {
                     return Ok(RestartOutcome::NotLive(reason));
                 }
                 let rejected = PublishOutcome::ServicesRejected(unbindable);
-                self.on_published(&publication, &rejected)?;
+                self.on_published(publication, &rejected)?;
                 return Ok(RestartOutcome::Rejected(rejected));
             }
         }
         self.desired.mark_accepted(&publication.desired);
         // Not before: until the restart was taken, HAProxy ran another generation, with maps of its own.
-        self.config.state_dir.remove_other_generations(&[&generation])?;
+        self.config.state_dir.remove_other_generations(&[&publication.fingerprint.generation_id()])?;
         self.haproxy.apply_desired(&self.desired, std::iter::empty(), &self.config.state_dir)?;
         self.restart_reason();
         Ok(match self.haproxy.refused_change() {

@@ -1,12 +1,15 @@
 //! Restarts HAProxy through supervisord, and asks HAProxy which generation runs. Never trusts supervisord's exit code.
 
 use std::fs;
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant, SystemTime};
 
 use anyhow::Context;
-use haproxy::supervisor::State;
+use haproxy::runtime::Socket;
+use haproxy::supervisor::{Control, State};
 
-use super::{HaproxyControl, running_generation};
+use super::running_generation;
 
 /// A restart checks the file, starts HAProxy and waits for its answer. That takes less than a second for thousands of servers.
 /// After this time the restart counts as failed, and the next try observes HAProxy again.
@@ -36,45 +39,75 @@ pub enum RestartResult {
     Failed(String),
 }
 
-impl HaproxyControl {
+/// Restarts HAProxy, and waits for it. It has none of the reconciler's state, so it runs beside changes. Clones share the marker.
+#[derive(Clone)]
+pub struct Restarter {
+    pub(super) socket: Socket,
+    pub(super) control: Control,
+    pub(super) stop_marker: StopMarker,
+}
+
+/// A file in the state directory that exists between confgen's stop of HAProxy and the start that follows. The mutex is locked while
+/// its meaning may change.
+#[derive(Clone)]
+pub(super) struct StopMarker(pub(super) Arc<Mutex<PathBuf>>);
+
+impl Restarter {
     /// Removes the stop marker unless HAProxy is stopped. A killed confgen may have left it, and confgen would take an operator's next stop
-    /// for its own.
-    pub(super) fn clear_stale_marker(&self) -> anyhow::Result<()> {
-        if !self.stop_marker.exists() {
+    /// for its own. supervisord may be slow to answer, so this happens on a thread of its own.
+    pub(super) fn clear_stale_marker(&self) {
+        // While the marker is locked, a restart is in progress, or another thread does this already.
+        let is_there = self.stop_marker.0.try_lock().is_ok_and(|marker| marker.exists());
+        if is_there {
+            let restarter = self.clone();
+            std::thread::spawn(move || {
+                let marker = restarter.stop_marker.0.lock().unwrap_or_else(PoisonError::into_inner);
+                if let Err(error) = restarter.remove_stale(&marker) {
+                    tracing::warn!(%error, "can't remove the stop marker");
+                }
+            });
+        }
+    }
+
+    fn remove_stale(&self, marker: &PathBuf) -> anyhow::Result<()> {
+        if !marker.exists() {
             return Ok(());
         }
         match self.control.query_state() {
             // Without an answer HAProxy may be stopped, and then the next try needs the marker.
             Ok(State::Stopped | State::Stopping | State::Unknown) | Err(_) => Ok(()),
-            Ok(_) => self.remove_marker(),
+            Ok(_) => remove_marker(marker),
         }
-    }
-
-    fn remove_marker(&self) -> anyhow::Result<()> {
-        fs::remove_file(&self.stop_marker).with_context(|| format!("remove {}", self.stop_marker.display()))
     }
 
     /// Restarts HAProxy into the generation on disk, and waits until it runs. With `afresh`, a process that is just starting doesn't
     /// count, because it may have read the files before.
-    pub fn restart_into(&mut self, generation_id: &str, afresh: bool) -> anyhow::Result<RestartResult> {
-        self.invalidate();
-        // The marker tells confgen's own stop, which a crash left without its start, from an operator's.
-        if matches!(self.control.query_state(), Ok(State::Stopped | State::Stopping)) && !self.stop_marker.exists() {
-            return Ok(RestartResult::Stopped);
-        }
+    pub fn restart_into(&self, generation_id: &str, afresh: bool) -> anyhow::Result<RestartResult> {
+        let marker = self.stop_marker.0.lock().unwrap_or_else(PoisonError::into_inner);
         let begun = SystemTime::now();
+        match self.control.query_state() {
+            // The marker tells confgen's own stop, which a crash left without its start, from an operator's.
+            Ok(State::Stopped | State::Stopping) if !marker.exists() => return Ok(RestartResult::Stopped),
+            // A stop would wait for a minute, and supervisord would carry it out whenever it goes on.
+            Err(error) if error.is_timeout() => {
+                let reason = format!("supervisord doesn't answer, so HAProxy isn't restarted: {error}");
+                return Ok(RestartResult::Failed(reason));
+            }
+            _ => {}
+        }
         // The pid tells the processes apart. Both may run the same generation, of which servers are no part.
         let mut old_pid = self.ask_pid();
         if !self.await_supervisord_start(|| !afresh && self.is_replaced(old_pid, generation_id)) {
             old_pid = self.ask_pid();
-            fs::File::create(&self.stop_marker).with_context(|| format!("create {}", self.stop_marker.display()))?;
+            fs::File::create(&*marker).with_context(|| format!("create {}", marker.display()))?;
             if let Err(error) = self.control.restart_program() {
                 // It may have failed between the stop and the start. The marker stays then, and the next try starts HAProxy.
-                self.clear_stale_marker()?;
+                self.remove_stale(&marker)?;
                 return Ok(self.describe_failure(begun, error.to_string()));
             }
-            self.remove_marker()?;
+            remove_marker(&marker)?;
         }
+        drop(marker);
         let deadline = Instant::now() + LIVE_TIMEOUT;
         let mut answers = 0;
         let mut ask_supervisord = Instant::now() + CHECK_FAILED_EVERY;
@@ -133,13 +166,15 @@ impl HaproxyControl {
     }
 }
 
+fn remove_marker(marker: &PathBuf) -> anyhow::Result<()> {
+    fs::remove_file(marker).with_context(|| format!("remove {}", marker.display()))
+}
+
 #[cfg(test)]
 mod tests {
     use std::path::Path;
 
-    use haproxy::runtime::Socket;
-    use haproxy::supervisor::Control;
-
+    use super::super::HaproxyControl;
     use super::*;
     use crate::desired::DesiredState;
     use crate::state_dir::{StateDir, replace_file};
@@ -163,17 +198,24 @@ mod tests {
     fn an_operators_stop_is_respected() {
         for state in ["STOPPED", "STOPPING"] {
             let dir = tempfile::tempdir().unwrap();
-            let mut proxy = proxy(dir.path(), state, "exit 9");
-            assert_eq!(proxy.restart_into("0123456789abcdef", false).unwrap(), RestartResult::Stopped, "{state}");
+            let proxy = proxy(dir.path(), state, "exit 9");
+            assert_eq!(
+                proxy.restarter().restart_into("0123456789abcdef", false).unwrap(),
+                RestartResult::Stopped,
+                "{state}"
+            );
         }
     }
 
     #[test]
     fn a_start_that_fails_after_our_stop_is_tried_again() {
         let dir = tempfile::tempdir().unwrap();
-        let mut proxy = proxy(dir.path(), "RUNNING", "echo STOPPED >STATE; exit 1");
+        let proxy = proxy(dir.path(), "RUNNING", "echo STOPPED >STATE; exit 1");
         for _ in 0..2 {
-            assert!(matches!(proxy.restart_into("0123456789abcdef", false).unwrap(), RestartResult::Failed(_)));
+            assert!(matches!(
+                proxy.restarter().restart_into("0123456789abcdef", false).unwrap(),
+                RestartResult::Failed(_)
+            ));
         }
     }
 
@@ -186,7 +228,7 @@ mod tests {
         replace_file(&words, &haproxy::failure::encode_message("[ALERT] cannot bind socket"), 0o600).unwrap();
         let fails = format!("cat {} >{}; echo 'ERROR (spawn error)'; exit 7", words.display(), file.display());
         let RestartResult::Failed(reason) =
-            proxy(dir.path(), "RUNNING", &fails).restart_into("0123456789abcdef", false).unwrap()
+            proxy(dir.path(), "RUNNING", &fails).restarter().restart_into("0123456789abcdef", false).unwrap()
         else {
             panic!("it failed");
         };
@@ -197,13 +239,16 @@ mod tests {
     fn a_start_under_way_is_not_cut_short() {
         for under_way in ["STARTING", "BACKOFF"] {
             let dir = tempfile::tempdir().unwrap();
-            let mut proxy = proxy(dir.path(), under_way, "cp STATE STATE.then; exit 1");
+            let proxy = proxy(dir.path(), under_way, "cp STATE STATE.then; exit 1");
             let state = dir.path().join("state");
             let supervisord = std::thread::spawn(move || {
                 std::thread::sleep(Duration::from_millis(300));
                 replace_file(&state, b"RUNNING", 0o600).unwrap();
             });
-            assert!(matches!(proxy.restart_into("0123456789abcdef", false).unwrap(), RestartResult::Failed(_)));
+            assert!(matches!(
+                proxy.restarter().restart_into("0123456789abcdef", false).unwrap(),
+                RestartResult::Failed(_)
+            ));
             assert_eq!(fs::read_to_string(dir.path().join("state.then")).unwrap(), "RUNNING", "{under_way}");
             supervisord.join().unwrap();
         }
@@ -216,7 +261,11 @@ mod tests {
         let mut proxy = proxy(dir.path(), "RUNNING", "exit 9");
         replace_file(&dir.path().join("restarting"), b" ", 0o600).unwrap();
         proxy.apply_desired(&DesiredState::default(), std::iter::empty(), &disk).unwrap();
+        let deadline = Instant::now() + Duration::from_secs(10);
+        while dir.path().join("restarting").exists() && Instant::now() < deadline {
+            std::thread::sleep(Duration::from_millis(5));
+        }
         replace_file(&dir.path().join("state"), b"STOPPED", 0o600).unwrap();
-        assert_eq!(proxy.restart_into("0123456789abcdef", false).unwrap(), RestartResult::Stopped);
+        assert_eq!(proxy.restarter().restart_into("0123456789abcdef", false).unwrap(), RestartResult::Stopped);
     }
 }

@@ -9,7 +9,7 @@ pub(super) struct Delays {
     pub(super) publish: Duration,
     /// The time between two tries to remove servers that wait for their last connection. `None` leaves it to reconciles.
     pub(super) remove_servers: Option<Duration>,
-    /// A restart waits until the store was quiet for this long. HAProxy follows no change while it restarts.
+    /// A restart waits until the store was quiet for this long. The next restart waits for the end of this one.
     pub(super) quiet: Duration,
     /// Changes that never end put a restart off by this at most.
     pub(super) quiet_at_most: Duration,

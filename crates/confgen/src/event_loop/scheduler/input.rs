@@ -6,7 +6,7 @@ use discovery::Change;
 
 use crate::reconcile::Pending;
 
-/// One thing to do. At most one action is in progress, except that a `Publish` may be in progress beside any but a `Restart`.
+/// One thing to do. At most one action that changes HAProxy over the Runtime API is in progress, and at most one [`Beside`] it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Action {
     /// Resolve the desired state and apply it over the Runtime API.
@@ -17,6 +17,8 @@ pub enum Action {
         reason: String,
     },
     Publish,
+    /// Read the local files again, and have HAProxy check those that changed.
+    ReadFiles,
     /// Remove servers that waited for their last connection.
     RemoveServers,
     /// Give the servers of some sections their turns again.
@@ -25,11 +27,32 @@ pub enum Action {
     },
 }
 
+/// An action that waits for another program, so it is in progress beside changes over the Runtime API. Only one is at a time: each
+/// writes files that the others read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Beside {
+    Publish,
+    Restart,
+    ReadFiles,
+}
+
+impl Action {
+    /// `None` for an action that changes HAProxy over the Runtime API.
+    pub fn beside(&self) -> Option<Beside> {
+        match self {
+            Self::Publish => Some(Beside::Publish),
+            Self::Restart { .. } => Some(Beside::Restart),
+            Self::ReadFiles => Some(Beside::ReadFiles),
+            Self::Reconcile(_) | Self::RemoveServers | Self::RequeueServers { .. } => None,
+        }
+    }
+}
+
 /// The inputs that a reconcile takes in besides the changed services.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Scope {
-    /// Local files changed since they were last read.
-    pub reload_files: bool,
+    /// Local files were read since the last reconcile.
+    pub files_read: bool,
     /// HAProxy may run something else than it was last observed to run.
     pub reobserve: bool,
     /// Every service is resolved again, as if all had changed.
@@ -56,8 +79,11 @@ pub enum Input {
     TurnsMissed {
         sections: BTreeSet<String>,
     },
-    /// The local files couldn't be read or aren't accepted. The last good ones count.
-    FilesUnusable,
+    /// The `ReadFiles` in progress ended.
+    FilesRead {
+        /// False if some files couldn't be read or aren't accepted. The last good ones count.
+        is_usable: bool,
+    },
     /// The action in progress ended.
     Finished {
         end: End,
@@ -66,6 +92,12 @@ pub enum Input {
     },
     /// The `Publish` in progress ended.
     Published(PublishEnd),
+    /// The `Restart` in progress ended.
+    Restarted {
+        end: RestartEnd,
+        /// As in `Finished`.
+        is_current: bool,
+    },
 }
 
 impl Input {
@@ -88,7 +120,7 @@ fn service_folder(key: &str) -> Option<&str> {
     key.get(..end)
 }
 
-/// The result of an action other than `Publish`.
+/// The result of an action over the Runtime API.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum End {
     /// HAProxy runs all that it takes without a restart.
@@ -102,7 +134,13 @@ pub enum End {
     Requeued,
     /// HAProxy complained about the turns, and must be observed again.
     RequeueRefused,
-    /// HAProxy runs the needed generation.
+    Failed,
+}
+
+/// The result of a `Restart`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum RestartEnd {
+    /// HAProxy runs the generation that was needed when the restart began.
     Restarted,
     /// An operator has stopped HAProxy. Published files wait for its start.
     Stopped,

@@ -8,7 +8,7 @@ const SECOND: Duration = Duration::from_secs(1);
 const QUIET: Duration = DAEMON.quiet;
 
 fn with_min_wait(min_wait: Duration) -> Scheduler {
-    Scheduler::new(&Pacing { min_wait, restart_interval: 2 * SECOND, resync: SECOND }, Scope::default())
+    Scheduler::new(&Pacing { min_wait, restart_interval: 2 * SECOND, resync: SECOND })
 }
 
 /// A scheduler whose first reconcile left nothing.
@@ -33,6 +33,10 @@ fn finished(end: End) -> Input {
     Input::Finished { end, is_current: true }
 }
 
+fn restart_ended(end: RestartEnd) -> Input {
+    Input::Restarted { end, is_current: true }
+}
+
 /// Begins the reconcile that is due next, and ends it.
 fn reconcile(scheduler: &mut Scheduler, now: Instant, pending: Pending) {
     assert!(matches!(begin_next(scheduler, now), Action::Reconcile(_)));
@@ -55,7 +59,7 @@ fn file() -> Pending {
 
 /// Ends the restart in progress. Nothing waits for its last connection.
 fn restarted(scheduler: &mut Scheduler, now: Instant) {
-    scheduler.on(now, finished(End::Restarted));
+    scheduler.on(now, restart_ended(RestartEnd::Restarted));
     scheduler.remove_servers_at = None;
 }
 
@@ -69,6 +73,7 @@ fn name(action: &Action) -> &'static str {
         Action::Reconcile(_) => "Reconcile",
         Action::Restart { .. } => "Restart",
         Action::Publish => "Publish",
+        Action::ReadFiles => "ReadFiles",
         Action::RemoveServers => "RemoveServers",
         Action::RequeueServers { .. } => "RequeueServers",
     }
@@ -238,9 +243,10 @@ fn failures_are_repeated_ever_more_seldom_and_a_change_comes_sooner() {
     let mut delays = Vec::new();
     for _ in 0..7 {
         change(&mut scheduler, t, restart("a"));
-        scheduler.earliest_restart_at = None;
+        // The files were read in between.
+        (scheduler.earliest_restart_at, scheduler.files_at) = (None, None);
         assert!(matches!(begin_next(&mut scheduler, t), Action::Restart { .. }));
-        scheduler.on(t, finished(End::Failed));
+        scheduler.on(t, restart_ended(RestartEnd::Failed));
         delays.push((next(&scheduler).unwrap().0 - t).as_secs());
     }
     assert_eq!(delays, [1, 2, 4, 8, 16, 30, 30]);
@@ -250,9 +256,14 @@ fn failures_are_repeated_ever_more_seldom_and_a_change_comes_sooner() {
     assert_eq!(next(&scheduler), Some((t + 30 * SECOND, "Restart")), "but a restart is not tried more often");
     change(&mut scheduler, t, file());
     begin_next(&mut scheduler, t);
+    scheduler.files_at = None;
     scheduler.on(t, Input::Published(PublishEnd::UpToDate));
-    scheduler.on(t, Input::FilesUnusable);
-    assert_eq!(next(&scheduler), Some((t + SECOND, "Reconcile")), "a failure that is long over counts no more");
+    scheduler.on(t, Input::FilesChanged);
+    begin_next(&mut scheduler, t);
+    scheduler.on(t, Input::FilesRead { is_usable: false });
+    begin_next(&mut scheduler, t);
+    scheduler.on(t, reconciled(Pending::default()));
+    assert_eq!(next(&scheduler), Some((t + SECOND, "ReadFiles")), "a failure that is long over counts no more");
 }
 
 #[test]
@@ -262,9 +273,12 @@ fn a_failed_action_is_tried_again_with_everything_it_was_to_take_in() {
     scheduler.on(t, Input::StoreChanged);
     begin_next(&mut scheduler, t);
     assert_eq!(scheduler.on(t, finished(End::Failed)), Some(Effect::OutOfSync));
-    let scope = Scope { reload_files: true, reobserve: true, resolve_all: true };
+    let scope = Scope { files_read: false, reobserve: true, resolve_all: true };
     assert_eq!(scheduler.next(), Some((t + SECOND, Action::Reconcile(scope))));
     assert!(!scheduler.is_current());
+    begin_next(&mut scheduler, t + SECOND);
+    scheduler.on(t + SECOND, reconciled(Pending::default()));
+    assert_eq!(next(&scheduler), Some((t + SECOND, "ReadFiles")));
 }
 
 #[test]
@@ -275,7 +289,7 @@ fn once_does_all_at_once_and_then_rests() {
     reconcile(&mut scheduler, t, Pending { file: true, removals: true, unreachable: true, ..restart("a") });
     assert_eq!(next(&scheduler), Some((t, "Restart")), "which publishes too");
     begin_next(&mut scheduler, t);
-    scheduler.on(t, finished(End::PartRejected));
+    scheduler.on(t, restart_ended(RestartEnd::PartRejected));
     reconcile(&mut scheduler, t, file());
     assert_eq!(next(&scheduler), Some((t, "Publish")));
     begin_next(&mut scheduler, t);
@@ -308,7 +322,55 @@ fn two_actions_at_once_are_noticed() {
 }
 
 #[test]
-#[should_panic(expected = "while haproxy.cfg is written")]
+fn changes_are_applied_while_a_restart_or_files_are_waited_for() {
+    let t = Instant::now();
+    for is_restart in [true, false] {
+        let mut scheduler = idle(t);
+        if is_restart {
+            change(&mut scheduler, t, restart("a"));
+        } else {
+            scheduler.on(t, Input::FilesChanged);
+        }
+        begin_next(&mut scheduler, t);
+        change(&mut scheduler, t + SECOND, Pending { removals: true, ..file() });
+        assert_eq!(next(&scheduler), Some((t + SECOND + SECOND / 5, "RemoveServers")), "the file waits");
+    }
+}
+
+#[test]
+fn a_restart_that_was_wanted_during_a_restart_is_decided_after_it() {
+    let t = Instant::now();
+    let mut scheduler = idle(t);
+    change(&mut scheduler, t, restart("a"));
+    begin_next(&mut scheduler, t);
+    change(&mut scheduler, t + SECOND, restart("a"));
+    assert_eq!(next(&scheduler), None, "the restart in progress may be the one that is needed");
+    let later = t + 2 * SECOND;
+    assert_eq!(scheduler.on(later, restart_ended(RestartEnd::Restarted)), None, "HAProxy isn't known to be in sync");
+    assert_eq!(next(&scheduler), Some((later, "Reconcile")));
+    begin_next(&mut scheduler, later);
+    assert_eq!(scheduler.on(later, reconciled(Pending::default())), Some(Effect::InSync));
+    assert_eq!(next(&scheduler).map(|(_, name)| name), Some("RemoveServers"));
+}
+
+#[test]
+fn files_that_cannot_be_used_are_read_again_and_confgen_is_not_in_sync() {
+    let t = Instant::now();
+    let mut scheduler = idle(t);
+    scheduler.on(t, Input::FilesChanged);
+    assert_eq!(begin_next(&mut scheduler, t), Action::ReadFiles);
+    assert_eq!(scheduler.on(t, Input::FilesRead { is_usable: false }), Some(Effect::OutOfSync));
+    begin_next(&mut scheduler, t);
+    assert_eq!(scheduler.on(t, reconciled(Pending::default())), None, "the files that can be used are applied");
+    assert_eq!(next(&scheduler), Some((t + SECOND, "ReadFiles")));
+    begin_next(&mut scheduler, t + SECOND);
+    scheduler.on(t + SECOND, Input::FilesRead { is_usable: true });
+    begin_next(&mut scheduler, t + SECOND);
+    assert_eq!(scheduler.on(t + SECOND, reconciled(Pending::default())), Some(Effect::InSync));
+}
+
+#[test]
+#[should_panic(expected = "begins while Some(Publish) is in progress")]
 fn a_restart_beside_a_publish_is_noticed() {
     let t = Instant::now();
     let mut scheduler = idle(t);
@@ -326,18 +388,8 @@ fn an_action_before_the_store_is_known_is_noticed() {
 #[should_panic(expected = "an action is in progress before the store is known")]
 fn an_action_in_progress_before_the_store_is_known_is_noticed() {
     let mut scheduler = with_min_wait(Duration::ZERO);
-    scheduler.is_publishing = true;
+    scheduler.beside = Some(Beside::Publish);
     scheduler.check_invariants(Instant::now());
-}
-
-#[test]
-#[should_panic(expected = "a restart is in progress while haproxy.cfg is written")]
-fn a_restart_in_progress_beside_a_publish_is_noticed() {
-    let t = Instant::now();
-    let mut scheduler = idle(t);
-    scheduler.is_publishing = true;
-    scheduler.in_progress = Some(InProgress { is_restart: true, began_at: t, takes_whole_service: false });
-    scheduler.check_invariants(t);
 }
 
 #[test]
@@ -381,9 +433,12 @@ fn states(t: Instant) -> Vec<(&'static str, Scheduler)> {
     let restart_due = with(&reconciling, reconciled(Pending { file: true, ..restart("needed") }));
     let restart_waits = with(&both, reconciled(restart("needed")));
     let restarting = begun(&restart_due);
+    let both_restart = begun(&with(&restarting, Input::StoreChanged));
+    let restart_wanted_again = with(&both_restart, reconciled(Pending { file: true, ..restart("needed") }));
+    let reading = begun(&with(&idle, Input::FilesChanged));
     let removing = begun(&with(&reconciling, reconciled(Pending { removals: true, ..Pending::default() })));
     let requeueing = begun(&with(&idle, Input::TurnsMissed { sections: ["http-a".to_owned()].into() }));
-    let retry_due = with(&restarting, finished(End::Failed));
+    let retry_due = with(&restarting, restart_ended(RestartEnd::Failed));
     vec![
         ("Store unknown", unknown),
         ("Idle", idle),
@@ -396,6 +451,9 @@ fn states(t: Instant) -> Vec<(&'static str, Scheduler)> {
         ("Restart due", restart_due),
         ("Restart due while publishing", restart_waits),
         ("Restarting", restarting),
+        ("Reconciling while restarting", both_restart),
+        ("Restarting, and a restart is wanted again", restart_wanted_again),
+        ("Reading files", reading),
         ("Removing servers", removing),
         ("Requeueing servers", requeueing),
         ("Retry due after a failed restart", retry_due),
@@ -427,13 +485,6 @@ fn inputs(name: &str, scheduler: &Scheduler) -> Vec<(&'static str, Input)> {
             ("Reconciled: operator files not accepted", finished(rejected)),
             ("Failed", finished(End::Failed)),
         ]
-    } else if name == "Restarting" {
-        vec![
-            ("Restarted", finished(End::Restarted)),
-            ("Stopped by an operator", finished(End::Stopped)),
-            ("PartRejected", finished(End::PartRejected)),
-            ("Failed", finished(End::Failed)),
-        ]
     } else if name.starts_with("Removing") {
         let some = Pending { removals: true, ..Pending::default() };
         vec![
@@ -447,28 +498,38 @@ fn inputs(name: &str, scheduler: &Scheduler) -> Vec<(&'static str, Input)> {
         Vec::new()
     };
     inputs.extend(ends);
-    if scheduler.is_publishing {
-        inputs.extend([
+    let beside = match scheduler.beside {
+        None => Vec::new(),
+        Some(Beside::Publish) => vec![
             ("Published: UpToDate", Input::Published(PublishEnd::UpToDate)),
             ("Published: PartRejected", Input::Published(PublishEnd::PartRejected)),
             ("Published: Blocked", Input::Published(PublishEnd::Blocked)),
             ("Published: Failed", Input::Published(PublishEnd::Failed)),
-        ]);
-    }
-    if name == "Idle" {
-        inputs.push(("FilesUnusable", Input::FilesUnusable));
-    }
+        ],
+        Some(Beside::Restart) => vec![
+            ("Restarted", restart_ended(RestartEnd::Restarted)),
+            ("Restarted: stopped by an operator", restart_ended(RestartEnd::Stopped)),
+            ("Restarted: PartRejected", restart_ended(RestartEnd::PartRejected)),
+            ("Restarted: Failed", restart_ended(RestartEnd::Failed)),
+        ],
+        Some(Beside::ReadFiles) => vec![
+            ("FilesRead", Input::FilesRead { is_usable: true }),
+            ("FilesRead: not usable", Input::FilesRead { is_usable: false }),
+        ],
+    };
+    inputs.extend(beside);
     inputs
 }
 
 /// The actions that wait, with the time until they may begin.
 fn waiting(scheduler: &Scheduler, now: Instant) -> String {
-    let Scope { reload_files, reobserve, resolve_all } = scheduler.scope;
-    let scope = [(reload_files, "reload files"), (reobserve, "observe HAProxy"), (resolve_all, "resolve all")];
+    let Scope { files_read, reobserve, resolve_all } = scheduler.scope;
+    let scope = [(files_read, "files read"), (reobserve, "observe HAProxy"), (resolve_all, "resolve all")];
     let scope: Vec<&str> = scope.into_iter().filter_map(|(is_so, words)| is_so.then_some(words)).collect();
     let scope = if scope.is_empty() { String::new() } else { format!(" ({})", scope.join(", ")) };
     let timers = [
         (format!("Reconcile{scope}"), scheduler.reconcile_at),
+        ("ReadFiles".to_owned(), scheduler.files_at),
         ("Restart".to_owned(), scheduler.restart.as_ref().map(|restart| restart.at)),
         ("Publish".to_owned(), scheduler.publish_at),
         ("RemoveServers".to_owned(), scheduler.remove_servers_at),
@@ -481,15 +542,14 @@ fn waiting(scheduler: &Scheduler, now: Instant) -> String {
     waiting.collect::<Vec<_>>().join(", ")
 }
 
-fn in_progress(scheduler: &Scheduler) -> &'static str {
-    let is_restart = scheduler.in_progress.map(|action| action.is_restart);
-    match (is_restart, scheduler.is_publishing) {
-        (None, false) => "",
-        (None, true) => "publish",
-        (Some(true), _) => "restart",
-        (Some(false), false) => "action",
-        (Some(false), true) => "action, publish",
-    }
+fn in_progress(scheduler: &Scheduler) -> String {
+    let beside = scheduler.beside.map(|beside| match beside {
+        Beside::Publish => "publish",
+        Beside::Restart => "restart",
+        Beside::ReadFiles => "read files",
+    });
+    let words: Vec<&str> = scheduler.began_at.map(|_| "action").into_iter().chain(beside).collect();
+    words.join(", ")
 }
 
 fn row(scheduler: &Scheduler, now: Instant) -> String {
@@ -505,8 +565,8 @@ fn the_table_is_the_code() {
          # The schedule of confgen\n\n\
          For each state, the first row says how it stands, and the others what an input makes of it. Inputs that change nothing \
          are left\nout. `--min-wait` is 0 and `--restart-interval` 2 s here. \"Waiting\" has every timer that is set, with the time until \
-         it runs out.\n\"Next\" is the action that begins first of them. It is empty while an action is in progress, and \
-         before the store is known.\n",
+         it runs out.\n\"Next\" is the action that begins first of them. It is empty while none may begin, and before the store is \
+         known. Publish, Restart\nand ReadFiles wait for other programs. One of them may be in progress beside a change over the Runtime API.\n",
     );
     for (name, scheduler) in states(t) {
         write!(table, "\n## {name}\n\n| input | in progress | waiting | next | effect |\n|---|---|---|---|---|\n")
