@@ -114,7 +114,7 @@ test-haproxy-3.0 test-haproxy-3.2 test-haproxy-3.4: test-haproxy-%: build
 bench: NEEDS += h2load:nghttp2-client
 bench: deps ## Every figure of the documentation: a table, and target/bench/bench.html; BENCH="follow --rounds 41" for one
 	$(CARGO) build --release --workspace --bins
-	$(CARGO) bench --package lab -- $(BENCH)
+	$(CARGO) bench --package lab --bench bench -- $(BENCH)
 
 .PHONY: check
 check: deps ## Format, lints, documentation, unused dependencies; licences and advisories where cargo-deny is installed
