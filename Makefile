@@ -112,9 +112,9 @@ test-haproxy-3.0 test-haproxy-3.2 test-haproxy-3.4: test-haproxy-%: build
 
 .PHONY: bench
 bench: NEEDS += h2load:nghttp2-client
-bench: deps ## How long changes take to be seen, how many requests a second pass, what 5,000 leases cost
+bench: deps ## Every figure of the documentation: a table, and target/bench/bench.html; BENCH="follow --rounds 41" for one
 	$(CARGO) build --release --workspace --bins
-	$(CARGO) bench --package lab
+	$(CARGO) bench --package lab --bench bench -- $(BENCH)
 
 .PHONY: check
 check: deps ## Format, lints, documentation, unused dependencies; licences and advisories where cargo-deny is installed

@@ -2,8 +2,6 @@
 //!
 //! One process stands for all announcers. Each has a connection of its own, with announcer's pings, and renews its lease
 //! as announcer does: a stream for each beat, up to a fifth before a third of the TTL.
-#![allow(clippy::print_stdout, clippy::print_stderr, reason = "a tool of the tests, which ships nowhere")]
-#![allow(clippy::expect_used, clippy::indexing_slicing, reason = "a measurement that can't be made ends the run")]
 
 use std::process::{Command, id};
 use std::sync::Arc;
@@ -12,9 +10,13 @@ use std::thread::sleep;
 use std::time::{Duration, Instant};
 
 use etcd_client::{Client, ConnectOptions, Error, PutOptions};
-use lab::{Balancer, Etcd, PREFIX, Pid, resident, until};
+use lab::{Balancer, Etcd, PREFIX, Pid, cpu_seconds, resident, until};
 use tokio::runtime::Runtime;
 use tokio::sync::{Semaphore, watch};
+
+use crate::Options;
+use crate::report::Report;
+use crate::store::address_of;
 
 const LEASES: usize = 5_000;
 const SERVICES: usize = 500;
@@ -24,46 +26,44 @@ const TTL: Duration = Duration::from_secs(10);
 const WATCHED: Duration = Duration::from_secs(30);
 /// How many connect, or register, at the same time.
 const AT_ONCE: usize = 100;
-const DEADLINE: Duration = Duration::from_secs(120);
+const PATIENCE: Duration = Duration::from_secs(120);
 
-fn main() {
-    // `cargo test --benches` compiles it and runs it without this flag.
-    if !std::env::args().any(|argument| argument == "--bench") {
-        return;
-    }
+pub fn measure(_: &Options, report: &mut Report) {
     // A connection each on both sides. etcd inherits it.
     let files = format!("--nofile={}:", LEASES + 1_000);
     let raised = Command::new("prlimit").args(["--pid", &id().to_string(), &files]).status().expect("prlimit");
     assert!(raised.success(), "{LEASES} open files aren't allowed here: ulimit -Hn");
 
     let etcd = Etcd::start();
-    let records = (0..LEASES).map(|n| (key(n), address(n)));
-    etcd.put_all(records);
+    etcd.put_all((0..LEASES).map(|n| (key_of(n), address_of(n))));
     etcd.put_all((0..SERVICES).flat_map(|s| {
         let below = format!("http-services/s{s}");
         // Nobody listens there, and nobody checks it: HAProxy is not what is measured.
         [(format!("{below}/domain"), format!("s{s}.test").into_bytes()), (format!("{below}/check"), b"off".to_vec())]
     }));
     let balancer = Balancer::start(&etcd);
-    balancer.wait_servers(DEADLINE, &format!("http-s{}", SERVICES - 1), LEASES / SERVICES);
-    balancer.wait_in_sync(DEADLINE);
+    balancer.wait_servers(PATIENCE, &format!("http-s{}", SERVICES - 1), LEASES / SERVICES);
+    balancer.wait_in_sync(PATIENCE);
 
-    println!("{:<50} {:>10} {:>9} {:>13} {:>12}", "", "etcd CPU %", "RSS MiB", "confgen CPU %", "RSS MiB");
-    let row = |what: &str| row(what, etcd.pid(0), balancer.pid("confgen").expect("confgen runs"));
-    row(&format!("{LEASES} records in {SERVICES} services, no lease"));
+    let mut measure_usage = |what: &str| {
+        add_usage(report, what, etcd.pid(0), balancer.pid("confgen").expect("confgen runs"));
+    };
+    measure_usage("records without a lease");
     let crowd = Crowd::connect(&etcd.endpoints());
-    row(&format!("+ {LEASES} connections, pinged each 6 s"));
+    measure_usage("+ a connection each");
     let start = Instant::now();
     crowd.register();
-    println!("{LEASES} leases granted, records put under them: {:.1} s", start.elapsed().as_secs_f64());
+    let registered = start.elapsed().as_secs_f64();
     // No wave of the start is left then: each renews at a moment of its own.
     sleep(TTL);
     let before = etcd.records("http-services/");
-    let count = crowd.beats();
-    row(&format!("+ {LEASES} leases of {} s, renewed at a third", TTL.as_secs()));
-    let beats = (crowd.beats() - count) as f64 / WATCHED.as_secs_f64();
+    let count = crowd.count_beats();
+    measure_usage("+ a lease each");
+    let beats = (crowd.count_beats() - count) as f64 / WATCHED.as_secs_f64();
     assert!(etcd.records("http-services/") == before, "a record went, or was written again");
-    println!("{beats:.0} renewals a second, {} failed", crowd.failed.load(Ordering::Relaxed));
+    report.add_figure("leases", "leases granted, records put, s", Some(LEASES), registered);
+    report.add_figure("leases", "renewals a second", Some(LEASES), beats);
+    report.add_figure("leases", "renewals that failed", Some(LEASES), crowd.failed.load(Ordering::Relaxed) as f64);
 }
 
 /// All of them.
@@ -107,17 +107,17 @@ impl Crowd {
                 }
             });
         }
-        until(DEADLINE, "all connections", || crowd.connected.load(Ordering::Relaxed) == LEASES as u64);
+        until(PATIENCE, "all connections", || crowd.connected.load(Ordering::Relaxed) == LEASES as u64);
         crowd
     }
 
     /// Waits until each has its lease and its record.
     fn register(&self) {
         self.may_register.send_replace(true);
-        until(DEADLINE, "all leases", || self.registered.load(Ordering::Relaxed) == LEASES as u64);
+        until(PATIENCE, "all leases", || self.registered.load(Ordering::Relaxed) == LEASES as u64);
     }
 
-    fn beats(&self) -> u64 {
+    fn count_beats(&self) -> u64 {
         self.beats.load(Ordering::Relaxed)
     }
 }
@@ -144,33 +144,23 @@ async fn register(
     let seconds = i64::try_from(TTL.as_secs()).unwrap_or(i64::MAX);
     let lease = client.lease_client().grant(seconds, None).await?.id();
     let options = PutOptions::new().with_lease(lease);
-    client.kv_client().put(format!("{PREFIX}{}", key(n)), address(n), Some(options)).await?;
+    client.kv_client().put(format!("{PREFIX}{}", key_of(n)), address_of(n), Some(options)).await?;
     Ok(lease)
 }
 
-fn key(n: usize) -> String {
+fn key_of(n: usize) -> String {
     format!("http-services/s{}/upstreams/u{n}", n % SERVICES)
 }
 
-fn address(n: usize) -> Vec<u8> {
-    format!("127.1.{}.{}:9", n / 250, n % 250 + 1).into_bytes()
-}
-
 /// Measures both for a while. CPU is in percent of one core.
-fn row(what: &str, etcd: Pid, confgen: Pid) {
-    let before = [etcd, confgen].map(cpu);
+fn add_usage(report: &mut Report, what: &str, etcd: Pid, confgen: Pid) {
+    let before = [etcd, confgen].map(cpu_seconds);
     let start = Instant::now();
     sleep(WATCHED);
-    let share = |pid: Pid, before: Duration| 100.0 * (cpu(pid) - before).as_secs_f64() / start.elapsed().as_secs_f64();
-    let (of_etcd, of_confgen) = (share(etcd, before[0]), share(confgen, before[1]));
-    let [etcd, confgen] = [etcd, confgen].map(|pid| resident(pid) as f64 / f64::from(1 << 20));
-    println!("{what:<50} {of_etcd:>10.1} {etcd:>9.0} {of_confgen:>13.2} {confgen:>12.0}");
-}
-
-/// CPU time so far: utime and stime of proc(5), in ticks of 10 ms.
-fn cpu(pid: Pid) -> Duration {
-    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).expect("its figures");
-    let fields: Vec<&str> = stat.rsplit(") ").next().unwrap_or_default().split(' ').collect();
-    let ticks = |field: usize| fields[field - 3].parse::<u64>().expect("a number");
-    Duration::from_millis((ticks(14) + ticks(15)) * 10)
+    for (name, pid, before) in [("etcd", etcd, before[0]), ("confgen", confgen, before[1])] {
+        let share = 100.0 * (cpu_seconds(pid) - before) / start.elapsed().as_secs_f64();
+        report.add_figure("leases", &format!("{what}: {name} CPU, %"), Some(LEASES), share);
+        let memory = resident(pid) as f64 / f64::from(1 << 20);
+        report.add_figure("leases", &format!("{what}: {name}, MiB"), Some(LEASES), memory);
+    }
 }

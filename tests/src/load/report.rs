@@ -97,6 +97,8 @@ pub struct Report {
     pub upstreams: BTreeMap<String, Upstream>,
     /// Microseconds that good answers took, sorted.
     latencies: Vec<u32>,
+    /// When the requests of good answers were sent, in microseconds after the start, and how long their answers took.
+    answers: Vec<(u64, u32)>,
 }
 
 impl Report {
@@ -106,6 +108,11 @@ impl Report {
         let rank = (self.latencies.len() as f64 * share) as usize;
         let micros = self.latencies.get(rank.min(self.latencies.len().saturating_sub(1)));
         Duration::from_micros(micros.copied().unwrap_or_default().into())
+    }
+
+    /// When each request with a good answer was sent, after the start, and how long its answer took.
+    pub fn answers(&self) -> impl Iterator<Item = (Duration, Duration)> {
+        self.answers.iter().map(|(at, took)| (Duration::from_micros(*at), Duration::from_micros((*took).into())))
     }
 
     /// Good answers a second.
@@ -191,6 +198,7 @@ impl Tally {
             failures: Vec::new(),
             upstreams: BTreeMap::new(),
             latencies: Vec::new(),
+            answers: Vec::new(),
         })
     }
 
@@ -220,7 +228,9 @@ impl Tally {
             Err(failure) => self.0.failures.push(Failure { at: now - self.0.started, ..failure }),
             Ok(name) => {
                 self.0.good += 1;
-                self.0.latencies.push(u32::try_from((now - start).as_micros()).unwrap_or(u32::MAX));
+                let took = u32::try_from((now - start).as_micros()).unwrap_or(u32::MAX);
+                let at = u64::try_from((start - self.0.started).as_micros()).unwrap_or(u64::MAX);
+                self.0.answers.push((at, took));
                 let fresh = Upstream { answers: 0, first: now, last: now };
                 let upstream = self.0.upstreams.entry(name).or_insert(fresh);
                 upstream.answers += 1;
@@ -232,6 +242,7 @@ impl Tally {
     pub(super) fn report(&self) -> Report {
         let mut report = self.0.clone();
         report.elapsed = report.started.elapsed();
+        report.latencies = report.answers.iter().map(|answer| answer.1).collect();
         report.latencies.sort_unstable();
         report
     }
