@@ -1,6 +1,11 @@
 //! handover with a real supervisord and a real HAProxy.
 
-#![allow(clippy::unwrap_used, clippy::indexing_slicing, reason = "tests may panic: that is how they fail")]
+#![allow(
+    clippy::print_stderr,
+    clippy::unwrap_used,
+    clippy::indexing_slicing,
+    reason = "tests may panic: that is how they fail"
+)]
 
 mod failure;
 mod hang;
