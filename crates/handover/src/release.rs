@@ -123,7 +123,7 @@ impl Releases {
     }
 
     /// Asks each HAProxy that still listens, and takes the measure that is due. Returns all living HAProxys. This scans all
-    /// of `/proc`.
+    /// of `/proc`, and removes the sockets of masters that have ended.
     pub(crate) fn check_progress(&mut self, run_dir: &RunDir) -> Vec<Haproxy> {
         let alive = run_dir.list_haproxys();
         self.0.retain(|start, _| alive.iter().any(|haproxy| haproxy.start == *start));

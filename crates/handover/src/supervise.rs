@@ -206,7 +206,6 @@ impl Handover {
                 left.is_empty().then_some(Event::AllEnded)
             }
             State::Checking | State::Serving | State::Done(_) => {
-                // This also removes the sockets of masters that have ended.
                 let all = self.releases.check_progress(&self.run_dir);
                 self.surplus.end_surplus(&self.run_dir, &self.start, &all, &mut self.releases);
                 None
