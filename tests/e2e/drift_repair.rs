@@ -57,6 +57,29 @@ fn a_manual_change_over_the_runtime_api_is_repaired_without_a_restart() {
     assert_eq!((balancer.worker(), balancer.restarts()), before, "all of it was mended while HAProxy ran");
 }
 
+/// Without a store nothing is listed, and HAProxy is looked at all the same.
+#[test]
+fn a_manual_change_is_repaired_while_the_store_is_away() {
+    let _turn = light();
+    let (mut etcd, balancer, apps) = scene(&["--resync", "500ms"]);
+    let wanted = Mirror::wanted(&etcd);
+    etcd.kill(0);
+    until(MENDED, "the store to be away", || {
+        balancer.asked("/ready").is_ok_and(|answer| answer.body.contains("the store is away"))
+    });
+    let elsewhere = apps[1].address.port();
+    for hand in [
+        "set server http-shop/shop-1 state maint".to_owned(),
+        format!("set server http-blog/shop-1 addr 127.0.0.1 port {elsewhere}"),
+    ] {
+        balancer.signal("confgen", Signal::SIGSTOP);
+        balancer.ask(&hand);
+        assert!(wanted.runs_on(&balancer).is_err(), "{hand}: changes nothing");
+        balancer.signal("confgen", Signal::SIGCONT);
+        until(RESYNC + MENDED, &hand, || wanted.runs_on(&balancer));
+    }
+}
+
 /// Which of HAProxy's processes is killed.
 fn kill_haproxy(balancer: &Balancer, whole: bool) {
     let worker = balancer.worker();

@@ -60,6 +60,7 @@ mod proxy_protocol;
 mod random_history;
 mod reference;
 mod rejected_config;
+mod replaced_services;
 mod restart_facts;
 mod rolling;
 mod routing;

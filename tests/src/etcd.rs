@@ -241,6 +241,14 @@ impl Etcd {
         });
     }
 
+    /// Deletes these keys and writes those, in one transaction.
+    pub fn exchange(&self, gone: &[&str], entries: &[(&str, &str)]) {
+        let deletes = gone.iter().map(|key| TxnOp::delete(absolute(key), None));
+        let puts = entries.iter().map(|(key, value)| TxnOp::put(absolute(key), *value, None));
+        let all: Vec<TxnOp> = deletes.chain(puts).collect();
+        self.ask(async move |mut client| client.txn(Txn::new().and_then(all.clone())).await);
+    }
+
     /// Writes a service of HTTP by hand: its domains, and these apps as its upstreams, without a lease.
     pub fn http_service(&self, service: &str, domain: &str, apps: &[&App]) {
         let below = format!("http-services/{service}");

@@ -113,7 +113,8 @@ pub struct Pacing {
     /// Restart HAProxy at most once in this time. After a time without restarts, two more may follow at once
     #[arg(long, env = "CONFGEN_RESTART_INTERVAL", default_value = "2s", value_name = "TIME", value_parser = humantime::parse_duration)]
     pub restart_interval: Duration,
-    /// List all keys this often, in case an event was lost. HAProxy is observed again after each listing
+    /// List all keys this often, in case an event was lost. HAProxy is observed again after each listing, and
+    /// this often while etcd is away
     #[arg(long, env = "CONFGEN_RESYNC", default_value = "5m", value_name = "TIME", value_parser = humantime::parse_duration)]
     pub resync: Duration,
 }

@@ -98,6 +98,8 @@ pub async fn run(
         drains: DrainTask::new(socket),
         is_ready: false,
         retained_logged_at: None,
+        resync: pacing.resync,
+        followed_at: Instant::now(),
         status,
     };
     if is_startup_incomplete {
@@ -128,6 +130,7 @@ pub async fn run(
                 systemd::notify_watchdog();
                 event_loop.check_certificate_dates(expiry::unix_now());
                 event_loop.repeat_retained_warning(Instant::now());
+                event_loop.observe_without_store(Instant::now());
             }
             () = shutdown.drain.cancelled() => break,
         }
@@ -189,5 +192,9 @@ struct EventLoop {
     is_ready: bool,
     /// `None` while nothing is retained.
     retained_logged_at: Option<Instant>,
+    /// HAProxy is observed this often while the store is away.
+    resync: Duration,
+    /// The last time when the store was followed, or HAProxy was observed without it.
+    followed_at: Instant,
     status: watch::Sender<Status>,
 }

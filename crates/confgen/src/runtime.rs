@@ -160,8 +160,12 @@ impl HaproxyControl {
 
     /// The services that get the requests for pending routes until the restart.
     pub fn services_reached_until_restart(&self) -> BTreeSet<ServiceId> {
-        let sections = self.observed.iter().flat_map(|observed| observed.state.sections_until_restart());
-        sections.filter_map(crate::desired::names::parse_section).collect()
+        let Some(observed) = &self.observed else { return BTreeSet::new() };
+        let sections = observed.state.sections_until_restart().into_iter();
+        sections
+            .filter_map(crate::desired::names::parse_section)
+            .chain(observed.state.services_until_restart())
+            .collect()
     }
 
     /// The pending services that no request reaches before the restart, because HAProxy has no route to them.
@@ -172,7 +176,7 @@ impl HaproxyControl {
             let Some(wanted) = desired.service(id) else { return false };
             match wanted.routes.is_empty() {
                 _ if id.kind == discovery::Kind::Tcp || id.is_default() => false,
-                true => !observed.has_expression(id, wanted),
+                true => !observed.fingerprint.has_expression(id, wanted),
                 false => observed.pending.contains(*id) && !until_restart.contains(id.to_string().as_str()),
             }
         };
@@ -225,8 +229,8 @@ impl HaproxyControl {
         touched: &[&ServiceId],
         disk: &StateDir,
     ) -> anyhow::Result<(usize, Vec<String>)> {
-        // A retained route is in no service's applied routes any more. Only a plan of everything removes it.
-        if self.observed.as_ref().is_some_and(|observed| observed.state.retains_pending_routes()) {
+        // A kept route is in no service's applied routes any more. Only a plan of everything removes it.
+        if self.observed.as_ref().is_some_and(|observed| observed.state.keeps_until_restart()) {
             self.invalidate();
         }
         let scope = if self.observed.is_some() { Scope::These } else { Scope::All };
@@ -246,7 +250,6 @@ impl HaproxyControl {
             .filter(|id| observed.fingerprint.sections.contains_key(&id.to_string()))
             .map(|id| (id, served_service(desired, id)))
             .filter(|(id, wanted)| wanted.is_none_or(|wanted| observed.fingerprint.has_section_for(id, wanted)))
-            .filter(|(id, wanted)| wanted.is_some() || !observed.state.is_needed_until_restart(id))
             .collect();
         let targets: Vec<Target> = targets.into_iter().collect();
         let plan = observed.state.plan_changes(scope, &targets, &observed.maps);

@@ -23,6 +23,13 @@ pub struct DesiredService {
     pub previews: Vec<Preview>,
 }
 
+impl DesiredService {
+    /// The owned ports. One comes twice if it is bound on two addresses.
+    pub fn ports(&self) -> impl Iterator<Item = u16> {
+        self.binds.iter().map(|bind| bind.port)
+    }
+}
+
 /// One color, for clients in the networks of `preview`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Preview {

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
-use std::time::SystemTime;
+use std::time::{Instant, SystemTime};
 
 use daemon::systemd;
 use registry::Event;
@@ -47,6 +47,18 @@ impl EventLoop {
         }
         self.status.send_modify(|status| (status.seen, status.store_error) = (seen, None));
         self.advance_applied();
+    }
+
+    /// Each listing of the store has HAProxy observed. While the store is away, time does.
+    pub(super) fn observe_without_store(&mut self, now: Instant) {
+        let is_away = self.status.borrow().store_error.is_some();
+        let is_due = now.duration_since(self.followed_at) >= self.resync;
+        if is_away && is_due {
+            self.schedule(Input::HaproxyChanged);
+        }
+        if !is_away || is_due {
+            self.followed_at = now;
+        }
     }
 
     /// Without the store, the persisted one counts. Only before the first listing: later the replica is newer.

@@ -31,6 +31,9 @@ pub struct ConfigFingerprint {
     /// The CA file of a section, by name. HAProxy loads it only at its start.
     #[serde(default)]
     pub authorities: BTreeMap<String, String>,
+    /// The ports of each TCP service's section. A generation of an older release has none here.
+    #[serde(default)]
+    pub ports: BTreeMap<String, BTreeSet<u16>>,
     /// The sections that pass TLS through. While there is one, all other TLS takes the inner socket.
     #[serde(default)]
     pub passthrough: BTreeSet<String>,
@@ -74,6 +77,8 @@ impl ConfigFingerprint {
                 .extend(view::shared_part_of(id, wanted, view.site).map(|share| (id.to_string(), share)));
             fingerprints.authorities.extend(ca_file_of(wanted).map(|file| (id.to_string(), file)));
         }
+        let ports = view.tcp.iter().map(|section| (section.name(), section.wanted.ports().collect()));
+        fingerprints.ports = ports.collect();
         fingerprints.passthrough = view.passthrough.iter().map(|section| section.id.to_string()).collect();
         fingerprints.check_invariants();
         Ok(fingerprints)
@@ -107,7 +112,7 @@ impl ConfigFingerprint {
     /// The name of a service without a section that has a share, a CA file or passes TLS through. `restart_reason` would compare it
     /// for ever.
     fn find_violation(&self) -> Option<&String> {
-        let named = self.shares.keys().chain(self.authorities.keys()).chain(&self.passthrough);
+        let named = self.shares.keys().chain(self.authorities.keys()).chain(self.ports.keys()).chain(&self.passthrough);
         named.into_iter().find(|name| !self.sections.contains_key(*name))
     }
 
@@ -146,6 +151,10 @@ impl ConfigFingerprint {
             Some(file) => self.authorities.insert(name.clone(), file),
             None => self.authorities.remove(&name),
         };
+        match wanted.filter(|wanted| !wanted.binds.is_empty()) {
+            Some(wanted) => self.ports.insert(name.clone(), wanted.ports().collect()),
+            None => self.ports.remove(&name),
+        };
         // Both decide about lines of the common part: the `defaults` for TCP, and the frontends of the inner hop.
         let had = (self.has_tcp(), self.passes_through());
         if wanted.is_some_and(|wanted| wanted.settings.passes_through()) {
@@ -176,6 +185,22 @@ impl ConfigFingerprint {
     pub fn has_section_for(&self, id: &ServiceId, wanted: &DesiredService) -> bool {
         let name = id.to_string();
         self.sections.contains_key(&name) && self.passthrough.contains(&name) == wanted.settings.passes_through()
+    }
+
+    /// True if the service's section binds the port.
+    pub fn has_port(&self, id: &ServiceId, port: u16) -> bool {
+        self.ports.get(&id.to_string()).is_some_and(|ports| ports.contains(&port))
+    }
+
+    /// True if HAProxy matches requests with the service's `url_reg`. It reads the map of expressions only at its start.
+    pub fn has_expression(&self, id: &ServiceId, wanted: &DesiredService) -> bool {
+        let line = wanted.url_reg.as_ref().map(|(since, regex)| format!("{since} {regex}"));
+        line.is_some_and(|line| self.shares.get(&id.to_string()).is_some_and(|share| share.contains(&line)))
+    }
+
+    /// True if the service has a `url_reg` that HAProxy doesn't match requests with.
+    pub fn lacks_expression(&self, id: &ServiceId, wanted: &DesiredService) -> bool {
+        wanted.url_reg.is_some() && !self.has_expression(id, wanted)
     }
 
     /// True if there is a section of a TCP service. The common part has `defaults` for it then.
@@ -262,6 +287,7 @@ mod tests {
         for bad in [
             ConfigFingerprint { shares: entry(), ..good.clone() },
             ConfigFingerprint { authorities: entry(), ..good.clone() },
+            ConfigFingerprint { ports: [("tcp-b".to_owned(), BTreeSet::from([1]))].into(), ..good.clone() },
             ConfigFingerprint { passthrough: ["http-b".to_owned()].into(), ..good },
         ] {
             assert_eq!(bad.find_violation().map(String::as_str), Some("http-b"), "{bad:?}");

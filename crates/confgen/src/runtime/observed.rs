@@ -12,7 +12,7 @@ use crate::local_files::certificates::Certificates;
 use crate::render::restart_needed::{ConfigFingerprint, RestartReason};
 use crate::render::view::has_section;
 use crate::runtime::plan::certificates::LiveCertificates;
-use crate::runtime::plan::{ListedMaps, MapPaths, RuntimeState};
+use crate::runtime::plan::{ListedMaps, MapPaths, PendingClaims, RuntimeState};
 use crate::state_dir::StateDir;
 
 /// The observed state of the running HAProxy.
@@ -24,6 +24,8 @@ pub(super) struct Observed {
     pub(super) state: RuntimeState,
     /// Services without a fitting section in this generation.
     pub(super) pending: BTreeSet<ServiceId>,
+    /// Services with a claim that HAProxy can't serve before a restart: a route, an expression or a port. `pending` is among them.
+    pub(super) claiming: BTreeSet<ServiceId>,
     /// `None` if HAProxy runs without confgen's crt-list.
     pub(super) certificates: Option<LiveCertificates>,
     /// The certificates that confgen applied last. `None` before that.
@@ -41,13 +43,6 @@ impl Observed {
         Some(RestartReason { services: other.services.union(not_addable).cloned().collect(), ..other })
     }
 
-    /// True if HAProxy matches requests with the service's `url_reg` now. It reads the map of expressions only at its start.
-    pub(super) fn has_expression(&self, id: &ServiceId, wanted: &DesiredService) -> bool {
-        let line = wanted.url_reg.as_ref().map(|(since, regex)| format!("{since} {regex}"));
-        let running = self.fingerprint.shares.get(&id.to_string());
-        line.is_some_and(|line| running.is_some_and(|running| running.contains(&line)))
-    }
-
     /// True if confgen has applied exactly these certificates.
     pub(super) fn has_applied(&self, certificates: &Arc<Certificates>) -> bool {
         self.applied_certificates.as_ref().is_some_and(|applied| Arc::ptr_eq(applied, certificates))
@@ -56,13 +51,24 @@ impl Observed {
     /// Notes which of these services wait for a restart.
     pub(super) fn update_pending(&mut self, desired: &DesiredState, touched: &[ServiceId]) {
         for id in touched {
-            if desired.service(id).is_some_and(|wanted| !self.fingerprint.has_section_for(id, wanted)) {
-                self.pending.insert(id.clone());
-            } else {
-                self.pending.remove(id);
+            let wanted = desired.service(id);
+            let is_pending = wanted.is_some_and(|wanted| !self.fingerprint.has_section_for(id, wanted));
+            let is_claiming = is_pending || wanted.is_some_and(|wanted| self.lacks_claim(id, wanted));
+            for (services, is_in) in [(&mut self.pending, is_pending), (&mut self.claiming, is_claiming)] {
+                if is_in {
+                    services.insert(id.clone());
+                } else {
+                    services.remove(id);
+                }
             }
         }
-        self.state.set_pending_routes(self.pending.iter().filter_map(|id| served_service(desired, id)));
+        let claiming = self.claiming.iter().filter_map(|id| Some((id, served_service(desired, id)?)));
+        self.state.set_pending_claims(PendingClaims::from_services(claiming, &self.fingerprint));
+    }
+
+    fn lacks_claim(&self, id: &ServiceId, wanted: &DesiredService) -> bool {
+        let lacks_port = wanted.ports().any(|port| !self.fingerprint.has_port(id, port));
+        lacks_port || self.fingerprint.lacks_expression(id, wanted)
     }
 }
 
@@ -89,6 +95,7 @@ impl HaproxyControl {
             maps,
             state,
             pending: BTreeSet::new(),
+            claiming: BTreeSet::new(),
             certificates: self.observe_certificates()?,
             applied_certificates: None,
         }))

@@ -5,6 +5,7 @@
 pub(crate) mod certificates;
 mod invariants;
 mod maps;
+mod pending;
 mod server;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -21,6 +22,7 @@ use crate::render::server_options;
 use crate::render::view::{backend_of, checked_host};
 use maps::{Entries, Maps, Routes, apply_entries, plan_map, route_key};
 pub use maps::{ListedMaps, MapPaths};
+pub use pending::PendingClaims;
 use server::{LiveServer, parse_server_name, plan_additions, stops_requests};
 
 /// The part of the observed state that HAProxy changes while it runs: servers and map entries.
@@ -33,8 +35,10 @@ pub struct RuntimeState {
     routes: BTreeMap<ServiceId, BTreeSet<(String, String)>>,
     /// The number of those routes of each host. A host stays in its map while it has one.
     host_uses: BTreeMap<String, i64>,
-    /// Routes, as host and path key, of services whose section comes with the next restart.
-    pending_routes: BTreeSet<(String, String)>,
+    /// The claims of services that wait for a restart. A service that has their requests now keeps them until then.
+    pending: PendingClaims,
+    /// Sections that are no longer wanted and keep their servers until the restart.
+    kept_sections: BTreeSet<String>,
     /// The files of authorities that HAProxy has loaded. An added server can name no other.
     authorities: BTreeSet<String>,
     /// The sections for previews that HAProxy has. The others come with a restart.
@@ -115,31 +119,6 @@ impl RuntimeState {
         loaded && !wanted.settings.fixed_servers
     }
 
-    /// Notes the services that wait for a restart. A service that has their routes now keeps them until then, because HAProxy has no
-    /// section that could answer instead.
-    pub fn set_pending_routes<'a>(&mut self, services: impl Iterator<Item = &'a DesiredService>) {
-        self.pending_routes = services.flat_map(|wanted| wanted.routes.iter().map(route_key)).collect();
-    }
-
-    /// True if a route still leads to a service that no longer has it, until the restart.
-    pub fn retains_pending_routes(&self) -> bool {
-        self.pending_routes.iter().any(|(_, path)| self.maps.paths.contains_key(path))
-    }
-
-    /// The sections to which pending routes lead until the restart.
-    pub fn sections_until_restart(&self) -> BTreeSet<&str> {
-        let Maps { paths, passthrough, .. } = &self.maps;
-        let sections = self.pending_routes.iter().flat_map(|(host, path)| [paths.get(path), passthrough.get(host)]);
-        sections.flatten().map(String::as_str).collect()
-    }
-
-    /// True if a pending route leads to the service now. Its servers stay until the restart.
-    pub fn is_needed_until_restart(&self, id: &ServiceId) -> bool {
-        let (section, Maps { paths, passthrough, .. }) = (id.to_string(), &self.maps);
-        let mut routes = self.pending_routes.iter();
-        routes.any(|(host, path)| paths.get(path) == Some(&section) || passthrough.get(host) == Some(&section))
-    }
-
     /// Plans the changes to these services. `None` is a service that is gone. The caller leaves out services without a section in
     /// the running HAProxy.
     pub fn plan_changes(
@@ -151,6 +130,9 @@ impl RuntimeState {
         let (mut added, mut changed, mut turns, mut removals) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
         for (id, wanted) in services {
             for (section, servers) in self.desired_sections(id, *wanted) {
+                if self.is_needed_until_restart(id, &section, *wanted, servers) {
+                    continue;
+                }
                 let none = BTreeMap::new();
                 let live = self.servers.get(&section).unwrap_or(&none);
                 let mut new = Vec::new();
@@ -185,19 +167,22 @@ impl RuntimeState {
         let (ready, out): (Vec<_>, Vec<_>) = changed.into_iter().partition(|change| !stops_requests(change));
         let changes = [asked, added, more, ready, out, less, forgotten].concat();
         let plan = Plan { changes, requeues: turns, removals };
-        debug_assert_eq!(plan.check_invariants(), Ok(()));
+        debug_assert_eq!(plan.check_invariants(maps.checks.as_ref()), Ok(()));
         plan
     }
 
     /// Notes that HAProxy made the planned changes.
     pub fn mark_applied(&mut self, scope: Scope, services: &[(&ServiceId, Option<&DesiredService>)]) {
+        // First, because the maps of before tell which sections get requests until the restart.
+        for (id, wanted) in services {
+            self.mark_servers_applied(id, *wanted);
+        }
         let Entries { hosts, paths, passthrough, checks } = self.desired_entries(scope, services);
         apply_entries(&mut self.maps.checks, checks);
         apply_entries(&mut self.maps.hosts, hosts);
         apply_entries(&mut self.maps.paths, paths);
         apply_entries(&mut self.maps.passthrough, passthrough);
         for (id, wanted) in services {
-            self.mark_servers_applied(id, *wanted);
             let after: BTreeSet<_> = self.routes_of(id, *wanted).into_keys().collect();
             let before = std::mem::take(self.routes.entry((*id).clone()).or_default());
             let before = if scope == Scope::All { BTreeSet::new() } else { before };
@@ -223,7 +208,15 @@ impl RuntimeState {
     fn mark_servers_applied(&mut self, id: &ServiceId, wanted: Option<&DesiredService>) {
         let takes_servers = wanted.is_some_and(|wanted| self.can_add_servers(wanted));
         self.not_addable.remove(id);
-        for (section, wanted) in self.desired_sections(id, wanted) {
+        let (kept, sections): (Vec<_>, Vec<_>) = self
+            .desired_sections(id, wanted)
+            .into_iter()
+            .partition(|(section, servers)| self.is_needed_until_restart(id, section, wanted, servers));
+        for (section, _) in &sections {
+            self.kept_sections.remove(section);
+        }
+        self.kept_sections.extend(kept.into_iter().map(|(section, _)| section));
+        for (section, wanted) in sections {
             let servers = self.servers.entry(section).or_default();
             for (_, server) in servers.iter_mut().filter(|(name, _)| !has_server(wanted, name)) {
                 (server.maint, server.leaving) = (true, true);
@@ -288,8 +281,14 @@ impl RuntimeState {
         };
         for (id, wanted) in services {
             let host = wanted.and_then(|wanted| checked_host(id, wanted)).map(ToString::to_string);
-            let sections = self.desired_sections(id, *wanted).into_keys();
-            entries.checks.extend(sections.map(|section| (section, host.clone())));
+            for (section, servers) in self.desired_sections(id, *wanted) {
+                if self.is_needed_until_restart(id, &section, *wanted, servers) {
+                    // Its servers stay, and so do their checks.
+                    entries.checks.remove(&section);
+                } else {
+                    entries.checks.insert(section, host.clone());
+                }
+            }
         }
         let mut uses: BTreeMap<String, i64> = BTreeMap::new();
         if scope == Scope::These {
@@ -314,14 +313,7 @@ impl RuntimeState {
             let before = if scope == Scope::All { 0 } else { self.host_uses.get(&host).copied().unwrap_or_default() };
             entries.hosts.insert(host.clone(), (before + change > 0).then_some(host));
         }
-        for (host, path) in &self.pending_routes {
-            let Entries { hosts, paths, passthrough, .. } = &mut entries;
-            for (entries, key) in [(hosts, host), (paths, path), (passthrough, host)] {
-                if entries.get(key).is_some_and(Option::is_none) {
-                    entries.remove(key);
-                }
-            }
-        }
+        self.keep_pending_routes(&mut entries);
         entries
     }
 

@@ -3,14 +3,15 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use discovery::ServiceId;
-use haproxy::runtime::{Change, ServerName};
+use haproxy::runtime::{Change, ServerName, Token};
 
 use super::{Plan, RuntimeState, has_server, stops_requests};
 use crate::desired::DesiredService;
 
 impl Plan {
-    /// Returns the first violated invariant. Takes time in proportion to the plan.
-    pub(super) fn check_invariants(&self) -> Result<(), String> {
+    /// Returns the first violated invariant. `checks` is the map of the hosts that checks ask for. Takes time in proportion to the
+    /// plan.
+    pub(super) fn check_invariants(&self, checks: Option<&Token>) -> Result<(), String> {
         let mut removed = BTreeSet::new();
         if let Some(name) = self.removals.iter().find(|name| !removed.insert(*name)) {
             return Err(format!("{name} is removed twice"));
@@ -22,7 +23,7 @@ impl Plan {
         if let Some(change) = self.requeues.iter().find(|change| !matches!(change, Change::Requeue(..))) {
             return Err(format!("`{change}` gives no server its turn again"));
         }
-        let (mut added, mut entries, mut last) = (BTreeSet::new(), BTreeSet::new(), Step::Additions);
+        let (mut added, mut entries, mut last) = (BTreeSet::new(), BTreeSet::new(), Step::HostsOfChecks);
         for change in &self.changes {
             match change {
                 Change::AddServer(name, ..) if !added.insert(name) => return Err(format!("{name} is added twice")),
@@ -33,7 +34,7 @@ impl Plan {
                 }
                 _ => {}
             }
-            let step = Step::of(change, &added);
+            let step = Step::of(change, &added, checks);
             if step < last {
                 return Err(format!("`{change}` comes too late, and a request in between finds no server"));
             }
@@ -46,16 +47,20 @@ impl Plan {
 /// The parts of a plan, in their order.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 enum Step {
+    HostsOfChecks,
     Additions,
     NewRoutes,
     Ready,
     Out,
     GoneRoutes,
+    GoneHostsOfChecks,
 }
 
 impl Step {
-    fn of(change: &Change, added: &BTreeSet<&ServerName>) -> Self {
+    fn of(change: &Change, added: &BTreeSet<&ServerName>, checks: Option<&Token>) -> Self {
         match change {
+            Change::AddToMap(map, ..) | Change::SetInMap(map, ..) if checks == Some(map) => Self::HostsOfChecks,
+            Change::RemoveFromMap(map, _) if checks == Some(map) => Self::GoneHostsOfChecks,
             Change::AddServer(..) | Change::RefreshCookies(..) => Self::Additions,
             change if server_of(change).is_some_and(|name| added.contains(name)) => Self::Additions,
             Change::AddToMap(..) | Change::SetInMap(..) => Self::NewRoutes,
@@ -107,9 +112,11 @@ impl RuntimeState {
         }
     }
 
-    /// A server that runs is wanted, and a wanted server runs or waits for a restart.
+    /// A server that runs is wanted, and a wanted server runs or waits for a restart. A section that a restart takes keeps its
+    /// servers until then.
     fn check_servers(&self, id: &ServiceId, wanted: Option<&DesiredService>) -> Result<(), String> {
-        for (section, wanted) in self.desired_sections(id, wanted) {
+        let sections = self.desired_sections(id, wanted).into_iter();
+        for (section, wanted) in sections.filter(|(section, _)| !self.kept_sections.contains(section)) {
             let none = BTreeMap::new();
             let servers = self.servers.get(&section).unwrap_or(&none);
             for (name, server) in servers {
@@ -147,7 +154,7 @@ mod tests {
         let wanted = store.service(&id).map(|wanted| &**wanted);
         let mut plan = RuntimeState::default().plan_changes(Scope::These, &[(&id, wanted)], &maps());
         plan.removals = ["8", "9"].map(name).into();
-        assert_eq!(plan.check_invariants(), Ok(()));
+        assert_eq!(plan.check_invariants(maps().checks.as_ref()), Ok(()));
         plan
     }
 
@@ -158,7 +165,7 @@ mod tests {
     fn violation_of_plan(break_plan: impl FnOnce(&mut Plan)) -> String {
         let mut plan = plan();
         break_plan(&mut plan);
-        plan.check_invariants().unwrap_err()
+        plan.check_invariants(maps().checks.as_ref()).unwrap_err()
     }
 
     /// The violation after a change of the state in which the service is applied.

@@ -5,9 +5,15 @@ use proptest::prelude::*;
 use super::*;
 use crate::desired::tests::{settle, topology};
 use crate::desired::{DesiredState, LastKnownGood, Policy};
+use crate::render::restart_needed::ConfigFingerprint;
 
 pub(super) fn settled(lines: &str) -> DesiredState {
     settle(&topology(lines), &LastKnownGood::default(), &Policy::default())
+}
+
+/// The claims of all these services, for a HAProxy that runs none of them.
+fn claims(desired: &DesiredState, running: &ConfigFingerprint) -> PendingClaims {
+    PendingClaims::from_services(desired.services().map(|(id, wanted)| (id, &**wanted)), running)
 }
 
 pub(super) fn maps() -> MapPaths {
@@ -282,8 +288,9 @@ fn a_route_stays_where_it_is_until_its_new_service_can_answer() {
     let a = id("a");
     let mut live = RuntimeState::default();
     live.mark_applied(Scope::All, &[(&a, before.service(&a).map(|wanted| &**wanted))]);
-    live.set_pending_routes(after.services().map(|(_, wanted)| &**wanted));
-    assert!(live.retains_pending_routes() && live.is_needed_until_restart(&a));
+    let running = ConfigFingerprint::default();
+    live.set_pending_claims(claims(&after, &running));
+    assert!(live.is_needed_until_restart(&a, "http-a", None, &[]));
     assert_eq!(live.sections_until_restart(), ["http-a"].into());
     for scope in [Scope::These, Scope::All] {
         let changes = live.plan_changes(scope, &[(&a, None)], &maps()).changes;
@@ -337,8 +344,9 @@ fn a_host_goes_over_from_one_that_terminates_to_one_that_passes_through_and_back
     live.mark_applied(Scope::These, &both(passed).map(|(id, wanted)| (id, wanted.map(|wanted| &**wanted))));
     assert_eq!(words(&live, terminated), ["set map /m/paths.map x.com/ http-b", "del map /m/passthrough.map x.com"]);
     // One that has to wait for its section leaves the host where it is.
-    live.set_pending_routes(terminated.service(&b).into_iter().map(|wanted| &**wanted));
-    assert!(live.is_needed_until_restart(&a) && live.retains_pending_routes());
+    let only_b = settled("http-services/b/domain b.com x.com");
+    live.set_pending_claims(claims(&only_b, &ConfigFingerprint::default()));
+    assert!(live.is_needed_until_restart(&a, "http-a", None, &[]));
     let only_a = [(&a, terminated.service(&a).map(|wanted| &**wanted))];
     assert_eq!(live.plan_changes(Scope::These, &only_a, &maps()), Plan::default());
 }
