@@ -306,7 +306,7 @@ impl OperatorConfig {
                 self.add_listeners(place, &["peer", name, address], address, options);
                 self.listeners.iter_mut().skip(before).for_each(|listener| listener.is_peer = true);
             }
-            ("defaults", ["default-server", ..]) => self.server_profiles.extend(place.name.parse::<Profile>().ok()),
+            ("defaults", ["default-server", ..]) => self.mark_server_profile(place.name),
             ("defaults", ["option", "allbackups", ..]) => {
                 self.all_backup_profiles.extend(place.name.parse::<Profile>().ok());
             }
@@ -342,6 +342,10 @@ impl OperatorConfig {
         let (has_server_line, uses_all_backups) = (base_in(&self.server_profiles), base_in(&self.all_backup_profiles));
         self.server_profiles.extend(has_server_line.then(|| profile.clone()));
         self.all_backup_profiles.extend(uses_all_backups.then_some(profile));
+    }
+
+    fn mark_server_profile(&mut self, profile: &str) {
+        self.server_profiles.extend(profile.parse::<Profile>().ok());
     }
 
     /// Adds a listener for each of these addresses, which commas separate. An address from the environment may have its
@@ -523,12 +527,5 @@ frontend b
         let known: Vec<_> = operator.tcp_ports().map(|(ports, _)| *ports.start()).collect();
         assert_eq!(known, [8001, 8002]);
         assert!(operator.global_keywords.contains("log"), "the operator's line may stand: ours would log twice");
-    }
-
-    #[test]
-    fn a_profile_may_use_all_backups() {
-        let operator = of("defaults a\n option allbackups\ndefaults b from a\ndefaults c from \"${D}\"\ndefaults d\n");
-        let names: Vec<String> = operator.all_backup_profiles.iter().map(Profile::to_string).collect();
-        assert_eq!(names, ["a", "b", "c"]);
     }
 }
