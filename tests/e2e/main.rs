@@ -36,6 +36,7 @@ mod hardening;
 mod hidden_characters;
 mod host_cut_off;
 mod hostile;
+mod hostile_app;
 mod ignition;
 mod images;
 mod key_by_key;

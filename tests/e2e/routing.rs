@@ -129,6 +129,27 @@ fn a_host_is_one_name_and_the_whole_of_it() {
             assert!([400, 404].contains(&response.status), "{odd:?}: {response:?}");
         }
     }
+    // A wildcard's label is a label, and a port a number: an upstream that builds links of its Host builds none to
+    // another host.
+    for odd in [
+        "2130706433/.wild.test",
+        "evil?.wild.test",
+        "evil#.wild.test",
+        "evil@x.wild.test",
+        "\"><script>.wild.test",
+        "[x].wild.test",
+        "*.wild.test",
+        "shop.test:@evil.test",
+        "shop.test:80@evil.test",
+        "secure.test:x",
+    ] {
+        for response in [http(odd, "/"), https_as("shop.test", odd, "/")] {
+            assert_eq!(response.status, 400, "{odd:?}: {response:?}");
+        }
+    }
+    for known in ["shop.test:", "shop.test.", "SHOP.test.:8080"] {
+        assert_app(&http(known, "/"), "shop");
+    }
     for (lines, first) in [
         ("Host: shop.test\r\nHost: secure.test", "/"),
         ("Host: secure.test\r\nHost: shop.test", "/"),

@@ -16,7 +16,7 @@ use std::hash::{BuildHasher as _, Hasher as _, RandomState};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
-use discovery::{Node, RetainedAfterReset, ServiceId, UpstreamId};
+use discovery::{Node, Profile, RetainedAfterReset, ServiceId, UpstreamId};
 use haproxy::cutoffs::Cutoffs;
 use haproxy::masters::OldProcesses;
 use haproxy::version::Version;
@@ -182,6 +182,8 @@ pub struct OperatorFilesStatus {
     pub remarks: Vec<String>,
     /// The services' sections that they name, with the lines.
     pub named_sections: BTreeMap<String, ReferencedSection>,
+    /// Their `defaults` sections with `option allbackups`.
+    pub all_backup_profiles: BTreeSet<Profile>,
 }
 
 impl OperatorFilesStatus {

@@ -5,6 +5,7 @@
 
 mod access;
 mod args;
+mod escape;
 mod process;
 mod reloaded_file;
 mod routes;

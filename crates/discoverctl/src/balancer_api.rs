@@ -28,6 +28,9 @@ use identity::{AskedBalancer, is_loopback};
 /// Limits a request with its whole answer. confgen answers from memory, so a slower balancer is as good as unreachable.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(3);
 
+/// The longest answer that is read. One of 20,000 upstreams has some 30 MB.
+const LONGEST_ANSWER: usize = 128 << 20;
+
 /// The advice in the error for a balancer with a URL on loopback.
 const LOOPBACK_HINT: &str = "a loopback address is every host's own: ask on its host, or give its confgen an --admin address that \
                         other hosts reach, with --admin-token-file; docs/deploy.md says how";
@@ -119,7 +122,7 @@ impl BalancerApi {
         if let Some(token) = &self.token {
             request = request.bearer_auth(token);
         }
-        let response = request.send().await.map_err(|error| join_causes(&error))?;
+        let mut response = request.send().await.map_err(|error| join_causes(&error))?;
         let status = response.status().as_u16();
         match status {
             // confgen's 404 names its origin, too.
@@ -128,7 +131,13 @@ impl BalancerApi {
             401 => return Err("it asks for a token: --api-token-file".into()),
             code => return Err(format!("it answers {code} to {path}")),
         }
-        let body = response.bytes().await.map_err(|error| join_causes(&error))?;
+        let mut body = Vec::new();
+        while let Some(chunk) = response.chunk().await.map_err(|error| join_causes(&error))? {
+            if body.len() + chunk.len() > LONGEST_ANSWER {
+                return Err(format!("its answer to {path} is longer than {} MiB", LONGEST_ANSWER >> 20));
+            }
+            body.extend_from_slice(&chunk);
+        }
         asked.check_origin(&body)?;
         match status {
             200 => serde_json::from_slice(&body).map_err(|error| format!("its answer to {path}: {error}")),

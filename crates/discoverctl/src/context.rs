@@ -109,6 +109,7 @@ impl Context {
                 let followed = wait_until_followed(&self.client, &goal, changing.timeout).await;
                 // The keys are written, so the operator has to see them before the error.
                 if followed.is_err() && !self.screen.is_for_programs() {
+                    done.has_waited_in_vain = true;
                     self.screen.show(&done)?;
                 }
                 let followed = followed?;
@@ -134,6 +135,9 @@ struct ChangeReport {
     followed_by: Option<Vec<String>>,
     /// The time from the write until all followed; null if the command didn't wait.
     seconds: Option<f64>,
+    /// The command waited, and not every balancer followed. The error says which.
+    #[serde(skip)]
+    has_waited_in_vain: bool,
 }
 
 /// A key's value before and after the change; null if the key is absent.
@@ -176,6 +180,7 @@ impl Printable for ChangeReport {
         let written = self.revision.map(|revision| format!("written at revision {revision}; ")).unwrap_or_default();
         lines.push(match &self.followed_by {
             _ if self.is_dry => "nothing was written: --dry-run".into(),
+            None if self.has_waited_in_vain => format!("{written}not followed so far"),
             None => format!("{written}no balancer was waited for"),
             Some(by) if by.is_empty() => format!("{written}no balancer lives that could follow"),
             Some(by) => format!("followed by {} after {:.1} s", by.join(", "), self.seconds.unwrap_or_default()),

@@ -13,7 +13,7 @@ mod sessions;
 mod stats;
 mod streams;
 
-use std::io::{self, ErrorKind};
+use std::io;
 use std::net::Shutdown;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
@@ -126,8 +126,9 @@ impl Socket {
     /// Sends a command, and returns all that comes until HAProxy closes.
     fn exchange_text(&self, command: &Command) -> Result<String, Error> {
         let answer = self.exchange_bytes(command, "")?;
-        String::from_utf8(answer)
-            .map_err(|error| self.exchange_error(command)(io::Error::new(ErrorKind::InvalidData, error)))
+        // Apps write a part of `show stat`: the reason in their answer to a check. A byte that is no UTF-8 there must
+        // not hide the other servers.
+        Ok(String::from_utf8_lossy(&answer).into_owned())
     }
 
     /// Sends a command and its payload. No error ever shows the payload, because it may be a private key.

@@ -15,9 +15,8 @@ use discovery::{Profile, ServiceId};
 use haproxy::config::{ConfigWord, SECTIONS, tokenize_with};
 
 use crate::desired::names::PREVIEW;
-use crate::desired::names::parse_section;
-use addresses::{Bound, parse_bound};
-use references::{Part, find_references};
+use addresses::{Bound, fill_defaults, parse_bound};
+use references::{Part, find_references, services_in_word};
 
 pub use conflicts::OwnEndpoints;
 
@@ -43,6 +42,8 @@ pub struct OperatorConfig {
     pub profiles: Vec<Profile>,
     /// The profiles with a `default-server` line, in themselves or in the section that they are taken `from`.
     pub server_profiles: BTreeSet<Profile>,
+    /// The profiles with `option allbackups`, in themselves or in the section that they are taken `from`.
+    pub all_backup_profiles: BTreeSet<Profile>,
     /// The services that the files may name by their section. Words that only look like a section count too.
     pub mentioned_services: BTreeSet<ServiceId>,
     /// Sentences for the operator about lines that confgen can't understand.
@@ -284,10 +285,8 @@ impl OperatorConfig {
             self.named_defaults.push(place.to_section());
             if let [_, _, from, base] = words
                 && from.text == "from"
-                && (base.has_unknown_variable
-                    || base.text.parse().is_ok_and(|base| self.server_profiles.contains(&base)))
             {
-                self.mark_server_profile(name);
+                self.inherit_profile(name, base);
             }
         } else if !["global", "defaults"].contains(&kind) {
             self.sections.push(place.to_section());
@@ -316,6 +315,9 @@ impl OperatorConfig {
                 self.listeners.iter_mut().skip(before).for_each(|listener| listener.is_peer = true);
             }
             ("defaults", ["default-server", ..]) => self.mark_server_profile(place.name),
+            ("defaults", ["option", "allbackups", ..]) => {
+                self.all_backup_profiles.extend(place.name.parse::<Profile>().ok());
+            }
             (_, ["bind", addresses, options @ ..]) => {
                 self.add_listeners(place, &["bind", addresses], addresses, options);
             }
@@ -339,13 +341,26 @@ impl OperatorConfig {
         }
     }
 
+    /// Marks a profile as its base is marked. A base that isn't known may have any line.
+    fn inherit_profile(&mut self, profile: &str, base: &ConfigWord) {
+        let Ok(profile) = profile.parse::<Profile>() else { return };
+        let base_in = |marked: &BTreeSet<Profile>| {
+            base.has_unknown_variable || base.text.parse().is_ok_and(|base| marked.contains(&base))
+        };
+        let (has_server_line, uses_all_backups) = (base_in(&self.server_profiles), base_in(&self.all_backup_profiles));
+        self.server_profiles.extend(has_server_line.then(|| profile.clone()));
+        self.all_backup_profiles.extend(uses_all_backups.then_some(profile));
+    }
+
     fn mark_server_profile(&mut self, profile: &str) {
         self.server_profiles.extend(profile.parse::<Profile>().ok());
     }
 
-    /// Adds a listener for each of these addresses, which commas separate.
+    /// Adds a listener for each of these addresses, which commas separate. An address from the environment may have its
+    /// default too.
     fn add_listeners(&mut self, place: LineContext, line: &[&str], addresses: &str, options: &[&str]) {
-        for address in addresses.split(',') {
+        let by_default = fill_defaults(addresses);
+        for address in addresses.split(',').chain(by_default.iter().flat_map(|all| all.split(','))) {
             let bound = parse_bound(address);
             if bound == Bound::Unknown {
                 let words = format!("which port `{address}` is only HAProxy knows: it is kept from no service");
@@ -393,15 +408,10 @@ fn set_variables(environment: &mut Environment, words: &[ConfigWord]) {
     }
 }
 
-/// The services that a word may name by their section: `http-shop`, also in `nbsrv(http-shop)`.
-fn services_in_word(word: &str) -> impl Iterator<Item = ServiceId> + '_ {
-    let parts = word.split(|c: char| !(c.is_ascii_alphanumeric() || "_.-".contains(c)));
-    parts.filter_map(parse_section)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::desired::names::parse_section;
 
     fn of(text: &str) -> OperatorConfig {
         OperatorConfig::from_texts([("mine.cfg", text)])

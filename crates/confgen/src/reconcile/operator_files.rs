@@ -152,6 +152,7 @@ impl Reconciler {
             not_filled: fills.list_rejections(),
             remarks,
             named_sections: operator.referenced_sections(),
+            all_backup_profiles: operator.all_backup_profiles.clone(),
         }
     }
 

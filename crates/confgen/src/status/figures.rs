@@ -15,6 +15,8 @@ pub struct Figures<'a> {
     frontends: HashMap<&'a str, &'a Stat>,
     /// By backend, the first backup server that is up and has weight. The rows are in HAProxy's order.
     first_backups: HashMap<&'a str, &'a str>,
+    /// By backend, the server with the lowest id that is up, has weight and is no backup.
+    first_servers: HashMap<&'a str, &'a Stat>,
 }
 
 impl<'a> Figures<'a> {
@@ -22,6 +24,7 @@ impl<'a> Figures<'a> {
     pub fn new(counted: &'a Counted) -> Self {
         let error = counted.as_ref().err().map(String::as_str);
         let (mut servers, mut first_backups) = (HashMap::new(), HashMap::new());
+        let mut first_servers: HashMap<&str, &Stat> = HashMap::new();
         let (mut backends, mut frontends) = (HashMap::new(), HashMap::new());
         for row in counted.iter().flatten() {
             let (proxy, name) = (row.proxy.as_str(), row.name.as_str());
@@ -32,11 +35,16 @@ impl<'a> Figures<'a> {
                     servers.insert((proxy, name), row);
                     if row.backup > 0 && takes_requests(row) {
                         first_backups.entry(proxy).or_insert(name);
+                    } else if takes_requests(row) {
+                        let first = first_servers.entry(proxy).or_insert(row);
+                        if row.server_id < first.server_id {
+                            *first = row;
+                        }
                     }
                 }
             }
         }
-        Self { error, servers, backends, frontends, first_backups }
+        Self { error, servers, backends, frontends, first_backups, first_servers }
     }
 
     /// The reason why HAProxy couldn't be asked. `None` if it could.
@@ -56,6 +64,13 @@ impl<'a> Figures<'a> {
     /// A frontend, or the listening half of a TCP service's section.
     pub fn find_frontend(&self, name: &str) -> Option<&'a Stat> {
         self.frontends.get(name).copied()
+    }
+
+    /// The server that gets all requests of a section with `balance first`, until it has as many connections as it may have
+    /// (configuration manual, `balance`). `None` for another algorithm.
+    pub fn find_preferred(&self, section: &str) -> Option<&'a Stat> {
+        let balances_first = self.find_backend(section)?.algorithm.as_deref() == Some("first");
+        self.first_servers.get(section).copied().filter(|_| balances_first)
     }
 
     /// The only backup server of a section that HAProxy uses while no other server is up: without `option allbackups` it is

@@ -3,6 +3,8 @@
 //! The API, the status page and the metrics ask the judge, and discoverctl asks the API. It reads the desired state and HAProxy's
 //! figures, and decides nothing about what HAProxy runs.
 
+use std::net::SocketAddr;
+
 use discovery::{Cause, Key, Kind, Reason, ServiceId, SettingName, Verdict, find_intended_reasons};
 use haproxy::runtime::Stat;
 
@@ -67,7 +69,8 @@ impl<'a> Judge<'a> {
         }
         let server = upstream.server.filter(|_| is_ready);
         against.extend(row.map_or_else(|| self.explain_missing(upstream.server), |row| self.check_row(row, server)));
-        let gets_requests = self.is_reached && row.is_some_and(|row| self.is_chosen(row));
+        let gets_requests =
+            self.is_reached && row.is_some_and(|row| self.is_chosen(row) && find_moved(row, upstream.server).is_none());
         Verdict::new(Some(gets_requests), against, notes)
     }
 
@@ -122,7 +125,13 @@ impl<'a> Judge<'a> {
         }
         let is_led_to = self.is_led_to();
         if self.has_claims() {
-            self.is_reached &= is_led_to || !reconcile.unrouted.contains(self.id);
+            let older = self.find_older_expression();
+            self.is_reached &= is_led_to || !(reconcile.unrouted.contains(self.id) || older.is_some());
+            if let Some(older) = older {
+                let words = format!("{older} has the same url_reg for longer, and gets the requests");
+                let reason = Cause::ClaimHeld.into_reason(words);
+                if is_led_to { self.notes.push(reason) } else { self.against.push(reason) }
+            }
             return;
         }
         let reasons = self.explain_lost_names();
@@ -135,6 +144,16 @@ impl<'a> Judge<'a> {
             self.against.push(Reason::no_domain(self.id));
         }
         self.against.extend(reasons);
+    }
+
+    /// The service that HAProxy finds before this one by an equal expression. `None` if a host leads to this one too.
+    fn find_older_expression(&self) -> Option<&'a ServiceId> {
+        let wanted = self.facts.desired.filter(|wanted| wanted.routes.is_empty())?;
+        let (since, regex) = wanted.url_reg.as_ref()?;
+        let is_older = |other: &DesiredService, id: &ServiceId| {
+            other.url_reg.as_ref().is_some_and(|(at, same)| same == regex && (at, id) < (since, self.id))
+        };
+        self.status.reconcile.desired.services().find(|(id, other)| is_older(other, id)).map(|(id, _)| id)
     }
 
     /// The reasons why the keys with the service's claims don't count.
@@ -220,11 +239,19 @@ impl<'a> Judge<'a> {
 
     /// Checks HAProxy's row of the server. `wanted` is `None` unless the server is desired to take requests.
     fn check_row(&self, row: &Stat, wanted: Option<&Server>) -> Vec<Reason> {
+        // The check is about the address that HAProxy has.
+        if let Some(address) = find_moved(row, wanted) {
+            let words = format!("HAProxy has it at {address}: it was moved over the Runtime API");
+            return vec![Cause::ServerStateDiffers.into_reason(words)];
+        }
         if let Some(words) = describe_failing_check(row) {
             return vec![Cause::Check.into_reason(words)];
         }
         if takes_requests(row) && row.backup > 0 {
             return self.explain_unused_backup(row).into_iter().collect();
+        }
+        if let Some(reason) = self.explain_preferred(row) {
+            return vec![reason];
         }
         if let Some(starved) = self.find_starved(row) {
             return vec![Cause::Starved.into_reason(starved.describe())];
@@ -241,12 +268,23 @@ impl<'a> Judge<'a> {
         if self.figures.find_backend(&self.section).is_some_and(|backend| backend.active > 0) {
             return Some(Cause::Backup.into_reason("a backup, and others are up"));
         }
-        // An operator's profile may say `option allbackups`.
-        if self.facts.desired.is_none_or(|wanted| wanted.settings.profile.is_some()) {
+        let profile = self.facts.desired?.settings.profile.as_ref();
+        if profile.is_some_and(|it| self.status.reconcile.operator_files.all_backup_profiles.contains(it)) {
             return None;
         }
         let first = self.figures.find_first_backup(&self.section).filter(|first| *first != row.name)?;
         Some(Cause::Backup.into_reason(format!("a backup, and the backup {first} serves")))
+    }
+
+    /// The reason why a profile with `balance first` leaves the server out: a lower one takes all requests. `None` if that
+    /// one's connections are limited, because the server gets those beyond the limit.
+    fn explain_preferred(&self, row: &Stat) -> Option<Reason> {
+        let first = self.figures.find_preferred(&self.section)?;
+        if !takes_requests(row) || first.name == row.name || first.limit.is_some() {
+            return None;
+        }
+        let words = format!("the service's profile says `balance first`, and {} serves", first.name);
+        Some(Cause::Backup.into_reason(words))
     }
 
     /// `Some` while HAProxy finds the server up and doesn't choose it.
@@ -259,8 +297,14 @@ impl<'a> Judge<'a> {
     fn is_chosen(&self, row: &Stat) -> bool {
         takes_requests(row)
             && (row.backup == 0 || self.explain_unused_backup(row).is_none())
+            && self.explain_preferred(row).is_none()
             && self.find_starved(row).is_none()
     }
+}
+
+/// The address that HAProxy connects to in place of the desired one.
+fn find_moved(row: &Stat, wanted: Option<&Server>) -> Option<SocketAddr> {
+    row.address.filter(|address| wanted.is_some_and(|wanted| wanted.address.socket_addr() != *address))
 }
 
 /// The result of a failed check. `None` if it passes, if there is no check, or if the server is in maintenance.

@@ -10,6 +10,7 @@ use axum::http::StatusCode;
 use axum::http::header::CONTENT_TYPE;
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
+use program::text::escape_line;
 use prometheus_client::registry::Registry;
 
 use super::process;
@@ -76,9 +77,10 @@ fn answer_live(silence: Duration) -> Response {
 }
 
 async fn answer_ready(State(probes): State<Arc<dyn Probes>>) -> Response {
+    // One line, whatever line feeds the words have: a second one would read as an answer of its own.
     match probes.check_ready() {
-        Ok(words) => format!("{words}\n").into_response(),
-        Err(reason) => (StatusCode::SERVICE_UNAVAILABLE, format!("{reason}\n")).into_response(),
+        Ok(words) => format!("{}\n", escape_line(&words)).into_response(),
+        Err(reason) => (StatusCode::SERVICE_UNAVAILABLE, format!("{}\n", escape_line(&reason))).into_response(),
     }
 }
 

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use axum::extract::{Request, State};
 use axum::http::{HeaderName, HeaderValue, StatusCode, header};
-use axum::middleware::{Next, from_fn_with_state};
+use axum::middleware::{Next, from_fn, from_fn_with_state};
 use axum::response::{IntoResponse, Response};
 use axum::{Extension, Router};
 use hyper::server::conn::http1;
@@ -24,6 +24,7 @@ use tokio_util::sync::CancellationToken;
 use super::args::Config;
 use super::tls;
 use crate::admin::access::{AccessRules, Token};
+use crate::admin::escape::escape_answer;
 use crate::admin::reloaded_file::ReloadedFile;
 
 /// Enough for Prometheus, a probe, an operator and a few discoverctls. Further connections wait.
@@ -93,7 +94,7 @@ impl Server {
 
     /// Answers until `ended` is cancelled. Open requests then get two seconds.
     pub async fn serve(self, routes: Router, ended: CancellationToken) {
-        let routes = routes.layer(from_fn_with_state(self.access, admit_request));
+        let routes = routes.layer(from_fn_with_state(self.access, admit_request)).layer(from_fn(escape_answer));
         let permits = Arc::new(Semaphore::new(CONNECTIONS));
         let mut accepting = JoinSet::new();
         for listener in self.listeners {

@@ -92,8 +92,9 @@ fn describe_retained(retaining: &[(&Node, &BalancerRecord)]) -> String {
         // A record lists at most so many upstreams. `more` says that the list was cut.
         let cut = if record.more.contains("held") { " or more" } else { "" };
         let keys = record.lost.filter(|lost| lost.keys > 0);
-        let keys = keys.map(|lost| format!("{} keys, ", lost.keys)).unwrap_or_default();
-        words.push(format!("{node} retains {keys}{}{cut} upstreams", record.held.len()));
+        let keys = keys.map(|lost| format!("{} {}, ", lost.keys, if lost.keys == 1 { "key" } else { "keys" }));
+        let upstreams = if record.held.len() == 1 && cut.is_empty() { "upstream" } else { "upstreams" };
+        words.push(format!("{node} retains {}{}{cut} {upstreams}", keys.unwrap_or_default(), record.held.len()));
     }
     format!("{}: what the store lacks of it goes now", words.join(", "))
 }
@@ -120,15 +121,15 @@ mod tests {
         assert_eq!(describe_one("", &lost(0)), None);
         assert_eq!(describe_one(r#""http-a/x""#, &lost(0)), None, "an older confgen accepts nothing of its guard");
         let guarded = format!(r#"{},"guarded":1"#, lost(0));
-        let words = "lb1 retains 1 upstreams: what the store lacks of it goes now";
+        let words = "lb1 retains 1 upstream: what the store lacks of it goes now";
         assert_eq!(describe_one(r#""http-a/x""#, &guarded).unwrap(), words);
         assert_eq!(
             describe_one(r#""http-a/x""#, &lost(4)).unwrap(),
-            "lb1 retains 4 keys, 1 upstreams: what the store lacks of it goes now"
+            "lb1 retains 4 keys, 1 upstream: what the store lacks of it goes now"
         );
         assert!(describe_one("", &lost(4)).is_some(), "settings are retained too");
         // An older confgen names upstreams only.
         assert_eq!(describe_one("", ""), None);
-        assert!(describe_one(r#""http-a/x""#, "").unwrap().starts_with("lb1 retains 1 upstreams"));
+        assert!(describe_one(r#""http-a/x""#, "").unwrap().starts_with("lb1 retains 1 upstream:"));
     }
 }

@@ -97,7 +97,7 @@ impl Certs {
         }
         let silent: Vec<&str> = listing.unreachable.keys().map(String::as_str).collect();
         Err(Error::NoBalancer(format!(
-            "the certificates of {} are unknown: its API can't be reached",
+            "the certificates of {} are unknown: the API can't be reached",
             silent.join(", ")
         )))
     }
@@ -217,7 +217,12 @@ impl Served {
 impl Printable for Listing {
     fn to_blocks(&self) -> Vec<Block> {
         let mut table = Table::new(["HOST", "BALANCER", "FILE", "NAMES", "NOT AFTER", "LEFT", "WHY"]);
+        // Services that share a host share its certificate. The rows are sorted by host and balancer.
+        let mut shown = None;
         for row in &self.hosts {
+            if shown.replace((&row.host, &row.balancer)) == Some((&row.host, &row.balancer)) {
+                continue;
+            }
             let host = row.host.as_deref().unwrap_or("(no or unknown name)");
             for served in &row.certificates {
                 let no_match = "no certificate is for it";

@@ -1,6 +1,7 @@
 //! Parses the answer to `show stat`: the figures of each frontend, backend and server (Management Guide, 9.1). Pure.
 
 use std::collections::HashMap;
+use std::net::SocketAddr;
 
 /// The kind of a row: column `type`. A row's name doesn't tell, because a server may be called `BACKEND` or `FRONTEND`.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash)]
@@ -25,6 +26,10 @@ pub struct Stat {
     pub proxy: String,
     /// The server's name: `svname`. HAProxy writes `FRONTEND` and `BACKEND` into the rows that are not a server's.
     pub name: String,
+    /// The server's number within its backend: `sid`. 0 in the rows that are not a server's.
+    pub server_id: u32,
+    /// The address that HAProxy connects to: `addr`. `None` if it is no IP address and port.
+    pub address: Option<SocketAddr>,
     /// In HAProxy's words: `UP`, `UP 1/3`, `DOWN`, `DRAIN`, `MAINT`, `NOLB`, `no check` and more; of a frontend `OPEN`, `FULL`,
     /// `PAUSED`, `STOP`.
     pub status: String,
@@ -165,6 +170,8 @@ impl Row<'_> {
             proxy_id: self.read_number("iid").and_then(|id| id.try_into().ok()).unwrap_or_default(),
             proxy: self.read_text("pxname"),
             name: self.read_text("svname"),
+            server_id: self.read_number("sid").and_then(|id| id.try_into().ok()).unwrap_or_default(),
+            address: self.find_field("addr").and_then(|address| address.parse().ok()),
             status: self.read_text("status"),
             weight: self.read_number_or_zero("weight"),
             active: self.read_number_or_zero("act"),

@@ -62,6 +62,17 @@ pub(super) fn parse_bound(address: &str) -> Bound {
     }
 }
 
+/// The text with the defaults of its unknown variables, `${NAME-default}`. `None` if there are none.
+pub(super) fn fill_defaults(text: &str) -> Option<String> {
+    let (before, rest) = text.split_once("${")?;
+    let (variable, after) = rest.split_once('}')?;
+    let rest = fill_defaults(after);
+    match variable.split_once('-') {
+        Some((_, default)) => Some(format!("{before}{default}{}", rest.as_deref().unwrap_or(after))),
+        None => rest.map(|rest| format!("{before}${{{variable}}}{rest}")),
+    }
+}
+
 fn parse_host(family: &str, host: &str) -> Address {
     let is_v6 = family.ends_with('6');
     match host.trim_start_matches('[').trim_end_matches(']') {
@@ -166,6 +177,20 @@ mod tests {
         }
         for other in ["/run/haproxy/mine.sock", "mine.sock", "n.sock", "${DIR}/mine.sock", "/tmp/${X}", "${X}"] {
             assert!(!may_be(other), "{other}");
+        }
+    }
+
+    #[test]
+    fn a_variable_may_have_its_default() {
+        for (text, filled) in [
+            ("*:80", None),
+            ("*:${PORT}", None),
+            ("${HOST-10.0.0.1}:80", Some("10.0.0.1:80")),
+            ("${HOST}:${PORT-80}", Some("${HOST}:80")),
+            ("${A-:80},${B}", Some(":80,${B}")),
+            ("${A", None),
+        ] {
+            assert_eq!(fill_defaults(text).as_deref(), filled, "{text}");
         }
     }
 }

@@ -62,6 +62,8 @@ pub(super) fn find_conflicts(
             it.source, it.section, it.section
         )
     }));
+    // An address from the environment and its default may conflict alike.
+    found.dedup();
     found
 }
 
@@ -271,6 +273,10 @@ mod tests {
             ":79-81",
             ":8080,:80",
             "\"${HOST}:80\"",
+            "\"${HOST-10.0.0.2}:80\"",
+            "\"${ALL-:80}\"",
+            r"*:\x38\x30",
+            "\x0b*:80",
             ":80 transparent",
         ] {
             let found = found(&format!("frontend web\n    bind {bind}\n"));
@@ -284,6 +290,14 @@ mod tests {
             let found = found(&format!("listen web\n    bind {bind}\n"));
             assert!(found.len() == 1 && found[0].contains(option), "{bind}: {found:?}");
         }
+    }
+
+    #[test]
+    fn each_address_of_a_list_in_the_environment_counts() {
+        let found = found("global\n    setenv ALL \":8080 :80\"\nfrontend web\n    bind \"${ALL[*]}\"\n");
+        assert_eq!(found, Vec::<String>::new(), "the second word is an option, and HAProxy refuses it");
+        let found = self::found("global\n    setenv ALL \":80 ssl\"\nfrontend web\n    bind \"${ALL[*]}\"\n");
+        assert!(found.len() == 1 && found[0].starts_with("mine.cfg:4: `bind :80` in `frontend web`"), "{found:?}");
     }
 
     #[test]

@@ -1,6 +1,7 @@
 //! Names of services' sections in the operator's lines. HAProxy does not start while a section is missing that a line names. Pure:
 //! no I/O, no clock.
 
+use discovery::ServiceId;
 use haproxy::config::ConfigWord;
 
 use crate::desired::names::parse_section;
@@ -74,6 +75,12 @@ fn find_calls(word: &str) -> impl Iterator<Item = (&str, &str)> {
         let function = before.rsplit(|c: char| !(c.is_ascii_alphanumeric() || c == '_')).next()?;
         Some((function, behind.split_once(')')?.0))
     })
+}
+
+/// The services that a word may name by their section: `http-shop`, also in `nbsrv(http-shop)`.
+pub(super) fn services_in_word(word: &str) -> impl Iterator<Item = ServiceId> + '_ {
+    let parts = word.split(|c: char| !(c.is_ascii_alphanumeric() || "_.-".contains(c)));
+    parts.filter_map(parse_section)
 }
 
 #[cfg(test)]

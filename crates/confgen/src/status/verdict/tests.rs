@@ -361,10 +361,58 @@ fn an_upstream_that_does_not_work_there() {
     two.assert("b", Some(true), "ok");
     let verdict = two.assert("c", Some(false), "backup");
     assert_eq!(verdict.words().unwrap(), "a backup, and the backup b serves");
+    // A profile's `default-server` may make a backup of each.
+    let profiled = |tweak: fn(&mut Status)| {
+        let store = format!("{DOMAIN}{A}http-services/shop/upstreams/b 10.0.0.2:80\nhttp-services/shop/profile spare");
+        let policy = Policy { profiles: ["spare".parse().unwrap()].into(), ..Policy::default() };
+        let both = vec![web("OPEN"), Stat { name: "a".into(), ..spare() }, spare(), backend(0)];
+        Scene { desired: desired(&store, policy), ..scene(&store) }.rows(both).tweak(tweak)
+    };
+    profiled(|_| {}).assert("a", Some(true), "ok");
+    profiled(|_| {}).assert("b", Some(false), "backup");
+    let all = |status: &mut Status| {
+        reconcile(status).operator_files.all_backup_profiles.insert("spare".parse().unwrap());
+    };
+    profiled(all).assert("b", Some(true), "ok");
     // A drained server is checked all the same.
     let drained = format!("{DOMAIN}{A}http-services/shop/overrides/a {{\"state\":\"drain\"}}");
     let row = Stat { status: "DRAIN".into(), weight: 0, ..down };
     scene(&drained).rows(vec![web("OPEN"), row, backend(0)]).assert("a", Some(false), "override check");
+}
+
+#[test]
+fn an_upstream_behind_an_expression_that_an_older_service_has() {
+    let older = "http-services/aaa/url_reg ^/x\nhttp-services/shop/url_reg";
+    let verdict = scene(&format!("{older} ^/x\n{A}")).assert("a", Some(false), "claim_held");
+    assert_eq!(verdict.words().unwrap(), "http-aaa has the same url_reg for longer, and gets the requests");
+    scene(&format!("{older} ^/x/y\n{A}")).assert("a", Some(true), "ok");
+    scene(&format!("{DOMAIN}{older} ^/x\n{A}")).assert("a", Some(true), "ok");
+    scene(&format!("http-services/shop/url_reg ^/x\nhttp-services/zzz/url_reg ^/x\n{A}")).assert("a", Some(true), "ok");
+}
+
+#[test]
+fn an_upstream_that_a_lower_one_keeps_from_requests() {
+    let store = format!("{DOMAIN}{A}http-services/shop/upstreams/b 10.0.0.2:80");
+    let first = Stat { algorithm: Some("first".into()), ..backend(2) };
+    let server = |name: &str, server_id| Stat { server_id, ..server(name, "UP") };
+    let rows = |limit| vec![web("OPEN"), server("a", 9), Stat { limit, ..server("b", 4) }, first.clone()];
+    let both = scene(&store).rows(rows(None));
+    both.assert("b", Some(true), "ok");
+    let verdict = both.assert("a", Some(false), "backup");
+    assert_eq!(verdict.words().unwrap(), "the service's profile says `balance first`, and b serves");
+    // With a limit, the next server gets what is beyond it.
+    scene(&store).rows(rows(Some(10))).assert("a", Some(true), "ok");
+}
+
+#[test]
+fn an_upstream_that_haproxy_has_at_another_address() {
+    let moved = |address: &str| Stat { address: address.parse().ok(), ..server("a", "DOWN") };
+    let at = |address: &str| scene(&format!("{DOMAIN}{A}")).rows(vec![web("OPEN"), moved(address), backend(0)]);
+    let verdict = at("10.0.0.1:81").assert("a", Some(false), "otherwise");
+    assert_eq!(verdict.words().unwrap(), "HAProxy has it at 10.0.0.1:81: it was moved over the Runtime API");
+    at("10.0.0.1:80").assert("a", Some(false), "check");
+    let up = vec![web("OPEN"), Stat { status: "UP".into(), ..moved("10.0.0.9:80") }, backend(1)];
+    scene(&format!("{DOMAIN}{A}")).rows(up).assert("a", Some(false), "otherwise");
 }
 
 #[test]
