@@ -45,6 +45,7 @@ mod layers;
 mod limits;
 mod log;
 mod long_lived;
+mod many_keys;
 mod many_upstreams;
 mod no_restart_changes;
 mod old_processes;

@@ -13,7 +13,7 @@ use crate::cli::Common;
 use crate::event_loop::once;
 use crate::publish::Publication;
 use crate::reconcile::{Reconciler, RestartOutcome};
-use crate::store::StoreUpdate;
+use crate::store::{StoreUpdate, bound_entry};
 
 /// The exit code for wrong usage, as clap has it.
 pub const USAGE: u8 = 2;
@@ -100,7 +100,7 @@ async fn load_publication(common: Common, at_revision: Option<i64>) -> anyhow::R
 async fn fetch_snapshot(store: registry::Args, at_revision: Option<i64>) -> anyhow::Result<Snapshot> {
     let client = Client::new(store.resolve()?);
     Ok(match at_revision {
-        None => client.read_snapshot("").await?,
+        None => client.read_filtered_snapshot("", bound_entry).await?,
         Some(revision) => client.read_snapshot_at("", revision).await?,
     })
 }

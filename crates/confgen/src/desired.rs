@@ -28,7 +28,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::ops::RangeInclusive;
 use std::sync::Arc;
 
-use discovery::{Host, Kind, Networks, Profile, Service, ServiceId, Sticky, Topology, UpstreamId};
+use discovery::{Host, Kind, LeftOutKeys, Networks, Profile, Service, ServiceId, Sticky, Topology, UpstreamId};
 
 use crate::desired::domain_allowlist::DomainAllowlist;
 use crate::store::removal_guard::{RetainedUpstream, UpstreamCounts, UpstreamRemoval};
@@ -98,6 +98,8 @@ pub struct DesiredState {
     forbidden: BTreeMap<ServiceId, Forbidden>,
     /// Keys that look like a service's or an upstream's but can't be parsed, with the reason.
     malformed_keys: Arc<BTreeMap<String, Box<str>>>,
+    /// The account of the keys that the replica has no room for.
+    left_out_keys: Arc<LeftOutKeys>,
     /// Upstreams that lost their records since the last [`DesiredState::take_removals`].
     removals: Vec<UpstreamRemoval>,
     /// Services without a key, until [`DesiredState::drop_removed`].
@@ -147,6 +149,7 @@ impl DesiredState {
     /// Services that are gone or forbidden are among them, and no longer in [`DesiredState::services`].
     pub fn update_services(&mut self, topology: &Topology, changed: &Changed) -> BTreeSet<ServiceId> {
         self.malformed_keys = Arc::clone(topology.malformed_keys());
+        self.left_out_keys = Arc::clone(topology.left_out());
         let earlier_removals = self.removals.len();
         let before = match changed {
             Changed::All => {
@@ -229,6 +232,11 @@ impl DesiredState {
         let mut some = self.clone();
         some.services.retain(|id, _| services.contains(id));
         some
+    }
+
+    /// The account of the keys that are not followed because there are too many.
+    pub fn left_out_keys(&self) -> &LeftOutKeys {
+        &self.left_out_keys
     }
 
     /// The services to serve, by kind and name. An unchanged service stays the same `Arc`.

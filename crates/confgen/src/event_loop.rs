@@ -34,7 +34,7 @@ use crate::reconcile::Reconciler;
 use crate::status::admin;
 use crate::status::balancer_record::RecordConfig;
 use crate::status::{Identity, Status};
-use crate::store::StoreReplica;
+use crate::store::{StoreReplica, bound_entry};
 use actions::Published;
 
 /// The loop shows this often that it turns. systemd's watchdog may ask for more.
@@ -50,7 +50,7 @@ pub async fn run(
 ) -> anyhow::Result<()> {
     let client = Client::new(store);
     let mut events = client.follow_folder(
-        FollowOptions { resync_interval: pacing.resync, ..FollowOptions::default() },
+        FollowOptions { resync_interval: pacing.resync, keep: bound_entry, ..FollowOptions::default() },
         shutdown.drain.clone(),
     );
     let socket = Socket::new(options.runtime_socket.clone());

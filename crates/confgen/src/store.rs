@@ -11,7 +11,7 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::SystemTime;
 
-use discovery::{Change, Entry, Key, ResetReason, ServiceId, Snapshot, Topology, Upstream, UpstreamId};
+use discovery::{Change, Entry, Key, KeyLimits, ResetReason, ServiceId, Snapshot, Topology, Upstream, UpstreamId};
 
 use crate::store::address_owners::UpstreamRef;
 use crate::store::removal_guard::parse_graceful_removal;
@@ -23,6 +23,11 @@ pub use reset_event::ResetEvent;
 
 /// The longest key in bytes that the replica keeps. The longest key that confgen follows has some 530 bytes.
 const LONGEST_KEY: usize = 1024;
+
+/// The most keys that the replica keeps. 200,000 refused records below one service once took 434 MiB. HAProxy has
+/// room for some 50,000 upstreams with the `LimitNOFILE` of its unit.
+pub const KEY_LIMITS: KeyLimits =
+    KeyLimits { services: 20_000, upstreams_per_service: 20_000, upstreams: 100_000, others: 2_000 };
 
 /// The folder of the balancer records.
 const BALANCERS: &str = "balancers/";
@@ -48,7 +53,7 @@ impl StoreUpdate {
     /// The update of a one-shot command, which has no earlier one to compare with.
     pub fn from_snapshot(snapshot: &Snapshot) -> Self {
         Self {
-            topology: Arc::new(Topology::from_entries(&snapshot.entries)),
+            topology: Arc::new(build_topology(&snapshot.entries, &Topology::default())),
             store_revision: StoreRevision::from_snapshot(snapshot),
             changed: Changed::All,
             graceful_removals: BTreeSet::new(),
@@ -87,7 +92,7 @@ impl StoreReplica {
     /// Starts from the persisted store. The replica isn't known until etcd answers or [`StoreReplica::use_persisted`] is called.
     pub fn from_persisted(mut stored: PersistedStore) -> Self {
         let (store_revision, mut retained) = (stored.position, std::mem::take(&mut stored.held));
-        let topology = stored.into_topology();
+        let topology = stored.into_topology().with_limits(KEY_LIMITS);
         let keys: BTreeSet<&str> = topology.entries().map(|entry| entry.key.as_str()).collect();
         // An edited state.json may name a retained key without an entry.
         retained.retain(|key| keys.contains(key));
@@ -125,7 +130,8 @@ impl StoreReplica {
             .store_revision
             .map(|known| StoreRevision { revision: known.revision.max(self.newest_revision), ..known });
         let reset = known.and_then(|known| known.compare(now).err());
-        let last = std::mem::replace(&mut self.topology, Arc::new(build_topology(&snapshot.entries)));
+        let now_kept = build_topology(&snapshot.entries, &self.topology);
+        let last = std::mem::replace(&mut self.topology, Arc::new(now_kept));
         if reset.is_some() || !self.retained.is_empty() {
             let listed: BTreeSet<&str> = snapshot.entries.iter().map(|entry| entry.key.as_str()).collect();
             self.retain_missing_keys(&last, &listed, reset.map(|reason| (reason, now)));
@@ -152,7 +158,8 @@ impl StoreReplica {
         }
         let topology = Arc::make_mut(&mut self.topology);
         for entry in last.entries().filter(|entry| retained.contains(&entry.key)) {
-            topology.apply_change(&Change::Put(entry.clone()));
+            // What served before a reset goes on, even if the new store is full.
+            topology.force_entry(entry);
         }
         let records = topology.services().iter().flat_map(|(service, keys)| {
             keys.upstreams()
@@ -206,8 +213,11 @@ impl StoreReplica {
         let topology = Arc::make_mut(&mut self.topology);
         // One key is compared, since a copy of the whole list would cost its length with each batch.
         let before = topology.malformed_keys().get(change.key()).cloned();
+        let left_out_before = topology.left_out().has_other_keys();
         let service = topology.apply_change(change);
-        let is_relevant = service.is_some() || before.as_ref() != topology.malformed_keys().get(change.key());
+        let is_relevant = service.is_some()
+            || before.as_ref() != topology.malformed_keys().get(change.key())
+            || left_out_before != topology.left_out().has_other_keys();
         if let Some(id) = service {
             self.changed.add_service(id);
         }
@@ -318,14 +328,16 @@ impl StoreReplica {
     }
 }
 
-/// Builds the topology of a listing. Keys and values that are longer than what is read are dropped or cut: 60 rejected values of
-/// 1.4 MB each once stood whole in memory and on disk.
-fn build_topology(entries: &[Entry]) -> Topology {
-    let mut topology = Topology::default();
-    for entry in entries.iter().filter(|entry| entry.key.len() <= LONGEST_KEY) {
-        topology.apply_change(&Change::Put(entry.clone().with_bounded_value()));
-    }
-    topology
+/// Returns the part of an entry that the replica keeps. `None` if the key is longer than any key that confgen follows. 60 rejected
+/// values of 1.4 MB each once stood whole in memory and in store.json.
+pub fn bound_entry(entry: Entry) -> Option<Entry> {
+    (entry.key.len() <= LONGEST_KEY).then(|| entry.with_bounded_value())
+}
+
+/// Builds the topology of a listing within the limits. Keys that `last` keeps stay.
+fn build_topology(entries: &[Entry], last: &Topology) -> Topology {
+    let entries = entries.iter().filter(|entry| entry.key.len() <= LONGEST_KEY);
+    Topology::from_listing(entries, KEY_LIMITS, last)
 }
 
 /// Cuts the change's value to the length that confgen reads. `None` if the key is longer than any key that confgen follows.

@@ -133,6 +133,24 @@ impl BalancerRecord {
         self
     }
 
+    /// The record in which keys of these services may be quarantined without being named, since confgen has forgotten them.
+    /// `others`: so may keys of further services.
+    #[must_use]
+    pub fn with_unnamed_quarantine<'a>(mut self, services: impl Iterator<Item = &'a ServiceId>, others: bool) -> Self {
+        let services: BTreeSet<String> = services.map(ToString::to_string).collect();
+        if services.is_empty() && !others {
+            return self;
+        }
+        let is_cut_for_all = self.more.contains(QUARANTINED) && !self.cut.contains_key(QUARANTINED);
+        self.more.insert(QUARANTINED.to_owned());
+        let cut = self.cut.entry(QUARANTINED.to_owned()).or_default();
+        cut.extend(services);
+        if is_cut_for_all || others || cut.len() > Self::MAX_CUT_SERVICES {
+            self.cut.remove(QUARANTINED);
+        }
+        self
+    }
+
     /// Panics in debug builds if a list is too long for a key, or if the record names services of a list that isn't cut.
     fn check_invariants(&self) {
         let lengths = [self.pending.len(), self.held.len(), self.quarantined.len(), self.draining.len()];
@@ -323,6 +341,24 @@ mod tests {
 
     const MOST: usize = BalancerRecord::MAX_ENTRIES;
     const VALUE: &str = r#"{"cluster":"14841639068965178418","seen":12,"applied":10,"url":"http://10.0.0.5:9101","haproxy":"2.6.12","pending":["http-new"],"held":["http-shop/b"],"quarantined":{"http-services/x/tls":"`maybe`"},"draining":{"http-shop/a":3}}"#;
+
+    #[test]
+    fn a_service_whose_quarantined_keys_are_forgotten_counts_as_cut() {
+        let named = |services: &[&str], others: bool| {
+            let services: Vec<ServiceId> = services.iter().map(|name| service(name)).collect();
+            BalancerRecord::parse(VALUE.as_bytes()).unwrap().with_unnamed_quarantine(services.iter(), others)
+        };
+        let may_omit = |record: &BalancerRecord, service: &str| {
+            record.may_omit_quarantine(&format!("http-services/{service}/upstreams/a"))
+        };
+        assert!(named(&[], false).more.is_empty());
+        let one = named(&["shop"], false);
+        assert!(may_omit(&one, "shop") && !may_omit(&one, "blog"));
+        assert!(may_omit(&named(&["shop"], true), "blog"));
+        let many: Vec<String> = (0..=BalancerRecord::MAX_CUT_SERVICES).map(|at| format!("s{at}")).collect();
+        let many = named(&many.iter().map(String::as_str).collect::<Vec<_>>(), false);
+        assert!(may_omit(&many, "blog") && many.cut.is_empty());
+    }
 
     fn service(name: &str) -> ServiceId {
         ServiceId { kind: Kind::Http, name: name.parse().unwrap() }

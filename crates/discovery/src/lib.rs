@@ -41,6 +41,6 @@ pub use setting::{
 };
 pub use span::Span;
 pub use store::{Change, Entry, ResetReason, Snapshot, StoreRevision};
-pub use topology::{ParsedEntry, Service, Topology};
+pub use topology::{KeyLimits, LeftOutKeys, ParsedEntry, Service, Topology};
 pub use url_regex::UrlRegex;
 pub use verdict::{Cause, Reason, Verdict, find_intended_reasons};

@@ -2,163 +2,17 @@
 //!
 //! It holds what the keys say. Claims, colors and last good values are decided elsewhere. Pure: no I/O, no clock.
 
+mod bound;
+mod service;
+
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use crate::key::{WRONG_FOLDER, resembles_upstream_key};
-use crate::{
-    Change, Entry, Key, KeyError, Kind, Layout, Node, Override, Refusal, ServiceId, Setting, SettingName,
-    StoredSetting, Upstream, UpstreamId,
-};
+use crate::{Change, Entry, Key, KeyError, Node, ServiceId, Upstream};
 
-/// A key of a service with its parsed value.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct ParsedEntry<T> {
-    /// The key, the value as written, the revisions and the lease.
-    pub entry: Entry,
-    /// The parsed value, or the reason why it is refused.
-    pub value: Result<T, Refusal>,
-    /// The reason why some words of the value are ignored while the others count. `None` if all count, or none.
-    pub refused_words: Option<Box<str>>,
-}
-
-impl<T> ParsedEntry<T> {
-    /// The reason why the value, or some of its words, are refused. `None` if all of it counts.
-    pub fn refusal_text(&self) -> Option<String> {
-        let whole = self.value.as_ref().err().map(ToString::to_string);
-        whole.or_else(|| self.refused_words.as_ref().map(ToString::to_string))
-    }
-}
-
-/// A key in the current layout, in the legacy one, or in both. The current one counts. At least one is there.
-#[derive(Clone, Debug, PartialEq, Eq)]
-struct Layered<T> {
-    current: Option<Arc<ParsedEntry<T>>>,
-    legacy: Option<Arc<ParsedEntry<T>>>,
-}
-
-impl<T> Default for Layered<T> {
-    fn default() -> Self {
-        Self { current: None, legacy: None }
-    }
-}
-
-impl<T> Layered<T> {
-    fn effective_entry(&self) -> Option<&Arc<ParsedEntry<T>>> {
-        self.current.as_ref().or(self.legacy.as_ref())
-    }
-
-    fn entries(&self) -> impl Iterator<Item = &Entry> {
-        self.current.iter().chain(&self.legacy).map(|parsed| &parsed.entry)
-    }
-
-    fn slot_mut(&mut self, layout: Layout) -> &mut Option<Arc<ParsedEntry<T>>> {
-        match layout {
-            Layout::Current => &mut self.current,
-            Layout::Legacy => &mut self.legacy,
-        }
-    }
-}
-
-/// Everything that the store says of one service. A topology has it while any of its keys exists.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Service {
-    kind: Kind,
-    settings: BTreeMap<SettingName, Layered<Setting>>,
-    upstreams: BTreeMap<UpstreamId, Layered<Upstream>>,
-    overrides: BTreeMap<UpstreamId, Layered<Override>>,
-}
-
-impl Service {
-    /// A service without keys.
-    pub fn new(kind: Kind) -> Self {
-        Self { kind, settings: BTreeMap::new(), upstreams: BTreeMap::new(), overrides: BTreeMap::new() }
-    }
-
-    /// The kind, which is that of the service's id.
-    pub fn kind(&self) -> Kind {
-        self.kind
-    }
-
-    /// The key of one setting. `None` if it isn't set.
-    pub fn setting(&self, name: SettingName) -> Option<&Arc<ParsedEntry<Setting>>> {
-        self.settings.get(&name).and_then(Layered::effective_entry)
-    }
-
-    /// The keys of all settings that are set, by name. Their values may be refused.
-    pub fn settings(&self) -> impl Iterator<Item = (SettingName, &Arc<ParsedEntry<Setting>>)> {
-        self.settings.iter().filter_map(|(name, layered)| Some((*name, layered.effective_entry()?)))
-    }
-
-    /// The upstreams' records, by id. Their values may be refused.
-    pub fn upstreams(&self) -> impl Iterator<Item = (&UpstreamId, &Arc<ParsedEntry<Upstream>>)> {
-        self.upstreams.iter().filter_map(|(id, layered)| Some((id, layered.effective_entry()?)))
-    }
-
-    /// The number of upstreams with a record, refused ones included.
-    pub fn upstream_count(&self) -> usize {
-        self.upstreams.len()
-    }
-
-    /// The record of one upstream. `None` without a record.
-    pub fn upstream(&self, id: &UpstreamId) -> Option<&Arc<ParsedEntry<Upstream>>> {
-        self.upstreams.get(id).and_then(Layered::effective_entry)
-    }
-
-    /// The override of one upstream. `None` without an override.
-    pub fn override_of(&self, id: &UpstreamId) -> Option<&Arc<ParsedEntry<Override>>> {
-        self.overrides.get(id).and_then(Layered::effective_entry)
-    }
-
-    /// The overrides by the upstream's id. Some upstreams may have no record.
-    pub fn overrides(&self) -> impl Iterator<Item = (&UpstreamId, &Arc<ParsedEntry<Override>>)> {
-        self.overrides.iter().filter_map(|(id, layered)| Some((id, layered.effective_entry()?)))
-    }
-
-    /// All keys of the service, with those of the legacy layout that don't count.
-    pub fn entries(&self) -> impl Iterator<Item = &Entry> {
-        let settings = self.settings.values().flat_map(Layered::entries);
-        let upstreams = self.upstreams.values().flat_map(Layered::entries);
-        settings.chain(upstreams).chain(self.overrides.values().flat_map(Layered::entries))
-    }
-
-    /// True if the service has no key.
-    pub fn is_empty(&self) -> bool {
-        self.settings.is_empty() && self.upstreams.is_empty() && self.overrides.is_empty()
-    }
-
-    /// Sets one key of the service. `None` removes it.
-    fn set_key(&mut self, key: &Key, entry: Option<&Entry>) {
-        match key {
-            Key::Setting { layout, name, .. } => {
-                let parsed = entry.map(|entry| {
-                    let StoredSetting { value, refused_words } = Setting::parse_stored(self.kind, *name, &entry.value);
-                    Arc::new(ParsedEntry { entry: entry.clone(), value, refused_words })
-                });
-                set_layer(&mut self.settings, name, *layout, parsed);
-            }
-            Key::Upstream { layout, id, .. } => {
-                let parsed = entry.map(|entry| new_parsed_entry(entry, Upstream::parse(&entry.value)));
-                set_layer(&mut self.upstreams, id, *layout, parsed);
-            }
-            Key::Override { id, .. } => {
-                let parsed = entry.map(|entry| new_parsed_entry(entry, Override::parse(&entry.value)));
-                set_layer(&mut self.overrides, id, Layout::Current, parsed);
-            }
-            Key::Balancer(_) | Key::AcceptStore => {}
-        }
-    }
-
-    /// The entry that the service has in the place of this key.
-    fn entry_of(&self, key: &Key) -> Option<&Entry> {
-        match key {
-            Key::Setting { layout, name, .. } => layer_entry(&self.settings, name, *layout),
-            Key::Upstream { layout, id, .. } => layer_entry(&self.upstreams, id, *layout),
-            Key::Override { id, .. } => layer_entry(&self.overrides, id, Layout::Current),
-            Key::Balancer(_) | Key::AcceptStore => None,
-        }
-    }
-}
+pub use bound::{KeyLimits, LeftOutKeys};
+pub use service::{ParsedEntry, Service};
 
 /// In bytes. The longest folder and two names come to some 530. Longer keys are left to `discoverctl lint`: a list of them
 /// would not fit into a balancer's record.
@@ -177,33 +31,6 @@ fn refine_key_error(entry: &Entry, error: KeyError) -> KeyError {
     }
 }
 
-fn new_parsed_entry<T>(entry: &Entry, value: Result<T, Refusal>) -> Arc<ParsedEntry<T>> {
-    Arc::new(ParsedEntry { entry: entry.clone(), value, refused_words: None })
-}
-
-fn set_layer<K: Ord + Clone, T>(
-    entries: &mut BTreeMap<K, Layered<T>>,
-    name: &K,
-    layout: Layout,
-    parsed: Option<Arc<ParsedEntry<T>>>,
-) {
-    let layered = entries.entry(name.clone()).or_default();
-    *layered.slot_mut(layout) = parsed;
-    // An empty pair would keep a deleted service alive.
-    if layered.effective_entry().is_none() {
-        entries.remove(name);
-    }
-}
-
-fn layer_entry<'a, K: Ord, T>(entries: &'a BTreeMap<K, Layered<T>>, name: &K, layout: Layout) -> Option<&'a Entry> {
-    let layered = entries.get(name)?;
-    let parsed = match layout {
-        Layout::Current => layered.current.as_ref()?,
-        Layout::Legacy => layered.legacy.as_ref()?,
-    };
-    Some(&parsed.entry)
-}
-
 /// All keys, in any order of arrival. A change replaces the `Arc` of its own service only. So a caller that derives
 /// something from a service can compare pointers to find that nothing changed.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -214,62 +41,191 @@ pub struct Topology {
     ignored: BTreeMap<String, KeyError>,
     /// The `Arc` is replaced only if one of the keys appears, disappears or gets another reason.
     malformed: Arc<BTreeMap<String, Box<str>>>,
+    limits: KeyLimits,
+    /// The records and overrides of all services.
+    upstream_keys: usize,
+    left_out: Arc<LeftOutKeys>,
+}
+
+/// The way in which a value arrives.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Arrival {
+    /// The key is one of a listing, or was just created.
+    New,
+    /// The key had another value before.
+    Rewritten,
+    /// The key is kept whatever the limits are.
+    Forced,
 }
 
 impl Topology {
-    /// The topology of a set of keys. If a key comes twice, the last entry counts.
+    /// The topology of a set of keys, without limits. If a key comes twice, the last entry counts.
     pub fn from_entries<'a>(entries: impl IntoIterator<Item = &'a Entry>) -> Self {
         let mut topology = Self::default();
         for entry in entries {
-            topology.set_key(&entry.key, Some(entry));
+            topology.set_key(&entry.key, Some((entry, Arrival::New)));
         }
         topology.check_invariants();
         topology
+    }
+
+    /// The topology of a listing, within limits. Keys that `last` keeps go first, then the oldest ones. So a key that is served
+    /// is not displaced.
+    /// No value is kept beyond what is read of it.
+    pub fn from_listing<'a>(entries: impl IntoIterator<Item = &'a Entry>, limits: KeyLimits, last: &Self) -> Self {
+        let mut topology = Self::default().with_limits(limits);
+        let mut entries: Vec<&Entry> = entries.into_iter().collect();
+        // Most stores are smaller than that, and need no order.
+        let smallest = limits.services.min(limits.upstreams_per_service).min(limits.upstreams).min(limits.others);
+        if entries.len() > smallest {
+            entries.sort_by_cached_key(|entry| (!last.keeps_key(&entry.key), entry.create_revision));
+        }
+        for entry in entries {
+            let entry = entry.clone().with_bounded_value();
+            topology.set_key(&entry.key, Some((&entry, Arrival::New)));
+        }
+        topology.check_invariants();
+        topology
+    }
+
+    /// The same topology with limits for the keys that are still to come.
+    #[must_use]
+    pub fn with_limits(self, limits: KeyLimits) -> Self {
+        Self { limits, ..self }
     }
 
     /// Applies one event of the watch. Returns the service that the key belongs to. `None` for other keys, so that a
     /// balancer's heartbeat touches no service.
     pub fn apply_change(&mut self, change: &Change) -> Option<ServiceId> {
         let service = match change {
-            Change::Put(entry) => self.set_key(&entry.key, Some(entry)),
+            Change::Put(entry) if entry.create_revision == entry.mod_revision => {
+                self.set_key(&entry.key, Some((entry, Arrival::New)))
+            }
+            Change::Put(entry) => self.set_key(&entry.key, Some((entry, Arrival::Rewritten))),
             Change::Delete { key, .. } => self.set_key(key, None),
         };
         // Only the changed key: a check of all keys for each change would make a store of 10,000 unusable in debug builds.
-        debug_assert_eq!(self.find_fault_of(change.key(), matches!(change, Change::Put(_))), None);
+        let is_there = matches!(change, Change::Put(_));
+        debug_assert!(!self.left_out.is_empty() || self.find_fault_of(change.key(), is_there).is_none(), "{change:?}");
         service
     }
 
-    fn set_key(&mut self, key: &str, entry: Option<&Entry>) -> Option<ServiceId> {
+    /// Keeps an entry whatever the limits are.
+    pub fn force_entry(&mut self, entry: &Entry) {
+        self.set_key(&entry.key, Some((entry, Arrival::Forced)));
+    }
+
+    fn set_key(&mut self, key: &str, entry: Option<(&Entry, Arrival)>) -> Option<ServiceId> {
         match key.parse::<Key>() {
             Ok(Key::Balancer(node)) => {
-                match entry {
-                    Some(entry) => self.balancers.insert(node, entry.clone()),
-                    None => self.balancers.remove(&node),
-                };
+                self.set_balancer(node, entry);
                 None
             }
             Ok(Key::AcceptStore) => {
-                self.accept_store = entry.cloned();
+                self.accept_store = entry.map(|(entry, _)| entry.clone());
                 None
             }
             Ok(key) => {
                 let id = key.service_id()?;
-                self.set_service_key(id, &key, entry);
+                self.set_or_leave_out(id, &key, entry);
                 Some(id.clone())
             }
             Err(error) => {
-                self.set_ignored_key(key, entry.map(|entry| refine_key_error(entry, error)));
+                self.set_ignored_key(key, entry.map(|(entry, arrival)| (refine_key_error(entry, error), arrival)));
                 None
             }
         }
     }
 
+    fn set_balancer(&mut self, node: Node, entry: Option<(&Entry, Arrival)>) {
+        let has_room = self.balancers.len() < self.limits.others || self.balancers.contains_key(&node);
+        match entry {
+            Some((entry, _)) if has_room => _ = self.balancers.insert(node, entry.clone()),
+            Some((_, arrival)) => self.leave_other_out(arrival),
+            None if self.balancers.remove(&node).is_none() => self.forget_other(),
+            None => {}
+        }
+    }
+
+    /// Sets a service's key, or only counts it if there is no room.
+    fn set_or_leave_out(&mut self, id: &ServiceId, key: &Key, entry: Option<(&Entry, Arrival)>) {
+        match entry {
+            Some((_, arrival)) if arrival != Arrival::Forced && !self.has_room_for(id, key) => {
+                if arrival == Arrival::New {
+                    Arc::make_mut(&mut self.left_out).add_service_key(id);
+                }
+            }
+            None if self.entry_of(id, key).is_none() => {
+                if !self.left_out.is_empty() {
+                    Arc::make_mut(&mut self.left_out).remove_service_key(id);
+                }
+            }
+            _ => self.set_service_key(id, key, entry.map(|(entry, _)| entry)),
+        }
+    }
+
+    fn has_room_for(&self, id: &ServiceId, key: &Key) -> bool {
+        let has_room_in_all = matches!(key, Key::Setting { .. }) || self.upstream_keys < self.limits.upstreams;
+        match self.services.get(id) {
+            Some(service) => service.has_place_of(key) || has_room_in_all && service.has_room_for(key, self.limits),
+            // A service that was left out has forgotten keys. It stays out until a listing brings them all.
+            None => has_room_in_all && self.services.len() < self.limits.services && !self.left_out.may_concern(id),
+        }
+    }
+
+    fn entry_of(&self, id: &ServiceId, key: &Key) -> Option<&Entry> {
+        self.services.get(id)?.entry_of(key)
+    }
+
+    /// True if the topology has an entry of this key.
+    fn keeps_key(&self, key: &str) -> bool {
+        match key.parse::<Key>() {
+            Ok(Key::Balancer(node)) => self.balancers.contains_key(&node),
+            Ok(Key::AcceptStore) => self.accept_store.is_some(),
+            Ok(key) => key.service_id().is_some_and(|id| self.entry_of(id, &key).is_some()),
+            Err(_) => self.ignored.contains_key(key),
+        }
+    }
+
+    fn leave_other_out(&mut self, arrival: Arrival) {
+        if arrival == Arrival::New {
+            Arc::make_mut(&mut self.left_out).add_other_key();
+        }
+    }
+
+    /// Notes that a key of no service is gone, which the topology had not kept.
+    fn forget_other(&mut self) {
+        if !self.left_out.is_empty() {
+            Arc::make_mut(&mut self.left_out).remove_other_key();
+        }
+    }
+
     /// Sets the error of a key that is none of the project's. `None` removes it.
-    fn set_ignored_key(&mut self, key: &str, error: Option<KeyError>) {
+    fn set_ignored_key(&mut self, key: &str, error: Option<(KeyError, Arrival)>) {
+        let is_known = self.ignored.contains_key(key);
+        let Some((error, arrival)) = error else {
+            if is_known {
+                self.ignored.remove(key);
+                self.set_malformed_key(key, None);
+            } else {
+                self.forget_other();
+            }
+            return;
+        };
         let words = match &error {
-            Some(KeyError::Malformed(words)) => Some(words.clone()),
+            KeyError::Malformed(words) => Some(words.clone()),
             _ => None,
         };
+        let (malformed, ignored) = (self.malformed.len(), self.ignored.len());
+        let count = if words.is_some() { malformed } else { ignored - malformed };
+        if !is_known && count >= self.limits.others {
+            return self.leave_other_out(arrival);
+        }
+        self.set_malformed_key(key, words);
+        self.ignored.insert(key.to_owned(), error);
+    }
+
+    fn set_malformed_key(&mut self, key: &str, words: Option<Box<str>>) {
         // `make_mut` replaces the `Arc` even if nothing changes, and readers compare its pointer.
         if words.as_ref() != self.malformed.get(key) {
             let malformed = Arc::make_mut(&mut self.malformed);
@@ -278,16 +234,14 @@ impl Topology {
                 None => malformed.remove(key),
             };
         }
-        match error {
-            Some(error) => self.ignored.insert(key.to_owned(), error),
-            None => self.ignored.remove(key),
-        };
     }
 
     fn set_service_key(&mut self, id: &ServiceId, key: &Key, entry: Option<&Entry>) {
         let service = self.services.entry(id.clone()).or_insert_with(|| Arc::new(Service::new(id.kind)));
         let service = Arc::make_mut(service);
+        let before = service.count_upstream_keys();
         service.set_key(key, entry);
+        self.upstream_keys = self.upstream_keys + service.count_upstream_keys() - before;
         if service.is_empty() {
             self.services.remove(id);
         }
@@ -318,6 +272,16 @@ impl Topology {
         &self.malformed
     }
 
+    /// The account of the keys that are left out because of the limits.
+    pub fn left_out(&self) -> &Arc<LeftOutKeys> {
+        &self.left_out
+    }
+
+    /// The limits of this topology.
+    pub fn limits(&self) -> KeyLimits {
+        self.limits
+    }
+
     /// Keys that mean nothing here, with those of [`Topology::malformed_keys`].
     pub fn ignored_keys(&self) -> &BTreeMap<String, KeyError> {
         &self.ignored
@@ -331,9 +295,13 @@ impl Topology {
 
     fn find_fault(&self) -> Option<String> {
         for (id, service) in &self.services {
-            if service.kind != id.kind || service.is_empty() {
+            if service.kind() != id.kind || service.is_empty() {
                 return Some(format!("{id} is empty or of another kind"));
             }
+        }
+        let count = self.services.values().map(|service| service.count_upstream_keys()).sum::<usize>();
+        if self.upstream_keys != count {
+            return Some(format!("{} records and overrides instead of {count}", self.upstream_keys));
         }
         let balancers = self.balancers.values().chain(&self.accept_store);
         let keys = self.entries().chain(balancers).map(|entry| entry.key.as_str());
@@ -350,10 +318,7 @@ impl Topology {
         let found = match key.parse::<Key>() {
             Ok(Key::Balancer(node)) => self.balancers.get(&node),
             Ok(Key::AcceptStore) => self.accept_store.as_ref(),
-            Ok(parsed) => {
-                let service = parsed.service_id().and_then(|id| self.services.get(id));
-                service.and_then(|service| service.entry_of(&parsed))
-            }
+            Ok(parsed) => parsed.service_id().and_then(|id| self.entry_of(id, &parsed)),
             Err(_) => {
                 let words = match ignored {
                     Some(KeyError::Malformed(words)) => Some(words),
@@ -373,6 +338,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use crate::{Kind, SettingName};
 
     fn entry(key: &str, value: &str) -> Entry {
         Entry { key: key.into(), value: value.into(), create_revision: 1, mod_revision: 1, lease: 0 }

@@ -5,6 +5,9 @@ use std::fmt;
 use discovery::Entry;
 use etcd_client::proto::PbKeyValue;
 
+/// Returns the entry as a listing keeps it. `None` leaves it out. `Some` keeps every entry whole.
+pub type KeepEntry = fn(Entry) -> Option<Entry>;
+
 /// The prefix of all keys, with one slash at its end.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Prefix(String);

@@ -14,7 +14,7 @@ use tokio_util::sync::CancellationToken;
 use crate::backoff::EndpointDelays;
 use crate::classification::Failure;
 use crate::client::Client;
-use crate::entry::Range;
+use crate::entry::{KeepEntry, Range};
 use crate::error::{Error, Operation};
 use crate::resync::Resync;
 use crate::revisions::{Decision, Position, ResyncReason, Revisions, decide_resume, position_of_header};
@@ -36,11 +36,13 @@ pub struct FollowOptions {
     /// The silence after which etcd is asked for a sign of life. If none comes, the watch is given up. A larger value saves
     /// etcd messages. It is safe if the program notices a dead connection in another way.
     pub max_silence: Duration,
+    /// The part of each entry that a listing keeps. Changes come whole.
+    pub keep: KeepEntry,
 }
 
 impl Default for FollowOptions {
     fn default() -> Self {
-        Self { folder: "", resync_interval: Duration::from_secs(300), max_silence: MAX_SILENCE }
+        Self { folder: "", resync_interval: Duration::from_secs(300), max_silence: MAX_SILENCE, keep: Some }
     }
 }
 
@@ -221,7 +223,7 @@ impl Follower {
     }
 
     async fn list_all_keys(&mut self) -> Result<Position, SessionEnd> {
-        let snapshot = self.client.read_range(&self.range).await.map_err(SessionEnd::Failed)?;
+        let snapshot = self.client.read_range(&self.range, self.options.keep).await.map_err(SessionEnd::Failed)?;
         let position = Position::from_snapshot(&snapshot);
         self.listed_at = Instant::now();
         self.last_contact = self.listed_at;
@@ -254,7 +256,7 @@ impl Follower {
     fn schedule_resync(&self, position: Position) -> Resync {
         // From the last listing, also over several sessions: a watch that breaks often must not put it off for ever.
         let delay = self.options.resync_interval.saturating_sub(self.listed_at.elapsed());
-        Resync::start_after(self.client.clone(), self.range.clone(), delay, position)
+        Resync::start_after(self.client.clone(), self.range.clone(), self.options.keep, delay, position)
     }
 
     async fn send_event(&self, event: Event) -> Result<(), SessionEnd> {

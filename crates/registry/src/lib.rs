@@ -48,7 +48,7 @@ pub use backoff::{Backoff, Delays};
 pub use changes::Changes;
 pub use client::Client;
 pub use endpoint::Endpoint;
-pub use entry::LeaseId;
+pub use entry::{KeepEntry, LeaseId};
 pub use error::{Error, Operation};
 pub use follow::{Event, FollowOptions};
 pub use lease::LeaseStats;

@@ -9,7 +9,7 @@ use discovery::{Change, Entry, Snapshot};
 use tokio::time::{Sleep, sleep};
 
 use crate::client::Client;
-use crate::entry::Range;
+use crate::entry::{KeepEntry, Range};
 use crate::error::Error;
 use crate::revisions::{Position, ResyncReason, check_same_store, revision_of};
 
@@ -19,6 +19,7 @@ type Listing = Pin<Box<dyn Future<Output = Result<Snapshot, Error>> + Send>>;
 pub(crate) struct Resync {
     client: Client,
     range: Range,
+    keep: KeepEntry,
     due: Pin<Box<Sleep>>,
     /// `None` before the listing is due.
     listing: Option<Listing>,
@@ -29,10 +30,11 @@ pub(crate) struct Resync {
 }
 
 impl Resync {
-    pub(crate) fn start_after(client: Client, range: Range, delay: Duration, known: Position) -> Self {
+    pub(crate) fn start_after(client: Client, range: Range, keep: KeepEntry, delay: Duration, known: Position) -> Self {
         Self {
             client,
             range,
+            keep,
             due: Box::pin(sleep(delay)),
             listing: None,
             position_before: known,
@@ -46,8 +48,8 @@ impl Resync {
             Some(listing) => listing,
             None => {
                 self.due.as_mut().await;
-                let (client, range) = (self.client.clone(), self.range.clone());
-                self.listing.insert(Box::pin(async move { client.read_range(&range).await }))
+                let (client, range, keep) = (self.client.clone(), self.range.clone(), self.keep);
+                self.listing.insert(Box::pin(async move { client.read_range(&range, keep).await }))
             }
         };
         listing.as_mut().await

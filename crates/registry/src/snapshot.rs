@@ -7,7 +7,7 @@ use etcd_client::GetOptions;
 use etcd_client::proto::{PbRangeResponse, PbResponseHeader};
 
 use crate::client::{Client, Repeat};
-use crate::entry::Range;
+use crate::entry::{KeepEntry, Range};
 use crate::error::{Error, Operation};
 
 /// The keys of one page. While etcd puts a page together, its other requests wait.
@@ -23,14 +23,20 @@ const ATTEMPTS: usize = 3;
 impl Client {
     /// All keys below a folder (linearizable). The empty folder has every key.
     pub async fn read_snapshot(&self, folder: &str) -> Result<Snapshot, Error> {
-        self.read_range(&Range::of_folder(&self.config().prefix, folder)).await
+        self.read_filtered_snapshot(folder, Some).await
+    }
+
+    /// All keys below a folder that `keep` keeps (linearizable), each as it returns them. No more than a page of the others is
+    /// ever in memory.
+    pub async fn read_filtered_snapshot(&self, folder: &str, keep: KeepEntry) -> Result<Snapshot, Error> {
+        self.read_range(&Range::of_folder(&self.config().prefix, folder), keep).await
     }
 
     /// All keys of a range (linearizable).
-    pub(crate) async fn read_range(&self, range: &Range) -> Result<Snapshot, Error> {
+    pub(crate) async fn read_range(&self, range: &Range, keep: KeepEntry) -> Result<Snapshot, Error> {
         let mut attempt = 1;
         loop {
-            match self.read_pages(range, 0).await {
+            match self.read_pages(range, 0, keep).await {
                 // All pages are of the first page's revision, and a compaction may take it away between two pages.
                 Err(Error::Compacted { .. }) if attempt < ATTEMPTS => attempt += 1,
                 other => return other,
@@ -41,11 +47,11 @@ impl Client {
     /// All keys below a folder as they were at a revision. The error is [`Error::Compacted`] if the store no longer has the
     /// revision, and [`Error::Refused`] if it is still to come.
     pub async fn read_snapshot_at(&self, folder: &str, revision: i64) -> Result<Snapshot, Error> {
-        self.read_pages(&Range::of_folder(&self.config().prefix, folder), revision).await
+        self.read_pages(&Range::of_folder(&self.config().prefix, folder), revision, Some).await
     }
 
     /// Reads all pages at one revision: `revision`, or with 0 that of the first page.
-    async fn read_pages(&self, range: &Range, revision: i64) -> Result<Snapshot, Error> {
+    async fn read_pages(&self, range: &Range, revision: i64, keep: KeepEntry) -> Result<Snapshot, Error> {
         let operation = Operation::List(range.start().to_owned());
         let mut pages = Pages::new(range, revision);
         let mut entries: Vec<Entry> = Vec::new();
@@ -61,7 +67,7 @@ impl Client {
                 return Err(Error::Refused { endpoint: self.current_endpoint(), operation, reason });
             }
             let more = page.more;
-            entries.extend(page.kvs.into_iter().map(|kv| self.config().prefix.entry_from(kv)));
+            entries.extend(page.kvs.into_iter().filter_map(|kv| keep(self.config().prefix.entry_from(kv))));
             if !more {
                 break header;
             }

@@ -4,7 +4,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use discovery::{Claim, ClaimConflict, Key, ServiceId, Setting, SettingName, Topology, find_claim_conflicts};
+use discovery::{Claim, ClaimConflict, Entry, Key, ServiceId, Setting, SettingName, Topology, find_claim_conflicts};
 use registry::{Client, Error};
 
 use crate::record::Record;
@@ -37,7 +37,7 @@ async fn find_contested_settings(
     for (service, settings) in group_claiming_settings(records) {
         // Stored settings make no new claim. Skipping them saves the read of all services at most starts.
         if !are_settings_stored(client, service, &settings).await? {
-            let folder = client.read_snapshot(service.kind.folder_name()).await?;
+            let folder = client.read_filtered_snapshot(service.kind.folder_name(), keep_claim).await?;
             let topology = Topology::from_entries(&folder.entries);
             for rival in find_claim_conflicts(topology.services(), service, &settings) {
                 for setting in settings.iter().filter(|setting| is_part_of_claim(setting, &rival.claim)) {
@@ -69,9 +69,19 @@ fn group_claiming_settings(records: &[Arc<Record>]) -> BTreeMap<&ServiceId, Vec<
     all
 }
 
+/// Keeps the settings that claim something. The folder may have many records, and the app's container little memory.
+fn keep_claim(entry: Entry) -> Option<Entry> {
+    let is_claim = matches!(entry.key.parse(), Ok(Key::Setting { name, .. }) if is_claiming_name(name));
+    is_claim.then(|| entry.with_bounded_value())
+}
+
 /// True if a setting of this kind claims hosts, paths or ports.
 fn can_claim(setting: &Setting) -> bool {
-    matches!(setting.name(), SettingName::Domain | SettingName::Path | SettingName::Ports)
+    is_claiming_name(setting.name())
+}
+
+fn is_claiming_name(name: SettingName) -> bool {
+    matches!(name, SettingName::Domain | SettingName::Path | SettingName::Ports)
 }
 
 async fn are_settings_stored(client: &Client, service: &ServiceId, settings: &[Setting]) -> Result<bool, Error> {

@@ -2,7 +2,10 @@
 
 use std::collections::BTreeMap;
 
+use discovery::KeyLimits;
+
 use super::{DesiredState, ServiceState};
+use crate::store::KEY_LIMITS;
 
 impl DesiredState {
     /// The quarantined keys, each with its reasons. A service that is rejected as a whole stands there with its folder.
@@ -14,6 +17,7 @@ impl DesiredState {
         for (key, reason) in self.malformed_keys.iter() {
             add_reason(&mut quarantine, key, reason);
         }
+        self.add_left_out_keys(&mut quarantine);
         for (id, state) in &self.services {
             for (key, reason) in &state.input.refusals {
                 add_reason(&mut quarantine, key, reason);
@@ -36,6 +40,41 @@ impl DesiredState {
         quarantine
     }
 }
+
+/// The remedy for each key that is left out.
+const WHEN_FOLLOWED: &str =
+    "delete what isn't needed; with room, the others are followed after the next listing (--resync)";
+
+impl DesiredState {
+    /// Adds the reasons against the keys that the replica has no room for. Only their folders are known.
+    fn add_left_out_keys(&self, quarantine: &mut BTreeMap<String, String>) {
+        let KeyLimits { services, upstreams_per_service, upstreams, others } = KEY_LIMITS;
+        let whole =
+            format!("confgen follows {services} services and {upstreams} records and overrides; {WHEN_FOLLOWED}");
+        for id in self.left_out_keys.services() {
+            let folder = id.folder_path();
+            if self.services.contains_key(id) {
+                let reason = format!(
+                    "newer records or overrides than these are not followed: confgen follows {upstreams_per_service} of each in a \
+                     service, and {upstreams} in all; {WHEN_FOLLOWED}"
+                );
+                add_reason(quarantine, &format!("{folder}upstreams/"), &reason);
+            } else {
+                add_reason(quarantine, &folder, &format!("the service came too late to be followed: {whole}"));
+            }
+        }
+        if self.left_out_keys.has_unnamed_services() {
+            add_reason(quarantine, ALL_KEYS, &format!("more services came too late to be followed: {whole}"));
+        }
+        if self.left_out_keys.has_other_keys() {
+            let reason = format!("only {others} keys that mean nothing are looked at; discoverctl lint lists them");
+            add_reason(quarantine, ALL_KEYS, &reason);
+        }
+    }
+}
+
+/// Stands in the quarantine for keys of many folders.
+const ALL_KEYS: &str = "/";
 
 impl ServiceState {
     /// True if the service asks for HSTS and doesn't get it.

@@ -74,7 +74,10 @@ fn server_name((service, id): &DrainedUpstream) -> String {
 }
 
 fn wanted_record(status: &Status) -> WantedRecord {
-    WantedRecord { value: to_balancer_record(status).fit_into_key(), drains_ended: status.drains_ended }
+    let left_out = status.reconcile.desired.left_out_keys();
+    let value = to_balancer_record(status).fit_into_key();
+    let value = value.with_unnamed_quarantine(left_out.services(), left_out.has_unnamed_services());
+    WantedRecord { value, drains_ended: status.drains_ended }
 }
 
 /// The time for the next write, or for the next read if nothing changed.

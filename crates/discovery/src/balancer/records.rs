@@ -6,12 +6,37 @@ use std::collections::BTreeMap;
 
 use crate::{BalancerRecord, Change, Entry, Key, Node, Snapshot};
 
+/// The most balancers whose records are kept. Anybody who may write `balancers/` could fill an announcer's memory otherwise.
+const MAX_BALANCERS: usize = 1_000;
+
 /// The balancers that have a record. Each record has its confgen's lease, so that a dead balancer isn't waited for.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct BalancerRecords {
     cluster: u64,
     /// `None` is a record that can't be parsed. It agrees to nothing.
     nodes: BTreeMap<Node, Option<BalancerRecord>>,
+    left_out: LeftOut,
+}
+
+/// The balancers beyond [`MAX_BALANCERS`]. They agree to nothing.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+struct LeftOut {
+    count: usize,
+    /// The last one. `None` if all are kept.
+    last: Option<Node>,
+}
+
+impl LeftOut {
+    fn add(&mut self, node: Node) {
+        *self = Self { count: self.count + 1, last: Some(node) };
+    }
+
+    fn remove_one(&mut self) {
+        self.count = self.count.saturating_sub(1);
+        if self.count == 0 {
+            self.last = None;
+        }
+    }
 }
 
 /// A key that a balancer doesn't apply.
@@ -28,27 +53,44 @@ pub struct QuarantinedKey {
 impl BalancerRecords {
     /// The records of a listing. Other keys are ignored.
     pub fn from_snapshot(snapshot: &Snapshot) -> Self {
-        let mut records = Self { cluster: snapshot.cluster, nodes: BTreeMap::new() };
-        snapshot.entries.iter().for_each(|entry| records.set_record(entry));
+        let mut records = Self { cluster: snapshot.cluster, ..Self::default() };
+        snapshot.entries.iter().for_each(|entry| records.set_record(entry, true));
         records
     }
 
     /// Applies one event of the watch.
     pub fn apply_change(&mut self, change: &Change) {
         match change {
-            Change::Put(entry) => self.set_record(entry),
+            Change::Put(entry) => self.set_record(entry, entry.create_revision == entry.mod_revision),
             Change::Delete { key, .. } => {
-                if let Ok(Key::Balancer(node)) = key.parse() {
-                    self.nodes.remove(&node);
+                if let Ok(Key::Balancer(node)) = key.parse()
+                    && self.nodes.remove(&node).is_none()
+                {
+                    self.left_out.remove_one();
                 }
             }
         }
     }
 
-    fn set_record(&mut self, entry: &Entry) {
-        if let Ok(Key::Balancer(node)) = entry.key.parse() {
-            // An unreadable record still belongs to a balancer that runs, so callers must wait for it.
-            self.nodes.insert(node, BalancerRecord::parse(&entry.value).ok());
+    /// `is_new`: the key was not there before.
+    fn set_record(&mut self, entry: &Entry, is_new: bool) {
+        let Ok(Key::Balancer(node)) = entry.key.parse() else { return };
+        // An unreadable record still belongs to a balancer that runs, so callers must wait for it.
+        let record = BalancerRecord::parse(&entry.value).ok();
+        if self.nodes.len() < MAX_BALANCERS || self.nodes.contains_key(&node) {
+            self.nodes.insert(node, record);
+            return;
+        }
+        // One unreadable record is as good as many.
+        let unreadable = self.nodes.iter().find(|(_, kept)| kept.is_none()).map(|(node, _)| node.clone());
+        match unreadable.filter(|_| record.is_some()) {
+            Some(unreadable) => {
+                self.nodes.remove(&unreadable);
+                self.left_out.add(unreadable);
+                self.nodes.insert(node, record);
+            }
+            None if is_new => self.left_out.add(node),
+            None => {}
         }
     }
 
@@ -62,9 +104,10 @@ impl BalancerRecords {
         self.nodes.is_empty()
     }
 
-    /// All balancers. `None` is a record that can't be parsed.
+    /// All balancers, but at most one beyond the first thousand. `None` is a record that can't be parsed, or that one.
     pub fn records_by_node(&self) -> impl Iterator<Item = (&Node, Option<&BalancerRecord>)> {
-        self.nodes.iter().map(|(node, record)| (node, record.as_ref()))
+        let kept = self.nodes.iter().map(|(node, record)| (node, record.as_ref()));
+        kept.chain(self.left_out.last.iter().map(|node| (node, None)))
     }
 
     /// The balancers with a record that `agrees` is false for, or that can't be parsed.
@@ -94,6 +137,22 @@ mod tests {
     }
 
     const FOLLOWS: &str = r#"{"cluster":"7","applied":10,"pending":[],"held":[],"draining":{}}"#;
+
+    #[test]
+    fn of_too_many_balancers_the_readable_ones_are_kept_and_the_others_agree_to_nothing() {
+        let garbage = (0..MAX_BALANCERS + 50).map(|at| entry(&format!("balancers/garbage{at:05}"), "?"));
+        let entries = garbage.chain([entry("balancers/lb1", FOLLOWS)]).collect::<Vec<_>>();
+        let keys: Vec<String> = entries.iter().map(|entry| entry.key.clone()).collect();
+        let mut balancers =
+            BalancerRecords::from_snapshot(&Snapshot { cluster: 7, revision: 9, raft_term: 1, entries });
+        assert_eq!(balancers.records_by_node().count(), MAX_BALANCERS + 1);
+        assert!(balancers.records_by_node().any(|(node, record)| node.as_str() == "lb1" && record.is_some()));
+        assert_eq!(balancers.disagreeing_nodes(|_| true).len(), MAX_BALANCERS);
+        for key in &keys[..keys.len() - 1] {
+            balancers.apply_change(&Change::Delete { key: key.clone(), revision: 10, previous: None });
+        }
+        assert!(balancers.disagreeing_nodes(|_| true).is_empty() && !balancers.is_empty());
+    }
 
     #[test]
     fn garbage_agrees_to_nothing_and_a_key_that_goes_is_not_waited_for() {
