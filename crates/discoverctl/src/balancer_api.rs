@@ -122,7 +122,7 @@ impl BalancerApi {
         if let Some(token) = &self.token {
             request = request.bearer_auth(token);
         }
-        let mut response = request.send().await.map_err(|error| join_causes(&error))?;
+        let response = request.send().await.map_err(|error| join_causes(&error))?;
         let status = response.status().as_u16();
         match status {
             // confgen's 404 names its origin, too.
@@ -131,19 +131,25 @@ impl BalancerApi {
             401 => return Err("it asks for a token: --api-token-file".into()),
             code => return Err(format!("it answers {code} to {path}")),
         }
-        let mut body = Vec::new();
-        while let Some(chunk) = response.chunk().await.map_err(|error| join_causes(&error))? {
-            if body.len() + chunk.len() > LONGEST_ANSWER {
-                return Err(format!("its answer to {path} is longer than {} MiB", LONGEST_ANSWER >> 20));
-            }
-            body.extend_from_slice(&chunk);
-        }
+        let body = read_body(response, LONGEST_ANSWER).await.map_err(|why| format!("its answer to {path}: {why}"))?;
         asked.check_origin(&body)?;
         match status {
             200 => serde_json::from_slice(&body).map_err(|error| format!("its answer to {path}: {error}")),
             _ => T::answer_if_unknown().ok_or_else(|| format!("it doesn't know {path}")),
         }
     }
+}
+
+/// Reads a body of at most `longest` bytes.
+async fn read_body(mut response: reqwest::Response, longest: usize) -> Result<Vec<u8>, String> {
+    let mut body = Vec::new();
+    while let Some(chunk) = response.chunk().await.map_err(|error| join_causes(&error))? {
+        if body.len() + chunk.len() > longest {
+            return Err(format!("it is longer than {} MiB", longest >> 20));
+        }
+        body.extend_from_slice(&chunk);
+    }
+    Ok(body)
 }
 
 /// The live balancers, as their keys describe them.
@@ -187,4 +193,29 @@ fn read_token(path: &Path) -> Result<String, Error> {
         return Err(Error::Usage(format!("--api-token-file {}: {words}", path.display())));
     }
     Ok(text)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::{Read as _, Write as _};
+    use std::net::TcpListener;
+    use std::thread::spawn;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn an_answer_without_an_end_is_given_up() {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let url = format!("http://{}", listener.local_addr().unwrap());
+        spawn(move || {
+            let (mut stream, _) = listener.accept().unwrap();
+            let _ = stream.read(&mut [0; 4096]);
+            let _ = stream.write_all(b"HTTP/1.1 200 OK\r\n\r\n");
+            while stream.write_all(&[b' '; 1 << 16]).is_ok() {}
+        });
+        let _ = rustls::crypto::ring::default_provider().install_default();
+        let client = reqwest::Client::builder().no_proxy().tls_certs_only([]).build().unwrap();
+        let response = client.get(url).send().await.unwrap();
+        assert_eq!(read_body(response, 1 << 20).await, Err("it is longer than 1 MiB".to_owned()));
+    }
 }

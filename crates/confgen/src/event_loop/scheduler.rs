@@ -260,10 +260,8 @@ impl Scheduler {
     fn on_published(&mut self, now: Instant, end: PublishEnd) -> Option<Effect> {
         match end {
             PublishEnd::UpToDate => {
-                let Scope { files_read, reobserve, .. } = self.scope;
-                let is_busy = self.restart.is_some() || self.began_at.is_some() || self.files_at.is_some();
-                let is_busy = is_busy || files_read || reobserve;
-                if is_busy {
+                let is_busy = self.restart.is_some() || self.began_at.is_some() || self.is_reload_due();
+                if is_busy || self.scope.reobserve {
                     return None;
                 }
                 self.failures = 0;

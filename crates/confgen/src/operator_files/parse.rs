@@ -536,4 +536,11 @@ frontend b
         assert_eq!(known, [8001, 8002]);
         assert!(operator.global_keywords.contains("log"), "the operator's line may stand: ours would log twice");
     }
+
+    #[test]
+    fn a_profile_may_use_all_backups() {
+        let operator = of("defaults a\n option allbackups\ndefaults b from a\ndefaults c from \"${D}\"\ndefaults d\n");
+        let names: Vec<String> = operator.all_backup_profiles.iter().map(Profile::to_string).collect();
+        assert_eq!(names, ["a", "b", "c"]);
+    }
 }
