@@ -61,10 +61,10 @@ fn a_manual_change_over_the_runtime_api_is_repaired_without_a_restart() {
 #[test]
 fn a_manual_change_is_repaired_while_the_store_is_away() {
     let _turn = light();
-    let (mut etcd, balancer, apps) = scene(&["--resync", "500ms"]);
+    let Ground { mut etcd, balancer, apps, .. } = start(&["--resync", "500ms"]);
     let wanted = Mirror::wanted(&etcd);
     etcd.kill(0);
-    until(MENDED, "the store to be away", || {
+    until(PATIENCE, "the store to be away", || {
         balancer.asked("/ready").is_ok_and(|answer| answer.body.contains("the store is away"))
     });
     let elsewhere = apps[1].address.port();
@@ -76,7 +76,7 @@ fn a_manual_change_is_repaired_while_the_store_is_away() {
         balancer.ask(&hand);
         assert!(wanted.runs_on(&balancer).is_err(), "{hand}: changes nothing");
         balancer.signal("confgen", Signal::SIGCONT);
-        until(RESYNC + MENDED, &hand, || wanted.runs_on(&balancer));
+        until(RESYNC + PATIENCE, &hand, || wanted.runs_on(&balancer));
     }
 }
 
