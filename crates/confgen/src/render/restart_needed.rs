@@ -287,7 +287,7 @@ mod tests {
         for bad in [
             ConfigFingerprint { shares: entry(), ..good.clone() },
             ConfigFingerprint { authorities: entry(), ..good.clone() },
-            ConfigFingerprint { ports: [("tcp-b".to_owned(), BTreeSet::from([1]))].into(), ..good.clone() },
+            ConfigFingerprint { ports: [("http-b".to_owned(), BTreeSet::from([1]))].into(), ..good.clone() },
             ConfigFingerprint { passthrough: ["http-b".to_owned()].into(), ..good },
         ] {
             assert_eq!(bad.find_violation().map(String::as_str), Some("http-b"), "{bad:?}");
