@@ -73,7 +73,7 @@ fn come_and_go(etcd: &Etcd, key: &str, app: &App, balancer: &Balancer) -> Trip {
     };
     let start = Instant::now();
     etcd.put(key, app.address.to_string());
-    let came = ask_until(start, &answers);
+    let came = ask_until(start, answers);
     sleep(Duration::from_millis(300));
     let start = Instant::now();
     etcd.delete(key);

@@ -72,8 +72,8 @@ impl Report {
     pub fn write(&self, folder: &Path) -> anyhow::Result<()> {
         fs::create_dir_all(folder)?;
         let (figures, page) = (folder.join("bench.json"), folder.join("bench.html"));
-        fs::write(&figures, serde_json::to_string_pretty(&self.as_json())?)?;
-        fs::write(&page, page::render_page(self)?)?;
+        lab::write(&figures, serde_json::to_string_pretty(&self.as_json())?);
+        lab::write(&page, page::render_page(self)?);
         println!("{}\n{}", figures.display(), page.display());
         Ok(())
     }
@@ -132,7 +132,7 @@ impl std::fmt::Display for Row {
 /// A value in as many digits as say something.
 fn show_value(value: f64) -> String {
     match value {
-        value if value == 0.0 => "0".to_owned(),
+        0.0 => "0".to_owned(),
         value if value < 10.0 => format!("{value:.2}"),
         value if value < 1_000.0 => format!("{value:.1}"),
         value => format!("{value:.0}"),

@@ -69,6 +69,7 @@ fn group_limits(root: &Path, groups: &str) -> impl Iterator<Item = u64> {
 }
 
 #[cfg(test)]
+#[allow(clippy::disallowed_methods, reason = "a test writes files as other tools do, in place too")]
 mod tests {
     use super::*;
 

@@ -62,6 +62,7 @@ pub fn read_cutoffs(runtime_socket: &Path) -> Cutoffs {
 }
 
 #[cfg(test)]
+#[allow(clippy::disallowed_methods, reason = "a test writes files as other tools do, in place too")]
 mod tests {
     use super::*;
 

@@ -183,7 +183,7 @@ pub fn spawn_observer(
                 asking = Some(tokio::task::spawn_blocking(move || before.refresh(&observer)));
             }
             let (observer, before, slow) = (Arc::clone(&observer), last.clone(), answers.clone());
-            let observed = tokio::task::spawn_blocking(move || observer.observe(&before, slow)).await;
+            let observed = tokio::task::spawn_blocking(move || observer.observe(&before, &slow)).await;
             let Ok(observation) = observed else { continue };
             last = observation.clone();
             sender.send_if_modified(|last| std::mem::replace(last, observation.clone()) != observation);
@@ -193,7 +193,7 @@ pub fn spawn_observer(
 }
 
 impl Observer {
-    fn observe(&self, last: &Observation, answers: SlowAnswers) -> Observation {
+    fn observe(&self, last: &Observation, answers: &SlowAnswers) -> Observation {
         let _activity = self.activities.begin("look", "files and the running HAProxy");
         let info = self.socket.show_info().ok();
         let process = match &info {
