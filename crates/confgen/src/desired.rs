@@ -7,6 +7,7 @@ mod claims;
 pub(crate) mod domain_allowlist;
 mod explain;
 pub(crate) mod fingerprint;
+mod good_values;
 mod invariants;
 mod last_known_good;
 pub(crate) mod names;
@@ -266,7 +267,7 @@ impl DesiredState {
 
     /// The good values and claims, for the next confgen.
     pub fn to_last_known_good(&self) -> LastKnownGood {
-        let good = self.services.iter().map(|(id, it)| (id.to_string(), it.input.good_values.clone()));
+        let good = self.services.iter().map(|(id, it)| (id.to_string(), it.good_values()));
         LastKnownGood::new(good.collect(), self.claims.holders().clone())
     }
 }
@@ -274,6 +275,11 @@ impl DesiredState {
 impl ServiceState {
     fn count_records(&self) -> usize {
         self.input.upstreams.len()
+    }
+
+    /// The values that count, by key.
+    fn good_values(&self) -> BTreeMap<String, String> {
+        self.input.good_values.collect(&self.source)
     }
 }
 

@@ -47,7 +47,11 @@ fn main() -> ExitCode {
             return output::flush_and_return(ExitCode::FAILURE);
         }
     };
-    let code = runtime.block_on(run_command(cli)).unwrap_or_else(|error| {
+    // As a task, so that a thread of the runtime that reads a watch event runs the event loop next. The main thread would have to be
+    // woken.
+    let ended = runtime.block_on(async { tokio::spawn(run_command(cli)).await });
+    let result = ended.unwrap_or_else(|error| std::panic::resume_unwind(error.into_panic()));
+    let code = result.unwrap_or_else(|error| {
         tracing::error!("{}", describe_error(error.as_ref()));
         // The log itself may have failed to start. Then standard error is the only place.
         if !tracing::event_enabled!(tracing::Level::ERROR) {

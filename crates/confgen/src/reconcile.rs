@@ -20,7 +20,7 @@ use std::time::Instant;
 use anyhow::Context;
 use discovery::ServiceId;
 
-use crate::desired::upstream_bound::{self, UpstreamBound};
+use crate::desired::upstream_bound::{self, SpareRoom, UpstreamBound};
 use crate::desired::{DesiredState, Policy};
 use crate::publish::{Publication, PublishOutcome};
 use crate::render::restart_needed::{ConfigFingerprint, RestartReason};
@@ -42,6 +42,7 @@ pub struct Reconciler {
     desired: DesiredState,
     /// The fingerprints of the needed generation.
     fingerprints: ConfigFingerprint,
+    spare_room: SpareRoom,
     haproxy: HaproxyControl,
     retained: Retention,
     status: Standing,
@@ -56,8 +57,9 @@ impl Reconciler {
 
     /// Resolves the desired state, and the fingerprints of the generation that it needs.
     pub fn update_desired(&mut self, update: &StoreUpdate) -> anyhow::Result<()> {
-        let touched = self.resolve_desired(update);
-        self.update_fingerprints(touched, update.changed == Changed::All).map(drop)
+        let mut touched = self.resolve_desired(update);
+        touched.extend(self.desired.drop_removed());
+        self.update_fingerprints(&touched, update.changed == Changed::All)
     }
 
     fn resolve_desired(&mut self, update: &StoreUpdate) -> BTreeSet<ServiceId> {
@@ -75,10 +77,19 @@ impl Reconciler {
 
     /// The bound on upstreams if HAProxy has room for `most` of them. `None` if all have room.
     fn bound_upstreams(&mut self, update: &StoreUpdate, most: usize) -> Option<UpstreamBound> {
-        let services = update.topology.services().iter();
+        let services = update.topology.services();
+        if let Changed::Services(changed) = &update.changed {
+            let changed = changed.iter().filter_map(|id| Some((id, services.get(id)?)));
+            let growth: usize = changed.map(|(id, service)| self.desired.count_servers(id, service)).sum();
+            if self.spare_room.take_part(most, growth) {
+                return None;
+            }
+        }
         let counts: Vec<(&ServiceId, usize)> =
-            services.map(|(id, service)| (id, self.desired.count_servers(id, service))).collect();
-        if counts.iter().map(|(_, count)| count).sum::<usize>() <= most {
+            services.iter().map(|(id, service)| (id, self.desired.count_servers(id, service))).collect();
+        let total = counts.iter().map(|(_, count)| count).sum::<usize>();
+        self.spare_room = SpareRoom::new(most, total);
+        if total <= most {
             // The next shortage begins from the upstreams that HAProxy serves then.
             self.haproxy.forget_served_upstreams();
             return None;
@@ -86,16 +97,10 @@ impl Reconciler {
         UpstreamBound::from_counts(counts.into_iter(), most, &self.haproxy.served_upstreams())
     }
 
-    /// Updates the fingerprints of these services and of removed ones, or of the `whole` generation. Returns all of these
-    /// services.
-    fn update_fingerprints(
-        &mut self,
-        mut touched: BTreeSet<ServiceId>,
-        mut whole: bool,
-    ) -> anyhow::Result<BTreeSet<ServiceId>> {
-        touched.extend(self.desired.drop_removed());
-        whole |= self.retry_filled_files(&touched);
-        for id in &touched {
+    /// Updates the fingerprints of these services, or of the `whole` generation.
+    fn update_fingerprints(&mut self, touched: &BTreeSet<ServiceId>, mut whole: bool) -> anyhow::Result<()> {
+        whole |= self.retry_filled_files(touched);
+        for id in touched {
             if whole {
                 break;
             }
@@ -113,15 +118,19 @@ impl Reconciler {
         if whole || operator_files.filled.mentions_any(touched.iter()) {
             self.fingerprints.fills = operator_files.filled.fingerprint_blocks(&self.desired);
         }
-        Ok(touched)
+        Ok(())
     }
 
     /// Applies the store to HAProxy as far as HAProxy takes it while it runs. Returns the rest.
     pub fn apply_runtime(&mut self, update: &StoreUpdate) -> anyhow::Result<Pending> {
-        self.log_expiring_certificates();
         let mut touched = self.resolve_desired(update);
-        touched.extend(self.retain_removed(update));
-        touched = self.update_fingerprints(touched, update.changed == Changed::All)?;
+        let retained = self.retain_removed(update);
+        if !retained.is_empty() {
+            // A retained upstream takes room that the last count may not have had.
+            self.spare_room = SpareRoom::default();
+        }
+        touched.extend(retained);
+        touched.extend(self.desired.drop_removed());
         let is_stale = self.haproxy.generation_id().is_none();
         if is_stale || update.changed == Changed::All {
             self.files.suspect = self.may_run_edited_file();
@@ -131,7 +140,12 @@ impl Reconciler {
         let is_retention_changed = !Arc::ptr_eq(&keys, &update.retained);
         self.status.store_revision = update.store_revision;
         self.status.newest_revision = update.newest_revision;
-        let changes = self.haproxy.apply_desired(&self.desired, touched.iter(), &self.config.state_dir)?;
+        let applied = self.haproxy.apply_desired(&self.desired, touched.iter(), &self.config.state_dir);
+        // After the commands: they depend on the running generation only, and rendering takes time. Also after a failure, because a
+        // publish must not take the fingerprints of another desired state.
+        self.update_fingerprints(&touched, update.changed == Changed::All)?;
+        let changes = applied?;
+        self.log_expiring_certificates();
         let running = self.haproxy.generation_id();
         if let Some((generation, desired)) = self.files.accepted.take_if(|(id, _)| running == Some(id.as_str())) {
             tracing::trace!(generation, "HAProxy runs the published file");
@@ -194,9 +208,11 @@ impl Reconciler {
     pub fn remove_servers(&mut self) -> anyhow::Result<Pending> {
         let mut pending = Pending::default();
         if !self.retained.guard.services_with_retained().is_empty() && self.is_release_due() {
-            let released = self.release_retained(&BTreeSet::new());
-            let released = self.update_fingerprints(released, false)?;
-            pending.changes = self.haproxy.apply_desired(&self.desired, released.iter(), &self.config.state_dir)?;
+            let mut released = self.release_retained(&BTreeSet::new());
+            released.extend(self.desired.drop_removed());
+            let applied = self.haproxy.apply_desired(&self.desired, released.iter(), &self.config.state_dir);
+            self.update_fingerprints(&released, false)?;
+            pending.changes = applied?;
             pending.file = !released.is_empty();
         }
         pending.restart = self.restart_reason();
@@ -218,7 +234,7 @@ impl Reconciler {
 
     /// Takes in how a publish went.
     pub fn on_published(&mut self, publication: &Publication, outcome: &PublishOutcome) -> anyhow::Result<()> {
-        let (touched, whole) = match outcome {
+        let (mut touched, whole) = match outcome {
             // HAProxy may still fail to start with the file. The services count as accepted once HAProxy runs it.
             PublishOutcome::Unchanged | PublishOutcome::Written => {
                 let generation = publication.fingerprint.generation_id();
@@ -243,7 +259,8 @@ impl Reconciler {
         // Only an observation of everything shows which services HAProxy runs without what it rejected.
         self.haproxy.invalidate();
         // At once: a restart would otherwise take the rejected generation's id for the needed one.
-        self.update_fingerprints(touched, whole).map(drop)
+        touched.extend(self.desired.drop_removed());
+        self.update_fingerprints(&touched, whole)
     }
 
     /// Everything that a publish needs. It runs beside other actions, so it has copies.

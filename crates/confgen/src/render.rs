@@ -120,9 +120,11 @@ pub fn render_frame(view: &View) -> Result<String, askama::Error> {
 }
 
 fn render_file(view: &View, sections: Sections, maps: &str, generation_id: &str) -> Result<String, askama::Error> {
-    let text = HaproxyCfg { view, site: view.site, sections, maps, generation_id }.render()?;
+    let mut text = HaproxyCfg { view, site: view.site, sections, maps, generation_id }.render()?;
     // HAProxy rejects a file without a line feed at its end, and Askama drops the template's.
-    Ok(format!("{}\n", text.trim_end()))
+    text.truncate(text.trim_end().len());
+    text.push('\n');
+    Ok(text)
 }
 
 /// The value of `timeout http-keep-alive` in haproxy.cfg. The drain waits for it too.

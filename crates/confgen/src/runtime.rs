@@ -254,11 +254,8 @@ impl HaproxyControl {
         let targets: Vec<Target> = targets.into_iter().collect();
         let plan = observed.state.plan_changes(scope, &targets, &observed.maps);
         let count = plan.changes.len() + plan.removals.len();
-        let sent = self.socket.apply_changes(&plan.changes).and_then(|mut complaints| {
-            // After the changes: only a weight that is set behind them moves a server back into the present window.
-            complaints.extend(self.socket.apply_changes(&plan.requeues)?);
-            Ok(complaints)
-        });
+        // After the changes, in the same exchange: only a weight that is set behind them moves a server back into the present window.
+        let sent = self.socket.apply_changes(&[plan.changes, plan.requeues].concat());
         let mut complaints = match sent {
             Ok(complaints) => complaints,
             Err(error) => {

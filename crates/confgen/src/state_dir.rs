@@ -108,7 +108,9 @@ impl StateDir {
     /// The content of haproxy.cfg. `None` without a file.
     pub fn read_cfg(&self) -> Result<Option<String>, Error> {
         match regular_file::read(&self.cfg, LARGEST) {
-            Ok(bytes) => Ok(Some(String::from_utf8_lossy(&bytes).into_owned())),
+            Ok(bytes) => Ok(Some(
+                String::from_utf8(bytes).unwrap_or_else(|error| String::from_utf8_lossy(error.as_bytes()).into_owned()),
+            )),
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
             Err(error) => Err(io_error("read", &self.cfg)(error)),
         }

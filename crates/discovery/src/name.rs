@@ -4,6 +4,7 @@
 
 use std::fmt;
 use std::str::FromStr;
+use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
@@ -41,12 +42,13 @@ fn explain_fault(text: &str) -> &'static str {
     }
 }
 
+// A name is shared, not copied: confgen has each upstream's in five places, and copies all services' with each change.
 macro_rules! name {
     ($(#[$doc:meta])* $type:ident) => {
         $(#[$doc])*
         #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
         #[serde(try_from = "String", into = "String")]
-        pub struct $type(Box<str>);
+        pub struct $type(Arc<str>);
 
         impl $type {
             /// The name as it stands in a key and in haproxy.cfg.
@@ -73,7 +75,7 @@ macro_rules! name {
 
         impl From<$type> for String {
             fn from(name: $type) -> Self {
-                name.0.into()
+                name.as_str().to_owned()
             }
         }
 

@@ -127,7 +127,7 @@ impl ServiceInput {
             // `sni` may be good in itself, and still not go with the service's other keys.
             Ok(Key::Setting { name: SettingName::Sni, .. }) => true,
             Ok(Key::Setting { name, .. }) => {
-                (GATES.contains(&name) || upstream_tls::GATES.contains(&name)) && !self.good_values.contains_key(key)
+                (GATES.contains(&name) || upstream_tls::GATES.contains(&name)) && !self.good_values.has_value(key)
             }
             _ => false,
         }

@@ -7,6 +7,7 @@ use discovery::{Check, Color, Domain, Service, ServiceId, Topology, UpstreamId};
 
 use super::claims::Claims;
 use super::{DesiredService, DesiredState, Forbidden, Preview, ServiceState, servers};
+use crate::desired::good_values::LastGood;
 use crate::desired::service_input;
 use crate::desired::service_input::ServiceInput;
 use crate::store::removal_guard::{RetainedUpstream, UpstreamRemoval};
@@ -38,7 +39,10 @@ impl DesiredState {
         if !anew && before.is_some_and(|before| Arc::ptr_eq(&before.source, source)) {
             return false;
         }
-        let good = before.map(|it| &it.input.good_values).or_else(|| self.last_known_good.values_of(id));
+        let good = match before {
+            Some(it) => LastGood::Read(&it.source, &it.input.good_values),
+            None => self.last_known_good.values_of(id).map_or(LastGood::Nothing, LastGood::Persisted),
+        };
         let input = Arc::new(service_input::read_input(id, source, good, &self.policy));
         let is_renamed = before.is_none_or(|before| !before.input.has_same_claims(&input));
         self.removals.extend(before.iter().flat_map(|before| find_removals(id, before, source, &input)));

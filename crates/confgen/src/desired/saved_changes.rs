@@ -48,8 +48,7 @@ impl DesiredState {
             if old.is_some_and(|old| Arc::ptr_eq(&old.input, &new.input)) {
                 continue;
             }
-            let none = BTreeMap::new();
-            let values = compare_maps(old.map_or(&none, |old| &old.input.good_values), &new.input.good_values);
+            let values = compare_maps(&old.map(ServiceState::good_values).unwrap_or_default(), &new.good_values());
             // A service without a good value is listed too: its section may be the reason why a name is held.
             if old.is_none() || !values.is_empty() {
                 change.good.insert(id.to_string(), Some(values));

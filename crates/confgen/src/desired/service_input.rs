@@ -9,6 +9,7 @@ use discovery::{
 };
 
 use super::{Policy, Settings, passthrough};
+use crate::desired::good_values::{GoodValues, LastGood};
 
 /// The key that claims something.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -43,8 +44,7 @@ pub(super) struct ServiceInput {
     pub(super) max_upstreams: Option<usize>,
     /// One of [`GATES`] has no good value, so no upstream gets a request.
     pub(super) upstreams_withheld: bool,
-    /// By key, the value that counts.
-    pub(super) good_values: BTreeMap<String, String>,
+    pub(super) good_values: GoodValues,
     /// By key, the reason why its own value, or a part of it, doesn't count.
     pub(super) refusals: BTreeMap<String, String>,
 }
@@ -68,14 +68,9 @@ pub(super) fn count_sections(service: &Service) -> usize {
     if service.setting(SettingName::Preview).is_some() { 2 } else { 1 }
 }
 
-/// Reads a service's keys. `last_good` are the last good values by key.
-pub(super) fn read_input(
-    id: &ServiceId,
-    service: &Service,
-    last_good: Option<&BTreeMap<String, String>>,
-    policy: &Policy,
-) -> ServiceInput {
-    let mut picker = ValuePicker { last_good, good_values: BTreeMap::new(), refusals: BTreeMap::new() };
+/// Reads a service's keys.
+pub(super) fn read_input(id: &ServiceId, service: &Service, last_good: LastGood, policy: &Policy) -> ServiceInput {
+    let mut picker = ValuePicker { last_good, good_values: GoodValues::default(), refusals: BTreeMap::new() };
     let (settings, without) = pick_settings(&mut picker, id, service, policy);
     let mut input = ServiceInput::without_settings(service.kind());
     for (id, record) in service.upstreams() {
@@ -119,10 +114,12 @@ fn pick_settings(
     for (name, entry) in service.settings() {
         // `sslpass` is the old layout's word for one value of `tls`.
         if name == SettingName::Sslpass && service.setting(SettingName::Tls).is_some() {
+            picker.good_values.mark_unused(&entry.entry.key);
             continue;
         }
         if let Some(reason) = passthrough::unused_setting_reason(name).filter(|_| context.passes_through) {
             picker.refusals.insert(entry.entry.key.clone(), reason.into());
+            picker.good_values.mark_unused(&entry.entry.key);
             continue;
         }
         let picked = picker.pick_value(
@@ -160,7 +157,7 @@ impl ServiceInput {
             without_room: BTreeSet::new(),
             max_upstreams: None,
             upstreams_withheld: false,
-            good_values: BTreeMap::new(),
+            good_values: GoodValues::default(),
             refusals: BTreeMap::new(),
         }
     }
@@ -290,8 +287,8 @@ fn check_reachable(upstream: &Upstream, policy: &Policy) -> Result<(), String> {
 
 /// Picks the value of each key. It notes good values for the next time, and the reasons against the others.
 struct ValuePicker<'a> {
-    last_good: Option<&'a BTreeMap<String, String>>,
-    good_values: BTreeMap<String, String>,
+    last_good: LastGood<'a>,
+    good_values: GoodValues,
     refusals: BTreeMap<String, String>,
 }
 
@@ -308,7 +305,6 @@ impl ValuePicker<'_> {
         let own = entry.value.as_ref().map_err(ToString::to_string);
         let reason = match own.and_then(|value| check(value).map(|()| value)) {
             Ok(value) => {
-                self.good_values.insert(key.clone(), String::from_utf8_lossy(&entry.entry.value).into_owned());
                 if let Some(words) = &entry.refused_words {
                     self.refusals.insert(key.clone(), words.to_string());
                 }
@@ -317,12 +313,13 @@ impl ValuePicker<'_> {
             Err(reason) => reason,
         };
         // A good value may be bad by now: a CA file or a profile that it names can be gone.
-        let last = self.last_good.and_then(|good| good.get(key));
-        let value = last.and_then(|text| parse(text.as_bytes()).ok()).filter(|value| check(value).is_ok());
+        let last = self.last_good.find(key);
+        let value = last.as_ref().and_then(|text| parse(text.as_bytes()).ok()).filter(|value| check(value).is_ok());
         let outcome = if value.is_some() { "the last good value serves" } else { "no good value yet" };
         self.refusals.insert(key.clone(), format!("{reason}; {outcome}"));
+        self.good_values.mark_unused(key);
         if let (Some(_), Some(text)) = (&value, last) {
-            self.good_values.insert(key.clone(), text.clone());
+            self.good_values.insert_earlier(key, text.into_owned());
         }
         value
     }

@@ -54,6 +54,30 @@ impl ServedUpstreams {
     }
 }
 
+/// The room that the last count of all upstreams left. It spares most changes such a count, which walks through all services.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct SpareRoom {
+    /// The number of upstreams that fit.
+    most: usize,
+    /// At least so many more have room. Upstreams that went since the count make no room here. `None` if not all have room.
+    left: Option<usize>,
+}
+
+impl SpareRoom {
+    /// The room after a count of all upstreams.
+    pub fn new(most: usize, total: usize) -> Self {
+        Self { most, left: most.checked_sub(total) }
+    }
+
+    /// Takes room for at most `growth` more upstreams. Returns false if only a count can tell whether they have room.
+    pub fn take_part(&mut self, most: usize, growth: usize) -> bool {
+        // HAProxy may have got another limit since the count.
+        let left = self.left.and_then(|left| left.checked_sub(growth)).filter(|_| self.most == most);
+        self.left = left.or(self.left);
+        left.is_some()
+    }
+}
+
 /// The bound on upstreams while not all have room.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct UpstreamBound {
@@ -139,6 +163,14 @@ mod tests {
         assert_eq!(max_upstreams(65_536, None), Some(48_896));
         assert_eq!(max_upstreams(65_536, Some(30_000)), Some(5_280));
         assert_eq!(max_upstreams(1_024, Some(10_000)), None);
+    }
+
+    #[test]
+    fn all_upstreams_are_counted_again_once_the_room_may_be_used_up() {
+        let mut room = SpareRoom::new(10, 7);
+        assert_eq!([2, 1, 1, 0].map(|growth| room.take_part(10, growth)), [true, true, false, true]);
+        assert!(!room.take_part(11, 0), "another limit");
+        assert!(!SpareRoom::new(10, 11).take_part(10, 0) && !SpareRoom::default().take_part(0, 0), "no room at all");
     }
 
     fn service(number: usize) -> ServiceId {

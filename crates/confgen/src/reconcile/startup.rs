@@ -10,6 +10,7 @@ use program::text::describe_error;
 
 use super::{LeaseLookup, Reconciler};
 use crate::cli::Options;
+use crate::desired::upstream_bound::SpareRoom;
 use crate::desired::{DesiredState, LastKnownGood};
 use crate::local_files::LocalFiles;
 use crate::local_files::certificates::Certificates;
@@ -150,6 +151,7 @@ impl Reconciler {
             },
             desired: DesiredState::from_last_known_good(last_known_good),
             fingerprints: ConfigFingerprint::default(),
+            spare_room: SpareRoom::default(),
             haproxy,
             retained: Retention {
                 guard: RemovalGuard::new(guard),

@@ -162,9 +162,7 @@ impl ConfigFingerprint {
         } else {
             self.passthrough.remove(&name);
         }
-        let previews = preview_prefix(id);
-        // A preview's section of a color that is gone has to go too.
-        self.sections.retain(|section, _| *section != name && !section.starts_with(&previews));
+        self.remove_sections(id, &name);
         if let Some(wanted) = wanted {
             self.sections.insert(name, Self::fingerprint_section(id, wanted, None, site)?);
             for preview in &wanted.previews {
@@ -174,6 +172,16 @@ impl ConfigFingerprint {
         }
         self.check_invariants();
         Ok(had == (self.has_tcp(), self.passes_through()))
+    }
+
+    /// Removes the service's own section, and those of its previews. A color that is gone must leave none.
+    fn remove_sections(&mut self, id: &ServiceId, name: &str) {
+        let prefix = preview_prefix(id);
+        let previews = self.sections.range(prefix.clone()..).take_while(|(section, _)| section.starts_with(&prefix));
+        let previews: Vec<String> = previews.map(|(section, _)| section.clone()).collect();
+        for section in previews.iter().map(String::as_str).chain([name]) {
+            self.sections.remove(section);
+        }
     }
 
     pub fn passes_through(&self) -> bool {

@@ -88,9 +88,13 @@ pub(crate) struct Stub {
 
 /// Stubs for the sections that the operator's files name and that don't exist.
 fn list_stubs<'a>(operator: &OperatorConfig, sections: impl Iterator<Item = &'a Section<'a>>) -> Vec<Stub> {
+    let referenced = operator.referenced_sections();
+    if referenced.is_empty() {
+        return Vec::new();
+    }
     let there: BTreeSet<String> = sections.map(Section::name).collect();
     // HAProxy rejects a file with a line that names a missing backend. So such a section outlives its service, empty.
-    let missing = operator.referenced_sections().into_iter().filter(|(name, _)| !there.contains(name));
+    let missing = referenced.into_iter().filter(|(name, _)| !there.contains(name));
     let stubs = missing.map(|(name, named)| Stub {
         mode: if parse_section(&name).is_some_and(|id| id.kind == Kind::Tcp) { "tcp" } else { "http" },
         name,

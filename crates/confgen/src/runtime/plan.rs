@@ -45,6 +45,8 @@ pub struct RuntimeState {
     preview_sections: BTreeSet<String>,
     /// Services with a server that can't be added while HAProxy runs.
     not_addable: BTreeSet<ServiceId>,
+    /// The sections with a server that is leaving. Asking all servers costs their number with each change.
+    leaving_sections: BTreeSet<String>,
 }
 
 /// The services that a plan is about.
@@ -217,7 +219,7 @@ impl RuntimeState {
         }
         self.kept_sections.extend(kept.into_iter().map(|(section, _)| section));
         for (section, wanted) in sections {
-            let servers = self.servers.entry(section).or_default();
+            let servers = self.servers.entry(section.clone()).or_default();
             for (_, server) in servers.iter_mut().filter(|(name, _)| !has_server(wanted, name)) {
                 (server.maint, server.leaving) = (true, true);
             }
@@ -229,6 +231,16 @@ impl RuntimeState {
                     self.not_addable.insert(id.clone());
                 }
             }
+            self.update_leaving(section);
+        }
+    }
+
+    /// Notes whether a server of this section is leaving.
+    fn update_leaving(&mut self, section: String) {
+        if self.servers.get(&section).is_some_and(|servers| servers.values().any(|server| server.leaving)) {
+            self.leaving_sections.insert(section);
+        } else {
+            self.leaving_sections.remove(&section);
         }
     }
 
@@ -321,6 +333,7 @@ impl RuntimeState {
     pub fn mark_removed(&mut self, name: &ServerName) {
         if let Some(servers) = self.servers.get_mut(name.backend.as_str()) {
             servers.remove(name.server.as_str());
+            self.update_leaving(name.backend.to_string());
         }
     }
 
@@ -332,7 +345,8 @@ impl RuntimeState {
 
     /// The servers that HAProxy deletes after their last connection.
     pub fn leaving_servers(&self) -> Vec<ServerName> {
-        let servers = self.servers.iter().flat_map(|(section, servers)| servers.iter().map(move |it| (section, it)));
+        let sections = self.leaving_sections.iter().filter_map(|section| self.servers.get_key_value(section));
+        let servers = sections.flat_map(|(section, servers)| servers.iter().map(move |it| (section, it)));
         let leaving = servers.filter(|(_, (_, server))| server.leaving);
         leaving.filter_map(|(section, (name, _))| parse_server_name(section, name)).collect()
     }

@@ -20,6 +20,9 @@ use crate::status::{Retainer, Status};
 const TTL: Duration = Duration::from_secs(10);
 /// The record is written at most this often, except at the end of a drain, because an announcer waits for that.
 const AT_MOST_EVERY: Duration = Duration::from_secs(1);
+/// A change is written after this. A reconcile takes a few milliseconds, so that one write tells both that confgen has seen a change
+/// and that it applied it, and etcd's work doesn't compete with HAProxy's.
+const SETTLE: Duration = Duration::from_millis(20);
 /// The record is read this often, because an operator may have deleted it. The lease is renewed as often.
 const LOOK_EVERY: Duration = Duration::from_secs(3);
 /// The number of leases in the state directory. One is enough, unless confgen was killed between a lease and its first write.
@@ -80,12 +83,18 @@ fn wanted_record(status: &Status) -> WantedRecord {
     WantedRecord { value, drains_ended: status.drains_ended }
 }
 
-/// The time for the next write, or for the next read if nothing changed.
-fn next_write_at(written: Option<&WrittenRecord>, wanted: &WantedRecord, lease: LeaseId, now: Instant) -> Instant {
+/// The time for the next write, or for the next read if nothing changed. The written record is out of date since `outdated`.
+fn next_write_at(
+    written: Option<&WrittenRecord>,
+    wanted: &WantedRecord,
+    lease: LeaseId,
+    outdated: Instant,
+    now: Instant,
+) -> Instant {
     match written {
         // A lost lease takes the key with it, and an announcer waits for the end of its drain. Neither waits a second.
         Some(written) if written.lease != lease || written.wanted.drains_ended != wanted.drains_ended => now,
-        Some(written) if written.wanted.value != wanted.value => written.at + AT_MOST_EVERY,
+        Some(written) if written.wanted.value != wanted.value => (written.at + AT_MOST_EVERY).max(outdated + SETTLE),
         Some(written) => written.at + LOOK_EVERY,
         None => now,
     }
@@ -104,12 +113,17 @@ impl RecordConfig {
     pub async fn run(self, mut status: watch::Receiver<Status>, shutdown: CancellationToken) {
         let mut held = self.client.keep_lease(TTL, shutdown.clone());
         let mut keeper = RecordKeeper::open(self).await;
+        let mut outdated = None;
         loop {
             let lease = *held.borrow_and_update();
             let wanted = wanted_record(&status.borrow_and_update());
+            let now = Instant::now();
+            let is_written = keeper.written.as_ref().is_some_and(|written| written.wanted == wanted);
+            outdated = if is_written { None } else { outdated.or(Some(now)) };
+            let since = outdated.unwrap_or(now);
             // Before the first listing the record would say that nothing is applied.
             let lease = lease.filter(|_| wanted.value.cluster != 0);
-            let at = lease.map(|lease| next_write_at(keeper.written.as_ref(), &wanted, lease, Instant::now()));
+            let at = lease.map(|lease| next_write_at(keeper.written.as_ref(), &wanted, lease, since, now));
             let at = at.map(|at| keeper.not_before.map_or(at, |earliest| at.max(earliest)));
             tokio::select! {
                 () = shutdown.cancelled() => return,
@@ -287,14 +301,16 @@ mod tests {
             drains_ended: drained,
         };
         let written = WrittenRecord { wanted: of(1, 0), lease, at: t };
-        assert_eq!(next_write_at(None, &of(1, 0), lease, later), later);
-        assert_eq!(next_write_at(Some(&written), &of(2, 0), lease, later), t + AT_MOST_EVERY);
-        assert_eq!(next_write_at(Some(&written), &of(2, 1), lease, later), later);
+        assert_eq!(next_write_at(None, &of(1, 0), lease, later, later), later);
+        assert_eq!(next_write_at(Some(&written), &of(2, 0), lease, later, later), t + AT_MOST_EVERY);
+        let long_after = t + 2 * AT_MOST_EVERY;
+        assert_eq!(next_write_at(Some(&written), &of(2, 0), lease, long_after, long_after), long_after + SETTLE);
+        assert_eq!(next_write_at(Some(&written), &of(2, 1), lease, later, later), later);
         assert_eq!(
-            next_write_at(Some(&written), &of(1, 0), LeaseId::from(8), later),
+            next_write_at(Some(&written), &of(1, 0), LeaseId::from(8), later, later),
             later,
             "the key went with its lease"
         );
-        assert_eq!(next_write_at(Some(&written), &of(1, 0), lease, later), t + LOOK_EVERY);
+        assert_eq!(next_write_at(Some(&written), &of(1, 0), lease, later, later), t + LOOK_EVERY);
     }
 }

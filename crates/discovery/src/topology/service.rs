@@ -117,6 +117,24 @@ impl Service {
         settings.chain(upstreams).chain(self.overrides.values().flat_map(Layered::entries))
     }
 
+    /// The keys that count, without those of the legacy layout that the current one replaces.
+    pub fn effective_entries(&self) -> impl Iterator<Item = &Entry> {
+        let settings = self.settings().map(|(_, parsed)| &parsed.entry);
+        let upstreams = self.upstreams().map(|(_, parsed)| &parsed.entry);
+        settings.chain(upstreams).chain(self.overrides().map(|(_, parsed)| &parsed.entry))
+    }
+
+    /// The entry of this key. `None` if the service lacks it, or if it doesn't count.
+    pub fn effective_entry(&self, key: &str) -> Option<&Entry> {
+        let entry = match key.parse::<Key>().ok()? {
+            Key::Setting { name, .. } => &self.setting(name)?.entry,
+            Key::Upstream { id, .. } => &self.upstream(&id)?.entry,
+            Key::Override { id, .. } => &self.override_of(&id)?.entry,
+            Key::Balancer(_) | Key::AcceptStore => return None,
+        };
+        Some(entry).filter(|entry| entry.key == key)
+    }
+
     /// True if the service has no key.
     pub fn is_empty(&self) -> bool {
         self.settings.is_empty() && self.upstreams.is_empty() && self.overrides.is_empty()
