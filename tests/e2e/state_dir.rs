@@ -141,12 +141,12 @@ fn a_disk_that_fills_up_costs_no_saved_state() {
     let (etcd, apps) = (Etcd::start(), ["shop-1", "shop-2"].map(App::alone));
     etcd.http_service("shop", "shop.test", &[&apps[0]]);
     let balancer = Balancer::start(&etcd);
-    balancer.wait_settled(DEADLINE);
+    balancer.wait_settled(PATIENCE);
     assert!(balancer.ctl(&["stop", "confgen"]).status.success());
     let state = balancer.folder().join("state");
     let disk = SmallDisk::under(&state);
     assert!(balancer.ctl(&["start", "confgen"]).status.success());
-    balancer.wait_settled(DEADLINE);
+    balancer.wait_settled(PATIENCE);
     let file = |name: &str| fs::read_to_string(state.join(name)).unwrap_or_default();
     // The first save after a start makes a snapshot, and the next ones are lines of the journal.
     etcd.put("http-services/shop/check", "tcp");
@@ -171,7 +171,7 @@ fn a_disk_that_fills_up_costs_no_saved_state() {
     wait_out_of_sync();
     disk.make_room();
     until(DEADLINE, "the file to follow", || balancer.file().contains("server shop-2 "));
-    balancer.wait_settled(DEADLINE);
+    balancer.wait_settled(PATIENCE);
     assert!(!balancer.log("confgen").contains("can't parse"), "{}", balancer.log("confgen"));
     assert!(file("state.json").contains("upstreams/shop-2"));
     assert!(balancer.ctl(&["stop", "confgen"]).status.success());

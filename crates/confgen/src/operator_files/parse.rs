@@ -4,6 +4,7 @@
 mod addresses;
 mod conflicts;
 mod directives;
+mod environment;
 mod references;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -16,14 +17,13 @@ use haproxy::config::{ConfigWord, SECTIONS, tokenize_with};
 
 use crate::desired::names::PREVIEW;
 use addresses::{Bound, fill_defaults, parse_bound};
+use environment::set_variables;
 use references::{Part, find_references, services_in_word};
 
 pub use conflicts::OwnEndpoints;
+pub use environment::Environment;
 
 use crate::desired::HeldNames;
-
-/// Environment variables by name.
-pub type Environment = BTreeMap<String, String>;
 
 /// The meaning of the operator's files. A line between `.if` and `.endif` counts, since only HAProxy knows the condition.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -386,26 +386,6 @@ fn is_plain(text: &str) -> bool {
 fn find_value(options: &[&str], name: &str) -> Option<String> {
     let at = options.iter().position(|option| *option == name)?;
     options.get(at + 1).map(|value| (*value).to_owned())
-}
-
-/// Changes the environment as a `global` line does for the lines behind it.
-fn set_variables(environment: &mut Environment, words: &[ConfigWord]) {
-    let (Some(keyword), names) = (words.first(), words.get(1..).unwrap_or_default()) else { return };
-    match (keyword.text.as_str(), names) {
-        ("setenv", [name, value, ..]) => {
-            // A value that isn't known here is better unknown than old.
-            if value.has_unknown_variable {
-                environment.remove(&name.text);
-            } else {
-                environment.insert(name.text.clone(), value.text.clone());
-            }
-        }
-        ("presetenv", [name, value, ..]) if !value.has_unknown_variable => {
-            environment.entry(name.text.clone()).or_insert_with(|| value.text.clone());
-        }
-        ("unsetenv", names) => names.iter().for_each(|name| _ = environment.remove(&name.text)),
-        _ => {}
-    }
 }
 
 #[cfg(test)]
