@@ -45,7 +45,22 @@ impl Scene {
         let balancer = setup.haproxy(&program).confgen(&etcd).start();
         balancer.wait_status(DEADLINE, "shop.test", "/", 200);
         balancer.wait_settled(DEADLINE);
-        Self { etcd, balancer, apps, announced: 1 }
+        let scene = Self { etcd, balancer, apps, announced: 1 };
+        scene.wait_for_last_restart();
+        scene
+    }
+
+    /// At its start confgen may want to restart a HAProxy that it finds not there yet, and begins that only after a while.
+    fn wait_for_last_restart(&self) {
+        let (mut last, mut since) = (self.balancer.restarts(), Instant::now());
+        until(DEADLINE, "three seconds without a restart", || {
+            let restarts = self.balancer.restarts();
+            if restarts != last || self.act_age("restart").is_some() {
+                (last, since) = (restarts, Instant::now());
+            }
+            since.elapsed() > Duration::from_secs(3)
+        });
+        self.balancer.wait_settled(DEADLINE);
     }
 
     fn file(&self, name: &str) -> PathBuf {

@@ -166,10 +166,6 @@ impl Balancer {
     /// may restart the one that it finds not there yet.
     #[track_caller]
     pub fn wait_settled(&self, deadline: Duration) {
-        // A restart that is due, and has not begun, shows nowhere else.
-        until(deadline, "confgen's first word that all is well", || {
-            self.log("confgen").contains("runs what the store asks for")
-        });
         until(deadline, "confgen to be in sync", || match self.asked("/ready") {
             Ok(answer) if answer.status == 200 => Ok(()),
             Ok(answer) => Err(answer.body),

@@ -103,8 +103,9 @@ impl Mirror {
                 _ => {}
             }
         }
-        let folder = file.split_once("map_str(").and_then(|(_, rest)| rest.split_once("/hosts.map"));
-        let folder = PathBuf::from(folder.ok_or("no map in the file")?.0);
+        let mut maps = file.split("map_str(").skip(1).filter_map(|rest| rest.split(')').next());
+        let folder = maps.find_map(|path| path.strip_suffix("/hosts.map")).ok_or("no map of hosts in the file")?;
+        let folder = PathBuf::from(folder);
         let map = |name: &str| {
             let text = std::fs::read_to_string(folder.join(name)).map_err(|error| error.to_string())?;
             entries(text.lines().filter_map(|line| line.split_once(' ')))

@@ -148,7 +148,7 @@ fn a_wiped_store_is_accepted_once_and_nothing_is_left_of_that() {
     until(PATIENCE, "the wipe to be noticed", || balancer.log("confgen").contains("the store was wiped"));
     until(PATIENCE, "what is held to be said", || {
         let said = ctl(&etcd, &["accept-store", "--dry-run"]);
-        if said.stdout.contains("keys, 1 upstreams") { Ok(()) } else { Err(format!("{said:?}")) }
+        if said.stdout.contains("keys, 1 upstream:") { Ok(()) } else { Err(format!("{said:?}")) }
     });
     balancer.wait_status(PATIENCE, "shop.test", "/", 200);
     let said = ctl(&etcd, &["accept-store"]);
