@@ -14,6 +14,9 @@ use lab::{App, Balancer, Etcd, Setup, write};
 const SIZES: [usize; 3] = [10, 1_000, 2_000];
 const ROUNDS: usize = 11;
 const DEADLINE: Duration = Duration::from_secs(60);
+/// How many services come one after another, and how many where each of them takes a restart (HAProxy before 3.4).
+const PROBED: usize = 3_000;
+const PROBED_WITH_RESTARTS: usize = 30;
 /// Longer than confgen's `--restart-interval`, and until the old HAProxy has gone.
 const QUIET: Duration = Duration::from_millis(3_000);
 
@@ -27,6 +30,47 @@ fn main() {
         "services", "first answer ms", "haproxy -c ms", "HAProxy's start ms", "restarts"
     );
     SIZES.into_iter().for_each(measure);
+    probe();
+}
+
+/// New services one after another, each asked from 404 until 200.
+fn probe() {
+    let etcd = Etcd::start();
+    let app = App::alone("probe");
+    etcd.http_service("first", "first.test", &[&app]);
+    let balancer = Balancer::start(&etcd);
+    balancer.wait_status(DEADLINE, "first.test", "/", 200);
+    balancer.wait_settled(DEADLINE);
+    let count = if balancer.adds_backends() { PROBED } else { PROBED_WITH_RESTARTS };
+    let (before, mut others, mut times) = (balancer.restarts(), 0, Vec::with_capacity(count));
+    for n in 0..count {
+        let host = format!("p{n}.test");
+        let start = Instant::now();
+        etcd.http_service(&format!("p{n}"), &host, &[&app]);
+        loop {
+            match Request::get(&host, "/").send(balancer.http()).map(|response| response.status) {
+                Ok(200) => break,
+                Ok(404) => {}
+                _ => others += 1,
+            }
+            assert!(start.elapsed() < DEADLINE, "no answer within {DEADLINE:?}");
+            // Shorter than what is measured, and no load of its own.
+            sleep(Duration::from_micros(200));
+        }
+        times.push(millis(start));
+    }
+    let restarts = balancer.restarts() - before;
+    let (first, last) = (times.len().min(100), times.len().saturating_sub(100));
+    println!("\n{count} services one after another, key written → 200, in ms (median, 99th percentile, longest)");
+    for (name, some) in
+        [("all", &times[..]), ("the first hundred", &times[..first]), ("the last hundred", &times[last..])]
+    {
+        let mut some = some.to_vec();
+        some.sort_unstable_by(f64::total_cmp);
+        let at = |share: usize| some[(some.len() - 1) * share / 100];
+        println!("{name:>20} {:>8.1} {:>8.1} {:>8.1}", at(50), at(99), at(100));
+    }
+    println!("restarts: {restarts}, answers but 404 and 200: {others}");
 }
 
 fn measure(size: usize) {

@@ -44,6 +44,7 @@ mod limits;
 mod log;
 mod long_lived;
 mod many_upstreams;
+mod new_services;
 mod no_restart_changes;
 mod once;
 mod operator;

@@ -1,18 +1,19 @@
 //! Restarts: publish, restart, apply what haproxy.cfg can't say. It decides nothing about when.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use discovery::ServiceId;
 
 use super::{Reconciler, RestartOutcome};
-use crate::publish::PublishOutcome;
+use crate::publish::{Publication, PublishOutcome};
 use crate::runtime::RestartResult;
 use crate::runtime::ports::unbindable_reason;
 
 impl Reconciler {
     /// Publishes haproxy.cfg, restarts HAProxy into it, and applies what the file can't say.
     pub fn restart_haproxy(&mut self, reason: &str) -> anyhow::Result<RestartOutcome> {
-        let publication = self.publication();
+        // A restart is the time to drop the shapes that no service has.
+        let publication = Publication { kept_shapes: BTreeMap::new(), ..self.publication() };
         // Checked even if it is unchanged: the operator may have broken another file since.
         let published = publication.check_and_write()?;
         self.on_published(&publication, &published)?;
@@ -20,7 +21,7 @@ impl Reconciler {
             return Ok(RestartOutcome::Rejected(published));
         }
         // An operator or a crash may have restarted HAProxy meanwhile, and then no restart is needed any more.
-        self.haproxy.apply_desired(&self.desired, std::iter::empty(), &self.config.state_dir)?;
+        self.apply_to_haproxy(&BTreeSet::new())?;
         if self.restart_reason().is_none() {
             self.desired.mark_accepted(&publication.desired);
             return Ok(RestartOutcome::InSync);
@@ -44,7 +45,7 @@ impl Reconciler {
         self.desired.mark_accepted(&publication.desired);
         // Not before: until the restart was taken, HAProxy ran another generation, with maps of its own.
         self.config.state_dir.remove_other_generations(&[&generation])?;
-        self.haproxy.apply_desired(&self.desired, std::iter::empty(), &self.config.state_dir)?;
+        self.apply_to_haproxy(&BTreeSet::new())?;
         self.restart_reason();
         Ok(match self.haproxy.refused_change() {
             None => RestartOutcome::Restarted,

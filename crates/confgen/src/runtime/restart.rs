@@ -215,7 +215,7 @@ mod tests {
         let disk = StateDir::open(&dir.path().join("haproxy.cfg"), dir.path()).unwrap();
         let mut proxy = proxy(dir.path(), "RUNNING", "exit 9");
         replace_file(&dir.path().join("restarting"), b" ", 0o600).unwrap();
-        proxy.apply_desired(&DesiredState::default(), std::iter::empty(), &disk).unwrap();
+        proxy.apply_desired(&DesiredState::default(), &Default::default(), std::iter::empty(), &disk).unwrap();
         replace_file(&dir.path().join("state"), b"STOPPED", 0o600).unwrap();
         assert_eq!(proxy.restart_into("0123456789abcdef", false).unwrap(), RestartResult::Stopped);
     }
