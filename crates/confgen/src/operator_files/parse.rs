@@ -236,6 +236,12 @@ impl OperatorConfig {
         named
     }
 
+    /// The names of all frontends, backends and other sections that the files have or lead to.
+    pub fn named_sections(&self) -> BTreeSet<String> {
+        let own = self.sections.iter().map(|section| &section.name);
+        own.chain(self.references.iter().map(|reference| &reference.section)).cloned().collect()
+    }
+
     fn has_section(&self, name: &str) -> bool {
         self.sections.iter().any(|section| section.name == name)
     }

@@ -2,6 +2,7 @@
 //!
 //! A plan is desired minus observed, both ways, for each server and each entry of the maps.
 
+mod backends;
 pub(crate) mod certificates;
 mod invariants;
 mod maps;
@@ -20,6 +21,7 @@ use crate::desired::names::preview_section;
 use crate::desired::{DesiredService, Server, ServerState};
 use crate::render::server_options;
 use crate::render::view::{backend_of, checked_host};
+pub use backends::Backends;
 use maps::{Entries, Maps, Routes, apply_entries, plan_map, route_key};
 pub use maps::{ListedMaps, MapPaths};
 pub use pending::PendingClaims;
@@ -47,6 +49,7 @@ pub struct RuntimeState {
     not_addable: BTreeSet<ServiceId>,
     /// The sections with a server that is leaving. Asking all servers costs their number with each change.
     leaving_sections: BTreeSet<String>,
+    backends: Backends,
 }
 
 /// The services that a plan is about.
@@ -109,13 +112,53 @@ impl RuntimeState {
         self
     }
 
+    /// Sets what is known of the backends themselves.
+    #[must_use]
+    pub fn with_backends(mut self, backends: Backends) -> Self {
+        self.backends = backends;
+        self
+    }
+
+    /// Notes that the next plan has to add this backend.
+    pub fn expect_backend(&mut self, name: &str, shape: &str, is_preview: bool) {
+        self.backends.expect(name, shape);
+        if is_preview {
+            self.preview_sections.insert(name.to_owned());
+        }
+    }
+
+    /// Notes that HAProxy deleted the backend.
+    pub fn forget_backend(&mut self, name: &str) {
+        self.backends.forget(name);
+        self.preview_sections.remove(name);
+        self.servers.remove(name);
+        self.leaving_sections.remove(name);
+        self.kept_sections.remove(name);
+    }
+
+    /// Notes that HAProxy doesn't delete the backend now. With `for_good` it never does, and the backend stays as it is.
+    pub fn mark_unpublished(&mut self, name: &str, for_good: bool) {
+        self.backends.mark_unpublished(name, for_good);
+    }
+
+    /// The backends that no service wants any more.
+    pub fn leaving_backends(&self) -> &BTreeSet<String> {
+        self.backends.leaving()
+    }
+
+    /// The backends that HAProxy can delete, once their last stream has ended: no service wants them, and their servers are gone.
+    pub fn deletable_backends(&self) -> Vec<String> {
+        let is_empty = |name: &&String| self.servers.get(*name).is_none_or(BTreeMap::is_empty);
+        self.backends.leaving().iter().filter(is_empty).cloned().collect()
+    }
+
     /// The services with a server that only a restart adds.
     pub fn not_addable(&self) -> &BTreeSet<ServiceId> {
         &self.not_addable
     }
 
     /// True if HAProxy would treat an added server like one of the file. An added server takes nothing from `default-server`.
-    fn can_add_servers(&self, wanted: &DesiredService) -> bool {
+    pub fn can_add_servers(&self, wanted: &DesiredService) -> bool {
         let authorities = server_options::options_for(wanted).tls.and_then(|tls| tls.authorities);
         let loaded = authorities.is_none_or(|it| self.authorities.contains(&it.to_string()));
         loaded && !wanted.settings.fixed_servers
@@ -130,10 +173,15 @@ impl RuntimeState {
         maps: &MapPaths,
     ) -> Plan {
         let (mut added, mut changed, mut turns, mut removals) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
+        let mut published = Vec::new();
         for (id, wanted) in services {
             for (section, servers) in self.desired_sections(id, *wanted) {
                 if self.is_needed_until_restart(id, &section, *wanted, servers) {
                     continue;
+                }
+                added.extend(self.backends.plan_addition(&section));
+                if has_named_section(id, *wanted, &section) {
+                    published.extend(self.backends.plan_publishing(&section));
                 }
                 let none = BTreeMap::new();
                 let live = self.servers.get(&section).unwrap_or(&none);
@@ -167,7 +215,7 @@ impl RuntimeState {
         // ready before others drain. Removed routes come last.
         let (more, less): (Vec<_>, Vec<_>) = entries.into_iter().partition(adds_entry);
         let (ready, out): (Vec<_>, Vec<_>) = changed.into_iter().partition(|change| !stops_requests(change));
-        let changes = [asked, added, more, ready, out, less, forgotten].concat();
+        let changes = [asked, added, published, more, ready, out, less, forgotten].concat();
         let plan = Plan { changes, requeues: turns, removals };
         debug_assert_eq!(plan.check_invariants(maps.checks.as_ref()), Ok(()));
         plan
@@ -216,6 +264,7 @@ impl RuntimeState {
             .partition(|(section, servers)| self.is_needed_until_restart(id, section, wanted, servers));
         for (section, _) in &sections {
             self.kept_sections.remove(section);
+            self.backends.mark_applied(section, has_named_section(id, wanted, section));
         }
         self.kept_sections.extend(kept.into_iter().map(|(section, _)| section));
         for (section, wanted) in sections {
@@ -252,8 +301,10 @@ impl RuntimeState {
         wanted: Option<&'a DesiredService>,
     ) -> BTreeMap<String, &'a [Server]> {
         let prefix = preview_prefix(id);
-        let left = self.servers.range(prefix.clone()..).take_while(|(section, _)| section.starts_with(&prefix));
-        let mut sections: BTreeMap<String, &[Server]> = left.map(|(section, _)| (section.clone(), &[][..])).collect();
+        let left = self.servers.range(prefix.clone()..).map(|(section, _)| section);
+        let empty = self.preview_sections.range(prefix.clone()..);
+        let left = left.take_while(|it| it.starts_with(&prefix)).chain(empty.take_while(|it| it.starts_with(&prefix)));
+        let mut sections: BTreeMap<String, &[Server]> = left.map(|section| (section.clone(), &[][..])).collect();
         sections.insert(id.to_string(), wanted.map(|wanted| &wanted.servers[..]).unwrap_or_default());
         for preview in wanted.iter().flat_map(|wanted| &wanted.previews) {
             let section = preview_section(id, &preview.color);
@@ -298,7 +349,8 @@ impl RuntimeState {
                     // Its servers stay, and so do their checks.
                     entries.checks.remove(&section);
                 } else {
-                    entries.checks.insert(section, host.clone());
+                    let host = host.clone().filter(|_| has_named_section(id, *wanted, &section));
+                    entries.checks.insert(section, host);
                 }
             }
         }
@@ -350,6 +402,13 @@ impl RuntimeState {
         let leaving = servers.filter(|(_, (_, server))| server.leaving);
         leaving.filter_map(|(section, (name, _))| parse_server_name(section, name)).collect()
     }
+}
+
+/// True if the service, as it is wanted, has a section of this name: its own, or a preview's.
+fn has_named_section(id: &ServiceId, wanted: Option<&DesiredService>, section: &str) -> bool {
+    let has_preview =
+        |wanted: &DesiredService| wanted.previews.iter().any(|preview| preview_section(id, &preview.color) == section);
+    wanted.is_some_and(|wanted| section == id.to_string() || has_preview(wanted))
 }
 
 fn adds_entry(change: &Change) -> bool {

@@ -49,6 +49,8 @@ impl Plan {
 enum Step {
     HostsOfChecks,
     Additions,
+    /// HAProxy passes over a route that leads to an unpublished backend.
+    Publishing,
     NewRoutes,
     Ready,
     Out,
@@ -61,7 +63,8 @@ impl Step {
         match change {
             Change::AddToMap(map, ..) | Change::SetInMap(map, ..) if checks == Some(map) => Self::HostsOfChecks,
             Change::RemoveFromMap(map, _) if checks == Some(map) => Self::GoneHostsOfChecks,
-            Change::AddServer(..) | Change::RefreshCookies(..) => Self::Additions,
+            Change::AddBackend(..) | Change::AddServer(..) | Change::RefreshCookies(..) => Self::Additions,
+            Change::PublishBackend(..) => Self::Publishing,
             change if server_of(change).is_some_and(|name| added.contains(name)) => Self::Additions,
             Change::AddToMap(..) | Change::SetInMap(..) => Self::NewRoutes,
             Change::RemoveFromMap(..) => Self::GoneRoutes,
@@ -79,7 +82,12 @@ fn server_of(change: &Change) -> Option<&ServerName> {
         | Change::SetWeight(name, _)
         | Change::Requeue(name, _)
         | Change::SetAddress(name, _) => Some(name),
-        Change::RefreshCookies(_) | Change::AddToMap(..) | Change::SetInMap(..) | Change::RemoveFromMap(..) => None,
+        Change::AddBackend(..)
+        | Change::PublishBackend(_)
+        | Change::RefreshCookies(_)
+        | Change::AddToMap(..)
+        | Change::SetInMap(..)
+        | Change::RemoveFromMap(..) => None,
     }
 }
 
