@@ -141,37 +141,37 @@ fn a_disk_that_fills_up_costs_no_saved_state() {
     let (etcd, apps) = (Etcd::start(), ["shop-1", "shop-2"].map(App::alone));
     etcd.http_service("shop", "shop.test", &[&apps[0]]);
     let balancer = Balancer::start(&etcd);
-    balancer.wait_settled(DEADLINE);
+    balancer.wait_settled(PATIENCE);
     assert!(balancer.ctl(&["stop", "confgen"]).status.success());
     let state = balancer.folder().join("state");
     let disk = SmallDisk::under(&state);
     assert!(balancer.ctl(&["start", "confgen"]).status.success());
-    balancer.wait_settled(DEADLINE);
+    balancer.wait_settled(PATIENCE);
     let file = |name: &str| fs::read_to_string(state.join(name)).unwrap_or_default();
     // The first save after a start makes a snapshot, and the next ones are lines of the journal.
     etcd.put("http-services/shop/check", "tcp");
     let saved = || file("state.json") + &file("journal");
-    until(DEADLINE, "the change to be saved", || saved().contains("shop/check"));
+    until(PATIENCE, "the change to be saved", || saved().contains("shop/check"));
     etcd.put("http-services/shop/upstreams/shop-1", format!("{{\"address\":\"{}\",\"weight\":50}}", apps[0].address));
-    until(DEADLINE, "the change to be a line of the journal", || file("journal").contains("upstreams/shop-1"));
+    until(PATIENCE, "the change to be a line of the journal", || file("journal").contains("upstreams/shop-1"));
     disk.fill();
     // Longer than what the last block of the journal has room for.
     let note = "x".repeat(3_900);
     let record = format!("{{\"address\":\"{}\",\"note\":\"{note}\"}}", apps[1].address);
     etcd.put("http-services/shop/upstreams/shop-2", record);
-    balancer.wait_servers(DEADLINE, "http-shop", 2);
+    balancer.wait_servers(PATIENCE, "http-shop", 2);
     let wait_out_of_sync = || {
-        until(DEADLINE, "confgen to say why it isn't in sync", || {
+        until(PATIENCE, "confgen to say why it isn't in sync", || {
             balancer.asked("/ready").is_ok_and(|ready| ready.status == 503 && ready.body.contains("No space left"))
         });
     };
     wait_out_of_sync();
     balancer.kill("confgen");
-    until(DEADLINE, "the next confgen", || balancer.log("confgen").matches("store listed").count() == 3);
+    until(PATIENCE, "the next confgen", || balancer.log("confgen").matches("store listed").count() == 3);
     wait_out_of_sync();
     disk.make_room();
-    until(DEADLINE, "the file to follow", || balancer.file().contains("server shop-2 "));
-    balancer.wait_settled(DEADLINE);
+    until(PATIENCE, "the file to follow", || balancer.file().contains("server shop-2 "));
+    balancer.wait_settled(PATIENCE);
     assert!(!balancer.log("confgen").contains("can't parse"), "{}", balancer.log("confgen"));
     assert!(file("state.json").contains("upstreams/shop-2"));
     assert!(balancer.ctl(&["stop", "confgen"]).status.success());
