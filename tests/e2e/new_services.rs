@@ -90,7 +90,9 @@ fn two_hundred_services_come_and_go_without_a_restart() {
     let before = processes(&balancer);
     for round in 0..2 {
         etcd.delete_all("http-services/new199/");
-        until(PATIENCE, &format!("its backend to be deleted, round {round}"), || !has_backend(&balancer, "http-new199"));
+        until(PATIENCE, &format!("its backend to be deleted, round {round}"), || {
+            !has_backend(&balancer, "http-new199")
+        });
         etcd.http_service("new199", "new199.test", &[&app]);
         wait_only(&balancer, "new199.test", 404, 200);
     }

@@ -7,24 +7,27 @@ pub(crate) mod certificates;
 mod invariants;
 mod maps;
 mod pending;
+mod requeue;
 mod server;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 use std::num::NonZeroU32;
 
-use discovery::{Balance, ServiceId};
+use discovery::ServiceId;
 use haproxy::runtime::{Change, ServerName, ServersState};
 
 use crate::desired::names::preview_prefix;
 use crate::desired::names::preview_section;
-use crate::desired::{DesiredService, Server, ServerState};
+use crate::desired::{DesiredService, Server};
 use crate::render::server_options;
 use crate::render::view::{backend_of, checked_host};
 pub use backends::Backends;
+use backends::has_named_section;
 use maps::{Entries, Maps, Routes, apply_entries, plan_map, route_key};
 pub use maps::{ListedMaps, MapPaths};
 pub use pending::PendingClaims;
+use requeue::requeue_grown;
 use server::{LiveServer, parse_server_name, plan_additions, stops_requests};
 
 /// The part of the observed state that HAProxy changes while it runs: servers and map entries.
@@ -60,10 +63,6 @@ pub enum Scope {
     /// All that HAProxy or the store has. Entries of the maps that no service wants are removed.
     All,
 }
-
-/// A larger section is not queued again after a change. HAProxy walks through all servers of the backend for each server (2.6:
-/// 1 ms for 100 servers, 41 ms for 1,000).
-const MAX_REQUEUED: usize = 250;
 
 /// The commands, in the order of the fields.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -110,46 +109,6 @@ impl RuntimeState {
     pub fn with_preview_sections<'a>(mut self, sections: impl Iterator<Item = &'a String>) -> Self {
         self.preview_sections = sections.cloned().collect();
         self
-    }
-
-    /// Sets what is known of the backends themselves.
-    #[must_use]
-    pub fn with_backends(mut self, backends: Backends) -> Self {
-        self.backends = backends;
-        self
-    }
-
-    /// Notes that the next plan has to add this backend.
-    pub fn expect_backend(&mut self, name: &str, shape: &str, is_preview: bool) {
-        self.backends.expect(name, shape);
-        if is_preview {
-            self.preview_sections.insert(name.to_owned());
-        }
-    }
-
-    /// Notes that HAProxy deleted the backend.
-    pub fn forget_backend(&mut self, name: &str) {
-        self.backends.forget(name);
-        self.preview_sections.remove(name);
-        self.servers.remove(name);
-        self.leaving_sections.remove(name);
-        self.kept_sections.remove(name);
-    }
-
-    /// Notes that HAProxy doesn't delete the backend now. With `for_good` it never does, and the backend stays as it is.
-    pub fn mark_unpublished(&mut self, name: &str, for_good: bool) {
-        self.backends.mark_unpublished(name, for_good);
-    }
-
-    /// The backends that no service wants any more.
-    pub fn leaving_backends(&self) -> &BTreeSet<String> {
-        self.backends.leaving()
-    }
-
-    /// The backends that HAProxy can delete, once their last stream has ended: no service wants them, and their servers are gone.
-    pub fn deletable_backends(&self) -> Vec<String> {
-        let is_empty = |name: &&String| self.servers.get(*name).is_none_or(BTreeMap::is_empty);
-        self.backends.leaving().iter().filter(is_empty).cloned().collect()
     }
 
     /// The services with a server that only a restart adds.
@@ -389,12 +348,6 @@ impl RuntimeState {
         }
     }
 
-    /// Plans to give the section's servers their turns again, with the weights that they have.
-    pub fn plan_requeue(&self, section: &str) -> Vec<Change> {
-        let servers = self.servers.get(section).into_iter().flatten();
-        requeue_all(section, servers.filter(|(_, live)| live.takes_requests()).map(|(id, live)| (&**id, live.weight)))
-    }
-
     /// The servers that HAProxy deletes after their last connection.
     pub fn leaving_servers(&self) -> Vec<ServerName> {
         let sections = self.leaving_sections.iter().filter_map(|section| self.servers.get_key_value(section));
@@ -402,13 +355,6 @@ impl RuntimeState {
         let leaving = servers.filter(|(_, (_, server))| server.leaving);
         leaving.filter_map(|(section, (name, _))| parse_server_name(section, name)).collect()
     }
-}
-
-/// True if the service, as it is wanted, has a section of this name: its own, or a preview's.
-fn has_named_section(id: &ServiceId, wanted: Option<&DesiredService>, section: &str) -> bool {
-    let has_preview =
-        |wanted: &DesiredService| wanted.previews.iter().any(|preview| preview_section(id, &preview.color) == section);
-    wanted.is_some_and(|wanted| section == id.to_string() || has_preview(wanted))
 }
 
 fn adds_entry(change: &Change) -> bool {
@@ -429,31 +375,6 @@ fn remove_all(map: &BTreeMap<String, String>) -> BTreeMap<String, Option<String>
 fn is_id_taken(live: &BTreeMap<String, LiveServer>, server: &Server) -> bool {
     let id = server.hash_id.map(NonZeroU32::get);
     id.is_some_and(|id| live.iter().any(|(name, live)| live.id == id && name != server.id.as_str()))
-}
-
-/// Gives a section's servers their turns again if their weights together may grow. Growth makes `roundrobin` pass over servers.
-fn requeue_grown(
-    section: &str,
-    wanted: &DesiredService,
-    live: &BTreeMap<String, LiveServer>,
-    servers: &[Server],
-) -> Vec<Change> {
-    let grows = |server: &Server| {
-        let before = live.get(server.id.as_str());
-        LiveServer::after_plan(before, server).active_weight() > before.map_or(0, LiveServer::active_weight)
-    };
-    if wanted.settings.balance != Balance::RoundRobin || !servers.iter().any(grows) {
-        return Vec::new();
-    }
-    let ready = servers.iter().filter(|server| server.state == ServerState::Ready && server.weight > 0);
-    requeue_all(section, ready.map(|server| (server.id.as_str(), server.weight)))
-}
-
-/// Gives these servers their turns again. Returns no change if one server gets every turn, or if there are too many.
-fn requeue_all<'a>(section: &str, servers: impl Iterator<Item = (&'a str, u16)>) -> Vec<Change> {
-    let requeue = |(id, weight)| Some(Change::Requeue(parse_server_name(section, id)?, weight));
-    let queued: Vec<Change> = servers.filter_map(requeue).collect();
-    if (2..=MAX_REQUEUED).contains(&queued.len()) { queued } else { Vec::new() }
 }
 
 fn has_server(servers: &[Server], name: &str) -> bool {

@@ -2,7 +2,12 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use discovery::ServiceId;
 use haproxy::runtime::Change;
+
+use super::RuntimeState;
+use crate::desired::DesiredService;
+use crate::desired::names::preview_section;
 
 /// The part of the observed state that concerns the backends themselves, by section.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -68,4 +73,53 @@ impl Backends {
             self.leaving.insert(section.to_owned());
         }
     }
+}
+
+impl RuntimeState {
+    /// Sets what is known of the backends themselves.
+    #[must_use]
+    pub fn with_backends(mut self, backends: Backends) -> Self {
+        self.backends = backends;
+        self
+    }
+
+    /// Notes that the next plan has to add this backend.
+    pub fn expect_backend(&mut self, name: &str, shape: &str, is_preview: bool) {
+        self.backends.expect(name, shape);
+        if is_preview {
+            self.preview_sections.insert(name.to_owned());
+        }
+    }
+
+    /// Notes that HAProxy deleted the backend.
+    pub fn forget_backend(&mut self, name: &str) {
+        self.backends.forget(name);
+        self.preview_sections.remove(name);
+        self.servers.remove(name);
+        self.leaving_sections.remove(name);
+        self.kept_sections.remove(name);
+    }
+
+    /// Notes that HAProxy doesn't delete the backend now. With `for_good` it never does, and the backend stays as it is.
+    pub fn mark_unpublished(&mut self, name: &str, for_good: bool) {
+        self.backends.mark_unpublished(name, for_good);
+    }
+
+    /// The backends that no service wants any more.
+    pub fn leaving_backends(&self) -> &BTreeSet<String> {
+        self.backends.leaving()
+    }
+
+    /// The backends that HAProxy can delete, once their last stream has ended: no service wants them, and their servers are gone.
+    pub fn deletable_backends(&self) -> Vec<String> {
+        let is_empty = |name: &&String| self.servers.get(*name).is_none_or(BTreeMap::is_empty);
+        self.backends.leaving().iter().filter(is_empty).cloned().collect()
+    }
+}
+
+/// True if the service, as it is wanted, has a section of this name: its own, or a preview's.
+pub(super) fn has_named_section(id: &ServiceId, wanted: Option<&DesiredService>, section: &str) -> bool {
+    let has_preview =
+        |wanted: &DesiredService| wanted.previews.iter().any(|preview| preview_section(id, &preview.color) == section);
+    wanted.is_some_and(|wanted| section == id.to_string() || has_preview(wanted))
 }
