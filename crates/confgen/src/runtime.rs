@@ -332,14 +332,6 @@ impl HaproxyControl {
         Ok(has_backends || !self.leaving_servers().is_empty())
     }
 
-    /// The shapes that the running HAProxy has. A file with them keeps them over a restart that nothing of confgen's caused. Empty if
-    /// HAProxy adds no backends, or if a restart is due that changes what they mean.
-    pub fn running_shapes(&self, wanted: &ConfigFingerprint) -> BTreeMap<String, String> {
-        let observed = self.observed.as_ref();
-        let observed = observed.filter(|it| it.changes_backends && it.fingerprint.common == wanted.common);
-        observed.map(|it| it.fingerprint.shapes.clone()).unwrap_or_default()
-    }
-
     /// The servers that HAProxy deletes after their last connection.
     pub fn leaving_servers(&self) -> Vec<ServerName> {
         self.observed.as_ref().map(|observed| observed.state.leaving_servers()).unwrap_or_default()

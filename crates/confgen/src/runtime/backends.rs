@@ -7,6 +7,7 @@ use std::fmt::Write;
 
 use discovery::ServiceId;
 
+use super::HaproxyControl;
 use super::observed::{Observed, served_service};
 use crate::desired::DesiredState;
 use crate::desired::names::parse_section;
@@ -87,6 +88,16 @@ impl Observed {
         self.fingerprint.sections.remove(name);
         self.fingerprint.passthrough.remove(name);
         self.state.forget_backend(name);
+    }
+}
+
+impl HaproxyControl {
+    /// The shapes that the running HAProxy has. A file with them keeps them over a restart that nothing of confgen's caused. Empty if
+    /// HAProxy adds no backends, or if a restart is due that changes what they mean.
+    pub fn running_shapes(&self, wanted: &ConfigFingerprint) -> BTreeMap<String, String> {
+        let observed = self.observed.as_ref();
+        let observed = observed.filter(|it| it.changes_backends && it.fingerprint.common == wanted.common);
+        observed.map(|it| it.fingerprint.shapes.clone()).unwrap_or_default()
     }
 }
 
