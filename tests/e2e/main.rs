@@ -47,6 +47,7 @@ mod log;
 mod long_lived;
 mod many_keys;
 mod many_upstreams;
+mod new_services;
 mod no_restart_changes;
 mod old_processes;
 mod once;

@@ -153,13 +153,34 @@ impl Balancer {
         answer.strip_prefix("CONFGEN_GEN=").map(str::to_owned)
     }
 
-    /// Waits until HAProxy runs the file that lies there.
+    /// Whether HAProxy adds and deletes backends while it runs: 3.4 and later.
+    pub fn adds_backends(&self) -> bool {
+        let info = self.ask("show info");
+        let version = info.lines().find_map(|line| line.strip_prefix("Version: ")).unwrap_or_default();
+        let mut numbers =
+            version.split(|it: char| !it.is_ascii_digit()).map(|number| number.parse::<u32>().unwrap_or(0));
+        (numbers.next(), numbers.next()) >= (Some(3), Some(4))
+    }
+
+    /// Waits until HAProxy runs the file that lies there. One that took services while it ran has another stamp than the file:
+    /// then confgen's word counts that both have the same revision of the store.
     #[track_caller]
     pub fn wait_in_sync(&self, deadline: Duration) {
         until(deadline, "HAProxy to run what the file says", || {
             let (disk, running) = (self.stamp_on_disk(), self.stamp_running());
-            if disk.is_some() && disk == running { Ok(()) } else { Err(format!("file {disk:?}, running {running:?}")) }
+            if disk.is_some() && (disk == running || self.adds_backends() && self.has_filed_what_runs()) {
+                Ok(())
+            } else {
+                Err(format!("file {disk:?}, running {running:?}"))
+            }
         });
+    }
+
+    /// Whether confgen says that it is in sync, and that the file has the revision that HAProxy has.
+    fn has_filed_what_runs(&self) -> bool {
+        let Ok(answer) = self.asked("/api/v1/status") else { return false };
+        let status: serde_json::Value = serde_json::from_str(&answer.body).unwrap_or_default();
+        status["in_sync"] == true && status["applied"].is_i64() && status["applied"] == status["filed"]
     }
 
     /// Waits until confgen has brought HAProxy to what the store asks for, and no process of before is left: at the start it

@@ -94,6 +94,8 @@ pub struct Publication {
     pub(crate) fingerprint: ConfigFingerprint,
     /// The running HAProxy passes TLS through.
     pub(crate) passed_through: bool,
+    /// The shapes that stay in the file although no backend has them, by name.
+    pub(crate) kept_shapes: BTreeMap<String, String>,
     pub(crate) store_revision: StoreRevision,
     /// The newest revision that any answer of etcd had.
     pub(crate) newest_revision: i64,
@@ -117,7 +119,8 @@ impl Publication {
     pub fn render_config(&self) -> anyhow::Result<Rendered> {
         let view = View::new(&self.desired, &self.site, &self.local_files.operator_files.config)
             .with_previous_passthrough(self.passed_through);
-        render_config(&view, &self.fingerprint, &self.options.state_dir).context("render haproxy.cfg")
+        render_config(&view, &self.fingerprint, &self.kept_shapes, &self.options.state_dir)
+            .context("render haproxy.cfg")
     }
 
     /// The content of haproxy.cfg. `None` without a file.

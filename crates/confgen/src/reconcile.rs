@@ -140,11 +140,7 @@ impl Reconciler {
         let is_retention_changed = !Arc::ptr_eq(&keys, &update.retained);
         self.status.store_revision = update.store_revision;
         self.status.newest_revision = update.newest_revision;
-        let applied = self.haproxy.apply_desired(&self.desired, touched.iter(), &self.config.state_dir);
-        // After the commands: they depend on the running generation only, and rendering takes time. Also after a failure, because a
-        // publish must not take the fingerprints of another desired state.
-        self.update_fingerprints(&touched, update.changed == Changed::All)?;
-        let changes = applied?;
+        let changes = self.apply_to_haproxy(&touched, update.changed == Changed::All)?;
         self.log_expiring_certificates();
         let running = self.haproxy.generation_id();
         if let Some((generation, desired)) = self.files.accepted.take_if(|(id, _)| running == Some(id.as_str())) {
@@ -167,6 +163,33 @@ impl Reconciler {
             unreachable: self.haproxy.is_unreachable(),
             removals: self.try_removals()?,
         })
+    }
+
+    /// Makes HAProxy serve these services as desired, as far as it can without a restart, and updates their fingerprints, or those of
+    /// the `whole` generation. Returns the number of changes.
+    fn apply_to_haproxy(&mut self, touched: &BTreeSet<ServiceId>, whole: bool) -> anyhow::Result<usize> {
+        let disk = &self.config.state_dir;
+        if !self.haproxy.may_add_backends(&self.desired, touched) {
+            // The commands depend on the running generation only, and rendering takes time. So they come first.
+            let applied = self.haproxy.apply_desired(&self.desired, None, touched.iter(), disk);
+            // Also after a failure, because a publish must not take the fingerprints of another desired state.
+            self.update_fingerprints(touched, whole)?;
+            let changes = applied?;
+            if !self.haproxy.is_observed_without_additions() {
+                return Ok(changes);
+            }
+            // HAProxy was observed anew meanwhile, and may lack backends that it can add.
+            self.haproxy.invalidate();
+        } else {
+            // HAProxy can add a backend only if it has the shape, and the fingerprint tells which shape is wanted.
+            self.update_fingerprints(touched, whole)?;
+        }
+        self.apply_with_backends(touched)
+    }
+
+    /// Makes HAProxy serve these services as desired. The fingerprints have to be those of the desired state.
+    fn apply_with_backends(&mut self, touched: &BTreeSet<ServiceId>) -> anyhow::Result<usize> {
+        self.haproxy.apply_desired(&self.desired, Some(&self.fingerprints), touched.iter(), &self.config.state_dir)
     }
 
     /// Returns the reason for a restart, and updates what is pending. `None` if HAProxy runs the needed generation.
@@ -210,9 +233,7 @@ impl Reconciler {
         if !self.retained.guard.services_with_retained().is_empty() && self.is_release_due() {
             let mut released = self.release_retained(&BTreeSet::new());
             released.extend(self.desired.drop_removed());
-            let applied = self.haproxy.apply_desired(&self.desired, released.iter(), &self.config.state_dir);
-            self.update_fingerprints(&released, false)?;
-            pending.changes = applied?;
+            pending.changes = self.apply_to_haproxy(&released, false)?;
             pending.file = !released.is_empty();
         }
         pending.restart = self.restart_reason();
@@ -222,7 +243,7 @@ impl Reconciler {
 
     /// Returns true if something is left that only time ends: connections, retained upstreams, an old process that listens.
     fn try_removals(&mut self) -> anyhow::Result<bool> {
-        let is_leaving = self.haproxy.remove_leaving()?;
+        let is_leaving = self.haproxy.remove_leaving(&self.config.state_dir)?;
         let has_retained = !self.retained.guard.services_with_retained().is_empty();
         Ok(is_leaving || has_retained || self.status.old_process_listens)
     }
@@ -238,6 +259,7 @@ impl Reconciler {
             // HAProxy may still fail to start with the file. The services count as accepted once HAProxy runs it.
             PublishOutcome::Unchanged | PublishOutcome::Written => {
                 let generation = publication.fingerprint.generation_id();
+                self.remove_old_generations(&generation);
                 self.files.accepted = Some((generation, publication.desired.clone()));
                 self.status.reconcile.published = publication.store_revision.revision;
                 let operator_files = &mut Arc::make_mut(&mut self.files.local).operator_files;
@@ -263,6 +285,19 @@ impl Reconciler {
         self.update_fingerprints(&touched, whole)
     }
 
+    /// Removes the folders of generations that no HAProxy reads any more. Without restarts, each new service makes one.
+    fn remove_old_generations(&mut self, published: &str) {
+        let [last, before] = &mut self.files.published_generations;
+        if last.as_str() != published {
+            *before = std::mem::replace(last, published.to_owned());
+        }
+        // The one before: a HAProxy that starts just now may have read its file, and not yet its maps.
+        let Some(running) = self.haproxy.generation_id() else { return };
+        if let Err(error) = self.config.state_dir.remove_other_generations(&[running, last.as_str(), before.as_str()]) {
+            tracing::warn!(%error, "can't remove an old generation's folder");
+        }
+    }
+
     /// Everything that a publish needs. It runs beside other actions, so it has copies.
     pub fn publication(&self) -> Publication {
         let now = Instant::now();
@@ -272,6 +307,7 @@ impl Reconciler {
             desired: self.desired.clone(),
             fingerprint: self.fingerprints.clone(),
             passed_through: self.haproxy.passes_through(),
+            kept_shapes: self.haproxy.running_shapes(&self.fingerprints),
             store_revision: self.status.store_revision,
             newest_revision: self.status.newest_revision,
             retained_keys: Arc::clone(&self.retained.keys),

@@ -4,16 +4,16 @@ pub(crate) mod error_pages;
 mod internal_sockets;
 mod invariants;
 pub(crate) mod restart_needed;
-mod section;
+pub(crate) mod section;
 pub(crate) mod server_options;
 pub(crate) mod shape;
 pub(crate) mod stats_hash;
 pub(crate) mod view;
 
-use std::time::Duration;
-
+use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
+use std::time::Duration;
 
 use askama::Template;
 
@@ -85,17 +85,19 @@ impl HaproxyCfg<'_> {
     }
 }
 
-/// Renders a generation. `state_dir` has the folders of the maps.
+/// Renders a generation. `state_dir` has the folders of the maps. `kept_shapes` are shapes that stay although no backend has them.
 pub fn render_config(
     view: &View,
     fingerprint: &ConfigFingerprint,
+    kept_shapes: &BTreeMap<String, String>,
     state_dir: &Path,
 ) -> Result<Rendered, askama::Error> {
     let generation_id = fingerprint.generation_id();
     let maps = state_dir.join(&generation_id).display().to_string();
     check_invariants(view);
     let View { http, passthrough, tcp, stubs, lingers, .. } = view;
-    let shapes = list_shapes(http.iter().chain(passthrough), view.site)?;
+    let mut shapes = kept_shapes.clone();
+    shapes.extend(list_shapes(http.iter().chain(passthrough), view.site)?);
     let texts = |base: &str| -> Vec<String> {
         let of_base = shapes.iter().filter(|(name, _)| name.starts_with(base));
         of_base.map(|(_, text)| text.replace(shape::MAPS, &maps)).collect()

@@ -2,6 +2,7 @@
 //!
 //! After any error the observed state is stale, and HAProxy is observed again.
 
+mod backends;
 mod certificates;
 mod observed;
 mod plan;
@@ -26,6 +27,7 @@ use crate::render::restart_needed::{ConfigFingerprint, RestartReason};
 use crate::runtime::plan::Scope;
 use crate::state_dir::StateDir;
 use crate::store::removal_guard::ServerHealth;
+use backends::{note_additions, note_deletion};
 use observed::{Observed, served_service};
 use restart::StopMarker;
 pub use restart::{RestartResult, Restarter};
@@ -38,6 +40,8 @@ pub struct HaproxyControl {
     observed: Option<Observed>,
     /// True if HAProxy passed TLS through when it was last observed.
     passes_through: bool,
+    /// True if HAProxy could add and delete backends when it was last observed.
+    adds_backends: bool,
     /// HAProxy's complaint about the last changes. `None` if it made them all.
     refused_change: Option<String>,
     /// The wanted certificates.
@@ -82,6 +86,7 @@ impl HaproxyControl {
             socket,
             observed: None,
             passes_through: false,
+            adds_backends: false,
             refused_change: None,
             certificates,
             max_open_files: None,
@@ -193,13 +198,26 @@ impl HaproxyControl {
         self.refused_change.as_deref()
     }
 
-    /// Makes HAProxy serve these services as desired, as far as it can without a restart. Returns the number of changes.
+    /// True if HAProxy may lack a backend for one of these services and can add it while it runs.
+    pub fn may_add_backends(&self, desired: &DesiredState, touched: &BTreeSet<ServiceId>) -> bool {
+        let Some(observed) = &self.observed else { return self.adds_backends };
+        observed.changes_backends && touched.iter().any(|id| observed.lacks_section(desired, id))
+    }
+
+    /// True if HAProxy was observed anew without the addition of the backends that it lacks.
+    pub fn is_observed_without_additions(&self) -> bool {
+        self.observed.as_ref().is_some_and(|observed| observed.may_lack_backends)
+    }
+
+    /// Makes HAProxy serve these services as desired, as far as it can without a restart. Returns the number of changes. `wanted` are
+    /// the fingerprints of `desired`. Without them HAProxy gets no new backend.
     ///
     /// While the observed state is stale, all services are brought to the desired state. The same happens once if HAProxy complains,
     /// because an operator may have changed it over the Runtime API. After a second complaint only a restart helps.
     pub fn apply_desired<'a>(
         &mut self,
         desired: &DesiredState,
+        wanted: Option<&ConfigFingerprint>,
         touched: impl Iterator<Item = &'a ServiceId>,
         disk: &StateDir,
     ) -> anyhow::Result<usize> {
@@ -208,7 +226,7 @@ impl HaproxyControl {
         let mut made = 0;
         loop {
             let is_first_look = self.observed.is_none();
-            let (count, complaints) = self.apply_once(desired, &touched, disk)?;
+            let (count, complaints) = self.apply_once(desired, wanted, &touched, disk)?;
             made += count;
             if complaints.is_empty() {
                 return Ok(made);
@@ -226,6 +244,7 @@ impl HaproxyControl {
     fn apply_once(
         &mut self,
         desired: &DesiredState,
+        wanted: Option<&ConfigFingerprint>,
         touched: &[&ServiceId],
         disk: &StateDir,
     ) -> anyhow::Result<(usize, Vec<String>)> {
@@ -240,10 +259,18 @@ impl HaproxyControl {
         }
         let Some(observed) = &mut self.observed else { return Ok((0, Vec::new())) };
         self.passes_through = observed.fingerprint.passes_through();
+        self.adds_backends = observed.changes_backends;
         let touched: Vec<ServiceId> = match scope {
             Scope::These => touched.iter().map(|id| (*id).clone()).collect(),
             Scope::All => desired.services().map(|(id, _)| id.clone()).chain(observed.fingerprint.services()).collect(),
         };
+        observed.may_lack_backends |= wanted.is_none() && scope == Scope::All && observed.changes_backends;
+        let new = wanted.map(|wanted| observed.find_new_backends(desired, &touched, wanted)).unwrap_or_default();
+        if !new.is_empty() {
+            // Before HAProxy has them: a confgen that starts now must know their shapes.
+            observed.take_note(disk, &note_additions(&new));
+            observed.expect_backends(&new);
+        }
         observed.update_pending(desired, &touched);
         let targets: BTreeMap<&ServiceId, Option<&DesiredService>> = touched
             .iter()
@@ -296,10 +323,13 @@ impl HaproxyControl {
         Some(state.into_iter().map(|server| (server.server.clone(), server_health(&server))).collect())
     }
 
-    /// Deletes the leaving servers without connections. True if some still have connections.
-    pub fn remove_leaving(&mut self) -> anyhow::Result<bool> {
+    /// Deletes the leaving servers without connections, and the leaving backends without servers and streams. True if some are
+    /// left.
+    pub fn remove_leaving(&mut self, disk: &StateDir) -> anyhow::Result<bool> {
         self.remove_servers(&self.leaving_servers())?;
-        Ok(!self.leaving_servers().is_empty())
+        self.remove_backends(disk)?;
+        let has_backends = self.observed.as_ref().is_some_and(|observed| !observed.state.leaving_backends().is_empty());
+        Ok(has_backends || !self.leaving_servers().is_empty())
     }
 
     /// The servers that HAProxy deletes after their last connection.
@@ -315,6 +345,29 @@ impl HaproxyControl {
     /// The start of the process that answers, up to a second late, because HAProxy counts whole seconds. `None` if it doesn't answer.
     pub fn started_at(&self) -> Option<SystemTime> {
         SystemTime::now().checked_sub(self.socket.show_info().ok()?.uptime)
+    }
+
+    fn remove_backends(&mut self, disk: &StateDir) -> anyhow::Result<()> {
+        let Some(observed) = &mut self.observed else { return Ok(()) };
+        for name in observed.state.deletable_backends() {
+            let Ok(backend) = name.parse::<Word>() else { continue };
+            match self.socket.remove_backend(&backend) {
+                Ok(Removal::Removed) => {
+                    observed.take_note(disk, &note_deletion(&name));
+                    observed.forget_backend(&name);
+                }
+                Ok(Removal::InUse) => observed.state.mark_unpublished(&name, false),
+                Ok(Removal::Refused(answer)) => {
+                    tracing::debug!(backend = name, %answer, "backend stays until a restart, without servers");
+                    observed.state.mark_unpublished(&name, true);
+                }
+                Err(error) => {
+                    self.invalidate();
+                    return Err(error).with_context(|| format!("delete backend {name}"));
+                }
+            }
+        }
+        Ok(())
     }
 
     fn remove_servers(&mut self, servers: &[ServerName]) -> anyhow::Result<()> {

@@ -7,7 +7,7 @@ mod lock;
 mod state_file;
 
 use std::fs::{self, File};
-use std::io;
+use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -150,6 +150,28 @@ impl StateDir {
             return None;
         }
         serde_json::from_slice(&regular_file::read(&self.state_dir.join(id).join(FINGERPRINT), LARGEST).ok()?).ok()
+    }
+
+    /// Adds lines to the notes on a HAProxy process of this generation.
+    pub fn append_notes(&self, generation_id: &str, process: &str, lines: &str) -> Result<(), Error> {
+        let path = self.notes_path(generation_id, process);
+        let file = File::options().create(true).append(true).open(&path).map_err(io_error("open", &path))?;
+        // Not synced: HAProxy doesn't outlive a crash of the machine either.
+        { file }.write_all(lines.as_bytes()).map_err(io_error("write", &path))
+    }
+
+    /// The notes on a HAProxy process. Empty without any.
+    pub fn read_notes(&self, generation_id: &str, process: &str) -> Result<String, Error> {
+        let path = self.notes_path(generation_id, process);
+        match regular_file::read(&path, LARGEST) {
+            Ok(bytes) => Ok(String::from_utf8_lossy(&bytes).into_owned()),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(String::new()),
+            Err(error) => Err(io_error("read", &path)(error)),
+        }
+    }
+
+    fn notes_path(&self, generation_id: &str, process: &str) -> PathBuf {
+        self.state_dir.join(generation_id).join(format!("backends-{process}"))
     }
 
     /// Renames the staged file to haproxy.cfg. This rename is the only commit.

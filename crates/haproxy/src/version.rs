@@ -19,7 +19,7 @@ pub struct Version {
 pub enum Support {
     /// A release before 2.6, the oldest that the tests run on.
     TooOld,
-    /// A release from 2.6 to 3.2. The tests run on 2.6, 3.0 and 3.2, the ones with long-term support that Debian has.
+    /// A release from 2.6 to 3.4. The tests run on 2.6, 3.0, 3.2 and 3.4, the ones with long-term support that Debian has.
     Known,
     /// A release after those. confgen treats it like the newest known one.
     Newer,
@@ -41,11 +41,16 @@ impl Version {
         let release = (self.major, self.minor);
         if release < (2, 6) {
             Support::TooOld
-        } else if release <= (3, 2) {
+        } else if release <= (3, 4) {
             Support::Known
         } else {
             Support::Newer
         }
+    }
+
+    /// True if the release can add and delete backends while it runs: `add backend`, without its experimental mode.
+    pub fn adds_backends(self) -> bool {
+        (self.major, self.minor) >= (3, 4)
     }
 
     /// Finds the version in the output of `haproxy -v`: `HAProxy version 2.6.12-1+deb12u2 2025/…`.
@@ -110,10 +115,21 @@ mod tests {
             ("2.10.0", Support::Known),
             ("3.0.11-1+deb13u3", Support::Known),
             ("3.2.26", Support::Known),
-            ("3.3-dev1", Support::Newer),
+            ("3.4.7-1", Support::Known),
+            ("3.5-dev1", Support::Newer),
             ("4.0.0", Support::Newer),
         ] {
             assert_eq!(support(text), Ok(wanted), "{text}");
+        }
+    }
+
+    #[test]
+    fn backends_are_added_from_3_4_on() {
+        let adds = |text: &str| text.parse::<Version>().map(Version::adds_backends);
+        for (text, wanted) in
+            [("2.6.12", false), ("3.2.26", false), ("3.3.1", false), ("3.4-dev5", true), ("4.0.0", true)]
+        {
+            assert_eq!(adds(text), Ok(wanted), "{text}");
         }
     }
 

@@ -222,24 +222,6 @@ impl OperatorConfig {
         proxies.map(|section| (section.service_section().to_owned(), section.source.to_citation())).collect()
     }
 
-    /// The services' sections that the files name and don't have themselves, by name.
-    pub fn referenced_sections(&self) -> BTreeMap<String, ReferencedSection> {
-        let mut named: BTreeMap<String, ReferencedSection> = BTreeMap::new();
-        for reference in self.references.iter().filter(|it| !self.has_section(&it.section)) {
-            let section = named.entry(reference.section.clone()).or_default();
-            if !section.places.contains(&reference.source.place) {
-                section.places.push(reference.source.place.clone());
-            }
-            section.has_table |= reference.part == Part::Table;
-            section.gets_requests |= reference.part == Part::Route;
-        }
-        named
-    }
-
-    fn has_section(&self, name: &str) -> bool {
-        self.sections.iter().any(|section| section.name == name)
-    }
-
     fn parse_file(&mut self, file: &str, text: &str, environment: &mut Environment) {
         // A file begins in no section.
         let (mut kind, mut name) = (String::new(), String::new());

@@ -134,7 +134,7 @@ impl<'a> StagedTrial<'a> {
         let include = &publication.local_files.operator_files;
         let view = View::new(&desired, &publication.site, &include.config);
         let structure = ConfigFingerprint::from_view(&view, &include.fingerprints)?;
-        let mut rendered = render_config(&view, &structure, folder.path())?;
+        let mut rendered = render_config(&view, &structure, &BTreeMap::new(), folder.path())?;
         let stubs = render_stub_backends(&include.config, &|id| self.carries_tcp(id), &|name| {
             structure.sections.contains_key(name) || view.stubs.iter().any(|stub| stub.name == name)
         });

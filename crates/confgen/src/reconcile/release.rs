@@ -15,7 +15,7 @@ pub fn check_haproxy_version(checker: &Checker) -> anyhow::Result<()> {
             Support::Known => tracing::info!(%version, "HAProxy checks the files"),
             Support::Newer => tracing::warn!(
                 %version,
-                "HAProxy is newer than 3.2, the newest that confgen was tested with; it gets the same file"
+                "HAProxy is newer than 3.4, the newest that confgen was tested with; it gets the same file"
             ),
         },
         // HAProxy may be installed later. Until then each check fails with its own words.

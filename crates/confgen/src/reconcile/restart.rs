@@ -1,7 +1,7 @@
 //! Restarts: publish, restart, apply what haproxy.cfg can't say. Only the steps that need the reconciler's state run on its thread, so
 //! changes over the Runtime API go on during the waits. It decides nothing about when.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use discovery::ServiceId;
 
@@ -19,7 +19,9 @@ enum Begun {
 
 /// Publishes haproxy.cfg, restarts HAProxy into it, and applies what the file can't say. Blocks for the whole time.
 pub fn restart_haproxy(steps: &mut impl Steps, reason: &str) -> anyhow::Result<RestartOutcome> {
-    let publication = steps.run(|reconciler| Ok(reconciler.publication()))?;
+    // A restart is the time to drop the shapes that no service has.
+    let publication =
+        steps.run(|reconciler| Ok(Publication { kept_shapes: BTreeMap::new(), ..reconciler.publication() }))?;
     // Checked even if it is unchanged: the operator may have broken another file since.
     let published = publication.check_and_write()?;
     let written = publication.clone();
@@ -39,7 +41,7 @@ impl Reconciler {
             return Ok(Begun::Over(RestartOutcome::Rejected(published)));
         }
         // An operator or a crash may have restarted HAProxy meanwhile, and then no restart is needed any more.
-        self.haproxy.apply_desired(&self.desired, std::iter::empty(), &self.config.state_dir)?;
+        self.apply_with_backends(&BTreeSet::new())?;
         if self.restart_reason().is_none() {
             self.desired.mark_accepted(&publication.desired);
             return Ok(Begun::Over(RestartOutcome::InSync));
@@ -68,7 +70,7 @@ impl Reconciler {
         self.desired.mark_accepted(&publication.desired);
         // Not before: until the restart was taken, HAProxy ran another generation, with maps of its own.
         self.config.state_dir.remove_other_generations(&[&publication.fingerprint.generation_id()])?;
-        self.haproxy.apply_desired(&self.desired, std::iter::empty(), &self.config.state_dir)?;
+        self.apply_with_backends(&BTreeSet::new())?;
         self.restart_reason();
         Ok(match self.haproxy.refused_change() {
             None => RestartOutcome::Restarted,

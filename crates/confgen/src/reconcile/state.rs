@@ -43,6 +43,8 @@ pub struct Files {
     pub suspect: Option<PathBuf>,
     /// The generation id of the last accepted haproxy.cfg, and the desired state in it. `None` once HAProxy runs it.
     pub accepted: Option<(String, DesiredState)>,
+    /// The ids of the last two generations that were published, the last one first. Empty before that.
+    pub published_generations: [String; 2],
     /// The reason why the start couldn't write all that it has to. `None` once it has.
     pub startup_error: Option<String>,
 }

@@ -10,11 +10,12 @@ use crate::desired::fingerprint::hash_parts;
 use crate::desired::names::PREVIEW;
 use crate::desired::names::parse_section;
 use crate::desired::names::preview_prefix;
-use crate::desired::names::preview_section;
-use crate::desired::{DesiredService, Preview, Trust};
+use crate::desired::{DesiredService, Trust};
 use crate::operator_files::filled::BlockFingerprint;
 use crate::render;
+use crate::render::section::sections_of;
 use crate::render::server_options;
+use crate::render::shape;
 use crate::render::view;
 use crate::render::view::{Section, Site, View, has_section};
 
@@ -40,9 +41,15 @@ pub struct ConfigFingerprint {
     /// The server blocks of filled files, by `<path>#<number>`.
     #[serde(default)]
     pub fills: BTreeMap<String, BlockFingerprint>,
-    /// The shapes in the file, by name, with their texts. Empty before the file is rendered.
+    /// The shapes by name, with their texts. HAProxy can add a backend of each that its file has.
     #[serde(default)]
     pub shapes: BTreeMap<String, String>,
+    /// The sections with lines that no shape has. HAProxy can't add them while it runs.
+    #[serde(default)]
+    pub fixed: BTreeSet<String>,
+    /// The names of sections that an operator's file has or leads to. `None` in a generation of a confgen that didn't note them.
+    #[serde(default)]
+    pub reserved: Option<BTreeSet<String>>,
 }
 
 /// The difference between the running HAProxy and the wanted one that only a restart removes.
@@ -70,8 +77,8 @@ impl ConfigFingerprint {
         let common = hash_parts(parts.chain(prints));
         let mut fingerprints = Self { common, ..Self::default() };
         for section in view.http.iter().chain(&view.passthrough).chain(&view.tcp) {
-            let Section { id, wanted, preview, .. } = section;
-            fingerprints.sections.insert(section.name(), Self::fingerprint_section(id, wanted, *preview, view.site)?);
+            let Section { id, wanted, .. } = section;
+            fingerprints.add_section(section, view.site)?;
             fingerprints
                 .shares
                 .extend(view::shared_part_of(id, wanted, view.site).map(|share| (id.to_string(), share)));
@@ -80,20 +87,27 @@ impl ConfigFingerprint {
         let ports = view.tcp.iter().map(|section| (section.name(), section.wanted.ports().collect()));
         fingerprints.ports = ports.collect();
         fingerprints.passthrough = view.passthrough.iter().map(|section| section.id.to_string()).collect();
+        fingerprints.reserved = Some(view.operator.named_sections());
         fingerprints.check_invariants();
         Ok(fingerprints)
     }
 
-    /// The fingerprint of one section of a service, its own or a preview's.
-    fn fingerprint_section(
-        id: &ServiceId,
-        wanted: &DesiredService,
-        preview: Option<&Preview>,
-        site: &Site,
-    ) -> Result<String, askama::Error> {
-        let section = Section::without_servers(id, wanted, preview);
-        let text = section.render_text(site)?;
-        let shape = section.shape().map(|shape| shape.render_text(site)).transpose()?.unwrap_or_default();
+    /// Adds the fingerprint of one section, and its shape.
+    fn add_section(&mut self, section: &Section, site: &Site) -> Result<(), askama::Error> {
+        let name = section.name();
+        let shape = section.shape().map(|shape| shape.render_text(site)).transpose()?;
+        let print = Self::fingerprint_section(section, shape.as_deref().unwrap_or_default(), site)?;
+        if section.is_fixed() {
+            self.fixed.insert(name.clone());
+        }
+        self.shapes.extend(shape.map(|text| (section.shape_name(), text)));
+        self.sections.insert(name, print);
+        Ok(())
+    }
+
+    fn fingerprint_section(section: &Section, shape: &str, site: &Site) -> Result<String, askama::Error> {
+        let Section { id, wanted, preview, .. } = *section;
+        let text = Section::without_servers(id, wanted, preview).render_text(site)?;
         let settings = &wanted.settings;
         // The Runtime API changes neither a server's `backup` nor the content of a CA file.
         let backups = wanted.servers.iter().filter(|server| server.backup).map(|server| server.id.as_str().as_bytes());
@@ -163,12 +177,9 @@ impl ConfigFingerprint {
             self.passthrough.remove(&name);
         }
         self.remove_sections(id, &name);
-        if let Some(wanted) = wanted {
-            self.sections.insert(name, Self::fingerprint_section(id, wanted, None, site)?);
-            for preview in &wanted.previews {
-                let name = preview_section(id, &preview.color);
-                self.sections.insert(name, Self::fingerprint_section(id, wanted, Some(preview), site)?);
-            }
+        for section in wanted.into_iter().flat_map(|wanted| sections_of(id, wanted)) {
+            // The shapes that no section has any more stay until all fingerprints are computed again. They do no harm.
+            self.add_section(&section, site)?;
         }
         self.check_invariants();
         Ok(had == (self.has_tcp(), self.passes_through()))
@@ -181,6 +192,7 @@ impl ConfigFingerprint {
         let previews: Vec<String> = previews.map(|(section, _)| section.clone()).collect();
         for section in previews.iter().map(String::as_str).chain([name]) {
             self.sections.remove(section);
+            self.fixed.remove(section);
         }
     }
 
@@ -211,6 +223,27 @@ impl ConfigFingerprint {
         wanted.url_reg.is_some() && !self.has_expression(id, wanted)
     }
 
+    /// True if a HAProxy with these fingerprints has this shape as `wanted` has it.
+    pub fn has_shape(&self, name: &str, wanted: &Self) -> bool {
+        match (self.shapes.get(name), wanted.shapes.get(name)) {
+            (Some(running), Some(wanted)) => running == wanted,
+            // The `defaults` of a mode are in the common part.
+            (_, None) => name == shape::HTTP || name == shape::TCP && self.passes_through(),
+            (None, Some(_)) => false,
+        }
+    }
+
+    /// The sections that HAProxy must not delete: it couldn't add them again, or an operator's file leads there.
+    pub fn lasting_sections(&self) -> BTreeSet<String> {
+        self.fixed.iter().chain(self.reserved.iter().flatten()).cloned().collect()
+    }
+
+    /// True if HAProxy could add this section while it runs, if it has the shape.
+    pub fn can_be_added(&self, section: &str) -> bool {
+        let is_reserved = self.reserved.as_ref().is_none_or(|reserved| reserved.contains(section));
+        !is_reserved && !self.fixed.contains(section)
+    }
+
     /// True if there is a section of a TCP service. The common part has `defaults` for it then.
     fn has_tcp(&self) -> bool {
         let prefix = Kind::Tcp.to_string();
@@ -223,7 +256,7 @@ impl ConfigFingerprint {
         let mut services = BTreeSet::new();
         let mut reason = None;
         for (name, print) in &wanted.sections {
-            // No release before 3.4 can add a backend while it runs.
+            // HAProxy can't add a backend before 3.4, nor one of a shape that it lacks.
             let words = match self.sections.get(name) {
                 None => "is new",
                 Some(running) if running != print => "has another setting or port",
@@ -285,6 +318,42 @@ mod tests {
         assert_eq!(lacks(structure("c", &[("http-a", "2")])), "http-a has another setting or port");
         assert!(lacks(structure("d", &[])).starts_with("what all services share"));
         assert_ne!(running.generation_id(), structure("c", &[("http-a", "1")]).generation_id());
+    }
+
+    #[test]
+    fn haproxy_adds_what_has_a_shape_and_no_line_of_its_own() {
+        let site = site(Path::new("/state"));
+        let of = |store: &str| {
+            let settled = settle(&topology(store), &Default::default(), &Default::default());
+            let operator =
+                OperatorConfig::from_texts([("mine.cfg", "backend http-mine\nfrontend f\n use_backend http-gone\n")]);
+            ConfigFingerprint::from_view(&View::new(&settled, &site, &operator), &[]).unwrap()
+        };
+        let wanted = of("http-services/plain/domain a.com\nhttp-services/fast/balance leastconn\n\
+            http-services/cookie/sticky cookie\nhttp-services/table/sticky source\ntcp-services/db/ports 3306\n");
+        for (section, can) in [
+            ("http-plain", true),
+            ("http-fast", true),
+            ("http-cookie", false),
+            ("http-table", false),
+            ("tcp-db", false),
+            ("http-mine", false),
+            ("http-gone", false),
+        ] {
+            assert_eq!(wanted.can_be_added(section), can, "{section}");
+        }
+        let running = of("http-services/plain/domain a.com\n");
+        assert!(running.has_shape("discover-http", &wanted), "every file has it");
+        assert!(
+            !running.has_shape("discover-http-leastconn", &wanted)
+                && wanted.has_shape("discover-http-leastconn", &wanted)
+        );
+        assert!(!running.has_shape("discover-tcp", &wanted), "the file has it only with TLS that is passed through");
+        let other = ConfigFingerprint {
+            shapes: [("discover-http-leastconn".to_owned(), "of another release".to_owned())].into(),
+            ..running
+        };
+        assert!(!other.has_shape("discover-http-leastconn", &wanted));
     }
 
     #[test]

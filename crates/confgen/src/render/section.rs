@@ -22,7 +22,7 @@ pub(crate) struct Section<'a> {
 }
 
 /// The service's own section, then those of its previews.
-pub(super) fn sections_of<'a>(id: &'a ServiceId, wanted: &'a DesiredService) -> impl Iterator<Item = Section<'a>> {
+pub(crate) fn sections_of<'a>(id: &'a ServiceId, wanted: &'a DesiredService) -> impl Iterator<Item = Section<'a>> {
     let own = Section { servers: &wanted.servers, ..Section::without_servers(id, wanted, None) };
     let previews = wanted.previews.iter();
     let previews = previews.map(move |preview| Section { preview: Some(preview), servers: &preview.servers, ..own });
@@ -157,6 +157,11 @@ impl Section<'_> {
 
     pub(crate) fn sticks_by_source(&self) -> bool {
         self.wanted.settings.sticky == Sticky::Source
+    }
+
+    /// True if the section has lines that no shape has.
+    pub(crate) fn is_fixed(&self) -> bool {
+        self.part == Part::Whole || self.wanted.settings.sticky != Sticky::Off
     }
 
     /// True if the section takes an operator's `defaults`. Then it takes nothing from the file's own.

@@ -1,5 +1,6 @@
 //! Every folder of `golden/` is a scenario: `store` goes in, the other files come out and HAProxy reads them.
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -65,7 +66,7 @@ pub(crate) fn site(state_dir: &Path) -> Site {
 
 fn rendered(settled: &DesiredState, site: &Site, operator: &OperatorConfig, state_dir: &Path) -> Rendered {
     let view = View::new(settled, site, operator);
-    render_config(&view, &ConfigFingerprint::from_view(&view, &[]).unwrap(), state_dir).unwrap()
+    render_config(&view, &ConfigFingerprint::from_view(&view, &[]).unwrap(), &BTreeMap::new(), state_dir).unwrap()
 }
 
 /// Puts the files where the rendered one names them and asks HAProxy.

@@ -4,15 +4,16 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use discovery::ServiceId;
-use haproxy::runtime::Token;
+use haproxy::runtime::{RowKind, Token};
 
+use super::backends::update_fingerprint;
 use super::{HaproxyControl, query_generation};
 use crate::desired::{DesiredService, DesiredState};
 use crate::local_files::certificates::Certificates;
 use crate::render::restart_needed::{ConfigFingerprint, RestartReason};
 use crate::render::view::has_section;
 use crate::runtime::plan::certificates::LiveCertificates;
-use crate::runtime::plan::{ListedMaps, MapPaths, PendingClaims, RuntimeState};
+use crate::runtime::plan::{Backends, ListedMaps, MapPaths, PendingClaims, RuntimeState};
 use crate::state_dir::StateDir;
 
 /// The observed state of the running HAProxy.
@@ -22,6 +23,12 @@ pub(super) struct Observed {
     pub(super) fingerprint: ConfigFingerprint,
     pub(super) maps: MapPaths,
     pub(super) state: RuntimeState,
+    /// The process that answered, as `<pid>-<start>`.
+    pub(super) process: String,
+    /// HAProxy can add and delete backends while it runs, and this generation says which.
+    pub(super) changes_backends: bool,
+    /// No plan of everything has added the backends that this HAProxy lacks.
+    pub(super) may_lack_backends: bool,
     /// Services without a fitting section in this generation.
     pub(super) pending: BTreeSet<ServiceId>,
     /// Services with a claim that HAProxy can't serve before a restart: a route, an expression or a port. `pending` is among them.
@@ -41,6 +48,14 @@ impl Observed {
         let other =
             self.fingerprint.restart_reason(wanted).unwrap_or(RestartReason { reason, services: BTreeSet::new() });
         Some(RestartReason { services: other.services.union(not_addable).cloned().collect(), ..other })
+    }
+
+    /// Writes lines about backends into the state directory.
+    pub(super) fn take_note(&self, disk: &StateDir, lines: &str) {
+        // Without them the next confgen restarts HAProxy, which is no reason to keep a service waiting now.
+        if let Err(error) = disk.append_notes(&self.generation_id, &self.process, lines) {
+            tracing::warn!(%error, "can't note which backends HAProxy has");
+        }
     }
 
     /// True if confgen has applied exactly these certificates.
@@ -77,7 +92,19 @@ impl HaproxyControl {
     /// question that fails midway is an error, which needs none.
     pub(super) fn observe(&self, disk: &StateDir) -> anyhow::Result<Option<Observed>> {
         let Some(generation_id) = query_generation(&self.socket)? else { return Ok(None) };
-        let Some(fingerprint) = disk.read_fingerprint(&generation_id) else { return Ok(None) };
+        let Some(mut fingerprint) = disk.read_fingerprint(&generation_id) else { return Ok(None) };
+        let info = self.socket.show_info()?;
+        let process = format!("{}-{}", info.pid, info.started);
+        let changes_backends = info.version.adds_backends() && fingerprint.reserved.is_some();
+        let mut backends = Backends::default();
+        if changes_backends {
+            let (_, rows) = self.socket.show_backends()?;
+            let rows: Vec<_> = rows.into_iter().filter(|row| row.kind == RowKind::Backend).collect();
+            let unpublished = rows.iter().filter(|row| row.is_unpublished()).map(|row| row.proxy.clone()).collect();
+            let live: BTreeSet<String> = rows.into_iter().map(|row| row.proxy).collect();
+            update_fingerprint(&mut fingerprint, &disk.read_notes(&generation_id, &process)?, &live);
+            backends = Backends::new(unpublished, fingerprint.lasting_sections());
+        }
         let Some(maps) = MapPaths::find_generation(&self.socket.show_maps()?, &generation_id) else { return Ok(None) };
         let show_optional = |map: &Option<Token>| map.as_ref().map(|map| self.socket.show_map(map)).transpose();
         let listed = ListedMaps {
@@ -88,12 +115,16 @@ impl HaproxyControl {
         };
         let state = RuntimeState::from_answers(&self.socket.show_servers_state()?, listed)
             .with_authorities(fingerprint.authorities.values().cloned())
-            .with_preview_sections(fingerprint.preview_sections());
+            .with_preview_sections(fingerprint.preview_sections())
+            .with_backends(backends);
         Ok(Some(Observed {
             generation_id,
             fingerprint,
             maps,
             state,
+            process,
+            changes_backends,
+            may_lack_backends: false,
             pending: BTreeSet::new(),
             claiming: BTreeSet::new(),
             certificates: self.observe_certificates()?,

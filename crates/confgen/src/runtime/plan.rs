@@ -2,27 +2,32 @@
 //!
 //! A plan is desired minus observed, both ways, for each server and each entry of the maps.
 
+mod backends;
 pub(crate) mod certificates;
 mod invariants;
 mod maps;
 mod pending;
+mod requeue;
 mod server;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 use std::num::NonZeroU32;
 
-use discovery::{Balance, ServiceId};
+use discovery::ServiceId;
 use haproxy::runtime::{Change, ServerName, ServersState};
 
 use crate::desired::names::preview_prefix;
 use crate::desired::names::preview_section;
-use crate::desired::{DesiredService, Server, ServerState};
+use crate::desired::{DesiredService, Server};
 use crate::render::server_options;
 use crate::render::view::{backend_of, checked_host};
+pub use backends::Backends;
+use backends::has_named_section;
 use maps::{Entries, Maps, Routes, apply_entries, plan_map, route_key};
 pub use maps::{ListedMaps, MapPaths};
 pub use pending::PendingClaims;
+use requeue::requeue_grown;
 use server::{LiveServer, parse_server_name, plan_additions, stops_requests};
 
 /// The part of the observed state that HAProxy changes while it runs: servers and map entries.
@@ -47,6 +52,7 @@ pub struct RuntimeState {
     not_addable: BTreeSet<ServiceId>,
     /// The sections with a server that is leaving. Asking all servers costs their number with each change.
     leaving_sections: BTreeSet<String>,
+    backends: Backends,
 }
 
 /// The services that a plan is about.
@@ -57,10 +63,6 @@ pub enum Scope {
     /// All that HAProxy or the store has. Entries of the maps that no service wants are removed.
     All,
 }
-
-/// A larger section is not queued again after a change. HAProxy walks through all servers of the backend for each server (2.6:
-/// 1 ms for 100 servers, 41 ms for 1,000).
-const MAX_REQUEUED: usize = 250;
 
 /// The commands, in the order of the fields.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -115,7 +117,7 @@ impl RuntimeState {
     }
 
     /// True if HAProxy would treat an added server like one of the file. An added server takes nothing from `default-server`.
-    fn can_add_servers(&self, wanted: &DesiredService) -> bool {
+    pub fn can_add_servers(&self, wanted: &DesiredService) -> bool {
         let authorities = server_options::options_for(wanted).tls.and_then(|tls| tls.authorities);
         let loaded = authorities.is_none_or(|it| self.authorities.contains(&it.to_string()));
         loaded && !wanted.settings.fixed_servers
@@ -130,10 +132,15 @@ impl RuntimeState {
         maps: &MapPaths,
     ) -> Plan {
         let (mut added, mut changed, mut turns, mut removals) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
+        let mut published = Vec::new();
         for (id, wanted) in services {
             for (section, servers) in self.desired_sections(id, *wanted) {
                 if self.is_needed_until_restart(id, &section, *wanted, servers) {
                     continue;
+                }
+                added.extend(self.backends.plan_addition(&section));
+                if has_named_section(id, *wanted, &section) {
+                    published.extend(self.backends.plan_publishing(&section));
                 }
                 let none = BTreeMap::new();
                 let live = self.servers.get(&section).unwrap_or(&none);
@@ -167,7 +174,7 @@ impl RuntimeState {
         // ready before others drain. Removed routes come last.
         let (more, less): (Vec<_>, Vec<_>) = entries.into_iter().partition(adds_entry);
         let (ready, out): (Vec<_>, Vec<_>) = changed.into_iter().partition(|change| !stops_requests(change));
-        let changes = [asked, added, more, ready, out, less, forgotten].concat();
+        let changes = [asked, added, published, more, ready, out, less, forgotten].concat();
         let plan = Plan { changes, requeues: turns, removals };
         debug_assert_eq!(plan.check_invariants(maps.checks.as_ref()), Ok(()));
         plan
@@ -216,6 +223,7 @@ impl RuntimeState {
             .partition(|(section, servers)| self.is_needed_until_restart(id, section, wanted, servers));
         for (section, _) in &sections {
             self.kept_sections.remove(section);
+            self.backends.mark_applied(section, has_named_section(id, wanted, section));
         }
         self.kept_sections.extend(kept.into_iter().map(|(section, _)| section));
         for (section, wanted) in sections {
@@ -252,8 +260,10 @@ impl RuntimeState {
         wanted: Option<&'a DesiredService>,
     ) -> BTreeMap<String, &'a [Server]> {
         let prefix = preview_prefix(id);
-        let left = self.servers.range(prefix.clone()..).take_while(|(section, _)| section.starts_with(&prefix));
-        let mut sections: BTreeMap<String, &[Server]> = left.map(|(section, _)| (section.clone(), &[][..])).collect();
+        let left = self.servers.range(prefix.clone()..).map(|(section, _)| section);
+        let empty = self.preview_sections.range(prefix.clone()..);
+        let left = left.take_while(|it| it.starts_with(&prefix)).chain(empty.take_while(|it| it.starts_with(&prefix)));
+        let mut sections: BTreeMap<String, &[Server]> = left.map(|section| (section.clone(), &[][..])).collect();
         sections.insert(id.to_string(), wanted.map(|wanted| &wanted.servers[..]).unwrap_or_default());
         for preview in wanted.iter().flat_map(|wanted| &wanted.previews) {
             let section = preview_section(id, &preview.color);
@@ -298,7 +308,8 @@ impl RuntimeState {
                     // Its servers stay, and so do their checks.
                     entries.checks.remove(&section);
                 } else {
-                    entries.checks.insert(section, host.clone());
+                    let host = host.clone().filter(|_| has_named_section(id, *wanted, &section));
+                    entries.checks.insert(section, host);
                 }
             }
         }
@@ -337,12 +348,6 @@ impl RuntimeState {
         }
     }
 
-    /// Plans to give the section's servers their turns again, with the weights that they have.
-    pub fn plan_requeue(&self, section: &str) -> Vec<Change> {
-        let servers = self.servers.get(section).into_iter().flatten();
-        requeue_all(section, servers.filter(|(_, live)| live.takes_requests()).map(|(id, live)| (&**id, live.weight)))
-    }
-
     /// The servers that HAProxy deletes after their last connection.
     pub fn leaving_servers(&self) -> Vec<ServerName> {
         let sections = self.leaving_sections.iter().filter_map(|section| self.servers.get_key_value(section));
@@ -370,31 +375,6 @@ fn remove_all(map: &BTreeMap<String, String>) -> BTreeMap<String, Option<String>
 fn is_id_taken(live: &BTreeMap<String, LiveServer>, server: &Server) -> bool {
     let id = server.hash_id.map(NonZeroU32::get);
     id.is_some_and(|id| live.iter().any(|(name, live)| live.id == id && name != server.id.as_str()))
-}
-
-/// Gives a section's servers their turns again if their weights together may grow. Growth makes `roundrobin` pass over servers.
-fn requeue_grown(
-    section: &str,
-    wanted: &DesiredService,
-    live: &BTreeMap<String, LiveServer>,
-    servers: &[Server],
-) -> Vec<Change> {
-    let grows = |server: &Server| {
-        let before = live.get(server.id.as_str());
-        LiveServer::after_plan(before, server).active_weight() > before.map_or(0, LiveServer::active_weight)
-    };
-    if wanted.settings.balance != Balance::RoundRobin || !servers.iter().any(grows) {
-        return Vec::new();
-    }
-    let ready = servers.iter().filter(|server| server.state == ServerState::Ready && server.weight > 0);
-    requeue_all(section, ready.map(|server| (server.id.as_str(), server.weight)))
-}
-
-/// Gives these servers their turns again. Returns no change if one server gets every turn, or if there are too many.
-fn requeue_all<'a>(section: &str, servers: impl Iterator<Item = (&'a str, u16)>) -> Vec<Change> {
-    let requeue = |(id, weight)| Some(Change::Requeue(parse_server_name(section, id)?, weight));
-    let queued: Vec<Change> = servers.filter_map(requeue).collect();
-    if (2..=MAX_REQUEUED).contains(&queued.len()) { queued } else { Vec::new() }
 }
 
 fn has_server(servers: &[Server], name: &str) -> bool {

@@ -260,7 +260,7 @@ mod tests {
         let disk = StateDir::open(&dir.path().join("haproxy.cfg"), dir.path()).unwrap();
         let mut proxy = proxy(dir.path(), "RUNNING", "exit 9");
         replace_file(&dir.path().join("restarting"), b" ", 0o600).unwrap();
-        proxy.apply_desired(&DesiredState::default(), std::iter::empty(), &disk).unwrap();
+        proxy.apply_desired(&DesiredState::default(), None, std::iter::empty(), &disk).unwrap();
         let deadline = Instant::now() + Duration::from_secs(10);
         while dir.path().join("restarting").exists() && Instant::now() < deadline {
             std::thread::sleep(Duration::from_millis(5));

@@ -1,4 +1,4 @@
-//! Changes servers and maps without a restart. It decides no change: confgen's plan does.
+//! Changes backends, servers and maps without a restart. It decides no change: confgen's plan does.
 
 use std::fmt;
 use std::net::SocketAddr;
@@ -26,9 +26,14 @@ pub enum AdminState {
     Maint,
 }
 
-/// One change to a server or a map.
+/// One change to a backend, a server or a map.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Change {
+    /// Add a backend that takes everything from this named `defaults` section (3.4). It gets no request before
+    /// [`PublishBackend`](Self::PublishBackend).
+    AddBackend(Word, Word),
+    /// Have a backend get requests (3.4). Does nothing to one that gets some already.
+    PublishBackend(Word),
     /// Add a server in this state. Enable its checks if its options have them.
     AddServer(ServerName, SocketAddr, ServerOptions, AdminState),
     /// Set the admin state of a server.
@@ -61,14 +66,14 @@ pub enum Change {
     RemoveFromMap(Token, Token),
 }
 
-/// The result of a server's removal.
+/// The result of a removal.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Removal {
-    /// The server is gone, or was not there.
+    /// The server or the backend is gone, or was not there.
     Removed,
-    /// The server takes no new request, and still has connections. Ask again later.
+    /// It takes no new request, and still has connections, streams or servers. Ask again later.
     InUse,
-    /// HAProxy refuses to delete the server, with its answer.
+    /// HAProxy refuses to delete it, with its answer.
     Refused(String),
 }
 
@@ -82,6 +87,8 @@ impl fmt::Display for ServerName {
 impl fmt::Display for Change {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
+            Self::AddBackend(name, defaults) => write!(f, "add backend {name} from {defaults}"),
+            Self::PublishBackend(name) => write!(f, "publish backend {name}"),
             Self::AddServer(name, address, options, state) => {
                 write!(f, "add server {name} {address}{options}")?;
                 if options.check {
@@ -187,6 +194,21 @@ impl Socket {
             Some(words) => Removal::Refused(words.to_owned()),
         })
     }
+
+    /// Has a backend get no more requests, and deletes it if it has no stream and no server left (3.4).
+    ///
+    /// # Errors
+    /// If HAProxy doesn't answer, or not to the end within the time limit.
+    pub fn remove_backend(&self, backend: &Word) -> Result<Removal, Error> {
+        let answer = self.send_changes(format!("unpublish backend {backend};del backend {backend}"))?;
+        Ok(match complaints_in(&answer).next() {
+            None | Some("No such backend.") => Removal::Removed,
+            Some("Backend still has attached streams on it." | "Only a backend without server can be deleted.") => {
+                Removal::InUse
+            }
+            Some(words) => Removal::Refused(words.to_owned()),
+        })
+    }
 }
 
 impl Socket {
@@ -222,7 +244,15 @@ fn complaints_in(answer: &str) -> impl Iterator<Item = &str> {
 
 fn is_success(line: &str) -> bool {
     // The last one is the answer of 3.0 to `set server addr` with the address that the server has.
-    const DONE: [&str; 3] = ["New server registered.", "Server deleted.", "nothing changed"];
+    const DONE: [&str; 7] = [
+        "New backend registered.",
+        "Backend published.",
+        "Backend unpublished.",
+        "Backend deleted.",
+        "New server registered.",
+        "Server deleted.",
+        "nothing changed",
+    ];
     // `set server addr` always answers: "IP changed from …", "no need to change the addr, port changed from …".
     DONE.contains(&line) || line.ends_with("by 'stats socket command'")
 }
@@ -244,6 +274,10 @@ mod tests {
             "add server http-shop/n1 [fd00::1]:80 weight 100 check check-send-proxy send-proxy-v2;\
              enable health http-shop/n1;enable server http-shop/n1"
         );
+        let (backend, shape) = (name().backend, "discover-http-https".parse().unwrap());
+        let added = Change::AddBackend(backend.clone(), shape).to_string();
+        assert_eq!(added, "add backend http-shop from discover-http-https");
+        assert_eq!(Change::PublishBackend(backend).to_string(), "publish backend http-shop");
         assert_eq!(Change::SetAddress(name(), address).to_string(), "set server http-shop/n1 addr fd00::1 port 80");
         assert_eq!(
             Change::ReadyOnceChecked(name()).to_string(),
@@ -272,6 +306,16 @@ mod tests {
             complaints_in("New server registered.\n\nNo such server.\n").collect::<Vec<_>>(),
             ["No such server."]
         );
+    }
+
+    #[test]
+    fn a_backend_that_was_not_added_is_a_complaint() {
+        let added = "New backend registered.\n\nNew server registered.\n\n\n\nBackend published.\n\n";
+        assert_eq!(complaints_in(added).count(), 0);
+        for refused in ["Cannot find default proxy 'x'.", "New backend registered (no support for dynamic servers: x)"]
+        {
+            assert_eq!(complaints_in(&format!("{refused}\n\n")).count(), 1, "{refused}");
+        }
     }
 
     #[test]

@@ -13,6 +13,8 @@ pub struct Info {
     pub version: Version,
     /// The time since its start, in whole seconds.
     pub uptime: Duration,
+    /// The time of its start, in seconds since 1970. With the pid it tells processes apart.
+    pub started: u64,
     /// True after a soft stop: it finishes its last requests and takes no new ones.
     pub stopping: bool,
     /// True if it accepts new connections of clients.
@@ -27,6 +29,7 @@ impl Info {
             pid: find_field(answer, "Pid")?.parse().ok()?,
             version: find_field(answer, "Version")?.parse().ok()?,
             uptime: Duration::from_secs(find_field(answer, "Uptime_sec")?.parse().ok()?),
+            started: read_number(answer, "Start_time_sec"),
             stopping: find_field(answer, "Stopping")? != "0",
             // A soft stop leaves the listener for the master. It is the one job that can't be stopped.
             listening: read_number(answer, "Listeners") > read_number(answer, "Unstoppable Jobs"),
@@ -50,12 +53,13 @@ mod tests {
 
     #[test]
     fn reads_the_fields_by_name() {
-        let answer = "Name: HAProxy\nVersion: 2.6.12-1+deb12u2\nPid: 93\nUptime: 0d 0h00m07s\nUptime_sec: 7\n\
+        let answer = "Name: HAProxy\nVersion: 2.6.12-1+deb12u2\nPid: 93\nUptime: 0d 0h00m07s\nUptime_sec: 7\nStart_time_sec: 1796009819\n\
                       Maxconn: 10\nCurrConns: 3\nUnstoppable Jobs: 1\nListeners: 6\nStopping: 1\n";
         let expected = Info {
             pid: 93,
             version: Version::new(2, 6, 12),
             uptime: Duration::from_secs(7),
+            started: 1_796_009_819,
             stopping: true,
             listening: true,
             connections: 3,

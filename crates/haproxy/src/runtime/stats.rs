@@ -109,6 +109,11 @@ impl Stat {
         // "UP 1/3" is up, too: it goes down after more failed checks.
         self.status.starts_with("UP") || self.status == "no check"
     }
+
+    /// True for a backend that gets no request before `publish backend` (3.4).
+    pub fn is_unpublished(&self) -> bool {
+        self.status.ends_with("(UNPUB)")
+    }
 }
 
 /// Parses all rows. It finds columns by their names, because each release adds some. A field that a row lacks is `None`

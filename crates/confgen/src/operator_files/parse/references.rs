@@ -1,9 +1,12 @@
 //! Names of services' sections in the operator's lines. HAProxy does not start while a section is missing that a line names. Pure:
 //! no I/O, no clock.
 
+use std::collections::{BTreeMap, BTreeSet};
+
 use discovery::ServiceId;
 use haproxy::config::ConfigWord;
 
+use super::{OperatorConfig, ReferencedSection};
 use crate::desired::names::parse_section;
 
 /// The part of a section that a line names.
@@ -81,6 +84,32 @@ fn find_calls(word: &str) -> impl Iterator<Item = (&str, &str)> {
 pub(super) fn services_in_word(word: &str) -> impl Iterator<Item = ServiceId> + '_ {
     let parts = word.split(|c: char| !(c.is_ascii_alphanumeric() || "_.-".contains(c)));
     parts.filter_map(parse_section)
+}
+
+impl OperatorConfig {
+    /// The services' sections that the files name and don't have themselves, by name.
+    pub fn referenced_sections(&self) -> BTreeMap<String, ReferencedSection> {
+        let mut named: BTreeMap<String, ReferencedSection> = BTreeMap::new();
+        for reference in self.references.iter().filter(|it| !self.has_section(&it.section)) {
+            let section = named.entry(reference.section.clone()).or_default();
+            if !section.places.contains(&reference.source.place) {
+                section.places.push(reference.source.place.clone());
+            }
+            section.has_table |= reference.part == Part::Table;
+            section.gets_requests |= reference.part == Part::Route;
+        }
+        named
+    }
+
+    /// The names of all frontends, backends and other sections that the files have or lead to.
+    pub fn named_sections(&self) -> BTreeSet<String> {
+        let own = self.sections.iter().map(|section| &section.name);
+        own.chain(self.references.iter().map(|reference| &reference.section)).cloned().collect()
+    }
+
+    pub(super) fn has_section(&self, name: &str) -> bool {
+        self.sections.iter().any(|section| section.name == name)
+    }
 }
 
 #[cfg(test)]

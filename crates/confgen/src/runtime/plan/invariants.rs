@@ -49,6 +49,8 @@ impl Plan {
 enum Step {
     HostsOfChecks,
     Additions,
+    /// HAProxy passes over a route that leads to an unpublished backend.
+    Publishing,
     NewRoutes,
     Ready,
     Out,
@@ -61,7 +63,8 @@ impl Step {
         match change {
             Change::AddToMap(map, ..) | Change::SetInMap(map, ..) if checks == Some(map) => Self::HostsOfChecks,
             Change::RemoveFromMap(map, _) if checks == Some(map) => Self::GoneHostsOfChecks,
-            Change::AddServer(..) | Change::RefreshCookies(..) => Self::Additions,
+            Change::AddBackend(..) | Change::AddServer(..) | Change::RefreshCookies(..) => Self::Additions,
+            Change::PublishBackend(..) => Self::Publishing,
             change if server_of(change).is_some_and(|name| added.contains(name)) => Self::Additions,
             Change::AddToMap(..) | Change::SetInMap(..) => Self::NewRoutes,
             Change::RemoveFromMap(..) => Self::GoneRoutes,
@@ -79,7 +82,12 @@ fn server_of(change: &Change) -> Option<&ServerName> {
         | Change::SetWeight(name, _)
         | Change::Requeue(name, _)
         | Change::SetAddress(name, _) => Some(name),
-        Change::RefreshCookies(_) | Change::AddToMap(..) | Change::SetInMap(..) | Change::RemoveFromMap(..) => None,
+        Change::AddBackend(..)
+        | Change::PublishBackend(_)
+        | Change::RefreshCookies(_)
+        | Change::AddToMap(..)
+        | Change::SetInMap(..)
+        | Change::RemoveFromMap(..) => None,
     }
 }
 
@@ -196,6 +204,12 @@ mod tests {
     fn an_addition_after_what_needs_it_is_a_violation() {
         let late = violation_of_plan(|plan| plan.changes.rotate_left(1));
         assert!(late.starts_with("`add server http-a/1 ") && late.contains("comes too late"), "{late}");
+        let unpublished =
+            violation_of_plan(|plan| plan.changes.push(Change::PublishBackend("http-a".parse().unwrap())));
+        assert!(unpublished.starts_with("`publish backend http-a` comes too late"), "{unpublished}");
+        let backend = Change::AddBackend("http-a".parse().unwrap(), "discover-http".parse().unwrap());
+        let missing = violation_of_plan(|plan| plan.changes.push(backend));
+        assert!(missing.starts_with("`add backend http-a from discover-http` comes too late"), "{missing}");
         let (out, ready) = (Change::SetWeight(name("3"), 0), Change::SetWeight(name("4"), 1));
         let starved = violation_of_plan(|plan| plan.changes.extend([out, ready]));
         assert!(starved.starts_with("`set server http-a/4 weight 1` comes too late"), "{starved}");

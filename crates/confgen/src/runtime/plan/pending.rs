@@ -136,7 +136,7 @@ impl RuntimeState {
         wanted: Option<&DesiredService>,
         servers: &[Server],
     ) -> bool {
-        if self.pending.is_empty() || !servers.is_empty() {
+        if self.pending.is_empty() || !servers.is_empty() || self.backends.is_expected(section) {
             return false;
         }
         let still_answers = wanted.is_some_and(|it| id.is_default() || it.url_reg.is_some());

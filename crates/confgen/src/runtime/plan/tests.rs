@@ -103,6 +103,71 @@ fn an_upstream_that_returns_starts_as_down() {
     assert_eq!(returning(false, "off"), [&format!("{added};enable server http-a/2"), ready]);
 }
 
+#[test]
+fn a_backend_comes_before_its_servers_and_goes_after_them() {
+    let a = id("a");
+    let store = settled("http-services/a/domain a.com\n http-services/a/upstreams/1 10.0.0.1:80");
+    let (one, none) = ([(&a, store.service(&a).map(|wanted| &**wanted))], [(&a, None)]);
+    let mut live = RuntimeState::default().with_backends(Backends::new(BTreeSet::new(), BTreeSet::new()));
+    live.expect_backend("http-a", "discover-http", false);
+    let plan = |live: &RuntimeState, services: &[_]| -> Vec<String> {
+        live.plan_changes(Scope::These, services, &maps()).changes.iter().map(ToString::to_string).collect()
+    };
+    let added = [
+        "add backend http-a from discover-http",
+        "add server http-a/1 10.0.0.1:80 weight 100 check;enable health http-a/1;enable server http-a/1",
+        "publish backend http-a",
+        "add map /m/hosts.map a.com a.com",
+        "add map /m/paths.map a.com/ http-a",
+    ];
+    assert_eq!(plan(&live, &one), added);
+    live.mark_applied(Scope::These, &one);
+    assert_eq!(plan(&live, &one), [""; 0], "made is made");
+    live.mark_applied(Scope::These, &none);
+    assert_eq!(live.deletable_backends(), [""; 0], "it has a server");
+    live.mark_removed(&parse_server_name("http-a", "1").unwrap());
+    assert_eq!(live.deletable_backends(), ["http-a"]);
+    // A stream is open: the service that comes back finds the backend without requests.
+    live.mark_unpublished("http-a", false);
+    assert_eq!(plan(&live, &one)[1], "publish backend http-a");
+    live.mark_applied(Scope::These, &one);
+    assert!(live.leaving_backends().is_empty());
+    live.mark_applied(Scope::These, &none);
+    live.forget_backend("http-a");
+    assert!(live.leaving_backends().is_empty() && live.deletable_backends().is_empty());
+}
+
+#[test]
+fn a_backend_that_could_not_come_back_stays() {
+    let (a, b) = (id("a"), id("b"));
+    let store = settled("http-services/a/domain a.com\nhttp-services/b/domain b.com");
+    let all: Vec<_> = [&a, &b].map(|id| (id, store.service(id).map(|wanted| &**wanted))).into();
+    for (backends, leaving) in [
+        (Backends::default(), &[][..]),
+        (Backends::new(BTreeSet::new(), ["http-a".to_owned()].into()), &["http-b"][..]),
+    ] {
+        let mut live = RuntimeState::default().with_backends(backends);
+        live.mark_applied(Scope::All, &all);
+        live.mark_applied(Scope::These, &[(&a, None), (&b, None)]);
+        assert_eq!(live.leaving_backends().iter().collect::<Vec<_>>(), leaving);
+    }
+}
+
+#[test]
+fn a_color_that_goes_takes_its_backend_along() {
+    let store = settled(PREVIEWED);
+    let a = id("a");
+    let mut live = RuntimeState::default().with_backends(Backends::new(BTreeSet::new(), BTreeSet::new()));
+    live.expect_backend("http-a", "discover-http", false);
+    for color in ["blue", "green"] {
+        live.expect_backend(&format!("http-a:preview-{color}"), "discover-http-preview.10.0.0.0_8", true);
+    }
+    live.mark_applied(Scope::All, &[(&a, store.service(&a).map(|wanted| &**wanted))]);
+    let blue_alone = settled(&PREVIEWED.lines().filter(|line| !line.contains("green")).collect::<Vec<_>>().join("\n"));
+    live.mark_applied(Scope::These, &[(&a, blue_alone.service(&a).map(|wanted| &**wanted))]);
+    assert_eq!(live.leaving_backends().iter().collect::<Vec<_>>(), ["http-a:preview-green"]);
+}
+
 /// What it isn't known to have loaded, HAProxy can't check a certificate against; what a profile says of servers, one that
 /// is added doesn't have.
 #[test]
