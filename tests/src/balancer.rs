@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
+use serde_json::Value;
 
 use crate::http::{Request, Response};
 use crate::supervisor::{Supervisor, said};
@@ -191,6 +192,13 @@ impl Balancer {
             Ok(answer) if answer.status == 200 => Ok(()),
             Ok(answer) => Err(answer.body),
             Err(error) => Err(error.to_string()),
+        });
+        // The first HAProxy may come just when confgen has begun to restart it.
+        until(deadline, "the end of a restart that is under way", || {
+            let status = self.asked("/api/v1/status").map_err(|error| error.to_string())?.body;
+            let status: Value = serde_json::from_str(&status).map_err(|error| error.to_string())?;
+            let acts = status["under_way"].as_array().map(Vec::as_slice).unwrap_or_default();
+            if acts.iter().any(|act| act["kind"] == "restart") { Err(format!("{acts:?}")) } else { Ok(()) }
         });
         // A process that answered only after confgen had asked for another may have been taken for that one: the last one
         // that handover has started must serve. It may also have ended by itself, and then nobody takes over from it.
