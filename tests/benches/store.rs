@@ -19,7 +19,7 @@ fn service_keys(s: usize) -> [(String, Vec<u8>); 2] {
     [(format!("{below}/domain"), format!("s{s}.test").into_bytes()), (format!("{below}/check"), b"off".to_vec())]
 }
 
-/// An address where nobody listens.
+/// A loopback address without a listener, another one for each number.
 pub fn address_of(n: usize) -> Vec<u8> {
     format!("127.{}.{}.{}:9", 1 + n / 50_000, n / 200 % 250, n % 200 + 1).into_bytes()
 }

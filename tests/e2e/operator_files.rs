@@ -29,7 +29,7 @@ fn status(address: SocketAddr) -> Option<u16> {
     Request::get("any.test", "/").send(address).ok().map(|response| response.status)
 }
 
-/// A balancer with one service, and a directory for files. `lay_out` writes those that are there before the first start.
+/// A balancer with one service, and a directory for files. `lay_out` writes files before HAProxy starts.
 fn start(lay_out: impl FnOnce(&Etcd, &Setup)) -> Ground {
     let build = Ground::build().http("shop", "shop.test", &["shop-1"]).flags(&AT_ONCE);
     lay_out(&build.etcd, &build.setup);

@@ -1,4 +1,4 @@
-//! A service that takes over another one's requests in one transaction: nobody sees the moment in between.
+//! One transaction moves a service's requests to a new service. Every request in between gets an answer.
 
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -13,7 +13,7 @@ const RATE: u32 = 50;
 
 /// One replacement: a service that goes with all its keys, and a new one.
 struct Case {
-    /// What is asked: host and path.
+    /// The host and the path of each request.
     asked: (&'static str, &'static str),
     /// The keys of both, but for the upstream.
     old: &'static [(&'static str, &'static str)],

@@ -46,7 +46,7 @@ impl Turns {
         !self.is_taken && self.shares + shares <= count_shares()
     }
 
-    /// Tests that only share go first, and then those that are set up already.
+    /// A set-up begins while no test waits to share the machine, and no prepared test can take it alone.
     fn may_prepare(&self) -> bool {
         let is_ones_turn = self.shares == 0 && self.ready > 0;
         self.waiting == 0 && !is_ones_turn && self.prepared < PREPARED && self.may_share(1)
@@ -102,8 +102,7 @@ pub fn heavy() -> Turn {
     Turn::wait_alone(Turns::may_take_unprepared)
 }
 
-/// The same for a test whose set-up needs no machine of its own: sets up beside others, and then waits. What is set up idles
-/// while it waits, and must not mind.
+/// Waits for the same turn with the set-up done. The set-up runs beside other tests, and what it makes must bear the wait.
 pub fn heavy_on<T>(set_up: impl FnOnce() -> T) -> (Turn, T) {
     let asked = Instant::now();
     let mut turns = lock_turns();

@@ -400,7 +400,7 @@ fn an_upstream_that_a_lower_one_keeps_from_requests() {
     both.assert("b", Some(true), "ok");
     let verdict = both.assert("a", Some(false), "backup");
     assert_eq!(verdict.words().unwrap(), "the service's profile says `balance first`, and b serves");
-    // With a limit, the next server gets what is beyond it.
+    // The first server has a limit, so the next server gets the requests above it.
     scene(&store).rows(rows(Some(10))).assert("a", Some(true), "ok");
 }
 
