@@ -31,7 +31,7 @@ fn nothing_lost(ground: &mut Ground, act: impl FnOnce(&mut Ground)) {
     };
     for (_, report) in ground.under_load(&[Kind::PerRequest, Kind::KeepAlive], RATE, act) {
         report.assert_nothing_lost();
-        report.assert_pace(RATE / 2);
+        report.assert_pace(RATE);
     }
 }
 

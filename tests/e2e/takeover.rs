@@ -109,7 +109,7 @@ fn a_takeover_that_fails_loses_nothing_and_heals() {
     });
     for (_, report) in reports {
         report.assert_nothing_lost();
-        report.assert_pace(RATE / 2);
+        report.assert_pace(RATE);
     }
 }
 
