@@ -83,6 +83,11 @@ impl Shop {
     fn wait_served(&self, balancer: &Balancer, upstreams: usize) {
         balancer.wait_settled(PATIENCE);
         balancer.wait_servers(PATIENCE, "http-shop", upstreams);
+        // On 3.4 the service is served with its former `balance` until a restart, and the counters begin anew with it.
+        until(PATIENCE, "no service to wait for a restart", || {
+            let pending = balancer.api("status")["pending"].take();
+            if pending.as_array().is_some_and(Vec::is_empty) { Ok(()) } else { Err(pending.to_string()) }
+        });
         // confgen may have been in sync with what the store held before. The process of then answers 404.
         balancer.wait_one_haproxy(PATIENCE);
     }
