@@ -114,7 +114,7 @@ test-haproxy-3.0 test-haproxy-3.2 test-haproxy-3.4: test-haproxy-%: build
 bench: NEEDS += h2load:nghttp2-client
 bench: deps ## Every figure of the documentation: a table, and target/bench/bench.html; BENCH="follow --rounds 41" for one
 	$(CARGO) build --release --workspace --bins
-	$(CARGO) bench --package lab --bench bench -- $(BENCH)
+	$(CARGO) bench --workspace --bench bench -- $(BENCH)
 
 .PHONY: check
 check: deps ## Format, lints, documentation, unused dependencies; licences and advisories where cargo-deny is installed
@@ -136,8 +136,8 @@ release: deps ## Build what is installed
 	$(CARGO) build --release --workspace --bins
 
 .PHONY: images
-images: ## Container images of what `make release` has built; TAG=latest
-	@BUILT="$(BUILT)" TAG="$(TAG)" units/images/build
+images: ## Container images of what `make release` has built; TAG=latest; HAProxy 3.4: BASE=debian:sid-slim HAPROXY_SUITE=experimental
+	@BUILT="$(BUILT)" TAG="$(TAG)" BASE="$(BASE)" HAPROXY_SUITE="$(HAPROXY_SUITE)" units/images/build
 
 .PHONY: deb
 deb: NEEDS = cc:build-essential dpkg-shlibdeps:dpkg-dev

@@ -52,9 +52,9 @@ const BENCHES: [Bench; 11] = [
 /// Measures haproxy-discover, and what the same work costs at least
 #[derive(Debug, Parser)]
 #[command(after_help = "Examples:
-  cargo bench --package lab --bench bench -- --list
-  cargo bench --package lab --bench bench -- follow --sizes 10,50000 --rounds 41
-  cargo bench --package lab --bench bench -- route-probe --services 3000")]
+  cargo bench --workspace --bench bench -- --list
+  cargo bench --workspace --bench bench -- follow --sizes 10,50000 --rounds 41
+  cargo bench --workspace --bench bench -- route-probe --services 3000")]
 struct Options {
     /// The benchmarks to run; all without one
     names: Vec<String>,

@@ -53,6 +53,23 @@ fn one_command_brings_up_a_cluster_whose_parts_stop_without_a_loss() {
     }
 }
 
+#[test]
+#[ignore = "needs Docker: make test-images"]
+fn the_balancer_can_be_built_with_haproxy_3_4() {
+    let _turn = heavy();
+    let images = Images::build_with_experimental_haproxy();
+    let cluster = Cluster::up(&images);
+    for (name, container) in cluster.containers() {
+        becomes_healthy(name, container);
+    }
+    let balancer = cluster.containers()["balancer-1"].name();
+    let output = Command::new("docker").args(["exec", balancer, "haproxy", "-v"]).output().unwrap();
+    let version = String::from_utf8_lossy(&output.stdout).into_owned();
+    assert!(version.starts_with("HAProxy version 3.4."), "{version}");
+    both_answer(&cluster);
+    both_are_asked(&cluster);
+}
+
 fn becomes_healthy(name: &str, container: &Container) {
     until(DEADLINE, &format!("{name} to be healthy"), || match container.health().as_str() {
         "healthy" => Ok(()),

@@ -18,7 +18,7 @@ const NAMES: [&str; 4] = ["etcd", "app", "announcer", "balancer"];
 /// The images, of the binaries that the tests run, under a tag of their own. Dropping it removes them.
 pub struct Images {
     tag: String,
-    _base: Option<Made>,
+    _bases: Vec<Made>,
 }
 
 impl Images {
@@ -27,9 +27,23 @@ impl Images {
     /// # Panics
     /// Without a Docker that answers, or a Debian mirror.
     pub fn build() -> Self {
-        let images = Self { _base: base(), tag: name() };
+        Self::build_with(base().into_iter().collect(), &[])
+    }
+
+    /// Builds them with the balancer's HAProxy from Debian experimental.
+    ///
+    /// # Panics
+    /// As [`Self::build`].
+    pub fn build_with_experimental_haproxy() -> Self {
+        const SID: &str = "debian:sid-slim";
+        let bases = [base(), import("sid", SID)].into_iter().flatten().collect();
+        Self::build_with(bases, &[&format!("BASE={SID}"), "HAPROXY_SUITE=experimental"])
+    }
+
+    fn build_with(bases: Vec<Made>, variables: &[&str]) -> Self {
+        let images = Self { _bases: bases, tag: name() };
         let mut make = Command::new("make");
-        make.args(["--silent", "-C", SOURCE, "images", &format!("TAG={}", images.tag)]);
+        make.args(["--silent", "-C", SOURCE, "images", &format!("TAG={}", images.tag)]).args(variables);
         make.arg(format!("BUILT={}", folder().display())).env_remove("MAKEFLAGS");
         checked(&make.output().expect("make"), "make images");
         images
@@ -55,22 +69,27 @@ impl Drop for Images {
 }
 
 /// A base image that this test has made. Dropping it removes it.
-pub(crate) struct Made;
+pub(crate) struct Made(&'static str);
 
 impl Drop for Made {
     fn drop(&mut self) {
-        let _ = Command::new("docker").args(["rmi", "--force", BASE]).output();
+        let _ = Command::new("docker").args(["rmi", "--force", self.0]).output();
     }
 }
 
 /// Makes the base, where Docker doesn't have it, from Debian's packages: nothing is asked of an image registry.
 pub(crate) fn base() -> Option<Made> {
-    let known = Command::new("docker").args(["image", "inspect", BASE]).output().expect("docker");
+    import("bookworm", BASE)
+}
+
+/// Makes the image of a suite, unless Docker has it.
+fn import(suite: &str, image: &'static str) -> Option<Made> {
+    let known = Command::new("docker").args(["image", "inspect", image]).output().expect("docker");
     if known.status.success() {
         return None;
     }
-    docker(&["import", &debian("bookworm"), BASE]);
-    Some(Made)
+    docker(&["import", &debian(suite), image]);
+    Some(Made(image))
 }
 
 /// The root of a small Debian, as a tar that is made once.
