@@ -7,8 +7,8 @@ use std::time::{Duration, Instant};
 use lab::load::{Fault, Kind, Plan};
 use lab::{Announce, App, Balancer, Etcd, Ground, Host, PATIENCE, Setup, light, until};
 
-/// Longer than HAProxy takes to find a dead host.
-const TTL: Duration = Duration::from_secs(10);
+/// Longer than HAProxy takes to find a dead host by its checks alone.
+const TTL: Duration = Duration::from_secs(20);
 
 /// How long a client waits for an answer.
 const ANSWERS: Duration = Duration::from_secs(3);
@@ -65,7 +65,7 @@ impl Scene {
 #[ignore = "needs namespaces of its own: make test runs it where it may make them"]
 fn a_host_that_is_cut_off_is_left_out_and_comes_back() {
     let _turn = light();
-    let scene = Scene::start(&["shop-1", "shop-2"], "10s");
+    let scene = Scene::start(&["shop-1", "shop-2"], "20s");
     let (host, balancer) = (&scene.host, &scene.balancer);
     // One whose connections are still open can't be deleted yet; nothing new is sent to it.
     let is_known = || {
@@ -74,7 +74,7 @@ fn a_host_that_is_cut_off_is_left_out_and_comes_back() {
     };
 
     let loads = [Kind::PerRequest, Kind::KeepAlive].map(|kind| {
-        let mut plan = scene.load(kind, 200);
+        let mut plan = scene.load(kind, 200).workers(200);
         plan.timeout = ANSWERS;
         plan.start()
     });
