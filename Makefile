@@ -75,7 +75,7 @@ IGNORED = $(CARGO) test --workspace --test e2e --test it --test processes -- --i
 IN_NAMESPACES = pid_one:: in_a_container where_proc_has host_cut_off::
 
 .PHONY: test
-test: NEEDS += $(if $(DOCKER),debootstrap:debootstrap)
+test: NEEDS += iptables:iptables $(if $(DOCKER),debootstrap:debootstrap)
 test: build ## Every test, against real etcd, HAProxy and supervisord; in containers too where Docker runs
 	CARGO="$(CARGO)" tests/run
 	@if unshare --net --pid --fork --mount-proc true 2>/dev/null; then \

@@ -76,6 +76,26 @@ impl Host {
     pub fn connect(&self) {
         ip(self.command("ip").args(["link", "set", "eth0", "up"]));
     }
+
+    /// Loses this share of the packets that reach the host.
+    pub fn lose(&self, share: f64) {
+        let share = share.to_string();
+        self.filter(&["--match", "statistic", "--mode", "random", "--probability", &share, "--jump", "DROP"]);
+    }
+
+    /// Refuses new connections, like a host on which no program listens.
+    pub fn refuse(&self) {
+        self.filter(&["--protocol", "tcp", "--syn", "--jump", "REJECT", "--reject-with", "tcp-reset"]);
+    }
+
+    fn filter(&self, rule: &[&str]) {
+        ip(self.command("iptables").args(["--wait", "--append", "INPUT", "--in-interface", "eth0"]).args(rule));
+    }
+
+    /// Ends [`Self::lose`] and [`Self::refuse`].
+    pub fn heal(&self) {
+        ip(self.command("iptables").args(["--wait", "--flush", "INPUT"]));
+    }
 }
 
 impl Default for Host {

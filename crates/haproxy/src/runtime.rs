@@ -23,7 +23,7 @@ pub use certificate::{CertificateChange, CrtEntry, NotPem, Pem, ShownCertificate
 pub use change::{AdminState, Change, NotAToken, Removal, ServerName, Token};
 pub use command::{Command, NotAWord, Word};
 pub use info::Info;
-pub use options::{CheckTls, ServerOptions, ServerTls, Sni};
+pub use options::{CheckTls, LIVENESS, ServerOptions, ServerTls, Sni};
 pub use servers::{AdminFlags, NotServersState, Operation, ServerState, ServersState};
 pub use sessions::Sessions;
 pub use stats::{Average, Count, RowKind, Stat};

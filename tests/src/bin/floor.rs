@@ -23,6 +23,9 @@ struct Args {
     socket: PathBuf,
 }
 
+/// The pace of checks that confgen sends too.
+const PACE: &str = "downinter 500ms error-limit 85 fall 4 fastinter 1s observe layer4 on-error fail-check";
+
 #[tokio::main(flavor = "current_thread")]
 async fn main() -> anyhow::Result<()> {
     let args = Args::parse();
@@ -37,7 +40,7 @@ async fn main() -> anyhow::Result<()> {
                 EventType::Put => {
                     let address = entry.value_str()?;
                     format!(
-                        "add server {server} {address} weight 100 check;enable health {server};enable server {server}"
+                        "add server {server} {address} weight 100 check {PACE};enable health {server};enable server {server}"
                     )
                 }
                 EventType::Delete => format!("set server {server} state maint;del server {server}"),

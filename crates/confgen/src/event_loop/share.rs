@@ -14,7 +14,8 @@ use crate::status::activity::Activities;
 pub use crate::status::share::Starving;
 use crate::status::share::Tracker;
 
-/// A server that goes down and comes up again takes longer than this, unless a profile says otherwise.
+/// A server that goes down and comes up again takes longer than this, unless a profile says otherwise: two checks pass, one half a
+/// second or a second after it went down, the other a second later.
 const COUNT_EVERY: Duration = Duration::from_secs(1);
 
 /// At most this many backends are counted in a second on average. A row takes HAProxy and confgen some 5 µs each, so this is half a

@@ -15,6 +15,8 @@ pub fn options_for(wanted: &DesiredService) -> ServerOptions {
     ServerOptions {
         weight: discovery::Weight::DEFAULT.get(),
         check: settings.check != Check::Off,
+        // A server of the file has these words from the file's `defaults`, which a profile replaces.
+        liveness: settings.check != Check::Off && settings.profile.is_none(),
         backup: false,
         id: None,
         maxconn: settings.maxconn,
@@ -90,6 +92,7 @@ pub fn default_server_words(wanted: &DesiredService) -> Vec<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::desired::Policy;
     use crate::desired::tests::{settle, topology};
 
     #[test]
@@ -117,5 +120,19 @@ mod tests {
                 assert!(format!("{added} ").contains(&format!(" {word} ")), "{some}: {word} isn't in{added}");
             }
         }
+    }
+
+    #[test]
+    fn an_added_server_is_checked_at_the_pace_of_its_section() {
+        let paced = |setting: &str| {
+            let store = topology(&format!("http-services/a/domain a.test\nhttp-services/a/{setting}\n"));
+            let policy = Policy { profiles: ["slow".parse().unwrap()].into(), ..Policy::default() };
+            let settled = settle(&store, &Default::default(), &policy);
+            let (_, wanted) = settled.services().next().unwrap();
+            options_for(wanted).to_string().contains(runtime::LIVENESS)
+        };
+        assert!(paced("check tcp") && paced("check http /health"));
+        assert!(!paced("check off"), "HAProxy knows no pace without a check");
+        assert!(!paced("profile slow"), "the operator's section has none");
     }
 }

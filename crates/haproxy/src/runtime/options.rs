@@ -6,6 +6,12 @@ use std::time::Duration;
 
 use super::{Token, Word};
 
+/// The words by which HAProxy soon notices a server that is dead or cut off (2.6 to 3.4). After a failed check it checks once a
+/// second. 85 connections of requests in a row that fail count as a failed check. After four failed checks in a row the server is
+/// down, and HAProxy checks it every half second. At 500 requests/s to a single server, half a second without a listener counts as two
+/// failed checks, and by chance one more: such a server stays up, and its requests are repeated.
+pub const LIVENESS: &str = "downinter 500ms error-limit 85 fall 4 fastinter 1s observe layer4 on-error fail-check";
+
 /// The options of an added server. `add server` takes nothing from `default-server` (Management Guide, section 9.3).
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct ServerOptions {
@@ -13,6 +19,8 @@ pub struct ServerOptions {
     pub weight: u16,
     /// True if HAProxy checks the server, as its backend says.
     pub check: bool,
+    /// True if the check has the pace of [`LIVENESS`].
+    pub liveness: bool,
     /// True for a server that is used only if no other one is up.
     pub backup: bool,
     /// The most connections to the server. Further requests wait.
@@ -67,6 +75,9 @@ impl fmt::Display for ServerOptions {
         write!(f, " weight {}", self.weight)?;
         if self.check {
             f.write_str(" check")?;
+        }
+        if self.liveness {
+            write!(f, " {LIVENESS}")?;
         }
         if self.backup {
             f.write_str(" backup")?;

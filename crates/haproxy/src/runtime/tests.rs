@@ -107,6 +107,7 @@ fn changes_are_made_without_a_complaint() {
         id: None,
         weight: 100,
         check: true,
+        liveness: true,
         check_tls: Some(CheckTls { sni: Some("a.test".parse().unwrap()) }),
         backup: true,
         maxconn: NonZeroU32::new(9),

@@ -1,5 +1,5 @@
 use discovery::Kind;
-use haproxy::runtime::Token;
+use haproxy::runtime::{LIVENESS, Token};
 use proptest::prelude::*;
 
 use super::*;
@@ -53,7 +53,9 @@ fn servers_come_and_go() {
     let two = format!("{one} http-services/a/upstreams/2 10.0.0.2:80\n");
     assert_eq!(
         steps(one, &two, "a"),
-        ["add server http-a/2 10.0.0.2:80 weight 100 check;enable health http-a/2;enable server http-a/2"]
+        [format!(
+            "add server http-a/2 10.0.0.2:80 weight 100 check {LIVENESS};enable health http-a/2;enable server http-a/2"
+        )]
     );
     assert_eq!(steps(&two, one, "a"), ["remove http-a/2"]);
     assert_eq!(
@@ -64,7 +66,7 @@ fn servers_come_and_go() {
     assert_eq!(
         steps(one, &sticky, "a"),
         [
-            "add server http-a/2 10.0.0.2:80 weight 100 check;enable health http-a/2",
+            &format!("add server http-a/2 10.0.0.2:80 weight 100 check {LIVENESS};enable health http-a/2"),
             "enable dynamic-cookie backend http-a",
             "set server http-a/2 state ready"
         ],
@@ -96,9 +98,9 @@ fn an_upstream_that_returns_starts_as_down() {
         all.iter().map(ToString::to_string).filter(|it| it.contains("http-a/2")).collect::<Vec<_>>()
     };
     let down = "set server http-a/2 state drain;set server http-a/2 health down;set server http-a/2 state ready";
-    let added = "add server http-a/2 10.0.0.2:80 weight 100 check;enable health http-a/2";
-    assert_eq!(returning(true, "off"), [added, down, down]);
-    assert_eq!(returning(true, "cookie"), [added, down, down]);
+    let added = format!("add server http-a/2 10.0.0.2:80 weight 100 check {LIVENESS};enable health http-a/2");
+    assert_eq!(returning(true, "off"), [&added, down, down]);
+    assert_eq!(returning(true, "cookie"), [&added, down, down]);
     let ready = "set server http-a/2 state ready";
     assert_eq!(returning(false, "off"), [&format!("{added};enable server http-a/2"), ready]);
 }
@@ -115,7 +117,9 @@ fn a_backend_comes_before_its_servers_and_goes_after_them() {
     };
     let added = [
         "add backend http-a from discover-http",
-        "add server http-a/1 10.0.0.1:80 weight 100 check;enable health http-a/1;enable server http-a/1",
+        &format!(
+            "add server http-a/1 10.0.0.1:80 weight 100 check {LIVENESS};enable health http-a/1;enable server http-a/1"
+        ),
         "publish backend http-a",
         "add map /m/hosts.map a.com a.com",
         "add map /m/paths.map a.com/ http-a",
