@@ -153,6 +153,7 @@ impl Reconciler {
             remarks,
             named_sections: operator.referenced_sections(),
             all_backup_profiles: operator.all_backup_profiles.clone(),
+            closing_lines: operator.closing_lines.clone(),
         }
     }
 
