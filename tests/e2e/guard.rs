@@ -176,6 +176,26 @@ fn a_service_that_is_nothing_but_upstreams_is_kept_too() {
     balancer.wait_status(PATIENCE, "any.test", "/", 404);
 }
 
+#[test]
+fn a_service_that_is_deleted_serves_no_host_and_its_retained_upstreams_wait_for_it() {
+    let _turn = light();
+    let mut crowd = crowd(2);
+    crowd.announcers.iter_mut().for_each(Process::kill);
+    crowd.assert_kept(0);
+    let (etcd, balancer) = (&crowd.ground.etcd, &crowd.ground.balancer);
+    balancer.wait_status(PATIENCE, "shop.test", "/", 200);
+    // Settings hang on no lease: only a client deletes them.
+    etcd.delete_all("http-services/shop/");
+    balancer.wait_status(PATIENCE, "shop.test", "/", 404);
+    let said = "service deleted, its retained upstreams serve no host or port service=http-shop count=2";
+    until(PATIENCE, "confgen to say so", || balancer.log("confgen").contains(said));
+    let api = || balancer.asked("/api/v1/services/http-shop").unwrap().body;
+    until(PATIENCE, "the API to say so", || api().contains("the service was deleted, and its retained upstreams"));
+    etcd.put("http-services/shop/domain", "shop.test");
+    balancer.wait_status(PATIENCE, "shop.test", "/", 200);
+    assert_eq!(balancer.servers_up("http-shop").len(), 2);
+}
+
 /// The announcers of two services are cut off from etcd for good, as by an expired client certificate. Their leases end one
 /// after the other, within 50 s; each is further from the next than `--guard-window`. A third service keeps the share of all
 /// lost upstreams small.

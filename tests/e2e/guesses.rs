@@ -3,9 +3,10 @@
 
 use std::fs::read_to_string;
 use std::process::Command;
-use std::thread::scope;
+use std::thread::{scope, sleep};
 use std::time::{Duration, Instant};
 
+use lab::http::Request;
 use lab::{Balancer, Ground, cpu_seconds, light, until};
 
 /// HAProxy counts wrong passwords of the last minute.
@@ -14,9 +15,16 @@ const FORGOTTEN: Duration = Duration::from_secs(150);
 /// Wrong passwords that HAProxy looks at.
 const ALLOWED: usize = 10;
 
+/// HAProxy hashes two wrong passwords of `--stats-password-file` in 200 ms.
+const PACE: Duration = Duration::from_millis(250);
+
+/// `admin:wrong`.
+const WRONG: &str = "Basic YWRtaW46d3Jvbmc=";
+
 /// All of 127.0.0.0/8 is this machine's.
 const GUESSER: &str = "127.0.0.5";
 const PROMETHEUS: &str = "127.0.0.6";
+const NEWCOMER: &str = "127.0.0.7";
 
 /// The status of an answer of the stats port, and the time that it took.
 fn asked(balancer: &Balancer, from: &str, password: Option<&str>) -> (u16, Duration) {
@@ -31,8 +39,9 @@ fn asked(balancer: &Balancer, from: &str, password: Option<&str>) -> (u16, Durat
 }
 
 /// One wrong password more than allowed: HAProxy answers the last one late, and doesn't look at it.
-fn guess(balancer: &Balancer) {
+fn guess(balancer: &Balancer, pause: Duration) {
     for number in 1..=ALLOWED {
+        sleep(pause);
         assert_eq!(asked(balancer, GUESSER, Some(&format!("wrong{number}"))).0, 401, "wrong password {number}");
     }
     let (status, took) = asked(balancer, GUESSER, Some("wrong"));
@@ -46,7 +55,7 @@ fn guesses_are_few_and_the_right_password_is_let_in() {
     let ground = Ground::build().http("shop", "shop.test", &["shop"]).start();
     let made = &ground.balancer;
     let password = read_to_string(made.folder().join("state/stats-password")).unwrap();
-    guess(made);
+    guess(made, Duration::ZERO);
     for from in [PROMETHEUS, GUESSER] {
         assert_eq!(asked(made, from, Some(password.trim())).0, 200, "the right one, from {from}");
     }
@@ -59,7 +68,7 @@ fn guesses_are_few_and_the_right_password_is_let_in() {
     assert!(given.file().contains("user admin password $6$"), "{}", given.file());
     let worker = given.worker();
     let before = cpu_seconds(worker);
-    guess(given);
+    guess(given, PACE);
     let hashed = cpu_seconds(worker) - before;
     assert_eq!(asked(given, PROMETHEUS, Some("secret")).0, 200, "the right one, from elsewhere");
 
@@ -80,4 +89,43 @@ fn guesses_are_few_and_the_right_password_is_let_in() {
         let (status, _) = asked(given, GUESSER, Some("secret"));
         if status == 200 { Ok(()) } else { Err(format!("{status} after {:?}", start.elapsed())) }
     });
+}
+
+#[test]
+fn wrong_passwords_of_many_addresses_are_hashed_at_a_bounded_pace() {
+    let _turn = light();
+    let build = Ground::build().http("shop", "shop.test", &["shop"]).file("password", "secret\n");
+    let file = build.setup.folder().join("password").display().to_string();
+    let ground = build.flags(&["--stats-password-file", &file]).start();
+    let balancer = &ground.balancer;
+    assert_eq!(asked(balancer, PROMETHEUS, Some("secret")).0, 200);
+
+    let start = Instant::now();
+    let hashed: Vec<Duration> = scope(|threads| {
+        let guesses = (1..=250).map(|number| {
+            let request = Request::get("stats.test", "/metrics").header("Authorization", WRONG);
+            let request = request.from(&format!("127.0.1.{number}"));
+            // The answer to the others is late, and some come after the time limit of `send`.
+            threads.spawn(move || {
+                let answer = request.send(balancer.stats()).ok().filter(|answer| answer.status != 429)?;
+                assert_eq!(answer.status, 401);
+                Some(start.elapsed())
+            })
+        });
+        let guesses: Vec<_> = guesses.collect();
+        assert_eq!(asked(balancer, PROMETHEUS, Some("secret")).0, 200, "an address that has had the right one");
+        guesses.into_iter().filter_map(|guess| guess.join().unwrap()).collect()
+    });
+    let last = hashed.iter().max().copied().unwrap_or_default().as_secs_f64();
+    println!("{} of 250 wrong passwords were hashed, the last one after {last:.2} s", hashed.len());
+    // HAProxy hashes two within 200 ms. Each further thread may begin one before the first two are counted.
+    let threads = std::thread::available_parallelism().map_or(1, usize::from);
+    let most = (1 + threads) as f64 * (last / 0.2 + 2.0);
+    assert!(hashed.len() >= 2 && hashed.len() as f64 <= most, "{} hashed within {last:.2} s", hashed.len());
+
+    let (status, took) = asked(balancer, NEWCOMER, Some("secret"));
+    assert!(
+        status == 200 && took < Duration::from_secs(5),
+        "the next one, once the flood is over: {status} after {took:?}"
+    );
 }

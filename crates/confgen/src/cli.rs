@@ -145,8 +145,8 @@ pub struct Options {
     /// Serve the stats page on these addresses, separated by commas
     #[arg(long, env = "CONFGEN_STATS_BIND", default_value = "*:1936", value_delimiter = ',', value_name = "ADDR:PORT")]
     pub stats_bind: Vec<Bind>,
-    /// Read the password of the stats page's user admin from this file. Without it, confgen makes a password in the state
-    /// directory
+    /// Read the password of the stats page's user admin from this file. It has at most 128 bytes. Without the file, confgen makes
+    /// a password in the state directory
     #[arg(long, env = "CONFGEN_STATS_PASSWORD_FILE", value_name = "FILE")]
     pub stats_password_file: Option<PathBuf>,
     /// Serve the stats page under this host too, over HTTPS. No service can claim the host

@@ -1,6 +1,7 @@
 //! The options, resolved into what each part of confgen takes. This module reads the host's name and the environment, and no file.
 
 use std::collections::BTreeMap;
+use std::ffi::{OsStr, OsString};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -13,7 +14,7 @@ use haproxy::supervisor::Control;
 
 use crate::cli::Options;
 use crate::local_files::{LocalPaths, certificates};
-use crate::operator_files::parse::OwnEndpoints;
+use crate::operator_files::parse::{LOCAL_PEER, OwnEndpoints};
 use crate::render::view::Site;
 
 /// The bound on one `haproxy -c`. It takes 90 ms for ten thousand servers, but an address that must be resolved may hang.
@@ -55,6 +56,7 @@ impl Options {
             chroot: self.rights.chroot.clone(),
             own_endpoints: self.reserved_addresses(),
             environment: std::env::vars_os()
+                .chain(self.local_peer().map(|name| (LOCAL_PEER.into(), name)))
                 .filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)))
                 .collect(),
         }
@@ -68,6 +70,13 @@ impl Options {
             master_dirs: masters::candidate_directories(&self.runtime_socket).collect(),
             state_file: self.server_state_file.clone(),
         }
+    }
+
+    /// The name by which HAProxy finds itself among peers: `-L` of its command line, else the host's name.
+    fn local_peer(&self) -> Option<OsString> {
+        let mut words = self.check_command.words();
+        let named = words.find(|word| *word == "-L").and_then(|_| words.next()).map(OsStr::to_owned);
+        named.or_else(|| nix::unistd::gethostname().ok())
     }
 
     /// The files of a check, in the order in which HAProxy reads them at its start.

@@ -211,7 +211,7 @@ impl Reconciler {
         let status = &mut self.status.reconcile;
         status.applied = Some(self.status.store_revision);
         pending.extend(self.desired.services_with_rejected_servers().cloned());
-        pending.extend(self.files.local.operator_files.filled.rejected_services());
+        pending.extend(self.files.local.operator_files.filled.unfilled_services(&self.desired));
         // The section of a deleted service stays, emptied, until the next restart. Nothing waits for that.
         pending.retain(|id| self.desired.service(id).is_some());
         let mut before = std::mem::replace(&mut status.pending, pending);

@@ -24,7 +24,7 @@ use haproxy::version::Version;
 use crate::desired::DesiredState;
 use crate::drain::DrainedUpstream;
 use crate::local_files::certificates::Certificates;
-use crate::operator_files::parse::ReferencedSection;
+use crate::operator_files::parse::{ClosingLines, ReferencedSection};
 use crate::operator_files::validate::Rejection;
 use crate::status::activity::Activities;
 use crate::status::metrics::{ActionCounters, RequeueCounters};
@@ -184,6 +184,8 @@ pub struct OperatorFilesStatus {
     pub named_sections: BTreeMap<String, ReferencedSection>,
     /// Their `defaults` sections with `option allbackups`.
     pub all_backup_profiles: BTreeSet<Profile>,
+    /// The lines of their `defaults` sections that may keep every request from a service's upstreams.
+    pub closing_lines: BTreeMap<Profile, ClosingLines>,
 }
 
 impl OperatorFilesStatus {

@@ -2,14 +2,19 @@
 //!
 //! Whether an upstream serves is decided elsewhere, from its record, override and color. Pure: no I/O, no clock.
 
+mod fields;
+
+use std::collections::BTreeSet;
 use std::fmt;
 use std::str::FromStr;
 
+use serde::de::{Deserializer, Error};
 use serde::{Deserialize, Serialize};
 
 use crate::refusal::escape_text;
 use crate::store::{LONGEST_RECORD, value_length};
 use crate::{Color, Refusal, UpstreamAddress};
+use fields::read_fields;
 
 /// A server's weight, 0 to 256 as in HAProxy (configuration manual, section 5.2, `weight`).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -78,41 +83,41 @@ pub enum UpstreamState {
 }
 
 /// An upstream's record: `172.17.8.101:8000`, or JSON with the same and more.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Upstream {
     /// The address that HAProxy connects to.
     pub address: UpstreamAddress,
     /// The share among the upstreams of its color.
-    #[serde(default, skip_serializing_if = "is_default")]
+    #[serde(skip_serializing_if = "is_default")]
     pub weight: Weight,
     /// The deployment that the upstream belongs to. `None` serves only while the service has no `active`.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub color: Option<Color>,
     /// The state that the announcer wrote.
-    #[serde(default, skip_serializing_if = "is_default")]
+    #[serde(skip_serializing_if = "is_default")]
     pub state: UpstreamState,
     /// True if the upstream serves only while no other upstream of the service is up.
-    #[serde(default, skip_serializing_if = "is_default")]
+    #[serde(skip_serializing_if = "is_default")]
     pub backup: bool,
     /// True if the record is meant to have no lease, so that `discoverctl lint` doesn't report it.
-    #[serde(default, skip_serializing_if = "is_default")]
+    #[serde(skip_serializing_if = "is_default")]
     pub permanent: bool,
     /// Fields with an unknown name, for `discoverctl lint`.
-    #[serde(flatten, skip_serializing)]
+    #[serde(skip)]
     pub unknown: UnknownFields,
 }
 
 /// An operator's override of an upstream. It outlives the announcer's writes and the record.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct Override {
     /// The state that HAProxy gives the upstream. `None` leaves the record's state.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub state: Option<OverrideState>,
     /// The weight instead of the record's. `None` leaves the record's weight.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub weight: Option<Weight>,
     /// Fields with an unknown name, for `discoverctl lint`.
-    #[serde(flatten, skip_serializing)]
+    #[serde(skip)]
     pub unknown: UnknownFields,
 }
 
@@ -126,11 +131,34 @@ pub enum OverrideState {
     Maint,
 }
 
-/// JSON fields with an unknown name, by name. They are read and ignored, and never written.
-pub type UnknownFields = std::collections::BTreeMap<String, serde_json::Value>;
+/// The names of JSON fields that mean nothing. Their values are ignored, and never written.
+pub type UnknownFields = BTreeSet<String>;
 
 fn is_default<T: Default + PartialEq>(value: &T) -> bool {
     *value == T::default()
+}
+
+impl<'de> Deserialize<'de> for Upstream {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let known = &["address", "weight", "color", "state", "backup", "permanent"];
+        let fields = read_fields::<D, UpstreamState>(deserializer, known)?;
+        Ok(Self {
+            address: fields.address.ok_or_else(|| D::Error::missing_field("address"))?,
+            weight: fields.weight.unwrap_or_default(),
+            color: fields.color,
+            state: fields.state.unwrap_or_default(),
+            backup: fields.backup.unwrap_or_default(),
+            permanent: fields.permanent.unwrap_or_default(),
+            unknown: fields.unknown,
+        })
+    }
+}
+
+impl<'de> Deserialize<'de> for Override {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let fields = read_fields(deserializer, &["state", "weight"])?;
+        Ok(Self { state: fields.state, weight: fields.weight, unknown: fields.unknown })
+    }
 }
 
 impl Upstream {
@@ -210,7 +238,43 @@ mod tests {
         let read = Upstream::parse(text.as_bytes()).unwrap();
         assert_eq!(read.to_string(), text);
         let odd = Upstream::parse(br#"{"address":"10.0.0.1:80","wieght":7}"#).unwrap();
-        assert_eq!(odd.unknown.keys().collect::<Vec<_>>(), ["wieght"]);
+        assert_eq!(odd.unknown.iter().collect::<Vec<_>>(), ["wieght"]);
+    }
+
+    #[test]
+    fn a_field_that_is_null_is_not_given() {
+        let text =
+            br#"{"address":"10.0.0.1:80","weight":null,"color":null,"state":null,"backup":null,"permanent":null}"#;
+        assert_eq!(Upstream::parse(text), Upstream::parse(b"10.0.0.1:80"));
+        assert_eq!(Override::parse(br#"{"state":null,"weight":null}"#), Override::parse(b"{}"));
+        let why = Upstream::parse(br#"{"address":null}"#).unwrap_err().to_string();
+        assert_eq!(why, "JSON: missing field `address` at line 1 column 16");
+    }
+
+    #[test]
+    fn an_unknown_field_voids_no_record() {
+        let deep = format!("{}{}", "[".repeat(400), "]".repeat(400));
+        for odd in
+            ["1e99999", r#""\ud800""#, r#"{"a":"\udc00\ud800"}"#, "-0.1E-99999", "99999999999999999999999", &deep]
+        {
+            for name in ["x", r"\ud800", "\u{e4}"] {
+                let record = format!(r#"{{"{name}":{odd},"address":"10.0.0.1:80","{name}":{odd},"weight":7}}"#);
+                let read = Upstream::parse(record.as_bytes()).unwrap_or_else(|why| panic!("{record}: {why}"));
+                assert_eq!((read.weight.get(), read.unknown.len()), (7, 1), "{record}");
+                let imposed = format!(r#"{{"{name}":{odd},"address":{odd},"state":"maint"}}"#);
+                let imposed = Override::parse(imposed.as_bytes()).unwrap();
+                assert_eq!((imposed.state, imposed.unknown.len()), (Some(OverrideState::Maint), 2));
+            }
+        }
+        for broken in [
+            r#"{"address":"10.0.0.1:80","x":1e}"#,
+            r#"{"address":"10.0.0.1:80","x":[}"#,
+            r#"{"address":"10.0.0.1:80"} x"#,
+        ] {
+            assert!(Upstream::parse(broken.as_bytes()).is_err(), "{broken}");
+        }
+        let twice = Upstream::parse(br#"{"address":"10.0.0.1:80","weight":1,"weight":2}"#).unwrap_err().to_string();
+        assert!(twice.starts_with("JSON: duplicate field `weight`"), "{twice}");
     }
 
     #[test]

@@ -4,6 +4,7 @@
 //! Nothing is matched here. Pure: no I/O, no clock.
 
 mod cost;
+mod coverage;
 
 use std::fmt;
 use std::str::FromStr;
@@ -11,6 +12,7 @@ use std::str::FromStr;
 use regex_syntax::ast::{self, Ast, visit};
 
 use crate::Refusal;
+use coverage::{Coverage, ROOT};
 
 /// In bytes.
 const LONGEST: usize = 256;
@@ -23,7 +25,10 @@ const NODE_BYTES: u64 = 40;
 /// look-around, no back references, no names, no Unicode classes, no set operations, no inline flags but `i`. Its worst
 /// case is bounded (docs/limits.md).
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct UrlRegex(Box<str>);
+pub struct UrlRegex {
+    text: Box<str>,
+    coverage: Coverage,
+}
 
 impl UrlRegex {
     /// The bytes of path and query that HAProxy compares, from the first.
@@ -31,7 +36,23 @@ impl UrlRegex {
 
     /// The expression as it was written.
     pub fn as_str(&self) -> &str {
-        &self.0
+        &self.text
+    }
+
+    /// True if the expression matches every path. False also if that isn't known.
+    pub fn matches_every_path(&self) -> bool {
+        self.coverage.covered.as_deref() == Some(ROOT)
+    }
+
+    /// True if the expression matches no path, because it begins with `^` and a letter that no path begins with.
+    pub fn matches_no_path(&self) -> bool {
+        !self.coverage.prefix.starts_with(['/', '*'])
+    }
+
+    /// True if this expression matches each path that the other one matches. False also if that isn't known.
+    pub fn covers(&self, other: &Self) -> bool {
+        let is_covered = |begin: &str| other.coverage.prefix.starts_with(begin);
+        self.text == other.text || self.coverage.covered.as_deref().is_some_and(is_covered)
     }
 }
 
@@ -49,7 +70,7 @@ impl FromStr for UrlRegex {
             let part = text.get(slow.span.start.offset..slow.span.end.offset);
             Refusal::new_malformed(part.unwrap_or(text), slow.rule)
         })?;
-        Ok(Self(text.into()))
+        Ok(Self { text: text.into(), coverage: Coverage::new(&tree) })
     }
 }
 
@@ -66,7 +87,7 @@ fn check_text(text: &str) -> Result<(), &'static str> {
 
 impl fmt::Display for UrlRegex {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.pad(&self.0)
+        f.pad(&self.text)
     }
 }
 

@@ -30,6 +30,8 @@ pub enum Cause {
     DomainQuarantined,
     /// A key is quarantined without which the service gets no upstreams.
     ServiceQuarantined,
+    /// The operator's `defaults` section that the service's `profile` names answers each request, or refuses it.
+    ProfileCloses,
     /// The upstream is retained: it is served although its key is gone.
     Retained,
     /// The upstream has no record.
@@ -72,7 +74,7 @@ pub enum Cause {
 
 impl Cause {
     /// All causes that have a name here, in their order.
-    pub const ALL: [Self; 27] = [
+    pub const ALL: [Self; 28] = [
         Self::NoBalancer,
         Self::BalancerUnreadable,
         Self::OtherStore,
@@ -82,6 +84,7 @@ impl Cause {
         Self::ClaimHeld,
         Self::DomainQuarantined,
         Self::ServiceQuarantined,
+        Self::ProfileCloses,
         Self::Retained,
         Self::NoRecord,
         Self::RecordQuarantined,
@@ -115,6 +118,7 @@ impl Cause {
             Self::ClaimHeld => "claim_held",
             Self::DomainQuarantined => "domain_quarantined",
             Self::ServiceQuarantined => "service_quarantined",
+            Self::ProfileCloses => "profile",
             Self::Retained => "held",
             Self::NoRecord => "no_record",
             Self::RecordQuarantined => "record_quarantined",

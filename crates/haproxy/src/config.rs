@@ -8,7 +8,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 pub use servers::{ServerLine, parse_servers};
-pub use tokens::{ConfigWord, tokenize, tokenize_with};
+pub use tokens::{ConfigWord, find_comment, tokenize, tokenize_with};
 
 /// The keywords that open a section (configuration manuals, 2.6 to 3.2). A `server` line in `peers` is no backend's.
 pub const SECTIONS: [&str; 20] = [

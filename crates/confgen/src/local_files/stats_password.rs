@@ -7,8 +7,7 @@ use std::path::Path;
 use regular_file::SMALL;
 use sha_crypt::{PasswordHasher, ShaCrypt};
 
-use crate::render::stats_hash::Hash;
-use crate::render::stats_hash::sha256_hex;
+use crate::render::stats_hash::{Hash, LONGEST, sha256_hex};
 use crate::state_dir::{Error, io_error, replace_file};
 
 /// The characters of a made password: 144 random bits, with no character that a shell needs quoted.
@@ -33,6 +32,10 @@ pub fn load_password_hash(given: Option<&Path>, state_dir: &Path) -> Result<Hash
     if password.is_empty() {
         let path = given.unwrap_or(&path);
         return Err(io_error("use", path)(io::Error::other("the stats page's password is empty")));
+    }
+    if password.len() > LONGEST {
+        let text = format!("the stats page's password has {} bytes; at most {LONGEST} are allowed", password.len());
+        return Err(io_error("use", given.unwrap_or(&path))(io::Error::other(text)));
     }
     let is_random = given.is_none() && is_generated(password);
     let last = regular_file::read_text(&path, SMALL).ok().and_then(|text| Hash::parse(text.trim()));
@@ -124,6 +127,17 @@ mod tests {
         assert_eq!(read_last_hash(dir.path()), hash);
         replace_file(&given, b"\n", 0o600).unwrap();
         assert!(load_password_hash(Some(&given), dir.path()).is_err());
+    }
+
+    #[test]
+    fn a_password_that_haproxy_would_hash_for_long_is_refused() {
+        let dir = tempfile::tempdir().unwrap();
+        let given = dir.path().join("given");
+        replace_file(&given, "x".repeat(LONGEST).as_bytes(), 0o600).unwrap();
+        load_password_hash(Some(&given), dir.path()).unwrap();
+        replace_file(&given, "x".repeat(LONGEST + 1).as_bytes(), 0o600).unwrap();
+        let refusal = load_password_hash(Some(&given), dir.path()).unwrap_err().to_string();
+        assert!(refusal.contains("129 bytes; at most 128 are allowed"), "{refusal}");
     }
 
     #[test]

@@ -129,30 +129,39 @@ impl FilledFile {
             remarks
                 .push(format!("{path}: no comment like `# discover SERVICE: server <id> <address>`: nothing to fill"));
         }
-        for block in self.template.blocks() {
-            let error = block.pattern_error().map(|error| format!("{error}; the lines below are left as they are"));
-            let words = error.into_iter().chain(describe_match(block, desired));
-            remarks.extend(words.map(|words| format!("{path}:{}: {words}", block.comment_line)));
-        }
+        let missing =
+            self.template.blocks().filter_map(|block| Some((block.comment_line, describe_missing(block, desired)?)));
+        remarks.extend(missing.map(|(line, words)| format!("{path}:{line}: {words}")));
         remarks
+    }
+
+    /// The reasons why blocks stay as they are, with the places of their comments.
+    fn list_left_blocks<'a>(&'a self, desired: &'a DesiredState) -> impl Iterator<Item = (&'a ServerBlock, String)> {
+        let path = self.path.display();
+        self.template.blocks().filter_map(move |block| {
+            let words = block.pattern_error().map(str::to_owned).or_else(|| describe_ambiguity(block, desired))?;
+            Some((block, format!("{path}:{}: {words}; the lines below are left as they are", block.comment_line)))
+        })
     }
 }
 
-/// The reason why a block has no servers, or keeps those that it has. `None` if its comment names one service that exists, or
-/// no service at all.
-fn describe_match(block: &ServerBlock, desired: &DesiredState) -> Option<String> {
+/// The reason why a block has no servers. `None` if its comment names a service that exists, or no service at all.
+fn describe_missing(block: &ServerBlock, desired: &DesiredState) -> Option<String> {
     match (&block.service, match_service(desired, block)) {
-        (ServiceRef::Invalid(_), _) | (_, ServiceMatch::One(..)) => None,
         (ServiceRef::AnyKind(name), ServiceMatch::Missing) => Some(format!("there is no service {name}")),
         (ServiceRef::Exact(id), ServiceMatch::Missing) => {
             Some(format!("there is no service {}", id.folder_path().trim_end_matches('/')))
         }
-        (_, ServiceMatch::Ambiguous) => {
-            let names: Vec<String> = block.service.candidates().iter().map(ServiceId::folder_path).collect();
-            let names = names.join(" or ").replace("/ ", " ");
-            Some(format!("say which: {}; the lines below are left as they are", names.trim_end_matches('/')))
-        }
+        _ => None,
     }
+}
+
+/// The question that an operator has to answer, if a block's comment may mean two services.
+fn describe_ambiguity(block: &ServerBlock, desired: &DesiredState) -> Option<String> {
+    let ServiceMatch::Ambiguous = match_service(desired, block) else { return None };
+    let names: Vec<String> = block.service.candidates().iter().map(ServiceId::folder_path).collect();
+    let names = names.join(" or ").replace("/ ", " ");
+    Some(format!("say which: {}", names.trim_end_matches('/')))
 }
 
 impl PendingEdit {
@@ -222,7 +231,24 @@ impl FilledFiles {
         left.map(|(path, words)| format!("{path} can't be filled: {words}")).collect()
     }
 
-    /// The services that are named in a file which stays as it is.
+    /// The reasons why blocks stay as they are: a bad pattern, or a comment that may mean two services.
+    pub fn list_left_blocks(&self, desired: &DesiredState) -> Vec<String> {
+        self.0.iter().flat_map(|file| file.list_left_blocks(desired)).map(|(_, words)| words).collect()
+    }
+
+    /// The reasons why files, or blocks of them, stay as they are.
+    pub fn list_unfilled(&self, desired: &DesiredState) -> Vec<String> {
+        [self.list_rejections(), self.list_left_blocks(desired)].concat()
+    }
+
+    /// The services with upstreams that a section of the operator's doesn't have as desired, because it stays as it is.
+    pub fn unfilled_services(&self, desired: &DesiredState) -> BTreeSet<ServiceId> {
+        let blocks = self.0.iter().flat_map(|file| file.list_left_blocks(desired));
+        let named = blocks.flat_map(|(block, _)| block.service.candidates());
+        self.rejected_services().into_iter().chain(named).collect()
+    }
+
+    /// The services that are named in a file which HAProxy rejects with its new lines.
     pub fn rejected_services(&self) -> BTreeSet<ServiceId> {
         let left = self.0.iter().filter(|file| file.rejection.is_some());
         left.flat_map(|file| self.services_in(&file.path)).collect()

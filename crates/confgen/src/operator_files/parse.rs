@@ -5,6 +5,7 @@ mod addresses;
 mod conflicts;
 mod directives;
 mod environment;
+mod profiles;
 mod references;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -22,6 +23,7 @@ use references::{Part, find_references, services_in_word};
 
 pub use conflicts::OwnEndpoints;
 pub use environment::Environment;
+pub use profiles::ClosingLines;
 
 use crate::desired::HeldNames;
 
@@ -44,6 +46,8 @@ pub struct OperatorConfig {
     pub server_profiles: BTreeSet<Profile>,
     /// The profiles with `option allbackups`, in themselves or in the section that they are taken `from`.
     pub all_backup_profiles: BTreeSet<Profile>,
+    /// The lines of each profile that may keep every request from a service's upstreams.
+    pub closing_lines: BTreeMap<Profile, ClosingLines>,
     /// The services that the files may name by their section. Words that only look like a section count too.
     pub mentioned_services: BTreeSet<ServiceId>,
     /// Sentences for the operator about lines that confgen can't understand.
@@ -119,8 +123,8 @@ pub(crate) struct Listener {
     /// The only network interface from which connections are accepted.
     interface: Option<String>,
     namespace: Option<String>,
-    /// The line is a `peer`. HAProxy listens there only if the peer is this host.
-    is_peer: bool,
+    /// The line is a peer on another host, as far as its name is known. HAProxy listens only where it finds itself.
+    is_remote_peer: bool,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -150,6 +154,9 @@ struct LineContext<'a> {
     name: &'a str,
     is_conditional: bool,
 }
+
+/// The variable with the name by which HAProxy finds itself among peers. HAProxy sets the variable at its start.
+pub(crate) const LOCAL_PEER: &str = "HAPROXY_LOCALPEER";
 
 /// The most characters of a line that a message shows.
 const LONGEST_QUOTE: usize = 80;
@@ -263,13 +270,8 @@ impl OperatorConfig {
                 place.format_remark("the section's name comes from the environment: it is compared with no other"),
             );
         } else if kind == "defaults" && name != "from" {
-            self.profiles.extend(name.parse::<Profile>().ok());
             self.named_defaults.push(place.to_section());
-            if let [_, _, from, base] = words
-                && from.text == "from"
-            {
-                self.inherit_profile(name, base);
-            }
+            self.open_profile(place, words);
         } else if !["global", "defaults"].contains(&kind) {
             self.sections.push(place.to_section());
         }
@@ -291,15 +293,19 @@ impl OperatorConfig {
                     .push((place.to_source_line(&texts), texts.iter().map(|text| (*text).to_owned()).collect()));
                 self.parse_global_line(place, keyword, words.get(1..).unwrap_or_default());
             }
-            ("peers", ["peer" | "server", name, address, options @ ..]) => {
+            ("peers", [keyword @ ("peer" | "server"), name, address, options @ ..]) => {
                 let before = self.listeners.len();
-                self.add_listeners(place, &["peer", name, address], address, options);
-                self.listeners.iter_mut().skip(before).for_each(|listener| listener.is_peer = true);
+                self.add_listeners(place, &[keyword, name, address], address, options);
+                let is_known = words.get(1).is_some_and(|name| !name.has_unknown_variable);
+                let is_remote = is_known && environment.get(LOCAL_PEER).is_none_or(|local| local != name);
+                self.listeners.iter_mut().skip(before).for_each(|listener| listener.is_remote_peer = is_remote);
             }
-            ("defaults", ["default-server", ..]) => self.mark_server_profile(place.name),
-            ("defaults", ["option", "allbackups", ..]) => {
-                self.all_backup_profiles.extend(place.name.parse::<Profile>().ok());
+            // UDP takes no TCP port, but a socket's path may be another's.
+            ("log-forward", ["dgram-bind", addresses, options @ ..]) => {
+                let datagram: Vec<String> = addresses.split(',').map(|address| format!("dgram+{address}")).collect();
+                self.add_listeners(place, &["dgram-bind", addresses], &datagram.join(","), options);
             }
+            ("defaults", texts) => self.parse_profile_line(place, texts),
             (_, ["bind", addresses, options @ ..]) => {
                 self.add_listeners(place, &["bind", addresses], addresses, options);
             }
@@ -323,21 +329,6 @@ impl OperatorConfig {
         }
     }
 
-    /// Marks a profile as its base is marked. A base that isn't known may have any line.
-    fn inherit_profile(&mut self, profile: &str, base: &ConfigWord) {
-        let Ok(profile) = profile.parse::<Profile>() else { return };
-        let base_in = |marked: &BTreeSet<Profile>| {
-            base.has_unknown_variable || base.text.parse().is_ok_and(|base| marked.contains(&base))
-        };
-        let (has_server_line, uses_all_backups) = (base_in(&self.server_profiles), base_in(&self.all_backup_profiles));
-        self.server_profiles.extend(has_server_line.then(|| profile.clone()));
-        self.all_backup_profiles.extend(uses_all_backups.then_some(profile));
-    }
-
-    fn mark_server_profile(&mut self, profile: &str) {
-        self.server_profiles.extend(profile.parse::<Profile>().ok());
-    }
-
     /// Adds a listener for each of these addresses, which commas separate. An address from the environment may have its
     /// default too.
     fn add_listeners(&mut self, place: LineContext, line: &[&str], addresses: &str, options: &[&str]) {
@@ -354,7 +345,7 @@ impl OperatorConfig {
                 is_v6_only: options.contains(&"v6only"),
                 interface: find_value(options, "interface"),
                 namespace: find_value(options, "namespace"),
-                is_peer: false,
+                is_remote_peer: false,
             });
         }
     }
@@ -497,12 +488,5 @@ frontend b
         let known: Vec<_> = operator.tcp_ports().map(|(ports, _)| *ports.start()).collect();
         assert_eq!(known, [8001, 8002]);
         assert!(operator.global_keywords.contains("log"), "the operator's line may stand: ours would log twice");
-    }
-
-    #[test]
-    fn a_profile_may_use_all_backups() {
-        let operator = of("defaults a\n option allbackups\ndefaults b from a\ndefaults c from \"${D}\"\ndefaults d\n");
-        let names: Vec<String> = operator.all_backup_profiles.iter().map(Profile::to_string).collect();
-        assert_eq!(names, ["a", "b", "c"]);
     }
 }

@@ -4,7 +4,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant, SystemTime};
 
-use discovery::{Acceptance, ServiceId, Upstream, UpstreamId};
+use discovery::{Acceptance, ServiceId, Topology, Upstream, UpstreamId};
 
 use super::Reconciler;
 use crate::store::StoreUpdate;
@@ -78,16 +78,28 @@ impl Reconciler {
         if !self.retained.guard.services_with_retained().is_empty() {
             changed.extend(self.release_retained(graceful));
         }
+        self.log_deleted_services(&update.topology);
         changed
+    }
+
+    /// Logs the services whose settings were deleted while the guard retains upstreams of theirs. Settings hang on no lease, so
+    /// only a client deletes them, and that is meant. A reset store's settings are still in the topology.
+    fn log_deleted_services(&mut self, topology: &Topology) {
+        let retained = self.retained.guard.services_with_retained().into_iter();
+        let bare: BTreeSet<ServiceId> =
+            retained.filter(|id| !id.is_default() && lacks_settings(topology, id)).collect();
+        for service in bare.difference(&self.retained.without_settings) {
+            let count = self.retained.guard.retained_of(service).len();
+            tracing::warn!(%service, count, "service deleted, its retained upstreams serve no host or port");
+        }
+        self.retained.without_settings = bare;
     }
 
     /// The removals of upstreams that HAProxy finds up and whose lease has ended. If the lease lives, an operator or an announcer
     /// deleted the key.
     fn filter_unexpected(&self, mut removals: Vec<UpstreamRemoval>) -> Vec<UpstreamRemoval> {
         let health = self.ask_health(&removals.iter().map(|it| it.service.clone()).collect());
-        // A HAProxy that doesn't answer, or that restarts, can't have found an upstream down. An upstream in maintenance is
-        // expected to go.
-        removals.retain(|it| matches!(health.find(&it.service, &it.id), ServerHealth::Up | ServerHealth::Unknown));
+        removals.retain(|it| may_serve(health.find(&it.service, &it.id)));
         if !removals.is_empty() {
             let alive = (self.config.lease_lookup)(removals.iter().map(|it| it.lease).collect());
             removals.retain(|it| !alive.contains(&it.lease));
@@ -182,6 +194,17 @@ impl Reconciler {
     }
 }
 
+/// True if the loss of an upstream with this health may cost requests.
+fn may_serve(health: ServerHealth) -> bool {
+    // A HAProxy that doesn't answer can't have found an upstream down. An upstream in maintenance is expected to go. No client has
+    // reached an upstream that HAProxy doesn't have, because the restart for its new service is under way.
+    matches!(health, ServerHealth::Up | ServerHealth::Unknown)
+}
+
+fn lacks_settings(topology: &Topology, id: &ServiceId) -> bool {
+    topology.services().get(id).is_none_or(|service| service.settings().next().is_none())
+}
+
 fn to_noticed(update: &StoreUpdate) -> ClusterRevision {
     ClusterRevision { cluster: update.store_revision.cluster, revision: update.store_revision.revision }
 }
@@ -214,4 +237,23 @@ fn is_among(removal: &UpstreamRemoval, graceful: &BTreeSet<UpstreamRef>) -> bool
 
 fn count_of(removals: &[UpstreamRemoval], service: &ServiceId) -> usize {
     removals.iter().filter(|it| it.service == *service).count()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_upstream_that_haproxy_never_had_is_no_loss() {
+        let service: ServiceId = crate::desired::names::parse_section("http-new").unwrap();
+        let id: UpstreamId = "a".parse().unwrap();
+        // HAProxy answers, and lacks the section of the new service until the restart.
+        let answers = Health(Some([(service.clone(), BTreeMap::new())].into()));
+        assert_eq!(answers.find(&service, &id), ServerHealth::Missing);
+        assert!(!may_serve(answers.find(&service, &id)));
+        assert!(may_serve(Health(None).find(&service, &id)), "HAProxy doesn't answer");
+        let has = |health| Health(Some([(service.clone(), [("a".to_owned(), health)].into())].into()));
+        assert!(may_serve(has(ServerHealth::Up).find(&service, &id)));
+        assert!(!may_serve(has(ServerHealth::Down).find(&service, &id)));
+    }
 }

@@ -149,10 +149,11 @@ impl Reconciler {
         let remarks = operator.remarks.iter().cloned().chain(fills.list_remarks(&self.desired)).collect();
         OperatorFilesStatus {
             refused: self.files.rejection.clone(),
-            not_filled: fills.list_rejections(),
+            not_filled: fills.list_unfilled(&self.desired),
             remarks,
             named_sections: operator.referenced_sections(),
             all_backup_profiles: operator.all_backup_profiles.clone(),
+            closing_lines: operator.closing_lines.clone(),
         }
     }
 
@@ -167,7 +168,8 @@ impl Reconciler {
     }
 
     pub(super) fn log_operator_files(&mut self) {
-        let remarks = self.operator_files_status().remarks;
+        let mut remarks = self.operator_files_status().remarks;
+        remarks.extend(self.files.local.operator_files.filled.list_left_blocks(&self.desired));
         for remark in remarks.iter().filter(|remark| !self.logged.remarks.contains(remark)) {
             tracing::warn!(%remark, "the operator's files need attention");
         }

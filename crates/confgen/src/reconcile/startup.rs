@@ -159,6 +159,7 @@ impl Reconciler {
                 keys: Arc::default(),
                 health_asked_at: Instant::now(),
                 last_acceptance: None,
+                without_settings: BTreeSet::new(),
                 persisted,
             },
             status: Standing {

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
 use std::time::Instant;
 
+use discovery::ServiceId;
 use haproxy::check::Checker;
 
 use crate::cli::Options;
@@ -57,6 +58,8 @@ pub struct Retention {
     pub health_asked_at: Instant,
     /// The cluster and the revision of the last acceptance that was taken in.
     pub last_acceptance: Option<(u64, i64)>,
+    /// The services that the guard retains upstreams of although their settings were deleted. The log has each once.
+    pub without_settings: BTreeSet<ServiceId>,
     /// The store of the previous process of confgen.
     pub persisted: PersistedStore,
 }

@@ -3,9 +3,11 @@
 //! The API, the status page and the metrics ask the judge, and discoverctl asks the API. It reads the desired state and HAProxy's
 //! figures, and decides nothing about what HAProxy runs.
 
+mod claims;
+
 use std::net::SocketAddr;
 
-use discovery::{Cause, Key, Kind, Reason, ServiceId, SettingName, Verdict, find_intended_reasons};
+use discovery::{Cause, Key, Kind, Reason, ServiceId, Verdict, find_intended_reasons};
 use haproxy::runtime::Stat;
 
 use crate::desired::{DesiredService, Server, ServerState, ServiceExplanation, UpstreamExplanation};
@@ -13,9 +15,6 @@ use crate::render::view::{TLS, WEB};
 use crate::status::figures::{Figures, takes_requests};
 use crate::status::share::Starved;
 use crate::status::{Retained, Retainer, Status};
-
-/// The settings that claim hosts, paths and ports for a service. `path` narrows the claims of `domain`.
-const NAMES: [SettingName; 4] = [SettingName::Domain, SettingName::Path, SettingName::UrlReg, SettingName::Ports];
 
 /// The facts about one service at this balancer.
 pub struct Judge<'a> {
@@ -48,6 +47,7 @@ impl<'a> Judge<'a> {
         };
         judge.check_frontend();
         judge.check_names();
+        judge.check_profile();
         judge.check_balancer();
         judge.check_quarantine();
         judge
@@ -113,63 +113,6 @@ impl<'a> Judge<'a> {
 
     fn passes_through(&self) -> bool {
         self.facts.desired.is_some_and(|wanted| wanted.settings.passes_through())
-    }
-
-    /// Checks the hosts, expressions or ports that lead to the service.
-    fn check_names(&mut self) {
-        let reconcile = &self.status.reconcile;
-        let gets_challenges = reconcile.acme.as_ref() == Some(self.id) && !self.passes_through();
-        // Both get requests without a claim: for hosts that no service names, and for the ACME challenges of all hosts.
-        if self.id.is_default() || gets_challenges {
-            return;
-        }
-        let is_led_to = self.is_led_to();
-        if self.has_claims() {
-            let older = self.find_older_expression();
-            self.is_reached &= is_led_to || !(reconcile.unrouted.contains(self.id) || older.is_some());
-            if let Some(older) = older {
-                let words = format!("{older} has the same url_reg for longer, and gets the requests");
-                let reason = Cause::ClaimHeld.into_reason(words);
-                if is_led_to { self.notes.push(reason) } else { self.against.push(reason) }
-            }
-            return;
-        }
-        let reasons = self.explain_lost_names();
-        if is_led_to || reconcile.reached_until_restart.contains(self.id) {
-            self.notes.extend(reasons);
-            return;
-        }
-        self.is_reached = false;
-        if reasons.is_empty() && self.facts.rejection.is_none() {
-            self.against.push(Reason::no_domain(self.id));
-        }
-        self.against.extend(reasons);
-    }
-
-    /// The service that HAProxy finds before this one by an equal expression. `None` if a host leads to this one too.
-    fn find_older_expression(&self) -> Option<&'a ServiceId> {
-        let wanted = self.facts.desired.filter(|wanted| wanted.routes.is_empty())?;
-        let (since, regex) = wanted.url_reg.as_ref()?;
-        let is_older = |other: &DesiredService, id: &ServiceId| {
-            other.url_reg.as_ref().is_some_and(|(at, same)| same == regex && (at, id) < (since, self.id))
-        };
-        self.status.reconcile.desired.services().find(|(id, other)| is_older(other, id)).map(|(id, _)| id)
-    }
-
-    /// The reasons why the keys with the service's claims don't count.
-    fn explain_lost_names(&self) -> Vec<Reason> {
-        let fields = NAMES.into_iter().filter_map(|name| self.facts.source?.setting(name));
-        fields.filter_map(|field| self.explain_lost_name(&field.entry.key)).collect()
-    }
-
-    fn explain_lost_name(&self, key: &str) -> Option<Reason> {
-        let (words, rivals) = self.status.reconcile.desired.explain_lost_name(self.id, key)?;
-        if rivals.is_empty() {
-            return Some(Cause::DomainQuarantined.into_reason(format!("{key} is not followed: {words}")));
-        }
-        let owners: Vec<String> = rivals.into_iter().map(ToString::to_string).collect();
-        let verb = if owners.len() == 1 { "has" } else { "have" };
-        Some(Cause::ClaimHeld.into_reason(format!("{} {verb} the claim: {words}", owners.join(", "))))
     }
 
     /// Checks that HAProxy runs what the store asks for.

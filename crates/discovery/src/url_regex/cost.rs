@@ -136,7 +136,7 @@ impl BranchStart {
 }
 
 /// The least and the most rounds of a repetition. Without a bound, the most is `u64::MAX`.
-fn repeat_bounds(kind: &ast::RepetitionKind) -> (u64, u64) {
+pub(super) fn repeat_bounds(kind: &ast::RepetitionKind) -> (u64, u64) {
     let (least, most) = match kind {
         ast::RepetitionKind::ZeroOrOne => (0, 1),
         ast::RepetitionKind::ZeroOrMore => (0, u64::MAX),

@@ -40,6 +40,18 @@ pub fn tokenize_with(line: &str, value: &dyn Fn(&str) -> Option<String>) -> Vec<
     }
 }
 
+/// The offset of the `#` that opens a line's comment. `None` if the line has no comment.
+pub fn find_comment(line: &str) -> Option<usize> {
+    let mut chars = line.chars().peekable();
+    loop {
+        while chars.next_if(|next| is_blank(*next)).is_some() {}
+        if *chars.peek()? == '#' {
+            return Some(line.len() - chars.map(char::len_utf8).sum::<usize>());
+        }
+        read_word(&mut chars, &|_| None, &mut Vec::new());
+    }
+}
+
 /// True for a character that separates words: C's `isspace`, which has the vertical tab too.
 fn is_blank(c: char) -> bool {
     c.is_ascii_whitespace() || c == '\x0b'
@@ -54,7 +66,7 @@ fn read_word(chars: &mut Peekable<Chars<'_>>, value: &dyn Fn(&str) -> Option<Str
         match (quote, next) {
             (Some(open), close) if open == close => quote = None,
             (None, '\'' | '"') => quote = Some(next),
-            (None | Some('"'), '\\') => word.push_escaped(chars),
+            (None | Some('"'), '\\') => word.push_escaped(chars, quote.is_some()),
             // In single quotes, `$` and the backslash stand for themselves.
             (Some('"'), '$') => word.push_variable(&Variable::read(chars), value, words),
             (_, plain) => word.text.push(plain),
@@ -65,20 +77,22 @@ fn read_word(chars: &mut Peekable<Chars<'_>>, value: &dyn Fn(&str) -> Option<Str
 
 impl ConfigWord {
     /// Adds the character that a backslash and the characters behind it stand for. HAProxy keeps a backslash that escapes
-    /// nothing, and refuses `\x` without two digits.
-    fn push_escaped(&mut self, chars: &mut Peekable<Chars<'_>>) {
-        match chars.next() {
-            Some('n') => self.text.push('\n'),
-            Some('r') => self.text.push('\r'),
-            Some('t') => self.text.push('\t'),
-            Some('x') => {
+    /// nothing, and reads the next character as ever. HAProxy refuses `\x` without two digits.
+    fn push_escaped(&mut self, chars: &mut Peekable<Chars<'_>>, is_quoted: bool) {
+        let Some(next) = chars.next_if(|next| "nrtx \\#'\"".contains(*next) || is_quoted && *next == '$') else {
+            self.text.push('\\');
+            return;
+        };
+        match next {
+            'n' => self.text.push('\n'),
+            'r' => self.text.push('\r'),
+            't' => self.text.push('\t'),
+            'x' => {
                 let mut next_digit = || chars.next_if(char::is_ascii_hexdigit)?.to_digit(16);
                 let code = next_digit().zip(next_digit()).and_then(|(high, low)| char::from_u32(high * 16 + low));
                 self.text.extend(code);
             }
-            Some(plain @ (' ' | '\\' | '#' | '\'' | '"' | '$')) => self.text.push(plain),
-            Some(other) => self.text.extend(['\\', other]),
-            None => {}
+            plain => self.text.push(plain),
         }
     }
 
@@ -139,58 +153,4 @@ impl Variable {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn all(line: &str) -> Vec<String> {
-        let shown = |word: ConfigWord| if word.has_unknown_variable { format!("<{}>", word.text) } else { word.text };
-        tokenize(line).into_iter().map(shown).collect()
-    }
-
-    #[test]
-    fn splits_as_haproxy_does() {
-        assert_eq!(all("  server one\t10.0.0.1:80  # c"), ["server", "one", "10.0.0.1:80"]);
-        assert_eq!(all("a#b c"), ["a"]);
-        assert_eq!(all(r#"'a b' "c d" e\ f g\#h"#), ["a b", "c d", "e f", "g#h"]);
-        assert_eq!(all(r#"'$X' "$X" "\$X" $X"#), ["$X", "<$X>", "$X", "$X"]);
-        assert_eq!(all(r#""${A B}:80""#), ["<${A B}:80>"]);
-        assert_eq!(all(r#""open 'quote"#), ["open 'quote"]);
-        assert_eq!(all("\"$X\\"), ["<$X>"]);
-        assert_eq!(all(""), Vec::<String>::new());
-        assert_eq!(all("\x0bbind\x0b:80\x0c"), ["bind", ":80"]);
-        assert_eq!(all(r#"bind :\x38\x30 "\x2a:80" '\x38' \d \xz"#), ["bind", ":80", "*:80", r"\x38", r"\d", "z"]);
-        assert_eq!(all(r"a\tb\nc"), ["a\tb\nc"]);
-    }
-
-    #[test]
-    fn a_variable_is_replaced_where_its_value_is_known() {
-        let value = |name: &str| (name == "PORT").then(|| "80".to_owned());
-        let texts = |line: &str| {
-            tokenize_with(line, &value).into_iter().map(|word| (word.text, word.has_unknown_variable)).collect()
-        };
-        let expected = |text: &str, is_open| vec![(text.to_owned(), is_open)];
-        for (line, text, is_open) in [
-            (r#""*:${PORT}""#, "*:80", false),
-            (r#""*:$PORT,:81""#, "*:80,:81", false),
-            (r#""*:${PORT-81}""#, "*:80", false),
-            (r#""${HOST}:${PORT}""#, "${HOST}:80", true),
-            (r#""${HOST-10.0.0.1}:80""#, "${HOST-10.0.0.1}:80", true),
-            (r#""${PORT[*]}""#, "80", false),
-            (r#""${PORTS[*]}""#, "${PORTS[*]}", true),
-            ("'${PORT}'", "${PORT}", false),
-            ("${PORT}", "${PORT}", false),
-            (r#""${PORT"#, "80", false),
-        ] {
-            let found: Vec<(String, bool)> = texts(line);
-            assert_eq!(found, expected(text, is_open), "{line}");
-        }
-    }
-
-    #[test]
-    fn a_variable_may_be_several_words() {
-        let value = |name: &str| (name == "LIST").then(|| " :80  :81 ".to_owned());
-        let texts = |line: &str| tokenize_with(line, &value).into_iter().map(|word| word.text).collect::<Vec<_>>();
-        assert_eq!(texts(r#"bind "${LIST[*]}ssl" x"#), ["bind", ":80", ":81", "ssl", "x"]);
-        assert_eq!(texts(r#"bind "${LIST}""#), ["bind", " :80  :81 "]);
-    }
-}
+mod tests;

@@ -4,16 +4,18 @@
 use std::fmt::Write;
 
 use discovery::UpstreamId;
-use haproxy::config::{ConfigWord, tokenize};
+use haproxy::config::{ConfigWord, find_comment, tokenize};
 
 use crate::desired::{Server, ServerState};
 use crate::operator_files::server_words::{DISABLED, state_words, written_weight};
 
 /// The operator's text for each upstream's line, with placeholders. The values come from types that can't hold a blank, a quote
-/// or a line break.
+/// or a line break. A character stands for one byte, since the file may be in any encoding: see [`decode_bytes`].
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Pattern {
     parts: Vec<Part>,
+    /// The comment at the end of each line, with the blanks before it.
+    comment: String,
     /// The text has the word `backup`.
     has_backup: bool,
 }
@@ -39,13 +41,19 @@ const PLACEHOLDERS: [(&str, Part); 5] = [
 impl Pattern {
     /// Reads a pattern. The error is a part of a sentence for the operator.
     pub(super) fn parse(text: &str) -> Result<Self, String> {
+        let text = text.trim_ascii_end();
         let has_backup = tokenize(text).iter().any(|word| word.text == "backup");
-        let pattern = Self { parts: parse_parts(text.trim_end())?, has_backup };
+        let (before, comment) = text.split_at(find_comment(text).unwrap_or(text.len()));
+        // The state's words come before the comment, or HAProxy would not read them.
+        let before = before.trim_ascii_end();
+        let blanks = text.get(before.len()..text.len() - comment.len()).unwrap_or_default();
+        let comment = format!("{blanks}{comment}");
+        let pattern = Self { parts: parse_parts(before)?, comment, has_backup };
         pattern.check_sample_lines()?;
         Ok(pattern)
     }
 
-    /// Fails if HAProxy would read the lines in another way: a part of them could be in a comment or an open quote.
+    /// Fails if HAProxy would read the lines in another way: a part of them could be in an open quote.
     fn check_sample_lines(&self) -> Result<(), String> {
         let lines = ["192.0.2.1:1", "192.0.2.2:2"].map(|address| self.render_sample(address));
         let [one, other] = lines.each_ref().map(|line| line.as_deref().map(tokenize).unwrap_or_default());
@@ -59,7 +67,7 @@ impl Pattern {
         }
         // `disabled` ends the line. If HAProxy read it as a part of another word, it would run the server in maint as ready.
         if one.last().and_then(|word| word.known_text()) != Some(DISABLED) {
-            return Err("a comment, a quote that isn't closed, or a backslash at its end".into());
+            return Err("a quote that isn't closed, or a backslash at its end".into());
         }
         Ok(())
     }
@@ -98,6 +106,7 @@ impl Pattern {
         let weight = Some(weight).filter(|_| server.state == ServerState::Drain && !self.parts.contains(&Part::Weight));
         // It comes last, since of two weights on a line HAProxy takes the last (2.6).
         line.push_str(&state_words(weight, server.backup && !self.has_backup, server.state));
+        line.push_str(&self.comment);
         line
     }
 
@@ -117,6 +126,21 @@ impl Pattern {
     }
 }
 
+/// The bytes as text with a character for each byte, so that none is lost. All that HAProxy gives a meaning to is ASCII.
+pub(super) fn decode_bytes(bytes: &[u8]) -> String {
+    bytes.iter().copied().map(char::from).collect()
+}
+
+/// The bytes that the text was decoded from.
+pub(super) fn encode_bytes(text: &str) -> Vec<u8> {
+    text.chars().filter_map(|byte| u8::try_from(byte).ok()).collect()
+}
+
+/// The decoded text as people wrote it, for a message.
+pub(super) fn show_text(text: &str) -> String {
+    String::from_utf8_lossy(&encode_bytes(text)).into_owned()
+}
+
 /// The word at this position of both lines. `None` if a line lacks it, or it comes from the environment.
 fn word_pair<'a>(one: &'a [ConfigWord], other: &'a [ConfigWord], at: usize) -> Option<(&'a str, &'a str)> {
     Some((one.get(at)?.known_text()?, other.get(at)?.known_text()?))
@@ -134,7 +158,7 @@ fn parse_parts(text: &str) -> Result<Vec<Part>, String> {
         let Some((after, part)) = known else {
             let end = from.find('>').map_or(from.len(), |end| end + 1);
             let (unknown, _) = from.split_at(end);
-            return Err(format!("`{unknown}` is none of <id>, <address>, <ip>, <port>, <weight>"));
+            return Err(format!("`{}` is none of <id>, <address>, <ip>, <port>, <weight>", show_text(unknown)));
         };
         parts.extend([Part::Text(before.to_owned()), part.clone()]);
         rest = after;
@@ -189,13 +213,30 @@ mod tests {
             ("server \"$P<id>\" <address>", "<id> alone"),
             ("server <id> 10.0.0.1:80", "followed by <address>"),
             ("server <id>", "followed by <address>"),
-            ("server <id> <address> # mine", "a comment"),
+            ("server <id> # mine <address>", "followed by <address>"),
+            ("server <id> <address> \"check # mine", "a quote"),
             ("server <id> <address> \"check", "a quote"),
             ("server <id> <address> check \\", "a backslash"),
         ] {
             let refused = Pattern::parse(pattern).unwrap_err();
             assert!(refused.contains(why), "{pattern}: {refused}");
         }
-        Pattern::parse("server '<id>' <address> sni str(\"$HOST\") # \\#".trim_end_matches(" # \\#")).unwrap();
+        Pattern::parse("server '<id>' <address> sni str(\"$HOST\") # \\#").unwrap();
+    }
+
+    #[test]
+    fn a_comment_stands_behind_the_servers_state() {
+        let away = server("10.0.0.1:8000", 30, ServerState::Maint, true);
+        for comment in ["  # it's ours", "# \"", " # <backup>", "\t# backup \\"] {
+            let filled = line(&format!("server <id> <address> check{comment}"), &away);
+            assert_eq!(filled, format!("server shop-1 10.0.0.1:8000 check backup disabled{comment}"));
+        }
+    }
+
+    #[test]
+    fn no_byte_is_lost() {
+        let all: Vec<u8> = (0..=255).collect();
+        assert_eq!(encode_bytes(&decode_bytes(&all)), all);
+        assert_eq!(show_text(&decode_bytes("<né>".as_bytes())), "<né>");
     }
 }

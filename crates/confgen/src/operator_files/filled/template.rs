@@ -10,7 +10,7 @@ use discovery::{Kind, ServiceId, ServiceName, UpstreamId};
 use haproxy::config::{SECTIONS, tokenize};
 
 use crate::desired::Server;
-use crate::operator_files::filled::pattern::Pattern;
+use crate::operator_files::filled::pattern::{Pattern, decode_bytes, encode_bytes, show_text};
 
 /// A file in pieces: the operator's text and server blocks, in turn.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -60,7 +60,7 @@ impl ServiceRef {
             Some((folder, name)) => Self::parse_exact(folder, name),
             None => text.parse().ok().map(Self::AnyKind),
         };
-        named.unwrap_or_else(|| Self::Invalid(text.to_owned()))
+        named.unwrap_or_else(|| Self::Invalid(show_text(text)))
     }
 
     fn parse_exact(folder: &str, name: &str) -> Option<Self> {
@@ -89,7 +89,9 @@ impl ServerBlock {
         let Ok(pattern) = &self.pattern else { return self.current.clone() };
         let mut lines = if servers.is_empty() { Vec::new() } else { self.missing_end.clone() };
         for server in servers {
-            lines.extend([self.indent.as_slice(), pattern.render_line(server).as_bytes(), &self.line_end].concat());
+            lines.extend(
+                [&self.indent, &encode_bytes(&pattern.render_line(server)), &self.line_end].into_iter().flatten(),
+            );
         }
         lines
     }
@@ -174,7 +176,7 @@ impl Reader {
             _ if self.line_end.is_empty() => self.set_line_end(b"\n", b"\n"),
             _ => self.line_end.clone(),
         };
-        let text = String::from_utf8_lossy(text);
+        let text = decode_bytes(text);
         if let Some((service, pattern)) = parse_comment(&text) {
             let pattern = match &service {
                 ServiceRef::Invalid(text) => {

@@ -43,9 +43,23 @@ fn an_ambiguous_name_leaves_the_lines_as_they_are() {
     let (two, both) = (fills(TEXT), format!("{SHOP}{}", SHOP.replace("http-", "tcp-")));
     assert!(will(&two, &both).is_empty(), "the lines stay");
     let said = "/mine.cfg:2: say which: http-services/shop or tcp-services/shop; the lines below are left as they are";
-    assert_eq!(two.list_remarks(&settled(&both)).first().map(String::as_str), Some(said));
+    assert_eq!(two.list_unfilled(&settled(&both)), [said]);
+    assert_eq!(two.unfilled_services(&settled(&both)).len(), 2, "a drain of either isn't done there");
+    assert_eq!(two.list_unfilled(&settled(SHOP)), Vec::<String>::new());
     let remarks = fills("# nothing\n").list_remarks(&settled(""));
     assert!(remarks[0].contains("nothing to fill"), "{remarks:?}");
+}
+
+#[test]
+fn a_block_with_a_bad_pattern_is_not_filled_and_its_service_waits() {
+    let left = fills(&TEXT.replace("<address>\nserver x", "<address> \"check\nserver x"));
+    assert!(!will(&left, SHOP).contains("10.0.0.1:80"), "the lines stay");
+    let said =
+        "/mine.cfg:2: a quote that isn't closed, or a backslash at its end; the lines below are left as they are";
+    assert_eq!(left.list_unfilled(&settled(SHOP)), [said]);
+    let waits: Vec<String> = left.unfilled_services(&settled(SHOP)).iter().map(ToString::to_string).collect();
+    assert_eq!(waits, ["http-shop", "tcp-shop"]);
+    assert_eq!(left.list_remarks(&settled(&format!("{SHOP}{DB}"))), Vec::<String>::new(), "it is said once");
 }
 
 #[test]

@@ -99,8 +99,7 @@ fn find_bind_conflict(listener: &Listener, own: &OwnEndpoints) -> Option<String>
 /// takes its connections from the wider one.
 fn is_overlapping(listener: &Listener, bind: &Bind) -> bool {
     let Bound::Tcp(address, ports) = &listener.bound else { return false };
-    // Most peers are other hosts.
-    if listener.namespace.is_some() || listener.is_peer || !ports.contains(&bind.port) {
+    if listener.namespace.is_some() || listener.is_remote_peer || !ports.contains(&bind.port) {
         return false;
     }
     match (own_address(bind), address) {
@@ -172,10 +171,8 @@ fn find_shared_addresses(listeners: &[Listener]) -> Vec<String> {
 fn is_same_address(one: &Listener, other: &Listener) -> bool {
     let both_hold = !one.source.is_conditional && !other.source.is_conditional;
     let alike = (&one.interface, &one.namespace) == (&other.interface, &other.namespace);
-    let are_peers = one.is_peer || other.is_peer;
     match (&one.bound, &other.bound) {
-        // Most peers are other hosts' addresses.
-        _ if are_peers => false,
+        _ if one.is_remote_peer || other.is_remote_peer => false,
         (Bound::Tcp(Address::Unknown, _), _) | (_, Bound::Tcp(Address::Unknown, _)) => false,
         (Bound::Tcp(address, ports), Bound::Tcp(same, others)) => {
             let overlap = ports.start() <= others.end() && others.start() <= ports.end();
@@ -316,6 +313,39 @@ mod tests {
             "\"*:${PORT}\"",
         ] {
             assert_eq!(found(&format!("frontend web\n    bind {bind}\n")), Vec::<String>::new(), "{bind}");
+        }
+    }
+
+    #[test]
+    fn an_address_of_a_listener_that_is_no_frontend_counts_too() {
+        let environment = [("HAPROXY_LOCALPEER".to_owned(), "lb1".to_owned())].into();
+        let found = |text: &str| {
+            find_conflicts(&OperatorConfig::parse_files([("mine.cfg", text)], &environment), &taken(), &real)
+        };
+        for refused in [
+            "peers us\n peer lb1 10.0.0.1:80\n",
+            "peers us\n server lb1 *:443\n",
+            "peers us\n bind :80\n server lb1\n",
+            "peers us\n peer \"${HAPROXY_LOCALPEER}\" :80\n",
+            "peers us\n peer \"${NAME}\" :80\n",
+            "global\n localpeer me\npeers us\n peer me :80\n",
+            "log-forward x\n bind :80\n",
+            "log-forward x\n dgram-bind unix@/run/haproxy/admin.sock\n",
+            "global\n stats socket ipv4@*:80\n",
+            "frontend a\n bind :8080\npeers us\n peer lb1 :8080\n",
+        ] {
+            assert_eq!(found(refused).len(), 1, "{refused}: {:?}", found(refused));
+        }
+        for fine in [
+            "peers us\n peer lb2 10.0.0.2:80\n",
+            "peers us\n peer lb1 10.0.0.1:1024\n peer lb2 10.0.0.2:1024\n",
+            "global\n localpeer me\npeers us\n peer lb1 :80\n",
+            "log-forward x\n dgram-bind :80\n",
+            "mailers m\n mailer smtp 10.0.0.1:80\n",
+            "ring r\n server log 10.0.0.1:80\n",
+            "resolvers d\n nameserver one 10.0.0.1:80\n",
+        ] {
+            assert_eq!(found(fine), Vec::<String>::new(), "{fine}");
         }
     }
 

@@ -4,6 +4,8 @@ use std::collections::BTreeMap;
 
 use haproxy::config::ConfigWord;
 
+use super::LOCAL_PEER;
+
 /// Environment variables by name.
 pub type Environment = BTreeMap<String, String>;
 
@@ -21,6 +23,10 @@ pub(super) fn set_variables(environment: &mut Environment, words: &[ConfigWord])
         }
         ("presetenv", [name, value, ..]) if !value.has_unknown_variable => {
             environment.entry(name.text.clone()).or_insert_with(|| value.text.clone());
+        }
+        // HAProxy ignores the line beside `-L`. The names are the same then, or the operator's line would be of no use.
+        ("localpeer", [name, ..]) if !name.has_unknown_variable => {
+            environment.insert(LOCAL_PEER.to_owned(), name.text.clone());
         }
         ("unsetenv", names) => names.iter().for_each(|name| _ = environment.remove(&name.text)),
         _ => {}

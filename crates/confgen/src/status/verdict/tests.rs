@@ -10,7 +10,7 @@ use super::*;
 use crate::desired::domain_allowlist::DomainAllowlist;
 use crate::desired::tests::topology;
 use crate::desired::{DesiredState, Policy};
-use crate::operator_files::parse::ReferencedSection;
+use crate::operator_files::parse::{OperatorConfig, ReferencedSection};
 use crate::status::figures::Counted;
 use crate::status::{ReconcileStatus, RunningHaproxy};
 use crate::status::{api, metrics, page};
@@ -63,6 +63,10 @@ fn scene(store: &str) -> Scene {
 impl Scene {
     fn rows(self, rows: Vec<Stat>) -> Self {
         Self { rows, ..self }
+    }
+
+    fn desired(self, desired: DesiredState) -> Self {
+        Self { desired, ..self }
     }
 
     fn tweak(self, tweak: fn(&mut Status)) -> Self {
@@ -327,6 +331,18 @@ fn a_record_that_is_gone_or_does_not_count() {
 }
 
 #[test]
+fn a_deleted_service_with_retained_upstreams_says_so() {
+    let deleted = scene(A).tweak(|status| {
+        let retained = Retained { by: Retainer::Guard, since: None };
+        reconcile(status).retained.insert((shop(), "a".parse().unwrap()), retained);
+    });
+    let verdict = deleted.assert("a", Some(false), "no_domain held");
+    let words = "the service was deleted, and its retained upstreams serve no host or port; the service has no domain: discoverctl set \
+                 shop domain VALUE";
+    assert_eq!(verdict.words().unwrap(), words);
+}
+
+#[test]
 fn an_upstream_that_is_not_wanted_names_everybody_who_does_not_want_it() {
     let drained = || vec![web("OPEN"), Stat { weight: 0, ..server("a", "MAINT") }, backend(0)];
     let all = format!(
@@ -385,9 +401,78 @@ fn an_upstream_behind_an_expression_that_an_older_service_has() {
     let older = "http-services/aaa/url_reg ^/x\nhttp-services/shop/url_reg";
     let verdict = scene(&format!("{older} ^/x\n{A}")).assert("a", Some(false), "claim_held");
     assert_eq!(verdict.words().unwrap(), "http-aaa has the same url_reg for longer, and gets the requests");
-    scene(&format!("{older} ^/x/y\n{A}")).assert("a", Some(true), "ok");
+    scene(&format!("{older} ^/y/x\n{A}")).assert("a", Some(true), "ok");
     scene(&format!("{DOMAIN}{older} ^/x\n{A}")).assert("a", Some(true), "ok");
     scene(&format!("http-services/shop/url_reg ^/x\nhttp-services/zzz/url_reg ^/x\n{A}")).assert("a", Some(true), "ok");
+}
+
+#[test]
+fn an_upstream_behind_a_wider_expression_of_an_older_service() {
+    let shop =
+        |older: &str, own: &str| format!("http-services/aaa/url_reg {older}\nhttp-services/shop/url_reg {own}\n{A}");
+    for (older, own) in [(".*", "^/x/[0-9]+$"), ("^/", "[.]php$"), ("^/x", "^/x/y"), ("^", ".*")] {
+        let verdict = scene(&shop(older, own)).assert("a", Some(false), "claim_held");
+        assert_eq!(verdict.words().unwrap(), "http-aaa has a wider url_reg for longer, and gets the requests");
+    }
+    for (older, own) in [("^/x/y", "^/x"), ("[.]php$", "^/"), ("^/a", "/a")] {
+        scene(&shop(older, own)).assert("a", Some(true), "ok");
+    }
+    // HAProxy reads expressions at its start only.
+    let waits = scene(&shop(".*", "^/x")).tweak(|status| {
+        reconcile(status)
+            .unrouted
+            .insert("http-services/aaa/domain".parse::<Key>().unwrap().service_id().cloned().unwrap());
+    });
+    waits.assert("a", Some(true), "ok");
+}
+
+#[test]
+fn the_default_service_behind_an_expression_for_every_path() {
+    let default = |store: &str| {
+        let rows = vec![web("OPEN"), row(RowKind::Server, "http-default", "a", "UP")];
+        let store = format!("{store}http-services/default/upstreams/a 10.0.0.1:80");
+        Scene { service: "http-default", ..scene(&store).rows(rows) }
+    };
+    for order in ["zzz", "aaa"] {
+        let verdict = default(&format!("http-services/{order}/url_reg ^/\n")).assert("a", Some(false), "claim_held");
+        let words = format!("http-{order} has a url_reg that matches every path, and gets the requests");
+        assert_eq!(verdict.words().unwrap(), words);
+    }
+    default("http-services/zzz/url_reg ^/x\n").assert("a", Some(true), "ok");
+    default("http-services/default/domain x.test\nhttp-services/zzz/url_reg ^/\n").assert("a", Some(true), "ok");
+    default("http-services/aaa/url_reg ^/x\nhttp-services/default/url_reg ^/x/y\n").assert("a", Some(true), "ok");
+}
+
+#[test]
+fn an_expression_that_no_path_begins_with_leads_nowhere() {
+    let verdict = scene(&format!("http-services/shop/url_reg ^api\n{A}")).assert("a", Some(false), "no_domain");
+    assert_eq!(verdict.words().unwrap(), "no path begins as the service's url_reg says: each begins with `/`");
+    scene(&format!("{DOMAIN}http-services/shop/url_reg ^api\n{A}")).assert("a", Some(true), "ok");
+}
+
+#[test]
+fn a_profile_that_lets_no_request_through() {
+    let profiles = ["shut", "open", "off"].map(|name| name.parse().unwrap()).to_vec();
+    let limits = || Policy { profiles: profiles.clone(), ..Policy::default() };
+    let with = |store: &str| {
+        scene("").tweak(|status| {
+            let text = "defaults shut\n http-request deny\ndefaults open\n http-request deny if { path / }\ndefaults off\n disabled\n";
+            let files = OperatorConfig::from_texts([("mine.cfg", text)]);
+            reconcile(status).operator_files.closing_lines = files.closing_lines;
+        })
+        .desired(desired(store, limits()))
+    };
+    let verdict = with(&format!("{DOMAIN}http-services/shop/profile shut\n{A}")).assert("a", Some(false), "profile");
+    let words =
+        "no request gets past a line of the service's profile: mine.cfg:2 (`http-request deny` in `defaults shut`)";
+    assert_eq!(verdict.words().unwrap(), words);
+    with(&format!("{DOMAIN}http-services/shop/profile open\n{A}")).assert("a", Some(true), "ok");
+    // HAProxy doesn't list the servers of such a section.
+    let off = with(&format!("{DOMAIN}http-services/shop/profile off\n{A}")).rows(vec![web("OPEN")]);
+    off.assert("a", Some(false), "profile absent");
+    // HAProxy reads no request of a service whose TLS it passes through.
+    let passed = format!("{DOMAIN}http-services/shop/tls passthrough\nhttp-services/shop/profile shut\n{A}");
+    with(&passed).assert("a", Some(true), "ok");
 }
 
 #[test]

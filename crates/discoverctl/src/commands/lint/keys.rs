@@ -108,7 +108,7 @@ fn unreadable_finding(entry: &Entry, refusal: &impl ToString) -> Finding {
 }
 
 fn lint_unknown_fields(entry: &Entry, unknown: &UnknownFields) -> Option<Finding> {
-    let names: Vec<String> = unknown.keys().map(|name| discovery::Excerpt::new(name).to_string()).collect();
+    let names: Vec<String> = unknown.iter().map(|name| discovery::Excerpt::new(name).to_string()).collect();
     if names.is_empty() {
         return None;
     }

@@ -95,6 +95,18 @@ fn line_ends_are_the_comments_own() {
 }
 
 #[test]
+fn a_comment_and_a_byte_of_any_encoding_stay_in_each_line() {
+    let one = [server("a", "10.0.0.1:80")];
+    for text in
+        [&b"# it's ours"[..], b"# caf\xe9 \"", "# é'".as_bytes(), b"sni str(caf\xe9)", b"sni str('\xff#') # \x80\xa0x"]
+    {
+        let asked = [b"# discover shop: server <id> <address> ", text, b"\r\n"].concat();
+        let line = [b"server a 10.0.0.1:80 ", text, b"\r\n"].concat();
+        assert_eq!(fill(&asked, &one), [asked.clone(), line].concat(), "{}", String::from_utf8_lossy(text));
+    }
+}
+
+#[test]
 fn prose_is_no_pattern_and_a_bad_pattern_is_left_alone() {
     for prose in
         ["# discover shop: see the wiki\n", "# discovered shop: server <id> <address>\n", "discover shop: server\n"]
@@ -145,18 +157,23 @@ fn the_how_to_is_true() {
 }
 
 /// A line as an operator may write it, or one that resembles confgen's.
-fn line() -> impl Strategy<Value = String> {
-    prop_oneof![
-        Just("backend b".to_owned()),
-        Just("    # discover shop: server <id> <address> check".to_owned()),
-        Just("\t#discover tcp-services/db: server <id> <address>".to_owned()),
-        Just("# discover shop: server <id>".to_owned()),
-        Just("    server x 10.0.0.9:1".to_owned()),
-        Just("server".to_owned()),
-        Just("    servers are below".to_owned()),
-        Just(String::new()),
-        "[ -~é]{0,20}",
-    ]
+fn line() -> impl Strategy<Value = Vec<u8>> {
+    let known = prop_oneof![
+        Just("backend b"),
+        Just("    # discover shop: server <id> <address> check"),
+        Just("\t#discover tcp-services/db: server <id> <address>"),
+        Just("# discover shop: server <id>"),
+        Just("    server x 10.0.0.9:1"),
+        Just("server"),
+        Just("    servers are below"),
+        Just(""),
+    ];
+    let known = known.prop_map(|line| line.as_bytes().to_owned());
+    let behind = prop::collection::vec(any::<u8>(), 0..8).prop_map(|bytes| {
+        let asked = b"# discover shop: server <id> <address> ".iter();
+        asked.chain(bytes.iter().filter(|byte| **byte != b'\n')).copied().collect()
+    });
+    prop_oneof![known, behind, "[ -~é]{0,20}".prop_map(String::into_bytes)]
 }
 
 proptest! {
@@ -166,8 +183,8 @@ proptest! {
         cut in 0..3_usize,
         count in 0..4_usize,
     ) {
-        let text: String = lines.iter().flat_map(|(line, end)| [line.as_str(), end]).collect();
-        let text = &text.as_bytes()[..text.len().saturating_sub(cut)];
+        let text: Vec<u8> = lines.iter().flat_map(|(line, end)| [line.as_slice(), end.as_bytes()]).flatten().copied().collect();
+        let text = &text[..text.len().saturating_sub(cut)];
         let servers: Vec<Server> = (1..=count).map(|n| server(&format!("n{n}"), &format!("10.0.0.{n}:80"))).collect();
         let once = fill(text, &servers);
         prop_assert_eq!(fill(&once, &servers), once.clone());
