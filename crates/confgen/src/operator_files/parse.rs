@@ -5,6 +5,7 @@ mod addresses;
 mod conflicts;
 mod directives;
 mod environment;
+mod limits;
 mod references;
 
 use std::collections::{BTreeMap, BTreeSet};

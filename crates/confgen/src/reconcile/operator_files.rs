@@ -153,6 +153,7 @@ impl Reconciler {
             remarks,
             named_sections: operator.referenced_sections(),
             all_backup_profiles: operator.all_backup_profiles.clone(),
+            rate_limits: operator.rate_limits(),
         }
     }
 
