@@ -45,6 +45,7 @@ mod layers;
 mod limits;
 mod log;
 mod long_lived;
+mod manual_changes;
 mod many_keys;
 mod many_upstreams;
 mod new_services;

@@ -2,6 +2,7 @@
 //! `scheduler.rs` does.
 
 mod actions;
+mod drift;
 mod events;
 mod lease_lookup;
 pub(crate) mod malloc;
@@ -87,7 +88,7 @@ pub async fn run(
         replica,
         prefix,
         scheduler: Scheduler::new(&pacing),
-        reconciler: ReconcilerThread::spawn(reconciler, activities)?,
+        reconciler: ReconcilerThread::spawn(reconciler, activities.clone())?,
         publishing: None,
         restarting: None,
         reading: None,
@@ -102,6 +103,8 @@ pub async fn run(
         followed_at: Instant::now(),
         status,
     };
+    let steps = event_loop.reconciler.step_sender();
+    let mut drifts = drift::spawn_drift_check(steps, activities, shutdown.drain.clone());
     if is_startup_incomplete {
         // A full disk may have kept the start from its files.
         event_loop.schedule(Input::FilesChanged);
@@ -123,6 +126,7 @@ pub async fn run(
             // Its end comes as a reply of the reconciler's. This notices a panic.
             () = await_task(&mut event_loop.restarting) => {}
             count = event_loop.drains.next_count() => event_loop.on_drains_counted(&count),
+            Some(()) = drifts.recv() => event_loop.schedule(Input::HaproxyChanged),
             Some(changes) = shares.recv() => event_loop.on_shares_counted(changes),
             Ok(()) = observations.changed() => event_loop.on_observed(observations.borrow_and_update().clone()),
             _ = beats.tick() => {

@@ -25,6 +25,7 @@ use crate::desired::{DesiredState, Policy};
 use crate::publish::{Publication, PublishOutcome};
 use crate::render::restart_needed::{ConfigFingerprint, RestartReason};
 use crate::render::view::View;
+pub use crate::runtime::DriftCheck;
 use crate::runtime::HaproxyControl;
 use crate::store::{Changed, StoreUpdate};
 pub use log::Progress;
@@ -51,8 +52,13 @@ pub struct Reconciler {
 
 impl Reconciler {
     /// Has HAProxy observed before the next change. A restart or a manual change may have changed what it runs.
-    pub fn invalidate_observed(&mut self) {
-        self.haproxy.invalidate();
+    pub fn observe_again(&mut self) {
+        self.haproxy.observe_again();
+    }
+
+    /// Looks whether HAProxy shows something that confgen did not apply. Changes nothing.
+    pub fn check_drift(&mut self) -> anyhow::Result<DriftCheck> {
+        self.haproxy.check_drift()
     }
 
     /// Resolves the desired state, and the fingerprints of the generation that it needs.
@@ -176,7 +182,7 @@ impl Reconciler {
             self.update_fingerprints(touched, whole)?;
             let changes = applied?;
             if !self.haproxy.is_observed_without_additions() {
-                return Ok(changes);
+                return Ok(changes + self.haproxy.undo_manual_changes(&self.desired, &self.fingerprints)?);
             }
             // HAProxy was observed anew meanwhile, and may lack backends that it can add.
             self.haproxy.invalidate();
@@ -184,7 +190,8 @@ impl Reconciler {
             // HAProxy can add a backend only if it has the shape, and the fingerprint tells which shape is wanted.
             self.update_fingerprints(touched, whole)?;
         }
-        self.apply_with_backends(touched)
+        let changes = self.apply_with_backends(touched)?;
+        Ok(changes + self.haproxy.undo_manual_changes(&self.desired, &self.fingerprints)?)
     }
 
     /// Makes HAProxy serve these services as desired. The fingerprints have to be those of the desired state.

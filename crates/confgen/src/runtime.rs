@@ -4,9 +4,11 @@
 
 mod backends;
 mod certificates;
+mod drift;
 mod observed;
 mod plan;
 pub(crate) mod ports;
+mod removals;
 mod restart;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -16,7 +18,7 @@ use std::time::SystemTime;
 
 use anyhow::Context;
 use discovery::ServiceId;
-use haproxy::runtime::{self, Change, Operation, Removal, ServerName, ServerState, Socket, Word};
+use haproxy::runtime::{self, Change, Operation, ServerState, Socket, Word};
 use haproxy::supervisor::Control;
 use haproxy::{masters, process};
 
@@ -27,7 +29,9 @@ use crate::render::restart_needed::{ConfigFingerprint, RestartReason};
 use crate::runtime::plan::Scope;
 use crate::state_dir::StateDir;
 use crate::store::removal_guard::ServerHealth;
-use backends::{note_additions, note_deletion};
+use backends::note_additions;
+pub use drift::DriftCheck;
+use drift::KnownDrift;
 use observed::{Observed, served_service};
 use restart::StopMarker;
 pub use restart::{RestartResult, Restarter};
@@ -48,6 +52,8 @@ pub struct HaproxyControl {
     certificates: Arc<Certificates>,
     /// The most files that it can have open after its next start; `None` before it first answered.
     max_open_files: Option<u64>,
+    /// What is known of manual changes.
+    drift: KnownDrift,
     /// The upstreams that HAProxy served when there were too many for the first time. `None` while all have room.
     served: Option<Arc<ServedUpstreams>>,
 }
@@ -90,6 +96,7 @@ impl HaproxyControl {
             refused_change: None,
             certificates,
             max_open_files: None,
+            drift: KnownDrift::default(),
             served: None,
         }
     }
@@ -99,9 +106,18 @@ impl HaproxyControl {
         self.restarter.clone()
     }
 
-    /// Makes the observed state stale. The next change observes HAProxy first.
+    /// Makes the observed state stale. The next change observes HAProxy first. A change may have failed, so
+    /// what HAProxy runs is unknown.
     pub fn invalidate(&mut self) {
         self.observed = None;
+        self.drift.forget_applied();
+    }
+
+    /// Makes the observed state stale too. What differs in the next one from what confgen applied was changed by hand.
+    pub fn observe_again(&mut self) {
+        if let Some(observed) = self.observed.take() {
+            self.drift.keep_applied(observed);
+        }
     }
 
     /// The most files that HAProxy can have open after its next start. Before HAProxy answered, confgen's own limit has to do.
@@ -250,12 +266,13 @@ impl HaproxyControl {
     ) -> anyhow::Result<(usize, Vec<String>)> {
         // A kept route is in no service's applied routes any more. Only a plan of everything removes it.
         if self.observed.as_ref().is_some_and(|observed| observed.state.keeps_until_restart()) {
-            self.invalidate();
+            self.observe_again();
         }
         let scope = if self.observed.is_some() { Scope::These } else { Scope::All };
         if scope == Scope::All {
             self.restarter.clear_stale_marker();
             self.observed = self.observe(disk).context("observe HAProxy")?;
+            self.drift.compare(self.observed.as_mut());
         }
         let Some(observed) = &mut self.observed else { return Ok((0, Vec::new())) };
         self.passes_through = observed.fingerprint.passes_through();
@@ -323,20 +340,6 @@ impl HaproxyControl {
         Some(state.into_iter().map(|server| (server.server.clone(), server_health(&server))).collect())
     }
 
-    /// Deletes the leaving servers without connections, and the leaving backends without servers and streams. True if some are
-    /// left.
-    pub fn remove_leaving(&mut self, disk: &StateDir) -> anyhow::Result<bool> {
-        self.remove_servers(&self.leaving_servers())?;
-        self.remove_backends(disk)?;
-        let has_backends = self.observed.as_ref().is_some_and(|observed| !observed.state.leaving_backends().is_empty());
-        Ok(has_backends || !self.leaving_servers().is_empty())
-    }
-
-    /// The servers that HAProxy deletes after their last connection.
-    pub fn leaving_servers(&self) -> Vec<ServerName> {
-        self.observed.as_ref().map(|observed| observed.state.leaving_servers()).unwrap_or_default()
-    }
-
     /// True if another HAProxy process listens too, as for some milliseconds of a restart.
     pub fn is_another_listening(&self) -> bool {
         masters::other_process_listens(&self.socket)
@@ -345,49 +348,5 @@ impl HaproxyControl {
     /// The start of the process that answers, up to a second late, because HAProxy counts whole seconds. `None` if it doesn't answer.
     pub fn started_at(&self) -> Option<SystemTime> {
         SystemTime::now().checked_sub(self.socket.show_info().ok()?.uptime)
-    }
-
-    fn remove_backends(&mut self, disk: &StateDir) -> anyhow::Result<()> {
-        let Some(observed) = &mut self.observed else { return Ok(()) };
-        for name in observed.state.deletable_backends() {
-            let Ok(backend) = name.parse::<Word>() else { continue };
-            match self.socket.remove_backend(&backend) {
-                Ok(Removal::Removed) => {
-                    observed.take_note(disk, &note_deletion(&name));
-                    observed.forget_backend(&name);
-                }
-                Ok(Removal::InUse) => observed.state.mark_unpublished(&name, false),
-                Ok(Removal::Refused(answer)) => {
-                    tracing::debug!(backend = name, %answer, "backend stays until a restart, without servers");
-                    observed.state.mark_unpublished(&name, true);
-                }
-                Err(error) => {
-                    self.invalidate();
-                    return Err(error).with_context(|| format!("delete backend {name}"));
-                }
-            }
-        }
-        Ok(())
-    }
-
-    fn remove_servers(&mut self, servers: &[ServerName]) -> anyhow::Result<()> {
-        for name in servers {
-            match self.socket.remove_server(name) {
-                Ok(Removal::InUse) => {}
-                Ok(removal) => {
-                    if let Removal::Refused(answer) = removal {
-                        tracing::warn!(server = %name, %answer, "server stays in maintenance until a restart");
-                    }
-                    if let Some(observed) = &mut self.observed {
-                        observed.state.mark_removed(name);
-                    }
-                }
-                Err(error) => {
-                    self.invalidate();
-                    return Err(error).with_context(|| format!("remove {name}"));
-                }
-            }
-        }
-        Ok(())
     }
 }

@@ -152,6 +152,12 @@ impl StateDir {
         serde_json::from_slice(&regular_file::read(&self.state_dir.join(id).join(FINGERPRINT), LARGEST).ok()?).ok()
     }
 
+    /// The map of expressions of a generation, as HAProxy reads it at its start. `None` if it can't be read.
+    pub fn read_expressions(&self, id: &str) -> Option<String> {
+        let path = self.state_dir.join(id).join("urls.map");
+        regular_file::read(&path, LARGEST).ok().and_then(|bytes| String::from_utf8(bytes).ok())
+    }
+
     /// Adds lines to the notes on a HAProxy process of this generation.
     pub fn append_notes(&self, generation_id: &str, process: &str, lines: &str) -> Result<(), Error> {
         let path = self.notes_path(generation_id, process);

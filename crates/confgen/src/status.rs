@@ -5,6 +5,7 @@ pub(crate) mod admin;
 mod api;
 pub(crate) mod balancer_record;
 mod figures;
+mod limits;
 pub(crate) mod metrics;
 mod page;
 pub(crate) mod share;
@@ -19,6 +20,7 @@ use std::time::{Duration, SystemTime};
 use discovery::{Node, Profile, RetainedAfterReset, ServiceId, UpstreamId};
 use haproxy::cutoffs::Cutoffs;
 use haproxy::masters::OldProcesses;
+use haproxy::runtime::Limits;
 use haproxy::version::Version;
 
 use crate::desired::DesiredState;
@@ -57,6 +59,8 @@ pub struct Status {
     pub publish_error: Option<String>,
     /// The HAProxy that answers on the Runtime API, if one does.
     pub running: Option<RunningHaproxy>,
+    /// The limits of the whole process that answers.
+    pub limits: Option<Limits>,
     /// The problem, if HAProxy was started with other files than confgen checks.
     pub unexpected_files: Option<String>,
     /// The problem, if HAProxy serves on and supervisord doesn't run it.
@@ -142,6 +146,8 @@ pub struct ReconcileStatus {
     pub refused_error_pages: usize,
     /// The operator's own files.
     pub operator_files: OperatorFilesStatus,
+    /// The number of manual changes over the Runtime API that were found, by kind.
+    pub manual_changes: BTreeMap<&'static str, u64>,
 }
 
 /// An upstream that is served although its key is gone.
@@ -186,6 +192,8 @@ pub struct OperatorFilesStatus {
     pub all_backup_profiles: BTreeSet<Profile>,
     /// The lines of their `defaults` sections that may keep every request from a service's upstreams.
     pub closing_lines: BTreeMap<Profile, ClosingLines>,
+    /// The rates that their `global` lines limit, by keyword. `None` for a value that only HAProxy knows.
+    pub rate_limits: BTreeMap<&'static str, Option<u64>>,
 }
 
 impl OperatorFilesStatus {
@@ -290,6 +298,7 @@ impl Status {
         let waiting = self.reconcile.pending.len();
         let mut words = vec![format!("in sync at revision {}", applied.revision)];
         words.extend((waiting > 0).then(|| format!("services that wait for a restart: {waiting}")));
+        words.extend(self.changed_limits().iter().map(ToString::to_string));
         // An etcd that is away is named and is no error, because HAProxy serves on without it.
         words.extend(away);
         Ok(words.join("; "))

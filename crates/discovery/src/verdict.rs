@@ -18,6 +18,8 @@ pub enum Cause {
     BalancerUnreadable,
     /// The balancer follows another cluster.
     OtherStore,
+    /// A limit of the whole HAProxy process isn't as its files say. Requests may wait for it.
+    Limited,
     /// The frontend that requests come through is closed in HAProxy.
     FrontendClosed,
     /// HAProxy rejects the service.
@@ -78,6 +80,7 @@ impl Cause {
         Self::NoBalancer,
         Self::BalancerUnreadable,
         Self::OtherStore,
+        Self::Limited,
         Self::FrontendClosed,
         Self::ServiceRejected,
         Self::NoDomain,
@@ -112,6 +115,7 @@ impl Cause {
             Self::NoBalancer => "no_balancer",
             Self::BalancerUnreadable => "balancer_garbled",
             Self::OtherStore => "other_store",
+            Self::Limited => "limited",
             Self::FrontendClosed => "frontend_closed",
             Self::ServiceRejected => "service_refused",
             Self::NoDomain => "no_domain",

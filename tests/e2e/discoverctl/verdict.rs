@@ -269,13 +269,6 @@ fn every_command_gives_the_same_verdict() {
     wait("what is retained to be balanced", &wanted);
     ctl(&etcd, &["check", "crowd"]).assert(0);
 
-    // HAProxy takes no more connections: a hand on its Runtime API.
-    balancer.ask("disable frontend discover-web");
-    let closed = wanted.keys().map(|name| (name.clone(), "frontend_closed".to_owned())).collect();
-    wait("a closed frontend to be named", &closed);
-    balancer.ask("enable frontend discover-web");
-    wait("it to be open again", &wanted);
-
     // No restart is tried while HAProxy would refuse the operator's own files.
     write(balancer.folder().join("conf.d/mine.cfg"), "frontend mine\n    bind *:not-a-port\n");
     etcd.http_service("new", "new.test", &[&app]);
@@ -290,6 +283,11 @@ fn every_command_gives_the_same_verdict() {
             Err(format!("{said:#?}"))
         }
     });
+    // A manual change that only a restart undoes.
+    balancer.ask("shutdown frontend discover-web");
+    let closed = wanted.keys().cloned().chain(waiting.map(str::to_owned));
+    let closed = closed.map(|name| (name, "frontend_closed".to_owned())).collect();
+    wait("a closed frontend to be named", &closed);
     write(balancer.folder().join("conf.d/mine.cfg"), PROFILE);
     wanted.extend(waiting.map(|name| (name.to_owned(), "ok".to_owned())));
     wait("the new service to be served", &wanted);

@@ -12,6 +12,7 @@ use crate::drain::{DrainContext, SessionCount};
 use crate::event_loop::observer::Observation;
 use crate::event_loop::scheduler::Input;
 use crate::event_loop::share::ShareChanges;
+use crate::status::Status;
 use crate::status::metrics::RequeueReason;
 
 impl EventLoop {
@@ -126,6 +127,7 @@ impl EventLoop {
 
     fn show_observation(&self, last: &Observation) {
         let now = &self.observation;
+        self.log_limits(last);
         if now.unexpected_files != last.unexpected_files {
             now.unexpected_files.iter().for_each(|problem| tracing::error!(%problem, "out of sync"));
         }
@@ -141,6 +143,7 @@ impl EventLoop {
             status.unsupervised.clone_from(&now.unsupervised);
             status.old = Arc::clone(&now.old);
             status.cutoffs = now.cutoffs;
+            status.limits = now.limits;
             if now.process != last.process {
                 status.started = now.process.and_then(|(_, since)| SystemTime::now().checked_sub(since.elapsed()));
                 status.haproxy = now.running.as_ref().map(|running| running.version);
@@ -148,5 +151,17 @@ impl EventLoop {
                 status.starving = Arc::default();
             }
         });
+    }
+
+    /// Logs the limits of the whole process that were changed over the Runtime API.
+    fn log_limits(&self, last: &Observation) {
+        if self.observation.limits == last.limits {
+            return;
+        }
+        let status = Status { limits: self.observation.limits, ..self.status.borrow().clone() };
+        for limit in status.changed_limits() {
+            let (limit, now, written) = (limit.keyword, limit.now, limit.written);
+            tracing::warn!(limit, now, written, "HAProxy's limit was changed over the Runtime API, leaving it");
+        }
     }
 }

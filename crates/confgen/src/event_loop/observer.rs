@@ -6,7 +6,7 @@ use std::time::{Duration, Instant, SystemTime};
 
 use haproxy::cutoffs::{Cutoffs, read_cutoffs};
 use haproxy::masters::OldProcesses;
-use haproxy::runtime::Socket;
+use haproxy::runtime::{Limits, Socket};
 use haproxy::supervisor::{Control, State};
 use haproxy::{masters, process};
 use tokio::sync::watch;
@@ -46,6 +46,8 @@ pub struct Observation {
     pub old: Arc<OldProcesses>,
     /// Those of them that handover has cut off.
     pub cutoffs: Cutoffs,
+    /// The limits of the whole process that answers.
+    pub limits: Option<Limits>,
 }
 
 impl Observation {
@@ -213,6 +215,7 @@ impl Observer {
             unsupervised: answers.unsupervised.clone().filter(|_| info.is_some()),
             old: Arc::clone(&answers.old),
             cutoffs: answers.cutoffs,
+            limits: info.as_ref().map(|info| info.limits),
             running: info.map(|info| RunningHaproxy {
                 pid: info.pid,
                 version: info.version,

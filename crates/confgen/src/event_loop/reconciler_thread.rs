@@ -14,9 +14,9 @@ use crate::reconcile::{Progress, Reconciler, Steps};
 use crate::status::ActionKind;
 use crate::status::activity::Activities;
 
-/// At most four requests wait: a task, the next publish, the end of the last one, and a step of an action beside them. So sending never
-/// blocks the event loop.
-const MOST_WAITING: usize = 5;
+/// At most five requests wait: a task, the next publish, the end of the last one, a step of an action beside them, and a look for manual
+/// changes. So sending never blocks the event loop.
+const MOST_WAITING: usize = 6;
 
 /// A request to the reconciler. The thread takes them in the order in which they were sent.
 pub enum Request {

@@ -162,7 +162,7 @@ impl Scheduler {
         match input {
             Input::StoreListed => {
                 self.is_store_known = true;
-                // HAProxy is observed with each listing, so that a manual change over the Runtime API lasts until the next one.
+                // HAProxy is observed with each listing, with its certificates. `drift.rs` looks for other manual changes sooner.
                 self.scope.reobserve = true;
                 self.want_reconcile(now);
             }

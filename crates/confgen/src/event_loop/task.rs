@@ -49,6 +49,9 @@ impl Task {
             Self::Reconcile { update, scope } => match &update.changed {
                 Changed::All if scope.files_read => "files changed, or what a certificate is worth".into(),
                 Changed::All => "the store was listed, or HAProxy is another".into(),
+                Changed::Services(services) if services.is_empty() && scope.reobserve => {
+                    "HAProxy is another, or was changed over the Runtime API".into()
+                }
                 Changed::Services(services) => {
                     let mut names: Vec<_> = services.iter().take(SERVICES_NAMED).map(ToString::to_string).collect();
                     if services.len() > SERVICES_NAMED {
@@ -66,7 +69,7 @@ impl Task {
         Ok(match self {
             Self::Reconcile { update, scope } => {
                 if scope.reobserve {
-                    reconciler.invalidate_observed();
+                    reconciler.observe_again();
                 }
                 TaskResult::Reconciled(reconciler.apply_runtime(&update)?)
             }

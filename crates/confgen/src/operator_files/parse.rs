@@ -5,6 +5,7 @@ mod addresses;
 mod conflicts;
 mod directives;
 mod environment;
+mod limits;
 mod profiles;
 mod references;
 

@@ -55,6 +55,7 @@ impl Reconciler {
             quarantined: self.logged.quarantined.clone(),
             certificates: Arc::clone(&self.files.local.certificates),
             refused_error_pages: self.files.local.pages.rejected.len(),
+            manual_changes: self.haproxy.drift_counts().clone(),
             operator_files: self.operator_files_status(),
             ..self.status.reconcile.clone()
         }

@@ -154,6 +154,7 @@ impl Reconciler {
             named_sections: operator.referenced_sections(),
             all_backup_profiles: operator.all_backup_profiles.clone(),
             closing_lines: operator.closing_lines.clone(),
+            rate_limits: operator.rate_limits(),
         }
     }
 

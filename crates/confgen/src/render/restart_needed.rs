@@ -223,6 +223,12 @@ impl ConfigFingerprint {
         wanted.url_reg.is_some() && !self.has_expression(id, wanted)
     }
 
+    /// True if a HAProxy with these fingerprints has all sections of the service as `wanted` has them.
+    pub fn has_equal_sections(&self, id: &ServiceId, service: &DesiredService, wanted: &Self) -> bool {
+        let mut names = sections_of(id, service).map(|section| section.name());
+        names.all(|name| self.sections.get(&name).is_some_and(|print| wanted.sections.get(&name) == Some(print)))
+    }
+
     /// True if a HAProxy with these fingerprints has this shape as `wanted` has it.
     pub fn has_shape(&self, name: &str, wanted: &Self) -> bool {
         match (self.shapes.get(name), wanted.shapes.get(name)) {

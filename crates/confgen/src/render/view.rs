@@ -125,6 +125,12 @@ pub const WEB: &str = "discover-web";
 /// The frontend that accepts all TLS while some of it is passed through.
 pub const TLS: &str = "discover-tls";
 
+/// The section with the stats page.
+pub const STATS: &str = "discover-stats";
+
+/// The most connections of that section at a time.
+pub const STATS_MAXCONN: u64 = 2000;
+
 /// The backend for requests to hosts with `tls passthrough`. It redirects HTTP to HTTPS, and answers 421 on a connection that HAProxy
 /// terminates.
 pub const PASSTHROUGH: &str = "discover-passthrough";

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use discovery::ServiceId;
-use haproxy::runtime::{RowKind, Token};
+use haproxy::runtime::{Info, RowKind, Token};
 
 use super::backends::update_fingerprint;
 use super::{HaproxyControl, query_generation};
@@ -37,16 +37,38 @@ pub(super) struct Observed {
     pub(super) certificates: Option<LiveCertificates>,
     /// The certificates that confgen applied last. `None` before that.
     pub(super) applied_certificates: Option<Arc<Certificates>>,
+    /// The manual changes that no plan of servers and maps undoes have been undone.
+    pub(super) is_undone: bool,
+    /// One process gave all answers, and it takes new connections.
+    pub(super) is_certain: bool,
+    /// A manual change that only a restart undoes.
+    pub(super) lasting_change: Option<String>,
+}
+
+/// HAProxy's answers about what changes while it runs.
+pub(super) struct Answers {
+    /// The process that answered all questions, as `<pid>-<start>`. `None` if two processes answered, or one that finishes its last
+    /// requests.
+    pub(super) process: Option<String>,
+    pub(super) state: RuntimeState,
+    /// The names of all backends.
+    backends: BTreeSet<String>,
+    /// The backends that get no request (3.4).
+    unpublished: BTreeSet<String>,
+    /// The numbers of servers and of map entries that HAProxy listed.
+    pub(super) rows: (usize, usize),
 }
 
 impl Observed {
     /// The reason why HAProxy needs a restart to serve this. `None` if it needs none.
     pub(super) fn restart_reason(&self, wanted: &ConfigFingerprint) -> Option<RestartReason> {
+        let without_services = |reason: String| RestartReason { reason, services: BTreeSet::new() };
+        let reason = self.fingerprint.restart_reason(wanted);
+        let reason = reason.or_else(|| self.lasting_change.clone().map(without_services));
         let not_addable = self.state.not_addable();
-        let Some(first) = not_addable.first() else { return self.fingerprint.restart_reason(wanted) };
-        let reason = format!("{first} has a server that can't be added while HAProxy runs");
-        let other =
-            self.fingerprint.restart_reason(wanted).unwrap_or(RestartReason { reason, services: BTreeSet::new() });
+        let Some(first) = not_addable.first() else { return reason };
+        let words = format!("{first} has a server that can't be added while HAProxy runs");
+        let other = reason.unwrap_or_else(|| without_services(words));
         Some(RestartReason { services: other.services.union(not_addable).cloned().collect(), ..other })
     }
 
@@ -94,26 +116,20 @@ impl HaproxyControl {
         let Some(generation_id) = query_generation(&self.socket)? else { return Ok(None) };
         let Some(mut fingerprint) = disk.read_fingerprint(&generation_id) else { return Ok(None) };
         let info = self.socket.show_info()?;
-        let process = format!("{}-{}", info.pid, info.started);
+        let process = process_of(&info);
         let changes_backends = info.version.adds_backends() && fingerprint.reserved.is_some();
+        let Some(maps) = MapPaths::find_generation(&self.socket.show_maps()?, &generation_id) else { return Ok(None) };
+        let answers = self.ask_runtime_state(&maps, &fingerprint)?;
+        let is_certain = answers.process.as_ref() == Some(&process);
+        // A process that finishes its last requests has closed its frontends.
+        let lasting_change = if is_certain { find_lasting_change(&answers.state, disk, &generation_id) } else { None };
         let mut backends = Backends::default();
         if changes_backends {
-            let (_, rows) = self.socket.show_backends()?;
-            let rows: Vec<_> = rows.into_iter().filter(|row| row.kind == RowKind::Backend).collect();
-            let unpublished = rows.iter().filter(|row| row.is_unpublished()).map(|row| row.proxy.clone()).collect();
-            let live: BTreeSet<String> = rows.into_iter().map(|row| row.proxy).collect();
-            update_fingerprint(&mut fingerprint, &disk.read_notes(&generation_id, &process)?, &live);
-            backends = Backends::new(unpublished, fingerprint.lasting_sections());
+            update_fingerprint(&mut fingerprint, &disk.read_notes(&generation_id, &process)?, &answers.backends);
+            backends = Backends::new(answers.unpublished, fingerprint.lasting_sections());
         }
-        let Some(maps) = MapPaths::find_generation(&self.socket.show_maps()?, &generation_id) else { return Ok(None) };
-        let show_optional = |map: &Option<Token>| map.as_ref().map(|map| self.socket.show_map(map)).transpose();
-        let listed = ListedMaps {
-            hosts: self.socket.show_map(&maps.hosts)?,
-            paths: self.socket.show_map(&maps.paths)?,
-            passthrough: show_optional(&maps.passthrough)?.unwrap_or_default(),
-            checks: show_optional(&maps.checks)?.unwrap_or_default(),
-        };
-        let state = RuntimeState::from_answers(&self.socket.show_servers_state()?, listed)
+        let state = answers
+            .state
             .with_authorities(fingerprint.authorities.values().cloned())
             .with_preview_sections(fingerprint.preview_sections())
             .with_backends(backends);
@@ -129,8 +145,68 @@ impl HaproxyControl {
             claiming: BTreeSet::new(),
             certificates: self.observe_certificates()?,
             applied_certificates: None,
+            is_undone: false,
+            is_certain,
+            lasting_change,
         }))
     }
+
+    /// Asks HAProxy for its frontends, servers and map entries.
+    pub(super) fn ask_runtime_state(
+        &self,
+        maps: &MapPaths,
+        fingerprint: &ConfigFingerprint,
+    ) -> anyhow::Result<Answers> {
+        let before = self.socket.show_info()?;
+        let rows = self.socket.show_stat()?;
+        let show_optional = |map: &Option<Token>| map.as_ref().map(|map| self.socket.show_map(map)).transpose();
+        let listed = ListedMaps {
+            hosts: self.socket.show_map(&maps.hosts)?,
+            paths: self.socket.show_map(&maps.paths)?,
+            passthrough: show_optional(&maps.passthrough)?.unwrap_or_default(),
+            checks: show_optional(&maps.checks)?.unwrap_or_default(),
+        };
+        let expressions = show_optional(&maps.urls)?.unwrap_or_default();
+        let servers = self.socket.show_servers_state()?;
+        let after = self.socket.show_info()?;
+        let is_certain = process_of(&before) == process_of(&after) && !after.stopping;
+        let backends = rows.iter().filter(|row| row.kind == RowKind::Backend);
+        let unpublished = backends.clone().filter(|row| row.is_unpublished()).map(|row| row.proxy.clone()).collect();
+        // HAProxy limits a frontend of the file to the connections of the whole process, if its section sets no limit.
+        let default_limit = after.limits.first_connections;
+        let tcp_sections = fingerprint.ports.keys().cloned().collect();
+        Ok(Answers {
+            process: is_certain.then(|| process_of(&after)),
+            backends: backends.map(|row| row.proxy.clone()).collect(),
+            unpublished,
+            rows: (servers.servers.len(), listed.count() + expressions.len()),
+            state: RuntimeState::from_answers(&servers, listed)
+                .with_rows(&rows, &tcp_sections, default_limit)
+                .with_expressions(expressions),
+        })
+    }
+}
+
+impl Answers {
+    /// The state, without what only the state directory knows.
+    pub(super) fn into_state(self) -> RuntimeState {
+        self.state.with_backends(Backends::new(self.unpublished, BTreeSet::new()))
+    }
+}
+
+/// Finds a manual change that only a restart undoes.
+fn find_lasting_change(state: &RuntimeState, disk: &StateDir, generation_id: &str) -> Option<String> {
+    if let Some(name) = state.find_shut_down() {
+        return Some(format!("frontend {name} was shut down over the Runtime API"));
+    }
+    let running = state.expressions().iter().map(|(regex, section)| format!("{regex} {section}\n"));
+    let is_changed = running.collect::<String>() != disk.read_expressions(generation_id)?;
+    is_changed.then(|| "urls.map was changed over the Runtime API".to_owned())
+}
+
+/// The name of a process that no other process of this host has: `<pid>-<start>`.
+pub(super) fn process_of(info: &Info) -> String {
+    format!("{}-{}", info.pid, info.started)
 }
 
 /// The service, if the file has a section for it. A TCP service without a port has none.

@@ -2,20 +2,22 @@
 //!
 //! A plan is desired minus observed, both ways, for each server and each entry of the maps.
 
+mod answers;
 mod backends;
 pub(crate) mod certificates;
+mod drift;
 mod invariants;
+mod manual;
 mod maps;
 mod pending;
 mod requeue;
 mod server;
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::SocketAddr;
 use std::num::NonZeroU32;
 
 use discovery::ServiceId;
-use haproxy::runtime::{Change, ServerName, ServersState};
+use haproxy::runtime::{Change, ServerName};
 
 use crate::desired::names::preview_prefix;
 use crate::desired::names::preview_section;
@@ -24,6 +26,8 @@ use crate::render::server_options;
 use crate::render::view::{backend_of, checked_host};
 pub use backends::Backends;
 use backends::has_named_section;
+pub use drift::Drift;
+use manual::LiveFrontend;
 use maps::{Entries, Maps, Routes, apply_entries, plan_map, route_key};
 pub use maps::{ListedMaps, MapPaths};
 pub use pending::PendingClaims;
@@ -36,6 +40,12 @@ pub struct RuntimeState {
     /// By section, then by name.
     servers: BTreeMap<String, BTreeMap<String, LiveServer>>,
     maps: Maps<String>,
+    /// confgen's frontends, among them those of TCP services.
+    frontends: BTreeMap<String, LiveFrontend>,
+    /// The lines of the map of expressions, which HAProxy reads at its start.
+    expressions: Vec<(String, String)>,
+    /// The limit of connections of a frontend whose section sets none.
+    default_limit: u64,
     /// The applied routes of each service, as host and path key. They are removed when the service's routes change.
     routes: BTreeMap<ServiceId, BTreeSet<(String, String)>>,
     /// The number of those routes of each host. A host stays in its map while it has one.
@@ -76,41 +86,6 @@ pub struct Plan {
 }
 
 impl RuntimeState {
-    /// Reads the answers to `show servers state` and `show map`. If a key is in a map twice, the first entry counts, as in HAProxy.
-    pub fn from_answers(state: &ServersState, maps: ListedMaps) -> Self {
-        let mut live = Self::default();
-        for server in &state.servers {
-            // confgen only makes servers with an IP address. One by name is the operator's.
-            let Ok(ip) = server.address.parse() else { continue };
-            let (maint, drain) = (server.admin.is_in_maintenance(), server.admin.is_in_drain());
-            let address = SocketAddr::new(ip, server.port);
-            let seen = LiveServer { address, weight: server.weight, maint, drain, id: server.id, leaving: false };
-            live.servers.entry(server.backend.clone()).or_default().insert(server.server.clone(), seen);
-        }
-        let ListedMaps { hosts, paths, passthrough, checks } = maps;
-        live.maps = Maps {
-            hosts: first_entries(hosts),
-            paths: first_entries(paths),
-            passthrough: first_entries(passthrough),
-            checks: first_entries(checks),
-        };
-        live
-    }
-
-    /// Sets the files of authorities that HAProxy has loaded.
-    #[must_use]
-    pub fn with_authorities(mut self, authorities: impl Iterator<Item = String>) -> Self {
-        self.authorities = authorities.collect();
-        self
-    }
-
-    /// Sets the sections for previews that HAProxy has.
-    #[must_use]
-    pub fn with_preview_sections<'a>(mut self, sections: impl Iterator<Item = &'a String>) -> Self {
-        self.preview_sections = sections.cloned().collect();
-        self
-    }
-
     /// The services with a server that only a restart adds.
     pub fn not_addable(&self) -> &BTreeSet<ServiceId> {
         &self.not_addable
@@ -226,15 +201,19 @@ impl RuntimeState {
             self.backends.mark_applied(section, has_named_section(id, wanted, section));
         }
         self.kept_sections.extend(kept.into_iter().map(|(section, _)| section));
-        for (section, wanted) in sections {
+        for (section, wanted_servers) in sections {
             let servers = self.servers.entry(section.clone()).or_default();
-            for (_, server) in servers.iter_mut().filter(|(name, _)| !has_server(wanted, name)) {
-                (server.maint, server.leaving) = (true, true);
+            for (_, server) in servers.iter_mut().filter(|(name, _)| !has_server(wanted_servers, name)) {
+                // The command for maintenance ends a drain.
+                (server.maint, server.drain, server.leaving) = (true, false, true);
             }
-            for server in wanted {
+            // A service that is gone wants no server.
+            let wanted_servers =
+                wanted.into_iter().flat_map(|it| wanted_servers.iter().map(move |server| (server, it)));
+            for (server, service) in wanted_servers {
                 let before = servers.get(server.id.as_str());
                 if before.is_some() || (takes_servers && !is_id_taken(servers, server)) {
-                    servers.insert(server.id.to_string(), LiveServer::after_plan(before, server));
+                    servers.insert(server.id.to_string(), LiveServer::after_plan(before, server, service));
                 } else {
                     self.not_addable.insert(id.clone());
                 }
@@ -359,11 +338,6 @@ impl RuntimeState {
 
 fn adds_entry(change: &Change) -> bool {
     !matches!(change, Change::RemoveFromMap(..))
-}
-
-/// The first entry of each key.
-fn first_entries(entries: Vec<(String, String)>) -> BTreeMap<String, String> {
-    entries.into_iter().rev().collect()
 }
 
 /// Entries that remove every key of the map.

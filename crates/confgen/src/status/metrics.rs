@@ -26,6 +26,9 @@ use crate::status::{ActionKind, HistoryEntry, Status};
 /// In seconds: a Runtime change takes under a millisecond, a file some 50 ms, a restart some 200 ms, one that fails 15 s.
 const BUCKETS: [f64; 14] = [0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 15.0];
 
+/// The kinds of manual changes, as `runtime/plan/drift.rs` counts them. Each has a series from the start.
+const MANUAL_CHANGES: [&str; 4] = ["frontend", "backend", "server", "map_entry"];
+
 /// The actions of this process. Clones share the counters.
 #[derive(Clone, Debug)]
 pub struct ActionCounters {
@@ -168,6 +171,11 @@ pub fn register_all(status: &Status, counted: &Counted, registry: &mut Registry)
             "Masters and processes of HAProxy that don't answer; old ones may be among them",
             to_gauge_value(old.silent),
         ),
+        (
+            "changed_limits",
+            "Limits of the whole HAProxy process that were changed over the Runtime API; confgen leaves them",
+            to_gauge_value(status.changed_limits().len()),
+        ),
         ("haproxy_up", "1 while HAProxy answers on its Runtime API", i64::from(status.running.is_some())),
     ];
     for (name, help, value) in gauges {
@@ -190,6 +198,15 @@ pub fn register_all(status: &Status, counted: &Counted, registry: &mut Registry)
         "Acts: changes over the Runtime API, files written, restarts",
         status.actions.ended.clone(),
     );
+    let changes = Family::<[(&'static str, &'static str); 1], Counter>::default();
+    for kind in MANUAL_CHANGES {
+        changes
+            .get_or_create(&[("kind", kind)])
+            .inc_by(reconcile.manual_changes.get(kind).copied().unwrap_or_default());
+    }
+    let help =
+        "Frontends, backends, servers and entries of maps that were found changed over the Runtime API, past confgen";
+    registry.register("manual_changes", help, changes);
     registry.register(
         "requeued_sections",
         "Sections whose servers were queued for their turns again, because some came back or starved",

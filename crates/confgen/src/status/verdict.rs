@@ -120,6 +120,8 @@ impl<'a> Judge<'a> {
         if let Err(words) = self.status.check_in_sync() {
             self.against.push(Cause::OutOfSync.into_reason(words));
         }
+        let limits = self.status.changed_limits();
+        self.notes.extend(limits.iter().map(|limit| Cause::Limited.into_reason(limit.to_string())));
         if self.status.reconcile.pending.contains(self.id) {
             self.against.push(Cause::Pending.into_reason("a change of its service waits for HAProxy's restart"));
         }

@@ -1,7 +1,7 @@
 //! Changes backends, servers and maps without a restart. It decides no change: confgen's plan does.
 
 use std::fmt;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::str::FromStr;
 
 use super::{Command, Error, ServerOptions, Socket, Word};
@@ -58,6 +58,24 @@ pub enum Change {
     SetAddress(ServerName, SocketAddr),
     /// Give servers that were added the sticky cookie that they lack until then (2.6). Other servers keep theirs.
     RefreshCookies(Word),
+    /// Have a frontend take connections again that `disable frontend` paused.
+    EnableFrontend(Word),
+    /// Set the most connections of a frontend at a time.
+    SetFrontendLimit(Word, u64),
+    /// Set the most connections to a server at a time. 0 is no limit.
+    SetServerLimit(ServerName, u64),
+    /// Have HAProxy check a server again after `disable health`.
+    EnableChecks(ServerName),
+    /// Have HAProxy ask a server's agent again after `disable agent`.
+    EnableAgent(ServerName),
+    /// Have a server that isn't checked take requests again after `set server … health down`.
+    MarkUp(ServerName),
+    /// Set the port that a server's checks use. 0 is that of its traffic.
+    SetCheckPort(ServerName, u16),
+    /// Set the address that a server's checks use (not on 3.4, which refuses every address).
+    SetCheckAddress(ServerName, IpAddr),
+    /// Speak TLS with a server again after `set server … ssl off`.
+    EnableTls(ServerName),
     /// Add a key with its value to a map.
     AddToMap(Token, Token, Token),
     /// Set another value of a map's key.
@@ -120,6 +138,15 @@ impl fmt::Display for Change {
             Self::RefreshCookies(backend) => {
                 write!(f, "enable dynamic-cookie backend {backend}")
             }
+            Self::EnableFrontend(name) => write!(f, "enable frontend {name}"),
+            Self::SetFrontendLimit(name, most) => write!(f, "set maxconn frontend {name} {most}"),
+            Self::SetServerLimit(name, most) => write!(f, "set maxconn server {name} {most}"),
+            Self::EnableChecks(name) => write!(f, "enable health {name}"),
+            Self::EnableAgent(name) => write!(f, "enable agent {name}"),
+            Self::MarkUp(name) => write!(f, "set server {name} health up"),
+            Self::SetCheckPort(name, port) => write!(f, "set server {name} check-port {port}"),
+            Self::SetCheckAddress(name, address) => write!(f, "set server {name} check-addr {address}"),
+            Self::EnableTls(name) => write!(f, "set server {name} ssl on"),
             Self::AddToMap(map, key, value) => write!(f, "add map {map} {key} {value}"),
             Self::SetInMap(map, key, value) => write!(f, "set map {map} {key} {value}"),
             Self::RemoveFromMap(map, key) => write!(f, "del map {map} {key}"),
@@ -243,14 +270,16 @@ fn complaints_in(answer: &str) -> impl Iterator<Item = &str> {
 }
 
 fn is_success(line: &str) -> bool {
-    // The last one is the answer of 3.0 to `set server addr` with the address that the server has.
-    const DONE: [&str; 7] = [
+    // The last one is the answer of 3.0 to `set server addr` with the address that the server has. 2.6 to 3.4 answer `set server ssl`
+    // with a sentence.
+    const DONE: [&str; 8] = [
         "New backend registered.",
         "Backend published.",
         "Backend unpublished.",
         "Backend deleted.",
         "New server registered.",
         "Server deleted.",
+        "server ssl setting updated.",
         "nothing changed",
     ];
     // `set server addr` always answers: "IP changed from …", "no need to change the addr, port changed from …".

@@ -1,6 +1,7 @@
 //! Parses the answer to `show servers state`, which is also the format of a server state file. Pure.
 
 use std::fmt;
+use std::net::IpAddr;
 use std::str::FromStr;
 
 /// Every server of a running HAProxy, in its order (Management Guide, "show servers state", version 1).
@@ -32,6 +33,16 @@ pub struct ServerState {
     pub weight: u16,
     /// The weight in the configuration.
     pub initial_weight: u16,
+    /// Its health checks.
+    pub checks: CheckFlags,
+    /// Its agent checks.
+    pub agent: CheckFlags,
+    /// True if HAProxy speaks TLS with it.
+    pub uses_tls: bool,
+    /// The port that its checks use. 0 if they use that of its traffic.
+    pub check_port: u16,
+    /// The address that its checks use. `None` if they use that of its traffic.
+    pub check_address: Option<IpAddr>,
     line: String,
 }
 
@@ -74,6 +85,24 @@ impl AdminFlags {
         const FORCED: u32 = 0x08;
         const INHERITED: u32 = 0x10;
         self.0 & (FORCED | INHERITED) != 0
+    }
+}
+
+/// The state of a server's checks of one kind: `srv_check_state` or `srv_agent_state`, a set of flags.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct CheckFlags(u32);
+
+impl CheckFlags {
+    /// True if the configuration or the command that added the server says that it is checked.
+    pub fn is_configured(self) -> bool {
+        const CONFIGURED: u32 = 0x02;
+        self.0 & CONFIGURED != 0
+    }
+
+    /// True if a command has turned the checks off. A pause in maintenance is another flag.
+    pub fn is_disabled(self) -> bool {
+        const ENABLED: u32 = 0x04;
+        self.is_configured() && self.0 & ENABLED == 0
     }
 }
 
@@ -133,6 +162,12 @@ impl ServerState {
             weight: fields.get(7)?.parse().ok()?,
             initial_weight: fields.get(8)?.parse().ok()?,
             port: fields.get(18)?.parse().ok()?,
+            checks: CheckFlags(fields.get(13)?.parse().ok()?),
+            agent: CheckFlags(fields.get(14)?.parse().ok()?),
+            // A state file of an older release has no such fields. Nothing that reads one asks for them.
+            uses_tls: fields.get(20).is_some_and(|field| *field == "1"),
+            check_port: fields.get(21).and_then(|field| field.parse().ok()).unwrap_or_default(),
+            check_address: fields.get(22).and_then(|field| field.parse().ok()),
             line: line.to_owned(),
         })
     }
@@ -157,6 +192,17 @@ mod tests {
         assert_eq!((server.weight, server.initial_weight), (100, 50));
         assert_eq!(server.operation, Operation::Running);
         assert!(server.admin.is_in_drain() && !server.admin.is_in_maintenance());
+    }
+
+    #[test]
+    fn reads_how_a_server_is_checked() {
+        let server = one("5 b1 1 s1 127.0.0.1 0 0 100 100 16 8 2 0 2 22 0 0 - 9001 - 1 99 127.0.0.9 - 0");
+        assert!(server.checks.is_disabled() && !server.agent.is_disabled() && server.agent.is_configured());
+        assert_eq!((server.uses_tls, server.check_port), (true, 99));
+        assert_eq!(server.check_address, Some([127, 0, 0, 9].into()));
+        let plain = one("6 b2 1 s1 127.0.0.1 2 0 100 100 1 1 0 2 0 0 0 0 - 9001 - 0 0 - - 0");
+        assert!(!plain.checks.is_configured() && !plain.checks.is_disabled());
+        assert_eq!((plain.uses_tls, plain.check_port, plain.check_address), (false, 0, None));
     }
 
     #[test]

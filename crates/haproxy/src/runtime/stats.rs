@@ -46,6 +46,8 @@ pub struct Stat {
     pub algorithm: Option<String>,
     /// The most sessions at a time, if there is a limit: `slim`.
     pub limit: Option<u64>,
+    /// Of a server, the value of the cookie that keeps a client with it. `None` without one.
+    pub cookie: Option<String>,
     /// The time since the last change of `status`, in seconds. HAProxy 3.4 doesn't count a drain.
     pub last_change: u64,
     /// The total time that it was down, in seconds.
@@ -185,6 +187,7 @@ impl Row<'_> {
             // HAProxy has no name for some algorithms, such as `random`.
             algorithm: self.find_field("algo").filter(|algorithm| *algorithm != "unknown").map(str::to_owned),
             limit: self.read_number("slim"),
+            cookie: self.find_field("cookie").map(str::to_owned),
             last_change: self.read_number_or_zero("lastchg"),
             downtime: self.read_number_or_zero("downtime"),
             // While a check runs, HAProxy puts an asterisk before the last result: "* L4OK".

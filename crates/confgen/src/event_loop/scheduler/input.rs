@@ -69,7 +69,7 @@ pub enum Input {
     ServiceWritten,
     /// Local files changed, or the validity of a certificate began or ended.
     FilesChanged,
-    /// HAProxy runs another process or generation, or an old process stopped listening.
+    /// HAProxy runs another process or generation, an old process stopped listening, or HAProxy was changed over the Runtime API.
     HaproxyChanged,
     /// Two HAProxy processes listen, or HAProxy has just become another process. Either may have answered.
     HaproxyUnsettled,

@@ -28,6 +28,10 @@ impl Backends {
         Self { unpublished, lasting: Some(lasting), ..Self::default() }
     }
 
+    pub(super) fn unpublished(&self) -> &BTreeSet<String> {
+        &self.unpublished
+    }
+
     pub(super) fn leaving(&self) -> &BTreeSet<String> {
         &self.leaving
     }

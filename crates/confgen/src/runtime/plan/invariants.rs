@@ -81,10 +81,19 @@ fn server_of(change: &Change) -> Option<&ServerName> {
         | Change::ReadyOnceChecked(name)
         | Change::SetWeight(name, _)
         | Change::Requeue(name, _)
-        | Change::SetAddress(name, _) => Some(name),
+        | Change::SetAddress(name, _)
+        | Change::SetServerLimit(name, _)
+        | Change::EnableChecks(name)
+        | Change::EnableAgent(name)
+        | Change::MarkUp(name)
+        | Change::SetCheckPort(name, _)
+        | Change::SetCheckAddress(name, _)
+        | Change::EnableTls(name) => Some(name),
         Change::AddBackend(..)
         | Change::PublishBackend(_)
         | Change::RefreshCookies(_)
+        | Change::EnableFrontend(_)
+        | Change::SetFrontendLimit(..)
         | Change::AddToMap(..)
         | Change::SetInMap(..)
         | Change::RemoveFromMap(..) => None,

@@ -33,6 +33,14 @@ pub struct ListedMaps {
     pub checks: Vec<(String, String)>,
 }
 
+impl ListedMaps {
+    /// The number of all entries.
+    pub fn count(&self) -> usize {
+        let Self { hosts, paths, passthrough, checks } = self;
+        [hosts, paths, passthrough, checks].map(Vec::len).iter().sum()
+    }
+}
+
 /// Wanted entries for some of the maps' keys. `None` removes a key.
 pub(super) type Entries = Maps<Option<String>>;
 
@@ -47,6 +55,8 @@ pub struct MapPaths {
     pub passthrough: Option<Token>,
     /// Section → the host that its HTTP checks ask for. `None` if the running HAProxy has no shape with such checks.
     pub checks: Option<Token>,
+    /// Expression → section. `None` if the running HAProxy has no expression. Only a restart changes it.
+    pub urls: Option<Token>,
 }
 
 impl MapPaths {
@@ -62,6 +72,7 @@ impl MapPaths {
             paths: map("paths")?,
             passthrough: map("passthrough"),
             checks: map("checks"),
+            urls: map("urls"),
         })
     }
 }

@@ -30,7 +30,7 @@ pub(super) fn requeue_grown(
 ) -> Vec<Change> {
     let grows = |server: &Server| {
         let before = live.get(server.id.as_str());
-        LiveServer::after_plan(before, server).active_weight() > before.map_or(0, LiveServer::active_weight)
+        LiveServer::after_plan(before, server, wanted).active_weight() > before.map_or(0, LiveServer::active_weight)
     };
     if wanted.settings.balance != Balance::RoundRobin || !servers.iter().any(grows) {
         return Vec::new();

@@ -6,6 +6,7 @@ use std::num::NonZeroU32;
 use discovery::Sticky;
 use haproxy::runtime::{AdminState, Change, ServerName, ServerOptions};
 
+use super::manual::ServerFacts;
 use crate::desired::{DesiredService, Server, ServerState};
 use crate::render::server_options;
 
@@ -21,17 +22,22 @@ pub(super) struct LiveServer {
     pub(super) id: u32,
     /// No longer wanted. In maintenance until its last connection is closed.
     pub(super) leaving: bool,
+    /// What confgen never changes, except to undo a manual change.
+    pub(super) facts: ServerFacts,
 }
 
 impl LiveServer {
     /// The server after the planned changes. A drain leaves the weight as it is, which may be the file's 0.
-    pub(super) fn after_plan(before: Option<&Self>, wanted: &Server) -> Self {
-        let drain = wanted.state == ServerState::Drain;
-        let weight = before.filter(|_| drain).map_or(wanted.weight, |before| before.weight);
+    pub(super) fn after_plan(before: Option<&Self>, wanted: &Server, service: &DesiredService) -> Self {
+        let is_drained = wanted.state == ServerState::Drain;
+        let weight = before.filter(|_| is_drained).map_or(wanted.weight, |before| before.weight);
+        // A weight of 0 drains a server without a command.
+        let drain = is_drained && before.is_none_or(|before| before.drain || before.maint || before.weight != 0);
         let maint = wanted.state == ServerState::Maint;
+        let facts = before.map_or_else(|| ServerFacts::of_added(service), |before| before.facts);
         // Without a wanted id HAProxy chooses one. No decision depends on that one.
         let id = before.map_or(wanted.hash_id.map_or(0, NonZeroU32::get), |before| before.id);
-        Self { address: wanted.address.socket_addr(), weight, maint, drain, id, leaving: false }
+        Self { address: wanted.address.socket_addr(), weight, maint, drain, id, leaving: false, facts }
     }
 
     /// True if the server gets a share of new requests.

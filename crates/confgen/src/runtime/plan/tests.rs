@@ -1,5 +1,5 @@
 use discovery::Kind;
-use haproxy::runtime::{LIVENESS, Token};
+use haproxy::runtime::{LIVENESS, ServersState, Token};
 use proptest::prelude::*;
 
 use super::*;
@@ -23,6 +23,7 @@ pub(super) fn maps() -> MapPaths {
         paths: map("paths"),
         passthrough: Some(map("passthrough")),
         checks: Some(map("checks")),
+        urls: None,
     }
 }
 
@@ -197,7 +198,7 @@ fn a_server_that_would_be_spoken_to_wrongly_comes_by_restart() {
         let (before, after) = (settled(&store(setting, "")), settled(&store(setting, two)));
         let a = id("a");
         let mut live = RuntimeState::default().with_authorities([loaded.to_owned()].into_iter());
-        let seen = LiveServer::after_plan(None, &before.service(&a).unwrap().servers[0]);
+        let seen = LiveServer::after_plan(None, &before.service(&a).unwrap().servers[0], before.service(&a).unwrap());
         live.servers.entry(a.to_string()).or_default().insert("1".to_owned(), seen);
         live.mark_applied(Scope::All, &[(&a, before.service(&a).map(|wanted| &**wanted))]);
         assert!(live.not_addable().is_empty(), "{setting}: what is there is there");
